@@ -1,0 +1,91 @@
+// Package storage keeps verified bytes by digest and small records by key.
+//
+// Three things build on each other:
+//
+//   - A [Store] holds content by digest, a [Records] holds small documents by
+//     key. Drivers (package disk) implement both;
+//     package storagetest holds them to one behaviour.
+//   - [Catalog] gives the records their types: which descriptor a tag had and
+//     when that was last checked, and which digests a repository possesses.
+//   - [Flights] runs at most one download per digest into a growing
+//     [spool.Spool] that many readers follow, and commits it once its digest
+//     has been verified. Nothing unverified ever enters a Store.
+//
+// The package knows neither registries nor HTTP: where bytes come from is a
+// [Source] that the caller passes in.
+package storage
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage/spool"
+)
+
+// ErrNotExist says that a store has no content for a digest, or no record for
+// a key.
+var ErrNotExist = errors.New("storage: does not exist")
+
+// Info describes stored content.
+type Info struct {
+	Digest digest.Digest
+	Size   int64 // bytes
+}
+
+// Object is stored content that is open for reading.
+type Object struct {
+	Info
+	// Content reads the whole content from its start. On disk it is an
+	// *os.File, so that the kernel can send it without a copy; in memory a
+	// reader over bytes. The caller closes it.
+	Content io.ReadSeekCloser
+}
+
+// Entry is one content of a store as [Store.All] lists it.
+type Entry struct {
+	Info
+	Stored time.Time // when it was committed
+}
+
+// Store holds immutable content by digest. All methods may be called
+// concurrently.
+type Store interface {
+	// Stat returns what is known about a content, or ErrNotExist.
+	Stat(ctx context.Context, dgst digest.Digest) (Info, error)
+	// Open opens a content for reading, or returns ErrNotExist.
+	Open(ctx context.Context, dgst digest.Digest) (*Object, error)
+	// Commit publishes a complete spool, whose bytes the caller has verified
+	// against dgst, under that digest: durably and atomically, so that a
+	// crash leaves either the whole content or none. Committing what is
+	// already there succeeds. The spool stays readable and stays the
+	// caller's to close.
+	Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error
+	// Delete removes a content. Those who have it open can read on. It
+	// returns ErrNotExist when there is none.
+	Delete(ctx context.Context, dgst digest.Digest) error
+	// All lists every content in no particular order. The sequence ends
+	// after the first error.
+	All(ctx context.Context) iter.Seq2[Entry, error]
+}
+
+// Records holds small documents by key. A key is a relative slash-separated
+// path of clean, non-empty segments of at most 255 bytes, none of them "." or
+// "..". A key is never a prefix path of another one. All methods may be called
+// concurrently.
+type Records interface {
+	// Get returns a document, or ErrNotExist.
+	Get(ctx context.Context, key string) ([]byte, error)
+	// Put creates or replaces a document atomically.
+	Put(ctx context.Context, key string, document []byte) error
+	// Delete removes a document, or returns ErrNotExist.
+	Delete(ctx context.Context, key string) error
+	// List yields, in lexical order, the keys below a path prefix: those that
+	// start with prefix followed by a slash, or all of them when prefix is
+	// empty. The sequence ends after the first error.
+	List(ctx context.Context, prefix string) iter.Seq2[string, error]
+}
