@@ -1,0 +1,271 @@
+// Package spool is a file that grows while many readers follow it.
+//
+// One writer appends (or writes at offsets, so that several segments can arrive
+// at once); the spool keeps a watermark, the number of bytes that are there
+// without a gap. Readers block on a channel that is replaced at each advance,
+// so a wait can be cancelled and a slow reader holds back nobody.
+//
+// The last [Withheld] bytes are kept from readers until [Spool.Complete] says
+// that the content has been verified. A reader of a corrupt or truncated
+// content can therefore never reach its end. [Spool.Fail] reaches every reader
+// as an error, after the bytes it could still read.
+package spool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+)
+
+// Withheld is how many bytes at the end of a spool its readers cannot see
+// before the content has been verified.
+const Withheld = 32 << 10
+
+// reserveStep is how much space a spool of unknown size reserves at a time.
+const reserveStep = 16 << 20
+
+var (
+	// ErrSize says that more or fewer bytes came than were announced.
+	ErrSize = errors.New("spool: not the announced number of bytes")
+	// ErrClosed says that a spool or reader was used after its Close.
+	ErrClosed = errors.New("spool: closed")
+)
+
+// Spool is a growing temporary file. Writes come from one goroutine at a time
+// for each part of the file; all other methods may be called concurrently.
+type Spool struct {
+	dir  *Dir
+	file *os.File
+
+	mu       sync.Mutex
+	size     int64    // announced or, once complete, actual; -1: unknown
+	written  int64    // the watermark: bytes present from the start without a gap
+	ahead    []extent // what was written beyond the watermark, sorted and disjoint
+	reserved int64    // promised by dir and not yet written
+	read     int64    // the furthest offset that a reader has been given
+	complete bool
+	renamed  bool
+	err      error
+	advanced chan struct{} // closed and replaced when any of the above changes
+	refs     int           // the owner's and each reader's; the last one closes the file
+}
+
+type extent struct{ from, to int64 }
+
+// Announce tells how many bytes will come, and sets space aside for them. It
+// returns ErrNoSpace when there is not enough.
+func (s *Spool) Announce(size int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if more := size - s.written - s.reserved; more > 0 {
+		if err := s.dir.reserve(more); err != nil {
+			return err
+		}
+		s.reserved += more
+	}
+	s.size = size
+	s.broadcast()
+	return nil
+}
+
+// Write appends p at the watermark.
+func (s *Spool) Write(p []byte) (int, error) {
+	return s.WriteAt(p, s.Written())
+}
+
+// WriteAt writes p at an offset and moves the watermark as far as the bytes
+// are contiguous. It returns ErrSize for bytes beyond the announced size,
+// ErrNoSpace, or the error of the filesystem.
+func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
+	if err := s.admit(off+int64(len(p)), int64(len(p))); err != nil {
+		return 0, err
+	}
+	n, err := s.file.WriteAt(p, off)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if used := min(int64(n), s.reserved); used > 0 {
+		s.reserved -= used
+		s.dir.release(used)
+	}
+	if s.advance(extent{off, off + int64(n)}) {
+		s.broadcast()
+	}
+	if err != nil {
+		return n, fmt.Errorf("spool: %w", err)
+	}
+	return n, nil
+}
+
+// admit checks that a write up to end fits the announced size, and reserves
+// space where none was announced.
+func (s *Spool) admit(end, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.size >= 0 {
+		if end > s.size {
+			return fmt.Errorf("%w: byte %d of %d", ErrSize, end, s.size)
+		}
+		return nil
+	}
+	if s.reserved < n {
+		step := max(reserveStep, n)
+		if err := s.dir.reserve(step); err != nil {
+			return err
+		}
+		s.reserved += step
+	}
+	return nil
+}
+
+// advance merges what was written and reports whether the watermark moved.
+func (s *Spool) advance(e extent) bool {
+	if e.from > s.written {
+		at, _ := slices.BinarySearchFunc(s.ahead, e, func(a, b extent) int { return cmp.Compare(a.from, b.from) })
+		s.ahead = slices.Insert(s.ahead, at, e)
+		return false
+	}
+	before := s.written
+	s.written = max(s.written, e.to)
+	for len(s.ahead) > 0 && s.ahead[0].from <= s.written {
+		s.written = max(s.written, s.ahead[0].to)
+		s.ahead = s.ahead[1:]
+	}
+	return s.written > before
+}
+
+// Complete declares the content verified and releases the withheld tail. It
+// returns ErrSize when bytes are missing.
+func (s *Spool) Complete() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ahead) > 0 || s.size >= 0 && s.written != s.size {
+		return fmt.Errorf("%w: %d of %d", ErrSize, s.written, s.size)
+	}
+	s.size = s.written
+	s.complete = true
+	s.broadcast()
+	return nil
+}
+
+// Fail ends the spool: readers get the bytes that they may see, then err.
+func (s *Spool) Fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && !s.complete {
+		s.err = err
+		s.broadcast()
+	}
+}
+
+// Reset empties a spool so that its content can be written anew. It reports
+// false when it cannot, because a reader has been given bytes already.
+func (s *Spool) Reset() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.read > 0 || s.complete || s.err != nil || s.file.Truncate(0) != nil {
+		return false
+	}
+	s.written, s.ahead, s.size = 0, nil, -1
+	return true
+}
+
+// Written returns the watermark: how many bytes are there without a gap.
+func (s *Spool) Written() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.written
+}
+
+// Size returns the number of bytes that were announced or, of a complete
+// spool, that it has; -1 when it is not known yet.
+func (s *Spool) Size() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.size
+}
+
+// Await blocks until a reader would get a byte or the end, and returns the
+// spool's failure if it ends in one before, or the context's error.
+func (s *Spool) Await(ctx context.Context) error {
+	for {
+		s.mu.Lock()
+		visible, complete, err, advanced := s.visible(), s.complete, s.err, s.advanced
+		s.mu.Unlock()
+		if visible > 0 || complete {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case <-advanced:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Sync flushes the file to stable storage.
+func (s *Spool) Sync() error { return s.file.Sync() }
+
+// Rename moves the file to its final place in the same filesystem. Readers
+// read on, and Close no longer removes it.
+func (s *Spool) Rename(path string) error {
+	if err := os.Rename(s.file.Name(), path); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.renamed = true
+	s.mu.Unlock()
+	return nil
+}
+
+// Close is called once by the spool's owner. A spool that is neither complete
+// nor failed fails with ErrClosed; a file that was not renamed is removed.
+// Readers that are open read on.
+func (s *Spool) Close() error {
+	s.Fail(ErrClosed)
+	s.mu.Lock()
+	s.dir.release(s.reserved)
+	s.reserved = 0
+	renamed := s.renamed
+	s.mu.Unlock()
+	var err error
+	if !renamed {
+		err = os.Remove(s.file.Name())
+	}
+	return errors.Join(err, s.unref())
+}
+
+// visible is how far readers may read now. The caller holds the mutex.
+func (s *Spool) visible() int64 {
+	switch {
+	case s.complete:
+		return s.written
+	case s.size >= 0:
+		return max(0, min(s.written, s.size-Withheld))
+	default:
+		return max(0, s.written-Withheld)
+	}
+}
+
+// broadcast wakes all who wait. The caller holds the mutex.
+func (s *Spool) broadcast() {
+	close(s.advanced)
+	s.advanced = make(chan struct{})
+}
+
+func (s *Spool) unref() error {
+	s.mu.Lock()
+	s.refs--
+	last := s.refs == 0
+	s.mu.Unlock()
+	if last {
+		return s.file.Close()
+	}
+	return nil
+}
