@@ -1,0 +1,151 @@
+package upstream
+
+import "strings"
+
+// challenge is one authentication challenge of a WWW-Authenticate field
+// (RFC 9110 section 11.6.1).
+type challenge struct {
+	scheme string            // lower case
+	params map[string]string // by lower-case name
+}
+
+// parseChallenges reads every challenge of the given WWW-Authenticate field
+// values, in their order. A value may hold several challenges, and what it
+// holds is the upstream's: malformed parts are skipped, never an error.
+func parseChallenges(headers []string) []challenge {
+	var challenges []challenge
+	for _, header := range headers {
+		p := challengeParser{rest: header}
+		challenges = append(challenges, p.challenges()...)
+	}
+	return challenges
+}
+
+// challengeParser consumes one field value from its front.
+type challengeParser struct{ rest string }
+
+func (p *challengeParser) challenges() []challenge {
+	var list []challenge
+	for {
+		p.skip(", \t")
+		if p.rest == "" {
+			return list
+		}
+		name := p.token()
+		if name == "" {
+			p.skipElement()
+			continue
+		}
+		// A comma separates parameters as well as challenges. A name that an
+		// equals sign follows is a parameter, any other one a new scheme.
+		spaced := p.skip(" \t")
+		if strings.HasPrefix(p.rest, "=") {
+			p.rest = p.rest[1:]
+			value := p.value()
+			if len(list) > 0 {
+				list[len(list)-1].set(name, value)
+			}
+			continue
+		}
+		if p.rest != "" && p.rest[0] != ',' && !spaced {
+			p.skipElement() // a scheme that something unspeakable sticks to
+			continue
+		}
+		list = append(list, challenge{scheme: strings.ToLower(name)})
+		p.skipToken68()
+	}
+}
+
+// set keeps the first of several parameters of one name.
+func (c *challenge) set(name, value string) {
+	name = strings.ToLower(name)
+	if _, ok := c.params[name]; ok {
+		return
+	}
+	if c.params == nil {
+		c.params = make(map[string]string)
+	}
+	c.params[name] = value
+}
+
+func (p *challengeParser) skip(chars string) bool {
+	before := len(p.rest)
+	p.rest = strings.TrimLeft(p.rest, chars)
+	return len(p.rest) < before
+}
+
+// skipElement drops everything up to the next comma that is outside quotes.
+func (p *challengeParser) skipElement() {
+	for p.rest != "" && p.rest[0] != ',' {
+		if p.rest[0] == '"' {
+			p.quoted()
+			continue
+		}
+		p.rest = p.rest[1:]
+	}
+}
+
+func (p *challengeParser) token() string {
+	n := 0
+	for n < len(p.rest) && isTokenChar(p.rest[n]) {
+		n++
+	}
+	token := p.rest[:n]
+	p.rest = p.rest[n:]
+	return token
+}
+
+// value reads what follows an equals sign. Some registries forget the quotes
+// around a URL, so an unquoted value reaches to the next comma or space.
+func (p *challengeParser) value() string {
+	p.skip(" \t")
+	if strings.HasPrefix(p.rest, `"`) {
+		return p.quoted()
+	}
+	n := strings.IndexAny(p.rest, ", \t")
+	if n < 0 {
+		n = len(p.rest)
+	}
+	value := p.rest[:n]
+	p.rest = p.rest[n:]
+	return value
+}
+
+// quoted reads a quoted-string. One that never ends reaches to the end.
+func (p *challengeParser) quoted() string {
+	var b strings.Builder
+	for i := 1; i < len(p.rest); i++ {
+		switch c := p.rest[i]; {
+		case c == '"':
+			p.rest = p.rest[i+1:]
+			return b.String()
+		case c == '\\' && i+1 < len(p.rest):
+			i++
+			b.WriteByte(p.rest[i])
+		default:
+			b.WriteByte(c)
+		}
+	}
+	p.rest = ""
+	return b.String()
+}
+
+// skipToken68 drops the opaque value that some schemes (Negotiate) have in
+// place of parameters: one word that reaches to a comma or to the end.
+func (p *challengeParser) skipToken68() {
+	word := strings.TrimLeft(p.rest, tokenPunctuation68+alphanumeric)
+	after := strings.TrimLeft(strings.TrimLeft(word, "="), " \t")
+	if len(word) < len(p.rest) && (after == "" || after[0] == ',') {
+		p.rest = after
+	}
+}
+
+const (
+	alphanumeric       = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+	tokenPunctuation   = "!#$%&'*+-.^_`|~" // RFC 9110 section 5.6.2
+	tokenPunctuation68 = "-._~+/"          // RFC 9110 section 11.2
+)
+
+func isTokenChar(c byte) bool {
+	return strings.IndexByte(alphanumeric, c) >= 0 || strings.IndexByte(tokenPunctuation, c) >= 0
+}

@@ -1,0 +1,170 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// The four ways in which an upstream fails. An [*Error] matches the one of its
+// class through errors.Is.
+var (
+	ErrNotFound    = errors.New("upstream: not found")
+	ErrDenied      = errors.New("upstream: denied")
+	ErrRateLimited = errors.New("upstream: rate limited")
+	ErrUnavailable = errors.New("upstream: unavailable")
+)
+
+// Reasons that callers tell apart beyond the class. An [*Error] wraps them.
+var (
+	// ErrHeadUnsupported says that a HEAD was refused in a way that leaves
+	// open what a GET would have said: with 405, 401 or 403. Callers ask
+	// again with a GET, whose answer then counts.
+	ErrHeadUnsupported = errors.New("upstream: HEAD refused")
+	// ErrSchema1 says that there is only a Docker schema 1 manifest.
+	ErrSchema1 = errors.New("upstream: Docker schema 1 manifests are not served")
+	// ErrManifestTooLarge says that a manifest exceeds Options.MaxManifestSize.
+	ErrManifestTooLarge = errors.New("upstream: manifest too large")
+	// ErrDigestMismatch says that content is not what its digest promised.
+	ErrDigestMismatch = errors.New("upstream: content does not match its digest")
+)
+
+// Class says what a failure means for those who wait for an answer. The order
+// is that of hope: the later the class, the likelier a later attempt succeeds.
+type Class uint8
+
+const (
+	ClassOK          Class = iota
+	ClassNotFound          // the upstream does not have it
+	ClassDenied            // the upstream does not give it to us
+	ClassUnavailable       // the upstream, or the way to it, is broken
+	ClassRateLimited       // the upstream wants us to come back later
+)
+
+// String returns the class as metrics name it.
+func (c Class) String() string {
+	switch c {
+	case ClassOK:
+		return "ok"
+	case ClassNotFound:
+		return "not_found"
+	case ClassDenied:
+		return "denied"
+	case ClassUnavailable:
+		return "unavailable"
+	case ClassRateLimited:
+		return "rate_limited"
+	default:
+		return fmt.Sprintf("class(%d)", uint8(c))
+	}
+}
+
+func (c Class) sentinel() error {
+	switch c {
+	case ClassNotFound:
+		return ErrNotFound
+	case ClassDenied:
+		return ErrDenied
+	case ClassRateLimited:
+		return ErrRateLimited
+	case ClassUnavailable:
+		return ErrUnavailable
+	default:
+		return nil
+	}
+}
+
+// Error is how an upstream failed. Every failure of this package is one,
+// except that a context which is done is reported as that context's error.
+type Error struct {
+	Host       string // of the upstream
+	Op         string // "manifest", "blob", "tags", "referrers", "token"
+	Repository string // as the upstream knows it
+	Reference  string // tag or digest; empty for tags
+	Status     int    // HTTP status; 0 where there was no answer
+	Code       string // OCI error code of the answer; may be empty
+	Message    string // the upstream's own words, cut and cleaned
+	RetryAfter time.Duration
+	Class      Class
+	Err        error // the cause; may be nil
+
+	others failures // of the other members of a chain
+}
+
+// Error describes the failure for the operator, with those of the other
+// members of the chain if there were any.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", e.Host, e.Op)
+	if e.Repository != "" {
+		fmt.Fprintf(&b, " %s", e.Repository)
+	}
+	if e.Reference != "" {
+		fmt.Fprintf(&b, " %s", e.Reference)
+	}
+	fmt.Fprintf(&b, ": %s", strings.ReplaceAll(e.Class.String(), "_", " "))
+	if e.Status != 0 {
+		fmt.Fprintf(&b, ": %d %s", e.Status, http.StatusText(e.Status))
+	}
+	for _, part := range []string{e.Code, e.Message} {
+		if part != "" {
+			b.WriteString(": " + part)
+		}
+	}
+	if e.Err != nil {
+		b.WriteString(": " + strings.TrimPrefix(e.Err.Error(), "upstream: "))
+	}
+	if e.RetryAfter > 0 {
+		fmt.Fprintf(&b, " (retry after %s)", e.RetryAfter.Round(time.Second))
+	}
+	for _, other := range e.others {
+		b.WriteString("; " + other.Error())
+	}
+	return b.String()
+}
+
+// Is reports whether target is the sentinel of the error's class.
+func (e *Error) Is(target error) bool { return target != nil && target == e.Class.sentinel() }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Timeout reports whether the failure was one of our own time limits, so that
+// a gateway says 504 and not 502.
+func (e *Error) Timeout() bool { return isTimeout(e.Err) }
+
+func isTimeout(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return ok && t.Timeout()
+}
+
+// timeoutError is one of our own time limits.
+type timeoutError string
+
+func (e timeoutError) Error() string { return string(e) }
+func (e timeoutError) Timeout() bool { return true }
+
+const (
+	errHeaderTimeout timeoutError = "no answer within the time limit"
+	errStalled       timeoutError = "the body stalled for longer than the read timeout"
+)
+
+// failures are what several attempts said. They deliberately do not unwrap:
+// what the whole means is the class of the [Error] that holds them.
+type failures []error
+
+func (f failures) Error() string {
+	texts := make([]string, len(f))
+	for i, err := range f {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Timeout reports whether the last attempt ended in a time limit.
+func (f failures) Timeout() bool { return len(f) > 0 && isTimeout(f[len(f)-1]) }
