@@ -1,0 +1,139 @@
+// Package config reads what the operator wrote: TOML becomes one validated,
+// immutable value.
+//
+// The way there has four steps, each in files of its own:
+//
+//   - A document is parsed into a tree of nodes that know their file and line
+//     (tree.go, locate.go). Trees of several files merge.
+//   - The tree is decoded into a [Config] (decode.go, expand.go). Every key
+//     must be known (schema.go); strings expand ${NAME}; secrets may come from
+//     files. What [Global] says flows into each [Repository], so that a
+//     consumer reads one value.
+//   - [Config.Validate] checks the meaning: ranges, URLs, patterns,
+//     certificates, directories.
+//   - The value answers questions: what a reload may change
+//     ([RestartRequired]), which files to watch ([Config.Files]), what deserves
+//     a warning ([Config.Warnings]), what is in force ([Config.WriteTOML]).
+//
+// Nothing stops at the first problem: [Load] and [Config.Validate] return
+// [Problems], each with its key path and, where it is known, its file and line.
+//
+// The package opens no connection and starts no goroutine.
+package config
+
+import (
+	"net"
+	"strconv"
+	"time"
+)
+
+// Config is the whole configuration with every default filled in. It is not
+// changed after [Load] has returned it.
+//
+// The tag `reload:"live"` marks what a reload can change in a running server;
+// see [RestartRequired].
+type Config struct {
+	Server       Server       `toml:"server"`
+	Log          Log          `toml:"log"`
+	Global       Global       `toml:"global"`
+	BlobStore    BlobStore    `toml:"blob_store"`
+	Cache        Cache        `toml:"cache"`
+	Repositories []Repository `toml:"repository" reload:"live"` // sorted by Key
+
+	source source
+}
+
+// Server says where clients connect.
+type Server struct {
+	BindAddress string `toml:"bind_address"` // an IP address or a host name; empty: every interface
+	Port        int    `toml:"port"`         // 0 picks a free port
+}
+
+// Address returns the address to listen on, in the form of [net.Listen].
+func (s Server) Address() string {
+	return net.JoinHostPort(s.BindAddress, strconv.Itoa(s.Port))
+}
+
+// Log says what is logged, and how it looks.
+type Log struct {
+	Level  string `toml:"level" reload:"live"` // debug, info, warn or error
+	Format string `toml:"format"`              // auto, text or json
+}
+
+// Global holds limits of the whole process, and the tag policy of every
+// repository that does not set its own.
+type Global struct {
+	MaxConcurrentCacheJobs  int           `toml:"max_concurrent_cache_jobs"`
+	MaxConcurrentFetches    int           `toml:"max_concurrent_fetches"`
+	MaxManifestSize         Size          `toml:"max_manifest_size" reload:"live"`
+	ShutdownDrain           time.Duration `toml:"shutdown_drain_secs"`
+	ImmutableTags           bool          `toml:"immutable_tags" reload:"live"`
+	ImmutableTagsExclusions []string      `toml:"immutable_tags_exclusions" reload:"live"`
+	TagTTL                  Duration      `toml:"tag_ttl" reload:"live"`
+	NegativeTTL             Duration      `toml:"negative_ttl" reload:"live"`
+	ServeStaleOn            []string      `toml:"serve_stale_on" reload:"live"`
+	MaxStale                Duration      `toml:"max_stale" reload:"live"`
+	EnableBlobRedirect      bool          `toml:"enable_blob_redirect"` // acts only where blobs are stored in S3
+}
+
+// BlobStore says where verified content is kept.
+type BlobStore struct {
+	FS FS `toml:"fs"`
+}
+
+// FS is a blob store in a directory.
+type FS struct {
+	RootDir    string `toml:"root_dir"`
+	SyncToDisk bool   `toml:"sync_to_disk"` // what is committed survives a power cut
+	MinFree    Size   `toml:"min_free"`     // space the filesystem always keeps free
+}
+
+// Cache says where upstream tokens are shared.
+type Cache struct {
+	Redis *Redis `toml:"redis"` // nil: tokens stay in memory
+}
+
+// Redis is one Redis server, a Sentinel group or a cluster. The fields below
+// URL are what [Load] read in it.
+type Redis struct {
+	URL       Secret `toml:"url"` // it may hold a password
+	KeyPrefix string `toml:"key_prefix"`
+
+	Addrs      []string // host:port; several for Sentinel (with MasterName) or a cluster
+	Username   string
+	Password   Secret
+	DB         int
+	TLS        bool
+	MasterName string // the group that Sentinel watches; empty: no Sentinel
+}
+
+// Repository is one mirrored name space. Its tag policy is already resolved:
+// what the block does not set is what [Global] says.
+type Repository struct {
+	Key       string     // the first path segments of the names it serves
+	Namespace string     `toml:"namespace"` // the ?ns= that selects it, in lower case; empty: none
+	Default   bool       `toml:"default"`   // serves the names that no other key matches
+	Offline   bool       `toml:"offline"`   // never contacts an upstream
+	Upstreams []Upstream `toml:"upstream"`  // in the order in which they are tried
+
+	ImmutableTags           bool     `toml:"immutable_tags"` // also true where Global says so
+	ImmutableTagsExclusions []string `toml:"immutable_tags_exclusions"`
+	TagTTL                  Duration `toml:"tag_ttl"`
+	NegativeTTL             Duration `toml:"negative_ttl"`
+	ServeStaleOn            []string `toml:"serve_stale_on"` // unavailable, rate_limited, denied, not_found
+	MaxStale                Duration `toml:"max_stale"`      // 0: no limit
+}
+
+// Upstream is one registry that is read.
+type Upstream struct {
+	URL               string        `toml:"url"`
+	Username          string        `toml:"username"`
+	Password          Secret        `toml:"password"`
+	ClientCertificate string        `toml:"client_certificate"` // path of a PEM file
+	ClientPrivateKey  string        `toml:"client_private_key"` // path of a PEM file
+	ServerCABundle    string        `toml:"server_ca_bundle"`   // path of a PEM file, added to the system roots
+	MaxRedirect       int           `toml:"max_redirect"`
+	ConnectTimeout    time.Duration `toml:"connect_timeout_secs"`
+	ReadTimeout       time.Duration `toml:"read_timeout_secs"` // stall between two reads
+	Proxy             Secret        `toml:"proxy"`             // a URL that may hold a password; empty: from the environment
+}

@@ -1,0 +1,287 @@
+package config
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// place is where a value stands in the configuration.
+type place struct {
+	key     string // key path: repository."ghcr.io".upstream[0].url
+	generic string // the same for any repository and index: repository.*.upstream.url
+}
+
+func (p place) in(name string) place {
+	return place{keyIn(p.key, name), strings.TrimPrefix(p.generic+"."+name, ".")}
+}
+
+func (p place) element(i int) place { return place{elementOf(p.key, i), p.generic} }
+
+// decoder fills a Config from a tree. It goes on after a problem, so that all
+// of them are found.
+type decoder struct {
+	config   *Config
+	problems Problems
+}
+
+// decode returns the configuration that a tree describes, as far as that is
+// possible, and everything that is in the way.
+func decode(root *node) (*Config, Problems) {
+	d := decoder{config: base()}
+	d.config.source = source{positions: map[string]position{}, secretFiles: map[string]string{}}
+	d.table(place{}, root, reflect.ValueOf(d.config).Elem())
+	return d.config, d.problems
+}
+
+func (d *decoder) fail(p place, n *node, err error) {
+	d.problems = append(d.problems, &Problem{File: n.file, Line: n.line, Key: p.key, Err: err})
+}
+
+func (d *decoder) failKind(p place, n *node, wanted string) {
+	d.fail(p, n, fmt.Errorf("must be %s, not %s", wanted, kindOf(n)))
+}
+
+// table decodes a table into a struct.
+func (d *decoder) table(p place, n *node, dst reflect.Value) {
+	d.config.source.positions[p.key] = n.position
+	t, ok := n.value.(table)
+	if !ok {
+		d.failKind(p, n, "a table")
+		return
+	}
+	known := map[string]bool{}
+	for name, field := range keysOf(dst.Type()) {
+		known[name] = true
+		value := dst.FieldByIndex(field.Index)
+		if isSecret(field) {
+			known[name+fileTwin] = true
+			d.secret(p.in(name), t[name], p.in(name+fileTwin), t[name+fileTwin], value.Addr().Interface().(*Secret))
+		} else if n, ok := t[name]; ok {
+			d.config.source.positions[p.in(name).key] = n.position
+			d.value(p.in(name), n, value)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(t)) {
+		if !known[name] {
+			d.foreign(p.in(name), t[name], dst.Type(), name)
+		}
+	}
+}
+
+// foreign deals with a key that a table of type t does not have.
+func (d *decoder) foreign(p place, n *node, t reflect.Type, name string) {
+	switch verdict, err := foreignKey(p.generic, n); verdict {
+	case refused:
+		d.fail(p, n, err)
+	case ignored:
+		d.config.source.positions[p.key] = n.position
+		d.config.source.ignored = append(d.config.source.ignored, p.key)
+	case unknown:
+		d.fail(p, n, unknownKey(t, name))
+	}
+}
+
+// value decodes one value into a field.
+func (d *decoder) value(p place, n *node, dst reflect.Value) {
+	switch field := dst.Addr().Interface().(type) {
+	case *string:
+		if s, ok := d.text(p, n); ok {
+			*field = s
+		}
+	case *bool:
+		if b, ok := n.value.(bool); ok {
+			*field = b
+		} else {
+			d.failKind(p, n, "true or false")
+		}
+	case *int:
+		if i, ok := d.integer(p, n); ok {
+			*field = int(i)
+		}
+	case *time.Duration:
+		d.seconds(p, n, field)
+	case *[]string:
+		d.texts(p, n, field)
+	case **Redis:
+		d.redis(p, n, field)
+	case *[]Repository:
+		d.repositories(p, n, field)
+	case *[]Upstream:
+		d.upstreams(p, n, field)
+	case encoding.TextUnmarshaler:
+		if s, ok := d.text(p, n); ok {
+			if err := field.UnmarshalText([]byte(s)); err != nil {
+				d.fail(p, n, err)
+			}
+		}
+	default:
+		d.table(p, n, dst)
+	}
+}
+
+func (d *decoder) text(p place, n *node) (string, bool) {
+	s, ok := n.value.(string)
+	if !ok {
+		d.failKind(p, n, "a string")
+		return "", false
+	}
+	expanded, err := expand(s)
+	if err != nil {
+		d.fail(p, n, err)
+		return "", false
+	}
+	return expanded, true
+}
+
+func (d *decoder) texts(p place, n *node, dst *[]string) {
+	elements, ok := n.value.([]*node)
+	if !ok {
+		d.failKind(p, n, "an array of strings")
+		return
+	}
+	var texts []string
+	for i, element := range elements {
+		d.config.source.positions[p.element(i).key] = element.position
+		if s, ok := d.text(p.element(i), element); ok {
+			texts = append(texts, s)
+		}
+	}
+	*dst = texts
+}
+
+func (d *decoder) integer(p place, n *node) (int64, bool) {
+	i, ok := n.value.(int64)
+	if !ok {
+		d.failKind(p, n, "a whole number")
+	}
+	return i, ok
+}
+
+func (d *decoder) seconds(p place, n *node, dst *time.Duration) {
+	i, ok := d.integer(p, n)
+	switch {
+	case !ok:
+	case i < 0:
+		d.fail(p, n, fmt.Errorf("%d seconds are negative", i))
+	case i > int64(math.MaxInt64/time.Second):
+		d.fail(p, n, fmt.Errorf("%d seconds are too long", i))
+	default:
+		*dst = time.Duration(i) * time.Second
+	}
+}
+
+// secret decodes a secret that stands in the configuration itself or in the
+// file that its twin names. Either node may be nil. An empty string counts as
+// not set.
+func (d *decoder) secret(p place, direct *node, twinPlace place, twin *node, dst *Secret) {
+	var inline, file string
+	if direct != nil {
+		d.config.source.positions[p.key] = direct.position
+		inline, _ = d.text(p, direct)
+	}
+	if twin != nil {
+		d.config.source.positions[twinPlace.key] = twin.position
+		file, _ = d.text(twinPlace, twin)
+	}
+	*dst = Secret(inline)
+	switch {
+	case file == "":
+	case inline != "":
+		d.fail(twinPlace, twin, fmt.Errorf("%s is set too (%s); set one of the two", p.key, direct.position))
+	default:
+		secret, err := readSecret(file)
+		if err != nil {
+			d.fail(twinPlace, twin, err)
+			return
+		}
+		*dst = Secret(secret)
+		d.config.source.positions[p.key] = twin.position
+		d.config.source.secretFiles[p.key] = file
+	}
+}
+
+func (d *decoder) redis(p place, n *node, dst **Redis) {
+	redis := newRedis()
+	before := len(d.problems)
+	d.table(p, n, reflect.ValueOf(redis).Elem())
+	*dst = redis
+	if len(d.problems) > before {
+		return
+	}
+	if err := redis.parseURL(); err != nil {
+		at := d.config.source.at(p.in("url").key)
+		d.fail(p.in("url"), &node{position: at}, err)
+	}
+}
+
+func (d *decoder) repositories(p place, n *node, dst *[]Repository) {
+	blocks, ok := n.value.(table)
+	if !ok {
+		d.failKind(p, n, `tables such as [repository."docker.io"]`)
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(blocks)) {
+		at := place{p.in(key).key, p.generic + ".*"}
+		*dst = append(*dst, d.repository(at, blocks[key], key))
+	}
+}
+
+// repository decodes one block over what Global says, which has been decoded
+// before: its field comes first.
+func (d *decoder) repository(p place, n *node, key string) Repository {
+	g := d.config.Global
+	r := newRepository(key, g)
+	d.table(p, n, reflect.ValueOf(&r).Elem())
+	if r.Namespace == "" {
+		r.Namespace = defaultNamespace(key)
+	}
+	r.Namespace = strings.ToLower(r.Namespace)
+	if g.ImmutableTags && !r.ImmutableTags {
+		r.ImmutableTags = true
+		d.config.source.optedOut = append(d.config.source.optedOut, p.in("immutable_tags").key)
+	}
+	if len(r.ImmutableTagsExclusions) == 0 {
+		r.ImmutableTagsExclusions = g.ImmutableTagsExclusions
+	}
+	return r
+}
+
+func (d *decoder) upstreams(p place, n *node, dst *[]Upstream) {
+	elements, ok := n.value.([]*node)
+	if !ok {
+		d.fail(p, n, errors.New("must be a list of tables: write ["+"["+p.key+"]] with two brackets"))
+		return
+	}
+	for i, element := range elements {
+		upstream := newUpstream()
+		d.table(p.element(i), element, reflect.ValueOf(&upstream).Elem())
+		*dst = append(*dst, upstream)
+	}
+}
+
+// kindOf names a value's type in the words of TOML.
+func kindOf(n *node) string {
+	switch n.value.(type) {
+	case table:
+		return "a table"
+	case []*node:
+		return "an array"
+	case string:
+		return "a string"
+	case int64:
+		return "a whole number"
+	case float64:
+		return "a number with a fraction"
+	case bool:
+		return "true or false"
+	default:
+		return "a date or time"
+	}
+}

@@ -1,0 +1,88 @@
+package config
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+)
+
+// write puts text into a new file and returns its path.
+func write(t testing.TB, name, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// mustLoad loads a text that has no problem.
+func mustLoad(t testing.TB, text string) *Config {
+	t.Helper()
+	c, err := Load(write(t, "config.toml", text))
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	return c
+}
+
+// problemsOf returns what Load, or else Validate, has against a text, without
+// the directory of the file.
+func problemsOf(t testing.TB, text string) string {
+	t.Helper()
+	file := write(t, "config.toml", text)
+	c, err := Load(file)
+	if err == nil {
+		err = c.Validate()
+	}
+	if err == nil {
+		return ""
+	}
+	return strings.ReplaceAll(err.Error(), filepath.Dir(file)+"/", "")
+}
+
+// diff compares two configurations, wherever they were read from.
+func diff(a, b *Config) string {
+	return cmp.Diff(a, b, cmpopts.IgnoreUnexported(Config{}), cmpopts.EquateEmpty())
+}
+
+// withoutSecrets replaces every secret by whether there is one.
+func withoutSecrets(c *Config) *Config {
+	hide := func(s Secret) Secret { return Secret(s.String()) }
+	copied := *c
+	if c.Cache.Redis != nil {
+		redis := *c.Cache.Redis
+		redis.URL, redis.Password = hide(redis.URL), hide(redis.Password)
+		copied.Cache.Redis = &redis
+	}
+	copied.Repositories = nil
+	for _, r := range c.Repositories {
+		upstreams := r.Upstreams
+		r.Upstreams = nil
+		for _, u := range upstreams {
+			u.Password, u.Proxy = hide(u.Password), hide(u.Proxy)
+			r.Upstreams = append(r.Upstreams, u)
+		}
+		copied.Repositories = append(copied.Repositories, r)
+	}
+	return &copied
+}
+
+func effective(t testing.TB, c *Config) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := c.WriteTOML(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+const docker = `
+[[repository."docker.io".upstream]]
+url = "https://registry-1.docker.io"
+`

@@ -1,0 +1,103 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+)
+
+// source is where a Config was read from.
+type source struct {
+	files       []string            // configuration files in the order of merging
+	positions   map[string]position // of the keys that are set, by key path
+	secretFiles map[string]string   // the file a secret was read from, by the secret's key path
+	ignored     []string            // key paths that Angos has and Weir does not need
+	optedOut    []string            // key paths of immutable_tags = false that have no effect
+}
+
+// at returns the position of a key, or of the nearest table around it that has
+// one.
+func (s source) at(key string) position {
+	for ; key != ""; key = parentOf(key) {
+		if p, ok := s.positions[key]; ok {
+			return p
+		}
+	}
+	return position{}
+}
+
+// Load reads configuration files: tables of a later file merge into those of
+// the earlier ones, everything else replaces. Without paths it reads
+// ./config.toml, else /etc/weir/config.toml, else it returns [Default].
+//
+// It expands ${NAME}, reads the files of secrets and insists on known keys and
+// right types. What the values mean is for [Config.Validate] to judge. The
+// error is a [Problems] and holds everything that is wrong; where Load fails, it
+// also holds what Validate would find in the rest, so that one report names
+// all.
+func Load(paths ...string) (*Config, error) {
+	if len(paths) == 0 {
+		return loadFirst("config.toml", "/etc/weir/config.toml")
+	}
+	return loadAll(paths)
+}
+
+// loadFirst loads the first file that exists.
+func loadFirst(candidates ...string) (*Config, error) {
+	for _, file := range candidates {
+		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+			return loadAll([]string{file})
+		}
+	}
+	return Default(), nil
+}
+
+func loadAll(paths []string) (*Config, error) {
+	var unread Problems
+	root := &node{value: table{}}
+	for _, file := range paths {
+		document, problem := readDocument(file)
+		if problem != nil {
+			unread = append(unread, problem)
+			continue
+		}
+		root = merge(root, document)
+	}
+	c, problems := decode(root)
+	c.source.files = slices.Clone(paths)
+	if len(problems) > 0 && len(unread) == 0 {
+		problems = append(problems, c.unrelated(problems)...)
+	}
+	if err := append(unread, problems...).sorted(paths).err(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// unrelated returns what Validate finds and what does not merely follow from
+// the given problems: a misspelt url is not missing too.
+func (c *Config) unrelated(found Problems) Problems {
+	invalid := c.validate()
+	return slices.DeleteFunc(invalid, func(p *Problem) bool {
+		_, written := c.source.positions[p.Key]
+		return slices.ContainsFunc(found, func(f *Problem) bool {
+			return within(p.Key, f.Key) || within(f.Key, p.Key) ||
+				!written && parentOf(p.Key) == parentOf(f.Key)
+		})
+	})
+}
+
+// within reports whether a key path is another one or lies below it.
+func within(key, ancestor string) bool {
+	rest, ok := strings.CutPrefix(key, ancestor)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// problemAt describes a problem of a key, with the position of that key.
+func (c *Config) problemAt(key, format string, args ...any) *Problem {
+	at := c.source.at(key)
+	return &Problem{File: at.file, Line: at.line, Key: key, Err: fmt.Errorf(format, args...)}
+}

@@ -1,0 +1,218 @@
+package config
+
+import (
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// locate returns the line of every key, table and array element in a document,
+// by key path. The document must be valid TOML: the parser has accepted it, but
+// tells positions only of its own errors. On anything unexpected the rest stays
+// without lines.
+func locate(text string) map[string]int {
+	l := &locator{text: text, line: 1, lines: map[string]int{}, elements: map[string]int{}}
+	l.skipPrefix("\ufeff")
+	current := ""
+	for l.skipBlank(true); l.pos < len(l.text); l.skipBlank(true) {
+		start := l.pos
+		if l.text[l.pos] == '[' {
+			current = l.header()
+		} else {
+			l.keyValue(current)
+		}
+		if l.pos == start {
+			break
+		}
+	}
+	return l.lines
+}
+
+type locator struct {
+	text     string
+	pos      int
+	line     int            // of pos
+	lines    map[string]int // by key path
+	elements map[string]int // how many elements an array of tables has so far
+}
+
+// header reads [table] or [[array]] and returns the key path of what follows.
+func (l *locator) header() string {
+	line := l.line
+	l.skipPrefix("[")
+	isArray := l.skipPrefix("[")
+	parts := l.key()
+	key := ""
+	for i, part := range parts {
+		key = keyIn(key, part)
+		last := i == len(parts)-1
+		if last && isArray {
+			l.record(key, line)
+			l.elements[key]++
+		}
+		if n := l.elements[key]; n > 0 {
+			key = elementOf(key, n-1)
+		}
+		if last {
+			l.lines[key] = line // more telling than where a sub-table implied it
+		} else {
+			l.record(key, line)
+		}
+	}
+	l.skipPrefix("]")
+	l.skipPrefix("]")
+	return key
+}
+
+// keyValue reads key = value.
+func (l *locator) keyValue(parent string) {
+	key := parent
+	for _, part := range l.key() {
+		key = keyIn(key, part)
+		l.record(key, l.line)
+	}
+	l.skipPrefix("=")
+	l.skipBlank(false)
+	l.value(key)
+}
+
+// key reads a dotted key and the blanks around it.
+func (l *locator) key() []string {
+	var parts []string
+	for {
+		l.skipBlank(false)
+		parts = append(parts, l.keyPart())
+		l.skipBlank(false)
+		if !l.skipPrefix(".") {
+			return parts
+		}
+	}
+}
+
+func (l *locator) keyPart() string {
+	rest := l.text[l.pos:]
+	if strings.HasPrefix(rest, `"`) || strings.HasPrefix(rest, `'`) {
+		start := l.pos
+		l.quoted()
+		var unquoted struct{ Key string }
+		if _, err := toml.Decode("key = "+l.text[start:l.pos], &unquoted); err != nil {
+			return ""
+		}
+		return unquoted.Key
+	}
+	end := strings.IndexAny(rest, ". \t=]\r\n")
+	if end < 0 {
+		end = len(rest)
+	}
+	l.pos += end
+	return rest[:end]
+}
+
+// value reads a value and records the lines of what is inside it.
+func (l *locator) value(key string) {
+	if l.pos == len(l.text) {
+		return
+	}
+	switch l.text[l.pos] {
+	case '"', '\'':
+		l.quoted()
+	case '[':
+		l.inside(']', func(i int) {
+			element := elementOf(key, i)
+			l.record(element, l.line)
+			l.value(element)
+		})
+	case '{':
+		l.inside('}', func(int) { l.keyValue(key) })
+	default: // number, boolean or date
+		if end := strings.IndexAny(l.text[l.pos:], ",]}#\r\n"); end >= 0 {
+			l.pos += end
+		} else {
+			l.pos = len(l.text)
+		}
+	}
+}
+
+// inside reads the items of an array or an inline table, with its brackets.
+func (l *locator) inside(end byte, item func(i int)) {
+	l.pos++
+	for i := 0; ; i++ {
+		l.skipBlank(true)
+		if l.pos == len(l.text) || l.skipPrefix(string(end)) {
+			return
+		}
+		start := l.pos
+		item(i)
+		l.skipBlank(true)
+		l.skipPrefix(",")
+		if l.pos == start {
+			return
+		}
+	}
+}
+
+// quoted skips a string of any of the four kinds.
+func (l *locator) quoted() {
+	quote := l.text[l.pos : l.pos+1]
+	escapes := quote == `"`
+	end := quote
+	if triple := strings.Repeat(quote, 3); strings.HasPrefix(l.text[l.pos:], triple) {
+		end = triple
+	}
+	l.pos += len(end)
+	for l.pos < len(l.text) && !strings.HasPrefix(l.text[l.pos:], end) {
+		if escapes && l.text[l.pos] == '\\' {
+			l.advance()
+		}
+		l.advance()
+	}
+	l.skipPrefix(end)
+	if len(end) == 3 { // up to two quotes may stand before the closing three
+		for range 2 {
+			l.skipPrefix(quote)
+		}
+	}
+}
+
+// skipBlank skips spaces and, if wanted, line ends and comments.
+func (l *locator) skipBlank(lineEnds bool) {
+	for l.pos < len(l.text) {
+		switch c := l.text[l.pos]; {
+		case c == ' ' || c == '\t':
+		case lineEnds && (c == '\r' || c == '\n'):
+		case lineEnds && c == '#':
+			for l.pos < len(l.text) && l.text[l.pos] != '\n' {
+				l.advance()
+			}
+			continue
+		default:
+			return
+		}
+		l.advance()
+	}
+}
+
+func (l *locator) skipPrefix(prefix string) bool {
+	if !strings.HasPrefix(l.text[l.pos:], prefix) {
+		return false
+	}
+	l.pos += len(prefix)
+	return true
+}
+
+func (l *locator) advance() {
+	if l.pos == len(l.text) {
+		return
+	}
+	if l.text[l.pos] == '\n' {
+		l.line++
+	}
+	l.pos++
+}
+
+// record keeps the first line of a key path.
+func (l *locator) record(key string, line int) {
+	if _, ok := l.lines[key]; !ok {
+		l.lines[key] = line
+	}
+}

@@ -1,0 +1,225 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestProblems holds every message to its whole text: file, line, key path,
+// what is wrong, what to do.
+func TestProblems(t *testing.T) {
+	t.Setenv("WEIR_TEST_LATIN1", "caf\xe9")
+	tests := []struct{ name, text, want string }{
+		{"misspelt key", "[server]\nbind_adress = \"::1\"\n" + docker,
+			`config.toml:2: server.bind_adress: unknown key; did you mean "bind_address"?`},
+		{"misspelt table", "\n[blob_stor.fs]\nroot_dir = \"x\"\n" + docker,
+			`config.toml:2: blob_stor: unknown key; did you mean "blob_store"?`},
+		{"misspelt twin", docker + "pasword_file = \"x\"\n",
+			`config.toml:4: repository."docker.io".upstream[0].pasword_file: unknown key; did you mean "password_file"?`},
+		{"key of another table", "bind_address = \"::1\"\n" + docker,
+			`config.toml:1: bind_address: unknown key; did you mean server.bind_address?`},
+		{"far from any key", "[log]\ncolourful = true\n" + docker,
+			`config.toml:2: log.colourful: unknown key; known here are level, format`},
+		{"string for a number", "[server]\nport = \"8000\"\n" + docker,
+			`config.toml:2: server.port: must be a whole number, not a string`},
+		{"number for a string", "[global]\nmax_manifest_size = 5\n" + docker,
+			`config.toml:2: global.max_manifest_size: must be a string, not a whole number`},
+		{"float for a number", "[server]\nport = 80.5\n" + docker,
+			`config.toml:2: server.port: must be a whole number, not a number with a fraction`},
+		{"string for a boolean", "[global]\nimmutable_tags = \"yes\"\n" + docker,
+			`config.toml:2: global.immutable_tags: must be true or false, not a string`},
+		{"string for an array", "[global]\nserve_stale_on = \"denied\"\n" + docker,
+			`config.toml:2: global.serve_stale_on: must be an array of strings, not a string`},
+		{"number in an array", "[global]\nserve_stale_on = [\n \"denied\",\n 4]\n" + docker,
+			`config.toml:4: global.serve_stale_on[1]: must be a string, not a whole number`},
+		{"number for a table", "log = 3\n" + docker,
+			`config.toml:1: log: must be a table, not a whole number`},
+		{"one bracket", "[repository.x.upstream]\nurl = \"https://x.io\"\n",
+			`config.toml:1: repository.x.upstream: must be a list of tables: write [[repository.x.upstream]] with two brackets`},
+		{"bad repository", "repository = 2026-01-01\n",
+			`config.toml:1: repository: must be tables such as [repository."docker.io"], not a date or time`},
+		{"bad duration", "[global]\ntag_ttl = \"soon\"\n" + docker,
+			`config.toml:2: global.tag_ttl: "soon" is not a duration within range; write one like "30s", "5m", "12h", "7d" or "1d12h"`},
+		{"negative seconds", "[global]\nshutdown_drain_secs = -1\n" + docker,
+			`config.toml:2: global.shutdown_drain_secs: -1 seconds are negative`},
+		{"too many seconds", "[global]\nshutdown_drain_secs = 9223372037\n" + docker,
+			`config.toml:2: global.shutdown_drain_secs: 9223372037 seconds are too long`},
+		{"variable is not set", "[log]\nlevel = \"${WEIR_TEST_UNSET}\"\n" + docker,
+			`config.toml:2: log.level: the environment variable WEIR_TEST_UNSET is not set`},
+		{"variable is not text", "[log]\nlevel = \"${WEIR_TEST_LATIN1}\"\n" + docker,
+			`config.toml:2: log.level: the environment variable WEIR_TEST_LATIN1 is not UTF-8 text`},
+		{"variable without a name", "[log]\nlevel = \"${}\"\n" + docker,
+			`config.toml:2: log.level: after ${ must come the name of an environment variable and }; write $${ where ${ itself is meant`},
+		{"syntax", "[server]\nport = 80 00\n",
+			`config.toml:2: server: expected a top-level item to end with a newline, comment, or EOF, but got '0' instead`},
+		{"secret without quotes", docker + "password = tiger7\n",
+			`config.toml:4: repository."docker.io".upstream.password: the value is not valid TOML; a string needs quotes around it`},
+
+		{"bind address", "[server]\nbind_address = \"0.0.0.0:80\"\n" + docker,
+			`config.toml:2: server.bind_address: must be an IP address or a host name, such as "0.0.0.0" or "::1"; the port goes into server.port`},
+		{"port", "[server]\nport = 65536\n" + docker,
+			`config.toml:2: server.port: must be between 0 and 65535, not 65536`},
+		{"log level", "[log]\nlevel = \"verbose\"\n" + docker,
+			`config.toml:2: log.level: must be one of debug, info, warn, error, not "verbose"`},
+		{"log format", "[log]\nformat = \"xml\"\n" + docker,
+			`config.toml:2: log.format: must be one of auto, text, json, not "xml"`},
+		{"cache jobs", "[global]\nmax_concurrent_cache_jobs = 0\n" + docker,
+			`config.toml:2: global.max_concurrent_cache_jobs: must be at least 1, not 0`},
+		{"fetches", "[global]\nmax_concurrent_fetches = -4\n" + docker,
+			`config.toml:2: global.max_concurrent_fetches: must be at least 1, not -4`},
+		{"manifest size", "[global]\nmax_manifest_size = \"0\"\n" + docker,
+			`config.toml:2: global.max_manifest_size: must be larger than 0`},
+		{"pattern, reported once", "[global]\nimmutable_tags_exclusions = [\"^a$\",\n\"(\"]\n" + docker,
+			"config.toml:3: global.immutable_tags_exclusions[1]: is not a regular expression: error parsing regexp: missing closing ) in `(`"},
+		{"pattern of a repository", docker + "[repository.\"docker.io\"]\nimmutable_tags_exclusions = [\"[\"]\n",
+			"config.toml:5: repository.\"docker.io\".immutable_tags_exclusions[0]: is not a regular expression: error parsing regexp: unterminated [] set in `[`"},
+		{"stale class", "[global]\nserve_stale_on = [\"denied\", \"always\"]\n" + docker,
+			`config.toml:2: global.serve_stale_on[1]: must be one of unavailable, rate_limited, denied, not_found, not "always"`},
+		{"root_dir is missing", "[blob_store.fs]\nroot_dir = \"\"\n" + docker,
+			`config.toml:2: blob_store.fs.root_dir: is missing; name a directory`},
+		{"no upstream", "[repository.x]\n",
+			`config.toml:1: repository.x.upstream: is missing; add [[repository.x.upstream]] with a url`},
+		{"invalid key", "[[repository.\"Ghcr.io\".upstream]]\nurl = \"https://ghcr.io\"\n",
+			`config.toml:1: repository."Ghcr.io": the key must be the first segments of a repository name: lower-case letters, digits and . _ - between them, as in docker.io, ghcr.io/acme or localhost:5000`},
+		{"two defaults", "[repository.a]\ndefault = true\nupstream = [{url = \"https://a.io\"}]\n[repository.b]\ndefault = true\nupstream = [{url = \"https://b.io\"}]\n",
+			`config.toml:5: repository.b.default: repository.a is the default already (config.toml:1); at most one can be`},
+		{"namespace twice", "[repository.b]\nnamespace = \"GHCR.io\"\nupstream = [{url = \"https://a.io\"}]\n[repository.\"ghcr.io\"]\nupstream = [{url = \"https://b.io\"}]\n",
+			`config.toml:4: repository."ghcr.io".namespace: "ghcr.io" is claimed by repository.b already (config.toml:1)`},
+		{"docker hub twice", docker + "[repository.hub]\nnamespace = \"index.docker.io\"\nupstream = [{url = \"https://a.io\"}]\n",
+			`config.toml:5: repository.hub.namespace: "index.docker.io" is claimed by repository."docker.io" already (config.toml:2); docker.io, index.docker.io and registry-1.docker.io are one`},
+		{"namespace is no host", "[repository.b]\nnamespace = \"a/b\"\nupstream = [{url = \"https://a.io\"}]\n",
+			`config.toml:2: repository.b.namespace: must be a host name with an optional port, as clients send it in ?ns=`},
+		{"no url", "[[repository.x.upstream]]\n[[repository.x.upstream]]\nurl = \"https://x.io\"\n",
+			`config.toml:1: repository.x.upstream[0].url: is missing; it looks like "https://registry.example.com"`},
+		{"scheme", "[[repository.\"ghcr.io\".upstream]]\nurl = \"ghcr.io\"\n",
+			`config.toml:2: repository."ghcr.io".upstream[0].url: must start with https:// or http://`},
+		{"credentials in the url", "[[repository.x.upstream]]\nurl = \"https://u:tiger@x.io\"\n",
+			`config.toml:2: repository.x.upstream[0].url: must not hold credentials; put them into username and password`},
+		{"url is invalid", "[[repository.x.upstream]]\nurl = \"https://u:ti%ger@x.io\"\n",
+			`config.toml:2: repository.x.upstream[0].url: is not a valid URL; it looks like "https://registry.example.com"`},
+		{"no host", "[[repository.x.upstream]]\nurl = \"https:///team\"\n",
+			`config.toml:2: repository.x.upstream[0].url: names no host`},
+		{"port of a url", "[[repository.x.upstream]]\nurl = \"https://x.io:70000\"\n",
+			`config.toml:2: repository.x.upstream[0].url: names a port that is not between 1 and 65535`},
+		{"query", "[[repository.x.upstream]]\nurl = \"https://x.io?\"\n",
+			`config.toml:2: repository.x.upstream[0].url: must end with the host or a path, without ? or #`},
+		{"username alone", docker + "username = \"u\"\n",
+			`config.toml:2: repository."docker.io".upstream[0].password: is missing: username is set, and the two come together`},
+		{"password alone", docker + "password = \"p\"\n",
+			`config.toml:2: repository."docker.io".upstream[0].username: is missing: password is set, and the two come together`},
+		{"certificate alone", docker + "client_certificate = \"c.pem\"\n",
+			`config.toml:2: repository."docker.io".upstream[0].client_private_key: is missing: client_certificate is set, and the two come together`},
+		{"redirects", docker + "max_redirect = -1\n",
+			`config.toml:4: repository."docker.io".upstream[0].max_redirect: must not be negative`},
+		{"timeouts", docker + "connect_timeout_secs = 0\nread_timeout_secs = 0\n",
+			"config.toml:4: repository.\"docker.io\".upstream[0].connect_timeout_secs: must be at least 1\n" +
+				"config.toml:5: repository.\"docker.io\".upstream[0].read_timeout_secs: must be at least 1"},
+		{"proxy", docker + "proxy = \"u:tiger@proxy\"\n",
+			`config.toml:4: repository."docker.io".upstream[0].proxy: must be a URL such as "http://user:password@proxy.example.com:3128" (or https, socks5, socks5h), with every / ? # @ % in the password percent-encoded`},
+		{"no redis url", "[cache.redis]\nkey_prefix = \"x\"\n" + docker,
+			`config.toml:1: cache.redis.url: is missing; it looks like redis://127.0.0.1:6379/0`},
+		{"redis db", "[cache.redis]\nurl = \"redis://u:tiger@h/x\"\n" + docker,
+			`config.toml:2: cache.redis.url: the path must be the number of a database, as in redis://host:6379/0`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := problemsOf(t, tt.text); got != tt.want {
+				t.Errorf("got\n%s\nwant\n%s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestUnavailable(t *testing.T) {
+	const plain = "not available in this version of Weir; remove it"
+	const protects = plain + " (it protects something: to ignore it would open what it closes)"
+	tests := []struct{ text, want string }{
+		{"[server.tls]\nserver_private_key = \"k\"\n", "config.toml:1: server.tls: " + plain},
+		{"[blob_store.s3]\nbucket = \"b\"\n", "config.toml:1: blob_store.s3: " + plain},
+		{"[blob_store.fs]\nmax_size = \"1GiB\"\n", "config.toml:2: blob_store.fs.max_size: " + plain},
+		{"[blob_store.fs]\nmax_unused = \"30d\"\n", "config.toml:2: blob_store.fs.max_unused: " + plain},
+		{"[auth.identity.ci]\nusername = \"ci\"\n", "config.toml:1: auth: " + protects},
+		{"[authorization_webhook]\n", "config.toml:1: authorization_webhook: " + protects},
+		{"[[downstream]]\n", "config.toml:1: downstream: " + protects},
+		{"[global]\nauthorization_webhook = \"w\"\n", "config.toml:2: global.authorization_webhook: " + protects},
+		{"[global.access_policy]\n", "config.toml:1: global.access_policy: " + protects},
+		{"[global.access_policy]\ndefault = \"deny\"\n", "config.toml:1: global.access_policy: " + protects},
+		{"[global.access_policy]\ndefault_allow = false\n", "config.toml:1: global.access_policy: " + protects},
+		{"[global.access_policy]\ndefault = \"allow\"\nrules = [\"x\"]\n", "config.toml:1: global.access_policy: " + protects},
+		{"[global.access_policy]\ndefault = \"allow\"\nexcept = \"x\"\n", "config.toml:1: global.access_policy: " + protects},
+		{docker + "[repository.\"docker.io\".access_policy]\ndefault_allow = true\nrules = [\"x\"]\n",
+			"config.toml:4: repository.\"docker.io\".access_policy: " + protects},
+		{docker + "[repository.\"docker.io\"]\nauthorization_webhook = \"w\"\n",
+			"config.toml:5: repository.\"docker.io\".authorization_webhook: " + protects},
+		{docker + "[[repository.\"docker.io\".downstream]]\n", "config.toml:4: repository.\"docker.io\".downstream: " + protects},
+		{docker + "[repository.\"docker.io\".auth]\n", "config.toml:4: repository.\"docker.io\".auth: " + protects},
+	}
+	for _, tt := range tests {
+		if got := problemsOf(t, tt.text); got != tt.want {
+			t.Errorf("%s\ngot\n%s\nwant\n%s", tt.text, got, tt.want)
+		}
+	}
+}
+
+// TestOneReport shows that a key that cannot be decoded does not hide what is
+// wrong elsewhere, and causes no second complaint.
+func TestOneReport(t *testing.T) {
+	got := problemsOf(t, `[[repository.b.upstream]]
+ulr = "https://x.io"
+[[repository.a.upstream]]
+url = "ftp://x.io"
+[log]
+level = 3
+[server]
+port = 70000
+`)
+	want := `config.toml:2: repository.b.upstream[0].ulr: unknown key; did you mean "url"?
+config.toml:4: repository.a.upstream[0].url: must start with https:// or http://
+config.toml:6: log.level: must be a string, not a whole number
+config.toml:8: server.port: must be between 0 and 65535, not 70000`
+	if got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestSeveralFiles(t *testing.T) {
+	dir := t.TempDir()
+	first, second := filepath.Join(dir, "z.toml"), filepath.Join(dir, "a.toml")
+	for file, text := range map[string]string{first: "\n\ncolour = 1\n", second: "colours = 1\n[server]\nprt = 1\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	missing := filepath.Join(dir, "missing.toml")
+	_, err := Load(first, second, missing)
+	problems, ok := errors.AsType[Problems](err)
+	if !ok || len(problems) != 4 {
+		t.Fatalf("err = %v", err)
+	}
+	for i, want := range []string{first + ":3: colour:", second + ":1: colours:", second + ":3: server.prt:", missing + ": cannot read the configuration: no such file"} {
+		if !strings.HasPrefix(problems[i].Error(), want) {
+			t.Errorf("problem %d = %s, want %s", i, problems[i], want)
+		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Error("the cause is lost")
+	}
+}
+
+func TestParentOf(t *testing.T) {
+	for key, want := range map[string]string{
+		`server.port`:                          `server`,
+		`server`:                               ``,
+		`repository."ghcr.io"`:                 `repository`,
+		`repository."a\".b".upstream[10]`:      `repository."a\".b".upstream`,
+		`repository."ghcr.io".upstream[0].url`: `repository."ghcr.io".upstream[0]`,
+	} {
+		if got := parentOf(key); got != want {
+			t.Errorf("parentOf(%s) = %s, want %s", key, got, want)
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
+
+// errRedisURL never quotes the URL, which may hold a password.
+var errRedisURL = errors.New("is not a valid URL; it looks like redis://user:password@host:6379/0, " +
+	"and in the password every / ? # @ % is percent-encoded")
+
+// parseURL reads URL into the fields below it. The form is
+//
+//	redis[s]://[user[:password]@]host[:port][,host[:port]...][/db][?master_name=NAME]
+//
+// Several hosts are the Sentinels of the group master_name, or else nodes of
+// one cluster.
+func (r *Redis) parseURL() error {
+	raw := r.URL.Reveal()
+	if raw == "" {
+		return errors.New("is missing; it looks like redis://127.0.0.1:6379/0")
+	}
+	scheme, rest, _ := strings.Cut(raw, "://")
+	if scheme != "redis" && scheme != "rediss" {
+		return errors.New("must start with redis:// or rediss://")
+	}
+	// net/url refuses a list of hosts, so they are parsed one by one.
+	end := strings.IndexAny(rest, "/?#")
+	if end < 0 {
+		end = len(rest)
+	}
+	authority, tail := rest[:end], rest[end:]
+	at := strings.LastIndex(authority, "@") + 1
+	shared, err := url.Parse(scheme + "://" + authority[:at] + "host" + tail)
+	if err != nil || shared.Fragment != "" {
+		return errRedisURL
+	}
+	parsed := Redis{URL: r.URL, KeyPrefix: r.KeyPrefix, TLS: scheme == "rediss", Username: shared.User.Username()}
+	password, _ := shared.User.Password()
+	parsed.Password = Secret(password)
+	if err := parsed.parseQuery(shared.RawQuery); err != nil {
+		return err
+	}
+	if err := parsed.parseDB(shared.Path); err != nil {
+		return err
+	}
+	for host := range strings.SplitSeq(authority[at:], ",") {
+		addr, err := parsed.address(host)
+		if err != nil {
+			return err
+		}
+		parsed.Addrs = append(parsed.Addrs, addr)
+	}
+	if len(parsed.Addrs) > 1 && parsed.MasterName == "" && parsed.DB != 0 {
+		return errors.New("several addresses without ?master_name=NAME are a cluster, and a cluster has database 0 only")
+	}
+	*r = parsed
+	return nil
+}
+
+func (r *Redis) parseQuery(raw string) error {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return errRedisURL
+	}
+	for name, values := range query {
+		if name != "master_name" || len(values) != 1 || values[0] == "" {
+			return errors.New("the only query option is ?master_name=NAME, for Sentinel")
+		}
+		r.MasterName = values[0]
+	}
+	return nil
+}
+
+func (r *Redis) parseDB(path string) error {
+	path = strings.Trim(path, "/")
+	if path == "" {
+		return nil
+	}
+	db, err := strconv.ParseUint(path, 10, 31)
+	if err != nil {
+		return errors.New("the path must be the number of a database, as in redis://host:6379/0")
+	}
+	r.DB = int(db)
+	return nil
+}
+
+func (r *Redis) address(host string) (string, error) {
+	parsed, err := url.Parse("redis://" + host)
+	if err != nil || parsed.Host != host {
+		return "", errRedisURL
+	}
+	name, port := parsed.Hostname(), parsed.Port()
+	if _, err := netip.ParseAddr(name); (err != nil || strings.Contains(name, "%")) && !hostName.MatchString(name) {
+		return "", errors.New("each address must be a host name or an IP address, with an optional port")
+	}
+	usual := "6379"
+	if r.MasterName != "" {
+		usual = "26379"
+	}
+	port = cmp.Or(port, usual)
+	if !validPort(port) {
+		return "", fmt.Errorf("port %s is not between 1 and 65535", port)
+	}
+	return net.JoinHostPort(name, port), nil
+}
+
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
+}
+
+// redactedURL returns a URL that reads as the same fields, but for the
+// password.
+func (r *Redis) redactedURL() string {
+	if len(r.Addrs) == 0 {
+		return r.URL.String()
+	}
+	u := url.URL{Scheme: "redis", Host: strings.Join(r.Addrs, ","), Path: "/" + strconv.Itoa(r.DB)}
+	if r.TLS {
+		u.Scheme = "rediss"
+	}
+	switch {
+	case r.Password != "":
+		u.User = url.UserPassword(r.Username, "redacted")
+	case r.Username != "":
+		u.User = url.User(r.Username)
+	}
+	if r.MasterName != "" {
+		u.RawQuery = url.Values{"master_name": {r.MasterName}}.Encode()
+	}
+	return u.String()
+}

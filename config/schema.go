@@ -1,0 +1,168 @@
+package config
+
+import (
+	"errors"
+	"iter"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/agext/levenshtein"
+)
+
+// fileTwin is what a secret's key ends in to name a file that holds the secret.
+const fileTwin = "_file"
+
+// keysOf yields the keys of a table in the order of their declaration, each
+// with its field. The struct tags are the schema.
+func keysOf(t reflect.Type) iter.Seq2[string, reflect.StructField] {
+	return func(yield func(string, reflect.StructField) bool) {
+		for field := range t.Fields() {
+			if name := field.Tag.Get("toml"); name != "" && !yield(name, field) {
+				return
+			}
+		}
+	}
+}
+
+func isSecret(field reflect.StructField) bool { return field.Type == reflect.TypeFor[Secret]() }
+
+// knownKeys returns every key that a table may hold, twins of secrets included.
+func knownKeys(t reflect.Type) []string {
+	var names []string
+	for name, field := range keysOf(t) {
+		names = append(names, name)
+		if isSecret(field) {
+			names = append(names, name+fileTwin)
+		}
+	}
+	return names
+}
+
+// allKeys returns the generic key path of every setting: repository names are
+// an asterisk, array indices are left out.
+func allKeys(t reflect.Type, parent string) []string {
+	var keys []string
+	for name, field := range keysOf(t) {
+		key := strings.TrimPrefix(parent+"."+name, ".")
+		switch field.Type {
+		case reflect.TypeFor[[]Repository]():
+			keys = append(keys, allKeys(reflect.TypeFor[Repository](), key+".*")...)
+		case reflect.TypeFor[[]Upstream]():
+			keys = append(keys, allKeys(reflect.TypeFor[Upstream](), key)...)
+		case reflect.TypeFor[*Redis]():
+			keys = append(keys, allKeys(reflect.TypeFor[Redis](), key)...)
+		default:
+			if field.Type.Kind() == reflect.Struct {
+				keys = append(keys, allKeys(field.Type, key)...)
+			} else {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
+}
+
+// unknownKey returns the error for a key that a table of type t cannot hold.
+func unknownKey(t reflect.Type, name string) error {
+	known := knownKeys(t)
+	distance := func(candidate string) int { return levenshtein.Distance(name, candidate, nil) }
+	nearest := slices.MinFunc(known, func(a, b string) int { return distance(a) - distance(b) })
+	if distance(nearest) <= max(2, len(name)/3) {
+		return errors.New(`unknown key; did you mean "` + nearest + `"?`)
+	}
+	for _, key := range allKeys(reflect.TypeFor[Config](), "") {
+		if strings.HasSuffix(key, "."+name) {
+			return errors.New("unknown key; did you mean " + key + "?")
+		}
+	}
+	return errors.New("unknown key; known here are " + strings.Join(known, ", "))
+}
+
+// errUnavailable is the error for a key that this version knows about and does
+// not have.
+var errUnavailable = errors.New("not available in this version of Weir; remove it")
+
+// errProtects is the error for a key that closes something.
+var errProtects = errors.New("not available in this version of Weir; remove it " +
+	"(it protects something: to ignore it would open what it closes)")
+
+// verdict is what becomes of a key that is not ours.
+type verdict int
+
+const (
+	unknown     verdict = iota
+	meaningless         // accepted: it says what holds anyway
+	ignored             // accepted with a warning
+	refused             // an error that says why
+)
+
+// foreignKey judges a key that is not ours, given by its generic path: an Angos
+// key that changes nothing for a mirror is ignored; one that protects, or that
+// asks for what this version lacks, is refused.
+func foreignKey(generic string, n *node) (verdict, error) {
+	switch generic {
+	case "server.tls", "blob_store.s3":
+		return refused, errUnavailable
+	case "blob_store.fs.max_size", "blob_store.fs.max_unused":
+		if n.value == "" { // no limit wanted, and there is none
+			return meaningless, nil
+		}
+		return refused, errUnavailable
+	case "server.handshake_timeout",
+		"global.max_concurrent_requests", "global.max_blob_size", "global.update_pull_time",
+		"global.enable_manifest_redirect", "global.allow_missing_manifest_references",
+		"global.namespace_walk_concurrency", "global.gc_grace_secs", "global.atime_audit_window_secs",
+		"global.trusted_proxies", "global.max_concurrent_replication_jobs", "global.event_webhooks",
+		"global.job_queue", "global.retention_policy",
+		"metadata_store", "event_webhook", "observability", "ui",
+		"repository.*.event_webhooks", "repository.*.retention_policy":
+		return ignored, nil
+	}
+	if strings.HasPrefix(generic, "server.query_timeout") {
+		return ignored, nil
+	}
+	for _, scope := range []string{"", "global.", "repository.*."} {
+		switch generic {
+		case scope + "auth", scope + "authorization_webhook", scope + "downstream":
+			return refused, errProtects
+		case scope + "access_policy":
+			if allowsAll(n) {
+				return ignored, nil
+			}
+			return refused, errProtects
+		}
+	}
+	return unknown, nil
+}
+
+// allowsAll reports whether an Angos access policy certainly lets everyone in.
+// One that does not say so denies by default.
+func allowsAll(policy *node) bool {
+	t, ok := policy.value.(table)
+	if !ok {
+		return false
+	}
+	allows := false
+	for name, n := range t {
+		switch name {
+		case "default":
+			if n.value != "allow" {
+				return false
+			}
+			allows = true
+		case "default_allow": // the older spelling
+			if n.value != true {
+				return false
+			}
+			allows = true
+		case "rules":
+			if rules, ok := n.value.([]*node); !ok || len(rules) > 0 {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return allows
+}

@@ -1,0 +1,98 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// node is one value of a document: a table, an []*node, a string, an int64, a
+// float64, a bool or a time.Time.
+type node struct {
+	value any
+	position
+}
+
+type table map[string]*node
+
+// readDocument parses one file. Its error is a *Problem.
+func readDocument(file string) (*node, *Problem) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, &Problem{File: file, Err: fmt.Errorf("cannot read the configuration: %w", errors.Unwrap(err))}
+	}
+	var values map[string]any
+	if _, err := toml.Decode(string(text), &values); err != nil {
+		return nil, syntaxProblem(file, err)
+	}
+	return newNode(values, "", position{file: file}, locate(string(text))), nil
+}
+
+// syntaxProblem turns the parser's error into ours. The parser may quote what
+// it stumbled upon, which for the keys of secrets could be a password that
+// lacks its quotes, so there it is left out.
+func syntaxProblem(file string, err error) *Problem {
+	parse, ok := errors.AsType[toml.ParseError](err)
+	if !ok {
+		return &Problem{File: file, Err: fmt.Errorf("is not TOML: %w", err)}
+	}
+	message := parse.Message
+	for _, word := range []string{"password", "secret", "url", "proxy"} {
+		if strings.Contains(parse.LastKey, word) {
+			message = "the value is not valid TOML; a string needs quotes around it"
+		}
+	}
+	return &Problem{File: file, Line: parse.Position.Line, Key: parse.LastKey, Err: errors.New(message)}
+}
+
+// newNode gives a parsed value and all that is in it their positions. What has
+// none of its own stands where its parent does.
+func newNode(value any, key string, at position, lines map[string]int) *node {
+	if line, ok := lines[key]; ok {
+		at.line = line
+	}
+	switch v := value.(type) {
+	case map[string]any:
+		t := make(table, len(v))
+		for name, element := range v {
+			t[name] = newNode(element, keyIn(key, name), at, lines)
+		}
+		return &node{t, at}
+	case []map[string]any:
+		elements := make([]*node, len(v))
+		for i, element := range v {
+			elements[i] = newNode(element, elementOf(key, i), at, lines)
+		}
+		return &node{elements, at}
+	case []any:
+		elements := make([]*node, len(v))
+		for i, element := range v {
+			elements[i] = newNode(element, elementOf(key, i), at, lines)
+		}
+		return &node{elements, at}
+	default:
+		return &node{value, at}
+	}
+}
+
+// merge returns the earlier document under the later one: tables merge,
+// everything else is replaced.
+func merge(earlier, later *node) *node {
+	below, ok := earlier.value.(table)
+	above, isTable := later.value.(table)
+	if !ok || !isTable {
+		return later
+	}
+	merged := maps.Clone(below)
+	for name, n := range above {
+		if old, ok := merged[name]; ok {
+			n = merge(old, n)
+		}
+		merged[name] = n
+	}
+	return &node{merged, later.position}
+}

@@ -1,0 +1,132 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+const day = 24 * time.Hour
+
+// Duration is a length of time that is written as "30s", "5m", "12h", "7d" or
+// a sum of such: "1d12h". It is never negative.
+type Duration time.Duration
+
+// Std returns the duration as the standard library's type.
+func (d Duration) Std() time.Duration { return time.Duration(d) }
+
+// String returns the form that [Duration.UnmarshalText] reads, with days where
+// there are whole ones.
+func (d Duration) String() string {
+	days, rest := time.Duration(d)/day, time.Duration(d)%day
+	if d <= 0 || days == 0 {
+		return trimZeroUnits(time.Duration(d).String())
+	}
+	if rest == 0 {
+		return fmt.Sprintf("%dd", days)
+	}
+	return fmt.Sprintf("%dd%s", days, trimZeroUnits(rest.String()))
+}
+
+// trimZeroUnits makes "12h" of the standard library's "12h0m0s".
+func trimZeroUnits(s string) string {
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// MarshalText returns what String returns.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads a duration. Days come first. Negative durations and
+// those beyond about 292 years are errors.
+func (d *Duration) UnmarshalText(text []byte) error {
+	s := string(text)
+	total, rest := time.Duration(0), s
+	if days, after, ok := strings.Cut(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 63)
+		switch {
+		case errors.Is(err, strconv.ErrRange), err == nil && n > uint64(math.MaxInt64/day):
+			return fmt.Errorf("%q is too long", s)
+		case err != nil:
+			return notDuration(s)
+		}
+		total, rest = time.Duration(n)*day, after
+		if rest == "" {
+			rest = "0"
+		}
+	}
+	part, err := time.ParseDuration(rest)
+	switch {
+	case err != nil:
+		return notDuration(s)
+	case part < 0:
+		return fmt.Errorf("%q is negative", s)
+	case part > math.MaxInt64-total:
+		return fmt.Errorf("%q is too long", s)
+	}
+	*d = Duration(total + part)
+	return nil
+}
+
+func notDuration(s string) error {
+	return fmt.Errorf(`%q is not a duration within range; write one like "30s", "5m", "12h", "7d" or "1d12h"`, s)
+}
+
+// Size is a number of bytes that is written as "5MiB", "200GiB" or "1.5GB". It
+// is never negative.
+type Size int64
+
+// maxExact bounds the counts that a unit is written for: go-humanize computes
+// in float64, which holds every integer up to here.
+const maxExact = 1 << 53
+
+// String returns the form that [Size.UnmarshalText] reads: the largest binary
+// unit that divides the size.
+func (s Size) String() string {
+	units := []string{"EiB", "PiB", "TiB", "GiB", "MiB", "KiB"}
+	for i, unit := range units {
+		factor := Size(1) << (10 * (len(units) - i))
+		if s > 0 && s%factor == 0 && s/factor <= maxExact {
+			return fmt.Sprintf("%d%s", s/factor, unit)
+		}
+	}
+	return fmt.Sprintf("%dB", int64(s))
+}
+
+// MarshalText returns what String returns.
+func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a size. A number without a unit counts bytes. Negative
+// sizes and those beyond 8 EiB are errors.
+func (s *Size) UnmarshalText(text []byte) error {
+	written := strings.TrimSpace(string(text))
+	if strings.HasPrefix(written, "-") {
+		return fmt.Errorf("%q is negative", written)
+	}
+	// Whole bytes do not pass through a float64, so that none is lost.
+	if n, err := strconv.ParseInt(strings.TrimSuffix(written, "B"), 10, 64); err == nil {
+		*s = Size(n)
+		return nil
+	} else if errors.Is(err, strconv.ErrRange) {
+		return fmt.Errorf("%q is too large", written)
+	}
+	n, err := humanize.ParseBytes(written)
+	switch {
+	case err != nil:
+		return fmt.Errorf(`%q is not a size within range; write one like "512KiB", "5MiB" or "200GiB"`, written)
+	case n > math.MaxInt64:
+		return fmt.Errorf("%q is too large", written)
+	}
+	*s = Size(n)
+	return nil
+}

@@ -1,0 +1,144 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dlclark/regexp2"
+	"golang.org/x/sys/unix"
+)
+
+// Validate returns everything that is wrong with the meaning of the
+// configuration as a [Problems], or nil. It reads the certificates and looks at
+// the storage directory, but creates nothing.
+func (c *Config) Validate() error {
+	return c.validate().sorted(c.source.files).err()
+}
+
+// check collects problems.
+type check struct {
+	config   *Config
+	problems Problems
+}
+
+func (v *check) fail(key, format string, args ...any) {
+	v.problems = append(v.problems, v.config.problemAt(key, format, args...))
+}
+
+// failed adds err, if there is one.
+func (v *check) failed(key string, err error) {
+	if err != nil {
+		v.fail(key, "%w", err)
+	}
+}
+
+func (c *Config) validate() Problems {
+	v := &check{config: c}
+	v.server()
+	v.global()
+	v.failed("blob_store.fs.root_dir", writable(c.BlobStore.FS.RootDir))
+	v.notNegative("blob_store.fs.min_free", int64(c.BlobStore.FS.MinFree))
+	if c.Cache.Redis != nil {
+		redis := *c.Cache.Redis
+		v.failed("cache.redis.url", redis.parseURL())
+	}
+	v.repositories()
+	return v.problems
+}
+
+func (v *check) server() {
+	s, l := v.config.Server, v.config.Log
+	if _, err := netip.ParseAddr(s.BindAddress); err != nil && s.BindAddress != "" && !hostName.MatchString(s.BindAddress) {
+		v.fail("server.bind_address", `must be an IP address or a host name, such as "0.0.0.0" or "::1"; the port goes into server.port`)
+	}
+	if s.Port < 0 || s.Port > 65535 {
+		v.fail("server.port", "must be between 0 and 65535, not %d", s.Port)
+	}
+	v.oneOf("log.level", l.Level, "debug", "info", "warn", "error")
+	v.oneOf("log.format", l.Format, "auto", "text", "json")
+}
+
+func (v *check) global() {
+	g := v.config.Global
+	v.atLeastOne("global.max_concurrent_cache_jobs", g.MaxConcurrentCacheJobs)
+	v.atLeastOne("global.max_concurrent_fetches", g.MaxConcurrentFetches)
+	if g.MaxManifestSize <= 0 {
+		v.fail("global.max_manifest_size", "must be larger than 0")
+	}
+	v.notNegative("global.shutdown_drain_secs", int64(g.ShutdownDrain))
+	v.tagPolicy("global", g.TagTTL, g.NegativeTTL, g.MaxStale)
+	v.patterns("global.immutable_tags_exclusions", g.ImmutableTagsExclusions)
+	v.staleClasses("global.serve_stale_on", g.ServeStaleOn)
+}
+
+func (v *check) tagPolicy(table string, tagTTL, negativeTTL, maxStale Duration) {
+	v.notNegative(keyIn(table, "tag_ttl"), int64(tagTTL))
+	v.notNegative(keyIn(table, "negative_ttl"), int64(negativeTTL))
+	v.notNegative(keyIn(table, "max_stale"), int64(maxStale))
+}
+
+// patterns checks that the patterns compile. They are unanchored and in the
+// syntax of regexp2.
+func (v *check) patterns(key string, patterns []string) {
+	for i, pattern := range patterns {
+		if _, err := regexp2.Compile(pattern, regexp2.None); err != nil {
+			v.fail(elementOf(key, i), "is not a regular expression: %w", err)
+		}
+	}
+}
+
+func (v *check) staleClasses(key string, classes []string) {
+	for i, class := range classes {
+		v.oneOf(elementOf(key, i), class, "unavailable", "rate_limited", "denied", "not_found")
+	}
+}
+
+func (v *check) oneOf(key, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		v.fail(key, "must be one of %s, not %q", strings.Join(allowed, ", "), value)
+	}
+}
+
+func (v *check) atLeastOne(key string, n int) {
+	if n < 1 {
+		v.fail(key, "must be at least 1, not %d", n)
+	}
+}
+
+func (v *check) notNegative(key string, n int64) {
+	if n < 0 {
+		v.fail(key, "must not be negative")
+	}
+}
+
+// writable returns an error unless dir is a writable directory or could be
+// made one: its nearest existing parent is a writable directory.
+func writable(dir string) error {
+	if dir == "" {
+		return errors.New("is missing; name a directory")
+	}
+	absolute, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("cannot be made absolute: %w", err)
+	}
+	for at := absolute; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		switch {
+		case errors.Is(err, os.ErrNotExist) && at != filepath.Dir(at):
+			continue
+		case err != nil:
+			return fmt.Errorf("cannot be used: %w", err)
+		case !info.IsDir():
+			return fmt.Errorf("cannot be used: %s is not a directory", at)
+		}
+		if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
+			return fmt.Errorf("cannot be written by this user: %s: %w", at, err)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,151 @@
+package config
+
+import (
+	"bytes"
+	"encoding"
+	"fmt"
+	"io"
+	"net/url"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+)
+
+// WriteTOML writes the configuration in force, defaults and inheritance filled
+// in, with the secrets redacted. But for those it can be loaded again, to the
+// same value. The error is the writer's.
+func (c *Config) WriteTOML(w io.Writer) error {
+	p := printer{source: c.source}
+	p.header(c.source.files)
+	p.table("", "", reflect.ValueOf(*c))
+	_, err := w.Write(p.Bytes())
+	return err
+}
+
+type printer struct {
+	bytes.Buffer
+	source source
+}
+
+func (p *printer) header(files []string) {
+	p.WriteString("# The configuration in force. Secrets are redacted.\n")
+	if len(files) == 0 {
+		p.WriteString("# Source: built-in default\n")
+	}
+	for _, file := range files {
+		fmt.Fprintf(p, "# Source: %q\n", file)
+	}
+}
+
+// table writes a table: its own keys, then the tables below it. The heading is
+// empty for the document and for tables that only hold tables.
+func (p *printer) table(heading, key string, v reflect.Value) {
+	if heading != "" {
+		p.WriteString("\n" + heading + "\n")
+	}
+	for name, field := range keysOf(v.Type()) {
+		p.setting(keyIn(key, name), name, v, v.FieldByIndex(field.Index).Interface())
+	}
+	for name, field := range keysOf(v.Type()) {
+		p.below(keyIn(key, name), v.FieldByIndex(field.Index))
+	}
+}
+
+// setting writes one key of the table v, unless it is a table itself.
+func (p *printer) setting(key, name string, v reflect.Value, value any) {
+	if secret, ok := value.(Secret); ok {
+		if file := p.source.secretFiles[key]; file != "" {
+			fmt.Fprintf(p, "%s = %s\n", name+fileTwin, quote(file))
+			return
+		}
+		value = secret.String()
+		switch holder := v.Interface().(type) {
+		case Redis:
+			value = holder.redactedURL()
+		case Upstream:
+			if name == "proxy" {
+				value = holder.redactedProxy()
+			}
+		}
+	}
+	if text, ok := literal(value); ok {
+		fmt.Fprintf(p, "%s = %s\n", name, text)
+	}
+}
+
+// below writes the tables that a field holds, if it holds any.
+func (p *printer) below(key string, v reflect.Value) {
+	switch value := v.Interface().(type) {
+	case BlobStore, Cache:
+		p.table("", key, v)
+	case *Redis:
+		if value != nil {
+			p.table("["+key+"]", key, v.Elem())
+		}
+	case []Repository:
+		for _, r := range value {
+			key := keyIn(key, r.Key)
+			p.table("["+key+"]", key, reflect.ValueOf(r))
+		}
+	case []Upstream:
+		for i, u := range value {
+			p.table("[["+key+"]]", elementOf(key, i), reflect.ValueOf(u))
+		}
+	default:
+		if v.Kind() == reflect.Struct {
+			p.table("["+key+"]", key, v)
+		}
+	}
+}
+
+// literal returns a value as TOML, or false for tables.
+func literal(value any) (string, bool) {
+	switch v := value.(type) {
+	case string:
+		return quote(v), true
+	case bool:
+		return strconv.FormatBool(v), true
+	case int:
+		return strconv.Itoa(v), true
+	case time.Duration:
+		return strconv.FormatInt(int64(v/time.Second), 10), true
+	case []string:
+		quoted := make([]string, len(v))
+		for i, s := range v {
+			quoted[i] = quote(s)
+		}
+		return "[" + strings.Join(quoted, ", ") + "]", true
+	case encoding.TextMarshaler:
+		text, err := v.MarshalText()
+		return quote(string(text)), err == nil
+	default:
+		return "", false
+	}
+}
+
+// quote returns a string as TOML that Load reads as the same string.
+func quote(s string) string {
+	text := toml.Key{collapse(s)}.String()
+	if strings.HasPrefix(text, `"`) {
+		return text
+	}
+	return `"` + text + `"` // the library quotes keys only where it must
+}
+
+// redactedProxy returns the proxy's URL without its password.
+func (u Upstream) redactedProxy() string {
+	proxy, err := u.ProxyURL()
+	if err != nil {
+		return redacted
+	}
+	if proxy == nil {
+		return ""
+	}
+	if _, ok := proxy.User.Password(); ok {
+		proxy.User = url.UserPassword(proxy.User.Username(), "redacted")
+	}
+	return proxy.String()
+}
