@@ -1,0 +1,37 @@
+package tokencache_test
+
+import (
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirhq/weir/tokencache"
+)
+
+// BenchmarkWarmToken measures what every pull pays.
+func BenchmarkWarmToken(b *testing.B) {
+	service, key := &issuer{name: "service"}, keyFor("repository:library/nginx:pull")
+	cache := tokencache.New(tokencache.NewMemory(100), newFaultyStore(),
+		tokencache.WithMetrics(tokencache.NewMetrics(prometheus.NewRegistry())))
+	b.Cleanup(func() { cache.Close() })
+	acquire := service.acquire
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := cache.Token(b.Context(), key, acquire); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// TestWarmTokenDoesNotAllocate keeps the benchmark's result.
+func TestWarmTokenDoesNotAllocate(t *testing.T) {
+	cache, service, key := newCache(t, newFaultyStore()), &issuer{name: "service"}, keyFor("a")
+	acquire := service.acquire
+	if _, err := cache.Token(t.Context(), key, acquire); err != nil {
+		t.Fatal(err)
+	}
+	allocations := testing.AllocsPerRun(100, func() { cache.Token(t.Context(), key, acquire) })
+	if allocations != 0 {
+		t.Errorf("%v allocations for a warm token, want none", allocations)
+	}
+}

@@ -1,0 +1,57 @@
+package tokencache
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"hash"
+	"io"
+)
+
+// Key says what a token is good for. Tokens with different keys are never
+// exchanged for one another.
+type Key struct {
+	Registry string // the upstream's scheme, host and port
+	Realm    string // URL of the token service (distribution token specification)
+	Service  string
+	Scope    string
+	// Account is the [Fingerprint] of the credential that the token was
+	// acquired with, never the credential. Empty means anonymous.
+	Account string
+}
+
+// digest names the key in places that should not show what is mirrored. It is
+// the same in every instance, and distinct keys have distinct digests.
+func (k Key) digest() string {
+	h := sha256.New()
+	writeFields(h, k.Registry, k.Realm, k.Service, k.Scope, k.Account)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// fingerprintDomain keeps fingerprints apart from any other hash of the same
+// credential. It is no secret: instances that share a Redis must agree on it.
+const fingerprintDomain = "weir token cache account v1"
+
+// Fingerprint returns a short name for a credential: equal for equal
+// credentials in every instance, and free of the credential itself. It is empty
+// for the anonymous one, which has neither username nor password.
+func Fingerprint(username, password string) string {
+	if username == "" && password == "" {
+		return ""
+	}
+	h := hmac.New(sha256.New, []byte(fingerprintDomain))
+	writeFields(h, username, password)
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// writeFields hashes each field with its length before it, so that no two lists
+// of fields run together into the same bytes.
+func writeFields(h hash.Hash, fields ...string) {
+	var length [8]byte
+	for _, field := range fields {
+		binary.BigEndian.PutUint64(length[:], uint64(len(field)))
+		h.Write(length[:])
+		io.WriteString(h, field)
+	}
+}

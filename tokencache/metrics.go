@@ -1,0 +1,65 @@
+package tokencache
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+// Metrics counts what the layers of a cache answered. A nil *Metrics counts
+// nothing.
+type Metrics struct {
+	// One counter each, because looking one up by its labels would cost as
+	// much as the token itself.
+	memoryHit, memoryMiss          prometheus.Counter
+	redisHit, redisMiss, redisFail prometheus.Counter
+}
+
+// NewMetrics registers weir_token_cache_total{layer,result}. The registerer may
+// be nil.
+func NewMetrics(registerer prometheus.Registerer) *Metrics {
+	total := promauto.With(registerer).NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_token_cache_total",
+		Help: "Lookups of upstream tokens by layer (memory, redis) and result (hit, miss, error). " +
+			"A failed write to Redis is an error too; a Redis that is left alone after an error is not asked.",
+	}, []string{"layer", "result"})
+	return &Metrics{
+		memoryHit:  total.WithLabelValues("memory", "hit"),
+		memoryMiss: total.WithLabelValues("memory", "miss"),
+		redisHit:   total.WithLabelValues("redis", "hit"),
+		redisMiss:  total.WithLabelValues("redis", "miss"),
+		redisFail:  total.WithLabelValues("redis", "error"),
+	}
+}
+
+func (m *Metrics) memory(hit bool) {
+	switch {
+	case m == nil:
+	case hit:
+		m.memoryHit.Inc()
+	default:
+		m.memoryMiss.Inc()
+	}
+}
+
+// sharedRead counts a read; usable says that a token came and was good.
+func (m *Metrics) sharedRead(usable bool, err error) {
+	switch {
+	case m == nil, errors.Is(err, errResting):
+	case usable:
+		m.redisHit.Inc()
+	case err == nil, errors.Is(err, ErrNotFound):
+		m.redisMiss.Inc()
+	default:
+		m.redisFail.Inc()
+	}
+}
+
+// sharedWrite counts a write or a delete, which is worth knowing only if it
+// failed.
+func (m *Metrics) sharedWrite(err error) {
+	if m != nil && err != nil && !errors.Is(err, errResting) {
+		m.redisFail.Inc()
+	}
+}

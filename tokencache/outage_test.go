@@ -1,0 +1,177 @@
+package tokencache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/weirhq/weir/tokencache"
+	"github.com/weirhq/weir/tokencache/redistest"
+)
+
+// The tests of this file run on a real server, in real time. A server that is
+// well gets all the time it needs, one that is not costs what impatient says.
+var (
+	patient   = tokencache.WithSharedTimeout(time.Minute)
+	impatient = tokencache.WithSharedTimeout(200 * time.Millisecond)
+	// eager probes with each call, and stubborn never again.
+	eager    = tokencache.WithSharedRest(0)
+	stubborn = tokencache.WithSharedRest(time.Hour)
+)
+
+// within returns a context that fails the test rather than let it hang.
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// wantSharingAgain uses tokens until one of them reaches Redis, from which a
+// cache that has never seen it takes it.
+func wantSharingAgain(t *testing.T, cache *tokencache.Cache, client *redis.Client, service *issuer) {
+	t.Helper()
+	ctx := within(t)
+	store := tokencache.NewRedis(client, "weir")
+	for i := 0; ; i++ {
+		scope := fmt.Sprint("again ", i)
+		token, err := cache.Token(ctx, keyFor(scope), service.acquire)
+		if err != nil {
+			t.Fatalf("never shared again: %v", err)
+		}
+		if _, err := store.Get(ctx, keyFor(scope)); errors.Is(err, tokencache.ErrNotFound) {
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		issued := service.issued.Load()
+		wantToken(t, newCache(t, store, patient), scope, service, token.Value)
+		service.wantIssued(t, issued)
+		return
+	}
+}
+
+func TestTwoCachesOnOneRedis(t *testing.T) {
+	server, service := redistest.Start(t), &issuer{name: "service"}
+	one := newCache(t, tokencache.NewRedis(newClient(t, server), "weir"), patient)
+	two := newCache(t, tokencache.NewRedis(newClient(t, server), "weir"), patient)
+
+	first := mustToken(t, one, "a", service)
+	got := mustToken(t, two, "a", service)
+	if got.Value != first.Value || !got.Issued.Equal(first.Issued) || !got.Expires.Equal(first.Expires) {
+		t.Errorf("the second cache got %v, want %v", got, first)
+	}
+	service.wantIssued(t, 1)
+
+	// What one finds rejected is gone for both, and what is newer stays.
+	one.Invalidate(t.Context(), keyFor("a"), first)
+	wantToken(t, one, "a", service, "service-2")
+	two.Invalidate(t.Context(), keyFor("a"), first)
+	wantToken(t, two, "a", service, "service-2")
+	service.wantIssued(t, 2)
+}
+
+func TestRedisAwayAtStart(t *testing.T) {
+	server, service := redistest.Start(t), &issuer{name: "service"}
+	server.Stop()
+	client := newClient(t, server)
+	cache := newCache(t, tokencache.NewRedis(client, "weir"), eager)
+	if token, err := cache.Token(within(t), keyFor("a"), service.acquire); err != nil || token.Value != "service-1" {
+		t.Errorf("Token = %v, %v", token, err)
+	}
+	wantToken(t, cache, "a", service, "service-1")
+	server.Restart()
+	wantSharingAgain(t, cache, client, service)
+}
+
+func TestRedisKilledInTheMiddle(t *testing.T) {
+	server, service := redistest.Start(t), &issuer{name: "service"}
+	client := newClient(t, server)
+	cache := newCache(t, tokencache.NewRedis(client, "weir"), eager)
+	before := mustToken(t, cache, "before", service)
+
+	server.Stop()
+	wantToken(t, cache, "before", service, before.Value)
+	ctx := within(t)
+	token, err := cache.Token(ctx, keyFor("meanwhile"), service.acquire)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache.Invalidate(ctx, keyFor("meanwhile"), token)
+	if again, err := cache.Token(ctx, keyFor("meanwhile"), service.acquire); err != nil || again.Value == token.Value {
+		t.Errorf("after Invalidate: %v, %v; want another token", again.Value, err)
+	}
+	server.Restart()
+	wantSharingAgain(t, cache, client, service)
+}
+
+func TestRedisFrozen(t *testing.T) {
+	server := redistest.Start(t)
+	for _, test := range []struct {
+		name    string
+		options redis.Options
+	}{
+		{"client that honours contexts", redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1}},
+		{"client with defaults", redis.Options{Addr: server.Addr(), ReadTimeout: 2 * time.Second, DialTimeout: 2 * time.Second, MaxRetries: -1}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			client := redis.NewClient(&test.options)
+			t.Cleanup(func() { client.Close() })
+			counted := &countingStore{Store: tokencache.NewRedis(client, "weir")}
+			service := &issuer{name: "service"}
+			cache := newCache(t, counted, impatient, stubborn)
+			probing := newCache(t, tokencache.NewRedis(client, "weir"), impatient, eager)
+			before := mustToken(t, cache, "before", service)
+			calls := counted.calls.Load()
+
+			server.Pause()
+			t.Cleanup(server.Resume)
+			ctx := within(t)
+			for i := range 50 {
+				if _, err := cache.Token(ctx, keyFor(fmt.Sprint(test.name, i)), service.acquire); err != nil {
+					t.Fatalf("Token %d: %v", i, err)
+				}
+			}
+			wantToken(t, cache, "before", service, before.Value)
+			if got := counted.calls.Load() - calls; got != 1 {
+				t.Errorf("the frozen server was asked %d times, want once", got)
+			}
+			if _, err := probing.Token(ctx, keyFor(test.name), service.acquire); err != nil {
+				t.Fatal(err)
+			}
+
+			server.Resume()
+			wantSharingAgain(t, probing, newClient(t, server), service)
+		})
+	}
+}
+
+func TestTokensOfTheOutageReachRedis(t *testing.T) {
+	server, service := redistest.Start(t), &issuer{name: "service"}
+	client := newClient(t, server)
+	store := tokencache.NewRedis(client, "weir")
+	server.Stop()
+	cache := newCache(t, store, eager)
+	token := mustToken(t, cache, "a", service)
+
+	server.Restart()
+	ctx := within(t)
+	for {
+		wantToken(t, cache, "a", service, token.Value)
+		got, err := store.Get(ctx, keyFor("a"))
+		if err == nil {
+			if got.Value != token.Value {
+				t.Errorf("Redis has %q, want %q", got.Value, token.Value)
+			}
+			break
+		}
+		if !errors.Is(err, tokencache.ErrNotFound) {
+			t.Fatal(err)
+		}
+	}
+	service.wantIssued(t, 1)
+}

@@ -1,0 +1,120 @@
+package tokencache
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// compareAndDelete removes KEYS[1] while it holds the token ARGV[1]. It is one
+// script because between a read and a delete another instance may store a newer
+// token. What cannot be understood is left to be overwritten or to expire.
+const compareAndDelete = `
+local stored = redis.pcall('GET', KEYS[1])
+if type(stored) ~= 'string' then return 0 end
+local ok, record = pcall(cjson.decode, stored)
+if ok and type(record) == 'table' and record.token == ARGV[1] then
+	return redis.call('DEL', KEYS[1])
+end
+return 0`
+
+// Redis is a [Store] that instances share. Names of keys hold a hash and tell
+// neither scopes nor accounts; the tokens themselves are stored in clear, so
+// who can read this Redis can pull what the mirror can pull. Redis drops each
+// token when it counts as expired.
+type Redis struct {
+	client redis.UniversalClient
+	prefix string
+	delete *redis.Script
+}
+
+// record is the form of a token in Redis.
+type record struct {
+	Token   string    `json:"token"`
+	Issued  time.Time `json:"issued"`
+	Expires time.Time `json:"expires"`
+}
+
+// NewRedis returns a store below the prefix of a client's database. The client
+// stays the caller's to close. It should have ContextTimeoutEnabled: without it
+// a call to a frozen server outlives its context, though the [Cache] does not
+// wait for it.
+func NewRedis(client redis.UniversalClient, prefix string) *Redis {
+	return &Redis{client: client, prefix: prefix, delete: redis.NewScript(compareAndDelete)}
+}
+
+// Get returns a usable token, or ErrNotFound where Redis has none or something
+// that is no token.
+func (r *Redis) Get(ctx context.Context, key Key) (Token, error) {
+	stored, err := r.client.Get(ctx, r.name(key)).Bytes()
+	switch {
+	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return Token{}, ErrNotFound
+	case err != nil:
+		return Token{}, failure("reading from", err)
+	}
+	token, ok := parseRecord(stored)
+	if !ok || !token.Usable(time.Now()) {
+		return Token{}, ErrNotFound
+	}
+	return token, nil
+}
+
+// Set stores a token for as long as it is usable.
+func (r *Redis) Set(ctx context.Context, key Key, token Token) error {
+	ttl := time.Until(token.earlyExpiry())
+	if ttl < time.Millisecond { // the finest that Redis knows
+		return nil
+	}
+	// A record of strings and times in range always marshals; a time out of
+	// range (RFC 3339 has four-digit years) is a token that is not worth keeping.
+	value, err := json.Marshal(record{token.Value, token.Issued, token.Expires})
+	if err != nil {
+		return nil
+	}
+	if err := r.client.Set(ctx, r.name(key), value, ttl).Err(); err != nil {
+		return failure("writing to", err)
+	}
+	return nil
+}
+
+// Delete removes the token for a key while it is the rejected one.
+func (r *Redis) Delete(ctx context.Context, key Key, rejected Token) error {
+	err := r.delete.Run(ctx, r.client, []string{r.name(key)}, rejected.Value).Err()
+	if err != nil {
+		return failure("deleting from", err)
+	}
+	return nil
+}
+
+func (r *Redis) name(key Key) string { return r.prefix + ":token:" + key.digest() }
+
+// failure wraps what the client said. A server that lacks a command, as hardened
+// ones lack EVALSHA, quotes the command's arguments: tokens, which would be
+// logged.
+func failure(doing string, err error) error {
+	if said, _, quotes := strings.Cut(err.Error(), ", with args beginning with"); quotes {
+		return fmt.Errorf("tokencache: %s Redis: %s", doing, said)
+	}
+	return fmt.Errorf("tokencache: %s Redis: %w", doing, err)
+}
+
+// parseRecord returns false for what cannot be a token. Its value will go into
+// a header line, so it must be visible ASCII: anything else would fail the pull
+// that sends it.
+func parseRecord(stored []byte) (Token, bool) {
+	var rec record
+	if err := json.Unmarshal(stored, &rec); err != nil {
+		return Token{}, false
+	}
+	invisible := func(r rune) bool { return r <= ' ' || r > '~' }
+	if rec.Token == "" || strings.ContainsFunc(rec.Token, invisible) {
+		return Token{}, false
+	}
+	return Token{Value: rec.Token, Issued: rec.Issued, Expires: rec.Expires}, true
+}

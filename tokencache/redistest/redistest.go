@@ -1,0 +1,179 @@
+// Package redistest runs a real redis-server for tests, and makes it fail the
+// ways a real one does: it can be killed, frozen, thawed and started again.
+//
+// The server listens on a free TCP port of the loopback interface, needs no
+// password, persists nothing, and ends with the test.
+package redistest
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// Server is a redis-server process. Its methods may be called concurrently;
+// each fails the test if it cannot do its work.
+type Server struct {
+	t    testing.TB
+	port string
+	dir  string
+
+	mu      sync.Mutex
+	process *exec.Cmd     // nil while stopped
+	drained chan struct{} // closed when the process's output has ended
+}
+
+// attempts is how many ports Start tries: another process may take a free port
+// before the server does.
+const attempts = 5
+
+// Start runs a server until the test ends, and returns when it answers. It
+// fails the test if redis-server is not installed.
+func Start(t testing.TB) *Server {
+	t.Helper()
+	s := &Server{t: t, dir: t.TempDir()}
+	t.Cleanup(s.Stop)
+	var err error
+	for range attempts {
+		s.port = freePort(t)
+		if err = s.launch(); err == nil {
+			return s
+		}
+	}
+	t.Fatalf("redistest: redis-server does not start: %v", err)
+	return nil
+}
+
+// Addr is the server's host and port, the same after a Restart.
+func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", s.port) }
+
+// URL is the server's address as clients and configurations write it.
+func (s *Server) URL() string { return "redis://" + s.Addr() + "/0" }
+
+// Stop kills the server, frozen or not, and waits until it is gone. All its
+// data is lost. To stop a stopped server does nothing.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop()
+}
+
+// Restart stops the server if it runs and starts it on the same address, empty.
+// It returns when the server answers.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stop()
+	if err := s.launch(); err != nil {
+		s.t.Fatalf("redistest: redis-server does not start again: %v", err)
+	}
+}
+
+// Pause freezes the server: the kernel still accepts connections for it, and
+// nobody answers. It returns when the process has stopped.
+func (s *Server) Pause() {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signal(syscall.SIGSTOP)
+	for {
+		_, err := syscall.Wait4(s.process.Process.Pid, nil, syscall.WUNTRACED, nil)
+		if err == syscall.EINTR {
+			continue
+		}
+		if err != nil {
+			s.t.Fatalf("redistest: waiting for redis-server to stop: %v", err)
+		}
+		return
+	}
+}
+
+// Resume thaws a frozen server, which then answers what it was asked meanwhile.
+func (s *Server) Resume() {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.signal(syscall.SIGCONT)
+}
+
+func (s *Server) signal(signal syscall.Signal) {
+	s.t.Helper()
+	if s.process == nil {
+		s.t.Fatalf("redistest: %v to a server that is stopped", signal)
+	}
+	if err := s.process.Process.Signal(signal); err != nil {
+		s.t.Fatalf("redistest: %v: %v", signal, err)
+	}
+}
+
+// launch starts the process and returns when it says that it is ready.
+func (s *Server) launch() error {
+	s.t.Helper()
+	path, err := exec.LookPath("redis-server")
+	if err != nil {
+		s.t.Fatal("redistest: redis-server is not in PATH; install it (apt-get install redis-server)")
+	}
+	process := exec.Command(path, "--port", s.port, "--bind", "127.0.0.1", "--dir", s.dir,
+		"--save", "", "--appendonly", "no", "--daemonize", "no")
+	stdout, err := process.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	process.Stderr = process.Stdout
+	if err := process.Start(); err != nil {
+		return err
+	}
+	s.process, s.drained = process, make(chan struct{})
+	var output bytes.Buffer
+	lines := bufio.NewReader(stdout)
+	for {
+		line, err := lines.ReadString('\n')
+		output.WriteString(line)
+		if err != nil {
+			close(s.drained)
+			s.stop()
+			return fmt.Errorf("it ended with %w after\n%s", err, output.String())
+		}
+		if strings.Contains(line, "Ready to accept connections") {
+			break
+		}
+	}
+	// A server whose output nobody reads blocks on a full pipe.
+	go func(drained chan<- struct{}) {
+		defer close(drained)
+		io.Copy(io.Discard, lines)
+	}(s.drained)
+	return nil
+}
+
+func (s *Server) stop() {
+	if s.process == nil {
+		return
+	}
+	s.process.Process.Kill() // works on a frozen process too; fails only on an ended one
+	<-s.drained
+	s.process.Wait() // its error says that the process was killed
+	s.process = nil
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("redistest: no free port on the loopback interface: %v", err)
+	}
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		t.Fatalf("redistest: %v", err)
+	}
+	return port
+}

@@ -1,0 +1,52 @@
+package tokencache
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+)
+
+// maxEarliness bounds how long before its end a token counts as expired.
+const maxEarliness = 30 * time.Second
+
+// Token is a bearer token. However it is printed, logged or marshalled, its
+// value stays out: only code that names the Value field gets to see it.
+type Token struct {
+	Value   string
+	Issued  time.Time
+	Expires time.Time
+}
+
+// Usable says whether the token may still be sent. It counts as expired early,
+// by the smaller of 30 s and a tenth of its life, so that it does not end on
+// its way to the registry. A token without a value is never usable.
+func (t Token) Usable(now time.Time) bool {
+	return t.Value != "" && now.Before(t.earlyExpiry())
+}
+
+// earlyExpiry is the moment from which the token counts as expired.
+func (t Token) earlyExpiry() time.Time {
+	life := max(0, t.Expires.Sub(t.Issued))
+	return t.Expires.Add(-min(maxEarliness, life/10))
+}
+
+// String describes the token without its value.
+func (t Token) String() string {
+	return "token(redacted, expires " + t.Expires.UTC().Format(time.RFC3339) + ")"
+}
+
+// GoString is String, for %#v.
+func (t Token) GoString() string { return t.String() }
+
+// Format is String for every verb: some, such as %d, would otherwise print the
+// fields.
+func (t Token) Format(state fmt.State, _ rune) { io.WriteString(state, t.String()) }
+
+// LogValue is String, for log/slog.
+func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
+
+// MarshalJSON is String, so that a structure that is logged or served as JSON
+// does not give its tokens away. [Redis] has a form of its own.
+func (t Token) MarshalJSON() ([]byte, error) { return json.Marshal(t.String()) }
