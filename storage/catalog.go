@@ -1,0 +1,212 @@
+package storage
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Repository identifies a mirrored repository: the key of the configured block
+// and the name below it. Both together are the cache's identity:
+// "ghcr.io/acme" with "app" and "ghcr.io" with "acme/app" are different ones,
+// since their credentials are.
+type Repository struct{ Namespace, Name string }
+
+// String returns the namespace and the name, joined with a slash.
+func (r Repository) String() string { return r.Namespace + "/" + r.Name }
+
+// Tag is what was last known about a tag. Of the descriptor, the media type,
+// the digest and the size are kept.
+type Tag struct {
+	Descriptor ocispec.Descriptor `json:"descriptor"`
+	Checked    time.Time          `json:"checked"` // when an upstream last said so
+}
+
+// Document is an answer of an upstream that is kept for when it cannot be asked,
+// such as a list of tags or of referrers.
+type Document struct {
+	Body    []byte    `json:"body"`
+	Checked time.Time `json:"checked"` // when an upstream last said so
+}
+
+// CatalogOptions bound the memory of a [Catalog] and say where it logs.
+type CatalogOptions struct {
+	Tags   int          // tags kept in memory; 0 means 8192, about 5 MiB
+	Links  int          // links kept in memory; 0 means 32768, about 20 MiB
+	Logger *slog.Logger // hears of records that cannot be read; nil discards
+}
+
+// Catalog gives [Records] their types: which descriptor a tag had, and which
+// digests a repository possesses. Possession is what lets a repository serve a
+// content: one repository's link says nothing about another's.
+//
+// Tags and links are kept in memory too, up to a bound, so that a warm pull
+// reads no file. When a record cannot be written, the memory still learns it:
+// a full disk must not turn every pull into a request upstream. A record that
+// cannot be understood counts as absent, and the next Put replaces it.
+//
+// Nothing else may write the same records: what another process changes is
+// seen here only once it has left this process's memory.
+//
+// All methods may be called concurrently. They return ErrInvalidKey, or an
+// error about the digest, for what cannot be part of a record's key, and
+// otherwise the errors of the records.
+type Catalog struct {
+	records   Records
+	tags      *table[Tag]
+	links     *table[ocispec.Descriptor]
+	documents *table[Document]
+}
+
+// NewCatalog returns a catalog over records.
+func NewCatalog(records Records, opts CatalogOptions) *Catalog {
+	if opts.Tags <= 0 {
+		opts.Tags = 8192
+	}
+	if opts.Links <= 0 {
+		opts.Links = 32768
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Catalog{
+		records: records,
+		tags:    newTable(records, opts.Tags, validTag, opts.Logger),
+		links:   newTable(records, opts.Links, validLink, opts.Logger),
+		// Documents are read when an upstream has failed, seldom and each of
+		// another size: they have no place in memory.
+		documents: newTable(records, 0, validDocument, opts.Logger),
+	}
+}
+
+// Tag returns what is known about a tag, or ErrNotExist.
+func (c *Catalog) Tag(ctx context.Context, repo Repository, tag string) (Tag, error) {
+	key, err := tagKey(repo, tag)
+	if err != nil {
+		return Tag{}, err
+	}
+	return c.tags.get(ctx, key)
+}
+
+// PutTag creates or replaces a tag.
+func (c *Catalog) PutTag(ctx context.Context, repo Repository, tag string, value Tag) error {
+	key, err := tagKey(repo, tag)
+	if err != nil {
+		return err
+	}
+	value.Descriptor = essence(value.Descriptor)
+	return c.tags.put(ctx, key, value)
+}
+
+// DeleteTag forgets a tag, or returns ErrNotExist.
+func (c *Catalog) DeleteTag(ctx context.Context, repo Repository, tag string) error {
+	key, err := tagKey(repo, tag)
+	if err != nil {
+		return err
+	}
+	return c.tags.delete(ctx, key)
+}
+
+// Tags returns the recorded tags of a repository in lexical order, none where
+// the repository is unknown.
+func (c *Catalog) Tags(ctx context.Context, repo Repository) ([]string, error) {
+	prefix, err := repositoryKey(repo, tagsSegment)
+	if err != nil {
+		return nil, err
+	}
+	var tags []string
+	for key, err := range c.records.List(ctx, prefix) {
+		if err != nil {
+			return nil, fmt.Errorf("storage: cannot list the tags of %s: %w", repo, err)
+		}
+		tags = append(tags, strings.TrimPrefix(key, prefix+"/"))
+	}
+	return tags, nil
+}
+
+// Link returns the descriptor under which a repository possesses a digest, or
+// ErrNotExist. Its media type is that of a manifest, and empty for a blob.
+func (c *Catalog) Link(ctx context.Context, repo Repository, dgst digest.Digest) (ocispec.Descriptor, error) {
+	key, err := linkKey(repo, dgst)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return c.links.get(ctx, key)
+}
+
+// PutLink records that a repository possesses a content. Where the same is
+// recorded already, nothing is written. Of the descriptor, the media type, the
+// digest and the size are kept. A media type that is known stays when the same
+// content is put without one: a manifest that was read as a blob is still a
+// manifest.
+func (c *Catalog) PutLink(ctx context.Context, repo Repository, descriptor ocispec.Descriptor) error {
+	key, err := linkKey(repo, descriptor.Digest)
+	if err != nil {
+		return err
+	}
+	return c.links.update(ctx, key, func(known ocispec.Descriptor) ocispec.Descriptor {
+		link := essence(descriptor)
+		link.MediaType = cmp.Or(link.MediaType, known.MediaType)
+		return link
+	}, equalEssence)
+}
+
+// DeleteLink takes the possession of a digest from a repository, or returns
+// ErrNotExist.
+func (c *Catalog) DeleteLink(ctx context.Context, repo Repository, dgst digest.Digest) error {
+	key, err := linkKey(repo, dgst)
+	if err != nil {
+		return err
+	}
+	return c.links.delete(ctx, key)
+}
+
+// Document returns the document of one kind and name, or ErrNotExist. The name
+// may be any string, such as a request's path and query.
+func (c *Catalog) Document(ctx context.Context, repo Repository, kind, name string) (Document, error) {
+	key, err := documentKey(repo, kind, name)
+	if err != nil {
+		return Document{}, err
+	}
+	return c.documents.get(ctx, key)
+}
+
+// PutDocument creates or replaces a document.
+func (c *Catalog) PutDocument(ctx context.Context, repo Repository, kind, name string, value Document) error {
+	key, err := documentKey(repo, kind, name)
+	if err != nil {
+		return err
+	}
+	return c.documents.put(ctx, key, value)
+}
+
+// Repositories returns the repositories that have a link or a tag, in the order
+// of their strings.
+//
+// It lists the keys of all records, and reads none of them: on disk that is one
+// reading of every directory, some 10 ms for 100,000 links, in an object store
+// one request per 1,000 links. That is fit for a catalogue that people look at,
+// not for a request of every pull.
+func (c *Catalog) Repositories(ctx context.Context) ([]Repository, error) {
+	var repos []Repository
+	for key, err := range c.records.List(ctx, "") {
+		if err != nil {
+			return nil, fmt.Errorf("storage: cannot list the repositories: %w", err)
+		}
+		// The keys of one repository have their beginning in common, so that
+		// they come one after the other.
+		repo, ok := parseKey(key)
+		if ok && (len(repos) == 0 || repos[len(repos)-1] != repo) {
+			repos = append(repos, repo)
+		}
+	}
+	slices.SortFunc(repos, compareRepositories)
+	return repos, nil
+}

@@ -1,0 +1,190 @@
+package storage
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// table is one sort of record, behind a bounded memory of values.
+type table[T any] struct {
+	records Records
+	valid   func(key string, value T) error
+	log     *slog.Logger
+	memory  *lru.Cache[string, remembered[T]] // nil: none
+	garbage *lru.Cache[string, struct{}]      // keys of records that have been logged
+
+	// A key's lock is held while its record and its place in memory change, or
+	// while one is copied into the other, so that they agree. What is in
+	// memory is read without it.
+	locks [64]sync.Mutex
+	seed  maphash.Seed
+}
+
+type remembered[T any] struct {
+	value    T
+	recorded bool // false: the record could not be written
+}
+
+// maxGarbage is how many broken records a table logs only once each.
+const maxGarbage = 1024
+
+func newTable[T any](records Records, size int, valid func(string, T) error, log *slog.Logger) *table[T] {
+	t := &table[T]{records: records, valid: valid, log: log, garbage: newLRU[struct{}](maxGarbage), seed: maphash.MakeSeed()}
+	if size > 0 {
+		t.memory = newLRU[remembered[T]](size)
+	}
+	return t
+}
+
+func newLRU[V any](size int) *lru.Cache[string, V] {
+	cache, err := lru.New[string, V](size)
+	if err != nil {
+		panic(err) // the size is not positive: a mistake in this package
+	}
+	return cache
+}
+
+func (t *table[T]) lock(key string) (unlock func()) {
+	mu := &t.locks[maphash.String(t.seed, key)%uint64(len(t.locks))]
+	mu.Lock()
+	return mu.Unlock
+}
+
+func (t *table[T]) get(ctx context.Context, key string) (T, error) {
+	if known, ok := t.recall(key); ok {
+		return known.value, nil
+	}
+	defer t.lock(key)()
+	known, err := t.load(ctx, key)
+	return known.value, err
+}
+
+// put writes a value, and remembers it even if that fails.
+func (t *table[T]) put(ctx context.Context, key string, value T) error {
+	if err := t.valid(key, value); err != nil {
+		return err
+	}
+	defer t.lock(key)()
+	return t.store(ctx, key, value)
+}
+
+// update replaces a value by what change makes of it, or of the zero value if
+// there is none. It writes nothing when both are equal.
+func (t *table[T]) update(ctx context.Context, key string, change func(T) T, equal func(a, b T) bool) error {
+	if known, ok := t.recall(key); ok && known.recorded && equal(known.value, change(known.value)) {
+		return nil
+	}
+	defer t.lock(key)()
+	known, err := t.load(ctx, key)
+	if err != nil && !errors.Is(err, ErrNotExist) {
+		t.log.Debug("replacing a record that could not be read", "key", key, "error", err)
+	}
+	value := change(known.value)
+	if known.recorded && equal(known.value, value) {
+		return nil
+	}
+	if err := t.valid(key, value); err != nil {
+		return err
+	}
+	return t.store(ctx, key, value)
+}
+
+func (t *table[T]) delete(ctx context.Context, key string) error {
+	defer t.lock(key)()
+	known := t.memory != nil && t.memory.Remove(key)
+	err := t.records.Delete(ctx, key)
+	if known && errors.Is(err, ErrNotExist) {
+		return nil // it was in memory only
+	}
+	return err
+}
+
+func (t *table[T]) recall(key string) (remembered[T], bool) {
+	if t.memory == nil {
+		return remembered[T]{}, false
+	}
+	return t.memory.Get(key)
+}
+
+// load returns the value from memory, or from its record. The caller holds the
+// key's lock.
+func (t *table[T]) load(ctx context.Context, key string) (remembered[T], error) {
+	if known, ok := t.recall(key); ok {
+		return known, nil
+	}
+	document, err := t.records.Get(ctx, key)
+	if err != nil {
+		return remembered[T]{}, err
+	}
+	var value T
+	err = json.Unmarshal(document, &value)
+	if err == nil {
+		err = t.valid(key, value)
+	}
+	if err != nil {
+		if seen, _ := t.garbage.ContainsOrAdd(key, struct{}{}); !seen {
+			t.log.Warn("a record cannot be understood and counts as absent", "key", key, "error", err)
+		}
+		return remembered[T]{}, fmt.Errorf("%w: record %q", ErrNotExist, key)
+	}
+	return t.remember(key, value, true), nil
+}
+
+// store writes a value and remembers it. The caller holds the key's lock.
+func (t *table[T]) store(ctx context.Context, key string, value T) error {
+	document, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("storage: record %q: %w", key, err)
+	}
+	err = t.records.Put(ctx, key, document)
+	t.remember(key, value, err == nil)
+	return err
+}
+
+func (t *table[T]) remember(key string, value T, recorded bool) remembered[T] {
+	known := remembered[T]{value: value, recorded: recorded}
+	if t.memory != nil {
+		t.memory.Add(key, known)
+	}
+	return known
+}
+
+// essence is the part of a descriptor that is recorded.
+func essence(d ocispec.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
+}
+
+func equalEssence(a, b ocispec.Descriptor) bool {
+	return a.MediaType == b.MediaType && a.Digest == b.Digest && a.Size == b.Size
+}
+
+func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) }
+
+func validLink(key string, descriptor ocispec.Descriptor) error {
+	if dgst := digestOfLink(key); descriptor.Digest != dgst {
+		return fmt.Errorf("storage: a link of %s to %q", dgst, string(descriptor.Digest))
+	}
+	return validDescriptor(descriptor)
+}
+
+func validDescriptor(d ocispec.Descriptor) error {
+	if d.Size < 0 {
+		return fmt.Errorf("storage: %s with a size of %d bytes", d.Digest, d.Size)
+	}
+	return ValidateDigest(d.Digest)
+}
+
+func validDocument(_ string, document Document) error {
+	if document.Checked.IsZero() {
+		return errors.New("storage: a document without the time of its check")
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package disk
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+)
+
+// blobs is the part of the tree that holds contents.
+type blobs struct {
+	root   string
+	shards map[string]*shard // by the first characters of the digest: "sha256:" and two digits
+
+	bytes, objects atomic.Int64 // in those shards that have been counted
+}
+
+func newBlobs(root string) *blobs {
+	b := &blobs{root: root, shards: make(map[string]*shard)}
+	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
+		for i := range 256 {
+			prefix := fmt.Sprintf("%02x", i)
+			b.shards[algorithm.String()+":"+prefix] = &shard{
+				algorithm: algorithm,
+				prefix:    prefix,
+				dir:       filepath.Join(root, algorithm.String(), prefix),
+			}
+		}
+	}
+	return b
+}
+
+// locate returns where a digest's content belongs. No path is made from what is
+// not a valid digest.
+func (b *blobs) locate(dgst digest.Digest) (*shard, string, error) {
+	if err := storage.ValidateDigest(dgst); err != nil {
+		return nil, "", err
+	}
+	hex := dgst.Encoded()
+	shard := b.shards[string(dgst[:len(dgst)-len(hex)+2])]
+	return shard, filepath.Join(shard.dir, hex), nil
+}
+
+// Stat implements [storage.Store].
+func (s *Store) Stat(_ context.Context, dgst digest.Digest) (storage.Info, error) {
+	_, path, err := s.blobs.locate(dgst)
+	if err != nil {
+		return storage.Info{}, err
+	}
+	size, err := fileSize(path)
+	if err != nil {
+		return storage.Info{}, notStored(dgst, "look up", err)
+	}
+	return storage.Info{Digest: dgst, Size: size}, nil
+}
+
+// Open implements [storage.Store]. The object's content is an *os.File.
+func (s *Store) Open(_ context.Context, dgst digest.Digest) (*storage.Object, error) {
+	_, path, err := s.blobs.locate(dgst)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, notStored(dgst, "open", err)
+	}
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fs.ErrNotExist
+	}
+	if err != nil {
+		return nil, errors.Join(notStored(dgst, "open", err), file.Close())
+	}
+	return &storage.Object{Info: storage.Info{Digest: dgst, Size: info.Size()}, Content: file}, nil
+}
+
+// Commit implements [storage.Store]: the spool's file becomes the content,
+// without a copy. A file of another length that has the digest's name, such as
+// a filesystem leaves that lost data in a power cut, is replaced.
+func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) error {
+	shard, path, err := s.blobs.locate(dgst)
+	if err != nil {
+		return err
+	}
+	doing := "store " + string(dgst)
+	if size, err := fileSize(path); err == nil && size == sp.Size() {
+		// Whoever put it there may still be flushing the directory.
+		return explain(doing, s.tree.syncDir(shard.dir))
+	}
+	if s.tree.sync {
+		if err := sp.Sync(); err != nil {
+			return explain(doing, err)
+		}
+	}
+	return explain(doing, s.blobs.replace(shard, path, sp.Size(), func() error {
+		return s.tree.place(path, func(path string) error { return s.publish(sp, path) })
+	}))
+}
+
+// publish moves a spool's file to its final path. It goes by way of the
+// workspace, where its length and mode are made right before anyone sees it.
+func (s *Store) publish(sp *spool.Spool, path string) error {
+	staged := filepath.Join(s.workspace.path, "commit-"+rand.Text())
+	if err := sp.Rename(staged); err != nil {
+		return err
+	}
+	size, err := fileSize(staged)
+	if err == nil && size != sp.Size() {
+		err = fmt.Errorf("%s has %d bytes in place of %d", staged, size, sp.Size())
+	}
+	if err == nil {
+		err = os.Chmod(staged, fileMode)
+	}
+	if err == nil {
+		err = os.Rename(staged, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(staged))
+	}
+	return nil
+}
+
+// Delete implements [storage.Store].
+func (s *Store) Delete(_ context.Context, dgst digest.Digest) error {
+	shard, path, err := s.blobs.locate(dgst)
+	if err != nil {
+		return err
+	}
+	if _, err := fileSize(path); err != nil {
+		return notStored(dgst, "remove", err)
+	}
+	err = s.blobs.replace(shard, path, absent, func() error { return os.Remove(path) })
+	return notStored(dgst, "remove", err)
+}
+
+// All implements [storage.Store]. An entry's time is that of the last byte
+// that was written to it.
+func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
+	return func(yield func(storage.Entry, error) bool) {
+		_, err := os.Stat(s.blobs.root)
+		if err := cmp.Or(context.Cause(ctx), explain("list the contents", err)); err != nil {
+			yield(storage.Entry{}, err)
+			return
+		}
+		for _, shard := range s.blobs.shards {
+			for entry, err := range shard.entries(ctx) {
+				if !yield(entry, explain("list the contents", err)) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// fileSize returns the size of a regular file, or fs.ErrNotExist where there
+// is none.
+func fileSize(path string) (int64, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, &fs.PathError{Op: "lstat", Path: path, Err: fs.ErrNotExist}
+	}
+	return info.Size(), nil
+}
+
+func notStored(dgst digest.Digest, doing string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s", storage.ErrNotExist, dgst)
+	}
+	return explain(doing+" "+string(dgst), err)
+}

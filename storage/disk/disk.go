@@ -1,0 +1,148 @@
+// Package disk is the storage driver for a directory of a local filesystem.
+//
+//	root/blobs/<algorithm>/<first two hex digits>/<hex>   content
+//	root/records/<key>                                    records
+//	root/tmp/<random>/                                    what one running process is writing
+//
+// Content and records come into being by a rename out of tmp, so that a crash
+// leaves each of them whole or absent. With [Options.Sync] the file is flushed
+// before its rename, and the directory after it, and what was stored survives
+// a power cut too. Removals are not flushed: after a power cut a removed file
+// may be back, which costs a cache nothing but its space.
+//
+// Every process has its own directory below tmp and holds a lock in it. A new
+// process removes those whose lock is free: their process has ended. Several
+// processes may therefore share a root, as they do during a rolling restart.
+//
+// Names of files are made only from digests and keys that have been validated.
+// A record's segments are its path as they are, since Linux takes every byte
+// that they may hold; a filesystem that folds case or refuses some bytes would
+// need an escaping and is not supported. Files that the driver did not make
+// are ignored. Directories that have become empty stay.
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+)
+
+const (
+	dirMode  = 0o750
+	fileMode = 0o640
+)
+
+// Options are what an operator can choose about a store on disk.
+type Options struct {
+	// Sync makes what was stored survive a power cut, at the price of an
+	// fsync for the file and one for its directory.
+	Sync bool
+	// MinFree is how many bytes downloads leave free on the filesystem.
+	MinFree int64
+	// Logger hears of leftovers and of what could not be counted. The default
+	// discards.
+	Logger *slog.Logger
+}
+
+// Store is content in a directory. Its operations are short calls to the local
+// filesystem, so that only All and its records' List, which can take long, end
+// with their context.
+type Store struct {
+	tree      *tree
+	blobs     *blobs
+	records   *records
+	workspace *workspace
+	spools    *spool.Dir
+
+	stop       context.CancelFunc
+	background sync.WaitGroup
+}
+
+var _ storage.Store = (*Store)(nil)
+
+// Open opens the store in the directory root and creates what is missing. It
+// does not wait for anything that takes longer the more is stored: leftovers of
+// ended processes are removed, and contents are counted, in the background.
+func Open(root string, opts Options) (*Store, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if root == "" {
+		return nil, errors.New("disk: blob_store.fs.root_dir is empty: name the directory to store in")
+	}
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, explain("open the store", err)
+	}
+	tree := &tree{sync: opts.Sync}
+	for _, dir := range []string{"", "blobs", "records", "tmp"} {
+		if err := tree.mkdirAll(filepath.Join(root, dir)); err != nil {
+			return nil, explain("create the store's directories", err)
+		}
+	}
+	// From here on a root that vanishes, as that of an unmounted volume does,
+	// is an error: it is not made again on whatever lies beneath.
+	tree.root = root
+
+	workspace, err := newWorkspace(filepath.Join(root, "tmp"))
+	if err != nil {
+		return nil, explain("create a directory for this process", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Store{
+		tree:      tree,
+		blobs:     newBlobs(filepath.Join(root, "blobs")),
+		records:   &records{tree: tree, root: filepath.Join(root, "records"), tmp: workspace.path},
+		workspace: workspace,
+		spools:    spool.NewDir(workspace.path, opts.MinFree),
+		stop:      cancel,
+	}
+	s.background.Go(func() { workspace.sweep(ctx, opts.Logger) })
+	s.background.Go(func() { s.blobs.count(ctx, opts.Logger) })
+	return s, nil
+}
+
+// Records returns the records that are kept beside the contents.
+func (s *Store) Records() storage.Records { return s.records }
+
+// Spools returns what makes the spools that Commit can publish.
+func (s *Store) Spools() *spool.Dir { return s.spools }
+
+// Size returns how many bytes of content are stored, in how many objects. Both
+// grow from zero while the first count is running, and do not know what another
+// process on the same root has done since.
+func (s *Store) Size() (bytes, objects int64) {
+	return s.blobs.bytes.Load(), s.blobs.objects.Load()
+}
+
+// Writable returns an error, fit for an operator, if a file cannot be created
+// in the store. It writes nothing into that file: a full disk stops caching, not
+// serving.
+func (s *Store) Writable(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(s.workspace.path, "probe-")
+	if err != nil {
+		return explain("write to the store", err)
+	}
+	return explain("write to the store", errors.Join(file.Close(), os.Remove(file.Name())))
+}
+
+// Close stops the background work and removes this process's temporary files.
+// Spools have to be closed before; content that is open can be read on.
+func (s *Store) Close() error {
+	s.stop()
+	s.background.Wait()
+	if err := s.workspace.close(); err != nil {
+		return fmt.Errorf("disk: cannot remove the temporary files: %w", err)
+	}
+	return nil
+}

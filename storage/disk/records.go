@@ -1,0 +1,165 @@
+package disk
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/weirhq/weir/storage"
+)
+
+// records keeps each record in the file that its key names.
+type records struct {
+	tree *tree
+	root string
+	tmp  string // where a record is written before it takes its place
+}
+
+func (r *records) path(key string) (string, error) {
+	if err := storage.ValidateKey(key); err != nil {
+		return "", err
+	}
+	return filepath.Join(r.root, filepath.FromSlash(key)), nil
+}
+
+// Get implements [storage.Records].
+func (r *records) Get(_ context.Context, key string) ([]byte, error) {
+	path, err := r.path(key)
+	if err != nil {
+		return nil, err
+	}
+	document, err := os.ReadFile(path)
+	if err != nil {
+		return nil, notRecorded(key, "read", err)
+	}
+	return document, nil
+}
+
+// Put implements [storage.Records].
+func (r *records) Put(_ context.Context, key string, document []byte) error {
+	path, err := r.path(key)
+	if err != nil {
+		return err
+	}
+	staged := filepath.Join(r.tmp, "record-"+rand.Text())
+	err = r.write(staged, document)
+	if err == nil {
+		err = r.tree.place(path, func(path string) error { return os.Rename(staged, path) })
+	}
+	if err != nil {
+		os.Remove(staged) // where the rename happened there is nothing to remove
+	}
+	return explain(fmt.Sprintf("write the record %q", key), err)
+}
+
+func (r *records) write(path string, document []byte) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(document)
+	if err == nil && r.tree.sync {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
+
+// Delete implements [storage.Records].
+func (r *records) Delete(_ context.Context, key string) error {
+	path, err := r.path(key)
+	if err != nil {
+		return err
+	}
+	if _, err = fileSize(path); err == nil {
+		err = os.Remove(path)
+	}
+	return notRecorded(key, "remove", err)
+}
+
+// List implements [storage.Records]. It reads directories only, one after the
+// other as the caller proceeds.
+func (r *records) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		dir := r.root
+		if prefix != "" {
+			path, err := r.path(prefix)
+			if err != nil {
+				yield("", err)
+				return
+			}
+			dir, prefix = path, prefix+"/"
+		}
+		_, err := os.Stat(r.root)
+		if err := cmp.Or(context.Cause(ctx), explain("list the records", err)); err != nil {
+			yield("", err)
+			return
+		}
+		r.walk(ctx, dir, prefix, yield)
+	}
+}
+
+// walk yields the keys of the files below dir, each beginning with prefix. It
+// reports whether the caller wants more.
+func (r *records) walk(ctx context.Context, dir, prefix string, yield func(string, error) bool) bool {
+	entries, err := os.ReadDir(dir)
+	if noRecord(err) {
+		return true
+	}
+	if err != nil {
+		yield("", explain("list the records", err))
+		return false
+	}
+	slices.SortFunc(entries, compareKeys)
+	for _, entry := range entries {
+		if ctx.Err() != nil {
+			yield("", context.Cause(ctx))
+			return false
+		}
+		more := true
+		switch name := entry.Name(); {
+		case entry.IsDir():
+			more = r.walk(ctx, filepath.Join(dir, name), prefix+name+"/", yield)
+		case entry.Type().IsRegular():
+			more = yield(prefix+name, nil)
+		}
+		if !more {
+			return false
+		}
+	}
+	return true
+}
+
+// compareKeys orders the entries of one directory as the keys that they lead
+// to. Below a directory a key goes on with a slash, which comes after some
+// bytes that a name may hold: "a-b" is before "a/b".
+func compareKeys(a, b fs.DirEntry) int {
+	return cmp.Compare(keyStart(a), keyStart(b))
+}
+
+func keyStart(entry fs.DirEntry) string {
+	if entry.IsDir() {
+		return entry.Name() + "/"
+	}
+	return entry.Name()
+}
+
+// noRecord reports whether an error means that there is nothing at a path:
+// also where the key goes on below a record, or ends above one.
+func noRecord(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
+}
+
+func notRecorded(key, doing string, err error) error {
+	if noRecord(err) {
+		return fmt.Errorf("%w: record %q", storage.ErrNotExist, key)
+	}
+	return explain(fmt.Sprintf("%s the record %q", doing, key), err)
+}

@@ -1,0 +1,121 @@
+package disk
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// errInUse says that another process holds the lock of a workspace, or has
+// just removed it.
+var errInUse = errors.New("disk: in use by another process")
+
+// workspace is the directory for what one process has not finished writing.
+type workspace struct {
+	path string
+	lock *os.File // held locked for as long as the process lives
+}
+
+// newWorkspace makes a directory below tmp and locks it. A sweep of another
+// process may come between the two; then the next name is tried.
+func newWorkspace(tmp string) (*workspace, error) {
+	for {
+		path := filepath.Join(tmp, rand.Text())
+		if err := os.Mkdir(path, dirMode); err != nil {
+			return nil, err
+		}
+		lock, err := tryLock(path)
+		if err == nil {
+			return &workspace{path: path, lock: lock}, nil
+		}
+		if !errors.Is(err, errInUse) {
+			return nil, errors.Join(err, os.RemoveAll(path))
+		}
+	}
+}
+
+// close removes the directory and gives its lock back, in this order.
+func (w *workspace) close() error {
+	return errors.Join(os.RemoveAll(w.path), w.lock.Close())
+}
+
+// tryLock locks a workspace's directory. It returns errInUse when that is
+// locked or gone.
+func tryLock(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errInUse
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, errors.Join(errInUse, lock.Close())
+	}
+	if err != nil {
+		return nil, errors.Join(&fs.PathError{Op: "flock", Path: path, Err: err}, lock.Close())
+	}
+	// Whoever held the lock until now may have removed the file: then this
+	// lock is on a file that nobody else will find.
+	held, err := lock.Stat()
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	if there, err := os.Lstat(path); err != nil || !os.SameFile(held, there) {
+		return nil, errors.Join(errInUse, lock.Close())
+	}
+	return lock, nil
+}
+
+// sweep removes the workspaces of processes that have ended.
+func (w *workspace) sweep(ctx context.Context, log *slog.Logger) {
+	tmp := filepath.Dir(w.path)
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		log.Warn("cannot look for leftovers of ended processes", "error", err)
+	}
+	for _, entry := range entries {
+		path := filepath.Join(tmp, entry.Name())
+		if ctx.Err() != nil {
+			return
+		}
+		if !entry.IsDir() || path == w.path {
+			continue
+		}
+		switch freed, err := remove(path); {
+		case errors.Is(err, errInUse):
+			log.Debug("left the temporary files of another process alone", "path", path)
+		case err != nil:
+			log.Warn("cannot remove the leftovers of an ended process, remove them by hand", "path", path, "error", err)
+		default:
+			log.Info("removed the leftovers of an ended process", "path", path, "bytes", freed)
+		}
+	}
+}
+
+// remove removes a workspace that no process holds, and returns how many bytes
+// its files had.
+func remove(dir string) (freed int64, err error) {
+	lock, err := tryLock(dir)
+	if err != nil {
+		return 0, err
+	}
+	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
+			freed += info.Size()
+		}
+		return nil
+	})
+	return freed, errors.Join(err, os.RemoveAll(dir), lock.Close())
+}

@@ -1,0 +1,164 @@
+package storage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math"
+	"sync"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage/spool"
+)
+
+// Hot keeps small contents in memory, so that a manifest that is pulled often
+// costs no access to the store below. What is larger passes through untouched:
+// an *os.File reaches the caller as one, for the kernel to send.
+//
+// Do not put it in front of a store that keeps its contents in memory itself,
+// or that deletes on its own account: what was deleted behind its back is still
+// served from memory. A decorator that deletes what has not been used for long
+// therefore belongs in front of Hot, where it also sees every use.
+type Hot struct {
+	next      Store
+	maxBytes  int64
+	maxObject int64
+
+	mu        sync.Mutex
+	objects   *simplelru.LRU[digest.Digest, []byte]
+	bytes     int64  // what objects costs
+	deletions uint64 // how often Delete was called
+}
+
+var _ Store = (*Hot)(nil)
+
+// hotOverhead is about what one more object costs beside its bytes. Counting
+// it bounds the number of tiny ones.
+const hotOverhead = 256
+
+// NewHot returns a store that keeps contents of at most maxObject bytes in
+// memory, at most maxBytes of them together, those used last.
+func NewHot(next Store, maxBytes, maxObject int64) *Hot {
+	objects, err := simplelru.NewLRU[digest.Digest, []byte](math.MaxInt, nil)
+	if err != nil {
+		panic(err) // cannot be: the number of entries is positive
+	}
+	return &Hot{next: next, maxBytes: maxBytes, maxObject: min(maxObject, maxBytes-hotOverhead), objects: objects}
+}
+
+// Stat implements [Store].
+func (h *Hot) Stat(ctx context.Context, dgst digest.Digest) (Info, error) {
+	if content, ok, _ := h.get(dgst); ok {
+		return Info{Digest: dgst, Size: int64(len(content))}, nil
+	}
+	return h.next.Stat(ctx, dgst)
+}
+
+// Open implements [Store].
+func (h *Hot) Open(ctx context.Context, dgst digest.Digest) (*Object, error) {
+	content, ok, deletions := h.get(dgst)
+	if ok {
+		return newHotObject(dgst, content), nil
+	}
+	object, err := h.next.Open(ctx, dgst)
+	if err != nil || object.Size > h.maxObject {
+		return object, err
+	}
+	content = make([]byte, object.Size)
+	_, err = io.ReadFull(object.Content, content)
+	if err := errors.Join(err, object.Content.Close()); err != nil {
+		return nil, fmt.Errorf("storage: cannot read %s: %w", dgst, err)
+	}
+	h.add(dgst, content, deletions)
+	return newHotObject(dgst, content), nil
+}
+
+// Commit implements [Store]. A small content is in memory from the start: it
+// is about to be pulled.
+func (h *Hot) Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error {
+	_, known, deletions := h.get(dgst)
+	if err := h.next.Commit(ctx, dgst, s); err != nil {
+		return err
+	}
+	if size := s.Size(); !known && size <= h.maxObject {
+		if content, err := readSpool(ctx, s, size); err == nil {
+			h.add(dgst, content, deletions)
+		} // else the first Open will read it
+	}
+	return nil
+}
+
+// Delete implements [Store].
+func (h *Hot) Delete(ctx context.Context, dgst digest.Digest) error {
+	err := h.next.Delete(ctx, dgst)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.deletions++
+	if content, ok := h.objects.Peek(dgst); ok {
+		h.objects.Remove(dgst)
+		h.bytes -= cost(content)
+	}
+	return err
+}
+
+// All implements [Store].
+func (h *Hot) All(ctx context.Context) iter.Seq2[Entry, error] { return h.next.All(ctx) }
+
+// get returns a content that is in memory, and otherwise how many deletions
+// there have been so far.
+func (h *Hot) get(dgst digest.Digest) (content []byte, ok bool, deletions uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	content, ok = h.objects.Get(dgst)
+	return content, ok, h.deletions
+}
+
+// add keeps a content, unless something was deleted since get said how many
+// deletions there were: it may have been this one.
+func (h *Hot) add(dgst digest.Digest, content []byte, deletions uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.deletions != deletions || h.objects.Contains(dgst) {
+		return
+	}
+	h.objects.Add(dgst, content)
+	h.bytes += cost(content)
+	for h.bytes > h.maxBytes {
+		_, oldest, _ := h.objects.RemoveOldest()
+		h.bytes -= cost(oldest)
+	}
+}
+
+func cost(content []byte) int64 { return int64(len(content)) + hotOverhead }
+
+func readSpool(ctx context.Context, s *spool.Spool, size int64) ([]byte, error) {
+	r, err := s.NewReader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	content := make([]byte, size)
+	_, err = io.ReadFull(r, content)
+	return content, errors.Join(err, r.Close())
+}
+
+// hotReader reads bytes that it shares with others. Closing it has no effect.
+type hotReader struct{ bytes.Reader }
+
+func (*hotReader) Close() error { return nil }
+
+// newHotObject makes the object and its reader in one allocation.
+func newHotObject(dgst digest.Digest, content []byte) *Object {
+	hot := new(struct {
+		Object
+		reader hotReader
+	})
+	hot.Info = Info{Digest: dgst, Size: int64(len(content))}
+	hot.reader.Reset(content)
+	hot.Content = &hot.reader
+	return &hot.Object
+}

@@ -1,0 +1,52 @@
+package storage
+
+import (
+	_ "crypto/sha256" // makes the algorithm known to go-digest
+	_ "crypto/sha512" // makes the algorithm known to go-digest
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// ErrInvalidKey says that a record's key, or what a key is made from, breaks
+// the rules that [Records] states.
+var ErrInvalidKey = errors.New("storage: invalid key")
+
+// maxSegment is the longest file name, in bytes, that the usual filesystems
+// take.
+const maxSegment = 255
+
+// ValidateKey returns an error that matches ErrInvalidKey unless key may name
+// a record. Every driver asks it before a key becomes a path, so that a
+// hostile one never leaves the store. NUL is refused since no file name can
+// hold it; every other byte but the slash is allowed in a segment.
+func ValidateKey(key string) error {
+	for segment := range strings.SplitSeq(key, "/") {
+		switch {
+		case segment == "", segment == ".", segment == "..":
+			return fmt.Errorf("%w %q: segment %q", ErrInvalidKey, key, segment)
+		case len(segment) > maxSegment:
+			return fmt.Errorf("%w %q: a segment of %d bytes, at most %d are allowed", ErrInvalidKey, key, len(segment), maxSegment)
+		case strings.ContainsRune(segment, 0):
+			return fmt.Errorf("%w %q: a NUL byte", ErrInvalidKey, key)
+		}
+	}
+	return nil
+}
+
+// ValidateDigest returns an error unless dgst is a well-formed sha256 or
+// sha512 digest: go-digest's ErrDigestInvalidFormat, ErrDigestInvalidLength or
+// ErrDigestUnsupported. Every driver asks it before a digest becomes a path.
+func ValidateDigest(dgst digest.Digest) error {
+	if err := dgst.Validate(); err != nil {
+		return fmt.Errorf("storage: digest %q: %w", string(dgst), err)
+	}
+	switch dgst.Algorithm() {
+	case digest.SHA256, digest.SHA512:
+		return nil
+	default:
+		return fmt.Errorf("storage: digest %q: %w", string(dgst), digest.ErrDigestUnsupported)
+	}
+}
