@@ -5,7 +5,7 @@
 //
 //   - the operation (manifest.go, blob.go, tags.go, referrers.go) knows the
 //     OCI distribution API and what a valid answer is;
-//   - do (client.go) asks nothing of a registry that rests (rest.go), bounds
+//   - do (client.go, refusal.go) asks nothing of a registry that rests (rest.go), bounds
 //     the time to the headers, retries what is worth it, counts, and turns
 //     every failure into an [*Error] of one [Class];
 //   - follow (redirect.go) follows redirects within limits;

@@ -1,0 +1,323 @@
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirhq/weir/tokencache"
+)
+
+// What an upstream is read for, in errors and metrics.
+const (
+	opManifest  = "manifest"
+	opBlob      = "blob"
+	opTags      = "tags"
+	opReferrers = "referrers"
+	opToken     = "token"
+)
+
+const (
+	defaultConnectTimeout  = 10 * time.Second
+	defaultReadTimeout     = 60 * time.Second
+	defaultMaxManifestSize = 5 << 20
+	defaultTokens          = 1024
+
+	maxTries  = 3 // of one request, with jittered pauses between them
+	firstWait = 100 * time.Millisecond
+)
+
+// Options say how to reach one upstream registry. Only URL is required.
+type Options struct {
+	// URL of the registry: http or https, and a host. Its path goes before
+	// every repository name.
+	URL                *url.URL
+	Username, Password string
+	// Certificate is the client certificate. Only the URL's own origin is
+	// ever offered it, never the target of a redirect elsewhere.
+	Certificate *tls.Certificate
+	RootCAs     *x509.CertPool // nil: the system's
+
+	MaxRedirects   int           // 0: redirects are errors
+	ConnectTimeout time.Duration // for a connection and again for TLS; 0: 10 s
+	ReadTimeout    time.Duration // for the headers, and between two reads of a body; 0: 60 s
+	Proxy          *url.URL      // nil: the environment's
+	// DialContext connects in place of a net.Dialer. It is for tests.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	MaxManifestSize int64             // bytes; 0: 5 MiB
+	Tokens          *tokencache.Cache // nil: one of its own
+	Metrics         *Metrics          // may be nil
+	Logger          *slog.Logger      // may be nil
+	UserAgent       string
+}
+
+// Client reads one registry. It knows whether the registry rests, and so a
+// registry should have one Client, however many chains ask it. All methods may
+// be called concurrently.
+type Client struct {
+	url             *url.URL
+	host            string
+	credentials     credentials
+	maxRedirects    int
+	connectTimeout  time.Duration
+	readTimeout     time.Duration
+	maxManifestSize int64
+	userAgent       string
+	metrics         *Metrics
+	logger          *slog.Logger
+
+	own       *http.Transport // to the upstream's own origin
+	elsewhere *http.Transport // to every other host: without the client certificate
+	ownTokens *tokencache.Cache
+	auth      *authorizer
+	rest      rest
+	rejected  *rejections
+	rateLow   atomic.Bool // it was logged that the rate limit is nearly used up
+}
+
+// NewClient returns a client for the registry that the options name.
+func NewClient(o Options) *Client {
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, defaultConnectTimeout)
+	o.ReadTimeout = cmp.Or(o.ReadTimeout, defaultReadTimeout)
+	c := &Client{
+		url:             o.URL,
+		host:            strings.ToLower(o.URL.Host),
+		credentials:     credentials{o.Username, o.Password},
+		maxRedirects:    o.MaxRedirects,
+		connectTimeout:  o.ConnectTimeout,
+		readTimeout:     o.ReadTimeout,
+		maxManifestSize: cmp.Or(o.MaxManifestSize, defaultMaxManifestSize),
+		userAgent:       o.UserAgent,
+		metrics:         o.Metrics,
+		logger:          loggerOr(o.Logger),
+		rejected:        newRejections(),
+	}
+	c.own = newTransport(o, o.Certificate)
+	c.elsewhere = c.own
+	if o.Certificate != nil {
+		c.elsewhere = newTransport(o, nil)
+	}
+	tokens := o.Tokens
+	if tokens == nil {
+		c.ownTokens = tokencache.New(tokencache.NewMemory(defaultTokens), nil, tokencache.WithLogger(c.logger))
+		tokens = c.ownTokens
+	}
+	c.auth = newAuthorizer(tokens, &tokenService{client: c})
+	c.metrics.add(c)
+	return c
+}
+
+func loggerOr(logger *slog.Logger) *slog.Logger {
+	if logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return logger
+}
+
+// Host returns the registry's host, with the port if its URL has one: its name
+// in metrics and messages.
+func (c *Client) Host() string { return c.host }
+
+// Close gives up idle connections. What is under way ends undisturbed.
+func (c *Client) Close() {
+	c.metrics.remove(c)
+	c.own.CloseIdleConnections()
+	c.elsewhere.CloseIdleConnections()
+	if c.ownTokens != nil {
+		c.ownTokens.Close()
+	}
+}
+
+// call is one request in terms of the distribution API.
+type call struct {
+	op, method      string
+	repo, reference string // reference names the content in errors
+	path            string // below the repository's
+	query           url.Values
+	header          http.Header
+}
+
+// do sends a call to the registry and returns an answer of 200 or 206, whose
+// body fails when it stalls. It fails with an *Error, or with ctx's error.
+func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	leave, resting := c.rest.enter(time.Now())
+	if resting != nil {
+		return nil, c.identify(resting, call)
+	}
+	defer leave()
+	attempts, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(c.timeToHeaders(), func() { cancel(errHeaderTimeout) })
+	resp, err := c.tryRepeatedly(attempts, call)
+	timer.Stop()
+	if err != nil {
+		cancel(nil)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, err
+	}
+	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.byteCounter(c.host))
+	return resp, nil
+}
+
+// timeToHeaders bounds a call up to the headers of its answer: all tries,
+// redirects and tokens together.
+func (c *Client) timeToHeaders() time.Duration { return c.connectTimeout + c.readTimeout }
+
+// tryRepeatedly sends a call again where a registry's hiccup may be over in an
+// instant. It starts no try after the read timeout.
+func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, error) {
+	start := time.Now()
+	for try := 1; ; try++ {
+		asked := time.Now()
+		resp, failure := c.once(ctx, call)
+		if cause := context.Cause(ctx); cause != nil && cause != errHeaderTimeout {
+			if failure == nil {
+				resp.Body.Close()
+			}
+			return nil, cause
+		}
+		if failure == nil {
+			c.metrics.request(c.host, call.op, ClassOK, time.Since(asked))
+			return resp, nil
+		}
+		c.metrics.request(c.host, call.op, failure.Class, time.Since(asked))
+		if failure.Class == ClassRateLimited {
+			c.rest.limit(time.Now().Add(failure.RetryAfter))
+		}
+		wait := pause(try)
+		if try == maxTries || !retryable(failure) || time.Since(start)+wait >= c.readTimeout || !sleep(ctx, wait) {
+			return nil, failure
+		}
+	}
+}
+
+// retryable reports whether the same request may well succeed in a moment: a
+// connection broke, or a proxy before the registry lost it.
+func retryable(failure *Error) bool {
+	switch failure.Status {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		return true
+	}
+	broken, ok := errors.AsType[*transportError](failure.Err)
+	return ok && broken.connected && !isTimeout(broken)
+}
+
+// pause is the time to wait after the try of that number: doubling, and random
+// between half and the whole of it.
+func pause(try int) time.Duration {
+	whole := firstWait << (try - 1)
+	return whole/2 + rand.N(whole/2)
+}
+
+// sleep reports whether it lasted to the end.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// once sends a call a single time, with redirects and authentication.
+func (c *Client) once(ctx context.Context, call call) (*http.Response, *Error) {
+	name := c.repository(call.repo)
+	target := url.URL{Scheme: c.url.Scheme, Host: c.url.Host, Path: "/v2/" + name + call.path, RawQuery: call.query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, call.method, target.String(), nil)
+	if err != nil {
+		return nil, c.identify(&Error{Class: ClassUnavailable, Err: err}, call)
+	}
+	for key, values := range call.header {
+		req.Header[key] = values
+	}
+	c.setCommonHeaders(req)
+	resp, err := follow(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
+		return c.authenticated(req.URL, name).RoundTrip(req)
+	})
+	switch {
+	case err != nil:
+		return nil, c.identify(asError(err), call)
+	case resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent:
+		return resp, nil
+	default:
+		return nil, c.identify(c.refusal(resp, call.method), call)
+	}
+}
+
+// repository returns the name by which the upstream knows a repository.
+func (c *Client) repository(repo string) string {
+	return path.Join(strings.Trim(c.url.Path, "/"), repo)
+}
+
+func (c *Client) setCommonHeaders(req *http.Request) {
+	req.Header.Set("Accept-Encoding", "identity")
+	req.Header.Set("User-Agent", c.userAgent) // where empty: none at all
+}
+
+// authenticated is the way to an origin for requests about a repository.
+// Credentials are for the upstream's own origin only: any other one gets, if it
+// asks, an anonymous token.
+func (c *Client) authenticated(target *url.URL, repository string) http.RoundTripper {
+	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, repository: repository}
+	if sameOrigin(target, c.url) {
+		t.credentials = c.credentials
+	}
+	return t
+}
+
+// transport is the way to an origin without authentication.
+func (c *Client) transport(target *url.URL) http.RoundTripper {
+	if sameOrigin(target, c.url) {
+		return originTransport{connTransport{c.own}, c}
+	}
+	return connTransport{c.elsewhere}
+}
+
+// identify says in an error what was asked of whom.
+func (c *Client) identify(e *Error, call call) *Error {
+	identified := *e // a token's failure is shared by all who waited for it
+	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
+	identified.Op = cmp.Or(e.Op, call.op)
+	return &identified
+}
+
+// asError returns what err says about the upstream: a token's failure as it
+// is, and any other as unavailable.
+func asError(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return &Error{Class: ClassUnavailable, Err: err}
+}
+
+// noteRateLimit exports what the registry says about its rate limit, and logs
+// once when it comes to an end.
+func (c *Client) noteRateLimit(header http.Header) {
+	limit, remaining, ok := parseRateLimit(header)
+	if !ok {
+		return
+	}
+	c.metrics.rateLimit(c.host, limit, remaining)
+	low := remaining*10 < limit
+	if c.rateLow.Swap(low) != low && low {
+		c.logger.Warn("the upstream's rate limit is nearly used up: configure credentials or a longer tag_ttl", "upstream", c.host, "remaining", remaining, "limit", limit)
+	}
+}

@@ -1,0 +1,140 @@
+package upstream
+
+import (
+	"context"
+	_ "crypto/sha256" // for digest.Canonical
+	_ "crypto/sha512" // for digest.SHA512
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// The Docker types that the OCI types are the successors of.
+const (
+	mediaTypeDockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
+	mediaTypeDockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+	mediaTypeDockerSchema1      = "application/vnd.docker.distribution.manifest.v1+"
+)
+
+// acceptManifests is one line: some registries read the first one only.
+var acceptManifests = strings.Join([]string{
+	ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, mediaTypeDockerManifestList, mediaTypeDockerManifest,
+}, ", ")
+
+// Manifest is an image manifest or an index. Its Descriptor is made from the
+// Body, whatever the headers said.
+type Manifest struct {
+	Descriptor ocispec.Descriptor
+	Body       []byte
+	Upstream   string // host of the registry it came from
+}
+
+// Manifest reads a manifest by tag or digest. By digest, the body is verified
+// and a mismatch is [ErrDigestMismatch]. Other errors of their own are
+// [ErrSchema1] and [ErrManifestTooLarge]; all three are of [ClassUnavailable].
+func (c *Client) Manifest(ctx context.Context, repo, ref string) (*Manifest, error) {
+	call := manifestCall(http.MethodGet, repo, ref)
+	resp, err := c.do(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := readAll(resp, c.maxManifestSize, fmt.Errorf("%w: more than max_manifest_size, %d bytes", ErrManifestTooLarge, c.maxManifestSize))
+	if err == nil {
+		var desc ocispec.Descriptor
+		if desc, err = describe(body, ref, resp.Header.Get("Content-Type")); err == nil {
+			return &Manifest{Descriptor: desc, Body: body, Upstream: c.host}, nil
+		}
+	}
+	return nil, c.badAnswer(ctx, call, err)
+}
+
+// Head asks which manifest a tag or digest names. The descriptor is what the
+// headers say: its Digest is empty, its Size -1 where they say nothing.
+//
+// A refusal with 401, 403 or 405 matches [ErrHeadUnsupported] besides its
+// class: some registries refuse a HEAD where they answer the GET, so callers ask
+// with [Client.Manifest], whose answer then counts. A token service's refusal
+// does not: it would refuse the GET as well.
+func (c *Client) Head(ctx context.Context, repo, ref string) (ocispec.Descriptor, error) {
+	resp, err := c.do(ctx, manifestCall(http.MethodHead, repo, ref))
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	resp.Body.Close()
+	desc := ocispec.Descriptor{MediaType: mediaType(resp.Header.Get("Content-Type")), Size: resp.ContentLength}
+	if dgst, err := digest.Parse(resp.Header.Get("Docker-Content-Digest")); err == nil {
+		desc.Digest = dgst
+	}
+	return desc, nil
+}
+
+func manifestCall(method, repo, ref string) call {
+	return call{op: opManifest, method: method, repo: repo, reference: ref, path: "/manifests/" + ref,
+		header: http.Header{"Accept": {acceptManifests}}}
+}
+
+// describe makes the descriptor of a manifest, and verifies what can be.
+func describe(body []byte, ref, contentType string) (ocispec.Descriptor, error) {
+	dgst := digest.FromBytes(body)
+	if promised, err := digest.Parse(ref); err == nil { // a tag has no colon
+		if dgst = promised.Algorithm().FromBytes(body); dgst != promised {
+			return ocispec.Descriptor{}, fmt.Errorf("%w: it has %s", ErrDigestMismatch, dgst)
+		}
+	}
+	var document struct {
+		SchemaVersion int    `json:"schemaVersion"`
+		MediaType     string `json:"mediaType"`
+	}
+	if err := json.Unmarshal(body, &document); err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("the answer is no manifest: %w", err)
+	}
+	desc := ocispec.Descriptor{MediaType: document.MediaType, Digest: dgst, Size: int64(len(body))}
+	if desc.MediaType == "" {
+		desc.MediaType = mediaType(contentType)
+	}
+	if document.SchemaVersion == 1 || strings.HasPrefix(desc.MediaType, mediaTypeDockerSchema1) {
+		return ocispec.Descriptor{}, ErrSchema1
+	}
+	return desc, nil
+}
+
+// mediaType strips parameters from a Content-Type.
+func mediaType(contentType string) string {
+	t, _, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return contentType
+	}
+	return t
+}
+
+// readAll reads a body of at most limit bytes, or fails with tooLarge.
+func readAll(resp *http.Response, limit int64, tooLarge error) ([]byte, error) {
+	if resp.ContentLength > limit {
+		return nil, tooLarge
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the body: %w", err)
+	}
+	if int64(len(body)) > limit {
+		return nil, tooLarge
+	}
+	return body, nil
+}
+
+// badAnswer is the failure of an answer whose headers were fine and whose body
+// is not. It is counted, unless ctx is done.
+func (c *Client) badAnswer(ctx context.Context, call call, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	c.metrics.broken(c.host, call.op)
+	return c.identify(asError(err), call)
+}

@@ -1,0 +1,74 @@
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+)
+
+var (
+	errTooManyRedirects = errors.New("too many redirects")
+	errRedirectLoop     = errors.New("redirect loop")
+	errDowngrade        = errors.New("redirect from https to http refused")
+)
+
+// follow sends a GET or HEAD and follows at most limit redirects, never from
+// https to http and never to a place where it has been. Headers go along, and
+// so they must not hold credentials: send adds those by the request's URL.
+func follow(req *http.Request, limit int, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+	seen := map[string]bool{req.URL.String(): true}
+	for hop := 0; ; hop++ {
+		resp, err := send(req)
+		if err != nil || !isRedirect(resp.StatusCode) {
+			return resp, err
+		}
+		location, err := resp.Location()
+		discard(resp.Body)
+		if err != nil {
+			// The Location itself may hold a signature, so it is not shown.
+			return nil, fmt.Errorf("%s redirects without a usable Location", req.URL.Host)
+		}
+		next, err := redirected(req, location)
+		switch {
+		case err != nil:
+			return nil, err
+		case seen[location.String()]:
+			return nil, fmt.Errorf("%w at %s", errRedirectLoop, location.Host)
+		case hop == limit:
+			return nil, fmt.Errorf("%w: more than %d, the last one to %s", errTooManyRedirects, limit, location.Host)
+		}
+		seen[location.String()] = true
+		req = next
+	}
+}
+
+func isRedirect(status int) bool {
+	switch status {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return true
+	default:
+		return false
+	}
+}
+
+func redirected(req *http.Request, location *url.URL) (*http.Request, error) {
+	switch {
+	case location.Scheme != "http" && location.Scheme != "https" || location.Host == "":
+		return nil, fmt.Errorf("%s redirects to something other than http or https", req.URL.Host)
+	case req.URL.Scheme == "https" && location.Scheme == "http":
+		return nil, fmt.Errorf("%w: to %s", errDowngrade, location.Host)
+	}
+	location.User = nil // would become an Authorization header
+	next := req.Clone(req.Context())
+	next.URL, next.Host = location, ""
+	return next, nil
+}
+
+// discard closes a body that nobody wants. A short one is read first, so that
+// its connection can be used again.
+func discard(body io.ReadCloser) {
+	io.CopyN(io.Discard, body, 4<<10)
+	body.Close()
+}

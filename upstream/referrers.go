@@ -1,0 +1,118 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const maxReferrersPages = 100
+
+// Referrers are the manifests that refer to a subject.
+type Referrers struct {
+	Index    ocispec.Index
+	Upstream string // host of the registry it came from
+}
+
+// Referrers reads all manifests that refer to dgst, or those of artifactType
+// where that is not empty. It reads up to 100 pages. Where the registry has no
+// such API it reads the fallback tag that clients keep instead, and where it
+// has neither, the index is empty.
+func (c *Client) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*Referrers, error) {
+	referrers, err := c.referrers(ctx, repo, dgst, artifactType)
+	return orNone(referrers, err, c.host)
+}
+
+// orNone makes an empty index of "not found".
+func orNone(referrers *Referrers, err error, host string) (*Referrers, error) {
+	if errors.Is(err, ErrNotFound) {
+		return newReferrers(nil, host), nil
+	}
+	return referrers, err
+}
+
+func newReferrers(manifests []ocispec.Descriptor, host string) *Referrers {
+	if manifests == nil {
+		manifests = []ocispec.Descriptor{}
+	}
+	return &Referrers{Upstream: host, Index: ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: manifests,
+	}}
+}
+
+// referrers is Referrers that fails where there are none to be read.
+func (c *Client) referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*Referrers, error) {
+	manifests, err := c.listReferrers(ctx, repo, dgst, artifactType)
+	if errors.Is(err, ErrNotFound) {
+		manifests, err = c.taggedReferrers(ctx, repo, dgst, artifactType)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return newReferrers(manifests, c.host), nil
+}
+
+func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
+	call := call{op: opReferrers, method: http.MethodGet, repo: repo, reference: dgst.String(), path: "/referrers/" + dgst.String(),
+		header: http.Header{"Accept": {ocispec.MediaTypeImageIndex}}}
+	if artifactType != "" {
+		call.query = url.Values{"artifactType": {artifactType}}
+	}
+	var manifests []ocispec.Descriptor
+	for range maxReferrersPages {
+		var page ocispec.Index
+		header, err := c.readList(ctx, call, &page)
+		if err != nil {
+			return nil, err
+		}
+		if !isFiltered(header) {
+			page.Manifests = ofType(page.Manifests, artifactType)
+		}
+		manifests = append(manifests, page.Manifests...)
+		if call.query = nextPage(header); call.query == nil {
+			break
+		}
+	}
+	return manifests, nil
+}
+
+// isFiltered reports whether the registry says that it filtered by type.
+func isFiltered(header http.Header) bool {
+	for _, line := range header.Values("OCI-Filters-Applied") {
+		for filter := range strings.SplitSeq(line, ",") {
+			if strings.TrimSpace(filter) == "artifactType" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func ofType(manifests []ocispec.Descriptor, artifactType string) []ocispec.Descriptor {
+	if artifactType == "" {
+		return manifests
+	}
+	return slices.DeleteFunc(manifests, func(d ocispec.Descriptor) bool { return d.ArtifactType != artifactType })
+}
+
+// taggedReferrers reads the index that clients keep under a tag made from the
+// digest (distribution-spec, "Referrers Tag Schema").
+func (c *Client) taggedReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
+	hex := dgst.Encoded()
+	call := manifestCall(http.MethodGet, repo, dgst.Algorithm().String()+"-"+hex[:min(len(hex), 64)])
+	call.op = opReferrers
+	var index ocispec.Index
+	if _, err := c.readList(ctx, call, &index); err != nil {
+		return nil, err
+	}
+	return ofType(index.Manifests, artifactType), nil
+}

@@ -1,0 +1,42 @@
+package upstream
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	maxRejections = 1024
+	rejectionTime = 10 * time.Minute
+)
+
+// rejections remember for which digests a registry recently delivered the wrong
+// bytes.
+type rejections struct {
+	mu    sync.Mutex
+	until *simplelru.LRU[digest.Digest, time.Time]
+}
+
+func newRejections() *rejections {
+	until, err := simplelru.NewLRU[digest.Digest, time.Time](maxRejections, nil)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return &rejections{until: until}
+}
+
+func (r *rejections) add(dgst digest.Digest) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.until.Add(dgst, time.Now().Add(rejectionTime))
+}
+
+func (r *rejections) has(dgst digest.Digest) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	until, ok := r.until.Peek(dgst)
+	return ok && time.Now().Before(until)
+}

@@ -1,0 +1,48 @@
+package upstream
+
+import (
+	"context"
+	"io"
+	"time"
+)
+
+// stream is the body of one answer. A Read that waits longer than the timeout
+// fails; between two reads nothing is timed, since a slow reader is no fault of
+// the upstream.
+type stream struct {
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	body    io.ReadCloser
+	timer   *time.Timer // cancels ctx
+	timeout time.Duration
+	count   func(n int)
+}
+
+func newStream(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, timeout time.Duration, count func(n int)) *stream {
+	timer := time.AfterFunc(timeout, func() { cancel(errStalled) })
+	timer.Stop()
+	return &stream{ctx: ctx, cancel: cancel, body: body, timer: timer, timeout: timeout, count: count}
+}
+
+// Read implements io.Reader. An error is the cause that ctx ended for, if it
+// did.
+func (s *stream) Read(p []byte) (int, error) {
+	s.timer.Reset(s.timeout)
+	n, err := s.body.Read(p)
+	s.timer.Stop()
+	s.count(n)
+	if err != nil && err != io.EOF {
+		if cause := context.Cause(s.ctx); cause != nil {
+			err = cause
+		}
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (s *stream) Close() error {
+	s.timer.Stop()
+	err := s.body.Close()
+	s.cancel(nil)
+	return err
+}

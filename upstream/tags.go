@@ -1,0 +1,84 @@
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// maxListSize bounds one page of a list, in bytes.
+const maxListSize = 32 << 20
+
+// TagList is one page of a repository's tags.
+type TagList struct {
+	Tags     []string
+	Next     url.Values // the query that asks for the next page; nil on the last one
+	Upstream string     // host of the registry it came from
+}
+
+// Tags reads one page of a repository's tags. The query (n, last, and whatever
+// else a TagList's Next holds) goes to the registry as it is.
+func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*TagList, error) {
+	call := call{op: opTags, method: http.MethodGet, repo: repo, path: "/tags/list", query: query,
+		header: http.Header{"Accept": {"application/json"}}}
+	var document struct {
+		Tags []string `json:"tags"`
+	}
+	header, err := c.readList(ctx, call, &document)
+	if err != nil {
+		return nil, err
+	}
+	list := &TagList{Tags: document.Tags, Next: nextPage(header), Upstream: c.host}
+	if list.Tags == nil {
+		list.Tags = []string{}
+	}
+	return list, nil
+}
+
+// readList decodes one page of a list into document.
+func (c *Client) readList(ctx context.Context, call call, document any) (http.Header, error) {
+	resp, err := c.do(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := readAll(resp, maxListSize, fmt.Errorf("the list exceeds %d bytes", maxListSize))
+	if err == nil {
+		err = json.Unmarshal(body, document)
+	}
+	if err != nil {
+		return nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
+	}
+	return resp.Header, nil
+}
+
+// nextPage returns the query of the Link whose relation is "next" (RFC 8288).
+// Only the query counts: wherever the link points, the next page is asked from
+// the registry at hand. It returns nil where there is no such link.
+func nextPage(header http.Header) url.Values {
+	for _, line := range header.Values("Link") {
+		for link := range strings.SplitSeq(line, "<") {
+			target, params, _ := strings.Cut(link, ">")
+			if !isNext(params) {
+				continue
+			}
+			if u, err := url.Parse(target); err == nil && u.RawQuery != "" {
+				return u.Query()
+			}
+		}
+	}
+	return nil
+}
+
+func isNext(params string) bool {
+	for param := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(param, "=")
+		if strings.EqualFold(strings.TrimSpace(name), "rel") && strings.EqualFold(strings.Trim(value, "\", \t"), "next") {
+			return true
+		}
+	}
+	return false
+}
