@@ -12,7 +12,11 @@ import (
 // without lines.
 func locate(text string) map[string]int {
 	l := &locator{text: text, line: 1, lines: map[string]int{}, elements: map[string]int{}}
-	l.skipPrefix("\ufeff")
+	for _, mark := range []string{"\xff\xfe", "\xfe\xff", "\ufeff"} { // the byte order marks that the parser skips
+		if l.skipPrefix(mark) {
+			break
+		}
+	}
 	current := ""
 	for l.skipBlank(true); l.pos < len(l.text); l.skipBlank(true) {
 		start := l.pos

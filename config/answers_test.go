@@ -1,0 +1,169 @@
+package config
+
+import (
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestRestartRequired(t *testing.T) {
+	redis := "[cache.redis]\nurl = \"redis://a\"\n"
+	tests := []struct {
+		old, new string
+		want     []string
+	}{
+		{"", "", nil},
+		{"", docker, nil},
+		{docker, docker + "max_redirect = 1\n", nil},
+		{"", "[log]\nlevel = \"debug\"\n[global]\ntag_ttl = \"1s\"\nnegative_ttl = \"1s\"\nserve_stale_on = []\nmax_stale = \"1s\"\n" +
+			"immutable_tags = true\nimmutable_tags_exclusions = [\"x\"]\nmax_manifest_size = \"1MiB\"\n", nil},
+		{"", "[server]\nbind_address = \"::1\"\nport = 1\n[log]\nformat = \"json\"\n", []string{"server.bind_address", "server.port", "log.format"}},
+		{"", "[global]\nmax_concurrent_cache_jobs = 1\nmax_concurrent_fetches = 1\nshutdown_drain_secs = 1\nenable_blob_redirect = false\n",
+			[]string{"global.max_concurrent_cache_jobs", "global.max_concurrent_fetches", "global.shutdown_drain_secs", "global.enable_blob_redirect"}},
+		{"", "[blob_store.fs]\nroot_dir = \"x\"\nsync_to_disk = false\nmin_free = \"0\"\n",
+			[]string{"blob_store.fs.root_dir", "blob_store.fs.sync_to_disk", "blob_store.fs.min_free"}},
+		{"", redis, []string{"cache.redis"}},
+		{redis, "", []string{"cache.redis"}},
+		{redis, redis, nil},
+		{redis, "[cache.redis]\nurl = \"redis://b\"\nkey_prefix = \"x\"\n", []string{"cache.redis.url", "cache.redis.key_prefix"}},
+	}
+	for _, tt := range tests {
+		if got := RestartRequired(mustLoad(t, tt.old), mustLoad(t, tt.new)); !slices.Equal(got, tt.want) {
+			t.Errorf("from %q to %q: %q, want %q", tt.old, tt.new, got, tt.want)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	credentials := docker + "username = \"u\"\npassword = \"p\"\n"
+	for _, tt := range []struct{ text, want string }{
+		{docker, ""},
+		{"[blob_store.fs]\nmax_size = \"\"\nmax_unused = \"\"\n" + docker, ""},
+		{"", "no repository is configured"},
+		{credentials, ""},
+		{"[server]\nbind_address = \"localhost\"\n" + credentials, ""},
+		{"[server]\nbind_address = \"127.0.0.9\"\n" + credentials, ""},
+		{"[server]\nbind_address = \"::1\"\n" + credentials, ""},
+		{"[server]\nbind_address = \"\"\n" + credentials, "listens beyond loopback"},
+		{"[server]\nbind_address = \"::\"\n" + credentials, "listens beyond loopback"},
+		{"[server]\nbind_address = \"mirror.example.com\"\n" + credentials, "listens beyond loopback"},
+		{"[server]\nbind_address = \"0.0.0.0\"\n" + docker, ""},
+	} {
+		got := strings.Join(mustLoad(t, tt.text).Warnings(), "\n")
+		if tt.want == "" && got != "" || !strings.Contains(got, tt.want) {
+			t.Errorf("%s\n%q, want %q", tt.text, got, tt.want)
+		}
+	}
+}
+
+func TestWriteTOML(t *testing.T) {
+	text := `
+[global]
+immutable_tags_exclusions = ["^a$$", '"\\', "$${x}"]
+max_manifest_size = "6MiB"
+tag_ttl = "36h"
+[cache.redis]
+url = "redis://u:tiger@a,b/?master_name=m"
+` + docker + `username = "u"
+password = "tiger"
+proxy = "http://p:tiger@proxy:3128"
+read_timeout_secs = 7
+`
+	c := mustLoad(t, text)
+	printed := effective(t, c)
+	if strings.Contains(printed, "tiger") {
+		t.Errorf("leaks:\n%s", printed)
+	}
+	for _, want := range []string{
+		"# Source: " + quote(c.Files()[0]) + "\n",
+		"\n[global]\n", "\ntag_ttl = \"1d12h\"\n", "\nmax_manifest_size = \"6MiB\"\n", "\nread_timeout_secs = 7\n",
+		"\nurl = \"redis://u:redacted@a:26379,b:26379/0?master_name=m\"\n",
+		"\n[repository.\"docker.io\"]\nnamespace = \"docker.io\"\n", "\n[[repository.\"docker.io\".upstream]]\nurl = \"https://registry-1.docker.io\"\n",
+		"\npassword = \"[redacted]\"\n", "\nproxy = \"http://p:redacted@proxy:3128\"\n", `immutable_tags_exclusions = ["^a$", "\"\\\\", "$${x}"]`,
+	} {
+		if !strings.Contains(printed, want) {
+			t.Errorf("%q is missing in\n%s", want, printed)
+		}
+	}
+	again := mustLoad(t, printed)
+	if d := diff(withoutSecrets(c), withoutSecrets(again)); d != "" {
+		t.Errorf("comes back different: %s", d)
+	}
+	if err := again.Validate(); err != nil {
+		t.Error(err)
+	}
+	if printed := effective(t, Default()); !strings.Contains(printed, "# Source: built-in default\n") {
+		t.Errorf("printed:\n%s", printed)
+	}
+}
+
+// TestExample holds config.example.toml to the code: as it stands it is the
+// built-in default, and with every setting uncommented it has each key once
+// and no invented one.
+func TestExample(t *testing.T) {
+	const file = "../config.example.toml"
+	c, err := Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Validate(); err != nil {
+		t.Error(err)
+	}
+	if d := diff(Default(), c); d != "" {
+		t.Errorf("differs from the default: %s", d)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := mustLoad(t, regexp.MustCompile(`(?m)^#([a-z\[])`).ReplaceAllString(string(text), "$1"))
+	if err := all.Validate(); err != nil {
+		t.Errorf("uncommented: %v", err)
+	}
+	if !slices.Contains(all.schemaKeys(), "repository.*.upstream.url") {
+		t.Fatal("the test does not see the keys")
+	}
+	if d := cmp.Diff(knownSchema(), all.schemaKeys()); d != "" {
+		t.Errorf("keys of the code (-) and of the example (+): %s", d)
+	}
+}
+
+// schemaKeys returns the generic key paths of the settings that were read.
+func (c *Config) schemaKeys() []string {
+	var keys []string
+	generic := regexp.MustCompile(`"[^"]*"|\[\d+\]`)
+	for key := range c.source.positions {
+		key = generic.ReplaceAllStringFunc(key, func(s string) string {
+			if s[0] == '"' {
+				return "*"
+			}
+			return ""
+		})
+		if slices.Contains(knownSchema(), key) {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// knownSchema returns the generic key paths of all settings, sorted.
+func knownSchema() []string {
+	return slices.Sorted(slices.Values(allKeys(reflect.TypeFor[Config](), "")))
+}
+
+func TestParsedURL(t *testing.T) {
+	u := Upstream{URL: "https://host:5000/team", ConnectTimeout: time.Second}
+	if parsed, err := u.ParsedURL(); err != nil || parsed.Host != "host:5000" || parsed.Path != "/team" {
+		t.Errorf("%v, %v", parsed, err)
+	}
+	if proxy, err := u.ProxyURL(); proxy != nil || err != nil {
+		t.Errorf("%v, %v", proxy, err)
+	}
+}

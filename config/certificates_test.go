@@ -1,0 +1,183 @@
+package config
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// certificate writes a self-signed certificate and its key.
+func certificate(t *testing.T) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "weir"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))),
+		write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})))
+}
+
+func TestCertificates(t *testing.T) {
+	cert, key := certificate(t)
+	otherCert, otherKey := certificate(t)
+	at := `repository."docker.io".upstream[0].`
+	for _, tt := range []struct {
+		name, cert, key, ca string
+		want                []string // how the problems begin, after file and line
+	}{
+		{"good", cert, key, otherCert, nil},
+		{"of two pairs", cert, otherKey, "", []string{at + "client_certificate: does not go with client_private_key: "}},
+		{"swapped", key, cert, "", []string{at + "client_certificate: does not go with client_private_key: "}},
+		{"missing", "/none/c", "/none/k", "/none/ca", []string{
+			at + "client_certificate: cannot read the file: stat /none/c: no such",
+			at + "client_private_key: cannot read the file: stat /none/k: no such",
+			at + "server_ca_bundle: cannot read the file: stat /none/ca: no such"}},
+		{"bundle without certificates", cert, key, otherKey, []string{at + "server_ca_bundle: holds no certificate in PEM form"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			report := problemsOf(t, docker+"client_certificate = "+quote(tt.cert)+"\nclient_private_key = "+quote(tt.key)+"\nserver_ca_bundle = "+quote(tt.ca)+"\n")
+			got := slices.Collect(strings.Lines(report))
+			if len(got) != len(tt.want) {
+				t.Fatalf("problems: %q", got)
+			}
+			for i, want := range tt.want {
+				if !strings.Contains(got[i], ": "+want) {
+					t.Errorf("got %s, want %s", got[i], want)
+				}
+			}
+		})
+	}
+}
+
+// TestMirrorOfToday loads a pull-through configuration as operators of Angos
+// have it, unchanged.
+func TestMirrorOfToday(t *testing.T) {
+	cert, key := certificate(t)
+	c := mustLoad(t, strings.NewReplacer("@CERT@", cert, "@KEY@", key, "@ROOT@", filepath.Join(t.TempDir(), "data")).Replace(mirror))
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for _, r := range c.Repositories {
+		keys = append(keys, r.Key)
+	}
+	if !slices.Equal(keys, []string{"docker-io", "ghcr.io", "internal", "library", "quay.io"}) {
+		t.Errorf("repositories %q", keys)
+	}
+	library := c.Repositories[3]
+	if !library.ImmutableTags || len(library.ImmutableTagsExclusions) != 2 || library.Namespace != "" ||
+		library.Upstreams[0].Password != "tiger" || library.Upstreams[1].MaxRedirect != 5 {
+		t.Errorf("library = %+v", library)
+	}
+	if c.Global.MaxConcurrentCacheJobs != 8 || c.Cache.Redis.KeyPrefix != "angos" || c.Server.Address() != "0.0.0.0:8000" {
+		t.Errorf("got %+v", c)
+	}
+	for _, file := range []string{cert, key} {
+		if !slices.Contains(c.Files(), file) {
+			t.Errorf("%s is not watched", file)
+		}
+	}
+	checkMirrorWarnings(t, c.Warnings())
+}
+
+func checkMirrorWarnings(t *testing.T, warnings []string) {
+	t.Helper()
+	if len(warnings) != 2 {
+		t.Fatalf("warnings %q", warnings)
+	}
+	for _, key := range []string{"server.query_timeout (", "server.query_timeout_grace_period (", "global.access_policy (", "global.update_pull_time (", "observability (", "ui (", "repository.library.retention_policy ("} {
+		if !strings.Contains(warnings[0], key) {
+			t.Errorf("%s is missing in: %s", key, warnings[0])
+		}
+	}
+	for _, key := range []string{"repository.internal.upstream[0] (", "repository.library.upstream[0] ("} {
+		if !strings.Contains(warnings[1], key) {
+			t.Errorf("%s is missing in: %s", key, warnings[1])
+		}
+	}
+	if strings.Contains(warnings[1], "ghcr.io") || strings.Contains(warnings[1], "tiger") {
+		t.Errorf("says too much: %s", warnings[1])
+	}
+}
+
+const mirror = `
+[server]
+bind_address = "0.0.0.0"
+port = 8000
+query_timeout = 3600
+query_timeout_grace_period = 60
+
+[global]
+max_concurrent_cache_jobs = 8
+update_pull_time = true
+
+[global.access_policy]
+default_allow = true
+
+[blob_store.fs]
+root_dir = "@ROOT@"
+
+[cache.redis]
+url = "redis://localhost:6379/0"
+key_prefix = "angos"
+
+[observability.tracing]
+endpoint = "http://localhost:4317"
+
+[ui]
+enabled = true
+
+[repository.library]
+immutable_tags = true
+immutable_tags_exclusions = ["^latest$", "^nightly.*$"]
+
+[repository.library.retention_policy]
+rules = ["image.pushed_at > now() - days(30)"]
+
+[[repository.library.upstream]]
+url = "https://registry-1.docker.io"
+max_redirect = 5
+username = "robot"
+password = "tiger"
+
+[[repository.library.upstream]]
+url = "https://mirror.example.com"
+
+[[repository."docker-io".upstream]]
+url = "https://registry-1.docker.io"
+
+[repository."ghcr.io"]
+
+[[repository."ghcr.io".upstream]]
+url = "https://ghcr.io"
+
+[repository."quay.io"]
+
+[[repository."quay.io".upstream]]
+url = "https://quay.io"
+
+[repository.internal]
+
+[[repository.internal.upstream]]
+url = "https://registry.internal:5000"
+client_certificate = "@CERT@"
+client_private_key = "@KEY@"
+server_ca_bundle = "@CERT@"
+`
