@@ -48,6 +48,7 @@ type Spool struct {
 	reserved int64    // promised by dir and not yet written
 	read     int64    // the furthest offset that a reader has been given
 	complete bool
+	broken   bool // no more bytes will come, and those that came are good
 	renamed  bool
 	err      error
 	advanced chan struct{} // closed and replaced when any of the above changes
@@ -161,6 +162,20 @@ func (s *Spool) Fail(err error) {
 	}
 }
 
+// Break ends a spool that cannot grow any more although nothing is wrong with
+// what it holds: readers get all that was written without a gap, the withheld
+// part included, then err. Who continues from there elsewhere must verify the
+// whole before passing its end on.
+func (s *Spool) Break(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil && !s.complete {
+		s.err = err
+		s.broken = true
+		s.broadcast()
+	}
+}
+
 // Reset empties a spool so that its content can be written anew. It reports
 // false when it cannot, because a reader has been given bytes already.
 func (s *Spool) Reset() bool {
@@ -244,7 +259,7 @@ func (s *Spool) Close() error {
 // visible is how far readers may read now. The caller holds the mutex.
 func (s *Spool) visible() int64 {
 	switch {
-	case s.complete:
+	case s.complete, s.broken && s.written != s.size:
 		return s.written
 	case s.size >= 0:
 		return max(0, min(s.written, s.size-Withheld))

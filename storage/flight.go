@@ -1,0 +1,326 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage/spool"
+)
+
+const (
+	// copyBuffer is how many bytes a flight moves at a time.
+	copyBuffer = 128 << 10
+	// grace is how long an unattended flight keeps its upstream connection.
+	grace = time.Second
+)
+
+// errUnattended ends a fetch that nobody wants at the moment.
+var errUnattended = errors.New("storage: nobody wants this download now")
+
+// storeError is a failure of the store, not of the source: it costs the cache
+// entry and never a reader's stream.
+type storeError struct{ error }
+
+func (e storeError) Unwrap() error { return e.error }
+
+// Flight is the one download of a digest, with many readers. It owns its
+// goroutine and a context that no client can end: a client that leaves never
+// kills the download that others, or the cache, want.
+//
+// The bytes go through the hash into a spool. Once the digest is verified the
+// spool is complete for its readers, then committed, and only then does the
+// flight leave the map of [Flights]. While nobody holds a flight it pauses: it
+// gives its place among the running downloads back and resumes at its offset
+// when it is held again.
+type Flight struct {
+	flights *Flights
+	digest  digest.Digest
+	src     Source
+	ctx     context.Context
+	cancel  context.CancelFunc
+	ready   chan struct{} // closed when the size is known, or the flight ended
+	done    chan struct{} // closed when the flight ended
+	isReady sync.Once
+
+	// The flight's goroutine alone uses these until done is closed; then
+	// they are never changed again.
+	hash hash.Hash // of the bytes in the spool
+	err  error
+
+	mu      sync.Mutex
+	spool   *spool.Spool  // nil while there is none
+	origin  string        // of the stream that is or was last copied
+	holds   int           // readers and completing jobs
+	held    chan struct{} // closed and replaced when holds leaves zero
+	stopped bool          // the goroutine has ended; the last hold closes the spool
+}
+
+func newFlight(fs *Flights, dgst digest.Digest, src Source) *Flight {
+	ctx, cancel := context.WithCancel(fs.ctx)
+	return &Flight{
+		flights: fs,
+		digest:  dgst,
+		src:     src,
+		ctx:     ctx,
+		cancel:  cancel,
+		ready:   make(chan struct{}),
+		done:    make(chan struct{}),
+		hash:    dgst.Algorithm().Hash(),
+		holds:   1,
+		held:    make(chan struct{}),
+	}
+}
+
+// Digest returns what the flight downloads.
+func (f *Flight) Digest() digest.Digest { return f.digest }
+
+// Complete holds the flight until it has ended, and returns its error, or the
+// context's.
+func (f *Flight) Complete(ctx context.Context) error {
+	f.hold()
+	defer f.release()
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Abandon gives the flight up, unless somebody holds it.
+func (f *Flight) Abandon() {
+	f.flights.mu.Lock()
+	defer f.flights.mu.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.holds == 0 {
+		delete(f.flights.flights, f.digest)
+		f.cancel()
+	}
+}
+
+func (f *Flight) run() {
+	defer f.cancel()
+	err := f.download()
+	var store storeError
+	if errors.As(err, &store) {
+		f.flights.trouble(f.digest, store.error)
+	}
+	f.err = err
+	f.flights.remove(f)
+	f.mu.Lock()
+	f.stopped = true
+	if f.spool != nil && err != nil {
+		if errors.Is(err, ErrCorrupt) {
+			f.spool.Fail(err)
+		} else {
+			f.spool.Break(err)
+		}
+	}
+	f.closeSpool()
+	f.mu.Unlock()
+	close(f.done)
+	f.markReady()
+	f.flights.opts.Metrics.flightEnded()
+}
+
+// download fetches until the content is there, pausing while nobody wants it
+// and beginning anew where a source delivered something else.
+func (f *Flight) download() error {
+	s, err := f.flights.opts.Spools.Create(-1)
+	if err != nil {
+		return storeError{err}
+	}
+	f.mu.Lock()
+	f.spool = s
+	f.mu.Unlock()
+	for {
+		err := f.fetch(s)
+		switch {
+		case err == nil:
+			f.commit(s)
+			return nil
+		case errors.Is(err, errUnattended):
+			if !f.attended(0) {
+				return context.Cause(f.ctx)
+			}
+		case errors.Is(err, errElsewhere) && s.Reset():
+			f.hash.Reset()
+		default:
+			return err
+		}
+	}
+}
+
+// errElsewhere marks a corrupt content that another upstream may have right.
+var errElsewhere = fmt.Errorf("%w, another upstream may do better", ErrCorrupt)
+
+// fetch takes a place among the running downloads and copies the rest of the
+// content into the spool.
+func (f *Flight) fetch(s *spool.Spool) error {
+	if err := f.flights.slots.Acquire(f.ctx, 1); err != nil {
+		return err
+	}
+	defer f.flights.slots.Release(1)
+	stream, err := f.src.Open(f.ctx, s.Written(), -1)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	f.mu.Lock()
+	f.origin = stream.Origin
+	f.mu.Unlock()
+	if stream.Size >= 0 {
+		if err := s.Announce(stream.Size); err != nil {
+			return storeError{err}
+		}
+	}
+	f.markReady()
+	if err := f.copy(s, stream); err != nil {
+		return err
+	}
+	return f.verify(s, stream)
+}
+
+func (f *Flight) copy(s *spool.Spool, stream *Stream) error {
+	buf := make([]byte, copyBuffer)
+	for {
+		n, readErr := stream.Read(buf)
+		if n > 0 {
+			written, err := s.Write(buf[:n])
+			f.hash.Write(buf[:written])
+			switch {
+			case errors.Is(err, spool.ErrSize):
+				return f.reject(stream, err)
+			case err != nil:
+				return storeError{err}
+			}
+		}
+		if readErr == io.EOF {
+			return nil
+		}
+		if readErr != nil {
+			return readErr
+		}
+		if !f.attended(grace) {
+			return errUnattended
+		}
+	}
+}
+
+// verify compares the digest of what came, and releases the readers.
+func (f *Flight) verify(s *spool.Spool, stream *Stream) error {
+	if got := digest.NewDigest(f.digest.Algorithm(), f.hash); got != f.digest {
+		return f.reject(stream, fmt.Errorf("%d bytes have digest %s", s.Written(), got))
+	}
+	if err := s.Complete(); err != nil {
+		return f.reject(stream, err)
+	}
+	return nil
+}
+
+// reject blames the source for a content that is not the one asked for.
+func (f *Flight) reject(stream *Stream, why error) error {
+	kind := ErrCorrupt
+	if stream.Reject != nil && stream.Reject() {
+		kind = errElsewhere
+	}
+	f.flights.opts.Logger.Warn("an upstream delivered bytes that do not match their digest; nothing was stored",
+		"upstream", stream.Origin, "repository", f.src.Repository.String(), "digest", f.digest, "error", why)
+	return fmt.Errorf("%w: %s from %s: %w", kind, f.digest, stream.Origin, why)
+}
+
+// commit stores a complete spool. Its failure costs nobody anything but the
+// cache entry.
+func (f *Flight) commit(s *spool.Spool) {
+	if err := f.flights.opts.Store.Commit(f.ctx, f.digest, s); err != nil {
+		f.flights.trouble(f.digest, err)
+		return
+	}
+	f.flights.recovered()
+	if f.src.Stored != nil {
+		f.src.Stored(Info{Digest: f.digest, Size: s.Size()})
+	}
+}
+
+// attended reports whether somebody wants the flight. Where nobody does it
+// waits for one, for no longer than limit unless that is zero.
+func (f *Flight) attended(limit time.Duration) bool {
+	f.mu.Lock()
+	holds, held := f.holds, f.held
+	f.mu.Unlock()
+	if holds > 0 {
+		return true
+	}
+	var timeout <-chan time.Time
+	if limit > 0 {
+		timeout = time.After(limit)
+	}
+	select {
+	case <-held:
+		return true
+	case <-timeout:
+		return false
+	case <-f.ctx.Done():
+		return false
+	}
+}
+
+func (f *Flight) hold() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.holds == 0 {
+		close(f.held)
+		f.held = make(chan struct{})
+	}
+	f.holds++
+}
+
+// release gives a hold back and reports whether the flight is left unfinished
+// with nobody to want it.
+func (f *Flight) release() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.holds--
+	f.closeSpool()
+	return f.holds == 0 && !f.stopped
+}
+
+// closeSpool closes the spool when neither goroutine nor hold needs it any
+// more. The caller holds the mutex.
+func (f *Flight) closeSpool() {
+	if f.stopped && f.holds == 0 && f.spool != nil {
+		f.spool.Close()
+		f.spool = nil
+	}
+}
+
+func (f *Flight) markReady() { f.isReady.Do(func() { close(f.ready) }) }
+
+// progress returns the spool, nil when there is none, and how many bytes are
+// in it.
+func (f *Flight) progress() (*spool.Spool, int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.spool == nil {
+		return nil, 0
+	}
+	return f.spool, f.spool.Written()
+}
+
+// failure returns how the flight failed; nil while it runs and when it did not.
+func (f *Flight) failure() error {
+	select {
+	case <-f.done:
+		return f.err
+	default:
+		return nil
+	}
+}

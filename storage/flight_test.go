@@ -1,0 +1,575 @@
+package storage_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	ours   = storage.Repository{Namespace: "docker.io", Name: "library/app"}
+	theirs = storage.Repository{Namespace: "quay.io", Name: "org/app"}
+)
+
+func random(n int) []byte {
+	p := make([]byte, n)
+	rand.Read(p)
+	return p
+}
+
+// origin is a scripted upstream: it delivers body, and notes what was asked.
+type origin struct {
+	body    []byte
+	noSize  bool
+	refuse  error               // answer to Open
+	step    chan int            // when set, each receive lets that many bytes pass
+	failAt  int                 // offset of a read error; 0: none
+	corrupt func([]byte) []byte // what this delivers instead, until rejected
+	better  bool                // after a rejection another one would deliver
+
+	mu       sync.Mutex
+	opens    []string
+	rejected int
+	closed   int
+}
+
+func (o *origin) source(repo storage.Repository) storage.Source {
+	return storage.Source{Repository: repo, Open: o.open}
+}
+
+func (o *origin) open(ctx context.Context, offset, length int64) (*storage.Stream, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.opens = append(o.opens, fmt.Sprintf("%d+%d", offset, length))
+	if o.refuse != nil {
+		return nil, o.refuse
+	}
+	body := o.body
+	if o.corrupt != nil && o.rejected == 0 {
+		body = o.corrupt(bytes.Clone(body))
+	}
+	size := int64(len(body))
+	end := size
+	if length >= 0 {
+		end = min(end, offset+length)
+	}
+	if o.noSize {
+		size = -1
+	}
+	return &storage.Stream{
+		ReadCloser: &flow{ctx: ctx, origin: o, rest: body[offset:end], at: int(offset)},
+		Size:       size,
+		Origin:     repoHost,
+		Reject:     o.reject,
+	}, nil
+}
+
+const repoHost = "upstream.test:443"
+
+func (o *origin) reject() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.rejected++
+	return o.better
+}
+
+func (o *origin) asked() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return append([]string{}, o.opens...)
+}
+
+// flow is one stream of an origin.
+type flow struct {
+	ctx     context.Context
+	origin  *origin
+	rest    []byte
+	at      int
+	allowed int
+}
+
+var errCut = errors.New("connection reset")
+
+func (s *flow) Read(p []byte) (int, error) {
+	if s.origin.failAt > 0 && s.at >= s.origin.failAt {
+		return 0, errCut
+	}
+	if len(s.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := min(len(p), len(s.rest), 64<<10)
+	if s.origin.step != nil {
+		for s.allowed == 0 {
+			select {
+			case s.allowed = <-s.origin.step:
+			case <-s.ctx.Done():
+				return 0, s.ctx.Err()
+			}
+		}
+		n = min(n, s.allowed)
+		s.allowed -= n
+	}
+	if s.origin.failAt > 0 {
+		n = min(n, s.origin.failAt-s.at)
+	}
+	copy(p, s.rest[:n])
+	s.rest, s.at = s.rest[n:], s.at+n
+	return n, nil
+}
+
+func (s *flow) Close() error {
+	s.origin.mu.Lock()
+	s.origin.closed++
+	s.origin.mu.Unlock()
+	return nil
+}
+
+// setup is a Flights over an in-memory store.
+type setup struct {
+	*storage.Flights
+	store *storagetest.Memory
+	log   *bytes.Buffer
+}
+
+func newSetup(t *testing.T, change func(*storage.FlightsOptions)) *setup {
+	t.Helper()
+	memory := storagetest.NewMemory(t)
+	log := new(bytes.Buffer)
+	opts := storage.FlightsOptions{
+		Store: memory, Spools: spool.NewDir(t.TempDir(), 0), MaxFetches: 8,
+		Logger: slog.New(slog.NewTextHandler(log, nil)),
+	}
+	if change != nil {
+		change(&opts)
+	}
+	s := &setup{Flights: storage.NewFlights(opts), store: memory, log: log}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *setup) reader(t *testing.T, ctx context.Context, dgst digest.Digest, src storage.Source) *storage.Reader {
+	t.Helper()
+	obj, r, err := s.Open(ctx, dgst, src)
+	if err != nil || obj != nil {
+		t.Fatalf("Open: object %v, error %v; want a reader", obj, err)
+	}
+	return r
+}
+
+func (s *setup) stored(t *testing.T, dgst digest.Digest) bool {
+	t.Helper()
+	_, err := s.store.Stat(t.Context(), dgst)
+	if err != nil && !errors.Is(err, storage.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func readAll(r *storage.Reader) ([]byte, error) {
+	if _, err := r.Wait(0, -1); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(r)
+}
+
+func TestOneDownloadManyReaders(t *testing.T) {
+	for _, noSize := range []bool{false, true} {
+		t.Run(fmt.Sprintf("noSize=%v", noSize), func(t *testing.T) {
+			s := newSetup(t, nil)
+			o := &origin{body: random(3 << 20), noSize: noSize}
+			dgst := digest.FromBytes(o.body)
+			var wg sync.WaitGroup
+			for range 32 {
+				obj, r, err := s.Open(t.Context(), dgst, o.source(ours))
+				if err != nil {
+					t.Fatal(err)
+				}
+				wg.Go(func() {
+					var got []byte
+					if r != nil {
+						defer r.Close()
+						got, err = readAll(r)
+					} else {
+						defer obj.Content.Close()
+						got, err = io.ReadAll(obj.Content)
+					}
+					if err != nil || !bytes.Equal(got, o.body) {
+						t.Errorf("got %d bytes, %v", len(got), err)
+					}
+				})
+			}
+			wg.Wait()
+			if err := s.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if asked := o.asked(); len(asked) != 1 {
+				t.Errorf("upstream was asked %v, want once", asked)
+			}
+			obj, _, err := s.Open(t.Context(), dgst, o.source(ours))
+			if err != nil || obj == nil {
+				t.Fatalf("after the download: object %v, %v", obj, err)
+			}
+			obj.Content.Close()
+		})
+	}
+}
+
+// What becomes of a download that its only client leaves is for Idle to say.
+func TestClientLeaves(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		idle   func(*storage.Flight)
+		stored bool
+	}{
+		{"completed without clients", func(f *storage.Flight) { go f.Complete(context.Background()) }, true},
+		{"given up", func(f *storage.Flight) { f.Abandon() }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newSetup(t, func(o *storage.FlightsOptions) { o.Idle = tc.idle })
+			o := &origin{body: random(1 << 20), step: make(chan int)}
+			dgst := digest.FromBytes(o.body)
+			r := s.reader(t, t.Context(), dgst, o.source(ours))
+			o.step <- 100 << 10
+			if _, err := r.Wait(0, -1); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(r, make([]byte, 50<<10)); err != nil {
+				t.Fatal(err)
+			}
+			r.Close()
+			if tc.stored {
+				o.step <- 1 << 20
+			}
+			if err := s.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.stored(t, dgst); got != tc.stored {
+				t.Errorf("stored: %v, want %v", got, tc.stored)
+			}
+			if asked := o.asked(); len(asked) != 1 {
+				t.Errorf("upstream was asked %v, want once", asked)
+			}
+		})
+	}
+}
+
+// While nobody decides, a left download pauses without its connection, and the
+// next client resumes it where it stopped.
+func TestUnattendedDownloadPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetup(t, func(o *storage.FlightsOptions) { o.Idle = func(*storage.Flight) {} })
+		defer s.Close()
+		o := &origin{body: random(1 << 20), step: make(chan int)}
+		dgst := digest.FromBytes(o.body)
+		r := s.reader(t, t.Context(), dgst, o.source(ours))
+		o.step <- 64 << 10
+		synctest.Wait()
+		r.Close()
+		o.step <- 64 << 10
+		time.Sleep(2 * time.Second) // of the bubble's clock
+		synctest.Wait()
+		if o.closed != 1 {
+			t.Errorf("%d streams were closed while nobody wanted the download, want 1", o.closed)
+		}
+		again := s.reader(t, t.Context(), dgst, o.source(ours))
+		defer again.Close()
+		if !again.Joined() {
+			t.Error("the second client did not join the paused download")
+		}
+		go func() { o.step <- 1 << 20 }()
+		if got, err := readAll(again); err != nil || !bytes.Equal(got, o.body) {
+			t.Errorf("got %d bytes, %v", len(got), err)
+		}
+		want := []string{"0+-1", fmt.Sprintf("%d+-1", 128<<10)}
+		if got := o.asked(); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("upstream was asked %v, want %v", got, want)
+		}
+	})
+}
+
+func TestSlowReaderHoldsBackNobody(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(2 << 20)}
+	dgst := digest.FromBytes(o.body)
+	slow := s.reader(t, t.Context(), dgst, o.source(ours))
+	defer slow.Close()
+	fast := s.reader(t, t.Context(), dgst, o.source(ours))
+	defer fast.Close()
+	if got, err := readAll(fast); err != nil || !bytes.Equal(got, o.body) {
+		t.Fatalf("fast: %d bytes, %v", len(got), err)
+	}
+	if err := s.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := readAll(slow); err != nil || !bytes.Equal(got, o.body) {
+		t.Errorf("slow, after all was over: %d bytes, %v", len(got), err)
+	}
+}
+
+func TestCorruptContent(t *testing.T) {
+	flip := func(p []byte) []byte { p[len(p)/2] ^= 1; return p }
+	longer := func(p []byte) []byte { return append(p, 'x') }
+	shorter := func(p []byte) []byte { return p[:len(p)-1] }
+	for _, size := range []int{1000, 1 << 20} {
+		for name, corrupt := range map[string]func([]byte) []byte{"flipped": flip, "longer": longer, "shorter": shorter} {
+			t.Run(fmt.Sprintf("%s/%d", name, size), func(t *testing.T) {
+				s := newSetup(t, nil)
+				o := &origin{body: random(size), corrupt: corrupt}
+				dgst := digest.FromBytes(o.body)
+				r := s.reader(t, t.Context(), dgst, o.source(ours))
+				defer r.Close()
+				got, err := readAll(r)
+				if !errors.Is(err, storage.ErrCorrupt) {
+					t.Errorf("got %v, want ErrCorrupt", err)
+				}
+				if len(got) > max(0, size+1-spool.Withheld) {
+					t.Errorf("a client got %d of %d corrupt bytes", len(got), size)
+				}
+				if s.stored(t, dgst) || o.rejected != 1 {
+					t.Errorf("stored %v, rejected %d times; want never stored, rejected once", s.stored(t, dgst), o.rejected)
+				}
+			})
+		}
+	}
+}
+
+// Where no client has seen a byte of it, corrupt content is replaced unnoticed.
+func TestCorruptContentIsFetchedElsewhere(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(10_000), better: true, corrupt: func(p []byte) []byte { p[0] ^= 1; return p }}
+	dgst := digest.FromBytes(o.body)
+	r := s.reader(t, t.Context(), dgst, o.source(ours))
+	defer r.Close()
+	if got, err := readAll(r); err != nil || !bytes.Equal(got, o.body) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if asked := o.asked(); len(asked) != 2 {
+		t.Errorf("upstream was asked %v, want twice", asked)
+	}
+}
+
+func TestUpstreamFailureReachesEveryReader(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(1 << 20), failAt: 300 << 10}
+	dgst := digest.FromBytes(o.body)
+	for range 3 {
+		r := s.reader(t, t.Context(), dgst, o.source(ours))
+		defer r.Close()
+		if _, err := readAll(r); !errors.Is(err, errCut) {
+			t.Errorf("got %v, want the upstream's error", err)
+		}
+	}
+	if s.stored(t, dgst) {
+		t.Error("half a content was stored")
+	}
+}
+
+// A store that cannot take the content costs the cache entry, nobody's pull.
+func TestStoreFailure(t *testing.T) {
+	full := spool.NewDir(t.TempDir(), 1<<62)
+	for _, tc := range []struct {
+		name   string
+		change func(*storage.FlightsOptions)
+		script func(*storagetest.Memory)
+	}{
+		{"no room for the spool", func(o *storage.FlightsOptions) { o.Spools = full }, nil},
+		{"no directory for the spool", func(o *storage.FlightsOptions) { o.Spools = spool.NewDir("/nonexistent", 0) }, nil},
+		{"the commit fails", nil, func(m *storagetest.Memory) { m.FailCommit(errors.New("disk on fire")) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newSetup(t, tc.change)
+			if tc.script != nil {
+				tc.script(s.store)
+			}
+			o := &origin{body: random(1 << 20)}
+			dgst := digest.FromBytes(o.body)
+			for range 3 {
+				r := s.reader(t, t.Context(), dgst, o.source(ours))
+				if got, err := readAll(r); err != nil || !bytes.Equal(got, o.body) {
+					t.Errorf("got %d bytes, %v", len(got), err)
+				}
+				r.Close()
+				if err := s.Drain(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := bytes.Count(s.log.Bytes(), []byte("cannot store content")); n != 1 {
+				t.Errorf("the log says %d times that content cannot be stored, want once:\n%s", n, s.log)
+			}
+		})
+	}
+}
+
+// What is served past a failed store is verified all the same.
+func TestStoreFailureHidesNoCorruption(t *testing.T) {
+	s := newSetup(t, func(o *storage.FlightsOptions) { o.Spools = spool.NewDir(t.TempDir(), 1<<62) })
+	o := &origin{body: random(1 << 20), corrupt: func(p []byte) []byte { p[9] ^= 1; return p }}
+	r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+	defer r.Close()
+	if got, err := readAll(r); !errors.Is(err, storage.ErrCorrupt) || len(got) > len(o.body)-spool.Withheld {
+		t.Errorf("got %d bytes, %v; want ErrCorrupt and a withheld tail", len(got), err)
+	}
+}
+
+// A reader that joined another repository's download goes on from its own
+// upstream when that one fails.
+func TestForeignUpstreamFails(t *testing.T) {
+	s := newSetup(t, nil)
+	body := random(1 << 20)
+	dgst := digest.FromBytes(body)
+	broken := &origin{body: body, failAt: 300 << 10, step: make(chan int)}
+	sane := &origin{body: body}
+	first := s.reader(t, t.Context(), dgst, broken.source(theirs))
+	defer first.Close()
+	second := s.reader(t, t.Context(), dgst, sane.source(ours))
+	defer second.Close()
+	if !second.Joined() || second.Repository() != theirs {
+		t.Fatalf("joined %v, repository %v", second.Joined(), second.Repository())
+	}
+	broken.step <- 1 << 20
+	if got, err := readAll(second); err != nil || !bytes.Equal(got, body) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if want := fmt.Sprintf("[%d+-1]", 300<<10); fmt.Sprint(sane.asked()) != want {
+		t.Errorf("the sane upstream was asked %v, want %v", sane.asked(), want)
+	}
+	if _, err := readAll(first); !errors.Is(err, errCut) {
+		t.Errorf("the first reader got %v, want its upstream's failure", err)
+	}
+}
+
+// A range far ahead is fetched by itself at once, just as much as is wanted,
+// and the download goes on undisturbed.
+func TestRangeFarAhead(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(20 << 20), step: make(chan int)}
+	dgst := digest.FromBytes(o.body)
+	front := s.reader(t, t.Context(), dgst, o.source(ours))
+	defer front.Close()
+	o.step <- 1 // the download is under way, and stuck
+
+	direct := &origin{body: o.body}
+	ahead := s.reader(t, t.Context(), dgst, direct.source(ours))
+	defer ahead.Close()
+	size, err := ahead.Wait(10<<20, 10<<20+1000)
+	if err != nil || size != int64(len(o.body)) {
+		t.Fatalf("size %d, %v", size, err)
+	}
+	// As http.ServeContent does.
+	ahead.Seek(0, io.SeekEnd)
+	ahead.Seek(0, io.SeekStart)
+	ahead.Seek(10<<20, io.SeekStart)
+	got := make([]byte, 1000)
+	if _, err := io.ReadFull(ahead, got); err != nil || !bytes.Equal(got, o.body[10<<20:10<<20+1000]) {
+		t.Fatalf("the range: %v", err)
+	}
+	if want := fmt.Sprintf("[%d+1000]", 10<<20); fmt.Sprint(direct.asked()) != want {
+		t.Errorf("upstream was asked %v, want %v", direct.asked(), want)
+	}
+	go func() {
+		for range len(o.body) >> 20 {
+			o.step <- 1 << 20
+		}
+	}()
+	if got, err := readAll(front); err != nil || !bytes.Equal(got, o.body) {
+		t.Errorf("the front: %d bytes, %v", len(got), err)
+	}
+	if len(o.asked()) != 1 {
+		t.Errorf("the download was asked for %v, want once", o.asked())
+	}
+}
+
+// An open-ended range is fetched in windows, and returns to the download as
+// soon as that has caught up.
+func TestRangeReturnsToTheDownload(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(20 << 20), step: make(chan int)}
+	dgst := digest.FromBytes(o.body)
+	front := s.reader(t, t.Context(), dgst, o.source(ours))
+	defer front.Close()
+	o.step <- 1
+
+	direct := &origin{body: o.body}
+	ahead := s.reader(t, t.Context(), dgst, direct.source(ours))
+	defer ahead.Close()
+	if _, err := ahead.Wait(5<<20, -1); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for range len(o.body) >> 20 {
+			o.step <- 1 << 20
+		}
+	}()
+	if _, err := readAll(front); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(ahead)
+	if err != nil || !bytes.Equal(got, o.body[5<<20:]) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if want := fmt.Sprintf("[%d+%d]", 5<<20, 8<<20); fmt.Sprint(direct.asked()) != want {
+		t.Errorf("upstream was asked %v, want one window %v", direct.asked(), want)
+	}
+}
+
+func TestFetchesAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetup(t, func(o *storage.FlightsOptions) { o.MaxFetches = 2 })
+		defer s.Close()
+		var origins []*origin
+		for range 4 {
+			o := &origin{body: random(1000), step: make(chan int)}
+			origins = append(origins, o)
+			r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+			defer r.Close()
+		}
+		running := func() (n int) {
+			synctest.Wait()
+			for _, o := range origins {
+				n += len(o.asked())
+			}
+			return n
+		}
+		if got := running(); got != 2 {
+			t.Errorf("%d downloads run, want 2", got)
+		}
+		for _, o := range origins {
+			if len(o.asked()) > 0 {
+				o.step <- 1000
+				break
+			}
+		}
+		if got := running(); got != 3 {
+			t.Errorf("after one has ended %d have begun, want 3", got)
+		}
+	})
+}
+
+func TestReaderWaitsEndWithItsContext(t *testing.T) {
+	s := newSetup(t, func(o *storage.FlightsOptions) { o.Idle = (*storage.Flight).Abandon })
+	o := &origin{body: random(1000), step: make(chan int)}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := s.reader(t, ctx, digest.FromBytes(o.body), o.source(ours))
+	defer r.Close()
+	cancel()
+	if _, err := r.Wait(0, -1); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want context.Canceled", err)
+	}
+}

@@ -1,0 +1,161 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/weirhq/weir/storage/spool"
+)
+
+// ErrCorrupt says that the bytes a source delivered are not the content of the
+// digest that was asked for.
+var ErrCorrupt = errors.New("storage: the bytes do not match their digest")
+
+// Source is one repository's way to a content. Delivering the content also
+// proves that the repository possesses it.
+type Source struct {
+	Repository Repository
+	// Open opens the content at an offset, for length bytes or, when length
+	// is -1, to its end. It resumes by itself what breaks on the way; an
+	// error it returns, or a read error of its stream, is final.
+	Open func(ctx context.Context, offset, length int64) (*Stream, error)
+	// Stored, when set, is called after the content was committed and before
+	// a next lookup can find it in the store.
+	Stored func(Info)
+}
+
+// Stream is a content on its way from a source.
+type Stream struct {
+	io.ReadCloser
+	Size   int64  // of the whole content; -1 when the source does not say
+	Origin string // who delivers it, for people
+	// Reject, when set, tells the source that what it delivered does not
+	// match the digest. It reports whether another try would be made
+	// elsewhere.
+	Reject func() bool
+}
+
+// FlightsOptions are what [NewFlights] needs. Store and Spools share a
+// filesystem where the store's driver commits by renaming.
+type FlightsOptions struct {
+	Store  Store
+	Spools *spool.Dir
+	// MaxFetches bounds the downloads that run at once; more wait in order.
+	MaxFetches int
+	// Idle, when set, is called when the last reader of an unfinished flight
+	// has left. It decides whether the flight is completed all the same
+	// ([Flight.Complete], now or later) or given up ([Flight.Abandon]); until
+	// it has decided, the flight pauses.
+	Idle    func(*Flight)
+	Metrics *Metrics
+	Logger  *slog.Logger
+}
+
+// Flights runs at most one download per digest. See [Flight].
+type Flights struct {
+	opts   FlightsOptions
+	slots  *semaphore.Weighted
+	ctx    context.Context
+	cancel context.CancelFunc
+	ended  sync.WaitGroup
+	faulty atomic.Bool // the store refuses content, and the log has said so
+
+	mu      sync.Mutex
+	flights map[digest.Digest]*Flight
+}
+
+// NewFlights returns a Flights that runs until its Close.
+func NewFlights(opts FlightsOptions) *Flights {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Flights{
+		opts:    opts,
+		slots:   semaphore.NewWeighted(int64(opts.MaxFetches)),
+		ctx:     ctx,
+		cancel:  cancel,
+		flights: make(map[digest.Digest]*Flight),
+	}
+}
+
+// Open looks a content up in the store and otherwise joins its flight, or
+// starts one from src. Exactly one of the three results is set. Whether src's
+// repository may have what another repository brought is for the caller to
+// settle before it passes a byte on.
+func (fs *Flights) Open(ctx context.Context, dgst digest.Digest, src Source) (*Object, *Reader, error) {
+	obj, err := fs.opts.Store.Open(ctx, dgst)
+	if err == nil || !errors.Is(err, ErrNotExist) {
+		return obj, nil, err
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f, ok := fs.flights[dgst]; ok {
+		f.hold()
+		return nil, newReader(ctx, f, src, true), nil
+	}
+	// A flight leaves the map only after its commit, so one that ended since
+	// the first look shows here.
+	obj, err = fs.opts.Store.Open(ctx, dgst)
+	if err == nil || !errors.Is(err, ErrNotExist) {
+		return obj, nil, err
+	}
+	if err := fs.ctx.Err(); err != nil {
+		return nil, nil, fmt.Errorf("storage: no new downloads while shutting down: %w", err)
+	}
+	f := newFlight(fs, dgst, src)
+	fs.flights[dgst] = f
+	fs.opts.Metrics.flightStarted()
+	fs.ended.Go(f.run)
+	return nil, newReader(ctx, f, src, false), nil
+}
+
+// Drain waits until no flight is left, or for the context's end, whose error
+// it then returns.
+func (fs *Flights) Drain(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		fs.ended.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Close cancels the flights that still run and waits for their end.
+func (fs *Flights) Close() {
+	fs.cancel()
+	fs.ended.Wait()
+}
+
+// remove takes a flight out of the map, if it is still there.
+func (fs *Flights) remove(f *Flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.flights[f.digest] == f {
+		delete(fs.flights, f.digest)
+	}
+}
+
+// trouble logs that the store refuses content, once until it recovers.
+func (fs *Flights) trouble(dgst digest.Digest, err error) {
+	if !fs.faulty.Swap(true) {
+		fs.opts.Logger.Error("cannot store content; clients are served straight from upstream until this is mended",
+			"digest", dgst, "error", err)
+	}
+}
+
+func (fs *Flights) recovered() {
+	if fs.faulty.Swap(false) {
+		fs.opts.Logger.Info("content can be stored again")
+	}
+}
