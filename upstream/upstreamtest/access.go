@@ -1,0 +1,160 @@
+package upstreamtest
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const defaultTokenLife = 5 * time.Minute
+
+// grant is what a token is good for.
+type grant struct {
+	scopes  []string
+	expires time.Time
+}
+
+// authorized reports whether a request may have an answer; otherwise it has
+// been refused.
+func (r *Registry) authorized(w http.ResponseWriter, req *http.Request, name string) bool {
+	switch {
+	case r.config.bearer != nil:
+		return r.hasToken(w, req, name)
+	case r.config.username != "":
+		username, password, _ := req.BasicAuth()
+		if username == r.config.username && password == r.config.password {
+			return true
+		}
+		w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+		refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
+		return false
+	default:
+		return true
+	}
+}
+
+func (r *Registry) hasToken(w http.ResponseWriter, req *http.Request, name string) bool {
+	b := r.config.bearer
+	scope := "repository:" + name + ":pull"
+	value, sent := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
+	r.mu.Lock()
+	granted, known := r.tokens[value]
+	r.mu.Unlock()
+	if known && granted.expires.After(time.Now()) && (name == "" || slices.Contains(granted.scopes, scope)) {
+		return true
+	}
+	if sent && b.Forbidden {
+		refuse(w, http.StatusForbidden, "DENIED", "your authorization token has expired")
+		return false
+	}
+	challenge := fmt.Sprintf(`Bearer realm=%q,service=%q`, r.TokenURL(), r.Host)
+	if name != "" && !b.OmitScope {
+		challenge += fmt.Sprintf(`,scope=%q`, scope)
+	}
+	w.Header().Set("WWW-Authenticate", challenge)
+	refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
+	return false
+}
+
+// serveToken is the token service.
+func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
+	rec := r.record(serverToken, w, req)
+	p := r.plan(req)
+	if p.intercept(rec, req) {
+		return
+	}
+	b := r.config.bearer
+	if b.Username != "" {
+		if username, password, _ := req.BasicAuth(); username != b.Username || password != b.Password {
+			refuse(rec, http.StatusUnauthorized, "UNAUTHORIZED", "incorrect username or password")
+			return
+		}
+	}
+	life := b.TTL
+	if life == 0 {
+		life = defaultTokenLife
+	}
+	now := time.Now()
+	r.mu.Lock()
+	r.serial++
+	token := fmt.Sprintf("token-%d", r.serial)
+	r.tokens[token] = grant{req.URL.Query()["scope"], now.Add(life)}
+	r.mu.Unlock()
+	field := "token"
+	if b.AccessTokenOnly {
+		field = "access_token"
+	}
+	answer := map[string]any{field: token}
+	if !b.OmitExpiry {
+		answer["expires_in"] = life.Seconds()
+		answer["issued_at"] = now.UTC().Format(time.RFC3339Nano)
+	}
+	rec.Header().Set("Content-Type", "application/json")
+	p.write(rec, req, bytes.NewReader(r.marshal(answer)))
+}
+
+// RevokeTokens lets the registry refuse all tokens that it has given out.
+func (r *Registry) RevokeTokens() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.tokens)
+}
+
+// sign makes the CDN's URL of a blob.
+func (r *Registry) sign(name, ref string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.serial++
+	signature := fmt.Sprint(r.serial)
+	expires := time.Now().Add(100 * 365 * 24 * time.Hour)
+	if ttl := r.config.cdn.TTL; ttl > 0 {
+		expires = time.Now().Add(ttl)
+	}
+	r.signatures[signature] = expires
+	u := *r.cdn.url
+	u.Path = "/cdn/" + name + "/" + ref
+	u.RawQuery = url.Values{"signature": {signature}}.Encode()
+	return u.String()
+}
+
+// ExpireURLs lets the CDN answer 403 for all URLs that it was redirected to so
+// far.
+func (r *Registry) ExpireURLs() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.signatures)
+}
+
+// serveCDN is the second host for blobs.
+func (r *Registry) serveCDN(w http.ResponseWriter, req *http.Request) {
+	rec := r.record(serverCDN, w, req)
+	p := r.plan(req)
+	if p.intercept(rec, req) {
+		return
+	}
+	if req.Header.Get("Authorization") != "" {
+		http.Error(rec, "<Error><Code>InvalidArgument</Code></Error>", http.StatusBadRequest)
+		return
+	}
+	path := strings.TrimPrefix(req.URL.Path, "/cdn/")
+	slash := strings.LastIndex(path, "/")
+	r.mu.Lock()
+	expires := r.signatures[req.URL.Query().Get("signature")]
+	blob, ok := r.repository(path[:max(slash, 0)]).blobs[digest.Digest(path[slash+1:])]
+	r.mu.Unlock()
+	switch {
+	case !expires.After(time.Now()):
+		http.Error(rec, "<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>", http.StatusForbidden)
+	case !ok:
+		http.Error(rec, "<Error><Code>NoSuchKey</Code></Error>", http.StatusNotFound)
+	default:
+		rec.Header().Set("Content-Type", "application/octet-stream")
+		p.write(rec, req, blob)
+	}
+}
