@@ -1,0 +1,34 @@
+package config
+
+import (
+	"errors"
+	"testing"
+	"time"
+)
+
+// TestValidateBuilt shows that a value that no file stands behind is judged
+// too, with key paths alone.
+func TestValidateBuilt(t *testing.T) {
+	t.Chdir(t.TempDir())
+	c := Default()
+	c.Global.TagTTL = -1
+	c.BlobStore.FS.MinFree = -1
+	c.Cache.Redis = &Redis{URL: "redis://h/x"}
+	c.Repositories = append(c.Repositories[:1], c.Repositories[0])
+	c.Repositories[1].Upstreams = []Upstream{{URL: "https://x.io", ConnectTimeout: time.Millisecond, ReadTimeout: time.Second}}
+	want := `global.tag_ttl: must not be negative
+blob_store.fs.min_free: must not be negative
+cache.redis.url: the path must be the number of a database, as in redis://host:6379/0
+repository."docker.io": is there twice
+repository."docker.io".default: repository."docker.io" is the default already (built in); at most one can be
+repository."docker.io".namespace: "docker.io" is claimed by repository."docker.io" already (built in); docker.io, index.docker.io and registry-1.docker.io are one
+repository."docker.io".upstream[0].connect_timeout_secs: must be at least 1`
+	err := c.Validate()
+	if err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	problem, ok := errors.AsType[*Problem](err)
+	if !ok || problem.Key != "global.tag_ttl" || problem.File != "" || problem.Line != 0 {
+		t.Errorf("first problem %+v", problem)
+	}
+}
