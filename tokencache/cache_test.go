@@ -175,13 +175,16 @@ func TestCallerWhoLeavesDoesNotFailTheOthers(t *testing.T) {
 }
 
 func TestCallerHonoursItsOwnContext(t *testing.T) {
-	cache, service := newCache(t, nil), &issuer{name: "service"}
-	done, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := cache.Token(done, keyFor("a"), service.acquire); !errors.Is(err, context.Canceled) {
-		t.Errorf("Token = %v, want context.Canceled", err)
-	}
-	service.wantIssued(t, 0)
+	synctest.Test(t, func(t *testing.T) {
+		cache, service := newCache(t, nil), &issuer{name: "service"}
+		done, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := cache.Token(done, keyFor("a"), service.acquire); !errors.Is(err, context.Canceled) {
+			t.Errorf("Token = %v, want context.Canceled", err)
+		}
+		synctest.Wait()
+		service.wantIssued(t, 0)
+	})
 }
 
 func TestAcquireIsBounded(t *testing.T) {

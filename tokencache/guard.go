@@ -54,7 +54,7 @@ func (g *guard) delete(ctx context.Context, b *budget, key Key, rejected Token) 
 }
 
 // call runs one call to the store within the budget. It returns errResting if
-// the store was not asked. The caller must not let wait return before.
+// the store was not asked. No call may begin once wait has been called.
 func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context.Context) (Token, error)) (Token, error) {
 	admitted, probe := g.admit()
 	if !admitted {
@@ -149,5 +149,5 @@ func (g *guard) settle(out outcome, err error, write, probe bool) {
 	}
 }
 
-// wait returns when no call to the store is under way any more.
+// wait returns when no call to the store, abandoned or not, is under way.
 func (g *guard) wait() { g.calls.Wait() }

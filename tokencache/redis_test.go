@@ -83,6 +83,21 @@ func TestRedisDropsTokensAtTheirEarlyExpiry(t *testing.T) {
 	}
 }
 
+func TestRedisDoesNotKeepWhatHasExpired(t *testing.T) {
+	client := newClient(t, redistest.Start(t))
+	store := tokencache.NewRedis(client, "weir")
+	for _, left := range []time.Duration{0, -1, -time.Millisecond, -time.Hour} {
+		// Without a time of issue the early expiry is 30 s before the end.
+		token := tokencache.Token{Value: "value", Expires: time.Now().Add(30*time.Second + left)}
+		if err := store.Set(t.Context(), keyFor("a"), token); err != nil {
+			t.Fatal(err)
+		}
+		if names := storedNames(t, client); len(names) != 0 {
+			t.Errorf("%v from its early expiry the token is kept", left)
+		}
+	}
+}
+
 func TestRedisGarbageCountsAsAbsent(t *testing.T) {
 	client := newClient(t, redistest.Start(t))
 	store := tokencache.NewRedis(client, "weir")

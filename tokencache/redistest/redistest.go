@@ -10,8 +10,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -164,16 +166,26 @@ func (s *Server) stop() {
 	s.process = nil
 }
 
+// The ports to choose from lie below those that Linux gives to outgoing
+// connections and to listeners on port 0: there, somebody would take the port of
+// a server that is stopped before its Restart.
+const (
+	firstPort = 20000
+	portCount = 10000
+)
+
+// freePort returns a port that nobody listens on at the moment.
 func freePort(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("redistest: no free port on the loopback interface: %v", err)
+	var err error
+	for range 100 {
+		port := strconv.Itoa(firstPort + rand.IntN(portCount))
+		var listener net.Listener
+		if listener, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			listener.Close()
+			return port
+		}
 	}
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		t.Fatalf("redistest: %v", err)
-	}
-	return port
+	t.Fatalf("redistest: no free port on the loopback interface: %v", err)
+	return ""
 }
