@@ -57,6 +57,9 @@ func TestLeftoversOfACrash(t *testing.T) {
 	if !strings.Contains(lines, "path="+crashed+" bytes=71\n") {
 		t.Errorf("the removal of 71 bytes in %s is not in the log: %s", crashed, lines)
 	}
+	if strings.Contains(lines, "level=WARN") {
+		t.Errorf("the log warns: %s", lines)
+	}
 	if _, err := s.Stat(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
 		t.Errorf("Stat: %v", err)
 	}

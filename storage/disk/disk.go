@@ -81,7 +81,7 @@ func Open(root string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, explain("open the store", err)
 	}
-	tree := &tree{sync: opts.Sync}
+	tree := &tree{sync: opts.Sync, flush: (*os.File).Sync}
 	for _, dir := range []string{"", "blobs", "records", "tmp"} {
 		if err := tree.mkdirAll(filepath.Join(root, dir)); err != nil {
 			return nil, explain("create the store's directories", err)

@@ -158,6 +158,7 @@ func TestGarbageIsIgnored(t *testing.T) {
 	content := storagetest.Commit(t, s, s.Spools(), []byte("content"))
 	hex := digest.FromString("another").Encoded()
 	shard := filepath.Join(root, "blobs", "sha256", content.Encoded()[:2])
+	otherPrefix := "00" + content.Encoded()[2:] // a digest, in a place where nobody looks for it
 	wrong := filepath.Join(root, "blobs", "sha256", "zz")
 	directory := digest.FromString("a directory in a content's place")
 	for _, dir := range []string{wrong, filepath.Join(root, "blobs", "md5", "aa"), filepath.Join(root, "lost+found"), blobPath(root, directory)} {
@@ -167,7 +168,7 @@ func TestGarbageIsIgnored(t *testing.T) {
 	}
 	for _, path := range []string{
 		filepath.Join(shard, "x"), filepath.Join(shard, ".nfs0001"), filepath.Join(shard, content.Encoded()+"~"),
-		filepath.Join(wrong, hex), filepath.Join(root, "blobs", "README"), filepath.Join(root, "blobs", "md5", "aa", "aa"),
+		filepath.Join(shard, otherPrefix), filepath.Join(wrong, hex), filepath.Join(root, "blobs", "README"), filepath.Join(root, "blobs", "md5", "aa", "aa"),
 	} {
 		if err := os.WriteFile(path, []byte("garbage"), 0o640); err != nil {
 			t.Fatal(err)

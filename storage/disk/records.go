@@ -67,7 +67,7 @@ func (r *records) write(path string, document []byte) error {
 	}
 	_, err = file.Write(document)
 	if err == nil && r.tree.sync {
-		err = file.Sync()
+		err = r.tree.flush(file)
 	}
 	return errors.Join(err, file.Close())
 }

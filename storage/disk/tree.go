@@ -13,6 +13,8 @@ import (
 type tree struct {
 	root string // what is never created; "" until it has been
 	sync bool
+	// flush makes a file or the entries of a directory survive a power cut.
+	flush func(*os.File) error
 
 	// making is held while a directory is created and its parent flushed. A
 	// directory that exists has therefore been flushed too.
@@ -68,7 +70,7 @@ func (t *tree) syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	err = d.Sync()
+	err = t.flush(d)
 	// Some network and FUSE filesystems cannot flush a directory, and write
 	// its entries through.
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {

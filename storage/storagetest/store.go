@@ -208,6 +208,12 @@ func testDeleteThenCommit(t *testing.T, d Driver) {
 	if err := d.Store.Delete(t.Context(), dgst); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := d.Store.Stat(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Stat after Delete: %v, want ErrNotExist", err)
+	}
+	if _, err := d.Store.Open(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Open after Delete: %v, want ErrNotExist", err)
+	}
 	Commit(t, d.Store, d.Spools, []byte("content"))
 	if got := Read(t, d.Store, dgst); string(got) != "content" {
 		t.Errorf("read %q", got)

@@ -1,0 +1,473 @@
+package storage_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+var (
+	app     = storage.Repository{Namespace: "ghcr.io", Name: "acme/app"}
+	checked = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+)
+
+func manifest(content string) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(content), Size: int64(len(content))}
+}
+
+func blob(content string) ocispec.Descriptor {
+	return ocispec.Descriptor{Digest: digest.FromString(content), Size: int64(len(content))}
+}
+
+func newCatalog(t *testing.T) (*storage.Catalog, *storagetest.Memory) {
+	m := storagetest.NewMemory(t)
+	return storage.NewCatalog(m.Records(), storage.CatalogOptions{}), m
+}
+
+func TestCatalogTags(t *testing.T) {
+	c, m := newCatalog(t)
+	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Tag: %v, want ErrNotExist", err)
+	}
+	if tags, err := c.Tags(t.Context(), app); len(tags) != 0 || err != nil {
+		t.Errorf("Tags = %q, %v", tags, err)
+	}
+	want := storage.Tag{Descriptor: manifest("one"), Checked: checked}
+	for _, tag := range []string{"v1", "latest", "_odd", "v1.0-rc_1", strings.Repeat("x", 128)} {
+		must(t, c.PutTag(t.Context(), app, tag, want))
+	}
+	newer := storage.Tag{Descriptor: manifest("two"), Checked: checked.Add(time.Hour)}
+	must(t, c.PutTag(t.Context(), app, "v1", newer))
+
+	for name, c := range map[string]*storage.Catalog{"same": c, "restarted": storage.NewCatalog(m.Records(), storage.CatalogOptions{})} {
+		if got, err := c.Tag(t.Context(), app, "v1"); !cmp.Equal(got, newer) || err != nil {
+			t.Errorf("%s: Tag = %+v, %v, want %+v", name, got, err, newer)
+		}
+		if got, err := c.Tag(t.Context(), app, "_odd"); !cmp.Equal(got, want) || err != nil {
+			t.Errorf("%s: Tag = %+v, %v, want %+v", name, got, err, want)
+		}
+		tags, err := c.Tags(t.Context(), app)
+		if want := []string{"_odd", "latest", "v1", "v1.0-rc_1", strings.Repeat("x", 128)}; !slices.Equal(tags, want) || err != nil {
+			t.Errorf("%s: Tags = %q, %v, want %q", name, tags, err, want)
+		}
+	}
+
+	must(t, c.DeleteTag(t.Context(), app, "v1"))
+	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Tag after DeleteTag: %v, want ErrNotExist", err)
+	}
+	if err := c.DeleteTag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("a second DeleteTag: %v, want ErrNotExist", err)
+	}
+}
+
+func TestCatalogLinks(t *testing.T) {
+	c, m := newCatalog(t)
+	want := manifest("manifest")
+	decorated := want
+	decorated.Annotations = map[string]string{"not": "kept"}
+	must(t, c.PutLink(t.Context(), app, decorated))
+	must(t, c.PutLink(t.Context(), app, blob("layer")))
+	wide := ocispec.Descriptor{Digest: digest.SHA512.FromString("layer"), Size: 5}
+	must(t, c.PutLink(t.Context(), app, wide))
+
+	for name, c := range map[string]*storage.Catalog{"same": c, "restarted": storage.NewCatalog(m.Records(), storage.CatalogOptions{})} {
+		for _, want := range []ocispec.Descriptor{want, blob("layer"), wide} {
+			if got, err := c.Link(t.Context(), app, want.Digest); !cmp.Equal(got, want) || err != nil {
+				t.Errorf("%s: Link = %+v, %v, want %+v", name, got, err, want)
+			}
+		}
+		// Possession in one repository says nothing about another.
+		for _, other := range []storage.Repository{
+			{Namespace: "ghcr.io/acme", Name: "app"}, {Namespace: "ghcr.io", Name: "acme"}, {Namespace: "ghcr.io", Name: "acme/app/sub"}, {Namespace: "quay.io", Name: "acme/app"},
+		} {
+			if _, err := c.Link(t.Context(), other, want.Digest); !errors.Is(err, storage.ErrNotExist) {
+				t.Errorf("%s: Link in %+v: %v, want ErrNotExist", name, other, err)
+			}
+		}
+	}
+
+	must(t, c.DeleteLink(t.Context(), app, want.Digest))
+	if _, err := c.Link(t.Context(), app, want.Digest); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Link after DeleteLink: %v, want ErrNotExist", err)
+	}
+	if err := c.DeleteLink(t.Context(), app, want.Digest); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("a second DeleteLink: %v, want ErrNotExist", err)
+	}
+}
+
+func TestPutLinkWritesOnlyWhatIsNew(t *testing.T) {
+	c, m := newCatalog(t)
+	known := manifest("manifest")
+	otherType := known
+	otherType.MediaType = ocispec.MediaTypeImageIndex
+	steps := []struct {
+		name   string
+		put    ocispec.Descriptor
+		want   ocispec.Descriptor
+		writes int
+	}{
+		{"first", known, known, 1},
+		{"the same", known, known, 0},
+		{"as a blob", blob("manifest"), known, 0},
+		{"another media type", otherType, otherType, 1},
+	}
+	for _, step := range steps {
+		before := m.Calls("Put")
+		must(t, c.PutLink(t.Context(), app, step.put))
+		if got := m.Calls("Put") - before; got != step.writes {
+			t.Errorf("%s: %d writes, want %d", step.name, got, step.writes)
+		}
+		if got, err := c.Link(t.Context(), app, known.Digest); !cmp.Equal(got, step.want) || err != nil {
+			t.Errorf("%s: Link = %+v, %v, want %+v", step.name, got, err, step.want)
+		}
+	}
+	before := m.Calls("Put")
+	must(t, storage.NewCatalog(m.Records(), storage.CatalogOptions{}).PutLink(t.Context(), app, otherType))
+	if got := m.Calls("Put") - before; got != 0 {
+		t.Errorf("%d writes of a link that is recorded but not in memory, want 0", got)
+	}
+}
+
+func TestCatalogDocuments(t *testing.T) {
+	c, _ := newCatalog(t)
+	tags := storage.Document{Body: []byte(`{"tags":[]}`), Checked: checked}
+	must(t, c.PutDocument(t.Context(), app, "tags", "n=10&last=../../etc/passwd", tags))
+	must(t, c.PutDocument(t.Context(), app, "tags", "", storage.Document{Checked: checked}))
+	if got, err := c.Document(t.Context(), app, "tags", "n=10&last=../../etc/passwd"); !cmp.Equal(got, tags) || err != nil {
+		t.Errorf("Document = %+v, %v, want %+v", got, err, tags)
+	}
+	if got, err := c.Document(t.Context(), app, "tags", ""); len(got.Body) != 0 || !got.Checked.Equal(checked) || err != nil {
+		t.Errorf("Document = %+v, %v", got, err)
+	}
+	for kind, name := range map[string]string{"tags": "another", "referrers": "n=10&last=../../etc/passwd"} {
+		if _, err := c.Document(t.Context(), app, kind, name); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("Document(%s, %s): %v, want ErrNotExist", kind, name, err)
+		}
+	}
+	replaced := storage.Document{Body: []byte("new"), Checked: checked.Add(time.Hour)}
+	must(t, c.PutDocument(t.Context(), app, "tags", "", replaced))
+	if got, err := c.Document(t.Context(), app, "tags", ""); !cmp.Equal(got, replaced) || err != nil {
+		t.Errorf("Document = %+v, %v, want %+v", got, err, replaced)
+	}
+}
+
+func TestCatalogRepositories(t *testing.T) {
+	c, m := newCatalog(t)
+	if repos, err := c.Repositories(t.Context()); len(repos) != 0 || err != nil {
+		t.Errorf("Repositories = %v, %v", repos, err)
+	}
+	want := []storage.Repository{
+		{Namespace: "docker.io", Name: "library/nginx"},
+		{Namespace: "ghcr.io", Name: "acme"},
+		{Namespace: "ghcr.io", Name: "acme/app"},
+		{Namespace: "ghcr.io/acme", Name: "app"},
+		{Namespace: "ghcr.io", Name: "acme/app/sub"},
+		{Namespace: "ghcr.io", Name: "acme-labs/app"},
+		{Namespace: "localhost:5000", Name: "x"},
+	}
+	slices.SortFunc(want, func(a, b storage.Repository) int {
+		return strings.Compare(a.String()+"\x00"+a.Namespace, b.String()+"\x00"+b.Namespace)
+	})
+	for i, repo := range want {
+		if i%2 == 0 {
+			must(t, c.PutLink(t.Context(), repo, blob("layer")))
+			must(t, c.PutLink(t.Context(), repo, blob("another")))
+		}
+		if i%3 != 0 || i%2 != 0 {
+			must(t, c.PutTag(t.Context(), repo, "latest", storage.Tag{Descriptor: manifest("x")}))
+		}
+	}
+	must(t, c.PutDocument(t.Context(), storage.Repository{Namespace: "ghcr.io", Name: "has/only/documents"}, "tags", "", storage.Document{Checked: checked}))
+	for _, garbage := range []string{"top", "ghcr.io/x", "ghcr.io/_tags/x", "ghcr.io/x/_other/y", "%zz/x/_tags/y", "%67hcr.io/x/_tags/y", "ghcr.io%2facme/app/_tags/lower-case-escape"} {
+		must(t, m.Records().Put(t.Context(), garbage, []byte("garbage")))
+	}
+	reads := m.Calls("Get")
+	repos, err := c.Repositories(t.Context())
+	if err != nil || !slices.Equal(repos, want) {
+		t.Errorf("Repositories, %v:\n%s", err, cmp.Diff(want, repos))
+	}
+	if n := m.Calls("Get") - reads; n != 0 {
+		t.Errorf("Repositories read %d records", n)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := c.Repositories(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Repositories: %v, want the context's error", err)
+	}
+	if _, err := c.Tags(ctx, app); !errors.Is(err, context.Canceled) {
+		t.Errorf("Tags: %v, want the context's error", err)
+	}
+}
+
+func TestCatalogRefusesHostileNames(t *testing.T) {
+	c, m := newCatalog(t)
+	for _, repo := range []storage.Repository{
+		{}, {Namespace: "", Name: "x"}, {Namespace: "x", Name: ""}, {Namespace: "..", Name: "x"}, {Namespace: ".", Name: "x"},
+		{Namespace: "x", Name: ".."}, {Namespace: "x", Name: "a/../b"}, {Namespace: "x", Name: "/a"}, {Namespace: "x", Name: "a/"},
+		{Namespace: "x", Name: "a//b"}, {Namespace: "x", Name: "a/_tags"}, {Namespace: "x", Name: "_links/a"}, {Namespace: "x", Name: "a\x00"},
+		{Namespace: strings.Repeat("x", 256), Name: "a"},
+	} {
+		_, tagsErr := c.Tags(t.Context(), repo)
+		for method, err := range map[string]error{
+			"PutTag":      c.PutTag(t.Context(), repo, "v1", storage.Tag{Descriptor: manifest("x")}),
+			"PutLink":     c.PutLink(t.Context(), repo, blob("x")),
+			"PutDocument": c.PutDocument(t.Context(), repo, "tags", "", storage.Document{Checked: checked}),
+			"Tags":        tagsErr,
+			"DeleteTag":   c.DeleteTag(t.Context(), repo, "v1"),
+			"DeleteLink":  c.DeleteLink(t.Context(), repo, blob("x").Digest),
+		} {
+			if !errors.Is(err, storage.ErrInvalidKey) {
+				t.Errorf("%s in %.40q: %v, want ErrInvalidKey", method, repo, err)
+			}
+		}
+	}
+	for _, tag := range []string{"", ".", "..", "a/b", "../x", "a\x00"} {
+		if _, err := c.Tag(t.Context(), app, tag); !errors.Is(err, storage.ErrInvalidKey) {
+			t.Errorf("Tag(%q): %v, want ErrInvalidKey", tag, err)
+		}
+	}
+	for _, kind := range []string{"", "..", "a/b"} {
+		if _, err := c.Document(t.Context(), app, kind, "x"); !errors.Is(err, storage.ErrInvalidKey) {
+			t.Errorf("Document of kind %q: %v, want ErrInvalidKey", kind, err)
+		}
+	}
+	if _, err := c.Link(t.Context(), app, "sha256:../../x"); !errors.Is(err, digest.ErrDigestInvalidFormat) && !errors.Is(err, digest.ErrDigestInvalidLength) {
+		t.Errorf("Link: %v, want an error about the digest", err)
+	}
+	broken := blob("x")
+	broken.Size = -1
+	for name, err := range map[string]error{
+		"a tag without a digest":    c.PutTag(t.Context(), app, "v1", storage.Tag{}),
+		"a link of negative size":   c.PutLink(t.Context(), app, broken),
+		"a document without a time": c.PutDocument(t.Context(), app, "tags", "", storage.Document{}),
+	} {
+		if err == nil {
+			t.Errorf("%s was recorded", name)
+		}
+	}
+	if n := m.Calls("Put"); n != 0 {
+		t.Errorf("%d records were written", n)
+	}
+}
+
+// A warm pull reads no record.
+func TestCatalogIsWarm(t *testing.T) {
+	c, m := newCatalog(t)
+	link := manifest("manifest")
+	must(t, c.PutTag(t.Context(), app, "v1", storage.Tag{Descriptor: link, Checked: checked}))
+	must(t, c.PutLink(t.Context(), app, link))
+	restarted := storage.NewCatalog(m.Records(), storage.CatalogOptions{})
+	for name, step := range map[string]struct {
+		catalog *storage.Catalog
+		reads   int
+	}{"after the puts": {c, 0}, "after a restart": {restarted, 2}} {
+		before := m.Calls("Get")
+		for range 10 {
+			if _, err := step.catalog.Tag(t.Context(), app, "v1"); err != nil {
+				t.Error(err)
+			}
+			if _, err := step.catalog.Link(t.Context(), app, link.Digest); err != nil {
+				t.Error(err)
+			}
+		}
+		if got := m.Calls("Get") - before; got != step.reads {
+			t.Errorf("%s: %d reads, want %d", name, got, step.reads)
+		}
+	}
+}
+
+func TestCatalogMemoryIsBounded(t *testing.T) {
+	m := storagetest.NewMemory(t)
+	c := storage.NewCatalog(m.Records(), storage.CatalogOptions{Tags: 2, Links: 2})
+	for i := range 4 {
+		must(t, c.PutTag(t.Context(), app, fmt.Sprint(i), storage.Tag{Descriptor: manifest("x")}))
+		must(t, c.PutLink(t.Context(), app, blob(fmt.Sprint(i))))
+	}
+	before := m.Calls("Get")
+	for i := 3; i >= 0; i-- {
+		if _, err := c.Tag(t.Context(), app, fmt.Sprint(i)); err != nil {
+			t.Error(err)
+		}
+		if _, err := c.Link(t.Context(), app, blob(fmt.Sprint(i)).Digest); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := m.Calls("Get") - before; got != 4 {
+		t.Errorf("%d reads, want those of the 2 oldest tags and links", got)
+	}
+}
+
+// A full disk must not turn every pull into a request upstream.
+func TestCatalogRemembersWhatItCannotWrite(t *testing.T) {
+	c, m := newCatalog(t)
+	full := errors.New("disk full")
+	tag := storage.Tag{Descriptor: manifest("manifest"), Checked: checked}
+	m.FailPut(full)
+	for range 2 {
+		if err := c.PutTag(t.Context(), app, "v1", tag); !errors.Is(err, full) {
+			t.Errorf("PutTag: %v, want the fault", err)
+		}
+		if err := c.PutLink(t.Context(), app, tag.Descriptor); !errors.Is(err, full) {
+			t.Errorf("PutLink: %v, want the fault", err)
+		}
+	}
+	if got, err := c.Tag(t.Context(), app, "v1"); !cmp.Equal(got, tag) || err != nil {
+		t.Errorf("Tag = %+v, %v, want %+v", got, err, tag)
+	}
+	if got, err := c.Link(t.Context(), app, tag.Descriptor.Digest); !cmp.Equal(got, tag.Descriptor) || err != nil {
+		t.Errorf("Link = %+v, %v, want %+v", got, err, tag.Descriptor)
+	}
+
+	// The link is known, but not recorded: the next one to put it writes it.
+	m.FailPut(nil)
+	must(t, c.PutLink(t.Context(), app, tag.Descriptor))
+	restarted := storage.NewCatalog(m.Records(), storage.CatalogOptions{})
+	if _, err := restarted.Link(t.Context(), app, tag.Descriptor.Digest); err != nil {
+		t.Errorf("Link after a restart: %v", err)
+	}
+
+	// What is in memory only can be deleted all the same.
+	must(t, c.DeleteTag(t.Context(), app, "v1"))
+	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Tag after DeleteTag: %v, want ErrNotExist", err)
+	}
+}
+
+func TestCatalogReportsReadErrors(t *testing.T) {
+	c, m := newCatalog(t)
+	broken := errors.New("input/output error")
+	m.FailGet(broken)
+	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, broken) || errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Tag: %v, want the fault", err)
+	}
+	must(t, c.PutLink(t.Context(), app, blob("x"))) // replaces what cannot be read
+	m.FailGet(nil)
+	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Tag: %v, want ErrNotExist", err)
+	}
+}
+
+func TestCatalogGarbage(t *testing.T) {
+	dgst := digest.FromString("x")
+	tagKey := "ghcr.io/acme/app/_tags/v1"
+	linkKey := "ghcr.io/acme/app/_links/sha256/" + dgst.Encoded()
+	other := digest.FromString("other").String()
+	for name, document := range map[string]string{
+		"empty": "", "truncated": `{"descriptor":{"mediaType":"app`, "not JSON": "\x00\x01", "null": "null", "list": "[]", "string": `"x"`,
+		"no digest": `{}`, "no digest in the tag": `{"descriptor":{}}`, "bad digest": `{"digest":"sha256:abc","descriptor":{"digest":"sha256:abc"}}`,
+		"negative size": `{"digest":"` + dgst.String() + `","size":-1,"descriptor":{"digest":"` + dgst.String() + `","size":-1}}`,
+		"of another":    `{"digest":"` + other + `","size":1,"descriptor":{"digest":"../x","size":1}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := storagetest.NewMemory(t)
+			var log bytes.Buffer
+			c := storage.NewCatalog(m.Records(), storage.CatalogOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			must(t, m.Records().Put(t.Context(), tagKey, []byte(document)))
+			must(t, m.Records().Put(t.Context(), linkKey, []byte(document)))
+			for range 3 {
+				if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
+					t.Errorf("Tag: %v, want ErrNotExist", err)
+				}
+				if _, err := c.Link(t.Context(), app, dgst); !errors.Is(err, storage.ErrNotExist) {
+					t.Errorf("Link: %v, want ErrNotExist", err)
+				}
+			}
+			for _, key := range []string{tagKey, linkKey} {
+				if n := strings.Count(log.String(), "key="+key); n != 1 {
+					t.Errorf("%d log lines about %s, want 1", n, key)
+				}
+			}
+			must(t, c.PutTag(t.Context(), app, "v1", storage.Tag{Descriptor: blob("x")}))
+			must(t, c.PutLink(t.Context(), app, blob("x")))
+			restarted := storage.NewCatalog(m.Records(), storage.CatalogOptions{})
+			if got, err := restarted.Tag(t.Context(), app, "v1"); got.Descriptor.Digest != dgst || err != nil {
+				t.Errorf("Tag after a Put = %+v, %v", got, err)
+			}
+			if got, err := restarted.Link(t.Context(), app, dgst); got.Digest != dgst || err != nil {
+				t.Errorf("Link after a Put = %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+// gate is records whose first Get stops after it has read.
+type gate struct {
+	storage.Records
+	once             sync.Once
+	reached, proceed chan struct{}
+}
+
+func (g *gate) Get(ctx context.Context, key string) ([]byte, error) {
+	document, err := g.Records.Get(ctx, key)
+	g.once.Do(func() {
+		close(g.reached)
+		<-g.proceed
+	})
+	return document, err
+}
+
+// A possession that is taken away while another pull is reading it does not
+// come back.
+func TestCatalogDeleteWhileReading(t *testing.T) {
+	m := storagetest.NewMemory(t)
+	link := blob("layer")
+	must(t, storage.NewCatalog(m.Records(), storage.CatalogOptions{}).PutLink(t.Context(), app, link))
+	g := &gate{Records: m.Records(), reached: make(chan struct{}), proceed: make(chan struct{})}
+	c := storage.NewCatalog(g, storage.CatalogOptions{})
+
+	var users sync.WaitGroup
+	users.Go(func() {
+		if _, err := c.Link(t.Context(), app, link.Digest); err != nil {
+			t.Errorf("Link: %v", err)
+		}
+	})
+	<-g.reached
+	users.Go(func() {
+		if err := c.DeleteLink(t.Context(), app, link.Digest); err != nil {
+			t.Errorf("DeleteLink: %v", err)
+		}
+	})
+	for range 1000 {
+		runtime.Gosched() // lets a deletion that does not wait for the reader go first
+	}
+	close(g.proceed)
+	users.Wait()
+	if _, err := c.Link(t.Context(), app, link.Digest); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Link after DeleteLink: %v, want ErrNotExist", err)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func BenchmarkCatalogLink(b *testing.B) {
+	c := storage.NewCatalog(storagetest.NewMemory(b).Records(), storage.CatalogOptions{})
+	link := manifest("manifest")
+	must(b, c.PutLink(b.Context(), app, link))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Link(b.Context(), app, link.Digest); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
