@@ -59,6 +59,7 @@ type Flight struct {
 	origin  string        // of the stream that is or was last copied
 	holds   int           // readers and completing jobs
 	held    chan struct{} // closed and replaced when holds leaves zero
+	arrived bool          // the content is there and verified; what is left is to store it
 	stopped bool          // the goroutine has ended; the last hold closes the spool
 }
 
@@ -220,6 +221,10 @@ func (f *Flight) verify(s *spool.Spool, stream *Stream) error {
 	if got := digest.NewDigest(f.digest.Algorithm(), f.hash); got != f.digest {
 		return f.reject(stream, fmt.Errorf("%d bytes have digest %s", s.Written(), got))
 	}
+	// Before the readers learn of it: the first may leave at once.
+	f.mu.Lock()
+	f.arrived = true
+	f.mu.Unlock()
 	if err := s.Complete(); err != nil {
 		return f.reject(stream, err)
 	}
@@ -283,14 +288,14 @@ func (f *Flight) hold() {
 	f.holds++
 }
 
-// release gives a hold back and reports whether the flight is left unfinished
-// with nobody to want it.
+// release gives a hold back and reports whether the download is left
+// unfinished with nobody to want it.
 func (f *Flight) release() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.holds--
 	f.closeSpool()
-	return f.holds == 0 && !f.stopped
+	return f.holds == 0 && !f.arrived && !f.stopped
 }
 
 // closeSpool closes the spool when neither goroutine nor hold needs it any

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/registry"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/tokencache"
+	"github.com/weirhq/weir/upstream"
+)
+
+const (
+	// hotBytes bounds the memory that manifests and other small content take.
+	hotBytes = 32 << 20
+	// hotObject is the largest content that is kept in memory.
+	hotObject = 1 << 20
+	// tokensInMemory bounds the upstream tokens that an instance remembers.
+	tokensInMemory = 16384
+)
+
+// mirror is what a server is made of and what outlives a change of its
+// configuration, but for the table, which is swapped.
+type mirror struct {
+	log      *slog.Logger
+	gatherer *prometheus.Registry
+	store    *disk.Store
+	pool     *namespace.Pool
+	flights  *storage.Flights
+	cache    *namespace.Cache
+	redis    redis.UniversalClient // nil without [cache.redis]
+	tokens   *tokencache.Cache
+	clients  *clients
+	tables   namespace.Live
+	handler  http.Handler
+}
+
+// build makes a mirror. Nothing of it contacts an upstream or waits for Redis.
+func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
+	m := &mirror{log: log, gatherer: newGatherer()}
+	if err := m.openStorage(cfg); err != nil {
+		return nil, err
+	}
+	m.openTokens(cfg)
+	m.clients = newClients(m.tokens, upstream.NewMetrics(m.gatherer), log)
+	if err := m.apply(cfg); err != nil {
+		m.close()
+		return nil, err
+	}
+	m.handler = registry.New(registry.Options{
+		Tables:   &m.tables,
+		Cache:    m.cache,
+		Ready:    m.store.Writable,
+		Metrics:  registry.NewMetrics(m.gatherer),
+		Gatherer: m.gatherer,
+		Logger:   log,
+	})
+	return m, nil
+}
+
+func newGatherer() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	version, revision := buildVersion()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "weir_build_info", Help: "1, labelled with what is running.",
+		ConstLabels: prometheus.Labels{"version": version, "revision": revision},
+	})
+	info.Set(1)
+	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// openStorage stacks what content passes through on its way in and out.
+func (m *mirror) openStorage(cfg *config.Config) error {
+	fs := cfg.BlobStore.FS
+	store, err := disk.Open(fs.RootDir, disk.Options{Sync: fs.SyncToDisk, MinFree: int64(fs.MinFree), Logger: m.log})
+	if err != nil {
+		return err
+	}
+	m.store = store
+	m.gatherer.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "weir_store_bytes", Help: "Bytes of content that are stored.",
+		}, func() float64 { bytes, _ := store.Size(); return float64(bytes) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "weir_store_objects", Help: "Contents that are stored.",
+		}, func() float64 { _, objects := store.Size(); return float64(objects) }),
+	)
+	hot := storage.NewHot(store, hotBytes, hotObject)
+	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
+	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, namespace.NewMetrics(m.gatherer), m.log)
+	m.flights = storage.NewFlights(storage.FlightsOptions{
+		Store:      hot,
+		Spools:     store.Spools(),
+		MaxFetches: cfg.Global.MaxConcurrentFetches,
+		Idle:       namespace.CompleteOrAbandon(m.pool),
+		Metrics:    storage.NewMetrics(m.gatherer),
+		Logger:     m.log,
+	})
+	m.cache, err = namespace.NewCache(hot, store.Spools(), catalog, m.flights, m.log)
+	return err
+}
+
+// openTokens makes the token cache, shared through Redis where that is
+// configured.
+func (m *mirror) openTokens(cfg *config.Config) {
+	var shared tokencache.Store
+	if r := cfg.Cache.Redis; r != nil {
+		opts := &redis.UniversalOptions{
+			Addrs: r.Addrs, Username: r.Username, Password: r.Password.Reveal(), DB: r.DB, MasterName: r.MasterName,
+			// The token cache bounds each call by its context, and asks again
+			// by itself later: a client that retries would only use that up.
+			ContextTimeoutEnabled:    true,
+			MaxRetries:               -1,
+			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		}
+		if r.TLS {
+			opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		redis.SetLogger(redisLog{m.log})
+		m.redis = redis.NewUniversalClient(opts)
+		shared = tokencache.NewRedis(m.redis, r.KeyPrefix)
+	}
+	m.tokens = tokencache.New(tokencache.NewMemory(tokensInMemory), shared,
+		tokencache.WithMetrics(tokencache.NewMetrics(m.gatherer)), tokencache.WithLogger(m.log))
+}
+
+// apply puts the repositories of a configuration in force. Upstreams that did
+// not change keep their connections and what is known about them.
+func (m *mirror) apply(cfg *config.Config) error {
+	keep := m.clients.begin()
+	specs := make([]namespace.Spec, len(cfg.Repositories))
+	for i, repo := range cfg.Repositories {
+		spec, err := m.spec(cfg, repo, keep)
+		if err != nil {
+			return fmt.Errorf("repository.%q: %w", repo.Key, err)
+		}
+		specs[i] = spec
+	}
+	table, err := namespace.NewTable(m.cache, specs)
+	if err != nil {
+		return err
+	}
+	m.tables.Store(table)
+	m.clients.commit(keep)
+	return nil
+}
+
+// spec is what a repository block means.
+func (m *mirror) spec(cfg *config.Config, repo config.Repository, keep generation) (namespace.Spec, error) {
+	spec := namespace.Spec{
+		Key: repo.Key, Host: repo.Namespace, Default: repo.Default, Offline: repo.Offline,
+		ImmutableTags:           repo.ImmutableTags,
+		ImmutableTagsExclusions: repo.ImmutableTagsExclusions,
+		TagTTL:                  repo.TagTTL.Std(),
+		NegativeTTL:             repo.NegativeTTL.Std(),
+		MaxStale:                repo.MaxStale.Std(),
+	}
+	for _, name := range repo.ServeStaleOn {
+		class, err := upstream.ParseClass(name)
+		if err != nil {
+			return spec, err
+		}
+		spec.ServeStaleOn = append(spec.ServeStaleOn, class)
+	}
+	var members []*upstream.Client
+	for i, u := range repo.Upstreams {
+		client, err := m.clients.get(keep, u, int64(cfg.Global.MaxManifestSize))
+		if err != nil {
+			return spec, fmt.Errorf("upstream[%d]: %w", i, err)
+		}
+		members = append(members, client)
+		target, err := u.ParsedURL()
+		if err != nil {
+			return spec, err
+		}
+		spec.UpstreamHosts = append(spec.UpstreamHosts, target.Host)
+		spec.DockerHub = spec.DockerHub || namespace.IsDockerHub(target.Hostname())
+	}
+	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: m.log}, members...)
+	return spec, nil
+}
+
+// close stops what still runs and gives up what is open, in the reverse order
+// of use.
+func (m *mirror) close() {
+	m.pool.Close()
+	m.flights.Close()
+	m.clients.close()
+	m.tokens.Close()
+	if m.redis != nil {
+		m.redis.Close()
+	}
+	if err := m.store.Close(); err != nil {
+		m.log.Warn("closing the store", "error", err)
+	}
+}

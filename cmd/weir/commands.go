@@ -1,0 +1,167 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirhq/weir/config"
+)
+
+func rootCommand() *cobra.Command {
+	var paths []string
+	root := &cobra.Command{
+		Use:   "weir",
+		Short: "A pull-through mirror for OCI container registries",
+		Long: `Weir puts Docker Hub, ghcr.io, quay.io and private registries under one host.
+It serves from its cache what it has, streams what it has not while storing it,
+and goes on serving when upstreams fail.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
+		"configuration `FILE`; may be repeated, later files override earlier ones (default: ./config.toml, then /etc/weir/config.toml, then built-in)")
+	root.AddCommand(serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths), versionCommand())
+	return root
+}
+
+func serveCommand(paths *[]string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the mirror",
+		Long: `Run the mirror until SIGINT or SIGTERM. Running requests and downloads then have
+global.shutdown_drain_secs to end; the exit code is 0 when all of them did.
+A change of a configuration file, or SIGHUP, takes effect without a restart.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(*paths)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), *paths, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+}
+
+func checkCommand(paths *[]string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check",
+		Short: "Validate the configuration and print it with all defaults",
+		Long: `Validate the configuration and print what is in force as TOML: every default
+filled in, secrets redacted. All problems are reported at once on standard
+error, with exit code 2.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(*paths)
+			if err != nil {
+				return err
+			}
+			for _, warning := range cfg.Warnings() {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
+			}
+			if err := cfg.WriteTOML(cmd.OutOrStdout()); err != nil {
+				return failure{exitFailed, err}
+			}
+			return nil
+		},
+	}
+}
+
+func healthcheckCommand(paths *[]string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask a running mirror on this machine whether it is alive",
+		Long: `Ask the mirror that runs on this machine with the same configuration whether it
+is alive. The exit code is 0 if it is, else 1. This is for containers, which
+have no shell.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(*paths)
+			if err != nil {
+				return err
+			}
+			if err := askHealth(cmd, cfg); err != nil {
+				return failure{exitFailed, err}
+			}
+			return nil
+		},
+	}
+}
+
+func askHealth(cmd *cobra.Command, cfg *config.Config) error {
+	if cfg.Server.Port == 0 {
+		return fmt.Errorf("server.port is 0, so the port of the running mirror is not known here: configure a fixed one")
+	}
+	host := cfg.Server.BindAddress
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	url := "http://" + net.JoinHostPort(host, strconv.Itoa(cfg.Server.Port)) + "/healthz"
+	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("no mirror answers: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	fmt.Fprintln(cmd.OutOrStdout(), "healthy")
+	return nil
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run:   func(cmd *cobra.Command, _ []string) { printVersion(cmd.OutOrStdout()) },
+	}
+}
+
+func printVersion(w io.Writer) {
+	version, revision := buildVersion()
+	fmt.Fprintf(w, "weir %s (%s, %s, %s/%s)\n", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// buildVersion returns the module's version and the revision it was built from.
+func buildVersion() (version, revision string) {
+	version, revision = "devel", "unknown revision"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return version, revision
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		version = v
+	}
+	for _, setting := range info.Settings {
+		if setting.Key == "vcs.revision" {
+			revision = setting.Value
+		}
+	}
+	return version, revision
+}
+
+// load reads and validates the configuration.
+func load(paths []string) (*config.Config, error) {
+	cfg, err := config.Load(paths...)
+	if err == nil {
+		err = cfg.Validate()
+	}
+	if err != nil {
+		return nil, failure{exitUsage, fmt.Errorf("the configuration cannot be used:\n%w", err)}
+	}
+	return cfg, nil
+}

@@ -1,0 +1,51 @@
+// Command weir is a pull-through mirror for OCI registries.
+//
+// The package wires the others together and is the only one that knows the
+// configuration and the objects that come of it: serve.go is the life of a
+// server, build.go makes its parts, reload.go swaps those that a change of
+// configuration touches.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	_ "golang.org/x/crypto/x509roots/fallback" // for images and machines without CA certificates
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// Exit codes.
+const (
+	exitFine   = 0
+	exitFailed = 1 // while running
+	exitUsage  = 2 // wrong usage or configuration
+)
+
+// failure is an error that ends the program with a code of its own.
+type failure struct {
+	code int
+	error
+}
+
+// run runs one command line and returns its exit code.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cmd := rootCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return exitFine
+	}
+	fmt.Fprintf(stderr, "weir: %v\n", err)
+	if f, ok := errors.AsType[failure](err); ok {
+		return f.code
+	}
+	return exitUsage // what cobra itself refuses
+}

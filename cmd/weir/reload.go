@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirhq/weir/config"
+)
+
+// settle is how long after a first change a reload waits for the rest of it:
+// an editor writes in several steps.
+const settle = 150 * time.Millisecond
+
+// reloader puts changes of the configuration in force while the mirror runs. It
+// watches the directories of all files that the configuration was read from,
+// since editors rename over a file and Kubernetes swaps a symbolic link beside
+// it. What cannot be used leaves everything as it was.
+type reloader struct {
+	mirror  *mirror
+	paths   []string
+	started *config.Config // what the parts that need a restart were made of
+	level   *slog.LevelVar
+	log     *slog.Logger
+	watcher *fsnotify.Watcher
+	hangups chan os.Signal
+	ended   sync.WaitGroup
+	cancel  context.CancelFunc
+
+	files []string          // that the last usable configuration was read from
+	seen  [sha256.Size]byte // their content, as it was last tried
+
+	successful prometheus.Gauge
+	lastTime   prometheus.Gauge
+}
+
+func newReloader(m *mirror, paths []string, cfg *config.Config, level *slog.LevelVar) (*reloader, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch the configuration files: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &reloader{
+		mirror: m, paths: paths, started: cfg, level: level, log: m.log, watcher: watcher, cancel: cancel,
+		hangups: make(chan os.Signal, 1),
+		successful: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_config_last_reload_successful", Help: "Whether the configuration on disk is the one in force: 1, or 0 when it cannot be used.",
+		}),
+		lastTime: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_config_last_reload_success_timestamp_seconds", Help: "When a configuration was last put in force.",
+		}),
+	}
+	m.gatherer.MustRegister(r.successful, r.lastTime)
+	r.succeeded(cfg)
+	signal.Notify(r.hangups, syscall.SIGHUP)
+	r.ended.Go(func() { r.run(ctx) })
+	return r, nil
+}
+
+func (r *reloader) close() {
+	signal.Stop(r.hangups)
+	r.cancel()
+	r.watcher.Close()
+	r.ended.Wait()
+}
+
+func (r *reloader) run(ctx context.Context) {
+	var settled <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.hangups:
+			r.reload()
+		case <-settled:
+			settled = nil
+			if r.fingerprint() != r.seen {
+				r.reload()
+			}
+		case _, ok := <-r.watcher.Events:
+			if ok && settled == nil {
+				settled = time.After(settle)
+			}
+		case err := <-r.watcher.Errors:
+			if err != nil && !errors.Is(err, fsnotify.ErrClosed) {
+				r.log.Warn("watching the configuration files; send SIGHUP after a change if it is not noticed", "error", err)
+			}
+		}
+	}
+}
+
+// reload loads, validates, builds and swaps, or leaves all as it is.
+func (r *reloader) reload() {
+	r.seen = r.fingerprint()
+	cfg, err := config.Load(r.paths...)
+	if err == nil {
+		err = cfg.Validate()
+	}
+	if err == nil {
+		err = r.mirror.apply(cfg)
+	}
+	if err != nil {
+		r.successful.Set(0)
+		r.log.Error("the changed configuration cannot be used; the last one stays in force", "error", err)
+		return
+	}
+	r.level.Set(logLevel(cfg.Log.Level))
+	r.succeeded(cfg)
+	r.log.Info("the changed configuration is in force", "repositories", len(cfg.Repositories))
+	for _, warning := range cfg.Warnings() {
+		r.log.Warn(warning)
+	}
+	if keys := config.RestartRequired(r.started, cfg); len(keys) > 0 {
+		r.log.Warn("some changes take effect at the next restart only", "keys", keys)
+	}
+}
+
+func (r *reloader) succeeded(cfg *config.Config) {
+	r.successful.Set(1)
+	r.lastTime.SetToCurrentTime()
+	r.files = cfg.Files()
+	r.seen = r.fingerprint()
+	r.watch()
+}
+
+// watch watches the directories of the files, and those that their symbolic
+// links lead to, and no others.
+func (r *reloader) watch() {
+	wanted := make(map[string]bool)
+	for _, file := range r.files {
+		wanted[filepath.Dir(file)] = true
+		if target, err := filepath.EvalSymlinks(file); err == nil {
+			wanted[filepath.Dir(target)] = true
+		}
+	}
+	for dir := range wanted {
+		if err := r.watcher.Add(dir); err != nil {
+			r.log.Warn("cannot watch a directory for changes of the configuration; send SIGHUP after a change", "directory", dir, "error", err)
+		}
+	}
+	for _, dir := range r.watcher.WatchList() {
+		if !wanted[dir] {
+			_ = r.watcher.Remove(dir) // it may be gone already
+		}
+	}
+}
+
+// fingerprint is a digest of the files' content.
+func (r *reloader) fingerprint() (sum [sha256.Size]byte) {
+	h := sha256.New()
+	for _, file := range slices.Sorted(slices.Values(r.files)) {
+		content, err := os.ReadFile(file)
+		fmt.Fprintf(h, "%s %v %d\n", file, err != nil, len(content))
+		h.Write(content)
+	}
+	h.Sum(sum[:0])
+	return sum
+}

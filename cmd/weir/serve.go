@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/weirhq/weir/config"
+)
+
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 120 * time.Second
+	maxHeaderBytes    = 64 << 10
+)
+
+// serve runs the mirror until a signal ends it.
+func serve(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr io.Writer) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	level := new(slog.LevelVar)
+	level.Set(logLevel(cfg.Log.Level))
+	log := newLogger(stderr, cfg.Log.Format, level)
+	for _, warning := range cfg.Warnings() {
+		log.Warn(warning)
+	}
+	m, err := build(cfg, log)
+	if err != nil {
+		return failure{exitFailed, err}
+	}
+	defer m.close()
+	listener, err := net.Listen("tcp", cfg.Server.Address())
+	if err != nil {
+		return failure{exitFailed, fmt.Errorf("cannot listen (server.bind_address, server.port): %w", err)}
+	}
+	reloads, err := newReloader(m, paths, cfg, level)
+	if err != nil {
+		listener.Close()
+		return failure{exitFailed, err}
+	}
+	defer reloads.close()
+
+	server := newServer(m.handler, log)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	address := listener.Addr().String()
+	log.Info("listening", "address", address, "repositories", len(cfg.Repositories), "data", cfg.BlobStore.FS.RootDir)
+	fmt.Fprintf(stdout, "weir: listening on http://%s\n", address)
+
+	select {
+	case err := <-served:
+		return failure{exitFailed, fmt.Errorf("serving %s: %w", address, err)}
+	case <-ctx.Done():
+	}
+	stop() // a second signal ends the program at once
+	return m.drain(server, cfg.Global.ShutdownDrain)
+}
+
+// newServer speaks HTTP/1.1, and HTTP/2 without TLS to clients that begin with
+// it. There is no limit on how long a transfer takes.
+func newServer(handler http.Handler, log *slog.Logger) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           handler,
+		Protocols:         protocols,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// drain stops accepting and lets requests, then downloads, end within a limit.
+func (m *mirror) drain(server *http.Server, limit time.Duration) error {
+	m.log.Info("shutting down: waiting for running requests and downloads", "limit", limit)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	err := server.Shutdown(ctx)
+	if err == nil {
+		err = m.flights.Drain(ctx)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		server.Close()
+		return failure{exitFailed, fmt.Errorf("requests or downloads were cut off: they did not end within %s (global.shutdown_drain_secs)", limit)}
+	}
+	if err != nil {
+		return failure{exitFailed, err}
+	}
+	m.log.Info("all requests and downloads have ended")
+	return nil
+}

@@ -1,0 +1,166 @@
+package namespace
+
+import (
+	"context"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/storage"
+)
+
+// Blob is the answer to a question for a blob.
+type Blob struct {
+	Outcome
+	Size int64 // bytes; -1 when no upstream says
+	// Content reads the blob; the caller closes it. Of a blob whose size is
+	// known it can seek. A read error means that the client must not take what
+	// it got for whole. Content is nil when only the size was asked for.
+	Content io.ReadSeekCloser
+}
+
+// Blob returns a blob, of which the caller is going to read from byte start up
+// to, and without, byte end; -1 is the blob's end. This shapes what is asked of
+// an upstream, not what can be read. The context bounds all reading. Errors are
+// ErrOffline, storage.ErrCorrupt and those of package upstream.
+func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, start, end int64) (*Blob, error) {
+	id := n.id(repo)
+	_, err := n.cache.catalog.Link(ctx, id, dgst)
+	possessed := err == nil
+	if n.spec.Offline {
+		return n.storedBlob(ctx, id, dgst)
+	}
+	q := question{id, "blob", dgst.String()}
+	if err := n.cache.refused(q); err != nil {
+		return nil, err
+	}
+	obj, reader, err := n.cache.flights.Open(ctx, dgst, n.source(id, dgst))
+	if err != nil {
+		return nil, err
+	}
+	b := &Blob{Outcome: Outcome{Cache: Hit}}
+	if reader != nil {
+		b.Content = reader
+	} else {
+		b.Content, b.Size = obj.Content, obj.Size
+	}
+	if !possessed && (obj != nil || reader.Repository() != id) {
+		// The bytes are here, but another repository brought them.
+		if _, err := n.prove(ctx, id, dgst); err != nil {
+			b.Content.Close()
+			return nil, err
+		}
+		b.Outcome = Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}
+	}
+	if reader == nil {
+		return b, nil
+	}
+	if b.Size, err = reader.Wait(start, end); err != nil {
+		reader.Close()
+		n.remember(q, err)
+		return nil, err
+	}
+	b.Outcome = arriving(reader)
+	return b, nil
+}
+
+// arriving is the outcome of a blob that is being downloaded.
+func arriving(r *storage.Reader) Outcome {
+	o := Outcome{Cache: Miss, Upstream: r.Origin()}
+	switch {
+	case r.Joined():
+		o.Cache = Collapsed
+	case !r.Stored():
+		o.Cache = Passed
+	}
+	return o
+}
+
+// HeadBlob returns a blob's size. What is not cached costs a HEAD upstream, and
+// nothing is stored.
+func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Digest) (*Blob, error) {
+	id := n.id(repo)
+	if n.spec.Offline {
+		b, err := n.storedBlob(ctx, id, dgst)
+		if err != nil {
+			return nil, err
+		}
+		b.Content.Close()
+		b.Content = nil
+		return b, nil
+	}
+	info, missing := n.cache.store.Stat(ctx, dgst)
+	if _, err := n.cache.catalog.Link(ctx, id, dgst); err == nil && missing == nil {
+		return &Blob{Outcome: Outcome{Cache: Hit}, Size: info.Size}, nil
+	}
+	if err := n.cache.refused(question{id, "blob", dgst.String()}); err != nil {
+		return nil, err
+	}
+	desc, err := n.prove(ctx, id, dgst)
+	if err != nil {
+		return nil, err
+	}
+	asked := Outcome{Cache: Passed, Upstream: n.FirstUpstream()}
+	if missing == nil {
+		asked.Cache = Revalidated
+		desc.Size = info.Size
+	}
+	return &Blob{Outcome: asked, Size: desc.Size}, nil
+}
+
+// storedBlob opens a blob without contacting an upstream.
+func (n *Namespace) storedBlob(ctx context.Context, id storage.Repository, dgst digest.Digest) (*Blob, error) {
+	if _, err := n.cache.catalog.Link(ctx, id, dgst); err != nil {
+		return nil, n.offline("blob " + dgst.String())
+	}
+	obj, err := n.cache.store.Open(ctx, dgst)
+	if err != nil {
+		return nil, n.offline("blob " + dgst.String())
+	}
+	return &Blob{Outcome: Outcome{Cache: Hit}, Size: obj.Size, Content: obj.Content}, nil
+}
+
+// prove asks the upstream whether a repository has a blob, and links it if so:
+// that its bytes are here does not mean that this repository's readers may have
+// them.
+func (n *Namespace) prove(ctx context.Context, id storage.Repository, dgst digest.Digest) (ocispec.Descriptor, error) {
+	desc, _, err := share(ctx, n.cache, question{id, "proof", dgst.String()}, func(ctx context.Context) (ocispec.Descriptor, error) {
+		desc, err := n.spec.Upstreams.StatBlob(ctx, id.Name, dgst)
+		if err != nil {
+			n.remember(question{id, "blob", dgst.String()}, err)
+			return desc, err
+		}
+		n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: desc.Size})
+		return desc, nil
+	})
+	return desc, err
+}
+
+// source is a repository's way to a blob.
+func (n *Namespace) source(id storage.Repository, dgst digest.Digest) storage.Source {
+	return storage.Source{
+		Repository: id,
+		Open: func(ctx context.Context, offset, length int64) (*storage.Stream, error) {
+			body, err := n.spec.Upstreams.Blob(ctx, id.Name, dgst, offset, length)
+			if err != nil {
+				return nil, err
+			}
+			return &storage.Stream{ReadCloser: body, Size: body.Size, Origin: body.Upstream, Reject: func() bool { body.Reject(); return false }}, nil
+		},
+		Stored: func(info storage.Info) {
+			n.cache.putLink(context.Background(), id, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})
+		},
+	}
+}
+
+// CompleteOrAbandon is what becomes of a download that all clients have left: a
+// job of the pool completes it, and where there is no room for one it is given
+// up.
+func CompleteOrAbandon(pool *Pool) func(*storage.Flight) {
+	return func(f *storage.Flight) {
+		if !pool.Submit("complete "+f.Digest().String(), f.Complete) {
+			f.Abandon()
+		}
+	}
+}

@@ -1,0 +1,191 @@
+package namespace
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+	"github.com/weirhq/weir/upstream"
+)
+
+// remembered is how many refusals and announcements are kept in memory.
+const remembered = 16384
+
+// Cache is what all namespaces share and what outlives a change of
+// configuration.
+type Cache struct {
+	store   storage.Store
+	spools  *spool.Dir
+	catalog *storage.Catalog
+	flights *storage.Flights
+	log     *slog.Logger
+
+	lookups   singleflight.Group // of manifests, lists and proofs under way
+	ended     sync.WaitGroup     // of the same
+	refusals  *lru.Cache[question, refusal]
+	announced *lru.Cache[content, announcement]
+}
+
+// question is what an upstream was asked about one repository.
+type question struct {
+	repo storage.Repository
+	op   string
+	ref  string
+}
+
+func (q question) String() string { return fmt.Sprintf("%s %s %s", q.op, q.repo, q.ref) }
+
+// refusal is a definite "not found" that is remembered for a while.
+type refusal struct {
+	err   error
+	until time.Time
+}
+
+// content is a digest within a repository.
+type content struct {
+	repo   storage.Repository
+	digest digest.Digest
+}
+
+// announcement is what a client's HEAD taught about a tag whose content is not
+// cached. Docker follows such a HEAD with a GET by digest, which then makes
+// the tag known.
+type announcement struct {
+	tag string
+	storage.Tag
+}
+
+// NewCache returns a Cache over a store and its catalog. Flights must be made
+// over the same store and spools.
+func NewCache(store storage.Store, spools *spool.Dir, catalog *storage.Catalog, flights *storage.Flights, log *slog.Logger) (*Cache, error) {
+	refusals, err := lru.New[question, refusal](remembered)
+	if err != nil {
+		return nil, err
+	}
+	announced, err := lru.New[content, announcement](remembered)
+	if err != nil {
+		return nil, err
+	}
+	return &Cache{
+		store: store, spools: spools, catalog: catalog, flights: flights, log: log,
+		refusals: refusals, announced: announced,
+	}, nil
+}
+
+// Wait returns when no lookup is under way.
+func (c *Cache) Wait() { c.ended.Wait() }
+
+// Repositories returns the repositories that have something cached, sorted.
+func (c *Cache) Repositories(ctx context.Context) ([]storage.Repository, error) {
+	return c.catalog.Repositories(ctx)
+}
+
+// share runs one lookup for all who ask the same question at once. The lookup
+// is detached from its callers: who leaves fails nobody else's. led reports
+// whether this caller's request made it run.
+func share[T any](ctx context.Context, c *Cache, q question, lookup func(context.Context) (T, error)) (value T, led bool, err error) {
+	detached := context.WithoutCancel(ctx)
+	ran := make(chan struct{}, 1)
+	c.ended.Add(1)
+	answer := c.lookups.DoChan(q.String(), func() (any, error) {
+		ran <- struct{}{}
+		return lookup(detached)
+	})
+	done := make(chan singleflight.Result, 1)
+	go func() {
+		defer c.ended.Done()
+		done <- <-answer
+	}()
+	select {
+	case result := <-done:
+		value, _ = result.Val.(T)
+		return value, len(ran) > 0, result.Err
+	case <-ctx.Done():
+		return value, false, context.Cause(ctx)
+	}
+}
+
+// refused returns the remembered refusal of a question.
+func (c *Cache) refused(q question) error {
+	if r, ok := c.refusals.Get(q); ok && time.Now().Before(r.until) {
+		return r.err
+	}
+	return nil
+}
+
+// remember keeps a refusal, if err is one, for as long as the namespace says.
+func (n *Namespace) remember(q question, err error) {
+	if errors.Is(err, upstream.ErrNotFound) && n.spec.NegativeTTL > 0 {
+		n.cache.refusals.Add(q, refusal{err, time.Now().Add(n.spec.NegativeTTL)})
+	}
+}
+
+// put stores a small content that has been verified.
+func (c *Cache) put(ctx context.Context, dgst digest.Digest, body []byte) error {
+	s, err := c.spools.Create(int64(len(body)))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if _, err := s.Write(body); err != nil {
+		return err
+	}
+	if err := s.Complete(); err != nil {
+		return err
+	}
+	return c.store.Commit(ctx, dgst, s)
+}
+
+// keep stores a manifest that repo's upstream delivered and records that repo
+// possesses it. It reports whether both succeeded; where they did not, the
+// manifest is served all the same.
+func (c *Cache) keep(ctx context.Context, repo storage.Repository, m *upstream.Manifest) bool {
+	desc := m.Descriptor
+	err := c.put(ctx, desc.Digest, m.Body)
+	if err == nil {
+		err = c.catalog.PutLink(ctx, repo, desc)
+	}
+	if err != nil {
+		c.log.Warn("cannot store a manifest; it is served from upstream until the store is mended",
+			"repository", repo.String(), "digest", desc.Digest, "error", err)
+		return false
+	}
+	if a, ok := c.announced.Get(content{repo, desc.Digest}); ok {
+		c.announced.Remove(content{repo, desc.Digest})
+		c.putTag(ctx, repo, a.tag, a.Tag)
+	}
+	return true
+}
+
+func (c *Cache) putTag(ctx context.Context, repo storage.Repository, tag string, value storage.Tag) {
+	if err := c.catalog.PutTag(ctx, repo, tag, value); err != nil {
+		c.log.Warn("cannot record a tag; after a restart its upstream is asked again",
+			"repository", repo.String(), "tag", tag, "error", err)
+	}
+}
+
+func (c *Cache) putLink(ctx context.Context, repo storage.Repository, desc ocispec.Descriptor) {
+	if err := c.catalog.PutLink(ctx, repo, desc); err != nil {
+		c.log.Warn("cannot record what a repository possesses; after a restart its upstream is asked to confirm it",
+			"repository", repo.String(), "digest", desc.Digest, "error", err)
+	}
+}
+
+// bytesContent is a content in memory.
+type bytesContent struct{ *bytes.Reader }
+
+func (bytesContent) Close() error { return nil }
+
+func inMemory(body []byte) io.ReadSeekCloser { return bytesContent{bytes.NewReader(body)} }

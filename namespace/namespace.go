@@ -1,0 +1,117 @@
+// Package namespace decides what a mirrored registry means: which configured
+// block answers a name, what of it is served from the cache, when an upstream
+// is asked, and what is served when that fails.
+//
+// A [Table] is an immutable set of namespaces; [Live] holds the one in force,
+// and each request loads it once. A [Namespace] is one block: its upstreams,
+// its tag policy, its manner of failing. All namespaces share one [Cache], the
+// state that outlives a change of configuration: the store and its catalog,
+// the running downloads, the lookups under way, and the [Pool] of background
+// jobs.
+//
+// The package knows neither the configuration's syntax nor HTTP handlers.
+package namespace
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream"
+)
+
+// ErrNameUnknown says that no configured block answers a name.
+var ErrNameUnknown = errors.New("no configured repository answers this name")
+
+// ErrOffline says that content is not cached and its namespace is offline.
+var ErrOffline = errors.New("not cached, and the namespace is offline")
+
+// Spec describes a namespace. All of it is fixed once a table is made.
+type Spec struct {
+	// Key is the first path segments of the names that the namespace serves.
+	Key string
+	// Host is the value of the ns parameter that selects it; "" for none.
+	Host string
+	// Default is whether it serves every name that no other key matches.
+	Default bool
+	// Upstreams are asked in their order.
+	Upstreams *upstream.Chain
+	// UpstreamHosts names the upstreams, for messages.
+	UpstreamHosts []string
+	// DockerHub is whether one of the upstreams is Docker Hub, where a name of
+	// one segment is short for one below library/.
+	DockerHub bool
+
+	// ImmutableTags is whether tags never move once they are cached, but for
+	// those that match one of the exclusions (regexp2 syntax, unanchored).
+	ImmutableTags           bool
+	ImmutableTagsExclusions []string
+	// TagTTL is how long a checked tag is served without asking again.
+	TagTTL time.Duration
+	// NegativeTTL is how long an upstream's "not found" is remembered.
+	NegativeTTL time.Duration
+	// ServeStaleOn are the failures that are answered from the cache, with
+	// what was checked no longer than MaxStale ago (0: no limit).
+	ServeStaleOn []upstream.Class
+	MaxStale     time.Duration
+	// Offline is whether upstreams are never contacted.
+	Offline bool
+}
+
+// Namespace is one mirrored registry. Its methods may be called concurrently.
+type Namespace struct {
+	spec   Spec
+	cache  *Cache
+	policy *tagPolicy
+	log    *slog.Logger
+}
+
+func newNamespace(cache *Cache, spec Spec) (*Namespace, error) {
+	log := cache.log.With("namespace", spec.Key)
+	policy, err := newTagPolicy(spec, log)
+	if err != nil {
+		return nil, fmt.Errorf("namespace %q: %w", spec.Key, err)
+	}
+	return &Namespace{spec: spec, cache: cache, policy: policy, log: log}, nil
+}
+
+// Key returns the block's key. It is what metrics are labelled with.
+func (n *Namespace) Key() string { return n.spec.Key }
+
+// Host returns the value of the ns parameter that selects the namespace.
+func (n *Namespace) Host() string { return n.spec.Host }
+
+// FirstUpstream returns the host of the upstream that is asked first.
+func (n *Namespace) FirstUpstream() string {
+	if len(n.spec.UpstreamHosts) == 0 {
+		return n.spec.Key
+	}
+	return n.spec.UpstreamHosts[0]
+}
+
+// id is the cache identity of a repository of the namespace.
+func (n *Namespace) id(repo string) storage.Repository {
+	return storage.Repository{Namespace: n.spec.Key, Name: repo}
+}
+
+// offline returns the error for what is not cached, while upstreams are not to
+// be contacted.
+func (n *Namespace) offline(what string) error {
+	return fmt.Errorf("%s: %w: remove offline = true from repository.%q to fetch it from %s",
+		what, ErrOffline, n.spec.Key, n.FirstUpstream())
+}
+
+// stale reports whether an upstream's failure is answered with what was last
+// checked at the given time, and what the client is told about it.
+func (n *Namespace) stale(err error, checked time.Time) (warning string, ok bool) {
+	class := upstream.ClassOf(err)
+	age := time.Since(checked)
+	if !slices.Contains(n.spec.ServeStaleOn, class) || n.spec.MaxStale > 0 && age > n.spec.MaxStale {
+		return "", false
+	}
+	return fmt.Sprintf("%s is %s; served from the cache, last checked %s ago",
+		n.FirstUpstream(), class, age.Round(time.Second)), true
+}

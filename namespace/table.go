@@ -1,0 +1,124 @@
+package namespace
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+)
+
+// Table is an immutable set of namespaces.
+type Table struct {
+	byLength []*Namespace          // longest key first
+	byHost   map[string]*Namespace // by canonical host
+	fallback *Namespace            // the default one, or nil
+}
+
+// Live holds the table that is in force.
+type Live = atomic.Pointer[Table]
+
+// NewTable makes a table over a cache. It returns an error when a tag pattern
+// does not compile or two specs claim the same key, host or default.
+func NewTable(cache *Cache, specs []Spec) (*Table, error) {
+	t := &Table{byHost: make(map[string]*Namespace)}
+	keys := make(map[string]bool)
+	for _, spec := range specs {
+		n, err := newNamespace(cache, spec)
+		if err != nil {
+			return nil, err
+		}
+		if keys[spec.Key] {
+			return nil, fmt.Errorf("two namespaces have the key %q", spec.Key)
+		}
+		keys[spec.Key] = true
+		t.byLength = append(t.byLength, n)
+		if host := canonicalHost(spec.Host); host != "" {
+			if other := t.byHost[host]; other != nil {
+				return nil, fmt.Errorf("the namespaces %q and %q both answer ns=%s", other.Key(), spec.Key, host)
+			}
+			t.byHost[host] = n
+		}
+		if spec.Default {
+			if t.fallback != nil {
+				return nil, fmt.Errorf("the namespaces %q and %q are both the default", t.fallback.Key(), spec.Key)
+			}
+			t.fallback = n
+		}
+	}
+	slices.SortFunc(t.byLength, func(a, b *Namespace) int {
+		return cmp.Or(cmp.Compare(len(b.Key()), len(a.Key())), cmp.Compare(a.Key(), b.Key()))
+	})
+	return t, nil
+}
+
+// Namespaces returns all namespaces, those with the longest keys first.
+func (t *Table) Namespaces() []*Namespace { return t.byLength }
+
+// Resolve returns the namespace that answers a name, and the repository's name
+// within it. ns is the value of containerd's ns parameter, or "". It returns
+// ErrNameUnknown when no namespace answers.
+func (t *Table) Resolve(ns, name string) (*Namespace, string, error) {
+	if n := t.byHost[canonicalHost(ns)]; n != nil {
+		rest, ok := cutKey(name, n.Key())
+		if !ok {
+			rest = name
+		}
+		return n, n.repository(rest), nil
+	}
+	for _, n := range t.byLength {
+		if rest, ok := cutKey(name, n.Key()); ok {
+			return n, n.repository(rest), nil
+		}
+	}
+	if t.fallback != nil {
+		return t.fallback, t.fallback.repository(name), nil
+	}
+	return nil, "", fmt.Errorf("%w: %s; configured are %s", ErrNameUnknown, name, t.keys())
+}
+
+func (t *Table) keys() string {
+	keys := make([]string, len(t.byLength))
+	for i, n := range t.byLength {
+		keys[i] = n.Key()
+	}
+	slices.Sort(keys)
+	return strings.Join(keys, ", ")
+}
+
+// cutKey takes a key of whole segments off the front of a name.
+func cutKey(name, key string) (rest string, ok bool) {
+	rest, ok = strings.CutPrefix(name, key)
+	if !ok || rest != "" && rest[0] != '/' {
+		return "", false
+	}
+	return strings.TrimPrefix(rest, "/"), true
+}
+
+// repository is the name below the namespace that what is left of a name after
+// its key stands for.
+func (n *Namespace) repository(rest string) string {
+	if rest == "" {
+		rest = n.spec.Key[strings.LastIndexByte(n.spec.Key, '/')+1:]
+	}
+	if n.spec.DockerHub && !strings.Contains(rest, "/") {
+		return "library/" + rest
+	}
+	return rest
+}
+
+// IsDockerHub reports whether a host is one of the names of Docker Hub.
+func IsDockerHub(host string) bool { return canonicalHost(host) == "docker.io" }
+
+// canonicalHost folds the spellings of a registry's host into one.
+func canonicalHost(host string) string {
+	switch host = strings.ToLower(host); host {
+	case "index.docker.io", "registry-1.docker.io":
+		return "docker.io"
+	default:
+		return host
+	}
+}
+
+// SameHost reports whether two names are those of one registry.
+func SameHost(a, b string) bool { return canonicalHost(a) == canonicalHost(b) }

@@ -1,0 +1,103 @@
+package registry
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/felixge/httpsnoop"
+
+	"github.com/weirhq/weir/namespace"
+)
+
+// entry is what a request's handler tells the log and the metrics.
+type entry struct {
+	op         Operation
+	namespace  string
+	repository string // canonical: the namespace's key and the name below it
+	reference  string
+	outcome    namespace.Outcome
+	err        error
+}
+
+type entryKey struct{}
+
+func entryOf(ctx context.Context) *entry { return ctx.Value(entryKey{}).(*entry) }
+
+// ServeHTTP serves a request, writes its line to the log and counts it. A panic
+// is logged with its stack and answered with 500, or aborts an answer that has
+// begun.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	e := &entry{}
+	var m httpsnoop.Metrics // Code stays 0 until an answer has begun
+	defer func() {
+		failure := recover()
+		if failure != nil && failure != http.ErrAbortHandler {
+			h.opts.Logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
+				"method", r.Method, "path", r.URL.Path, "panic", failure, "stack", string(debug.Stack()))
+			if m.Code == 0 {
+				m.Code = http.StatusInternalServerError
+				toWire(e.op, errPanic).write(w)
+				failure = nil
+			}
+		}
+		h.account(r, e, m, time.Since(start))
+		if failure != nil {
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	m.CaptureMetrics(w, func(w http.ResponseWriter) {
+		h.router.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), entryKey{}, e)))
+	})
+}
+
+var errPanic = &Error{
+	Status: http.StatusInternalServerError, Code: "UNKNOWN",
+	Message: "internal error; the mirror's log has the details",
+}
+
+// account logs and counts a request that has ended.
+func (h *Handler) account(r *http.Request, e *entry, m httpsnoop.Metrics, took time.Duration) {
+	level := slog.LevelInfo
+	if !strings.HasPrefix(r.URL.Path, "/v2") {
+		level = slog.LevelDebug // probes and scrapes
+	} else {
+		h.opts.Metrics.request(e, m.Code, m.Written, took)
+	}
+	if m.Code >= http.StatusInternalServerError {
+		level = slog.LevelWarn
+	}
+	if !h.opts.Logger.Enabled(r.Context(), level) {
+		return
+	}
+	client, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		client = r.RemoteAddr
+	}
+	attrs := []slog.Attr{
+		slog.String("method", r.Method),
+		slog.String("repository", e.repository),
+		slog.String("reference", e.reference),
+		slog.Int("status", m.Code),
+		slog.Int64("bytes", m.Written),
+		slog.Duration("duration", took),
+		slog.String("cache", e.outcome.Cache.Label()),
+		slog.String("client", client),
+	}
+	if e.repository == "" {
+		attrs[1] = slog.String("path", r.URL.Path)
+		attrs = append(attrs[:2], attrs[3:]...)
+	}
+	if e.outcome.Upstream != "" {
+		attrs = append(attrs, slog.String("upstream", e.outcome.Upstream))
+	}
+	if e.err != nil {
+		attrs = append(attrs, slog.Any("error", e.err))
+	}
+	h.opts.Logger.LogAttrs(r.Context(), level, "request", attrs...)
+}

@@ -1,0 +1,118 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream"
+)
+
+// Error is an answer that is not what the client asked for (distribution-spec,
+// "Error Codes").
+type Error struct {
+	Status     int
+	Code       string
+	Message    string
+	RetryAfter time.Duration // 0: the client is not told
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// statusClientGone is what the log says of a request whose client left before
+// there was an answer. Nobody receives it.
+const statusClientGone = 499
+
+// toWire is the one place where a failure becomes an answer.
+func toWire(op Operation, err error) *Error {
+	var wire *Error
+	var failed *upstream.Error
+	isUpstream := errors.As(err, &failed)
+	switch {
+	case errors.As(err, &wire):
+		return wire
+	case errors.Is(err, namespace.ErrNameUnknown):
+		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: err.Error()}
+	case errors.Is(err, namespace.ErrOffline):
+		return &Error{Status: http.StatusNotFound, Code: unknown(op), Message: err.Error()}
+	case isUpstream:
+		return upstreamToWire(op, failed)
+	case errors.Is(err, storage.ErrCorrupt):
+		return &Error{Status: http.StatusBadGateway, Code: "UNAVAILABLE", Message: err.Error()}
+	case errors.Is(err, context.Canceled):
+		return &Error{Status: statusClientGone, Code: "UNKNOWN", Message: "the client has left"}
+	default:
+		return &Error{Status: http.StatusInternalServerError, Code: "UNKNOWN", Message: "internal error; the mirror's log has the details"}
+	}
+}
+
+func upstreamToWire(op Operation, err *upstream.Error) *Error {
+	switch wire := (&Error{Message: err.Error()}); err.Class {
+	case upstream.ClassNotFound:
+		wire.Status, wire.Code = http.StatusNotFound, unknown(op)
+		switch err.Code {
+		case "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN":
+			wire.Code = err.Code
+		}
+		return wire
+	case upstream.ClassDenied:
+		wire.Status, wire.Code = http.StatusForbidden, "DENIED"
+		return wire
+	case upstream.ClassRateLimited:
+		wire.Status, wire.Code = http.StatusTooManyRequests, "TOOMANYREQUESTS"
+		wire.RetryAfter = max(err.RetryAfter, time.Second)
+		return wire
+	default:
+		wire.Status, wire.Code = http.StatusBadGateway, "UNAVAILABLE"
+		if err.Timeout() {
+			wire.Status = http.StatusGatewayTimeout
+		}
+		return wire
+	}
+}
+
+// unknown is the code for what an operation asks for and does not exist.
+func unknown(op Operation) string {
+	switch op {
+	case OpManifest, OpReferrers:
+		return "MANIFEST_UNKNOWN"
+	case OpBlob:
+		return "BLOB_UNKNOWN"
+	default:
+		return "NAME_UNKNOWN"
+	}
+}
+
+// write sends the error as the specification's JSON document.
+func (e *Error) write(w http.ResponseWriter) {
+	type item struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	header := w.Header()
+	for _, name := range []string{"Cache-Control", "Content-Length", "Docker-Content-Digest", "Etag"} {
+		header.Del(name)
+	}
+	if e.RetryAfter > 0 {
+		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
+	}
+	writeJSON(w, e.Status, "application/json", map[string][]item{"errors": {{e.Code, e.Message}}})
+}
+
+func writeJSON(w http.ResponseWriter, status int, contentType string, value any) {
+	body, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // all that is written here are plain structs and maps
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that has left is noticed by its context
+}

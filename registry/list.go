@@ -1,0 +1,91 @@
+package registry
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/namespace"
+)
+
+func (p *pull) tags() error {
+	list, err := p.ns.Tags(p.r.Context(), p.repo, p.req.Query)
+	if err != nil {
+		return err
+	}
+	p.conclude(list.Outcome)
+	if list.Next != nil {
+		next := url.Values{}
+		for key, values := range list.Next {
+			next[key] = values
+		}
+		if p.req.NS != "" {
+			next.Set("ns", p.req.NS)
+		}
+		linkNext(p.w, "/v2/"+p.req.Name+"/tags/list", next)
+	}
+	writeJSON(p.w, http.StatusOK, "application/json", struct {
+		Name string   `json:"name"`
+		Tags []string `json:"tags"`
+	}{p.req.Name, notNil(list.Tags)})
+	return nil
+}
+
+func (p *pull) referrers() error {
+	artifactType := p.req.Query.Get("artifactType")
+	list, err := p.ns.Referrers(p.r.Context(), p.repo, p.req.Digest, artifactType)
+	if err != nil {
+		return err
+	}
+	p.conclude(list.Outcome)
+	if artifactType != "" {
+		p.w.Header().Set("OCI-Filters-Applied", "artifactType")
+	}
+	index := list.Index
+	index.SchemaVersion = 2
+	index.MediaType = ocispec.MediaTypeImageIndex
+	index.Manifests = notNil(index.Manifests)
+	writeJSON(p.w, http.StatusOK, ocispec.MediaTypeImageIndex, index)
+	return nil
+}
+
+// catalog lists the repositories that are cached, as the table in force spells
+// them.
+func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, table *namespace.Table) error {
+	repositories, err := h.opts.Cache.Repositories(r.Context())
+	if err != nil {
+		return err
+	}
+	configured := make(map[string]bool)
+	for _, ns := range table.Namespaces() {
+		configured[ns.Key()] = true
+	}
+	names := []string{}
+	for _, repo := range repositories {
+		if configured[repo.Namespace] {
+			names = append(names, repo.String())
+		}
+	}
+	slices.Sort(names)
+	page, more := namespace.Page(slices.Compact(names), req.Query)
+	if more {
+		linkNext(w, "/v2/_catalog", url.Values{"n": req.Query["n"], "last": {page[len(page)-1]}})
+	}
+	writeJSON(w, http.StatusOK, "application/json", map[string][]string{"repositories": page})
+	return nil
+}
+
+// linkNext points to the next page of a list (RFC 8288).
+func linkNext(w http.ResponseWriter, path string, query url.Values) {
+	w.Header().Set("Link", "<"+path+"?"+query.Encode()+`>; rel="next"`)
+}
+
+// notNil makes an empty list of none, since clients want [] and not null.
+func notNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}

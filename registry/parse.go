@@ -1,0 +1,211 @@
+package registry
+
+import (
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Operation is what a request asks for. Its string is the label that metrics
+// carry.
+type Operation string
+
+const (
+	OpPing      Operation = "ping"
+	OpCatalog   Operation = "catalog"
+	OpManifest  Operation = "manifest"
+	OpBlob      Operation = "blob"
+	OpTags      Operation = "tags"
+	OpReferrers Operation = "referrers"
+	OpWrite     Operation = "write" // any of those that a mirror refuses
+)
+
+// Label returns the operation as metrics name it.
+func (op Operation) Label() string {
+	switch op {
+	case OpManifest, OpBlob, OpTags, OpReferrers:
+		return string(op)
+	default:
+		return "other"
+	}
+}
+
+// Request is a parsed request of the distribution API. All of its names,
+// references and digests are valid by the grammar of the specification.
+type Request struct {
+	Op        Operation
+	Name      string        // as the client spells it
+	Reference string        // of a manifest: a tag or a digest
+	Digest    digest.Digest // of a blob, of a subject, or of a manifest by digest
+	NS        string        // containerd's ns parameter
+	Query     url.Values    // without ns
+}
+
+// maxName bounds a name, which clients do too (distribution-spec, "Pulling
+// manifests").
+const maxName = 255
+
+var (
+	// A name's first segment may be a registry's host with its port.
+	namePattern = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?::[0-9]+)?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
+	tagPattern  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+)
+
+// Parse reads a request below /v2/ (distribution-spec, "Endpoints"). It is pure:
+// it looks at nothing but its arguments. Its errors are *Error, ready for the
+// client.
+func Parse(method string, u *url.URL) (Request, error) {
+	query := u.Query()
+	req := Request{NS: query.Get("ns"), Query: query}
+	query.Del("ns")
+	path, ok := strings.CutPrefix(u.Path, "/v2")
+	if !ok || path != "" && path[0] != '/' {
+		return req, notFound(u.Path)
+	}
+	// An encoded slash would move the borders between the segments.
+	if raw := strings.ToLower(u.EscapedPath()); strings.Contains(raw, "%2f") {
+		return req, invalidName(u.Path)
+	}
+	path = strings.TrimPrefix(path, "/")
+	read := method == http.MethodGet || method == http.MethodHead
+	switch {
+	case !read:
+		return parseWrite(req, path)
+	case path == "":
+		req.Op = OpPing
+		return req, nil
+	case path == "_catalog":
+		req.Op = OpCatalog
+		return req, checkPage(query)
+	default:
+		return parseRead(req, path)
+	}
+}
+
+func parseRead(req Request, path string) (Request, error) {
+	rest, last, _ := cutLast(path)
+	name, verb, ok := cutLast(rest)
+	if !ok {
+		return req, notFound("/v2/" + path)
+	}
+	var err error
+	switch verb {
+	case "manifests":
+		req.Op = OpManifest
+		req.Reference = last
+		if strings.Contains(last, ":") {
+			req.Digest, err = parseDigest(last)
+		} else if !tagPattern.MatchString(last) {
+			err = unknownTag(last)
+		}
+	case "blobs":
+		req.Op = OpBlob
+		req.Digest, err = parseDigest(last)
+	case "referrers":
+		req.Op = OpReferrers
+		req.Digest, err = parseDigest(last)
+	case "tags":
+		req.Op = OpTags
+		if last != "list" {
+			return req, notFound("/v2/" + path)
+		}
+		err = checkPage(req.Query)
+	default:
+		return req, notFound("/v2/" + path)
+	}
+	if !validName(name) {
+		return req, invalidName(name)
+	}
+	req.Name = name
+	return req, err
+}
+
+// parseWrite finds the name that a write is below. What exactly would be
+// written does not matter.
+func parseWrite(req Request, path string) (Request, error) {
+	req.Op = OpWrite
+	name := strings.TrimSuffix(path, "/")
+	for _, verb := range []string{"/blobs/", "/manifests/", "/tags/", "/referrers/"} {
+		if at := strings.LastIndex(path, verb); at >= 0 {
+			name = path[:at]
+			break
+		}
+	}
+	if !validName(name) {
+		return req, invalidName(name)
+	}
+	req.Name = name
+	return req, nil
+}
+
+func cutLast(path string) (before, last string, ok bool) {
+	at := strings.LastIndexByte(path, '/')
+	if at < 0 {
+		return "", path, false
+	}
+	return path[:at], path[at+1:], true
+}
+
+func validName(name string) bool {
+	return len(name) <= maxName && namePattern.MatchString(name)
+}
+
+func parseDigest(s string) (digest.Digest, error) {
+	dgst, err := digest.Parse(s)
+	if err != nil || dgst.Algorithm() != digest.SHA256 && dgst.Algorithm() != digest.SHA512 {
+		return "", &Error{
+			Status: http.StatusBadRequest, Code: "DIGEST_INVALID",
+			Message: "not a sha256 or sha512 digest: " + strconv.Quote(cut(s)),
+		}
+	}
+	return dgst, nil
+}
+
+// checkPage checks the parameter n of a paged list.
+func checkPage(query url.Values) error {
+	n := query.Get("n")
+	if n == "" {
+		return nil
+	}
+	if v, err := strconv.Atoi(n); err != nil || v < 0 {
+		return &Error{
+			Status: http.StatusBadRequest, Code: "PAGINATION_NUMBER_INVALID",
+			Message: "n is not a number of names: " + strconv.Quote(cut(n)),
+		}
+	}
+	return nil
+}
+
+func invalidName(name string) error {
+	return &Error{
+		Status: http.StatusBadRequest, Code: "NAME_INVALID",
+		Message: "not a repository name: " + strconv.Quote(cut(name)),
+	}
+}
+
+func unknownTag(tag string) error {
+	return &Error{
+		Status: http.StatusNotFound, Code: "MANIFEST_UNKNOWN",
+		Message: "not a tag, nor a digest: " + strconv.Quote(cut(tag)),
+	}
+}
+
+func notFound(path string) error {
+	return &Error{
+		Status: http.StatusNotFound, Code: "NAME_UNKNOWN",
+		Message: "no such endpoint: " + strconv.Quote(cut(path)),
+	}
+}
+
+// cut shortens what a client sent, for a message.
+func cut(s string) string {
+	const limit = 300
+	if len(s) <= limit {
+		return s
+	}
+	return s[:limit] + "..."
+}

@@ -1,0 +1,149 @@
+package registry
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/namespace"
+)
+
+// immutable is the Cache-Control of what is addressed by its digest.
+const immutable = "public, max-age=31536000, immutable"
+
+// pull is one request for something of a namespace.
+type pull struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	req   Request
+	ns    *namespace.Namespace
+	repo  string
+	entry *entry
+}
+
+func (p *pull) manifest() error {
+	ask := p.ns.Manifest
+	if p.r.Method == http.MethodHead {
+		ask = p.ns.Head
+	}
+	m, err := ask(p.r.Context(), p.repo, p.req.Reference)
+	if err != nil {
+		return err
+	}
+	p.conclude(m.Outcome)
+	p.w.Header().Set("Content-Type", m.Descriptor.MediaType)
+	p.identify(m.Descriptor.Digest)
+	if p.req.Digest == "" {
+		p.w.Header().Set("Cache-Control", "no-cache")
+	}
+	return p.send(m.Outcome, m.Content, m.Descriptor.Size)
+}
+
+func (p *pull) blob() error {
+	var b *namespace.Blob
+	var err error
+	if p.r.Method == http.MethodHead {
+		b, err = p.ns.HeadBlob(p.r.Context(), p.repo, p.req.Digest)
+	} else {
+		start, end := rangeHint(p.r.Header.Get("Range"))
+		b, err = p.ns.Blob(p.r.Context(), p.repo, p.req.Digest, start, end)
+	}
+	if err != nil {
+		return err
+	}
+	p.conclude(b.Outcome)
+	p.w.Header().Set("Content-Type", "application/octet-stream")
+	p.identify(p.req.Digest)
+	return p.send(b.Outcome, b.Content, b.Size)
+}
+
+// conclude tells client and log how the answer came about (RFC 9211, and
+// RFC 7234 section 5.5 for the warning).
+func (p *pull) conclude(o namespace.Outcome) {
+	p.entry.outcome = o
+	p.w.Header().Set("Cache-Status", o.Cache.String())
+	if o.Warning != "" {
+		p.w.Header().Set("Warning", "299 - "+strconv.Quote(o.Warning))
+	}
+}
+
+func (p *pull) identify(dgst digest.Digest) {
+	h := p.w.Header()
+	h.Set("Docker-Content-Digest", dgst.String())
+	h.Set("Etag", `"`+dgst.String()+`"`)
+	h.Set("Cache-Control", immutable)
+}
+
+// send writes a content of which the headers are set, with all that RFC 9110
+// says of conditions and ranges. A content that breaks off aborts the
+// connection, so that no client takes it for whole.
+func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) error {
+	if content == nil {
+		// A HEAD: what there is to say is the size. RFC 9110 section 14.2
+		// defines ranges for GET only.
+		p.r.Header.Del("Range")
+		if size < 0 {
+			p.w.WriteHeader(http.StatusOK)
+			return nil
+		}
+		http.ServeContent(p.w, p.r, "", time.Time{}, io.NewSectionReader(nil, 0, size))
+		return nil
+	}
+	defer content.Close()
+	if o.Cache == namespace.Hit || o.Cache == namespace.Revalidated || o.Cache == namespace.Stale {
+		// Handed over as it is: the kernel can send an *os.File.
+		http.ServeContent(p.w, p.r, "", time.Time{}, content)
+		return nil
+	}
+	watched := &watched{ReadSeeker: content}
+	if size < 0 {
+		// Without a size there are no ranges, and the end of the body is all
+		// that tells the client that it has come.
+		p.w.WriteHeader(http.StatusOK)
+		_, _ = io.Copy(p.w, watched) // watched keeps the errors that count
+	} else {
+		http.ServeContent(p.w, p.r, "", time.Time{}, watched)
+	}
+	if watched.err != nil {
+		p.entry.err = watched.err
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// watched remembers that reading failed, which http.ServeContent does not tell.
+type watched struct {
+	io.ReadSeeker
+	err error
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.ReadSeeker.Read(p)
+	if err != nil && err != io.EOF {
+		w.err = err
+	}
+	return n, err
+}
+
+// rangeHint returns where the one range of a Range header begins, and where it
+// ends (exclusive; -1: at the end). It is a hint for what to ask of an upstream;
+// what the client gets is up to http.ServeContent.
+func rangeHint(header string) (start, end int64) {
+	spec, ok := strings.CutPrefix(header, "bytes=")
+	if !ok || strings.Contains(spec, ",") {
+		return 0, -1
+	}
+	first, last, _ := strings.Cut(spec, "-")
+	start, err := strconv.ParseInt(strings.TrimSpace(first), 10, 64)
+	if err != nil || start < 0 {
+		return 0, -1
+	}
+	if end, err = strconv.ParseInt(strings.TrimSpace(last), 10, 64); err != nil || end < start {
+		return start, -1
+	}
+	return start, end + 1
+}
