@@ -31,7 +31,8 @@ type Body struct {
 	current int           // index of the member that delivers now
 	part    io.ReadCloser // nil when there is none open
 	offset  int64         // of the next byte
-	end     int64         // where the body ends; -1: where the stream does
+	limit   int64         // where it ends by the caller's wish; -1: with the blob
+	end     int64         // where it ends; -1: where the stream does
 
 	failed    []int  // failures of each member since the last byte
 	delivered []bool // members that some bytes came from
@@ -43,11 +44,12 @@ type Body struct {
 func openBody(ctx context.Context, logger *slog.Logger, members []*Client, repo string, dgst digest.Digest, offset, length int64) (*Body, error) {
 	b := &Body{
 		ctx: ctx, logger: logger, repo: repo, dgst: dgst, members: members,
-		Size: -1, offset: offset, end: -1,
+		Size: -1, offset: offset, limit: -1, end: -1,
 		failed: make([]int, len(members)), delivered: make([]bool, len(members)),
 	}
 	if length >= 0 {
-		b.end = offset + length
+		b.limit = offset + length
+		b.end = b.limit
 	}
 	_, err := ask(ctx, logger, members, func(c *Client) (struct{}, error) { return struct{}{}, b.open(c) })
 	if err != nil {
@@ -58,7 +60,7 @@ func openBody(ctx context.Context, logger *slog.Logger, members []*Client, repo 
 
 // open opens the rest of the body on a member.
 func (b *Body) open(c *Client) error {
-	p, err := c.openPart(b.ctx, b.repo, b.dgst, b.offset, b.end, b.Size)
+	p, err := c.openPart(b.ctx, b.repo, b.dgst, b.offset, b.limit, b.Size)
 	if err != nil {
 		return err
 	}

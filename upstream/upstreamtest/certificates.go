@@ -83,9 +83,9 @@ func (c *certificates) pool() *x509.CertPool {
 }
 
 func (c *certificates) serverConfig(clientCert bool) *tls.Config {
-	config := &tls.Config{Certificates: []tls.Certificate{c.server}}
+	config := &tls.Config{Certificates: []tls.Certificate{c.server}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: c.pool()}
 	if clientCert {
-		config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, c.pool()
+		config.ClientAuth = tls.RequireAndVerifyClientCert
 	}
 	return config
 }

@@ -15,12 +15,13 @@ const (
 
 // Record is one request that a server received.
 type Record struct {
-	Server string // "registry", "token" or "cdn"
-	Method string
-	URI    string // path and query
-	Header http.Header
-	Proto  string // "HTTP/1.1" or "HTTP/2.0"
-	Status int    // 0 while there is no answer, or where the connection was dropped instead
+	Server            string // "registry", "token" or "cdn"
+	Method            string
+	URI               string // path and query
+	Header            http.Header
+	Proto             string // "HTTP/1.1" or "HTTP/2.0"
+	ClientCertificate bool   // the client showed one
+	Status            int    // 0 while there is no answer, or where the connection was dropped instead
 }
 
 // String is, for instance, "GET /v2/x/blobs/sha256:... bytes=10- 206".
@@ -83,7 +84,8 @@ func (r *Registry) ResetRequests() {
 
 // record notes a request. Its status follows through the returned writer.
 func (r *Registry) record(server string, w http.ResponseWriter, req *http.Request) *recorder {
-	record := &Record{Server: server, Method: req.Method, URI: req.URL.RequestURI(), Header: req.Header.Clone(), Proto: req.Proto}
+	record := &Record{Server: server, Method: req.Method, URI: req.URL.RequestURI(), Header: req.Header.Clone(), Proto: req.Proto,
+		ClientCertificate: req.TLS != nil && len(req.TLS.PeerCertificates) > 0}
 	if server == serverCDN {
 		record.URI = req.URL.Path
 	}

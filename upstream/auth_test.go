@@ -1,0 +1,205 @@
+package upstream_test
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+func withCredentials(o *upstream.Options) { o.Username, o.Password = "user", "hunter2" }
+
+func TestAuthentication(t *testing.T) {
+	bearer := func(b upstreamtest.Bearer) upstreamtest.Option { return upstreamtest.WithBearer(b) }
+	tests := map[string]struct {
+		registry    upstreamtest.Option
+		credentials bool
+		wantErr     error
+		requests    int // for two manifests
+		tokens      int
+	}{
+		"basic":                    {upstreamtest.WithBasic("user", "hunter2"), true, nil, 3, 0},
+		"basic, wrong":             {upstreamtest.WithBasic("user", "other"), true, upstream.ErrDenied, 3, 0},
+		"basic, none":              {upstreamtest.WithBasic("user", "hunter2"), false, upstream.ErrDenied, 2, 0},
+		"bearer, anonymous":        {bearer(upstreamtest.Bearer{}), false, nil, 3, 1},
+		"bearer, with credentials": {bearer(upstreamtest.Bearer{Username: "user", Password: "hunter2"}), true, nil, 3, 1},
+		"bearer, wrong":            {bearer(upstreamtest.Bearer{Username: "user", Password: "other"}), true, upstream.ErrDenied, 2, 2},
+		"bearer, none":             {bearer(upstreamtest.Bearer{Username: "user", Password: "hunter2"}), false, upstream.ErrDenied, 2, 2},
+		"access_token, no expiry":  {bearer(upstreamtest.Bearer{AccessTokenOnly: true, OmitExpiry: true}), false, nil, 3, 1},
+		"no scope":                 {bearer(upstreamtest.Bearer{OmitScope: true}), false, nil, 3, 1},
+		"realm on the same host":   {bearer(upstreamtest.Bearer{OnRegistry: true}), false, nil, 3, 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := upstreamtest.New(t, test.registry)
+			r.AddImage("library/nginx", "latest", []byte("layer"))
+			var options []func(*upstream.Options)
+			if test.credentials {
+				options = append(options, withCredentials)
+			}
+			c := newClient(t, r, options...)
+			for range 2 {
+				_, err := c.Manifest(t.Context(), "library/nginx", "latest")
+				if !errors.Is(err, test.wantErr) {
+					t.Errorf("got %v, want %v", err, test.wantErr)
+				}
+			}
+			if len(r.Requests()) != test.requests || len(r.TokenRequests()) != test.tokens {
+				t.Errorf("requests are %v and %v, want %d and %d", r.Requests(), r.TokenRequests(), test.requests, test.tokens)
+			}
+			for _, got := range r.TokenRequests() {
+				if !strings.Contains(got, "scope=repository%3Alibrary%2Fnginx%3Apull") || !strings.Contains(got, "service=") {
+					t.Errorf("token request %s", got)
+				}
+			}
+		})
+	}
+}
+
+// A token that expired is replaced: before its time is over, and when the
+// registry refuses it, which some do with 403.
+func TestTokenRenewal(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBearer(upstreamtest.Bearer{Forbidden: true}))
+		r.AddImage("repo", "latest", []byte("layer"))
+		c := newClient(t, r, on(n))
+		pull := func() {
+			t.Helper()
+			r.ResetRequests()
+			must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		}
+		pull()
+		r.RevokeTokens()
+		_, err := c.Manifest(t.Context(), "repo", "latest")
+		wantError(t, err, upstream.ErrDenied) // a 403 on a fresh token is meant
+		time.Sleep(6 * time.Second)
+		pull()
+		want := []string{"GET /v2/repo/manifests/latest 403", "GET /v2/repo/manifests/latest 200"}
+		if diff := cmp.Diff(want, r.Requests()); diff != "" {
+			t.Error(diff)
+		}
+		time.Sleep(5*time.Minute - 29*time.Second)
+		pull()
+		if diff := cmp.Diff(want[1:], r.Requests()); diff != "" || len(r.TokenRequests()) != 1 {
+			t.Errorf("%s after %v", diff, r.TokenRequests())
+		}
+	})
+}
+
+func TestTokenService(t *testing.T) {
+	tests := map[string]struct {
+		effect  upstreamtest.Effect
+		want    error
+		message string
+		tokens  int
+	}{
+		"401":            {upstreamtest.Status(401, ""), upstream.ErrDenied, "token service localhost:", 1},
+		"403":            {upstreamtest.Status(403, `{"errors":[{"code":"DENIED","message":"denied"}]}`), upstream.ErrDenied, "DENIED: token service localhost:", 1},
+		"429":            {upstreamtest.Status(429, ""), upstream.ErrRateLimited, "retry after 1m0s", 1},
+		"500":            {upstreamtest.Status(500, ""), upstream.ErrUnavailable, "token service localhost:", 1},
+		"404":            {upstreamtest.Status(404, ""), upstream.ErrUnavailable, "token service localhost:", 1},
+		"empty":          {upstreamtest.Status(200, "{}"), upstream.ErrUnavailable, "neither token nor access_token", 1},
+		"not JSON":       {upstreamtest.Status(200, "<html>"), upstream.ErrUnavailable, "no token", 1},
+		"oversized":      {upstreamtest.Status(200, `{"token":"`+strings.Repeat("x", 64<<10)+`"}`), upstream.ErrUnavailable, "exceeds 65536 bytes", 1},
+		"header smuggle": {upstreamtest.Status(200, `{"token":"a\r\nX: y"}`), upstream.ErrUnavailable, "no header can carry", 1},
+		"broken":         {upstreamtest.Drop(), upstream.ErrUnavailable, "token service localhost:", 3},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+			r.AddImage("repo", "latest", []byte("layer"))
+			r.Fault(upstreamtest.Tokens, test.effect)
+			_, err := newClient(t, r).Manifest(t.Context(), "repo", "latest")
+			if wantError(t, err, test.want); !strings.Contains(err.Error(), test.message) {
+				t.Errorf("got %v, want %q", err, test.message)
+			}
+			if got := r.TokenRequests(); len(got) != test.tokens {
+				t.Errorf("token requests are %v", got)
+			}
+		})
+	}
+}
+
+func TestRealmMustBeHTTPS(t *testing.T) {
+	for _, realm := range []string{"http://auth.test/token", "ftp://auth.test/token"} {
+		r := upstreamtest.New(t, upstreamtest.WithTLS(), upstreamtest.WithBearer(upstreamtest.Bearer{Realm: realm}))
+		c := newClient(t, r, withCredentials, func(o *upstream.Options) { o.RootCAs = r.RootCAs() })
+		_, err := c.Manifest(t.Context(), "repo", "latest")
+		if wantError(t, err, upstream.ErrUnavailable); !strings.Contains(err.Error(), "auth.test") {
+			t.Errorf("%v does not name the realm's host", err)
+		}
+	}
+}
+
+func TestAuthorizationStaysHome(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithBasic("user", "hunter2"), upstreamtest.WithCDN(upstreamtest.CDN{}))
+	dgst := r.AddBlob("repo", []byte("layer"))
+	c := newClient(t, r, withCredentials)
+	for range 2 {
+		b, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+		if got := readBody(t, b, err); string(got) != "layer" {
+			t.Errorf("got %q", got)
+		}
+	}
+	if diff := cmp.Diff([]string{"GET /cdn/repo/" + dgst.String() + " 200", "GET /cdn/repo/" + dgst.String() + " 200"}, r.CDNRequests()); diff != "" {
+		t.Error(diff)
+	}
+	if got := r.Authorizations(); len(got) != 3 || got[2] == "" {
+		t.Errorf("authorizations are %q", got)
+	}
+}
+
+// A redirect's second host gets the token that its own challenge describes.
+func TestSecondHostChallenges(t *testing.T) {
+	second := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	second.AddImage("repo", "latest", []byte("layer"))
+	first := upstreamtest.New(t, upstreamtest.WithBasic("user", "hunter2"), upstreamtest.WithRedirect(second))
+	c := newClient(t, first, withCredentials)
+	for range 2 {
+		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+	}
+	if got := second.Authorizations(); len(got) != 3 || got[0] != "" || !strings.HasPrefix(got[1], "Bearer ") || got[1] != got[2] {
+		t.Errorf("the second host saw %q", got)
+	}
+	for _, record := range second.Log() {
+		if record.Server == "token" && record.Header.Get("Authorization") != "" {
+			t.Error("the second host's token service saw credentials")
+		}
+	}
+}
+
+func TestClientCertificateStaysHome(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithClientCertificates(), upstreamtest.WithCDN(upstreamtest.CDN{}), upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	dgst := r.AddBlob("repo", []byte("layer"))
+	c := newClient(t, r, func(o *upstream.Options) {
+		certificate := r.ClientCertificate()
+		o.Certificate, o.RootCAs = &certificate, r.RootCAs()
+	})
+	b, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+	readBody(t, b, err)
+	servers := make(map[string]bool)
+	for _, record := range r.Log() {
+		servers[record.Server] = record.ClientCertificate
+		if record.Proto != "HTTP/2.0" {
+			t.Errorf("%s speaks %s", record.Server, record.Proto)
+		}
+	}
+	if diff := cmp.Diff(map[string]bool{"registry": true, "token": false, "cdn": false}, servers); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAuthenticationChoosesBearer(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	r.AddImage("repo", "latest", []byte("layer"))
+	c := newClient(t, r, withCredentials)
+	challenge := `BASIC realm="x", bEaReR realm="` + r.TokenURL() + `"`
+	r.Fault(upstreamtest.Manifests, upstreamtest.Status(http.StatusUnauthorized, ""), upstreamtest.Header("WWW-Authenticate", challenge)).Times(1)
+	must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+}

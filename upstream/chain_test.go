@@ -1,0 +1,227 @@
+package upstream_test
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+func TestChainErrors(t *testing.T) {
+	tests := map[string]struct {
+		statuses []int
+		want     error
+		status   int
+	}{
+		"not found everywhere":    {[]int{404, 404}, upstream.ErrNotFound, 404},
+		"denied over not found":   {[]int{404, 403}, upstream.ErrDenied, 403},
+		"unavailable over denied": {[]int{500, 403}, upstream.ErrUnavailable, 500},
+		"rate limited over all":   {[]int{404, 429, 500, 403}, upstream.ErrRateLimited, 429},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var members []*upstream.Client
+			for _, status := range test.statuses {
+				r := upstreamtest.New(t)
+				r.Fault(upstreamtest.Any, upstreamtest.Status(status, "words of "+r.Host))
+				members = append(members, newClient(t, r))
+			}
+			chain := upstream.NewChain(upstream.ChainOptions{}, members...)
+			_, err := chain.Manifest(t.Context(), "repo", "latest")
+			if e := wantError(t, err, test.want); e.Status != test.status {
+				t.Errorf("got %#v", e)
+			}
+			for _, other := range []error{upstream.ErrNotFound, upstream.ErrDenied, upstream.ErrUnavailable, upstream.ErrRateLimited} {
+				if other != test.want && errors.Is(err, other) {
+					t.Errorf("%v is %v as well", err, other)
+				}
+			}
+			for _, member := range members {
+				if !strings.Contains(err.Error(), "words of "+member.Host()) {
+					t.Errorf("%v does not tell of %s", err, member.Host())
+				}
+			}
+		})
+	}
+}
+
+func TestChainSkipsRestingMember(t *testing.T) {
+	first, second := upstreamtest.New(t), upstreamtest.New(t)
+	second.AddImage("repo", "latest", []byte("layer"))
+	first.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
+	a, b := newClient(t, first), newClient(t, second)
+	for range 2 { // chains share what their members know
+		m := must[*upstream.Manifest](t)(upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(t.Context(), "repo", "latest"))
+		if m.Upstream != second.Host {
+			t.Errorf("got it from %s", m.Upstream)
+		}
+	}
+	if got := first.Requests(); len(got) != 1 {
+		t.Errorf("requests are %v", got)
+	}
+	_, err := upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(t.Context(), "repo", "absent")
+	wantError(t, err, upstream.ErrRateLimited)
+}
+
+func TestChainHeadStopsWhereHeadIsRefused(t *testing.T) {
+	first, second := upstreamtest.New(t), upstreamtest.New(t)
+	second.AddImage("repo", "latest", []byte("layer"))
+	first.Fault(upstreamtest.Method("HEAD"), upstreamtest.Status(401, ""))
+	_, err := upstream.NewChain(upstream.ChainOptions{}, newClient(t, first), newClient(t, second)).Head(t.Context(), "repo", "latest")
+	wantError(t, err, upstream.ErrHeadUnsupported)
+	if got := second.Requests(); len(got) != 0 {
+		t.Errorf("requests are %v", got)
+	}
+}
+
+func TestEmptyChain(t *testing.T) {
+	_, err := upstream.NewChain(upstream.ChainOptions{}).Referrers(t.Context(), "repo", digest.FromString("x"), "")
+	wantError(t, err, upstream.ErrUnavailable)
+}
+
+func TestTags(t *testing.T) {
+	r := upstreamtest.New(t)
+	for _, tag := range []string{"a", "b", "c"} {
+		r.AddImage("repo", tag, []byte(tag))
+	}
+	c := newClient(t, r)
+	first := must[*upstream.TagList](t)(c.Tags(t.Context(), "repo", url.Values{"n": {"2"}}))
+	want := &upstream.TagList{Tags: []string{"a", "b"}, Next: url.Values{"n": {"2"}, "last": {"b"}}, Upstream: r.Host}
+	if diff := cmp.Diff(want, first); diff != "" {
+		t.Error(diff)
+	}
+	second := must[*upstream.TagList](t)(c.Tags(t.Context(), "repo", first.Next))
+	if diff := cmp.Diff(&upstream.TagList{Tags: []string{"c"}, Upstream: r.Host}, second); diff != "" {
+		t.Error(diff)
+	}
+	for link, next := range map[string]url.Values{
+		`</a?x=1>; rel=prev, <https://elsewhere.test/b?y=2>;title="a"; REL="next"`: {"y": {"2"}},
+		`</a?x=1>; rel="prev"`: nil, `garbage`: nil, `</a>; rel=next`: nil, `<`: nil,
+	} {
+		r.Fault(upstreamtest.Tags, upstreamtest.Header("Link", link)).Times(1)
+		if got := must[*upstream.TagList](t)(c.Tags(t.Context(), "repo", nil)); cmp.Diff(next, got.Next) != "" {
+			t.Errorf("%s gives %v, want %v", link, got.Next, next)
+		}
+	}
+	r.Fault(upstreamtest.Tags, upstreamtest.Status(200, `{"name":"repo","tags":null}`)).Times(1)
+	if got := must[*upstream.TagList](t)(c.Tags(t.Context(), "repo", nil)); got.Tags == nil || len(got.Tags) != 0 {
+		t.Errorf("null is %#v", got.Tags)
+	}
+	_, err := c.Tags(t.Context(), "absent", nil)
+	wantError(t, err, upstream.ErrNotFound)
+}
+
+func TestReferrers(t *testing.T) {
+	for name, options := range map[string][]upstreamtest.Option{
+		"filtered there": nil,
+		"filtered here":  {upstreamtest.WithoutReferrersFilter()},
+		"fallback tag":   {upstreamtest.WithoutReferrers()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := upstreamtest.New(t, options...)
+			image := r.AddImage("repo", "latest", []byte("layer"))
+			sbom := r.AddReferrer("repo", image, "example/sbom", []byte("sbom"))
+			signature := r.AddReferrer("repo", image, "example/signature", []byte("signature"))
+			c := upstream.NewChain(upstream.ChainOptions{}, newClient(t, r))
+			for artifactType, want := range map[string]int{"": 2, "example/sbom": 1, "example/signature": 1, "example/none": 0} {
+				got := must[*upstream.Referrers](t)(c.Referrers(t.Context(), "repo", image.Digest, artifactType))
+				if len(got.Index.Manifests) != want || got.Index.Manifests == nil || got.Index.MediaType != ocispec.MediaTypeImageIndex {
+					t.Errorf("%q gives %v", artifactType, got.Index)
+				}
+				for _, m := range got.Index.Manifests {
+					if m.Digest != sbom.Digest && m.Digest != signature.Digest || artifactType != "" && m.ArtifactType != artifactType {
+						t.Errorf("%q gives %v", artifactType, m)
+					}
+				}
+			}
+			if got := must[*upstream.Referrers](t)(c.Referrers(t.Context(), "repo", sbom.Digest, "")); len(got.Index.Manifests) != 0 {
+				t.Errorf("got %v for what nobody refers to", got.Index)
+			}
+			r.Fault(upstreamtest.Any, upstreamtest.Status(500, ""))
+			_, err := c.Referrers(t.Context(), "repo", image.Digest, "")
+			wantError(t, err, upstream.ErrUnavailable)
+		})
+	}
+}
+
+func TestReferrersPages(t *testing.T) {
+	r := upstreamtest.New(t)
+	image := r.AddImage("repo", "latest", []byte("layer"))
+	r.AddReferrer("repo", image, "example/sbom", []byte("sbom"))
+	r.Fault(upstreamtest.Referrers, upstreamtest.Header("Link", `</v2/repo/referrers/x?page=2>; rel="next"`)).Times(2)
+	got := must[*upstream.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, "example/sbom"))
+	if len(got.Index.Manifests) != 3 {
+		t.Errorf("got %v", got.Index.Manifests)
+	}
+	r.ResetRequests()
+	r.Fault(upstreamtest.Referrers, upstreamtest.Header("Link", `</v2/repo/referrers/x?page=2>; rel="next"`))
+	must[*upstream.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, ""))
+	if n := len(r.Requests()); n != 100 {
+		t.Errorf("an endless list costs %d requests", n)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		registry := prometheus.NewPedanticRegistry()
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test:5000"), upstreamtest.WithBearer(upstreamtest.Bearer{}))
+		image := r.AddImage("repo", "latest", []byte("layer"))
+		layer := r.AddBlob("repo", blob)
+		r.Fault(upstreamtest.Manifests, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", "76;w=21600")).Times(3)
+		metrics := upstream.NewMetrics(registry)
+		withMetrics := func(o *upstream.Options) { o.Metrics = metrics }
+		c := newClient(t, r, on(n), withMetrics)
+		newClient(t, r, on(n), withMetrics) // one more of the same host
+		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		b, err := c.Blob(t.Context(), "repo", layer, 0, -1)
+		readBody(t, b, err)
+		b.Reject()
+		c.Manifest(t.Context(), "repo", "absent")
+		r.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
+		c.Tags(t.Context(), "repo", nil)
+		c.Tags(t.Context(), "repo", nil) // rests: no request
+		want := `
+# HELP weir_token_requests_total Requests to the token services of upstream registries by outcome.
+# TYPE weir_token_requests_total counter
+weir_token_requests_total{result="ok",upstream="registry.test:5000"} 1
+# HELP weir_upstream_bytes_total Bytes of content read from upstream registries.
+# TYPE weir_upstream_bytes_total counter
+weir_upstream_bytes_total{upstream="registry.test:5000"} ` + fmt.Sprint(image.Size+blobSize) + `
+# HELP weir_upstream_ratelimit_limit Requests that an upstream registry allows per window, as it last said.
+# TYPE weir_upstream_ratelimit_limit gauge
+weir_upstream_ratelimit_limit{upstream="registry.test:5000"} 100
+# HELP weir_upstream_ratelimit_remaining Requests that an upstream registry still allows in the window, as it last said.
+# TYPE weir_upstream_ratelimit_remaining gauge
+weir_upstream_ratelimit_remaining{upstream="registry.test:5000"} 76
+# HELP weir_upstream_requests_total Requests to upstream registries by outcome. A body that breaks off counts once more, as unavailable.
+# TYPE weir_upstream_requests_total counter
+weir_upstream_requests_total{class="not_found",operation="manifest",upstream="registry.test:5000"} 1
+weir_upstream_requests_total{class="ok",operation="blob",upstream="registry.test:5000"} 1
+weir_upstream_requests_total{class="ok",operation="manifest",upstream="registry.test:5000"} 1
+weir_upstream_requests_total{class="rate_limited",operation="tags",upstream="registry.test:5000"} 1
+weir_upstream_requests_total{class="unavailable",operation="blob",upstream="registry.test:5000"} 1
+# HELP weir_upstream_resting Whether an upstream registry is left alone for a while: after 429, or since it cannot be connected to.
+# TYPE weir_upstream_resting gauge
+weir_upstream_resting{upstream="registry.test:5000"} 1
+`
+		names := []string{"weir_token_requests_total", "weir_upstream_bytes_total", "weir_upstream_ratelimit_limit", "weir_upstream_ratelimit_remaining", "weir_upstream_requests_total", "weir_upstream_resting"}
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Minute)
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(strings.ReplaceAll(want[strings.Index(want, "# HELP weir_upstream_resting"):], "} 1", "} 0")), "weir_upstream_resting"); err != nil {
+			t.Error(err)
+		}
+	})
+}

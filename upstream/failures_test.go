@@ -1,0 +1,234 @@
+package upstream_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+func TestStatusClasses(t *testing.T) {
+	oci := `{"errors":[{"code":"NAME_INVALID","message":"no such\r\nname"}]}`
+	tests := []struct {
+		status   int
+		body     string
+		want     error
+		code     string
+		message  string
+		requests int
+	}{
+		{400, oci, upstream.ErrNotFound, "NAME_INVALID", "no such name", 1},
+		{401, oci, upstream.ErrDenied, "NAME_INVALID", "no such name", 1},
+		{403, "", upstream.ErrDenied, "", "", 1},
+		{404, "<html>", upstream.ErrNotFound, "", "", 1},
+		{410, "", upstream.ErrNotFound, "", "", 1},
+		{418, "short and stout", upstream.ErrUnavailable, "", "short and stout", 1},
+		{429, "slow \x1b[31mdown", upstream.ErrRateLimited, "", "slow [31mdown", 1},
+		{500, "", upstream.ErrUnavailable, "", "", 1},
+		{502, "", upstream.ErrUnavailable, "", "", 3},
+		{503, strings.Repeat("é", 1000), upstream.ErrUnavailable, "", strings.Repeat("é", 150) + "...", 3},
+		{504, "", upstream.ErrUnavailable, "", "", 3},
+		{204, "", upstream.ErrUnavailable, "", "", 1},
+		{304, "", upstream.ErrUnavailable, "", "", 1},
+	}
+	for _, test := range tests {
+		t.Run(http.StatusText(test.status), func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+				c := newClient(t, r, on(n))
+				r.Fault(upstreamtest.Any, upstreamtest.Status(test.status, test.body))
+				_, err := c.Manifest(t.Context(), "repo", "latest")
+				e := wantError(t, err, test.want)
+				if e.Status != test.status || e.Code != test.code || e.Message != test.message || e.Timeout() {
+					t.Errorf("got %#v", e)
+				}
+				if got := r.Requests(); len(got) != test.requests {
+					t.Errorf("requests are %v, want %d", got, test.requests)
+				}
+			})
+		})
+	}
+}
+
+func TestRetrySucceeds(t *testing.T) {
+	for name, effect := range map[string]upstreamtest.Effect{
+		"reset": upstreamtest.Drop(), "503": upstreamtest.Status(503, ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+				r.AddImage("repo", "latest", []byte("layer"))
+				r.Fault(upstreamtest.Manifests, effect).Times(2)
+				must[*upstream.Manifest](t)(newClient(t, r, on(n)).Manifest(t.Context(), "repo", "latest"))
+			})
+		})
+	}
+}
+
+func TestHeaderTimeout(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(upstreamtest.NewGate()))
+		start := time.Now()
+		_, err := newClient(t, r, on(n)).Manifest(t.Context(), "repo", "latest")
+		if e := wantError(t, err, upstream.ErrUnavailable); !e.Timeout() || time.Since(start) != 5*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+	})
+}
+
+func TestRateLimitedRests(t *testing.T) {
+	tests := map[string]struct {
+		retryAfter string
+		want       time.Duration
+	}{
+		"seconds":  {"7", 7 * time.Second},
+		"date":     {time.Date(2000, 1, 1, 0, 1, 40, 0, time.UTC).Format(http.TimeFormat), 100 * time.Second}, // the bubble begins in 2000
+		"none":     {"", time.Minute},
+		"nonsense": {"soon", time.Minute},
+		"too long": {"999999999999", 15 * time.Minute},
+		"past":     {"0", time.Second},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+				r.AddImage("repo", "latest", []byte("layer"))
+				c := newClient(t, r, on(n))
+				r.Fault(upstreamtest.Manifests, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", test.retryAfter)).Times(1)
+				_, err := c.Manifest(t.Context(), "repo", "latest")
+				if e := wantError(t, err, upstream.ErrRateLimited); e.RetryAfter != test.want {
+					t.Errorf("RetryAfter is %v, want %v", e.RetryAfter, test.want)
+				}
+				time.Sleep(test.want - time.Second/2) // of the bubble's time
+				_, err = c.Tags(t.Context(), "repo", nil)
+				if e := wantError(t, err, upstream.ErrRateLimited); e.RetryAfter != time.Second/2 || len(r.Requests()) != 1 {
+					t.Errorf("got %v after %v", err, r.Requests())
+				}
+				time.Sleep(time.Second / 2)
+				must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+			})
+		})
+	}
+}
+
+func TestCircuitBreaker(t *testing.T) {
+	for _, hang := range []bool{false, true} {
+		inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+			const addr = "registry.test:80"
+			r := upstreamtest.New(t, upstreamtest.WithNetwork(n, addr))
+			r.AddImage("repo", "latest", []byte("layer"))
+			c := newClient(t, r, on(n))
+			r.Close()
+			n.Hang(addr, hang)
+			ask := func() {
+				t.Helper()
+				_, err := c.Manifest(t.Context(), "repo", "latest")
+				if e := wantError(t, err, upstream.ErrUnavailable); e.Timeout() != hang {
+					t.Errorf("Timeout() is %v for %v", e.Timeout(), err)
+				}
+			}
+			dials := 0
+			wantDials := func(more int) {
+				t.Helper()
+				if dials += more; n.Dials(addr) != dials {
+					t.Fatalf("%d connects, want %d", n.Dials(addr), dials)
+				}
+			}
+			for range 3 {
+				ask()
+			}
+			wantDials(3)
+			for _, rest := range []time.Duration{10, 20, 40, 60, 60} {
+				time.Sleep(rest*time.Second - 1)
+				ask()
+				wantDials(0)
+				time.Sleep(1)
+				for range 5 { // one of which probes
+					go c.Manifest(t.Context(), "repo", "latest")
+				}
+				if hang {
+					time.Sleep(2 * time.Second) // the connect timeout
+				}
+				synctest.Wait()
+				wantDials(1)
+			}
+			n.Hang(addr, false)
+			r.Reopen()
+			time.Sleep(time.Minute)
+			must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+			r.Close()
+			for range 2 { // the count began anew
+				_, err := c.Manifest(t.Context(), "repo", "latest")
+				wantError(t, err, upstream.ErrUnavailable)
+			}
+			r.Reopen()
+			must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		})
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	tests := map[string]struct {
+		locations []string // by request
+		want      string   // in the error
+	}{
+		"loop":         {[]string{"/v2/repo/manifests/b", "/v2/repo/manifests/a"}, "redirect loop"},
+		"too many":     {[]string{"/1", "/2", "/3", "/4"}, "too many redirects: more than 3"},
+		"downgrade":    {[]string{"http://elsewhere.test/x"}, "redirect from https to http refused"},
+		"other scheme": {[]string{"ftp://elsewhere.test/x"}, "something other than http"},
+		"no Location":  {[]string{""}, "without a usable Location"},
+		"bad Location": {[]string{"http://[secret"}, "without a usable Location"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := upstreamtest.New(t, upstreamtest.WithTLS())
+			c := newClient(t, r, func(o *upstream.Options) { o.RootCAs, o.MaxRedirects = r.RootCAs(), 3 })
+			for i, location := range test.locations {
+				path := "/v2/repo/manifests/a"
+				if i > 0 {
+					path = test.locations[i-1]
+				}
+				exact := func(req *http.Request) bool { return req.URL.Path == path }
+				r.Fault(exact, upstreamtest.Status(http.StatusFound, ""), upstreamtest.Header("Location", location))
+			}
+			_, err := c.Manifest(t.Context(), "repo", "a")
+			if wantError(t, err, upstream.ErrUnavailable); !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+			if got := r.Requests(); len(got) != len(test.locations) {
+				t.Errorf("requests are %v", got)
+			}
+		})
+	}
+}
+
+func TestBadRequestElsewhereIsNotNotFound(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithCDN(upstreamtest.CDN{}))
+	dgst := r.AddBlob("repo", []byte("layer"))
+	r.Fault(upstreamtest.CDNBlobs, upstreamtest.Status(400, "<Error/>"))
+	_, err := newClient(t, r).Blob(t.Context(), "repo", dgst, 0, -1)
+	wantError(t, err, upstream.ErrUnavailable)
+}
+
+func TestErrorsHoldNoSecrets(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{Username: "user", Password: "other"}))
+	r.Close()
+	r.CloseToken()
+	for range 2 {
+		c := newClient(t, r, func(o *upstream.Options) {
+			o.Username, o.Password = "user", "hunter2"
+			o.Proxy, _ = url.Parse("http://proxyuser:proxysecret@" + r.Host)
+		})
+		_, err := c.Manifest(t.Context(), "repo", "latest")
+		if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "proxysecret") {
+			t.Errorf("a secret in %v", err)
+		}
+		r.Reopen()
+	}
+}

@@ -1,0 +1,143 @@
+package upstream_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+func TestManifest(t *testing.T) {
+	r := upstreamtest.New(t)
+	c := newClient(t, r)
+	image := r.AddImage("library/nginx", "latest", []byte("layer"))
+	for _, ref := range []string{"latest", image.Digest.String()} {
+		m := must[*upstream.Manifest](t)(c.Manifest(t.Context(), "library/nginx", ref))
+		if diff := cmp.Diff(image, m.Descriptor); diff != "" || m.Upstream != r.Host || digest.FromBytes(m.Body) != image.Digest {
+			t.Errorf("%s from %s: %s", ref, m.Upstream, diff)
+		}
+	}
+	want := []string{"GET /v2/library/nginx/manifests/latest 200", "GET /v2/library/nginx/manifests/" + image.Digest.String() + " 200"}
+	if diff := cmp.Diff(want, r.Requests()); diff != "" {
+		t.Error(diff)
+	}
+	header := r.Log()[0].Header
+	for _, mediaType := range []string{ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, "application/vnd.docker.distribution.manifest.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json"} {
+		if !strings.Contains(header.Get("Accept"), mediaType) {
+			t.Errorf("Accept %q lacks %s", header.Get("Accept"), mediaType)
+		}
+	}
+	if len(header.Values("Accept")) != 1 || header.Get("Accept-Encoding") != "identity" || header.Get("User-Agent") != "weir/test" {
+		t.Errorf("headers are %v", header)
+	}
+}
+
+func TestManifestDescriptor(t *testing.T) {
+	sha512 := digest.SHA512.FromString(`{}`).String()
+	tests := map[string]struct {
+		body, contentType, ref string
+		want                   ocispec.Descriptor
+		wantErr                error
+	}{
+		"type of the body":         {`{"mediaType":"a/b"}`, "c/d", "t", ocispec.Descriptor{MediaType: "a/b"}, nil},
+		"type of the header":       {`{}`, "c/d; charset=utf-8", "t", ocispec.Descriptor{MediaType: "c/d"}, nil},
+		"sha512":                   {`{}`, "c/d", sha512, ocispec.Descriptor{MediaType: "c/d", Digest: digest.Digest(sha512)}, nil},
+		"mismatch":                 {`{"a":1}`, "c/d", digest.FromString("{}").String(), ocispec.Descriptor{}, upstream.ErrDigestMismatch},
+		"too large":                {`{"a":"` + strings.Repeat("x", 1000) + `"}`, "c/d", "t", ocispec.Descriptor{}, upstream.ErrManifestTooLarge},
+		"schema 1 by number":       {`{"schemaVersion":1}`, "application/json", "t", ocispec.Descriptor{}, upstream.ErrSchema1},
+		"schema 1 by type":         {`{}`, "application/vnd.docker.distribution.manifest.v1+prettyjws", "t", ocispec.Descriptor{}, upstream.ErrSchema1},
+		"a captive portal's page":  {`<html>`, "text/html", "t", ocispec.Descriptor{}, upstream.ErrUnavailable},
+		"cut off within its bytes": {`{"mediaType":"a/`, "c/d", "t", ocispec.Descriptor{}, upstream.ErrUnavailable},
+	}
+	for name, test := range tests {
+		for _, chunked := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				r := upstreamtest.New(t)
+				c := newClient(t, r, func(o *upstream.Options) { o.MaxManifestSize = 1000 })
+				r.AddManifest("repo", test.ref, test.contentType, []byte(test.body))
+				if chunked {
+					r.Fault(upstreamtest.Manifests, upstreamtest.Chunked())
+				}
+				m, err := c.Manifest(t.Context(), "repo", test.ref)
+				if test.wantErr != nil {
+					wantError(t, err, test.wantErr)
+					wantError(t, err, upstream.ErrUnavailable)
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if test.want.Digest == "" {
+					test.want.Digest = digest.FromString(test.body)
+				}
+				test.want.Size = int64(len(test.body))
+				if diff := cmp.Diff(test.want, m.Descriptor); diff != "" {
+					t.Error(diff)
+				}
+			})
+		}
+	}
+}
+
+func TestHead(t *testing.T) {
+	r := upstreamtest.New(t)
+	c := newClient(t, r)
+	image := r.AddImage("repo", "latest", []byte("layer"))
+	desc := must[ocispec.Descriptor](t)(c.Head(t.Context(), "repo", "latest"))
+	if diff := cmp.Diff(image, desc); diff != "" {
+		t.Error(diff)
+	}
+	r.Fault(upstreamtest.Manifests, upstreamtest.OmitDigest(), upstreamtest.Chunked()).Times(1)
+	desc = must[ocispec.Descriptor](t)(c.Head(t.Context(), "repo", "latest"))
+	if desc.Digest != "" || desc.Size != -1 {
+		t.Errorf("got %v although the headers say nothing", desc)
+	}
+	r.Fault(upstreamtest.Manifests, upstreamtest.Header("Docker-Content-Digest", "sha256:../../x")).Times(1)
+	if desc, err := c.Head(t.Context(), "repo", "latest"); err != nil || desc.Digest != "" {
+		t.Errorf("got %v, %v for a malformed digest", desc, err)
+	}
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed} {
+		r.Fault(upstreamtest.Method(http.MethodHead), upstreamtest.Status(status, "")).Times(1)
+		_, err := c.Head(t.Context(), "repo", "latest")
+		wantError(t, err, upstream.ErrHeadUnsupported)
+	}
+	_, err := c.Head(t.Context(), "repo", "absent")
+	if wantError(t, err, upstream.ErrNotFound); errors.Is(err, upstream.ErrHeadUnsupported) {
+		t.Errorf("404 counts as a refused HEAD: %v", err)
+	}
+}
+
+func TestPathOfURLGoesBeforeName(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{OmitScope: true}))
+	r.AddImage("team/x", "latest", []byte("layer"))
+	c := newClient(t, r, func(o *upstream.Options) { o.URL = r.URL.JoinPath("team/") })
+	must[*upstream.Manifest](t)(c.Manifest(t.Context(), "x", "latest"))
+	if got := r.TokenRequests(); len(got) != 1 || !strings.Contains(got[0], "scope=repository%3Ateam%2Fx%3Apull") {
+		t.Errorf("token requests are %v", got)
+	}
+}
+
+func TestClientGone(t *testing.T) {
+	r := upstreamtest.New(t)
+	r.AddImage("repo", "latest", []byte("layer"))
+	gate := upstreamtest.NewGate()
+	r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
+	a, b := newClient(t, r), newClient(t, r)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		gate.Arrived(t.Context(), 1)
+		cancel()
+	}()
+	_, err := upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(ctx, "repo", "latest")
+	if !errors.Is(err, context.Canceled) || errors.Is(err, upstream.ErrUnavailable) || len(r.Requests()) != 1 {
+		t.Errorf("got %v after %v", err, r.Requests())
+	}
+}
