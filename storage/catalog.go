@@ -38,8 +38,8 @@ type Document struct {
 
 // CatalogOptions bound the memory of a [Catalog] and say where it logs.
 type CatalogOptions struct {
-	Tags   int          // tags kept in memory; 0 means 8192, about 5 MiB
-	Links  int          // links kept in memory; 0 means 32768, about 20 MiB
+	Tags   int          // tags kept in memory; 0 means 8192, about 4 MiB
+	Links  int          // links kept in memory; 0 means 32768, about 16 MiB
 	Logger *slog.Logger // hears of records that cannot be read; nil discards
 }
 
@@ -191,7 +191,7 @@ func (c *Catalog) PutDocument(ctx context.Context, repo Repository, kind, name s
 // of their strings.
 //
 // It lists the keys of all records, and reads none of them: on disk that is one
-// reading of every directory, some 10 ms for 100,000 links, in an object store
+// reading of every directory, some 200 ms for 100,000 links, in an object store
 // one request per 1,000 links. That is fit for a catalogue that people look at,
 // not for a request of every pull.
 func (c *Catalog) Repositories(ctx context.Context) ([]Repository, error) {

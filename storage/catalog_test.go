@@ -1,15 +1,11 @@
 package storage_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -310,146 +306,6 @@ func TestCatalogMemoryIsBounded(t *testing.T) {
 	}
 	if got := m.Calls("Get") - before; got != 4 {
 		t.Errorf("%d reads, want those of the 2 oldest tags and links", got)
-	}
-}
-
-// A full disk must not turn every pull into a request upstream.
-func TestCatalogRemembersWhatItCannotWrite(t *testing.T) {
-	c, m := newCatalog(t)
-	full := errors.New("disk full")
-	tag := storage.Tag{Descriptor: manifest("manifest"), Checked: checked}
-	m.FailPut(full)
-	for range 2 {
-		if err := c.PutTag(t.Context(), app, "v1", tag); !errors.Is(err, full) {
-			t.Errorf("PutTag: %v, want the fault", err)
-		}
-		if err := c.PutLink(t.Context(), app, tag.Descriptor); !errors.Is(err, full) {
-			t.Errorf("PutLink: %v, want the fault", err)
-		}
-	}
-	if got, err := c.Tag(t.Context(), app, "v1"); !cmp.Equal(got, tag) || err != nil {
-		t.Errorf("Tag = %+v, %v, want %+v", got, err, tag)
-	}
-	if got, err := c.Link(t.Context(), app, tag.Descriptor.Digest); !cmp.Equal(got, tag.Descriptor) || err != nil {
-		t.Errorf("Link = %+v, %v, want %+v", got, err, tag.Descriptor)
-	}
-
-	// The link is known, but not recorded: the next one to put it writes it.
-	m.FailPut(nil)
-	must(t, c.PutLink(t.Context(), app, tag.Descriptor))
-	restarted := storage.NewCatalog(m.Records(), storage.CatalogOptions{})
-	if _, err := restarted.Link(t.Context(), app, tag.Descriptor.Digest); err != nil {
-		t.Errorf("Link after a restart: %v", err)
-	}
-
-	// What is in memory only can be deleted all the same.
-	must(t, c.DeleteTag(t.Context(), app, "v1"))
-	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
-		t.Errorf("Tag after DeleteTag: %v, want ErrNotExist", err)
-	}
-}
-
-func TestCatalogReportsReadErrors(t *testing.T) {
-	c, m := newCatalog(t)
-	broken := errors.New("input/output error")
-	m.FailGet(broken)
-	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, broken) || errors.Is(err, storage.ErrNotExist) {
-		t.Errorf("Tag: %v, want the fault", err)
-	}
-	must(t, c.PutLink(t.Context(), app, blob("x"))) // replaces what cannot be read
-	m.FailGet(nil)
-	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
-		t.Errorf("Tag: %v, want ErrNotExist", err)
-	}
-}
-
-func TestCatalogGarbage(t *testing.T) {
-	dgst := digest.FromString("x")
-	tagKey := "ghcr.io/acme/app/_tags/v1"
-	linkKey := "ghcr.io/acme/app/_links/sha256/" + dgst.Encoded()
-	other := digest.FromString("other").String()
-	for name, document := range map[string]string{
-		"empty": "", "truncated": `{"descriptor":{"mediaType":"app`, "not JSON": "\x00\x01", "null": "null", "list": "[]", "string": `"x"`,
-		"no digest": `{}`, "no digest in the tag": `{"descriptor":{}}`, "bad digest": `{"digest":"sha256:abc","descriptor":{"digest":"sha256:abc"}}`,
-		"negative size": `{"digest":"` + dgst.String() + `","size":-1,"descriptor":{"digest":"` + dgst.String() + `","size":-1}}`,
-		"of another":    `{"digest":"` + other + `","size":1,"descriptor":{"digest":"../x","size":1}}`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			m := storagetest.NewMemory(t)
-			var log bytes.Buffer
-			c := storage.NewCatalog(m.Records(), storage.CatalogOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-			must(t, m.Records().Put(t.Context(), tagKey, []byte(document)))
-			must(t, m.Records().Put(t.Context(), linkKey, []byte(document)))
-			for range 3 {
-				if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
-					t.Errorf("Tag: %v, want ErrNotExist", err)
-				}
-				if _, err := c.Link(t.Context(), app, dgst); !errors.Is(err, storage.ErrNotExist) {
-					t.Errorf("Link: %v, want ErrNotExist", err)
-				}
-			}
-			for _, key := range []string{tagKey, linkKey} {
-				if n := strings.Count(log.String(), "key="+key); n != 1 {
-					t.Errorf("%d log lines about %s, want 1", n, key)
-				}
-			}
-			must(t, c.PutTag(t.Context(), app, "v1", storage.Tag{Descriptor: blob("x")}))
-			must(t, c.PutLink(t.Context(), app, blob("x")))
-			restarted := storage.NewCatalog(m.Records(), storage.CatalogOptions{})
-			if got, err := restarted.Tag(t.Context(), app, "v1"); got.Descriptor.Digest != dgst || err != nil {
-				t.Errorf("Tag after a Put = %+v, %v", got, err)
-			}
-			if got, err := restarted.Link(t.Context(), app, dgst); got.Digest != dgst || err != nil {
-				t.Errorf("Link after a Put = %+v, %v", got, err)
-			}
-		})
-	}
-}
-
-// gate is records whose first Get stops after it has read.
-type gate struct {
-	storage.Records
-	once             sync.Once
-	reached, proceed chan struct{}
-}
-
-func (g *gate) Get(ctx context.Context, key string) ([]byte, error) {
-	document, err := g.Records.Get(ctx, key)
-	g.once.Do(func() {
-		close(g.reached)
-		<-g.proceed
-	})
-	return document, err
-}
-
-// A possession that is taken away while another pull is reading it does not
-// come back.
-func TestCatalogDeleteWhileReading(t *testing.T) {
-	m := storagetest.NewMemory(t)
-	link := blob("layer")
-	must(t, storage.NewCatalog(m.Records(), storage.CatalogOptions{}).PutLink(t.Context(), app, link))
-	g := &gate{Records: m.Records(), reached: make(chan struct{}), proceed: make(chan struct{})}
-	c := storage.NewCatalog(g, storage.CatalogOptions{})
-
-	var users sync.WaitGroup
-	users.Go(func() {
-		if _, err := c.Link(t.Context(), app, link.Digest); err != nil {
-			t.Errorf("Link: %v", err)
-		}
-	})
-	<-g.reached
-	users.Go(func() {
-		if err := c.DeleteLink(t.Context(), app, link.Digest); err != nil {
-			t.Errorf("DeleteLink: %v", err)
-		}
-	})
-	for range 1000 {
-		runtime.Gosched() // lets a deletion that does not wait for the reader go first
-	}
-	close(g.proceed)
-	users.Wait()
-	if _, err := c.Link(t.Context(), app, link.Digest); !errors.Is(err, storage.ErrNotExist) {
-		t.Errorf("Link after DeleteLink: %v, want ErrNotExist", err)
 	}
 }
 
