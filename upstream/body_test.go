@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -280,4 +281,33 @@ func TestStatBlob(t *testing.T) {
 	}
 	_, err := newClient(t, r).StatBlob(t.Context(), "repo", digest.FromString("absent"))
 	wantError(t, err, upstream.ErrNotFound)
+}
+
+// Many downloads at once over HTTP/2, each cut on its way.
+func TestConcurrentResume(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithTLS(), upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	c := newClient(t, r, func(o *upstream.Options) { o.RootCAs = r.RootCAs() })
+	r.Fault(upstreamtest.Blobs, upstreamtest.CutEvery(1<<20))
+	var group errgroup.Group
+	for seed := range uint64(16) {
+		dgst := r.AddRandomBlob("repo", 3<<20+5, seed)
+		group.Go(func() error {
+			b, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+			if err != nil {
+				return err
+			}
+			defer b.Close()
+			verifier := dgst.Verifier()
+			if _, err := io.Copy(verifier, b); err != nil {
+				return err
+			}
+			if !verifier.Verified() {
+				return upstream.ErrDigestMismatch
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
 }

@@ -1,6 +1,10 @@
 package upstream_test
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
@@ -231,4 +235,54 @@ func TestErrorsHoldNoSecrets(t *testing.T) {
 		}
 		r.Reopen()
 	}
+}
+
+func TestRateLimitIsLoggedOnce(t *testing.T) {
+	r := upstreamtest.New(t)
+	r.AddImage("repo", "latest", []byte("layer"))
+	var log bytes.Buffer
+	c := newClient(t, r, func(o *upstream.Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	for _, step := range []struct {
+		remaining string
+		lines     int
+	}{{"10", 0}, {"9", 1}, {"8", 1}, {"100", 1}, {"9", 2}, {"nonsense", 2}} {
+		r.Fault(upstreamtest.Manifests, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", step.remaining+";w=21600")).Times(1)
+		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		if got := strings.Count(log.String(), "\n"); got != step.lines {
+			t.Errorf("%d lines at %s: %s", got, step.remaining, &log)
+		}
+	}
+}
+
+// A CDN that is down says nothing about the registry before it.
+func TestBreakerIsTheOriginsOwn(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithCDN(upstreamtest.CDN{}))
+	r.AddImage("repo", "latest", []byte("layer"))
+	dgst := r.AddBlob("repo", blob)
+	c := newClient(t, r)
+	r.CloseCDN()
+	for range 5 {
+		_, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+		wantError(t, err, upstream.ErrUnavailable)
+	}
+	must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+}
+
+// A client that went away says nothing about the registry either.
+func TestClientsGoneDoNotOpenTheBreaker(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+		r.AddImage("repo", "latest", []byte("layer"))
+		c := newClient(t, r, on(n))
+		n.Hang("registry.test:80", true)
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := c.Manifest(ctx, "repo", "latest"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, upstream.ErrUnavailable) {
+				t.Errorf("got %v", err)
+			}
+			cancel()
+		}
+		n.Hang("registry.test:80", false)
+		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+	})
 }
