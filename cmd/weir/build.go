@@ -122,6 +122,7 @@ func (m *mirror) openTokens(cfg *config.Config) {
 			// by itself later: a client that retries would only use that up.
 			ContextTimeoutEnabled:    true,
 			MaxRetries:               -1,
+			DialerRetries:            1,
 			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		}
 		if r.TLS {
