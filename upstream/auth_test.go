@@ -76,9 +76,10 @@ func TestTokenRenewal(t *testing.T) {
 		}
 		pull()
 		r.RevokeTokens()
+		time.Sleep(4 * time.Second)
 		_, err := c.Manifest(t.Context(), "repo", "latest")
 		wantError(t, err, upstream.ErrDenied) // a 403 on a fresh token is meant
-		time.Sleep(6 * time.Second)
+		time.Sleep(2 * time.Second)
 		pull()
 		want := []string{"GET /v2/repo/manifests/latest 403", "GET /v2/repo/manifests/latest 200"}
 		if diff := cmp.Diff(want, r.Requests()); diff != "" {
@@ -123,6 +124,22 @@ func TestTokenService(t *testing.T) {
 				t.Errorf("token requests are %v", got)
 			}
 		})
+	}
+}
+
+func TestRealmsRedirectGetsNoCredentials(t *testing.T) {
+	other := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	r.Fault(upstreamtest.Tokens, upstreamtest.Status(http.StatusFound, ""), upstreamtest.Header("Location", other.TokenURL()))
+	_, err := newClient(t, r, withCredentials).Manifest(t.Context(), "repo", "latest")
+	wantError(t, err, upstream.ErrDenied) // the other's token is worth nothing here
+	for _, record := range append(r.Log(), other.Log()...) {
+		if basic := strings.HasPrefix(record.Header.Get("Authorization"), "Basic "); basic != strings.HasPrefix(record.URI, "/token?") {
+			t.Errorf("%v with Basic: %v", record, basic)
+		}
+	}
+	if len(other.TokenRequests()) == 0 {
+		t.Error("the redirect was not followed")
 	}
 }
 

@@ -168,10 +168,16 @@ func TestBodyStallIsATimeout(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 		dgst := r.AddBlob("repo", blob)
-		r.Fault(upstreamtest.Blobs, upstreamtest.IgnoreRange(), upstreamtest.StallAfter(0, upstreamtest.NewGate()))
+		r.Fault(upstreamtest.Blobs, upstreamtest.IgnoreRange(), upstreamtest.StallAfter(2, upstreamtest.NewGate()))
 		b := must[*upstream.Body](t)(newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1))
 		defer b.Close()
-		time.Sleep(time.Hour) // a slow reader is no stall
+		for range 2 {
+			if n, err := b.Read(make([]byte, 1)); n != 1 {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour) // a slow reader is no stall
+		}
+		wantRequests(t, r, dgst, "200")
 		start := time.Now()
 		_, err := io.ReadAll(b)
 		if e := wantError(t, err, upstream.ErrUnavailable); !e.Timeout() || time.Since(start) < 10*time.Second || time.Since(start) > 11*time.Second {
@@ -240,6 +246,16 @@ func TestRejectedMemberIsAskedLast(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestAnswerMustBeginWhereAsked(t *testing.T) {
+	for _, contentRange := range []string{"bytes 0-99989/100000", ""} {
+		r := upstreamtest.New(t)
+		dgst := r.AddBlob("repo", blob)
+		r.Fault(upstreamtest.Blobs, upstreamtest.Header("Content-Range", contentRange))
+		_, err := newClient(t, r).Blob(t.Context(), "repo", dgst, 10, -1)
+		wantError(t, err, upstream.ErrUnavailable)
+	}
 }
 
 func TestStatBlob(t *testing.T) {

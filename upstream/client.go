@@ -80,7 +80,6 @@ type Client struct {
 
 	own       *http.Transport // to the upstream's own origin
 	elsewhere *http.Transport // to every other host: without the client certificate
-	ownTokens *tokencache.Cache
 	auth      *authorizer
 	rest      rest
 	rejected  *rejections
@@ -111,8 +110,7 @@ func NewClient(o Options) *Client {
 	}
 	tokens := o.Tokens
 	if tokens == nil {
-		c.ownTokens = tokencache.New(tokencache.NewMemory(defaultTokens), nil, tokencache.WithLogger(c.logger))
-		tokens = c.ownTokens
+		tokens = tokencache.New(tokencache.NewMemory(defaultTokens), nil, tokencache.WithLogger(c.logger))
 	}
 	c.auth = newAuthorizer(tokens, &tokenService{client: c})
 	c.metrics.add(c)
@@ -135,9 +133,6 @@ func (c *Client) Close() {
 	c.metrics.remove(c)
 	c.own.CloseIdleConnections()
 	c.elsewhere.CloseIdleConnections()
-	if c.ownTokens != nil {
-		c.ownTokens.Close()
-	}
 }
 
 // call is one request in terms of the distribution API.

@@ -60,7 +60,6 @@ func redirected(req *http.Request, location *url.URL) (*http.Request, error) {
 	case req.URL.Scheme == "https" && location.Scheme == "http":
 		return nil, fmt.Errorf("%w: to %s", errDowngrade, location.Host)
 	}
-	location.User = nil // would become an Authorization header
 	next := req.Clone(req.Context())
 	next.URL, next.Host = location, ""
 	return next, nil

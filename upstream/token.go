@@ -88,7 +88,6 @@ func parseRealm(realm string, origin *url.URL) (*url.URL, error) {
 	if err != nil || u.Host == "" {
 		return nil, fmt.Errorf("%s names a token service that is no URL", origin.Host)
 	}
-	u.User, u.Fragment = nil, ""
 	if u.Scheme != "https" && (u.Scheme != "http" || origin.Scheme != "http") {
 		return nil, fmt.Errorf("the token service at %s, which %s names, is refused: it is not https", u.Host, origin.Host)
 	}
