@@ -76,9 +76,11 @@ func NewCatalog(records Records, opts CatalogOptions) *Catalog {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	tags := newTable(records, opts.Tags, validTag, opts.Logger)
+	tags.near = recentlyChecked
 	return &Catalog{
 		records: records,
-		tags:    newTable(records, opts.Tags, validTag, opts.Logger),
+		tags:    tags,
 		links:   newTable(records, opts.Links, validLink, opts.Logger),
 		// Documents are read when an upstream has failed, seldom and each of
 		// another size: they have no place in memory.
@@ -95,7 +97,8 @@ func (c *Catalog) Tag(ctx context.Context, repo Repository, tag string) (Tag, er
 	return c.tags.get(ctx, key)
 }
 
-// PutTag creates or replaces a tag.
+// PutTag creates or replaces a tag. Where only the time of the check is new, the
+// record is written again once a minute at most.
 func (c *Catalog) PutTag(ctx context.Context, repo Repository, tag string, value Tag) error {
 	key, err := tagKey(repo, tag)
 	if err != nil {

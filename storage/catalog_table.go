@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -17,6 +18,9 @@ import (
 type table[T any] struct {
 	records Records
 	valid   func(key string, value T) error
+	// near, when set, reports whether a record is as good as a value that is to
+	// replace it: then only the memory learns the value.
+	near    func(record, value T) bool
 	log     *slog.Logger
 	memory  *lru.Cache[string, remembered[T]] // nil: none
 	garbage *lru.Cache[string, struct{}]      // keys of records that have been logged
@@ -30,6 +34,7 @@ type table[T any] struct {
 
 type remembered[T any] struct {
 	value    T
+	record   T    // what was last written
 	recorded bool // false: the record could not be written
 }
 
@@ -73,6 +78,11 @@ func (t *table[T]) put(ctx context.Context, key string, value T) error {
 		return err
 	}
 	defer t.lock(key)()
+	if known, ok := t.recall(key); ok && known.recorded && t.near != nil && t.near(known.record, value) {
+		known.value = value
+		t.memory.Add(key, known)
+		return nil
+	}
 	return t.store(ctx, key, value)
 }
 
@@ -150,7 +160,7 @@ func (t *table[T]) store(ctx context.Context, key string, value T) error {
 }
 
 func (t *table[T]) remember(key string, value T, recorded bool) remembered[T] {
-	known := remembered[T]{value: value, recorded: recorded}
+	known := remembered[T]{value: value, record: value, recorded: recorded}
 	if t.memory != nil {
 		t.memory.Add(key, known)
 	}
@@ -164,6 +174,12 @@ func essence(d ocispec.Descriptor) ocispec.Descriptor {
 
 func equalEssence(a, b ocispec.Descriptor) bool {
 	return a.MediaType == b.MediaType && a.Digest == b.Digest && a.Size == b.Size
+}
+
+// recentlyChecked reports whether a record tells all about a tag but for the
+// last moments: a check that found nothing new is not worth a write each time.
+func recentlyChecked(record, tag Tag) bool {
+	return equalEssence(record.Descriptor, tag.Descriptor) && tag.Checked.Sub(record.Checked) < time.Minute
 }
 
 func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) }

@@ -140,6 +140,34 @@ func TestPutLinkWritesOnlyWhatIsNew(t *testing.T) {
 	}
 }
 
+// Asking about a tag that has not moved must not cost a write each time.
+func TestPutTagWritesAnUnmovedTagOnceAMinute(t *testing.T) {
+	catalog, memory := newCatalog(t)
+	checked := time.Now()
+	for _, step := range []struct {
+		after  time.Duration
+		desc   ocispec.Descriptor
+		writes int
+	}{
+		{0, manifest("a"), 1},
+		{30 * time.Second, manifest("a"), 1},
+		{59 * time.Second, manifest("a"), 1},
+		{60 * time.Second, manifest("a"), 2},
+		{61 * time.Second, manifest("b"), 3},
+		{62 * time.Second, manifest("a"), 4},
+	} {
+		want := storage.Tag{Descriptor: step.desc, Checked: checked.Add(step.after)}
+		must(t, catalog.PutTag(t.Context(), app, "latest", want))
+		if got := memory.Calls("Put"); got != step.writes {
+			t.Errorf("after %v: %d writes, want %d", step.after, got, step.writes)
+		}
+		got, err := catalog.Tag(t.Context(), app, "latest")
+		if err != nil || got.Descriptor.Digest != step.desc.Digest || !got.Checked.Equal(want.Checked) {
+			t.Errorf("after %v: %v, %v; want %v", step.after, got, err, want)
+		}
+	}
+}
+
 func TestCatalogDocuments(t *testing.T) {
 	c, _ := newCatalog(t)
 	tags := storage.Document{Body: []byte(`{"tags":[]}`), Checked: checked}
