@@ -1,0 +1,62 @@
+// Command bench measures a real mirror from outside: it builds and runs the
+// binary, plays its upstream and its clients on the loopback interface, and
+// prints a table. The mirror's processor time and memory are the kernel's
+// account of its process; upstream and clients share the machine with it.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"time"
+)
+
+// row is one line of the table.
+type row struct{ what, figure string }
+
+func main() {
+	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := bench(ctx, *dir, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, dir string, out io.Writer) error {
+	dir, err := os.MkdirTemp(dir, "weir-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	up, err := startUpstream()
+	if err != nil {
+		return err
+	}
+	defer up.close()
+	m, err := startMirror(ctx, dir, up.url)
+	if err != nil {
+		return err
+	}
+	defer m.stop()
+	fmt.Fprintf(out, "%s, %d processors, %s\n\n| what | figure |\n|---|---|\n",
+		runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
+	for _, measure := range []func(context.Context, *mirror, *upstream) ([]row, error){
+		coldBlob, warmBlob, warmManifests, manyColdBlobs,
+	} {
+		rows, err := measure(ctx, m, up)
+		if err != nil {
+			return err
+		}
+		for _, r := range rows {
+			fmt.Fprintf(out, "| %s | %s |\n", r.what, r.figure)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+
+	warmPulls       = 8 // of the large blob
+	manifestClients = 16
+	manifestTime    = 10 * time.Second
+	coldDownloads   = 64
+	coldSize        = 100 * mib
+)
+
+// coldBlob pulls 1 GiB that the mirror does not have.
+func coldBlob(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
+	before, start := m.cpu(), time.Now()
+	if err := m.pull(ctx, up.add(gib)); err != nil {
+		return nil, err
+	}
+	took := time.Since(start)
+	return []row{
+		{"cold 1 GiB blob, one client: throughput", fmt.Sprintf("%.0f MiB/s", 1024/took.Seconds())},
+		{"cold 1 GiB blob: CPU of the mirror", m.cpu().since(before, 1)},
+	}, nil
+}
+
+// warmBlob pulls 1 GiB that the mirror has, several times in a row.
+func warmBlob(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
+	path := up.add(gib)
+	if err := m.pull(ctx, path); err != nil {
+		return nil, err
+	}
+	before, start := m.cpu(), time.Now()
+	for range warmPulls {
+		if err := m.pull(ctx, path); err != nil {
+			return nil, err
+		}
+	}
+	took := time.Since(start)
+	return []row{
+		{"warm 1 GiB blob, one client: throughput", fmt.Sprintf("%.0f MiB/s", warmPulls*1024/took.Seconds())},
+		{"warm 1 GiB blob: CPU of the mirror per GiB", m.cpu().since(before, warmPulls)},
+	}, nil
+}
+
+// warmManifests asks for one manifest by digest as fast as it comes, on
+// connections that stay open.
+func warmManifests(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
+	path := up.addManifest()
+	if err := m.pull(ctx, path); err != nil {
+		return nil, err
+	}
+	asked := up.requests.Load()
+	ctx, cancel := context.WithTimeout(ctx, manifestTime)
+	defer cancel()
+	before, start := m.cpu(), time.Now()
+	var answers atomic.Int64
+	var clients errgroup.Group
+	for range manifestClients {
+		clients.Go(func() error { return hammer(ctx, m.addr, path, &answers) })
+	}
+	if err := clients.Wait(); err != nil {
+		return nil, err
+	}
+	took := time.Since(start)
+	if n := up.requests.Load() - asked; n != 0 {
+		return nil, fmt.Errorf("warm manifests caused %d upstream requests", n)
+	}
+	rate := float64(answers.Load()) / took.Seconds()
+	return []row{
+		{fmt.Sprintf("warm manifest by digest, %d connections", manifestClients), fmt.Sprintf("%.0f requests/s", rate)},
+		{"warm manifest: CPU of the mirror per 1,000 requests", m.cpu().since(before, float64(answers.Load())/1000)},
+	}, nil
+}
+
+// hammer is a client that costs little: it writes one prepared request and
+// reads the answer, again and again.
+func hammer(ctx context.Context, addr, path string, answers *atomic.Int64) error {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	request := []byte("GET " + path + " HTTP/1.1\r\nHost: " + addr + "\r\n\r\n")
+	r := bufio.NewReader(conn)
+	for ctx.Err() == nil {
+		if _, err := conn.Write(request); err != nil {
+			return err
+		}
+		if err := readAnswer(r); err != nil {
+			return err
+		}
+		answers.Add(1)
+	}
+	return nil
+}
+
+func readAnswer(r *bufio.Reader) error {
+	status, err := r.ReadSlice('\n')
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(string(status), "HTTP/1.1 200 ") {
+		return fmt.Errorf("answer %q", status)
+	}
+	length := -1
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if len(line) <= 2 {
+			break
+		}
+		if value, ok := strings.CutPrefix(string(line), "Content-Length: "); ok {
+			if length, err = strconv.Atoi(strings.TrimSpace(value)); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = r.Discard(length)
+	return err
+}
+
+// manyColdBlobs pulls many blobs that the mirror does not have at once.
+func manyColdBlobs(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
+	var paths []string
+	for range coldDownloads {
+		paths = append(paths, up.add(coldSize))
+	}
+	// A new process, so that its peak is that of this load alone.
+	if err := m.restart(ctx); err != nil {
+		return nil, err
+	}
+	before, start := m.cpu(), time.Now()
+	var clients errgroup.Group
+	for _, path := range paths {
+		clients.Go(func() error { return m.pull(ctx, path) })
+	}
+	if err := clients.Wait(); err != nil {
+		return nil, err
+	}
+	took := time.Since(start)
+	total := float64(coldDownloads*coldSize) / mib
+	return []row{
+		{"64 cold blobs of 100 MiB at once: throughput", fmt.Sprintf("%.0f MiB/s", total/took.Seconds())},
+		{"64 cold blobs: peak resident memory of the mirror", fmt.Sprintf("%.0f MiB", float64(m.peakMemory())/mib)},
+		{"64 cold blobs: CPU of the mirror per GiB", m.cpu().since(before, total/1024)},
+	}, nil
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+
+// pull requests a path of the mirror and reads the answer to its end.
+func (m *mirror) pull(ctx context.Context, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.addr+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(resp.Body)
+		return fmt.Errorf("%s: %s: %s", path, resp.Status, text)
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	// Without the wrapper the copy would choose its own, smaller buffer.
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, *buf)
+	if err == nil && n != resp.ContentLength {
+		err = errors.New("short body")
+	}
+	return err
+}

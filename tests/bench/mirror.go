@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// mirror is the process that is measured.
+type mirror struct {
+	addr   string
+	binary string
+	config string
+	cmd    *exec.Cmd
+}
+
+func startMirror(ctx context.Context, dir, upstream string) (*mirror, error) {
+	m := &mirror{binary: filepath.Join(dir, "weir"), config: filepath.Join(dir, "config.toml")}
+	build := exec.CommandContext(ctx, "go", "build", "-o", m.binary, "github.com/weirhq/weir/cmd/weir")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return nil, fmt.Errorf("building the mirror: %w", err)
+	}
+	config := fmt.Sprintf(`[server]
+port = 0
+[log]
+level = "info"
+format = "json"
+[blob_store.fs]
+root_dir = %q
+[repository."bench"]
+[[repository."bench".upstream]]
+url = %q
+`, filepath.Join(dir, "data"), upstream)
+	if err := os.WriteFile(m.config, []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	return m, m.start(ctx)
+}
+
+// start runs the mirror with a log that is written, as in real life, but to
+// nowhere.
+func (m *mirror) start(ctx context.Context) error {
+	m.cmd = exec.CommandContext(ctx, m.binary, "serve", "--config", m.config)
+	stdout, err := m.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := m.cmd.Start(); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("the mirror did not start: %w", err)
+	}
+	_, m.addr, _ = strings.Cut(strings.TrimSpace(line), "http://")
+	return nil
+}
+
+func (m *mirror) stop() {
+	_ = m.cmd.Process.Signal(syscall.SIGTERM)
+	_ = m.cmd.Wait()
+}
+
+func (m *mirror) restart(ctx context.Context) error {
+	m.stop()
+	return m.start(ctx)
+}
+
+// usage is processor time.
+type usage struct{ user, system time.Duration }
+
+// since is the time used since before, divided by n.
+func (u usage) since(before usage, n float64) string {
+	user := (u.user - before.user).Seconds() / n
+	system := (u.system - before.system).Seconds() / n
+	return fmt.Sprintf("%.3f s (%.3f user, %.3f system)", user+system, user, system)
+}
+
+// cpu reads the processor time of the mirror from proc_pid_stat(5), whose clock
+// ticks 100 times a second.
+func (m *mirror) cpu() usage {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.cmd.Process.Pid))
+	if err != nil {
+		return usage{}
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	ticks := func(field int) time.Duration {
+		n, _ := strconv.ParseInt(fields[field-3], 10, 64)
+		return time.Duration(n) * 10 * time.Millisecond
+	}
+	return usage{user: ticks(14), system: ticks(15)}
+}
+
+// peakMemory reads the peak of the mirror's resident memory in bytes from
+// proc_pid_status(5).
+func (m *mirror) peakMemory() int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kib, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
+			return kib << 10
+		}
+	}
+	return 0
+}
