@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -173,15 +174,16 @@ func (b *Body) call() call { return blobCall("", b.repo, b.dgst, "") }
 
 // Reject says that the bytes do not match the digest. That counts as a failure
 // of each member that delivered some of them, and for a while chains ask those
-// last for this digest.
-func (b *Body) Reject() {
+// last for this digest. It reports whether a member is left that has not
+// failed like that, so that opening the blob anew is worth it.
+func (b *Body) Reject() (elsewhere bool) {
 	for i, c := range b.members {
 		if b.delivered[i] {
 			c.rejected.add(b.dgst)
-			c.metrics.broken(c.host, opBlob)
-			b.logger.Warn("a blob does not match its digest", "upstream", c.Host(), "repository", b.repo, "digest", b.dgst)
+			c.metrics.broken(c.label, opBlob)
 		}
 	}
+	return slices.ContainsFunc(b.members, func(c *Client) bool { return !c.rejected.has(b.dgst) })
 }
 
 // Close implements io.Closer.

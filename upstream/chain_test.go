@@ -225,3 +225,26 @@ weir_upstream_resting{upstream="registry.test:5000"} 1
 		}
 	})
 }
+
+// Metrics name an upstream by host and port, also where its URL leaves the port
+// out.
+func TestMetricLabelHasThePort(t *testing.T) {
+	for raw, want := range map[string]string{
+		"https://Registry.test":     "registry.test:443",
+		"http://registry.test":      "registry.test:80",
+		"https://registry.test:444": "registry.test:444",
+		"https://[::1]/team":        "[::1]:443",
+	} {
+		target, err := url.Parse(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		registry := prometheus.NewRegistry()
+		c := upstream.NewClient(upstream.Options{URL: target, Metrics: upstream.NewMetrics(registry)})
+		want := fmt.Sprintf("# HELP weir_upstream_resting Whether an upstream registry is left alone for a while: after 429, or since it cannot be connected to.\n# TYPE weir_upstream_resting gauge\nweir_upstream_resting{upstream=%q} 0\n", want)
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_upstream_resting"); err != nil {
+			t.Error(err)
+		}
+		c.Close()
+	}
+}

@@ -68,7 +68,8 @@ type Options struct {
 // be called concurrently.
 type Client struct {
 	url             *url.URL
-	host            string
+	host            string // as the URL has it, for people
+	label           string // host:port, for metrics
 	credentials     credentials
 	maxRedirects    int
 	connectTimeout  time.Duration
@@ -93,6 +94,7 @@ func NewClient(o Options) *Client {
 	c := &Client{
 		url:             o.URL,
 		host:            strings.ToLower(o.URL.Host),
+		label:           strings.ToLower(net.JoinHostPort(o.URL.Hostname(), portOf(o.URL))),
 		credentials:     credentials{o.Username, o.Password},
 		maxRedirects:    o.MaxRedirects,
 		connectTimeout:  o.ConnectTimeout,
@@ -125,7 +127,7 @@ func loggerOr(logger *slog.Logger) *slog.Logger {
 }
 
 // Host returns the registry's host, with the port if its URL has one: its name
-// in metrics and messages.
+// in messages.
 func (c *Client) Host() string { return c.host }
 
 // Close gives up idle connections. What is under way ends undisturbed.
@@ -166,7 +168,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.byteCounter(c.host))
+	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.byteCounter(c.label))
 	return resp, nil
 }
 
@@ -188,10 +190,10 @@ func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, 
 			return nil, cause
 		}
 		if failure == nil {
-			c.metrics.request(c.host, call.op, ClassOK, time.Since(asked))
+			c.metrics.request(c.label, call.op, ClassOK, time.Since(asked))
 			return resp, nil
 		}
-		c.metrics.request(c.host, call.op, failure.Class, time.Since(asked))
+		c.metrics.request(c.label, call.op, failure.Class, time.Since(asked))
 		if failure.Class == ClassRateLimited {
 			c.rest.limit(time.Now().Add(failure.RetryAfter))
 		}
@@ -310,7 +312,7 @@ func (c *Client) noteRateLimit(header http.Header) {
 	if !ok {
 		return
 	}
-	c.metrics.rateLimit(c.host, limit, remaining)
+	c.metrics.rateLimit(c.label, limit, remaining)
 	low := remaining*10 < limit
 	if c.rateLow.Swap(low) != low && low {
 		c.logger.Warn("the upstream's rate limit is nearly used up: configure credentials or a longer tag_ttl", "upstream", c.host, "remaining", remaining, "limit", limit)

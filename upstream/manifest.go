@@ -135,6 +135,6 @@ func (c *Client) badAnswer(ctx context.Context, call call, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	c.metrics.broken(c.host, call.op)
+	c.metrics.broken(c.label, call.op)
 	return c.identify(asError(err), call)
 }

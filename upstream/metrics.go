@@ -143,7 +143,7 @@ func (r *restingCollector) Collect(ch chan<- prometheus.Metric) {
 		if c.rest.resting(now) {
 			value = 1
 		}
-		byHost[c.Host()] = max(byHost[c.Host()], value)
+		byHost[c.label] = max(byHost[c.label], value)
 	}
 	r.mu.Unlock()
 	for host, value := range byHost {
