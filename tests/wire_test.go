@@ -2,9 +2,12 @@ package tests
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -27,6 +30,7 @@ func expectWire(t *testing.T, upstream *upstreamtest.Registry, what string, want
 
 // The whole of a pull by tag, cold and warm, request by request.
 func TestPullOnTheWire(t *testing.T) {
+	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 	w := startWeir(t, block("mirror", upstream))
@@ -48,4 +52,347 @@ func TestPullOnTheWire(t *testing.T) {
 		t.Errorf("by digest: %d %v", a.Status, a.Header)
 	}
 	expectWire(t, upstream, "by digest")
+}
+
+// dockerPull pulls as dockerd does and returns the digests that it saw: of the
+// index, the first manifest, and its blobs.
+func dockerPull(t *testing.T, w *weir, name, tag, cacheStatus string, manifest digest.Digest) []digest.Digest {
+	t.Helper()
+	expect(t, "ping", w.get(t, "/v2/"), http.StatusOK, "")
+	head := w.do(t, http.MethodHead, manifestPath(name, tag))
+	expect(t, "HEAD tag", head, http.StatusOK, "")
+	index := digest.Digest(head.Header.Get("Docker-Content-Digest"))
+	expectContent(t, "index", w.get(t, manifestPath(name, index.String())), index, cacheStatus)
+	image := w.get(t, manifestPath(name, manifest.String()))
+	expectContent(t, "manifest", image, manifest, cacheStatus)
+	seen := []digest.Digest{index, manifest}
+	for _, dgst := range contentOf(t, image.Body) {
+		expectContent(t, "blob", w.get(t, blobPath(name, dgst)), dgst, cacheStatus)
+		seen = append(seen, dgst)
+	}
+	return seen
+}
+
+// Docker's way, at a registry with tokens and a CDN: one refusal for the
+// challenge, one token, and no Authorization for the CDN, which would refuse
+// it.
+func TestDockerOnTheWire(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t,
+		upstreamtest.WithBearer(upstreamtest.Bearer{Username: "reader", Password: "s3cret"}),
+		upstreamtest.WithCDN(upstreamtest.CDN{}))
+	amd64 := upstream.AddImage("org/app", "amd64", []byte("layer one"), []byte("layer two"))
+	arm64 := upstream.AddImage("org/app", "arm64", []byte("layer three"))
+	upstream.AddIndex("org/app", "v1", amd64, arm64)
+	w := startWeir(t, blockOf("mirror", nil, at(upstream, `username = "reader"`, `password = "s3cret"`)))
+
+	seen := dockerPull(t, w, "mirror/org/app", "v1", statusStored, amd64.Digest)
+	var cdn []string
+	want := []string{"HEAD /v2/org/app/manifests/v1 401", "HEAD /v2/org/app/manifests/v1 200"}
+	for _, manifest := range seen[:2] {
+		want = append(want, "GET /v2/org/app/manifests/"+manifest.String()+" 200")
+	}
+	for _, blob := range seen[2:] {
+		want = append(want, "GET "+blobPath("org/app", blob)+" 307")
+		cdn = append(cdn, "GET /cdn/org/app/"+blob.String()+" 200")
+	}
+	if got := upstream.CDNRequests(); !slices.Equal(got, cdn) {
+		t.Errorf("the CDN was asked %q, want %q", got, cdn)
+	}
+	if got := upstream.TokenRequests(); len(got) != 1 || !strings.Contains(got[0], "scope=repository%3Aorg%2Fapp%3Apull") {
+		t.Errorf("the token service was asked %q, want once for pulling org/app", got)
+	}
+	for _, record := range upstream.Log() {
+		authorization := record.Header.Get("Authorization")
+		switch {
+		case record.Server == "cdn" && authorization != "":
+			t.Errorf("the CDN got the Authorization %q", authorization)
+		case record.Server == "registry" && record.Status != http.StatusUnauthorized && !strings.HasPrefix(authorization, "Bearer token-"):
+			t.Errorf("%s carried the Authorization %q", record, authorization)
+		case record.Header.Get("Accept-Encoding") != "identity" && record.Server != "token":
+			t.Errorf("%s accepts the encoding %q", record, record.Header.Get("Accept-Encoding"))
+		}
+	}
+	expectWire(t, upstream, "cold", want...)
+
+	dockerPull(t, w, "mirror/org/app", "v1", statusHit, amd64.Digest)
+	if got := len(upstream.TokenRequests()) + len(upstream.CDNRequests()); got != 0 {
+		t.Errorf("a warm pull caused %d requests to the token service and the CDN", got)
+	}
+	expectWire(t, upstream, "warm", "HEAD /v2/org/app/manifests/v1 200")
+
+	// Another repository has a challenge and a token of its own.
+	other := upstream.AddBlob("org/other", []byte("another blob"))
+	expectContent(t, "another repository", w.get(t, blobPath("mirror/org/other", other)), other, statusStored)
+	expectWire(t, upstream, "another repository", "GET "+blobPath("org/other", other)+" 401", "GET "+blobPath("org/other", other)+" 307")
+}
+
+// Containerd 2.4's way: the ns parameter, and a range of everything on
+// everything.
+func TestContainerdOnTheWire(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	upstream.AddIndex("org/app", "v2", image)
+	w := startWeir(t, block("ghcr.io", upstream))
+
+	get := func(path string, dgst digest.Digest) answer {
+		t.Helper()
+		a := w.get(t, path+"?ns=ghcr.io", "Range", "bytes=0-")
+		expect(t, path, a, http.StatusPartialContent, statusStored)
+		if got := dgst.Algorithm().FromBytes(a.Body); got != dgst {
+			t.Errorf("%s: digest %s, want %s", path, got, dgst)
+		}
+		if got := a.Header.Get("OCI-Namespace"); got != "ghcr.io" {
+			t.Errorf("%s: OCI-Namespace %q", path, got)
+		}
+		if got, want := a.Header.Get("Content-Range"), fmt.Sprintf("bytes 0-%d/%[2]d", len(a.Body)-1, len(a.Body)); got != want {
+			t.Errorf("%s: Content-Range %q, want %q", path, got, want)
+		}
+		return a
+	}
+	head := w.do(t, http.MethodHead, "/v2/org/app/manifests/v2?ns=ghcr.io")
+	expect(t, "HEAD tag", head, http.StatusOK, statusPassed)
+	index := digest.Digest(head.Header.Get("Docker-Content-Digest"))
+	get(manifestPath("org/app", index.String()), index)
+	manifest := get(manifestPath("org/app", image.Digest.String()), image.Digest)
+	want := []string{
+		"HEAD /v2/org/app/manifests/v2 200",
+		"GET " + manifestPath("org/app", index.String()) + " 200",
+		"GET " + manifestPath("org/app", image.Digest.String()) + " 200",
+	}
+	for _, dgst := range contentOf(t, manifest.Body) {
+		get(blobPath("org/app", dgst), dgst)
+		want = append(want, "GET "+blobPath("org/app", dgst)+" 200")
+	}
+	expectWire(t, upstream, "containerd", want...)
+}
+
+// Podman's way: no HEAD, and a connection for each request.
+func TestPodmanOnTheWire(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	index := upstream.AddIndex("org/app", "v2", image)
+	w := startWeir(t, block("quay.io", upstream))
+
+	get := func(path string) answer { return w.get(t, path, "Connection", "close") }
+	expect(t, "ping", get("/v2/"), http.StatusOK, "")
+	expectContent(t, "GET tag", get(manifestPath("quay.io/org/app", "v2")), index.Digest, statusStored)
+	manifest := get(manifestPath("quay.io/org/app", image.Digest.String()))
+	expectContent(t, "GET manifest", manifest, image.Digest, statusStored)
+	want := []string{
+		"GET /v2/org/app/manifests/v2 200",
+		"GET " + manifestPath("org/app", image.Digest.String()) + " 200",
+	}
+	for _, dgst := range contentOf(t, manifest.Body) {
+		expectContent(t, "GET blob", get(blobPath("quay.io/org/app", dgst)), dgst, statusStored)
+		want = append(want, "GET "+blobPath("org/app", dgst)+" 200")
+	}
+	expectWire(t, upstream, "podman", want...)
+}
+
+// All the names by which clients know one image share one cache. The upstream
+// is Docker Hub by its name, which a proxy leads to the fake.
+func TestSpellingsShareOneCache(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	app := upstream.AddImage("org/app", "v1", []byte("an app"))
+	nginx := upstream.AddImage("library/nginx", "v1", []byte("nginx"))
+	hub := []string{`url = "http://registry-1.docker.io"`, fmt.Sprintf("proxy = %q", upstream.URL)}
+	w := startWeir(t, blockOf("docker.io", []string{"default = true"}, hub))
+
+	for _, image := range []struct {
+		digest   digest.Digest
+		upstream string
+		names    []string
+	}{
+		{app.Digest, "org/app", []string{
+			"/v2/docker.io/org/app/manifests/%s", "/v2/org/app/manifests/%s",
+			"/v2/org/app/manifests/%s?ns=docker.io", "/v2/org/app/manifests/%s?ns=INDEX.docker.io",
+			"/v2/docker.io/org/app/manifests/%s?ns=registry-1.docker.io", "/v2/org/app/manifests/%s?ns=unknown.example",
+		}},
+		{nginx.Digest, "library/nginx", []string{
+			"/v2/docker.io/nginx/manifests/%s", "/v2/docker.io/library/nginx/manifests/%s",
+			"/v2/nginx/manifests/%s", "/v2/library/nginx/manifests/%s", "/v2/nginx/manifests/%s?ns=docker.io",
+		}},
+	} {
+		for i, name := range image.names {
+			cacheStatus := statusHit
+			if i == 0 {
+				cacheStatus = statusStored
+			}
+			path := fmt.Sprintf(name, image.digest)
+			expectContent(t, path, w.get(t, path), image.digest, cacheStatus)
+		}
+		expectWire(t, upstream, image.upstream, "GET "+manifestPath(image.upstream, image.digest.String())+" 200")
+	}
+}
+
+// What one repository has cached is another one's only when that one's upstream
+// says so.
+func TestRepositoriesAreIsolated(t *testing.T) {
+	t.Parallel()
+	upstream, private := upstreamtest.New(t), upstreamtest.New(t)
+	shared := upstream.AddBlob("org/one", []byte("shared by two"))
+	upstream.AddBlob("org/two", []byte("shared by two"))
+	image := upstream.AddImage("org/one", "v1", []byte("shared by two"))
+	w := startWeir(t, block("public", upstream)+block("private", private))
+	expectContent(t, "first blob", w.get(t, blobPath("public/org/one", shared)), shared, statusStored)
+	expectContent(t, "first manifest", w.get(t, manifestPath("public/org/one", "v1")), image.Digest, statusStored)
+	upstream.ResetRequests()
+
+	expectContent(t, "a repository that has it", w.get(t, blobPath("public/org/two", shared)), shared, statusRevalidated)
+	expectWire(t, upstream, "a repository that has it", "HEAD "+blobPath("org/two", shared)+" 200")
+	expectContent(t, "once more", w.get(t, blobPath("public/org/two", shared)), shared, statusHit)
+	expectWire(t, upstream, "once more")
+
+	for _, name := range []string{"public/org/three", "private/org/one"} {
+		a := w.get(t, blobPath(name, shared))
+		expect(t, name, a, http.StatusNotFound, "")
+		if a.errorCode() != "BLOB_UNKNOWN" {
+			t.Errorf("%s: %s", name, a.Body)
+		}
+		a = w.get(t, manifestPath(name, image.Digest.String()))
+		expect(t, name, a, http.StatusNotFound, "")
+	}
+	expectWire(t, upstream, "a repository that does not have it",
+		"HEAD "+blobPath("org/three", shared)+" 404", "HEAD "+manifestPath("org/three", image.Digest.String())+" 404")
+	expectWire(t, private, "another upstream that does not have it",
+		"HEAD "+blobPath("org/one", shared)+" 404", "HEAD "+manifestPath("org/one", image.Digest.String())+" 404")
+}
+
+// Whatever the first upstream does, the second one answers.
+func TestSecondUpstreamAnswers(t *testing.T) {
+	t.Parallel()
+	cases := []struct {
+		name  string
+		fault []upstreamtest.Effect
+	}{
+		{"not-found", []upstreamtest.Effect{upstreamtest.Status(404, "")}},
+		{"bad-name", []upstreamtest.Effect{upstreamtest.Status(400, `{"errors":[{"code":"NAME_INVALID","message":"no"}]}`)}},
+		{"gone", []upstreamtest.Effect{upstreamtest.Status(410, "")}},
+		{"unauthorized", []upstreamtest.Effect{upstreamtest.Status(401, "")}},
+		{"forbidden", []upstreamtest.Effect{upstreamtest.Status(403, "")}},
+		{"limited", []upstreamtest.Effect{upstreamtest.Status(429, "slow down"), upstreamtest.Header("Retry-After", "7")}},
+		{"broken", []upstreamtest.Effect{upstreamtest.Status(500, "")}},
+		{"dropped", []upstreamtest.Effect{upstreamtest.Drop()}},
+		{"corrupt", []upstreamtest.Effect{upstreamtest.Corrupt(20)}},
+		{"cut", []upstreamtest.Effect{upstreamtest.CutAfter(20)}},
+	}
+	var config strings.Builder
+	firsts := make([]*upstreamtest.Registry, len(cases))
+	images := make([]digest.Digest, len(cases)) // one for each case, since content is shared
+	second := upstreamtest.New(t)
+	for i, c := range cases {
+		firsts[i] = upstreamtest.New(t)
+		firsts[i].AddImage("org/app", "v1", []byte(c.name))
+		images[i] = second.AddImage("org/app", "v1", []byte(c.name)).Digest
+		firsts[i].Fault(upstreamtest.Any, c.fault...)
+		config.WriteString(blockOf(c.name, nil, at(firsts[i]), at(second)))
+	}
+	refused := upstreamtest.New(t)
+	refused.Close()
+	last := second.AddImage("org/app", "v1", []byte("a layer")).Digest
+	config.WriteString(blockOf("refused", nil, at(refused), at(second)))
+	w := startWeir(t, config.String())
+
+	for i, c := range cases {
+		a := w.get(t, manifestPath(c.name+"/org/app", images[i].String()))
+		expectContent(t, c.name, a, images[i], statusStored)
+		if len(firsts[i].Requests()) == 0 {
+			t.Errorf("%s: the first upstream was not asked", c.name)
+		}
+		firsts[i].ResetRequests()
+		expectWire(t, second, c.name, "GET "+manifestPath("org/app", images[i].String())+" 200")
+	}
+	expectContent(t, "refused", w.get(t, manifestPath("refused/org/app", last.String())), last, statusStored)
+
+	// One that limits us is left alone for as long as it asks for.
+	expect(t, "limited", w.get(t, manifestPath("limited/org/app", "v1")), http.StatusOK, "")
+	expectWire(t, firsts[5], "limited")
+	if got := w.metric(t, "weir_upstream_resting", "upstream", firsts[5].Host); got != 1 {
+		t.Errorf("weir_upstream_resting is %v", got)
+	}
+}
+
+// When all upstreams fail, the client learns of the most hopeful failure.
+func TestFailuresOnTheWire(t *testing.T) {
+	t.Parallel()
+	status := func(status int) upstreamtest.Effect { return upstreamtest.Status(status, "") }
+	cases := []struct {
+		name          string
+		first, second upstreamtest.Effect
+		status        int
+		code          string
+	}{
+		{"missing", status(404), status(404), 404, "MANIFEST_UNKNOWN"},
+		{"bad-name", status(404), upstreamtest.Status(400, `{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}`), 404, "MANIFEST_UNKNOWN"},
+		{"gone", status(410), status(404), 404, "MANIFEST_UNKNOWN"},
+		{"own-code", upstreamtest.Status(404, `{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}`), status(404), 404, "NAME_UNKNOWN"},
+		{"denied", status(403), status(403), 403, "DENIED"},
+		{"denied-401", status(401), status(404), 403, "DENIED"},
+		{"missing-denied", status(404), status(403), 403, "DENIED"},
+		{"missing-broken", status(404), status(500), 502, "UNAVAILABLE"},
+		{"denied-broken", status(403), status(503), 502, "UNAVAILABLE"},
+		{"dropped", upstreamtest.Drop(), status(404), 502, "UNAVAILABLE"},
+		{"limited", status(429), status(429), 429, "TOOMANYREQUESTS"},
+		{"limited-missing", status(429), status(404), 429, "TOOMANYREQUESTS"},
+		{"limited-broken", status(500), status(429), 429, "TOOMANYREQUESTS"},
+	}
+	var config strings.Builder
+	for _, c := range cases {
+		first, second := upstreamtest.New(t), upstreamtest.New(t)
+		first.Fault(upstreamtest.Any, c.first)
+		second.Fault(upstreamtest.Any, c.second)
+		config.WriteString(blockOf(c.name, nil, at(first), at(second)))
+	}
+	w := startWeir(t, config.String())
+	for _, c := range cases {
+		a := w.get(t, manifestPath(c.name+"/org/app", "v1"))
+		expect(t, c.name, a, c.status, "")
+		if a.errorCode() != c.code {
+			t.Errorf("%s: %s, want code %s", c.name, a.Body, c.code)
+		}
+		if limited := a.Header.Get("Retry-After") != ""; limited != (c.status == 429) {
+			t.Errorf("%s: Retry-After %q", c.name, a.Header.Get("Retry-After"))
+		}
+	}
+}
+
+// A definite "not found" is remembered for negative_ttl, and only that.
+func TestNotFoundIsRemembered(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	w := startWeir(t, block("long", upstream, `negative_ttl = "1h"`)+block("off", upstream, `negative_ttl = "0s"`))
+	for range 2 {
+		expect(t, "remembered", w.get(t, manifestPath("long/org/app", "v1")), http.StatusNotFound, "")
+	}
+	expectWire(t, upstream, "remembered", "GET /v2/org/app/manifests/v1 404")
+	for range 2 {
+		expect(t, "not remembered", w.get(t, manifestPath("off/org/app", "v1")), http.StatusNotFound, "")
+	}
+	expectWire(t, upstream, "not remembered", "GET /v2/org/app/manifests/v1 404", "GET /v2/org/app/manifests/v1 404")
+}
+
+// A tag that moves costs a HEAD and a GET of the new content by its digest; an
+// immutable one is never asked for again.
+func TestTagsThatMove(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	first := upstream.AddImage("org/app", "v1", []byte("one"))
+	upstream.Tag("org/app", "latest", first.Digest)
+	w := startWeir(t, block("mirror", upstream, "immutable_tags = true", `immutable_tags_exclusions = ["^latest$"]`))
+	for _, tag := range []string{"v1", "latest"} {
+		expectContent(t, "cold "+tag, w.get(t, manifestPath("mirror/org/app", tag)), first.Digest, statusStored)
+	}
+	second := upstream.AddImage("org/app", "v1", []byte("two"))
+	upstream.Tag("org/app", "latest", second.Digest)
+	upstream.ResetRequests()
+
+	expectContent(t, "immutable", w.get(t, manifestPath("mirror/org/app", "v1")), first.Digest, statusHit)
+	expectWire(t, upstream, "immutable")
+	expectContent(t, "moved", w.get(t, manifestPath("mirror/org/app", "latest")), second.Digest, statusMoved)
+	expectWire(t, upstream, "moved", "HEAD /v2/org/app/manifests/latest 200", "GET "+manifestPath("org/app", second.Digest.String())+" 200")
+	expectContent(t, "settled", w.get(t, manifestPath("mirror/org/app", "latest")), second.Digest, statusRevalidated)
 }

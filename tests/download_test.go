@@ -1,0 +1,332 @@
+package tests
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// Clients that want the same blob at once share one download.
+func TestManyClientsOneDownload(t *testing.T) {
+	t.Parallel()
+	const clients, size = 32, 64 * mib
+	upstream := upstreamtest.New(t)
+	dgst := upstream.AddRandomBlob("org/app", size, 1)
+	gate := upstreamtest.NewGate()
+	upstream.Fault(upstreamtest.Blobs, upstreamtest.Hold(gate))
+	w := startWeir(t, block("mirror", upstream))
+
+	pulls := make([]*pulling, clients)
+	for i := range pulls {
+		pulls[i] = w.pull(t, blobPath("mirror/org/app", dgst))
+	}
+	w.metricIs(t, clients, "weir_flight_readers")
+	gate.Open()
+	outcomes := make(map[string]int)
+	for i, p := range pulls {
+		p.whole(t, fmt.Sprint("client ", i), dgst)
+		outcomes[p.header.Get("Cache-Status")]++
+	}
+	if outcomes[statusStored] != 1 || outcomes[statusCollapsed] != clients-1 {
+		t.Errorf("outcomes %v, want one that stored and %d that joined", outcomes, clients-1)
+	}
+	expectWire(t, upstream, "all clients", "GET "+blobPath("org/app", dgst)+" 200")
+	w.metricIs(t, 0, "weir_flights")
+	w.expectIntact(t)
+}
+
+// A client that leaves early has still made the mirror want the blob.
+func TestClientThatLeavesFillsTheCache(t *testing.T) {
+	t.Parallel()
+	const size = 16 * mib
+	upstream := upstreamtest.New(t)
+	dgst := upstream.AddRandomBlob("org/app", size, 2)
+	gate := upstreamtest.NewGate()
+	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(size/5, gate))
+	w := startWeir(t, block("mirror", upstream))
+
+	resp := w.open(t, blobPath("mirror/org/app", dgst))
+	if _, err := io.CopyN(io.Discard, resp.Body, size/10); err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	w.metricIs(t, 1, "weir_jobs", "state", "running")
+	gate.Open()
+	w.metricIs(t, 1, "weir_jobs_total", "result", "done")
+	if got := w.metric(t, "weir_jobs_total"); got != 1 {
+		t.Errorf("%v jobs have ended, want 1", got)
+	}
+
+	upstream.ResetRequests()
+	a := w.get(t, blobPath("mirror/org/app", dgst))
+	expectContent(t, "warm", a, dgst, statusHit)
+	expectWire(t, upstream, "warm")
+}
+
+// A client that does not read holds back neither the download nor the others.
+func TestSlowClientHoldsBackNobody(t *testing.T) {
+	t.Parallel()
+	const size = 32 * mib
+	upstream := upstreamtest.New(t)
+	dgst := upstream.AddRandomBlob("org/app", size, 3)
+	w := startWeir(t, block("mirror", upstream))
+
+	slow := w.openSlow(t, blobPath("mirror/org/app", dgst))
+	digester := digest.Canonical.Digester()
+	body := io.TeeReader(slow.Body, digester.Hash())
+	if _, err := io.CopyN(io.Discard, body, 1); err != nil {
+		t.Fatal(err)
+	}
+	var others []*pulling
+	for range 4 {
+		others = append(others, w.pull(t, blobPath("mirror/org/app", dgst)))
+	}
+	for i, p := range others {
+		p.whole(t, fmt.Sprint("client ", i), dgst)
+	}
+	w.metricIs(t, 0, "weir_flights")
+	if _, err := io.Copy(io.Discard, body); err != nil || digester.Digest() != dgst {
+		t.Errorf("the slow client got %s and %v, want %s", digester.Digest(), err, dgst)
+	}
+	expectWire(t, upstream, "all clients", "GET "+blobPath("org/app", dgst)+" 200")
+}
+
+// A body that is not the digest's never comes to its end anywhere, and is not
+// kept.
+func TestCorruptBlob(t *testing.T) {
+	t.Parallel()
+	const size = 4 * mib
+	upstream := upstreamtest.New(t)
+	large := upstream.AddRandomBlob("org/app", size, 4)
+	small := upstream.AddRandomBlob("org/app", 10*kib, 5)
+	gate := upstreamtest.NewGate()
+	fault := upstream.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(9*kib), upstreamtest.Hold(gate))
+	w := startWeir(t, block("mirror", upstream))
+
+	var pulls []*pulling
+	for range 4 {
+		pulls = append(pulls, w.pull(t, blobPath("mirror/org/app", large)))
+	}
+	w.metricIs(t, 4, "weir_flight_readers")
+	gate.Open()
+	for i, p := range pulls {
+		p.wait(t)
+		if p.status == http.StatusOK && p.err == nil || p.length >= size {
+			t.Errorf("client %d: status %d, %d bytes, error %v", i, p.status, p.length, p.err)
+		}
+	}
+	// Nothing of a small one has been passed on before it is known to be
+	// corrupt, so the client can be told.
+	a := w.get(t, blobPath("mirror/org/app", small))
+	expect(t, "small", a, http.StatusBadGateway, "")
+	if a.errorCode() != "UNAVAILABLE" {
+		t.Errorf("small: %s", a.Body)
+	}
+	w.metricIs(t, 0, "weir_flights")
+	if files := w.stored(t, "blobs"); len(files) > 0 {
+		t.Errorf("stored: %q", files)
+	}
+
+	fault.Remove()
+	expectContent(t, "mended", w.get(t, blobPath("mirror/org/app", large)), large, statusStored)
+	expectContent(t, "mended", w.get(t, blobPath("mirror/org/app", small)), small, statusStored)
+}
+
+// Where the first upstream delivers the wrong bytes, the second one is asked.
+func TestCorruptBlobFromTheFirstUpstream(t *testing.T) {
+	t.Parallel()
+	first, second := upstreamtest.New(t), upstreamtest.New(t)
+	dgst := first.AddRandomBlob("org/app", mib, 6)
+	second.AddRandomBlob("org/app", mib, 6)
+	first.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(0))
+	w := startWeir(t, blockOf("mirror", nil, at(first), at(second)))
+
+	if p := w.pull(t, blobPath("mirror/org/app", dgst)).wait(t); p.err == nil && p.digest != dgst {
+		t.Errorf("the client took %d corrupt bytes for whole", p.length)
+	}
+	expectContent(t, "again", w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+	expectWire(t, first, "first", "GET "+blobPath("org/app", dgst)+" 200")
+	expectWire(t, second, "second", "GET "+blobPath("org/app", dgst)+" 200")
+	w.expectIntact(t)
+}
+
+// A download that breaks goes on where it stopped, and no client notices.
+func TestDownloadResumes(t *testing.T) {
+	t.Parallel()
+	const size = 16 * mib
+	for _, c := range []struct {
+		name   string
+		faults func(first *upstreamtest.Registry)
+		first  []string // in place of BLOB: the blob's path
+		second []string
+	}{
+		{
+			"same", func(first *upstreamtest.Registry) {
+				first.Fault(upstreamtest.Blobs, upstreamtest.CutAfter(5*mib)).Times(1)
+			},
+			[]string{"GET BLOB 200", fmt.Sprintf("GET BLOB bytes=%d- 206", 5*mib)}, nil,
+		},
+		{
+			"often", func(first *upstreamtest.Registry) {
+				first.Fault(upstreamtest.Blobs, upstreamtest.CutEvery(6*mib))
+			},
+			[]string{"GET BLOB 200", fmt.Sprintf("GET BLOB bytes=%d- 206", 6*mib), fmt.Sprintf("GET BLOB bytes=%d- 206", 12*mib)}, nil,
+		},
+		{
+			"next", func(first *upstreamtest.Registry) {
+				first.Fault(upstreamtest.Blobs, upstreamtest.CutAfter(5*mib)).Times(1)
+				first.Fault(func(r *http.Request) bool { return r.Header.Get("Range") != "" }, upstreamtest.Status(404, ""))
+			},
+			[]string{"GET BLOB 200", fmt.Sprintf("GET BLOB bytes=%d- 404", 5*mib)},
+			[]string{fmt.Sprintf("GET BLOB bytes=%d- 206", 5*mib)},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			first, second := upstreamtest.New(t), upstreamtest.New(t)
+			dgst := first.AddRandomBlob("org/app", size, 7)
+			second.AddRandomBlob("org/app", size, 7)
+			c.faults(first)
+			w := startWeir(t, blockOf("mirror", nil, at(first), at(second)))
+			w.pull(t, blobPath("mirror/org/app", dgst)).whole(t, "the client", dgst)
+			expectWire(t, first, "first", withBlob(c.first, "org/app", dgst)...)
+			expectWire(t, second, "second", withBlob(c.second, "org/app", dgst)...)
+			if got := w.metric(t, "weir_upstream_bytes_total"); got >= 1.1*size {
+				t.Errorf("%v bytes came from upstream for a blob of %d", got, size)
+			}
+			w.expectIntact(t)
+		})
+	}
+}
+
+func withBlob(requests []string, repo string, dgst digest.Digest) []string {
+	var list []string
+	for _, request := range requests {
+		list = append(list, strings.Replace(request, "BLOB", blobPath(repo, dgst), 1))
+	}
+	return list
+}
+
+// A range far ahead of a download that does not get on is answered at once, and
+// neither delays nor repeats the download.
+func TestRangeAheadOfTheDownload(t *testing.T) {
+	t.Parallel()
+	const size, from, to = 24 * mib, 20 * mib, 20*mib + 64*kib
+	upstream := upstreamtest.New(t)
+	dgst := upstream.AddRandomBlob("org/app", size, 8)
+	gate := upstreamtest.NewGate()
+	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(mib, gate)).Times(1)
+	w := startWeir(t, block("mirror", upstream))
+
+	whole := w.pull(t, blobPath("mirror/org/app", dgst))
+	arrived(t, gate, 1)
+	a := w.get(t, blobPath("mirror/org/app", dgst), "Range", fmt.Sprintf("bytes=%d-%d", from, to-1))
+	expectRange(t, "ahead", a, size, 8, from, to)
+	expectWire(t, upstream, "ahead", "GET "+blobPath("org/app", dgst)+" 200",
+		fmt.Sprintf("GET %s bytes=%d-%d 206", blobPath("org/app", dgst), from, to-1))
+	gate.Open()
+	whole.whole(t, "the whole", dgst)
+	expectWire(t, upstream, "the whole")
+}
+
+// Parallel ranges of a cold blob all come from one download, or from beside it
+// where that is far behind.
+func TestParallelRanges(t *testing.T) {
+	t.Parallel()
+	const size, parts = 32 * mib, 8
+	upstream := upstreamtest.New(t)
+	dgst := upstream.AddRandomBlob("org/app", size, 9)
+	w := startWeir(t, block("mirror", upstream))
+
+	answers := make([]answer, parts)
+	var group sync.WaitGroup
+	for i := range answers {
+		group.Go(func() {
+			answers[i] = w.get(t, blobPath("mirror/org/app", dgst), "Range",
+				fmt.Sprintf("bytes=%d-%d", i*size/parts, (i+1)*size/parts-1))
+		})
+	}
+	group.Wait()
+	for i, a := range answers {
+		expectRange(t, fmt.Sprint("part ", i), a, size, 9, int64(i*size/parts), int64((i+1)*size/parts))
+	}
+	expectContent(t, "the whole", w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+	downloads := 0
+	for _, request := range upstream.Requests() {
+		if request == "GET "+blobPath("org/app", dgst)+" 200" {
+			downloads++
+		}
+	}
+	if downloads != 1 {
+		t.Errorf("%d downloads of the whole, want 1: %q", downloads, upstream.Requests())
+	}
+	w.metricIs(t, 0, "weir_flights")
+	w.expectIntact(t)
+}
+
+// RFC 9110 sections 13 and 14, cold and warm.
+func TestConditionsAndRanges(t *testing.T) {
+	t.Parallel()
+	const size = 256 * kib
+	upstream := upstreamtest.New(t)
+	w := startWeir(t, block("mirror", upstream))
+	cold := func(seed uint64) (path string, dgst digest.Digest, etag string) {
+		dgst = upstream.AddRandomBlob("org/app", size, seed)
+		return blobPath("mirror/org/app", dgst), dgst, `"` + dgst.String() + `"`
+	}
+	for seed, when := range []string{"cold", "warm"} {
+		at := func(n uint64) (path string, dgst digest.Digest, etag string) {
+			path, dgst, etag = cold(100 + n)
+			if when == "warm" {
+				expectContent(t, "warming", w.get(t, path), dgst, "")
+				w.metricIs(t, 0, "weir_flights")
+			}
+			return path, dgst, etag
+		}
+		n := uint64(10 * seed)
+		path, _, etag := at(n + 1)
+		expectRange(t, when+": If-Range that holds", w.get(t, path, "Range", "bytes=1000-1999", "If-Range", etag), size, 101+n, 1000, 2000)
+		path, dgst, _ := at(n + 2)
+		expectContent(t, when+": If-Range of something else", w.get(t, path, "Range", "bytes=1000-1999", "If-Range", `"other"`), dgst, "")
+		path, _, _ = at(n + 3)
+		expectRange(t, when+": the last bytes", w.get(t, path, "Range", "bytes=-100"), size, 103+n, size-100, size)
+		path, _, _ = at(n + 4)
+		a := w.get(t, path, "Range", fmt.Sprintf("bytes=%d-", size))
+		expect(t, when+": a range behind the end", a, http.StatusRequestedRangeNotSatisfiable, "")
+		path, _, etag = at(n + 5)
+		a = w.get(t, path, "If-None-Match", etag)
+		expect(t, when+": If-None-Match", a, http.StatusNotModified, "")
+		if len(a.Body) > 0 || a.Header.Get("Etag") != etag || a.Header.Get("Docker-Content-Digest") == "" {
+			t.Errorf("%s: 304 with %d bytes and %v", when, len(a.Body), a.Header)
+		}
+	}
+}
+
+// An upstream that does not say how long a blob is.
+func TestBlobWithoutLength(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	dgst := upstream.AddRandomBlob("org/app", 3*mib, 10)
+	upstream.Fault(upstreamtest.Blobs, upstreamtest.Chunked())
+	w := startWeir(t, block("mirror", upstream))
+
+	p := w.pull(t, blobPath("mirror/org/app", dgst))
+	p.whole(t, "cold", dgst)
+	if got := p.header.Get("Content-Length"); got != "" {
+		t.Errorf("cold: Content-Length %s", got)
+	}
+	w.metricIs(t, 0, "weir_flights")
+	a := w.get(t, blobPath("mirror/org/app", dgst))
+	expectContent(t, "warm", a, dgst, statusHit)
+	if got := a.Header.Get("Content-Length"); got != fmt.Sprint(3*mib) {
+		t.Errorf("warm: Content-Length %q", got)
+	}
+	expectWire(t, upstream, "both", "GET "+blobPath("org/app", dgst)+" 200")
+}
