@@ -18,7 +18,7 @@ func TestManyClientsOneDownload(t *testing.T) {
 	t.Parallel()
 	const clients, size = 32, 64 * mib
 	upstream := upstreamtest.New(t)
-	dgst := upstream.AddRandomBlob("org/app", size, 1)
+	dgst := addRandom(t, upstream, "org/app", size, 1)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.Hold(gate))
 	w := startWeir(t, block("mirror", upstream))
@@ -47,7 +47,7 @@ func TestClientThatLeavesFillsTheCache(t *testing.T) {
 	t.Parallel()
 	const size = 16 * mib
 	upstream := upstreamtest.New(t)
-	dgst := upstream.AddRandomBlob("org/app", size, 2)
+	dgst := addRandom(t, upstream, "org/app", size, 2)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(size/5, gate))
 	w := startWeir(t, block("mirror", upstream))
@@ -75,7 +75,7 @@ func TestSlowClientHoldsBackNobody(t *testing.T) {
 	t.Parallel()
 	const size = 32 * mib
 	upstream := upstreamtest.New(t)
-	dgst := upstream.AddRandomBlob("org/app", size, 3)
+	dgst := addRandom(t, upstream, "org/app", size, 3)
 	w := startWeir(t, block("mirror", upstream))
 
 	slow := w.openSlow(t, blobPath("mirror/org/app", dgst))
@@ -104,8 +104,8 @@ func TestCorruptBlob(t *testing.T) {
 	t.Parallel()
 	const size = 4 * mib
 	upstream := upstreamtest.New(t)
-	large := upstream.AddRandomBlob("org/app", size, 4)
-	small := upstream.AddRandomBlob("org/app", 10*kib, 5)
+	large := addRandom(t, upstream, "org/app", size, 4)
+	small := addRandom(t, upstream, "org/app", 10*kib, 5)
 	gate := upstreamtest.NewGate()
 	fault := upstream.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(9*kib), upstreamtest.Hold(gate))
 	w := startWeir(t, block("mirror", upstream))
@@ -143,8 +143,8 @@ func TestCorruptBlob(t *testing.T) {
 func TestCorruptBlobFromTheFirstUpstream(t *testing.T) {
 	t.Parallel()
 	first, second := upstreamtest.New(t), upstreamtest.New(t)
-	dgst := first.AddRandomBlob("org/app", mib, 6)
-	second.AddRandomBlob("org/app", mib, 6)
+	dgst := addRandom(t, first, "org/app", mib, 6)
+	addRandom(t, second, "org/app", mib, 6)
 	first.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(0))
 	w := startWeir(t, blockOf("mirror", nil, at(first), at(second)))
 
@@ -191,8 +191,8 @@ func TestDownloadResumes(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			first, second := upstreamtest.New(t), upstreamtest.New(t)
-			dgst := first.AddRandomBlob("org/app", size, 7)
-			second.AddRandomBlob("org/app", size, 7)
+			dgst := addRandom(t, first, "org/app", size, 7)
+			addRandom(t, second, "org/app", size, 7)
 			c.faults(first)
 			w := startWeir(t, blockOf("mirror", nil, at(first), at(second)))
 			w.pull(t, blobPath("mirror/org/app", dgst)).whole(t, "the client", dgst)
@@ -220,7 +220,7 @@ func TestRangeAheadOfTheDownload(t *testing.T) {
 	t.Parallel()
 	const size, from, to = 24 * mib, 20 * mib, 20*mib + 64*kib
 	upstream := upstreamtest.New(t)
-	dgst := upstream.AddRandomBlob("org/app", size, 8)
+	dgst := addRandom(t, upstream, "org/app", size, 8)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(mib, gate)).Times(1)
 	w := startWeir(t, block("mirror", upstream))
@@ -228,7 +228,7 @@ func TestRangeAheadOfTheDownload(t *testing.T) {
 	whole := w.pull(t, blobPath("mirror/org/app", dgst))
 	arrived(t, gate, 1)
 	a := w.get(t, blobPath("mirror/org/app", dgst), "Range", fmt.Sprintf("bytes=%d-%d", from, to-1))
-	expectRange(t, "ahead", a, size, 8, from, to)
+	expectRange(t, "ahead", a, random(t, size, 8), from, to)
 	expectWire(t, upstream, "ahead", "GET "+blobPath("org/app", dgst)+" 200",
 		fmt.Sprintf("GET %s bytes=%d-%d 206", blobPath("org/app", dgst), from, to-1))
 	gate.Open()
@@ -242,7 +242,7 @@ func TestParallelRanges(t *testing.T) {
 	t.Parallel()
 	const size, parts = 32 * mib, 8
 	upstream := upstreamtest.New(t)
-	dgst := upstream.AddRandomBlob("org/app", size, 9)
+	dgst := addRandom(t, upstream, "org/app", size, 9)
 	w := startWeir(t, block("mirror", upstream))
 
 	answers := make([]answer, parts)
@@ -254,8 +254,9 @@ func TestParallelRanges(t *testing.T) {
 		})
 	}
 	group.Wait()
+	content := random(t, size, 9)
 	for i, a := range answers {
-		expectRange(t, fmt.Sprint("part ", i), a, size, 9, int64(i*size/parts), int64((i+1)*size/parts))
+		expectRange(t, fmt.Sprint("part ", i), a, content, i*size/parts, (i+1)*size/parts)
 	}
 	expectContent(t, "the whole", w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
 	downloads := 0
@@ -278,7 +279,7 @@ func TestConditionsAndRanges(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	w := startWeir(t, block("mirror", upstream))
 	cold := func(seed uint64) (path string, dgst digest.Digest, etag string) {
-		dgst = upstream.AddRandomBlob("org/app", size, seed)
+		dgst = addRandom(t, upstream, "org/app", size, seed)
 		return blobPath("mirror/org/app", dgst), dgst, `"` + dgst.String() + `"`
 	}
 	for seed, when := range []string{"cold", "warm"} {
@@ -292,11 +293,11 @@ func TestConditionsAndRanges(t *testing.T) {
 		}
 		n := uint64(10 * seed)
 		path, _, etag := at(n + 1)
-		expectRange(t, when+": If-Range that holds", w.get(t, path, "Range", "bytes=1000-1999", "If-Range", etag), size, 101+n, 1000, 2000)
+		expectRange(t, when+": If-Range that holds", w.get(t, path, "Range", "bytes=1000-1999", "If-Range", etag), random(t, size, 101+n), 1000, 2000)
 		path, dgst, _ := at(n + 2)
 		expectContent(t, when+": If-Range of something else", w.get(t, path, "Range", "bytes=1000-1999", "If-Range", `"other"`), dgst, "")
 		path, _, _ = at(n + 3)
-		expectRange(t, when+": the last bytes", w.get(t, path, "Range", "bytes=-100"), size, 103+n, size-100, size)
+		expectRange(t, when+": the last bytes", w.get(t, path, "Range", "bytes=-100"), random(t, size, 103+n), size-100, size)
 		path, _, _ = at(n + 4)
 		a := w.get(t, path, "Range", fmt.Sprintf("bytes=%d-", size))
 		expect(t, when+": a range behind the end", a, http.StatusRequestedRangeNotSatisfiable, "")
@@ -313,7 +314,7 @@ func TestConditionsAndRanges(t *testing.T) {
 func TestBlobWithoutLength(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
-	dgst := upstream.AddRandomBlob("org/app", 3*mib, 10)
+	dgst := addRandom(t, upstream, "org/app", 3*mib, 10)
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.Chunked())
 	w := startWeir(t, block("mirror", upstream))
 

@@ -11,7 +11,7 @@ import (
 )
 
 // ErrNoSpace says that a spool would leave its filesystem with less free space
-// than the operator asked to keep.
+// than the operator asked to keep, or that there is none left.
 var ErrNoSpace = errors.New("spool: not enough free space")
 
 // Dir makes spools in one directory. It counts what its spools have announced

@@ -19,6 +19,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // Withheld is how many bytes at the end of a spool its readers cannot see
@@ -95,7 +97,10 @@ func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 	if s.advance(extent{off, off + int64(n)}) {
 		s.broadcast()
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return n, fmt.Errorf("%w: %w: free space on its filesystem, or raise the quota", ErrNoSpace, err)
+	case err != nil:
 		return n, fmt.Errorf("spool: %w", err)
 	}
 	return n, nil
