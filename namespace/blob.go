@@ -2,12 +2,16 @@ package namespace
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
+	"net/http"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream"
 )
 
 // Blob is the answer to a question for a blob.
@@ -45,24 +49,38 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 	} else {
 		b.Content, b.Size = obj.Content, obj.Size
 	}
-	if !possessed && (obj != nil || reader.Repository() != id) {
-		// The bytes are here, but another repository brought them.
+	// The bytes may be here because another repository brought them.
+	foreign := !possessed && (reader == nil || reader.Repository() != id)
+	if foreign {
 		if _, err := n.prove(ctx, id, dgst); err != nil {
 			b.Content.Close()
 			return nil, err
 		}
 		b.Outcome = Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}
 	}
-	if reader == nil {
-		return b, nil
+	if reader != nil {
+		if b.Size, err = await(reader, start, end); err != nil {
+			reader.Close()
+			n.remember(q, err)
+			return nil, err
+		}
+		b.Outcome = arriving(reader)
 	}
-	if b.Size, err = reader.Wait(start, end); err != nil {
-		reader.Close()
-		n.remember(q, err)
-		return nil, err
+	if foreign && b.Size >= 0 {
+		n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: b.Size})
 	}
-	b.Outcome = arriving(reader)
 	return b, nil
+}
+
+// await waits for the first bytes of a download from start on. Where an upstream
+// was asked for a range that begins beyond the end, it waits for the download
+// itself, which tells the size that such a client is answered with.
+func await(r *storage.Reader, start, end int64) (size int64, err error) {
+	size, err = r.Wait(start, end)
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Status == http.StatusRequestedRangeNotSatisfiable {
+		return r.Wait(0, -1)
+	}
+	return size, err
 }
 
 // arriving is the outcome of a blob that is being downloaded.
@@ -91,7 +109,7 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 		return b, nil
 	}
 	info, missing := n.cache.store.Stat(ctx, dgst)
-	if _, err := n.cache.catalog.Link(ctx, id, dgst); err == nil && missing == nil {
+	if _, foreign := n.cache.catalog.Link(ctx, id, dgst); foreign == nil && missing == nil {
 		return &Blob{Outcome: Outcome{Cache: Hit}, Size: info.Size}, nil
 	}
 	if err := n.cache.refused(question{id, "blob", dgst.String()}); err != nil {
@@ -101,12 +119,11 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 	if err != nil {
 		return nil, err
 	}
-	asked := Outcome{Cache: Passed, Upstream: n.FirstUpstream()}
-	if missing == nil {
-		asked.Cache = Revalidated
-		desc.Size = info.Size
+	if missing != nil {
+		return &Blob{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, Size: desc.Size}, nil
 	}
-	return &Blob{Outcome: asked, Size: desc.Size}, nil
+	n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: info.Size})
+	return &Blob{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, Size: info.Size}, nil
 }
 
 // storedBlob opens a blob without contacting an upstream.
@@ -115,24 +132,24 @@ func (n *Namespace) storedBlob(ctx context.Context, id storage.Repository, dgst 
 		return nil, n.offline("blob " + dgst.String())
 	}
 	obj, err := n.cache.store.Open(ctx, dgst)
-	if err != nil {
+	if errors.Is(err, storage.ErrNotExist) {
 		return nil, n.offline("blob " + dgst.String())
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &Blob{Outcome: Outcome{Cache: Hit}, Size: obj.Size, Content: obj.Content}, nil
 }
 
-// prove asks the upstream whether a repository has a blob, and links it if so:
-// that its bytes are here does not mean that this repository's readers may have
-// them.
+// prove asks the upstream whether a repository has a blob: that its bytes are
+// here does not mean that this repository's readers may have them.
 func (n *Namespace) prove(ctx context.Context, id storage.Repository, dgst digest.Digest) (ocispec.Descriptor, error) {
 	desc, _, err := share(ctx, n.cache, question{id, "proof", dgst.String()}, func(ctx context.Context) (ocispec.Descriptor, error) {
 		desc, err := n.spec.Upstreams.StatBlob(ctx, id.Name, dgst)
 		if err != nil {
 			n.remember(question{id, "blob", dgst.String()}, err)
-			return desc, err
 		}
-		n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: desc.Size})
-		return desc, nil
+		return desc, err
 	})
 	return desc, err
 }
@@ -159,7 +176,9 @@ func (n *Namespace) source(id storage.Repository, dgst digest.Digest) storage.So
 // up.
 func CompleteOrAbandon(pool *Pool) func(*storage.Flight) {
 	return func(f *storage.Flight) {
-		if !pool.Submit("complete "+f.Digest().String(), f.Complete) {
+		// The key is the flight's, not the digest's: a job for a flight that
+		// has failed must not stand for the next one's.
+		if !pool.Submit(fmt.Sprintf("complete %s (%p)", f.Digest(), f), f.Complete) {
 			f.Abandon()
 		}
 	}

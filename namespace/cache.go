@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -20,8 +21,13 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// remembered is how many refusals and announcements are kept in memory.
-const remembered = 16384
+const (
+	// remembered is how many refusals and announcements are kept in memory.
+	remembered = 16384
+	// announcementLife is how long after a HEAD of a tag the content may come
+	// that makes the tag known.
+	announcementLife = 10 * time.Minute
+)
 
 // Cache is what all namespaces share and what outlives a change of
 // configuration.
@@ -93,14 +99,20 @@ func (c *Cache) Repositories(ctx context.Context) ([]storage.Repository, error) 
 }
 
 // share runs one lookup for all who ask the same question at once. The lookup
-// is detached from its callers: who leaves fails nobody else's. led reports
-// whether this caller's request made it run.
+// is detached from its callers: who leaves fails nobody else's. A panic of it
+// becomes an error, since no caller's recover could keep it from ending the
+// process. led reports whether this caller's request made it run.
 func share[T any](ctx context.Context, c *Cache, q question, lookup func(context.Context) (T, error)) (value T, led bool, err error) {
 	detached := context.WithoutCancel(ctx)
 	ran := make(chan struct{}, 1)
 	c.ended.Add(1)
-	answer := c.lookups.DoChan(q.String(), func() (any, error) {
+	answer := c.lookups.DoChan(q.String(), func() (_ any, err error) {
 		ran <- struct{}{}
+		defer func() {
+			if failure := recover(); failure != nil {
+				err = fmt.Errorf("panic in a lookup; this is a bug of the mirror, please report it: %v\n%s", failure, debug.Stack())
+			}
+		}()
 		return lookup(detached)
 	})
 	done := make(chan singleflight.Result, 1)
@@ -162,11 +174,23 @@ func (c *Cache) keep(ctx context.Context, repo storage.Repository, m *upstream.M
 			"repository", repo.String(), "digest", desc.Digest, "error", err)
 		return false
 	}
-	if a, ok := c.announced.Get(content{repo, desc.Digest}); ok {
-		c.announced.Remove(content{repo, desc.Digest})
+	c.arrived(ctx, repo, desc.Digest)
+	return true
+}
+
+// arrived records the tag that was announced for a manifest which is now
+// cached, unless that was long ago or more is known about the tag by now.
+func (c *Cache) arrived(ctx context.Context, repo storage.Repository, dgst digest.Digest) {
+	key := content{repo, dgst}
+	a, ok := c.announced.Get(key)
+	if !ok {
+		return
+	}
+	c.announced.Remove(key)
+	known, err := c.catalog.Tag(ctx, repo, a.tag)
+	if time.Since(a.Checked) < announcementLife && (err != nil || known.Checked.Before(a.Checked)) {
 		c.putTag(ctx, repo, a.tag, a.Tag)
 	}
-	return true
 }
 
 func (c *Cache) putTag(ctx context.Context, repo storage.Repository, tag string, value storage.Tag) {

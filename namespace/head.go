@@ -35,10 +35,7 @@ func (n *Namespace) headByDigest(ctx context.Context, repo string, dgst digest.D
 	}
 	q.op = "head"
 	f, _, err := share(ctx, n.cache, q, func(ctx context.Context) (*found, error) {
-		f, err := n.confirm(ctx, id, dgst)
-		if f == nil && err == nil {
-			f, err = n.ask(ctx, id, dgst.String())
-		}
+		f, err := n.ask(ctx, id, dgst.String())
 		n.remember(question{id, "manifest", dgst.String()}, err)
 		return f, err
 	})
@@ -48,16 +45,25 @@ func (n *Namespace) headByDigest(ctx context.Context, repo string, dgst digest.D
 	return f.describe(), nil
 }
 
-// ask asks the upstream for a descriptor. An upstream whose HEAD does not
-// say everything is asked for the manifest itself, which is then stored.
+// ask asks the upstream what a tag or digest names. What is stored is described
+// from the store; an upstream whose HEAD does not say everything about what is
+// not is asked for the manifest itself, which is then stored.
 func (n *Namespace) ask(ctx context.Context, id storage.Repository, ref string) (*found, error) {
 	desc, err := n.spec.Upstreams.Head(ctx, id.Name, ref)
-	incomplete := err == nil && (desc.Digest == "" || desc.MediaType == "" || desc.Size <= 0)
-	if incomplete || errors.Is(err, upstream.ErrHeadUnsupported) {
+	if errors.Is(err, upstream.ErrHeadUnsupported) {
 		return n.fetch(ctx, id, ref)
 	}
 	if err != nil {
 		return nil, err
+	}
+	if dgst, err := digest.Parse(ref); err == nil {
+		desc.Digest = dgst // whatever the header says
+	}
+	if own, ok := n.adopt(ctx, id, desc); ok {
+		return &found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: own}, nil
+	}
+	if desc.Digest == "" || desc.MediaType == "" || desc.Size <= 0 {
+		return n.fetch(ctx, id, ref)
 	}
 	return &found{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, desc: desc}, nil
 }
@@ -105,9 +111,9 @@ func (n *Namespace) headByTag(ctx context.Context, repo, tag string) (*Manifest,
 // be served must not be given up for one whose content may never come.
 func (n *Namespace) learn(ctx context.Context, id storage.Repository, tag string, f *found) {
 	now := storage.Tag{Descriptor: f.desc, Checked: time.Now()}
-	if f.Cache == Miss || n.possesses(ctx, id, f.desc) {
+	if f.Cache == Passed {
+		n.cache.announced.Add(content{id, f.desc.Digest}, announcement{tag, now})
+	} else {
 		n.cache.putTag(ctx, id, tag, now)
-		return
 	}
-	n.cache.announced.Add(content{id, f.desc.Digest}, announcement{tag, now})
 }

@@ -46,25 +46,45 @@ func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*T
 	if err == nil {
 		return list, nil
 	}
-	warning, ok := n.stale(err, time.Now())
-	if !ok && !errors.Is(err, ErrOffline) {
-		return nil, err
+	if local := n.localTags(ctx, id, query, err); local != nil {
+		return local, nil
 	}
-	cached, lookup := n.cache.catalog.Tags(ctx, id)
-	if lookup != nil || len(cached) == 0 {
-		return nil, err
-	}
-	return localPage(cached, query, Outcome{Cache: Stale, Warning: warning}), nil
+	return nil, err
 }
 
-// localPage pages through the tags that are cached, by the rules of the
-// distribution-spec ("Listing Tags").
-func localPage(tags []string, query url.Values, o Outcome) *Tags {
-	if o.Warning == "" {
-		o.Cache = Hit
+// localTags pages through the tags that are cached, by the rules of the
+// distribution-spec ("Listing Tags"). It returns nil where there are none, or
+// where the failure is not one that the namespace answers from the cache.
+func (n *Namespace) localTags(ctx context.Context, id storage.Repository, query url.Values, failure error) *Tags {
+	names, err := n.cache.catalog.Tags(ctx, id)
+	if err != nil {
+		n.log.Warn("cannot list the tags that are cached", "repository", id.String(), "error", err)
+		return nil
 	}
-	page, more := Page(tags, query)
-	list := &Tags{Outcome: o, Tags: page}
+	oldest := time.Now()
+	names = slices.DeleteFunc(names, func(name string) bool {
+		tag, err := n.cache.catalog.Tag(ctx, id, name)
+		if err != nil || !n.spec.Offline && n.tooOld(tag.Checked) {
+			return true
+		}
+		if tag.Checked.Before(oldest) {
+			oldest = tag.Checked
+		}
+		return false
+	})
+	if len(names) == 0 {
+		return nil
+	}
+	list := &Tags{Outcome: Outcome{Cache: Hit}}
+	if !errors.Is(failure, ErrOffline) {
+		warning, ok := n.stale(failure, oldest)
+		if !ok {
+			return nil
+		}
+		list.Outcome = Outcome{Cache: Stale, Upstream: n.FirstUpstream(), Warning: warning}
+	}
+	page, more := Page(names, query)
+	list.Tags = page
 	if more {
 		list.Next = url.Values{"n": query["n"], "last": {page[len(page)-1]}}
 	}

@@ -70,36 +70,6 @@ func (n *Namespace) manifestByDigest(ctx context.Context, repo string, dgst dige
 	return n.open(ctx, id, f, led)
 }
 
-// has reports whether a manifest is stored and this repository possesses it.
-func (n *Namespace) has(ctx context.Context, id storage.Repository, dgst digest.Digest) (ocispec.Descriptor, bool) {
-	desc, err := n.cache.catalog.Link(ctx, id, dgst)
-	if err != nil || desc.MediaType == "" {
-		return desc, false // a link without a media type is that of a blob
-	}
-	info, err := n.cache.store.Stat(ctx, dgst)
-	desc.Size = info.Size
-	return desc, err == nil
-}
-
-// confirm looks for a manifest that is stored, but not known to be this
-// repository's, and asks the upstream whether it is. It returns nil when the
-// manifest has to be fetched.
-func (n *Namespace) confirm(ctx context.Context, id storage.Repository, dgst digest.Digest) (*found, error) {
-	if _, err := n.cache.store.Stat(ctx, dgst); err != nil {
-		return nil, nil
-	}
-	desc, err := n.spec.Upstreams.Head(ctx, id.Name, dgst.String())
-	if errors.Is(err, upstream.ErrHeadUnsupported) || err == nil && desc.MediaType == "" {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	desc.Digest = dgst
-	n.cache.putLink(ctx, id, desc)
-	return &found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: desc}, nil
-}
-
 // fetch gets a manifest from upstream and stores it.
 func (n *Namespace) fetch(ctx context.Context, id storage.Repository, ref string) (*found, error) {
 	m, err := n.spec.Upstreams.Manifest(ctx, id.Name, ref)
@@ -124,14 +94,33 @@ func (n *Namespace) open(ctx context.Context, id storage.Repository, f *found, l
 		return m, nil
 	}
 	obj, err := n.cache.store.Open(ctx, f.desc.Digest)
-	if errors.Is(err, storage.ErrNotExist) {
-		return n.manifestByDigest(ctx, id.Name, f.desc.Digest) // evicted since
-	}
 	if err != nil {
-		return nil, err
+		return n.refetch(ctx, id, f.desc.Digest, err)
 	}
 	m.Content, m.Descriptor.Size = obj.Content, obj.Size
 	return m, nil
+}
+
+// refetch gets a manifest that ought to be stored and cannot be opened: it has
+// been evicted a moment ago, or the store fails, which must not cost a client
+// what the upstream still has.
+func (n *Namespace) refetch(ctx context.Context, id storage.Repository, dgst digest.Digest, failure error) (*Manifest, error) {
+	evicted := errors.Is(failure, storage.ErrNotExist)
+	switch {
+	case n.spec.Offline && evicted:
+		return nil, n.offline("manifest " + dgst.String())
+	case n.spec.Offline:
+		return nil, failure
+	case !evicted:
+		n.log.Warn("cannot read a stored manifest; its upstream is asked", "repository", id.String(), "digest", dgst, "error", failure)
+	}
+	f, led, err := share(ctx, n.cache, question{id, "refetch", dgst.String()}, func(ctx context.Context) (*found, error) {
+		return n.fetch(ctx, id, dgst.String())
+	})
+	if err != nil {
+		return nil, err
+	}
+	return n.open(ctx, id, f, led)
 }
 
 func (n *Namespace) manifestByTag(ctx context.Context, repo, tag string) (*Manifest, error) {
@@ -188,11 +177,10 @@ func (n *Namespace) refresh(ctx context.Context, id storage.Repository, tag stri
 		case errors.Is(err, upstream.ErrHeadUnsupported), err == nil && desc.Digest == "":
 		case err != nil:
 			return nil, err
-		case desc.Digest == known.Descriptor.Digest:
-			return n.checked(ctx, id, tag, known.Descriptor, Revalidated), nil
-		case n.possesses(ctx, id, desc):
-			return n.checked(ctx, id, tag, desc, Moved), nil
 		default:
+			if own, ok := n.adopt(ctx, id, desc); ok {
+				return n.checked(ctx, id, tag, own, known), nil
+			}
 			ref = desc.Digest.String()
 		}
 	}
@@ -212,25 +200,15 @@ func (n *Namespace) refresh(ctx context.Context, id storage.Repository, tag stri
 	return f, nil
 }
 
-// checked records that an upstream has just said what a tag names.
-func (n *Namespace) checked(ctx context.Context, id storage.Repository, tag string, desc ocispec.Descriptor, status CacheStatus) *found {
+// checked records that an upstream has just said that a tag, of which something
+// else may have been known, names a cached content.
+func (n *Namespace) checked(ctx context.Context, id storage.Repository, tag string, desc ocispec.Descriptor, known storage.Tag) *found {
 	n.cache.putTag(ctx, id, tag, storage.Tag{Descriptor: desc, Checked: time.Now()})
-	return &found{Outcome: Outcome{Cache: status, Upstream: n.FirstUpstream()}, desc: desc}
-}
-
-// possesses reports whether the content that an upstream has just named for a
-// repository is stored already. That answer proved the repository's right to
-// it, so it is linked.
-func (n *Namespace) possesses(ctx context.Context, id storage.Repository, desc ocispec.Descriptor) bool {
-	if _, err := n.cache.store.Stat(ctx, desc.Digest); err != nil {
-		return false
+	f := &found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: desc}
+	if desc.Digest != known.Descriptor.Digest {
+		f.Cache = Moved
 	}
-	if desc.MediaType == "" {
-		link, err := n.cache.catalog.Link(ctx, id, desc.Digest)
-		return err == nil && link.MediaType != ""
-	}
-	n.cache.putLink(ctx, id, desc)
-	return true
+	return f
 }
 
 // fallBack answers an upstream's failure from the cache where the namespace

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weirhq/weir/storage"
@@ -108,10 +109,15 @@ func (n *Namespace) offline(what string) error {
 // checked at the given time, and what the client is told about it.
 func (n *Namespace) stale(err error, checked time.Time) (warning string, ok bool) {
 	class := upstream.ClassOf(err)
-	age := time.Since(checked)
-	if !slices.Contains(n.spec.ServeStaleOn, class) || n.spec.MaxStale > 0 && age > n.spec.MaxStale {
+	if !slices.Contains(n.spec.ServeStaleOn, class) || n.tooOld(checked) {
 		return "", false
 	}
 	return fmt.Sprintf("%s is %s; served from the cache, last checked %s ago",
-		n.FirstUpstream(), class, age.Round(time.Second)), true
+		n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "), time.Since(checked).Round(time.Second)), true
+}
+
+// tooOld reports whether what was last checked at the given time is no longer
+// served when an upstream fails.
+func (n *Namespace) tooOld(checked time.Time) bool {
+	return n.spec.MaxStale > 0 && time.Since(checked) > n.spec.MaxStale
 }

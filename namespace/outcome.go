@@ -44,6 +44,9 @@ func (s CacheStatus) String() string {
 	}
 }
 
+// Cached reports whether the content came from the store as a whole.
+func (s CacheStatus) Cached() bool { return s == Hit || s == Revalidated || s == Stale }
+
 // Label returns the status as metrics and the access log name it.
 func (s CacheStatus) Label() string {
 	switch s {

@@ -73,6 +73,7 @@ func (p *Pool) Close() {
 		p.metrics.jobEnded("dropped")
 	}
 	p.queue = nil
+	p.metrics.jobs(p.running, 0)
 	p.mu.Unlock()
 	p.cancel()
 	p.ended.Wait()

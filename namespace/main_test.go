@@ -1,0 +1,259 @@
+package namespace_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/dlclark/regexp2"
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/goleak"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/storagetest"
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	regexp2.StopTimeoutClock() // a goroutine of the package's, not of a test
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// mirror is a cache with all that it is made of, and the registries that its
+// namespaces read.
+type mirror struct {
+	t       *testing.T
+	network *upstreamtest.Network
+	store   *storagetest.Memory
+	catalog *storage.Catalog
+	pool    *namespace.Pool
+	flights *storage.Flights
+	cache   *namespace.Cache
+	log     *syncBuffer
+}
+
+// bubble runs a test in fake time, with a network in memory.
+func bubble(t *testing.T, test func(t *testing.T, m *mirror)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newMirror(t, 4, nil)) })
+}
+
+// newMirror returns a mirror with a pool of the given size.
+func newMirror(t *testing.T, pool int, metrics *namespace.Metrics) *mirror {
+	t.Helper()
+	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: storagetest.NewMemory(t), log: new(syncBuffer)}
+	logger := slog.New(slog.NewTextHandler(m.log, nil))
+	m.catalog = storage.NewCatalog(m.store.Records(), storage.CatalogOptions{Logger: logger})
+	m.pool = namespace.NewPool(pool, metrics, logger)
+	m.flights = storage.NewFlights(storage.FlightsOptions{
+		Store: m.store, Spools: m.store.Spools(), MaxFetches: 8,
+		Idle: namespace.CompleteOrAbandon(m.pool), Logger: logger,
+	})
+	cache, err := namespace.NewCache(m.store, m.store.Spools(), m.catalog, m.flights, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.cache = cache
+	t.Cleanup(func() {
+		m.pool.Close()
+		m.flights.Close()
+		m.cache.Wait()
+	})
+	return m
+}
+
+// registry starts an upstream on the mirror's network.
+func (m *mirror) registry(host string, options ...upstreamtest.Option) *upstreamtest.Registry {
+	m.t.Helper()
+	return upstreamtest.New(m.t, append(options, upstreamtest.WithNetwork(m.network, host))...)
+}
+
+// namespace returns the namespace of a block with one upstream.
+func (m *mirror) namespace(key string, r *upstreamtest.Registry, change ...func(*namespace.Spec)) *namespace.Namespace {
+	m.t.Helper()
+	return m.chain(key, []*upstreamtest.Registry{r}, change...)
+}
+
+// chain returns the namespace of a block with several upstreams.
+func (m *mirror) chain(key string, registries []*upstreamtest.Registry, change ...func(*namespace.Spec)) *namespace.Namespace {
+	m.t.Helper()
+	spec := namespace.Spec{Key: key}
+	var members []*upstream.Client
+	for _, r := range registries {
+		c := upstream.NewClient(upstream.Options{
+			URL: r.URL, MaxRedirects: 5, ConnectTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second,
+			DialContext: m.network.DialContext,
+		})
+		m.t.Cleanup(c.Close)
+		members = append(members, c)
+		spec.UpstreamHosts = append(spec.UpstreamHosts, r.Host)
+	}
+	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{}, members...)
+	for _, f := range change {
+		f(&spec)
+	}
+	table, err := namespace.NewTable(m.cache, []namespace.Spec{spec})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return table.Namespaces()[0]
+}
+
+func offline(s *namespace.Spec)   { s.Offline = true }
+func immutable(s *namespace.Spec) { s.ImmutableTags = true }
+
+func tagTTL(d time.Duration) func(*namespace.Spec) {
+	return func(s *namespace.Spec) { s.TagTTL = d }
+}
+
+func negativeTTL(d time.Duration) func(*namespace.Spec) {
+	return func(s *namespace.Spec) { s.NegativeTTL = d }
+}
+
+func maxStale(d time.Duration) func(*namespace.Spec) {
+	return func(s *namespace.Spec) { s.MaxStale = d }
+}
+
+func staleOn(classes ...upstream.Class) func(*namespace.Spec) {
+	return func(s *namespace.Spec) { s.ServeStaleOn = classes }
+}
+
+// answer is what a client learns, in a form that is easy to compare.
+type answer struct {
+	Cache namespace.CacheStatus
+	Body  string // of a GET
+	desc  ocispec.Descriptor
+	warn  string
+	err   error
+}
+
+// get pulls a manifest.
+func get(t *testing.T, n *namespace.Namespace, repo, ref string) answer {
+	t.Helper()
+	return read(t)(n.Manifest(t.Context(), repo, ref))
+}
+
+func read(t *testing.T) func(m *namespace.Manifest, err error) answer {
+	return func(m *namespace.Manifest, err error) answer {
+		t.Helper()
+		if err != nil {
+			return answer{err: err}
+		}
+		defer m.Content.Close()
+		body, err := io.ReadAll(m.Content)
+		if err != nil {
+			t.Errorf("reading a manifest: %v", err)
+		}
+		if m.Descriptor.Digest.Algorithm().FromBytes(body) != m.Descriptor.Digest || m.Descriptor.Size != int64(len(body)) {
+			t.Errorf("the body is not that of %s with %d bytes: %q", m.Descriptor.Digest, m.Descriptor.Size, body)
+		}
+		return answer{Cache: m.Cache, Body: string(body), desc: m.Descriptor, warn: m.Warning}
+	}
+}
+
+// head asks for a manifest's descriptor.
+func head(t *testing.T, n *namespace.Namespace, repo, ref string) answer {
+	t.Helper()
+	m, err := n.Head(t.Context(), repo, ref)
+	if err != nil {
+		return answer{err: err}
+	}
+	if m.Content != nil {
+		t.Error("a HEAD has content")
+	}
+	return answer{Cache: m.Cache, desc: m.Descriptor, warn: m.Warning}
+}
+
+// wantManifest checks what kind of answer names which manifest.
+func wantManifest(t *testing.T, got answer, cache namespace.CacheStatus, want ocispec.Descriptor) {
+	t.Helper()
+	if got.err != nil {
+		t.Errorf("failed: %v", got.err)
+		return
+	}
+	if got.Cache != cache {
+		t.Errorf("Cache-Status is %q, want %q", got.Cache, cache)
+	}
+	if diff := cmp.Diff(want, got.desc); diff != "" {
+		t.Errorf("descriptor: %s", diff)
+	}
+	if (got.warn != "") != (cache == namespace.Stale) {
+		t.Errorf("the warning is %q", got.warn)
+	}
+}
+
+// wantRequests checks what an upstream was asked since the last time.
+func wantRequests(t *testing.T, r *upstreamtest.Registry, want ...string) {
+	t.Helper()
+	if want == nil {
+		want = []string{}
+	}
+	if diff := cmp.Diff(want, r.Requests()); diff != "" {
+		t.Errorf("requests to %s: %s", r.Host, diff)
+	}
+	r.ResetRequests()
+}
+
+func manifestRequest(method, repo string, ref any, status int) string {
+	return fmt.Sprintf("%s /v2/%s/manifests/%s %d", method, repo, ref, status)
+}
+
+func blobRequest(method, repo string, dgst digest.Digest, rest string) string {
+	return fmt.Sprintf("%s /v2/%s/blobs/%s %s", method, repo, dgst, rest)
+}
+
+// together runs n calls at once. They have all got as far as they can before
+// the gate opens.
+func together(gate *upstreamtest.Gate, n int, call func(i int)) {
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { call(i) })
+	}
+	synctest.Wait()
+	gate.Open()
+	all.Wait()
+}
+
+// cancelled returns a context that is done.
+func cancelled(t *testing.T) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
+}
+
+// syncBuffer is a log that can be read while it is written.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.b.String(), text)
+}

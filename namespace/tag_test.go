@@ -1,0 +1,405 @@
+package namespace_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+func TestTagNotCached(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		image := r.AddImage("app", "latest", []byte("a layer"))
+		wantManifest(t, get(t, n, "app", "latest"), namespace.Miss, image)
+		wantRequests(t, r, manifestRequest("GET", "app", "latest", 200))
+		// By digest it is cached now.
+		wantManifest(t, get(t, n, "app", image.Digest.String()), namespace.Hit, image)
+		wantManifest(t, head(t, n, "app", image.Digest.String()), namespace.Hit, image)
+		wantRequests(t, r)
+	})
+}
+
+func TestClientHeadCostsOneHead(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		image := r.AddImage("app", "latest", []byte("a layer"))
+		wantManifest(t, head(t, n, "app", "latest"), namespace.Passed, image)
+		wantManifest(t, head(t, n, "app", image.Digest.String()), namespace.Passed, image)
+		wantRequests(t, r,
+			manifestRequest("HEAD", "app", "latest", 200),
+			manifestRequest("HEAD", "app", image.Digest, 200))
+		if commits := m.store.Calls("Commit"); commits != 0 {
+			t.Errorf("a HEAD stored %d contents", commits)
+		}
+	})
+}
+
+// TestCachedTag holds the rows of the table "Tags" of a tag that is cached. The
+// method is the client's; the requests are the upstream's.
+func TestCachedTag(t *testing.T) {
+	head405 := upstreamtest.Status(http.StatusMethodNotAllowed, "")
+	type row struct {
+		change   []func(*namespace.Spec)
+		after    time.Duration
+		moved    bool
+		fault    upstreamtest.Effect // of HEADs
+		cache    namespace.CacheStatus
+		requests []string // {old} and {new} are the digests
+	}
+	getTag, headTag, getNew := "GET tag 200", "HEAD tag 200", "GET new 200"
+	for name, row := range map[string]row{
+		"immutable":            {[]func(*namespace.Spec){immutable}, 1000 * time.Hour, true, nil, namespace.Hit, nil},
+		"within tag_ttl":       {[]func(*namespace.Spec){tagTTL(time.Hour)}, time.Hour - 1, true, nil, namespace.Hit, nil},
+		"beyond tag_ttl":       {[]func(*namespace.Spec){tagTTL(time.Hour)}, time.Hour, false, nil, namespace.Revalidated, []string{headTag}},
+		"offline":              {[]func(*namespace.Spec){offline}, 1000 * time.Hour, true, nil, namespace.Hit, nil},
+		"same":                 {nil, 0, false, nil, namespace.Revalidated, []string{headTag}},
+		"moved":                {nil, 0, true, nil, namespace.Moved, []string{headTag, getNew}},
+		"same, no digest":      {nil, 0, false, upstreamtest.OmitDigest(), namespace.Revalidated, []string{headTag, getTag}},
+		"moved, no digest":     {nil, 0, true, upstreamtest.OmitDigest(), namespace.Moved, []string{headTag, getTag}},
+		"same, no length":      {nil, 0, false, upstreamtest.Chunked(), namespace.Revalidated, []string{headTag}},
+		"moved, no length":     {nil, 0, true, upstreamtest.Chunked(), namespace.Moved, []string{headTag, getNew}},
+		"same, HEAD refused":   {nil, 0, false, head405, namespace.Revalidated, []string{"HEAD tag 405", getTag}},
+		"moved, HEAD refused":  {nil, 0, true, head405, namespace.Moved, []string{"HEAD tag 405", getTag}},
+		"HEAD says 403":        {nil, 0, false, upstreamtest.Status(403, ""), namespace.Revalidated, []string{"HEAD tag 403", getTag}},
+		"HEAD says 401":        {nil, 0, false, upstreamtest.Status(401, ""), namespace.Revalidated, []string{"HEAD tag 401", getTag}},
+		"HEAD with other type": {nil, 0, false, upstreamtest.Header("Content-Type", "text/plain"), namespace.Revalidated, []string{headTag}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				// Cached by a namespace of the same key that is online.
+				old := r.AddImage("app", "tag", []byte("old"))
+				wantManifest(t, get(t, m.namespace("up.example", r), "app", "tag"), namespace.Miss, old)
+				n := m.namespace("up.example", r, row.change...)
+				want := old
+				if row.moved {
+					moved := r.AddImage("app", "tag", []byte("new"))
+					if row.cache == namespace.Moved {
+						want = moved
+					}
+				}
+				if row.fault != nil {
+					r.Fault(upstreamtest.All(upstreamtest.Manifests, upstreamtest.Method("HEAD")), row.fault)
+				}
+				time.Sleep(row.after)
+				r.ResetRequests()
+				wantManifest(t, get(t, n, "app", "tag"), row.cache, want)
+				var requests []string
+				for _, request := range row.requests {
+					var method, ref string
+					var status int
+					fmt.Sscan(request, &method, &ref, &status)
+					if ref == "new" {
+						ref = want.Digest.String()
+					}
+					requests = append(requests, manifestRequest(method, "app", ref, status))
+				}
+				wantRequests(t, r, requests...)
+				r.ClearFaults()
+				// What was learnt holds for a HEAD, and when upstream is away.
+				off := m.namespace("up.example", r, offline)
+				wantManifest(t, get(t, off, "app", "tag"), namespace.Hit, want)
+				wantManifest(t, head(t, off, "app", "tag"), namespace.Hit, want)
+			})
+		})
+	}
+}
+
+func TestHeadOfCachedTag(t *testing.T) {
+	for name, fault := range map[string]upstreamtest.Effect{
+		"plain":      upstreamtest.Header("X-Nothing", "1"),
+		"no length":  upstreamtest.Chunked(),
+		"other type": upstreamtest.Header("Content-Type", "text/plain"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r)
+				old := r.AddImage("app", "tag", []byte("old"))
+				get(t, n, "app", "tag")
+				r.ResetRequests()
+				r.Fault(upstreamtest.Method("HEAD"), fault)
+				wantManifest(t, head(t, n, "app", "tag"), namespace.Revalidated, old)
+				wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200))
+				// The type by which it is served stays that of its body.
+				wantManifest(t, get(t, n, "app", old.Digest.String()), namespace.Hit, old)
+			})
+		})
+	}
+}
+
+func TestHeadOfMovedTag(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		r.AddImage("app", "tag", []byte("old"))
+		get(t, n, "app", "tag")
+		moved := r.AddImage("app", "tag", []byte("new"))
+		r.ResetRequests()
+		wantManifest(t, head(t, n, "app", "tag"), namespace.Moved, moved)
+		wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200))
+	})
+}
+
+// TestHeadThatSaysTooLittle has the upstream asked for the manifest itself.
+func TestHeadThatSaysTooLittle(t *testing.T) {
+	for name, fault := range map[string]upstreamtest.Effect{
+		"no digest": upstreamtest.OmitDigest(),
+		"no length": upstreamtest.Chunked(),
+		"no type":   upstreamtest.Header("Content-Type", ""),
+		"401":       upstreamtest.Status(401, ""),
+		"403":       upstreamtest.Status(403, ""),
+		"405":       upstreamtest.Status(405, ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r)
+				image := r.AddImage("app", "tag", []byte("a layer"))
+				r.Fault(upstreamtest.Method("HEAD"), fault)
+				wantManifest(t, head(t, n, "app", "tag"), namespace.Miss, image)
+				if len(r.Requests()) != 2 {
+					t.Errorf("requests: %v", r.Requests())
+				}
+				wantManifest(t, get(t, m.namespace("up.example", r, offline), "app", "tag"), namespace.Hit, image)
+			})
+		})
+	}
+}
+
+// TestHeadByDigestWithoutItsHeader needs no more than the HEAD: the digest is
+// what was asked for.
+func TestHeadByDigestWithoutItsHeader(t *testing.T) {
+	for name, fault := range map[string]upstreamtest.Effect{
+		"none":    upstreamtest.OmitDigest(),
+		"another": upstreamtest.Header("Docker-Content-Digest", "sha256:"+fmt.Sprintf("%064d", 7)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r)
+				image := r.AddImage("app", "tag", []byte("a layer"))
+				r.Fault(upstreamtest.Method("HEAD"), fault)
+				wantManifest(t, head(t, n, "app", image.Digest.String()), namespace.Passed, image)
+				wantRequests(t, r, manifestRequest("HEAD", "app", image.Digest, 200))
+			})
+		})
+	}
+}
+
+func TestMovedTagWhoseContentIsCached(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		r.AddImage("app", "tag", []byte("old"))
+		moved := r.AddImage("app", "other", []byte("new"))
+		get(t, n, "app", "tag")
+		get(t, n, "app", "other")
+		r.Tag("app", "tag", moved.Digest)
+		// Without a length in the HEAD, the store knows the size.
+		r.Fault(upstreamtest.Method("HEAD"), upstreamtest.Chunked())
+		r.ResetRequests()
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Moved, moved)
+		wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200))
+		wantManifest(t, get(t, m.namespace("up.example", r, offline), "app", "tag"), namespace.Hit, moved)
+	})
+}
+
+// TestDockersWay is HEAD of the tag, then GET by digest.
+func TestDockersWay(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, staleOn(upstream.ClassUnavailable))
+		pull := func(image ocispec.Descriptor, first, second namespace.CacheStatus) {
+			t.Helper()
+			wantManifest(t, head(t, n, "app", "tag"), first, image)
+			wantManifest(t, get(t, n, "app", image.Digest.String()), second, image)
+		}
+		old := r.AddImage("app", "tag", []byte("old"))
+		pull(old, namespace.Passed, namespace.Miss)
+		pull(old, namespace.Revalidated, namespace.Hit)
+		r.Close()
+		pull(old, namespace.Stale, namespace.Hit)
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Stale, old)
+		r.Reopen()
+		time.Sleep(time.Minute) // beyond the circuit breaker
+
+		// The tag moves, and the new content does not come at first.
+		moved := r.AddImage("app", "tag", []byte("new"))
+		wantManifest(t, head(t, n, "app", "tag"), namespace.Moved, moved)
+		r.Close()
+		wantManifest(t, head(t, n, "app", "tag"), namespace.Stale, old)
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Stale, old)
+		r.Reopen()
+		time.Sleep(time.Minute)
+		pull(moved, namespace.Moved, namespace.Miss)
+		r.Close()
+		pull(moved, namespace.Stale, namespace.Hit)
+	})
+}
+
+// TestLateAnnouncement has a HEAD's word about a tag overtaken by a newer one
+// before the content that it named comes.
+func TestLateAnnouncement(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, immutable)
+		first := r.AddImage("app", "tag", []byte("first"))
+		head(t, n, "app", "tag")
+		time.Sleep(time.Second)
+		second := r.AddImage("app", "tag", []byte("second"))
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Miss, second)
+		wantManifest(t, get(t, n, "app", first.Digest.String()), namespace.Miss, first)
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Hit, second)
+	})
+}
+
+func TestOldAnnouncement(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, immutable)
+		first := r.AddImage("app", "tag", []byte("first"))
+		head(t, n, "app", "tag")
+		time.Sleep(time.Hour)
+		second := r.AddImage("app", "tag", []byte("second"))
+		get(t, n, "app", first.Digest.String())
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Miss, second)
+	})
+}
+
+func TestNotFound(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, negativeTTL(time.Minute))
+		image := r.AddImage("app", "tag", []byte("a layer"))
+		for ref, ask := range map[string]func(*testing.T, *namespace.Namespace, string, string) answer{"a": get, "b": head} {
+			for range 3 {
+				if got := ask(t, n, "app", ref); !errors.Is(got.err, upstream.ErrNotFound) {
+					t.Errorf("%s: %v", ref, got.err)
+				}
+			}
+			if len(r.Requests()) != 1 {
+				t.Errorf("%s: %v", ref, r.Requests())
+			}
+			r.Tag("app", ref, image.Digest)
+			time.Sleep(time.Minute)
+			if got := ask(t, n, "app", ref); got.err != nil {
+				t.Errorf("%s after negative_ttl: %v", ref, got.err)
+			}
+			r.ResetRequests()
+		}
+	})
+}
+
+func TestTagThatIsGone(t *testing.T) {
+	for name, ask := range map[string]func(*testing.T, *namespace.Namespace, string, string) answer{"GET": get, "HEAD": head} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r, negativeTTL(time.Minute), staleOn(upstream.ClassUnavailable))
+				image := r.AddImage("app", "tag", []byte("a layer"))
+				get(t, n, "app", "tag")
+				r.Untag("app", "tag")
+				r.ResetRequests()
+				for range 2 {
+					if got := ask(t, n, "app", "tag"); !errors.Is(got.err, upstream.ErrNotFound) {
+						t.Errorf("got %v", got.err)
+					}
+				}
+				wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 404))
+				// The record is gone, the content is not.
+				if got := get(t, m.namespace("up.example", r, offline), "app", "tag"); !errors.Is(got.err, namespace.ErrOffline) {
+					t.Errorf("the record is still there: %v, %v", got, got.err)
+				}
+				wantManifest(t, get(t, n, "app", image.Digest.String()), namespace.Hit, image)
+			})
+		})
+	}
+}
+
+func TestOfflineNotCached(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, offline)
+		image := r.AddImage("app", "tag", []byte("a layer"))
+		for _, ref := range []string{"tag", image.Digest.String()} {
+			for _, got := range []answer{get(t, n, "app", ref), head(t, n, "app", ref)} {
+				if !errors.Is(got.err, namespace.ErrOffline) {
+					t.Errorf("%s: %v", ref, got.err)
+				}
+			}
+		}
+		wantRequests(t, r)
+	})
+}
+
+func TestHerdOnOneTag(t *testing.T) {
+	for name, ask := range map[string]func(*testing.T, *namespace.Namespace, string, string) answer{"GET": get, "HEAD": head} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r)
+				image := r.AddImage("app", "tag", []byte("a layer"))
+				get(t, n, "app", "tag")
+				r.ResetRequests()
+				gate := upstreamtest.NewGate()
+				r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
+				together(gate, 50, func(int) {
+					wantManifest(t, ask(t, n, "app", "tag"), namespace.Revalidated, image)
+				})
+				wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200))
+			})
+		})
+	}
+}
+
+func TestHerdOnAnUncachedTag(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		r.AddImage("app", "tag", []byte("a layer"))
+		gate := upstreamtest.NewGate()
+		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
+		statuses := make(chan namespace.CacheStatus, 50)
+		together(gate, 50, func(int) { statuses <- get(t, n, "app", "tag").Cache })
+		counts := make(map[namespace.CacheStatus]int)
+		for range 50 {
+			counts[<-statuses]++
+		}
+		if counts[namespace.Miss] != 1 || counts[namespace.Collapsed] != 49 {
+			t.Errorf("statuses: %v", counts)
+		}
+		wantRequests(t, r, manifestRequest("GET", "app", "tag", 200))
+	})
+}
+
+// TestClientLeavesALookup has the one that began it leave: who joined it gets
+// the answer all the same.
+func TestClientLeavesALookup(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		image := r.AddImage("app", "tag", []byte("a layer"))
+		gate := upstreamtest.NewGate()
+		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
+		if _, err := n.Manifest(cancelled(t), "app", "tag"); err == nil {
+			t.Error("a client that has left got an answer")
+		}
+		synctest.Wait()
+		together(gate, 1, func(int) {
+			wantManifest(t, get(t, n, "app", "tag"), namespace.Collapsed, image)
+		})
+		wantRequests(t, r, manifestRequest("GET", "app", "tag", 200))
+	})
+}
