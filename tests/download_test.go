@@ -240,7 +240,7 @@ func TestRangeAheadOfTheDownload(t *testing.T) {
 // where that is far behind.
 func TestParallelRanges(t *testing.T) {
 	t.Parallel()
-	const size, parts = 32 * mib, 8
+	const size, parts = 16 * mib, 8
 	upstream := upstreamtest.New(t)
 	dgst := addRandom(t, upstream, "org/app", size, 9)
 	w := startWeir(t, block("mirror", upstream))
