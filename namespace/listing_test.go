@@ -1,0 +1,247 @@
+package namespace_test
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+func tags(t *testing.T, n *namespace.Namespace, query url.Values) (*namespace.Tags, error) {
+	t.Helper()
+	return n.Tags(t.Context(), "app", query)
+}
+
+func wantTags(t *testing.T, list *namespace.Tags, err error, cache namespace.CacheStatus, next url.Values, want ...string) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if list.Cache != cache || (list.Warning != "") != (cache == namespace.Stale) {
+		t.Errorf("%q with the warning %q, want %q", list.Cache, list.Warning, cache)
+	}
+	if diff := cmp.Diff(want, list.Tags); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(next, list.Next); diff != "" {
+		t.Errorf("next page: %s", diff)
+	}
+}
+
+func TestTags(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, staleOn(upstream.ClassDenied))
+		for _, tag := range []string{"a", "b", "c"} {
+			r.AddImage("app", tag, []byte(tag))
+		}
+		list, err := tags(t, n, nil)
+		wantTags(t, list, err, namespace.Passed, nil, "a", "b", "c")
+		list, err = tags(t, n, url.Values{"n": {"2"}, "x": {"y z"}})
+		wantTags(t, list, err, namespace.Passed, url.Values{"n": {"2"}, "last": {"b"}}, "a", "b")
+		list, err = tags(t, n, list.Next)
+		wantTags(t, list, err, namespace.Passed, nil, "c")
+		wantRequests(t, r,
+			"GET /v2/app/tags/list 200",
+			"GET /v2/app/tags/list?n=2&x=y+z 200",
+			"GET /v2/app/tags/list?last=b&n=2 200")
+
+		// What was answered is answered again when the upstream fails.
+		r.Fault(upstreamtest.Tags, upstreamtest.Status(403, ""))
+		time.Sleep(time.Hour)
+		list, err = tags(t, n, url.Values{"x": {"y z"}, "n": {"2"}})
+		wantTags(t, list, err, namespace.Stale, url.Values{"n": {"2"}, "last": {"b"}}, "a", "b")
+		if !strings.Contains(list.Warning, "1h0m0s") {
+			t.Errorf("the warning %q does not tell the age", list.Warning)
+		}
+		off := m.namespace("up.example", r, offline)
+		list, err = tags(t, off, nil)
+		wantTags(t, list, err, namespace.Hit, nil, "a", "b", "c")
+
+		for name, n := range map[string]*namespace.Namespace{
+			"another class": m.namespace("up.example", r, staleOn(upstream.ClassUnavailable)),
+			"too old":       m.namespace("up.example", r, staleOn(upstream.ClassDenied), maxStale(time.Minute)),
+		} {
+			if list, err := tags(t, n, nil); !errors.Is(err, upstream.ErrDenied) {
+				t.Errorf("%s: %+v, %v", name, list, err)
+			}
+		}
+	})
+}
+
+// TestTagsFromTheCache has lists that were never asked for.
+func TestTagsFromTheCache(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, staleOn(upstream.ClassDenied))
+		r.Fault(upstreamtest.Tags, upstreamtest.Status(403, ""))
+		if list, err := tags(t, n, nil); !errors.Is(err, upstream.ErrDenied) {
+			t.Errorf("nothing is cached: %+v, %v", list, err)
+		}
+		if list, err := tags(t, m.namespace("up.example", r, offline), nil); !errors.Is(err, namespace.ErrOffline) {
+			t.Errorf("nothing is cached, offline: %+v, %v", list, err)
+		}
+		for _, tag := range []string{"c", "a", "b"} {
+			r.AddImage("app", tag, []byte(tag))
+			get(t, n, "app", tag)
+			time.Sleep(time.Minute)
+		}
+		list, err := tags(t, n, nil)
+		wantTags(t, list, err, namespace.Stale, nil, "a", "b", "c")
+		if !strings.Contains(list.Warning, "3m0s") {
+			t.Errorf("the warning %q does not tell the age of the oldest", list.Warning)
+		}
+		list, err = tags(t, n, url.Values{"n": {"2"}})
+		wantTags(t, list, err, namespace.Stale, url.Values{"n": {"2"}, "last": {"b"}}, "a", "b")
+		list, err = tags(t, n, list.Next)
+		wantTags(t, list, err, namespace.Stale, nil, "c")
+		list, err = tags(t, m.namespace("up.example", r, offline, maxStale(time.Second)), nil)
+		wantTags(t, list, err, namespace.Hit, nil, "a", "b", "c")
+
+		// max_stale holds for each of them.
+		list, err = tags(t, m.namespace("up.example", r, staleOn(upstream.ClassDenied), maxStale(150*time.Second)), nil)
+		wantTags(t, list, err, namespace.Stale, nil, "a", "b")
+		n = m.namespace("up.example", r, staleOn(upstream.ClassDenied), maxStale(time.Second))
+		if list, err := tags(t, n, nil); !errors.Is(err, upstream.ErrDenied) {
+			t.Errorf("all are too old: %+v, %v", list, err)
+		}
+	})
+}
+
+func TestTagsHerd(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		r.AddImage("app", "a", []byte("a layer"))
+		gate := upstreamtest.NewGate()
+		r.Fault(upstreamtest.Tags, upstreamtest.Hold(gate))
+		statuses := make(chan namespace.CacheStatus, 10)
+		together(gate, 10, func(int) {
+			list, err := tags(t, n, nil)
+			if err != nil || len(list.Tags) != 1 {
+				t.Errorf("%+v, %v", list, err)
+				return
+			}
+			statuses <- list.Cache
+		})
+		counts := make(map[namespace.CacheStatus]int)
+		for range 10 {
+			counts[<-statuses]++
+		}
+		if counts[namespace.Passed] != 1 || counts[namespace.Collapsed] != 9 {
+			t.Errorf("statuses: %v", counts)
+		}
+		wantRequests(t, r, "GET /v2/app/tags/list 200")
+	})
+}
+
+func TestPage(t *testing.T) {
+	for _, test := range []struct {
+		query string
+		want  []string
+		more  bool
+	}{
+		{"", []string{"a", "b", "d"}, false},
+		{"n=2", []string{"a", "b"}, true},
+		{"n=3", []string{"a", "b", "d"}, false},
+		{"n=4", []string{"a", "b", "d"}, false},
+		{"n=0", []string{}, false},
+		{"n=x", []string{"a", "b", "d"}, false},
+		{"last=a&n=1", []string{"b"}, true},
+		{"last=b", []string{"d"}, false},
+		{"last=c", []string{"d"}, false},
+		{"last=d", []string{}, false},
+		{"last=e&n=1", []string{}, false},
+	} {
+		query, _ := url.ParseQuery(test.query)
+		page, more := namespace.Page([]string{"a", "b", "d"}, query)
+		if diff := cmp.Diff(test.want, page); diff != "" || more != test.more {
+			t.Errorf("%q: more=%v %s", test.query, more, diff)
+		}
+	}
+}
+
+func wantReferrers(t *testing.T, r *namespace.Referrers, err error, cache namespace.CacheStatus, want ...ocispec.Descriptor) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if r.Cache != cache || (r.Warning != "") != (cache == namespace.Stale) {
+		t.Errorf("%q with the warning %q, want %q", r.Cache, r.Warning, cache)
+	}
+	got := make(map[digest.Digest]bool)
+	for _, d := range r.Index.Manifests {
+		got[d.Digest] = true
+	}
+	for _, d := range want {
+		if !got[d.Digest] {
+			t.Errorf("%s is missing", d.ArtifactType)
+		}
+	}
+	if len(got) != len(want) {
+		t.Errorf("%d referrers, want %d", len(got), len(want))
+	}
+}
+
+func TestReferrers(t *testing.T) {
+	for name, options := range map[string][]upstreamtest.Option{
+		"API":            nil,
+		"without filter": {upstreamtest.WithoutReferrersFilter()},
+		"fallback tag":   {upstreamtest.WithoutReferrers()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example", options...)
+				n := m.namespace("up.example", r, staleOn(upstream.ClassDenied))
+				image := r.AddImage("app", "tag", []byte("a layer"))
+				sbom := r.AddReferrer("app", image, "application/sbom", []byte("sbom"))
+				signature := r.AddReferrer("app", image, "application/signature", []byte("signature"))
+				list := func(n *namespace.Namespace, artifactType string) (*namespace.Referrers, error) {
+					return n.Referrers(t.Context(), "app", image.Digest, artifactType)
+				}
+				off := m.namespace("up.example", r, offline)
+				if _, err := list(off, ""); !errors.Is(err, namespace.ErrOffline) {
+					t.Errorf("offline and never asked: %v", err)
+				}
+				got, err := list(n, "application/sbom")
+				wantReferrers(t, got, err, namespace.Passed, sbom)
+				got, err = list(n, "")
+				wantReferrers(t, got, err, namespace.Passed, sbom, signature)
+
+				r.Fault(upstreamtest.Any, upstreamtest.Status(403, ""))
+				got, err = list(n, "")
+				wantReferrers(t, got, err, namespace.Stale, sbom, signature)
+				got, err = list(n, "application/sbom")
+				wantReferrers(t, got, err, namespace.Stale, sbom)
+				// Never asked, but told by the whole list.
+				got, err = list(n, "application/signature")
+				wantReferrers(t, got, err, namespace.Stale, signature)
+				got, err = list(off, "application/signature")
+				wantReferrers(t, got, err, namespace.Hit, signature)
+
+				if _, err = list(m.namespace("up.example", r), "application/signature"); !errors.Is(err, upstream.ErrDenied) {
+					t.Errorf("a class that is not served from the cache: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestNoReferrers(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example", upstreamtest.WithoutReferrers())
+		got, err := m.namespace("up.example", r).Referrers(t.Context(), "app", digest.FromString("x"), "")
+		wantReferrers(t, got, err, namespace.Passed)
+	})
+}

@@ -1,0 +1,73 @@
+package namespace_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/weirhq/weir/namespace"
+)
+
+// TestExclusions pulls tags twice from a namespace of immutable tags: those that
+// are excluded cost a HEAD the second time. The time is real, since the regular
+// expressions keep a clock of their own.
+func TestExclusions(t *testing.T) {
+	m := newMirror(t, 1, nil)
+	r := m.registry("up.example")
+	hostile := strings.Repeat("a", 60) + "-"
+	for name, test := range map[string]struct {
+		patterns  []string
+		mutable   []string
+		immutable []string
+	}{
+		"none":       {nil, nil, []string{"latest", "v1"}},
+		"anchored":   {[]string{"^latest$", "^nightly"}, []string{"latest", "nightly-1"}, []string{"latest-1", "a-nightly", "v1"}},
+		"unanchored": {[]string{"rc"}, []string{"v1-rc1", "rc"}, []string{"v1"}},
+		"lookahead":  {[]string{`^(?!v\d+$)`}, []string{"latest", "v1-rc"}, []string{"v1", "v22"}},
+		"lookbehind": {[]string{`(?<!stable)-x$`}, []string{"a-x"}, []string{"stable-x"}},
+		"cut off":    {[]string{`^(a+)+$`}, []string{hostile}, []string{"v1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := m.namespace("up.example", r, immutable, func(s *namespace.Spec) { s.ImmutableTagsExclusions = test.patterns })
+			for tags, cache := range map[*[]string]namespace.CacheStatus{&test.mutable: namespace.Revalidated, &test.immutable: namespace.Hit} {
+				for _, tag := range *tags {
+					image := r.AddImage("app", tag, []byte(tag))
+					get(t, n, "app", tag)
+					for range 2 {
+						wantManifest(t, get(t, n, "app", tag), cache, image)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPatternThatTakesTooLong(t *testing.T) {
+	m := newMirror(t, 1, nil)
+	r := m.registry("up.example")
+	n := m.namespace("up.example", r, immutable, func(s *namespace.Spec) {
+		s.ImmutableTagsExclusions = []string{`^(a+)+$`, `^(b+)+$`}
+	})
+	for _, letter := range []string{"a", "b"} {
+		for _, length := range []int{50, 60, 70} {
+			tag := strings.Repeat(letter, length) + "-"
+			image := r.AddImage("app", tag, []byte("a layer"))
+			get(t, n, "app", tag)
+			wantManifest(t, get(t, n, "app", tag), namespace.Revalidated, image)
+		}
+	}
+	if got := m.log.count("took too long"); got != 2 {
+		t.Errorf("the log says so %d times, want once for each pattern", got)
+	}
+}
+
+// TestMutable is the rule without immutable_tags: exclusions mean nothing.
+func TestMutable(t *testing.T) {
+	m := newMirror(t, 1, nil)
+	r := m.registry("up.example")
+	n := m.namespace("up.example", r, func(s *namespace.Spec) { s.ImmutableTagsExclusions = []string{"^latest$"} })
+	for _, tag := range []string{"latest", "v1"} {
+		image := r.AddImage("app", tag, []byte("a layer"))
+		get(t, n, "app", tag)
+		wantManifest(t, get(t, n, "app", tag), namespace.Revalidated, image)
+	}
+}

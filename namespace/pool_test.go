@@ -1,0 +1,122 @@
+package namespace_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weirhq/weir/namespace"
+)
+
+// newPool returns a pool and what reads one of its metrics.
+func newPool(size int) (*namespace.Pool, func(want string) error) {
+	r := prometheus.NewRegistry()
+	pool := namespace.NewPool(size, namespace.NewMetrics(r), slog.New(slog.NewTextHandler(io.Discard, nil)))
+	return pool, func(want string) error {
+		var text strings.Builder
+		text.WriteString("# HELP weir_jobs Background cache jobs by state: running or queued.\n# TYPE weir_jobs gauge\n")
+		var running, queued, done, dropped, failed int
+		if _, err := fmt.Sscanf(want, "%d %d, %d %d %d", &running, &queued, &done, &dropped, &failed); err != nil {
+			return err
+		}
+		fmt.Fprintf(&text, "weir_jobs{state=\"queued\"} %d\nweir_jobs{state=\"running\"} %d\n", queued, running)
+		text.WriteString("# HELP weir_jobs_total Background cache jobs that ended, by result: done, failed or dropped.\n# TYPE weir_jobs_total counter\n")
+		fmt.Fprintf(&text, "weir_jobs_total{result=\"done\"} %d\nweir_jobs_total{result=\"dropped\"} %d\nweir_jobs_total{result=\"failed\"} %d\n", done, dropped, failed)
+		return testutil.GatherAndCompare(r, strings.NewReader(text.String()))
+	}
+}
+
+func TestPool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size = 3
+		pool, metrics := newPool(size)
+		defer pool.Close()
+		gate := make(chan struct{})
+		var running, most, ran atomic.Int32
+		job := func(context.Context) error {
+			most.Store(max(most.Load(), running.Add(1)))
+			<-gate
+			running.Add(-1)
+			if ran.Add(1) == 1 {
+				return errors.New("the first one fails")
+			}
+			return nil
+		}
+		const room = size + size*64
+		for i := range room {
+			if !pool.Submit(fmt.Sprint(i), job) {
+				t.Fatalf("job %d of %d was dropped", i, room)
+			}
+		}
+		synctest.Wait()
+		// One that is running or waiting stands for another of its key, and
+		// there is no room for a new one.
+		for _, key := range []string{"0", "100"} {
+			if !pool.Submit(key, job) {
+				t.Errorf("%s was dropped", key)
+			}
+		}
+		if pool.Submit("one too many", job) {
+			t.Error("the pool has no bound")
+		}
+		if err := metrics("3 192, 0 1 0"); err != nil {
+			t.Error(err)
+		}
+		close(gate)
+		synctest.Wait()
+		if ran.Load() != room || most.Load() != size {
+			t.Errorf("%d jobs ran, %d at once", ran.Load(), most.Load())
+		}
+		if err := metrics("0 0, 194 1 1"); err != nil {
+			t.Error(err)
+		}
+		// What has ended can be submitted again.
+		pool.Submit("0", job)
+		synctest.Wait()
+		if ran.Load() != room+1 {
+			t.Error("a key is taken for ever")
+		}
+	})
+}
+
+func TestPoolClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool, metrics := newPool(1)
+		var ran atomic.Int32
+		job := func(ctx context.Context) error {
+			ran.Add(1)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
+		pool.Submit("running", job)
+		pool.Submit("waiting", job)
+		synctest.Wait()
+		pool.Close()
+		if ran.Load() != 1 {
+			t.Errorf("%d jobs ran", ran.Load())
+		}
+		if pool.Submit("late", job) {
+			t.Error("a closed pool takes jobs")
+		}
+		if err := metrics("0 0, 0 1 1"); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestPoolWithoutMetrics(t *testing.T) {
+	pool := namespace.NewPool(1, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	done := make(chan struct{})
+	pool.Submit("a", func(context.Context) error { close(done); return nil })
+	<-done
+	pool.Close()
+}

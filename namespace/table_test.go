@@ -1,0 +1,180 @@
+package namespace_test
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+// newTable returns a table that can resolve names, and no more.
+func newTable(t testing.TB, specs ...namespace.Spec) *namespace.Table {
+	t.Helper()
+	table, err := namespace.NewTable(newCache(t), specs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
+}
+
+func newCache(t testing.TB) *namespace.Cache {
+	t.Helper()
+	store := storagetest.NewMemory(t)
+	cache, err := namespace.NewCache(store, store.Spools(), storage.NewCatalog(store.Records(), storage.CatalogOptions{}), nil,
+		slog.New(slog.NewTextHandler(io.Discard, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cache
+}
+
+func manyBlocks() []namespace.Spec {
+	return []namespace.Spec{
+		{Key: "docker.io", Host: "docker.io", DockerHub: true, Default: true},
+		{Key: "library", DockerHub: true},
+		{Key: "ghcr.io", Host: "ghcr.io"},
+		{Key: "ghcr.io/acme"},
+		{Key: "ghcr.io/acme/deep"},
+		{Key: "team/mirror", Host: "Registry.Example:5000"},
+		{Key: "hub/library", DockerHub: true},
+		{Key: "localhost:5000"},
+	}
+}
+
+func TestResolve(t *testing.T) {
+	table := newTable(t, manyBlocks()...)
+	for _, test := range []struct{ ns, name, key, repo string }{
+		// The longest key of whole segments.
+		{"", "ghcr.io/a/b", "ghcr.io", "a/b"},
+		{"", "ghcr.io/acme/app", "ghcr.io/acme", "app"},
+		{"", "ghcr.io/acme/deep/app", "ghcr.io/acme/deep", "app"},
+		{"", "ghcr.io/acmes/app", "ghcr.io", "acmes/app"},
+		{"", "ghcr.io/acme-x/app", "ghcr.io", "acme-x/app"},
+		{"", "team/mirror/a", "team/mirror", "a"},
+		{"", "localhost:5000/a/b", "localhost:5000", "a/b"},
+		// A name equal to the key maps to its last segment.
+		{"", "ghcr.io", "ghcr.io", "ghcr.io"},
+		{"", "team/mirror", "team/mirror", "mirror"},
+		{"", "hub/library", "hub/library", "library/library"},
+		// Docker Hub's names of one segment.
+		{"", "docker.io/nginx", "docker.io", "library/nginx"},
+		{"", "docker.io/library/nginx", "docker.io", "library/nginx"},
+		{"", "docker.io/grafana/grafana", "docker.io", "grafana/grafana"},
+		{"", "library/nginx", "library", "library/nginx"},
+		{"", "hub/library/nginx", "hub/library", "library/nginx"},
+		{"", "ghcr.io/nginx", "ghcr.io", "nginx"},
+		// The default takes names whole.
+		{"", "nginx", "docker.io", "library/nginx"},
+		{"", "grafana/grafana", "docker.io", "grafana/grafana"},
+		{"", "ghcr.iox/app", "docker.io", "ghcr.iox/app"},
+		{"", "team/other", "docker.io", "team/other"},
+		// ns selects a block, and the name is whole but for its key.
+		{"ghcr.io", "a/b", "ghcr.io", "a/b"},
+		{"ghcr.io", "ghcr.io/a/b", "ghcr.io", "a/b"},
+		{"ghcr.io", "acme/app", "ghcr.io", "acme/app"},
+		{"GHCR.io", "a/b", "ghcr.io", "a/b"},
+		{"ghcr.io", "docker.io/nginx", "ghcr.io", "docker.io/nginx"},
+		{"registry.example:5000", "a", "team/mirror", "a"},
+		{"REGISTRY.example:5000", "team/mirror/a", "team/mirror", "a"},
+		{"docker.io", "nginx", "docker.io", "library/nginx"},
+		{"docker.io", "library/nginx", "docker.io", "library/nginx"},
+		{"docker.io", "docker.io/nginx", "docker.io", "library/nginx"},
+		{"index.docker.io", "nginx", "docker.io", "library/nginx"},
+		{"registry-1.docker.io", "a/b", "docker.io", "a/b"},
+		{"Registry-1.Docker.IO", "a/b", "docker.io", "a/b"},
+		// One that nobody declares is ignored.
+		{"registry.example", "ghcr.io/a", "ghcr.io", "a"},
+		{"evil.example", "nginx", "docker.io", "library/nginx"},
+		{"ghcr.io/acme", "nginx", "docker.io", "library/nginx"},
+	} {
+		n, repo, err := table.Resolve(test.ns, test.name)
+		if err != nil || n.Key() != test.key || repo != test.repo {
+			t.Errorf("ns=%q %q: %v %q, %v; want %q %q", test.ns, test.name, n, repo, err, test.key, test.repo)
+		}
+	}
+}
+
+// TestResolveByAnyNameOfDockerHub has the block declare another of the three.
+func TestResolveByAnyNameOfDockerHub(t *testing.T) {
+	for _, declared := range []string{"docker.io", "index.docker.io", "registry-1.docker.io"} {
+		table := newTable(t, namespace.Spec{Key: "hub", Host: declared, DockerHub: true})
+		for _, ns := range []string{"docker.io", "index.docker.io", "registry-1.docker.io"} {
+			if _, repo, err := table.Resolve(ns, "nginx"); err != nil || repo != "library/nginx" {
+				t.Errorf("%s for %s: %q, %v", ns, declared, repo, err)
+			}
+		}
+	}
+}
+
+func TestResolveUnknown(t *testing.T) {
+	table := newTable(t, namespace.Spec{Key: "ghcr.io", Host: "ghcr.io"}, namespace.Spec{Key: "quay.io"})
+	for _, name := range []string{"nginx", "ghcr.iox/a", "ghcr", "a/ghcr.io"} {
+		_, _, err := table.Resolve("", name)
+		if !errors.Is(err, namespace.ErrNameUnknown) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "ghcr.io, quay.io") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestNewTableRefuses(t *testing.T) {
+	for name, specs := range map[string][]namespace.Spec{
+		"same key":     {{Key: "a"}, {Key: "a"}},
+		"same host":    {{Key: "a", Host: "docker.io"}, {Key: "b", Host: "Index.Docker.io"}},
+		"two defaults": {{Key: "a", Default: true}, {Key: "b", Default: true}},
+		"pattern":      {{Key: "a", ImmutableTags: true, ImmutableTagsExclusions: []string{"("}}},
+	} {
+		if _, err := namespace.NewTable(newCache(t), specs); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func FuzzResolve(f *testing.F) {
+	for _, name := range []string{"", "/", "nginx", "docker.io", "docker.io/", "docker.io//x", "ghcr.io/acme", "ghcr.io/acmex", "library/nginx", "a/../b"} {
+		for _, ns := range []string{"", "docker.io", "GHCR.IO", "evil"} {
+			f.Add(ns, name)
+		}
+	}
+	blocks := manyBlocks()
+	table := newTable(f, blocks...)
+	strict := newTable(f, blocks[1:]...) // without a default
+	f.Fuzz(func(t *testing.T, ns, name string) {
+		n, repo, err := table.Resolve(ns, name)
+		if err != nil || repo == "" {
+			t.Fatalf("with a default there is an answer, not %q, %v", repo, err)
+		}
+		if tail := strings.TrimPrefix(repo, "library/"); repo != name && tail != name && !strings.HasSuffix(name, tail) && name != "" && strings.TrimSuffix(name, "/") != n.Key() {
+			t.Errorf("%q became %q", name, repo)
+		}
+		n, _, err = strict.Resolve("", name)
+		if err != nil {
+			if !errors.Is(err, namespace.ErrNameUnknown) {
+				t.Errorf("%q: %v", name, err)
+			}
+			return
+		}
+		if !strings.HasPrefix(name+"/", n.Key()+"/") {
+			t.Errorf("%q is answered by %q", name, n.Key())
+		}
+		for _, other := range strict.Namespaces() {
+			if len(other.Key()) > len(n.Key()) && strings.HasPrefix(name+"/", other.Key()+"/") {
+				t.Errorf("%q is answered by %q, not by %q", name, n.Key(), other.Key())
+			}
+		}
+	})
+}
+
+func BenchmarkResolve(b *testing.B) {
+	table := newTable(b, manyBlocks()...)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, _, err := table.Resolve("", "ghcr.io/acme/app"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
