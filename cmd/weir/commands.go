@@ -25,7 +25,9 @@ It serves from its cache what it has, streams what it has not while storing it,
 and goes on serving when upstreams fail.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return fmt.Errorf("a command is missing: %s --help lists them", cmd.CommandPath())
+		},
 	}
 	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: ./config.toml, then /etc/weir/config.toml, then built-in)")
