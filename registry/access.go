@@ -34,17 +34,25 @@ func entryOf(ctx context.Context) *entry { return ctx.Value(entryKey{}).(*entry)
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	e := &entry{}
-	var m httpsnoop.Metrics // Code stays 0 until an answer has begun
+	var m httpsnoop.Metrics // Code stays 0 until a handler has set a status
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		// No handler reads a body. Unless the connection is given up, the
+		// server would wait for it before it sends the answer.
+		w.Header().Set("Connection", "close")
+	}
 	defer func() {
 		failure := recover()
 		if failure != nil && failure != http.ErrAbortHandler {
 			h.opts.Logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
 				"method", r.Method, "path", r.URL.Path, "panic", failure, "stack", string(debug.Stack()))
-			if m.Code == 0 {
+			if m.Code == 0 && m.Written == 0 {
 				m.Code = http.StatusInternalServerError
-				toWire(e.op, errPanic).write(w)
+				errInternal.write(w)
 				failure = nil
 			}
+		}
+		if m.Code == 0 && failure == nil {
+			m.Code = http.StatusOK // as net/http says where no handler does
 		}
 		h.account(r, e, m, time.Since(start))
 		if failure != nil {
@@ -54,11 +62,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.CaptureMetrics(w, func(w http.ResponseWriter) {
 		h.router.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), entryKey{}, e)))
 	})
-}
-
-var errPanic = &Error{
-	Status: http.StatusInternalServerError, Code: "UNKNOWN",
-	Message: "internal error; the mirror's log has the details",
 }
 
 // account logs and counts a request that has ended.

@@ -26,9 +26,14 @@ type Error struct {
 // Error returns the message.
 func (e *Error) Error() string { return e.Message }
 
-// statusClientGone is what the log says of a request whose client left before
-// there was an answer. Nobody receives it.
-const statusClientGone = 499
+// errClientGone is what the log says of a request whose client left before there
+// was an answer. Nobody receives it.
+var errClientGone = &Error{Status: 499, Code: "UNKNOWN", Message: "the client has left"}
+
+var errInternal = &Error{
+	Status: http.StatusInternalServerError, Code: "UNKNOWN",
+	Message: "internal error; the mirror's log has the details",
+}
 
 // toWire is the one place where a failure becomes an answer.
 func toWire(op Operation, err error) *Error {
@@ -47,9 +52,10 @@ func toWire(op Operation, err error) *Error {
 	case errors.Is(err, storage.ErrCorrupt):
 		return &Error{Status: http.StatusBadGateway, Code: "UNAVAILABLE", Message: err.Error()}
 	case errors.Is(err, context.Canceled):
-		return &Error{Status: statusClientGone, Code: "UNKNOWN", Message: "the client has left"}
+		// The client is still there, so it is the mirror that goes.
+		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror is shutting down"}
 	default:
-		return &Error{Status: http.StatusInternalServerError, Code: "UNKNOWN", Message: "internal error; the mirror's log has the details"}
+		return errInternal
 	}
 }
 

@@ -21,6 +21,7 @@ func (p *pull) tags() error {
 		for key, values := range list.Next {
 			next[key] = values
 		}
+		next.Del("ns") // an upstream has no say in which namespace answers
 		if p.req.NS != "" {
 			next.Set("ns", p.req.NS)
 		}

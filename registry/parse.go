@@ -42,7 +42,7 @@ type Request struct {
 	Reference string        // of a manifest: a tag or a digest
 	Digest    digest.Digest // of a blob, of a subject, or of a manifest by digest
 	NS        string        // containerd's ns parameter
-	Query     url.Values    // without ns
+	Query     url.Values    // without ns; nil where there is none
 }
 
 // maxName bounds a name, which clients do too (distribution-spec, "Pulling
@@ -59,15 +59,19 @@ var (
 // it looks at nothing but its arguments. Its errors are *Error, ready for the
 // client.
 func Parse(method string, u *url.URL) (Request, error) {
-	query := u.Query()
-	req := Request{NS: query.Get("ns"), Query: query}
-	query.Del("ns")
+	var req Request
+	if u.RawQuery != "" {
+		req.Query = u.Query()
+		req.NS = req.Query.Get("ns")
+		req.Query.Del("ns")
+	}
 	path, ok := strings.CutPrefix(u.Path, "/v2")
 	if !ok || path != "" && path[0] != '/' {
 		return req, notFound(u.Path)
 	}
-	// An encoded slash would move the borders between the segments.
-	if raw := strings.ToLower(u.EscapedPath()); strings.Contains(raw, "%2f") {
+	// An encoded slash would move the borders between the segments. A path
+	// that holds one is among those whose own encoding is kept in RawPath.
+	if strings.Contains(u.RawPath, "%2f") || strings.Contains(u.RawPath, "%2F") {
 		return req, invalidName(u.Path)
 	}
 	path = strings.TrimPrefix(path, "/")
@@ -80,7 +84,7 @@ func Parse(method string, u *url.URL) (Request, error) {
 		return req, nil
 	case path == "_catalog":
 		req.Op = OpCatalog
-		return req, checkPage(query)
+		return req, checkPage(req.Query)
 	default:
 		return parseRead(req, path)
 	}
@@ -128,12 +132,13 @@ func parseRead(req Request, path string) (Request, error) {
 // written does not matter.
 func parseWrite(req Request, path string) (Request, error) {
 	req.Op = OpWrite
-	name := strings.TrimSuffix(path, "/")
+	at := -1
 	for _, verb := range []string{"/blobs/", "/manifests/", "/tags/", "/referrers/"} {
-		if at := strings.LastIndex(path, verb); at >= 0 {
-			name = path[:at]
-			break
-		}
+		at = max(at, strings.LastIndex(path, verb))
+	}
+	name := strings.TrimSuffix(path, "/")
+	if at >= 0 {
+		name = path[:at]
 	}
 	if !validName(name) {
 		return req, invalidName(name)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -93,40 +94,73 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 		http.ServeContent(p.w, p.r, "", time.Time{}, io.NewSectionReader(nil, 0, size))
 		return nil
 	}
-	defer content.Close()
-	if o.Cache == namespace.Hit || o.Cache == namespace.Revalidated || o.Cache == namespace.Stale {
+	multipart := strings.Contains(p.r.Header.Get("Range"), ",")
+	if o.Cache.Cached() && !multipart {
 		// Handed over as it is: the kernel can send an *os.File.
+		defer content.Close()
 		http.ServeContent(p.w, p.r, "", time.Time{}, content)
 		return nil
 	}
-	watched := &watched{ReadSeeker: content}
+	guarded := &guarded{content: content}
+	defer guarded.close()
 	if size < 0 {
 		// Without a size there are no ranges, and the end of the body is all
 		// that tells the client that it has come.
 		p.w.WriteHeader(http.StatusOK)
-		_, _ = io.Copy(p.w, watched) // watched keeps the errors that count
+		_, _ = io.Copy(p.w, guarded) // guarded keeps the errors that count
 	} else {
-		http.ServeContent(p.w, p.r, "", time.Time{}, watched)
+		http.ServeContent(p.w, p.r, "", time.Time{}, guarded)
 	}
-	if watched.err != nil {
-		p.entry.err = watched.err
+	if err := guarded.close(); err != nil {
+		p.entry.err = err
 		panic(http.ErrAbortHandler)
 	}
 	return nil
 }
 
-// watched remembers that reading failed, which http.ServeContent does not tell.
-type watched struct {
-	io.ReadSeeker
-	err error
+// guarded remembers that reading failed, which http.ServeContent does not tell,
+// and ends all reading with its close: of several ranges, http.ServeContent
+// reads in a goroutine that may outlive it when the client leaves.
+type guarded struct {
+	mu      sync.Mutex
+	content io.ReadSeekCloser
+	err     error
+	closed  bool
 }
 
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.ReadSeeker.Read(p)
+// Read implements io.Reader.
+func (g *guarded) Read(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return 0, http.ErrAbortHandler
+	}
+	n, err := g.content.Read(p)
 	if err != nil && err != io.EOF {
-		w.err = err
+		g.err = err
 	}
 	return n, err
+}
+
+// Seek implements io.Seeker.
+func (g *guarded) Seek(offset int64, whence int) (int64, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return 0, http.ErrAbortHandler
+	}
+	return g.content.Seek(offset, whence)
+}
+
+// close closes the content, once, and returns what reading it failed with.
+func (g *guarded) close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.closed = true
+		g.content.Close()
+	}
+	return g.err
 }
 
 // rangeHint returns where the one range of a Range header begins, and where it

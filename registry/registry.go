@@ -70,11 +70,16 @@ func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	entry := entryOf(r.Context())
-	if err := h.serve(w, r, entry); err != nil {
-		entry.err = err
-		wire := toWire(entry.op, err)
-		wire.write(w)
+	err := h.serve(w, r, entry)
+	switch {
+	case err == nil:
+		return
+	case r.Context().Err() != nil:
+		errClientGone.write(w)
+	default:
+		toWire(entry.op, err).write(w)
 	}
+	entry.err = err
 }
 
 // serve parses a request, resolves its name and hands it to its operation.
@@ -121,12 +126,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	}
 }
 
-// refuse answers a write. Its body is not read, so an HTTP/1 connection cannot
-// be used again.
+// refuse answers a write.
 func (p *pull) refuse() error {
-	if p.r.ProtoMajor == 1 {
-		p.w.Header().Set("Connection", "close")
-	}
 	return &Error{
 		Status: http.StatusUnauthorized, Code: "UNAUTHORIZED",
 		Message: p.req.Name + " is a read-only mirror of " + p.ns.FirstUpstream(),
