@@ -396,3 +396,24 @@ func TestTagsThatMove(t *testing.T) {
 	expectWire(t, upstream, "moved", "HEAD /v2/org/app/manifests/latest 200", "GET "+manifestPath("org/app", second.Digest.String())+" 200")
 	expectContent(t, "settled", w.get(t, manifestPath("mirror/org/app", "latest")), second.Digest, statusRevalidated)
 }
+
+// Clients may speak HTTP/2 without TLS, as proxies before a mirror do.
+func TestHTTP2(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	dgst := addRandom(t, upstream, "org/app", mib, 80)
+	w := startWeir(t, block("mirror", upstream))
+	protocols := new(http.Protocols)
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: protocols}
+	defer transport.CloseIdleConnections()
+	resp, err := transport.RoundTrip(w.request(t, blobPath("mirror/org/app", dgst)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := digest.FromReader(resp.Body)
+	if resp.ProtoMajor != 2 || resp.StatusCode != http.StatusOK || got != dgst || err != nil {
+		t.Errorf("%s %s, digest %s, %v", resp.Proto, resp.Status, got, err)
+	}
+}
