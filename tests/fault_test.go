@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/weirhq/weir/tests/require"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -17,9 +18,7 @@ import (
 // of its own.
 func onTmpfs(t *testing.T, size string) (dir string) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small filesystem needs root")
-	}
+	require.Root(t)
 	dir = t.TempDir()
 	data := filepath.Join(dir, "data")
 	if err := os.Mkdir(data, 0o750); err != nil {

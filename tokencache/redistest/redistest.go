@@ -18,6 +18,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"github.com/weirhq/weir/tests/require"
 )
 
 // Server is a redis-server process. Its methods may be called concurrently;
@@ -119,10 +121,7 @@ func (s *Server) signal(signal syscall.Signal) {
 // launch starts the process and returns when it says that it is ready.
 func (s *Server) launch() error {
 	s.t.Helper()
-	path, err := exec.LookPath("redis-server")
-	if err != nil {
-		s.t.Fatal("redistest: redis-server is not in PATH; install it (apt-get install redis-server)")
-	}
+	path := require.Program(s.t, "redis-server", "redis-server")
 	process := exec.Command(path, "--port", s.port, "--bind", "127.0.0.1", "--dir", s.dir,
 		"--save", "", "--appendonly", "no", "--daemonize", "no")
 	stdout, err := process.StdoutPipe()

@@ -1,0 +1,52 @@
+# make test   everything: installs what the tests need where it can, lints, runs all tests
+# make build  the static binary, dist/weir
+# make image  the container image, weir:latest
+# make bench  the figures of docs/benchmarks.md
+# make fuzz   a minute of each fuzz target
+
+GO ?= go
+GOFLAGS_STATIC = -trimpath -ldflags "-s -w"
+STATICCHECK = $(GO) tool -modfile=tests/tools/go.mod staticcheck
+IMAGE ?= weir:latest
+FUZZTIME ?= 60s
+
+.PHONY: all build image deps lint test unit bench fuzz
+
+all: build
+
+build:
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_STATIC) -o dist/weir ./cmd/weir
+
+# The image is made FROM scratch and of what lies in dist/ and contrib/docker
+# alone, so an engine that can pull nothing can build it.
+image: build
+	DOCKER_BUILDKIT=0 docker build --tag $(IMAGE) .
+
+deps:
+	@tests/deps.sh
+
+lint:
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(STATICCHECK) ./...
+	$(GO) mod tidy -diff
+
+test: deps lint unit
+
+# What could not run is said at the end, whether or not the rest passed.
+unit:
+	@WEIR_MISSING=$$(mktemp); export WEIR_MISSING; \
+	$(GO) test -race -timeout 15m ./...; code=$$?; \
+	if [ -s "$$WEIR_MISSING" ]; then echo; echo "These tests could not run here:"; sort -u "$$WEIR_MISSING"; fi; \
+	rm -f "$$WEIR_MISSING"; exit $$code
+
+bench:
+	$(GO) run ./tests/bench
+	$(GO) test -run '^$$' -bench . -benchmem ./storage ./registry ./namespace ./tokencache
+
+fuzz:
+	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z]*\).*/\1/p' "$$file"); do \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 5x "$$(dirname "$$file")"; \
+		done; \
+	done

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Installs the programs that the tests start, where it can: on Debian and its
+# kin, as root. What is missing elsewhere is said by the tests themselves.
+set -eu
+
+missing=""
+need() { # program, Debian package
+	command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"
+}
+need redis-server redis-server
+need skopeo skopeo
+need dockerd docker.io
+need docker docker.io
+need containerd containerd
+need docker-registry docker-registry
+need podman podman
+
+[ -n "$missing" ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+	echo "not installed:$missing (as root on Debian, make deps installs them)" >&2
+	exit 0
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# The services are for the tests to start, on ports of their own.
+printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+chmod +x /usr/sbin/policy-rc.d
+# shellcheck disable=SC2086 # one package a word
+apt-get install -y -qq --no-install-recommends $missing >/dev/null
+rm -f /usr/sbin/policy-rc.d
