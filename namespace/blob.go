@@ -165,7 +165,7 @@ func (n *Namespace) source(id storage.Repository, dgst digest.Digest) storage.So
 			}
 			return &storage.Stream{ReadCloser: body, Size: body.Size, Origin: body.Upstream, Reject: body.Reject}, nil
 		},
-		Stored: func(info storage.Info) {
+		Verified: func(info storage.Info) {
 			n.cache.putLink(context.Background(), id, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})
 		},
 	}

@@ -245,14 +245,14 @@ func (f *Flight) reject(stream *Stream, why error) error {
 // commit stores a complete spool. Its failure costs nobody anything but the
 // cache entry.
 func (f *Flight) commit(s *spool.Spool) {
+	if f.src.Verified != nil {
+		f.src.Verified(Info{Digest: f.digest, Size: s.Size()})
+	}
 	if err := f.flights.opts.Store.Commit(f.ctx, f.digest, s); err != nil {
 		f.flights.trouble(f.digest, err)
 		return
 	}
 	f.flights.recovered()
-	if f.src.Stored != nil {
-		f.src.Stored(Info{Digest: f.digest, Size: s.Size()})
-	}
 }
 
 // attended reports whether somebody wants the flight. Where nobody does it

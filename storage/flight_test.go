@@ -573,3 +573,29 @@ func TestReaderWaitsEndWithItsContext(t *testing.T) {
 		t.Errorf("got %v, want context.Canceled", err)
 	}
 }
+
+// What is recorded about a content is there before a lookup finds the content.
+func TestVerifiedComesBeforeTheCommit(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(1000)}
+	dgst := digest.FromBytes(o.body)
+	src := o.source(ours)
+	verified := false
+	src.Verified = func(info storage.Info) {
+		verified = true
+		if info.Digest != dgst || info.Size != 1000 {
+			t.Errorf("verified %v", info)
+		}
+		if s.stored(t, dgst) {
+			t.Error("the content can be found before Verified was called")
+		}
+	}
+	r := s.reader(t, t.Context(), dgst, src)
+	defer r.Close()
+	if err := s.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !verified || !s.stored(t, dgst) {
+		t.Errorf("verified %v, stored %v", verified, s.stored(t, dgst))
+	}
+}

@@ -27,9 +27,10 @@ type Source struct {
 	// is -1, to its end. It resumes by itself what breaks on the way; an
 	// error it returns, or a read error of its stream, is final.
 	Open func(ctx context.Context, offset, length int64) (*Stream, error)
-	// Stored, when set, is called after the content was committed and before
-	// a next lookup can find it in the store.
-	Stored func(Info)
+	// Verified, when set, is called once the content is there and verified,
+	// before a lookup can find it in the store: what is to be recorded about
+	// it is then never missing.
+	Verified func(Info)
 }
 
 // Stream is a content on its way from a source.
