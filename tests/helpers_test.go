@@ -70,7 +70,7 @@ func expect(t *testing.T, what string, a answer, status int, cacheStatus string)
 		t.Errorf("%s: the body broke off after %d bytes: %v", what, len(a.Body), a.Err)
 	}
 	if a.Status != status {
-		t.Errorf("%s: %d, want %d: %.300s", what, a.Status, status, a.Body)
+		t.Errorf("%s: %d, want %d: %.300q", what, a.Status, status, a.Body)
 	}
 	if got := a.Header.Get("Cache-Status"); cacheStatus != "" && got != cacheStatus {
 		t.Errorf("%s: Cache-Status %q, want %q", what, got, cacheStatus)

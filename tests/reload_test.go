@@ -64,16 +64,23 @@ func TestReloadOnChange(t *testing.T) {
 			writeFile(t, w.Config, after)
 		}},
 		{
-			// A volume of a ConfigMap: config.toml -> ..data/config.toml,
-			// ..data -> ..1, and a change swaps ..data.
+			// A volume of a ConfigMap: each file is a link like
+			// config.toml -> ..data/config.toml, with ..data -> ..1, and a
+			// change swaps ..data.
 			"kubernetes", func(t *testing.T, dir string) {
 				if err := os.Mkdir(filepath.Join(dir, "..1"), 0o700); err != nil {
 					t.Fatal(err)
 				}
 				symlink(t, "..1", filepath.Join(dir, "..data"))
-				symlink(t, "..data/config.toml", filepath.Join(dir, "config.toml"))
+				for _, name := range []string{"base.toml", "config.toml"} {
+					symlink(t, "..data/"+name, filepath.Join(dir, name))
+				}
 			}, func(t *testing.T, w *weir) {
 				dir := filepath.Dir(w.Config)
+				base, err := os.ReadFile(filepath.Join(dir, "base.toml"))
+				if err != nil {
+					t.Fatal(err)
+				}
 				for _, generation := range []struct{ name, last, content string }{
 					{"..2", "..1", before + "\n# nothing but a comment\n"},
 					{"..3", "..2", after},
@@ -81,6 +88,7 @@ func TestReloadOnChange(t *testing.T) {
 					if err := os.Mkdir(filepath.Join(dir, generation.name), 0o700); err != nil {
 						t.Fatal(err)
 					}
+					writeFile(t, filepath.Join(dir, generation.name, "base.toml"), string(base))
 					writeFile(t, filepath.Join(dir, generation.name, "config.toml"), generation.content)
 					reloads := w.log.count(inForce)
 					symlink(t, generation.name, filepath.Join(dir, "..data"))
