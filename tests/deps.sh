@@ -14,6 +14,7 @@ need docker docker.io
 need containerd containerd
 need docker-registry docker-registry
 need podman podman
+need runc runc
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
