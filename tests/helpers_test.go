@@ -221,16 +221,6 @@ func (w *weir) logs(t *testing.T, texts ...string) {
 	eventually(t, fmt.Sprintf("a log line with %q", texts), func() bool { return w.log.count(texts...) > 0 })
 }
 
-// exited reports whether the mirror has ended.
-func (w *weir) hasEnded() bool {
-	select {
-	case <-w.exited:
-		return true
-	default:
-		return false
-	}
-}
-
 // stored returns the names of the files below the mirror's data, sorted.
 func (w *weir) stored(t *testing.T, below ...string) []string {
 	t.Helper()
