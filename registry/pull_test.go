@@ -351,4 +351,3 @@ func TestHealth(t *testing.T) {
 		}
 	}
 }
-

@@ -1,0 +1,199 @@
+package registry_test
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+func TestAccessLog(t *testing.T) {
+	r, m := pair(t)
+	image := r.AddImage("app", "v1", []byte("a layer"))
+	layer := digest.FromString("a layer").String()
+	m.do("GET", "/v2/app/manifests/v1?ns=up.example")
+	m.do("HEAD", "/v2/up.example/app/manifests/"+image.Digest.String())
+	m.do("GET", "/v2/up.example/app/blobs/"+layer)
+	m.do("GET", "/v2/up.example/app/manifests/missing")
+	m.do("PUT", "/v2/nowhere/app/manifests/v1")
+	m.do("GET", "/v2/UP/manifests/v1")
+	m.do("GET", "/healthz")
+	m.do("GET", "/readyz")
+	var got []map[string]any
+	for _, line := range m.log.requests(t) {
+		if line["duration"].(float64) < 0 || line["time"] == "" {
+			t.Errorf("%v", line)
+		}
+		if err, ok := line["error"]; ok {
+			line["error"] = err != ""
+		}
+		for _, key := range []string{"time", "duration", "msg"} {
+			delete(line, key)
+		}
+		got = append(got, line)
+	}
+	const client = "192.0.2.1" // httptest's
+	want := []map[string]any{
+		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": "v1", "status": 200.0, "bytes": float64(image.Size), "cache": "miss", "client": client, "upstream": r.Host},
+		{"level": "INFO", "method": "HEAD", "repository": "up.example/app", "reference": image.Digest.String(), "status": 200.0, "bytes": 0.0, "cache": "hit", "client": client},
+		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": layer, "status": 200.0, "bytes": 7.0, "cache": "miss", "client": client, "upstream": r.Host},
+		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": "missing", "status": 404.0, "cache": "none", "client": client, "error": true},
+		{"level": "INFO", "method": "PUT", "repository": "nowhere/app", "reference": "", "status": 404.0, "cache": "none", "client": client, "error": true},
+		{"level": "INFO", "method": "GET", "path": "/v2/UP/manifests/v1", "status": 400.0, "cache": "none", "client": client, "error": true},
+		{"level": "DEBUG", "method": "GET", "path": "/healthz", "status": 200.0, "bytes": 3.0, "cache": "none", "client": client},
+		{"level": "DEBUG", "method": "GET", "path": "/readyz", "status": 200.0, "bytes": 6.0, "cache": "none", "client": client},
+	}
+	for _, line := range got {
+		if line["error"] != nil {
+			delete(line, "bytes") // of a message
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestMetrics lets clients send all sorts of names: none of them becomes the
+// label of a metric.
+func TestMetrics(t *testing.T) {
+	r, m := pair(t, func(s *namespace.Spec) { s.Default = true })
+	r.AddImage("image-name", "tag-name", []byte("a layer"))
+	layer := "image-name/blobs/" + digest.FromString("a layer").String()
+	for _, path := range []string{
+		"/v2/", "/v2/_catalog", "/v2/image-name/manifests/tag-name", "/v2/image-name/manifests/tag-name", "/v2/" + layer, "/v2/" + layer,
+		"/v2/image-name/tags/list", "/v2/image-name/referrers/" + sha256Dig, "/v2/IMAGE-NAME/manifests/tag-name", "/v2/image-name/manifests/missing",
+		"/v2/image-name", "/v2/image-name/manifests/tag-name?ns=image-name",
+	} {
+		m.do("GET", path)
+		m.settle()
+	}
+	m.do("PUT", "/v2/image-name/manifests/tag-name")
+	m.do("image-name", "/v2/image-name/manifests/tag-name")
+	families, err := m.gatherer.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := make(map[string]float64)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			var labels []string
+			for _, label := range metric.GetLabel() {
+				labels = append(labels, label.GetValue())
+				if strings.Contains(strings.ToLower(label.GetValue()), "name") {
+					t.Errorf("%s has the label %s", family.GetName(), label)
+				}
+			}
+			counts[family.GetName()+" "+strings.Join(labels, " ")] = metric.GetCounter().GetValue()
+		}
+	}
+	for name, want := range map[string]float64{ // cache, namespace, operation, status
+		"weir_requests_total miss up.example manifest 200":        1,
+		"weir_requests_total revalidated up.example manifest 200": 2,
+		"weir_requests_total none up.example manifest 404":        1,
+		"weir_requests_total miss up.example blob 200":            1,
+		"weir_requests_total hit up.example blob 200":             1,
+		"weir_requests_total miss up.example tags 200":            1,
+		"weir_requests_total miss up.example referrers 200":       1,
+		"weir_requests_total none up.example other 401":           2,
+		"weir_requests_total none  manifest 400":                  1,
+		"weir_requests_total none  other 404":                     1,
+		"weir_requests_total none  other 200":                     2,
+		"weir_served_bytes_total hit up.example":                  7,
+	} {
+		if counts[name] != want {
+			t.Errorf("%s is %v, want %v", name, counts[name], want)
+		}
+	}
+	if w := m.do("GET", "/metrics"); !strings.Contains(w.Body.String(), "weir_request_duration_seconds_bucket{") {
+		t.Error("no histogram in /metrics")
+	}
+}
+
+// sink is a ResponseWriter that can be handed a file, as that of net/http.
+type sink struct {
+	*httptest.ResponseRecorder
+	files, others int
+}
+
+func (s *sink) ReadFrom(r io.Reader) (int64, error) {
+	limited, _ := r.(*io.LimitedReader)
+	if limited != nil {
+		if _, ok := limited.R.(*os.File); ok {
+			s.files++
+			return io.Copy(io.Discard, r)
+		}
+	}
+	s.others++
+	return io.Copy(io.Discard, r)
+}
+
+// TestSendfile has a warm blob on disk reach the ResponseWriter as a file, so
+// that the kernel can send it.
+func TestSendfile(t *testing.T) {
+	r := upstreamtest.New(t)
+	m := newDiskMirror(t, block(t, r))
+	dgst := r.AddRandomBlob("app", 2<<20, 1)
+	path := "/v2/up.example/app/blobs/" + dgst.String()
+	m.do("GET", path)
+	m.settle()
+	for _, byteRange := range []string{"", "bytes=10-", "bytes=-100000"} {
+		w := &sink{ResponseRecorder: httptest.NewRecorder()}
+		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+		if byteRange != "" {
+			req.Header.Set("Range", byteRange)
+		}
+		m.handler.ServeHTTP(w, req)
+		if w.files != 1 || w.others != 0 || w.Header().Get("Cache-Status") != "weir; hit" {
+			t.Errorf("%q: %d files and %d other readers, %v", byteRange, w.files, w.others, w.Header())
+		}
+	}
+}
+
+// newDiskMirror returns a mirror with the storage that the binary has.
+func newDiskMirror(t testing.TB, specs ...namespace.Spec) *mirror {
+	t.Helper()
+	store, err := disk.Open(t.TempDir(), disk.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return newMirrorOver(t, storage.NewHot(store, 32<<20, 1<<20), store.Records(), store.Spools(), specs...)
+}
+
+// discard is a ResponseWriter that costs next to nothing.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d discard) WriteHeader(int)             {}
+
+func BenchmarkWarmManifest(b *testing.B) {
+	r := upstreamtest.New(b)
+	m := newDiskMirror(b, block(b, r, func(s *namespace.Spec) { s.ImmutableTags = true }))
+	image := r.AddImage("app", "v1", []byte("a layer"))
+	for name, ref := range map[string]string{"tag": "v1", "digest": image.Digest.String()} {
+		path := "/v2/up.example/app/manifests/" + ref
+		m.do("GET", path)
+		for _, method := range []string{"GET", "HEAD"} {
+			b.Run(method+" by "+name, func(b *testing.B) {
+				req := httptest.NewRequestWithContext(b.Context(), method, path, nil)
+				w := discard{make(http.Header)}
+				b.ReportAllocs()
+				for b.Loop() {
+					clear(w.header)
+					m.handler.ServeHTTP(w, req)
+				}
+			})
+		}
+	}
+}
