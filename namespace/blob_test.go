@@ -185,6 +185,10 @@ func TestBlobWhereTheStoreFails(t *testing.T) {
 			}
 		}
 		m.store.FailCommit(nil)
+		// Possession is recorded before the content is stored, so the link of the
+		// first blob is there already.
+		content = []byte("another layer")
+		dgst = r.AddBlob("app", content)
 		m.store.FailPut(errors.New("disk full"))
 		wantBlob(t, getBlob(t, n, "app", dgst), namespace.Miss, content)
 		// The link is in memory, although its record could not be written.
