@@ -5,10 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/upstream"
@@ -216,68 +213,6 @@ func TestMovedTagWhoseContentIsCached(t *testing.T) {
 	})
 }
 
-// TestDockersWay is HEAD of the tag, then GET by digest.
-func TestDockersWay(t *testing.T) {
-	bubble(t, func(t *testing.T, m *mirror) {
-		r := m.registry("up.example")
-		n := m.namespace("up.example", r, staleOn(upstream.ClassUnavailable))
-		pull := func(image ocispec.Descriptor, first, second namespace.CacheStatus) {
-			t.Helper()
-			wantManifest(t, head(t, n, "app", "tag"), first, image)
-			wantManifest(t, get(t, n, "app", image.Digest.String()), second, image)
-		}
-		old := r.AddImage("app", "tag", []byte("old"))
-		pull(old, namespace.Passed, namespace.Miss)
-		pull(old, namespace.Revalidated, namespace.Hit)
-		r.Close()
-		pull(old, namespace.Stale, namespace.Hit)
-		wantManifest(t, get(t, n, "app", "tag"), namespace.Stale, old)
-		r.Reopen()
-		time.Sleep(time.Minute) // beyond the circuit breaker
-
-		// The tag moves, and the new content does not come at first.
-		moved := r.AddImage("app", "tag", []byte("new"))
-		wantManifest(t, head(t, n, "app", "tag"), namespace.Moved, moved)
-		r.Close()
-		wantManifest(t, head(t, n, "app", "tag"), namespace.Stale, old)
-		wantManifest(t, get(t, n, "app", "tag"), namespace.Stale, old)
-		r.Reopen()
-		time.Sleep(time.Minute)
-		pull(moved, namespace.Moved, namespace.Miss)
-		r.Close()
-		pull(moved, namespace.Stale, namespace.Hit)
-	})
-}
-
-// TestLateAnnouncement has a HEAD's word about a tag overtaken by a newer one
-// before the content that it named comes.
-func TestLateAnnouncement(t *testing.T) {
-	bubble(t, func(t *testing.T, m *mirror) {
-		r := m.registry("up.example")
-		n := m.namespace("up.example", r, immutable)
-		first := r.AddImage("app", "tag", []byte("first"))
-		head(t, n, "app", "tag")
-		time.Sleep(time.Second)
-		second := r.AddImage("app", "tag", []byte("second"))
-		wantManifest(t, get(t, n, "app", "tag"), namespace.Miss, second)
-		wantManifest(t, get(t, n, "app", first.Digest.String()), namespace.Miss, first)
-		wantManifest(t, get(t, n, "app", "tag"), namespace.Hit, second)
-	})
-}
-
-func TestOldAnnouncement(t *testing.T) {
-	bubble(t, func(t *testing.T, m *mirror) {
-		r := m.registry("up.example")
-		n := m.namespace("up.example", r, immutable)
-		first := r.AddImage("app", "tag", []byte("first"))
-		head(t, n, "app", "tag")
-		time.Sleep(time.Hour)
-		second := r.AddImage("app", "tag", []byte("second"))
-		get(t, n, "app", first.Digest.String())
-		wantManifest(t, get(t, n, "app", "tag"), namespace.Miss, second)
-	})
-}
-
 func TestNotFound(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")
@@ -341,65 +276,5 @@ func TestOfflineNotCached(t *testing.T) {
 			}
 		}
 		wantRequests(t, r)
-	})
-}
-
-func TestHerdOnOneTag(t *testing.T) {
-	for name, ask := range map[string]func(*testing.T, *namespace.Namespace, string, string) answer{"GET": get, "HEAD": head} {
-		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, m *mirror) {
-				r := m.registry("up.example")
-				n := m.namespace("up.example", r)
-				image := r.AddImage("app", "tag", []byte("a layer"))
-				get(t, n, "app", "tag")
-				r.ResetRequests()
-				gate := upstreamtest.NewGate()
-				r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
-				together(gate, 50, func(int) {
-					wantManifest(t, ask(t, n, "app", "tag"), namespace.Revalidated, image)
-				})
-				wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200))
-			})
-		})
-	}
-}
-
-func TestHerdOnAnUncachedTag(t *testing.T) {
-	bubble(t, func(t *testing.T, m *mirror) {
-		r := m.registry("up.example")
-		n := m.namespace("up.example", r)
-		r.AddImage("app", "tag", []byte("a layer"))
-		gate := upstreamtest.NewGate()
-		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
-		statuses := make(chan namespace.CacheStatus, 50)
-		together(gate, 50, func(int) { statuses <- get(t, n, "app", "tag").Cache })
-		counts := make(map[namespace.CacheStatus]int)
-		for range 50 {
-			counts[<-statuses]++
-		}
-		if counts[namespace.Miss] != 1 || counts[namespace.Collapsed] != 49 {
-			t.Errorf("statuses: %v", counts)
-		}
-		wantRequests(t, r, manifestRequest("GET", "app", "tag", 200))
-	})
-}
-
-// TestClientLeavesALookup has the one that began it leave: who joined it gets
-// the answer all the same.
-func TestClientLeavesALookup(t *testing.T) {
-	bubble(t, func(t *testing.T, m *mirror) {
-		r := m.registry("up.example")
-		n := m.namespace("up.example", r)
-		image := r.AddImage("app", "tag", []byte("a layer"))
-		gate := upstreamtest.NewGate()
-		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
-		if _, err := n.Manifest(cancelled(t), "app", "tag"); err == nil {
-			t.Error("a client that has left got an answer")
-		}
-		synctest.Wait()
-		together(gate, 1, func(int) {
-			wantManifest(t, get(t, n, "app", "tag"), namespace.Collapsed, image)
-		})
-		wantRequests(t, r, manifestRequest("GET", "app", "tag", 200))
 	})
 }

@@ -16,6 +16,11 @@ import (
 // immutable is the Cache-Control of what is addressed by its digest.
 const immutable = "public, max-age=31536000, immutable"
 
+// oneWrite is how many bytes a body may have to be copied behind its headers. A
+// larger one is left to the response writer's ReadFrom, which sends the headers
+// by themselves and then the file from the kernel.
+const oneWrite = 32 << 10
+
 // pull is one request for something of a namespace.
 type pull struct {
 	w     http.ResponseWriter
@@ -50,7 +55,7 @@ func (p *pull) blob() error {
 	if p.r.Method == http.MethodHead {
 		b, err = p.ns.HeadBlob(p.r.Context(), p.repo, p.req.Digest)
 	} else {
-		start, end := rangeHint(p.r.Header.Get("Range"))
+		start, end := rangeHint(p.r.Header, p.req.Digest)
 		b, err = p.ns.Blob(p.r.Context(), p.repo, p.req.Digest, start, end)
 	}
 	if err != nil {
@@ -75,9 +80,11 @@ func (p *pull) conclude(o namespace.Outcome) {
 func (p *pull) identify(dgst digest.Digest) {
 	h := p.w.Header()
 	h.Set("Docker-Content-Digest", dgst.String())
-	h.Set("Etag", `"`+dgst.String()+`"`)
+	h.Set("Etag", etag(dgst))
 	h.Set("Cache-Control", immutable)
 }
+
+func etag(dgst digest.Digest) string { return `"` + dgst.String() + `"` }
 
 // send writes a content of which the headers are set, with all that RFC 9110
 // says of conditions and ranges. A content that breaks off aborts the
@@ -96,9 +103,13 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 	}
 	multipart := strings.Contains(p.r.Header.Get("Range"), ",")
 	if o.Cache.Cached() && !multipart {
-		// Handed over as it is: the kernel can send an *os.File.
 		defer content.Close()
-		http.ServeContent(p.w, p.r, "", time.Time{}, content)
+		w := p.w
+		if size <= oneWrite {
+			w = struct{ http.ResponseWriter }{w} // without its io.ReaderFrom
+		}
+		// Handed over as it is: the kernel can send an *os.File.
+		http.ServeContent(w, p.r, "", time.Time{}, content)
 		return nil
 	}
 	guarded := &guarded{content: content}
@@ -163,11 +174,15 @@ func (g *guarded) close() error {
 	return g.err
 }
 
-// rangeHint returns where the one range of a Range header begins, and where it
-// ends (exclusive; -1: at the end). It is a hint for what to ask of an upstream;
-// what the client gets is up to http.ServeContent.
-func rangeHint(header string) (start, end int64) {
-	spec, ok := strings.CutPrefix(header, "bytes=")
+// rangeHint returns where the one range that a request for a blob asks for
+// begins, and where it ends (exclusive; -1: at the end). A range on a condition
+// that does not hold is none (RFC 9110 section 13.1.5). It is a hint for what to
+// ask of an upstream; what the client gets is up to http.ServeContent.
+func rangeHint(header http.Header, dgst digest.Digest) (start, end int64) {
+	if condition := header.Get("If-Range"); condition != "" && condition != etag(dgst) {
+		return 0, -1
+	}
+	spec, ok := strings.CutPrefix(header.Get("Range"), "bytes=")
 	if !ok || strings.Contains(spec, ",") {
 		return 0, -1
 	}
