@@ -496,6 +496,29 @@ func TestRangeFarAhead(t *testing.T) {
 	}
 }
 
+// Who announced a range far ahead and then reads from the start, as
+// http.ServeContent does where a condition does not hold, waits for the
+// download, however early that is.
+func TestRangeFarAheadReadFromTheStart(t *testing.T) {
+	s := newSetup(t, func(o *storage.FlightsOptions) { o.MaxFetches = 1 })
+	blocker := &origin{body: random(1000), step: make(chan int)}
+	first := s.reader(t, t.Context(), digest.FromBytes(blocker.body), blocker.source(ours))
+	defer first.Close()
+	o := &origin{body: random(5 << 20)}
+	r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+	defer r.Close()
+	if _, err := r.Wait(4<<20, -1); err != nil {
+		t.Fatal(err)
+	}
+	go func() { blocker.step <- 1000 }()
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, o.body) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+}
+
 // An open-ended range is fetched in windows, and returns to the download as
 // soon as that has caught up.
 func TestRangeReturnsToTheDownload(t *testing.T) {

@@ -81,10 +81,8 @@ func (r *Reader) Wait(start, end int64) (int64, error) {
 			return r.size, nil
 		}
 	}
-	select {
-	case <-r.flight.ready:
-	case <-r.ctx.Done():
-		return 0, context.Cause(r.ctx)
+	if err := r.awaitReady(); err != nil {
+		return 0, err
 	}
 	if s, _ := r.flight.progress(); s != nil {
 		if start < reach {
@@ -189,9 +187,26 @@ func (r *Reader) recoverable(err error) bool {
 		!errors.Is(err, ErrCorrupt) && r.flight.src.Repository != r.src.Repository
 }
 
+// awaitReady waits until the flight knows the content's size, or has ended.
+func (r *Reader) awaitReady() error {
+	select {
+	case <-r.flight.ready:
+		return nil
+	case <-r.ctx.Done():
+		return context.Cause(r.ctx)
+	}
+}
+
 // choose opens what to read at the reader's offset.
 func (r *Reader) choose() error {
 	s, written := r.flight.progress()
+	if s == nil && r.off <= reach {
+		// A spool is a moment away, or the flight's failure.
+		if err := r.awaitReady(); err != nil {
+			return err
+		}
+		s, written = r.flight.progress()
+	}
 	failed := r.flight.failure()
 	switch {
 	case r.off > written && (failed != nil || r.off > written+reach):
