@@ -92,10 +92,10 @@ func TestReloadOnChange(t *testing.T) {
 					writeFile(t, filepath.Join(dir, generation.name, "config.toml"), generation.content)
 					reloads := w.log.count(inForce)
 					symlink(t, generation.name, filepath.Join(dir, "..data"))
+					eventually(t, "the swap is noticed", func() bool { return w.log.count(inForce) > reloads })
 					if err := os.RemoveAll(filepath.Join(dir, generation.last)); err != nil {
 						t.Fatal(err)
 					}
-					eventually(t, "the swap is noticed", func() bool { return w.log.count(inForce) > reloads })
 				}
 			},
 		},
