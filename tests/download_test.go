@@ -154,6 +154,12 @@ func TestCorruptBlobFromTheFirstUpstream(t *testing.T) {
 	expectContent(t, "again", w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
 	expectWire(t, first, "first", "GET "+blobPath("org/app", dgst)+" 200")
 	expectWire(t, second, "second", "GET "+blobPath("org/app", dgst)+" 200")
+
+	// Of a small one no client has seen a byte yet, and none notices.
+	small := addRandom(t, first, "org/app", 10*kib, 11)
+	addRandom(t, second, "org/app", 10*kib, 11)
+	expectContent(t, "small", w.get(t, blobPath("mirror/org/app", small)), small, statusStored)
+	expectWire(t, second, "small", "GET "+blobPath("org/app", small)+" 200")
 	w.expectIntact(t)
 }
 
