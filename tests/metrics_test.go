@@ -47,6 +47,7 @@ func TestMetrics(t *testing.T) {
 	expectContent(t, "hit", w.get(t, manifestPath(name, image.Digest.String())), image.Digest, statusHit)
 	layer := contentOf(t, manifest.Body)[1]
 	expectContent(t, "blob", w.get(t, blobPath(name, layer)), layer, statusStored)
+	w.metricIs(t, 0, "weir_flights")
 	for path, status := range map[string]int{
 		"/v2/": 200, "/v2/" + name + "/tags/list": 200, "/v2/" + name + "/referrers/" + image.Digest.String(): 200,
 		manifestPath("limited/unmistakable-name", "v1"): 429, manifestPath("nowhere/unmistakable-name", "v1"): 404,
