@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -21,9 +20,7 @@ func TestBuildKit(t *testing.T) {
 	run(t, build)
 
 	m := startMirrored(t)
-	dir, err := os.MkdirTemp("", "buildkitd-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := socketDir(t, "buildkitd-")
 	config := filepath.Join(dir, "buildkitd.toml")
 	writeFile(t, config, snippet(t, "buildkitd.toml", m.Addr))
 	socket := "unix://" + filepath.Join(dir, "sock")

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/weirhq/weir/tests/require"
@@ -104,18 +105,16 @@ func TestPodman(t *testing.T) {
 		cmd.Env = append(os.Environ(), "CONTAINERS_REGISTRIES_CONF="+conf, "HOME="+dir)
 		return run(t, cmd)
 	}
-	m.coldThenWarm(t, func(t *testing.T) {
-		for _, name := range []string{"docker.io/org/app:1.2", "ghcr.io/org/app:1.2"} {
-			if strings.HasPrefix(name, "ghcr.io") {
-				continue
-			}
-			command("pull", "--quiet", "--signature-policy", policy, "--arch", "amd64", name)
-			if id := command("image", "inspect", "--format", "{{.Id}}", name); "sha256:"+strings.TrimSpace(id) != m.image.ID() {
-				t.Errorf("%s has ID %s, want %s", name, id, m.image.ID())
-			}
-			command("rmi", "--all", "--force")
+	pull := func(name string) {
+		t.Helper()
+		command("pull", "--quiet", "--signature-policy", policy, "--arch", "amd64", name)
+		if id := command("image", "inspect", "--format", "{{.Id}}", name); "sha256:"+strings.TrimSpace(id) != m.image.ID() {
+			t.Errorf("%s has ID %s, want %s", name, id, m.image.ID())
 		}
-	})
+		command("rmi", "--all", "--force")
+	}
+	m.coldThenWarm(t, func(t *testing.T) { pull("docker.io/org/app:1.2") })
+	pull("ghcr.io/org/app:1.2")
 }
 
 // docker is a Docker Engine of the test's own.
@@ -130,10 +129,9 @@ func startDocker(t *testing.T, config string) *docker {
 	dockerd := require.Program(t, "dockerd", "docker.io")
 	d := &docker{t: t, binary: require.Program(t, "docker", "docker.io")}
 	require.Root(t)
-	// Sockets have short names.
-	dir, err := os.MkdirTemp("", "dockerd-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := socketDir(t, "dockerd-")
+	// The one mount that an engine leaves when it ends.
+	t.Cleanup(func() { _ = syscall.Unmount(filepath.Join(dir, "exec", "netns", "default"), syscall.MNT_DETACH) })
 	d.socket = "unix://" + filepath.Join(dir, "sock")
 	file := filepath.Join(dir, "daemon.json")
 	writeFile(t, file, config)
@@ -179,9 +177,7 @@ func TestContainerd(t *testing.T) {
 	ctr := require.Program(t, "ctr", "containerd")
 	require.Root(t)
 	m := startMirrored(t)
-	dir, err := os.MkdirTemp("", "containerd-")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := socketDir(t, "containerd-")
 	hosts := filepath.Join(dir, "certs.d")
 	must(t, os.MkdirAll(filepath.Join(hosts, "_default"), 0o755))
 	writeFile(t, filepath.Join(hosts, "_default", "hosts.toml"), snippet(t, "hosts.toml", m.Addr))

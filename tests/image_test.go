@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -42,19 +41,25 @@ func TestContainerImage(t *testing.T) {
 		t.Errorf("its volumes are %v, want /var/lib/weir", config.Volumes)
 	}
 
-	// The engine of a test need not be able to run containers, so the image's
-	// files are run as its user here, in a root of their own.
-	root := t.TempDir()
-	must(t, os.Chmod(root, 0o755))
-	must(t, os.Chmod(filepath.Dir(root), 0o755))
-	container := strings.TrimSpace(run(t, d.command("create", "weir:test")))
-	archive := filepath.Join(t.TempDir(), "image.tar")
-	run(t, d.command("export", "--output", archive, container))
-	run(t, exec.CommandContext(t.Context(), "tar", "-C", root, "-xpf", archive))
-	out := run(t, exec.CommandContext(t.Context(), "chroot", "--userspec=65532:65532", root, "/weir", "check"))
-	for _, want := range []string{`bind_address = "0.0.0.0"`, `root_dir = "/var/lib/weir"`, `[repository."docker.io"]`} {
-		if !strings.Contains(out, want) {
-			t.Errorf("weir check in the image does not print %s:\n%s", want, out)
-		}
+	// Without any network, so on the port of the image's own configuration.
+	run(t, d.command("run", "--detach", "--name", "mirror", "--network", "none", "--health-interval", "1s", "weir:test"))
+	state := func(format string) string {
+		return strings.TrimSpace(run(t, d.command("inspect", "--format", format, "mirror")))
+	}
+	eventually(t, "the container is healthy", func() bool {
+		return state("{{.State.Status}} {{.State.Health.Status}}") == "running healthy"
+	})
+	run(t, d.command("stop", "mirror"))
+	if code := state("{{.State.ExitCode}}"); code != "0" {
+		t.Errorf("stopped, it ends with %s\n%s", code, run(t, d.command("logs", "mirror")))
+	}
+	run(t, d.command("rm", "--volumes", "mirror"))
+}
+
+// The image has no certificates of authorities but those in the binary.
+func TestBinaryBringsAuthorities(t *testing.T) {
+	out := run(t, exec.CommandContext(t.Context(), "go", "version", "-m", binary))
+	if !strings.Contains(out, "golang.org/x/crypto/x509roots/fallback") {
+		t.Errorf("the binary is built without x509roots/fallback:\n%s", out)
 	}
 }

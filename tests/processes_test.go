@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -37,13 +38,16 @@ type daemon struct {
 	log *logBuffer
 }
 
-// startDaemon runs a server until the test ends. It is stopped by its process
-// id, and with it, as it leads a process group, whatever it has started.
+// startDaemon runs a server until the test ends, which is when the context of
+// its command must end. SIGTERM then lets it give up its mounts and children;
+// what is left of its process group after that is killed.
 func startDaemon(t *testing.T, cmd *exec.Cmd) *daemon {
 	t.Helper()
 	d := &daemon{cmd: cmd, log: &logBuffer{}}
 	cmd.Stdout, cmd.Stderr = d.log, d.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = patience
 	must(t, cmd.Start())
 	exited := make(chan struct{})
 	go func() {
@@ -51,7 +55,6 @@ func startDaemon(t *testing.T, cmd *exec.Cmd) *daemon {
 		close(exited)
 	}()
 	t.Cleanup(func() {
-		_ = syscall.Kill(cmd.Process.Pid, syscall.SIGTERM)
 		<-exited
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		if t.Failed() {
@@ -59,6 +62,21 @@ func startDaemon(t *testing.T, cmd *exec.Cmd) *daemon {
 		}
 	})
 	return d
+}
+
+// socketDir makes a directory whose path is short enough for sockets, and
+// removes it with the test. Something that is still mounted there is a failure:
+// a server was not stopped properly.
+func socketDir(t *testing.T, pattern string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", pattern)
+	must(t, err)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("left behind: %v", err)
+		}
+	})
+	return dir
 }
 
 // freeAddr returns an address of the loopback interface that nobody listens on.
