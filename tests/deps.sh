@@ -22,10 +22,16 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 	exit 0
 fi
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-# The services are for the tests to start, on ports of their own.
-printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-chmod +x /usr/sbin/policy-rc.d
+# The services are for the tests to start, on ports of their own. A policy that
+# the machine has already stays.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	trap 'rm -f "$policy"' EXIT
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod +x "$policy"
+fi
+apt-get update -qq || echo "could not refresh the lists of packages" >&2
 # shellcheck disable=SC2086 # one package a word
-apt-get install -y -qq --no-install-recommends $missing >/dev/null
-rm -f /usr/sbin/policy-rc.d
+if ! apt-get install -y -qq --no-install-recommends $missing >/dev/null; then
+	echo "could not install:$missing" >&2
+fi
