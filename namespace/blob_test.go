@@ -193,7 +193,7 @@ func TestBlobWhereTheStoreFails(t *testing.T) {
 		wantBlob(t, getBlob(t, n, "app", dgst), namespace.Miss, content)
 		// The link is in memory, although its record could not be written.
 		wantBlob(t, getBlob(t, n, "app", dgst), namespace.Hit, content)
-		if m.log.count("cannot record what a repository possesses") != 1 {
+		if m.log.count("cannot store records") != 1 {
 			t.Error("the log does not tell of the link")
 		}
 		m.store.FailOpen(errors.New("input/output error"))

@@ -36,6 +36,8 @@ type Cache struct {
 	spools  *spool.Dir
 	catalog *storage.Catalog
 	flights *storage.Flights
+	content *storage.Health
+	records *storage.Health
 	log     *slog.Logger
 
 	lookups   singleflight.Group // of manifests, lists and proofs under way
@@ -73,9 +75,19 @@ type announcement struct {
 	storage.Tag
 }
 
-// NewCache returns a Cache over a store and its catalog. Flights must be made
-// over the same store and spools.
-func NewCache(store storage.Store, spools *spool.Dir, catalog *storage.Catalog, flights *storage.Flights, log *slog.Logger) (*Cache, error) {
+// CacheOptions are what a Cache is made of.
+type CacheOptions struct {
+	Store   storage.Store
+	Spools  *spool.Dir
+	Catalog *storage.Catalog
+	Flights *storage.Flights // over the same store and spools
+	Content *storage.Health  // of the store; may be nil
+	Records *storage.Health  // of the catalog's records; may be nil
+	Logger  *slog.Logger
+}
+
+// NewCache returns a Cache.
+func NewCache(o CacheOptions) (*Cache, error) {
 	refusals, err := lru.New[question, refusal](remembered)
 	if err != nil {
 		return nil, err
@@ -85,7 +97,8 @@ func NewCache(store storage.Store, spools *spool.Dir, catalog *storage.Catalog, 
 		return nil, err
 	}
 	return &Cache{
-		store: store, spools: spools, catalog: catalog, flights: flights, log: log,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, flights: o.Flights,
+		content: o.Content, records: o.Records, log: o.Logger,
 		refusals: refusals, announced: announced,
 	}, nil
 }
@@ -165,13 +178,12 @@ func (c *Cache) put(ctx context.Context, dgst digest.Digest, body []byte) error 
 // manifest is served all the same.
 func (c *Cache) keep(ctx context.Context, repo storage.Repository, m *upstream.Manifest) bool {
 	desc := m.Descriptor
-	err := c.put(ctx, desc.Digest, m.Body)
-	if err == nil {
-		err = c.catalog.PutLink(ctx, repo, desc)
+	if err := c.put(ctx, desc.Digest, m.Body); err != nil {
+		c.content.Failed(err, "repository", repo.String(), "digest", desc.Digest)
+		return false
 	}
-	if err != nil {
-		c.log.Warn("cannot store a manifest; it is served from upstream until the store is mended",
-			"repository", repo.String(), "digest", desc.Digest, "error", err)
+	c.content.Succeeded()
+	if !c.putLink(ctx, repo, desc) {
 		return false
 	}
 	c.arrived(ctx, repo, desc.Digest)
@@ -194,17 +206,22 @@ func (c *Cache) arrived(ctx context.Context, repo storage.Repository, dgst diges
 }
 
 func (c *Cache) putTag(ctx context.Context, repo storage.Repository, tag string, value storage.Tag) {
-	if err := c.catalog.PutTag(ctx, repo, tag, value); err != nil {
-		c.log.Warn("cannot record a tag; after a restart its upstream is asked again",
-			"repository", repo.String(), "tag", tag, "error", err)
-	}
+	c.recorded(c.catalog.PutTag(ctx, repo, tag, value), repo, "tag", tag)
 }
 
-func (c *Cache) putLink(ctx context.Context, repo storage.Repository, desc ocispec.Descriptor) {
-	if err := c.catalog.PutLink(ctx, repo, desc); err != nil {
-		c.log.Warn("cannot record what a repository possesses; after a restart its upstream is asked to confirm it",
-			"repository", repo.String(), "digest", desc.Digest, "error", err)
+func (c *Cache) putLink(ctx context.Context, repo storage.Repository, desc ocispec.Descriptor) bool {
+	return c.recorded(c.catalog.PutLink(ctx, repo, desc), repo, "digest", desc.Digest)
+}
+
+// recorded notes how writing a record ended. One that could not be written costs
+// an upstream request after a restart, and nothing before.
+func (c *Cache) recorded(err error, repo storage.Repository, attrs ...any) bool {
+	if err != nil {
+		c.records.Failed(err, append(attrs, "repository", repo.String())...)
+		return false
 	}
+	c.records.Succeeded()
+	return true
 }
 
 // bytesContent is a content in memory.

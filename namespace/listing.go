@@ -153,9 +153,7 @@ func (n *Namespace) keepListing(ctx context.Context, id storage.Repository, kind
 	if err == nil {
 		err = n.cache.catalog.PutDocument(ctx, id, kind, name, storage.Document{Body: body, Checked: time.Now()})
 	}
-	if err != nil {
-		n.log.Warn("cannot keep an upstream's list for when that fails", "repository", id.String(), "list", kind, "error", err)
-	}
+	n.cache.recorded(err, id, "list", kind)
 }
 
 // keptListing returns the answer that was kept, where failure is one that the

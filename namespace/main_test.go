@@ -64,11 +64,15 @@ func newMirror(t *testing.T, pool int, metrics *namespace.Metrics) *mirror {
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
 	m.catalog = storage.NewCatalog(m.store.Records(), storage.CatalogOptions{Logger: logger})
 	m.pool = namespace.NewPool(pool, metrics, logger)
+	content := storage.NewHealth(logger, "content")
 	m.flights = storage.NewFlights(storage.FlightsOptions{
 		Store: m.store, Spools: m.store.Spools(), MaxFetches: 8,
-		Idle: namespace.CompleteOrAbandon(m.pool), Logger: logger,
+		Idle: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})
-	cache, err := namespace.NewCache(m.store, m.store.Spools(), m.catalog, m.flights, logger)
+	cache, err := namespace.NewCache(namespace.CacheOptions{
+		Store: m.store, Spools: m.store.Spools(), Catalog: m.catalog, Flights: m.flights,
+		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,8 +25,10 @@ func newTable(t testing.TB, specs ...namespace.Spec) *namespace.Table {
 func newCache(t testing.TB) *namespace.Cache {
 	t.Helper()
 	store := storagetest.NewMemory(t)
-	cache, err := namespace.NewCache(store, store.Spools(), storage.NewCatalog(store.Records(), storage.CatalogOptions{}), nil,
-		slog.New(slog.NewTextHandler(io.Discard, nil)))
+	cache, err := namespace.NewCache(namespace.CacheOptions{
+		Store: store, Spools: store.Spools(), Catalog: storage.NewCatalog(store.Records(), storage.CatalogOptions{}),
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -278,3 +278,23 @@ func TestOfflineNotCached(t *testing.T) {
 		wantRequests(t, r)
 	})
 }
+
+// A store that takes nothing is told once, however many manifests are pulled.
+func TestManifestsWhereTheStoreFails(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		image := r.AddImage("app", "v1", []byte("a layer"))
+		m.store.FailCommit(errors.New("disk full"))
+		for range 3 {
+			got, err := n.Manifest(t.Context(), "app", "v1")
+			if err != nil || got.Descriptor.Digest != image.Digest || got.Cache != namespace.Passed {
+				t.Fatalf("got %+v, %v", got, err)
+			}
+			got.Content.Close()
+		}
+		if got := m.log.count("cannot store content"); got != 1 {
+			t.Errorf("the log says so %d times, want once", got)
+		}
+	})
+}

@@ -57,7 +57,9 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 		Store: store, Spools: spools, MaxFetches: 8, Idle: namespace.CompleteOrAbandon(pool), Logger: logger,
 	})
 	var err error
-	m.cache, err = namespace.NewCache(store, spools, storage.NewCatalog(records, storage.CatalogOptions{}), m.flights, logger)
+	m.cache, err = namespace.NewCache(namespace.CacheOptions{
+		Store: store, Spools: spools, Catalog: storage.NewCatalog(records, storage.CatalogOptions{}), Flights: m.flights, Logger: logger,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

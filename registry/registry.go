@@ -10,6 +10,7 @@ package registry
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
 )
 
 // Options are what a handler serves from.
@@ -25,7 +27,10 @@ type Options struct {
 	Tables *namespace.Live
 	Cache  *namespace.Cache
 	// Ready reports why the mirror cannot do its work at the moment.
-	Ready    func(context.Context) error
+	Ready func(context.Context) error
+	// Content is the health of the store. A mirror that cannot store serves all
+	// the same, so it is ready, and says so. It may be nil.
+	Content  *storage.Health
 	Metrics  *Metrics
 	Gatherer prometheus.Gatherer // of /metrics
 	Logger   *slog.Logger
@@ -61,6 +66,10 @@ func (h *Handler) health(w http.ResponseWriter, _ *http.Request) {
 func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
 	if err := h.opts.Ready(r.Context()); err != nil {
 		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	if err := h.opts.Content.Err(); err != nil {
+		fmt.Fprintf(w, "ready, but content is served without being stored: %v\n", err)
 		return
 	}
 	_, _ = w.Write([]byte("ready\n"))

@@ -112,7 +112,7 @@ func (f *Flight) run() {
 	err := f.download()
 	var store storeError
 	if errors.As(err, &store) {
-		f.flights.trouble(f.digest, store.error)
+		f.flights.opts.Health.Failed(store.error, "digest", f.digest)
 	}
 	f.err = err
 	f.flights.remove(f)
@@ -249,10 +249,10 @@ func (f *Flight) commit(s *spool.Spool) {
 		f.src.Verified(Info{Digest: f.digest, Size: s.Size()})
 	}
 	if err := f.flights.opts.Store.Commit(f.ctx, f.digest, s); err != nil {
-		f.flights.trouble(f.digest, err)
+		f.flights.opts.Health.Failed(err, "digest", f.digest)
 		return
 	}
-	f.flights.recovered()
+	f.flights.opts.Health.Succeeded()
 }
 
 // attended reports whether somebody wants the flight. Where nobody does it

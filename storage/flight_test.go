@@ -156,6 +156,7 @@ func newSetup(t *testing.T, change func(*storage.FlightsOptions)) *setup {
 		Store: memory, Spools: spool.NewDir(t.TempDir(), 0), MaxFetches: 8,
 		Logger: slog.New(slog.NewTextHandler(log, nil)),
 	}
+	opts.Health = storage.NewHealth(opts.Logger, "content")
 	if change != nil {
 		change(&opts)
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/semaphore"
@@ -56,6 +55,7 @@ type FlightsOptions struct {
 	// ([Flight.Complete], now or later) or given up ([Flight.Abandon]); until
 	// it has decided, the flight pauses.
 	Idle    func(*Flight)
+	Health  *Health // of the store; may be nil
 	Metrics *Metrics
 	Logger  *slog.Logger
 }
@@ -67,7 +67,6 @@ type Flights struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
-	faulty atomic.Bool // the store refuses content, and the log has said so
 
 	mu      sync.Mutex
 	flights map[digest.Digest]*Flight
@@ -144,19 +143,5 @@ func (fs *Flights) remove(f *Flight) {
 	defer fs.mu.Unlock()
 	if fs.flights[f.digest] == f {
 		delete(fs.flights, f.digest)
-	}
-}
-
-// trouble logs that the store refuses content, once until it recovers.
-func (fs *Flights) trouble(dgst digest.Digest, err error) {
-	if !fs.faulty.Swap(true) {
-		fs.opts.Logger.Error("cannot store content; clients are served straight from upstream until this is mended",
-			"digest", dgst, "error", err)
-	}
-}
-
-func (fs *Flights) recovered() {
-	if fs.faulty.Swap(false) {
-		fs.opts.Logger.Info("content can be stored again")
 	}
 }

@@ -72,8 +72,12 @@ func TestFullDisk(t *testing.T) {
 	if w.log.count("cannot store content", "no space left on device", "free space on its filesystem") != 1 {
 		t.Error("the log does not say why content cannot be stored, and what to do")
 	}
-	// Serving goes on, so the mirror is ready.
-	expect(t, "ready", w.get(t, "/readyz"), http.StatusOK, "")
+	// Serving goes on, so the mirror is ready, and says what is wrong.
+	a := w.get(t, "/readyz")
+	expect(t, "ready", a, http.StatusOK, "")
+	if !strings.Contains(string(a.Body), "content is served without being stored") {
+		t.Errorf("/readyz says %q", a.Body)
+	}
 
 	expectContent(t, "what fits", w.get(t, blobPath("mirror/org/app", small)), small, statusStored)
 	w.logs(t, "content can be stored again")

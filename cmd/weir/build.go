@@ -37,6 +37,7 @@ type mirror struct {
 	store    *disk.Store
 	pool     *namespace.Pool
 	flights  *storage.Flights
+	content  *storage.Health
 	cache    *namespace.Cache
 	redis    redis.UniversalClient // nil without [cache.redis]
 	tokens   *tokencache.Cache
@@ -61,6 +62,7 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 		Tables:   &m.tables,
 		Cache:    m.cache,
 		Ready:    m.store.Writable,
+		Content:  m.content,
 		Metrics:  registry.NewMetrics(m.gatherer),
 		Gatherer: m.gatherer,
 		Logger:   log,
@@ -99,15 +101,21 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 	hot := storage.NewHot(store, hotBytes, hotObject)
 	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
 	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, namespace.NewMetrics(m.gatherer), m.log)
+	m.content = storage.NewHealth(m.log, "content")
 	m.flights = storage.NewFlights(storage.FlightsOptions{
 		Store:      hot,
 		Spools:     store.Spools(),
 		MaxFetches: cfg.Global.MaxConcurrentFetches,
 		Idle:       namespace.CompleteOrAbandon(m.pool),
+		Health:     m.content,
 		Metrics:    storage.NewMetrics(m.gatherer),
 		Logger:     m.log,
 	})
-	m.cache, err = namespace.NewCache(hot, store.Spools(), catalog, m.flights, m.log)
+	m.cache, err = namespace.NewCache(namespace.CacheOptions{
+		Store: hot, Spools: store.Spools(), Catalog: catalog, Flights: m.flights,
+		Content: m.content, Records: storage.NewHealth(m.log, "records of tags and possession"),
+		Logger: m.log,
+	})
 	return err
 }
 
