@@ -7,6 +7,8 @@ missing=""
 need() { # program, Debian package
 	command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"
 }
+need gcc "gcc libc6-dev" # for the race detector
+need git git
 need redis-server redis-server
 need skopeo skopeo
 need dockerd docker.io
