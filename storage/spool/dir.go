@@ -14,6 +14,21 @@ import (
 // than the operator asked to keep, or that there is none left.
 var ErrNoSpace = errors.New("spool: not enough free space")
 
+// Quota bounds what spools take together with what has been stored. Its methods
+// may be called concurrently.
+type Quota interface {
+	// Reserve sets n bytes aside. It may wait until something else has been
+	// removed, and returns an error that matches ErrNoSpace where that is not
+	// enough.
+	Reserve(n int64) error
+	// Release gives back what was reserved.
+	Release(n int64)
+	// MakeRoom removes at least n bytes from the filesystem and waits until
+	// they are gone. It reports false, having removed nothing, where there is
+	// not that much to remove.
+	MakeRoom(n int64) bool
+}
+
 // Dir makes spools in one directory. It counts what its spools have announced
 // but not yet written, so that downloads that start together cannot promise
 // the same free space twice.
@@ -21,6 +36,7 @@ type Dir struct {
 	path    string
 	minFree int64
 	free    func(path string) (int64, error)
+	quota   Quota
 
 	mu      sync.Mutex
 	pending int64 // bytes announced and not yet written
@@ -31,48 +47,81 @@ type Dir struct {
 // bytes that it never fills that filesystem beyond; zero or less means no
 // such limit.
 func NewDir(path string, minFree int64) *Dir {
-	return &Dir{path: path, minFree: minFree, free: freeBytes}
+	return &Dir{path: path, minFree: minFree, free: freeBytes, quota: unlimited{}}
+}
+
+// SetQuota makes every spool that is created from now on take part in a quota,
+// with all its bytes, written or not, until its file is closed or handed over.
+// It is called before the first Create.
+func (d *Dir) SetQuota(q Quota) { d.quota = q }
+
+// Free returns how many bytes the filesystem has free that are not promised to
+// spools.
+func (d *Dir) Free() (int64, error) {
+	free, err := d.free(d.path)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return free - d.pending, err
 }
 
 // Create makes an empty spool for size bytes, or for an unknown number of them
 // when size is -1. It returns ErrNoSpace, or the error of the filesystem.
 func (d *Dir) Create(size int64) (*Spool, error) {
 	reserved := max(size, 0)
-	if err := d.reserve(reserved); err != nil {
+	if err := d.setAside(reserved, reserved); err != nil {
 		return nil, err
 	}
 	file, err := os.CreateTemp(d.path, "spool-")
 	if err != nil {
 		d.release(reserved)
+		d.quota.Release(reserved)
 		return nil, fmt.Errorf("spool: cannot create a temporary file: %w", err)
 	}
 	return &Spool{
 		dir:      d,
 		file:     file,
 		size:     size,
+		allotted: reserved,
 		reserved: reserved,
 		advanced: make(chan struct{}),
 		refs:     1,
 	}, nil
 }
 
-// reserve sets n bytes aside. Reserving nothing still asks whether there is
-// any room, so that a full disk is noticed before an upstream is asked.
-func (d *Dir) reserve(n int64) error {
+// setAside takes allot bytes from the quota and promises n bytes of the
+// filesystem, or neither.
+func (d *Dir) setAside(allot, n int64) error {
+	if err := d.quota.Reserve(allot); err != nil {
+		return err
+	}
+	short, err := d.promise(n)
+	if short > 0 && d.quota.MakeRoom(short) {
+		_, err = d.promise(n)
+	}
+	if err != nil {
+		d.quota.Release(allot)
+	}
+	return err
+}
+
+// promise counts n bytes as pending, or returns how many are short. Promising
+// nothing still asks whether there is any room, so that a full disk is noticed
+// before an upstream is asked.
+func (d *Dir) promise(n int64) (short int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.minFree > 0 {
 		free, err := d.free(d.path)
 		if err != nil {
-			return fmt.Errorf("spool: cannot read the free space below %s: %w", d.path, err)
+			return 0, fmt.Errorf("spool: cannot read the free space below %s: %w", d.path, err)
 		}
-		if left := free - d.pending - n; left < d.minFree {
-			return fmt.Errorf("%w below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free (blob_store.fs.min_free)",
+		if short := d.minFree - (free - d.pending - n); short > 0 {
+			return short, fmt.Errorf("%w below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free (blob_store.fs.min_free)",
 				ErrNoSpace, d.path, iec(free), iec(d.pending), iec(n), iec(d.minFree))
 		}
 	}
 	d.pending += n
-	return nil
+	return 0, nil
 }
 
 func (d *Dir) release(n int64) {
@@ -90,3 +139,10 @@ func freeBytes(path string) (int64, error) {
 	}
 	return int64(st.Bavail) * st.Bsize, nil
 }
+
+// unlimited is the quota of those who set none.
+type unlimited struct{}
+
+func (unlimited) Reserve(int64) error { return nil }
+func (unlimited) Release(int64)       {}
+func (unlimited) MakeRoom(int64) bool { return false }

@@ -43,10 +43,13 @@ type Spool struct {
 	dir  *Dir
 	file *os.File
 
+	growing sync.Mutex // held while more space is asked for, which can take long
+
 	mu       sync.Mutex
 	size     int64    // announced or, once complete, actual; -1: unknown
 	written  int64    // the watermark: bytes present from the start without a gap
 	ahead    []extent // what was written beyond the watermark, sorted and disjoint
+	allotted int64    // taken from dir's quota for the file, written or not
 	reserved int64    // promised by dir and not yet written
 	read     int64    // the furthest offset that a reader has been given
 	complete bool
@@ -55,6 +58,7 @@ type Spool struct {
 	err      error
 	advanced chan struct{} // closed and replaced when any of the above changes
 	refs     int           // the owner's and each reader's; the last one closes the file
+	closed   func()        // called after that, when set
 }
 
 type extent struct{ from, to int64 }
@@ -62,16 +66,34 @@ type extent struct{ from, to int64 }
 // Announce tells how many bytes will come, and sets space aside for them. It
 // returns ErrNoSpace when there is not enough.
 func (s *Spool) Announce(size int64) error {
+	if err := s.grow(size); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if more := size - s.written - s.reserved; more > 0 {
-		if err := s.dir.reserve(more); err != nil {
-			return err
-		}
-		s.reserved += more
-	}
 	s.size = size
 	s.broadcast()
+	return nil
+}
+
+// grow sets space aside for a file of size bytes. It holds up nobody who
+// follows the spool.
+func (s *Spool) grow(size int64) error {
+	s.growing.Lock()
+	defer s.growing.Unlock()
+	s.mu.Lock()
+	allot, more := max(0, size-s.allotted), max(0, size-s.written-s.reserved)
+	s.mu.Unlock()
+	if allot == 0 && more == 0 {
+		return nil
+	}
+	if err := s.dir.setAside(allot, more); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.allotted += allot
+	s.reserved += more
+	s.mu.Unlock()
 	return nil
 }
 
@@ -110,21 +132,19 @@ func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 // space where none was announced.
 func (s *Spool) admit(end, n int64) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.size >= 0 {
-		if end > s.size {
-			return fmt.Errorf("%w: byte %d of %d", ErrSize, end, s.size)
-		}
+	size, reserved, written := s.size, s.reserved, s.written
+	s.mu.Unlock()
+	switch {
+	case size >= 0 && end > size:
+		return fmt.Errorf("%w: byte %d of %d", ErrSize, end, size)
+	case size >= 0 || reserved >= n:
 		return nil
 	}
-	if s.reserved < n {
-		step := max(reserveStep, n)
-		if err := s.dir.reserve(step); err != nil {
-			return err
-		}
-		s.reserved += step
+	err := s.grow(max(end, written+reserved+max(reserveStep, n)))
+	if errors.Is(err, ErrNoSpace) {
+		err = s.grow(max(end, written+n)) // there may be room for the rest
 	}
-	return nil
+	return err
 }
 
 // advance merges what was written and reports whether the watermark moved.
@@ -146,6 +166,7 @@ func (s *Spool) advance(e extent) bool {
 // Complete declares the content verified and releases the withheld tail. It
 // returns ErrSize when bytes are missing.
 func (s *Spool) Complete() error {
+	defer s.shrink()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.ahead) > 0 || s.size >= 0 && s.written != s.size {
@@ -159,6 +180,7 @@ func (s *Spool) Complete() error {
 
 // Fail ends the spool: readers get the bytes that they may see, then err.
 func (s *Spool) Fail(err error) {
+	defer s.shrink()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == nil && !s.complete {
@@ -172,6 +194,7 @@ func (s *Spool) Fail(err error) {
 // part included, then err. Who continues from there elsewhere must verify the
 // whole before passing its end on.
 func (s *Spool) Break(err error) {
+	defer s.shrink()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err == nil && !s.complete {
@@ -179,6 +202,25 @@ func (s *Spool) Break(err error) {
 		s.broken = true
 		s.broadcast()
 	}
+}
+
+// shrink gives back the space of what will not be written any more, if the
+// spool has come to its end.
+func (s *Spool) shrink() {
+	s.mu.Lock()
+	var surplus, reserved int64
+	if s.complete || s.err != nil {
+		length := s.written
+		if n := len(s.ahead); n > 0 {
+			length = s.ahead[n-1].to
+		}
+		surplus, reserved = max(0, s.allotted-length), s.reserved
+		s.allotted -= surplus
+		s.reserved = 0
+	}
+	s.mu.Unlock()
+	s.dir.release(reserved)
+	s.dir.quota.Release(surplus)
 }
 
 // Reset empties a spool so that its content can be written anew. It reports
@@ -244,14 +286,25 @@ func (s *Spool) Rename(path string) error {
 	return nil
 }
 
+// HandOver makes what the file takes of the quota the caller's to give back, and
+// returns how many bytes that are. A store that has made the file its own calls
+// it. Closed is called when neither the spool nor a reader has the file open any
+// more.
+func (s *Spool) HandOver(closed func()) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	allotted := s.allotted
+	s.allotted = 0
+	s.closed = closed
+	return allotted
+}
+
 // Close is called once by the spool's owner. A spool that is neither complete
 // nor failed fails with ErrClosed; a file that was not renamed is removed.
 // Readers that are open read on.
 func (s *Spool) Close() error {
 	s.Fail(ErrClosed)
 	s.mu.Lock()
-	s.dir.release(s.reserved)
-	s.reserved = 0
 	renamed := s.renamed
 	s.mu.Unlock()
 	var err error
@@ -282,10 +335,15 @@ func (s *Spool) broadcast() {
 func (s *Spool) unref() error {
 	s.mu.Lock()
 	s.refs--
-	last := s.refs == 0
+	last, allotted, closed := s.refs == 0, s.allotted, s.closed
 	s.mu.Unlock()
-	if last {
-		return s.file.Close()
+	if !last {
+		return nil
 	}
-	return nil
+	err := s.file.Close()
+	s.dir.quota.Release(allotted)
+	if closed != nil {
+		closed()
+	}
+	return err
 }

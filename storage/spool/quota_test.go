@@ -1,0 +1,186 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+)
+
+// purse is a quota that counts.
+type purse struct {
+	limit, taken int64
+	room         int64 // what MakeRoom can remove
+	made         func(n int64)
+}
+
+func (p *purse) Reserve(n int64) error {
+	if p.taken+n > p.limit {
+		return fmt.Errorf("%w: the purse is empty", ErrNoSpace)
+	}
+	p.taken += n
+	return nil
+}
+
+func (p *purse) Release(n int64) { p.taken -= n }
+
+func (p *purse) MakeRoom(n int64) bool {
+	if n > p.room {
+		return false
+	}
+	p.room -= n
+	p.made(n)
+	return true
+}
+
+func (p *purse) expect(t *testing.T, what string, taken int64) {
+	t.Helper()
+	if p.taken != taken {
+		t.Errorf("%s: %d taken, want %d", what, p.taken, taken)
+	}
+}
+
+func withQuota(t *testing.T, limit int64) (*Dir, *purse) {
+	dir, quota := NewDir(t.TempDir(), 0), &purse{limit: limit}
+	dir.SetQuota(quota)
+	return dir, quota
+}
+
+// What a spool takes of the quota it keeps until its file is closed, written or
+// not.
+func TestQuota(t *testing.T) {
+	dir, quota := withQuota(t, 1000)
+	s, err := dir.Create(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Announce(1001); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("more than the quota: %v, want ErrNoSpace", err)
+	}
+	quota.expect(t, "refused", 0)
+	for range 2 { // a download that is resumed announces again
+		if err := s.Announce(600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	quota.expect(t, "announced", 600)
+	write(t, s, pattern(600))
+	quota.expect(t, "written", 600)
+	if _, err := dir.Create(401); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("a second spool: %v, want ErrNoSpace", err)
+	}
+	if err := s.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	r := reader(t, t.Context(), s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	quota.expect(t, "closed, with a reader left", 600)
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	quota.expect(t, "at the end", 0)
+}
+
+func TestQuotaOfUnknownSize(t *testing.T) {
+	dir, quota := withQuota(t, 2*reserveStep)
+	s, err := dir.Create(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, pattern(1000))
+	quota.expect(t, "one step", reserveStep)
+	if !s.Reset() {
+		t.Fatal("cannot reset")
+	}
+	write(t, s, pattern(1000))
+	quota.expect(t, "after a reset", reserveStep)
+	if err := s.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	quota.expect(t, "complete", 1000)
+	s.Close()
+	quota.expect(t, "closed", 0)
+
+	// Where a whole step does not fit, what is needed may.
+	quota.limit = 1500
+	s, err = dir.Create(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, pattern(1000))
+	if _, err := s.Write(pattern(1000)); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("2000 of 1500: %v, want ErrNoSpace", err)
+	}
+	s.Break(ErrNoSpace)
+	quota.expect(t, "broken", 1000)
+	s.Close()
+	quota.expect(t, "closed", 0)
+}
+
+func TestFailedSpoolKeepsNoPromises(t *testing.T) {
+	dir, quota := withQuota(t, 1000)
+	s, err := dir.Create(1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, pattern(100))
+	s.Fail(io.ErrUnexpectedEOF)
+	quota.expect(t, "failed", 100)
+	if dir.pending != 0 {
+		t.Errorf("%d pending", dir.pending)
+	}
+	s.Close()
+	quota.expect(t, "closed", 0)
+}
+
+func TestHandOver(t *testing.T) {
+	dir, quota := withQuota(t, 1000)
+	s, err := dir.Create(1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, s, pattern(1000))
+	if err := s.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	closed := 0
+	if n := s.HandOver(func() { closed++ }); n != 1000 {
+		t.Errorf("handed over %d bytes, want 1000", n)
+	}
+	r := reader(t, t.Context(), s)
+	s.Close()
+	if closed != 0 {
+		t.Error("closed, while a reader is left")
+	}
+	r.Close()
+	if closed != 1 {
+		t.Errorf("told %d times that it is closed", closed)
+	}
+	quota.expect(t, "the taker's to give back", 1000)
+}
+
+// Where the filesystem is short of space, the quota is asked to remove what can
+// be had again.
+func TestMakeRoom(t *testing.T) {
+	dir, quota := withQuota(t, 1<<40)
+	free := int64(1000)
+	dir.minFree, dir.free = 400, func(string) (int64, error) { return free, nil }
+	quota.room, quota.made = 250, func(n int64) { free += n }
+	s, err := dir.Create(800)
+	if err != nil {
+		t.Errorf("200 short of 250: %v", err)
+	}
+	if quota.room != 50 {
+		t.Errorf("%d bytes of room are left, want 50: no more than needed goes", quota.room)
+	}
+	if _, err := dir.Create(100); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("100 short of 50: %v, want ErrNoSpace", err)
+	}
+	quota.expect(t, "refused", 800)
+	if n, err := dir.Free(); n != 400 || err != nil {
+		t.Errorf("Free = %d, %v, want 400: what is promised is not free", n, err)
+	}
+	s.Close()
+}
