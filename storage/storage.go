@@ -1,10 +1,12 @@
 // Package storage keeps verified bytes by digest and small records by key.
 //
-// Three things build on each other:
+// These things build on each other:
 //
 //   - A [Store] holds content by digest, a [Records] holds small documents by
 //     key. Drivers (package disk) implement both;
 //     package storagetest holds them to one behaviour.
+//   - [Hot] and [Limit] decorate a Store: the one keeps small content in
+//     memory, the other evicts what is used least recently.
 //   - [Catalog] gives the records their types: which descriptor a tag had and
 //     when that was last checked, and which digests a repository possesses.
 //   - [Flights] runs at most one download per digest into a growing
@@ -41,15 +43,15 @@ type Info struct {
 type Object struct {
 	Info
 	// Content reads the whole content from its start. On disk it is an
-	// *os.File, so that the kernel can send it without a copy; in memory a
-	// reader over bytes. The caller closes it.
+	// *os.File or embeds one, so that the kernel can send it without a copy;
+	// in memory it is a reader over bytes. The caller closes it.
 	Content io.ReadSeekCloser
 }
 
 // Entry is one content of a store as [Store.All] lists it.
 type Entry struct {
 	Info
-	Stored time.Time // when it was committed
+	Used time.Time // when it was committed or, if the store has been told, last used
 }
 
 // Store holds immutable content by digest. All methods may be called

@@ -41,7 +41,7 @@ func TestConformance(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			storagetest.Run(t, func(t *testing.T) storagetest.Driver {
 				s := open(t, filepath.Join(t.TempDir(), "not", "there", "yet"), disk.Options{Sync: sync})
-				return storagetest.Driver{Store: s, Records: s.Records(), Spools: s.Spools()}
+				return storagetest.Driver{Store: s, Records: s.Records(), Spools: s.Spools(), Touch: s.Touch}
 			})
 		})
 	}

@@ -133,5 +133,5 @@ func (s *shard) entry(file fs.DirEntry) (storage.Entry, bool) {
 	if err != nil || !info.Mode().IsRegular() {
 		return storage.Entry{}, false
 	}
-	return storage.Entry{Info: storage.Info{Digest: dgst, Size: info.Size()}, Stored: info.ModTime()}, true
+	return storage.Entry{Info: storage.Info{Digest: dgst, Size: info.Size()}, Used: info.ModTime()}, true
 }

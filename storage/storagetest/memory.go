@@ -34,7 +34,7 @@ type Memory struct {
 
 type stored struct {
 	content []byte
-	at      time.Time
+	used    time.Time
 }
 
 var _ storage.Store = (*Memory)(nil)
@@ -48,7 +48,7 @@ func NewMemory(t testing.TB) *Memory {
 
 // Driver returns the store with its records and spools.
 func (m *Memory) Driver() Driver {
-	return Driver{Store: m, Records: m.Records(), Spools: m.spools}
+	return Driver{Store: m, Records: m.Records(), Spools: m.spools, Touch: m.Touch}
 }
 
 // Records returns the records of the store.
@@ -59,6 +59,9 @@ func (m *Memory) Spools() *spool.Dir { return m.spools }
 
 // FailOpen makes every Open return err from now on; nil ends that.
 func (m *Memory) FailOpen(err error) { m.fail("Open", err) }
+
+// FailDelete makes every Delete return err from now on; nil ends that.
+func (m *Memory) FailDelete(err error) { m.fail("Delete", err) }
 
 // FailCommit makes every Commit return err from now on; nil ends that.
 func (m *Memory) FailCommit(err error) { m.fail("Commit", err) }
@@ -123,7 +126,7 @@ func (m *Memory) Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.contents[dgst]; !ok {
-		m.contents[dgst] = stored{content: content, at: time.Now()}
+		m.contents[dgst] = stored{content: content, used: time.Now()}
 	}
 	return nil
 }
@@ -142,6 +145,23 @@ func (m *Memory) Delete(_ context.Context, dgst digest.Digest) error {
 	return nil
 }
 
+// Touch records when a content was last used, for All to tell. It returns
+// storage.ErrNotExist when there is none.
+func (m *Memory) Touch(_ context.Context, dgst digest.Digest, used time.Time) error {
+	if _, err := m.get("Touch", dgst); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s, ok := m.contents[dgst]
+	if !ok {
+		return fmt.Errorf("%w: %s", storage.ErrNotExist, dgst)
+	}
+	s.used = used
+	m.contents[dgst] = s
+	return nil
+}
+
 // All implements [storage.Store].
 func (m *Memory) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
@@ -155,7 +175,7 @@ func (m *Memory) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 				return
 			}
 			info := storage.Info{Digest: dgst, Size: int64(len(s.content))}
-			if !yield(storage.Entry{Info: info, Stored: s.at}, nil) {
+			if !yield(storage.Entry{Info: info, Used: s.used}, nil) {
 				return
 			}
 		}

@@ -7,9 +7,11 @@
 package storagetest
 
 import (
+	"context"
 	"errors"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -22,6 +24,8 @@ type Driver struct {
 	Store   storage.Store
 	Records storage.Records
 	Spools  *spool.Dir // whose spools the Store can commit
+	// Touch records when a content was last used, for All to tell.
+	Touch func(context.Context, digest.Digest, time.Time) error
 }
 
 // Run runs the conformance suite. It calls open for each test, which returns an

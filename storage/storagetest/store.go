@@ -29,6 +29,7 @@ var storeTests = map[string]func(*testing.T, Driver){
 	"AllBreaksEarly":       testAllBreaksEarly,
 	"AllEndsWithContext":   testAllEndsWithContext,
 	"AllWhileThingsChange": testAllWhileThingsChange,
+	"Touch":                testTouch,
 }
 
 func testCommitThenRead(t *testing.T, d Driver) {
@@ -246,8 +247,8 @@ func testAll(t *testing.T, d Driver) {
 		if !ok || entry.Size != size {
 			t.Errorf("All lists %+v, want %s with %d bytes", entry, dgst, size)
 		}
-		if age := time.Since(entry.Stored); age < -time.Minute || age > time.Minute {
-			t.Errorf("%s was stored %v ago, want just now", dgst, age)
+		if age := time.Since(entry.Used); age < -time.Minute || age > time.Minute {
+			t.Errorf("%s was used %v ago, want just now", dgst, age)
 		}
 	}
 	if len(entries) != len(want) {
