@@ -1,11 +1,20 @@
 package storage
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
 
-// Metrics are those of the downloads. A nil *Metrics counts nothing.
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are those of the downloads and of what is evicted. A nil *Metrics
+// counts nothing.
 type Metrics struct {
 	flights, readers prometheus.Gauge
+	evictedBytes     *prometheus.CounterVec
+	evictedAge       prometheus.Histogram
 }
+
+const day = 24 * 60 * 60 // seconds
 
 // NewMetrics registers the package's metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
@@ -16,8 +25,22 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		readers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_flight_readers", Help: "Clients that are reading a content while it is being downloaded.",
 		}),
+		evictedBytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_store_evicted_bytes_total",
+			Help: "Bytes of content that were evicted, by the reason: size (max_size), free (min_free) or unused (max_unused).",
+		}, []string{"reason"}),
+		evictedAge: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "weir_store_evicted_age_seconds",
+			Help: "How long evicted content had not been used.",
+			Buckets: []float64{
+				60, 600, 3600, 6 * 3600, day, 3 * day, 7 * day, 14 * day, 30 * day, 60 * day, 90 * day,
+			},
+		}),
 	}
-	r.MustRegister(m.flights, m.readers)
+	for _, why := range []reason{forSize, forFree, forUnused} {
+		m.evictedBytes.WithLabelValues(string(why)) // so that it is there from the start
+	}
+	r.MustRegister(m.flights, m.readers, m.evictedBytes, m.evictedAge)
 	return m
 }
 
@@ -42,5 +65,12 @@ func (m *Metrics) readerOpened() {
 func (m *Metrics) readerClosed() {
 	if m != nil {
 		m.readers.Dec()
+	}
+}
+
+func (m *Metrics) evicted(why reason, bytes int64, unused time.Duration) {
+	if m != nil {
+		m.evictedBytes.WithLabelValues(string(why)).Add(float64(bytes))
+		m.evictedAge.Observe(unused.Seconds())
 	}
 }

@@ -1,0 +1,68 @@
+package storage
+
+import (
+	"io"
+	"os"
+	"sync/atomic"
+)
+
+// pin keeps an open content from being evicted.
+type pin struct {
+	limit    *Limit
+	slot     slot
+	released atomic.Bool
+}
+
+func (p *pin) release() {
+	if !p.released.Swap(true) {
+		p.limit.unpin(p.slot)
+	}
+}
+
+// pinnedFile is still a file to those who look for one: net.TCPConn's ReadFrom
+// takes it for the kernel to send, because it has the file's SyscallConn.
+type pinnedFile struct {
+	*os.File
+	pin pin
+}
+
+// Close closes the file, and lets it be evicted.
+func (f *pinnedFile) Close() error {
+	defer f.pin.release()
+	return f.File.Close()
+}
+
+// pinnedContent is any other content.
+type pinnedContent struct {
+	io.ReadSeekCloser
+	pin pin
+}
+
+// Close closes the content, and lets it be evicted.
+func (c *pinnedContent) Close() error {
+	defer c.pin.release()
+	return c.ReadSeekCloser.Close()
+}
+
+// pinned returns an object whose Close gives back the pin that its entry holds.
+// Object and content are one allocation.
+func (l *Limit) pinned(object *Object, s slot) *Object {
+	if file, ok := object.Content.(*os.File); ok {
+		held := new(struct {
+			Object
+			file pinnedFile
+		})
+		held.Info, held.file.File = object.Info, file
+		held.file.pin.limit, held.file.pin.slot = l, s
+		held.Content = &held.file
+		return &held.Object
+	}
+	held := new(struct {
+		Object
+		content pinnedContent
+	})
+	held.Info, held.content.ReadSeekCloser = object.Info, object.Content
+	held.content.pin.limit, held.content.pin.slot = l, s
+	held.Content = &held.content
+	return &held.Object
+}

@@ -1,0 +1,161 @@
+package storage_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"iter"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+// crowd is a store that says it has many contents beside those that it has. It
+// takes a while to list them.
+type crowd struct {
+	*storagetest.Memory
+	n       int // contents of one byte each, the lower its number the older
+	listing time.Duration
+
+	mu      sync.Mutex
+	broken  error // of All
+	deleted []int
+}
+
+func (c *crowd) digest(i int) digest.Digest {
+	var text [32]byte
+	binary.BigEndian.PutUint64(text[:], uint64(i))
+	return digest.NewDigestFromBytes(digest.SHA256, text[:])
+}
+
+func (c *crowd) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
+	return func(yield func(storage.Entry, error) bool) {
+		c.mu.Lock()
+		broken := c.broken
+		c.mu.Unlock()
+		if broken != nil {
+			yield(storage.Entry{}, broken)
+			return
+		}
+		start := time.Now().Add(-30 * 24 * time.Hour)
+		for i := range c.n {
+			if i%(c.n/10) == 0 {
+				time.Sleep(c.listing / 10)
+			}
+			j := (i + c.n/3) % c.n // in no particular order
+			e := storage.Entry{Info: storage.Info{Digest: c.digest(j), Size: 1}, Used: start.Add(time.Duration(j) * time.Second)}
+			if !yield(e, nil) {
+				return
+			}
+		}
+		c.Memory.All(ctx)(yield)
+	}
+}
+
+func (c *crowd) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
+	if strings.HasPrefix(dgst.Encoded(), "0000") {
+		return storage.Info{Digest: dgst, Size: 1}, nil
+	}
+	return c.Memory.Stat(ctx, dgst)
+}
+
+func (c *crowd) Delete(ctx context.Context, dgst digest.Digest) error {
+	if !strings.HasPrefix(dgst.Encoded(), "0000") {
+		return c.Memory.Delete(ctx, dgst)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, err := strconv.ParseInt(dgst.Encoded()[:16], 16, 64)
+	c.deleted = append(c.deleted, int(n))
+	return err
+}
+
+func TestLimitLoadsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200_000
+		c := &crowd{Memory: storagetest.NewMemory(t), n: n, listing: 10 * time.Second}
+		began := time.Now()
+		l := storage.NewLimit(c, c.Spools(), storage.LimitOptions{MaxBytes: n + 1000})
+		defer func() { must(t, l.Close()) }()
+		// Reading goes on at once, and is use.
+		for i := range 10 {
+			if _, err := l.Stat(t.Context(), c.digest(i)); err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("serving waited %v", took)
+		}
+		// Storing waits for a moment, and is then refused: the cap might be
+		// exceeded.
+		if _, err := c.Spools().Create(1); !errors.Is(err, spool.ErrNoSpace) || !strings.Contains(err.Error(), "index") {
+			t.Errorf("Create while loading: %v, want ErrNoSpace", err)
+		}
+		if took := time.Since(began); took != 2*time.Second {
+			t.Errorf("storing waited %v, want two seconds", took)
+		}
+		if _, err := c.Spools().Create(1); !errors.Is(err, spool.ErrNoSpace) || time.Since(began) != 2*time.Second {
+			t.Errorf("Create after %v: %v, want ErrNoSpace at once", time.Since(began), err)
+		}
+		<-l.Loaded()
+		synctest.Wait()
+		if got := l.Usage(); got.Stored+int64(len(c.deleted)) != n || got.Stored > n+1000-(n+1000)/20 {
+			t.Errorf("%+v after %d deletions", got, len(c.deleted))
+		}
+		for i, deleted := range c.deleted {
+			if deleted != i+10 { // the first ten were used
+				t.Fatalf("deletion %d was of content %d, want the oldest first", i, deleted)
+			}
+		}
+		storagetest.Commit(t, l, c.Spools(), []byte("stored"))
+	})
+}
+
+// A listing that fails is tried again, and until then the cap is kept by
+// refusing.
+func TestLimitCannotLoad(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &crowd{Memory: storagetest.NewMemory(t), n: 10, broken: errors.New("input/output error")}
+		l := storage.NewLimit(c, c.Spools(), storage.LimitOptions{MaxBytes: 100})
+		defer func() { must(t, l.Close()) }()
+		time.Sleep(10 * time.Second)
+		if _, err := c.Spools().Create(1); !errors.Is(err, spool.ErrNoSpace) {
+			t.Errorf("Create: %v, want ErrNoSpace", err)
+		}
+		c.mu.Lock()
+		c.broken = nil
+		c.mu.Unlock()
+		time.Sleep(time.Minute)
+		storagetest.Commit(t, l, c.Spools(), []byte("stored"))
+		if got := l.Usage(); got.Objects != 11 {
+			t.Errorf("%+v, want 11 objects", got)
+		}
+	})
+}
+
+// What another process stores or deletes is noticed.
+func TestLimitSharesItsStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000})
+		gone := l.add(300)
+		l.add(300)
+		must(t, l.memory.Delete(t.Context(), gone))
+		other := storagetest.Commit(t, l.memory, spool.NewDir(t.TempDir(), 0), make([]byte, 250))
+		used := storagetest.Commit(t, l.memory, spool.NewDir(t.TempDir(), 0), make([]byte, 50))
+		l.use(used)
+		l.expectUsage("one was used", storage.Usage{Stored: 650, Objects: 3})
+		time.Sleep(2 * time.Hour)
+		l.expectUsage("after a while", storage.Usage{Stored: 600, Objects: 3})
+		last := l.add(400)
+		l.expectOnly("the one that was used first went", used, other, last)
+	})
+}

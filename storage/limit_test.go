@@ -1,0 +1,341 @@
+package storage_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/spool"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+func TestLimitConformance(t *testing.T) {
+	limited := func(t *testing.T, d storagetest.Driver) storagetest.Driver {
+		l := storage.NewLimit(d.Store, d.Spools, storage.LimitOptions{
+			MaxBytes: 1 << 30, MaxUnused: time.Hour, MinFree: 1, Free: d.Spools.Free, Touch: d.Touch,
+		})
+		t.Cleanup(func() { must(t, l.Close()) })
+		d.Store = l
+		return d
+	}
+	t.Run("memory", func(t *testing.T) {
+		storagetest.Run(t, func(t *testing.T) storagetest.Driver { return limited(t, storagetest.NewMemory(t).Driver()) })
+	})
+	t.Run("disk", func(t *testing.T) {
+		storagetest.Run(t, func(t *testing.T) storagetest.Driver {
+			s := openDisk(t, t.TempDir())
+			return limited(t, storagetest.Driver{
+				Store: storage.NewHot(s, 1<<20, 1<<10), Records: s.Records(), Spools: s.Spools(), Touch: s.Touch,
+			})
+		})
+	})
+}
+
+func openDisk(t testing.TB, root string) *disk.Store {
+	t.Helper()
+	s, err := disk.Open(root, disk.Options{})
+	must(t, err)
+	t.Cleanup(func() { must(t, s.Close()) })
+	return s
+}
+
+// limited is a Limit over a store in memory.
+type limited struct {
+	*storage.Limit
+	t       *testing.T
+	memory  *storagetest.Memory
+	metrics *prometheus.Registry
+	log     bytes.Buffer
+	made    int
+}
+
+// newLimited makes a Limit that has loaded its index. It is for use in a bubble.
+func newLimited(t *testing.T, opts storage.LimitOptions) *limited {
+	l := &limited{t: t, memory: storagetest.NewMemory(t), metrics: prometheus.NewRegistry()}
+	opts.Touch, opts.Metrics = l.memory.Touch, storage.NewMetrics(l.metrics)
+	opts.Logger = slog.New(slog.NewTextHandler(&l.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	l.Limit = storage.NewLimit(l.memory, l.memory.Spools(), opts)
+	t.Cleanup(func() { must(t, l.Close()) })
+	<-l.Loaded()
+	return l
+}
+
+// put stores a content, closes its spool and lets the evictor do its work. A
+// second passes.
+func put(t *testing.T, store storage.Store, spools *spool.Dir, content []byte) digest.Digest {
+	t.Helper()
+	s, err := spools.Create(int64(len(content)))
+	must(t, err)
+	_, err = s.Write(content)
+	must(t, err)
+	must(t, s.Complete())
+	dgst := digest.FromBytes(content)
+	must(t, store.Commit(t.Context(), dgst, s))
+	must(t, s.Close())
+	time.Sleep(time.Second)
+	synctest.Wait()
+	return dgst
+}
+
+func (l *limited) put(content []byte) digest.Digest {
+	l.t.Helper()
+	return put(l.t, l, l.memory.Spools(), content)
+}
+
+// add stores a new content of a size.
+func (l *limited) add(size int) digest.Digest {
+	l.t.Helper()
+	l.made++
+	return l.put(fmt.Appendf(nil, "%0*d", size, l.made))
+}
+
+// use makes a Stat and lets a second pass.
+func (l *limited) use(dgst digest.Digest) {
+	l.t.Helper()
+	_, err := l.Stat(l.t.Context(), dgst)
+	must(l.t, err)
+	time.Sleep(time.Second)
+	synctest.Wait()
+}
+
+// expectOnly fails the test unless exactly some contents are stored.
+func (l *limited) expectOnly(what string, want ...digest.Digest) {
+	l.t.Helper()
+	expectStored(l.t, what, l.memory, want...)
+}
+
+func expectStored(t *testing.T, what string, store storage.Store, want ...digest.Digest) {
+	t.Helper()
+	have := make(map[digest.Digest]bool)
+	for entry, err := range store.All(t.Context()) {
+		must(t, err)
+		have[entry.Digest] = true
+	}
+	for i, dgst := range want {
+		if !have[dgst] {
+			t.Errorf("%s: content %d is gone", what, i)
+		}
+		delete(have, dgst)
+	}
+	if len(have) > 0 {
+		t.Errorf("%s: %d contents more than the %d that were to stay", what, len(have), len(want))
+	}
+}
+
+func (l *limited) expectUsage(what string, want storage.Usage) {
+	l.t.Helper()
+	if got := l.Usage(); got != want {
+		l.t.Errorf("%s: %+v, want %+v", what, got, want)
+	}
+}
+
+// expectEvicted fails the test unless so many bytes were evicted for each reason.
+func (l *limited) expectEvicted(size, free, unused int) {
+	l.t.Helper()
+	want := fmt.Sprintf(`# HELP weir_store_evicted_bytes_total Bytes of content that were evicted, by the reason: size (max_size), free (min_free) or unused (max_unused).
+# TYPE weir_store_evicted_bytes_total counter
+weir_store_evicted_bytes_total{reason="free"} %d
+weir_store_evicted_bytes_total{reason="size"} %d
+weir_store_evicted_bytes_total{reason="unused"} %d
+`, free, size, unused)
+	if err := testutil.GatherAndCompare(l.metrics, strings.NewReader(want), "weir_store_evicted_bytes_total"); err != nil {
+		l.t.Error(err)
+	}
+}
+
+func TestLimitEvictsWhatWasUsedLeastRecently(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000}) // of which 50 are kept free
+		var d []digest.Digest
+		for range 8 {
+			d = append(d, l.add(100))
+		}
+		// A Stat, an Open and a Commit are each a use.
+		l.use(d[0])
+		storagetest.Read(t, l, d[1])
+		time.Sleep(time.Second)
+		l.put(fmt.Appendf(nil, "%0100d", 3))
+		d = append(d, l.add(100))
+		l.expectOnly("below the cap", d...)
+		d = append(d, l.add(100), l.add(100))
+		l.expectOnly("the fourth and fifth went", d[0], d[1], d[2], d[5], d[6], d[7], d[8], d[9], d[10])
+		l.expectUsage("at the end", storage.Usage{Stored: 900, Objects: 9})
+		l.expectEvicted(200, 0, 0)
+		if n := testutil.CollectAndCount(l.metrics, "weir_store_evicted_age_seconds"); n != 1 {
+			t.Errorf("%d histograms of age", n)
+		}
+	})
+}
+
+// What is larger than the headroom leaves is stored all the same, and stays.
+func TestLimitKeepsOneContentThatFillsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000})
+		l.add(500)
+		full := l.add(1000)
+		time.Sleep(time.Hour)
+		l.expectOnly("as large as the cap", full)
+		s, err := l.memory.Spools().Create(1001)
+		if !errors.Is(err, spool.ErrNoSpace) || !strings.Contains(err.Error(), "max_size") {
+			t.Errorf("larger than the cap: %v, %v, want ErrNoSpace that names max_size", s, err)
+		}
+		time.Sleep(time.Hour)
+		l.expectOnly("nothing went for what does not fit", full)
+	})
+}
+
+func TestLimitNeverEvictsWhatIsOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000, MaxUnused: time.Hour})
+		open := l.add(600)
+		object, err := l.Open(t.Context(), open)
+		must(t, err)
+		other := l.add(300)
+		if _, err := l.memory.Spools().Create(401); !errors.Is(err, spool.ErrNoSpace) || !strings.Contains(err.Error(), "being read") {
+			t.Errorf("beside what is open: %v, want ErrNoSpace", err)
+		}
+		l.expectOnly("neither was to go", open, other)
+		l.add(400)
+		time.Sleep(2 * time.Hour)
+		l.expectOnly("open for hours", open)
+		if content, err := io.ReadAll(object.Content); len(content) != 600 || err != nil {
+			t.Errorf("read %d bytes, %v", len(content), err)
+		}
+		must(t, object.Content.Close())
+		if err := object.Content.Close(); err == nil {
+			t.Error("a second Close succeeds")
+		}
+		l.expectUsage("closed", storage.Usage{Stored: 600, Objects: 1})
+		time.Sleep(2 * time.Hour)
+		l.expectOnly("an hour after it was closed")
+		l.expectUsage("at the end", storage.Usage{})
+		l.expectEvicted(300, 0, 1000)
+	})
+}
+
+// Who follows a download reads its file when that is stored already.
+func TestLimitNeverEvictsWhatADownloadStillReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000, MaxUnused: time.Minute})
+		s, err := l.memory.Spools().Create(100)
+		must(t, err)
+		l.expectUsage("announced", storage.Usage{Reserved: 100})
+		_, err = s.Write(make([]byte, 100))
+		must(t, err)
+		l.expectUsage("written", storage.Usage{Reserved: 100})
+		must(t, s.Complete())
+		dgst := digest.FromBytes(make([]byte, 100))
+		must(t, l.Commit(t.Context(), dgst, s))
+		l.expectUsage("committed", storage.Usage{Stored: 100, Pinned: 100, Objects: 1})
+		r, err := s.NewReader(t.Context())
+		must(t, err)
+		must(t, s.Close())
+		time.Sleep(time.Hour)
+		l.expectOnly("a reader is left", dgst)
+		must(t, r.Close())
+		l.expectUsage("read", storage.Usage{Stored: 100, Objects: 1})
+		time.Sleep(time.Hour)
+		l.expectOnly("nobody is left")
+	})
+}
+
+func TestLimitMaxUnused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{MaxUnused: 30 * 24 * time.Hour})
+		idle, used := l.add(100), l.add(50)
+		for range 4 {
+			time.Sleep(10 * 24 * time.Hour)
+			l.use(used)
+		}
+		l.expectOnly("after forty days", used)
+		l.expectEvicted(0, 0, 100)
+		if _, err := l.Stat(t.Context(), idle); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("Stat of what was evicted: %v", err)
+		}
+		if _, err := l.Open(t.Context(), idle); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("Open of what was evicted: %v", err)
+		}
+	})
+}
+
+func TestLimitMinFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var elsewhere atomic.Int64
+		var counted atomic.Pointer[limited]
+		l := newLimited(t, storage.LimitOptions{MinFree: 1000, Free: func() (int64, error) {
+			if l := counted.Load(); l != nil {
+				return 2000 - elsewhere.Load() - l.Usage().Stored, nil
+			}
+			return 2000, nil
+		}})
+		counted.Store(l)
+		a, b, c := l.add(300), l.add(300), l.add(300)
+		time.Sleep(time.Hour)
+		l.expectOnly("1100 free of 1000 and headroom", a, b, c)
+		elsewhere.Store(200)
+		time.Sleep(time.Minute)
+		l.expectOnly("900 free", b, c)
+		l.expectEvicted(0, 300, 0)
+
+		if l.MakeRoom(601) {
+			t.Error("MakeRoom of more than there is")
+		}
+		l.expectOnly("nothing went in vain", b, c)
+		if !l.MakeRoom(100) {
+			t.Error("MakeRoom of what there is fails")
+		}
+		l.expectOnly("room was made", c)
+		object, err := l.Open(t.Context(), c)
+		must(t, err)
+		if l.MakeRoom(1) {
+			t.Error("MakeRoom of what is open")
+		}
+		must(t, object.Content.Close())
+	})
+}
+
+func TestLimitCannotDelete(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000})
+		a, b := l.add(400), l.add(400)
+		broken := errors.New("read-only file system")
+		l.memory.FailDelete(broken)
+		for range 2 {
+			if _, err := l.memory.Spools().Create(400); !errors.Is(err, spool.ErrNoSpace) || !errors.Is(err, broken) {
+				t.Errorf("Create: %v, want ErrNoSpace and why", err)
+			}
+		}
+		if l.MakeRoom(100) {
+			t.Error("MakeRoom succeeds")
+		}
+		time.Sleep(time.Minute)
+		l.expectOnly("nothing can go", a, b)
+		l.expectUsage("nothing went", storage.Usage{Stored: 800, Objects: 2})
+		if n := strings.Count(l.log.String(), "cannot delete content"); n != 1 {
+			t.Errorf("the log says so %d times:\n%s", n, &l.log)
+		}
+		l.memory.FailDelete(nil)
+		s, err := l.memory.Spools().Create(150) // fits as it is
+		must(t, err)
+		time.Sleep(time.Minute)
+		must(t, s.Close())
+		c := l.add(900)
+		l.expectOnly("mended", c)
+		if !strings.Contains(l.log.String(), "content can be deleted again") {
+			t.Errorf("the log does not say that it is mended:\n%s", &l.log)
+		}
+	})
+}

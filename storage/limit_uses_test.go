@@ -1,0 +1,165 @@
+package storage_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/storage"
+)
+
+func descriptor(dgst digest.Digest) ocispec.Descriptor { return ocispec.Descriptor{Digest: dgst} }
+
+func document(t *testing.T, v any) []byte {
+	t.Helper()
+	text, err := json.Marshal(v)
+	must(t, err)
+	return text
+}
+
+// image stores an image with two layers and returns all its contents, the
+// manifest first.
+func (l *limited) image(tag string) []digest.Digest {
+	l.t.Helper()
+	config := l.put(document(l.t, ocispec.Image{Author: tag, Config: ocispec.ImageConfig{Env: []string{"A=B"}}}))
+	layers := []digest.Digest{l.add(1000), l.add(1000)}
+	manifest := l.put(document(l.t, ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, Config: descriptor(config),
+		Layers: []ocispec.Descriptor{descriptor(layers[0]), descriptor(layers[1])},
+	}))
+	return append([]digest.Digest{manifest, config}, layers...)
+}
+
+func (l *limited) index(manifests ...digest.Digest) digest.Digest {
+	l.t.Helper()
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}}
+	for _, m := range manifests {
+		index.Manifests = append(index.Manifests, descriptor(m))
+	}
+	return l.put(document(l.t, index))
+}
+
+func TestLimitUsesWhatAManifestRefersTo(t *testing.T) {
+	for _, how := range []string{"manifest", "index"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLimited(t, storage.LimitOptions{MaxUnused: 24 * time.Hour})
+				kept := l.image("kept")
+				pulled := kept[0]
+				if how == "index" {
+					pulled = l.index(kept[0], digest.FromString("of another platform"))
+					kept = append(kept, pulled)
+				}
+				l.image("idle")
+				for range 3 {
+					time.Sleep(20 * time.Hour)
+					l.use(pulled)
+				}
+				l.expectOnly("pulled every day", kept...)
+			})
+		})
+	}
+}
+
+// The same when there is no time between a manifest's use and an eviction.
+func TestLimitFollowsBeforeItEvicts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{MaxBytes: 6000})
+		kept := l.image("kept")
+		filler := []digest.Digest{l.add(1000), l.add(1000), l.add(1000)}
+		_, err := l.Stat(t.Context(), kept[0])
+		must(t, err)
+		more := l.add(1000)
+		l.expectOnly("one that nobody used went", append(kept, filler[1], filler[2], more)...)
+	})
+}
+
+// Across a restart too.
+func TestLimitOrderSurvivesARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		var kept, layer, used digest.Digest
+		func() {
+			s := openDisk(t, root)
+			l := storage.NewLimit(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), storage.LimitOptions{Touch: s.Touch})
+			layer = put(t, l, s.Spools(), bytes.Repeat([]byte("l"), 1000))
+			kept = put(t, l, s.Spools(), document(t, ocispec.Manifest{Layers: []ocispec.Descriptor{descriptor(layer)}}))
+			used = put(t, l, s.Spools(), bytes.Repeat([]byte("u"), 1000))
+			put(t, l, s.Spools(), bytes.Repeat([]byte("i"), 1000))
+			time.Sleep(time.Hour)
+			_, err := l.Stat(t.Context(), used)
+			must(t, err)
+			time.Sleep(time.Second)
+			_, err = l.Stat(t.Context(), kept)
+			must(t, err)
+			must(t, l.Close())
+		}()
+		s := openDisk(t, root)
+		for _, step := range []struct {
+			max  int64
+			left []digest.Digest
+		}{{3000, []digest.Digest{layer, kept, used}}, {2000, []digest.Digest{layer, kept}}} {
+			l := storage.NewLimit(s, s.Spools(), storage.LimitOptions{MaxBytes: step.max, Touch: s.Touch})
+			synctest.Wait()
+			expectStored(t, fmt.Sprint("a cap of ", step.max), s, step.left...)
+			must(t, l.Close())
+		}
+	})
+}
+
+func TestLimitTouchesOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{})
+		a, b := l.add(100), l.add(100)
+		time.Sleep(2 * time.Minute)
+		before := l.memory.Calls("Touch")
+		for range 200 {
+			l.use(a)
+		}
+		time.Sleep(time.Hour)
+		if n := l.memory.Calls("Touch") - before; n < 3 || n > 4 {
+			t.Errorf("%d touches in 200 seconds, want one a minute", n)
+		}
+		before = l.memory.Calls("Touch")
+		now := time.Now()
+		l.use(b)
+		must(t, l.Limit.Close())
+		if n := l.memory.Calls("Touch") - before; n != 1 {
+			t.Errorf("%d touches at Close, want one", n)
+		}
+		for entry, err := range l.memory.All(t.Context()) {
+			must(t, err)
+			if entry.Digest == b && !entry.Used.Equal(now) {
+				t.Errorf("used at %v, want %v", entry.Used, now)
+			}
+		}
+	})
+}
+
+// What is no manifest is looked at once, however often it is used.
+func TestLimitLooksIntoContentOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, storage.LimitOptions{})
+		for name, content := range map[string]string{
+			"gzip": "\x1f\x8b", "an image's config": `{"config":{"Env":[]}}`, "a list": `[]`, "empty": "", "odd": `{"layers":"all"}`,
+			"hostile": `{"layers":[{"digest":"sha256:../../etc/passwd"}]}`, "manifest": `{"layers":[{"digest":"` + digest.FromString("x").String() + `"}]}`,
+		} {
+			dgst := l.put([]byte(content))
+			l.use(dgst)
+			before := l.memory.Calls("Open")
+			for range 10 {
+				l.use(dgst)
+			}
+			if n := l.memory.Calls("Open") - before; n != 0 {
+				t.Errorf("%s: read %d more times", name, n)
+			}
+		}
+	})
+}
