@@ -26,8 +26,8 @@ func TestRestartRequired(t *testing.T) {
 		{"", "[server]\nbind_address = \"::1\"\nport = 1\n[log]\nformat = \"json\"\n", []string{"server.bind_address", "server.port", "log.format"}},
 		{"", "[global]\nmax_concurrent_cache_jobs = 1\nmax_concurrent_fetches = 1\nshutdown_drain_secs = 1\nenable_blob_redirect = false\n",
 			[]string{"global.max_concurrent_cache_jobs", "global.max_concurrent_fetches", "global.shutdown_drain_secs", "global.enable_blob_redirect"}},
-		{"", "[blob_store.fs]\nroot_dir = \"x\"\nsync_to_disk = false\nmin_free = \"0\"\n",
-			[]string{"blob_store.fs.root_dir", "blob_store.fs.sync_to_disk", "blob_store.fs.min_free"}},
+		{"", "[blob_store.fs]\nroot_dir = \"x\"\nsync_to_disk = false\nmax_size = \"1GiB\"\nmin_free = \"0\"\nmax_unused = \"30d\"\n",
+			[]string{"blob_store.fs.root_dir", "blob_store.fs.sync_to_disk", "blob_store.fs.max_size", "blob_store.fs.min_free", "blob_store.fs.max_unused"}},
 		{"", redis, []string{"cache.redis"}},
 		{redis, "", []string{"cache.redis"}},
 		{redis, redis, nil},
@@ -68,6 +68,9 @@ func TestWriteTOML(t *testing.T) {
 immutable_tags_exclusions = ["^a$$", '"\\', "$${x}"]
 max_manifest_size = "6MiB"
 tag_ttl = "36h"
+[blob_store.fs]
+max_size = "200GiB"
+max_unused = "30d"
 [cache.redis]
 url = "redis://u:tiger@a,b/?master_name=m"
 ` + docker + `username = "u"
@@ -82,7 +85,7 @@ read_timeout_secs = 7
 	}
 	for _, want := range []string{
 		"# Source: " + quote(c.Files()[0]) + "\n",
-		"\n[global]\n", "\ntag_ttl = \"1d12h\"\n", "\nmax_manifest_size = \"6MiB\"\n", "\nread_timeout_secs = 7\n",
+		"\n[global]\n", "\ntag_ttl = \"1d12h\"\n", "\nmax_manifest_size = \"6MiB\"\n", "\nmax_size = \"200GiB\"\n", "\nmax_unused = \"30d\"\n", "\nread_timeout_secs = 7\n",
 		"\nurl = \"redis://u:redacted@a:26379,b:26379/0?master_name=m\"\n",
 		"\n[repository.\"docker.io\"]\nnamespace = \"docker.io\"\n", "\n[[repository.\"docker.io\".upstream]]\nurl = \"https://registry-1.docker.io\"\n",
 		"\npassword = \"[redacted]\"\n", "\nproxy = \"http://p:redacted@proxy:3128\"\n", `immutable_tags_exclusions = ["^a$", "\"\\\\", "$${x}"]`,

@@ -83,9 +83,11 @@ type BlobStore struct {
 
 // FS is a blob store in a directory.
 type FS struct {
-	RootDir    string `toml:"root_dir"`
-	SyncToDisk bool   `toml:"sync_to_disk"` // what is committed survives a power cut
-	MinFree    Size   `toml:"min_free"`     // space the filesystem always keeps free
+	RootDir    string        `toml:"root_dir"`
+	SyncToDisk bool          `toml:"sync_to_disk"` // what is committed survives a power cut
+	MaxSize    SizeLimit     `toml:"max_size"`     // cap on what is stored; what was used least recently goes
+	MinFree    Size          `toml:"min_free"`     // space the filesystem always keeps free
+	MaxUnused  DurationLimit `toml:"max_unused"`   // how long content stays that nobody pulls
 }
 
 // Cache says where upstream tokens are shared.

@@ -91,10 +91,9 @@ var errProtects = errors.New("not available in this version of Weir; remove it "
 type verdict int
 
 const (
-	unknown     verdict = iota
-	meaningless         // accepted: it says what holds anyway
-	ignored             // accepted with a warning
-	refused             // an error that says why
+	unknown verdict = iota
+	ignored         // accepted with a warning
+	refused         // an error that says why
 )
 
 // foreignKey judges a key that is not ours, given by its generic path: an Angos
@@ -103,11 +102,6 @@ const (
 func foreignKey(generic string, n *node) (verdict, error) {
 	switch generic {
 	case "server.tls", "blob_store.s3":
-		return refused, errUnavailable
-	case "blob_store.fs.max_size", "blob_store.fs.max_unused":
-		if n.value == "" { // no limit wanted, and there is none
-			return meaningless, nil
-		}
 		return refused, errUnavailable
 	case "server.handshake_timeout",
 		"global.max_concurrent_requests", "global.max_blob_size", "global.update_pull_time",

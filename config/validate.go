@@ -41,8 +41,7 @@ func (c *Config) validate() Problems {
 	v := &check{config: c}
 	v.server()
 	v.global()
-	v.failed("blob_store.fs.root_dir", writable(c.BlobStore.FS.RootDir))
-	v.notNegative("blob_store.fs.min_free", int64(c.BlobStore.FS.MinFree))
+	v.store()
 	if c.Cache.Redis != nil {
 		redis := *c.Cache.Redis
 		v.failed("cache.redis.url", redis.parseURL())
@@ -74,6 +73,17 @@ func (v *check) global() {
 	v.tagPolicy("global", g.TagTTL, g.NegativeTTL, g.MaxStale)
 	v.patterns("global.immutable_tags_exclusions", g.ImmutableTagsExclusions)
 	v.staleClasses("global.serve_stale_on", g.ServeStaleOn)
+}
+
+func (v *check) store() {
+	fs, manifest := v.config.BlobStore.FS, v.config.Global.MaxManifestSize
+	v.failed("blob_store.fs.root_dir", writable(fs.RootDir))
+	v.notNegative("blob_store.fs.max_size", int64(fs.MaxSize))
+	if fs.MaxSize > 0 && fs.MaxSize < SizeLimit(manifest) {
+		v.fail("blob_store.fs.max_size", "must be at least %s: a manifest may be that large (global.max_manifest_size)", manifest)
+	}
+	v.notNegative("blob_store.fs.min_free", int64(fs.MinFree))
+	v.notNegative("blob_store.fs.max_unused", int64(fs.MaxUnused))
 }
 
 func (v *check) tagPolicy(table string, tagTTL, negativeTTL, maxStale Duration) {

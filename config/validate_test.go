@@ -12,12 +12,14 @@ func TestValidateBuilt(t *testing.T) {
 	t.Chdir(t.TempDir())
 	c := Default()
 	c.Global.TagTTL = -1
-	c.BlobStore.FS.MinFree = -1
+	c.BlobStore.FS.MaxSize, c.BlobStore.FS.MinFree, c.BlobStore.FS.MaxUnused = -1, -1, -1
 	c.Cache.Redis = &Redis{URL: "redis://h/x"}
 	c.Repositories = append(c.Repositories[:1], c.Repositories[0])
 	c.Repositories[1].Upstreams = []Upstream{{URL: "https://x.io", ConnectTimeout: time.Millisecond, ReadTimeout: time.Second}}
 	want := `global.tag_ttl: must not be negative
+blob_store.fs.max_size: must not be negative
 blob_store.fs.min_free: must not be negative
+blob_store.fs.max_unused: must not be negative
 cache.redis.url: the path must be the number of a database, as in redis://host:6379/0
 repository."docker.io": is there twice
 repository."docker.io".default: repository."docker.io" is the default already (built in); at most one can be
