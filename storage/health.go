@@ -28,7 +28,7 @@ func (h *Health) Failed(err error, attrs ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.err == nil {
-		h.log.Error("cannot store "+h.what+"; clients are served straight from upstream until this is mended",
+		h.log.Error("cannot store "+h.what+"; what is not stored is served straight from upstream",
 			append(attrs, "error", err)...)
 	}
 	h.err = err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -35,6 +36,7 @@ type mirror struct {
 	log      *slog.Logger
 	gatherer *prometheus.Registry
 	store    *disk.Store
+	limit    *storage.Limit
 	pool     *namespace.Pool
 	flights  *storage.Flights
 	content  *storage.Health
@@ -98,21 +100,30 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 			Name: "weir_store_objects", Help: "Contents that are stored.",
 		}, func() float64 { _, objects := store.Size(); return float64(objects) }),
 	)
-	hot := storage.NewHot(store, hotBytes, hotObject)
+	metrics := storage.NewMetrics(m.gatherer)
+	m.limit = storage.NewLimit(storage.NewHot(store, hotBytes, hotObject), store.Spools(), storage.LimitOptions{
+		MaxBytes:  int64(fs.MaxSize),
+		MinFree:   int64(fs.MinFree),
+		Free:      store.Spools().Free,
+		MaxUnused: time.Duration(fs.MaxUnused),
+		Touch:     store.Touch,
+		Metrics:   metrics,
+		Logger:    m.log,
+	})
 	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
 	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, namespace.NewMetrics(m.gatherer), m.log)
 	m.content = storage.NewHealth(m.log, "content")
 	m.flights = storage.NewFlights(storage.FlightsOptions{
-		Store:      hot,
+		Store:      m.limit,
 		Spools:     store.Spools(),
 		MaxFetches: cfg.Global.MaxConcurrentFetches,
 		Idle:       namespace.CompleteOrAbandon(m.pool),
 		Health:     m.content,
-		Metrics:    storage.NewMetrics(m.gatherer),
+		Metrics:    metrics,
 		Logger:     m.log,
 	})
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
-		Store: hot, Spools: store.Spools(), Catalog: catalog, Flights: m.flights,
+		Store: m.limit, Spools: store.Spools(), Catalog: catalog, Flights: m.flights,
 		Content: m.content, Records: storage.NewHealth(m.log, "records of tags and possession"),
 		Logger: m.log,
 	})
@@ -209,6 +220,9 @@ func (m *mirror) close() {
 	m.tokens.Close()
 	if m.redis != nil {
 		m.redis.Close()
+	}
+	if err := m.limit.Close(); err != nil {
+		m.log.Warn("cannot write down when content was last used; it may be evicted too early", "error", err)
 	}
 	if err := m.store.Close(); err != nil {
 		m.log.Warn("closing the store", "error", err)
