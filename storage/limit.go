@@ -62,7 +62,7 @@ type LimitOptions struct {
 // may have, which spares asking its upstream for that right when the content
 // comes back; whether the content is there is for the Store to say.
 //
-// The index is in memory, about a hundred bytes for each content. It is loaded
+// The index is in memory, about 150 bytes for each content. It is loaded
 // in the background; nothing is evicted before it is complete, and where there is
 // a MaxBytes nothing is stored either after a short wait. What other processes do
 // in the same store is noticed when a content is used, or after an hour.
