@@ -68,20 +68,27 @@ func leafKey(repo Repository, sort, leaf string) (string, error) {
 // parseKey returns the repository that a tag's or a link's key belongs to. It
 // reports false for all other keys.
 func parseKey(key string) (Repository, bool) {
+	repo, sort, ok := splitKey(key)
+	return repo, ok && (sort == tagsSegment || sort == linksSegment)
+}
+
+// splitKey returns the repository that a key belongs to, and the sort of its
+// record. It reports false for what no key of a [Catalog] is.
+func splitKey(key string) (repo Repository, sort string, ok bool) {
 	escaped, rest, _ := strings.Cut(key, "/")
 	namespace, err := url.PathUnescape(escaped)
 	if err != nil || url.PathEscape(namespace) != escaped {
-		return Repository{}, false
+		return Repository{}, "", false
 	}
 	name, record, ok := strings.Cut(rest, "/_")
 	if !ok || name == "" {
-		return Repository{}, false
+		return Repository{}, "", false
 	}
-	sort, _, ok := strings.Cut("_"+record, "/")
-	if !ok || sort != tagsSegment && sort != linksSegment {
-		return Repository{}, false
+	sort, _, ok = strings.Cut("_"+record, "/")
+	if !ok || sort != tagsSegment && sort != linksSegment && sort != documentsSegment {
+		return Repository{}, "", false
 	}
-	return Repository{Namespace: namespace, Name: name}, true
+	return Repository{Namespace: namespace, Name: name}, sort, true
 }
 
 // digestOfLink returns the digest that a link's key was made from.

@@ -20,6 +20,11 @@ import (
 // costs no access to the store below. What is larger passes through untouched:
 // an *os.File reaches the caller as one, for the kernel to send.
 //
+// Nothing enters the memory before its digest has been verified, so that bytes
+// which the disk has changed cannot outlive there what is done about them
+// below. A small content that is found corrupt is discarded and does not exist:
+// the next download brings it back.
+//
 // Do not put it in front of a store that keeps its contents in memory itself,
 // or that deletes on its own account: what was deleted behind its back is still
 // served from memory. A decorator that deletes what has not been used for long
@@ -28,6 +33,7 @@ type Hot struct {
 	next      Store
 	maxBytes  int64
 	maxObject int64
+	discard   func(context.Context, digest.Digest) error // takes a corrupt content out of next
 
 	mu        sync.Mutex
 	objects   *simplelru.LRU[digest.Digest, []byte]
@@ -48,8 +54,16 @@ func NewHot(next Store, maxBytes, maxObject int64) *Hot {
 	if err != nil {
 		panic(err) // cannot be: the number of entries is positive
 	}
-	return &Hot{next: next, maxBytes: maxBytes, maxObject: min(maxObject, maxBytes-hotOverhead), objects: objects}
+	return &Hot{
+		next: next, maxBytes: maxBytes, maxObject: min(maxObject, maxBytes-hotOverhead),
+		discard: next.Delete, objects: objects,
+	}
 }
+
+// OnCorrupt sets what becomes of a corrupt content, which is deleted otherwise.
+// The function takes it out of the store below, or returns why it could not. It
+// is set before the first Open.
+func (h *Hot) OnCorrupt(discard func(context.Context, digest.Digest) error) { h.discard = discard }
 
 // Stat implements [Store].
 func (h *Hot) Stat(ctx context.Context, dgst digest.Digest) (Info, error) {
@@ -73,6 +87,12 @@ func (h *Hot) Open(ctx context.Context, dgst digest.Digest) (*Object, error) {
 	_, err = io.ReadFull(object.Content, content)
 	if err := errors.Join(err, object.Content.Close()); err != nil {
 		return nil, fmt.Errorf("storage: cannot read %s: %w", dgst, err)
+	}
+	if dgst.Algorithm().FromBytes(content) != dgst {
+		if err := h.discard(ctx, dgst); err != nil && !errors.Is(err, ErrNotExist) {
+			return nil, fmt.Errorf("%w: %s, as it is stored: %w", ErrCorrupt, dgst, err)
+		}
+		return nil, fmt.Errorf("%w: %s was corrupt", ErrNotExist, dgst)
 	}
 	h.add(dgst, content, deletions)
 	return newHotObject(dgst, content), nil

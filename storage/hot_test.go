@@ -286,3 +286,47 @@ func BenchmarkHotOpen(b *testing.B) {
 		object.Content.Close()
 	}
 }
+
+// Bytes that the disk has changed never get into memory, and are replaced.
+func TestHotVerifiesWhatItReads(t *testing.T) {
+	for name, now := range map[string]string{"flipped": "cantent", "cut": "con", "grown": "content!", "emptied": ""} {
+		for _, how := range []string{"deleted", "taken away", "stuck"} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				s, root := openDisk(t)
+				dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
+				spoil(t, root, dgst, now)
+				hot := storage.NewHot(s, 1<<20, 100)
+				want, fault := storage.ErrNotExist, errors.New("scripted")
+				var taken []digest.Digest
+				switch how {
+				case "taken away":
+					hot.OnCorrupt(func(ctx context.Context, dgst digest.Digest) error {
+						taken = append(taken, dgst)
+						return s.Delete(ctx, dgst)
+					})
+				case "stuck":
+					want = storage.ErrCorrupt
+					hot.OnCorrupt(func(context.Context, digest.Digest) error { return fault })
+				}
+				for range 2 {
+					if _, err := hot.Open(t.Context(), dgst); !errors.Is(err, want) || errors.Is(err, storage.ErrNotExist) != (how != "stuck") {
+						t.Errorf("Open: %v, want %v", err, want)
+					}
+				}
+				if how == "stuck" {
+					return
+				}
+				if len(taken) > 1 || len(taken) == 0 && how == "taken away" {
+					t.Errorf("taken away: %q", taken)
+				}
+				if _, err := s.Stat(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
+					t.Errorf("Stat below: %v, want ErrNotExist", err)
+				}
+				storagetest.Commit(t, hot, s.Spools(), []byte("content"))
+				if got := storagetest.Read(t, hot, dgst); string(got) != "content" {
+					t.Errorf("read %q after it came again", got)
+				}
+			})
+		}
+	}
+}

@@ -3,6 +3,7 @@
 //	root/blobs/<algorithm>/<first two hex digits>/<hex>   content
 //	root/records/<key>                                    records
 //	root/tmp/<random>/                                    what one running process is writing
+//	root/quarantine/<algorithm>-<hex>.<time>              content that had become corrupt
 //
 // Content and records come into being by a rename out of tmp, so that a crash
 // leaves each of them whole or absent. With [Options.Sync] the file is flushed
@@ -25,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -46,6 +48,10 @@ type Options struct {
 	Sync bool
 	// MinFree is how many bytes downloads leave free on the filesystem.
 	MinFree int64
+	// Existing is for maintenance beside the process that serves from the
+	// store. It opens only a store that is there, and leaves the removal of
+	// leftovers and the counting to that process: Size stays zero.
+	Existing bool
 	// Logger hears of leftovers and of what could not be counted. The default
 	// discards.
 	Logger *slog.Logger
@@ -67,9 +73,13 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
+// ErrNoStore says that there is no store to open, where one is expected.
+var ErrNoStore = errors.New("disk: there is no store")
+
 // Open opens the store in the directory root and creates what is missing. It
 // does not wait for anything that takes longer the more is stored: leftovers of
-// ended processes are removed, and contents are counted, in the background.
+// ended processes are removed, and contents are counted, in the background. With
+// [Options.Existing] it returns ErrNoStore where no store has been made yet.
 func Open(root string, opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -80,6 +90,11 @@ func Open(root string, opts Options) (*Store, error) {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return nil, explain("open the store", err)
+	}
+	if opts.Existing {
+		if _, err := os.Stat(filepath.Join(root, "blobs")); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w in %s: correct blob_store.fs.root_dir, or let weir serve make it first", ErrNoStore, root)
+		}
 	}
 	tree := &tree{sync: opts.Sync, flush: (*os.File).Sync}
 	for _, dir := range []string{"", "blobs", "records", "tmp"} {
@@ -104,8 +119,10 @@ func Open(root string, opts Options) (*Store, error) {
 		spools:    spool.NewDir(workspace.path, opts.MinFree),
 		stop:      cancel,
 	}
-	s.background.Go(func() { workspace.sweep(ctx, opts.Logger) })
-	s.background.Go(func() { s.blobs.count(ctx, opts.Logger) })
+	if !opts.Existing {
+		s.background.Go(func() { workspace.sweep(ctx, opts.Logger) })
+		s.background.Go(func() { s.blobs.count(ctx, opts.Logger) })
+	}
 	return s, nil
 }
 

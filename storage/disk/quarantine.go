@@ -1,0 +1,50 @@
+package disk
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// quarantineTime is the form of the time in the name of a quarantined file. It
+// sorts, and is fine enough to tell two of one digest apart.
+const quarantineTime = "20060102T150405.000000000Z"
+
+// Quarantine takes a content that has become corrupt out of the store, for an
+// operator to look at, and returns the path that it has now. The move is atomic
+// and, with [Options.Sync], survives a power cut. Nothing serves from there, and
+// nothing removes it but the operator. It returns storage.ErrNotExist when there
+// is no such content.
+//
+// It may be called beside another process that serves from the same root. Who
+// has the content open there reads on in the same file; the next one who opens
+// it finds nothing, and downloads it anew.
+func (s *Store) Quarantine(_ context.Context, dgst digest.Digest) (string, error) {
+	shard, path, err := s.blobs.locate(dgst)
+	if err != nil {
+		return "", err
+	}
+	if _, err := fileSize(path); err != nil {
+		return "", notStored(dgst, "quarantine", err)
+	}
+	dir := filepath.Join(s.tree.root, "quarantine")
+	if err := s.tree.mkdirAll(dir); err != nil {
+		return "", explain("quarantine "+string(dgst), err)
+	}
+	name := dgst.Algorithm().String() + "-" + dgst.Encoded() + "." + time.Now().UTC().Format(quarantineTime)
+	kept := filepath.Join(dir, name)
+	err = s.blobs.replace(shard, path, absent, func() error { return os.Rename(path, kept) })
+	if err != nil {
+		return "", notStored(dgst, "quarantine", err)
+	}
+	// In this order, a power cut leaves it in both directories at worst.
+	for _, dir := range []string{dir, shard.dir} {
+		if err := s.tree.syncDir(dir); err != nil {
+			return kept, explain("quarantine "+string(dgst), err)
+		}
+	}
+	return kept, nil
+}

@@ -1,0 +1,91 @@
+package storage
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// EvictOptions say what [Evict] leaves. Without a limit it leaves all.
+type EvictOptions struct {
+	MaxBytes  *int64         // of all content together; nil: no limit
+	MaxUnused *time.Duration // since the last use of a content; nil: no limit
+	DryRun    bool           // remove nothing, and report what would be removed
+	// Evicted, when set, is called for each content that is removed.
+	Evicted func(Entry)
+}
+
+// EvictReport is what [Evict] did.
+type EvictReport struct {
+	Removed, Left Amount
+}
+
+// Evict removes content, the least recently used first, until what is left is
+// within the limits. It is for a store that another process may be serving from:
+// who has a content open reads on, and what is asked for again is downloaded
+// again.
+//
+// It goes on after a content that cannot be removed, which then is left, and
+// returns an error about all of these in the end. Other errors are the context's
+// and those of listing the store; before it is listed to its end nothing is
+// removed.
+func Evict(ctx context.Context, store Store, opts EvictOptions) (EvictReport, error) {
+	var report EvictReport
+	var entries []Entry
+	for entry, err := range store.All(ctx) {
+		if err != nil {
+			return EvictReport{}, err
+		}
+		entries = append(entries, entry)
+		report.Left.add(entry.Size, 1)
+	}
+	slices.SortFunc(entries, func(a, b Entry) int { return a.Stored.Compare(b.Stored) })
+	now := time.Now()
+	var failures int
+	var failure error
+	for _, entry := range entries {
+		large := opts.MaxBytes != nil && report.Left.Bytes > *opts.MaxBytes
+		unused := opts.MaxUnused != nil && now.Sub(entry.Stored) > *opts.MaxUnused
+		if !large && !unused {
+			break // all others have been used since
+		}
+		if err := context.Cause(ctx); err != nil {
+			return report, err
+		}
+		if err := opts.remove(ctx, store, entry); errors.Is(err, ErrNotExist) {
+			report.Left.add(entry.Size, -1) // somebody else has removed it
+			continue
+		} else if err != nil {
+			failures++
+			failure = cmp.Or(failure, err)
+			continue
+		}
+		report.Left.add(entry.Size, -1)
+		report.Removed.add(entry.Size, 1)
+	}
+	if failure != nil {
+		failure = fmt.Errorf("storage: %d contents could not be removed, the first: %w", failures, failure)
+	}
+	return report, failure
+}
+
+func (o EvictOptions) remove(ctx context.Context, store Store, entry Entry) error {
+	if !o.DryRun {
+		if err := store.Delete(ctx, entry.Digest); err != nil {
+			return err
+		}
+	}
+	if o.Evicted != nil {
+		o.Evicted(entry)
+	}
+	return nil
+}
+
+// add counts an object in, or with sign -1 out.
+func (a *Amount) add(size, sign int64) {
+	a.Objects += sign
+	a.Bytes += sign * size
+}
