@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
@@ -100,8 +102,10 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 			Name: "weir_store_objects", Help: "Contents that are stored.",
 		}, func() float64 { _, objects := store.Size(); return float64(objects) }),
 	)
+	hot := storage.NewHot(store, hotBytes, hotObject)
+	hot.OnCorrupt(m.quarantine)
 	metrics := storage.NewMetrics(m.gatherer)
-	m.limit = storage.NewLimit(storage.NewHot(store, hotBytes, hotObject), store.Spools(), storage.LimitOptions{
+	m.limit = storage.NewLimit(hot, store.Spools(), storage.LimitOptions{
 		MaxBytes:  int64(fs.MaxSize),
 		MinFree:   int64(fs.MinFree),
 		Free:      store.Spools().Free,
@@ -127,6 +131,15 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Content: m.content, Records: storage.NewHealth(m.log, "records of tags and possession"),
 		Logger: m.log,
 	})
+	return err
+}
+
+// quarantine takes a content out of the store that has become corrupt there.
+func (m *mirror) quarantine(ctx context.Context, dgst digest.Digest) error {
+	path, err := m.store.Quarantine(ctx, dgst)
+	if err == nil {
+		m.log.Error("stored content has become corrupt and was quarantined; check the disk, and run weir verify", "digest", dgst, "path", path)
+	}
 	return err
 }
 

@@ -32,6 +32,7 @@ and goes on serving when upstreams fail.`,
 	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: ./config.toml, then /etc/weir/config.toml, then built-in)")
 	root.AddCommand(serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths), versionCommand())
+	root.AddCommand(verifyCommand(&paths), gcCommand(&paths))
 	return root
 }
 

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
+)
+
+// gcOptions are the flags of gc.
+type gcOptions struct {
+	maxSize   *config.Size     // nil: not given
+	maxUnused *config.Duration // nil: not given
+	dryRun    bool
+	records   bool
+}
+
+func gcCommand(paths *[]string) *cobra.Command {
+	var opts gcOptions
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Evict stored content now",
+		Long: `Remove stored content that has not been used for longer than a duration, and
+then the least recently used, until what is left fits into a size. What is
+removed is downloaded again when it is asked for; pulls that are running end
+undisturbed.
+
+With --prune-records it also forgets the tags and links of content that is gone,
+from now or from before, and so the repositories that have nothing left: they
+vanish from the catalogue. Do this while the mirror is stopped, or bear with a
+repository that is pulled again staying out of the catalogue until the mirror
+has been restarted.
+` + besideServer,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := load(*paths)
+			if err != nil {
+				return err
+			}
+			limits := opts.limits(cfg.BlobStore.FS)
+			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records {
+				return errors.New("there is no limit to evict to: give --max-size or --max-unused")
+			}
+			return maintain(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
+				return opts.run(ctx, store, limits, cmd.OutOrStdout())
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.Func("max-size", "leave at most `SIZE` of content, such as 200GiB; 0 leaves none", func(text string) error {
+		opts.maxSize = new(config.Size)
+		return opts.maxSize.UnmarshalText([]byte(text))
+	})
+	flags.Func("max-unused", "remove what was not used for `DURATION`, such as 30d", func(text string) error {
+		opts.maxUnused = new(config.Duration)
+		return opts.maxUnused.UnmarshalText([]byte(text))
+	})
+	flags.BoolVar(&opts.dryRun, "dry-run", false, "remove nothing, and print what would be removed")
+	flags.BoolVar(&opts.records, "prune-records", false, "forget tags and links of content that is gone")
+	return cmd
+}
+
+// limits are those of the flags.
+func (o gcOptions) limits(config.FS) storage.EvictOptions {
+	limits := storage.EvictOptions{DryRun: o.dryRun}
+	if o.maxSize != nil {
+		limits.MaxBytes = new(int64(*o.maxSize))
+	}
+	if o.maxUnused != nil {
+		limits.MaxUnused = new(o.maxUnused.Std())
+	}
+	return limits
+}
+
+// run evicts, then prunes the records if it is to, and prints what it did also
+// where that was not all.
+func (o gcOptions) run(ctx context.Context, store *disk.Store, limits storage.EvictOptions, stdout io.Writer) error {
+	evicted := make(map[digest.Digest]bool)
+	if o.dryRun && o.records { // else the store says what is gone
+		limits.Evicted = func(entry storage.Entry) { evicted[entry.Digest] = true }
+	}
+	report, err := storage.Evict(ctx, store, limits)
+	removed, forgot := "removed", "forgot"
+	if o.dryRun {
+		removed, forgot = "would remove", "would forget"
+	}
+	fmt.Fprintf(stdout, "%s %s; left %s\n", removed, describe(report.Removed), describe(report.Left))
+	if err != nil || !o.records {
+		return err
+	}
+	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{})
+	pruned, err := catalog.Prune(ctx, storage.PruneOptions{
+		DryRun: o.dryRun,
+		Gone: func(ctx context.Context, dgst digest.Digest) (bool, error) {
+			_, err := store.Stat(ctx, dgst)
+			if errors.Is(err, storage.ErrNotExist) || evicted[dgst] {
+				return true, nil
+			}
+			return false, err
+		},
+	})
+	fmt.Fprintf(stdout, "%s tags: %d, links: %d, repositories: %d\n", forgot, pruned.Tags, pruned.Links, pruned.Repositories)
+	return err
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/signal"
+	"syscall"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
+)
+
+// besideServer is what the help of each command for maintenance says.
+const besideServer = `
+It may run beside the mirror that serves from the same directory. Run it as the
+same user.`
+
+// maintain opens the store that a configuration names, for work beside the
+// mirror that serves from it, and does that work until it is done or a signal
+// ends the context.
+func maintain(ctx context.Context, cfg *config.Config, work func(context.Context, *disk.Store) error) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	fs := cfg.BlobStore.FS
+	store, err := disk.Open(fs.RootDir, disk.Options{Sync: fs.SyncToDisk, Existing: true})
+	if errors.Is(err, disk.ErrNoStore) {
+		return failure{exitUsage, err}
+	}
+	if err != nil {
+		return failure{exitFailed, err}
+	}
+	err = errors.Join(work(ctx, store), store.Close())
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = errors.New("interrupted before it was done")
+	}
+	return failure{exitFailed, err}
+}
+
+// describe returns an amount for people.
+func describe(a storage.Amount) string {
+	noun := "objects"
+	if a.Objects == 1 {
+		noun = "object"
+	}
+	return fmt.Sprintf("%s %s, %s", humanize.Comma(a.Objects), noun, iec(a.Bytes))
+}
+
+func iec(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }
+
+// silent is a writer where nothing is to be said.
+func silent(quiet bool, w io.Writer) io.Writer {
+	if quiet {
+		return io.Discard
+	}
+	return w
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
+)
+
+func verifyCommand(paths *[]string) *cobra.Command {
+	var jobs int
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Check all stored content for bit rot",
+		Long: `Read all stored content and compare it with its digests. What does not match is
+moved to the directory quarantine in blob_store.fs.root_dir and never served
+again: the next pull downloads it anew. Quarantined files are yours to look at
+and to remove. What cannot be read is reported and stays where it is.
+` + besideServer + `
+
+The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if jobs < 1 {
+				return fmt.Errorf("--jobs is %d: it takes at least one", jobs)
+			}
+			cfg, err := load(*paths)
+			if err != nil {
+				return err
+			}
+			return maintain(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
+				return verify(ctx, store, jobs, quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			})
+		},
+	}
+	cmd.Flags().IntVar(&jobs, "jobs", 2, "read `N` objects at once")
+	cmd.Flags().BoolVar(&quiet, "quiet", false, "print only what is wrong")
+	return cmd
+}
+
+// verify checks a store, shows how far it has come on stderr, and prints what it
+// found on stdout.
+func verify(ctx context.Context, store *disk.Store, jobs int, quiet bool, stdout, stderr io.Writer) error {
+	total, err := count(ctx, store)
+	if err != nil {
+		return err
+	}
+	shown := newProgress(silent(quiet, stderr), "verifying", total)
+	report, err := storage.Verify(ctx, store, storage.VerifyOptions{
+		Jobs: jobs, Quarantine: store.Quarantine, Progress: shown.advance,
+	})
+	shown.end(err == nil)
+	fmt.Fprintf(silent(quiet, stdout), "verified %s\n", describe(report.Verified))
+	for _, wrong := range report.Wrong {
+		fmt.Fprintln(stdout, finding(wrong))
+	}
+	if n := len(report.Wrong); n > 0 {
+		err = errors.Join(err, fmt.Errorf("objects that are corrupt or cannot be read: %d", n))
+	}
+	return err
+}
+
+// count adds up what is stored, without reading it.
+func count(ctx context.Context, store storage.Store) (total storage.Amount, err error) {
+	for entry, err := range store.All(ctx) {
+		if err != nil {
+			return total, err
+		}
+		total.Objects++
+		total.Bytes += entry.Size
+	}
+	return total, nil
+}
+
+// finding says in one line what is wrong and what became of it.
+func finding(f storage.Finding) string {
+	what := fmt.Sprintf("%s (%s)", f.Digest, iec(f.Size))
+	switch {
+	case f.Path != "":
+		return fmt.Sprintf("quarantined %s: %s", what, f.Path)
+	case errors.Is(f.Err, storage.ErrCorrupt):
+		return fmt.Sprintf("corrupt, and not quarantined %s: %v", what, f.Err)
+	default:
+		return fmt.Sprintf("unreadable %s: %v", what, f.Err)
+	}
+}
