@@ -20,7 +20,7 @@ import (
 // hours ago as their place in the result says, plus one.
 func newAged(t *testing.T, n int) (*disk.Store, []digest.Digest) {
 	t.Helper()
-	s, root := openDisk(t)
+	s, root := newDisk(t)
 	var digests []digest.Digest
 	for i := range n {
 		dgst := storagetest.Commit(t, s, s.Spools(), []byte("content  "+string(rune('a'+i))))

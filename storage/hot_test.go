@@ -292,7 +292,7 @@ func TestHotVerifiesWhatItReads(t *testing.T) {
 	for name, now := range map[string]string{"flipped": "cantent", "cut": "con", "grown": "content!", "emptied": ""} {
 		for _, how := range []string{"deleted", "taken away", "stuck"} {
 			t.Run(name+" "+how, func(t *testing.T) {
-				s, root := openDisk(t)
+				s, root := newDisk(t)
 				dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
 				spoil(t, root, dgst, now)
 				hot := storage.NewHot(s, 1<<20, 100)

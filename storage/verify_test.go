@@ -21,7 +21,7 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-func openDisk(t *testing.T) (s *disk.Store, root string) {
+func newDisk(t *testing.T) (s *disk.Store, root string) {
 	t.Helper()
 	root = t.TempDir()
 	s, err := disk.Open(root, disk.Options{})
@@ -38,7 +38,7 @@ func spoil(t *testing.T, root string, dgst digest.Digest, content string) {
 }
 
 func TestVerify(t *testing.T) {
-	s, root := openDisk(t)
+	s, root := newDisk(t)
 	var good, bad []digest.Digest
 	for _, content := range []string{"one", "two", "three", "", strings.Repeat("large ", 1<<17)} {
 		good = append(good, storagetest.Commit(t, s, s.Spools(), []byte(content)))
