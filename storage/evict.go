@@ -42,13 +42,13 @@ func Evict(ctx context.Context, store Store, opts EvictOptions) (EvictReport, er
 		entries = append(entries, entry)
 		report.Left.add(entry.Size, 1)
 	}
-	slices.SortFunc(entries, func(a, b Entry) int { return a.Stored.Compare(b.Stored) })
+	slices.SortFunc(entries, func(a, b Entry) int { return a.Used.Compare(b.Used) })
 	now := time.Now()
 	var failures int
 	var failure error
 	for _, entry := range entries {
 		large := opts.MaxBytes != nil && report.Left.Bytes > *opts.MaxBytes
-		unused := opts.MaxUnused != nil && now.Sub(entry.Stored) > *opts.MaxUnused
+		unused := opts.MaxUnused != nil && now.Sub(entry.Used) > *opts.MaxUnused
 		if !large && !unused {
 			break // all others have been used since
 		}

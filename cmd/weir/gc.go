@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
@@ -28,7 +29,8 @@ func gcCommand(paths *[]string) *cobra.Command {
 		Use:   "gc",
 		Short: "Evict stored content now",
 		Long: `Remove stored content that has not been used for longer than a duration, and
-then the least recently used, until what is left fits into a size. What is
+then the least recently used, until what is left fits into a size. Both are those
+of the configuration (blob_store.fs) unless a flag says otherwise. What is
 removed is downloaded again when it is asked for; pulls that are running end
 undisturbed.
 
@@ -46,7 +48,7 @@ has been restarted.
 			}
 			limits := opts.limits(cfg.BlobStore.FS)
 			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records {
-				return errors.New("there is no limit to evict to: give --max-size or --max-unused")
+				return errors.New("there is no limit to evict to: give --max-size or --max-unused, or set blob_store.fs.max_size or max_unused")
 			}
 			return maintain(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
 				return opts.run(ctx, store, limits, cmd.OutOrStdout())
@@ -67,9 +69,15 @@ has been restarted.
 	return cmd
 }
 
-// limits are those of the flags.
-func (o gcOptions) limits(config.FS) storage.EvictOptions {
+// limits are those of the configuration, unless a flag says otherwise.
+func (o gcOptions) limits(fs config.FS) storage.EvictOptions {
 	limits := storage.EvictOptions{DryRun: o.dryRun}
+	if fs.MaxSize > 0 {
+		limits.MaxBytes = new(int64(fs.MaxSize))
+	}
+	if fs.MaxUnused > 0 {
+		limits.MaxUnused = new(time.Duration(fs.MaxUnused))
+	}
 	if o.maxSize != nil {
 		limits.MaxBytes = new(int64(*o.maxSize))
 	}
