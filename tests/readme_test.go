@@ -42,7 +42,8 @@ func TestReadmeServes(t *testing.T) {
 	must(t, err)
 	must(t, cmd.Start())
 	defer func() {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+		// As Ctrl-C does: on SIGTERM go run would leave what it has built.
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
 		_ = cmd.Wait()
 	}()
 	line, err := bufio.NewReader(stdout).ReadString('\n')
