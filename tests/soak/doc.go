@@ -1,0 +1,18 @@
+// Package soak lets 64 clients pull through the real mirror while everything
+// around it fails: its upstreams, Redis, its configuration, and the mirror
+// itself. It is a test and nothing else:
+//
+//	go test ./tests/soak -soak.duration=10m -timeout 20m -v
+//
+// The cast are two real registries that hold the same content, the second one
+// behind bearer tokens, each behind a proxy that fails on demand; a real Redis;
+// and the real binary. The troublemaker (trouble_test.go) breaks and mends them
+// in a random order that a seed decides; weather_test.go knows what was broken
+// when. The clients (client_test.go) pull as docker, podman and containerd do;
+// judge_test.go compares each byte of each answer with what the content is and
+// says what a client must never see. The observer (observer_test.go) watches
+// the process, and report_test.go prints what came of it all.
+//
+// Without flags it takes less than a minute, with a mirror that detects data
+// races; from two minutes on the mirror is the one that is shipped.
+package soak

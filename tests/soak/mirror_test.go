@@ -1,0 +1,266 @@
+package soak
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// maxSize is blob_store.fs.max_size, far below the size of the content. Where
+// it is "", the mirror has no cap, and the troublemaker empties the data
+// directory at some of its kills, so that the cache has to be filled again.
+const maxSize = ""
+
+// capBytes is maxSize in bytes; 0 without a cap.
+const capBytes = 0
+
+// mirror is the process under test. It can be killed and started again.
+type mirror struct {
+	t      *testing.T
+	binary string
+	addr   string
+	dir    string // of its configuration, data and log
+	redis  string // URL
+	first  string // URLs of the upstreams
+	second string
+
+	mu      sync.Mutex
+	process *exec.Cmd
+	up      chan struct{} // closed while the mirror answers
+	slowest time.Duration // from a start to the first answer
+}
+
+// build compiles the mirror.
+func build(t *testing.T, race bool) (binary string) {
+	t.Helper()
+	binary = filepath.Join(t.TempDir(), "weir")
+	args := []string{"build", "-o", binary}
+	if race {
+		args = append(args, "-race")
+	}
+	out, err := exec.Command("go", append(args, "github.com/weirhq/weir/cmd/weir")...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("building the mirror: %v\n%s", err, out)
+	}
+	return binary
+}
+
+func newMirror(t *testing.T, binary, redis, first, second string) *mirror {
+	t.Helper()
+	m := &mirror{
+		t: t, binary: binary, addr: freeAddr(t), dir: t.TempDir(),
+		redis: redis, first: first, second: second, up: make(chan struct{}),
+	}
+	m.configure(m.configuration(variant{}))
+	t.Cleanup(func() {
+		m.kill()
+		if log := m.log(); t.Failed() {
+			t.Logf("the end of the mirror's log:\n%s", log[max(0, len(log)-8*kib):])
+		}
+	})
+	return m
+}
+
+// URL is where clients find the mirror.
+func (m *mirror) URL() string { return "http://" + m.addr }
+
+// start starts the process and returns when it answers.
+func (m *mirror) start() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	log, err := os.OpenFile(m.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		m.t.Error(err)
+		return
+	}
+	defer log.Close()
+	process := exec.Command(m.binary, "serve", "--config", m.configPath())
+	process.Stderr = log
+	stdout, err := process.StdoutPipe()
+	if err != nil {
+		m.t.Error(err)
+		return
+	}
+	started := time.Now()
+	if err := process.Start(); err != nil {
+		m.t.Error(err)
+		return
+	}
+	m.process = process
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		m.t.Errorf("the mirror does not start: it printed %q", line)
+		return
+	}
+	m.slowest = max(m.slowest, time.Since(started))
+	close(m.up)
+}
+
+// kill ends the process without any notice.
+func (m *mirror) kill() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.process == nil {
+		return
+	}
+	m.up = make(chan struct{})
+	_ = m.process.Process.Kill()
+	_ = m.process.Wait() // its error says that it was killed
+	m.process = nil
+}
+
+// awaitUp waits until the mirror answers.
+func (m *mirror) awaitUp(ctx context.Context) {
+	m.mu.Lock()
+	up := m.up
+	m.mu.Unlock()
+	select {
+	case <-up:
+	case <-ctx.Done():
+	}
+}
+
+// empty removes what the mirror has stored. It must not run.
+func (m *mirror) empty() {
+	if err := os.RemoveAll(m.data()); err != nil {
+		m.t.Error(err)
+	}
+}
+
+func (m *mirror) data() string       { return filepath.Join(m.dir, "data") }
+func (m *mirror) configPath() string { return filepath.Join(m.dir, "config", "config.toml") }
+func (m *mirror) logPath() string    { return filepath.Join(m.dir, "weir.log") }
+
+func (m *mirror) log() string {
+	log, err := os.ReadFile(m.logPath())
+	if err != nil {
+		m.t.Error(err)
+	}
+	return string(log)
+}
+
+// logged counts the lines of the log that hold a text.
+func (m *mirror) logged(text string) int { return strings.Count(m.log(), text) }
+
+// variant is what differs between the configurations that the troublemaker
+// writes. All of them serve the same names.
+type variant struct {
+	swapped   bool   // the order of the upstreams
+	tagTTL    string // "": asks each time
+	immutable bool   // v0, v1, ... are
+	spare     bool   // one block more
+}
+
+// configuration serves the same upstreams under two names, so that content is
+// shared between repositories and proved for each.
+func (m *mirror) configuration(v variant) string {
+	var b strings.Builder
+	host, port, _ := net.SplitHostPort(m.addr)
+	fmt.Fprintf(&b, "[server]\nbind_address = %q\nport = %s\n", host, port)
+	fmt.Fprintf(&b, "[log]\nformat = \"json\"\nlevel = \"info\"\n")
+	fmt.Fprintf(&b, "[cache.redis]\nurl = %q\n", m.redis)
+	fmt.Fprintf(&b, "[blob_store.fs]\nroot_dir = %q\n", m.data())
+	if maxSize != "" {
+		fmt.Fprintf(&b, "max_size = %q\n", maxSize)
+	}
+	upstreams := []string{m.first, m.second}
+	if v.swapped {
+		upstreams[0], upstreams[1] = upstreams[1], upstreams[0]
+	}
+	blocks := []string{"one", "two"}
+	if v.spare {
+		blocks = append(blocks, "spare")
+	}
+	for _, key := range blocks {
+		fmt.Fprintf(&b, "[repository.%q]\n", key)
+		if v.tagTTL != "" {
+			fmt.Fprintf(&b, "tag_ttl = %q\n", v.tagTTL)
+		}
+		if v.immutable {
+			fmt.Fprintf(&b, "immutable_tags = true\nimmutable_tags_exclusions = [\"^%s$\"]\n", tagOfTheIndex)
+		}
+		for _, upstream := range upstreams {
+			fmt.Fprintf(&b, "[[repository.%q.upstream]]\nurl = %q\nconnect_timeout_secs = 2\nread_timeout_secs = 3\n", key, upstream)
+		}
+	}
+	return b.String()
+}
+
+// configure puts a configuration in the file's place, as editors do.
+func (m *mirror) configure(config string) {
+	path := m.configPath()
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		m.t.Error(err)
+	}
+	if err := os.WriteFile(path+"~", []byte(config), 0o600); err != nil {
+		m.t.Error(err)
+	}
+	if err := os.Rename(path+"~", path); err != nil {
+		m.t.Error(err)
+	}
+}
+
+// metrics are the sums of what the mirror says about itself, by name.
+type metrics map[string]float64
+
+// metrics asks the mirror. It fails while the mirror is down.
+func (m *mirror) metrics(ctx context.Context) (metrics, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.URL()+"/metrics", nil)
+	if err != nil {
+		return nil, err
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	sums := make(metrics)
+	for name, family := range families {
+		for _, sample := range family.GetMetric() {
+			sums[name] += sample.GetGauge().GetValue() + sample.GetCounter().GetValue()
+		}
+	}
+	return sums, nil
+}
+
+// stored returns the bytes of the files below a directory of the data.
+func (m *mirror) stored(dir string) (sum int64) {
+	err := filepath.WalkDir(filepath.Join(m.data(), dir), func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			sum += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		m.t.Error(err)
+	}
+	return sum
+}

@@ -1,0 +1,64 @@
+package soak
+
+import (
+	"context"
+	"time"
+)
+
+// level is what an idle mirror holds.
+type level struct{ goroutines, fds float64 }
+
+// observer watches the mirror's process.
+type observer struct {
+	mirror     *mirror
+	samples    int
+	rss        float64 // bytes; the highest
+	goroutines float64 // the highest
+	fds        float64 // the highest
+	stored     float64 // bytes of content; the highest
+	flights    float64 // the highest
+}
+
+// run takes a sample each second. It does so while the mirror is up.
+func (o *observer) run(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		sample, err := o.mirror.metrics(ctx)
+		if err != nil {
+			continue // it is being killed
+		}
+		o.samples++
+		o.rss = max(o.rss, sample["process_resident_memory_bytes"])
+		o.goroutines = max(o.goroutines, sample["go_goroutines"])
+		o.fds = max(o.fds, sample["process_open_fds"])
+		o.stored = max(o.stored, sample["weir_store_bytes"])
+		o.flights = max(o.flights, sample["weir_flights"])
+	}
+}
+
+// settle waits until the mirror has nothing under way, and returns its level
+// once holds says that it may be. Where it never is, that is the last level.
+// The upstreams hang up first: what the mirror keeps open for the next request
+// is no leak.
+func (s *soak) settle(holds func(level) bool) (level, bool) {
+	for _, proxy := range s.proxies {
+		proxy.hangUp()
+	}
+	var last level
+	settled := eventually(func() bool {
+		now, err := s.mirror.metrics(s.t.Context())
+		if err != nil {
+			return false
+		}
+		last = level{now["go_goroutines"], now["process_open_fds"]}
+		idle := now["weir_flights"] == 0 && now["weir_flight_readers"] == 0 && now["weir_jobs"] == 0
+		return idle && holds(last)
+	})
+	return last, settled
+}

@@ -1,0 +1,68 @@
+package soak
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+// report is the table that the soak ends with.
+func (s *soak) report(start, end level) string {
+	var b strings.Builder
+	row := func(name string, format string, args ...any) {
+		fmt.Fprintf(&b, "| %s | %s |\n", name, fmt.Sprintf(format, args...))
+	}
+	all, lit, violations, _ := s.score.counts()
+	b.WriteString("\n| the soak | |\n|---|---|\n")
+	row("duration, seed", "%s, %d", s.duration, s.seed)
+	row("mirror", "%s", cmp.Or(map[bool]string{true: "built with the race detector"}[s.race], "as shipped"))
+	row("clients", "%d", clients)
+	row("content", "%s in %d images; cap (`max_size`): %s", bytesOf(s.content.size()), len(s.content.images), cmp.Or(maxSize, "none; emptied at every other kill"))
+	row("pulls", "%d", s.score.pulls.Load())
+	row("answers, of them from the cache", "%d, %d (%d stale)", s.score.answers.Load(), s.score.hits.Load(), s.score.stale.Load())
+	row("bytes served, bytes fetched", "%s, %s", bytesOf(s.score.served.Load()), bytesOf(s.fetched()))
+	row("bodies resumed after a cut, left by their client", "%d, %d", s.score.resumed.Load(), s.score.left.Load())
+	row("**violations** (wrong or short bytes, 404s, other statuses, hung)", "**%d**", len(violations))
+	row("parts of unverified content that were wrong, refused by their client", "%d", s.score.unverified.Load())
+	for _, f := range slices.Sorted(maps.Keys(all)) {
+		row("allowed: "+string(f)+"; of them with an upstream well", "%d; %d", all[f], lit[f])
+	}
+	row("pulls given up after all tries; of them with an upstream well", "%d; %d", s.score.givenUp.Load(), s.score.inLight.Load())
+	row("time without mirror or any good upstream", "%s", s.weather.darkness().Round(100*time.Millisecond))
+	row("SIGKILLs; slowest start after one", "%d; %s", s.kills.Load(), s.mirror.slowest.Round(time.Millisecond))
+	row("configurations put in force, refused", "%d, %d", s.mirror.logged("the changed configuration is in force"), s.mirror.logged("the changed configuration cannot be used"))
+	row("bytes corrupted on the way", "%d", s.lies())
+	row("tokens signed", "%d", s.tokens.signed.Load())
+	row("slow clients cut", "%d", s.score.slow.Load())
+	for _, name := range slices.Sorted(maps.Keys(s.trouble.made)) {
+		row("fault: "+name, "%d", s.trouble.made[name])
+	}
+	row("resident memory, highest", "%s", bytesOf(int64(s.observer.rss)))
+	row("goroutines: idle at the start, highest, idle at the end", "%.0f, %.0f, %.0f", start.goroutines, s.observer.goroutines, end.goroutines)
+	row("file descriptors: idle at the start, highest, idle at the end", "%.0f, %.0f, %.0f", start.fds, s.observer.fds, end.fds)
+	row("content stored: highest, at the end", "%s, %s", bytesOf(int64(s.observer.stored)), bytesOf(s.mirror.stored("blobs")))
+	return b.String()
+}
+
+func bytesOf(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// fetched is how many bytes came from the upstreams.
+func (s *soak) fetched() (sum int64) {
+	for _, proxy := range s.proxies {
+		sum += proxy.delivered.Load()
+	}
+	return sum
+}
+
+// lies is how many bytes the proxies have changed.
+func (s *soak) lies() (sum int64) {
+	for _, proxy := range s.proxies {
+		sum += proxy.corrupted.Load()
+	}
+	return sum
+}

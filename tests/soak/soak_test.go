@@ -1,0 +1,186 @@
+package soak
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/tokencache/redistest"
+)
+
+var (
+	duration = flag.Duration("soak.duration", 20*time.Second, "how long the clients pull while things break")
+	seed     = flag.Uint64("soak.seed", 0, "of the content, the clients and the faults; 0: a random one, which is printed")
+)
+
+const (
+	// longSoak is from when on the mirror is the one that is shipped, and
+	// troubles last longer than its patience with upstreams.
+	longSoak = 2 * time.Minute
+	// mostMemory is what the mirror may ever hold, however long the soak and
+	// whatever happens: it is about the same after a minute and after an hour.
+	mostMemory = 512 * mib
+	// raceFactor is by how much the race detector multiplies that at most.
+	raceFactor = 8
+	// goroutineSlack and fdSlack are by how much an idle mirror may hold more
+	// at the end than at the start: the race detector's and the runtime's own,
+	// and connections to Redis, of which it keeps up to ten for each core.
+	goroutineSlack = 10
+	fdSlack        = 24
+	// lastLife is the part of the soak in which the mirror is not killed.
+	lastLife = 4
+)
+
+// soak is the cast and what is known about it.
+type soak struct {
+	t        *testing.T
+	duration time.Duration
+	seed     uint64
+	race     bool
+	started  time.Time
+
+	content  *content
+	tokens   *tokens
+	proxies  []*proxy
+	mirror   *mirror
+	weather  *weather
+	score    *score
+	trouble  *troublemaker
+	observer *observer
+	kills    atomic.Int64
+}
+
+// Whatever fails around the mirror, no client ever gets wrong bytes or is told
+// that what exists does not, and nothing is left behind.
+func TestSoak(t *testing.T) {
+	s := newSoak(t)
+	before := s.pass(s.content.images[:1])
+	start, settled := s.settle(func(level) bool { return true })
+	if !before || !settled {
+		t.Fatal("the mirror does not work even while nothing is broken")
+	}
+
+	s.live()
+
+	whole := s.pass(s.content.images)
+	end, settled := s.settle(func(l level) bool {
+		return l.goroutines <= start.goroutines+goroutineSlack && l.fds <= start.fds+fdSlack
+	})
+	fmt.Println(s.report(start, end))
+	if !whole {
+		t.Error("not all content can be pulled although nothing is broken any more")
+	}
+	if !settled {
+		t.Errorf("the idle mirror holds %v, and held %v at the start", end, start)
+	}
+	s.expectBounds()
+	_, _, violations, reasons := s.score.counts()
+	for _, reason := range reasons {
+		t.Log("with the mirror and an upstream well: ", reason)
+	}
+	for _, violation := range violations[:min(20, len(violations))] {
+		t.Error(violation)
+	}
+}
+
+// newSoak brings the cast together.
+func newSoak(t *testing.T) *soak {
+	s := &soak{t: t, duration: *duration, seed: *seed, race: *duration < longSoak, score: newScore(), weather: newWeather(2)}
+	if s.seed == 0 {
+		s.seed = rand.Uint64()
+	}
+	t.Logf("-soak.seed=%d", s.seed)
+	if deadline, ok := t.Deadline(); ok && time.Until(deadline) < s.duration+5*patience {
+		t.Fatalf("a soak of %s needs a test timeout of %s at least: set -timeout", s.duration, s.duration+5*patience+time.Second)
+	}
+	binary := build(t, s.race)
+	s.content = newContent(s.seed)
+	s.tokens = startTokens(t)
+	root := t.TempDir()
+	registries := []*registry{startRegistry(t, "open", root, ""), startRegistry(t, "guarded", root, s.tokens.auth())}
+	registries[0].push(t, s.content)
+	for _, registry := range registries {
+		s.proxies = append(s.proxies, startProxy(t, registry.addr))
+	}
+	redis := redistest.Start(t)
+	s.mirror = newMirror(t, binary, redis.URL(), s.proxies[0].URL(), s.proxies[1].URL())
+	s.mirror.start()
+	s.observer = &observer{mirror: s.mirror}
+	s.trouble = &troublemaker{
+		t: t, soak: s, redis: redis, registries: registries, longest: 5 * time.Second, made: make(map[string]int),
+	}
+	if s.race {
+		s.trouble.longest = 1500 * time.Millisecond
+	}
+	return s
+}
+
+// live lets everyone work for the soak's duration.
+func (s *soak) live() {
+	s.started = time.Now()
+	ctx, cancel := context.WithTimeout(s.t.Context(), s.duration)
+	defer cancel()
+	kills, cancelKills := context.WithTimeout(ctx, s.duration-s.duration/lastLife)
+	defer cancelKills()
+	var all sync.WaitGroup
+	for number := range clients {
+		all.Go(func() { s.newClient(number).run(ctx) })
+	}
+	for range slowClients {
+		all.Go(func() { s.dawdle(ctx) })
+	}
+	all.Go(func() { s.trouble.run(ctx, kills) })
+	all.Go(func() { s.observer.run(ctx) })
+	all.Wait()
+	s.mirror.configure(s.mirror.configuration(variant{}))
+}
+
+// pass pulls images through each block, and reports whether all of them came.
+// It is patient with a mirror that lets an upstream rest which has failed.
+func (s *soak) pass(images []image) bool {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*patience)
+	defer cancel()
+	whole := true
+	for number := range 2 { // one for each block
+		c := s.newClient(number)
+		for _, image := range images {
+			done := false
+			for !done && ctx.Err() == nil {
+				done = c.docker(ctx, image)
+			}
+			whole = whole && done
+		}
+		c.http.CloseIdleConnections()
+	}
+	return whole
+}
+
+// expectBounds fails the test where the mirror was too large, raced or
+// panicked, or left something behind.
+func (s *soak) expectBounds() {
+	most := float64(mostMemory)
+	if s.race {
+		most *= raceFactor
+	}
+	if s.observer.samples == 0 || s.observer.rss > most {
+		s.t.Errorf("the mirror had %s of resident memory, want at most %s (%d samples)", bytesOf(int64(s.observer.rss)), bytesOf(int64(most)), s.observer.samples)
+	}
+	if got := s.mirror.stored("blobs"); capBytes > 0 && got > capBytes {
+		s.t.Errorf("%s are stored, and the cap is %s", bytesOf(got), maxSize)
+	}
+	if got := s.mirror.stored("tmp"); got > 0 {
+		s.t.Errorf("%s of downloads are left behind", bytesOf(got))
+	}
+	log := s.mirror.log()
+	for _, bad := range []string{"DATA RACE", "panic", "fatal error"} {
+		if at := strings.Index(log, bad); at >= 0 {
+			s.t.Errorf("the mirror's log: %.4000s", log[at:])
+		}
+	}
+}
