@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -21,9 +22,10 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// maxSize is blob_store.fs.max_size, far below the size of the content. Where
-// it is "", the mirror has no cap, and the troublemaker empties the data
-// directory at some of its kills, so that the cache has to be filled again.
+// maxSize is blob_store.fs.max_size, far below the size of the content, so that
+// the mirror has to fetch it again and again. Where it is "", the mirror has no
+// cap, and the troublemaker sees to that: it removes stored content behind the
+// mirror's back.
 const maxSize = ""
 
 // capBytes is maxSize in bytes; 0 without a cap.
@@ -134,9 +136,19 @@ func (m *mirror) awaitUp(ctx context.Context) {
 	}
 }
 
-// empty removes what the mirror has stored. It must not run.
-func (m *mirror) empty() {
-	if err := os.RemoveAll(m.data()); err != nil {
+// removeHalf removes every second content that is stored.
+func (m *mirror) removeHalf() {
+	keep := true
+	err := filepath.WalkDir(filepath.Join(m.data(), "blobs"), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		if keep = !keep; keep {
+			return nil
+		}
+		return os.Remove(path)
+	})
+	if err != nil {
 		m.t.Error(err)
 	}
 }
@@ -256,6 +268,8 @@ func (m *mirror) stored(dir string) (sum int64) {
 		info, err := entry.Info()
 		if err == nil {
 			sum += info.Size()
+		} else if errors.Is(err, fs.ErrNotExist) {
+			return nil // it was removed just now
 		}
 		return err
 	})

@@ -15,7 +15,7 @@ type observer struct {
 	rss        float64 // bytes; the highest
 	goroutines float64 // the highest
 	fds        float64 // the highest
-	stored     float64 // bytes of content; the highest
+	stored     int64   // bytes of content; the highest
 	flights    float64 // the highest
 }
 
@@ -37,7 +37,7 @@ func (o *observer) run(ctx context.Context) {
 		o.rss = max(o.rss, sample["process_resident_memory_bytes"])
 		o.goroutines = max(o.goroutines, sample["go_goroutines"])
 		o.fds = max(o.fds, sample["process_open_fds"])
-		o.stored = max(o.stored, sample["weir_store_bytes"])
+		o.stored = max(o.stored, o.mirror.stored("blobs"))
 		o.flights = max(o.flights, sample["weir_flights"])
 	}
 }

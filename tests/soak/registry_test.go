@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/tests/require"
 )
 
 // patience bounds every wait for something that ought to happen at once.
@@ -25,6 +27,7 @@ const patience = 60 * time.Second
 // registry is a distribution process. It can be killed and started again.
 type registry struct {
 	t       *testing.T
+	program string // path
 	addr    string
 	config  string // path of its configuration
 	log     string // path
@@ -38,7 +41,7 @@ func startRegistry(t *testing.T, name, root, auth string) *registry {
 	t.Helper()
 	dir := t.TempDir()
 	r := &registry{
-		t: t, addr: freeAddr(t),
+		t: t, program: require.Program(t, "docker-registry", "docker-registry"), addr: freeAddr(t),
 		config: filepath.Join(dir, name+".yml"), log: filepath.Join(dir, name+".log"),
 	}
 	config := fmt.Sprintf(`version: 0.1
@@ -61,18 +64,13 @@ func (r *registry) start() {
 	if r.process != nil {
 		return
 	}
-	path, err := exec.LookPath("docker-registry")
-	if err != nil {
-		r.t.Error("docker-registry is not in PATH; install it (apt-get install docker-registry)")
-		return
-	}
 	log, err := os.OpenFile(r.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		r.t.Error(err)
 		return
 	}
 	defer log.Close()
-	process := exec.Command(path, "serve", r.config)
+	process := exec.Command(r.program, "serve", r.config)
 	process.Stdout, process.Stderr = log, log
 	if err := process.Start(); err != nil {
 		r.t.Error(err)

@@ -22,7 +22,7 @@ func (s *soak) report(start, end level) string {
 	row("duration, seed", "%s, %d", s.duration, s.seed)
 	row("mirror", "%s", cmp.Or(map[bool]string{true: "built with the race detector"}[s.race], "as shipped"))
 	row("clients", "%d", clients)
-	row("content", "%s in %d images; cap (`max_size`): %s", bytesOf(s.content.size()), len(s.content.images), cmp.Or(maxSize, "none; emptied at every other kill"))
+	row("content", "%s in %d images; cap (`max_size`): %s", bytesOf(s.content.size()), len(s.content.images), cmp.Or(maxSize, "none; half is removed now and then"))
 	row("pulls", "%d", s.score.pulls.Load())
 	row("answers, of them from the cache", "%d, %d (%d stale)", s.score.answers.Load(), s.score.hits.Load(), s.score.stale.Load())
 	row("bytes served, bytes fetched", "%s, %s", bytesOf(s.score.served.Load()), bytesOf(s.fetched()))
@@ -45,7 +45,7 @@ func (s *soak) report(start, end level) string {
 	row("resident memory, highest", "%s", bytesOf(int64(s.observer.rss)))
 	row("goroutines: idle at the start, highest, idle at the end", "%.0f, %.0f, %.0f", start.goroutines, s.observer.goroutines, end.goroutines)
 	row("file descriptors: idle at the start, highest, idle at the end", "%.0f, %.0f, %.0f", start.fds, s.observer.fds, end.fds)
-	row("content stored: highest, at the end", "%s, %s", bytesOf(int64(s.observer.stored)), bytesOf(s.mirror.stored("blobs")))
+	row("content stored: highest, at the end", "%s, %s", bytesOf(s.observer.stored), bytesOf(s.mirror.stored("blobs")))
 	return b.String()
 }
 

@@ -31,7 +31,7 @@ type score struct {
 }
 
 // shownReasons is how many reasons are kept.
-const shownReasons = 20
+const shownReasons = 6
 
 func newScore() *score {
 	return &score{failures: make(map[failure]int), lit: make(map[failure]int)}

@@ -32,9 +32,8 @@ type troublemaker struct {
 	registries []*registry
 	longest    time.Duration // of a trouble, and of the calm after it
 
-	mu    sync.Mutex
-	made  map[string]int // troubles by name
-	empty bool           // whether the next kill empties the data directory
+	mu   sync.Mutex
+	made map[string]int // troubles by name
 }
 
 // run makes trouble until the context ends, and mends everything.
@@ -44,6 +43,11 @@ func (m *troublemaker) run(ctx, kills context.Context) {
 		lanes.Go(func() { m.lane(ctx, fmt.Sprint("upstream ", i+1), m.upstream(i)) })
 	}
 	lanes.Go(func() { m.lane(ctx, "the rest", m.rest(kills)) })
+	if capBytes == 0 {
+		lanes.Go(func() {
+			m.lane(ctx, "the data", []trouble{{name: "half of the content removed", begin: m.soak.mirror.removeHalf}})
+		})
+	}
 	lanes.Wait()
 }
 
@@ -120,7 +124,7 @@ func (m *troublemaker) rest(kills context.Context) []trouble {
 	}
 	kill := trouble{name: "mirror killed", begin: m.kill, over: func() bool { return kills.Err() != nil }}
 	return []trouble{
-		kill, kill, // one of each two empties the data directory where there is no cap
+		kill, kill,
 		{name: "Redis killed", begin: m.redis.Stop, end: m.redis.Restart},
 		{name: "Redis frozen", begin: m.redis.Pause, end: m.redis.Resume},
 		{
@@ -142,8 +146,5 @@ func (m *troublemaker) kill() {
 	defer mended()
 	mirror.kill()
 	m.soak.kills.Add(1)
-	if m.empty = !m.empty && capBytes == 0; m.empty {
-		mirror.empty()
-	}
 	mirror.start()
 }
