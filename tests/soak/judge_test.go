@@ -78,6 +78,9 @@ func (c *client) request(ctx context.Context, method, path string, header http.H
 		}
 		return nil, over
 	case err != nil:
+		if !c.weather.wasDark(start) {
+			c.score.explained(fmt.Sprintf("%s %s, Range %q: %v", method, path, header.Get("Range"), err))
+		}
 		return nil, connection
 	}
 	c.score.answered(resp.Header)

@@ -25,9 +25,9 @@ const (
 	longSoak = 2 * time.Minute
 	// mostMemory is what the mirror may ever hold, however long the soak and
 	// whatever happens: it is about the same after a minute and after an hour.
-	mostMemory = 512 * mib
+	mostMemory = 256 * mib
 	// raceFactor is by how much the race detector multiplies that at most.
-	raceFactor = 8
+	raceFactor = 4
 	// goroutineSlack and fdSlack are by how much an idle mirror may hold more
 	// at the end than at the start: the race detector's and the runtime's own,
 	// and connections to Redis, of which it keeps up to ten for each core.
