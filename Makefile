@@ -1,6 +1,7 @@
 # make test   everything: installs what the tests need where it can, lints, runs all tests
 # make build  the static binary, dist/weir
 # make image  the container image, weir:latest
+# make soak   ten minutes of pulls while everything around the mirror fails
 # make bench  the figures of docs/benchmarks.md
 # make fuzz   a minute of each fuzz target
 
@@ -10,7 +11,7 @@ STATICCHECK = $(GO) tool -modfile=tests/tools/go.mod staticcheck
 IMAGE ?= weir:latest
 FUZZTIME ?= 60s
 
-.PHONY: all build image deps lint test unit bench fuzz
+.PHONY: all build image deps lint test unit soak bench fuzz
 
 all: build
 
@@ -39,6 +40,9 @@ unit:
 	$(GO) test -race -timeout 15m ./...; code=$$?; \
 	if [ -s "$$WEIR_MISSING" ]; then echo; echo "These tests could not run here:"; sort -u "$$WEIR_MISSING"; fi; \
 	rm -f "$$WEIR_MISSING"; exit $$code
+
+soak:
+	$(GO) test ./tests/soak -count 1 -soak.duration=10m -timeout 20m -v
 
 bench:
 	$(GO) run ./tests/bench

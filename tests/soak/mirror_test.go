@@ -23,13 +23,8 @@ import (
 )
 
 // maxSize is blob_store.fs.max_size, far below the size of the content, so that
-// the mirror has to fetch it again and again. Where it is "", the mirror has no
-// cap, and the troublemaker sees to that: it removes stored content behind the
-// mirror's back.
-const maxSize = ""
-
-// capBytes is maxSize in bytes; 0 without a cap.
-const capBytes = 0
+// the mirror has to fetch it again and again.
+const maxSize = 32 * mib
 
 // mirror is the process under test. It can be killed and started again.
 type mirror struct {
@@ -136,23 +131,6 @@ func (m *mirror) awaitUp(ctx context.Context) {
 	}
 }
 
-// removeHalf removes every second content that is stored.
-func (m *mirror) removeHalf() {
-	keep := true
-	err := filepath.WalkDir(filepath.Join(m.data(), "blobs"), func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		if keep = !keep; keep {
-			return nil
-		}
-		return os.Remove(path)
-	})
-	if err != nil {
-		m.t.Error(err)
-	}
-}
-
 func (m *mirror) data() string       { return filepath.Join(m.dir, "data") }
 func (m *mirror) configPath() string { return filepath.Join(m.dir, "config", "config.toml") }
 func (m *mirror) logPath() string    { return filepath.Join(m.dir, "weir.log") }
@@ -186,9 +164,7 @@ func (m *mirror) configuration(v variant) string {
 	fmt.Fprintf(&b, "[log]\nformat = \"json\"\nlevel = \"info\"\n")
 	fmt.Fprintf(&b, "[cache.redis]\nurl = %q\n", m.redis)
 	fmt.Fprintf(&b, "[blob_store.fs]\nroot_dir = %q\n", m.data())
-	if maxSize != "" {
-		fmt.Fprintf(&b, "max_size = %q\n", maxSize)
-	}
+	fmt.Fprintf(&b, "max_size = %q\n", bytesOf(maxSize))
 	upstreams := []string{m.first, m.second}
 	if v.swapped {
 		upstreams[0], upstreams[1] = upstreams[1], upstreams[0]

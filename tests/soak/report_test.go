@@ -22,7 +22,7 @@ func (s *soak) report(start, end level) string {
 	row("duration, seed", "%s, %d", s.duration, s.seed)
 	row("mirror", "%s", cmp.Or(map[bool]string{true: "built with the race detector"}[s.race], "as shipped"))
 	row("clients", "%d", clients)
-	row("content", "%s in %d images; cap (`max_size`): %s", bytesOf(s.content.size()), len(s.content.images), cmp.Or(maxSize, "none; half is removed now and then"))
+	row("content", "%s in %d images; cap (`max_size`): %s", bytesOf(s.content.size()), len(s.content.images), bytesOf(maxSize))
 	row("pulls", "%d", s.score.pulls.Load())
 	row("answers, of them from the cache", "%d, %d (%d stale)", s.score.answers.Load(), s.score.hits.Load(), s.score.stale.Load())
 	row("bytes served, bytes fetched", "%s, %s", bytesOf(s.score.served.Load()), bytesOf(s.fetched()))

@@ -43,11 +43,6 @@ func (m *troublemaker) run(ctx, kills context.Context) {
 		lanes.Go(func() { m.lane(ctx, fmt.Sprint("upstream ", i+1), m.upstream(i)) })
 	}
 	lanes.Go(func() { m.lane(ctx, "the rest", m.rest(kills)) })
-	if capBytes == 0 {
-		lanes.Go(func() {
-			m.lane(ctx, "the data", []trouble{{name: "half of the content removed", begin: m.soak.mirror.removeHalf}})
-		})
-	}
 	lanes.Wait()
 }
 
