@@ -166,10 +166,11 @@ var errElsewhere = fmt.Errorf("%w, another upstream may do better", ErrCorrupt)
 // fetch takes a place among the running downloads and copies the rest of the
 // content into the spool.
 func (f *Flight) fetch(s *spool.Spool) error {
-	if err := f.flights.slots.Acquire(f.ctx, 1); err != nil {
+	places, namespace := f.flights.places, f.src.Repository.Namespace
+	if err := places.enter(f.ctx, namespace); err != nil {
 		return err
 	}
-	defer f.flights.slots.Release(1)
+	defer places.leave(namespace)
 	stream, err := f.src.Open(f.ctx, s.Written(), -1)
 	if err != nil {
 		return err

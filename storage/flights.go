@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -48,7 +47,8 @@ type Stream struct {
 type FlightsOptions struct {
 	Store  Store
 	Spools *spool.Dir
-	// MaxFetches bounds the downloads that run at once; more wait in order.
+	// MaxFetches bounds the downloads that run at once; more wait, and the
+	// namespaces that they are for take turns.
 	MaxFetches int
 	// Idle, when set, is called when the last reader of an unfinished flight
 	// has left. It decides whether the flight is completed all the same
@@ -63,7 +63,7 @@ type FlightsOptions struct {
 // Flights runs at most one download per digest. See [Flight].
 type Flights struct {
 	opts   FlightsOptions
-	slots  *semaphore.Weighted
+	places *admission
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
@@ -77,7 +77,7 @@ func NewFlights(opts FlightsOptions) *Flights {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Flights{
 		opts:    opts,
-		slots:   semaphore.NewWeighted(int64(opts.MaxFetches)),
+		places:  newAdmission(opts.MaxFetches),
 		ctx:     ctx,
 		cancel:  cancel,
 		flights: make(map[digest.Digest]*Flight),
