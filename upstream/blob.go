@@ -116,6 +116,14 @@ func partOf(resp *http.Response, offset int64) (*part, error) {
 	return &part{resp.Body, resp.ContentLength}, nil
 }
 
+// unsatisfiedSize reads the size in "bytes */100", the Content-Range of an answer
+// of 416 (RFC 9110 section 15.5.17).
+func unsatisfiedSize(value string) (size int64, ok bool) {
+	unit, total, _ := strings.Cut(value, " */")
+	size, err := strconv.ParseInt(total, 10, 64)
+	return size, err == nil && size >= 0 && strings.EqualFold(unit, "bytes")
+}
+
 // parseContentRange reads "bytes 0-9/100", or "bytes 0-9/*" where the size is
 // then -1 (RFC 9110 section 14.4).
 func parseContentRange(value string) (start, size int64, err error) {

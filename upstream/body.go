@@ -3,23 +3,34 @@ package upstream
 import (
 	"context"
 	"errors"
-	"fmt"
+	"hash"
 	"io"
 	"log/slog"
+	"net/http"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// triesPerMember is how often each member may fail, without a byte of progress
-// in between, before a body gives up.
-const triesPerMember = 2
+const (
+	// triesPerMember is how often each member may fail, without a byte of
+	// progress in between, before a body gives up.
+	triesPerMember = 3
+	// patience bounds how long a body, before it gives up, waits for members
+	// to be asked again that rest.
+	patience = 15 * time.Second
+	// trickle is less than a stream should deliver before it breaks off:
+	// after several such ones the next is asked for with growing pauses.
+	trickle = 64 << 10
+	// reopenWait is about the first pause before a member that fails is
+	// asked again.
+	reopenWait = 500 * time.Millisecond
+)
 
 // Body is a blob, or a part of one, as it arrives. Where a stream breaks off or
-// stalls, the next Read goes on at the same offset: first on the same member
-// with a new request from the start (a signed URL may have expired), then on
-// the next ones. It is for one goroutine; to end a Read, cancel the context
-// that the body was opened with.
+// stalls, the next Read goes on at the same offset (resume.go). It is for one
+// goroutine; to end a Read, cancel the context that the body was opened with.
 type Body struct {
 	Size     int64  // of the whole blob; -1: unknown
 	Upstream string // host of the member that delivers now
@@ -35,17 +46,24 @@ type Body struct {
 	limit   int64         // where it ends by the caller's wish; -1: with the blob
 	end     int64         // where it ends; -1: where the stream does
 
-	failed    []int  // failures of each member since the last byte
-	delivered []bool // members that some bytes came from
-	reasons   failures
-	err       error // what ended the body
+	hash      hash.Hash // of all bytes so far; nil where the size tells the end
+	ended     int64     // where a stream ended, which is not believed yet; -1: nowhere
+	delivered []bool    // members that some bytes came from
+	err       error     // what ended the body
+
+	// Since the last byte, but for trickles:
+	failed   []int // failures of each member
+	reasons  failures
+	waited   time.Duration // for members that rest
+	streamed int64         // bytes of the open stream
+	trickles int           // streams in a row that broke off early
 }
 
 // openBody opens a body on the first member that has the blob.
 func openBody(ctx context.Context, logger *slog.Logger, members []*Client, repo string, dgst digest.Digest, offset, length int64) (*Body, error) {
 	b := &Body{
 		ctx: ctx, logger: logger, repo: repo, dgst: dgst, members: members,
-		Size: -1, offset: offset, limit: -1, end: -1,
+		Size: -1, offset: offset, limit: -1, end: -1, ended: -1,
 		failed: make([]int, len(members)), delivered: make([]bool, len(members)),
 	}
 	if length >= 0 {
@@ -56,21 +74,25 @@ func openBody(ctx context.Context, logger *slog.Logger, members []*Client, repo 
 	if err != nil {
 		return nil, err
 	}
+	if offset == 0 && b.end < 0 {
+		b.hash = dgst.Algorithm().Hash()
+	}
 	return b, nil
 }
 
 // open opens the rest of the body on a member.
 func (b *Body) open(c *Client) error {
 	p, err := c.openPart(b.ctx, b.repo, b.dgst, b.offset, b.limit, b.Size)
+	if b.nothingLeft(err) {
+		b.Size, b.end = b.offset, b.offset
+		b.Upstream, b.current = c.Host(), slices.Index(b.members, c)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	b.part, b.Upstream = p, c.Host()
-	for i, member := range b.members {
-		if member == c {
-			b.current = i
-		}
-	}
+	b.part, b.Upstream, b.current = p, c.Host(), slices.Index(b.members, c)
+	b.streamed = 0
 	if b.Size < 0 && p.size >= 0 {
 		b.Size = p.size
 		if b.end < 0 || b.end > b.Size {
@@ -80,9 +102,25 @@ func (b *Body) open(c *Client) error {
 	return nil
 }
 
+// nothingLeft reports whether an error says that the blob, whose size nobody
+// has told so far, ends right here. A range that a caller asked for and that
+// begins beyond the end stays the error it is.
+func (b *Body) nothingLeft(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Status != http.StatusRequestedRangeNotSatisfiable || b.Size >= 0 {
+		return false
+	}
+	begun := slices.Contains(b.delivered, true)
+	if b.limit >= 0 && !begun {
+		return false
+	}
+	size, told := unsatisfiedSize(e.contentRange)
+	return told && size == b.offset || !told && begun
+}
+
 // Read implements io.Reader. It fails with an *Error of [ClassUnavailable] when
-// every member failed twice without a byte of progress, or with the context's
-// error.
+// every member failed three times without a byte of progress, or with the
+// context's error.
 func (b *Body) Read(p []byte) (int, error) {
 	for b.err == nil {
 		if b.end >= 0 && b.offset >= b.end {
@@ -99,89 +137,68 @@ func (b *Body) Read(p []byte) (int, error) {
 		}
 		n, err := b.part.Read(limited)
 		if n > 0 {
-			b.progress(n)
+			b.progress(p[:n])
 			return n, nil // an error comes again with the next Read
 		}
-		if err == io.EOF && b.end < 0 {
+		switch {
+		case err == io.EOF && b.end < 0 && b.complete():
 			b.Size, b.end = b.offset, b.offset
-			continue
-		}
-		if err != nil {
+		case err != nil:
 			b.broke(err)
-		} else if len(p) == 0 {
+		case len(p) == 0:
 			return 0, nil
 		}
 	}
 	return 0, b.err
 }
 
-func (b *Body) progress(n int) {
-	b.offset += int64(n)
+// complete reports whether the end of a stream is the end of the blob, whose
+// size nobody has told. It is where the digest says so, or a second stream ends
+// there: a connection that is closed early may look like an end too.
+func (b *Body) complete() bool {
+	if b.hash != nil && digest.NewDigest(b.dgst.Algorithm(), b.hash) == b.dgst {
+		return true
+	}
+	again := b.ended == b.offset
+	b.ended = b.offset
+	return again
+}
+
+func (b *Body) progress(p []byte) {
+	b.offset += int64(len(p))
+	b.streamed += int64(len(p))
 	b.delivered[b.current] = true
+	if b.hash != nil {
+		b.hash.Write(p)
+	}
 	clear(b.failed)
-	b.reasons = nil
-}
-
-// broke notes that the open stream ended early.
-func (b *Body) broke(err error) {
-	b.part.Close()
-	b.part = nil
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	c := b.members[b.current]
-	b.fail(c.badAnswer(b.ctx, b.call(), fmt.Errorf("the body broke off at offset %d: %w", b.offset, err)))
-}
-
-// fail notes the failure of the current member; the end of the context ends the
-// body instead.
-func (b *Body) fail(err error) {
-	if b.ctx.Err() != nil {
-		b.err = b.ctx.Err()
-		return
-	}
-	b.failed[b.current]++
-	b.reasons = append(b.reasons, err)
-	b.logger.Warn("a download broke off", "upstream", b.members[b.current].Host(), "digest", b.dgst, "offset", b.offset, "error", err)
-}
-
-// reopen continues the body on the current member or on the next one that may
-// still be tried.
-func (b *Body) reopen() {
-	for range b.members {
-		if b.failed[b.current] < triesPerMember {
-			break
-		}
-		b.current = (b.current + 1) % len(b.members)
-	}
-	if b.failed[b.current] >= triesPerMember {
-		e := &Error{Class: ClassUnavailable, Err: b.reasons}
-		b.err = b.members[b.current].identify(e, b.call())
-		return
-	}
-	// A stream that broke is asked for again at once, but not a member that
-	// just failed to open it.
-	if len(b.reasons) > 1 && b.failed[b.current] > 0 && !sleep(b.ctx, pause(1)) {
-		b.err = b.ctx.Err()
-		return
-	}
-	if err := b.open(b.members[b.current]); err != nil {
-		b.fail(err)
-	}
+	b.reasons, b.waited = nil, 0
 }
 
 func (b *Body) call() call { return blobCall("", b.repo, b.dgst, "") }
 
 // Reject says that the bytes do not match the digest. That counts as a failure
 // of each member that delivered some of them, and for a while chains ask those
-// last for this digest. It reports whether a member is left that has not
+// last for this digest. A member that delivered all of them, and those of other
+// digests before, rests. Reject reports whether a member is left that has not
 // failed like that, so that opening the blob anew is worth it.
 func (b *Body) Reject() (elsewhere bool) {
-	for i, c := range b.members {
-		if b.delivered[i] {
-			c.rejected.add(b.dgst)
-			c.metrics.broken(c.label, opBlob)
+	culprits := 0
+	for _, delivered := range b.delivered {
+		if delivered {
+			culprits++
 		}
+	}
+	for i, c := range b.members {
+		switch {
+		case !b.delivered[i]:
+			continue
+		case culprits == 1:
+			c.reject(b.dgst)
+		default: // one of them; which one, nobody knows
+			c.rejected.add(b.dgst)
+		}
+		c.metrics.broken(c.label, opBlob)
 	}
 	return slices.ContainsFunc(b.members, func(c *Client) bool { return !c.rejected.has(b.dgst) })
 }

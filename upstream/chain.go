@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -17,7 +18,8 @@ type ChainOptions struct {
 }
 
 // Chain reads several registries that hold the same content, in order: the
-// next one is asked where one fails. When all fail, the error is the most
+// next one is asked where one fails, and one that may be down still only after
+// the others. When all fail, the error is the most
 // hopeful of theirs and tells all of them. A chain has no state of its own.
 type Chain struct {
 	members []*Client
@@ -97,9 +99,13 @@ func advances(err error) bool {
 func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, question func(*Client) (T, error)) (T, error) {
 	var none T
 	var failed []*Error
+	members, doubtful := doubtfulLast(members)
 	for i, member := range members {
 		answer, err := question(member)
 		if err == nil {
+			for _, m := range members[max(i+1, len(members)-doubtful):] {
+				m.probe()
+			}
 			return answer, nil
 		}
 		if !advances(err) {
@@ -108,15 +114,36 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, que
 		failure, _ := errors.AsType[*Error](err)
 		failed = append(failed, failure)
 		if i+1 < len(members) {
-			logger.Log(ctx, levelOf(failure.Class), "an upstream failed, asking the next one", "upstream", member.Host(), "next", members[i+1].Host(), "error", err)
+			logger.Log(ctx, levelOf(failure), "an upstream failed, asking the next one", "upstream", member.Host(), "next", members[i+1].Host(), "error", err)
 		}
 	}
 	return none, mostHopeful(failed)
 }
 
-// levelOf keeps "not found" out of the log: it is what chains are for.
-func levelOf(class Class) slog.Level {
-	if class == ClassNotFound {
+// doubtfulLast puts last the members that could not be connected to when they
+// were last tried: whether they are back need not be found out at the expense of
+// a request that another one answers. It returns how many these are.
+func doubtfulLast(members []*Client) (ordered []*Client, doubtful int) {
+	now := time.Now()
+	doubt := func(c *Client) bool { return c.rest.doubtful(now) }
+	if len(members) < 2 || !slices.ContainsFunc(members, doubt) {
+		return members, 0
+	}
+	var last []*Client
+	for _, c := range members {
+		if doubt(c) {
+			last = append(last, c)
+		} else {
+			ordered = append(ordered, c)
+		}
+	}
+	return append(ordered, last...), len(last)
+}
+
+// levelOf keeps out of the log what chains are for, "not found", and what the
+// log has said already: that a member rests.
+func levelOf(failure *Error) slog.Level {
+	if failure.Class == ClassNotFound || failure.resting {
 		return slog.LevelDebug
 	}
 	return slog.LevelWarn

@@ -211,7 +211,7 @@ weir_upstream_requests_total{class="ok",operation="blob",upstream="registry.test
 weir_upstream_requests_total{class="ok",operation="manifest",upstream="registry.test:5000"} 1
 weir_upstream_requests_total{class="rate_limited",operation="tags",upstream="registry.test:5000"} 1
 weir_upstream_requests_total{class="unavailable",operation="blob",upstream="registry.test:5000"} 1
-# HELP weir_upstream_resting Whether an upstream registry is left alone for a while: after 429, or since it cannot be connected to.
+# HELP weir_upstream_resting Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.
 # TYPE weir_upstream_resting gauge
 weir_upstream_resting{upstream="registry.test:5000"} 1
 `
@@ -241,7 +241,7 @@ func TestMetricLabelHasThePort(t *testing.T) {
 		}
 		registry := prometheus.NewRegistry()
 		c := upstream.NewClient(upstream.Options{URL: target, Metrics: upstream.NewMetrics(registry)})
-		want := fmt.Sprintf("# HELP weir_upstream_resting Whether an upstream registry is left alone for a while: after 429, or since it cannot be connected to.\n# TYPE weir_upstream_resting gauge\nweir_upstream_resting{upstream=%q} 0\n", want)
+		want := fmt.Sprintf("# HELP weir_upstream_resting Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.\n# TYPE weir_upstream_resting gauge\nweir_upstream_resting{upstream=%q} 0\n", want)
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_upstream_resting"); err != nil {
 			t.Error(err)
 		}

@@ -58,6 +58,7 @@ type Options struct {
 
 	MaxManifestSize int64             // bytes; 0: 5 MiB
 	Tokens          *tokencache.Cache // nil: one of its own
+	Rests           Rests             // nil: nobody else's
 	Metrics         *Metrics          // may be nil
 	Logger          *slog.Logger      // may be nil
 	UserAgent       string
@@ -83,8 +84,12 @@ type Client struct {
 	elsewhere *http.Transport // to every other host: without the client certificate
 	auth      *authorizer
 	rest      rest
+	rests     Rests  // may be nil
+	unwatch   func() // ends what the rests of others tell this client
 	rejected  *rejections
 	rateLow   atomic.Bool // it was logged that the rate limit is nearly used up
+	closing   context.Context
+	close     context.CancelFunc
 }
 
 // NewClient returns a client for the registry that the options name.
@@ -103,8 +108,11 @@ func NewClient(o Options) *Client {
 		userAgent:       o.UserAgent,
 		metrics:         o.Metrics,
 		logger:          loggerOr(o.Logger),
+		rests:           o.Rests,
+		unwatch:         func() {},
 		rejected:        newRejections(),
 	}
+	c.closing, c.close = context.WithCancel(context.Background())
 	c.own = newTransport(o, o.Certificate)
 	c.elsewhere = c.own
 	if o.Certificate != nil {
@@ -116,6 +124,9 @@ func NewClient(o Options) *Client {
 	}
 	c.auth = newAuthorizer(tokens, &tokenService{client: c})
 	c.metrics.add(c)
+	if c.rests != nil {
+		c.unwatch = c.rests.Watch(c.label, c.account(), c.limitedElsewhere)
+	}
 	return c
 }
 
@@ -132,6 +143,8 @@ func (c *Client) Host() string { return c.host }
 
 // Close gives up idle connections. What is under way ends undisturbed.
 func (c *Client) Close() {
+	c.close()
+	c.unwatch()
 	c.metrics.remove(c)
 	c.own.CloseIdleConnections()
 	c.elsewhere.CloseIdleConnections()
@@ -195,9 +208,9 @@ func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, 
 		}
 		c.metrics.request(c.label, call.op, failure.Class, time.Since(asked))
 		if failure.Class == ClassRateLimited {
-			c.rest.limit(time.Now().Add(failure.RetryAfter))
+			c.limited(failure.RetryAfter)
 		}
-		wait := pause(try)
+		wait := backoff(firstWait, try)
 		if try == maxTries || !retryable(failure) || time.Since(start)+wait >= c.readTimeout || !sleep(ctx, wait) {
 			return nil, failure
 		}
@@ -215,10 +228,10 @@ func retryable(failure *Error) bool {
 	return ok && broken.connected && !isTimeout(broken)
 }
 
-// pause is the time to wait after the try of that number: doubling, and random
-// between half and the whole of it.
-func pause(try int) time.Duration {
-	whole := firstWait << (try - 1)
+// backoff is the time to wait after the try of that number: first, then
+// doubling, and random between half and the whole of that.
+func backoff(first time.Duration, try int) time.Duration {
+	whole := first << (try - 1)
 	return whole/2 + rand.N(whole/2)
 }
 

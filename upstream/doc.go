@@ -17,10 +17,11 @@
 // A Chain asks its members in order. What a failure means is decided in two
 // functions only: classify says which class a status is, and advances which
 // class sends a question on to the next member. A [Body] goes on where a broken
-// stream left off, on any member: blobs are addressed by their digest, so any
-// member's bytes will do.
+// stream left off (resume.go), on any member: blobs are addressed by their
+// digest, so any member's bytes will do.
 //
-// Whether a registry rests is the state of its Client, which therefore outlives
-// the chains that share it. The package knows no storage, no namespaces and no
-// inbound HTTP.
+// Whether a registry rests is the state of its Client (rest.go, health.go), which
+// therefore outlives the chains that share it. A rest after 429 is shared through
+// [Rests]; package sharedrest implements it. The package knows no storage, no
+// namespaces and no inbound HTTP.
 package upstream

@@ -109,7 +109,9 @@ type Error struct {
 	Class      Class
 	Err        error // the cause; may be nil
 
-	others failures // of the other members of a chain
+	others       failures // of the other members of a chain
+	resting      bool     // the upstream was not asked, because it rests
+	contentRange string   // of an answer of 416
 }
 
 // Error describes the failure for the operator, with those of the other

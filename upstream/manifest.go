@@ -5,6 +5,7 @@ import (
 	_ "crypto/sha256" // for digest.Canonical
 	_ "crypto/sha512" // for digest.SHA512
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -51,6 +52,9 @@ func (c *Client) Manifest(ctx context.Context, repo, ref string) (*Manifest, err
 		if desc, err = describe(body, ref, resp.Header.Get("Content-Type")); err == nil {
 			return &Manifest{Descriptor: desc, Body: body, Upstream: c.host}, nil
 		}
+	}
+	if errors.Is(err, ErrDigestMismatch) {
+		c.reject(digest.Digest(ref))
 	}
 	return nil, c.badAnswer(ctx, call, err)
 }

@@ -113,7 +113,7 @@ type restingCollector struct {
 
 func restingDesc() *prometheus.Desc {
 	return prometheus.NewDesc("weir_upstream_resting",
-		"Whether an upstream registry is left alone for a while: after 429, or since it cannot be connected to.",
+		"Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.",
 		[]string{"upstream"}, nil)
 }
 
@@ -140,7 +140,7 @@ func (r *restingCollector) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Lock()
 	for c := range r.clients {
 		value := 0.0
-		if c.rest.resting(now) {
+		if c.rest.left(now) > 0 {
 			value = 1
 		}
 		byHost[c.label] = max(byHost[c.label], value)

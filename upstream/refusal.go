@@ -29,6 +29,9 @@ func (c *Client) refusal(resp *http.Response, method string) *Error {
 	if e.Class == ClassRateLimited {
 		e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
+	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		e.contentRange = resp.Header.Get("Content-Range")
+	}
 	if method == http.MethodHead {
 		switch resp.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed:

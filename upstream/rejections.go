@@ -34,6 +34,19 @@ func (r *rejections) add(dgst digest.Digest) {
 	r.until.Add(dgst, time.Now().Add(rejectionTime))
 }
 
+// count returns for how many digests a rejection is remembered.
+func (r *rejections) count() (n int) {
+	now := time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, until := range r.until.Values() {
+		if now.Before(until) {
+			n++
+		}
+	}
+	return n
+}
+
 func (r *rejections) has(dgst digest.Digest) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -103,9 +103,9 @@ func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	cause := context.Cause(req.Context())
 	switch {
 	case !failed || failure.connected:
-		t.client.rest.connected()
+		t.client.connected()
 	case cause == nil || cause == errHeaderTimeout: // and not: the client went away
-		t.client.rest.connectFailed(time.Now(), failure.err)
+		t.client.connectFailed(failure.err)
 	}
 	if resp != nil {
 		t.client.noteRateLimit(resp.Header)

@@ -1,0 +1,343 @@
+package upstream_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// pair is a chain of two members on a network in memory.
+type pair struct {
+	*upstream.Chain
+	net           *upstreamtest.Network
+	first, second *upstreamtest.Registry
+	a, b          *upstream.Client
+	log           *bytes.Buffer
+}
+
+const firstAddr = "first.test:80"
+
+func newPair(t *testing.T, n *upstreamtest.Network) *pair {
+	t.Helper()
+	p := &pair{
+		net:    n,
+		first:  upstreamtest.New(t, upstreamtest.WithNetwork(n, "first.test")),
+		second: upstreamtest.New(t, upstreamtest.WithNetwork(n, "second.test")),
+		log:    new(bytes.Buffer),
+	}
+	logged := func(o *upstream.Options) { o.Logger = slog.New(slog.NewTextHandler(p.log, nil)) }
+	p.a, p.b = newClient(t, p.first, on(n), logged), newClient(t, p.second, on(n), logged)
+	p.Chain = upstream.NewChain(upstream.ChainOptions{Logger: slog.New(slog.NewTextHandler(p.log, nil))}, p.a, p.b)
+	for _, r := range []*upstreamtest.Registry{p.first, p.second} {
+		r.AddImage("repo", "latest", []byte("layer"))
+	}
+	return p
+}
+
+// ask pulls a manifest, checks who answered, and returns how long that took.
+func (p *pair) ask(t *testing.T, want *upstreamtest.Registry) time.Duration {
+	t.Helper()
+	start := time.Now()
+	m := must[*upstream.Manifest](t)(p.Manifest(t.Context(), "repo", "latest"))
+	if m.Upstream != want.Host {
+		t.Errorf("%s answered, want %s", m.Upstream, want.Host)
+	}
+	return time.Since(start)
+}
+
+// From the fourth request on, a first upstream that is dead costs nobody
+// anything: whether it is back is found out beside the requests.
+func TestDeadFirstMemberCostsNothing(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		p.first.Close()
+		n.Hang(firstAddr, true)
+		for range 3 {
+			if took := p.ask(t, p.second); took != 2*time.Second { // the connect timeout
+				t.Errorf("a request took %v", took)
+			}
+		}
+		dials := 3
+		for _, rest := range []time.Duration{10, 20, 40, 60, 60} {
+			for _, wait := range []time.Duration{0, rest*time.Second - 1, 1} {
+				time.Sleep(wait)
+				if wait == 1 {
+					dials++ // the probe
+				}
+				var all sync.WaitGroup
+				for range 50 {
+					all.Go(func() {
+						if took := p.ask(t, p.second); took != 0 {
+							t.Errorf("a request took %v", took)
+						}
+					})
+				}
+				all.Wait()
+				synctest.Wait()
+				if got := n.Dials(firstAddr); got != dials {
+					t.Fatalf("%d connects, want %d", got, dials)
+				}
+			}
+			time.Sleep(2 * time.Second) // until the probe has failed
+			synctest.Wait()
+		}
+		n.Hang(firstAddr, false)
+		p.first.Reopen()
+		time.Sleep(time.Minute)
+		p.ask(t, p.second) // lets the first one be probed
+		synctest.Wait()
+		p.ask(t, p.first)
+		for _, want := range []string{"the upstream cannot be connected to", "the upstream can be connected to again"} {
+			if !strings.Contains(p.log.String(), want) {
+				t.Errorf("the log lacks %q:\n%s", want, p.log)
+			}
+		}
+		if got := strings.Count(p.log.String(), "asking the next one"); got != 3 {
+			t.Errorf("the log tells %d times that the next one is asked, want 3: for those that tried", got)
+		}
+	})
+}
+
+// Where the others do not have it, the one in doubt is asked, and not given up
+// because of a probe.
+func TestMemberInDoubtIsTheLastResort(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		p.first.Close()
+		for range 3 {
+			p.ask(t, p.second)
+		}
+		only := p.first.AddImage("repo", "only", []byte("here"))
+		p.first.Reopen()
+		time.Sleep(10 * time.Second)
+		m := must[*upstream.Manifest](t)(p.Manifest(t.Context(), "repo", "only"))
+		if m.Descriptor.Digest != only.Digest {
+			t.Errorf("got %v", m.Descriptor)
+		}
+	})
+}
+
+// A probe that nobody waits for ends with its client.
+func TestProbeEndsWithTheClient(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		n.Hang(firstAddr, true)
+		p.first.Close()
+		for range 3 {
+			p.ask(t, p.second)
+		}
+		time.Sleep(10 * time.Second)
+		start := time.Now()
+		p.ask(t, p.second)
+		p.a.Close()
+		synctest.Wait()
+		if time.Since(start) != 0 {
+			t.Error("time has passed")
+		}
+	}) // and no goroutine is left, or the bubble would panic
+}
+
+// lie lets the first member deliver one wrong blob, and returns it.
+func (p *pair) lie(t *testing.T, i int) digest.Digest {
+	t.Helper()
+	content := fmt.Appendf(nil, "blob %d", i)
+	dgst := p.second.AddBlob("repo", content)
+	p.first.AddBlobAs("repo", dgst, bytes.ToUpper(content))
+	b := must[*upstream.Body](t)(p.Blob(t.Context(), "repo", dgst, 0, -1))
+	defer b.Close()
+	if got := must[[]byte](t)(io.ReadAll(b)); bytes.Equal(got, content) {
+		t.Fatalf("blob %d: the first member was not asked", i)
+	}
+	if !b.Reject() {
+		t.Errorf("blob %d: nowhere else to go", i)
+	}
+	return dgst
+}
+
+// Who delivers the wrong bytes for one digest is asked last for that; who does
+// so for several is left alone.
+func TestRepeatedLiarsRest(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		last := time.Duration(0)
+		for round, rest := range []time.Duration{1, 2, 4, 8, 15, 15} {
+			time.Sleep(last)
+			for i := range 3 {
+				p.lie(t, 10*round+i)
+				if round > 0 {
+					break // after a rest, one is enough
+				}
+				if i < 2 {
+					p.ask(t, p.first)
+				}
+			}
+			last = rest * time.Minute
+			p.first.ResetRequests()
+			time.Sleep(last - 1)
+			last = 1
+			p.ask(t, p.second)
+			_, err := p.a.Manifest(t.Context(), "repo", "latest")
+			if e := wantError(t, err, upstream.ErrUnavailable); !strings.Contains(e.Error(), "wrong bytes repeatedly") {
+				t.Errorf("round %d: %v", round, err)
+			}
+			if got := p.first.Requests(); len(got) != 0 {
+				t.Errorf("round %d: a liar that rests was asked %q", round, got)
+			}
+			if got := strings.Count(p.log.String(), "delivered the wrong bytes repeatedly, and is not asked"); got != round+1 {
+				t.Errorf("round %d: %d log lines", round, got)
+			}
+		}
+		time.Sleep(11 * time.Minute) // all is forgotten
+		p.lie(t, 100)
+		p.ask(t, p.first)
+	})
+}
+
+// One digest that is bad in one place, however often it is asked for, is no
+// reason to do without that place.
+func TestOneBadBlobIsNoLiar(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		dgst := digest.FromString("what it ought to be")
+		p.first.AddBlobAs("repo", dgst, []byte("what it is"))
+		for range 5 {
+			b, err := p.a.Blob(t.Context(), "repo", dgst, 0, -1)
+			readBody(t, b, err)
+			b.Reject()
+		}
+		p.ask(t, p.first)
+	})
+}
+
+// A manifest that is not its digest's counts as well.
+func TestManifestsThatLie(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		for i := range 3 {
+			image := p.second.AddImage("repo", fmt.Sprint("v", i), fmt.Appendf(nil, "layer %d", i))
+			p.first.AddManifest("repo", image.Digest.String(), image.MediaType, []byte("{}"))
+			m := must[*upstream.Manifest](t)(p.Manifest(t.Context(), "repo", image.Digest.String()))
+			if m.Upstream != p.second.Host {
+				t.Errorf("got it from %s", m.Upstream)
+			}
+		}
+		p.ask(t, p.second)
+	})
+}
+
+// Where two delivered parts of what is wrong, nobody knows whose fault it is.
+func TestSharedLieIsNobodys(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		for i := range 4 {
+			content := bytes.Repeat(fmt.Append(nil, i), blobSize)
+			dgst := p.first.AddBlob("repo", content)
+			p.second.AddBlob("repo", content)
+			p.first.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(1), upstreamtest.CutAfter(1000)).Times(1)
+			p.first.Fault(func(r *http.Request) bool { return r.Header.Get("Range") != "" }, upstreamtest.Status(500, ""))
+			b, err := p.Blob(t.Context(), "repo", dgst, 0, -1)
+			readBody(t, b, err)
+			if b.Upstream != p.second.Host {
+				t.Fatalf("%s went on", b.Upstream)
+			}
+			if b.Reject() {
+				t.Error("somewhere else to go")
+			}
+			p.first.ClearFaults()
+		}
+		p.ask(t, p.first)
+	})
+}
+
+// A registry that restarts is away for a moment, and then rests for longer:
+// downloads that have begun go on all the same.
+func TestDownloadsOutlastARestart(t *testing.T) {
+	for name, limited := range map[string]bool{"restart": false, "429": true} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, firstAddr))
+				c := newClient(t, r, on(n))
+				gate := upstreamtest.NewGate()
+				r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(1000, gate)).Times(10)
+				dgst := r.AddBlob("repo", blob)
+				var all sync.WaitGroup
+				for range 10 {
+					all.Go(func() {
+						b, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+						if got := readBody(t, b, err); !bytes.Equal(got, blob) {
+							t.Errorf("got %d other bytes", len(got))
+						}
+					})
+				}
+				synctest.Wait()
+				if limited {
+					r.Fault(upstreamtest.Blobs, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "7")).Times(1)
+					r.Close()
+					r.Reopen()
+				} else {
+					r.Close()
+					time.Sleep(5 * time.Second)
+					r.Reopen()
+				}
+				start := time.Now()
+				all.Wait()
+				if took := time.Since(start); took > 10*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				if got := n.Dials(firstAddr); got > 40 {
+					t.Errorf("%d connects", got)
+				}
+			})
+		})
+	}
+}
+
+// A body does not wait for ever.
+func TestBodyDoesNotOutlastEverything(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, firstAddr))
+		dgst := r.AddBlob("repo", blob)
+		r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(1000, upstreamtest.NewGate()))
+		b := must[*upstream.Body](t)(newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1))
+		defer b.Close()
+		must[int](t)(io.ReadFull(b, make([]byte, 1000)))
+		r.Close()
+		start := time.Now()
+		_, err := io.ReadAll(b)
+		wantError(t, err, upstream.ErrUnavailable)
+		if took := time.Since(start); took > 20*time.Second {
+			t.Errorf("gave up after %v", took)
+		}
+	})
+}
+
+// A connection that always breaks after a few bytes makes progress, and no storm
+// of requests.
+func TestTrickle(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		const cuts = 50
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, firstAddr))
+		dgst := r.AddBlob("repo", blob)
+		r.Fault(upstreamtest.Blobs, upstreamtest.CutEvery(blobSize/cuts))
+		start := time.Now()
+		b, err := newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1)
+		if got := readBody(t, b, err); !bytes.Equal(got, blob) {
+			t.Errorf("got %d other bytes", len(got))
+		}
+		if took := time.Since(start); took < (cuts-5)*time.Second || len(r.Requests()) != cuts {
+			t.Errorf("%d requests within %v", len(r.Requests()), took)
+		}
+	})
+}
