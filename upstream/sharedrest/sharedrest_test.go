@@ -1,0 +1,280 @@
+package sharedrest_test
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"go.uber.org/goleak"
+
+	"github.com/weirhq/weir/tokencache/redistest"
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/sharedrest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var _ upstream.Rests = (*sharedrest.Rests)(nil)
+
+const (
+	hub    = "registry.test:443"
+	prefix = "weir-test"
+	retry  = 50 * time.Millisecond
+)
+
+// instance is one mirror's rests.
+type instance struct {
+	*sharedrest.Rests
+	log *safeBuffer
+}
+
+// safeBuffer is a log that is written and read at once.
+type safeBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+func newInstance(t *testing.T, server *redistest.Server) *instance {
+	t.Helper()
+	i := &instance{log: new(safeBuffer)}
+	opts := sharedrest.Options{Prefix: prefix, Logger: slog.New(slog.NewTextHandler(i.log, nil)), Retry: retry}
+	if server != nil {
+		opts.Redis = newClient(t, server)
+	}
+	i.Rests = sharedrest.New(opts)
+	t.Cleanup(i.Close)
+	return i
+}
+
+func newClient(t *testing.T, server *redistest.Server) *redis.Client {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { client.Close() })
+	return client
+}
+
+// watching is what a client of an instance was told.
+type watching struct{ told chan time.Time }
+
+func (i *instance) watch(t *testing.T, upstream, account string) watching {
+	t.Helper()
+	w := watching{make(chan time.Time, 100)}
+	t.Cleanup(i.Watch(upstream, account, func(until time.Time) { w.told <- until }))
+	return w
+}
+
+// expect waits until the client is told of a rest of about that end. It may be
+// told of others, that end before, and of one more than once.
+func (w watching) expect(t *testing.T, what string, until time.Time) {
+	t.Helper()
+	var got time.Time
+	deadline := time.After(20 * time.Second)
+	for until.Sub(got) > 2*time.Second {
+		select {
+		case got = <-w.told:
+		case <-deadline:
+			t.Fatalf("%s: told that it rests until %v, want %v", what, got, until)
+		}
+	}
+	if got.Sub(until) > 2*time.Second {
+		t.Errorf("%s: told that it rests until %v, want %v", what, got, until)
+	}
+}
+
+func (w watching) expectNothing(t *testing.T, what string) {
+	t.Helper()
+	select {
+	case got := <-w.told:
+		t.Errorf("%s: told that it rests until %v", what, got)
+	default:
+	}
+}
+
+func in(d time.Duration) time.Time { return time.Now().Add(d) }
+
+func TestWithinOneProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newInstance(t, nil)
+		defer i.Close()
+		one, other := i.watch(t, hub, "account"), i.watch(t, hub, "account")
+		anonymous, elsewhere := i.watch(t, hub, ""), i.watch(t, "other.test:443", "account")
+		until := in(time.Minute)
+		i.Limit(hub, "account", until)
+		one.expect(t, "the one that said it", until)
+		other.expect(t, "another client", until)
+		i.watch(t, hub, "account").expect(t, "a later one", until)
+		anonymous.expectNothing(t, "another account")
+		elsewhere.expectNothing(t, "another upstream")
+		time.Sleep(time.Minute)
+		i.watch(t, hub, "account").expectNothing(t, "after the rest")
+	})
+}
+
+func TestWatchStops(t *testing.T) {
+	i := newInstance(t, nil)
+	calls := 0
+	stop := i.Watch(hub, "", func(time.Time) { calls++ })
+	i.Limit(hub, "", in(time.Minute))
+	stop()
+	i.Limit(hub, "", in(time.Hour))
+	if calls != 1 {
+		t.Errorf("%d calls, want 1", calls)
+	}
+}
+
+func TestAmongInstances(t *testing.T) {
+	server := redistest.Start(t)
+	one, other := newInstance(t, server), newInstance(t, server)
+	w, anonymous := other.watch(t, hub, "account"), other.watch(t, hub, "")
+	until := in(5 * time.Minute)
+	one.Limit(hub, "account", until)
+	w.expect(t, "an instance that runs", until)
+	anonymous.expectNothing(t, "another account")
+
+	newInstance(t, server).watch(t, hub, "account").expect(t, "an instance that starts later", until)
+
+	client := newClient(t, server)
+	names := must(t)(client.Keys(t.Context(), "*").Result())
+	if len(names) != 1 || !strings.HasPrefix(names[0], prefix+":rest:") || strings.Contains(names[0], "registry") || strings.Contains(names[0], "account") {
+		t.Fatalf("the keys are %q", names)
+	}
+	if left := client.PTTL(t.Context(), names[0]).Val(); left > 5*time.Minute || left < 4*time.Minute {
+		t.Errorf("the key lives for %v", left)
+	}
+}
+
+func must(t *testing.T) func([]string, error) []string {
+	return func(v []string, err error) []string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// Garbage on the channel and in keys harms nobody.
+func TestGarbage(t *testing.T) {
+	server := redistest.Start(t)
+	one, other := newInstance(t, server), newInstance(t, server)
+	w := other.watch(t, hub, "")
+	one.Limit(hub, "", in(time.Minute))
+	w.expect(t, "before", in(time.Minute))
+	client := newClient(t, server)
+	names := must(t)(client.Keys(t.Context(), "*").Result())
+	for _, text := range []string{"", "{", `{"rest":1}`, `{"rest":"` + strings.TrimPrefix(names[0], prefix+":rest:") + `","left_ms":-5}`} {
+		if err := client.Publish(t.Context(), prefix+":rests", text).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.Del(t.Context(), names[0]).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.RPush(t.Context(), names[0], "a list that does not expire").Err(); err != nil {
+		t.Fatal(err)
+	}
+	newInstance(t, server).watch(t, "other.test:443", "")
+	one.Limit(hub, "", in(2*time.Minute))
+	w.expect(t, "after", in(2*time.Minute))
+	if strings.Contains(one.log.String()+other.log.String(), "not shared") {
+		t.Errorf("the log says that something failed: %s", one.log)
+	}
+}
+
+// While Redis is away a rest stays in its process, and what is left of it is
+// shared when Redis is back. The log says so once each way.
+func TestRedisFails(t *testing.T) {
+	for name, c := range map[string]struct{ fail, mend func(*redistest.Server) }{
+		"dead":   {(*redistest.Server).Stop, (*redistest.Server).Restart},
+		"frozen": {(*redistest.Server).Pause, (*redistest.Server).Resume},
+	} {
+		for _, from := range []string{"at start", "in the middle"} {
+			t.Run(name+" "+from, func(t *testing.T) {
+				t.Parallel()
+				server := redistest.Start(t)
+				if from == "at start" {
+					c.fail(server)
+				}
+				one, other := newInstance(t, server), newInstance(t, server)
+				here, there := one.watch(t, hub, ""), other.watch(t, hub, "")
+				if from == "in the middle" {
+					one.Limit(hub, "", in(time.Minute))
+					here.expect(t, "before, here", in(time.Minute))
+					there.expect(t, "before, there", in(time.Minute))
+					c.fail(server)
+				}
+				for _, i := range []*instance{one, other} {
+					i.waitFor(t, "not shared until Redis is back", 1)
+				}
+				until := in(10 * time.Minute)
+				one.Limit(hub, "", until)
+				here.expect(t, "in the same process", until)
+				if from == "at start" {
+					there.expectNothing(t, "without Redis")
+				}
+				c.mend(server)
+				for _, i := range []*instance{one, other} {
+					i.waitFor(t, "shared through Redis again", 1)
+				}
+				there.expect(t, "when Redis is back", until)
+				one.waitFor(t, "not shared until Redis is back", 1)
+				newInstance(t, server).watch(t, hub, "").expect(t, "an instance that starts later", until)
+			})
+		}
+	}
+}
+
+// waitFor waits until the log holds a text that many times.
+func (i *instance) waitFor(t *testing.T, text string, times int) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(20 * time.Second)
+	for strings.Count(i.log.String(), text) < times {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("the log lacks %q:\n%s", text, i.log)
+		}
+	}
+	if got := strings.Count(i.log.String(), text); got != times {
+		t.Errorf("the log says %d times %q, want %d:\n%s", got, text, times, i.log)
+	}
+}
+
+// Nobody waits for Redis, not even for one that accepts connections and is
+// silent.
+func TestNothingWaitsForRedis(t *testing.T) {
+	server := redistest.Start(t)
+	server.Pause()
+	i := newInstance(t, server)
+	start := time.Now()
+	w := i.watch(t, hub, "")
+	i.Limit(hub, "", in(time.Minute))
+	w.expect(t, "here", in(time.Minute))
+	if took := time.Since(start); took > 500*time.Millisecond {
+		t.Errorf("it took %v", took)
+	}
+	start = time.Now()
+	i.Close()
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+}
