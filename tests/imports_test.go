@@ -24,8 +24,9 @@ var arrows = map[string][]string{
 	"namespace":     {"storage", "storage/spool", "upstream"},
 	"registry":      {"namespace", "storage", "upstream"},
 	"cmd/weir": {
-		"config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream",
+		"config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest",
 	},
+	"upstream/sharedrest": nil,
 }
 
 // alone are foreign packages that one of ours keeps to itself.
@@ -35,7 +36,7 @@ var alone = map[string]string{
 	"github.com/BurntSushi/toml":   "config",
 	"github.com/dlclark/regexp2":   "config namespace",
 	"github.com/gorilla/mux":       "registry",
-	"github.com/redis/go-redis/v9": "cmd/weir tokencache",
+	"github.com/redis/go-redis/v9": "cmd/weir tokencache upstream/sharedrest",
 	"github.com/felixge/httpsnoop": "registry",
 	"github.com/google/go-cmp/cmp": "",
 	"go.uber.org/goleak":           "",

@@ -21,6 +21,7 @@ import (
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/sharedrest"
 )
 
 const (
@@ -45,6 +46,7 @@ type mirror struct {
 	cache    *namespace.Cache
 	redis    redis.UniversalClient // nil without [cache.redis]
 	tokens   *tokencache.Cache
+	rests    *sharedrest.Rests
 	clients  *clients
 	tables   namespace.Live
 	handler  http.Handler
@@ -56,8 +58,9 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 	if err := m.openStorage(cfg); err != nil {
 		return nil, err
 	}
-	m.openTokens(cfg)
+	m.openShared(cfg)
 	m.clients = newClients(m.tokens, upstream.NewMetrics(m.gatherer), log)
+	m.clients.rests = m.rests
 	if err := m.apply(cfg); err != nil {
 		m.close()
 		return nil, err
@@ -143,10 +146,11 @@ func (m *mirror) quarantine(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
-// openTokens makes the token cache, shared through Redis where that is
-// configured.
-func (m *mirror) openTokens(cfg *config.Config) {
+// openShared makes what clients of upstreams have in common: tokens and rests,
+// which other instances share through Redis where that is configured.
+func (m *mirror) openShared(cfg *config.Config) {
 	var shared tokencache.Store
+	rests := sharedrest.Options{Logger: m.log}
 	if r := cfg.Cache.Redis; r != nil {
 		opts := &redis.UniversalOptions{
 			Addrs: r.Addrs, Username: r.Username, Password: r.Password.Reveal(), DB: r.DB, MasterName: r.MasterName,
@@ -163,15 +167,22 @@ func (m *mirror) openTokens(cfg *config.Config) {
 		redis.SetLogger(redisLog{m.log})
 		m.redis = redis.NewUniversalClient(opts)
 		shared = tokencache.NewRedis(m.redis, r.KeyPrefix)
+		rests.Redis, rests.Prefix = m.redis, r.KeyPrefix
 	}
+	m.rests = sharedrest.New(rests)
 	m.tokens = tokencache.New(tokencache.NewMemory(tokensInMemory), shared,
 		tokencache.WithMetrics(tokencache.NewMetrics(m.gatherer)), tokencache.WithLogger(m.log))
 }
 
 // apply puts the repositories of a configuration in force. Upstreams that did
 // not change keep their connections and what is known about them.
-func (m *mirror) apply(cfg *config.Config) error {
+func (m *mirror) apply(cfg *config.Config) (err error) {
 	keep := m.clients.begin()
+	defer func() {
+		if err != nil {
+			m.clients.drop(keep)
+		}
+	}()
 	specs := make([]namespace.Spec, len(cfg.Repositories))
 	for i, repo := range cfg.Repositories {
 		spec, err := m.spec(cfg, repo, keep)
@@ -230,6 +241,7 @@ func (m *mirror) close() {
 	m.pool.Close()
 	m.flights.Close()
 	m.clients.close()
+	m.rests.Close()
 	m.tokens.Close()
 	if m.redis != nil {
 		m.redis.Close()

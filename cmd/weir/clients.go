@@ -18,6 +18,7 @@ import (
 // what it knows about the upstream's health.
 type clients struct {
 	tokens  *tokencache.Cache
+	rests   upstream.Rests // may be nil
 	metrics *upstream.Metrics
 	log     *slog.Logger
 	current generation
@@ -38,8 +39,7 @@ func newClients(tokens *tokencache.Cache, metrics *upstream.Metrics, log *slog.L
 	return &clients{tokens: tokens, metrics: metrics, log: log, current: generation{}}
 }
 
-// begin starts a generation. It takes effect with commit; one that is dropped
-// before costs nothing.
+// begin starts a generation, which ends with commit or drop.
 func (c *clients) begin() generation { return generation{} }
 
 // commit makes a generation the current one. What clients of the last one have
@@ -51,6 +51,15 @@ func (c *clients) commit(next generation) {
 		}
 	}
 	c.current = next
+}
+
+// drop gives a generation up that cannot be used.
+func (c *clients) drop(next generation) {
+	for key, client := range next {
+		if c.current[key] != client {
+			client.Close()
+		}
+	}
 }
 
 func (c *clients) close() { c.commit(generation{}) }
@@ -90,7 +99,7 @@ func (c *clients) newClient(u config.Upstream, files material, maxManifestSize i
 		URL: target, Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
 		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version,
-		Tokens: c.tokens, Metrics: c.metrics, Logger: c.log,
+		Tokens: c.tokens, Rests: c.rests, Metrics: c.metrics, Logger: c.log,
 	}
 	if len(files.certificate) > 0 {
 		pair, err := tls.X509KeyPair(files.certificate, files.key)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/tokencache"
@@ -120,4 +121,33 @@ func appendTo(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 	write(t, path, string(content)+text)
+}
+
+// A configuration that turns out to be of no use leaves no client behind.
+func TestDroppedClientsAreClosed(t *testing.T) {
+	c := newTestClients(t)
+	watching := watchers{}
+	c.rests = watching
+	kept := config.Upstream{URL: "https://ghcr.io"}
+	apply(t, c, kept, 1000)
+	next := c.begin()
+	for _, u := range []config.Upstream{kept, {URL: "https://quay.io"}} {
+		if _, err := c.get(next, u, 1000); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.drop(next)
+	if len(watching) != 1 || !watching["ghcr.io:443"] {
+		t.Errorf("these are left: %v", watching)
+	}
+}
+
+// watchers are the upstreams whose clients are not closed.
+type watchers map[string]bool
+
+func (w watchers) Limit(string, string, time.Time) {}
+
+func (w watchers) Watch(upstream, _ string, _ func(time.Time)) (stop func()) {
+	w[upstream] = true
+	return func() { delete(w, upstream) }
 }
