@@ -130,8 +130,13 @@ func startDocker(t *testing.T, config string) *docker {
 	d := &docker{t: t, binary: require.Program(t, "docker", "docker.io")}
 	require.Root(t)
 	dir := socketDir(t, "dockerd-")
-	// The one mount that an engine leaves when it ends.
-	t.Cleanup(func() { _ = syscall.Unmount(filepath.Join(dir, "exec", "netns", "default"), syscall.MNT_DETACH) })
+	// What an engine leaves mounted when it ends: the one always, the other
+	// where / is a bind mount, as it is in some containers.
+	t.Cleanup(func() {
+		for _, path := range []string{"exec/netns/default", "data"} {
+			_ = syscall.Unmount(filepath.Join(dir, path), syscall.MNT_DETACH)
+		}
+	})
 	d.socket = "unix://" + filepath.Join(dir, "sock")
 	file := filepath.Join(dir, "daemon.json")
 	writeFile(t, file, config)
