@@ -119,10 +119,12 @@ func (f *Flight) run() {
 	f.mu.Lock()
 	f.stopped = true
 	if f.spool != nil && err != nil {
-		if errors.Is(err, ErrCorrupt) {
-			f.spool.Fail(err)
-		} else {
+		// What cannot be stored is surely not the whole; of a content of
+		// unknown size whose source failed, nobody knows.
+		if store.error != nil || f.spool.Size() >= 0 && !errors.Is(err, ErrCorrupt) {
 			f.spool.Break(err)
+		} else {
+			f.spool.Fail(err)
 		}
 	}
 	f.closeSpool()

@@ -456,6 +456,27 @@ func TestForeignUpstreamFails(t *testing.T) {
 	}
 }
 
+// Of a content whose size nobody knows, what has come when its source fails may
+// be all of it: the withheld part stays hidden, also from those who could have
+// gone on elsewhere.
+func TestFailureOfUnknownSizeRevealsNothing(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(300 << 10), noSize: true, failAt: 300 << 10, step: make(chan int)}
+	dgst := digest.FromBytes(o.body)
+	var readers []*storage.Reader
+	for _, repo := range []storage.Repository{ours, theirs} {
+		r := s.reader(t, t.Context(), dgst, o.source(repo))
+		defer r.Close()
+		readers = append(readers, r)
+	}
+	go func() { o.step <- 300 << 10 }()
+	for _, r := range readers {
+		if got, err := readAll(r); !errors.Is(err, errCut) || len(got) > len(o.body)-spool.Withheld {
+			t.Errorf("got %d of %d bytes, %v", len(got), len(o.body), err)
+		}
+	}
+}
+
 // A range far ahead is fetched by itself at once, just as much as is wanted,
 // and the download goes on undisturbed.
 func TestRangeFarAhead(t *testing.T) {

@@ -213,7 +213,7 @@ func (r *Reader) choose() error {
 		return r.openWindow()
 	case failed != nil && r.off == written && r.recoverable(failed):
 		return r.openRest()
-	case s == nil:
+	case s == nil, failed != nil && r.off < written && r.off >= s.Readable():
 		return failed
 	}
 	follow, err := s.NewReader(r.ctx)

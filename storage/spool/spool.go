@@ -242,6 +242,13 @@ func (s *Spool) Written() int64 {
 	return s.written
 }
 
+// Readable returns how many bytes readers can see now.
+func (s *Spool) Readable() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.visible()
+}
+
 // Size returns the number of bytes that were announced or, of a complete
 // spool, that it has; -1 when it is not known yet.
 func (s *Spool) Size() int64 {
