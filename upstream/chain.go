@@ -117,7 +117,29 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, que
 			logger.Log(ctx, levelOf(failure), "an upstream failed, asking the next one", "upstream", member.Host(), "next", members[i+1].Host(), "error", err)
 		}
 	}
+	if member := lastResort(members, failed); member != nil {
+		if answer, err := question(member); err == nil {
+			logger.Log(ctx, slog.LevelInfo, "an upstream that was left alone is back", "upstream", member.Host())
+			return answer, nil
+		}
+	}
 	return none, mostHopeful(failed)
+}
+
+// lastResort returns the first member that was not asked because it rests,
+// where another one was asked and is broken: then nobody else can answer, and it
+// may be back by now. While all rest, none is asked before its time.
+func lastResort(members []*Client, failed []*Error) *Client {
+	broken := func(e *Error) bool { return !e.resting && e.Class >= ClassUnavailable }
+	if !slices.ContainsFunc(failed, broken) {
+		return nil
+	}
+	for i, e := range failed {
+		if e.resting && members[i].rest.reprieve(time.Now()) {
+			return members[i]
+		}
+	}
+	return nil
 }
 
 // doubtfulLast puts last the members that could not be connected to when they

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -72,6 +73,57 @@ func TestChainSkipsRestingMember(t *testing.T) {
 	}
 	_, err := upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(t.Context(), "repo", "absent")
 	wantError(t, err, upstream.ErrRateLimited)
+}
+
+// A member that rests and is back is asked before its time where the only other
+// one is broken, but not where that one just has not got it.
+func TestRestingMemberIsTheLastResort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := upstreamtest.NewNetwork()
+		first := upstreamtest.New(t, upstreamtest.WithNetwork(n, "first.test"))
+		second := upstreamtest.New(t, upstreamtest.WithNetwork(n, "second.test"))
+		for _, r := range []*upstreamtest.Registry{first, second} {
+			r.AddImage("repo", "latest", []byte("layer"))
+		}
+		a, b := newClient(t, first, on(n)), newClient(t, second, on(n))
+		chain := upstream.NewChain(upstream.ChainOptions{}, a, b)
+		pull := func(ref string) (string, error) {
+			m, err := chain.Manifest(t.Context(), "repo", ref)
+			if err != nil {
+				return "", err
+			}
+			return m.Upstream, nil
+		}
+		first.Close()
+		for range 3 {
+			if from, err := pull("latest"); from != b.Host() {
+				t.Fatalf("got it from %q, %v", from, err)
+			}
+		}
+		first.Reopen()
+		if _, err := pull("absent"); !errors.Is(err, upstream.ErrUnavailable) {
+			t.Errorf("one rests and the other has not got it: %v", err)
+		}
+		if got := first.Requests(); len(got) != 0 {
+			t.Errorf("the resting member was asked %v", got)
+		}
+		second.Fault(upstreamtest.Any, upstreamtest.Status(500, ""))
+		if from, err := pull("latest"); from != a.Host() {
+			t.Errorf("one rests but is back, the other is broken: got it from %q, %v", from, err)
+		}
+
+		// While it stays away, it is tried once a second at most.
+		first.Close()
+		dials := n.Dials(a.Host())
+		for range 20 {
+			if _, err := pull("latest"); !errors.Is(err, upstream.ErrUnavailable) {
+				t.Errorf("both are broken: %v", err)
+			}
+		}
+		if got := n.Dials(a.Host()) - dials; got > 3+1 {
+			t.Errorf("a dead member was dialled %d times by 20 requests at once", got)
+		}
+	})
 }
 
 func TestChainHeadStopsWhereHeadIsRefused(t *testing.T) {

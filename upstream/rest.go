@@ -20,6 +20,9 @@ const (
 	liarRest      = time.Minute
 	liarMaxRest   = 15 * time.Minute
 
+	// reprieveEvery bounds how often a rest is cut short.
+	reprieveEvery = time.Second
+
 	// probeTime is about what a probe takes that is under way.
 	probeTime = time.Second
 )
@@ -41,6 +44,8 @@ type rest struct {
 	pause     time.Duration
 	openUntil time.Time
 	probing   bool
+
+	reprieved time.Time // the last time that a rest was cut short
 }
 
 // enter asks for leave to send a request. It returns an error of the class that
@@ -128,6 +133,27 @@ func (r *rest) lied(now time.Time, digests int) (pause time.Duration) {
 	r.liarPause = min(max(2*r.liarPause, liarRest), liarMaxRest)
 	r.liarUntil = now.Add(r.liarPause)
 	return r.liarPause
+}
+
+// reprieve cuts a rest short for a request that nobody else can answer, and
+// reports whether it did. A rate limit is not ours to cut short, and a dead
+// registry must not cost every such request its connect timeout.
+func (r *rest) reprieve(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Before(r.limitedUntil) || r.probing || now.Sub(r.reprieved) < reprieveEvery {
+		return false
+	}
+	r.reprieved = now
+	r.liarUntil, r.openUntil = earlier(r.liarUntil, now), earlier(r.openUntil, now)
+	return true
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // left returns how long enter is going to refuse, as far as can be said; 0 when
