@@ -1,0 +1,393 @@
+package tests
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/tokencache/redistest"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// tail is what clients are not given before the digest is verified.
+const tail = 32 * kib
+
+// ranged matches requests that resume.
+func ranged(r *http.Request) bool { return r.Header.Get("Range") != "" }
+
+// Wherever and however a download breaks off, the client gets the whole of it in
+// the same answer, and hardly a byte comes twice.
+func TestMidBlobCut(t *testing.T) {
+	t.Parallel()
+	const size = 2 * mib
+	cuts := []int64{0, 1, 4095, size / 3, size - tail - 1, size - tail, size - tail + 1, size - 1}
+	for i, c := range []struct {
+		name     string
+		options  []upstreamtest.Option
+		once     func(cut int64) []upstreamtest.Effect // what the first request of each blob meets
+		resuming []upstreamtest.Effect                 // what its later ones meet
+		limit    float64                               // how often the size may come from upstream
+	}{
+		{"same", nil, nil, nil, 1.1},
+		{"next", nil, nil, []upstreamtest.Effect{upstreamtest.Status(503, "")}, 1.1},
+		{"next-first-lost-it", nil, nil, []upstreamtest.Effect{upstreamtest.Status(404, "")}, 1.1},
+		{"limited", nil, nil, []upstreamtest.Effect{upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "1")}, 1.1},
+		{"no-length", nil, func(cut int64) []upstreamtest.Effect {
+			return []upstreamtest.Effect{upstreamtest.Chunked(), upstreamtest.CutAfter(cut)}
+		}, []upstreamtest.Effect{upstreamtest.Chunked()}, 1.1},
+		{"stall", nil, func(cut int64) []upstreamtest.Effect {
+			return []upstreamtest.Effect{upstreamtest.StallAfter(cut, upstreamtest.NewGate())}
+		}, nil, 1.1},
+		{"http2", []upstreamtest.Option{upstreamtest.WithTLS()}, nil, nil, 1.1},
+		{"range-ignored", nil, nil, []upstreamtest.Effect{upstreamtest.IgnoreRange()}, 2.1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			first, second := upstreamtest.New(t, c.options...), upstreamtest.New(t)
+			settings := []string{"read_timeout_secs = 2"}
+			if c.name == "http2" {
+				settings = append(settings, fmt.Sprintf("server_ca_bundle = %q", first.CAFile()))
+			}
+			w := startWeir(t, blockOf("mirror", nil, at(first, settings...), at(second)))
+			for j, cut := range cuts {
+				dgst := addRandom(t, first, "org/app", size, uint64(1000*(i+1)+j))
+				addRandom(t, second, "org/app", size, uint64(1000*(i+1)+j))
+				once := []upstreamtest.Effect{upstreamtest.CutAfter(cut)}
+				if c.once != nil {
+					once = c.once(cut)
+				}
+				blob := upstreamtest.Path(dgst.Encoded())
+				first.Fault(blob, once...).Times(1)
+				first.Fault(upstreamtest.All(blob, ranged), c.resuming...)
+				before := w.metric(t, "weir_upstream_bytes_total")
+				w.pull(t, blobPath("mirror/org/app", dgst)).whole(t, fmt.Sprint("cut at ", cut), dgst)
+				if got := w.metric(t, "weir_upstream_bytes_total") - before; got > c.limit*size {
+					t.Errorf("cut at %d: %v bytes came from upstream for a blob of %d", cut, got, size)
+				}
+				first.ClearFaults()
+			}
+			w.expectIntact(t)
+		})
+	}
+}
+
+// A CDN's URL that expired while its connection broke is asked for again.
+func TestMidBlobExpiredURL(t *testing.T) {
+	t.Parallel()
+	const size, cut = 2 * mib, mib
+	upstream := upstreamtest.New(t, upstreamtest.WithCDN(upstreamtest.CDN{}))
+	dgst := addRandom(t, upstream, "org/app", size, 21000)
+	gate := upstreamtest.NewGate()
+	upstream.Fault(upstreamtest.CDNBlobs, upstreamtest.StallAfter(cut, gate)).Times(1)
+	w := startWeir(t, block("mirror", upstream))
+	p := w.pull(t, blobPath("mirror/org/app", dgst))
+	arrived(t, gate, 1)
+	upstream.ExpireURLs()
+	upstream.CloseCDN()
+	upstream.ReopenCDN()
+	p.whole(t, "the client", dgst)
+	requests := upstream.Requests()
+	if len(requests) < 2 || requests[0] != "GET "+blobPath("org/app", dgst)+" 307" {
+		t.Errorf("the registry was asked %q", requests)
+	}
+	if got := w.metric(t, "weir_upstream_bytes_total"); got > 1.1*size {
+		t.Errorf("%v bytes came from upstream for a blob of %d", got, size)
+	}
+}
+
+// An upstream that restarts in the middle of downloads, with nobody else to ask,
+// costs time and no client's pull.
+func TestUpstreamRestarts(t *testing.T) {
+	t.Parallel()
+	const size, clients = 2 * mib, 8
+	upstream := upstreamtest.New(t)
+	gate := upstreamtest.NewGate()
+	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(size/2, gate)).Times(clients)
+	w := startWeir(t, block("mirror", upstream))
+	var pulls []*pulling
+	var blobs []digest.Digest
+	for i := range clients {
+		blobs = append(blobs, addRandom(t, upstream, "org/app", size, uint64(20000+i)))
+		pulls = append(pulls, w.pull(t, blobPath("mirror/org/app", blobs[i])))
+	}
+	arrived(t, gate, clients)
+	upstream.Close()
+	w.metricIs(t, 1, "weir_upstream_resting")
+	upstream.Reopen()
+	for i, p := range pulls {
+		p.whole(t, fmt.Sprint("client ", i), blobs[i])
+	}
+}
+
+// One instance is told to come back later; no other one with that account asks.
+func TestRateLimitShared(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	hub, other := upstreamtest.New(t), upstreamtest.New(t)
+	image := hub.AddImage("org/app", "v1", []byte("a layer"))
+	other.AddImage("org/app", "v1", []byte("a layer"))
+	credentials := fmt.Sprintf("username = %q\npassword = %q", username, password)
+	config := fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL()) +
+		block("mirror", hub) + blockOf("account", nil, at(hub, credentials)) +
+		blockOf("slower", nil, at(hub, "read_timeout_secs = 30")) + blockOf("chain", nil, at(hub), at(other))
+	one, two := startWeir(t, config), startWeir(t, config)
+	expectContent(t, "before", two.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+	hub.ResetRequests()
+
+	fault := hub.Fault(upstreamtest.Any, upstreamtest.Status(429, "slow down"), upstreamtest.Header("Retry-After", "600")).Times(1)
+	expect(t, "the one that is told", one.get(t, manifestPath("mirror/org/app", "v1")), http.StatusTooManyRequests, "")
+	two.metricIs(t, 1, "weir_upstream_resting", "upstream", hub.Host)
+	three := startWeir(t, config)
+	three.metricIs(t, 1, "weir_upstream_resting", "upstream", hub.Host)
+	expectWire(t, hub, "the one that is told", "GET /v2/org/app/manifests/v1 429")
+
+	for name, w := range map[string]*weir{"one": one, "two": two, "three": three} {
+		a := w.get(t, manifestPath("mirror/org/app", "v2"))
+		expect(t, name, a, http.StatusTooManyRequests, "")
+		if after := a.Header.Get("Retry-After"); len(after) != 3 {
+			t.Errorf("%s: Retry-After %q, want what is left of 600", name, after)
+		}
+		expect(t, name+", another block", w.get(t, manifestPath("slower/org/app", "v2")), http.StatusTooManyRequests, "")
+		expect(t, name+", the next upstream", w.get(t, manifestPath("chain/org/app", "v1")), http.StatusOK, "")
+	}
+	expectContent(t, "stale", two.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStale)
+	expectWire(t, hub, "while it rests")
+	if got := fault.Hits(); got != 1 {
+		t.Errorf("told 429 %d times", got)
+	}
+	// The account has a limit of its own.
+	expect(t, "with an account", two.get(t, manifestPath("account/org/app", "v1")), http.StatusOK, "")
+	keys := redisCommands(t, redis.Addr(), "KEYS *")
+	if !strings.Contains(keys, "weir:rest:") || strings.Contains(keys, username) || strings.Contains(keys, hub.Host) {
+		t.Errorf("the keys in Redis are %q", keys)
+	}
+}
+
+// Without Redis each instance learns for itself, and says once that it does.
+func TestRateLimitWithoutRedis(t *testing.T) {
+	t.Parallel()
+	redis := redistest.Start(t)
+	redis.Stop()
+	hub := upstreamtest.New(t)
+	hub.AddImage("org/app", "v1", []byte("a layer"))
+	w := startWeir(t, fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL())+block("mirror", hub))
+	w.logs(t, "rate limits of upstreams are not shared until Redis is back")
+	hub.Fault(upstreamtest.Any, upstreamtest.Status(429, "")).Times(1)
+	for range 3 {
+		expect(t, "limited", w.get(t, manifestPath("mirror/org/app", "v1")), http.StatusTooManyRequests, "")
+	}
+	expectWire(t, hub, "limited", "GET /v2/org/app/manifests/v1 429")
+	redis.Restart()
+	w.logs(t, "rate limits of upstreams are shared through Redis again")
+	two := startWeir(t, fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL())+block("mirror", hub))
+	two.metricIs(t, 1, "weir_upstream_resting")
+	if got := w.log.count("rate limits of upstreams are not shared"); got != 1 {
+		t.Errorf("the log says %d times that nothing is shared, want once", got)
+	}
+}
+
+// blackHole returns an address that does not accept connections and refuses none
+// either: a listener whose queue is full.
+func blackHole(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := fmt.Sprintf("127.0.0.1:%d", bound.(*syscall.SockaddrInet4).Port)
+	for range 16 {
+		conn, err := net.DialTimeout("tcp", addr, 200*time.Millisecond)
+		if err != nil {
+			return addr // the queue is full
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Fatal("the queue of a listener does not fill up")
+	return ""
+}
+
+// From the fourth request on, a first upstream that does not accept connections
+// costs next to nothing, whether it refuses them or is silent.
+func TestDeadFirstUpstream(t *testing.T) {
+	t.Parallel()
+	refusing, second := upstreamtest.New(t), upstreamtest.New(t)
+	refusing.Close()
+	silent := blackHole(t)
+	w := startWeir(t, blockOf("refusing", nil, at(refusing), at(second))+
+		blockOf("silent", nil, []string{fmt.Sprintf("url = %q", "http://"+silent), "connect_timeout_secs = 1"}, at(second))+
+		block("alone", second))
+	image := second.AddImage("org/app", "v1", []byte("a layer"))
+	pull := func(name string) time.Duration {
+		start := time.Now()
+		expectContent(t, name, w.get(t, manifestPath(name+"/org/app", "v1")), image.Digest, "")
+		return time.Since(start)
+	}
+	for _, name := range []string{"refusing", "silent"} {
+		for i := range 3 {
+			if took := pull(name); name == "silent" && took < time.Second {
+				t.Fatalf("request %d took %v: something accepted the connection", i, took)
+			}
+		}
+		w.logs(t, "the upstream cannot be connected to")
+		// The machine is busy with other tests, so what counts is the median, of
+		// which a request without the dead upstream takes its part.
+		var with, without []time.Duration
+		for range 41 {
+			with = append(with, pull(name))
+			without = append(without, pull("alone"))
+		}
+		slices.Sort(with)
+		slices.Sort(without)
+		if cost := with[20] - without[20]; cost >= 5*time.Millisecond {
+			t.Errorf("%s: a dead upstream costs %v", name, cost)
+		}
+		if slowest := with[len(with)-1]; slowest >= time.Second {
+			t.Errorf("%s: a request took %v, as if it had tried to connect", name, slowest)
+		}
+	}
+	for _, host := range []string{refusing.Host, silent} {
+		if got := w.metric(t, "weir_upstream_resting", "upstream", host); got != 1 {
+			t.Errorf("weir_upstream_resting of %s is %v", host, got)
+		}
+	}
+}
+
+// No client takes wrong bytes for an image; a retry succeeds where any upstream
+// is sane; and who delivers them repeatedly is left alone.
+func TestLiar(t *testing.T) {
+	t.Parallel()
+	const size = mib
+	liar, sane := upstreamtest.New(t), upstreamtest.New(t)
+	liar.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(size-tail/2))
+	w := startWeir(t, blockOf("mirror", nil, at(liar), at(sane)))
+	for i := range 3 {
+		dgst := addRandom(t, liar, "org/app", size, uint64(30000+i))
+		addRandom(t, sane, "org/app", size, uint64(30000+i))
+		p := w.pull(t, blobPath("mirror/org/app", dgst)).wait(t)
+		if p.err == nil && p.digest != dgst {
+			t.Errorf("blob %d: the client took %d wrong bytes for whole", i, p.length)
+		}
+		if p.err != nil && p.length > size-tail {
+			t.Errorf("blob %d: the client got %d bytes, of which the last %d ought to be withheld", i, p.length, tail)
+		}
+		expectContent(t, fmt.Sprint("blob ", i, ", again"), w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+	}
+	w.metricIs(t, 1, "weir_upstream_resting", "upstream", liar.Host)
+	w.logs(t, "delivered the wrong bytes repeatedly", liar.Host)
+	if got := w.metric(t, "weir_upstream_requests_total", "upstream", liar.Host, "operation", "blob", "class", "unavailable"); got < 3 {
+		t.Errorf("%v failures of the liar are counted, want one for each blob", got)
+	}
+	liar.ResetRequests()
+	dgst := addRandom(t, sane, "org/app", size, 30099)
+	w.pull(t, blobPath("mirror/org/app", dgst)).whole(t, "while it rests", dgst)
+	expectWire(t, liar, "while it rests")
+	w.expectIntact(t)
+}
+
+// A storm of one registry's downloads does not keep another registry's waiting
+// until it is over, and the bound on all of them holds.
+func TestFairAdmission(t *testing.T) {
+	t.Parallel()
+	const storm = 8
+	busy, quiet := upstreamtest.New(t), upstreamtest.New(t)
+	var gates []*upstreamtest.Gate
+	var pulls []*pulling
+	var blobs []digest.Digest
+	w := startWeir(t, "[global]\nmax_concurrent_fetches = 2\n"+block("busy", busy)+block("quiet", quiet))
+	for i := range storm {
+		gate := upstreamtest.NewGate()
+		blobs = append(blobs, addRandom(t, busy, "org/app", 64*kib, uint64(40000+i)))
+		busy.Fault(upstreamtest.Path(blobs[i].Encoded()), upstreamtest.Hold(gate))
+		gates = append(gates, gate)
+		pulls = append(pulls, w.pull(t, blobPath("busy/org/app", blobs[i])))
+		w.metricIs(t, float64(i+1), "weir_flights") // so that they wait in this order
+	}
+	arrived(t, gates[0], 1)
+	arrived(t, gates[1], 1)
+	wanted := addRandom(t, quiet, "org/app", 64*kib, 40099)
+	p := w.pull(t, blobPath("quiet/org/app", wanted))
+	w.metricIs(t, storm+1, "weir_flights")
+	if got := len(busy.Requests()) + len(quiet.Requests()); got != 2 {
+		t.Errorf("%d downloads run, want max_concurrent_fetches", got)
+	}
+	gates[0].Open()
+	arrived(t, gates[2], 1)
+	gates[1].Open()
+	p.whole(t, "the quiet registry's", wanted)
+	pulls[0].whole(t, "the first of the storm", blobs[0])
+	for i, gate := range gates {
+		gate.Open()
+		pulls[i].whole(t, fmt.Sprint("blob ", i, " of the storm"), blobs[i])
+	}
+}
+
+// However many clients wait for what fails, the upstream is asked, and asked
+// again, as often as for one.
+func TestHerdSharesRetries(t *testing.T) {
+	t.Parallel()
+	const clients = 50
+	upstream := upstreamtest.New(t)
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	blob := addRandom(t, upstream, "org/app", mib, 50000)
+	for name, c := range map[string]struct {
+		path     string
+		effects  []upstreamtest.Effect
+		requests int
+	}{
+		"tag":         {manifestPath("mirror/org/app", "v1"), []upstreamtest.Effect{upstreamtest.Status(503, "")}, 3},
+		"manifest":    {manifestPath("mirror/org/app", image.Digest.String()), []upstreamtest.Effect{upstreamtest.Drop()}, 3},
+		"blob":        {blobPath("mirror/org/app", blob), []upstreamtest.Effect{upstreamtest.Status(503, "")}, 3},
+		"blob, begun": {blobPath("mirror/org/app", blob), []upstreamtest.Effect{upstreamtest.IgnoreRange(), upstreamtest.CutAfter(mib / 2)}, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			gate := upstreamtest.NewGate()
+			upstream.Fault(upstreamtest.Any, append(c.effects, upstreamtest.Hold(gate))...)
+			upstream.ResetRequests()
+			w := startWeir(t, block("mirror", upstream))
+			var idle float64
+			eventually(t, "the mirror is idle", func() bool { // of what its start left running
+				before := idle
+				idle = w.metric(t, "go_goroutines")
+				return idle == before
+			})
+			var pulls []*pulling
+			for range clients {
+				pulls = append(pulls, w.pull(t, c.path))
+			}
+			arrived(t, gate, 1)
+			// Each waiting request has two goroutines at least.
+			eventually(t, "all clients wait", func() bool { return w.metric(t, "go_goroutines") >= idle+2*clients })
+			if strings.HasPrefix(name, "blob") {
+				w.metricIs(t, clients, "weir_flight_readers")
+			}
+			gate.Open()
+			for i, p := range pulls {
+				if p.wait(t); p.err == nil && p.status < 500 {
+					t.Errorf("client %d: %d", i, p.status)
+				}
+			}
+			if got := upstream.Requests(); len(got) != c.requests {
+				t.Errorf("the upstream was asked %d times, want %d: %q", len(got), c.requests, got)
+			}
+			upstream.ClearFaults()
+		})
+	}
+}
