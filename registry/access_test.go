@@ -47,7 +47,7 @@ func TestAccessLog(t *testing.T) {
 		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": "v1", "status": 200.0, "bytes": float64(image.Size), "cache": "miss", "client": client, "upstream": r.Host},
 		{"level": "INFO", "method": "HEAD", "repository": "up.example/app", "reference": image.Digest.String(), "status": 200.0, "bytes": 0.0, "cache": "hit", "client": client},
 		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": layer, "status": 200.0, "bytes": 7.0, "cache": "miss", "client": client, "upstream": r.Host},
-		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": "missing", "status": 404.0, "cache": "none", "client": client, "error": true},
+		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": "missing", "status": 404.0, "cache": "none", "client": client, "error": true, "upstream": r.Host},
 		{"level": "INFO", "method": "PUT", "repository": "nowhere/app", "reference": "", "status": 404.0, "cache": "none", "client": client, "error": true},
 		{"level": "INFO", "method": "GET", "path": "/v2/UP/manifests/v1", "status": 400.0, "cache": "none", "client": client, "error": true},
 		{"level": "DEBUG", "method": "GET", "path": "/healthz", "status": 200.0, "bytes": 3.0, "cache": "none", "client": client},

@@ -10,6 +10,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream"
 )
 
 // Options are what a handler serves from.
@@ -89,6 +91,9 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 		toWire(entry.op, err).write(w)
 	}
 	entry.err = err
+	if failed, ok := errors.AsType[*upstream.Error](err); ok {
+		entry.outcome.Upstream = failed.Host
+	}
 }
 
 // serve parses a request, resolves its name and hands it to its operation.
