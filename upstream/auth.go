@@ -44,7 +44,7 @@ func newAuthorizer(tokens *tokencache.Cache, service *tokenService) *authorizer 
 
 // authTransport authenticates the requests for one repository at one origin.
 // It sends what the remembered challenge wants, so that a warm token costs no
-// refused request, and answers a new challenge once.
+// refused request, and answers a new challenge.
 type authTransport struct {
 	*authorizer
 	base        http.RoundTripper
@@ -56,32 +56,32 @@ type authTransport struct {
 // RoundTrip implements http.RoundTripper. A refusal that a fresh token did not
 // change is returned as the response it is.
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	known, _ := t.remembered.Get(t.key())
-	first, err := t.authorize(req, known)
-	if err != nil {
-		return nil, err
+	wanted, _ := t.remembered.Get(t.key())
+	for try := 1; ; try++ {
+		sent, err := t.authorize(req, wanted)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := t.base.RoundTrip(sent.Request)
+		// What is refused twice is meant, unless the second time was with an old
+		// token: one that somebody else acquired, and that was revoked since.
+		if err != nil || !sent.refused(resp) || try == 2 && !sent.old() || try == 3 {
+			return resp, err
+		}
+		next, ok := t.choose(resp.Header.Values("WWW-Authenticate"))
+		if !ok && resp.StatusCode == http.StatusForbidden {
+			next, ok = wanted, true // its token expired: a refusal like any other, without a challenge
+		}
+		if !ok || sent.basic && next.scheme == "basic" {
+			return resp, nil
+		}
+		discard(resp.Body)
+		if sent.token.Value != "" {
+			t.tokens.Invalidate(req.Context(), sent.key, sent.token)
+		}
+		t.remembered.Add(t.key(), next)
+		wanted = next
 	}
-	resp, err := t.base.RoundTrip(first.Request)
-	if err != nil || !first.refused(resp) {
-		return resp, err
-	}
-	wanted, ok := t.choose(resp.Header.Values("WWW-Authenticate"))
-	if !ok && resp.StatusCode == http.StatusForbidden {
-		wanted, ok = known, true // its token expired: a refusal like any other, without a challenge
-	}
-	if !ok || first.basic && wanted.scheme == "basic" {
-		return resp, nil
-	}
-	discard(resp.Body)
-	if first.token.Value != "" {
-		t.tokens.Invalidate(req.Context(), first.key, first.token)
-	}
-	t.remembered.Add(t.key(), wanted)
-	second, err := t.authorize(req, wanted)
-	if err != nil {
-		return nil, err
-	}
-	return t.base.RoundTrip(second.Request)
 }
 
 // authorized is a request with what it was given to authenticate itself.
@@ -98,10 +98,15 @@ func (a *authorized) refused(resp *http.Response) bool {
 	case http.StatusUnauthorized:
 		return true
 	case http.StatusForbidden:
-		return a.token.Value != "" && time.Since(a.token.Issued) > freshToken
+		return a.old()
 	default:
 		return false
 	}
+}
+
+// old reports whether the request was sent with a token that may have expired.
+func (a *authorized) old() bool {
+	return a.token.Value != "" && time.Since(a.token.Issued) > freshToken
 }
 
 // authorize returns a copy of the request with what the challenge wants; the

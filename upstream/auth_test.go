@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -91,6 +92,43 @@ func TestTokenRenewal(t *testing.T) {
 			t.Errorf("%s after %v", diff, r.TokenRequests())
 		}
 	})
+}
+
+// A token that somebody else acquired may be refused to the first request that
+// is sent with it, after the one that taught the challenge.
+func TestSharedTokenWasRevoked(t *testing.T) {
+	for name, bearer := range map[string]upstreamtest.Bearer{"401": {}, "403": {Forbidden: true}} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBearer(bearer))
+				r.AddImage("repo", "latest", []byte("layer"))
+				tokens := tokencache.New(tokencache.NewMemory(10), nil)
+				defer tokens.Close()
+				sharing := func(o *upstream.Options) { o.Tokens = tokens }
+				must[*upstream.Manifest](t)(newClient(t, r, on(n), sharing).Manifest(t.Context(), "repo", "latest"))
+				r.RevokeTokens()
+				time.Sleep(6 * time.Second)
+				r.ResetRequests()
+				must[*upstream.Manifest](t)(newClient(t, r, on(n), sharing).Manifest(t.Context(), "repo", "latest"))
+				want := []string{"GET /v2/repo/manifests/latest 401", "GET /v2/repo/manifests/latest " + name, "GET /v2/repo/manifests/latest 200"}
+				if diff := cmp.Diff(want, r.Requests()); diff != "" || len(r.TokenRequests()) != 1 {
+					t.Errorf("%s after %v", diff, r.TokenRequests())
+				}
+			})
+		})
+	}
+}
+
+// A token service whose clock is late gives out nothing but old tokens.
+func TestRefusedTokensThatLookOld(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	issued := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
+	r.Fault(upstreamtest.Tokens, upstreamtest.Status(200, `{"token":"refused","expires_in":300,"issued_at":"`+issued+`"}`))
+	_, err := newClient(t, r).Manifest(t.Context(), "repo", "latest")
+	wantError(t, err, upstream.ErrDenied)
+	if got := r.Requests(); len(got) != 3 {
+		t.Errorf("requests are %q, want 3", got)
+	}
 }
 
 func TestTokenService(t *testing.T) {
