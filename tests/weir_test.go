@@ -24,6 +24,10 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
+	if program, supervised := os.LookupEnv(supervisedVar); supervised {
+		fmt.Fprintln(os.Stderr, execSupervised(program))
+		os.Exit(1)
+	}
 	flag.Parse()
 	dir, err := os.MkdirTemp("", "weir-tests-")
 	if err != nil {
@@ -70,6 +74,12 @@ func startWeir(t *testing.T, config string, env ...string) *weir {
 // mirror can find what a first one has left.
 func startWeirIn(t *testing.T, dir, config string, env ...string) *weir {
 	t.Helper()
+	return startWeirAs(t, dir, config, func(*exec.Cmd) {}, env...)
+}
+
+// startWeirAs is startWeirIn with a last word about the command.
+func startWeirAs(t *testing.T, dir, config string, prepare func(*exec.Cmd), env ...string) *weir {
+	t.Helper()
 	w := &weir{
 		Config: filepath.Join(dir, "config.toml"),
 		Data:   filepath.Join(dir, "data"),
@@ -86,6 +96,7 @@ func startWeirIn(t *testing.T, dir, config string, env ...string) *weir {
 	if err != nil {
 		t.Fatal(err)
 	}
+	prepare(w.cmd)
 	if err := w.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +113,7 @@ func startWeirIn(t *testing.T, dir, config string, env ...string) *weir {
 			t.Error("the mirror raced or panicked")
 		}
 		if t.Failed() {
-			t.Logf("the mirror's log:\n%s", log)
+			t.Logf("the mirror's end: %v; its log:\n%s", w.cmd.ProcessState, log)
 		}
 	})
 	url, ok := strings.CutPrefix(strings.TrimSpace(line), "weir: listening on ")

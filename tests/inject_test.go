@@ -1,0 +1,200 @@
+package tests
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// stepsPerCall bounds how many calls of one name are spoilt: the first ones,
+// the last, and some between. Only the parts of large blobs are more.
+const stepsPerCall = 12
+
+// anImage is what one scenario pulls: a manifest and two layers.
+type anImage struct {
+	repo     string
+	manifest digest.Digest
+	layers   []digest.Digest
+}
+
+func addScenario(t *testing.T, upstream *upstreamtest.Registry, n int) anImage {
+	t.Helper()
+	small, large := random(t, 100*kib, uint64(2*n)), random(t, 3*mib, uint64(2*n+1))
+	image := anImage{repo: fmt.Sprintf("org/app-%d", n)}
+	image.manifest = upstream.AddImage(image.repo, "v1", small, large).Digest
+	image.layers = []digest.Digest{digest.FromBytes(small), digest.FromBytes(large)}
+	return image
+}
+
+// pulls starts two clients that want all of an image at once.
+func (i anImage) pulls(t *testing.T, w *weir) (all []*pulling, want []digest.Digest) {
+	t.Helper()
+	for range 2 {
+		all, want = append(all, w.pull(t, manifestPath("mirror/"+i.repo, "v1"))), append(want, i.manifest)
+		for _, layer := range i.layers {
+			all, want = append(all, w.pull(t, blobPath("mirror/"+i.repo, layer))), append(want, layer)
+		}
+	}
+	return all, want
+}
+
+// pull fails the test unless both clients get every byte.
+func (i anImage) pull(t *testing.T, what string, w *weir) {
+	t.Helper()
+	all, want := i.pulls(t, w)
+	for n, p := range all {
+		p.whole(t, fmt.Sprintf("%s, pull %d", what, n), want[n])
+	}
+	w.metricIs(t, 0, "weir_flights")
+}
+
+// countChanges returns how often each call occurs in a scenario that nothing
+// disturbs.
+func countChanges(t *testing.T) map[string]int {
+	t.Helper()
+	upstream := upstreamtest.New(t)
+	image := addScenario(t, upstream, 0)
+	s := startSupervised(t, t.TempDir(), block("mirror", upstream))
+	s.aim("", 0, 0)
+	image.pull(t, "undisturbed", s.weir)
+	counted, _ := s.rest()
+	for _, name := range []string{"openat", "mkdirat", "renameat", "fchmodat", "write", "pwrite64", "fsync"} {
+		if counted[name] == 0 {
+			t.Errorf("no %s among %v: does the supervisor see what the mirror does?", name, counted)
+		}
+	}
+	return counted
+}
+
+// spread returns at most limit of the numbers from 1 to n, the first and the
+// last among them.
+func spread(n, limit int) []int {
+	var steps []int
+	for i := range min(n, limit) {
+		steps = append(steps, 1+i*(n-1)/max(1, min(n, limit)-1))
+	}
+	return steps
+}
+
+// Every call by which content or a record comes to be stored fails in turn.
+// No client notices, nothing corrupt is stored, and caching goes on by itself.
+func TestWriteFailuresInTurn(t *testing.T) {
+	t.Parallel()
+	counted := countChanges(t)
+	t.Logf("calls in one scenario: %v", counted)
+	for _, name := range slices.Sorted(maps.Keys(counted)) {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upstream := upstreamtest.New(t)
+			s := startSupervised(t, t.TempDir(), block("mirror", upstream))
+			hits, tries := 0, 0
+			for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EIO} {
+				for _, n := range spread(counted[name], stepsPerCall) {
+					tries++
+					if s.survives(t, upstream, addScenario(t, upstream, tries), name, n, errno) {
+						hits++
+					}
+				}
+			}
+			// How the work is divided among calls may differ a little.
+			if hits*2 < tries {
+				t.Errorf("%d of %d failures were injected", hits, tries)
+			}
+			s.expectIntact(t)
+		})
+	}
+}
+
+// survives pulls an image while one call fails, and once more to see that it
+// is cached in the end. It reports whether the call occurred.
+func (s *supervisor) survives(t *testing.T, upstream *upstreamtest.Registry, image anImage, name string, n int, errno syscall.Errno) bool {
+	t.Helper()
+	what := fmt.Sprintf("%v at %s %d", errno, name, n)
+	s.aim(name, n, errno)
+	image.pull(t, what, s.weir)
+	_, hit := s.rest()
+	image.pull(t, "after "+what, s.weir)
+	upstream.ResetRequests()
+	image.pull(t, "cached after "+what, s.weir)
+	for _, request := range upstream.Requests() {
+		if strings.HasPrefix(request, "GET ") {
+			t.Errorf("%s: not cached afterwards: %s", what, request)
+		}
+	}
+	return hit
+}
+
+// A mirror is killed in place of each call in turn. What the next one finds is
+// whole or absent, and what was left of the rest is removed.
+func TestKillAtEveryStep(t *testing.T) {
+	t.Parallel()
+	counted := countChanges(t)
+	for _, name := range slices.Sorted(maps.Keys(counted)) {
+		limit := stepsPerKill
+		if name == "renameat" { // the step that counts
+			limit = stepsPerCall
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			kills, steps := 0, spread(counted[name], limit)
+			for _, n := range steps {
+				if killAt(t, name, n) {
+					kills++
+				}
+			}
+			if kills*2 < len(steps) {
+				t.Errorf("%d of %d kills happened", kills, len(steps))
+			}
+		})
+	}
+}
+
+// stepsPerKill is smaller than stepsPerCall since each costs two starts.
+const stepsPerKill = 3
+
+// settled is longer than what goes on after a pull.
+const settled = time.Second
+
+// killAt reports whether the call occurred.
+func killAt(t *testing.T, name string, n int) bool {
+	t.Helper()
+	what := fmt.Sprintf("killed at %s %d", name, n)
+	dir := t.TempDir()
+	upstream := upstreamtest.New(t)
+	image := addScenario(t, upstream, n)
+	s := startSupervised(t, dir, block("mirror", upstream))
+	s.aim(name, n, 0)
+	all, want := image.pulls(t, s.weir)
+	for i, p := range all {
+		if p.wait(t); p.err == nil && p.digest != want[i] {
+			t.Errorf("%s: pull %d took %d bytes for whole", what, i, p.length)
+		}
+	}
+	// Records may be written after the last byte has reached its client. Where
+	// the work was divided otherwise this time, the kill comes after its end.
+	select {
+	case <-s.exited:
+	case <-time.After(settled):
+		s.kill()
+	}
+	_, killed := s.rest()
+
+	next := startWeirIn(t, dir, block("mirror", upstream))
+	next.expectIntact(t)
+	eventually(t, what+": the leftovers are gone", func() bool { return len(next.stored(t, "tmp")) == 1 })
+	for _, layer := range image.layers {
+		next.pull(t, blobPath("mirror/"+image.repo, layer)).whole(t, what, layer)
+	}
+	next.pull(t, manifestPath("mirror/"+image.repo, image.manifest.String())).whole(t, what, image.manifest)
+	next.metricIs(t, 0, "weir_flights")
+	next.expectIntact(t)
+	return killed
+}
