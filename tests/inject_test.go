@@ -14,9 +14,16 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// stepsPerCall bounds how many calls of one name are spoilt: the first ones,
-// the last, and some between. Only the parts of large blobs are more.
-const stepsPerCall = 12
+const (
+	// stepsPerCall bounds how many calls of one name are spoilt: the first, the
+	// last, and evenly between them. Flushes, directories and the parts of a
+	// blob are more than that; of the others it is each.
+	stepsPerCall = 12
+	// stepsPerKill is smaller since each costs two starts.
+	stepsPerKill = 3
+	// settled is longer than what goes on after a pull.
+	settled = time.Second
+)
 
 // anImage is what one scenario pulls: a manifest and two layers.
 type anImage struct {
@@ -84,8 +91,8 @@ func spread(n, limit int) []int {
 	return steps
 }
 
-// Every call by which content or a record comes to be stored fails in turn.
-// No client notices, nothing corrupt is stored, and caching goes on by itself.
+// The calls by which content and records come to be stored fail in turn. No
+// client notices, nothing corrupt is stored, and caching goes on by itself.
 func TestWriteFailuresInTurn(t *testing.T) {
 	t.Parallel()
 	counted := countChanges(t)
@@ -132,8 +139,9 @@ func (s *supervisor) survives(t *testing.T, upstream *upstreamtest.Registry, ima
 	return hit
 }
 
-// A mirror is killed in place of each call in turn. What the next one finds is
-// whole or absent, and what was left of the rest is removed.
+// A mirror is killed in place of each rename, and of some calls of every other
+// name. What the next one finds is whole or absent, and what was left of the
+// rest is removed. The kernel outlives the mirror, so this is no power cut.
 func TestKillAtEveryStep(t *testing.T) {
 	t.Parallel()
 	counted := countChanges(t)
@@ -156,12 +164,6 @@ func TestKillAtEveryStep(t *testing.T) {
 		})
 	}
 }
-
-// stepsPerKill is smaller than stepsPerCall since each costs two starts.
-const stepsPerKill = 3
-
-// settled is longer than what goes on after a pull.
-const settled = time.Second
 
 // killAt reports whether the call occurred.
 func killAt(t *testing.T, name string, n int) bool {

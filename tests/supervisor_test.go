@@ -152,8 +152,11 @@ func (s *supervisor) supervise(socket int, data string) error {
 	defer unix.Close(socket)
 	rights := make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(socket, make([]byte, 1), rights, unix.MSG_CMSG_CLOEXEC)
-	if err != nil || n == 0 {
-		return fmt.Errorf("no listener: %w", err)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errors.New("the kernel's listener did not come: does it allow seccomp?")
 	}
 	messages, err := unix.ParseSocketControlMessage(rights[:n])
 	if err != nil {
@@ -192,7 +195,8 @@ func (s *supervisor) answer(listener int, data string) error {
 	if name := call.changes(data); name != "" {
 		errno, kill := s.judge(name)
 		if kill {
-			return unix.Kill(s.cmd.Process.Pid, unix.SIGKILL)
+			_ = s.cmd.Process.Kill()
+			return nil
 		}
 		if errno != 0 {
 			verdict.errno, verdict.flags = -int32(errno), 0
