@@ -85,6 +85,18 @@ func TestAdmissionForgetsWhoGivesUp(t *testing.T) {
 	})
 }
 
+// Who is admitted and gives up in the same moment does not keep the place.
+func TestAdmissionOfOneWhoGivesUp(t *testing.T) {
+	a := newAdmission(1)
+	admitted := make(chan struct{})
+	close(admitted)
+	a.take("a") // for whom nobody waits any more
+	a.giveUp("a", admitted)
+	if a.free != 1 || len(a.running) != 0 {
+		t.Errorf("left behind: %+v", a)
+	}
+}
+
 func TestAdmissionTellsTheCause(t *testing.T) {
 	why := errors.New("shutting down")
 	ctx, cancel := context.WithCancelCause(t.Context())

@@ -5,15 +5,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
+	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -149,115 +149,60 @@ func TestProbeEndsWithTheClient(t *testing.T) {
 	}) // and no goroutine is left, or the bubble would panic
 }
 
-// lie lets the first member deliver one wrong blob, and returns it.
-func (p *pair) lie(t *testing.T, i int) digest.Digest {
-	t.Helper()
-	content := fmt.Appendf(nil, "blob %d", i)
-	dgst := p.second.AddBlob("repo", content)
-	p.first.AddBlobAs("repo", dgst, bytes.ToUpper(content))
-	b := must[*upstream.Body](t)(p.Blob(t.Context(), "repo", dgst, 0, -1))
-	defer b.Close()
-	if got := must[[]byte](t)(io.ReadAll(b)); bytes.Equal(got, content) {
-		t.Fatalf("blob %d: the first member was not asked", i)
-	}
-	if !b.Reject() {
-		t.Errorf("blob %d: nowhere else to go", i)
-	}
-	return dgst
+// rests are shared by two clients, and remember what was told.
+type rests struct {
+	told    []string
+	limited map[string]func(time.Time)
 }
 
-// Who delivers the wrong bytes for one digest is asked last for that; who does
-// so for several is left alone.
-func TestRepeatedLiarsRest(t *testing.T) {
-	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
-		p := newPair(t, n)
-		last := time.Duration(0)
-		for round, rest := range []time.Duration{1, 2, 4, 8, 15, 15} {
-			time.Sleep(last)
-			for i := range 3 {
-				p.lie(t, 10*round+i)
-				if round > 0 {
-					break // after a rest, one is enough
-				}
-				if i < 2 {
-					p.ask(t, p.first)
-				}
-			}
-			last = rest * time.Minute
-			p.first.ResetRequests()
-			time.Sleep(last - 1)
-			last = 1
-			p.ask(t, p.second)
-			_, err := p.a.Manifest(t.Context(), "repo", "latest")
-			if e := wantError(t, err, upstream.ErrUnavailable); !strings.Contains(e.Error(), "wrong bytes repeatedly") {
-				t.Errorf("round %d: %v", round, err)
-			}
-			if got := p.first.Requests(); len(got) != 0 {
-				t.Errorf("round %d: a liar that rests was asked %q", round, got)
-			}
-			if got := strings.Count(p.log.String(), "delivered the wrong bytes repeatedly, and is not asked"); got != round+1 {
-				t.Errorf("round %d: %d log lines", round, got)
-			}
-		}
-		time.Sleep(11 * time.Minute) // all is forgotten
-		p.lie(t, 100)
-		p.ask(t, p.first)
-	})
+func (r *rests) Limit(upstream, account string, until time.Time) {
+	r.told = append(r.told, fmt.Sprint(upstream, " ", account, " ", time.Until(until)))
 }
 
-// One digest that is bad in one place, however often it is asked for, is no
-// reason to do without that place.
-func TestOneBadBlobIsNoLiar(t *testing.T) {
-	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
-		p := newPair(t, n)
-		dgst := digest.FromString("what it ought to be")
-		p.first.AddBlobAs("repo", dgst, []byte("what it is"))
-		for range 5 {
-			b, err := p.a.Blob(t.Context(), "repo", dgst, 0, -1)
-			readBody(t, b, err)
-			b.Reject()
-		}
-		p.ask(t, p.first)
-	})
+func (r *rests) Watch(upstream, account string, limited func(time.Time)) (stop func()) {
+	name := upstream + " " + account
+	r.limited[name] = limited
+	return func() { delete(r.limited, name) }
 }
 
-// A manifest that is not its digest's counts as well.
-func TestManifestsThatLie(t *testing.T) {
+// A 429 is told to the others, under the account and without the credentials,
+// and what the others tell counts for at most as long as an answer's would.
+func TestRestsAreShared(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
-		p := newPair(t, n)
-		for i := range 3 {
-			image := p.second.AddImage("repo", fmt.Sprint("v", i), fmt.Appendf(nil, "layer %d", i))
-			p.first.AddManifest("repo", image.Digest.String(), image.MediaType, []byte("{}"))
-			m := must[*upstream.Manifest](t)(p.Manifest(t.Context(), "repo", image.Digest.String()))
-			if m.Upstream != p.second.Host {
-				t.Errorf("got it from %s", m.Upstream)
-			}
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+		r.AddImage("repo", "latest", []byte("layer"))
+		shared := &rests{limited: make(map[string]func(time.Time))}
+		sharing := func(o *upstream.Options) { o.Rests = shared }
+		anonymous := newClient(t, r, on(n), sharing)
+		known := newClient(t, r, on(n), sharing, withCredentials)
+		names := []string{"registry.test:80 ", "registry.test:80 " + tokencache.Fingerprint("user", "hunter2")}
+		if got := slices.Sorted(maps.Keys(shared.limited)); !slices.Equal(got, names) {
+			t.Fatalf("watched: %q, want %q", got, names)
 		}
-		p.ask(t, p.second)
-	})
-}
 
-// Where two delivered parts of what is wrong, nobody knows whose fault it is.
-func TestSharedLieIsNobodys(t *testing.T) {
-	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
-		p := newPair(t, n)
-		for i := range 4 {
-			content := bytes.Repeat(fmt.Append(nil, i), blobSize)
-			dgst := p.first.AddBlob("repo", content)
-			p.second.AddBlob("repo", content)
-			p.first.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(1), upstreamtest.CutAfter(1000)).Times(1)
-			p.first.Fault(func(r *http.Request) bool { return r.Header.Get("Range") != "" }, upstreamtest.Status(500, ""))
-			b, err := p.Blob(t.Context(), "repo", dgst, 0, -1)
-			readBody(t, b, err)
-			if b.Upstream != p.second.Host {
-				t.Fatalf("%s went on", b.Upstream)
-			}
-			if b.Reject() {
-				t.Error("somewhere else to go")
-			}
-			p.first.ClearFaults()
+		r.Fault(upstreamtest.Any, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30")).Times(1)
+		_, err := known.Manifest(t.Context(), "repo", "latest")
+		wantError(t, err, upstream.ErrRateLimited)
+		if want := []string{names[1] + " 30s"}; !slices.Equal(shared.told, want) {
+			t.Errorf("told: %q, want %q", shared.told, want)
 		}
-		p.ask(t, p.first)
+		must[*upstream.Manifest](t)(anonymous.Manifest(t.Context(), "repo", "latest"))
+
+		shared.limited[names[0]](time.Now().Add(100 * time.Hour))
+		_, err = anonymous.Manifest(t.Context(), "repo", "latest")
+		if e := wantError(t, err, upstream.ErrRateLimited); e.RetryAfter != 15*time.Minute {
+			t.Errorf("it rests for %v", e.RetryAfter)
+		}
+		if len(shared.told) != 1 {
+			t.Errorf("what was heard is told again: %q", shared.told)
+		}
+		time.Sleep(15 * time.Minute)
+		must[*upstream.Manifest](t)(anonymous.Manifest(t.Context(), "repo", "latest"))
+		anonymous.Close()
+		known.Close()
+		if len(shared.limited) != 0 {
+			t.Errorf("still watched: %v", shared.limited)
+		}
 	})
 }
 

@@ -97,6 +97,24 @@ func TestCutAnywhere(t *testing.T) {
 	}
 }
 
+// A member that lost the blob is not asked for the rest of it once more.
+func TestMemberThatLostIt(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		dgst := p.first.AddBlob("repo", blob)
+		p.second.AddBlob("repo", blob)
+		p.first.Fault(upstreamtest.Blobs, upstreamtest.CutAfter(1000)).Times(1)
+		p.first.Fault(func(r *http.Request) bool { return r.Header.Get("Range") != "" }, upstreamtest.Status(404, ""))
+		p.second.Fault(upstreamtest.Blobs, upstreamtest.Status(500, ""))
+		b := must[*upstream.Body](t)(p.Blob(t.Context(), "repo", dgst, 0, -1))
+		defer b.Close()
+		_, err := io.ReadAll(b)
+		wantError(t, err, upstream.ErrUnavailable)
+		wantRequests(t, p.first, dgst, "200", "bytes=1000- 404")
+		wantRequests(t, p.second, dgst, "bytes=1000- 500", "bytes=1000- 500", "bytes=1000- 500")
+	})
+}
+
 // script is an HTTP/1 server that does what no well-behaved one would, one
 // request after the other; the last script answers all that follow.
 func script(t *testing.T, answers ...func(w http.ResponseWriter, byteRange string)) (c *upstream.Client, requests func() int) {

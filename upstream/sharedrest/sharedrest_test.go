@@ -241,6 +241,21 @@ func TestRedisFails(t *testing.T) {
 	}
 }
 
+// A Redis that restarts has forgotten what it was told, and is told again.
+func TestRedisForgets(t *testing.T) {
+	server := redistest.Start(t)
+	one := newInstance(t, server)
+	until := in(10 * time.Minute)
+	one.watch(t, hub, "").expectNothing(t, "before")
+	one.Limit(hub, "", until)
+	newInstance(t, server).watch(t, hub, "").expect(t, "before it forgets", until)
+	server.Stop()
+	one.waitFor(t, "not shared until Redis is back", 1)
+	server.Restart()
+	one.waitFor(t, "shared through Redis again", 1)
+	newInstance(t, server).watch(t, hub, "").expect(t, "after it forgot", until)
+}
+
 // waitFor waits until the log holds a text that many times.
 func (i *instance) waitFor(t *testing.T, text string, times int) {
 	t.Helper()

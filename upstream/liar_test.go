@@ -1,0 +1,150 @@
+package upstream_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// lie lets the first member deliver one wrong blob, and returns it.
+func (p *pair) lie(t *testing.T, i int) digest.Digest {
+	t.Helper()
+	content := fmt.Appendf(nil, "blob %d", i)
+	dgst := p.second.AddBlob("repo", content)
+	p.first.AddBlobAs("repo", dgst, bytes.ToUpper(content))
+	b := must[*upstream.Body](t)(p.Blob(t.Context(), "repo", dgst, 0, -1))
+	defer b.Close()
+	if got := must[[]byte](t)(io.ReadAll(b)); bytes.Equal(got, content) {
+		t.Fatalf("blob %d: the first member was not asked", i)
+	}
+	if !b.Reject() {
+		t.Errorf("blob %d: nowhere else to go", i)
+	}
+	return dgst
+}
+
+// Who delivers the wrong bytes for one digest is asked last for that; who does
+// so for several is left alone.
+func TestRepeatedLiarsRest(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		last := time.Duration(0)
+		for round, rest := range []time.Duration{1, 2, 4, 8, 15, 15} {
+			time.Sleep(last)
+			for i := range 3 {
+				p.lie(t, 10*round+i)
+				if round > 0 {
+					break // after a rest, one is enough
+				}
+				if i < 2 {
+					p.ask(t, p.first)
+				}
+			}
+			last = rest * time.Minute
+			p.first.ResetRequests()
+			time.Sleep(last - 1)
+			last = 1
+			p.ask(t, p.second)
+			_, err := p.a.Manifest(t.Context(), "repo", "latest")
+			if e := wantError(t, err, upstream.ErrUnavailable); !strings.Contains(e.Error(), "wrong bytes repeatedly") {
+				t.Errorf("round %d: %v", round, err)
+			}
+			if got := p.first.Requests(); len(got) != 0 {
+				t.Errorf("round %d: a liar that rests was asked %q", round, got)
+			}
+			if got := strings.Count(p.log.String(), "delivered the wrong bytes repeatedly, and is not asked"); got != round+1 {
+				t.Errorf("round %d: %d log lines", round, got)
+			}
+		}
+		time.Sleep(11 * time.Minute) // all is forgotten
+		p.lie(t, 100)
+		p.ask(t, p.first)
+	})
+}
+
+// What was under way when a liar's rest began does not prolong it.
+func TestLiesAtOnce(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		var bodies []*upstream.Body
+		for i := range 6 {
+			dgst := digest.FromString(fmt.Sprint("what it ought to be ", i))
+			p.first.AddBlobAs("repo", dgst, []byte("what it is"))
+			b, err := p.a.Blob(t.Context(), "repo", dgst, 0, -1)
+			readBody(t, b, err)
+			bodies = append(bodies, b)
+		}
+		for _, b := range bodies {
+			b.Reject()
+		}
+		time.Sleep(time.Minute - 1)
+		p.ask(t, p.second)
+		time.Sleep(1)
+		p.ask(t, p.first)
+	})
+}
+
+// One digest that is bad in one place, however often it is asked for, is no
+// reason to do without that place.
+func TestOneBadBlobIsNoLiar(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		dgst := digest.FromString("what it ought to be")
+		p.first.AddBlobAs("repo", dgst, []byte("what it is"))
+		for range 5 {
+			b, err := p.a.Blob(t.Context(), "repo", dgst, 0, -1)
+			readBody(t, b, err)
+			b.Reject()
+		}
+		p.ask(t, p.first)
+	})
+}
+
+// A manifest that is not its digest's counts as well.
+func TestManifestsThatLie(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		for i := range 3 {
+			image := p.second.AddImage("repo", fmt.Sprint("v", i), fmt.Appendf(nil, "layer %d", i))
+			p.first.AddManifest("repo", image.Digest.String(), image.MediaType, []byte("{}"))
+			m := must[*upstream.Manifest](t)(p.Manifest(t.Context(), "repo", image.Digest.String()))
+			if m.Upstream != p.second.Host {
+				t.Errorf("got it from %s", m.Upstream)
+			}
+		}
+		p.ask(t, p.second)
+	})
+}
+
+// Where two delivered parts of what is wrong, nobody knows whose fault it is.
+func TestSharedLieIsNobodys(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		for i := range 4 {
+			content := bytes.Repeat(fmt.Append(nil, i), blobSize)
+			dgst := p.first.AddBlob("repo", content)
+			p.second.AddBlob("repo", content)
+			p.first.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(1), upstreamtest.CutAfter(1000)).Times(1)
+			p.first.Fault(func(r *http.Request) bool { return r.Header.Get("Range") != "" }, upstreamtest.Status(500, ""))
+			b, err := p.Blob(t.Context(), "repo", dgst, 0, -1)
+			readBody(t, b, err)
+			if b.Upstream != p.second.Host {
+				t.Fatalf("%s went on", b.Upstream)
+			}
+			if b.Reject() {
+				t.Error("somewhere else to go")
+			}
+			p.first.ClearFaults()
+		}
+		p.ask(t, p.first)
+	})
+}
