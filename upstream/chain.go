@@ -117,29 +117,32 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, que
 			logger.Log(ctx, levelOf(failure), "an upstream failed, asking the next one", "upstream", member.Host(), "next", members[i+1].Host(), "error", err)
 		}
 	}
-	if member := lastResort(members, failed); member != nil {
-		if answer, err := question(member); err == nil {
+	for i, member := range members {
+		if !lastResort(member, failed[i], failed) {
+			continue
+		}
+		answer, err := question(member)
+		if err == nil {
 			logger.Log(ctx, slog.LevelInfo, "an upstream that was left alone is back", "upstream", member.Host())
 			return answer, nil
+		}
+		if failure, ok := errors.AsType[*Error](err); ok {
+			failed[i] = failure
 		}
 	}
 	return none, mostHopeful(failed)
 }
 
-// lastResort returns the first member that was not asked because it rests,
-// where another one was asked and is broken: then nobody else can answer, and it
-// may be back by now. While all rest, none is asked before its time.
-func lastResort(members []*Client, failed []*Error) *Client {
+// lastResort reports whether a member that was not asked because it rests is
+// asked all the same when nobody has answered. One that lied may be truthful by
+// now, and what it says is verified. One that could not be connected to is tried
+// where another one was asked and is broken; while nobody can be connected to,
+// none is tried before its time.
+func lastResort(member *Client, failure *Error, failed []*Error) bool {
 	broken := func(e *Error) bool { return !e.resting && e.Class >= ClassUnavailable }
-	if !slices.ContainsFunc(failed, broken) {
-		return nil
-	}
-	for i, e := range failed {
-		if e.resting && members[i].rest.reprieve(time.Now()) {
-			return members[i]
-		}
-	}
-	return nil
+	return failure.resting &&
+		(errors.Is(failure, ErrDigestMismatch) || slices.ContainsFunc(failed, broken)) &&
+		member.rest.reprieve(time.Now())
 }
 
 // doubtfulLast puts last the members that could not be connected to when they

@@ -148,3 +148,23 @@ func TestSharedLieIsNobodys(t *testing.T) {
 		p.ask(t, p.first)
 	})
 }
+
+// A liar that rests is asked all the same where nobody else can answer: it may
+// have come to its senses, and what it says is verified.
+func TestLiarIsTheLastResort(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		p := newPair(t, n)
+		for i := range 3 {
+			p.lie(t, i)
+		}
+		p.ask(t, p.second)
+		alone := upstream.NewChain(upstream.ChainOptions{}, p.a)
+		if m := must[*upstream.Manifest](t)(alone.Manifest(t.Context(), "repo", "latest")); m.Upstream != p.first.Host {
+			t.Errorf("got it from %s", m.Upstream)
+		}
+
+		// One more lie, and it is left alone again.
+		p.lie(t, 3)
+		p.ask(t, p.second)
+	})
+}

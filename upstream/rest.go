@@ -20,7 +20,7 @@ const (
 	liarRest      = time.Minute
 	liarMaxRest   = 15 * time.Minute
 
-	// reprieveEvery bounds how often a rest is cut short.
+	// reprieveEvery bounds how often the breaker's rest is cut short.
 	reprieveEvery = time.Second
 
 	// probeTime is about what a probe takes that is under way.
@@ -45,7 +45,7 @@ type rest struct {
 	openUntil time.Time
 	probing   bool
 
-	reprieved time.Time // the last time that a rest was cut short
+	reprieved time.Time // the last time that the breaker's rest was cut short
 }
 
 // enter asks for leave to send a request. It returns an error of the class that
@@ -136,24 +136,26 @@ func (r *rest) lied(now time.Time, digests int) (pause time.Duration) {
 }
 
 // reprieve cuts a rest short for a request that nobody else can answer, and
-// reports whether it did. A rate limit is not ours to cut short, and a dead
-// registry must not cost every such request its connect timeout.
+// reports whether it did. A rate limit is not ours to cut short, and a registry
+// that cannot be connected to must not cost every such request its connect
+// timeout. One that lied is no danger: one more lie, and it rests for longer.
 func (r *rest) reprieve(now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now.Before(r.limitedUntil) || r.probing || now.Sub(r.reprieved) < reprieveEvery {
+	switch {
+	case now.Before(r.limitedUntil):
+		return false
+	case now.Before(r.liarUntil):
+		r.liarUntil = now
+		return true
+	case r.probing || now.Sub(r.reprieved) < reprieveEvery:
 		return false
 	}
 	r.reprieved = now
-	r.liarUntil, r.openUntil = earlier(r.liarUntil, now), earlier(r.openUntil, now)
-	return true
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
+	if now.Before(r.openUntil) {
+		r.openUntil = now
 	}
-	return b
+	return true
 }
 
 // left returns how long enter is going to refuse, as far as can be said; 0 when
