@@ -168,8 +168,8 @@ func TestAccessLog(t *testing.T) {
 		{[]string{"upstream"}, map[string]any{"method": "GET", "repository": "mirror/org/app", "reference": "v1", "status": 200.0, "cache": "miss",
 			"bytes": float64(len(body)), "client": "127.0.0.1", "upstream": upstream.Host, "level": "INFO"}},
 		{nil, map[string]any{"reference": image.Digest.String(), "cache": "hit", "status": 200.0}},
-		{[]string{"error"}, map[string]any{"reference": "v2", "status": 404.0, "cache": "none", "level": "INFO"}},
-		{[]string{"error"}, map[string]any{"reference": "v3", "status": 502.0, "cache": "none", "level": "WARN"}},
+		{[]string{"error", "upstream"}, map[string]any{"reference": "v2", "status": 404.0, "cache": "none", "level": "INFO"}},
+		{[]string{"error", "upstream"}, map[string]any{"reference": "v3", "status": 502.0, "cache": "none", "level": "WARN"}},
 	}
 	if len(lines) != len(want)+1 {
 		t.Fatalf("%d lines: %v", len(lines), lines)
