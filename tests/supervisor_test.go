@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,7 +145,7 @@ func (s *supervisor) rest() (counted map[string]int, hit bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.name = ""
-	return s.counted, s.hit
+	return maps.Clone(s.counted), s.hit
 }
 
 // supervise answers the kernel until the mirror has ended.
