@@ -100,11 +100,13 @@ func selectable(client string, m Mirror, all []Namespace) (found []Namespace, wa
 		switch {
 		case n.Host != "":
 			found = append(found, n)
-		case n.prefix() != "":
-			warnings = append(warnings, fmt.Sprintf("%s names no more than a registry's host to a mirror, so it does not reach repository.%q: "+
-				"begin the names of these images with the mirror, %s/%s/...", client, n.Key, m.Host, n.Key))
-		default:
+		case n.prefix() == "":
 			warnings = append(warnings, m.nameless(n))
+		case !n.spellable():
+			warnings = append(warnings, n.unspellable())
+		default:
+			warnings = append(warnings, fmt.Sprintf("%s tells a mirror no more than a registry's host, so it does not reach repository.%q: "+
+				"begin the names of these images with the mirror, %s/...", client, n.Key, m.spell(n)))
 		}
 	}
 	return found, warnings
@@ -112,8 +114,30 @@ func selectable(client string, m Mirror, all []Namespace) (found []Namespace, wa
 
 // nameless is the warning about a namespace that stands for no registry.
 func (m Mirror) nameless(n Namespace) string {
-	return fmt.Sprintf("repository.%[1]q stands for no registry that images are named after: set its namespace to one, "+
-		"as in namespace = \"registry.example.com\", or begin the names of its images with the mirror, %[2]s/%[1]s/...", n.Key, m.Host)
+	registry := "registry.example.com"
+	if n.Key == "library" {
+		registry = dockerHub
+	}
+	return fmt.Sprintf("repository.%q stands for no registry that images are named after: set its namespace to one, "+
+		"as in namespace = %q, or begin the names of its images with the mirror, %s/...", n.Key, registry, m.spell(n))
+}
+
+// spell returns how the names of a namespace's images begin where they name the
+// mirror.
+func (m Mirror) spell(n Namespace) string { return m.Host + "/" + n.Key }
+
+// spellable reports whether [Mirror.spell] begins the name of an image, which
+// can have a port in its first segment only.
+func (n Namespace) spellable() bool { return !strings.Contains(n.Key, ":") }
+
+// unspellable is the warning about a namespace that is not spellable, for
+// clients that can select it in no other way.
+func (n Namespace) unspellable() string {
+	text := fmt.Sprintf("repository.%q has a port in its key, and names of images cannot have one behind the mirror's: give the block a key without", n.Key)
+	if n.Host != "" {
+		text += fmt.Sprintf(", and namespace = %q", n.Host)
+	}
+	return text
 }
 
 // prefix is how the names of a namespace's images begin where they do not name

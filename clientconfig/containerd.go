@@ -22,6 +22,9 @@ func containerd(m Mirror, namespaces []Namespace) Config {
 	if m.Plain {
 		c.Files = append(c.Files, m.hosts(m.Host, m.URL))
 	}
+	if len(c.Files) == 0 {
+		return c
+	}
 	c.Hints = []string{
 		"ctr reads these files with --hosts-dir " + certsD + ", nerdctl as they are",
 		"the kubelet's plugin reads them once /etc/containerd/config.toml says so (see: containerd config dump | grep config_path). " +

@@ -37,8 +37,18 @@ func docker(m Mirror, namespaces []Namespace) Config {
 		c.Files = []File{{"/etc/docker/daemon.json", string(content) + "\n"}}
 		c.Hints = append(c.Hints, "merge this into the daemon.json that you have; then: systemctl reload docker")
 	}
-	if i := slices.IndexFunc(namespaces, func(n Namespace) bool { return n.Host != dockerHub }); i >= 0 {
-		c.Hints = append(c.Hints, fmt.Sprintf("images of other registries than Docker Hub name the mirror: docker pull %s/%s/...", m.Host, namespaces[i].Key))
+	var named []string
+	for _, n := range namespaces {
+		switch {
+		case n.Host == dockerHub || n.Key == "library":
+		case n.spellable():
+			named = append(named, m.spell(n)+"/...")
+		default:
+			c.Warnings = append(c.Warnings, n.unspellable())
+		}
+	}
+	if len(named) > 0 {
+		c.Hints = append(c.Hints, "images of other registries than Docker Hub name the mirror: docker pull "+strings.Join(named, ", "))
 	}
 	return c
 }

@@ -11,12 +11,15 @@ func podman(m Mirror, namespaces []Namespace) Config {
 	var c Config
 	var blocks []string
 	for _, n := range namespaces {
-		prefix := n.prefix()
-		if prefix == "" {
+		switch prefix := n.prefix(); {
+		case prefix == "":
 			c.Warnings = append(c.Warnings, m.nameless(n))
-			continue
+		case !n.spellable():
+			c.Warnings = append(c.Warnings, n.unspellable())
+		default:
+			blocks = append(blocks, fmt.Sprintf("[[registry]]\nprefix = %[1]q\nlocation = %[1]q\n\n[[registry.mirror]]\nlocation = %[2]q\n",
+				prefix, m.spell(n))+m.insecure())
 		}
-		blocks = append(blocks, fmt.Sprintf("[[registry]]\nprefix = %[1]q\nlocation = %[1]q\n\n[[registry.mirror]]\nlocation = %[2]q\n", prefix, m.Host+"/"+n.Key)+m.insecure())
 	}
 	if m.Plain {
 		blocks = append(blocks, fmt.Sprintf("[[registry]]\nlocation = %q\n", m.Host)+m.insecure())
