@@ -27,8 +27,8 @@ func containerd(m Mirror, namespaces []Namespace) Config {
 	}
 	c.Hints = []string{
 		"ctr reads these files with --hosts-dir " + certsD + ", nerdctl as they are",
-		"the kubelet's plugin reads them once /etc/containerd/config.toml says so (see: containerd config dump | grep config_path). " +
-			"Otherwise set it there, in the table of your version, then: systemctl restart containerd\n" +
+		"the kubelet's plugin reads them once /etc/containerd/config.toml names their directory, and that one alone, as its config_path " +
+			"(see: containerd config dump | grep config_path). Otherwise set it there, in the table of your version, then: systemctl restart containerd\n" +
 			indent(`# containerd 2
 [plugins."io.containerd.cri.v1.images".registry]
   config_path = "`+certsD+`"

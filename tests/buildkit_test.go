@@ -21,8 +21,7 @@ func TestBuildKit(t *testing.T) {
 
 	m := startMirrored(t)
 	dir := socketDir(t, "buildkitd-")
-	config := filepath.Join(dir, "buildkitd.toml")
-	writeFile(t, config, snippet(t, "buildkitd.toml", m.Addr))
+	config := filepath.Join(m.clientConfig(t, "buildkit"), "etc/buildkit/buildkitd.toml")
 	socket := "unix://" + filepath.Join(dir, "sock")
 	startDaemon(t, exec.CommandContext(t.Context(), filepath.Join(bin, "buildkitd"), "--config", config, "--addr", socket,
 		"--root", filepath.Join(dir, "root"), "--containerd-worker=false", "--oci-worker-snapshotter=native", "--oci-worker-net=host"))

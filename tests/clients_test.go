@@ -6,26 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/weirhq/weir/tests/require"
 )
-
-// snippet returns a fenced block of docs/clients.md with a mirror's address in
-// it: the tests use what the page tells people to write.
-func snippet(t *testing.T, name, addr string) string {
-	t.Helper()
-	page, err := os.ReadFile("../docs/clients.md")
-	must(t, err)
-	block := regexp.MustCompile("(?s)```[a-z]+ " + regexp.QuoteMeta(name) + "\n(.*?)```").FindSubmatch(page)
-	if block == nil {
-		t.Fatalf("docs/clients.md has no block %s", name)
-	}
-	return strings.ReplaceAll(string(block[1]), "mirror.internal:8000", addr)
-}
 
 // mirrored is a mirror of a real registry that holds an image under the same
 // name for Docker Hub and ghcr.io. The mirror takes both for its own upstream,
@@ -95,8 +81,7 @@ func TestPodman(t *testing.T) {
 	require.Root(t)
 	m := startMirrored(t)
 	dir := t.TempDir()
-	conf := filepath.Join(dir, "registries.conf")
-	writeFile(t, conf, snippet(t, "registries.conf", m.Addr))
+	conf := filepath.Join(m.clientConfig(t, "podman"), "etc/containers/registries.conf.d/weir.conf")
 	policy := filepath.Join(dir, "policy.json")
 	writeFile(t, policy, `{"default": [{"type": "insecureAcceptAnything"}]}`)
 	storage := []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}
@@ -166,7 +151,9 @@ func (d *docker) pull(name, id string) {
 // address in the name for all others.
 func TestDocker(t *testing.T) {
 	m := startMirrored(t)
-	d := startDocker(t, snippet(t, "daemon.json", m.Addr))
+	config, err := os.ReadFile(filepath.Join(m.clientConfig(t, "docker"), "etc/docker/daemon.json"))
+	must(t, err)
+	d := startDocker(t, string(config))
 	m.coldThenWarm(t, func(t *testing.T) { d.pull("org/app:1.2", m.image.ID()) })
 
 	before := m.registry.served("GET", "/org/app/blobs/")
@@ -183,9 +170,7 @@ func TestContainerd(t *testing.T) {
 	require.Root(t)
 	m := startMirrored(t)
 	dir := socketDir(t, "containerd-")
-	hosts := filepath.Join(dir, "certs.d")
-	must(t, os.MkdirAll(filepath.Join(hosts, "_default"), 0o755))
-	writeFile(t, filepath.Join(hosts, "_default", "hosts.toml"), snippet(t, "hosts.toml", m.Addr))
+	hosts := filepath.Join(m.clientConfig(t, "containerd"), "etc/containerd/certs.d")
 	socket := filepath.Join(dir, "sock")
 	config := filepath.Join(dir, "config.toml")
 	writeFile(t, config, fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
