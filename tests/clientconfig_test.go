@@ -8,12 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tests/require"
 )
 
 // clientConfig writes the files that point a client at the mirror below a
 // directory of the test, as its command does, and returns that directory.
-func (w *weir) clientConfig(t *testing.T, client string) string {
+func clientConfig(t *testing.T, w *harness.Weir, client string) string {
 	t.Helper()
 	dir := t.TempDir()
 	got := command(t, dir, "client-config", client, "--config", w.Config, "--url", w.URL, "--dir", dir)
@@ -26,7 +27,7 @@ func (w *weir) clientConfig(t *testing.T, client string) string {
 func TestClientConfig(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "any-port.toml"), "[server]\nport = 0\n")
+	harness.WriteFile(t, filepath.Join(dir, "any-port.toml"), "[server]\nport = 0\n")
 	for args, want := range map[string]struct {
 		code           int
 		stdout, stderr string // how they begin; empty: nothing is printed
@@ -45,7 +46,7 @@ func TestClientConfig(t *testing.T) {
 			t.Errorf("weir client-config %s: %+v, want %+v", args, got, want)
 		}
 	}
-	writeFile(t, filepath.Join(dir, "new/etc/rancher/k3s/registries.yaml"), "mirrors: {}\n")
+	harness.WriteFile(t, filepath.Join(dir, "new/etc/rancher/k3s/registries.yaml"), "mirrors: {}\n")
 	got := command(t, dir, "client-config", "k3s", "--url", "https://mirror.example.com", "--dir", "new")
 	if got.code != 1 || !strings.Contains(got.stderr, "\n  new/etc/rancher/k3s/registries.yaml\n") {
 		t.Errorf("a file of the operator's: %+v", got)
@@ -56,11 +57,11 @@ func TestClientConfig(t *testing.T) {
 // each image comes through the block that stands for it.
 func TestClientConfigOfManyKinds(t *testing.T) {
 	skopeo := require.Program(t, "skopeo", "skopeo")
-	d := startDistribution(t, http.DefaultClient, "http", "", "")
-	app := newImage(t, 1000)
-	push := &pusher{client: http.DefaultClient, base: "http://" + d.Addr}
-	push.pushIndex(t, "org/app", "1.2", map[string]*image{"amd64": app})
-	w := startWeir(t, fmt.Sprintf(`
+	d := harness.StartDistribution(t, http.DefaultClient, "http", "", "")
+	app := harness.NewImage(t, 1000)
+	push := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + d.Addr}
+	push.PushIndex(t, "org/app", "1.2", map[string]*harness.Image{"amd64": app})
+	w := harness.StartWeir(t, fmt.Sprintf(`
 [repository."hub"]
 namespace = "index.docker.io"
 [[repository."hub".upstream]]
@@ -74,7 +75,7 @@ namespace = "localhost:5000"
 [[repository."local".upstream]]
 url = "http://%[1]s"
 `, d.Addr))
-	conf := filepath.Join(w.clientConfig(t, "podman"), "etc/containers/registries.conf.d/weir.conf")
+	conf := filepath.Join(clientConfig(t, w, "podman"), "etc/containers/registries.conf.d/weir.conf")
 	for name, repository := range map[string]string{
 		"docker.io/org/app":          "hub/org/app",
 		"ghcr.io/org/app":            "ghcr.io/org/app",
@@ -83,10 +84,10 @@ url = "http://%[1]s"
 		w.Addr + "/local/org/app":    "local/org/app",
 		w.Addr + "/ghcr.io/acme/app": "ghcr.io/acme/app",
 	} {
-		before := w.log.count(`"repository":"`+repository+`"`, `"status":200`)
-		run(t, exec.CommandContext(t.Context(), skopeo, "--registries-conf", conf, "copy", "--override-arch", "amd64",
+		before := w.Log.Count(`"repository":"`+repository+`"`, `"status":200`)
+		harness.Run(t, exec.CommandContext(t.Context(), skopeo, "--registries-conf", conf, "copy", "--override-arch", "amd64",
 			"docker://"+name+":1.2", "dir:"+t.TempDir()))
-		if w.log.count(`"repository":"`+repository+`"`, `"status":200`) == before {
+		if w.Log.Count(`"repository":"`+repository+`"`, `"status":200`) == before {
 			t.Errorf("%s did not come through %s", name, repository)
 		}
 	}

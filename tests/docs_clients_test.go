@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/weirhq/weir/tests/harness"
 )
 
 // The pages of docs/clients show what their command prints for the
@@ -13,14 +15,14 @@ import (
 func TestClientPages(t *testing.T) {
 	t.Parallel()
 	overview, err := os.ReadFile("../docs/clients/README.md")
-	must(t, err)
+	harness.Must(t, err)
 	config := regexp.MustCompile("(?s)```toml\n(.*?)```").FindSubmatch(overview)
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "config.toml"), string(config[1]))
+	harness.WriteFile(t, filepath.Join(dir, "config.toml"), string(config[1]))
 	pages := 0
 	for _, client := range []string{"docker", "containerd", "podman", "buildkit", "k3s"} {
 		page, err := os.ReadFile("../docs/clients/" + client + ".md")
-		must(t, err)
+		harness.Must(t, err)
 		shown := regexp.MustCompile("(?s)```sh\n(weir client-config [^\n]*)\n").FindSubmatch(page)
 		if shown == nil || !strings.HasPrefix(string(shown[1]), "weir client-config "+client+" --url http://mirror.internal:8000") {
 			t.Errorf("%s.md does not begin with its command but with %s", client, shown)
@@ -45,13 +47,13 @@ func TestClientPages(t *testing.T) {
 func TestClientPagesLinks(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("../docs/clients/*.md")
-	must(t, err)
+	harness.Must(t, err)
 	if len(pages) != 7 {
 		t.Errorf("pages: %v", pages)
 	}
 	for _, name := range pages {
 		page, err := os.ReadFile(name)
-		must(t, err)
+		harness.Must(t, err)
 		for _, link := range regexp.MustCompile(`\]\(([a-zA-Z0-9/.]*)(#[a-z0-9-]+)?\)`).FindAllSubmatch(page, -1) {
 			target := name
 			if len(link[1]) > 0 {
