@@ -1,4 +1,4 @@
-package tests
+package clients
 
 import (
 	"os/exec"
@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tests/require"
 )
 
@@ -16,29 +17,29 @@ func TestBuildKit(t *testing.T) {
 	bin := t.TempDir()
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin,
 		"github.com/moby/buildkit/cmd/buildkitd", "github.com/moby/buildkit/cmd/buildctl")
-	build.Dir = "tools/buildkit"
-	run(t, build)
+	build.Dir = "../tools/buildkit"
+	harness.Run(t, build)
 
 	m := startMirrored(t)
-	dir := socketDir(t, "buildkitd-")
+	dir := harness.SocketDir(t, "buildkitd-")
 	config := filepath.Join(dir, "buildkitd.toml")
-	writeFile(t, config, snippet(t, "buildkitd.toml", m.Addr))
+	harness.WriteFile(t, config, snippet(t, "buildkitd.toml", m.Addr))
 	socket := "unix://" + filepath.Join(dir, "sock")
-	startDaemon(t, exec.CommandContext(t.Context(), filepath.Join(bin, "buildkitd"), "--config", config, "--addr", socket,
+	harness.StartDaemon(t, exec.CommandContext(t.Context(), filepath.Join(bin, "buildkitd"), "--config", config, "--addr", socket,
 		"--root", filepath.Join(dir, "root"), "--containerd-worker=false", "--oci-worker-snapshotter=native", "--oci-worker-net=host"))
 	command := func(args ...string) *exec.Cmd {
 		return exec.CommandContext(t.Context(), filepath.Join(bin, "buildctl"), append([]string{"--addr", socket}, args...)...)
 	}
-	eventually(t, "buildkitd answers", func() bool { return command("debug", "workers").Run() == nil })
+	harness.Eventually(t, "buildkitd answers", func() bool { return command("debug", "workers").Run() == nil })
 	source := t.TempDir()
-	writeFile(t, filepath.Join(source, "Dockerfile"), "FROM docker.io/org/app:1.2\nCOPY Dockerfile /\n")
+	harness.WriteFile(t, filepath.Join(source, "Dockerfile"), "FROM docker.io/org/app:1.2\nCOPY Dockerfile /\n")
 	m.coldThenWarm(t, func(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "out.tar")
-		run(t, command("build", "--frontend", "dockerfile.v0", "--local", "context="+source, "--local", "dockerfile="+source,
+		harness.Run(t, command("build", "--frontend", "dockerfile.v0", "--local", "context="+source, "--local", "dockerfile="+source,
 			"--opt", "platform=linux/amd64", "--no-cache", "--output", "type=tar,dest="+out))
-		if files := run(t, exec.CommandContext(t.Context(), "tar", "-tf", out)); !strings.Contains(files, "file-0") {
+		if files := harness.Run(t, exec.CommandContext(t.Context(), "tar", "-tf", out)); !strings.Contains(files, "file-0") {
 			t.Errorf("what was built on the image lacks its files:\n%s", files)
 		}
-		run(t, command("prune", "--all"))
+		harness.Run(t, command("prune", "--all"))
 	})
 }
