@@ -12,18 +12,6 @@ import (
 	"github.com/weirhq/weir/tests/require"
 )
 
-// clientConfig writes the files that point a client at the mirror below a
-// directory of the test, as its command does, and returns that directory.
-func clientConfig(t *testing.T, w *harness.Weir, client string) string {
-	t.Helper()
-	dir := t.TempDir()
-	got := command(t, dir, "client-config", client, "--config", w.Config, "--url", w.URL, "--dir", dir)
-	if got.code != 0 {
-		t.Fatalf("weir client-config %s: %+v", client, got)
-	}
-	return dir
-}
-
 func TestClientConfig(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -75,7 +63,7 @@ namespace = "localhost:5000"
 [[repository."local".upstream]]
 url = "http://%[1]s"
 `, d.Addr))
-	conf := filepath.Join(clientConfig(t, w, "podman"), "etc/containers/registries.conf.d/weir.conf")
+	conf := filepath.Join(w.ClientConfig(t, "podman"), "etc/containers/registries.conf.d/weir.conf")
 	for name, repository := range map[string]string{
 		"docker.io/org/app":          "hub/org/app",
 		"ghcr.io/org/app":            "ghcr.io/org/app",
