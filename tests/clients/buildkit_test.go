@@ -22,8 +22,7 @@ func TestBuildKit(t *testing.T) {
 
 	m := startMirrored(t)
 	dir := harness.SocketDir(t, "buildkitd-")
-	config := filepath.Join(dir, "buildkitd.toml")
-	harness.WriteFile(t, config, snippet(t, "buildkitd.toml", m.Addr))
+	config := filepath.Join(m.ClientConfig(t, "buildkit"), "etc/buildkit/buildkitd.toml")
 	socket := "unix://" + filepath.Join(dir, "sock")
 	harness.StartDaemon(t, exec.CommandContext(t.Context(), filepath.Join(bin, "buildkitd"), "--config", config, "--addr", socket,
 		"--root", filepath.Join(dir, "root"), "--containerd-worker=false", "--oci-worker-snapshotter=native", "--oci-worker-net=host"))

@@ -6,26 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tests/require"
 )
-
-// snippet returns a fenced block of docs/clients.md with a mirror's address in
-// it: the tests use what the page tells people to write.
-func snippet(t *testing.T, name, addr string) string {
-	t.Helper()
-	page, err := os.ReadFile("../../docs/clients.md")
-	harness.Must(t, err)
-	block := regexp.MustCompile("(?s)```[a-z]+ " + regexp.QuoteMeta(name) + "\n(.*?)```").FindSubmatch(page)
-	if block == nil {
-		t.Fatalf("docs/clients.md has no block %s", name)
-	}
-	return strings.ReplaceAll(string(block[1]), "mirror.internal:8000", addr)
-}
 
 // mirrored is a mirror of a real registry that holds an image under the same
 // name for Docker Hub and ghcr.io. The mirror takes both for its own upstream,
@@ -95,8 +81,7 @@ func TestPodman(t *testing.T) {
 	require.Root(t)
 	m := startMirrored(t)
 	dir := t.TempDir()
-	conf := filepath.Join(dir, "registries.conf")
-	harness.WriteFile(t, conf, snippet(t, "registries.conf", m.Addr))
+	conf := filepath.Join(m.ClientConfig(t, "podman"), "etc/containers/registries.conf.d/weir.conf")
 	policy := filepath.Join(dir, "policy.json")
 	harness.WriteFile(t, policy, `{"default": [{"type": "insecureAcceptAnything"}]}`)
 	storage := []string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}
@@ -121,7 +106,9 @@ func TestPodman(t *testing.T) {
 // address in the name for all others.
 func TestDocker(t *testing.T) {
 	m := startMirrored(t)
-	d := harness.StartDocker(t, snippet(t, "daemon.json", m.Addr))
+	config, err := os.ReadFile(filepath.Join(m.ClientConfig(t, "docker"), "etc/docker/daemon.json"))
+	harness.Must(t, err)
+	d := harness.StartDocker(t, string(config))
 	m.coldThenWarm(t, func(t *testing.T) { d.Pull("org/app:1.2", m.image.ID()) })
 
 	before := m.registry.Served("GET", "/org/app/blobs/")
@@ -138,9 +125,7 @@ func TestContainerd(t *testing.T) {
 	require.Root(t)
 	m := startMirrored(t)
 	dir := harness.SocketDir(t, "containerd-")
-	hosts := filepath.Join(dir, "certs.d")
-	harness.Must(t, os.MkdirAll(filepath.Join(hosts, "_default"), 0o755))
-	harness.WriteFile(t, filepath.Join(hosts, "_default", "hosts.toml"), snippet(t, "hosts.toml", m.Addr))
+	hosts := filepath.Join(m.ClientConfig(t, "containerd"), "etc/containerd/certs.d")
 	socket := filepath.Join(dir, "sock")
 	config := filepath.Join(dir, "config.toml")
 	harness.WriteFile(t, config, fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",

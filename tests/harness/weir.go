@@ -114,3 +114,12 @@ func (w *Weir) Kill() {
 	_ = w.Cmd.Process.Kill()
 	<-w.Exited
 }
+
+// ClientConfig writes the files that point a client at the mirror below a
+// directory of the test, as its command does, and returns that directory.
+func (w *Weir) ClientConfig(t *testing.T, client string) string {
+	t.Helper()
+	dir := t.TempDir()
+	Run(t, exec.CommandContext(t.Context(), binary, "client-config", client, "--config", w.Config, "--url", w.URL, "--dir", dir))
+	return dir
+}
