@@ -16,6 +16,7 @@ need docker docker.io
 need containerd containerd
 need docker-registry docker-registry
 need podman podman
+need buildah buildah
 need runc runc
 
 [ -n "$missing" ] || exit 0

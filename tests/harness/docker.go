@@ -20,7 +20,7 @@ type Docker struct {
 
 // StartDocker runs an engine with the given daemon.json until the test ends. It
 // needs no network of its own and can pull from loopback addresses only.
-func StartDocker(t *testing.T, config string) *Docker {
+func StartDocker(t *testing.T, config string, env ...string) *Docker {
 	t.Helper()
 	dockerd := require.Program(t, "dockerd", "docker.io")
 	d := &Docker{t: t, binary: require.Program(t, "docker", "docker.io")}
@@ -36,9 +36,11 @@ func StartDocker(t *testing.T, config string) *Docker {
 	d.Socket = "unix://" + filepath.Join(dir, "sock")
 	file := filepath.Join(dir, "daemon.json")
 	WriteFile(t, file, config)
-	StartDaemon(t, exec.CommandContext(t.Context(), dockerd, "--config-file", file, "--host", d.Socket,
+	engine := exec.CommandContext(t.Context(), dockerd, "--config-file", file, "--host", d.Socket,
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"),
-		"--bridge=none", "--iptables=false", "--ip-masq=false", "--storage-driver", "vfs"))
+		"--bridge=none", "--iptables=false", "--ip-masq=false", "--storage-driver", "vfs")
+	engine.Env = append(os.Environ(), env...)
+	StartDaemon(t, engine)
 	Eventually(t, "the Docker Engine answers", func() bool { return d.Command("version").Run() == nil })
 	return d
 }
