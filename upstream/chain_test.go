@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -204,6 +205,20 @@ func TestReferrers(t *testing.T) {
 			_, err := c.Referrers(t.Context(), "repo", image.Digest, "")
 			wantError(t, err, upstream.ErrUnavailable)
 		})
+	}
+}
+
+// A registry whose referrers API is switched off may say so with 405.
+func TestReferrersNotAllowed(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithoutReferrers())
+	image := r.AddImage("repo", "latest", []byte("layer"))
+	sbom := r.AddReferrer("repo", image, "example/sbom", []byte("sbom"))
+	r.Fault(upstreamtest.Referrers, upstreamtest.Status(http.StatusMethodNotAllowed, ""))
+	for _, artifactType := range []string{"", "example/sbom"} {
+		got := must[*upstream.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, artifactType))
+		if len(got.Index.Manifests) != 1 || got.Index.Manifests[0].Digest != sbom.Digest {
+			t.Errorf("%q gives %v", artifactType, got.Index.Manifests)
+		}
 	}
 }
 

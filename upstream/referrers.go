@@ -52,13 +52,20 @@ func newReferrers(manifests []ocispec.Descriptor, host string) *Referrers {
 // referrers is Referrers that fails where there are none to be read.
 func (c *Client) referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*Referrers, error) {
 	manifests, err := c.listReferrers(ctx, repo, dgst, artifactType)
-	if errors.Is(err, ErrNotFound) {
+	if lacksReferrers(err) {
 		manifests, err = c.taggedReferrers(ctx, repo, dgst, artifactType)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return newReferrers(manifests, c.host), nil
+}
+
+// lacksReferrers reports whether an upstream's refusal to list referrers says
+// that it has no such API: with 404, or, where that is switched off, 405.
+func lacksReferrers(err error) bool {
+	var refused *Error
+	return errors.Is(err, ErrNotFound) || errors.As(err, &refused) && refused.Status == http.StatusMethodNotAllowed
 }
 
 func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
