@@ -306,6 +306,7 @@ func (c *Client) identify(e *Error, call call) *Error {
 	identified := *e // a token's failure is shared by all who waited for it
 	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
 	identified.Op = cmp.Or(e.Op, call.op)
+	identified.Credentials = c.credentials.set()
 	return &identified
 }
 
