@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weirhq/weir/namespace"
@@ -59,7 +60,10 @@ func toWire(e *entry, err error) *Error {
 	case isUpstream:
 		return upstreamToWire(e, failed)
 	case errors.Is(err, storage.ErrCorrupt):
-		return &Error{Status: http.StatusBadGateway, Code: "UNAVAILABLE", Message: err.Error()}
+		return &Error{
+			Status: http.StatusBadGateway, Code: "UNAVAILABLE",
+			Message: strings.TrimPrefix(err.Error(), "storage: ") + ": what the upstream stores, or a proxy before it, is broken",
+		}
 	case errors.Is(err, context.Canceled):
 		// The client is still there, so it is the mirror that goes.
 		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror is shutting down"}
