@@ -112,7 +112,7 @@ func isA[E error](err error) bool {
 func (e *Error) content() string {
 	switch {
 	case e.Repository == "":
-		return "an answer"
+		return "/v2/" // the root of its API
 	case e.Reference == "":
 		return e.Repository
 	case strings.Contains(e.Reference, ":"):
