@@ -71,6 +71,7 @@ func (e *Error) explainUnavailable(key string) string {
 // nobody on this side can do anything.
 func (e *Error) remedy(key string) string {
 	below, _ := errors.AsType[*net.OpError](e.Err)
+	transport, _ := errors.AsType[*transportError](e.Err)
 	switch {
 	case errors.Is(e.Err, ErrSchema1):
 		return "push the image again with a current client"
@@ -82,6 +83,8 @@ func (e *Error) remedy(key string) string {
 		return "raise max_redirect of " + key
 	case below != nil && below.Op == "proxyconnect":
 		return fmt.Sprintf("check proxy of %s, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY", key)
+	case transport != nil && !strings.EqualFold(transport.host, e.Host):
+		return fmt.Sprintf("%s sends clients there, so the mirror must be able to reach it too", e.Host)
 	case below != nil && below.Op == "remote error":
 		return fmt.Sprintf("it ended the TLS handshake: check client_certificate and client_private_key of %s", key)
 	case isA[*net.DNSError](e.Err):
