@@ -18,6 +18,9 @@ const maxKeys = 10
 // unknown is the error for a name that no block answers: which one may have been
 // meant, and which there are.
 func (t *Table) unknown(name string) error {
+	if len(t.byLength) == 0 {
+		return fmt.Errorf("%w: %s; no repository is configured", ErrNameUnknown, name)
+	}
 	hint := ""
 	if meant := t.nearest(name); meant != "" {
 		hint = fmt.Sprintf("did you mean %s? ", meant)
