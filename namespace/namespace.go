@@ -24,9 +24,6 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// ErrNameUnknown says that no configured block answers a name.
-var ErrNameUnknown = errors.New("no configured repository answers this name")
-
 // ErrOffline says that content is not cached and its namespace is offline.
 var ErrOffline = errors.New("not cached, and the namespace is offline")
 
@@ -91,6 +88,25 @@ func (n *Namespace) FirstUpstream() string {
 		return n.spec.Key
 	}
 	return n.spec.UpstreamHosts[0]
+}
+
+// UpstreamKey returns what the configuration calls the upstream of a host, or
+// all of the namespace's upstreams where the host does not tell which one it is.
+func (n *Namespace) UpstreamKey(host string) string {
+	key, found := fmt.Sprintf("repository.%q.upstream", n.spec.Key), -1
+	for i, h := range n.spec.UpstreamHosts {
+		if !strings.EqualFold(h, host) {
+			continue
+		}
+		if found >= 0 {
+			return key
+		}
+		found = i
+	}
+	if found < 0 {
+		return key
+	}
+	return fmt.Sprintf("%s[%d]", key, found)
 }
 
 // id is the cache identity of a repository of the namespace.

@@ -17,8 +17,9 @@ import (
 // entry is what a request's handler tells the log and the metrics.
 type entry struct {
 	op         Operation
-	namespace  string
-	repository string // canonical: the namespace's key and the name below it
+	ns         *namespace.Namespace // that answers; nil where none does
+	namespace  string               // its key
+	repository string               // canonical: the namespace's key and the name below it
 	reference  string
 	outcome    namespace.Outcome
 	err        error

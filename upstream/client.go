@@ -157,6 +157,7 @@ type call struct {
 	path            string // below the repository's
 	query           url.Values
 	header          http.Header
+	observe         func(*http.Response) // each answer, those that redirect too; may be nil
 }
 
 // do sends a call to the registry and returns an answer of 200 or 206, whose
@@ -260,7 +261,11 @@ func (c *Client) once(ctx context.Context, call call) (*http.Response, *Error) {
 	}
 	c.setCommonHeaders(req)
 	resp, err := follow(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
-		return c.authenticated(req.URL, name).RoundTrip(req)
+		resp, err := c.authenticated(req.URL, name).RoundTrip(req)
+		if err == nil && call.observe != nil {
+			call.observe(resp)
+		}
+		return resp, err
 	})
 	switch {
 	case err != nil:
@@ -285,7 +290,7 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 // authenticated is the way to an origin for requests about a repository.
 // Credentials are for the upstream's own origin only: any other one gets, if it
 // asks, an anonymous token.
-func (c *Client) authenticated(target *url.URL, repository string) http.RoundTripper {
+func (c *Client) authenticated(target *url.URL, repository string) *authTransport {
 	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, repository: repository}
 	if sameOrigin(target, c.url) {
 		t.credentials = c.credentials
@@ -306,6 +311,7 @@ func (c *Client) identify(e *Error, call call) *Error {
 	identified := *e // a token's failure is shared by all who waited for it
 	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
 	identified.Op = cmp.Or(e.Op, call.op)
+	identified.Credentials = c.credentials.set()
 	return &identified
 }
 

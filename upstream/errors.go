@@ -108,8 +108,10 @@ type Error struct {
 	RetryAfter time.Duration
 	Class      Class
 	Err        error // the cause; may be nil
+	// Credentials is whether a username and a password are configured.
+	Credentials bool
 
-	others       failures // of the other members of a chain
+	others       []*Error // of the other members of a chain
 	resting      bool     // the upstream was not asked, because it rests
 	contentRange string   // of an answer of 416
 }

@@ -165,3 +165,17 @@ func parseRateLimit(header http.Header) (limit, remaining int, ok bool) {
 	remaining, err = number("RateLimit-Remaining")
 	return limit, remaining, err == nil && limit >= 0 && remaining >= 0
 }
+
+// parseWindow reads the window of a limit of the form "100;w=21600"; 0 where it
+// is not told.
+func parseWindow(header http.Header) time.Duration {
+	_, params, _ := strings.Cut(header.Get("RateLimit-Limit"), ";")
+	for param := range strings.SplitSeq(params, ";") {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(param), "w="); ok {
+			if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+				return time.Duration(seconds) * time.Second
+			}
+		}
+	}
+	return 0
+}
