@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -216,6 +217,37 @@ func hanging(ctx context.Context, network, _ string) (net.Conn, error) {
 func TestMessages(t *testing.T) {
 	for _, test := range messages {
 		t.Run(test.name, func(t *testing.T) { synctest.Test(t, test.run) })
+	}
+}
+
+// The manual explains each message under a heading that is a part of it, and has
+// no heading for what nobody is told.
+func TestMessagesAreExplained(t *testing.T) {
+	page, err := os.ReadFile("../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "\n## Messages\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	used := make(map[string]bool)
+	for _, heading := range regexp.MustCompile("(?m)^### `(.*)`$").FindAllStringSubmatch(section, -1) {
+		used[heading[1]] = false
+	}
+	for _, test := range messages {
+		explained := false
+		for part := range used {
+			if strings.Contains(test.want, part) {
+				used[part], explained = true, true
+			}
+		}
+		if !explained {
+			t.Errorf("no heading of docs/troubleshooting.md is a part of %q", test.want)
+		}
+	}
+	for part, told := range used {
+		if !told {
+			t.Errorf("docs/troubleshooting.md explains %q, which no message has", part)
+		}
 	}
 }
 

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/crypto/bcrypt"
 
 	"github.com/weirhq/weir/tests/harness"
 )
@@ -66,11 +65,7 @@ func TestAnonymousRegistry(t *testing.T) {
 
 func TestHtpasswdRegistry(t *testing.T) {
 	const password = "correct horse battery staple"
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
-	harness.Must(t, err)
-	htpasswd := filepath.Join(t.TempDir(), "htpasswd")
-	harness.WriteFile(t, htpasswd, "puller:"+string(hash)+"\n")
-	d := harness.StartDistribution(t, http.DefaultClient, "http", "", fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}", htpasswd))
+	d := startHtpasswd(t, "puller", password)
 	img := harness.NewImage(t, 1000)
 	push := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + d.Addr, Username: "puller", Password: password}
 	push.PushImage(t, "org/app", "1.2", img)

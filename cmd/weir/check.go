@@ -161,18 +161,18 @@ func (c *check) probe(ctx context.Context) {
 }
 
 // newChecks makes the checks of a configuration, in its order. The images are
-// those of the command line.
+// those of the command line. The caller calls closing when it is done.
 func newChecks(ctx context.Context, cfg *config.Config, images []string, stderr io.Writer) (checks []*check, closing func(), err error) {
 	tokens := tokencache.New(tokencache.NewMemory(tokensInMemory), nil)
 	m := &mirror{log: slog.New(slog.DiscardHandler)}
 	m.clients = newClients(tokens, nil, m.log)
-	closing = func() {
+	end := func() {
 		m.clients.close()
 		tokens.Close()
 	}
 	defer func() {
 		if err != nil {
-			closing()
+			end()
 		}
 	}()
 	keep := m.clients.begin()
@@ -192,6 +192,13 @@ func newChecks(ctx context.Context, cfg *config.Config, images []string, stderr 
 	if err := addCached(ctx, cfg, try); err != nil {
 		fmt.Fprintln(stderr, "warning: cannot look up what is cached, to ask upstreams for that:", err)
 	}
+	checks, err = m.checks(cfg, keep, try)
+	return checks, end, err
+}
+
+// checks makes one check for each upstream and set of credentials. The images
+// are by the keys of their repositories.
+func (m *mirror) checks(cfg *config.Config, keep generation, images map[string]image) (checks []*check, err error) {
 	type place struct {
 		client  *upstream.Client
 		offline bool
@@ -201,20 +208,20 @@ func newChecks(ctx context.Context, cfg *config.Config, images []string, stderr 
 		for i, u := range repo.Upstreams {
 			client, err := m.clients.get(keep, u, int64(cfg.Global.MaxManifestSize))
 			if err != nil {
-				return nil, nil, failure{exitFailed, err}
+				return nil, failure{exitFailed, err}
 			}
-			c := known[place{client, repo.Offline}]
-			if c == nil {
-				c = &check{
+			at := place{client, repo.Offline}
+			if known[at] == nil {
+				known[at] = &check{
 					host: client.Host(), client: client, offline: repo.Offline,
 					credentials: u.Username != "", certificate: u.ClientCertificate != "",
 				}
-				known[place{client, repo.Offline}] = c
-				checks = append(checks, c)
+				checks = append(checks, known[at])
 			}
+			c := known[at]
 			c.keys = append(c.keys, fmt.Sprintf("repository.%q.upstream[%d]", repo.Key, i))
-			c.image = better(c.image, try[repo.Key], wellKnown(u))
+			c.image = better(c.image, images[repo.Key], wellKnown(u))
 		}
 	}
-	return checks, closing, nil
+	return checks, nil
 }
