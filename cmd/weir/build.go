@@ -49,12 +49,14 @@ type mirror struct {
 	rests    *sharedrest.Rests
 	clients  *clients
 	tables   namespace.Live
+	requests *registry.Metrics
 	handler  http.Handler
 }
 
 // build makes a mirror. Nothing of it contacts an upstream or waits for Redis.
 func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 	m := &mirror{log: log, gatherer: newGatherer()}
+	m.requests = registry.NewMetrics(m.gatherer)
 	if err := m.openStorage(cfg); err != nil {
 		return nil, err
 	}
@@ -70,7 +72,7 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 		Cache:    m.cache,
 		Ready:    m.store.Writable,
 		Content:  m.content,
-		Metrics:  registry.NewMetrics(m.gatherer),
+		Metrics:  m.requests,
 		Gatherer: m.gatherer,
 		Logger:   log,
 	})
@@ -196,6 +198,7 @@ func (m *mirror) apply(cfg *config.Config) (err error) {
 		return err
 	}
 	m.tables.Store(table)
+	m.requests.Serve(table)
 	m.clients.commit(keep)
 	return nil
 }
