@@ -122,14 +122,17 @@ func (n *Namespace) offline(what string) error {
 }
 
 // stale reports whether an upstream's failure is answered with what was last
-// checked at the given time, and what the client is told about it.
-func (n *Namespace) stale(err error, checked time.Time) (warning string, ok bool) {
+// checked at the given time, and returns the outcome of such an answer.
+func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
 	class := upstream.ClassOf(err)
 	if !slices.Contains(n.spec.ServeStaleOn, class) || n.tooOld(checked) {
-		return "", false
+		return Outcome{}, false
 	}
-	return fmt.Sprintf("%s is %s; served from the cache, last checked %s ago",
-		n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "), time.Since(checked).Round(time.Second)), true
+	return Outcome{
+		Cache: Stale, Upstream: n.FirstUpstream(), Failure: class,
+		Warning: fmt.Sprintf("%s is %s; served from the cache, last checked %s ago",
+			n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "), time.Since(checked).Round(time.Second)),
+	}, true
 }
 
 // tooOld reports whether what was last checked at the given time is no longer

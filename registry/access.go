@@ -55,7 +55,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if m.Code == 0 && failure == nil {
 			m.Code = http.StatusOK // as net/http says where no handler does
 		}
-		h.account(r, e, m, time.Since(start))
+		h.account(r, e, served{
+			status: m.Code, bytes: m.Written, took: time.Since(start),
+			aborted: failure != nil && r.Context().Err() == nil,
+		})
 		if failure != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -66,14 +69,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // account logs and counts a request that has ended.
-func (h *Handler) account(r *http.Request, e *entry, m httpsnoop.Metrics, took time.Duration) {
+func (h *Handler) account(r *http.Request, e *entry, s served) {
 	level := slog.LevelInfo
 	if !strings.HasPrefix(r.URL.Path, "/v2") {
 		level = slog.LevelDebug // probes and scrapes
 	} else {
-		h.opts.Metrics.request(e, m.Code, m.Written, took)
+		h.opts.Metrics.request(e, s)
 	}
-	if m.Code >= http.StatusInternalServerError {
+	if s.status >= http.StatusInternalServerError {
 		level = slog.LevelWarn
 	}
 	if !h.opts.Logger.Enabled(r.Context(), level) {
@@ -87,9 +90,9 @@ func (h *Handler) account(r *http.Request, e *entry, m httpsnoop.Metrics, took t
 		slog.String("method", r.Method),
 		slog.String("repository", e.repository),
 		slog.String("reference", e.reference),
-		slog.Int("status", m.Code),
-		slog.Int64("bytes", m.Written),
-		slog.Duration("duration", took),
+		slog.Int("status", s.status),
+		slog.Int64("bytes", s.bytes),
+		slog.Duration("duration", s.took),
 		slog.String("cache", e.outcome.Cache.Label()),
 		slog.String("client", client),
 	}

@@ -52,7 +52,7 @@ func New(opts Options) *Handler {
 	h.router = mux.NewRouter().SkipClean(true)
 	h.router.Path("/healthz").HandlerFunc(h.health)
 	h.router.Path("/readyz").HandlerFunc(h.ready)
-	h.router.Path("/metrics").Handler(promhttp.HandlerFor(opts.Gatherer, promhttp.HandlerOpts{}))
+	h.router.Path("/metrics").Handler(promhttp.HandlerFor(opts.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	h.router.Path("/v2").HandlerFunc(h.api)
 	h.router.PathPrefix("/v2/").HandlerFunc(h.api)
 	h.router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -43,6 +43,7 @@ type Flight struct {
 	flights *Flights
 	digest  digest.Digest
 	src     Source
+	started time.Time
 	ctx     context.Context
 	cancel  context.CancelFunc
 	ready   chan struct{} // closed when the size is known, or the flight ended
@@ -51,8 +52,9 @@ type Flight struct {
 
 	// The flight's goroutine alone uses these until done is closed; then
 	// they are never changed again.
-	hash hash.Hash // of the bytes in the spool
-	err  error
+	hash   hash.Hash // of the bytes in the spool
+	stored bool
+	err    error
 
 	mu      sync.Mutex
 	spool   *spool.Spool  // nil while there is none
@@ -69,6 +71,7 @@ func newFlight(fs *Flights, dgst digest.Digest, src Source) *Flight {
 		flights: fs,
 		digest:  dgst,
 		src:     src,
+		started: time.Now(),
 		ctx:     ctx,
 		cancel:  cancel,
 		ready:   make(chan struct{}),
@@ -131,7 +134,7 @@ func (f *Flight) run() {
 	f.mu.Unlock()
 	close(f.done)
 	f.markReady()
-	f.flights.opts.Metrics.flightEnded()
+	f.flights.opts.Metrics.flightEnded(f.result(), time.Since(f.started))
 }
 
 // download fetches until the content is there, pausing while nobody wants it
@@ -169,7 +172,10 @@ var errElsewhere = fmt.Errorf("%w, another upstream may do better", ErrCorrupt)
 // content into the spool.
 func (f *Flight) fetch(s *spool.Spool) error {
 	places, namespace := f.flights.places, f.src.Repository.Namespace
-	if err := places.enter(f.ctx, namespace); err != nil {
+	f.flights.opts.Metrics.flightWaits(1)
+	err := places.enter(f.ctx, namespace)
+	f.flights.opts.Metrics.flightWaits(-1)
+	if err != nil {
 		return err
 	}
 	defer places.leave(namespace)
@@ -255,6 +261,7 @@ func (f *Flight) commit(s *spool.Spool) {
 		f.flights.opts.Health.Failed(err, "digest", f.digest)
 		return
 	}
+	f.stored = true
 	f.flights.opts.Health.Succeeded()
 }
 

@@ -77,7 +77,7 @@ type Client struct {
 	readTimeout     time.Duration
 	maxManifestSize int64
 	userAgent       string
-	metrics         *Metrics
+	metrics         *upstreamMetrics // may be nil
 	logger          *slog.Logger
 
 	own       *http.Transport // to the upstream's own origin
@@ -106,7 +106,6 @@ func NewClient(o Options) *Client {
 		readTimeout:     o.ReadTimeout,
 		maxManifestSize: cmp.Or(o.MaxManifestSize, defaultMaxManifestSize),
 		userAgent:       o.UserAgent,
-		metrics:         o.Metrics,
 		logger:          loggerOr(o.Logger),
 		rests:           o.Rests,
 		unwatch:         func() {},
@@ -123,7 +122,7 @@ func NewClient(o Options) *Client {
 		tokens = tokencache.New(tokencache.NewMemory(defaultTokens), nil, tokencache.WithLogger(c.logger))
 	}
 	c.auth = newAuthorizer(tokens, &tokenService{client: c})
-	c.metrics.add(c)
+	c.metrics = o.Metrics.add(c)
 	if c.rests != nil {
 		c.unwatch = c.rests.Watch(c.label, c.account(), c.limitedElsewhere)
 	}
@@ -182,7 +181,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.byteCounter(c.label))
+	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.received)
 	return resp, nil
 }
 
@@ -204,10 +203,10 @@ func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, 
 			return nil, cause
 		}
 		if failure == nil {
-			c.metrics.request(c.label, call.op, ClassOK, time.Since(asked))
+			c.metrics.request(call.op, ClassOK, time.Since(asked))
 			return resp, nil
 		}
-		c.metrics.request(c.label, call.op, failure.Class, time.Since(asked))
+		c.metrics.request(call.op, failure.Class, time.Since(asked))
 		if failure.Class == ClassRateLimited {
 			c.limited(failure.RetryAfter)
 		}
@@ -331,7 +330,7 @@ func (c *Client) noteRateLimit(header http.Header) {
 	if !ok {
 		return
 	}
-	c.metrics.rateLimit(c.label, limit, remaining)
+	c.metrics.rateLimit(limit, remaining)
 	low := remaining*10 < limit
 	if c.rateLow.Swap(low) != low && low {
 		c.logger.Warn("the upstream's rate limit is nearly used up: configure credentials or a longer tag_ttl", "upstream", c.host, "remaining", remaining, "limit", limit)

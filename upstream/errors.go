@@ -41,6 +41,8 @@ const (
 	ClassDenied            // the upstream does not give it to us
 	ClassUnavailable       // the upstream, or the way to it, is broken
 	ClassRateLimited       // the upstream wants us to come back later
+
+	classes // how many there are
 )
 
 // String returns the class as metrics name it.

@@ -29,11 +29,11 @@ type tokenService struct {
 func (s *tokenService) fetch(ctx context.Context, origin *url.URL, key tokencache.Key, creds credentials) (tokencache.Token, error) {
 	token, failure := s.request(ctx, origin, key, creds)
 	if failure == nil {
-		s.client.metrics.token(s.client.label, ClassOK)
+		s.client.metrics.token(ClassOK)
 		return token, nil
 	}
 	failure.Host, failure.Op = s.client.host, opToken
-	s.client.metrics.token(s.client.label, failure.Class)
+	s.client.metrics.token(failure.Class)
 	return tokencache.Token{}, failure
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
@@ -39,22 +38,26 @@ type mirror struct {
 	log      *slog.Logger
 	gatherer *prometheus.Registry
 	store    *disk.Store
+	rotten   prometheus.Counter
 	limit    *storage.Limit
 	pool     *namespace.Pool
 	flights  *storage.Flights
 	content  *storage.Health
+	records  *storage.Health
 	cache    *namespace.Cache
 	redis    redis.UniversalClient // nil without [cache.redis]
 	tokens   *tokencache.Cache
 	rests    *sharedrest.Rests
 	clients  *clients
 	tables   namespace.Live
+	requests *registry.Metrics
 	handler  http.Handler
 }
 
 // build makes a mirror. Nothing of it contacts an upstream or waits for Redis.
 func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 	m := &mirror{log: log, gatherer: newGatherer()}
+	m.requests = registry.NewMetrics(m.gatherer)
 	if err := m.openStorage(cfg); err != nil {
 		return nil, err
 	}
@@ -70,23 +73,11 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 		Cache:    m.cache,
 		Ready:    m.store.Writable,
 		Content:  m.content,
-		Metrics:  registry.NewMetrics(m.gatherer),
+		Metrics:  m.requests,
 		Gatherer: m.gatherer,
 		Logger:   log,
 	})
 	return m, nil
-}
-
-func newGatherer() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	version, revision := buildVersion()
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "weir_build_info", Help: "1, labelled with what is running.",
-		ConstLabels: prometheus.Labels{"version": version, "revision": revision},
-	})
-	info.Set(1)
-	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return r
 }
 
 // openStorage stacks what content passes through on its way in and out.
@@ -97,14 +88,9 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		return err
 	}
 	m.store = store
-	m.gatherer.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "weir_store_bytes", Help: "Bytes of content that are stored.",
-		}, func() float64 { bytes, _ := store.Size(); return float64(bytes) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "weir_store_objects", Help: "Contents that are stored.",
-		}, func() float64 { _, objects := store.Size(); return float64(objects) }),
-	)
+	m.content = storage.NewHealth(m.log, "content")
+	m.records = storage.NewHealth(m.log, "records of tags and possession")
+	m.measureStore(cfg)
 	hot := storage.NewHot(store, hotBytes, hotObject)
 	hot.OnCorrupt(m.quarantine)
 	metrics := storage.NewMetrics(m.gatherer)
@@ -119,7 +105,6 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 	})
 	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
 	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, namespace.NewMetrics(m.gatherer), m.log)
-	m.content = storage.NewHealth(m.log, "content")
 	m.flights = storage.NewFlights(storage.FlightsOptions{
 		Store:      m.limit,
 		Spools:     store.Spools(),
@@ -131,7 +116,7 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 	})
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
 		Store: m.limit, Spools: store.Spools(), Catalog: catalog, Flights: m.flights, Pool: m.pool,
-		Content: m.content, Records: storage.NewHealth(m.log, "records of tags and possession"),
+		Content: m.content, Records: m.records,
 		Logger: m.log,
 	})
 	return err
@@ -141,6 +126,7 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 func (m *mirror) quarantine(ctx context.Context, dgst digest.Digest) error {
 	path, err := m.store.Quarantine(ctx, dgst)
 	if err == nil {
+		m.rotten.Inc()
 		m.log.Error("stored content has become corrupt and was quarantined; check the disk, and run weir verify", "digest", dgst, "path", path)
 	}
 	return err
@@ -196,6 +182,7 @@ func (m *mirror) apply(cfg *config.Config) (err error) {
 		return err
 	}
 	m.tables.Store(table)
+	m.requests.Serve(table)
 	m.clients.commit(keep)
 	return nil
 }
