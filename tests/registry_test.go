@@ -141,16 +141,16 @@ func newAuthority(t *testing.T) *authority {
 	return &authority{path: path, certificate: certificate, key: key}
 }
 
-// issue makes a certificate for 127.0.0.1 that serves both sides, and returns
-// the paths of it and its key.
-func (a *authority) issue(t *testing.T, name string) (certificate, privateKey string) {
+// issue makes a certificate for 127.0.0.1, and hosts, that serves both sides, and
+// returns the paths of it and its key.
+func (a *authority) issue(t *testing.T, name string, hosts ...string) (certificate, privateKey string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	harness.Must(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: hosts, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)
