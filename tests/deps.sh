@@ -19,6 +19,7 @@ need podman podman
 need runc runc
 need curl curl
 need rsync rsync
+need promtool prometheus
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
