@@ -17,6 +17,8 @@ need containerd containerd
 need docker-registry docker-registry
 need podman podman
 need runc runc
+need docker-compose docker-compose
+need systemd-analyze systemd
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
