@@ -133,6 +133,7 @@ func TestCompose(t *testing.T) {
 	w := &weir{URL: "http://" + c.addr}
 	path := blobPath("docker.io/org/app", blob)
 	eventually(t, "the configuration is in force", func() bool { return w.get(t, path).Status == http.StatusOK })
+	w.metricIs(t, 0, "weir_flights")
 	expectContent(t, "once more", w.get(t, path), blob, statusHit)
 
 	upstream.Fault(upstreamtest.Manifests, upstreamtest.Status(http.StatusTooManyRequests, ""))

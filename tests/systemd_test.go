@@ -183,6 +183,7 @@ func TestSystemdService(t *testing.T) {
 	w := &weir{URL: "http://" + addr}
 	expect(t, "once systemctl has returned", w.get(t, "/readyz"), http.StatusOK, "")
 	expectContent(t, "a pull", w.get(t, blobPath("docker.io/org/app", blob)), blob, statusStored)
+	w.metricIs(t, 0, "weir_flights")
 	expectContent(t, "another one", w.get(t, blobPath("docker.io/org/app", blob)), blob, statusHit)
 	stored := strings.TrimSpace(run(t, s.command("find", "/var/lib/weir/blobs", "-name", blob.Encoded(), "-printf", "%u")))
 	if stored != "weir" {
