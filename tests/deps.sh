@@ -20,6 +20,8 @@ need runc runc
 need curl curl
 need rsync rsync
 need promtool prometheus
+need docker-compose docker-compose
+need systemd-analyze systemd
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

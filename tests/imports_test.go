@@ -41,6 +41,8 @@ var alone = map[string]string{
 	"github.com/felixge/httpsnoop": "registry",
 	"github.com/google/go-cmp/cmp": "",
 	"go.uber.org/goleak":           "",
+
+	"github.com/coreos/go-systemd/v22/daemon": "cmd/weir",
 }
 
 func TestImportsPointOneWay(t *testing.T) {
