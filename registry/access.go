@@ -6,10 +6,10 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/felixge/httpsnoop"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/namespace"
 )
@@ -55,6 +55,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			m.Code = http.StatusOK // as net/http says where no handler does
 		}
 		h.account(r, e, m, time.Since(start))
+		e.describe(trace.SpanFromContext(r.Context()), r.Method, m, failure != nil)
 		if failure != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -67,7 +68,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // account logs and counts a request that has ended.
 func (h *Handler) account(r *http.Request, e *entry, m httpsnoop.Metrics, took time.Duration) {
 	level := slog.LevelInfo
-	if !strings.HasPrefix(r.URL.Path, "/v2") {
+	if !isAPI(r) {
 		level = slog.LevelDebug // probes and scrapes
 	} else {
 		h.opts.Metrics.request(e, m.Code, m.Written, took)
@@ -101,6 +102,10 @@ func (h *Handler) account(r *http.Request, e *entry, m httpsnoop.Metrics, took t
 	}
 	if e.err != nil {
 		attrs = append(attrs, slog.Any("error", e.err))
+	}
+	// What was not sampled is nowhere to be found, unless by the client.
+	if span := trace.SpanContextFromContext(r.Context()); span.IsSampled() || span.IsValid() && r.Header.Get("Traceparent") != "" {
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}
 	h.opts.Logger.LogAttrs(r.Context(), level, "request", attrs...)
 }

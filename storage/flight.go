@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -45,6 +46,7 @@ type Flight struct {
 	src     Source
 	ctx     context.Context
 	cancel  context.CancelFunc
+	span    trace.Span    // of the whole flight; one that does nothing where it is not traced
 	ready   chan struct{} // closed when the size is known, or the flight ended
 	done    chan struct{} // closed when the flight ended
 	isReady sync.Once
@@ -71,6 +73,7 @@ func newFlight(fs *Flights, dgst digest.Digest, src Source) *Flight {
 		src:     src,
 		ctx:     ctx,
 		cancel:  cancel,
+		span:    trace.SpanFromContext(context.Background()),
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 		hash:    dgst.Algorithm().Hash(),
@@ -115,6 +118,7 @@ func (f *Flight) run() {
 		f.flights.opts.Health.Failed(store.error, "digest", f.digest)
 	}
 	f.err = err
+	f.endSpan()
 	f.flights.remove(f)
 	f.mu.Lock()
 	f.stopped = true
@@ -151,9 +155,11 @@ func (f *Flight) download() error {
 			f.commit(s)
 			return nil
 		case errors.Is(err, errUnattended):
+			f.span.AddEvent("paused: nobody reads it")
 			if !f.attended(0) {
 				return context.Cause(f.ctx)
 			}
+			f.span.AddEvent("resumed")
 		case errors.Is(err, errElsewhere) && s.Reset():
 			f.hash.Reset()
 		default:
@@ -253,9 +259,11 @@ func (f *Flight) commit(s *spool.Spool) {
 	}
 	if err := f.flights.opts.Store.Commit(f.ctx, f.digest, s); err != nil {
 		f.flights.opts.Health.Failed(err, "digest", f.digest)
+		f.span.RecordError(err)
 		return
 	}
 	f.flights.opts.Health.Succeeded()
+	f.span.AddEvent("stored")
 }
 
 // attended reports whether somebody wants the flight. Where nobody does it

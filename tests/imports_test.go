@@ -39,7 +39,16 @@ var alone = map[string]string{
 	"github.com/redis/go-redis/v9": "cmd/weir tokencache upstream/sharedrest",
 	"github.com/felixge/httpsnoop": "registry",
 	"github.com/google/go-cmp/cmp": "",
-	"go.uber.org/goleak":           "",
+
+	"go.opentelemetry.io/otel":                                        "cmd/weir", // its globals
+	"go.opentelemetry.io/otel/sdk/trace":                              "cmd/weir",
+	"go.opentelemetry.io/otel/sdk/resource":                           "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace":               "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc": "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp": "cmd/weir",
+	"go.opentelemetry.io/contrib/propagators/autoprop":                "cmd/weir",
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp":   "registry",
+	"go.uber.org/goleak":                                              "",
 }
 
 func TestImportsPointOneWay(t *testing.T) {

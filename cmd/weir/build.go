@@ -38,6 +38,7 @@ const (
 type mirror struct {
 	log      *slog.Logger
 	gatherer *prometheus.Registry
+	tracing  *tracing // nil: nothing is traced
 	store    *disk.Store
 	limit    *storage.Limit
 	pool     *namespace.Pool
@@ -54,8 +55,9 @@ type mirror struct {
 
 // build makes a mirror. Nothing of it contacts an upstream or waits for Redis.
 func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
-	m := &mirror{log: log, gatherer: newGatherer()}
+	m := &mirror{log: log, gatherer: newGatherer(), tracing: newTracing(cfg.Observability.Tracing, log)}
 	if err := m.openStorage(cfg); err != nil {
+		m.tracing.close(context.Background())
 		return nil, err
 	}
 	m.openShared(cfg)
@@ -65,7 +67,7 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 		m.close()
 		return nil, err
 	}
-	m.handler = registry.New(registry.Options{
+	m.handler = m.tracing.handler(registry.New(registry.Options{
 		Tables:   &m.tables,
 		Cache:    m.cache,
 		Ready:    m.store.Writable,
@@ -73,7 +75,7 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 		Metrics:  registry.NewMetrics(m.gatherer),
 		Gatherer: m.gatherer,
 		Logger:   log,
-	})
+	}))
 	return m, nil
 }
 
@@ -127,6 +129,7 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Idle:       namespace.CompleteOrAbandon(m.pool),
 		Health:     m.content,
 		Metrics:    metrics,
+		Tracer:     m.tracing.downloadTracer(),
 		Logger:     m.log,
 	})
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
@@ -252,4 +255,5 @@ func (m *mirror) close() {
 	if err := m.store.Close(); err != nil {
 		m.log.Warn("closing the store", "error", err)
 	}
+	m.tracing.close(context.Background())
 }
