@@ -6,10 +6,10 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/felixge/httpsnoop"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/namespace"
 )
@@ -55,10 +55,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if m.Code == 0 && failure == nil {
 			m.Code = http.StatusOK // as net/http says where no handler does
 		}
-		h.account(r, e, served{
+		s := served{
 			status: m.Code, bytes: m.Written, took: time.Since(start),
 			aborted: failure != nil && r.Context().Err() == nil,
-		})
+		}
+		h.account(r, e, s)
+		e.describe(trace.SpanFromContext(r.Context()), r.Method, s)
 		if failure != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -71,7 +73,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // account logs and counts a request that has ended.
 func (h *Handler) account(r *http.Request, e *entry, s served) {
 	level := slog.LevelInfo
-	if !strings.HasPrefix(r.URL.Path, "/v2") {
+	if !isAPI(r) {
 		level = slog.LevelDebug // probes and scrapes
 	} else {
 		h.opts.Metrics.request(e, s)
@@ -105,6 +107,10 @@ func (h *Handler) account(r *http.Request, e *entry, s served) {
 	}
 	if e.err != nil {
 		attrs = append(attrs, slog.Any("error", e.err))
+	}
+	// What was not sampled is nowhere to be found, unless by the client.
+	if span := trace.SpanContextFromContext(r.Context()); span.IsSampled() || span.IsValid() && r.Header.Get("Traceparent") != "" {
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}
 	h.opts.Logger.LogAttrs(r.Context(), level, "request", attrs...)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -46,6 +47,7 @@ type Flight struct {
 	started time.Time
 	ctx     context.Context
 	cancel  context.CancelFunc
+	span    trace.Span    // of the whole flight; one that does nothing where it is not traced
 	ready   chan struct{} // closed when the size is known, or the flight ended
 	done    chan struct{} // closed when the flight ended
 	isReady sync.Once
@@ -74,6 +76,7 @@ func newFlight(fs *Flights, dgst digest.Digest, src Source) *Flight {
 		started: time.Now(),
 		ctx:     ctx,
 		cancel:  cancel,
+		span:    trace.SpanFromContext(context.Background()),
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 		hash:    dgst.Algorithm().Hash(),
@@ -118,6 +121,7 @@ func (f *Flight) run() {
 		f.flights.opts.Health.Failed(store.error, "digest", f.digest)
 	}
 	f.err = err
+	f.endSpan()
 	f.flights.remove(f)
 	f.mu.Lock()
 	f.stopped = true
@@ -154,9 +158,11 @@ func (f *Flight) download() error {
 			f.commit(s)
 			return nil
 		case errors.Is(err, errUnattended):
+			f.span.AddEvent("paused: nobody reads it")
 			if !f.attended(0) {
 				return context.Cause(f.ctx)
 			}
+			f.span.AddEvent("resumed")
 		case errors.Is(err, errElsewhere) && s.Reset():
 			f.hash.Reset()
 		default:
@@ -259,10 +265,12 @@ func (f *Flight) commit(s *spool.Spool) {
 	}
 	if err := f.flights.opts.Store.Commit(f.ctx, f.digest, s); err != nil {
 		f.flights.opts.Health.Failed(err, "digest", f.digest)
+		f.span.RecordError(err)
 		return
 	}
 	f.stored = true
 	f.flights.opts.Health.Succeeded()
+	f.span.AddEvent("stored")
 }
 
 // attended reports whether somebody wants the flight. Where nobody does it

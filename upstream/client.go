@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/weirhq/weir/tokencache"
 )
 
@@ -172,7 +174,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	defer leave()
 	attempts, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.timeToHeaders(), func() { cancel(errHeaderTimeout) })
-	resp, err := c.tryRepeatedly(attempts, call)
+	resp, span, err := c.tryRepeatedly(attempts, call)
 	timer.Stop()
 	if err != nil {
 		cancel(nil)
@@ -181,7 +183,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.received)
+	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.received, span)
 	return resp, nil
 }
 
@@ -190,29 +192,35 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 func (c *Client) timeToHeaders() time.Duration { return c.connectTimeout + c.readTimeout }
 
 // tryRepeatedly sends a call again where a registry's hiccup may be over in an
-// instant. It starts no try after the read timeout.
-func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, error) {
+// instant. It starts no try after the read timeout. The span is that of the try
+// that was answered, and ends with the answer's body.
+func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, trace.Span, error) {
 	start := time.Now()
 	for try := 1; ; try++ {
 		asked := time.Now()
-		resp, failure := c.once(ctx, call)
+		traced, span := c.startTry(ctx, call, try)
+		resp, failure := c.once(traced, call)
 		if cause := context.Cause(ctx); cause != nil && cause != errHeaderTimeout {
 			if failure == nil {
 				resp.Body.Close()
 			}
-			return nil, cause
+			noteBroken(span, cause)
+			span.End()
+			return nil, nil, cause
 		}
 		if failure == nil {
 			c.metrics.request(call.op, ClassOK, time.Since(asked))
-			return resp, nil
+			noteAnswer(span, resp.StatusCode, ClassOK)
+			return resp, span, nil
 		}
+		endFailed(span, failure)
 		c.metrics.request(call.op, failure.Class, time.Since(asked))
 		if failure.Class == ClassRateLimited {
 			c.limited(failure.RetryAfter)
 		}
 		wait := backoff(firstWait, try)
 		if try == maxTries || !retryable(failure) || time.Since(start)+wait >= c.readTimeout || !sleep(ctx, wait) {
-			return nil, failure
+			return nil, nil, failure
 		}
 	}
 }

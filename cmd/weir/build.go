@@ -37,6 +37,7 @@ const (
 type mirror struct {
 	log      *slog.Logger
 	gatherer *prometheus.Registry
+	tracing  *tracing // nil: nothing is traced
 	store    *disk.Store
 	rotten   prometheus.Counter
 	limit    *storage.Limit
@@ -56,9 +57,10 @@ type mirror struct {
 
 // build makes a mirror. Nothing of it contacts an upstream or waits for Redis.
 func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
-	m := &mirror{log: log, gatherer: newGatherer()}
+	m := &mirror{log: log, gatherer: newGatherer(), tracing: newTracing(cfg.Observability.Tracing, log)}
 	m.requests = registry.NewMetrics(m.gatherer)
 	if err := m.openStorage(cfg); err != nil {
+		m.tracing.close(context.Background())
 		return nil, err
 	}
 	m.openShared(cfg)
@@ -68,7 +70,7 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 		m.close()
 		return nil, err
 	}
-	m.handler = registry.New(registry.Options{
+	m.handler = m.tracing.handler(registry.New(registry.Options{
 		Tables:   &m.tables,
 		Cache:    m.cache,
 		Ready:    m.store.Writable,
@@ -76,7 +78,7 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 		Metrics:  m.requests,
 		Gatherer: m.gatherer,
 		Logger:   log,
-	})
+	}))
 	return m, nil
 }
 
@@ -112,6 +114,7 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Idle:       namespace.CompleteOrAbandon(m.pool),
 		Health:     m.content,
 		Metrics:    metrics,
+		Tracer:     m.tracing.downloadTracer(),
 		Logger:     m.log,
 	})
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
@@ -239,4 +242,5 @@ func (m *mirror) close() {
 	if err := m.store.Close(); err != nil {
 		m.log.Warn("closing the store", "error", err)
 	}
+	m.tracing.close(context.Background())
 }

@@ -91,7 +91,8 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// drain stops accepting and lets requests, then downloads, end within a limit.
+// drain stops accepting and lets requests, then downloads, end within a limit,
+// in which their last spans are sent, too.
 func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.log.Info("shutting down: waiting for running requests and downloads", "limit", limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -107,6 +108,7 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	if err != nil {
 		return failure{exitFailed, err}
 	}
+	m.tracing.close(ctx)
 	m.log.Info("all requests and downloads have ended")
 	return nil
 }
