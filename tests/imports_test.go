@@ -15,6 +15,7 @@ const module = "github.com/weirhq/weir/"
 // arrows are the packages of ours that each package may import. What only tests
 // use (the fakes) is not listed, and no product package may import it.
 var arrows = map[string][]string{
+	"clientconfig":  nil,
 	"config":        nil,
 	"tokencache":    nil,
 	"storage/spool": nil,
@@ -24,7 +25,7 @@ var arrows = map[string][]string{
 	"namespace":     {"storage", "storage/spool", "upstream"},
 	"registry":      {"namespace", "storage", "upstream"},
 	"cmd/weir": {
-		"config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest",
+		"clientconfig", "config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest",
 	},
 	"upstream/sharedrest": nil,
 }
