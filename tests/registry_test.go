@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/weirhq/weir/tests/harness"
 )
@@ -82,6 +83,16 @@ func TestHtpasswdRegistry(t *testing.T) {
 	if a := w.Get(t, blobPath("wrong/org/app", digest.FromBytes(img.Config))); a.Status != http.StatusForbidden {
 		t.Errorf("a blob that is cached through the other block: %d %s", a.Status, a.Body)
 	}
+}
+
+// startHtpasswd runs a real registry that has one account.
+func startHtpasswd(t *testing.T, username, password string) *harness.Distribution {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	harness.Must(t, err)
+	htpasswd := filepath.Join(t.TempDir(), "htpasswd")
+	harness.WriteFile(t, htpasswd, username+":"+string(hash)+"\n")
+	return harness.StartDistribution(t, http.DefaultClient, "http", "", fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}", htpasswd))
 }
 
 // A registry that wants a client certificate, and whose own is of a private CA.

@@ -99,11 +99,12 @@ func (o onlineOptions) validate(cmd *cobra.Command, online bool) error {
 func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	checks, closing, err := newChecks(ctx, cfg, opts.images, stderr)
+	m, closing := probingMirror()
+	defer closing()
+	checks, err := m.checks(ctx, cfg, opts.images, stderr)
 	if err != nil {
 		return err
 	}
-	defer closing()
 	probing, cancel := context.WithTimeoutCause(ctx, opts.timeout, fmt.Errorf("it was not done within %s (--timeout)", opts.timeout))
 	defer cancel()
 	var group errgroup.Group
@@ -118,6 +119,11 @@ func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, st
 	if ctx.Err() != nil {
 		return failure{exitFailed, errors.New("interrupted before it was done")}
 	}
+	return report(checks, opts.output, stdout)
+}
+
+// report prints what was found. Its error says how many have failed.
+func report(checks []*check, output string, w io.Writer) error {
 	results := make([]result, len(checks))
 	failed := 0
 	for i, c := range checks {
@@ -127,10 +133,10 @@ func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, st
 		}
 	}
 	write := writeTable
-	if opts.output == "json" {
+	if output == "json" {
 		write = writeJSON
 	}
-	if err := write(stdout, results); err != nil {
+	if err := write(w, results); err != nil {
 		return failure{exitFailed, err}
 	}
 	if failed > 0 {
@@ -160,49 +166,43 @@ func (c *check) probe(ctx context.Context) {
 	}
 }
 
-// newChecks makes the checks of a configuration, in its order. The images are
-// those of the command line. The caller calls closing when it is done.
-func newChecks(ctx context.Context, cfg *config.Config, images []string, stderr io.Writer) (checks []*check, closing func(), err error) {
-	tokens := tokencache.New(tokencache.NewMemory(tokensInMemory), nil)
-	m := &mirror{log: slog.New(slog.DiscardHandler)}
-	m.clients = newClients(tokens, nil, m.log)
-	end := func() {
+// probingMirror makes a mirror of which there are only the clients of upstreams,
+// with tokens of their own.
+func probingMirror() (m *mirror, closing func()) {
+	m = &mirror{log: slog.New(slog.DiscardHandler)}
+	m.tokens = tokencache.New(tokencache.NewMemory(tokensInMemory), nil)
+	m.clients = newClients(m.tokens, nil, m.log)
+	return m, func() {
 		m.clients.close()
-		tokens.Close()
+		m.tokens.Close()
 	}
-	defer func() {
-		if err != nil {
-			end()
-		}
-	}()
+}
+
+// checks makes the checks of a configuration, in its order. The images are those
+// of the command line.
+func (m *mirror) checks(ctx context.Context, cfg *config.Config, images []string, stderr io.Writer) ([]*check, error) {
 	keep := m.clients.begin()
 	defer m.clients.commit(keep)
 	var specs []namespace.Spec
 	for _, repo := range cfg.Repositories {
 		spec, err := m.spec(cfg, repo, keep)
 		if err != nil {
-			return nil, nil, failure{exitFailed, fmt.Errorf("repository.%q: %w", repo.Key, err)}
+			return nil, failure{exitFailed, fmt.Errorf("repository.%q: %w", repo.Key, err)}
 		}
 		specs = append(specs, spec)
 	}
 	try, err := namedImages(specs, images)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := addCached(ctx, cfg, try); err != nil {
 		fmt.Fprintln(stderr, "warning: cannot look up what is cached, to ask upstreams for that:", err)
 	}
-	checks, err = m.checks(cfg, keep, try)
-	return checks, end, err
-}
-
-// checks makes one check for each upstream and set of credentials. The images
-// are by the keys of their repositories.
-func (m *mirror) checks(cfg *config.Config, keep generation, images map[string]image) (checks []*check, err error) {
 	type place struct {
 		client  *upstream.Client
 		offline bool
 	}
+	var checks []*check
 	known := make(map[place]*check)
 	for _, repo := range cfg.Repositories {
 		for i, u := range repo.Upstreams {
@@ -210,17 +210,17 @@ func (m *mirror) checks(cfg *config.Config, keep generation, images map[string]i
 			if err != nil {
 				return nil, failure{exitFailed, err}
 			}
-			at := place{client, repo.Offline}
-			if known[at] == nil {
-				known[at] = &check{
+			c := known[place{client, repo.Offline}]
+			if c == nil {
+				c = &check{
 					host: client.Host(), client: client, offline: repo.Offline,
 					credentials: u.Username != "", certificate: u.ClientCertificate != "",
 				}
-				checks = append(checks, known[at])
+				known[place{client, repo.Offline}] = c
+				checks = append(checks, c)
 			}
-			c := known[at]
 			c.keys = append(c.keys, fmt.Sprintf("repository.%q.upstream[%d]", repo.Key, i))
-			c.image = better(c.image, images[repo.Key], wellKnown(u))
+			c.image = better(c.image, try[repo.Key], wellKnown(u))
 		}
 	}
 	return checks, nil

@@ -151,11 +151,12 @@ offline = true
 url = "https://registry.example"
 `)
 	var stderr strings.Builder
-	checks, closing, err := newChecks(t.Context(), cfg, []string{"b/app:1.2"}, &stderr)
+	m, closing := probingMirror()
+	defer closing()
+	checks, err := m.checks(t.Context(), cfg, []string{"b/app:1.2"}, &stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closing()
 	var got []string
 	for _, c := range checks {
 		line := c.host + " " + strings.Join(c.keys, " ") + " " + c.image.String()
