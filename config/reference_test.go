@@ -110,6 +110,10 @@ func settingsBelow(t *testing.T, table string, v reflect.Value, live bool) map[s
 			settings[key] = setting{shownKey(name, field), typeName(t, field.Type), "`" + text + "`", shownChange(live)}
 			continue
 		}
+		if field.Type == reflect.TypeFor[*float64]() {
+			settings[key] = setting{shownKey(name, field), typeName(t, field.Type), "not set", shownChange(live)}
+			continue
+		}
 		switch field.Type.Kind() {
 		case reflect.Pointer:
 			value = value.Elem()
@@ -153,6 +157,7 @@ func typeName(t *testing.T, of reflect.Type) string {
 		reflect.TypeFor[[]string]():      "list of strings",
 		reflect.TypeFor[bool]():          "boolean",
 		reflect.TypeFor[int]():           "integer",
+		reflect.TypeFor[*float64]():      "number",
 		reflect.TypeFor[time.Duration](): "seconds",
 		reflect.TypeFor[Duration]():      "duration",
 		reflect.TypeFor[DurationLimit](): "duration",
