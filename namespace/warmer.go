@@ -238,12 +238,12 @@ func (w *Warmer) end(i *warmImage, result warm.Result, cancelled bool) error {
 	i.due = time.Now().Add(i.Every - rand.N(i.Every/20+1))
 	w.metrics.warmEnded(i.namespace.Key(), "done")
 	level := slog.LevelDebug
-	if result.New.Contents > 0 {
+	if result.New.Objects > 0 {
 		level = slog.LevelInfo
 	}
 	w.log.Log(w.ctx, level, "an image is warm", "image", i.image(), "digest", result.Digest,
-		"new", result.New.Contents, "new_bytes", result.New.Bytes,
-		"already_there", result.There.Contents, "already_there_bytes", result.There.Bytes)
+		"new", result.New.Objects, "new_bytes", result.New.Bytes,
+		"already_there", result.There.Objects, "already_there_bytes", result.There.Bytes)
 	return nil
 }
 

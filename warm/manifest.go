@@ -86,7 +86,7 @@ func (w *walk) read(n node, dgst digest.Digest, m Manifest) {
 		if n.nesting == 0 && n.referring == 0 {
 			w.seen[dgst] = true // it was asked for by its tag
 			w.result.Digest = dgst
-			p.Total.Contents++
+			p.Total.Objects++
 		}
 		p.Total.Bytes += bytes
 		p.Done.Bytes += bytes
@@ -160,7 +160,7 @@ func (w *walk) takeManifest(ctx context.Context, desc ocispec.Descriptor) bool {
 	if taken >= maxManifests {
 		return false
 	}
-	w.advance(func(p *Progress) { p.Total.Contents++ })
+	w.advance(func(p *Progress) { p.Total.Objects++ })
 	return true
 }
 

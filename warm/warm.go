@@ -85,15 +85,15 @@ type Options struct {
 }
 
 // Amount is a number of contents and their size.
-type Amount struct{ Contents, Bytes int64 }
+type Amount struct{ Objects, Bytes int64 }
 
 func (a *Amount) add(bytes int64) {
-	a.Contents++
+	a.Objects++
 	a.Bytes += bytes
 }
 
 // Plus returns the sum of two amounts.
-func (a Amount) Plus(b Amount) Amount { return Amount{a.Contents + b.Contents, a.Bytes + b.Bytes} }
+func (a Amount) Plus(b Amount) Amount { return Amount{a.Objects + b.Objects, a.Bytes + b.Bytes} }
 
 // Progress is how far an image has come. What it has in all grows until all of
 // its manifests are known.
@@ -200,7 +200,7 @@ func (w *walk) bring(ctx context.Context, b blob) {
 // done counts a content that is in the cache now. Its bytes have been told.
 func (w *walk) done(bytes int64, there bool) {
 	w.advance(func(p *Progress) {
-		p.Done.Contents++
+		p.Done.Objects++
 		if there {
 			w.result.There.add(bytes)
 		} else {
