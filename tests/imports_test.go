@@ -21,25 +21,28 @@ var arrows = map[string][]string{
 	"storage":       {"storage/spool"},
 	"storage/disk":  {"storage", "storage/spool"},
 	"upstream":      {"tokencache"},
-	"namespace":     {"storage", "storage/spool", "upstream"},
+	"warm":          nil,
+	"namespace":     {"storage", "storage/spool", "upstream", "warm"},
 	"registry":      {"namespace", "storage", "upstream"},
 	"cmd/weir": {
-		"config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest",
+		"config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest", "warm",
 	},
 	"upstream/sharedrest": nil,
 }
 
 // alone are foreign packages that one of ours keeps to itself.
 var alone = map[string]string{
-	"github.com/fsnotify/fsnotify": "cmd/weir",
-	"github.com/spf13/cobra":       "cmd/weir",
-	"github.com/BurntSushi/toml":   "config",
-	"github.com/dlclark/regexp2":   "config namespace",
-	"github.com/gorilla/mux":       "registry",
-	"github.com/redis/go-redis/v9": "cmd/weir tokencache upstream/sharedrest",
-	"github.com/felixge/httpsnoop": "registry",
-	"github.com/google/go-cmp/cmp": "",
-	"go.uber.org/goleak":           "",
+	"github.com/fsnotify/fsnotify":      "cmd/weir",
+	"github.com/spf13/cobra":            "cmd/weir",
+	"github.com/BurntSushi/toml":        "config",
+	"github.com/distribution/reference": "config",
+	"github.com/dlclark/regexp2":        "config namespace",
+	"github.com/gorilla/mux":            "registry",
+	"github.com/vbauerster/mpb/v8":      "cmd/weir",
+	"github.com/redis/go-redis/v9":      "cmd/weir tokencache upstream/sharedrest",
+	"github.com/felixge/httpsnoop":      "registry",
+	"github.com/google/go-cmp/cmp":      "",
+	"go.uber.org/goleak":                "",
 }
 
 func TestImportsPointOneWay(t *testing.T) {
