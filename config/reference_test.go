@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-const reference = "../docs/configuration.md"
+const referencePage = "../docs/configuration.md"
 
 // setting is one row of the reference: the cells of its table.
 type setting struct{ Key, Type, Default, Change string }
@@ -49,7 +49,7 @@ func TestReference(t *testing.T) {
 		t.Errorf("the page has headings for %d of %d keys; the keys are %q", len(want), len(knownSchema()), knownSchema())
 	}
 	if d := cmp.Diff(want, shown); d != "" {
-		t.Errorf("the code (-) and %s (+): %s", reference, d)
+		t.Errorf("the code (-) and %s (+): %s", referencePage, d)
 	}
 }
 
@@ -90,7 +90,7 @@ func readReference(t *testing.T) (rows map[string]setting, tables []string) {
 
 func readPage(t *testing.T) string {
 	t.Helper()
-	page, err := os.ReadFile(reference)
+	page, err := os.ReadFile(referencePage)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,8 @@ func allKeys(t reflect.Type, parent string) []string {
 			keys = append(keys, allKeys(reflect.TypeFor[Repository](), key+".*")...)
 		case reflect.TypeFor[[]Upstream]():
 			keys = append(keys, allKeys(reflect.TypeFor[Upstream](), key)...)
+		case reflect.TypeFor[[]Warm]():
+			keys = append(keys, allKeys(reflect.TypeFor[Warm](), key)...)
 		case reflect.TypeFor[*Redis]():
 			keys = append(keys, allKeys(reflect.TypeFor[Redis](), key)...)
 		default:

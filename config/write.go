@@ -92,9 +92,9 @@ func (p *printer) below(key string, v reflect.Value) {
 			key := keyIn(key, r.Key)
 			p.table("["+key+"]", key, reflect.ValueOf(r))
 		}
-	case []Upstream:
-		for i, u := range value {
-			p.table("[["+key+"]]", elementOf(key, i), reflect.ValueOf(u))
+	case []Upstream, []Warm:
+		for i := range v.Len() {
+			p.table("[["+key+"]]", elementOf(key, i), v.Index(i))
 		}
 	default:
 		if v.Kind() == reflect.Struct {

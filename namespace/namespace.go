@@ -7,7 +7,7 @@
 // its tag policy, its manner of failing. All namespaces share one [Cache], the
 // state that outlives a change of configuration: the store and its catalog,
 // the running downloads, the lookups under way, and the [Pool] of background
-// jobs.
+// jobs. A [Warmer] gives that pool the images to keep in the cache.
 //
 // The package knows neither the configuration's syntax nor HTTP handlers.
 package namespace
@@ -57,6 +57,9 @@ type Spec struct {
 	MaxStale     time.Duration
 	// Offline is whether upstreams are never contacted.
 	Offline bool
+
+	// Warm are the images that a [Warmer] keeps in the cache.
+	Warm []Warming
 }
 
 // Namespace is one mirrored registry. Its methods may be called concurrently.

@@ -22,10 +22,11 @@ var arrows = map[string][]string{
 	"storage":       {"storage/spool"},
 	"storage/disk":  {"storage", "storage/spool"},
 	"upstream":      {"tokencache"},
-	"namespace":     {"storage", "storage/spool", "upstream"},
+	"warm":          nil,
+	"namespace":     {"storage", "storage/spool", "upstream", "warm"},
 	"registry":      {"namespace", "storage", "upstream"},
 	"cmd/weir": {
-		"clientconfig", "config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest",
+		"clientconfig", "config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest", "warm",
 	},
 	"upstream/sharedrest": nil,
 }
@@ -52,6 +53,9 @@ var alone = map[string]string{
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp": "cmd/weir",
 	"go.opentelemetry.io/contrib/propagators/autoprop":                "cmd/weir",
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp":   "registry",
+
+	"github.com/distribution/reference": "config",
+	"github.com/vbauerster/mpb/v8":      "cmd/weir",
 }
 
 func TestImportsPointOneWay(t *testing.T) {

@@ -42,6 +42,7 @@ type mirror struct {
 	rotten   prometheus.Counter
 	limit    *storage.Limit
 	pool     *namespace.Pool
+	warmer   *namespace.Warmer
 	flights  *storage.Flights
 	content  *storage.Health
 	records  *storage.Health
@@ -106,7 +107,9 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Logger:    m.log,
 	})
 	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
-	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, namespace.NewMetrics(m.gatherer), m.log)
+	jobs := namespace.NewMetrics(m.gatherer)
+	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, jobs, m.log)
+	m.warmer = namespace.NewWarmer(m.pool, jobs, m.log)
 	m.flights = storage.NewFlights(storage.FlightsOptions{
 		Store:      m.limit,
 		Spools:     store.Spools(),
@@ -187,6 +190,7 @@ func (m *mirror) apply(cfg *config.Config) (err error) {
 	m.tables.Store(table)
 	m.requests.Serve(table)
 	m.clients.commit(keep)
+	m.warmer.Apply(table)
 	return nil
 }
 
@@ -222,12 +226,13 @@ func (m *mirror) spec(cfg *config.Config, repo config.Repository, keep generatio
 		spec.DockerHub = spec.DockerHub || namespace.IsDockerHub(target.Hostname())
 	}
 	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: m.log}, members...)
-	return spec, nil
+	return spec, addWarmings(&spec, repo.Warm)
 }
 
 // close stops what still runs and gives up what is open, in the reverse order
 // of use.
 func (m *mirror) close() {
+	m.warmer.Close()
 	m.pool.Close()
 	m.flights.Close()
 	m.clients.close()

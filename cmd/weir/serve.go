@@ -92,11 +92,13 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 }
 
 // drain stops accepting and lets requests, then downloads, end within a limit,
-// in which their last spans are sent, too.
+// in which their last spans are sent, too. Warming ends at once: the next start
+// goes on with it.
 func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.log.Info("shutting down: waiting for running requests and downloads", "limit", limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	m.warmer.Close()
 	err := server.Shutdown(ctx)
 	if err == nil {
 		err = m.flights.Drain(ctx)
