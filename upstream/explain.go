@@ -3,6 +3,7 @@ package upstream
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -77,6 +78,8 @@ func (e *Error) remedy(key string) string {
 		return "push the image again with a current client"
 	case errors.Is(e.Err, ErrManifestTooLarge):
 		return "raise global.max_manifest_size if it is to be served"
+	case isA[*json.SyntaxError](e.Err):
+		return fmt.Sprintf("what answers is no registry: check url of %s, and whether a proxy or a login page is between", key)
 	case errors.Is(e.Err, ErrDigestMismatch):
 		return "what it stores, or a proxy before it, is broken"
 	case errors.Is(e.Err, errTooManyRedirects):
