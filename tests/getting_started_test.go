@@ -88,7 +88,7 @@ func TestGettingStarted(t *testing.T) {
 		"dist/weir check --online":         "registry-1.docker.io",
 		"curl -sI":                         "Cache-Status: weir; hit",
 		"dist/weir client-config docker":   `"registry-mirrors"`,
-		"dist/weir warm":                   "1 new, 1 already there",
+		"dist/weir warm":                   "images: 2 warm, 0 failed; ",
 		"curl -s http://127.0.0.1:8000/me": `weir_requests_total{cache="hit"`,
 	}
 	docker := harness.StartDocker(t, "{}")
@@ -104,7 +104,13 @@ func TestGettingStarted(t *testing.T) {
 		if strings.HasPrefix(command, "dist/weir ") {
 			cmd.Env = append(cmd.Env, net.env...)
 		}
-		out := harness.Run(t, cmd)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		printed, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s%s", command, err, printed, &stderr)
+		}
+		out := string(printed)
 		for prefix, want := range expected {
 			if !strings.HasPrefix(command, prefix) {
 				continue
