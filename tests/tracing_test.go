@@ -218,6 +218,22 @@ func TestTracesOfFailures(t *testing.T) {
 	}
 }
 
+// A signed URL that cannot be reached is told by its host alone.
+func TestTracesKeepSignedURLsBack(t *testing.T) {
+	t.Parallel()
+	r := startReceiver(t)
+	upstream := upstreamtest.New(t, upstreamtest.WithCDN(upstreamtest.CDN{}))
+	blob := upstream.AddRandomBlob("org/app", mib, 1)
+	upstream.CloseCDN()
+	w := harness.StartWeir(t, tracingTo(r, "")+block("ghcr.io", upstream))
+	expect(t, "the blob", w.Get(t, blobPath("ghcr.io/org/app", blob)), http.StatusBadGateway, "")
+	w.Terminate(t)
+	exported := fmt.Sprint(r.all())
+	if !strings.Contains(exported, upstream.CDNHost()) || strings.Contains(exported, "/cdn/") || strings.Contains(exported, "signature") {
+		t.Errorf("exported %s", exported)
+	}
+}
+
 // Who decides whether a request is traced: the client, else the rate.
 func TestTraceSampling(t *testing.T) {
 	t.Parallel()
@@ -255,6 +271,8 @@ func TestTraceSampling(t *testing.T) {
 // The standard variables alone are enough, and without either there is nothing.
 func TestTracingByEnvironment(t *testing.T) {
 	t.Parallel()
+	odd := harness.StartWeir(t, block("ghcr.io", upstreamtest.New(t)), "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL=http/json")
+	odd.Logs(t, `"level":"ERROR"`, `OTEL_EXPORTER_OTLP_PROTOCOL is \"http/json\": set it to \"http/protobuf\" or \"grpc\"`)
 	r := startReceiver(t)
 	w := harness.StartWeir(t, block("ghcr.io", upstreamtest.New(t)), "OTEL_EXPORTER_OTLP_ENDPOINT="+r.URL, "OTEL_EXPORTER_OTLP_HEADERS=api-key=s3cret", "OTEL_SERVICE_NAME=mirror-1")
 	w.Get(t, "/v2/")

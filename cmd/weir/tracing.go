@@ -61,6 +61,7 @@ func newTracing(cfg config.Tracing, log *slog.Logger) *tracing {
 	if err != nil {
 		log.Warn("tracing: the resource attributes are not complete", "error", err)
 	}
+	// Both providers hand their spans to the one processor.
 	options := []sdktrace.TracerProviderOption{
 		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(&exportLog{SpanExporter: exporter, log: log})),
 		sdktrace.WithResource(described),

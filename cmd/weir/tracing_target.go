@@ -11,11 +11,10 @@ import (
 )
 
 // The values of OTEL_EXPORTER_OTLP_PROTOCOL. Collectors listen for the first on
-// port 4317, for the others on 4318.
+// port 4317, for the other on 4318.
 const (
 	protocolGRPC = "grpc"
 	protocolHTTP = "http/protobuf"
-	protocolJSON = "http/json"
 
 	portOfGRPC = "4317"
 	tracesPath = "/v1/traces"
@@ -54,9 +53,9 @@ func tracingTarget(cfg config.Tracing) (*target, error) {
 		}
 	}
 	switch t.protocol {
-	case protocolGRPC, protocolHTTP, protocolJSON:
+	case protocolGRPC, protocolHTTP:
 	default:
-		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q: set it to %q, %q or %q", t.protocol, protocolHTTP, protocolJSON, protocolGRPC)
+		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_PROTOCOL is %q: set it to %q or %q", t.protocol, protocolHTTP, protocolGRPC)
 	}
 	if configured == nil {
 		return t, t.fromEnv()
