@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -25,7 +26,7 @@ type result struct {
 func command(t *testing.T, dir string, args ...string) result {
 	t.Helper()
 	var stdout, stderr strings.Builder
-	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd := exec.CommandContext(t.Context(), harness.Binary(), args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &stdout, &stderr
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // else a second each
 	err := cmd.Run()
@@ -38,10 +39,10 @@ func command(t *testing.T, dir string, args ...string) result {
 func TestExitCodes(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "good.toml"), "[server]\nport = 1\n[blob_store.fs]\nroot_dir = \"data\"\n"+
+	harness.WriteFile(t, filepath.Join(dir, "good.toml"), "[server]\nport = 1\n[blob_store.fs]\nroot_dir = \"data\"\n"+
 		"[[repository.\"ghcr.io\".upstream]]\nurl = \"https://ghcr.io\"\n")
-	writeFile(t, filepath.Join(dir, "bad.toml"), "[server]\nprot = 1\n")
-	writeFile(t, filepath.Join(dir, "any-port.toml"), "[server]\nport = 0\n")
+	harness.WriteFile(t, filepath.Join(dir, "bad.toml"), "[server]\nprot = 1\n")
+	harness.WriteFile(t, filepath.Join(dir, "any-port.toml"), "[server]\nport = 0\n")
 	for _, c := range []struct {
 		args   string
 		code   int
@@ -83,7 +84,7 @@ func TestExitCodes(t *testing.T) {
 func TestBrokenConfiguration(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "one.toml"), `[server]
+	harness.WriteFile(t, filepath.Join(dir, "one.toml"), `[server]
 port = 70000
 [global]
 tag_ttl = "-1s"
@@ -94,7 +95,7 @@ default = true
 url = "https://ghcr.io"
 username = "alone"
 `)
-	writeFile(t, filepath.Join(dir, "two.toml"), `[repository."quay.io"]
+	harness.WriteFile(t, filepath.Join(dir, "two.toml"), `[repository."quay.io"]
 default = true
 [[repository."quay.io".upstream]]
 url = "https://quay.io"
@@ -134,7 +135,7 @@ client_certificate = "missing.crt"
 func TestCheckPrintsAConfiguration(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "config.toml"), popularMirror(t))
+	harness.WriteFile(t, filepath.Join(dir, "config.toml"), popularMirror(t))
 	first := command(t, dir, "check")
 	if first.code != 0 {
 		t.Fatalf("check: %+v", first)
@@ -148,7 +149,7 @@ func TestCheckPrintsAConfiguration(t *testing.T) {
 	if filled == first.stdout {
 		t.Errorf("check shows no redacted secret:\n%s", first.stdout)
 	}
-	writeFile(t, filepath.Join(dir, "printed.toml"), filled)
+	harness.WriteFile(t, filepath.Join(dir, "printed.toml"), filled)
 	second := command(t, dir, "check", "--config", "printed.toml")
 	if second.code != 0 {
 		t.Fatalf("check of what check printed: %+v", second)
@@ -203,16 +204,16 @@ client_private_key = %q
 
 func TestPopularMirrorStarts(t *testing.T) {
 	t.Parallel()
-	w := startWeir(t, popularMirror(t))
-	expect(t, "ping", w.get(t, "/v2/"), http.StatusOK, "")
-	expect(t, "ready", w.get(t, "/readyz"), http.StatusOK, "")
+	w := harness.StartWeir(t, popularMirror(t))
+	expect(t, "ping", w.Get(t, "/v2/"), http.StatusOK, "")
+	expect(t, "ready", w.Get(t, "/readyz"), http.StatusOK, "")
 	for _, name := range []string{"library/nginx", "ghcr.io/org/app", "quay.io/org/app", "internal/app"} {
-		a := w.do(t, http.MethodPost, "/v2/"+name+"/blobs/uploads/")
-		if a.Status != http.StatusUnauthorized || a.errorCode() != "UNAUTHORIZED" || !strings.Contains(string(a.Body), name+" is a read-only mirror of ") {
+		a := w.Do(t, http.MethodPost, "/v2/"+name+"/blobs/uploads/")
+		if a.Status != http.StatusUnauthorized || a.ErrorCode() != "UNAUTHORIZED" || !strings.Contains(string(a.Body), name+" is a read-only mirror of ") {
 			t.Errorf("a write to %s: %d %s", name, a.Status, a.Body)
 		}
 	}
-	if code := w.terminate(t); code != 0 {
+	if code := w.Terminate(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }
@@ -228,7 +229,7 @@ func TestFixedPort(t *testing.T) {
 	port := free.Addr().(*net.TCPAddr).Port
 	free.Close()
 	dir := t.TempDir()
-	w := startWeirIn(t, dir, fmt.Sprintf("[server]\nport = %d\n", port)+block("mirror", upstreamtest.New(t)))
+	w := harness.StartWeirIn(t, dir, fmt.Sprintf("[server]\nport = %d\n", port)+block("mirror", upstreamtest.New(t)))
 	if want := fmt.Sprintf("127.0.0.1:%d", port); w.Addr != want {
 		t.Errorf("listens on %s, want %s", w.Addr, want)
 	}
@@ -241,8 +242,8 @@ func TestFixedPort(t *testing.T) {
 		!strings.Contains(got.stderr, fmt.Sprint(port)) || !strings.Contains(got.stderr, "address already in use") {
 		t.Errorf("a second mirror: %+v", got)
 	}
-	expect(t, "the first one", w.get(t, "/healthz"), http.StatusOK, "")
-	w.terminate(t)
+	expect(t, "the first one", w.Get(t, "/healthz"), http.StatusOK, "")
+	w.Terminate(t)
 	if got := command(t, dir, append([]string{"healthcheck"}, configs...)...); got.code != 1 || !strings.Contains(got.stderr, "no mirror answers") {
 		t.Errorf("healthcheck of no mirror: %+v", got)
 	}
@@ -251,11 +252,11 @@ func TestFixedPort(t *testing.T) {
 // Port 0 is one that the system chooses, which serve prints and logs.
 func TestChosenPort(t *testing.T) {
 	t.Parallel()
-	w := startWeir(t, block("mirror", upstreamtest.New(t)))
+	w := harness.StartWeir(t, block("mirror", upstreamtest.New(t)))
 	if !regexp.MustCompile(`^http://127\.0\.0\.1:[1-9][0-9]+$`).MatchString(w.URL) {
 		t.Errorf("printed %q", w.URL)
 	}
-	w.logs(t, `"msg":"listening"`, `"address":"`+w.Addr+`"`)
+	w.Logs(t, `"msg":"listening"`, `"address":"`+w.Addr+`"`)
 }
 
 // Environment variables and several files make one configuration.
@@ -263,9 +264,9 @@ func TestConfigurationOfSeveralSources(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t, upstreamtest.WithBasic("reader", "s3cret$"))
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeir(t, blockOf("mirror", nil, []string{`url = "${TEST_UPSTREAM}"`, `username = "reader"`, `password = "${TEST_PASSWORD}$$"`}),
+	w := harness.StartWeir(t, blockOf("mirror", nil, []string{`url = "${TEST_UPSTREAM}"`, `username = "reader"`, `password = "${TEST_PASSWORD}$$"`}),
 		"TEST_UPSTREAM="+upstream.URL.String(), "TEST_PASSWORD=s3cret")
-	expectContent(t, "pull", w.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+	expectContent(t, "pull", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
 }
 
 // A data directory that cannot be used ends the mirror with a word on what to
@@ -273,8 +274,8 @@ func TestConfigurationOfSeveralSources(t *testing.T) {
 func TestUnusableDataDirectory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "file"), "")
-	writeFile(t, filepath.Join(dir, "config.toml"), "[server]\nport = 0\n[blob_store.fs]\nroot_dir = \"file\"\n"+
+	harness.WriteFile(t, filepath.Join(dir, "file"), "")
+	harness.WriteFile(t, filepath.Join(dir, "config.toml"), "[server]\nport = 0\n[blob_store.fs]\nroot_dir = \"file\"\n"+
 		"[[repository.\"ghcr.io\".upstream]]\nurl = \"https://ghcr.io\"\n")
 	got := command(t, dir, "serve")
 	if got.code != 2 || !strings.Contains(got.stderr, "config.toml:4: blob_store.fs.root_dir: ") {

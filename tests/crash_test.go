@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -18,42 +19,42 @@ func TestCrash(t *testing.T) {
 	s.gate.Open()
 	warm := addRandom(t, s.upstream, "org/app", mib, 70)
 	image := s.upstream.AddImage("org/app", "v1", []byte("a layer"))
-	expectContent(t, "warm blob", s.get(t, blobPath("mirror/org/app", warm)), warm, statusStored)
-	expectContent(t, "warm manifest", s.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
-	s.metricIs(t, 0, "weir_flights")
+	expectContent(t, "warm blob", s.Get(t, blobPath("mirror/org/app", warm)), warm, statusStored)
+	expectContent(t, "warm manifest", s.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+	s.MetricIs(t, 0, "weir_flights")
 	s.upstream.ClearFaults()
 	gate := upstreamtest.NewGate()
 	s.upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(stalledSize/2, gate)).Times(1)
-	p := s.pull(t, s.path)
+	p := s.Pull(t, s.path)
 	arrived(t, gate, 1)
-	eventually(t, "half of the blob is on disk", func() bool { return len(s.stored(t, "tmp")) == 2 })
-	s.kill()
-	if p.wait(t); p.err == nil {
-		t.Errorf("the client took %d of %d bytes for whole", p.length, stalledSize)
+	harness.Eventually(t, "half of the blob is on disk", func() bool { return len(s.Stored(t, "tmp")) == 2 })
+	s.Kill()
+	if p.Wait(t); p.Err == nil {
+		t.Errorf("the client took %d of %d bytes for whole", p.Length, stalledSize)
 	}
-	if left := s.stored(t, "tmp"); len(left) != 2 {
+	if left := s.Stored(t, "tmp"); len(left) != 2 {
 		t.Fatalf("the killed mirror left %q, want a lock and a spool", left)
 	}
 	s.upstream.ResetRequests()
 
 	start := time.Now()
-	next := startWeirIn(t, s.dir, block("mirror", s.upstream))
-	expect(t, "ready", next.get(t, "/readyz"), http.StatusOK, "")
+	next := harness.StartWeirIn(t, s.dir, block("mirror", s.upstream))
+	expect(t, "ready", next.Get(t, "/readyz"), http.StatusOK, "")
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("ready after %s", took)
 	}
-	eventually(t, "the leftovers are gone", func() bool { return len(next.stored(t, "tmp")) == 1 })
+	harness.Eventually(t, "the leftovers are gone", func() bool { return len(next.Stored(t, "tmp")) == 1 })
 	if took := time.Since(start); took > 5*time.Second {
 		t.Errorf("the leftovers are gone after %s", took)
 	}
-	next.logs(t, "removed the leftovers of an ended process")
-	expectContent(t, "warm blob", next.get(t, blobPath("mirror/org/app", warm)), warm, statusHit)
-	expectContent(t, "warm manifest", next.get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
+	next.Logs(t, "removed the leftovers of an ended process")
+	expectContent(t, "warm blob", next.Get(t, blobPath("mirror/org/app", warm)), warm, statusHit)
+	expectContent(t, "warm manifest", next.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
 	expectWire(t, s.upstream, "warm")
-	next.pull(t, s.path).whole(t, "the blob", s.digest)
+	next.Pull(t, s.path).Whole(t, "the blob", s.digest)
 	expectWire(t, s.upstream, "the blob", "GET "+blobPath("org/app", s.digest)+" 200")
-	next.metricIs(t, 0, "weir_flights")
-	next.expectIntact(t)
+	next.MetricIs(t, 0, "weir_flights")
+	next.ExpectIntact(t)
 }
 
 // A record that does not make sense counts as none: the upstream is asked
@@ -70,36 +71,36 @@ func TestGarbageInRecords(t *testing.T) {
 			upstream := upstreamtest.New(t)
 			image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 			config := block("mirror", upstream, "immutable_tags = true")
-			first := startWeirIn(t, dir, config)
-			manifest := first.get(t, manifestPath("mirror/org/app", "v1"))
+			first := harness.StartWeirIn(t, dir, config)
+			manifest := first.Get(t, manifestPath("mirror/org/app", "v1"))
 			expectContent(t, "manifest", manifest, image.Digest, statusStored)
 			layer := contentOf(t, manifest.Body)[1]
-			expectContent(t, "layer", first.get(t, blobPath("mirror/org/app", layer)), layer, statusStored)
-			tags := first.get(t, "/v2/mirror/org/app/tags/list").Body
-			first.metricIs(t, 0, "weir_flights")
-			first.kill()
+			expectContent(t, "layer", first.Get(t, blobPath("mirror/org/app", layer)), layer, statusStored)
+			tags := first.Get(t, "/v2/mirror/org/app/tags/list").Body
+			first.MetricIs(t, 0, "weir_flights")
+			first.Kill()
 			spoiled := 0
-			for _, name := range first.stored(t, "records") {
-				writeFile(t, filepath.Join(first.Data, name), garbage)
+			for _, name := range first.Stored(t, "records") {
+				harness.WriteFile(t, filepath.Join(first.Data, name), garbage)
 				spoiled++
 			}
 			if spoiled < 4 {
 				t.Fatalf("%d records, want those of a tag, a list and two links", spoiled)
 			}
 
-			next := startWeirIn(t, dir, config)
-			if a := next.get(t, "/v2/_catalog"); a.Status != http.StatusOK {
+			next := harness.StartWeirIn(t, dir, config)
+			if a := next.Get(t, "/v2/_catalog"); a.Status != http.StatusOK {
 				t.Errorf("catalog: %d %s", a.Status, a.Body)
 			}
 			upstream.ResetRequests()
-			expectContent(t, "manifest", next.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, "")
-			expectContent(t, "layer", next.get(t, blobPath("mirror/org/app", layer)), layer, statusRevalidated)
+			expectContent(t, "manifest", next.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, "")
+			expectContent(t, "layer", next.Get(t, blobPath("mirror/org/app", layer)), layer, statusRevalidated)
 			expectWire(t, upstream, "spoiled", "GET "+manifestPath("org/app", "v1")+" 200", "HEAD "+blobPath("org/app", layer)+" 200")
-			expectContent(t, "mended manifest", next.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusHit)
-			expectContent(t, "mended layer", next.get(t, blobPath("mirror/org/app", layer)), layer, statusHit)
+			expectContent(t, "mended manifest", next.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusHit)
+			expectContent(t, "mended layer", next.Get(t, blobPath("mirror/org/app", layer)), layer, statusHit)
 			expectWire(t, upstream, "mended")
 			upstream.Close()
-			a := next.get(t, "/v2/mirror/org/app/tags/list")
+			a := next.Get(t, "/v2/mirror/org/app/tags/list")
 			expect(t, "tags", a, http.StatusOK, statusStale)
 			if string(a.Body) != string(tags) {
 				t.Errorf("tags: %s, were %s", a.Body, tags)
@@ -119,13 +120,13 @@ func TestForeignFilesInTheData(t *testing.T) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		writeFile(t, path, "not ours")
+		harness.WriteFile(t, path, "not ours")
 	}
-	w := startWeirIn(t, dir, block("mirror", upstream))
-	expectContent(t, "cold", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
-	w.metricIs(t, 0, "weir_flights")
-	expectContent(t, "warm", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
-	w.metricIs(t, 1, "weir_store_objects")
-	w.metricIs(t, mib, "weir_store_bytes")
-	expect(t, "catalog", w.get(t, "/v2/_catalog"), http.StatusOK, "")
+	w := harness.StartWeirIn(t, dir, block("mirror", upstream))
+	expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
+	expectContent(t, "warm", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
+	w.MetricIs(t, 1, "weir_store_objects")
+	w.MetricIs(t, mib, "weir_store_bytes")
+	expect(t, "catalog", w.Get(t, "/v2/_catalog"), http.StatusOK, "")
 }

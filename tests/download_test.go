@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -21,25 +22,25 @@ func TestManyClientsOneDownload(t *testing.T) {
 	dgst := addRandom(t, upstream, "org/app", size, 1)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.Hold(gate))
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 
-	pulls := make([]*pulling, clients)
+	pulls := make([]*harness.Pulling, clients)
 	for i := range pulls {
-		pulls[i] = w.pull(t, blobPath("mirror/org/app", dgst))
+		pulls[i] = w.Pull(t, blobPath("mirror/org/app", dgst))
 	}
-	w.metricIs(t, clients, "weir_flight_readers")
+	w.MetricIs(t, clients, "weir_flight_readers")
 	gate.Open()
 	outcomes := make(map[string]int)
 	for i, p := range pulls {
-		p.whole(t, fmt.Sprint("client ", i), dgst)
-		outcomes[p.header.Get("Cache-Status")]++
+		p.Whole(t, fmt.Sprint("client ", i), dgst)
+		outcomes[p.Header.Get("Cache-Status")]++
 	}
 	if outcomes[statusStored] != 1 || outcomes[statusCollapsed] != clients-1 {
 		t.Errorf("outcomes %v, want one that stored and %d that joined", outcomes, clients-1)
 	}
 	expectWire(t, upstream, "all clients", "GET "+blobPath("org/app", dgst)+" 200")
-	w.metricIs(t, 0, "weir_flights")
-	w.expectIntact(t)
+	w.MetricIs(t, 0, "weir_flights")
+	w.ExpectIntact(t)
 }
 
 // A client that leaves early has still made the mirror want the blob.
@@ -50,22 +51,22 @@ func TestClientThatLeavesFillsTheCache(t *testing.T) {
 	dgst := addRandom(t, upstream, "org/app", size, 2)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(size/5, gate))
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 
-	resp := w.open(t, blobPath("mirror/org/app", dgst))
+	resp := w.Open(t, blobPath("mirror/org/app", dgst))
 	if _, err := io.CopyN(io.Discard, resp.Body, size/10); err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	w.metricIs(t, 1, "weir_jobs", "state", "running")
+	w.MetricIs(t, 1, "weir_jobs", "state", "running")
 	gate.Open()
-	w.metricIs(t, 1, "weir_jobs_total", "result", "done")
-	if got := w.metric(t, "weir_jobs_total"); got != 1 {
+	w.MetricIs(t, 1, "weir_jobs_total", "result", "done")
+	if got := w.Metric(t, "weir_jobs_total"); got != 1 {
 		t.Errorf("%v jobs have ended, want 1", got)
 	}
 
 	upstream.ResetRequests()
-	a := w.get(t, blobPath("mirror/org/app", dgst))
+	a := w.Get(t, blobPath("mirror/org/app", dgst))
 	expectContent(t, "warm", a, dgst, statusHit)
 	expectWire(t, upstream, "warm")
 }
@@ -76,22 +77,22 @@ func TestSlowClientHoldsBackNobody(t *testing.T) {
 	const size = 32 * mib
 	upstream := upstreamtest.New(t)
 	dgst := addRandom(t, upstream, "org/app", size, 3)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 
-	slow := w.openSlow(t, blobPath("mirror/org/app", dgst))
+	slow := w.OpenSlow(t, blobPath("mirror/org/app", dgst))
 	digester := digest.Canonical.Digester()
 	body := io.TeeReader(slow.Body, digester.Hash())
 	if _, err := io.CopyN(io.Discard, body, 1); err != nil {
 		t.Fatal(err)
 	}
-	var others []*pulling
+	var others []*harness.Pulling
 	for range 4 {
-		others = append(others, w.pull(t, blobPath("mirror/org/app", dgst)))
+		others = append(others, w.Pull(t, blobPath("mirror/org/app", dgst)))
 	}
 	for i, p := range others {
-		p.whole(t, fmt.Sprint("client ", i), dgst)
+		p.Whole(t, fmt.Sprint("client ", i), dgst)
 	}
-	w.metricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_flights")
 	if _, err := io.Copy(io.Discard, body); err != nil || digester.Digest() != dgst {
 		t.Errorf("the slow client got %s and %v, want %s", digester.Digest(), err, dgst)
 	}
@@ -108,35 +109,35 @@ func TestCorruptBlob(t *testing.T) {
 	small := addRandom(t, upstream, "org/app", 10*kib, 5)
 	gate := upstreamtest.NewGate()
 	fault := upstream.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(9*kib), upstreamtest.Hold(gate))
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 
-	var pulls []*pulling
+	var pulls []*harness.Pulling
 	for range 4 {
-		pulls = append(pulls, w.pull(t, blobPath("mirror/org/app", large)))
+		pulls = append(pulls, w.Pull(t, blobPath("mirror/org/app", large)))
 	}
-	w.metricIs(t, 4, "weir_flight_readers")
+	w.MetricIs(t, 4, "weir_flight_readers")
 	gate.Open()
 	for i, p := range pulls {
-		p.wait(t)
-		if p.status == http.StatusOK && p.err == nil || p.length >= size {
-			t.Errorf("client %d: status %d, %d bytes, error %v", i, p.status, p.length, p.err)
+		p.Wait(t)
+		if p.Status == http.StatusOK && p.Err == nil || p.Length >= size {
+			t.Errorf("client %d: status %d, %d bytes, error %v", i, p.Status, p.Length, p.Err)
 		}
 	}
 	// Nothing of a small one has been passed on before it is known to be
 	// corrupt, so the client can be told.
-	a := w.get(t, blobPath("mirror/org/app", small))
+	a := w.Get(t, blobPath("mirror/org/app", small))
 	expect(t, "small", a, http.StatusBadGateway, "")
-	if a.errorCode() != "UNAVAILABLE" {
+	if a.ErrorCode() != "UNAVAILABLE" {
 		t.Errorf("small: %s", a.Body)
 	}
-	w.metricIs(t, 0, "weir_flights")
-	if files := w.stored(t, "blobs"); len(files) > 0 {
+	w.MetricIs(t, 0, "weir_flights")
+	if files := w.Stored(t, "blobs"); len(files) > 0 {
 		t.Errorf("stored: %q", files)
 	}
 
 	fault.Remove()
-	expectContent(t, "mended", w.get(t, blobPath("mirror/org/app", large)), large, statusStored)
-	expectContent(t, "mended", w.get(t, blobPath("mirror/org/app", small)), small, statusStored)
+	expectContent(t, "mended", w.Get(t, blobPath("mirror/org/app", large)), large, statusStored)
+	expectContent(t, "mended", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
 }
 
 // Where the first upstream delivers the wrong bytes, the second one is asked.
@@ -146,21 +147,21 @@ func TestCorruptBlobFromTheFirstUpstream(t *testing.T) {
 	dgst := addRandom(t, first, "org/app", mib, 6)
 	addRandom(t, second, "org/app", mib, 6)
 	first.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(0))
-	w := startWeir(t, blockOf("mirror", nil, at(first), at(second)))
+	w := harness.StartWeir(t, blockOf("mirror", nil, at(first), at(second)))
 
-	if p := w.pull(t, blobPath("mirror/org/app", dgst)).wait(t); p.err == nil && p.digest != dgst {
-		t.Errorf("the client took %d corrupt bytes for whole", p.length)
+	if p := w.Pull(t, blobPath("mirror/org/app", dgst)).Wait(t); p.Err == nil && p.Digest != dgst {
+		t.Errorf("the client took %d corrupt bytes for whole", p.Length)
 	}
-	expectContent(t, "again", w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+	expectContent(t, "again", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, "")
 	expectWire(t, first, "first", "GET "+blobPath("org/app", dgst)+" 200")
 	expectWire(t, second, "second", "GET "+blobPath("org/app", dgst)+" 200")
 
 	// Of a small one no client has seen a byte yet, and none notices.
 	small := addRandom(t, first, "org/app", 10*kib, 11)
 	addRandom(t, second, "org/app", 10*kib, 11)
-	expectContent(t, "small", w.get(t, blobPath("mirror/org/app", small)), small, statusStored)
+	expectContent(t, "small", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
 	expectWire(t, second, "small", "GET "+blobPath("org/app", small)+" 200")
-	w.expectIntact(t)
+	w.ExpectIntact(t)
 }
 
 // A download that breaks goes on where it stopped, and no client notices.
@@ -200,14 +201,14 @@ func TestDownloadResumes(t *testing.T) {
 			dgst := addRandom(t, first, "org/app", size, 7)
 			addRandom(t, second, "org/app", size, 7)
 			c.faults(first)
-			w := startWeir(t, blockOf("mirror", nil, at(first), at(second)))
-			w.pull(t, blobPath("mirror/org/app", dgst)).whole(t, "the client", dgst)
+			w := harness.StartWeir(t, blockOf("mirror", nil, at(first), at(second)))
+			w.Pull(t, blobPath("mirror/org/app", dgst)).Whole(t, "the client", dgst)
 			expectWire(t, first, "first", withBlob(c.first, "org/app", dgst)...)
 			expectWire(t, second, "second", withBlob(c.second, "org/app", dgst)...)
-			if got := w.metric(t, "weir_upstream_bytes_total"); got >= 1.1*size {
+			if got := w.Metric(t, "weir_upstream_bytes_total"); got >= 1.1*size {
 				t.Errorf("%v bytes came from upstream for a blob of %d", got, size)
 			}
-			w.expectIntact(t)
+			w.ExpectIntact(t)
 		})
 	}
 }
@@ -229,16 +230,16 @@ func TestRangeAheadOfTheDownload(t *testing.T) {
 	dgst := addRandom(t, upstream, "org/app", size, 8)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(mib, gate)).Times(1)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 
-	whole := w.pull(t, blobPath("mirror/org/app", dgst))
+	whole := w.Pull(t, blobPath("mirror/org/app", dgst))
 	arrived(t, gate, 1)
-	a := w.get(t, blobPath("mirror/org/app", dgst), "Range", fmt.Sprintf("bytes=%d-%d", from, to-1))
+	a := w.Get(t, blobPath("mirror/org/app", dgst), "Range", fmt.Sprintf("bytes=%d-%d", from, to-1))
 	expectRange(t, "ahead", a, random(t, size, 8), from, to)
 	expectWire(t, upstream, "ahead", "GET "+blobPath("org/app", dgst)+" 200",
 		fmt.Sprintf("GET %s bytes=%d-%d 206", blobPath("org/app", dgst), from, to-1))
 	gate.Open()
-	whole.whole(t, "the whole", dgst)
+	whole.Whole(t, "the whole", dgst)
 	expectWire(t, upstream, "the whole")
 }
 
@@ -249,13 +250,13 @@ func TestParallelRanges(t *testing.T) {
 	const size, parts = 16 * mib, 8
 	upstream := upstreamtest.New(t)
 	dgst := addRandom(t, upstream, "org/app", size, 9)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 
-	answers := make([]answer, parts)
+	answers := make([]harness.Answer, parts)
 	var group sync.WaitGroup
 	for i := range answers {
 		group.Go(func() {
-			answers[i] = w.get(t, blobPath("mirror/org/app", dgst), "Range",
+			answers[i] = w.Get(t, blobPath("mirror/org/app", dgst), "Range",
 				fmt.Sprintf("bytes=%d-%d", i*size/parts, (i+1)*size/parts-1))
 		})
 	}
@@ -264,7 +265,7 @@ func TestParallelRanges(t *testing.T) {
 	for i, a := range answers {
 		expectRange(t, fmt.Sprint("part ", i), a, content, i*size/parts, (i+1)*size/parts)
 	}
-	expectContent(t, "the whole", w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+	expectContent(t, "the whole", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, "")
 	downloads := 0
 	for _, request := range upstream.Requests() {
 		if request == "GET "+blobPath("org/app", dgst)+" 200" {
@@ -274,8 +275,8 @@ func TestParallelRanges(t *testing.T) {
 	if downloads != 1 {
 		t.Errorf("%d downloads of the whole, want 1: %q", downloads, upstream.Requests())
 	}
-	w.metricIs(t, 0, "weir_flights")
-	w.expectIntact(t)
+	w.MetricIs(t, 0, "weir_flights")
+	w.ExpectIntact(t)
 }
 
 // RFC 9110 sections 13 and 14, cold and warm.
@@ -283,7 +284,7 @@ func TestConditionsAndRanges(t *testing.T) {
 	t.Parallel()
 	const size = 256 * kib
 	upstream := upstreamtest.New(t)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	cold := func(seed uint64) (path string, dgst digest.Digest, etag string) {
 		dgst = addRandom(t, upstream, "org/app", size, seed)
 		return blobPath("mirror/org/app", dgst), dgst, `"` + dgst.String() + `"`
@@ -292,23 +293,23 @@ func TestConditionsAndRanges(t *testing.T) {
 		at := func(n uint64) (path string, dgst digest.Digest, etag string) {
 			path, dgst, etag = cold(100 + n)
 			if when == "warm" {
-				expectContent(t, "warming", w.get(t, path), dgst, "")
-				w.metricIs(t, 0, "weir_flights")
+				expectContent(t, "warming", w.Get(t, path), dgst, "")
+				w.MetricIs(t, 0, "weir_flights")
 			}
 			return path, dgst, etag
 		}
 		n := uint64(10 * seed)
 		path, _, etag := at(n + 1)
-		expectRange(t, when+": If-Range that holds", w.get(t, path, "Range", "bytes=1000-1999", "If-Range", etag), random(t, size, 101+n), 1000, 2000)
+		expectRange(t, when+": If-Range that holds", w.Get(t, path, "Range", "bytes=1000-1999", "If-Range", etag), random(t, size, 101+n), 1000, 2000)
 		path, dgst, _ := at(n + 2)
-		expectContent(t, when+": If-Range of something else", w.get(t, path, "Range", "bytes=1000-1999", "If-Range", `"other"`), dgst, "")
+		expectContent(t, when+": If-Range of something else", w.Get(t, path, "Range", "bytes=1000-1999", "If-Range", `"other"`), dgst, "")
 		path, _, _ = at(n + 3)
-		expectRange(t, when+": the last bytes", w.get(t, path, "Range", "bytes=-100"), random(t, size, 103+n), size-100, size)
+		expectRange(t, when+": the last bytes", w.Get(t, path, "Range", "bytes=-100"), random(t, size, 103+n), size-100, size)
 		path, _, _ = at(n + 4)
-		a := w.get(t, path, "Range", fmt.Sprintf("bytes=%d-", size))
+		a := w.Get(t, path, "Range", fmt.Sprintf("bytes=%d-", size))
 		expect(t, when+": a range behind the end", a, http.StatusRequestedRangeNotSatisfiable, "")
 		path, _, etag = at(n + 5)
-		a = w.get(t, path, "If-None-Match", etag)
+		a = w.Get(t, path, "If-None-Match", etag)
 		expect(t, when+": If-None-Match", a, http.StatusNotModified, "")
 		if len(a.Body) > 0 || a.Header.Get("Etag") != etag || a.Header.Get("Docker-Content-Digest") == "" {
 			t.Errorf("%s: 304 with %d bytes and %v", when, len(a.Body), a.Header)
@@ -322,15 +323,15 @@ func TestBlobWithoutLength(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	dgst := addRandom(t, upstream, "org/app", 3*mib, 10)
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.Chunked())
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 
-	p := w.pull(t, blobPath("mirror/org/app", dgst))
-	p.whole(t, "cold", dgst)
-	if got := p.header.Get("Content-Length"); got != "" {
+	p := w.Pull(t, blobPath("mirror/org/app", dgst))
+	p.Whole(t, "cold", dgst)
+	if got := p.Header.Get("Content-Length"); got != "" {
 		t.Errorf("cold: Content-Length %s", got)
 	}
-	w.metricIs(t, 0, "weir_flights")
-	a := w.get(t, blobPath("mirror/org/app", dgst))
+	w.MetricIs(t, 0, "weir_flights")
+	a := w.Get(t, blobPath("mirror/org/app", dgst))
 	expectContent(t, "warm", a, dgst, statusHit)
 	if got := a.Header.Get("Content-Length"); got != fmt.Sprint(3*mib) {
 		t.Errorf("warm: Content-Length %q", got)

@@ -10,6 +10,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -20,11 +21,11 @@ func limited(upstream *upstreamtest.Registry, settings ...string) string {
 
 // bytesStored returns how many bytes of content the mirror has on disk, with
 // those of running downloads.
-func (w *weir) bytesStored(t *testing.T) (sum int64) {
+func bytesStored(t *testing.T, w *harness.Weir) (sum int64) {
 	t.Helper()
-	for _, name := range append(w.stored(t, "blobs"), w.stored(t, "tmp")...) {
+	for _, name := range append(w.Stored(t, "blobs"), w.Stored(t, "tmp")...) {
 		info, err := os.Stat(filepath.Join(w.Data, name))
-		if ignoreMissing(err) != nil {
+		if harness.ignoreMissing(err) != nil {
 			t.Fatal(err)
 		}
 		if err == nil {
@@ -36,13 +37,13 @@ func (w *weir) bytesStored(t *testing.T) (sum int64) {
 
 // pullParts pulls an image by digest and all that is in it, checks every byte,
 // and returns how many of the answers came from the cache.
-func (w *weir) pullParts(t *testing.T, repo string, image ocispec.Descriptor) (hits int) {
+func pullParts(t *testing.T, w *harness.Weir, repo string, image ocispec.Descriptor) (hits int) {
 	t.Helper()
-	a := w.get(t, manifestPath(repo, image.Digest.String()))
+	a := w.Get(t, manifestPath(repo, image.Digest.String()))
 	expectContent(t, repo, a, image.Digest, "")
-	answers := []answer{a}
+	answers := []harness.Answer{a}
 	for _, dgst := range contentOf(t, a.Body) {
-		b := w.get(t, blobPath(repo, dgst))
+		b := w.Get(t, blobPath(repo, dgst))
 		expectContent(t, repo, b, dgst, "")
 		answers = append(answers, b)
 	}
@@ -51,7 +52,7 @@ func (w *weir) pullParts(t *testing.T, repo string, image ocispec.Descriptor) (h
 			hits++
 		}
 	}
-	w.metricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_flights")
 	return hits
 }
 
@@ -66,49 +67,49 @@ func TestMaxSize(t *testing.T) {
 		images = append(images, upstream.AddImage("org/app", fmt.Sprint("v", i), random(t, 5*mib, 100+2*i), random(t, 5*mib, 101+2*i)))
 	}
 	dir := t.TempDir()
-	w := startWeirIn(t, dir, limited(upstream, `max_size = "40MiB"`))
+	w := harness.StartWeirIn(t, dir, limited(upstream, `max_size = "40MiB"`))
 	within := func(what string, limit int64) {
 		t.Helper()
-		if got := w.bytesStored(t); got > limit {
+		if got := bytesStored(t, w); got > limit {
 			t.Errorf("%s: %d bytes are on disk, of %d", what, got, limit)
 		}
 	}
 	used := manifestPath("mirror/org/app", images[0].Digest.String())
-	w.pullParts(t, "mirror/org/app", images[0])
+	pullParts(t, w, "mirror/org/app", images[0])
 	for round := range 2 {
 		for i, image := range images[1:] {
-			w.pullParts(t, "mirror/org/app", image)
+			pullParts(t, w, "mirror/org/app", image)
 			within(fmt.Sprintf("round %d, image %d", round, i+1), limit)
-			expect(t, "HEAD", w.do(t, http.MethodHead, used), http.StatusOK, statusHit)
+			expect(t, "HEAD", w.Do(t, http.MethodHead, used), http.StatusOK, statusHit)
 		}
 	}
-	if hits := w.pullParts(t, "mirror/org/app", images[9]); hits != 4 {
+	if hits := pullParts(t, w, "mirror/org/app", images[9]); hits != 4 {
 		t.Errorf("the image that was pulled last: %d answers from the cache, want all 4", hits)
 	}
-	if hits := w.pullParts(t, "mirror/org/app", images[0]); hits != 4 {
+	if hits := pullParts(t, w, "mirror/org/app", images[0]); hits != 4 {
 		t.Errorf("the image in use: %d answers from the cache, want all 4", hits)
 	}
-	if got := w.metric(t, "weir_store_evicted_bytes_total", "reason", "size"); got < 140*mib || got > 180*mib {
+	if got := w.Metric(t, "weir_store_evicted_bytes_total", "reason", "size"); got < 140*mib || got > 180*mib {
 		t.Errorf("%v bytes evicted of 190 MiB that were stored and 40 that may stay", got)
 	}
-	if w.metric(t, "weir_store_evicted_age_seconds") == 0 {
+	if w.Metric(t, "weir_store_evicted_age_seconds") == 0 {
 		t.Error("no age of what was evicted")
 	}
-	if got := w.metric(t, "weir_store_bytes"); got > limit {
+	if got := w.Metric(t, "weir_store_bytes"); got > limit {
 		t.Errorf("weir_store_bytes is %v", got)
 	}
-	w.expectIntact(t)
-	if code := w.terminate(t); code != 0 {
+	w.ExpectIntact(t)
+	if code := w.Terminate(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 
 	// After a restart there is room for the last two images but one layer.
-	w = startWeirIn(t, dir, limited(upstream, `max_size = "20MiB"`))
-	eventually(t, "what was used least recently goes", func() bool { return w.bytesStored(t) <= 20*mib })
-	if hits := w.pullParts(t, "mirror/org/app", images[0]); hits != 4 {
+	w = harness.StartWeirIn(t, dir, limited(upstream, `max_size = "20MiB"`))
+	harness.Eventually(t, "what was used least recently goes", func() bool { return bytesStored(t, w) <= 20*mib })
+	if hits := pullParts(t, w, "mirror/org/app", images[0]); hits != 4 {
 		t.Errorf("the image that was used last before the restart: %d answers from the cache, want all 4", hits)
 	}
-	if hits := w.pullParts(t, "mirror/org/app", images[7]); hits > 2 {
+	if hits := pullParts(t, w, "mirror/org/app", images[7]); hits > 2 {
 		t.Errorf("an older one: %d answers from the cache, want neither of its layers", hits)
 	}
 	within("at the end", 20*mib)
@@ -122,46 +123,46 @@ func TestMaxSizeStreamsPast(t *testing.T) {
 	large := addRandom(t, upstream, "org/app", 30*mib, 130)
 	kept := addRandom(t, upstream, "org/app", 18*mib, 131)
 	other := addRandom(t, upstream, "org/app", 6*mib, 132)
-	w := startWeir(t, limited(upstream, `max_size = "20MiB"`))
-	expectContent(t, "kept", w.get(t, blobPath("mirror/org/app", kept)), kept, statusStored)
-	w.metricIs(t, 0, "weir_flights")
+	w := harness.StartWeir(t, limited(upstream, `max_size = "20MiB"`))
+	expectContent(t, "kept", w.Get(t, blobPath("mirror/org/app", kept)), kept, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
 	for range 2 {
-		w.pull(t, blobPath("mirror/org/app", large)).whole(t, "larger than the store", large)
-		w.metricIs(t, 0, "weir_flights")
+		w.Pull(t, blobPath("mirror/org/app", large)).Whole(t, "larger than the store", large)
+		w.MetricIs(t, 0, "weir_flights")
 	}
-	w.logs(t, "cannot store content", "max_size")
-	reading := w.openSlow(t, blobPath("mirror/org/app", kept))
-	w.pull(t, blobPath("mirror/org/app", other)).whole(t, "beside what is being read", other)
-	expectContent(t, "kept", w.get(t, blobPath("mirror/org/app", kept)), kept, statusHit)
+	w.Logs(t, "cannot store content", "max_size")
+	reading := w.OpenSlow(t, blobPath("mirror/org/app", kept))
+	w.Pull(t, blobPath("mirror/org/app", other)).Whole(t, "beside what is being read", other)
+	expectContent(t, "kept", w.Get(t, blobPath("mirror/org/app", kept)), kept, statusHit)
 	reading.Body.Close()
-	eventually(t, "there is room again", func() bool {
-		w.metricIs(t, 0, "weir_flights")
-		return w.get(t, blobPath("mirror/org/app", other)).Header.Get("Cache-Status") == statusHit
+	harness.Eventually(t, "there is room again", func() bool {
+		w.MetricIs(t, 0, "weir_flights")
+		return w.Get(t, blobPath("mirror/org/app", other)).Header.Get("Cache-Status") == statusHit
 	})
-	if got := w.bytesStored(t); got > 20*mib {
+	if got := bytesStored(t, w); got > 20*mib {
 		t.Errorf("%d bytes are on disk", got)
 	}
-	w.expectIntact(t)
+	w.ExpectIntact(t)
 }
 
 // Space for new content on a small filesystem is made by evicting.
 func TestMinFreeEvicts(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
-	w := startWeirIn(t, onTmpfs(t, "16m"), limited(upstream, `min_free = "4MiB"`))
+	w := harness.StartWeirIn(t, onTmpfs(t, "16m"), limited(upstream, `min_free = "4MiB"`))
 	for i := range uint64(8) {
 		dgst := addRandom(t, upstream, "org/app", 3*mib, 140+i)
-		expectContent(t, fmt.Sprint("blob ", i), w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
-		w.metricIs(t, 0, "weir_flights")
-		expectContent(t, fmt.Sprint("again ", i), w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
+		expectContent(t, fmt.Sprint("blob ", i), w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
+		w.MetricIs(t, 0, "weir_flights")
+		expectContent(t, fmt.Sprint("again ", i), w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
 	}
-	if got := w.bytesStored(t); got > 12*mib {
+	if got := bytesStored(t, w); got > 12*mib {
 		t.Errorf("%d bytes are on disk, of 16 MiB less 4", got)
 	}
-	if w.metric(t, "weir_store_evicted_bytes_total", "reason", "free") == 0 {
+	if w.Metric(t, "weir_store_evicted_bytes_total", "reason", "free") == 0 {
 		t.Error("nothing was evicted for min_free")
 	}
-	if w.log.count("cannot store content") > 0 {
+	if w.Log.Count("cannot store content") > 0 {
 		t.Error("content could not be stored")
 	}
 }

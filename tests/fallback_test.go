@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -43,10 +44,10 @@ func TestSecondUpstreamAnswers(t *testing.T) {
 	refused.Close()
 	last := second.AddImage("org/app", "v1", []byte("a layer")).Digest
 	config.WriteString(blockOf("refused", nil, at(refused), at(second)))
-	w := startWeir(t, config.String())
+	w := harness.StartWeir(t, config.String())
 
 	for i, c := range cases {
-		a := w.get(t, manifestPath(c.name+"/org/app", images[i].String()))
+		a := w.Get(t, manifestPath(c.name+"/org/app", images[i].String()))
 		expectContent(t, c.name, a, images[i], statusStored)
 		if len(firsts[i].Requests()) == 0 {
 			t.Errorf("%s: the first upstream was not asked", c.name)
@@ -54,12 +55,12 @@ func TestSecondUpstreamAnswers(t *testing.T) {
 		firsts[i].ResetRequests()
 		expectWire(t, second, c.name, "GET "+manifestPath("org/app", images[i].String())+" 200")
 	}
-	expectContent(t, "refused", w.get(t, manifestPath("refused/org/app", last.String())), last, statusStored)
+	expectContent(t, "refused", w.Get(t, manifestPath("refused/org/app", last.String())), last, statusStored)
 
 	// One that limits us is left alone for as long as it asks for.
-	expect(t, "limited", w.get(t, manifestPath("limited/org/app", "v1")), http.StatusOK, "")
+	expect(t, "limited", w.Get(t, manifestPath("limited/org/app", "v1")), http.StatusOK, "")
 	expectWire(t, firsts[5], "limited")
-	if got := w.metric(t, "weir_upstream_resting", "upstream", firsts[5].Host); got != 1 {
+	if got := w.Metric(t, "weir_upstream_resting", "upstream", firsts[5].Host); got != 1 {
 		t.Errorf("weir_upstream_resting is %v", got)
 	}
 }
@@ -95,11 +96,11 @@ func TestFailuresOnTheWire(t *testing.T) {
 		second.Fault(upstreamtest.Any, c.second)
 		config.WriteString(blockOf(c.name, nil, at(first), at(second)))
 	}
-	w := startWeir(t, config.String())
+	w := harness.StartWeir(t, config.String())
 	for _, c := range cases {
-		a := w.get(t, manifestPath(c.name+"/org/app", "v1"))
+		a := w.Get(t, manifestPath(c.name+"/org/app", "v1"))
 		expect(t, c.name, a, c.status, "")
-		if a.errorCode() != c.code {
+		if a.ErrorCode() != c.code {
 			t.Errorf("%s: %s, want code %s", c.name, a.Body, c.code)
 		}
 		if limited := a.Header.Get("Retry-After") != ""; limited != (c.status == 429) {
@@ -112,13 +113,13 @@ func TestFailuresOnTheWire(t *testing.T) {
 func TestNotFoundIsRemembered(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
-	w := startWeir(t, block("long", upstream, `negative_ttl = "1h"`)+block("off", upstream, `negative_ttl = "0s"`))
+	w := harness.StartWeir(t, block("long", upstream, `negative_ttl = "1h"`)+block("off", upstream, `negative_ttl = "0s"`))
 	for range 2 {
-		expect(t, "remembered", w.get(t, manifestPath("long/org/app", "v1")), http.StatusNotFound, "")
+		expect(t, "remembered", w.Get(t, manifestPath("long/org/app", "v1")), http.StatusNotFound, "")
 	}
 	expectWire(t, upstream, "remembered", "GET /v2/org/app/manifests/v1 404")
 	for range 2 {
-		expect(t, "not remembered", w.get(t, manifestPath("off/org/app", "v1")), http.StatusNotFound, "")
+		expect(t, "not remembered", w.Get(t, manifestPath("off/org/app", "v1")), http.StatusNotFound, "")
 	}
 	expectWire(t, upstream, "not remembered", "GET /v2/org/app/manifests/v1 404", "GET /v2/org/app/manifests/v1 404")
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tests/require"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -50,39 +51,39 @@ func TestFullDisk(t *testing.T) {
 	small := addRandom(t, upstream, "org/app", mib, 21)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.Hold(gate))
-	w := startWeirIn(t, onTmpfs(t, "8m"), block("mirror", upstream))
+	w := harness.StartWeirIn(t, onTmpfs(t, "8m"), block("mirror", upstream))
 
-	var pulls []*pulling
+	var pulls []*harness.Pulling
 	for range 4 {
-		pulls = append(pulls, w.pull(t, blobPath("mirror/org/app", large)))
+		pulls = append(pulls, w.Pull(t, blobPath("mirror/org/app", large)))
 	}
-	w.metricIs(t, 4, "weir_flight_readers")
+	w.MetricIs(t, 4, "weir_flight_readers")
 	gate.Open()
 	for i, p := range pulls {
-		p.whole(t, fmt.Sprint("client ", i), large)
+		p.Whole(t, fmt.Sprint("client ", i), large)
 	}
-	w.metricIs(t, 0, "weir_flights")
-	w.pull(t, blobPath("mirror/org/app", large)).whole(t, "one more", large)
-	if files := w.stored(t, "blobs"); len(files) > 0 {
+	w.MetricIs(t, 0, "weir_flights")
+	w.Pull(t, blobPath("mirror/org/app", large)).Whole(t, "one more", large)
+	if files := w.Stored(t, "blobs"); len(files) > 0 {
 		t.Errorf("stored: %q", files)
 	}
-	if got := w.log.count("cannot store content"); got != 1 {
+	if got := w.Log.Count("cannot store content"); got != 1 {
 		t.Errorf("the log says %d times that the disk is full, want once", got)
 	}
-	if w.log.count("cannot store content", "no space left on device", "free space on its filesystem") != 1 {
+	if w.Log.Count("cannot store content", "no space left on device", "free space on its filesystem") != 1 {
 		t.Error("the log does not say why content cannot be stored, and what to do")
 	}
 	// Serving goes on, so the mirror is ready, and says what is wrong.
-	a := w.get(t, "/readyz")
+	a := w.Get(t, "/readyz")
 	expect(t, "ready", a, http.StatusOK, "")
 	if !strings.Contains(string(a.Body), "content is served without being stored") {
 		t.Errorf("/readyz says %q", a.Body)
 	}
 
-	expectContent(t, "what fits", w.get(t, blobPath("mirror/org/app", small)), small, statusStored)
-	w.logs(t, "content can be stored again")
-	expectContent(t, "what fitted", w.get(t, blobPath("mirror/org/app", small)), small, statusHit)
-	w.expectIntact(t)
+	expectContent(t, "what fits", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
+	w.Logs(t, "content can be stored again")
+	expectContent(t, "what fitted", w.Get(t, blobPath("mirror/org/app", small)), small, statusHit)
+	w.ExpectIntact(t)
 }
 
 // When there is room again, caching goes on by itself.
@@ -91,28 +92,28 @@ func TestRoomAgain(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 	dgst := addRandom(t, upstream, "org/app", 2*mib, 22)
-	w := startWeirIn(t, onTmpfs(t, "8m"), block("mirror", upstream))
+	w := harness.StartWeirIn(t, onTmpfs(t, "8m"), block("mirror", upstream))
 	filler := filepath.Join(w.Data, "filler")
 	// It takes the last byte that there is.
 	if err := os.WriteFile(filler, make([]byte, 9*mib), 0o600); err == nil {
 		t.Fatal("the filler fits")
 	}
-	expectContent(t, "full: blob", w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
-	expectContent(t, "full: manifest", w.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusPassed)
-	if files := w.stored(t, "blobs"); len(files) > 0 {
+	expectContent(t, "full: blob", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+	expectContent(t, "full: manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusPassed)
+	if files := w.Stored(t, "blobs"); len(files) > 0 {
 		t.Errorf("stored: %q", files)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	expectContent(t, "room: blob", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
-	expectContent(t, "room: manifest", w.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+	expectContent(t, "room: blob", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
+	expectContent(t, "room: manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
 	upstream.ResetRequests()
-	w.metricIs(t, 0, "weir_flights")
-	expectContent(t, "warm: blob", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
-	expectContent(t, "warm: manifest", w.get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
+	w.MetricIs(t, 0, "weir_flights")
+	expectContent(t, "warm: blob", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
+	expectContent(t, "warm: manifest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
 	expectWire(t, upstream, "warm")
-	w.expectIntact(t)
+	w.ExpectIntact(t)
 }
 
 // The same holds for the space that the operator wants to keep.
@@ -121,18 +122,18 @@ func TestMinFree(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	large := addRandom(t, upstream, "org/app", 4*mib, 23)
 	small := addRandom(t, upstream, "org/app", mib, 24)
-	w := startWeirIn(t, onTmpfs(t, "8m"), "[blob_store.fs]\nmin_free = \"5MiB\"\n"+block("mirror", upstream))
+	w := harness.StartWeirIn(t, onTmpfs(t, "8m"), "[blob_store.fs]\nmin_free = \"5MiB\"\n"+block("mirror", upstream))
 
 	for range 2 {
-		expectContent(t, "large", w.get(t, blobPath("mirror/org/app", large)), large, "")
-		w.metricIs(t, 0, "weir_flights")
+		expectContent(t, "large", w.Get(t, blobPath("mirror/org/app", large)), large, "")
+		w.MetricIs(t, 0, "weir_flights")
 	}
-	if got := w.log.count("cannot store content", "min_free"); got != 1 {
+	if got := w.Log.Count("cannot store content", "min_free"); got != 1 {
 		t.Errorf("the log says %d times that min_free is reached, want once", got)
 	}
-	expectContent(t, "small", w.get(t, blobPath("mirror/org/app", small)), small, statusStored)
-	w.metricIs(t, 0, "weir_flights")
-	if files := w.stored(t, "blobs"); len(files) != 1 || !strings.HasSuffix(files[0], small.Encoded()) {
+	expectContent(t, "small", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
+	if files := w.Stored(t, "blobs"); len(files) != 1 || !strings.HasSuffix(files[0], small.Encoded()) {
 		t.Errorf("stored: %q", files)
 	}
 }
@@ -144,10 +145,10 @@ func TestReadOnlyDisk(t *testing.T) {
 	warm := addRandom(t, upstream, "org/app", mib, 25)
 	cold := addRandom(t, upstream, "org/app", 2*mib, 26)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeirIn(t, onTmpfs(t, "8m"), block("mirror", upstream))
-	expectContent(t, "before", w.get(t, blobPath("mirror/org/app", warm)), warm, statusStored)
-	w.metricIs(t, 0, "weir_flights")
-	expect(t, "ready", w.get(t, "/readyz"), http.StatusOK, "")
+	w := harness.StartWeirIn(t, onTmpfs(t, "8m"), block("mirror", upstream))
+	expectContent(t, "before", w.Get(t, blobPath("mirror/org/app", warm)), warm, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
+	expect(t, "ready", w.Get(t, "/readyz"), http.StatusOK, "")
 
 	// The mirror holds a file open for writing, which a remount would refuse,
 	// so the same tree is laid over itself.
@@ -158,24 +159,24 @@ func TestReadOnlyDisk(t *testing.T) {
 	if err := syscall.Mount("", w.Data, "", syscall.MS_REMOUNT|syscall.MS_BIND|syscall.MS_RDONLY, ""); err != nil {
 		t.Fatal(err, lid())
 	}
-	a := w.get(t, "/readyz")
+	a := w.Get(t, "/readyz")
 	expect(t, "not ready", a, http.StatusServiceUnavailable, "")
 	if !strings.Contains(string(a.Body), "read-only file system") || !strings.Contains(string(a.Body), "blob_store.fs.root_dir") {
 		t.Errorf("not ready: %s", a.Body)
 	}
-	expect(t, "alive", w.get(t, "/healthz"), http.StatusOK, "")
-	expectContent(t, "warm", w.get(t, blobPath("mirror/org/app", warm)), warm, statusHit)
-	expectContent(t, "cold", w.get(t, blobPath("mirror/org/app", cold)), cold, "")
-	expectContent(t, "manifest", w.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusPassed)
+	expect(t, "alive", w.Get(t, "/healthz"), http.StatusOK, "")
+	expectContent(t, "warm", w.Get(t, blobPath("mirror/org/app", warm)), warm, statusHit)
+	expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", cold)), cold, "")
+	expectContent(t, "manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusPassed)
 
 	if err := lid(); err != nil {
 		t.Fatal(err)
 	}
-	expect(t, "ready again", w.get(t, "/readyz"), http.StatusOK, "")
-	expectContent(t, "cold again", w.get(t, blobPath("mirror/org/app", cold)), cold, statusStored)
-	w.metricIs(t, 0, "weir_flights")
-	expectContent(t, "warm again", w.get(t, blobPath("mirror/org/app", cold)), cold, statusHit)
-	w.expectIntact(t)
+	expect(t, "ready again", w.Get(t, "/readyz"), http.StatusOK, "")
+	expectContent(t, "cold again", w.Get(t, blobPath("mirror/org/app", cold)), cold, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
+	expectContent(t, "warm again", w.Get(t, blobPath("mirror/org/app", cold)), cold, statusHit)
+	w.ExpectIntact(t)
 }
 
 // An upstream that fails is covered by the cache as far as it reaches, and the
@@ -197,43 +198,43 @@ func TestStale(t *testing.T) {
 			upstream := upstreamtest.New(t)
 			image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 			upstream.AddReferrer("org/app", image, "application/example", []byte("{}"))
-			w := startWeir(t, block("mirror", upstream))
-			manifest := w.get(t, manifestPath("mirror/org/app", "v1"))
+			w := harness.StartWeir(t, block("mirror", upstream))
+			manifest := w.Get(t, manifestPath("mirror/org/app", "v1"))
 			expectContent(t, "fresh", manifest, image.Digest, statusStored)
 			layer := contentOf(t, manifest.Body)[1]
-			expectContent(t, "fresh blob", w.get(t, blobPath("mirror/org/app", layer)), layer, statusStored)
+			expectContent(t, "fresh blob", w.Get(t, blobPath("mirror/org/app", layer)), layer, statusStored)
 			lists := []string{"/v2/mirror/org/app/tags/list", "/v2/mirror/org/app/referrers/" + image.Digest.String()}
-			fresh := make([]answer, len(lists))
+			fresh := make([]harness.Answer, len(lists))
 			for i, path := range lists {
-				fresh[i] = w.get(t, path)
+				fresh[i] = w.Get(t, path)
 				expect(t, "fresh "+path, fresh[i], http.StatusOK, "")
 			}
-			w.metricIs(t, 0, "weir_flights")
+			w.MetricIs(t, 0, "weir_flights")
 
 			c.fail(upstream)
-			warned := func(what string, a answer) {
+			warned := func(what string, a harness.Answer) {
 				t.Helper()
 				if got := a.Header.Get("Warning"); !strings.HasPrefix(got, `299 - "`) || !strings.Contains(got, c.warning) || !strings.Contains(got, "ago") {
 					t.Errorf("%s: Warning %q, want one that names the reason and the age", what, got)
 				}
 			}
-			a := w.get(t, manifestPath("mirror/org/app", "v1"))
+			a := w.Get(t, manifestPath("mirror/org/app", "v1"))
 			expectContent(t, "stale", a, image.Digest, statusStale)
 			warned("stale", a)
-			a = w.do(t, http.MethodHead, manifestPath("mirror/org/app", "v1"))
+			a = w.Do(t, http.MethodHead, manifestPath("mirror/org/app", "v1"))
 			expect(t, "stale HEAD", a, http.StatusOK, statusStale)
 			warned("stale HEAD", a)
 			for i, path := range lists {
-				a := w.get(t, path)
+				a := w.Get(t, path)
 				expect(t, "stale "+path, a, http.StatusOK, statusStale)
 				warned(path, a)
 				if string(a.Body) != string(fresh[i].Body) {
 					t.Errorf("%s: %s, was %s", path, a.Body, fresh[i].Body)
 				}
 			}
-			expectContent(t, "by digest", w.get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
-			expectContent(t, "blob", w.get(t, blobPath("mirror/org/app", layer)), layer, statusHit)
-			expect(t, "not cached", w.get(t, manifestPath("mirror/org/app", "v2")), c.status, "")
+			expectContent(t, "by digest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
+			expectContent(t, "blob", w.Get(t, blobPath("mirror/org/app", layer)), layer, statusHit)
+			expect(t, "not cached", w.Get(t, manifestPath("mirror/org/app", "v2")), c.status, "")
 		})
 	}
 }
@@ -244,22 +245,22 @@ func TestTagThatIsGone(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeir(t, block("strict", upstream, `negative_ttl = "0s"`)+
+	w := harness.StartWeir(t, block("strict", upstream, `negative_ttl = "0s"`)+
 		block("keeping", upstream, `serve_stale_on = ["unavailable", "rate_limited", "not_found"]`, `negative_ttl = "0s"`)+
 		block("impatient", upstream, `max_stale = "1ms"`))
 	for _, name := range []string{"strict", "keeping", "impatient"} {
-		expectContent(t, name, w.get(t, manifestPath(name+"/org/app", "v1")), image.Digest, "")
+		expectContent(t, name, w.Get(t, manifestPath(name+"/org/app", "v1")), image.Digest, "")
 	}
 	upstream.Untag("org/app", "v1")
-	expect(t, "strict", w.get(t, manifestPath("strict/org/app", "v1")), http.StatusNotFound, "")
-	expectContent(t, "keeping", w.get(t, manifestPath("keeping/org/app", "v1")), image.Digest, statusStale)
+	expect(t, "strict", w.Get(t, manifestPath("strict/org/app", "v1")), http.StatusNotFound, "")
+	expectContent(t, "keeping", w.Get(t, manifestPath("keeping/org/app", "v1")), image.Digest, statusStale)
 
 	upstream.Close()
 	// The tag has been forgotten, the content has not.
-	expect(t, "strict, down", w.get(t, manifestPath("strict/org/app", "v1")), http.StatusBadGateway, "")
-	expectContent(t, "strict, by digest", w.get(t, manifestPath("strict/org/app", image.Digest.String())), image.Digest, statusHit)
-	expectContent(t, "keeping, down", w.get(t, manifestPath("keeping/org/app", "v1")), image.Digest, statusStale)
-	expect(t, "impatient, down", w.get(t, manifestPath("impatient/org/app", "v1")), http.StatusBadGateway, "")
+	expect(t, "strict, down", w.Get(t, manifestPath("strict/org/app", "v1")), http.StatusBadGateway, "")
+	expectContent(t, "strict, by digest", w.Get(t, manifestPath("strict/org/app", image.Digest.String())), image.Digest, statusHit)
+	expectContent(t, "keeping, down", w.Get(t, manifestPath("keeping/org/app", "v1")), image.Digest, statusStale)
+	expect(t, "impatient, down", w.Get(t, manifestPath("impatient/org/app", "v1")), http.StatusBadGateway, "")
 }
 
 // An offline namespace serves what is cached, and asks nobody.
@@ -268,33 +269,33 @@ func TestOffline(t *testing.T) {
 	dir := t.TempDir()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeirIn(t, dir, block("mirror", upstream))
-	manifest := w.get(t, manifestPath("mirror/org/app", "v1"))
+	w := harness.StartWeirIn(t, dir, block("mirror", upstream))
+	manifest := w.Get(t, manifestPath("mirror/org/app", "v1"))
 	expectContent(t, "online", manifest, image.Digest, statusStored)
 	layer := contentOf(t, manifest.Body)[1]
-	expectContent(t, "online", w.get(t, blobPath("mirror/org/app", layer)), layer, statusStored)
-	if code := w.terminate(t); code != 0 {
+	expectContent(t, "online", w.Get(t, blobPath("mirror/org/app", layer)), layer, statusStored)
+	if code := w.Terminate(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	upstream.ResetRequests()
 
-	w = startWeirIn(t, dir, block("mirror", upstream, "offline = true"))
-	expectContent(t, "tag", w.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusHit)
-	expectContent(t, "digest", w.get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
-	expectContent(t, "blob", w.get(t, blobPath("mirror/org/app", layer)), layer, statusHit)
+	w = harness.StartWeirIn(t, dir, block("mirror", upstream, "offline = true"))
+	expectContent(t, "tag", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusHit)
+	expectContent(t, "digest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
+	expectContent(t, "blob", w.Get(t, blobPath("mirror/org/app", layer)), layer, statusHit)
 	for path, code := range map[string]string{
 		manifestPath("mirror/org/app", "v2"):                              "MANIFEST_UNKNOWN",
 		manifestPath("mirror/org/app", "sha256:"+strings.Repeat("0", 64)): "MANIFEST_UNKNOWN",
 		"/v2/mirror/org/app/blobs/sha256:" + strings.Repeat("0", 64):      "BLOB_UNKNOWN",
 		manifestPath("mirror/org/other", image.Digest.String()):           "MANIFEST_UNKNOWN",
 	} {
-		a := w.get(t, path)
+		a := w.Get(t, path)
 		expect(t, path, a, http.StatusNotFound, "")
-		if a.errorCode() != code || !strings.Contains(string(a.Body), "offline") {
+		if a.ErrorCode() != code || !strings.Contains(string(a.Body), "offline") {
 			t.Errorf("%s: %s, want %s and that the namespace is offline", path, a.Body, code)
 		}
 	}
-	a := w.get(t, "/v2/_catalog")
+	a := w.Get(t, "/v2/_catalog")
 	expect(t, "catalog", a, http.StatusOK, "")
 	if !slices.Equal(strings.Fields(string(a.Body)), []string{`{"repositories":["mirror/org/app"]}`}) {
 		t.Errorf("catalog: %s", a.Body)

@@ -13,28 +13,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // raw sends bytes on a connection of their own, and returns the answer.
-func raw(t *testing.T, w *weir, method, request string) (answer, error) {
+func raw(t *testing.T, w *harness.Weir, method, request string) (harness.Answer, error) {
 	t.Helper()
 	conn, err := net.Dial("tcp", w.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(harness.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	// A mirror that has refused may close before it has read everything.
 	_, _ = io.WriteString(conn, request)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
-		return answer{}, err
+		return harness.Answer{}, err
 	}
 	defer resp.Body.Close()
-	a := answer{Status: resp.StatusCode, Header: resp.Header}
+	a := harness.Answer{Status: resp.StatusCode, Header: resp.Header}
 	a.Body, a.Err = io.ReadAll(resp.Body)
 	return a, nil
 }
@@ -46,8 +47,8 @@ func TestHostilePaths(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	hex := strings.Repeat("a", 64)
 	dir := t.TempDir()
-	w := startWeirIn(t, dir, block("mirror", upstream, "default = true"))
-	w.metricIs(t, 0, "weir_store_objects")
+	w := harness.StartWeirIn(t, dir, block("mirror", upstream, "default = true"))
+	w.MetricIs(t, 0, "weir_store_objects")
 	before := files(t, dir)
 
 	const manifests, blobs = "/v2/mirror/org/app/manifests/", "/v2/mirror/org/app/blobs/"
@@ -93,7 +94,7 @@ func TestHostilePaths(t *testing.T) {
 			if a.Status < 400 || a.Status > 499 {
 				t.Errorf("%s: %d %s", what, a.Status, a.Body)
 			}
-			if method == http.MethodGet && a.errorCode() == "" {
+			if method == http.MethodGet && a.ErrorCode() == "" {
 				t.Errorf("%s: %d with a body that is no OCI error: %.200q", what, a.Status, a.Body)
 			}
 			if got := a.Header.Get("Docker-Distribution-Api-Version"); got != "registry/2.0" {
@@ -119,7 +120,7 @@ func TestHostilePaths(t *testing.T) {
 	if after := files(t, dir); !slices.Equal(before, after) {
 		t.Errorf("there are files %q, were %q", after, before)
 	}
-	expect(t, "alive", w.get(t, "/v2/"), http.StatusOK, "")
+	expect(t, "alive", w.Get(t, "/v2/"), http.StatusOK, "")
 }
 
 // files returns the names of all files and directories below a directory.
@@ -141,9 +142,9 @@ func TestHostileNamespace(t *testing.T) {
 	t.Parallel()
 	upstream, victim := upstreamtest.New(t), upstreamtest.New(t)
 	victim.AddImage("org/app", "v1", []byte("internal"))
-	w := startWeir(t, block("mirror", upstream, "default = true"))
+	w := harness.StartWeir(t, block("mirror", upstream, "default = true"))
 	for _, ns := range []string{victim.Host, victim.URL.String(), "localhost", "169.254.169.254", "mirror/../..", "%00", "a\r\nb"} {
-		a := w.get(t, "/v2/org/app/manifests/v1?ns="+strings.NewReplacer("\r", "%0d", "\n", "%0a").Replace(ns))
+		a := w.Get(t, "/v2/org/app/manifests/v1?ns="+strings.NewReplacer("\r", "%0d", "\n", "%0a").Replace(ns))
 		expect(t, ns, a, http.StatusNotFound, "")
 		if got := a.Header.Get("OCI-Namespace"); got != "" {
 			t.Errorf("%s: OCI-Namespace %q", ns, got)
@@ -156,7 +157,7 @@ func TestHostileNamespace(t *testing.T) {
 func TestWriteIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		for path, status := range map[string]int{
 			"/v2/mirror/org/app/blobs/uploads/":  http.StatusUnauthorized,
@@ -173,7 +174,7 @@ func TestWriteIsRefusedAtOnce(t *testing.T) {
 			if status == http.StatusNotFound {
 				code, message = "NAME_UNKNOWN", "other/app"
 			}
-			if a.Status != status || a.errorCode() != code || !strings.Contains(string(a.Body), message) {
+			if a.Status != status || a.ErrorCode() != code || !strings.Contains(string(a.Body), message) {
 				t.Errorf("%s %s: %d %s", method, path, a.Status, a.Body)
 			}
 		}
@@ -184,7 +185,7 @@ func TestWriteIsRefusedAtOnce(t *testing.T) {
 // Headers have a limit, which is far from what clients send.
 func TestLargeHeaders(t *testing.T) {
 	t.Parallel()
-	w := startWeir(t, block("mirror", upstreamtest.New(t)))
+	w := harness.StartWeir(t, block("mirror", upstreamtest.New(t)))
 	for size, status := range map[int]int{32 * kib: http.StatusOK, 128 * kib: http.StatusRequestHeaderFieldsTooLarge} {
 		a, err := raw(t, w, http.MethodGet, "GET /v2/ HTTP/1.1\r\nHost: mirror\r\nConnection: close\r\nX-Large: "+strings.Repeat("x", size)+"\r\n\r\n")
 		if err != nil || a.Status != status {
@@ -200,16 +201,16 @@ func TestHostileRanges(t *testing.T) {
 	const size = 256 * kib
 	upstream := upstreamtest.New(t)
 	dgst := addRandom(t, upstream, "org/app", size, 40)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	for _, value := range []string{
 		"bytes=5-2", "bytes=-", "bytes=", "bytes=a-b", "items=0-5", "bytes=99999999999999999999-", "bytes=-0",
 		"bytes=0-" + strings.Repeat(",0-", 500), "bytes=-1,-2,-3", "bytes=0-0,1-1,2-2", "bytes=9223372036854775807-", "bytes=0-9223372036854775807",
 	} {
-		a := w.get(t, blobPath("mirror/org/app", dgst), "Range", value)
+		a := w.Get(t, blobPath("mirror/org/app", dgst), "Range", value)
 		if a.Err != nil || a.Status != http.StatusOK && a.Status != http.StatusPartialContent && a.Status != http.StatusRequestedRangeNotSatisfiable || len(a.Body) > size+kib {
 			t.Errorf("Range %.60s: %d, %d bytes, %v", value, a.Status, len(a.Body), a.Err)
 		}
 	}
-	w.metricIs(t, 0, "weir_flights")
-	expectContent(t, "warm", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
+	w.MetricIs(t, 0, "weir_flights")
+	expectContent(t, "warm", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
 }

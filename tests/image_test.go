@@ -7,15 +7,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/weirhq/weir/tests/harness"
 )
 
 // make image works with an engine that can pull nothing, and what it makes is
 // what an operator expects of an image.
 func TestContainerImage(t *testing.T) {
-	d := startDocker(t, `{}`)
+	d := harness.StartDocker(t, `{}`)
 	makeImage := exec.CommandContext(t.Context(), "make", "-C", "..", "image", "IMAGE=weir:test")
-	makeImage.Env = append(os.Environ(), "DOCKER_HOST="+d.socket)
-	run(t, makeImage)
+	makeImage.Env = append(os.Environ(), "DOCKER_HOST="+d.Socket)
+	harness.Run(t, makeImage)
 
 	var images []struct {
 		Config struct {
@@ -26,7 +28,7 @@ func TestContainerImage(t *testing.T) {
 			Volumes     map[string]struct{}
 		}
 	}
-	must(t, json.Unmarshal([]byte(run(t, d.command("image", "inspect", "weir:test"))), &images))
+	harness.Must(t, json.Unmarshal([]byte(harness.Run(t, d.Command("image", "inspect", "weir:test"))), &images))
 	config := images[0].Config
 	if config.User != "65532:65532" {
 		t.Errorf("it runs as %q, want a user without privileges", config.User)
@@ -42,23 +44,23 @@ func TestContainerImage(t *testing.T) {
 	}
 
 	// Without any network, so on the port of the image's own configuration.
-	run(t, d.command("run", "--detach", "--name", "mirror", "--network", "none", "--health-interval", "1s", "weir:test"))
+	harness.Run(t, d.Command("run", "--detach", "--name", "mirror", "--network", "none", "--health-interval", "1s", "weir:test"))
 	state := func(format string) string {
-		return strings.TrimSpace(run(t, d.command("inspect", "--format", format, "mirror")))
+		return strings.TrimSpace(harness.Run(t, d.Command("inspect", "--format", format, "mirror")))
 	}
-	eventually(t, "the container is healthy", func() bool {
+	harness.Eventually(t, "the container is healthy", func() bool {
 		return state("{{.State.Status}} {{.State.Health.Status}}") == "running healthy"
 	})
-	run(t, d.command("stop", "mirror"))
+	harness.Run(t, d.Command("stop", "mirror"))
 	if code := state("{{.State.ExitCode}}"); code != "0" {
-		t.Errorf("stopped, it ends with %s\n%s", code, run(t, d.command("logs", "mirror")))
+		t.Errorf("stopped, it ends with %s\n%s", code, harness.Run(t, d.Command("logs", "mirror")))
 	}
-	run(t, d.command("rm", "--volumes", "mirror"))
+	harness.Run(t, d.Command("rm", "--volumes", "mirror"))
 }
 
 // The image has no certificates of authorities but those in the binary.
 func TestBinaryBringsAuthorities(t *testing.T) {
-	out := run(t, exec.CommandContext(t.Context(), "go", "version", "-m", binary))
+	out := harness.Run(t, exec.CommandContext(t.Context(), "go", "version", "-m", harness.Binary()))
 	if !strings.Contains(out, "golang.org/x/crypto/x509roots/fallback") {
 		t.Errorf("the binary is built without x509roots/fallback:\n%s", out)
 	}

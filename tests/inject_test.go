@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -42,25 +43,25 @@ func addScenario(t *testing.T, upstream *upstreamtest.Registry, n int) anImage {
 }
 
 // pulls starts two clients that want all of an image at once.
-func (i anImage) pulls(t *testing.T, w *weir) (all []*pulling, want []digest.Digest) {
+func (i anImage) pulls(t *testing.T, w *harness.Weir) (all []*harness.Pulling, want []digest.Digest) {
 	t.Helper()
 	for range 2 {
-		all, want = append(all, w.pull(t, manifestPath("mirror/"+i.repo, "v1"))), append(want, i.manifest)
+		all, want = append(all, w.Pull(t, manifestPath("mirror/"+i.repo, "v1"))), append(want, i.manifest)
 		for _, layer := range i.layers {
-			all, want = append(all, w.pull(t, blobPath("mirror/"+i.repo, layer))), append(want, layer)
+			all, want = append(all, w.Pull(t, blobPath("mirror/"+i.repo, layer))), append(want, layer)
 		}
 	}
 	return all, want
 }
 
 // pull fails the test unless both clients get every byte.
-func (i anImage) pull(t *testing.T, what string, w *weir) {
+func (i anImage) pull(t *testing.T, what string, w *harness.Weir) {
 	t.Helper()
 	all, want := i.pulls(t, w)
 	for n, p := range all {
-		p.whole(t, fmt.Sprintf("%s, pull %d", what, n), want[n])
+		p.Whole(t, fmt.Sprintf("%s, pull %d", what, n), want[n])
 	}
-	w.metricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_flights")
 }
 
 // countChanges returns how often each call occurs in a scenario that nothing
@@ -71,7 +72,7 @@ func countChanges(t *testing.T) map[string]int {
 	image := addScenario(t, upstream, 0)
 	s := startSupervised(t, t.TempDir(), block("mirror", upstream))
 	s.aim("", 0, 0)
-	image.pull(t, "undisturbed", s.weir)
+	image.pull(t, "undisturbed", s.Weir)
 	counted, _ := s.rest()
 	for _, name := range []string{"openat", "mkdirat", "renameat", "fchmodat", "write", "pwrite64", "fsync"} {
 		if counted[name] == 0 {
@@ -115,7 +116,7 @@ func TestWriteFailuresInTurn(t *testing.T) {
 			if hits*2 < tries {
 				t.Errorf("%d of %d failures were injected", hits, tries)
 			}
-			s.expectIntact(t)
+			s.ExpectIntact(t)
 		})
 	}
 }
@@ -126,11 +127,11 @@ func (s *supervisor) survives(t *testing.T, upstream *upstreamtest.Registry, ima
 	t.Helper()
 	what := fmt.Sprintf("%v at %s %d", errno, name, n)
 	s.aim(name, n, errno)
-	image.pull(t, what, s.weir)
+	image.pull(t, what, s.Weir)
 	_, hit := s.rest()
-	image.pull(t, "after "+what, s.weir)
+	image.pull(t, "after "+what, s.Weir)
 	upstream.ResetRequests()
-	image.pull(t, "cached after "+what, s.weir)
+	image.pull(t, "cached after "+what, s.Weir)
 	for _, request := range upstream.Requests() {
 		if strings.HasPrefix(request, "GET ") {
 			t.Errorf("%s: not cached afterwards: %s", what, request)
@@ -174,29 +175,29 @@ func killAt(t *testing.T, name string, n int) bool {
 	image := addScenario(t, upstream, n)
 	s := startSupervised(t, dir, block("mirror", upstream))
 	s.aim(name, n, 0)
-	all, want := image.pulls(t, s.weir)
+	all, want := image.pulls(t, s.Weir)
 	for i, p := range all {
-		if p.wait(t); p.err == nil && p.digest != want[i] {
-			t.Errorf("%s: pull %d took %d bytes for whole", what, i, p.length)
+		if p.Wait(t); p.Err == nil && p.Digest != want[i] {
+			t.Errorf("%s: pull %d took %d bytes for whole", what, i, p.Length)
 		}
 	}
 	// Records may be written after the last byte has reached its client. Where
 	// the work was divided otherwise this time, the kill comes after its end.
 	select {
-	case <-s.exited:
+	case <-s.Exited:
 	case <-time.After(settled):
-		s.kill()
+		s.Kill()
 	}
 	_, killed := s.rest()
 
-	next := startWeirIn(t, dir, block("mirror", upstream))
-	next.expectIntact(t)
-	eventually(t, what+": the leftovers are gone", func() bool { return len(next.stored(t, "tmp")) == 1 })
+	next := harness.StartWeirIn(t, dir, block("mirror", upstream))
+	next.ExpectIntact(t)
+	harness.Eventually(t, what+": the leftovers are gone", func() bool { return len(next.Stored(t, "tmp")) == 1 })
 	for _, layer := range image.layers {
-		next.pull(t, blobPath("mirror/"+image.repo, layer)).whole(t, what, layer)
+		next.Pull(t, blobPath("mirror/"+image.repo, layer)).Whole(t, what, layer)
 	}
-	next.pull(t, manifestPath("mirror/"+image.repo, image.manifest.String())).whole(t, what, image.manifest)
-	next.metricIs(t, 0, "weir_flights")
-	next.expectIntact(t)
+	next.Pull(t, manifestPath("mirror/"+image.repo, image.manifest.String())).Whole(t, what, image.manifest)
+	next.MetricIs(t, 0, "weir_flights")
+	next.ExpectIntact(t)
 	return killed
 }

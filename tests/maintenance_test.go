@@ -16,16 +16,17 @@ import (
 	"github.com/creack/pty"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // maintain runs a command on the data of a mirror, which may be running.
-func (w *weir) maintain(t *testing.T, args ...string) result {
+func maintain(t *testing.T, w *harness.Weir, args ...string) result {
 	t.Helper()
-	return command(t, t.TempDir(), append(args, w.configs()...)...)
+	return command(t, t.TempDir(), append(args, configs(w)...)...)
 }
 
-func (w *weir) configs() []string {
+func configs(w *harness.Weir) []string {
 	return []string{"--config", filepath.Join(filepath.Dir(w.Config), "base.toml"), "--config", w.Config}
 }
 
@@ -43,14 +44,14 @@ func expectResult(t *testing.T, what string, got result, code int, texts ...stri
 	}
 }
 
-func (w *weir) blobFile(dgst digest.Digest) string {
+func blobFile(w *harness.Weir, dgst digest.Digest) string {
 	return filepath.Join(w.Data, "blobs", dgst.Algorithm().String(), dgst.Encoded()[:2], dgst.Encoded())
 }
 
 // flip changes one byte of a stored content on the disk, in the file itself.
-func (w *weir) flip(t *testing.T, dgst digest.Digest) {
+func flip(t *testing.T, w *harness.Weir, dgst digest.Digest) {
 	t.Helper()
-	file, err := os.OpenFile(w.blobFile(dgst), os.O_RDWR, 0)
+	file, err := os.OpenFile(blobFile(w, dgst), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,35 +77,35 @@ func TestVerify(t *testing.T) {
 	rotten := addRandom(t, upstream, "org/app", 3*mib, 90)
 	sound := addRandom(t, upstream, "org/app", mib, 91)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	for _, dgst := range []digest.Digest{rotten, sound} {
-		expectContent(t, "cold", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
+		expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
 	}
-	expectContent(t, "cold manifest", w.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
-	w.metricIs(t, 0, "weir_flights")
-	expectResult(t, "all is well", w.maintain(t, "verify"), 0, "verified 3 objects, 4.0 MiB")
+	expectContent(t, "cold manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
+	expectResult(t, "all is well", maintain(t, w, "verify"), 0, "verified 3 objects, 4.0 MiB")
 
-	w.flip(t, rotten)
-	w.flip(t, image.Digest)
-	got := w.maintain(t, "verify")
+	flip(t, w, rotten)
+	flip(t, w, image.Digest)
+	got := maintain(t, w, "verify")
 	expectResult(t, "bit rot", got, 1, "verified 1 object, 1.0 MiB",
 		"quarantined "+rotten.String()+" (3.0 MiB): "+w.Data+"/quarantine/sha256-"+rotten.Encoded(),
 		"quarantined "+image.Digest.String())
-	if kept := w.stored(t, "quarantine"); len(kept) != 2 {
+	if kept := w.Stored(t, "quarantine"); len(kept) != 2 {
 		t.Errorf("in quarantine: %q", kept)
 	}
-	expectResult(t, "verified again", w.maintain(t, "verify"), 0, "verified 1 object")
+	expectResult(t, "verified again", maintain(t, w, "verify"), 0, "verified 1 object")
 
 	upstream.ResetRequests()
-	expectContent(t, "refetched", w.get(t, blobPath("mirror/org/app", rotten)), rotten, statusStored)
+	expectContent(t, "refetched", w.Get(t, blobPath("mirror/org/app", rotten)), rotten, statusStored)
 	expectWire(t, upstream, "refetched", "GET "+blobPath("org/app", rotten)+" 200")
-	w.metricIs(t, 0, "weir_flights")
-	expectContent(t, "hit again", w.get(t, blobPath("mirror/org/app", rotten)), rotten, statusHit)
+	w.MetricIs(t, 0, "weir_flights")
+	expectContent(t, "hit again", w.Get(t, blobPath("mirror/org/app", rotten)), rotten, statusHit)
 	// The memory has the bytes that came from upstream, not those of the disk.
-	expectContent(t, "manifest", w.get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
-	w.metricIs(t, 0, "weir_flights")
-	w.expectIntact(t)
-	expectResult(t, "mended", w.maintain(t, "verify"), 0, "verified 2 objects")
+	expectContent(t, "manifest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
+	w.MetricIs(t, 0, "weir_flights")
+	w.ExpectIntact(t)
+	expectResult(t, "mended", maintain(t, w, "verify"), 0, "verified 2 objects")
 }
 
 // A manifest that rots while the mirror is down is noticed when it is read.
@@ -113,17 +114,17 @@ func TestRottenManifest(t *testing.T) {
 	dir := t.TempDir()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	first := startWeirIn(t, dir, block("mirror", upstream))
-	expectContent(t, "cold", first.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
-	first.kill()
-	first.flip(t, image.Digest)
+	first := harness.StartWeirIn(t, dir, block("mirror", upstream))
+	expectContent(t, "cold", first.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+	first.Kill()
+	flip(t, first, image.Digest)
 
-	next := startWeirIn(t, dir, block("mirror", upstream))
-	expectContent(t, "rotten", next.get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, "")
-	next.logs(t, "was quarantined", image.Digest.String())
-	expectContent(t, "mended", next.get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
-	next.expectIntact(t)
-	if kept := next.stored(t, "quarantine"); len(kept) != 1 {
+	next := harness.StartWeirIn(t, dir, block("mirror", upstream))
+	expectContent(t, "rotten", next.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, "")
+	next.Logs(t, "was quarantined", image.Digest.String())
+	expectContent(t, "mended", next.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
+	next.ExpectIntact(t)
+	if kept := next.Stored(t, "quarantine"); len(kept) != 1 {
 		t.Errorf("in quarantine: %q", kept)
 	}
 }
@@ -137,7 +138,7 @@ func TestGCWhileClientsPull(t *testing.T) {
 		blobs = append(blobs, addRandom(t, upstream, "org/app", 2*mib<<(i%3), 92+i)) // too large for the memory
 	}
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	done := make(chan struct{})
 	var clients sync.WaitGroup
 	for client := range 4 {
@@ -161,26 +162,26 @@ func TestGCWhileClientsPull(t *testing.T) {
 	}
 	removed := 0
 	for range 10 {
-		got := w.maintain(t, "gc", "--max-size", "4MiB")
+		got := maintain(t, w, "gc", "--max-size", "4MiB")
 		expectResult(t, "gc", got, 0, "removed ")
 		if !strings.HasPrefix(got.stdout, "removed 0 ") {
 			removed++
 		}
-		expectResult(t, "verify", w.maintain(t, "verify"), 0, "verified ")
+		expectResult(t, "verify", maintain(t, w, "verify"), 0, "verified ")
 	}
 	close(done)
 	clients.Wait()
 	if removed == 0 {
 		t.Error("gc never had anything to remove")
 	}
-	w.metricIs(t, 0, "weir_flights")
-	w.expectIntact(t)
-	expectResult(t, "gc", w.maintain(t, "gc", "--max-size", "0"), 0, "left 0 objects, 0 B")
-	if left := w.stored(t, "blobs"); len(left) > 0 {
+	w.MetricIs(t, 0, "weir_flights")
+	w.ExpectIntact(t)
+	expectResult(t, "gc", maintain(t, w, "gc", "--max-size", "0"), 0, "left 0 objects, 0 B")
+	if left := w.Stored(t, "blobs"); len(left) > 0 {
 		t.Errorf("left %q", left)
 	}
 	for _, dgst := range blobs {
-		expectContent(t, "after all went", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
+		expectContent(t, "after all went", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
 	}
 }
 
@@ -204,34 +205,34 @@ func TestGCPrunesTheCatalogue(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	dead := upstream.AddImage("org/dead", "v1", []byte("unused"))
 	live := upstream.AddImage("org/live", "v1", []byte("in use"))
-	w := startWeirIn(t, dir, block("mirror", upstream))
-	expectContent(t, "dead", w.get(t, manifestPath("mirror/org/dead", "v1")), dead.Digest, statusStored)
-	expectContent(t, "live", w.get(t, manifestPath("mirror/org/live", "v1")), live.Digest, statusStored)
-	kept, err := os.Stat(w.blobFile(live.Digest))
+	w := harness.StartWeirIn(t, dir, block("mirror", upstream))
+	expectContent(t, "dead", w.Get(t, manifestPath("mirror/org/dead", "v1")), dead.Digest, statusStored)
+	expectContent(t, "live", w.Get(t, manifestPath("mirror/org/live", "v1")), live.Digest, statusStored)
+	kept, err := os.Stat(blobFile(w, live.Digest))
 	if err != nil {
 		t.Fatal(err)
 	}
 	old := kept.ModTime().AddDate(0, -1, 0)
-	if err := os.Chtimes(w.blobFile(dead.Digest), old, old); err != nil {
+	if err := os.Chtimes(blobFile(w, dead.Digest), old, old); err != nil {
 		t.Fatal(err)
 	}
-	catalog := func(w *weir) string { return string(w.get(t, "/v2/_catalog").Body) }
+	catalog := func(w *harness.Weir) string { return string(w.Get(t, "/v2/_catalog").Body) }
 	both := catalog(w)
-	expectResult(t, "dry run", w.maintain(t, "gc", "--max-unused", "20d", "--prune-records", "--dry-run"), 0, "would remove 1 object", "tags: 1, links: 1, repositories: 1")
-	expectResult(t, "gc", w.maintain(t, "gc", "--max-unused", "20d"), 0, "removed 1 object", fmt.Sprintf("left 1 object, %d B", kept.Size()))
+	expectResult(t, "dry run", maintain(t, w, "gc", "--max-unused", "20d", "--prune-records", "--dry-run"), 0, "would remove 1 object", "tags: 1, links: 1, repositories: 1")
+	expectResult(t, "gc", maintain(t, w, "gc", "--max-unused", "20d"), 0, "removed 1 object", fmt.Sprintf("left 1 object, %d B", kept.Size()))
 	if got := catalog(w); got != both || !strings.Contains(got, "org/dead") {
 		t.Errorf("catalogue %s, was %s", got, both)
 	}
-	expectContent(t, "dead, from memory", w.get(t, manifestPath("mirror/org/dead", dead.Digest.String())), dead.Digest, statusHit)
-	w.kill()
-	expectResult(t, "prune", w.maintain(t, "gc", "--prune-records"), 0, "removed 0 objects", "forgot tags: 1, links: 1, repositories: 1")
+	expectContent(t, "dead, from memory", w.Get(t, manifestPath("mirror/org/dead", dead.Digest.String())), dead.Digest, statusHit)
+	w.Kill()
+	expectResult(t, "prune", maintain(t, w, "gc", "--prune-records"), 0, "removed 0 objects", "forgot tags: 1, links: 1, repositories: 1")
 
-	next := startWeirIn(t, dir, block("mirror", upstream))
+	next := harness.StartWeirIn(t, dir, block("mirror", upstream))
 	if got := catalog(next); strings.Contains(got, "org/dead") || !strings.Contains(got, "org/live") {
 		t.Errorf("catalogue %s", got)
 	}
-	expectContent(t, "live", next.get(t, manifestPath("mirror/org/live", live.Digest.String())), live.Digest, statusHit)
-	expectContent(t, "dead", next.get(t, manifestPath("mirror/org/dead", "v1")), dead.Digest, statusStored)
+	expectContent(t, "live", next.Get(t, manifestPath("mirror/org/live", live.Digest.String())), live.Digest, statusHit)
+	expectContent(t, "dead", next.Get(t, manifestPath("mirror/org/dead", "v1")), dead.Digest, statusStored)
 	if got := catalog(next); got != both {
 		t.Errorf("catalogue %s, want %s", got, both)
 	}
@@ -241,17 +242,17 @@ func TestGCPrunesTheCatalogue(t *testing.T) {
 func TestVerifyOnATerminal(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	for i := range uint64(4) {
 		dgst := addRandom(t, upstream, "org/app", mib, 100+i)
-		expectContent(t, "cold", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
+		expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
 	}
-	w.metricIs(t, 0, "weir_flights")
-	verify, out := w.onTerminal(t, "verify")
+	w.MetricIs(t, 0, "weir_flights")
+	verify, out := onTerminal(t, w, "verify")
 	if err := verify.Wait(); err != nil {
 		t.Errorf("verify: %v", err)
 	}
-	eventually(t, "the summary", func() bool { return strings.Contains(out.String(), "verified 4 objects, 4.0 MiB\r\n") })
+	harness.Eventually(t, "the summary", func() bool { return strings.Contains(out.String(), "verified 4 objects, 4.0 MiB\r\n") })
 	for _, want := range []string{"\rverifying   0% |", "\rverifying 100% |", "4.0/4.0 MiB"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the terminal shows %q, want %q", out, want)
@@ -259,16 +260,16 @@ func TestVerifyOnATerminal(t *testing.T) {
 	}
 
 	// It takes minutes to read a terabyte, even of nothing.
-	huge := w.blobFile(digest.FromString("huge"))
+	huge := blobFile(w, digest.FromString("huge"))
 	if err := os.MkdirAll(filepath.Dir(huge), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, huge, "")
+	harness.WriteFile(t, huge, "")
 	if err := os.Truncate(huge, 1<<40); err != nil {
 		t.Fatal(err)
 	}
-	verify, out = w.onTerminal(t, "verify")
-	eventually(t, "it is under way", func() bool { return strings.Contains(out.String(), "iB/s") })
+	verify, out = onTerminal(t, w, "verify")
+	harness.Eventually(t, "it is under way", func() bool { return strings.Contains(out.String(), "iB/s") })
 	if err := verify.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -276,27 +277,27 @@ func TestVerifyOnATerminal(t *testing.T) {
 	if code := verify.ProcessState.ExitCode(); code != 1 {
 		t.Errorf("interrupted: exit code %d", code)
 	}
-	eventually(t, "the summary", func() bool {
+	harness.Eventually(t, "the summary", func() bool {
 		return strings.Contains(out.String(), "\r\nverified ") && strings.Contains(out.String(), "weir: interrupted")
 	})
 	if strings.Contains(out.String(), "quarantined") {
 		t.Errorf("the terminal shows %q", out)
 	}
-	if left := w.stored(t, "tmp"); len(left) != 1 {
+	if left := w.Stored(t, "tmp"); len(left) != 1 {
 		t.Errorf("left %q", left)
 	}
 }
 
 // onTerminal starts a command on the data of a mirror, on a terminal, whose
 // output it returns as it comes.
-func (w *weir) onTerminal(t *testing.T, args ...string) (*exec.Cmd, *logBuffer) {
+func onTerminal(t *testing.T, w *harness.Weir, args ...string) (*exec.Cmd, *harness.LogBuffer) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), binary, append(args, w.configs()...)...)
+	cmd := exec.CommandContext(t.Context(), harness.Binary(), append(args, configs(w)...)...)
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := new(logBuffer)
+	out := new(harness.LogBuffer)
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -314,18 +315,18 @@ func TestVerifyInAPipe(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	dgst := addRandom(t, upstream, "org/app", mib, 110)
-	w := startWeir(t, block("mirror", upstream))
-	expectContent(t, "cold", w.get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
-	w.metricIs(t, 0, "weir_flights")
-	got := w.maintain(t, "verify")
+	w := harness.StartWeir(t, block("mirror", upstream))
+	expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
+	got := maintain(t, w, "verify")
 	if got.stdout != "verified 1 object, 1.0 MiB\n" || got.stderr != "verifying 1 object, 1.0 MiB\n" || got.code != 0 {
 		t.Errorf("%+v", got)
 	}
-	if got := w.maintain(t, "verify", "--quiet"); got != (result{}) {
+	if got := maintain(t, w, "verify", "--quiet"); got != (result{}) {
 		t.Errorf("quiet: %+v", got)
 	}
 	for _, args := range []string{"verify --jobs 0", "verify --frob", "gc", "gc --max-size many", "gc now"} {
-		if got := w.maintain(t, strings.Fields(args)...); got.code != 2 || got.stdout != "" || !strings.HasPrefix(got.stderr, "weir: ") {
+		if got := maintain(t, w, strings.Fields(args)...); got.code != 2 || got.stdout != "" || !strings.HasPrefix(got.stderr, "weir: ") {
 			t.Errorf("weir %s: %+v", args, got)
 		}
 	}

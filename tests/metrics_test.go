@@ -15,14 +15,15 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // families returns all metrics.
-func (w *weir) families(t *testing.T) map[string]*dto.MetricFamily {
+func families(t *testing.T, w *harness.Weir) map[string]*dto.MetricFamily {
 	t.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(w.get(t, "/metrics").Body))
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(w.Get(t, "/metrics").Body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,26 +39,26 @@ func TestMetrics(t *testing.T) {
 	limited := upstreamtest.New(t)
 	limited.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
 	image := upstream.AddImage("group/unmistakable-name", "unmistakable-tag", []byte("a layer"))
-	w := startWeir(t, block("mirror", upstream)+block("limited", limited))
+	w := harness.StartWeir(t, block("mirror", upstream)+block("limited", limited))
 
 	name := "mirror/group/unmistakable-name"
-	manifest := w.get(t, manifestPath(name, "unmistakable-tag"))
+	manifest := w.Get(t, manifestPath(name, "unmistakable-tag"))
 	expectContent(t, "miss", manifest, image.Digest, statusStored)
-	expectContent(t, "revalidated", w.get(t, manifestPath(name, "unmistakable-tag")), image.Digest, statusRevalidated)
-	expectContent(t, "hit", w.get(t, manifestPath(name, image.Digest.String())), image.Digest, statusHit)
+	expectContent(t, "revalidated", w.Get(t, manifestPath(name, "unmistakable-tag")), image.Digest, statusRevalidated)
+	expectContent(t, "hit", w.Get(t, manifestPath(name, image.Digest.String())), image.Digest, statusHit)
 	layer := contentOf(t, manifest.Body)[1]
-	expectContent(t, "blob", w.get(t, blobPath(name, layer)), layer, statusStored)
-	w.metricIs(t, 0, "weir_flights")
+	expectContent(t, "blob", w.Get(t, blobPath(name, layer)), layer, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
 	for path, status := range map[string]int{
 		"/v2/": 200, "/v2/" + name + "/tags/list": 200, "/v2/" + name + "/referrers/" + image.Digest.String(): 200,
 		manifestPath("limited/unmistakable-name", "v1"): 429, manifestPath("nowhere/unmistakable-name", "v1"): 404,
 		"/v2/unmistakable-name/..": 404, "/unmistakable-name": 404, "/v2/_catalog": 200,
 	} {
-		expect(t, path, w.get(t, path), status, "")
+		expect(t, path, w.Get(t, path), status, "")
 	}
-	expect(t, "write", w.do(t, http.MethodPut, manifestPath(name, "v2")), http.StatusUnauthorized, "")
+	expect(t, "write", w.Do(t, http.MethodPut, manifestPath(name, "v2")), http.StatusUnauthorized, "")
 
-	families := w.families(t)
+	families := families(t, w)
 	for metric, labels := range map[string]string{
 		"weir_requests_total":                               "cache namespace operation status",
 		"weir_request_duration_seconds":                     "namespace operation",
@@ -97,7 +98,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s has no help", metric)
 		}
 	}
-	exposition := string(w.get(t, "/metrics").Body)
+	exposition := string(w.Get(t, "/metrics").Body)
 	for _, text := range []string{"unmistakable", "nowhere", image.Digest.Encoded(), layer.Encoded()} {
 		if strings.Contains(exposition, text) {
 			t.Errorf("the metrics name %s:\n%s", text, exposition)
@@ -129,7 +130,7 @@ func TestMetrics(t *testing.T) {
 		{float64(len(manifest.Body) + len("a layer")), "weir_store_bytes", nil},
 		{1, "weir_build_info", nil},
 	} {
-		if got := w.metric(t, c.metric, c.labels...); got != c.want {
+		if got := w.Metric(t, c.metric, c.labels...); got != c.want {
 			t.Errorf("%s%v is %v, want %v", c.metric, c.labels, got, c.want)
 		}
 	}
@@ -140,18 +141,18 @@ func TestAccessLog(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	start := time.Now().Add(-time.Second)
-	body := w.get(t, manifestPath("mirror/org/app", "v1")).Body
-	w.get(t, manifestPath("mirror/org/app", image.Digest.String()))
-	w.get(t, manifestPath("mirror/org/app", "v2"))
+	body := w.Get(t, manifestPath("mirror/org/app", "v1")).Body
+	w.Get(t, manifestPath("mirror/org/app", image.Digest.String()))
+	w.Get(t, manifestPath("mirror/org/app", "v2"))
 	upstream.Close()
-	w.get(t, manifestPath("mirror/org/app", "v3"))
-	w.get(t, "/v2/")
-	w.logs(t, `"msg":"request"`, `"path":"/v2/"`)
+	w.Get(t, manifestPath("mirror/org/app", "v3"))
+	w.Get(t, "/v2/")
+	w.Logs(t, `"msg":"request"`, `"path":"/v2/"`)
 
 	var lines []map[string]any
-	for line := range strings.Lines(w.log.String()) {
+	for line := range strings.Lines(w.Log.String()) {
 		entry := make(map[string]any)
 		if err := json.NewDecoder(strings.NewReader(line)).Decode(&entry); err != nil && err != io.EOF {
 			t.Errorf("%v: %s", err, line)
@@ -185,7 +186,7 @@ func TestAccessLog(t *testing.T) {
 			}
 		}
 		took, err := time.ParseDuration(lines[i]["duration"].(string))
-		if err != nil || took <= 0 || took > patience {
+		if err != nil || took <= 0 || took > harness.Patience {
 			t.Errorf("line %d: duration %v, %v", i, lines[i]["duration"], err)
 		}
 		at, err := time.Parse(time.RFC3339, lines[i]["time"].(string))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -49,7 +50,7 @@ func TestMidBlobCut(t *testing.T) {
 			if c.name == "http2" {
 				settings = append(settings, fmt.Sprintf("server_ca_bundle = %q", first.CAFile()))
 			}
-			w := startWeir(t, blockOf("mirror", nil, at(first, settings...), at(second)))
+			w := harness.StartWeir(t, blockOf("mirror", nil, at(first, settings...), at(second)))
 			for j, cut := range cuts {
 				dgst := addRandom(t, first, "org/app", size, uint64(1000*(i+1)+j))
 				addRandom(t, second, "org/app", size, uint64(1000*(i+1)+j))
@@ -60,14 +61,14 @@ func TestMidBlobCut(t *testing.T) {
 				blob := upstreamtest.Path(dgst.Encoded())
 				first.Fault(blob, once...).Times(1)
 				first.Fault(upstreamtest.All(blob, ranged), c.resuming...)
-				before := w.metric(t, "weir_upstream_bytes_total")
-				w.pull(t, blobPath("mirror/org/app", dgst)).whole(t, fmt.Sprint("cut at ", cut), dgst)
-				if got := w.metric(t, "weir_upstream_bytes_total") - before; got > c.limit*size {
+				before := w.Metric(t, "weir_upstream_bytes_total")
+				w.Pull(t, blobPath("mirror/org/app", dgst)).Whole(t, fmt.Sprint("cut at ", cut), dgst)
+				if got := w.Metric(t, "weir_upstream_bytes_total") - before; got > c.limit*size {
 					t.Errorf("cut at %d: %v bytes came from upstream for a blob of %d", cut, got, size)
 				}
 				first.ClearFaults()
 			}
-			w.expectIntact(t)
+			w.ExpectIntact(t)
 		})
 	}
 }
@@ -80,18 +81,18 @@ func TestMidBlobExpiredURL(t *testing.T) {
 	dgst := addRandom(t, upstream, "org/app", size, 21000)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.CDNBlobs, upstreamtest.StallAfter(cut, gate)).Times(1)
-	w := startWeir(t, block("mirror", upstream))
-	p := w.pull(t, blobPath("mirror/org/app", dgst))
+	w := harness.StartWeir(t, block("mirror", upstream))
+	p := w.Pull(t, blobPath("mirror/org/app", dgst))
 	arrived(t, gate, 1)
 	upstream.ExpireURLs()
 	upstream.CloseCDN()
 	upstream.ReopenCDN()
-	p.whole(t, "the client", dgst)
+	p.Whole(t, "the client", dgst)
 	requests := upstream.Requests()
 	if len(requests) < 2 || requests[0] != "GET "+blobPath("org/app", dgst)+" 307" {
 		t.Errorf("the registry was asked %q", requests)
 	}
-	if got := w.metric(t, "weir_upstream_bytes_total"); got > 1.1*size {
+	if got := w.Metric(t, "weir_upstream_bytes_total"); got > 1.1*size {
 		t.Errorf("%v bytes came from upstream for a blob of %d", got, size)
 	}
 }
@@ -104,18 +105,18 @@ func TestUpstreamRestarts(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(size/2, gate)).Times(clients)
-	w := startWeir(t, block("mirror", upstream))
-	var pulls []*pulling
+	w := harness.StartWeir(t, block("mirror", upstream))
+	var pulls []*harness.Pulling
 	var blobs []digest.Digest
 	for i := range clients {
 		blobs = append(blobs, addRandom(t, upstream, "org/app", size, uint64(20000+i)))
-		pulls = append(pulls, w.pull(t, blobPath("mirror/org/app", blobs[i])))
+		pulls = append(pulls, w.Pull(t, blobPath("mirror/org/app", blobs[i])))
 	}
 	arrived(t, gate, clients)
 	upstream.Close()
-	w.metricIs(t, 1, "weir_upstream_resting")
+	w.MetricIs(t, 1, "weir_upstream_resting")
 	upstream.Reopen()
 	for i, p := range pulls {
-		p.whole(t, fmt.Sprint("client ", i), blobs[i])
+		p.Whole(t, fmt.Sprint("client ", i), blobs[i])
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -15,7 +16,7 @@ type quirk struct {
 	name    string
 	options []upstreamtest.Option
 	script  func(*upstreamtest.Registry)
-	check   func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string)
+	check   func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string)
 }
 
 // Each test has the name of the registry that is known for the quirk.
@@ -36,7 +37,7 @@ func TestQuirks(t *testing.T) {
 			quirks, upstreams = append(quirks, q), append(upstreams, upstream)
 		}
 	}
-	w := startWeir(t, config.String())
+	w := harness.StartWeir(t, config.String())
 	for i, q := range quirks {
 		t.Run(q.name, func(t *testing.T) { q.check(t, w, upstreams[i], fmt.Sprintf("quirk%d/org/app", i)) })
 	}
@@ -50,12 +51,12 @@ func dockerQuirks() []quirk {
 		{
 			// A tag that did not move costs nothing of the limit.
 			name: "docker.io counts GETs of manifests and not HEADs",
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				image := upstream.AddImage("org/app", "v1", []byte("counted"))
-				expectContent(t, "cold", w.get(t, manifestPath(repo, "v1")), image.Digest, statusStored)
+				expectContent(t, "cold", w.Get(t, manifestPath(repo, "v1")), image.Digest, statusStored)
 				upstream.ResetRequests()
 				for range 3 {
-					expectContent(t, "warm", w.get(t, manifestPath(repo, "v1")), image.Digest, statusRevalidated)
+					expectContent(t, "warm", w.Get(t, manifestPath(repo, "v1")), image.Digest, statusRevalidated)
 				}
 				expectWire(t, upstream, "warm", strings.Split(strings.Repeat("HEAD /v2/org/app/manifests/v1 200\n", 3), "\n")[:3]...)
 			},
@@ -63,17 +64,17 @@ func dockerQuirks() []quirk {
 		{
 			name:   "docker.io tells its limit on GET and HEAD",
 			script: func(upstream *upstreamtest.Registry) { upstream.Fault(upstreamtest.Manifests, limits...) },
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				upstream.AddImage("org/app", "v1", []byte("limits"))
 				for i, method := range []string{http.MethodGet, http.MethodHead} {
 					left := fmt.Sprint(75 - i)
 					upstream.Fault(upstreamtest.Method(method), upstreamtest.Header("ratelimit-remaining", left+";w=21600"))
-					expect(t, method, w.get(t, manifestPath(repo, "v1")), http.StatusOK, "")
-					if got := w.metric(t, "weir_upstream_ratelimit_remaining", "upstream", upstream.Host); fmt.Sprint(got) != left {
+					expect(t, method, w.Get(t, manifestPath(repo, "v1")), http.StatusOK, "")
+					if got := w.Metric(t, "weir_upstream_ratelimit_remaining", "upstream", upstream.Host); fmt.Sprint(got) != left {
 						t.Errorf("after %s weir_upstream_ratelimit_remaining is %v, want %s", method, got, left)
 					}
 				}
-				if got := w.metric(t, "weir_upstream_ratelimit_limit", "upstream", upstream.Host); got != 100 {
+				if got := w.Metric(t, "weir_upstream_ratelimit_limit", "upstream", upstream.Host); got != 100 {
 					t.Errorf("weir_upstream_ratelimit_limit is %v", got)
 				}
 			},
@@ -83,10 +84,10 @@ func dockerQuirks() []quirk {
 			script: func(upstream *upstreamtest.Registry) {
 				upstream.Fault(upstreamtest.Any, upstreamtest.Status(429, "You have reached your pull rate limit.\nUpgrade!"))
 			},
-			check: func(t *testing.T, w *weir, _ *upstreamtest.Registry, repo string) {
-				a := w.get(t, manifestPath(repo, "v1"))
+			check: func(t *testing.T, w *harness.Weir, _ *upstreamtest.Registry, repo string) {
+				a := w.Get(t, manifestPath(repo, "v1"))
 				expect(t, "limited", a, http.StatusTooManyRequests, "")
-				if a.errorCode() != "TOOMANYREQUESTS" || !strings.Contains(string(a.Body), "You have reached your pull rate limit. Upgrade!") {
+				if a.ErrorCode() != "TOOMANYREQUESTS" || !strings.Contains(string(a.Body), "You have reached your pull rate limit. Upgrade!") {
 					t.Errorf("the client is told %s", a.Body)
 				}
 			},
@@ -96,9 +97,9 @@ func dockerQuirks() []quirk {
 			options: []upstreamtest.Option{
 				upstreamtest.WithBearer(upstreamtest.Bearer{}), upstreamtest.WithCDN(upstreamtest.CDN{}),
 			},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				dgst := upstream.AddBlob("org/app", []byte("on a CDN"))
-				expectContent(t, "blob", w.get(t, blobPath(repo, dgst)), dgst, statusStored)
+				expectContent(t, "blob", w.Get(t, blobPath(repo, dgst)), dgst, statusStored)
 			},
 		},
 	}
@@ -112,11 +113,11 @@ func tokenQuirks() []quirk {
 			script: func(upstream *upstreamtest.Registry) {
 				upstream.Fault(upstreamtest.Tokens, upstreamtest.Status(status, `{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}`))
 			},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				for _, method := range []string{http.MethodGet, http.MethodHead} {
-					a := w.do(t, method, manifestPath(repo, "v1"))
+					a := w.Do(t, method, manifestPath(repo, "v1"))
 					expect(t, method, a, http.StatusForbidden, "")
-					if method == http.MethodGet && (a.errorCode() != "DENIED" || !strings.Contains(string(a.Body), upstream.Host)) {
+					if method == http.MethodGet && (a.ErrorCode() != "DENIED" || !strings.Contains(string(a.Body), upstream.Host)) {
 						t.Errorf("the client is told %s", a.Body)
 					}
 				}
@@ -129,16 +130,16 @@ func tokenQuirks() []quirk {
 		{
 			name:    "ghcr.io has no referrers API",
 			options: []upstreamtest.Option{upstreamtest.WithoutReferrers()},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				image := upstream.AddImage("org/app", "v1", []byte("referred to"))
 				path := "/v2/" + repo + "/referrers/" + image.Digest.String()
-				a := w.get(t, path)
+				a := w.Get(t, path)
 				expect(t, "none", a, http.StatusOK, "")
 				if !strings.Contains(string(a.Body), `"manifests":[]`) {
 					t.Errorf("none: %s", a.Body)
 				}
 				signature := upstream.AddReferrer("org/app", image, "example/signature", []byte("signed"))
-				a = w.get(t, path)
+				a = w.Get(t, path)
 				expect(t, "under the fallback tag", a, http.StatusOK, "")
 				if !strings.Contains(string(a.Body), signature.Digest.String()) {
 					t.Errorf("under the fallback tag: %s", a.Body)
@@ -148,10 +149,10 @@ func tokenQuirks() []quirk {
 		{
 			name:    "quay.io and GitLab answer with a token and nothing else",
 			options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{OmitExpiry: true})},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				for i := range 2 { // since nobody says otherwise, a token lasts for a minute
 					dgst := upstream.AddBlob("org/app", fmt.Append(nil, "only a token ", i))
-					expectContent(t, "blob", w.get(t, blobPath(repo, dgst)), dgst, statusStored)
+					expectContent(t, "blob", w.Get(t, blobPath(repo, dgst)), dgst, statusStored)
 				}
 				if got := upstream.TokenRequests(); len(got) != 1 {
 					t.Errorf("the token service was asked %q, want once", got)
@@ -161,12 +162,12 @@ func tokenQuirks() []quirk {
 		{
 			name:    "GitLab has its token service on another host",
 			options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{})},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				if strings.Contains(upstream.TokenURL(), upstream.Host) {
 					t.Fatalf("the token service is at %s", upstream.TokenURL())
 				}
 				image := upstream.AddImage("org/app", "v1", []byte("another host"))
-				expectContent(t, "tag", w.get(t, manifestPath(repo, "v1")), image.Digest, statusStored)
+				expectContent(t, "tag", w.Get(t, manifestPath(repo, "v1")), image.Digest, statusStored)
 			},
 		},
 	}
@@ -176,14 +177,14 @@ func redirectQuirks(elsewhere *upstreamtest.Registry) []quirk {
 	return []quirk{{
 		name:    "registry.k8s.io redirects to a host that wants an anonymous token of its own",
 		options: []upstreamtest.Option{upstreamtest.WithRedirect(elsewhere)},
-		check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+		check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 			image := elsewhere.AddImage("org/app", "v1", []byte("elsewhere"))
-			head := w.do(t, http.MethodHead, manifestPath(repo, "v1"))
+			head := w.Do(t, http.MethodHead, manifestPath(repo, "v1"))
 			expect(t, "HEAD", head, http.StatusOK, statusPassed)
 			if got := head.Header.Get("Docker-Content-Digest"); got != image.Digest.String() {
 				t.Errorf("HEAD: digest %q", got)
 			}
-			tags := w.get(t, "/v2/"+repo+"/tags/list")
+			tags := w.Get(t, "/v2/"+repo+"/tags/list")
 			expect(t, "tags", tags, http.StatusOK, "")
 			if !strings.Contains(string(tags.Body), `"tags":["v1"]`) {
 				t.Errorf("tags: %s", tags.Body)
@@ -207,19 +208,19 @@ func blobQuirks() []quirk {
 			script: func(upstream *upstreamtest.Registry) {
 				upstream.Fault(upstreamtest.All(upstreamtest.Blobs, upstreamtest.Method(http.MethodHead)), upstreamtest.Status(401, ""))
 			},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				content := []byte("GET works")
 				dgst := upstream.AddBlob("org/app", content)
 				upstream.AddBlob("org/other", content)
-				a := w.do(t, http.MethodHead, blobPath(repo, dgst))
+				a := w.Do(t, http.MethodHead, blobPath(repo, dgst))
 				expect(t, "HEAD", a, http.StatusOK, statusPassed)
 				if got := a.Header.Get("Content-Length"); got != fmt.Sprint(len(content)) {
 					t.Errorf("HEAD: Content-Length %q", got)
 				}
-				expectContent(t, "GET", w.get(t, blobPath(repo, dgst)), dgst, statusStored)
-				w.metricIs(t, 0, "weir_flights")
+				expectContent(t, "GET", w.Get(t, blobPath(repo, dgst)), dgst, statusStored)
+				w.MetricIs(t, 0, "weir_flights")
 				other := strings.Replace(repo, "org/app", "org/other", 1)
-				expectContent(t, "another repository", w.get(t, blobPath(other, dgst)), dgst, statusRevalidated)
+				expectContent(t, "another repository", w.Get(t, blobPath(other, dgst)), dgst, statusRevalidated)
 			},
 		},
 		{
@@ -231,9 +232,9 @@ func blobQuirks() []quirk {
 				issued := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
 				upstream.Fault(upstreamtest.Tokens, upstreamtest.Status(200, fmt.Sprintf(`{"token":"expired","expires_in":3600,"issued_at":%q}`, issued))).Times(1)
 			},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				dgst := upstream.AddBlob("org/app", []byte("expired"))
-				expectContent(t, "blob", w.get(t, blobPath(repo, dgst)), dgst, statusStored)
+				expectContent(t, "blob", w.Get(t, blobPath(repo, dgst)), dgst, statusStored)
 				if got := upstream.TokenRequests(); len(got) != 2 {
 					t.Errorf("the token service was asked %q, want twice", got)
 				}
@@ -242,9 +243,9 @@ func blobQuirks() []quirk {
 		{
 			name:    "ACR answers with an access_token and no token",
 			options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{AccessTokenOnly: true})},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				dgst := upstream.AddBlob("org/app", []byte("access_token"))
-				expectContent(t, "blob", w.get(t, blobPath(repo, dgst)), dgst, statusStored)
+				expectContent(t, "blob", w.Get(t, blobPath(repo, dgst)), dgst, statusStored)
 			},
 		},
 		truncated("with a length", upstreamtest.CutEvery(8*mib)),
@@ -257,9 +258,9 @@ func truncated(how string, effects ...upstreamtest.Effect) quirk {
 	return quirk{
 		name:   "mcr.microsoft.com truncates bodies at multiples of 8 MiB, " + how,
 		script: func(upstream *upstreamtest.Registry) { upstream.Fault(upstreamtest.Blobs, effects...) },
-		check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+		check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 			dgst := addRandom(t, upstream, "org/app", size, uint64(60000+len(how)))
-			w.pull(t, blobPath(repo, dgst)).whole(t, "the client", dgst)
+			w.Pull(t, blobPath(repo, dgst)).Whole(t, "the client", dgst)
 			expectWire(t, upstream, "blob", withBlob([]string{
 				"GET BLOB 200", fmt.Sprintf("GET BLOB bytes=%d- 206", 8*mib), fmt.Sprintf("GET BLOB bytes=%d- 206", 16*mib),
 			}, "org/app", dgst)...)
@@ -272,10 +273,10 @@ func headerQuirks() []quirk {
 		{
 			name:   "some send no Docker-Content-Digest",
 			script: func(upstream *upstreamtest.Registry) { upstream.Fault(upstreamtest.Any, upstreamtest.OmitDigest()) },
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				image := upstream.AddImage("org/app", "v1", []byte("no digest"))
 				for _, cacheStatus := range []string{statusStored, statusRevalidated} {
-					a := w.get(t, manifestPath(repo, "v1"))
+					a := w.Get(t, manifestPath(repo, "v1"))
 					expectContent(t, "tag", a, image.Digest, cacheStatus)
 					if got := a.Header.Get("Docker-Content-Digest"); got != image.Digest.String() {
 						t.Errorf("the client gets the digest %q", got)
@@ -288,26 +289,26 @@ func headerQuirks() []quirk {
 			script: func(upstream *upstreamtest.Registry) {
 				upstream.Fault(upstreamtest.Method(http.MethodHead), upstreamtest.Chunked())
 			},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				content := []byte("a layer")
 				image := upstream.AddImage("org/app", "v1", content)
 				dgst := upstream.AddBlob("org/app", content)
-				a := w.do(t, http.MethodHead, blobPath(repo, dgst))
+				a := w.Do(t, http.MethodHead, blobPath(repo, dgst))
 				expect(t, "HEAD of a blob", a, http.StatusOK, "")
 				if got := a.Header.Get("Content-Length"); got != fmt.Sprint(len(content)) {
 					t.Errorf("HEAD of a blob: Content-Length %q", got)
 				}
 				for _, cacheStatus := range []string{statusStored, statusRevalidated} {
-					expectContent(t, "tag", w.get(t, manifestPath(repo, "v1")), image.Digest, cacheStatus)
+					expectContent(t, "tag", w.Get(t, manifestPath(repo, "v1")), image.Digest, cacheStatus)
 				}
 			},
 		},
 		{
 			name:    "some compress config blobs unless identity is asked for",
 			options: []upstreamtest.Option{upstreamtest.WithGzip()},
-			check: func(t *testing.T, w *weir, upstream *upstreamtest.Registry, repo string) {
+			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
 				dgst := upstream.AddBlob("org/app", []byte(`{"architecture":"amd64"}`))
-				a := w.get(t, blobPath(repo, dgst), "Accept-Encoding", "gzip")
+				a := w.Get(t, blobPath(repo, dgst), "Accept-Encoding", "gzip")
 				expectContent(t, "blob", a, dgst, statusStored)
 				if got := a.Header.Get("Content-Encoding"); got != "" {
 					t.Errorf("Content-Encoding %q", got)

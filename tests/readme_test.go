@@ -10,13 +10,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/weirhq/weir/tests/harness"
 )
 
 // readmeCommands are the shell blocks of the README, in their order.
 func readmeCommands(t *testing.T) []string {
 	t.Helper()
 	page, err := os.ReadFile("../README.md")
-	must(t, err)
+	harness.Must(t, err)
 	var commands []string
 	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(page, -1) {
 		commands = append(commands, strings.TrimSpace(string(block[1])))
@@ -32,15 +34,15 @@ func TestReadmeServes(t *testing.T) {
 	}
 	// In a copy, so that its data is not left in the tree.
 	dir := t.TempDir()
-	run(t, exec.CommandContext(t.Context(), "sh", "-c", `cd .. && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$0"`, dir))
+	harness.Run(t, exec.CommandContext(t.Context(), "sh", "-c", `cd .. && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$0"`, dir))
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", "exec "+command)
 	cmd.Dir = dir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	log := &logBuffer{}
+	log := &harness.LogBuffer{}
 	cmd.Stderr = log
 	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	harness.Must(t, err)
+	harness.Must(t, cmd.Start())
 	defer func() {
 		// As Ctrl-C does: on SIGTERM go run would leave what it has built.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
@@ -51,7 +53,7 @@ func TestReadmeServes(t *testing.T) {
 		t.Fatalf("it printed %q, %v\n%s", line, err, log)
 	}
 	resp, err := http.Get("http://127.0.0.1:8000/v2/")
-	must(t, err)
+	harness.Must(t, err)
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("/v2/ answers %s", resp.Status)
@@ -65,7 +67,7 @@ func TestReadmeServes(t *testing.T) {
 func TestReadmeTests(t *testing.T) {
 	command := readmeCommands(t)[1]
 	script, err := os.ReadFile("../.ci/run")
-	must(t, err)
+	harness.Must(t, err)
 	if command != "make test" || !strings.Contains(string(script), "\n"+command+"\n") {
 		t.Errorf("the README's second command is %q, and .ci/run is\n%s", command, script)
 	}
@@ -74,12 +76,12 @@ func TestReadmeTests(t *testing.T) {
 // The README's configuration is one.
 func TestReadmeConfiguration(t *testing.T) {
 	page, err := os.ReadFile("../README.md")
-	must(t, err)
+	harness.Must(t, err)
 	block := regexp.MustCompile("(?s)```toml\n(.*?)```").FindSubmatch(page)
 	dir := t.TempDir()
 	secret := filepath.Join(dir, "hub")
-	writeFile(t, secret, "secret")
+	harness.WriteFile(t, secret, "secret")
 	file := filepath.Join(dir, "config.toml")
-	writeFile(t, file, strings.ReplaceAll(string(block[1]), "/run/secrets/hub", secret))
-	run(t, exec.CommandContext(t.Context(), binary, "check", "--config", file))
+	harness.WriteFile(t, file, strings.ReplaceAll(string(block[1]), "/run/secrets/hub", secret))
+	harness.Run(t, exec.CommandContext(t.Context(), harness.Binary(), "check", "--config", file))
 }

@@ -10,12 +10,13 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // stalled is a mirror with a download that waits at a gate for its second half.
 type stalled struct {
-	*weir
+	*harness.Weir
 	dir      string
 	upstream *upstreamtest.Registry
 	gate     *upstreamtest.Gate
@@ -31,41 +32,41 @@ func newStalled(t *testing.T, config string) *stalled {
 	s.digest = addRandom(t, s.upstream, "org/app", stalledSize, 50)
 	s.path = blobPath("mirror/org/app", s.digest)
 	s.upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(stalledSize/2, s.gate))
-	s.weir = startWeirIn(t, s.dir, config+block("mirror", s.upstream))
+	s.Weir = harness.StartWeirIn(t, s.dir, config+block("mirror", s.upstream))
 	return s
 }
 
 // signal sends SIGTERM and returns when the mirror has noticed.
 func (s *stalled) signal(t *testing.T) {
 	t.Helper()
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := s.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	s.logs(t, "shutting down")
+	s.Logs(t, "shutting down")
 }
 
 // A download that clients wait for ends before the mirror does.
 func TestShutdownWaitsForClients(t *testing.T) {
 	t.Parallel()
 	s := newStalled(t, "")
-	p := s.pull(t, s.path)
+	p := s.Pull(t, s.path)
 	arrived(t, s.gate, 1)
 	s.signal(t)
-	eventually(t, "no more connections", func() bool {
-		resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(s.request(t, "/healthz"))
+	harness.Eventually(t, "no more connections", func() bool {
+		resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request(t, s.Weir, "/healthz"))
 		if err == nil {
 			resp.Body.Close()
 		}
 		return err != nil
 	})
 	s.gate.Open()
-	p.whole(t, "the client", s.digest)
-	if code := s.wait(t); code != 0 {
+	p.Whole(t, "the client", s.digest)
+	if code := s.Wait(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }
 
-func (w *weir) request(t *testing.T, path string) *http.Request {
+func request(t *testing.T, w *harness.Weir, path string) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.URL+path, nil)
 	if err != nil {
@@ -78,22 +79,22 @@ func (w *weir) request(t *testing.T, path string) *http.Request {
 func TestShutdownWaitsForDownloads(t *testing.T) {
 	t.Parallel()
 	s := newStalled(t, "")
-	resp := s.open(t, s.path)
+	resp := s.Open(t, s.path)
 	if _, err := io.CopyN(io.Discard, resp.Body, stalledSize/4); err != nil {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	s.metricIs(t, 1, "weir_jobs", "state", "running")
+	s.MetricIs(t, 1, "weir_jobs", "state", "running")
 	s.signal(t)
 	s.gate.Open()
-	if code := s.wait(t); code != 0 {
+	if code := s.Wait(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	s.upstream.ResetRequests()
-	next := startWeirIn(t, s.dir, block("mirror", s.upstream))
-	expectContent(t, "after the restart", next.get(t, s.path), s.digest, statusHit)
+	next := harness.StartWeirIn(t, s.dir, block("mirror", s.upstream))
+	expectContent(t, "after the restart", next.Get(t, s.path), s.digest, statusHit)
 	expectWire(t, s.upstream, "after the restart")
-	if left := next.stored(t, "tmp"); len(left) != 1 {
+	if left := next.Stored(t, "tmp"); len(left) != 1 {
 		t.Errorf("temporary files: %q, want the lock of the running mirror", left)
 	}
 }
@@ -103,18 +104,18 @@ func TestShutdownWaitsForDownloads(t *testing.T) {
 func TestShutdownRunsOutOfTime(t *testing.T) {
 	t.Parallel()
 	s := newStalled(t, "[global]\nshutdown_drain_secs = 1\n")
-	p := s.pull(t, s.path)
+	p := s.Pull(t, s.path)
 	arrived(t, s.gate, 1)
-	if code := s.terminate(t); code != 1 {
+	if code := s.Terminate(t); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	if p.wait(t); p.err == nil {
-		t.Errorf("the client took %d of %d bytes for whole", p.length, stalledSize)
+	if p.Wait(t); p.Err == nil {
+		t.Errorf("the client took %d of %d bytes for whole", p.Length, stalledSize)
 	}
-	if s.log.count("weir: ", "shutdown_drain_secs") != 1 {
+	if s.Log.Count("weir: ", "shutdown_drain_secs") != 1 {
 		t.Error("the mirror does not say that time ran out")
 	}
-	if left := s.stored(t); len(left) != 0 {
+	if left := s.Stored(t); len(left) != 0 {
 		t.Errorf("left over: %q", left)
 	}
 }
@@ -123,26 +124,26 @@ func TestShutdownRunsOutOfTime(t *testing.T) {
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	s := newStalled(t, "[global]\nshutdown_drain_secs = 3600\n")
-	p := s.pull(t, s.path)
+	p := s.Pull(t, s.path)
 	arrived(t, s.gate, 1)
 	s.signal(t)
-	if s.terminate(t); !s.cmd.ProcessState.Sys().(syscall.WaitStatus).Signaled() {
-		t.Errorf("the mirror ended by itself: %v", s.cmd.ProcessState)
+	if s.Terminate(t); !s.Cmd.ProcessState.Sys().(syscall.WaitStatus).Signaled() {
+		t.Errorf("the mirror ended by itself: %v", s.Cmd.ProcessState)
 	}
-	if p.wait(t); p.err == nil {
-		t.Errorf("the client took %d of %d bytes for whole", p.length, stalledSize)
+	if p.Wait(t); p.Err == nil {
+		t.Errorf("the client took %d of %d bytes for whole", p.Length, stalledSize)
 	}
 }
 
 // An idle mirror ends at once.
 func TestShutdownOfAnIdleMirror(t *testing.T) {
 	t.Parallel()
-	w := startWeir(t, "[global]\nshutdown_drain_secs = 3600\n"+block("mirror", upstreamtest.New(t)))
-	expect(t, "ping", w.get(t, "/v2/"), http.StatusOK, "") // its connection stays open
-	if code := w.terminate(t); code != 0 {
+	w := harness.StartWeir(t, "[global]\nshutdown_drain_secs = 3600\n"+block("mirror", upstreamtest.New(t)))
+	expect(t, "ping", w.Get(t, "/v2/"), http.StatusOK, "") // its connection stays open
+	if code := w.Terminate(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	if left := w.stored(t); len(left) != 0 {
+	if left := w.Stored(t); len(left) != 0 {
 		t.Errorf("left over: %q", left)
 	}
 }
@@ -153,32 +154,32 @@ func TestNothingLeaks(t *testing.T) {
 	t.Parallel()
 	upstream, broken := upstreamtest.New(t), upstreamtest.New(t)
 	broken.Fault(upstreamtest.Any, upstreamtest.CutAfter(mib/2))
-	w := startWeir(t, blockOf("mirror", nil, at(upstream), at(broken))+blockOf("broken", []string{`negative_ttl = "0s"`}, at(broken)))
+	w := harness.StartWeir(t, blockOf("mirror", nil, at(upstream), at(broken))+blockOf("broken", []string{`negative_ttl = "0s"`}, at(broken)))
 	level := func() (fds int, goroutines float64) {
-		goroutines = w.metric(t, "go_goroutines")
-		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", w.cmd.Process.Pid))
+		goroutines = w.Metric(t, "go_goroutines")
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", w.Cmd.Process.Pid))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return len(entries), goroutines
 	}
-	w.metricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_flights")
 	fds, goroutines := level()
 
-	var pulls []*pulling
+	var pulls []*harness.Pulling
 	for i := range 24 {
 		dgst := addRandom(t, upstream, "org/app", mib, 60+uint64(i%6))
 		addRandom(t, broken, "org/app", mib, 60+uint64(i%6))
 		path := blobPath("mirror/org/app", dgst)
 		switch i % 4 {
 		case 0:
-			pulls = append(pulls, w.pull(t, path))
+			pulls = append(pulls, w.Pull(t, path))
 		case 1:
-			pulls = append(pulls, w.pull(t, path, "Range", "bytes=1000-2000"))
+			pulls = append(pulls, w.Pull(t, path, "Range", "bytes=1000-2000"))
 		case 2:
-			pulls = append(pulls, w.pull(t, blobPath("broken/org/app", dgst)))
+			pulls = append(pulls, w.Pull(t, blobPath("broken/org/app", dgst)))
 		default:
-			resp := w.open(t, path)
+			resp := w.Open(t, path)
 			if _, err := io.CopyN(io.Discard, resp.Body, 1); err != nil {
 				t.Error(err)
 			}
@@ -186,13 +187,13 @@ func TestNothingLeaks(t *testing.T) {
 		}
 	}
 	for _, p := range pulls {
-		p.wait(t)
+		p.Wait(t)
 	}
-	w.metricIs(t, 0, "weir_flights")
-	w.metricIs(t, 0, "weir_flight_readers")
+	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_flight_readers")
 	upstream.Close() // and with it the connections that would be used again
 	broken.Close()
-	eventually(t, "everything is given back", func() bool {
+	harness.Eventually(t, "everything is given back", func() bool {
 		f, g := level()
 		return f <= fds && g <= goroutines
 	})

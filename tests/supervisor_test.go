@@ -16,6 +16,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/weirhq/weir/tests/harness"
 )
 
 // supervisedVar makes the test binary a wrapper: it has the kernel report the
@@ -94,7 +96,7 @@ type response struct {
 // supervisor stands between a mirror and the filesystem below its data. It
 // counts the calls that change something there and can spoil one of them.
 type supervisor struct {
-	*weir
+	*harness.Weir
 
 	mu      sync.Mutex
 	counted map[string]int // calls since the last aim, by name
@@ -104,11 +106,11 @@ type supervisor struct {
 	hit     bool
 }
 
-// startSupervised is startWeirIn with a supervisor, whose data is below dir.
+// startSupervised is harness.StartWeirIn with a supervisor, whose data is below dir.
 func startSupervised(t *testing.T, dir, config string) *supervisor {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	harness.Must(t, err)
 	theirs := os.NewFile(uintptr(pair[1]), "supervisor")
 	s := &supervisor{counted: make(map[string]int)}
 	done := make(chan struct{})
@@ -121,9 +123,9 @@ func startSupervised(t *testing.T, dir, config string) *supervisor {
 	}()
 	t.Cleanup(func() { <-done }) // after the mirror's end
 	defer theirs.Close()
-	s.weir = startWeirAs(t, dir, config, func(cmd *exec.Cmd) {
+	s.Weir = harness.StartWeirAs(t, dir, config, func(cmd *exec.Cmd) {
 		self, err := os.Executable()
-		must(t, err)
+		harness.Must(t, err)
 		cmd.Env = append(cmd.Env, supervisedVar+"="+cmd.Path)
 		cmd.Path, cmd.ExtraFiles = self, []*os.File{theirs}
 	})
@@ -196,7 +198,7 @@ func (s *supervisor) answer(listener int, data string) error {
 	if name := call.changes(data); name != "" {
 		errno, kill := s.judge(name)
 		if kill {
-			_ = s.cmd.Process.Kill()
+			_ = s.Cmd.Process.Kill()
 			return nil
 		}
 		if errno != 0 {

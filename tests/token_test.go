@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -48,16 +49,16 @@ func (s *sharing) add(repo string) digest.Digest {
 
 // pull pulls a new blob of a repository through a mirror and returns how many
 // token requests that caused.
-func (s *sharing) pull(t *testing.T, what string, w *weir, repo string) int {
+func (s *sharing) pull(t *testing.T, what string, w *harness.Weir, repo string) int {
 	t.Helper()
 	before := len(s.TokenRequests())
 	dgst := s.add(repo)
-	expectContent(t, what, w.get(t, blobPath("mirror/"+repo, dgst)), dgst, statusStored)
+	expectContent(t, what, w.Get(t, blobPath("mirror/"+repo, dgst)), dgst, statusStored)
 	return len(s.TokenRequests()) - before
 }
 
 // expectPull is pull with the number of token requests that it may cause.
-func (s *sharing) expectPull(t *testing.T, what string, w *weir, repo string, want int) {
+func (s *sharing) expectPull(t *testing.T, what string, w *harness.Weir, repo string, want int) {
 	t.Helper()
 	if got := s.pull(t, what, w, repo); got != want {
 		t.Errorf("%s: %d token requests, want %d", what, got, want)
@@ -65,10 +66,10 @@ func (s *sharing) expectPull(t *testing.T, what string, w *weir, repo string, wa
 }
 
 // sharesAgain waits until what one mirror has acquired reaches another one.
-func (s *sharing) sharesAgain(t *testing.T, one, other *weir) {
+func (s *sharing) sharesAgain(t *testing.T, one, other *harness.Weir) {
 	t.Helper()
 	round := 0
-	eventually(t, "tokens are shared again", func() bool {
+	harness.Eventually(t, "tokens are shared again", func() bool {
 		round++
 		repo := fmt.Sprint("org/again", round)
 		s.pull(t, "one", one, repo)
@@ -81,14 +82,14 @@ func TestTokensAreShared(t *testing.T) {
 	t.Parallel()
 	redis := redistest.Start(t)
 	s := newSharing(t, redis.URL())
-	one, other := startWeir(t, s.config), startWeir(t, s.config)
+	one, other := harness.StartWeir(t, s.config), harness.StartWeir(t, s.config)
 	s.expectPull(t, "first", one, "org/app", 1)
 	s.expectPull(t, "first, again", one, "org/app", 0)
 	s.expectPull(t, "second", other, "org/app", 0)
-	if got := other.metric(t, "weir_token_cache_total", "layer", "redis", "result", "hit"); got != 1 {
+	if got := other.Metric(t, "weir_token_cache_total", "layer", "redis", "result", "hit"); got != 1 {
 		t.Errorf("Redis had a token %v times, want once", got)
 	}
-	if got := other.metric(t, "weir_token_requests_total"); got != 0 {
+	if got := other.Metric(t, "weir_token_requests_total"); got != 0 {
 		t.Errorf("weir_token_requests_total is %v", got)
 	}
 	// Another repository is another scope.
@@ -103,7 +104,7 @@ func TestTokensAreShared(t *testing.T) {
 
 // promptly fails the test if a pull waits for Redis for longer than it should,
 // half a second, on a busy machine.
-func (s *sharing) promptly(t *testing.T, what string, w *weir, repo string, want int) {
+func (s *sharing) promptly(t *testing.T, what string, w *harness.Weir, repo string, want int) {
 	t.Helper()
 	start := time.Now()
 	s.expectPull(t, what, w, repo, want)
@@ -128,11 +129,11 @@ func TestRedisFails(t *testing.T) {
 			redis := redistest.Start(t)
 			s := newSharing(t, redis.URL())
 			c.fail(redis)
-			one, other := startWeir(t, s.config), startWeir(t, s.config)
+			one, other := harness.StartWeir(t, s.config), harness.StartWeir(t, s.config)
 			s.promptly(t, "one", one, "org/app", 1)
 			s.promptly(t, "one, again", one, "org/app", 0)
 			s.promptly(t, "other", other, "org/app", 1)
-			expect(t, "ready", one.get(t, "/readyz"), http.StatusOK, "")
+			expect(t, "ready", one.Get(t, "/readyz"), http.StatusOK, "")
 			c.mend(redis)
 			s.sharesAgain(t, one, other)
 		})
@@ -140,7 +141,7 @@ func TestRedisFails(t *testing.T) {
 			t.Parallel()
 			redis := redistest.Start(t)
 			s := newSharing(t, redis.URL())
-			one, other := startWeir(t, s.config), startWeir(t, s.config)
+			one, other := harness.StartWeir(t, s.config), harness.StartWeir(t, s.config)
 			s.promptly(t, "before", one, "org/app", 1)
 			s.promptly(t, "before, other", other, "org/app", 0)
 			c.fail(redis)
@@ -171,18 +172,18 @@ func TestSecretsStaySecret(t *testing.T) {
 		blockOf("basic", nil, at(basic, fmt.Sprintf("username = %q\npassword = %q", username, password))) +
 		blockOf("denied", nil, at(s.Registry, wrong)) + blockOf("denied-basic", nil, at(basic, wrong)) +
 		blockOf("proxied", nil, at(s.Registry, `proxy = "http://`+username+":"+password+`@127.0.0.1:1"`))
-	w := startWeir(t, config)
+	w := harness.StartWeir(t, config)
 	s.expectPull(t, "shared", w, "org/app", 1)
-	expectContent(t, "basic", w.get(t, blobPath("basic/org/app", blob)), blob, statusStored)
+	expectContent(t, "basic", w.Get(t, blobPath("basic/org/app", blob)), blob, statusStored)
 	var answers strings.Builder
 	for _, name := range []string{"denied", "denied-basic", "proxied"} {
-		a := w.get(t, manifestPath(name+"/org/app", "v1"))
+		a := w.Get(t, manifestPath(name+"/org/app", "v1"))
 		if a.Status < 400 {
 			t.Errorf("%s: %d", name, a.Status)
 		}
 		answers.Write(a.Body)
 	}
-	if got := w.metric(t, "weir_token_cache_total", "layer", "redis", "result", "error"); got != 0 {
+	if got := w.Metric(t, "weir_token_cache_total", "layer", "redis", "result", "error"); got != 0 {
 		t.Errorf("Redis failed %v times", got)
 	}
 	keys := redisCommands(t, redis.Addr(), "AUTH "+redisPassword, "KEYS *")
@@ -191,15 +192,15 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	redis.Stop()
 	s.expectPull(t, "without Redis", w, "org/other", 1)
-	check, err := exec.Command(binary, "check", "--config", filepath.Join(filepath.Dir(w.Config), "base.toml"), "--config", w.Config).CombinedOutput()
+	check, err := exec.Command(harness.Binary(), "check", "--config", filepath.Join(filepath.Dir(w.Config), "base.toml"), "--config", w.Config).CombinedOutput()
 	if err != nil {
 		t.Errorf("check: %v\n%s", err, check)
 	}
-	writeFile(t, w.Config, strings.Replace(config, "key_prefix", "key_prefiks", 1)+"\nnonsense = \""+password+"\"\n")
-	w.logs(t, "the changed configuration cannot be used", "key_prefiks")
+	harness.WriteFile(t, w.Config, strings.Replace(config, "key_prefix", "key_prefiks", 1)+"\nnonsense = \""+password+"\"\n")
+	w.Logs(t, "the changed configuration cannot be used", "key_prefiks")
 
 	for where, text := range map[string]string{
-		"the log": w.log.String(), "/metrics": string(w.get(t, "/metrics").Body), "check's output": string(check),
+		"the log": w.Log.String(), "/metrics": string(w.Get(t, "/metrics").Body), "check's output": string(check),
 		"Redis's key names": keys, "an error": answers.String(), "the data": everything(t, w.Data),
 	} {
 		for what, secret := range map[string]string{

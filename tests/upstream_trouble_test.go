@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -27,33 +28,33 @@ func TestRateLimitShared(t *testing.T) {
 	config := fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL()) +
 		block("mirror", hub) + blockOf("account", nil, at(hub, credentials)) +
 		blockOf("slower", nil, at(hub, "read_timeout_secs = 30")) + blockOf("chain", nil, at(hub), at(other))
-	one, two := startWeir(t, config), startWeir(t, config)
-	expectContent(t, "before", two.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+	one, two := harness.StartWeir(t, config), harness.StartWeir(t, config)
+	expectContent(t, "before", two.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
 	hub.ResetRequests()
 
 	fault := hub.Fault(upstreamtest.Any, upstreamtest.Status(429, "slow down"), upstreamtest.Header("Retry-After", "600")).Times(1)
-	expect(t, "the one that is told", one.get(t, manifestPath("mirror/org/app", "v1")), http.StatusTooManyRequests, "")
-	two.metricIs(t, 1, "weir_upstream_resting", "upstream", hub.Host)
-	three := startWeir(t, config)
-	three.metricIs(t, 1, "weir_upstream_resting", "upstream", hub.Host)
+	expect(t, "the one that is told", one.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusTooManyRequests, "")
+	two.MetricIs(t, 1, "weir_upstream_resting", "upstream", hub.Host)
+	three := harness.StartWeir(t, config)
+	three.MetricIs(t, 1, "weir_upstream_resting", "upstream", hub.Host)
 	expectWire(t, hub, "the one that is told", "GET /v2/org/app/manifests/v1 429")
 
-	for name, w := range map[string]*weir{"one": one, "two": two, "three": three} {
-		a := w.get(t, manifestPath("mirror/org/app", "v2"))
+	for name, w := range map[string]*harness.Weir{"one": one, "two": two, "three": three} {
+		a := w.Get(t, manifestPath("mirror/org/app", "v2"))
 		expect(t, name, a, http.StatusTooManyRequests, "")
 		if after := a.Header.Get("Retry-After"); len(after) != 3 {
 			t.Errorf("%s: Retry-After %q, want what is left of 600", name, after)
 		}
-		expect(t, name+", another block", w.get(t, manifestPath("slower/org/app", "v2")), http.StatusTooManyRequests, "")
-		expect(t, name+", the next upstream", w.get(t, manifestPath("chain/org/app", "v1")), http.StatusOK, "")
+		expect(t, name+", another block", w.Get(t, manifestPath("slower/org/app", "v2")), http.StatusTooManyRequests, "")
+		expect(t, name+", the next upstream", w.Get(t, manifestPath("chain/org/app", "v1")), http.StatusOK, "")
 	}
-	expectContent(t, "stale", two.get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStale)
+	expectContent(t, "stale", two.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStale)
 	expectWire(t, hub, "while it rests")
 	if got := fault.Hits(); got != 1 {
 		t.Errorf("told 429 %d times", got)
 	}
 	// The account has a limit of its own.
-	expect(t, "with an account", two.get(t, manifestPath("account/org/app", "v1")), http.StatusOK, "")
+	expect(t, "with an account", two.Get(t, manifestPath("account/org/app", "v1")), http.StatusOK, "")
 	keys := redisCommands(t, redis.Addr(), "KEYS *")
 	if !strings.Contains(keys, "weir:rest:") || strings.Contains(keys, username) || strings.Contains(keys, hub.Host) {
 		t.Errorf("the keys in Redis are %q", keys)
@@ -67,18 +68,18 @@ func TestRateLimitWithoutRedis(t *testing.T) {
 	redis.Stop()
 	hub := upstreamtest.New(t)
 	hub.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeir(t, fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL())+block("mirror", hub))
-	w.logs(t, "rate limits of upstreams are not shared until Redis is back")
+	w := harness.StartWeir(t, fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL())+block("mirror", hub))
+	w.Logs(t, "rate limits of upstreams are not shared until Redis is back")
 	hub.Fault(upstreamtest.Any, upstreamtest.Status(429, "")).Times(1)
 	for range 3 {
-		expect(t, "limited", w.get(t, manifestPath("mirror/org/app", "v1")), http.StatusTooManyRequests, "")
+		expect(t, "limited", w.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusTooManyRequests, "")
 	}
 	expectWire(t, hub, "limited", "GET /v2/org/app/manifests/v1 429")
 	redis.Restart()
-	w.logs(t, "rate limits of upstreams are shared through Redis again")
-	two := startWeir(t, fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL())+block("mirror", hub))
-	two.metricIs(t, 1, "weir_upstream_resting")
-	if got := w.log.count("rate limits of upstreams are not shared"); got != 1 {
+	w.Logs(t, "rate limits of upstreams are shared through Redis again")
+	two := harness.StartWeir(t, fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL())+block("mirror", hub))
+	two.MetricIs(t, 1, "weir_upstream_resting")
+	if got := w.Log.Count("rate limits of upstreams are not shared"); got != 1 {
 		t.Errorf("the log says %d times that nothing is shared, want once", got)
 	}
 }
@@ -121,13 +122,13 @@ func TestDeadFirstUpstream(t *testing.T) {
 	refusing, second := upstreamtest.New(t), upstreamtest.New(t)
 	refusing.Close()
 	silent := blackHole(t)
-	w := startWeir(t, blockOf("refusing", nil, at(refusing), at(second))+
+	w := harness.StartWeir(t, blockOf("refusing", nil, at(refusing), at(second))+
 		blockOf("silent", nil, []string{fmt.Sprintf("url = %q", "http://"+silent), "connect_timeout_secs = 1"}, at(second))+
 		block("alone", second))
 	image := second.AddImage("org/app", "v1", []byte("a layer"))
 	pull := func(name string) time.Duration {
 		start := time.Now()
-		expectContent(t, name, w.get(t, manifestPath(name+"/org/app", "v1")), image.Digest, "")
+		expectContent(t, name, w.Get(t, manifestPath(name+"/org/app", "v1")), image.Digest, "")
 		return time.Since(start)
 	}
 	for _, name := range []string{"refusing", "silent"} {
@@ -136,7 +137,7 @@ func TestDeadFirstUpstream(t *testing.T) {
 				t.Fatalf("request %d took %v: something accepted the connection", i, took)
 			}
 		}
-		w.logs(t, "the upstream cannot be connected to")
+		w.Logs(t, "the upstream cannot be connected to")
 		// The machine is busy with other tests, so what counts is the median, of
 		// which a request without the dead upstream takes its part.
 		var with, without []time.Duration
@@ -154,7 +155,7 @@ func TestDeadFirstUpstream(t *testing.T) {
 		}
 	}
 	for _, host := range []string{refusing.Host, silent} {
-		if got := w.metric(t, "weir_upstream_resting", "upstream", host); got != 1 {
+		if got := w.Metric(t, "weir_upstream_resting", "upstream", host); got != 1 {
 			t.Errorf("weir_upstream_resting of %s is %v", host, got)
 		}
 	}
@@ -167,29 +168,29 @@ func TestLiar(t *testing.T) {
 	const size = mib
 	liar, sane := upstreamtest.New(t), upstreamtest.New(t)
 	liar.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(size-tail/2))
-	w := startWeir(t, blockOf("mirror", nil, at(liar), at(sane)))
+	w := harness.StartWeir(t, blockOf("mirror", nil, at(liar), at(sane)))
 	for i := range 3 {
 		dgst := addRandom(t, liar, "org/app", size, uint64(30000+i))
 		addRandom(t, sane, "org/app", size, uint64(30000+i))
-		p := w.pull(t, blobPath("mirror/org/app", dgst)).wait(t)
-		if p.err == nil && p.digest != dgst {
-			t.Errorf("blob %d: the client took %d wrong bytes for whole", i, p.length)
+		p := w.Pull(t, blobPath("mirror/org/app", dgst)).Wait(t)
+		if p.Err == nil && p.Digest != dgst {
+			t.Errorf("blob %d: the client took %d wrong bytes for whole", i, p.Length)
 		}
-		if p.err != nil && p.length > size-tail {
-			t.Errorf("blob %d: the client got %d bytes, of which the last %d ought to be withheld", i, p.length, tail)
+		if p.Err != nil && p.Length > size-tail {
+			t.Errorf("blob %d: the client got %d bytes, of which the last %d ought to be withheld", i, p.Length, tail)
 		}
-		expectContent(t, fmt.Sprint("blob ", i, ", again"), w.get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+		expectContent(t, fmt.Sprint("blob ", i, ", again"), w.Get(t, blobPath("mirror/org/app", dgst)), dgst, "")
 	}
-	w.metricIs(t, 1, "weir_upstream_resting", "upstream", liar.Host)
-	w.logs(t, "delivered the wrong bytes repeatedly", liar.Host)
-	if got := w.metric(t, "weir_upstream_requests_total", "upstream", liar.Host, "operation", "blob", "class", "unavailable"); got < 3 {
+	w.MetricIs(t, 1, "weir_upstream_resting", "upstream", liar.Host)
+	w.Logs(t, "delivered the wrong bytes repeatedly", liar.Host)
+	if got := w.Metric(t, "weir_upstream_requests_total", "upstream", liar.Host, "operation", "blob", "class", "unavailable"); got < 3 {
 		t.Errorf("%v failures of the liar are counted, want one for each blob", got)
 	}
 	liar.ResetRequests()
 	dgst := addRandom(t, sane, "org/app", size, 30099)
-	w.pull(t, blobPath("mirror/org/app", dgst)).whole(t, "while it rests", dgst)
+	w.Pull(t, blobPath("mirror/org/app", dgst)).Whole(t, "while it rests", dgst)
 	expectWire(t, liar, "while it rests")
-	w.expectIntact(t)
+	w.ExpectIntact(t)
 }
 
 // A storm of one registry's downloads does not keep another registry's waiting
@@ -199,33 +200,33 @@ func TestFairAdmission(t *testing.T) {
 	const storm = 8
 	busy, quiet := upstreamtest.New(t), upstreamtest.New(t)
 	var gates []*upstreamtest.Gate
-	var pulls []*pulling
+	var pulls []*harness.Pulling
 	var blobs []digest.Digest
-	w := startWeir(t, "[global]\nmax_concurrent_fetches = 2\n"+block("busy", busy)+block("quiet", quiet))
+	w := harness.StartWeir(t, "[global]\nmax_concurrent_fetches = 2\n"+block("busy", busy)+block("quiet", quiet))
 	for i := range storm {
 		gate := upstreamtest.NewGate()
 		blobs = append(blobs, addRandom(t, busy, "org/app", 64*kib, uint64(40000+i)))
 		busy.Fault(upstreamtest.Path(blobs[i].Encoded()), upstreamtest.Hold(gate))
 		gates = append(gates, gate)
-		pulls = append(pulls, w.pull(t, blobPath("busy/org/app", blobs[i])))
-		w.metricIs(t, float64(i+1), "weir_flights") // so that they wait in this order
+		pulls = append(pulls, w.Pull(t, blobPath("busy/org/app", blobs[i])))
+		w.MetricIs(t, float64(i+1), "weir_flights") // so that they wait in this order
 	}
 	arrived(t, gates[0], 1)
 	arrived(t, gates[1], 1)
 	wanted := addRandom(t, quiet, "org/app", 64*kib, 40099)
-	p := w.pull(t, blobPath("quiet/org/app", wanted))
-	w.metricIs(t, storm+1, "weir_flights")
+	p := w.Pull(t, blobPath("quiet/org/app", wanted))
+	w.MetricIs(t, storm+1, "weir_flights")
 	if got := len(busy.Requests()) + len(quiet.Requests()); got != 2 {
 		t.Errorf("%d downloads run, want max_concurrent_fetches", got)
 	}
 	gates[0].Open()
 	arrived(t, gates[2], 1)
 	gates[1].Open()
-	p.whole(t, "the quiet registry's", wanted)
-	pulls[0].whole(t, "the first of the storm", blobs[0])
+	p.Whole(t, "the quiet registry's", wanted)
+	pulls[0].Whole(t, "the first of the storm", blobs[0])
 	for i, gate := range gates {
 		gate.Open()
-		pulls[i].whole(t, fmt.Sprint("blob ", i, " of the storm"), blobs[i])
+		pulls[i].Whole(t, fmt.Sprint("blob ", i, " of the storm"), blobs[i])
 	}
 }
 
@@ -251,27 +252,27 @@ func TestHerdSharesRetries(t *testing.T) {
 			gate := upstreamtest.NewGate()
 			upstream.Fault(upstreamtest.Any, append(c.effects, upstreamtest.Hold(gate))...)
 			upstream.ResetRequests()
-			w := startWeir(t, block("mirror", upstream))
+			w := harness.StartWeir(t, block("mirror", upstream))
 			var idle float64
-			eventually(t, "the mirror is idle", func() bool { // of what its start left running
+			harness.Eventually(t, "the mirror is idle", func() bool { // of what its start left running
 				before := idle
-				idle = w.metric(t, "go_goroutines")
+				idle = w.Metric(t, "go_goroutines")
 				return idle == before
 			})
-			var pulls []*pulling
+			var pulls []*harness.Pulling
 			for range clients {
-				pulls = append(pulls, w.pull(t, c.path))
+				pulls = append(pulls, w.Pull(t, c.path))
 			}
 			arrived(t, gate, 1)
 			// Each waiting request has two goroutines at least.
-			eventually(t, "all clients wait", func() bool { return w.metric(t, "go_goroutines") >= idle+2*clients })
+			harness.Eventually(t, "all clients wait", func() bool { return w.Metric(t, "go_goroutines") >= idle+2*clients })
 			if strings.HasPrefix(name, "blob") {
-				w.metricIs(t, clients, "weir_flight_readers")
+				w.MetricIs(t, clients, "weir_flight_readers")
 			}
 			gate.Open()
 			for i, p := range pulls {
-				if p.wait(t); p.err == nil && p.status < 500 {
-					t.Errorf("client %d: %d", i, p.status)
+				if p.Wait(t); p.Err == nil && p.Status < 500 {
+					t.Errorf("client %d: %d", i, p.Status)
 				}
 			}
 			if got := upstream.Requests(); len(got) != c.requests {

@@ -11,11 +11,12 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // warm runs weir warm on a running mirror.
-func (w *weir) warm(t *testing.T, args ...string) result {
+func warm(t *testing.T, w *harness.Weir, args ...string) result {
 	t.Helper()
 	return command(t, t.TempDir(), append([]string{"warm", "--url", w.URL}, args...)...)
 }
@@ -57,9 +58,9 @@ func TestWarmOnTheWire(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := publish(t, upstream, "org/app", "v1", 40*kib)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 
-	got := w.warm(t, "mirror/org/app:v1")
+	got := warm(t, w, "mirror/org/app:v1")
 	t.Logf("%+v", got)
 	cold := without(upstream.Requests(), "/referrers/")
 	for _, r := range cold {
@@ -69,6 +70,6 @@ func TestWarmOnTheWire(t *testing.T) {
 	_ = fmt.Sprint
 	_ = http.MethodGet
 	_ = filepath.Join
-	got = w.warm(t, "mirror/org/app:v1")
+	got = warm(t, w, "mirror/org/app:v1")
 	t.Logf("%+v", got)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -33,22 +34,22 @@ func TestPullOnTheWire(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	manifest := "/v2/mirror/org/app/manifests/"
 	upstreamManifest := "/v2/org/app/manifests/"
 
-	if a := w.get(t, manifest+"v1"); a.Status != 200 || a.Header.Get("Docker-Content-Digest") != image.Digest.String() ||
+	if a := w.Get(t, manifest+"v1"); a.Status != 200 || a.Header.Get("Docker-Content-Digest") != image.Digest.String() ||
 		a.Header.Get("Cache-Status") != "weir; fwd=uri-miss; stored" {
 		t.Errorf("cold: %d %v", a.Status, a.Header)
 	}
 	expectWire(t, upstream, "cold by tag", "GET "+upstreamManifest+"v1 200")
 
-	if a := w.get(t, manifest+"v1"); a.Status != 200 || a.Header.Get("Cache-Status") != "weir; hit; detail=revalidated" {
+	if a := w.Get(t, manifest+"v1"); a.Status != 200 || a.Header.Get("Cache-Status") != "weir; hit; detail=revalidated" {
 		t.Errorf("warm: %d %v", a.Status, a.Header)
 	}
 	expectWire(t, upstream, "warm by tag", "HEAD "+upstreamManifest+"v1 200")
 
-	if a := w.get(t, manifest+image.Digest.String()); a.Status != 200 || a.Header.Get("Cache-Status") != "weir; hit" {
+	if a := w.Get(t, manifest+image.Digest.String()); a.Status != 200 || a.Header.Get("Cache-Status") != "weir; hit" {
 		t.Errorf("by digest: %d %v", a.Status, a.Header)
 	}
 	expectWire(t, upstream, "by digest")
@@ -56,18 +57,18 @@ func TestPullOnTheWire(t *testing.T) {
 
 // dockerPull pulls as dockerd does and returns the digests that it saw: of the
 // index, the first manifest, and its blobs.
-func dockerPull(t *testing.T, w *weir, name, tag, cacheStatus string, manifest digest.Digest) []digest.Digest {
+func dockerPull(t *testing.T, w *harness.Weir, name, tag, cacheStatus string, manifest digest.Digest) []digest.Digest {
 	t.Helper()
-	expect(t, "ping", w.get(t, "/v2/"), http.StatusOK, "")
-	head := w.do(t, http.MethodHead, manifestPath(name, tag))
+	expect(t, "ping", w.Get(t, "/v2/"), http.StatusOK, "")
+	head := w.Do(t, http.MethodHead, manifestPath(name, tag))
 	expect(t, "HEAD tag", head, http.StatusOK, "")
 	index := digest.Digest(head.Header.Get("Docker-Content-Digest"))
-	expectContent(t, "index", w.get(t, manifestPath(name, index.String())), index, cacheStatus)
-	image := w.get(t, manifestPath(name, manifest.String()))
+	expectContent(t, "index", w.Get(t, manifestPath(name, index.String())), index, cacheStatus)
+	image := w.Get(t, manifestPath(name, manifest.String()))
 	expectContent(t, "manifest", image, manifest, cacheStatus)
 	seen := []digest.Digest{index, manifest}
 	for _, dgst := range contentOf(t, image.Body) {
-		expectContent(t, "blob", w.get(t, blobPath(name, dgst)), dgst, cacheStatus)
+		expectContent(t, "blob", w.Get(t, blobPath(name, dgst)), dgst, cacheStatus)
 		seen = append(seen, dgst)
 	}
 	return seen
@@ -84,7 +85,7 @@ func TestDockerOnTheWire(t *testing.T) {
 	amd64 := upstream.AddImage("org/app", "amd64", []byte("layer one"), []byte("layer two"))
 	arm64 := upstream.AddImage("org/app", "arm64", []byte("layer three"))
 	upstream.AddIndex("org/app", "v1", amd64, arm64)
-	w := startWeir(t, blockOf("mirror", nil, at(upstream, `username = "reader"`, `password = "s3cret"`)))
+	w := harness.StartWeir(t, blockOf("mirror", nil, at(upstream, `username = "reader"`, `password = "s3cret"`)))
 
 	seen := dockerPull(t, w, "mirror/org/app", "v1", statusStored, amd64.Digest)
 	var cdn []string
@@ -114,7 +115,7 @@ func TestDockerOnTheWire(t *testing.T) {
 		}
 	}
 	expectWire(t, upstream, "cold", want...)
-	w.metricIs(t, 0, "weir_flights") // all is stored
+	w.MetricIs(t, 0, "weir_flights") // all is stored
 
 	dockerPull(t, w, "mirror/org/app", "v1", statusHit, amd64.Digest)
 	if got := len(upstream.TokenRequests()) + len(upstream.CDNRequests()); got != 0 {
@@ -124,7 +125,7 @@ func TestDockerOnTheWire(t *testing.T) {
 
 	// Another repository has a challenge and a token of its own.
 	other := upstream.AddBlob("org/other", []byte("another blob"))
-	expectContent(t, "another repository", w.get(t, blobPath("mirror/org/other", other)), other, statusStored)
+	expectContent(t, "another repository", w.Get(t, blobPath("mirror/org/other", other)), other, statusStored)
 	expectWire(t, upstream, "another repository", "GET "+blobPath("org/other", other)+" 401", "GET "+blobPath("org/other", other)+" 307")
 }
 
@@ -135,11 +136,11 @@ func TestContainerdOnTheWire(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 	upstream.AddIndex("org/app", "v2", image)
-	w := startWeir(t, block("ghcr.io", upstream))
+	w := harness.StartWeir(t, block("ghcr.io", upstream))
 
-	get := func(path string, dgst digest.Digest) answer {
+	get := func(path string, dgst digest.Digest) harness.Answer {
 		t.Helper()
-		a := w.get(t, path+"?ns=ghcr.io", "Range", "bytes=0-")
+		a := w.Get(t, path+"?ns=ghcr.io", "Range", "bytes=0-")
 		expect(t, path, a, http.StatusPartialContent, statusStored)
 		if got := dgst.Algorithm().FromBytes(a.Body); got != dgst {
 			t.Errorf("%s: digest %s, want %s", path, got, dgst)
@@ -152,7 +153,7 @@ func TestContainerdOnTheWire(t *testing.T) {
 		}
 		return a
 	}
-	head := w.do(t, http.MethodHead, "/v2/org/app/manifests/v2?ns=ghcr.io")
+	head := w.Do(t, http.MethodHead, "/v2/org/app/manifests/v2?ns=ghcr.io")
 	expect(t, "HEAD tag", head, http.StatusOK, statusPassed)
 	index := digest.Digest(head.Header.Get("Docker-Content-Digest"))
 	get(manifestPath("org/app", index.String()), index)
@@ -175,9 +176,9 @@ func TestPodmanOnTheWire(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 	index := upstream.AddIndex("org/app", "v2", image)
-	w := startWeir(t, block("quay.io", upstream))
+	w := harness.StartWeir(t, block("quay.io", upstream))
 
-	get := func(path string) answer { return w.get(t, path, "Connection", "close") }
+	get := func(path string) harness.Answer { return w.Get(t, path, "Connection", "close") }
 	expect(t, "ping", get("/v2/"), http.StatusOK, "")
 	expectContent(t, "GET tag", get(manifestPath("quay.io/org/app", "v2")), index.Digest, statusStored)
 	manifest := get(manifestPath("quay.io/org/app", image.Digest.String()))
@@ -201,7 +202,7 @@ func TestSpellingsShareOneCache(t *testing.T) {
 	app := upstream.AddImage("org/app", "v1", []byte("an app"))
 	nginx := upstream.AddImage("library/nginx", "v1", []byte("nginx"))
 	hub := []string{`url = "http://registry-1.docker.io"`, fmt.Sprintf("proxy = %q", upstream.URL)}
-	w := startWeir(t, blockOf("docker.io", []string{"default = true"}, hub))
+	w := harness.StartWeir(t, blockOf("docker.io", []string{"default = true"}, hub))
 
 	for _, image := range []struct {
 		digest   digest.Digest
@@ -224,7 +225,7 @@ func TestSpellingsShareOneCache(t *testing.T) {
 				cacheStatus = statusStored
 			}
 			path := fmt.Sprintf(name, image.digest)
-			expectContent(t, path, w.get(t, path), image.digest, cacheStatus)
+			expectContent(t, path, w.Get(t, path), image.digest, cacheStatus)
 		}
 		expectWire(t, upstream, image.upstream, "GET "+manifestPath(image.upstream, image.digest.String())+" 200")
 	}
@@ -238,24 +239,24 @@ func TestRepositoriesAreIsolated(t *testing.T) {
 	shared := upstream.AddBlob("org/one", []byte("shared by two"))
 	upstream.AddBlob("org/two", []byte("shared by two"))
 	image := upstream.AddImage("org/one", "v1", []byte("shared by two"))
-	w := startWeir(t, block("public", upstream)+block("private", private))
-	expectContent(t, "first blob", w.get(t, blobPath("public/org/one", shared)), shared, statusStored)
-	expectContent(t, "first manifest", w.get(t, manifestPath("public/org/one", "v1")), image.Digest, statusStored)
-	w.metricIs(t, 0, "weir_flights")
+	w := harness.StartWeir(t, block("public", upstream)+block("private", private))
+	expectContent(t, "first blob", w.Get(t, blobPath("public/org/one", shared)), shared, statusStored)
+	expectContent(t, "first manifest", w.Get(t, manifestPath("public/org/one", "v1")), image.Digest, statusStored)
+	w.MetricIs(t, 0, "weir_flights")
 	upstream.ResetRequests()
 
-	expectContent(t, "a repository that has it", w.get(t, blobPath("public/org/two", shared)), shared, statusRevalidated)
+	expectContent(t, "a repository that has it", w.Get(t, blobPath("public/org/two", shared)), shared, statusRevalidated)
 	expectWire(t, upstream, "a repository that has it", "HEAD "+blobPath("org/two", shared)+" 200")
-	expectContent(t, "once more", w.get(t, blobPath("public/org/two", shared)), shared, statusHit)
+	expectContent(t, "once more", w.Get(t, blobPath("public/org/two", shared)), shared, statusHit)
 	expectWire(t, upstream, "once more")
 
 	for _, name := range []string{"public/org/three", "private/org/one"} {
-		a := w.get(t, blobPath(name, shared))
+		a := w.Get(t, blobPath(name, shared))
 		expect(t, name, a, http.StatusNotFound, "")
-		if a.errorCode() != "BLOB_UNKNOWN" {
+		if a.ErrorCode() != "BLOB_UNKNOWN" {
 			t.Errorf("%s: %s", name, a.Body)
 		}
-		a = w.get(t, manifestPath(name, image.Digest.String()))
+		a = w.Get(t, manifestPath(name, image.Digest.String()))
 		expect(t, name, a, http.StatusNotFound, "")
 	}
 	expectWire(t, upstream, "a repository that does not have it",
@@ -271,19 +272,19 @@ func TestTagsThatMove(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	first := upstream.AddImage("org/app", "v1", []byte("one"))
 	upstream.Tag("org/app", "latest", first.Digest)
-	w := startWeir(t, block("mirror", upstream, "immutable_tags = true", `immutable_tags_exclusions = ["^latest$"]`))
+	w := harness.StartWeir(t, block("mirror", upstream, "immutable_tags = true", `immutable_tags_exclusions = ["^latest$"]`))
 	for _, tag := range []string{"v1", "latest"} {
-		expectContent(t, "cold "+tag, w.get(t, manifestPath("mirror/org/app", tag)), first.Digest, statusStored)
+		expectContent(t, "cold "+tag, w.Get(t, manifestPath("mirror/org/app", tag)), first.Digest, statusStored)
 	}
 	second := upstream.AddImage("org/app", "v1", []byte("two"))
 	upstream.Tag("org/app", "latest", second.Digest)
 	upstream.ResetRequests()
 
-	expectContent(t, "immutable", w.get(t, manifestPath("mirror/org/app", "v1")), first.Digest, statusHit)
+	expectContent(t, "immutable", w.Get(t, manifestPath("mirror/org/app", "v1")), first.Digest, statusHit)
 	expectWire(t, upstream, "immutable")
-	expectContent(t, "moved", w.get(t, manifestPath("mirror/org/app", "latest")), second.Digest, statusMoved)
+	expectContent(t, "moved", w.Get(t, manifestPath("mirror/org/app", "latest")), second.Digest, statusMoved)
 	expectWire(t, upstream, "moved", "HEAD /v2/org/app/manifests/latest 200", "GET "+manifestPath("org/app", second.Digest.String())+" 200")
-	expectContent(t, "settled", w.get(t, manifestPath("mirror/org/app", "latest")), second.Digest, statusRevalidated)
+	expectContent(t, "settled", w.Get(t, manifestPath("mirror/org/app", "latest")), second.Digest, statusRevalidated)
 }
 
 // Clients may speak HTTP/2 without TLS, as proxies before a mirror do.
@@ -291,12 +292,12 @@ func TestHTTP2(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	dgst := addRandom(t, upstream, "org/app", mib, 80)
-	w := startWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream))
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	transport := &http.Transport{Protocols: protocols}
 	defer transport.CloseIdleConnections()
-	resp, err := transport.RoundTrip(w.request(t, blobPath("mirror/org/app", dgst)))
+	resp, err := transport.RoundTrip(request(t, w, blobPath("mirror/org/app", dgst)))
 	if err != nil {
 		t.Fatal(err)
 	}
