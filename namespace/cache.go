@@ -36,6 +36,7 @@ type Cache struct {
 	spools  *spool.Dir
 	catalog *storage.Catalog
 	flights *storage.Flights
+	pool    *Pool
 	content *storage.Health
 	records *storage.Health
 	log     *slog.Logger
@@ -81,6 +82,7 @@ type CacheOptions struct {
 	Spools  *spool.Dir
 	Catalog *storage.Catalog
 	Flights *storage.Flights // over the same store and spools
+	Pool    *Pool            // of background jobs
 	Content *storage.Health  // of the store; may be nil
 	Records *storage.Health  // of the catalog's records; may be nil
 	Logger  *slog.Logger
@@ -97,7 +99,7 @@ func NewCache(o CacheOptions) (*Cache, error) {
 		return nil, err
 	}
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, flights: o.Flights,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, flights: o.Flights, pool: o.Pool,
 		content: o.Content, records: o.Records, log: o.Logger,
 		refusals: refusals, announced: announced,
 	}, nil
@@ -157,9 +159,10 @@ func (n *Namespace) remember(q question, err error) {
 	}
 }
 
-// put stores a small content that has been verified.
-func (c *Cache) put(ctx context.Context, dgst digest.Digest, body []byte) error {
-	s, err := c.spools.Create(int64(len(body)))
+// put stores a small content that has been verified, in a spool that create
+// makes.
+func (c *Cache) put(ctx context.Context, create func(size int64) (*spool.Spool, error), dgst digest.Digest, body []byte) error {
+	s, err := create(int64(len(body)))
 	if err != nil {
 		return err
 	}
@@ -173,13 +176,29 @@ func (c *Cache) put(ctx context.Context, dgst digest.Digest, body []byte) error 
 	return c.store.Commit(ctx, dgst, s)
 }
 
-// keep stores a manifest that repo's upstream delivered and records that repo
-// possesses it. It reports whether both succeeded; where they did not, the
-// manifest is served all the same.
-func (c *Cache) keep(ctx context.Context, repo storage.Repository, m *upstream.Manifest) bool {
-	desc := m.Descriptor
-	if err := c.put(ctx, desc.Digest, m.Body); err != nil {
-		c.content.Failed(err, "repository", repo.String(), "digest", desc.Digest)
+// keep stores a manifest that repo's upstream has just delivered, and records
+// that repo possesses it and that tag, if there is one, names it. It reports
+// whether it is stored; where it is not, the manifest is served all the same.
+// Clients wait for that, so where room has to be made first, a job of the pool
+// stores it.
+func (c *Cache) keep(ctx context.Context, repo storage.Repository, tag string, m *upstream.Manifest) bool {
+	desc, checked := m.Descriptor, time.Now()
+	err := c.put(ctx, c.spools.CreateNow, desc.Digest, m.Body)
+	if !errors.Is(err, spool.ErrBusy) {
+		return c.kept(ctx, err, repo, tag, desc, checked)
+	}
+	c.pool.Submit(fmt.Sprintf("store %s of %s:%s", desc.Digest, repo, tag), func(ctx context.Context) error {
+		err := c.put(ctx, c.spools.Create, desc.Digest, m.Body)
+		c.kept(ctx, err, repo, tag, desc, checked)
+		return nil // the health of the store tells of a failure
+	})
+	return false
+}
+
+// kept records a manifest that was stored, unless that failed.
+func (c *Cache) kept(ctx context.Context, failure error, repo storage.Repository, tag string, desc ocispec.Descriptor, checked time.Time) bool {
+	if failure != nil {
+		c.content.Failed(failure, "repository", repo.String(), "digest", desc.Digest)
 		return false
 	}
 	c.content.Succeeded()
@@ -187,6 +206,9 @@ func (c *Cache) keep(ctx context.Context, repo storage.Repository, m *upstream.M
 		return false
 	}
 	c.arrived(ctx, repo, desc.Digest)
+	if tag != "" {
+		c.putTag(ctx, repo, tag, storage.Tag{Descriptor: desc, Checked: checked})
+	}
 	return true
 }
 

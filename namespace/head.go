@@ -51,7 +51,7 @@ func (n *Namespace) headByDigest(ctx context.Context, repo string, dgst digest.D
 func (n *Namespace) ask(ctx context.Context, id storage.Repository, ref string) (*found, error) {
 	desc, err := n.spec.Upstreams.Head(ctx, id.Name, ref)
 	if errors.Is(err, upstream.ErrHeadUnsupported) {
-		return n.fetch(ctx, id, ref)
+		return n.fetch(ctx, id, ref, "")
 	}
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func (n *Namespace) ask(ctx context.Context, id storage.Repository, ref string) 
 		return &found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: own}, nil
 	}
 	if desc.Digest == "" || desc.MediaType == "" || desc.Size <= 0 {
-		return n.fetch(ctx, id, ref)
+		return n.fetch(ctx, id, ref, "")
 	}
 	return &found{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, desc: desc}, nil
 }

@@ -60,17 +60,24 @@ func bubble(t *testing.T, test func(t *testing.T, m *mirror)) {
 // newMirror returns a mirror with a pool of the given size.
 func newMirror(t *testing.T, pool int, metrics *namespace.Metrics) *mirror {
 	t.Helper()
-	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: storagetest.NewMemory(t), log: new(syncBuffer)}
+	store := storagetest.NewMemory(t)
+	return newMirrorOver(t, store, store, pool, metrics)
+}
+
+// newMirrorOver returns a mirror over a store that decorates one in memory.
+func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store, pool int, metrics *namespace.Metrics) *mirror {
+	t.Helper()
+	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: memory, log: new(syncBuffer)}
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
 	m.catalog = storage.NewCatalog(m.store.Records(), storage.CatalogOptions{Logger: logger})
 	m.pool = namespace.NewPool(pool, metrics, logger)
 	content := storage.NewHealth(logger, "content")
 	m.flights = storage.NewFlights(storage.FlightsOptions{
-		Store: m.store, Spools: m.store.Spools(), MaxFetches: 8,
+		Store: store, Spools: memory.Spools(), MaxFetches: 8,
 		Idle: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})
 	cache, err := namespace.NewCache(namespace.CacheOptions{
-		Store: m.store, Spools: m.store.Spools(), Catalog: m.catalog, Flights: m.flights,
+		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Flights: m.flights, Pool: m.pool,
 		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger,
 	})
 	if err != nil {

@@ -59,7 +59,7 @@ func (n *Namespace) manifestByDigest(ctx context.Context, repo string, dgst dige
 	f, led, err := share(ctx, n.cache, q, func(ctx context.Context) (*found, error) {
 		f, err := n.confirm(ctx, id, dgst)
 		if f == nil && err == nil {
-			f, err = n.fetch(ctx, id, dgst.String())
+			f, err = n.fetch(ctx, id, dgst.String(), "")
 		}
 		n.remember(q, err)
 		return f, err
@@ -70,14 +70,15 @@ func (n *Namespace) manifestByDigest(ctx context.Context, repo string, dgst dige
 	return n.open(ctx, id, f, led)
 }
 
-// fetch gets a manifest from upstream and stores it.
-func (n *Namespace) fetch(ctx context.Context, id storage.Repository, ref string) (*found, error) {
+// fetch gets a manifest from upstream and stores it, together with the tag that
+// names it, if there is one.
+func (n *Namespace) fetch(ctx context.Context, id storage.Repository, ref, tag string) (*found, error) {
 	m, err := n.spec.Upstreams.Manifest(ctx, id.Name, ref)
 	if err != nil {
 		return nil, err
 	}
 	f := &found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body}
-	if !n.cache.keep(ctx, id, m) {
+	if !n.cache.keep(ctx, id, tag, m) {
 		f.Cache = Passed
 	}
 	return f, nil
@@ -115,7 +116,7 @@ func (n *Namespace) refetch(ctx context.Context, id storage.Repository, dgst dig
 		n.log.Warn("cannot read a stored manifest; its upstream is asked", "repository", id.String(), "digest", dgst, "error", failure)
 	}
 	f, led, err := share(ctx, n.cache, question{id, "refetch", dgst.String()}, func(ctx context.Context) (*found, error) {
-		return n.fetch(ctx, id, dgst.String())
+		return n.fetch(ctx, id, dgst.String(), "")
 	})
 	if err != nil {
 		return nil, err
@@ -184,12 +185,9 @@ func (n *Namespace) refresh(ctx context.Context, id storage.Repository, tag stri
 			ref = desc.Digest.String()
 		}
 	}
-	f, err := n.fetch(ctx, id, ref)
+	f, err := n.fetch(ctx, id, ref, tag)
 	if err != nil {
 		return nil, err
-	}
-	if f.Cache != Passed {
-		n.cache.putTag(ctx, id, tag, storage.Tag{Descriptor: f.desc, Checked: time.Now()})
 	}
 	switch {
 	case cached && f.desc.Digest == known.Descriptor.Digest:

@@ -58,7 +58,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	})
 	var err error
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
-		Store: store, Spools: spools, Catalog: storage.NewCatalog(records, storage.CatalogOptions{}), Flights: m.flights, Logger: logger,
+		Store: store, Spools: spools, Catalog: storage.NewCatalog(records, storage.CatalogOptions{}), Flights: m.flights, Pool: pool, Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)

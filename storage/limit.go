@@ -185,7 +185,7 @@ func (l *Limit) Open(ctx context.Context, dgst digest.Digest) (*Object, error) {
 // Commit implements [Store]. The content is not evicted before the spool and all
 // its readers are closed.
 func (l *Limit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
-	s, e, err := l.expect(ctx, dgst)
+	s, e, err := l.expect(ctx, dgst, !sp.Urgent())
 	if err != nil {
 		return err
 	}
@@ -224,8 +224,9 @@ func (l *Limit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 }
 
 // expect looks up a content that is about to be committed, and pins it if it is
-// already there. It waits for one that is just being deleted.
-func (l *Limit) expect(ctx context.Context, dgst digest.Digest) (slot, *entry, error) {
+// already there. It waits for one that is just being deleted if it may, and else
+// returns spool.ErrBusy.
+func (l *Limit) expect(ctx context.Context, dgst digest.Digest, wait bool) (slot, *entry, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {
@@ -244,6 +245,8 @@ func (l *Limit) expect(ctx context.Context, dgst digest.Digest) (slot, *entry, e
 		case !e.is(doomed):
 			l.index.pin(e)
 			return s, e, nil
+		case !wait:
+			return 0, nil, fmt.Errorf("%w: %s is just being deleted", spool.ErrBusy, dgst)
 		}
 		changed := l.changed
 		l.mu.Unlock()

@@ -10,15 +10,17 @@ import (
 )
 
 const (
-	// evictionPatience is how long a download waits for a deletion.
-	evictionPatience = 10 * time.Second
+	// evictionPatience is how long a download waits until enough has been
+	// deleted. Its clients wait with it, so it is short: on a disk that takes
+	// longer, the content is streamed past the cache.
+	evictionPatience = time.Second
 	// loadPatience is for how long after the start a download waits for the
 	// index.
 	loadPatience = 2 * time.Second
 )
 
 // Reserve implements [spool.Quota].
-func (l *Limit) Reserve(n int64) error {
+func (l *Limit) Reserve(n int64, wait bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.opts.MaxBytes <= 0 || n <= 0 {
@@ -31,6 +33,9 @@ func (l *Limit) Reserve(n int64) error {
 	}
 	patience := time.Now().Add(evictionPatience)
 	for !l.ready || l.taken()+n > l.opts.MaxBytes {
+		if !wait {
+			return fmt.Errorf("%w for %s (blob_store.fs.max_size)", spool.ErrBusy, iec(n))
+		}
 		until := patience
 		if !l.ready {
 			until = l.started.Add(loadPatience)

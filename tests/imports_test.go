@@ -15,6 +15,7 @@ const module = "github.com/weirhq/weir/"
 // arrows are the packages of ours that each package may import. What only tests
 // use (the fakes) is not listed, and no product package may import it.
 var arrows = map[string][]string{
+	"clientconfig":  nil,
 	"config":        nil,
 	"tokencache":    nil,
 	"storage/spool": nil,
@@ -25,7 +26,7 @@ var arrows = map[string][]string{
 	"namespace":     {"storage", "storage/spool", "upstream", "warm"},
 	"registry":      {"namespace", "storage", "upstream"},
 	"cmd/weir": {
-		"config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest", "warm",
+		"clientconfig", "config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest", "warm",
 	},
 	"upstream/sharedrest": nil,
 }

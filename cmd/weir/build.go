@@ -133,7 +133,7 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Logger:     m.log,
 	})
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
-		Store: m.limit, Spools: store.Spools(), Catalog: catalog, Flights: m.flights,
+		Store: m.limit, Spools: store.Spools(), Catalog: catalog, Flights: m.flights, Pool: m.pool,
 		Content: m.content, Records: storage.NewHealth(m.log, "records of tags and possession"),
 		Logger: m.log,
 	})

@@ -35,6 +35,7 @@ and goes on serving when upstreams fail.`,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: ./config.toml, then /etc/weir/config.toml, then built-in)")
 	root.AddCommand(serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths), versionCommand())
 	root.AddCommand(warmCommand(&paths), verifyCommand(&paths), gcCommand(&paths))
+	root.AddCommand(clientConfigCommand(&paths))
 	return root
 }
 

@@ -14,13 +14,17 @@ import (
 // than the operator asked to keep, or that there is none left.
 var ErrNoSpace = errors.New("spool: not enough free space")
 
+// ErrBusy says that there is no room at the moment, to one who does not wait
+// until some has been made.
+var ErrBusy = errors.New("spool: room has to be made first")
+
 // Quota bounds what spools take together with what has been stored. Its methods
 // may be called concurrently.
 type Quota interface {
-	// Reserve sets n bytes aside. It may wait until something else has been
-	// removed, and returns an error that matches ErrNoSpace where that is not
-	// enough.
-	Reserve(n int64) error
+	// Reserve sets n bytes aside, and returns an error that matches
+	// ErrNoSpace where it cannot. It waits until something else has been
+	// removed if it may, and else returns ErrBusy.
+	Reserve(n int64, wait bool) error
 	// Release gives back what was reserved.
 	Release(n int64)
 	// MakeRoom removes at least n bytes from the filesystem and waits until
@@ -66,9 +70,15 @@ func (d *Dir) Free() (int64, error) {
 
 // Create makes an empty spool for size bytes, or for an unknown number of them
 // when size is -1. It returns ErrNoSpace, or the error of the filesystem.
-func (d *Dir) Create(size int64) (*Spool, error) {
+func (d *Dir) Create(size int64) (*Spool, error) { return d.create(size, true) }
+
+// CreateNow is Create for who cannot wait: it returns ErrBusy where room has to
+// be made first. The spool is [Spool.Urgent].
+func (d *Dir) CreateNow(size int64) (*Spool, error) { return d.create(size, false) }
+
+func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 	reserved := max(size, 0)
-	if err := d.setAside(reserved, reserved); err != nil {
+	if err := d.setAside(reserved, reserved, wait); err != nil {
 		return nil, err
 	}
 	file, err := os.CreateTemp(d.path, "spool-")
@@ -80,6 +90,7 @@ func (d *Dir) Create(size int64) (*Spool, error) {
 	return &Spool{
 		dir:      d,
 		file:     file,
+		urgent:   !wait,
 		size:     size,
 		allotted: reserved,
 		reserved: reserved,
@@ -90,12 +101,15 @@ func (d *Dir) Create(size int64) (*Spool, error) {
 
 // setAside takes allot bytes from the quota and promises n bytes of the
 // filesystem, or neither.
-func (d *Dir) setAside(allot, n int64) error {
-	if err := d.quota.Reserve(allot); err != nil {
+func (d *Dir) setAside(allot, n int64, wait bool) error {
+	if err := d.quota.Reserve(allot, wait); err != nil {
 		return err
 	}
 	short, err := d.promise(n)
-	if short > 0 && d.quota.MakeRoom(short) {
+	switch {
+	case short > 0 && !wait:
+		err = fmt.Errorf("%w: %w", ErrBusy, err)
+	case short > 0 && d.quota.MakeRoom(short):
 		_, err = d.promise(n)
 	}
 	if err != nil {
@@ -143,6 +157,6 @@ func freeBytes(path string) (int64, error) {
 // unlimited is the quota of those who set none.
 type unlimited struct{}
 
-func (unlimited) Reserve(int64) error { return nil }
-func (unlimited) Release(int64)       {}
-func (unlimited) MakeRoom(int64) bool { return false }
+func (unlimited) Reserve(int64, bool) error { return nil }
+func (unlimited) Release(int64)             {}
+func (unlimited) MakeRoom(int64) bool       { return false }

@@ -14,7 +14,7 @@ type purse struct {
 	made         func(n int64)
 }
 
-func (p *purse) Reserve(n int64) error {
+func (p *purse) Reserve(n int64, _ bool) error {
 	if p.taken+n > p.limit {
 		return fmt.Errorf("%w: the purse is empty", ErrNoSpace)
 	}
@@ -168,6 +168,10 @@ func TestMakeRoom(t *testing.T) {
 	free := int64(1000)
 	dir.minFree, dir.free = 400, func(string) (int64, error) { return free, nil }
 	quota.room, quota.made = 250, func(n int64) { free += n }
+	if _, err := dir.CreateNow(800); !errors.Is(err, ErrBusy) || quota.room != 250 {
+		t.Errorf("200 short, and no time to make room: %v with %d left, want ErrBusy with 250", err, quota.room)
+	}
+	quota.expect(t, "busy", 0)
 	s, err := dir.Create(800)
 	if err != nil {
 		t.Errorf("200 short of 250: %v", err)

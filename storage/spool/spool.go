@@ -36,8 +36,9 @@ var (
 // Spool is a growing temporary file. Writes come from one goroutine at a time
 // for each part of the file; all other methods may be called concurrently.
 type Spool struct {
-	dir  *Dir
-	file *os.File
+	dir    *Dir
+	file   *os.File
+	urgent bool // nothing is to wait for room
 
 	growing sync.Mutex // held while more space is asked for, which can take long
 
@@ -130,6 +131,10 @@ func (s *Spool) Reset() bool {
 	s.written, s.ahead, s.size = 0, nil, -1
 	return true
 }
+
+// Urgent reports whether somebody waits for what becomes of the spool, so that
+// who stores it must not wait until room has been made.
+func (s *Spool) Urgent() bool { return s.urgent }
 
 // Written returns the watermark: how many bytes are there without a gap.
 func (s *Spool) Written() int64 {

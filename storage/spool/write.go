@@ -32,7 +32,7 @@ func (s *Spool) grow(size int64) error {
 	if allot == 0 && more == 0 {
 		return nil
 	}
-	if err := s.dir.setAside(allot, more); err != nil {
+	if err := s.dir.setAside(allot, more, !s.urgent); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -1,0 +1,73 @@
+package clientconfig
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// daemonJSON is the part of Docker's configuration that concerns mirrors.
+type daemonJSON struct {
+	RegistryMirrors    []string `json:"registry-mirrors,omitempty"`
+	InsecureRegistries []string `json:"insecure-registries,omitempty"`
+}
+
+// docker asks its mirrors for images of Docker Hub only, by their bare names:
+// library/nginx. The default namespace answers those, and one whose key is
+// library those of official images.
+func docker(m Mirror, namespaces []Namespace) Config {
+	var c Config
+	var daemon daemonJSON
+	mirrors, warning := answersDockerHub(namespaces)
+	if warning != "" {
+		c.Warnings = append(c.Warnings, warning)
+	}
+	if mirrors {
+		daemon.RegistryMirrors = []string{m.URL}
+	}
+	if m.Plain {
+		daemon.InsecureRegistries = []string{m.Host}
+	}
+	if mirrors || m.Plain {
+		content, err := json.MarshalIndent(daemon, "", "  ")
+		if err != nil {
+			panic(err) // strings can be marshalled
+		}
+		c.Files = []File{{"/etc/docker/daemon.json", string(content) + "\n"}}
+		c.Hints = append(c.Hints, "merge this into the daemon.json that you have; then: systemctl reload docker")
+	}
+	var named []string
+	for _, n := range namespaces {
+		switch {
+		case n.Host == dockerHub || n.Key == "library":
+		case n.spellable():
+			named = append(named, m.spell(n)+"/...")
+		default:
+			c.Warnings = append(c.Warnings, n.unspellable())
+		}
+	}
+	if len(named) > 0 {
+		c.Hints = append(c.Hints, "images of other registries than Docker Hub name the mirror: docker pull "+strings.Join(named, ", "))
+	}
+	return c
+}
+
+// answersDockerHub reports whether bare names lead to images of Docker Hub, and
+// what is to be said about it.
+func answersDockerHub(namespaces []Namespace) (ok bool, warning string) {
+	if i := slices.IndexFunc(namespaces, func(n Namespace) bool { return n.Default }); i >= 0 {
+		registry := namespaces[i].prefix()
+		if registry == "" || registry == dockerHub || strings.HasPrefix(registry, dockerHub+"/") {
+			return true, ""
+		}
+		return false, fmt.Sprintf("registry-mirrors is left out: docker would take images of repository.%q, which is the default, for those of Docker Hub. "+
+			"Make the repository block of Docker Hub the default", namespaces[i].Key)
+	}
+	if slices.ContainsFunc(namespaces, func(n Namespace) bool { return n.Key == "library" }) {
+		return true, "docker gets no more than official images through the mirror, from repository.\"library\": " +
+			"set default = true in the repository block of Docker Hub for all others"
+	}
+	return false, "registry-mirrors is left out: docker asks a mirror for bare names such as library/nginx, and no repository block answers those. " +
+		"Set default = true in the block of Docker Hub"
+}

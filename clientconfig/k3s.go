@@ -1,0 +1,31 @@
+package clientconfig
+
+import (
+	"fmt"
+	"strings"
+)
+
+// k3s writes the files of its containerd from this one, so the mirror is told
+// in the parameter ns which registry is meant.
+func k3s(m Mirror, namespaces []Namespace) Config {
+	var c Config
+	namespaces, c.Warnings = selectable("k3s", m, namespaces)
+	var hosts []string
+	for _, n := range namespaces {
+		hosts = append(hosts, n.Host)
+	}
+	if m.Plain {
+		hosts = append(hosts, m.Host)
+	}
+	if len(hosts) == 0 {
+		return c
+	}
+	var b strings.Builder
+	b.WriteString("# RKE2 reads it as /etc/rancher/rke2/registries.yaml\nmirrors:\n")
+	for _, host := range hosts {
+		fmt.Fprintf(&b, "  %q:\n    endpoint:\n      - %q\n", host, m.URL)
+	}
+	c.Files = []File{{"/etc/rancher/k3s/registries.yaml", b.String()}}
+	c.Hints = []string{"put it on every node; then: systemctl restart k3s (on agents k3s-agent; of RKE2 rke2-server and rke2-agent)"}
+	return c
+}

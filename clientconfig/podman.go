@@ -1,0 +1,40 @@
+package clientconfig
+
+import (
+	"fmt"
+	"strings"
+)
+
+// podman, and all that share its library, replace how a name begins by the
+// mirror's spelling of it: docker.io becomes mirror.example.com/docker.io.
+func podman(m Mirror, namespaces []Namespace) Config {
+	var c Config
+	var blocks []string
+	for _, n := range namespaces {
+		switch prefix := n.prefix(); {
+		case prefix == "":
+			c.Warnings = append(c.Warnings, m.nameless(n))
+		case !n.spellable():
+			c.Warnings = append(c.Warnings, n.unspellable())
+		default:
+			blocks = append(blocks, fmt.Sprintf("[[registry]]\nprefix = %[1]q\nlocation = %[1]q\n\n[[registry.mirror]]\nlocation = %[2]q\n",
+				prefix, m.spell(n))+m.insecure())
+		}
+	}
+	if m.Plain {
+		blocks = append(blocks, fmt.Sprintf("[[registry]]\nlocation = %q\n", m.Host)+m.insecure())
+	}
+	if len(blocks) > 0 {
+		c.Files = []File{{"/etc/containers/registries.conf.d/weir.conf", strings.Join(blocks, "\n")}}
+		c.Hints = []string{"podman, buildah and skopeo read it at each pull; for CRI-O: systemctl reload crio"}
+	}
+	return c
+}
+
+// insecure allows HTTP where the mirror needs it.
+func (m Mirror) insecure() string {
+	if m.Plain {
+		return "insecure = true\n"
+	}
+	return ""
+}

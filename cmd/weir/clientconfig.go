@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirhq/weir/clientconfig"
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/namespace"
+)
+
+func clientConfigCommand(paths *[]string) *cobra.Command {
+	var url, dir string
+	known := strings.Join(clientconfig.Clients(), "|")
+	cmd := &cobra.Command{
+		Use:   "client-config " + known,
+		Short: "Print the files that make a client pull through the mirror",
+		Long: `Print the files that make a client pull through this mirror, for every repository
+block of the configuration. Each file begins with its path, as a comment that is
+not part of it. What to do with them, and what the client cannot have through
+the mirror, is said on standard error.
+
+  docker      Docker Engine
+  containerd  containerd, also as the kubelet uses it, and nerdctl
+  podman      Podman, Buildah, Skopeo and CRI-O
+  buildkit    buildkitd, and builders of docker buildx
+  k3s         K3s and RKE2
+
+With --dir the files are written below a directory instead, and the paths
+written are printed. --dir / configures this machine. Files that exist with
+other content are named, and then nothing is written, with exit code 1.`,
+		Example: "  weir client-config docker --url http://mirror.example.com:8000\n" +
+			"  weir client-config containerd --url https://mirror.example.com --dir /",
+		ValidArgs: clientconfig.Clients(),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return fmt.Errorf("%s takes one client (%s), not %d", cmd.CommandPath(), strings.Join(clientconfig.Clients(), ", "), len(args))
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := load(*paths)
+			if err != nil {
+				return err
+			}
+			made, err := clientConfig(args[0], cfg, url)
+			if err != nil {
+				return err
+			}
+			for _, warning := range made.Warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
+			}
+			if dir == "" {
+				fmt.Fprint(cmd.OutOrStdout(), clientconfig.Print(made.Files))
+			} else if err := writeFiles(dir, made.Files, cmd.OutOrStdout()); err != nil {
+				return failure{exitFailed, err}
+			}
+			for _, hint := range made.Hints {
+				fmt.Fprintln(cmd.ErrOrStderr(), "hint:", hint)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&url, "url", "", "how clients reach the mirror, a `URL` (default: from server.bind_address and server.port)")
+	cmd.Flags().StringVar(&dir, "dir", "", "write the files below `DIR`")
+	return cmd
+}
+
+// clientConfig returns what a client needs for a configuration. An empty url
+// means the address that the server listens on.
+func clientConfig(client string, cfg *config.Config, url string) (clientconfig.Config, error) {
+	var warnings []string
+	if url == "" {
+		s := cfg.Server
+		if s.Port == 0 || unspecified(s.BindAddress) {
+			return clientconfig.Config{}, fmt.Errorf("--url is missing: server.bind_address %q and server.port %d do not say how clients reach the mirror; "+
+				"name its address, as in --url http://mirror.example.com:8000", s.BindAddress, s.Port)
+		}
+		url = "http://" + s.Address()
+		if loopback(s.BindAddress) {
+			warnings = append(warnings, "clients reach "+url+" from this machine only: give the address for others with --url")
+		}
+	}
+	m, err := clientconfig.ParseMirror(url)
+	if err != nil {
+		return clientconfig.Config{}, fmt.Errorf("--url %w", err)
+	}
+	namespaces := make([]clientconfig.Namespace, len(cfg.Repositories))
+	for i, r := range cfg.Repositories {
+		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Namespace, Default: r.Default}
+		if namespace.IsDockerHub(r.Namespace) {
+			namespaces[i].Host = "docker.io" // what all clients call it
+		}
+	}
+	made, err := clientconfig.For(client, m, namespaces)
+	made.Warnings = append(warnings, made.Warnings...)
+	return made, err
+}
+
+func unspecified(address string) bool {
+	ip, err := netip.ParseAddr(address)
+	return address == "" || err == nil && ip.IsUnspecified()
+}
+
+func loopback(address string) bool {
+	ip, err := netip.ParseAddr(address)
+	return address == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// writeFiles writes files below a directory and prints the paths of those that
+// were not there. It replaces nothing: where a file exists with other content,
+// no file is written.
+func writeFiles(dir string, files []clientconfig.File, stdout io.Writer) error {
+	var missing []clientconfig.File
+	var differ []string
+	for _, f := range files {
+		f.Path = filepath.Join(dir, f.Path)
+		switch there, err := os.ReadFile(f.Path); {
+		case errors.Is(err, fs.ErrNotExist):
+			missing = append(missing, f)
+		case err != nil:
+			return err
+		case !bytes.Equal(there, []byte(f.Content)):
+			differ = append(differ, f.Path)
+		}
+	}
+	if len(differ) > 0 {
+		return fmt.Errorf("nothing was written, since these files exist with other content; move them away, or merge what is printed without --dir into them:\n  %s",
+			strings.Join(differ, "\n  "))
+	}
+	for _, f := range missing {
+		if err := writeNew(f.Path, f.Content); err != nil {
+			return err
+		}
+		fmt.Fprintln(stdout, f.Path)
+	}
+	return nil
+}
+
+// writeNew writes a file that every user may read, and that is not there yet.
+func writeNew(path, content string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	return errors.Join(err, f.Close())
+}

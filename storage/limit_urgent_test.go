@@ -1,0 +1,99 @@
+package storage_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+// slow is a store that takes long to delete.
+type slow struct {
+	storage.Store
+	takes time.Duration
+}
+
+func (s slow) Delete(ctx context.Context, dgst digest.Digest) error {
+	time.Sleep(s.takes)
+	return s.Store.Delete(ctx, dgst)
+}
+
+// Who cannot wait is told so at once, whatever the evictor is busy with, and has
+// taken nothing.
+func TestLimitDoesNotHoldUpTheUrgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := storagetest.NewMemory(t)
+		l := storage.NewLimit(slow{memory, 500 * time.Millisecond}, memory.Spools(), storage.LimitOptions{MaxBytes: 1000})
+		t.Cleanup(func() { must(t, l.Close()) })
+		<-l.Loaded()
+		old := bytes.Repeat([]byte("a"), 300)
+		put(t, l, memory.Spools(), old)
+		put(t, l, memory.Spools(), bytes.Repeat([]byte("b"), 300))
+		waits := make(chan *spool.Spool)
+		go func() {
+			s, err := memory.Spools().Create(500)
+			if err != nil {
+				t.Error(err)
+			}
+			waits <- s
+		}()
+		synctest.Wait() // old is being deleted for it
+
+		began := time.Now()
+		if _, err := memory.Spools().CreateNow(450); !errors.Is(err, spool.ErrBusy) {
+			t.Errorf("CreateNow: %v, want ErrBusy", err)
+		}
+		again, err := memory.Spools().CreateNow(300) // fits as it is
+		must(t, err)
+		_, err = again.Write(old)
+		must(t, err)
+		must(t, again.Complete())
+		if err := l.Commit(t.Context(), digest.FromBytes(old), again); !errors.Is(err, spool.ErrBusy) {
+			t.Errorf("committing what is being deleted: %v, want ErrBusy", err)
+		}
+		must(t, again.Close())
+		if took := time.Since(began); took != 0 {
+			t.Errorf("it was held up for %v", took)
+		}
+		must(t, (<-waits).Close())
+		if got, want := l.Usage(), (storage.Usage{Stored: 300, Objects: 1}); got != want {
+			t.Errorf("%+v in the end, want %+v", got, want)
+		}
+	})
+}
+
+// A download waits for room, though not for long: its clients wait with it.
+func TestLimitWaitsForRoom(t *testing.T) {
+	for _, test := range []struct {
+		takes time.Duration
+		waits time.Duration
+		err   error
+	}{
+		{takes: 900 * time.Millisecond, waits: 900 * time.Millisecond},
+		{takes: time.Minute, waits: time.Second, err: spool.ErrNoSpace},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			memory := storagetest.NewMemory(t)
+			l := storage.NewLimit(slow{memory, test.takes}, memory.Spools(), storage.LimitOptions{MaxBytes: 1000})
+			t.Cleanup(func() { must(t, l.Close()) })
+			<-l.Loaded()
+			put(t, l, memory.Spools(), []byte("0123456789"))
+			began := time.Now()
+			s, err := memory.Spools().Create(1000)
+			if !errors.Is(err, test.err) || time.Since(began) != test.waits {
+				t.Errorf("a deletion that takes %v: %v after %v, want %v after %v", test.takes, err, time.Since(began), test.err, test.waits)
+			}
+			if err == nil {
+				must(t, s.Close())
+			}
+		})
+	}
+}

@@ -1,0 +1,66 @@
+package harness
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// Daemon is a server that another project wrote.
+type Daemon struct {
+	cmd *exec.Cmd
+	Log *LogBuffer
+}
+
+// StartDaemon runs a server until the test ends, which is when the context of
+// its command must end. SIGTERM then lets it give up its mounts and children;
+// what is left of its process group after that is killed.
+func StartDaemon(t *testing.T, cmd *exec.Cmd) *Daemon {
+	t.Helper()
+	d := &Daemon{cmd: cmd, Log: &LogBuffer{}}
+	cmd.Stdout, cmd.Stderr = d.Log, d.Log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = Patience
+	Must(t, cmd.Start())
+	exited := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(exited)
+	}()
+	t.Cleanup(func() {
+		<-exited
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		if t.Failed() {
+			t.Logf("%s:\n%s", filepath.Base(cmd.Path), d.Log)
+		}
+	})
+	return d
+}
+
+// SocketDir makes a directory whose path is short enough for sockets, and
+// removes it with the test. Something that is still mounted there is a failure:
+// a server was not stopped properly.
+func SocketDir(t *testing.T, pattern string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", pattern)
+	Must(t, err)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("left behind: %v", err)
+		}
+	})
+	return dir
+}
+
+// FreeAddr returns an address of the loopback interface that nobody listens on.
+func FreeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	Must(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
