@@ -175,7 +175,9 @@ func (w *walk) each(ctx context.Context, n int, f func(i int)) {
 			break
 		}
 		group.Go(func() error {
-			f(i)
+			if ctx.Err() == nil { // it may have ended while this waited for its turn
+				f(i)
+			}
 			return nil
 		})
 	}
