@@ -162,7 +162,7 @@ func (j *warmJob) addFile(name string, stdin io.Reader) error {
 // add adds an image, once. The mirror's address may stand before its name.
 func (j *warmJob) add(text string) error {
 	name := text
-	if host, rest, _ := strings.Cut(text, "/"); sameHost(host, j.mirror.Host) {
+	if host, rest, ok := strings.Cut(text, "/"); ok && sameHost(host, j.mirror.Host) {
 		name = rest
 	}
 	image, err := config.ParseImage(name)

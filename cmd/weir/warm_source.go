@@ -86,14 +86,16 @@ func (s mirrorSource) Blob(ctx context.Context, desc ocispec.Descriptor, probabl
 			return there, err
 		}
 	}
-	tries := 0
+	came := false // in an attempt that broke off, maybe
 	err = insist(ctx, func() (err error) {
-		tries++
-		there, err = s.fetch(ctx, desc, arrived)
+		there, err = s.fetch(ctx, desc, func(bytes int64) {
+			came = true
+			arrived(bytes)
+		})
 		return err
 	})
-	if err != nil || there && tries == 1 {
-		return there, err
+	if err != nil || there {
+		return there && !came, err
 	}
 	return false, s.awaitStored(ctx, desc)
 }
