@@ -33,12 +33,13 @@ import (
 // The tag `reload:"live"` marks what a reload can change in a running server;
 // see [RestartRequired].
 type Config struct {
-	Server       Server       `toml:"server"`
-	Log          Log          `toml:"log"`
-	Global       Global       `toml:"global"`
-	BlobStore    BlobStore    `toml:"blob_store"`
-	Cache        Cache        `toml:"cache"`
-	Repositories []Repository `toml:"repository" reload:"live"` // sorted by Key
+	Server        Server        `toml:"server"`
+	Log           Log           `toml:"log"`
+	Global        Global        `toml:"global"`
+	BlobStore     BlobStore     `toml:"blob_store"`
+	Cache         Cache         `toml:"cache"`
+	Observability Observability `toml:"observability"`
+	Repositories  []Repository  `toml:"repository" reload:"live"` // sorted by Key
 
 	source source
 }

@@ -105,6 +105,8 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		if i, ok := d.integer(p, n); ok {
 			*field = int(i)
 		}
+	case **float64:
+		d.fraction(p, n, field)
 	case *time.Duration:
 		d.seconds(p, n, field)
 	case *[]string:
@@ -164,6 +166,18 @@ func (d *decoder) integer(p place, n *node) (int64, bool) {
 		d.failKind(p, n, "a whole number")
 	}
 	return i, ok
+}
+
+func (d *decoder) fraction(p place, n *node, dst **float64) {
+	switch value := n.value.(type) {
+	case float64:
+		*dst = &value
+	case int64:
+		fraction := float64(value)
+		*dst = &fraction
+	default:
+		d.failKind(p, n, "a number")
+	}
 }
 
 func (d *decoder) seconds(p place, n *node, dst *time.Duration) {

@@ -70,16 +70,7 @@ func (t *Table) Resolve(ns, name string) (*Namespace, string, error) {
 	if t.fallback != nil {
 		return t.fallback, t.fallback.repository(name), nil
 	}
-	return nil, "", fmt.Errorf("%w: %s; configured are %s", ErrNameUnknown, name, t.keys())
-}
-
-func (t *Table) keys() string {
-	keys := make([]string, len(t.byLength))
-	for i, n := range t.byLength {
-		keys[i] = n.Key()
-	}
-	slices.Sort(keys)
-	return strings.Join(keys, ", ")
+	return nil, "", t.unknown(name)
 }
 
 // cutKey takes a key of whole segments off the front of a name.

@@ -17,6 +17,12 @@ need containerd containerd
 need docker-registry docker-registry
 need podman podman
 need runc runc
+need curl curl
+need rsync rsync
+need promtool prometheus
+need docker-compose docker-compose
+need systemd-analyze systemd
+need redis-cli redis-tools
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

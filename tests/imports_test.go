@@ -33,17 +33,29 @@ var arrows = map[string][]string{
 
 // alone are foreign packages that one of ours keeps to itself.
 var alone = map[string]string{
-	"github.com/fsnotify/fsnotify":      "cmd/weir",
-	"github.com/spf13/cobra":            "cmd/weir",
-	"github.com/BurntSushi/toml":        "config",
+	"github.com/fsnotify/fsnotify": "cmd/weir",
+	"github.com/spf13/cobra":       "cmd/weir",
+	"github.com/BurntSushi/toml":   "config",
+	"github.com/dlclark/regexp2":   "config namespace",
+	"github.com/gorilla/mux":       "registry",
+	"github.com/redis/go-redis/v9": "cmd/weir tokencache upstream/sharedrest",
+	"github.com/felixge/httpsnoop": "registry",
+	"github.com/google/go-cmp/cmp": "",
+	"go.uber.org/goleak":           "",
+
+	"github.com/coreos/go-systemd/v22/daemon": "cmd/weir",
+
+	"go.opentelemetry.io/otel":                                        "cmd/weir", // its globals
+	"go.opentelemetry.io/otel/sdk/trace":                              "cmd/weir",
+	"go.opentelemetry.io/otel/sdk/resource":                           "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace":               "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc": "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp": "cmd/weir",
+	"go.opentelemetry.io/contrib/propagators/autoprop":                "cmd/weir",
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp":   "registry",
+
 	"github.com/distribution/reference": "config",
-	"github.com/dlclark/regexp2":        "config namespace",
-	"github.com/gorilla/mux":            "registry",
 	"github.com/vbauerster/mpb/v8":      "cmd/weir",
-	"github.com/redis/go-redis/v9":      "cmd/weir tokencache upstream/sharedrest",
-	"github.com/felixge/httpsnoop":      "registry",
-	"github.com/google/go-cmp/cmp":      "",
-	"go.uber.org/goleak":                "",
 }
 
 func TestImportsPointOneWay(t *testing.T) {

@@ -171,9 +171,6 @@ func (w *walk) each(ctx context.Context, n int, f func(i int)) {
 	var group errgroup.Group
 	group.SetLimit(w.opts.Jobs)
 	for i := range n {
-		if ctx.Err() != nil {
-			break
-		}
 		group.Go(func() error {
 			if ctx.Err() == nil { // it may have ended while this waited for its turn
 				f(i)

@@ -57,30 +57,6 @@ A change of a configuration file, or SIGHUP, takes effect without a restart.`,
 	}
 }
 
-func checkCommand(paths *[]string) *cobra.Command {
-	return &cobra.Command{
-		Use:   "check",
-		Short: "Validate the configuration and print it with all defaults",
-		Long: `Validate the configuration and print what is in force as TOML: every default
-filled in, secrets redacted. All problems are reported at once on standard
-error, with exit code 2.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(*paths)
-			if err != nil {
-				return err
-			}
-			for _, warning := range cfg.Warnings() {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
-			}
-			if err := cfg.WriteTOML(cmd.OutOrStdout()); err != nil {
-				return failure{exitFailed, err}
-			}
-			return nil
-		},
-	}
-}
-
 func healthcheckCommand(paths *[]string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "healthcheck",

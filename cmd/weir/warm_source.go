@@ -78,12 +78,9 @@ func (s mirrorSource) Referrers(ctx context.Context, subject digest.Digest) ([]o
 // upstream one, too.
 func (s mirrorSource) Blob(ctx context.Context, desc ocispec.Descriptor, probably bool, arrived func(int64)) (there bool, err error) {
 	if probably {
-		err := insist(ctx, func() (err error) {
-			there, err = s.has(ctx, desc)
-			return err
-		})
-		if there || err != nil {
-			return there, err
+		// What is wrong, a GET says in words.
+		if there, err := s.has(ctx, desc); there && err == nil {
+			return true, nil
 		}
 	}
 	came := false // in an attempt that broke off, maybe
@@ -148,8 +145,11 @@ func (m *meter) Write(p []byte) (int, error) {
 
 // awaitStored returns when the mirror has stored a blob that it has just
 // delivered. The one byte that is asked for comes from the running download,
-// which ends only after that; it costs the upstream nothing.
+// which ends only after that; it costs the upstream nothing. Where there is none
+// it begins one, once: the blob may have come past a download for another
+// repository that failed.
 func (s mirrorSource) awaitStored(ctx context.Context, desc ocispec.Descriptor) error {
+	begun := false
 	for pause := firstLook; desc.Size > 0; pause = min(2*pause, lastLook) {
 		var resp *http.Response
 		err := insist(ctx, func() (err error) {
@@ -163,6 +163,8 @@ func (s mirrorSource) awaitStored(ctx context.Context, desc ocispec.Descriptor) 
 		switch status := cacheStatus(resp); {
 		case isThere(resp), len(status) == 0:
 			return nil
+		case status["stored"] && !begun:
+			begun = true
 		case !status["collapsed"]:
 			return errNotKept
 		}

@@ -14,11 +14,7 @@ import (
 func TestBuildKit(t *testing.T) {
 	require.Program(t, "runc", "runc")
 	require.Root(t)
-	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin,
-		"github.com/moby/buildkit/cmd/buildkitd", "github.com/moby/buildkit/cmd/buildctl")
-	build.Dir = "../tools/buildkit"
-	harness.Run(t, build)
+	bin := harness.BuildTools(t, "buildkit", "github.com/moby/buildkit/cmd/buildkitd", "github.com/moby/buildkit/cmd/buildctl")
 
 	m := startMirrored(t)
 	dir := harness.SocketDir(t, "buildkitd-")
