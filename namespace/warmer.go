@@ -96,9 +96,11 @@ func NewWarmer(pool *Pool, metrics *Metrics, log *slog.Logger) *Warmer {
 }
 
 // Close ends all warming at once, and gives up the downloads that nobody else
-// wants.
+// wants. When it returns, no warming starts another download.
 func (w *Warmer) Close() {
+	w.mu.Lock()
 	w.cancel()
+	w.mu.Unlock()
 	w.ended.Wait()
 }
 
@@ -205,8 +207,24 @@ func (w *Warmer) submit(i *warmImage) {
 	w.running++
 }
 
+// enter reports whether a warming may begin that has waited for its turn. Where
+// it may, Close waits for its end.
+func (w *Warmer) enter() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ctx.Err() != nil {
+		return false
+	}
+	w.ended.Add(1)
+	return true
+}
+
 // warm warms an image until the first of two contexts ends.
 func (w *Warmer) warm(ctx, pool context.Context, n *Namespace, i *warmImage) error {
+	if !w.enter() {
+		return nil
+	}
+	defer w.ended.Done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(pool, cancel)()

@@ -6,7 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,307 +26,298 @@ func warm(t *testing.T, w *harness.Weir, args ...string) result {
 // published is an image for two platforms, with a signature of its index and
 // one of its arm64 manifest.
 type published struct {
-	index, amd64, arm64                 ocispec.Descriptor
-	signature, armSignature             ocispec.Descriptor
-	amd64Layer, arm64Layer, sharedLayer digest.Digest
+	index, amd64, arm64     ocispec.Descriptor
+	signature, armSignature ocispec.Descriptor
+	blobs                   []digest.Digest // of the image, each once: what both have, of amd64, of arm64
 }
 
+// publish adds such an image, with three layers of a size. They come of the
+// repository's name, so that no two have any in common.
 func publish(t *testing.T, upstream *upstreamtest.Registry, repo, tag string, size int64) published {
 	t.Helper()
-	one, two, shared := random(t, size, 1), random(t, size, 2), random(t, size, 3)
-	p := published{
-		amd64: upstream.AddImage(repo, tag+"-amd64", shared, one), arm64: upstream.AddImage(repo, tag+"-arm64", shared, two),
-		amd64Layer: digest.FromBytes(one), arm64Layer: digest.FromBytes(two), sharedLayer: digest.FromBytes(shared),
+	layer := func(name string) []byte {
+		content := make([]byte, size)
+		copy(content, name+" of "+repo)
+		return content
+	}
+	one, two, shared := layer("one"), layer("two"), layer("shared")
+	p := published{amd64: upstream.AddImage(repo, tag+"-amd64", shared, one), arm64: upstream.AddImage(repo, tag+"-arm64", shared, two)}
+	for _, content := range [][]byte{shared, one, two} {
+		p.blobs = append(p.blobs, digest.FromBytes(content))
 	}
 	p.amd64.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
 	p.arm64.Platform = &ocispec.Platform{OS: "linux", Architecture: "arm64"}
 	p.index = upstream.AddIndex(repo, tag, p.amd64, p.arm64)
-	p.signature = upstream.AddReferrer(repo, p.index, "example/signature", []byte("signs the index"))
-	p.armSignature = upstream.AddReferrer(repo, p.arm64, "example/signature", []byte("signs arm64"))
+	p.signature = upstream.AddReferrer(repo, p.index, "example/signature", []byte("signs the index of "+repo))
+	p.armSignature = upstream.AddReferrer(repo, p.arm64, "example/signature", []byte("signs arm64 of "+repo))
 	return p
 }
 
-// contentRequests returns how often each content was read, by its digest or
-// its tag.
-func contentRequests(upstream *upstreamtest.Registry) map[string]int {
-	counts := make(map[string]int)
-	for _, request := range upstream.Requests() {
-		if match := regexp.MustCompile(`^GET /v2/.*/(?:manifests|blobs)/(\S+) 200`).FindStringSubmatch(request); match != nil {
-			counts[match[1]]++
-		}
-	}
-	return counts
+// asked returns what an upstream was asked since the last call, in order, but
+// for who refers to what.
+func asked(upstream *upstreamtest.Registry) []string {
+	requests := slices.DeleteFunc(upstream.Requests(), func(r string) bool { return strings.Contains(r, "/referrers/") })
+	upstream.ResetRequests()
+	return requests
 }
 
-// A cold image costs its upstream what a pull of all of it costs, each content
-// once; a warm one a HEAD, and the question who refers to it. Then the cache has
-// all of it.
+// expectWarm fails the test unless a run printed this and no failure.
+func expectWarm(t *testing.T, what string, got result, stdout ...string) {
+	t.Helper()
+	if got.code != 0 || got.stderr != "" {
+		t.Errorf("%s: %+v", what, got)
+	}
+	for _, want := range stdout {
+		if !strings.Contains(got.stdout, want) {
+			t.Errorf("%s: printed %q, want %q", what, got.stdout, want)
+		}
+	}
+}
+
+// A cold image costs its upstream one GET for each content; a warm one a HEAD of
+// the tag. Both also cost the question who refers to what.
 func TestWarmOnTheWire(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := publish(t, upstream, "org/app", "v1", 40*kib)
 	w := harness.StartWeir(t, block("mirror", upstream))
 
-	expectResult(t, "cold", warm(t, w, "mirror/org/app:v1"), 0,
-		"warm mirror/org/app:v1: new 13 objects, ", "already there 0 objects, 0 B\n", "images: 1 warm, 0 failed; new 13 objects, ")
-	got := contentRequests(upstream)
-	for _, name := range []string{
-		"v1", image.amd64.Digest.String(), image.arm64.Digest.String(), image.signature.Digest.String(), image.armSignature.Digest.String(),
-		image.amd64Layer.String(), image.arm64Layer.String(), image.sharedLayer.String(), digest.FromString("signs arm64").String(),
-	} {
-		if got[name] != 1 {
-			t.Errorf("%s was read %d times", name, got[name])
-		}
+	got := warm(t, w, "mirror/org/app:v1")
+	expectWarm(t, "cold", got, "warm mirror/org/app:v1: new 13 objects, ", "; already there 0 objects, 0 B\n", "images: 1 warm, 0 failed; new 13 objects, ")
+	requests := asked(upstream)
+	if len(requests) == 0 || requests[0] != "GET "+manifestPath("org/app", "v1")+" 200" {
+		t.Errorf("asked first: %q", requests)
 	}
-	if len(got) != 13 {
-		t.Errorf("the upstream was asked for %d contents, want 13: %v", len(got), got)
+	distinct := slices.Compact(slices.Sorted(slices.Values(requests)))
+	if len(requests) != 13 || len(distinct) != 13 || slices.ContainsFunc(requests, func(r string) bool { return !strings.HasPrefix(r, "GET ") }) {
+		t.Errorf("asked:\n%s", strings.Join(requests, "\n"))
+	}
+	for _, dgst := range []digest.Digest{image.amd64.Digest, image.arm64.Digest, image.signature.Digest, image.armSignature.Digest} {
+		expectContent(t, "a manifest", w.Get(t, manifestPath("mirror/org/app", dgst.String())), dgst, statusHit)
+	}
+	for _, dgst := range append(image.blobs, digest.FromString("signs arm64 of org/app")) {
+		expectContent(t, "a blob", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
 	}
 
-	upstream.ResetRequests()
-	expectResult(t, "warm", warm(t, w, "mirror/org/app:v1"), 0, "warm mirror/org/app:v1: new 0 objects, 0 B; already there 13 objects, ")
-	for _, request := range upstream.Requests() {
-		if !strings.Contains(request, "/referrers/") && request != "HEAD /v2/org/app/manifests/v1 200" {
-			t.Errorf("a warm image was asked for: %s", request)
-		}
+	got = warm(t, w, "mirror/org/app:v1")
+	expectWarm(t, "warm", got, "images: 1 warm, 0 failed; new 0 objects, 0 B; already there 13 objects, ")
+	if requests := asked(upstream); !slices.Equal(requests, []string{"HEAD " + manifestPath("org/app", "v1") + " 200"}) {
+		t.Errorf("a warm image: asked %q", requests)
 	}
-	upstream.Close()
-	for _, dgst := range []digest.Digest{image.amd64Layer, image.arm64Layer, image.sharedLayer} {
-		expectContent(t, "a layer, with the upstream gone", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
-	}
+
+	got = warm(t, w, "--referrers=false", "mirror/org/app@"+image.index.Digest.String())
+	expectWarm(t, "by digest", got, "new 0 objects, 0 B; already there 8 objects, ")
+	expectWire(t, upstream, "by digest, without referrers")
+	w.ExpectIntact(t)
 }
 
 func TestWarmPlatforms(t *testing.T) {
 	t.Parallel()
-	upstream := upstreamtest.New(t)
-	image := publish(t, upstream, "org/app", "v1", 40*kib)
+	upstream := upstreamtest.New(t, upstreamtest.WithoutReferrers())
+	image := publish(t, upstream, "org/app", "v1", kib)
 	w := harness.StartWeir(t, block("mirror", upstream))
-	expectResult(t, "arm64", warm(t, w, "--platform", "linux/arm64", "mirror/org/app:v1"), 0)
-	got := contentRequests(upstream)
-	if got[image.amd64.Digest.String()]+got[image.amd64Layer.String()] != 0 || got[image.arm64Layer.String()] != 1 || got[image.armSignature.Digest.String()] != 1 {
-		t.Errorf("for arm64 the upstream was asked for %v", got)
+
+	expectWarm(t, "one platform", warm(t, w, "--platform", "linux/amd64", "mirror/org/app:v1"), "images: 1 warm, 0 failed")
+	expectContent(t, "wanted", w.Get(t, blobPath("mirror/org/app", image.blobs[1])), image.blobs[1], statusHit)
+	for _, r := range upstream.Requests() {
+		for _, unwanted := range []digest.Digest{image.arm64.Digest, image.armSignature.Digest, image.blobs[2]} {
+			if strings.Contains(r, unwanted.String()) {
+				t.Errorf("asked for what is of another platform: %s", r)
+			}
+		}
 	}
-	expectResult(t, "none", warm(t, w, "--platform", "linux/s390x", "mirror/org/app:v1"), 1,
-		"failed mirror/org/app:v1: v1 has none of the platforms that are wanted (linux/s390x), only linux/amd64, linux/arm64\n", "images: 0 warm, 1 failed")
-	expectResult(t, "without referrers", warm(t, w, "--referrers=false", "--platform", "linux/amd64", "mirror/org/app:v1"), 0, "new 3 objects")
+	got := warm(t, w, "--platform", "linux/s390x,windows/amd64", "mirror/org/app:v1")
+	expectFailed(t, "no such platform", got, 1,
+		"failed mirror/org/app:v1: v1 has none of the platforms that are wanted (linux/s390x, windows/amd64), only linux/amd64, linux/arm64\n",
+		"images: 0 warm, 1 failed", "weir: images that failed: 1")
+	expectWarm(t, "all, with the fallback tag of referrers", warm(t, w, "mirror/org/app:v1"), "images: 1 warm, 0 failed")
+	for _, dgst := range []digest.Digest{image.arm64.Digest, image.signature.Digest, image.armSignature.Digest} {
+		expectContent(t, "a manifest", w.Get(t, manifestPath("mirror/org/app", dgst.String())), dgst, statusHit)
+	}
 }
 
-// What fails is said with its reason, and keeps nothing else from coming.
+// An image may be listed in a file or on standard input, with comments, and is
+// warmed once.
+func TestWarmLists(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	for _, repo := range []string{"org/one", "org/two", "org/three"} {
+		publish(t, upstream, repo, "latest", kib)
+	}
+	w := harness.StartWeir(t, block("mirror", upstream))
+	dir := t.TempDir()
+	list := filepath.Join(dir, "images.txt")
+	harness.WriteFile(t, list, "# all of ours\n\nmirror/org/one\t# the first\r\n   mirror/org/two:latest   \n"+w.Addr+"/mirror/org/one:latest\n")
+	cmd := exec.CommandContext(t.Context(), harness.Binary(), "warm", "--url", w.URL, "--file", list, "--file", "-", "mirror/org/one:latest")
+	cmd.Stdin = strings.NewReader("mirror/org/three")
+	out := harness.Run(t, cmd)
+	if !strings.Contains(out, "images: 3 warm, 0 failed") || strings.Count(out, "warm mirror/") != 3 {
+		t.Errorf("printed %q", out)
+	}
+
+	harness.WriteFile(t, list, "mirror/org/one\nmirror/Org/two\n")
+	expectFailed(t, "a name that is none", warm(t, w, "--file", list), 2, list+":2: ", `"mirror/Org/two" is not an image`)
+	for _, args := range [][]string{{"--file", filepath.Join(dir, "none")}, {}, {"--jobs", "0", "nginx"}, {"--platform", "amd64", "nginx"}} {
+		if got := warm(t, w, args...); got.code != 2 || got.stdout != "" || !strings.HasPrefix(got.stderr, "weir: ") {
+			t.Errorf("weir warm %q: %+v", args, got)
+		}
+	}
+}
+
+// expectFailed fails the test unless a run ended with a code and printed this, on
+// whichever output.
+func expectFailed(t *testing.T, what string, got result, code int, texts ...string) {
+	t.Helper()
+	if got.code != code {
+		t.Errorf("%s: exit code %d, want %d", what, got.code, code)
+	}
+	for _, want := range texts {
+		if !strings.Contains(got.stdout+got.stderr, want) {
+			t.Errorf("%s: printed %q and %q, want %q", what, got.stdout, got.stderr, want)
+		}
+	}
+}
+
+// However an image of Docker Hub is spelled, and with the mirror's address before
+// it or not, it is the same one.
+func TestWarmNames(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	publish(t, upstream, "library/nginx", "latest", kib)
+	publish(t, upstream, "grafana/grafana", "1", kib)
+	w := harness.StartWeir(t, fmt.Sprintf("[repository.\"docker.io\"]\ndefault = true\n[[repository.\"docker.io\".upstream]]\nurl = \"http://registry-1.docker.io\"\nproxy = %q\n", upstream.URL.String()))
+	expectWarm(t, "cold", warm(t, w, "docker.io/library/nginx", "docker.io/grafana/grafana:1"), "images: 2 warm, 0 failed; new ")
+	_, port, _ := strings.Cut(w.Addr, ":")
+	got := warm(t, w, "nginx", "nginx:latest", "library/nginx", "docker.io/nginx", w.Addr+"/nginx", "localhost:"+port+"/docker.io/library/nginx", "grafana/grafana:1")
+	expectWarm(t, "in other words", got, "images: 5 warm, 0 failed; new 0 objects, 0 B")
+
+	// Without --url it is the mirror of the configuration.
+	dir := t.TempDir()
+	config := filepath.Join(dir, "config.toml")
+	harness.WriteFile(t, config, "[server]\nport = "+port+"\n")
+	expectWarm(t, "by the configuration", command(t, dir, "warm", "nginx"), "images: 1 warm, 0 failed; new 0 objects, 0 B")
+	harness.WriteFile(t, config, "[server]\nport = 0\n")
+	expectFailed(t, "any port", command(t, dir, "warm", "nginx"), 1, "or name the mirror with --url")
+}
+
+// What fails is named with its reason, and keeps nothing else from coming.
 func TestWarmFailures(t *testing.T) {
 	t.Parallel()
-	upstream, private := upstreamtest.New(t), upstreamtest.New(t, upstreamtest.WithBasic("reader", "secret"))
-	publish(t, upstream, "org/app", "v1", 40*kib)
-	broken := publish(t, upstream, "org/broken", "v1", 50*kib)
-	upstream.Remove("org/broken", broken.arm64Layer)
-	w := harness.StartWeir(t, block("mirror", upstream)+block("private", private))
-	list := filepath.Join(t.TempDir(), "images.txt")
-	harness.WriteFile(t, list, "# the fleet\nmirror/org/app:v1\n\nmirror/org/app:v1  # once more\nmirror/org/missing\nprivate/org/app:1\n  mirror/org/broken:v1\n")
-	got := warm(t, w, "--file", list)
-	expectResult(t, "a list", got, 1, "warm mirror/org/app:v1: new ", "images: 1 warm, 3 failed",
-		"failed mirror/org/missing: manifest latest: 404: ", "failed private/org/app:1: manifest 1: 403: ",
-		"failed mirror/org/broken:v1: blob "+broken.arm64Layer.String()+": 404: ")
-	if !strings.Contains(got.stderr, "weir: images that failed: 3") || strings.Count(got.stdout, "warm mirror/org/app:v1") != 1 {
-		t.Errorf("%+v", got)
-	}
-	got = warm(t, w, "--quiet", "--file", list)
-	if lines := strings.Split(strings.TrimSpace(got.stdout), "\n"); got.code != 1 || len(lines) != 3 {
-		t.Errorf("quiet: %+v", got)
-	}
-	quiet := warm(t, w, "--quiet", "mirror/org/app:v1")
-	if quiet.code != 0 || quiet.stdout+quiet.stderr != "" {
-		t.Errorf("quiet, all well: %+v", quiet)
+	upstream := upstreamtest.New(t)
+	publish(t, upstream, "org/good", "v1", kib)
+	bad := publish(t, upstream, "org/bad", "v1", kib)
+	upstream.Remove("org/bad", bad.blobs[2])
+	w := harness.StartWeir(t, block("mirror", upstream))
+	got := warm(t, w, "mirror/org/none:v1", "mirror/org/bad:v1", "mirror/org/good:v1", "unknown/app")
+	expectFailed(t, "some fail", got, 1,
+		"failed mirror/org/none:v1: manifest v1: 404: ",
+		"failed mirror/org/bad:v1: blob "+bad.blobs[2].String()+": 404: ",
+		"failed unknown/app: manifest latest: 404: ",
+		"warm mirror/org/good:v1: new 1", // the empty configuration may be there already
+		"images: 1 warm, 3 failed; new ",
+		"weir: images that failed: 3\n")
+	if quiet := warm(t, w, "--quiet", "mirror/org/good:v1"); quiet != (result{}) {
+		t.Errorf("quiet: %+v", quiet)
 	}
 
-	// A tag that the upstream does not confirm is not said to be warm.
+	// A tag that the upstream did not confirm is not known to be warm.
 	upstream.Close()
-	expectResult(t, "stale", warm(t, w, "mirror/org/app:v1"), 1, "failed mirror/org/app:v1: manifest v1: the mirror could not confirm it: ")
+	expectFailed(t, "stale", warm(t, w, "mirror/org/good:v1"), 1, "failed mirror/org/good:v1: manifest v1: the mirror could not confirm it")
 	w.Kill()
-	if got := warm(t, w, "mirror/org/app:v1"); got.code != 1 || !strings.Contains(got.stderr, "no mirror answers: ") {
-		t.Errorf("without a mirror: %+v", got)
-	}
+	expectFailed(t, "no mirror", warm(t, w, "mirror/org/good:v1"), 1, "weir: no mirror answers: ", w.Addr)
 }
 
-// A layer whose download began for a repository that cannot have it is brought
-// for the one that can.
-func TestWarmBesideAFailure(t *testing.T) {
-	t.Parallel()
-	whole, lacking := upstreamtest.New(t), upstreamtest.New(t)
-	publish(t, whole, "org/app", "v1", mib)
-	image := publish(t, lacking, "org/app", "v1", mib)
-	lacking.Remove("org/app", image.amd64Layer)
-	gate := upstreamtest.NewGate()
-	lacking.Fault(upstreamtest.Path(image.amd64Layer.String()), upstreamtest.Hold(gate))
-	w := harness.StartWeir(t, block("whole", whole)+block("lacking", lacking))
-	ended := make(chan result, 2)
-	begin := func(name string) {
-		go func() { ended <- warm(t, w, "--platform", "linux/amd64", name+"/org/app:v1") }()
-	}
-	begin("lacking")
-	arrived(t, gate, 1)
-	begin("whole")
-	w.MetricIs(t, 2, "weir_flight_readers")
-	gate.Open()
-	for range 2 {
-		switch got := <-ended; {
-		case strings.Contains(got.stdout, "warm whole/org/app:v1") && got.code == 0:
-		case strings.Contains(got.stdout, "failed lacking/org/app:v1: blob "+image.amd64Layer.String()+": 404: ") && got.code == 1:
-		default:
-			t.Errorf("%+v", got)
-		}
-	}
-	expectContent(t, "the layer", w.Get(t, blobPath("whole/org/app", image.amd64Layer)), image.amd64Layer, statusHit)
-}
-
-func TestWarmUsage(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	harness.WriteFile(t, filepath.Join(dir, "bad.txt"), "good\n\nno:such:image\n")
-	harness.WriteFile(t, filepath.Join(dir, "config.toml"), "[server]\nport = 0\n")
-	for args, want := range map[string]string{
-		"":                              "name images, or with --file a list of them",
-		"UPPER":                         `"UPPER" is not an image, such as "org/app:1.2"`,
-		"--file bad.txt":                "bad.txt:3: ",
-		"--file none.txt":               "none.txt: no such file",
-		"--jobs 0 app":                  "--jobs is 0: it takes at least one",
-		"--platform arm64 app":          `--platform: "arm64" is not a platform; write one like "linux/amd64"`,
-		"--url mirror.internal app":     "--url takes one like http://mirror.internal:8000",
-		"--config config.toml app":      "or name the mirror with --url",
-		"--platform linux/a/b/c/d app":  "is not a platform",
-		"--file - --platform x/ org/ok": "is not a platform",
-	} {
-		if got := command(t, dir, append([]string{"warm"}, strings.Fields(args)...)...); got.code == 0 || got.stdout != "" || !strings.Contains(got.stderr, want) {
-			t.Errorf("weir warm %s: %+v, want %q", args, got, want)
-		}
-	}
-}
-
-// Interrupted, it says how to go on, and the next run transfers nothing twice.
-// --jobs bounds how many images are under way.
+// An interrupted run says so, leaves nothing behind that is not whole, and the
+// next one brings only what is missing.
 func TestWarmInterrupted(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := publish(t, upstream, "org/app", "v1", mib)
-	upstream.AddImage("org/later", "v1", []byte("a layer"))
 	gate := upstreamtest.NewGate()
-	fault := upstream.Fault(upstreamtest.Path(image.arm64Layer.String()), upstreamtest.StallAfter(100_000, gate))
+	upstream.Fault(upstreamtest.Path(image.blobs[2].String()), upstreamtest.StallAfter(100*kib, gate))
 	w := harness.StartWeir(t, block("mirror", upstream))
-	cmd := exec.CommandContext(t.Context(), harness.Binary(), "warm", "--url", w.URL, "--jobs", "1", "mirror/org/app:v1", "mirror/org/later:v1")
-	var stdout, stderr harness.LogBuffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var out harness.LogBuffer
+	cmd := exec.CommandContext(t.Context(), harness.Binary(), "warm", "--url", w.URL, "mirror/org/app:v1")
+	cmd.Stdout, cmd.Stderr = &out, &out
 	harness.Must(t, cmd.Start())
 	arrived(t, gate, 1)
-	for _, request := range upstream.Requests() {
-		if strings.Contains(request, "/org/later/") {
-			t.Errorf("another image was begun: %s", request)
-		}
-	}
+	harness.Eventually(t, "the others are there", func() bool { return len(w.Stored(t, "blobs")) == 12 })
 	harness.Must(t, cmd.Process.Signal(os.Interrupt))
 	_ = cmd.Wait()
-	if cmd.ProcessState.ExitCode() != 1 || stderr.Count("weir: interrupted before it was done; run it again to go on") != 1 || stdout.Count("unfinished mirror/org/app:v1") != 1 {
-		t.Errorf("exit code %d, %s%s", cmd.ProcessState.ExitCode(), &stdout, &stderr)
-	}
-	gate.Open()
-	fault.Remove()
-	expectResult(t, "again", warm(t, w, "mirror/org/app:v1", "mirror/org/later:v1"), 0, "images: 2 warm, 0 failed")
-	for name, n := range contentRequests(upstream) {
-		if n != 1 && name != "v1" {
-			t.Errorf("%s was read %d times", name, n)
+	for _, want := range []string{"unfinished mirror/org/app:v1: new ", "images: 0 warm, 0 failed", "weir: interrupted before it was done; run it again to go on"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("printed %q, want %q", out.String(), want)
 		}
 	}
+	if code := cmd.ProcessState.ExitCode(); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	gate.Open()
+	expectWarm(t, "again", warm(t, w, "mirror/org/app:v1"), "images: 1 warm, 0 failed")
+	gets := 0
+	for _, r := range asked(upstream) {
+		if strings.HasPrefix(r, "GET ") && !strings.Contains(r, " bytes=") {
+			gets++
+		}
+	}
+	if gets != 13 {
+		t.Errorf("%d contents were asked for, want each once", gets)
+	}
+	w.ExpectIntact(t)
 }
 
-// On a terminal each image has a bar, and its result stands above the bars.
-func TestWarmOnATerminal(t *testing.T) {
+// --jobs bounds how many images come at once, and allows so many.
+func TestWarmJobs(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
-	image := publish(t, upstream, "org/app", "v1", mib)
-	publish(t, upstream, "org/other", "v1", 40*kib)
+	var images []string
+	for i := range 3 {
+		repo := fmt.Sprint("org/app", i)
+		publish(t, upstream, repo, "v1", kib)
+		images = append(images, "mirror/"+repo+":v1")
+	}
 	gate := upstreamtest.NewGate()
-	upstream.Fault(upstreamtest.Path(image.sharedLayer.String()), upstreamtest.StallAfter(500_000, gate))
+	held := upstream.Fault(upstreamtest.Path("/manifests/v1"), upstreamtest.Hold(gate))
 	w := harness.StartWeir(t, block("mirror", upstream))
-	cmd, out := onTerminal(t, w, "warm", "--url", w.URL, "mirror/org/app:v1", "mirror/org/other:v1")
-	harness.Eventually(t, "one is done, and the other on its way", func() bool {
-		return strings.Contains(out.String(), "warm mirror/org/other:v1: new ") &&
-			regexp.MustCompile(`mirror/org/app:v1 +\d+ ?%.*MiB / .*MiB`).MatchString(out.String())
-	})
+	done := make(chan result)
+	go func() { done <- warm(t, w, append(images, "--jobs", "3")...) }()
+	arrived(t, gate, 3)
 	gate.Open()
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
-	}
-	harness.Eventually(t, "the sum", func() bool { return out.Count("images: 2 warm, 0 failed") > 0 })
-}
+	expectWarm(t, "three at once", <-done, "images: 3 warm, 0 failed")
+	held.Remove()
 
-// A real registry's image, from a list on standard input, and clients' own pulls
-// after that cost the registry nothing.
-func TestWarmRealRegistry(t *testing.T) {
-	d := harness.StartDistribution(t, http.DefaultClient, "http", "", "")
-	img := harness.NewImage(t, 100_000, 10)
-	push := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + d.Addr}
-	push.PushIndex(t, "library/app", "1.2", map[string]*harness.Image{"amd64": img, "arm64": harness.NewImage(t, 1000)})
-	w := harness.StartWeir(t, fmt.Sprintf("[repository.\"docker.io\"]\ndefault = true\n[[repository.\"docker.io\".upstream]]\nurl = \"http://%s\"\n", d.Addr))
-	cmd := exec.CommandContext(t.Context(), harness.Binary(), "warm", "--url", w.URL, "--file", "-")
-	cmd.Stdin = strings.NewReader("library/app:1.2\n")
-	if out := harness.Run(t, cmd); !strings.Contains(out, "images: 1 warm, 0 failed") {
-		t.Error(out)
+	upstream.ResetRequests()
+	w = harness.StartWeir(t, block("mirror", upstream))
+	expectWarm(t, "one after another", warm(t, w, append(images, "--jobs", "1")...), "images: 3 warm, 0 failed")
+	var order []string
+	for _, r := range upstream.Requests() {
+		repo, _, _ := strings.Cut(strings.TrimPrefix(strings.Fields(r)[1], "/v2/org/"), "/")
+		order = append(order, repo)
 	}
-	before := d.Served("GET", "/library/app/")
-	pullImage(t, w, "docker.io/library/app", img.Digest.String(), img)
-	if after := d.Served("GET", "/library/app/"); after != before {
-		t.Errorf("a pull of a warm image cost %d GETs\n%s", after-before, d.Log)
+	if order = slices.Compact(order); !slices.Equal(order, []string{"app0", "app1", "app2"}) {
+		t.Errorf("asked in the order %q", order)
 	}
 }
 
-// The mirror warms by itself what its configuration names, and what a change of
-// it adds; what fails is logged, with the next try.
-func TestWarmBySchedule(t *testing.T) {
+// A real registry is asked for no content that is warm.
+func TestWarmFromARealRegistry(t *testing.T) {
 	t.Parallel()
-	upstream := upstreamtest.New(t)
-	image := publish(t, upstream, "org/app", "v1", 40*kib)
-	later := publish(t, upstream, "org/later", "v1", 50*kib)
-	config := func(images ...string) string {
-		return block("mirror", upstream) + fmt.Sprintf("[[repository.\"mirror\".warm]]\nplatforms = [\"linux/arm64\"]\nimages = [\"%s\"]\n", strings.Join(images, `", "`))
-	}
-	w := harness.StartWeir(t, config("org/app:v1", "mirror/org/missing:v1"))
-	w.Logs(t, `"an image is warm"`, "mirror/org/app:v1")
-	w.Logs(t, "org/missing", "it is tried again in 1m0s")
-	got := contentRequests(upstream)
-	if got[image.arm64Layer.String()] != 1 || got[image.amd64Layer.String()] != 0 {
-		t.Errorf("the upstream was asked for %v", got)
-	}
-	w.MetricIs(t, 1, "weir_warm_failing", "namespace", "mirror")
-	w.MetricIs(t, 1, "weir_warm_total", "namespace", "mirror", "result", "done")
-
-	harness.WriteFile(t, w.Config, config("org/app:v1", "org/later:v1"))
-	w.Logs(t, `"an image is warm"`, "mirror/org/later:v1")
-	if got := contentRequests(upstream); got[later.arm64Layer.String()] != 1 || got["v1"] != 2 {
-		t.Errorf("after the change the upstream was asked for %v", got)
-	}
-	w.MetricIs(t, 0, "weir_warm_failing", "namespace", "mirror")
-	expectContent(t, "a layer", w.Get(t, blobPath("mirror/org/later", later.arm64Layer)), later.arm64Layer, statusHit)
-
-	gate := upstreamtest.NewGate()
-	upstream.AddImage("org/held", "v1", []byte("a layer"))
-	upstream.Fault(upstreamtest.Path("org/held"), upstreamtest.Hold(gate))
-	harness.WriteFile(t, w.Config, config("org/held:v1"))
-	arrived(t, gate, 1)
-	if code := w.Terminate(t); code != 0 {
-		t.Errorf("a warming under way kept the mirror from ending: exit code %d", code)
-	}
-}
-
-// What the schedule cannot do is said before anything starts.
-func TestWarmConfiguration(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	harness.WriteFile(t, filepath.Join(dir, "config.toml"), "[[repository.\"ghcr.io\".upstream]]\nurl = \"https://ghcr.io\"\n"+
-		"[[repository.\"ghcr.io\".warm]]\nimages = [\"quay.io/org/app\", \"UPPER\"]\nevery = \"1s\"\nplatforms = [\"arm\"]\n[[repository.\"ghcr.io\".warm]]\n")
-	got := command(t, dir, "check")
-	for _, want := range []string{
-		`config.toml:4: repository."ghcr.io".warm[0].images[0]: quay.io/org/app is not below ghcr.io`, `images[1]: "UPPER" is not an image`,
-		`config.toml:5: repository."ghcr.io".warm[0].every: must be at least 1m`, `config.toml:6: repository."ghcr.io".warm[0].platforms[0]: "arm" is not a platform`,
-		`repository."ghcr.io".warm[1].images: is missing`,
-	} {
-		if got.code != 2 || !strings.Contains(got.stderr, want) {
-			t.Errorf("it does not say %q:\n%s", want, got.stderr)
+	real := harness.StartDistribution(t, http.DefaultClient, "http", "", "")
+	pusher := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + real.Addr}
+	images := map[string]*harness.Image{"amd64": harness.NewImage(t, 30*kib, 10*kib), "arm64": harness.NewImage(t, 20*kib)}
+	index := digest.FromBytes(pusher.PushIndex(t, "org/app", "v1", images))
+	w := harness.StartWeir(t, fmt.Sprintf("[[repository.mirror.upstream]]\nurl = \"http://%s\"\n", real.Addr))
+	expectWarm(t, "cold", warm(t, w, "mirror/org/app:v1"), "images: 1 warm, 0 failed; new 8 objects, ")
+	before := real.Served("GET", "")
+	expectWarm(t, "warm", warm(t, w, "mirror/org/app:v1"), "new 0 objects, 0 B; already there 8 objects, ")
+	expectContent(t, "the tag", w.Get(t, manifestPath("mirror/org/app", "v1")), index, statusRevalidated)
+	for _, image := range images {
+		expectContent(t, "a manifest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
+		for _, layer := range image.Layers {
+			expectContent(t, "a layer", w.Get(t, blobPath("mirror/org/app", digest.FromBytes(layer))), digest.FromBytes(layer), statusHit)
 		}
+	}
+	if n := real.Served("GET", "") - before; n != 0 {
+		t.Errorf("what is warm cost %d GETs", n)
 	}
 }

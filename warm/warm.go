@@ -172,7 +172,7 @@ func (w *walk) each(ctx context.Context, n int, f func(i int)) {
 	group.SetLimit(w.opts.Jobs)
 	for i := range n {
 		group.Go(func() error {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil { // it may have ended while this waited for its turn
 				f(i)
 			}
 			return nil

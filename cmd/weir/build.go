@@ -226,7 +226,8 @@ func (m *mirror) spec(cfg *config.Config, repo config.Repository, keep generatio
 		spec.DockerHub = spec.DockerHub || namespace.IsDockerHub(target.Hostname())
 	}
 	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: m.log}, members...)
-	return spec, addWarmings(&spec, repo.Warm)
+	err := addWarmings(&spec, repo.Warm)
+	return spec, err
 }
 
 // close stops what still runs and gives up what is open, in the reverse order

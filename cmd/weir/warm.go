@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,8 +43,8 @@ func warmCommand(paths *[]string) *cobra.Command {
 		Short: "Pull images into the cache of a running mirror",
 		Long: `Pull images through a running mirror, so that they are in its cache: all
 platforms, and what refers to them, such as signatures. An IMAGE is what follows
-the mirror's address in a pull: docker.io/library/nginx:1.27, nginx,
-ghcr.io/org/app@sha256:...
+the mirror's address in a pull, with that address before it or not:
+docker.io/library/nginx:1.27, nginx, ghcr.io/org/app@sha256:...
 
 The mirror is the one that runs on this machine with the same configuration, or
 the one that --url names.
@@ -89,7 +91,11 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 	if err != nil {
 		return nil, fmt.Errorf("--platform: %w", err)
 	}
-	j := &warmJob{jobs: f.jobs, quiet: f.quiet,
+	mirror, err := f.findMirror(configs)
+	if err != nil {
+		return nil, err
+	}
+	j := &warmJob{mirror: mirror, jobs: f.jobs, quiet: f.quiet,
 		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce}}
 	for _, image := range args {
 		if err := j.add(image); err != nil {
@@ -104,8 +110,7 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 	if len(j.images) == 0 {
 		return nil, errors.New("name images, or with --file a list of them")
 	}
-	j.mirror, err = f.findMirror(configs)
-	return j, err
+	return j, nil
 }
 
 // findMirror returns the URL of the mirror that is to be warmed.
@@ -154,19 +159,29 @@ func (j *warmJob) addFile(name string, stdin io.Reader) error {
 	return nil
 }
 
-// add adds an image, once.
+// add adds an image, once. The mirror's address may stand before its name.
 func (j *warmJob) add(text string) error {
-	image, err := config.ParseImage(text)
+	name := text
+	if host, rest, ok := strings.Cut(text, "/"); ok && sameHost(host, j.mirror.Host) {
+		name = rest
+	}
+	image, err := config.ParseImage(name)
 	if err != nil {
 		return err
 	}
-	for _, other := range j.parsed {
-		if other == image {
-			return nil
-		}
+	if slices.Contains(j.parsed, image) {
+		return nil
 	}
 	j.images, j.parsed = append(j.images, text), append(j.parsed, image)
 	return nil
+}
+
+// sameHost reports whether two addresses with ports are one, to which all names
+// of this machine are the same.
+func sameHost(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	return a == b || errA == nil && errB == nil && portA == portB && loopback(hostA) && loopback(hostB)
 }
 
 // run warms all images, shows how far it has come, and prints what became of

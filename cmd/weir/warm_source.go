@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"net/url"
@@ -84,12 +83,16 @@ func (s mirrorSource) Blob(ctx context.Context, desc ocispec.Descriptor, probabl
 			return true, nil
 		}
 	}
-	d := &download{desc: desc, hash: desc.Digest.Algorithm().Hash(), arrived: arrived}
-	if err := insist(ctx, func() error { return s.fetch(ctx, d) }); err != nil {
-		return false, err
-	}
-	if d.there {
-		return true, nil
+	came := false // in an attempt that broke off, maybe
+	err = insist(ctx, func() (err error) {
+		there, err = s.fetch(ctx, desc, func(bytes int64) {
+			came = true
+			arrived(bytes)
+		})
+		return err
+	})
+	if err != nil || there {
+		return there && !came, err
 	}
 	return false, s.awaitStored(ctx, desc)
 }
@@ -104,63 +107,40 @@ func (s mirrorSource) has(ctx context.Context, desc ocispec.Descriptor) (bool, e
 	return isThere(resp), checkLength(desc, resp)
 }
 
-// download is a blob on its way.
-type download struct {
-	desc    ocispec.Descriptor
-	hash    hash.Hash // of what has come
-	offset  int64
-	arrived func(int64)
-	there   bool // it was stored before
-}
-
-// Write takes the next bytes.
-func (d *download) Write(p []byte) (int, error) {
-	if d.offset+int64(len(p)) > d.desc.Size {
-		return 0, final{fmt.Errorf("more than the %d bytes came that it has where it is named", d.desc.Size)}
-	}
-	d.hash.Write(p)
-	d.offset += int64(len(p))
-	d.arrived(d.offset)
-	return len(p), nil
-}
-
-func (d *download) restart() {
-	d.hash.Reset()
-	d.offset = 0
-}
-
-// fetch reads a blob from where it broke off, and does not keep the bytes.
-func (s mirrorSource) fetch(ctx context.Context, d *download) error {
-	header := http.Header{}
-	if d.offset > 0 {
-		header.Set("Range", fmt.Sprintf("bytes=%d-", d.offset))
-	}
-	resp, err := s.send(ctx, http.MethodGet, "blobs/"+d.desc.Digest.String(), header)
+// fetch reads a blob to its end and does not keep the bytes, which the mirror
+// has verified. What broke off is read from its start again: the mirror has what
+// came before, so that costs the upstream nothing. Of a blob that is stored
+// nothing is read.
+func (s mirrorSource) fetch(ctx context.Context, desc ocispec.Descriptor, arrived func(int64)) (there bool, err error) {
+	resp, err := s.send(ctx, http.MethodGet, "blobs/"+desc.Digest.String(), nil)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer resp.Body.Close()
-	if isThere(resp) {
-		// What is stored has been verified, by the mirror.
-		d.there = d.offset == 0
-		return checkLength(d.desc, resp)
+	if err := checkLength(desc, resp); err != nil || isThere(resp) {
+		return err == nil, err
 	}
 	if unkept(resp) {
-		return final{errNotKept}
+		return false, final{errNotKept}
 	}
-	if !strings.HasPrefix(resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-", d.offset)) {
-		d.restart()
+	// One byte more shows that there are too many.
+	n, err := io.Copy(&meter{tell: arrived}, io.LimitReader(resp.Body, desc.Size+1))
+	if err == nil && n != desc.Size {
+		err = final{fmt.Errorf("%d bytes came, and %d are in it where it is named", n, desc.Size)}
 	}
-	if _, err := io.Copy(d, resp.Body); err != nil {
-		return err
-	}
-	if d.offset < d.desc.Size {
-		return final{fmt.Errorf("%d bytes came, and %d are in it where it is named", d.offset, d.desc.Size)}
-	}
-	if got := digest.NewDigest(d.desc.Digest.Algorithm(), d.hash); got != d.desc.Digest {
-		return final{fmt.Errorf("the %d bytes that came have digest %s", d.offset, got)}
-	}
-	return nil
+	return false, err
+}
+
+// meter tells how much has been written to it.
+type meter struct {
+	bytes int64
+	tell  func(int64)
+}
+
+func (m *meter) Write(p []byte) (int, error) {
+	m.bytes += int64(len(p))
+	m.tell(m.bytes)
+	return len(p), nil
 }
 
 // awaitStored returns when the mirror has stored a blob that it has just
