@@ -202,7 +202,7 @@ func TestCheckOnlineUsage(t *testing.T) {
 		"--online --output xml":                  `--output is "xml": it can be table or json`,
 		"--online --timeout 0s":                  "--timeout is 0s: it must be more than nothing",
 		"--online --image ghcr.oi/org/app":       "did you mean ghcr.io/org/app?",
-		"--online --image ghcr.io/org/app:a:b:c": "--image ghcr.io/org/app:a:b:c",
+		"--online --image ghcr.io/org/app:a:b:c": `--image: "ghcr.io/org/app:a:b:c" is not an image`,
 	} {
 		dir := t.TempDir()
 		harness.WriteFile(t, filepath.Join(dir, "config.toml"), "[[repository.\"ghcr.io\".upstream]]\nurl = \"http://127.0.0.1:1\"\n")

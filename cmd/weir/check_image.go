@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
-	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
 )
@@ -68,33 +66,20 @@ func namedImages(specs []namespace.Spec, names []string) (map[string]image, erro
 	}
 	images := make(map[string]image)
 	for _, text := range names {
-		name, reference := splitImage(text)
-		req, err := registry.Parse("GET", &url.URL{Path: "/v2/" + name + "/manifests/" + reference})
+		parsed, err := config.ParseImage(text)
 		if err != nil {
-			return nil, fmt.Errorf("--image %s: %w", text, err)
+			return nil, fmt.Errorf("--image: %w", err)
 		}
-		ns, repository, err := resolve(table, req.Name)
+		ns, repository, err := resolve(table, parsed.Name)
 		if err != nil {
 			return nil, fmt.Errorf("--image %s: %w", text, err)
 		}
 		if other, twice := images[ns.Key()]; twice {
 			return nil, fmt.Errorf("--image %s: repository.%q is asked for %s already; give one image for each", text, ns.Key(), other)
 		}
-		images[ns.Key()] = image{origin: named, repository: repository, reference: reference}
+		images[ns.Key()] = image{origin: named, repository: repository, reference: parsed.Reference}
 	}
 	return images, nil
-}
-
-// splitImage takes name:tag and name@digest apart. Without either, it is the tag
-// latest.
-func splitImage(text string) (name, reference string) {
-	if name, dgst, ok := strings.Cut(text, "@"); ok {
-		return name, dgst
-	}
-	if at := strings.LastIndexByte(text, ':'); at > strings.LastIndexByte(text, '/') {
-		return text[:at], text[at+1:]
-	}
-	return text, "latest"
 }
 
 // resolve finds the namespace of a name with or without a host: by its key, as
