@@ -140,20 +140,24 @@ func TestExample(t *testing.T) {
 // schemaKeys returns the generic key paths of the settings that were read.
 func (c *Config) schemaKeys() []string {
 	var keys []string
-	generic := regexp.MustCompile(`"[^"]*"|\[\d+\]`)
 	for key := range c.source.positions {
-		key = generic.ReplaceAllStringFunc(key, func(s string) string {
-			if s[0] == '"' {
-				return "*"
-			}
-			return ""
-		})
-		if slices.Contains(knownSchema(), key) {
+		if key = genericKey(key); slices.Contains(knownSchema(), key) {
 			keys = append(keys, key)
 		}
 	}
 	slices.Sort(keys)
 	return slices.Compact(keys)
+}
+
+// genericKey makes repository.*.upstream.url of
+// repository."docker.io".upstream[0].url.
+func genericKey(key string) string {
+	return regexp.MustCompile(`"[^"]*"|\[\d+\]`).ReplaceAllStringFunc(key, func(s string) string {
+		if s[0] == '"' {
+			return "*"
+		}
+		return ""
+	})
 }
 
 // knownSchema returns the generic key paths of all settings, sorted.

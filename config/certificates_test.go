@@ -102,7 +102,7 @@ func checkMirrorWarnings(t *testing.T, warnings []string) {
 	if len(warnings) != 2 {
 		t.Fatalf("warnings %q", warnings)
 	}
-	for _, key := range []string{"server.query_timeout (", "server.query_timeout_grace_period (", "global.access_policy (", "global.update_pull_time (", "observability (", "ui (", "repository.library.retention_policy ("} {
+	for _, key := range []string{"server.query_timeout (", "server.query_timeout_grace_period (", "global.access_policy (", "global.update_pull_time (", "ui (", "repository.library.retention_policy ("} {
 		if !strings.Contains(warnings[0], key) {
 			t.Errorf("%s is missing in: %s", key, warnings[0])
 		}
@@ -140,6 +140,7 @@ key_prefix = "angos"
 
 [observability.tracing]
 endpoint = "http://localhost:4317"
+sampling_rate = 0.25
 
 [ui]
 enabled = true

@@ -33,12 +33,13 @@ import (
 // The tag `reload:"live"` marks what a reload can change in a running server;
 // see [RestartRequired].
 type Config struct {
-	Server       Server       `toml:"server"`
-	Log          Log          `toml:"log"`
-	Global       Global       `toml:"global"`
-	BlobStore    BlobStore    `toml:"blob_store"`
-	Cache        Cache        `toml:"cache"`
-	Repositories []Repository `toml:"repository" reload:"live"` // sorted by Key
+	Server        Server        `toml:"server"`
+	Log           Log           `toml:"log"`
+	Global        Global        `toml:"global"`
+	BlobStore     BlobStore     `toml:"blob_store"`
+	Cache         Cache         `toml:"cache"`
+	Observability Observability `toml:"observability"`
+	Repositories  []Repository  `toml:"repository" reload:"live"` // sorted by Key
 
 	source source
 }
@@ -117,6 +118,7 @@ type Repository struct {
 	Default   bool       `toml:"default"`   // serves the names that no other key matches
 	Offline   bool       `toml:"offline"`   // never contacts an upstream
 	Upstreams []Upstream `toml:"upstream"`  // in the order in which they are tried
+	Warm      []Warm     `toml:"warm"`      // images that are kept in the cache
 
 	ImmutableTags           bool     `toml:"immutable_tags"` // also true where Global says so
 	ImmutableTagsExclusions []string `toml:"immutable_tags_exclusions"`
@@ -124,6 +126,14 @@ type Repository struct {
 	NegativeTTL             Duration `toml:"negative_ttl"`
 	ServeStaleOn            []string `toml:"serve_stale_on"` // unavailable, rate_limited, denied, not_found
 	MaxStale                Duration `toml:"max_stale"`      // 0: no limit
+}
+
+// Warm is a list of images that the server keeps in its cache.
+type Warm struct {
+	Images    []string `toml:"images"` // see [ParseImage]; with or without the block's key before them
+	Every     Duration `toml:"every"`
+	Platforms []string `toml:"platforms"` // see [ParsePlatform]; none: all that an image has
+	Referrers bool     `toml:"referrers"` // signatures and the like, too
 }
 
 // Upstream is one registry that is read.

@@ -105,6 +105,8 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		if i, ok := d.integer(p, n); ok {
 			*field = int(i)
 		}
+	case **float64:
+		d.fraction(p, n, field)
 	case *time.Duration:
 		d.seconds(p, n, field)
 	case *[]string:
@@ -114,7 +116,9 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 	case *[]Repository:
 		d.repositories(p, n, field)
 	case *[]Upstream:
-		d.upstreams(p, n, field)
+		tables(d, p, n, newUpstream, field)
+	case *[]Warm:
+		tables(d, p, n, newWarm, field)
 	case encoding.TextUnmarshaler:
 		if s, ok := d.text(p, n); ok {
 			if err := field.UnmarshalText([]byte(s)); err != nil {
@@ -162,6 +166,18 @@ func (d *decoder) integer(p place, n *node) (int64, bool) {
 		d.failKind(p, n, "a whole number")
 	}
 	return i, ok
+}
+
+func (d *decoder) fraction(p place, n *node, dst **float64) {
+	switch value := n.value.(type) {
+	case float64:
+		*dst = &value
+	case int64:
+		fraction := float64(value)
+		*dst = &fraction
+	default:
+		d.failKind(p, n, "a number")
+	}
 }
 
 func (d *decoder) seconds(p place, n *node, dst *time.Duration) {
@@ -253,16 +269,17 @@ func (d *decoder) repository(p place, n *node, key string) Repository {
 	return r
 }
 
-func (d *decoder) upstreams(p place, n *node, dst *[]Upstream) {
+// tables decodes an array of tables, each over its defaults.
+func tables[T any](d *decoder, p place, n *node, defaults func() T, dst *[]T) {
 	elements, ok := n.value.([]*node)
 	if !ok {
 		d.fail(p, n, errors.New("must be a list of tables: write ["+"["+p.key+"]] with two brackets"))
 		return
 	}
 	for i, element := range elements {
-		upstream := newUpstream()
-		d.table(p.element(i), element, reflect.ValueOf(&upstream).Elem())
-		*dst = append(*dst, upstream)
+		value := defaults()
+		d.table(p.element(i), element, reflect.ValueOf(&value).Elem())
+		*dst = append(*dst, value)
 	}
 }
 

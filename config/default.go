@@ -63,4 +63,6 @@ func newUpstream() Upstream {
 	return Upstream{MaxRedirect: 5, ConnectTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second}
 }
 
+func newWarm() Warm { return Warm{Every: Duration(6 * time.Hour), Referrers: true} }
+
 func newRedis() *Redis { return &Redis{KeyPrefix: "weir"} }

@@ -55,6 +55,7 @@ func diff(a, b *Config) string {
 func withoutSecrets(c *Config) *Config {
 	hide := func(s Secret) Secret { return Secret(s.String()) }
 	copied := *c
+	copied.Observability.Tracing.Endpoint = hide(c.Observability.Tracing.Endpoint)
 	if c.Cache.Redis != nil {
 		redis := *c.Cache.Redis
 		redis.URL, redis.Password = hide(redis.URL), hide(redis.Password)

@@ -50,6 +50,8 @@ func allKeys(t reflect.Type, parent string) []string {
 			keys = append(keys, allKeys(reflect.TypeFor[Repository](), key+".*")...)
 		case reflect.TypeFor[[]Upstream]():
 			keys = append(keys, allKeys(reflect.TypeFor[Upstream](), key)...)
+		case reflect.TypeFor[[]Warm]():
+			keys = append(keys, allKeys(reflect.TypeFor[Warm](), key)...)
 		case reflect.TypeFor[*Redis]():
 			keys = append(keys, allKeys(reflect.TypeFor[Redis](), key)...)
 		default:
@@ -109,11 +111,14 @@ func foreignKey(generic string, n *node) (verdict, error) {
 		"global.namespace_walk_concurrency", "global.gc_grace_secs", "global.atime_audit_window_secs",
 		"global.trusted_proxies", "global.max_concurrent_replication_jobs", "global.event_webhooks",
 		"global.job_queue", "global.retention_policy",
-		"metadata_store", "event_webhook", "observability", "ui",
+		"metadata_store", "event_webhook", "ui",
 		"repository.*.event_webhooks", "repository.*.retention_policy":
 		return ignored, nil
 	}
 	if strings.HasPrefix(generic, "server.query_timeout") {
+		return ignored, nil
+	}
+	if what, below := strings.CutPrefix(generic, "observability."); below && !strings.Contains(what, ".") {
 		return ignored, nil
 	}
 	for _, scope := range []string{"", "global.", "repository.*."} {

@@ -46,6 +46,7 @@ func (c *Config) validate() Problems {
 		redis := *c.Cache.Redis
 		v.failed("cache.redis.url", redis.parseURL())
 	}
+	v.tracing()
 	v.repositories()
 	return v.problems
 }

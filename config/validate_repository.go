@@ -91,6 +91,9 @@ func (v *check) repository(at string, r Repository) {
 	for i, upstream := range r.Upstreams {
 		v.upstream(elementOf(at+".upstream", i), upstream)
 	}
+	for i, warm := range r.Warm {
+		v.warm(elementOf(at+".warm", i), r.Key, warm)
+	}
 	v.tagPolicy(at, r.TagTTL, r.NegativeTTL, r.MaxStale)
 	// What is inherited has been reported where it stands.
 	if g := v.config.Global; !slices.Equal(r.ImmutableTagsExclusions, g.ImmutableTagsExclusions) {

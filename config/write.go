@@ -65,6 +65,8 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 		switch holder := v.Interface().(type) {
 		case Redis:
 			value = holder.redactedURL()
+		case Tracing:
+			value = holder.redactedEndpoint()
 		case Upstream:
 			if name == "proxy" {
 				value = holder.redactedProxy()
@@ -79,7 +81,7 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 // below writes the tables that a field holds, if it holds any.
 func (p *printer) below(key string, v reflect.Value) {
 	switch value := v.Interface().(type) {
-	case BlobStore, Cache:
+	case BlobStore, Cache, Observability:
 		p.table("", key, v)
 	case *Redis:
 		if value != nil {
@@ -90,9 +92,9 @@ func (p *printer) below(key string, v reflect.Value) {
 			key := keyIn(key, r.Key)
 			p.table("["+key+"]", key, reflect.ValueOf(r))
 		}
-	case []Upstream:
-		for i, u := range value {
-			p.table("[["+key+"]]", elementOf(key, i), reflect.ValueOf(u))
+	case []Upstream, []Warm:
+		for i := range v.Len() {
+			p.table("[["+key+"]]", elementOf(key, i), v.Index(i))
 		}
 	default:
 		if v.Kind() == reflect.Struct {
@@ -110,6 +112,11 @@ func literal(value any) (string, bool) {
 		return strconv.FormatBool(v), true
 	case int:
 		return strconv.Itoa(v), true
+	case *float64:
+		if v == nil {
+			return "", false
+		}
+		return strconv.FormatFloat(*v, 'f', -1, 64), true
 	case time.Duration:
 		return strconv.FormatInt(int64(v/time.Second), 10), true
 	case []string:

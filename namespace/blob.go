@@ -30,46 +30,68 @@ type Blob struct {
 // ErrOffline, storage.ErrCorrupt and those of package upstream.
 func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, start, end int64) (*Blob, error) {
 	id := n.id(repo)
-	_, err := n.cache.catalog.Link(ctx, id, dgst)
-	possessed := err == nil
 	if n.spec.Offline {
 		return n.storedBlob(ctx, id, dgst)
 	}
-	q := question{id, "blob", dgst.String()}
-	if err := n.cache.refused(q); err != nil {
+	b, err := n.openBlob(ctx, id, dgst)
+	if err != nil {
+		return nil, err
+	}
+	if b.reader != nil {
+		if b.Size, err = await(b.reader, start, end); err != nil {
+			b.Content.Close()
+			n.remember(question{id, "blob", dgst.String()}, err)
+			return nil, err
+		}
+		b.Outcome = arriving(b.reader)
+	}
+	n.linkForeign(ctx, id, dgst, b)
+	return &b.Blob, nil
+}
+
+// opened is a blob that is stored, or whose download is under way.
+type opened struct {
+	Blob
+	reader  *storage.Reader // the Content where that is being downloaded; else nil
+	foreign bool            // another repository brought it, or is bringing it
+}
+
+// openBlob opens a blob that is stored, or else joins or starts its download and
+// does not wait for it.
+func (n *Namespace) openBlob(ctx context.Context, id storage.Repository, dgst digest.Digest) (*opened, error) {
+	_, err := n.cache.catalog.Link(ctx, id, dgst)
+	possessed := err == nil
+	if err := n.cache.refused(question{id, "blob", dgst.String()}); err != nil {
 		return nil, err
 	}
 	obj, reader, err := n.cache.flights.Open(ctx, dgst, n.source(id, dgst))
 	if err != nil {
 		return nil, err
 	}
-	b := &Blob{Outcome: Outcome{Cache: Hit}}
+	b := &opened{Blob: Blob{Outcome: Outcome{Cache: Hit}}, reader: reader}
 	if reader != nil {
 		b.Content = reader
 	} else {
 		b.Content, b.Size = obj.Content, obj.Size
 	}
 	// The bytes may be here because another repository brought them.
-	foreign := !possessed && (reader == nil || reader.Repository() != id)
-	if foreign {
+	b.foreign = !possessed && (reader == nil || reader.Repository() != id)
+	if b.foreign {
 		if _, err := n.prove(ctx, id, dgst); err != nil {
 			b.Content.Close()
 			return nil, err
 		}
 		b.Outcome = Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}
 	}
-	if reader != nil {
-		if b.Size, err = await(reader, start, end); err != nil {
-			reader.Close()
-			n.remember(q, err)
-			return nil, err
-		}
-		b.Outcome = arriving(reader)
-	}
-	if foreign && b.Size >= 0 {
+	return b, nil
+}
+
+// linkForeign records that a repository possesses what another one brought,
+// which its upstream has just said.
+func (n *Namespace) linkForeign(ctx context.Context, id storage.Repository, dgst digest.Digest, b *opened) {
+	if b.foreign && b.Size >= 0 {
 		n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: b.Size})
 	}
-	return b, nil
 }
 
 // await waits for the first bytes of a download from start on. Where an upstream

@@ -14,6 +14,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/weirhq/weir/storage"
@@ -113,10 +114,18 @@ func (c *Cache) Repositories(ctx context.Context) ([]storage.Repository, error) 
 	return c.catalog.Repositories(ctx)
 }
 
+// shared is the answer of a lookup, with the span of the request that made it
+// run.
+type shared[T any] struct {
+	value  T
+	leader trace.SpanContext
+}
+
 // share runs one lookup for all who ask the same question at once. The lookup
 // is detached from its callers: who leaves fails nobody else's. A panic of it
 // becomes an error, since no caller's recover could keep it from ending the
-// process. led reports whether this caller's request made it run.
+// process. led reports whether this caller's request made it run. The lookup
+// belongs to the trace of that one; the spans of the others link to it.
 func share[T any](ctx context.Context, c *Cache, q question, lookup func(context.Context) (T, error)) (value T, led bool, err error) {
 	detached := context.WithoutCancel(ctx)
 	ran := make(chan struct{}, 1)
@@ -128,7 +137,8 @@ func share[T any](ctx context.Context, c *Cache, q question, lookup func(context
 				err = fmt.Errorf("panic in a lookup; this is a bug of the mirror, please report it: %v\n%s", failure, debug.Stack())
 			}
 		}()
-		return lookup(detached)
+		value, err := lookup(detached)
+		return shared[T]{value, trace.SpanContextFromContext(ctx)}, err
 	})
 	done := make(chan singleflight.Result, 1)
 	go func() {
@@ -137,8 +147,12 @@ func share[T any](ctx context.Context, c *Cache, q question, lookup func(context
 	}()
 	select {
 	case result := <-done:
-		value, _ = result.Val.(T)
-		return value, len(ran) > 0, result.Err
+		got, _ := result.Val.(shared[T])
+		led = len(ran) > 0
+		if !led && got.leader.IsSampled() {
+			trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: got.leader})
+		}
+		return got.value, led, result.Err
 	case <-ctx.Done():
 		return value, false, context.Cause(ctx)
 	}

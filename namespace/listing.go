@@ -77,11 +77,10 @@ func (n *Namespace) localTags(ctx context.Context, id storage.Repository, query 
 	}
 	list := &Tags{Outcome: Outcome{Cache: Hit}}
 	if !errors.Is(failure, ErrOffline) {
-		warning, ok := n.stale(failure, oldest)
-		if !ok {
+		var ok bool
+		if list.Outcome, ok = n.stale(failure, oldest); !ok {
 			return nil
 		}
-		list.Outcome = Outcome{Cache: Stale, Upstream: n.FirstUpstream(), Warning: warning}
 	}
 	page, more := Page(names, query)
 	list.Tags = page
@@ -165,11 +164,10 @@ func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, id storage
 	}
 	o := Outcome{Cache: Hit}
 	if !errors.Is(failure, ErrOffline) {
-		warning, ok := n.stale(failure, doc.Checked)
-		if !ok {
+		var ok bool
+		if o, ok = n.stale(failure, doc.Checked); !ok {
 			return nil, failure
 		}
-		o = Outcome{Cache: Stale, Upstream: n.FirstUpstream(), Warning: warning}
 	}
 	kept := new(T)
 	if err := json.Unmarshal(doc.Body, kept); err != nil {

@@ -213,11 +213,8 @@ func (n *Namespace) checked(ctx context.Context, id storage.Repository, tag stri
 // does so, and otherwise returns that failure. A tag that is definitely gone is
 // forgotten.
 func (n *Namespace) fallBack(ctx context.Context, id storage.Repository, tag string, known storage.Tag, failure error) (*found, error) {
-	if warning, ok := n.stale(failure, known.Checked); ok {
-		return &found{
-			Outcome: Outcome{Cache: Stale, Upstream: n.FirstUpstream(), Warning: warning},
-			desc:    known.Descriptor,
-		}, nil
+	if o, ok := n.stale(failure, known.Checked); ok {
+		return &found{Outcome: o, desc: known.Descriptor}, nil
 	}
 	if errors.Is(failure, upstream.ErrNotFound) {
 		if err := n.cache.catalog.DeleteTag(ctx, id, tag); err != nil && !errors.Is(err, storage.ErrNotExist) {

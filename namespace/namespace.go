@@ -7,7 +7,7 @@
 // its tag policy, its manner of failing. All namespaces share one [Cache], the
 // state that outlives a change of configuration: the store and its catalog,
 // the running downloads, the lookups under way, and the [Pool] of background
-// jobs.
+// jobs. A [Warmer] gives that pool the images to keep in the cache.
 //
 // The package knows neither the configuration's syntax nor HTTP handlers.
 package namespace
@@ -23,9 +23,6 @@ import (
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
-
-// ErrNameUnknown says that no configured block answers a name.
-var ErrNameUnknown = errors.New("no configured repository answers this name")
 
 // ErrOffline says that content is not cached and its namespace is offline.
 var ErrOffline = errors.New("not cached, and the namespace is offline")
@@ -60,6 +57,9 @@ type Spec struct {
 	MaxStale     time.Duration
 	// Offline is whether upstreams are never contacted.
 	Offline bool
+
+	// Warm are the images that a [Warmer] keeps in the cache.
+	Warm []Warming
 }
 
 // Namespace is one mirrored registry. Its methods may be called concurrently.
@@ -93,6 +93,25 @@ func (n *Namespace) FirstUpstream() string {
 	return n.spec.UpstreamHosts[0]
 }
 
+// UpstreamKey returns what the configuration calls the upstream of a host, or
+// all of the namespace's upstreams where the host does not tell which one it is.
+func (n *Namespace) UpstreamKey(host string) string {
+	key, found := fmt.Sprintf("repository.%q.upstream", n.spec.Key), -1
+	for i, h := range n.spec.UpstreamHosts {
+		if !strings.EqualFold(h, host) {
+			continue
+		}
+		if found >= 0 {
+			return key
+		}
+		found = i
+	}
+	if found < 0 {
+		return key
+	}
+	return fmt.Sprintf("%s[%d]", key, found)
+}
+
 // id is the cache identity of a repository of the namespace.
 func (n *Namespace) id(repo string) storage.Repository {
 	return storage.Repository{Namespace: n.spec.Key, Name: repo}
@@ -106,14 +125,17 @@ func (n *Namespace) offline(what string) error {
 }
 
 // stale reports whether an upstream's failure is answered with what was last
-// checked at the given time, and what the client is told about it.
-func (n *Namespace) stale(err error, checked time.Time) (warning string, ok bool) {
+// checked at the given time, and returns the outcome of such an answer.
+func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
 	class := upstream.ClassOf(err)
 	if !slices.Contains(n.spec.ServeStaleOn, class) || n.tooOld(checked) {
-		return "", false
+		return Outcome{}, false
 	}
-	return fmt.Sprintf("%s is %s; served from the cache, last checked %s ago",
-		n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "), time.Since(checked).Round(time.Second)), true
+	return Outcome{
+		Cache: Stale, Upstream: n.FirstUpstream(), Failure: class,
+		Warning: fmt.Sprintf("%s is %s; served from the cache, last checked %s ago",
+			n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "), time.Since(checked).Round(time.Second)),
+	}, true
 }
 
 // tooOld reports whether what was last checked at the given time is no longer

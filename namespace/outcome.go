@@ -1,5 +1,7 @@
 package namespace
 
+import "github.com/weirhq/weir/upstream"
+
 // CacheStatus is what the cache had to do with an answer.
 type CacheStatus int
 
@@ -69,7 +71,9 @@ func (s CacheStatus) Label() string {
 type Outcome struct {
 	Cache    CacheStatus
 	Upstream string // host of the upstream that was asked; "" when none was
-	Warning  string // why the answer may be out of date; "" when it is not
+	// Of a stale answer: how the upstream failed, and what the client is told.
+	Failure upstream.Class
+	Warning string
 }
 
 func (o *Outcome) set(to Outcome) { *o = to }

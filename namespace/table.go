@@ -60,11 +60,7 @@ func (t *Table) Namespaces() []*Namespace { return t.byLength }
 // ErrNameUnknown when no namespace answers.
 func (t *Table) Resolve(ns, name string) (*Namespace, string, error) {
 	if n := t.byHost[canonicalHost(ns)]; n != nil {
-		rest, ok := cutKey(name, n.Key())
-		if !ok {
-			rest = name
-		}
-		return n, n.repository(rest), nil
+		return n, n.own(name), nil
 	}
 	for _, n := range t.byLength {
 		if rest, ok := cutKey(name, n.Key()); ok {
@@ -74,16 +70,7 @@ func (t *Table) Resolve(ns, name string) (*Namespace, string, error) {
 	if t.fallback != nil {
 		return t.fallback, t.fallback.repository(name), nil
 	}
-	return nil, "", fmt.Errorf("%w: %s; configured are %s", ErrNameUnknown, name, t.keys())
-}
-
-func (t *Table) keys() string {
-	keys := make([]string, len(t.byLength))
-	for i, n := range t.byLength {
-		keys[i] = n.Key()
-	}
-	slices.Sort(keys)
-	return strings.Join(keys, ", ")
+	return nil, "", t.unknown(name)
 }
 
 // cutKey takes a key of whole segments off the front of a name.
@@ -93,6 +80,15 @@ func cutKey(name, key string) (rest string, ok bool) {
 		return "", false
 	}
 	return strings.TrimPrefix(rest, "/"), true
+}
+
+// own is the name below the namespace that a name stands for which is this
+// namespace's, whether or not it begins with the key.
+func (n *Namespace) own(name string) string {
+	if rest, ok := cutKey(name, n.Key()); ok {
+		name = rest
+	}
+	return n.repository(name)
 }
 
 // repository is the name below the namespace that what is left of a name after

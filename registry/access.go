@@ -6,10 +6,10 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/felixge/httpsnoop"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/namespace"
 )
@@ -17,8 +17,9 @@ import (
 // entry is what a request's handler tells the log and the metrics.
 type entry struct {
 	op         Operation
-	namespace  string
-	repository string // canonical: the namespace's key and the name below it
+	ns         *namespace.Namespace // that answers; nil where none does
+	namespace  string               // its key
+	repository string               // canonical: the namespace's key and the name below it
 	reference  string
 	outcome    namespace.Outcome
 	err        error
@@ -54,7 +55,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if m.Code == 0 && failure == nil {
 			m.Code = http.StatusOK // as net/http says where no handler does
 		}
-		h.account(r, e, m, time.Since(start))
+		s := served{
+			status: m.Code, bytes: m.Written, took: time.Since(start),
+			aborted: failure != nil && r.Context().Err() == nil,
+		}
+		h.account(r, e, s)
+		e.describe(trace.SpanFromContext(r.Context()), r.Method, s)
 		if failure != nil {
 			panic(http.ErrAbortHandler)
 		}
@@ -65,14 +71,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // account logs and counts a request that has ended.
-func (h *Handler) account(r *http.Request, e *entry, m httpsnoop.Metrics, took time.Duration) {
+func (h *Handler) account(r *http.Request, e *entry, s served) {
 	level := slog.LevelInfo
-	if !strings.HasPrefix(r.URL.Path, "/v2") {
+	if !isAPI(r) {
 		level = slog.LevelDebug // probes and scrapes
 	} else {
-		h.opts.Metrics.request(e, m.Code, m.Written, took)
+		h.opts.Metrics.request(e, s)
 	}
-	if m.Code >= http.StatusInternalServerError {
+	if s.status >= http.StatusInternalServerError {
 		level = slog.LevelWarn
 	}
 	if !h.opts.Logger.Enabled(r.Context(), level) {
@@ -86,9 +92,9 @@ func (h *Handler) account(r *http.Request, e *entry, m httpsnoop.Metrics, took t
 		slog.String("method", r.Method),
 		slog.String("repository", e.repository),
 		slog.String("reference", e.reference),
-		slog.Int("status", m.Code),
-		slog.Int64("bytes", m.Written),
-		slog.Duration("duration", took),
+		slog.Int("status", s.status),
+		slog.Int64("bytes", s.bytes),
+		slog.Duration("duration", s.took),
 		slog.String("cache", e.outcome.Cache.Label()),
 		slog.String("client", client),
 	}
@@ -101,6 +107,10 @@ func (h *Handler) account(r *http.Request, e *entry, m httpsnoop.Metrics, took t
 	}
 	if e.err != nil {
 		attrs = append(attrs, slog.Any("error", e.err))
+	}
+	// What was not sampled is nowhere to be found, unless by the client.
+	if span := trace.SpanContextFromContext(r.Context()); span.IsSampled() || span.IsValid() && r.Header.Get("Traceparent") != "" {
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}
 	h.opts.Logger.LogAttrs(r.Context(), level, "request", attrs...)
 }

@@ -10,8 +10,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -146,15 +149,21 @@ func TestSendfile(t *testing.T) {
 	path := "/v2/up.example/app/blobs/" + dgst.String()
 	m.do("GET", path)
 	m.settle()
-	for _, byteRange := range []string{"", "bytes=10-", "bytes=-100000"} {
-		w := &sink{ResponseRecorder: httptest.NewRecorder()}
-		req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
-		if byteRange != "" {
-			req.Header.Set("Range", byteRange)
-		}
-		m.handler.ServeHTTP(w, req)
-		if w.files != 1 || w.others != 0 || w.Header().Get("Cache-Status") != "weir; hit" {
-			t.Errorf("%q: %d files and %d other readers, %v", byteRange, w.files, w.others, w.Header())
+	provider := trace.NewTracerProvider()
+	for name, handler := range map[string]http.Handler{
+		"not traced": m.handler,
+		"traced":     registry.Traced(m.handler, provider, propagation.TraceContext{}),
+	} {
+		for _, byteRange := range []string{"", "bytes=10-", "bytes=-100000"} {
+			w := &sink{ResponseRecorder: httptest.NewRecorder()}
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil)
+			if byteRange != "" {
+				req.Header.Set("Range", byteRange)
+			}
+			handler.ServeHTTP(w, req)
+			if w.files != 1 || w.others != 0 || w.Header().Get("Cache-Status") != "weir; hit" {
+				t.Errorf("%s, %q: %d files and %d other readers, %v", name, byteRange, w.files, w.others, w.Header())
+			}
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weirhq/weir/namespace"
@@ -21,6 +22,15 @@ type Error struct {
 	Code       string
 	Message    string
 	RetryAfter time.Duration // 0: the client is not told
+	Detail     *Detail       // nil: there is none
+}
+
+// Detail is what scripts may want to know of an upstream's failure.
+type Detail struct {
+	Upstream   string `json:"upstream"`              // host
+	Class      string `json:"class"`                 // not_found, denied, rate_limited or unavailable
+	Status     int    `json:"status,omitempty"`      // of the upstream's answer, if there was one
+	RetryAfter int    `json:"retry_after,omitempty"` // seconds
 }
 
 // Error returns the message.
@@ -35,8 +45,8 @@ var errInternal = &Error{
 	Message: "internal error; the mirror's log has the details",
 }
 
-// toWire is the one place where a failure becomes an answer.
-func toWire(op Operation, err error) *Error {
+// toWire is the one place where the failure of a request becomes an answer.
+func toWire(e *entry, err error) *Error {
 	var wire *Error
 	var failed *upstream.Error
 	isUpstream := errors.As(err, &failed)
@@ -46,11 +56,14 @@ func toWire(op Operation, err error) *Error {
 	case errors.Is(err, namespace.ErrNameUnknown):
 		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: err.Error()}
 	case errors.Is(err, namespace.ErrOffline):
-		return &Error{Status: http.StatusNotFound, Code: unknown(op), Message: err.Error()}
+		return &Error{Status: http.StatusNotFound, Code: unknown(e.op), Message: err.Error()}
 	case isUpstream:
-		return upstreamToWire(op, failed)
+		return upstreamToWire(e, failed)
 	case errors.Is(err, storage.ErrCorrupt):
-		return &Error{Status: http.StatusBadGateway, Code: "UNAVAILABLE", Message: err.Error()}
+		return &Error{
+			Status: http.StatusBadGateway, Code: "UNAVAILABLE",
+			Message: strings.TrimPrefix(err.Error(), "storage: ") + ": what the upstream stores, or a proxy before it, is broken",
+		}
 	case errors.Is(err, context.Canceled):
 		// The client is still there, so it is the mirror that goes.
 		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror is shutting down"}
@@ -59,30 +72,35 @@ func toWire(op Operation, err error) *Error {
 	}
 }
 
-func upstreamToWire(op Operation, err *upstream.Error) *Error {
-	switch wire := (&Error{Message: err.Error()}); err.Class {
+func upstreamToWire(e *entry, err *upstream.Error) *Error {
+	wire := &Error{
+		Message: err.Explain(e.ns.UpstreamKey),
+		Detail:  &Detail{Upstream: err.Host, Class: err.Class.String(), Status: err.Status},
+	}
+	switch err.Class {
 	case upstream.ClassNotFound:
-		wire.Status, wire.Code = http.StatusNotFound, unknown(op)
+		wire.Status, wire.Code = http.StatusNotFound, unknown(e.op)
 		switch err.Code {
 		case "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN":
 			wire.Code = err.Code
 		}
-		return wire
 	case upstream.ClassDenied:
 		wire.Status, wire.Code = http.StatusForbidden, "DENIED"
-		return wire
 	case upstream.ClassRateLimited:
 		wire.Status, wire.Code = http.StatusTooManyRequests, "TOOMANYREQUESTS"
 		wire.RetryAfter = max(err.RetryAfter, time.Second)
-		return wire
+		wire.Detail.RetryAfter = wholeSeconds(wire.RetryAfter)
 	default:
 		wire.Status, wire.Code = http.StatusBadGateway, "UNAVAILABLE"
 		if err.Timeout() {
 			wire.Status = http.StatusGatewayTimeout
 		}
-		return wire
 	}
+	return wire
 }
+
+// wholeSeconds rounds up, so that who waits that long has waited long enough.
+func wholeSeconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
 
 // unknown is the code for what an operation asks for and does not exist.
 func unknown(op Operation) string {
@@ -99,17 +117,18 @@ func unknown(op Operation) string {
 // write sends the error as the specification's JSON document.
 func (e *Error) write(w http.ResponseWriter) {
 	type item struct {
-		Code    string `json:"code"`
-		Message string `json:"message"`
+		Code    string  `json:"code"`
+		Message string  `json:"message"`
+		Detail  *Detail `json:"detail,omitempty"`
 	}
 	header := w.Header()
 	for _, name := range []string{"Cache-Control", "Content-Length", "Docker-Content-Digest", "Etag"} {
 		header.Del(name)
 	}
 	if e.RetryAfter > 0 {
-		header.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
+		header.Set("Retry-After", strconv.Itoa(wholeSeconds(e.RetryAfter)))
 	}
-	writeJSON(w, e.Status, "application/json", map[string][]item{"errors": {{e.Code, e.Message}}})
+	writeJSON(w, e.Status, "application/json", map[string][]item{"errors": {{e.Code, e.Message, e.Detail}}})
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, value any) {

@@ -36,6 +36,7 @@ type mirror struct {
 	cache    *namespace.Cache
 	tables   namespace.Live
 	gatherer *prometheus.Registry
+	metrics  *registry.Metrics
 	handler  *registry.Handler
 	ready    error
 	log      *logLines
@@ -68,10 +69,11 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 		m.flights.Close()
 		m.cache.Wait()
 	})
+	m.metrics = registry.NewMetrics(m.gatherer)
 	m.serve(specs...)
 	m.handler = registry.New(registry.Options{
 		Tables: &m.tables, Cache: m.cache, Ready: func(context.Context) error { return m.ready },
-		Metrics: registry.NewMetrics(m.gatherer), Gatherer: m.gatherer, Logger: logger,
+		Metrics: m.metrics, Gatherer: m.gatherer, Logger: logger,
 	})
 	return m
 }
@@ -84,6 +86,7 @@ func (m *mirror) serve(specs ...namespace.Spec) {
 		m.t.Fatal(err)
 	}
 	m.tables.Store(table)
+	m.metrics.Serve(table)
 }
 
 // block returns a block that one registry is the upstream of, by the key

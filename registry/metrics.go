@@ -2,20 +2,31 @@ package registry
 
 import (
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
 )
 
-// Metrics are the package's. A nil *Metrics counts nothing.
+// Metrics are the package's. Their labels are namespaces of the configuration
+// and fixed words: never a name that a client sent. A nil *Metrics counts
+// nothing.
 type Metrics struct {
-	requests *prometheus.CounterVec
-	duration *prometheus.HistogramVec
-	bytes    *prometheus.CounterVec
+	requests *prometheus.CounterVec   // namespace, operation, status, cache
+	duration *prometheus.HistogramVec // namespace, operation
+	bytes    *prometheus.CounterVec   // namespace, cache
+	stale    *prometheus.CounterVec   // namespace, reason
+	aborted  *prometheus.CounterVec   // namespace
+
+	mu         sync.Mutex // of whoever adds or removes series
+	namespaces atomic.Pointer[map[string]*namespaceMetrics]
 }
 
-// NewMetrics registers the package's metrics. Their labels are namespaces of
-// the configuration and fixed words: never a name that a client sent.
+// NewMetrics registers the package's metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -23,22 +34,161 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"namespace", "operation", "status", "cache"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "weir_request_duration_seconds", Help: "Time from a client's request to the end of its answer.",
-			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600},
+			Buckets: []float64{.001, .005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800},
 		}, []string{"namespace", "operation"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_served_bytes_total", Help: "Bytes of bodies sent to clients.",
 		}, []string{"namespace", "cache"}),
+		stale: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_stale_answers_total",
+			Help: "Answers that came from the cache since the upstream failed, by how it did: unavailable, rate_limited, denied or not_found.",
+		}, []string{"namespace", "reason"}),
+		aborted: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_requests_aborted_total",
+			Help: "Answers that were broken off after they had begun, since the content could not be delivered whole. Their status is that of the beginning.",
+		}, []string{"namespace"}),
 	}
-	r.MustRegister(m.requests, m.duration, m.bytes)
+	r.MustRegister(m.requests, m.duration, m.bytes, m.stale, m.aborted)
+	m.namespaces.Store(&map[string]*namespaceMetrics{"": m.nowhere()})
 	return m
 }
 
-func (m *Metrics) request(e *entry, status int, written int64, took time.Duration) {
+// Serve makes the namespaces of a table those that are counted. Their series
+// are there from the start, at zero, and those of all others go.
+func (m *Metrics) Serve(table *namespace.Table) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := *m.namespaces.Load()
+	now := map[string]*namespaceMetrics{"": before[""]}
+	for _, n := range table.Namespaces() {
+		if now[n.Key()] = before[n.Key()]; now[n.Key()] == nil {
+			now[n.Key()] = m.somewhere(n.Key())
+		}
+	}
+	m.namespaces.Store(&now)
+	for key := range before {
+		if now[key] != nil {
+			continue
+		}
+		label := prometheus.Labels{"namespace": key}
+		for _, vec := range []interface {
+			DeletePartialMatch(prometheus.Labels) int
+		}{m.requests, m.duration, m.bytes, m.stale, m.aborted} {
+			vec.DeletePartialMatch(label)
+		}
+	}
+}
+
+// served is a request that has been answered.
+type served struct {
+	status  int
+	bytes   int64 // of the body
+	aborted bool  // the body is not whole, through no doing of the client
+	took    time.Duration
+}
+
+// request counts a request. One for a namespace that a reload has removed in the
+// meantime is counted nowhere.
+func (m *Metrics) request(e *entry, s served) {
 	if m == nil {
 		return
 	}
-	op, cache := e.op.Label(), e.outcome.Cache.Label()
-	m.requests.WithLabelValues(e.namespace, op, strconv.Itoa(status), cache).Inc()
-	m.duration.WithLabelValues(e.namespace, op).Observe(took.Seconds())
-	m.bytes.WithLabelValues(e.namespace, cache).Add(float64(written))
+	n := (*m.namespaces.Load())[e.namespace]
+	if n == nil {
+		return
+	}
+	a := answer{e.op.Label(), s.status, e.outcome.Cache.Label()}
+	if counter := n.requests[a]; counter != nil {
+		counter.Inc()
+	} else {
+		m.rare(e.namespace, n, a)
+	}
+	n.duration[a.operation].Observe(s.took.Seconds())
+	n.bytes[a.cache].Add(float64(s.bytes))
+	if e.outcome.Cache == namespace.Stale {
+		n.stale[e.outcome.Failure].Inc()
+	}
+	if s.aborted {
+		n.aborted.Inc()
+	}
+}
+
+// rare counts an answer that has no series from the start.
+func (m *Metrics) rare(key string, n *namespaceMetrics, a answer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if (*m.namespaces.Load())[key] == n {
+		m.requests.WithLabelValues(key, a.operation, strconv.Itoa(a.status), a.cache).Inc()
+	}
+}
+
+// answer is what requests are told apart by.
+type answer struct {
+	operation string
+	status    int
+	cache     string
+}
+
+// namespaceMetrics are those of one namespace, looked up once.
+type namespaceMetrics struct {
+	requests map[answer]prometheus.Counter
+	duration map[string]prometheus.Observer // by operation
+	bytes    map[string]prometheus.Counter  // by cache
+	stale    map[upstream.Class]prometheus.Counter
+	aborted  prometheus.Counter
+}
+
+// nowhere returns the metrics of requests that are for no namespace.
+func (m *Metrics) nowhere() *namespaceMetrics {
+	n := m.namespace("", namespace.None)
+	m.expect(n, "", []Operation{OpPing}, []int{200}, namespace.None)
+	m.expect(n, "", operations(), []int{404}, namespace.None)
+	return n
+}
+
+// somewhere returns the metrics of a namespace. Every answer has its series from
+// the start that an alert looks for.
+func (m *Metrics) somewhere(key string) *namespaceMetrics {
+	n := m.namespace(key, namespace.None, namespace.Hit, namespace.Revalidated, namespace.Stale, namespace.Miss, namespace.Collapsed)
+	for _, class := range []upstream.Class{upstream.ClassNotFound, upstream.ClassDenied, upstream.ClassUnavailable, upstream.ClassRateLimited} {
+		n.stale[class] = m.stale.WithLabelValues(key, class.String())
+	}
+	pulls := []Operation{OpManifest, OpBlob, OpTags, OpReferrers}
+	m.expect(n, key, pulls, []int{200}, namespace.Hit, namespace.Miss, namespace.Collapsed)
+	m.expect(n, key, []Operation{OpBlob}, []int{206}, namespace.Hit, namespace.Miss, namespace.Collapsed)
+	m.expect(n, key, []Operation{OpManifest, OpBlob}, []int{200}, namespace.Revalidated)
+	m.expect(n, key, []Operation{OpManifest, OpTags, OpReferrers}, []int{200}, namespace.Stale)
+	m.expect(n, key, pulls, []int{403, 404, 429, 500, 502, 503, 504}, namespace.None)
+	m.expect(n, key, []Operation{OpWrite}, []int{401}, namespace.None)
+	return n
+}
+
+func operations() []Operation { return []Operation{OpManifest, OpBlob, OpTags, OpReferrers, OpWrite} }
+
+func (m *Metrics) namespace(key string, caches ...namespace.CacheStatus) *namespaceMetrics {
+	n := &namespaceMetrics{
+		requests: make(map[answer]prometheus.Counter),
+		duration: make(map[string]prometheus.Observer),
+		bytes:    make(map[string]prometheus.Counter),
+		stale:    make(map[upstream.Class]prometheus.Counter),
+		aborted:  m.aborted.WithLabelValues(key),
+	}
+	for _, op := range operations() {
+		n.duration[op.Label()] = m.duration.WithLabelValues(key, op.Label())
+	}
+	for _, cache := range caches {
+		n.bytes[cache.Label()] = m.bytes.WithLabelValues(key, cache.Label())
+	}
+	return n
+}
+
+func (m *Metrics) expect(n *namespaceMetrics, key string, ops []Operation, statuses []int, caches ...namespace.CacheStatus) {
+	for _, op := range ops {
+		for _, status := range statuses {
+			for _, cache := range caches {
+				a := answer{op.Label(), status, cache.Label()}
+				n.requests[a] = m.requests.WithLabelValues(key, a.operation, strconv.Itoa(status), a.cache)
+			}
+		}
+	}
 }

@@ -52,11 +52,11 @@ func New(opts Options) *Handler {
 	h.router = mux.NewRouter().SkipClean(true)
 	h.router.Path("/healthz").HandlerFunc(h.health)
 	h.router.Path("/readyz").HandlerFunc(h.ready)
-	h.router.Path("/metrics").Handler(promhttp.HandlerFor(opts.Gatherer, promhttp.HandlerOpts{}))
+	h.router.Path("/metrics").Handler(promhttp.HandlerFor(opts.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	h.router.Path("/v2").HandlerFunc(h.api)
 	h.router.PathPrefix("/v2/").HandlerFunc(h.api)
 	h.router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		toWire("", notFound(r.URL.Path)).write(w)
+		toWire(&entry{}, notFound(r.URL.Path)).write(w)
 	})
 	return h
 }
@@ -88,7 +88,7 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 	case r.Context().Err() != nil:
 		errClientGone.write(w)
 	default:
-		toWire(entry.op, err).write(w)
+		toWire(entry, err).write(w)
 	}
 	entry.err = err
 	if failed, ok := errors.AsType[*upstream.Error](err); ok {
@@ -120,7 +120,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 		e.repository = req.Name
 		return err
 	}
-	e.namespace = ns.Key()
+	e.ns, e.namespace = ns, ns.Key()
 	e.repository = ns.Key() + "/" + repo
 	if req.NS != "" && namespace.SameHost(req.NS, ns.Host()) {
 		w.Header().Set("OCI-Namespace", req.NS)

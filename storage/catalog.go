@@ -3,7 +3,9 @@ package storage
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -142,6 +144,31 @@ func (c *Catalog) Link(ctx context.Context, repo Repository, dgst digest.Digest)
 		return ocispec.Descriptor{}, err
 	}
 	return c.links.get(ctx, key)
+}
+
+// Links yields the descriptors under which a repository possesses contents, in
+// the order of their keys. What is listed and cannot be understood is left out.
+func (c *Catalog) Links(ctx context.Context, repo Repository) iter.Seq2[ocispec.Descriptor, error] {
+	return func(yield func(ocispec.Descriptor, error) bool) {
+		prefix, err := repositoryKey(repo, linksSegment)
+		if err != nil {
+			yield(ocispec.Descriptor{}, err)
+			return
+		}
+		for key, err := range c.records.List(ctx, prefix) {
+			if err != nil {
+				yield(ocispec.Descriptor{}, fmt.Errorf("storage: cannot list the links of %s: %w", repo, err))
+				return
+			}
+			link, err := c.links.get(ctx, key)
+			if errors.Is(err, ErrNotExist) {
+				continue
+			}
+			if !yield(link, err) || err != nil {
+				return
+			}
+		}
+	}
 }
 
 // PutLink records that a repository possesses a content. Where the same is

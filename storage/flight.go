@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -43,16 +44,19 @@ type Flight struct {
 	flights *Flights
 	digest  digest.Digest
 	src     Source
+	started time.Time
 	ctx     context.Context
 	cancel  context.CancelFunc
+	span    trace.Span    // of the whole flight; one that does nothing where it is not traced
 	ready   chan struct{} // closed when the size is known, or the flight ended
 	done    chan struct{} // closed when the flight ended
 	isReady sync.Once
 
 	// The flight's goroutine alone uses these until done is closed; then
 	// they are never changed again.
-	hash hash.Hash // of the bytes in the spool
-	err  error
+	hash   hash.Hash // of the bytes in the spool
+	stored bool
+	err    error
 
 	mu      sync.Mutex
 	spool   *spool.Spool  // nil while there is none
@@ -69,8 +73,10 @@ func newFlight(fs *Flights, dgst digest.Digest, src Source) *Flight {
 		flights: fs,
 		digest:  dgst,
 		src:     src,
+		started: time.Now(),
 		ctx:     ctx,
 		cancel:  cancel,
+		span:    trace.SpanFromContext(context.Background()),
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 		hash:    dgst.Algorithm().Hash(),
@@ -115,6 +121,7 @@ func (f *Flight) run() {
 		f.flights.opts.Health.Failed(store.error, "digest", f.digest)
 	}
 	f.err = err
+	f.endSpan()
 	f.flights.remove(f)
 	f.mu.Lock()
 	f.stopped = true
@@ -131,7 +138,7 @@ func (f *Flight) run() {
 	f.mu.Unlock()
 	close(f.done)
 	f.markReady()
-	f.flights.opts.Metrics.flightEnded()
+	f.flights.opts.Metrics.flightEnded(f.result(), time.Since(f.started))
 }
 
 // download fetches until the content is there, pausing while nobody wants it
@@ -151,9 +158,11 @@ func (f *Flight) download() error {
 			f.commit(s)
 			return nil
 		case errors.Is(err, errUnattended):
+			f.span.AddEvent("paused: nobody reads it")
 			if !f.attended(0) {
 				return context.Cause(f.ctx)
 			}
+			f.span.AddEvent("resumed")
 		case errors.Is(err, errElsewhere) && s.Reset():
 			f.hash.Reset()
 		default:
@@ -169,7 +178,10 @@ var errElsewhere = fmt.Errorf("%w, another upstream may do better", ErrCorrupt)
 // content into the spool.
 func (f *Flight) fetch(s *spool.Spool) error {
 	places, namespace := f.flights.places, f.src.Repository.Namespace
-	if err := places.enter(f.ctx, namespace); err != nil {
+	f.flights.opts.Metrics.flightWaits(1)
+	err := places.enter(f.ctx, namespace)
+	f.flights.opts.Metrics.flightWaits(-1)
+	if err != nil {
 		return err
 	}
 	defer places.leave(namespace)
@@ -253,9 +265,12 @@ func (f *Flight) commit(s *spool.Spool) {
 	}
 	if err := f.flights.opts.Store.Commit(f.ctx, f.digest, s); err != nil {
 		f.flights.opts.Health.Failed(err, "digest", f.digest)
+		f.span.RecordError(err)
 		return
 	}
+	f.stored = true
 	f.flights.opts.Health.Succeeded()
+	f.span.AddEvent("stored")
 }
 
 // attended reports whether somebody wants the flight. Where nobody does it

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -57,7 +58,11 @@ type FlightsOptions struct {
 	Idle    func(*Flight)
 	Health  *Health // of the store; may be nil
 	Metrics *Metrics
-	Logger  *slog.Logger
+	// Tracer makes the spans of downloads that a traced request begins; nil:
+	// there are none. It has to record all that it is asked for: whether to was
+	// decided for the request.
+	Tracer trace.Tracer
+	Logger *slog.Logger
 }
 
 // Flights runs at most one download per digest. See [Flight].
@@ -97,6 +102,7 @@ func (fs *Flights) Open(ctx context.Context, dgst digest.Digest, src Source) (*O
 	defer fs.mu.Unlock()
 	if f, ok := fs.flights[dgst]; ok {
 		f.hold()
+		linkSpans(trace.SpanFromContext(ctx), f.span)
 		return nil, newReader(ctx, f, src, true), nil
 	}
 	// A flight leaves the map only after its commit, so one that ended since
@@ -109,6 +115,7 @@ func (fs *Flights) Open(ctx context.Context, dgst digest.Digest, src Source) (*O
 		return nil, nil, fmt.Errorf("storage: no new downloads while shutting down: %w", err)
 	}
 	f := newFlight(fs, dgst, src)
+	f.trace(ctx)
 	fs.flights[dgst] = f
 	fs.opts.Metrics.flightStarted()
 	fs.ended.Go(f.run)

@@ -185,7 +185,7 @@ func (l *Limit) Open(ctx context.Context, dgst digest.Digest) (*Object, error) {
 // Commit implements [Store]. The content is not evicted before the spool and all
 // its readers are closed.
 func (l *Limit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
-	s, e, err := l.expect(ctx, dgst, !sp.Urgent())
+	s, e, fresh, err := l.expect(ctx, dgst, !sp.Urgent())
 	if err != nil {
 		return err
 	}
@@ -193,23 +193,17 @@ func (l *Limit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		if e != nil {
-			l.index.unpin(s, e)
+		l.index.unpin(s, e)
+		if fresh && e.is(linked) {
+			l.index.unlink(e)
+			l.index.free(s, e)
 		}
 		return err
 	}
-	before := e
-	if before == nil {
-		k, other := split(dgst)
-		s, e = l.index.find(k)
-		if before = e; e == nil {
-			s, e = l.index.add(k, other, 0)
-		}
-		l.index.pin(e)
-	}
 	l.index.resize(e, sp.Size())
+	e.state &^= arriving
 	l.use(s, e, time.Now().UnixNano())
-	if before == nil {
+	if fresh {
 		l.reserved -= sp.HandOver(func() { l.unpin(s) })
 		return nil
 	}
@@ -223,30 +217,38 @@ func (l *Limit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	return nil
 }
 
-// expect looks up a content that is about to be committed, and pins it if it is
-// already there. It waits for one that is just being deleted if it may, and else
-// returns spool.ErrBusy.
-func (l *Limit) expect(ctx context.Context, dgst digest.Digest, wait bool) (slot, *entry, error) {
+// expect pins the entry of a content that is about to be committed. A fresh one,
+// of a content that is not there yet, has no bytes: they are those of the spool's
+// reservation until the commit is done, whoever sees the content before. It
+// waits for one that is just being deleted if it may, and else returns
+// spool.ErrBusy.
+func (l *Limit) expect(ctx context.Context, dgst digest.Digest, wait bool) (s slot, e *entry, fresh bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {
-		s, e := l.index.find(keyOf(dgst))
+		s, e = l.index.find(keyOf(dgst))
 		if e == nil && !l.ready {
 			l.mu.Unlock()
 			info, err := l.next.Stat(ctx, dgst)
 			l.mu.Lock()
 			if err == nil {
 				s, e = l.known(dgst, info.Size)
+			} else {
+				s, e = l.index.find(keyOf(dgst))
 			}
 		}
 		switch {
 		case e == nil:
-			return s, nil, nil
+			k, other := split(dgst)
+			s, e = l.index.add(k, other, 0)
+			e.state |= arriving
+			l.index.pin(e)
+			return s, e, true, nil
 		case !e.is(doomed):
 			l.index.pin(e)
-			return s, e, nil
+			return s, e, false, nil
 		case !wait:
-			return 0, nil, fmt.Errorf("%w: %s is just being deleted", spool.ErrBusy, dgst)
+			return 0, nil, false, fmt.Errorf("%w: %s is just being deleted", spool.ErrBusy, dgst)
 		}
 		changed := l.changed
 		l.mu.Unlock()
@@ -258,7 +260,7 @@ func (l *Limit) expect(ctx context.Context, dgst digest.Digest, wait bool) (slot
 		}
 		l.mu.Lock()
 		if err != nil {
-			return 0, nil, err
+			return 0, nil, false, err
 		}
 	}
 }
@@ -279,7 +281,8 @@ func (l *Limit) Delete(ctx context.Context, dgst digest.Digest) error {
 	case idle:
 		l.finish(s, e, gone)
 	case gone:
-		if _, still := l.index.find(keyOf(dgst)); still == e && e != nil && e.pins > 0 {
+		_, still := l.index.find(keyOf(dgst))
+		if still == e && e != nil && e.pins > 0 && (err == nil || !e.is(arriving)) {
 			l.index.orphan(e)
 		}
 	}

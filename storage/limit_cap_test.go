@@ -49,7 +49,6 @@ func TestLimitHoldsTheCap(t *testing.T) {
 	root := t.TempDir()
 	s := openDisk(t, root)
 	l := storage.NewLimit(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), storage.LimitOptions{MaxBytes: limit, Touch: s.Touch})
-	t.Cleanup(func() { must(t, l.Close()) })
 	flights := newSetup(t, func(o *storage.FlightsOptions) { o.Store, o.Spools = l, s.Spools() })
 
 	var origins []*origin
@@ -88,6 +87,7 @@ func TestLimitHoldsTheCap(t *testing.T) {
 	must(t, flights.Drain(t.Context()))
 	close(stop)
 	sampling.Wait()
+	must(t, l.Close()) // what is just being evicted has gone then
 	got := l.Usage()
 	if got.Reserved != 0 || got.Pinned != 0 || got.Objects == 0 {
 		t.Errorf("%+v when all is quiet", got)

@@ -52,6 +52,7 @@ const (
 	queued                     // waits for what it refers to being used
 	leaf                       // known to be no manifest
 	seen                       // found by the scan that is running
+	arriving                   // being stored for the first time, and without bytes until that is done
 )
 
 func (e *entry) is(s state) bool { return e.state&s != 0 }

@@ -38,7 +38,7 @@ func (l *Limit) use(s slot, e *entry, now int64) {
 		e.state |= dirty
 		l.used = append(l.used, s)
 	}
-	if e.size <= maxManifest && !e.is(leaf) && !e.is(queued) {
+	if e.size <= maxManifest && !e.is(leaf|queued|arriving) {
 		e.state |= queued
 		l.manifests = append(l.manifests, s)
 		if len(l.manifests) == 1 {

@@ -156,6 +156,26 @@ func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
+// Complete waits until the flight has ended and returns its error, without
+// reading a byte. Where the reader's context ends first, a download that nobody
+// else wants is given up. The reader cannot be used any more.
+func (r *Reader) Complete() error {
+	var err error
+	select {
+	case <-r.flight.done:
+		err = r.flight.err
+	case <-r.ctx.Done():
+		err = context.Cause(r.ctx)
+	}
+	r.drop()
+	r.closed = true
+	r.flight.flights.opts.Metrics.readerClosed()
+	if r.flight.release() {
+		r.flight.Abandon()
+	}
+	return err
+}
+
 // Close gives up the reader's hold on the flight.
 func (r *Reader) Close() error {
 	if r.closed {

@@ -18,6 +18,12 @@ need docker-registry docker-registry
 need podman podman
 need buildah buildah
 need runc runc
+need curl curl
+need rsync rsync
+need promtool prometheus
+need docker-compose docker-compose
+need systemd-analyze systemd
+need redis-cli redis-tools
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

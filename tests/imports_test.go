@@ -22,10 +22,11 @@ var arrows = map[string][]string{
 	"storage":       {"storage/spool"},
 	"storage/disk":  {"storage", "storage/spool"},
 	"upstream":      {"tokencache"},
-	"namespace":     {"storage", "storage/spool", "upstream"},
+	"warm":          nil,
+	"namespace":     {"storage", "storage/spool", "upstream", "warm"},
 	"registry":      {"namespace", "storage", "upstream"},
 	"cmd/weir": {
-		"clientconfig", "config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest",
+		"clientconfig", "config", "namespace", "registry", "storage", "storage/disk", "tokencache", "upstream", "upstream/sharedrest", "warm",
 	},
 	"upstream/sharedrest": nil,
 }
@@ -41,6 +42,20 @@ var alone = map[string]string{
 	"github.com/felixge/httpsnoop": "registry",
 	"github.com/google/go-cmp/cmp": "",
 	"go.uber.org/goleak":           "",
+
+	"github.com/coreos/go-systemd/v22/daemon": "cmd/weir",
+
+	"go.opentelemetry.io/otel":                                        "cmd/weir", // its globals
+	"go.opentelemetry.io/otel/sdk/trace":                              "cmd/weir",
+	"go.opentelemetry.io/otel/sdk/resource":                           "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace":               "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc": "cmd/weir",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp": "cmd/weir",
+	"go.opentelemetry.io/contrib/propagators/autoprop":                "cmd/weir",
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp":   "registry",
+
+	"github.com/distribution/reference": "config",
+	"github.com/vbauerster/mpb/v8":      "cmd/weir",
 }
 
 func TestImportsPointOneWay(t *testing.T) {

@@ -159,7 +159,8 @@ func TestKillAtEveryStep(t *testing.T) {
 					kills++
 				}
 			}
-			if kills*2 < len(steps) {
+			// A call that occurred once may have been chance.
+			if len(steps) > 1 && kills*2 < len(steps) {
 				t.Errorf("%d of %d kills happened", kills, len(steps))
 			}
 		})

@@ -253,7 +253,7 @@ func TestVerifyOnATerminal(t *testing.T) {
 		t.Errorf("verify: %v", err)
 	}
 	harness.Eventually(t, "the summary", func() bool { return strings.Contains(out.String(), "verified 4 objects, 4.0 MiB\r\n") })
-	for _, want := range []string{"\rverifying   0% |", "\rverifying 100% |", "4.0/4.0 MiB"} {
+	for _, want := range []string{"verifying 100% [", "4.0 MiB / 4.0 MiB"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the terminal shows %q, want %q", out, want)
 		}

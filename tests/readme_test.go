@@ -14,44 +14,57 @@ import (
 	"github.com/weirhq/weir/tests/harness"
 )
 
-// readmeCommands are the shell blocks of the README, in their order.
-func readmeCommands(t *testing.T) []string {
+// shellBlocks are the commands of a page, in their order.
+func shellBlocks(t *testing.T, page string) []string {
 	t.Helper()
-	page, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile(page)
 	harness.Must(t, err)
 	var commands []string
-	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(page, -1) {
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(text, -1) {
 		commands = append(commands, strings.TrimSpace(string(block[1])))
 	}
 	return commands
 }
 
-// The first command of the README, as it stands, serves on port 8000.
-func TestReadmeServes(t *testing.T) {
-	command := readmeCommands(t)[0]
-	if command != "go run ./cmd/weir serve" {
-		t.Fatalf("the README's first command is %q", command)
-	}
-	// In a copy, so that its data is not left in the tree.
+// copyTree copies the sources, so that what commands leave there is not left in
+// the tree, and returns the copy's directory.
+func copyTree(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	harness.Run(t, exec.CommandContext(t.Context(), "sh", "-c", `cd .. && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$0"`, dir))
+	return dir
+}
+
+// startServing runs a command of a page that starts the mirror on port 8000, and
+// returns its log. It ends with the test as Ctrl-C would end it: on SIGTERM
+// go run would leave what it has built.
+func startServing(t *testing.T, command, dir string, env ...string) *harness.LogBuffer {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", "exec "+command)
-	cmd.Dir = dir
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	log := &harness.LogBuffer{}
 	cmd.Stderr = log
 	stdout, err := cmd.StdoutPipe()
 	harness.Must(t, err)
 	harness.Must(t, cmd.Start())
-	defer func() {
-		// As Ctrl-C does: on SIGTERM go run would leave what it has built.
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
-		_ = cmd.Wait()
-	}()
+	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has ended before
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "weir: listening on http://127.0.0.1:8000" {
-		t.Fatalf("it printed %q, %v\n%s", line, err, log)
+		t.Fatalf("%s printed %q, %v\n%s", command, line, err, log)
 	}
+	return log
+}
+
+// The first command of the README, as it stands, serves on port 8000.
+func TestReadmeServes(t *testing.T) {
+	command := shellBlocks(t, "../README.md")[0]
+	if command != "go run ./cmd/weir serve" {
+		t.Fatalf("the README's first command is %q", command)
+	}
+	dir := copyTree(t)
+	startServing(t, command, dir)
 	resp, err := http.Get("http://127.0.0.1:8000/v2/")
 	harness.Must(t, err)
 	resp.Body.Close()
@@ -63,25 +76,12 @@ func TestReadmeServes(t *testing.T) {
 	}
 }
 
-// The second command is the one that CI runs.
+// The second command, the last one, is the one that CI runs.
 func TestReadmeTests(t *testing.T) {
-	command := readmeCommands(t)[1]
+	commands := shellBlocks(t, "../README.md")
 	script, err := os.ReadFile("../.ci/run")
 	harness.Must(t, err)
-	if command != "make test" || !strings.Contains(string(script), "\n"+command+"\n") {
-		t.Errorf("the README's second command is %q, and .ci/run is\n%s", command, script)
+	if len(commands) != 2 || commands[1] != "make test" || !strings.Contains(string(script), "\nmake test\n") {
+		t.Errorf("the README's commands are %q, and .ci/run is\n%s", commands, script)
 	}
-}
-
-// The README's configuration is one.
-func TestReadmeConfiguration(t *testing.T) {
-	page, err := os.ReadFile("../README.md")
-	harness.Must(t, err)
-	block := regexp.MustCompile("(?s)```toml\n(.*?)```").FindSubmatch(page)
-	dir := t.TempDir()
-	secret := filepath.Join(dir, "hub")
-	harness.WriteFile(t, secret, "secret")
-	file := filepath.Join(dir, "config.toml")
-	harness.WriteFile(t, file, strings.ReplaceAll(string(block[1]), "/run/secrets/hub", secret))
-	harness.Run(t, exec.CommandContext(t.Context(), harness.Binary(), "check", "--config", file))
 }

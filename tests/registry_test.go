@@ -66,11 +66,7 @@ func TestAnonymousRegistry(t *testing.T) {
 
 func TestHtpasswdRegistry(t *testing.T) {
 	const password = "correct horse battery staple"
-	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
-	harness.Must(t, err)
-	htpasswd := filepath.Join(t.TempDir(), "htpasswd")
-	harness.WriteFile(t, htpasswd, "puller:"+string(hash)+"\n")
-	d := harness.StartDistribution(t, http.DefaultClient, "http", "", fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}", htpasswd))
+	d := startHtpasswd(t, "puller", password)
 	img := harness.NewImage(t, 1000)
 	push := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + d.Addr, Username: "puller", Password: password}
 	push.PushImage(t, "org/app", "1.2", img)
@@ -87,6 +83,16 @@ func TestHtpasswdRegistry(t *testing.T) {
 	if a := w.Get(t, blobPath("wrong/org/app", digest.FromBytes(img.Config))); a.Status != http.StatusForbidden {
 		t.Errorf("a blob that is cached through the other block: %d %s", a.Status, a.Body)
 	}
+}
+
+// startHtpasswd runs a real registry that has one account.
+func startHtpasswd(t *testing.T, username, password string) *harness.Distribution {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+	harness.Must(t, err)
+	htpasswd := filepath.Join(t.TempDir(), "htpasswd")
+	harness.WriteFile(t, htpasswd, username+":"+string(hash)+"\n")
+	return harness.StartDistribution(t, http.DefaultClient, "http", "", fmt.Sprintf("auth: {htpasswd: {realm: test, path: %q}}", htpasswd))
 }
 
 // A registry that wants a client certificate, and whose own is of a private CA.
@@ -146,16 +152,16 @@ func newAuthority(t *testing.T) *authority {
 	return &authority{path: path, certificate: certificate, key: key}
 }
 
-// issue makes a certificate for 127.0.0.1 that serves both sides, and returns
-// the paths of it and its key.
-func (a *authority) issue(t *testing.T, name string) (certificate, privateKey string) {
+// issue makes a certificate for 127.0.0.1, and hosts, that serves both sides, and
+// returns the paths of it and its key.
+func (a *authority) issue(t *testing.T, name string, hosts ...string) (certificate, privateKey string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	harness.Must(t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: hosts, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), a.key)

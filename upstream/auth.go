@@ -138,10 +138,10 @@ func (t *authTransport) key() challengeKey {
 }
 
 // tokenKey names the token that a challenge asks for. A challenge without a
-// scope means the repository's content.
+// scope means the repository's content, if there is a repository.
 func (t *authTransport) tokenKey(c challenge) tokencache.Key {
 	scope := c.params["scope"]
-	if scope == "" {
+	if scope == "" && t.repository != "" {
 		scope = "repository:" + t.repository + ":pull"
 	}
 	return tokencache.Key{

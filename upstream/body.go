@@ -198,7 +198,8 @@ func (b *Body) Reject() (elsewhere bool) {
 		default: // one of them; which one, nobody knows
 			c.rejected.add(b.dgst)
 		}
-		c.metrics.broken(c.label, opBlob)
+		c.metrics.broken(opBlob)
+		c.metrics.mismatch()
 	}
 	return slices.ContainsFunc(b.members, func(c *Client) bool { return !c.rejected.has(b.dgst) })
 }

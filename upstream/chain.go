@@ -191,8 +191,6 @@ func mostHopeful(failed []*Error) error {
 		}
 	}
 	combined := *failed[best]
-	for _, e := range slices.Delete(slices.Clone(failed), best, best+1) {
-		combined.others = append(combined.others, e)
-	}
+	combined.others = slices.Delete(slices.Clone(failed), best, best+1)
 	return &combined
 }

@@ -2,19 +2,15 @@ package upstream_test
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -236,82 +232,5 @@ func TestReferrersPages(t *testing.T) {
 	must[*upstream.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, ""))
 	if n := len(r.Requests()); n != 100 {
 		t.Errorf("an endless list costs %d requests", n)
-	}
-}
-
-func TestMetrics(t *testing.T) {
-	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
-		registry := prometheus.NewPedanticRegistry()
-		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test:5000"), upstreamtest.WithBearer(upstreamtest.Bearer{}))
-		image := r.AddImage("repo", "latest", []byte("layer"))
-		layer := r.AddBlob("repo", blob)
-		r.Fault(upstreamtest.Manifests, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", "76;w=21600")).Times(3)
-		metrics := upstream.NewMetrics(registry)
-		withMetrics := func(o *upstream.Options) { o.Metrics = metrics }
-		c := newClient(t, r, on(n), withMetrics)
-		newClient(t, r, on(n), withMetrics) // one more of the same host
-		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
-		b, err := c.Blob(t.Context(), "repo", layer, 0, -1)
-		readBody(t, b, err)
-		b.Reject()
-		c.Manifest(t.Context(), "repo", "absent")
-		r.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
-		c.Tags(t.Context(), "repo", nil)
-		c.Tags(t.Context(), "repo", nil) // rests: no request
-		want := `
-# HELP weir_token_requests_total Requests to the token services of upstream registries by outcome.
-# TYPE weir_token_requests_total counter
-weir_token_requests_total{result="ok",upstream="registry.test:5000"} 1
-# HELP weir_upstream_bytes_total Bytes of content read from upstream registries.
-# TYPE weir_upstream_bytes_total counter
-weir_upstream_bytes_total{upstream="registry.test:5000"} ` + fmt.Sprint(image.Size+blobSize) + `
-# HELP weir_upstream_ratelimit_limit Requests that an upstream registry allows per window, as it last said.
-# TYPE weir_upstream_ratelimit_limit gauge
-weir_upstream_ratelimit_limit{upstream="registry.test:5000"} 100
-# HELP weir_upstream_ratelimit_remaining Requests that an upstream registry still allows in the window, as it last said.
-# TYPE weir_upstream_ratelimit_remaining gauge
-weir_upstream_ratelimit_remaining{upstream="registry.test:5000"} 76
-# HELP weir_upstream_requests_total Requests to upstream registries by outcome. A body that breaks off counts once more, as unavailable.
-# TYPE weir_upstream_requests_total counter
-weir_upstream_requests_total{class="not_found",operation="manifest",upstream="registry.test:5000"} 1
-weir_upstream_requests_total{class="ok",operation="blob",upstream="registry.test:5000"} 1
-weir_upstream_requests_total{class="ok",operation="manifest",upstream="registry.test:5000"} 1
-weir_upstream_requests_total{class="rate_limited",operation="tags",upstream="registry.test:5000"} 1
-weir_upstream_requests_total{class="unavailable",operation="blob",upstream="registry.test:5000"} 1
-# HELP weir_upstream_resting Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.
-# TYPE weir_upstream_resting gauge
-weir_upstream_resting{upstream="registry.test:5000"} 1
-`
-		names := []string{"weir_token_requests_total", "weir_upstream_bytes_total", "weir_upstream_ratelimit_limit", "weir_upstream_ratelimit_remaining", "weir_upstream_requests_total", "weir_upstream_resting"}
-		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
-			t.Error(err)
-		}
-		time.Sleep(time.Minute)
-		if err := testutil.GatherAndCompare(registry, strings.NewReader(strings.ReplaceAll(want[strings.Index(want, "# HELP weir_upstream_resting"):], "} 1", "} 0")), "weir_upstream_resting"); err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// Metrics name an upstream by host and port, also where its URL leaves the port
-// out.
-func TestMetricLabelHasThePort(t *testing.T) {
-	for raw, want := range map[string]string{
-		"https://Registry.test":     "registry.test:443",
-		"http://registry.test":      "registry.test:80",
-		"https://registry.test:444": "registry.test:444",
-		"https://[::1]/team":        "[::1]:443",
-	} {
-		target, err := url.Parse(raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		registry := prometheus.NewRegistry()
-		c := upstream.NewClient(upstream.Options{URL: target, Metrics: upstream.NewMetrics(registry)})
-		want := fmt.Sprintf("# HELP weir_upstream_resting Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.\n# TYPE weir_upstream_resting gauge\nweir_upstream_resting{upstream=%q} 0\n", want)
-		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_upstream_resting"); err != nil {
-			t.Error(err)
-		}
-		c.Close()
 	}
 }

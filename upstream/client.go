@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/weirhq/weir/tokencache"
 )
 
@@ -77,7 +79,7 @@ type Client struct {
 	readTimeout     time.Duration
 	maxManifestSize int64
 	userAgent       string
-	metrics         *Metrics
+	metrics         *upstreamMetrics // may be nil
 	logger          *slog.Logger
 
 	own       *http.Transport // to the upstream's own origin
@@ -106,7 +108,6 @@ func NewClient(o Options) *Client {
 		readTimeout:     o.ReadTimeout,
 		maxManifestSize: cmp.Or(o.MaxManifestSize, defaultMaxManifestSize),
 		userAgent:       o.UserAgent,
-		metrics:         o.Metrics,
 		logger:          loggerOr(o.Logger),
 		rests:           o.Rests,
 		unwatch:         func() {},
@@ -123,7 +124,7 @@ func NewClient(o Options) *Client {
 		tokens = tokencache.New(tokencache.NewMemory(defaultTokens), nil, tokencache.WithLogger(c.logger))
 	}
 	c.auth = newAuthorizer(tokens, &tokenService{client: c})
-	c.metrics.add(c)
+	c.metrics = o.Metrics.add(c)
 	if c.rests != nil {
 		c.unwatch = c.rests.Watch(c.label, c.account(), c.limitedElsewhere)
 	}
@@ -157,6 +158,7 @@ type call struct {
 	path            string // below the repository's
 	query           url.Values
 	header          http.Header
+	observe         func(*http.Response) // each answer, those that redirect too; may be nil
 }
 
 // do sends a call to the registry and returns an answer of 200 or 206, whose
@@ -172,7 +174,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	defer leave()
 	attempts, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.timeToHeaders(), func() { cancel(errHeaderTimeout) })
-	resp, err := c.tryRepeatedly(attempts, call)
+	resp, span, err := c.tryRepeatedly(attempts, call)
 	timer.Stop()
 	if err != nil {
 		cancel(nil)
@@ -181,7 +183,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.byteCounter(c.label))
+	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.received, span)
 	return resp, nil
 }
 
@@ -190,29 +192,35 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 func (c *Client) timeToHeaders() time.Duration { return c.connectTimeout + c.readTimeout }
 
 // tryRepeatedly sends a call again where a registry's hiccup may be over in an
-// instant. It starts no try after the read timeout.
-func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, error) {
+// instant. It starts no try after the read timeout. The span is that of the try
+// that was answered, and ends with the answer's body.
+func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, trace.Span, error) {
 	start := time.Now()
 	for try := 1; ; try++ {
 		asked := time.Now()
-		resp, failure := c.once(ctx, call)
+		traced, span := c.startTry(ctx, call, try)
+		resp, failure := c.once(traced, call)
 		if cause := context.Cause(ctx); cause != nil && cause != errHeaderTimeout {
 			if failure == nil {
 				resp.Body.Close()
 			}
-			return nil, cause
+			noteBroken(span, cause)
+			span.End()
+			return nil, nil, cause
 		}
 		if failure == nil {
-			c.metrics.request(c.label, call.op, ClassOK, time.Since(asked))
-			return resp, nil
+			c.metrics.request(call.op, ClassOK, time.Since(asked))
+			noteAnswer(span, resp.StatusCode, ClassOK)
+			return resp, span, nil
 		}
-		c.metrics.request(c.label, call.op, failure.Class, time.Since(asked))
+		endFailed(span, failure)
+		c.metrics.request(call.op, failure.Class, time.Since(asked))
 		if failure.Class == ClassRateLimited {
 			c.limited(failure.RetryAfter)
 		}
 		wait := backoff(firstWait, try)
 		if try == maxTries || !retryable(failure) || time.Since(start)+wait >= c.readTimeout || !sleep(ctx, wait) {
-			return nil, failure
+			return nil, nil, failure
 		}
 	}
 }
@@ -260,7 +268,11 @@ func (c *Client) once(ctx context.Context, call call) (*http.Response, *Error) {
 	}
 	c.setCommonHeaders(req)
 	resp, err := follow(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
-		return c.authenticated(req.URL, name).RoundTrip(req)
+		resp, err := c.authenticated(req.URL, name).RoundTrip(req)
+		if err == nil && call.observe != nil {
+			call.observe(resp)
+		}
+		return resp, err
 	})
 	switch {
 	case err != nil:
@@ -285,7 +297,7 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 // authenticated is the way to an origin for requests about a repository.
 // Credentials are for the upstream's own origin only: any other one gets, if it
 // asks, an anonymous token.
-func (c *Client) authenticated(target *url.URL, repository string) http.RoundTripper {
+func (c *Client) authenticated(target *url.URL, repository string) *authTransport {
 	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, repository: repository}
 	if sameOrigin(target, c.url) {
 		t.credentials = c.credentials
@@ -306,6 +318,7 @@ func (c *Client) identify(e *Error, call call) *Error {
 	identified := *e // a token's failure is shared by all who waited for it
 	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
 	identified.Op = cmp.Or(e.Op, call.op)
+	identified.Credentials = c.credentials.set()
 	return &identified
 }
 
@@ -325,7 +338,7 @@ func (c *Client) noteRateLimit(header http.Header) {
 	if !ok {
 		return
 	}
-	c.metrics.rateLimit(c.label, limit, remaining)
+	c.metrics.rateLimit(limit, remaining)
 	low := remaining*10 < limit
 	if c.rateLow.Swap(low) != low && low {
 		c.logger.Warn("the upstream's rate limit is nearly used up: configure credentials or a longer tag_ttl", "upstream", c.host, "remaining", remaining, "limit", limit)

@@ -41,6 +41,8 @@ const (
 	ClassDenied            // the upstream does not give it to us
 	ClassUnavailable       // the upstream, or the way to it, is broken
 	ClassRateLimited       // the upstream wants us to come back later
+
+	classes // how many there are
 )
 
 // String returns the class as metrics name it.
@@ -108,8 +110,10 @@ type Error struct {
 	RetryAfter time.Duration
 	Class      Class
 	Err        error // the cause; may be nil
+	// Credentials is whether a username and a password are configured.
+	Credentials bool
 
-	others       failures // of the other members of a chain
+	others       []*Error // of the other members of a chain
 	resting      bool     // the upstream was not asked, because it rests
 	contentRange string   // of an answer of 416
 }

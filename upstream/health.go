@@ -86,17 +86,26 @@ func (c *Client) probe() {
 		defer leave()
 		ctx, cancel := context.WithTimeoutCause(c.closing, c.timeToHeaders(), errHeaderTimeout)
 		defer cancel()
-		target := *c.url
-		target.Path = "/v2/" // distribution-spec end-1
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+		req, err := c.rootRequest(ctx)
 		if err != nil {
 			return
 		}
-		c.setCommonHeaders(req)
 		// What the answer says does not matter, and what the connect says is
 		// noted on the way.
 		if resp, err := c.transport(req.URL).RoundTrip(req); err == nil {
 			discard(resp.Body)
 		}
 	}()
+}
+
+// rootRequest asks for the root of the registry's API (distribution-spec end-1),
+// which is above the URL's path.
+func (c *Client) rootRequest(ctx context.Context) (*http.Request, error) {
+	target := *c.url
+	target.Path = "/v2/"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err == nil {
+		c.setCommonHeaders(req)
+	}
+	return req, err
 }

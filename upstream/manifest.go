@@ -55,6 +55,7 @@ func (c *Client) Manifest(ctx context.Context, repo, ref string) (*Manifest, err
 	}
 	if errors.Is(err, ErrDigestMismatch) {
 		c.reject(digest.Digest(ref))
+		c.metrics.mismatch()
 	}
 	return nil, c.badAnswer(ctx, call, err)
 }
@@ -139,6 +140,6 @@ func (c *Client) badAnswer(ctx context.Context, call call, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	c.metrics.broken(c.label, call.op)
+	c.metrics.broken(call.op)
 	return c.identify(asError(err), call)
 }

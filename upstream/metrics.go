@@ -11,15 +11,19 @@ import (
 )
 
 // Metrics counts what all clients of a process ask of their upstreams. A nil
-// *Metrics counts nothing.
+// *Metrics counts nothing. The series of an upstream are there, at zero, from
+// its first client on, and go with its last one.
 type Metrics struct {
 	requests  *prometheus.CounterVec   // upstream, operation, class
 	duration  *prometheus.HistogramVec // upstream
 	bytes     *prometheus.CounterVec   // upstream
+	corrupt   *prometheus.CounterVec   // upstream
 	limit     *prometheus.GaugeVec     // upstream
 	remaining *prometheus.GaugeVec     // upstream
 	tokens    *prometheus.CounterVec   // upstream, result
-	resting   *restingCollector
+
+	mu      sync.Mutex
+	clients map[*Client]struct{}
 }
 
 // NewMetrics returns metrics that are registered with registerer.
@@ -33,11 +37,15 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "weir_upstream_request_duration_seconds",
 			Help:    "Time from a request to an upstream registry to the headers of its answer.",
-			Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
+			Buckets: prometheus.ExponentialBuckets(0.005, 2, 15), // up to 82 s
 		}, upstream),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_upstream_bytes_total",
 			Help: "Bytes of content read from upstream registries.",
+		}, upstream),
+		corrupt: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_upstream_corrupt_total",
+			Help: "Contents that an upstream registry delivered, in whole or in part, and that did not match their digest.",
 		}, upstream),
 		limit: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_upstream_ratelimit_limit",
@@ -51,103 +59,121 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 			Name: "weir_token_requests_total",
 			Help: "Requests to the token services of upstream registries by outcome.",
 		}, []string{"upstream", "result"}),
-		resting: &restingCollector{clients: make(map[*Client]struct{})},
+		clients: make(map[*Client]struct{}),
 	}
-	registerer.MustRegister(m.requests, m.duration, m.bytes, m.limit, m.remaining, m.tokens, m.resting)
+	registerer.MustRegister(m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens, restCollector{m})
 	return m
 }
 
-func (m *Metrics) request(host, op string, class Class, took time.Duration) {
-	if m != nil {
-		m.requests.WithLabelValues(host, op, class.String()).Inc()
-		m.duration.WithLabelValues(host).Observe(took.Seconds())
-	}
-}
-
-func (m *Metrics) broken(host, op string) {
-	if m != nil {
-		m.requests.WithLabelValues(host, op, ClassUnavailable.String()).Inc()
-	}
-}
-
-func (m *Metrics) token(host string, class Class) {
-	if m != nil {
-		m.tokens.WithLabelValues(host, class.String()).Inc()
-	}
-}
-
-// byteCounter is looked up once per body, not once per read.
-func (m *Metrics) byteCounter(host string) func(n int) {
+// add returns the metrics of a client's upstream.
+func (m *Metrics) add(c *Client) *upstreamMetrics {
 	if m == nil {
-		return func(int) {}
+		return nil
 	}
-	counter := m.bytes.WithLabelValues(host)
-	return func(n int) { counter.Add(float64(n)) }
-}
-
-func (m *Metrics) rateLimit(host string, limit, remaining int) {
-	if m != nil {
-		m.limit.WithLabelValues(host).Set(float64(limit))
-		m.remaining.WithLabelValues(host).Set(float64(remaining))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clients[c] = struct{}{}
+	u := &upstreamMetrics{
+		all: m, host: c.label,
+		duration: m.duration.WithLabelValues(c.label),
+		bytes:    m.bytes.WithLabelValues(c.label),
+		corrupt:  m.corrupt.WithLabelValues(c.label),
+		requests: make(map[string]*[classes]prometheus.Counter),
 	}
-}
-
-func (m *Metrics) add(c *Client) {
-	if m != nil {
-		m.resting.add(c)
+	for class := ClassOK; class < classes; class++ {
+		u.tokens[class] = m.tokens.WithLabelValues(c.label, class.String())
 	}
-}
-
-func (m *Metrics) remove(c *Client) {
-	if m != nil {
-		m.resting.remove(c)
-	}
-}
-
-// restingCollector asks clients at the time of the scrape, since a rest ends
-// without an event that could reset a gauge.
-type restingCollector struct {
-	mu      sync.Mutex
-	clients map[*Client]struct{}
-}
-
-func restingDesc() *prometheus.Desc {
-	return prometheus.NewDesc("weir_upstream_resting",
-		"Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.",
-		[]string{"upstream"}, nil)
-}
-
-func (r *restingCollector) add(c *Client) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.clients[c] = struct{}{}
-}
-
-func (r *restingCollector) remove(c *Client) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.clients, c)
-}
-
-// Describe implements prometheus.Collector.
-func (r *restingCollector) Describe(ch chan<- *prometheus.Desc) { ch <- restingDesc() }
-
-// Collect implements prometheus.Collector. Several clients of one host, as
-// before and after a reload, are one series.
-func (r *restingCollector) Collect(ch chan<- prometheus.Metric) {
-	now := time.Now()
-	byHost := make(map[string]float64)
-	r.mu.Lock()
-	for c := range r.clients {
-		value := 0.0
-		if c.rest.left(now) > 0 {
-			value = 1
+	for _, op := range []string{opManifest, opBlob, opTags, opReferrers} {
+		u.requests[op] = new([classes]prometheus.Counter)
+		for class := ClassOK; class < classes; class++ {
+			u.requests[op][class] = m.requests.WithLabelValues(c.label, op, class.String())
 		}
-		byHost[c.label] = max(byHost[c.label], value)
 	}
-	r.mu.Unlock()
-	for host, value := range byHost {
-		ch <- prometheus.MustNewConstMetric(restingDesc(), prometheus.GaugeValue, value, host)
+	return u
+}
+
+// has reports whether an upstream has a client. The caller holds the mutex.
+func (m *Metrics) has(host string) bool {
+	for c := range m.clients {
+		if c.label == host {
+			return true
+		}
+	}
+	return false
+}
+
+// upstreamMetrics are those of one upstream, looked up once: what a closed
+// client still has under way brings no series back. A nil *upstreamMetrics
+// counts nothing.
+type upstreamMetrics struct {
+	all            *Metrics
+	host           string // host:port
+	duration       prometheus.Observer
+	bytes, corrupt prometheus.Counter
+	tokens         [classes]prometheus.Counter
+	requests       map[string]*[classes]prometheus.Counter // by operation
+}
+
+// remove forgets a client, and the upstream with its last one.
+func (u *upstreamMetrics) remove(c *Client) {
+	if u == nil {
+		return
+	}
+	m := u.all
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.clients, c)
+	if m.has(c.label) {
+		return
+	}
+	label := prometheus.Labels{"upstream": c.label}
+	for _, vec := range []interface {
+		DeletePartialMatch(prometheus.Labels) int
+	}{m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens} {
+		vec.DeletePartialMatch(label)
+	}
+}
+
+func (u *upstreamMetrics) request(op string, class Class, took time.Duration) {
+	if u != nil {
+		u.requests[op][class].Inc()
+		u.duration.Observe(took.Seconds())
+	}
+}
+
+func (u *upstreamMetrics) broken(op string) {
+	if u != nil {
+		u.requests[op][ClassUnavailable].Inc()
+	}
+}
+
+func (u *upstreamMetrics) mismatch() {
+	if u != nil {
+		u.corrupt.Inc()
+	}
+}
+
+func (u *upstreamMetrics) token(class Class) {
+	if u != nil {
+		u.tokens[class].Inc()
+	}
+}
+
+func (u *upstreamMetrics) received(n int) {
+	if u != nil {
+		u.bytes.Add(float64(n))
+	}
+}
+
+func (u *upstreamMetrics) rateLimit(limit, remaining int) {
+	if u == nil {
+		return
+	}
+	u.all.mu.Lock()
+	defer u.all.mu.Unlock()
+	if u.all.has(u.host) {
+		u.all.limit.WithLabelValues(u.host).Set(float64(limit))
+		u.all.remaining.WithLabelValues(u.host).Set(float64(remaining))
 	}
 }
 
@@ -164,4 +190,18 @@ func parseRateLimit(header http.Header) (limit, remaining int, ok bool) {
 	}
 	remaining, err = number("RateLimit-Remaining")
 	return limit, remaining, err == nil && limit >= 0 && remaining >= 0
+}
+
+// parseWindow reads the window of a limit of the form "100;w=21600"; 0 where it
+// is not told.
+func parseWindow(header http.Header) time.Duration {
+	_, params, _ := strings.Cut(header.Get("RateLimit-Limit"), ";")
+	for param := range strings.SplitSeq(params, ";") {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(param), "w="); ok {
+			if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+				return time.Duration(seconds) * time.Second
+			}
+		}
+	}
+	return 0
 }

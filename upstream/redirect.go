@@ -39,6 +39,7 @@ func follow(req *http.Request, limit int, send func(*http.Request) (*http.Respon
 		case hop == limit:
 			return nil, fmt.Errorf("%w: more than %d, the last one to %s", errTooManyRedirects, limit, location.Host)
 		}
+		noteRedirect(req.Context(), location)
 		seen[location.String()] = true
 		req = next
 	}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"io"
 	"time"
+
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // stream is the body of one answer. A Read that waits longer than the timeout
@@ -16,12 +19,14 @@ type stream struct {
 	timer   *time.Timer // cancels ctx
 	timeout time.Duration
 	count   func(n int)
+	span    trace.Span // of the try; ends with the body
+	read    int        // bytes
 }
 
-func newStream(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, timeout time.Duration, count func(n int)) *stream {
+func newStream(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, timeout time.Duration, count func(n int), span trace.Span) *stream {
 	timer := time.AfterFunc(timeout, func() { cancel(errStalled) })
 	timer.Stop()
-	return &stream{ctx: ctx, cancel: cancel, body: body, timer: timer, timeout: timeout, count: count}
+	return &stream{ctx: ctx, cancel: cancel, body: body, timer: timer, timeout: timeout, count: count, span: span}
 }
 
 // Read implements io.Reader. An error is the cause that ctx ended for, if it
@@ -31,10 +36,12 @@ func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.body.Read(p)
 	s.timer.Stop()
 	s.count(n)
+	s.read += n
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(s.ctx); cause != nil {
 			err = cause
 		}
+		noteBroken(s.span, err)
 	}
 	return n, err
 }
@@ -44,5 +51,9 @@ func (s *stream) Close() error {
 	s.timer.Stop()
 	err := s.body.Close()
 	s.cancel(nil)
+	if s.span.IsRecording() {
+		s.span.SetAttributes(semconv.HTTPResponseBodySize(s.read))
+	}
+	s.span.End()
 	return err
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/weirhq/weir/tokencache"
 )
 
@@ -27,13 +29,17 @@ type tokenService struct {
 
 // fetch asks the realm of the key for a token that a registry at origin wants.
 func (s *tokenService) fetch(ctx context.Context, origin *url.URL, key tokencache.Key, creds credentials) (tokencache.Token, error) {
+	ctx, span := startSpan(ctx, "token request")
 	token, failure := s.request(ctx, origin, key, creds)
 	if failure == nil {
-		s.client.metrics.token(s.client.label, ClassOK)
+		s.client.metrics.token(ClassOK)
+		noteAnswer(span, http.StatusOK, ClassOK)
+		span.End()
 		return token, nil
 	}
 	failure.Host, failure.Op = s.client.host, opToken
-	s.client.metrics.token(s.client.label, failure.Class)
+	endFailed(span, failure)
+	s.client.metrics.token(failure.Class)
 	return tokencache.Token{}, failure
 }
 
@@ -41,6 +47,9 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	realm, err := parseRealm(key.Realm, origin)
 	if err != nil {
 		return tokencache.Token{}, &Error{Class: ClassUnavailable, Err: err}
+	}
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetAttributes(serverOf(realm)...)
 	}
 	unavailable := func(err error) *Error {
 		return &Error{Class: ClassUnavailable, Err: fmt.Errorf("token service %s: %w", realm.Host, err)}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
@@ -38,24 +37,31 @@ const (
 type mirror struct {
 	log      *slog.Logger
 	gatherer *prometheus.Registry
+	tracing  *tracing // nil: nothing is traced
 	store    *disk.Store
+	rotten   prometheus.Counter
 	limit    *storage.Limit
 	pool     *namespace.Pool
+	warmer   *namespace.Warmer
 	flights  *storage.Flights
 	content  *storage.Health
+	records  *storage.Health
 	cache    *namespace.Cache
 	redis    redis.UniversalClient // nil without [cache.redis]
 	tokens   *tokencache.Cache
 	rests    *sharedrest.Rests
 	clients  *clients
 	tables   namespace.Live
+	requests *registry.Metrics
 	handler  http.Handler
 }
 
 // build makes a mirror. Nothing of it contacts an upstream or waits for Redis.
 func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
-	m := &mirror{log: log, gatherer: newGatherer()}
+	m := &mirror{log: log, gatherer: newGatherer(), tracing: newTracing(cfg.Observability.Tracing, log)}
+	m.requests = registry.NewMetrics(m.gatherer)
 	if err := m.openStorage(cfg); err != nil {
+		m.tracing.close(context.Background())
 		return nil, err
 	}
 	m.openShared(cfg)
@@ -65,28 +71,16 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 		m.close()
 		return nil, err
 	}
-	m.handler = registry.New(registry.Options{
+	m.handler = m.tracing.handler(registry.New(registry.Options{
 		Tables:   &m.tables,
 		Cache:    m.cache,
 		Ready:    m.store.Writable,
 		Content:  m.content,
-		Metrics:  registry.NewMetrics(m.gatherer),
+		Metrics:  m.requests,
 		Gatherer: m.gatherer,
 		Logger:   log,
-	})
+	}))
 	return m, nil
-}
-
-func newGatherer() *prometheus.Registry {
-	r := prometheus.NewRegistry()
-	version, revision := buildVersion()
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "weir_build_info", Help: "1, labelled with what is running.",
-		ConstLabels: prometheus.Labels{"version": version, "revision": revision},
-	})
-	info.Set(1)
-	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return r
 }
 
 // openStorage stacks what content passes through on its way in and out.
@@ -97,14 +91,9 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		return err
 	}
 	m.store = store
-	m.gatherer.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "weir_store_bytes", Help: "Bytes of content that are stored.",
-		}, func() float64 { bytes, _ := store.Size(); return float64(bytes) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "weir_store_objects", Help: "Contents that are stored.",
-		}, func() float64 { _, objects := store.Size(); return float64(objects) }),
-	)
+	m.content = storage.NewHealth(m.log, "content")
+	m.records = storage.NewHealth(m.log, "records of tags and possession")
+	m.measureStore(cfg)
 	hot := storage.NewHot(store, hotBytes, hotObject)
 	hot.OnCorrupt(m.quarantine)
 	metrics := storage.NewMetrics(m.gatherer)
@@ -118,8 +107,9 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Logger:    m.log,
 	})
 	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
-	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, namespace.NewMetrics(m.gatherer), m.log)
-	m.content = storage.NewHealth(m.log, "content")
+	jobs := namespace.NewMetrics(m.gatherer)
+	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, jobs, m.log)
+	m.warmer = namespace.NewWarmer(m.pool, jobs, m.log)
 	m.flights = storage.NewFlights(storage.FlightsOptions{
 		Store:      m.limit,
 		Spools:     store.Spools(),
@@ -127,11 +117,12 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Idle:       namespace.CompleteOrAbandon(m.pool),
 		Health:     m.content,
 		Metrics:    metrics,
+		Tracer:     m.tracing.downloadTracer(),
 		Logger:     m.log,
 	})
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
 		Store: m.limit, Spools: store.Spools(), Catalog: catalog, Flights: m.flights, Pool: m.pool,
-		Content: m.content, Records: storage.NewHealth(m.log, "records of tags and possession"),
+		Content: m.content, Records: m.records,
 		Logger: m.log,
 	})
 	return err
@@ -141,6 +132,7 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 func (m *mirror) quarantine(ctx context.Context, dgst digest.Digest) error {
 	path, err := m.store.Quarantine(ctx, dgst)
 	if err == nil {
+		m.rotten.Inc()
 		m.log.Error("stored content has become corrupt and was quarantined; check the disk, and run weir verify", "digest", dgst, "path", path)
 	}
 	return err
@@ -196,7 +188,9 @@ func (m *mirror) apply(cfg *config.Config) (err error) {
 		return err
 	}
 	m.tables.Store(table)
+	m.requests.Serve(table)
 	m.clients.commit(keep)
+	m.warmer.Apply(table)
 	return nil
 }
 
@@ -232,12 +226,14 @@ func (m *mirror) spec(cfg *config.Config, repo config.Repository, keep generatio
 		spec.DockerHub = spec.DockerHub || namespace.IsDockerHub(target.Hostname())
 	}
 	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: m.log}, members...)
-	return spec, nil
+	err := addWarmings(&spec, repo.Warm)
+	return spec, err
 }
 
 // close stops what still runs and gives up what is open, in the reverse order
 // of use.
 func (m *mirror) close() {
+	m.warmer.Close()
 	m.pool.Close()
 	m.flights.Close()
 	m.clients.close()
@@ -252,4 +248,5 @@ func (m *mirror) close() {
 	if err := m.store.Close(); err != nil {
 		m.log.Warn("closing the store", "error", err)
 	}
+	m.tracing.close(context.Background())
 }

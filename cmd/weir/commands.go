@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -32,7 +34,7 @@ and goes on serving when upstreams fail.`,
 	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: ./config.toml, then /etc/weir/config.toml, then built-in)")
 	root.AddCommand(serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths), versionCommand())
-	root.AddCommand(verifyCommand(&paths), gcCommand(&paths))
+	root.AddCommand(warmCommand(&paths), verifyCommand(&paths), gcCommand(&paths))
 	root.AddCommand(clientConfigCommand(&paths))
 	return root
 }
@@ -51,30 +53,6 @@ A change of a configuration file, or SIGHUP, takes effect without a restart.`,
 				return err
 			}
 			return serve(cmd.Context(), *paths, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
-		},
-	}
-}
-
-func checkCommand(paths *[]string) *cobra.Command {
-	return &cobra.Command{
-		Use:   "check",
-		Short: "Validate the configuration and print it with all defaults",
-		Long: `Validate the configuration and print what is in force as TOML: every default
-filled in, secrets redacted. All problems are reported at once on standard
-error, with exit code 2.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(*paths)
-			if err != nil {
-				return err
-			}
-			for _, warning := range cfg.Warnings() {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
-			}
-			if err := cfg.WriteTOML(cmd.OutOrStdout()); err != nil {
-				return failure{exitFailed, err}
-			}
-			return nil
 		},
 	}
 }
@@ -100,15 +78,25 @@ have no shell.`,
 	}
 }
 
-func askHealth(cmd *cobra.Command, cfg *config.Config) error {
+// localURL returns where the mirror with a configuration is reached from this
+// machine.
+func localURL(cfg *config.Config) (*url.URL, error) {
 	if cfg.Server.Port == 0 {
-		return fmt.Errorf("server.port is 0, so the port of the running mirror is not known here: configure a fixed one")
+		return nil, errors.New("server.port is 0, so the port of the running mirror is not known here: configure a fixed one")
 	}
 	host := cfg.Server.BindAddress
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
-	url := "http://" + net.JoinHostPort(host, strconv.Itoa(cfg.Server.Port)) + "/healthz"
+	return &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(cfg.Server.Port))}, nil
+}
+
+func askHealth(cmd *cobra.Command, cfg *config.Config) error {
+	mirror, err := localURL(cfg)
+	if err != nil {
+		return err
+	}
+	url := mirror.JoinPath("healthz").String()
 	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		return err

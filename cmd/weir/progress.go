@@ -5,14 +5,17 @@ import (
 	"io"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/weirhq/weir/storage"
 )
 
 const (
-	// barInterval is how often a bar is drawn anew at most.
+	// barInterval is how often bars are drawn anew.
 	barInterval = 100 * time.Millisecond
+	// barWidth is the width of a bar without what stands around it.
+	barWidth = 32
 	// lineInterval is how often a line is written where there is no terminal.
 	lineInterval = 10 * time.Second
 )
@@ -26,38 +29,47 @@ type progress interface {
 // newProgress returns a bar where w is a terminal, and else lines.
 func newProgress(w io.Writer, doing string, total storage.Amount) progress {
 	if isTerminal(w) {
-		return bar{progressbar.NewOptions64(max(total.Bytes, 1), // it refuses 0
-			progressbar.OptionSetWriter(w),
-			progressbar.OptionSetDescription(doing),
-			progressbar.OptionSetWidth(30),
-			progressbar.OptionShowCount(),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionUseIECUnits(true),
-			progressbar.OptionShowTotalBytes(true),
-			progressbar.OptionSetPredictTime(true),
-			progressbar.OptionThrottle(barInterval),
-			progressbar.OptionSetRenderBlankState(true),
-		), w}
+		bars := newBars(w)
+		return bar{bars, addBar(bars, doing, total.Bytes)}
 	}
 	fmt.Fprintf(w, "%s %s\n", doing, describe(total))
 	return &lines{w: w, doing: doing, total: total, last: time.Now()}
 }
 
-// bar counts bytes: objects differ too much in size.
-type bar struct {
-	*progressbar.ProgressBar
-	w io.Writer
+// newBars returns what draws bars on a terminal.
+func newBars(terminal io.Writer) *mpb.Progress {
+	return mpb.New(mpb.WithOutput(terminal), mpb.WithWidth(barWidth), mpb.WithRefreshRate(barInterval))
 }
 
-// advance stops short of the end, which Finish draws: there may be more than was
-// counted, since a mirror runs beside.
-func (b bar) advance(so storage.Amount) { _ = b.Set64(min(so.Bytes, b.GetMax64()-1)) }
+// addBar adds a bar that counts bytes: objects differ too much in size. It is
+// not complete before it is told so, since there may be more than was counted.
+func addBar(bars *mpb.Progress, doing string, total int64) *mpb.Bar {
+	bar := bars.AddBar(0, // 0: no total that completes it
+		mpb.PrependDecorators(
+			decor.Name(doing, decor.WCSyncSpaceR),
+			decor.NewPercentage("%d", decor.WC{W: 4})),
+		mpb.AppendDecorators(
+			decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncWidth),
+			decor.AverageSpeed(decor.SizeB1024(0), "% .1f", decor.WCSyncSpace),
+			decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace)))
+	bar.SetTotal(total, false)
+	return bar
+}
+
+type bar struct {
+	bars *mpb.Progress
+	bar  *mpb.Bar
+}
+
+func (b bar) advance(so storage.Amount) { b.bar.SetCurrent(so.Bytes) }
 
 func (b bar) end(complete bool) {
 	if complete {
-		_ = b.Finish()
+		b.bar.SetTotal(-1, true)
+	} else {
+		b.bar.Abort(false)
 	}
-	fmt.Fprintln(b.w)
+	b.bars.Wait()
 }
 
 type lines struct {
@@ -72,8 +84,13 @@ func (l *lines) advance(so storage.Amount) {
 		return
 	}
 	l.last = time.Now()
-	percent := 100 * float64(so.Bytes) / float64(max(l.total.Bytes, 1))
-	fmt.Fprintf(l.w, "%s: %.0f%% (%s)\n", l.doing, min(percent, 100), describe(so))
+	fmt.Fprintln(l.w, far(l.doing, so, l.total))
 }
 
 func (l *lines) end(bool) {}
+
+// far says in a line how far something has come.
+func far(doing string, so, total storage.Amount) string {
+	percent := 100 * float64(so.Bytes) / float64(max(total.Bytes, 1))
+	return fmt.Sprintf("%s: %.0f%% (%s)", doing, min(percent, 100), describe(so))
+}

@@ -44,6 +44,7 @@ type reloader struct {
 
 	successful prometheus.Gauge
 	lastTime   prometheus.Gauge
+	reloads    *prometheus.CounterVec // result
 }
 
 func newReloader(m *mirror, paths []string, cfg *config.Config, level *slog.LevelVar) (*reloader, error) {
@@ -61,8 +62,13 @@ func newReloader(m *mirror, paths []string, cfg *config.Config, level *slog.Leve
 		lastTime: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_config_last_reload_success_timestamp_seconds", Help: "When a configuration was last put in force.",
 		}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_config_reloads_total", Help: "Changes of the configuration while the mirror ran, by result: success or failure.",
+		}, []string{"result"}),
 	}
-	m.gatherer.MustRegister(r.successful, r.lastTime)
+	m.gatherer.MustRegister(r.successful, r.lastTime, r.reloads)
+	r.reloads.WithLabelValues("success")
+	r.reloads.WithLabelValues("failure")
 	r.succeeded(cfg)
 	signal.Notify(r.hangups, syscall.SIGHUP)
 	r.ended.Go(func() { r.run(ctx) })
@@ -113,11 +119,13 @@ func (r *reloader) reload() {
 	}
 	if err != nil {
 		r.successful.Set(0)
+		r.reloads.WithLabelValues("failure").Inc()
 		r.log.Error("the changed configuration cannot be used; the last one stays in force", "error", err)
 		return
 	}
 	r.level.Set(logLevel(cfg.Log.Level))
 	r.succeeded(cfg)
+	r.reloads.WithLabelValues("success").Inc()
 	r.log.Info("the changed configuration is in force", "repositories", len(cfg.Repositories))
 	for _, warning := range cfg.Warnings() {
 		r.log.Warn(warning)

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/weirhq/weir/config"
 )
 
@@ -53,6 +55,7 @@ func serve(ctx context.Context, paths []string, cfg *config.Config, stdout, stde
 	address := listener.Addr().String()
 	log.Info("listening", "address", address, "repositories", len(cfg.Repositories), "data", cfg.BlobStore.FS.RootDir)
 	fmt.Fprintf(stdout, "weir: listening on http://%s\n", address)
+	tellSystemd(log, daemon.SdNotifyReady+"\nSTATUS=listening on http://"+address)
 
 	select {
 	case err := <-served:
@@ -60,7 +63,16 @@ func serve(ctx context.Context, paths []string, cfg *config.Config, stdout, stde
 	case <-ctx.Done():
 	}
 	stop() // a second signal ends the program at once
+	tellSystemd(log, daemon.SdNotifyStopping)
 	return m.drain(server, cfg.Global.ShutdownDrain)
+}
+
+// tellSystemd reports a state to the service manager, if one has started this
+// process and waits for that (sd_notify(3)).
+func tellSystemd(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("cannot report to systemd, which takes the service for one that does not start", "error", err)
+	}
 }
 
 // newServer speaks HTTP/1.1, and HTTP/2 without TLS to clients that begin with
@@ -79,11 +91,14 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// drain stops accepting and lets requests, then downloads, end within a limit.
+// drain stops accepting and lets requests, then downloads, end within a limit,
+// in which their last spans are sent, too. Warming ends at once: the next start
+// goes on with it.
 func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.log.Info("shutting down: waiting for running requests and downloads", "limit", limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	m.warmer.Close()
 	err := server.Shutdown(ctx)
 	if err == nil {
 		err = m.flights.Drain(ctx)
@@ -95,6 +110,7 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	if err != nil {
 		return failure{exitFailed, err}
 	}
+	m.tracing.close(ctx)
 	m.log.Info("all requests and downloads have ended")
 	return nil
 }

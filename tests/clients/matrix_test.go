@@ -36,6 +36,7 @@ func TestPulls(t *testing.T) {
 		"oras":         oras,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := startMirror(t)
 			pull := start(t, m)
 			for _, repository := range []string{

@@ -11,7 +11,7 @@ import (
 
 // Daemon is a server that another project wrote.
 type Daemon struct {
-	cmd *exec.Cmd
+	Cmd *exec.Cmd
 	Log *LogBuffer
 }
 
@@ -20,7 +20,7 @@ type Daemon struct {
 // what is left of its process group after that is killed.
 func StartDaemon(t *testing.T, cmd *exec.Cmd) *Daemon {
 	t.Helper()
-	d := &Daemon{cmd: cmd, Log: &LogBuffer{}}
+	d := &Daemon{Cmd: cmd, Log: &LogBuffer{}}
 	cmd.Stdout, cmd.Stderr = d.Log, d.Log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

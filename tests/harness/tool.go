@@ -4,17 +4,21 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
 
-// Tool builds a program of a module of tests/tools and returns its path, which
-// is in Go's build cache: a program is linked once on a machine.
+// Tool builds a program that Debian has no package of, from its own release and
+// with what that requires: one of the tools of a module below tests/tools. It
+// returns the program's path, which is in Go's build cache, so that a machine
+// links it once.
 func Tool(t *testing.T, module, name string) string {
 	t.Helper()
-	root := filepath.Dir(Output(t, exec.CommandContext(t.Context(), "go", "env", "GOMOD")))
+	_, file, _, _ := runtime.Caller(0)
 	build := exec.CommandContext(t.Context(), "go", "tool", "-n", name)
-	build.Dir = filepath.Join(root, "tests/tools", module)
+	build.Dir = filepath.Join(filepath.Dir(file), "../tools", module)
+	// Without what debuggers need it is linked in half the time.
 	build.Env = append(os.Environ(), "GOFLAGS=-ldflags=-s")
 	return Output(t, build)
 }

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/storage"
+)
+
+// newGatherer returns a registry that knows the process: its build, the Go
+// runtime, and what the kernel counts.
+func newGatherer() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	version, revision := buildVersion()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "weir_build_info", Help: "1, labelled with what is running.",
+		ConstLabels: prometheus.Labels{"version": version, "revision": revision},
+	})
+	info.Set(1)
+	r.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// measureStore registers what is read off the store when somebody scrapes.
+func (m *mirror) measureStore(cfg *config.Config) {
+	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
+		m.gatherer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
+	}
+	gauge("weir_store_bytes", "Bytes of content that are stored.", nil, func() float64 {
+		bytes, _ := m.store.Size()
+		return float64(bytes)
+	})
+	gauge("weir_store_objects", "Contents that are stored.", nil, func() float64 {
+		_, objects := m.store.Size()
+		return float64(objects)
+	})
+	gauge("weir_store_max_bytes", "Bytes that content and running downloads may take (blob_store.fs.max_size); 0 is no cap.", nil, func() float64 {
+		return float64(cfg.BlobStore.FS.MaxSize)
+	})
+	gauge("weir_store_free_bytes", "Bytes that are free on the filesystem of the store; -1 where it does not say.", nil, func() float64 {
+		free, err := m.store.Spools().Free()
+		if err != nil {
+			return -1
+		}
+		return float64(free)
+	})
+	gauge("weir_store_writable", "Whether files can be created in the store: what /readyz says.", nil, func() float64 {
+		return truth(m.store.Writable(context.Background()) == nil)
+	})
+	for kind, health := range map[string]*storage.Health{"content": m.content, "records": m.records} {
+		gauge("weir_store_failing", "Whether the last content, or record of a tag or of possession, could not be stored; what is not stored is served straight from upstream.",
+			prometheus.Labels{"kind": kind}, func() float64 { return truth(health.Err() != nil) })
+	}
+	m.rotten = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "weir_store_quarantined_total", Help: "Contents that had become corrupt in the store and were taken out of it.",
+	})
+	m.gatherer.MustRegister(m.rotten)
+}
+
+// truth is how metrics say yes and no.
+func truth(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"go.opentelemetry.io/contrib/propagators/autoprop"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/registry"
+)
+
+// flushLimit bounds how long the spans that are left at shutdown are waited for.
+const flushLimit = 3 * time.Second
+
+// tracing is the way of spans to a receiver. Nothing waits for it: what cannot
+// be sent soon enough is dropped. A nil *tracing is that of a mirror without
+// traces.
+type tracing struct {
+	log        *slog.Logger
+	requests   *sdktrace.TracerProvider
+	downloads  *sdktrace.TracerProvider // records all: a download is traced if the request that began it is
+	propagator propagation.TextMapPropagator
+}
+
+// newTracing returns the tracing that the configuration and the standard
+// variables ask for, or nil. A mistake in the variables is logged, and leaves
+// the mirror without traces.
+func newTracing(cfg config.Tracing, log *slog.Logger) *tracing {
+	target, err := tracingTarget(cfg)
+	if target == nil && err == nil {
+		return nil
+	}
+	otel.SetLogger(logr.New(otelLog{log}))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("tracing", "error", err) }))
+	var exporter sdktrace.SpanExporter
+	if err == nil {
+		exporter, err = newExporter(context.Background(), target)
+	}
+	if err != nil {
+		log.Error("nothing is traced", "error", err)
+		return nil
+	}
+	described, err := describeProcess(context.Background())
+	if err != nil {
+		log.Warn("tracing: the resource attributes are not complete", "error", err)
+	}
+	// Both providers hand their spans to the one processor.
+	options := []sdktrace.TracerProviderOption{
+		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(&exportLog{SpanExporter: exporter, log: log})),
+		sdktrace.WithResource(described),
+	}
+	t := &tracing{
+		log:        log,
+		downloads:  sdktrace.NewTracerProvider(append(options, sdktrace.WithSampler(sdktrace.AlwaysSample()))...),
+		propagator: autoprop.NewTextMapPropagator(),
+	}
+	if cfg.SamplingRate != nil { // otherwise the SDK asks OTEL_TRACES_SAMPLER
+		options = append(options, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(*cfg.SamplingRate))))
+	}
+	t.requests = sdktrace.NewTracerProvider(options...)
+	log.Info("traces are exported", "endpoint", target.host, "protocol", target.protocol)
+	return t
+}
+
+// newExporter returns an exporter that, but for what the target says, is set up
+// by the standard variables. It connects with its first spans.
+func newExporter(ctx context.Context, target *target) (sdktrace.SpanExporter, error) {
+	if target.protocol == protocolGRPC {
+		var options []otlptracegrpc.Option
+		if target.url != nil {
+			options = append(options, otlptracegrpc.WithEndpointURL(target.url.String()))
+		}
+		if target.user != nil {
+			options = append(options, otlptracegrpc.WithHeaders(map[string]string{"authorization": basicAuth(target.user)}))
+		}
+		return otlptrace.New(ctx, otlptracegrpc.NewClient(options...))
+	}
+	var options []otlptracehttp.Option
+	if target.url != nil {
+		options = append(options, otlptracehttp.WithEndpointURL(target.url.String()))
+	}
+	if target.user != nil {
+		options = append(options, otlptracehttp.WithHeaders(map[string]string{"Authorization": basicAuth(target.user)}))
+	}
+	return otlptrace.New(ctx, otlptracehttp.NewClient(options...))
+}
+
+func basicAuth(user *url.Userinfo) string {
+	password, _ := user.Password()
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
+}
+
+// describeProcess says what the spans come from. The standard variables have
+// the last word.
+func describeProcess(ctx context.Context) (*resource.Resource, error) {
+	version, _ := buildVersion()
+	return resource.New(ctx,
+		resource.WithTelemetrySDK(),
+		resource.WithHost(),
+		resource.WithAttributes(semconv.ServiceName("weir"), semconv.ServiceVersion(version)),
+		resource.WithFromEnv(),
+	)
+}
+
+// handler puts the span of each request around what handles it.
+func (t *tracing) handler(h *registry.Handler) http.Handler {
+	if t == nil {
+		return h
+	}
+	return registry.Traced(h, t.requests, t.propagator)
+}
+
+// downloadTracer returns the tracer of downloads; nil where there is none.
+func (t *tracing) downloadTracer() trace.Tracer {
+	if t == nil {
+		return nil
+	}
+	return t.downloads.Tracer("github.com/weirhq/weir/storage")
+}
+
+// close sends what is left, within a limit, and ends all tracing. A second close
+// does nothing.
+func (t *tracing) close(ctx context.Context) {
+	if t == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, flushLimit)
+	defer cancel()
+	if err := errors.Join(t.requests.Shutdown(ctx), t.downloads.Shutdown(ctx)); err != nil {
+		t.log.Warn("the last spans were not exported in time and are lost", "error", err)
+	}
+}
+
+// exportLog logs when spans begin to be lost, and when they arrive again. A
+// receiver that is down fails every batch, and the log should still be fit to
+// read.
+type exportLog struct {
+	sdktrace.SpanExporter
+	log  *slog.Logger
+	lost atomic.Bool
+}
+
+// ExportSpans implements sdktrace.SpanExporter. It fails for nobody else to log.
+func (e *exportLog) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	err := e.SpanExporter.ExportSpans(ctx, spans)
+	switch lost := err != nil; {
+	case e.lost.Swap(lost) == lost:
+	case lost:
+		e.log.Warn("traces cannot be exported, and are lost until they can; pulls do not depend on them", "error", err)
+	default:
+		e.log.Info("traces are exported again")
+	}
+	return nil
+}
+
+// otelLog passes on what the OpenTelemetry SDK has against the standard
+// variables. It keeps the values back, which may be credentials.
+type otelLog struct{ *slog.Logger }
+
+func (l otelLog) Init(logr.RuntimeInfo)          {}
+func (l otelLog) Enabled(int) bool               { return false } // of what is no error
+func (l otelLog) Info(int, string, ...any)       {}
+func (l otelLog) WithValues(...any) logr.LogSink { return l }
+func (l otelLog) WithName(string) logr.LogSink   { return l }
+func (l otelLog) Error(_ error, message string, _ ...any) {
+	l.Warn("tracing: a setting of an OTEL_* variable is not used, since it cannot be read", "setting", message)
+}

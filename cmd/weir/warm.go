@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/warm"
+)
+
+// contentsAtOnce is how many contents of one image come at once.
+const contentsAtOnce = 4
+
+// warmFlags are what the command line says.
+type warmFlags struct {
+	files     []string
+	platforms []string
+	mirror    string
+	jobs      int
+	referrers bool
+	quiet     bool
+}
+
+func warmCommand(paths *[]string) *cobra.Command {
+	var flags warmFlags
+	cmd := &cobra.Command{
+		Use:   "warm IMAGE...",
+		Short: "Pull images into the cache of a running mirror",
+		Long: `Pull images through a running mirror, so that they are in its cache: all
+platforms, and what refers to them, such as signatures. An IMAGE is what follows
+the mirror's address in a pull, with that address before it or not:
+docker.io/library/nginx:1.27, nginx, ghcr.io/org/app@sha256:...
+
+The mirror is the one that runs on this machine with the same configuration, or
+the one that --url names.
+
+What is in the cache already is not transferred, so it is safe to interrupt this
+and to run it again. The exit code is 0 if all images are in the cache now, else
+1.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			job, err := flags.job(*paths, args, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			if err := job.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
+				return failure{exitFailed, err}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringArrayVar(&flags.files, "file", nil, "read images from `LIST`, one a line, # begins a comment; - is standard input; may be repeated")
+	cmd.Flags().StringSliceVar(&flags.platforms, "platform", nil, "only these `PLATFORMS` of an image, such as linux/amd64,linux/arm64; may be repeated (default: all)")
+	cmd.Flags().StringVar(&flags.mirror, "url", "", "the mirror's `URL`, such as http://mirror.internal:8000")
+	cmd.Flags().IntVar(&flags.jobs, "jobs", 2, "warm `N` images at once")
+	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "what refers to an image, too")
+	cmd.Flags().BoolVar(&flags.quiet, "quiet", false, "print only what failed")
+	return cmd
+}
+
+// warmJob is one run of the command.
+type warmJob struct {
+	mirror  *url.URL
+	images  []string // as they were written
+	parsed  []config.Image
+	options warm.Options
+	jobs    int
+	quiet   bool
+}
+
+// job settles all that can be wrong with a command line.
+func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error) {
+	if f.jobs < 1 {
+		return nil, fmt.Errorf("--jobs is %d: it takes at least one", f.jobs)
+	}
+	platforms, err := parsePlatforms(f.platforms)
+	if err != nil {
+		return nil, fmt.Errorf("--platform: %w", err)
+	}
+	mirror, err := f.findMirror(configs)
+	if err != nil {
+		return nil, err
+	}
+	j := &warmJob{mirror: mirror, jobs: f.jobs, quiet: f.quiet,
+		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce}}
+	for _, image := range args {
+		if err := j.add(image); err != nil {
+			return nil, err
+		}
+	}
+	for _, file := range f.files {
+		if err := j.addFile(file, stdin); err != nil {
+			return nil, err
+		}
+	}
+	if len(j.images) == 0 {
+		return nil, errors.New("name images, or with --file a list of them")
+	}
+	return j, nil
+}
+
+// findMirror returns the URL of the mirror that is to be warmed.
+func (f warmFlags) findMirror(configs []string) (*url.URL, error) {
+	if f.mirror != "" {
+		u, err := url.Parse(f.mirror)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return nil, errors.New("--url takes one like http://mirror.internal:8000")
+		}
+		return u, nil
+	}
+	cfg, err := load(configs)
+	if err != nil {
+		return nil, err
+	}
+	u, err := localURL(cfg)
+	if err != nil {
+		return nil, failure{exitFailed, fmt.Errorf("%w, or name the mirror with --url", err)}
+	}
+	return u, nil
+}
+
+// addFile adds the images of a list.
+func (j *warmJob) addFile(name string, stdin io.Reader) error {
+	if name != "-" {
+		file, err := os.Open(name)
+		if err != nil {
+			return fmt.Errorf("--file: %w", err)
+		}
+		defer file.Close()
+		stdin = file
+	}
+	scanner := bufio.NewScanner(stdin)
+	for n := 1; scanner.Scan(); n++ {
+		line, _, _ := strings.Cut(scanner.Text(), "#")
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		if err := j.add(line); err != nil {
+			return fmt.Errorf("%s:%d: %w", name, n, err)
+		}
+	}
+	if err := scanner.Err(); err != nil {
+		return fmt.Errorf("--file %s: %w", name, err)
+	}
+	return nil
+}
+
+// add adds an image, once. The mirror's address may stand before its name.
+func (j *warmJob) add(text string) error {
+	name := text
+	if host, rest, ok := strings.Cut(text, "/"); ok && sameHost(host, j.mirror.Host) {
+		name = rest
+	}
+	image, err := config.ParseImage(name)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(j.parsed, image) {
+		return nil
+	}
+	j.images, j.parsed = append(j.images, text), append(j.parsed, image)
+	return nil
+}
+
+// sameHost reports whether two addresses with ports are one, to which all names
+// of this machine are the same.
+func sameHost(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	return a == b || errA == nil && errB == nil && portA == portB && loopback(hostA) && loopback(hostB)
+}
+
+// run warms all images, shows how far it has come, and prints what became of
+// them.
+func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	client := newWarmClient(j.jobs * contentsAtOnce)
+	defer client.CloseIdleConnections()
+	if err := (mirrorSource{client, j.mirror.JoinPath("v2")}).ping(ctx); err != nil {
+		return fmt.Errorf("no mirror answers: %w", err)
+	}
+	sum := &warmSum{shown: newScreen(stdout, silent(j.quiet, stderr)), quiet: j.quiet}
+	var group errgroup.Group
+	group.SetLimit(j.jobs)
+	for i, image := range j.parsed {
+		group.Go(func() error {
+			if ctx.Err() == nil {
+				src := mirrorSource{client, j.mirror.JoinPath("v2", image.Name)}
+				sum.bring(ctx, src, j.images[i], image.Reference, j.options)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+	sum.shown.close()
+	return sum.conclude(ctx, silent(j.quiet, stdout))
+}
+
+// warmSum is what became of the images so far.
+type warmSum struct {
+	shown screen
+	quiet bool
+
+	mu               sync.Mutex
+	warmed, failed   int
+	brought, present warm.Amount
+}
+
+// bring warms one image.
+func (s *warmSum) bring(ctx context.Context, src warm.Source, image, reference string, options warm.Options) {
+	options.Progress = s.shown.begin(image)
+	result := warm.Image(ctx, src, reference, options)
+	s.mu.Lock()
+	s.brought, s.present = s.brought.Plus(result.New), s.present.Plus(result.There)
+	state := "warm"
+	switch {
+	case ctx.Err() != nil:
+		state = "unfinished"
+	case len(result.Failed) > 0:
+		s.failed++
+	default:
+		s.warmed++
+	}
+	s.mu.Unlock()
+	text := fmt.Sprintf("%s %s: %s\n", state, image, amounts(result.New, result.There))
+	if s.quiet {
+		text = ""
+	}
+	if ctx.Err() == nil && len(result.Failed) > 0 {
+		text = ""
+		for _, err := range result.Failed {
+			text += fmt.Sprintf("failed %s: %v\n", image, err)
+		}
+	}
+	s.shown.end(image, text)
+}
+
+// conclude prints the sum, and returns the error that the command ends with.
+func (s *warmSum) conclude(ctx context.Context, stdout io.Writer) error {
+	fmt.Fprintf(stdout, "images: %d warm, %d failed; %s\n", s.warmed, s.failed, amounts(s.brought, s.present))
+	switch {
+	case ctx.Err() != nil:
+		return errors.New("interrupted before it was done; run it again to go on, which transfers nothing twice")
+	case s.failed > 0:
+		return fmt.Errorf("images that failed: %d", s.failed)
+	}
+	return nil
+}
+
+func amounts(brought, present warm.Amount) string {
+	return "new " + describe(storage.Amount(brought)) + "; already there " + describe(storage.Amount(present))
+}

@@ -1,0 +1,65 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"net/url"
+	"strings"
+)
+
+// Observability says what Weir tells other systems about its work.
+type Observability struct {
+	Tracing Tracing `toml:"tracing"`
+}
+
+// Tracing says where OpenTelemetry traces go. What is not set here is what the
+// standard OTEL_* variables of the environment say.
+type Tracing struct {
+	Endpoint     Secret   `toml:"endpoint"`      // base URL of an OTLP receiver, which may hold a password
+	SamplingRate *float64 `toml:"sampling_rate"` // share of the requests without a traced parent, 0 to 1; nil: not set
+}
+
+// EndpointURL returns the base URL of the receiver, or nil where none is
+// configured. It fails only where [Config.Validate] has a problem with it, and
+// its error does not quote the URL.
+func (t Tracing) EndpointURL() (*url.URL, error) {
+	if t.Endpoint == "" {
+		return nil, nil //nolint:nilnil // no endpoint is an answer
+	}
+	parsed, err := url.Parse(t.Endpoint.Reveal())
+	switch {
+	case err != nil || parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Hostname() == "":
+		return nil, errors.New(`must be a URL such as "http://otel-collector:4318" (or https), ` +
+			"with every / ? # @ % in a password percent-encoded")
+	case !validPort(cmp.Or(parsed.Port(), "443")):
+		return nil, errors.New("names a port that is not between 1 and 65535")
+	case strings.ContainsAny(t.Endpoint.Reveal(), "?#"):
+		return nil, errors.New("must end with the host or a path, without ? or #")
+	}
+	return parsed, nil
+}
+
+// redactedEndpoint returns the endpoint without its password.
+func (t Tracing) redactedEndpoint() string {
+	endpoint, err := t.EndpointURL()
+	if err != nil {
+		return redacted
+	}
+	if endpoint == nil {
+		return ""
+	}
+	if _, ok := endpoint.User.Password(); ok {
+		endpoint.User = url.UserPassword(endpoint.User.Username(), "redacted")
+	}
+	return endpoint.String()
+}
+
+func (v *check) tracing() {
+	t := v.config.Observability.Tracing
+	_, err := t.EndpointURL()
+	v.failed("observability.tracing.endpoint", err)
+	// NaN, which TOML can write, is in no range.
+	if rate := t.SamplingRate; rate != nil && !(*rate >= 0 && *rate <= 1) {
+		v.fail("observability.tracing.sampling_rate", "must be between 0.0 (none) and 1.0 (all), not %v", *rate)
+	}
+}

@@ -1,0 +1,67 @@
+package namespace_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
+)
+
+// A name that nobody answers is told what it may have been meant to be.
+func TestUnknownNameIsTold(t *testing.T) {
+	table := newTable(t, manyBlocks()[1:]...)
+	const all = "; names begin with ghcr.io, ghcr.io/acme, ghcr.io/acme/deep, hub/library, library, localhost:5000, team/mirror"
+	for name, want := range map[string]string{
+		"gchr.io/org/app":    "; did you mean ghcr.io/org/app? names begin with ghcr.io, ",
+		"ghrc.io/acme/a":     "; did you mean ghcr.io/acme/a? names begin with ghcr.io, ",
+		"ghcr.oi/acme/a":     "; did you mean ghcr.io/acme/a? names begin with ghcr.io, ",
+		"libary/nginx":       "; did you mean library/nginx? names begin with ghcr.io, ",
+		"team/miror/a":       "; did you mean team/mirror/a? names begin with ghcr.io, ",
+		"localhost:5001/app": "; did you mean localhost:5000/app? names begin with ghcr.io, ",
+		"nginx":              "nginx" + all,
+		"quay.io/org/app":    "quay.io/org/app" + all,
+	} {
+		if _, _, err := table.Resolve("", name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
+
+func TestUnknownNameListsSomeKeys(t *testing.T) {
+	var specs []namespace.Spec
+	for i := range 12 {
+		specs = append(specs, namespace.Spec{Key: fmt.Sprintf("block-%02d", i)})
+	}
+	_, _, err := newTable(t, specs...).Resolve("", "nginx")
+	if want := "names begin with block-00, block-01, block-02, block-03, block-04, block-05, block-06, block-07, block-08, block-09, or one of 2 more"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("%v, want %s", err, want)
+	}
+	_, _, err = newTable(t, specs[:10]...).Resolve("", "nginx")
+	if err == nil || !strings.HasSuffix(err.Error(), "block-08, block-09") {
+		t.Errorf("%v", err)
+	}
+	_, _, err = newTable(t).Resolve("", "nginx")
+	if err == nil || !strings.HasSuffix(err.Error(), "no repository is configured") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestUpstreamKey(t *testing.T) {
+	table := newTable(t, namespace.Spec{
+		Key: "ghcr.io", Upstreams: upstream.NewChain(upstream.ChainOptions{}),
+		UpstreamHosts: []string{"Mirror.example:5000", "ghcr.io", "twice.example", "twice.example"},
+	})
+	n := table.Namespaces()[0]
+	for host, want := range map[string]string{
+		"mirror.example:5000": `repository."ghcr.io".upstream[0]`,
+		"ghcr.io":             `repository."ghcr.io".upstream[1]`,
+		"twice.example":       `repository."ghcr.io".upstream`,
+		"elsewhere.example":   `repository."ghcr.io".upstream`,
+	} {
+		if got := n.UpstreamKey(host); got != want {
+			t.Errorf("%s: %s, want %s", host, got, want)
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package namespace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/warm"
+)
+
+// takeovers is how often a warming takes a download over that another
+// repository's upstream failed to deliver.
+const takeovers = 3
+
+// errNotStored says that content came from an upstream and is not in the store.
+// Health has told the log why.
+var errNotStored = errors.New("came from the upstream but could not be stored: see the lines before this one, and blob_store.fs.max_size")
+
+// warmSource is a repository of a namespace as a warming reads it.
+type warmSource struct {
+	namespace *Namespace
+	repo      string
+}
+
+var _ warm.Source = warmSource{}
+
+// Manifest implements [warm.Source].
+func (s warmSource) Manifest(ctx context.Context, ref string) (warm.Manifest, error) {
+	m, err := s.namespace.Manifest(ctx, s.repo, ref)
+	if err != nil {
+		return warm.Manifest{}, err
+	}
+	defer m.Content.Close()
+	if m.Cache == Passed {
+		return warm.Manifest{}, errNotStored
+	}
+	body, err := warm.ReadManifest(m.Content)
+	return warm.Manifest{Body: body, There: m.Cache.Cached(), Stale: m.Warning}, err
+}
+
+// Referrers implements [warm.Source].
+func (s warmSource) Referrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	r, err := s.namespace.Referrers(ctx, s.repo, subject, "")
+	if err != nil {
+		return nil, err
+	}
+	return r.Index.Manifests, nil
+}
+
+// Blob implements [warm.Source]. Of a blob that is being downloaded it waits for
+// the end, and reads nothing. A warming that is cancelled gives up what only it
+// wanted.
+func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _ func(int64)) (there bool, err error) {
+	n, id := s.namespace, s.namespace.id(s.repo)
+	var failed error
+	for range takeovers {
+		b, err := n.openBlob(ctx, id, desc.Digest)
+		if err != nil {
+			return false, err
+		}
+		if b.reader == nil {
+			b.Content.Close()
+			n.linkForeign(ctx, id, desc.Digest, b)
+			return true, checkSize(desc, b.Size)
+		}
+		failed = b.reader.Complete()
+		switch {
+		case failed == nil:
+			return false, n.arrivedWhole(ctx, id, desc, b)
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case b.reader.Repository() == id:
+			n.remember(question{id, "blob", desc.Digest.String()}, failed)
+			return false, failed
+		}
+	}
+	return false, failed
+}
+
+// arrivedWhole settles what a download has brought.
+func (n *Namespace) arrivedWhole(ctx context.Context, id storage.Repository, desc ocispec.Descriptor, b *opened) error {
+	info, err := n.cache.store.Stat(ctx, desc.Digest)
+	if errors.Is(err, storage.ErrNotExist) {
+		return errNotStored
+	}
+	if err != nil {
+		return err
+	}
+	b.Size = info.Size
+	n.linkForeign(ctx, id, desc.Digest, b)
+	return checkSize(desc, info.Size)
+}
+
+func checkSize(desc ocispec.Descriptor, size int64) error {
+	if desc.Size != size {
+		return fmt.Errorf("has %d bytes, and %d where it is named", size, desc.Size)
+	}
+	return nil
+}

@@ -1,0 +1,255 @@
+package namespace_test
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// warmBubble runs a test of a Warmer in fake time. The count it gets is that of
+// the warmings with a result.
+func warmBubble(t *testing.T, pool int, test func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(result string) int)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := prometheus.NewRegistry()
+		metrics := namespace.NewMetrics(r)
+		m := newMirror(t, pool, metrics)
+		w := namespace.NewWarmer(m.pool, metrics, slog.New(slog.NewTextHandler(m.log, nil)))
+		defer w.Close()
+		test(t, m, w, func(result string) int {
+			families, err := r.Gather()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, family := range families {
+				for _, sample := range family.GetMetric() {
+					if family.GetName() == "weir_warm_total" && sample.GetLabel()[1].GetValue() == result {
+						return int(sample.GetCounter().GetValue())
+					}
+				}
+			}
+			return 0
+		})
+	})
+}
+
+// warmTable returns a table with one namespace that keeps images warm, each
+// every hour.
+func (m *mirror) warmTable(r *upstreamtest.Registry, images []string, change ...func(*namespace.Spec)) *namespace.Table {
+	m.t.Helper()
+	var spec namespace.Spec
+	m.namespace("mirror", r, append(change, func(s *namespace.Spec) {
+		for _, image := range images {
+			name, tag, _ := strings.Cut(image, ":")
+			s.Warm = append(s.Warm, namespace.Warming{Name: name, Reference: tag, Every: time.Hour, Referrers: true})
+		}
+		spec = *s
+	})...)
+	table, err := namespace.NewTable(m.cache, []namespace.Spec{spec})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return table
+}
+
+// pass lets time pass, and what it brings about happen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func TestWarmerKeepsToItsSchedule(t *testing.T) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+		r := m.registry("registry.example")
+		image := r.AddImage("org/app", "v1", []byte("layer"))
+		w.Apply(m.warmTable(r, []string{"mirror/org/app:v1"}))
+		pass(5 * time.Second)
+		config := slices.DeleteFunc(r.Requests(), func(s string) bool { return !strings.Contains(s, "/blobs/") })
+		if len(config) != 2 || len(r.Requests()) != 4 || ended("done") != 1 {
+			t.Errorf("asked %q, %d done", r.Requests(), ended("done"))
+		}
+		if _, err := m.store.Stat(t.Context(), digest.FromString("layer")); err != nil {
+			t.Errorf("the layer: %v", err)
+		}
+		r.ResetRequests()
+
+		// From then on it costs a HEAD and a question, once an hour.
+		referrers := fmt.Sprintf("GET /v2/org/app/referrers/%s 200", image.Digest)
+		pass(57*time.Minute - 5*time.Second)
+		wantRequests(t, r)
+		pass(3*time.Minute + 5*time.Second)
+		wantRequests(t, r, manifestRequest("HEAD", "org/app", "v1", 200), referrers)
+
+		// What has moved is brought.
+		r.AddImage("org/app", "v1", []byte("another layer"))
+		pass(time.Hour)
+		if _, err := m.store.Stat(t.Context(), digest.FromString("another layer")); err != nil || ended("done") != 3 {
+			t.Errorf("the new layer: %v; %d done", err, ended("done"))
+		}
+	})
+}
+
+func TestWarmerTriesAgain(t *testing.T) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+		r := m.registry("registry.example")
+		w.Apply(m.warmTable(r, []string{"org/app:v1"}))
+		for n, pause := range []time.Duration{5 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 15 * time.Minute, 15 * time.Minute} {
+			pass(pause)
+			if got := ended("failed"); got != n+1 {
+				t.Errorf("after another %s %d have failed, want %d", pause, got, n+1)
+			}
+		}
+		if n := m.log.count("manifest org/app v1: not found"); n != 7 {
+			t.Errorf("%d lines say why", n)
+		}
+		r.AddImage("org/app", "v1", []byte("layer"))
+		pass(15 * time.Minute)
+		if ended("done") != 1 {
+			t.Error("it is not warm at last")
+		}
+		r.Untag("org/app", "v1")
+		for range 61 * 60 {
+			if pass(time.Second); ended("failed") == 8 {
+				break
+			}
+		}
+		pass(time.Minute)
+		if got := ended("failed"); got != 9 {
+			t.Errorf("%d have failed, want 9: a success makes the pauses short again", got)
+		}
+	})
+}
+
+func TestWarmerFollowsReloads(t *testing.T) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+		r := m.registry("registry.example")
+		gate := upstreamtest.NewGate()
+		for _, repo := range []string{"kept", "gone", "added"} {
+			r.AddImage(repo, "v1", []byte("layer of "+repo))
+		}
+		r.Fault(upstreamtest.Blobs, upstreamtest.Hold(gate))
+		w.Apply(m.warmTable(r, []string{"kept:v1", "gone:v1"}))
+		pass(5 * time.Second)
+		if n := len(slices.DeleteFunc(r.Requests(), func(s string) bool { return !strings.Contains(s, "/manifests/") })); n != 2 {
+			t.Errorf("asked %q", r.Requests())
+		}
+		w.Apply(m.warmTable(r, []string{"kept:v1", "added:v1"}))
+		synctest.Wait()
+		if _, reader, err := m.flights.Open(t.Context(), digest.FromString("layer of kept"), storage.Source{}); err != nil || reader == nil || !reader.Joined() {
+			t.Errorf("what stays is disturbed: %v", err)
+		} else {
+			reader.Close()
+		}
+		gate.Open()
+		pass(5 * time.Second)
+		for repo, want := range map[string]bool{"kept": true, "gone": false, "added": true} {
+			if _, err := m.store.Stat(t.Context(), digest.FromString("layer of "+repo)); (err == nil) != want {
+				t.Errorf("%s: %v", repo, err)
+			}
+		}
+		if ended("done") != 2 || ended("failed") != 0 {
+			t.Errorf("%d done, %d failed", ended("done"), ended("failed"))
+		}
+		r.ResetRequests()
+		w.Apply(m.warmTable(r, []string{"kept:v1"}, offline))
+		pass(2 * time.Hour)
+		wantRequests(t, r)
+		if ended("done") != 2 {
+			t.Error("what cannot be brought is said to be warm")
+		}
+	})
+}
+
+// Half of the pool stays free for downloads that clients have left.
+func TestWarmerLeavesRoom(t *testing.T) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+		r := m.registry("registry.example")
+		gate := upstreamtest.NewGate()
+		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
+		var images []string
+		for i := range 5 {
+			repo := fmt.Sprint("app", i)
+			r.AddImage(repo, "v1", []byte(repo))
+			images = append(images, repo+":v1")
+		}
+		w.Apply(m.warmTable(r, images))
+		pass(5 * time.Second) // all are due; longer, and the upstream counts as stalled
+		if n := len(r.Requests()); n != 2 {
+			t.Errorf("%d at once, want 2 of the pool's 4", n)
+		}
+		gate.Open()
+		synctest.Wait()
+		if ended("done") != 5 {
+			t.Errorf("%d done", ended("done"))
+		}
+	})
+}
+
+// Close waits for no upstream, and what was on its way is given up.
+func TestWarmerClose(t *testing.T) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+		r := m.registry("registry.example")
+		r.AddImage("org/app", "v1", []byte("layer"))
+		r.Fault(upstreamtest.Blobs, upstreamtest.Hold(upstreamtest.NewGate()))
+		w.Apply(m.warmTable(r, []string{"org/app:v1"}))
+		pass(5 * time.Second)
+		w.Close()
+		synctest.Wait()
+		if err := m.flights.Drain(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if m.log.count("level=WARN") != 0 || ended("failed") != 0 {
+			t.Errorf("a shutdown counts as a failure")
+		}
+		r.ResetRequests()
+		pass(2 * time.Hour)
+		wantRequests(t, r)
+	})
+}
+
+func TestWarmerMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewRegistry()
+		metrics := namespace.NewMetrics(registry)
+		m := newMirror(t, 4, metrics)
+		w := namespace.NewWarmer(m.pool, metrics, slog.New(slog.DiscardHandler))
+		defer w.Close()
+		r := m.registry("registry.example")
+		r.AddImage("good", "v1", []byte("layer"))
+		begin := time.Now()
+		w.Apply(m.warmTable(r, []string{"good:v1", "bad:v1"}))
+		pass(5 * time.Second)
+		want := fmt.Sprintf(`# HELP weir_warm_failing Images to keep warm whose last warming failed.
+# TYPE weir_warm_failing gauge
+weir_warm_failing{namespace="mirror"} 1
+# HELP weir_warm_oldest_success_timestamp_seconds Of the last successful warming of each image, or where there was none the time when that was first wanted, the oldest.
+# TYPE weir_warm_oldest_success_timestamp_seconds gauge
+weir_warm_oldest_success_timestamp_seconds{namespace="mirror"} %d
+# HELP weir_warm_total Warmings of an image by the server itself that ended, by result: done, failed or dropped.
+# TYPE weir_warm_total counter
+weir_warm_total{namespace="mirror",result="done"} 1
+weir_warm_total{namespace="mirror",result="dropped"} 0
+weir_warm_total{namespace="mirror",result="failed"} 1
+`, begin.Unix())
+		names := []string{"weir_warm_failing", "weir_warm_oldest_success_timestamp_seconds", "weir_warm_total"}
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
+			t.Error(err)
+		}
+		w.Apply(m.warmTable(r, nil))
+		if n, err := testutil.GatherAndCount(registry, names[:2]...); n != 0 || err != nil {
+			t.Errorf("%d gauges of what is not to be kept warm: %v", n, err)
+		}
+	})
+}

@@ -1,0 +1,344 @@
+package registry_test
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// dial is how the upstreams of one message are reached.
+type dial = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// message is a failure and what clients are told about it.
+type message struct {
+	name    string
+	path    string // "": a tag of ghcr.io/org/app
+	method  string // "": GET
+	options []upstreamtest.Option
+	fault   []upstreamtest.Effect
+	prepare func(*testing.T, *mirror, *upstreamtest.Registry) // before the request; may be nil
+	dial    dial                                              // nil: to the upstream
+	change  func(*upstream.Options)                           // may be nil
+	offline bool
+	second  bool // there is another upstream that has nothing
+	status  int
+	code    string
+	want    string
+	retry   string
+	detail  string
+}
+
+// messages are what docs/troubleshooting.md explains: all that clients are told
+// when something fails. The clock of the tests begins at midnight.
+var messages = []message{
+	{
+		name: "unknown name", path: "gchr.io/org/app/manifests/1.2", status: 404, code: "NAME_UNKNOWN",
+		want: `no configured repository answers this name: gchr.io/org/app; did you mean ghcr.io/org/app? names begin with ghcr.io`,
+	},
+	{
+		name: "no host", path: "nginx/manifests/latest", status: 404, code: "NAME_UNKNOWN",
+		want: `no configured repository answers this name: nginx; names begin with ghcr.io`,
+	},
+	{
+		name: "offline", offline: true, status: 404, code: "MANIFEST_UNKNOWN",
+		want: `tag 1.2: not cached, and the namespace is offline: remove offline = true from repository."ghcr.io" to fetch it from ghcr.io`,
+	},
+	{
+		name: "tag not found", status: 404, code: "MANIFEST_UNKNOWN",
+		want:   `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown)`,
+		detail: `{"upstream":"ghcr.io","class":"not_found","status":404}`,
+	},
+	{
+		name: "blob not found", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 404, code: "BLOB_UNKNOWN",
+		want: `ghcr.io was asked for org/app@` + missingBlob + ` and does not have it (404 Not Found: BLOB_UNKNOWN: blob unknown to registry)`,
+	},
+	{
+		name: "not found on two", second: true, status: 404, code: "MANIFEST_UNKNOWN",
+		want: `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown); ` +
+			`mirror.example was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown)`,
+	},
+	{
+		name: "denied to everyone", options: []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")}, status: 403, code: "DENIED",
+		want: `ghcr.io does not give org/app:1.2 to everyone (401 Unauthorized: UNAUTHORIZED: authentication required): ` +
+			`it is private or does not exist; if it exists, set username and password of repository."ghcr.io".upstream[0]`,
+		detail: `{"upstream":"ghcr.io","class":"denied","status":401}`,
+	},
+	{
+		name: "credentials refused", options: []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")}, change: wrongPassword, status: 403, code: "DENIED",
+		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: authentication required): ` +
+			`check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
+	},
+	{
+		name: "token refused", change: wrongPassword, status: 403, code: "DENIED",
+		options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{Username: "reader", Password: "secret", OnRegistry: true, Realm: "http://ghcr.io/token"})},
+		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: token service ghcr.io: incorrect username or password): ` +
+			`check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
+	},
+	{
+		name: "rate limited", fault: []upstreamtest.Effect{upstreamtest.Status(429, tooMany), upstreamtest.Header("Retry-After", "90")},
+		status: 429, code: "TOOMANYREQUESTS", retry: "90",
+		want: `ghcr.io allows no more requests until 00:01:30 UTC, in 1m30s (429 Too Many Requests: TOOMANYREQUESTS: You have reached your pull rate limit): ` +
+			`set username and password of repository."ghcr.io".upstream[0] for a limit of your own, raise tag_ttl, or add another upstream`,
+		detail: `{"upstream":"ghcr.io","class":"rate_limited","status":429,"retry_after":90}`,
+	},
+	{
+		name: "rate limited with credentials", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, change: wrongPassword,
+		status: 429, code: "TOOMANYREQUESTS", retry: "60",
+		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 1m0s (429 Too Many Requests): ` +
+			`raise tag_ttl, or add another upstream beside repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "resting", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, prepare: func(t *testing.T, m *mirror, _ *upstreamtest.Registry) {
+			wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2"), 429)
+			time.Sleep(20 * time.Second)
+		},
+		status: 429, code: "TOOMANYREQUESTS", retry: "40",
+		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 40s (not asked again before it allows that): ` +
+			`set username and password of repository."ghcr.io".upstream[0] for a limit of your own, raise tag_ttl, or add another upstream`,
+		detail: `{"upstream":"ghcr.io","class":"rate_limited","retry_after":40}`,
+	},
+	{
+		name: "broken upstream", fault: []upstreamtest.Effect{upstreamtest.Status(500, "database is down")}, status: 502, code: "UNAVAILABLE",
+		want:   `ghcr.io could not deliver org/app:1.2 (500 Internal Server Error: database is down)`,
+		detail: `{"upstream":"ghcr.io","class":"unavailable","status":500}`,
+	},
+	{
+		name: "DNS", dial: failing(&net.DNSError{Err: "no such host", Name: "ghcr.io", IsNotFound: true}), status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: lookup ghcr.io: no such host: ` +
+			`check the host in url of repository."ghcr.io".upstream[0], and the DNS of the mirror's machine`,
+		detail: `{"upstream":"ghcr.io","class":"unavailable"}`,
+	},
+	{
+		name: "refused", dial: failing(os.NewSyscallError("connect", syscall.ECONNREFUSED)), status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: connect: connection refused: ` +
+			`nothing listens there: check url of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "left alone", dial: failing(os.NewSyscallError("connect", syscall.ECONNREFUSED)), status: 502, code: "UNAVAILABLE",
+		prepare: func(t *testing.T, m *mirror, _ *upstreamtest.Registry) {
+			for range 3 {
+				wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2"), 502)
+			}
+		},
+		want: `ghcr.io could not deliver org/app:1.2: not asked for a while after 3 failed connects, the last one: dial tcp: connect: connection refused: ` +
+			`nothing listens there: check url of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "connect timeout", dial: hanging, status: 504, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: i/o timeout: ` +
+			`check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "no answer", status: 504, code: "UNAVAILABLE",
+		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+			r.Fault(upstreamtest.Any, upstreamtest.Hold(upstreamtest.NewGate())) // a gate of the test's bubble
+		},
+		want: `ghcr.io could not deliver org/app:1.2: talking to ghcr.io: net/http: timeout awaiting response headers: ` +
+			`check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "unknown authority", options: []upstreamtest.Option{upstreamtest.WithTLS()}, change: https, status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: tls: failed to verify certificate: x509: certificate signed by unknown authority: ` +
+			`if its authority is your own, name it in server_ca_bundle of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "no TLS", change: func(o *upstream.Options) { https(o); o.URL.Host = "ghcr.io:80" }, status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io:80 could not deliver org/app:1.2: connecting to ghcr.io:80: tls: first record does not look like a TLS handshake: ` +
+			`it speaks no TLS: check whether url of repository."ghcr.io".upstream[0] should begin with http://`,
+	},
+	{
+		name: "too large", status: 502, code: "UNAVAILABLE", change: func(o *upstream.Options) { o.MaxManifestSize = 100 },
+		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+			r.AddImage("org/app", "1.2", []byte("a layer"))
+		},
+		want: `ghcr.io could not deliver org/app:1.2: manifest too large: more than max_manifest_size, 100 bytes: ` +
+			`raise global.max_manifest_size if it is to be served`,
+	},
+	{
+		name: "schema 1", status: 502, code: "UNAVAILABLE",
+		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+			r.AddManifest("org/app", "1.2", "application/vnd.docker.distribution.manifest.v1+json", []byte(`{"schemaVersion":1}`))
+		},
+		want: `ghcr.io could not deliver org/app:1.2: Docker schema 1 manifests are not served: push the image again with a current client`,
+	},
+	{
+		name: "wrong bytes", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 502, code: "UNAVAILABLE",
+		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+			r.AddBlobAs("org/app", missingBlob, []byte("a liar"))
+		},
+		want: `the bytes do not match their digest: ` + missingBlob + ` from ghcr.io: 6 bytes have digest ` +
+			`sha256:b91ffbd3bd243770d9f20553e0fa45ac4f4174eff01b1b18c1a6b8559c697122: what the upstream stores, or a proxy before it, is broken`,
+	},
+	{
+		name: "redirects", options: nil, fault: []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://elsewhere.example/")},
+		change: func(o *upstream.Options) { o.MaxRedirects = 0 }, status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: too many redirects: more than 0, the last one to elsewhere.example: ` +
+			`raise max_redirect of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "redirected to a host that is away", fault: []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://elsewhere.example/")},
+		status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to elsewhere.example: dial tcp: connection to elsewhere.example:80 refused: ` +
+			`ghcr.io sends clients there, so the mirror must be able to reach it too`,
+	},
+	{
+		name: "wrong bytes of a manifest", path: "ghcr.io/org/app/manifests/" + missingBlob, status: 502, code: "UNAVAILABLE",
+		fault: []upstreamtest.Effect{
+			upstreamtest.Status(200, `{"mediaType":"application/vnd.oci.image.manifest.v1+json"}`),
+			upstreamtest.Header("Content-Type", "application/vnd.oci.image.manifest.v1+json"),
+		},
+		want: `ghcr.io could not deliver org/app@` + missingBlob + `: content does not match its digest: it has ` +
+			`sha256:0a1b17bf6d39f56897a7e8a056d930cf2bde38841a187aeb083d7487e2224573: what it stores, or a proxy before it, is broken`,
+	},
+	{
+		name: "no manifest", status: 502, code: "UNAVAILABLE",
+		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+			r.AddManifest("org/app", "1.2", "text/html", []byte("<html>please log in</html>"))
+		},
+		want: `ghcr.io could not deliver org/app:1.2: the answer is no manifest: invalid character '<' looking for beginning of value: ` +
+			`what answers is no registry: check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
+	},
+	{
+		name: "proxy", dial: ending(&net.OpError{Op: "proxyconnect", Net: "tcp", Err: syscall.ECONNREFUSED}), status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: proxyconnect tcp: connection refused: ` +
+			`check proxy of repository."ghcr.io".upstream[0], or HTTP_PROXY, HTTPS_PROXY and NO_PROXY`,
+	},
+	{
+		name: "client certificate", dial: ending(&net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}), status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: remote error: tls: certificate required: ` +
+			`it ended the TLS handshake: check client_certificate and client_private_key of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "certificate of another host", dial: ending(x509.HostnameError{Certificate: otherCertificate, Host: "ghcr.io"}), status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: x509: certificate is valid for other.example, not ghcr.io: ` +
+			`its certificate is for another host: check url of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "expired certificate", dial: ending(x509.CertificateInvalidError{Cert: otherCertificate, Reason: x509.Expired}), status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: x509: certificate has expired or is not yet valid: : ` +
+			`its certificate cannot be used; if it says expired, check the clock of the mirror's machine`,
+	},
+	{
+		name: "name", path: "ghcr.io/UPPER/manifests/1.2", status: 400, code: "NAME_INVALID",
+		want: `not a repository name: "ghcr.io/UPPER"`,
+	},
+	{
+		name: "tag", path: "ghcr.io/org/app/manifests/-1", status: 404, code: "MANIFEST_UNKNOWN",
+		want: `not a tag, nor a digest: "-1"`,
+	},
+	{
+		name: "digest", path: "ghcr.io/org/app/blobs/sha256:abc", status: 400, code: "DIGEST_INVALID",
+		want: `not a sha256 or sha512 digest: "sha256:abc"`,
+	},
+	{
+		name: "number", path: "ghcr.io/org/app/tags/list?n=x", status: 400, code: "PAGINATION_NUMBER_INVALID",
+		want: `n is not a number of names: "x"`,
+	},
+	{
+		name: "endpoint", path: "ghcr.io/org/app/frobs/x", status: 404, code: "NAME_UNKNOWN",
+		want: `no such endpoint: "/v2/ghcr.io/org/app/frobs/x"`,
+	},
+	{
+		name: "write", method: http.MethodPost, path: "ghcr.io/org/app/blobs/uploads/", status: 401, code: "UNAUTHORIZED",
+		want: `ghcr.io/org/app is a read-only mirror of ghcr.io`,
+	},
+}
+
+const (
+	missingBlob = "sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881" // of "x"
+	tooMany     = `{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your pull rate limit"}]}`
+)
+
+var otherCertificate = &x509.Certificate{DNSNames: []string{"other.example"}}
+
+func wrongPassword(o *upstream.Options) { o.Username, o.Password = "reader", "wrong" }
+
+func https(o *upstream.Options) { o.URL.Scheme = "https" }
+
+func failing(err error) dial {
+	return func(_ context.Context, network, _ string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+}
+
+// ending ends each dial as it is.
+func ending(err error) dial {
+	return func(context.Context, string, string) (net.Conn, error) { return nil, err }
+}
+
+func hanging(ctx context.Context, network, _ string) (net.Conn, error) {
+	<-ctx.Done()
+	return nil, &net.OpError{Op: "dial", Net: network, Err: os.ErrDeadlineExceeded}
+}
+
+func TestMessages(t *testing.T) {
+	for _, test := range messages {
+		t.Run(test.name, func(t *testing.T) { synctest.Test(t, test.run) })
+	}
+}
+
+func (test message) run(t *testing.T) {
+	network := upstreamtest.NewNetwork()
+	r := upstreamtest.New(t, append(test.options, upstreamtest.WithNetwork(network, "ghcr.io"))...)
+	if test.fault != nil {
+		r.Fault(upstreamtest.Any, test.fault...)
+	}
+	spec := namespace.Spec{Key: "ghcr.io", Host: "ghcr.io", Offline: test.offline}
+	var members []*upstream.Client
+	add := func(host string, change ...func(*upstream.Options)) {
+		o := upstream.Options{
+			URL: &url.URL{Scheme: "http", Host: host}, DialContext: network.DialContext,
+			MaxRedirects: 5, ConnectTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second,
+		}
+		if test.dial != nil {
+			o.DialContext = test.dial
+		}
+		for _, f := range change {
+			f(&o)
+		}
+		c := upstream.NewClient(o)
+		t.Cleanup(c.Close)
+		members = append(members, c)
+		spec.UpstreamHosts = append(spec.UpstreamHosts, o.URL.Host)
+	}
+	if test.change == nil {
+		test.change = func(*upstream.Options) {}
+	}
+	add("ghcr.io", test.change)
+	if test.second {
+		upstreamtest.New(t, upstreamtest.WithNetwork(network, "mirror.example"))
+		add("mirror.example")
+	}
+	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{}, members...)
+	m := newMirror(t, spec)
+	if test.prepare != nil {
+		test.prepare(t, m, r)
+	}
+	if test.path == "" {
+		test.path = "ghcr.io/org/app/manifests/1.2"
+	}
+	if test.method == "" {
+		test.method = http.MethodGet
+	}
+	w := m.do(test.method, "/v2/"+test.path)
+	if got := wantError(t, w, test.status, test.code); got != test.want {
+		t.Errorf("the message is\n%s\nwant\n%s", got, test.want)
+	}
+	wantHeader(t, w.Header(), "Retry-After", test.retry)
+	if _, detail, _ := strings.Cut(w.Body.String(), `"detail":`); test.detail != "" && !strings.HasPrefix(detail, test.detail+"}]}") {
+		t.Errorf("the detail is %s, want %s", detail, test.detail)
+	}
+}

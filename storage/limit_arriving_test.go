@@ -1,0 +1,54 @@
+package storage_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+// lookedAt is a store of which somebody sees each content the moment that it is
+// there, before whoever stores it knows that it is.
+type lookedAt struct {
+	storage.Store
+	look func(digest.Digest)
+}
+
+func (s lookedAt) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
+	err := s.Store.Commit(ctx, dgst, sp)
+	s.look(dgst)
+	return err
+}
+
+// What is seen while it is being stored counts once: as what was set aside for
+// it, or as stored.
+func TestLimitCountsWhatArrivesOnce(t *testing.T) {
+	memory := storagetest.NewMemory(t)
+	var l *storage.Limit
+	var usage storage.Usage
+	store := lookedAt{memory, func(dgst digest.Digest) {
+		if _, err := l.Stat(t.Context(), dgst); err != nil {
+			t.Error(err)
+		}
+		object, err := l.Open(t.Context(), dgst)
+		must(t, err)
+		must(t, object.Content.Close())
+		usage = l.Usage()
+	}}
+	l = storage.NewLimit(store, memory.Spools(), storage.LimitOptions{MaxBytes: 1 << 20})
+	t.Cleanup(func() { must(t, l.Close()) })
+	flights := newSetup(t, func(o *storage.FlightsOptions) { o.Store, o.Spools = l, memory.Spools() })
+	o := &origin{body: random(100_000)}
+	pullThrough(t, flights, o)
+	must(t, flights.Drain(t.Context()))
+	if usage.Stored != 0 || usage.Reserved != 100_000 {
+		t.Errorf("while it was being stored: %+v", usage)
+	}
+	if got := l.Usage(); got.Stored != 100_000 || got.Reserved != 0 || got.Pinned != 0 || got.Objects != 1 {
+		t.Errorf("in the end: %+v", got)
+	}
+}

@@ -1,0 +1,116 @@
+package storage_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/weirhq/weir/storage"
+)
+
+// A download's end is counted once, by its result, and what arrived is timed.
+func TestFlightMetrics(t *testing.T) {
+	for result, c := range map[string]struct {
+		origin *origin
+		script func(*setup)
+		leave  bool // the only client does, in the middle
+	}{
+		"stored":    {origin: &origin{}},
+		"unstored":  {origin: &origin{}, script: func(s *setup) { s.store.FailCommit(errors.New("disk on fire")) }},
+		"corrupt":   {origin: &origin{corrupt: func(p []byte) []byte { p[9] ^= 1; return p }}},
+		"failed":    {origin: &origin{refuse: errors.New("503")}},
+		"abandoned": {origin: &origin{step: make(chan int)}, leave: true},
+	} {
+		t.Run(result, func(t *testing.T) {
+			registry := prometheus.NewPedanticRegistry()
+			s := newSetup(t, func(o *storage.FlightsOptions) {
+				o.Metrics = storage.NewMetrics(registry)
+				o.Idle = func(f *storage.Flight) { f.Abandon() }
+			})
+			if c.script != nil {
+				c.script(s)
+			}
+			o := c.origin
+			o.body = random(1000)
+			r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+			if c.leave {
+				o.step <- 100
+			} else {
+				readAll(r)
+			}
+			r.Close()
+			if err := s.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			want := "# HELP weir_flights_ended_total Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (nobody wanted it any more).\n# TYPE weir_flights_ended_total counter\n"
+			for _, other := range []string{"abandoned", "corrupt", "failed", "stored", "unstored"} {
+				want += `weir_flights_ended_total{result="` + other + `"} `
+				if other == result {
+					want += "1\n"
+				} else {
+					want += "0\n"
+				}
+			}
+			if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_flights_ended_total"); err != nil {
+				t.Error(err)
+			}
+			timed := uint64(0)
+			if result == "stored" {
+				timed = 1
+			}
+			if got := durations(t, registry); got != timed {
+				t.Errorf("%d downloads are timed, want %d", got, timed)
+			}
+		})
+	}
+}
+
+func durations(t *testing.T, registry *prometheus.Registry) uint64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() == "weir_flight_duration_seconds" {
+			return family.GetMetric()[0].GetHistogram().GetSampleCount()
+		}
+	}
+	t.Fatal("weir_flight_duration_seconds is missing")
+	return 0
+}
+
+// Downloads beyond max_concurrent_fetches are seen to wait.
+func TestWaitingFlightsMetric(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		registry := prometheus.NewPedanticRegistry()
+		s := newSetup(t, func(o *storage.FlightsOptions) { o.MaxFetches, o.Metrics = 2, storage.NewMetrics(registry) })
+		defer s.Close()
+		expect := func(n string) {
+			t.Helper()
+			synctest.Wait()
+			want := "# HELP weir_flights_waiting Downloads that wait for one of global.max_concurrent_fetches places.\n# TYPE weir_flights_waiting gauge\nweir_flights_waiting " + n + "\n"
+			if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_flights_waiting"); err != nil {
+				t.Error(err)
+			}
+		}
+		var first *origin
+		for i := range 5 {
+			o := &origin{body: random(1000), step: make(chan int)}
+			r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+			defer r.Close()
+			if i == 0 {
+				first = o
+			}
+			synctest.Wait() // so that the first one runs
+		}
+		expect("3")
+		first.step <- 1000
+		expect("2")
+	})
+}

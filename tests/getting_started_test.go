@@ -1,0 +1,138 @@
+package tests
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/tests/require"
+)
+
+// internet is a registry that a proxy takes every connection to, so that a
+// mirror behind it finds Docker Hub and ghcr.io under their own names.
+type internet struct {
+	registry *harness.Distribution
+	push     *harness.Pusher
+	env      []string // of a process that is behind the proxy
+}
+
+func startInternet(t *testing.T) *internet {
+	t.Helper()
+	ca := newAuthority(t)
+	certificate, key := ca.issue(t, "registries", "registry-1.docker.io", "ghcr.io")
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.certificate)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	t.Cleanup(client.CloseIdleConnections)
+	d := harness.StartDistribution(t, client, "https", "  tls: {certificate: "+certificate+", key: "+key+"}", "")
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { tunnel(w, d.Addr) }))
+	t.Cleanup(proxy.Close)
+	return &internet{
+		registry: d,
+		push:     &harness.Pusher{Client: client, Base: "https://" + d.Addr},
+		env:      []string{"HTTPS_PROXY=" + proxy.URL, "SSL_CERT_FILE=" + ca.path},
+	}
+}
+
+// tunnel answers a CONNECT (RFC 9110, section 9.3.6) with a connection to addr.
+func tunnel(w http.ResponseWriter, addr string) {
+	upstream, err := net.Dial("tcp", addr)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer upstream.Close()
+	client, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer client.Close()
+	_, _ = io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
+	go func() {
+		_, _ = io.Copy(upstream, client)
+		upstream.Close()
+	}()
+	_, _ = io.Copy(client, upstream)
+}
+
+// Every command of the page works, in its order, on a machine whose internet has
+// the page's images.
+func TestGettingStarted(t *testing.T) {
+	require.Program(t, "curl", "curl")
+	require.Program(t, "make", "make")
+	const page = "../docs/getting-started.md"
+	net := startInternet(t)
+	alpine, app := harness.NewImage(t, 100_000, 10), harness.NewImage(t, 1000)
+	net.push.PushIndex(t, "library/alpine", "3.20", map[string]*harness.Image{"amd64": alpine, "arm64": harness.NewImage(t, 1000)})
+	net.push.PushIndex(t, "org/app", "1.2", map[string]*harness.Image{"amd64": app, "arm64": harness.NewImage(t, 1000)})
+
+	dir := copyTree(t)
+	text, err := os.ReadFile(page)
+	harness.Must(t, err)
+	config := regexp.MustCompile("(?s)```toml weir.toml\n(.*?)```").FindSubmatch(text)
+	harness.WriteFile(t, filepath.Join(dir, "weir.toml"), string(config[1]))
+
+	// What a command prints, for those that are there to be read.
+	expected := map[string]string{
+		"dist/weir check --config":         `[repository."ghcr.io"]`,
+		"dist/weir check --online":         "registry-1.docker.io",
+		"curl -sI":                         "Cache-Status: weir; hit",
+		"dist/weir client-config docker":   `"registry-mirrors"`,
+		"dist/weir warm":                   "images: 2 warm, 0 failed; ",
+		"curl -s http://127.0.0.1:8000/me": `weir_requests_total{cache="hit"`,
+	}
+	docker := harness.StartDocker(t, "{}")
+	var log *harness.LogBuffer
+	for _, command := range shellBlocks(t, page) {
+		if strings.HasPrefix(command, "dist/weir serve") {
+			log = startServing(t, command, dir, net.env...)
+			continue
+		}
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "DOCKER_HOST="+docker.Socket)
+		if strings.HasPrefix(command, "dist/weir ") {
+			cmd.Env = append(cmd.Env, net.env...)
+		}
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		printed, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s%s", command, err, printed, &stderr)
+		}
+		out := string(printed)
+		for prefix, want := range expected {
+			if !strings.HasPrefix(command, prefix) {
+				continue
+			}
+			if !strings.Contains(out, want) {
+				t.Errorf("%s does not print %q but\n%s", command, want, out)
+			}
+			delete(expected, prefix)
+		}
+		if strings.HasPrefix(command, "dist/weir client-config docker") {
+			_, file, _ := strings.Cut(out, "\n") // the first line is its path
+			docker = harness.StartDocker(t, file)
+		}
+	}
+	if len(expected) > 0 {
+		t.Errorf("the page has no command %v", expected)
+	}
+	if contents := 2 + 1 + len(alpine.Layers); net.registry.Served("GET", "/library/alpine/") != contents {
+		t.Errorf("Docker Hub was not asked once for each content of the image\n%s", net.registry.Log)
+	}
+	// Once by the mirror's name and once by its own, of which the first fetched it all.
+	if hits := log.Count(`"method":"GET"`, `"repository":"docker.io/library/alpine"`, `"cache":"hit"`); hits < 2+len(alpine.Layers) {
+		t.Errorf("Docker had %d answers from the cache\n%s", hits, log)
+	}
+}

@@ -1,0 +1,108 @@
+package upstream
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// restState is why a registry is or is not asked. The later the state, the
+// longer it may last.
+type restState uint8
+
+const (
+	stateAvailable   restState = iota
+	stateProbing               // could not be connected to; the next request finds out
+	stateUnreachable           // the circuit breaker is open
+	stateLimited               // it said 429
+	stateCorrupt               // it delivered the wrong bytes repeatedly
+
+	restStates // how many there are
+)
+
+// String returns the state as metrics name it.
+func (s restState) String() string {
+	switch s {
+	case stateAvailable:
+		return "available"
+	case stateProbing:
+		return "probing"
+	case stateUnreachable:
+		return "unreachable"
+	case stateLimited:
+		return "rate_limited"
+	default:
+		return "corrupt"
+	}
+}
+
+// state returns why enter refuses, or would refuse a second request at once.
+func (r *rest) state(now time.Time) restState {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case now.Before(r.limitedUntil):
+		return stateLimited
+	case now.Before(r.liarUntil):
+		return stateCorrupt
+	case r.failed < breakerThreshold:
+		return stateAvailable
+	case now.Before(r.openUntil):
+		return stateUnreachable
+	default:
+		return stateProbing
+	}
+}
+
+// restCollector asks clients at the time of the scrape, since a rest ends
+// without an event that could reset a gauge.
+type restCollector struct{ metrics *Metrics }
+
+func restingDesc() *prometheus.Desc {
+	return prometheus.NewDesc("weir_upstream_resting",
+		"Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.",
+		[]string{"upstream"}, nil)
+}
+
+func stateDesc() *prometheus.Desc {
+	return prometheus.NewDesc("weir_upstream_state",
+		"1 for the state that an upstream registry is in: available, rate_limited (after 429), unreachable (the circuit breaker is open), probing (it is half open), or corrupt (it delivered the wrong bytes repeatedly).",
+		[]string{"upstream", "state"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (restCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- restingDesc()
+	ch <- stateDesc()
+}
+
+// Collect implements prometheus.Collector. Several clients of one host, as
+// before and after a reload, are one upstream, which is as bad as the worst.
+func (r restCollector) Collect(ch chan<- prometheus.Metric) {
+	type health struct {
+		resting float64
+		state   restState
+	}
+	now := time.Now()
+	hosts := make(map[string]health)
+	r.metrics.mu.Lock()
+	for c := range r.metrics.clients {
+		h := hosts[c.label]
+		if c.rest.left(now) > 0 {
+			h.resting = 1
+		}
+		h.state = max(h.state, c.rest.state(now))
+		hosts[c.label] = h
+	}
+	r.metrics.mu.Unlock()
+	for host, h := range hosts {
+		ch <- prometheus.MustNewConstMetric(restingDesc(), prometheus.GaugeValue, h.resting, host)
+		for state := stateAvailable; state < restStates; state++ {
+			value := 0.0
+			if state == h.state {
+				value = 1
+			}
+			ch <- prometheus.MustNewConstMetric(stateDesc(), prometheus.GaugeValue, value, host, state.String())
+		}
+	}
+}

@@ -1,0 +1,287 @@
+package upstream_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// expectReport checks a report but for its latency, and the class of its error.
+func expectReport(t *testing.T, got, want upstream.Report, class upstream.Class) {
+	t.Helper()
+	if ended := got.Err; class == upstream.ClassOK && ended != nil || class != upstream.ClassOK && (ended == nil || ended.Class != class) {
+		t.Errorf("it ended with %v, want class %s", ended, class)
+	}
+	if got.Reached != want.Reached || got.Challenge != want.Challenge || got.Accepted != want.Accepted ||
+		got.Head != want.Head || got.Range != want.Range || got.Skew != want.Skew || !slices.Equal(got.Redirects, want.Redirects) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if (got.RateLimit == nil) != (want.RateLimit == nil) || got.RateLimit != nil && *got.RateLimit != *want.RateLimit {
+		t.Errorf("the rate limit is %+v, want %+v", got.RateLimit, want.RateLimit)
+	}
+}
+
+// TestProbe has one registry of each kind, and exactly what it is asked.
+func TestProbe(t *testing.T) {
+	limited := upstreamtest.Header("RateLimit-Limit", "100;w=21600")
+	left := upstreamtest.Header("RateLimit-Remaining", "98;w=21600")
+	byTag := "HEAD /v2/app/manifests/1.2 "
+	read := "GET /v2/app/manifests/1.2 200"
+	for name, test := range map[string]struct {
+		options  []upstreamtest.Option
+		change   func(*upstream.Options)
+		fault    func(*upstreamtest.Registry)
+		probe    func(*upstream.ProbeOptions, digest.Digest) // what else it may do; nil: the tag alone
+		want     upstream.Report
+		class    upstream.Class
+		requests []string // without those of blobs, and their digests
+		blobs    int
+		tokens   int
+	}{
+		"open": {
+			want:     upstream.Report{Reached: true, Accepted: true, Head: upstream.Supported, Range: upstream.Supported},
+			requests: []string{"GET /v2/ 200", byTag + "200", read}, blobs: 1,
+		},
+		"a blob is known": {
+			probe:    func(o *upstream.ProbeOptions, blob digest.Digest) { o.Blob = blob },
+			want:     upstream.Report{Reached: true, Accepted: true, Head: upstream.Supported, Range: upstream.Supported},
+			requests: []string{"GET /v2/ 200", byTag + "200"}, blobs: 1,
+		},
+		"as Docker Hub": {
+			options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{}), upstreamtest.WithCDN(upstreamtest.CDN{})},
+			fault:   func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Manifests, limited, left) },
+			want: upstream.Report{
+				Reached: true, Challenge: "bearer", Accepted: true, Head: upstream.Supported,
+				RateLimit: &upstream.RateLimit{Limit: 100, Remaining: 98, Window: 6 * time.Hour},
+			},
+			requests: []string{"GET /v2/ 401", byTag + "401", byTag + "200"}, tokens: 1,
+		},
+		"as Docker Hub, at a price": {
+			options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{}), upstreamtest.WithCDN(upstreamtest.CDN{})},
+			fault:   func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Manifests, limited, left) },
+			probe:   func(o *upstream.ProbeOptions, _ digest.Digest) { o.Spend = true },
+			want: upstream.Report{
+				Reached: true, Challenge: "bearer", Accepted: true, Head: upstream.Supported, Range: upstream.Supported,
+				RateLimit: &upstream.RateLimit{Limit: 100, Remaining: 98, Window: 6 * time.Hour}, Redirects: []string{"cdn.registry.test:80"},
+			},
+			requests: []string{"GET /v2/ 401", byTag + "401", byTag + "200", read}, blobs: 1, tokens: 1,
+		},
+		"no HEAD": {
+			fault: func(r *upstreamtest.Registry) {
+				r.Fault(upstreamtest.All(upstreamtest.Manifests, upstreamtest.Method("HEAD")), upstreamtest.Status(405, ""))
+			},
+			want:     upstream.Report{Reached: true, Accepted: true, Head: upstream.Unsupported, Range: upstream.Supported},
+			requests: []string{"GET /v2/ 200", byTag + "405", read}, blobs: 1,
+		},
+		"no ranges": {
+			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Blobs, upstreamtest.IgnoreRange()) },
+			want:     upstream.Report{Reached: true, Accepted: true, Head: upstream.Supported, Range: upstream.Unsupported},
+			requests: []string{"GET /v2/ 200", byTag + "200", read}, blobs: 1,
+		},
+		"the root alone": {
+			probe:    nothing,
+			want:     upstream.Report{Reached: true, Accepted: true},
+			requests: []string{"GET /v2/ 200"},
+		},
+		"the root with a token": {
+			options:  []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{})},
+			probe:    nothing,
+			want:     upstream.Report{Reached: true, Challenge: "bearer", Accepted: true},
+			requests: []string{"GET /v2/ 401", "GET /v2/ 200"}, tokens: 1,
+		},
+		"the root with a password": {
+			options:  []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")},
+			change:   func(o *upstream.Options) { o.Username, o.Password = "reader", "secret" },
+			probe:    nothing,
+			want:     upstream.Report{Reached: true, Challenge: "basic", Accepted: true},
+			requests: []string{"GET /v2/ 401", "GET /v2/ 200"},
+		},
+		"the root with the wrong password": {
+			options:  []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")},
+			change:   func(o *upstream.Options) { o.Username, o.Password = "reader", "wrong" },
+			probe:    nothing,
+			want:     upstream.Report{Reached: true, Challenge: "basic"},
+			class:    upstream.ClassDenied,
+			requests: []string{"GET /v2/ 401", "GET /v2/ 401"},
+		},
+		"the root without a password": {
+			options:  []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")},
+			probe:    nothing,
+			want:     upstream.Report{Reached: true, Challenge: "basic"},
+			class:    upstream.ClassDenied,
+			requests: []string{"GET /v2/ 401"},
+		},
+		"a token service that denies": {
+			options:  []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{Username: "reader", Password: "secret"})},
+			change:   func(o *upstream.Options) { o.Username, o.Password = "reader", "wrong" },
+			want:     upstream.Report{Reached: true, Challenge: "bearer"},
+			class:    upstream.ClassDenied,
+			requests: []string{"GET /v2/ 401", byTag + "401"}, tokens: 1,
+		},
+		"a broken token service": {
+			options:  []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{})},
+			fault:    func(r *upstreamtest.Registry) { r.CloseToken() },
+			probe:    nothing,
+			want:     upstream.Report{Reached: true, Challenge: "bearer"},
+			class:    upstream.ClassUnavailable,
+			requests: []string{"GET /v2/ 401"},
+		},
+		"denied": {
+			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Manifests, upstreamtest.Status(403, "")) },
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassDenied,
+			requests: []string{"GET /v2/ 200", byTag + "403", "GET /v2/app/manifests/1.2 403"},
+		},
+		"not found": {
+			fault:    func(r *upstreamtest.Registry) { r.Untag("app", "1.2") },
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassNotFound,
+			requests: []string{"GET /v2/ 200", byTag + "404"},
+		},
+		"rate limited": {
+			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Manifests, upstreamtest.Status(429, "")) },
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassRateLimited,
+			requests: []string{"GET /v2/ 200", byTag + "429"},
+		},
+		"broken": {
+			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Any, upstreamtest.Status(500, "")) },
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassUnavailable,
+			requests: []string{"GET /v2/ 500"},
+		},
+		"no API at the root": {
+			fault: func(r *upstreamtest.Registry) {
+				r.Fault(func(req *http.Request) bool { return req.URL.Path == "/v2/" }, upstreamtest.Status(404, ""))
+			},
+			want:     upstream.Report{Reached: true, Accepted: true, Head: upstream.Supported, Range: upstream.Supported},
+			requests: []string{"GET /v2/ 404", byTag + "200", read}, blobs: 1,
+		},
+		"down": {
+			fault: func(r *upstreamtest.Registry) { r.Close() },
+			class: upstream.ClassUnavailable,
+		},
+		"another clock": {
+			fault: func(r *upstreamtest.Registry) {
+				r.Fault(upstreamtest.Any, upstreamtest.Header("Date", "Sat, 01 Jan 2000 00:01:30 GMT"))
+			},
+			probe:    nothing,
+			want:     upstream.Report{Reached: true, Accepted: true, Skew: 90 * time.Second},
+			requests: []string{"GET /v2/ 200"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, append(test.options, upstreamtest.WithNetwork(n, "registry.test"))...)
+				r.AddImage("app", "1.2", []byte("a layer"))
+				c := newClient(t, r, on(n), func(o *upstream.Options) {
+					if test.change != nil {
+						test.change(o)
+					}
+				})
+				if test.fault != nil {
+					test.fault(r)
+				}
+				o := upstream.ProbeOptions{Repository: "app", Reference: "1.2"}
+				if test.probe != nil {
+					test.probe(&o, digest.FromString("a layer"))
+				}
+				expectReport(t, c.Probe(t.Context(), o), test.want, test.class)
+				var requests, blobs []string
+				for _, request := range r.Requests() {
+					if len(request) > 17 && request[:17] == "GET /v2/app/blobs" {
+						blobs = append(blobs, request)
+					} else {
+						requests = append(requests, request)
+					}
+				}
+				if !slices.Equal(requests, test.requests) || len(blobs) != test.blobs {
+					t.Errorf("asked %q and %q, want %q and %d blobs", requests, blobs, test.requests, test.blobs)
+				}
+				if test.options != nil && len(r.TokenRequests()) != test.tokens {
+					t.Errorf("asked for tokens %q", r.TokenRequests())
+				}
+			})
+		})
+	}
+}
+
+func nothing(o *upstream.ProbeOptions, _ digest.Digest) { *o = upstream.ProbeOptions{} }
+
+// An index leads to a blob through the first of its manifests.
+func TestProbeOfAnIndex(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+		image := r.AddImage("app", "amd64", []byte("a layer"))
+		r.AddIndex("app", "1.2", image)
+		report := newClient(t, r, on(n)).Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: "1.2"})
+		if report.Range != upstream.Supported || report.Err != nil {
+			t.Errorf("%+v", report)
+		}
+		if requests := r.Requests(); len(requests) != 5 {
+			t.Errorf("asked %q", requests)
+		}
+	})
+}
+
+// What a manifest names for its config is not taken for a digest unless it is
+// one.
+func TestProbeOfNonsense(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+		for tag, body := range map[string]string{
+			"config": `{"schemaVersion":2,"config":{"digest":"../../elsewhere"}}`,
+			"index":  `{"schemaVersion":2,"manifests":[{"digest":"../../elsewhere"}]}`,
+			"empty":  `{"schemaVersion":2}`,
+		} {
+			r.AddManifest("app", tag, "application/vnd.oci.image.manifest.v1+json", []byte(body))
+			r.ResetRequests()
+			report := newClient(t, r, on(n)).Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: tag})
+			if report.Err != nil || report.Range != upstream.Untried || len(r.Requests()) != 3 {
+				t.Errorf("%s: %+v after %q", tag, report, r.Requests())
+			}
+		}
+	})
+}
+
+// The end of the context is told as an upstream that does not answer.
+func TestProbeEnds(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+		r.AddImage("app", "1.2", []byte("a layer"))
+		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(upstreamtest.NewGate()))
+		why := errors.New("it took too long")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, why)
+		defer cancel()
+		start := time.Now()
+		report := newClient(t, r, on(n)).Probe(ctx, upstream.ProbeOptions{Repository: "app", Reference: "1.2"})
+		expectReport(t, report, upstream.Report{Reached: true}, upstream.ClassUnavailable)
+		if !errors.Is(report.Err.Err, why) || time.Since(start) != time.Second {
+			t.Errorf("after %s: %v", time.Since(start), report.Err)
+		}
+		synctest.Wait()
+	})
+}
+
+// The certificate's end is told, and a client certificate is shown.
+func TestProbeWithCertificates(t *testing.T) {
+	r := upstreamtest.New(t, upstreamtest.WithClientCertificates())
+	r.AddImage("app", "1.2", []byte("a layer"))
+	certificate := r.ClientCertificate()
+	c := newClient(t, r, func(o *upstream.Options) { o.Certificate, o.RootCAs = &certificate, r.RootCAs() })
+	report := c.Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: "1.2"})
+	if report.Err != nil || report.Range != upstream.Supported || time.Until(report.CertificateExpires) < 49*365*24*time.Hour {
+		t.Errorf("%+v", report)
+	}
+	c = newClient(t, r, func(o *upstream.Options) { o.RootCAs = r.RootCAs() })
+	expectReport(t, c.Probe(t.Context(), upstream.ProbeOptions{}), upstream.Report{}, upstream.ClassUnavailable)
+}
