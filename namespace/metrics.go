@@ -79,6 +79,7 @@ func (m *Metrics) warmth(namespace string, failing int, oldest time.Time) {
 // coolDown forgets a namespace that has none any more.
 func (m *Metrics) coolDown(namespace string) {
 	if m != nil {
+		m.warmed.DeletePartialMatch(prometheus.Labels{"namespace": namespace})
 		m.failing.DeleteLabelValues(namespace)
 		m.oldest.DeleteLabelValues(namespace)
 	}

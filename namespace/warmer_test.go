@@ -248,8 +248,8 @@ weir_warm_total{namespace="mirror",result="failed"} 1
 			t.Error(err)
 		}
 		w.Apply(m.warmTable(r, nil))
-		if n, err := testutil.GatherAndCount(registry, names[:2]...); n != 0 || err != nil {
-			t.Errorf("%d gauges of what is not to be kept warm: %v", n, err)
+		if n, err := testutil.GatherAndCount(registry, names...); n != 0 || err != nil {
+			t.Errorf("%d series of what is not to be kept warm: %v", n, err)
 		}
 	})
 }
