@@ -9,7 +9,7 @@ GO ?= go
 # Without grpcnotrace the OTLP exporters bring in html/template, which keeps the
 # linker from dropping what is never called: 10 MB.
 GOFLAGS_STATIC = -trimpath -tags grpcnotrace -ldflags "-s -w"
-STATICCHECK = $(GO) tool -modfile=tests/tools/go.mod staticcheck
+STATICCHECK = $(GO) tool -modfile=tests/tools/go.mod -n staticcheck
 IMAGE ?= weir:latest
 FUZZTIME ?= 60s
 
@@ -28,10 +28,11 @@ image: build
 deps:
 	@tests/deps.sh
 
+# With the race detector, as the tests: so nothing is compiled a second time.
 lint:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet ./...
-	$(STATICCHECK) ./...
+	$(GO) vet -race ./...
+	staticcheck=$$($(STATICCHECK)) && GOFLAGS=-race $$staticcheck ./...
 	$(GO) mod tidy -diff
 
 test: deps lint unit

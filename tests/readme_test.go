@@ -64,7 +64,7 @@ func TestReadmeServes(t *testing.T) {
 		t.Fatalf("the README's first command is %q", command)
 	}
 	dir := copyTree(t)
-	startServing(t, command, dir)
+	startServing(t, command, dir, "GOFLAGS=-race") // as the tests have compiled it already
 	resp, err := http.Get("http://127.0.0.1:8000/v2/")
 	harness.Must(t, err)
 	resp.Body.Close()

@@ -108,12 +108,10 @@ func startSystemd(t *testing.T, config, secret, service string) *systemd {
 	harness.WriteFile(t, filepath.Join(dir, "config.toml"), config)
 	harness.WriteFile(t, filepath.Join(dir, "hub"), secret)
 	harness.WriteFile(t, filepath.Join(dir, "console"), "")
-	static := filepath.Join(dir, "weir")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", static, "github.com/weirhq/weir/cmd/weir")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	harness.Run(t, build)
 	repository, err := filepath.Abs("..")
 	harness.Must(t, err)
+	harness.Run(t, exec.CommandContext(t.Context(), "make", "-C", repository, "build"))
+	static := filepath.Join(repository, "dist/weir")
 
 	cmd := exec.CommandContext(t.Context(), require.Program(t, "unshare", "util-linux"), "--mount", "--pid", "--cgroup", "--uts", "--ipc",
 		"--fork", "--kill-child", "--mount-proc", "--propagation", "private", "sh", "-c", boot)
