@@ -24,6 +24,7 @@ need promtool prometheus
 need docker-compose docker-compose
 need systemd-analyze systemd
 need redis-cli redis-tools
+need nginx nginx-light
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then

@@ -18,57 +18,56 @@ const chart = "../contrib/kubernetes/weir"
 
 // object is what the tests look at of the chart's objects.
 type object struct {
-	Kind string
-	Data map[string]string // of a ConfigMap
+	Kind string            `yaml:"kind"`
+	Data map[string]string `yaml:"data"` // of a ConfigMap
 	Spec struct {
-		Type                 string
-		Replicas             int
-		VolumeClaimTemplates []struct{}
-		Template             struct{ Spec podSpec }
-	}
+		VolumeClaimTemplates []any `yaml:"volumeClaimTemplates"`
+		Template             struct {
+			Spec podSpec `yaml:"spec"`
+		} `yaml:"template"`
+	} `yaml:"spec"`
 }
 
 type podSpec struct {
-	AutomountServiceAccountToken  *bool
-	TerminationGracePeriodSeconds int
+	AutomountServiceAccountToken  *bool `yaml:"automountServiceAccountToken"`
+	TerminationGracePeriodSeconds int   `yaml:"terminationGracePeriodSeconds"`
 	SecurityContext               struct {
-		RunAsNonRoot   bool
-		FSGroup        int
-		SeccompProfile struct{ Type string }
-	}
+		RunAsNonRoot   bool `yaml:"runAsNonRoot"`
+		FSGroup        int  `yaml:"fsGroup"`
+		SeccompProfile struct {
+			Type string `yaml:"type"`
+		} `yaml:"seccompProfile"`
+	} `yaml:"securityContext"`
 	Containers []struct {
-		Args            []string
 		SecurityContext struct {
-			AllowPrivilegeEscalation *bool
-			ReadOnlyRootFilesystem   bool
-			Capabilities             struct{ Drop []string }
-		}
-		LivenessProbe, ReadinessProbe struct{ HTTPGet struct{ Path string } }
-		VolumeMounts                  []struct{ Name, MountPath, SubPath string }
-	}
+			AllowPrivilegeEscalation *bool `yaml:"allowPrivilegeEscalation"`
+			ReadOnlyRootFilesystem   bool  `yaml:"readOnlyRootFilesystem"`
+			Capabilities             struct {
+				Drop []string `yaml:"drop"`
+			} `yaml:"capabilities"`
+		} `yaml:"securityContext"`
+		LivenessProbe  probe `yaml:"livenessProbe"`
+		ReadinessProbe probe `yaml:"readinessProbe"`
+		VolumeMounts   []struct {
+			MountPath string `yaml:"mountPath"`
+			SubPath   string `yaml:"subPath"`
+		} `yaml:"volumeMounts"`
+	} `yaml:"containers"`
 	Volumes []struct {
-		Name      string
-		ConfigMap struct{ Name string }
-		Secret    struct{ SecretName string }
-		EmptyDir  map[string]any
-	}
+		ConfigMap struct {
+			Name string `yaml:"name"`
+		} `yaml:"configMap"`
+		Secret struct {
+			SecretName string `yaml:"secretName"`
+		} `yaml:"secret"`
+		EmptyDir map[string]any `yaml:"emptyDir"`
+	} `yaml:"volumes"`
 }
 
-// UnmarshalYAML takes Kubernetes' names for those of the fields, whatever their
-// case.
-func (o *object) UnmarshalYAML(node *yaml.Node) error {
-	lowerKeys(node)
-	type plain object
-	return node.Decode((*plain)(o))
-}
-
-func lowerKeys(node *yaml.Node) {
-	for i, child := range node.Content {
-		if node.Kind == yaml.MappingNode && i%2 == 0 && !strings.Contains(child.Value, ".") {
-			child.Value = strings.ToLower(child.Value)
-		}
-		lowerKeys(child)
-	}
+type probe struct {
+	HTTPGet struct {
+		Path string `yaml:"path"`
+	} `yaml:"httpGet"`
 }
 
 // helm is the program that renders the chart.
