@@ -50,6 +50,8 @@ func (t Tracing) redactedEndpoint() string {
 	}
 	if _, ok := endpoint.User.Password(); ok {
 		endpoint.User = url.UserPassword(endpoint.User.Username(), "redacted")
+	} else if endpoint.User != nil {
+		endpoint.User = url.User("redacted") // a token, maybe
 	}
 	return endpoint.String()
 }

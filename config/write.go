@@ -153,6 +153,8 @@ func (u Upstream) redactedProxy() string {
 	}
 	if _, ok := proxy.User.Password(); ok {
 		proxy.User = url.UserPassword(proxy.User.Username(), "redacted")
+	} else if proxy.User != nil {
+		proxy.User = url.User("redacted") // a token, maybe
 	}
 	return proxy.String()
 }

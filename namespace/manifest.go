@@ -87,7 +87,7 @@ func (n *Namespace) fetch(ctx context.Context, id storage.Repository, ref, tag s
 // open makes the answer for one of those who shared a lookup.
 func (n *Namespace) open(ctx context.Context, id storage.Repository, f *found, led bool) (*Manifest, error) {
 	m := f.describe()
-	if !led && f.Cache != Revalidated {
+	if !led && f.Cache != Revalidated && f.Cache != Passed {
 		m.Cache = Collapsed
 	}
 	if f.body != nil {
@@ -190,6 +190,7 @@ func (n *Namespace) refresh(ctx context.Context, id storage.Repository, tag stri
 		return nil, err
 	}
 	switch {
+	case f.Cache == Passed: // and so the tag still leads to what it did
 	case cached && f.desc.Digest == known.Descriptor.Digest:
 		f.Cache = Revalidated
 	case cached:

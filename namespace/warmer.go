@@ -41,7 +41,7 @@ type Warming struct {
 
 // Warmer keeps images in the cache: those that the namespaces of the table in
 // force name. Each is a job of the pool, soon after the table that first named
-// it, and again and again from then on; at most half the pool's jobs are such at
+// it, and again and again from then on; at most half the pool's jobs (but one in any case) are such at
 // once, so that downloads that clients have left find a place. Namespaces that
 // are offline are left alone.
 type Warmer struct {

@@ -194,7 +194,7 @@ func (l *Limit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	defer l.mu.Unlock()
 	if err != nil {
 		l.index.unpin(s, e)
-		if fresh && e.is(linked) {
+		if fresh && e.is(linked) && e.is(arriving) { // nobody else has stored it meanwhile
 			l.index.unlink(e)
 			l.index.free(s, e)
 		}

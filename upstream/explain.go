@@ -78,7 +78,7 @@ func (e *Error) remedy(key string) string {
 		return "push the image again with a current client"
 	case errors.Is(e.Err, ErrManifestTooLarge):
 		return "raise global.max_manifest_size if it is to be served"
-	case isA[*json.SyntaxError](e.Err):
+	case isA[*json.SyntaxError](e.Err) && e.Op != opToken:
 		return fmt.Sprintf("what answers is no registry: check url of %s, and whether a proxy or a login page is between", key)
 	case errors.Is(e.Err, ErrDigestMismatch):
 		return "what it stores, or a proxy before it, is broken"

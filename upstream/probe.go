@@ -38,7 +38,7 @@ const (
 // has its zero value.
 type Report struct {
 	Reached   bool
-	Latency   time.Duration // of the API's root, authentication included
+	Latency   time.Duration // of the API's root, without authentication
 	Challenge string        // "basic", "bearer", or "" where nothing was asked for
 	Accepted  bool          // what was asked for was granted to us
 
@@ -172,6 +172,8 @@ func (p *prober) manifest(ctx context.Context) error {
 	_, err := p.do(ctx, manifestCall(http.MethodHead, p.options.Repository, p.options.Reference))
 	if answered, ok := p.client.auth.remembered.Get(challengeKey{originOf(p.client.url), p.client.repository(p.options.Repository)}); ok {
 		p.report.Challenge = answered.scheme
+	} else if err == nil {
+		p.report.Challenge = "" // whatever the root asks for, the repository asks for nothing
 	}
 	if err == nil {
 		p.report.Head = Supported

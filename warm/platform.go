@@ -2,7 +2,9 @@ package warm
 
 import (
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -38,7 +40,11 @@ func name(p ocispec.Platform) string {
 	if p.Variant != "" {
 		parts = append(parts, p.Variant)
 	}
-	return strings.Join(parts, "/")
+	joined := strings.Join(parts, "/")
+	if strings.ContainsFunc(joined, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.QuoteToASCII(joined) // fit for a terminal
+	}
+	return joined
 }
 
 func names(platforms []ocispec.Platform) string {
@@ -49,9 +55,16 @@ func names(platforms []ocispec.Platform) string {
 	return list(texts)
 }
 
+// maxNames is how many platforms a message lists.
+const maxNames = 20
+
 // list writes names, each once, in order.
 func list(names []string) string {
 	names = slices.Clone(names)
 	slices.Sort(names)
-	return strings.Join(slices.Compact(names), ", ")
+	names = slices.Compact(names)
+	if len(names) > maxNames {
+		names = append(names[:maxNames], "and others")
+	}
+	return strings.Join(names, ", ")
 }

@@ -40,7 +40,7 @@ func (s mirrorSource) Manifest(ctx context.Context, ref string) (m warm.Manifest
 		}
 		defer resp.Body.Close()
 		if unkept(resp) {
-			return final{errNotKept}
+			return errNotKept // it may be stored in a moment
 		}
 		m = warm.Manifest{There: isThere(resp)}
 		if cacheStatus(resp)["detail=stale"] {
@@ -159,6 +159,7 @@ func (s mirrorSource) awaitStored(ctx context.Context, desc ocispec.Descriptor) 
 		if err != nil {
 			return err
 		}
+		_, _ = io.CopyN(io.Discard, resp.Body, 1<<10) // so that the connection can be used again
 		resp.Body.Close()
 		switch status := cacheStatus(resp); {
 		case isThere(resp), len(status) == 0:
