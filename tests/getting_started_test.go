@@ -74,7 +74,7 @@ func TestGettingStarted(t *testing.T) {
 	net := startInternet(t)
 	alpine, app := harness.NewImage(t, 100_000, 10), harness.NewImage(t, 1000)
 	net.push.PushIndex(t, "library/alpine", "3.20", map[string]*harness.Image{"amd64": alpine, "arm64": harness.NewImage(t, 1000)})
-	net.push.PushIndex(t, "org/app", "1.2", map[string]*harness.Image{"amd64": app, "arm64": harness.NewImage(t, 1000)})
+	net.push.PushIndex(t, "stefanprodan/podinfo", "latest", map[string]*harness.Image{"amd64": app, "arm64": harness.NewImage(t, 1000)})
 
 	dir := copyTree(t)
 	text, err := os.ReadFile(page)
