@@ -64,6 +64,8 @@ func TestFullDisk(t *testing.T) {
 	}
 	w.MetricIs(t, 0, "weir_flights")
 	w.Pull(t, blobPath("mirror/org/app", large)).Whole(t, "one more", large)
+	// What it filled is given back behind its last byte.
+	harness.Eventually(t, "the disk has room again", func() bool { return len(w.Stored(t, "tmp")) == 1 })
 	if files := w.Stored(t, "blobs"); len(files) > 0 {
 		t.Errorf("stored: %q", files)
 	}
