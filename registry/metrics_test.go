@@ -148,6 +148,8 @@ func TestAbortedAnswersAreCounted(t *testing.T) {
 	}
 	resp.Body.Close() // the client leaves
 	const all = "weir_requests_total miss up.example blob 200"
+	// A real connection's end is noticed when the kernel says so, and only the
+	// counter tells of it.
 	for deadline := time.Now().Add(10 * time.Second); m.series()[all] == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the request does not end")

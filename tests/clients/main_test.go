@@ -1,5 +1,3 @@
-// Package clients holds the tests of real clients: the programs that pull
-// images and artifacts, each against the real binary and a real registry.
 package clients
 
 import (
