@@ -16,6 +16,7 @@ const module = "github.com/weirhq/weir/"
 // use (the fakes) is not listed, and no product package may import it.
 var arrows = map[string][]string{
 	"clientconfig":  nil,
+	"oci":           nil,
 	"config":        nil,
 	"tokencache":    nil,
 	"storage/spool": nil,

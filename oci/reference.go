@@ -1,0 +1,72 @@
+package oci
+
+import (
+	"fmt"
+	"regexp"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Reference names a manifest within a repository: by a tag or by a digest. The
+// zero Reference names nothing. References are comparable.
+type Reference struct {
+	tag    string
+	digest digest.Digest
+}
+
+var tagPattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
+
+// ParseReference reads a tag or a digest (distribution-spec, "Pulling
+// manifests"). It returns an error if s is neither, or a digest of another
+// algorithm than sha256 and sha512.
+func ParseReference(s string) (Reference, error) {
+	if tagPattern.MatchString(s) {
+		return Reference{tag: s}, nil
+	}
+	dgst, err := ParseDigest(s)
+	if err != nil {
+		return Reference{}, fmt.Errorf("neither a tag nor a digest: %q", s)
+	}
+	return ByDigest(dgst), nil
+}
+
+// ByTag returns the reference of a tag, which the caller has validated.
+func ByTag(tag string) Reference { return Reference{tag: tag} }
+
+// ByDigest returns the reference of a digest, which the caller has validated.
+func ByDigest(dgst digest.Digest) Reference { return Reference{digest: dgst} }
+
+// Tag returns the tag, or "" if the reference is a digest.
+func (r Reference) Tag() string { return r.tag }
+
+// Digest returns the digest, or "" if the reference is a tag.
+func (r Reference) Digest() digest.Digest { return r.digest }
+
+// IsTag reports whether the reference is a tag.
+func (r Reference) IsTag() bool { return r.tag != "" }
+
+// String returns the tag or the digest.
+func (r Reference) String() string {
+	if r.tag != "" {
+		return r.tag
+	}
+	return r.digest.String()
+}
+
+// Join returns the name of an image: repo:tag or repo@digest.
+func (r Reference) Join(repo string) string {
+	if r.tag != "" {
+		return repo + ":" + r.tag
+	}
+	return repo + "@" + r.digest.String()
+}
+
+// ParseDigest reads a digest of one of the two algorithms that Weir serves,
+// sha256 and sha512 (image-spec, "Registered algorithms").
+func ParseDigest(s string) (digest.Digest, error) {
+	dgst, err := digest.Parse(s)
+	if err != nil || dgst.Algorithm() != digest.SHA256 && dgst.Algorithm() != digest.SHA512 {
+		return "", fmt.Errorf("not a sha256 or sha512 digest: %q", s)
+	}
+	return dgst, nil
+}
