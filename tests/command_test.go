@@ -26,7 +26,7 @@ type result struct {
 func command(t *testing.T, dir string, args ...string) result {
 	t.Helper()
 	var stdout, stderr strings.Builder
-	cmd := exec.CommandContext(t.Context(), harness.Binary(), args...)
+	cmd := exec.CommandContext(t.Context(), harness.Binary(t), args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &stdout, &stderr
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // else a second each
 	err := cmd.Run()

@@ -60,7 +60,7 @@ func TestContainerImage(t *testing.T) {
 
 // The image has no certificates of authorities but those in the binary.
 func TestBinaryBringsAuthorities(t *testing.T) {
-	out := harness.Run(t, exec.CommandContext(t.Context(), "go", "version", "-m", harness.Binary()))
+	out := harness.Run(t, exec.CommandContext(t.Context(), "go", "version", "-m", harness.Binary(t)))
 	if !strings.Contains(out, "golang.org/x/crypto/x509roots/fallback") {
 		t.Errorf("the binary is built without x509roots/fallback:\n%s", out)
 	}

@@ -292,7 +292,7 @@ func TestVerifyOnATerminal(t *testing.T) {
 // output it returns as it comes.
 func onTerminal(t *testing.T, w *harness.Weir, args ...string) (*exec.Cmd, *harness.LogBuffer) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), harness.Binary(), append(args, configs(w)...)...)
+	cmd := exec.CommandContext(t.Context(), harness.Binary(t), append(args, configs(w)...)...)
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ func TestSystemdUnit(t *testing.T) {
 	unit, err := os.ReadFile("../contrib/systemd/weir.service")
 	harness.Must(t, err)
 	file := filepath.Join(t.TempDir(), "weir.service")
-	harness.WriteFile(t, file, strings.ReplaceAll(string(unit), "/usr/local/bin/weir", harness.Binary()))
+	harness.WriteFile(t, file, strings.ReplaceAll(string(unit), "/usr/local/bin/weir", harness.Binary(t)))
 	if out := harness.Run(t, exec.CommandContext(t.Context(), analyze, "verify", "--man=no", file)); out != "" {
 		t.Errorf("systemd-analyze verify: %s", out)
 	}
@@ -226,7 +226,7 @@ func TestSystemdWaitsForTheDrain(t *testing.T) {
 // drainSeconds is the default of global.shutdown_drain_secs.
 func drainSeconds(t *testing.T) (seconds int) {
 	t.Helper()
-	check := exec.CommandContext(t.Context(), harness.Binary(), "check")
+	check := exec.CommandContext(t.Context(), harness.Binary(t), "check")
 	check.Dir = t.TempDir()
 	_, rest, _ := strings.Cut(harness.Run(t, check), "\nshutdown_drain_secs = ")
 	_, err := fmt.Sscan(rest, &seconds)

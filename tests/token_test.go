@@ -192,7 +192,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	redis.Stop()
 	s.expectPull(t, "without Redis", w, "org/other", 1)
-	check, err := exec.Command(harness.Binary(), "check", "--config", filepath.Join(filepath.Dir(w.Config), "base.toml"), "--config", w.Config).CombinedOutput()
+	check, err := exec.Command(harness.Binary(t), "check", "--config", filepath.Join(filepath.Dir(w.Config), "base.toml"), "--config", w.Config).CombinedOutput()
 	if err != nil {
 		t.Errorf("check: %v\n%s", err, check)
 	}

@@ -22,7 +22,7 @@ func TestWarmOnATerminal(t *testing.T) {
 		upstream.Fault(upstreamtest.Path(image.blobs[0].String()), upstreamtest.StallAfter(100*kib, gate))
 	}
 	w := harness.StartWeir(t, block("mirror", upstream))
-	cmd := exec.CommandContext(t.Context(), harness.Binary(), "warm", "--url", w.URL, "mirror/org/one:v1", "mirror/org/two:v1")
+	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "warm", "--url", w.URL, "mirror/org/one:v1", "mirror/org/two:v1")
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
 	harness.Must(t, err)
 	defer terminal.Close()

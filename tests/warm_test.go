@@ -148,7 +148,7 @@ func TestWarmLists(t *testing.T) {
 	dir := t.TempDir()
 	list := filepath.Join(dir, "images.txt")
 	harness.WriteFile(t, list, "# all of ours\n\nmirror/org/one\t# the first\r\n   mirror/org/two:latest   \n"+w.Addr+"/mirror/org/one:latest\n")
-	cmd := exec.CommandContext(t.Context(), harness.Binary(), "warm", "--url", w.URL, "--file", list, "--file", "-", "mirror/org/one:latest")
+	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "warm", "--url", w.URL, "--file", list, "--file", "-", "mirror/org/one:latest")
 	cmd.Stdin = strings.NewReader("mirror/org/three")
 	out := harness.Run(t, cmd)
 	if !strings.Contains(out, "images: 3 warm, 0 failed") || strings.Count(out, "warm mirror/") != 3 {
@@ -237,7 +237,7 @@ func TestWarmInterrupted(t *testing.T) {
 	upstream.Fault(upstreamtest.Path(image.blobs[2].String()), upstreamtest.StallAfter(100*kib, gate))
 	w := harness.StartWeir(t, block("mirror", upstream))
 	var out harness.LogBuffer
-	cmd := exec.CommandContext(t.Context(), harness.Binary(), "warm", "--url", w.URL, "mirror/org/app:v1")
+	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "warm", "--url", w.URL, "mirror/org/app:v1")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	harness.Must(t, cmd.Start())
 	arrived(t, gate, 1)

@@ -9,33 +9,44 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-// binary is the path of the mirror that Main has built.
-var binary string
+// binaryDir is the directory of the built mirror. Main makes and removes it.
+var binaryDir string
+
+// buildOnce builds the mirror with the race detector. It runs when the first
+// test needs the binary, so that tests which need none do not wait for it.
+var buildOnce = sync.OnceValues(func() (path string, err error) {
+	path = filepath.Join(binaryDir, "weir")
+	build := exec.Command("go", "build", "-race", "-o", path, "github.com/weirhq/weir/cmd/weir")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the mirror: %w\n%s", err, out)
+	}
+	return path, nil
+})
 
 // Binary returns the path of the mirror's binary.
-func Binary() string { return binary }
+func Binary(t testing.TB) string {
+	t.Helper()
+	path, err := buildOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
 
-// Main builds the mirror, with the race detector, runs the tests of a package,
-// and ends the process. It is what TestMain is for.
+// Main runs the tests of a package and ends the process. TestMain calls it.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "weir-tests-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	binary = filepath.Join(dir, "weir")
-	build := exec.Command("go", "build", "-race", "-o", binary, "github.com/weirhq/weir/cmd/weir")
-	build.Stderr = os.Stderr
-	code := 1
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building the mirror:", err)
-	} else {
-		code = m.Run()
-	}
+	binaryDir = dir
+	code := m.Run()
 	os.RemoveAll(dir)
 	os.Exit(code)
 }

@@ -52,7 +52,7 @@ func StartWeirAs(t *testing.T, dir, config string, prepare func(*exec.Cmd), env 
 	base := filepath.Join(dir, "base.toml")
 	WriteFile(t, base, fmt.Sprintf("[server]\nport = 0\n[log]\nformat = \"json\"\nlevel = \"debug\"\n[blob_store.fs]\nroot_dir = %q\nmin_free = \"0B\"\n", w.Data))
 	WriteFile(t, w.Config, config)
-	w.Cmd = exec.Command(binary, "serve", "--config", base, "--config", w.Config)
+	w.Cmd = exec.Command(Binary(t), "serve", "--config", base, "--config", w.Config)
 	w.Cmd.Env = append(os.Environ(), env...)
 	w.Cmd.Stderr = w.Log
 	stdout, err := w.Cmd.StdoutPipe()
@@ -120,6 +120,6 @@ func (w *Weir) Kill() {
 func (w *Weir) ClientConfig(t *testing.T, client string) string {
 	t.Helper()
 	dir := t.TempDir()
-	Run(t, exec.CommandContext(t.Context(), binary, "client-config", client, "--config", w.Config, "--url", w.URL, "--dir", dir))
+	Run(t, exec.CommandContext(t.Context(), Binary(t), "client-config", client, "--config", w.Config, "--url", w.URL, "--dir", dir))
 	return dir
 }
