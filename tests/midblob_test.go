@@ -114,7 +114,7 @@ func TestUpstreamRestarts(t *testing.T) {
 	}
 	arrived(t, gate, clients)
 	upstream.Close()
-	w.MetricIs(t, 1, "weir_upstream_resting")
+	w.MetricIs(t, 1, "weir_upstream_cooldown")
 	upstream.Reopen()
 	for i, p := range pulls {
 		p.Whole(t, fmt.Sprint("client ", i), blobs[i])

@@ -17,12 +17,12 @@ const (
 	// triesPerMember is how often each member may fail, without a byte of
 	// progress in between, before a body gives up.
 	triesPerMember = 3
-	// patience bounds how long a body, before it gives up, waits for members
+	// maxRecoveryWait bounds how long a body, before it gives up, waits for members
 	// to be asked again that rest.
-	patience = 15 * time.Second
-	// trickle is less than a stream should deliver before it breaks off:
+	maxRecoveryWait = 15 * time.Second
+	// minProgress is less than a stream should deliver before it breaks off:
 	// after several such ones the next is asked for with growing pauses.
-	trickle = 64 << 10
+	minProgress = 64 << 10
 	// reopenWait is about the first pause before a member that fails is
 	// asked again.
 	reopenWait = 500 * time.Millisecond
@@ -52,11 +52,11 @@ type Body struct {
 	err       error     // what ended the body
 
 	// Since the last byte, but for trickles:
-	failed   []int // failures of each member
-	reasons  failures
-	waited   time.Duration // for members that rest
-	streamed int64         // bytes of the open stream
-	trickles int           // streams in a row that broke off early
+	failed       []int // failures of each member
+	reasons      failures
+	recoveryWait time.Duration // for members that rest
+	streamed     int64         // bytes of the open stream
+	trickles     int           // streams in a row that broke off early
 }
 
 // openBody opens a body on the first member that has the blob.
@@ -172,7 +172,7 @@ func (b *Body) progress(p []byte) {
 		b.hash.Write(p)
 	}
 	clear(b.failed)
-	b.reasons, b.waited = nil, 0
+	b.reasons, b.recoveryWait = nil, 0
 }
 
 func (b *Body) call() call { return blobCall("", b.repo, b.dgst, "") }

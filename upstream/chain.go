@@ -99,11 +99,11 @@ func advances(err error) bool {
 func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, question func(*Client) (T, error)) (T, error) {
 	var none T
 	var failed []*Error
-	members, doubtful := doubtfulLast(members)
+	members, halfOpen := halfOpenLast(members)
 	for i, member := range members {
 		answer, err := question(member)
 		if err == nil {
-			for _, m := range members[max(i+1, len(members)-doubtful):] {
+			for _, m := range members[max(i+1, len(members)-halfOpen):] {
 				m.probe()
 			}
 			return answer, nil
@@ -139,18 +139,18 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, que
 // where another one was asked and is broken; while nobody can be connected to,
 // none is tried before its time.
 func lastResort(member *Client, failure *Error, failed []*Error) bool {
-	broken := func(e *Error) bool { return !e.resting && e.Class >= ClassUnavailable }
-	return failure.resting &&
+	broken := func(e *Error) bool { return !e.coolingDown && e.Class >= ClassUnavailable }
+	return failure.coolingDown &&
 		(errors.Is(failure, ErrDigestMismatch) || slices.ContainsFunc(failed, broken)) &&
-		member.rest.reprieve(time.Now())
+		member.cooldown.allowEarlyProbe(time.Now())
 }
 
-// doubtfulLast puts last the members that could not be connected to when they
+// halfOpenLast puts last the members that could not be connected to when they
 // were last tried: whether they are back need not be found out at the expense of
 // a request that another one answers. It returns how many these are.
-func doubtfulLast(members []*Client) (ordered []*Client, doubtful int) {
+func halfOpenLast(members []*Client) (ordered []*Client, halfOpen int) {
 	now := time.Now()
-	doubt := func(c *Client) bool { return c.rest.doubtful(now) }
+	doubt := func(c *Client) bool { return c.cooldown.halfOpen(now) }
 	if len(members) < 2 || !slices.ContainsFunc(members, doubt) {
 		return members, 0
 	}
@@ -168,7 +168,7 @@ func doubtfulLast(members []*Client) (ordered []*Client, doubtful int) {
 // levelOf keeps out of the log what chains are for, "not found", and what the
 // log has said already: that a member rests.
 func levelOf(failure *Error) slog.Level {
-	if failure.Class == ClassNotFound || failure.resting {
+	if failure.Class == ClassNotFound || failure.coolingDown {
 		return slog.LevelDebug
 	}
 	return slog.LevelWarn

@@ -102,7 +102,7 @@ func TestRestingMemberIsTheLastResort(t *testing.T) {
 			t.Errorf("one rests and the other has not got it: %v", err)
 		}
 		if got := first.Requests(); len(got) != 0 {
-			t.Errorf("the resting member was asked %v", got)
+			t.Errorf("the coolingDown member was asked %v", got)
 		}
 		second.Fault(upstreamtest.Any, upstreamtest.Status(500, ""))
 		if from, err := pull("latest"); from != a.Host() {

@@ -60,7 +60,7 @@ type Options struct {
 
 	MaxManifestSize int64             // bytes; 0: 5 MiB
 	Tokens          *tokencache.Cache // nil: one of its own
-	Rests           Rests             // nil: nobody else's
+	Cooldowns       Cooldowns         // nil: nobody else's
 	Metrics         *Metrics          // may be nil
 	Logger          *slog.Logger      // may be nil
 	UserAgent       string
@@ -82,16 +82,16 @@ type Client struct {
 	metrics         *upstreamMetrics // may be nil
 	logger          *slog.Logger
 
-	own       *http.Transport // to the upstream's own origin
-	elsewhere *http.Transport // to every other host: without the client certificate
-	auth      *authorizer
-	rest      rest
-	rests     Rests  // may be nil
-	unwatch   func() // ends what the rests of others tell this client
-	rejected  *rejections
-	rateLow   atomic.Bool // it was logged that the rate limit is nearly used up
-	closing   context.Context
-	close     context.CancelFunc
+	origin      *http.Transport // to the upstream's own origin
+	others      *http.Transport // to every other host: without the client certificate
+	auth        *authorizer
+	cooldown    cooldown
+	cooldowns   Cooldowns // may be nil
+	unsubscribe func()    // ends what the rests of others tell this client
+	rejected    *rejections
+	rateLow     atomic.Bool // it was logged that the rate limit is nearly used up
+	closing     context.Context
+	close       context.CancelFunc
 }
 
 // NewClient returns a client for the registry that the options name.
@@ -109,15 +109,15 @@ func NewClient(o Options) *Client {
 		maxManifestSize: cmp.Or(o.MaxManifestSize, defaultMaxManifestSize),
 		userAgent:       o.UserAgent,
 		logger:          loggerOr(o.Logger),
-		rests:           o.Rests,
-		unwatch:         func() {},
+		cooldowns:       o.Cooldowns,
+		unsubscribe:     func() {},
 		rejected:        newRejections(),
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
-	c.own = newTransport(o, o.Certificate)
-	c.elsewhere = c.own
+	c.origin = newTransport(o, o.Certificate)
+	c.others = c.origin
 	if o.Certificate != nil {
-		c.elsewhere = newTransport(o, nil)
+		c.others = newTransport(o, nil)
 	}
 	tokens := o.Tokens
 	if tokens == nil {
@@ -125,8 +125,8 @@ func NewClient(o Options) *Client {
 	}
 	c.auth = newAuthorizer(tokens, &tokenService{client: c})
 	c.metrics = o.Metrics.add(c)
-	if c.rests != nil {
-		c.unwatch = c.rests.Watch(c.label, c.account(), c.limitedElsewhere)
+	if c.cooldowns != nil {
+		c.unsubscribe = c.cooldowns.Subscribe(c.label, c.account(), c.limitedElsewhere)
 	}
 	return c
 }
@@ -145,10 +145,10 @@ func (c *Client) Host() string { return c.host }
 // Close gives up idle connections. What is under way ends undisturbed.
 func (c *Client) Close() {
 	c.close()
-	c.unwatch()
+	c.unsubscribe()
 	c.metrics.remove(c)
-	c.own.CloseIdleConnections()
-	c.elsewhere.CloseIdleConnections()
+	c.origin.CloseIdleConnections()
+	c.others.CloseIdleConnections()
 }
 
 // call is one request in terms of the distribution API.
@@ -167,14 +167,14 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	leave, resting := c.rest.enter(time.Now())
-	if resting != nil {
-		return nil, c.identify(resting, call)
+	leave, coolingDown := c.cooldown.enter(time.Now())
+	if coolingDown != nil {
+		return nil, c.identify(coolingDown, call)
 	}
 	defer leave()
 	attempts, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.timeToHeaders(), func() { cancel(errHeaderTimeout) })
-	resp, span, err := c.tryRepeatedly(attempts, call)
+	resp, span, err := c.doWithRetry(attempts, call)
 	timer.Stop()
 	if err != nil {
 		cancel(nil)
@@ -191,15 +191,15 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 // redirects and tokens together.
 func (c *Client) timeToHeaders() time.Duration { return c.connectTimeout + c.readTimeout }
 
-// tryRepeatedly sends a call again where a registry's hiccup may be over in an
+// doWithRetry sends a call again where a registry's hiccup may be over in an
 // instant. It starts no try after the read timeout. The span is that of the try
 // that was answered, and ends with the answer's body.
-func (c *Client) tryRepeatedly(ctx context.Context, call call) (*http.Response, trace.Span, error) {
+func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, trace.Span, error) {
 	start := time.Now()
 	for try := 1; ; try++ {
 		asked := time.Now()
 		traced, span := c.startTry(ctx, call, try)
-		resp, failure := c.once(traced, call)
+		resp, failure := c.attempt(traced, call)
 		if cause := context.Cause(ctx); cause != nil && cause != errHeaderTimeout {
 			if failure == nil {
 				resp.Body.Close()
@@ -255,8 +255,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// once sends a call a single time, with redirects and authentication.
-func (c *Client) once(ctx context.Context, call call) (*http.Response, *Error) {
+// attempt sends a call a single time, with redirects and authentication.
+func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error) {
 	name := c.repository(call.repo)
 	target := url.URL{Scheme: c.url.Scheme, Host: c.url.Host, Path: "/v2/" + name + call.path, RawQuery: call.query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, call.method, target.String(), nil)
@@ -267,7 +267,7 @@ func (c *Client) once(ctx context.Context, call call) (*http.Response, *Error) {
 		req.Header[key] = values
 	}
 	c.setCommonHeaders(req)
-	resp, err := follow(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
+	resp, err := followRedirects(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
 		resp, err := c.authenticated(req.URL, name).RoundTrip(req)
 		if err == nil && call.observe != nil {
 			call.observe(resp)
@@ -308,9 +308,9 @@ func (c *Client) authenticated(target *url.URL, repository string) *authTranspor
 // transport is the way to an origin without authentication.
 func (c *Client) transport(target *url.URL) http.RoundTripper {
 	if sameOrigin(target, c.url) {
-		return originTransport{connTransport{c.own}, c}
+		return originTransport{connTransport{c.origin}, c}
 	}
-	return connTransport{c.elsewhere}
+	return connTransport{c.others}
 }
 
 // identify says in an error what was asked of whom.

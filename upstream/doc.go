@@ -22,6 +22,6 @@
 //
 // Whether a registry rests is the state of its Client (rest.go, health.go), which
 // therefore outlives the chains that share it. A rest after 429 is shared through
-// [Rests]; package sharedrest implements it. The package knows no storage, no
+// [Cooldowns]; package sharedcooldown implements it. The package knows no storage, no
 // namespaces and no inbound HTTP.
 package upstream

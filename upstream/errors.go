@@ -114,7 +114,7 @@ type Error struct {
 	Credentials bool
 
 	others       []*Error // of the other members of a chain
-	resting      bool     // the upstream was not asked, because it rests
+	coolingDown  bool     // the upstream was not asked, because it rests
 	contentRange string   // of an answer of 416
 }
 

@@ -10,16 +10,16 @@ import (
 	"github.com/weirhq/weir/tokencache"
 )
 
-// Rests shares between clients, of this process or of many, how long upstreams
+// Cooldowns shares between clients, of this process or of many, how long upstreams
 // want to be left alone after an answer of 429. Such a limit is one of an
 // upstream (host:port) and an account, the fingerprint of the credentials, which
 // is empty for the anonymous one. Neither method waits for anything.
-type Rests interface {
+type Cooldowns interface {
 	// Limit tells everyone else until when an upstream rests.
 	Limit(upstream, account string, until time.Time)
-	// Watch lets limited be called, from any goroutine, whenever someone
+	// Subscribe lets onLimit be called, from any goroutine, whenever someone
 	// tells of such a rest, and for one that is known already.
-	Watch(upstream, account string, limited func(until time.Time)) (stop func())
+	Subscribe(upstream, account string, onLimit func(until time.Time)) (stop func())
 }
 
 // account names the credentials, without telling them.
@@ -30,12 +30,12 @@ func (c *Client) account() string {
 // limited lets the registry rest, here and everywhere else, after it said 429.
 func (c *Client) limited(after time.Duration) {
 	until := time.Now().Add(after)
-	if !c.rest.limit(until) {
+	if !c.cooldown.limit(until) {
 		return
 	}
 	c.logger.Warn("the upstream limits the rate of requests, and is not asked for a while", "upstream", c.host, "for", after.Round(time.Second))
-	if c.rests != nil {
-		c.rests.Limit(c.label, c.account(), until)
+	if c.cooldowns != nil {
+		c.cooldowns.Limit(c.label, c.account(), until)
 	}
 }
 
@@ -45,19 +45,19 @@ func (c *Client) limitedElsewhere(until time.Time) {
 	if latest := now.Add(maxRetryAfter); until.After(latest) {
 		until = latest
 	}
-	if until.After(now) && c.rest.limit(until) {
+	if until.After(now) && c.cooldown.limit(until) {
 		c.logger.Info("the upstream limits the rate of another client's requests, and is not asked for a while", "upstream", c.host, "for", until.Sub(now).Round(time.Second))
 	}
 }
 
 func (c *Client) connected() {
-	if c.rest.connected() {
+	if c.cooldown.connected() {
 		c.logger.Info("the upstream can be connected to again", "upstream", c.host)
 	}
 }
 
 func (c *Client) connectFailed(reason error) {
-	if pause := c.rest.connectFailed(time.Now(), reason); pause > 0 {
+	if pause := c.cooldown.connectFailed(time.Now(), reason); pause > 0 {
 		c.logger.Warn("the upstream cannot be connected to, and is not asked for a while", "upstream", c.host, "for", pause, "error", reason)
 	}
 }
@@ -65,7 +65,7 @@ func (c *Client) connectFailed(reason error) {
 // reject notes that the registry delivered the wrong bytes for a digest.
 func (c *Client) reject(dgst digest.Digest) {
 	c.rejected.add(dgst)
-	if pause := c.rest.lied(time.Now(), c.rejected.count()); pause > 0 {
+	if pause := c.cooldown.deliveredCorrupt(time.Now(), c.rejected.count()); pause > 0 {
 		c.logger.Warn("the upstream delivered the wrong bytes repeatedly, and is not asked for a while: what it has, or what is between, is broken",
 			"upstream", c.host, "for", pause)
 	}
@@ -75,11 +75,11 @@ func (c *Client) reject(dgst digest.Digest) {
 // be connected to. It does nothing while that is not due, or somebody else's
 // request is about to tell.
 func (c *Client) probe() {
-	if !c.rest.doubtful(time.Now()) {
+	if !c.cooldown.halfOpen(time.Now()) {
 		return
 	}
-	leave, resting := c.rest.enter(time.Now())
-	if resting != nil {
+	leave, coolingDown := c.cooldown.enter(time.Now())
+	if coolingDown != nil {
 		return
 	}
 	go func() {

@@ -159,7 +159,7 @@ func (r *rests) Limit(upstream, account string, until time.Time) {
 	r.told = append(r.told, fmt.Sprint(upstream, " ", account, " ", time.Until(until)))
 }
 
-func (r *rests) Watch(upstream, account string, limited func(time.Time)) (stop func()) {
+func (r *rests) Subscribe(upstream, account string, limited func(time.Time)) (stop func()) {
 	name := upstream + " " + account
 	r.limited[name] = limited
 	return func() { delete(r.limited, name) }
@@ -172,7 +172,7 @@ func TestRestsAreShared(t *testing.T) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 		r.AddImage("repo", "latest", []byte("layer"))
 		shared := &rests{limited: make(map[string]func(time.Time))}
-		sharing := func(o *upstream.Options) { o.Rests = shared }
+		sharing := func(o *upstream.Options) { o.Cooldowns = shared }
 		anonymous := newClient(t, r, on(n), sharing)
 		known := newClient(t, r, on(n), sharing, withCredentials)
 		names := []string{"registry.test:80 ", "registry.test:80 " + tokencache.Fingerprint("user", "hunter2")}

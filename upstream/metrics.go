@@ -61,7 +61,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		}, []string{"upstream", "result"}),
 		clients: make(map[*Client]struct{}),
 	}
-	registerer.MustRegister(m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens, restCollector{m})
+	registerer.MustRegister(m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens, cooldownCollector{m})
 	return m
 }
 

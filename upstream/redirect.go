@@ -14,10 +14,10 @@ var (
 	errDowngrade        = errors.New("redirect from https to http refused")
 )
 
-// follow sends a GET or HEAD and follows at most limit redirects, never from
+// followRedirects sends a GET or HEAD and follows at most limit redirects, never from
 // https to http and never to a place where it has been. Headers go along, and
 // so they must not hold credentials: send adds those by the request's URL.
-func follow(req *http.Request, limit int, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
+func followRedirects(req *http.Request, limit int, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
 	seen := map[string]bool{req.URL.String(): true}
 	for hop := 0; ; hop++ {
 		resp, err := send(req)

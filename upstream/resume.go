@@ -19,7 +19,7 @@ func (b *Body) broke(err error) {
 		err = io.ErrUnexpectedEOF
 	}
 	b.trickles++
-	if b.streamed >= trickle {
+	if b.streamed >= minProgress {
 		b.trickles = 0
 	}
 	c := b.members[b.current]
@@ -47,7 +47,7 @@ func (b *Body) reopen() {
 	b.choose()
 	failed := b.failed[b.current]
 	if failed >= triesPerMember {
-		if !b.outlast() && b.err == nil {
+		if !b.waitForRecovery() && b.err == nil {
 			e := &Error{Class: ClassUnavailable, Err: b.reasons}
 			b.err = b.members[b.current].identify(e, b.call())
 		}
@@ -82,18 +82,18 @@ func (b *Body) choose() {
 	b.current = best
 }
 
-// outlast waits for the first of the members that rest, and reports whether it
+// waitForRecovery waits for the first of the members that rest, and reports whether it
 // is worth going on. A registry that restarts makes many downloads fail to
 // connect at once, and then rests longer than it was away.
-func (b *Body) outlast() bool {
+func (b *Body) waitForRecovery() bool {
 	now := time.Now()
-	wait := patience + 1
+	wait := maxRecoveryWait + 1
 	for _, c := range b.members {
-		if left := c.rest.left(now); left > 0 {
+		if left := c.cooldown.left(now); left > 0 {
 			wait = min(wait, left)
 		}
 	}
-	if b.waited+wait > patience {
+	if b.recoveryWait+wait > maxRecoveryWait {
 		return false
 	}
 	b.logger.Info("a download waits for an upstream that rests", "digest", b.dgst, "offset", b.offset, "for", wait.Round(time.Millisecond))
@@ -101,7 +101,7 @@ func (b *Body) outlast() bool {
 		b.err = b.ctx.Err()
 		return false
 	}
-	b.waited += wait
+	b.recoveryWait += wait
 	clear(b.failed)
 	b.reasons = nil
 	return true

@@ -62,7 +62,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	}
 	req.Header.Set("Accept", "application/json")
 	s.client.setCommonHeaders(req)
-	resp, err := follow(req, s.client.maxRedirects, func(req *http.Request) (*http.Response, error) {
+	resp, err := followRedirects(req, s.client.maxRedirects, func(req *http.Request) (*http.Response, error) {
 		if creds.set() && sameOrigin(req.URL, realm) {
 			req = req.Clone(req.Context())
 			req.SetBasicAuth(creds.username, creds.password)

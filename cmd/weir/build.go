@@ -20,7 +20,7 @@ import (
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
-	"github.com/weirhq/weir/upstream/sharedrest"
+	"github.com/weirhq/weir/upstream/sharedcooldown"
 )
 
 const (
@@ -35,25 +35,25 @@ const (
 // mirror is what a server is made of and what outlives a change of its
 // configuration, but for the table, which is swapped.
 type mirror struct {
-	log      *slog.Logger
-	gatherer *prometheus.Registry
-	tracing  *tracing // nil: nothing is traced
-	store    *disk.Store
-	rotten   prometheus.Counter
-	limit    *storage.Limit
-	pool     *namespace.Pool
-	warmer   *namespace.Warmer
-	flights  *storage.Flights
-	content  *storage.Health
-	records  *storage.Health
-	cache    *namespace.Cache
-	redis    redis.UniversalClient // nil without [cache.redis]
-	tokens   *tokencache.Cache
-	rests    *sharedrest.Rests
-	clients  *clients
-	tables   namespace.Live
-	requests *registry.Metrics
-	handler  http.Handler
+	log       *slog.Logger
+	gatherer  *prometheus.Registry
+	tracing   *tracing // nil: nothing is traced
+	store     *disk.Store
+	rotten    prometheus.Counter
+	limit     *storage.Limit
+	pool      *namespace.Pool
+	warmer    *namespace.Warmer
+	flights   *storage.Flights
+	content   *storage.Health
+	records   *storage.Health
+	cache     *namespace.Cache
+	redis     redis.UniversalClient // nil without [cache.redis]
+	tokens    *tokencache.Cache
+	cooldowns *sharedcooldown.Cooldowns
+	clients   *clients
+	tables    namespace.Live
+	requests  *registry.Metrics
+	handler   http.Handler
 }
 
 // build makes a mirror. Nothing of it contacts an upstream or waits for Redis.
@@ -66,7 +66,7 @@ func build(cfg *config.Config, log *slog.Logger) (*mirror, error) {
 	}
 	m.openShared(cfg)
 	m.clients = newClients(m.tokens, upstream.NewMetrics(m.gatherer), log)
-	m.clients.rests = m.rests
+	m.clients.cooldowns = m.cooldowns
 	if err := m.apply(cfg); err != nil {
 		m.close()
 		return nil, err
@@ -138,11 +138,11 @@ func (m *mirror) quarantine(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
-// openShared makes what clients of upstreams have in common: tokens and rests,
+// openShared makes what clients of upstreams have in common: tokens and cooldowns,
 // which other instances share through Redis where that is configured.
 func (m *mirror) openShared(cfg *config.Config) {
 	var shared tokencache.Store
-	rests := sharedrest.Options{Logger: m.log}
+	cooldowns := sharedcooldown.Options{Logger: m.log}
 	if r := cfg.Cache.Redis; r != nil {
 		opts := &redis.UniversalOptions{
 			Addrs: r.Addrs, Username: r.Username, Password: r.Password.Reveal(), DB: r.DB, MasterName: r.MasterName,
@@ -159,9 +159,9 @@ func (m *mirror) openShared(cfg *config.Config) {
 		redis.SetLogger(redisLog{m.log})
 		m.redis = redis.NewUniversalClient(opts)
 		shared = tokencache.NewRedis(m.redis, r.KeyPrefix)
-		rests.Redis, rests.Prefix = m.redis, r.KeyPrefix
+		cooldowns.Redis, cooldowns.Prefix = m.redis, r.KeyPrefix
 	}
-	m.rests = sharedrest.New(rests)
+	m.cooldowns = sharedcooldown.New(cooldowns)
 	m.tokens = tokencache.New(tokencache.NewMemory(tokensInMemory), shared,
 		tokencache.WithMetrics(tokencache.NewMetrics(m.gatherer)), tokencache.WithLogger(m.log))
 }
@@ -237,7 +237,7 @@ func (m *mirror) close() {
 	m.pool.Close()
 	m.flights.Close()
 	m.clients.close()
-	m.rests.Close()
+	m.cooldowns.Close()
 	m.tokens.Close()
 	if m.redis != nil {
 		m.redis.Close()

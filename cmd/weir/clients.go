@@ -17,11 +17,11 @@ import (
 // have in common is the same client in both: it keeps its connections, and
 // what it knows about the upstream's health.
 type clients struct {
-	tokens  *tokencache.Cache
-	rests   upstream.Rests // may be nil
-	metrics *upstream.Metrics
-	log     *slog.Logger
-	current generation
+	tokens    *tokencache.Cache
+	cooldowns upstream.Cooldowns // may be nil
+	metrics   *upstream.Metrics
+	log       *slog.Logger
+	current   generation
 }
 
 // generation is the clients of one configuration.
@@ -99,7 +99,7 @@ func (c *clients) newClient(u config.Upstream, files material, maxManifestSize i
 		URL: target, Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
 		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version,
-		Tokens: c.tokens, Rests: c.rests, Metrics: c.metrics, Logger: c.log,
+		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.log,
 	}
 	if len(files.certificate) > 0 {
 		pair, err := tls.X509KeyPair(files.certificate, files.key)

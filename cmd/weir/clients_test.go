@@ -127,7 +127,7 @@ func appendTo(t *testing.T, path, text string) {
 func TestDroppedClientsAreClosed(t *testing.T) {
 	c := newTestClients(t)
 	watching := watchers{}
-	c.rests = watching
+	c.cooldowns = watching
 	kept := config.Upstream{URL: "https://ghcr.io"}
 	apply(t, c, kept, 1000)
 	next := c.begin()
@@ -147,7 +147,7 @@ type watchers map[string]bool
 
 func (w watchers) Limit(string, string, time.Time) {}
 
-func (w watchers) Watch(upstream, _ string, _ func(time.Time)) (stop func()) {
+func (w watchers) Subscribe(upstream, _ string, _ func(time.Time)) (stop func()) {
 	w[upstream] = true
 	return func() { delete(w, upstream) }
 }

@@ -1,4 +1,4 @@
-package sharedrest_test
+package sharedcooldown_test
 
 import (
 	"bytes"
@@ -14,12 +14,12 @@ import (
 
 	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream"
-	"github.com/weirhq/weir/upstream/sharedrest"
+	"github.com/weirhq/weir/upstream/sharedcooldown"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var _ upstream.Rests = (*sharedrest.Rests)(nil)
+var _ upstream.Cooldowns = (*sharedcooldown.Cooldowns)(nil)
 
 const (
 	hub    = "registry.test:443"
@@ -29,7 +29,7 @@ const (
 
 // instance is one mirror's rests.
 type instance struct {
-	*sharedrest.Rests
+	*sharedcooldown.Cooldowns
 	log *safeBuffer
 }
 
@@ -54,11 +54,11 @@ func (b *safeBuffer) String() string {
 func newInstance(t *testing.T, server *redistest.Server) *instance {
 	t.Helper()
 	i := &instance{log: new(safeBuffer)}
-	opts := sharedrest.Options{Prefix: prefix, Logger: slog.New(slog.NewTextHandler(i.log, nil)), Retry: retry}
+	opts := sharedcooldown.Options{Prefix: prefix, Logger: slog.New(slog.NewTextHandler(i.log, nil)), Retry: retry}
 	if server != nil {
 		opts.Redis = newClient(t, server)
 	}
-	i.Rests = sharedrest.New(opts)
+	i.Cooldowns = sharedcooldown.New(opts)
 	t.Cleanup(i.Close)
 	return i
 }
@@ -76,7 +76,7 @@ type watching struct{ told chan time.Time }
 func (i *instance) watch(t *testing.T, upstream, account string) watching {
 	t.Helper()
 	w := watching{make(chan time.Time, 100)}
-	t.Cleanup(i.Watch(upstream, account, func(until time.Time) { w.told <- until }))
+	t.Cleanup(i.Subscribe(upstream, account, func(until time.Time) { w.told <- until }))
 	return w
 }
 
@@ -127,10 +127,10 @@ func TestWithinOneProcess(t *testing.T) {
 	})
 }
 
-func TestWatchStops(t *testing.T) {
+func TestUnsubscribe(t *testing.T) {
 	i := newInstance(t, nil)
 	calls := 0
-	stop := i.Watch(hub, "", func(time.Time) { calls++ })
+	stop := i.Subscribe(hub, "", func(time.Time) { calls++ })
 	i.Limit(hub, "", in(time.Minute))
 	stop()
 	i.Limit(hub, "", in(time.Hour))

@@ -1,4 +1,4 @@
-package sharedrest
+package sharedcooldown
 
 import (
 	"context"
@@ -28,11 +28,11 @@ type message struct {
 	Left int64  `json:"left_ms"`
 }
 
-func (r *Rests) channel() string          { return r.opts.Prefix + ":rests" }
-func (r *Rests) keyOf(name string) string { return r.opts.Prefix + ":rest:" + name }
+func (r *Cooldowns) channel() string          { return r.opts.Prefix + ":rests" }
+func (r *Cooldowns) keyOf(name string) string { return r.opts.Prefix + ":rest:" + name }
 
 // run keeps a session with Redis, and begins another one when that failed.
-func (r *Rests) run(ctx context.Context) {
+func (r *Cooldowns) run(ctx context.Context) {
 	away := false
 	for {
 		err := r.session(ctx, func() {
@@ -59,7 +59,7 @@ func (r *Rests) run(ctx context.Context) {
 
 // session shares rests until something fails or the context ends. It listens
 // before it asks what is known, so that nothing falls between.
-func (r *Rests) session(ctx context.Context, works func()) error {
+func (r *Cooldowns) session(ctx context.Context, works func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	subscription := r.opts.Redis.Subscribe(ctx)
 	var listener sync.WaitGroup
@@ -73,10 +73,10 @@ func (r *Rests) session(ctx context.Context, works func()) error {
 	}
 	r.mu.Lock()
 	for name := range r.until { // Redis may have lost it
-		r.untold[name] = true
+		r.unpublished[name] = true
 	}
-	for name := range r.watchers {
-		r.unasked[name] = true
+	for name := range r.subscribers {
+		r.unqueried[name] = true
 	}
 	r.mu.Unlock()
 	if err := r.exchange(ctx); err != nil {
@@ -105,7 +105,7 @@ func (r *Rests) session(ctx context.Context, works func()) error {
 	}
 }
 
-func (r *Rests) subscribe(ctx context.Context, subscription *redis.PubSub) error {
+func (r *Cooldowns) subscribe(ctx context.Context, subscription *redis.PubSub) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := subscription.Subscribe(ctx, r.channel()); err != nil {
@@ -117,7 +117,7 @@ func (r *Rests) subscribe(ctx context.Context, subscription *redis.PubSub) error
 
 // listen learns what other instances tell, until the subscription fails, is
 // silent or is closed.
-func (r *Rests) listen(ctx context.Context, subscription *redis.PubSub) error {
+func (r *Cooldowns) listen(ctx context.Context, subscription *redis.PubSub) error {
 	for {
 		received, err := subscription.ReceiveTimeout(ctx, r.opts.Retry+callTimeout)
 		if err != nil {
@@ -129,31 +129,31 @@ func (r *Rests) listen(ctx context.Context, subscription *redis.PubSub) error {
 		}
 		var m message
 		if json.Unmarshal([]byte(text.Payload), &m) == nil && m.Left > 0 {
-			r.learn(m.Rest, time.Now().Add(time.Duration(m.Left)*time.Millisecond))
+			r.record(m.Rest, time.Now().Add(time.Duration(m.Left)*time.Millisecond))
 		}
 	}
 }
 
 // exchange tells Redis of the rests that it does not know, and asks for those
 // that somebody began to watch. What fails stays to be done.
-func (r *Rests) exchange(ctx context.Context) error {
+func (r *Cooldowns) exchange(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := r.tell(ctx); err != nil {
+	if err := r.publish(ctx); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
-	if err := r.ask(ctx); err != nil {
+	if err := r.query(ctx); err != nil {
 		return fmt.Errorf("reading: %w", err)
 	}
 	return nil
 }
 
-// tell writes each rest to a key that ends with it, for instances that start
+// publish writes each rest to a key that ends with it, for instances that start
 // later, and to the channel, for those that run.
-func (r *Rests) tell(ctx context.Context) error {
+func (r *Cooldowns) publish(ctx context.Context) error {
 	told := make(map[string]time.Time)
 	r.mu.Lock()
-	for name := range r.untold {
+	for name := range r.unpublished {
 		told[name] = r.until[name]
 	}
 	r.mu.Unlock()
@@ -179,17 +179,17 @@ func (r *Rests) tell(ctx context.Context) error {
 	defer r.mu.Unlock()
 	for name, until := range told {
 		if !r.until[name].After(until) {
-			delete(r.untold, name)
+			delete(r.unpublished, name)
 		}
 	}
 	return nil
 }
 
-// ask learns what was told before somebody listened.
-func (r *Rests) ask(ctx context.Context) error {
+// query learns what was told before somebody listened.
+func (r *Cooldowns) query(ctx context.Context) error {
 	answers := make(map[string]*redis.DurationCmd)
 	r.mu.Lock()
-	for name := range r.unasked {
+	for name := range r.unqueried {
 		answers[name] = nil
 	}
 	r.mu.Unlock()
@@ -204,13 +204,13 @@ func (r *Rests) ask(ctx context.Context) error {
 	}
 	for name, answer := range answers {
 		if left := answer.Val(); left > 0 { // and not: no such key
-			r.learn(name, time.Now().Add(left))
+			r.record(name, time.Now().Add(left))
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for name := range answers {
-		delete(r.unasked, name)
+		delete(r.unqueried, name)
 	}
 	return nil
 }

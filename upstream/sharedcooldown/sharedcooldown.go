@@ -1,16 +1,16 @@
-// Package sharedrest shares how long upstream registries want to be left alone
+// Package sharedcooldown shares how long upstream registries want to be left alone
 // after an answer of 429: what one client was told, the others need not be told
-// again. It implements the Rests of package upstream.
+// again. It implements the Cooldowns of package upstream.
 //
-// [Rests] tells the clients of this process at once, and those of other
+// [Cooldowns] tells the clients of this process at once, and those of other
 // instances through Redis (redis.go), if there is one. Redis is asked and told
-// by a goroutine of its own and never by a request: Limit and Watch only leave
+// by a goroutine of its own and never by a request: Limit and Subscribe only leave
 // word for it. While Redis is away, a rest is known in this process only; when
 // it is back, what is left of the rest is shared.
 //
 // A limit is one of an upstream and an account, so anonymous and authenticated
 // clients of one registry do not rest together. In Redis both appear as a hash.
-package sharedrest
+package sharedcooldown
 
 import (
 	"cmp"
@@ -38,30 +38,30 @@ type Options struct {
 	Retry time.Duration
 }
 
-// Rests shares rests. All methods may be called concurrently.
-type Rests struct {
+// Cooldowns shares rests. All methods may be called concurrently.
+type Cooldowns struct {
 	opts   Options
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
 	wake   chan struct{} // there is something to tell Redis or to ask it
 
-	mu       sync.Mutex
-	until    map[string]time.Time         // the rests that are known, by name
-	watchers map[string]map[*watcher]bool // by name
-	untold   map[string]bool              // names of rests that Redis does not know yet
-	unasked  map[string]bool              // names that Redis was not asked about yet
+	mu          sync.Mutex
+	until       map[string]time.Time            // the rests that are known, by name
+	subscribers map[string]map[*subscriber]bool // by name
+	unpublished map[string]bool                 // names of rests that Redis does not know yet
+	unqueried   map[string]bool                 // names that Redis was not asked about yet
 }
 
-type watcher struct{ limited func(until time.Time) }
+type subscriber struct{ onLimit func(until time.Time) }
 
-// New returns Rests that share until their Close. It does not wait for Redis.
-func New(opts Options) *Rests {
+// New returns Cooldowns that share until their Close. It does not wait for Redis.
+func New(opts Options) *Cooldowns {
 	opts.Retry = cmp.Or(opts.Retry, defaultRetry)
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Rests{
+	r := &Cooldowns{
 		opts: opts, cancel: cancel, wake: make(chan struct{}, 1),
-		until: make(map[string]time.Time), watchers: make(map[string]map[*watcher]bool),
-		untold: make(map[string]bool), unasked: make(map[string]bool),
+		until: make(map[string]time.Time), subscribers: make(map[string]map[*subscriber]bool),
+		unpublished: make(map[string]bool), unqueried: make(map[string]bool),
 	}
 	if opts.Redis != nil {
 		r.ended.Go(func() { r.run(ctx) })
@@ -71,65 +71,65 @@ func New(opts Options) *Rests {
 
 // Close ends the sharing. The Redis client stays the caller's to close, after
 // this.
-func (r *Rests) Close() {
+func (r *Cooldowns) Close() {
 	r.cancel()
 	r.ended.Wait()
 }
 
 // Limit tells everyone who watches until when an upstream (host:port) rests for
 // an account.
-func (r *Rests) Limit(upstream, account string, until time.Time) {
+func (r *Cooldowns) Limit(upstream, account string, until time.Time) {
 	name := nameOf(upstream, account)
 	r.mu.Lock()
-	r.untold[name] = true
+	r.unpublished[name] = true
 	r.mu.Unlock()
-	r.learn(name, until)
-	r.nudge()
+	r.record(name, until)
+	r.wakeUp()
 }
 
-// Watch lets limited be called, from any goroutine, whenever a rest of an
+// Subscribe lets onLimit be called, from any goroutine, whenever a rest of an
 // upstream and an account becomes known, and at once for one that is.
-func (r *Rests) Watch(upstream, account string, limited func(until time.Time)) (stop func()) {
-	name, w := nameOf(upstream, account), &watcher{limited}
+func (r *Cooldowns) Subscribe(upstream, account string, onLimit func(until time.Time)) (stop func()) {
+	name, w := nameOf(upstream, account), &subscriber{onLimit}
 	r.mu.Lock()
-	if r.watchers[name] == nil {
-		r.watchers[name] = make(map[*watcher]bool)
+	if r.subscribers[name] == nil {
+		r.subscribers[name] = make(map[*subscriber]bool)
 	}
-	r.watchers[name][w] = true
-	r.unasked[name] = true
+	r.subscribers[name][w] = true
+	r.unqueried[name] = true
 	until := r.until[name]
 	r.mu.Unlock()
 	if until.After(time.Now()) {
-		limited(until)
+		onLimit(until)
 	}
-	r.nudge()
+	r.wakeUp()
 	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		delete(r.watchers[name], w)
-		if len(r.watchers[name]) == 0 {
-			delete(r.watchers, name)
+		delete(r.subscribers[name], w)
+		if len(r.subscribers[name]) == 0 {
+			delete(r.subscribers, name)
 		}
 	}
 }
 
-// learn remembers a rest and tells those who watch.
-func (r *Rests) learn(name string, until time.Time) {
+// record remembers a rest and tells those who watch.
+func (r *Cooldowns) record(name string, until time.Time) {
 	now := time.Now()
 	r.mu.Lock()
 	maps.DeleteFunc(r.until, func(_ string, until time.Time) bool { return until.Before(now) })
 	if until.After(r.until[name]) {
 		r.until[name] = until
 	}
-	watchers := maps.Clone(r.watchers[name])
+	subscribers := maps.Clone(r.subscribers[name])
 	r.mu.Unlock()
-	for w := range watchers {
-		w.limited(until)
+	for w := range subscribers {
+		w.onLimit(until)
 	}
 }
 
-// nudge makes the goroutine look for what is to be done.
-func (r *Rests) nudge() {
+// wakeUp makes the goroutine look for what is to be done.
+func (r *Cooldowns) wakeUp() {
 	select {
 	case r.wake <- struct{}{}:
 	default: // it is going to look

@@ -6,22 +6,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// restState is why a registry is or is not asked. The later the state, the
+// cooldownState is why a registry is or is not asked. The later the state, the
 // longer it may last.
-type restState uint8
+type cooldownState uint8
 
 const (
-	stateAvailable   restState = iota
-	stateProbing               // could not be connected to; the next request finds out
-	stateUnreachable           // the circuit breaker is open
-	stateLimited               // it said 429
-	stateCorrupt               // it delivered the wrong bytes repeatedly
+	stateAvailable   cooldownState = iota
+	stateProbing                   // could not be connected to; the next request finds out
+	stateUnreachable               // the circuit breaker is open
+	stateLimited                   // it said 429
+	stateCorrupt                   // it delivered the wrong bytes repeatedly
 
-	restStates // how many there are
+	cooldownStates // how many there are
 )
 
 // String returns the state as metrics name it.
-func (s restState) String() string {
+func (s cooldownState) String() string {
 	switch s {
 	case stateAvailable:
 		return "available"
@@ -37,29 +37,29 @@ func (s restState) String() string {
 }
 
 // state returns why enter refuses, or would refuse a second request at once.
-func (r *rest) state(now time.Time) restState {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+func (c *cooldown) state(now time.Time) cooldownState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	switch {
-	case now.Before(r.limitedUntil):
+	case now.Before(c.limitedUntil):
 		return stateLimited
-	case now.Before(r.liarUntil):
+	case now.Before(c.corruptUntil):
 		return stateCorrupt
-	case r.failed < breakerThreshold:
+	case c.failed < breakerThreshold:
 		return stateAvailable
-	case now.Before(r.openUntil):
+	case now.Before(c.openUntil):
 		return stateUnreachable
 	default:
 		return stateProbing
 	}
 }
 
-// restCollector asks clients at the time of the scrape, since a rest ends
+// cooldownCollector asks clients at the time of the scrape, since a rest ends
 // without an event that could reset a gauge.
-type restCollector struct{ metrics *Metrics }
+type cooldownCollector struct{ metrics *Metrics }
 
-func restingDesc() *prometheus.Desc {
-	return prometheus.NewDesc("weir_upstream_resting",
+func cooldownDesc() *prometheus.Desc {
+	return prometheus.NewDesc("weir_upstream_cooldown",
 		"Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.",
 		[]string{"upstream"}, nil)
 }
@@ -71,33 +71,33 @@ func stateDesc() *prometheus.Desc {
 }
 
 // Describe implements prometheus.Collector.
-func (restCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- restingDesc()
+func (cooldownCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- cooldownDesc()
 	ch <- stateDesc()
 }
 
 // Collect implements prometheus.Collector. Several clients of one host, as
 // before and after a reload, are one upstream, which is as bad as the worst.
-func (r restCollector) Collect(ch chan<- prometheus.Metric) {
+func (r cooldownCollector) Collect(ch chan<- prometheus.Metric) {
 	type health struct {
-		resting float64
-		state   restState
+		coolingDown float64
+		state       cooldownState
 	}
 	now := time.Now()
 	hosts := make(map[string]health)
 	r.metrics.mu.Lock()
 	for c := range r.metrics.clients {
 		h := hosts[c.label]
-		if c.rest.left(now) > 0 {
-			h.resting = 1
+		if c.cooldown.left(now) > 0 {
+			h.coolingDown = 1
 		}
-		h.state = max(h.state, c.rest.state(now))
+		h.state = max(h.state, c.cooldown.state(now))
 		hosts[c.label] = h
 	}
 	r.metrics.mu.Unlock()
 	for host, h := range hosts {
-		ch <- prometheus.MustNewConstMetric(restingDesc(), prometheus.GaugeValue, h.resting, host)
-		for state := stateAvailable; state < restStates; state++ {
+		ch <- prometheus.MustNewConstMetric(cooldownDesc(), prometheus.GaugeValue, h.coolingDown, host)
+		for state := stateAvailable; state < cooldownStates; state++ {
 			value := 0.0
 			if state == h.state {
 				value = 1
