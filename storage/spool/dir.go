@@ -42,8 +42,9 @@ type Dir struct {
 	free    func(path string) (int64, error)
 	quota   Quota
 
-	mu      sync.Mutex
-	pending int64 // bytes announced and not yet written
+	mu       sync.Mutex
+	pending  int64 // bytes announced and not yet written
+	released int64 // bytes that were pending once, since the start
 }
 
 // NewDir returns a Dir over an existing directory, which must lie in the
@@ -87,7 +88,7 @@ func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 		d.quota.Release(reserved)
 		return nil, fmt.Errorf("spool: cannot create a temporary file: %w", err)
 	}
-	return &Spool{
+	s := &Spool{
 		dir:      d,
 		file:     file,
 		urgent:   !wait,
@@ -96,7 +97,9 @@ func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 		reserved: reserved,
 		advanced: make(chan struct{}),
 		refs:     1,
-	}, nil
+	}
+	s.settled = sync.NewCond(&s.mu)
+	return s, nil
 }
 
 // setAside takes allot bytes from the quota and promises n bytes of the
@@ -124,23 +127,39 @@ func (d *Dir) setAside(allot, n int64, wait bool) error {
 func (d *Dir) promise(n int64) (short int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.minFree > 0 {
+	if d.minFree <= 0 {
+		d.pending += n
+		return 0, nil
+	}
+	for {
+		// The filesystem is asked without the mutex, which all downloads share.
+		released := d.released
+		d.mu.Unlock()
 		free, err := d.free(d.path)
+		d.mu.Lock()
 		if err != nil {
 			return 0, fmt.Errorf("spool: cannot read the free space below %s: %w", d.path, err)
 		}
-		if short := d.minFree - (free - d.pending - n); short > 0 {
-			return short, fmt.Errorf("%w below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free (blob_store.fs.min_free)",
-				ErrNoSpace, d.path, iec(free), iec(d.pending), iec(n), iec(d.minFree))
+		// Bytes that were written meanwhile are no longer pending, but free may
+		// still include them: they count as pending.
+		since := d.released - released
+		short := d.minFree - (free - d.pending - since - n)
+		switch {
+		case short <= 0:
+			d.pending += n
+			return 0, nil
+		case short <= since:
+			continue // without these bytes there may be room: measure once more
 		}
+		return short, fmt.Errorf("%w below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free (blob_store.fs.min_free)",
+			ErrNoSpace, d.path, iec(free), iec(d.pending), iec(n), iec(d.minFree))
 	}
-	d.pending += n
-	return 0, nil
 }
 
 func (d *Dir) release(n int64) {
 	d.mu.Lock()
 	d.pending -= n
+	d.released += n
 	d.mu.Unlock()
 }
 

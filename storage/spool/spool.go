@@ -33,8 +33,9 @@ var (
 	ErrClosed = errors.New("spool: closed")
 )
 
-// Spool is a growing temporary file. Writes come from one goroutine at a time
-// for each part of the file; all other methods may be called concurrently.
+// Spool is a growing temporary file. All methods may be called concurrently, and
+// writes may overlap: the first write of a byte counts, so that a byte which has
+// been hashed or read never changes.
 type Spool struct {
 	dir    *Dir
 	file   *os.File
@@ -43,12 +44,13 @@ type Spool struct {
 	growing sync.Mutex // held while more space is asked for, which can take long
 
 	mu       sync.Mutex
-	size     int64    // announced or, once complete, actual; -1: unknown
-	written  int64    // the watermark: bytes present from the start without a gap
-	ahead    []extent // what was written beyond the watermark, sorted and disjoint
-	allotted int64    // taken from dir's quota for the file, written or not
-	reserved int64    // promised by dir and not yet written
-	read     int64    // the furthest offset that a reader has been given
+	size     int64      // announced or, once complete, actual; -1: unknown
+	covered  extents    // the bytes that are there
+	writing  extents    // the bytes that writers are about to add to them
+	allotted int64      // taken from dir's quota for the file, written or not
+	reserved int64      // promised by dir and not yet written
+	read     int64      // the furthest offset that a reader has been given
+	settled  *sync.Cond // a writer has finished
 	complete bool
 	broken   bool // no more bytes will come, and those that came are good
 	renamed  bool
@@ -58,18 +60,18 @@ type Spool struct {
 	closed   func()        // called after that, when set
 }
 
-type extent struct{ from, to int64 }
-
 // Complete declares the content verified and releases the withheld tail. It
 // returns ErrSize when bytes are missing.
 func (s *Spool) Complete() error {
 	defer s.shrink()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.ahead) > 0 || s.size >= 0 && s.written != s.size {
-		return fmt.Errorf("%w: %d of %d", ErrSize, s.written, s.size)
+	written := s.covered.start()
+	// A gap, or a write that is still running, leaves bytes behind the watermark.
+	if len(s.writing) > 0 || written != s.covered.end() || s.size >= 0 && written != s.size {
+		return fmt.Errorf("%w: %d of %d", ErrSize, written, s.size)
 	}
-	s.size = s.written
+	s.size = written
 	s.complete = true
 	s.broadcast()
 	return nil
@@ -107,11 +109,7 @@ func (s *Spool) shrink() {
 	s.mu.Lock()
 	var surplus, reserved int64
 	if s.complete || s.err != nil {
-		length := s.written
-		if n := len(s.ahead); n > 0 {
-			length = s.ahead[n-1].to
-		}
-		surplus, reserved = max(0, s.allotted-length), s.reserved
+		surplus, reserved = max(0, s.allotted-s.covered.end()), s.reserved
 		s.allotted -= surplus
 		s.reserved = 0
 	}
@@ -121,14 +119,15 @@ func (s *Spool) shrink() {
 }
 
 // Reset empties a spool so that its content can be written anew. It reports
-// false when it cannot, because a reader has been given bytes already.
+// false when it cannot, because a reader has been given bytes already or a write
+// is running.
 func (s *Spool) Reset() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.read > 0 || s.complete || s.err != nil || s.file.Truncate(0) != nil {
+	if s.read > 0 || len(s.writing) > 0 || s.complete || s.err != nil || s.file.Truncate(0) != nil {
 		return false
 	}
-	s.written, s.ahead, s.size = 0, nil, -1
+	s.covered, s.size = nil, -1
 	return true
 }
 
@@ -140,7 +139,7 @@ func (s *Spool) Urgent() bool { return s.urgent }
 func (s *Spool) Written() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.written
+	return s.covered.start()
 }
 
 // Readable returns how many bytes readers can see now.
@@ -224,13 +223,15 @@ func (s *Spool) Close() error {
 
 // visible is how far readers may read now. The caller holds the mutex.
 func (s *Spool) visible() int64 {
+	written := s.covered.start()
 	switch {
-	case s.complete, s.broken && s.written != s.size:
-		return s.written
+	// A broken spool whose last byte is there may be the whole, unverified content.
+	case s.complete, s.broken && written != s.size:
+		return written
 	case s.size >= 0:
-		return max(0, min(s.written, s.size-Withheld))
+		return max(0, min(written, s.size-Withheld))
 	default:
-		return max(0, s.written-Withheld)
+		return max(0, written-Withheld)
 	}
 }
 

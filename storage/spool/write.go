@@ -1,11 +1,10 @@
 package spool
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
+
 	"golang.org/x/sys/unix"
-	"slices"
 )
 
 // Announce tells how many bytes will come, and sets space aside for them. It
@@ -27,7 +26,7 @@ func (s *Spool) grow(size int64) error {
 	s.growing.Lock()
 	defer s.growing.Unlock()
 	s.mu.Lock()
-	allot, more := max(0, size-s.allotted), max(0, size-s.written-s.reserved)
+	allot, more := max(0, size-s.allotted), max(0, size-s.covered.total()-s.reserved)
 	s.mu.Unlock()
 	if allot == 0 && more == 0 {
 		return nil
@@ -48,62 +47,91 @@ func (s *Spool) Write(p []byte) (int, error) {
 }
 
 // WriteAt writes p at an offset and moves the watermark as far as the bytes
-// are contiguous. It returns ErrSize for bytes beyond the announced size,
-// ErrNoSpace, or the error of the filesystem.
+// are contiguous. Bytes that the spool has already are not written again; a
+// write that overlaps a running one waits for it. WriteAt returns how many bytes
+// of p, from its start, the spool has. It returns ErrSize for bytes beyond the
+// announced size, ErrNoSpace, or the error of the filesystem.
 func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
-	if err := s.admit(off+int64(len(p)), int64(len(p))); err != nil {
+	want := extent{off, off + int64(len(p))}
+	if err := s.admit(want.to, int64(len(p))); err != nil {
 		return 0, err
 	}
-	n, err := s.file.WriteAt(p, off)
+	for _, gap := range s.claim(want) {
+		n, err := s.file.WriteAt(p[gap.from-off:gap.to-off], gap.from)
+		s.wrote(gap, int64(n))
+		if err != nil {
+			s.unclaim(extent{gap.to, want.to})
+			return int(gap.from-off) + n, writeError(err)
+		}
+	}
+	return len(p), nil
+}
+
+// claim returns the parts of want that the spool lacks, for the caller to write.
+// No other writer gets them until they are written or given back.
+func (s *Spool) claim(want extent) []extent {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if used := min(int64(n), s.reserved); used > 0 {
+	for s.writing.overlap(want) {
+		s.settled.Wait()
+	}
+	gaps := s.covered.gaps(want)
+	for _, gap := range gaps {
+		s.writing.add(gap)
+	}
+	return gaps
+}
+
+// wrote adds the first n bytes of a claimed gap to the spool, and ends the claim.
+func (s *Spool) wrote(gap extent, n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing.remove(gap)
+	s.settled.Broadcast()
+	before := s.covered.start()
+	s.covered.add(extent{gap.from, gap.from + n})
+	if used := min(n, s.reserved); used > 0 {
 		s.reserved -= used
 		s.dir.release(used)
 	}
-	if s.advance(extent{off, off + int64(n)}) {
+	if s.covered.start() > before {
 		s.broadcast()
 	}
+}
+
+// unclaim gives back the claims within e.
+func (s *Spool) unclaim(e extent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing.remove(e)
+	s.settled.Broadcast()
+}
+
+// writeError makes a full filesystem or quota match ErrNoSpace.
+func writeError(err error) error {
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return n, fmt.Errorf("%w: %w: free space on its filesystem, or raise the quota", ErrNoSpace, err)
-	case err != nil:
-		return n, fmt.Errorf("spool: %w", err)
+		return fmt.Errorf("%w: %w: free space on its filesystem, or raise the quota", ErrNoSpace, err)
+	default:
+		return fmt.Errorf("spool: %w", err)
 	}
-	return n, nil
 }
 
 // admit checks that a write up to end fits the announced size, and reserves
 // space where none was announced.
 func (s *Spool) admit(end, n int64) error {
 	s.mu.Lock()
-	size, reserved, written := s.size, s.reserved, s.written
+	size, reserved, allotted, covered := s.size, s.reserved, s.allotted, s.covered.total()
 	s.mu.Unlock()
 	switch {
 	case size >= 0 && end > size:
 		return fmt.Errorf("%w: byte %d of %d", ErrSize, end, size)
-	case size >= 0 || reserved >= n:
+	case size >= 0 || reserved >= n && end <= allotted:
 		return nil
 	}
-	err := s.grow(max(end, written+reserved+max(reserveStep, n)))
+	err := s.grow(max(end, covered+reserved+max(reserveStep, n)))
 	if errors.Is(err, ErrNoSpace) {
-		err = s.grow(max(end, written+n)) // there may be room for the rest
+		err = s.grow(max(end, covered+n)) // there may be room for the rest
 	}
 	return err
-}
-
-// advance merges what was written and reports whether the watermark moved.
-func (s *Spool) advance(e extent) bool {
-	if e.from > s.written {
-		at, _ := slices.BinarySearchFunc(s.ahead, e, func(a, b extent) int { return cmp.Compare(a.from, b.from) })
-		s.ahead = slices.Insert(s.ahead, at, e)
-		return false
-	}
-	before := s.written
-	s.written = max(s.written, e.to)
-	for len(s.ahead) > 0 && s.ahead[0].from <= s.written {
-		s.written = max(s.written, s.ahead[0].to)
-		s.ahead = s.ahead[1:]
-	}
-	return s.written > before
 }
