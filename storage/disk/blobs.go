@@ -104,14 +104,12 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 			return explain(doing, err)
 		}
 	}
-	return explain(doing, s.blobs.replace(shard, path, sp.Size(), func() error {
-		return s.tree.place(path, func(path string) error { return s.publish(sp, path) })
-	}))
+	return explain(doing, s.tree.place(path, func(path string) error { return s.publish(shard, sp, path) }))
 }
 
 // publish moves a spool's file to its final path. It goes by way of the
-// workspace, where its length and mode are made right before anyone sees it.
-func (s *Store) publish(sp *spool.Spool, path string) error {
+// workspace, where its length and mode are made right before it can be found.
+func (s *Store) publish(shard *shard, sp *spool.Spool, path string) error {
 	staged := filepath.Join(s.workspace.path, "commit-"+rand.Text())
 	if err := sp.Rename(staged); err != nil {
 		return err
@@ -124,7 +122,7 @@ func (s *Store) publish(sp *spool.Spool, path string) error {
 		err = os.Chmod(staged, fileMode)
 	}
 	if err == nil {
-		err = os.Rename(staged, path)
+		err = s.blobs.replace(shard, path, sp.Size(), func() error { return os.Rename(staged, path) })
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(staged))

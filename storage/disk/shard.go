@@ -31,7 +31,8 @@ type shard struct {
 }
 
 // replace runs change, after which the content at path has the given size or is
-// absent, and keeps count of the difference.
+// absent, and keeps count of the difference. Change must not flush anything: the
+// mutex is shared by all contents of the shard.
 func (b *blobs) replace(shard *shard, path string, size int64, change func() error) error {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -40,8 +41,7 @@ func (b *blobs) replace(shard *shard, path string, size int64, change func() err
 		before = absent
 	}
 	err = change()
-	// A change can fail after it took effect, when the directory cannot be
-	// flushed, so that the file is asked once more.
+	// A change can fail halfway, so that the file is asked once more.
 	if err != nil {
 		var missing error
 		if size, missing = fileSize(path); missing != nil {

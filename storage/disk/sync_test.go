@@ -2,12 +2,15 @@ package disk_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -105,4 +108,51 @@ func TestSyncFails(t *testing.T) {
 	if err := s.Commit(t.Context(), dgst, storagetest.NewSpool(t, s.Spools(), content)); err != nil {
 		t.Errorf("Commit where directories cannot be flushed: %v", err)
 	}
+}
+
+// A flush that takes long holds up no other content of the same directory.
+func TestSlowFlushHoldsUpNoOtherContent(t *testing.T) {
+	s := open(t, t.TempDir(), disk.Options{Sync: true})
+	s.WaitForCount()
+	dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
+	// Contents whose digests begin alike share a directory.
+	var others [][]byte
+	for i := 0; len(others) < 2; i++ {
+		body := fmt.Appendf(nil, "content %d", i)
+		if digest.FromBytes(body)[:9] == dgst[:9] {
+			others = append(others, body)
+		}
+	}
+	flushing, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	s.OnFlush(func(f *os.File) error {
+		if info, err := f.Stat(); err == nil && info.IsDir() {
+			once.Do(func() {
+				close(flushing)
+				<-release
+			})
+		}
+		return nil
+	})
+	var slow sync.WaitGroup
+	slow.Go(func() { storagetest.Commit(t, s, s.Spools(), others[0]) })
+	<-flushing
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.Delete(t.Context(), dgst); err != nil {
+			t.Error(err)
+		}
+		if _, objects := s.Size(); objects != 1 {
+			t.Errorf("%d objects while one is being flushed and one was deleted, want 1", objects)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(2 * time.Second):
+		t.Error("a deletion waits for another content's flush")
+	}
+	close(release)
+	<-done
+	slow.Wait()
 }
