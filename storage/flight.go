@@ -48,9 +48,14 @@ type Flight struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	span    trace.Span    // of the whole flight; one that does nothing where it is not traced
+	looked  chan struct{} // closed when the store has been searched once more
 	ready   chan struct{} // closed when the size is known, or the flight ended
 	done    chan struct{} // closed when the flight ended
 	isReady sync.Once
+
+	// The flight's goroutine sets these before it closes looked.
+	found   bool  // the store has the content already
+	lookErr error // of the search
 
 	// The flight's goroutine alone uses these until done is closed; then
 	// they are never changed again.
@@ -77,6 +82,7 @@ func newFlight(fs *Flights, dgst digest.Digest, src Source) *Flight {
 		ctx:     ctx,
 		cancel:  cancel,
 		span:    trace.SpanFromContext(context.Background()),
+		looked:  make(chan struct{}),
 		ready:   make(chan struct{}),
 		done:    make(chan struct{}),
 		hash:    dgst.Algorithm().Hash(),
@@ -108,19 +114,62 @@ func (f *Flight) Abandon() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.holds == 0 {
-		delete(f.flights.flights, f.digest)
+		f.flights.removeLocked(f)
 		f.cancel()
+	}
+}
+
+// look searches the store once more. A flight leaves the map only after its
+// commit, so the content of an earlier one, which ended between the caller's
+// search and this flight's start, shows here.
+func (f *Flight) look() {
+	obj, err := f.flights.opts.Store.Open(f.ctx, f.digest)
+	switch {
+	case err == nil:
+		obj.Content.Close()
+		f.found = true
+	case !errors.Is(err, ErrNotExist):
+		f.lookErr = err
+	}
+}
+
+// awaitLook waits for the flight's search of the store, or the end of ctx. It
+// reports whether the store has the content.
+func (f *Flight) awaitLook(ctx context.Context) (bool, error) {
+	select {
+	case <-f.looked:
+		return f.found, f.lookErr
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
 	}
 }
 
 func (f *Flight) run() {
 	defer f.cancel()
+	f.look()
+	if f.found || f.lookErr != nil {
+		// No download takes place, so none is counted. The flight is out of the
+		// map before its waiters go on, and search the store or start anew.
+		f.err, f.stored = f.lookErr, f.found
+		f.end(f.lookErr)
+		close(f.looked)
+		return
+	}
+	f.flights.opts.Metrics.flightStarted()
+	close(f.looked)
 	err := f.download()
 	var store storeError
 	if errors.As(err, &store) {
 		f.flights.opts.Health.Failed(store.error, "digest", f.digest)
 	}
 	f.err = err
+	f.end(err)
+	f.flights.opts.Metrics.flightEnded(f.result(), time.Since(f.started))
+}
+
+// end takes the flight out of the map and tells its readers.
+func (f *Flight) end(err error) {
+	var store storeError
 	f.endSpan()
 	f.flights.remove(f)
 	f.mu.Lock()
@@ -128,7 +177,7 @@ func (f *Flight) run() {
 	if f.spool != nil && err != nil {
 		// What cannot be stored is surely not the whole; of a content of
 		// unknown size whose source failed, nobody knows.
-		if store.error != nil || f.spool.Size() >= 0 && !errors.Is(err, ErrCorrupt) {
+		if errors.As(err, &store) || f.spool.Size() >= 0 && !errors.Is(err, ErrCorrupt) {
 			f.spool.Break(err)
 		} else {
 			f.spool.Fail(err)
@@ -138,7 +187,6 @@ func (f *Flight) run() {
 	f.mu.Unlock()
 	close(f.done)
 	f.markReady()
-	f.flights.opts.Metrics.flightEnded(f.result(), time.Since(f.started))
 }
 
 // download fetches until the content is there, pausing while nobody wants it

@@ -98,28 +98,48 @@ func (fs *Flights) Open(ctx context.Context, dgst digest.Digest, src Source) (*O
 	if err == nil || !errors.Is(err, ErrNotExist) {
 		return obj, nil, err
 	}
+	for {
+		f, joined, err := fs.joinOrStart(ctx, dgst, src)
+		if err != nil {
+			return nil, nil, err
+		}
+		r := newReader(ctx, f, src, joined)
+		stored, err := f.awaitLook(ctx)
+		if err == nil && !stored {
+			return nil, r, nil
+		}
+		r.Close()
+		if err != nil {
+			return nil, nil, err
+		}
+		// An earlier flight stored the content between the first look and the
+		// start of this one. The content may be evicted before it is opened
+		// here, and then the search begins anew.
+		obj, err := fs.opts.Store.Open(ctx, dgst)
+		if err == nil || !errors.Is(err, ErrNotExist) {
+			return obj, nil, err
+		}
+	}
+}
+
+// joinOrStart returns the flight of a digest with one more hold, and whether it
+// was there before. It does no I/O: the mutex is shared by all digests.
+func (fs *Flights) joinOrStart(ctx context.Context, dgst digest.Digest, src Source) (f *Flight, joined bool, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f, ok := fs.flights[dgst]; ok {
 		f.hold()
 		linkSpans(trace.SpanFromContext(ctx), f.span)
-		return nil, newReader(ctx, f, src, true), nil
-	}
-	// A flight leaves the map only after its commit, so one that ended since
-	// the first look shows here.
-	obj, err = fs.opts.Store.Open(ctx, dgst)
-	if err == nil || !errors.Is(err, ErrNotExist) {
-		return obj, nil, err
+		return f, true, nil
 	}
 	if err := fs.ctx.Err(); err != nil {
-		return nil, nil, fmt.Errorf("storage: no new downloads while shutting down: %w", err)
+		return nil, false, fmt.Errorf("storage: no new downloads while shutting down: %w", err)
 	}
-	f := newFlight(fs, dgst, src)
+	f = newFlight(fs, dgst, src)
 	f.trace(ctx)
 	fs.flights[dgst] = f
-	fs.opts.Metrics.flightStarted()
 	fs.ended.Go(f.run)
-	return nil, newReader(ctx, f, src, false), nil
+	return f, false, nil
 }
 
 // Drain waits until no flight is left, or for the context's end, whose error
@@ -140,7 +160,10 @@ func (fs *Flights) Drain(ctx context.Context) error {
 
 // Close cancels the flights that still run and waits for their end.
 func (fs *Flights) Close() {
+	// Under the mutex, so that no flight starts after the wait has begun.
+	fs.mu.Lock()
 	fs.cancel()
+	fs.mu.Unlock()
 	fs.ended.Wait()
 }
 
@@ -148,6 +171,12 @@ func (fs *Flights) Close() {
 func (fs *Flights) remove(f *Flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	fs.removeLocked(f)
+}
+
+// removeLocked leaves another flight of the same digest alone. The caller holds
+// the mutex.
+func (fs *Flights) removeLocked(f *Flight) {
 	if fs.flights[f.digest] == f {
 		delete(fs.flights, f.digest)
 	}

@@ -1,0 +1,258 @@
+package storage_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+// Idle may decide later. Abandon of a flight that has ended by itself meanwhile
+// leaves the flight that has taken its place alone.
+func TestAbandonOfAnEndedFlightLeavesItsSuccessorAlone(t *testing.T) {
+	var left *storage.Flight
+	s := newSetup(t, func(o *storage.FlightsOptions) { o.Idle = func(f *storage.Flight) { left = f } })
+	body := random(1 << 20)
+	dgst := digest.FromBytes(body)
+	release := make(chan struct{})
+	failing := storage.Source{Repository: ours, Open: func(ctx context.Context, _, _ int64) (*storage.Stream, error) {
+		<-release
+		return nil, errors.New("the upstream failed")
+	}}
+	r := s.reader(t, t.Context(), dgst, failing)
+	r.Close() // the last one: Idle gets the flight, and decides below
+	close(release)
+	if err := s.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	o := &origin{body: body, step: make(chan int)}
+	second := s.reader(t, t.Context(), dgst, o.source(ours))
+	defer second.Close()
+	left.Abandon()
+	third := s.reader(t, t.Context(), dgst, o.source(ours))
+	defer third.Close()
+	if !third.Joined() {
+		t.Error("a second download of the same digest began beside the running one")
+	}
+	close(o.step)
+}
+
+// slowOpen lets the second search for one digest take long, as a slow disk would.
+type slowOpen struct {
+	storage.Store
+	slow  digest.Digest
+	seen  atomic.Int64
+	begun chan struct{}
+	end   chan struct{}
+}
+
+func (s *slowOpen) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
+	if dgst == s.slow {
+		if s.seen.Add(1) == 2 {
+			close(s.begun)
+			<-s.end
+		}
+	}
+	return s.Store.Open(ctx, dgst)
+}
+
+func TestSlowSearchHoldsUpNoOtherDigest(t *testing.T) {
+	a, b := &origin{body: random(1000)}, &origin{body: random(1000)}
+	store := &slowOpen{slow: digest.FromBytes(a.body), begun: make(chan struct{}), end: make(chan struct{})}
+	s := newSetup(t, func(o *storage.FlightsOptions) { store.Store = o.Store; o.Store = store })
+	first, second := make(chan *storage.Reader, 1), make(chan *storage.Reader, 1)
+	go func() { _, r, _ := s.Open(t.Context(), store.slow, a.source(ours)); first <- r }()
+	<-store.begun
+	go func() { _, r, _ := s.Open(t.Context(), digest.FromBytes(b.body), b.source(ours)); second <- r }()
+	select {
+	case r := <-second:
+		r.Close()
+	case <-time.After(2 * time.Second):
+		t.Error("a pull of another digest waits for the slow search for the first")
+	}
+	close(store.end)
+	(<-first).Close()
+	if t.Failed() {
+		(<-second).Close()
+	}
+}
+
+// scriptedStore answers each search for a content with the next entry of a
+// script, and from then on as the store behind it does.
+type scriptedStore struct {
+	storage.Store
+	script chan error // nil: as the store behind it does
+}
+
+func (s *scriptedStore) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
+	select {
+	case err := <-s.script:
+		if err != nil {
+			return nil, err
+		}
+	default:
+	}
+	return s.Store.Open(ctx, dgst)
+}
+
+// A search without a lock, the flight's own search and the one after it may
+// each find another state of the store.
+func TestStoreChangesDuringOpen(t *testing.T) {
+	missing, broken := storage.ErrNotExist, errors.New("input/output error")
+	for _, tc := range []struct {
+		name   string
+		stored bool
+		script []error
+		object bool  // a stored object is returned
+		err    error // of Open
+		asked  int   // downloads
+	}{
+		{"stored before", true, nil, true, nil, 0},
+		{"stored after the first search", true, []error{missing}, true, nil, 0},
+		{"stored, and evicted before it is opened", true, []error{missing, nil, missing, missing}, false, nil, 1},
+		{"stored, evicted and stored again", true, []error{missing, nil, missing, nil}, true, nil, 0},
+		{"the first search fails", true, []error{broken}, false, broken, 0},
+		{"the flight's search fails", true, []error{missing, broken}, false, broken, 0},
+		{"the search after it fails", true, []error{missing, nil, broken}, false, broken, 0},
+		{"never there", false, nil, false, nil, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			store := &scriptedStore{script: make(chan error, len(tc.script))}
+			for _, err := range tc.script {
+				store.script <- err
+			}
+			s := newSetup(t, func(o *storage.FlightsOptions) { store.Store = o.Store; o.Store = store })
+			o := &origin{body: random(1000)}
+			dgst := digest.FromBytes(o.body)
+			if tc.stored {
+				storagetest.Commit(t, s.store, spool.NewDir(t.TempDir(), 0), o.body)
+			}
+			obj, r, err := s.Open(t.Context(), dgst, o.source(ours))
+			if !errors.Is(err, tc.err) || (err == nil) != (tc.err == nil) {
+				t.Errorf("error %v, want %v", err, tc.err)
+			}
+			if (obj != nil) != tc.object {
+				t.Errorf("object %v, want one: %v", obj, tc.object)
+			}
+			var content io.ReadCloser
+			switch {
+			case obj != nil:
+				content = obj.Content
+			case r != nil:
+				content = r
+			default:
+				return
+			}
+			defer content.Close()
+			if got, err := io.ReadAll(content); err != nil || !bytes.Equal(got, o.body) {
+				t.Errorf("got %d bytes, %v", len(got), err)
+			}
+			if err := s.Drain(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if asked := o.asked(); len(asked) != tc.asked {
+				t.Errorf("the source was asked %v, want %d times", asked, tc.asked)
+			}
+			if len(store.script) > 0 {
+				t.Errorf("%d searches were not made", len(store.script))
+			}
+		})
+	}
+}
+
+// Clients that come while the flight searches the store wait for that search,
+// and share its result.
+func TestManyJoinDuringTheSearch(t *testing.T) {
+	for _, stored := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stored=%v", stored), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := &origin{body: random(1000)}
+				dgst := digest.FromBytes(o.body)
+				store := &slowOpen{slow: dgst, begun: make(chan struct{}), end: make(chan struct{})}
+				s := newSetup(t, func(o *storage.FlightsOptions) { store.Store = o.Store; o.Store = store })
+				var objects, readers, joined atomic.Int64
+				open := func() {
+					obj, r, err := s.Open(t.Context(), dgst, o.source(ours))
+					switch {
+					case err != nil:
+						t.Error(err)
+					case obj != nil:
+						objects.Add(1)
+						obj.Content.Close()
+					default:
+						readers.Add(1)
+						if r.Joined() {
+							joined.Add(1)
+						}
+						if err := r.Complete(); err != nil {
+							t.Error(err)
+						}
+					}
+				}
+				var clients sync.WaitGroup
+				clients.Go(open)
+				<-store.begun
+				for range 9 {
+					clients.Go(open)
+				}
+				synctest.Wait()
+				if stored {
+					storagetest.Commit(t, s.store, spool.NewDir(t.TempDir(), 0), o.body)
+				}
+				close(store.end)
+				clients.Wait()
+				s.Close()
+				if stored && (objects.Load() != 10 || len(o.asked()) != 0) {
+					t.Errorf("%d of 10 clients got the stored object, the source was asked %v", objects.Load(), o.asked())
+				}
+				if !stored && (readers.Load() != 10 || joined.Load() != 9 || len(o.asked()) != 1) {
+					t.Errorf("%d of 10 clients got a reader, %d of them joined; the source was asked %v", readers.Load(), joined.Load(), o.asked())
+				}
+			})
+		})
+	}
+}
+
+// A client that leaves while the flight searches the store leaves a flight
+// that is idle.
+func TestClientLeavesDuringTheSearch(t *testing.T) {
+	idle := make(chan *storage.Flight, 1)
+	o := &origin{body: random(1000)}
+	store := &slowOpen{slow: digest.FromBytes(o.body), begun: make(chan struct{}), end: make(chan struct{})}
+	s := newSetup(t, func(o *storage.FlightsOptions) {
+		store.Store = o.Store
+		o.Store, o.Idle = store, func(f *storage.Flight) { idle <- f }
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, _, err := s.Open(ctx, store.slow, o.source(ours))
+		left <- err
+	}()
+	<-store.begun
+	cancel()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("Open: %v, want that the client has left", err)
+	}
+	f := <-idle
+	close(store.end)
+	if err := f.Complete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !s.stored(t, store.slow) {
+		t.Error("not stored")
+	}
+}
