@@ -6,23 +6,21 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-// The tests that docs/reliability.md cites as proofs exist where it says.
-func TestReliabilityCitesTests(t *testing.T) {
+// The tests that docs/proofs.md cites exist in the packages that it names, and
+// each fault has one.
+func TestProofsCiteTests(t *testing.T) {
 	t.Parallel()
-	document, err := os.ReadFile("../docs/reliability.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	name := regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
 	cited := 0
-	for line := range strings.Lines(string(document)) {
-		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), " | ")
-		if len(cells) != 4 {
-			continue
+	for _, row := range faultRows(t, "../docs/proofs.md", 2) {
+		if len(name.FindAllString(row[1], -1)) == 0 && !strings.Contains(row[1], "soak") {
+			t.Errorf("%q has no test", row[0])
 		}
-		for proof := range strings.SplitSeq(cells[3], ";") {
+		for proof := range strings.SplitSeq(row[1], ";") {
 			dir := "tests"
 			if pkg, _, named := strings.Cut(proof, ":"); named {
 				dir = strings.TrimSpace(pkg)
@@ -41,7 +39,50 @@ func TestReliabilityCitesTests(t *testing.T) {
 	}
 }
 
-// testSource is all test code of a directory.
+// Each fault that docs/reliability.md describes to operators has its row in
+// docs/proofs.md, in the same order, and the other way round.
+func TestEveryFaultHasAProof(t *testing.T) {
+	t.Parallel()
+	var described, proved []string
+	for _, row := range faultRows(t, "../docs/reliability.md", 4) {
+		described = append(described, row[0])
+	}
+	for _, row := range faultRows(t, "../docs/proofs.md", 2) {
+		proved = append(proved, row[0])
+	}
+	if d := cmp.Diff(described, proved); d != "" || len(described) < 50 {
+		t.Errorf("%d faults; reliability.md (-) and proofs.md (+) differ: %s", len(described), d)
+	}
+}
+
+// faultRows returns the rows, each of so many cells, of the tables of a page
+// whose first column is called fault.
+func faultRows(t *testing.T, page string, cells int) [][]string {
+	t.Helper()
+	document, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows [][]string
+	inside := false
+	for line := range strings.Lines(string(document)) {
+		row := strings.Split(strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(line), "| "), " |"), " | ")
+		switch {
+		case !strings.HasPrefix(line, "|"):
+			inside = false
+		case row[0] == "fault":
+			inside = true
+		case inside && !strings.HasPrefix(line, "|-"):
+			if len(row) != cells {
+				t.Fatalf("%s: %d cells, want %d: %s", page, len(row), cells, line)
+			}
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+// testSource returns the test code of a directory.
 func testSource(t *testing.T, dir string) string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
