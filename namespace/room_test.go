@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
@@ -26,7 +27,7 @@ func (s slowDeletes) Delete(ctx context.Context, dgst digest.Digest) error {
 func TestManifestDoesNotWaitForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := storagetest.NewMemory(t)
-		limit := storage.NewLimit(slowDeletes{memory}, memory.Spools(), storage.LimitOptions{MaxBytes: 10_000})
+		limit := evict.New(slowDeletes{memory}, memory.Spools(), evict.Options{MaxBytes: 10_000})
 		t.Cleanup(func() {
 			if err := limit.Close(); err != nil {
 				t.Error(err)

@@ -5,8 +5,8 @@
 //   - A [Store] holds content by digest, a [Records] holds small documents by
 //     key. Drivers (package disk) implement both;
 //     package storagetest holds them to one behaviour.
-//   - [Hot] and [Limit] decorate a Store: the one keeps small content in
-//     memory, the other evicts what is used least recently.
+//   - [Hot] decorates a Store and keeps small content in memory. Package evict
+//     decorates one too, and evicts the least recently used content.
 //   - [Catalog] gives the records their types: which descriptor a tag had and
 //     when that was last checked, and which digests a repository possesses.
 //   - [Flights] runs at most one download per digest into a growing

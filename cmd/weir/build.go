@@ -18,6 +18,7 @@ import (
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/sharedcooldown"
@@ -40,7 +41,7 @@ type mirror struct {
 	tracing   *tracing // nil: nothing is traced
 	store     *disk.Store
 	rotten    prometheus.Counter
-	limit     *storage.Limit
+	limit     *evict.Store
 	pool      *namespace.Pool
 	warmer    *namespace.Warmer
 	flights   *storage.Flights
@@ -96,14 +97,13 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 	m.measureStore(cfg)
 	hot := storage.NewHot(store, hotBytes, hotObject)
 	hot.OnCorrupt(m.quarantine)
-	metrics := storage.NewMetrics(m.gatherer)
-	m.limit = storage.NewLimit(hot, store.Spools(), storage.LimitOptions{
+	m.limit = evict.New(hot, store.Spools(), evict.Options{
 		MaxBytes:  int64(fs.MaxSize),
 		MinFree:   int64(fs.MinFree),
 		Free:      store.Spools().Free,
 		MaxUnused: time.Duration(fs.MaxUnused),
 		Touch:     store.Touch,
-		Metrics:   metrics,
+		Metrics:   evict.NewMetrics(m.gatherer),
 		Logger:    m.log,
 	})
 	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
@@ -116,7 +116,7 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		MaxFetches: cfg.Global.MaxConcurrentFetches,
 		Idle:       namespace.CompleteOrAbandon(m.pool),
 		Health:     m.content,
-		Metrics:    metrics,
+		Metrics:    storage.NewMetrics(m.gatherer),
 		Tracer:     m.tracing.downloadTracer(),
 		Logger:     m.log,
 	})

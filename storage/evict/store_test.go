@@ -1,4 +1,4 @@
-package storage_test
+package evict_test
 
 import (
 	"bytes"
@@ -18,13 +18,14 @@ import (
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-func TestLimitConformance(t *testing.T) {
+func TestConformance(t *testing.T) {
 	limited := func(t *testing.T, d storagetest.Driver) storagetest.Driver {
-		l := storage.NewLimit(d.Store, d.Spools, storage.LimitOptions{
+		l := evict.New(d.Store, d.Spools, evict.Options{
 			MaxBytes: 1 << 30, MaxUnused: time.Hour, MinFree: 1, Free: d.Spools.Free, Touch: d.Touch,
 		})
 		t.Cleanup(func() { must(t, l.Close()) })
@@ -54,7 +55,7 @@ func openDisk(t testing.TB, root string) *disk.Store {
 
 // limited is a Limit over a store in memory.
 type limited struct {
-	*storage.Limit
+	*evict.Store
 	t       *testing.T
 	memory  *storagetest.Memory
 	metrics *prometheus.Registry
@@ -63,11 +64,11 @@ type limited struct {
 }
 
 // newLimited makes a Limit that has loaded its index. It is for use in a bubble.
-func newLimited(t *testing.T, opts storage.LimitOptions) *limited {
+func newLimited(t *testing.T, opts evict.Options) *limited {
 	l := &limited{t: t, memory: storagetest.NewMemory(t), metrics: prometheus.NewRegistry()}
-	opts.Touch, opts.Metrics = l.memory.Touch, storage.NewMetrics(l.metrics)
+	opts.Touch, opts.Metrics = l.memory.Touch, evict.NewMetrics(l.metrics)
 	opts.Logger = slog.New(slog.NewTextHandler(&l.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	l.Limit = storage.NewLimit(l.memory, l.memory.Spools(), opts)
+	l.Store = evict.New(l.memory, l.memory.Spools(), opts)
 	t.Cleanup(func() { must(t, l.Close()) })
 	<-l.Loaded()
 	return l
@@ -135,7 +136,7 @@ func expectStored(t *testing.T, what string, store storage.Store, want ...digest
 	}
 }
 
-func (l *limited) expectUsage(what string, want storage.Usage) {
+func (l *limited) expectUsage(what string, want evict.Usage) {
 	l.t.Helper()
 	if got := l.Usage(); got != want {
 		l.t.Errorf("%s: %+v, want %+v", what, got, want)
@@ -156,9 +157,9 @@ weir_store_evicted_bytes_total{reason="unused"} %d
 	}
 }
 
-func TestLimitEvictsWhatWasUsedLeastRecently(t *testing.T) {
+func TestEvictsWhatWasUsedLeastRecently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000}) // of which 50 are kept free
+		l := newLimited(t, evict.Options{MaxBytes: 1000}) // of which 50 are kept free
 		var d []digest.Digest
 		for range 8 {
 			d = append(d, l.add(100))
@@ -172,7 +173,7 @@ func TestLimitEvictsWhatWasUsedLeastRecently(t *testing.T) {
 		l.expectOnly("below the cap", d...)
 		d = append(d, l.add(100), l.add(100))
 		l.expectOnly("the fourth and fifth went", d[0], d[1], d[2], d[5], d[6], d[7], d[8], d[9], d[10])
-		l.expectUsage("at the end", storage.Usage{Stored: 900, Objects: 9})
+		l.expectUsage("at the end", evict.Usage{Stored: 900, Objects: 9})
 		l.expectEvicted(200, 0, 0)
 		if n := testutil.CollectAndCount(l.metrics, "weir_store_evicted_age_seconds"); n != 1 {
 			t.Errorf("%d histograms of age", n)
@@ -181,9 +182,9 @@ func TestLimitEvictsWhatWasUsedLeastRecently(t *testing.T) {
 }
 
 // What is larger than the headroom leaves is stored all the same, and stays.
-func TestLimitKeepsOneContentThatFillsIt(t *testing.T) {
+func TestKeepsOneContentThatFillsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000})
+		l := newLimited(t, evict.Options{MaxBytes: 1000})
 		l.add(500)
 		full := l.add(1000)
 		time.Sleep(time.Hour)
@@ -197,9 +198,9 @@ func TestLimitKeepsOneContentThatFillsIt(t *testing.T) {
 	})
 }
 
-func TestLimitNeverEvictsWhatIsOpen(t *testing.T) {
+func TestNeverEvictsWhatIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000, MaxUnused: time.Hour})
+		l := newLimited(t, evict.Options{MaxBytes: 1000, MaxUnused: time.Hour})
 		open := l.add(600)
 		object, err := l.Open(t.Context(), open)
 		must(t, err)
@@ -218,43 +219,43 @@ func TestLimitNeverEvictsWhatIsOpen(t *testing.T) {
 		if err := object.Content.Close(); err == nil {
 			t.Error("a second Close succeeds")
 		}
-		l.expectUsage("closed", storage.Usage{Stored: 600, Objects: 1})
+		l.expectUsage("closed", evict.Usage{Stored: 600, Objects: 1})
 		time.Sleep(2 * time.Hour)
 		l.expectOnly("an hour after it was closed")
-		l.expectUsage("at the end", storage.Usage{})
+		l.expectUsage("at the end", evict.Usage{})
 		l.expectEvicted(300, 0, 1000)
 	})
 }
 
 // Who follows a download reads its file when that is stored already.
-func TestLimitNeverEvictsWhatADownloadStillReads(t *testing.T) {
+func TestNeverEvictsWhatADownloadStillReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000, MaxUnused: time.Minute})
+		l := newLimited(t, evict.Options{MaxBytes: 1000, MaxUnused: time.Minute})
 		s, err := l.memory.Spools().Create(100)
 		must(t, err)
-		l.expectUsage("announced", storage.Usage{Reserved: 100})
+		l.expectUsage("announced", evict.Usage{Reserved: 100})
 		_, err = s.Write(make([]byte, 100))
 		must(t, err)
-		l.expectUsage("written", storage.Usage{Reserved: 100})
+		l.expectUsage("written", evict.Usage{Reserved: 100})
 		must(t, s.Complete())
 		dgst := digest.FromBytes(make([]byte, 100))
 		must(t, l.Commit(t.Context(), dgst, s))
-		l.expectUsage("committed", storage.Usage{Stored: 100, Pinned: 100, Objects: 1})
+		l.expectUsage("committed", evict.Usage{Stored: 100, Pinned: 100, Objects: 1})
 		r, err := s.NewReader(t.Context())
 		must(t, err)
 		must(t, s.Close())
 		time.Sleep(time.Hour)
 		l.expectOnly("a reader is left", dgst)
 		must(t, r.Close())
-		l.expectUsage("read", storage.Usage{Stored: 100, Objects: 1})
+		l.expectUsage("read", evict.Usage{Stored: 100, Objects: 1})
 		time.Sleep(time.Hour)
 		l.expectOnly("nobody is left")
 	})
 }
 
-func TestLimitMaxUnused(t *testing.T) {
+func TestMaxUnused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{MaxUnused: 30 * 24 * time.Hour})
+		l := newLimited(t, evict.Options{MaxUnused: 30 * 24 * time.Hour})
 		idle, used := l.add(100), l.add(50)
 		for range 4 {
 			time.Sleep(10 * 24 * time.Hour)
@@ -271,11 +272,11 @@ func TestLimitMaxUnused(t *testing.T) {
 	})
 }
 
-func TestLimitMinFree(t *testing.T) {
+func TestMinFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var elsewhere atomic.Int64
 		var counted atomic.Pointer[limited]
-		l := newLimited(t, storage.LimitOptions{MinFree: 1000, Free: func() (int64, error) {
+		l := newLimited(t, evict.Options{MinFree: 1000, Free: func() (int64, error) {
 			if l := counted.Load(); l != nil {
 				return 2000 - elsewhere.Load() - l.Usage().Stored, nil
 			}
@@ -307,9 +308,9 @@ func TestLimitMinFree(t *testing.T) {
 	})
 }
 
-func TestLimitCannotDelete(t *testing.T) {
+func TestCannotDelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000})
+		l := newLimited(t, evict.Options{MaxBytes: 1000})
 		a, b := l.add(400), l.add(400)
 		broken := errors.New("read-only file system")
 		l.memory.FailDelete(broken)
@@ -323,7 +324,7 @@ func TestLimitCannotDelete(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		l.expectOnly("nothing can go", a, b)
-		l.expectUsage("nothing went", storage.Usage{Stored: 800, Objects: 2})
+		l.expectUsage("nothing went", evict.Usage{Stored: 800, Objects: 2})
 		if n := strings.Count(l.log.String(), "cannot delete content"); n != 1 {
 			t.Errorf("the log says so %d times:\n%s", n, &l.log)
 		}

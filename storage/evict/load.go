@@ -1,4 +1,4 @@
-package storage
+package evict
 
 import (
 	"cmp"
@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 
 // keepIndex loads the index, and from then on corrects what other processes have
 // changed, until its context ends.
-func (l *Limit) keepIndex(ctx context.Context) {
+func (l *Store) keepIndex(ctx context.Context) {
 	scan := l.load
 	for {
 		began, pause := time.Now(), rescanInterval
@@ -53,7 +55,7 @@ type listed struct {
 
 // load adds all that is stored to the index, in the order of its last use. What
 // has been used since the start is there already, and was used later.
-func (l *Limit) load(ctx context.Context) error {
+func (l *Store) load(ctx context.Context) error {
 	var contents []listed
 	for found, err := range l.next.All(ctx) {
 		if err != nil {
@@ -85,9 +87,9 @@ func (l *Limit) load(ctx context.Context) error {
 
 // reconcile adds what another process has stored since, as used now, and forgets
 // what another one has deleted.
-func (l *Limit) reconcile(ctx context.Context) error {
+func (l *Store) reconcile(ctx context.Context) error {
 	began := time.Now().UnixNano()
-	found := make([]Entry, 0, batch)
+	found := make([]storage.Entry, 0, batch)
 	flush := func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -115,7 +117,7 @@ func (l *Limit) reconcile(ctx context.Context) error {
 
 // forgetUnseen forgets the entries that a scan has not found, but for those that
 // have been used since it began.
-func (l *Limit) forgetUnseen(began int64) {
+func (l *Store) forgetUnseen(began int64) {
 	l.mu.Lock()
 	slots := l.index.slots
 	l.mu.Unlock()

@@ -1,14 +1,16 @@
-package storage
+package evict
 
 import (
 	"io"
 	"os"
 	"sync/atomic"
+
+	"github.com/weirhq/weir/storage"
 )
 
 // pin keeps an open content from being evicted.
 type pin struct {
-	limit    *Limit
+	limit    *Store
 	slot     slot
 	released atomic.Bool
 }
@@ -46,10 +48,10 @@ func (c *pinnedContent) Close() error {
 
 // pinned returns an object whose Close gives back the pin that its entry holds.
 // Object and content are one allocation.
-func (l *Limit) pinned(object *Object, s slot) *Object {
+func (l *Store) pinned(object *storage.Object, s slot) *storage.Object {
 	if file, ok := object.Content.(*os.File); ok {
 		held := new(struct {
-			Object
+			storage.Object
 			file pinnedFile
 		})
 		held.Info, held.file.File = object.Info, file
@@ -58,7 +60,7 @@ func (l *Limit) pinned(object *Object, s slot) *Object {
 		return &held.Object
 	}
 	held := new(struct {
-		Object
+		storage.Object
 		content pinnedContent
 	})
 	held.Info, held.content.ReadSeekCloser = object.Info, object.Content

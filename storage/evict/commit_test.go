@@ -1,4 +1,4 @@
-package storage_test
+package evict_test
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 )
@@ -26,10 +27,10 @@ func (s lookedAt) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spoo
 
 // What is seen while it is being stored counts once: as what was set aside for
 // it, or as stored.
-func TestLimitCountsWhatArrivesOnce(t *testing.T) {
+func TestCountsWhatArrivesOnce(t *testing.T) {
 	memory := storagetest.NewMemory(t)
-	var l *storage.Limit
-	var usage storage.Usage
+	var l *evict.Store
+	var usage evict.Usage
 	store := lookedAt{memory, func(dgst digest.Digest) {
 		if _, err := l.Stat(t.Context(), dgst); err != nil {
 			t.Error(err)
@@ -39,9 +40,9 @@ func TestLimitCountsWhatArrivesOnce(t *testing.T) {
 		must(t, object.Content.Close())
 		usage = l.Usage()
 	}}
-	l = storage.NewLimit(store, memory.Spools(), storage.LimitOptions{MaxBytes: 1 << 20})
+	l = evict.New(store, memory.Spools(), evict.Options{MaxBytes: 1 << 20})
 	t.Cleanup(func() { must(t, l.Close()) })
-	flights := newSetup(t, func(o *storage.FlightsOptions) { o.Store, o.Spools = l, memory.Spools() })
+	flights := newDownloads(t, l, memory.Spools())
 	o := &origin{body: random(100_000)}
 	pullThrough(t, flights, o)
 	must(t, flights.Drain(t.Context()))

@@ -1,4 +1,4 @@
-package storage_test
+package evict_test
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 )
@@ -28,10 +29,10 @@ func (s slow) Delete(ctx context.Context, dgst digest.Digest) error {
 
 // Who cannot wait is told so at once, whatever the evictor is busy with, and has
 // taken nothing.
-func TestLimitDoesNotHoldUpTheUrgent(t *testing.T) {
+func TestDoesNotHoldUpTheUrgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := storagetest.NewMemory(t)
-		l := storage.NewLimit(slow{memory, 500 * time.Millisecond}, memory.Spools(), storage.LimitOptions{MaxBytes: 1000})
+		l := evict.New(slow{memory, 500 * time.Millisecond}, memory.Spools(), evict.Options{MaxBytes: 1000})
 		t.Cleanup(func() { must(t, l.Close()) })
 		<-l.Loaded()
 		old := bytes.Repeat([]byte("a"), 300)
@@ -64,14 +65,14 @@ func TestLimitDoesNotHoldUpTheUrgent(t *testing.T) {
 			t.Errorf("it was held up for %v", took)
 		}
 		must(t, (<-waits).Close())
-		if got, want := l.Usage(), (storage.Usage{Stored: 300, Objects: 1}); got != want {
+		if got, want := l.Usage(), (evict.Usage{Stored: 300, Objects: 1}); got != want {
 			t.Errorf("%+v in the end, want %+v", got, want)
 		}
 	})
 }
 
 // A download waits for room, though not for long: its clients wait with it.
-func TestLimitWaitsForRoom(t *testing.T) {
+func TestWaitsForRoom(t *testing.T) {
 	for _, test := range []struct {
 		takes time.Duration
 		waits time.Duration
@@ -82,7 +83,7 @@ func TestLimitWaitsForRoom(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			memory := storagetest.NewMemory(t)
-			l := storage.NewLimit(slow{memory, test.takes}, memory.Spools(), storage.LimitOptions{MaxBytes: 1000})
+			l := evict.New(slow{memory, test.takes}, memory.Spools(), evict.Options{MaxBytes: 1000})
 			t.Cleanup(func() { must(t, l.Close()) })
 			<-l.Loaded()
 			put(t, l, memory.Spools(), []byte("0123456789"))

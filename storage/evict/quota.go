@@ -1,4 +1,4 @@
-package storage
+package evict
 
 import (
 	"fmt"
@@ -20,7 +20,7 @@ const (
 )
 
 // Reserve implements [spool.Quota].
-func (l *Limit) Reserve(n int64, wait bool) error {
+func (l *Store) Reserve(n int64, wait bool) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.opts.MaxBytes <= 0 || n <= 0 {
@@ -56,7 +56,7 @@ func (l *Limit) Reserve(n int64, wait bool) error {
 }
 
 // refuse returns why n bytes cannot be set aside, however much is evicted.
-func (l *Limit) refuse(n int64) error {
+func (l *Store) refuse(n int64) error {
 	free := l.opts.MaxBytes - l.reserved - l.index.pinned
 	switch {
 	case l.closed:
@@ -74,7 +74,7 @@ func (l *Limit) refuse(n int64) error {
 }
 
 // Release implements [spool.Quota].
-func (l *Limit) Release(n int64) {
+func (l *Store) Release(n int64) {
 	if n == 0 {
 		return
 	}
@@ -87,7 +87,7 @@ func (l *Limit) Release(n int64) {
 }
 
 // MakeRoom implements [spool.Quota].
-func (l *Limit) MakeRoom(n int64) bool {
+func (l *Store) MakeRoom(n int64) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	evictable := l.index.stored - l.index.pinned
@@ -108,7 +108,7 @@ func (l *Limit) MakeRoom(n int64) bool {
 
 // wait waits, without the mutex, for a change, and reports false when there was
 // none in time.
-func (l *Limit) wait(until time.Time) bool {
+func (l *Store) wait(until time.Time) bool {
 	changed := l.changed
 	signal(l.wake)
 	l.mu.Unlock()
@@ -124,14 +124,14 @@ func (l *Limit) wait(until time.Time) bool {
 }
 
 // stuck reports whether a deletion has just failed. The caller holds the mutex.
-func (l *Limit) stuck() bool { return l.failure != nil && time.Since(l.failedAt) < retryDelay }
+func (l *Store) stuck() bool { return l.failure != nil && time.Since(l.failedAt) < retryDelay }
 
 // taken is how many bytes count against MaxBytes. The caller holds the mutex.
-func (l *Limit) taken() int64 { return l.index.stored + l.reserved }
+func (l *Store) taken() int64 { return l.index.stored + l.reserved }
 
 // check wakes the evictor where the headroom is used up. The caller holds the
 // mutex.
-func (l *Limit) check() {
+func (l *Store) check() {
 	if limit := l.opts.MaxBytes; limit > 0 && l.taken() > limit-headroom(limit) {
 		signal(l.wake)
 	}

@@ -1,4 +1,4 @@
-package storage
+package evict
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
 )
 
 const (
@@ -28,7 +30,7 @@ const (
 )
 
 // use notes that a content was used. The caller holds the mutex.
-func (l *Limit) use(s slot, e *entry, now int64) {
+func (l *Store) use(s slot, e *entry, now int64) {
 	e.used = now
 	if e.is(linked) {
 		l.index.unlink(e)
@@ -49,7 +51,7 @@ func (l *Limit) use(s slot, e *entry, now int64) {
 
 // follow makes the use of each manifest that was used since the last time the
 // use of all that it refers to.
-func (l *Limit) follow(ctx context.Context) {
+func (l *Store) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		l.mu.Lock()
 		manifests := l.manifests
@@ -64,7 +66,7 @@ func (l *Limit) follow(ctx context.Context) {
 	}
 }
 
-func (l *Limit) followOne(ctx context.Context, s slot) {
+func (l *Store) followOne(ctx context.Context, s slot) {
 	l.mu.Lock()
 	e := l.index.at(s)
 	if !e.is(queued) { // the slot has been given up meanwhile
@@ -103,7 +105,7 @@ func (l *Limit) followOne(ctx context.Context, s slot) {
 // read returns what a content refers to if it looks like an image manifest or an
 // index. Whoever makes other content look like one gains nothing: it can only
 // keep alive what it names, like any manifest.
-func (l *Limit) read(ctx context.Context, dgst digest.Digest) ([]key, error) {
+func (l *Store) read(ctx context.Context, dgst digest.Digest) ([]key, error) {
 	object, err := l.next.Open(ctx, dgst)
 	if err != nil {
 		return nil, err
@@ -122,7 +124,7 @@ func (l *Limit) read(ctx context.Context, dgst digest.Digest) ([]key, error) {
 	}
 	var refs []key
 	for _, d := range slices.Concat([]descriptor{document.Config}, document.Layers, document.Manifests) {
-		if ValidateDigest(d.Digest) == nil {
+		if storage.ValidateDigest(d.Digest) == nil {
 			refs = append(refs, keyOf(d.Digest))
 		}
 	}
@@ -155,7 +157,7 @@ func (r *references) add(manifest key, refs []key) {
 }
 
 // keepTouching writes the times of last use down until its context ends.
-func (l *Limit) keepTouching(ctx context.Context) {
+func (l *Store) keepTouching(ctx context.Context) {
 	ticker := time.NewTicker(touchInterval)
 	defer ticker.Stop()
 	for {
@@ -172,7 +174,7 @@ func (l *Limit) keepTouching(ctx context.Context) {
 
 // touch tells the store below of every use since the last time. It goes on after
 // an error, and returns the first one.
-func (l *Limit) touch(ctx context.Context) error {
+func (l *Store) touch(ctx context.Context) error {
 	l.mu.Lock()
 	pending := l.used
 	l.used = nil
@@ -194,7 +196,7 @@ func (l *Limit) touch(ctx context.Context) error {
 		if !due { // the slot has been given up meanwhile
 			continue
 		}
-		if err := l.opts.Touch(ctx, dgst, used); err != nil && !errors.Is(err, ErrNotExist) && failure == nil {
+		if err := l.opts.Touch(ctx, dgst, used); err != nil && !errors.Is(err, storage.ErrNotExist) && failure == nil {
 			failure = err
 		}
 	}

@@ -1,4 +1,4 @@
-package storage
+package evict
 
 import (
 	"crypto/sha256"
@@ -60,7 +60,7 @@ func (e *entry) is(s state) bool { return e.state&s != 0 }
 const chunk = 4096
 
 // index holds entries by key and in the order of use. Its methods are called
-// with the Limit's mutex held. Pointers to entries stay valid; slots are used
+// with the Store's mutex held. Pointers to entries stay valid; slots are used
 // again.
 type index struct {
 	byKey  map[key]slot

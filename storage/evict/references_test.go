@@ -1,4 +1,4 @@
-package storage_test
+package evict_test
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/evict"
 )
 
 func descriptor(dgst digest.Digest) ocispec.Descriptor { return ocispec.Descriptor{Digest: dgst} }
@@ -46,11 +47,11 @@ func (l *limited) index(manifests ...digest.Digest) digest.Digest {
 	return l.put(document(l.t, index))
 }
 
-func TestLimitUsesWhatAManifestRefersTo(t *testing.T) {
+func TestUsesWhatAManifestRefersTo(t *testing.T) {
 	for _, how := range []string{"manifest", "index"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := newLimited(t, storage.LimitOptions{MaxUnused: 24 * time.Hour})
+				l := newLimited(t, evict.Options{MaxUnused: 24 * time.Hour})
 				kept := l.image("kept")
 				pulled := kept[0]
 				if how == "index" {
@@ -69,9 +70,9 @@ func TestLimitUsesWhatAManifestRefersTo(t *testing.T) {
 }
 
 // The same when there is no time between a manifest's use and an eviction.
-func TestLimitFollowsBeforeItEvicts(t *testing.T) {
+func TestFollowsBeforeItEvicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{MaxBytes: 6000})
+		l := newLimited(t, evict.Options{MaxBytes: 6000})
 		kept := l.image("kept")
 		filler := []digest.Digest{l.add(1000), l.add(1000), l.add(1000)}
 		_, err := l.Stat(t.Context(), kept[0])
@@ -82,13 +83,13 @@ func TestLimitFollowsBeforeItEvicts(t *testing.T) {
 }
 
 // Across a restart too.
-func TestLimitOrderSurvivesARestart(t *testing.T) {
+func TestOrderSurvivesARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := t.TempDir()
 		var kept, layer, used digest.Digest
 		func() {
 			s := openDisk(t, root)
-			l := storage.NewLimit(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), storage.LimitOptions{Touch: s.Touch})
+			l := evict.New(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), evict.Options{Touch: s.Touch})
 			layer = put(t, l, s.Spools(), bytes.Repeat([]byte("l"), 1000))
 			kept = put(t, l, s.Spools(), document(t, ocispec.Manifest{Layers: []ocispec.Descriptor{descriptor(layer)}}))
 			used = put(t, l, s.Spools(), bytes.Repeat([]byte("u"), 1000))
@@ -106,7 +107,7 @@ func TestLimitOrderSurvivesARestart(t *testing.T) {
 			max  int64
 			left []digest.Digest
 		}{{3000, []digest.Digest{layer, kept, used}}, {2000, []digest.Digest{layer, kept}}} {
-			l := storage.NewLimit(s, s.Spools(), storage.LimitOptions{MaxBytes: step.max, Touch: s.Touch})
+			l := evict.New(s, s.Spools(), evict.Options{MaxBytes: step.max, Touch: s.Touch})
 			synctest.Wait()
 			expectStored(t, fmt.Sprint("a cap of ", step.max), s, step.left...)
 			must(t, l.Close())
@@ -114,9 +115,9 @@ func TestLimitOrderSurvivesARestart(t *testing.T) {
 	})
 }
 
-func TestLimitTouchesOnceAMinute(t *testing.T) {
+func TestTouchesOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{})
+		l := newLimited(t, evict.Options{})
 		a, b := l.add(100), l.add(100)
 		time.Sleep(2 * time.Minute)
 		before := l.memory.Calls("Touch")
@@ -130,7 +131,7 @@ func TestLimitTouchesOnceAMinute(t *testing.T) {
 		before = l.memory.Calls("Touch")
 		now := time.Now()
 		l.use(b)
-		must(t, l.Limit.Close())
+		must(t, l.Store.Close())
 		if n := l.memory.Calls("Touch") - before; n != 1 {
 			t.Errorf("%d touches at Close, want one", n)
 		}
@@ -144,9 +145,9 @@ func TestLimitTouchesOnceAMinute(t *testing.T) {
 }
 
 // What is no manifest is looked at once, however often it is used.
-func TestLimitLooksIntoContentOnce(t *testing.T) {
+func TestLooksIntoContentOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{})
+		l := newLimited(t, evict.Options{})
 		for name, content := range map[string]string{
 			"gzip": "\x1f\x8b", "an image's config": `{"config":{"Env":[]}}`, "a list": `[]`, "empty": "", "odd": `{"layers":"all"}`,
 			"hostile": `{"layers":[{"digest":"sha256:../../etc/passwd"}]}`, "manifest": `{"layers":[{"digest":"` + digest.FromString("x").String() + `"}]}`,

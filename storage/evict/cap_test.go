@@ -1,4 +1,4 @@
-package storage_test
+package evict_test
 
 import (
 	"bytes"
@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
@@ -44,12 +45,12 @@ func bytesBelow(t *testing.T, root string) (n int64) {
 
 // The cap holds at every moment, with downloads of known and of unknown sizes,
 // readers that stay, and pulls of what is stored.
-func TestLimitHoldsTheCap(t *testing.T) {
+func TestHoldsTheCap(t *testing.T) {
 	const limit = 8 << 20
 	root := t.TempDir()
 	s := openDisk(t, root)
-	l := storage.NewLimit(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), storage.LimitOptions{MaxBytes: limit, Touch: s.Touch})
-	flights := newSetup(t, func(o *storage.FlightsOptions) { o.Store, o.Spools = l, s.Spools() })
+	l := evict.New(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), evict.Options{MaxBytes: limit, Touch: s.Touch})
+	flights := newDownloads(t, l, s.Spools())
 
 	var origins []*origin
 	for i := range 40 {
@@ -97,34 +98,13 @@ func TestLimitHoldsTheCap(t *testing.T) {
 	}
 }
 
-// pullThrough reads a content from the store or from its download.
-func pullThrough(t *testing.T, flights *setup, o *origin) []byte {
-	object, reader, err := flights.Open(t.Context(), digest.FromBytes(o.body), o.source(ours))
-	if err != nil {
-		t.Error(err)
-		return nil
-	}
-	var got []byte
-	if object != nil {
-		got, err = io.ReadAll(object.Content)
-		err = errors.Join(err, object.Content.Close())
-	} else {
-		got, err = readAll(reader)
-		err = errors.Join(err, reader.Close())
-	}
-	if err != nil {
-		t.Error(err)
-	}
-	return got
-}
-
 // What does not fit is streamed past the store, which keeps what it has.
-func TestLimitStreamsPast(t *testing.T) {
+func TestStreamsPast(t *testing.T) {
 	for _, noSize := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newLimited(t, storage.LimitOptions{MaxBytes: 1 << 20})
+			l := newLimited(t, evict.Options{MaxBytes: 1 << 20})
 			kept := l.add(1000)
-			flights := newSetup(t, func(o *storage.FlightsOptions) { o.Store, o.Spools = l, l.memory.Spools() })
+			flights := newDownloads(t, l, l.memory.Spools())
 			object, err := l.Open(t.Context(), kept)
 			must(t, err)
 			o := &origin{body: random(1<<20 + 1), noSize: noSize}
@@ -136,7 +116,7 @@ func TestLimitStreamsPast(t *testing.T) {
 			must(t, flights.Drain(t.Context()))
 			must(t, object.Content.Close())
 			l.expectOnly("too large", kept)
-			l.expectUsage("all is given back", storage.Usage{Stored: 1000, Objects: 1})
+			l.expectUsage("all is given back", evict.Usage{Stored: 1000, Objects: 1})
 		})
 	}
 }
@@ -157,9 +137,9 @@ func (f *countingFile) Read(p []byte) (int, error) {
 
 // A content on disk is sent by the kernel although closing it does more than to
 // close the file.
-func TestLimitKeepsSendfile(t *testing.T) {
+func TestKeepsSendfile(t *testing.T) {
 	s := openDisk(t, t.TempDir())
-	l := storage.NewLimit(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), storage.LimitOptions{})
+	l := evict.New(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), evict.Options{})
 	defer func() { must(t, l.Close()) }()
 	content := random(8 << 20)
 	large := storagetest.Commit(t, l, s.Spools(), content)
@@ -206,10 +186,10 @@ func TestLimitKeepsSendfile(t *testing.T) {
 	}
 }
 
-func BenchmarkLimit(b *testing.B) {
+func BenchmarkStore(b *testing.B) {
 	m := storagetest.NewMemory(b)
 	hot := storage.NewHot(m, 1<<20, 1<<10)
-	l := storage.NewLimit(hot, m.Spools(), storage.LimitOptions{MaxBytes: 1 << 30, Touch: m.Touch})
+	l := evict.New(hot, m.Spools(), evict.Options{MaxBytes: 1 << 30, Touch: m.Touch})
 	b.Cleanup(func() { must(b, l.Close()) })
 	ctx := b.Context()
 	var all []digest.Digest

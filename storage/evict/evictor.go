@@ -1,9 +1,11 @@
-package storage
+package evict
 
 import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/weirhq/weir/storage"
 )
 
 const (
@@ -30,7 +32,7 @@ const (
 )
 
 // keepLimits evicts until its context ends.
-func (l *Limit) keepLimits(ctx context.Context) {
+func (l *Store) keepLimits(ctx context.Context) {
 	select {
 	case <-l.loaded:
 	case <-ctx.Done():
@@ -61,7 +63,7 @@ func (l *Limit) keepLimits(ctx context.Context) {
 }
 
 // evict evicts all that has to go, and returns after what time to look again.
-func (l *Limit) evict(ctx context.Context) time.Duration {
+func (l *Store) evict(ctx context.Context) time.Duration {
 	lacking, again := l.lacking()
 	if unused := l.opts.MaxUnused; unused > 0 {
 		again = min(again, max(unused/100, time.Second))
@@ -78,7 +80,7 @@ func (l *Limit) evict(ctx context.Context) time.Duration {
 		l.mu.Unlock()
 
 		err := l.next.Delete(ctx, dgst)
-		gone := err == nil || errors.Is(err, ErrNotExist)
+		gone := err == nil || errors.Is(err, storage.ErrNotExist)
 		l.mu.Lock()
 		l.finish(s, e, gone)
 		l.failed(err, gone)
@@ -97,7 +99,7 @@ func (l *Limit) evict(ctx context.Context) time.Duration {
 
 // lacking returns how many bytes have to go for the filesystem to have enough
 // free, and when to ask it again.
-func (l *Limit) lacking() (int64, time.Duration) {
+func (l *Store) lacking() (int64, time.Duration) {
 	if l.opts.MinFree <= 0 || l.opts.Free == nil {
 		return 0, longest
 	}
@@ -114,7 +116,7 @@ func (l *Limit) lacking() (int64, time.Duration) {
 }
 
 // victim returns what has to go next and why, or nil. The caller holds the mutex.
-func (l *Limit) victim(lacking int64) (slot, *entry, reason) {
+func (l *Store) victim(lacking int64) (slot, *entry, reason) {
 	s, e := l.index.oldest()
 	if e == nil {
 		return 0, nil, ""
@@ -139,7 +141,7 @@ func (l *Limit) victim(lacking int64) (slot, *entry, reason) {
 // finish ends the deletion of a doomed entry. One that could not be deleted
 // counts as just used, so that others are tried before it. The caller holds the
 // mutex.
-func (l *Limit) finish(s slot, e *entry, gone bool) {
+func (l *Store) finish(s slot, e *entry, gone bool) {
 	if gone {
 		l.removed += e.size
 		l.roomWanted = max(0, l.roomWanted-e.size)
@@ -152,7 +154,7 @@ func (l *Limit) finish(s slot, e *entry, gone bool) {
 
 // failed remembers whether deletions work, and logs when that changes. The
 // caller holds the mutex.
-func (l *Limit) failed(err error, gone bool) {
+func (l *Store) failed(err error, gone bool) {
 	if gone {
 		err = nil
 	}

@@ -1,4 +1,4 @@
-package storage_test
+package evict_test
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 )
@@ -79,12 +80,12 @@ func (c *crowd) Delete(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
-func TestLimitLoadsBehind(t *testing.T) {
+func TestLoadsBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 200_000
 		c := &crowd{Memory: storagetest.NewMemory(t), n: n, listing: 10 * time.Second}
 		began := time.Now()
-		l := storage.NewLimit(c, c.Spools(), storage.LimitOptions{MaxBytes: n + 1000})
+		l := evict.New(c, c.Spools(), evict.Options{MaxBytes: n + 1000})
 		defer func() { must(t, l.Close()) }()
 		// Reading goes on at once, and is use.
 		for i := range 10 {
@@ -122,10 +123,10 @@ func TestLimitLoadsBehind(t *testing.T) {
 
 // A listing that fails is tried again, and until then the cap is kept by
 // refusing.
-func TestLimitCannotLoad(t *testing.T) {
+func TestCannotLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &crowd{Memory: storagetest.NewMemory(t), n: 10, broken: errors.New("input/output error")}
-		l := storage.NewLimit(c, c.Spools(), storage.LimitOptions{MaxBytes: 100})
+		l := evict.New(c, c.Spools(), evict.Options{MaxBytes: 100})
 		defer func() { must(t, l.Close()) }()
 		time.Sleep(10 * time.Second)
 		if _, err := c.Spools().Create(1); !errors.Is(err, spool.ErrNoSpace) {
@@ -143,18 +144,18 @@ func TestLimitCannotLoad(t *testing.T) {
 }
 
 // What another process stores or deletes is noticed.
-func TestLimitSharesItsStore(t *testing.T) {
+func TestSharesItsStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, storage.LimitOptions{MaxBytes: 1000})
+		l := newLimited(t, evict.Options{MaxBytes: 1000})
 		gone := l.add(300)
 		l.add(300)
 		must(t, l.memory.Delete(t.Context(), gone))
 		other := storagetest.Commit(t, l.memory, spool.NewDir(t.TempDir(), 0), make([]byte, 250))
 		used := storagetest.Commit(t, l.memory, spool.NewDir(t.TempDir(), 0), make([]byte, 50))
 		l.use(used)
-		l.expectUsage("one was used", storage.Usage{Stored: 650, Objects: 3})
+		l.expectUsage("one was used", evict.Usage{Stored: 650, Objects: 3})
 		time.Sleep(2 * time.Hour)
-		l.expectUsage("after a while", storage.Usage{Stored: 600, Objects: 3})
+		l.expectUsage("after a while", evict.Usage{Stored: 600, Objects: 3})
 		last := l.add(400)
 		l.expectOnly("the one that was used first went", used, other, last)
 	})

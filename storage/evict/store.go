@@ -1,4 +1,4 @@
-package storage
+package evict
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -22,8 +23,8 @@ const (
 	maxHeadroom = 1 << 30
 )
 
-// LimitOptions say what a [Limit] keeps to. Every limit may be left out.
-type LimitOptions struct {
+// Options say what a [Store] keeps to. Every limit may be left out.
+type Options struct {
 	// MaxBytes is how many bytes the contents and the running downloads may
 	// have together.
 	MaxBytes int64
@@ -39,22 +40,22 @@ type LimitOptions struct {
 	Logger  *slog.Logger // the default discards
 }
 
-// Limit keeps a store within limits by evicting what has not been used for
+// Store keeps a store within limits by evicting what has not been used for
 // longest.
 //
-// Every Stat, Open and Commit is a use, so a Limit belongs in front of all that
+// Every Stat, Open and Commit is a use, so a Store belongs in front of all that
 // answers from memory. A use of a manifest is a use of all that it refers to:
 // its config and layers, and the manifests of an index with theirs.
 //
 // MaxBytes is a hard cap. Stored bytes and those set aside for downloads never
-// exceed it together, because Limit is the [spool.Quota] of the spools: who
+// exceed it together, because Store is the [spool.Quota] of the spools: who
 // wants space waits until enough has been deleted, or is refused, and then the
 // content is streamed past the cache. What is being read or written is never
 // evicted. Bytes are those of the contents: directories, records, and what a
 // filesystem rounds up come on top.
 //
 // Deleting, reading manifests to learn what they refer to, and writing down when
-// a content was last used are the work of Limit's own goroutines, never of a
+// a content was last used are the work of Store's own goroutines, never of a
 // request. A part of MaxBytes and MinFree is kept free in advance, so that
 // downloads seldom have to wait either.
 //
@@ -66,9 +67,9 @@ type LimitOptions struct {
 // in the background; nothing is evicted before it is complete, and where there is
 // a MaxBytes nothing is stored either after a short wait. What other processes do
 // in the same store is noticed when a content is used, or after an hour.
-type Limit struct {
-	next Store
-	opts LimitOptions
+type Store struct {
+	next storage.Store
+	opts Options
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -96,19 +97,19 @@ type Limit struct {
 }
 
 var (
-	_ Store       = (*Limit)(nil)
-	_ spool.Quota = (*Limit)(nil)
+	_ storage.Store = (*Store)(nil)
+	_ spool.Quota   = (*Store)(nil)
 )
 
-// NewLimit returns a Limit in front of next, whose contents are committed from
+// New returns a Store in front of next, whose contents are committed from
 // the given spools, and makes it their quota. It works in the background until
 // its Close.
-func NewLimit(next Store, spools *spool.Dir, opts LimitOptions) *Limit {
+func New(next storage.Store, spools *spool.Dir, opts Options) *Store {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Limit{
+	l := &Store{
 		next: next, opts: opts, stop: cancel, started: time.Now(),
 		wake: make(chan struct{}, 1), fresh: make(chan struct{}, 1), loaded: make(chan struct{}),
 		index: newIndex(), changed: make(chan struct{}), refs: newReferences(),
@@ -123,7 +124,7 @@ func NewLimit(next Store, spools *spool.Dir, opts LimitOptions) *Limit {
 // Close ends the work in the background and writes down what was used since it
 // last was. Who waits for space is refused. The store can still be used, but
 // nothing is evicted any more.
-func (l *Limit) Close() error {
+func (l *Store) Close() error {
 	l.stop()
 	l.mu.Lock()
 	l.closed = true
@@ -136,8 +137,8 @@ func (l *Limit) Close() error {
 	return l.touch(ctx)
 }
 
-// Stat implements [Store].
-func (l *Limit) Stat(ctx context.Context, dgst digest.Digest) (Info, error) {
+// Stat implements [storage.Store].
+func (l *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
 	info, err := l.next.Stat(ctx, dgst)
 	if err != nil {
 		return info, err
@@ -146,14 +147,14 @@ func (l *Limit) Stat(ctx context.Context, dgst digest.Digest) (Info, error) {
 	defer l.mu.Unlock()
 	s, e := l.known(dgst, info.Size)
 	if e.is(doomed) {
-		return Info{}, notThere(dgst)
+		return storage.Info{}, notThere(dgst)
 	}
 	l.use(s, e, time.Now().UnixNano())
 	return info, nil
 }
 
-// Open implements [Store]. The content is not evicted before it is closed.
-func (l *Limit) Open(ctx context.Context, dgst digest.Digest) (*Object, error) {
+// Open implements [storage.Store]. The content is not evicted before it is closed.
+func (l *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
 	l.mu.Lock()
 	s, e := l.index.find(keyOf(dgst))
 	if e != nil {
@@ -182,9 +183,9 @@ func (l *Limit) Open(ctx context.Context, dgst digest.Digest) (*Object, error) {
 	return l.pinned(object, s), nil
 }
 
-// Commit implements [Store]. The content is not evicted before the spool and all
+// Commit implements [storage.Store]. The content is not evicted before the spool and all
 // its readers are closed.
-func (l *Limit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
+func (l *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
 	s, e, fresh, err := l.expect(ctx, dgst, !sp.Urgent())
 	if err != nil {
 		return err
@@ -222,7 +223,7 @@ func (l *Limit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 // reservation until the commit is done, whoever sees the content before. It
 // waits for one that is just being deleted if it may, and else returns
 // spool.ErrBusy.
-func (l *Limit) expect(ctx context.Context, dgst digest.Digest, wait bool) (s slot, e *entry, fresh bool, err error) {
+func (l *Store) expect(ctx context.Context, dgst digest.Digest, wait bool) (s slot, e *entry, fresh bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for {
@@ -265,8 +266,8 @@ func (l *Limit) expect(ctx context.Context, dgst digest.Digest, wait bool) (s sl
 	}
 }
 
-// Delete implements [Store].
-func (l *Limit) Delete(ctx context.Context, dgst digest.Digest) error {
+// Delete implements [storage.Store].
+func (l *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	l.mu.Lock()
 	s, e := l.index.find(keyOf(dgst))
 	idle := e != nil && e.pins == 0 && !e.is(doomed)
@@ -277,7 +278,7 @@ func (l *Limit) Delete(ctx context.Context, dgst digest.Digest) error {
 	err := l.next.Delete(ctx, dgst)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch gone := err == nil || errors.Is(err, ErrNotExist); {
+	switch gone := err == nil || errors.Is(err, storage.ErrNotExist); {
 	case idle:
 		l.finish(s, e, gone)
 	case gone:
@@ -289,12 +290,12 @@ func (l *Limit) Delete(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
-// All implements [Store].
-func (l *Limit) All(ctx context.Context) iter.Seq2[Entry, error] { return l.next.All(ctx) }
+// All implements [storage.Store].
+func (l *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return l.next.All(ctx) }
 
 // known returns the entry of a content that the store below has. The caller
 // holds the mutex.
-func (l *Limit) known(dgst digest.Digest, size int64) (slot, *entry) {
+func (l *Store) known(dgst digest.Digest, size int64) (slot, *entry) {
 	k, other := split(dgst)
 	s, e := l.index.find(k)
 	if e == nil {
@@ -307,15 +308,15 @@ func (l *Limit) known(dgst digest.Digest, size int64) (slot, *entry) {
 
 // lost makes an entry the next one to be evicted when somebody else has deleted
 // its content. The caller holds the mutex.
-func (l *Limit) lost(s slot, e *entry, err error) {
-	if errors.Is(err, ErrNotExist) && e.is(linked) {
+func (l *Store) lost(s slot, e *entry, err error) {
+	if errors.Is(err, storage.ErrNotExist) && e.is(linked) {
 		l.index.unlink(e)
 		l.index.linkLast(s, e)
 		e.used = 0
 	}
 }
 
-func (l *Limit) unpin(s slot) {
+func (l *Store) unpin(s slot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e := l.index.at(s)
@@ -330,7 +331,7 @@ func (l *Limit) unpin(s slot) {
 }
 
 // broadcast wakes all who wait. The caller holds the mutex.
-func (l *Limit) broadcast() {
+func (l *Store) broadcast() {
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
@@ -344,4 +345,4 @@ func signal(c chan struct{}) {
 
 func headroom(limit int64) int64 { return min(limit/headroomShare, maxHeadroom) }
 
-func notThere(dgst digest.Digest) error { return fmt.Errorf("%w: %s", ErrNotExist, dgst) }
+func notThere(dgst digest.Digest) error { return fmt.Errorf("%w: %s", storage.ErrNotExist, dgst) }
