@@ -1,6 +1,8 @@
 package oci
 
 import (
+	_ "crypto/sha256" // makes the algorithm known to go-digest
+	_ "crypto/sha512" // makes the algorithm known to go-digest
 	"fmt"
 	"regexp"
 

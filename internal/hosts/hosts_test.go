@@ -1,0 +1,35 @@
+package hosts_test
+
+import (
+	"testing"
+
+	"github.com/weirhq/weir/internal/hosts"
+)
+
+func TestHosts(t *testing.T) {
+	for host, want := range map[string]struct{ loopback, unspecified bool }{
+		"localhost":         {true, false},
+		"127.0.0.1":         {true, false},
+		"127.8.8.8":         {true, false},
+		"::1":               {true, false},
+		"::ffff:127.0.0.1":  {true, false},
+		"":                  {false, true},
+		"0.0.0.0":           {false, true},
+		"::":                {false, true},
+		"10.0.0.1":          {false, false},
+		"localhost.example": {false, false},
+		"127.0.0.1:80":      {false, false},
+	} {
+		if l, u := hosts.Loopback(host), hosts.Unspecified(host); l != want.loopback || u != want.unspecified {
+			t.Errorf("%q: loopback %v, unspecified %v", host, l, u)
+		}
+	}
+}
+
+func TestValidPort(t *testing.T) {
+	for port, want := range map[string]bool{"1": true, "65535": true, "0": false, "65536": false, "": false, "-1": false, "http": false, "+1": false} {
+		if got := hosts.ValidPort(port); got != want {
+			t.Errorf("%q: %v", port, got)
+		}
+	}
+}

@@ -1,0 +1,33 @@
+package units_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/internal/units"
+)
+
+func TestDuration(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0:                             "0s",
+		10 * time.Second:              "10s",
+		time.Minute:                   "1m",
+		10 * time.Hour:                "10h",
+		6*time.Hour + 30*time.Minute:  "6h30m",
+		6*time.Hour + 10*time.Second:  "6h0m10s",
+		time.Hour + time.Minute + 1e9: "1h1m1s",
+		-time.Minute:                  "-1m",
+	} {
+		if got := units.Duration(d); got != want {
+			t.Errorf("%v is written %q, not %q", d, got, want)
+		}
+	}
+}
+
+func TestIEC(t *testing.T) {
+	for n, want := range map[int64]string{-1: "0 B", 0: "0 B", 5 << 20: "5.0 MiB", 200 << 30: "200 GiB"} {
+		if got := units.IEC(n); got != want {
+			t.Errorf("%d is written %q, not %q", n, got, want)
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package oci
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	// maxLinks bounds how many descriptors of one manifest are read. A descriptor
+	// takes 80 bytes of JSON if its digest is valid, so no manifest of
+	// [DefaultMaxManifest] holds more; but {} takes 3, and about 200 in memory.
+	maxLinks = DefaultMaxManifest / 80
+	// maxInvalid bounds how many of the invalid descriptors are reported.
+	maxInvalid = 10
+)
+
+// Kind is the kind of document that a manifest is.
+type Kind uint8
+
+const (
+	Neither       Kind = iota // no manifest: for example an image's configuration
+	ImageManifest             // it has a config, layers or blobs
+	Index                     // it has manifests
+	Both                      // clients disagree about such a document, so most refuse it
+)
+
+// Links are the descriptors that a manifest holds. All digests are valid; sizes
+// and media types are as written.
+type Links struct {
+	Kind      Kind
+	Config    *ocispec.Descriptor // nil: none
+	Layers    []ocispec.Descriptor
+	Blobs     []ocispec.Descriptor // of artifact manifests, a draft of the image-spec
+	Manifests []ocispec.Descriptor
+	Subject   *ocispec.Descriptor // nil: none
+	// Invalid says which descriptors were left out because their digests are not
+	// valid, up to ten of them. A subject is left out silently.
+	Invalid []error
+}
+
+// Content returns all descriptors that a client may pull after the manifest:
+// config, layers, blobs and manifests. The subject is not among them: it refers
+// to what the manifest is about and not to a part of it.
+func (l Links) Content() []ocispec.Descriptor {
+	all := slices.Concat(l.Layers, l.Blobs, l.Manifests)
+	if l.Config != nil {
+		all = append(all, *l.Config)
+	}
+	return all
+}
+
+var errNotObject = errors.New("not a JSON object")
+
+// ReadReferences is [References] of content that may or may not be a manifest. It
+// reads no further than the first byte of most other content, such as a layer, and
+// returns an error that matches ErrManifestTooLarge after limit bytes.
+func ReadReferences(r io.Reader, limit int64) (Links, error) {
+	buffered := bufio.NewReaderSize(io.LimitReader(r, limit+1), 512)
+	for skipped := int64(0); ; skipped++ {
+		first, err := buffered.Peek(1)
+		switch {
+		case errors.Is(err, io.EOF): // nothing but blanks
+			return Links{}, errNotObject
+		case err != nil:
+			return Links{}, err
+		case isSpace(first[0]):
+			_, _ = buffered.Discard(1) // it has been peeked at, so it is there
+			continue
+		case first[0] != '{':
+			return Links{}, errNotObject
+		}
+		body, err := ReadManifest(buffered, limit-skipped)
+		if err != nil {
+			return Links{}, err
+		}
+		return References(body)
+	}
+}
+
+func isSpace(b byte) bool { return b == ' ' || b == '\t' || b == '\r' || b == '\n' }
+
+// References returns the descriptors that a manifest holds. It returns an error if the body is
+// not JSON, has another shape than manifests and indexes, or has more descriptors
+// than any manifest has. Other JSON objects are of kind Neither or have no valid
+// descriptor.
+func References(body []byte) (Links, error) {
+	var document struct {
+		Config    *ocispec.Descriptor `json:"config"`
+		Layers    descriptors         `json:"layers"`
+		Blobs     descriptors         `json:"blobs"`
+		Manifests descriptors         `json:"manifests"`
+		Subject   *ocispec.Descriptor `json:"subject"`
+	}
+	if err := json.Unmarshal(body, &document); err != nil {
+		return Links{}, err
+	}
+	var l Links
+	image := document.Config != nil || document.Layers != nil || document.Blobs != nil
+	switch {
+	case image && document.Manifests != nil:
+		l.Kind = Both
+	case image:
+		l.Kind = ImageManifest
+	case document.Manifests != nil:
+		l.Kind = Index
+	}
+	if c := document.Config; c != nil {
+		if configs := l.valid("blob", descriptors{*c}); len(configs) > 0 {
+			l.Config = c
+		}
+	}
+	l.Layers = l.valid("blob", document.Layers)
+	l.Blobs = l.valid("blob", document.Blobs)
+	l.Manifests = l.valid("manifest", document.Manifests)
+	if s := document.Subject; s != nil && validDigest(s) == nil {
+		l.Subject = s
+	}
+	return l, nil
+}
+
+// valid returns the descriptors whose digests are valid, and reports the others.
+func (l *Links) valid(kind string, all descriptors) []ocispec.Descriptor {
+	return slices.DeleteFunc([]ocispec.Descriptor(all), func(desc ocispec.Descriptor) bool {
+		err := validDigest(&desc)
+		if err != nil && len(l.Invalid) < maxInvalid {
+			l.Invalid = append(l.Invalid, fmt.Errorf("%s %q: %w", kind, desc.Digest, err))
+		}
+		return err != nil
+	})
+}
+
+func validDigest(desc *ocispec.Descriptor) error {
+	if err := desc.Digest.Validate(); err != nil {
+		return err
+	}
+	_, err := ParseDigest(desc.Digest.String())
+	return err
+}
+
+// descriptors is a list that refuses to become longer than maxLinks: a decoder
+// would otherwise turn a few megabytes of "{},{}," into hundreds in memory.
+type descriptors []ocispec.Descriptor
+
+// UnmarshalJSON reads a list of descriptors, or null.
+func (d *descriptors) UnmarshalJSON(text []byte) error {
+	*d = nil // of two keys with one name the last one counts
+	if text[0] != '[' {
+		// Null leaves the list as it is; all else fails with the usual words.
+		return json.Unmarshal(text, (*[]ocispec.Descriptor)(d))
+	}
+	list := descriptors{}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	if _, err := decoder.Token(); err != nil { // the bracket
+		return err
+	}
+	for decoder.More() {
+		if len(list) == maxLinks {
+			return fmt.Errorf("a list has more than %d descriptors", maxLinks)
+		}
+		var desc ocispec.Descriptor
+		if err := decoder.Decode(&desc); err != nil {
+			return err
+		}
+		list = append(list, desc)
+	}
+	*d = list
+	return nil
+}

@@ -1,0 +1,82 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"strings"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// DefaultMaxManifest is how large a manifest may be, in bytes, unless the operator
+// allows more. The distribution-spec asks registries to take at least 4 MiB; few
+// take more.
+const DefaultMaxManifest = 5 << 20
+
+// Media types of Docker, which the OCI types succeed.
+const (
+	MediaTypeDockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
+	MediaTypeDockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+	mediaTypeDockerSchema1 = "application/vnd.docker.distribution.manifest.v1+" // json or prettyjws
+)
+
+// AcceptManifests is the Accept header for all kinds of manifests. It is one line,
+// since some registries read only the first line.
+const AcceptManifests = ocispec.MediaTypeImageIndex + ", " + ocispec.MediaTypeImageManifest + ", " +
+	MediaTypeDockerManifestList + ", " + MediaTypeDockerManifest
+
+var (
+	// ErrManifestTooLarge says that a manifest is larger than the limit.
+	ErrManifestTooLarge = errors.New("manifest too large")
+	// ErrSchema1 says that a manifest is one of Docker schema 1, whose layers are
+	// not addressed as OCI does it.
+	ErrSchema1 = errors.New("manifest of Docker schema 1")
+)
+
+// ReadManifest reads a manifest of at most limit bytes. It returns an error that
+// matches ErrManifestTooLarge if there are more.
+func ReadManifest(r io.Reader, limit int64) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r, limit+1)) // one byte more shows that there are too many
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(body)) > limit {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrManifestTooLarge, limit)
+	}
+	return body, nil
+}
+
+// ManifestType returns the media type of a manifest. The manifest's own mediaType
+// counts; contentType, the header that came with it, counts if the manifest has
+// none. The type is empty if neither says anything. It returns ErrSchema1 for a
+// Docker schema 1 manifest and another error if the body is not a JSON object.
+func ManifestType(body []byte, contentType string) (string, error) {
+	var document struct {
+		SchemaVersion int    `json:"schemaVersion"`
+		MediaType     string `json:"mediaType"`
+	}
+	if err := json.Unmarshal(body, &document); err != nil {
+		return "", err
+	}
+	mediaType := document.MediaType
+	if mediaType == "" {
+		mediaType = MediaType(contentType)
+	}
+	if document.SchemaVersion == 1 || strings.HasPrefix(mediaType, mediaTypeDockerSchema1) {
+		return "", ErrSchema1
+	}
+	return mediaType, nil
+}
+
+// MediaType returns a Content-Type without its parameters, such as charset.
+func MediaType(contentType string) string {
+	t, _, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return contentType
+	}
+	return t
+}

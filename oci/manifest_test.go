@@ -1,0 +1,185 @@
+package oci_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
+)
+
+// named is a descriptor in JSON, of the content that is name.
+func named(name string) string {
+	return fmt.Sprintf(`{"mediaType":"m/%s","digest":"%s","size":%d}`, name, digest.FromString(name), len(name))
+}
+
+func TestReferences(t *testing.T) {
+	for name, c := range map[string]struct {
+		body    string
+		kind    oci.Kind
+		content string // names, in order
+		subject string
+		invalid int
+	}{
+		"image":             {`{"config":` + named("c") + `,"layers":[` + named("a") + `,` + named("b") + `]}`, oci.ImageManifest, "a b c", "", 0},
+		"artifact":          {`{"blobs":[` + named("a") + `],"subject":` + named("s") + `}`, oci.ImageManifest, "a", "s", 0},
+		"index":             {` {"manifests":[` + named("a") + `],"subject":` + named("s") + `}`, oci.Index, "a", "s", 0},
+		"empty index":       {`{"manifests":[]}`, oci.Index, "", "", 0},
+		"null":              {`{"manifests":null,"layers":null,"config":null}`, oci.Neither, "", "", 0},
+		"both":              {`{"manifests":[` + named("a") + `],"layers":[` + named("b") + `]}`, oci.Both, "b a", "", 0},
+		"configuration":     {`{"config":{"Env":["A=b"],"User":"u"},"rootfs":{}}`, oci.ImageManifest, "", "", 1},
+		"invalid digests":   {`{"layers":[{"digest":"../../etc/passwd"},` + named("a") + `,{}],"subject":{"digest":"x"}}`, oci.ImageManifest, "a", "", 2},
+		"an unserved hash":  {`{"layers":[{"digest":"` + sha384Digest + `"}]}`, oci.ImageManifest, "", "", 1},
+		"many invalid ones": {`{"manifests":[` + strings.Repeat("{},", 100) + `{}]}`, oci.Index, "", "", 10},
+		"twice":             {`{"layers":[` + named("a") + `],"layers":[` + named("b") + `]}`, oci.ImageManifest, "b", "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := oci.References([]byte(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var content []string
+			for _, desc := range l.Content() {
+				content = append(content, strings.TrimPrefix(desc.MediaType, "m/"))
+			}
+			if got := strings.Join(content, " "); got != c.content || l.Kind != c.kind || len(l.Invalid) != c.invalid {
+				t.Errorf("kind %d, %q, invalid %v", l.Kind, got, l.Invalid)
+			}
+			if (l.Subject != nil) != (c.subject != "") || l.Subject != nil && l.Subject.MediaType != "m/"+c.subject {
+				t.Errorf("subject %+v", l.Subject)
+			}
+		})
+	}
+}
+
+func TestReferencesRefusesOtherContent(t *testing.T) {
+	for name, body := range map[string]string{
+		"empty":                "",
+		"no JSON":              "<html>",
+		"an array":             "[]",
+		"a truncated manifest": `{"layers":[` + named("a"),
+		"another shape":        `{"layers":"x"}`,
+		"far too many":         `{"layers":[` + strings.Repeat("{},", 100_000) + `{}]}`,
+	} {
+		if l, err := oci.References([]byte(body)); err == nil || l.Kind != oci.Neither || len(l.Content()) > 0 {
+			t.Errorf("%s: %+v, %v", name, l, err)
+		}
+	}
+}
+
+func TestReadReferences(t *testing.T) {
+	image := ` {"layers":[` + named("a") + `]}`
+	l, err := oci.ReadReferences(strings.NewReader(image), int64(len(image)))
+	if err != nil || len(l.Layers) != 1 {
+		t.Errorf("%+v, %v", l, err)
+	}
+	if _, err := oci.ReadReferences(strings.NewReader(image+"   "), int64(len(image))); !errors.Is(err, oci.ErrManifestTooLarge) {
+		t.Errorf("too large: %v", err)
+	}
+	broken := errors.New("broken")
+	if _, err := oci.ReadReferences(iotest.ErrReader(broken), 10); !errors.Is(err, broken) {
+		t.Errorf("broken: %v", err)
+	}
+	layer := &counter{r: io.LimitReader(zeros{}, 1<<20)}
+	if _, err := oci.ReadReferences(layer, 1<<20); err == nil || layer.n > 4<<10 {
+		t.Errorf("%d bytes of a layer were read: %v", layer.n, err)
+	}
+	if _, err := oci.ReadReferences(strings.NewReader("  "), 10); err == nil {
+		t.Error("blanks are no manifest")
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+type counter struct {
+	r io.Reader
+	n int
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += n
+	return n, err
+}
+
+// FuzzReferences feeds References any bytes: it does not panic, and all digests
+// that it returns are valid.
+func FuzzReferences(f *testing.F) {
+	f.Add([]byte(`{"config":` + named("c") + `,"layers":[` + named("a") + `],"subject":` + named("s") + `}`))
+	f.Add([]byte(`{"manifests":[{},null,` + named("a") + `],"layers":null}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		l, err := oci.References(body)
+		if err != nil {
+			return
+		}
+		all := l.Content()
+		if l.Subject != nil {
+			all = append(all, *l.Subject)
+		}
+		if slices.ContainsFunc(all, func(d ocispec.Descriptor) bool { _, err := oci.ParseDigest(d.Digest.String()); return err != nil }) {
+			t.Errorf("%q has invalid digests: %+v", body, all)
+		}
+		if read, err := oci.ReadReferences(strings.NewReader(string(body)), int64(len(body))); err != nil || read.Kind != l.Kind {
+			t.Errorf("%q read from a stream: %+v, %v", body, read, err)
+		}
+	})
+}
+
+func TestManifestType(t *testing.T) {
+	for name, c := range map[string]struct{ body, header, want string }{
+		"own":          {`{"mediaType":"a/b"}`, "c/d", "a/b"},
+		"header":       {`{}`, "c/d; charset=utf-8", "c/d"},
+		"silent":       {`{}`, "", ""},
+		"odd header":   {`{}`, "c/d; =", "c/d; ="},
+		"other schema": {`{"schemaVersion":2}`, oci.MediaTypeDockerManifest, oci.MediaTypeDockerManifest},
+	} {
+		if got, err := oci.ManifestType([]byte(c.body), c.header); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for _, c := range [][2]string{
+		{`{"schemaVersion":1}`, ""}, {`{}`, "application/vnd.docker.distribution.manifest.v1+prettyjws"},
+		{`{"mediaType":"application/vnd.docker.distribution.manifest.v1+json"}`, ""},
+	} {
+		if _, err := oci.ManifestType([]byte(c[0]), c[1]); !errors.Is(err, oci.ErrSchema1) {
+			t.Errorf("%q: %v", c, err)
+		}
+	}
+	if _, err := oci.ManifestType([]byte("<html>"), "a/b"); err == nil || errors.Is(err, oci.ErrSchema1) {
+		t.Errorf("HTML: %v", err)
+	}
+}
+
+func TestReadError(t *testing.T) {
+	for name, c := range map[string]struct{ body, code, message string }{
+		"document":       {`{"errors":[{"code":"DENIED","message":"go\naway","detail":{"x":1}},{"code":"OTHER"}]}`, "DENIED", "go away"},
+		"plain text":     {"Bad \x1b[2JGateway\n", "", "Bad [2JGateway"},
+		"HTML":           {" <html>", "", ""},
+		"empty":          {"", "", ""},
+		"no errors":      {`{"errors":[]}`, "", `{"errors":[]}`},
+		"odd code":       {`{"errors":[{"code":"a b","message":"m"}]}`, "", "m"},
+		"long code":      {`{"errors":[{"code":"` + strings.Repeat("A", 65) + `","message":"m"}]}`, "", "m"},
+		"long message":   {strings.Repeat("é", 200), "", strings.Repeat("é", 150) + "..."},
+		"half character": {"a" + strings.Repeat("é", 200), "", "a" + strings.Repeat("é", 149) + "..."},
+	} {
+		if code, message := oci.ReadError(strings.NewReader(c.body)); code != c.code || message != c.message {
+			t.Errorf("%s: %q, %q", name, code, message)
+		}
+	}
+	if code, message := oci.ReadError(iotest.ErrReader(errors.New("broken"))); code != "" || message != "" {
+		t.Errorf("broken: %q, %q", code, message)
+	}
+	endless := &counter{r: zeros{}}
+	if oci.ReadError(endless); endless.n > 70<<10 {
+		t.Errorf("%d bytes of an endless body were read", endless.n)
+	}
+}
