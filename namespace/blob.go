@@ -185,7 +185,7 @@ func (n *Namespace) source(id storage.Repository, dgst digest.Digest) storage.So
 			if err != nil {
 				return nil, err
 			}
-			return &storage.Stream{ReadCloser: body, Size: body.Size, Origin: body.Upstream, Reject: body.Reject}, nil
+			return &storage.Stream{ReadCloser: body, Size: body.Size(), Origin: body.Upstream(), Reject: body.Reject}, nil
 		},
 		Verified: func(info storage.Info) {
 			n.cache.putLink(context.Background(), id, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/upstream"
@@ -195,7 +196,7 @@ func (c *Cache) put(ctx context.Context, create func(size int64) (*spool.Spool, 
 // whether it is stored; where it is not, the manifest is served all the same.
 // Clients wait for that, so where room has to be made first, a job of the pool
 // stores it.
-func (c *Cache) keep(ctx context.Context, repo storage.Repository, tag string, m *upstream.Manifest) bool {
+func (c *Cache) keep(ctx context.Context, repo storage.Repository, tag string, m *oci.Manifest) bool {
 	desc, checked := m.Descriptor, time.Now()
 	err := c.put(ctx, c.spools.CreateNow, desc.Digest, m.Body)
 	if !errors.Is(err, spool.ErrBusy) {

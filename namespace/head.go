@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
@@ -35,7 +36,7 @@ func (n *Namespace) headByDigest(ctx context.Context, repo string, dgst digest.D
 	}
 	q.op = "head"
 	f, _, err := share(ctx, n.cache, q, func(ctx context.Context) (*found, error) {
-		f, err := n.ask(ctx, id, dgst.String())
+		f, err := n.ask(ctx, id, oci.ByDigest(dgst))
 		n.remember(question{id, "manifest", dgst.String()}, err)
 		return f, err
 	})
@@ -48,7 +49,7 @@ func (n *Namespace) headByDigest(ctx context.Context, repo string, dgst digest.D
 // ask asks the upstream what a tag or digest names. What is stored is described
 // from the store; an upstream whose HEAD does not say everything about what is
 // not is asked for the manifest itself, which is then stored.
-func (n *Namespace) ask(ctx context.Context, id storage.Repository, ref string) (*found, error) {
+func (n *Namespace) ask(ctx context.Context, id storage.Repository, ref oci.Reference) (*found, error) {
 	desc, err := n.spec.Upstreams.Head(ctx, id.Name, ref)
 	if errors.Is(err, upstream.ErrHeadUnsupported) {
 		return n.fetch(ctx, id, ref, "")
@@ -56,7 +57,7 @@ func (n *Namespace) ask(ctx context.Context, id storage.Repository, ref string) 
 	if err != nil {
 		return nil, err
 	}
-	if dgst, err := digest.Parse(ref); err == nil {
+	if dgst := ref.Digest(); dgst != "" {
 		desc.Digest = dgst // whatever the header says
 	}
 	if own, ok := n.adopt(ctx, id, desc); ok {
@@ -82,7 +83,7 @@ func (n *Namespace) headByTag(ctx context.Context, repo, tag string) (*Manifest,
 		return nil, err
 	}
 	f, _, err := share(ctx, n.cache, question{id, "head", tag}, func(ctx context.Context) (*found, error) {
-		f, err := n.ask(ctx, id, tag)
+		f, err := n.ask(ctx, id, oci.ByTag(tag))
 		n.remember(q, err)
 		if err == nil {
 			n.learn(ctx, id, tag, f)

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
@@ -59,7 +60,7 @@ func (n *Namespace) manifestByDigest(ctx context.Context, repo string, dgst dige
 	f, led, err := share(ctx, n.cache, q, func(ctx context.Context) (*found, error) {
 		f, err := n.confirm(ctx, id, dgst)
 		if f == nil && err == nil {
-			f, err = n.fetch(ctx, id, dgst.String(), "")
+			f, err = n.fetch(ctx, id, oci.ByDigest(dgst), "")
 		}
 		n.remember(q, err)
 		return f, err
@@ -72,7 +73,7 @@ func (n *Namespace) manifestByDigest(ctx context.Context, repo string, dgst dige
 
 // fetch gets a manifest from upstream and stores it, together with the tag that
 // names it, if there is one.
-func (n *Namespace) fetch(ctx context.Context, id storage.Repository, ref, tag string) (*found, error) {
+func (n *Namespace) fetch(ctx context.Context, id storage.Repository, ref oci.Reference, tag string) (*found, error) {
 	m, err := n.spec.Upstreams.Manifest(ctx, id.Name, ref)
 	if err != nil {
 		return nil, err
@@ -116,7 +117,7 @@ func (n *Namespace) refetch(ctx context.Context, id storage.Repository, dgst dig
 		n.log.Warn("cannot read a stored manifest; its upstream is asked", "repository", id.String(), "digest", dgst, "error", failure)
 	}
 	f, led, err := share(ctx, n.cache, question{id, "refetch", dgst.String()}, func(ctx context.Context) (*found, error) {
-		return n.fetch(ctx, id, dgst.String(), "")
+		return n.fetch(ctx, id, oci.ByDigest(dgst), "")
 	})
 	if err != nil {
 		return nil, err
@@ -171,9 +172,9 @@ func (n *Namespace) settled(tag string, known storage.Tag) bool {
 // refresh asks the upstream what a tag names. A tag that is cached costs a
 // HEAD, and a GET only where it has moved or HEAD does not say.
 func (n *Namespace) refresh(ctx context.Context, id storage.Repository, tag string, known storage.Tag, cached bool) (*found, error) {
-	ref := tag
+	ref := oci.ByTag(tag)
 	if cached {
-		desc, err := n.spec.Upstreams.Head(ctx, id.Name, tag)
+		desc, err := n.spec.Upstreams.Head(ctx, id.Name, ref)
 		switch {
 		case errors.Is(err, upstream.ErrHeadUnsupported), err == nil && desc.Digest == "":
 		case err != nil:
@@ -182,7 +183,7 @@ func (n *Namespace) refresh(ctx context.Context, id storage.Repository, tag stri
 			if own, ok := n.adopt(ctx, id, desc); ok {
 				return n.checked(ctx, id, tag, own, known), nil
 			}
-			ref = desc.Digest.String()
+			ref = oci.ByDigest(desc.Digest)
 		}
 	}
 	f, err := n.fetch(ctx, id, ref, tag)

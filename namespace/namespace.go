@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
@@ -35,8 +36,9 @@ type Spec struct {
 	Host string
 	// Default is whether it serves every name that no other key matches.
 	Default bool
-	// Upstreams are asked in their order.
-	Upstreams *upstream.Chain
+	// Upstreams answers for the registry that the namespace mirrors: one
+	// registry, or a chain of them.
+	Upstreams oci.Registry
 	// UpstreamHosts names the upstreams, for messages.
 	UpstreamHosts []string
 	// DockerHub is whether one of the upstreams is Docker Hub, where a name of

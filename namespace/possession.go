@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
@@ -79,7 +80,7 @@ func (n *Namespace) confirm(ctx context.Context, id storage.Repository, dgst dig
 	if _, err := n.cache.store.Stat(ctx, dgst); err != nil {
 		return nil, nil
 	}
-	desc, err := n.spec.Upstreams.Head(ctx, id.Name, dgst.String())
+	desc, err := n.spec.Upstreams.Head(ctx, id.Name, oci.ByDigest(dgst))
 	if errors.Is(err, upstream.ErrHeadUnsupported) {
 		return nil, nil
 	}

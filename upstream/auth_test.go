@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -46,7 +47,7 @@ func TestAuthentication(t *testing.T) {
 			}
 			c := newClient(t, r, options...)
 			for range 2 {
-				_, err := c.Manifest(t.Context(), "library/nginx", "latest")
+				_, err := c.Manifest(t.Context(), "library/nginx", oci.ByTag("latest"))
 				if !errors.Is(err, test.wantErr) {
 					t.Errorf("got %v, want %v", err, test.wantErr)
 				}
@@ -73,12 +74,12 @@ func TestTokenRenewal(t *testing.T) {
 		pull := func() {
 			t.Helper()
 			r.ResetRequests()
-			must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+			must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 		}
 		pull()
 		r.RevokeTokens()
 		time.Sleep(4 * time.Second)
-		_, err := c.Manifest(t.Context(), "repo", "latest")
+		_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		wantError(t, err, upstream.ErrDenied) // a 403 on a fresh token is meant
 		time.Sleep(2 * time.Second)
 		pull()
@@ -105,11 +106,11 @@ func TestSharedTokenWasRevoked(t *testing.T) {
 				tokens := tokencache.New(tokencache.NewMemory(10), nil)
 				defer tokens.Close()
 				sharing := func(o *upstream.Options) { o.Tokens = tokens }
-				must[*upstream.Manifest](t)(newClient(t, r, on(n), sharing).Manifest(t.Context(), "repo", "latest"))
+				must[*oci.Manifest](t)(newClient(t, r, on(n), sharing).Manifest(t.Context(), "repo", oci.ByTag("latest")))
 				r.RevokeTokens()
 				time.Sleep(6 * time.Second)
 				r.ResetRequests()
-				must[*upstream.Manifest](t)(newClient(t, r, on(n), sharing).Manifest(t.Context(), "repo", "latest"))
+				must[*oci.Manifest](t)(newClient(t, r, on(n), sharing).Manifest(t.Context(), "repo", oci.ByTag("latest")))
 				want := []string{"GET /v2/repo/manifests/latest 401", "GET /v2/repo/manifests/latest " + name, "GET /v2/repo/manifests/latest 200"}
 				if diff := cmp.Diff(want, r.Requests()); diff != "" || len(r.TokenRequests()) != 1 {
 					t.Errorf("%s after %v", diff, r.TokenRequests())
@@ -124,7 +125,7 @@ func TestRefusedTokensThatLookOld(t *testing.T) {
 	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
 	issued := time.Now().Add(-time.Minute).UTC().Format(time.RFC3339)
 	r.Fault(upstreamtest.Tokens, upstreamtest.Status(200, `{"token":"refused","expires_in":300,"issued_at":"`+issued+`"}`))
-	_, err := newClient(t, r).Manifest(t.Context(), "repo", "latest")
+	_, err := newClient(t, r).Manifest(t.Context(), "repo", oci.ByTag("latest"))
 	wantError(t, err, upstream.ErrDenied)
 	if got := r.Requests(); len(got) != 3 {
 		t.Errorf("requests are %q, want 3", got)
@@ -154,7 +155,7 @@ func TestTokenService(t *testing.T) {
 			r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
 			r.AddImage("repo", "latest", []byte("layer"))
 			r.Fault(upstreamtest.Tokens, test.effect)
-			_, err := newClient(t, r).Manifest(t.Context(), "repo", "latest")
+			_, err := newClient(t, r).Manifest(t.Context(), "repo", oci.ByTag("latest"))
 			if wantError(t, err, test.want); !strings.Contains(err.Error(), test.message) {
 				t.Errorf("got %v, want %q", err, test.message)
 			}
@@ -169,7 +170,7 @@ func TestRealmsRedirectGetsNoCredentials(t *testing.T) {
 	other := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
 	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
 	r.Fault(upstreamtest.Tokens, upstreamtest.Status(http.StatusFound, ""), upstreamtest.Header("Location", other.TokenURL()))
-	_, err := newClient(t, r, withCredentials).Manifest(t.Context(), "repo", "latest")
+	_, err := newClient(t, r, withCredentials).Manifest(t.Context(), "repo", oci.ByTag("latest"))
 	wantError(t, err, upstream.ErrDenied) // the other's token is worth nothing here
 	for _, record := range append(r.Log(), other.Log()...) {
 		if basic := strings.HasPrefix(record.Header.Get("Authorization"), "Basic "); basic != strings.HasPrefix(record.URI, "/token?") {
@@ -185,7 +186,7 @@ func TestRealmMustBeHTTPS(t *testing.T) {
 	for _, realm := range []string{"http://auth.test/token", "ftp://auth.test/token"} {
 		r := upstreamtest.New(t, upstreamtest.WithTLS(), upstreamtest.WithBearer(upstreamtest.Bearer{Realm: realm}))
 		c := newClient(t, r, withCredentials, func(o *upstream.Options) { o.RootCAs = r.RootCAs() })
-		_, err := c.Manifest(t.Context(), "repo", "latest")
+		_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		if wantError(t, err, upstream.ErrUnavailable); !strings.Contains(err.Error(), "auth.test") {
 			t.Errorf("%v does not name the realm's host", err)
 		}
@@ -217,7 +218,7 @@ func TestSecondHostChallenges(t *testing.T) {
 	first := upstreamtest.New(t, upstreamtest.WithBasic("user", "hunter2"), upstreamtest.WithRedirect(second))
 	c := newClient(t, first, withCredentials)
 	for range 2 {
-		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 	}
 	if got := second.Authorizations(); len(got) != 3 || got[0] != "" || !strings.HasPrefix(got[1], "Bearer ") || got[1] != got[2] {
 		t.Errorf("the second host saw %q", got)
@@ -256,5 +257,5 @@ func TestAuthenticationChoosesBearer(t *testing.T) {
 	c := newClient(t, r, withCredentials)
 	challenge := `BASIC realm="x", bEaReR realm="` + r.TokenURL() + `"`
 	r.Fault(upstreamtest.Manifests, upstreamtest.Status(http.StatusUnauthorized, ""), upstreamtest.Header("WWW-Authenticate", challenge)).Times(1)
-	must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+	must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 }

@@ -11,13 +11,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // Blob opens a blob at offset for length bytes, or to its end where length is
 // -1. The caller closes the body. The whole of a blob is asked for without a
 // Range.
-func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (*Body, error) {
-	return openBody(ctx, c.logger, []*Client{c}, repo, dgst, offset, length)
+func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
+	return openBlob(ctx, c.logger, []*Client{c}, repo, dgst, offset, length)
 }
 
 // StatBlob asks whether there is a blob, and for its size. Where the registry

@@ -10,6 +10,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // ChainOptions are what a chain has besides its members.
@@ -26,6 +28,8 @@ type Chain struct {
 	logger  *slog.Logger
 }
 
+var _ oci.Registry = (*Chain)(nil)
+
 // NewChain returns a chain of members in the order in which they are asked.
 func NewChain(opts ChainOptions, members ...*Client) *Chain {
 	return &Chain{members: members, logger: loggerOr(opts.Logger)}
@@ -33,7 +37,7 @@ func NewChain(opts ChainOptions, members ...*Client) *Chain {
 
 // Blob is [Client.Blob] on the first member that has it. A member that recently
 // delivered the wrong bytes for the digest is asked last.
-func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (*Body, error) {
+func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
 	var ordered, last []*Client
 	for _, member := range c.members {
 		if member.rejected.has(dgst) {
@@ -42,7 +46,7 @@ func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offse
 			ordered = append(ordered, member)
 		}
 	}
-	return openBody(ctx, c.logger, append(ordered, last...), repo, dgst, offset, length)
+	return openBlob(ctx, c.logger, append(ordered, last...), repo, dgst, offset, length)
 }
 
 // StatBlob is [Client.StatBlob] on the first member that has the blob.
@@ -51,26 +55,26 @@ func (c *Chain) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (
 }
 
 // Manifest is [Client.Manifest] on the first member that has it.
-func (c *Chain) Manifest(ctx context.Context, repo, ref string) (*Manifest, error) {
-	return ask(ctx, c.logger, c.members, func(m *Client) (*Manifest, error) { return m.Manifest(ctx, repo, ref) })
+func (c *Chain) Manifest(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
+	return ask(ctx, c.logger, c.members, func(m *Client) (*oci.Manifest, error) { return m.Manifest(ctx, repo, ref) })
 }
 
 // Head is [Client.Head] on the first member that has the manifest. A member that
 // answers [ErrHeadUnsupported] ends the question: a GET may show that it has
 // the manifest, and then the later members' word does not count.
-func (c *Chain) Head(ctx context.Context, repo, ref string) (ocispec.Descriptor, error) {
+func (c *Chain) Head(ctx context.Context, repo string, ref oci.Reference) (ocispec.Descriptor, error) {
 	return ask(ctx, c.logger, c.members, func(m *Client) (ocispec.Descriptor, error) { return m.Head(ctx, repo, ref) })
 }
 
 // Tags is [Client.Tags] of the first member that has the repository.
-func (c *Chain) Tags(ctx context.Context, repo string, query url.Values) (*TagList, error) {
-	return ask(ctx, c.logger, c.members, func(m *Client) (*TagList, error) { return m.Tags(ctx, repo, query) })
+func (c *Chain) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
+	return ask(ctx, c.logger, c.members, func(m *Client) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
 }
 
 // Referrers is [Client.Referrers] of the first member that knows of any, and
 // an empty index only where every member has none.
-func (c *Chain) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*Referrers, error) {
-	referrers, err := ask(ctx, c.logger, c.members, func(m *Client) (*Referrers, error) {
+func (c *Chain) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
+	referrers, err := ask(ctx, c.logger, c.members, func(m *Client) (*oci.Referrers, error) {
 		return m.referrers(ctx, repo, dgst, artifactType)
 	})
 	if len(c.members) == 0 {

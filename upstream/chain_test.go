@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -36,7 +37,7 @@ func TestChainErrors(t *testing.T) {
 				members = append(members, newClient(t, r))
 			}
 			chain := upstream.NewChain(upstream.ChainOptions{}, members...)
-			_, err := chain.Manifest(t.Context(), "repo", "latest")
+			_, err := chain.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 			if e := wantError(t, err, test.want); e.Status != test.status {
 				t.Errorf("got %#v", e)
 			}
@@ -60,7 +61,7 @@ func TestChainSkipsRestingMember(t *testing.T) {
 	first.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
 	a, b := newClient(t, first), newClient(t, second)
 	for range 2 { // chains share what their members know
-		m := must[*upstream.Manifest](t)(upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(t.Context(), "repo", "latest"))
+		m := must[*oci.Manifest](t)(upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(t.Context(), "repo", oci.ByTag("latest")))
 		if m.Upstream != second.Host {
 			t.Errorf("got it from %s", m.Upstream)
 		}
@@ -68,7 +69,7 @@ func TestChainSkipsRestingMember(t *testing.T) {
 	if got := first.Requests(); len(got) != 1 {
 		t.Errorf("requests are %v", got)
 	}
-	_, err := upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(t.Context(), "repo", "absent")
+	_, err := upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(t.Context(), "repo", oci.ByTag("absent"))
 	wantError(t, err, upstream.ErrRateLimited)
 }
 
@@ -85,7 +86,7 @@ func TestRestingMemberIsTheLastResort(t *testing.T) {
 		a, b := newClient(t, first, on(n)), newClient(t, second, on(n))
 		chain := upstream.NewChain(upstream.ChainOptions{}, a, b)
 		pull := func(ref string) (string, error) {
-			m, err := chain.Manifest(t.Context(), "repo", ref)
+			m, err := chain.Manifest(t.Context(), "repo", oci.ByTag(ref))
 			if err != nil {
 				return "", err
 			}
@@ -127,7 +128,7 @@ func TestChainHeadStopsWhereHeadIsRefused(t *testing.T) {
 	first, second := upstreamtest.New(t), upstreamtest.New(t)
 	second.AddImage("repo", "latest", []byte("layer"))
 	first.Fault(upstreamtest.Method("HEAD"), upstreamtest.Status(401, ""))
-	_, err := upstream.NewChain(upstream.ChainOptions{}, newClient(t, first), newClient(t, second)).Head(t.Context(), "repo", "latest")
+	_, err := upstream.NewChain(upstream.ChainOptions{}, newClient(t, first), newClient(t, second)).Head(t.Context(), "repo", oci.ByTag("latest"))
 	wantError(t, err, upstream.ErrHeadUnsupported)
 	if got := second.Requests(); len(got) != 0 {
 		t.Errorf("requests are %v", got)
@@ -145,13 +146,13 @@ func TestTags(t *testing.T) {
 		r.AddImage("repo", tag, []byte(tag))
 	}
 	c := newClient(t, r)
-	first := must[*upstream.TagList](t)(c.Tags(t.Context(), "repo", url.Values{"n": {"2"}}))
-	want := &upstream.TagList{Tags: []string{"a", "b"}, Next: url.Values{"n": {"2"}, "last": {"b"}}, Upstream: r.Host}
+	first := must[*oci.TagList](t)(c.Tags(t.Context(), "repo", url.Values{"n": {"2"}}))
+	want := &oci.TagList{Tags: []string{"a", "b"}, Next: url.Values{"n": {"2"}, "last": {"b"}}, Upstream: r.Host}
 	if diff := cmp.Diff(want, first); diff != "" {
 		t.Error(diff)
 	}
-	second := must[*upstream.TagList](t)(c.Tags(t.Context(), "repo", first.Next))
-	if diff := cmp.Diff(&upstream.TagList{Tags: []string{"c"}, Upstream: r.Host}, second); diff != "" {
+	second := must[*oci.TagList](t)(c.Tags(t.Context(), "repo", first.Next))
+	if diff := cmp.Diff(&oci.TagList{Tags: []string{"c"}, Upstream: r.Host}, second); diff != "" {
 		t.Error(diff)
 	}
 	for link, next := range map[string]url.Values{
@@ -159,12 +160,12 @@ func TestTags(t *testing.T) {
 		`</a?x=1>; rel="prev"`: nil, `garbage`: nil, `</a>; rel=next`: nil, `<`: nil,
 	} {
 		r.Fault(upstreamtest.Tags, upstreamtest.Header("Link", link)).Times(1)
-		if got := must[*upstream.TagList](t)(c.Tags(t.Context(), "repo", nil)); cmp.Diff(next, got.Next) != "" {
+		if got := must[*oci.TagList](t)(c.Tags(t.Context(), "repo", nil)); cmp.Diff(next, got.Next) != "" {
 			t.Errorf("%s gives %v, want %v", link, got.Next, next)
 		}
 	}
 	r.Fault(upstreamtest.Tags, upstreamtest.Status(200, `{"name":"repo","tags":null}`)).Times(1)
-	if got := must[*upstream.TagList](t)(c.Tags(t.Context(), "repo", nil)); got.Tags == nil || len(got.Tags) != 0 {
+	if got := must[*oci.TagList](t)(c.Tags(t.Context(), "repo", nil)); got.Tags == nil || len(got.Tags) != 0 {
 		t.Errorf("null is %#v", got.Tags)
 	}
 	_, err := c.Tags(t.Context(), "absent", nil)
@@ -184,7 +185,7 @@ func TestReferrers(t *testing.T) {
 			signature := r.AddReferrer("repo", image, "example/signature", []byte("signature"))
 			c := upstream.NewChain(upstream.ChainOptions{}, newClient(t, r))
 			for artifactType, want := range map[string]int{"": 2, "example/sbom": 1, "example/signature": 1, "example/none": 0} {
-				got := must[*upstream.Referrers](t)(c.Referrers(t.Context(), "repo", image.Digest, artifactType))
+				got := must[*oci.Referrers](t)(c.Referrers(t.Context(), "repo", image.Digest, artifactType))
 				if len(got.Index.Manifests) != want || got.Index.Manifests == nil || got.Index.MediaType != ocispec.MediaTypeImageIndex {
 					t.Errorf("%q gives %v", artifactType, got.Index)
 				}
@@ -194,7 +195,7 @@ func TestReferrers(t *testing.T) {
 					}
 				}
 			}
-			if got := must[*upstream.Referrers](t)(c.Referrers(t.Context(), "repo", sbom.Digest, "")); len(got.Index.Manifests) != 0 {
+			if got := must[*oci.Referrers](t)(c.Referrers(t.Context(), "repo", sbom.Digest, "")); len(got.Index.Manifests) != 0 {
 				t.Errorf("got %v for what nobody refers to", got.Index)
 			}
 			r.Fault(upstreamtest.Any, upstreamtest.Status(500, ""))
@@ -211,7 +212,7 @@ func TestReferrersNotAllowed(t *testing.T) {
 	sbom := r.AddReferrer("repo", image, "example/sbom", []byte("sbom"))
 	r.Fault(upstreamtest.Referrers, upstreamtest.Status(http.StatusMethodNotAllowed, ""))
 	for _, artifactType := range []string{"", "example/sbom"} {
-		got := must[*upstream.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, artifactType))
+		got := must[*oci.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, artifactType))
 		if len(got.Index.Manifests) != 1 || got.Index.Manifests[0].Digest != sbom.Digest {
 			t.Errorf("%q gives %v", artifactType, got.Index.Manifests)
 		}
@@ -223,13 +224,13 @@ func TestReferrersPages(t *testing.T) {
 	image := r.AddImage("repo", "latest", []byte("layer"))
 	r.AddReferrer("repo", image, "example/sbom", []byte("sbom"))
 	r.Fault(upstreamtest.Referrers, upstreamtest.Header("Link", `</v2/repo/referrers/x?page=2>; rel="next"`)).Times(2)
-	got := must[*upstream.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, "example/sbom"))
+	got := must[*oci.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, "example/sbom"))
 	if len(got.Index.Manifests) != 3 {
 		t.Errorf("got %v", got.Index.Manifests)
 	}
 	r.ResetRequests()
 	r.Fault(upstreamtest.Referrers, upstreamtest.Header("Link", `</v2/repo/referrers/x?page=2>; rel="next"`))
-	must[*upstream.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, ""))
+	must[*oci.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, ""))
 	if n := len(r.Requests()); n != 100 {
 		t.Errorf("an endless list costs %d requests", n)
 	}

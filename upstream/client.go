@@ -18,6 +18,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 )
 
@@ -93,6 +94,8 @@ type Client struct {
 	closing     context.Context
 	close       context.CancelFunc
 }
+
+var _ oci.Registry = (*Client)(nil)
 
 // NewClient returns a client for the registry that the options name.
 func NewClient(o Options) *Client {

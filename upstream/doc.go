@@ -16,7 +16,7 @@
 //
 // A Chain asks its members in order. What a failure means is decided in two
 // functions only: classify says which class a status is, and advances which
-// class sends a question on to the next member. A [Body] goes on where a broken
+// class sends a question on to the next member. A blobReader goes on where a broken
 // stream left off (resume.go), on any member: blobs are addressed by their
 // digest, so any member's bytes will do.
 //

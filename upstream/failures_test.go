@@ -12,12 +12,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 func TestStatusClasses(t *testing.T) {
-	oci := `{"errors":[{"code":"NAME_INVALID","message":"no such\r\nname"}]}`
+	document := `{"errors":[{"code":"NAME_INVALID","message":"no such\r\nname"}]}`
 	tests := []struct {
 		status   int
 		body     string
@@ -26,8 +27,8 @@ func TestStatusClasses(t *testing.T) {
 		message  string
 		requests int
 	}{
-		{400, oci, upstream.ErrNotFound, "NAME_INVALID", "no such name", 1},
-		{401, oci, upstream.ErrDenied, "NAME_INVALID", "no such name", 1},
+		{400, document, upstream.ErrNotFound, "NAME_INVALID", "no such name", 1},
+		{401, document, upstream.ErrDenied, "NAME_INVALID", "no such name", 1},
 		{403, "", upstream.ErrDenied, "", "", 1},
 		{404, "<html>", upstream.ErrNotFound, "", "", 1},
 		{410, "", upstream.ErrNotFound, "", "", 1},
@@ -46,7 +47,7 @@ func TestStatusClasses(t *testing.T) {
 				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 				c := newClient(t, r, on(n))
 				r.Fault(upstreamtest.Any, upstreamtest.Status(test.status, test.body))
-				_, err := c.Manifest(t.Context(), "repo", "latest")
+				_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 				e := wantError(t, err, test.want)
 				if e.Status != test.status || e.Code != test.code || e.Message != test.message || e.Timeout() {
 					t.Errorf("got %#v", e)
@@ -68,7 +69,7 @@ func TestRetrySucceeds(t *testing.T) {
 				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 				r.AddImage("repo", "latest", []byte("layer"))
 				r.Fault(upstreamtest.Manifests, effect).Times(2)
-				must[*upstream.Manifest](t)(newClient(t, r, on(n)).Manifest(t.Context(), "repo", "latest"))
+				must[*oci.Manifest](t)(newClient(t, r, on(n)).Manifest(t.Context(), "repo", oci.ByTag("latest")))
 			})
 		})
 	}
@@ -79,7 +80,7 @@ func TestHeaderTimeout(t *testing.T) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(upstreamtest.NewGate()))
 		start := time.Now()
-		_, err := newClient(t, r, on(n)).Manifest(t.Context(), "repo", "latest")
+		_, err := newClient(t, r, on(n)).Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		if e := wantError(t, err, upstream.ErrUnavailable); !e.Timeout() || time.Since(start) != 5*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
@@ -105,7 +106,7 @@ func TestRateLimitedRests(t *testing.T) {
 				r.AddImage("repo", "latest", []byte("layer"))
 				c := newClient(t, r, on(n))
 				r.Fault(upstreamtest.Manifests, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", test.retryAfter)).Times(1)
-				_, err := c.Manifest(t.Context(), "repo", "latest")
+				_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 				if e := wantError(t, err, upstream.ErrRateLimited); e.RetryAfter != test.want {
 					t.Errorf("RetryAfter is %v, want %v", e.RetryAfter, test.want)
 				}
@@ -115,7 +116,7 @@ func TestRateLimitedRests(t *testing.T) {
 					t.Errorf("got %v after %v", err, r.Requests())
 				}
 				time.Sleep(time.Second / 2)
-				must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+				must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 			})
 		})
 	}
@@ -132,7 +133,7 @@ func TestCircuitBreaker(t *testing.T) {
 			n.Hang(addr, hang)
 			ask := func() {
 				t.Helper()
-				_, err := c.Manifest(t.Context(), "repo", "latest")
+				_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 				if e := wantError(t, err, upstream.ErrUnavailable); e.Timeout() != hang {
 					t.Errorf("Timeout() is %v for %v", e.Timeout(), err)
 				}
@@ -154,7 +155,7 @@ func TestCircuitBreaker(t *testing.T) {
 				wantDials(0)
 				time.Sleep(time.Nanosecond)
 				for range 5 { // one of which probes
-					go c.Manifest(t.Context(), "repo", "latest")
+					go c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 				}
 				if hang {
 					time.Sleep(2 * time.Second) // the connect timeout
@@ -165,14 +166,14 @@ func TestCircuitBreaker(t *testing.T) {
 			n.Hang(addr, false)
 			r.Reopen()
 			time.Sleep(time.Minute)
-			must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+			must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 			r.Close()
 			for range 2 { // the count began anew
-				_, err := c.Manifest(t.Context(), "repo", "latest")
+				_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 				wantError(t, err, upstream.ErrUnavailable)
 			}
 			r.Reopen()
-			must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+			must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 		})
 	}
 }
@@ -201,7 +202,7 @@ func TestRedirects(t *testing.T) {
 				exact := func(req *http.Request) bool { return req.URL.Path == path }
 				r.Fault(exact, upstreamtest.Status(http.StatusFound, ""), upstreamtest.Header("Location", location))
 			}
-			_, err := c.Manifest(t.Context(), "repo", "a")
+			_, err := c.Manifest(t.Context(), "repo", oci.ByTag("a"))
 			if wantError(t, err, upstream.ErrUnavailable); !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
@@ -229,7 +230,7 @@ func TestErrorsHoldNoSecrets(t *testing.T) {
 			o.Username, o.Password = "user", "hunter2"
 			o.Proxy, _ = url.Parse("http://proxyuser:proxysecret@" + r.Host)
 		})
-		_, err := c.Manifest(t.Context(), "repo", "latest")
+		_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "proxysecret") {
 			t.Errorf("a secret in %v", err)
 		}
@@ -247,7 +248,7 @@ func TestRateLimitIsLoggedOnce(t *testing.T) {
 		lines     int
 	}{{"10", 0}, {"9", 1}, {"8", 1}, {"100", 1}, {"9", 2}, {"nonsense", 2}} {
 		r.Fault(upstreamtest.Manifests, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", step.remaining+";w=21600")).Times(1)
-		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 		if got := strings.Count(log.String(), "\n"); got != step.lines {
 			t.Errorf("%d lines at %s: %s", got, step.remaining, &log)
 		}
@@ -265,7 +266,7 @@ func TestBreakerIsTheOriginsOwn(t *testing.T) {
 		_, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
 		wantError(t, err, upstream.ErrUnavailable)
 	}
-	must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+	must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 }
 
 // A client that went away says nothing about the registry either.
@@ -277,12 +278,12 @@ func TestClientsGoneDoNotOpenTheBreaker(t *testing.T) {
 		n.Hang("registry.test:80", true)
 		for range 5 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			if _, err := c.Manifest(ctx, "repo", "latest"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, upstream.ErrUnavailable) {
+			if _, err := c.Manifest(ctx, "repo", oci.ByTag("latest")); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, upstream.ErrUnavailable) {
 				t.Errorf("got %v", err)
 			}
 			cancel()
 		}
 		n.Hang("registry.test:80", false)
-		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 	})
 }

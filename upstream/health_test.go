@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -50,7 +51,7 @@ func newPair(t *testing.T, n *upstreamtest.Network) *pair {
 func (p *pair) ask(t *testing.T, want *upstreamtest.Registry) time.Duration {
 	t.Helper()
 	start := time.Now()
-	m := must[*upstream.Manifest](t)(p.Manifest(t.Context(), "repo", "latest"))
+	m := must[*oci.Manifest](t)(p.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 	if m.Upstream != want.Host {
 		t.Errorf("%s answered, want %s", m.Upstream, want.Host)
 	}
@@ -122,7 +123,7 @@ func TestMemberInDoubtIsTheLastResort(t *testing.T) {
 		only := p.first.AddImage("repo", "only", []byte("here"))
 		p.first.Reopen()
 		time.Sleep(10 * time.Second)
-		m := must[*upstream.Manifest](t)(p.Manifest(t.Context(), "repo", "only"))
+		m := must[*oci.Manifest](t)(p.Manifest(t.Context(), "repo", oci.ByTag("only")))
 		if m.Descriptor.Digest != only.Digest {
 			t.Errorf("got %v", m.Descriptor)
 		}
@@ -181,15 +182,15 @@ func TestRestsAreShared(t *testing.T) {
 		}
 
 		r.Fault(upstreamtest.Any, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30")).Times(1)
-		_, err := known.Manifest(t.Context(), "repo", "latest")
+		_, err := known.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		wantError(t, err, upstream.ErrRateLimited)
 		if want := []string{names[1] + " 30s"}; !slices.Equal(shared.told, want) {
 			t.Errorf("told: %q, want %q", shared.told, want)
 		}
-		must[*upstream.Manifest](t)(anonymous.Manifest(t.Context(), "repo", "latest"))
+		must[*oci.Manifest](t)(anonymous.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 
 		shared.limited[names[0]](time.Now().Add(100 * time.Hour))
-		_, err = anonymous.Manifest(t.Context(), "repo", "latest")
+		_, err = anonymous.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		if e := wantError(t, err, upstream.ErrRateLimited); e.RetryAfter != 15*time.Minute {
 			t.Errorf("it rests for %v", e.RetryAfter)
 		}
@@ -197,7 +198,7 @@ func TestRestsAreShared(t *testing.T) {
 			t.Errorf("what was heard is told again: %q", shared.told)
 		}
 		time.Sleep(15 * time.Minute)
-		must[*upstream.Manifest](t)(anonymous.Manifest(t.Context(), "repo", "latest"))
+		must[*oci.Manifest](t)(anonymous.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 		anonymous.Close()
 		known.Close()
 		if len(shared.limited) != 0 {
@@ -255,7 +256,7 @@ func TestBodyDoesNotOutlastEverything(t *testing.T) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, firstAddr))
 		dgst := r.AddBlob("repo", blob)
 		r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(1000, upstreamtest.NewGate()))
-		b := must[*upstream.Body](t)(newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1))
+		b := must[oci.Blob](t)(newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1))
 		defer b.Close()
 		must[int](t)(io.ReadFull(b, make([]byte, 1000)))
 		r.Close()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -21,7 +22,7 @@ func (p *pair) lie(t *testing.T, i int) digest.Digest {
 	content := fmt.Appendf(nil, "blob %d", i)
 	dgst := p.second.AddBlob("repo", content)
 	p.first.AddBlobAs("repo", dgst, bytes.ToUpper(content))
-	b := must[*upstream.Body](t)(p.Blob(t.Context(), "repo", dgst, 0, -1))
+	b := must[oci.Blob](t)(p.Blob(t.Context(), "repo", dgst, 0, -1))
 	defer b.Close()
 	if got := must[[]byte](t)(io.ReadAll(b)); bytes.Equal(got, content) {
 		t.Fatalf("blob %d: the first member was not asked", i)
@@ -54,7 +55,7 @@ func TestRepeatedLiarsRest(t *testing.T) {
 			time.Sleep(last - 1)
 			last = 1
 			p.ask(t, p.second)
-			_, err := p.a.Manifest(t.Context(), "repo", "latest")
+			_, err := p.a.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 			if e := wantError(t, err, upstream.ErrUnavailable); !strings.Contains(e.Error(), "wrong bytes repeatedly") {
 				t.Errorf("round %d: %v", round, err)
 			}
@@ -75,7 +76,7 @@ func TestRepeatedLiarsRest(t *testing.T) {
 func TestLiesAtOnce(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
-		var bodies []*upstream.Body
+		var bodies []oci.Blob
 		for i := range 6 {
 			dgst := digest.FromString(fmt.Sprint("what it ought to be ", i))
 			p.first.AddBlobAs("repo", dgst, []byte("what it is"))
@@ -116,7 +117,7 @@ func TestManifestsThatLie(t *testing.T) {
 		for i := range 3 {
 			image := p.second.AddImage("repo", fmt.Sprint("v", i), fmt.Appendf(nil, "layer %d", i))
 			p.first.AddManifest("repo", image.Digest.String(), image.MediaType, []byte("{}"))
-			m := must[*upstream.Manifest](t)(p.Manifest(t.Context(), "repo", image.Digest.String()))
+			m := must[*oci.Manifest](t)(p.Manifest(t.Context(), "repo", oci.ByDigest(image.Digest)))
 			if m.Upstream != p.second.Host {
 				t.Errorf("got it from %s", m.Upstream)
 			}
@@ -137,8 +138,8 @@ func TestSharedLieIsNobodys(t *testing.T) {
 			p.first.Fault(func(r *http.Request) bool { return r.Header.Get("Range") != "" }, upstreamtest.Status(500, ""))
 			b, err := p.Blob(t.Context(), "repo", dgst, 0, -1)
 			readBody(t, b, err)
-			if b.Upstream != p.second.Host {
-				t.Fatalf("%s went on", b.Upstream)
+			if b.Upstream() != p.second.Host {
+				t.Fatalf("%s went on", b.Upstream())
 			}
 			if b.Reject() {
 				t.Error("somewhere else to go")
@@ -159,7 +160,7 @@ func TestLiarIsTheLastResort(t *testing.T) {
 		}
 		p.ask(t, p.second)
 		alone := upstream.NewChain(upstream.ChainOptions{}, p.a)
-		if m := must[*upstream.Manifest](t)(alone.Manifest(t.Context(), "repo", "latest")); m.Upstream != p.first.Host {
+		if m := must[*oci.Manifest](t)(alone.Manifest(t.Context(), "repo", oci.ByTag("latest"))); m.Upstream != p.first.Host {
 			t.Errorf("got it from %s", m.Upstream)
 		}
 

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -55,7 +56,7 @@ func wantError(t *testing.T, err, want error) *upstream.Error {
 }
 
 // readBody reads a body that must be fine.
-func readBody(t *testing.T, b *upstream.Body, err error) []byte {
+func readBody(t *testing.T, b oci.Blob, err error) []byte {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // The Docker types that the OCI types are the successors of.
@@ -28,18 +30,10 @@ var acceptManifests = strings.Join([]string{
 	ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, mediaTypeDockerManifestList, mediaTypeDockerManifest,
 }, ", ")
 
-// Manifest is an image manifest or an index. Its Descriptor is made from the
-// Body, whatever the headers said.
-type Manifest struct {
-	Descriptor ocispec.Descriptor
-	Body       []byte
-	Upstream   string // host of the registry it came from
-}
-
 // Manifest reads a manifest by tag or digest. By digest, the body is verified
 // and a mismatch is [ErrDigestMismatch]. Other errors of their own are
 // [ErrSchema1] and [ErrManifestTooLarge]; all three are of [ClassUnavailable].
-func (c *Client) Manifest(ctx context.Context, repo, ref string) (*Manifest, error) {
+func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
 	call := manifestCall(http.MethodGet, repo, ref)
 	resp, err := c.do(ctx, call)
 	if err != nil {
@@ -50,11 +44,11 @@ func (c *Client) Manifest(ctx context.Context, repo, ref string) (*Manifest, err
 	if err == nil {
 		var desc ocispec.Descriptor
 		if desc, err = describe(body, ref, resp.Header.Get("Content-Type")); err == nil {
-			return &Manifest{Descriptor: desc, Body: body, Upstream: c.host}, nil
+			return &oci.Manifest{Descriptor: desc, Body: body, Upstream: c.host}, nil
 		}
 	}
 	if errors.Is(err, ErrDigestMismatch) {
-		c.reject(digest.Digest(ref))
+		c.reject(ref.Digest())
 		c.metrics.mismatch()
 	}
 	return nil, c.badAnswer(ctx, call, err)
@@ -67,7 +61,7 @@ func (c *Client) Manifest(ctx context.Context, repo, ref string) (*Manifest, err
 // class: some registries refuse a HEAD where they answer the GET, so callers ask
 // with [Client.Manifest], whose answer then counts. A token service's refusal
 // does not: it would refuse the GET as well.
-func (c *Client) Head(ctx context.Context, repo, ref string) (ocispec.Descriptor, error) {
+func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (ocispec.Descriptor, error) {
 	resp, err := c.do(ctx, manifestCall(http.MethodHead, repo, ref))
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -80,15 +74,15 @@ func (c *Client) Head(ctx context.Context, repo, ref string) (ocispec.Descriptor
 	return desc, nil
 }
 
-func manifestCall(method, repo, ref string) call {
-	return call{op: opManifest, method: method, repo: repo, reference: ref, path: "/manifests/" + ref,
+func manifestCall(method, repo string, ref oci.Reference) call {
+	return call{op: opManifest, method: method, repo: repo, reference: ref.String(), path: "/manifests/" + ref.String(),
 		header: http.Header{"Accept": {acceptManifests}}}
 }
 
 // describe makes the descriptor of a manifest, and verifies what can be.
-func describe(body []byte, ref, contentType string) (ocispec.Descriptor, error) {
+func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descriptor, error) {
 	dgst := digest.FromBytes(body)
-	if promised, err := digest.Parse(ref); err == nil { // a tag has no colon
+	if promised := ref.Digest(); promised != "" {
 		if dgst = promised.Algorithm().FromBytes(body); dgst != promised {
 			return ocispec.Descriptor{}, fmt.Errorf("%w: it has %s", ErrDigestMismatch, dgst)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -19,8 +20,8 @@ func TestManifest(t *testing.T) {
 	r := upstreamtest.New(t)
 	c := newClient(t, r)
 	image := r.AddImage("library/nginx", "latest", []byte("layer"))
-	for _, ref := range []string{"latest", image.Digest.String()} {
-		m := must[*upstream.Manifest](t)(c.Manifest(t.Context(), "library/nginx", ref))
+	for _, ref := range []oci.Reference{oci.ByTag("latest"), oci.ByDigest(image.Digest)} {
+		m := must[*oci.Manifest](t)(c.Manifest(t.Context(), "library/nginx", ref))
 		if diff := cmp.Diff(image, m.Descriptor); diff != "" || m.Upstream != r.Host || digest.FromBytes(m.Body) != image.Digest {
 			t.Errorf("%s from %s: %s", ref, m.Upstream, diff)
 		}
@@ -66,7 +67,7 @@ func TestManifestDescriptor(t *testing.T) {
 				if chunked {
 					r.Fault(upstreamtest.Manifests, upstreamtest.Chunked())
 				}
-				m, err := c.Manifest(t.Context(), "repo", test.ref)
+				m, err := c.Manifest(t.Context(), "repo", must[oci.Reference](t)(oci.ParseReference(test.ref)))
 				if test.wantErr != nil {
 					wantError(t, err, test.wantErr)
 					wantError(t, err, upstream.ErrUnavailable)
@@ -91,25 +92,25 @@ func TestHead(t *testing.T) {
 	r := upstreamtest.New(t)
 	c := newClient(t, r)
 	image := r.AddImage("repo", "latest", []byte("layer"))
-	desc := must[ocispec.Descriptor](t)(c.Head(t.Context(), "repo", "latest"))
+	desc := must[ocispec.Descriptor](t)(c.Head(t.Context(), "repo", oci.ByTag("latest")))
 	if diff := cmp.Diff(image, desc); diff != "" {
 		t.Error(diff)
 	}
 	r.Fault(upstreamtest.Manifests, upstreamtest.OmitDigest(), upstreamtest.Chunked()).Times(1)
-	desc = must[ocispec.Descriptor](t)(c.Head(t.Context(), "repo", "latest"))
+	desc = must[ocispec.Descriptor](t)(c.Head(t.Context(), "repo", oci.ByTag("latest")))
 	if desc.Digest != "" || desc.Size != -1 {
 		t.Errorf("got %v although the headers say nothing", desc)
 	}
 	r.Fault(upstreamtest.Manifests, upstreamtest.Header("Docker-Content-Digest", "sha256:../../x")).Times(1)
-	if desc, err := c.Head(t.Context(), "repo", "latest"); err != nil || desc.Digest != "" {
+	if desc, err := c.Head(t.Context(), "repo", oci.ByTag("latest")); err != nil || desc.Digest != "" {
 		t.Errorf("got %v, %v for a malformed digest", desc, err)
 	}
 	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed} {
 		r.Fault(upstreamtest.Method(http.MethodHead), upstreamtest.Status(status, "")).Times(1)
-		_, err := c.Head(t.Context(), "repo", "latest")
+		_, err := c.Head(t.Context(), "repo", oci.ByTag("latest"))
 		wantError(t, err, upstream.ErrHeadUnsupported)
 	}
-	_, err := c.Head(t.Context(), "repo", "absent")
+	_, err := c.Head(t.Context(), "repo", oci.ByTag("absent"))
 	if wantError(t, err, upstream.ErrNotFound); errors.Is(err, upstream.ErrHeadUnsupported) {
 		t.Errorf("404 counts as a refused HEAD: %v", err)
 	}
@@ -119,7 +120,7 @@ func TestPathOfURLGoesBeforeName(t *testing.T) {
 	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{OmitScope: true}))
 	r.AddImage("team/x", "latest", []byte("layer"))
 	c := newClient(t, r, func(o *upstream.Options) { o.URL = r.URL.JoinPath("team/") })
-	must[*upstream.Manifest](t)(c.Manifest(t.Context(), "x", "latest"))
+	must[*oci.Manifest](t)(c.Manifest(t.Context(), "x", oci.ByTag("latest")))
 	if got := r.TokenRequests(); len(got) != 1 || !strings.Contains(got[0], "scope=repository%3Ateam%2Fx%3Apull") {
 		t.Errorf("token requests are %v", got)
 	}
@@ -136,7 +137,7 @@ func TestClientGone(t *testing.T) {
 		gate.Arrived(t.Context(), 1)
 		cancel()
 	}()
-	_, err := upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(ctx, "repo", "latest")
+	_, err := upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(ctx, "repo", oci.ByTag("latest"))
 	if !errors.Is(err, context.Canceled) || errors.Is(err, upstream.ErrUnavailable) || len(r.Requests()) != 1 {
 		t.Errorf("got %v after %v", err, r.Requests())
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -68,11 +69,11 @@ func TestMetrics(t *testing.T) {
 			}
 		}
 
-		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 		b, err := c.Blob(t.Context(), "repo", layer, 0, -1)
 		readBody(t, b, err)
 		b.Reject()
-		c.Manifest(t.Context(), "repo", "absent")
+		c.Manifest(t.Context(), "repo", oci.ByTag("absent"))
 		r.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
 		c.Tags(t.Context(), "repo", nil)
 		c.Tags(t.Context(), "repo", nil) // rests: no request
@@ -106,7 +107,7 @@ func TestMetrics(t *testing.T) {
 		other.Close()
 		// What a closed client has under way ends, and is nobody's any more.
 		r.Fault(upstreamtest.Manifests, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", "75;w=21600"))
-		c.Manifest(t.Context(), "repo", "latest")
+		c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		if got := series(t, registry); len(got) != 0 {
 			t.Errorf("of an upstream without clients there is %v", got)
 		}
@@ -141,18 +142,18 @@ func TestUpstreamState(t *testing.T) {
 		expect("available")
 		r.Close()
 		for range 3 {
-			c.Manifest(t.Context(), "repo", "latest")
+			c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		}
 		expect("unreachable")
 		time.Sleep(10 * time.Second)
 		expect("probing")
 		r.Reopen()
-		must[*upstream.Manifest](t)(c.Manifest(t.Context(), "repo", "latest"))
+		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 		expect("available")
 		for i := range 3 {
 			dgst := digest.FromString(fmt.Sprint("blob ", i))
 			r.AddBlobAs("repo", dgst, []byte("not that"))
-			b := must[*upstream.Body](t)(c.Blob(t.Context(), "repo", dgst, 0, -1))
+			b := must[oci.Blob](t)(c.Blob(t.Context(), "repo", dgst, 0, -1))
 			must[[]byte](t)(io.ReadAll(b))
 			b.Reject()
 			b.Close()

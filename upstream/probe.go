@@ -11,13 +11,16 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // ProbeOptions say what a probe may ask for.
 type ProbeOptions struct {
 	// Repository and Reference name a manifest, as for [Client.Manifest]. Where
 	// they are empty, only the API's root is asked, and a token of no scope.
-	Repository, Reference string
+	Repository string
+	Reference  oci.Reference
 	// Blob is one of the repository. Where it is empty, the probe looks one up
 	// in the manifest, unless the registry counts that against a rate limit.
 	Blob digest.Digest
@@ -81,7 +84,7 @@ func (c *Client) Probe(ctx context.Context, o ProbeOptions) Report {
 		}
 		failure, ok := errors.AsType[*Error](err)
 		if !ok {
-			failure = c.identify(&Error{Class: ClassUnavailable, Err: context.Cause(ctx)}, call{repo: o.Repository, reference: o.Reference})
+			failure = c.identify(&Error{Class: ClassUnavailable, Err: context.Cause(ctx)}, call{repo: o.Repository, reference: o.Reference.String()})
 		}
 		p.report.Err = failure
 		break
@@ -219,7 +222,7 @@ func (p *prober) findBlob(ctx context.Context) (digest.Digest, error) {
 		}
 	}
 	if members := p.document.Manifests; len(members) > 0 && members[0].Digest.Validate() == nil {
-		if err := p.read(ctx, members[0].Digest.String()); err != nil {
+		if err := p.read(ctx, oci.ByDigest(members[0].Digest)); err != nil {
 			return "", err
 		}
 	}
@@ -236,7 +239,7 @@ type document struct {
 }
 
 // read reads a manifest as the document that blobs are looked up in.
-func (p *prober) read(ctx context.Context, ref string) error {
+func (p *prober) read(ctx context.Context, ref oci.Reference) error {
 	m, err := p.client.Manifest(ctx, p.options.Repository, ref)
 	if err != nil {
 		return err

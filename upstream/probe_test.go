@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -191,7 +192,7 @@ func TestProbe(t *testing.T) {
 				if test.fault != nil {
 					test.fault(r)
 				}
-				o := upstream.ProbeOptions{Repository: "app", Reference: "1.2"}
+				o := upstream.ProbeOptions{Repository: "app", Reference: oci.ByTag("1.2")}
 				if test.probe != nil {
 					test.probe(&o, digest.FromString("a layer"))
 				}
@@ -223,7 +224,7 @@ func TestProbeOfAnIndex(t *testing.T) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 		image := r.AddImage("app", "amd64", []byte("a layer"))
 		r.AddIndex("app", "1.2", image)
-		report := newClient(t, r, on(n)).Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: "1.2"})
+		report := newClient(t, r, on(n)).Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: oci.ByTag("1.2")})
 		if report.Range != upstream.Supported || report.Err != nil {
 			t.Errorf("%+v", report)
 		}
@@ -245,7 +246,7 @@ func TestProbeOfNonsense(t *testing.T) {
 		} {
 			r.AddManifest("app", tag, "application/vnd.oci.image.manifest.v1+json", []byte(body))
 			r.ResetRequests()
-			report := newClient(t, r, on(n)).Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: tag})
+			report := newClient(t, r, on(n)).Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: oci.ByTag(tag)})
 			if report.Err != nil || report.Range != upstream.Untried || len(r.Requests()) != 3 {
 				t.Errorf("%s: %+v after %q", tag, report, r.Requests())
 			}
@@ -263,7 +264,7 @@ func TestProbeEnds(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, why)
 		defer cancel()
 		start := time.Now()
-		report := newClient(t, r, on(n)).Probe(ctx, upstream.ProbeOptions{Repository: "app", Reference: "1.2"})
+		report := newClient(t, r, on(n)).Probe(ctx, upstream.ProbeOptions{Repository: "app", Reference: oci.ByTag("1.2")})
 		expectReport(t, report, upstream.Report{Reached: true}, upstream.ClassUnavailable)
 		if !errors.Is(report.Err.Err, why) || time.Since(start) != time.Second {
 			t.Errorf("after %s: %v", time.Since(start), report.Err)
@@ -278,7 +279,7 @@ func TestProbeWithCertificates(t *testing.T) {
 	r.AddImage("app", "1.2", []byte("a layer"))
 	certificate := r.ClientCertificate()
 	c := newClient(t, r, func(o *upstream.Options) { o.Certificate, o.RootCAs = &certificate, r.RootCAs() })
-	report := c.Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: "1.2"})
+	report := c.Probe(t.Context(), upstream.ProbeOptions{Repository: "app", Reference: oci.ByTag("1.2")})
 	if report.Err != nil || report.Range != upstream.Supported || time.Until(report.CertificateExpires) < 49*365*24*time.Hour {
 		t.Errorf("%+v", report)
 	}

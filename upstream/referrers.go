@@ -11,38 +11,34 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
 )
 
 const maxReferrersPages = 100
-
-// Referrers are the manifests that refer to a subject.
-type Referrers struct {
-	Index    ocispec.Index
-	Upstream string // host of the registry it came from
-}
 
 // Referrers reads all manifests that refer to dgst, or those of artifactType
 // where that is not empty. It reads up to 100 pages. Where the registry has no
 // such API it reads the fallback tag that clients keep instead, and where it
 // has neither, the index is empty.
-func (c *Client) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*Referrers, error) {
+func (c *Client) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
 	referrers, err := c.referrers(ctx, repo, dgst, artifactType)
 	return orNone(referrers, err, c.host)
 }
 
 // orNone makes an empty index of "not found".
-func orNone(referrers *Referrers, err error, host string) (*Referrers, error) {
+func orNone(referrers *oci.Referrers, err error, host string) (*oci.Referrers, error) {
 	if errors.Is(err, ErrNotFound) {
 		return newReferrers(nil, host), nil
 	}
 	return referrers, err
 }
 
-func newReferrers(manifests []ocispec.Descriptor, host string) *Referrers {
+func newReferrers(manifests []ocispec.Descriptor, host string) *oci.Referrers {
 	if manifests == nil {
 		manifests = []ocispec.Descriptor{}
 	}
-	return &Referrers{Upstream: host, Index: ocispec.Index{
+	return &oci.Referrers{Upstream: host, Index: ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageIndex,
 		Manifests: manifests,
@@ -50,7 +46,7 @@ func newReferrers(manifests []ocispec.Descriptor, host string) *Referrers {
 }
 
 // referrers is Referrers that fails where there are none to be read.
-func (c *Client) referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*Referrers, error) {
+func (c *Client) referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
 	manifests, err := c.listReferrers(ctx, repo, dgst, artifactType)
 	if lacksReferrers(err) {
 		manifests, err = c.taggedReferrers(ctx, repo, dgst, artifactType)
@@ -115,7 +111,7 @@ func ofType(manifests []ocispec.Descriptor, artifactType string) []ocispec.Descr
 // digest (distribution-spec, "Referrers Tag Schema").
 func (c *Client) taggedReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
 	hex := dgst.Encoded()
-	call := manifestCall(http.MethodGet, repo, dgst.Algorithm().String()+"-"+hex[:min(len(hex), 64)])
+	call := manifestCall(http.MethodGet, repo, oci.ByTag(dgst.Algorithm().String()+"-"+hex[:min(len(hex), 64)]))
 	call.op = opReferrers
 	var index ocispec.Index
 	if _, err := c.readList(ctx, call, &index); err != nil {

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// How a Body goes on where a stream broke off: first on the same member with a
+// How a blobReader goes on where a stream broke off: first on the same member with a
 // new request from the start (a signed URL may have expired), then on whichever
 // member failed least, with growing pauses. When all have failed often enough it
 // waits once more for those that rest, if that is soon over.
 
 // broke notes that the open stream ended early.
-func (b *Body) broke(err error) {
+func (b *blobReader) broke(err error) {
 	b.part.Close()
 	b.part = nil
 	if err == io.EOF {
@@ -28,7 +28,7 @@ func (b *Body) broke(err error) {
 
 // fail notes the failure of the current member; the end of the context ends the
 // body instead.
-func (b *Body) fail(err error) {
+func (b *blobReader) fail(err error) {
 	if b.ctx.Err() != nil {
 		b.err = b.ctx.Err()
 		return
@@ -43,7 +43,7 @@ func (b *Body) fail(err error) {
 
 // reopen continues the body on the current member or on another one that may
 // still be tried.
-func (b *Body) reopen() {
+func (b *blobReader) reopen() {
 	b.choose()
 	failed := b.failed[b.current]
 	if failed >= triesPerMember {
@@ -69,7 +69,7 @@ func (b *Body) reopen() {
 
 // choose makes the member current that the rest is to be asked for: the same one
 // after its first failure, then the one that failed least.
-func (b *Body) choose() {
+func (b *blobReader) choose() {
 	if b.failed[b.current] < 2 {
 		return
 	}
@@ -85,7 +85,7 @@ func (b *Body) choose() {
 // waitForRecovery waits for the first of the members that rest, and reports whether it
 // is worth going on. A registry that restarts makes many downloads fail to
 // connect at once, and then rests longer than it was away.
-func (b *Body) waitForRecovery() bool {
+func (b *blobReader) waitForRecovery() bool {
 	now := time.Now()
 	wait := maxRecoveryWait + 1
 	for _, c := range b.members {

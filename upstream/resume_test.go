@@ -22,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -106,7 +107,7 @@ func TestMemberThatLostIt(t *testing.T) {
 		p.first.Fault(upstreamtest.Blobs, upstreamtest.CutAfter(1000)).Times(1)
 		p.first.Fault(func(r *http.Request) bool { return r.Header.Get("Range") != "" }, upstreamtest.Status(404, ""))
 		p.second.Fault(upstreamtest.Blobs, upstreamtest.Status(500, ""))
-		b := must[*upstream.Body](t)(p.Blob(t.Context(), "repo", dgst, 0, -1))
+		b := must[oci.Blob](t)(p.Blob(t.Context(), "repo", dgst, 0, -1))
 		defer b.Close()
 		_, err := io.ReadAll(b)
 		wantError(t, err, upstream.ErrUnavailable)
@@ -196,8 +197,8 @@ func TestEndsThatAreNone(t *testing.T) {
 			if got := readBody(t, b, err); !bytes.Equal(got, blob) {
 				t.Errorf("got %d other bytes", len(got))
 			}
-			if b.Size != blobSize || requests() != c.requests {
-				t.Errorf("size %d after %d requests, want %d", b.Size, requests(), c.requests)
+			if b.Size() != blobSize || requests() != c.requests {
+				t.Errorf("size %d after %d requests, want %d", b.Size(), requests(), c.requests)
 			}
 		})
 	}
@@ -230,8 +231,8 @@ func TestNothingLeft(t *testing.T) {
 	dgst := r.AddBlob("repo", blob)
 	c := newClient(t, r)
 	b, err := c.Blob(t.Context(), "repo", dgst, blobSize, -1)
-	if got := readBody(t, b, err); len(got) != 0 || b.Size != blobSize || b.Upstream != r.Host {
-		t.Errorf("got %d bytes of %d from %q", len(got), b.Size, b.Upstream)
+	if got := readBody(t, b, err); len(got) != 0 || b.Size() != blobSize || b.Upstream() != r.Host {
+		t.Errorf("got %d bytes of %d from %q", len(got), b.Size(), b.Upstream())
 	}
 	for _, from := range []struct{ offset, length int64 }{{blobSize, 10}, {blobSize + 1, -1}} {
 		_, err := c.Blob(t.Context(), "repo", dgst, from.offset, from.length)

@@ -7,21 +7,16 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // maxListSize bounds one page of a list, in bytes.
 const maxListSize = 32 << 20
 
-// TagList is one page of a repository's tags.
-type TagList struct {
-	Tags     []string
-	Next     url.Values // the query that asks for the next page; nil on the last one
-	Upstream string     // host of the registry it came from
-}
-
 // Tags reads one page of a repository's tags. The query (n, last, and whatever
-// else a TagList's Next holds) goes to the registry as it is.
-func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*TagList, error) {
+// else an [oci.TagList]'s Next holds) goes to the registry as it is.
+func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
 	call := call{op: opTags, method: http.MethodGet, repo: repo, path: "/tags/list", query: query,
 		header: http.Header{"Accept": {"application/json"}}}
 	var document struct {
@@ -31,7 +26,7 @@ func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*TagL
 	if err != nil {
 		return nil, err
 	}
-	list := &TagList{Tags: document.Tags, Next: nextPage(header), Upstream: c.host}
+	list := &oci.TagList{Tags: document.Tags, Next: nextPage(header), Upstream: c.host}
 	if list.Tags == nil {
 		list.Tags = []string{}
 	}

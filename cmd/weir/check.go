@@ -16,6 +16,7 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 )
@@ -160,8 +161,10 @@ type check struct {
 
 func (c *check) probe(ctx context.Context) {
 	if !c.offline {
+		// An empty reference is no error: then only the API's root is asked.
+		reference, _ := oci.ParseReference(c.image.reference)
 		c.report = c.client.Probe(ctx, upstream.ProbeOptions{
-			Repository: c.image.repository, Reference: c.image.reference, Blob: c.image.blob, Spend: c.image.origin == named,
+			Repository: c.image.repository, Reference: reference, Blob: c.image.blob, Spend: c.image.origin == named,
 		})
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/oci"
 )
 
 const (
@@ -28,12 +30,12 @@ const (
 	reopenWait = 500 * time.Millisecond
 )
 
-// Body is a blob, or a part of one, as it arrives. Where a stream breaks off or
+// blobReader is a blob, or a part of one, as it arrives. Where a stream breaks off or
 // stalls, the next Read goes on at the same offset (resume.go). It is for one
 // goroutine; to end a Read, cancel the context that the body was opened with.
-type Body struct {
-	Size     int64  // of the whole blob; -1: unknown
-	Upstream string // host of the member that delivers now
+type blobReader struct {
+	size     int64  // of the whole blob; -1: unknown
+	upstream string // host of the member that delivers now
 
 	ctx     context.Context
 	logger  *slog.Logger
@@ -59,11 +61,11 @@ type Body struct {
 	trickles     int           // streams in a row that broke off early
 }
 
-// openBody opens a body on the first member that has the blob.
-func openBody(ctx context.Context, logger *slog.Logger, members []*Client, repo string, dgst digest.Digest, offset, length int64) (*Body, error) {
-	b := &Body{
+// openBlob opens a blob on the first member that has the blob.
+func openBlob(ctx context.Context, logger *slog.Logger, members []*Client, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
+	b := &blobReader{
 		ctx: ctx, logger: logger, repo: repo, dgst: dgst, members: members,
-		Size: -1, offset: offset, limit: -1, end: -1, ended: -1,
+		size: -1, offset: offset, limit: -1, end: -1, ended: -1,
 		failed: make([]int, len(members)), delivered: make([]bool, len(members)),
 	}
 	if length >= 0 {
@@ -81,22 +83,22 @@ func openBody(ctx context.Context, logger *slog.Logger, members []*Client, repo 
 }
 
 // open opens the rest of the body on a member.
-func (b *Body) open(c *Client) error {
-	p, err := c.openPart(b.ctx, b.repo, b.dgst, b.offset, b.limit, b.Size)
+func (b *blobReader) open(c *Client) error {
+	p, err := c.openPart(b.ctx, b.repo, b.dgst, b.offset, b.limit, b.size)
 	if b.nothingLeft(err) {
-		b.Size, b.end = b.offset, b.offset
-		b.Upstream, b.current = c.Host(), slices.Index(b.members, c)
+		b.size, b.end = b.offset, b.offset
+		b.upstream, b.current = c.Host(), slices.Index(b.members, c)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	b.part, b.Upstream, b.current = p, c.Host(), slices.Index(b.members, c)
+	b.part, b.upstream, b.current = p, c.Host(), slices.Index(b.members, c)
 	b.streamed = 0
-	if b.Size < 0 && p.size >= 0 {
-		b.Size = p.size
-		if b.end < 0 || b.end > b.Size {
-			b.end = b.Size
+	if b.size < 0 && p.size >= 0 {
+		b.size = p.size
+		if b.end < 0 || b.end > b.size {
+			b.end = b.size
 		}
 	}
 	return nil
@@ -105,9 +107,9 @@ func (b *Body) open(c *Client) error {
 // nothingLeft reports whether an error says that the blob, whose size nobody
 // has told so far, ends right here. A range that a caller asked for and that
 // begins beyond the end stays the error it is.
-func (b *Body) nothingLeft(err error) bool {
+func (b *blobReader) nothingLeft(err error) bool {
 	e, ok := errors.AsType[*Error](err)
-	if !ok || e.Status != http.StatusRequestedRangeNotSatisfiable || b.Size >= 0 {
+	if !ok || e.Status != http.StatusRequestedRangeNotSatisfiable || b.size >= 0 {
 		return false
 	}
 	begun := slices.Contains(b.delivered, true)
@@ -118,10 +120,16 @@ func (b *Body) nothingLeft(err error) bool {
 	return told && size == b.offset || !told && begun
 }
 
+// Size returns the length of the whole blob, -1 if it is not known.
+func (b *blobReader) Size() int64 { return b.size }
+
+// Upstream returns the host of the member that delivers now.
+func (b *blobReader) Upstream() string { return b.upstream }
+
 // Read implements io.Reader. It fails with an *Error of [ClassUnavailable] when
 // every member failed three times without a byte of progress, or with the
 // context's error.
-func (b *Body) Read(p []byte) (int, error) {
+func (b *blobReader) Read(p []byte) (int, error) {
 	for b.err == nil {
 		if b.end >= 0 && b.offset >= b.end {
 			b.err = io.EOF
@@ -142,7 +150,7 @@ func (b *Body) Read(p []byte) (int, error) {
 		}
 		switch {
 		case err == io.EOF && b.end < 0 && b.complete():
-			b.Size, b.end = b.offset, b.offset
+			b.size, b.end = b.offset, b.offset
 		case err != nil:
 			b.broke(err)
 		case len(p) == 0:
@@ -155,7 +163,7 @@ func (b *Body) Read(p []byte) (int, error) {
 // complete reports whether the end of a stream is the end of the blob, whose
 // size nobody has told. It is where the digest says so, or a second stream ends
 // there: a connection that is closed early may look like an end too.
-func (b *Body) complete() bool {
+func (b *blobReader) complete() bool {
 	if b.hash != nil && digest.NewDigest(b.dgst.Algorithm(), b.hash) == b.dgst {
 		return true
 	}
@@ -164,7 +172,7 @@ func (b *Body) complete() bool {
 	return again
 }
 
-func (b *Body) progress(p []byte) {
+func (b *blobReader) progress(p []byte) {
 	b.offset += int64(len(p))
 	b.streamed += int64(len(p))
 	b.delivered[b.current] = true
@@ -175,14 +183,14 @@ func (b *Body) progress(p []byte) {
 	b.reasons, b.recoveryWait = nil, 0
 }
 
-func (b *Body) call() call { return blobCall("", b.repo, b.dgst, "") }
+func (b *blobReader) call() call { return blobCall("", b.repo, b.dgst, "") }
 
 // Reject says that the bytes do not match the digest. That counts as a failure
 // of each member that delivered some of them, and for a while chains ask those
 // last for this digest. A member that delivered all of them, and those of other
 // digests before, rests. Reject reports whether a member is left that has not
 // failed like that, so that opening the blob anew is worth it.
-func (b *Body) Reject() (elsewhere bool) {
+func (b *blobReader) Reject() (elsewhere bool) {
 	culprits := 0
 	for _, delivered := range b.delivered {
 		if delivered {
@@ -205,7 +213,7 @@ func (b *Body) Reject() (elsewhere bool) {
 }
 
 // Close implements io.Closer.
-func (b *Body) Close() error {
+func (b *blobReader) Close() error {
 	if b.err == nil {
 		b.err = errClosed
 	}

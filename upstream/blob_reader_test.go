@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -46,8 +47,8 @@ func TestBlobRanges(t *testing.T) {
 			dgst := r.AddBlob("repo", blob)
 			r.Fault(upstreamtest.Blobs, test.effects...)
 			b, err := newClient(t, r).Blob(t.Context(), "repo", dgst, test.offset, test.length)
-			if err == nil && (b.Size != test.size || b.Upstream != r.Host) {
-				t.Errorf("size %d of %s", b.Size, b.Upstream)
+			if err == nil && (b.Size() != test.size || b.Upstream() != r.Host) {
+				t.Errorf("size %d of %s", b.Size(), b.Upstream())
 			}
 			if got := readBody(t, b, err); !bytes.Equal(got, test.want) {
 				t.Errorf("got %d bytes, want %d", len(got), len(test.want))
@@ -131,8 +132,8 @@ func TestBodyResumesElsewhereWhenTheFirstIsGone(t *testing.T) {
 	}
 	first.Close()
 	rest, err := io.ReadAll(b)
-	if err != nil || !bytes.Equal(append(head, rest...), blob[:50_000]) || b.Upstream != second.Host {
-		t.Errorf("%d bytes of %s, %v", len(rest), b.Upstream, err)
+	if err != nil || !bytes.Equal(append(head, rest...), blob[:50_000]) || b.Upstream() != second.Host {
+		t.Errorf("%d bytes of %s, %v", len(rest), b.Upstream(), err)
 	}
 	wantRequests(t, second, dgst, "bytes=1000-49999 206")
 }
@@ -145,7 +146,7 @@ func TestBodyGivesUp(t *testing.T) {
 		second.AddBlobAs("repo", dgst, blob[1:]) // another size
 		first.Fault(upstreamtest.Blobs, upstreamtest.IgnoreRange(), upstreamtest.CutAfter(1000))
 		chain := upstream.NewChain(upstream.ChainOptions{}, newClient(t, first, on(n)), newClient(t, second, on(n)))
-		b := must[*upstream.Body](t)(chain.Blob(t.Context(), "repo", dgst, 0, -1))
+		b := must[oci.Blob](t)(chain.Blob(t.Context(), "repo", dgst, 0, -1))
 		defer b.Close()
 		got, err := io.ReadAll(b)
 		if wantError(t, err, upstream.ErrUnavailable); !bytes.Equal(got, blob[:1000]) {
@@ -169,7 +170,7 @@ func TestBodyStallIsATimeout(t *testing.T) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 		dgst := r.AddBlob("repo", blob)
 		r.Fault(upstreamtest.Blobs, upstreamtest.IgnoreRange(), upstreamtest.StallAfter(2, upstreamtest.NewGate()))
-		b := must[*upstream.Body](t)(newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1))
+		b := must[oci.Blob](t)(newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1))
 		defer b.Close()
 		for range 2 {
 			if n, err := b.Read(make([]byte, 1)); n != 1 {
@@ -192,7 +193,7 @@ func TestBodyEndsWithItsContext(t *testing.T) {
 		dgst := r.AddBlob("repo", blob)
 		r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(1000, upstreamtest.NewGate()))
 		ctx, cancel := context.WithCancel(t.Context())
-		b := must[*upstream.Body](t)(newClient(t, r, on(n)).Blob(ctx, "repo", dgst, 0, -1))
+		b := must[oci.Blob](t)(newClient(t, r, on(n)).Blob(ctx, "repo", dgst, 0, -1))
 		defer b.Close()
 		go func() {
 			synctest.Wait()
@@ -210,7 +211,7 @@ func TestExpiredURLIsAskedForAgain(t *testing.T) {
 	r := upstreamtest.New(t, upstreamtest.WithCDN(upstreamtest.CDN{}))
 	dgst := r.AddBlob("repo", blob)
 	r.Fault(upstreamtest.CDNBlobs, upstreamtest.CutAfter(1000)).Times(1)
-	b := must[*upstream.Body](t)(newClient(t, r).Blob(t.Context(), "repo", dgst, 0, -1))
+	b := must[oci.Blob](t)(newClient(t, r).Blob(t.Context(), "repo", dgst, 0, -1))
 	r.ExpireURLs()
 	if got := readBody(t, b, nil); !bytes.Equal(got, blob) {
 		t.Errorf("got %d other bytes", len(got))
@@ -233,7 +234,7 @@ func TestRejectedMemberIsAskedLast(t *testing.T) {
 			if !good && !b.Reject() {
 				t.Error("the second member is sane, yet nowhere else to go")
 			}
-			return b.Upstream, good
+			return b.Upstream(), good
 		}
 		for _, want := range []struct {
 			host string
