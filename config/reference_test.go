@@ -39,7 +39,7 @@ func TestReference(t *testing.T) {
 		case required[key]:
 			s.Default = "required"
 		case key == "repository.*.namespace":
-			s.Default = "the key, where that is a host name"
+			s.Default = "the key, if it is a host name"
 		case strings.HasPrefix(key, "repository.*.") && slices.Contains(knownSchema(), "global."+strings.TrimPrefix(key, "repository.*.")):
 			s.Default = "as in `[global]`"
 		}
