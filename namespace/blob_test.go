@@ -166,7 +166,7 @@ func TestBlobOfUnknownSize(t *testing.T) {
 		if got := getBlob(t, n, "app", dgst); got.size != 100_000 || got.cache != namespace.Hit {
 			t.Errorf("warm: %d bytes, %v", got.size, got.cache)
 		}
-		if m.log.count("level=WARN") != 0 {
+		if m.log.Count("level=WARN") != 0 {
 			t.Error("the log has warnings")
 		}
 	})
@@ -193,7 +193,7 @@ func TestBlobWhereTheStoreFails(t *testing.T) {
 		wantBlob(t, getBlob(t, n, "app", dgst), namespace.Miss, content)
 		// The link is in memory, although its record could not be written.
 		wantBlob(t, getBlob(t, n, "app", dgst), namespace.Hit, content)
-		if m.log.count("cannot store records") != 1 {
+		if m.log.Count("cannot store records") != 1 {
 			t.Error("the log does not tell of the link")
 		}
 		m.store.FailOpen(errors.New("input/output error"))

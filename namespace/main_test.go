@@ -1,13 +1,11 @@
 package namespace_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -19,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/storagetest"
@@ -48,7 +47,7 @@ type mirror struct {
 	pool    *namespace.Pool
 	flights *storage.Flights
 	cache   *namespace.Cache
-	log     *syncBuffer
+	log     *testutil.LogBuffer
 }
 
 // bubble runs a test in fake time, with a network in memory.
@@ -67,7 +66,7 @@ func newMirror(t *testing.T, pool int, metrics *namespace.Metrics) *mirror {
 // newMirrorOver returns a mirror over a store that decorates one in memory.
 func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store, pool int, metrics *namespace.Metrics) *mirror {
 	t.Helper()
-	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: memory, log: new(syncBuffer)}
+	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: memory, log: new(testutil.LogBuffer)}
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
 	m.catalog = storage.NewCatalog(m.store.Records(), storage.CatalogOptions{Logger: logger})
 	m.pool = namespace.NewPool(pool, metrics, logger)
@@ -249,22 +248,4 @@ func cancelled(t *testing.T) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	return ctx
-}
-
-// syncBuffer is a log that can be read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) count(text string) int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Count(b.b.String(), text)
 }

@@ -55,7 +55,7 @@ func TestPatternThatTakesTooLong(t *testing.T) {
 			wantManifest(t, get(t, n, "app", tag), namespace.Revalidated, image)
 		}
 	}
-	if got := m.log.count("took too long"); got != 2 {
+	if got := m.log.Count("took too long"); got != 2 {
 		t.Errorf("the log says so %d times, want once for each pattern", got)
 	}
 }

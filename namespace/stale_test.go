@@ -131,7 +131,7 @@ func TestFailingStoreOfManifests(t *testing.T) {
 		wantRequests(t, r,
 			manifestRequest("GET", "app", image.Digest, 200),
 			manifestRequest("GET", "app", image.Digest, 200))
-		if m.log.count("input/output error") != 2 {
+		if m.log.Count("input/output error") != 2 {
 			t.Error("the log does not tell of the failing store")
 		}
 		off := m.namespace("up.example", r, offline)

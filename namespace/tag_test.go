@@ -293,7 +293,7 @@ func TestManifestsWhereTheStoreFails(t *testing.T) {
 			}
 			got.Content.Close()
 		}
-		if got := m.log.count("cannot store content"); got != 1 {
+		if got := m.log.Count("cannot store content"); got != 1 {
 			t.Errorf("the log says so %d times, want once", got)
 		}
 	})

@@ -111,7 +111,7 @@ func TestWarmerTriesAgain(t *testing.T) {
 				t.Errorf("after another %s %d have failed, want %d", pause, got, n+1)
 			}
 		}
-		if n := m.log.count("manifest org/app v1: not found"); n != 7 {
+		if n := m.log.Count("manifest org/app v1: not found"); n != 7 {
 			t.Errorf("%d lines say why", n)
 		}
 		r.AddImage("org/app", "v1", []byte("layer"))
@@ -210,7 +210,7 @@ func TestWarmerClose(t *testing.T) {
 		if err := m.flights.Drain(t.Context()); err != nil {
 			t.Error(err)
 		}
-		if m.log.count("level=WARN") != 0 || ended("failed") != 0 {
+		if m.log.Count("level=WARN") != 0 || ended("failed") != 0 {
 			t.Errorf("a shutdown counts as a failure")
 		}
 		r.ResetRequests()

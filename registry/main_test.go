@@ -1,7 +1,6 @@
 package registry_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,13 +9,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
@@ -192,22 +191,7 @@ func wantError(t *testing.T, w *httptest.ResponseRecorder, status int, code stri
 }
 
 // logLines is a log of JSON lines.
-type logLines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logLines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logLines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type logLines struct{ testutil.LogBuffer }
 
 // requests returns the lines of the access log.
 func (l *logLines) requests(t *testing.T) []map[string]any {

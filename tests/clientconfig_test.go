@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 )
 
 func TestClientConfig(t *testing.T) {
@@ -44,7 +44,7 @@ func TestClientConfig(t *testing.T) {
 // Keys that are no host, that lie within each other, and a registry with a port:
 // each image comes through the block that stands for it.
 func TestClientConfigOfManyKinds(t *testing.T) {
-	skopeo := require.Program(t, "skopeo", "skopeo")
+	skopeo := testutil.Program(t, "skopeo", "skopeo")
 	d := harness.StartDistribution(t, http.DefaultClient, "http", "", "")
 	app := harness.NewImage(t, 1000)
 	push := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + d.Addr}

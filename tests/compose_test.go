@@ -14,8 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -31,7 +31,7 @@ type compose struct {
 
 func startCompose(t *testing.T) *compose {
 	t.Helper()
-	path := require.Program(t, "docker-compose", "docker-compose")
+	path := testutil.Program(t, "docker-compose", "docker-compose")
 	c := &compose{Docker: harness.StartDocker(t, `{}`), t: t, dir: filepath.Join(t.TempDir(), "mirror"), addr: harness.FreeAddr(t), path: path}
 	harness.Must(t, os.CopyFS(c.dir, os.DirFS("../contrib/compose")))
 	makeImage := exec.CommandContext(t.Context(), "make", "-C", "..", "image")
@@ -59,7 +59,7 @@ func (c *compose) buildRedis() {
 	if name == nil {
 		c.t.Fatal("compose.yaml has no image of Redis")
 	}
-	files := []string{require.Program(c.t, "redis-server", "redis-server"), require.Program(c.t, "redis-cli", "redis-tools")}
+	files := []string{testutil.Program(c.t, "redis-server", "redis-server"), testutil.Program(c.t, "redis-cli", "redis-tools")}
 	for _, program := range slices.Clone(files) {
 		libraries := harness.Run(c.t, exec.CommandContext(c.t.Context(), "ldd", program))
 		files = append(files, regexp.MustCompile(`/\S+`).FindAllString(libraries, -1)...)

@@ -10,8 +10,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -19,7 +19,7 @@ import (
 // of its own.
 func onTmpfs(t *testing.T, size string) (dir string) {
 	t.Helper()
-	require.Root(t)
+	testutil.Root(t)
 	dir = t.TempDir()
 	data := filepath.Join(dir, "data")
 	if err := os.Mkdir(data, 0o750); err != nil {

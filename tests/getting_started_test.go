@@ -14,8 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 )
 
 // internet is a registry that a proxy takes every connection to, so that a
@@ -68,8 +68,8 @@ func tunnel(w http.ResponseWriter, addr string) {
 // Every command of the page works, in its order, on a machine whose internet has
 // the page's images.
 func TestGettingStarted(t *testing.T) {
-	require.Program(t, "curl", "curl")
-	require.Program(t, "make", "make")
+	testutil.Program(t, "curl", "curl")
+	testutil.Program(t, "make", "make")
 	const page = "../docs/getting-started.md"
 	net := startInternet(t)
 	alpine, app := harness.NewImage(t, 100_000, 10), harness.NewImage(t, 1000)
@@ -92,7 +92,7 @@ func TestGettingStarted(t *testing.T) {
 		"curl -s http://127.0.0.1:8000/me": `weir_requests_total{cache="hit"`,
 	}
 	docker := harness.StartDocker(t, "{}")
-	var log *harness.LogBuffer
+	var log *testutil.LogBuffer
 	for _, command := range shellBlocks(t, page) {
 		if strings.HasPrefix(command, "dist/weir serve") {
 			log = startServing(t, command, dir, net.env...)

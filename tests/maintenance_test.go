@@ -16,6 +16,7 @@ import (
 	"github.com/creack/pty"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -290,14 +291,14 @@ func TestVerifyOnATerminal(t *testing.T) {
 
 // onTerminal starts a command on the data of a mirror, on a terminal, whose
 // output it returns as it comes.
-func onTerminal(t *testing.T, w *harness.Weir, args ...string) (*exec.Cmd, *harness.LogBuffer) {
+func onTerminal(t *testing.T, w *harness.Weir, args ...string) (*exec.Cmd, *testutil.LogBuffer) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), harness.Binary(t), append(args, configs(w)...)...)
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := new(harness.LogBuffer)
+	out := new(testutil.LogBuffer)
 	read := make(chan struct{})
 	go func() {
 		defer close(read)

@@ -15,8 +15,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -24,7 +24,7 @@ import (
 // mirror.
 func TestBehindNginx(t *testing.T) {
 	t.Parallel()
-	nginx := require.Program(t, "nginx", "nginx-light")
+	nginx := testutil.Program(t, "nginx", "nginx-light")
 	upstream := upstreamtest.New(t)
 	blob := addRandom(t, upstream, "org/app", mib, 1)
 	w := harness.StartWeir(t, block("ghcr.io", upstream))

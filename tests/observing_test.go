@@ -14,8 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -59,7 +59,7 @@ func exported(t *testing.T) map[string]string {
 
 func TestMetricsFollowPractice(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), require.Program(t, "promtool", "prometheus"), "check", "metrics")
+	cmd := exec.CommandContext(t.Context(), testutil.Program(t, "promtool", "prometheus"), "check", "metrics")
 	cmd.Stdin = bytes.NewReader(startObserved(t).Get(t, "/metrics").Body)
 	if out := harness.Run(t, cmd); out != "" {
 		t.Errorf("promtool check metrics says\n%s", out)
@@ -86,7 +86,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 
 func TestPrometheusRules(t *testing.T) {
 	t.Parallel()
-	promtool := require.Program(t, "promtool", "prometheus")
+	promtool := testutil.Program(t, "promtool", "prometheus")
 	for _, args := range [][]string{
 		{"check", "rules", "weir.rules.yml"}, {"test", "rules", "weir.rules.test.yml"}, {"check", "config", "scrape.yml"},
 	} {
@@ -138,7 +138,7 @@ type panel struct {
 // of its own, and whose queries Prometheus understands.
 func TestDashboard(t *testing.T) {
 	t.Parallel()
-	promtool := require.Program(t, "promtool", "prometheus")
+	promtool := testutil.Program(t, "promtool", "prometheus")
 	text, err := os.ReadFile("../contrib/grafana/weir.json")
 	harness.Must(t, err)
 	var dashboard struct{ Panels []panel }

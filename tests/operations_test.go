@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -21,7 +21,7 @@ const operations = "../docs/operations.md"
 // by itself.
 func TestCopiedStore(t *testing.T) {
 	t.Parallel()
-	require.Program(t, "rsync", "rsync")
+	testutil.Program(t, "rsync", "rsync")
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "1.2", []byte("a layer"))
 	large := upstream.AddRandomBlob("org/app", 3*mib, 1)

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 )
 
@@ -38,13 +39,13 @@ func copyTree(t *testing.T) string {
 // startServing runs a command of a page that starts the mirror on port 8000, and
 // returns its log. It ends with the test as Ctrl-C would end it: on SIGTERM
 // go run would leave what it has built.
-func startServing(t *testing.T, command, dir string, env ...string) *harness.LogBuffer {
+func startServing(t *testing.T, command, dir string, env ...string) *testutil.LogBuffer {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", "exec "+command)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
-	log := &harness.LogBuffer{}
+	log := &testutil.LogBuffer{}
 	cmd.Stderr = log
 	stdout, err := cmd.StdoutPipe()
 	harness.Must(t, err)

@@ -11,14 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // The unit has no mistake that systemd can find, and gives an intruder little.
 func TestSystemdUnit(t *testing.T) {
-	analyze := require.Program(t, "systemd-analyze", "systemd")
+	analyze := testutil.Program(t, "systemd-analyze", "systemd")
 	unit, err := os.ReadFile("../contrib/systemd/weir.service")
 	harness.Must(t, err)
 	file := filepath.Join(t.TempDir(), "weir.service")
@@ -93,8 +93,8 @@ type systemd struct {
 // /etc/weir/hub.
 func startSystemd(t *testing.T, config, secret, service string) *systemd {
 	t.Helper()
-	require.Root(t)
-	require.Program(t, "/lib/systemd/systemd", "systemd")
+	testutil.Root(t)
+	testutil.Program(t, "/lib/systemd/systemd", "systemd")
 	dir := t.TempDir()
 	units := filepath.Join(dir, "units")
 	harness.Must(t, os.MkdirAll(filepath.Join(units, "weir.service.d"), 0o755))
@@ -113,7 +113,7 @@ func startSystemd(t *testing.T, config, secret, service string) *systemd {
 	harness.Run(t, exec.CommandContext(t.Context(), "make", "-C", repository, "build"))
 	static := filepath.Join(repository, "dist/weir")
 
-	cmd := exec.CommandContext(t.Context(), require.Program(t, "unshare", "util-linux"), "--mount", "--pid", "--cgroup", "--uts", "--ipc",
+	cmd := exec.CommandContext(t.Context(), testutil.Program(t, "unshare", "util-linux"), "--mount", "--pid", "--cgroup", "--uts", "--ipc",
 		"--fork", "--kill-child", "--mount-proc", "--propagation", "private", "sh", "-c", boot)
 	cmd.Env = append(os.Environ(), "DIR="+dir, "BINARY="+static, "REPOSITORY="+repository)
 	inCgroup(t, cmd)
@@ -148,7 +148,7 @@ func inCgroup(t *testing.T, cmd *exec.Cmd) {
 		})
 	})
 	cmd.Args = append([]string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group}, cmd.Args...)
-	cmd.Path = require.Program(t, "sh", "dash")
+	cmd.Path = testutil.Program(t, "sh", "dash")
 }
 
 func (s *systemd) command(args ...string) *exec.Cmd {

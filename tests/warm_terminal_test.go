@@ -8,6 +8,7 @@ import (
 
 	"github.com/creack/pty"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -26,7 +27,7 @@ func TestWarmOnATerminal(t *testing.T) {
 	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
 	harness.Must(t, err)
 	defer terminal.Close()
-	out := new(harness.LogBuffer)
+	out := new(testutil.LogBuffer)
 	read := make(chan struct{})
 	go func() {
 		defer close(read)

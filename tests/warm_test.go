@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -236,7 +237,7 @@ func TestWarmInterrupted(t *testing.T) {
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Path(image.blobs[2].String()), upstreamtest.StallAfter(100*kib, gate))
 	w := harness.StartWeir(t, block("mirror", upstream))
-	var out harness.LogBuffer
+	var out testutil.LogBuffer
 	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "warm", "--url", w.URL, "mirror/org/app:v1")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	harness.Must(t, cmd.Start())

@@ -57,8 +57,8 @@ func wantSharingAgain(t *testing.T, cache *tokencache.Cache, client *redis.Clien
 
 func TestTwoCachesOnOneRedis(t *testing.T) {
 	server, service := redistest.Start(t), &issuer{name: "service"}
-	one := newCache(t, tokencache.NewRedis(newClient(t, server), "weir"), patient)
-	two := newCache(t, tokencache.NewRedis(newClient(t, server), "weir"), patient)
+	one := newCache(t, tokencache.NewRedis(server.Client(t), "weir"), patient)
+	two := newCache(t, tokencache.NewRedis(server.Client(t), "weir"), patient)
 
 	first := mustToken(t, one, "a", service)
 	got := mustToken(t, two, "a", service)
@@ -78,7 +78,7 @@ func TestTwoCachesOnOneRedis(t *testing.T) {
 func TestRedisAwayAtStart(t *testing.T) {
 	server, service := redistest.Start(t), &issuer{name: "service"}
 	server.Stop()
-	client := newClient(t, server)
+	client := server.Client(t)
 	cache := newCache(t, tokencache.NewRedis(client, "weir"), eager)
 	if token, err := cache.Token(within(t), keyFor("a"), service.acquire); err != nil || token.Value != "service-1" {
 		t.Errorf("Token = %v, %v", token, err)
@@ -90,7 +90,7 @@ func TestRedisAwayAtStart(t *testing.T) {
 
 func TestRedisKilledInTheMiddle(t *testing.T) {
 	server, service := redistest.Start(t), &issuer{name: "service"}
-	client := newClient(t, server)
+	client := server.Client(t)
 	cache := newCache(t, tokencache.NewRedis(client, "weir"), eager)
 	before := mustToken(t, cache, "before", service)
 
@@ -146,14 +146,14 @@ func TestRedisFrozen(t *testing.T) {
 			}
 
 			server.Resume()
-			wantSharingAgain(t, probing, newClient(t, server), service)
+			wantSharingAgain(t, probing, server.Client(t), service)
 		})
 	}
 }
 
 func TestTokensOfTheOutageReachRedis(t *testing.T) {
 	server, service := redistest.Start(t), &issuer{name: "service"}
-	client := newClient(t, server)
+	client := server.Client(t)
 	store := tokencache.NewRedis(client, "weir")
 	server.Stop()
 	cache := newCache(t, store, eager)

@@ -15,15 +15,6 @@ import (
 	"github.com/weirhq/weir/tokencache/tokencachetest"
 )
 
-func newClient(t *testing.T, server *redistest.Server) *redis.Client {
-	t.Helper()
-	client := redis.NewClient(&redis.Options{
-		Addr: server.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1,
-	})
-	t.Cleanup(func() { client.Close() })
-	return client
-}
-
 // storedNames lists all keys in the server.
 func storedNames(t *testing.T, client *redis.Client) []string {
 	t.Helper()
@@ -35,7 +26,7 @@ func storedNames(t *testing.T, client *redis.Client) []string {
 }
 
 func TestRedisConformance(t *testing.T) {
-	client := newClient(t, redistest.Start(t))
+	client := redistest.Start(t).Client(t)
 	prefix := 0
 	tokencachetest.Run(t, func(*testing.T) tokencache.Store {
 		prefix++
@@ -44,7 +35,7 @@ func TestRedisConformance(t *testing.T) {
 }
 
 func TestRedisKeyNamesHoldNoSecret(t *testing.T) {
-	client := newClient(t, redistest.Start(t))
+	client := redistest.Start(t).Client(t)
 	cache := newCache(t, tokencache.NewRedis(client, "mirror"), patient)
 	key := tokencache.Key{
 		Registry: "https://registry.example", Realm: "https://auth.example/token", Service: "service.example",
@@ -66,7 +57,7 @@ func TestRedisKeyNamesHoldNoSecret(t *testing.T) {
 }
 
 func TestRedisDropsTokensAtTheirEarlyExpiry(t *testing.T) {
-	client := newClient(t, redistest.Start(t))
+	client := redistest.Start(t).Client(t)
 	store := tokencache.NewRedis(client, "weir")
 	token := newToken("value")
 	if err := store.Set(t.Context(), keyFor("a"), token); err != nil {
@@ -84,7 +75,7 @@ func TestRedisDropsTokensAtTheirEarlyExpiry(t *testing.T) {
 }
 
 func TestRedisDoesNotKeepWhatHasExpired(t *testing.T) {
-	client := newClient(t, redistest.Start(t))
+	client := redistest.Start(t).Client(t)
 	store := tokencache.NewRedis(client, "weir")
 	for _, left := range []time.Duration{0, -1, -time.Millisecond, -time.Hour} {
 		// Without a time of issue the early expiry is 30 s before the end.
@@ -99,7 +90,7 @@ func TestRedisDoesNotKeepWhatHasExpired(t *testing.T) {
 }
 
 func TestRedisGarbageCountsAsAbsent(t *testing.T) {
-	client := newClient(t, redistest.Start(t))
+	client := redistest.Start(t).Client(t)
 	store := tokencache.NewRedis(client, "weir")
 	if err := store.Set(t.Context(), keyFor("a"), newToken("good")); err != nil {
 		t.Fatal(err)
@@ -168,7 +159,7 @@ func (renameCommands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 }
 
 func TestRedisErrorsHoldNoToken(t *testing.T) {
-	client := newClient(t, redistest.Start(t))
+	client := redistest.Start(t).Client(t)
 	client.AddHook(renameCommands{})
 	store := tokencache.NewRedis(client, "weir")
 	for name, err := range map[string]error{

@@ -1,7 +1,6 @@
 package disk_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/storage/storagetest"
@@ -301,21 +301,10 @@ func TestWritable(t *testing.T) {
 	}
 }
 
-// logged collects what is logged.
-type logged struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func newLog() (*logged, *slog.Logger) {
-	l := new(logged)
-	return l, slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.Buffer.Write(p)
+// newLog returns a log and a logger that writes to it.
+func newLog() (*testutil.LogBuffer, *slog.Logger) {
+	log := new(testutil.LogBuffer)
+	return log, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 func waitForCount(t *testing.T, s *disk.Store, bytes, objects int64) {

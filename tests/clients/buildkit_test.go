@@ -6,15 +6,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 )
 
 // buildkit builds on an image. It is built from its module: Debian has no
 // package of it.
 func buildkit(t *testing.T, m *mirror) puller {
-	require.Program(t, "runc", "runc")
-	require.Root(t)
+	testutil.Program(t, "runc", "runc")
+	testutil.Root(t)
 	buildkitd, buildctl := harness.Tool(t, "buildkit", "buildkitd"), harness.Tool(t, "buildkit", "buildctl")
 	dir := harness.SocketDir(t, "buildkitd-")
 	config := filepath.Join(m.ClientConfig(t, "buildkit"), "etc/buildkit/buildkitd.toml")

@@ -7,15 +7,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 )
 
 // containerd pulls through ctr, which does what the kubelet has it do: names
 // stay, and the mirror is told the registry in the parameter ns.
 func containerd(t *testing.T, m *mirror) puller {
-	path, ctr := require.Program(t, "containerd", "containerd"), require.Program(t, "ctr", "containerd")
-	require.Root(t)
+	path, ctr := testutil.Program(t, "containerd", "containerd"), testutil.Program(t, "ctr", "containerd")
+	testutil.Root(t)
 	hosts := filepath.Join(m.ClientConfig(t, "containerd"), "etc/containerd/certs.d")
 	dir := harness.SocketDir(t, "containerd-")
 	socket, config := filepath.Join(dir, "sock"), filepath.Join(dir, "config.toml")

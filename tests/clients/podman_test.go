@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 )
 
 func podman(t *testing.T, m *mirror) puller { return intoStorage(t, m, "podman") }
@@ -16,8 +16,8 @@ func buildah(t *testing.T, m *mirror) puller { return intoStorage(t, m, "buildah
 // intoStorage is a client that keeps its images in containers/storage, and finds
 // the mirror in registries.conf.
 func intoStorage(t *testing.T, m *mirror, program string) puller {
-	path := require.Program(t, program, program)
-	require.Root(t)
+	path := testutil.Program(t, program, program)
+	testutil.Root(t)
 	dir := t.TempDir()
 	conf := filepath.Join(m.ClientConfig(t, "podman"), "etc/containers/registries.conf.d/weir.conf")
 	policy := filepath.Join(dir, "policy.json")

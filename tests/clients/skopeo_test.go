@@ -4,8 +4,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
-	"github.com/weirhq/weir/tests/require"
 )
 
 // skopeo finds the mirror in registries.conf.
@@ -19,7 +19,7 @@ func skopeoNamed(t *testing.T, m *mirror) puller {
 }
 
 func skopeoWith(t *testing.T, m *mirror, prefix string, args ...string) puller {
-	path := require.Program(t, "skopeo", "skopeo")
+	path := testutil.Program(t, "skopeo", "skopeo")
 	return func(t *testing.T, name string, want *harness.Image) {
 		dir := t.TempDir()
 		harness.Run(t, m.command(t, path, append(args, "--override-arch", "amd64", "docker://"+prefix+name, "oci:"+dir+":it")...))

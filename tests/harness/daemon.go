@@ -7,12 +7,14 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // Daemon is a server that another project wrote.
 type Daemon struct {
 	Cmd *exec.Cmd
-	Log *LogBuffer
+	Log *testutil.LogBuffer
 }
 
 // StartDaemon runs a server until the test ends, which is when the context of
@@ -20,7 +22,7 @@ type Daemon struct {
 // what is left of its process group after that is killed.
 func StartDaemon(t *testing.T, cmd *exec.Cmd) *Daemon {
 	t.Helper()
-	d := &Daemon{Cmd: cmd, Log: &LogBuffer{}}
+	d := &Daemon{Cmd: cmd, Log: &testutil.LogBuffer{}}
 	cmd.Stdout, cmd.Stderr = d.Log, d.Log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

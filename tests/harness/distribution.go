@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/weirhq/weir/tests/require"
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // Distribution is a real registry: Debian's docker-registry.
@@ -20,7 +20,7 @@ type Distribution struct {
 // configuration and to its top level; client is what reaches it.
 func StartDistribution(t *testing.T, client *http.Client, scheme, httpMore, topMore string) *Distribution {
 	t.Helper()
-	path := require.Program(t, "docker-registry", "docker-registry")
+	path := testutil.Program(t, "docker-registry", "docker-registry")
 	dir := t.TempDir()
 	addr := FreeAddr(t)
 	config := filepath.Join(dir, "config.yml")

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/weirhq/weir/tests/require"
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // Docker is a Docker Engine of the test's own.
@@ -22,9 +22,9 @@ type Docker struct {
 // needs no network of its own and can pull from loopback addresses only.
 func StartDocker(t *testing.T, config string, env ...string) *Docker {
 	t.Helper()
-	dockerd := require.Program(t, "dockerd", "docker.io")
-	d := &Docker{t: t, binary: require.Program(t, "docker", "docker.io")}
-	require.Root(t)
+	dockerd := testutil.Program(t, "dockerd", "docker.io")
+	d := &Docker{t: t, binary: testutil.Program(t, "docker", "docker.io")}
+	testutil.Root(t)
 	dir := SocketDir(t, "dockerd-")
 	// What an engine leaves mounted when it ends: the one always, the other
 	// where / is a bind mount, as it is in some containers.

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // Tool builds a program that Debian has no package of, from its own release and
@@ -27,7 +29,7 @@ func Tool(t *testing.T, module, name string) string {
 // output, without white space around it. Run has its notes too.
 func Output(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
-	var notes LogBuffer
+	var notes testutil.LogBuffer
 	cmd.Stderr = &notes
 	out, err := cmd.Output()
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // Weir is a running mirror.
@@ -21,7 +23,7 @@ type Weir struct {
 	Data   string // blob_store.fs.root_dir
 
 	Cmd    *exec.Cmd
-	Log    *LogBuffer
+	Log    *testutil.LogBuffer
 	Exited chan struct{}
 }
 
@@ -46,7 +48,7 @@ func StartWeirAs(t *testing.T, dir, config string, prepare func(*exec.Cmd), env 
 	w := &Weir{
 		Config: filepath.Join(dir, "config.toml"),
 		Data:   filepath.Join(dir, "data"),
-		Log:    &LogBuffer{},
+		Log:    &testutil.LogBuffer{},
 		Exited: make(chan struct{}),
 	}
 	base := filepath.Join(dir, "base.toml")

@@ -18,7 +18,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/weirhq/weir/tests/require"
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // patience bounds every wait for something that ought to happen at once.
@@ -41,7 +41,7 @@ func startRegistry(t *testing.T, name, root, auth string) *registry {
 	t.Helper()
 	dir := t.TempDir()
 	r := &registry{
-		t: t, program: require.Program(t, "docker-registry", "docker-registry"), addr: freeAddr(t),
+		t: t, program: testutil.Program(t, "docker-registry", "docker-registry"), addr: freeAddr(t),
 		config: filepath.Join(dir, name+".yml"), log: filepath.Join(dir, name+".log"),
 	}
 	config := fmt.Sprintf(`version: 0.1

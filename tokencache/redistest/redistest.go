@@ -19,7 +19,9 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/weirhq/weir/tests/require"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // Server is a redis-server process. Its methods may be called concurrently;
@@ -60,6 +62,15 @@ func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", s.port) }
 
 // URL is the server's address as clients and configurations write it.
 func (s *Server) URL() string { return "redis://" + s.Addr() + "/0" }
+
+// Client returns a client of the server that does not retry, so that a failure
+// is seen at once. It is closed with the test.
+func (s *Server) Client(t testing.TB) *redis.Client {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: s.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { client.Close() })
+	return client
+}
 
 // Stop kills the server, frozen or not, and waits until it is gone. All its
 // data is lost. To stop a stopped server does nothing.
@@ -121,7 +132,7 @@ func (s *Server) signal(signal syscall.Signal) {
 // launch starts the process and returns when it says that it is ready.
 func (s *Server) launch() error {
 	s.t.Helper()
-	path := require.Program(s.t, "redis-server", "redis-server")
+	path := testutil.Program(s.t, "redis-server", "redis-server")
 	process := exec.Command(path, "--port", s.port, "--bind", "127.0.0.1", "--dir", s.dir,
 		"--save", "", "--appendonly", "no", "--daemonize", "no")
 	stdout, err := process.StdoutPipe()

@@ -1,17 +1,15 @@
 package sharedcooldown_test
 
 import (
-	"bytes"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/sharedcooldown"
@@ -30,44 +28,19 @@ const (
 // instance is one mirror's rests.
 type instance struct {
 	*sharedcooldown.Cooldowns
-	log *safeBuffer
-}
-
-// safeBuffer is a log that is written and read at once.
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
+	log *testutil.LogBuffer
 }
 
 func newInstance(t *testing.T, server *redistest.Server) *instance {
 	t.Helper()
-	i := &instance{log: new(safeBuffer)}
+	i := &instance{log: new(testutil.LogBuffer)}
 	opts := sharedcooldown.Options{Prefix: prefix, Logger: slog.New(slog.NewTextHandler(i.log, nil)), Retry: retry}
 	if server != nil {
-		opts.Redis = newClient(t, server)
+		opts.Redis = server.Client(t)
 	}
 	i.Cooldowns = sharedcooldown.New(opts)
 	t.Cleanup(i.Close)
 	return i
-}
-
-func newClient(t *testing.T, server *redistest.Server) *redis.Client {
-	t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1, DialerRetries: 1})
-	t.Cleanup(func() { client.Close() })
-	return client
 }
 
 // watching is what a client of an instance was told.
@@ -150,7 +123,7 @@ func TestAmongInstances(t *testing.T) {
 
 	newInstance(t, server).watch(t, hub, "account").expect(t, "an instance that starts later", until)
 
-	client := newClient(t, server)
+	client := server.Client(t)
 	names := must(t)(client.Keys(t.Context(), "*").Result())
 	if len(names) != 1 || !strings.HasPrefix(names[0], prefix+":rest:") || strings.Contains(names[0], "registry") || strings.Contains(names[0], "account") {
 		t.Fatalf("the keys are %q", names)
@@ -177,7 +150,7 @@ func TestGarbage(t *testing.T) {
 	w := other.watch(t, hub, "")
 	one.Limit(hub, "", in(time.Minute))
 	w.expect(t, "before", in(time.Minute))
-	client := newClient(t, server)
+	client := server.Client(t)
 	names := must(t)(client.Keys(t.Context(), "*").Result())
 	for _, text := range []string{"", "{", `{"rest":1}`, `{"rest":"` + strings.TrimPrefix(names[0], prefix+":rest:") + `","left_ms":-5}`} {
 		if err := client.Publish(t.Context(), prefix+":rests", text).Err(); err != nil {

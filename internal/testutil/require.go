@@ -1,9 +1,4 @@
-// Package require finds what tests need beyond Go: programs, and privileges.
-//
-// On a machine that lacks something the tests that need it are skipped, and
-// each is noted in the file that WEIR_MISSING names, for make test to print.
-// Where WEIR_REQUIRE_ALL is set, as in CI, they fail.
-package require
+package testutil
 
 import (
 	"fmt"
@@ -26,7 +21,8 @@ func Program(t testing.TB, name, debianPackage string) string {
 	return ""
 }
 
-// Root is for tests that mount filesystems or start system services.
+// Root skips a test that mounts filesystems or starts system services, unless
+// it runs as root.
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -34,15 +30,18 @@ func Root(t testing.TB) {
 	}
 }
 
-func missing(t testing.TB, what string) {
+// missing skips the test for the given reason and notes that in the file that
+// WEIR_MISSING names, for make to print at its end. If WEIR_REQUIRE_ALL is set,
+// as it is in CI, the test fails.
+func missing(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("WEIR_REQUIRE_ALL") != "" {
-		t.Fatal(what)
+		t.Fatal(reason)
 	}
 	if path := os.Getenv("WEIR_MISSING"); path != "" {
-		note(t, path, fmt.Sprintf("%s: %s\n", t.Name(), what))
+		note(t, path, fmt.Sprintf("%s: %s\n", t.Name(), reason))
 	}
-	t.Skip(what)
+	t.Skip(reason)
 }
 
 func note(t testing.TB, path, line string) {

@@ -1,4 +1,4 @@
-package harness
+package testutil
 
 import (
 	"bytes"
@@ -6,25 +6,27 @@ import (
 	"sync"
 )
 
-// LogBuffer is a log that is written to and read from at once.
+// LogBuffer is a log that can be read while a server writes to it.
 type LogBuffer struct {
-	Mu  sync.Mutex
-	Buf bytes.Buffer
+	mu  sync.Mutex
+	buf bytes.Buffer
 }
 
+// Write appends to the log.
 func (b *LogBuffer) Write(p []byte) (int, error) {
-	b.Mu.Lock()
-	defer b.Mu.Unlock()
-	return b.Buf.Write(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
 }
 
+// String returns the log so far.
 func (b *LogBuffer) String() string {
-	b.Mu.Lock()
-	defer b.Mu.Unlock()
-	return b.Buf.String()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
-// Count returns how many lines hold all of the given texts.
+// Count returns how many lines contain all of the given texts.
 func (b *LogBuffer) Count(texts ...string) int {
 	n := 0
 	for line := range strings.Lines(b.String()) {
