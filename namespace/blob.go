@@ -3,7 +3,6 @@ package namespace
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 
@@ -166,7 +165,7 @@ func (n *Namespace) storedBlob(ctx context.Context, id storage.Repository, dgst 
 // prove asks the upstream whether a repository has a blob: that its bytes are
 // here does not mean that this repository's readers may have them.
 func (n *Namespace) prove(ctx context.Context, id storage.Repository, dgst digest.Digest) (ocispec.Descriptor, error) {
-	desc, _, err := share(ctx, n.cache, question{id, "proof", dgst.String()}, func(ctx context.Context) (ocispec.Descriptor, error) {
+	desc, _, err := share(ctx, n.cache.proofs, question{id, "proof", dgst.String()}, func(ctx context.Context) (ocispec.Descriptor, error) {
 		desc, err := n.spec.Upstreams.StatBlob(ctx, id.Name, dgst)
 		if err != nil {
 			n.remember(question{id, "blob", dgst.String()}, err)
@@ -198,10 +197,15 @@ func (n *Namespace) source(id storage.Repository, dgst digest.Digest) storage.So
 // up.
 func CompleteOrAbandon(pool *Pool) func(*storage.Flight) {
 	return func(f *storage.Flight) {
-		// The key is the flight's, not the digest's: a job for a flight that
-		// has failed must not stand for the next one's.
-		if !pool.Submit(fmt.Sprintf("complete %s (%p)", f.Digest(), f), f.Complete) {
+		if !pool.Submit(completing{f}, f.Complete) {
 			f.Abandon()
 		}
 	}
 }
+
+// completing is the job that completes a download. Its key is the download, not
+// the digest: a job for a download that has failed must not stand for the next
+// download of the same digest.
+type completing struct{ flight *storage.Flight }
+
+func (c completing) String() string { return "complete " + c.flight.Digest().String() }

@@ -300,7 +300,7 @@ func TestJobOfAFailedDownload(t *testing.T) {
 		const size = 1 << 20
 		dgst := r.AddRandomBlob("app", size, 1)
 		busy := make(chan struct{})
-		m.pool.Submit("busy", func(context.Context) error { <-busy; return nil })
+		m.pool.Submit(named("busy"), func(context.Context) error { <-busy; return nil })
 
 		gate := upstreamtest.NewGate()
 		r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(size/2, gate)).Times(1)

@@ -7,16 +7,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime/debug"
-	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.opentelemetry.io/otel/trace"
-	"golang.org/x/sync/singleflight"
 
+	"github.com/weirhq/weir/internal/flight"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
@@ -43,20 +41,25 @@ type Cache struct {
 	records *storage.Health
 	log     *slog.Logger
 
-	lookups   singleflight.Group // of manifests, lists and proofs under way
-	ended     sync.WaitGroup     // of the same
+	// Lookups under way, each shared by all callers of one question.
+	lookups   *flight.Scope
+	manifests *flight.Group[question, *found]
+	proofs    *flight.Group[question, ocispec.Descriptor]
+	tags      *flight.Group[question, *Tags]
+	referrers *flight.Group[question, *Referrers]
+
 	refusals  *lru.Cache[question, refusal]
 	announced *lru.Cache[content, announcement]
 }
 
-// question is what an upstream was asked about one repository.
+// question is one question to an upstream about one repository. It is compared
+// as it is: printed, the repositories {ghcr.io/acme, app} and {ghcr.io, acme/app}
+// are the same.
 type question struct {
 	repo storage.Repository
 	op   string
 	ref  string
 }
-
-func (q question) String() string { return fmt.Sprintf("%s %s %s", q.op, q.repo, q.ref) }
 
 // refusal is a definite "not found" that is remembered for a while.
 type refusal struct {
@@ -100,63 +103,48 @@ func NewCache(o CacheOptions) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
+	lookups := flight.NewScope()
 	return &Cache{
+		lookups:   lookups,
+		manifests: flight.NewGroup[question, *found](lookups),
+		proofs:    flight.NewGroup[question, ocispec.Descriptor](lookups),
+		tags:      flight.NewGroup[question, *Tags](lookups),
+		referrers: flight.NewGroup[question, *Referrers](lookups),
+
 		store: o.Store, spools: o.Spools, catalog: o.Catalog, flights: o.Flights, pool: o.Pool,
 		content: o.Content, records: o.Records, log: o.Logger,
 		refusals: refusals, announced: announced,
 	}, nil
 }
 
-// Wait returns when no lookup is under way.
-func (c *Cache) Wait() { c.ended.Wait() }
+// Drain refuses new lookups and waits until none is under way. It returns ctx's
+// error if ctx is done first.
+func (c *Cache) Drain(ctx context.Context) error { return c.lookups.Drain(ctx) }
+
+// Close cancels the lookups under way and waits for their end. From then on the
+// cache reads and writes neither the store nor the catalog by itself.
+func (c *Cache) Close() { c.lookups.Close() }
 
 // Repositories returns the repositories that have something cached, sorted.
 func (c *Cache) Repositories(ctx context.Context) ([]storage.Repository, error) {
 	return c.catalog.Repositories(ctx)
 }
 
-// shared is the answer of a lookup, with the span of the request that made it
-// run.
-type shared[T any] struct {
-	value  T
-	leader trace.SpanContext
-}
-
-// share runs one lookup for all who ask the same question at once. The lookup
-// is detached from its callers: who leaves fails nobody else's. A panic of it
-// becomes an error, since no caller's recover could keep it from ending the
-// process. led reports whether this caller's request made it run. The lookup
-// belongs to the trace of that one; the spans of the others link to it.
-func share[T any](ctx context.Context, c *Cache, q question, lookup func(context.Context) (T, error)) (value T, led bool, err error) {
-	detached := context.WithoutCancel(ctx)
-	ran := make(chan struct{}, 1)
-	c.ended.Add(1)
-	answer := c.lookups.DoChan(q.String(), func() (_ any, err error) {
-		ran <- struct{}{}
-		defer func() {
-			if failure := recover(); failure != nil {
-				err = fmt.Errorf("panic in a lookup; this is a bug of the mirror, please report it: %v\n%s", failure, debug.Stack())
-			}
-		}()
-		value, err := lookup(detached)
-		return shared[T]{value, trace.SpanContextFromContext(ctx)}, err
-	})
-	done := make(chan singleflight.Result, 1)
-	go func() {
-		defer c.ended.Done()
-		done <- <-answer
-	}()
-	select {
-	case result := <-done:
-		got, _ := result.Val.(shared[T])
-		led = len(ran) > 0
-		if !led && got.leader.IsSampled() {
-			trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: got.leader})
-		}
-		return got.value, led, result.Err
-	case <-ctx.Done():
-		return value, false, context.Cause(ctx)
+// share runs one lookup for all callers that ask the same question at once. The
+// lookup is detached from its callers: one caller's cancellation does not fail
+// the others. led reports whether this caller's request made it run. The lookup
+// belongs to the trace of that request; the spans of the others link to it.
+func share[T any](ctx context.Context, lookups *flight.Group[question, T], q question, lookup func(context.Context) (T, error)) (value T, led bool, err error) {
+	answer, err := lookups.Do(ctx, q, lookup)
+	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
+		err = fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)
 	}
+	if !answer.Led && answer.Leader != nil {
+		if leader := trace.SpanContextFromContext(answer.Leader); leader.IsSampled() {
+			trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: leader})
+		}
+	}
+	return answer.Value, answer.Led, err
 }
 
 // refused returns the remembered refusal of a question.
@@ -202,12 +190,27 @@ func (c *Cache) keep(ctx context.Context, repo storage.Repository, tag string, m
 	if !errors.Is(err, spool.ErrBusy) {
 		return c.kept(ctx, err, repo, tag, desc, checked)
 	}
-	c.pool.Submit(fmt.Sprintf("store %s of %s:%s", desc.Digest, repo, tag), func(ctx context.Context) error {
+	c.pool.Submit(storing{repo, tag, desc.Digest}, func(ctx context.Context) error {
 		err := c.put(ctx, c.spools.Create, desc.Digest, m.Body)
 		c.kept(ctx, err, repo, tag, desc, checked)
 		return nil // the health of the store tells of a failure
 	})
 	return false
+}
+
+// storing is the job that stores a manifest which a tag, if that is not empty,
+// names.
+type storing struct {
+	repo   storage.Repository
+	tag    string
+	digest digest.Digest
+}
+
+func (s storing) String() string {
+	if s.tag == "" {
+		return fmt.Sprintf("store %s of %s", s.digest, s.repo)
+	}
+	return fmt.Sprintf("store %s of %s:%s", s.digest, s.repo, s.tag)
 }
 
 // kept records a manifest that was stored, unless that failed.

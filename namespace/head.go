@@ -35,7 +35,7 @@ func (n *Namespace) headByDigest(ctx context.Context, repo string, dgst digest.D
 		return nil, err
 	}
 	q.op = "head"
-	f, _, err := share(ctx, n.cache, q, func(ctx context.Context) (*found, error) {
+	f, _, err := share(ctx, n.cache.manifests, q, func(ctx context.Context) (*found, error) {
 		f, err := n.ask(ctx, id, oci.ByDigest(dgst))
 		n.remember(question{id, "manifest", dgst.String()}, err)
 		return f, err
@@ -82,7 +82,7 @@ func (n *Namespace) headByTag(ctx context.Context, repo, tag string) (*Manifest,
 	if err := n.cache.refused(q); err != nil && !cached {
 		return nil, err
 	}
-	f, _, err := share(ctx, n.cache, question{id, "head", tag}, func(ctx context.Context) (*found, error) {
+	f, _, err := share(ctx, n.cache.manifests, question{id, "head", tag}, func(ctx context.Context) (*found, error) {
 		f, err := n.ask(ctx, id, oci.ByTag(tag))
 		n.remember(q, err)
 		if err == nil {

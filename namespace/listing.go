@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/flight"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -32,7 +33,7 @@ type Referrers struct {
 // said before or, where it was never asked, the tags that are cached.
 func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*Tags, error) {
 	id := n.id(repo)
-	list, err := listing(ctx, n, id, "tags", query.Encode(), func(ctx context.Context) (*Tags, error) {
+	list, err := listing(ctx, n, n.cache.tags, id, "tags", query.Encode(), func(ctx context.Context) (*Tags, error) {
 		page, err := n.spec.Upstreams.Tags(ctx, repo, query)
 		if err != nil {
 			return nil, err
@@ -102,7 +103,7 @@ func (n *Namespace) Referrers(ctx context.Context, repo string, dgst digest.Dige
 		return &Referrers{Outcome: Outcome{Cache: Passed, Upstream: r.Upstream}, Index: r.Index}, nil
 	}
 	name := dgst.String() + "?" + artifactType
-	r, err := listing(ctx, n, n.id(repo), "referrers", name, ask)
+	r, err := listing(ctx, n, n.cache.referrers, n.id(repo), "referrers", name, ask)
 	if err == nil || artifactType == "" {
 		return r, err
 	}
@@ -125,11 +126,11 @@ type list[T any] interface {
 
 // listing asks the upstream for a list and keeps the answer for when the
 // upstream fails. All who ask for the same at once share one answer.
-func listing[T any, P list[T]](ctx context.Context, n *Namespace, id storage.Repository, kind, name string, ask func(context.Context) (*T, error)) (*T, error) {
+func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[question, *T], id storage.Repository, kind, name string, ask func(context.Context) (*T, error)) (*T, error) {
 	if n.spec.Offline {
 		return keptListing[T, P](ctx, n, id, kind, name, n.offline(kind))
 	}
-	list, led, err := share(ctx, n.cache, question{id, kind, name}, func(ctx context.Context) (*T, error) {
+	list, led, err := share(ctx, lookups, question{id, kind, name}, func(ctx context.Context) (*T, error) {
 		list, err := ask(ctx)
 		if err == nil {
 			n.keepListing(ctx, id, kind, name, list)

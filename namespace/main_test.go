@@ -86,7 +86,7 @@ func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store
 	t.Cleanup(func() {
 		m.pool.Close()
 		m.flights.Close()
-		m.cache.Wait()
+		m.cache.Close()
 	})
 	return m
 }
@@ -127,6 +127,11 @@ func (m *mirror) chain(key string, registries []*upstreamtest.Registry, change .
 	}
 	return table.Namespaces()[0]
 }
+
+// named is the key of a job in tests.
+type named string
+
+func (n named) String() string { return string(n) }
 
 func offline(s *namespace.Spec)   { s.Offline = true }
 func immutable(s *namespace.Spec) { s.ImmutableTags = true }

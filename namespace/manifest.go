@@ -57,7 +57,7 @@ func (n *Namespace) manifestByDigest(ctx context.Context, repo string, dgst dige
 	if err := n.cache.refused(q); err != nil {
 		return nil, err
 	}
-	f, led, err := share(ctx, n.cache, q, func(ctx context.Context) (*found, error) {
+	f, led, err := share(ctx, n.cache.manifests, q, func(ctx context.Context) (*found, error) {
 		f, err := n.confirm(ctx, id, dgst)
 		if f == nil && err == nil {
 			f, err = n.fetch(ctx, id, oci.ByDigest(dgst), "")
@@ -116,7 +116,7 @@ func (n *Namespace) refetch(ctx context.Context, id storage.Repository, dgst dig
 	case !evicted:
 		n.log.Warn("cannot read a stored manifest; its upstream is asked", "repository", id.String(), "digest", dgst, "error", failure)
 	}
-	f, led, err := share(ctx, n.cache, question{id, "refetch", dgst.String()}, func(ctx context.Context) (*found, error) {
+	f, led, err := share(ctx, n.cache.manifests, question{id, "refetch", dgst.String()}, func(ctx context.Context) (*found, error) {
 		return n.fetch(ctx, id, oci.ByDigest(dgst), "")
 	})
 	if err != nil {
@@ -138,7 +138,7 @@ func (n *Namespace) manifestByTag(ctx context.Context, repo, tag string) (*Manif
 	if err := n.cache.refused(q); err != nil && !cached {
 		return nil, err
 	}
-	f, led, err := share(ctx, n.cache, q, func(ctx context.Context) (*found, error) {
+	f, led, err := share(ctx, n.cache.manifests, q, func(ctx context.Context) (*found, error) {
 		f, err := n.refresh(ctx, id, tag, known, cached)
 		n.remember(q, err)
 		return f, err

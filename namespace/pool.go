@@ -2,6 +2,7 @@ package namespace
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 )
@@ -23,24 +24,25 @@ type Pool struct {
 	mu      sync.Mutex
 	running int
 	queue   []job
-	keys    map[string]bool // of all jobs that run or wait
+	keys    map[fmt.Stringer]bool // of all jobs that run or wait
 	closed  bool
 }
 
 type job struct {
-	key string
+	key fmt.Stringer
 	run func(context.Context) error
 }
 
 // NewPool returns a pool that runs up to size jobs at once.
 func NewPool(size int, metrics *Metrics, log *slog.Logger) *Pool {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Pool{size: size, log: log, metrics: metrics, ctx: ctx, cancel: cancel, keys: make(map[string]bool)}
+	return &Pool{size: size, log: log, metrics: metrics, ctx: ctx, cancel: cancel, keys: make(map[fmt.Stringer]bool)}
 }
 
 // Submit hands a job over. It reports whether the job, or another one with its
-// key, is running or waiting to run.
-func (p *Pool) Submit(key string, run func(context.Context) error) bool {
+// key, is running or waiting to run. Keys are comparable, and are compared as
+// they are; their String is for the log only.
+func (p *Pool) Submit(key fmt.Stringer, run func(context.Context) error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -83,7 +85,7 @@ func (p *Pool) Close() {
 func (p *Pool) work(j job) {
 	for ok := true; ok; j, ok = p.next(j) {
 		if err := j.run(p.ctx); err != nil {
-			p.log.Warn("a cache job failed; a later pull does its work", "job", j.key, "error", err)
+			p.log.Warn("a cache job failed; a later pull does its work", "job", j.key.String(), "error", err)
 			p.metrics.jobEnded("failed")
 		} else {
 			p.metrics.jobEnded("done")

@@ -53,7 +53,7 @@ func TestPool(t *testing.T) {
 		}
 		const room = size + size*64
 		for i := range room {
-			if !pool.Submit(fmt.Sprint(i), job) {
+			if !pool.Submit(named(fmt.Sprint(i)), job) {
 				t.Fatalf("job %d of %d was dropped", i, room)
 			}
 		}
@@ -61,11 +61,11 @@ func TestPool(t *testing.T) {
 		// One that is running or waiting stands for another of its key, and
 		// there is no room for a new one.
 		for _, key := range []string{"0", "100"} {
-			if !pool.Submit(key, job) {
+			if !pool.Submit(named(key), job) {
 				t.Errorf("%s was dropped", key)
 			}
 		}
-		if pool.Submit("one too many", job) {
+		if pool.Submit(named("one too many"), job) {
 			t.Error("the pool has no bound")
 		}
 		if err := metrics("3 192, 0 1 0"); err != nil {
@@ -80,7 +80,7 @@ func TestPool(t *testing.T) {
 			t.Error(err)
 		}
 		// What has ended can be submitted again.
-		pool.Submit("0", job)
+		pool.Submit(named("0"), job)
 		synctest.Wait()
 		if ran.Load() != room+1 {
 			t.Error("a key is taken for ever")
@@ -97,14 +97,14 @@ func TestPoolClose(t *testing.T) {
 			<-ctx.Done()
 			return context.Cause(ctx)
 		}
-		pool.Submit("running", job)
-		pool.Submit("waiting", job)
+		pool.Submit(named("running"), job)
+		pool.Submit(named("waiting"), job)
 		synctest.Wait()
 		pool.Close()
 		if ran.Load() != 1 {
 			t.Errorf("%d jobs ran", ran.Load())
 		}
-		if pool.Submit("late", job) {
+		if pool.Submit(named("late"), job) {
 			t.Error("a closed pool takes jobs")
 		}
 		if err := metrics("0 0, 0 1 1"); err != nil {
@@ -116,7 +116,7 @@ func TestPoolClose(t *testing.T) {
 func TestPoolWithoutMetrics(t *testing.T) {
 	pool := namespace.NewPool(1, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	done := make(chan struct{})
-	pool.Submit("a", func(context.Context) error { close(done); return nil })
+	pool.Submit(named("a"), func(context.Context) error { close(done); return nil })
 	<-done
 	pool.Close()
 }

@@ -13,6 +13,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/warm"
 )
 
@@ -54,7 +55,7 @@ type Warmer struct {
 	ended   sync.WaitGroup
 
 	mu      sync.Mutex
-	images  map[string]*warmImage // by their String
+	images  map[schedule]*warmImage
 	running int
 	runs    int // ever begun
 }
@@ -71,25 +72,46 @@ type warmImage struct {
 	gone      bool               // no longer in the table
 }
 
-// String names the image, and all that makes its schedule another one's.
-func (i *warmImage) String() string {
-	return fmt.Sprintf("%s %s %v %v", i.image(), i.Every, i.Platforms, i.Referrers)
+// schedule identifies an image and everything that makes its schedule another
+// one's. It is comparable.
+type schedule struct {
+	repo      storage.Repository
+	reference string
+	every     time.Duration
+	platforms string
+	referrers bool
 }
 
+func (i *warmImage) repo() storage.Repository { return i.namespace.id(i.namespace.own(i.Name)) }
+
+func (i *warmImage) schedule() schedule {
+	return schedule{i.repo(), i.Reference, i.Every, fmt.Sprintf("%q", i.Platforms), i.Referrers}
+}
+
+// image names the image for the log.
 func (i *warmImage) image() string {
 	separator := ":"
 	if strings.Contains(i.Reference, ":") {
 		separator = "@" // a digest
 	}
-	return i.namespace.id(i.namespace.own(i.Name)).String() + separator + i.Reference
+	return i.repo().String() + separator + i.Reference
 }
+
+// warmingJob is the job that warms an image. The number tells a run from an earlier
+// one that has not ended yet, although its image is gone.
+type warmingJob struct {
+	image string
+	run   int
+}
+
+func (j warmingJob) String() string { return "warm " + j.image }
 
 // NewWarmer returns a Warmer that works on a pool until its Close.
 func NewWarmer(pool *Pool, metrics *Metrics, log *slog.Logger) *Warmer {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Warmer{
 		pool: pool, metrics: metrics, log: log, ctx: ctx, cancel: cancel,
-		wake: make(chan struct{}, 1), images: make(map[string]*warmImage),
+		wake: make(chan struct{}, 1), images: make(map[schedule]*warmImage),
 	}
 	w.ended.Go(w.run)
 	return w
@@ -109,7 +131,7 @@ func (w *Warmer) Close() {
 func (w *Warmer) Apply(table *Table) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	next := make(map[string]*warmImage)
+	next := make(map[schedule]*warmImage)
 	now := time.Now()
 	for _, n := range table.Namespaces() {
 		if n.spec.Offline {
@@ -117,10 +139,10 @@ func (w *Warmer) Apply(table *Table) {
 		}
 		for _, warming := range n.spec.Warm {
 			i := &warmImage{Warming: warming, namespace: n, wanted: now, due: now.Add(rand.N(firstWithin))}
-			if old := w.images[i.String()]; old != nil {
+			if old := w.images[i.schedule()]; old != nil {
 				old.namespace, i = n, old
 			}
-			next[i.String()] = i
+			next[i.schedule()] = i
 		}
 	}
 	touched := make(map[string]bool) // namespaces
@@ -194,10 +216,7 @@ func (w *Warmer) submit(i *warmImage) {
 	ctx, cancel := context.WithCancel(w.ctx)
 	w.runs++
 	n := i.namespace
-	// The number tells a run from an earlier one that has not ended yet,
-	// although its image is gone.
-	key := fmt.Sprintf("warm %s (run %d)", i.image(), w.runs)
-	if !w.pool.Submit(key, func(pool context.Context) error { return w.warm(ctx, pool, n, i) }) {
+	if !w.pool.Submit(warmingJob{i.image(), w.runs}, func(pool context.Context) error { return w.warm(ctx, pool, n, i) }) {
 		cancel()
 		w.metrics.warmEnded(n.Key(), "dropped")
 		i.due = time.Now().Add(firstRetry)

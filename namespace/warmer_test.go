@@ -70,6 +70,32 @@ func pass(d time.Duration) {
 	synctest.Wait()
 }
 
+// TestWarmerTellsOverlappingKeysApart has two namespaces whose images are printed
+// alike.
+func TestWarmerTellsOverlappingKeysApart(t *testing.T) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+		var specs []namespace.Spec
+		o := newOverlap(m, func(s *namespace.Spec) {
+			s.Warm = []namespace.Warming{{Name: map[string]string{"ghcr.io": "acme/app", "ghcr.io/acme": "app"}[s.Key], Reference: "v1", Every: time.Hour}}
+			specs = append(specs, *s)
+		})
+		for _, side := range o {
+			side.registry.AddImage(side.repo, "v1", []byte("layer"))
+		}
+		table, err := namespace.NewTable(m.cache, specs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Apply(table)
+		pass(5 * time.Second)
+		for _, side := range o {
+			if len(side.registry.Requests()) == 0 {
+				t.Errorf("%s was not warmed", side.namespace.Key())
+			}
+		}
+	})
+}
+
 func TestWarmerKeepsToItsSchedule(t *testing.T) {
 	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
 		r := m.registry("registry.example")

@@ -66,7 +66,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	t.Cleanup(func() {
 		pool.Close()
 		m.flights.Close()
-		m.cache.Wait()
+		m.cache.Close()
 	})
 	m.metrics = registry.NewMetrics(m.gatherer)
 	m.serve(specs...)
@@ -117,7 +117,6 @@ func (m *mirror) settle() {
 	if err := m.flights.Drain(m.t.Context()); err != nil {
 		m.t.Error(err)
 	}
-	m.cache.Wait()
 }
 
 // do asks the handler directly. Headers come as name, value, name, value.

@@ -234,6 +234,9 @@ func (m *mirror) spec(cfg *config.Config, repo config.Repository, keep generatio
 // of use.
 func (m *mirror) close() {
 	m.warmer.Close()
+	if m.cache != nil {
+		m.cache.Close() // no lookup writes to the store once that is closed
+	}
 	m.pool.Close()
 	m.flights.Close()
 	m.clients.close()

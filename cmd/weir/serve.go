@@ -103,6 +103,10 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	if err == nil {
 		err = m.flights.Drain(ctx)
 	}
+	if err == nil {
+		// Lookups of clients that have left: their answers are worth keeping.
+		err = m.cache.Drain(ctx)
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		server.Close()
 		return failure{exitFailed, fmt.Errorf("requests or downloads were cut off: they did not end within %s (global.shutdown_drain_secs)", limit)}
