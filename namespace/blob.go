@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
@@ -195,7 +196,7 @@ func (n *Namespace) source(id storage.Repository, dgst digest.Digest) storage.So
 // CompleteOrAbandon is what becomes of a download that all clients have left: a
 // job of the pool completes it, and where there is no room for one it is given
 // up.
-func CompleteOrAbandon(pool *Pool) func(*storage.Flight) {
+func CompleteOrAbandon(pool *jobs.Pool) func(*storage.Flight) {
 	return func(f *storage.Flight) {
 		if !pool.Submit(completing{f}, f.Complete) {
 			f.Abandon()

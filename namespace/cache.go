@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/internal/flight"
+	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
@@ -36,7 +37,7 @@ type Cache struct {
 	spools  *spool.Dir
 	catalog *storage.Catalog
 	flights *storage.Flights
-	pool    *Pool
+	pool    *jobs.Pool
 	content *storage.Health
 	records *storage.Health
 	log     *slog.Logger
@@ -87,7 +88,7 @@ type CacheOptions struct {
 	Spools  *spool.Dir
 	Catalog *storage.Catalog
 	Flights *storage.Flights // over the same store and spools
-	Pool    *Pool            // of background jobs
+	Pool    *jobs.Pool       // of background jobs
 	Content *storage.Health  // of the store; may be nil
 	Records *storage.Health  // of the catalog's records; may be nil
 	Logger  *slog.Logger

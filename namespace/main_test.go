@@ -19,6 +19,7 @@ import (
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/storagetest"
 	"github.com/weirhq/weir/upstream"
@@ -44,7 +45,7 @@ type mirror struct {
 	network *upstreamtest.Network
 	store   *storagetest.Memory
 	catalog *storage.Catalog
-	pool    *namespace.Pool
+	pool    *jobs.Pool
 	flights *storage.Flights
 	cache   *namespace.Cache
 	log     *testutil.LogBuffer
@@ -57,19 +58,19 @@ func bubble(t *testing.T, test func(t *testing.T, m *mirror)) {
 }
 
 // newMirror returns a mirror with a pool of the given size.
-func newMirror(t *testing.T, pool int, metrics *namespace.Metrics) *mirror {
+func newMirror(t *testing.T, pool int, metrics *jobs.Metrics) *mirror {
 	t.Helper()
 	store := storagetest.NewMemory(t)
 	return newMirrorOver(t, store, store, pool, metrics)
 }
 
 // newMirrorOver returns a mirror over a store that decorates one in memory.
-func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store, pool int, metrics *namespace.Metrics) *mirror {
+func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store, pool int, metrics *jobs.Metrics) *mirror {
 	t.Helper()
 	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: memory, log: new(testutil.LogBuffer)}
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
 	m.catalog = storage.NewCatalog(m.store.Records(), storage.CatalogOptions{Logger: logger})
-	m.pool = namespace.NewPool(pool, metrics, logger)
+	m.pool = jobs.NewPool(pool, metrics, logger)
 	content := storage.NewHealth(logger, "content")
 	m.flights = storage.NewFlights(storage.FlightsOptions{
 		Store: store, Spools: memory.Spools(), MaxFetches: 8,

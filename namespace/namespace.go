@@ -6,8 +6,7 @@
 // and each request loads it once. A [Namespace] is one block: its upstreams,
 // its tag policy, its manner of failing. All namespaces share one [Cache], the
 // state that outlives a change of configuration: the store and its catalog,
-// the running downloads, the lookups under way, and the [Pool] of background
-// jobs. A [Warmer] gives that pool the images to keep in the cache.
+// the running downloads, the lookups under way, and the pool of background jobs.
 //
 // The package knows neither the configuration's syntax nor HTTP handlers.
 package namespace
@@ -20,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirhq/weir/namespace/keepwarm"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
@@ -60,8 +60,8 @@ type Spec struct {
 	// Offline is whether upstreams are never contacted.
 	Offline bool
 
-	// Warm are the images that a [Warmer] keeps in the cache.
-	Warm []Warming
+	// Warm are the images to keep in the cache.
+	Warm []keepwarm.Image
 }
 
 // Namespace is one mirrored registry. Its methods may be called concurrently.

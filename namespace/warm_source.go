@@ -8,17 +8,43 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/namespace/keepwarm"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/warm"
 )
 
-// takeovers is how often a warming takes a download over that another
-// repository's upstream failed to deliver.
-const takeovers = 3
+// maxRetries is how often a warming starts a download again that another
+// repository's upstream failed to deliver. Each start asks the repository's own
+// upstream unless yet another download has begun meanwhile.
+const maxRetries = 3
 
 // errNotStored says that content came from an upstream and is not in the store.
 // Health has told the log why.
 var errNotStored = errors.New("came from the upstream but could not be stored: see the lines before this one, and blob_store.fs.max_size")
+
+// Images returns the images to keep warm: none while the namespace is offline.
+func (n *Namespace) Images() []keepwarm.Image {
+	if n.spec.Offline {
+		return nil
+	}
+	return n.spec.Warm
+}
+
+// Warm reads a repository through the cache, by its name with or without the
+// namespace's key.
+func (n *Namespace) Warm(name string) (storage.Repository, warm.Source) {
+	repo := n.own(name)
+	return n.id(repo), warmSource{n, repo}
+}
+
+// KeepWarm returns all namespaces as a [keepwarm.Warmer] sees them.
+func (t *Table) KeepWarm() []keepwarm.Namespace {
+	var all []keepwarm.Namespace
+	for _, n := range t.byLength {
+		all = append(all, n)
+	}
+	return all
+}
 
 // warmSource is a repository of a namespace as a warming reads it.
 type warmSource struct {
@@ -26,9 +52,8 @@ type warmSource struct {
 	repo      string
 }
 
-var _ warm.Source = warmSource{}
-
-// Manifest implements [warm.Source].
+// Manifest reads a manifest through the cache. It returns an error if the manifest
+// could not be stored.
 func (s warmSource) Manifest(ctx context.Context, ref string) (warm.Manifest, error) {
 	m, err := s.namespace.Manifest(ctx, s.repo, ref)
 	if err != nil {
@@ -42,7 +67,6 @@ func (s warmSource) Manifest(ctx context.Context, ref string) (warm.Manifest, er
 	return warm.Manifest{Body: body, There: m.Cache.Cached(), Stale: m.Warning}, err
 }
 
-// Referrers implements [warm.Source].
 func (s warmSource) Referrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
 	r, err := s.namespace.Referrers(ctx, s.repo, subject, "")
 	if err != nil {
@@ -51,13 +75,13 @@ func (s warmSource) Referrers(ctx context.Context, subject digest.Digest) ([]oci
 	return r.Index.Manifests, nil
 }
 
-// Blob implements [warm.Source]. Of a blob that is being downloaded it waits for
-// the end, and reads nothing. A warming that is cancelled gives up what only it
+// Blob brings a blob into the cache. It waits for the end of a download, and reads
+// nothing of it. A warming that is cancelled gives up downloads that only it
 // wanted.
 func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _ func(int64)) (there bool, err error) {
 	n, id := s.namespace, s.namespace.id(s.repo)
 	var failed error
-	for range takeovers {
+	for range maxRetries {
 		b, err := n.openBlob(ctx, id, desc.Digest)
 		if err != nil {
 			return false, err

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
@@ -52,7 +53,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	t.Helper()
 	m := &mirror{t: t, store: store, gatherer: prometheus.NewRegistry(), log: new(logLines)}
 	logger := slog.New(slog.NewJSONHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	pool := namespace.NewPool(4, nil, logger)
+	pool := jobs.NewPool(4, nil, logger)
 	m.flights = storage.NewFlights(storage.FlightsOptions{
 		Store: store, Spools: spools, MaxFetches: 8, Idle: namespace.CompleteOrAbandon(pool), Logger: logger,
 	})

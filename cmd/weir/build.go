@@ -15,6 +15,8 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/jobs"
+	"github.com/weirhq/weir/namespace/keepwarm"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
@@ -42,8 +44,8 @@ type mirror struct {
 	store     *disk.Store
 	rotten    prometheus.Counter
 	limit     *evict.Store
-	pool      *namespace.Pool
-	warmer    *namespace.Warmer
+	pool      *jobs.Pool
+	warmer    *keepwarm.Warmer
 	flights   *storage.Flights
 	content   *storage.Health
 	records   *storage.Health
@@ -107,9 +109,8 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Logger:    m.log,
 	})
 	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
-	jobs := namespace.NewMetrics(m.gatherer)
-	m.pool = namespace.NewPool(cfg.Global.MaxConcurrentCacheJobs, jobs, m.log)
-	m.warmer = namespace.NewWarmer(m.pool, jobs, m.log)
+	m.pool = jobs.NewPool(cfg.Global.MaxConcurrentCacheJobs, jobs.NewMetrics(m.gatherer), m.log)
+	m.warmer = keepwarm.New(m.pool, keepwarm.NewMetrics(m.gatherer), m.log)
 	m.flights = storage.NewFlights(storage.FlightsOptions{
 		Store:      m.limit,
 		Spools:     store.Spools(),
@@ -190,7 +191,7 @@ func (m *mirror) apply(cfg *config.Config) (err error) {
 	m.tables.Store(table)
 	m.requests.Serve(table)
 	m.clients.commit(keep)
-	m.warmer.Apply(table)
+	m.warmer.Apply(table.KeepWarm())
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/keepwarm"
 )
 
 // addWarmings gives a namespace the images that it keeps in the cache.
@@ -21,7 +22,7 @@ func addWarmings(spec *namespace.Spec, lists []config.Warm) error {
 			if err != nil {
 				return fmt.Errorf("warm[%d]: %w", i, err)
 			}
-			spec.Warm = append(spec.Warm, namespace.Warming{
+			spec.Warm = append(spec.Warm, keepwarm.Image{
 				Name: image.Name, Reference: image.Reference,
 				Every: list.Every.Std(), Platforms: platforms, Referrers: list.Referrers,
 			})

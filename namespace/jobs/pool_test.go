@@ -1,4 +1,4 @@
-package namespace_test
+package jobs_test
 
 import (
 	"context"
@@ -13,14 +13,22 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/goleak"
 
-	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/jobs"
 )
 
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// named is the key of a job.
+type named string
+
+func (n named) String() string { return string(n) }
+
 // newPool returns a pool and what reads one of its metrics.
-func newPool(size int) (*namespace.Pool, func(want string) error) {
+func newPool(size int) (*jobs.Pool, func(want string) error) {
 	r := prometheus.NewRegistry()
-	pool := namespace.NewPool(size, namespace.NewMetrics(r), slog.New(slog.NewTextHandler(io.Discard, nil)))
+	pool := jobs.NewPool(size, jobs.NewMetrics(r), slog.New(slog.NewTextHandler(io.Discard, nil)))
 	return pool, func(want string) error {
 		var text strings.Builder
 		text.WriteString("# HELP weir_jobs Background cache jobs by state: running or queued.\n# TYPE weir_jobs gauge\n")
@@ -114,7 +122,7 @@ func TestPoolClose(t *testing.T) {
 }
 
 func TestPoolWithoutMetrics(t *testing.T) {
-	pool := namespace.NewPool(1, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	pool := jobs.NewPool(1, nil, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	done := make(chan struct{})
 	pool.Submit(named("a"), func(context.Context) error { close(done); return nil })
 	<-done

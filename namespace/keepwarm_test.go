@@ -14,19 +14,20 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/jobs"
+	"github.com/weirhq/weir/namespace/keepwarm"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // warmBubble runs a test of a Warmer in fake time. The count it gets is that of
 // the warmings with a result.
-func warmBubble(t *testing.T, pool int, test func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(result string) int)) {
+func warmBubble(t *testing.T, pool int, test func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(result string) int)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := prometheus.NewRegistry()
-		metrics := namespace.NewMetrics(r)
-		m := newMirror(t, pool, metrics)
-		w := namespace.NewWarmer(m.pool, metrics, slog.New(slog.NewTextHandler(m.log, nil)))
+		m := newMirror(t, pool, jobs.NewMetrics(r))
+		w := keepwarm.New(m.pool, keepwarm.NewMetrics(r), slog.New(slog.NewTextHandler(m.log, nil)))
 		defer w.Close()
 		test(t, m, w, func(result string) int {
 			families, err := r.Gather()
@@ -53,7 +54,7 @@ func (m *mirror) warmTable(r *upstreamtest.Registry, images []string, change ...
 	m.namespace("mirror", r, append(change, func(s *namespace.Spec) {
 		for _, image := range images {
 			name, tag, _ := strings.Cut(image, ":")
-			s.Warm = append(s.Warm, namespace.Warming{Name: name, Reference: tag, Every: time.Hour, Referrers: true})
+			s.Warm = append(s.Warm, keepwarm.Image{Name: name, Reference: tag, Every: time.Hour, Referrers: true})
 		}
 		spec = *s
 	})...)
@@ -73,10 +74,10 @@ func pass(d time.Duration) {
 // TestWarmerTellsOverlappingKeysApart has two namespaces whose images are printed
 // alike.
 func TestWarmerTellsOverlappingKeysApart(t *testing.T) {
-	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		var specs []namespace.Spec
 		o := newOverlap(m, func(s *namespace.Spec) {
-			s.Warm = []namespace.Warming{{Name: map[string]string{"ghcr.io": "acme/app", "ghcr.io/acme": "app"}[s.Key], Reference: "v1", Every: time.Hour}}
+			s.Warm = []keepwarm.Image{{Name: map[string]string{"ghcr.io": "acme/app", "ghcr.io/acme": "app"}[s.Key], Reference: "v1", Every: time.Hour}}
 			specs = append(specs, *s)
 		})
 		for _, side := range o {
@@ -86,7 +87,7 @@ func TestWarmerTellsOverlappingKeysApart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.Apply(table)
+		w.Apply(table.KeepWarm())
 		pass(5 * time.Second)
 		for _, side := range o {
 			if len(side.registry.Requests()) == 0 {
@@ -97,10 +98,10 @@ func TestWarmerTellsOverlappingKeysApart(t *testing.T) {
 }
 
 func TestWarmerKeepsToItsSchedule(t *testing.T) {
-	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		r := m.registry("registry.example")
 		image := r.AddImage("org/app", "v1", []byte("layer"))
-		w.Apply(m.warmTable(r, []string{"mirror/org/app:v1"}))
+		w.Apply(m.warmTable(r, []string{"mirror/org/app:v1"}).KeepWarm())
 		pass(5 * time.Second)
 		config := slices.DeleteFunc(r.Requests(), func(s string) bool { return !strings.Contains(s, "/blobs/") })
 		if len(config) != 2 || len(r.Requests()) != 4 || ended("done") != 1 {
@@ -128,9 +129,9 @@ func TestWarmerKeepsToItsSchedule(t *testing.T) {
 }
 
 func TestWarmerTriesAgain(t *testing.T) {
-	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		r := m.registry("registry.example")
-		w.Apply(m.warmTable(r, []string{"org/app:v1"}))
+		w.Apply(m.warmTable(r, []string{"org/app:v1"}).KeepWarm())
 		for n, pause := range []time.Duration{5 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 15 * time.Minute, 15 * time.Minute} {
 			pass(pause)
 			if got := ended("failed"); got != n+1 {
@@ -159,19 +160,19 @@ func TestWarmerTriesAgain(t *testing.T) {
 }
 
 func TestWarmerFollowsReloads(t *testing.T) {
-	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		r := m.registry("registry.example")
 		gate := upstreamtest.NewGate()
 		for _, repo := range []string{"kept", "gone", "added"} {
 			r.AddImage(repo, "v1", []byte("layer of "+repo))
 		}
 		r.Fault(upstreamtest.Blobs, upstreamtest.Hold(gate))
-		w.Apply(m.warmTable(r, []string{"kept:v1", "gone:v1"}))
+		w.Apply(m.warmTable(r, []string{"kept:v1", "gone:v1"}).KeepWarm())
 		pass(5 * time.Second)
 		if n := len(slices.DeleteFunc(r.Requests(), func(s string) bool { return !strings.Contains(s, "/manifests/") })); n != 2 {
 			t.Errorf("asked %q", r.Requests())
 		}
-		w.Apply(m.warmTable(r, []string{"kept:v1", "added:v1"}))
+		w.Apply(m.warmTable(r, []string{"kept:v1", "added:v1"}).KeepWarm())
 		synctest.Wait()
 		if _, reader, err := m.flights.Open(t.Context(), digest.FromString("layer of kept"), storage.Source{}); err != nil || reader == nil || !reader.Joined() {
 			t.Errorf("what stays is disturbed: %v", err)
@@ -189,7 +190,7 @@ func TestWarmerFollowsReloads(t *testing.T) {
 			t.Errorf("%d done, %d failed", ended("done"), ended("failed"))
 		}
 		r.ResetRequests()
-		w.Apply(m.warmTable(r, []string{"kept:v1"}, offline))
+		w.Apply(m.warmTable(r, []string{"kept:v1"}, offline).KeepWarm())
 		pass(2 * time.Hour)
 		wantRequests(t, r)
 		if ended("done") != 0 {
@@ -200,7 +201,7 @@ func TestWarmerFollowsReloads(t *testing.T) {
 
 // Half of the pool stays free for downloads that clients have left.
 func TestWarmerLeavesRoom(t *testing.T) {
-	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		r := m.registry("registry.example")
 		gate := upstreamtest.NewGate()
 		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
@@ -210,7 +211,7 @@ func TestWarmerLeavesRoom(t *testing.T) {
 			r.AddImage(repo, "v1", []byte(repo))
 			images = append(images, repo+":v1")
 		}
-		w.Apply(m.warmTable(r, images))
+		w.Apply(m.warmTable(r, images).KeepWarm())
 		pass(5 * time.Second) // all are due; longer, and the upstream counts as stalled
 		if n := len(r.Requests()); n != 2 {
 			t.Errorf("%d at once, want 2 of the pool's 4", n)
@@ -225,11 +226,11 @@ func TestWarmerLeavesRoom(t *testing.T) {
 
 // Close waits for no upstream, and what was on its way is given up.
 func TestWarmerClose(t *testing.T) {
-	warmBubble(t, 4, func(t *testing.T, m *mirror, w *namespace.Warmer, ended func(string) int) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		r := m.registry("registry.example")
 		r.AddImage("org/app", "v1", []byte("layer"))
 		r.Fault(upstreamtest.Blobs, upstreamtest.Hold(upstreamtest.NewGate()))
-		w.Apply(m.warmTable(r, []string{"org/app:v1"}))
+		w.Apply(m.warmTable(r, []string{"org/app:v1"}).KeepWarm())
 		pass(5 * time.Second)
 		w.Close()
 		synctest.Wait()
@@ -248,14 +249,13 @@ func TestWarmerClose(t *testing.T) {
 func TestWarmerMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewRegistry()
-		metrics := namespace.NewMetrics(registry)
-		m := newMirror(t, 4, metrics)
-		w := namespace.NewWarmer(m.pool, metrics, slog.New(slog.DiscardHandler))
+		m := newMirror(t, 4, nil)
+		w := keepwarm.New(m.pool, keepwarm.NewMetrics(registry), slog.New(slog.DiscardHandler))
 		defer w.Close()
 		r := m.registry("registry.example")
 		r.AddImage("good", "v1", []byte("layer"))
 		begin := time.Now()
-		w.Apply(m.warmTable(r, []string{"good:v1", "bad:v1"}))
+		w.Apply(m.warmTable(r, []string{"good:v1", "bad:v1"}).KeepWarm())
 		pass(5 * time.Second)
 		want := fmt.Sprintf(`# HELP weir_warm_failing Images to keep warm whose last warming failed.
 # TYPE weir_warm_failing gauge
@@ -273,7 +273,7 @@ weir_warm_total{namespace="mirror",result="failed"} 1
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
 			t.Error(err)
 		}
-		w.Apply(m.warmTable(r, nil))
+		w.Apply(m.warmTable(r, nil).KeepWarm())
 		if n, err := testutil.GatherAndCount(registry, names...); n != 0 || err != nil {
 			t.Errorf("%d series of what is not to be kept warm: %v", n, err)
 		}
