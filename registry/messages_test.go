@@ -106,7 +106,7 @@ var messages = []message{
 			time.Sleep(20 * time.Second)
 		},
 		status: 429, code: "TOOMANYREQUESTS", retry: "40",
-		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 40s (not asked again before it allows that): ` +
+		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 40s (no request is sent before the limit ends): ` +
 			`set username and password of repository."ghcr.io".upstream[0] for a limit of your own, raise tag_ttl, or add another upstream`,
 		detail: `{"upstream":"ghcr.io","class":"rate_limited","retry_after":40}`,
 	},
@@ -133,7 +133,7 @@ var messages = []message{
 				wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2"), 502)
 			}
 		},
-		want: `ghcr.io could not deliver org/app:1.2: not asked for a while after 3 failed connects, the last one: dial tcp: connect: connection refused: ` +
+		want: `ghcr.io could not deliver org/app:1.2: backing off after 3 failed connects, the last one: dial tcp: connect: connection refused: ` +
 			`nothing listens there: check url of repository."ghcr.io".upstream[0]`,
 	},
 	{

@@ -137,7 +137,7 @@ func TestDeadFirstUpstream(t *testing.T) {
 				t.Fatalf("request %d took %v: something accepted the connection", i, took)
 			}
 		}
-		w.Logs(t, "the upstream cannot be connected to")
+		w.Logs(t, "the upstream is unreachable, backing off")
 		// The machine is busy with other tests, so what counts is the median, of
 		// which a request without the dead upstream takes its part.
 		var with, without []time.Duration
@@ -182,7 +182,7 @@ func TestLiar(t *testing.T) {
 		expectContent(t, fmt.Sprint("blob ", i, ", again"), w.Get(t, blobPath("mirror/org/app", dgst)), dgst, "")
 	}
 	w.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", liar.Host)
-	w.Logs(t, "delivered the wrong bytes repeatedly", liar.Host)
+	w.Logs(t, "delivered corrupt content repeatedly", liar.Host)
 	if got := w.Metric(t, "weir_upstream_requests_total", "upstream", liar.Host, "operation", "blob", "class", "unavailable"); got < 3 {
 		t.Errorf("%v failures of the liar are counted, want one for each blob", got)
 	}

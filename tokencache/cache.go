@@ -21,7 +21,7 @@ type Cache struct {
 	logger         *slog.Logger
 	metrics        *Metrics
 	sharedTimeout  time.Duration
-	sharedRest     time.Duration
+	sharedPause    time.Duration
 	acquireTimeout time.Duration
 
 	closing context.Context // done when Close has begun
@@ -36,7 +36,7 @@ func New(memory *Memory, shared Store, options ...Option) *Cache {
 		memory:         memory,
 		logger:         slog.Default(),
 		sharedTimeout:  defaultSharedTimeout,
-		sharedRest:     defaultSharedRest,
+		sharedPause:    defaultSharedPause,
 		acquireTimeout: defaultAcquireTimeout,
 	}
 	for _, option := range options {
@@ -44,7 +44,7 @@ func New(memory *Memory, shared Store, options ...Option) *Cache {
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
 	if shared != nil {
-		c.shared = &guard{store: shared, rest: c.sharedRest, logger: c.logger}
+		c.shared = newGuard(shared, c.sharedPause, c.logger)
 	}
 	return c
 }
@@ -74,7 +74,7 @@ func (c *Cache) join(ctx context.Context, key Key, acquire func(context.Context)
 		return Token{}, err
 	}
 	landed := c.flights.DoChan(key.digest(), func() (any, error) {
-		return recovered(c.logger, func() (Token, error) { return c.fly(ctx, key, acquire) })
+		return catchPanic(c.logger, func() (Token, error) { return c.fly(ctx, key, acquire) })
 	})
 	select {
 	case result := <-landed:
@@ -216,9 +216,9 @@ func (c *Cache) write(ctx context.Context, allowed *budget, key Key, token Token
 	c.metrics.sharedWrite(err)
 }
 
-// recovered calls f and makes a panic its error: in a goroutine of the cache
+// catchPanic calls f and makes a panic its error: in a goroutine of the cache
 // nobody else would catch it, and every transfer of the process would end.
-func recovered(logger *slog.Logger, f func() (Token, error)) (token Token, err error) {
+func catchPanic(logger *slog.Logger, f func() (Token, error)) (token Token, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
 			logger.Error("panic while getting a token", "cause", cause, "stack", string(debug.Stack()))

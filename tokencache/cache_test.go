@@ -236,7 +236,7 @@ func TestInvalidate(t *testing.T) {
 
 func TestRejectedTokenDoesNotComeBack(t *testing.T) {
 	shared := newFaultyStore()
-	cache, service := newCache(t, shared, tokencache.WithSharedRest(0)), &issuer{name: "service"}
+	cache, service := newCache(t, shared, tokencache.WithSharedPause(0)), &issuer{name: "service"}
 	first := mustToken(t, cache, "a", service)
 	shared.failWith(func(_ context.Context, op operation) error {
 		if op == remove {

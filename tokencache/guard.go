@@ -6,28 +6,32 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/weirhq/weir/internal/cooldown"
 )
 
-// errResting says that the shared store failed lately and was not asked.
-var errResting = errors.New("tokencache: the shared store is left alone after a failure")
+// errCoolingDown says that the shared store failed lately and was not asked.
+var errCoolingDown = errors.New("tokencache: the shared store cools down after a failure")
 
-// guard stands before the shared store. It bounds what one call may lose to it,
-// even if the store ignores its context, and after a failure it leaves the
-// store alone for the rest, then lets one call at a time probe it.
+// guard stands before the shared store. It bounds the time that one call may
+// lose to the store, even if the store ignores its context, and holds the store's
+// circuit breaker.
 //
-// Its state follows writes more than reads: a Redis that is full or a read-only
-// replica answers reads, and is not back because of that.
+// The breaker follows writes more than reads: a Redis that is full, or a
+// read-only replica, answers reads and yet cannot share a token.
 type guard struct {
 	store  Store
-	rest   time.Duration
+	pause  time.Duration
 	logger *slog.Logger
 	calls  sync.WaitGroup // calls to the store, abandoned ones too
 
 	mu          sync.Mutex
-	away        bool      // the last call that counted failed
-	failedWrite bool      // what failed was a write
-	retry       time.Time // while away: when the next probe may start
-	probing     bool      // while away: a probe is under way
+	breaker     cooldown.Breaker
+	failedWrite bool // a write failed since the breaker was closed
+}
+
+func newGuard(store Store, pause time.Duration, logger *slog.Logger) *guard {
+	return &guard{store: store, pause: pause, logger: logger, breaker: cooldown.New(cooldown.Options{Pause: pause})}
 }
 
 // budget is the time that one call of the cache may still spend on the store.
@@ -53,12 +57,12 @@ func (g *guard) delete(ctx context.Context, b *budget, key Key, rejected Token) 
 	return err
 }
 
-// call runs one call to the store within the budget. It returns errResting if
+// call runs one call to the store within the budget. It returns errCoolingDown if
 // the store was not asked. No call may begin once wait has been called.
 func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context.Context) (Token, error)) (Token, error) {
 	admitted, probe := g.admit()
 	if !admitted {
-		return Token{}, errResting
+		return Token{}, errCoolingDown
 	}
 	start := time.Now()
 	bounded, cancel := context.WithTimeout(ctx, b.left)
@@ -70,7 +74,7 @@ func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context
 	}
 	answers := make(chan answer, 1)
 	g.calls.Go(func() {
-		token, err := recovered(g.logger, func() (Token, error) { return op(bounded) })
+		token, err := catchPanic(g.logger, func() (Token, error) { return op(bounded) })
 		answers <- answer{token, err}
 	})
 	var got answer
@@ -84,37 +88,28 @@ func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context
 	return got.token, got.err
 }
 
-// admit says whether the store may be called now, and whether that call is the
-// probe whose outcome decides if the store is back.
+// admit reports whether the store may be called now, and whether that call is
+// the probe whose outcome decides if the store is back.
 func (g *guard) admit() (admitted, probe bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.away {
-		return true, false
-	}
-	if !g.due() {
-		return false, false
-	}
-	g.probing = true
-	return true, true
+	return g.breaker.Allow(time.Now())
 }
 
-// available says whether a call would be admitted.
+// available reports whether a call would be admitted.
 func (g *guard) available() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return !g.away || g.due()
+	return g.breaker.Closed() || g.breaker.HalfOpen(time.Now())
 }
 
-func (g *guard) due() bool { return !g.probing && !time.Now().Before(g.retry) }
-
-// outcome is what a call tells about the store.
+// outcome is the result of a call as far as it concerns the store's health.
 type outcome int
 
 const (
 	answered outcome = iota // the store works
 	failed
-	unknown // the call was given up for reasons of its own
+	unknown // the caller gave up, so the call says nothing about the store
 )
 
 func outcomeOf(ctx context.Context, err error) outcome {
@@ -128,25 +123,51 @@ func outcomeOf(ctx context.Context, err error) outcome {
 	}
 }
 
-// settle draws the conclusions from a call.
+// settle moves the breaker by the outcome of a call, and logs a change.
 func (g *guard) settle(out outcome, err error, write, probe bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if probe {
-		g.probing = false
-	}
-	switch {
-	case out == failed:
-		if !g.away {
-			g.logger.Warn("the shared token cache fails; tokens stay in this instance's memory until it is back. "+
-				"Check that Redis runs, can be reached and written, and that cache.redis.url is right",
-				"error", err, "retry_after", g.rest)
-		}
-		g.away, g.failedWrite, g.retry = true, g.failedWrite || write, time.Now().Add(g.rest)
-	case out == answered && probe && (write || !g.failedWrite):
-		g.away, g.failedWrite = false, false
+	switch g.conclude(out, write, probe) {
+	case stopped:
+		g.logger.Warn("the shared token cache fails; tokens stay in this instance's memory until it is back. "+
+			"Check that Redis runs, can be reached and written, and that cache.redis.url is right",
+			"error", err, "retry_after", g.pause)
+	case recovered:
 		g.logger.Info("the shared token cache is back")
 	}
+}
+
+// change is how a call changed the use of the store.
+type change int
+
+const (
+	none change = iota
+	stopped
+	recovered
+)
+
+func (g *guard) conclude(out outcome, write, probe bool) change {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case out == failed:
+		first := g.breaker.Closed()
+		g.failedWrite = g.failedWrite || write
+		g.breaker.Failure(time.Now())
+		if first {
+			return stopped
+		}
+	case !probe:
+		// Only the probe decides that the store is back: other calls began
+		// before the store failed.
+	case out == answered && (write || !g.failedWrite):
+		g.failedWrite = false
+		g.breaker.Success()
+		return recovered
+	default:
+		// The caller of the probe gave up, or a read worked after a write had
+		// failed: the next call probes again.
+		g.breaker.Abandon()
+	}
+	return none
 }
 
 // wait returns when no call to the store, abandoned or not, is under way.

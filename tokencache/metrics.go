@@ -22,7 +22,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	total := promauto.With(registerer).NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_token_cache_total",
 		Help: "Lookups of upstream tokens by layer (memory, redis) and result (hit, miss, error). " +
-			"A failed write to Redis is an error too; a Redis that is left alone after an error is not asked.",
+			"A failed write to Redis is an error too; a Redis that cools down after an error is not asked.",
 	}, []string{"layer", "result"})
 	return &Metrics{
 		memoryHit:  total.WithLabelValues("memory", "hit"),
@@ -46,7 +46,7 @@ func (m *Metrics) memory(hit bool) {
 // sharedRead counts a read; usable says that a token came and was good.
 func (m *Metrics) sharedRead(usable bool, err error) {
 	switch {
-	case m == nil, errors.Is(err, errResting):
+	case m == nil, errors.Is(err, errCoolingDown):
 	case usable:
 		m.redisHit.Inc()
 	case err == nil, errors.Is(err, ErrNotFound):
@@ -59,7 +59,7 @@ func (m *Metrics) sharedRead(usable bool, err error) {
 // sharedWrite counts a write or a delete, which is worth knowing only if it
 // failed.
 func (m *Metrics) sharedWrite(err error) {
-	if m != nil && err != nil && !errors.Is(err, errResting) {
+	if m != nil && err != nil && !errors.Is(err, errCoolingDown) {
 		m.redisFail.Inc()
 	}
 }

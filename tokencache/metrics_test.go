@@ -69,7 +69,7 @@ func TestMetricsCountFailedWrites(t *testing.T) {
 		}
 		return errors.New("down")
 	})
-	cache := newCache(t, shared, tokencache.WithMetrics(tokencache.NewMetrics(registry)), tokencache.WithSharedRest(0))
+	cache := newCache(t, shared, tokencache.WithMetrics(tokencache.NewMetrics(registry)), tokencache.WithSharedPause(0))
 	token := mustToken(t, cache, "a", service)
 	cache.Invalidate(t.Context(), keyFor("a"), token)
 	if got := tokenCacheTotal(t, registry)["redis error"]; got != 2 {

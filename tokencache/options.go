@@ -8,7 +8,7 @@ import (
 // What a cache does unless an [Option] says otherwise.
 const (
 	defaultSharedTimeout  = 250 * time.Millisecond
-	defaultSharedRest     = 5 * time.Second
+	defaultSharedPause    = 5 * time.Second
 	defaultAcquireTimeout = time.Minute
 )
 
@@ -32,10 +32,10 @@ func WithSharedTimeout(timeout time.Duration) Option {
 	return func(c *Cache) { c.sharedTimeout = timeout }
 }
 
-// WithSharedRest sets how long the shared store is left alone after a failure.
+// WithSharedPause sets how long the shared store is not asked after a failure.
 // The default is 5 s.
-func WithSharedRest(rest time.Duration) Option {
-	return func(c *Cache) { c.sharedRest = rest }
+func WithSharedPause(pause time.Duration) Option {
+	return func(c *Cache) { c.sharedPause = pause }
 }
 
 // WithAcquireTimeout bounds how long one flight may take to acquire a token,

@@ -19,8 +19,8 @@ var (
 	patient   = tokencache.WithSharedTimeout(time.Minute)
 	impatient = tokencache.WithSharedTimeout(200 * time.Millisecond)
 	// eager probes with each call, and stubborn never again.
-	eager    = tokencache.WithSharedRest(0)
-	stubborn = tokencache.WithSharedRest(time.Hour)
+	eager    = tokencache.WithSharedPause(0)
+	stubborn = tokencache.WithSharedPause(time.Hour)
 )
 
 // within returns a context that fails the test rather than let it hang.

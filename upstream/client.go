@@ -86,7 +86,7 @@ type Client struct {
 	origin      *http.Transport // to the upstream's own origin
 	others      *http.Transport // to every other host: without the client certificate
 	auth        *authorizer
-	cooldown    cooldown
+	cooldown    *registryCooldown
 	cooldowns   Cooldowns // may be nil
 	unsubscribe func()    // ends what the rests of others tell this client
 	rejected    *rejections
@@ -115,6 +115,7 @@ func NewClient(o Options) *Client {
 		cooldowns:       o.Cooldowns,
 		unsubscribe:     func() {},
 		rejected:        newRejections(),
+		cooldown:        newRegistryCooldown(),
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
 	c.origin = newTransport(o, o.Certificate)
@@ -170,9 +171,9 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	leave, coolingDown := c.cooldown.enter(time.Now())
-	if coolingDown != nil {
-		return nil, c.identify(coolingDown, call)
+	leave, refused := c.cooldown.enter(time.Now())
+	if refused != nil {
+		return nil, c.identify(refused, call)
 	}
 	defer leave()
 	attempts, cancel := context.WithCancelCause(ctx)

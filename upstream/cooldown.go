@@ -4,110 +4,156 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/weirhq/weir/internal/cooldown"
 )
 
 const (
-	// The circuit breaker: so many connects in a row must fail before a
-	// registry rests, and so long it then does.
+	// breakerThreshold is more than one, so that a single lost connection costs
+	// nothing.
 	breakerThreshold = 3
-	breakerPause     = 10 * time.Second
-	breakerMaxPause  = 60 * time.Second
-
-	// For so many digests a registry must lately have delivered the wrong
-	// bytes before it rests, and so long it then does. Content that went bad
-	// in one place is no reason to do without all the rest.
-	corruptThreshold = 3
-	corruptPauseMin  = time.Minute
-	corruptPauseMax  = 15 * time.Minute
-
-	// earlyProbeEvery bounds how often the breaker's rest is cut short.
+	// breakerPause is about what the restart of a registry takes;
+	// breakerMaxPause bounds how long one that is back goes unnoticed.
+	breakerPause    = 10 * time.Second
+	breakerMaxPause = 60 * time.Second
+	// earlyProbeEvery bounds how many requests pay the connect timeout of a
+	// registry that is down when no other member can answer.
 	earlyProbeEvery = time.Second
 
-	// probeTime is about what a probe takes that is under way.
+	// corruptThreshold is how many digests a registry must lately have delivered
+	// wrong bytes for before it cools down: one file that rotted there is no
+	// reason to do without everything else.
+	corruptThreshold = 3
+	corruptPause     = time.Minute
+	corruptMaxPause  = 15 * time.Minute
+
+	// probeTime is about what a probe that is under way takes.
 	probeTime = time.Second
 )
 
-// rest knows whether a registry may be asked now. It rests after an answer of
-// 429 for as long as that asks for, for a while after it delivered the wrong
-// bytes repeatedly, and behind a circuit breaker when it could not be connected
-// to several times in a row. When the breaker's time is over, one request at a
-// time probes whether the registry is back.
-type cooldown struct {
-	mu           sync.Mutex
-	limitedUntil time.Time
+// cooldownState is why requests are sent to a registry or not. The later the
+// state, the longer it may last.
+type cooldownState uint8
 
-	corruptUntil time.Time
-	corruptPause time.Duration
+const (
+	stateAvailable   cooldownState = iota
+	stateProbing                   // connects failed; the next request finds out, or one is under way
+	stateUnreachable               // connects failed, and the breaker is open
+	stateLimited                   // it answered 429
+	stateCorrupt                   // it delivered corrupt content repeatedly
 
-	failed    int   // connects in a row
-	reason    error // of the last failed connect
-	pause     time.Duration
-	openUntil time.Time
-	probing   bool
+	cooldownStates // how many there are
+)
 
-	lastEarlyProbe time.Time // the last time that the breaker's rest was cut short
-}
-
-// enter asks for leave to send a request. It returns an error of the class that
-// is remembered while the registry rests, else a function that must be called
-// when the request is over.
-func (c *cooldown) enter(now time.Time) (leave func(), coolingDown *Error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case now.Before(c.limitedUntil):
-		return nil, &Error{Class: ClassRateLimited, coolingDown: true, RetryAfter: c.limitedUntil.Sub(now), Message: "not asked again before it allows that"}
-	case now.Before(c.corruptUntil):
-		return nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("not asked for a while after it delivered the wrong bytes repeatedly: %w", ErrDigestMismatch)}
-	case c.failed < breakerThreshold:
-		return func() {}, nil
-	case now.Before(c.openUntil) || c.probing:
-		return nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("not asked for a while after %d failed connects, the last one: %w", c.failed, c.reason)}
+// String returns the state as metrics name it.
+func (s cooldownState) String() string {
+	switch s {
+	case stateAvailable:
+		return "available"
+	case stateProbing:
+		return "probing"
+	case stateUnreachable:
+		return "unreachable"
+	case stateLimited:
+		return "rate_limited"
 	default:
-		c.probing = true
-		return c.endProbe, nil
+		return "corrupt"
 	}
 }
 
-// endProbe lets the next request probe. It matters where a probe ended without
-// a word about the connect: its client went away.
-func (c *cooldown) endProbe() {
+// registryCooldown knows whether requests may be sent to a registry now. A
+// cooldown has three causes: a limit that the registry set with 429, a breaker
+// for corrupt content, and a breaker for failed connects, which ends with a
+// probe.
+type registryCooldown struct {
+	mu           sync.Mutex
+	limitedUntil time.Time
+	corrupt      cooldown.Breaker // all requests are allowed after its pause
+	connects     cooldown.Breaker
+	reason       error // of the last failed connect
+}
+
+func newRegistryCooldown() *registryCooldown {
+	return &registryCooldown{
+		corrupt:  cooldown.New(cooldown.Options{Pause: corruptPause, MaxPause: corruptMaxPause}),
+		connects: cooldown.New(cooldown.Options{Threshold: breakerThreshold, Pause: breakerPause, MaxPause: breakerMaxPause, MinInterval: earlyProbeEvery}),
+	}
+}
+
+// current returns the state and how long enter is going to refuse, as far as
+// that is known; 0 if it would admit a request. The caller holds the mutex.
+func (c *registryCooldown) current(now time.Time) (state cooldownState, left time.Duration) {
+	switch {
+	case now.Before(c.limitedUntil):
+		state = stateLimited
+	case now.Before(c.corrupt.Until()):
+		state = stateCorrupt
+	case c.connects.Closed():
+		return stateAvailable, 0
+	case now.Before(c.connects.Until()):
+		state = stateUnreachable
+	default:
+		state = stateProbing
+	}
+	left = max(0, c.limitedUntil.Sub(now), c.corrupt.Until().Sub(now), c.connects.Until().Sub(now))
+	if c.connects.Probing() {
+		left = max(left, probeTime)
+	}
+	return state, left
+}
+
+// enter asks to send a request. While the registry cools down it returns an
+// error of the class of the cause, else a function that must be called when the
+// request is over.
+func (c *registryCooldown) enter(now time.Time) (leave func(), refused *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.probing = false
+	switch state, _ := c.current(now); state {
+	case stateLimited:
+		return nil, &Error{Class: ClassRateLimited, coolingDown: true, RetryAfter: c.limitedUntil.Sub(now), Message: "no request is sent before the limit ends"}
+	case stateCorrupt:
+		return nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after it delivered corrupt content repeatedly: %w", ErrDigestMismatch)}
+	}
+	switch allowed, probe := c.connects.Allow(now); {
+	case !allowed:
+		return nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after %d failed connects, the last one: %w", c.connects.Failures(), c.reason)}
+	case probe:
+		return c.abandonProbe, nil
+	default:
+		return func() {}, nil
+	}
+}
+
+// abandonProbe ends a probe. It changes nothing if the probe's connect has told
+// its outcome; if the client went away before, the next request is the probe.
+func (c *registryCooldown) abandonProbe() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.connects.Abandon()
 }
 
 // connected notes that there is a connection to the registry, and reports
-// whether that ends a rest.
-func (c *cooldown) connected() (back bool) {
+// whether that ends a cooldown.
+func (c *registryCooldown) connected() (back bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	back = c.failed >= breakerThreshold
-	c.failed, c.reason, c.pause, c.openUntil, c.probing = 0, nil, 0, time.Time{}, false
-	return back
+	c.reason = nil
+	return c.connects.Success()
 }
 
-// connectFailed notes that the registry could not be connected to, and returns
-// for how long it now rests; 0 where that changes nothing. Requests that were
-// under way when the breaker opened do not prolong its rest.
-func (c *cooldown) connectFailed(now time.Time, reason error) (pause time.Duration) {
+// connectFailed notes that a connect failed. It returns the pause that begins
+// now, or 0.
+func (c *registryCooldown) connectFailed(now time.Time, reason error) (pause time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.failed++
 	c.reason = reason
-	if c.failed == breakerThreshold || c.probing {
-		c.pause = min(max(2*c.pause, breakerPause), breakerMaxPause)
-		c.openUntil = now.Add(c.pause)
-		pause = c.pause
-	}
-	c.probing = false
+	pause, _ = c.connects.Failure(now)
 	return pause
 }
 
-// limit lets the registry rest because it said 429, and reports whether that
-// makes a difference of a second at least: answers to requests sent at the same
-// time say the same.
-func (c *cooldown) limit(until time.Time) bool {
+// limit starts or extends the cooldown after a 429. It reports false if that
+// changes it by less than a second, so concurrent 429s are logged once.
+func (c *registryCooldown) limit(until time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if until.Sub(c.limitedUntil) < time.Second {
@@ -117,66 +163,51 @@ func (c *cooldown) limit(until time.Time) bool {
 	return true
 }
 
-// lied notes that the registry delivered the wrong bytes, lately for that many
-// digests, and returns for how long it now rests; 0 where that changes nothing.
-// Soon after such a rest one digest is enough for the next one, of twice the
-// time.
-func (c *cooldown) deliveredCorrupt(now time.Time, digests int) (pause time.Duration) {
+// deliveredCorrupt notes that the registry delivered corrupt content, lately for
+// that many digests. It returns the pause that begins now, or 0. Soon after such
+// a pause one digest is enough for the next one, of twice the time.
+func (c *registryCooldown) deliveredCorrupt(now time.Time, digests int) (pause time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now.Sub(c.corruptUntil) > rejectionTime {
-		c.corruptPause = 0
+	if now.Sub(c.corrupt.Until()) > rejectionTime {
+		c.corrupt.Success() // the last pause is long over and forgotten
 	}
-	if now.Before(c.corruptUntil) || c.corruptPause == 0 && digests < corruptThreshold {
+	if c.corrupt.Closed() && digests < corruptThreshold {
 		return 0
 	}
-	c.corruptPause = min(max(2*c.corruptPause, corruptPauseMin), corruptPauseMax)
-	c.corruptUntil = now.Add(c.corruptPause)
-	return c.corruptPause
+	// After the pause this makes the content a failed probe, which doubles the
+	// pause. During the pause it changes nothing.
+	c.corrupt.Allow(now)
+	pause, _ = c.corrupt.Failure(now)
+	return pause
 }
 
-// allowEarlyProbe cuts a rest short for a request that nobody else can answer, and
-// reports whether it did. A rate limit is not ours to cut short, and a registry
-// that cannot be connected to must not cost every such request its connect
-// timeout. One that lied is no danger: one more lie, and it rests for longer.
-func (c *cooldown) allowEarlyProbe(now time.Time) bool {
+// allowEarlyProbe ends a cooldown for a request that no other registry can
+// answer, and reports whether it did.
+func (c *registryCooldown) allowEarlyProbe(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case now.Before(c.limitedUntil):
-		return false
-	case now.Before(c.corruptUntil):
-		c.corruptUntil = now
-		return true
-	case c.probing || now.Sub(c.lastEarlyProbe) < earlyProbeEvery:
-		return false
+	switch state, _ := c.current(now); state {
+	case stateLimited:
+		return false // the registry set this limit
+	case stateCorrupt:
+		// A registry that served corrupt content may be retried early, because
+		// its content is verified.
+		return c.corrupt.Expire(now)
+	default:
+		return c.connects.Expire(now)
 	}
-	c.lastEarlyProbe = now
-	if now.Before(c.openUntil) {
-		c.openUntil = now
-	}
-	return true
 }
 
-// left returns how long enter is going to refuse, as far as can be said; 0 when
-// it would not.
-func (c *cooldown) left(now time.Time) time.Duration {
+// status returns the state and how long enter is going to refuse.
+func (c *registryCooldown) status(now time.Time) (state cooldownState, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	left := max(0, c.limitedUntil.Sub(now), c.corruptUntil.Sub(now))
-	if c.failed >= breakerThreshold {
-		left = max(left, c.openUntil.Sub(now))
-		if c.probing {
-			left = max(left, probeTime)
-		}
-	}
-	return left
+	return c.current(now)
 }
 
 // halfOpen reports whether the next request is going to be a probe.
-func (c *cooldown) halfOpen(now time.Time) bool {
-	c.mu.Lock()
-	probe := c.failed >= breakerThreshold
-	c.mu.Unlock()
-	return probe && c.left(now) == 0
+func (c *registryCooldown) halfOpen(now time.Time) bool {
+	state, left := c.status(now)
+	return state == stateProbing && left == 0
 }

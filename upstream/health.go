@@ -10,77 +10,77 @@ import (
 	"github.com/weirhq/weir/tokencache"
 )
 
-// Cooldowns shares between clients, of this process or of many, how long upstreams
-// want to be left alone after an answer of 429. Such a limit is one of an
-// upstream (host:port) and an account, the fingerprint of the credentials, which
-// is empty for the anonymous one. Neither method waits for anything.
+// Cooldowns shares between clients, of this process or of many, how long
+// upstreams cool down after an answer of 429. Such a limit is one of an upstream
+// (host:port) and an account: the fingerprint of the credentials, empty for
+// anonymous access. Neither method blocks.
 type Cooldowns interface {
-	// Limit tells everyone else until when an upstream rests.
+	// Limit tells all other clients until when an upstream cools down.
 	Limit(upstream, account string, until time.Time)
-	// Subscribe lets onLimit be called, from any goroutine, whenever someone
-	// tells of such a rest, and for one that is known already.
+	// Subscribe calls onLimit for the current limit, if any, and for each new
+	// one, from any goroutine, until stop is called.
 	Subscribe(upstream, account string, onLimit func(until time.Time)) (stop func())
 }
 
-// account names the credentials, without telling them.
+// account names the credentials without revealing them.
 func (c *Client) account() string {
 	return tokencache.Fingerprint(c.credentials.username, c.credentials.password)
 }
 
-// limited lets the registry rest, here and everywhere else, after it said 429.
+// limited starts the cooldown that a 429 asks for, and shares it.
 func (c *Client) limited(after time.Duration) {
 	until := time.Now().Add(after)
 	if !c.cooldown.limit(until) {
-		return
+		return // a concurrent answer said the same
 	}
-	c.logger.Warn("the upstream limits the rate of requests, and is not asked for a while", "upstream", c.host, "for", after.Round(time.Second))
+	c.logger.Warn("the upstream limits the rate of requests. Weir sends none until the limit ends", "upstream", c.host, "for", after.Round(time.Second))
 	if c.cooldowns != nil {
 		c.cooldowns.Limit(c.label, c.account(), until)
 	}
 }
 
-// limitedElsewhere lets the registry rest after it said 429 to somebody else.
+// limitedElsewhere starts the cooldown that another client was told with a 429.
 func (c *Client) limitedElsewhere(until time.Time) {
 	now := time.Now()
+	// A shared limit is as hostile as a Retry-After header, so it has the same bound.
 	if latest := now.Add(maxRetryAfter); until.After(latest) {
 		until = latest
 	}
 	if until.After(now) && c.cooldown.limit(until) {
-		c.logger.Info("the upstream limits the rate of another client's requests, and is not asked for a while", "upstream", c.host, "for", until.Sub(now).Round(time.Second))
+		c.logger.Info("the upstream limits the rate of requests of another client of the same account. Weir sends none until the limit ends", "upstream", c.host, "for", until.Sub(now).Round(time.Second))
 	}
 }
 
 func (c *Client) connected() {
 	if c.cooldown.connected() {
-		c.logger.Info("the upstream can be connected to again", "upstream", c.host)
+		c.logger.Info("the upstream is reachable again", "upstream", c.host)
 	}
 }
 
 func (c *Client) connectFailed(reason error) {
 	if pause := c.cooldown.connectFailed(time.Now(), reason); pause > 0 {
-		c.logger.Warn("the upstream cannot be connected to, and is not asked for a while", "upstream", c.host, "for", pause, "error", reason)
+		c.logger.Warn("the upstream is unreachable, backing off. Check the network and the upstream's address", "upstream", c.host, "for", pause, "error", reason)
 	}
 }
 
-// reject notes that the registry delivered the wrong bytes for a digest.
+// reject notes that the registry delivered corrupt content for a digest.
 func (c *Client) reject(dgst digest.Digest) {
 	c.rejected.add(dgst)
 	if pause := c.cooldown.deliveredCorrupt(time.Now(), c.rejected.count()); pause > 0 {
-		c.logger.Warn("the upstream delivered the wrong bytes repeatedly, and is not asked for a while: what it has, or what is between, is broken",
+		c.logger.Warn("the upstream delivered corrupt content repeatedly, backing off. Check its storage, and any proxy between it and Weir",
 			"upstream", c.host, "for", pause)
 	}
 }
 
-// probe finds out, in the background, whether a registry is back that could not
-// be connected to. It does nothing while that is not due, or somebody else's
-// request is about to tell.
+// probe finds out, in the background, whether an unreachable registry is back.
+// It does nothing if a probe is not due or is under way.
 func (c *Client) probe() {
 	if !c.cooldown.halfOpen(time.Now()) {
 		return
 	}
-	leave, coolingDown := c.cooldown.enter(time.Now())
-	if coolingDown != nil {
-		return
+	leave, refused := c.cooldown.enter(time.Now())
+	if refused != nil {
+		return // another request became the probe in between
 	}
 	go func() {
 		defer leave()
@@ -90,8 +90,7 @@ func (c *Client) probe() {
 		if err != nil {
 			return
 		}
-		// What the answer says does not matter, and what the connect says is
-		// noted on the way.
+		// Any answer will do: originTransport notes whether the connect worked.
 		if resp, err := c.transport(req.URL).RoundTrip(req); err == nil {
 			discard(resp.Body)
 		}

@@ -56,13 +56,13 @@ func TestRepeatedLiarsRest(t *testing.T) {
 			last = 1
 			p.ask(t, p.second)
 			_, err := p.a.Manifest(t.Context(), "repo", oci.ByTag("latest"))
-			if e := wantError(t, err, upstream.ErrUnavailable); !strings.Contains(e.Error(), "wrong bytes repeatedly") {
+			if e := wantError(t, err, upstream.ErrUnavailable); !strings.Contains(e.Error(), "corrupt content repeatedly") {
 				t.Errorf("round %d: %v", round, err)
 			}
 			if got := p.first.Requests(); len(got) != 0 {
 				t.Errorf("round %d: a liar that rests was asked %q", round, got)
 			}
-			if got := strings.Count(p.log.String(), "delivered the wrong bytes repeatedly, and is not asked"); got != round+1 {
+			if got := strings.Count(p.log.String(), "delivered corrupt content repeatedly, backing off"); got != round+1 {
 				t.Errorf("round %d: %d log lines", round, got)
 			}
 		}

@@ -6,67 +6,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// cooldownState is why a registry is or is not asked. The later the state, the
-// longer it may last.
-type cooldownState uint8
-
-const (
-	stateAvailable   cooldownState = iota
-	stateProbing                   // could not be connected to; the next request finds out
-	stateUnreachable               // the circuit breaker is open
-	stateLimited                   // it said 429
-	stateCorrupt                   // it delivered the wrong bytes repeatedly
-
-	cooldownStates // how many there are
-)
-
-// String returns the state as metrics name it.
-func (s cooldownState) String() string {
-	switch s {
-	case stateAvailable:
-		return "available"
-	case stateProbing:
-		return "probing"
-	case stateUnreachable:
-		return "unreachable"
-	case stateLimited:
-		return "rate_limited"
-	default:
-		return "corrupt"
-	}
-}
-
-// state returns why enter refuses, or would refuse a second request at once.
-func (c *cooldown) state(now time.Time) cooldownState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case now.Before(c.limitedUntil):
-		return stateLimited
-	case now.Before(c.corruptUntil):
-		return stateCorrupt
-	case c.failed < breakerThreshold:
-		return stateAvailable
-	case now.Before(c.openUntil):
-		return stateUnreachable
-	default:
-		return stateProbing
-	}
-}
-
 // cooldownCollector asks clients at the time of the scrape, since a rest ends
 // without an event that could reset a gauge.
 type cooldownCollector struct{ metrics *Metrics }
 
 func cooldownDesc() *prometheus.Desc {
 	return prometheus.NewDesc("weir_upstream_cooldown",
-		"Whether an upstream registry is left alone for a while: after 429, since it cannot be connected to, or because it delivered the wrong bytes repeatedly.",
+		"Whether no request is sent to an upstream registry: after 429, after failed connects, or after corrupt content.",
 		[]string{"upstream"}, nil)
 }
 
 func stateDesc() *prometheus.Desc {
 	return prometheus.NewDesc("weir_upstream_state",
-		"1 for the state that an upstream registry is in: available, rate_limited (after 429), unreachable (the circuit breaker is open), probing (it is half open), or corrupt (it delivered the wrong bytes repeatedly).",
+		"1 for the state that an upstream registry is in: available, rate_limited (after 429), unreachable (the circuit breaker is open), probing (it is half open), or corrupt (it delivered corrupt content repeatedly).",
 		[]string{"upstream", "state"}, nil)
 }
 
@@ -88,10 +40,11 @@ func (r cooldownCollector) Collect(ch chan<- prometheus.Metric) {
 	r.metrics.mu.Lock()
 	for c := range r.metrics.clients {
 		h := hosts[c.label]
-		if c.cooldown.left(now) > 0 {
+		state, left := c.cooldown.status(now)
+		if left > 0 {
 			h.coolingDown = 1
 		}
-		h.state = max(h.state, c.cooldown.state(now))
+		h.state = max(h.state, state)
 		hosts[c.label] = h
 	}
 	r.metrics.mu.Unlock()

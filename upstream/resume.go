@@ -89,7 +89,7 @@ func (b *blobReader) waitForRecovery() bool {
 	now := time.Now()
 	wait := maxRecoveryWait + 1
 	for _, c := range b.members {
-		if left := c.cooldown.left(now); left > 0 {
+		if _, left := c.cooldown.status(now); left > 0 {
 			wait = min(wait, left)
 		}
 	}

@@ -95,7 +95,7 @@ func (c *client) request(ctx context.Context, method, path string, header http.H
 		if !c.weather.wasDark(start) {
 			c.score.explained(fmt.Sprintf("%s %s: %s: %s", method, path, resp.Status, said))
 		}
-		if strings.Contains(string(said), "not asked for a while") {
+		if strings.Contains(string(said), "backing off after") {
 			return nil, failure(resp.Status + ", an upstream rests")
 		}
 		return nil, failure(resp.Status)

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/weirhq/weir/internal/cooldown"
 )
 
 // callTimeout bounds one conversation with Redis, for which nobody waits.
@@ -31,28 +33,29 @@ type message struct {
 func (r *Cooldowns) channel() string          { return r.opts.Prefix + ":rests" }
 func (r *Cooldowns) keyOf(name string) string { return r.opts.Prefix + ":rest:" + name }
 
-// run keeps a session with Redis, and begins another one when that failed.
+// run keeps a session with Redis, and begins another one after a pause when it
+// failed.
 func (r *Cooldowns) run(ctx context.Context) {
-	away := false
+	breaker := cooldown.New(cooldown.Options{Pause: r.opts.Retry})
 	for {
+		breaker.Allow(time.Now()) // the pause is over
 		err := r.session(ctx, func() {
-			if away {
-				away = false
+			if breaker.Success() {
 				r.opts.Logger.Info("rate limits of upstreams are shared through Redis again")
 			}
 		})
 		if ctx.Err() != nil {
-			return
+			return // Close, and no failure of Redis
 		}
-		if !away {
-			away = true
+		if breaker.Closed() {
 			r.opts.Logger.Warn("rate limits of upstreams are not shared until Redis is back. "+
 				"Check that it runs, can be reached and written, and that cache.redis.url is right", "error", err, "retry_after", r.opts.Retry)
 		}
+		pause, _ := breaker.Failure(time.Now())
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(r.opts.Retry):
+		case <-time.After(pause):
 		}
 	}
 }
