@@ -32,7 +32,7 @@ type compose struct {
 func startCompose(t *testing.T) *compose {
 	t.Helper()
 	path := testutil.Program(t, "docker-compose", "docker-compose")
-	c := &compose{Docker: harness.StartDocker(t, `{}`), t: t, dir: filepath.Join(t.TempDir(), "mirror"), addr: harness.FreeAddr(t), path: path}
+	c := &compose{Docker: harness.StartDocker(t, `{}`), t: t, dir: filepath.Join(t.TempDir(), "mirror"), addr: testutil.FreeAddr(t), path: path}
 	harness.Must(t, os.CopyFS(c.dir, os.DirFS("../contrib/compose")))
 	makeImage := exec.CommandContext(t.Context(), "make", "-C", "..", "image")
 	makeImage.Env = append(os.Environ(), "DOCKER_HOST="+c.Socket)

@@ -32,7 +32,7 @@ func TestBehindNginx(t *testing.T) {
 	harness.Must(t, err)
 	server := regexp.MustCompile("(?s)```nginx\n(.*?)```").FindSubmatch(page)
 	dir := harness.SocketDir(t, "nginx-")
-	addr := harness.FreeAddr(t)
+	addr := testutil.FreeAddr(t)
 	ca := newAuthority(t)
 	certificate, key := ca.issue(t, "nginx")
 	config := strings.NewReplacer("listen 443 ", "listen "+addr+" ", "/etc/ssl/mirror.crt", certificate, "/etc/ssl/mirror.key", key,

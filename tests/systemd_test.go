@@ -161,7 +161,7 @@ func (s *systemd) command(args ...string) *exec.Cmd {
 func TestSystemdService(t *testing.T) {
 	upstream := upstreamtest.New(t, upstreamtest.WithBasic("puller", "secret"))
 	blob := addRandom(t, upstream, "org/app", mib, 1)
-	addr := harness.FreeAddr(t)
+	addr := testutil.FreeAddr(t)
 	_, port, err := net.SplitHostPort(addr)
 	harness.Must(t, err)
 	config := fmt.Sprintf("[server]\nport = %s\n[blob_store.fs]\nroot_dir = \"/var/lib/weir\"\nmin_free = \"0B\"\n", port) +

@@ -19,6 +19,7 @@ import (
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -292,7 +293,7 @@ func TestTracingWithoutReceiver(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "1.2")
-	w := harness.StartWeir(t, fmt.Sprintf("[observability.tracing]\nendpoint = \"http://reader:open-sesame@%s\"\n", harness.FreeAddr(t))+block("ghcr.io", upstream),
+	w := harness.StartWeir(t, fmt.Sprintf("[observability.tracing]\nendpoint = \"http://reader:open-sesame@%s\"\n", testutil.FreeAddr(t))+block("ghcr.io", upstream),
 		"OTEL_BSP_SCHEDULE_DELAY=10", "OTEL_EXPORTER_OTLP_TIMEOUT=100")
 	for range 20 {
 		expectContent(t, "a pull", w.Get(t, manifestPath("ghcr.io/org/app", image.Digest.String())), image.Digest, "")

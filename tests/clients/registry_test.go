@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 )
 
@@ -15,20 +16,13 @@ import (
 func startOlareg(t *testing.T, options ...string) (addr string, stop func()) {
 	t.Helper()
 	olareg := harness.Tool(t, "clients", "olareg")
-	addr = harness.FreeAddr(t)
+	addr = testutil.FreeAddr(t)
 	host, port, err := net.SplitHostPort(addr)
 	harness.Must(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	harness.StartDaemon(t, exec.CommandContext(ctx, olareg,
 		append([]string{"serve", "--store-type", "mem", "--addr", host, "--port", port, "--api-delete", "--api-blob-delete"}, options...)...))
-	answers := func() bool {
-		resp, err := http.Get("http://" + addr + "/v2/")
-		if err != nil {
-			return false
-		}
-		resp.Body.Close()
-		return true
-	}
+	answers := func() bool { return harness.Answers(http.DefaultClient, "http://"+addr+"/v2/") }
 	harness.Eventually(t, "the registry answers", answers)
 	return addr, func() {
 		cancel()

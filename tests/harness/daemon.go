@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,13 +55,4 @@ func SocketDir(t *testing.T, pattern string) string {
 		}
 	})
 	return dir
-}
-
-// FreeAddr returns an address of the loopback interface that nobody listens on.
-func FreeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	Must(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }

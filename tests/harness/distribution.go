@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -20,28 +21,50 @@ type Distribution struct {
 // configuration and to its top level; client is what reaches it.
 func StartDistribution(t *testing.T, client *http.Client, scheme, httpMore, topMore string) *Distribution {
 	t.Helper()
-	path := testutil.Program(t, "docker-registry", "docker-registry")
-	dir := t.TempDir()
-	addr := FreeAddr(t)
-	config := filepath.Join(dir, "config.yml")
-	WriteFile(t, config, fmt.Sprintf(`version: 0.1
-log: {accesslog: {disabled: false}, level: warn}
-storage: {filesystem: {rootdirectory: %q}}
-http:
-  addr: %s
-%s
-%s
-`, filepath.Join(dir, "data"), addr, httpMore, topMore))
-	d := &Distribution{Daemon: StartDaemon(t, exec.CommandContext(t.Context(), path, "serve", config)), Addr: addr}
-	Eventually(t, "the registry answers", func() bool {
-		resp, err := client.Get(scheme + "://" + addr + "/v2/")
-		if err != nil {
-			return false
-		}
-		resp.Body.Close()
-		return true
-	})
+	addr := testutil.FreeAddr(t)
+	log := "log: {accesslog: {disabled: false}, level: warn}"
+	config := writeDistributionConfig(t, filepath.Join(t.TempDir(), "data"), log, "  addr: "+addr+"\n"+httpMore, topMore)
+	d := &Distribution{Daemon: StartDaemon(t, exec.CommandContext(t.Context(), distribution(t), "serve", config)), Addr: addr}
+	Eventually(t, "the registry answers", func() bool { return Answers(client, scheme+"://"+addr+"/v2/") })
 	return d
+}
+
+// NewDistribution returns a registry at an address that a test starts, kills
+// and starts again. Registries may share a directory of content. More is added
+// to the top level of its configuration.
+func NewDistribution(t *testing.T, name, addr, data, topMore string) *Process {
+	t.Helper()
+	program := distribution(t)
+	config := writeDistributionConfig(t, data, "log: {accesslog: {disabled: true}, level: error}", "  addr: "+addr, topMore)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: Patience}
+	return NewProcess(t, name,
+		func() *exec.Cmd { return exec.Command(program, "serve", config) },
+		func(io.Reader) bool {
+			return Within(Patience, func() bool { return Answers(client, "http://"+addr+"/v2/") })
+		})
+}
+
+func distribution(t *testing.T) (path string) {
+	t.Helper()
+	return testutil.Program(t, "docker-registry", "docker-registry")
+}
+
+// writeDistributionConfig writes a registry's configuration and returns its
+// path.
+func writeDistributionConfig(t *testing.T, data, log, http, topMore string) (path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "config.yml")
+	WriteFile(t, path, fmt.Sprintf("version: 0.1\n%s\nstorage: {filesystem: {rootdirectory: %q}}\nhttp:\n%s\n%s\n", log, data, http, topMore))
+	return path
+}
+
+// Answers reports whether a server answers at a URL, whatever its status.
+func Answers(client *http.Client, url string) bool {
+	resp, err := client.Get(url)
+	if err != nil {
+		return false
+	}
+	return resp.Body.Close() == nil
 }
 
 // Served returns how many requests of a method for a part of a path the

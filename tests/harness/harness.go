@@ -20,12 +20,7 @@ var binaryDir string
 // buildOnce builds the mirror with the race detector. It runs when the first
 // test needs the binary, so that tests which need none do not wait for it.
 var buildOnce = sync.OnceValues(func() (path string, err error) {
-	path = filepath.Join(binaryDir, "weir")
-	build := exec.Command("go", "build", "-race", "-o", path, "github.com/weirhq/weir/cmd/weir")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the mirror: %w\n%s", err, out)
-	}
-	return path, nil
+	return buildIn(binaryDir, "-race")
 })
 
 // Binary returns the path of the mirror's binary.
@@ -36,6 +31,27 @@ func Binary(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// BuildShipped builds the mirror without the race detector, as it is shipped,
+// and returns the path of the binary.
+func BuildShipped(t testing.TB) string {
+	t.Helper()
+	path, err := buildIn(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func buildIn(dir string, flags ...string) (path string, err error) {
+	path = filepath.Join(dir, "weir")
+	args := append([]string{"build", "-o", path}, flags...)
+	out, err := exec.Command("go", append(args, "github.com/weirhq/weir/cmd/weir")...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("building the mirror: %w\n%s", err, out)
+	}
+	return path, nil
 }
 
 // Main runs the tests of a package and ends the process. TestMain calls it.
@@ -62,20 +78,29 @@ func Must(t *testing.T, err error) {
 	}
 }
 
-// Eventually waits for something that the mirror does by itself, and fails the
-// test when it does not.
-func Eventually(t *testing.T, what string, holds func() bool) {
+// Eventually waits until a condition holds that the mirror brings about by
+// itself, and fails the test if it never does.
+func Eventually(t *testing.T, condition string, holds func() bool) {
 	t.Helper()
+	if !Within(Patience, holds) {
+		t.Fatalf("waited in vain: %s", condition)
+	}
+}
+
+// Within waits until a condition holds, for some time at most, and reports
+// whether it does.
+func Within(d time.Duration, holds func() bool) bool {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(Patience)
+	deadline := time.After(d)
 	for !holds() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("waited in vain: %s", what)
+			return false
 		}
 	}
+	return true
 }
 
 // Run runs a program to its end and returns what it printed on both outputs.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 )
@@ -18,8 +19,7 @@ import (
 // given as name, value, name, value...
 func (w *Weir) Metric(t *testing.T, name string, labels ...string) float64 {
 	t.Helper()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(w.Get(t, "/metrics").Body))
+	families, err := ParseMetrics(w.Get(t, "/metrics").Body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +38,12 @@ func (w *Weir) Metric(t *testing.T, name string, labels ...string) float64 {
 		}
 	}
 	return sum
+}
+
+// ParseMetrics parses the text that /metrics answers with.
+func ParseMetrics(text []byte) (map[string]*dto.MetricFamily, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	return parser.TextToMetricFamilies(bytes.NewReader(text))
 }
 
 // MetricIs waits until a metric has a value.

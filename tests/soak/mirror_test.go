@@ -2,7 +2,6 @@ package soak
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
 )
 
 // maxSize is blob_store.fs.max_size, far below the size of the content, so that
@@ -28,48 +27,37 @@ const maxSize = 32 * mib
 
 // mirror is the process under test. It can be killed and started again.
 type mirror struct {
+	*harness.Process
 	t      *testing.T
-	binary string
 	addr   string
-	dir    string // of its configuration, data and log
+	dir    string // of its configuration and data
 	redis  string // URL
 	first  string // URLs of the upstreams
 	second string
 
 	mu      sync.Mutex
-	process *exec.Cmd
 	up      chan struct{} // closed while the mirror answers
 	slowest time.Duration // from a start to the first answer
-}
-
-// build compiles the mirror.
-func build(t *testing.T, race bool) (binary string) {
-	t.Helper()
-	binary = filepath.Join(t.TempDir(), "weir")
-	args := []string{"build", "-o", binary}
-	if race {
-		args = append(args, "-race")
-	}
-	out, err := exec.Command("go", append(args, "github.com/weirhq/weir/cmd/weir")...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("building the mirror: %v\n%s", err, out)
-	}
-	return binary
 }
 
 func newMirror(t *testing.T, binary, redis, first, second string) *mirror {
 	t.Helper()
 	m := &mirror{
-		t: t, binary: binary, addr: freeAddr(t), dir: t.TempDir(),
+		t: t, addr: testutil.FreeAddr(t), dir: t.TempDir(),
 		redis: redis, first: first, second: second, up: make(chan struct{}),
 	}
 	m.configure(m.configuration(variant{}))
 	t.Cleanup(func() {
-		m.kill()
-		if log := m.log(); t.Failed() {
+		if log := m.Log(); t.Failed() {
 			t.Logf("the end of the mirror's log:\n%s", log[max(0, len(log)-8*kib):])
 		}
 	})
+	m.Process = harness.NewProcess(t, "weir",
+		func() *exec.Cmd { return exec.Command(binary, "serve", "--config", m.configPath()) },
+		func(stdout io.Reader) bool {
+			_, err := bufio.NewReader(stdout).ReadString('\n')
+			return err == nil
+		})
 	return m
 }
 
@@ -78,46 +66,19 @@ func (m *mirror) URL() string { return "http://" + m.addr }
 
 // start starts the process and returns when it answers.
 func (m *mirror) start() {
+	took := m.Start()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	log, err := os.OpenFile(m.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		m.t.Error(err)
-		return
-	}
-	defer log.Close()
-	process := exec.Command(m.binary, "serve", "--config", m.configPath())
-	process.Stderr = log
-	stdout, err := process.StdoutPipe()
-	if err != nil {
-		m.t.Error(err)
-		return
-	}
-	started := time.Now()
-	if err := process.Start(); err != nil {
-		m.t.Error(err)
-		return
-	}
-	m.process = process
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
-		m.t.Errorf("the mirror does not start: it printed %q", line)
-		return
-	}
-	m.slowest = max(m.slowest, time.Since(started))
+	m.slowest = max(m.slowest, took)
 	close(m.up)
 }
 
 // kill ends the process without any notice.
 func (m *mirror) kill() {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.process == nil {
-		return
-	}
 	m.up = make(chan struct{})
-	_ = m.process.Process.Kill()
-	_ = m.process.Wait() // its error says that it was killed
-	m.process = nil
+	m.mu.Unlock()
+	m.Kill()
 }
 
 // awaitUp waits until the mirror answers.
@@ -133,18 +94,9 @@ func (m *mirror) awaitUp(ctx context.Context) {
 
 func (m *mirror) data() string       { return filepath.Join(m.dir, "data") }
 func (m *mirror) configPath() string { return filepath.Join(m.dir, "config", "config.toml") }
-func (m *mirror) logPath() string    { return filepath.Join(m.dir, "weir.log") }
-
-func (m *mirror) log() string {
-	log, err := os.ReadFile(m.logPath())
-	if err != nil {
-		m.t.Error(err)
-	}
-	return string(log)
-}
 
 // logged counts the lines of the log that hold a text.
-func (m *mirror) logged(text string) int { return strings.Count(m.log(), text) }
+func (m *mirror) logged(text string) int { return strings.Count(m.Log(), text) }
 
 // variant is what differs between the configurations that the troublemaker
 // writes. All of them serve the same names.
@@ -191,14 +143,14 @@ func (m *mirror) configuration(v variant) string {
 // configure puts a configuration in the file's place, as editors do.
 func (m *mirror) configure(config string) {
 	path := m.configPath()
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
-		m.t.Error(err)
-	}
-	if err := os.WriteFile(path+"~", []byte(config), 0o600); err != nil {
-		m.t.Error(err)
-	}
-	if err := os.Rename(path+"~", path); err != nil {
-		m.t.Error(err)
+	for _, err := range []error{
+		os.MkdirAll(filepath.Dir(path), 0o750),
+		os.WriteFile(path+"~", []byte(config), 0o600),
+		os.Rename(path+"~", path),
+	} {
+		if err != nil {
+			m.t.Error(err)
+		}
 	}
 }
 
@@ -221,8 +173,7 @@ func (m *mirror) metrics(ctx context.Context) (metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
+	families, err := harness.ParseMetrics(body)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,8 @@ package soak
 import (
 	"context"
 	"time"
+
+	"github.com/weirhq/weir/tests/harness"
 )
 
 // level is what an idle mirror holds.
@@ -51,7 +53,7 @@ func (s *soak) settle(holds func(level) bool) (level, bool) {
 		proxy.hangUp()
 	}
 	var last level
-	settled := eventually(func() bool {
+	settled := harness.Within(patience, func() bool {
 		now, err := s.mirror.metrics(s.t.Context())
 		if err != nil {
 			return false

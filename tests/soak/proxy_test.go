@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // proxy is a TCP proxy before a registry. It can go away and come back on its
@@ -43,7 +45,7 @@ const chunk = 32 * kib
 
 func startProxy(t *testing.T, target string) *proxy {
 	t.Helper()
-	p := &proxy{t: t, addr: freeAddr(t), target: target, conns: make(map[net.Conn]struct{})}
+	p := &proxy{t: t, addr: testutil.FreeAddr(t), target: target, conns: make(map[net.Conn]struct{})}
 	p.conditions.Store(&conditions{over: make(chan struct{})})
 	p.start()
 	t.Cleanup(func() {

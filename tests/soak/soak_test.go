@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tokencache/redistest"
 )
 
@@ -99,7 +100,6 @@ func newSoak(t *testing.T) *soak {
 	if deadline, ok := t.Deadline(); ok && time.Until(deadline) < s.duration+5*patience {
 		t.Fatalf("a soak of %s needs a test timeout of %s at least: set -timeout", s.duration, s.duration+5*patience+time.Second)
 	}
-	binary := build(t, s.race)
 	s.content = newContent(s.seed)
 	s.tokens = startTokens(t)
 	root := t.TempDir()
@@ -109,7 +109,7 @@ func newSoak(t *testing.T) *soak {
 		s.proxies = append(s.proxies, startProxy(t, registry.addr))
 	}
 	redis := redistest.Start(t)
-	s.mirror = newMirror(t, binary, redis.URL(), s.proxies[0].URL(), s.proxies[1].URL())
+	s.mirror = newMirror(t, s.binary(), redis.URL(), s.proxies[0].URL(), s.proxies[1].URL())
 	s.mirror.start()
 	s.observer = &observer{mirror: s.mirror}
 	s.trouble = &troublemaker{
@@ -119,6 +119,15 @@ func newSoak(t *testing.T) *soak {
 		s.trouble.longest = 1500 * time.Millisecond
 	}
 	return s
+}
+
+// binary returns the mirror to run. The race detector makes it too slow for a
+// long soak.
+func (s *soak) binary() string {
+	if s.race {
+		return harness.Binary(s.t)
+	}
+	return harness.BuildShipped(s.t)
 }
 
 // live lets everyone work for the soak's duration.
@@ -177,7 +186,7 @@ func (s *soak) expectBounds() {
 	if got := s.mirror.stored("tmp"); got > 0 {
 		s.t.Errorf("%s of downloads are left behind", bytesOf(got))
 	}
-	log := s.mirror.log()
+	log := s.mirror.Log()
 	for _, bad := range []string{"DATA RACE", "panic", "fatal error"} {
 		if at := strings.Index(log, bad); at >= 0 {
 			s.t.Errorf("the mirror's log: %.4000s", log[at:])

@@ -95,8 +95,8 @@ func (m *troublemaker) upstream(i int) []trouble {
 		return fails(name, func() { proxy.set(c) }, func() { proxy.set(conditions{}) })
 	}
 	return []trouble{
-		fails("upstream stopped", func() { proxy.stop(); registry.stop() }, func() { registry.start(); proxy.start() }),
-		fails("upstream's registry killed behind its proxy", registry.stop, registry.start),
+		fails("upstream stopped", func() { proxy.stop(); registry.Kill() }, func() { registry.Start(); proxy.start() }),
+		fails("upstream's registry killed behind its proxy", registry.Kill, func() { registry.Start() }),
 		under("upstream stalls", conditions{stalled: true}),
 		under("upstream's connections reset", conditions{cutAfter: mib}),
 		under("upstream corrupts a byte of each body", conditions{corrupt: true}),

@@ -10,10 +10,8 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,7 +26,7 @@ import (
 // each fails the test if it cannot do its work.
 type Server struct {
 	t    testing.TB
-	port string
+	addr string
 	dir  string
 
 	mu      sync.Mutex
@@ -48,7 +46,7 @@ func Start(t testing.TB) *Server {
 	t.Cleanup(s.Stop)
 	var err error
 	for range attempts {
-		s.port = freePort(t)
+		s.addr = testutil.FreeAddr(t)
 		if err = s.launch(); err == nil {
 			return s
 		}
@@ -58,7 +56,7 @@ func Start(t testing.TB) *Server {
 }
 
 // Addr is the server's host and port, the same after a Restart.
-func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", s.port) }
+func (s *Server) Addr() string { return s.addr }
 
 // URL is the server's address as clients and configurations write it.
 func (s *Server) URL() string { return "redis://" + s.Addr() + "/0" }
@@ -133,7 +131,11 @@ func (s *Server) signal(signal syscall.Signal) {
 func (s *Server) launch() error {
 	s.t.Helper()
 	path := testutil.Program(s.t, "redis-server", "redis-server")
-	process := exec.Command(path, "--port", s.port, "--bind", "127.0.0.1", "--dir", s.dir,
+	_, port, err := net.SplitHostPort(s.addr)
+	if err != nil {
+		return err
+	}
+	process := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--dir", s.dir,
 		"--save", "", "--appendonly", "no", "--daemonize", "no")
 	stdout, err := process.StdoutPipe()
 	if err != nil {
@@ -174,28 +176,4 @@ func (s *Server) stop() {
 	<-s.drained
 	s.process.Wait() // its error says that the process was killed
 	s.process = nil
-}
-
-// The ports to choose from lie below those that Linux gives to outgoing
-// connections and to listeners on port 0: there, somebody would take the port of
-// a server that is stopped before its Restart.
-const (
-	firstPort = 20000
-	portCount = 10000
-)
-
-// freePort returns a port that nobody listens on at the moment.
-func freePort(t testing.TB) string {
-	t.Helper()
-	var err error
-	for range 100 {
-		port := strconv.Itoa(firstPort + rand.IntN(portCount))
-		var listener net.Listener
-		if listener, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
-			listener.Close()
-			return port
-		}
-	}
-	t.Fatalf("redistest: no free port on the loopback interface: %v", err)
-	return ""
 }
