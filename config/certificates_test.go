@@ -75,14 +75,14 @@ func TestMirrorOfToday(t *testing.T) {
 		t.Fatal(err)
 	}
 	var keys []string
-	for _, r := range c.Repositories {
+	for _, r := range c.Namespaces {
 		keys = append(keys, r.Key)
 	}
 	if !slices.Equal(keys, []string{"docker-io", "ghcr.io", "internal", "library", "quay.io"}) {
 		t.Errorf("repositories %q", keys)
 	}
-	library := c.Repositories[3]
-	if !library.ImmutableTags || len(library.ImmutableTagsExclusions) != 2 || library.Namespace != "" ||
+	library := c.Namespaces[3]
+	if !library.ImmutableTags || len(library.ImmutableTagsExclusions) != 2 || library.Host != "" ||
 		library.Upstreams[0].Password != "tiger" || library.Upstreams[1].MaxRedirect != 5 {
 		t.Errorf("library = %+v", library)
 	}

@@ -7,7 +7,7 @@
 //     (tree.go, locate.go). Trees of several files merge.
 //   - The tree is decoded into a [Config] (decode.go, expand.go). Every key
 //     must be known (schema.go); strings expand ${NAME}; secrets may come from
-//     files. What [Global] says flows into each [Repository], so that a
+//     files. What [Global] says flows into each [Namespace], so that a
 //     consumer reads one value.
 //   - [Config.Validate] checks the meaning: ranges, URLs, patterns,
 //     certificates, directories.
@@ -39,7 +39,7 @@ type Config struct {
 	BlobStore     BlobStore     `toml:"blob_store"`
 	Cache         Cache         `toml:"cache"`
 	Observability Observability `toml:"observability"`
-	Repositories  []Repository  `toml:"repository" reload:"live"` // sorted by Key
+	Namespaces    []Namespace   `toml:"repository" reload:"live"` // sorted by Key
 
 	source source
 }
@@ -110,11 +110,12 @@ type Redis struct {
 	MasterName string // the group that Sentinel watches; empty: no Sentinel
 }
 
-// Repository is one mirrored name space. Its tag policy is already resolved:
-// what the block does not set is what [Global] says.
-type Repository struct {
+// Namespace is one repository block: the repositories of one registry that Weir
+// mirrors. Its tag policy is resolved: a key that the block does not set has the
+// value of [Global].
+type Namespace struct {
 	Key       string     // the first path segments of the names it serves
-	Namespace string     `toml:"namespace"` // the ?ns= that selects it, in lower case; empty: none
+	Host      string     `toml:"namespace"` // the ?ns= that selects it, in lower case; empty: none
 	Default   bool       `toml:"default"`   // serves the names that no other key matches
 	Offline   bool       `toml:"offline"`   // never contacts an upstream
 	Upstreams []Upstream `toml:"upstream"`  // in the order in which they are tried
@@ -130,15 +131,16 @@ type Repository struct {
 
 // Warm is a list of images that the server keeps in its cache.
 type Warm struct {
-	Images    []string `toml:"images"` // see [ParseImage]; with or without the block's key before them
-	Every     Duration `toml:"every"`
-	Platforms []string `toml:"platforms"` // see [ParsePlatform]; none: all that an image has
-	Referrers bool     `toml:"referrers"` // signatures and the like, too
+	Images    []Image    `toml:"images"` // with or without the block's key before their names
+	Every     Duration   `toml:"every"`
+	Platforms []Platform `toml:"platforms"` // none: all that an image has
+	Referrers bool       `toml:"referrers"` // also signatures, attestations and other referrers
 }
 
-// Upstream is one registry that is read.
+// Upstream is one registry that Weir reads. Upstreams are comparable: a reload
+// keeps the connections to those that did not change.
 type Upstream struct {
-	URL               string        `toml:"url"`
+	URL               URL           `toml:"url"`
 	Username          string        `toml:"username"`
 	Password          Secret        `toml:"password"`
 	ClientCertificate string        `toml:"client_certificate"` // path of a PEM file

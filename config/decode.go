@@ -61,8 +61,8 @@ func (d *decoder) table(p place, n *node, dst reflect.Value) {
 		known[name] = true
 		value := dst.FieldByIndex(field.Index)
 		if isSecret(field) {
-			known[name+fileTwin] = true
-			d.secret(p.in(name), t[name], p.in(name+fileTwin), t[name+fileTwin], value.Addr().Interface().(*Secret))
+			known[name+fileSuffix] = true
+			d.secret(p.in(name), t[name], p.in(name+fileSuffix), t[name+fileSuffix], value.Addr().Interface().(*Secret))
 		} else if n, ok := t[name]; ok {
 			d.config.source.positions[p.in(name).key] = n.position
 			d.value(p.in(name), n, value)
@@ -70,21 +70,21 @@ func (d *decoder) table(p place, n *node, dst reflect.Value) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(t)) {
 		if !known[name] {
-			d.foreign(p.in(name), t[name], dst.Type(), name)
+			d.unknownKey(p.in(name), t[name], dst.Type(), name)
 		}
 	}
 }
 
-// foreign deals with a key that a table of type t does not have.
-func (d *decoder) foreign(p place, n *node, t reflect.Type, name string) {
-	switch verdict, err := foreignKey(p.generic, n); verdict {
+// unknownKey deals with a key that a table of type t does not have.
+func (d *decoder) unknownKey(p place, n *node, t reflect.Type, name string) {
+	switch verdict, err := judgeUnknownKey(p.generic, n); verdict {
 	case refused:
 		d.fail(p, n, err)
 	case ignored:
 		d.config.source.positions[p.key] = n.position
 		d.config.source.ignored = append(d.config.source.ignored, p.key)
 	case unknown:
-		d.fail(p, n, unknownKey(t, name))
+		d.fail(p, n, errUnknownKey(t, name))
 	}
 }
 
@@ -110,11 +110,15 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 	case *time.Duration:
 		d.seconds(p, n, field)
 	case *[]string:
-		d.texts(p, n, field)
+		decodeTexts(d, p, n, field, func(s string, dst *string) error { *dst = s; return nil })
+	case *[]Image:
+		decodeTexts(d, p, n, field, func(s string, dst *Image) error { return dst.UnmarshalText([]byte(s)) })
+	case *[]Platform:
+		decodeTexts(d, p, n, field, func(s string, dst *Platform) error { return dst.UnmarshalText([]byte(s)) })
 	case **Redis:
 		d.redis(p, n, field)
-	case *[]Repository:
-		d.repositories(p, n, field)
+	case *[]Namespace:
+		d.namespaces(p, n, field)
 	case *[]Upstream:
 		tables(d, p, n, newUpstream, field)
 	case *[]Warm:
@@ -144,20 +148,28 @@ func (d *decoder) text(p place, n *node) (string, bool) {
 	return expanded, true
 }
 
-func (d *decoder) texts(p place, n *node, dst *[]string) {
+// decodeTexts decodes an array of strings, each by parse.
+func decodeTexts[T any](d *decoder, p place, n *node, dst *[]T, parse func(string, *T) error) {
 	elements, ok := n.value.([]*node)
 	if !ok {
 		d.failKind(p, n, "an array of strings")
 		return
 	}
-	var texts []string
+	// An element with a problem leaves its zero value, so that the elements
+	// after it keep their indices in further problems.
+	var values []T
 	for i, element := range elements {
-		d.config.source.positions[p.element(i).key] = element.position
-		if s, ok := d.text(p.element(i), element); ok {
-			texts = append(texts, s)
+		var value T
+		at := p.element(i)
+		d.config.source.positions[at.key] = element.position
+		if s, ok := d.text(at, element); ok {
+			if err := parse(s, &value); err != nil {
+				d.fail(at, element, err)
+			}
 		}
+		values = append(values, value)
 	}
-	*dst = texts
+	*dst = values
 }
 
 func (d *decoder) integer(p place, n *node) (int64, bool) {
@@ -237,7 +249,7 @@ func (d *decoder) redis(p place, n *node, dst **Redis) {
 	}
 }
 
-func (d *decoder) repositories(p place, n *node, dst *[]Repository) {
+func (d *decoder) namespaces(p place, n *node, dst *[]Namespace) {
 	blocks, ok := n.value.(table)
 	if !ok {
 		d.failKind(p, n, `tables such as [repository."docker.io"]`)
@@ -245,20 +257,20 @@ func (d *decoder) repositories(p place, n *node, dst *[]Repository) {
 	}
 	for _, key := range slices.Sorted(maps.Keys(blocks)) {
 		at := place{p.in(key).key, p.generic + ".*"}
-		*dst = append(*dst, d.repository(at, blocks[key], key))
+		*dst = append(*dst, d.namespace(at, blocks[key], key))
 	}
 }
 
-// repository decodes one block over what Global says, which has been decoded
+// namespace decodes one block over what Global says, which has been decoded
 // before: its field comes first.
-func (d *decoder) repository(p place, n *node, key string) Repository {
+func (d *decoder) namespace(p place, n *node, key string) Namespace {
 	g := d.config.Global
-	r := newRepository(key, g)
+	r := newNamespace(key, g)
 	d.table(p, n, reflect.ValueOf(&r).Elem())
-	if r.Namespace == "" {
-		r.Namespace = defaultNamespace(key)
+	if r.Host == "" {
+		r.Host = defaultHost(key)
 	}
-	r.Namespace = strings.ToLower(r.Namespace)
+	r.Host = strings.ToLower(r.Host)
 	if g.ImmutableTags && !r.ImmutableTags {
 		r.ImmutableTags = true
 		d.config.source.optedOut = append(d.config.source.optedOut, p.in("immutable_tags").key)

@@ -1,28 +1,28 @@
 package config
 
-import "time"
+import (
+	"time"
+
+	"github.com/weirhq/weir/oci"
+)
 
 // Default returns the configuration of a server that was given none: the
 // public registries that people pull from most, anonymously, for clients on
 // this machine.
 func Default() *Config {
 	c := base()
-	for _, known := range []struct{ key, url string }{
-		{"docker.io", "https://registry-1.docker.io"},
-		{"gcr.io", "https://gcr.io"},
-		{"ghcr.io", "https://ghcr.io"},
-		{"mcr.microsoft.com", "https://mcr.microsoft.com"},
-		{"public.ecr.aws", "https://public.ecr.aws"},
-		{"quay.io", "https://quay.io"},
-		{"registry.gitlab.com", "https://registry.gitlab.com"},
-		{"registry.k8s.io", "https://registry.k8s.io"},
+	for _, key := range []string{
+		oci.DockerHub, "gcr.io", "ghcr.io", "mcr.microsoft.com", "public.ecr.aws", "quay.io", "registry.gitlab.com", "registry.k8s.io",
 	} {
-		repository := newRepository(known.key, c.Global)
-		repository.Default = known.key == "docker.io"
+		namespace := newNamespace(key, c.Global)
 		upstream := newUpstream()
-		upstream.URL = known.url
-		repository.Upstreams = []Upstream{upstream}
-		c.Repositories = append(c.Repositories, repository)
+		upstream.URL = URL{Scheme: "https", Host: key}
+		if key == oci.DockerHub {
+			namespace.Default = true
+			upstream.URL.Host = "registry-1.docker.io" // docker.io itself is a web page
+		}
+		namespace.Upstreams = []Upstream{upstream}
+		c.Namespaces = append(c.Namespaces, namespace)
 	}
 	return c
 }
@@ -35,7 +35,7 @@ func base() *Config {
 		Global: Global{
 			MaxConcurrentCacheJobs: 4,
 			MaxConcurrentFetches:   64,
-			MaxManifestSize:        5 << 20,
+			MaxManifestSize:        oci.DefaultMaxManifest,
 			ShutdownDrain:          30 * time.Second,
 			NegativeTTL:            Duration(5 * time.Second),
 			ServeStaleOn:           []string{"unavailable", "rate_limited"},
@@ -45,11 +45,11 @@ func base() *Config {
 	}
 }
 
-// newRepository returns a block that has set nothing yet.
-func newRepository(key string, g Global) Repository {
-	return Repository{
+// newNamespace returns a block that has set nothing yet.
+func newNamespace(key string, g Global) Namespace {
+	return Namespace{
 		Key:                     key,
-		Namespace:               defaultNamespace(key),
+		Host:                    defaultHost(key),
 		ImmutableTags:           g.ImmutableTags,
 		ImmutableTagsExclusions: g.ImmutableTagsExclusions,
 		TagTTL:                  g.TagTTL,

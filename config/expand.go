@@ -46,8 +46,8 @@ func expand(s string) (string, error) {
 	}
 }
 
-// collapse is the inverse of expand.
-func collapse(s string) string {
+// escape is the inverse of expand.
+func escape(s string) string {
 	var b strings.Builder
 	for i, c := range []byte(s) {
 		b.WriteByte(c)

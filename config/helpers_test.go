@@ -61,15 +61,15 @@ func withoutSecrets(c *Config) *Config {
 		redis.URL, redis.Password = hide(redis.URL), hide(redis.Password)
 		copied.Cache.Redis = &redis
 	}
-	copied.Repositories = nil
-	for _, r := range c.Repositories {
+	copied.Namespaces = nil
+	for _, r := range c.Namespaces {
 		upstreams := r.Upstreams
 		r.Upstreams = nil
 		for _, u := range upstreams {
 			u.Password, u.Proxy = hide(u.Password), hide(u.Proxy)
 			r.Upstreams = append(r.Upstreams, u)
 		}
-		copied.Repositories = append(copied.Repositories, r)
+		copied.Namespaces = append(copied.Namespaces, r)
 	}
 	return &copied
 }

@@ -91,14 +91,14 @@ url = "https://three.io"
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, b := c.Repositories[0], c.Repositories[1]
+	a, b := c.Namespaces[0], c.Namespaces[1]
 	if c.Server.Port != 2 || !cmp.Equal(c.Global.ServeStaleOn, []string{"denied"}) || c.Global.TagTTL.Std() != time.Minute {
 		t.Errorf("got %+v %+v", c.Server, c.Global)
 	}
-	if !a.Offline || a.TagTTL.Std() != 2*time.Minute || len(a.Upstreams) != 1 || a.Upstreams[0].URL != "https://three.io" {
+	if !a.Offline || a.TagTTL.Std() != 2*time.Minute || len(a.Upstreams) != 1 || a.Upstreams[0].URL.String() != "https://three.io" {
 		t.Errorf("a = %+v", a)
 	}
-	if b.Key != "b" || b.TagTTL.Std() != time.Minute || b.Upstreams[0].URL != "https://b.io" {
+	if b.Key != "b" || b.TagTTL.Std() != time.Minute || b.Upstreams[0].URL.String() != "https://b.io" {
 		t.Errorf("b = %+v", b)
 	}
 	if got := c.Files(); !cmp.Equal(got, []string{first, second}) {
@@ -129,12 +129,12 @@ namespace = "ACME.example"
 [repository.localhost]
 [repository.library]
 `)
-	want := []Repository{
-		{Key: "Ghcr.io", Namespace: "ghcr.io"},
-		{Key: "ghcr.io/acme", Namespace: "acme.example"},
+	want := []Namespace{
+		{Key: "Ghcr.io", Host: "ghcr.io"},
+		{Key: "ghcr.io/acme", Host: "acme.example"},
 		{Key: "library"},
-		{Key: "localhost", Namespace: "localhost"},
-		{Key: "localhost:5000", Namespace: "localhost:5000", ImmutableTags: true, ImmutableTagsExclusions: []string{"^edge$"}},
+		{Key: "localhost", Host: "localhost"},
+		{Key: "localhost:5000", Host: "localhost:5000", ImmutableTags: true, ImmutableTagsExclusions: []string{"^edge$"}},
 	}
 	for i := range want[:4] {
 		want[i].ImmutableTags = true
@@ -144,7 +144,7 @@ namespace = "ACME.example"
 		want[i].ServeStaleOn = []string{"denied"}
 		want[i].MaxStale = Duration(7 * day)
 	}
-	if d := cmp.Diff(want, c.Repositories); d != "" {
+	if d := cmp.Diff(want, c.Namespaces); d != "" {
 		t.Error(d)
 	}
 	warnings := strings.Join(c.Warnings(), "\n")
@@ -164,8 +164,8 @@ func TestExpand(t *testing.T) {
 		if err != nil || got != want {
 			t.Errorf("expand(%q) = %q, %v; want %q", text, got, err, want)
 		}
-		if again, err := expand(collapse(got)); err != nil || again != got {
-			t.Errorf("expand(collapse(%q)) = %q, %v", got, again, err)
+		if again, err := expand(escape(got)); err != nil || again != got {
+			t.Errorf("expand(escape(%q)) = %q, %v", got, again, err)
 		}
 	}
 	for _, text := range []string{"${", "${A", "${1}", "${A-B}", "${WEIR_TEST_UNSET}", "${}"} {
@@ -190,7 +190,7 @@ url_file = "` + url + `"
 	if err := c.Validate(); err != nil {
 		t.Error(err)
 	}
-	u := c.Repositories[0].Upstreams[0]
+	u := c.Namespaces[0].Upstreams[0]
 	if got := u.Password.Reveal(); got != "s3cret ${HOME}" {
 		t.Errorf("password %q", got)
 	}

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/weirhq/weir/internal/hosts"
 )
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
@@ -108,15 +110,10 @@ func (r *Redis) address(host string) (string, error) {
 		usual = "26379"
 	}
 	port = cmp.Or(port, usual)
-	if !validPort(port) {
+	if !hosts.ValidPort(port) {
 		return "", fmt.Errorf("port %s is not between 1 and 65535", port)
 	}
 	return net.JoinHostPort(name, port), nil
-}
-
-func validPort(port string) bool {
-	n, err := strconv.ParseUint(port, 10, 16)
-	return err == nil && n > 0
 }
 
 // redactedURL returns a URL that reads as the same fields, but for the

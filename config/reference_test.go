@@ -118,7 +118,7 @@ func settingsBelow(t *testing.T, table string, v reflect.Value, live bool) map[s
 		case reflect.Pointer:
 			value = value.Elem()
 		case reflect.Slice:
-			if field.Type == reflect.TypeFor[[]Repository]() {
+			if field.Type == reflect.TypeFor[[]Namespace]() {
 				key += ".*"
 			}
 			if value.Len() == 0 {
@@ -137,7 +137,7 @@ func settingsBelow(t *testing.T, table string, v reflect.Value, live bool) map[s
 
 func shownKey(name string, field reflect.StructField) string {
 	if isSecret(field) {
-		return "`" + name + "`, `" + name + fileTwin + "`"
+		return "`" + name + "`, `" + name + fileSuffix + "`"
 	}
 	return "`" + name + "`"
 }
@@ -155,6 +155,9 @@ func typeName(t *testing.T, of reflect.Type) string {
 	names := map[reflect.Type]string{
 		reflect.TypeFor[string]():        "string",
 		reflect.TypeFor[[]string]():      "list of strings",
+		reflect.TypeFor[[]Image]():       "list of strings",
+		reflect.TypeFor[[]Platform]():    "list of strings",
+		reflect.TypeFor[URL]():           "string",
 		reflect.TypeFor[bool]():          "boolean",
 		reflect.TypeFor[int]():           "integer",
 		reflect.TypeFor[*float64]():      "number",
@@ -206,7 +209,7 @@ func TestReferenceOfForeignKeys(t *testing.T) {
 	judge := func(text string, want verdict) {
 		for _, list := range regexp.MustCompile("(?m)^(- |  )(`.*)$").FindAllStringSubmatch(text, -1) {
 			for _, key := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(list[2], -1) {
-				if got, _ := foreignKey(key[1], &node{value: table{}}); got != want {
+				if got, _ := judgeUnknownKey(key[1], &node{value: table{}}); got != want {
 					t.Errorf("%s: verdict %d, want %d", key[1], got, want)
 				}
 			}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding"
 	"errors"
 	"iter"
 	"reflect"
@@ -10,8 +11,8 @@ import (
 	"github.com/agext/levenshtein"
 )
 
-// fileTwin is what a secret's key ends in to name a file that holds the secret.
-const fileTwin = "_file"
+// fileSuffix is what a secret's key ends in to name a file that holds the secret.
+const fileSuffix = "_file"
 
 // keysOf yields the keys of a table in the order of their declaration, each
 // with its field. The struct tags are the schema.
@@ -25,6 +26,12 @@ func keysOf(t reflect.Type) iter.Seq2[string, reflect.StructField] {
 	}
 }
 
+// isTable reports whether a type is a table, and not a value with a textual form
+// such as a [URL].
+func isTable(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && !t.Implements(reflect.TypeFor[encoding.TextMarshaler]())
+}
+
 func isSecret(field reflect.StructField) bool { return field.Type == reflect.TypeFor[Secret]() }
 
 // knownKeys returns every key that a table may hold, twins of secrets included.
@@ -33,7 +40,7 @@ func knownKeys(t reflect.Type) []string {
 	for name, field := range keysOf(t) {
 		names = append(names, name)
 		if isSecret(field) {
-			names = append(names, name+fileTwin)
+			names = append(names, name+fileSuffix)
 		}
 	}
 	return names
@@ -46,8 +53,8 @@ func allKeys(t reflect.Type, parent string) []string {
 	for name, field := range keysOf(t) {
 		key := strings.TrimPrefix(parent+"."+name, ".")
 		switch field.Type {
-		case reflect.TypeFor[[]Repository]():
-			keys = append(keys, allKeys(reflect.TypeFor[Repository](), key+".*")...)
+		case reflect.TypeFor[[]Namespace]():
+			keys = append(keys, allKeys(reflect.TypeFor[Namespace](), key+".*")...)
 		case reflect.TypeFor[[]Upstream]():
 			keys = append(keys, allKeys(reflect.TypeFor[Upstream](), key)...)
 		case reflect.TypeFor[[]Warm]():
@@ -55,7 +62,7 @@ func allKeys(t reflect.Type, parent string) []string {
 		case reflect.TypeFor[*Redis]():
 			keys = append(keys, allKeys(reflect.TypeFor[Redis](), key)...)
 		default:
-			if field.Type.Kind() == reflect.Struct {
+			if isTable(field.Type) {
 				keys = append(keys, allKeys(field.Type, key)...)
 			} else {
 				keys = append(keys, key)
@@ -65,8 +72,8 @@ func allKeys(t reflect.Type, parent string) []string {
 	return keys
 }
 
-// unknownKey returns the error for a key that a table of type t cannot hold.
-func unknownKey(t reflect.Type, name string) error {
+// errUnknownKey returns the error for a key that a table of type t cannot hold.
+func errUnknownKey(t reflect.Type, name string) error {
 	known := knownKeys(t)
 	distance := func(candidate string) int { return levenshtein.Distance(name, candidate, nil) }
 	nearest := slices.MinFunc(known, func(a, b string) int { return distance(a) - distance(b) })
@@ -98,10 +105,10 @@ const (
 	refused         // an error that says why
 )
 
-// foreignKey judges a key that is not ours, given by its generic path: an Angos
+// judgeUnknownKey judges a key that is not ours, given by its generic path: an Angos
 // key that changes nothing for a mirror is ignored; one that protects, or that
 // asks for what this version lacks, is refused.
-func foreignKey(generic string, n *node) (verdict, error) {
+func judgeUnknownKey(generic string, n *node) (verdict, error) {
 	switch generic {
 	case "server.tls", "blob_store.s3":
 		return refused, errUnavailable

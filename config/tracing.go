@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/url"
 	"strings"
+
+	"github.com/weirhq/weir/internal/hosts"
 )
 
 // Observability says what Weir tells other systems about its work.
@@ -31,7 +33,7 @@ func (t Tracing) EndpointURL() (*url.URL, error) {
 	case err != nil || parsed.Scheme != "http" && parsed.Scheme != "https" || parsed.Hostname() == "":
 		return nil, errors.New(`must be a URL such as "http://otel-collector:4318" (or https), ` +
 			"with every / ? # @ % in a password percent-encoded")
-	case !validPort(cmp.Or(parsed.Port(), "443")):
+	case !hosts.ValidPort(cmp.Or(parsed.Port(), "443")):
 		return nil, errors.New("names a port that is not between 1 and 65535")
 	case strings.ContainsAny(t.Endpoint.Reveal(), "?#"):
 		return nil, errors.New("must end with the host or a path, without ? or #")
@@ -56,7 +58,7 @@ func (t Tracing) redactedEndpoint() string {
 	return endpoint.String()
 }
 
-func (v *check) tracing() {
+func (v *validator) tracing() {
 	t := v.config.Observability.Tracing
 	_, err := t.EndpointURL()
 	v.failed("observability.tracing.endpoint", err)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+
+	"github.com/weirhq/weir/internal/units"
 )
 
 const day = 24 * time.Hour
@@ -25,23 +27,12 @@ func (d Duration) Std() time.Duration { return time.Duration(d) }
 func (d Duration) String() string {
 	days, rest := time.Duration(d)/day, time.Duration(d)%day
 	if d <= 0 || days == 0 {
-		return trimZeroUnits(time.Duration(d).String())
+		return units.Duration(time.Duration(d))
 	}
 	if rest == 0 {
 		return fmt.Sprintf("%dd", days)
 	}
-	return fmt.Sprintf("%dd%s", days, trimZeroUnits(rest.String()))
-}
-
-// trimZeroUnits makes "12h" of the standard library's "12h0m0s".
-func trimZeroUnits(s string) string {
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
+	return fmt.Sprintf("%dd%s", days, units.Duration(rest))
 }
 
 // MarshalText returns what String returns.

@@ -20,25 +20,25 @@ func (c *Config) Validate() error {
 	return c.validate().sorted(c.source.files).err()
 }
 
-// check collects problems.
-type check struct {
+// validator collects problems.
+type validator struct {
 	config   *Config
 	problems Problems
 }
 
-func (v *check) fail(key, format string, args ...any) {
+func (v *validator) fail(key, format string, args ...any) {
 	v.problems = append(v.problems, v.config.problemAt(key, format, args...))
 }
 
 // failed adds err, if there is one.
-func (v *check) failed(key string, err error) {
+func (v *validator) failed(key string, err error) {
 	if err != nil {
 		v.fail(key, "%w", err)
 	}
 }
 
 func (c *Config) validate() Problems {
-	v := &check{config: c}
+	v := &validator{config: c}
 	v.server()
 	v.global()
 	v.store()
@@ -47,11 +47,11 @@ func (c *Config) validate() Problems {
 		v.failed("cache.redis.url", redis.parseURL())
 	}
 	v.tracing()
-	v.repositories()
+	v.namespaces()
 	return v.problems
 }
 
-func (v *check) server() {
+func (v *validator) server() {
 	s, l := v.config.Server, v.config.Log
 	if _, err := netip.ParseAddr(s.BindAddress); err != nil && s.BindAddress != "" && !hostName.MatchString(s.BindAddress) {
 		v.fail("server.bind_address", `must be an IP address or a host name, such as "0.0.0.0" or "::1"; the port goes into server.port`)
@@ -63,7 +63,7 @@ func (v *check) server() {
 	v.oneOf("log.format", l.Format, "auto", "text", "json")
 }
 
-func (v *check) global() {
+func (v *validator) global() {
 	g := v.config.Global
 	v.atLeastOne("global.max_concurrent_cache_jobs", g.MaxConcurrentCacheJobs)
 	v.atLeastOne("global.max_concurrent_fetches", g.MaxConcurrentFetches)
@@ -76,7 +76,7 @@ func (v *check) global() {
 	v.staleClasses("global.serve_stale_on", g.ServeStaleOn)
 }
 
-func (v *check) store() {
+func (v *validator) store() {
 	fs, manifest := v.config.BlobStore.FS, v.config.Global.MaxManifestSize
 	v.failed("blob_store.fs.root_dir", writable(fs.RootDir))
 	v.notNegative("blob_store.fs.max_size", int64(fs.MaxSize))
@@ -87,7 +87,7 @@ func (v *check) store() {
 	v.notNegative("blob_store.fs.max_unused", int64(fs.MaxUnused))
 }
 
-func (v *check) tagPolicy(table string, tagTTL, negativeTTL, maxStale Duration) {
+func (v *validator) tagPolicy(table string, tagTTL, negativeTTL, maxStale Duration) {
 	v.notNegative(keyIn(table, "tag_ttl"), int64(tagTTL))
 	v.notNegative(keyIn(table, "negative_ttl"), int64(negativeTTL))
 	v.notNegative(keyIn(table, "max_stale"), int64(maxStale))
@@ -95,7 +95,7 @@ func (v *check) tagPolicy(table string, tagTTL, negativeTTL, maxStale Duration) 
 
 // patterns checks that the patterns compile. They are unanchored and in the
 // syntax of regexp2.
-func (v *check) patterns(key string, patterns []string) {
+func (v *validator) patterns(key string, patterns []string) {
 	for i, pattern := range patterns {
 		if _, err := regexp2.Compile(pattern, regexp2.None); err != nil {
 			v.fail(elementOf(key, i), "is not a regular expression: %w", err)
@@ -103,25 +103,25 @@ func (v *check) patterns(key string, patterns []string) {
 	}
 }
 
-func (v *check) staleClasses(key string, classes []string) {
+func (v *validator) staleClasses(key string, classes []string) {
 	for i, class := range classes {
 		v.oneOf(elementOf(key, i), class, "unavailable", "rate_limited", "denied", "not_found")
 	}
 }
 
-func (v *check) oneOf(key, value string, allowed ...string) {
+func (v *validator) oneOf(key, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
 		v.fail(key, "must be one of %s, not %q", strings.Join(allowed, ", "), value)
 	}
 }
 
-func (v *check) atLeastOne(key string, n int) {
+func (v *validator) atLeastOne(key string, n int) {
 	if n < 1 {
 		v.fail(key, "must be at least 1, not %d", n)
 	}
 }
 
-func (v *check) notNegative(key string, n int64) {
+func (v *validator) notNegative(key string, n int64) {
 	if n < 0 {
 		v.fail(key, "must not be negative")
 	}

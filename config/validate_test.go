@@ -14,8 +14,8 @@ func TestValidateBuilt(t *testing.T) {
 	c.Global.TagTTL = -1
 	c.BlobStore.FS.MaxSize, c.BlobStore.FS.MinFree, c.BlobStore.FS.MaxUnused = -1, -1, -1
 	c.Cache.Redis = &Redis{URL: "redis://h/x"}
-	c.Repositories = append(c.Repositories[:1], c.Repositories[0])
-	c.Repositories[1].Upstreams = []Upstream{{URL: "https://x.io", ConnectTimeout: time.Millisecond, ReadTimeout: time.Second}}
+	c.Namespaces = append(c.Namespaces[:1], c.Namespaces[0])
+	c.Namespaces[1].Upstreams = []Upstream{{URL: mustURL(t, "https://x.io"), ConnectTimeout: time.Millisecond, ReadTimeout: time.Second}}
 	want := `global.tag_ttl: must not be negative
 blob_store.fs.max_size: must not be negative
 blob_store.fs.min_free: must not be negative

@@ -58,7 +58,7 @@ func (p *printer) table(heading, key string, v reflect.Value) {
 func (p *printer) setting(key, name string, v reflect.Value, value any) {
 	if secret, ok := value.(Secret); ok {
 		if file := p.source.secretFiles[key]; file != "" {
-			fmt.Fprintf(p, "%s = %s\n", name+fileTwin, quote(file))
+			fmt.Fprintf(p, "%s = %s\n", name+fileSuffix, quote(file))
 			return
 		}
 		value = secret.String()
@@ -87,7 +87,7 @@ func (p *printer) below(key string, v reflect.Value) {
 		if value != nil {
 			p.table("["+key+"]", key, v.Elem())
 		}
-	case []Repository:
+	case []Namespace:
 		for _, r := range value {
 			key := keyIn(key, r.Key)
 			p.table("["+key+"]", key, reflect.ValueOf(r))
@@ -97,7 +97,7 @@ func (p *printer) below(key string, v reflect.Value) {
 			p.table("[["+key+"]]", elementOf(key, i), v.Index(i))
 		}
 	default:
-		if v.Kind() == reflect.Struct {
+		if isTable(v.Type()) {
 			p.table("["+key+"]", key, v)
 		}
 	}
@@ -125,6 +125,10 @@ func literal(value any) (string, bool) {
 			quoted[i] = quote(s)
 		}
 		return "[" + strings.Join(quoted, ", ") + "]", true
+	case []Image:
+		return literalList(v), true
+	case []Platform:
+		return literalList(v), true
 	case encoding.TextMarshaler:
 		text, err := v.MarshalText()
 		return quote(string(text)), err == nil
@@ -133,9 +137,19 @@ func literal(value any) (string, bool) {
 	}
 }
 
+// literalList returns an array of strings as TOML.
+func literalList[T encoding.TextMarshaler](values []T) string {
+	quoted := make([]string, len(values))
+	for i, value := range values {
+		text, _ := value.MarshalText() // those of this package do not fail
+		quoted[i] = quote(string(text))
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
 // quote returns a string as TOML that Load reads as the same string.
 func quote(s string) string {
-	text := toml.Key{collapse(s)}.String()
+	text := toml.Key{escape(s)}.String()
 	if strings.HasPrefix(text, `"`) {
 		return text
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
@@ -176,8 +177,8 @@ func (m *mirror) apply(cfg *config.Config) (err error) {
 			m.clients.drop(keep)
 		}
 	}()
-	specs := make([]namespace.Spec, len(cfg.Repositories))
-	for i, repo := range cfg.Repositories {
+	specs := make([]namespace.Spec, len(cfg.Namespaces))
+	for i, repo := range cfg.Namespaces {
 		spec, err := m.spec(cfg, repo, keep)
 		if err != nil {
 			return fmt.Errorf("repository.%q: %w", repo.Key, err)
@@ -196,9 +197,9 @@ func (m *mirror) apply(cfg *config.Config) (err error) {
 }
 
 // spec is what a repository block means.
-func (m *mirror) spec(cfg *config.Config, repo config.Repository, keep generation) (namespace.Spec, error) {
+func (m *mirror) spec(cfg *config.Config, repo config.Namespace, keep generation) (namespace.Spec, error) {
 	spec := namespace.Spec{
-		Key: repo.Key, Host: repo.Namespace, Default: repo.Default, Offline: repo.Offline,
+		Key: repo.Key, Host: repo.Host, Default: repo.Default, Offline: repo.Offline,
 		ImmutableTags:           repo.ImmutableTags,
 		ImmutableTagsExclusions: repo.ImmutableTagsExclusions,
 		TagTTL:                  repo.TagTTL.Std(),
@@ -219,16 +220,13 @@ func (m *mirror) spec(cfg *config.Config, repo config.Repository, keep generatio
 			return spec, fmt.Errorf("upstream[%d]: %w", i, err)
 		}
 		members = append(members, client)
-		target, err := u.ParsedURL()
-		if err != nil {
-			return spec, err
-		}
+		target := u.URL.Std()
 		spec.UpstreamHosts = append(spec.UpstreamHosts, target.Host)
-		spec.DockerHub = spec.DockerHub || namespace.IsDockerHub(target.Hostname())
+		spec.DockerHub = spec.DockerHub || oci.IsDockerHub(target.Hostname())
 	}
 	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: m.log}, members...)
-	err := addWarmings(&spec, repo.Warm)
-	return spec, err
+	spec.Warm = keptWarm(repo.Warm)
+	return spec, nil
 }
 
 // close stops what still runs and gives up what is open, in the reverse order

@@ -187,7 +187,7 @@ func (m *mirror) checks(ctx context.Context, cfg *config.Config, images []string
 	keep := m.clients.begin()
 	defer m.clients.commit(keep)
 	var specs []namespace.Spec
-	for _, repo := range cfg.Repositories {
+	for _, repo := range cfg.Namespaces {
 		spec, err := m.spec(cfg, repo, keep)
 		if err != nil {
 			return nil, failure{exitFailed, fmt.Errorf("repository.%q: %w", repo.Key, err)}
@@ -207,7 +207,7 @@ func (m *mirror) checks(ctx context.Context, cfg *config.Config, images []string
 	}
 	var checks []*check
 	known := make(map[place]*check)
-	for _, repo := range cfg.Repositories {
+	for _, repo := range cfg.Namespaces {
 		for i, u := range repo.Upstreams {
 			client, err := m.clients.get(keep, u, int64(cfg.Global.MaxManifestSize))
 			if err != nil {

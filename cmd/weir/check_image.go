@@ -11,6 +11,7 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
 )
@@ -66,7 +67,7 @@ func namedImages(specs []namespace.Spec, names []string) (map[string]image, erro
 	}
 	images := make(map[string]image)
 	for _, text := range names {
-		parsed, err := config.ParseImage(text)
+		parsed, err := oci.ParseImage(text)
 		if err != nil {
 			return nil, fmt.Errorf("--image: %w", err)
 		}
@@ -77,7 +78,7 @@ func namedImages(specs []namespace.Spec, names []string) (map[string]image, erro
 		if other, twice := images[ns.Key()]; twice {
 			return nil, fmt.Errorf("--image %s: repository.%q is asked for %s already; give one image for each", text, ns.Key(), other)
 		}
-		images[ns.Key()] = image{origin: named, repository: repository, reference: parsed.Reference}
+		images[ns.Key()] = image{origin: named, repository: repository, reference: parsed.Reference.String()}
 	}
 	return images, nil
 }
@@ -91,7 +92,7 @@ func resolve(table *namespace.Table, name string) (*namespace.Namespace, string,
 		return ns, repository, nil
 	}
 	host, rest, _ := strings.Cut(name, "/")
-	if at, below, hostErr := table.Resolve(host, rest); rest != "" && hostErr == nil && namespace.SameHost(at.Host(), host) {
+	if at, below, hostErr := table.Resolve(host, rest); rest != "" && hostErr == nil && oci.SameHost(at.Host(), host) {
 		return at, below, nil
 	}
 	return ns, repository, err
@@ -99,7 +100,7 @@ func resolve(table *namespace.Table, name string) (*namespace.Namespace, string,
 
 // addCached adds an image that is cached for each repository that has none yet.
 func addCached(ctx context.Context, cfg *config.Config, images map[string]image) error {
-	if len(images) == len(cfg.Repositories) {
+	if len(images) == len(cfg.Namespaces) {
 		return nil
 	}
 	store, err := disk.Open(cfg.BlobStore.FS.RootDir, disk.Options{Existing: true})
@@ -159,12 +160,12 @@ func cachedImage(ctx context.Context, catalog *storage.Catalog, repo storage.Rep
 // wellKnown returns a small image that the public registry at the root of an
 // upstream has had for years; none for any other upstream.
 func wellKnown(u config.Upstream) image {
-	target, err := u.ParsedURL()
-	if err != nil || strings.Trim(target.Path, "/") != "" {
+	target := u.URL.Std()
+	if strings.Trim(target.Path, "/") != "" {
 		return image{}
 	}
 	host := strings.ToLower(target.Host)
-	if namespace.IsDockerHub(host) {
+	if oci.IsDockerHub(host) {
 		return image{origin: public, repository: "library/alpine", reference: "latest"}
 	}
 	switch host {

@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -171,19 +172,7 @@ func (c *check) remark(r *result, now time.Time) {
 func describeLimit(l *resultLimit) string {
 	text := fmt.Sprint(l.Limit)
 	if l.WindowSeconds > 0 {
-		text += " in " + shortDuration(time.Duration(l.WindowSeconds)*time.Second)
-	}
-	return text
-}
-
-// shortDuration is 6h where Duration.String has 6h0m0s.
-func shortDuration(d time.Duration) string {
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
+		text += " in " + units.Duration(time.Duration(l.WindowSeconds)*time.Second)
 	}
 	return text
 }

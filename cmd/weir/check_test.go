@@ -55,13 +55,17 @@ func TestNamedImages(t *testing.T) {
 // Every upstream of the built-in configuration has a well-known image, and what
 // is no public registry's root has none.
 func TestWellKnownImages(t *testing.T) {
-	for _, repo := range config.Default().Repositories {
+	for _, repo := range config.Default().Namespaces {
 		if i := wellKnown(repo.Upstreams[0]); i.origin != public || i.reference == "" {
 			t.Errorf("%s: %v", repo.Key, i)
 		}
 	}
 	for _, url := range []string{"https://registry.example.com", "https://ghcr.io/acme", "https://ghcr.io:5000"} {
-		if i := wellKnown(config.Upstream{URL: url}); i.origin != none {
+		var parsed config.URL
+		if err := parsed.UnmarshalText([]byte(url)); err != nil {
+			t.Fatal(err)
+		}
+		if i := wellKnown(config.Upstream{URL: parsed}); i.origin != none {
 			t.Errorf("%s: %v", url, i)
 		}
 	}
@@ -175,13 +179,5 @@ url = "https://registry.example"
 	}
 	if stderr.Len() > 0 {
 		t.Errorf("a store that is not there yet is worth no word: %s", &stderr)
-	}
-}
-
-func TestShortDuration(t *testing.T) {
-	for d, want := range map[time.Duration]string{6 * time.Hour: "6h", 90 * time.Minute: "1h30m", time.Minute: "1m", 90 * time.Second: "1m30s", 10 * time.Second: "10s", 20 * time.Minute: "20m"} {
-		if got := shortDuration(d); got != want {
-			t.Errorf("%s, want %s", got, want)
-		}
 	}
 }

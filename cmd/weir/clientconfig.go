@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +14,8 @@ import (
 
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
-	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/internal/hosts"
+	"github.com/weirhq/weir/oci"
 )
 
 func clientConfigCommand(paths *[]string) *cobra.Command {
@@ -81,12 +81,12 @@ func clientConfig(client string, cfg *config.Config, url string) (clientconfig.C
 	var warnings []string
 	if url == "" {
 		s := cfg.Server
-		if s.Port == 0 || unspecified(s.BindAddress) {
+		if s.Port == 0 || hosts.Unspecified(s.BindAddress) {
 			return clientconfig.Config{}, fmt.Errorf("--url is missing: server.bind_address %q and server.port %d do not say how clients reach the mirror; "+
 				"name its address, as in --url http://mirror.example.com:8000", s.BindAddress, s.Port)
 		}
 		url = "http://" + s.Address()
-		if loopback(s.BindAddress) {
+		if hosts.Loopback(s.BindAddress) {
 			warnings = append(warnings, "clients reach "+url+" from this machine only: give the address for others with --url")
 		}
 	}
@@ -94,26 +94,16 @@ func clientConfig(client string, cfg *config.Config, url string) (clientconfig.C
 	if err != nil {
 		return clientconfig.Config{}, fmt.Errorf("--url %w", err)
 	}
-	namespaces := make([]clientconfig.Namespace, len(cfg.Repositories))
-	for i, r := range cfg.Repositories {
-		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Namespace, Default: r.Default}
-		if namespace.IsDockerHub(r.Namespace) {
-			namespaces[i].Host = "docker.io" // what all clients call it
+	namespaces := make([]clientconfig.Namespace, len(cfg.Namespaces))
+	for i, r := range cfg.Namespaces {
+		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Host, Default: r.Default}
+		if oci.IsDockerHub(r.Host) {
+			namespaces[i].Host = oci.DockerHub // what all clients call it
 		}
 	}
 	made, err := clientconfig.For(client, m, namespaces)
 	made.Warnings = append(warnings, made.Warnings...)
 	return made, err
-}
-
-func unspecified(address string) bool {
-	ip, err := netip.ParseAddr(address)
-	return address == "" || err == nil && ip.IsUnspecified()
-}
-
-func loopback(address string) bool {
-	ip, err := netip.ParseAddr(address)
-	return address == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // writeFiles writes files below a directory and prints the paths of those that

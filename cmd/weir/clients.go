@@ -86,17 +86,13 @@ func (c *clients) get(next generation, u config.Upstream, maxManifestSize int64)
 }
 
 func (c *clients) newClient(u config.Upstream, files material, maxManifestSize int64) (*upstream.Client, error) {
-	target, err := u.ParsedURL()
-	if err != nil {
-		return nil, err
-	}
 	proxy, err := u.ProxyURL()
 	if err != nil {
 		return nil, err
 	}
 	version, _ := buildVersion()
 	opts := upstream.Options{
-		URL: target, Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
+		URL: u.URL.Std(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
 		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.log,

@@ -43,7 +43,7 @@ func TestClientsAreReused(t *testing.T) {
 	roots := filepath.Join(t.TempDir(), "ca.crt")
 	copyFile(t, certificate, roots)
 	base := config.Upstream{
-		URL: "https://ghcr.io", Username: "reader", Password: "one", MaxRedirect: 5, ServerCABundle: roots,
+		URL: config.URL{Scheme: "https", Host: "ghcr.io"}, Username: "reader", Password: "one", MaxRedirect: 5, ServerCABundle: roots,
 		ClientCertificate: certificate, ClientPrivateKey: key,
 	}
 	c := newTestClients(t)
@@ -53,7 +53,7 @@ func TestClientsAreReused(t *testing.T) {
 	}
 	for what, change := range map[string]func(u *config.Upstream, size *int64){
 		"the password":                     func(u *config.Upstream, _ *int64) { u.Password = "two" },
-		"the URL":                          func(u *config.Upstream, _ *int64) { u.URL = "https://quay.io" },
+		"the URL":                          func(u *config.Upstream, _ *int64) { u.URL.Host = "quay.io" },
 		"max_redirect":                     func(u *config.Upstream, _ *int64) { u.MaxRedirect = 6 },
 		"the client certificate":           func(u *config.Upstream, _ *int64) { u.ClientCertificate, u.ClientPrivateKey = "", "" },
 		"max_manifest_size":                func(_ *config.Upstream, size *int64) { *size = 2000 },
@@ -73,7 +73,7 @@ func TestClientsAreReused(t *testing.T) {
 func TestClientsAreShared(t *testing.T) {
 	c := newTestClients(t)
 	next := c.begin()
-	u := config.Upstream{URL: "https://ghcr.io"}
+	u := config.Upstream{URL: config.URL{Scheme: "https", Host: "ghcr.io"}}
 	one, err := c.get(next, u, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -91,13 +91,13 @@ func TestClientsAreShared(t *testing.T) {
 // A generation that is given up changes nothing.
 func TestGenerationThatIsDropped(t *testing.T) {
 	c := newTestClients(t)
-	u := config.Upstream{URL: "https://ghcr.io"}
+	u := config.Upstream{URL: config.URL{Scheme: "https", Host: "ghcr.io"}}
 	first := apply(t, c, u, 1)
 	next := c.begin()
-	if _, err := c.get(next, config.Upstream{URL: "https://quay.io"}, 1); err != nil {
+	if _, err := c.get(next, config.Upstream{URL: config.URL{Scheme: "https", Host: "quay.io"}}, 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.get(next, config.Upstream{URL: "https://quay.io", ServerCABundle: "missing"}, 1); err == nil {
+	if _, err := c.get(next, config.Upstream{URL: config.URL{Scheme: "https", Host: "quay.io"}, ServerCABundle: "missing"}, 1); err == nil {
 		t.Error("no error for a file that is missing")
 	}
 	if apply(t, c, u, 1) != first {
@@ -128,10 +128,10 @@ func TestDroppedClientsAreClosed(t *testing.T) {
 	c := newTestClients(t)
 	watching := watchers{}
 	c.cooldowns = watching
-	kept := config.Upstream{URL: "https://ghcr.io"}
+	kept := config.Upstream{URL: config.URL{Scheme: "https", Host: "ghcr.io"}}
 	apply(t, c, kept, 1000)
 	next := c.begin()
-	for _, u := range []config.Upstream{kept, {URL: "https://quay.io"}} {
+	for _, u := range []config.Upstream{kept, {URL: config.URL{Scheme: "https", Host: "quay.io"}}} {
 		if _, err := c.get(next, u, 1000); err != nil {
 			t.Fatal(err)
 		}

@@ -1,40 +1,36 @@
 package main
 
 import (
-	"fmt"
-
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/config"
-	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/oci"
 )
 
-// addWarmings gives a namespace the images that it keeps in the cache.
-func addWarmings(spec *namespace.Spec, lists []config.Warm) error {
-	for i, list := range lists {
-		platforms, err := parsePlatforms(list.Platforms)
-		if err != nil {
-			return fmt.Errorf("warm[%d]: %w", i, err)
+// keptWarm returns the images that a namespace keeps in the cache.
+func keptWarm(lists []config.Warm) []keepwarm.Image {
+	var all []keepwarm.Image
+	for _, list := range lists {
+		var platforms []ocispec.Platform
+		for _, p := range list.Platforms {
+			platforms = append(platforms, ocispec.Platform(p))
 		}
-		for _, text := range list.Images {
-			image, err := config.ParseImage(text)
-			if err != nil {
-				return fmt.Errorf("warm[%d]: %w", i, err)
-			}
-			spec.Warm = append(spec.Warm, keepwarm.Image{
-				Name: image.Name, Reference: image.Reference,
+		for _, image := range list.Images {
+			all = append(all, keepwarm.Image{
+				Name: image.Name, Reference: image.Reference.String(),
 				Every: list.Every.Std(), Platforms: platforms, Referrers: list.Referrers,
 			})
 		}
 	}
-	return nil
+	return all
 }
 
+// parsePlatforms reads the platforms of the command line.
 func parsePlatforms(texts []string) ([]ocispec.Platform, error) {
 	var platforms []ocispec.Platform
 	for _, text := range texts {
-		p, err := config.ParsePlatform(text)
+		p, err := oci.ParsePlatform(text)
 		if err != nil {
 			return nil, err
 		}

@@ -107,7 +107,7 @@ func TestBuildAndClose(t *testing.T) {
 // What cannot be built is given back too.
 func TestBuildFails(t *testing.T) {
 	cfg, _ := loadText(t, twoRepositories)
-	cfg.Repositories[0].ImmutableTagsExclusions = []string{"("} // as if it had not been validated
+	cfg.Namespaces[0].ImmutableTagsExclusions = []string{"("} // as if it had not been validated
 	if _, err := build(cfg, discard()); err == nil {
 		t.Error("a pattern that does not compile was built")
 	}

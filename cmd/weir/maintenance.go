@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
 )
@@ -50,10 +51,8 @@ func describe(a storage.Amount) string {
 	if a.Objects == 1 {
 		noun = "object"
 	}
-	return fmt.Sprintf("%s %s, %s", humanize.Comma(a.Objects), noun, iec(a.Bytes))
+	return fmt.Sprintf("%s %s, %s", humanize.Comma(a.Objects), noun, units.IEC(a.Bytes))
 }
-
-func iec(bytes int64) string { return humanize.IBytes(uint64(max(bytes, 0))) }
 
 // silent is a writer where nothing is to be said.
 func silent(quiet bool, w io.Writer) io.Writer {

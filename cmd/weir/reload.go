@@ -126,7 +126,7 @@ func (r *reloader) reload() {
 	r.level.Set(logLevel(cfg.Log.Level))
 	r.succeeded(cfg)
 	r.reloads.WithLabelValues("success").Inc()
-	r.log.Info("the changed configuration is in force", "repositories", len(cfg.Repositories))
+	r.log.Info("the changed configuration is in force", "repositories", len(cfg.Namespaces))
 	for _, warning := range cfg.Warnings() {
 		r.log.Warn(warning)
 	}

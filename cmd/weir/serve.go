@@ -53,7 +53,7 @@ func serve(ctx context.Context, paths []string, cfg *config.Config, stdout, stde
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	address := listener.Addr().String()
-	log.Info("listening", "address", address, "repositories", len(cfg.Repositories), "data", cfg.BlobStore.FS.RootDir)
+	log.Info("listening", "address", address, "repositories", len(cfg.Namespaces), "data", cfg.BlobStore.FS.RootDir)
 	fmt.Fprintf(stdout, "weir: listening on http://%s\n", address)
 	tellSystemd(log, daemon.SdNotifyReady+"\nSTATUS=listening on http://"+address)
 

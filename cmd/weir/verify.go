@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
 )
@@ -80,7 +81,7 @@ func count(ctx context.Context, store storage.Store) (total storage.Amount, err 
 
 // finding says in one line what is wrong and what became of it.
 func finding(f storage.Finding) string {
-	what := fmt.Sprintf("%s (%s)", f.Digest, iec(f.Size))
+	what := fmt.Sprintf("%s (%s)", f.Digest, units.IEC(f.Size))
 	switch {
 	case f.Path != "":
 		return fmt.Sprintf("quarantined %s: %s", what, f.Path)

@@ -18,7 +18,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/hosts"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/warm"
 )
@@ -76,7 +77,7 @@ and to run it again. The exit code is 0 if all images are in the cache now, else
 type warmJob struct {
 	mirror  *url.URL
 	images  []string // as they were written
-	parsed  []config.Image
+	parsed  []oci.Image
 	options warm.Options
 	jobs    int
 	quiet   bool
@@ -165,7 +166,7 @@ func (j *warmJob) add(text string) error {
 	if host, rest, ok := strings.Cut(text, "/"); ok && sameHost(host, j.mirror.Host) {
 		name = rest
 	}
-	image, err := config.ParseImage(name)
+	image, err := oci.ParseImage(name)
 	if err != nil {
 		return err
 	}
@@ -181,7 +182,7 @@ func (j *warmJob) add(text string) error {
 func sameHost(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
-	return a == b || errA == nil && errB == nil && portA == portB && loopback(hostA) && loopback(hostB)
+	return a == b || errA == nil && errB == nil && portA == portB && hosts.Loopback(hostA) && hosts.Loopback(hostB)
 }
 
 // run warms all images, shows how far it has come, and prints what became of
@@ -201,7 +202,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 		group.Go(func() error {
 			if ctx.Err() == nil {
 				src := mirrorSource{client, j.mirror.JoinPath("v2", image.Name)}
-				sum.bring(ctx, src, j.images[i], image.Reference, j.options)
+				sum.bring(ctx, src, j.images[i], image.Reference.String(), j.options)
 			}
 			return nil
 		})

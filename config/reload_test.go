@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -163,14 +162,4 @@ func genericKey(key string) string {
 // knownSchema returns the generic key paths of all settings, sorted.
 func knownSchema() []string {
 	return slices.Sorted(slices.Values(allKeys(reflect.TypeFor[Config](), "")))
-}
-
-func TestParsedURL(t *testing.T) {
-	u := Upstream{URL: "https://host:5000/team", ConnectTimeout: time.Second}
-	if parsed, err := u.ParsedURL(); err != nil || parsed.Host != "host:5000" || parsed.Path != "/team" {
-		t.Errorf("%v, %v", parsed, err)
-	}
-	if proxy, err := u.ProxyURL(); proxy != nil || err != nil {
-		t.Errorf("%v, %v", proxy, err)
-	}
 }

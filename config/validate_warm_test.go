@@ -2,70 +2,29 @@ package config
 
 import (
 	"slices"
-	"strings"
 	"testing"
 	"time"
-
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
-
-func TestParseImage(t *testing.T) {
-	const dgst = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
-	for text, want := range map[string]Image{
-		"nginx":                        {"nginx", "latest"},
-		"nginx:1.27":                   {"nginx", "1.27"},
-		"docker.io/library/nginx:1.27": {"docker.io/library/nginx", "1.27"},
-		"ghcr.io/org/app@" + dgst:      {"ghcr.io/org/app", dgst},
-		"ghcr.io/org/app:1.2@" + dgst:  {"ghcr.io/org/app", dgst},
-		"org/a_b/c.d/e--f:V1.0_x-2":    {"org/a_b/c.d/e--f", "V1.0_x-2"},
-		"":                             {},
-		"Nginx":                        {},
-		"nginx:":                       {},
-		"nginx:a/b":                    {},
-		"org//app":                     {},
-		"../etc/passwd":                {},
-		"nginx@sha256:beef":            {},
-		"nginx@" + dgst + "x":          {},
-		"localhost:5000/nginx:1":       {"localhost:5000/nginx", "1"}, // as a block's key may be
-		dgst:                           {"sha256", strings.TrimPrefix(dgst, "sha256:")},
-	} {
-		got, err := ParseImage(text)
-		if got != want || (err == nil) != (want != Image{}) {
-			t.Errorf("%q: %+v, %v", text, got, err)
-		}
-	}
-}
-
-func TestParsePlatform(t *testing.T) {
-	for text, want := range map[string]ocispec.Platform{
-		"linux/amd64":   {OS: "linux", Architecture: "amd64"},
-		"linux/arm/v7":  {OS: "linux", Architecture: "arm", Variant: "v7"},
-		"linux":         {},
-		"":              {},
-		"linux/":        {},
-		"linux/AMD64":   {},
-		"linux/arm/v7/": {},
-		"a/b/c/d":       {},
-	} {
-		got, err := ParsePlatform(text)
-		if got.OS != want.OS || got.Architecture != want.Architecture || got.Variant != want.Variant || (err == nil) != (want.OS != "") {
-			t.Errorf("%q: %+v, %v", text, got, err)
-		}
-	}
-}
 
 func TestWarm(t *testing.T) {
 	c := mustLoad(t, "[repository.\"docker.io\"]\nupstream = [{url = \"https://registry-1.docker.io\"}]\n"+
 		"[[repository.\"docker.io\".warm]]\nimages = [\"nginx\", \"docker.io/grafana/grafana:11\"]\n"+
 		"[[repository.\"docker.io\".warm]]\nimages = [\"redis\"]\nevery = \"1d\"\nplatforms = [\"linux/arm64\"]\nreferrers = false\n")
-	lists := c.Repositories[0].Warm
-	if len(lists) != 2 || !slices.Equal(lists[0].Images, []string{"nginx", "docker.io/grafana/grafana:11"}) ||
+	lists := c.Namespaces[0].Warm
+	if len(lists) != 2 || !slices.Equal(written(lists[0].Images), []string{"nginx", "docker.io/grafana/grafana:11"}) ||
 		lists[0].Every.Std() != 6*time.Hour || !lists[0].Referrers || lists[0].Platforms != nil {
 		t.Errorf("%+v", lists)
 	}
-	if lists[1].Every.Std() != 24*time.Hour || lists[1].Referrers || !slices.Equal(lists[1].Platforms, []string{"linux/arm64"}) {
+	if lists[1].Every.Std() != 24*time.Hour || lists[1].Referrers || len(lists[1].Platforms) != 1 || lists[1].Platforms[0].Architecture != "arm64" {
 		t.Errorf("%+v", lists[1])
 	}
+}
+
+func written(images []Image) (texts []string) {
+	for _, image := range images {
+		texts = append(texts, image.Written)
+	}
+	return texts
 }
 
 func TestWarmProblems(t *testing.T) {
@@ -75,6 +34,9 @@ func TestWarmProblems(t *testing.T) {
 			`config.toml:4: repository."docker.io".warm[0].images: is missing; name images such as "org/app:1.2"`},
 		{"no image", warm + "images = [\"nginx\", \"Nginx\"]\n",
 			`config.toml:5: repository."docker.io".warm[0].images[1]: "Nginx" is not an image, such as "org/app:1.2": repository name must be lowercase`},
+		{"no image before one of another registry", warm + "images = [\"Nginx\", \"ghcr.io/org/app\"]\n",
+			`config.toml:5: repository."docker.io".warm[0].images[0]: "Nginx" is not an image, such as "org/app:1.2": repository name must be lowercase` + "\n" +
+				`config.toml:5: repository."docker.io".warm[0].images[1]: ghcr.io/org/app is not below docker.io; move it to the block of ghcr.io, or put docker.io/ before it if that is how the upstream calls it`},
 		{"too often", warm + "images = [\"nginx\"]\nevery = \"10s\"\n",
 			`config.toml:6: repository."docker.io".warm[0].every: must be at least 1m`},
 		{"no platform", warm + "images = [\"nginx\"]\nplatforms = [\"amd64\"]\n",

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,104 +9,89 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/weirhq/weir/oci"
 )
-
-// repositoryName is the grammar of <name> in the OCI distribution
-// specification (Pulling manifests); the first segment may end in a port.
-var repositoryName = regexp.MustCompile(`^` + nameSegment + `(:[0-9]{1,5})?(/` + nameSegment + `)*$`)
-
-const nameSegment = `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
-
-// maxNameLength bounds a repository name, in bytes.
-const maxNameLength = 255
 
 var registryHost = regexp.MustCompile(`^([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$`)
 
-// defaultNamespace returns what selects a block whose key is a host name:
+// defaultHost returns what selects a block whose key is a host name:
 // that key.
-func defaultNamespace(key string) string {
+func defaultHost(key string) string {
 	if !strings.Contains(key, "/") && (strings.ContainsAny(key, ".:") || key == "localhost") {
 		return strings.ToLower(key)
 	}
 	return ""
 }
 
-// canonicalNamespace makes one of Docker Hub's three names.
-func canonicalNamespace(namespace string) string {
-	switch namespace {
-	case "index.docker.io", "registry-1.docker.io":
-		return "docker.io"
-	}
-	return namespace
-}
-
-func (v *check) repositories() {
-	keys, namespaces, defaultKey := map[string]bool{}, map[string]string{}, ""
-	for _, r := range v.config.Repositories {
-		at := keyIn("repository", r.Key)
-		if keys[r.Key] {
+func (v *validator) namespaces() {
+	keys, claimed, defaultKey := map[string]bool{}, map[string]string{}, ""
+	for _, n := range v.config.Namespaces {
+		at := keyIn("repository", n.Key)
+		if keys[n.Key] {
 			v.fail(at, "is there twice")
 		}
-		keys[r.Key] = true
-		if r.Default && defaultKey != "" {
+		keys[n.Key] = true
+		if n.Default && defaultKey != "" {
 			v.fail(at+".default", "%s is the default already (%s); at most one can be", defaultKey, v.config.where(defaultKey))
-		} else if r.Default {
+		} else if n.Default {
 			defaultKey = at
 		}
-		v.namespace(at, r.Namespace, namespaces)
-		v.repository(at, r)
+		v.host(at, n.Host, claimed)
+		v.namespace(at, n)
 	}
 }
 
-// namespace checks a block's namespace against those claimed so far.
-func (v *check) namespace(at, namespace string, claimed map[string]string) {
-	if namespace == "" {
+// host checks the registry that a block answers for against those claimed so far.
+func (v *validator) host(at, host string, claimed map[string]string) {
+	if host == "" {
 		return
 	}
-	if !registryHost.MatchString(namespace) {
+	if !registryHost.MatchString(host) {
 		v.fail(at+".namespace", "must be a host name with an optional port, as clients send it in ?ns=")
 		return
 	}
-	canonical := canonicalNamespace(namespace)
+	canonical := oci.CanonicalHost(host)
 	if other, taken := claimed[canonical]; taken {
 		hint := ""
-		if canonical == "docker.io" {
+		if canonical == oci.DockerHub {
 			hint = "; docker.io, index.docker.io and registry-1.docker.io are one"
 		}
-		v.fail(at+".namespace", "%q is claimed by %s already (%s)%s", namespace, other, v.config.where(other), hint)
+		v.fail(at+".namespace", "%q is claimed by %s already (%s)%s", host, other, v.config.where(other), hint)
 		return
 	}
 	claimed[canonical] = at
 }
 
-func (v *check) repository(at string, r Repository) {
-	if !repositoryName.MatchString(r.Key) || len(r.Key) > maxNameLength {
+func (v *validator) namespace(at string, n Namespace) {
+	if !oci.ValidName(n.Key) {
 		v.fail(at, "the key must be the first segments of a repository name: lower-case letters, digits and . _ - between them, "+
 			"as in docker.io, ghcr.io/acme or localhost:5000")
 	}
-	if len(r.Upstreams) == 0 {
+	if len(n.Upstreams) == 0 {
 		v.fail(at+".upstream", "is missing; add [[%s.upstream]] with a url", at)
 	}
-	for i, upstream := range r.Upstreams {
+	for i, upstream := range n.Upstreams {
 		v.upstream(elementOf(at+".upstream", i), upstream)
 	}
-	for i, warm := range r.Warm {
-		v.warm(elementOf(at+".warm", i), r.Key, warm)
+	for i, warm := range n.Warm {
+		v.warm(elementOf(at+".warm", i), n.Key, warm)
 	}
-	v.tagPolicy(at, r.TagTTL, r.NegativeTTL, r.MaxStale)
+	v.tagPolicy(at, n.TagTTL, n.NegativeTTL, n.MaxStale)
 	// What is inherited has been reported where it stands.
-	if g := v.config.Global; !slices.Equal(r.ImmutableTagsExclusions, g.ImmutableTagsExclusions) {
-		v.patterns(at+".immutable_tags_exclusions", r.ImmutableTagsExclusions)
+	if g := v.config.Global; !slices.Equal(n.ImmutableTagsExclusions, g.ImmutableTagsExclusions) {
+		v.patterns(at+".immutable_tags_exclusions", n.ImmutableTagsExclusions)
 	}
-	if g := v.config.Global; !slices.Equal(r.ServeStaleOn, g.ServeStaleOn) {
-		v.staleClasses(at+".serve_stale_on", r.ServeStaleOn)
+	if g := v.config.Global; !slices.Equal(n.ServeStaleOn, g.ServeStaleOn) {
+		v.staleClasses(at+".serve_stale_on", n.ServeStaleOn)
 	}
 }
 
-func (v *check) upstream(at string, u Upstream) {
-	_, err := u.ParsedURL()
-	v.failed(at+".url", err)
-	_, err = u.ProxyURL()
+func (v *validator) upstream(at string, u Upstream) {
+	if u.URL == (URL{}) {
+		v.fail(at+".url", `is missing; it looks like "https://registry.example.com"`)
+	}
+	_, err := u.ProxyURL()
 	v.failed(at+".proxy", err)
 	v.together(at, "username", u.Username, "password", u.Password.Reveal())
 	v.clientCertificate(at, u)
@@ -125,7 +109,7 @@ func (v *check) upstream(at string, u Upstream) {
 
 // together reports a key that is missing beside its partner, and returns
 // whether both are set.
-func (v *check) together(at, nameA, a, nameB, b string) bool {
+func (v *validator) together(at, nameA, a, nameB, b string) bool {
 	switch {
 	case a != "" && b == "":
 		v.fail(keyIn(at, nameB), "is missing: %s is set, and the two come together", nameA)
@@ -135,7 +119,7 @@ func (v *check) together(at, nameA, a, nameB, b string) bool {
 	return a != "" && b != ""
 }
 
-func (v *check) clientCertificate(at string, u Upstream) {
+func (v *validator) clientCertificate(at string, u Upstream) {
 	if !v.together(at, "client_certificate", u.ClientCertificate, "client_private_key", u.ClientPrivateKey) {
 		return
 	}
@@ -160,30 +144,6 @@ func checkBundle(file string) error {
 		return errors.New("holds no certificate in PEM form")
 	}
 	return nil
-}
-
-// ParsedURL returns the URL of the registry: http or https, a host, perhaps a
-// path. It fails only where [Config.Validate] has a problem with the URL. The
-// error does not quote the URL, since credentials may have been put into it.
-func (u Upstream) ParsedURL() (*url.URL, error) {
-	parsed, err := url.Parse(u.URL)
-	switch {
-	case u.URL == "":
-		return nil, errors.New(`is missing; it looks like "https://registry.example.com"`)
-	case err != nil:
-		return nil, errors.New(`is not a valid URL; it looks like "https://registry.example.com"`)
-	case parsed.Scheme != "https" && parsed.Scheme != "http":
-		return nil, errors.New("must start with https:// or http://")
-	case parsed.User != nil:
-		return nil, errors.New("must not hold credentials; put them into username and password")
-	case parsed.Hostname() == "":
-		return nil, errors.New("names no host")
-	case !validPort(cmp.Or(parsed.Port(), "443")):
-		return nil, errors.New("names a port that is not between 1 and 65535")
-	case strings.ContainsAny(u.URL, "?#"):
-		return nil, errors.New("must end with the host or a path, without ? or #")
-	}
-	return parsed, nil
 }
 
 // ProxyURL returns the URL of the proxy, or nil where the environment decides.
