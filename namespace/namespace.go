@@ -12,6 +12,7 @@
 package namespace
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,6 +61,10 @@ type Spec struct {
 	// Offline is whether upstreams are never contacted.
 	Offline bool
 
+	// MaxManifest is the largest manifest, in bytes, that is read from the store;
+	// 0 means [oci.DefaultMaxManifest]. The upstreams have the same limit.
+	MaxManifest int64
+
 	// Warm are the images to keep in the cache.
 	Warm []keepwarm.Image
 }
@@ -74,6 +79,7 @@ type Namespace struct {
 
 func newNamespace(cache *Cache, spec Spec) (*Namespace, error) {
 	log := cache.log.With("namespace", spec.Key)
+	spec.MaxManifest = cmp.Or(spec.MaxManifest, oci.DefaultMaxManifest)
 	policy, err := newTagPolicy(spec, log)
 	if err != nil {
 		return nil, fmt.Errorf("namespace %q: %w", spec.Key, err)

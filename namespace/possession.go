@@ -2,7 +2,6 @@ package namespace
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -13,11 +12,6 @@ import (
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
-
-// maxInspected bounds what is read of a stored content to learn what kind of
-// manifest it is, in bytes. What is larger is fetched like what is not stored,
-// and then the upstream's limit counts.
-const maxInspected = 32 << 20
 
 // has reports whether a manifest is stored and this repository possesses it.
 func (n *Namespace) has(ctx context.Context, id storage.Repository, dgst digest.Digest) (ocispec.Descriptor, bool) {
@@ -37,7 +31,7 @@ func (n *Namespace) adopt(ctx context.Context, id storage.Repository, named ocis
 	if own, ok := n.has(ctx, id, named.Digest); ok {
 		return own, true
 	}
-	desc, err := n.cache.inspect(ctx, named)
+	desc, err := n.cache.inspect(ctx, named, n.spec.MaxManifest)
 	if err != nil {
 		return desc, false
 	}
@@ -46,29 +40,26 @@ func (n *Namespace) adopt(ctx context.Context, id storage.Repository, named ocis
 	return desc, true
 }
 
-// inspect describes a stored manifest by its own words. What a header said of
-// it counts only where the manifest says nothing, and a header's length never.
-func (c *Cache) inspect(ctx context.Context, named ocispec.Descriptor) (ocispec.Descriptor, error) {
+// inspect returns the descriptor of a stored manifest. The media type of named,
+// which a header gave, counts only if the manifest has none; its size never does.
+// It returns an error if the content is larger than limit. The caller then fetches
+// the manifest, and the upstream's client reports the limit.
+func (c *Cache) inspect(ctx context.Context, named ocispec.Descriptor, limit int64) (ocispec.Descriptor, error) {
 	obj, err := c.store.Open(ctx, named.Digest)
 	if err != nil {
 		return named, err
 	}
 	defer obj.Content.Close()
-	if obj.Size > maxInspected {
-		return named, fmt.Errorf("%s has %d bytes, which no manifest has", named.Digest, obj.Size)
+	body, err := oci.ReadManifest(obj.Content, limit)
+	if err != nil {
+		return named, err
 	}
-	var document struct {
-		MediaType string `json:"mediaType"`
-	}
-	if err := json.NewDecoder(obj.Content).Decode(&document); err != nil {
+	if named.MediaType, err = oci.ManifestType(body, named.MediaType); err != nil {
 		return named, fmt.Errorf("%s is no manifest: %w", named.Digest, err)
 	}
 	named.Size = obj.Size
-	if document.MediaType != "" {
-		named.MediaType = document.MediaType
-	}
 	if named.MediaType == "" {
-		return named, fmt.Errorf("nobody says what kind of manifest %s is", named.Digest)
+		return named, fmt.Errorf("%s has no media type", named.Digest)
 	}
 	return named, nil
 }

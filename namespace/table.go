@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // Table is an immutable set of namespaces.
@@ -33,7 +35,7 @@ func NewTable(cache *Cache, specs []Spec) (*Table, error) {
 		}
 		keys[spec.Key] = true
 		t.byLength = append(t.byLength, n)
-		if host := canonicalHost(spec.Host); host != "" {
+		if host := oci.CanonicalHost(spec.Host); host != "" {
 			if other := t.byHost[host]; other != nil {
 				return nil, fmt.Errorf("the namespaces %q and %q both answer ns=%s", other.Key(), spec.Key, host)
 			}
@@ -59,11 +61,11 @@ func (t *Table) Namespaces() []*Namespace { return t.byLength }
 // within it. ns is the value of containerd's ns parameter, or "". It returns
 // ErrNameUnknown when no namespace answers.
 func (t *Table) Resolve(ns, name string) (*Namespace, string, error) {
-	if n := t.byHost[canonicalHost(ns)]; n != nil {
+	if n := t.byHost[oci.CanonicalHost(ns)]; n != nil {
 		return n, n.own(name), nil
 	}
 	for _, n := range t.byLength {
-		if rest, ok := cutKey(name, n.Key()); ok {
+		if rest, ok := oci.CutKey(name, n.Key()); ok {
 			return n, n.repository(rest), nil
 		}
 	}
@@ -73,19 +75,10 @@ func (t *Table) Resolve(ns, name string) (*Namespace, string, error) {
 	return nil, "", t.unknown(name)
 }
 
-// cutKey takes a key of whole segments off the front of a name.
-func cutKey(name, key string) (rest string, ok bool) {
-	rest, ok = strings.CutPrefix(name, key)
-	if !ok || rest != "" && rest[0] != '/' {
-		return "", false
-	}
-	return strings.TrimPrefix(rest, "/"), true
-}
-
 // own is the name below the namespace that a name stands for which is this
 // namespace's, whether or not it begins with the key.
 func (n *Namespace) own(name string) string {
-	if rest, ok := cutKey(name, n.Key()); ok {
+	if rest, ok := oci.CutKey(name, n.Key()); ok {
 		name = rest
 	}
 	return n.repository(name)
@@ -102,19 +95,3 @@ func (n *Namespace) repository(rest string) string {
 	}
 	return rest
 }
-
-// IsDockerHub reports whether a host is one of the names of Docker Hub.
-func IsDockerHub(host string) bool { return canonicalHost(host) == "docker.io" }
-
-// canonicalHost folds the spellings of a registry's host into one.
-func canonicalHost(host string) string {
-	switch host = strings.ToLower(host); host {
-	case "index.docker.io", "registry-1.docker.io":
-		return "docker.io"
-	default:
-		return host
-	}
-}
-
-// SameHost reports whether two names are those of one registry.
-func SameHost(a, b string) bool { return canonicalHost(a) == canonicalHost(b) }

@@ -9,6 +9,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/warm"
 )
@@ -29,6 +30,9 @@ func (n *Namespace) Images() []keepwarm.Image {
 	}
 	return n.spec.Warm
 }
+
+// MaxManifest is the largest manifest that the namespace serves, in bytes.
+func (n *Namespace) MaxManifest() int64 { return n.spec.MaxManifest }
 
 // Warm reads a repository through the cache, by its name with or without the
 // namespace's key.
@@ -63,7 +67,7 @@ func (s warmSource) Manifest(ctx context.Context, ref string) (warm.Manifest, er
 	if m.Cache == Passed {
 		return warm.Manifest{}, errNotStored
 	}
-	body, err := warm.ReadManifest(m.Content)
+	body, err := oci.ReadManifest(m.Content, s.namespace.spec.MaxManifest)
 	return warm.Manifest{Body: body, There: m.Cache.Cached(), Stale: m.Warning}, err
 }
 

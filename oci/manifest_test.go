@@ -96,6 +96,16 @@ func TestReadReferences(t *testing.T) {
 	}
 }
 
+func TestReadManifest(t *testing.T) {
+	const limit = oci.DefaultMaxManifest
+	if _, err := oci.ReadManifest(io.LimitReader(zeros{}, limit+1), limit); !errors.Is(err, oci.ErrManifestTooLarge) {
+		t.Errorf("one byte too many: %v", err)
+	}
+	if body, err := oci.ReadManifest(io.LimitReader(zeros{}, limit), limit); err != nil || len(body) != limit {
+		t.Errorf("%d bytes, %v", len(body), err)
+	}
+}
+
 type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }

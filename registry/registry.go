@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
@@ -122,7 +123,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	}
 	e.ns, e.namespace = ns, ns.Key()
 	e.repository = ns.Key() + "/" + repo
-	if req.NS != "" && namespace.SameHost(req.NS, ns.Host()) {
+	if req.NS != "" && oci.SameHost(req.NS, ns.Host()) {
 		w.Header().Set("OCI-Namespace", req.NS)
 	}
 	p := &pull{w: w, r: r, req: req, ns: ns, repo: repo, entry: e}

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 
 var errAbsent = errors.New("404: no such content")
 
-// fake is a repository that a cache stands before.
+// fake is a repository and the cache before it.
 type fake struct {
 	t *testing.T
 
@@ -36,10 +36,10 @@ type fake struct {
 	cached    map[string]bool
 	stale     string
 	failures  map[string]error // by reference or digest
-	gate      chan struct{}    // blobs wait for it, where it is set
+	gate      chan struct{}    // blobs wait for it, if it is set
 
 	asked           []string // manifests, blobs and "referrers DIGEST"
-	probably        map[digest.Digest]bool
+	likely          map[digest.Digest]bool
 	running, atOnce int
 }
 
@@ -47,7 +47,7 @@ func newFake(t *testing.T) *fake {
 	return &fake{
 		t: t, manifests: make(map[string][]byte), blobs: make(map[digest.Digest]int64),
 		referrers: make(map[digest.Digest][]ocispec.Descriptor), cached: make(map[string]bool),
-		failures: make(map[string]error), probably: make(map[digest.Digest]bool),
+		failures: make(map[string]error), likely: make(map[digest.Digest]bool),
 	}
 }
 
@@ -94,14 +94,13 @@ func (f *fake) tag(tag string, desc ocispec.Descriptor) {
 	f.manifests[tag] = f.manifests[desc.Digest.String()]
 }
 
-func (f *fake) ask(what string) error {
+func (f *fake) ask(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.asked = append(f.asked, what)
-	return f.failures[what]
+	f.asked = append(f.asked, name)
+	return f.failures[name]
 }
 
-// Manifest implements [warm.Source].
 func (f *fake) Manifest(_ context.Context, ref string) (warm.Manifest, error) {
 	if err := f.ask(ref); err != nil {
 		return warm.Manifest{}, err
@@ -113,18 +112,16 @@ func (f *fake) Manifest(_ context.Context, ref string) (warm.Manifest, error) {
 	return warm.Manifest{Body: body, There: f.cached[ref], Stale: f.stale}, nil
 }
 
-// Referrers implements [warm.Source].
 func (f *fake) Referrers(_ context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
 	return f.referrers[subject], f.ask("referrers " + subject.String())
 }
 
-// Blob implements [warm.Source].
-func (f *fake) Blob(ctx context.Context, desc ocispec.Descriptor, probably bool, arrived func(int64)) (bool, error) {
+func (f *fake) Blob(ctx context.Context, desc ocispec.Descriptor, likely bool, arrived func(int64)) (bool, error) {
 	if err := f.ask(desc.Digest.String()); err != nil {
 		return false, err
 	}
 	f.mu.Lock()
-	f.probably[desc.Digest] = probably
+	f.likely[desc.Digest] = likely
 	f.running++
 	f.atOnce = max(f.atOnce, f.running)
 	f.mu.Unlock()

@@ -2,30 +2,22 @@ package warm
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
 )
 
-// node is a manifest that is to be read.
+// node is a manifest to read.
 type node struct {
 	reference string
-	size      int64 // as the descriptor says; 0 where there is none
-	nesting   int   // indexes that it lies in
-	referring int   // steps from the image to this referrer; 0 for the image itself
-}
-
-// document is what an index and an image manifest hold that leads on. Blobs are
-// those of the artifact manifests that were in a draft of the OCI image-spec.
-type document struct {
-	Manifests []ocispec.Descriptor `json:"manifests"`
-	Config    *ocispec.Descriptor  `json:"config"`
-	Layers    []ocispec.Descriptor `json:"layers"`
-	Blobs     []ocispec.Descriptor `json:"blobs"`
+	size      int64 // of its descriptor; 0 for the manifest that the image's reference names
+	nesting   int   // how many indexes it lies in
+	referring int   // how many referrers lie between it and the image; 0 for the image itself
 }
 
 // visit reads a manifest, queues its blobs, and returns the manifests that it
@@ -33,58 +25,63 @@ type document struct {
 func (w *walk) visit(ctx context.Context, n node) []node {
 	m, err := w.src.Manifest(ctx, n.reference)
 	var dgst digest.Digest
-	var doc document
+	var links oci.Links
 	if err == nil {
-		dgst, doc, err = n.parse(m.Body)
+		dgst, links, err = n.parse(m.Body)
 	}
 	if err != nil {
 		w.fail(ctx, fmt.Errorf("manifest %s: %w", n.reference, err))
 		return nil
 	}
+	// A stale manifest is better than none: report it, and warm the rest.
 	if m.Stale != "" {
 		w.fail(ctx, fmt.Errorf("manifest %s: %s", n.reference, m.Stale))
 	}
-	w.read(n, dgst, m)
-	next := w.children(ctx, n, doc.Manifests)
-	if doc.Config != nil {
-		w.enqueue(ctx, *doc.Config, m.There)
+	for _, err := range links.Invalid {
+		w.fail(ctx, err)
 	}
-	for _, desc := range append(doc.Layers, doc.Blobs...) {
+	w.countManifest(n, dgst, m)
+	next := w.children(ctx, n, links.Manifests)
+	if links.Config != nil {
+		w.enqueue(ctx, *links.Config, m.There)
+	}
+	for _, desc := range append(links.Layers, links.Blobs...) {
 		w.enqueue(ctx, desc, m.There)
 	}
 	return append(next, w.referrers(ctx, n, dgst)...)
 }
 
-// parse compares a manifest with what was announced, and decodes it.
-func (n node) parse(body []byte) (dgst digest.Digest, doc document, err error) {
+// parse verifies a manifest against its digest and size, and reads its links.
+func (n node) parse(body []byte) (dgst digest.Digest, links oci.Links, err error) {
 	if dgst, err = digest.Parse(n.reference); err != nil { // a tag
 		dgst = digest.FromBytes(body)
 	}
 	if got := dgst.Algorithm().FromBytes(body); got != dgst {
-		return dgst, doc, fmt.Errorf("the %d bytes that came have digest %s", len(body), got)
+		return dgst, links, fmt.Errorf("the %d bytes that came have digest %s", len(body), got)
 	}
 	if n.size != 0 && n.size != int64(len(body)) {
-		return dgst, doc, fmt.Errorf("has %d bytes, and %d where it is named", len(body), n.size)
+		return dgst, links, fmt.Errorf("has %d bytes, and its descriptor says %d", len(body), n.size)
 	}
-	if err := json.Unmarshal(body, &doc); err != nil {
-		return dgst, doc, fmt.Errorf("is not a manifest: %w", err)
+	if links, err = oci.References(body); err != nil {
+		return dgst, links, fmt.Errorf("is not a manifest: %w", err)
 	}
-	image := doc.Config != nil || doc.Layers != nil || doc.Blobs != nil
-	switch {
-	case image && doc.Manifests != nil:
-		return dgst, doc, errors.New("is an index and an image at once")
-	case !image && doc.Manifests == nil:
-		return dgst, doc, errors.New("is neither an index nor an image")
+	switch links.Kind {
+	case oci.Both:
+		err = errors.New("is an index and an image at once")
+	case oci.Neither:
+		err = errors.New("is neither an index nor an image")
 	}
-	return dgst, doc, nil
+	return dgst, links, err
 }
 
-// read counts a manifest that is in the cache now.
-func (w *walk) read(n node, dgst digest.Digest, m Manifest) {
+// countManifest counts a manifest that is in the cache now.
+func (w *walk) countManifest(n node, dgst digest.Digest, m Manifest) {
 	bytes := int64(len(m.Body))
 	w.advance(func(p *Progress) {
+		// The image's own manifest was not taken from a descriptor, so it is
+		// counted here.
 		if n.nesting == 0 && n.referring == 0 {
-			w.seen[dgst] = true // it was asked for by its tag
+			w.seen[dgst] = true
 			w.result.Digest = dgst
 			p.Total.Objects++
 		}
@@ -113,20 +110,22 @@ func (w *walk) children(ctx context.Context, parent node, manifests []ocispec.De
 
 // wants reports whether a manifest of an index is wanted, by its platform.
 func (w *walk) wants(parent node, p *ocispec.Platform) bool {
+	// BuildKit gives attestations the platform unknown/unknown.
 	if len(w.opts.Platforms) == 0 || p == nil || p.OS == "" || p.OS == "unknown" {
 		return true
 	}
 	wanted := matches(w.opts.Platforms, *p)
+	// The platforms of a referrer's index say nothing about the image.
 	if parent.referring == 0 {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.offered = append(w.offered, name(*p))
+		w.offered = append(w.offered, oci.FormatPlatform(*p))
 		w.matched = w.matched || wanted
 	}
 	return wanted
 }
 
-// referrers returns the manifests that refer to one.
+// referrers returns the manifests that refer to a manifest.
 func (w *walk) referrers(ctx context.Context, n node, dgst digest.Digest) []node {
 	if !w.opts.Referrers || n.referring == maxReferring || ctx.Err() != nil {
 		return nil
@@ -145,16 +144,17 @@ func (w *walk) referrers(ctx context.Context, n node, dgst digest.Digest) []node
 	return next
 }
 
-// takeManifest reports whether a manifest is to be read that was named.
+// takeManifest reports whether a manifest is to be read. It counts those that
+// are, and refuses all after the first maxManifests.
 func (w *walk) takeManifest(ctx context.Context, desc ocispec.Descriptor) bool {
-	if !w.take(ctx, "manifest", desc, maxManifest) {
+	if !w.take(ctx, "manifest", desc, w.opts.MaxManifest) {
 		return false
 	}
 	w.mu.Lock()
 	w.taken++
 	taken := w.taken
 	w.mu.Unlock()
-	if taken == maxManifests {
+	if taken == maxManifests { // reported once, for the first that is left out
 		w.fail(ctx, fmt.Errorf("manifest %s: there are more than %d, which no image has; the rest is left out", desc.Digest, maxManifests))
 	}
 	if taken >= maxManifests {
@@ -164,15 +164,16 @@ func (w *walk) takeManifest(ctx context.Context, desc ocispec.Descriptor) bool {
 	return true
 }
 
-// enqueue queues a blob that a manifest names.
-func (w *walk) enqueue(ctx context.Context, desc ocispec.Descriptor, probably bool) {
-	if foreign(desc) || !w.take(ctx, "blob", desc, maxBlob) {
+// enqueue queues a blob of a manifest. Likely is whether the blob is likely to be
+// in the cache.
+func (w *walk) enqueue(ctx context.Context, desc ocispec.Descriptor, likely bool) {
+	if nonDistributable(desc) || !w.take(ctx, "blob", desc, maxBlob) {
 		return
 	}
 	w.mu.Lock()
 	full := len(w.queue) == maxBlobs
 	if !full {
-		w.queue = append(w.queue, blob{desc, probably})
+		w.queue = append(w.queue, blob{desc, likely})
 	}
 	w.mu.Unlock()
 	if full {
@@ -182,8 +183,8 @@ func (w *walk) enqueue(ctx context.Context, desc ocispec.Descriptor, probably bo
 	w.advance(func(p *Progress) { p.Total.add(desc.Size) })
 }
 
-// take reports whether a content is to be brought: one that is well described
-// and was not named before.
+// take reports whether content is to be fetched: it was not taken before, and its
+// digest and size are valid.
 func (w *walk) take(ctx context.Context, kind string, desc ocispec.Descriptor, limit int64) bool {
 	w.mu.Lock()
 	again := w.seen[desc.Digest]
@@ -192,6 +193,7 @@ func (w *walk) take(ctx context.Context, kind string, desc ocispec.Descriptor, l
 	if again {
 		return false
 	}
+	// Links have valid digests only; the list of referrers has not been checked.
 	if err := desc.Digest.Validate(); err != nil {
 		w.fail(ctx, fmt.Errorf("%s %q: %w", kind, desc.Digest, err))
 		return false
@@ -203,9 +205,9 @@ func (w *walk) take(ctx context.Context, kind string, desc ocispec.Descriptor, l
 	return true
 }
 
-// foreign reports whether a layer is to be had elsewhere only: registries do
-// not keep it (image-spec, "Non-Distributable Layers").
-func foreign(desc ocispec.Descriptor) bool {
+// nonDistributable reports whether registries do not keep a layer, so that
+// clients fetch it from its URLs (image-spec, "Non-Distributable Layers").
+func nonDistributable(desc ocispec.Descriptor) bool {
 	return len(desc.URLs) > 0 ||
 		strings.Contains(desc.MediaType, ".nondistributable.") ||
 		strings.Contains(desc.MediaType, ".foreign.")

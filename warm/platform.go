@@ -2,23 +2,23 @@ package warm
 
 import (
 	"slices"
-	"strconv"
 	"strings"
-	"unicode"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
 )
 
-// matches reports whether a platform is one of those wanted. A wanted one that
-// names no variant takes all of them.
+// matches reports whether a platform is among those wanted. A wanted platform
+// without a variant matches every variant: linux/arm matches linux/arm/v6.
 func matches(wanted []ocispec.Platform, p ocispec.Platform) bool {
 	return slices.ContainsFunc(wanted, func(w ocispec.Platform) bool {
 		return w.OS == p.OS && w.Architecture == p.Architecture && (w.Variant == "" || variant(w) == variant(p))
 	})
 }
 
-// variant returns a platform's variant, and where it names none, the one that
-// is then meant.
+// variant returns a platform's variant, or the default variant of its
+// architecture if it has none.
 func variant(p ocispec.Platform) string {
 	switch {
 	case p.Variant != "":
@@ -34,37 +34,26 @@ func variant(p ocispec.Platform) string {
 	}
 }
 
-// name writes a platform as --platform takes it.
-func name(p ocispec.Platform) string {
-	parts := []string{p.OS, p.Architecture}
-	if p.Variant != "" {
-		parts = append(parts, p.Variant)
-	}
-	joined := strings.Join(parts, "/")
-	if strings.ContainsFunc(joined, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return strconv.QuoteToASCII(joined) // fit for a terminal
-	}
-	return joined
-}
-
-func names(platforms []ocispec.Platform) string {
+// formatPlatforms writes platforms as a sorted list.
+func formatPlatforms(platforms []ocispec.Platform) string {
 	texts := make([]string, len(platforms))
 	for i, p := range platforms {
-		texts[i] = name(p)
+		texts[i] = oci.FormatPlatform(p)
 	}
 	return list(texts)
 }
 
-// maxNames is how many platforms a message lists.
-const maxNames = 20
+// maxListed is how many platforms a message lists. The largest official images
+// have about ten.
+const maxListed = 20
 
-// list writes names, each once, in order.
-func list(names []string) string {
-	names = slices.Clone(names)
-	slices.Sort(names)
-	names = slices.Compact(names)
-	if len(names) > maxNames {
-		names = append(names[:maxNames], "and others")
+// list writes texts, each once, sorted.
+func list(texts []string) string {
+	texts = slices.Clone(texts)
+	slices.Sort(texts)
+	texts = slices.Compact(texts)
+	if len(texts) > maxListed {
+		texts = append(texts[:maxListed], "and others")
 	}
-	return strings.Join(names, ", ")
+	return strings.Join(texts, ", ")
 }

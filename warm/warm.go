@@ -1,90 +1,88 @@
-// Package warm brings all that belongs to an image into a cache: the manifest
-// that a reference names, the manifests of an index, their configurations and
-// layers, and what refers to any of them, such as signatures.
+// Package warm pulls everything that belongs to an image into a cache: the
+// manifest of a reference, the manifests of an index, their configurations and
+// layers, and the referrers of each manifest, such as signatures.
 //
-// [Image] is the walk. What it walks over it reads through a [Source], which
-// stands for one repository: of a running mirror over HTTP, or of the mirror's
-// own cache. The walk trusts none of what it reads: manifests are compared with
-// their digests, and numbers, sizes and depths are bounded.
+// [Image] is the walk. It reads through a [Source], which stands for one
+// repository: of a running mirror over HTTP, or of the mirror's own cache. The
+// walk does not trust its source: manifests are verified against their digests,
+// and numbers, sizes and depths are bounded.
 package warm
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/oci"
 )
 
+// The bounds of one image. They are far above those of real images, and low
+// enough that a hostile upstream cannot fill the memory or the disk.
 const (
-	// maxManifest is the size of the largest manifest that is read, in bytes.
-	maxManifest = 32 << 20
-	// maxBlob is the size of the largest blob that is believed in, in bytes.
+	// maxBlob is the largest blob, in bytes. The largest model layers have
+	// some hundred GiB.
 	maxBlob = 1 << 40
-	// maxManifests and maxBlobs are how many of them one image may have.
+	// maxManifests and maxBlobs bound how many manifests and blobs an image
+	// has, with its referrers.
 	maxManifests = 1000
 	maxBlobs     = 10000
-	// maxNesting is how deep indexes lie in one another.
+	// maxNesting is how many indexes a manifest may lie in. Tools make one, or
+	// two for an index of indexes.
 	maxNesting = 4
-	// maxReferring is how long a chain of referrers is followed: a signature of
-	// an image, and what refers to that signature.
+	// maxReferring is how long a chain of referrers may be: an SBOM of an image,
+	// and the signature of that SBOM.
 	maxReferring = 2
-	// maxFailures is after how many failures an image is given up.
+	// maxFailures is the number of failures after which an image is given up.
 	maxFailures = 10
 )
 
-// Source is one repository that a cache stands before. Its methods are called
-// concurrently. Their errors need not name what was asked for.
+// Source is one repository behind a cache. Its methods are called concurrently.
+// Their errors need not name the content.
 type Source interface {
-	// Manifest returns the manifest that a tag or a digest names, which is in
-	// the cache from then on.
+	// Manifest returns the manifest of a tag or a digest, which is in the cache
+	// from then on.
 	Manifest(ctx context.Context, reference string) (Manifest, error)
-	// Referrers returns what refers to a manifest.
+	// Referrers returns the descriptors of the manifests that refer to a manifest.
 	Referrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error)
-	// Blob returns when a blob is in the cache as a whole, and reports whether
-	// it was there before. Probably is whether that is to be expected. Arrived
-	// may be called with the number of bytes that have come so far.
-	Blob(ctx context.Context, blob ocispec.Descriptor, probably bool, arrived func(bytes int64)) (there bool, err error)
+	// Blob returns when a blob is completely in the cache, and reports whether
+	// it was there before. Likely is whether the caller expects that. Arrived
+	// may be called with the number of bytes that have arrived so far.
+	Blob(ctx context.Context, blob ocispec.Descriptor, likely bool, arrived func(bytes int64)) (there bool, err error)
 }
 
 // Manifest is a manifest that was read.
 type Manifest struct {
 	Body  []byte
 	There bool // it was in the cache before
-	// Stale says, in words, that the upstream did not confirm that this is
-	// what the tag names now. It is empty where all is well.
+	// Stale says, in words, why the manifest may no longer be the tag's: the
+	// upstream did not confirm it. It is empty if the manifest is current.
 	Stale string
 }
 
-// ReadManifest reads the body of a manifest, which must not be larger than a
-// manifest can be.
-func ReadManifest(r io.Reader) ([]byte, error) {
-	body, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
-	if err == nil && len(body) > maxManifest {
-		err = fmt.Errorf("is larger than %d MiB, which no manifest is", maxManifest>>20)
-	}
-	return body, err
-}
-
-// Options say what of an image is wanted.
+// Options select the content of an image.
 type Options struct {
-	// Platforms are those wanted of an index; none means all. Manifests that
-	// name no platform are always wanted: attestations, for instance.
+	// Platforms are the platforms wanted of an index; none means all. Manifests
+	// without a platform are always wanted, such as attestations.
 	Platforms []ocispec.Platform
-	// Referrers is whether signatures and the like are wanted, too.
+	// Referrers is whether referrers are wanted too, such as signatures.
 	Referrers bool
-	// Jobs is how many requests may be under way at once.
+	// Jobs is how many requests may run at once; at least one does.
 	Jobs int
-	// Progress, when set, is told of every step, by one goroutine at a time.
+	// MaxManifest is the largest manifest that is asked for, in bytes; 0 means
+	// [oci.DefaultMaxManifest]. The source bounds the manifests that it reads.
+	MaxManifest int64
+	// Progress, if set, is called after each step, by one goroutine at a time.
 	Progress func(Progress)
 }
 
-// Amount is a number of contents and their size.
+// Amount is a number of objects, manifests and blobs, and their size.
 type Amount struct{ Objects, Bytes int64 }
 
 func (a *Amount) add(bytes int64) {
@@ -95,28 +93,28 @@ func (a *Amount) add(bytes int64) {
 // Plus returns the sum of two amounts.
 func (a Amount) Plus(b Amount) Amount { return Amount{a.Objects + b.Objects, a.Bytes + b.Bytes} }
 
-// Progress is how far an image has come. What it has in all grows until all of
-// its manifests are known.
+// Progress is how much of an image is in the cache. The total grows until all
+// manifests are known.
 type Progress struct{ Done, Total Amount }
 
-// Result is what became of an image.
+// Result is the outcome of warming an image.
 type Result struct {
-	Digest     digest.Digest // what the reference names; empty where that failed
-	New, There Amount        // what was brought, and what was in the cache before
-	Failed     []error       // what is not in the cache, and why; each names a content
+	Digest     digest.Digest // of the reference's manifest; empty if that failed
+	New, There Amount        // fetched, and in the cache before
+	Failed     []error       // one for each object that is not in the cache; each names it
 }
 
-// Image brings an image into the cache, as far as that is possible: what fails
-// does not keep the rest from coming. When the context ends, its cause is the
-// last of the failures.
+// Image pulls an image into the cache. An object that fails does not keep the
+// others from coming. If the context ends, its cause is the last of the failures.
 func Image(ctx context.Context, src Source, reference string, opts Options) Result {
 	opts.Jobs = max(opts.Jobs, 1)
+	opts.MaxManifest = cmp.Or(opts.MaxManifest, oci.DefaultMaxManifest)
 	limited, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := &walk{src: src, opts: opts, cancel: cancel, seen: make(map[digest.Digest]bool)}
 	w.manifests(limited, reference)
 	w.blobs(limited)
-	if limited.Err() != nil {
+	if limited.Err() != nil { // the caller's cause, or errGivenUp
 		w.result.Failed = append(w.result.Failed, context.Cause(limited))
 	}
 	return w.result
@@ -131,21 +129,21 @@ type walk struct {
 	cancel context.CancelCauseFunc
 
 	mu       sync.Mutex
-	seen     map[digest.Digest]bool // manifests and blobs that are taken
+	seen     map[digest.Digest]bool // manifests and blobs that were taken
 	taken    int                    // manifests among them
-	queue    []blob
-	offered  []string // platforms of the image's indexes
-	matched  bool     // one of them was wanted
+	queue    []blob                 // to fetch once all manifests are known
+	offered  []string               // platforms of the image's indexes
+	matched  bool                   // one of the offered platforms was wanted
 	progress Progress
 	result   Result
 }
 
 type blob struct {
 	ocispec.Descriptor
-	probably bool // it is in the cache, as the manifest that names it was
+	likely bool // to be in the cache: its manifest was
 }
 
-// manifests reads all manifests, those of one level at once.
+// manifests reads all manifests, level by level, those of a level concurrently.
 func (w *walk) manifests(ctx context.Context, reference string) {
 	for level := []node{{reference: reference}}; len(level) > 0 && ctx.Err() == nil; {
 		next := make([][]node, len(level))
@@ -156,23 +154,22 @@ func (w *walk) manifests(ctx context.Context, reference string) {
 		}
 	}
 	if len(w.offered) > 0 && !w.matched {
-		w.fail(ctx, fmt.Errorf("%s has none of the platforms that are wanted (%s), only %s", reference, names(w.opts.Platforms), list(w.offered)))
+		w.fail(ctx, fmt.Errorf("%s has none of the platforms that are wanted (%s), only %s", reference, formatPlatforms(w.opts.Platforms), list(w.offered)))
 	}
 }
 
-// blobs brings all blobs.
+// blobs fetches all blobs.
 func (w *walk) blobs(ctx context.Context) {
-	w.each(ctx, len(w.queue), func(i int) { w.bring(ctx, w.queue[i]) })
+	w.each(ctx, len(w.queue), func(i int) { w.fetch(ctx, w.queue[i]) })
 }
 
-// each calls f for 0 to n-1, as many at once as is allowed, and stops when the
-// context ends.
+// each calls f for 0 to n-1, opts.Jobs at once, and stops when the context ends.
 func (w *walk) each(ctx context.Context, n int, f func(i int)) {
 	var group errgroup.Group
 	group.SetLimit(w.opts.Jobs)
 	for i := range n {
 		group.Go(func() error {
-			if ctx.Err() == nil { // it may have ended while this waited for its turn
+			if ctx.Err() == nil { // it may have ended while this job waited
 				f(i)
 			}
 			return nil
@@ -181,13 +178,15 @@ func (w *walk) each(ctx context.Context, n int, f func(i int)) {
 	_ = group.Wait()
 }
 
-func (w *walk) bring(ctx context.Context, b blob) {
+func (w *walk) fetch(ctx context.Context, b blob) {
+	// A source that starts a blob again reports fewer bytes than before, so the
+	// difference may be negative.
 	var arrived int64
 	step := func(bytes int64) {
 		w.advance(func(p *Progress) { p.Done.Bytes += bytes - arrived })
 		arrived = bytes
 	}
-	there, err := w.src.Blob(ctx, b.Descriptor, b.probably, step)
+	there, err := w.src.Blob(ctx, b.Descriptor, b.likely, step)
 	if err != nil {
 		w.fail(ctx, fmt.Errorf("blob %s: %w", b.Digest, err))
 		return
@@ -196,7 +195,7 @@ func (w *walk) bring(ctx context.Context, b blob) {
 	w.done(b.Size, there)
 }
 
-// done counts a content that is in the cache now. Its bytes have been told.
+// done counts an object that is in the cache now. Its bytes have been counted.
 func (w *walk) done(bytes int64, there bool) {
 	w.advance(func(p *Progress) {
 		p.Done.Objects++
@@ -208,7 +207,7 @@ func (w *walk) done(bytes int64, there bool) {
 	})
 }
 
-// advance changes the progress and tells of it.
+// advance changes the progress and reports it.
 func (w *walk) advance(change func(*Progress)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -218,12 +217,12 @@ func (w *walk) advance(change func(*Progress)) {
 	}
 }
 
-// fail keeps a failure, unless it only comes of the context's end.
+// fail records a failure.
 func (w *walk) fail(ctx context.Context, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if ctx.Err() != nil {
-		return
+		return // the failure only follows from the end of the context
 	}
 	w.result.Failed = append(w.result.Failed, err)
 	if len(w.result.Failed) == maxFailures {
@@ -231,7 +230,7 @@ func (w *walk) fail(ctx context.Context, err error) {
 	}
 }
 
-// Err returns the failures in one line, or nil where there are none.
+// Err returns the failures in one line, or nil if there are none.
 func (r Result) Err() error {
 	if len(r.Failed) == 0 {
 		return nil

@@ -79,8 +79,8 @@ func TestImage(t *testing.T) {
 			t.Errorf("step %d of the progress is %+v", i, step)
 		}
 	}
-	if f.probably[one.Digest] || !f.probably[two.Digest] {
-		t.Errorf("expected to be there: %v", f.probably)
+	if f.likely[one.Digest] || !f.likely[two.Digest] {
+		t.Errorf("expected to be there: %v", f.likely)
 	}
 }
 
@@ -156,7 +156,7 @@ func TestPlatforms(t *testing.T) {
 	wantFailed(t, warm.Image(t.Context(), f, plain.Digest.String(), none))
 }
 
-// What registries do not have is not asked for.
+// Registries do not have non-distributable layers.
 func TestForeignLayers(t *testing.T) {
 	f := newFake(t)
 	layer := f.blob("layer")
@@ -175,7 +175,7 @@ func TestForeignLayers(t *testing.T) {
 	f.wantAsked("v1", layer, digest.FromString("config of windows"))
 }
 
-// A failure keeps nothing else from coming.
+// A failure does not keep other content from coming.
 func TestFailures(t *testing.T) {
 	f := newFake(t)
 	lost, kept := f.blob("lost"), f.blob("kept")
@@ -204,7 +204,7 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// An image of which too much fails is given up.
+// An image is given up after too many failures.
 func TestGivenUp(t *testing.T) {
 	f := newFake(t)
 	var layers []ocispec.Descriptor

@@ -205,6 +205,7 @@ func (m *mirror) spec(cfg *config.Config, repo config.Namespace, keep generation
 		TagTTL:                  repo.TagTTL.Std(),
 		NegativeTTL:             repo.NegativeTTL.Std(),
 		MaxStale:                repo.MaxStale.Std(),
+		MaxManifest:             int64(cfg.Global.MaxManifestSize),
 	}
 	for _, name := range repo.ServeStaleOn {
 		class, err := upstream.ParseClass(name)

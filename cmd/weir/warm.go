@@ -97,7 +97,7 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 		return nil, err
 	}
 	j := &warmJob{mirror: mirror, jobs: f.jobs, quiet: f.quiet,
-		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce}}
+		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce, MaxManifest: maxManifest}}
 	for _, image := range args {
 		if err := j.add(image); err != nil {
 			return nil, err

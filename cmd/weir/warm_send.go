@@ -2,15 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
+
+	"github.com/weirhq/weir/oci"
 )
 
 const (
@@ -24,8 +22,6 @@ const (
 	// something has been stored.
 	firstLook = 20 * time.Millisecond
 	lastLook  = time.Second
-	// maxRefusal is how much is read of an answer that is an error, in bytes.
-	maxRefusal = 64 << 10
 	// headerTimeout bounds the wait for an answer to begin: the mirror may
 	// have to wait for its upstream, or for a place among its downloads.
 	headerTimeout = 10 * time.Minute
@@ -82,7 +78,8 @@ func (s mirrorSource) send(ctx context.Context, method, path string, header http
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	r := refusal{status: resp.StatusCode, message: errorMessage(resp.Body)}
+	r := refusal{status: resp.StatusCode}
+	_, r.message = oci.ReadError(resp.Body)
 	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
 		r.retryAfter = time.Duration(seconds) * time.Second
 	}
@@ -99,23 +96,6 @@ func (s mirrorSource) ping(ctx context.Context) error {
 		return err
 	}
 	return resp.Body.Close()
-}
-
-// errorMessage returns the message of an OCI error document (distribution-spec,
-// "Error Codes"), fit for a terminal, or "" where the body is none.
-func errorMessage(body io.Reader) string {
-	var document struct {
-		Errors []struct{ Message string }
-	}
-	if json.NewDecoder(io.LimitReader(body, maxRefusal)).Decode(&document) != nil || len(document.Errors) == 0 {
-		return ""
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return ' '
-		}
-		return r
-	}, document.Errors[0].Message)
 }
 
 // insist attempts something until it succeeds or there is no hope in it.

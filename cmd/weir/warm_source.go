@@ -13,12 +13,14 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/warm"
 )
 
-// manifestTypes is what a mirror is told that we can read.
-const manifestTypes = ocispec.MediaTypeImageIndex + ", " + ocispec.MediaTypeImageManifest +
-	", application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*"
+// maxManifest bounds the manifests that are read, in bytes. The mirror has a limit
+// of its own, which may be on another machine and is not known here: this one
+// protects the memory.
+const maxManifest = 32 << 20
 
 // errNotKept says that a mirror passes content on and does not store it.
 var errNotKept = errors.New("the mirror passed it on without storing it; its log says why")
@@ -34,7 +36,7 @@ var _ warm.Source = mirrorSource{}
 // Manifest implements [warm.Source].
 func (s mirrorSource) Manifest(ctx context.Context, ref string) (m warm.Manifest, err error) {
 	err = insist(ctx, func() error {
-		resp, err := s.send(ctx, http.MethodGet, "manifests/"+ref, http.Header{"Accept": {manifestTypes}})
+		resp, err := s.send(ctx, http.MethodGet, "manifests/"+ref, http.Header{"Accept": {oci.AcceptManifests + ", */*"}})
 		if err != nil {
 			return err
 		}
@@ -46,7 +48,7 @@ func (s mirrorSource) Manifest(ctx context.Context, ref string) (m warm.Manifest
 		if cacheStatus(resp)["detail=stale"] {
 			m.Stale = "the mirror could not confirm it: " + resp.Header.Get("Warning")
 		}
-		m.Body, err = warm.ReadManifest(resp.Body)
+		m.Body, err = oci.ReadManifest(resp.Body, maxManifest)
 		return err
 	})
 	return m, err
@@ -61,7 +63,7 @@ func (s mirrorSource) Referrers(ctx context.Context, subject digest.Digest) ([]o
 			return err
 		}
 		defer resp.Body.Close()
-		body, err := warm.ReadManifest(resp.Body)
+		body, err := oci.ReadManifest(resp.Body, maxManifest)
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,8 @@ type Namespace interface {
 	// Images are the images to keep warm. There are none while the namespace is
 	// offline.
 	Images() []Image
+	// MaxManifest is the largest manifest that the namespace serves, in bytes.
+	MaxManifest() int64
 	// Warm reads a repository through the cache, by the name that an Image has.
 	Warm(name string) (storage.Repository, warm.Source)
 }

@@ -209,7 +209,7 @@ func (w *Warmer) warm(ctx, pool context.Context, n Namespace, i *scheduled) erro
 	defer context.AfterFunc(pool, cancel)()
 	_, source := n.Warm(i.Name)
 	result := warm.Image(ctx, source, i.Reference,
-		warm.Options{Platforms: i.Platforms, Referrers: i.Referrers, Jobs: jobsPerImage})
+		warm.Options{Platforms: i.Platforms, Referrers: i.Referrers, Jobs: jobsPerImage, MaxManifest: n.MaxManifest()})
 	return w.end(i, result, ctx.Err() != nil)
 }
 
