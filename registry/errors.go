@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
@@ -114,12 +115,11 @@ func unknown(op Operation) string {
 	}
 }
 
-// write sends the error as the specification's JSON document.
+// write sends the error as an error document.
 func (e *Error) write(w http.ResponseWriter) {
-	type item struct {
-		Code    string  `json:"code"`
-		Message string  `json:"message"`
-		Detail  *Detail `json:"detail,omitempty"`
+	item := oci.ErrorItem{Code: e.Code, Message: e.Message}
+	if e.Detail != nil { // a nil *Detail would be written as null
+		item.Detail = e.Detail
 	}
 	header := w.Header()
 	for _, name := range []string{"Cache-Control", "Content-Length", "Docker-Content-Digest", "Etag"} {
@@ -128,7 +128,7 @@ func (e *Error) write(w http.ResponseWriter) {
 	if e.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(wholeSeconds(e.RetryAfter)))
 	}
-	writeJSON(w, e.Status, "application/json", map[string][]item{"errors": {{e.Code, e.Message, e.Detail}}})
+	writeJSON(w, e.Status, "application/json", oci.ErrorDocument{Errors: []oci.ErrorItem{item}})
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, value any) {

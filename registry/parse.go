@@ -3,11 +3,12 @@ package registry
 import (
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // Operation is what a request asks for. Its string is the label that metrics
@@ -44,16 +45,6 @@ type Request struct {
 	NS        string        // containerd's ns parameter
 	Query     url.Values    // without ns; nil where there is none
 }
-
-// maxName bounds a name, which clients do too (distribution-spec, "Pulling
-// manifests").
-const maxName = 255
-
-var (
-	// A name's first segment may be a registry's host with its port.
-	namePattern = regexp.MustCompile(`^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?::[0-9]+)?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$`)
-	tagPattern  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
-)
 
 // Parse reads a request below /v2/ (distribution-spec, "Endpoints"). It is pure:
 // it looks at nothing but its arguments. Its errors are *Error, ready for the
@@ -103,7 +94,7 @@ func parseRead(req Request, path string) (Request, error) {
 		req.Reference = last
 		if strings.Contains(last, ":") {
 			req.Digest, err = parseDigest(last)
-		} else if !tagPattern.MatchString(last) {
+		} else if _, tagErr := oci.ParseReference(last); tagErr != nil {
 			err = unknownTag(last)
 		}
 	case "blobs":
@@ -121,7 +112,7 @@ func parseRead(req Request, path string) (Request, error) {
 	default:
 		return req, notFound("/v2/" + path)
 	}
-	if !validName(name) {
+	if !oci.ValidName(name) {
 		return req, invalidName(name)
 	}
 	req.Name = name
@@ -140,7 +131,7 @@ func parseWrite(req Request, path string) (Request, error) {
 	if at >= 0 {
 		name = path[:at]
 	}
-	if !validName(name) {
+	if !oci.ValidName(name) {
 		return req, invalidName(name)
 	}
 	req.Name = name
@@ -155,13 +146,9 @@ func cutLast(path string) (before, last string, ok bool) {
 	return path[:at], path[at+1:], true
 }
 
-func validName(name string) bool {
-	return len(name) <= maxName && namePattern.MatchString(name)
-}
-
 func parseDigest(s string) (digest.Digest, error) {
-	dgst, err := digest.Parse(s)
-	if err != nil || dgst.Algorithm() != digest.SHA256 && dgst.Algorithm() != digest.SHA512 {
+	dgst, err := oci.ParseDigest(s)
+	if err != nil {
 		return "", &Error{
 			Status: http.StatusBadRequest, Code: "DIGEST_INVALID",
 			Message: "not a sha256 or sha512 digest: " + strconv.Quote(cut(s)),

@@ -2,33 +2,16 @@ package upstream
 
 import (
 	"context"
-	_ "crypto/sha256" // for digest.Canonical
-	_ "crypto/sha512" // for digest.SHA512
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
 )
-
-// The Docker types that the OCI types are the successors of.
-const (
-	mediaTypeDockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
-	mediaTypeDockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
-	mediaTypeDockerSchema1      = "application/vnd.docker.distribution.manifest.v1+"
-)
-
-// acceptManifests is one line: some registries read the first one only.
-var acceptManifests = strings.Join([]string{
-	ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest, mediaTypeDockerManifestList, mediaTypeDockerManifest,
-}, ", ")
 
 // Manifest reads a manifest by tag or digest. By digest, the body is verified
 // and a mismatch is [ErrDigestMismatch]. Other errors of their own are
@@ -67,7 +50,7 @@ func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (ocis
 		return ocispec.Descriptor{}, err
 	}
 	resp.Body.Close()
-	desc := ocispec.Descriptor{MediaType: mediaType(resp.Header.Get("Content-Type")), Size: resp.ContentLength}
+	desc := ocispec.Descriptor{MediaType: oci.MediaType(resp.Header.Get("Content-Type")), Size: resp.ContentLength}
 	if dgst, err := digest.Parse(resp.Header.Get("Docker-Content-Digest")); err == nil {
 		desc.Digest = dgst
 	}
@@ -76,7 +59,7 @@ func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (ocis
 
 func manifestCall(method, repo string, ref oci.Reference) call {
 	return call{op: opManifest, method: method, repo: repo, reference: ref.String(), path: "/manifests/" + ref.String(),
-		header: http.Header{"Accept": {acceptManifests}}}
+		header: http.Header{"Accept": {oci.AcceptManifests}}}
 }
 
 // describe makes the descriptor of a manifest, and verifies what can be.
@@ -87,30 +70,14 @@ func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descr
 			return ocispec.Descriptor{}, fmt.Errorf("%w: it has %s", ErrDigestMismatch, dgst)
 		}
 	}
-	var document struct {
-		SchemaVersion int    `json:"schemaVersion"`
-		MediaType     string `json:"mediaType"`
-	}
-	if err := json.Unmarshal(body, &document); err != nil {
+	mediaType, err := oci.ManifestType(body, contentType)
+	switch {
+	case errors.Is(err, oci.ErrSchema1):
+		return ocispec.Descriptor{}, ErrSchema1
+	case err != nil:
 		return ocispec.Descriptor{}, fmt.Errorf("the answer is no manifest: %w", err)
 	}
-	desc := ocispec.Descriptor{MediaType: document.MediaType, Digest: dgst, Size: int64(len(body))}
-	if desc.MediaType == "" {
-		desc.MediaType = mediaType(contentType)
-	}
-	if document.SchemaVersion == 1 || strings.HasPrefix(desc.MediaType, mediaTypeDockerSchema1) {
-		return ocispec.Descriptor{}, ErrSchema1
-	}
-	return desc, nil
-}
-
-// mediaType strips parameters from a Content-Type.
-func mediaType(contentType string) string {
-	t, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return contentType
-	}
-	return t
+	return ocispec.Descriptor{MediaType: mediaType, Digest: dgst, Size: int64(len(body))}, nil
 }
 
 // readAll reads a body of at most limit bytes, or fails with tooLarge.

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
 )
@@ -98,7 +96,7 @@ type prober struct {
 	options ProbeOptions
 	report  Report
 
-	document *document // the manifest that was read last; nil where none was
+	links *oci.Links // of the manifest that was read last; nil if none was
 }
 
 // root asks for /v2/ (distribution-spec end-1), without authentication.
@@ -216,36 +214,31 @@ func (p *prober) findBlob(ctx context.Context) (digest.Digest, error) {
 	if p.options.Blob != "" || p.report.RateLimit != nil && !p.options.Spend {
 		return p.options.Blob, nil
 	}
-	if p.document == nil {
+	if p.links == nil {
 		if err := p.read(ctx, p.options.Reference); err != nil {
 			return "", err
 		}
 	}
-	if members := p.document.Manifests; len(members) > 0 && members[0].Digest.Validate() == nil {
+	if members := p.links.Manifests; len(members) > 0 {
 		if err := p.read(ctx, oci.ByDigest(members[0].Digest)); err != nil {
 			return "", err
 		}
 	}
-	if dgst := p.document.Config.Digest; dgst.Validate() == nil {
-		return dgst, nil
+	if p.links.Config == nil {
+		return "", nil
 	}
-	return "", nil
+	return p.links.Config.Digest, nil
 }
 
-// document is what an index and an image manifest say of what belongs to them.
-type document struct {
-	Manifests []ocispec.Descriptor `json:"manifests"`
-	Config    ocispec.Descriptor   `json:"config"`
-}
-
-// read reads a manifest as the document that blobs are looked up in.
+// read reads a manifest and keeps its links.
 func (p *prober) read(ctx context.Context, ref oci.Reference) error {
 	m, err := p.client.Manifest(ctx, p.options.Repository, ref)
 	if err != nil {
 		return err
 	}
-	p.document = new(document)
-	_ = json.Unmarshal(m.Body, p.document) // it is JSON; what has another shape has no blob
+	// A document of another shape has no links, and so no blob to ask for.
+	links, _ := oci.References(m.Body)
+	p.links = &links
 	return nil
 }
 

@@ -1,20 +1,14 @@
 package upstream
 
 import (
-	"encoding/json"
-	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/weirhq/weir/oci"
 )
 
 const (
-	maxErrorBody      = 64 << 10
-	maxMessage        = 300 // bytes
-	maxCode           = 64  // bytes
 	defaultRetryAfter = 60 * time.Second
 	maxRetryAfter     = 15 * time.Minute
 )
@@ -24,7 +18,7 @@ const (
 func (c *Client) refusal(resp *http.Response, method string) *Error {
 	defer resp.Body.Close()
 	e := &Error{Status: resp.StatusCode}
-	e.Code, e.Message = readErrorBody(resp)
+	e.Code, e.Message = oci.ReadError(resp.Body)
 	e.Class = classify(resp.StatusCode, e.Code != "" || sameOrigin(resp.Request.URL, c.url))
 	if e.Class == ClassRateLimited {
 		e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
@@ -71,53 +65,4 @@ func parseRetryAfter(value string, now time.Time) time.Duration {
 		after = date.Sub(now)
 	}
 	return min(max(after, time.Second), maxRetryAfter)
-}
-
-// readErrorBody returns the code and message of the first error in an OCI error
-// document, or the text where it is plain.
-func readErrorBody(resp *http.Response) (code, message string) {
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	if err != nil {
-		return "", ""
-	}
-	var document struct {
-		Errors []struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"errors"`
-	}
-	if json.Unmarshal(body, &document) == nil && len(document.Errors) > 0 {
-		return cleanCode(document.Errors[0].Code), clean(document.Errors[0].Message)
-	}
-	if text := string(body); !strings.HasPrefix(strings.TrimSpace(text), "<") { // HTML and XML tell people nothing here
-		return "", clean(text)
-	}
-	return "", ""
-}
-
-// clean makes foreign words fit for a log line and a header.
-func clean(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == utf8.RuneError {
-			return ' '
-		}
-		return r
-	}, text)
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) <= maxMessage {
-		return text
-	}
-	cut := maxMessage
-	for !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + "..."
-}
-
-// cleanCode lets through what looks like a code of the specification.
-func cleanCode(code string) string {
-	if len(code) > maxCode || strings.ContainsFunc(code, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < '0' || r > '9') }) {
-		return ""
-	}
-	return code
 }

@@ -13,6 +13,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 )
 
@@ -128,7 +129,7 @@ func tokenRefusal(resp *http.Response, host string) *Error {
 		e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
 	var message string
-	e.Code, message = readErrorBody(resp)
+	e.Code, message = oci.ReadError(resp.Body)
 	e.Message = strings.TrimSuffix("token service "+host+": "+message, ": ")
 	return e
 }
