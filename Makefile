@@ -1,9 +1,11 @@
-# make test   everything: installs what the tests need where it can, lints, runs all tests
-# make build  the static binary, dist/weir
-# make image  the container image, weir:latest
-# make soak   ten minutes of pulls while everything around the mirror fails
-# make bench  the figures of docs/benchmarks.md
-# make fuzz   a minute of each fuzz target
+# make test      the code's checks and its tests but the longest, in at most six minutes on a new machine
+# make test-all  everything, as CI runs it: also static analysis, other projects' clients and engines, a short soak
+# make lint      format, vet, static analysis
+# make build     the static binary, dist/weir
+# make image     the container image, weir:latest
+# make soak      ten minutes of pulls while everything around the mirror fails
+# make bench     the figures of docs/benchmarks.md
+# make fuzz      a minute of each fuzz target
 
 GO ?= go
 # Without grpcnotrace the OTLP exporters bring in html/template, which keeps the
@@ -12,8 +14,12 @@ GOFLAGS_STATIC = -trimpath -tags grpcnotrace -ldflags "-s -w"
 STATICCHECK = $(GO) tool -modfile=tests/tools/go.mod -n staticcheck
 IMAGE ?= weir:latest
 FUZZTIME ?= 60s
+# Prints what is being compiled and tested, so that no minute passes in silence.
+# Built with the race detector, like the tests, so that the standard library is
+# compiled once.
+PROGRESS = $(GO) run -race -C tests/tools ./progress -C ../..
 
-.PHONY: all build image deps lint test unit soak bench fuzz
+.PHONY: all build image deps format vet lint test test-all soak bench fuzz
 
 all: build
 
@@ -26,24 +32,41 @@ image: build
 	DOCKER_BUILDKIT=0 docker build --tag $(IMAGE) .
 
 deps:
-	@tests/deps.sh
+	@tests/deps.sh all
+
+format:
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
 
 # With the race detector, as the tests: so nothing is compiled a second time.
-lint:
-	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
-	$(GO) vet -race ./...
-	staticcheck=$$($(STATICCHECK)) && GOFLAGS=-race $$staticcheck ./...
+vet:
+	@echo "go vet (the first time, this compiles the standard library and all dependencies)"
+	@$(PROGRESS) $(GO) vet -race ./...
+
+lint: format vet
+	$(GO) -C tests/tools vet -race ./...
+	@echo "staticcheck (the first time, this compiles it)"
+	@staticcheck=$$($(PROGRESS) $(STATICCHECK)) && GOFLAGS=-race $(PROGRESS) $$staticcheck ./...
 	$(GO) mod tidy -diff
 
-test: deps lint unit
-
-# What could not run is said at the end, whether or not the rest passed. Nothing
-# is taken from the cache: it knows no more of the binary than that it is built.
-unit:
-	@WEIR_MISSING=$$(mktemp); export WEIR_MISSING; \
-	$(GO) test -race -count 1 -timeout 15m ./...; code=$$?; \
+# run_tests runs the tests with the given flags. Tests that could not run, or
+# were left out, are listed at the end, whether or not the rest passed. Test
+# results are not taken from Go's cache: it does not know the files and programs
+# that the tests read. Vet has run before.
+define run_tests
+	@WEIR_MISSING=$$(mktemp); WEIR_LEFT_OUT=$$(mktemp); export WEIR_MISSING WEIR_LEFT_OUT; \
+	$(PROGRESS) $(GO) test -race -vet=off -count 1 $(1) ./...; code=$$?; \
 	if [ -s "$$WEIR_MISSING" ]; then echo; echo "These tests could not run here:"; sort -u "$$WEIR_MISSING"; fi; \
-	rm -f "$$WEIR_MISSING"; exit $$code
+	if [ -s "$$WEIR_LEFT_OUT" ]; then echo; echo "These tests were left out, and static analysis. make test-all runs everything:"; sort -u "$$WEIR_LEFT_OUT"; fi; \
+	rm -f "$$WEIR_MISSING" "$$WEIR_LEFT_OUT"; exit $$code
+endef
+
+test:
+	@tests/deps.sh short
+	@$(MAKE) --no-print-directory format vet
+	$(call run_tests,-short -timeout 10m)
+
+test-all: deps lint
+	$(call run_tests,-timeout 15m)
 
 soak:
 	$(GO) test ./tests/soak -count 1 -soak.duration=10m -timeout 20m -v

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs the programs that the tests start, where it can: on Debian and its
-# kin, as root. What is missing elsewhere is said by the tests themselves.
+# kin, as root. Elsewhere the tests themselves say which program is missing.
+# "deps.sh short" leaves out the programs of tests that go test -short leaves
+# out; internal/testutil knows these packages by name too.
 set -eu
 
 missing=""
@@ -10,21 +12,23 @@ need() { # program, Debian package
 need gcc "gcc libc6-dev" # for the race detector
 need git git
 need redis-server redis-server
-need skopeo skopeo
-need dockerd docker.io
-need docker docker.io
-need containerd containerd
 need docker-registry docker-registry
-need podman podman
-need buildah buildah
-need runc runc
+need skopeo skopeo
 need curl curl
 need rsync rsync
-need promtool prometheus
-need docker-compose docker-compose
-need systemd-analyze systemd
-need redis-cli redis-tools
 need nginx nginx-light
+if [ "${1:-all}" != short ]; then
+	need dockerd docker.io
+	need docker docker.io
+	need docker-compose docker-compose
+	need containerd containerd
+	need podman podman
+	need buildah buildah
+	need runc runc
+	need promtool prometheus
+	need systemd-analyze systemd
+	need redis-cli redis-tools
+fi
 
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
@@ -40,8 +44,10 @@ if [ ! -e "$policy" ]; then
 	printf '#!/bin/sh\nexit 101\n' >"$policy"
 	chmod +x "$policy"
 fi
-apt-get update -qq || echo "could not refresh the lists of packages" >&2
+# Another process, such as unattended-upgrades, may hold the lock for a while.
+apt="apt-get -o DPkg::Lock::Timeout=300"
+$apt update -q || echo "could not refresh the lists of packages" >&2
 # shellcheck disable=SC2086 # one package a word
-if ! apt-get install -y -qq --no-install-recommends $missing >/dev/null; then
+if ! $apt install -y -q --no-install-recommends $missing; then
 	echo "could not install:$missing" >&2
 fi

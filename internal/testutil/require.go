@@ -4,13 +4,33 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 )
+
+// heavyPackages are the Debian packages that take minutes to install, or whose
+// tests build the image or the static binary. Tests that need them are long.
+// tests/deps.sh lists them too.
+func heavyPackages() []string {
+	return []string{"docker.io", "docker-compose", "containerd", "podman", "buildah", "runc", "prometheus", "systemd"}
+}
+
+// Long skips a test with go test -short and notes that in the file that
+// WEIR_LEFT_OUT names, for make to print at its end.
+func Long(t testing.TB, reason string) {
+	t.Helper()
+	if testing.Short() {
+		skip(t, "WEIR_LEFT_OUT", reason)
+	}
+}
 
 // Program returns the path of a program, which the Debian package of the given
 // name installs.
 func Program(t testing.TB, name, debianPackage string) string {
 	t.Helper()
+	if slices.Contains(heavyPackages(), debianPackage) {
+		Long(t, "needs "+debianPackage)
+	}
 	// Servers are not on every user's PATH.
 	for _, candidate := range []string{name, "/usr/sbin/" + name} {
 		if path, err := exec.LookPath(candidate); err == nil {
@@ -38,7 +58,14 @@ func missing(t testing.TB, reason string) {
 	if os.Getenv("WEIR_REQUIRE_ALL") != "" {
 		t.Fatal(reason)
 	}
-	if path := os.Getenv("WEIR_MISSING"); path != "" {
+	skip(t, "WEIR_MISSING", reason)
+}
+
+// skip skips the test and adds a line to the file that an environment variable
+// names, if it is set.
+func skip(t testing.TB, variable, reason string) {
+	t.Helper()
+	if path := os.Getenv(variable); path != "" {
 		note(t, path, fmt.Sprintf("%s: %s\n", t.Name(), reason))
 	}
 	t.Skip(reason)

@@ -17,6 +17,7 @@ import (
 // links it once.
 func Tool(t *testing.T, module, name string) string {
 	t.Helper()
+	testutil.Long(t, "compiles "+name)
 	_, file, _, _ := runtime.Caller(0)
 	build := exec.CommandContext(t.Context(), "go", "tool", "-n", name)
 	build.Dir = filepath.Join(filepath.Dir(file), "../tools", module)

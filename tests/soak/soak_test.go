@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tokencache/redistest"
 )
@@ -60,6 +61,7 @@ type soak struct {
 // Whatever fails around the mirror, no client ever gets wrong bytes or is told
 // that what exists does not, and nothing is left behind.
 func TestSoak(t *testing.T) {
+	testutil.Long(t, "the soak")
 	s := newSoak(t)
 	before := s.pass(s.content.images[:1])
 	start, settled := s.settle(func(level) bool { return true })

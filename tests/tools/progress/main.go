@@ -1,0 +1,114 @@
+// Progress runs a command, and whenever that has printed nothing for a while it
+// prints what the command is busy with: the tests that run, and the packages
+// that are being compiled.
+//
+//	progress [-C DIRECTORY] go test -race ./...
+//	progress [-C DIRECTORY] go vet ./...
+//
+// Of "go test" it prints a line for each package, and the output of a test only
+// if that fails. It ends with the exit code of the command.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// silence is how long nothing is printed before progress says what is going on.
+// Half a minute is short enough to be believed and long enough to stay out of
+// the way.
+const silence = 30 * time.Second
+
+func main() {
+	log.SetFlags(0)
+	dir := flag.String("C", ".", "run the command in `DIRECTORY`")
+	flag.Parse()
+	if flag.NArg() == 0 {
+		log.Fatal("usage: progress [-C DIRECTORY] COMMAND [ARGUMENT]...")
+	}
+	if err := os.Chdir(*dir); err != nil {
+		log.Fatal(err)
+	}
+	// The command's own output must stay alone on the standard output.
+	screen := &screen{out: os.Stderr, last: time.Now()}
+	results := newResults(screen)
+	os.Exit(run(flag.Args(), screen, results))
+}
+
+// run runs the command and returns its exit code.
+func run(args []string, screen *screen, results *results) int {
+	isTest := len(args) > 1 && filepath.Base(args[0]) == "go" && args[1] == "test"
+	if isTest {
+		args = slices.Insert(slices.Clone(args), 2, "-json")
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, screen
+	var done chan struct{}
+	if isTest {
+		screen.out = os.Stdout // there are results instead of the command's output
+		reader, writer := io.Pipe()
+		cmd.Stdout = writer
+		done = make(chan struct{})
+		go func() {
+			defer close(done)
+			results.follow(reader)
+		}()
+		defer func() { <-done }()
+		defer writer.Close()
+	}
+	go heartbeat(screen, results)
+	err := cmd.Run()
+	if err != nil && cmd.ProcessState == nil {
+		fmt.Fprintln(screen, err) // the command did not start
+		return 1
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+// heartbeat prints what is going on after each silence.
+func heartbeat(screen *screen, results *results) {
+	begun := time.Now()
+	for range time.Tick(time.Second) {
+		if screen.silentFor() < silence {
+			continue
+		}
+		busy := append(results.running(), compilers(os.Getpid())...)
+		if len(busy) == 0 {
+			busy = []string{"waiting"}
+		}
+		// A long list helps nobody.
+		if rest := len(busy) - 4; rest > 0 {
+			busy = append(busy[:4], fmt.Sprintf("and %d more", rest))
+		}
+		fmt.Fprintf(screen, "... %v: %s\n", time.Since(begun).Round(time.Second), join(busy))
+	}
+}
+
+// screen is the output, and knows when something was last printed.
+type screen struct {
+	mu   sync.Mutex
+	out  io.Writer
+	last time.Time
+}
+
+// Write prints text.
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = time.Now()
+	return s.out.Write(p)
+}
+
+func (s *screen) silentFor() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.last)
+}
