@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/namespace/route"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
@@ -67,6 +68,10 @@ type Spec struct {
 
 	// Warm are the images to keep in the cache.
 	Warm []keepwarm.Image
+}
+
+func (s Spec) rule() route.Rule {
+	return route.Rule{Key: s.Key, Host: s.Host, Default: s.Default, DockerHub: s.DockerHub}
 }
 
 // Namespace is one mirrored registry. Its methods may be called concurrently.

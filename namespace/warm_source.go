@@ -37,17 +37,8 @@ func (n *Namespace) MaxManifest() int64 { return n.spec.MaxManifest }
 // Warm reads a repository through the cache, by its name with or without the
 // namespace's key.
 func (n *Namespace) Warm(name string) (storage.Repository, warm.Source) {
-	repo := n.own(name)
+	repo := n.spec.rule().Upstream(name)
 	return n.id(repo), warmSource{n, repo}
-}
-
-// KeepWarm returns all namespaces as a [keepwarm.Warmer] sees them.
-func (t *Table) KeepWarm() []keepwarm.Namespace {
-	var all []keepwarm.Namespace
-	for _, n := range t.byLength {
-		all = append(all, n)
-	}
-	return all
 }
 
 // warmSource is a repository of a namespace as a warming reads it.

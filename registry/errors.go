@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/route"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
@@ -50,11 +51,12 @@ var errInternal = &Error{
 func toWire(e *entry, err error) *Error {
 	var wire *Error
 	var failed *upstream.Error
+	var noRoute *route.UnknownError
 	isUpstream := errors.As(err, &failed)
 	switch {
 	case errors.As(err, &wire):
 		return wire
-	case errors.Is(err, namespace.ErrNameUnknown):
+	case errors.As(err, &noRoute):
 		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: err.Error()}
 	case errors.Is(err, namespace.ErrOffline):
 		return &Error{Status: http.StatusNotFound, Code: unknown(e.op), Message: err.Error()}

@@ -1,42 +1,33 @@
-package namespace_test
+package route_test
 
 import (
 	"errors"
-	"io"
-	"log/slog"
 	"strings"
 	"testing"
 
-	"github.com/weirhq/weir/namespace"
-	"github.com/weirhq/weir/storage"
-	"github.com/weirhq/weir/storage/storagetest"
+	"github.com/weirhq/weir/namespace/route"
 )
 
-// newTable returns a table that can resolve names, and no more.
-func newTable(t testing.TB, specs ...namespace.Spec) *namespace.Table {
+// newTable returns a table whose values are the keys of its entries.
+func newTable(t testing.TB, rules ...route.Rule) *route.Table[string] {
 	t.Helper()
-	table, err := namespace.NewTable(newCache(t), specs)
+	table, err := newKeys(rules)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return table
 }
 
-func newCache(t testing.TB) *namespace.Cache {
-	t.Helper()
-	store := storagetest.NewMemory(t)
-	cache, err := namespace.NewCache(namespace.CacheOptions{
-		Store: store, Spools: store.Spools(), Catalog: storage.NewCatalog(store.Records(), storage.CatalogOptions{}),
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
-	if err != nil {
-		t.Fatal(err)
+func newKeys(rules []route.Rule) (*route.Table[string], error) {
+	var entries []route.Entry[string]
+	for _, rule := range rules {
+		entries = append(entries, route.Entry[string]{Rule: rule, Value: rule.Key})
 	}
-	return cache
+	return route.New(entries...)
 }
 
-func manyBlocks() []namespace.Spec {
-	return []namespace.Spec{
+func manyBlocks() []route.Rule {
+	return []route.Rule{
 		{Key: "docker.io", Host: "docker.io", DockerHub: true, Default: true},
 		{Key: "library", DockerHub: true},
 		{Key: "ghcr.io", Host: "ghcr.io"},
@@ -94,9 +85,9 @@ func TestResolve(t *testing.T) {
 		{"evil.example", "nginx", "docker.io", "library/nginx"},
 		{"ghcr.io/acme", "nginx", "docker.io", "library/nginx"},
 	} {
-		n, repo, err := table.Resolve(test.ns, test.name)
-		if err != nil || n.Key() != test.key || repo != test.repo {
-			t.Errorf("ns=%q %q: %v %q, %v; want %q %q", test.ns, test.name, n, repo, err, test.key, test.repo)
+		key, repo, err := table.Resolve(test.ns, test.name)
+		if err != nil || key != test.key || repo != test.repo {
+			t.Errorf("ns=%q %q: %v %q, %v; want %q %q", test.ns, test.name, key, repo, err, test.key, test.repo)
 		}
 	}
 }
@@ -104,7 +95,7 @@ func TestResolve(t *testing.T) {
 // TestResolveByAnyNameOfDockerHub has the block declare another of the three.
 func TestResolveByAnyNameOfDockerHub(t *testing.T) {
 	for _, declared := range []string{"docker.io", "index.docker.io", "registry-1.docker.io"} {
-		table := newTable(t, namespace.Spec{Key: "hub", Host: declared, DockerHub: true})
+		table := newTable(t, route.Rule{Key: "hub", Host: declared, DockerHub: true})
 		for _, ns := range []string{"docker.io", "index.docker.io", "registry-1.docker.io"} {
 			if _, repo, err := table.Resolve(ns, "nginx"); err != nil || repo != "library/nginx" {
 				t.Errorf("%s for %s: %q, %v", ns, declared, repo, err)
@@ -113,24 +104,28 @@ func TestResolveByAnyNameOfDockerHub(t *testing.T) {
 	}
 }
 
+func isUnknown(err error) bool {
+	_, ok := errors.AsType[*route.UnknownError](err)
+	return ok
+}
+
 func TestResolveUnknown(t *testing.T) {
-	table := newTable(t, namespace.Spec{Key: "ghcr.io", Host: "ghcr.io"}, namespace.Spec{Key: "quay.io"})
+	table := newTable(t, route.Rule{Key: "ghcr.io", Host: "ghcr.io"}, route.Rule{Key: "quay.io"})
 	for _, name := range []string{"nginx", "ghcr.iox/a", "ghcr", "a/ghcr.io"} {
 		_, _, err := table.Resolve("", name)
-		if !errors.Is(err, namespace.ErrNameUnknown) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "ghcr.io, quay.io") {
+		if !isUnknown(err) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "ghcr.io, quay.io") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-func TestNewTableRefuses(t *testing.T) {
-	for name, specs := range map[string][]namespace.Spec{
+func TestNewRefuses(t *testing.T) {
+	for name, rules := range map[string][]route.Rule{
 		"same key":     {{Key: "a"}, {Key: "a"}},
 		"same host":    {{Key: "a", Host: "docker.io"}, {Key: "b", Host: "Index.Docker.io"}},
 		"two defaults": {{Key: "a", Default: true}, {Key: "b", Default: true}},
-		"pattern":      {{Key: "a", ImmutableTags: true, ImmutableTagsExclusions: []string{"("}}},
 	} {
-		if _, err := namespace.NewTable(newCache(t), specs); err == nil {
+		if _, err := newKeys(rules); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -146,26 +141,26 @@ func FuzzResolve(f *testing.F) {
 	table := newTable(f, blocks...)
 	strict := newTable(f, blocks[1:]...) // without a default
 	f.Fuzz(func(t *testing.T, ns, name string) {
-		n, repo, err := table.Resolve(ns, name)
+		key, repo, err := table.Resolve(ns, name)
 		if err != nil || repo == "" {
 			t.Fatalf("with a default there is an answer, not %q, %v", repo, err)
 		}
-		if tail := strings.TrimPrefix(repo, "library/"); repo != name && tail != name && !strings.HasSuffix(name, tail) && name != "" && strings.TrimSuffix(name, "/") != n.Key() {
+		if tail := strings.TrimPrefix(repo, "library/"); repo != name && tail != name && !strings.HasSuffix(name, tail) && name != "" && strings.TrimSuffix(name, "/") != key {
 			t.Errorf("%q became %q", name, repo)
 		}
-		n, _, err = strict.Resolve("", name)
+		key, _, err = strict.Resolve("", name)
 		if err != nil {
-			if !errors.Is(err, namespace.ErrNameUnknown) {
+			if !isUnknown(err) {
 				t.Errorf("%q: %v", name, err)
 			}
 			return
 		}
-		if !strings.HasPrefix(name+"/", n.Key()+"/") {
-			t.Errorf("%q is answered by %q", name, n.Key())
+		if !strings.HasPrefix(name+"/", key+"/") {
+			t.Errorf("%q is answered by %q", name, key)
 		}
-		for _, other := range strict.Namespaces() {
-			if len(other.Key()) > len(n.Key()) && strings.HasPrefix(name+"/", other.Key()+"/") {
-				t.Errorf("%q is answered by %q, not by %q", name, n.Key(), other.Key())
+		for _, other := range strict.Values() {
+			if len(other) > len(key) && strings.HasPrefix(name+"/", other+"/") {
+				t.Errorf("%q is answered by %q, not by %q", name, key, other)
 			}
 		}
 	})

@@ -1,15 +1,14 @@
-package namespace_test
+package route_test
 
 import (
 	"fmt"
 	"strings"
 	"testing"
 
-	"github.com/weirhq/weir/namespace"
-	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/namespace/route"
 )
 
-// A name that nobody answers is told what it may have been meant to be.
+// The error for an unknown name suggests the name that may have been meant.
 func TestUnknownNameIsTold(t *testing.T) {
 	table := newTable(t, manyBlocks()[1:]...)
 	const all = "; names begin with ghcr.io, ghcr.io/acme, ghcr.io/acme/deep, hub/library, library, localhost:5000, team/mirror"
@@ -30,38 +29,20 @@ func TestUnknownNameIsTold(t *testing.T) {
 }
 
 func TestUnknownNameListsSomeKeys(t *testing.T) {
-	var specs []namespace.Spec
+	var rules []route.Rule
 	for i := range 12 {
-		specs = append(specs, namespace.Spec{Key: fmt.Sprintf("block-%02d", i)})
+		rules = append(rules, route.Rule{Key: fmt.Sprintf("block-%02d", i)})
 	}
-	_, _, err := newTable(t, specs...).Resolve("", "nginx")
+	_, _, err := newTable(t, rules...).Resolve("", "nginx")
 	if want := "names begin with block-00, block-01, block-02, block-03, block-04, block-05, block-06, block-07, block-08, block-09, or one of 2 more"; err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("%v, want %s", err, want)
 	}
-	_, _, err = newTable(t, specs[:10]...).Resolve("", "nginx")
+	_, _, err = newTable(t, rules[:10]...).Resolve("", "nginx")
 	if err == nil || !strings.HasSuffix(err.Error(), "block-08, block-09") {
 		t.Errorf("%v", err)
 	}
 	_, _, err = newTable(t).Resolve("", "nginx")
 	if err == nil || !strings.HasSuffix(err.Error(), "no repository is configured") {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestUpstreamKey(t *testing.T) {
-	table := newTable(t, namespace.Spec{
-		Key: "ghcr.io", Upstreams: upstream.NewChain(upstream.ChainOptions{}),
-		UpstreamHosts: []string{"Mirror.example:5000", "ghcr.io", "twice.example", "twice.example"},
-	})
-	n := table.Namespaces()[0]
-	for host, want := range map[string]string{
-		"mirror.example:5000": `repository."ghcr.io".upstream[0]`,
-		"ghcr.io":             `repository."ghcr.io".upstream[1]`,
-		"twice.example":       `repository."ghcr.io".upstream`,
-		"elsewhere.example":   `repository."ghcr.io".upstream`,
-	} {
-		if got := n.UpstreamKey(host); got != want {
-			t.Errorf("%s: %s, want %s", host, got, want)
-		}
 	}
 }

@@ -1,0 +1,68 @@
+package namespace_test
+
+import (
+	"io"
+	"log/slog"
+	"testing"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/storagetest"
+	"github.com/weirhq/weir/upstream"
+)
+
+// newTable returns a table that can resolve names, and no more.
+func newTable(t testing.TB, specs ...namespace.Spec) (*namespace.Table, error) {
+	t.Helper()
+	store := storagetest.NewMemory(t)
+	cache, err := namespace.NewCache(namespace.CacheOptions{
+		Store: store, Spools: store.Spools(), Catalog: storage.NewCatalog(store.Records(), storage.CatalogOptions{}),
+		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return namespace.NewTable(cache, specs)
+}
+
+func TestTableFindsNamespaces(t *testing.T) {
+	table, err := newTable(t, namespace.Spec{Key: "docker.io", Host: "docker.io", DockerHub: true}, namespace.Spec{Key: "ghcr.io"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, repo, err := table.Resolve("registry-1.docker.io", "nginx"); err != nil || n.Key() != "docker.io" || repo != "library/nginx" {
+		t.Errorf("%v %q, %v", n, repo, err)
+	}
+}
+
+func TestNewTableRefuses(t *testing.T) {
+	for name, specs := range map[string][]namespace.Spec{
+		"same key": {{Key: "a"}, {Key: "a"}},
+		"pattern":  {{Key: "a", ImmutableTags: true, ImmutableTagsExclusions: []string{"("}}},
+	} {
+		if _, err := newTable(t, specs...); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+func TestUpstreamKey(t *testing.T) {
+	table, err := newTable(t, namespace.Spec{
+		Key: "ghcr.io", Upstreams: upstream.NewChain(upstream.ChainOptions{}),
+		UpstreamHosts: []string{"Mirror.example:5000", "ghcr.io", "twice.example", "twice.example"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := table.Namespaces()[0]
+	for host, want := range map[string]string{
+		"mirror.example:5000": `repository."ghcr.io".upstream[0]`,
+		"ghcr.io":             `repository."ghcr.io".upstream[1]`,
+		"twice.example":       `repository."ghcr.io".upstream`,
+		"elsewhere.example":   `repository."ghcr.io".upstream`,
+	} {
+		if got := n.UpstreamKey(host); got != want {
+			t.Errorf("%s: %s, want %s", host, got, want)
+		}
+	}
+}
