@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// buildkit tells its mirrors in the parameter ns which registry it means, as
-// containerd does, whose code it is.
+// buildkit makes the file of BuildKit, which uses containerd's code: it sends its
+// mirrors the registry in the parameter ns.
 func buildkit(m Mirror, namespaces []Namespace) Config {
 	var c Config
 	namespaces, c.Warnings = selectable("buildkit", m, namespaces)

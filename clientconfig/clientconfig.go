@@ -1,37 +1,35 @@
-// Package clientconfig says what clients need to be told so that they pull
-// through a mirror: the files, with their paths, of Docker, containerd, Podman,
-// BuildKit and K3s.
+// Package clientconfig makes the files that let clients pull through a mirror:
+// Docker, containerd, Podman, BuildKit and K3s.
 //
-// It is pure: the mirror's address and its namespaces go in, texts come out.
-// Each client has a file of this package, which says what that client sends and
-// thus which namespaces it can reach.
+// The package is pure: the mirror's address and its namespaces go in, texts come
+// out. Each client has a file in this package. It explains how the client asks a
+// mirror, and so which namespaces the client can reach.
 //
-// No client is told to use the mirror for whatever registry an image is of, as
-// some could be. A mirror answers a registry that it does not know from its
-// default namespace, where an image of the same name may be another one.
+// No file makes a client use the mirror for all registries, although some clients
+// support that. A mirror answers for a registry that it does not know from its
+// default namespace, in which an image of the same name may be a different one.
 package clientconfig
 
 import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/weirhq/weir/oci"
 )
 
-// dockerHub is what clients call Docker Hub.
-const dockerHub = "docker.io"
-
-// Namespace is one of the name spaces that the mirror serves.
+// Namespace is a namespace of the mirror.
 type Namespace struct {
-	Key     string // how the names that it serves begin
-	Host    string // the registry that it answers for where a client names one; empty: none
-	Default bool   // serves the names that no key matches
+	Key     string // the first path segments of the names that it serves
+	Host    string // the registry that it answers for if a client names one; empty: none
+	Default bool   // it serves the names that no key matches
 }
 
-// Config is what a client needs.
+// Config holds the files of a client, and notes for the operator.
 type Config struct {
 	Files    []File
-	Warnings []string // what the client cannot have through the mirror, and what to use instead
-	Hints    []string // what to do with the files
+	Warnings []string // namespaces that the client cannot reach, and alternatives
+	Hints    []string // how to install the files
 }
 
 // File is a file on the client's machine.
@@ -65,9 +63,9 @@ func Clients() []string {
 	return names
 }
 
-// For returns what a client needs to pull through a mirror with the given
-// namespaces. It fails where it does not know the client, and where the mirror
-// would have to be a mirror of itself.
+// For returns the configuration of a client for a mirror with the given namespaces.
+// It returns an error if it does not know the client, or if the mirror's address is
+// also the registry of a namespace.
 func For(name string, m Mirror, namespaces []Namespace) (Config, error) {
 	known := clients()
 	i := slices.IndexFunc(known, func(c client) bool { return c.name == name })
@@ -75,6 +73,7 @@ func For(name string, m Mirror, namespaces []Namespace) (Config, error) {
 		return Config{}, fmt.Errorf("unknown client %q; known are %s", name, strings.Join(Clients(), ", "))
 	}
 	for _, n := range namespaces {
+		// The client would ask the mirror for the mirror's own upstream, for ever.
 		if n.Host == m.Host {
 			return Config{}, fmt.Errorf("%s cannot be the mirror, since it is also the registry that repository.%q mirrors", m.Host, n.Key)
 		}
@@ -82,8 +81,8 @@ func For(name string, m Mirror, namespaces []Namespace) (Config, error) {
 	return known[i].make(m, namespaces), nil
 }
 
-// Print returns the files as one text: each begins with its path as a comment,
-// and an empty line is between two.
+// Print returns the files as one text. Each begins with its path as a comment, and
+// an empty line separates them.
 func Print(files []File) string {
 	texts := make([]string, len(files))
 	for i, f := range files {
@@ -92,9 +91,9 @@ func Print(files []File) string {
 	return strings.Join(texts, "\n")
 }
 
-// selectable returns the namespaces that a client can select which tells the
-// mirror no more than a registry's host, in containerd's parameter ns, and a
-// warning for each other one.
+// selectable returns the namespaces that a client can select if it sends the mirror
+// only the host of a registry, in containerd's parameter ns. It returns a warning
+// for each other namespace.
 func selectable(client string, m Mirror, all []Namespace) (found []Namespace, warnings []string) {
 	for _, n := range all {
 		switch {
@@ -112,26 +111,25 @@ func selectable(client string, m Mirror, all []Namespace) (found []Namespace, wa
 	return found, warnings
 }
 
-// nameless is the warning about a namespace that stands for no registry.
+// nameless returns the warning about a namespace without a registry.
 func (m Mirror) nameless(n Namespace) string {
 	registry := "registry.example.com"
 	if n.Key == "library" {
-		registry = dockerHub
+		registry = oci.DockerHub // the key of its official images
 	}
 	return fmt.Sprintf("repository.%q stands for no registry that images are named after: set its namespace to one, "+
 		"as in namespace = %q, or begin the names of its images with the mirror, %s/...", n.Key, registry, m.spell(n))
 }
 
-// spell returns how the names of a namespace's images begin where they name the
-// mirror.
+// spell returns the prefix of a namespace's images in a pull that names the mirror.
 func (m Mirror) spell(n Namespace) string { return m.Host + "/" + n.Key }
 
-// spellable reports whether [Mirror.spell] begins the name of an image, which
-// can have a port in its first segment only.
+// spellable reports whether [Mirror.spell] is a valid prefix of an image's name: only
+// the first segment can have a port, and that is the mirror's.
 func (n Namespace) spellable() bool { return !strings.Contains(n.Key, ":") }
 
-// unspellable is the warning about a namespace that is not spellable, for
-// clients that can select it in no other way.
+// unspellable returns the warning about a namespace that is not spellable, for
+// clients that cannot select it in another way.
 func (n Namespace) unspellable() string {
 	text := fmt.Sprintf("repository.%q has a port in its key, and names of images cannot have one behind the mirror's: give the block a key without", n.Key)
 	if n.Host != "" {
@@ -140,9 +138,8 @@ func (n Namespace) unspellable() string {
 	return text
 }
 
-// prefix is how the names of a namespace's images begin where they do not name
-// the mirror: with its registry, or with part of one. It is empty where nothing
-// is known of that.
+// prefix returns the prefix of a namespace's images in a pull that does not name the
+// mirror: its registry, or a part of one. It is empty if it is not known.
 func (n Namespace) prefix() string {
 	if n.Host != "" {
 		return n.Host
@@ -153,8 +150,8 @@ func (n Namespace) prefix() string {
 	return ""
 }
 
-// isHost reports whether clients take the first segment of an image's name for
-// a registry, and not for a user of Docker Hub.
+// isHost reports whether clients take the first segment of an image's name for a
+// registry, and not for a user of Docker Hub.
 func isHost(segment string) bool {
 	return strings.ContainsAny(segment, ".:") || segment == "localhost"
 }

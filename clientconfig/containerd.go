@@ -2,17 +2,20 @@ package clientconfig
 
 import (
 	"fmt"
+	"net"
 	"strings"
+
+	"github.com/weirhq/weir/internal/hosts"
+	"github.com/weirhq/weir/oci"
 )
 
-// certsD is where containerd looks for a directory named after a registry.
+// certsD is the directory of containerd with one directory for each registry.
 const certsD = "/etc/containerd/certs.d"
 
-// containerd reads one file for each registry, and tells the mirror in its
-// parameter ns which registry it means. The files are read at each pull. That
-// they are read at all is a setting of config.toml, of which no drop-in can be
-// made: containerd 1 replaces everything that config.toml says about the CRI
-// plugin by what a drop-in says.
+// containerd makes the files of containerd: one for each registry, read at each
+// pull. It sends the registry in the parameter ns. A setting in config.toml must
+// enable the files. That setting is a hint and not a file, because a drop-in would
+// replace the whole section of the CRI plugin in containerd 1.
 func containerd(m Mirror, namespaces []Namespace) Config {
 	var c Config
 	namespaces, c.Warnings = selectable("containerd", m, namespaces)
@@ -39,8 +42,8 @@ func containerd(m Mirror, namespaces []Namespace) Config {
 	return c
 }
 
-// hosts is the file for one registry. An empty server leaves it to containerd
-// where it goes when the mirror fails.
+// hosts returns the file for one registry. Containerd asks server if the mirror
+// fails; if it is empty, containerd finds the registry by itself.
 func (m Mirror) hosts(registry, server string) File {
 	var b strings.Builder
 	if server != "" {
@@ -50,15 +53,18 @@ func (m Mirror) hosts(registry, server string) File {
 	return File{certsD + "/" + registry + "/hosts.toml", b.String()}
 }
 
-// server is where a registry is to be found that is called host in the names of
-// images. Of this machine's own registries containerd finds out by itself
-// whether they speak HTTPS.
+// server returns the URL of a registry whose images are named after host. It is
+// empty for a registry on this machine, since containerd finds out whether such a
+// registry has HTTPS.
 func server(host string) string {
-	name, _, _ := strings.Cut(host, ":")
+	name := host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		name = h
+	}
 	switch {
-	case host == dockerHub:
+	case host == oci.DockerHub:
 		return "https://registry-1.docker.io"
-	case name == "localhost" || strings.HasPrefix(name, "127.") || strings.HasPrefix(host, "[::1]"):
+	case hosts.Loopback(strings.Trim(name, "[]")):
 		return ""
 	default:
 		return "https://" + host

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // daemonJSON is the part of Docker's configuration that concerns mirrors.
@@ -13,9 +15,10 @@ type daemonJSON struct {
 	InsecureRegistries []string `json:"insecure-registries,omitempty"`
 }
 
-// docker asks its mirrors for images of Docker Hub only, by their bare names:
-// library/nginx. The default namespace answers those, and one whose key is
-// library those of official images.
+// docker makes the file of Docker Engine. Docker asks its mirrors only for images
+// of Docker Hub, by names without a registry, such as library/nginx. The default
+// namespace answers those. A namespace with the key library answers only official
+// images.
 func docker(m Mirror, namespaces []Namespace) Config {
 	var c Config
 	var daemon daemonJSON
@@ -32,7 +35,7 @@ func docker(m Mirror, namespaces []Namespace) Config {
 	if mirrors || m.Plain {
 		content, err := json.MarshalIndent(daemon, "", "  ")
 		if err != nil {
-			panic(err) // strings can be marshalled
+			panic(err) // strings can always be marshalled
 		}
 		c.Files = []File{{"/etc/docker/daemon.json", string(content) + "\n"}}
 		c.Hints = append(c.Hints, "merge this into the daemon.json that you have; then: systemctl reload docker")
@@ -40,7 +43,7 @@ func docker(m Mirror, namespaces []Namespace) Config {
 	var named []string
 	for _, n := range namespaces {
 		switch {
-		case n.Host == dockerHub || n.Key == "library":
+		case n.Host == oci.DockerHub || n.Key == "library":
 		case n.spellable():
 			named = append(named, m.spell(n)+"/...")
 		default:
@@ -53,12 +56,12 @@ func docker(m Mirror, namespaces []Namespace) Config {
 	return c
 }
 
-// answersDockerHub reports whether bare names lead to images of Docker Hub, and
-// what is to be said about it.
+// answersDockerHub reports whether the mirror answers names without a registry with
+// images of Docker Hub. The warning, if any, says how to change that.
 func answersDockerHub(namespaces []Namespace) (ok bool, warning string) {
 	if i := slices.IndexFunc(namespaces, func(n Namespace) bool { return n.Default }); i >= 0 {
 		registry := namespaces[i].prefix()
-		if registry == "" || registry == dockerHub || strings.HasPrefix(registry, dockerHub+"/") {
+		if registry == "" || registry == oci.DockerHub || strings.HasPrefix(registry, oci.DockerHub+"/") {
 			return true, ""
 		}
 		return false, fmt.Sprintf("registry-mirrors is left out: docker would take images of repository.%q, which is the default, for those of Docker Hub. "+

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// k3s writes the files of its containerd from this one, so the mirror is told
-// in the parameter ns which registry is meant.
+// k3s makes the file of K3s and RKE2. They write the files of their containerd from
+// it, so the mirror receives the registry in the parameter ns.
 func k3s(m Mirror, namespaces []Namespace) Config {
 	var c Config
 	namespaces, c.Warnings = selectable("k3s", m, namespaces)

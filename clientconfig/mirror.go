@@ -3,14 +3,14 @@ package clientconfig
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
+
+	"github.com/weirhq/weir/internal/hosts"
 )
 
-// Mirror is where clients reach the mirror.
+// Mirror is the mirror's address, as clients use it.
 type Mirror struct {
 	URL   string // http://mirror.example.com:8000
 	Host  string // mirror.example.com:8000
@@ -19,8 +19,8 @@ type Mirror struct {
 
 var hostAndPort = regexp.MustCompile(`^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]+)?$`)
 
-// ParseMirror reads the URL under which clients reach the mirror. Its errors do
-// not quote the URL, which may hold a password.
+// ParseMirror reads the mirror's URL. Its errors do not quote the URL, which may hold
+// a password.
 func ParseMirror(raw string) (Mirror, error) {
 	u, err := url.Parse(raw)
 	switch {
@@ -38,11 +38,11 @@ func ParseMirror(raw string) (Mirror, error) {
 	if !hostAndPort.MatchString(m.Host) {
 		return Mirror{}, fmt.Errorf("names %q, which is no host name or IP address with an optional port", u.Host)
 	}
-	if port, err := strconv.Atoi(u.Port()); u.Port() != "" && (err != nil || port < 1 || port > 65535) {
+	if u.Port() != "" && !hosts.ValidPort(u.Port()) {
 		return Mirror{}, errors.New("names a port that is not between 1 and 65535")
 	}
-	if ip, err := netip.ParseAddr(u.Hostname()); err == nil && ip.IsUnspecified() {
-		return Mirror{}, fmt.Errorf("names %s, which is every address of a machine and none that clients can connect to", ip)
+	if name := u.Hostname(); hosts.Unspecified(name) {
+		return Mirror{}, fmt.Errorf("names %s, which is every address of a machine and none that clients can connect to", name)
 	}
 	if !isHost(m.Host) {
 		return Mirror{}, fmt.Errorf("names %[1]q, which clients would take for a user of Docker Hub in an image's name: "+

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// podman, and all that share its library, replace how a name begins by the
-// mirror's spelling of it: docker.io becomes mirror.example.com/docker.io.
+// podman makes the file of Podman, Buildah, Skopeo and CRI-O. Their library replaces
+// the prefix of a name: docker.io becomes mirror.example.com/docker.io.
 func podman(m Mirror, namespaces []Namespace) Config {
 	var c Config
 	var blocks []string
@@ -31,7 +31,7 @@ func podman(m Mirror, namespaces []Namespace) Config {
 	return c
 }
 
-// insecure allows HTTP where the mirror needs it.
+// insecure returns the line that allows HTTP, if the mirror has no TLS.
 func (m Mirror) insecure() string {
 	if m.Plain {
 		return "insecure = true\n"

@@ -1,22 +1,24 @@
-// Package config reads what the operator wrote: TOML becomes one validated,
+// Package config reads the operator's configuration: TOML becomes one validated,
 // immutable value.
 //
-// The way there has four steps, each in files of its own:
+// A configuration passes four steps, each in files of its own:
 //
 //   - A document is parsed into a tree of nodes that know their file and line
 //     (tree.go, locate.go). Trees of several files merge.
 //   - The tree is decoded into a [Config] (decode.go, expand.go). Every key
 //     must be known (schema.go); strings expand ${NAME}; secrets may come from
-//     files. What [Global] says flows into each [Namespace], so that a
+//     files. URLs, images and platforms become typed values (url.go, image.go).
+//     The tag policy of [Global] is copied into each [Namespace], so that a
 //     consumer reads one value.
-//   - [Config.Validate] checks the meaning: ranges, URLs, patterns,
-//     certificates, directories.
-//   - The value answers questions: what a reload may change
-//     ([RestartRequired]), which files to watch ([Config.Files]), what deserves
-//     a warning ([Config.Warnings]), what is in force ([Config.WriteTOML]).
+//   - [Config.Validate] checks the values: ranges, patterns, certificates,
+//     directories (validate*.go).
+//   - The value answers questions: which keys a reload cannot change
+//     ([RestartRequired]), which files to watch ([Config.Files]), what to warn
+//     about ([Config.Warnings]), how the configuration in force looks as a file
+//     ([Config.WriteTOML]).
 //
-// Nothing stops at the first problem: [Load] and [Config.Validate] return
-// [Problems], each with its key path and, where it is known, its file and line.
+// No step stops at the first problem: [Load] and [Config.Validate] return
+// [Problems], each with its key path and, if known, its file and line.
 //
 // The package opens no connection and starts no goroutine.
 package config
@@ -30,8 +32,8 @@ import (
 // Config is the whole configuration with every default filled in. It is not
 // changed after [Load] has returned it.
 //
-// The tag `reload:"live"` marks what a reload can change in a running server;
-// see [RestartRequired].
+// The tag `reload:"live"` marks the fields that a reload can change in a running
+// server; see [RestartRequired].
 type Config struct {
 	Server        Server        `toml:"server"`
 	Log           Log           `toml:"log"`
@@ -44,7 +46,7 @@ type Config struct {
 	source source
 }
 
-// Server says where clients connect.
+// Server is the address that clients connect to.
 type Server struct {
 	BindAddress string `toml:"bind_address"` // an IP address or a host name; empty: every interface
 	Port        int    `toml:"port"`         // 0 picks a free port
@@ -55,14 +57,14 @@ func (s Server) Address() string {
 	return net.JoinHostPort(s.BindAddress, strconv.Itoa(s.Port))
 }
 
-// Log says what is logged, and how it looks.
+// Log holds the level and the format of the log.
 type Log struct {
 	Level  string `toml:"level" reload:"live"` // debug, info, warn or error
 	Format string `toml:"format"`              // auto, text or json
 }
 
 // Global holds limits of the whole process, and the tag policy of every
-// repository that does not set its own.
+// namespace that does not set its own.
 type Global struct {
 	MaxConcurrentCacheJobs  int           `toml:"max_concurrent_cache_jobs"`
 	MaxConcurrentFetches    int           `toml:"max_concurrent_fetches"`
@@ -74,10 +76,10 @@ type Global struct {
 	NegativeTTL             Duration      `toml:"negative_ttl" reload:"live"`
 	ServeStaleOn            []string      `toml:"serve_stale_on" reload:"live"`
 	MaxStale                Duration      `toml:"max_stale" reload:"live"`
-	EnableBlobRedirect      bool          `toml:"enable_blob_redirect"` // acts only where blobs are stored in S3
+	EnableBlobRedirect      bool          `toml:"enable_blob_redirect"` // accepted for files written for Angos; it has no effect on local disk
 }
 
-// BlobStore says where verified content is kept.
+// BlobStore is the place of verified content.
 type BlobStore struct {
 	FS FS `toml:"fs"`
 }
@@ -85,19 +87,19 @@ type BlobStore struct {
 // FS is a blob store in a directory.
 type FS struct {
 	RootDir    string        `toml:"root_dir"`
-	SyncToDisk bool          `toml:"sync_to_disk"` // what is committed survives a power cut
-	MaxSize    SizeLimit     `toml:"max_size"`     // cap on what is stored; what was used least recently goes
-	MinFree    Size          `toml:"min_free"`     // space the filesystem always keeps free
-	MaxUnused  DurationLimit `toml:"max_unused"`   // how long content stays that nobody pulls
+	SyncToDisk bool          `toml:"sync_to_disk"` // committed content survives a power cut
+	MaxSize    SizeLimit     `toml:"max_size"`     // cap on stored content; the least recently used is evicted
+	MinFree    Size          `toml:"min_free"`     // space that the filesystem always keeps free
+	MaxUnused  DurationLimit `toml:"max_unused"`   // content that was not pulled for that long is deleted
 }
 
-// Cache says where upstream tokens are shared.
+// Cache is the place where instances share upstream tokens.
 type Cache struct {
 	Redis *Redis `toml:"redis"` // nil: tokens stay in memory
 }
 
-// Redis is one Redis server, a Sentinel group or a cluster. The fields below
-// URL are what [Load] read in it.
+// Redis is one Redis server, a Sentinel group or a cluster. [Load] fills the
+// fields without a key from the URL.
 type Redis struct {
 	URL       Secret `toml:"url"` // it may hold a password
 	KeyPrefix string `toml:"key_prefix"`
@@ -107,7 +109,7 @@ type Redis struct {
 	Password   Secret
 	DB         int
 	TLS        bool
-	MasterName string // the group that Sentinel watches; empty: no Sentinel
+	MasterName string // group of the Sentinels; empty: no Sentinel
 }
 
 // Namespace is one repository block: the repositories of one registry that Weir
@@ -116,12 +118,12 @@ type Redis struct {
 type Namespace struct {
 	Key       string     // the first path segments of the names it serves
 	Host      string     `toml:"namespace"` // the ?ns= that selects it, in lower case; empty: none
-	Default   bool       `toml:"default"`   // serves the names that no other key matches
-	Offline   bool       `toml:"offline"`   // never contacts an upstream
+	Default   bool       `toml:"default"`   // it serves the names that no key matches
+	Offline   bool       `toml:"offline"`   // no upstream is ever contacted
 	Upstreams []Upstream `toml:"upstream"`  // in the order in which they are tried
 	Warm      []Warm     `toml:"warm"`      // images that are kept in the cache
 
-	ImmutableTags           bool     `toml:"immutable_tags"` // also true where Global says so
+	ImmutableTags           bool     `toml:"immutable_tags"` // also true if it is true in Global
 	ImmutableTagsExclusions []string `toml:"immutable_tags_exclusions"`
 	TagTTL                  Duration `toml:"tag_ttl"`
 	NegativeTTL             Duration `toml:"negative_ttl"`
@@ -148,6 +150,6 @@ type Upstream struct {
 	ServerCABundle    string        `toml:"server_ca_bundle"`   // path of a PEM file, added to the system roots
 	MaxRedirect       int           `toml:"max_redirect"`
 	ConnectTimeout    time.Duration `toml:"connect_timeout_secs"`
-	ReadTimeout       time.Duration `toml:"read_timeout_secs"` // stall between two reads
+	ReadTimeout       time.Duration `toml:"read_timeout_secs"` // longest pause between two reads
 	Proxy             Secret        `toml:"proxy"`             // a URL that may hold a password; empty: from the environment
 }

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// place is where a value stands in the configuration.
+// place is the path of a value in the configuration.
 type place struct {
 	key     string // key path: repository."ghcr.io".upstream[0].url
-	generic string // the same for any repository and index: repository.*.upstream.url
+	generic string // without keys of blocks and indices: repository.*.upstream.url
 }
 
 func (p place) in(name string) place {
@@ -24,15 +24,15 @@ func (p place) in(name string) place {
 
 func (p place) element(i int) place { return place{elementOf(p.key, i), p.generic} }
 
-// decoder fills a Config from a tree. It goes on after a problem, so that all
-// of them are found.
+// decoder fills a Config from a tree. It continues after a problem, so that one
+// report has all problems.
 type decoder struct {
 	config   *Config
 	problems Problems
 }
 
-// decode returns the configuration that a tree describes, as far as that is
-// possible, and everything that is in the way.
+// decode returns the configuration of a tree, and its problems. A value with a
+// problem keeps its default.
 func decode(root *node) (*Config, Problems) {
 	d := decoder{config: base()}
 	d.config.source = source{positions: map[string]position{}, secretFiles: map[string]string{}}
@@ -75,7 +75,7 @@ func (d *decoder) table(p place, n *node, dst reflect.Value) {
 	}
 }
 
-// unknownKey deals with a key that a table of type t does not have.
+// unknownKey handles a key that a table of type t does not have.
 func (d *decoder) unknownKey(p place, n *node, t reflect.Type, name string) {
 	switch verdict, err := judgeUnknownKey(p.generic, n); verdict {
 	case refused:
@@ -261,7 +261,7 @@ func (d *decoder) namespaces(p place, n *node, dst *[]Namespace) {
 	}
 }
 
-// namespace decodes one block over what Global says, which has been decoded
+// namespace decodes one block over the values of Global, which have been decoded
 // before: its field comes first.
 func (d *decoder) namespace(p place, n *node, key string) Namespace {
 	g := d.config.Global

@@ -6,8 +6,8 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// Default returns the configuration of a server that was given none: the
-// public registries that people pull from most, anonymously, for clients on
+// Default returns the configuration of a server without a configuration file. It
+// mirrors the public registries with the most pulls, anonymously, for clients on
 // this machine.
 func Default() *Config {
 	c := base()
@@ -27,7 +27,7 @@ func Default() *Config {
 	return c
 }
 
-// base returns the defaults of every key outside repositories.
+// base returns the defaults of all keys outside repository blocks.
 func base() *Config {
 	return &Config{
 		Server: Server{BindAddress: "127.0.0.1", Port: 8000},
@@ -45,7 +45,7 @@ func base() *Config {
 	}
 }
 
-// newNamespace returns a block that has set nothing yet.
+// newNamespace returns the defaults of a block.
 func newNamespace(key string, g Global) Namespace {
 	return Namespace{
 		Key:                     key,

@@ -12,8 +12,9 @@ import (
 
 var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// expand replaces ${NAME} from the environment, and $$ by a dollar sign. Any
-// other dollar sign stays, so that patterns such as "^latest$" need no care.
+// expand replaces ${NAME} by the variable of the environment, and $$ by one dollar
+// sign. Any other dollar sign stays, so that patterns such as "^latest$" need no
+// escaping.
 func expand(s string) (string, error) {
 	var b strings.Builder
 	for {
@@ -28,7 +29,7 @@ func expand(s string) (string, error) {
 		case strings.HasPrefix(after, "{"):
 			name, rest, closed := strings.Cut(after[1:], "}")
 			if !closed || !variableName.MatchString(name) {
-				return "", errors.New("after ${ must come the name of an environment variable and }; write $${ where ${ itself is meant")
+				return "", errors.New("after ${ must come the name of an environment variable and }; write $${ for a literal ${")
 			}
 			value, set := os.LookupEnv(name)
 			if !set {
@@ -46,11 +47,12 @@ func expand(s string) (string, error) {
 	}
 }
 
-// escape is the inverse of expand.
+// escape returns a string that expand turns into s.
 func escape(s string) string {
 	var b strings.Builder
 	for i, c := range []byte(s) {
 		b.WriteByte(c)
+		// Only these two pairs mean something to expand; a dollar sign alone stays.
 		if c == '$' && i+1 < len(s) && (s[i+1] == '$' || s[i+1] == '{') {
 			b.WriteByte('$')
 		}
@@ -58,7 +60,8 @@ func escape(s string) string {
 	return b.String()
 }
 
-// maxSideFile bounds the secret and certificate files, in bytes.
+// maxSideFile bounds the files of secrets and certificates, in bytes. A bundle of
+// all public certificate authorities has about 200 KiB.
 const maxSideFile = 8 << 20
 
 // readSecret reads a secret without its trailing newline.
@@ -70,8 +73,8 @@ func readSecret(file string) (string, error) {
 	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), nil
 }
 
-// readRegular reads a file that the configuration names. Devices and pipes are
-// refused: they could block a reload for ever.
+// readRegular reads a file that the configuration names. It returns an error for
+// devices and pipes, which could block a reload for ever.
 func readRegular(file string) ([]byte, error) {
 	info, err := os.Stat(file)
 	if err != nil {

@@ -2,11 +2,10 @@ package config
 
 import "errors"
 
-// errNoLimit is the error for a limit that would leave nothing.
+// errNoLimit is the error for a limit of 0, under which nothing could be stored.
 var errNoLimit = errors.New(`must be larger than 0; write "" for no limit`)
 
-// SizeLimit is a [Size] that nothing may exceed, or 0 for no limit, which is
-// written as "".
+// SizeLimit is an upper limit on a [Size]. No limit is 0, and is written as "".
 type SizeLimit Size
 
 // String returns the form that [SizeLimit.UnmarshalText] reads.
@@ -17,10 +16,10 @@ func (l SizeLimit) String() string {
 	return Size(l).String()
 }
 
-// MarshalText returns what String returns.
+// MarshalText returns the form that UnmarshalText reads.
 func (l SizeLimit) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
-// UnmarshalText reads a limit. A size of 0 is an error.
+// UnmarshalText reads a limit. It returns an error for a size of 0.
 func (l *SizeLimit) UnmarshalText(text []byte) error {
 	var size Size
 	if len(text) > 0 {
@@ -35,8 +34,8 @@ func (l *SizeLimit) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// DurationLimit is a [Duration] that nothing may exceed, or 0 for no limit,
-// which is written as "".
+// DurationLimit is an upper limit on a [Duration]. No limit is 0, and is written
+// as "".
 type DurationLimit Duration
 
 // String returns the form that [DurationLimit.UnmarshalText] reads.
@@ -47,10 +46,10 @@ func (l DurationLimit) String() string {
 	return Duration(l).String()
 }
 
-// MarshalText returns what String returns.
+// MarshalText returns the form that UnmarshalText reads.
 func (l DurationLimit) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
-// UnmarshalText reads a limit. A duration of 0 is an error.
+// UnmarshalText reads a limit. It returns an error for a duration of 0.
 func (l *DurationLimit) UnmarshalText(text []byte) error {
 	var d Duration
 	if len(text) > 0 {

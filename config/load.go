@@ -9,12 +9,12 @@ import (
 	"strings"
 )
 
-// source is where a Config was read from.
+// source records the origin of each value of a Config.
 type source struct {
 	files       []string            // configuration files in the order of merging
 	positions   map[string]position // of the keys that are set, by key path
 	secretFiles map[string]string   // the file a secret was read from, by the secret's key path
-	ignored     []string            // key paths that Angos has and Weir does not need
+	ignored     []string            // key paths of Angos that change nothing for a mirror
 	optedOut    []string            // key paths of immutable_tags = false that have no effect
 }
 
@@ -33,11 +33,10 @@ func (s source) at(key string) position {
 // the earlier ones, everything else replaces. Without paths it reads
 // ./config.toml, else /etc/weir/config.toml, else it returns [Default].
 //
-// It expands ${NAME}, reads the files of secrets and insists on known keys and
-// right types. What the values mean is for [Config.Validate] to judge. The
-// error is a [Problems] and holds everything that is wrong; where Load fails, it
-// also holds what Validate would find in the rest, so that one report names
-// all.
+// Load expands ${NAME}, reads the files of secrets and checks keys and types.
+// [Config.Validate] checks the values. The error is a [Problems]. If Load fails,
+// the error also holds the problems that Validate finds in the other keys, so that
+// one report has all problems.
 func Load(paths ...string) (*Config, error) {
 	if len(paths) == 0 {
 		return loadFirst("config.toml", "/etc/weir/config.toml")
@@ -68,6 +67,7 @@ func loadAll(paths []string) (*Config, error) {
 	}
 	c, problems := decode(root)
 	c.source.files = slices.Clone(paths)
+	// After a file that could not be read, keys would seem to be missing.
 	if len(problems) > 0 && len(unread) == 0 {
 		problems = append(problems, c.unrelated(problems)...)
 	}
@@ -77,11 +77,12 @@ func loadAll(paths []string) (*Config, error) {
 	return c, nil
 }
 
-// unrelated returns what Validate finds and what does not merely follow from
-// the given problems: a misspelt url is not missing too.
+// unrelated returns the problems that Validate finds, except those that follow from
+// the given problems: if url is misspelt, it is not reported as missing too.
 func (c *Config) unrelated(found Problems) Problems {
 	invalid := c.validate()
 	return slices.DeleteFunc(invalid, func(p *Problem) bool {
+		// A key that is missing may stand beside it under another name.
 		_, written := c.source.positions[p.Key]
 		return slices.ContainsFunc(found, func(f *Problem) bool {
 			return within(p.Key, f.Key) || within(f.Key, p.Key) ||

@@ -7,9 +7,9 @@ import (
 )
 
 // locate returns the line of every key, table and array element in a document,
-// by key path. The document must be valid TOML: the parser has accepted it, but
-// tells positions only of its own errors. On anything unexpected the rest stays
-// without lines.
+// by key path. The TOML library reports lines for syntax errors only, so locate
+// scans the text again. The document must be valid TOML. If locate meets syntax
+// that it does not know, the rest of the document has no lines.
 func locate(text string) map[string]int {
 	l := &locator{text: text, line: 1, lines: map[string]int{}, elements: map[string]int{}}
 	for _, mark := range []string{"\xff\xfe", "\xfe\xff", "\ufeff"} { // the byte order marks that the parser skips
@@ -26,7 +26,7 @@ func locate(text string) map[string]int {
 			l.keyValue(current)
 		}
 		if l.pos == start {
-			break
+			break // no progress: unknown syntax
 		}
 	}
 	return l.lines
@@ -40,7 +40,7 @@ type locator struct {
 	elements map[string]int // how many elements an array of tables has so far
 }
 
-// header reads [table] or [[array]] and returns the key path of what follows.
+// header reads [table] or [[array]] and returns the key path of the keys after it.
 func (l *locator) header() string {
 	line := l.line
 	l.skipPrefix("[")
@@ -58,7 +58,7 @@ func (l *locator) header() string {
 			key = elementOf(key, n-1)
 		}
 		if last {
-			l.lines[key] = line // more telling than where a sub-table implied it
+			l.lines[key] = line // it counts more than a sub-table, which only implies the table
 		} else {
 			l.record(key, line)
 		}
@@ -99,6 +99,7 @@ func (l *locator) keyPart() string {
 		start := l.pos
 		l.quoted()
 		var unquoted struct{ Key string }
+		// The library knows all escapes of a quoted key.
 		if _, err := toml.Decode("key = "+l.text[start:l.pos], &unquoted); err != nil {
 			return ""
 		}
@@ -112,7 +113,7 @@ func (l *locator) keyPart() string {
 	return rest[:end]
 }
 
-// value reads a value and records the lines of what is inside it.
+// value reads a value and records the lines of its elements.
 func (l *locator) value(key string) {
 	if l.pos == len(l.text) {
 		return

@@ -9,16 +9,15 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// Problem is one thing that is wrong with a configuration.
+// Problem is one error in a configuration.
 type Problem struct {
-	File string // empty where no file is to blame
-	Line int    // from 1; 0 where it is not known
+	File string // empty if the value comes from no file
+	Line int    // from 1; 0 if it is not known
 	Key  string // the key path, its indices counting from 0; empty for a whole file
-	Err  error  // what is wrong and what to do
+	Err  error  // cause and remedy
 }
 
-// Error returns "file:line: key: what is wrong", without the parts that are
-// not known.
+// Error returns "file:line: key: cause", without the parts that are not known.
 func (p *Problem) Error() string {
 	var b strings.Builder
 	if p.File != "" {
@@ -31,11 +30,9 @@ func (p *Problem) Error() string {
 	return b.String()
 }
 
-// Unwrap returns the cause.
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Problems is everything that is wrong with a configuration, in the order of
-// the files and their lines.
+// Problems are all errors in a configuration, in the order of files and lines.
 type Problems []*Problem
 
 // Error returns one line for each problem.
@@ -57,7 +54,7 @@ func (ps Problems) Unwrap() []error {
 }
 
 // sorted orders the problems by file, in the order in which files were merged,
-// then by line. Those that no file is to blame for come last.
+// then by line. Problems without a file come last.
 func (ps Problems) sorted(files []string) Problems {
 	rank := func(p *Problem) int {
 		if i := slices.Index(files, p.File); i >= 0 {
@@ -71,7 +68,8 @@ func (ps Problems) sorted(files []string) Problems {
 	return ps
 }
 
-// err returns nil for an empty list, which a Problems in an error is not.
+// err returns the list as an error, nil if it is empty. (An empty Problems in an
+// error would not be nil.)
 func (ps Problems) err() error {
 	if len(ps) == 0 {
 		return nil
@@ -79,7 +77,7 @@ func (ps Problems) err() error {
 	return ps
 }
 
-// position is where something stands.
+// position is a line of a file.
 type position struct {
 	file string
 	line int
@@ -92,8 +90,8 @@ func (p position) String() string {
 	return fmt.Sprintf("%s:%d", p.file, p.line)
 }
 
-// keyIn returns the key path of a key in a table. Names that are not bare keys
-// are quoted as TOML does it.
+// keyIn returns the key path of a key in a table. It quotes names that are not bare
+// keys, as TOML does.
 func keyIn(parent, name string) string {
 	quoted := toml.Key{name}.String()
 	if parent == "" {

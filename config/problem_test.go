@@ -53,7 +53,7 @@ func TestProblems(t *testing.T) {
 		{"variable is not text", "[log]\nlevel = \"${WEIR_TEST_LATIN1}\"\n" + docker,
 			`config.toml:2: log.level: the environment variable WEIR_TEST_LATIN1 is not UTF-8 text`},
 		{"variable without a name", "[log]\nlevel = \"${}\"\n" + docker,
-			`config.toml:2: log.level: after ${ must come the name of an environment variable and }; write $${ where ${ itself is meant`},
+			`config.toml:2: log.level: after ${ must come the name of an environment variable and }; write $${ for a literal ${`},
 		{"syntax", "[server]\nport = 80 00\n",
 			`config.toml:2: server: expected a top-level item to end with a newline, comment, or EOF, but got '0' instead`},
 		{"secret without quotes", docker + "password = tiger7\n",
@@ -144,7 +144,7 @@ func TestProblems(t *testing.T) {
 
 func TestUnavailable(t *testing.T) {
 	const plain = "not available in this version of Weir; remove it"
-	const protects = plain + " (it protects something: to ignore it would open what it closes)"
+	const protects = plain + " (it restricts access: ignoring it would grant that access to everyone)"
 	tests := []struct{ text, want string }{
 		{"[server.tls]\nserver_private_key = \"k\"\n", "config.toml:1: server.tls: " + plain},
 		{"[blob_store.s3]\nbucket = \"b\"\n", "config.toml:1: blob_store.s3: " + plain},

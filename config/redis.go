@@ -16,16 +16,16 @@ import (
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 
-// errRedisURL never quotes the URL, which may hold a password.
+// errRedisURL does not quote the URL, which may hold a password.
 var errRedisURL = errors.New("is not a valid URL; it looks like redis://user:password@host:6379/0, " +
 	"and in the password every / ? # @ % is percent-encoded")
 
-// parseURL reads URL into the fields below it. The form is
+// parseURL fills the other fields from URL. The form is
 //
 //	redis[s]://[user[:password]@]host[:port][,host[:port]...][/db][?master_name=NAME]
 //
-// Several hosts are the Sentinels of the group master_name, or else nodes of
-// one cluster.
+// Several hosts are Sentinels if there is a master_name, and nodes of one cluster
+// otherwise.
 func (r *Redis) parseURL() error {
 	raw := r.URL.Reveal()
 	if raw == "" {
@@ -35,7 +35,8 @@ func (r *Redis) parseURL() error {
 	if scheme != "redis" && scheme != "rediss" {
 		return errors.New("must start with redis:// or rediss://")
 	}
-	// net/url refuses a list of hosts, so they are parsed one by one.
+	// net/url refuses a list of hosts, so they are parsed one by one, and the
+	// rest of the URL with a host that stands for them.
 	end := strings.IndexAny(rest, "/?#")
 	if end < 0 {
 		end = len(rest)
@@ -105,19 +106,18 @@ func (r *Redis) address(host string) (string, error) {
 	if _, err := netip.ParseAddr(name); (err != nil || strings.Contains(name, "%")) && !hostName.MatchString(name) {
 		return "", errors.New("each address must be a host name or an IP address, with an optional port")
 	}
-	usual := "6379"
+	defaultPort := "6379"
 	if r.MasterName != "" {
-		usual = "26379"
+		defaultPort = "26379" // of Sentinels
 	}
-	port = cmp.Or(port, usual)
+	port = cmp.Or(port, defaultPort)
 	if !hosts.ValidPort(port) {
 		return "", fmt.Errorf("port %s is not between 1 and 65535", port)
 	}
 	return net.JoinHostPort(name, port), nil
 }
 
-// redactedURL returns a URL that reads as the same fields, but for the
-// password.
+// redactedURL returns a URL with the same fields except the password.
 func (r *Redis) redactedURL() string {
 	if len(r.Addrs) == 0 {
 		return r.URL.String()

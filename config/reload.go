@@ -5,10 +5,9 @@ import (
 	"slices"
 )
 
-// RestartRequired returns the key paths, in the order of their declaration,
-// that differ between two configurations and that a running server cannot
-// change. Namespaces, the tag policy, max_manifest_size and log.level are
-// swapped live; the rest needs a restart.
+// RestartRequired returns the key paths that differ between two configurations and
+// that a running server cannot change, in the order of their declaration.
+// Namespaces, the tag policy, max_manifest_size and log.level are swapped live.
 func RestartRequired(old, new *Config) []string {
 	return frozenChanges("", reflect.ValueOf(*old), reflect.ValueOf(*new))
 }
@@ -18,6 +17,8 @@ func frozenChanges(table string, old, new reflect.Value) []string {
 	for name, field := range keysOf(old.Type()) {
 		key := keyIn(table, name)
 		a, b := old.FieldByIndex(field.Index), new.FieldByIndex(field.Index)
+		// Two tables are compared key by key. If only one of them exists, the
+		// table itself has changed.
 		if a.Kind() == reflect.Pointer && !a.IsNil() && !b.IsNil() {
 			a, b = a.Elem(), b.Elem()
 		}
@@ -32,9 +33,9 @@ func frozenChanges(table string, old, new reflect.Value) []string {
 	return changed
 }
 
-// Files returns every file that the configuration was read from, sorted: the
-// configuration files, those of secrets, and the certificates that upstreams
-// name. A change in any of them is a reason to load again.
+// Files returns the files that the configuration depends on, sorted: the
+// configuration files, the files of secrets, and the certificates of upstreams. If
+// one of them changes, the configuration must be loaded again.
 func (c *Config) Files() []string {
 	files := slices.Clone(c.source.files)
 	for _, file := range c.source.secretFiles {

@@ -11,7 +11,7 @@ import (
 	"github.com/agext/levenshtein"
 )
 
-// fileSuffix is what a secret's key ends in to name a file that holds the secret.
+// fileSuffix ends the key that names the file of a secret: password_file.
 const fileSuffix = "_file"
 
 // keysOf yields the keys of a table in the order of their declaration, each
@@ -34,7 +34,7 @@ func isTable(t reflect.Type) bool {
 
 func isSecret(field reflect.StructField) bool { return field.Type == reflect.TypeFor[Secret]() }
 
-// knownKeys returns every key that a table may hold, twins of secrets included.
+// knownKeys returns all keys that a table may have, with those for files of secrets.
 func knownKeys(t reflect.Type) []string {
 	var names []string
 	for name, field := range keysOf(t) {
@@ -77,9 +77,11 @@ func errUnknownKey(t reflect.Type, name string) error {
 	known := knownKeys(t)
 	distance := func(candidate string) int { return levenshtein.Distance(name, candidate, nil) }
 	nearest := slices.MinFunc(known, func(a, b string) int { return distance(a) - distance(b) })
+	// Two wrong letters, or a third of a long name, is still a typo.
 	if distance(nearest) <= max(2, len(name)/3) {
 		return errors.New(`unknown key; did you mean "` + nearest + `"?`)
 	}
+	// The key may be known in another table.
 	for _, key := range allKeys(reflect.TypeFor[Config](), "") {
 		if strings.HasSuffix(key, "."+name) {
 			return errors.New("unknown key; did you mean " + key + "?")
@@ -88,15 +90,15 @@ func errUnknownKey(t reflect.Type, name string) error {
 	return errors.New("unknown key; known here are " + strings.Join(known, ", "))
 }
 
-// errUnavailable is the error for a key that this version knows about and does
-// not have.
+// errUnavailable is the error for a key of a feature that this version lacks.
 var errUnavailable = errors.New("not available in this version of Weir; remove it")
 
-// errProtects is the error for a key that closes something.
+// errProtects is the error for a key that restricts access. If Weir ignored it, the
+// operator would believe in a protection that does not exist.
 var errProtects = errors.New("not available in this version of Weir; remove it " +
-	"(it protects something: to ignore it would open what it closes)")
+	"(it restricts access: ignoring it would grant that access to everyone)")
 
-// verdict is what becomes of a key that is not ours.
+// verdict is the treatment of a key that Weir does not have.
 type verdict int
 
 const (
@@ -105,9 +107,9 @@ const (
 	refused         // an error that says why
 )
 
-// judgeUnknownKey judges a key that is not ours, given by its generic path: an Angos
-// key that changes nothing for a mirror is ignored; one that protects, or that
-// asks for what this version lacks, is refused.
+// judgeUnknownKey returns the verdict on a key that Weir does not have, by its
+// generic path. Keys of Angos that change nothing for a mirror are ignored. Keys
+// that restrict access, or need a feature that this version lacks, are refused.
 func judgeUnknownKey(generic string, n *node) (verdict, error) {
 	switch generic {
 	case "server.tls", "blob_store.s3":
@@ -125,7 +127,8 @@ func judgeUnknownKey(generic string, n *node) (verdict, error) {
 	if strings.HasPrefix(generic, "server.query_timeout") {
 		return ignored, nil
 	}
-	if what, below := strings.CutPrefix(generic, "observability."); below && !strings.Contains(what, ".") {
+	// Of observability Weir has the table tracing only; a key below that is a typo.
+	if name, below := strings.CutPrefix(generic, "observability."); below && !strings.Contains(name, ".") {
 		return ignored, nil
 	}
 	for _, scope := range []string{"", "global.", "repository.*."} {
@@ -142,8 +145,8 @@ func judgeUnknownKey(generic string, n *node) (verdict, error) {
 	return unknown, nil
 }
 
-// allowsAll reports whether an Angos access policy certainly lets everyone in.
-// One that does not say so denies by default.
+// allowsAll reports whether an access policy of Angos allows every access. A policy
+// without a default denies.
 func allowsAll(policy *node) bool {
 	t, ok := policy.value.(table)
 	if !ok {

@@ -7,15 +7,15 @@ import (
 	"strconv"
 )
 
-// redacted stands where a secret would.
+// redacted is printed in place of a secret.
 const redacted = "[redacted]"
 
-// Secret is a string that hides itself in every form of printing: package fmt
-// with any verb, text, JSON and log/slog. Only [Secret.Reveal] gives it away.
-// An empty secret shows that it is empty.
+// Secret is a string that is not printed: not by package fmt with any verb, not as
+// text or JSON, and not by log/slog. Only [Secret.Reveal] returns it. An empty
+// secret is printed as empty.
 //
-// Package fmt does not call methods of unexported struct fields, so a Secret
-// belongs in an exported one.
+// Package fmt does not call methods of unexported struct fields, so a Secret must
+// be in an exported field.
 type Secret string
 
 // Reveal returns the secret itself.
@@ -29,7 +29,7 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// Format prints the placeholder, whatever the verb.
+// Format prints the placeholder for any verb.
 func (s Secret) Format(f fmt.State, verb rune) {
 	text := s.String()
 	if verb == 'q' || verb == 'v' && f.Flag('#') {

@@ -9,21 +9,21 @@ import (
 	"github.com/weirhq/weir/internal/hosts"
 )
 
-// Observability says what Weir tells other systems about its work.
+// Observability holds the ways in which other systems observe Weir.
 type Observability struct {
 	Tracing Tracing `toml:"tracing"`
 }
 
-// Tracing says where OpenTelemetry traces go. What is not set here is what the
-// standard OTEL_* variables of the environment say.
+// Tracing is the receiver of OpenTelemetry traces. The standard OTEL_* variables of
+// the environment count for the keys that are not set.
 type Tracing struct {
 	Endpoint     Secret   `toml:"endpoint"`      // base URL of an OTLP receiver, which may hold a password
 	SamplingRate *float64 `toml:"sampling_rate"` // share of the requests without a traced parent, 0 to 1; nil: not set
 }
 
-// EndpointURL returns the base URL of the receiver, or nil where none is
-// configured. It fails only where [Config.Validate] has a problem with it, and
-// its error does not quote the URL.
+// EndpointURL returns the base URL of the receiver, or nil if none is configured.
+// It returns no error after [Config.Validate]. Errors do not quote the URL, which
+// may hold a password.
 func (t Tracing) EndpointURL() (*url.URL, error) {
 	if t.Endpoint == "" {
 		return nil, nil //nolint:nilnil // no endpoint is an answer
@@ -50,12 +50,7 @@ func (t Tracing) redactedEndpoint() string {
 	if endpoint == nil {
 		return ""
 	}
-	if _, ok := endpoint.User.Password(); ok {
-		endpoint.User = url.UserPassword(endpoint.User.Username(), "redacted")
-	} else if endpoint.User != nil {
-		endpoint.User = url.User("redacted") // a token, maybe
-	}
-	return endpoint.String()
+	return redactURL(endpoint)
 }
 
 func (v *validator) tracing() {

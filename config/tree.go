@@ -32,9 +32,9 @@ func readDocument(file string) (*node, *Problem) {
 	return newNode(values, "", position{file: file}, locate(string(text))), nil
 }
 
-// syntaxProblem turns the parser's error into ours. The parser may quote what
-// it stumbled upon, which for the keys of secrets could be a password that
-// lacks its quotes, so there it is left out.
+// syntaxProblem turns an error of the TOML library into a Problem. The library
+// quotes the text that it could not parse. For the keys of secrets that may be a
+// password without quotes around it, so their message is replaced.
 func syntaxProblem(file string, err error) *Problem {
 	parse, ok := errors.AsType[toml.ParseError](err)
 	if !ok {
@@ -49,8 +49,8 @@ func syntaxProblem(file string, err error) *Problem {
 	return &Problem{File: file, Line: parse.Position.Line, Key: parse.LastKey, Err: errors.New(message)}
 }
 
-// newNode gives a parsed value and all that is in it their positions. What has
-// none of its own stands where its parent does.
+// newNode returns a parsed value, and all values in it, with their positions. A
+// value without a line of its own has the position of its parent.
 func newNode(value any, key string, at position, lines map[string]int) *node {
 	if line, ok := lines[key]; ok {
 		at.line = line

@@ -15,15 +15,15 @@ import (
 
 const day = 24 * time.Hour
 
-// Duration is a length of time that is written as "30s", "5m", "12h", "7d" or
-// a sum of such: "1d12h". It is never negative.
+// Duration is a length of time that is written as "30s", "5m", "12h", "7d" or as a
+// sum such as "1d12h". It is never negative.
 type Duration time.Duration
 
 // Std returns the duration as the standard library's type.
 func (d Duration) Std() time.Duration { return time.Duration(d) }
 
-// String returns the form that [Duration.UnmarshalText] reads, with days where
-// there are whole ones.
+// String returns the form that [Duration.UnmarshalText] reads, with whole days as
+// such.
 func (d Duration) String() string {
 	days, rest := time.Duration(d)/day, time.Duration(d)%day
 	if d <= 0 || days == 0 {
@@ -35,11 +35,11 @@ func (d Duration) String() string {
 	return fmt.Sprintf("%dd%s", days, units.Duration(rest))
 }
 
-// MarshalText returns what String returns.
+// MarshalText returns the form that UnmarshalText reads.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalText reads a duration. Days come first. Negative durations and
-// those beyond about 292 years are errors.
+// UnmarshalText reads a duration, its days first. It returns an error if the
+// duration is negative or longer than about 292 years.
 func (d *Duration) UnmarshalText(text []byte) error {
 	s := string(text)
 	total, rest := time.Duration(0), s
@@ -52,7 +52,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 			return notDuration(s)
 		}
 		total, rest = time.Duration(n)*day, after
-		if rest == "" {
+		if rest == "" { // whole days
 			rest = "0"
 		}
 	}
@@ -77,8 +77,8 @@ func notDuration(s string) error {
 // is never negative.
 type Size int64
 
-// maxExact bounds the counts that a unit is written for: go-humanize computes
-// in float64, which holds every integer up to here.
+// maxExact bounds the number before a unit: go-humanize reads it as a float64,
+// which represents every integer up to 2^53 exactly.
 const maxExact = 1 << 53
 
 // String returns the form that [Size.UnmarshalText] reads: the largest binary
@@ -94,17 +94,17 @@ func (s Size) String() string {
 	return fmt.Sprintf("%dB", int64(s))
 }
 
-// MarshalText returns what String returns.
+// MarshalText returns the form that UnmarshalText reads.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText reads a size. A number without a unit counts bytes. Negative
-// sizes and those beyond 8 EiB are errors.
+// UnmarshalText reads a size. A number without a unit counts bytes. It returns an
+// error if the size is negative or larger than 8 EiB.
 func (s *Size) UnmarshalText(text []byte) error {
 	written := strings.TrimSpace(string(text))
 	if strings.HasPrefix(written, "-") {
 		return fmt.Errorf("%q is negative", written)
 	}
-	// Whole bytes do not pass through a float64, so that none is lost.
+	// A number of bytes is not read as a float64, which could lose the last ones.
 	if n, err := strconv.ParseInt(strings.TrimSuffix(written, "B"), 10, 64); err == nil {
 		*s = Size(n)
 		return nil

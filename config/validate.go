@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Validate returns everything that is wrong with the meaning of the
-// configuration as a [Problems], or nil. It reads the certificates and looks at
-// the storage directory, but creates nothing.
+// Validate checks the values of the configuration. It returns a [Problems], or nil.
+// It reads the certificates and inspects the storage directory, but creates
+// nothing.
 func (c *Config) Validate() error {
 	return c.validate().sorted(c.source.files).err()
 }
@@ -93,8 +93,7 @@ func (v *validator) tagPolicy(table string, tagTTL, negativeTTL, maxStale Durati
 	v.notNegative(keyIn(table, "max_stale"), int64(maxStale))
 }
 
-// patterns checks that the patterns compile. They are unanchored and in the
-// syntax of regexp2.
+// patterns checks that patterns compile, in the syntax of regexp2.
 func (v *validator) patterns(key string, patterns []string) {
 	for i, pattern := range patterns {
 		if _, err := regexp2.Compile(pattern, regexp2.None); err != nil {
@@ -127,8 +126,8 @@ func (v *validator) notNegative(key string, n int64) {
 	}
 }
 
-// writable returns an error unless dir is a writable directory or could be
-// made one: its nearest existing parent is a writable directory.
+// writable returns an error unless dir is a writable directory or can be created:
+// then its nearest existing parent is a writable directory.
 func writable(dir string) error {
 	if dir == "" {
 		return errors.New("is missing; name a directory")

@@ -15,8 +15,8 @@ import (
 
 var registryHost = regexp.MustCompile(`^([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]{1,5})?$`)
 
-// defaultHost returns what selects a block whose key is a host name:
-// that key.
+// defaultHost returns the registry that a block answers for if the operator names
+// none: the key if it is a host name, and "" otherwise.
 func defaultHost(key string) string {
 	if !strings.Contains(key, "/") && (strings.ContainsAny(key, ".:") || key == "localhost") {
 		return strings.ToLower(key)
@@ -78,7 +78,7 @@ func (v *validator) namespace(at string, n Namespace) {
 		v.warm(elementOf(at+".warm", i), n.Key, warm)
 	}
 	v.tagPolicy(at, n.TagTTL, n.NegativeTTL, n.MaxStale)
-	// What is inherited has been reported where it stands.
+	// Inherited values have been reported at [global].
 	if g := v.config.Global; !slices.Equal(n.ImmutableTagsExclusions, g.ImmutableTagsExclusions) {
 		v.patterns(at+".immutable_tags_exclusions", n.ImmutableTagsExclusions)
 	}
@@ -107,8 +107,8 @@ func (v *validator) upstream(at string, u Upstream) {
 	}
 }
 
-// together reports a key that is missing beside its partner, and returns
-// whether both are set.
+// together reports a problem if only one of two keys is set, and returns whether
+// both are set.
 func (v *validator) together(at, nameA, a, nameB, b string) bool {
 	switch {
 	case a != "" && b == "":
@@ -146,9 +146,9 @@ func checkBundle(file string) error {
 	return nil
 }
 
-// ProxyURL returns the URL of the proxy, or nil where the environment decides.
-// It fails only where [Config.Validate] has a problem with it, and its error
-// does not quote the URL.
+// ProxyURL returns the URL of the proxy, or nil if the environment decides. It
+// returns no error after [Config.Validate]. Errors do not quote the URL, which may
+// hold a password.
 func (u Upstream) ProxyURL() (*url.URL, error) {
 	if u.Proxy == "" {
 		return nil, nil //nolint:nilnil // no proxy is an answer

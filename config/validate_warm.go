@@ -8,7 +8,8 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// shortestEvery is how often an image may be warmed at most.
+// shortestEvery bounds how often an image is warmed: each time costs requests that
+// registries count against rate limits.
 const shortestEvery = Duration(time.Minute)
 
 // warm checks a list of images to keep in the cache.
@@ -36,6 +37,7 @@ func (v *validator) served(key, name string) error {
 		}
 		name = key + "/" + name
 	}
+	// The block with the longest key serves a name.
 	for _, other := range v.config.Namespaces {
 		if len(other.Key) > len(key) && oci.Below(name, other.Key) {
 			return fmt.Errorf("%s is served by %s (%s); move it there", name, keyIn("repository", other.Key), v.config.where(keyIn("repository", other.Key)))

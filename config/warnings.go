@@ -7,28 +7,27 @@ import (
 	"github.com/weirhq/weir/internal/hosts"
 )
 
-// Warnings returns what an operator should know about a valid configuration at
-// start.
+// Warnings returns sentences for the operator about a valid configuration, to be
+// logged at the start.
 func (c *Config) Warnings() []string {
 	var warnings []string
 	if len(c.source.ignored) > 0 {
-		warnings = append(warnings, "keys that Weir does not need are ignored: "+c.named(c.source.ignored))
+		warnings = append(warnings, "keys that change nothing for a mirror are ignored: "+c.named(c.source.ignored))
 	}
 	if len(c.source.optedOut) > 0 {
-		warnings = append(warnings, "no repository can opt out of global.immutable_tags = true, so this has no effect: "+c.named(c.source.optedOut))
+		warnings = append(warnings, "a repository cannot opt out of global.immutable_tags = true. These keys have no effect: "+c.named(c.source.optedOut))
 	}
 	if len(c.Namespaces) == 0 {
-		warnings = append(warnings, "no repository is configured, so every pull is answered with 404")
+		warnings = append(warnings, "no repository is configured, so the answer to every pull is 404")
 	}
 	if lent := c.lentCredentials(); len(lent) > 0 && !hosts.Loopback(c.Server.BindAddress) {
-		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and asks nobody who they are: "+
-			"everyone who reaches it can read what these credentials can read: %s", c.Server.BindAddress, c.named(lent)))
+		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
+			"Every client can read all that these credentials can read: %s", c.Server.BindAddress, c.named(lent)))
 	}
 	return warnings
 }
 
-// lentCredentials returns the key paths of the upstreams that Weir presents
-// credentials to.
+// lentCredentials returns the key paths of the upstreams that receive credentials.
 func (c *Config) lentCredentials() []string {
 	var keys []string
 	for _, r := range c.Namespaces {
@@ -41,7 +40,7 @@ func (c *Config) lentCredentials() []string {
 	return keys
 }
 
-// named lists keys with their positions.
+// named writes a list of keys with their positions.
 func (c *Config) named(keys []string) string {
 	texts := make([]string, len(keys))
 	for i, key := range keys {
@@ -50,7 +49,7 @@ func (c *Config) named(keys []string) string {
 	return strings.Join(texts, ", ")
 }
 
-// where names the position of a key for a person.
+// where returns the position of a key, for messages.
 func (c *Config) where(key string) string {
 	if at := c.source.at(key); at.file != "" {
 		return at.String()

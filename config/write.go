@@ -14,9 +14,9 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// WriteTOML writes the configuration in force, defaults and inheritance filled
-// in, with the secrets redacted. But for those it can be loaded again, to the
-// same value. The error is the writer's.
+// WriteTOML writes the configuration in force, with defaults and inherited values,
+// and with secrets redacted. [Load] reads the same value from it, except for the
+// secrets. It returns the error of the writer.
 func (c *Config) WriteTOML(w io.Writer) error {
 	p := printer{source: c.source}
 	p.header(c.source.files)
@@ -40,8 +40,8 @@ func (p *printer) header(files []string) {
 	}
 }
 
-// table writes a table: its own keys, then the tables below it. The heading is
-// empty for the document and for tables that only hold tables.
+// table writes a table: its own keys, then the tables in it. The heading is empty
+// for the document and for tables that hold only tables.
 func (p *printer) table(heading, key string, v reflect.Value) {
 	if heading != "" {
 		p.WriteString("\n" + heading + "\n")
@@ -78,7 +78,7 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 	}
 }
 
-// below writes the tables that a field holds, if it holds any.
+// below writes the tables in a field, if there are any.
 func (p *printer) below(key string, v reflect.Value) {
 	switch value := v.Interface().(type) {
 	case BlobStore, Cache, Observability:
@@ -153,7 +153,7 @@ func quote(s string) string {
 	if strings.HasPrefix(text, `"`) {
 		return text
 	}
-	return `"` + text + `"` // the library quotes keys only where it must
+	return `"` + text + `"` // the library leaves bare keys without quotes
 }
 
 // redactedProxy returns the proxy's URL without its password.
@@ -165,10 +165,16 @@ func (u Upstream) redactedProxy() string {
 	if proxy == nil {
 		return ""
 	}
-	if _, ok := proxy.User.Password(); ok {
-		proxy.User = url.UserPassword(proxy.User.Username(), "redacted")
-	} else if proxy.User != nil {
-		proxy.User = url.User("redacted") // a token, maybe
+	return redactURL(proxy)
+}
+
+// redactURL returns a URL without its password. A user without a password may be a
+// token, so it is redacted too.
+func redactURL(u *url.URL) string {
+	if _, ok := u.User.Password(); ok {
+		u.User = url.UserPassword(u.User.Username(), "redacted")
+	} else if u.User != nil {
+		u.User = url.User("redacted")
 	}
-	return proxy.String()
+	return u.String()
 }
