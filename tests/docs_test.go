@@ -1,76 +1,257 @@
 package tests
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/weirhq/weir/tests/harness"
 )
 
-// pages are all that is written for readers.
-func pages(t *testing.T) []string {
-	t.Helper()
-	found := []string{"../README.md"}
-	for _, pattern := range []string{"../docs/*.md", "../docs/*/*.md", "../contrib/*/*.md"} {
-		names, err := filepath.Glob(pattern)
-		harness.Must(t, err)
-		found = append(found, names...)
-	}
-	return found
+// citation is one kind of thing that pages cite and that must exist.
+type citation struct {
+	pages []string
+	// cited returns the things that a page cites.
+	cited func(p *page) []string
+	// least is how many of them there are in all pages at least: fewer mean that
+	// a page has changed its form and that cited does not find them any more.
+	least int
+	// exists reports whether a thing that a page cites exists.
+	exists func(p *page, thing string) bool
 }
 
-// The links among the pages lead somewhere, to headings as well.
-func TestLinks(t *testing.T) {
+// The pages of the manual cite files, headings, messages, settings and tests.
+// Each of them exists.
+func TestDocsCiteWhatExists(t *testing.T) {
 	t.Parallel()
-	links := 0
-	for _, page := range pages(t) {
-		text, err := os.ReadFile(page)
-		harness.Must(t, err)
-		for _, link := range regexp.MustCompile(`\]\(([a-zA-Z0-9/._-]*)(#[a-z0-9-]+)?\)`).FindAllSubmatch(text, -1) {
-			links++
-			target := page
-			if len(link[1]) > 0 {
-				target = filepath.Join(filepath.Dir(page), string(link[1]))
-			}
-			if _, err := os.Stat(target); err != nil {
-				t.Errorf("%s: %v", page, err)
-			}
-			if anchor := string(link[2]); anchor != "" && !anchors(t, target)[anchor] {
-				t.Errorf("%s: %s has no heading for %s", page, target, anchor)
-			}
-		}
-	}
-	if links < 50 {
-		t.Errorf("%d links", links)
-	}
-}
-
-// Each page of the manual can be found from the README.
-func TestManualIsLinked(t *testing.T) {
-	t.Parallel()
-	readme, err := os.ReadFile("../README.md")
+	source := productSource(t)
+	example, err := os.ReadFile("../config.example.toml")
 	harness.Must(t, err)
 	manual, err := filepath.Glob("../docs/*.md")
 	harness.Must(t, err)
-	for _, page := range append(manual, "../docs/clients/README.md") {
-		if !strings.Contains(string(readme), "]("+strings.TrimPrefix(page, "../")+")") {
-			t.Errorf("the README does not link to %s", page)
+	troubleshooting := []string{"../docs/troubleshooting.md"}
+	inSource := func(_ *page, name string) bool { return strings.Contains(source, `"`+name+`"`) }
+
+	for name, c := range map[string]citation{
+		"links": {pages(t), linksOf, 50, func(p *page, to string) bool { return leads(t, p, to) }},
+		"manual": {
+			[]string{"../README.md"},
+			func(*page) []string { return append(manual, "../docs/clients/README.md") },
+			10,
+			func(readme *page, path string) bool {
+				return strings.Contains(readme.text, "]("+strings.TrimPrefix(path, "../")+")")
+			},
+		},
+		// A test of package registry holds the page to its messages to clients.
+		"lines of the log": {
+			troubleshooting, matching(`[ (]"([a-z][^"]{15,})"`), 6,
+			func(_ *page, text string) bool {
+				return strings.Contains(source, strings.ReplaceAll(text, "\n", " "))
+			},
+		},
+		"metrics": {troubleshooting, matching(`\b(weir_[a-z_]+)`), 8, inSource},
+		"settings": {
+			troubleshooting, matching("`([a-z]+(?:_[a-z]+)+)(?: = [^`]*)?`"), 12,
+			func(p *page, key string) bool { return isSetting(string(example), key) || inSource(p, key) },
+		},
+		"flags": {
+			troubleshooting, matching("weir [a-z -]*(--[a-z-]+)"), 5,
+			func(p *page, flag string) bool { return inSource(p, strings.TrimPrefix(flag, "--")) },
+		},
+		"links of troubleshooting": {troubleshooting, linksOf, 3, func(p *page, to string) bool { return leads(t, p, to) }},
+		"tests": {
+			[]string{"../docs/proofs.md"}, func(p *page) []string { return citedTests(t, p) }, 50,
+			func(_ *page, test string) bool {
+				dir, name, _ := strings.Cut(test, " ")
+				return strings.Contains(testSource(t, filepath.Join("..", dir)), "\nfunc "+name+"(t *testing.T)")
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := 0
+			for _, path := range c.pages {
+				p := readPage(t, path)
+				for _, thing := range c.cited(p) {
+					n++
+					if !c.exists(p, thing) {
+						t.Errorf("%s cites %q, which does not exist", path, thing)
+					}
+				}
+			}
+			if n < c.least {
+				t.Errorf("found %d, want at least %d: has the form of the pages changed?", n, c.least)
+			}
+		})
+	}
+}
+
+// matching returns a function that finds the first group of a pattern in the
+// text of a page.
+func matching(pattern string) func(p *page) []string {
+	find := regexp.MustCompile(pattern)
+	return func(p *page) []string {
+		var all []string
+		for _, found := range find.FindAllStringSubmatch(p.text, -1) {
+			all = append(all, found[1])
+		}
+		return all
+	}
+}
+
+// linksOf returns the links of a page, as file#anchor.
+func linksOf(p *page) []string {
+	var all []string
+	for _, l := range p.links {
+		all = append(all, l.file+"#"+l.anchor)
+	}
+	return all
+}
+
+// leads reports whether a link of a page leads to a file that exists, and to a
+// heading of that.
+func leads(t *testing.T, p *page, to string) bool {
+	t.Helper()
+	file, anchor, _ := strings.Cut(to, "#")
+	target := p.path
+	if file != "" {
+		target = filepath.Join(filepath.Dir(p.path), file)
+	}
+	if _, err := os.Stat(target); err != nil {
+		return false
+	}
+	return anchor == "" || readPage(t, target).has(anchor)
+}
+
+// isSetting reports whether a key is in an example, active or not.
+func isSetting(example, key string) bool {
+	return regexp.MustCompile(`(?m)^#?` + regexp.QuoteMeta(key) + ` = `).MatchString(example)
+}
+
+// testName is a test as docs/proofs.md cites it.
+var testName = regexp.MustCompile("`(Test[A-Za-z0-9]+)`")
+
+// citedTests returns the tests that docs/proofs.md cites, as "directory name".
+// A cell such as
+//
+//	`TestA`, `TestB`; storage: `TestC`
+//
+// cites two tests of the directory tests and one of storage. Each fault has a
+// test, or is one of the soak's.
+func citedTests(t *testing.T, p *page) []string {
+	t.Helper()
+	var all []string
+	for _, row := range p.rows(t, "fault", 2) {
+		if !testName.MatchString(row[1]) && !strings.Contains(row[1], "soak") {
+			t.Errorf("%q has no test", row[0])
+		}
+		for proof := range strings.SplitSeq(row[1], ";") {
+			dir := "tests"
+			if named, _, ok := strings.Cut(proof, ":"); ok {
+				dir = strings.TrimSpace(named)
+			}
+			for _, found := range testName.FindAllStringSubmatch(proof, -1) {
+				all = append(all, dir+" "+found[1])
+			}
+		}
+	}
+	return all
+}
+
+// Each fault that docs/reliability.md describes to operators has its row in
+// docs/proofs.md, in the same order, and the other way round.
+func TestEveryFaultHasAProof(t *testing.T) {
+	t.Parallel()
+	faults := func(path string, cells int) (names []string) {
+		for _, row := range readPage(t, path).rows(t, "fault", cells) {
+			names = append(names, row[0])
+		}
+		return names
+	}
+	described, proved := faults("../docs/reliability.md", 4), faults("../docs/proofs.md", 2)
+	if d := cmp.Diff(described, proved); d != "" || len(described) < 50 {
+		t.Errorf("%d faults; reliability.md (-) and proofs.md (+) differ: %s", len(described), d)
+	}
+}
+
+// The pages of docs/clients show the files that their command prints for the
+// configuration in their README.
+func TestClientPages(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	harness.WriteFile(t, filepath.Join(dir, "config.toml"), readPage(t, "../docs/clients/README.md").code("toml")[0])
+	for _, client := range []string{"docker", "containerd", "podman", "buildkit", "k3s"} {
+		p := readPage(t, "../docs/clients/"+client+".md")
+		var shown string
+		for _, text := range p.commands() {
+			if shown == "" && strings.HasPrefix(text, "weir client-config ") {
+				shown, _, _ = strings.Cut(text, "\n")
+			}
+		}
+		if !strings.HasPrefix(shown, "weir client-config "+client+" --url http://mirror.internal:8000") {
+			t.Errorf("%s.md does not begin with its command but with %q", client, shown)
+			continue
+		}
+		var files []string
+		for _, b := range p.blocks {
+			if strings.HasPrefix(b.file, "/") {
+				files = append(files, "# "+b.file+"\n"+b.text)
+			}
+		}
+		got := command(t, dir, strings.Fields(shown)[1:]...)
+		if want := strings.Join(files, "\n"); got.code != 0 || got.stdout != want {
+			t.Errorf("%s.md shows\n%s\nand the command prints\n%s\n%s", client, want, got.stdout, got.stderr)
 		}
 	}
 }
 
-// anchors returns what the headings of a page can be linked by.
-func anchors(t *testing.T, page string) map[string]bool {
-	t.Helper()
-	text, err := os.ReadFile(page)
+// The README's second command, the last one, runs the tests. CI runs all of
+// them.
+func TestReadmeTests(t *testing.T) {
+	t.Parallel()
+	commands := readPage(t, "../README.md").commands()
+	script, err := os.ReadFile("../.ci/run")
 	harness.Must(t, err)
-	found := make(map[string]bool)
-	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(text), -1) {
-		text := regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
-		found["#"+strings.ReplaceAll(text, " ", "-")] = true
+	if len(commands) != 2 || commands[1] != "make test" || !strings.Contains(string(script), "\nmake test-all\n") {
+		t.Errorf("the README's commands are %q, and .ci/run is\n%s", commands, script)
 	}
-	return found
+}
+
+// productSource returns all code but that of tests.
+func productSource(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (path == "../tests" || strings.HasSuffix(path, "test") || strings.HasPrefix(d.Name(), ".") && path != ".."):
+			return fs.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		all.Write(content)
+		return err
+	})
+	harness.Must(t, err)
+	return all.String()
+}
+
+// testSource returns the test code of a directory.
+func testSource(t *testing.T, dir string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*_test.go"))
+	harness.Must(t, err)
+	var all strings.Builder
+	for _, file := range files {
+		source, err := os.ReadFile(file)
+		harness.Must(t, err)
+		all.Write(source)
+	}
+	return all.String()
 }

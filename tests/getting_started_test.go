@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -10,8 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/weirhq/weir/internal/testutil"
@@ -70,17 +72,15 @@ func tunnel(w http.ResponseWriter, addr string) {
 func TestGettingStarted(t *testing.T) {
 	testutil.Program(t, "curl", "curl")
 	testutil.Program(t, "make", "make")
-	const page = "../docs/getting-started.md"
+	page := readPage(t, "../docs/getting-started.md")
 	net := startInternet(t)
 	alpine, app := harness.NewImage(t, 100_000, 10), harness.NewImage(t, 1000)
 	net.push.PushIndex(t, "library/alpine", "3.20", map[string]*harness.Image{"amd64": alpine, "arm64": harness.NewImage(t, 1000)})
 	net.push.PushIndex(t, "stefanprodan/podinfo", "latest", map[string]*harness.Image{"amd64": app, "arm64": harness.NewImage(t, 1000)})
 
 	dir := copyTree(t)
-	text, err := os.ReadFile(page)
-	harness.Must(t, err)
-	config := regexp.MustCompile("(?s)```toml weir.toml\n(.*?)```").FindSubmatch(text)
-	harness.WriteFile(t, filepath.Join(dir, "weir.toml"), string(config[1]))
+	config := slices.IndexFunc(page.blocks, func(b codeBlock) bool { return b.file == "weir.toml" })
+	harness.WriteFile(t, filepath.Join(dir, "weir.toml"), page.blocks[config].text)
 
 	// What a command prints, for those that are there to be read.
 	expected := map[string]string{
@@ -93,7 +93,7 @@ func TestGettingStarted(t *testing.T) {
 	}
 	docker := harness.StartDocker(t, "{}")
 	var log *testutil.LogBuffer
-	for _, command := range shellBlocks(t, page) {
+	for _, command := range page.commands() {
 		if strings.HasPrefix(command, "dist/weir serve") {
 			log = startServing(t, command, dir, net.env...)
 			continue
@@ -134,5 +134,55 @@ func TestGettingStarted(t *testing.T) {
 	// Once by the mirror's name and once by its own, of which the first fetched it all.
 	if hits := log.Count(`"method":"GET"`, `"repository":"docker.io/library/alpine"`, `"cache":"hit"`); hits < 2+len(alpine.Layers) {
 		t.Errorf("Docker had %d answers from the cache\n%s", hits, log)
+	}
+}
+
+// copyTree copies the sources, so that what commands leave there is not left in
+// the tree, and returns the copy's directory.
+func copyTree(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	harness.Run(t, exec.CommandContext(t.Context(), "sh", "-c", `cd .. && git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$0"`, dir))
+	return dir
+}
+
+// startServing runs a command of a page that starts the mirror on port 8000, and
+// returns its log. It ends with the test as Ctrl-C would end it: on SIGTERM
+// go run would leave what it has built.
+func startServing(t *testing.T, command, dir string, env ...string) *testutil.LogBuffer {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", "exec "+command)
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
+	log := &testutil.LogBuffer{}
+	cmd.Stderr = log
+	stdout, err := cmd.StdoutPipe()
+	harness.Must(t, err)
+	harness.Must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has ended before
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil || strings.TrimSpace(line) != "weir: listening on http://127.0.0.1:8000" {
+		t.Fatalf("%s printed %q, %v\n%s", command, line, err, log)
+	}
+	return log
+}
+
+// The first command of the README, as it stands, serves on port 8000.
+func TestReadmeServes(t *testing.T) {
+	command := readPage(t, "../README.md").commands()[0]
+	if command != "go run ./cmd/weir serve" {
+		t.Fatalf("the README's first command is %q", command)
+	}
+	dir := copyTree(t)
+	startServing(t, command, dir, "GOFLAGS=-race") // as the tests have compiled it already
+	resp, err := http.Get("http://127.0.0.1:8000/v2/")
+	harness.Must(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("/v2/ answers %s", resp.Status)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "weir-data")); err != nil {
+		t.Errorf("its data is not in ./weir-data: %v", err)
 	}
 }

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -28,15 +26,13 @@ func TestBehindNginx(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	blob := addRandom(t, upstream, "org/app", mib, 1)
 	w := harness.StartWeir(t, block("ghcr.io", upstream))
-	page, err := os.ReadFile("../docs/deployment.md")
-	harness.Must(t, err)
-	server := regexp.MustCompile("(?s)```nginx\n(.*?)```").FindSubmatch(page)
+	server := readPage(t, "../docs/deployment.md").code("nginx")[0]
 	dir := harness.SocketDir(t, "nginx-")
 	addr := testutil.FreeAddr(t)
 	ca := newAuthority(t)
 	certificate, key := ca.issue(t, "nginx")
 	config := strings.NewReplacer("listen 443 ", "listen "+addr+" ", "/etc/ssl/mirror.crt", certificate, "/etc/ssl/mirror.key", key,
-		"127.0.0.1:8000", w.Addr).Replace(string(server[1]))
+		"127.0.0.1:8000", w.Addr).Replace(server)
 	file := filepath.Join(dir, "nginx.conf")
 	temporary := ""
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {

@@ -31,10 +31,11 @@ func TestCopiedStore(t *testing.T) {
 	}
 	harness.Eventually(t, "all is stored", func() bool { return w.Metric(t, "weir_flights") == 0 })
 
-	i := slices.IndexFunc(shellBlocks(t, operations), func(block string) bool { return strings.HasPrefix(block, "rsync ") })
+	commands := readPage(t, operations).commands()
+	i := slices.IndexFunc(commands, func(block string) bool { return strings.HasPrefix(block, "rsync ") })
 	dir := t.TempDir()
 	command := strings.NewReplacer(" /var/lib/weir/", " "+w.Data+"/", "other:/var/lib/weir/", filepath.Join(dir, "data")+"/").
-		Replace(shellBlocks(t, operations)[i])
+		Replace(commands[i])
 	harness.Run(t, exec.CommandContext(t.Context(), "sh", "-c", command))
 	w.Kill()
 
@@ -53,8 +54,6 @@ func TestRunbooks(t *testing.T) {
 	t.Parallel()
 	rules, err := os.ReadFile("../contrib/prometheus/weir.rules.yml")
 	harness.Must(t, err)
-	page, err := os.ReadFile(operations)
-	harness.Must(t, err)
 	var alerts, sections []string
 	for _, match := range regexp.MustCompile(`(?s)- alert: (\w+)\n.*?runbook_url: (\S+)`).FindAllStringSubmatch(string(rules), -1) {
 		alerts = append(alerts, match[1])
@@ -62,8 +61,10 @@ func TestRunbooks(t *testing.T) {
 			t.Errorf("the runbook of %s is %s", match[1], match[2])
 		}
 	}
-	for _, match := range regexp.MustCompile(`(?m)^### (\w+)$`).FindAllStringSubmatch(string(page), -1) {
-		sections = append(sections, match[1])
+	for _, h := range readPage(t, operations).headings {
+		if h.level == 3 && !strings.Contains(h.text, " ") {
+			sections = append(sections, h.text)
+		}
 	}
 	if len(alerts) == 0 || !slices.Equal(alerts, sections) {
 		t.Errorf("alerts and sections, in their order, differ:\n%q\n%q", alerts, sections)
