@@ -17,7 +17,7 @@ FUZZTIME ?= 60s
 # Prints what is being compiled and tested, so that no minute passes in silence.
 # Built with the race detector, like the tests, so that the standard library is
 # compiled once.
-PROGRESS = $(GO) run -race -C tests/tools ./progress -C ../..
+PROGRESS = $(GO) run -C tests/tools -race ./progress -C ../..
 
 .PHONY: all build image deps format vet lint test test-all soak bench fuzz
 
