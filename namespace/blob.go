@@ -11,6 +11,7 @@ import (
 
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -52,13 +53,13 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 // opened is a blob that is stored, or whose download is under way.
 type opened struct {
 	Blob
-	reader  *storage.Reader // the Content where that is being downloaded; else nil
-	foreign bool            // another repository brought it, or is bringing it
+	reader  *download.Reader // the Content where that is being downloaded; else nil
+	foreign bool             // another repository brought it, or is bringing it
 }
 
 // openBlob opens a blob that is stored, or else joins or starts its download and
 // does not wait for it.
-func (n *Namespace) openBlob(ctx context.Context, id storage.Repository, dgst digest.Digest) (*opened, error) {
+func (n *Namespace) openBlob(ctx context.Context, id storage.RepoID, dgst digest.Digest) (*opened, error) {
 	_, err := n.cache.catalog.Link(ctx, id, dgst)
 	possessed := err == nil
 	if err := n.cache.refused(question{id, "blob", dgst.String()}); err != nil {
@@ -88,7 +89,7 @@ func (n *Namespace) openBlob(ctx context.Context, id storage.Repository, dgst di
 
 // linkForeign records that a repository possesses what another one brought,
 // which its upstream has just said.
-func (n *Namespace) linkForeign(ctx context.Context, id storage.Repository, dgst digest.Digest, b *opened) {
+func (n *Namespace) linkForeign(ctx context.Context, id storage.RepoID, dgst digest.Digest, b *opened) {
 	if b.foreign && b.Size >= 0 {
 		n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: b.Size})
 	}
@@ -97,7 +98,7 @@ func (n *Namespace) linkForeign(ctx context.Context, id storage.Repository, dgst
 // await waits for the first bytes of a download from start on. Where an upstream
 // was asked for a range that begins beyond the end, it waits for the download
 // itself, which tells the size that such a client is answered with.
-func await(r *storage.Reader, start, end int64) (size int64, err error) {
+func await(r *download.Reader, start, end int64) (size int64, err error) {
 	size, err = r.Wait(start, end)
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Status == http.StatusRequestedRangeNotSatisfiable {
 		return r.Wait(0, -1)
@@ -106,7 +107,7 @@ func await(r *storage.Reader, start, end int64) (size int64, err error) {
 }
 
 // arriving is the outcome of a blob that is being downloaded.
-func arriving(r *storage.Reader) Outcome {
+func arriving(r *download.Reader) Outcome {
 	o := Outcome{Cache: Miss, Upstream: r.Origin()}
 	switch {
 	case r.Joined():
@@ -149,7 +150,7 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 }
 
 // storedBlob opens a blob without contacting an upstream.
-func (n *Namespace) storedBlob(ctx context.Context, id storage.Repository, dgst digest.Digest) (*Blob, error) {
+func (n *Namespace) storedBlob(ctx context.Context, id storage.RepoID, dgst digest.Digest) (*Blob, error) {
 	if _, err := n.cache.catalog.Link(ctx, id, dgst); err != nil {
 		return nil, n.offline("blob " + dgst.String())
 	}
@@ -165,7 +166,7 @@ func (n *Namespace) storedBlob(ctx context.Context, id storage.Repository, dgst 
 
 // prove asks the upstream whether a repository has a blob: that its bytes are
 // here does not mean that this repository's readers may have them.
-func (n *Namespace) prove(ctx context.Context, id storage.Repository, dgst digest.Digest) (ocispec.Descriptor, error) {
+func (n *Namespace) prove(ctx context.Context, id storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
 	desc, _, err := share(ctx, n.cache.proofs, question{id, "proof", dgst.String()}, func(ctx context.Context) (ocispec.Descriptor, error) {
 		desc, err := n.spec.Upstreams.StatBlob(ctx, id.Name, dgst)
 		if err != nil {
@@ -177,15 +178,15 @@ func (n *Namespace) prove(ctx context.Context, id storage.Repository, dgst diges
 }
 
 // source is a repository's way to a blob.
-func (n *Namespace) source(id storage.Repository, dgst digest.Digest) storage.Source {
-	return storage.Source{
+func (n *Namespace) source(id storage.RepoID, dgst digest.Digest) download.Source {
+	return download.Source{
 		Repository: id,
-		Open: func(ctx context.Context, offset, length int64) (*storage.Stream, error) {
+		Open: func(ctx context.Context, offset, length int64) (*download.Stream, error) {
 			body, err := n.spec.Upstreams.Blob(ctx, id.Name, dgst, offset, length)
 			if err != nil {
 				return nil, err
 			}
-			return &storage.Stream{ReadCloser: body, Size: body.Size(), Origin: body.Upstream(), Reject: body.Reject}, nil
+			return &download.Stream{ReadCloser: body, Size: body.Size(), Origin: body.Upstream(), Reject: body.Reject}, nil
 		},
 		Verified: func(info storage.Info) {
 			n.cache.putLink(context.Background(), id, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})
@@ -196,8 +197,8 @@ func (n *Namespace) source(id storage.Repository, dgst digest.Digest) storage.So
 // CompleteOrAbandon is what becomes of a download that all clients have left: a
 // job of the pool completes it, and where there is no room for one it is given
 // up.
-func CompleteOrAbandon(pool *jobs.Pool) func(*storage.Flight) {
-	return func(f *storage.Flight) {
+func CompleteOrAbandon(pool *jobs.Pool) func(*download.Download) {
+	return func(f *download.Download) {
 		if !pool.Submit(completing{f}, f.Complete) {
 			f.Abandon()
 		}
@@ -207,6 +208,6 @@ func CompleteOrAbandon(pool *jobs.Pool) func(*storage.Flight) {
 // completing is the job that completes a download. Its key is the download, not
 // the digest: a job for a download that has failed must not stand for the next
 // download of the same digest.
-type completing struct{ flight *storage.Flight }
+type completing struct{ flight *download.Download }
 
 func (c completing) String() string { return "complete " + c.flight.Digest().String() }

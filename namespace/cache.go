@@ -18,6 +18,8 @@ import (
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/upstream"
 )
@@ -35,8 +37,8 @@ const (
 type Cache struct {
 	store   storage.Store
 	spools  *spool.Dir
-	catalog *storage.Catalog
-	flights *storage.Flights
+	catalog *catalog.Catalog
+	flights *download.Group
 	pool    *jobs.Pool
 	content *storage.Health
 	records *storage.Health
@@ -57,7 +59,7 @@ type Cache struct {
 // as it is: printed, the repositories {ghcr.io/acme, app} and {ghcr.io, acme/app}
 // are the same.
 type question struct {
-	repo storage.Repository
+	repo storage.RepoID
 	op   string
 	ref  string
 }
@@ -70,7 +72,7 @@ type refusal struct {
 
 // content is a digest within a repository.
 type content struct {
-	repo   storage.Repository
+	repo   storage.RepoID
 	digest digest.Digest
 }
 
@@ -79,18 +81,18 @@ type content struct {
 // the tag known.
 type announcement struct {
 	tag string
-	storage.Tag
+	catalog.Tag
 }
 
 // CacheOptions are what a Cache is made of.
 type CacheOptions struct {
 	Store   storage.Store
 	Spools  *spool.Dir
-	Catalog *storage.Catalog
-	Flights *storage.Flights // over the same store and spools
-	Pool    *jobs.Pool       // of background jobs
-	Content *storage.Health  // of the store; may be nil
-	Records *storage.Health  // of the catalog's records; may be nil
+	Catalog *catalog.Catalog
+	Flights *download.Group // over the same store and spools
+	Pool    *jobs.Pool      // of background jobs
+	Content *storage.Health // of the store; may be nil
+	Records *storage.Health // of the catalog's records; may be nil
 	Logger  *slog.Logger
 }
 
@@ -127,7 +129,7 @@ func (c *Cache) Drain(ctx context.Context) error { return c.lookups.Drain(ctx) }
 func (c *Cache) Close() { c.lookups.Close() }
 
 // Repositories returns the repositories that have something cached, sorted.
-func (c *Cache) Repositories(ctx context.Context) ([]storage.Repository, error) {
+func (c *Cache) Repositories(ctx context.Context) ([]storage.RepoID, error) {
 	return c.catalog.Repositories(ctx)
 }
 
@@ -185,7 +187,7 @@ func (c *Cache) put(ctx context.Context, create func(size int64) (*spool.Spool, 
 // whether it is stored; where it is not, the manifest is served all the same.
 // Clients wait for that, so where room has to be made first, a job of the pool
 // stores it.
-func (c *Cache) keep(ctx context.Context, repo storage.Repository, tag string, m *oci.Manifest) bool {
+func (c *Cache) keep(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) bool {
 	desc, checked := m.Descriptor, time.Now()
 	err := c.put(ctx, c.spools.CreateNow, desc.Digest, m.Body)
 	if !errors.Is(err, spool.ErrBusy) {
@@ -202,7 +204,7 @@ func (c *Cache) keep(ctx context.Context, repo storage.Repository, tag string, m
 // storing is the job that stores a manifest which a tag, if that is not empty,
 // names.
 type storing struct {
-	repo   storage.Repository
+	repo   storage.RepoID
 	tag    string
 	digest digest.Digest
 }
@@ -215,7 +217,7 @@ func (s storing) String() string {
 }
 
 // kept records a manifest that was stored, unless that failed.
-func (c *Cache) kept(ctx context.Context, failure error, repo storage.Repository, tag string, desc ocispec.Descriptor, checked time.Time) bool {
+func (c *Cache) kept(ctx context.Context, failure error, repo storage.RepoID, tag string, desc ocispec.Descriptor, checked time.Time) bool {
 	if failure != nil {
 		c.content.Failed(failure, "repository", repo.String(), "digest", desc.Digest)
 		return false
@@ -226,14 +228,14 @@ func (c *Cache) kept(ctx context.Context, failure error, repo storage.Repository
 	}
 	c.arrived(ctx, repo, desc.Digest)
 	if tag != "" {
-		c.putTag(ctx, repo, tag, storage.Tag{Descriptor: desc, Checked: checked})
+		c.putTag(ctx, repo, tag, catalog.Tag{Descriptor: desc, Checked: checked})
 	}
 	return true
 }
 
 // arrived records the tag that was announced for a manifest which is now
 // cached, unless that was long ago or more is known about the tag by now.
-func (c *Cache) arrived(ctx context.Context, repo storage.Repository, dgst digest.Digest) {
+func (c *Cache) arrived(ctx context.Context, repo storage.RepoID, dgst digest.Digest) {
 	key := content{repo, dgst}
 	a, ok := c.announced.Get(key)
 	if !ok {
@@ -246,17 +248,17 @@ func (c *Cache) arrived(ctx context.Context, repo storage.Repository, dgst diges
 	}
 }
 
-func (c *Cache) putTag(ctx context.Context, repo storage.Repository, tag string, value storage.Tag) {
+func (c *Cache) putTag(ctx context.Context, repo storage.RepoID, tag string, value catalog.Tag) {
 	c.recorded(c.catalog.PutTag(ctx, repo, tag, value), repo, "tag", tag)
 }
 
-func (c *Cache) putLink(ctx context.Context, repo storage.Repository, desc ocispec.Descriptor) bool {
+func (c *Cache) putLink(ctx context.Context, repo storage.RepoID, desc ocispec.Descriptor) bool {
 	return c.recorded(c.catalog.PutLink(ctx, repo, desc), repo, "digest", desc.Digest)
 }
 
 // recorded notes how writing a record ended. One that could not be written costs
 // an upstream request after a restart, and nothing before.
-func (c *Cache) recorded(err error, repo storage.Repository, attrs ...any) bool {
+func (c *Cache) recorded(err error, repo storage.RepoID, attrs ...any) bool {
 	if err != nil {
 		c.records.Failed(err, append(attrs, "repository", repo.String())...)
 		return false

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -49,7 +50,7 @@ func (n *Namespace) headByDigest(ctx context.Context, repo string, dgst digest.D
 // ask asks the upstream what a tag or digest names. What is stored is described
 // from the store; an upstream whose HEAD does not say everything about what is
 // not is asked for the manifest itself, which is then stored.
-func (n *Namespace) ask(ctx context.Context, id storage.Repository, ref oci.Reference) (*found, error) {
+func (n *Namespace) ask(ctx context.Context, id storage.RepoID, ref oci.Reference) (*found, error) {
 	desc, err := n.spec.Upstreams.Head(ctx, id.Name, ref)
 	if errors.Is(err, upstream.ErrHeadUnsupported) {
 		return n.fetch(ctx, id, ref, "")
@@ -110,8 +111,8 @@ func (n *Namespace) headByTag(ctx context.Context, repo, tag string) (*Manifest,
 // learn records what a HEAD has said about a tag, at once where the content is
 // cached, otherwise as soon as it is fetched: a tag whose old content can still
 // be served must not be given up for one whose content may never come.
-func (n *Namespace) learn(ctx context.Context, id storage.Repository, tag string, f *found) {
-	now := storage.Tag{Descriptor: f.desc, Checked: time.Now()}
+func (n *Namespace) learn(ctx context.Context, id storage.RepoID, tag string, f *found) {
+	now := catalog.Tag{Descriptor: f.desc, Checked: time.Now()}
 	if f.Cache == Passed {
 		n.cache.announced.Add(content{id, f.desc.Digest}, announcement{tag, now})
 	} else {

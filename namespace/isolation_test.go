@@ -134,7 +134,7 @@ func TestHeadOfWhatIsNotCached(t *testing.T) {
 		if got := getBlob(t, n, "app", dgst); got.err != nil {
 			t.Error(got.err)
 		}
-		want := storage.Repository{Namespace: "up.example", Name: "app"}
+		want := storage.RepoID{Namespace: "up.example", Name: "app"}
 		if repositories, err := m.cache.Repositories(t.Context()); err != nil || len(repositories) != 1 || repositories[0] != want {
 			t.Errorf("the catalogue has %v, %v", repositories, err)
 		}

@@ -16,7 +16,7 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/namespace/keepwarm"
-	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -174,7 +174,7 @@ func TestWarmerFollowsReloads(t *testing.T) {
 		}
 		w.Apply(m.warmTable(r, []string{"kept:v1", "added:v1"}).KeepWarm())
 		synctest.Wait()
-		if _, reader, err := m.flights.Open(t.Context(), digest.FromString("layer of kept"), storage.Source{}); err != nil || reader == nil || !reader.Joined() {
+		if _, reader, err := m.flights.Open(t.Context(), digest.FromString("layer of kept"), download.Source{}); err != nil || reader == nil || !reader.Joined() {
 			t.Errorf("what stays is disturbed: %v", err)
 		} else {
 			reader.Close()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/weirhq/weir/internal/flight"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 )
 
 // Tags is a page of a repository's tags.
@@ -56,7 +57,7 @@ func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*T
 // localTags pages through the tags that are cached, by the rules of the
 // distribution-spec ("Listing Tags"). It returns nil where there are none, or
 // where the failure is not one that the namespace answers from the cache.
-func (n *Namespace) localTags(ctx context.Context, id storage.Repository, query url.Values, failure error) *Tags {
+func (n *Namespace) localTags(ctx context.Context, id storage.RepoID, query url.Values, failure error) *Tags {
 	names, err := n.cache.catalog.Tags(ctx, id)
 	if err != nil {
 		n.log.Warn("cannot list the tags that are cached", "repository", id.String(), "error", err)
@@ -126,7 +127,7 @@ type list[T any] interface {
 
 // listing asks the upstream for a list and keeps the answer for when the
 // upstream fails. All who ask for the same at once share one answer.
-func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[question, *T], id storage.Repository, kind, name string, ask func(context.Context) (*T, error)) (*T, error) {
+func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[question, *T], id storage.RepoID, kind, name string, ask func(context.Context) (*T, error)) (*T, error) {
 	if n.spec.Offline {
 		return keptListing[T, P](ctx, n, id, kind, name, n.offline(kind))
 	}
@@ -148,17 +149,17 @@ func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *fligh
 	return list, nil
 }
 
-func (n *Namespace) keepListing(ctx context.Context, id storage.Repository, kind, name string, list any) {
+func (n *Namespace) keepListing(ctx context.Context, id storage.RepoID, kind, name string, list any) {
 	body, err := json.Marshal(list)
 	if err == nil {
-		err = n.cache.catalog.PutDocument(ctx, id, kind, name, storage.Document{Body: body, Checked: time.Now()})
+		err = n.cache.catalog.PutDocument(ctx, id, kind, name, catalog.Document{Body: body, Checked: time.Now()})
 	}
 	n.cache.recorded(err, id, "list", kind)
 }
 
 // keptListing returns the answer that was kept, where failure is one that the
 // namespace answers from the cache, and otherwise failure.
-func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, id storage.Repository, kind, name string, failure error) (*T, error) {
+func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, id storage.RepoID, kind, name string, failure error) (*T, error) {
 	doc, err := n.cache.catalog.Document(ctx, id, kind, name)
 	if err != nil {
 		return nil, failure

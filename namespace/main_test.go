@@ -21,6 +21,8 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/storagetest"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -44,9 +46,9 @@ type mirror struct {
 	t       *testing.T
 	network *upstreamtest.Network
 	store   *storagetest.Memory
-	catalog *storage.Catalog
+	catalog *catalog.Catalog
 	pool    *jobs.Pool
-	flights *storage.Flights
+	flights *download.Group
 	cache   *namespace.Cache
 	log     *testutil.LogBuffer
 }
@@ -69,10 +71,10 @@ func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store
 	t.Helper()
 	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: memory, log: new(testutil.LogBuffer)}
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
-	m.catalog = storage.NewCatalog(m.store.Records(), storage.CatalogOptions{Logger: logger})
+	m.catalog = catalog.New(m.store.Records(), catalog.Options{Logger: logger})
 	m.pool = jobs.NewPool(pool, metrics, logger)
 	content := storage.NewHealth(logger, "content")
-	m.flights = storage.NewFlights(storage.FlightsOptions{
+	m.flights = download.NewGroup(download.Options{
 		Store: store, Spools: memory.Spools(), MaxFetches: 8,
 		Idle: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -73,7 +74,7 @@ func (n *Namespace) manifestByDigest(ctx context.Context, repo string, dgst dige
 
 // fetch gets a manifest from upstream and stores it, together with the tag that
 // names it, if there is one.
-func (n *Namespace) fetch(ctx context.Context, id storage.Repository, ref oci.Reference, tag string) (*found, error) {
+func (n *Namespace) fetch(ctx context.Context, id storage.RepoID, ref oci.Reference, tag string) (*found, error) {
 	m, err := n.spec.Upstreams.Manifest(ctx, id.Name, ref)
 	if err != nil {
 		return nil, err
@@ -86,7 +87,7 @@ func (n *Namespace) fetch(ctx context.Context, id storage.Repository, ref oci.Re
 }
 
 // open makes the answer for one of those who shared a lookup.
-func (n *Namespace) open(ctx context.Context, id storage.Repository, f *found, led bool) (*Manifest, error) {
+func (n *Namespace) open(ctx context.Context, id storage.RepoID, f *found, led bool) (*Manifest, error) {
 	m := f.describe()
 	if !led && f.Cache != Revalidated && f.Cache != Passed {
 		m.Cache = Collapsed
@@ -106,7 +107,7 @@ func (n *Namespace) open(ctx context.Context, id storage.Repository, f *found, l
 // refetch gets a manifest that ought to be stored and cannot be opened: it has
 // been evicted a moment ago, or the store fails, which must not cost a client
 // what the upstream still has.
-func (n *Namespace) refetch(ctx context.Context, id storage.Repository, dgst digest.Digest, failure error) (*Manifest, error) {
+func (n *Namespace) refetch(ctx context.Context, id storage.RepoID, dgst digest.Digest, failure error) (*Manifest, error) {
 	evicted := errors.Is(failure, storage.ErrNotExist)
 	switch {
 	case n.spec.Offline && evicted:
@@ -153,17 +154,17 @@ func (n *Namespace) manifestByTag(ctx context.Context, repo, tag string) (*Manif
 }
 
 // tag returns what is recorded about a tag, and whether its content is cached.
-func (n *Namespace) tag(ctx context.Context, id storage.Repository, tag string) (known storage.Tag, cached bool) {
+func (n *Namespace) tag(ctx context.Context, id storage.RepoID, tag string) (known catalog.Tag, cached bool) {
 	known, err := n.cache.catalog.Tag(ctx, id, tag)
 	if err != nil {
-		return storage.Tag{}, false
+		return catalog.Tag{}, false
 	}
 	known.Descriptor, cached = n.has(ctx, id, known.Descriptor.Digest)
 	return known, cached
 }
 
 // settled reports whether a cached tag is served without asking an upstream.
-func (n *Namespace) settled(tag string, known storage.Tag) bool {
+func (n *Namespace) settled(tag string, known catalog.Tag) bool {
 	return n.spec.Offline ||
 		time.Since(known.Checked) < n.spec.TagTTL ||
 		n.policy.isImmutable(tag)
@@ -171,7 +172,7 @@ func (n *Namespace) settled(tag string, known storage.Tag) bool {
 
 // refresh asks the upstream what a tag names. A tag that is cached costs a
 // HEAD, and a GET only where it has moved or HEAD does not say.
-func (n *Namespace) refresh(ctx context.Context, id storage.Repository, tag string, known storage.Tag, cached bool) (*found, error) {
+func (n *Namespace) refresh(ctx context.Context, id storage.RepoID, tag string, known catalog.Tag, cached bool) (*found, error) {
 	ref := oci.ByTag(tag)
 	if cached {
 		desc, err := n.spec.Upstreams.Head(ctx, id.Name, ref)
@@ -202,8 +203,8 @@ func (n *Namespace) refresh(ctx context.Context, id storage.Repository, tag stri
 
 // checked records that an upstream has just said that a tag, of which something
 // else may have been known, names a cached content.
-func (n *Namespace) checked(ctx context.Context, id storage.Repository, tag string, desc ocispec.Descriptor, known storage.Tag) *found {
-	n.cache.putTag(ctx, id, tag, storage.Tag{Descriptor: desc, Checked: time.Now()})
+func (n *Namespace) checked(ctx context.Context, id storage.RepoID, tag string, desc ocispec.Descriptor, known catalog.Tag) *found {
+	n.cache.putTag(ctx, id, tag, catalog.Tag{Descriptor: desc, Checked: time.Now()})
 	f := &found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: desc}
 	if desc.Digest != known.Descriptor.Digest {
 		f.Cache = Moved
@@ -214,7 +215,7 @@ func (n *Namespace) checked(ctx context.Context, id storage.Repository, tag stri
 // fallBack answers an upstream's failure from the cache where the namespace
 // does so, and otherwise returns that failure. A tag that is definitely gone is
 // forgotten.
-func (n *Namespace) fallBack(ctx context.Context, id storage.Repository, tag string, known storage.Tag, failure error) (*found, error) {
+func (n *Namespace) fallBack(ctx context.Context, id storage.RepoID, tag string, known catalog.Tag, failure error) (*found, error) {
 	if o, ok := n.stale(failure, known.Checked); ok {
 		return &found{Outcome: o, desc: known.Descriptor}, nil
 	}

@@ -126,8 +126,8 @@ func (n *Namespace) UpstreamKey(host string) string {
 }
 
 // id is the cache identity of a repository of the namespace.
-func (n *Namespace) id(repo string) storage.Repository {
-	return storage.Repository{Namespace: n.spec.Key, Name: repo}
+func (n *Namespace) id(repo string) storage.RepoID {
+	return storage.RepoID{Namespace: n.spec.Key, Name: repo}
 }
 
 // offline returns the error for what is not cached, while upstreams are not to

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/weirhq/weir/namespace"
-	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/storagetest"
 	"github.com/weirhq/weir/upstream"
 )
@@ -16,7 +16,7 @@ func newTable(t testing.TB, specs ...namespace.Spec) (*namespace.Table, error) {
 	t.Helper()
 	store := storagetest.NewMemory(t)
 	cache, err := namespace.NewCache(namespace.CacheOptions{
-		Store: store, Spools: store.Spools(), Catalog: storage.NewCatalog(store.Records(), storage.CatalogOptions{}),
+		Store: store, Spools: store.Spools(), Catalog: catalog.New(store.Records(), catalog.Options{}),
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {

@@ -108,7 +108,7 @@ func TestOverlappingKeysProveTheirOwnBlobs(t *testing.T) {
 						t.Errorf("%s got %v", n.Key(), err)
 					}
 				})
-				outer := storage.Repository{Namespace: "ghcr.io", Name: "acme/app"}
+				outer := storage.RepoID{Namespace: "ghcr.io", Name: "acme/app"}
 				if _, err := m.catalog.Link(t.Context(), outer, dgst); err == nil {
 					t.Error("the repository without the blob got a link to it")
 				}

@@ -14,7 +14,7 @@ import (
 )
 
 // has reports whether a manifest is stored and this repository possesses it.
-func (n *Namespace) has(ctx context.Context, id storage.Repository, dgst digest.Digest) (ocispec.Descriptor, bool) {
+func (n *Namespace) has(ctx context.Context, id storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, bool) {
 	desc, err := n.cache.catalog.Link(ctx, id, dgst)
 	if err != nil || desc.MediaType == "" {
 		return desc, false // a link without a media type is that of a blob
@@ -27,7 +27,7 @@ func (n *Namespace) has(ctx context.Context, id storage.Repository, dgst digest.
 // adopt makes a stored content the manifest of a repository whose upstream has
 // just named it as one: that answer proved the repository's right to it. It
 // returns its descriptor, or false where the manifest has to be fetched.
-func (n *Namespace) adopt(ctx context.Context, id storage.Repository, named ocispec.Descriptor) (ocispec.Descriptor, bool) {
+func (n *Namespace) adopt(ctx context.Context, id storage.RepoID, named ocispec.Descriptor) (ocispec.Descriptor, bool) {
 	if own, ok := n.has(ctx, id, named.Digest); ok {
 		return own, true
 	}
@@ -67,7 +67,7 @@ func (c *Cache) inspect(ctx context.Context, named ocispec.Descriptor, limit int
 // confirm looks for a manifest that is stored, but not known to be this
 // repository's, and asks the upstream whether it is. It returns nil when the
 // manifest has to be fetched.
-func (n *Namespace) confirm(ctx context.Context, id storage.Repository, dgst digest.Digest) (*found, error) {
+func (n *Namespace) confirm(ctx context.Context, id storage.RepoID, dgst digest.Digest) (*found, error) {
 	if _, err := n.cache.store.Stat(ctx, dgst); err != nil {
 		return nil, nil
 	}

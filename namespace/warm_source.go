@@ -36,7 +36,7 @@ func (n *Namespace) MaxManifest() int64 { return n.spec.MaxManifest }
 
 // Warm reads a repository through the cache, by its name with or without the
 // namespace's key.
-func (n *Namespace) Warm(name string) (storage.Repository, warm.Source) {
+func (n *Namespace) Warm(name string) (storage.RepoID, warm.Source) {
 	repo := n.spec.rule().Upstream(name)
 	return n.id(repo), warmSource{n, repo}
 }
@@ -101,7 +101,7 @@ func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _
 }
 
 // arrivedWhole settles what a download has brought.
-func (n *Namespace) arrivedWhole(ctx context.Context, id storage.Repository, desc ocispec.Descriptor, b *opened) error {
+func (n *Namespace) arrivedWhole(ctx context.Context, id storage.RepoID, desc ocispec.Descriptor, b *opened) error {
 	info, err := n.cache.store.Stat(ctx, desc.Digest)
 	if errors.Is(err, storage.ErrNotExist) {
 		return errNotStored

@@ -15,8 +15,8 @@ import (
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
-	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/memcache"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -176,7 +176,7 @@ func newDiskMirror(t testing.TB, specs ...namespace.Spec) *mirror {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	return newMirrorOver(t, storage.NewHot(store, 32<<20, 1<<20), store.Records(), store.Spools(), specs...)
+	return newMirrorOver(t, memcache.New(store, 32<<20, 1<<20), store.Records(), store.Spools(), specs...)
 }
 
 // discard is a ResponseWriter that costs next to nothing.

@@ -20,6 +20,8 @@ import (
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 	"github.com/weirhq/weir/upstream"
@@ -32,7 +34,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type mirror struct {
 	t        testing.TB
 	store    storage.Store
-	flights  *storage.Flights
+	flights  *download.Group
 	cache    *namespace.Cache
 	tables   namespace.Live
 	gatherer *prometheus.Registry
@@ -54,12 +56,12 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m := &mirror{t: t, store: store, gatherer: prometheus.NewRegistry(), log: new(logLines)}
 	logger := slog.New(slog.NewJSONHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	pool := jobs.NewPool(4, nil, logger)
-	m.flights = storage.NewFlights(storage.FlightsOptions{
+	m.flights = download.NewGroup(download.Options{
 		Store: store, Spools: spools, MaxFetches: 8, Idle: namespace.CompleteOrAbandon(pool), Logger: logger,
 	})
 	var err error
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
-		Store: store, Spools: spools, Catalog: storage.NewCatalog(records, storage.CatalogOptions{}), Flights: m.flights, Pool: pool, Logger: logger,
+		Store: store, Spools: spools, Catalog: catalog.New(records, catalog.Options{}), Flights: m.flights, Pool: pool, Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)

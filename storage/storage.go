@@ -1,20 +1,20 @@
 // Package storage keeps verified bytes by digest and small records by key.
 //
-// These things build on each other:
+// A [Store] holds content by digest, a [Records] holds small documents by key.
+// Drivers such as package disk implement both; package storagetest holds them to
+// one behaviour. The packages below this one build on these two interfaces and
+// never on each other:
 //
-//   - A [Store] holds content by digest, a [Records] holds small documents by
-//     key. Drivers (package disk) implement both;
-//     package storagetest holds them to one behaviour.
-//   - [Hot] decorates a Store and keeps small content in memory. Package evict
-//     decorates one too, and evicts the least recently used content.
-//   - [Catalog] gives the records their types: which descriptor a tag had and
-//     when that was last checked, and which digests a repository possesses.
-//   - [Flights] runs at most one download per digest into a growing
-//     [spool.Spool] that many readers follow, and commits it once its digest
-//     has been verified. Nothing unverified ever enters a Store.
+//   - download runs at most one download per digest into a growing
+//     [spool.Spool] that many readers follow, and commits it once its digest has
+//     been verified. Nothing unverified ever enters a Store.
+//   - evict decorates a Store and evicts the least recently used content.
+//   - memcache decorates a Store and keeps small content in memory.
+//   - catalog gives the records their types: which descriptor a tag had and when
+//     that was last checked, and which digests a repository possesses.
+//   - maintain verifies and evicts offline.
 //
-// The package knows neither registries nor HTTP: where bytes come from is a
-// [Source] that the caller passes in.
+// None of them knows registries or HTTP.
 package storage
 
 import (
@@ -32,6 +32,19 @@ import (
 // ErrNotExist says that a store has no content for a digest, or no record for
 // a key.
 var ErrNotExist = errors.New("storage: does not exist")
+
+// ErrCorrupt says that the bytes a source delivered are not the content of the
+// digest that was asked for.
+var ErrCorrupt = errors.New("storage: the bytes do not match their digest")
+
+// RepoID identifies a mirrored repository: the key of the configured block
+// and the name below it. Both together are the cache's identity:
+// "ghcr.io/acme" with "app" and "ghcr.io" with "acme/app" are different ones,
+// since their credentials are.
+type RepoID struct{ Namespace, Name string }
+
+// String returns the namespace and the name, joined with a slash.
+func (r RepoID) String() string { return r.Namespace + "/" + r.Name }
 
 // Info describes stored content.
 type Info struct {

@@ -20,8 +20,11 @@ import (
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/evict"
+	"github.com/weirhq/weir/storage/memcache"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/sharedcooldown"
@@ -47,7 +50,7 @@ type mirror struct {
 	limit     *evict.Store
 	pool      *jobs.Pool
 	warmer    *keepwarm.Warmer
-	flights   *storage.Flights
+	flights   *download.Group
 	content   *storage.Health
 	records   *storage.Health
 	cache     *namespace.Cache
@@ -98,7 +101,7 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 	m.content = storage.NewHealth(m.log, "content")
 	m.records = storage.NewHealth(m.log, "records of tags and possession")
 	m.measureStore(cfg)
-	hot := storage.NewHot(store, hotBytes, hotObject)
+	hot := memcache.New(store, hotBytes, hotObject)
 	hot.OnCorrupt(m.quarantine)
 	m.limit = evict.New(hot, store.Spools(), evict.Options{
 		MaxBytes:  int64(fs.MaxSize),
@@ -109,21 +112,21 @@ func (m *mirror) openStorage(cfg *config.Config) error {
 		Metrics:   evict.NewMetrics(m.gatherer),
 		Logger:    m.log,
 	})
-	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{Logger: m.log})
+	records := catalog.New(store.Records(), catalog.Options{Logger: m.log})
 	m.pool = jobs.NewPool(cfg.Global.MaxConcurrentCacheJobs, jobs.NewMetrics(m.gatherer), m.log)
 	m.warmer = keepwarm.New(m.pool, keepwarm.NewMetrics(m.gatherer), m.log)
-	m.flights = storage.NewFlights(storage.FlightsOptions{
+	m.flights = download.NewGroup(download.Options{
 		Store:      m.limit,
 		Spools:     store.Spools(),
 		MaxFetches: cfg.Global.MaxConcurrentFetches,
 		Idle:       namespace.CompleteOrAbandon(m.pool),
 		Health:     m.content,
-		Metrics:    storage.NewMetrics(m.gatherer),
+		Metrics:    download.NewMetrics(m.gatherer),
 		Tracer:     m.tracing.downloadTracer(),
 		Logger:     m.log,
 	})
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
-		Store: m.limit, Spools: store.Spools(), Catalog: catalog, Flights: m.flights, Pool: m.pool,
+		Store: m.limit, Spools: store.Spools(), Catalog: records, Flights: m.flights, Pool: m.pool,
 		Content: m.content, Records: m.records,
 		Logger: m.log,
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/disk"
 )
 
@@ -111,7 +112,7 @@ func addCached(ctx context.Context, cfg *config.Config, images map[string]image)
 		return err
 	}
 	defer store.Close()
-	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{})
+	catalog := catalog.New(store.Records(), catalog.Options{})
 	repositories, err := catalog.Repositories(ctx)
 	if err != nil {
 		return err
@@ -129,7 +130,7 @@ func addCached(ctx context.Context, cfg *config.Config, images map[string]image)
 
 // cachedImage returns a manifest of a repository, by a tag if it has one, with a
 // blob if there is one. It is none where the repository has only blobs.
-func cachedImage(ctx context.Context, catalog *storage.Catalog, repo storage.Repository) (image, error) {
+func cachedImage(ctx context.Context, catalog *catalog.Catalog, repo storage.RepoID) (image, error) {
 	found := image{origin: cached, repository: repo.Name}
 	tags, err := catalog.Tags(ctx, repo)
 	if err != nil {

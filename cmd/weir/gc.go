@@ -12,7 +12,9 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/maintain"
 )
 
 // gcOptions are the flags of gc.
@@ -50,7 +52,7 @@ has been restarted.
 			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records {
 				return errors.New("there is no limit to evict to: give --max-size or --max-unused, or set blob_store.fs.max_size or max_unused")
 			}
-			return maintain(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
+			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
 				return opts.run(ctx, store, limits, cmd.OutOrStdout())
 			})
 		},
@@ -70,8 +72,8 @@ has been restarted.
 }
 
 // limits are those of the configuration, unless a flag says otherwise.
-func (o gcOptions) limits(fs config.FS) storage.EvictOptions {
-	limits := storage.EvictOptions{DryRun: o.dryRun}
+func (o gcOptions) limits(fs config.FS) maintain.EvictOptions {
+	limits := maintain.EvictOptions{DryRun: o.dryRun}
 	if fs.MaxSize > 0 {
 		limits.MaxBytes = new(int64(fs.MaxSize))
 	}
@@ -89,12 +91,12 @@ func (o gcOptions) limits(fs config.FS) storage.EvictOptions {
 
 // run evicts, then prunes the records if it is to, and prints what it did also
 // where that was not all.
-func (o gcOptions) run(ctx context.Context, store *disk.Store, limits storage.EvictOptions, stdout io.Writer) error {
+func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.EvictOptions, stdout io.Writer) error {
 	evicted := make(map[digest.Digest]bool)
 	if o.dryRun && o.records { // else the store says what is gone
 		limits.Evicted = func(entry storage.Entry) { evicted[entry.Digest] = true }
 	}
-	report, err := storage.Evict(ctx, store, limits)
+	report, err := maintain.Evict(ctx, store, limits)
 	removed, forgot := "removed", "forgot"
 	if o.dryRun {
 		removed, forgot = "would remove", "would forget"
@@ -103,8 +105,7 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits storage.Ev
 	if err != nil || !o.records {
 		return err
 	}
-	catalog := storage.NewCatalog(store.Records(), storage.CatalogOptions{})
-	pruned, err := catalog.Prune(ctx, storage.PruneOptions{
+	pruned, err := catalog.New(store.Records(), catalog.Options{}).Prune(ctx, catalog.PruneOptions{
 		DryRun: o.dryRun,
 		Gone: func(ctx context.Context, dgst digest.Digest) (bool, error) {
 			_, err := store.Stat(ctx, dgst)

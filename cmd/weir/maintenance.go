@@ -12,8 +12,8 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/units"
-	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/maintain"
 )
 
 // besideServer is what the help of each command for maintenance says.
@@ -21,10 +21,10 @@ const besideServer = `
 It may run beside the mirror that serves from the same directory. Run it as the
 same user.`
 
-// maintain opens the store that a configuration names, for work beside the
+// withStore opens the store that a configuration names, for work beside the
 // mirror that serves from it, and does that work until it is done or a signal
 // ends the context.
-func maintain(ctx context.Context, cfg *config.Config, work func(context.Context, *disk.Store) error) error {
+func withStore(ctx context.Context, cfg *config.Config, work func(context.Context, *disk.Store) error) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	fs := cfg.BlobStore.FS
@@ -46,7 +46,7 @@ func maintain(ctx context.Context, cfg *config.Config, work func(context.Context
 }
 
 // describe returns an amount for people.
-func describe(a storage.Amount) string {
+func describe(a maintain.Amount) string {
 	noun := "objects"
 	if a.Objects == 1 {
 		noun = "object"

@@ -15,6 +15,7 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/maintain"
 )
 
 // store puts contents where a configuration keeps them, used an hour ago the
@@ -70,7 +71,7 @@ func TestVerify(t *testing.T) {
 
 func TestFinding(t *testing.T) {
 	info := storage.Info{Digest: "sha256:ab", Size: 3 << 20}
-	for want, f := range map[string]storage.Finding{
+	for want, f := range map[string]maintain.Finding{
 		"quarantined sha256:ab (3.0 MiB): /q/ab":                                                         {Info: info, Err: storage.ErrCorrupt, Path: "/q/ab"},
 		"unreadable sha256:ab (3.0 MiB): read /b/ab: input/output error":                                 {Info: info, Err: &os.PathError{Op: "read", Path: "/b/ab", Err: syscall.EIO}},
 		"corrupt, and not quarantined sha256:ab (3.0 MiB): storage: the bytes do not match their digest": {Info: info, Err: storage.ErrCorrupt},
@@ -171,10 +172,10 @@ func TestMaintenanceInterrupted(t *testing.T) {
 func TestProgressLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out strings.Builder
-		p := newProgress(&out, "verifying", storage.Amount{Objects: 4, Bytes: 4 << 10})
+		p := newProgress(&out, "verifying", maintain.Amount{Objects: 4, Bytes: 4 << 10})
 		for i := range int64(35) {
 			time.Sleep(time.Second)
-			p.advance(storage.Amount{Objects: i / 10, Bytes: i * 128})
+			p.advance(maintain.Amount{Objects: i / 10, Bytes: i * 128})
 		}
 		p.end(true)
 		want := "verifying 4 objects, 4.0 KiB\n" +

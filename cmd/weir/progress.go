@@ -8,7 +8,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
-	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/maintain"
 )
 
 const (
@@ -22,12 +22,12 @@ const (
 
 // progress shows how far something has come.
 type progress interface {
-	advance(so storage.Amount) // far
+	advance(so maintain.Amount) // far
 	end(complete bool)
 }
 
 // newProgress returns a bar where w is a terminal, and else lines.
-func newProgress(w io.Writer, doing string, total storage.Amount) progress {
+func newProgress(w io.Writer, doing string, total maintain.Amount) progress {
 	if isTerminal(w) {
 		bars := newBars(w)
 		return bar{bars, addBar(bars, doing, total.Bytes)}
@@ -61,7 +61,7 @@ type bar struct {
 	bar  *mpb.Bar
 }
 
-func (b bar) advance(so storage.Amount) { b.bar.SetCurrent(so.Bytes) }
+func (b bar) advance(so maintain.Amount) { b.bar.SetCurrent(so.Bytes) }
 
 func (b bar) end(complete bool) {
 	if complete {
@@ -75,11 +75,11 @@ func (b bar) end(complete bool) {
 type lines struct {
 	w     io.Writer
 	doing string
-	total storage.Amount
+	total maintain.Amount
 	last  time.Time
 }
 
-func (l *lines) advance(so storage.Amount) {
+func (l *lines) advance(so maintain.Amount) {
 	if time.Since(l.last) < lineInterval {
 		return
 	}
@@ -90,7 +90,7 @@ func (l *lines) advance(so storage.Amount) {
 func (l *lines) end(bool) {}
 
 // far says in a line how far something has come.
-func far(doing string, so, total storage.Amount) string {
+func far(doing string, so, total maintain.Amount) string {
 	percent := 100 * float64(so.Bytes) / float64(max(total.Bytes, 1))
 	return fmt.Sprintf("%s: %.0f%% (%s)", doing, min(percent, 100), describe(so))
 }

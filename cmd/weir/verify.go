@@ -11,6 +11,7 @@ import (
 	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/maintain"
 )
 
 func verifyCommand(paths *[]string) *cobra.Command {
@@ -35,7 +36,7 @@ The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.
 			if err != nil {
 				return err
 			}
-			return maintain(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
+			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
 				return verify(ctx, store, jobs, quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			})
 		},
@@ -53,7 +54,7 @@ func verify(ctx context.Context, store *disk.Store, jobs int, quiet bool, stdout
 		return err
 	}
 	shown := newProgress(silent(quiet, stderr), "verifying", total)
-	report, err := storage.Verify(ctx, store, storage.VerifyOptions{
+	report, err := maintain.Verify(ctx, store, maintain.VerifyOptions{
 		Jobs: jobs, Quarantine: store.Quarantine, Progress: shown.advance,
 	})
 	shown.end(err == nil)
@@ -68,7 +69,7 @@ func verify(ctx context.Context, store *disk.Store, jobs int, quiet bool, stdout
 }
 
 // count adds up what is stored, without reading it.
-func count(ctx context.Context, store storage.Store) (total storage.Amount, err error) {
+func count(ctx context.Context, store storage.Store) (total maintain.Amount, err error) {
 	for entry, err := range store.All(ctx) {
 		if err != nil {
 			return total, err
@@ -80,7 +81,7 @@ func count(ctx context.Context, store storage.Store) (total storage.Amount, err 
 }
 
 // finding says in one line what is wrong and what became of it.
-func finding(f storage.Finding) string {
+func finding(f maintain.Finding) string {
 	what := fmt.Sprintf("%s (%s)", f.Digest, units.IEC(f.Size))
 	switch {
 	case f.Path != "":

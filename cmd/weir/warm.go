@@ -20,7 +20,7 @@ import (
 
 	"github.com/weirhq/weir/internal/hosts"
 	"github.com/weirhq/weir/oci"
-	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/maintain"
 	"github.com/weirhq/weir/warm"
 )
 
@@ -264,5 +264,5 @@ func (s *warmSum) conclude(ctx context.Context, stdout io.Writer) error {
 }
 
 func amounts(brought, present warm.Amount) string {
-	return "new " + describe(storage.Amount(brought)) + "; already there " + describe(storage.Amount(present))
+	return "new " + describe(maintain.Amount(brought)) + "; already there " + describe(maintain.Amount(present))
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/vbauerster/mpb/v8"
 
-	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/maintain"
 	"github.com/weirhq/weir/warm"
 )
 
@@ -111,7 +111,7 @@ func (s *lineScreen) report() {
 		s.mu.Lock()
 		for _, image := range slices.Sorted(maps.Keys(s.running)) {
 			p := s.running[image]
-			fmt.Fprintln(s.stderr, far("warming "+image, storage.Amount(p.Done), storage.Amount(p.Total)))
+			fmt.Fprintln(s.stderr, far("warming "+image, maintain.Amount(p.Done), maintain.Amount(p.Total)))
 		}
 		s.mu.Unlock()
 	}

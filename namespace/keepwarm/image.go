@@ -30,14 +30,14 @@ type Namespace interface {
 	// MaxManifest is the largest manifest that the namespace serves, in bytes.
 	MaxManifest() int64
 	// Warm reads a repository through the cache, by the name that an Image has.
-	Warm(name string) (storage.Repository, warm.Source)
+	Warm(name string) (storage.RepoID, warm.Source)
 }
 
 // scheduled is the state of one image's schedule. The Warmer's mutex guards it,
 // but for the fields that never change.
 type scheduled struct {
 	Image
-	repo   storage.Repository
+	repo   storage.RepoID
 	wanted time.Time // since when
 
 	namespace Namespace // of the latest Apply
@@ -52,7 +52,7 @@ type scheduled struct {
 // only if all of it is equal. It holds the repository and not its printed name,
 // because two repositories can be printed alike.
 type identity struct {
-	repo      storage.Repository
+	repo      storage.RepoID
 	reference string
 	every     time.Duration
 	platforms string

@@ -21,6 +21,7 @@ import (
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/evict"
+	"github.com/weirhq/weir/storage/memcache"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
@@ -49,7 +50,7 @@ func TestHoldsTheCap(t *testing.T) {
 	const limit = 8 << 20
 	root := t.TempDir()
 	s := openDisk(t, root)
-	l := evict.New(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), evict.Options{MaxBytes: limit, Touch: s.Touch})
+	l := evict.New(memcache.New(s, 1<<20, 1<<10), s.Spools(), evict.Options{MaxBytes: limit, Touch: s.Touch})
 	flights := newDownloads(t, l, s.Spools())
 
 	var origins []*origin
@@ -139,7 +140,7 @@ func (f *countingFile) Read(p []byte) (int, error) {
 // close the file.
 func TestKeepsSendfile(t *testing.T) {
 	s := openDisk(t, t.TempDir())
-	l := evict.New(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), evict.Options{})
+	l := evict.New(memcache.New(s, 1<<20, 1<<10), s.Spools(), evict.Options{})
 	defer func() { must(t, l.Close()) }()
 	content := random(8 << 20)
 	large := storagetest.Commit(t, l, s.Spools(), content)
@@ -188,7 +189,7 @@ func TestKeepsSendfile(t *testing.T) {
 
 func BenchmarkStore(b *testing.B) {
 	m := storagetest.NewMemory(b)
-	hot := storage.NewHot(m, 1<<20, 1<<10)
+	hot := memcache.New(m, 1<<20, 1<<10)
 	l := evict.New(hot, m.Spools(), evict.Options{MaxBytes: 1 << 30, Touch: m.Touch})
 	b.Cleanup(func() { must(b, l.Close()) })
 	ctx := b.Context()

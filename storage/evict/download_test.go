@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -36,7 +37,7 @@ type origin struct {
 	noSize bool // the upstream does not announce the size
 }
 
-func (o *origin) open(_ context.Context, offset, length int64) (*storage.Stream, error) {
+func (o *origin) open(_ context.Context, offset, length int64) (*download.Stream, error) {
 	size := int64(len(o.body))
 	end := size
 	if length >= 0 {
@@ -45,7 +46,7 @@ func (o *origin) open(_ context.Context, offset, length int64) (*storage.Stream,
 	if o.noSize {
 		size = -1
 	}
-	return &storage.Stream{
+	return &download.Stream{
 		ReadCloser: io.NopCloser(bytes.NewReader(o.body[offset:end])),
 		Size:       size,
 		Origin:     "upstream.test:443",
@@ -54,16 +55,16 @@ func (o *origin) open(_ context.Context, offset, length int64) (*storage.Stream,
 }
 
 // newDownloads returns downloads into store through spools.
-func newDownloads(t *testing.T, store storage.Store, spools *spool.Dir) *storage.Flights {
+func newDownloads(t *testing.T, store storage.Store, spools *spool.Dir) *download.Group {
 	t.Helper()
-	downloads := storage.NewFlights(storage.FlightsOptions{Store: store, Spools: spools, MaxFetches: 8})
+	downloads := download.NewGroup(download.Options{Store: store, Spools: spools, MaxFetches: 8})
 	t.Cleanup(downloads.Close)
 	return downloads
 }
 
 // pullThrough reads a content from the store or from its download.
-func pullThrough(t *testing.T, downloads *storage.Flights, o *origin) []byte {
-	source := storage.Source{Repository: storage.Repository{Namespace: "docker.io", Name: "library/app"}, Open: o.open}
+func pullThrough(t *testing.T, downloads *download.Group, o *origin) []byte {
+	source := download.Source{Repository: storage.RepoID{Namespace: "docker.io", Name: "library/app"}, Open: o.open}
 	object, reader, err := downloads.Open(t.Context(), digest.FromBytes(o.body), source)
 	if err != nil {
 		t.Error(err)

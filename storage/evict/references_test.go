@@ -12,8 +12,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/evict"
+	"github.com/weirhq/weir/storage/memcache"
 )
 
 func descriptor(dgst digest.Digest) ocispec.Descriptor { return ocispec.Descriptor{Digest: dgst} }
@@ -89,7 +89,7 @@ func TestOrderSurvivesARestart(t *testing.T) {
 		var kept, layer, used digest.Digest
 		func() {
 			s := openDisk(t, root)
-			l := evict.New(storage.NewHot(s, 1<<20, 1<<10), s.Spools(), evict.Options{Touch: s.Touch})
+			l := evict.New(memcache.New(s, 1<<20, 1<<10), s.Spools(), evict.Options{Touch: s.Touch})
 			layer = put(t, l, s.Spools(), bytes.Repeat([]byte("l"), 1000))
 			kept = put(t, l, s.Spools(), document(t, ocispec.Manifest{Layers: []ocispec.Descriptor{descriptor(layer)}}))
 			used = put(t, l, s.Spools(), bytes.Repeat([]byte("u"), 1000))

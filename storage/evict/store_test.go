@@ -19,6 +19,7 @@ import (
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/storage/evict"
+	"github.com/weirhq/weir/storage/memcache"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 )
@@ -39,7 +40,7 @@ func TestConformance(t *testing.T) {
 		storagetest.Run(t, func(t *testing.T) storagetest.Driver {
 			s := openDisk(t, t.TempDir())
 			return limited(t, storagetest.Driver{
-				Store: storage.NewHot(s, 1<<20, 1<<10), Records: s.Records(), Spools: s.Spools(), Touch: s.Touch,
+				Store: memcache.New(s, 1<<20, 1<<10), Records: s.Records(), Spools: s.Spools(), Touch: s.Touch,
 			})
 		})
 	})

@@ -1,4 +1,4 @@
-package storage_test
+package catalog_test
 
 import (
 	"context"
@@ -14,11 +14,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
 var (
-	app     = storage.Repository{Namespace: "ghcr.io", Name: "acme/app"}
+	app     = storage.RepoID{Namespace: "ghcr.io", Name: "acme/app"}
 	checked = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 )
 
@@ -30,9 +31,9 @@ func blob(content string) ocispec.Descriptor {
 	return ocispec.Descriptor{Digest: digest.FromString(content), Size: int64(len(content))}
 }
 
-func newCatalog(t *testing.T) (*storage.Catalog, *storagetest.Memory) {
+func newCatalog(t *testing.T) (*catalog.Catalog, *storagetest.Memory) {
 	m := storagetest.NewMemory(t)
-	return storage.NewCatalog(m.Records(), storage.CatalogOptions{}), m
+	return catalog.New(m.Records(), catalog.Options{}), m
 }
 
 func TestCatalogTags(t *testing.T) {
@@ -43,14 +44,14 @@ func TestCatalogTags(t *testing.T) {
 	if tags, err := c.Tags(t.Context(), app); len(tags) != 0 || err != nil {
 		t.Errorf("Tags = %q, %v", tags, err)
 	}
-	want := storage.Tag{Descriptor: manifest("one"), Checked: checked}
+	want := catalog.Tag{Descriptor: manifest("one"), Checked: checked}
 	for _, tag := range []string{"v1", "latest", "_odd", "v1.0-rc_1", strings.Repeat("x", 128)} {
 		must(t, c.PutTag(t.Context(), app, tag, want))
 	}
-	newer := storage.Tag{Descriptor: manifest("two"), Checked: checked.Add(time.Hour)}
+	newer := catalog.Tag{Descriptor: manifest("two"), Checked: checked.Add(time.Hour)}
 	must(t, c.PutTag(t.Context(), app, "v1", newer))
 
-	for name, c := range map[string]*storage.Catalog{"same": c, "restarted": storage.NewCatalog(m.Records(), storage.CatalogOptions{})} {
+	for name, c := range map[string]*catalog.Catalog{"same": c, "restarted": catalog.New(m.Records(), catalog.Options{})} {
 		if got, err := c.Tag(t.Context(), app, "v1"); !cmp.Equal(got, newer) || err != nil {
 			t.Errorf("%s: Tag = %+v, %v, want %+v", name, got, err, newer)
 		}
@@ -82,14 +83,14 @@ func TestCatalogLinks(t *testing.T) {
 	wide := ocispec.Descriptor{Digest: digest.SHA512.FromString("layer"), Size: 5}
 	must(t, c.PutLink(t.Context(), app, wide))
 
-	for name, c := range map[string]*storage.Catalog{"same": c, "restarted": storage.NewCatalog(m.Records(), storage.CatalogOptions{})} {
+	for name, c := range map[string]*catalog.Catalog{"same": c, "restarted": catalog.New(m.Records(), catalog.Options{})} {
 		for _, want := range []ocispec.Descriptor{want, blob("layer"), wide} {
 			if got, err := c.Link(t.Context(), app, want.Digest); !cmp.Equal(got, want) || err != nil {
 				t.Errorf("%s: Link = %+v, %v, want %+v", name, got, err, want)
 			}
 		}
 		// Possession in one repository says nothing about another.
-		for _, other := range []storage.Repository{
+		for _, other := range []storage.RepoID{
 			{Namespace: "ghcr.io/acme", Name: "app"}, {Namespace: "ghcr.io", Name: "acme"}, {Namespace: "ghcr.io", Name: "acme/app/sub"}, {Namespace: "quay.io", Name: "acme/app"},
 		} {
 			if _, err := c.Link(t.Context(), other, want.Digest); !errors.Is(err, storage.ErrNotExist) {
@@ -134,7 +135,7 @@ func TestPutLinkWritesOnlyWhatIsNew(t *testing.T) {
 		}
 	}
 	before := m.Calls("Put")
-	must(t, storage.NewCatalog(m.Records(), storage.CatalogOptions{}).PutLink(t.Context(), app, otherType))
+	must(t, catalog.New(m.Records(), catalog.Options{}).PutLink(t.Context(), app, otherType))
 	if got := m.Calls("Put") - before; got != 0 {
 		t.Errorf("%d writes of a link that is recorded but not in memory, want 0", got)
 	}
@@ -142,7 +143,7 @@ func TestPutLinkWritesOnlyWhatIsNew(t *testing.T) {
 
 // Asking about a tag that has not moved must not cost a write each time.
 func TestPutTagWritesAnUnmovedTagOnceAMinute(t *testing.T) {
-	catalog, memory := newCatalog(t)
+	c, memory := newCatalog(t)
 	checked := time.Now()
 	for _, step := range []struct {
 		after  time.Duration
@@ -156,12 +157,12 @@ func TestPutTagWritesAnUnmovedTagOnceAMinute(t *testing.T) {
 		{61 * time.Second, manifest("b"), 3},
 		{62 * time.Second, manifest("a"), 4},
 	} {
-		want := storage.Tag{Descriptor: step.desc, Checked: checked.Add(step.after)}
-		must(t, catalog.PutTag(t.Context(), app, "latest", want))
+		want := catalog.Tag{Descriptor: step.desc, Checked: checked.Add(step.after)}
+		must(t, c.PutTag(t.Context(), app, "latest", want))
 		if got := memory.Calls("Put"); got != step.writes {
 			t.Errorf("after %v: %d writes, want %d", step.after, got, step.writes)
 		}
-		got, err := catalog.Tag(t.Context(), app, "latest")
+		got, err := c.Tag(t.Context(), app, "latest")
 		if err != nil || got.Descriptor.Digest != step.desc.Digest || !got.Checked.Equal(want.Checked) {
 			t.Errorf("after %v: %v, %v; want %v", step.after, got, err, want)
 		}
@@ -170,9 +171,9 @@ func TestPutTagWritesAnUnmovedTagOnceAMinute(t *testing.T) {
 
 func TestCatalogDocuments(t *testing.T) {
 	c, _ := newCatalog(t)
-	tags := storage.Document{Body: []byte(`{"tags":[]}`), Checked: checked}
+	tags := catalog.Document{Body: []byte(`{"tags":[]}`), Checked: checked}
 	must(t, c.PutDocument(t.Context(), app, "tags", "n=10&last=../../etc/passwd", tags))
-	must(t, c.PutDocument(t.Context(), app, "tags", "", storage.Document{Checked: checked}))
+	must(t, c.PutDocument(t.Context(), app, "tags", "", catalog.Document{Checked: checked}))
 	if got, err := c.Document(t.Context(), app, "tags", "n=10&last=../../etc/passwd"); !cmp.Equal(got, tags) || err != nil {
 		t.Errorf("Document = %+v, %v, want %+v", got, err, tags)
 	}
@@ -184,7 +185,7 @@ func TestCatalogDocuments(t *testing.T) {
 			t.Errorf("Document(%s, %s): %v, want ErrNotExist", kind, name, err)
 		}
 	}
-	replaced := storage.Document{Body: []byte("new"), Checked: checked.Add(time.Hour)}
+	replaced := catalog.Document{Body: []byte("new"), Checked: checked.Add(time.Hour)}
 	must(t, c.PutDocument(t.Context(), app, "tags", "", replaced))
 	if got, err := c.Document(t.Context(), app, "tags", ""); !cmp.Equal(got, replaced) || err != nil {
 		t.Errorf("Document = %+v, %v, want %+v", got, err, replaced)
@@ -196,7 +197,7 @@ func TestCatalogRepositories(t *testing.T) {
 	if repos, err := c.Repositories(t.Context()); len(repos) != 0 || err != nil {
 		t.Errorf("Repositories = %v, %v", repos, err)
 	}
-	want := []storage.Repository{
+	want := []storage.RepoID{
 		{Namespace: "docker.io", Name: "library/nginx"},
 		{Namespace: "ghcr.io", Name: "acme"},
 		{Namespace: "ghcr.io", Name: "acme/app"},
@@ -205,7 +206,7 @@ func TestCatalogRepositories(t *testing.T) {
 		{Namespace: "ghcr.io", Name: "acme-labs/app"},
 		{Namespace: "localhost:5000", Name: "x"},
 	}
-	slices.SortFunc(want, func(a, b storage.Repository) int {
+	slices.SortFunc(want, func(a, b storage.RepoID) int {
 		return strings.Compare(a.String()+"\x00"+a.Namespace, b.String()+"\x00"+b.Namespace)
 	})
 	for i, repo := range want {
@@ -214,10 +215,10 @@ func TestCatalogRepositories(t *testing.T) {
 			must(t, c.PutLink(t.Context(), repo, blob("another")))
 		}
 		if i%3 != 0 || i%2 != 0 {
-			must(t, c.PutTag(t.Context(), repo, "latest", storage.Tag{Descriptor: manifest("x")}))
+			must(t, c.PutTag(t.Context(), repo, "latest", catalog.Tag{Descriptor: manifest("x")}))
 		}
 	}
-	must(t, c.PutDocument(t.Context(), storage.Repository{Namespace: "ghcr.io", Name: "has/only/documents"}, "tags", "", storage.Document{Checked: checked}))
+	must(t, c.PutDocument(t.Context(), storage.RepoID{Namespace: "ghcr.io", Name: "has/only/documents"}, "tags", "", catalog.Document{Checked: checked}))
 	for _, garbage := range []string{"top", "ghcr.io/x", "ghcr.io/_tags/x", "ghcr.io/x/_other/y", "%zz/x/_tags/y", "%67hcr.io/x/_tags/y", "ghcr.io%2facme/app/_tags/lower-case-escape"} {
 		must(t, m.Records().Put(t.Context(), garbage, []byte("garbage")))
 	}
@@ -241,7 +242,7 @@ func TestCatalogRepositories(t *testing.T) {
 
 func TestCatalogRefusesHostileNames(t *testing.T) {
 	c, m := newCatalog(t)
-	for _, repo := range []storage.Repository{
+	for _, repo := range []storage.RepoID{
 		{}, {Namespace: "", Name: "x"}, {Namespace: "x", Name: ""}, {Namespace: "..", Name: "x"}, {Namespace: ".", Name: "x"},
 		{Namespace: "x", Name: ".."}, {Namespace: "x", Name: "a/../b"}, {Namespace: "x", Name: "/a"}, {Namespace: "x", Name: "a/"},
 		{Namespace: "x", Name: "a//b"}, {Namespace: "x", Name: "a/_tags"}, {Namespace: "x", Name: "_links/a"}, {Namespace: "x", Name: "a\x00"},
@@ -249,9 +250,9 @@ func TestCatalogRefusesHostileNames(t *testing.T) {
 	} {
 		_, tagsErr := c.Tags(t.Context(), repo)
 		for method, err := range map[string]error{
-			"PutTag":      c.PutTag(t.Context(), repo, "v1", storage.Tag{Descriptor: manifest("x")}),
+			"PutTag":      c.PutTag(t.Context(), repo, "v1", catalog.Tag{Descriptor: manifest("x")}),
 			"PutLink":     c.PutLink(t.Context(), repo, blob("x")),
-			"PutDocument": c.PutDocument(t.Context(), repo, "tags", "", storage.Document{Checked: checked}),
+			"PutDocument": c.PutDocument(t.Context(), repo, "tags", "", catalog.Document{Checked: checked}),
 			"Tags":        tagsErr,
 			"DeleteTag":   c.DeleteTag(t.Context(), repo, "v1"),
 			"DeleteLink":  c.DeleteLink(t.Context(), repo, blob("x").Digest),
@@ -277,9 +278,9 @@ func TestCatalogRefusesHostileNames(t *testing.T) {
 	broken := blob("x")
 	broken.Size = -1
 	for name, err := range map[string]error{
-		"a tag without a digest":    c.PutTag(t.Context(), app, "v1", storage.Tag{}),
+		"a tag without a digest":    c.PutTag(t.Context(), app, "v1", catalog.Tag{}),
 		"a link of negative size":   c.PutLink(t.Context(), app, broken),
-		"a document without a time": c.PutDocument(t.Context(), app, "tags", "", storage.Document{}),
+		"a document without a time": c.PutDocument(t.Context(), app, "tags", "", catalog.Document{}),
 	} {
 		if err == nil {
 			t.Errorf("%s was recorded", name)
@@ -294,11 +295,11 @@ func TestCatalogRefusesHostileNames(t *testing.T) {
 func TestCatalogIsWarm(t *testing.T) {
 	c, m := newCatalog(t)
 	link := manifest("manifest")
-	must(t, c.PutTag(t.Context(), app, "v1", storage.Tag{Descriptor: link, Checked: checked}))
+	must(t, c.PutTag(t.Context(), app, "v1", catalog.Tag{Descriptor: link, Checked: checked}))
 	must(t, c.PutLink(t.Context(), app, link))
-	restarted := storage.NewCatalog(m.Records(), storage.CatalogOptions{})
+	restarted := catalog.New(m.Records(), catalog.Options{})
 	for name, step := range map[string]struct {
-		catalog *storage.Catalog
+		catalog *catalog.Catalog
 		reads   int
 	}{"after the puts": {c, 0}, "after a restart": {restarted, 2}} {
 		before := m.Calls("Get")
@@ -318,9 +319,9 @@ func TestCatalogIsWarm(t *testing.T) {
 
 func TestCatalogMemoryIsBounded(t *testing.T) {
 	m := storagetest.NewMemory(t)
-	c := storage.NewCatalog(m.Records(), storage.CatalogOptions{Tags: 2, Links: 2})
+	c := catalog.New(m.Records(), catalog.Options{Tags: 2, Links: 2})
 	for i := range 4 {
-		must(t, c.PutTag(t.Context(), app, fmt.Sprint(i), storage.Tag{Descriptor: manifest("x")}))
+		must(t, c.PutTag(t.Context(), app, fmt.Sprint(i), catalog.Tag{Descriptor: manifest("x")}))
 		must(t, c.PutLink(t.Context(), app, blob(fmt.Sprint(i))))
 	}
 	before := m.Calls("Get")
@@ -345,7 +346,7 @@ func must(t testing.TB, err error) {
 }
 
 func BenchmarkCatalogLink(b *testing.B) {
-	c := storage.NewCatalog(storagetest.NewMemory(b).Records(), storage.CatalogOptions{})
+	c := catalog.New(storagetest.NewMemory(b).Records(), catalog.Options{})
 	link := manifest("manifest")
 	must(b, c.PutLink(b.Context(), app, link))
 	b.ReportAllocs()

@@ -1,4 +1,4 @@
-package storage_test
+package download_test
 
 import (
 	"bytes"
@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 )
@@ -24,8 +25,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
-	ours   = storage.Repository{Namespace: "docker.io", Name: "library/app"}
-	theirs = storage.Repository{Namespace: "quay.io", Name: "org/app"}
+	ours   = storage.RepoID{Namespace: "docker.io", Name: "library/app"}
+	theirs = storage.RepoID{Namespace: "quay.io", Name: "org/app"}
 )
 
 func random(n int) []byte {
@@ -36,16 +37,16 @@ func random(n int) []byte {
 
 // setup is a Flights over an in-memory store.
 type setup struct {
-	*storage.Flights
+	*download.Group
 	store *storagetest.Memory
 	log   *bytes.Buffer
 }
 
-func newSetup(t *testing.T, change func(*storage.FlightsOptions)) *setup {
+func newSetup(t *testing.T, change func(*download.Options)) *setup {
 	t.Helper()
 	memory := storagetest.NewMemory(t)
 	log := new(bytes.Buffer)
-	opts := storage.FlightsOptions{
+	opts := download.Options{
 		Store: memory, Spools: spool.NewDir(t.TempDir(), 0), MaxFetches: 8,
 		Logger: slog.New(slog.NewTextHandler(log, nil)),
 	}
@@ -53,12 +54,12 @@ func newSetup(t *testing.T, change func(*storage.FlightsOptions)) *setup {
 	if change != nil {
 		change(&opts)
 	}
-	s := &setup{Flights: storage.NewFlights(opts), store: memory, log: log}
+	s := &setup{Group: download.NewGroup(opts), store: memory, log: log}
 	t.Cleanup(s.Close)
 	return s
 }
 
-func (s *setup) reader(t *testing.T, ctx context.Context, dgst digest.Digest, src storage.Source) *storage.Reader {
+func (s *setup) reader(t *testing.T, ctx context.Context, dgst digest.Digest, src download.Source) *download.Reader {
 	t.Helper()
 	obj, r, err := s.Open(ctx, dgst, src)
 	if err != nil || obj != nil {
@@ -76,7 +77,7 @@ func (s *setup) stored(t *testing.T, dgst digest.Digest) bool {
 	return err == nil
 }
 
-func readAll(r *storage.Reader) ([]byte, error) {
+func readAll(r *download.Reader) ([]byte, error) {
 	if _, err := r.Wait(0, -1); err != nil {
 		return nil, err
 	}
@@ -129,14 +130,14 @@ func TestOneDownloadManyReaders(t *testing.T) {
 func TestClientLeaves(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
-		idle   func(*storage.Flight)
+		idle   func(*download.Download)
 		stored bool
 	}{
-		{"completed without clients", func(f *storage.Flight) { go f.Complete(context.Background()) }, true},
-		{"given up", func(f *storage.Flight) { f.Abandon() }, false},
+		{"completed without clients", func(f *download.Download) { go f.Complete(context.Background()) }, true},
+		{"given up", func(f *download.Download) { f.Abandon() }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newSetup(t, func(o *storage.FlightsOptions) { o.Idle = tc.idle })
+			s := newSetup(t, func(o *download.Options) { o.Idle = tc.idle })
 			o := &origin{body: random(1 << 20), step: make(chan int)}
 			dgst := digest.FromBytes(o.body)
 			r := s.reader(t, t.Context(), dgst, o.source(ours))
@@ -168,7 +169,7 @@ func TestClientLeaves(t *testing.T) {
 // next client resumes it where it stopped.
 func TestUnattendedDownloadPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSetup(t, func(o *storage.FlightsOptions) { o.Idle = func(*storage.Flight) {} })
+		s := newSetup(t, func(o *download.Options) { o.Idle = func(*download.Download) {} })
 		defer s.Close()
 		o := &origin{body: random(1 << 20), step: make(chan int)}
 		dgst := digest.FromBytes(o.body)
@@ -280,11 +281,11 @@ func TestStoreFailure(t *testing.T) {
 	full := spool.NewDir(t.TempDir(), 1<<62)
 	for _, tc := range []struct {
 		name   string
-		change func(*storage.FlightsOptions)
+		change func(*download.Options)
 		script func(*storagetest.Memory)
 	}{
-		{"no room for the spool", func(o *storage.FlightsOptions) { o.Spools = full }, nil},
-		{"no directory for the spool", func(o *storage.FlightsOptions) { o.Spools = spool.NewDir("/nonexistent", 0) }, nil},
+		{"no room for the spool", func(o *download.Options) { o.Spools = full }, nil},
+		{"no directory for the spool", func(o *download.Options) { o.Spools = spool.NewDir("/nonexistent", 0) }, nil},
 		{"the commit fails", nil, func(m *storagetest.Memory) { m.FailCommit(errors.New("disk on fire")) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -313,7 +314,7 @@ func TestStoreFailure(t *testing.T) {
 
 // What is served past a failed store is verified all the same.
 func TestStoreFailureHidesNoCorruption(t *testing.T) {
-	s := newSetup(t, func(o *storage.FlightsOptions) { o.Spools = spool.NewDir(t.TempDir(), 1<<62) })
+	s := newSetup(t, func(o *download.Options) { o.Spools = spool.NewDir(t.TempDir(), 1<<62) })
 	o := &origin{body: random(1 << 20), corrupt: func(p []byte) []byte { p[9] ^= 1; return p }}
 	r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
 	defer r.Close()
@@ -356,8 +357,8 @@ func TestFailureOfUnknownSizeRevealsNothing(t *testing.T) {
 	s := newSetup(t, nil)
 	o := &origin{body: random(300 << 10), noSize: true, failAt: 300 << 10, step: make(chan int)}
 	dgst := digest.FromBytes(o.body)
-	var readers []*storage.Reader
-	for _, repo := range []storage.Repository{ours, theirs} {
+	var readers []*download.Reader
+	for _, repo := range []storage.RepoID{ours, theirs} {
 		r := s.reader(t, t.Context(), dgst, o.source(repo))
 		defer r.Close()
 		readers = append(readers, r)
@@ -372,7 +373,7 @@ func TestFailureOfUnknownSizeRevealsNothing(t *testing.T) {
 
 func TestFetchesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSetup(t, func(o *storage.FlightsOptions) { o.MaxFetches = 2 })
+		s := newSetup(t, func(o *download.Options) { o.MaxFetches = 2 })
 		defer s.Close()
 		var origins []*origin
 		for range 4 {

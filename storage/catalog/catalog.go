@@ -1,4 +1,6 @@
-package storage
+// Package catalog gives the records of a store their types: tags, links and
+// documents.
+package catalog
 
 import (
 	"cmp"
@@ -13,16 +15,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/storage"
 )
-
-// Repository identifies a mirrored repository: the key of the configured block
-// and the name below it. Both together are the cache's identity:
-// "ghcr.io/acme" with "app" and "ghcr.io" with "acme/app" are different ones,
-// since their credentials are.
-type Repository struct{ Namespace, Name string }
-
-// String returns the namespace and the name, joined with a slash.
-func (r Repository) String() string { return r.Namespace + "/" + r.Name }
 
 // Tag is what was last known about a tag. Of the descriptor, the media type,
 // the digest and the size are kept.
@@ -39,13 +34,13 @@ type Document struct {
 }
 
 // CatalogOptions bound the memory of a [Catalog] and say where it logs.
-type CatalogOptions struct {
+type Options struct {
 	Tags   int          // tags kept in memory; 0 means 8192, about 4 MiB
 	Links  int          // links kept in memory; 0 means 32768, about 16 MiB
 	Logger *slog.Logger // hears of records that cannot be read; nil discards
 }
 
-// Catalog gives [Records] their types: which descriptor a tag had, and which
+// Catalog gives [storage.Records] their types: which descriptor a tag had, and which
 // digests a repository possesses. Possession is what lets a repository serve a
 // content: one repository's link says nothing about another's.
 //
@@ -61,14 +56,14 @@ type CatalogOptions struct {
 // error about the digest, for what cannot be part of a record's key, and
 // otherwise the errors of the records.
 type Catalog struct {
-	records   Records
+	records   storage.Records
 	tags      *table[Tag]
 	links     *table[ocispec.Descriptor]
 	documents *table[Document]
 }
 
 // NewCatalog returns a catalog over records.
-func NewCatalog(records Records, opts CatalogOptions) *Catalog {
+func New(records storage.Records, opts Options) *Catalog {
 	if opts.Tags <= 0 {
 		opts.Tags = 8192
 	}
@@ -91,7 +86,7 @@ func NewCatalog(records Records, opts CatalogOptions) *Catalog {
 }
 
 // Tag returns what is known about a tag, or ErrNotExist.
-func (c *Catalog) Tag(ctx context.Context, repo Repository, tag string) (Tag, error) {
+func (c *Catalog) Tag(ctx context.Context, repo storage.RepoID, tag string) (Tag, error) {
 	key, err := tagKey(repo, tag)
 	if err != nil {
 		return Tag{}, err
@@ -101,7 +96,7 @@ func (c *Catalog) Tag(ctx context.Context, repo Repository, tag string) (Tag, er
 
 // PutTag creates or replaces a tag. Where only the time of the check is new, the
 // record is written again once a minute at most.
-func (c *Catalog) PutTag(ctx context.Context, repo Repository, tag string, value Tag) error {
+func (c *Catalog) PutTag(ctx context.Context, repo storage.RepoID, tag string, value Tag) error {
 	key, err := tagKey(repo, tag)
 	if err != nil {
 		return err
@@ -111,7 +106,7 @@ func (c *Catalog) PutTag(ctx context.Context, repo Repository, tag string, value
 }
 
 // DeleteTag forgets a tag, or returns ErrNotExist.
-func (c *Catalog) DeleteTag(ctx context.Context, repo Repository, tag string) error {
+func (c *Catalog) DeleteTag(ctx context.Context, repo storage.RepoID, tag string) error {
 	key, err := tagKey(repo, tag)
 	if err != nil {
 		return err
@@ -121,7 +116,7 @@ func (c *Catalog) DeleteTag(ctx context.Context, repo Repository, tag string) er
 
 // Tags returns the recorded tags of a repository in lexical order, none where
 // the repository is unknown.
-func (c *Catalog) Tags(ctx context.Context, repo Repository) ([]string, error) {
+func (c *Catalog) Tags(ctx context.Context, repo storage.RepoID) ([]string, error) {
 	prefix, err := repositoryKey(repo, tagsSegment)
 	if err != nil {
 		return nil, err
@@ -138,7 +133,7 @@ func (c *Catalog) Tags(ctx context.Context, repo Repository) ([]string, error) {
 
 // Link returns the descriptor under which a repository possesses a digest, or
 // ErrNotExist. Its media type is that of a manifest, and empty for a blob.
-func (c *Catalog) Link(ctx context.Context, repo Repository, dgst digest.Digest) (ocispec.Descriptor, error) {
+func (c *Catalog) Link(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
 	key, err := linkKey(repo, dgst)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -148,7 +143,7 @@ func (c *Catalog) Link(ctx context.Context, repo Repository, dgst digest.Digest)
 
 // Links yields the descriptors under which a repository possesses contents, in
 // the order of their keys. What is listed and cannot be understood is left out.
-func (c *Catalog) Links(ctx context.Context, repo Repository) iter.Seq2[ocispec.Descriptor, error] {
+func (c *Catalog) Links(ctx context.Context, repo storage.RepoID) iter.Seq2[ocispec.Descriptor, error] {
 	return func(yield func(ocispec.Descriptor, error) bool) {
 		prefix, err := repositoryKey(repo, linksSegment)
 		if err != nil {
@@ -161,7 +156,7 @@ func (c *Catalog) Links(ctx context.Context, repo Repository) iter.Seq2[ocispec.
 				return
 			}
 			link, err := c.links.get(ctx, key)
-			if errors.Is(err, ErrNotExist) {
+			if errors.Is(err, storage.ErrNotExist) {
 				continue
 			}
 			if !yield(link, err) || err != nil {
@@ -176,7 +171,7 @@ func (c *Catalog) Links(ctx context.Context, repo Repository) iter.Seq2[ocispec.
 // digest and the size are kept. A media type that is known stays when the same
 // content is put without one: a manifest that was read as a blob is still a
 // manifest.
-func (c *Catalog) PutLink(ctx context.Context, repo Repository, descriptor ocispec.Descriptor) error {
+func (c *Catalog) PutLink(ctx context.Context, repo storage.RepoID, descriptor ocispec.Descriptor) error {
 	key, err := linkKey(repo, descriptor.Digest)
 	if err != nil {
 		return err
@@ -190,7 +185,7 @@ func (c *Catalog) PutLink(ctx context.Context, repo Repository, descriptor ocisp
 
 // DeleteLink takes the possession of a digest from a repository, or returns
 // ErrNotExist.
-func (c *Catalog) DeleteLink(ctx context.Context, repo Repository, dgst digest.Digest) error {
+func (c *Catalog) DeleteLink(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
 	key, err := linkKey(repo, dgst)
 	if err != nil {
 		return err
@@ -200,7 +195,7 @@ func (c *Catalog) DeleteLink(ctx context.Context, repo Repository, dgst digest.D
 
 // Document returns the document of one kind and name, or ErrNotExist. The name
 // may be any string, such as a request's path and query.
-func (c *Catalog) Document(ctx context.Context, repo Repository, kind, name string) (Document, error) {
+func (c *Catalog) Document(ctx context.Context, repo storage.RepoID, kind, name string) (Document, error) {
 	key, err := documentKey(repo, kind, name)
 	if err != nil {
 		return Document{}, err
@@ -209,7 +204,7 @@ func (c *Catalog) Document(ctx context.Context, repo Repository, kind, name stri
 }
 
 // PutDocument creates or replaces a document.
-func (c *Catalog) PutDocument(ctx context.Context, repo Repository, kind, name string, value Document) error {
+func (c *Catalog) PutDocument(ctx context.Context, repo storage.RepoID, kind, name string, value Document) error {
 	key, err := documentKey(repo, kind, name)
 	if err != nil {
 		return err
@@ -224,8 +219,8 @@ func (c *Catalog) PutDocument(ctx context.Context, repo Repository, kind, name s
 // reading of every directory, some 200 ms for 100,000 links, in an object store
 // one request per 1,000 links. That is fit for a catalogue that people look at,
 // not for a request of every pull.
-func (c *Catalog) Repositories(ctx context.Context) ([]Repository, error) {
-	var repos []Repository
+func (c *Catalog) Repositories(ctx context.Context) ([]storage.RepoID, error) {
+	var repos []storage.RepoID
 	for key, err := range c.records.List(ctx, "") {
 		if err != nil {
 			return nil, fmt.Errorf("storage: cannot list the repositories: %w", err)

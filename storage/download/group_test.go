@@ -1,4 +1,4 @@
-package storage_test
+package download_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 )
@@ -22,12 +23,12 @@ import (
 // Idle may decide later. Abandon of a flight that has ended by itself meanwhile
 // leaves the flight that has taken its place alone.
 func TestAbandonOfAnEndedFlightLeavesItsSuccessorAlone(t *testing.T) {
-	var left *storage.Flight
-	s := newSetup(t, func(o *storage.FlightsOptions) { o.Idle = func(f *storage.Flight) { left = f } })
+	var left *download.Download
+	s := newSetup(t, func(o *download.Options) { o.Idle = func(f *download.Download) { left = f } })
 	body := random(1 << 20)
 	dgst := digest.FromBytes(body)
 	release := make(chan struct{})
-	failing := storage.Source{Repository: ours, Open: func(ctx context.Context, _, _ int64) (*storage.Stream, error) {
+	failing := download.Source{Repository: ours, Open: func(ctx context.Context, _, _ int64) (*download.Stream, error) {
 		<-release
 		return nil, errors.New("the upstream failed")
 	}}
@@ -72,8 +73,8 @@ func (s *slowOpen) Open(ctx context.Context, dgst digest.Digest) (*storage.Objec
 func TestSlowSearchHoldsUpNoOtherDigest(t *testing.T) {
 	a, b := &origin{body: random(1000)}, &origin{body: random(1000)}
 	store := &slowOpen{slow: digest.FromBytes(a.body), begun: make(chan struct{}), end: make(chan struct{})}
-	s := newSetup(t, func(o *storage.FlightsOptions) { store.Store = o.Store; o.Store = store })
-	first, second := make(chan *storage.Reader, 1), make(chan *storage.Reader, 1)
+	s := newSetup(t, func(o *download.Options) { store.Store = o.Store; o.Store = store })
+	first, second := make(chan *download.Reader, 1), make(chan *download.Reader, 1)
 	go func() { _, r, _ := s.Open(t.Context(), store.slow, a.source(ours)); first <- r }()
 	<-store.begun
 	go func() { _, r, _ := s.Open(t.Context(), digest.FromBytes(b.body), b.source(ours)); second <- r }()
@@ -134,7 +135,7 @@ func TestStoreChangesDuringOpen(t *testing.T) {
 			for _, err := range tc.script {
 				store.script <- err
 			}
-			s := newSetup(t, func(o *storage.FlightsOptions) { store.Store = o.Store; o.Store = store })
+			s := newSetup(t, func(o *download.Options) { store.Store = o.Store; o.Store = store })
 			o := &origin{body: random(1000)}
 			dgst := digest.FromBytes(o.body)
 			if tc.stored {
@@ -182,7 +183,7 @@ func TestManyJoinDuringTheSearch(t *testing.T) {
 				o := &origin{body: random(1000)}
 				dgst := digest.FromBytes(o.body)
 				store := &slowOpen{slow: dgst, begun: make(chan struct{}), end: make(chan struct{})}
-				s := newSetup(t, func(o *storage.FlightsOptions) { store.Store = o.Store; o.Store = store })
+				s := newSetup(t, func(o *download.Options) { store.Store = o.Store; o.Store = store })
 				var objects, readers, joined atomic.Int64
 				open := func() {
 					obj, r, err := s.Open(t.Context(), dgst, o.source(ours))
@@ -229,12 +230,12 @@ func TestManyJoinDuringTheSearch(t *testing.T) {
 // A client that leaves while the flight searches the store leaves a flight
 // that is idle.
 func TestClientLeavesDuringTheSearch(t *testing.T) {
-	idle := make(chan *storage.Flight, 1)
+	idle := make(chan *download.Download, 1)
 	o := &origin{body: random(1000)}
 	store := &slowOpen{slow: digest.FromBytes(o.body), begun: make(chan struct{}), end: make(chan struct{})}
-	s := newSetup(t, func(o *storage.FlightsOptions) {
+	s := newSetup(t, func(o *download.Options) {
 		store.Store = o.Store
-		o.Store, o.Idle = store, func(f *storage.Flight) { idle <- f }
+		o.Store, o.Idle = store, func(f *download.Download) { idle <- f }
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	left := make(chan error)

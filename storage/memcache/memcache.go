@@ -1,4 +1,5 @@
-package storage
+// Package memcache keeps small content of a store in memory.
+package memcache
 
 import (
 	"bytes"
@@ -13,6 +14,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -29,8 +31,8 @@ import (
 // or that deletes on its own account: what was deleted behind its back is still
 // served from memory. A decorator that deletes what has not been used for long
 // therefore belongs in front of Hot, where it also sees every use.
-type Hot struct {
-	next      Store
+type Store struct {
+	next      storage.Store
 	maxBytes  int64
 	maxObject int64
 	discard   func(context.Context, digest.Digest) error // takes a corrupt content out of next
@@ -41,21 +43,21 @@ type Hot struct {
 	deletions uint64 // how often Delete was called
 }
 
-var _ Store = (*Hot)(nil)
+var _ storage.Store = (*Store)(nil)
 
 // hotOverhead is about what one more object costs beside its bytes. Counting
 // it bounds the number of tiny ones.
-const hotOverhead = 256
+const overhead = 256
 
 // NewHot returns a store that keeps contents of at most maxObject bytes in
 // memory, at most maxBytes of them together, those used last.
-func NewHot(next Store, maxBytes, maxObject int64) *Hot {
+func New(next storage.Store, maxBytes, maxObject int64) *Store {
 	objects, err := simplelru.NewLRU[digest.Digest, []byte](math.MaxInt, nil)
 	if err != nil {
 		panic(err) // cannot be: the number of entries is positive
 	}
-	return &Hot{
-		next: next, maxBytes: maxBytes, maxObject: min(maxObject, maxBytes-hotOverhead),
+	return &Store{
+		next: next, maxBytes: maxBytes, maxObject: min(maxObject, maxBytes-overhead),
 		discard: next.Delete, objects: objects,
 	}
 }
@@ -63,21 +65,21 @@ func NewHot(next Store, maxBytes, maxObject int64) *Hot {
 // OnCorrupt sets what becomes of a corrupt content, which is deleted otherwise.
 // The function takes it out of the store below, or returns why it could not. It
 // is set before the first Open.
-func (h *Hot) OnCorrupt(discard func(context.Context, digest.Digest) error) { h.discard = discard }
+func (h *Store) OnCorrupt(discard func(context.Context, digest.Digest) error) { h.discard = discard }
 
-// Stat implements [Store].
-func (h *Hot) Stat(ctx context.Context, dgst digest.Digest) (Info, error) {
+// Stat implements [storage.Store].
+func (h *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
 	if content, ok, _ := h.get(dgst); ok {
-		return Info{Digest: dgst, Size: int64(len(content))}, nil
+		return storage.Info{Digest: dgst, Size: int64(len(content))}, nil
 	}
 	return h.next.Stat(ctx, dgst)
 }
 
-// Open implements [Store].
-func (h *Hot) Open(ctx context.Context, dgst digest.Digest) (*Object, error) {
+// Open implements [storage.Store].
+func (h *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
 	content, ok, deletions := h.get(dgst)
 	if ok {
-		return newHotObject(dgst, content), nil
+		return newObject(dgst, content), nil
 	}
 	object, err := h.next.Open(ctx, dgst)
 	if err != nil || object.Size > h.maxObject {
@@ -89,18 +91,18 @@ func (h *Hot) Open(ctx context.Context, dgst digest.Digest) (*Object, error) {
 		return nil, fmt.Errorf("storage: cannot read %s: %w", dgst, err)
 	}
 	if dgst.Algorithm().FromBytes(content) != dgst {
-		if err := h.discard(ctx, dgst); err != nil && !errors.Is(err, ErrNotExist) {
-			return nil, fmt.Errorf("%w: %s, as it is stored: %w", ErrCorrupt, dgst, err)
+		if err := h.discard(ctx, dgst); err != nil && !errors.Is(err, storage.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %s, as it is stored: %w", storage.ErrCorrupt, dgst, err)
 		}
-		return nil, fmt.Errorf("%w: %s was corrupt", ErrNotExist, dgst)
+		return nil, fmt.Errorf("%w: %s was corrupt", storage.ErrNotExist, dgst)
 	}
 	h.add(dgst, content, deletions)
-	return newHotObject(dgst, content), nil
+	return newObject(dgst, content), nil
 }
 
-// Commit implements [Store]. A small content is in memory from the start: it
+// Commit implements [storage.Store]. A small content is in memory from the start: it
 // is about to be pulled.
-func (h *Hot) Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error {
+func (h *Store) Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error {
 	_, known, deletions := h.get(dgst)
 	if err := h.next.Commit(ctx, dgst, s); err != nil {
 		return err
@@ -113,8 +115,8 @@ func (h *Hot) Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) er
 	return nil
 }
 
-// Delete implements [Store].
-func (h *Hot) Delete(ctx context.Context, dgst digest.Digest) error {
+// Delete implements [storage.Store].
+func (h *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	err := h.next.Delete(ctx, dgst)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -126,12 +128,12 @@ func (h *Hot) Delete(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
-// All implements [Store].
-func (h *Hot) All(ctx context.Context) iter.Seq2[Entry, error] { return h.next.All(ctx) }
+// All implements [storage.Store].
+func (h *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return h.next.All(ctx) }
 
 // get returns a content that is in memory, and otherwise how many deletions
 // there have been so far.
-func (h *Hot) get(dgst digest.Digest) (content []byte, ok bool, deletions uint64) {
+func (h *Store) get(dgst digest.Digest) (content []byte, ok bool, deletions uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	content, ok = h.objects.Get(dgst)
@@ -140,7 +142,7 @@ func (h *Hot) get(dgst digest.Digest) (content []byte, ok bool, deletions uint64
 
 // add keeps a content, unless something was deleted since get said how many
 // deletions there were: it may have been this one.
-func (h *Hot) add(dgst digest.Digest, content []byte, deletions uint64) {
+func (h *Store) add(dgst digest.Digest, content []byte, deletions uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.deletions != deletions || h.objects.Contains(dgst) {
@@ -154,7 +156,7 @@ func (h *Hot) add(dgst digest.Digest, content []byte, deletions uint64) {
 	}
 }
 
-func cost(content []byte) int64 { return int64(len(content)) + hotOverhead }
+func cost(content []byte) int64 { return int64(len(content)) + overhead }
 
 func readSpool(ctx context.Context, s *spool.Spool, size int64) ([]byte, error) {
 	r, err := s.NewReader(ctx)
@@ -167,17 +169,17 @@ func readSpool(ctx context.Context, s *spool.Spool, size int64) ([]byte, error) 
 }
 
 // hotReader reads bytes that it shares with others. Closing it has no effect.
-type hotReader struct{ bytes.Reader }
+type reader struct{ bytes.Reader }
 
-func (*hotReader) Close() error { return nil }
+func (*reader) Close() error { return nil }
 
 // newHotObject makes the object and its reader in one allocation.
-func newHotObject(dgst digest.Digest, content []byte) *Object {
+func newObject(dgst digest.Digest, content []byte) *storage.Object {
 	hot := new(struct {
-		Object
-		reader hotReader
+		storage.Object
+		reader reader
 	})
-	hot.Info = Info{Digest: dgst, Size: int64(len(content))}
+	hot.Info = storage.Info{Digest: dgst, Size: int64(len(content))}
 	hot.reader.Reset(content)
 	hot.Content = &hot.reader
 	return &hot.Object

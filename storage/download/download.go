@@ -1,4 +1,4 @@
-package storage
+package download
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -37,11 +38,11 @@ func (e storeError) Unwrap() error { return e.error }
 //
 // The bytes go through the hash into a spool. Once the digest is verified the
 // spool is complete for its readers, then committed, and only then does the
-// flight leave the map of [Flights]. While nobody holds a flight it pauses: it
+// flight leave the map of [Group]. While nobody holds a flight it pauses: it
 // gives its place among the running downloads back and resumes at its offset
 // when it is held again.
-type Flight struct {
-	flights *Flights
+type Download struct {
+	flights *Group
 	digest  digest.Digest
 	src     Source
 	started time.Time
@@ -72,9 +73,9 @@ type Flight struct {
 	stopped bool          // the goroutine has ended; the last hold closes the spool
 }
 
-func newFlight(fs *Flights, dgst digest.Digest, src Source) *Flight {
+func newDownload(fs *Group, dgst digest.Digest, src Source) *Download {
 	ctx, cancel := context.WithCancel(fs.ctx)
-	return &Flight{
+	return &Download{
 		flights: fs,
 		digest:  dgst,
 		src:     src,
@@ -92,11 +93,11 @@ func newFlight(fs *Flights, dgst digest.Digest, src Source) *Flight {
 }
 
 // Digest returns what the flight downloads.
-func (f *Flight) Digest() digest.Digest { return f.digest }
+func (f *Download) Digest() digest.Digest { return f.digest }
 
 // Complete holds the flight until it has ended, and returns its error, or the
 // context's.
-func (f *Flight) Complete(ctx context.Context) error {
+func (f *Download) Complete(ctx context.Context) error {
 	f.hold()
 	defer f.release()
 	select {
@@ -108,7 +109,7 @@ func (f *Flight) Complete(ctx context.Context) error {
 }
 
 // Abandon gives the flight up, unless somebody holds it.
-func (f *Flight) Abandon() {
+func (f *Download) Abandon() {
 	f.flights.mu.Lock()
 	defer f.flights.mu.Unlock()
 	f.mu.Lock()
@@ -122,20 +123,20 @@ func (f *Flight) Abandon() {
 // look searches the store once more. A flight leaves the map only after its
 // commit, so the content of an earlier one, which ended between the caller's
 // search and this flight's start, shows here.
-func (f *Flight) look() {
+func (f *Download) look() {
 	obj, err := f.flights.opts.Store.Open(f.ctx, f.digest)
 	switch {
 	case err == nil:
 		obj.Content.Close()
 		f.found = true
-	case !errors.Is(err, ErrNotExist):
+	case !errors.Is(err, storage.ErrNotExist):
 		f.lookErr = err
 	}
 }
 
 // awaitLook waits for the flight's search of the store, or the end of ctx. It
 // reports whether the store has the content.
-func (f *Flight) awaitLook(ctx context.Context) (bool, error) {
+func (f *Download) awaitLook(ctx context.Context) (bool, error) {
 	select {
 	case <-f.looked:
 		return f.found, f.lookErr
@@ -144,7 +145,7 @@ func (f *Flight) awaitLook(ctx context.Context) (bool, error) {
 	}
 }
 
-func (f *Flight) run() {
+func (f *Download) run() {
 	defer f.cancel()
 	f.look()
 	if f.found || f.lookErr != nil {
@@ -155,7 +156,7 @@ func (f *Flight) run() {
 		close(f.looked)
 		return
 	}
-	f.flights.opts.Metrics.flightStarted()
+	f.flights.opts.Metrics.started()
 	close(f.looked)
 	err := f.download()
 	var store storeError
@@ -164,11 +165,11 @@ func (f *Flight) run() {
 	}
 	f.err = err
 	f.end(err)
-	f.flights.opts.Metrics.flightEnded(f.result(), time.Since(f.started))
+	f.flights.opts.Metrics.endedAs(f.result(), time.Since(f.started))
 }
 
 // end takes the flight out of the map and tells its readers.
-func (f *Flight) end(err error) {
+func (f *Download) end(err error) {
 	var store storeError
 	f.endSpan()
 	f.flights.remove(f)
@@ -177,7 +178,7 @@ func (f *Flight) end(err error) {
 	if f.spool != nil && err != nil {
 		// What cannot be stored is surely not the whole; of a content of
 		// unknown size whose source failed, nobody knows.
-		if errors.As(err, &store) || f.spool.Size() >= 0 && !errors.Is(err, ErrCorrupt) {
+		if errors.As(err, &store) || f.spool.Size() >= 0 && !errors.Is(err, storage.ErrCorrupt) {
 			f.spool.Break(err)
 		} else {
 			f.spool.Fail(err)
@@ -191,7 +192,7 @@ func (f *Flight) end(err error) {
 
 // download fetches until the content is there, pausing while nobody wants it
 // and beginning anew where a source delivered something else.
-func (f *Flight) download() error {
+func (f *Download) download() error {
 	s, err := f.flights.opts.Spools.Create(-1)
 	if err != nil {
 		return storeError{err}
@@ -220,15 +221,15 @@ func (f *Flight) download() error {
 }
 
 // errElsewhere marks a corrupt content that another upstream may have right.
-var errElsewhere = fmt.Errorf("%w, another upstream may do better", ErrCorrupt)
+var errElsewhere = fmt.Errorf("%w, another upstream may do better", storage.ErrCorrupt)
 
 // fetch takes a place among the running downloads and copies the rest of the
 // content into the spool.
-func (f *Flight) fetch(s *spool.Spool) error {
+func (f *Download) fetch(s *spool.Spool) error {
 	places, namespace := f.flights.places, f.src.Repository.Namespace
-	f.flights.opts.Metrics.flightWaits(1)
+	f.flights.opts.Metrics.waits(1)
 	err := places.enter(f.ctx, namespace)
-	f.flights.opts.Metrics.flightWaits(-1)
+	f.flights.opts.Metrics.waits(-1)
 	if err != nil {
 		return err
 	}
@@ -253,7 +254,7 @@ func (f *Flight) fetch(s *spool.Spool) error {
 	return f.verify(s, stream)
 }
 
-func (f *Flight) copy(s *spool.Spool, stream *Stream) error {
+func (f *Download) copy(s *spool.Spool, stream *Stream) error {
 	buf := make([]byte, copyBuffer)
 	for {
 		n, readErr := stream.Read(buf)
@@ -280,7 +281,7 @@ func (f *Flight) copy(s *spool.Spool, stream *Stream) error {
 }
 
 // verify compares the digest of what came, and releases the readers.
-func (f *Flight) verify(s *spool.Spool, stream *Stream) error {
+func (f *Download) verify(s *spool.Spool, stream *Stream) error {
 	if got := digest.NewDigest(f.digest.Algorithm(), f.hash); got != f.digest {
 		return f.reject(stream, fmt.Errorf("%d bytes have digest %s", s.Written(), got))
 	}
@@ -295,8 +296,8 @@ func (f *Flight) verify(s *spool.Spool, stream *Stream) error {
 }
 
 // reject blames the source for a content that is not the one asked for.
-func (f *Flight) reject(stream *Stream, why error) error {
-	kind := ErrCorrupt
+func (f *Download) reject(stream *Stream, why error) error {
+	kind := storage.ErrCorrupt
 	if stream.Reject != nil && stream.Reject() {
 		kind = errElsewhere
 	}
@@ -307,9 +308,9 @@ func (f *Flight) reject(stream *Stream, why error) error {
 
 // commit stores a complete spool. Its failure costs nobody anything but the
 // cache entry.
-func (f *Flight) commit(s *spool.Spool) {
+func (f *Download) commit(s *spool.Spool) {
 	if f.src.Verified != nil {
-		f.src.Verified(Info{Digest: f.digest, Size: s.Size()})
+		f.src.Verified(storage.Info{Digest: f.digest, Size: s.Size()})
 	}
 	if err := f.flights.opts.Store.Commit(f.ctx, f.digest, s); err != nil {
 		f.flights.opts.Health.Failed(err, "digest", f.digest)
@@ -323,7 +324,7 @@ func (f *Flight) commit(s *spool.Spool) {
 
 // attended reports whether somebody wants the flight. Where nobody does it
 // waits for one, for no longer than limit unless that is zero.
-func (f *Flight) attended(limit time.Duration) bool {
+func (f *Download) attended(limit time.Duration) bool {
 	f.mu.Lock()
 	holds, held := f.holds, f.held
 	f.mu.Unlock()
@@ -344,7 +345,7 @@ func (f *Flight) attended(limit time.Duration) bool {
 	}
 }
 
-func (f *Flight) hold() {
+func (f *Download) hold() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.holds == 0 {
@@ -356,7 +357,7 @@ func (f *Flight) hold() {
 
 // release gives a hold back and reports whether the download is left
 // unfinished with nobody to want it.
-func (f *Flight) release() bool {
+func (f *Download) release() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.holds--
@@ -366,18 +367,18 @@ func (f *Flight) release() bool {
 
 // closeSpool closes the spool when neither goroutine nor hold needs it any
 // more. The caller holds the mutex.
-func (f *Flight) closeSpool() {
+func (f *Download) closeSpool() {
 	if f.stopped && f.holds == 0 && f.spool != nil {
 		f.spool.Close()
 		f.spool = nil
 	}
 }
 
-func (f *Flight) markReady() { f.isReady.Do(func() { close(f.ready) }) }
+func (f *Download) markReady() { f.isReady.Do(func() { close(f.ready) }) }
 
 // progress returns the spool, nil when there is none, and how many bytes are
 // in it.
-func (f *Flight) progress() (*spool.Spool, int64) {
+func (f *Download) progress() (*spool.Spool, int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.spool == nil {
@@ -387,7 +388,7 @@ func (f *Flight) progress() (*spool.Spool, int64) {
 }
 
 // failure returns how the flight failed; nil while it runs and when it did not.
-func (f *Flight) failure() error {
+func (f *Download) failure() error {
 	select {
 	case <-f.done:
 		return f.err

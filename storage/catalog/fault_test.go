@@ -1,4 +1,4 @@
-package storage_test
+package catalog_test
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
@@ -21,7 +22,7 @@ import (
 func TestCatalogRemembersWhatItCannotWrite(t *testing.T) {
 	c, m := newCatalog(t)
 	full := errors.New("disk full")
-	tag := storage.Tag{Descriptor: manifest("manifest"), Checked: checked}
+	tag := catalog.Tag{Descriptor: manifest("manifest"), Checked: checked}
 	m.FailPut(full)
 	for range 2 {
 		if err := c.PutTag(t.Context(), app, "v1", tag); !errors.Is(err, full) {
@@ -41,7 +42,7 @@ func TestCatalogRemembersWhatItCannotWrite(t *testing.T) {
 	// The link is known, but not recorded: the next one to put it writes it.
 	m.FailPut(nil)
 	must(t, c.PutLink(t.Context(), app, tag.Descriptor))
-	restarted := storage.NewCatalog(m.Records(), storage.CatalogOptions{})
+	restarted := catalog.New(m.Records(), catalog.Options{})
 	if _, err := restarted.Link(t.Context(), app, tag.Descriptor.Digest); err != nil {
 		t.Errorf("Link after a restart: %v", err)
 	}
@@ -81,7 +82,7 @@ func TestCatalogGarbage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m := storagetest.NewMemory(t)
 			var log bytes.Buffer
-			c := storage.NewCatalog(m.Records(), storage.CatalogOptions{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			c := catalog.New(m.Records(), catalog.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			must(t, m.Records().Put(t.Context(), tagKey, []byte(document)))
 			must(t, m.Records().Put(t.Context(), linkKey, []byte(document)))
 			for range 3 {
@@ -97,9 +98,9 @@ func TestCatalogGarbage(t *testing.T) {
 					t.Errorf("%d log lines about %s, want 1", n, key)
 				}
 			}
-			must(t, c.PutTag(t.Context(), app, "v1", storage.Tag{Descriptor: blob("x")}))
+			must(t, c.PutTag(t.Context(), app, "v1", catalog.Tag{Descriptor: blob("x")}))
 			must(t, c.PutLink(t.Context(), app, blob("x")))
-			restarted := storage.NewCatalog(m.Records(), storage.CatalogOptions{})
+			restarted := catalog.New(m.Records(), catalog.Options{})
 			if got, err := restarted.Tag(t.Context(), app, "v1"); got.Descriptor.Digest != dgst || err != nil {
 				t.Errorf("Tag after a Put = %+v, %v", got, err)
 			}
@@ -131,9 +132,9 @@ func (g *gate) Get(ctx context.Context, key string) ([]byte, error) {
 func TestCatalogDeleteWhileReading(t *testing.T) {
 	m := storagetest.NewMemory(t)
 	link := blob("layer")
-	must(t, storage.NewCatalog(m.Records(), storage.CatalogOptions{}).PutLink(t.Context(), app, link))
+	must(t, catalog.New(m.Records(), catalog.Options{}).PutLink(t.Context(), app, link))
 	g := &gate{Records: m.Records(), reached: make(chan struct{}), proceed: make(chan struct{})}
-	c := storage.NewCatalog(g, storage.CatalogOptions{})
+	c := catalog.New(g, catalog.Options{})
 
 	var users sync.WaitGroup
 	users.Go(func() {

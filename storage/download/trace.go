@@ -1,4 +1,4 @@
-package storage
+package download
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 
 // trace begins the flight's span if the request that begins the flight is
 // traced. What the flight does is below that span.
-func (f *Flight) trace(request context.Context) {
+func (f *Download) trace(request context.Context) {
 	tracer, span := f.flights.opts.Tracer, trace.SpanFromContext(request)
 	if tracer == nil || !span.IsRecording() {
 		return
@@ -35,7 +35,7 @@ func linkSpans(a, b trace.Span) {
 }
 
 // endSpan ends the span of a flight whose download has ended.
-func (f *Flight) endSpan() {
+func (f *Download) endSpan() {
 	if f.span.IsRecording() {
 		_, written := f.progress()
 		f.span.SetAttributes(

@@ -1,4 +1,4 @@
-package storage_test
+package maintain_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/maintain"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
@@ -50,15 +51,15 @@ func TestEvict(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, digests := newAged(t, 6)
-			want := storage.EvictReport{
-				Removed: storage.Amount{Objects: int64(6 - c.left), Bytes: int64(60 - 10*c.left)},
-				Left:    storage.Amount{Objects: int64(c.left), Bytes: int64(10 * c.left)},
+			want := maintain.EvictReport{
+				Removed: maintain.Amount{Objects: int64(6 - c.left), Bytes: int64(60 - 10*c.left)},
+				Left:    maintain.Amount{Objects: int64(c.left), Bytes: int64(10 * c.left)},
 			}
 			oldest := slices.Clone(digests[c.left:])
 			slices.Reverse(oldest)
 			for _, dry := range []bool{true, false} {
 				var evicted []digest.Digest
-				got, err := storage.Evict(t.Context(), s, storage.EvictOptions{
+				got, err := maintain.Evict(t.Context(), s, maintain.EvictOptions{
 					MaxBytes: c.bytes, MaxUnused: c.unused, DryRun: dry,
 					Evicted: func(entry storage.Entry) { evicted = append(evicted, entry.Digest) },
 				})
@@ -97,10 +98,10 @@ func (s stubborn) Delete(ctx context.Context, dgst digest.Digest) error {
 func TestEvictGoesOn(t *testing.T) {
 	s, digests := newAged(t, 6)
 	fault := errors.New("scripted")
-	got, err := storage.Evict(t.Context(), stubborn{s, map[digest.Digest]error{
+	got, err := maintain.Evict(t.Context(), stubborn{s, map[digest.Digest]error{
 		digests[5]: fault, digests[4]: storage.ErrNotExist,
-	}}, storage.EvictOptions{MaxBytes: new(int64(35))})
-	want := storage.EvictReport{Removed: storage.Amount{Objects: 2, Bytes: 20}, Left: storage.Amount{Objects: 3, Bytes: 30}}
+	}}, maintain.EvictOptions{MaxBytes: new(int64(35))})
+	want := maintain.EvictReport{Removed: maintain.Amount{Objects: 2, Bytes: 20}, Left: maintain.Amount{Objects: 3, Bytes: 30}}
 	if got != want || !errors.Is(err, fault) || errors.Is(err, storage.ErrNotExist) {
 		t.Errorf("Evict = %+v, %v, want %+v and the fault", got, err, want)
 	}
@@ -109,14 +110,14 @@ func TestEvictGoesOn(t *testing.T) {
 func TestEvictInterrupted(t *testing.T) {
 	s, _ := newAged(t, 6)
 	ctx, cancel := context.WithCancel(t.Context())
-	got, err := storage.Evict(ctx, s, storage.EvictOptions{
+	got, err := maintain.Evict(ctx, s, maintain.EvictOptions{
 		MaxBytes: new(int64(0)),
 		Evicted:  func(storage.Entry) { cancel() },
 	})
 	if got.Removed.Objects != 1 || got.Left.Objects != 5 || !errors.Is(err, context.Canceled) {
 		t.Errorf("Evict = %+v, %v, want one removed", got, err)
 	}
-	if got, err := storage.Evict(ctx, s, storage.EvictOptions{MaxBytes: new(int64(0))}); got != (storage.EvictReport{}) || !errors.Is(err, context.Canceled) {
+	if got, err := maintain.Evict(ctx, s, maintain.EvictOptions{MaxBytes: new(int64(0))}); got != (maintain.EvictReport{}) || !errors.Is(err, context.Canceled) {
 		t.Errorf("Evict = %+v, %v, want nothing done", got, err)
 	}
 }

@@ -1,4 +1,6 @@
-package storage
+// Package maintain verifies and evicts the content of a store that another
+// process may serve from.
+package maintain
 
 import (
 	"context"
@@ -10,6 +12,8 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
 )
 
 // VerifyOptions say how [Verify] goes about it.
@@ -30,7 +34,7 @@ type Amount struct{ Objects, Bytes int64 }
 
 // Finding is a content with which something is wrong.
 type Finding struct {
-	Info
+	storage.Info
 	// Err matches ErrCorrupt when the content is not that of its digest. It is
 	// the store's error when it could not be read, and then nothing was done
 	// about it.
@@ -55,12 +59,12 @@ type VerifyReport struct {
 // The error is the context's, or that of listing the store, and the report then
 // covers what was read until then. That something is wrong with a content is no
 // error.
-func Verify(ctx context.Context, store Store, opts VerifyOptions) (VerifyReport, error) {
+func Verify(ctx context.Context, store storage.Store, opts VerifyOptions) (VerifyReport, error) {
 	if opts.Jobs <= 0 {
 		opts.Jobs = 2
 	}
 	v := &verification{store: store, opts: opts}
-	entries := make(chan Entry)
+	entries := make(chan storage.Entry)
 	var workers sync.WaitGroup
 	for range opts.Jobs {
 		workers.Go(func() {
@@ -92,7 +96,7 @@ const verifyBuffer = 256 << 10
 
 // verification is one run of Verify.
 type verification struct {
-	store Store
+	store storage.Store
 	opts  VerifyOptions
 
 	mu     sync.Mutex
@@ -102,9 +106,9 @@ type verification struct {
 
 // check reads one content. It says nothing about one that has gone, or whose
 // reading the context ended.
-func (v *verification) check(ctx context.Context, listed Info, buf []byte) {
+func (v *verification) check(ctx context.Context, listed storage.Info, buf []byte) {
 	object, err := v.store.Open(ctx, listed.Digest)
-	if errors.Is(err, ErrNotExist) || ctx.Err() != nil {
+	if errors.Is(err, storage.ErrNotExist) || ctx.Err() != nil {
 		if err == nil {
 			object.Content.Close()
 		}
@@ -121,7 +125,7 @@ func (v *verification) check(ctx context.Context, listed Info, buf []byte) {
 	case err != nil:
 		v.found(Finding{Info: object.Info, Err: err})
 	case got != listed.Digest:
-		v.quarantine(ctx, object.Info, fmt.Errorf("%w: they have digest %s", ErrCorrupt, got))
+		v.quarantine(ctx, object.Info, fmt.Errorf("%w: they have digest %s", storage.ErrCorrupt, got))
 	default:
 		v.mu.Lock()
 		defer v.mu.Unlock()
@@ -131,7 +135,7 @@ func (v *verification) check(ctx context.Context, listed Info, buf []byte) {
 }
 
 // hash returns the digest of what an object holds, unless the context ends.
-func (v *verification) hash(ctx context.Context, object *Object, buf []byte) (digest.Digest, error) {
+func (v *verification) hash(ctx context.Context, object *storage.Object, buf []byte) (digest.Digest, error) {
 	hash := object.Digest.Algorithm().Hash()
 	for ctx.Err() == nil {
 		n, err := object.Content.Read(buf)
@@ -149,9 +153,9 @@ func (v *verification) hash(ctx context.Context, object *Object, buf []byte) (di
 	return digest.NewDigest(object.Digest.Algorithm(), hash), nil
 }
 
-func (v *verification) quarantine(ctx context.Context, info Info, why error) {
+func (v *verification) quarantine(ctx context.Context, info storage.Info, why error) {
 	path, err := v.opts.Quarantine(ctx, info.Digest)
-	if errors.Is(err, ErrNotExist) {
+	if errors.Is(err, storage.ErrNotExist) {
 		return
 	}
 	if err != nil {

@@ -1,4 +1,4 @@
-package storage_test
+package catalog_test
 
 import (
 	"context"
@@ -9,24 +9,25 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
 func TestPrune(t *testing.T) {
 	c, m := newCatalog(t)
-	below := storage.Repository{Namespace: app.Namespace, Name: app.Name + "/below"}
-	dead := storage.Repository{Namespace: app.Namespace, Name: "acme/dead"}
-	listed := storage.Repository{Namespace: app.Namespace, Name: "acme/listed"} // never pulled from
-	for _, repo := range []storage.Repository{app, below, dead} {
+	below := storage.RepoID{Namespace: app.Namespace, Name: app.Name + "/below"}
+	dead := storage.RepoID{Namespace: app.Namespace, Name: "acme/dead"}
+	listed := storage.RepoID{Namespace: app.Namespace, Name: "acme/listed"} // never pulled from
+	for _, repo := range []storage.RepoID{app, below, dead} {
 		must(t, c.PutLink(t.Context(), repo, manifest("old")))
 		must(t, c.PutLink(t.Context(), repo, blob("old layer")))
-		must(t, c.PutTag(t.Context(), repo, "old", storage.Tag{Descriptor: manifest("old"), Checked: checked}))
+		must(t, c.PutTag(t.Context(), repo, "old", catalog.Tag{Descriptor: manifest("old"), Checked: checked}))
 	}
-	for _, repo := range []storage.Repository{app, below, dead, listed} {
-		must(t, c.PutDocument(t.Context(), repo, "tags", "?n=1", storage.Document{Checked: checked}))
+	for _, repo := range []storage.RepoID{app, below, dead, listed} {
+		must(t, c.PutDocument(t.Context(), repo, "tags", "?n=1", catalog.Document{Checked: checked}))
 	}
 	must(t, c.PutLink(t.Context(), app, manifest("new")))
-	must(t, c.PutTag(t.Context(), app, "new", storage.Tag{Descriptor: manifest("new"), Checked: checked}))
+	must(t, c.PutTag(t.Context(), app, "new", catalog.Tag{Descriptor: manifest("new"), Checked: checked}))
 	must(t, c.PutLink(t.Context(), below, blob("new layer")))
 	must(t, m.Records().Put(t.Context(), "ghcr.io/acme/dead/_tags/garbage", []byte("{")))
 	must(t, m.Records().Put(t.Context(), "foreign", []byte("not ours")))
@@ -35,19 +36,19 @@ func TestPrune(t *testing.T) {
 	gone := func(_ context.Context, dgst digest.Digest) (bool, error) {
 		return dgst == manifest("old").Digest || dgst == blob("old layer").Digest, nil
 	}
-	want := storage.PruneReport{Tags: 4, Links: 6, Repositories: 1}
-	got, err := c.Prune(t.Context(), storage.PruneOptions{Gone: gone, DryRun: true})
+	want := catalog.PruneReport{Tags: 4, Links: 6, Repositories: 1}
+	got, err := c.Prune(t.Context(), catalog.PruneOptions{Gone: gone, DryRun: true})
 	if got != want || err != nil {
 		t.Errorf("dry run: Prune = %+v, %v, want %+v", got, err, want)
 	}
 	if after := keys(t, m); !slices.Equal(after, before) {
 		t.Errorf("a dry run left %q of %q", after, before)
 	}
-	got, err = c.Prune(t.Context(), storage.PruneOptions{Gone: gone})
+	got, err = c.Prune(t.Context(), catalog.PruneOptions{Gone: gone})
 	if got != want || err != nil {
 		t.Errorf("Prune = %+v, %v, want %+v", got, err, want)
 	}
-	if repos, err := c.Repositories(t.Context()); !slices.Equal(repos, []storage.Repository{app, below}) || err != nil {
+	if repos, err := c.Repositories(t.Context()); !slices.Equal(repos, []storage.RepoID{app, below}) || err != nil {
 		t.Errorf("Repositories = %v, %v", repos, err)
 	}
 	if _, err := c.Link(t.Context(), app, manifest("old").Digest); !errors.Is(err, storage.ErrNotExist) {
@@ -59,7 +60,7 @@ func TestPrune(t *testing.T) {
 	if _, err := c.Link(t.Context(), below, blob("new layer").Digest); err != nil {
 		t.Errorf("a link of what is stored: %v", err)
 	}
-	for repo, kept := range map[storage.Repository]bool{app: true, below: true, dead: false, listed: true} {
+	for repo, kept := range map[storage.RepoID]bool{app: true, below: true, dead: false, listed: true} {
 		if _, err := c.Document(t.Context(), repo, "tags", "?n=1"); errors.Is(err, storage.ErrNotExist) == kept {
 			t.Errorf("the document of %s: %v", repo, err)
 		}
@@ -67,7 +68,7 @@ func TestPrune(t *testing.T) {
 	if after := keys(t, m); len(after) != len(before)-11 || !slices.Contains(after, "foreign") {
 		t.Errorf("left %q of %q", after, before)
 	}
-	if got, err := c.Prune(t.Context(), storage.PruneOptions{Gone: gone}); got != (storage.PruneReport{}) || err != nil {
+	if got, err := c.Prune(t.Context(), catalog.PruneOptions{Gone: gone}); got != (catalog.PruneReport{}) || err != nil {
 		t.Errorf("again: Prune = %+v, %v", got, err)
 	}
 }
@@ -77,13 +78,13 @@ func TestPruneFails(t *testing.T) {
 	c, m := newCatalog(t)
 	must(t, c.PutLink(t.Context(), app, manifest("one")))
 	fault := errors.New("scripted")
-	_, err := c.Prune(t.Context(), storage.PruneOptions{Gone: func(context.Context, digest.Digest) (bool, error) { return false, fault }})
+	_, err := c.Prune(t.Context(), catalog.PruneOptions{Gone: func(context.Context, digest.Digest) (bool, error) { return false, fault }})
 	if !errors.Is(err, fault) || len(keys(t, m)) != 1 {
 		t.Errorf("Prune: %v, left %q", err, keys(t, m))
 	}
 	must(t, m.Records().Put(t.Context(), "ghcr.io/acme/app/_tags/v1", []byte("{}")))
 	m.FailGet(fault)
-	_, err = c.Prune(t.Context(), storage.PruneOptions{Gone: func(context.Context, digest.Digest) (bool, error) { return true, nil }})
+	_, err = c.Prune(t.Context(), catalog.PruneOptions{Gone: func(context.Context, digest.Digest) (bool, error) { return true, nil }})
 	if !errors.Is(err, fault) {
 		t.Errorf("Prune with tags that cannot be read: %v", err)
 	}

@@ -1,4 +1,4 @@
-package storage
+package download
 
 import (
 	"time"
@@ -10,7 +10,7 @@ import (
 // counts nothing.
 type Metrics struct {
 	flights, waiting, readers prometheus.Gauge
-	flightsEnded              map[flightResult]prometheus.Counter
+	flightsEnded              map[result]prometheus.Counter
 	flightDuration            prometheus.Histogram
 }
 
@@ -30,7 +30,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		readers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_flight_readers", Help: "Clients that are reading a content while it is being downloaded.",
 		}),
-		flightsEnded: make(map[flightResult]prometheus.Counter),
+		flightsEnded: make(map[result]prometheus.Counter),
 		flightDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_flight_duration_seconds",
 			Help:    "How long downloads from upstreams took that were stored, with their waits and pauses.",
@@ -38,32 +38,32 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}),
 	}
 	// All are there from the start: rate() misses what a counter begins with.
-	for _, result := range flightResults() {
+	for _, result := range results() {
 		m.flightsEnded[result] = flightsEnded.WithLabelValues(string(result))
 	}
 	r.MustRegister(m.flights, m.waiting, m.readers, flightsEnded, m.flightDuration)
 	return m
 }
 
-func (m *Metrics) flightStarted() {
+func (m *Metrics) started() {
 	if m != nil {
 		m.flights.Inc()
 	}
 }
 
-func (m *Metrics) flightWaits(more float64) {
+func (m *Metrics) waits(more float64) {
 	if m != nil {
 		m.waiting.Add(more)
 	}
 }
 
-func (m *Metrics) flightEnded(result flightResult, took time.Duration) {
+func (m *Metrics) endedAs(result result, took time.Duration) {
 	if m == nil {
 		return
 	}
 	m.flights.Dec()
 	m.flightsEnded[result].Inc()
-	if result == flightStored {
+	if result == stored {
 		m.flightDuration.Observe(took.Seconds())
 	}
 }

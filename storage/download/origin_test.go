@@ -1,4 +1,4 @@
-package storage_test
+package download_test
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 )
 
 // origin is a scripted upstream: it delivers body, and notes what was asked.
@@ -27,11 +28,11 @@ type origin struct {
 	closed   int
 }
 
-func (o *origin) source(repo storage.Repository) storage.Source {
-	return storage.Source{Repository: repo, Open: o.open}
+func (o *origin) source(repo storage.RepoID) download.Source {
+	return download.Source{Repository: repo, Open: o.open}
 }
 
-func (o *origin) open(ctx context.Context, offset, length int64) (*storage.Stream, error) {
+func (o *origin) open(ctx context.Context, offset, length int64) (*download.Stream, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.opens = append(o.opens, fmt.Sprintf("%d+%d", offset, length))
@@ -50,7 +51,7 @@ func (o *origin) open(ctx context.Context, offset, length int64) (*storage.Strea
 	if o.noSize {
 		size = -1
 	}
-	return &storage.Stream{
+	return &download.Stream{
 		ReadCloser: &flow{ctx: ctx, origin: o, rest: body[offset:end], at: int(offset)},
 		Size:       size,
 		Origin:     repoHost,

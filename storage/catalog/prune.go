@@ -1,4 +1,4 @@
-package storage
+package catalog
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
 )
 
 // PruneOptions say what [Catalog.Prune] takes for gone.
@@ -31,7 +33,7 @@ type PruneReport struct {
 // that process has ended, an upstream is asked for that right again.
 func (c *Catalog) Prune(ctx context.Context, opts PruneOptions) (PruneReport, error) {
 	var report PruneReport
-	var repo Repository
+	var repo storage.RepoID
 	var keys []string // of repo's records, which are listed one after the other
 	prune := func() error { return c.pruneRepository(ctx, keys, opts, &report) }
 	for key, err := range c.records.List(ctx, "") {
@@ -68,13 +70,13 @@ func (c *Catalog) pruneRepository(ctx context.Context, keys []string, opts Prune
 			dgst, count, remove = digestOfLink(key), &report.Links, c.links.delete
 		case tagsSegment:
 			tag, err := c.tags.get(ctx, key)
-			if err != nil && !errors.Is(err, ErrNotExist) {
+			if err != nil && !errors.Is(err, storage.ErrNotExist) {
 				return err
 			}
 			dgst, count, remove = tag.Descriptor.Digest, &report.Tags, c.tags.delete
 		}
 		// What is no digest names no content.
-		if ValidateDigest(dgst) == nil {
+		if storage.ValidateDigest(dgst) == nil {
 			if gone, err := opts.Gone(ctx, dgst); err != nil {
 				return err
 			} else if !gone {
@@ -104,7 +106,7 @@ func (o PruneOptions) remove(ctx context.Context, key string, remove func(contex
 	if o.DryRun {
 		return nil
 	}
-	if err := remove(ctx, key); err != nil && !errors.Is(err, ErrNotExist) {
+	if err := remove(ctx, key); err != nil && !errors.Is(err, storage.ErrNotExist) {
 		return err
 	}
 	return nil

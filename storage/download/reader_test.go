@@ -1,4 +1,4 @@
-package storage_test
+package download_test
 
 import (
 	"bytes"
@@ -10,7 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 )
 
 // A range far ahead is fetched by itself at once, just as much as is wanted,
@@ -58,7 +58,7 @@ func TestRangeFarAhead(t *testing.T) {
 // http.ServeContent does where a condition does not hold, waits for the
 // download, however early that is.
 func TestRangeFarAheadReadFromTheStart(t *testing.T) {
-	s := newSetup(t, func(o *storage.FlightsOptions) { o.MaxFetches = 1 })
+	s := newSetup(t, func(o *download.Options) { o.MaxFetches = 1 })
 	blocker := &origin{body: random(1000), step: make(chan int)}
 	first := s.reader(t, t.Context(), digest.FromBytes(blocker.body), blocker.source(ours))
 	defer first.Close()
@@ -111,7 +111,7 @@ func TestRangeReturnsToTheDownload(t *testing.T) {
 }
 
 func TestReaderWaitsEndWithItsContext(t *testing.T) {
-	s := newSetup(t, func(o *storage.FlightsOptions) { o.Idle = (*storage.Flight).Abandon })
+	s := newSetup(t, func(o *download.Options) { o.Idle = (*download.Download).Abandon })
 	o := &origin{body: random(1000), step: make(chan int)}
 	ctx, cancel := context.WithCancel(t.Context())
 	r := s.reader(t, ctx, digest.FromBytes(o.body), o.source(ours))

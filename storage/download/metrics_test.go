@@ -1,4 +1,4 @@
-package storage_test
+package download_test
 
 import (
 	"errors"
@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 )
 
 // A download's end is counted once, by its result, and what arrived is timed.
@@ -28,9 +28,9 @@ func TestFlightMetrics(t *testing.T) {
 	} {
 		t.Run(result, func(t *testing.T) {
 			registry := prometheus.NewPedanticRegistry()
-			s := newSetup(t, func(o *storage.FlightsOptions) {
-				o.Metrics = storage.NewMetrics(registry)
-				o.Idle = func(f *storage.Flight) { f.Abandon() }
+			s := newSetup(t, func(o *download.Options) {
+				o.Metrics = download.NewMetrics(registry)
+				o.Idle = func(f *download.Download) { f.Abandon() }
 			})
 			if c.script != nil {
 				c.script(s)
@@ -89,7 +89,7 @@ func durations(t *testing.T, registry *prometheus.Registry) uint64 {
 func TestWaitingFlightsMetric(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewPedanticRegistry()
-		s := newSetup(t, func(o *storage.FlightsOptions) { o.MaxFetches, o.Metrics = 2, storage.NewMetrics(registry) })
+		s := newSetup(t, func(o *download.Options) { o.MaxFetches, o.Metrics = 2, download.NewMetrics(registry) })
 		defer s.Close()
 		expect := func(n string) {
 			t.Helper()

@@ -1,4 +1,4 @@
-package storage
+package maintain
 
 import (
 	"cmp"
@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/weirhq/weir/storage"
 )
 
 // EvictOptions say what [Evict] leaves. Without a limit it leaves all.
@@ -15,7 +17,7 @@ type EvictOptions struct {
 	MaxUnused *time.Duration // since the last use of a content; nil: no limit
 	DryRun    bool           // remove nothing, and report what would be removed
 	// Evicted, when set, is called for each content that is removed.
-	Evicted func(Entry)
+	Evicted func(storage.Entry)
 }
 
 // EvictReport is what [Evict] did.
@@ -32,9 +34,9 @@ type EvictReport struct {
 // returns an error about all of these in the end. Other errors are the context's
 // and those of listing the store; before it is listed to its end nothing is
 // removed.
-func Evict(ctx context.Context, store Store, opts EvictOptions) (EvictReport, error) {
+func Evict(ctx context.Context, store storage.Store, opts EvictOptions) (EvictReport, error) {
 	var report EvictReport
-	var entries []Entry
+	var entries []storage.Entry
 	for entry, err := range store.All(ctx) {
 		if err != nil {
 			return EvictReport{}, err
@@ -42,7 +44,7 @@ func Evict(ctx context.Context, store Store, opts EvictOptions) (EvictReport, er
 		entries = append(entries, entry)
 		report.Left.add(entry.Size, 1)
 	}
-	slices.SortFunc(entries, func(a, b Entry) int { return a.Used.Compare(b.Used) })
+	slices.SortFunc(entries, func(a, b storage.Entry) int { return a.Used.Compare(b.Used) })
 	now := time.Now()
 	var failures int
 	var failure error
@@ -55,7 +57,7 @@ func Evict(ctx context.Context, store Store, opts EvictOptions) (EvictReport, er
 		if err := context.Cause(ctx); err != nil {
 			return report, err
 		}
-		if err := opts.remove(ctx, store, entry); errors.Is(err, ErrNotExist) {
+		if err := opts.remove(ctx, store, entry); errors.Is(err, storage.ErrNotExist) {
 			report.Left.add(entry.Size, -1) // somebody else has removed it
 			continue
 		} else if err != nil {
@@ -72,7 +74,7 @@ func Evict(ctx context.Context, store Store, opts EvictOptions) (EvictReport, er
 	return report, failure
 }
 
-func (o EvictOptions) remove(ctx context.Context, store Store, entry Entry) error {
+func (o EvictOptions) remove(ctx context.Context, store storage.Store, entry storage.Entry) error {
 	if !o.DryRun {
 		if err := store.Delete(ctx, entry.Digest); err != nil {
 			return err

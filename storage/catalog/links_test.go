@@ -1,4 +1,4 @@
-package storage_test
+package catalog_test
 
 import (
 	"testing"
@@ -11,7 +11,7 @@ import (
 
 func TestCatalogListsLinks(t *testing.T) {
 	c, _ := newCatalog(t)
-	other := storage.Repository{Namespace: "ghcr.io", Name: "acme/app/below"}
+	other := storage.RepoID{Namespace: "ghcr.io", Name: "acme/app/below"}
 	want := map[string]ocispec.Descriptor{}
 	for _, link := range []ocispec.Descriptor{manifest("a manifest"), blob("a layer"), blob("another")} {
 		must(t, c.PutLink(t.Context(), app, link))
@@ -29,7 +29,7 @@ func TestCatalogListsLinks(t *testing.T) {
 	for range c.Links(t.Context(), app) {
 		break // is the caller's to do
 	}
-	for _, err := range c.Links(t.Context(), storage.Repository{Name: "nameless"}) {
+	for _, err := range c.Links(t.Context(), storage.RepoID{Name: "nameless"}) {
 		if err == nil {
 			t.Error("a repository without a namespace has links")
 		}

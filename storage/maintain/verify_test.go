@@ -1,4 +1,4 @@
-package storage_test
+package maintain_test
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/maintain"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
@@ -55,10 +56,10 @@ func TestVerify(t *testing.T) {
 	const goodBytes, badBytes = 3 + 3 + 5 + 6 + 6<<17, 7 + 2 + 6
 
 	for _, run := range []string{"first", "second"} {
-		var last storage.Amount
-		report, err := storage.Verify(t.Context(), s, storage.VerifyOptions{
+		var last maintain.Amount
+		report, err := maintain.Verify(t.Context(), s, maintain.VerifyOptions{
 			Quarantine: s.Quarantine,
-			Progress: func(so storage.Amount) {
+			Progress: func(so maintain.Amount) {
 				if so.Objects < last.Objects || so.Bytes < last.Bytes {
 					t.Errorf("progress went from %+v to %+v", last, so)
 				}
@@ -66,10 +67,10 @@ func TestVerify(t *testing.T) {
 			},
 		})
 		must(t, err)
-		if want := (storage.Amount{Objects: int64(len(good)), Bytes: goodBytes}); report.Verified != want {
+		if want := (maintain.Amount{Objects: int64(len(good)), Bytes: goodBytes}); report.Verified != want {
 			t.Errorf("%s: verified %+v, want %+v", run, report.Verified, want)
 		}
-		if want := (storage.Amount{Objects: int64(len(good) + len(bad)), Bytes: goodBytes + badBytes}); run == "first" && last != want {
+		if want := (maintain.Amount{Objects: int64(len(good) + len(bad)), Bytes: goodBytes + badBytes}); run == "first" && last != want {
 			t.Errorf("progress ended at %+v, want %+v", last, want)
 		}
 		var found []digest.Digest
@@ -175,7 +176,7 @@ func TestVerifyWhatGoesWrong(t *testing.T) {
 			s, dgst := newScripted(t)
 			s.open = c.open
 			quarantines := 0
-			report, err := storage.Verify(t.Context(), s, storage.VerifyOptions{
+			report, err := maintain.Verify(t.Context(), s, maintain.VerifyOptions{
 				Jobs: 1,
 				Quarantine: func(_ context.Context, got digest.Digest) (string, error) {
 					quarantines++
@@ -205,7 +206,7 @@ func TestVerifyWhatGoesWrong(t *testing.T) {
 func TestVerifyListingFails(t *testing.T) {
 	s, _ := newScripted(t)
 	s.fail = syscall.EIO
-	report, err := storage.Verify(t.Context(), s, storage.VerifyOptions{})
+	report, err := maintain.Verify(t.Context(), s, maintain.VerifyOptions{})
 	if !errors.Is(err, syscall.EIO) || report.Verified.Objects != 1 {
 		t.Errorf("Verify = %+v, %v, want one content and the error", report, err)
 	}
@@ -216,8 +217,8 @@ func TestVerifyInterrupted(t *testing.T) {
 	s, _ := newScripted(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
-	report, err := storage.Verify(ctx, s, storage.VerifyOptions{
-		Progress: func(storage.Amount) { cancel(why) },
+	report, err := maintain.Verify(ctx, s, maintain.VerifyOptions{
+		Progress: func(maintain.Amount) { cancel(why) },
 		Quarantine: func(context.Context, digest.Digest) (string, error) {
 			t.Error("quarantined")
 			return "", nil
@@ -249,7 +250,7 @@ func TestVerifyJobs(t *testing.T) {
 			<-together
 			return m.Open(ctx, dgst)
 		}}
-		report, err := storage.Verify(t.Context(), s, storage.VerifyOptions{Jobs: jobs})
+		report, err := maintain.Verify(t.Context(), s, maintain.VerifyOptions{Jobs: jobs})
 		must(t, err)
 		if report.Verified.Objects != 20 || most.Load() != want {
 			t.Errorf("%d jobs: verified %+v, %d at once, want %d", jobs, report.Verified, most.Load(), want)

@@ -1,4 +1,4 @@
-package storage
+package catalog
 
 import (
 	"context"
@@ -12,11 +12,13 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/storage"
 )
 
 // table is one sort of record, behind a bounded memory of values.
 type table[T any] struct {
-	records Records
+	records storage.Records
 	valid   func(key string, value T) error
 	// near, when set, reports whether a record is as good as a value that is to
 	// replace it: then only the memory learns the value.
@@ -41,7 +43,7 @@ type remembered[T any] struct {
 // maxGarbage is how many broken records a table logs only once each.
 const maxGarbage = 1024
 
-func newTable[T any](records Records, size int, valid func(string, T) error, log *slog.Logger) *table[T] {
+func newTable[T any](records storage.Records, size int, valid func(string, T) error, log *slog.Logger) *table[T] {
 	t := &table[T]{records: records, valid: valid, log: log, garbage: newLRU[struct{}](maxGarbage), seed: maphash.MakeSeed()}
 	if size > 0 {
 		t.memory = newLRU[remembered[T]](size)
@@ -94,7 +96,7 @@ func (t *table[T]) update(ctx context.Context, key string, change func(T) T, equ
 	}
 	defer t.lock(key)()
 	known, err := t.load(ctx, key)
-	if err != nil && !errors.Is(err, ErrNotExist) {
+	if err != nil && !errors.Is(err, storage.ErrNotExist) {
 		t.log.Debug("replacing a record that could not be read", "key", key, "error", err)
 	}
 	value := change(known.value)
@@ -111,7 +113,7 @@ func (t *table[T]) delete(ctx context.Context, key string) error {
 	defer t.lock(key)()
 	known := t.memory != nil && t.memory.Remove(key)
 	err := t.records.Delete(ctx, key)
-	if known && errors.Is(err, ErrNotExist) {
+	if known && errors.Is(err, storage.ErrNotExist) {
 		return nil // it was in memory only
 	}
 	return err
@@ -143,7 +145,7 @@ func (t *table[T]) load(ctx context.Context, key string) (remembered[T], error) 
 		if seen, _ := t.garbage.ContainsOrAdd(key, struct{}{}); !seen {
 			t.log.Warn("a record cannot be understood and counts as absent", "key", key, "error", err)
 		}
-		return remembered[T]{}, fmt.Errorf("%w: record %q", ErrNotExist, key)
+		return remembered[T]{}, fmt.Errorf("%w: record %q", storage.ErrNotExist, key)
 	}
 	return t.remember(key, value, true), nil
 }
@@ -195,7 +197,7 @@ func validDescriptor(d ocispec.Descriptor) error {
 	if d.Size < 0 {
 		return fmt.Errorf("storage: %s with a size of %d bytes", d.Digest, d.Size)
 	}
-	return ValidateDigest(d.Digest)
+	return storage.ValidateDigest(d.Digest)
 }
 
 func validDocument(_ string, document Document) error {

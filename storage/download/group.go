@@ -1,4 +1,5 @@
-package storage
+// Package download runs at most one download per digest, with many readers.
+package download
 
 import (
 	"context"
@@ -11,17 +12,14 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
-
-// ErrCorrupt says that the bytes a source delivered are not the content of the
-// digest that was asked for.
-var ErrCorrupt = errors.New("storage: the bytes do not match their digest")
 
 // Source is one repository's way to a content. Delivering the content also
 // proves that the repository possesses it.
 type Source struct {
-	Repository Repository
+	Repository storage.RepoID
 	// Open opens the content at an offset, for length bytes or, when length
 	// is -1, to its end. It resumes by itself what breaks on the way; an
 	// error it returns, or a read error of its stream, is final.
@@ -29,7 +27,7 @@ type Source struct {
 	// Verified, when set, is called once the content is there and verified,
 	// before a lookup can find it in the store: what is to be recorded about
 	// it is then never missing.
-	Verified func(Info)
+	Verified func(storage.Info)
 }
 
 // Stream is a content on its way from a source.
@@ -43,20 +41,20 @@ type Stream struct {
 	Reject func() bool
 }
 
-// FlightsOptions are what [NewFlights] needs. Store and Spools share a
+// FlightsOptions are what [NewGroup] needs. Store and Spools share a
 // filesystem where the store's driver commits by renaming.
-type FlightsOptions struct {
-	Store  Store
+type Options struct {
+	Store  storage.Store
 	Spools *spool.Dir
 	// MaxFetches bounds the downloads that run at once; more wait, and the
 	// namespaces that they are for take turns.
 	MaxFetches int
 	// Idle, when set, is called when the last reader of an unfinished flight
 	// has left. It decides whether the flight is completed all the same
-	// ([Flight.Complete], now or later) or given up ([Flight.Abandon]); until
+	// ([Download.Complete], now or later) or given up ([Download.Abandon]); until
 	// it has decided, the flight pauses.
-	Idle    func(*Flight)
-	Health  *Health // of the store; may be nil
+	Idle    func(*Download)
+	Health  *storage.Health // of the store; may be nil
 	Metrics *Metrics
 	// Tracer makes the spans of downloads that a traced request begins; nil:
 	// there are none. It has to record all that it is asked for: whether to was
@@ -65,27 +63,27 @@ type FlightsOptions struct {
 	Logger *slog.Logger
 }
 
-// Flights runs at most one download per digest. See [Flight].
-type Flights struct {
-	opts   FlightsOptions
+// Flights runs at most one download per digest. See [Download].
+type Group struct {
+	opts   Options
 	places *admission
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
 
 	mu      sync.Mutex
-	flights map[digest.Digest]*Flight
+	flights map[digest.Digest]*Download
 }
 
 // NewFlights returns a Flights that runs until its Close.
-func NewFlights(opts FlightsOptions) *Flights {
+func NewGroup(opts Options) *Group {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Flights{
+	return &Group{
 		opts:    opts,
 		places:  newAdmission(opts.MaxFetches),
 		ctx:     ctx,
 		cancel:  cancel,
-		flights: make(map[digest.Digest]*Flight),
+		flights: make(map[digest.Digest]*Download),
 	}
 }
 
@@ -93,9 +91,9 @@ func NewFlights(opts FlightsOptions) *Flights {
 // starts one from src. Exactly one of the three results is set. Whether src's
 // repository may have what another repository brought is for the caller to
 // settle before it passes a byte on.
-func (fs *Flights) Open(ctx context.Context, dgst digest.Digest, src Source) (*Object, *Reader, error) {
+func (fs *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
 	obj, err := fs.opts.Store.Open(ctx, dgst)
-	if err == nil || !errors.Is(err, ErrNotExist) {
+	if err == nil || !errors.Is(err, storage.ErrNotExist) {
 		return obj, nil, err
 	}
 	for {
@@ -116,7 +114,7 @@ func (fs *Flights) Open(ctx context.Context, dgst digest.Digest, src Source) (*O
 		// start of this one. The content may be evicted before it is opened
 		// here, and then the search begins anew.
 		obj, err := fs.opts.Store.Open(ctx, dgst)
-		if err == nil || !errors.Is(err, ErrNotExist) {
+		if err == nil || !errors.Is(err, storage.ErrNotExist) {
 			return obj, nil, err
 		}
 	}
@@ -124,7 +122,7 @@ func (fs *Flights) Open(ctx context.Context, dgst digest.Digest, src Source) (*O
 
 // joinOrStart returns the flight of a digest with one more hold, and whether it
 // was there before. It does no I/O: the mutex is shared by all digests.
-func (fs *Flights) joinOrStart(ctx context.Context, dgst digest.Digest, src Source) (f *Flight, joined bool, err error) {
+func (fs *Group) joinOrStart(ctx context.Context, dgst digest.Digest, src Source) (f *Download, joined bool, err error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if f, ok := fs.flights[dgst]; ok {
@@ -135,7 +133,7 @@ func (fs *Flights) joinOrStart(ctx context.Context, dgst digest.Digest, src Sour
 	if err := fs.ctx.Err(); err != nil {
 		return nil, false, fmt.Errorf("storage: no new downloads while shutting down: %w", err)
 	}
-	f = newFlight(fs, dgst, src)
+	f = newDownload(fs, dgst, src)
 	f.trace(ctx)
 	fs.flights[dgst] = f
 	fs.ended.Go(f.run)
@@ -144,7 +142,7 @@ func (fs *Flights) joinOrStart(ctx context.Context, dgst digest.Digest, src Sour
 
 // Drain waits until no flight is left, or for the context's end, whose error
 // it then returns.
-func (fs *Flights) Drain(ctx context.Context) error {
+func (fs *Group) Drain(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		fs.ended.Wait()
@@ -159,7 +157,7 @@ func (fs *Flights) Drain(ctx context.Context) error {
 }
 
 // Close cancels the flights that still run and waits for their end.
-func (fs *Flights) Close() {
+func (fs *Group) Close() {
 	// Under the mutex, so that no flight starts after the wait has begun.
 	fs.mu.Lock()
 	fs.cancel()
@@ -168,7 +166,7 @@ func (fs *Flights) Close() {
 }
 
 // remove takes a flight out of the map, if it is still there.
-func (fs *Flights) remove(f *Flight) {
+func (fs *Group) remove(f *Download) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.removeLocked(f)
@@ -176,7 +174,7 @@ func (fs *Flights) remove(f *Flight) {
 
 // removeLocked leaves another flight of the same digest alone. The caller holds
 // the mutex.
-func (fs *Flights) removeLocked(f *Flight) {
+func (fs *Group) removeLocked(f *Download) {
 	if fs.flights[f.digest] == f {
 		delete(fs.flights, f.digest)
 	}

@@ -1,4 +1,4 @@
-package storage
+package download
 
 import (
 	"fmt"
@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -51,7 +52,7 @@ func (v *verifier) fill() {
 		if v.stream.Reject != nil {
 			v.stream.Reject()
 		}
-		err = fmt.Errorf("%w: %s from %s", ErrCorrupt, v.want, v.stream.Origin)
+		err = fmt.Errorf("%w: %s from %s", storage.ErrCorrupt, v.want, v.stream.Origin)
 	}
 	v.err = err
 }

@@ -1,4 +1,4 @@
-package storage
+package download
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -30,7 +31,7 @@ const (
 // withheld until then.
 type Reader struct {
 	ctx    context.Context
-	flight *Flight
+	flight *Download
 	src    Source
 	joined bool
 	off    int64
@@ -44,7 +45,7 @@ type Reader struct {
 	until   int64         // where a window ends; -1 for everything else
 }
 
-func newReader(ctx context.Context, f *Flight, src Source, joined bool) *Reader {
+func newReader(ctx context.Context, f *Download, src Source, joined bool) *Reader {
 	f.flights.opts.Metrics.readerOpened()
 	return &Reader{ctx: ctx, flight: f, src: src, joined: joined, end: -1, size: -1, until: -1}
 }
@@ -53,7 +54,7 @@ func newReader(ctx context.Context, f *Flight, src Source, joined bool) *Reader 
 func (r *Reader) Joined() bool { return r.joined }
 
 // Repository returns whose source the flight was started from.
-func (r *Reader) Repository() Repository { return r.flight.src.Repository }
+func (r *Reader) Repository() storage.RepoID { return r.flight.src.Repository }
 
 // Origin returns who delivers the content, for people; "" while nobody does.
 func (r *Reader) Origin() string {
@@ -204,7 +205,7 @@ func (r *Reader) recoverable(err error) bool {
 	}
 	var store storeError
 	return errors.As(err, &store) ||
-		!errors.Is(err, ErrCorrupt) && r.flight.src.Repository != r.src.Repository
+		!errors.Is(err, storage.ErrCorrupt) && r.flight.src.Repository != r.src.Repository
 }
 
 // awaitReady waits until the flight knows the content's size, or has ended.
