@@ -110,7 +110,7 @@ func (m *mirror) namespace(key string, r *upstreamtest.Registry, change ...func(
 func (m *mirror) chain(key string, registries []*upstreamtest.Registry, change ...func(*namespace.Spec)) *namespace.Namespace {
 	m.t.Helper()
 	spec := namespace.Spec{Key: key}
-	var members []*upstream.Client
+	var members []upstream.Member
 	for _, r := range registries {
 		c := upstream.NewClient(upstream.Options{
 			URL: r.URL, MaxRedirects: 5, ConnectTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second,

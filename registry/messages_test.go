@@ -297,7 +297,7 @@ func (test message) run(t *testing.T) {
 		r.Fault(upstreamtest.Any, test.fault...)
 	}
 	spec := namespace.Spec{Key: "ghcr.io", Host: "ghcr.io", Offline: test.offline}
-	var members []*upstream.Client
+	var members []upstream.Member
 	add := func(host string, change ...func(*upstream.Options)) {
 		o := upstream.Options{
 			URL: &url.URL{Scheme: "http", Host: host}, DialContext: network.DialContext,

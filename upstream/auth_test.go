@@ -198,7 +198,7 @@ func TestAuthorizationStaysHome(t *testing.T) {
 	dgst := r.AddBlob("repo", []byte("layer"))
 	c := newClient(t, r, withCredentials)
 	for range 2 {
-		b, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+		b, err := alone(c).Blob(t.Context(), "repo", dgst, 0, -1)
 		if got := readBody(t, b, err); string(got) != "layer" {
 			t.Errorf("got %q", got)
 		}
@@ -237,7 +237,7 @@ func TestClientCertificateStaysHome(t *testing.T) {
 		certificate := r.ClientCertificate()
 		o.Certificate, o.RootCAs = &certificate, r.RootCAs()
 	})
-	b, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+	b, err := alone(c).Blob(t.Context(), "repo", dgst, 0, -1)
 	readBody(t, b, err)
 	servers := make(map[string]bool)
 	for _, record := range r.Log() {

@@ -15,11 +15,74 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// Blob opens a blob at offset for length bytes, or to its end where length is
-// -1. The caller closes the body. The whole of a blob is asked for without a
+// Blob opens a blob at offset for length bytes, or to its end if length is -1.
+// The caller closes it. A stream that breaks off is an error; a [Chain], of one
+// member or many, continues it. The whole of a blob is asked for without a
 // Range.
 func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
-	return openBlob(ctx, c.logger, []*Client{c}, repo, dgst, offset, length)
+	end := int64(-1)
+	if length >= 0 {
+		end = offset + length
+	}
+	call := blobCall(http.MethodGet, repo, dgst, formatRange(offset, end))
+	resp, err := c.do(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	size, err := sizeOf(resp, offset)
+	if err != nil {
+		resp.Body.Close()
+		return nil, c.badAnswer(ctx, call, err)
+	}
+	if size >= 0 && (end < 0 || end > size) {
+		end = size
+	}
+	return &stretch{ctx: ctx, client: c, call: call, dgst: dgst, body: resp.Body, size: size, offset: offset, end: end}, nil
+}
+
+// stretch is the body of one answer: a blob from an offset on.
+type stretch struct {
+	ctx    context.Context
+	client *Client
+	call   call
+	dgst   digest.Digest
+	body   io.ReadCloser
+	size   int64 // of the whole blob; -1 if unknown
+	offset int64 // of the next byte
+	end    int64 // exclusive; -1 if the end of the body tells
+}
+
+func (s *stretch) Size() int64 { return s.size }
+
+func (s *stretch) Upstream() string { return s.client.host }
+
+// Read returns an *Error if the body ends early.
+func (s *stretch) Read(p []byte) (int, error) {
+	if s.end >= 0 {
+		if s.offset >= s.end {
+			return 0, io.EOF // a registry may send more than it was asked for
+		}
+		p = p[:min(int64(len(p)), s.end-s.offset)]
+	}
+	n, err := s.body.Read(p)
+	s.offset += int64(n)
+	switch {
+	case n > 0:
+		return n, nil // an error comes again with the next Read
+	case err == io.EOF && s.end >= 0:
+		err = io.ErrUnexpectedEOF
+	case err == nil || err == io.EOF:
+		return 0, err
+	}
+	return 0, s.client.badAnswer(s.ctx, s.call, fmt.Errorf("the body broke off at offset %d: %w", s.offset, err))
+}
+
+func (s *stretch) Close() error { return s.body.Close() }
+
+// Reject reports that there is no other registry to open the blob on.
+func (s *stretch) Reject() (elsewhere bool) {
+	s.client.Health().Reject(s.dgst, true)
+	return false
 }
 
 // StatBlob asks whether there is a blob, and for its size. Where the registry
@@ -65,32 +128,6 @@ func blobCall(method, repo string, dgst digest.Digest, byteRange string) call {
 	return call{op: opBlob, method: method, repo: repo, reference: dgst.String(), path: "/blobs/" + dgst.String(), header: header}
 }
 
-// part is an open answer that begins where it was asked to.
-type part struct {
-	io.ReadCloser
-	size int64 // of the whole blob; -1: unknown
-}
-
-// openPart opens a blob at offset, up to end or to its own end where end is -1.
-// The answer may reach further than asked. A size other than -1 must be the
-// blob's.
-func (c *Client) openPart(ctx context.Context, repo string, dgst digest.Digest, offset, end, size int64) (*part, error) {
-	call := blobCall(http.MethodGet, repo, dgst, formatRange(offset, end))
-	resp, err := c.do(ctx, call)
-	if err != nil {
-		return nil, err
-	}
-	p, err := partOf(resp, offset)
-	if err == nil && p.size >= 0 && size >= 0 && p.size != size {
-		err = fmt.Errorf("the blob's size was %d and is now %d bytes", size, p.size)
-	}
-	if err != nil {
-		resp.Body.Close()
-		return nil, c.badAnswer(ctx, call, err)
-	}
-	return p, nil
-}
-
 func formatRange(offset, end int64) string {
 	switch {
 	case end >= 0:
@@ -102,20 +139,21 @@ func formatRange(offset, end int64) string {
 	}
 }
 
-// partOf checks that an answer begins at offset. A registry that ignores Range
-// sends the whole: what comes before offset is read and dropped.
-func partOf(resp *http.Response, offset int64) (*part, error) {
+// sizeOf checks that an answer begins at offset, and returns the size of the
+// whole blob, -1 if it is not told. A registry that ignores Range sends the
+// whole: the bytes before offset are read and dropped.
+func sizeOf(resp *http.Response, offset int64) (int64, error) {
 	if resp.StatusCode == http.StatusPartialContent {
 		start, size, err := parseContentRange(resp.Header.Get("Content-Range"))
 		if err == nil && start != offset {
 			err = fmt.Errorf("asked for bytes from %d on, it sends them from %d", offset, start)
 		}
-		return &part{resp.Body, size}, err
+		return size, err
 	}
 	if _, err := io.CopyN(io.Discard, resp.Body, offset); err != nil {
-		return nil, fmt.Errorf("skipping to offset %d: %w", offset, err)
+		return -1, fmt.Errorf("skipping to offset %d: %w", offset, err)
 	}
-	return &part{resp.Body, resp.ContentLength}, nil
+	return resp.ContentLength, nil
 }
 
 // unsatisfiedSize reads the size in "bytes */100", the Content-Range of an answer

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 	"log/slog"
@@ -15,64 +16,50 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-const (
-	// triesPerMember is how often each member may fail, without a byte of
-	// progress in between, before a body gives up.
-	triesPerMember = 3
-	// maxRecoveryWait bounds how long a body, before it gives up, waits for members
-	// to be asked again that rest.
-	maxRecoveryWait = 15 * time.Second
-	// minProgress is less than a stream should deliver before it breaks off:
-	// after several such ones the next is asked for with growing pauses.
-	minProgress = 64 << 10
-	// reopenWait is about the first pause before a member that fails is
-	// asked again.
-	reopenWait = 500 * time.Millisecond
-)
+// reopenWait is the first pause before a member that fails is asked again: a
+// registry rarely mends in less.
+const reopenWait = 500 * time.Millisecond
 
-// blobReader is a blob, or a part of one, as it arrives. Where a stream breaks off or
-// stalls, the next Read goes on at the same offset (resume.go). It is for one
-// goroutine; to end a Read, cancel the context that the body was opened with.
+// blobReader is a blob, or a part of one, as the members of a chain deliver it.
+// If a stream breaks off or stalls, the next Read continues at the same offset,
+// on the member that its retryPolicy names. It is for one goroutine. To end a
+// Read, cancel the context that the blob was opened with.
 type blobReader struct {
-	size     int64  // of the whole blob; -1: unknown
+	size     int64  // of the whole blob; -1 if unknown
 	upstream string // host of the member that delivers now
 
 	ctx     context.Context
 	logger  *slog.Logger
 	repo    string
 	dgst    digest.Digest
-	members []*Client
-	current int           // index of the member that delivers now
-	part    io.ReadCloser // nil when there is none open
-	offset  int64         // of the next byte
-	limit   int64         // where it ends by the caller's wish; -1: with the blob
-	end     int64         // where it ends; -1: where the stream does
+	members []Member
+	part    oci.Blob // nil if no stream is open
+	offset  int64    // of the next byte
+	limit   int64    // end of the range that the caller asked for; -1 if open-ended
+	end     int64    // where the reader ends; -1 if the end of the stream tells
 
-	hash      hash.Hash // of all bytes so far; nil where the size tells the end
-	ended     int64     // where a stream ended, which is not believed yet; -1: nowhere
+	hash      hash.Hash // of all bytes so far; nil if the size tells the end
+	ended     int64     // offset of an unconfirmed EOF; -1 if none
 	delivered []bool    // members that some bytes came from
-	err       error     // what ended the body
+	err       error     // what ended the reader
 
-	// Since the last byte, but for trickles:
-	failed       []int // failures of each member
-	reasons      failures
-	recoveryWait time.Duration // for members that rest
-	streamed     int64         // bytes of the open stream
-	trickles     int           // streams in a row that broke off early
+	retry   *retryPolicy
+	reasons failures // since the last byte
+	last    []*Error // the last failure of each member
 }
 
-// openBlob opens a blob on the first member that has the blob.
-func openBlob(ctx context.Context, logger *slog.Logger, members []*Client, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
+// openBlob opens a blob on the first member that has it.
+func openBlob(ctx context.Context, logger *slog.Logger, members []Member, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
 	b := &blobReader{
 		ctx: ctx, logger: logger, repo: repo, dgst: dgst, members: members,
 		size: -1, offset: offset, limit: -1, end: -1, ended: -1,
-		failed: make([]int, len(members)), delivered: make([]bool, len(members)),
+		delivered: make([]bool, len(members)), retry: newRetryPolicy(len(members)), last: make([]*Error, len(members)),
 	}
 	if length >= 0 {
 		b.limit = offset + length
 		b.end = b.limit
 	}
-	_, err := ask(ctx, logger, members, func(c *Client) (struct{}, error) { return struct{}{}, b.open(c) })
+	_, err := ask(ctx, logger, members, func(m Member) (struct{}, error) { return struct{}{}, b.open(m) })
 	if err != nil {
 		return nil, err
 	}
@@ -82,31 +69,44 @@ func openBlob(ctx context.Context, logger *slog.Logger, members []*Client, repo 
 	return b, nil
 }
 
-// open opens the rest of the body on a member.
-func (b *blobReader) open(c *Client) error {
-	p, err := c.openPart(b.ctx, b.repo, b.dgst, b.offset, b.limit, b.size)
-	if b.nothingLeft(err) {
+// open opens the remaining bytes on a member.
+func (b *blobReader) open(m Member) error {
+	length := int64(-1)
+	if b.limit >= 0 {
+		length = b.limit - b.offset
+	}
+	part, err := m.Blob(b.ctx, b.repo, b.dgst, b.offset, length)
+	switch {
+	case b.nothingLeft(err):
 		b.size, b.end = b.offset, b.offset
-		b.upstream, b.current = c.Host(), slices.Index(b.members, c)
-		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return err
+	case part.Size() >= 0 && b.size >= 0 && part.Size() != b.size:
+		// One of the two members is wrong, and the earlier bytes are delivered.
+		part.Close()
+		return m.Health().Broken(b.ctx, b.repo, b.dgst, fmt.Errorf("the blob's size was %d and is now %d bytes", b.size, part.Size()))
+	default:
+		b.part = part
+		b.learnSize(part.Size())
 	}
-	b.part, b.upstream, b.current = p, c.Host(), slices.Index(b.members, c)
-	b.streamed = 0
-	if b.size < 0 && p.size >= 0 {
-		b.size = p.size
-		if b.end < 0 || b.end > b.size {
-			b.end = b.size
-		}
-	}
+	b.upstream = m.Host()
+	b.retry.opened(slices.Index(b.members, m))
 	return nil
 }
 
-// nothingLeft reports whether an error says that the blob, whose size nobody
-// has told so far, ends right here. A range that a caller asked for and that
-// begins beyond the end stays the error it is.
+func (b *blobReader) learnSize(size int64) {
+	if b.size >= 0 || size < 0 {
+		return
+	}
+	b.size = size
+	if b.end < 0 || b.end > size {
+		b.end = size
+	}
+}
+
+// nothingLeft reports whether an error says that the blob, whose size is not
+// known so far, ends at the current offset. A range that a caller asked for and
+// that begins beyond the end stays the error it is.
 func (b *blobReader) nothingLeft(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	if !ok || e.Status != http.StatusRequestedRangeNotSatisfiable || b.size >= 0 {
@@ -117,6 +117,8 @@ func (b *blobReader) nothingLeft(err error) bool {
 		return false
 	}
 	size, told := unsatisfiedSize(e.contentRange)
+	// An answer without a size means the end if bytes came before: they cannot
+	// lie beyond it.
 	return told && size == b.offset || !told && begun
 }
 
@@ -126,9 +128,8 @@ func (b *blobReader) Size() int64 { return b.size }
 // Upstream returns the host of the member that delivers now.
 func (b *blobReader) Upstream() string { return b.upstream }
 
-// Read implements io.Reader. It fails with an *Error of [ClassUnavailable] when
-// every member failed three times without a byte of progress, or with the
-// context's error.
+// Read returns an *Error of [ClassUnavailable] if every member failed three
+// times without a byte of progress, or the context's error.
 func (b *blobReader) Read(p []byte) (int, error) {
 	for b.err == nil {
 		if b.end >= 0 && b.offset >= b.end {
@@ -136,7 +137,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 			break
 		}
 		if b.part == nil {
-			b.reopen()
+			b.resume()
 			continue
 		}
 		limited := p
@@ -161,8 +162,8 @@ func (b *blobReader) Read(p []byte) (int, error) {
 }
 
 // complete reports whether the end of a stream is the end of the blob, whose
-// size nobody has told. It is where the digest says so, or a second stream ends
-// there: a connection that is closed early may look like an end too.
+// size is not known. A clean EOF may still be a cut connection, so it counts
+// only if the digest matches or a second stream ends at the same offset.
 func (b *blobReader) complete() bool {
 	if b.hash != nil && digest.NewDigest(b.dgst.Algorithm(), b.hash) == b.dgst {
 		return true
@@ -174,22 +175,91 @@ func (b *blobReader) complete() bool {
 
 func (b *blobReader) progress(p []byte) {
 	b.offset += int64(len(p))
-	b.streamed += int64(len(p))
-	b.delivered[b.current] = true
+	b.delivered[b.retry.current] = true
 	if b.hash != nil {
 		b.hash.Write(p)
 	}
-	clear(b.failed)
-	b.reasons, b.recoveryWait = nil, 0
+	b.retry.progressed(len(p))
+	b.reasons = nil
 }
 
-func (b *blobReader) call() call { return blobCall("", b.repo, b.dgst, "") }
+// broke notes that the open stream ended early.
+func (b *blobReader) broke(err error) {
+	b.part.Close()
+	b.part = nil
+	if err == io.EOF {
+		// The member saw a clean end, and only the reader knows that more is due.
+		err = b.member().Health().Broken(b.ctx, b.repo, b.dgst, fmt.Errorf("the body broke off at offset %d: %w", b.offset, io.ErrUnexpectedEOF))
+	}
+	if b.fail(err) {
+		b.retry.broke(ClassOf(err))
+	}
+}
 
-// Reject says that the bytes do not match the digest. That counts as a failure
-// of each member that delivered some of them, and for a while chains ask those
-// last for this digest. A member that delivered all of them, and those of other
-// digests before, rests. Reject reports whether a member is left that has not
-// failed like that, so that opening the blob anew is worth it.
+// fail notes the failure of the current member. It returns false if the context
+// is done, which ends the reader.
+func (b *blobReader) fail(err error) bool {
+	if b.ctx.Err() != nil {
+		b.err = b.ctx.Err()
+		return false
+	}
+	b.reasons = append(b.reasons, err)
+	if failure, ok := errors.AsType[*Error](err); ok {
+		b.last[b.retry.current] = failure
+	}
+	b.logger.Warn("a download broke off", "upstream", b.member().Host(), "digest", b.dgst, "offset", b.offset, "error", err)
+	return true
+}
+
+// resume opens the remaining bytes after a failure, or ends the reader.
+func (b *blobReader) resume() {
+	next := b.retry.next(func(i int) time.Duration {
+		left, _ := b.members[i].Health().Cooldown()
+		return left
+	})
+	switch next.action {
+	case giveUp:
+		b.err = b.exhausted()
+	case recoverAll:
+		b.logger.Info("a download waits for the end of an upstream's cooldown", "digest", b.dgst, "offset", b.offset, "for", next.wait.Round(time.Millisecond))
+		b.reasons = nil
+		b.sleep(next.wait)
+	case reopen:
+		if next.step > 0 && !b.sleep(backoff(reopenWait, next.step)) {
+			return
+		}
+		if err := b.open(b.member()); err != nil && b.fail(err) {
+			b.retry.fail(ClassOf(err))
+		}
+	}
+}
+
+// exhausted is the error of a reader whose members have all failed too often. It
+// names the current member, and tells the failures of all.
+func (b *blobReader) exhausted() *Error {
+	e := &Error{Host: b.member().Host(), Op: opBlob, Repository: b.repo, Reference: b.dgst.String(), Class: ClassUnavailable, Err: b.reasons}
+	if last := b.last[b.retry.current]; last != nil {
+		e.Repository, e.Credentials = last.Repository, last.Credentials
+	}
+	return e
+}
+
+func (b *blobReader) member() Member { return b.members[b.retry.current] }
+
+// sleep returns false if the context ends first, which ends the reader.
+func (b *blobReader) sleep(d time.Duration) bool {
+	if sleep(b.ctx, d) {
+		return true
+	}
+	b.err = b.ctx.Err()
+	return false
+}
+
+// Reject counts as a failure of each member that delivered some of the bytes,
+// and for a while chains ask those members last for this digest. A member that
+// delivered all of them, and corrupt content for other digests before, cools
+// down. Reject reports whether a member is left that has not been rejected, so
+// that opening the blob again is worth it.
 func (b *blobReader) Reject() (elsewhere bool) {
 	culprits := 0
 	for _, delivered := range b.delivered {
@@ -197,22 +267,17 @@ func (b *blobReader) Reject() (elsewhere bool) {
 			culprits++
 		}
 	}
-	for i, c := range b.members {
-		switch {
-		case !b.delivered[i]:
-			continue
-		case culprits == 1:
-			c.reject(b.dgst)
-		default: // one of them; which one, nobody knows
-			c.rejected.add(b.dgst)
+	for i, m := range b.members {
+		if b.delivered[i] {
+			// If several members contributed, the bad one is unknown, and none
+			// may cool down for the fault of another.
+			m.Health().Reject(b.dgst, culprits == 1)
 		}
-		c.metrics.broken(opBlob)
-		c.metrics.mismatch()
 	}
-	return slices.ContainsFunc(b.members, func(c *Client) bool { return !c.rejected.has(b.dgst) })
+	return slices.ContainsFunc(b.members, func(m Member) bool { return !m.Health().Rejected(b.dgst) })
 }
 
-// Close implements io.Closer.
+// Close ends the reader.
 func (b *blobReader) Close() error {
 	if b.err == nil {
 		b.err = errClosed

@@ -46,7 +46,7 @@ func TestBlobRanges(t *testing.T) {
 			r := upstreamtest.New(t, upstreamtest.WithGzip())
 			dgst := r.AddBlob("repo", blob)
 			r.Fault(upstreamtest.Blobs, test.effects...)
-			b, err := newClient(t, r).Blob(t.Context(), "repo", dgst, test.offset, test.length)
+			b, err := alone(newClient(t, r)).Blob(t.Context(), "repo", dgst, test.offset, test.length)
 			if err == nil && (b.Size() != test.size || b.Upstream() != r.Host) {
 				t.Errorf("size %d of %s", b.Size(), b.Upstream())
 			}
@@ -170,7 +170,7 @@ func TestBodyStallIsATimeout(t *testing.T) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 		dgst := r.AddBlob("repo", blob)
 		r.Fault(upstreamtest.Blobs, upstreamtest.IgnoreRange(), upstreamtest.StallAfter(2, upstreamtest.NewGate()))
-		b := must[oci.Blob](t)(newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1))
+		b := must[oci.Blob](t)(alone(newClient(t, r, on(n))).Blob(t.Context(), "repo", dgst, 0, -1))
 		defer b.Close()
 		for range 2 {
 			if n, err := b.Read(make([]byte, 1)); n != 1 {
@@ -193,7 +193,7 @@ func TestBodyEndsWithItsContext(t *testing.T) {
 		dgst := r.AddBlob("repo", blob)
 		r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(1000, upstreamtest.NewGate()))
 		ctx, cancel := context.WithCancel(t.Context())
-		b := must[oci.Blob](t)(newClient(t, r, on(n)).Blob(ctx, "repo", dgst, 0, -1))
+		b := must[oci.Blob](t)(alone(newClient(t, r, on(n))).Blob(ctx, "repo", dgst, 0, -1))
 		defer b.Close()
 		go func() {
 			synctest.Wait()
@@ -211,7 +211,7 @@ func TestExpiredURLIsAskedForAgain(t *testing.T) {
 	r := upstreamtest.New(t, upstreamtest.WithCDN(upstreamtest.CDN{}))
 	dgst := r.AddBlob("repo", blob)
 	r.Fault(upstreamtest.CDNBlobs, upstreamtest.CutAfter(1000)).Times(1)
-	b := must[oci.Blob](t)(newClient(t, r).Blob(t.Context(), "repo", dgst, 0, -1))
+	b := must[oci.Blob](t)(alone(newClient(t, r)).Blob(t.Context(), "repo", dgst, 0, -1))
 	r.ExpireURLs()
 	if got := readBody(t, b, nil); !bytes.Equal(got, blob) {
 		t.Errorf("got %d other bytes", len(got))
@@ -254,7 +254,7 @@ func TestAnswerMustBeginWhereAsked(t *testing.T) {
 		r := upstreamtest.New(t)
 		dgst := r.AddBlob("repo", blob)
 		r.Fault(upstreamtest.Blobs, upstreamtest.Header("Content-Range", contentRange))
-		_, err := newClient(t, r).Blob(t.Context(), "repo", dgst, 10, -1)
+		_, err := alone(newClient(t, r)).Blob(t.Context(), "repo", dgst, 10, -1)
 		wantError(t, err, upstream.ErrUnavailable)
 	}
 }
@@ -309,7 +309,7 @@ func TestConcurrentResume(t *testing.T) {
 	for seed := range uint64(16) {
 		dgst := r.AddRandomBlob("repo", 3<<20+5, seed)
 		group.Go(func() error {
-			b, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+			b, err := alone(c).Blob(t.Context(), "repo", dgst, 0, -1)
 			if err != nil {
 				return err
 			}

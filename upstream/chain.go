@@ -14,33 +14,67 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// ChainOptions are what a chain has besides its members.
+// Member is one registry of a chain. [Client] is one.
+type Member interface {
+	oci.Registry
+	// Host names the registry in log lines and errors.
+	Host() string
+	// Health tells whether the registry should be asked.
+	Health() Health
+}
+
+// Health is the knowledge about a member's faults, which outlives a request. All
+// methods may be called concurrently, and none blocks.
+type Health interface {
+	// Cooldown returns for how long the member refuses requests, 0 if it does
+	// not. A member is half open if the next request is to find out whether the
+	// member is back.
+	Cooldown() (left time.Duration, halfOpen bool)
+	// EndCooldown ends the cooldown for a request that no other member can
+	// answer. It returns false if the cooldown may not be ended.
+	EndCooldown() bool
+	// Probe finds out in the background whether a half-open member is back.
+	Probe()
+	// Rejected reports whether the member lately delivered corrupt bytes for a
+	// digest.
+	Rejected(dgst digest.Digest) bool
+	// Reject notes that the member delivered corrupt bytes for a digest, all of
+	// them if alone.
+	Reject(dgst digest.Digest, alone bool)
+	// Broken counts a blob whose stream was no good, and returns the cause as a
+	// failure of the member. It returns the context's error if ctx is done.
+	Broken(ctx context.Context, repo string, dgst digest.Digest, cause error) error
+}
+
+// ChainOptions are the parts of a chain besides its members.
 type ChainOptions struct {
 	Logger *slog.Logger // may be nil
 }
 
-// Chain reads several registries that hold the same content, in order: the
-// next one is asked where one fails, and one that may be down still only after
-// the others. When all fail, the error is the most
-// hopeful of theirs and tells all of them. A chain has no state of its own.
+// Chain reads several registries that hold the same content, in order. It asks
+// the next member if one fails, and half-open members after the others. If all
+// fail, the error is the most hopeful of theirs and tells all of them. A chain
+// has no state of its own.
 type Chain struct {
-	members []*Client
+	members []Member
 	logger  *slog.Logger
 }
 
 var _ oci.Registry = (*Chain)(nil)
 
 // NewChain returns a chain of members in the order in which they are asked.
-func NewChain(opts ChainOptions, members ...*Client) *Chain {
+func NewChain(opts ChainOptions, members ...Member) *Chain {
 	return &Chain{members: members, logger: loggerOr(opts.Logger)}
 }
 
-// Blob is [Client.Blob] on the first member that has it. A member that recently
-// delivered the wrong bytes for the digest is asked last.
+// Blob opens a blob on the first member that has it. If a stream breaks off, the
+// blob continues at its offset, on the same member or another one: the digest
+// makes the bytes of any member as good. Members that lately delivered corrupt
+// bytes for the digest are asked last.
 func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
-	var ordered, last []*Client
+	var ordered, last []Member
 	for _, member := range c.members {
-		if member.rejected.has(dgst) {
+		if member.Health().Rejected(dgst) {
 			last = append(last, member)
 		} else {
 			ordered = append(ordered, member)
@@ -51,31 +85,34 @@ func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offse
 
 // StatBlob is [Client.StatBlob] on the first member that has the blob.
 func (c *Chain) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
-	return ask(ctx, c.logger, c.members, func(m *Client) (ocispec.Descriptor, error) { return m.StatBlob(ctx, repo, dgst) })
+	return ask(ctx, c.logger, c.members, func(m Member) (ocispec.Descriptor, error) { return m.StatBlob(ctx, repo, dgst) })
 }
 
 // Manifest is [Client.Manifest] on the first member that has it.
 func (c *Chain) Manifest(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
-	return ask(ctx, c.logger, c.members, func(m *Client) (*oci.Manifest, error) { return m.Manifest(ctx, repo, ref) })
+	return ask(ctx, c.logger, c.members, func(m Member) (*oci.Manifest, error) { return m.Manifest(ctx, repo, ref) })
 }
 
 // Head is [Client.Head] on the first member that has the manifest. A member that
 // answers [ErrHeadUnsupported] ends the question: a GET may show that it has
 // the manifest, and then the later members' word does not count.
 func (c *Chain) Head(ctx context.Context, repo string, ref oci.Reference) (ocispec.Descriptor, error) {
-	return ask(ctx, c.logger, c.members, func(m *Client) (ocispec.Descriptor, error) { return m.Head(ctx, repo, ref) })
+	return ask(ctx, c.logger, c.members, func(m Member) (ocispec.Descriptor, error) { return m.Head(ctx, repo, ref) })
 }
 
 // Tags is [Client.Tags] of the first member that has the repository.
 func (c *Chain) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
-	return ask(ctx, c.logger, c.members, func(m *Client) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
+	return ask(ctx, c.logger, c.members, func(m Member) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
 }
 
-// Referrers is [Client.Referrers] of the first member that knows of any, and
-// an empty index only where every member has none.
+// Referrers is [Client.Referrers] of the first member that can list them, and
+// an empty index if no member can.
 func (c *Chain) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
-	referrers, err := ask(ctx, c.logger, c.members, func(m *Client) (*oci.Referrers, error) {
-		return m.referrers(ctx, repo, dgst, artifactType)
+	referrers, err := ask(ctx, c.logger, c.members, func(m Member) (*oci.Referrers, error) {
+		if m, ok := m.(referrersFinder); ok {
+			return m.findReferrers(ctx, repo, dgst, artifactType)
+		}
+		return m.Referrers(ctx, repo, dgst, artifactType)
 	})
 	if len(c.members) == 0 {
 		return nil, err
@@ -83,8 +120,14 @@ func (c *Chain) Referrers(ctx context.Context, repo string, dgst digest.Digest, 
 	return orNone(referrers, err, c.members[0].Host())
 }
 
+// referrersFinder is a member that tells a registry without any list of referrers,
+// which is [ErrNotFound], from one whose list is empty.
+type referrersFinder interface {
+	findReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error)
+}
+
 // advances is the one table of which failure sends a question on to the next
-// member: all of them do. What is left is no failure of the member: the client
+// member: all of them do. Everything else is no failure of the member: the client
 // went away, or the question must be asked in another way.
 func advances(err error) bool {
 	e, ok := errors.AsType[*Error](err)
@@ -100,15 +143,17 @@ func advances(err error) bool {
 }
 
 // ask puts one question to the members in order, until one has the answer.
-func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, question func(*Client) (T, error)) (T, error) {
+func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, question func(Member) (T, error)) (T, error) {
 	var none T
 	var failed []*Error
 	members, halfOpen := halfOpenLast(members)
 	for i, member := range members {
 		answer, err := question(member)
 		if err == nil {
+			// Half-open members that were not needed are probed in the
+			// background, so that no request has to wait for that.
 			for _, m := range members[max(i+1, len(members)-halfOpen):] {
-				m.probe()
+				m.Health().Probe()
 			}
 			return answer, nil
 		}
@@ -127,7 +172,7 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, que
 		}
 		answer, err := question(member)
 		if err == nil {
-			logger.Log(ctx, slog.LevelInfo, "an upstream that was left alone is back", "upstream", member.Host())
+			logger.Log(ctx, slog.LevelInfo, "an upstream is back before the end of its cooldown", "upstream", member.Host())
 			return answer, nil
 		}
 		if failure, ok := errors.AsType[*Error](err); ok {
@@ -137,40 +182,37 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []*Client, que
 	return none, mostHopeful(failed)
 }
 
-// lastResort reports whether a member that was not asked because it rests is
-// asked all the same when nobody has answered. One that lied may be truthful by
-// now, and what it says is verified. One that could not be connected to is tried
-// where another one was asked and is broken; while nobody can be connected to,
-// none is tried before its time.
-func lastResort(member *Client, failure *Error, failed []*Error) bool {
+// lastResort reports whether a member that cools down is asked all the same,
+// after every member failed. One that delivered corrupt content is: its bytes are
+// verified. One that is unreachable is only if another member was asked and is
+// broken; while every member is unreachable, none is tried before its time.
+func lastResort(member Member, failure *Error, failed []*Error) bool {
 	broken := func(e *Error) bool { return !e.coolingDown && e.Class >= ClassUnavailable }
 	return failure.coolingDown &&
 		(errors.Is(failure, ErrDigestMismatch) || slices.ContainsFunc(failed, broken)) &&
-		member.cooldown.allowEarlyProbe(time.Now())
+		member.Health().EndCooldown()
 }
 
-// halfOpenLast puts last the members that could not be connected to when they
-// were last tried: whether they are back need not be found out at the expense of
-// a request that another one answers. It returns how many these are.
-func halfOpenLast(members []*Client) (ordered []*Client, halfOpen int) {
-	now := time.Now()
-	doubt := func(c *Client) bool { return c.cooldown.halfOpen(now) }
-	if len(members) < 2 || !slices.ContainsFunc(members, doubt) {
+// halfOpenLast puts the half-open members last: a request that another member
+// answers must not wait to find out whether they are back. It returns how many
+// these are.
+func halfOpenLast(members []Member) (ordered []Member, halfOpen int) {
+	if len(members) < 2 {
 		return members, 0
 	}
-	var last []*Client
-	for _, c := range members {
-		if doubt(c) {
-			last = append(last, c)
+	var last []Member
+	for _, m := range members {
+		if _, probe := m.Health().Cooldown(); probe {
+			last = append(last, m)
 		} else {
-			ordered = append(ordered, c)
+			ordered = append(ordered, m)
 		}
 	}
 	return append(ordered, last...), len(last)
 }
 
-// levelOf keeps out of the log what chains are for, "not found", and what the
-// log has said already: that a member rests.
+// levelOf keeps out of the log the ordinary work of a chain, "not found", and
+// a cooldown, whose begin was logged.
 func levelOf(failure *Error) slog.Level {
 	if failure.Class == ClassNotFound || failure.coolingDown {
 		return slog.LevelDebug

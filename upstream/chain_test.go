@@ -30,7 +30,7 @@ func TestChainErrors(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			var members []*upstream.Client
+			var members []upstream.Member
 			for _, status := range test.statuses {
 				r := upstreamtest.New(t)
 				r.Fault(upstreamtest.Any, upstreamtest.Status(status, "words of "+r.Host))

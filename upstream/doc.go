@@ -1,27 +1,34 @@
-// Package upstream reads registries that others run: one of them ([Client]),
-// or several in order ([Chain]).
+// Package upstream reads registries that others run: one of them ([Client]), or
+// several in order ([Chain]). Both are an [oci.Registry].
 //
 // A request of a Client passes through these layers, from the outside in:
 //
 //   - the operation (manifest.go, blob.go, tags.go, referrers.go) knows the
-//     OCI distribution API and what a valid answer is;
-//   - do (client.go, refusal.go) asks nothing of a registry that rests (rest.go), bounds
-//     the time to the headers, retries what is worth it, counts, and turns
-//     every failure into an [*Error] of one [Class];
-//   - follow (redirect.go) follows redirects within limits;
+//     OCI distribution API and which answers are valid;
+//   - do (client.go, refusal.go) refuses while the registry cools down, bounds
+//     the time to the headers, retries a failure that is soon over, counts, and
+//     turns every failure into an [*Error] of one [Class];
+//   - followRedirects (redirect.go) follows redirects within limits;
 //   - authTransport (auth.go, token.go, challenge.go) answers challenges;
-//   - originTransport (transport.go) notes what connects and answers of the
-//     upstream's own origin tell: whether it is alive and its rate limit;
+//   - originTransport (transport.go) notes whether the upstream's own origin can
+//     be connected to, and its rate limit;
 //   - http.Transport speaks HTTP.
 //
-// A Chain asks its members in order. What a failure means is decided in two
-// functions only: classify says which class a status is, and advances which
-// class sends a question on to the next member. A blobReader goes on where a broken
-// stream left off (resume.go), on any member: blobs are addressed by their
-// digest, so any member's bytes will do.
+// A Chain (chain.go) asks its members in order. A [Member] is any registry with
+// a [Health]. Two functions decide the meaning of a failure: classify says which
+// class a status is, and advances which class sends a question on to the next
+// member. A blob that breaks off continues at its offset (blob_reader.go), on
+// the member that a retryPolicy (retry.go) names: blobs are addressed by their
+// digest, so the bytes of any member will do.
 //
-// Whether a registry rests is the state of its Client (rest.go, health.go), which
-// therefore outlives the chains that share it. A rest after 429 is shared through
-// [Cooldowns]; package sharedcooldown implements it. The package knows no storage, no
-// namespaces and no inbound HTTP.
+// The cooldown of a registry (cooldown.go, health.go) is state of its Client,
+// which therefore outlives the chains that share it:
+//
+//	available --429--------------------------> rate_limited --its time is over--> available
+//	available --corrupt content repeatedly---> corrupt -------its time is over--> available
+//	available --three failed connects--------> unreachable ---its time is over--> probing
+//	probing   --connected--> available;  probing --failed--> unreachable, for twice the time
+//
+// A cooldown after 429 is shared through [Cooldowns]; package sharedcooldown
+// implements it. The package knows no storage, no namespaces and no inbound HTTP.
 package upstream

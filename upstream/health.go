@@ -97,6 +97,37 @@ func (c *Client) probe() {
 	}()
 }
 
+// Health returns the registry's health as a chain asks for it.
+func (c *Client) Health() Health { return clientHealth{c} }
+
+// clientHealth is the [Health] of a client.
+type clientHealth struct{ c *Client }
+
+func (h clientHealth) Cooldown() (left time.Duration, halfOpen bool) {
+	state, left := h.c.cooldown.status(time.Now())
+	return left, state == stateProbing && left == 0
+}
+
+func (h clientHealth) EndCooldown() bool { return h.c.cooldown.allowEarlyProbe(time.Now()) }
+
+func (h clientHealth) Probe() { h.c.probe() }
+
+func (h clientHealth) Rejected(dgst digest.Digest) bool { return h.c.rejected.has(dgst) }
+
+func (h clientHealth) Reject(dgst digest.Digest, alone bool) {
+	if alone {
+		h.c.reject(dgst)
+	} else {
+		h.c.rejected.add(dgst) // and no cooldown: the fault may be another member's
+	}
+	h.c.metrics.broken(opBlob)
+	h.c.metrics.mismatch()
+}
+
+func (h clientHealth) Broken(ctx context.Context, repo string, dgst digest.Digest, cause error) error {
+	return h.c.badAnswer(ctx, blobCall(http.MethodGet, repo, dgst, ""), cause)
+}
+
 // rootRequest asks for the root of the registry's API (distribution-spec end-1),
 // which is above the URL's path.
 func (c *Client) rootRequest(ctx context.Context) (*http.Request, error) {

@@ -221,7 +221,7 @@ func TestDownloadsOutlastARestart(t *testing.T) {
 				var all sync.WaitGroup
 				for range 10 {
 					all.Go(func() {
-						b, err := c.Blob(t.Context(), "repo", dgst, 0, -1)
+						b, err := alone(c).Blob(t.Context(), "repo", dgst, 0, -1)
 						if got := readBody(t, b, err); !bytes.Equal(got, blob) {
 							t.Errorf("got %d other bytes", len(got))
 						}
@@ -256,7 +256,7 @@ func TestBodyDoesNotOutlastEverything(t *testing.T) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, firstAddr))
 		dgst := r.AddBlob("repo", blob)
 		r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(1000, upstreamtest.NewGate()))
-		b := must[oci.Blob](t)(newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1))
+		b := must[oci.Blob](t)(alone(newClient(t, r, on(n))).Blob(t.Context(), "repo", dgst, 0, -1))
 		defer b.Close()
 		must[int](t)(io.ReadFull(b, make([]byte, 1000)))
 		r.Close()
@@ -278,7 +278,7 @@ func TestTrickle(t *testing.T) {
 		dgst := r.AddBlob("repo", blob)
 		r.Fault(upstreamtest.Blobs, upstreamtest.CutEvery(blobSize/cuts))
 		start := time.Now()
-		b, err := newClient(t, r, on(n)).Blob(t.Context(), "repo", dgst, 0, -1)
+		b, err := alone(newClient(t, r, on(n))).Blob(t.Context(), "repo", dgst, 0, -1)
 		if got := readBody(t, b, err); !bytes.Equal(got, blob) {
 			t.Errorf("got %d other bytes", len(got))
 		}

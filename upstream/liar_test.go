@@ -80,7 +80,7 @@ func TestLiesAtOnce(t *testing.T) {
 		for i := range 6 {
 			dgst := digest.FromString(fmt.Sprint("what it ought to be ", i))
 			p.first.AddBlobAs("repo", dgst, []byte("what it is"))
-			b, err := p.a.Blob(t.Context(), "repo", dgst, 0, -1)
+			b, err := alone(p.a).Blob(t.Context(), "repo", dgst, 0, -1)
 			readBody(t, b, err)
 			bodies = append(bodies, b)
 		}
@@ -102,7 +102,7 @@ func TestOneBadBlobIsNoLiar(t *testing.T) {
 		dgst := digest.FromString("what it ought to be")
 		p.first.AddBlobAs("repo", dgst, []byte("what it is"))
 		for range 5 {
-			b, err := p.a.Blob(t.Context(), "repo", dgst, 0, -1)
+			b, err := alone(p.a).Blob(t.Context(), "repo", dgst, 0, -1)
 			readBody(t, b, err)
 			b.Reject()
 		}

@@ -55,6 +55,9 @@ func wantError(t *testing.T, err, want error) *upstream.Error {
 	return e
 }
 
+// alone returns a chain of one client.
+func alone(c *upstream.Client) *upstream.Chain { return upstream.NewChain(upstream.ChainOptions{}, c) }
+
 // readBody reads a body that must be fine.
 func readBody(t *testing.T, b oci.Blob, err error) []byte {
 	t.Helper()

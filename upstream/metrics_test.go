@@ -70,7 +70,7 @@ func TestMetrics(t *testing.T) {
 		}
 
 		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
-		b, err := c.Blob(t.Context(), "repo", layer, 0, -1)
+		b, err := alone(c).Blob(t.Context(), "repo", layer, 0, -1)
 		readBody(t, b, err)
 		b.Reject()
 		c.Manifest(t.Context(), "repo", oci.ByTag("absent"))
@@ -153,7 +153,7 @@ func TestUpstreamState(t *testing.T) {
 		for i := range 3 {
 			dgst := digest.FromString(fmt.Sprint("blob ", i))
 			r.AddBlobAs("repo", dgst, []byte("not that"))
-			b := must[oci.Blob](t)(c.Blob(t.Context(), "repo", dgst, 0, -1))
+			b := must[oci.Blob](t)(alone(c).Blob(t.Context(), "repo", dgst, 0, -1))
 			must[[]byte](t)(io.ReadAll(b))
 			b.Reject()
 			b.Close()

@@ -22,7 +22,7 @@ const maxReferrersPages = 100
 // such API it reads the fallback tag that clients keep instead, and where it
 // has neither, the index is empty.
 func (c *Client) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
-	referrers, err := c.referrers(ctx, repo, dgst, artifactType)
+	referrers, err := c.findReferrers(ctx, repo, dgst, artifactType)
 	return orNone(referrers, err, c.host)
 }
 
@@ -45,8 +45,9 @@ func newReferrers(manifests []ocispec.Descriptor, host string) *oci.Referrers {
 	}}
 }
 
-// referrers is Referrers that fails where there are none to be read.
-func (c *Client) referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
+// findReferrers is Referrers that fails with [ErrNotFound] if the registry has
+// neither the API nor the fallback tag.
+func (c *Client) findReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
 	manifests, err := c.listReferrers(ctx, repo, dgst, artifactType)
 	if lacksReferrers(err) {
 		manifests, err = c.taggedReferrers(ctx, repo, dgst, artifactType)

@@ -217,7 +217,7 @@ func (m *mirror) spec(cfg *config.Config, repo config.Namespace, keep generation
 		}
 		spec.ServeStaleOn = append(spec.ServeStaleOn, class)
 	}
-	var members []*upstream.Client
+	var members []upstream.Member
 	for i, u := range repo.Upstreams {
 		client, err := m.clients.get(keep, u, int64(cfg.Global.MaxManifestSize))
 		if err != nil {

@@ -193,7 +193,7 @@ func TestEndsThatAreNone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client, requests := script(t, c.first, c.then)
-			b, err := client.Blob(t.Context(), "repo", digest.FromBytes(blob), 0, -1)
+			b, err := alone(client).Blob(t.Context(), "repo", digest.FromBytes(blob), 0, -1)
 			if got := readBody(t, b, err); !bytes.Equal(got, blob) {
 				t.Errorf("got %d other bytes", len(got))
 			}
@@ -213,7 +213,7 @@ func TestWrongBytesWithoutLength(t *testing.T) {
 			r := upstreamtest.New(t)
 			dgst := r.AddBlob("repo", blob)
 			r.Fault(upstreamtest.Blobs, append(effects, upstreamtest.Corrupt(7))...)
-			b, err := newClient(t, r).Blob(t.Context(), "repo", dgst, 0, -1)
+			b, err := alone(newClient(t, r)).Blob(t.Context(), "repo", dgst, 0, -1)
 			if got := readBody(t, b, err); len(got) != blobSize {
 				t.Errorf("got %d bytes", len(got))
 			}
@@ -230,12 +230,12 @@ func TestNothingLeft(t *testing.T) {
 	r := upstreamtest.New(t)
 	dgst := r.AddBlob("repo", blob)
 	c := newClient(t, r)
-	b, err := c.Blob(t.Context(), "repo", dgst, blobSize, -1)
+	b, err := alone(c).Blob(t.Context(), "repo", dgst, blobSize, -1)
 	if got := readBody(t, b, err); len(got) != 0 || b.Size() != blobSize || b.Upstream() != r.Host {
 		t.Errorf("got %d bytes of %d from %q", len(got), b.Size(), b.Upstream())
 	}
 	for _, from := range []struct{ offset, length int64 }{{blobSize, 10}, {blobSize + 1, -1}} {
-		_, err := c.Blob(t.Context(), "repo", dgst, from.offset, from.length)
+		_, err := alone(c).Blob(t.Context(), "repo", dgst, from.offset, from.length)
 		if e := wantError(t, err, upstream.ErrUnavailable); e.Status != http.StatusRequestedRangeNotSatisfiable {
 			t.Errorf("from %d: %v", from.offset, err)
 		}
@@ -299,7 +299,7 @@ func TestHTTP2Cuts(t *testing.T) {
 					return (&net.Dialer{}).DialContext(ctx, network, addr)
 				}})
 			t.Cleanup(client.Close)
-			b, err := client.Blob(t.Context(), "repo", digest.FromBytes(blob), 0, -1)
+			b, err := alone(client).Blob(t.Context(), "repo", digest.FromBytes(blob), 0, -1)
 			if got := readBody(t, b, err); !bytes.Equal(got, blob) {
 				t.Errorf("got %d other bytes", len(got))
 			}
