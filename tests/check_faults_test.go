@@ -11,7 +11,7 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// checked is what scripts read of an upstream.
+// checked holds the fields of a check that scripts read.
 type checked struct {
 	Status, Authentication string
 	Reachable              bool
@@ -21,7 +21,8 @@ type checked struct {
 	Errors, Remarks        []string
 }
 
-// faulty is an upstream that is checked, and what is to be said of it.
+// faulty is an upstream that is checked, and the result that its check must
+// have.
 type faulty struct {
 	options  []upstreamtest.Option
 	fault    func(*upstreamtest.Registry)
@@ -110,7 +111,7 @@ func always(match upstreamtest.Match, effects ...upstreamtest.Effect) func(*upst
 
 func inAnHour() string { return time.Now().Add(time.Hour).UTC().Format(http.TimeFormat) }
 
-// Whatever is wrong with an upstream is said of it, and of no other.
+// Each fault is reported for the upstream that has it, and for no other.
 func TestCheckOnlineFaults(t *testing.T) {
 	t.Parallel()
 	var blocks strings.Builder

@@ -127,7 +127,7 @@ func TestCheckOnlineOfWhatIsCached(t *testing.T) {
 	}
 }
 
-// --timeout bounds it all, and what was found until then is told.
+// --timeout bounds all checks; the results until then are printed.
 func TestCheckOnlineTimeout(t *testing.T) {
 	t.Parallel()
 	gate := upstreamtest.NewGate()

@@ -46,8 +46,8 @@ func TestExitCodes(t *testing.T) {
 	for _, c := range []struct {
 		args   string
 		code   int
-		stdout string // what is said where
-		stderr string
+		stdout string // text in the standard output
+		stderr string // text in the standard error
 	}{
 		{"version", 0, "weir ", ""},
 		{"--help", 0, "serve", ""},
@@ -131,7 +131,7 @@ client_certificate = "missing.crt"
 	}
 }
 
-// What check prints is a configuration again, the same one.
+// The output of check is a configuration again, the same one.
 func TestCheckPrintsAConfiguration(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -152,7 +152,7 @@ func TestCheckPrintsAConfiguration(t *testing.T) {
 	harness.WriteFile(t, filepath.Join(dir, "printed.toml"), filled)
 	second := command(t, dir, "check", "--config", "printed.toml")
 	if second.code != 0 {
-		t.Fatalf("check of what check printed: %+v", second)
+		t.Fatalf("check of the output of check: %+v", second)
 	}
 	if a, b := settings(first.stdout), settings(second.stdout); a != b {
 		t.Errorf("check prints\n%s\nand of that\n%s", a, b)
@@ -269,8 +269,8 @@ func TestConfigurationOfSeveralSources(t *testing.T) {
 	expectContent(t, "pull", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
 }
 
-// A data directory that cannot be used ends the mirror with a word on what to
-// do.
+// A data directory that cannot be used ends the mirror with a message that says
+// how to mend it.
 func TestUnusableDataDirectory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

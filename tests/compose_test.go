@@ -111,9 +111,9 @@ func (c *compose) state(service string) string {
 	return strings.TrimSpace(harness.Run(c.t, c.Command("inspect", "--format", "{{.State.Status}} {{.State.Health.Status}}", id)))
 }
 
-// The project as it stands comes up healthy, serves with what is written into
-// its configuration while it runs, tells its Redis what other instances ought to
-// know, and keeps on its volume what it has stored.
+// The project as it stands comes up healthy, serves with a configuration that
+// is written while it runs, shares tokens and cooldowns through its Redis, and
+// keeps the cache on its volume.
 func TestCompose(t *testing.T) {
 	c := startCompose(t)
 	defer c.run("down", "--volumes") // with the engine, which ends before cleanups run
@@ -146,7 +146,7 @@ func TestCompose(t *testing.T) {
 
 	c.run("exec", "-T", "weir", "/weir", "check")
 	c.run("restart")
-	harness.Eventually(t, "it serves what is on the volume", func() bool {
+	harness.Eventually(t, "it serves the content of the volume", func() bool {
 		resp, err := http.Get(w.URL + path)
 		if err != nil {
 			return false

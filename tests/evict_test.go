@@ -68,10 +68,10 @@ func TestMaxSize(t *testing.T) {
 	}
 	dir := t.TempDir()
 	w := harness.StartWeirIn(t, dir, limited(upstream, `max_size = "40MiB"`))
-	within := func(what string, limit int64) {
+	within := func(label string, limit int64) {
 		t.Helper()
 		if got := bytesStored(t, w); got > limit {
-			t.Errorf("%s: %d bytes are on disk, of %d", what, got, limit)
+			t.Errorf("%s: %d bytes are on disk, of %d", label, got, limit)
 		}
 	}
 	used := manifestPath("mirror/org/app", images[0].Digest.String())
@@ -93,7 +93,7 @@ func TestMaxSize(t *testing.T) {
 		t.Errorf("%v bytes evicted of 190 MiB that were stored and 40 that may stay", got)
 	}
 	if w.Metric(t, "weir_store_evicted_age_seconds") == 0 {
-		t.Error("no age of what was evicted")
+		t.Error("no age of evicted content")
 	}
 	if got := w.Metric(t, "weir_store_bytes"); got > limit {
 		t.Errorf("weir_store_bytes is %v", got)
@@ -105,7 +105,7 @@ func TestMaxSize(t *testing.T) {
 
 	// After a restart there is room for the last two images but one layer.
 	w = harness.StartWeirIn(t, dir, limited(upstream, `max_size = "20MiB"`))
-	harness.Eventually(t, "what was used least recently goes", func() bool { return bytesStored(t, w) <= 20*mib })
+	harness.Eventually(t, "the least recently used content goes", func() bool { return bytesStored(t, w) <= 20*mib })
 	if hits := pullParts(t, w, "mirror/org/app", images[0]); hits != 4 {
 		t.Errorf("the image that was used last before the restart: %d answers from the cache, want all 4", hits)
 	}
@@ -115,8 +115,8 @@ func TestMaxSize(t *testing.T) {
 	within("at the end", 20*mib)
 }
 
-// What is larger than the store, and what the store has no room for since all of
-// it is being read, reaches its client all the same.
+// Content that is larger than the store, or for which the store has no room
+// because all of it is being read, reaches its client all the same.
 func TestMaxSizeStreamsPast(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -132,7 +132,7 @@ func TestMaxSizeStreamsPast(t *testing.T) {
 	}
 	w.Logs(t, "cannot store content", "max_size")
 	reading := w.OpenSlow(t, blobPath("mirror/org/app", kept))
-	w.Pull(t, blobPath("mirror/org/app", other)).Whole(t, "beside what is being read", other)
+	w.Pull(t, blobPath("mirror/org/app", other)).Whole(t, "beside content that is being read", other)
 	expectContent(t, "kept", w.Get(t, blobPath("mirror/org/app", kept)), kept, statusHit)
 	reading.Body.Close()
 	harness.Eventually(t, "there is room again", func() bool {

@@ -11,7 +11,7 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// Whatever the first upstream does, the second one answers.
+// The second upstream answers for each failure of the first one.
 func TestSecondUpstreamAnswers(t *testing.T) {
 	t.Parallel()
 	cases := []struct {

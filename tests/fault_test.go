@@ -42,8 +42,8 @@ func mount(t *testing.T, source, target, kind string, flags uintptr, options str
 	})
 }
 
-// A full disk costs the cache, not the clients: what does not fit is served
-// whole, straight from upstream, to everyone.
+// A full disk costs the cache, not the clients: content that does not fit is
+// served whole, straight from upstream, to all clients.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -64,7 +64,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	w.MetricIs(t, 0, "weir_flights")
 	w.Pull(t, blobPath("mirror/org/app", large)).Whole(t, "one more", large)
-	// What it filled is given back behind its last byte.
+	// The space behind its last byte is given back.
 	harness.Eventually(t, "the disk has room again", func() bool { return len(w.Stored(t, "tmp")) == 1 })
 	if files := w.Stored(t, "blobs"); len(files) > 0 {
 		t.Errorf("stored: %q", files)
@@ -73,18 +73,18 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("the log says %d times that the disk is full, want once", got)
 	}
 	if w.Log.Count("cannot store content", "no space left on device", "free space on its filesystem") != 1 {
-		t.Error("the log does not say why content cannot be stored, and what to do")
+		t.Error("the log does not say why content cannot be stored, and how to mend that")
 	}
-	// Serving goes on, so the mirror is ready, and says what is wrong.
+	// Serving goes on, so the mirror is ready, and reports the fault.
 	a := w.Get(t, "/readyz")
 	expect(t, "ready", a, http.StatusOK, "")
 	if !strings.Contains(string(a.Body), "content is served without being stored") {
 		t.Errorf("/readyz says %q", a.Body)
 	}
 
-	expectContent(t, "what fits", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
+	expectContent(t, "content that fits", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
 	w.Logs(t, "content can be stored again")
-	expectContent(t, "what fitted", w.Get(t, blobPath("mirror/org/app", small)), small, statusHit)
+	expectContent(t, "content that fitted", w.Get(t, blobPath("mirror/org/app", small)), small, statusHit)
 	w.ExpectIntact(t)
 }
 
@@ -189,7 +189,7 @@ func TestStale(t *testing.T) {
 		name    string
 		fail    func(*upstreamtest.Registry)
 		warning string
-		status  int // of what is not cached
+		status  int // of content that is not cached
 	}{
 		{"down", (*upstreamtest.Registry).Close, "unavailable", http.StatusBadGateway},
 		{"broken", func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Any, upstreamtest.Status(500, "")) }, "unavailable", http.StatusBadGateway},
@@ -214,10 +214,10 @@ func TestStale(t *testing.T) {
 			w.MetricIs(t, 0, "weir_flights")
 
 			c.fail(upstream)
-			warned := func(what string, a harness.Answer) {
+			warned := func(label string, a harness.Answer) {
 				t.Helper()
 				if got := a.Header.Get("Warning"); !strings.HasPrefix(got, `299 - "`) || !strings.Contains(got, c.warning) || !strings.Contains(got, "ago") {
-					t.Errorf("%s: Warning %q, want one that names the reason and the age", what, got)
+					t.Errorf("%s: Warning %q, want one that names the reason and the age", label, got)
 				}
 			}
 			a := w.Get(t, manifestPath("mirror/org/app", "v1"))
@@ -242,7 +242,7 @@ func TestStale(t *testing.T) {
 }
 
 // A tag that is gone upstream is gone here, unless the operator wants to keep
-// what was seen.
+// tags.
 func TestTagThatIsGone(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -265,7 +265,7 @@ func TestTagThatIsGone(t *testing.T) {
 	expect(t, "impatient, down", w.Get(t, manifestPath("impatient/org/app", "v1")), http.StatusBadGateway, "")
 }
 
-// An offline namespace serves what is cached, and asks nobody.
+// An offline namespace serves cached content, and sends no request upstream.
 func TestOffline(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

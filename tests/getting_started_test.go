@@ -82,7 +82,7 @@ func TestGettingStarted(t *testing.T) {
 	config := slices.IndexFunc(page.blocks, func(b codeBlock) bool { return b.file == "weir.toml" })
 	harness.WriteFile(t, filepath.Join(dir, "weir.toml"), page.blocks[config].text)
 
-	// What a command prints, for those that are there to be read.
+	// The output of commands that a reader is told to look at.
 	expected := map[string]string{
 		"dist/weir check --config":         `[repository."ghcr.io"]`,
 		"dist/weir check --online":         "registry-1.docker.io",
@@ -137,8 +137,8 @@ func TestGettingStarted(t *testing.T) {
 	}
 }
 
-// copyTree copies the sources, so that what commands leave there is not left in
-// the tree, and returns the copy's directory.
+// copyTree copies the sources, so that commands leave nothing in the tree, and
+// returns the copy's directory.
 func copyTree(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -146,9 +146,9 @@ func copyTree(t *testing.T) string {
 	return dir
 }
 
-// startServing runs a command of a page that starts the mirror on port 8000, and
-// returns its log. It ends with the test as Ctrl-C would end it: on SIGTERM
-// go run would leave what it has built.
+// startServing runs a command of a page that starts the mirror on port 8000,
+// and returns its log. It ends with the test as Ctrl-C would end it: on SIGTERM
+// go run would leave the binary that it has built.
 func startServing(t *testing.T, command, dir string, env ...string) *testutil.LogBuffer {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", "exec "+command)

@@ -59,25 +59,25 @@ func manifestPath(name, ref string) string { return "/v2/" + name + "/manifests/
 
 // expect fails the test unless an answer came whole with a status and, where
 // that is not empty, a Cache-Status.
-func expect(t *testing.T, what string, a harness.Answer, status int, cacheStatus string) {
+func expect(t *testing.T, label string, a harness.Answer, status int, cacheStatus string) {
 	t.Helper()
 	if a.Err != nil {
-		t.Errorf("%s: the body broke off after %d bytes: %v", what, len(a.Body), a.Err)
+		t.Errorf("%s: the body broke off after %d bytes: %v", label, len(a.Body), a.Err)
 	}
 	if a.Status != status {
-		t.Errorf("%s: %d, want %d: %.300q", what, a.Status, status, a.Body)
+		t.Errorf("%s: %d, want %d: %.300q", label, a.Status, status, a.Body)
 	}
 	if got := a.Header.Get("Cache-Status"); cacheStatus != "" && got != cacheStatus {
-		t.Errorf("%s: Cache-Status %q, want %q", what, got, cacheStatus)
+		t.Errorf("%s: Cache-Status %q, want %q", label, got, cacheStatus)
 	}
 }
 
 // expectContent is expect for a content of which the digest is known.
-func expectContent(t *testing.T, what string, a harness.Answer, dgst digest.Digest, cacheStatus string) {
+func expectContent(t *testing.T, label string, a harness.Answer, dgst digest.Digest, cacheStatus string) {
 	t.Helper()
-	expect(t, what, a, http.StatusOK, cacheStatus)
+	expect(t, label, a, http.StatusOK, cacheStatus)
 	if got := dgst.Algorithm().FromBytes(a.Body); got != dgst {
-		t.Errorf("%s: %d bytes with digest %s, want %s", what, len(a.Body), got, dgst)
+		t.Errorf("%s: %d bytes with digest %s, want %s", label, len(a.Body), got, dgst)
 	}
 }
 
@@ -91,8 +91,8 @@ func arrived(t *testing.T, gate *upstreamtest.Gate, n int) {
 	}
 }
 
-// contentOf returns what is in a manifest, in the order in which clients fetch
-// it.
+// contentOf returns the config and the layers of a manifest, in the order in
+// which clients fetch them.
 func contentOf(t *testing.T, manifest []byte) []digest.Digest {
 	t.Helper()
 	var m ocispec.Manifest
@@ -128,13 +128,13 @@ func addRandom(t *testing.T, upstream *upstreamtest.Registry, repo string, size 
 }
 
 // expectRange fails the test unless an answer is the given part of a content.
-func expectRange(t *testing.T, what string, a harness.Answer, content []byte, from, to int) {
+func expectRange(t *testing.T, label string, a harness.Answer, content []byte, from, to int) {
 	t.Helper()
-	expect(t, what, a, http.StatusPartialContent, "")
+	expect(t, label, a, http.StatusPartialContent, "")
 	if want := fmt.Sprintf("bytes %d-%d/%d", from, to-1, len(content)); a.Header.Get("Content-Range") != want {
-		t.Errorf("%s: Content-Range %q, want %q", what, a.Header.Get("Content-Range"), want)
+		t.Errorf("%s: Content-Range %q, want %q", label, a.Header.Get("Content-Range"), want)
 	}
 	if !bytes.Equal(a.Body, content[from:to]) {
-		t.Errorf("%s: %d bytes that are not those of the range", what, len(a.Body))
+		t.Errorf("%s: %d bytes that are not those of the range", label, len(a.Body))
 	}
 }

@@ -73,7 +73,7 @@ func TestHostilePaths(t *testing.T) {
 		blobs + "sha256:" + hex[1:] + "g", blobs + "sha256:" + hex[1:] + "%00", blobs + "SHA256:" + hex, blobs + "sha256%3a" + hex + "%00",
 		blobs + "sha512:" + hex, blobs + "sha384:" + hex[:48] + hex[:48], blobs + "sha256:", blobs + ":" + hex, blobs + "unknown:" + hex,
 		blobs + "sha256:" + hex + "/extra", "/v2/mirror/org/app/referrers/v1", "/v2/mirror/org/app/referrers/sha256:" + hex[1:],
-		// What there is not.
+		// Paths that do not exist.
 		"/v2/mirror/org/app", "/v2/mirror/org/app/", "/v2/mirror/org/app/tags", "/v2/mirror/org/app/tags/other", "/v2/_catalog/x",
 		"/v2/mirror/org/app/tags/list?n=-1", "/v2/mirror/org/app/tags/list?n=x", "/v2/_catalog?n=99999999999999999999",
 		"/v2/mirror/org/app/unknown/v1", "/v2/mirror/org/app/blobs/uploads/", "/v2/manifests/v1", "/v2/_oci/ext/discover",
@@ -86,23 +86,23 @@ func TestHostilePaths(t *testing.T) {
 		} {
 			method, _, _ := strings.Cut(request, " ")
 			a, err := raw(t, w, method, request)
-			what := fmt.Sprintf("%.120q", request)
+			label := fmt.Sprintf("%.120q", request)
 			if err != nil {
-				t.Errorf("%s: %v", what, err)
+				t.Errorf("%s: %v", label, err)
 				continue
 			}
 			if a.Status < 400 || a.Status > 499 {
-				t.Errorf("%s: %d %s", what, a.Status, a.Body)
+				t.Errorf("%s: %d %s", label, a.Status, a.Body)
 			}
 			if method == http.MethodGet && a.ErrorCode() == "" {
-				t.Errorf("%s: %d with a body that is no OCI error: %.200q", what, a.Status, a.Body)
+				t.Errorf("%s: %d with a body that is no OCI error: %.200q", label, a.Status, a.Body)
 			}
 			if got := a.Header.Get("Docker-Distribution-Api-Version"); got != "registry/2.0" {
-				t.Errorf("%s: Docker-Distribution-Api-Version %q", what, got)
+				t.Errorf("%s: Docker-Distribution-Api-Version %q", label, got)
 			}
 		}
 	}
-	// What HTTP itself refuses.
+	// Requests that HTTP itself refuses.
 	for _, request := range []string{
 		"GET " + manifests + "v\x001 HTTP/1.1\r\nHost: mirror\r\n\r\n",
 		"GET " + manifests + "%zz HTTP/1.1\r\nHost: mirror\r\n\r\n",
@@ -137,7 +137,7 @@ func files(t *testing.T, dir string) []string {
 	return names
 }
 
-// Whatever a client asks for as ns, only configured upstreams are asked.
+// Only configured upstreams are asked, for any value of ns.
 func TestHostileNamespace(t *testing.T) {
 	t.Parallel()
 	upstream, victim := upstreamtest.New(t), upstreamtest.New(t)
@@ -182,7 +182,7 @@ func TestWriteIsRefusedAtOnce(t *testing.T) {
 	expectWire(t, upstream, "writes")
 }
 
-// Headers have a limit, which is far from what clients send.
+// Headers have a limit, which is far above the headers of clients.
 func TestLargeHeaders(t *testing.T) {
 	t.Parallel()
 	w := harness.StartWeir(t, block("mirror", upstreamtest.New(t)))

@@ -11,8 +11,8 @@ import (
 	"github.com/weirhq/weir/tests/harness"
 )
 
-// make image works with an engine that can pull nothing, and what it makes is
-// what an operator expects of an image.
+// make image works with an engine that can pull nothing, and the image has the
+// user, the health check and the volume that an operator expects.
 func TestContainerImage(t *testing.T) {
 	d := harness.StartDocker(t, `{}`)
 	makeImage := exec.CommandContext(t.Context(), "make", "-C", "..", "image", "IMAGE=weir:test")

@@ -26,8 +26,8 @@ var rows = [][]string{
 	{"oci", "internal/flight", "internal/cooldown", "internal/notify", "internal/units", "internal/hosts"},
 }
 
-// within are the imports that stay within a row. Whoever adds one must see that
-// neither package is a sibling that ought to know nothing of the other.
+// within are the imports that stay within a row. Before you add one, check that
+// neither package is a sibling that must not know the other.
 var within = map[string][]string{
 	"app":                     {"check"},
 	"namespace":               {"namespace/route", "namespace/jobs", "namespace/keepwarm"},

@@ -22,11 +22,11 @@ const (
 	stepsPerCall = 12
 	// stepsPerKill is smaller since each costs two starts.
 	stepsPerKill = 3
-	// settled is longer than what goes on after a pull.
+	// settled is longer than the work that follows a pull.
 	settled = time.Second
 )
 
-// anImage is what one scenario pulls: a manifest and two layers.
+// anImage is the image of one scenario: a manifest and two layers.
 type anImage struct {
 	repo     string
 	manifest digest.Digest
@@ -55,11 +55,11 @@ func (i anImage) pulls(t *testing.T, w *harness.Weir) (all []*harness.Pulling, w
 }
 
 // pull fails the test unless both clients get every byte.
-func (i anImage) pull(t *testing.T, what string, w *harness.Weir) {
+func (i anImage) pull(t *testing.T, label string, w *harness.Weir) {
 	t.Helper()
 	all, want := i.pulls(t, w)
 	for n, p := range all {
-		p.Whole(t, fmt.Sprintf("%s, pull %d", what, n), want[n])
+		p.Whole(t, fmt.Sprintf("%s, pull %d", label, n), want[n])
 	}
 	w.MetricIs(t, 0, "weir_flights")
 }
@@ -76,7 +76,7 @@ func countChanges(t *testing.T) map[string]int {
 	counted, _ := s.rest()
 	for _, name := range []string{"openat", "mkdirat", "renameat", "fchmodat", "write", "pwrite64", "fsync"} {
 		if counted[name] == 0 {
-			t.Errorf("no %s among %v: does the supervisor see what the mirror does?", name, counted)
+			t.Errorf("no %s among %v: does the supervisor see the calls of the mirror?", name, counted)
 		}
 	}
 	return counted
@@ -125,24 +125,24 @@ func TestWriteFailuresInTurn(t *testing.T) {
 // is cached in the end. It reports whether the call occurred.
 func (s *supervisor) survives(t *testing.T, upstream *upstreamtest.Registry, image anImage, name string, n int, errno syscall.Errno) bool {
 	t.Helper()
-	what := fmt.Sprintf("%v at %s %d", errno, name, n)
+	label := fmt.Sprintf("%v at %s %d", errno, name, n)
 	s.aim(name, n, errno)
-	image.pull(t, what, s.Weir)
+	image.pull(t, label, s.Weir)
 	_, hit := s.rest()
-	image.pull(t, "after "+what, s.Weir)
+	image.pull(t, "after "+label, s.Weir)
 	upstream.ResetRequests()
-	image.pull(t, "cached after "+what, s.Weir)
+	image.pull(t, "cached after "+label, s.Weir)
 	for _, request := range upstream.Requests() {
 		if strings.HasPrefix(request, "GET ") {
-			t.Errorf("%s: not cached afterwards: %s", what, request)
+			t.Errorf("%s: not cached afterwards: %s", label, request)
 		}
 	}
 	return hit
 }
 
 // A mirror is killed in place of each rename, and of some calls of every other
-// name. What the next one finds is whole or absent, and what was left of the
-// rest is removed. The kernel outlives the mirror, so this is no power cut.
+// name. The next mirror finds content that is whole or absent, and removes the
+// rest. The kernel outlives the mirror, so this is no power cut.
 func TestKillAtEveryStep(t *testing.T) {
 	t.Parallel()
 	counted := countChanges(t)
@@ -170,7 +170,7 @@ func TestKillAtEveryStep(t *testing.T) {
 // killAt reports whether the call occurred.
 func killAt(t *testing.T, name string, n int) bool {
 	t.Helper()
-	what := fmt.Sprintf("killed at %s %d", name, n)
+	label := fmt.Sprintf("killed at %s %d", name, n)
 	dir := t.TempDir()
 	upstream := upstreamtest.New(t)
 	image := addScenario(t, upstream, n)
@@ -179,7 +179,7 @@ func killAt(t *testing.T, name string, n int) bool {
 	all, want := image.pulls(t, s.Weir)
 	for i, p := range all {
 		if p.Wait(t); p.Err == nil && p.Digest != want[i] {
-			t.Errorf("%s: pull %d took %d bytes for whole", what, i, p.Length)
+			t.Errorf("%s: pull %d took %d bytes for whole", label, i, p.Length)
 		}
 	}
 	// Records may be written after the last byte has reached its client. Where
@@ -193,11 +193,11 @@ func killAt(t *testing.T, name string, n int) bool {
 
 	next := harness.StartWeirIn(t, dir, block("mirror", upstream))
 	next.ExpectIntact(t)
-	harness.Eventually(t, what+": the leftovers are gone", func() bool { return len(next.Stored(t, "tmp")) == 1 })
+	harness.Eventually(t, label+": the leftovers are gone", func() bool { return len(next.Stored(t, "tmp")) == 1 })
 	for _, layer := range image.layers {
-		next.Pull(t, blobPath("mirror/"+image.repo, layer)).Whole(t, what, layer)
+		next.Pull(t, blobPath("mirror/"+image.repo, layer)).Whole(t, label, layer)
 	}
-	next.Pull(t, manifestPath("mirror/"+image.repo, image.manifest.String())).Whole(t, what, image.manifest)
+	next.Pull(t, manifestPath("mirror/"+image.repo, image.manifest.String())).Whole(t, label, image.manifest)
 	next.MetricIs(t, 0, "weir_flights")
 	next.ExpectIntact(t)
 	return killed

@@ -16,7 +16,7 @@ import (
 
 const chart = "../contrib/kubernetes/weir"
 
-// object is what the tests look at of the chart's objects.
+// object has the fields of the chart's objects that the tests look at.
 type object struct {
 	Kind string            `yaml:"kind"`
 	Data map[string]string `yaml:"data"` // of a ConfigMap

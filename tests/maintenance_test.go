@@ -33,15 +33,15 @@ func configs(w *harness.Weir) []string {
 
 // expectResult fails the test unless a command ended with a code and printed
 // texts on standard output.
-func expectResult(t *testing.T, what string, got result, code int, texts ...string) {
+func expectResult(t *testing.T, label string, got result, code int, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
 		if !strings.Contains(got.stdout, text) {
-			t.Errorf("%s: stdout %q, want %q", what, got.stdout, text)
+			t.Errorf("%s: stdout %q, want %q", label, got.stdout, text)
 		}
 	}
 	if got.code != code {
-		t.Errorf("%s: exit code %d, want %d; stdout %q, stderr %q", what, got.code, code, got.stdout, got.stderr)
+		t.Errorf("%s: exit code %d, want %d; stdout %q, stderr %q", label, got.code, code, got.stdout, got.stderr)
 	}
 }
 
@@ -130,7 +130,7 @@ func TestRottenManifest(t *testing.T) {
 	}
 }
 
-// Content that goes away under clients' hands costs nobody a byte.
+// Content that goes away while clients read it costs no client a byte.
 func TestGCWhileClientsPull(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -302,7 +302,7 @@ func onTerminal(t *testing.T, w *harness.Weir, args ...string) (*exec.Cmd, *test
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		_, _ = io.Copy(out, terminal) // ends with EIO when nobody writes any more
+		_, _ = io.Copy(out, terminal) // ends with EIO when all writers have closed
 	}()
 	t.Cleanup(func() {
 		terminal.Close()

@@ -30,8 +30,8 @@ func families(t *testing.T, w *harness.Weir) map[string]*dto.MetricFamily {
 	return families
 }
 
-// Every metric is there with its labels, which hold what the configuration
-// names and fixed words, never what a client asked for.
+// Every metric is there with its labels. Their values are words of the
+// configuration and fixed words, never words of a client's request.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
@@ -136,7 +136,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// One line for each request says what an operator asks of it.
+// One line for each request has the fields that an operator needs.
 func TestAccessLog(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)

@@ -11,7 +11,8 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// tail is what clients are not given before the digest is verified.
+// tail is the end of a blob, which clients get only when its digest is
+// verified.
 const tail = 32 * kib
 
 // ranged matches requests that resume.
@@ -26,8 +27,8 @@ func TestMidBlobCut(t *testing.T) {
 	for i, c := range []struct {
 		name     string
 		options  []upstreamtest.Option
-		once     func(cut int64) []upstreamtest.Effect // what the first request of each blob meets
-		resuming []upstreamtest.Effect                 // what its later ones meet
+		once     func(cut int64) []upstreamtest.Effect // at the first request of each blob
+		resuming []upstreamtest.Effect                 // at its later ones
 		limit    float64                               // how often the size may come from upstream
 	}{
 		{"same", nil, nil, nil, 1.1},
@@ -97,8 +98,8 @@ func TestMidBlobExpiredURL(t *testing.T) {
 	}
 }
 
-// An upstream that restarts in the middle of downloads, with nobody else to ask,
-// costs time and no client's pull.
+// An upstream that restarts in the middle of downloads, with no other one to
+// ask, costs time and no client's pull.
 func TestUpstreamRestarts(t *testing.T) {
 	t.Parallel()
 	const size, clients = 2 * mib, 8

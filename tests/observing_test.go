@@ -69,15 +69,14 @@ func TestMetricsFollowPractice(t *testing.T) {
 // The page lists each metric with its type and labels, and no other.
 func TestMetricsAreDocumented(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../docs/metrics.md")
-	harness.Must(t, err)
+	page := readPage(t, "../docs/metrics.md").text
 	rows := exported(t)
 	for name, row := range rows {
-		if strings.HasPrefix(name, "weir_") && !strings.Contains(string(page), "\n"+row) {
+		if strings.HasPrefix(name, "weir_") && !strings.Contains(page, "\n"+row) {
 			t.Errorf("docs/metrics.md does not have %s: %s", name, row)
 		}
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` ").FindAllStringSubmatch(string(page), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` ").FindAllStringSubmatch(page, -1) {
 		if rows[row[1]] == "" {
 			t.Errorf("docs/metrics.md has %s, which is not exported", row[1])
 		}
@@ -106,7 +105,7 @@ func TestPrometheusRules(t *testing.T) {
 	}
 }
 
-// What dashboard, alerts and pages ask for is exported.
+// The metrics that dashboard, alerts and pages name are exported.
 func TestQueriesNameMetrics(t *testing.T) {
 	t.Parallel()
 	rows := exported(t)
@@ -115,7 +114,7 @@ func TestQueriesNameMetrics(t *testing.T) {
 		harness.Must(t, err)
 		for _, name := range regexp.MustCompile(`:?\b(weir|process|go)_[a-z_]+:?`).FindAllString(string(text), -1) {
 			if strings.Contains(name, ":") {
-				continue // what a rule records
+				continue // a series that a rule records
 			}
 			base := regexp.MustCompile(`_(bucket|sum|count)$`).ReplaceAllString(name, "") // of a histogram
 			if rows[name] == "" && rows[base] == "" {
@@ -125,7 +124,24 @@ func TestQueriesNameMetrics(t *testing.T) {
 	}
 }
 
-// panel is what the dashboard's panels have in common.
+// The tests name only metrics that docs/metrics.md lists. A wait until a metric
+// is 0 would succeed at once if there were no such metric.
+func TestTestsNameMetrics(t *testing.T) {
+	t.Parallel()
+	listed := make(map[string]bool)
+	for _, found := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` ").FindAllStringSubmatch(readPage(t, "../docs/metrics.md").text, -1) {
+		listed[found[1]] = true
+	}
+	for _, dir := range []string{".", "soak", "clients"} {
+		for _, found := range regexp.MustCompile(`"(weir_[a-z_]+)"`).FindAllStringSubmatch(testSource(t, dir), -1) {
+			if !listed[found[1]] {
+				t.Errorf("a test in tests/%s names %s, which docs/metrics.md does not list", dir, found[1])
+			}
+		}
+	}
+}
+
+// panel has the fields that all panels of the dashboard have.
 type panel struct {
 	ID      int
 	Type    string

@@ -11,7 +11,7 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// quirk is something that a real registry does, and what the mirror makes of it.
+// quirk is a habit of a real registry, and the mirror's answer to it.
 type quirk struct {
 	name    string
 	options []upstreamtest.Option
@@ -150,7 +150,7 @@ func tokenQuirks() []quirk {
 			name:    "quay.io and GitLab answer with a token and nothing else",
 			options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{OmitExpiry: true})},
 			check: func(t *testing.T, w *harness.Weir, upstream *upstreamtest.Registry, repo string) {
-				for i := range 2 { // since nobody says otherwise, a token lasts for a minute
+				for i := range 2 { // by default a token lasts for a minute
 					dgst := upstream.AddBlob("org/app", fmt.Append(nil, "only a token ", i))
 					expectContent(t, "blob", w.Get(t, blobPath(repo, dgst)), dgst, statusStored)
 				}

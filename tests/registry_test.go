@@ -79,7 +79,7 @@ func TestHtpasswdRegistry(t *testing.T) {
 	if a.Status != http.StatusForbidden || a.ErrorCode() != "DENIED" || !strings.Contains(string(a.Body), d.Addr) {
 		t.Errorf("with the wrong password: %d %s; want 403 DENIED that names %s", a.Status, a.Body, d.Addr)
 	}
-	// What one block may have says nothing about another.
+	// The credentials of one block give no access to another.
 	if a := w.Get(t, blobPath("wrong/org/app", digest.FromBytes(img.Config))); a.Status != http.StatusForbidden {
 		t.Errorf("a blob that is cached through the other block: %d %s", a.Status, a.Body)
 	}

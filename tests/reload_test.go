@@ -170,7 +170,7 @@ func TestReloadOfNamedFiles(t *testing.T) {
 	takesEffect(t, w, manifestPath("mutual/org/app", "v1"), http.StatusOK)
 }
 
-// What cannot be used leaves everything as it was, and is told once.
+// A configuration that cannot be used changes nothing, and is logged once.
 func TestReloadOfNonsense(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -185,13 +185,13 @@ func TestReloadOfNonsense(t *testing.T) {
 		expect(t, "the old configuration", w.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusOK, "")
 	}
 	if w.Log.Count(refused, filepath.Base(w.Config)+":") != 3 || w.Log.Count(refused, "frobnicate") != 1 {
-		t.Error("the log does not say what is wrong where")
+		t.Error("the log does not say which setting of which file is wrong")
 	}
 	rename(t, w.Config, config+block("more", upstream))
 	w.MetricIs(t, 1, "weir_config_last_reload_successful")
 	expect(t, "mended", w.Get(t, manifestPath("more/org/app", "v1")), http.StatusOK, "")
 	if got := w.Log.Count(refused); got != 3 {
-		t.Errorf("the log tells %d times of what could not be used, want 3", got)
+		t.Errorf("the log has %d refused configurations, want 3", got)
 	}
 }
 
@@ -218,8 +218,8 @@ func TestDownloadSurvivesReload(t *testing.T) {
 	w.ExpectIntact(t)
 }
 
-// An upstream that has not changed keeps what is known about it: the challenge
-// and the token, and that it wants to be left alone.
+// An upstream that has not changed keeps its state: the challenge, the token
+// and the cooldown.
 func TestReloadKeepsWhatIsKnown(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
@@ -241,7 +241,7 @@ func TestReloadKeepsWhatIsKnown(t *testing.T) {
 	expectWire(t, limited, "still limited")
 }
 
-// What only a restart can change is named; the log's level is not among it.
+// Settings that need a restart are named; the log's level is not among them.
 func TestReloadThatNeedsARestart(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)

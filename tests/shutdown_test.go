@@ -75,7 +75,8 @@ func request(t *testing.T, w *harness.Weir, path string) *http.Request {
 	return req
 }
 
-// So does one that nobody waits for any more: the next mirror has it.
+// A shutdown waits for a download without clients too: the next mirror has its
+// blob.
 func TestShutdownWaitsForDownloads(t *testing.T) {
 	t.Parallel()
 	s := newStalled(t, "")
@@ -99,8 +100,8 @@ func TestShutdownWaitsForDownloads(t *testing.T) {
 	}
 }
 
-// What does not end within the limit is cut off, and no client takes it for
-// whole.
+// A pull that does not end within the limit is cut off, and no client takes it
+// for whole.
 func TestShutdownRunsOutOfTime(t *testing.T) {
 	t.Parallel()
 	s := newStalled(t, "[global]\nshutdown_drain_secs = 1\n")
@@ -120,7 +121,7 @@ func TestShutdownRunsOutOfTime(t *testing.T) {
 	}
 }
 
-// Who does not want to wait sends the signal twice.
+// A second signal ends the mirror at once.
 func TestSecondSignal(t *testing.T) {
 	t.Parallel()
 	s := newStalled(t, "[global]\nshutdown_drain_secs = 3600\n")

@@ -49,9 +49,10 @@ var changes = map[int32]struct {
 }
 
 // execSupervised becomes a program whose changes of files wait for the word of
-// whoever holds the other end of file descriptor 3, seccomp_unotify(2).
+// the process that holds the other end of file descriptor 3,
+// seccomp_unotify(2).
 func execSupervised(program string) error {
-	runtime.LockOSThread()                                                       // the filter is this thread's, and that of what it becomes
+	runtime.LockOSThread()                                                       // the filter is this thread's, and stays with the program that it becomes
 	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}} // the call's number
 	for nr := range changes {
 		filter = append(filter,
@@ -102,7 +103,7 @@ type supervisor struct {
 	counted map[string]int // calls since the last aim, by name
 	name    string         // of the calls of which one is spoilt
 	nth     int
-	errno   syscall.Errno // what it fails with; where it is 0 the mirror is killed
+	errno   syscall.Errno // its error; 0 kills the mirror
 	hit     bool
 }
 
@@ -141,8 +142,8 @@ func (s *supervisor) aim(name string, n int, errno syscall.Errno) {
 	s.name, s.nth, s.errno, s.hit = name, n, errno, false
 }
 
-// rest ends the spoiling, and returns what there was to spoil and whether a
-// call was spoilt.
+// rest ends the spoiling, and returns the calls that could be spoilt and
+// whether one was.
 func (s *supervisor) rest() (counted map[string]int, hit bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -58,8 +58,9 @@ func TestSystemdIsTold(t *testing.T) {
 	w.Logs(t, "cannot report to systemd")
 }
 
-// boot is run by sh in namespaces of its own. It lays out what a machine with
-// Weir installed has, nothing of which is seen outside, and becomes systemd.
+// boot is run by sh in namespaces of its own. It lays out the files of a
+// machine with Weir installed, none of which is seen outside, and becomes
+// systemd.
 const boot = `
 set -eu
 umount -R -l /sys/fs/cgroup
@@ -120,7 +121,7 @@ func startSystemd(t *testing.T, config, secret, service string) *systemd {
 	d := harness.StartDaemon(t, cmd)
 	s := &systemd{t: t}
 	children := fmt.Sprintf("/proc/%[1]d/task/%[1]d/children", d.Cmd.Process.Pid)
-	// unshare ignores SIGTERM, and ends with what it has started.
+	// unshare ignores SIGTERM, and ends with the process that it has started.
 	t.Cleanup(func() { _ = exec.Command("kill", "-KILL", s.pid).Run() })
 	harness.Eventually(t, "systemd has started", func() bool {
 		pids, _ := os.ReadFile(children)
@@ -155,9 +156,9 @@ func (s *systemd) command(args ...string) *exec.Cmd {
 	return exec.CommandContext(s.t.Context(), "nsenter", append([]string{"--target", s.pid, "--mount", "--pid", "--cgroup", "--"}, args...)...)
 }
 
-// A real systemd starts the unit as it stands, under all of its restrictions,
-// and the mirror does in it what it has to: reload, keep content where the unit
-// says, read a credential, end without cutting anybody.
+// A real systemd starts the unit as it stands, under all of its restrictions.
+// The mirror reloads in it, keeps content where the unit says, reads a
+// credential, and ends without cutting a client off.
 func TestSystemdService(t *testing.T) {
 	upstream := upstreamtest.New(t, upstreamtest.WithBasic("puller", "secret"))
 	blob := addRandom(t, upstream, "org/app", mib, 1)
@@ -186,7 +187,7 @@ func TestSystemdService(t *testing.T) {
 	expectContent(t, "another one", w.Get(t, blobPath("docker.io/org/app", blob)), blob, statusHit)
 	stored := strings.TrimSpace(harness.Run(t, s.command("find", "/var/lib/weir/blobs", "-name", blob.Encoded(), "-printf", "%u")))
 	if stored != "weir" {
-		t.Errorf("what is stored belongs to %q, want the unit's user", stored)
+		t.Errorf("stored content belongs to %q, want the unit's user", stored)
 	}
 
 	// The file has not changed, so that nothing but the signal is a reason.
@@ -209,7 +210,7 @@ func TestSystemdService(t *testing.T) {
 	}
 }
 
-// What systemd kills a mirror with comes after the mirror's own limit.
+// systemd kills a mirror only after the mirror's own limit.
 func TestSystemdWaitsForTheDrain(t *testing.T) {
 	unit, err := os.ReadFile("../contrib/systemd/weir.service")
 	harness.Must(t, err)

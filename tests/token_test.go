@@ -49,23 +49,24 @@ func (s *sharing) add(repo string) digest.Digest {
 
 // pull pulls a new blob of a repository through a mirror and returns how many
 // token requests that caused.
-func (s *sharing) pull(t *testing.T, what string, w *harness.Weir, repo string) int {
+func (s *sharing) pull(t *testing.T, label string, w *harness.Weir, repo string) int {
 	t.Helper()
 	before := len(s.TokenRequests())
 	dgst := s.add(repo)
-	expectContent(t, what, w.Get(t, blobPath("mirror/"+repo, dgst)), dgst, statusStored)
+	expectContent(t, label, w.Get(t, blobPath("mirror/"+repo, dgst)), dgst, statusStored)
 	return len(s.TokenRequests()) - before
 }
 
 // expectPull is pull with the number of token requests that it may cause.
-func (s *sharing) expectPull(t *testing.T, what string, w *harness.Weir, repo string, want int) {
+func (s *sharing) expectPull(t *testing.T, label string, w *harness.Weir, repo string, want int) {
 	t.Helper()
-	if got := s.pull(t, what, w, repo); got != want {
-		t.Errorf("%s: %d token requests, want %d", what, got, want)
+	if got := s.pull(t, label, w, repo); got != want {
+		t.Errorf("%s: %d token requests, want %d", label, got, want)
 	}
 }
 
-// sharesAgain waits until what one mirror has acquired reaches another one.
+// sharesAgain waits until a token that one mirror has acquired reaches another
+// one.
 func (s *sharing) sharesAgain(t *testing.T, one, other *harness.Weir) {
 	t.Helper()
 	round := 0
@@ -77,7 +78,7 @@ func (s *sharing) sharesAgain(t *testing.T, one, other *harness.Weir) {
 	})
 }
 
-// What one mirror has acquired, another one does not have to.
+// A token that one mirror has acquired costs another one no request.
 func TestTokensAreShared(t *testing.T) {
 	t.Parallel()
 	redis := redistest.Start(t)
@@ -104,17 +105,17 @@ func TestTokensAreShared(t *testing.T) {
 
 // promptly fails the test if a pull waits for Redis for longer than it should,
 // half a second, on a busy machine.
-func (s *sharing) promptly(t *testing.T, what string, w *harness.Weir, repo string, want int) {
+func (s *sharing) promptly(t *testing.T, label string, w *harness.Weir, repo string, want int) {
 	t.Helper()
 	start := time.Now()
-	s.expectPull(t, what, w, repo, want)
+	s.expectPull(t, label, w, repo, want)
 	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("%s: the pull took %s", what, took)
+		t.Errorf("%s: the pull took %s", label, took)
 	}
 }
 
-// Redis is no more than a help: without it, mirrors go on with what they have
-// in memory, and when it is back they share again by themselves.
+// Redis is a help and no more: without it, mirrors go on with the tokens in
+// their memory, and when it is back they share again by themselves.
 func TestRedisFails(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -203,12 +204,12 @@ func TestSecretsStaySecret(t *testing.T) {
 		"the log": w.Log.String(), "/metrics": string(w.Get(t, "/metrics").Body), "check's output": string(check),
 		"Redis's key names": keys, "an error": answers.String(), "the data": everything(t, w.Data),
 	} {
-		for what, secret := range map[string]string{
+		for label, secret := range map[string]string{
 			"the upstream's password": password, "Redis's password": redisPassword, "a token": "token-1",
 			"the Authorization header": base64.StdEncoding.EncodeToString([]byte(username + ":" + password)),
 		} {
 			if strings.Contains(text, secret) {
-				t.Errorf("%s holds %s:\n%s", where, what, text)
+				t.Errorf("%s holds %s:\n%s", where, label, text)
 			}
 		}
 	}

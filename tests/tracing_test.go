@@ -24,7 +24,7 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// receiver takes in what is exported by OTLP over HTTP.
+// receiver receives the spans that are exported by OTLP over HTTP.
 type receiver struct {
 	*httptest.Server
 	mu    sync.Mutex
@@ -64,7 +64,7 @@ func startReceiver(t *testing.T) *receiver {
 	return r
 }
 
-// all returns what has come, in the order in which it began.
+// all returns the spans that have come, in the order in which they began.
 func (r *receiver) all() []*trace.Span {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -81,7 +81,7 @@ func find(spans []*trace.Span, name string) (found []*trace.Span) {
 	return found
 }
 
-// attributes returns what a span says of itself.
+// attributes returns the attributes of a span.
 func attributes(of []*common.KeyValue) map[string]string {
 	values := make(map[string]string)
 	for _, pair := range of {
@@ -99,8 +99,8 @@ func linked(a, b *trace.Span) bool {
 	return slices.ContainsFunc(a.Links, func(link *trace.Span_Link) bool { return string(link.SpanId) == string(b.SpanId) })
 }
 
-// tracingTo is the configuration of a mirror that exports to a receiver. What is
-// exported leaves when the mirror ends, at the latest.
+// tracingTo is the configuration of a mirror that exports to a receiver. Spans
+// leave when the mirror ends, at the latest.
 func tracingTo(r *receiver, more string) string {
 	return fmt.Sprintf("[observability.tracing]\nendpoint = %q\n%s\n", r.URL, more)
 }
@@ -111,8 +111,9 @@ const (
 	traceparent = "00-" + traceID + "-" + parentID + "-01"
 )
 
-// A pull by a client that is traced: its requests, what they caused, and the
-// download that two of them shared, which has a trace of its own.
+// A pull by a client that is traced: its requests, the upstream requests that
+// they caused, and the download that two of them shared, which has a trace of
+// its own.
 func TestTraces(t *testing.T) {
 	t.Parallel()
 	r := startReceiver(t)
@@ -193,7 +194,7 @@ func TestTraces(t *testing.T) {
 	}
 }
 
-// What fails says so.
+// The span of a failure has its error.
 func TestTracesOfFailures(t *testing.T) {
 	t.Parallel()
 	r := startReceiver(t)
@@ -235,7 +236,7 @@ func TestTracesKeepSignedURLsBack(t *testing.T) {
 	}
 }
 
-// Who decides whether a request is traced: the client, else the rate.
+// The client decides whether a request is traced, else the rate does.
 func TestTraceSampling(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -43,7 +43,7 @@ func TestRateLimitShared(t *testing.T) {
 		a := w.Get(t, manifestPath("mirror/org/app", "v2"))
 		expect(t, name, a, http.StatusTooManyRequests, "")
 		if after := a.Header.Get("Retry-After"); len(after) != 3 {
-			t.Errorf("%s: Retry-After %q, want what is left of 600", name, after)
+			t.Errorf("%s: Retry-After %q, want the rest of 600", name, after)
 		}
 		expect(t, name+", another block", w.Get(t, manifestPath("slower/org/app", "v2")), http.StatusTooManyRequests, "")
 		expect(t, name+", the next upstream", w.Get(t, manifestPath("chain/org/app", "v1")), http.StatusOK, "")
@@ -138,8 +138,8 @@ func TestDeadFirstUpstream(t *testing.T) {
 			}
 		}
 		w.Logs(t, "the upstream is unreachable, backing off")
-		// The machine is busy with other tests, so what counts is the median, of
-		// which a request without the dead upstream takes its part.
+		// The machine is busy with other tests, so the median counts, of which
+		// a request without the dead upstream takes its part.
 		var with, without []time.Duration
 		for range 41 {
 			with = append(with, pull(name))
@@ -161,8 +161,8 @@ func TestDeadFirstUpstream(t *testing.T) {
 	}
 }
 
-// No client takes wrong bytes for an image; a retry succeeds where any upstream
-// is sane; and who delivers them repeatedly is left alone.
+// No client takes wrong bytes for an image; a retry succeeds if any upstream is
+// sane; and an upstream that delivers wrong bytes repeatedly gets a cooldown.
 func TestLiar(t *testing.T) {
 	t.Parallel()
 	const size = mib
@@ -230,8 +230,8 @@ func TestFairAdmission(t *testing.T) {
 	}
 }
 
-// However many clients wait for what fails, the upstream is asked, and asked
-// again, as often as for one.
+// An upstream that fails is asked, and asked again, as often for many clients
+// as for one.
 func TestHerdSharesRetries(t *testing.T) {
 	t.Parallel()
 	const clients = 50
@@ -254,7 +254,7 @@ func TestHerdSharesRetries(t *testing.T) {
 			upstream.ResetRequests()
 			w := harness.StartWeir(t, block("mirror", upstream))
 			var idle float64
-			harness.Eventually(t, "the mirror is idle", func() bool { // of what its start left running
+			harness.Eventually(t, "the mirror is idle", func() bool { // its start may have left work running
 				before := idle
 				idle = w.Metric(t, "go_goroutines")
 				return idle == before

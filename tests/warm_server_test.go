@@ -14,8 +14,8 @@ func warmBlock(upstream *upstreamtest.Registry, images ...string) string {
 	return block("mirror", upstream) + fmt.Sprintf("[[repository.mirror.warm]]\nimages = [\"%s\"]\n", strings.Join(images, `", "`))
 }
 
-// The server brings what its configuration lists, soon after the start and after
-// a reload; a restart costs a HEAD.
+// The server warms the images of its configuration, soon after the start and
+// after a reload; a restart costs a HEAD.
 func TestServerWarms(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -54,7 +54,7 @@ func TestServerWarms(t *testing.T) {
 	}
 }
 
-// A shutdown does not wait for what nobody but the server wants.
+// A shutdown does not wait for downloads of the warmer alone.
 func TestShutdownCancelsWarming(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -67,7 +67,7 @@ func TestShutdownCancelsWarming(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	if slices.Contains(w.Stored(t, "blobs"), image.blobs[0].Encoded()) {
-		t.Error("what never came is stored")
+		t.Error("content that never came is stored")
 	}
 	w.ExpectIntact(t)
 }

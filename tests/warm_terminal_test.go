@@ -31,7 +31,7 @@ func TestWarmOnATerminal(t *testing.T) {
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		_, _ = io.Copy(out, terminal) // ends with EIO when nobody writes any more
+		_, _ = io.Copy(out, terminal) // ends with EIO when all writers have closed
 	}()
 	for _, bar := range []string{"mirror/org/one:v1 ", "mirror/org/two:v1 "} {
 		harness.Eventually(t, "a bar", func() bool {

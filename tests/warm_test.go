@@ -29,7 +29,7 @@ func warm(t *testing.T, w *harness.Weir, args ...string) result {
 type published struct {
 	index, amd64, arm64     ocispec.Descriptor
 	signature, armSignature ocispec.Descriptor
-	blobs                   []digest.Digest // of the image, each once: what both have, of amd64, of arm64
+	blobs                   []digest.Digest // of the image, each once: of both platforms, of amd64, of arm64
 }
 
 // publish adds such an image, with three layers of a size. They come of the
@@ -54,8 +54,8 @@ func publish(t *testing.T, upstream *upstreamtest.Registry, repo, tag string, si
 	return p
 }
 
-// asked returns what an upstream was asked since the last call, in order, but
-// for who refers to what.
+// asked returns the requests to an upstream since the last call, in order,
+// without those for referrers.
 func asked(upstream *upstreamtest.Registry) []string {
 	requests := slices.DeleteFunc(upstream.Requests(), func(r string) bool { return strings.Contains(r, "/referrers/") })
 	upstream.ResetRequests()
@@ -63,20 +63,20 @@ func asked(upstream *upstreamtest.Registry) []string {
 }
 
 // expectWarm fails the test unless a run printed this and no failure.
-func expectWarm(t *testing.T, what string, got result, stdout ...string) {
+func expectWarm(t *testing.T, label string, got result, stdout ...string) {
 	t.Helper()
 	if got.code != 0 || got.stderr != "" {
-		t.Errorf("%s: %+v", what, got)
+		t.Errorf("%s: %+v", label, got)
 	}
 	for _, want := range stdout {
 		if !strings.Contains(got.stdout, want) {
-			t.Errorf("%s: printed %q, want %q", what, got.stdout, want)
+			t.Errorf("%s: printed %q, want %q", label, got.stdout, want)
 		}
 	}
 }
 
-// A cold image costs its upstream one GET for each content; a warm one a HEAD of
-// the tag. Both also cost the question who refers to what.
+// A cold image costs its upstream one GET for each content; a warm one a HEAD
+// of the tag. Both also cost the requests for referrers.
 func TestWarmOnTheWire(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -123,7 +123,7 @@ func TestWarmPlatforms(t *testing.T) {
 	for _, r := range upstream.Requests() {
 		for _, unwanted := range []digest.Digest{image.arm64.Digest, image.armSignature.Digest, image.blobs[2]} {
 			if strings.Contains(r, unwanted.String()) {
-				t.Errorf("asked for what is of another platform: %s", r)
+				t.Errorf("asked for content of another platform: %s", r)
 			}
 		}
 	}
@@ -167,14 +167,14 @@ func TestWarmLists(t *testing.T) {
 
 // expectFailed fails the test unless a run ended with a code and printed this, on
 // whichever output.
-func expectFailed(t *testing.T, what string, got result, code int, texts ...string) {
+func expectFailed(t *testing.T, label string, got result, code int, texts ...string) {
 	t.Helper()
 	if got.code != code {
-		t.Errorf("%s: exit code %d, want %d", what, got.code, code)
+		t.Errorf("%s: exit code %d, want %d", label, got.code, code)
 	}
 	for _, want := range texts {
 		if !strings.Contains(got.stdout+got.stderr, want) {
-			t.Errorf("%s: printed %q and %q, want %q", what, got.stdout, got.stderr, want)
+			t.Errorf("%s: printed %q and %q, want %q", label, got.stdout, got.stderr, want)
 		}
 	}
 }
@@ -201,7 +201,7 @@ func TestWarmNames(t *testing.T) {
 	expectFailed(t, "any port", command(t, dir, "warm", "nginx"), 1, "or name the mirror with --url")
 }
 
-// What fails is named with its reason, and keeps nothing else from coming.
+// An image that fails is named with its reason, and does not stop the others.
 func TestWarmFailures(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -228,8 +228,8 @@ func TestWarmFailures(t *testing.T) {
 	expectFailed(t, "no mirror", warm(t, w, "mirror/org/good:v1"), 1, "weir: no mirror answers: ", w.Addr)
 }
 
-// An interrupted run says so, leaves nothing behind that is not whole, and the
-// next one brings only what is missing.
+// An interrupted run says so and leaves nothing behind that is not whole. The
+// next one brings only the missing content.
 func TestWarmInterrupted(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
@@ -319,6 +319,6 @@ func TestWarmFromARealRegistry(t *testing.T) {
 		}
 	}
 	if n := real.Served("GET", "") - before; n != 0 {
-		t.Errorf("what is warm cost %d GETs", n)
+		t.Errorf("a warm image cost %d GETs", n)
 	}
 }

@@ -21,10 +21,10 @@ func block(key string, upstream *upstreamtest.Registry, settings ...string) stri
 
 // expectWire fails the test unless the upstream was asked exactly this since
 // the last call.
-func expectWire(t *testing.T, upstream *upstreamtest.Registry, what string, want ...string) {
+func expectWire(t *testing.T, upstream *upstreamtest.Registry, label string, want ...string) {
 	t.Helper()
 	if got := upstream.Requests(); !slices.Equal(got, want) {
-		t.Errorf("%s: the upstream was asked\n\t%s\nwant\n\t%s", what, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+		t.Errorf("%s: the upstream was asked\n\t%s\nwant\n\t%s", label, strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
 	upstream.ResetRequests()
 }
@@ -231,8 +231,8 @@ func TestSpellingsShareOneCache(t *testing.T) {
 	}
 }
 
-// What one repository has cached is another one's only when that one's upstream
-// says so.
+// Content that one repository has cached is served to another one only if that
+// one's upstream confirms it.
 func TestRepositoriesAreIsolated(t *testing.T) {
 	t.Parallel()
 	upstream, private := upstreamtest.New(t), upstreamtest.New(t)

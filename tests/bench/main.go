@@ -16,7 +16,7 @@ import (
 )
 
 // row is one line of the table.
-type row struct{ what, figure string }
+type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
@@ -55,7 +55,7 @@ func bench(ctx context.Context, dir string, out io.Writer) error {
 			return err
 		}
 		for _, r := range rows {
-			fmt.Fprintf(out, "| %s | %s |\n", r.what, r.figure)
+			fmt.Fprintf(out, "| %s | %s |\n", r.label, r.figure)
 		}
 	}
 	return nil

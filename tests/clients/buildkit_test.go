@@ -32,7 +32,7 @@ func buildkit(t *testing.T, m *mirror) puller {
 			"--opt", "platform=linux/amd64", "--no-cache", "--output", "type=tar,dest="+out))
 		files := harness.Run(t, exec.CommandContext(t.Context(), "tar", "-tf", out))
 		if got := strings.Count(files, "file-"); got != len(want.Layers) {
-			t.Errorf("what was built on %s has %d of its %d files:\n%s", name, got, len(want.Layers), files)
+			t.Errorf("the image built on %s has %d of its %d files:\n%s", name, got, len(want.Layers), files)
 		}
 		harness.Run(t, command("prune", "--all"))
 	}

@@ -18,8 +18,8 @@ import (
 	"github.com/weirhq/weir/tests/harness"
 )
 
-// The OCI's own suite pushes to the registry behind the mirror what it then
-// pulls, and lists the tags and referrers of, through the mirror.
+// The OCI's own suite pushes to the registry behind the mirror, and then pulls,
+// lists tags and lists referrers through the mirror.
 func TestConformance(t *testing.T) {
 	suite := filepath.Join(t.TempDir(), "conformance")
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-ldflags=-s", "-o", suite, "github.com/opencontainers/distribution-spec/conformance")
@@ -54,7 +54,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// readsAndWrites sends what reads to one registry and what writes to another.
+// readsAndWrites sends reads to one registry and writes to another.
 func readsAndWrites(reads, writes string) http.Handler {
 	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
 		host := writes
@@ -65,10 +65,9 @@ func readsAndWrites(reads, writes string) http.Handler {
 	}}
 }
 
-// passed reads a JUnit report and returns how many specs have passed, by the
-// workflow that they are of. One that did not pass fails the test, unless it is
-// what the suite does in place of pushing, or of a workflow that was not asked
-// for.
+// passed reads a JUnit report and returns how many specs have passed, by
+// workflow. A spec that did not pass fails the test, unless the suite runs it
+// in place of pushing, or it belongs to a workflow that was not asked for.
 func passed(t *testing.T, report []byte) map[string]int {
 	t.Helper()
 	var suites struct {

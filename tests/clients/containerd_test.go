@@ -11,8 +11,8 @@ import (
 	"github.com/weirhq/weir/tests/harness"
 )
 
-// containerd pulls through ctr, which does what the kubelet has it do: names
-// stay, and the mirror is told the registry in the parameter ns.
+// containerd pulls through ctr, which pulls as the kubelet has containerd pull:
+// names stay, and the parameter ns tells the mirror the registry.
 func containerd(t *testing.T, m *mirror) puller {
 	path, ctr := testutil.Program(t, "containerd", "containerd"), testutil.Program(t, "ctr", "containerd")
 	testutil.Root(t)

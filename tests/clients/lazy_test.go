@@ -20,7 +20,7 @@ import (
 // beginning, and the layer is downloaded once beside that.
 func TestLazyPuller(t *testing.T) {
 	const size, ranges, length = 32 << 20, 100, 4 << 10
-	const first = 4 << 20 // what is nearer to the download waits for it
+	const first = 4 << 20 // a range nearer than this to the download waits for it
 	upstream := upstreamtest.New(t)
 	layer := upstream.AddRandomBlob("org/app", size, 1)
 	gate := upstreamtest.NewGate()

@@ -50,8 +50,9 @@ func TestPulls(t *testing.T) {
 	}
 }
 
-// pullsOf pushes an image that nobody has seen to a repository, whose name says
-// of which shape it is and how it is to be pulled, and pulls it.
+// pullsOf pushes a new image to a repository and pulls it. The name of the
+// repository says which shape the image has and whether it is pulled by tag or
+// by digest.
 func (m *mirror) pullsOf(t *testing.T, repository string, pull puller) {
 	t.Helper()
 	const tag = "1.2"

@@ -35,9 +35,9 @@ func startMirror(t *testing.T) *mirror {
 	return m
 }
 
-// noWayAround returns an environment in which whatever is not on this machine is
-// asked of a proxy. A client that asks it has gone around the mirror: that fails
-// the test.
+// noWayAround returns an environment in which a proxy receives each request to
+// another machine. A client that sends one has gone around the mirror: that
+// fails the test.
 func noWayAround(t *testing.T) []string {
 	t.Helper()
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -61,9 +61,9 @@ func (m *mirror) push() *harness.Pusher {
 	return &harness.Pusher{Client: http.DefaultClient, Base: "http://" + m.upstream.Addr}
 }
 
-// asked returns what the mirror has asked the registry behind it about a
-// repository: "HEAD manifests/1.2". The requests of who pushed there are not
-// among them.
+// asked returns the requests of the mirror to the registry behind it for a
+// repository, such as "HEAD manifests/1.2". Requests of pushes are not among
+// them.
 func (m *mirror) asked(repository string) []string {
 	line := regexp.MustCompile(`"([A-Z]+) /v2/` + regexp.QuoteMeta(repository) + `/(\S+) HTTP/1\.1" .* "weir/`)
 	var requests []string
@@ -74,9 +74,9 @@ func (m *mirror) asked(repository string) []string {
 }
 
 // coldThenWarm pulls twice from a repository of which nothing is cached, and
-// looks at what the registry behind the mirror is asked. The first pull fetches
-// each manifest and blob once. The second one has it asked where the tag leads;
-// one by digest, for which tag is empty, nothing.
+// counts the mirror's requests to the registry behind it. The first pull
+// fetches each manifest and blob once. The second one costs a HEAD of the tag,
+// or nothing if it is by digest, for which tag is empty.
 func (m *mirror) coldThenWarm(t *testing.T, repository, tag string, manifests, blobs int, pull func()) {
 	t.Helper()
 	pull()
@@ -98,7 +98,7 @@ func (m *mirror) coldThenWarm(t *testing.T, repository, tag string, manifests, b
 		}
 	}
 	if tag != "" && len(warm) == 0 {
-		t.Error("warm: nobody looked where the tag leads")
+		t.Error("warm: the tag was not looked up")
 	}
 }
 

@@ -16,9 +16,9 @@ type Daemon struct {
 	Log *testutil.LogBuffer
 }
 
-// StartDaemon runs a server until the test ends, which is when the context of
-// its command must end. SIGTERM then lets it give up its mounts and children;
-// what is left of its process group after that is killed.
+// StartDaemon runs a server until the test ends. The context of its command
+// must end with the test too. SIGTERM then lets the server give up its mounts
+// and children; the rest of its process group is killed after that.
 func StartDaemon(t *testing.T, cmd *exec.Cmd) *Daemon {
 	t.Helper()
 	d := &Daemon{Cmd: cmd, Log: &testutil.LogBuffer{}}

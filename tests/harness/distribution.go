@@ -18,7 +18,8 @@ type Distribution struct {
 }
 
 // StartDistribution runs a registry. More is added to the http section of its
-// configuration and to its top level; client is what reaches it.
+// configuration and to its top level. The client must reach the registry, which
+// may use TLS.
 func StartDistribution(t *testing.T, client *http.Client, scheme, httpMore, topMore string) *Distribution {
 	t.Helper()
 	addr := testutil.FreeAddr(t)
@@ -58,7 +59,7 @@ func writeDistributionConfig(t *testing.T, data, log, http, topMore string) (pat
 	return path
 }
 
-// Answers reports whether a server answers at a URL, whatever its status.
+// Answers reports whether a server answers at a URL, with any status.
 func Answers(client *http.Client, url string) bool {
 	resp, err := client.Get(url)
 	if err != nil {

@@ -26,8 +26,8 @@ func StartDocker(t *testing.T, config string, env ...string) *Docker {
 	d := &Docker{t: t, binary: testutil.Program(t, "docker", "docker.io")}
 	testutil.Root(t)
 	dir := SocketDir(t, "dockerd-")
-	// What an engine leaves mounted when it ends: the one always, the other
-	// where / is a bind mount, as it is in some containers.
+	// An engine leaves these mounted when it ends: the first one always, the
+	// second one if / is a bind mount, as it is in some containers.
 	t.Cleanup(func() {
 		for _, path := range []string{"exec/netns/default", "data"} {
 			_ = syscall.Unmount(filepath.Join(dir, path), syscall.MNT_DETACH)

@@ -1,4 +1,4 @@
-// Package harness is what black-box tests are made of: the real binary as a
+// Package harness has the parts of black-box tests: the real binary as a
 // running mirror, real registries and daemons, and images to push. It imports
 // nothing of the mirror.
 package harness
@@ -103,7 +103,7 @@ func Within(d time.Duration, holds func() bool) bool {
 	return true
 }
 
-// Run runs a program to its end and returns what it printed on both outputs.
+// Run runs a program to its end and returns both of its outputs.
 func Run(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := cmd.CombinedOutput()

@@ -22,7 +22,7 @@ type Image struct {
 	Digest   digest.Digest // of the manifest
 }
 
-// ID is what docker shows as the image's ID.
+// ID is the image's ID as docker shows it.
 func (i *Image) ID() string { return digest.FromBytes(i.Config).String() }
 
 // NewImage makes an image with layers of random files of the given sizes.

@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Answer is what a request got, read to its end.
+// Answer is the answer to a request, read to its end.
 type Answer struct {
 	Status int
 	Header http.Header
@@ -150,10 +150,10 @@ func (p *Pulling) Wait(t *testing.T) *Pulling {
 }
 
 // Whole fails the test unless the request ends with the content.
-func (p *Pulling) Whole(t *testing.T, what string, dgst digest.Digest) {
+func (p *Pulling) Whole(t *testing.T, label string, dgst digest.Digest) {
 	t.Helper()
 	p.Wait(t)
 	if p.Err != nil || p.Status != http.StatusOK || p.Digest != dgst {
-		t.Errorf("%s: status %d, %d bytes, error %v, digest %s, want %s", what, p.Status, p.Length, p.Err, p.Digest, dgst)
+		t.Errorf("%s: status %d, %d bytes, error %v, digest %s, want %s", label, p.Status, p.Length, p.Err, p.Digest, dgst)
 	}
 }

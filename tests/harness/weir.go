@@ -36,7 +36,7 @@ func StartWeir(t *testing.T, config string, env ...string) *Weir {
 }
 
 // StartWeirIn is StartWeir with a directory of the caller's, so that a second
-// mirror can find what a first one has left.
+// mirror can find the data of a first one.
 func StartWeirIn(t *testing.T, dir, config string, env ...string) *Weir {
 	t.Helper()
 	return StartWeirAs(t, dir, config, func(*exec.Cmd) {}, env...)

@@ -19,7 +19,7 @@ const (
 	parallel = 3 // layers at a time, as docker pulls them
 )
 
-// client pulls through the mirror, and is nobody's fool.
+// client pulls through the mirror, and checks each answer.
 type client struct {
 	key     string // of the block that it pulls through
 	mirror  *mirror
@@ -89,7 +89,7 @@ func (c *client) pull(ctx context.Context, i image, kind func(context.Context, i
 	}
 }
 
-// docker asks what a tag names and pulls that by its digest.
+// docker asks for the digest of a tag and pulls by that digest.
 func (c *client) docker(ctx context.Context, i image) bool {
 	named := manifest(i.repo, i.tag, i.digest)
 	return c.persist(ctx, func() failure { return c.head(ctx, named) }) && c.byDigest(ctx, i)
@@ -104,8 +104,8 @@ func (c *client) byDigest(ctx context.Context, i image) bool {
 	return c.fetch(ctx, manifest(i.repo, i.digest.String(), i.digest)) && c.children(ctx, i)
 }
 
-// children pulls what a manifest names: of an index the image of one platform,
-// of an image the config and the layers, some at a time.
+// children pulls the contents that a manifest names: of an index the image of
+// one platform, of an image the config and the layers, some at a time.
 func (c *client) children(ctx context.Context, i image) bool {
 	children := c.content.refers[i.digest]
 	if c.content.isIndex(i.digest) {
@@ -246,7 +246,7 @@ func (c *client) persist(ctx context.Context, ask func() failure) bool {
 	return false
 }
 
-// violation notes what a client must never see.
+// violation notes an answer that a client must never see.
 func (c *client) violation(format string, args ...any) failure {
 	c.score.violated(time.Now().Format("15:04:05.000 ") + fmt.Sprintf(format, args...))
 	return unexpected

@@ -29,13 +29,13 @@ type content struct {
 	random *rand.ChaCha8
 	bodies map[digest.Digest][]byte
 	types  map[digest.Digest]string
-	refers map[digest.Digest][]digest.Digest // what a manifest or an index names
+	refers map[digest.Digest][]digest.Digest // the contents that a manifest or an index names
 	blobs  map[string][]digest.Digest        // of a repository
 	tags   map[string]map[string]digest.Digest
 	images []image
 }
 
-// image is something to pull: a tag and what it names, an index or a manifest.
+// image is a tag and its digest, which is that of an index or of a manifest.
 type image struct {
 	repo, tag string
 	digest    digest.Digest
@@ -133,8 +133,8 @@ func (c *content) isIndex(dgst digest.Digest) bool {
 	return c.types[dgst] == ocispec.MediaTypeImageIndex
 }
 
-// seedOf makes the seed of one purpose from the soak's, so that each has random
-// numbers of its own, whatever the others do.
+// seedOf makes the seed of one purpose from the soak's, so that each purpose
+// has random numbers of its own.
 func seedOf(seed uint64, purpose string) (key [32]byte) {
 	copy(key[:], digest.FromString(fmt.Sprint(seed, " ", purpose)).Encoded())
 	return key

@@ -7,11 +7,11 @@
 // The cast are two real registries that hold the same content, the second one
 // behind bearer tokens, each behind a proxy that fails on demand; a real Redis;
 // and the real binary. The troublemaker (trouble_test.go) breaks and mends them
-// in a random order that a seed decides; weather_test.go knows what was broken
-// when. The clients (client_test.go) pull as docker, podman and containerd do;
-// judge_test.go compares each byte of each answer with what the content is and
-// says what a client must never see. The observer (observer_test.go) watches
-// the process, and report_test.go prints what came of it all.
+// in a random order that a seed decides; weather_test.go records the faults and
+// their times. The clients (client_test.go) pull as docker, podman and
+// containerd do; judge_test.go compares each byte of each answer with the
+// content and finds answers that a client must never see. The observer
+// (observer_test.go) watches the process, and report_test.go prints the result.
 //
 // Without flags it takes less than a minute, with a mirror that detects data
 // races; from two minutes on the mirror is the one that is shipped.

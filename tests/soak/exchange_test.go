@@ -16,12 +16,12 @@ import (
 type exchange struct {
 	mu         sync.Mutex
 	verifiable bool   // the request says the digest of the answer's body
-	header     []byte // what has come of the answer's header; nil when it is complete
+	header     []byte // the answer's header so far; nil when it is complete
 	inHeader   bool
 	left       int64 // bytes of the body before the one to change; negative: none
 }
 
-// Write sees what the mirror sends, which is a request at a time.
+// Write sees the requests of the mirror, one at a time.
 func (x *exchange) Write(p []byte) (int, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -50,15 +50,15 @@ func manifest(repo, ref string, dgst digest.Digest) target {
 
 func blob(repo string, dgst digest.Digest) target { return target{repo, "blobs", dgst.String(), dgst} }
 
-// part is what came of a request for some bytes of a content.
+// part is the result of a request for some bytes of a content.
 type part struct {
 	read  int64 // bytes that arrived
 	wrong bool  // some of them are not the content's
 	failure
 }
 
-// request sends a request, counts what comes of it and returns the answer if
-// its status is a success. Errors that no client may see are violations.
+// request sends a request, counts its answer and returns that if its status is
+// a success. Errors that no client may see are violations.
 func (c *client) request(ctx context.Context, method, path string, header http.Header) (*http.Response, failure) {
 	start := time.Now()
 	req, err := http.NewRequestWithContext(ctx, method, c.mirror.URL()+path, nil)
@@ -143,7 +143,7 @@ func (c *client) readPart(ctx context.Context, t target, from, to int64) part {
 	return c.judge(t, p, from, to)
 }
 
-// checkHeader compares what an answer's header says with the truth.
+// checkHeader compares the header of an answer with the truth.
 func (c *client) checkHeader(resp *http.Response, t target, length int64) failure {
 	if resp.ContentLength >= 0 && resp.ContentLength != length {
 		return c.violation("%s %s: %d bytes, want %d", resp.Request.Method, t.path(c.key), resp.ContentLength, length)
@@ -157,7 +157,7 @@ func (c *client) checkHeader(resp *http.Response, t target, length int64) failur
 	return fine
 }
 
-// compare reads a body to its end and compares it with what it ought to be.
+// compare reads a body to its end and compares it with the truth.
 func compare(body io.Reader, truth []byte) part {
 	var p part
 	buf := make([]byte, chunk)
@@ -176,11 +176,11 @@ func compare(body io.Reader, truth []byte) part {
 	}
 }
 
-// judge says what a client must never get: a body that ended well and is short,
-// or is the whole and wrong; and any wrong byte while no upstream lies. Bytes
-// that come before a content is verified, of a body that then breaks off or of
-// a part that was asked for, can be wrong while an upstream lies. Their client
-// finds that out by the digest, and begins again.
+// judge finds the answers that a client must never get: a body that ended well
+// and is short, or is the whole and wrong; and any wrong byte while no upstream
+// lies. Bytes that come before a content is verified, of a body that then
+// breaks off or of a part that was asked for, can be wrong while an upstream
+// lies. Their client finds that out by the digest, and begins again.
 func (c *client) judge(t target, p part, from, to int64) part {
 	whole := from == 0 && to == int64(len(c.content.bodies[t.digest]))
 	clean := p.failure == fine
@@ -210,7 +210,7 @@ func (c *client) head(ctx context.Context, t target) failure {
 	return failed
 }
 
-// accept is what docker accepts.
+// accept returns the media types that docker accepts.
 func (c *client) accept() http.Header {
 	return http.Header{"Accept": {ocispec.MediaTypeImageIndex, ocispec.MediaTypeImageManifest}}
 }

@@ -98,7 +98,7 @@ func (m *mirror) configPath() string { return filepath.Join(m.dir, "config", "co
 // logged counts the lines of the log that hold a text.
 func (m *mirror) logged(text string) int { return strings.Count(m.Log(), text) }
 
-// variant is what differs between the configurations that the troublemaker
+// variant is the difference between the configurations that the troublemaker
 // writes. All of them serve the same names.
 type variant struct {
 	swapped   bool   // the order of the upstreams
@@ -154,7 +154,7 @@ func (m *mirror) configure(config string) {
 	}
 }
 
-// metrics are the sums of what the mirror says about itself, by name.
+// metrics are the sums of the mirror's metrics, by name.
 type metrics map[string]float64
 
 // metrics asks the mirror. It fails while the mirror is down.

@@ -7,7 +7,7 @@ import (
 	"github.com/weirhq/weir/tests/harness"
 )
 
-// level is what an idle mirror holds.
+// level is the number of goroutines and file descriptors of an idle mirror.
 type level struct{ goroutines, fds float64 }
 
 // observer watches the mirror's process.
@@ -44,10 +44,10 @@ func (o *observer) run(ctx context.Context) {
 	}
 }
 
-// settle waits until the mirror has nothing under way, and returns its level
-// once holds says that it may be. Where it never is, that is the last level.
-// The upstreams hang up first: what the mirror keeps open for the next request
-// is no leak.
+// settle waits until the mirror has nothing under way and holds accepts its
+// level, and returns that level. If this never happens, it returns the last
+// level. The upstreams hang up first: a connection that the mirror keeps open
+// for the next request is no leak.
 func (s *soak) settle(holds func(level) bool) (level, bool) {
 	for _, proxy := range s.proxies {
 		proxy.hangUp()

@@ -14,7 +14,8 @@ import (
 )
 
 // proxy is a TCP proxy before a registry. It can go away and come back on its
-// address, and do what networks and bad registries do to what passes.
+// address, and it can stall, slow, cut and corrupt answers as networks and bad
+// registries do.
 type proxy struct {
 	t      *testing.T
 	addr   string // where it listens
@@ -31,7 +32,7 @@ type proxy struct {
 	running  sync.WaitGroup
 }
 
-// conditions are what befalls the answers on all connections of a proxy.
+// conditions change the answers on all connections of a proxy.
 type conditions struct {
 	stalled  bool          // nothing passes
 	pace     time.Duration // for each chunk; 0: none
@@ -140,7 +141,7 @@ func (p *proxy) serve(client net.Conn) {
 	defer p.release(registry)
 	var x exchange
 	p.running.Go(func() {
-		// Whatever ends one direction ends both, and with it the other copy.
+		// The end of one direction ends both, and with it the other copy.
 		defer client.Close()
 		defer registry.Close()
 		_, _ = io.Copy(registry, io.TeeReader(client, &x))
@@ -148,7 +149,8 @@ func (p *proxy) serve(client net.Conn) {
 	p.deliver(client, registry, &x)
 }
 
-// deliver copies what the registry answers, under the conditions of the moment.
+// deliver copies the answers of the registry, under the conditions of the
+// moment.
 func (p *proxy) deliver(client, registry net.Conn, x *exchange) {
 	buf := make([]byte, chunk)
 	random := rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))

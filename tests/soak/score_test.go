@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 )
 
-// score counts what the clients see.
+// score counts the answers that the clients see.
 type score struct {
 	pulls      atomic.Int64 // that came to their end
 	givenUp    atomic.Int64 // pulls that did not, in spite of all tries
@@ -27,7 +27,7 @@ type score struct {
 	failures   map[failure]int
 	lit        map[failure]int // those while the mirror and an upstream were well
 	violations []string
-	reasons    []string // what the mirror said about some of the lit ones
+	reasons    []string // the mirror's reasons for some of the lit ones
 }
 
 // shownReasons is how many reasons are kept.
@@ -62,21 +62,21 @@ func (s *score) failed(f failure, light bool) {
 	}
 }
 
-// explained notes what the mirror said about a failure that it had while it and
-// an upstream were well. The report shows some of them.
-func (s *score) explained(what string) {
+// explained notes the mirror's reason for a failure that it had while it and an
+// upstream were well. The report shows some of them.
+func (s *score) explained(label string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.reasons) < shownReasons {
-		s.reasons = append(s.reasons, what)
+		s.reasons = append(s.reasons, label)
 	}
 }
 
-// violated notes what must not happen.
-func (s *score) violated(what string) {
+// violated notes an answer that must not happen.
+func (s *score) violated(label string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.violations = append(s.violations, what)
+	s.violations = append(s.violations, label)
 }
 
 // counts returns how often each failure was seen, and in how many of the cases

@@ -25,8 +25,8 @@ const (
 	// longSoak is from when on the mirror is the one that is shipped, and
 	// troubles last longer than its patience with upstreams.
 	longSoak = 2 * time.Minute
-	// mostMemory is what the mirror may ever hold, however long the soak and
-	// whatever happens: it is about the same after a minute and after an hour.
+	// mostMemory is the limit of the mirror's memory, however long the soak: it
+	// is about the same after a minute and after an hour.
 	mostMemory = 256 * mib
 	// raceFactor is by how much the race detector multiplies that at most.
 	raceFactor = 4
@@ -39,7 +39,7 @@ const (
 	lastLife = 4
 )
 
-// soak is the cast and what is known about it.
+// soak is the cast and the state of the soak.
 type soak struct {
 	t        *testing.T
 	duration time.Duration
@@ -58,8 +58,8 @@ type soak struct {
 	kills    atomic.Int64
 }
 
-// Whatever fails around the mirror, no client ever gets wrong bytes or is told
-// that what exists does not, and nothing is left behind.
+// While everything around the mirror fails, no client ever gets wrong bytes or
+// a 404 for content that exists, and nothing is left behind.
 func TestSoak(t *testing.T) {
 	testutil.Long(t, "the soak")
 	s := newSoak(t)

@@ -69,7 +69,7 @@ func (s *tokens) auth() string {
 		s.server.URL+"/token", tokenService, tokenIssuer, s.bundle)
 }
 
-// ServeHTTP gives a token for whatever is asked for.
+// ServeHTTP gives a token for any scope.
 func (s *tokens) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	type access struct {
 		Type    string   `json:"type"`

@@ -79,8 +79,8 @@ func (m *troublemaker) note(lane, name string) {
 	m.log(lane, name)
 }
 
-func (m *troublemaker) log(lane, what string) {
-	m.t.Logf("%7.2fs %s: %s", time.Since(m.soak.started).Seconds(), lane, what)
+func (m *troublemaker) log(lane, label string) {
+	m.t.Logf("%7.2fs %s: %s", time.Since(m.soak.started).Seconds(), lane, label)
 }
 
 // upstream returns the troubles of an upstream. All but the slow network are

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// weather is what was broken when. A failure that a client sees is judged by
-// it: there must be none, or hardly any, while the mirror and one upstream are
-// well.
+// weather is the record of faults and their times. A failure that a client sees
+// is judged by it: there must be none, or hardly any, while the mirror and one
+// upstream are well.
 type weather struct {
 	mu        sync.Mutex
 	mirror    int    // troubles that keep the mirror from answering

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// compilers returns what the compilers and linkers below a process work on. It
+// compilers returns the work of the compilers and linkers below a process. It
 // reads /proc, so elsewhere than on Linux it returns nothing.
 func compilers(ancestor int) []string {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is well formed
@@ -30,7 +30,7 @@ func compilers(ancestor int) []string {
 	return list
 }
 
-// workOf says what a command line of Go's tools does, or returns "".
+// workOf describes the work of a command line of Go's tools, or returns "".
 func workOf(args []string) string {
 	switch filepath.Base(args[0]) {
 	case "compile":

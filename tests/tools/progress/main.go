@@ -1,6 +1,5 @@
-// Progress runs a command, and whenever that has printed nothing for a while it
-// prints what the command is busy with: the tests that run, and the packages
-// that are being compiled.
+// Progress runs a command. Whenever that has printed nothing for half a minute,
+// progress prints the tests that run and the packages that are being compiled.
 //
 //	progress [-C DIRECTORY] go test -race ./...
 //	progress [-C DIRECTORY] go vet ./...
@@ -22,7 +21,7 @@ import (
 	"time"
 )
 
-// silence is how long nothing is printed before progress says what is going on.
+// silence is how long nothing is printed before a line about the running work.
 // Half a minute is short enough to be believed and long enough to stay out of
 // the way.
 const silence = 30 * time.Second
@@ -73,7 +72,7 @@ func run(args []string, screen *screen, results *results) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// heartbeat prints what is going on after each silence.
+// heartbeat prints a line about the running work after each silence.
 func heartbeat(screen *screen, results *results) {
 	begun := time.Now()
 	for range time.Tick(time.Second) {
@@ -84,7 +83,7 @@ func heartbeat(screen *screen, results *results) {
 		if len(busy) == 0 {
 			busy = []string{"waiting"}
 		}
-		// A long list helps nobody.
+		// A long list is not read.
 		if rest := len(busy) - 4; rest > 0 {
 			busy = append(busy[:4], fmt.Sprintf("and %d more", rest))
 		}

@@ -24,7 +24,7 @@ type event struct {
 // test names a test of a package. A package itself is the test "".
 type test struct{ pkg, name string }
 
-// results follows tests and prints what they come to.
+// results follows tests and prints their results.
 type results struct {
 	screen *screen
 
@@ -56,7 +56,7 @@ func (r *results) follow(events io.Reader) {
 	}
 }
 
-// see notes an event and prints what it ends.
+// see notes an event, and prints the result of a test or package that it ends.
 func (r *results) see(e event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
