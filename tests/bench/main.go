@@ -45,7 +45,7 @@ func bench(ctx context.Context, dir string, out io.Writer) error {
 		return err
 	}
 	defer m.stop()
-	fmt.Fprintf(out, "%s, %d processors, %s\n\n| what | figure |\n|---|---|\n",
+	fmt.Fprintf(out, "%s, %d processors, %s\n\n| measurement | figure |\n|---|---|\n",
 		runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
 	for _, measure := range []func(context.Context, *mirror, *upstream) ([]row, error){
 		coldBlob, warmBlob, warmManifests, manyColdBlobs,
