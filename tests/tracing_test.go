@@ -314,7 +314,7 @@ func TestTracesAreDocumented(t *testing.T) {
 	page, err := os.ReadFile("../docs/tracing.md")
 	harness.Must(t, err)
 	names := 0
-	for _, file := range []string{"../registry/trace.go", "../storage/trace.go", "../upstream/trace.go"} {
+	for _, file := range []string{"../registry/trace.go", "../storage/download/trace.go", "../upstream/trace.go"} {
 		source, err := os.ReadFile(file)
 		harness.Must(t, err)
 		for _, name := range regexp.MustCompile(`"(weir\.[a-z]+)"`).FindAllStringSubmatch(string(source), -1) {
