@@ -43,25 +43,25 @@ var within = map[string][]string{
 // alone are packages that some of ours keep to themselves.
 var alone = map[string]string{
 	module + "config":              "app cmd/weir",
-	"github.com/fsnotify/fsnotify": "app cmd/weir",
+	"github.com/fsnotify/fsnotify": "app",
 	"github.com/spf13/cobra":       "cmd/weir",
 	"github.com/BurntSushi/toml":   "config",
 	"github.com/dlclark/regexp2":   "config namespace namespace/route",
 	"github.com/gorilla/mux":       "app registry",
-	"github.com/redis/go-redis/v9": "app cmd/weir tokencache upstream/sharedcooldown",
+	"github.com/redis/go-redis/v9": "app tokencache upstream/sharedcooldown",
 	"github.com/felixge/httpsnoop": "registry",
 	"github.com/google/go-cmp/cmp": "",
 	"go.uber.org/goleak":           "",
 
-	"github.com/coreos/go-systemd/v22/daemon": "app cmd/weir",
+	"github.com/coreos/go-systemd/v22/daemon": "app",
 
-	"go.opentelemetry.io/otel":                                        "app cmd/weir", // its globals
-	"go.opentelemetry.io/otel/sdk/trace":                              "app cmd/weir",
-	"go.opentelemetry.io/otel/sdk/resource":                           "app cmd/weir",
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace":               "app cmd/weir",
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc": "app cmd/weir",
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp": "app cmd/weir",
-	"go.opentelemetry.io/contrib/propagators/autoprop":                "app cmd/weir",
+	"go.opentelemetry.io/otel":                                        "app", // its globals
+	"go.opentelemetry.io/otel/sdk/trace":                              "app",
+	"go.opentelemetry.io/otel/sdk/resource":                           "app",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace":               "app",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc": "app",
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp": "app",
+	"go.opentelemetry.io/contrib/propagators/autoprop":                "app",
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp":   "registry",
 
 	"github.com/distribution/reference": "config oci",

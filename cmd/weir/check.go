@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os/signal"
 	"strconv"
 	"syscall"
@@ -14,10 +13,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
-	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
-	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -100,9 +98,12 @@ func (o onlineOptions) validate(cmd *cobra.Command, online bool) error {
 func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	m, closing := probingMirror()
-	defer closing()
-	checks, err := m.checks(ctx, cfg, opts.images, stderr)
+	open, err := app.OpenUpstreams(cfg)
+	if err != nil {
+		return failure{exitFailed, err}
+	}
+	defer open.Close()
+	checks, err := checks(ctx, cfg, open, opts.images, stderr)
 	if err != nil {
 		return err
 	}
@@ -169,32 +170,10 @@ func (c *check) probe(ctx context.Context) {
 	}
 }
 
-// probingMirror makes a mirror of which there are only the clients of upstreams,
-// with tokens of their own.
-func probingMirror() (m *mirror, closing func()) {
-	m = &mirror{log: slog.New(slog.DiscardHandler)}
-	m.tokens = tokencache.New(tokencache.NewMemory(tokensInMemory), nil)
-	m.clients = newClients(m.tokens, nil, m.log)
-	return m, func() {
-		m.clients.close()
-		m.tokens.Close()
-	}
-}
-
 // checks makes the checks of a configuration, in its order. The images are those
 // of the command line.
-func (m *mirror) checks(ctx context.Context, cfg *config.Config, images []string, stderr io.Writer) ([]*check, error) {
-	keep := m.clients.begin()
-	defer m.clients.commit(keep)
-	var specs []namespace.Spec
-	for _, repo := range cfg.Namespaces {
-		spec, err := m.spec(cfg, repo, keep)
-		if err != nil {
-			return nil, failure{exitFailed, fmt.Errorf("repository.%q: %w", repo.Key, err)}
-		}
-		specs = append(specs, spec)
-	}
-	try, err := namedImages(specs, images)
+func checks(ctx context.Context, cfg *config.Config, open *app.Upstreams, images []string, stderr io.Writer) ([]*check, error) {
+	try, err := namedImages(open.Specs, images)
 	if err != nil {
 		return nil, err
 	}
@@ -207,12 +186,9 @@ func (m *mirror) checks(ctx context.Context, cfg *config.Config, images []string
 	}
 	var checks []*check
 	known := make(map[place]*check)
-	for _, repo := range cfg.Namespaces {
+	for n, repo := range cfg.Namespaces {
 		for i, u := range repo.Upstreams {
-			client, err := m.clients.get(keep, u, int64(cfg.Global.MaxManifestSize))
-			if err != nil {
-				return nil, failure{exitFailed, err}
-			}
+			client := open.Clients[n][i]
 			c := known[place{client, repo.Offline}]
 			if c == nil {
 				c = &check{

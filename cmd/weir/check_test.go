@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/upstream"
@@ -155,9 +156,12 @@ offline = true
 url = "https://registry.example"
 `)
 	var stderr strings.Builder
-	m, closing := probingMirror()
-	defer closing()
-	checks, err := m.checks(t.Context(), cfg, []string{"b/app:1.2"}, &stderr)
+	open, err := app.OpenUpstreams(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	checks, err := checks(t.Context(), cfg, open, []string{"b/app:1.2"}, &stderr)
 	if err != nil {
 		t.Fatal(err)
 	}

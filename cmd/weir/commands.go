@@ -8,12 +8,12 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 )
 
@@ -52,7 +52,10 @@ A change of a configuration file, or SIGHUP, takes effect without a restart.`,
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), *paths, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			if err := app.Run(cmd.Context(), *paths, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
+				return failure{exitFailed, err}
+			}
+			return nil
 		},
 	}
 }
@@ -124,26 +127,8 @@ func versionCommand() *cobra.Command {
 }
 
 func printVersion(w io.Writer) {
-	version, revision := buildVersion()
+	version, revision := app.Version()
 	fmt.Fprintf(w, "weir %s (%s, %s, %s/%s)\n", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-}
-
-// buildVersion returns the module's version and the revision it was built from.
-func buildVersion() (version, revision string) {
-	version, revision = "devel", "unknown revision"
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return version, revision
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		version = v
-	}
-	for _, setting := range info.Settings {
-		if setting.Key == "vcs.revision" {
-			revision = setting.Value
-		}
-	}
-	return version, revision
 }
 
 // load reads and validates the configuration.

@@ -1,9 +1,7 @@
 // Command weir is a pull-through mirror for OCI registries.
 //
-// The package wires the others together and is the only one that knows the
-// configuration and the objects that come of it: serve.go is the life of a
-// server, build.go makes its parts, reload.go swaps those that a change of
-// configuration touches.
+// The package holds the commands: their flags, their help, their output and their
+// exit codes. Package app makes the mirror.
 package main
 
 import (

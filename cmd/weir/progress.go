@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
 
 	"github.com/weirhq/weir/storage/maintain"
 )
@@ -93,4 +95,9 @@ func (l *lines) end(bool) {}
 func far(doing string, so, total maintain.Amount) string {
 	percent := 100 * float64(so.Bytes) / float64(max(total.Bytes, 1))
 	return fmt.Sprintf("%s: %.0f%% (%s)", doing, min(percent, 100), describe(so))
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }

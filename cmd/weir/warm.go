@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -265,4 +266,17 @@ func (s *warmSum) conclude(ctx context.Context, stdout io.Writer) error {
 
 func amounts(brought, present warm.Amount) string {
 	return "new " + describe(maintain.Amount(brought)) + "; already there " + describe(maintain.Amount(present))
+}
+
+// parsePlatforms reads the platforms of the command line.
+func parsePlatforms(texts []string) ([]ocispec.Platform, error) {
+	var platforms []ocispec.Platform
+	for _, text := range texts {
+		p, err := oci.ParsePlatform(text)
+		if err != nil {
+			return nil, err
+		}
+		platforms = append(platforms, p)
+	}
+	return platforms, nil
 }

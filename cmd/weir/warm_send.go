@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/oci"
 )
 
@@ -25,6 +26,9 @@ const (
 	// headerTimeout bounds the wait for an answer to begin: the mirror may
 	// have to wait for its upstream, or for a place among its downloads.
 	headerTimeout = 10 * time.Minute
+	// idleTimeout is how long an unused connection is kept: as long as the mirror
+	// keeps its end.
+	idleTimeout = 2 * time.Minute
 )
 
 // final is a failure that another attempt would not mend.
@@ -68,7 +72,7 @@ func (s mirrorSource) send(ctx context.Context, method, path string, header http
 	for name, values := range header {
 		req.Header[name] = values
 	}
-	version, _ := buildVersion()
+	version, _ := app.Version()
 	req.Header.Set("User-Agent", "weir-warm/"+version)
 	resp, err := s.client.Do(req)
 	if err != nil {

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -23,8 +23,10 @@ const (
 	maxHeaderBytes    = 64 << 10
 )
 
-// serve runs the mirror until a signal ends it.
-func serve(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr io.Writer) error {
+// Run runs the mirror of a validated configuration until SIGINT, SIGTERM or the
+// end of the context, and drains it. It reloads the configuration from paths when
+// their files change. It prints where it listens on stdout, and logs to stderr.
+func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	level := new(slog.LevelVar)
@@ -35,17 +37,17 @@ func serve(ctx context.Context, paths []string, cfg *config.Config, stdout, stde
 	}
 	m, err := build(cfg, log)
 	if err != nil {
-		return failure{exitFailed, err}
+		return err
 	}
 	defer m.close()
 	listener, err := net.Listen("tcp", cfg.Server.Address())
 	if err != nil {
-		return failure{exitFailed, fmt.Errorf("cannot listen (server.bind_address, server.port): %w", err)}
+		return fmt.Errorf("cannot listen (server.bind_address, server.port): %w", err)
 	}
 	reloads, err := newReloader(m, paths, cfg, level)
 	if err != nil {
 		listener.Close()
-		return failure{exitFailed, err}
+		return err
 	}
 	defer reloads.close()
 
@@ -59,7 +61,7 @@ func serve(ctx context.Context, paths []string, cfg *config.Config, stdout, stde
 
 	select {
 	case err := <-served:
-		return failure{exitFailed, fmt.Errorf("serving %s: %w", address, err)}
+		return fmt.Errorf("serving %s: %w", address, err)
 	case <-ctx.Done():
 	}
 	stop() // a second signal ends the program at once
@@ -109,10 +111,10 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		server.Close()
-		return failure{exitFailed, fmt.Errorf("requests or downloads were cut off: they did not end within %s (global.shutdown_drain_secs)", limit)}
+		return fmt.Errorf("requests or downloads were cut off: they did not end within %s (global.shutdown_drain_secs)", limit)
 	}
 	if err != nil {
-		return failure{exitFailed, err}
+		return err
 	}
 	m.tracing.close(ctx)
 	m.log.Info("all requests and downloads have ended")

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -110,7 +110,7 @@ func basicAuth(user *url.Userinfo) string {
 // describeProcess says what the spans come from. The standard variables have
 // the last word.
 func describeProcess(ctx context.Context) (*resource.Resource, error) {
-	version, _ := buildVersion()
+	version, _ := Version()
 	return resource.New(ctx,
 		resource.WithTelemetrySDK(),
 		resource.WithHost(),

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"crypto/sha256"
@@ -90,7 +90,7 @@ func (c *clients) newClient(u config.Upstream, files material, maxManifestSize i
 	if err != nil {
 		return nil, err
 	}
-	version, _ := buildVersion()
+	version, _ := Version()
 	opts := upstream.Options{
 		URL: u.URL.Std(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 // runtime, and what the kernel counts.
 func newGatherer() *prometheus.Registry {
 	r := prometheus.NewRegistry()
-	version, revision := buildVersion()
+	version, revision := Version()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "weir_build_info", Help: "1, labelled with what is running.",
 		ConstLabels: prometheus.Labels{"version": version, "revision": revision},

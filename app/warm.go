@@ -1,11 +1,10 @@
-package main
+package app
 
 import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace/keepwarm"
-	"github.com/weirhq/weir/oci"
 )
 
 // keptWarm returns the images that a namespace keeps in the cache.
@@ -24,17 +23,4 @@ func keptWarm(lists []config.Warm) []keepwarm.Image {
 		}
 	}
 	return all
-}
-
-// parsePlatforms reads the platforms of the command line.
-func parsePlatforms(texts []string) ([]ocispec.Platform, error) {
-	var platforms []ocispec.Platform
-	for _, text := range texts {
-		p, err := oci.ParsePlatform(text)
-		if err != nil {
-			return nil, err
-		}
-		platforms = append(platforms, p)
-	}
-	return platforms, nil
 }
