@@ -11,16 +11,15 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/app"
+	"github.com/weirhq/weir/check"
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
-	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/disk"
 )
-
-// maxProbes is how many upstreams are probed at once.
-const maxProbes = 8
 
 // onlineOptions are the flags of check --online.
 type onlineOptions struct {
@@ -94,7 +93,7 @@ func (o onlineOptions) validate(cmd *cobra.Command, online bool) error {
 	return nil
 }
 
-// checkOnline probes all upstreams of a configuration and prints what it found.
+// checkOnline probes all upstreams of a configuration and prints their state.
 func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -103,37 +102,24 @@ func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, st
 		return failure{exitFailed, err}
 	}
 	defer open.Close()
-	checks, err := checks(ctx, cfg, open, opts.images, stderr)
+	images, err := namedImages(open.Specs, opts.images)
 	if err != nil {
 		return err
 	}
+	if err := addCached(ctx, cfg, images); err != nil {
+		fmt.Fprintln(stderr, "warning: cannot look up what is cached, to ask upstreams for that:", err)
+	}
 	probing, cancel := context.WithTimeoutCause(ctx, opts.timeout, fmt.Errorf("it was not done within %s (--timeout)", opts.timeout))
 	defer cancel()
-	var group errgroup.Group
-	group.SetLimit(maxProbes)
-	for _, c := range checks {
-		group.Go(func() error {
-			c.probe(probing)
-			return nil
-		})
-	}
-	_ = group.Wait() // a probe's failure is part of its report
+	results := check.Run(probing, targets(cfg, open), images)
 	if ctx.Err() != nil {
 		return failure{exitFailed, errors.New("interrupted before it was done")}
 	}
-	return report(checks, opts.output, stdout)
+	return report(results, opts.output, stdout)
 }
 
-// report prints what was found. Its error says how many have failed.
-func report(checks []*check, output string, w io.Writer) error {
-	results := make([]result, len(checks))
-	failed := 0
-	for i, c := range checks {
-		results[i] = c.result(time.Now())
-		if results[i].Status == statusFailed {
-			failed++
-		}
-	}
+// report prints results. Its error says how many upstreams have failed.
+func report(results []check.Result, output string, w io.Writer) error {
 	write := writeTable
 	if output == "json" {
 		write = writeJSON
@@ -141,66 +127,60 @@ func report(checks []*check, output string, w io.Writer) error {
 	if err := write(w, results); err != nil {
 		return failure{exitFailed, err}
 	}
+	failed := 0
+	for _, r := range results {
+		if r.Status == check.StatusFailed {
+			failed++
+		}
+	}
 	if failed > 0 {
 		return failure{exitFailed, fmt.Errorf("upstreams that failed: %d of %d", failed, len(results))}
 	}
 	return nil
 }
 
-// check is one upstream with one set of credentials, and the keys of all places
-// in the configuration that name it.
-type check struct {
-	keys        []string
-	host        string
-	credentials bool
-	certificate bool
-	offline     bool
-	client      *upstream.Client
-	image       image
-	report      upstream.Report
-}
-
-func (c *check) probe(ctx context.Context) {
-	if !c.offline {
-		// An empty reference is no error: then only the API's root is asked.
-		reference, _ := oci.ParseReference(c.image.reference)
-		c.report = c.client.Probe(ctx, upstream.ProbeOptions{
-			Repository: c.image.repository, Reference: reference, Blob: c.image.blob, Spend: c.image.origin == named,
-		})
-	}
-}
-
-// checks makes the checks of a configuration, in its order. The images are those
-// of the command line.
-func checks(ctx context.Context, cfg *config.Config, open *app.Upstreams, images []string, stderr io.Writer) ([]*check, error) {
-	try, err := namedImages(open.Specs, images)
+// namedImages returns the images of the command line.
+func namedImages(specs []namespace.Spec, texts []string) (*check.Images, error) {
+	images, err := check.NewImages(specs)
 	if err != nil {
 		return nil, err
 	}
-	if err := addCached(ctx, cfg, try); err != nil {
-		fmt.Fprintln(stderr, "warning: cannot look up what is cached, to ask upstreams for that:", err)
-	}
-	type place struct {
-		client  *upstream.Client
-		offline bool
-	}
-	var checks []*check
-	known := make(map[place]*check)
-	for n, repo := range cfg.Namespaces {
-		for i, u := range repo.Upstreams {
-			client := open.Clients[n][i]
-			c := known[place{client, repo.Offline}]
-			if c == nil {
-				c = &check{
-					host: client.Host(), client: client, offline: repo.Offline,
-					credentials: u.Username != "", certificate: u.ClientCertificate != "",
-				}
-				known[place{client, repo.Offline}] = c
-				checks = append(checks, c)
-			}
-			c.keys = append(c.keys, fmt.Sprintf("repository.%q.upstream[%d]", repo.Key, i))
-			c.image = better(c.image, try[repo.Key], wellKnown(u))
+	for _, text := range texts {
+		image, err := oci.ParseImage(text)
+		if err != nil {
+			return nil, fmt.Errorf("--image: %w", err)
+		}
+		if err := images.Add(image); err != nil {
+			return nil, fmt.Errorf("--image %s: %w", text, err)
 		}
 	}
-	return checks, nil
+	return images, nil
+}
+
+// addCached adds images that the mirror has cached. The mirror may be running.
+func addCached(ctx context.Context, cfg *config.Config, images *check.Images) error {
+	store, err := disk.Open(cfg.BlobStore.FS.RootDir, disk.Options{Existing: true})
+	if errors.Is(err, disk.ErrNoStore) {
+		return nil // the mirror has never run, so nothing is cached
+	}
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return images.AddCached(ctx, catalog.New(store.Records(), catalog.Options{}))
+}
+
+// targets returns all upstreams of a configuration, in its order.
+func targets(cfg *config.Config, open *app.Upstreams) []check.Target {
+	var targets []check.Target
+	for n, repo := range cfg.Namespaces {
+		for i, u := range repo.Upstreams {
+			targets = append(targets, check.Target{
+				Namespace: repo.Key, Key: fmt.Sprintf("repository.%q.upstream[%d]", repo.Key, i),
+				URL: u.URL.Std(), Client: open.Clients[n][i], Offline: repo.Offline,
+				Credentials: u.Username != "", Certificate: u.ClientCertificate != "",
+			})
+		}
+	}
+	return targets
 }

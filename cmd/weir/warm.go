@@ -19,10 +19,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/internal/hosts"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage/maintain"
 	"github.com/weirhq/weir/warm"
+	"github.com/weirhq/weir/warm/remote"
 )
 
 // contentsAtOnce is how many contents of one image come at once.
@@ -98,7 +100,7 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 		return nil, err
 	}
 	j := &warmJob{mirror: mirror, jobs: f.jobs, quiet: f.quiet,
-		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce, MaxManifest: maxManifest}}
+		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce, MaxManifest: remote.MaxManifest}}
 	for _, image := range args {
 		if err := j.add(image); err != nil {
 			return nil, err
@@ -191,9 +193,10 @@ func sameHost(a, b string) bool {
 func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	client := newWarmClient(j.jobs * contentsAtOnce)
-	defer client.CloseIdleConnections()
-	if err := (mirrorSource{client, j.mirror.JoinPath("v2")}).ping(ctx); err != nil {
+	version, _ := app.Version()
+	mirror := remote.New(j.mirror, "weir-warm/"+version, j.jobs*contentsAtOnce)
+	defer mirror.Close()
+	if err := mirror.Ping(ctx); err != nil {
 		return fmt.Errorf("no mirror answers: %w", err)
 	}
 	sum := &warmSum{shown: newScreen(stdout, silent(j.quiet, stderr)), quiet: j.quiet}
@@ -202,8 +205,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	for i, image := range j.parsed {
 		group.Go(func() error {
 			if ctx.Err() == nil {
-				src := mirrorSource{client, j.mirror.JoinPath("v2", image.Name)}
-				sum.bring(ctx, src, j.images[i], image.Reference.String(), j.options)
+				sum.bring(ctx, mirror.Repository(image.Name), j.images[i], image.Reference.String(), j.options)
 			}
 			return nil
 		})

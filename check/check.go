@@ -1,0 +1,106 @@
+// Package check probes the upstreams of a configuration and reports how each of
+// them is doing, for weir check --online.
+//
+// [Run] probes [Target]s with the clients of the mirror, so a proxy, credentials
+// and certificates are those of a pull. A probe asks for an image, which comes
+// from [Images]: one that the operator named, one that the mirror has cached, or a
+// well-known public one. result.go turns the probe's report into a [Result].
+package check
+
+import (
+	"context"
+	"net/url"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/upstream"
+)
+
+// maxProbes is how many upstreams are probed at once. A probe waits for the
+// network most of the time; eight finish a long list soon and surprise no
+// firewall.
+const maxProbes = 8
+
+// Target is one upstream of one namespace, as the configuration names it.
+type Target struct {
+	Namespace   string // its key
+	Key         string // in the configuration: repository."ghcr.io".upstream[0]
+	URL         *url.URL
+	Client      *upstream.Client
+	Credentials bool // the client has a username
+	Certificate bool // the client has a certificate
+	Offline     bool // the namespace contacts no upstream, so neither does a probe
+}
+
+// Run probes all targets and returns a result for each client, in the order of
+// the targets. Targets with the same client are probed once. When the context
+// ends, the probes that are not done fail with its cause.
+func Run(ctx context.Context, targets []Target, images *Images) []Result {
+	checks := combine(targets, images)
+	var group errgroup.Group
+	group.SetLimit(maxProbes)
+	for _, c := range checks {
+		group.Go(func() error {
+			c.probe(ctx)
+			return nil // a probe's failure is part of its report
+		})
+	}
+	_ = group.Wait()
+	results := make([]Result, len(checks))
+	for i, c := range checks {
+		results[i] = c.result(time.Now())
+	}
+	return results
+}
+
+// check is one upstream with one set of credentials.
+type check struct {
+	keys        []string // of all places in the configuration that name it
+	host        string
+	credentials bool
+	certificate bool
+	offline     bool
+	client      *upstream.Client
+	image       image
+	report      upstream.Report
+}
+
+// combine makes one check of all targets that have the same client. An offline
+// namespace does not keep another one's upstream from being probed.
+func combine(targets []Target, images *Images) []*check {
+	type place struct {
+		client  *upstream.Client
+		offline bool
+	}
+	var checks []*check
+	known := make(map[place]*check)
+	for _, t := range targets {
+		at := place{t.Client, t.Offline}
+		c := known[at]
+		if c == nil {
+			c = &check{
+				host: t.Client.Host(), client: t.Client, offline: t.Offline,
+				credentials: t.Credentials, certificate: t.Certificate,
+			}
+			known[at] = c
+			checks = append(checks, c)
+		}
+		c.keys = append(c.keys, t.Key)
+		c.image = bestImage(c.image, images.byKey[t.Namespace], wellKnown(t.URL))
+	}
+	return checks
+}
+
+// probe asks the upstream for its image. Only the API's root is asked if there is
+// none.
+func (c *check) probe(ctx context.Context) {
+	if c.offline {
+		return
+	}
+	c.report = c.client.Probe(ctx, upstream.ProbeOptions{
+		Repository: c.image.repository, Reference: c.image.reference, Blob: c.image.blob,
+		// A read that counts against a rate limit needs the operator's word.
+		Spend: c.image.origin == named,
+	})
+}

@@ -1,0 +1,189 @@
+package check
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/internal/units"
+	"github.com/weirhq/weir/upstream"
+)
+
+const (
+	// skewLimit is the largest difference between an upstream's clock and ours
+	// that is ignored. Tokens are valid for a minute or more, so half a minute
+	// does no harm.
+	skewLimit = 30 * time.Second
+	// expirySoon is how long before its end a certificate is remarked on. Two
+	// weeks leave time to renew it.
+	expirySoon = 14 * 24 * time.Hour
+)
+
+// Values of [Result.Status].
+const (
+	StatusOK      = "ok"
+	StatusFailed  = "failed"
+	StatusSkipped = "skipped" // the namespace is offline
+)
+
+// Values of [Result.Authentication].
+const (
+	LoginAccepted  = "accepted"
+	LoginAnonymous = "anonymous"
+	LoginRefused   = "refused"
+	LoginUnknown   = "unknown"
+)
+
+// Result is the state of one upstream. The names in JSON are for scripts and do
+// not change. A null stands for a feature that was not tried, or for a figure that
+// the upstream did not send.
+type Result struct {
+	Upstream           string     `json:"upstream"` // host
+	Keys               []string   `json:"keys"`     // in the configuration
+	Status             string     `json:"status"`
+	Image              string     `json:"image"` // that was asked for; "": only the API's root was
+	Reachable          bool       `json:"reachable"`
+	LatencyMS          *float64   `json:"latency_ms"`
+	Authentication     string     `json:"authentication"`
+	Challenge          string     `json:"challenge"` // basic, bearer, or "" for none
+	Head               *bool      `json:"head"`
+	Range              *bool      `json:"range"`
+	RateLimit          *RateLimit `json:"rate_limit"`
+	RedirectsTo        []string   `json:"redirects_to"`
+	ClockSkewSeconds   *int64     `json:"clock_skew_seconds"` // positive: the upstream's clock is ahead
+	CertificateExpires *time.Time `json:"certificate_expires"`
+	Errors             []string   `json:"errors"`
+	Remarks            []string   `json:"remarks"`
+}
+
+// RateLimit is an upstream's limit on requests.
+type RateLimit struct {
+	Limit         int   `json:"limit"`
+	Remaining     int   `json:"remaining"`
+	WindowSeconds int64 `json:"window_seconds"` // 0: the upstream does not say
+}
+
+// result turns the report of a probe into a result.
+func (c *check) result(now time.Time) Result {
+	r := Result{
+		Upstream: c.host, Keys: c.keys, Status: StatusOK, Image: c.image.String(), Authentication: LoginUnknown,
+		RedirectsTo: []string{}, Errors: []string{}, Remarks: []string{},
+	}
+	if c.offline {
+		r.Status, r.Image = StatusSkipped, ""
+		return r
+	}
+	p := c.report
+	r.Reachable, r.Challenge = p.Reached, p.Challenge
+	r.Head, r.Range = asBool(p.Head), asBool(p.Range)
+	r.RedirectsTo = append(r.RedirectsTo, p.Redirects...)
+	if p.Reached {
+		r.LatencyMS = new(float64(p.Latency.Microseconds()) / 1000)
+	}
+	if p.Dated {
+		r.ClockSkewSeconds = new(int64(p.Skew / time.Second))
+	}
+	if !p.CertificateExpires.IsZero() {
+		r.CertificateExpires = new(p.CertificateExpires.UTC())
+	}
+	if l := p.RateLimit; l != nil {
+		r.RateLimit = &RateLimit{l.Limit, l.Remaining, int64(l.Window / time.Second)}
+	}
+	switch {
+	// Without a challenge the password was not used, and the certificate was.
+	case p.Accepted && p.Challenge == "" && c.certificate, p.Accepted && p.Challenge != "" && c.credentials:
+		r.Authentication = LoginAccepted
+	case p.Accepted:
+		r.Authentication = LoginAnonymous
+	}
+	c.classify(&r)
+	c.remark(&r, now)
+	if len(r.Errors) > 0 {
+		r.Status = StatusFailed
+	}
+	return r
+}
+
+func asBool(s upstream.Support) *bool {
+	if s == upstream.Untried {
+		return nil
+	}
+	return new(s == upstream.Supported)
+}
+
+// classify adds the failure that ended a probe, as an error or as a remark.
+func (c *check) classify(r *Result) {
+	if limit := c.report.RateLimit; limit != nil && limit.Limit > 0 && limit.Remaining == 0 {
+		r.Errors = append(r.Errors, fmt.Sprintf("its rate limit of %s is used up: %s", r.RateLimit, c.moreRequests()))
+	}
+	failed := c.report.Err
+	if failed == nil {
+		return
+	}
+	text := failed.Explain(func(string) string { return strings.Join(c.keys, " and ") })
+	switch {
+	case failed.Class == upstream.ClassNotFound:
+		// The upstream works; only the image was a wrong guess.
+		r.Remarks = append(r.Remarks, text+": name an image that it has with --image")
+	case failed.Class == upstream.ClassDenied && c.image.origin == public && !c.credentials:
+		// A public registry that has dropped its well-known image says "denied"
+		// to anonymous clients.
+		r.Remarks = append(r.Remarks, text+"; name an image that it has with --image")
+	case failed.Class == upstream.ClassDenied:
+		r.Authentication = LoginRefused
+		r.Errors = append(r.Errors, text)
+	default:
+		r.Errors = append(r.Errors, text)
+	}
+}
+
+func (c *check) moreRequests() string {
+	if c.credentials {
+		return "wait, raise tag_ttl, or add another upstream"
+	}
+	return "wait, or set username and password for a limit of your own"
+}
+
+// remark adds observations that are no failures.
+func (c *check) remark(r *Result, now time.Time) {
+	p := c.report
+	add := func(format string, args ...any) { r.Remarks = append(r.Remarks, fmt.Sprintf(format, args...)) }
+	if p.Head == upstream.Unsupported {
+		add("it refuses HEAD: each check of a tag reads the manifest, which may count against a rate limit")
+	}
+	if p.Range == upstream.Unsupported {
+		add("it ignores ranges: a download that breaks off begins anew")
+	}
+	if p.Skew.Abs() > skewLimit {
+		direction := "ahead of"
+		if p.Skew < 0 {
+			direction = "behind"
+		}
+		add("its clock is %s %s this machine's: check NTP here, since tokens and certificates have times in them", p.Skew.Abs(), direction)
+	}
+	if left := p.CertificateExpires.Sub(now); !p.CertificateExpires.IsZero() && left < expirySoon {
+		add("its certificate expires on %s", p.CertificateExpires.UTC().Format(time.DateOnly))
+	}
+	switch {
+	case p.Err != nil: // says itself why nothing more was tried
+	case c.image.origin == unknown:
+		add("HEAD and ranges were not tried: name an image of it with --image")
+	case p.Range == upstream.Untried && p.RateLimit != nil && c.image.origin != named:
+		add("ranges were not tried, since that takes up to two requests of the rate limit: name an image with --image to do so")
+	}
+}
+
+// String returns the limit and its window, such as "100 in 6h".
+func (l *RateLimit) String() string {
+	text := fmt.Sprint(l.Limit)
+	if l.WindowSeconds > 0 {
+		text += " in " + units.Duration(time.Duration(l.WindowSeconds)*time.Second)
+	}
+	return text
+}
+
+// ClockWrong reports whether the upstream's clock is so far off that tokens and
+// certificates may not work.
+func (r Result) ClockWrong() bool {
+	return r.ClockSkewSeconds != nil && (time.Duration(*r.ClockSkewSeconds)*time.Second).Abs() > skewLimit
+}

@@ -1,0 +1,110 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/weirhq/weir/oci"
+)
+
+const (
+	// attempts is how often a request is made before it counts as failed. With
+	// the pauses between them, a mirror has 7 s to come back.
+	attempts = 4
+	// firstPause is the pause before the second attempt. It doubles from then on.
+	firstPause = time.Second
+	// maxPause is the longest Retry-After that is waited for. A mirror that asks
+	// for more is at a rate limit of minutes or hours: the operator should know.
+	maxPause = time.Minute
+)
+
+// permanent is a failure that another attempt would not change.
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+// refusal is an answer of a mirror that is an error.
+type refusal struct {
+	status     int
+	message    string
+	retryAfter time.Duration
+}
+
+// Error returns the mirror's own words, which say more than the status.
+func (r refusal) Error() string {
+	if r.message == "" {
+		return fmt.Sprintf("the mirror answers %d %s", r.status, http.StatusText(r.status))
+	}
+	return fmt.Sprintf("%d: %s", r.status, r.message)
+}
+
+// send makes one request. Every answer but 200 and 206 is an error, which is
+// permanent if the mirror would say the same again. The caller closes the body.
+func (m *Mirror) send(ctx context.Context, method string, target *url.URL, header http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
+	if err != nil {
+		return nil, permanent{err}
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	req.Header.Set("User-Agent", m.userAgent)
+	resp, err := m.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	r := refusal{status: resp.StatusCode}
+	_, r.message = oci.ReadError(resp.Body)
+	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+		r.retryAfter = time.Duration(seconds) * time.Second
+	}
+	// 429 is the one answer of the client's kind that time changes.
+	if r.status < http.StatusInternalServerError && r.status != http.StatusTooManyRequests {
+		return nil, permanent{r}
+	}
+	return nil, r
+}
+
+// insist repeats an attempt until it succeeds, fails permanently, or has failed
+// four times. It pauses for 1, 2 and 4 s, or for as long as the mirror asks.
+func insist(ctx context.Context, attempt func() error) error {
+	pause := firstPause
+	for n := 1; ; n++ {
+		err := attempt()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if p, ok := errors.AsType[permanent](err); ok {
+			return p.error
+		}
+		wait := pause
+		if r, ok := errors.AsType[refusal](err); ok {
+			wait = max(wait, r.retryAfter)
+		}
+		if n == attempts || wait > maxPause {
+			return err
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+		pause *= 2
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
