@@ -13,38 +13,36 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// clients are the upstreams of all repositories. One that two configurations
-// have in common is the same client in both: it keeps its connections, and
-// what it knows about the upstream's health.
+// clients are the clients of all upstreams. An upstream that is equal in two
+// configurations has the same client in both, which keeps its connections and the
+// upstream's health.
 type clients struct {
 	tokens    *tokencache.Cache
 	cooldowns upstream.Cooldowns // may be nil
 	metrics   *upstream.Metrics
-	log       *slog.Logger
-	current   generation
+	logger    *slog.Logger
+	current   clientSet
 }
 
-// generation is the clients of one configuration.
-type generation map[clientKey]*upstream.Client
+// clientSet is the clients of one configuration. It starts empty, get fills it, and
+// commit or drop decides on it.
+type clientSet map[clientKey]*upstream.Client
 
-// clientKey is everything that makes one client different from another one,
-// the content of its files included.
+// clientKey holds everything that distinguishes two clients, including the content
+// of their files: a renewed certificate makes a new client.
 type clientKey struct {
 	config.Upstream
 	maxManifestSize int64
 	files           [sha256.Size]byte
 }
 
-func newClients(tokens *tokencache.Cache, metrics *upstream.Metrics, log *slog.Logger) *clients {
-	return &clients{tokens: tokens, metrics: metrics, log: log, current: generation{}}
+func newClients(tokens *tokencache.Cache, cooldowns upstream.Cooldowns, metrics *upstream.Metrics, logger *slog.Logger) *clients {
+	return &clients{tokens: tokens, cooldowns: cooldowns, metrics: metrics, logger: logger, current: clientSet{}}
 }
 
-// begin starts a generation, which ends with commit or drop.
-func (c *clients) begin() generation { return generation{} }
-
-// commit makes a generation the current one. What clients of the last one have
-// under way ends undisturbed.
-func (c *clients) commit(next generation) {
+// commit makes a set the current one and closes the clients that are no longer in
+// use. Their running transfers end undisturbed.
+func (c *clients) commit(next clientSet) {
 	for key, client := range c.current {
 		if next[key] == nil {
 			client.Close()
@@ -53,8 +51,9 @@ func (c *clients) commit(next generation) {
 	c.current = next
 }
 
-// drop gives a generation up that cannot be used.
-func (c *clients) drop(next generation) {
+// drop closes the clients of a set that cannot be used. Clients of the current set
+// stay open.
+func (c *clients) drop(next clientSet) {
 	for key, client := range next {
 		if c.current[key] != client {
 			client.Close()
@@ -62,22 +61,23 @@ func (c *clients) drop(next generation) {
 	}
 }
 
-func (c *clients) close() { c.commit(generation{}) }
+func (c *clients) close() { c.commit(clientSet{}) }
 
-// get returns the client for an upstream, the current generation's if nothing
-// about it has changed.
-func (c *clients) get(next generation, u config.Upstream, maxManifestSize int64) (*upstream.Client, error) {
-	material, err := readMaterial(u)
+// get returns the client for an upstream and adds it to next. It is the current
+// set's client if nothing about the upstream has changed.
+func (c *clients) get(next clientSet, u config.Upstream, maxManifestSize int64) (*upstream.Client, error) {
+	files, err := readTLSFiles(u)
 	if err != nil {
 		return nil, err
 	}
-	key := clientKey{u, maxManifestSize, material.sum()}
+	key := clientKey{u, maxManifestSize, files.sum()}
 	if next[key] == nil {
 		next[key] = c.current[key]
 	}
 	if next[key] == nil {
-		client, err := c.newClient(u, material, maxManifestSize)
+		client, err := c.newClient(u, files, maxManifestSize)
 		if err != nil {
+			delete(next, key) // a nil client could not be closed
 			return nil, err
 		}
 		next[key] = client
@@ -85,7 +85,7 @@ func (c *clients) get(next generation, u config.Upstream, maxManifestSize int64)
 	return next[key], nil
 }
 
-func (c *clients) newClient(u config.Upstream, files material, maxManifestSize int64) (*upstream.Client, error) {
+func (c *clients) newClient(u config.Upstream, files tlsFiles, maxManifestSize int64) (*upstream.Client, error) {
 	proxy, err := u.ProxyURL()
 	if err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (c *clients) newClient(u config.Upstream, files material, maxManifestSize i
 		URL: u.URL.Std(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
 		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version,
-		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.log,
+		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 	}
 	if len(files.certificate) > 0 {
 		pair, err := tls.X509KeyPair(files.certificate, files.key)
@@ -105,6 +105,8 @@ func (c *clients) newClient(u config.Upstream, files material, maxManifestSize i
 		opts.Certificate = &pair
 	}
 	if len(files.roots) > 0 {
+		// The bundle adds to the system's roots. If those cannot be read, it
+		// stands alone.
 		if opts.RootCAs, err = x509.SystemCertPool(); err != nil {
 			opts.RootCAs = x509.NewCertPool()
 		}
@@ -115,27 +117,29 @@ func (c *clients) newClient(u config.Upstream, files material, maxManifestSize i
 	return upstream.NewClient(opts), nil
 }
 
-// material is the content of the files that an upstream names.
-type material struct{ certificate, key, roots []byte }
+// tlsFiles is the content of the files that an upstream names.
+type tlsFiles struct{ certificate, key, roots []byte }
 
-func readMaterial(u config.Upstream) (m material, err error) {
+func readTLSFiles(u config.Upstream) (files tlsFiles, err error) {
 	for _, file := range []struct {
 		path string
 		into *[]byte
-	}{{u.ClientCertificate, &m.certificate}, {u.ClientPrivateKey, &m.key}, {u.ServerCABundle, &m.roots}} {
+	}{{u.ClientCertificate, &files.certificate}, {u.ClientPrivateKey, &files.key}, {u.ServerCABundle, &files.roots}} {
 		if file.path == "" {
 			continue
 		}
 		if *file.into, err = os.ReadFile(file.path); err != nil {
-			return m, err
+			return files, err
 		}
 	}
-	return m, nil
+	return files, nil
 }
 
-func (m material) sum() (sum [sha256.Size]byte) {
+// sum returns a digest of the files. Their lengths keep apart files whose content
+// is the same when joined.
+func (f tlsFiles) sum() (sum [sha256.Size]byte) {
 	h := sha256.New()
-	for _, part := range [][]byte{m.certificate, m.key, m.roots} {
+	for _, part := range [][]byte{f.certificate, f.key, f.roots} {
 		fmt.Fprintf(h, "%d:", len(part))
 		h.Write(part)
 	}

@@ -15,7 +15,7 @@ import (
 func newTestClients(t *testing.T) *clients {
 	t.Helper()
 	tokens := tokencache.New(tokencache.NewMemory(16), nil)
-	c := newClients(tokens, nil, discard())
+	c := newClients(tokens, nil, nil, discard())
 	t.Cleanup(func() {
 		c.close()
 		tokens.Close()
@@ -23,11 +23,11 @@ func newTestClients(t *testing.T) *clients {
 	return c
 }
 
-// apply makes a generation of one upstream the current one and returns its
+// apply makes a set of one upstream the current one and returns its
 // client.
 func apply(t *testing.T, c *clients, u config.Upstream, maxManifestSize int64) *upstream.Client {
 	t.Helper()
-	next := c.begin()
+	next := make(clientSet)
 	client, err := c.get(next, u, maxManifestSize)
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestClientsAreReused(t *testing.T) {
 // Blocks that name the same upstream share its client.
 func TestClientsAreShared(t *testing.T) {
 	c := newTestClients(t)
-	next := c.begin()
+	next := make(clientSet)
 	u := config.Upstream{URL: config.URL{Scheme: "https", Host: "ghcr.io"}}
 	one, err := c.get(next, u, 1)
 	if err != nil {
@@ -88,12 +88,12 @@ func TestClientsAreShared(t *testing.T) {
 	c.commit(next)
 }
 
-// A generation that is given up changes nothing.
-func TestGenerationThatIsDropped(t *testing.T) {
+// A set that is given up changes nothing.
+func TestDroppedSet(t *testing.T) {
 	c := newTestClients(t)
 	u := config.Upstream{URL: config.URL{Scheme: "https", Host: "ghcr.io"}}
 	first := apply(t, c, u, 1)
-	next := c.begin()
+	next := make(clientSet)
 	if _, err := c.get(next, config.Upstream{URL: config.URL{Scheme: "https", Host: "quay.io"}}, 1); err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestDroppedClientsAreClosed(t *testing.T) {
 	c.cooldowns = watching
 	kept := config.Upstream{URL: config.URL{Scheme: "https", Host: "ghcr.io"}}
 	apply(t, c, kept, 1000)
-	next := c.begin()
+	next := make(clientSet)
 	for _, u := range []config.Upstream{kept, {URL: config.URL{Scheme: "https", Host: "quay.io"}}} {
 		if _, err := c.get(next, u, 1000); err != nil {
 			t.Fatal(err)

@@ -76,7 +76,7 @@ func TestCloseEndsLookups(t *testing.T) {
 
 	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := m.cache.Drain(short); !errors.Is(err, context.DeadlineExceeded) {
+	if err := m.engine.cache.Drain(short); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("drained although a lookup is under way: %v", err)
 	}
 	m.close()
@@ -95,7 +95,7 @@ func TestBuildAndClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := newReloader(m, []string{path}, cfg, new(slog.LevelVar))
+	r, err := startReloader(m.routing.apply, []string{path}, cfg, new(slog.LevelVar), m.gatherer, m.logger)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,44 +24,44 @@ func newGatherer() *prometheus.Registry {
 	return r
 }
 
-// measureStore registers what is read off the store when somebody scrapes.
-func (m *mirror) measureStore(cfg *config.Config) {
+// measure registers the gauges that are read from the store at each scrape.
+func (s *storageParts) measure(cfg config.FS, metrics prometheus.Registerer) {
 	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
-		m.gatherer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
+		metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
 	}
 	gauge("weir_store_bytes", "Bytes of content that are stored.", nil, func() float64 {
-		bytes, _ := m.store.Size()
+		bytes, _ := s.driver.Size()
 		return float64(bytes)
 	})
 	gauge("weir_store_objects", "Contents that are stored.", nil, func() float64 {
-		_, objects := m.store.Size()
+		_, objects := s.driver.Size()
 		return float64(objects)
 	})
 	gauge("weir_store_max_bytes", "Bytes that content and running downloads may take (blob_store.fs.max_size); 0 is no cap.", nil, func() float64 {
-		return float64(cfg.BlobStore.FS.MaxSize)
+		return float64(cfg.MaxSize)
 	})
 	gauge("weir_store_free_bytes", "Bytes that are free on the filesystem of the store; -1 where it does not say.", nil, func() float64 {
-		free, err := m.store.Spools().Free()
+		free, err := s.driver.Spools().Free()
 		if err != nil {
 			return -1
 		}
 		return float64(free)
 	})
 	gauge("weir_store_writable", "Whether files can be created in the store: what /readyz says.", nil, func() float64 {
-		return truth(m.store.Writable(context.Background()) == nil)
+		return boolGauge(s.driver.Writable(context.Background()) == nil)
 	})
-	for kind, health := range map[string]*storage.Health{"content": m.content, "records": m.records} {
+	for kind, health := range map[string]*storage.Health{"content": s.content, "records": s.records} {
 		gauge("weir_store_failing", "Whether the last content, or record of a tag or of possession, could not be stored; what is not stored is served straight from upstream.",
-			prometheus.Labels{"kind": kind}, func() float64 { return truth(health.Err() != nil) })
+			prometheus.Labels{"kind": kind}, func() float64 { return boolGauge(health.Err() != nil) })
 	}
-	m.rotten = prometheus.NewCounter(prometheus.CounterOpts{
+	s.quarantined = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "weir_store_quarantined_total", Help: "Contents that had become corrupt in the store and were taken out of it.",
 	})
-	m.gatherer.MustRegister(m.rotten)
+	metrics.MustRegister(s.quarantined)
 }
 
-// truth is how metrics say yes and no.
-func truth(yes bool) float64 {
+// boolGauge returns 1 for true and 0 for false.
+func boolGauge(yes bool) float64 {
 	if yes {
 		return 1
 	}

@@ -20,41 +20,43 @@ import (
 	"github.com/weirhq/weir/config"
 )
 
-// settle is how long after a first change a reload waits for the rest of it:
-// an editor writes in several steps.
+// settle is how long a reload waits after the first change of a file. Editors
+// write in several steps, all of them within some milliseconds.
 const settle = 150 * time.Millisecond
 
-// reloader puts changes of the configuration in force while the mirror runs. It
-// watches the directories of all files that the configuration was read from,
-// since editors rename over a file and Kubernetes swaps a symbolic link beside
-// it. What cannot be used leaves everything as it was.
+// reloader puts a changed configuration in force while the mirror runs. It watches
+// the directories of all files that the configuration was read from: editors
+// rename a new file over the old one, and Kubernetes swaps a symbolic link beside
+// it. A configuration that cannot be used changes nothing.
 type reloader struct {
-	mirror  *mirror
+	apply   func(*config.Config) error // puts a validated configuration in force, or changes nothing
 	paths   []string
-	started *config.Config // what the parts that need a restart were made of
+	started *config.Config // of the start, which still holds for parts that need a restart
 	level   *slog.LevelVar
-	log     *slog.Logger
+	logger  *slog.Logger
 	watcher *fsnotify.Watcher
 	hangups chan os.Signal
 	ended   sync.WaitGroup
 	cancel  context.CancelFunc
 
-	files []string          // that the last usable configuration was read from
-	seen  [sha256.Size]byte // their content, as it was last tried
+	files []string          // of the last usable configuration
+	seen  [sha256.Size]byte // fingerprint of their content when it was last tried
 
 	successful prometheus.Gauge
 	lastTime   prometheus.Gauge
 	reloads    *prometheus.CounterVec // result
 }
 
-func newReloader(m *mirror, paths []string, cfg *config.Config, level *slog.LevelVar) (*reloader, error) {
+// startReloader watches the files that cfg was read from until it is closed. It
+// reads them from the same paths again, and applies the result.
+func startReloader(apply func(*config.Config) error, paths []string, cfg *config.Config, level *slog.LevelVar, metrics prometheus.Registerer, logger *slog.Logger) (*reloader, error) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch the configuration files: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &reloader{
-		mirror: m, paths: paths, started: cfg, level: level, log: m.log, watcher: watcher, cancel: cancel,
+		apply: apply, paths: paths, started: cfg, level: level, logger: logger, watcher: watcher, cancel: cancel,
 		hangups: make(chan os.Signal, 1),
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_config_last_reload_successful", Help: "Whether the configuration on disk is the one in force: 1, or 0 when it cannot be used.",
@@ -66,7 +68,7 @@ func newReloader(m *mirror, paths []string, cfg *config.Config, level *slog.Leve
 			Name: "weir_config_reloads_total", Help: "Changes of the configuration while the mirror ran, by result: success or failure.",
 		}, []string{"result"}),
 	}
-	m.gatherer.MustRegister(r.successful, r.lastTime, r.reloads)
+	metrics.MustRegister(r.successful, r.lastTime, r.reloads)
 	r.reloads.WithLabelValues("success")
 	r.reloads.WithLabelValues("failure")
 	r.succeeded(cfg)
@@ -91,23 +93,25 @@ func (r *reloader) run(ctx context.Context) {
 		case <-r.hangups:
 			r.reload()
 		case <-settled:
+			// Most events are of other files in the directories.
 			settled = nil
 			if r.fingerprint() != r.seen {
 				r.reload()
 			}
 		case _, ok := <-r.watcher.Events:
-			if ok && settled == nil {
+			if ok && settled == nil { // later events of one change do not prolong the wait
 				settled = time.After(settle)
 			}
 		case err := <-r.watcher.Errors:
 			if err != nil && !errors.Is(err, fsnotify.ErrClosed) {
-				r.log.Warn("watching the configuration files; send SIGHUP after a change if it is not noticed", "error", err)
+				r.logger.Warn("watching the configuration files; send SIGHUP after a change if it is not noticed", "error", err)
 			}
 		}
 	}
 }
 
-// reload loads, validates, builds and swaps, or leaves all as it is.
+// reload loads, validates and applies the configuration. After a failure the last
+// usable one stays in force.
 func (r *reloader) reload() {
 	r.seen = r.fingerprint()
 	cfg, err := config.Load(r.paths...)
@@ -115,23 +119,23 @@ func (r *reloader) reload() {
 		err = cfg.Validate()
 	}
 	if err == nil {
-		err = r.mirror.apply(cfg)
+		err = r.apply(cfg)
 	}
 	if err != nil {
 		r.successful.Set(0)
 		r.reloads.WithLabelValues("failure").Inc()
-		r.log.Error("the changed configuration cannot be used; the last one stays in force", "error", err)
+		r.logger.Error("the changed configuration cannot be used; the last one stays in force", "error", err)
 		return
 	}
 	r.level.Set(logLevel(cfg.Log.Level))
 	r.succeeded(cfg)
 	r.reloads.WithLabelValues("success").Inc()
-	r.log.Info("the changed configuration is in force", "repositories", len(cfg.Namespaces))
+	r.logger.Info("the changed configuration is in force", "repositories", len(cfg.Namespaces))
 	for _, warning := range cfg.Warnings() {
-		r.log.Warn(warning)
+		r.logger.Warn(warning)
 	}
 	if keys := config.RestartRequired(r.started, cfg); len(keys) > 0 {
-		r.log.Warn("some changes take effect at the next restart only", "keys", keys)
+		r.logger.Warn("some changes take effect at the next restart only", "keys", keys)
 	}
 }
 
@@ -143,8 +147,8 @@ func (r *reloader) succeeded(cfg *config.Config) {
 	r.watch()
 }
 
-// watch watches the directories of the files, and those that their symbolic
-// links lead to, and no others.
+// watch watches the directories of the files and of the targets of their symbolic
+// links, and no others.
 func (r *reloader) watch() {
 	wanted := make(map[string]bool)
 	for _, file := range r.files {
@@ -155,7 +159,7 @@ func (r *reloader) watch() {
 	}
 	for dir := range wanted {
 		if err := r.watcher.Add(dir); err != nil {
-			r.log.Warn("cannot watch a directory for changes of the configuration; send SIGHUP after a change", "directory", dir, "error", err)
+			r.logger.Warn("cannot watch a directory for changes of the configuration; send SIGHUP after a change", "directory", dir, "error", err)
 		}
 	}
 	for _, dir := range r.watcher.WatchList() {
@@ -165,7 +169,7 @@ func (r *reloader) watch() {
 	}
 }
 
-// fingerprint is a digest of the files' content.
+// fingerprint returns a digest of the files' names and content.
 func (r *reloader) fingerprint() (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, file := range slices.Sorted(slices.Values(r.files)) {

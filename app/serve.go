@@ -31,11 +31,11 @@ func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr
 	defer stop()
 	level := new(slog.LevelVar)
 	level.Set(logLevel(cfg.Log.Level))
-	log := newLogger(stderr, cfg.Log.Format, level)
+	logger := newLogger(stderr, cfg.Log.Format, level)
 	for _, warning := range cfg.Warnings() {
-		log.Warn(warning)
+		logger.Warn(warning)
 	}
-	m, err := build(cfg, log)
+	m, err := build(cfg, logger)
 	if err != nil {
 		return err
 	}
@@ -44,20 +44,20 @@ func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr
 	if err != nil {
 		return fmt.Errorf("cannot listen (server.bind_address, server.port): %w", err)
 	}
-	reloads, err := newReloader(m, paths, cfg, level)
+	reloads, err := startReloader(m.routing.apply, paths, cfg, level, m.gatherer, logger)
 	if err != nil {
 		listener.Close()
 		return err
 	}
 	defer reloads.close()
 
-	server := newServer(m.handler, log)
+	server := newServer(m.handler, logger)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	address := listener.Addr().String()
-	log.Info("listening", "address", address, "repositories", len(cfg.Namespaces), "data", cfg.BlobStore.FS.RootDir)
+	logger.Info("listening", "address", address, "repositories", len(cfg.Namespaces), "data", cfg.BlobStore.FS.RootDir)
 	fmt.Fprintf(stdout, "weir: listening on http://%s\n", address)
-	tellSystemd(log, daemon.SdNotifyReady+"\nSTATUS=listening on http://"+address)
+	notifySystemd(logger, daemon.SdNotifyReady+"\nSTATUS=listening on http://"+address)
 
 	select {
 	case err := <-served:
@@ -65,21 +65,21 @@ func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr
 	case <-ctx.Done():
 	}
 	stop() // a second signal ends the program at once
-	tellSystemd(log, daemon.SdNotifyStopping)
+	notifySystemd(logger, daemon.SdNotifyStopping)
 	return m.drain(server, cfg.Global.ShutdownDrain)
 }
 
-// tellSystemd reports a state to the service manager, if one has started this
+// notifySystemd reports a state to the service manager, if one has started this
 // process and waits for that (sd_notify(3)).
-func tellSystemd(log *slog.Logger, state string) {
+func notifySystemd(logger *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("cannot report to systemd, which takes the service for one that does not start", "error", err)
+		logger.Warn("cannot report to systemd, which takes the service for one that does not start", "error", err)
 	}
 }
 
 // newServer speaks HTTP/1.1, and HTTP/2 without TLS to clients that begin with
 // it. There is no limit on how long a transfer takes.
-func newServer(handler http.Handler, log *slog.Logger) *http.Server {
+func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -89,7 +89,7 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -97,17 +97,17 @@ func newServer(handler http.Handler, log *slog.Logger) *http.Server {
 // in which their last spans are sent, too. Warming ends at once: the next start
 // goes on with it.
 func (m *mirror) drain(server *http.Server, limit time.Duration) error {
-	m.log.Info("shutting down: waiting for running requests and downloads", "limit", limit)
+	m.logger.Info("shutting down: waiting for running requests and downloads", "limit", limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	m.warmer.Close()
+	m.engine.warmer.Close()
 	err := server.Shutdown(ctx)
 	if err == nil {
-		err = m.flights.Drain(ctx)
+		err = m.engine.downloads.Drain(ctx)
 	}
 	if err == nil {
 		// Lookups of clients that have left: their answers are worth keeping.
-		err = m.cache.Drain(ctx)
+		err = m.engine.cache.Drain(ctx)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		server.Close()
@@ -117,6 +117,6 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 		return err
 	}
 	m.tracing.close(ctx)
-	m.log.Info("all requests and downloads have ended")
+	m.logger.Info("all requests and downloads have ended")
 	return nil
 }

@@ -33,7 +33,7 @@ const flushLimit = 3 * time.Second
 // be sent soon enough is dropped. A nil *tracing is that of a mirror without
 // traces.
 type tracing struct {
-	log        *slog.Logger
+	logger     *slog.Logger
 	requests   *sdktrace.TracerProvider
 	downloads  *sdktrace.TracerProvider // records all: a download is traced if the request that began it is
 	propagator propagation.TextMapPropagator
@@ -42,32 +42,32 @@ type tracing struct {
 // newTracing returns the tracing that the configuration and the standard
 // variables ask for, or nil. A mistake in the variables is logged, and leaves
 // the mirror without traces.
-func newTracing(cfg config.Tracing, log *slog.Logger) *tracing {
+func newTracing(cfg config.Tracing, logger *slog.Logger) *tracing {
 	target, err := tracingTarget(cfg)
 	if target == nil && err == nil {
 		return nil
 	}
-	otel.SetLogger(logr.New(otelLog{log}))
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("tracing", "error", err) }))
+	otel.SetLogger(logr.New(otelLog{logger}))
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { logger.Warn("tracing", "error", err) }))
 	var exporter sdktrace.SpanExporter
 	if err == nil {
 		exporter, err = newExporter(context.Background(), target)
 	}
 	if err != nil {
-		log.Error("nothing is traced", "error", err)
+		logger.Error("nothing is traced", "error", err)
 		return nil
 	}
 	described, err := describeProcess(context.Background())
 	if err != nil {
-		log.Warn("tracing: the resource attributes are not complete", "error", err)
+		logger.Warn("tracing: the resource attributes are not complete", "error", err)
 	}
 	// Both providers hand their spans to the one processor.
 	options := []sdktrace.TracerProviderOption{
-		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(&exportLog{SpanExporter: exporter, log: log})),
+		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(&exportLog{SpanExporter: exporter, logger: logger})),
 		sdktrace.WithResource(described),
 	}
 	t := &tracing{
-		log:        log,
+		logger:     logger,
 		downloads:  sdktrace.NewTracerProvider(append(options, sdktrace.WithSampler(sdktrace.AlwaysSample()))...),
 		propagator: autoprop.NewTextMapPropagator(),
 	}
@@ -75,7 +75,7 @@ func newTracing(cfg config.Tracing, log *slog.Logger) *tracing {
 		options = append(options, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(*cfg.SamplingRate))))
 	}
 	t.requests = sdktrace.NewTracerProvider(options...)
-	log.Info("traces are exported", "endpoint", target.host, "protocol", target.protocol)
+	logger.Info("traces are exported", "endpoint", target.host, "protocol", target.protocol)
 	return t
 }
 
@@ -144,7 +144,7 @@ func (t *tracing) close(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, flushLimit)
 	defer cancel()
 	if err := errors.Join(t.requests.Shutdown(ctx), t.downloads.Shutdown(ctx)); err != nil {
-		t.log.Warn("the last spans were not exported in time and are lost", "error", err)
+		t.logger.Warn("the last spans were not exported in time and are lost", "error", err)
 	}
 }
 
@@ -153,8 +153,8 @@ func (t *tracing) close(ctx context.Context) {
 // read.
 type exportLog struct {
 	sdktrace.SpanExporter
-	log  *slog.Logger
-	lost atomic.Bool
+	logger *slog.Logger
+	lost   atomic.Bool
 }
 
 // ExportSpans implements sdktrace.SpanExporter. It fails for nobody else to log.
@@ -163,9 +163,9 @@ func (e *exportLog) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySp
 	switch lost := err != nil; {
 	case e.lost.Swap(lost) == lost:
 	case lost:
-		e.log.Warn("traces cannot be exported, and are lost until they can; pulls do not depend on them", "error", err)
+		e.logger.Warn("traces cannot be exported, and are lost until they can; pulls do not depend on them", "error", err)
 	default:
-		e.log.Info("traces are exported again")
+		e.logger.Info("traces are exported again")
 	}
 	return nil
 }

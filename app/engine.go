@@ -1,0 +1,61 @@
+package app
+
+import (
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/jobs"
+	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/storage/download"
+)
+
+// engine does the work between a client's request and the store: lookups,
+// downloads and background jobs. It runs from the start to the end of a mirror,
+// and its limits take effect at the next start.
+type engine struct {
+	pool      *jobs.Pool
+	warmer    *keepwarm.Warmer
+	downloads *download.Group
+	cache     *namespace.Cache
+}
+
+func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metrics prometheus.Registerer, logger *slog.Logger) (*engine, error) {
+	e := &engine{pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger)}
+	e.warmer = keepwarm.New(e.pool, keepwarm.NewMetrics(metrics), logger)
+	e.downloads = download.NewGroup(download.Options{
+		Store:      parts.store,
+		Spools:     parts.driver.Spools(),
+		MaxFetches: cfg.MaxConcurrentFetches,
+		Idle:       namespace.CompleteOrAbandon(e.pool),
+		Health:     parts.content,
+		Metrics:    download.NewMetrics(metrics),
+		Tracer:     tracer,
+		Logger:     logger,
+	})
+	cache, err := namespace.NewCache(namespace.CacheOptions{
+		Store: parts.store, Spools: parts.driver.Spools(), Catalog: parts.catalog, Flights: e.downloads, Pool: e.pool,
+		Content: parts.content, Records: parts.records,
+		Logger: logger,
+	})
+	if err != nil {
+		e.close()
+		return nil, err
+	}
+	e.cache = cache
+	return e, nil
+}
+
+// close ends all work. When it returns, nothing of the engine reads or writes the
+// store.
+func (e *engine) close() {
+	e.warmer.Close()
+	if e.cache != nil { // nil if newEngine has failed
+		e.cache.Close()
+	}
+	e.pool.Close()
+	e.downloads.Close()
+}

@@ -1,0 +1,48 @@
+package app
+
+import (
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/registry"
+)
+
+// routing leads from names to namespaces and to the clients of their upstreams. A
+// changed configuration swaps all of it at once; requests that have begun end with
+// the namespaces that they began with.
+type routing struct {
+	clients  *clients
+	tables   namespace.Live
+	engine   *engine
+	requests *registry.Metrics
+}
+
+// apply puts the namespaces of a configuration in force, or changes nothing and
+// returns an error. Upstreams that did not change keep their connections and their
+// health.
+func (r *routing) apply(cfg *config.Config) error {
+	next := make(clientSet)
+	table, err := r.table(cfg, next)
+	if err != nil {
+		r.clients.drop(next)
+		return err
+	}
+	r.tables.Store(table)
+	r.requests.Serve(table)
+	r.clients.commit(next)
+	r.engine.warmer.Apply(table.KeepWarm())
+	return nil
+}
+
+func (r *routing) table(cfg *config.Config, next clientSet) (*namespace.Table, error) {
+	translated, err := translate(cfg, r.clients, next)
+	if err != nil {
+		return nil, err
+	}
+	specs := make([]namespace.Spec, len(translated))
+	for i, t := range translated {
+		specs[i] = t.spec
+	}
+	return namespace.NewTable(r.engine.cache, specs)
+}
+
+func (r *routing) close() { r.clients.close() }

@@ -1,0 +1,89 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/evict"
+	"github.com/weirhq/weir/storage/memcache"
+)
+
+const (
+	// hotBytes bounds the memory for manifests and other small content. A
+	// manifest has a few KiB, so this holds the manifests of thousands of images.
+	hotBytes = 32 << 20
+	// hotObject is the size of the largest content that is kept in memory. Few
+	// manifests and configurations are larger; layers gain nothing from memory.
+	hotObject = 1 << 20
+)
+
+// storageParts are the layers that content passes through on its way into the
+// store and out of it. They are opened once: a changed configuration of the store
+// takes effect at the next start.
+type storageParts struct {
+	logger      *slog.Logger
+	driver      *disk.Store
+	store       *evict.Store // the top of the stack
+	catalog     *catalog.Catalog
+	content     *storage.Health
+	records     *storage.Health
+	quarantined prometheus.Counter
+}
+
+// openStorage opens the store of a configuration.
+func openStorage(cfg config.FS, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
+	driver, err := disk.Open(cfg.RootDir, disk.Options{Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	s := &storageParts{
+		logger:  logger,
+		driver:  driver,
+		catalog: catalog.New(driver.Records(), catalog.Options{Logger: logger}),
+		content: storage.NewHealth(logger, "content"),
+		records: storage.NewHealth(logger, "records of tags and possession"),
+	}
+	s.measure(cfg, metrics)
+	// From the disk upwards: small content in memory, then eviction, which
+	// must see each use, also one that memory answers.
+	hot := memcache.New(driver, hotBytes, hotObject)
+	hot.OnCorrupt(s.quarantine)
+	s.store = evict.New(hot, driver.Spools(), evict.Options{
+		MaxBytes:  int64(cfg.MaxSize),
+		MinFree:   int64(cfg.MinFree),
+		Free:      driver.Spools().Free,
+		MaxUnused: time.Duration(cfg.MaxUnused),
+		Touch:     driver.Touch,
+		Metrics:   evict.NewMetrics(metrics),
+		Logger:    logger,
+	})
+	return s, nil
+}
+
+// quarantine takes corrupt content out of the store, so that the next pull
+// downloads it anew.
+func (s *storageParts) quarantine(ctx context.Context, dgst digest.Digest) error {
+	path, err := s.driver.Quarantine(ctx, dgst)
+	if err == nil {
+		s.quarantined.Inc()
+		s.logger.Error("stored content has become corrupt and was quarantined; check the disk, and run weir verify", "digest", dgst, "path", path)
+	}
+	return err
+}
+
+func (s *storageParts) close() {
+	if err := s.store.Close(); err != nil {
+		s.logger.Warn("cannot write down when content was last used; it may be evicted too early", "error", err)
+	}
+	if err := s.driver.Close(); err != nil {
+		s.logger.Warn("closing the store", "error", err)
+	}
+}

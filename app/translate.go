@@ -1,0 +1,85 @@
+package app
+
+import (
+	"fmt"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/upstream"
+)
+
+// translated is a block of the configuration in the terms of package namespace.
+type translated struct {
+	spec    namespace.Spec
+	clients []*upstream.Client // of its upstreams, in order
+}
+
+// translate turns all blocks of a validated configuration into namespaces, in its
+// order. It takes the clients of unchanged upstreams from clients, and adds the
+// clients of all upstreams to next, also if it fails.
+func translate(cfg *config.Config, clients *clients, next clientSet) ([]translated, error) {
+	all := make([]translated, len(cfg.Namespaces))
+	for i, block := range cfg.Namespaces {
+		var err error
+		if all[i], err = translateBlock(block, int64(cfg.Global.MaxManifestSize), clients, next); err != nil {
+			return nil, fmt.Errorf("repository.%q: %w", block.Key, err)
+		}
+	}
+	return all, nil
+}
+
+func translateBlock(block config.Namespace, maxManifest int64, clients *clients, next clientSet) (t translated, err error) {
+	t.spec = namespace.Spec{
+		Key: block.Key, Host: block.Host, Default: block.Default, Offline: block.Offline,
+		ImmutableTags:           block.ImmutableTags,
+		ImmutableTagsExclusions: block.ImmutableTagsExclusions,
+		TagTTL:                  block.TagTTL.Std(),
+		NegativeTTL:             block.NegativeTTL.Std(),
+		MaxStale:                block.MaxStale.Std(),
+		MaxManifest:             maxManifest,
+		Warm:                    translateWarm(block.Warm),
+	}
+	for _, name := range block.ServeStaleOn {
+		class, err := upstream.ParseClass(name)
+		if err != nil {
+			return t, err
+		}
+		t.spec.ServeStaleOn = append(t.spec.ServeStaleOn, class)
+	}
+	var members []upstream.Member
+	for i, u := range block.Upstreams {
+		client, err := clients.get(next, u, maxManifest)
+		if err != nil {
+			return t, fmt.Errorf("upstream[%d]: %w", i, err)
+		}
+		t.clients, members = append(t.clients, client), append(members, client)
+		t.spec.UpstreamHosts = append(t.spec.UpstreamHosts, u.URL.Host)
+		// A namespace with an upstream that is Docker Hub expands "nginx" to
+		// "library/nginx".
+		t.spec.DockerHub = t.spec.DockerHub || oci.IsDockerHub(u.URL.Std().Hostname())
+	}
+	t.spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: clients.logger}, members...)
+	return t, nil
+}
+
+// translateWarm returns the images that a namespace keeps in the cache.
+func translateWarm(lists []config.Warm) []keepwarm.Image {
+	var all []keepwarm.Image
+	for _, list := range lists {
+		var platforms []ocispec.Platform
+		for _, p := range list.Platforms {
+			platforms = append(platforms, ocispec.Platform(p))
+		}
+		for _, image := range list.Images {
+			all = append(all, keepwarm.Image{
+				Name: image.Name, Reference: image.Reference.String(),
+				Every: list.Every.Std(), Platforms: platforms, Referrers: list.Referrers,
+			})
+		}
+	}
+	return all
+}
