@@ -2,13 +2,13 @@ package tokencache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"sync"
 	"time"
 
-	"golang.org/x/sync/singleflight"
+	"github.com/weirhq/weir/internal/flight"
 )
 
 // Cache gives out tokens: remembered, shared by another instance, or newly
@@ -16,24 +16,23 @@ import (
 type Cache struct {
 	memory  *Memory
 	shared  *guard // nil without a shared store
-	flights singleflight.Group
+	scope   *flight.Scope
+	flights *flight.Group[Key, Token]
 
 	logger         *slog.Logger
 	metrics        *Metrics
 	sharedTimeout  time.Duration
 	sharedPause    time.Duration
 	acquireTimeout time.Duration
-
-	closing context.Context // done when Close has begun
-	close   context.CancelFunc
-	mu      sync.Mutex     // orders begin and Close
-	work    sync.WaitGroup // flights and what runs in the background
 }
 
 // New returns a cache over memory and a shared store, which may be nil.
 func New(memory *Memory, shared Store, options ...Option) *Cache {
+	scope := flight.NewScope()
 	c := &Cache{
 		memory:         memory,
+		scope:          scope,
+		flights:        flight.NewGroup[Key, Token](scope),
 		logger:         slog.Default(),
 		sharedTimeout:  defaultSharedTimeout,
 		sharedPause:    defaultSharedPause,
@@ -42,7 +41,6 @@ func New(memory *Memory, shared Store, options ...Option) *Cache {
 	for _, option := range options {
 		option(c)
 	}
-	c.closing, c.close = context.WithCancel(context.Background())
 	if shared != nil {
 		c.shared = newGuard(shared, c.sharedPause, c.logger)
 	}
@@ -50,7 +48,7 @@ func New(memory *Memory, shared Store, options ...Option) *Cache {
 }
 
 // Token returns a usable token for the key: from memory, else from the shared
-// store, else from acquire. Callers who ask for one key at the same time share
+// store, else from acquire. Callers that ask for one key at the same time share
 // one call of acquire and its outcome; an error is not remembered.
 //
 // The context given to acquire has the values of the first caller's, but ends
@@ -71,30 +69,26 @@ func (c *Cache) Token(ctx context.Context, key Key, acquire func(context.Context
 // join waits for the flight of a key, which it starts if there is none.
 func (c *Cache) join(ctx context.Context, key Key, acquire func(context.Context) (Token, error)) (Token, error) {
 	if err := ctx.Err(); err != nil {
-		return Token{}, err
+		return Token{}, err // a caller that has left starts no flight
 	}
-	landed := c.flights.DoChan(key.digest(), func() (any, error) {
+	result, err := c.flights.Do(ctx, key, func(ctx context.Context) (Token, error) {
 		return catchPanic(c.logger, func() (Token, error) { return c.fly(ctx, key, acquire) })
 	})
-	select {
-	case result := <-landed:
-		token, _ := result.Val.(Token)
-		return token, result.Err
-	case <-ctx.Done():
+	switch {
+	case err == nil:
+		return result.Value, nil
+	case ctx.Err() != nil && err == context.Cause(ctx):
 		return Token{}, ctx.Err()
+	case errors.Is(err, flight.ErrClosed):
+		return Token{}, ErrClosed
+	default:
+		return Token{}, err
 	}
 }
 
 // fly gets a token from the shared store or acquires it.
-func (c *Cache) fly(caller context.Context, key Key, acquire func(context.Context) (Token, error)) (Token, error) {
-	if !c.begin() {
-		return Token{}, ErrClosed
-	}
-	defer c.work.Done()
-	ctx, cancel := c.detach(caller)
-	defer cancel()
-
-	// A flight may have landed between the caller's look and this flight.
+func (c *Cache) fly(ctx context.Context, key Key, acquire func(context.Context) (Token, error)) (Token, error) {
+	// Another flight may have ended between the caller's lookup and this flight.
 	if entry, ok := c.memory.lookup(key); ok {
 		return entry.token, nil
 	}
@@ -106,11 +100,13 @@ func (c *Cache) fly(caller context.Context, key Key, acquire func(context.Contex
 	defer cancelAcquiring()
 	token, err := acquire(acquiring)
 	switch {
-	case err != nil && c.closing.Err() != nil:
+	case err != nil && errors.Is(context.Cause(ctx), flight.ErrClosed):
 		return Token{}, ErrClosed // and no context error, which would look like the caller's own
 	case err != nil:
 		return Token{}, err
 	}
+	// A token service may issue a token that has expired already. The caller may
+	// try it, but it is not worth keeping.
 	if token.Usable(time.Now()) {
 		c.memory.Set(ctx, key, token)
 		c.writeShared(ctx, &allowed, key, token)
@@ -125,52 +121,29 @@ func (c *Cache) Invalidate(ctx context.Context, key Key, rejected Token) {
 		return
 	}
 	// A flight under way may just have read the rejected token from the shared
-	// store: who asks from now on gets a flight that knows better.
-	c.flights.Forget(key.digest())
-	if c.shared == nil || !c.begin() {
+	// store: later callers start a new flight, which ignores that token.
+	c.flights.Forget(key)
+	if c.shared == nil {
 		return
 	}
-	defer c.work.Done()
-	ctx, cancel := c.detach(ctx)
-	defer cancel()
-	err := c.shared.delete(ctx, &budget{c.sharedTimeout}, key, rejected)
+	ctx, done, err := c.scope.Begin(ctx)
+	if err != nil {
+		return // closed; the other instances will be refused once themselves
+	}
+	defer done()
+	err = c.shared.delete(ctx, &budget{c.sharedTimeout}, key, rejected)
 	c.metrics.sharedWrite(err)
 }
 
-// Close ends flights and waits until nothing that the cache started runs any
-// more. Tokens in memory are still given out. A second Close does nothing. The
+// Close cancels flights and waits until nothing that the cache started is under
+// way. Tokens in memory are still given out. A second Close does nothing. The
 // shared store stays the caller's to close, after this. The error is always nil.
 func (c *Cache) Close() error {
-	c.mu.Lock()
-	c.close()
-	c.mu.Unlock()
-	c.work.Wait()
+	c.scope.Close()
 	if c.shared != nil {
 		c.shared.wait()
 	}
 	return nil
-}
-
-// begin registers work that Close waits for, or returns false after Close.
-func (c *Cache) begin() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closing.Err() != nil {
-		return false
-	}
-	c.work.Add(1)
-	return true
-}
-
-// detach returns a context with the values of a caller's, which Close ends and
-// the caller does not.
-func (c *Cache) detach(caller context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(caller))
-	stop := context.AfterFunc(c.closing, cancel)
-	return ctx, func() {
-		stop()
-		cancel()
-	}
 }
 
 func (c *Cache) readShared(ctx context.Context, allowed *budget, key Key) (Token, bool) {
@@ -190,24 +163,28 @@ func (c *Cache) writeShared(ctx context.Context, allowed *budget, key Key, token
 	c.write(ctx, allowed, key, token)
 }
 
-// shareLate writes a token that was acquired while the shared store was away,
-// in the background: whoever uses the token does not wait for that.
+// shareLate writes a token that was acquired while the shared store was away. It
+// does so in the background, so that the caller of Token does not wait.
 func (c *Cache) shareLate(key Key, token Token) {
-	if !c.shared.available() || !c.begin() {
+	if !c.shared.available() {
 		return
 	}
+	ctx, done, err := c.scope.Begin(context.Background())
+	if err != nil {
+		return // closed
+	}
 	if !c.memory.setShared(key, token, true) {
-		c.work.Done()
+		done() // another caller shares it
 		return
 	}
 	go func() {
-		defer c.work.Done()
-		c.write(c.closing, &budget{c.sharedTimeout}, key, token)
+		defer done()
+		c.write(ctx, &budget{c.sharedTimeout}, key, token)
 	}()
 }
 
-// write gives the shared store a token that is already marked as shared, so
-// that nobody else writes it too, and takes the mark back if that fails.
+// write gives the shared store a token that is already marked as shared, so that
+// no other caller writes it too, and takes the mark back if that fails.
 func (c *Cache) write(ctx context.Context, allowed *budget, key Key, token Token) {
 	err := c.shared.set(ctx, allowed, key, token)
 	if err != nil {
@@ -217,7 +194,7 @@ func (c *Cache) write(ctx context.Context, allowed *budget, key Key, token Token
 }
 
 // catchPanic calls f and makes a panic its error: in a goroutine of the cache
-// nobody else would catch it, and every transfer of the process would end.
+// it would end the process and all its transfers.
 func catchPanic(logger *slog.Logger, f func() (Token, error)) (token Token, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
