@@ -15,22 +15,22 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// Blob is the answer to a question for a blob.
+// Blob is the answer to a request for a blob.
 type Blob struct {
 	Outcome
-	Size int64 // bytes; -1 when no upstream says
-	// Content reads the blob; the caller closes it. Of a blob whose size is
-	// known it can seek. A read error means that the client must not take what
-	// it got for whole. Content is nil when only the size was asked for.
+	Size int64 // bytes; -1 if no upstream tells
+	// Content reads the blob; the caller closes it. It can seek if the Size is
+	// known. After a read error the client must not take the bytes for the whole
+	// blob. Content is nil if only the size was asked for.
 	Content io.ReadSeekCloser
 }
 
-// Blob returns a blob, of which the caller is going to read from byte start up
-// to, and without, byte end; -1 is the blob's end. This shapes what is asked of
-// an upstream, not what can be read. The context bounds all reading. Errors are
-// ErrOffline, storage.ErrCorrupt and those of package upstream.
+// Blob returns a blob, of which the caller is going to read from byte start up to,
+// and without, byte end; -1 is the blob's end. The range shapes the request to an
+// upstream; the caller can read all of the blob. The context bounds all reading.
+// Blob returns ErrOffline, storage.ErrCorrupt, or an error of package upstream.
 func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, start, end int64) (*Blob, error) {
-	id := n.id(repo)
+	id := n.repoID(repo)
 	if n.spec.Offline {
 		return n.storedBlob(ctx, id, dgst)
 	}
@@ -41,44 +41,43 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 	if b.reader != nil {
 		if b.Size, err = await(b.reader, start, end); err != nil {
 			b.Content.Close()
-			n.remember(question{id, "blob", dgst.String()}, err)
+			n.rememberNegative(blobKey(id, dgst), err)
 			return nil, err
 		}
-		b.Outcome = arriving(b.reader)
+		b.Outcome = downloading(b.reader)
 	}
-	n.linkForeign(ctx, id, dgst, b)
+	n.recordLink(ctx, id, dgst, b)
 	return &b.Blob, nil
 }
 
-// opened is a blob that is stored, or whose download is under way.
-type opened struct {
+// openedBlob is a blob that is stored, or whose download is under way.
+type openedBlob struct {
 	Blob
-	reader  *download.Reader // the Content where that is being downloaded; else nil
-	foreign bool             // another repository brought it, or is bringing it
+	reader    *download.Reader // the Content if the blob is being downloaded, else nil
+	crossRepo bool             // another repository brought it, or is bringing it
 }
 
 // openBlob opens a blob that is stored, or else joins or starts its download and
 // does not wait for it.
-func (n *Namespace) openBlob(ctx context.Context, id storage.RepoID, dgst digest.Digest) (*opened, error) {
-	_, err := n.cache.catalog.Link(ctx, id, dgst)
-	possessed := err == nil
-	if err := n.cache.refused(question{id, "blob", dgst.String()}); err != nil {
+func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (*openedBlob, error) {
+	// Before the download: its end writes the link, too.
+	possessed := n.mayServe(ctx, repo, dgst)
+	if err := n.cache.negativeHit(blobKey(repo, dgst)); err != nil {
 		return nil, err
 	}
-	obj, reader, err := n.cache.flights.Open(ctx, dgst, n.source(id, dgst))
+	obj, reader, err := n.cache.flights.Open(ctx, dgst, n.source(repo, dgst))
 	if err != nil {
 		return nil, err
 	}
-	b := &opened{Blob: Blob{Outcome: Outcome{Cache: Hit}}, reader: reader}
+	b := &openedBlob{Blob: Blob{Outcome: Outcome{Cache: Hit}}, reader: reader}
 	if reader != nil {
 		b.Content = reader
 	} else {
 		b.Content, b.Size = obj.Content, obj.Size
 	}
-	// The bytes may be here because another repository brought them.
-	b.foreign = !possessed && (reader == nil || reader.Repository() != id)
-	if b.foreign {
-		if _, err := n.prove(ctx, id, dgst); err != nil {
+	b.crossRepo = !possessed && (reader == nil || reader.Repository() != repo)
+	if b.crossRepo {
+		if _, err := n.verifyAccess(ctx, repo, dgst); err != nil {
 			b.Content.Close()
 			return nil, err
 		}
@@ -87,17 +86,17 @@ func (n *Namespace) openBlob(ctx context.Context, id storage.RepoID, dgst digest
 	return b, nil
 }
 
-// linkForeign records that a repository possesses what another one brought,
-// which its upstream has just said.
-func (n *Namespace) linkForeign(ctx context.Context, id storage.RepoID, dgst digest.Digest, b *opened) {
-	if b.foreign && b.Size >= 0 {
-		n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: b.Size})
+// recordLink records that a repository may serve a blob that another repository
+// brought. The repository's upstream has just confirmed it.
+func (n *Namespace) recordLink(ctx context.Context, repo storage.RepoID, dgst digest.Digest, b *openedBlob) {
+	if b.crossRepo && b.Size >= 0 {
+		n.cache.putLink(ctx, repo, ocispec.Descriptor{Digest: dgst, Size: b.Size})
 	}
 }
 
-// await waits for the first bytes of a download from start on. Where an upstream
-// was asked for a range that begins beyond the end, it waits for the download
-// itself, which tells the size that such a client is answered with.
+// await waits for the first bytes of a download from start on. If an upstream was
+// asked for a range that begins beyond the end, await waits for the download
+// itself, since the answer to such a client holds the size.
 func await(r *download.Reader, start, end int64) (size int64, err error) {
 	size, err = r.Wait(start, end)
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Status == http.StatusRequestedRangeNotSatisfiable {
@@ -106,8 +105,8 @@ func await(r *download.Reader, start, end int64) (size int64, err error) {
 	return size, err
 }
 
-// arriving is the outcome of a blob that is being downloaded.
-func arriving(r *download.Reader) Outcome {
+// downloading is the outcome of a blob that is being downloaded.
+func downloading(r *download.Reader) Outcome {
 	o := Outcome{Cache: Miss, Upstream: r.Origin()}
 	switch {
 	case r.Joined():
@@ -118,10 +117,10 @@ func arriving(r *download.Reader) Outcome {
 	return o
 }
 
-// HeadBlob returns a blob's size. What is not cached costs a HEAD upstream, and
-// nothing is stored.
+// HeadBlob returns a blob's size. A blob that is not cached costs a HEAD upstream,
+// and nothing is stored.
 func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Digest) (*Blob, error) {
-	id := n.id(repo)
+	id := n.repoID(repo)
 	if n.spec.Offline {
 		b, err := n.storedBlob(ctx, id, dgst)
 		if err != nil {
@@ -131,18 +130,20 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 		b.Content = nil
 		return b, nil
 	}
-	info, missing := n.cache.store.Stat(ctx, dgst)
-	if _, foreign := n.cache.catalog.Link(ctx, id, dgst); foreign == nil && missing == nil {
+	info, statErr := n.cache.store.Stat(ctx, dgst)
+	if statErr == nil && n.mayServe(ctx, id, dgst) {
 		return &Blob{Outcome: Outcome{Cache: Hit}, Size: info.Size}, nil
 	}
-	if err := n.cache.refused(question{id, "blob", dgst.String()}); err != nil {
+	if err := n.cache.negativeHit(blobKey(id, dgst)); err != nil {
 		return nil, err
 	}
-	desc, err := n.prove(ctx, id, dgst)
+	desc, err := n.verifyAccess(ctx, id, dgst)
 	if err != nil {
 		return nil, err
 	}
-	if missing != nil {
+	if statErr != nil {
+		// A link to a blob that is not stored would list the repository in the
+		// catalogue, with nothing in it.
 		return &Blob{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, Size: desc.Size}, nil
 	}
 	n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: info.Size})
@@ -150,8 +151,8 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 }
 
 // storedBlob opens a blob without contacting an upstream.
-func (n *Namespace) storedBlob(ctx context.Context, id storage.RepoID, dgst digest.Digest) (*Blob, error) {
-	if _, err := n.cache.catalog.Link(ctx, id, dgst); err != nil {
+func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (*Blob, error) {
+	if !n.mayServe(ctx, repo, dgst) {
 		return nil, n.offline("blob " + dgst.String())
 	}
 	obj, err := n.cache.store.Open(ctx, dgst)
@@ -164,39 +165,26 @@ func (n *Namespace) storedBlob(ctx context.Context, id storage.RepoID, dgst dige
 	return &Blob{Outcome: Outcome{Cache: Hit}, Size: obj.Size, Content: obj.Content}, nil
 }
 
-// prove asks the upstream whether a repository has a blob: that its bytes are
-// here does not mean that this repository's readers may have them.
-func (n *Namespace) prove(ctx context.Context, id storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
-	desc, _, err := share(ctx, n.cache.proofs, question{id, "proof", dgst.String()}, func(ctx context.Context) (ocispec.Descriptor, error) {
-		desc, err := n.spec.Upstreams.StatBlob(ctx, id.Name, dgst)
-		if err != nil {
-			n.remember(question{id, "blob", dgst.String()}, err)
-		}
-		return desc, err
-	})
-	return desc, err
-}
-
-// source is a repository's way to a blob.
-func (n *Namespace) source(id storage.RepoID, dgst digest.Digest) download.Source {
+// source is a repository's way to the bytes of a blob. A complete download from
+// the repository's own upstream also proves that the repository may serve it.
+func (n *Namespace) source(repo storage.RepoID, dgst digest.Digest) download.Source {
 	return download.Source{
-		Repository: id,
+		Repository: repo,
 		Open: func(ctx context.Context, offset, length int64) (*download.Stream, error) {
-			body, err := n.spec.Upstreams.Blob(ctx, id.Name, dgst, offset, length)
+			body, err := n.spec.Upstreams.Blob(ctx, repo.Name, dgst, offset, length)
 			if err != nil {
 				return nil, err
 			}
 			return &download.Stream{ReadCloser: body, Size: body.Size(), Origin: body.Upstream(), Reject: body.Reject}, nil
 		},
 		Verified: func(info storage.Info) {
-			n.cache.putLink(context.Background(), id, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})
+			n.cache.putLink(context.Background(), repo, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})
 		},
 	}
 }
 
-// CompleteOrAbandon is what becomes of a download that all clients have left: a
-// job of the pool completes it, and where there is no room for one it is given
-// up.
+// CompleteOrAbandon decides about a download that all clients have left: a job of
+// the pool completes it, or it is given up if the pool has no room for a job.
 func CompleteOrAbandon(pool *jobs.Pool) func(*download.Download) {
 	return func(f *download.Download) {
 		if !pool.Submit(completing{f}, f.Complete) {
@@ -205,9 +193,9 @@ func CompleteOrAbandon(pool *jobs.Pool) func(*download.Download) {
 	}
 }
 
-// completing is the job that completes a download. Its key is the download, not
-// the digest: a job for a download that has failed must not stand for the next
+// completing is the key of the job that completes a download. It is the download,
+// not the digest: a job for a download that has failed must not stand for the next
 // download of the same digest.
-type completing struct{ flight *download.Download }
+type completing struct{ download *download.Download }
 
-func (c completing) String() string { return "complete " + c.flight.Digest().String() }
+func (c completing) String() string { return "complete " + c.download.Digest().String() }

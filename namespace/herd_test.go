@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -57,7 +58,7 @@ func TestClientLeavesALookup(t *testing.T) {
 		image := r.AddImage("app", "tag", []byte("a layer"))
 		gate := upstreamtest.NewGate()
 		r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
-		if _, err := n.Manifest(cancelled(t), "app", "tag"); err == nil {
+		if _, err := n.Manifest(cancelled(t), "app", oci.ByTag("tag")); err == nil {
 			t.Error("a client that has left got an answer")
 		}
 		synctest.Wait()

@@ -145,32 +145,6 @@ func TestTagsHerd(t *testing.T) {
 	})
 }
 
-func TestPage(t *testing.T) {
-	for _, test := range []struct {
-		query string
-		want  []string
-		more  bool
-	}{
-		{"", []string{"a", "b", "d"}, false},
-		{"n=2", []string{"a", "b"}, true},
-		{"n=3", []string{"a", "b", "d"}, false},
-		{"n=4", []string{"a", "b", "d"}, false},
-		{"n=0", []string{}, false},
-		{"n=x", []string{"a", "b", "d"}, false},
-		{"last=a&n=1", []string{"b"}, true},
-		{"last=b", []string{"d"}, false},
-		{"last=c", []string{"d"}, false},
-		{"last=d", []string{}, false},
-		{"last=e&n=1", []string{}, false},
-	} {
-		query, _ := url.ParseQuery(test.query)
-		page, more := namespace.Page([]string{"a", "b", "d"}, query)
-		if diff := cmp.Diff(test.want, page); diff != "" || more != test.more {
-			t.Errorf("%q: more=%v %s", test.query, more, diff)
-		}
-	}
-}
-
 func wantReferrers(t *testing.T, r *namespace.Referrers, err error, cache namespace.CacheStatus, want ...ocispec.Descriptor) {
 	t.Helper()
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/download"
@@ -164,10 +165,19 @@ type answer struct {
 	err   error
 }
 
+func reference(t *testing.T, text string) oci.Reference {
+	t.Helper()
+	ref, err := oci.ParseReference(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ref
+}
+
 // get pulls a manifest.
 func get(t *testing.T, n *namespace.Namespace, repo, ref string) answer {
 	t.Helper()
-	return read(t)(n.Manifest(t.Context(), repo, ref))
+	return read(t)(n.Manifest(t.Context(), repo, reference(t, ref)))
 }
 
 func read(t *testing.T) func(m *namespace.Manifest, err error) answer {
@@ -191,7 +201,7 @@ func read(t *testing.T) func(m *namespace.Manifest, err error) answer {
 // head asks for a manifest's descriptor.
 func head(t *testing.T, n *namespace.Namespace, repo, ref string) answer {
 	t.Helper()
-	m, err := n.Head(t.Context(), repo, ref)
+	m, err := n.Head(t.Context(), repo, reference(t, ref))
 	if err != nil {
 		return answer{err: err}
 	}

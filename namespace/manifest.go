@@ -1,93 +1,232 @@
 package namespace
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
-	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/upstream"
 )
 
-// Manifest is the answer to a question for a manifest.
+// Manifest is the answer to a request for a manifest.
 type Manifest struct {
 	Outcome
 	Descriptor ocispec.Descriptor
-	// Content reads the manifest; the caller closes it. It is nil when only
-	// the descriptor was asked for.
+	// Content reads the manifest; the caller closes it. It is nil if only the
+	// descriptor was asked for.
 	Content io.ReadSeekCloser
 }
 
-// found is what a lookup that several requests share came to. Body is nil when
-// the content is in the store.
+// found is the result of a lookup that several requests share. Body is nil if the
+// manifest is in the store, or was not asked for.
 type found struct {
 	Outcome
 	desc ocispec.Descriptor
 	body []byte
 }
 
-// describe is the answer without the content.
-func (f *found) describe() *Manifest {
-	return &Manifest{Outcome: f.Outcome, Descriptor: f.desc}
-}
+// describe returns the answer without its content.
+func (f found) describe() *Manifest { return &Manifest{Outcome: f.Outcome, Descriptor: f.desc} }
 
-// Manifest returns a manifest by tag or digest. Its errors are ErrOffline and
-// those of package upstream.
-func (n *Namespace) Manifest(ctx context.Context, repo, ref string) (*Manifest, error) {
-	if dgst, err := digest.Parse(ref); err == nil {
-		return n.manifestByDigest(ctx, repo, dgst)
-	}
-	return n.manifestByTag(ctx, repo, ref)
-}
-
-func (n *Namespace) manifestByDigest(ctx context.Context, repo string, dgst digest.Digest) (*Manifest, error) {
-	id := n.id(repo)
-	if desc, ok := n.has(ctx, id, dgst); ok {
-		return n.open(ctx, id, &found{Outcome: Outcome{Cache: Hit}, desc: desc}, true)
-	}
-	if n.spec.Offline {
-		return nil, n.offline("manifest " + dgst.String())
-	}
-	q := question{id, "manifest", dgst.String()}
-	if err := n.cache.refused(q); err != nil {
-		return nil, err
-	}
-	f, led, err := share(ctx, n.cache.manifests, q, func(ctx context.Context) (*found, error) {
-		f, err := n.confirm(ctx, id, dgst)
-		if f == nil && err == nil {
-			f, err = n.fetch(ctx, id, oci.ByDigest(dgst), "")
-		}
-		n.remember(q, err)
-		return f, err
-	})
+// Manifest returns a manifest by tag or digest. It returns ErrOffline, or an error
+// of package upstream.
+func (n *Namespace) Manifest(ctx context.Context, repo string, ref oci.Reference) (*Manifest, error) {
+	key := lookupKey{n.repoID(repo), getManifest, ref}
+	f, led, err := n.lookup(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	return n.open(ctx, id, f, led)
+	return n.open(ctx, key.repo, f, led)
+}
+
+// Head returns the descriptor of a manifest. A manifest that is not cached costs a
+// HEAD upstream, and nothing is stored. Its errors are those of
+// [Namespace.Manifest].
+func (n *Namespace) Head(ctx context.Context, repo string, ref oci.Reference) (*Manifest, error) {
+	f, _, err := n.lookup(ctx, lookupKey{n.repoID(repo), headManifest, ref})
+	if err != nil {
+		return nil, err
+	}
+	return f.describe(), nil
+}
+
+// lookup answers from the cache, or else asks the upstream, once for all callers
+// with the same key. led is false if another caller's request made it ask.
+func (n *Namespace) lookup(ctx context.Context, key lookupKey) (f found, led bool, err error) {
+	known := n.known(ctx, key.repo, key.ref)
+	switch {
+	case known.state == fresh:
+		return found{Outcome: Outcome{Cache: Hit}, desc: known.desc}, true, nil
+	case n.spec.Offline:
+		return found{}, false, n.offline(manifestName(key.ref))
+	case known.state == absent:
+		// A cached tag is asked for in any case: it may have come back.
+		if err := n.cache.negativeHit(key); err != nil {
+			return found{}, false, err
+		}
+	}
+	f, led, err = share(ctx, n.cache.manifests, key, func(ctx context.Context) (found, error) {
+		f, err := n.ask(ctx, key, known)
+		n.rememberNegative(key, err)
+		return f, err
+	})
+	if known.state == absent {
+		return f, led, err
+	}
+	if err != nil {
+		return n.fallBack(ctx, key, known, err)
+	}
+	return f.since(known, key.op), led, nil
+}
+
+// state is how far the cache can answer for a reference.
+type state uint8
+
+const (
+	absent state = iota // the manifest is not cached, or not known to be this repository's
+	due                 // the tag's manifest is cached, but the upstream has to confirm it
+	fresh               // the cache answers
+)
+
+// known is the cache's knowledge of a reference.
+type known struct {
+	state   state
+	desc    ocispec.Descriptor // of the cached manifest
+	checked time.Time          // a tag
+}
+
+func (n *Namespace) known(ctx context.Context, repo storage.RepoID, ref oci.Reference) known {
+	dgst, k := ref.Digest(), known{state: fresh}
+	if ref.IsTag() {
+		record, ok := n.cache.book.Current(ctx, repo, ref.Tag())
+		if !ok {
+			return known{}
+		}
+		dgst, k.checked = record.Descriptor.Digest, record.Checked
+		if !n.isFresh(ref.Tag(), record.Checked) {
+			k.state = due
+		}
+	}
+	var ok bool
+	if k.desc, ok = n.has(ctx, repo, dgst); !ok {
+		return known{} // evicted, or its record is lost
+	}
+	return k
+}
+
+// isFresh reports whether a cached tag is served without asking an upstream.
+func (n *Namespace) isFresh(tag string, checked time.Time) bool {
+	return n.spec.Offline ||
+		time.Since(checked) < n.spec.TagTTL ||
+		n.policy.isImmutable(tag)
+}
+
+// ask asks the upstream: with a HEAD if that may be enough, and else with a GET,
+// whose manifest is then stored.
+func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found, error) {
+	repo, ref := key.repo, key.ref
+	// A client that wants the manifest itself is helped by a HEAD only if there is
+	// a stored one that the HEAD may name.
+	if key.op == getManifest && !n.isCandidate(ctx, ref, known) {
+		return n.fetch(ctx, repo, ref, ref.Tag())
+	}
+	desc, err := n.spec.Upstreams.Head(ctx, repo.Name, ref)
+	switch {
+	case errors.Is(err, upstream.ErrHeadUnsupported):
+		return n.fetch(ctx, repo, ref, ref.Tag())
+	case err != nil:
+		return found{}, err
+	case !ref.IsTag():
+		desc.Digest = ref.Digest() // whatever the header says
+	}
+	if own, ok := n.linkExisting(ctx, repo, desc); ok {
+		n.observe(ctx, repo, ref.Tag(), own, true)
+		return found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: own}, nil
+	}
+	if key.op == headManifest {
+		if desc.Digest == "" || desc.MediaType == "" || desc.Size <= 0 {
+			// The HEAD says too little for an answer, the manifest says it all.
+			return n.fetch(ctx, repo, ref, ref.Tag())
+		}
+		n.observe(ctx, repo, ref.Tag(), desc, false)
+		return found{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, desc: desc}, nil
+	}
+	if desc.Digest == "" {
+		return n.fetch(ctx, repo, ref, ref.Tag())
+	}
+	// By digest the manifest is verified to be the one that the HEAD named.
+	return n.fetch(ctx, repo, oci.ByDigest(desc.Digest), ref.Tag())
+}
+
+// isCandidate reports whether a stored manifest may be the one that a reference
+// names: the tag's last one, or one that another repository brought.
+func (n *Namespace) isCandidate(ctx context.Context, ref oci.Reference, known known) bool {
+	if ref.IsTag() {
+		return known.state == due
+	}
+	_, err := n.cache.store.Stat(ctx, ref.Digest())
+	return err == nil
+}
+
+// observe tells the book of tags about a tag, if there is one.
+func (n *Namespace) observe(ctx context.Context, repo storage.RepoID, tag string, desc ocispec.Descriptor, stored bool) {
+	if tag != "" {
+		n.cache.book.Observe(ctx, repo, tag, seen{desc: desc, at: time.Now(), stored: stored})
+	}
 }
 
 // fetch gets a manifest from upstream and stores it, together with the tag that
 // names it, if there is one.
-func (n *Namespace) fetch(ctx context.Context, id storage.RepoID, ref oci.Reference, tag string) (*found, error) {
-	m, err := n.spec.Upstreams.Manifest(ctx, id.Name, ref)
+func (n *Namespace) fetch(ctx context.Context, repo storage.RepoID, ref oci.Reference, tag string) (found, error) {
+	m, err := n.spec.Upstreams.Manifest(ctx, repo.Name, ref)
 	if err != nil {
-		return nil, err
+		return found{}, err
 	}
-	f := &found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body}
-	if !n.cache.keep(ctx, id, tag, m) {
+	f := found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body}
+	if !n.cache.keep(ctx, repo, tag, m) {
+		// A cached tag still leads to its old manifest, until this one is stored.
+		n.observe(ctx, repo, tag, m.Descriptor, false)
 		f.Cache = Passed
 	}
 	return f, nil
 }
 
-// open makes the answer for one of those who shared a lookup.
-func (n *Namespace) open(ctx context.Context, id storage.RepoID, f *found, led bool) (*Manifest, error) {
+// since tells how the result of a lookup relates to the manifest of the tag that
+// was cached before.
+func (f found) since(before known, op operation) found {
+	switch {
+	case op == getManifest && f.Cache == Passed:
+		// It could not be stored, so the tag still leads to its old manifest. (A
+		// HEAD stores nothing in any case.)
+	case f.desc.Digest == before.desc.Digest:
+		f.Cache = Revalidated
+	default:
+		f.Cache = Moved
+	}
+	return f
+}
+
+// fallBack answers an upstream's failure with a tag's cached manifest if the
+// namespace does so, and otherwise returns the failure. A tag that is definitely
+// gone is forgotten.
+func (n *Namespace) fallBack(ctx context.Context, key lookupKey, known known, failure error) (found, bool, error) {
+	if o, ok := n.stale(failure, known.checked); ok {
+		return found{Outcome: o, desc: known.desc}, true, nil
+	}
+	if errors.Is(failure, upstream.ErrNotFound) {
+		n.cache.book.Gone(ctx, key.repo, key.ref.Tag())
+	}
+	return found{}, false, failure
+}
+
+// open makes the answer for one of the callers that shared a lookup.
+func (n *Namespace) open(ctx context.Context, repo storage.RepoID, f found, led bool) (*Manifest, error) {
 	m := f.describe()
 	if !led && f.Cache != Revalidated && f.Cache != Passed {
 		m.Cache = Collapsed
@@ -98,131 +237,45 @@ func (n *Namespace) open(ctx context.Context, id storage.RepoID, f *found, led b
 	}
 	obj, err := n.cache.store.Open(ctx, f.desc.Digest)
 	if err != nil {
-		return n.refetch(ctx, id, f.desc.Digest, err)
+		return n.refetch(ctx, lookupKey{repo, refetchManifest, oci.ByDigest(f.desc.Digest)}, err)
 	}
 	m.Content, m.Descriptor.Size = obj.Content, obj.Size
 	return m, nil
 }
 
-// refetch gets a manifest that ought to be stored and cannot be opened: it has
-// been evicted a moment ago, or the store fails, which must not cost a client
-// what the upstream still has.
-func (n *Namespace) refetch(ctx context.Context, id storage.RepoID, dgst digest.Digest, failure error) (*Manifest, error) {
+// manifestName names a manifest in error messages.
+func manifestName(ref oci.Reference) string {
+	if ref.IsTag() {
+		return "tag " + ref.Tag()
+	}
+	return "manifest " + ref.Digest().String()
+}
+
+// refetch gets a manifest that ought to be stored but cannot be opened. Either it
+// was evicted a moment ago, or the store fails; neither must cost a client a
+// manifest that the upstream still has.
+func (n *Namespace) refetch(ctx context.Context, key lookupKey, failure error) (*Manifest, error) {
 	evicted := errors.Is(failure, storage.ErrNotExist)
 	switch {
 	case n.spec.Offline && evicted:
-		return nil, n.offline("manifest " + dgst.String())
+		return nil, n.offline(manifestName(key.ref))
 	case n.spec.Offline:
 		return nil, failure
 	case !evicted:
-		n.log.Warn("cannot read a stored manifest; its upstream is asked", "repository", id.String(), "digest", dgst, "error", failure)
+		n.logger.Warn("cannot read a stored manifest; its upstream is asked", "repository", key.repo.String(), "digest", key.ref.Digest(), "error", failure)
 	}
-	f, led, err := share(ctx, n.cache.manifests, question{id, "refetch", dgst.String()}, func(ctx context.Context) (*found, error) {
-		return n.fetch(ctx, id, oci.ByDigest(dgst), "")
+	f, led, err := share(ctx, n.cache.manifests, key, func(ctx context.Context) (found, error) {
+		return n.fetch(ctx, key.repo, key.ref, "")
 	})
 	if err != nil {
 		return nil, err
 	}
-	return n.open(ctx, id, f, led)
+	return n.open(ctx, key.repo, f, led)
 }
 
-func (n *Namespace) manifestByTag(ctx context.Context, repo, tag string) (*Manifest, error) {
-	id := n.id(repo)
-	known, cached := n.tag(ctx, id, tag)
-	switch {
-	case cached && n.settled(tag, known):
-		return n.open(ctx, id, &found{Outcome: Outcome{Cache: Hit}, desc: known.Descriptor}, true)
-	case !cached && n.spec.Offline:
-		return nil, n.offline("tag " + tag)
-	}
-	q := question{id, "tag", tag}
-	if err := n.cache.refused(q); err != nil && !cached {
-		return nil, err
-	}
-	f, led, err := share(ctx, n.cache.manifests, q, func(ctx context.Context) (*found, error) {
-		f, err := n.refresh(ctx, id, tag, known, cached)
-		n.remember(q, err)
-		return f, err
-	})
-	if err != nil && cached {
-		f, err = n.fallBack(ctx, id, tag, known, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return n.open(ctx, id, f, led || f.Cache == Stale)
-}
+// bytesContent is a content in memory.
+type bytesContent struct{ *bytes.Reader }
 
-// tag returns what is recorded about a tag, and whether its content is cached.
-func (n *Namespace) tag(ctx context.Context, id storage.RepoID, tag string) (known catalog.Tag, cached bool) {
-	known, err := n.cache.catalog.Tag(ctx, id, tag)
-	if err != nil {
-		return catalog.Tag{}, false
-	}
-	known.Descriptor, cached = n.has(ctx, id, known.Descriptor.Digest)
-	return known, cached
-}
+func (bytesContent) Close() error { return nil }
 
-// settled reports whether a cached tag is served without asking an upstream.
-func (n *Namespace) settled(tag string, known catalog.Tag) bool {
-	return n.spec.Offline ||
-		time.Since(known.Checked) < n.spec.TagTTL ||
-		n.policy.isImmutable(tag)
-}
-
-// refresh asks the upstream what a tag names. A tag that is cached costs a
-// HEAD, and a GET only where it has moved or HEAD does not say.
-func (n *Namespace) refresh(ctx context.Context, id storage.RepoID, tag string, known catalog.Tag, cached bool) (*found, error) {
-	ref := oci.ByTag(tag)
-	if cached {
-		desc, err := n.spec.Upstreams.Head(ctx, id.Name, ref)
-		switch {
-		case errors.Is(err, upstream.ErrHeadUnsupported), err == nil && desc.Digest == "":
-		case err != nil:
-			return nil, err
-		default:
-			if own, ok := n.adopt(ctx, id, desc); ok {
-				return n.checked(ctx, id, tag, own, known), nil
-			}
-			ref = oci.ByDigest(desc.Digest)
-		}
-	}
-	f, err := n.fetch(ctx, id, ref, tag)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case f.Cache == Passed: // and so the tag still leads to what it did
-	case cached && f.desc.Digest == known.Descriptor.Digest:
-		f.Cache = Revalidated
-	case cached:
-		f.Cache = Moved
-	}
-	return f, nil
-}
-
-// checked records that an upstream has just said that a tag, of which something
-// else may have been known, names a cached content.
-func (n *Namespace) checked(ctx context.Context, id storage.RepoID, tag string, desc ocispec.Descriptor, known catalog.Tag) *found {
-	n.cache.putTag(ctx, id, tag, catalog.Tag{Descriptor: desc, Checked: time.Now()})
-	f := &found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: desc}
-	if desc.Digest != known.Descriptor.Digest {
-		f.Cache = Moved
-	}
-	return f
-}
-
-// fallBack answers an upstream's failure from the cache where the namespace
-// does so, and otherwise returns that failure. A tag that is definitely gone is
-// forgotten.
-func (n *Namespace) fallBack(ctx context.Context, id storage.RepoID, tag string, known catalog.Tag, failure error) (*found, error) {
-	if o, ok := n.stale(failure, known.Checked); ok {
-		return &found{Outcome: o, desc: known.Descriptor}, nil
-	}
-	if errors.Is(failure, upstream.ErrNotFound) {
-		if err := n.cache.catalog.DeleteTag(ctx, id, tag); err != nil && !errors.Is(err, storage.ErrNotExist) {
-			n.log.Warn("cannot forget a tag that its upstream no longer has", "repository", id.String(), "tag", tag, "error", err)
-		}
-	}
-	return nil, failure
-}
+func inMemory(body []byte) io.ReadSeekCloser { return bytesContent{bytes.NewReader(body)} }

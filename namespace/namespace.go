@@ -79,17 +79,17 @@ type Namespace struct {
 	spec   Spec
 	cache  *Cache
 	policy *tagPolicy
-	log    *slog.Logger
+	logger *slog.Logger
 }
 
 func newNamespace(cache *Cache, spec Spec) (*Namespace, error) {
-	log := cache.log.With("namespace", spec.Key)
+	logger := cache.logger.With("namespace", spec.Key)
 	spec.MaxManifest = cmp.Or(spec.MaxManifest, oci.DefaultMaxManifest)
-	policy, err := newTagPolicy(spec, log)
+	policy, err := newTagPolicy(spec, logger)
 	if err != nil {
 		return nil, fmt.Errorf("namespace %q: %w", spec.Key, err)
 	}
-	return &Namespace{spec: spec, cache: cache, policy: policy, log: log}, nil
+	return &Namespace{spec: spec, cache: cache, policy: policy, logger: logger}, nil
 }
 
 // Key returns the block's key. It is what metrics are labelled with.
@@ -125,16 +125,16 @@ func (n *Namespace) UpstreamKey(host string) string {
 	return fmt.Sprintf("%s[%d]", key, found)
 }
 
-// id is the cache identity of a repository of the namespace.
-func (n *Namespace) id(repo string) storage.RepoID {
+// repoID returns the identity of one of the namespace's repositories in the cache.
+func (n *Namespace) repoID(repo string) storage.RepoID {
 	return storage.RepoID{Namespace: n.spec.Key, Name: repo}
 }
 
-// offline returns the error for what is not cached, while upstreams are not to
-// be contacted.
-func (n *Namespace) offline(what string) error {
+// offline returns the error for content that is not cached, while upstreams must
+// not be contacted.
+func (n *Namespace) offline(content string) error {
 	return fmt.Errorf("%s: %w: remove offline = true from repository.%q to fetch it from %s",
-		what, ErrOffline, n.spec.Key, n.FirstUpstream())
+		content, ErrOffline, n.spec.Key, n.FirstUpstream())
 }
 
 // stale reports whether an upstream's failure is answered with what was last

@@ -24,7 +24,7 @@ type tagPolicy struct {
 	immutable  bool
 	exclusions []*exclusion
 	verdicts   *lru.Cache[string, bool]
-	log        *slog.Logger
+	logger     *slog.Logger
 }
 
 type exclusion struct {
@@ -32,12 +32,12 @@ type exclusion struct {
 	warned sync.Once
 }
 
-func newTagPolicy(spec Spec, log *slog.Logger) (*tagPolicy, error) {
+func newTagPolicy(spec Spec, logger *slog.Logger) (*tagPolicy, error) {
 	verdicts, err := lru.New[string, bool](decisions)
 	if err != nil {
 		return nil, err
 	}
-	p := &tagPolicy{immutable: spec.ImmutableTags, verdicts: verdicts, log: log}
+	p := &tagPolicy{immutable: spec.ImmutableTags, verdicts: verdicts, logger: logger}
 	for _, pattern := range spec.ImmutableTagsExclusions {
 		re, err := regexp2.Compile(pattern, regexp2.None)
 		if err != nil {
@@ -69,7 +69,7 @@ func (p *tagPolicy) excluded(tag string) bool {
 		matched, err := re.MatchString(tag)
 		if err != nil {
 			re.warned.Do(func() {
-				p.log.Warn("an immutable_tags_exclusions pattern took too long and was cut off; the tag counts as mutable. Simplify the pattern",
+				p.logger.Warn("an immutable_tags_exclusions pattern took too long and was cut off; the tag counts as mutable. Simplify the pattern",
 					"pattern", re.String(), "tag", tag, "limit", matchTimeout)
 			})
 			return true

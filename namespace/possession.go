@@ -2,7 +2,6 @@ package namespace
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
@@ -10,12 +9,17 @@ import (
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
-	"github.com/weirhq/weir/upstream"
 )
 
-// has reports whether a manifest is stored and this repository possesses it.
-func (n *Namespace) has(ctx context.Context, id storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, bool) {
-	desc, err := n.cache.catalog.Link(ctx, id, dgst)
+// Content is stored once, whichever repository it came from. That its bytes are
+// here does not mean that the readers of another repository may have them. A link
+// means that: it is written when the repository's own upstream has delivered the
+// content or has confirmed that it has it. This file holds the questions and the
+// records; the bytes come from elsewhere (manifest.go, blob.go).
+
+// has reports whether a manifest is stored and the repository may serve it.
+func (n *Namespace) has(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, bool) {
+	desc, err := n.cache.catalog.Link(ctx, repo, dgst)
 	if err != nil || desc.MediaType == "" {
 		return desc, false // a link without a media type is that of a blob
 	}
@@ -24,19 +28,19 @@ func (n *Namespace) has(ctx context.Context, id storage.RepoID, dgst digest.Dige
 	return desc, err == nil
 }
 
-// adopt makes a stored content the manifest of a repository whose upstream has
-// just named it as one: that answer proved the repository's right to it. It
-// returns its descriptor, or false where the manifest has to be fetched.
-func (n *Namespace) adopt(ctx context.Context, id storage.RepoID, named ocispec.Descriptor) (ocispec.Descriptor, bool) {
-	if own, ok := n.has(ctx, id, named.Digest); ok {
+// linkExisting links a stored manifest to a repository whose upstream has just
+// named its digest, which proves that the repository may serve it. It returns the
+// manifest's descriptor, or false if the manifest has to be fetched.
+func (n *Namespace) linkExisting(ctx context.Context, repo storage.RepoID, named ocispec.Descriptor) (ocispec.Descriptor, bool) {
+	if own, ok := n.has(ctx, repo, named.Digest); ok {
 		return own, true
 	}
 	desc, err := n.cache.inspect(ctx, named, n.spec.MaxManifest)
 	if err != nil {
 		return desc, false
 	}
-	n.cache.putLink(ctx, id, desc)
-	n.cache.arrived(ctx, id, desc.Digest)
+	n.cache.putLink(ctx, repo, desc)
+	n.cache.book.Stored(ctx, repo, desc.Digest)
 	return desc, true
 }
 
@@ -64,24 +68,24 @@ func (c *Cache) inspect(ctx context.Context, named ocispec.Descriptor, limit int
 	return named, nil
 }
 
-// confirm looks for a manifest that is stored, but not known to be this
-// repository's, and asks the upstream whether it is. It returns nil when the
-// manifest has to be fetched.
-func (n *Namespace) confirm(ctx context.Context, id storage.RepoID, dgst digest.Digest) (*found, error) {
-	if _, err := n.cache.store.Stat(ctx, dgst); err != nil {
-		return nil, nil
-	}
-	desc, err := n.spec.Upstreams.Head(ctx, id.Name, oci.ByDigest(dgst))
-	if errors.Is(err, upstream.ErrHeadUnsupported) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	desc.Digest = dgst // whatever the header says
-	own, ok := n.adopt(ctx, id, desc)
-	if !ok {
-		return nil, nil
-	}
-	return &found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: own}, nil
+// mayServe reports whether a repository is known to possess a content.
+func (n *Namespace) mayServe(ctx context.Context, repo storage.RepoID, dgst digest.Digest) bool {
+	_, err := n.cache.catalog.Link(ctx, repo, dgst)
+	return err == nil
+}
+
+// verifyAccess asks the upstream whether a repository has a blob. The Size is -1
+// if the upstream does not tell it.
+func (n *Namespace) verifyAccess(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
+	key := blobKey(repo, dgst)
+	desc, _, err := share(ctx, n.cache.access, key, func(ctx context.Context) (ocispec.Descriptor, error) {
+		desc, err := n.spec.Upstreams.StatBlob(ctx, repo.Name, dgst)
+		n.rememberNegative(key, err)
+		return desc, err
+	})
+	return desc, err
+}
+
+func blobKey(repo storage.RepoID, dgst digest.Digest) lookupKey {
+	return lookupKey{repo, statBlob, oci.ByDigest(dgst)}
 }

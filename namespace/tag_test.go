@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -287,7 +288,7 @@ func TestManifestsWhereTheStoreFails(t *testing.T) {
 		image := r.AddImage("app", "v1", []byte("a layer"))
 		m.store.FailCommit(errors.New("disk full"))
 		for range 3 {
-			got, err := n.Manifest(t.Context(), "app", "v1")
+			got, err := n.Manifest(t.Context(), "app", oci.ByTag("v1"))
 			if err != nil || got.Descriptor.Digest != image.Digest || got.Cache != namespace.Passed {
 				t.Fatalf("got %+v, %v", got, err)
 			}

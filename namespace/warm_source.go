@@ -38,7 +38,7 @@ func (n *Namespace) MaxManifest() int64 { return n.spec.MaxManifest }
 // namespace's key.
 func (n *Namespace) Warm(name string) (storage.RepoID, warm.Source) {
 	repo := n.spec.rule().Upstream(name)
-	return n.id(repo), warmSource{n, repo}
+	return n.repoID(repo), warmSource{n, repo}
 }
 
 // warmSource is a repository of a namespace as a warming reads it.
@@ -49,7 +49,11 @@ type warmSource struct {
 
 // Manifest reads a manifest through the cache. It returns an error if the manifest
 // could not be stored.
-func (s warmSource) Manifest(ctx context.Context, ref string) (warm.Manifest, error) {
+func (s warmSource) Manifest(ctx context.Context, reference string) (warm.Manifest, error) {
+	ref, err := oci.ParseReference(reference)
+	if err != nil {
+		return warm.Manifest{}, err
+	}
 	m, err := s.namespace.Manifest(ctx, s.repo, ref)
 	if err != nil {
 		return warm.Manifest{}, err
@@ -74,7 +78,7 @@ func (s warmSource) Referrers(ctx context.Context, subject digest.Digest) ([]oci
 // nothing of it. A warming that is cancelled gives up downloads that only it
 // wanted.
 func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _ func(int64)) (there bool, err error) {
-	n, id := s.namespace, s.namespace.id(s.repo)
+	n, id := s.namespace, s.namespace.repoID(s.repo)
 	var failed error
 	for range maxRetries {
 		b, err := n.openBlob(ctx, id, desc.Digest)
@@ -83,25 +87,27 @@ func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _
 		}
 		if b.reader == nil {
 			b.Content.Close()
-			n.linkForeign(ctx, id, desc.Digest, b)
+			n.recordLink(ctx, id, desc.Digest, b)
 			return true, checkSize(desc, b.Size)
 		}
 		failed = b.reader.Complete()
+		// Another repository's upstream failed: this repository's own may do better.
 		switch {
 		case failed == nil:
 			return false, n.arrivedWhole(ctx, id, desc, b)
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
 		case b.reader.Repository() == id:
-			n.remember(question{id, "blob", desc.Digest.String()}, failed)
+			n.rememberNegative(blobKey(id, desc.Digest), failed)
 			return false, failed
 		}
 	}
 	return false, failed
 }
 
-// arrivedWhole settles what a download has brought.
-func (n *Namespace) arrivedWhole(ctx context.Context, id storage.RepoID, desc ocispec.Descriptor, b *opened) error {
+// arrivedWhole records a blob whose download has ended, and checks that it is in
+// the store: a download succeeds even if only storing it failed.
+func (n *Namespace) arrivedWhole(ctx context.Context, id storage.RepoID, desc ocispec.Descriptor, b *openedBlob) error {
 	info, err := n.cache.store.Stat(ctx, desc.Digest)
 	if errors.Is(err, storage.ErrNotExist) {
 		return errNotStored
@@ -110,7 +116,7 @@ func (n *Namespace) arrivedWhole(ctx context.Context, id storage.RepoID, desc oc
 		return err
 	}
 	b.Size = info.Size
-	n.linkForeign(ctx, id, desc.Digest, b)
+	n.recordLink(ctx, id, desc.Digest, b)
 	return checkSize(desc, info.Size)
 }
 

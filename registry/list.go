@@ -8,6 +8,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 )
 
 func (p *pull) tags() error {
@@ -70,7 +71,7 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 		}
 	}
 	slices.Sort(names)
-	page, more := namespace.Page(slices.Compact(names), req.Query)
+	page, more := oci.Page(slices.Compact(names), req.Query)
 	if more {
 		linkNext(w, "/v2/_catalog", url.Values{"n": req.Query["n"], "last": {page[len(page)-1]}})
 	}

@@ -40,7 +40,7 @@ func (op Operation) Label() string {
 type Request struct {
 	Op        Operation
 	Name      string        // as the client spells it
-	Reference string        // of a manifest: a tag or a digest
+	Reference oci.Reference // of a manifest
 	Digest    digest.Digest // of a blob, of a subject, or of a manifest by digest
 	NS        string        // containerd's ns parameter
 	Query     url.Values    // without ns; nil where there is none
@@ -91,11 +91,14 @@ func parseRead(req Request, path string) (Request, error) {
 	switch verb {
 	case "manifests":
 		req.Op = OpManifest
-		req.Reference = last
+		// No tag has a colon, so that the error can say which of the two is wrong.
 		if strings.Contains(last, ":") {
 			req.Digest, err = parseDigest(last)
-		} else if _, tagErr := oci.ParseReference(last); tagErr != nil {
+			req.Reference = oci.ByDigest(req.Digest)
+		} else if ref, tagErr := oci.ParseReference(last); tagErr != nil {
 			err = unknownTag(last)
+		} else {
+			req.Reference = ref
 		}
 	case "blobs":
 		req.Op = OpBlob

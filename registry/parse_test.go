@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/registry"
 )
 
@@ -33,17 +34,17 @@ func TestParse(t *testing.T) {
 		{"HEAD", "/v2/", registry.Request{Op: registry.OpPing}},
 		{"GET", "/v2/_catalog", registry.Request{Op: registry.OpCatalog}},
 		{"GET", "/v2/_catalog?n=5&last=a%2Fb", registry.Request{Op: registry.OpCatalog, Query: url.Values{"n": {"5"}, "last": {"a/b"}}}},
-		{"GET", "/v2/a/manifests/latest", registry.Request{Op: registry.OpManifest, Name: "a", Reference: "latest"}},
-		{"GET", "/v2/a/manifests/" + long, registry.Request{Op: registry.OpManifest, Name: "a", Reference: long}},
-		{"GET", "/v2/a/manifests/_A.b-c..d", registry.Request{Op: registry.OpManifest, Name: "a", Reference: "_A.b-c..d"}},
-		{"GET", "/v2/a/manifests/" + sha256Dig, registry.Request{Op: registry.OpManifest, Name: "a", Reference: sha256Dig, Digest: digest.Digest(sha256Dig)}},
-		{"GET", "/v2/a/manifests/" + sha512Dig, registry.Request{Op: registry.OpManifest, Name: "a", Reference: sha512Dig, Digest: digest.Digest(sha512Dig)}},
-		{"GET", "/v2/a/manifests/sha256-" + sha256Hex, registry.Request{Op: registry.OpManifest, Name: "a", Reference: "sha256-" + sha256Hex}},
-		{"HEAD", "/v2/docker.io/library/nginx/manifests/1", registry.Request{Op: registry.OpManifest, Name: "docker.io/library/nginx", Reference: "1"}},
-		{"GET", "/v2/localhost:5000/a__b/c--d/manifests/1", registry.Request{Op: registry.OpManifest, Name: "localhost:5000/a__b/c--d", Reference: "1"}},
-		{"GET", "/v2/" + name255 + "/manifests/1", registry.Request{Op: registry.OpManifest, Name: name255, Reference: "1"}},
-		{"GET", "/v2/a/manifests/b/manifests/c", registry.Request{Op: registry.OpManifest, Name: "a/manifests/b", Reference: "c"}},
-		{"GET", "/v2/manifests/manifests/manifests", registry.Request{Op: registry.OpManifest, Name: "manifests", Reference: "manifests"}},
+		{"GET", "/v2/a/manifests/latest", registry.Request{Op: registry.OpManifest, Name: "a", Reference: oci.ByTag("latest")}},
+		{"GET", "/v2/a/manifests/" + long, registry.Request{Op: registry.OpManifest, Name: "a", Reference: oci.ByTag(long)}},
+		{"GET", "/v2/a/manifests/_A.b-c..d", registry.Request{Op: registry.OpManifest, Name: "a", Reference: oci.ByTag("_A.b-c..d")}},
+		{"GET", "/v2/a/manifests/" + sha256Dig, registry.Request{Op: registry.OpManifest, Name: "a", Reference: oci.ByDigest(digest.Digest(sha256Dig)), Digest: digest.Digest(sha256Dig)}},
+		{"GET", "/v2/a/manifests/" + sha512Dig, registry.Request{Op: registry.OpManifest, Name: "a", Reference: oci.ByDigest(digest.Digest(sha512Dig)), Digest: digest.Digest(sha512Dig)}},
+		{"GET", "/v2/a/manifests/sha256-" + sha256Hex, registry.Request{Op: registry.OpManifest, Name: "a", Reference: oci.ByTag("sha256-" + sha256Hex)}},
+		{"HEAD", "/v2/docker.io/library/nginx/manifests/1", registry.Request{Op: registry.OpManifest, Name: "docker.io/library/nginx", Reference: oci.ByTag("1")}},
+		{"GET", "/v2/localhost:5000/a__b/c--d/manifests/1", registry.Request{Op: registry.OpManifest, Name: "localhost:5000/a__b/c--d", Reference: oci.ByTag("1")}},
+		{"GET", "/v2/" + name255 + "/manifests/1", registry.Request{Op: registry.OpManifest, Name: name255, Reference: oci.ByTag("1")}},
+		{"GET", "/v2/a/manifests/b/manifests/c", registry.Request{Op: registry.OpManifest, Name: "a/manifests/b", Reference: oci.ByTag("c")}},
+		{"GET", "/v2/manifests/manifests/manifests", registry.Request{Op: registry.OpManifest, Name: "manifests", Reference: oci.ByTag("manifests")}},
 		{"GET", "/v2/tags/list/tags/list", registry.Request{Op: registry.OpTags, Name: "tags/list"}},
 		{"GET", "/v2/a/blobs/" + sha256Dig + "?ns=docker.io", registry.Request{Op: registry.OpBlob, Name: "a", Digest: digest.Digest(sha256Dig), NS: "docker.io", Query: url.Values{}}},
 		{"GET", "/v2/a/blobs/" + sha256Dig + "?ns=../../etc", registry.Request{Op: registry.OpBlob, Name: "a", Digest: digest.Digest(sha256Dig), NS: "../../etc", Query: url.Values{}}},
@@ -64,7 +65,7 @@ func TestParse(t *testing.T) {
 		got, err := registry.Parse(test.method, u)
 		if err != nil {
 			t.Errorf("%s %s: %v", test.method, test.url, err)
-		} else if diff := cmp.Diff(test.want, got); diff != "" {
+		} else if diff := cmp.Diff(test.want, got, cmp.Comparer(func(a, b oci.Reference) bool { return a == b })); diff != "" {
 			t.Errorf("%s %s: %s", test.method, test.url, diff)
 		}
 	}
@@ -191,12 +192,12 @@ func FuzzParse(f *testing.F) {
 		if req.Digest != "" && !dgst.MatchString(req.Digest.String()) {
 			t.Errorf("%q: digest %q", path, req.Digest)
 		}
-		if req.Reference != "" && req.Reference != req.Digest.String() && !tag.MatchString(req.Reference) {
+		if req.Reference.IsTag() && !tag.MatchString(req.Reference.Tag()) || req.Reference.Digest() != "" && req.Reference.Digest() != req.Digest {
 			t.Errorf("%q: reference %q", path, req.Reference)
 		}
 		for _, s := range []string{req.Name, req.Digest.String()} {
 			for _, bad := range []string{"..", "//", "\\", "\x00"} {
-				if strings.Contains(s, bad) || strings.HasPrefix(req.Reference, ".") {
+				if strings.Contains(s, bad) || strings.HasPrefix(req.Reference.Tag(), ".") {
 					t.Errorf("%q: %q of %+v", path, bad, req)
 				}
 			}

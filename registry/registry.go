@@ -112,7 +112,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	case OpCatalog:
 		return h.catalog(w, r, req, table)
 	}
-	e.reference = req.Reference
+	e.reference = req.Reference.String()
 	if e.reference == "" {
 		e.reference = req.Digest.String()
 	}

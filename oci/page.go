@@ -1,4 +1,4 @@
-package namespace
+package oci
 
 import (
 	"net/url"
@@ -6,9 +6,9 @@ import (
 	"strconv"
 )
 
-// Page cuts a sorted list as the parameters n and last of a query ask for
-// (distribution-spec, "Listing Tags"): up to n names that come after last. It
-// reports whether there are more.
+// Page returns the page of a sorted list that the parameters n and last of a query
+// select: up to n names after last, and all of them if n is missing
+// (distribution-spec, "Listing Tags"). It reports whether there are more.
 func Page(sorted []string, query url.Values) (page []string, more bool) {
 	if last := query.Get("last"); last != "" {
 		at, found := slices.BinarySearch(sorted, last)

@@ -1,0 +1,99 @@
+package namespace
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+)
+
+// pendingLife is how long after a HEAD of a tag the manifest may arrive that
+// makes the tag known. Docker sends its GET by digest at once; ten minutes allow
+// for a slow client and are short enough that tags seldom move meanwhile.
+const pendingLife = 10 * time.Minute
+
+// tagBook holds the tags that are known, and is the only writer of their records.
+//
+// A tag leads to a manifest that is stored. A tag that was seen to name another
+// manifest is pending until that one is stored: the old manifest can still be
+// served if the upstream fails, and the new one may never arrive.
+//
+//	Observe, stored                       Gone
+//	--------------------------> recorded ------->
+//	Observe, not stored             ^
+//	--------------------> pending --+ Stored
+type tagBook struct {
+	catalog *catalog.Catalog
+	health  *storage.Health // of the records
+	pending *lru.Cache[content, pendingTag]
+	logger  *slog.Logger
+}
+
+// content is a digest within a repository.
+type content struct {
+	repo   storage.RepoID
+	digest digest.Digest
+}
+
+// pendingTag is a tag whose manifest is not stored yet.
+type pendingTag struct {
+	tag string
+	catalog.Tag
+}
+
+// seen is an upstream's word about a tag.
+type seen struct {
+	desc   ocispec.Descriptor
+	at     time.Time
+	stored bool // the manifest is in the store, and linked to the repository
+}
+
+// Current returns the record of a tag. It reports false if there is none.
+func (b *tagBook) Current(ctx context.Context, repo storage.RepoID, tag string) (catalog.Tag, bool) {
+	record, err := b.catalog.Tag(ctx, repo, tag)
+	return record, err == nil
+}
+
+// Observe notes the manifest that an upstream says a tag names.
+func (b *tagBook) Observe(ctx context.Context, repo storage.RepoID, tag string, s seen) {
+	record := catalog.Tag{Descriptor: s.desc, Checked: s.at}
+	if !s.stored {
+		b.pending.Add(content{repo, s.desc.Digest}, pendingTag{tag, record})
+		return
+	}
+	b.put(ctx, repo, tag, record)
+}
+
+// Stored records the tag that is pending for a manifest which is stored and
+// linked to the repository now, unless that was long ago or the tag was checked
+// since.
+func (b *tagBook) Stored(ctx context.Context, repo storage.RepoID, dgst digest.Digest) {
+	key := content{repo, dgst}
+	p, ok := b.pending.Get(key)
+	if !ok {
+		return
+	}
+	b.pending.Remove(key)
+	known, ok := b.Current(ctx, repo, p.tag)
+	if time.Since(p.Checked) < pendingLife && (!ok || known.Checked.Before(p.Checked)) {
+		b.put(ctx, repo, p.tag, p.Tag)
+	}
+}
+
+// Gone forgets a tag that its upstream no longer has.
+func (b *tagBook) Gone(ctx context.Context, repo storage.RepoID, tag string) {
+	if err := b.catalog.DeleteTag(ctx, repo, tag); err != nil && !errors.Is(err, storage.ErrNotExist) {
+		b.logger.Warn("cannot forget a tag that its upstream no longer has", "repository", repo.String(), "tag", tag, "error", err)
+	}
+}
+
+func (b *tagBook) put(ctx context.Context, repo storage.RepoID, tag string, record catalog.Tag) {
+	recorded(b.health, b.catalog.PutTag(ctx, repo, tag, record), repo, "tag", tag)
+}
