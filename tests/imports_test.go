@@ -4,10 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 const module = "github.com/weirhq/weir/"
@@ -87,6 +92,54 @@ func TestImportsPointOneWay(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The page of the design draws the rows of this test, and each package in them
+// exists. It writes a package's children in parentheses, and all of internal as
+// internal/*.
+func TestRowsAreThoseOfTheDesign(t *testing.T) {
+	blocks := readPage(t, "../docs/design.md").blocks
+	drawn := slices.IndexFunc(blocks, func(b codeBlock) bool { return strings.HasPrefix(b.text, rows[0][0]+"\n") })
+	if drawn < 0 {
+		t.Fatalf("docs/design.md has no block of code that begins with the row %s", rows[0])
+	}
+	var got, want [][]string
+	for line := range strings.Lines(blocks[drawn].text) {
+		got = append(got, drawnRow(line))
+	}
+	for _, row := range rows {
+		var names []string
+		for _, name := range row {
+			if strings.HasPrefix(name, "internal/") {
+				name = "internal/*"
+			}
+			names = append(names, name)
+			if _, err := os.Stat(filepath.Join("..", strings.TrimSuffix(name, "*"))); err != nil {
+				t.Errorf("a row of this test has %s: %v", name, err)
+			}
+		}
+		slices.Sort(names)
+		want = append(want, slices.Compact(names))
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("the rows of this test (-) and of docs/design.md (+) differ: %s", d)
+	}
+}
+
+// drawnRow returns the packages of a row, sorted. "namespace (jobs, route)   warm"
+// are four.
+func drawnRow(line string) []string {
+	var names []string
+	for _, found := range regexp.MustCompile(`([a-z0-9/*]+)(?: \(([a-z0-9, ]+)\))?`).FindAllStringSubmatch(line, -1) {
+		names = append(names, found[1])
+		for child := range strings.SplitSeq(found[2], ", ") {
+			if child != "" {
+				names = append(names, found[1]+"/"+child)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // mayImport reports whether a package of a row may import another one of ours.

@@ -15,12 +15,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 )
 
 // The OCI's own suite pushes to the registry behind the mirror, and then pulls,
 // lists tags and lists referrers through the mirror.
 func TestConformance(t *testing.T) {
+	testutil.Long(t, "compiles the OCI's suite")
 	suite := filepath.Join(t.TempDir(), "conformance")
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-ldflags=-s", "-o", suite, "github.com/opencontainers/distribution-spec/conformance")
 	build.Dir = "../tools/conformance"
