@@ -82,11 +82,14 @@ func loadAll(paths []string) (*Config, error) {
 func (c *Config) unrelated(found Problems) Problems {
 	invalid := c.validate()
 	return slices.DeleteFunc(invalid, func(p *Problem) bool {
-		// A key that is missing may stand beside it under another name.
 		_, written := c.source.positions[p.Key]
 		return slices.ContainsFunc(found, func(f *Problem) bool {
-			return within(p.Key, f.Key) || within(f.Key, p.Key) ||
-				!written && parentOf(p.Key) == parentOf(f.Key)
+			// A missing key may be the unknown key beside it, misspelt. Beside a key
+			// with a wrong value it is missing.
+			var unknown unknownKeyError
+			misspelt := !written && parentOf(p.Key) == parentOf(f.Key) && errors.As(f.Err, &unknown)
+			inFile := f.Key == p.Key+fileSuffix // the secret would be there
+			return within(p.Key, f.Key) || within(f.Key, p.Key) || misspelt || inFile
 		})
 	})
 }

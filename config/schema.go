@@ -72,6 +72,12 @@ func allKeys(t reflect.Type, parent string) []string {
 	return keys
 }
 
+// unknownKeyError is the error for a key that a table cannot hold. The key may be
+// another one's, misspelt.
+type unknownKeyError string
+
+func (e unknownKeyError) Error() string { return string(e) }
+
 // errUnknownKey returns the error for a key that a table of type t cannot hold.
 func errUnknownKey(t reflect.Type, name string) error {
 	known := knownKeys(t)
@@ -79,15 +85,15 @@ func errUnknownKey(t reflect.Type, name string) error {
 	nearest := slices.MinFunc(known, func(a, b string) int { return distance(a) - distance(b) })
 	// Two wrong letters, or a third of a long name, is still a typo.
 	if distance(nearest) <= max(2, len(name)/3) {
-		return errors.New(`unknown key; did you mean "` + nearest + `"?`)
+		return unknownKeyError(`unknown key; did you mean "` + nearest + `"?`)
 	}
 	// The key may be known in another table.
 	for _, key := range allKeys(reflect.TypeFor[Config](), "") {
 		if strings.HasSuffix(key, "."+name) {
-			return errors.New("unknown key; did you mean " + key + "?")
+			return unknownKeyError("unknown key; did you mean " + key + "?")
 		}
 	}
-	return errors.New("unknown key; known here are " + strings.Join(known, ", "))
+	return unknownKeyError("unknown key; known here are " + strings.Join(known, ", "))
 }
 
 // errUnavailable is the error for a key of a feature that this version lacks.
