@@ -51,15 +51,14 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if err = m.routing.apply(cfg); err != nil {
 		return nil, err
 	}
-	m.handler = m.tracing.handler(registry.New(registry.Options{
-		Tables:   &m.routing.tables,
-		Cache:    m.engine.cache,
-		Ready:    m.storage.driver.Writable,
-		Content:  m.storage.content,
-		Metrics:  m.routing.requests,
-		Gatherer: m.gatherer,
-		Logger:   logger,
-	}))
+	ops := &ops{ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer, logger: logger}
+	m.handler = mount(m.tracing.handler(registry.New(registry.Options{
+		Tables:  &m.routing.tables,
+		Cache:   m.engine.cache,
+		Explain: explain,
+		Metrics: m.routing.requests,
+		Logger:  logger,
+	})), ops.handler())
 	return m, nil
 }
 

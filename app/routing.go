@@ -27,7 +27,7 @@ func (r *routing) apply(cfg *config.Config) error {
 		return err
 	}
 	r.tables.Store(table)
-	r.requests.Serve(table)
+	r.requests.SetNamespaces(table)
 	r.clients.commit(next)
 	r.engine.warmer.Apply(table.KeepWarm())
 	return nil

@@ -99,7 +99,7 @@ func TestBlobRanges(t *testing.T) {
 						t.Fatal(err)
 					}
 					if b.Size != size || b.Cache != cache {
-						t.Errorf("size %d, %q", b.Size, b.Cache)
+						t.Errorf("size %d, %v", b.Size, b.Cache)
 					}
 					start := min(r.start, size)
 					end := r.end

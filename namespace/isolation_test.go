@@ -262,6 +262,6 @@ func getBlob(t *testing.T, n *namespace.Namespace, repo string, dgst digest.Dige
 func wantBlob(t *testing.T, got blobAnswer, cache namespace.CacheStatus, want []byte) {
 	t.Helper()
 	if got.err != nil || string(got.body) != string(want) || got.cache != cache {
-		t.Errorf("got %q, %d bytes, %v; want %q, %d bytes", got.cache, len(got.body), got.err, cache, len(want))
+		t.Errorf("got %v, %d bytes, %v; want %v, %d bytes", got.cache, len(got.body), got.err, cache, len(want))
 	}
 }

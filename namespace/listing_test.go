@@ -28,7 +28,7 @@ func wantTags(t *testing.T, list *namespace.Tags, err error, cache namespace.Cac
 		return
 	}
 	if list.Cache != cache || (list.Warning != "") != (cache == namespace.Stale) {
-		t.Errorf("%q with the warning %q, want %q", list.Cache, list.Warning, cache)
+		t.Errorf("%v with the warning %q, want %v", list.Cache, list.Warning, cache)
 	}
 	if diff := cmp.Diff(want, list.Tags); diff != "" {
 		t.Error(diff)
@@ -152,7 +152,7 @@ func wantReferrers(t *testing.T, r *namespace.Referrers, err error, cache namesp
 		return
 	}
 	if r.Cache != cache || (r.Warning != "") != (cache == namespace.Stale) {
-		t.Errorf("%q with the warning %q, want %q", r.Cache, r.Warning, cache)
+		t.Errorf("%v with the warning %q, want %v", r.Cache, r.Warning, cache)
 	}
 	got := make(map[digest.Digest]bool)
 	for _, d := range r.Index.Manifests {

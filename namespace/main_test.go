@@ -219,7 +219,7 @@ func wantManifest(t *testing.T, got answer, cache namespace.CacheStatus, want oc
 		return
 	}
 	if got.Cache != cache {
-		t.Errorf("Cache-Status is %q, want %q", got.Cache, cache)
+		t.Errorf("Cache-Status is %v, want %v", got.Cache, cache)
 	}
 	if diff := cmp.Diff(want, got.desc); diff != "" {
 		t.Errorf("descriptor: %s", diff)

@@ -24,48 +24,8 @@ const (
 	Passed
 )
 
-// String returns the value of the Cache-Status header (RFC 9211), or "".
-func (s CacheStatus) String() string {
-	switch s {
-	case Hit:
-		return "weir; hit"
-	case Revalidated:
-		return "weir; hit; detail=revalidated"
-	case Stale:
-		return "weir; hit; detail=stale"
-	case Miss:
-		return "weir; fwd=uri-miss; stored"
-	case Moved:
-		return "weir; fwd=stale"
-	case Collapsed:
-		return "weir; fwd=uri-miss; collapsed"
-	case Passed:
-		return "weir; fwd=uri-miss"
-	default:
-		return ""
-	}
-}
-
 // Cached reports whether the content came from the store as a whole.
 func (s CacheStatus) Cached() bool { return s == Hit || s == Revalidated || s == Stale }
-
-// Label returns the status as metrics and the access log name it.
-func (s CacheStatus) Label() string {
-	switch s {
-	case Hit:
-		return "hit"
-	case Revalidated:
-		return "revalidated"
-	case Stale:
-		return "stale"
-	case Miss, Moved, Passed:
-		return "miss"
-	case Collapsed:
-		return "collapsed"
-	default:
-		return "none"
-	}
-}
 
 // Outcome is how an answer came about.
 type Outcome struct {

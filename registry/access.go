@@ -14,10 +14,10 @@ import (
 	"github.com/weirhq/weir/namespace"
 )
 
-// entry is what a request's handler tells the log and the metrics.
+// entry collects what the log and the metrics say about a request.
 type entry struct {
 	op         Operation
-	ns         *namespace.Namespace // that answers; nil where none does
+	ns         *namespace.Namespace // that answers; nil if none does
 	namespace  string               // its key
 	repository string               // canonical: the namespace's key and the name below it
 	reference  string
@@ -53,31 +53,27 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		if m.Code == 0 && failure == nil {
-			m.Code = http.StatusOK // as net/http says where no handler does
+			m.Code = http.StatusOK // which net/http sends if no handler sets a status
 		}
 		s := served{
 			status: m.Code, bytes: m.Written, took: time.Since(start),
 			aborted: failure != nil && r.Context().Err() == nil,
 		}
-		h.account(r, e, s)
-		e.describe(trace.SpanFromContext(r.Context()), r.Method, s)
+		h.logAndCount(r, e, s)
+		e.annotateSpan(trace.SpanFromContext(r.Context()), r.Method, s)
 		if failure != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}()
 	m.CaptureMetrics(w, func(w http.ResponseWriter) {
-		h.router.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), entryKey{}, e)))
+		h.api(w, r.WithContext(context.WithValue(r.Context(), entryKey{}, e)))
 	})
 }
 
-// account logs and counts a request that has ended.
-func (h *Handler) account(r *http.Request, e *entry, s served) {
+// logAndCount logs and counts a request that has ended.
+func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
+	h.opts.Metrics.request(e, s)
 	level := slog.LevelInfo
-	if !isAPI(r) {
-		level = slog.LevelDebug // probes and scrapes
-	} else {
-		h.opts.Metrics.request(e, s)
-	}
 	if s.status >= http.StatusInternalServerError {
 		level = slog.LevelWarn
 	}
@@ -95,7 +91,7 @@ func (h *Handler) account(r *http.Request, e *entry, s served) {
 		slog.Int("status", s.status),
 		slog.Int64("bytes", s.bytes),
 		slog.Duration("duration", s.took),
-		slog.String("cache", e.outcome.Cache.Label()),
+		slog.String("cache", cacheLabel(e.outcome.Cache)),
 		slog.String("client", client),
 	}
 	if e.repository == "" {
@@ -108,7 +104,8 @@ func (h *Handler) account(r *http.Request, e *entry, s served) {
 	if e.err != nil {
 		attrs = append(attrs, slog.Any("error", e.err))
 	}
-	// What was not sampled is nowhere to be found, unless by the client.
+	// The ID of a trace that was not sampled leads nowhere, unless the client
+	// began the trace and has it.
 	if span := trace.SpanContextFromContext(r.Context()); span.IsSampled() || span.IsValid() && r.Header.Get("Traceparent") != "" {
 		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}

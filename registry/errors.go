@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weirhq/weir/namespace"
@@ -17,8 +16,7 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// Error is an answer that is not what the client asked for (distribution-spec,
-// "Error Codes").
+// Error is an answer that is an error (distribution-spec, "Error Codes").
 type Error struct {
 	Status     int
 	Code       string
@@ -27,7 +25,7 @@ type Error struct {
 	Detail     *Detail       // nil: there is none
 }
 
-// Detail is what scripts may want to know of an upstream's failure.
+// Detail describes an upstream's failure for scripts.
 type Detail struct {
 	Upstream   string `json:"upstream"`              // host
 	Class      string `json:"class"`                 // not_found, denied, rate_limited or unavailable
@@ -38,8 +36,8 @@ type Detail struct {
 // Error returns the message.
 func (e *Error) Error() string { return e.Message }
 
-// errClientGone is what the log says of a request whose client left before there
-// was an answer. Nobody receives it.
+// errClientGone stands in the log for a request whose client left before there was
+// an answer. No client receives it.
 var errClientGone = &Error{Status: 499, Code: "UNKNOWN", Message: "the client has left"}
 
 var errInternal = &Error{
@@ -48,7 +46,7 @@ var errInternal = &Error{
 }
 
 // toWire is the one place where the failure of a request becomes an answer.
-func toWire(e *entry, err error) *Error {
+func (h *Handler) toWire(e *entry, err error) *Error {
 	var wire *Error
 	var failed *upstream.Error
 	var noRoute *route.UnknownError
@@ -57,16 +55,13 @@ func toWire(e *entry, err error) *Error {
 	case errors.As(err, &wire):
 		return wire
 	case errors.As(err, &noRoute):
-		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: err.Error()}
+		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: h.opts.Explain(e.ns, err)}
 	case errors.Is(err, namespace.ErrOffline):
-		return &Error{Status: http.StatusNotFound, Code: unknown(e.op), Message: err.Error()}
+		return &Error{Status: http.StatusNotFound, Code: unknown(e.op), Message: h.opts.Explain(e.ns, err)}
 	case isUpstream:
-		return upstreamToWire(e, failed)
+		return upstreamToWire(e, failed, h.opts.Explain(e.ns, err))
 	case errors.Is(err, storage.ErrCorrupt):
-		return &Error{
-			Status: http.StatusBadGateway, Code: "UNAVAILABLE",
-			Message: strings.TrimPrefix(err.Error(), "storage: ") + ": what the upstream stores, or a proxy before it, is broken",
-		}
+		return &Error{Status: http.StatusBadGateway, Code: "UNAVAILABLE", Message: h.opts.Explain(e.ns, err)}
 	case errors.Is(err, context.Canceled):
 		// The client is still there, so it is the mirror that goes.
 		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror is shutting down"}
@@ -75,9 +70,9 @@ func toWire(e *entry, err error) *Error {
 	}
 }
 
-func upstreamToWire(e *entry, err *upstream.Error) *Error {
+func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 	wire := &Error{
-		Message: err.Explain(e.ns.UpstreamKey),
+		Message: message,
 		Detail:  &Detail{Upstream: err.Host, Class: err.Class.String(), Status: err.Status},
 	}
 	switch err.Class {
@@ -102,10 +97,10 @@ func upstreamToWire(e *entry, err *upstream.Error) *Error {
 	return wire
 }
 
-// wholeSeconds rounds up, so that who waits that long has waited long enough.
+// wholeSeconds rounds up so that Retry-After is never too short.
 func wholeSeconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }
 
-// unknown is the code for what an operation asks for and does not exist.
+// unknown returns the code for content that does not exist.
 func unknown(op Operation) string {
 	switch op {
 	case OpManifest, OpReferrers:
@@ -136,7 +131,7 @@ func (e *Error) write(w http.ResponseWriter) {
 func writeJSON(w http.ResponseWriter, status int, contentType string, value any) {
 	body, err := json.Marshal(value)
 	if err != nil {
-		panic(err) // all that is written here are plain structs and maps
+		panic(err) // only plain structs and maps are written here
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))

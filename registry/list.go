@@ -16,7 +16,7 @@ func (p *pull) tags() error {
 	if err != nil {
 		return err
 	}
-	p.conclude(list.Outcome)
+	p.setCacheStatus(list.Outcome)
 	if list.Next != nil {
 		next := url.Values{}
 		for key, values := range list.Next {
@@ -41,7 +41,7 @@ func (p *pull) referrers() error {
 	if err != nil {
 		return err
 	}
-	p.conclude(list.Outcome)
+	p.setCacheStatus(list.Outcome)
 	if artifactType != "" {
 		p.w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}

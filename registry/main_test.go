@@ -1,7 +1,6 @@
 package registry_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -32,16 +31,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // mirror is a handler with all that is behind it.
 type mirror struct {
-	t        testing.TB
-	store    storage.Store
-	flights  *download.Group
-	cache    *namespace.Cache
-	tables   namespace.Live
-	gatherer *prometheus.Registry
-	metrics  *registry.Metrics
-	handler  *registry.Handler
-	ready    error
-	log      *logLines
+	t         testing.TB
+	store     storage.Store
+	flights   *download.Group
+	cache     *namespace.Cache
+	tables    namespace.Live
+	gatherer  *prometheus.Registry
+	metrics   *registry.Metrics
+	handler   *registry.Handler
+	authorize func(*http.Request, registry.Request, *namespace.Namespace, string) error // nil: everything is allowed
+	log       *logLines
 }
 
 // newMirror returns a mirror in memory of the given blocks.
@@ -74,10 +73,27 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m.metrics = registry.NewMetrics(m.gatherer)
 	m.serve(specs...)
 	m.handler = registry.New(registry.Options{
-		Tables: &m.tables, Cache: m.cache, Ready: func(context.Context) error { return m.ready },
-		Metrics: m.metrics, Gatherer: m.gatherer, Logger: logger,
+		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger,
+		Authorize: func(r *http.Request, req registry.Request, ns *namespace.Namespace, repo string) error {
+			if m.authorize == nil {
+				return nil
+			}
+			return m.authorize(r, req, ns, repo)
+		},
+		Explain: explain,
 	})
 	return m
+}
+
+// explain stands for the sentences of package app.
+func explain(ns *namespace.Namespace, err error) string {
+	if failed, ok := errors.AsType[*upstream.Error](err); ok {
+		return failed.Explain(ns.UpstreamKey)
+	}
+	if errors.Is(err, storage.ErrCorrupt) {
+		return strings.TrimPrefix(err.Error(), "storage: ") + ": what the upstream stores, or a proxy before it, is broken"
+	}
+	return err.Error()
 }
 
 // serve puts a table of these blocks in force.
@@ -88,7 +104,7 @@ func (m *mirror) serve(specs ...namespace.Spec) {
 		m.t.Fatal(err)
 	}
 	m.tables.Store(table)
-	m.metrics.Serve(table)
+	m.metrics.SetNamespaces(table)
 }
 
 // block returns a block that one registry is the upstream of, by the key

@@ -12,9 +12,9 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// Metrics are the package's. Their labels are namespaces of the configuration
-// and fixed words: never a name that a client sent. A nil *Metrics counts
-// nothing.
+// Metrics count and time the requests of clients. Their labels are namespaces of
+// the configuration and fixed words: never a name that a client sent. A nil
+// *Metrics counts nothing.
 type Metrics struct {
 	requests *prometheus.CounterVec   // namespace, operation, status, cache
 	duration *prometheus.HistogramVec // namespace, operation
@@ -22,7 +22,7 @@ type Metrics struct {
 	stale    *prometheus.CounterVec   // namespace, reason
 	aborted  *prometheus.CounterVec   // namespace
 
-	mu         sync.Mutex // of whoever adds or removes series
+	mu         sync.Mutex // held while series are added or removed
 	namespaces atomic.Pointer[map[string]*namespaceMetrics]
 }
 
@@ -49,20 +49,20 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"namespace"}),
 	}
 	r.MustRegister(m.requests, m.duration, m.bytes, m.stale, m.aborted)
-	m.namespaces.Store(&map[string]*namespaceMetrics{"": m.nowhere()})
+	m.namespaces.Store(&map[string]*namespaceMetrics{"": m.globalSeries()})
 	return m
 }
 
-// Serve makes the namespaces of a table those that are counted. Their series
-// are there from the start, at zero, and those of all others go.
-func (m *Metrics) Serve(table *namespace.Table) {
+// SetNamespaces makes the namespaces of a table those that are counted. Their
+// series exist from the start, at zero. The series of all others are removed.
+func (m *Metrics) SetNamespaces(table *namespace.Table) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	before := *m.namespaces.Load()
 	now := map[string]*namespaceMetrics{"": before[""]}
 	for _, n := range table.Namespaces() {
 		if now[n.Key()] = before[n.Key()]; now[n.Key()] == nil {
-			now[n.Key()] = m.somewhere(n.Key())
+			now[n.Key()] = m.namespaceSeries(n.Key())
 		}
 	}
 	m.namespaces.Store(&now)
@@ -97,11 +97,11 @@ func (m *Metrics) request(e *entry, s served) {
 	if n == nil {
 		return
 	}
-	a := answer{e.op.Label(), s.status, e.outcome.Cache.Label()}
+	a := answer{e.op.Label(), s.status, cacheLabel(e.outcome.Cache)}
 	if counter := n.requests[a]; counter != nil {
 		counter.Inc()
 	} else {
-		m.rare(e.namespace, n, a)
+		m.countUnexpected(e.namespace, n, a)
 	}
 	n.duration[a.operation].Observe(s.took.Seconds())
 	n.bytes[a.cache].Add(float64(s.bytes))
@@ -113,8 +113,8 @@ func (m *Metrics) request(e *entry, s served) {
 	}
 }
 
-// rare counts an answer that has no series from the start.
-func (m *Metrics) rare(key string, n *namespaceMetrics, a answer) {
+// countUnexpected counts an answer that has no series yet.
+func (m *Metrics) countUnexpected(key string, n *namespaceMetrics, a answer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if (*m.namespaces.Load())[key] == n {
@@ -122,14 +122,14 @@ func (m *Metrics) rare(key string, n *namespaceMetrics, a answer) {
 	}
 }
 
-// answer is what requests are told apart by.
+// answer holds the labels that distinguish requests.
 type answer struct {
 	operation string
 	status    int
 	cache     string
 }
 
-// namespaceMetrics are those of one namespace, looked up once.
+// namespaceMetrics are the series of one namespace, looked up once.
 type namespaceMetrics struct {
 	requests map[answer]prometheus.Counter
 	duration map[string]prometheus.Observer // by operation
@@ -138,28 +138,28 @@ type namespaceMetrics struct {
 	aborted  prometheus.Counter
 }
 
-// nowhere returns the metrics of requests that are for no namespace.
-func (m *Metrics) nowhere() *namespaceMetrics {
+// globalSeries returns the metrics of requests that are for no namespace.
+func (m *Metrics) globalSeries() *namespaceMetrics {
 	n := m.namespace("", namespace.None)
-	m.expect(n, "", []Operation{OpPing}, []int{200}, namespace.None)
-	m.expect(n, "", operations(), []int{404}, namespace.None)
+	m.preRegister(n, "", []Operation{OpPing}, []int{200}, namespace.None)
+	m.preRegister(n, "", operations(), []int{404}, namespace.None)
 	return n
 }
 
-// somewhere returns the metrics of a namespace. Every answer has its series from
-// the start that an alert looks for.
-func (m *Metrics) somewhere(key string) *namespaceMetrics {
+// namespaceSeries returns the metrics of a namespace. The series that alerts read
+// exist from the start, at zero.
+func (m *Metrics) namespaceSeries(key string) *namespaceMetrics {
 	n := m.namespace(key, namespace.None, namespace.Hit, namespace.Revalidated, namespace.Stale, namespace.Miss, namespace.Collapsed)
 	for _, class := range []upstream.Class{upstream.ClassNotFound, upstream.ClassDenied, upstream.ClassUnavailable, upstream.ClassRateLimited} {
 		n.stale[class] = m.stale.WithLabelValues(key, class.String())
 	}
 	pulls := []Operation{OpManifest, OpBlob, OpTags, OpReferrers}
-	m.expect(n, key, pulls, []int{200}, namespace.Hit, namespace.Miss, namespace.Collapsed)
-	m.expect(n, key, []Operation{OpBlob}, []int{206}, namespace.Hit, namespace.Miss, namespace.Collapsed)
-	m.expect(n, key, []Operation{OpManifest, OpBlob}, []int{200}, namespace.Revalidated)
-	m.expect(n, key, []Operation{OpManifest, OpTags, OpReferrers}, []int{200}, namespace.Stale)
-	m.expect(n, key, pulls, []int{403, 404, 429, 500, 502, 503, 504}, namespace.None)
-	m.expect(n, key, []Operation{OpWrite}, []int{401}, namespace.None)
+	m.preRegister(n, key, pulls, []int{200}, namespace.Hit, namespace.Miss, namespace.Collapsed)
+	m.preRegister(n, key, []Operation{OpBlob}, []int{206}, namespace.Hit, namespace.Miss, namespace.Collapsed)
+	m.preRegister(n, key, []Operation{OpManifest, OpBlob}, []int{200}, namespace.Revalidated)
+	m.preRegister(n, key, []Operation{OpManifest, OpTags, OpReferrers}, []int{200}, namespace.Stale)
+	m.preRegister(n, key, pulls, []int{403, 404, 429, 500, 502, 503, 504}, namespace.None)
+	m.preRegister(n, key, []Operation{OpWrite}, []int{401}, namespace.None)
 	return n
 }
 
@@ -177,16 +177,16 @@ func (m *Metrics) namespace(key string, caches ...namespace.CacheStatus) *namesp
 		n.duration[op.Label()] = m.duration.WithLabelValues(key, op.Label())
 	}
 	for _, cache := range caches {
-		n.bytes[cache.Label()] = m.bytes.WithLabelValues(key, cache.Label())
+		n.bytes[cacheLabel(cache)] = m.bytes.WithLabelValues(key, cacheLabel(cache))
 	}
 	return n
 }
 
-func (m *Metrics) expect(n *namespaceMetrics, key string, ops []Operation, statuses []int, caches ...namespace.CacheStatus) {
+func (m *Metrics) preRegister(n *namespaceMetrics, key string, ops []Operation, statuses []int, caches ...namespace.CacheStatus) {
 	for _, op := range ops {
 		for _, status := range statuses {
 			for _, cache := range caches {
-				a := answer{op.Label(), status, cache.Label()}
+				a := answer{op.Label(), status, cacheLabel(cache)}
 				n.requests[a] = m.requests.WithLabelValues(key, a.operation, strconv.Itoa(status), a.cache)
 			}
 		}

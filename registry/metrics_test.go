@@ -172,20 +172,3 @@ func TestAbortedAnswersAreCounted(t *testing.T) {
 		t.Errorf("%v of %v answers aborted, want 1 of 2", got[counter], got[all])
 	}
 }
-
-// Who asks for OpenMetrics gets it, and everyone else the text that promtool
-// reads.
-func TestMetricsFormats(t *testing.T) {
-	_, m := pair(t)
-	for accept, want := range map[string]string{
-		"":           "text/plain",
-		"text/plain": "text/plain",
-		"application/openmetrics-text;version=1.0.0,text/plain;q=0.5": "application/openmetrics-text",
-	} {
-		w := m.do("GET", "/metrics", "Accept", accept)
-		open := strings.HasSuffix(w.Body.String(), "# EOF\n")
-		if got := w.Header().Get("Content-Type"); !strings.HasPrefix(got, want+";") || open != strings.Contains(want, "openmetrics") {
-			t.Errorf("%q: %s, ending as OpenMetrics: %v", accept, got, open)
-		}
-	}
-}

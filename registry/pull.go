@@ -40,9 +40,9 @@ func (p *pull) manifest() error {
 	if err != nil {
 		return err
 	}
-	p.conclude(m.Outcome)
+	p.setCacheStatus(m.Outcome)
 	p.w.Header().Set("Content-Type", m.Descriptor.MediaType)
-	p.identify(m.Descriptor.Digest)
+	p.setContentHeaders(m.Descriptor.Digest)
 	if p.req.Digest == "" {
 		p.w.Header().Set("Cache-Control", "no-cache")
 	}
@@ -61,23 +61,23 @@ func (p *pull) blob() error {
 	if err != nil {
 		return err
 	}
-	p.conclude(b.Outcome)
+	p.setCacheStatus(b.Outcome)
 	p.w.Header().Set("Content-Type", "application/octet-stream")
-	p.identify(p.req.Digest)
+	p.setContentHeaders(p.req.Digest)
 	return p.send(b.Outcome, b.Content, b.Size)
 }
 
-// conclude tells client and log how the answer came about (RFC 9211, and
-// RFC 7234 section 5.5 for the warning).
-func (p *pull) conclude(o namespace.Outcome) {
+// setCacheStatus records for the client and the log how the answer came about
+// (RFC 9211, and RFC 7234 section 5.5 for the warning).
+func (p *pull) setCacheStatus(o namespace.Outcome) {
 	p.entry.outcome = o
-	p.w.Header().Set("Cache-Status", o.Cache.String())
+	p.w.Header().Set("Cache-Status", cacheStatus(o.Cache))
 	if o.Warning != "" {
 		p.w.Header().Set("Warning", "299 - "+strconv.Quote(o.Warning))
 	}
 }
 
-func (p *pull) identify(dgst digest.Digest) {
+func (p *pull) setContentHeaders(dgst digest.Digest) {
 	h := p.w.Header()
 	h.Set("Docker-Content-Digest", dgst.String())
 	h.Set("Etag", etag(dgst))

@@ -2,7 +2,6 @@ package registry_test
 
 import (
 	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"testing"
@@ -223,23 +222,10 @@ func TestOCINamespace(t *testing.T) {
 	wantHeader(t, w.Header(), "OCI-Namespace", "up.example")
 }
 
-func TestHealth(t *testing.T) {
+// Paths beside the API are not found.
+func TestOtherPaths(t *testing.T) {
 	_, m := pair(t)
-	for path, status := range map[string]int{"/healthz": 200, "/readyz": 200, "/metrics": 200, "/": 404, "/v2x": 404, "/ui": 404} {
-		if w := m.do("GET", path); w.Code != status {
-			t.Errorf("%s: %d", path, w.Code)
-		}
-	}
-	m.ready = io.ErrShortWrite
-	if w := m.do("GET", "/readyz"); w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "short write") {
-		t.Errorf("not ready: %d %s", w.Code, w.Body)
-	}
-	if w := m.do("GET", "/healthz"); w.Code != 200 {
-		t.Errorf("alive and not ready: %d", w.Code)
-	}
-	for _, line := range m.log.requests(t) {
-		if line["status"] == 0.0 {
-			t.Errorf("no status: %v", line)
-		}
+	for _, path := range []string{"/", "/v2x", "/ui", "/healthz"} {
+		wantError(t, m.do("GET", path), 404, "NAME_UNKNOWN")
 	}
 }

@@ -1,84 +1,57 @@
 // Package registry is the HTTP edge: it serves the pull part of the OCI
-// distribution API from namespaces.
+// distribution API, /v2, from namespaces.
 //
-// A request takes one way through the package. [Handler] measures and logs it
-// and survives its panics (access.go); [Parse] turns its method and URL into a
-// typed [Request], purely; the table in force resolves its name; a handler of
-// one operation (pull.go, list.go) writes the answer, or returns an error that
-// one table (errors.go) maps to a status and an OCI error code.
+// A request takes one way through the package. [Handler] measures and logs it and
+// survives its panics (access.go). [Parse] turns its method and URL into a typed
+// [Request], purely. The table in force resolves its name, and Options.Authorize
+// decides whether the client may go on. The handler of the operation (pull.go,
+// list.go) writes the answer, or returns an error that one table (errors.go) maps
+// to a status and an OCI error code.
 package registry
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 
-	"github.com/gorilla/mux"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
-	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
 
-// Options are what a handler serves from.
+// Options are the parts that a handler serves from.
 type Options struct {
 	Tables *namespace.Live
 	Cache  *namespace.Cache
-	// Ready reports why the mirror cannot do its work at the moment.
-	Ready func(context.Context) error
-	// Content is the health of the store. A mirror that cannot store serves all
-	// the same, so it is ready, and says so. It may be nil.
-	Content  *storage.Health
-	Metrics  *Metrics
-	Gatherer prometheus.Gatherer // of /metrics
-	Logger   *slog.Logger
+	// Authorize decides whether a client may have an answer. It is called once
+	// for each request, after the name is resolved and before anything is looked
+	// up, so that it can refuse without a trace of what is stored. A request
+	// without a name (the ping and the catalog) has no ns and no repo. A
+	// returned [*Error] is the client's answer; any other error is mapped as
+	// those of lookups are. A nil Authorize allows everything.
+	Authorize func(r *http.Request, req Request, ns *namespace.Namespace, repo string) error
+	// Explain returns the sentence that a client is told about a failure. The
+	// namespace is nil if the name belongs to none. A nil Explain returns the
+	// error's text.
+	Explain func(ns *namespace.Namespace, err error) string
+	Metrics *Metrics
+	Logger  *slog.Logger
 }
 
-// Handler serves all paths of the mirror.
-type Handler struct {
-	opts   Options
-	router *mux.Router
-}
+// Handler serves the distribution API below /v2. Other paths are answered with 404.
+type Handler struct{ opts Options }
 
-// New returns a handler.
 func New(opts Options) *Handler {
-	h := &Handler{opts: opts}
-	// Paths are taken as they come: a cleaned one would not be what the
-	// client asked for, and Parse refuses what is not canonical.
-	h.router = mux.NewRouter().SkipClean(true)
-	h.router.Path("/healthz").HandlerFunc(h.health)
-	h.router.Path("/readyz").HandlerFunc(h.ready)
-	h.router.Path("/metrics").Handler(promhttp.HandlerFor(opts.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	h.router.Path("/v2").HandlerFunc(h.api)
-	h.router.PathPrefix("/v2/").HandlerFunc(h.api)
-	h.router.NotFoundHandler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		toWire(&entry{}, notFound(r.URL.Path)).write(w)
-	})
-	return h
-}
-
-func (h *Handler) health(w http.ResponseWriter, _ *http.Request) {
-	_, _ = w.Write([]byte("ok\n"))
-}
-
-func (h *Handler) ready(w http.ResponseWriter, r *http.Request) {
-	if err := h.opts.Ready(r.Context()); err != nil {
-		http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
-		return
+	if opts.Authorize == nil {
+		opts.Authorize = func(*http.Request, Request, *namespace.Namespace, string) error { return nil }
 	}
-	if err := h.opts.Content.Err(); err != nil {
-		fmt.Fprintf(w, "ready, but content is served without being stored: %v\n", err)
-		return
+	if opts.Explain == nil {
+		opts.Explain = func(_ *namespace.Namespace, err error) string { return err.Error() }
 	}
-	_, _ = w.Write([]byte("ready\n"))
+	return &Handler{opts: opts}
 }
 
-// api serves everything below /v2/.
+// api serves one request and records in its entry how it went.
 func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	entry := entryOf(r.Context())
@@ -89,7 +62,7 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 	case r.Context().Err() != nil:
 		errClientGone.write(w)
 	default:
-		toWire(entry, err).write(w)
+		h.toWire(entry, err).write(w)
 	}
 	entry.err = err
 	if failed, ok := errors.AsType[*upstream.Error](err); ok {
@@ -97,7 +70,8 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// serve parses a request, resolves its name and hands it to its operation.
+// serve parses a request, resolves its name, has it authorized and hands it to its
+// operation.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error {
 	req, err := Parse(r.Method, r.URL)
 	e.op = req.Op
@@ -105,12 +79,15 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 		return err
 	}
 	table := h.opts.Tables.Load()
-	switch req.Op {
-	case OpPing:
+	if req.Op == OpPing || req.Op == OpCatalog {
+		if err := h.opts.Authorize(r, req, nil, ""); err != nil {
+			return err
+		}
+		if req.Op == OpCatalog {
+			return h.catalog(w, r, req, table)
+		}
 		writeJSON(w, http.StatusOK, "application/json", struct{}{})
 		return nil
-	case OpCatalog:
-		return h.catalog(w, r, req, table)
 	}
 	e.reference = req.Reference.String()
 	if e.reference == "" {
@@ -125,6 +102,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	e.repository = ns.Key() + "/" + repo
 	if req.NS != "" && oci.SameHost(req.NS, ns.Host()) {
 		w.Header().Set("OCI-Namespace", req.NS)
+	}
+	if err := h.opts.Authorize(r, req, ns, repo); err != nil {
+		return err
 	}
 	p := &pull{w: w, r: r, req: req, ns: ns, repo: repo, entry: e}
 	switch req.Op {

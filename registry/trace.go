@@ -2,7 +2,6 @@ package registry
 
 import (
 	"net/http"
-	"strings"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/attribute"
@@ -13,22 +12,18 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// Traced returns the handler with a span around each request of the API. A
-// mirror without traces does without it, and so pays nothing for them.
+// Traced returns the handler with a span around each request. A mirror without
+// traces uses the handler itself, and so pays nothing for them.
 func Traced(h *Handler, provider trace.TracerProvider, propagator propagation.TextMapPropagator) http.Handler {
 	return otelhttp.NewHandler(h, "",
 		otelhttp.WithTracerProvider(provider),
 		otelhttp.WithPropagators(propagator),
 		otelhttp.WithMeterProvider(noop.NewMeterProvider()), // the mirror's metrics are its own
-		otelhttp.WithFilter(func(r *http.Request) bool { return isAPI(r) }),
 	)
 }
 
-// isAPI tells the API from probes and scrapes.
-func isAPI(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/v2") }
-
-// describe completes a span with what is known at the end of its request.
-func (e *entry) describe(span trace.Span, method string, s served) {
+// annotateSpan completes the span of a request that has ended.
+func (e *entry) annotateSpan(span trace.Span, method string, s served) {
 	if !span.IsRecording() {
 		return
 	}
@@ -44,7 +39,7 @@ func (e *entry) describe(span trace.Span, method string, s served) {
 		attribute.String("weir.namespace", e.namespace),
 		attribute.String("weir.repository", e.repository),
 		attribute.String("weir.reference", e.reference),
-		attribute.String("weir.cache", e.outcome.Cache.Label()),
+		attribute.String("weir.cache", cacheLabel(e.outcome.Cache)),
 		attribute.String("weir.upstream", e.outcome.Upstream),
 	} {
 		if a.Value.AsString() != "" {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/registry"
 )
 
 // placeholder stands for a part of a message that differs each time.
@@ -70,9 +71,9 @@ func TestTroubleshootingHasEveryCacheStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for s := namespace.Hit; s.String() != ""; s++ {
-		if !strings.Contains(string(page), "\n| `"+s.String()+"` |") {
-			t.Errorf("%s is not explained", s)
+	for s := namespace.Hit; registry.CacheStatus(s) != ""; s++ {
+		if !strings.Contains(string(page), "\n| `"+registry.CacheStatus(s)+"` |") {
+			t.Errorf("%s is not explained", registry.CacheStatus(s))
 		}
 	}
 }

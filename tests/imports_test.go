@@ -52,9 +52,9 @@ var alone = map[string]string{
 	"github.com/spf13/cobra":       "cmd/weir",
 	"github.com/BurntSushi/toml":   "config",
 	"github.com/dlclark/regexp2":   "config namespace namespace/route",
-	"github.com/gorilla/mux":       "app registry",
+	"github.com/gorilla/mux":       "app",
 	"github.com/redis/go-redis/v9": "app tokencache upstream/sharedcooldown",
-	"github.com/felixge/httpsnoop": "registry",
+	"github.com/felixge/httpsnoop": "app registry",
 	"github.com/google/go-cmp/cmp": "",
 	"go.uber.org/goleak":           "",
 

@@ -1,0 +1,119 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/felixge/httpsnoop"
+	"github.com/gorilla/mux"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
+)
+
+// ops answers probes and scrapes: /healthz, /readyz and /metrics. It knows nothing
+// of the API, so it can have a listener of its own.
+type ops struct {
+	// ready reports why the mirror cannot do its work at the moment.
+	ready func(context.Context) error
+	// content is the health of the store. A mirror that cannot store content
+	// still serves it, so it is ready, and says so.
+	content  *storage.Health
+	gatherer prometheus.Gatherer
+	logger   *slog.Logger
+}
+
+// handler serves the paths of ops, and answers 404 to all others.
+func (o *ops) handler() http.Handler {
+	router := mux.NewRouter().SkipClean(true)
+	router.Path("/healthz").HandlerFunc(o.health)
+	router.Path("/readyz").HandlerFunc(o.readiness)
+	router.Path("/metrics").Handler(promhttp.HandlerFor(o.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	router.NotFoundHandler = http.HandlerFunc(noEndpoint)
+	return o.logged(router)
+}
+
+func (o *ops) health(w http.ResponseWriter, _ *http.Request) {
+	_, _ = w.Write([]byte("ok\n"))
+}
+
+func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
+	if err := o.ready(r.Context()); err != nil {
+		http.Error(w, "not ready: "+advised(err), http.StatusServiceUnavailable)
+		return
+	}
+	if err := o.content.Err(); err != nil {
+		fmt.Fprintf(w, "ready, but content is served without being stored: %s\n", advised(err))
+		return
+	}
+	_, _ = w.Write([]byte("ready\n"))
+}
+
+// noEndpoint answers a path that nothing is served at. A client that has the
+// mirror's address wrong by a path reads error documents only.
+func noEndpoint(w http.ResponseWriter, r *http.Request) {
+	const longest = 300 // characters of the path that are repeated
+	path := r.URL.Path
+	if len(path) > longest {
+		path = path[:longest] + "..."
+	}
+	body, err := json.Marshal(oci.ErrorDocument{Errors: []oci.ErrorItem{{
+		Code: "NAME_UNKNOWN", Message: "no such endpoint: " + strconv.Quote(path),
+	}}})
+	if err != nil {
+		panic(err) // two strings are always JSON
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = w.Write(body)
+}
+
+// logged writes a line to the log for each request, for debugging unless it
+// failed: probes and scrapes come every few seconds. A panic is logged with its
+// stack and answered with 500.
+func (o *ops) logged(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m := httpsnoop.CaptureMetricsFn(w, func(w http.ResponseWriter) {
+			defer func() {
+				// A client that leaves in the middle aborts its handler.
+				if failure := recover(); failure != nil && failure != http.ErrAbortHandler {
+					o.logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
+						"method", r.Method, "path", r.URL.Path, "panic", failure, "stack", string(debug.Stack()))
+					http.Error(w, "internal error; the mirror's log has the details", http.StatusInternalServerError)
+				}
+			}()
+			next.ServeHTTP(w, r)
+		})
+		level := slog.LevelDebug
+		if m.Code >= http.StatusInternalServerError {
+			level = slog.LevelWarn
+		}
+		client, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			client = r.RemoteAddr
+		}
+		o.logger.Log(r.Context(), level, "request", "method", r.Method, "path", r.URL.Path, "status", m.Code,
+			"bytes", m.Written, "duration", m.Duration.Round(time.Microsecond), "cache", "none", "client", client)
+	})
+}
+
+// mount puts the API and ops behind one listener. The API comes first, so a pull
+// passes no other route.
+func mount(api, ops http.Handler) http.Handler {
+	// Paths are taken as they come: a cleaned one would not be the path that
+	// the client asked for, and the API refuses what is not canonical.
+	router := mux.NewRouter().SkipClean(true)
+	router.PathPrefix("/v2").Handler(api)
+	router.PathPrefix("/").Handler(ops)
+	return router
+}
