@@ -40,7 +40,11 @@ type storageParts struct {
 
 // openStorage opens the store of a configuration.
 func openStorage(cfg config.FS, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
-	driver, err := disk.Open(cfg.RootDir, disk.Options{Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Logger: logger})
+	// The driver's spools take part in the quota, so it comes first.
+	quota := evict.NewQuota(int64(cfg.MaxSize))
+	driver, err := disk.Open(cfg.RootDir, disk.Options{
+		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, Logger: logger,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -56,8 +60,7 @@ func openStorage(cfg config.FS, metrics prometheus.Registerer, logger *slog.Logg
 	// must see each use, also one that memory answers.
 	hot := memcache.New(driver, hotBytes, hotObject)
 	hot.OnCorrupt(s.quarantine)
-	s.store = evict.New(hot, driver.Spools(), evict.Options{
-		MaxBytes:  int64(cfg.MaxSize),
+	s.store = evict.New(hot, quota, evict.Options{
 		MinFree:   int64(cfg.MinFree),
 		Free:      driver.Spools().Free,
 		MaxUnused: time.Duration(cfg.MaxUnused),

@@ -161,8 +161,9 @@ func TestOverlappingKeysHaveTheirOwnReferrers(t *testing.T) {
 // in both namespaces: a job of the pool stores it for each.
 func TestOverlappingKeysStoreTheirOwnManifests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		memory := storagetest.NewMemory(t)
-		limit := evict.New(slowDeletes{memory}, memory.Spools(), evict.Options{MaxBytes: 10_000})
+		quota := evict.NewQuota(10_000)
+		memory := storagetest.NewMemoryWithin(t, quota)
+		limit := evict.New(slowDeletes{memory}, quota, evict.Options{})
 		t.Cleanup(func() {
 			if err := limit.Close(); err != nil {
 				t.Error(err)

@@ -26,8 +26,9 @@ func (s slowDeletes) Delete(ctx context.Context, dgst digest.Digest) error {
 // behind the answer, with its tag.
 func TestManifestDoesNotWaitForRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		memory := storagetest.NewMemory(t)
-		limit := evict.New(slowDeletes{memory}, memory.Spools(), evict.Options{MaxBytes: 10_000})
+		quota := evict.NewQuota(10_000)
+		memory := storagetest.NewMemoryWithin(t, quota)
+		limit := evict.New(slowDeletes{memory}, quota, evict.Options{})
 		t.Cleanup(func() {
 			if err := limit.Close(); err != nil {
 				t.Error(err)

@@ -48,6 +48,9 @@ type Options struct {
 	Sync bool
 	// MinFree is how many bytes downloads leave free on the filesystem.
 	MinFree int64
+	// Quota bounds what downloads take together with stored content. Nil sets no
+	// limit.
+	Quota spool.Quota
 	// Existing is for maintenance beside the process that serves from the
 	// store. It opens only a store that is there, and leaves the removal of
 	// leftovers and the counting to that process: Size stays zero.
@@ -116,7 +119,7 @@ func Open(root string, opts Options) (*Store, error) {
 		blobs:     newBlobs(filepath.Join(root, "blobs")),
 		records:   &records{tree: tree, root: filepath.Join(root, "records"), tmp: workspace.path},
 		workspace: workspace,
-		spools:    spool.NewDir(workspace.path, opts.MinFree),
+		spools:    spool.NewDir(workspace.path, opts.MinFree, opts.Quota),
 		stop:      cancel,
 	}
 	if !opts.Existing {

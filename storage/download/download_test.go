@@ -47,7 +47,7 @@ func newSetup(t *testing.T, change func(*download.Options)) *setup {
 	memory := storagetest.NewMemory(t)
 	log := new(bytes.Buffer)
 	opts := download.Options{
-		Store: memory, Spools: spool.NewDir(t.TempDir(), 0), MaxFetches: 8,
+		Store: memory, Spools: spool.NewDir(t.TempDir(), 0, nil), MaxFetches: 8,
 		Logger: slog.New(slog.NewTextHandler(log, nil)),
 	}
 	opts.Health = storage.NewHealth(opts.Logger, "content")
@@ -278,14 +278,14 @@ func TestUpstreamFailureReachesEveryReader(t *testing.T) {
 
 // A store that cannot take the content costs the cache entry, nobody's pull.
 func TestStoreFailure(t *testing.T) {
-	full := spool.NewDir(t.TempDir(), 1<<62)
+	full := spool.NewDir(t.TempDir(), 1<<62, nil)
 	for _, tc := range []struct {
 		name   string
 		change func(*download.Options)
 		script func(*storagetest.Memory)
 	}{
 		{"no room for the spool", func(o *download.Options) { o.Spools = full }, nil},
-		{"no directory for the spool", func(o *download.Options) { o.Spools = spool.NewDir("/nonexistent", 0) }, nil},
+		{"no directory for the spool", func(o *download.Options) { o.Spools = spool.NewDir("/nonexistent", 0, nil) }, nil},
 		{"the commit fails", nil, func(m *storagetest.Memory) { m.FailCommit(errors.New("disk on fire")) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -314,7 +314,7 @@ func TestStoreFailure(t *testing.T) {
 
 // What is served past a failed store is verified all the same.
 func TestStoreFailureHidesNoCorruption(t *testing.T) {
-	s := newSetup(t, func(o *download.Options) { o.Spools = spool.NewDir(t.TempDir(), 1<<62) })
+	s := newSetup(t, func(o *download.Options) { o.Spools = spool.NewDir(t.TempDir(), 1<<62, nil) })
 	o := &origin{body: random(1 << 20), corrupt: func(p []byte) []byte { p[9] ^= 1; return p }}
 	r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
 	defer r.Close()

@@ -139,7 +139,7 @@ func TestStoreChangesDuringOpen(t *testing.T) {
 			o := &origin{body: random(1000)}
 			dgst := digest.FromBytes(o.body)
 			if tc.stored {
-				storagetest.Commit(t, s.store, spool.NewDir(t.TempDir(), 0), o.body)
+				storagetest.Commit(t, s.store, spool.NewDir(t.TempDir(), 0, nil), o.body)
 			}
 			obj, r, err := s.Open(t.Context(), dgst, o.source(ours))
 			if !errors.Is(err, tc.err) || (err == nil) != (tc.err == nil) {
@@ -211,7 +211,7 @@ func TestManyJoinDuringTheSearch(t *testing.T) {
 				}
 				synctest.Wait()
 				if stored {
-					storagetest.Commit(t, s.store, spool.NewDir(t.TempDir(), 0), o.body)
+					storagetest.Commit(t, s.store, spool.NewDir(t.TempDir(), 0, nil), o.body)
 				}
 				close(store.end)
 				clients.Wait()

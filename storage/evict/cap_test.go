@@ -49,8 +49,9 @@ func bytesBelow(t *testing.T, root string) (n int64) {
 func TestHoldsTheCap(t *testing.T) {
 	const limit = 8 << 20
 	root := t.TempDir()
-	s := openDisk(t, root)
-	l := evict.New(memcache.New(s, 1<<20, 1<<10), s.Spools(), evict.Options{MaxBytes: limit, Touch: s.Touch})
+	quota := evict.NewQuota(limit)
+	s := openDisk(t, root, quota)
+	l := evict.New(memcache.New(s, 1<<20, 1<<10), quota, evict.Options{Touch: s.Touch})
 	flights := newDownloads(t, l, s.Spools())
 
 	var origins []*origin
@@ -103,7 +104,7 @@ func TestHoldsTheCap(t *testing.T) {
 func TestStreamsPast(t *testing.T) {
 	for _, noSize := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newLimited(t, evict.Options{MaxBytes: 1 << 20})
+			l := newLimited(t, 1<<20, evict.Options{})
 			kept := l.add(1000)
 			flights := newDownloads(t, l, l.memory.Spools())
 			object, err := l.Open(t.Context(), kept)
@@ -139,8 +140,9 @@ func (f *countingFile) Read(p []byte) (int, error) {
 // A content on disk is sent by the kernel although closing it does more than to
 // close the file.
 func TestKeepsSendfile(t *testing.T) {
-	s := openDisk(t, t.TempDir())
-	l := evict.New(memcache.New(s, 1<<20, 1<<10), s.Spools(), evict.Options{})
+	quota := evict.NewQuota(0)
+	s := openDisk(t, t.TempDir(), quota)
+	l := evict.New(memcache.New(s, 1<<20, 1<<10), quota, evict.Options{})
 	defer func() { must(t, l.Close()) }()
 	content := random(8 << 20)
 	large := storagetest.Commit(t, l, s.Spools(), content)
@@ -188,9 +190,10 @@ func TestKeepsSendfile(t *testing.T) {
 }
 
 func BenchmarkStore(b *testing.B) {
-	m := storagetest.NewMemory(b)
+	quota := evict.NewQuota(1 << 30)
+	m := storagetest.NewMemoryWithin(b, quota)
 	hot := memcache.New(m, 1<<20, 1<<10)
-	l := evict.New(hot, m.Spools(), evict.Options{MaxBytes: 1 << 30, Touch: m.Touch})
+	l := evict.New(hot, quota, evict.Options{Touch: m.Touch})
 	b.Cleanup(func() { must(b, l.Close()) })
 	ctx := b.Context()
 	var all []digest.Digest

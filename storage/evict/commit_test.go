@@ -28,7 +28,8 @@ func (s lookedAt) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spoo
 // What is seen while it is being stored counts once: as what was set aside for
 // it, or as stored.
 func TestCountsWhatArrivesOnce(t *testing.T) {
-	memory := storagetest.NewMemory(t)
+	quota := evict.NewQuota(1 << 20)
+	memory := storagetest.NewMemoryWithin(t, quota)
 	var l *evict.Store
 	var usage evict.Usage
 	store := lookedAt{memory, func(dgst digest.Digest) {
@@ -40,7 +41,7 @@ func TestCountsWhatArrivesOnce(t *testing.T) {
 		must(t, object.Content.Close())
 		usage = l.Usage()
 	}}
-	l = evict.New(store, memory.Spools(), evict.Options{MaxBytes: 1 << 20})
+	l = evict.New(store, quota, evict.Options{})
 	t.Cleanup(func() { must(t, l.Close()) })
 	flights := newDownloads(t, l, memory.Spools())
 	o := &origin{body: random(100_000)}

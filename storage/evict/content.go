@@ -10,14 +10,14 @@ import (
 
 // pin keeps an open content from being evicted.
 type pin struct {
-	limit    *Store
+	store    *Store
 	slot     slot
 	released atomic.Bool
 }
 
 func (p *pin) release() {
 	if !p.released.Swap(true) {
-		p.limit.unpin(p.slot)
+		p.store.unpin(p.slot)
 	}
 }
 
@@ -48,14 +48,14 @@ func (c *pinnedContent) Close() error {
 
 // pinned returns an object whose Close gives back the pin that its entry holds.
 // Object and content are one allocation.
-func (l *Store) pinned(object *storage.Object, s slot) *storage.Object {
+func (s *Store) pinned(object *storage.Object, slot slot) *storage.Object {
 	if file, ok := object.Content.(*os.File); ok {
 		held := new(struct {
 			storage.Object
 			file pinnedFile
 		})
 		held.Info, held.file.File = object.Info, file
-		held.file.pin.limit, held.file.pin.slot = l, s
+		held.file.pin.store, held.file.pin.slot = s, slot
 		held.Content = &held.file
 		return &held.Object
 	}
@@ -64,7 +64,7 @@ func (l *Store) pinned(object *storage.Object, s slot) *storage.Object {
 		content pinnedContent
 	})
 	held.Info, held.content.ReadSeekCloser = object.Info, object.Content
-	held.content.pin.limit, held.content.pin.slot = l, s
+	held.content.pin.store, held.content.pin.slot = s, slot
 	held.Content = &held.content
 	return &held.Object
 }

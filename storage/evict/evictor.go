@@ -5,24 +5,27 @@ import (
 	"errors"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/weirhq/weir/storage"
 )
 
 const (
-	// freePoll is how often the filesystem's free space is looked at while it
-	// is less than twice what is to be kept free; otherwise farFreePoll.
-	freePoll    = 5 * time.Second
+	// freePoll is how often the evictor asks for the free space of the filesystem
+	// while that is less than twice what is to be kept free. A fast download fills
+	// a few GiB in this time.
+	freePoll = 5 * time.Second
+	// farFreePoll is how often it asks if there is more free space.
 	farFreePoll = 30 * time.Second
-	// retryDelay is how long nothing is deleted after a deletion failed.
+	// retryDelay is how long nothing is deleted after a deletion failed. The next
+	// one is likely to fail too, as on a disk that has become read-only.
 	retryDelay = 5 * time.Second
-	// followDelay is how long after its use a manifest's content counts as
-	// used, unless something is evicted before.
-	followDelay = time.Second
-	// longest is how often the evictor looks around for no reason.
-	longest = 10 * time.Minute
+	// longestPause is how often the evictor looks for work without a signal. It
+	// is a safety net only.
+	longestPause = 10 * time.Minute
 )
 
-// reason is why a content is evicted.
+// reason is the reason of an eviction, as the metrics name it.
 type reason string
 
 const (
@@ -31,137 +34,147 @@ const (
 	forUnused reason = "unused"
 )
 
-// keepLimits evicts until its context ends.
-func (l *Store) keepLimits(ctx context.Context) {
+// evictor deletes the least recently used contents until all limits are kept. It is
+// one goroutine.
+type evictor struct {
+	inventory  *inventory
+	next       storage.Store
+	references *references
+	opts       Options
+}
+
+// victim is a content that is being deleted.
+type victim struct {
+	slot   slot
+	digest digest.Digest
+	size   int64
+	unused time.Duration
+	reason reason
+}
+
+// run evicts until its context ends. It begins when the index is complete, because
+// the order of use is not known before.
+func (v *evictor) run(ctx context.Context) {
 	select {
-	case <-l.loaded:
+	case <-v.inventory.loaded:
 	case <-ctx.Done():
 		return
 	}
-	var soon <-chan time.Time
 	for ctx.Err() == nil {
-		// What is used by way of a manifest is not to be taken for unused.
-		l.follow(ctx)
-		timer := time.NewTimer(l.evict(ctx))
-		for idle := true; idle && ctx.Err() == nil; {
-			select {
-			case <-l.fresh:
-				if soon == nil {
-					soon = time.After(followDelay)
-				}
-			case <-soon:
-				soon, idle = nil, false
-			case <-l.wake:
-				idle = false
-			case <-timer.C:
-				idle = false
-			case <-ctx.Done():
-			}
+		// Blobs of a manifest in use must not be taken for unused.
+		v.references.settle(ctx)
+		timer := time.NewTimer(v.evict(ctx))
+		select {
+		case <-v.inventory.wake.C():
+		case <-timer.C:
+		case <-ctx.Done():
 		}
 		timer.Stop()
 	}
 }
 
-// evict evicts all that has to go, and returns after what time to look again.
-func (l *Store) evict(ctx context.Context) time.Duration {
-	lacking, again := l.lacking()
-	if unused := l.opts.MaxUnused; unused > 0 {
+// evict evicts all that has to go, and returns how long to wait before the next
+// look.
+func (v *evictor) evict(ctx context.Context) time.Duration {
+	deficit, again := v.deficit()
+	if unused := v.opts.MaxUnused; unused > 0 {
+		// Content may stay for a hundredth longer than it should.
 		again = min(again, max(unused/100, time.Second))
 	}
 	for ctx.Err() == nil {
-		l.mu.Lock()
-		s, e, why := l.victim(lacking)
-		if e == nil {
-			l.mu.Unlock()
+		victim, found := v.choose(deficit)
+		if !found {
 			return again
 		}
-		l.index.doom(e)
-		dgst, size, age := l.index.digest(e), e.size, max(0, time.Since(time.Unix(0, e.used)))
-		l.mu.Unlock()
-
-		err := l.next.Delete(ctx, dgst)
+		err := v.next.Delete(ctx, victim.digest)
 		gone := err == nil || errors.Is(err, storage.ErrNotExist)
-		l.mu.Lock()
-		l.finish(s, e, gone)
-		l.failed(err, gone)
-		l.mu.Unlock()
-		if !gone {
+		if gone {
+			v.finished(victim, nil)
+		} else {
+			v.finished(victim, err)
 			return min(again, retryDelay)
 		}
-		lacking -= size
-		if err == nil {
-			l.opts.Metrics.evicted(why, size, age)
-			l.opts.Logger.Debug("evicted", "digest", dgst, "bytes", size, "unused", age.Round(time.Second), "reason", string(why))
+		deficit -= victim.size
+		if err == nil { // else another process has deleted it
+			v.opts.Metrics.evicted(victim.reason, victim.size, victim.unused)
+			v.opts.Logger.Debug("evicted", "digest", victim.digest, "bytes", victim.size,
+				"unused", victim.unused.Round(time.Second), "reason", string(victim.reason))
 		}
 	}
 	return again
 }
 
-// lacking returns how many bytes have to go for the filesystem to have enough
-// free, and when to ask it again.
-func (l *Store) lacking() (int64, time.Duration) {
-	if l.opts.MinFree <= 0 || l.opts.Free == nil {
-		return 0, longest
+// deficit returns how many bytes the filesystem is short of the free space that it
+// is to have, and when to ask again.
+func (v *evictor) deficit() (int64, time.Duration) {
+	if v.opts.MinFree <= 0 || v.opts.Free == nil {
+		return 0, longestPause
 	}
-	free, err := l.opts.Free()
+	free, err := v.opts.Free()
 	switch {
 	case err != nil:
-		l.opts.Logger.Warn("cannot read how much space the filesystem has free", "error", err)
+		v.opts.Logger.Warn("cannot read the free space of the filesystem; content is not evicted to keep space free", "error", err)
 		return 0, farFreePoll
-	case free < 2*l.opts.MinFree:
-		return l.opts.MinFree + headroom(l.opts.MinFree) - free, freePoll
+	case free < 2*v.opts.MinFree:
+		return v.opts.MinFree + headroom(v.opts.MinFree) - free, freePoll
 	default:
 		return 0, farFreePoll
 	}
 }
 
-// victim returns what has to go next and why, or nil. The caller holds the mutex.
-func (l *Store) victim(lacking int64) (slot, *entry, reason) {
-	s, e := l.index.oldest()
+// choose begins the deletion of the least recently used content if that has to go.
+func (v *evictor) choose(deficit int64) (victim, bool) {
+	i := v.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	s, e := i.index.lru.oldest()
 	if e == nil {
-		return 0, nil, ""
+		return victim{}, false
 	}
-	if limit := l.opts.MaxBytes; limit > 0 {
-		taken := l.taken() + l.waiting
-		// What was used last is not given up for mere headroom: it may be
-		// nearly as large as the limit.
-		if taken > limit || taken > limit-headroom(limit) && l.index.idle > 1 {
-			return s, e, forSize
-		}
+	unused := max(0, time.Since(time.Unix(0, e.used)))
+	why := v.reason(deficit, unused)
+	if why == "" {
+		return victim{}, false
 	}
-	if lacking > 0 || l.roomWanted > 0 {
-		return s, e, forFree
-	}
-	if l.opts.MaxUnused > 0 && time.Since(time.Unix(0, e.used)) > l.opts.MaxUnused {
-		return s, e, forUnused
-	}
-	return 0, nil, ""
+	i.index.beginDelete(s)
+	return victim{slot: s, digest: i.index.lru.digest(e), size: e.size, unused: unused, reason: why}, true
 }
 
-// finish ends the deletion of a doomed entry. One that could not be deleted
-// counts as just used, so that others are tried before it. The caller holds the
-// mutex.
-func (l *Store) finish(s slot, e *entry, gone bool) {
-	if gone {
-		l.removed += e.size
-		l.roomWanted = max(0, l.roomWanted-e.size)
-	} else {
-		e.used = time.Now().UnixNano()
+// reason returns the reason why the least recently used content has to go, or
+// nothing. The caller holds the inventory's mutex.
+func (v *evictor) reason(deficit int64, unused time.Duration) reason {
+	l, contents := &v.inventory.index.ledger, v.inventory.index.lru.length
+	switch {
+	case l.full():
+		return forSize
+	case l.crowded() && contents > 1:
+		// The only content is not given up for mere headroom: it may be nearly as
+		// large as the limit.
+		return forSize
+	case deficit > 0 || l.requested > 0:
+		return forFree
+	case v.opts.MaxUnused > 0 && unused > v.opts.MaxUnused:
+		return forUnused
+	default:
+		return ""
 	}
-	l.index.reprieve(s, e, gone)
-	l.broadcast()
 }
 
-// failed remembers whether deletions work, and logs when that changes. The
-// caller holds the mutex.
-func (l *Store) failed(err error, gone bool) {
-	if gone {
-		err = nil
+// finished ends a deletion. It logs when deletions begin or cease to fail: each
+// later failure has the same cause.
+func (v *evictor) finished(d victim, err error) {
+	i := v.inventory
+	i.mu.Lock()
+	now := time.Now()
+	i.index.finishDelete(d.slot, err == nil, now.UnixNano())
+	before := i.failure
+	i.failure, i.failedAt = err, now
+	i.changed.Notify()
+	i.mu.Unlock()
+	switch {
+	case before == nil && err != nil:
+		v.opts.Logger.Error("cannot delete content, so the store may exceed its limits. Check that the directory of the store is writable", "error", err)
+	case before != nil && err == nil:
+		v.opts.Logger.Info("content can be deleted again")
 	}
-	if before := l.failure; before == nil && err != nil {
-		l.opts.Logger.Error("cannot delete content; the limits of the store cannot be kept until this is mended", "error", err)
-	} else if before != nil && err == nil {
-		l.opts.Logger.Info("content can be deleted again")
-	}
-	l.failure, l.failedAt = err, time.Now()
 }

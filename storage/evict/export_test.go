@@ -6,12 +6,14 @@ type Usage struct {
 	Objects                  int
 }
 
-// Usage returns what is counted at the moment.
-func (l *Store) Usage() Usage {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return Usage{Stored: l.index.stored, Reserved: l.reserved, Pinned: l.index.pinned, Objects: len(l.index.byKey)}
+// Usage returns the counts of this moment.
+func (s *Store) Usage() Usage {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	l := &i.index.ledger
+	return Usage{Stored: l.stored, Reserved: l.reserved, Pinned: l.pinned, Objects: len(i.index.lru.byKey)}
 }
 
 // Loaded is closed when the index is complete.
-func (l *Store) Loaded() <-chan struct{} { return l.loaded }
+func (s *Store) Loaded() <-chan struct{} { return s.inventory.loaded }

@@ -7,8 +7,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// key is what a digest is known by in an index: its bytes if it is a sha256 one,
-// else the sha256 of its text.
+// key stands for a digest in an index: it is the bytes of a sha256 digest, and
+// the sha256 of the text of any other one.
 type key [sha256.Size]byte
 
 func keyOf(dgst digest.Digest) key {
@@ -16,8 +16,8 @@ func keyOf(dgst digest.Digest) key {
 	return k
 }
 
-// split returns a digest's key, and the digest itself where its key does not
-// tell it.
+// split returns the key of a digest, and the digest itself if it cannot be
+// derived from the key.
 func split(dgst digest.Digest) (k key, other digest.Digest) {
 	const prefix = "sha256:"
 	if len(dgst) == len(prefix)+hex.EncodedLen(sha256.Size) && dgst[:len(prefix)] == prefix {
@@ -28,194 +28,124 @@ func split(dgst digest.Digest) (k key, other digest.Digest) {
 	return sha256.Sum256([]byte(dgst)), dgst
 }
 
-// slot is the number of an entry. Entries hold no pointers, and neither does the
-// map to them, so that the garbage collector need not look at a million of them.
+// slot is the number of an entry. Neither entries nor the map to them hold
+// pointers, so that the garbage collector need not visit a million of them. A
+// slot is used again once its content has been forgotten. A slot that was kept
+// across an unlock is therefore only a hint, unless its entry is pinned or being
+// deleted.
 type slot uint32
 
-// entry is one content. It is in the order of use unless it is pinned or doomed.
+// entry is one content. It takes 64 bytes, a cache line.
 type entry struct {
 	key        key
-	size       int64 // bytes
-	used       int64 // Unix time in nanoseconds
-	prev, next slot
+	size       int64 // bytes; 0 while the phase is committing
+	used       int64 // Unix time in nanoseconds; 0: never by this process
+	prev, next slot  // neighbours in the order of use, if the phase is idle
 	pins       uint32
-	state      state
+	phase      phase
+	scan       uint16 // number of the last scan of the store that found the content
 }
 
-type state uint32
+// chunkSize is how many entries are allocated at once: 256 KiB. A slice that grows
+// would copy all entries, and invalidate pointers to them.
+const chunkSize = 4096
 
-const (
-	linked   state = 1 << iota // in the order of use
-	doomed                     // being deleted
-	orphaned                   // deleted while it was pinned; its bytes are there until it no longer is
-	dirty                      // used since that was last written down
-	queued                     // waits for what it refers to being used
-	leaf                       // known to be no manifest
-	seen                       // found by the scan that is running
-	arriving                   // being stored for the first time, and without bytes until that is done
-)
-
-func (e *entry) is(s state) bool { return e.state&s != 0 }
-
-const chunk = 4096
-
-// index holds entries by key and in the order of use. Its methods are called
-// with the Store's mutex held. Pointers to entries stay valid; slots are used
-// again.
-type index struct {
+// lru finds entries by key and keeps the idle ones in the order of use. Pointers
+// to entries stay valid. It has no lock.
+type lru struct {
 	byKey  map[key]slot
-	chunks []*[chunk]entry
-	others map[key]digest.Digest // those digests that are not sha256
+	chunks []*[chunkSize]entry
+	others map[key]digest.Digest // digests that are not sha256
 	unused []slot
-	slots  slot // that have ever been in use; slot 0 is both ends of the order
-
-	stored int64 // bytes of all entries
-	pinned int64 // bytes of those that are pinned
-	idle   int   // entries in the order of use
+	slots  slot // number of slots that have ever been in use; slot 0 is both ends of the order
+	length int  // entries in the order of use
 }
 
-func newIndex() index {
-	return index{byKey: make(map[key]slot), others: make(map[key]digest.Digest), chunks: []*[chunk]entry{new([chunk]entry)}, slots: 1}
+func newLRU() lru {
+	return lru{
+		byKey: make(map[key]slot), others: make(map[key]digest.Digest),
+		chunks: []*[chunkSize]entry{new([chunkSize]entry)}, slots: 1,
+	}
 }
 
-func (x *index) at(s slot) *entry { return &x.chunks[s/chunk][s%chunk] }
+func (l *lru) at(s slot) *entry { return &l.chunks[s/chunkSize][s%chunkSize] }
 
 // find returns the entry of a key, or nil.
-func (x *index) find(k key) (slot, *entry) {
-	s, ok := x.byKey[k]
+func (l *lru) find(k key) (slot, *entry) {
+	s, ok := l.byKey[k]
 	if !ok {
 		return 0, nil
 	}
-	return s, x.at(s)
+	return s, l.at(s)
 }
 
-// add makes an entry that is not in the order of use yet.
-func (x *index) add(k key, other digest.Digest, size int64) (slot, *entry) {
+// add makes an entry that is not in the order of use. The key must be new.
+func (l *lru) add(k key, other digest.Digest) (slot, *entry) {
 	var s slot
-	if n := len(x.unused); n > 0 {
-		s, x.unused = x.unused[n-1], x.unused[:n-1]
+	if n := len(l.unused); n > 0 {
+		s, l.unused = l.unused[n-1], l.unused[:n-1]
 	} else {
-		s = x.slots
-		x.slots++
-		if int(s/chunk) == len(x.chunks) {
-			x.chunks = append(x.chunks, new([chunk]entry))
+		s = l.slots
+		l.slots++
+		if int(s/chunkSize) == len(l.chunks) {
+			l.chunks = append(l.chunks, new([chunkSize]entry))
 		}
 	}
-	e := x.at(s)
-	*e = entry{key: k, size: size}
+	e := l.at(s)
+	*e = entry{key: k}
 	if other != "" {
-		x.others[k] = other
+		l.others[k] = other
 	}
-	x.byKey[k] = s
-	x.stored += size
+	l.byKey[k] = s
 	return s, e
 }
 
-func (x *index) digest(e *entry) digest.Digest {
-	if dgst, ok := x.others[e.key]; ok {
+// digest returns the digest of an entry that can still be found.
+func (l *lru) digest(e *entry) digest.Digest {
+	if dgst, ok := l.others[e.key]; ok {
 		return dgst
 	}
 	return digest.NewDigestFromBytes(digest.SHA256, e.key[:])
 }
 
-func (x *index) resize(e *entry, size int64) {
-	x.stored += size - e.size
-	if e.pins > 0 {
-		x.pinned += size - e.size
-	}
-	e.size = size
+// hide makes an entry impossible to find.
+func (l *lru) hide(e *entry) {
+	delete(l.byKey, e.key)
+	delete(l.others, e.key)
 }
 
-// free forgets an entry, which is in no order and not pinned.
-func (x *index) free(s slot, e *entry) {
-	x.forget(e)
-	x.stored -= e.size
-	*e = entry{}
-	x.unused = append(x.unused, s)
+// free makes the slot of a hidden entry usable again. The entry is not in the
+// order of use.
+func (l *lru) free(s slot) {
+	*l.at(s) = entry{}
+	l.unused = append(l.unused, s)
 }
 
-// forget makes an entry impossible to find.
-func (x *index) forget(e *entry) {
-	if !e.is(orphaned) {
-		delete(x.byKey, e.key)
-		delete(x.others, e.key)
-	}
-}
+// pushFront makes an entry the most recently used one.
+func (l *lru) pushFront(s slot) { l.insert(s, 0, l.at(0).next) }
 
-// link makes an entry the one that was used last.
-func (x *index) link(s slot, e *entry) { x.insert(s, e, 0, x.at(0).next) }
+// pushBack makes an entry the least recently used one.
+func (l *lru) pushBack(s slot) { l.insert(s, l.at(0).prev, 0) }
 
-// linkLast makes an entry the next one to be evicted.
-func (x *index) linkLast(s slot, e *entry) { x.insert(s, e, x.at(0).prev, 0) }
-
-func (x *index) insert(s slot, e *entry, prev, next slot) {
+func (l *lru) insert(s, prev, next slot) {
+	e := l.at(s)
 	e.prev, e.next = prev, next
-	x.at(prev).next, x.at(next).prev = s, s
-	e.state |= linked
-	x.idle++
+	l.at(prev).next, l.at(next).prev = s, s
+	l.length++
 }
 
-func (x *index) unlink(e *entry) {
-	if e.is(linked) {
-		x.at(e.prev).next, x.at(e.next).prev = e.next, e.prev
-		e.state &^= linked
-		x.idle--
+// remove takes an entry out of the order of use.
+func (l *lru) remove(s slot) {
+	e := l.at(s)
+	l.at(e.prev).next, l.at(e.next).prev = e.next, e.prev
+	l.length--
+}
+
+// oldest returns the least recently used entry, or nil.
+func (l *lru) oldest() (slot, *entry) {
+	s := l.at(0).prev
+	if s == 0 {
+		return 0, nil
 	}
-}
-
-// oldest returns the entry that has not been used for longest of those that may
-// be evicted, or nil.
-func (x *index) oldest() (slot, *entry) {
-	if s := x.at(0).prev; s != 0 {
-		return s, x.at(s)
-	}
-	return 0, nil
-}
-
-// pin takes an entry out of the order of use until it is unpinned as often.
-func (x *index) pin(e *entry) {
-	if e.pins == 0 {
-		x.unlink(e)
-		x.pinned += e.size
-	}
-	e.pins++
-}
-
-func (x *index) unpin(s slot, e *entry) {
-	if e.pins--; e.pins > 0 {
-		return
-	}
-	x.pinned -= e.size
-	switch {
-	case e.is(orphaned):
-		x.free(s, e)
-	case !e.is(doomed):
-		x.link(s, e)
-	}
-}
-
-// doom takes an entry that is about to be deleted out of the order of use.
-func (x *index) doom(e *entry) {
-	x.unlink(e)
-	e.state |= doomed
-}
-
-// reprieve ends what doom began: the content is gone or stays.
-func (x *index) reprieve(s slot, e *entry, gone bool) {
-	e.state &^= doomed
-	switch {
-	case gone && e.pins == 0:
-		x.free(s, e)
-	case gone:
-		x.orphan(e)
-	case e.pins == 0:
-		x.link(s, e)
-	}
-}
-
-// orphan forgets a pinned entry whose content has been deleted. Its bytes count
-// until it is unpinned.
-func (x *index) orphan(e *entry) {
-	x.forget(e)
-	e.state |= orphaned
+	return s, l.at(s)
 }

@@ -4,8 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/dustin/go-humanize"
-
+	"github.com/weirhq/weir/internal/notify"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -14,127 +13,132 @@ const (
 	// deleted. Its clients wait with it, so it is short: on a disk that takes
 	// longer, the content is streamed past the cache.
 	evictionPatience = time.Second
-	// loadPatience is for how long after the start a download waits for the
-	// index.
+	// loadPatience is how long after startup a download waits for the index to
+	// load. A local disk lists 100,000 contents in that time; on a slower one the
+	// first downloads are streamed past the cache.
 	loadPatience = 2 * time.Second
 )
 
-// Reserve implements [spool.Quota].
-func (l *Store) Reserve(n int64, wait bool) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.opts.MaxBytes <= 0 || n <= 0 {
-		l.reserved += n
+// Quota is the [spool.Quota] of a store with a limit. It exists before the driver,
+// which needs it for its spools, and before the [Store] that evicts on its behalf.
+type Quota struct{ inventory *inventory }
+
+var _ spool.Quota = (*Quota)(nil)
+
+// NewQuota returns a quota of maxBytes for content and running downloads together.
+// Zero is no limit: downloads then wait for free space in the filesystem only.
+// With a limit, nothing can be reserved until [New] has loaded the index.
+func NewQuota(maxBytes int64) *Quota {
+	i := &inventory{
+		started: time.Now(), wake: notify.NewSignal(), loaded: make(chan struct{}),
+		used: notify.NewSignal(), index: index{lru: newLRU(), ledger: ledger{max: maxBytes}},
+	}
+	return &Quota{inventory: i}
+}
+
+// Reserve sets n bytes aside for a spool. If that takes an eviction, it waits for
+// up to a second if it may, and else returns an error that matches
+// [spool.ErrBusy]. It returns a [*FullError] if the bytes cannot be had.
+func (q *Quota) Reserve(n int64, wait bool) error {
+	i := q.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	l := &i.index.ledger
+	if l.max <= 0 || n <= 0 { // nothing to wait for, whether the index is loaded or not
+		l.reserve(n)
 		return nil
 	}
-	// Who waits already comes first.
-	if err := l.refuse(n + l.waiting); err != nil {
+	// Earlier waiters go first: their bytes count as if they were reserved.
+	if err := i.refusal(n, l.waiting); err != nil {
 		return err
 	}
 	patience := time.Now().Add(evictionPatience)
-	for !l.ready || l.taken()+n > l.opts.MaxBytes {
+	for !i.ready || !l.reserve(n) {
 		if !wait {
-			return fmt.Errorf("%w for %s (blob_store.fs.max_size)", spool.ErrBusy, iec(n))
+			return fmt.Errorf("%w for %s", spool.ErrBusy, iec(n))
 		}
 		until := patience
-		if !l.ready {
-			until = l.started.Add(loadPatience)
+		if !i.ready { // the number of stored bytes is not known, so nothing fits
+			until = i.started.Add(loadPatience)
 		}
 		l.waiting += n
-		inTime := l.wait(until)
+		inTime := i.await(until)
 		l.waiting -= n
-		if err := l.refuse(n); err != nil {
+		// The refusal goes first: its reason is better than that time is over.
+		if err := i.refusal(n, 0); err != nil {
 			return err
 		}
 		if !inTime {
-			return fmt.Errorf("%w: nothing was deleted in time to make room for %s (blob_store.fs.max_size)", spool.ErrNoSpace, iec(n))
+			return i.full(TooSlow, n)
 		}
 	}
-	l.reserved += n
-	l.check()
+	i.check()
 	return nil
 }
 
-// refuse returns why n bytes cannot be set aside, however much is evicted.
-func (l *Store) refuse(n int64) error {
-	free := l.opts.MaxBytes - l.reserved - l.index.pinned
+// refusal returns the reason why n bytes cannot be reserved, however much is
+// evicted, if others get the bytes that they wait for first. The caller holds the
+// mutex.
+func (i *inventory) refusal(n, others int64) error {
+	l := &i.index.ledger
 	switch {
-	case l.closed:
-		return fmt.Errorf("%w: the store is being closed", spool.ErrNoSpace)
-	case !l.ready && !time.Now().Before(l.started.Add(loadPatience)):
-		return fmt.Errorf("%w: how much is stored is not known yet; the index is still being loaded", spool.ErrNoSpace)
-	case n > free:
-		return fmt.Errorf("%w: %s wanted, of %s (blob_store.fs.max_size) %s are taken by running downloads and %s by what is being read",
-			spool.ErrNoSpace, iec(n), iec(l.opts.MaxBytes), iec(l.reserved), iec(l.index.pinned))
-	case l.stuck() && l.taken()+n > l.opts.MaxBytes:
-		return fmt.Errorf("%w: nothing can be deleted to make room for %s: %w", spool.ErrNoSpace, iec(n), l.failure)
+	case i.closed:
+		return i.full(Closing, n)
+	case !i.ready && !time.Now().Before(i.started.Add(loadPatience)):
+		return i.full(NotIndexed, n)
+	case !l.canFit(n + others):
+		return i.full(InUse, n)
+	case i.stuck() && !l.fits(n+others):
+		return i.full(CannotDelete, n)
 	default:
 		return nil
 	}
 }
 
-// Release implements [spool.Quota].
-func (l *Store) Release(n int64) {
+// full makes an error from the present state. The caller holds the mutex.
+func (i *inventory) full(reason Reason, n int64) error {
+	l := &i.index.ledger
+	err := &FullError{Reason: reason, Want: n, Max: l.max, Reserved: l.reserved, Pinned: l.pinned}
+	if reason == CannotDelete {
+		err.Err = i.failure
+	}
+	return err
+}
+
+// Release gives back bytes that were reserved.
+func (q *Quota) Release(n int64) { q.inventory.release(n) }
+
+func (i *inventory) release(n int64) {
 	if n == 0 {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.reserved -= n
-	if l.waiting > 0 {
-		l.broadcast()
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.index.ledger.release(n)
+	if i.index.ledger.waiting > 0 {
+		i.changed.Notify()
 	}
 }
 
-// MakeRoom implements [spool.Quota].
-func (l *Store) MakeRoom(n int64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	evictable := l.index.stored - l.index.pinned
-	if !l.ready || l.closed || l.stuck() || n+l.roomWanted > evictable {
+// MakeRoom evicts at least n bytes and waits until they are deleted. It reports
+// false at once if there is not that much to evict, and after a second if the
+// deletions take longer.
+func (q *Quota) MakeRoom(n int64) bool {
+	i := q.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	l := &i.index.ledger
+	if !i.ready || i.closed || i.stuck() || l.requested+n > l.evictable() {
 		return false
 	}
-	l.roomWanted += n
-	target := l.removed + l.roomWanted
+	l.requested += n
+	target := l.freed + l.requested
 	patience := time.Now().Add(evictionPatience)
-	for l.removed < target {
-		if !l.wait(patience) || l.closed || l.stuck() {
-			l.roomWanted = max(0, l.roomWanted-n)
+	for l.freed < target {
+		if !i.await(patience) || i.closed || i.stuck() {
+			l.requested = max(0, l.requested-n) // a part may have been freed already
 			return false
 		}
 	}
 	return true
 }
-
-// wait waits, without the mutex, for a change, and reports false when there was
-// none in time.
-func (l *Store) wait(until time.Time) bool {
-	changed := l.changed
-	signal(l.wake)
-	l.mu.Unlock()
-	defer l.mu.Lock()
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
-	select {
-	case <-changed:
-		return true
-	case <-timer.C:
-		return false
-	}
-}
-
-// stuck reports whether a deletion has just failed. The caller holds the mutex.
-func (l *Store) stuck() bool { return l.failure != nil && time.Since(l.failedAt) < retryDelay }
-
-// taken is how many bytes count against MaxBytes. The caller holds the mutex.
-func (l *Store) taken() int64 { return l.index.stored + l.reserved }
-
-// check wakes the evictor where the headroom is used up. The caller holds the
-// mutex.
-func (l *Store) check() {
-	if limit := l.opts.MaxBytes; limit > 0 && l.taken() > limit-headroom(limit) {
-		signal(l.wake)
-	}
-}
-
-func iec(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

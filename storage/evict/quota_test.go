@@ -31,8 +31,9 @@ func (s slow) Delete(ctx context.Context, dgst digest.Digest) error {
 // taken nothing.
 func TestDoesNotHoldUpTheUrgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		memory := storagetest.NewMemory(t)
-		l := evict.New(slow{memory, 500 * time.Millisecond}, memory.Spools(), evict.Options{MaxBytes: 1000})
+		quota := evict.NewQuota(1000)
+		memory := storagetest.NewMemoryWithin(t, quota)
+		l := evict.New(slow{memory, 500 * time.Millisecond}, quota, evict.Options{})
 		t.Cleanup(func() { must(t, l.Close()) })
 		<-l.Loaded()
 		old := bytes.Repeat([]byte("a"), 300)
@@ -82,8 +83,9 @@ func TestWaitsForRoom(t *testing.T) {
 		{takes: time.Minute, waits: time.Second, err: spool.ErrNoSpace},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			memory := storagetest.NewMemory(t)
-			l := evict.New(slow{memory, test.takes}, memory.Spools(), evict.Options{MaxBytes: 1000})
+			quota := evict.NewQuota(1000)
+			memory := storagetest.NewMemoryWithin(t, quota)
+			l := evict.New(slow{memory, test.takes}, quota, evict.Options{})
 			t.Cleanup(func() { must(t, l.Close()) })
 			<-l.Loaded()
 			put(t, l, memory.Spools(), []byte("0123456789"))

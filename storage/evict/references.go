@@ -2,153 +2,184 @@ package evict
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"io"
+	"encoding/binary"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
 
 const (
-	// maxManifest is the largest content, in bytes, that is looked into to
-	// learn whether it is a manifest.
-	maxManifest = 8 << 20
-	// maxReferences bounds what is remembered of manifests: how many
-	// references in all, of 32 bytes each.
+	// followDelay is how long after the use of a manifest its blobs count as used,
+	// unless something is evicted before. A pull uses many manifests at once.
+	followDelay = time.Second
+	// maxReferences bounds the references of 32 bytes each that are remembered:
+	// 8 MiB, or about 20,000 images.
 	maxReferences = 1 << 18
-	// touchInterval is how often at most the time of a content's last use is
-	// written down.
-	touchInterval = time.Minute
-	// closingPatience bounds the same at the end.
-	closingPatience = 5 * time.Second
+	// maxOthers bounds how many other contents are remembered: they take up to
+	// 20 MiB.
+	maxOthers = 1 << 20
 )
 
-// use notes that a content was used. The caller holds the mutex.
-func (l *Store) use(s slot, e *entry, now int64) {
-	e.used = now
-	if e.is(linked) {
-		l.index.unlink(e)
-		l.index.link(s, e)
-	}
-	if l.opts.Touch != nil && !e.is(dirty) {
-		e.state |= dirty
-		l.used = append(l.used, s)
-	}
-	if e.size <= maxManifest && !e.is(leaf|queued|arriving) {
-		e.state |= queued
-		l.manifests = append(l.manifests, s)
-		if len(l.manifests) == 1 {
-			signal(l.fresh)
-		}
-	}
-}
-
-// follow makes the use of each manifest that was used since the last time the
-// use of all that it refers to.
-func (l *Store) follow(ctx context.Context) {
-	for ctx.Err() == nil {
-		l.mu.Lock()
-		manifests := l.manifests
-		l.manifests = nil
-		l.mu.Unlock()
-		if len(manifests) == 0 {
-			return
-		}
-		for _, s := range manifests {
-			l.followOne(ctx, s)
-		}
-	}
-}
-
-func (l *Store) followOne(ctx context.Context, s slot) {
-	l.mu.Lock()
-	e := l.index.at(s)
-	if !e.is(queued) { // the slot has been given up meanwhile
-		l.mu.Unlock()
-		return
-	}
-	e.state &^= queued
-	k, used, dgst := e.key, e.used, l.index.digest(e)
-	l.mu.Unlock()
-
-	refs, known := l.refs.get(k)
-	if !known {
-		var err error
-		if refs, err = l.read(ctx, dgst); err != nil {
-			return // its next use is another try
-		}
-		if len(refs) > 0 {
-			l.refs.add(k, refs)
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(refs) == 0 {
-		if e.key == k {
-			e.state |= leaf
-		}
-		return
-	}
-	for _, k := range refs {
-		if s, e := l.index.find(k); e != nil && e.used < used && !e.is(doomed) {
-			l.use(s, e, used)
-		}
-	}
-}
-
-// read returns what a content refers to if it looks like an image manifest or an
-// index. Whoever makes other content look like one gains nothing: it can only
-// keep alive what it names, like any manifest.
-func (l *Store) read(ctx context.Context, dgst digest.Digest) ([]key, error) {
-	object, err := l.next.Open(ctx, dgst)
-	if err != nil {
-		return nil, err
-	}
-	defer object.Content.Close()
-	type descriptor struct {
-		Digest digest.Digest `json:"digest"`
-	}
-	var document struct {
-		Config    descriptor   `json:"config"`
-		Layers    []descriptor `json:"layers"`
-		Manifests []descriptor `json:"manifests"`
-	}
-	if json.NewDecoder(io.LimitReader(object.Content, maxManifest)).Decode(&document) != nil {
-		return nil, nil // no manifest: most content fails at its first byte
-	}
-	var refs []key
-	for _, d := range slices.Concat([]descriptor{document.Config}, document.Layers, document.Manifests) {
-		if storage.ValidateDigest(d.Digest) == nil {
-			refs = append(refs, keyOf(d.Digest))
-		}
-	}
-	return refs, nil
-}
-
-// references remembers what manifests refer to, those that were asked for last.
+// references makes the use of a manifest the use of all that it refers to: its
+// config and layers, and the manifests of an index with theirs. It is one
+// goroutine, whose caches need no lock.
 type references struct {
+	inventory *inventory
+	next      storage.Store
+
+	requests chan chan struct{} // each is closed when all uses before it were followed
+
 	manifests *simplelru.LRU[key, []key]
-	total     int
+	total     int                 // references in manifests, and their number
+	others    map[uint64]struct{} // contents that are no manifests, by the start of their keys
 }
 
-func newReferences() references {
+func newReferences(i *inventory, next storage.Store) *references {
 	manifests, err := simplelru.NewLRU[key, []key](math.MaxInt, nil)
 	if err != nil {
 		panic(err) // cannot be: the number of entries is positive
 	}
-	return references{manifests: manifests}
+	return &references{
+		inventory: i, next: next, requests: make(chan chan struct{}),
+		manifests: manifests, others: make(map[uint64]struct{}),
+	}
 }
 
-func (r *references) get(manifest key) ([]key, bool) { return r.manifests.Get(manifest) }
+// run follows manifests until its context ends. It begins when the index is
+// complete: before, most of what a manifest refers to cannot be found there.
+func (r *references) run(ctx context.Context) {
+	select {
+	case <-r.inventory.loaded:
+	case <-ctx.Done():
+		return
+	}
+	var soon <-chan time.Time
+	for {
+		select {
+		case <-r.inventory.used.C():
+			if soon == nil {
+				soon = time.After(followDelay)
+			}
+		case <-soon:
+			soon = nil
+			r.follow(ctx)
+		case done := <-r.requests:
+			r.follow(ctx)
+			close(done)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
 
-func (r *references) add(manifest key, refs []key) {
-	r.manifests.Add(manifest, refs)
+// settle returns when all uses up to now have been followed, or the context ends.
+func (r *references) settle(ctx context.Context) {
+	done := make(chan struct{})
+	select {
+	case r.requests <- done:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// follow makes the use of each manifest that was used since the last time the use
+// of all that it refers to. Only the goroutine of run calls it, and Close after the
+// end of that.
+func (r *references) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		r.inventory.mu.Lock()
+		slots := r.inventory.manifests.take()
+		r.inventory.mu.Unlock()
+		if len(slots) == 0 {
+			return
+		}
+		// An index makes its manifests used, which are in the next batch.
+		for _, s := range slots {
+			r.followOne(ctx, s)
+		}
+	}
+}
+
+func (r *references) followOne(ctx context.Context, s slot) {
+	i := r.inventory
+	i.mu.Lock()
+	e := i.index.lru.at(s)
+	if e.phase != idle && e.phase != pinned { // deleted since its use
+		i.mu.Unlock()
+		return
+	}
+	k, used, dgst, limit := e.key, e.used, i.index.lru.digest(e), i.maxManifest
+	i.mu.Unlock()
+
+	refs, err := r.of(ctx, k, dgst, limit)
+	if err != nil {
+		return // its next use is another attempt
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, k := range refs {
+		if s, e := i.index.lru.find(k); e != nil && e.used < used && e.phase != deleting {
+			i.use(s, used)
+		}
+	}
+}
+
+// of returns what a content refers to: nothing if it is no manifest. Most content
+// that is used is none, and is looked into once.
+func (r *references) of(ctx context.Context, k key, dgst digest.Digest, limit int64) ([]key, error) {
+	if refs, known := r.manifests.Get(k); known {
+		return refs, nil
+	}
+	if _, known := r.others[short(k)]; known {
+		return nil, nil
+	}
+	refs, err := r.read(ctx, dgst, limit)
+	if err != nil {
+		return nil, err
+	}
+	r.remember(k, refs)
+	return refs, nil
+}
+
+// read returns what a content refers to if it looks like a manifest. A blob that is
+// made to look like one can only keep alive what it names, as any manifest can.
+func (r *references) read(ctx context.Context, dgst digest.Digest, limit int64) ([]key, error) {
+	object, err := r.next.Open(ctx, dgst)
+	if err != nil {
+		return nil, err
+	}
+	defer object.Content.Close()
+	links, err := oci.ReadReferences(object.Content, limit)
+	if err != nil {
+		return nil, nil //nolint:nilerr // no manifest
+	}
+	var refs []key
+	for _, desc := range links.Content() {
+		refs = append(refs, keyOf(desc.Digest))
+	}
+	return refs, nil
+}
+
+// remember keeps what a content refers to, and gives up what was asked for least
+// recently.
+func (r *references) remember(k key, refs []key) {
+	if len(refs) == 0 {
+		if len(r.others) == maxOthers {
+			clear(r.others) // rare, and costs one look into each content that is used again
+		}
+		r.others[short(k)] = struct{}{}
+		return
+	}
+	r.manifests.Add(k, refs)
 	r.total += len(refs) + 1
 	for r.total > maxReferences {
 		_, oldest, _ := r.manifests.RemoveOldest()
@@ -156,49 +187,7 @@ func (r *references) add(manifest key, refs []key) {
 	}
 }
 
-// keepTouching writes the times of last use down until its context ends.
-func (l *Store) keepTouching(ctx context.Context) {
-	ticker := time.NewTicker(touchInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			if err := l.touch(ctx); err != nil && ctx.Err() == nil {
-				l.opts.Logger.Warn("cannot write down when content was last used; after a restart it may be evicted too early", "error", err)
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// touch tells the store below of every use since the last time. It goes on after
-// an error, and returns the first one.
-func (l *Store) touch(ctx context.Context) error {
-	l.mu.Lock()
-	pending := l.used
-	l.used = nil
-	l.mu.Unlock()
-	var failure error
-	for i, s := range pending {
-		if err := context.Cause(ctx); err != nil {
-			l.mu.Lock()
-			l.used = append(l.used, pending[i:]...)
-			l.mu.Unlock()
-			return err
-		}
-		l.mu.Lock()
-		e := l.index.at(s)
-		due := e.is(dirty)
-		e.state &^= dirty
-		dgst, used := l.index.digest(e), time.Unix(0, e.used)
-		l.mu.Unlock()
-		if !due { // the slot has been given up meanwhile
-			continue
-		}
-		if err := l.opts.Touch(ctx, dgst, used); err != nil && !errors.Is(err, storage.ErrNotExist) && failure == nil {
-			failure = err
-		}
-	}
-	return failure
-}
+// short returns eight bytes of a key, which are enough to tell contents apart. A
+// content that is made to collide with a manifest only hides what that one refers
+// to, and the maker of the content has to be the maker of the manifest.
+func short(k key) uint64 { return binary.BigEndian.Uint64(k[:8]) }

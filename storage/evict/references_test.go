@@ -51,7 +51,7 @@ func TestUsesWhatAManifestRefersTo(t *testing.T) {
 	for _, how := range []string{"manifest", "index"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := newLimited(t, evict.Options{MaxUnused: 24 * time.Hour})
+				l := newLimited(t, 0, evict.Options{MaxUnused: 24 * time.Hour})
 				kept := l.image("kept")
 				pulled := kept[0]
 				if how == "index" {
@@ -72,7 +72,7 @@ func TestUsesWhatAManifestRefersTo(t *testing.T) {
 // The same when there is no time between a manifest's use and an eviction.
 func TestFollowsBeforeItEvicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{MaxBytes: 6000})
+		l := newLimited(t, 6000, evict.Options{})
 		kept := l.image("kept")
 		filler := []digest.Digest{l.add(1000), l.add(1000), l.add(1000)}
 		_, err := l.Stat(t.Context(), kept[0])
@@ -88,8 +88,9 @@ func TestOrderSurvivesARestart(t *testing.T) {
 		root := t.TempDir()
 		var kept, layer, used digest.Digest
 		func() {
-			s := openDisk(t, root)
-			l := evict.New(memcache.New(s, 1<<20, 1<<10), s.Spools(), evict.Options{Touch: s.Touch})
+			quota := evict.NewQuota(0)
+			s := openDisk(t, root, quota)
+			l := evict.New(memcache.New(s, 1<<20, 1<<10), quota, evict.Options{Touch: s.Touch})
 			layer = put(t, l, s.Spools(), bytes.Repeat([]byte("l"), 1000))
 			kept = put(t, l, s.Spools(), document(t, ocispec.Manifest{Layers: []ocispec.Descriptor{descriptor(layer)}}))
 			used = put(t, l, s.Spools(), bytes.Repeat([]byte("u"), 1000))
@@ -102,12 +103,12 @@ func TestOrderSurvivesARestart(t *testing.T) {
 			must(t, err)
 			must(t, l.Close())
 		}()
-		s := openDisk(t, root)
+		s := openDisk(t, root, nil)
 		for _, step := range []struct {
 			max  int64
 			left []digest.Digest
 		}{{3000, []digest.Digest{layer, kept, used}}, {2000, []digest.Digest{layer, kept}}} {
-			l := evict.New(s, s.Spools(), evict.Options{MaxBytes: step.max, Touch: s.Touch})
+			l := evict.New(s, evict.NewQuota(step.max), evict.Options{Touch: s.Touch})
 			synctest.Wait()
 			expectStored(t, fmt.Sprint("a cap of ", step.max), s, step.left...)
 			must(t, l.Close())
@@ -117,7 +118,7 @@ func TestOrderSurvivesARestart(t *testing.T) {
 
 func TestTouchesOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{})
+		l := newLimited(t, 0, evict.Options{})
 		a, b := l.add(100), l.add(100)
 		time.Sleep(2 * time.Minute)
 		before := l.memory.Calls("Touch")
@@ -147,7 +148,7 @@ func TestTouchesOnceAMinute(t *testing.T) {
 // What is no manifest is looked at once, however often it is used.
 func TestLooksIntoContentOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{})
+		l := newLimited(t, 0, evict.Options{})
 		for name, content := range map[string]string{
 			"gzip": "\x1f\x8b", "an image's config": `{"config":{"Env":[]}}`, "a list": `[]`, "empty": "", "odd": `{"layers":"all"}`,
 			"hostile": `{"layers":[{"digest":"sha256:../../etc/passwd"}]}`, "manifest": `{"layers":[{"digest":"` + digest.FromString("x").String() + `"}]}`,

@@ -14,7 +14,8 @@ import (
 // its memory per entry, the time of one garbage collection, and a use.
 func BenchmarkMillion(b *testing.B) {
 	const n = 1_000_000
-	c := &crowd{Memory: storagetest.NewMemory(b), n: n}
+	quota := evict.NewQuota(2 * n)
+	c := &crowd{Memory: storagetest.NewMemoryWithin(b, quota), n: n}
 	heap := func() uint64 {
 		var stats runtime.MemStats
 		runtime.GC()
@@ -24,7 +25,7 @@ func BenchmarkMillion(b *testing.B) {
 	}
 	before := heap()
 	load := b.Elapsed()
-	l := evict.New(c, c.Spools(), evict.Options{MaxBytes: 2 * n})
+	l := evict.New(c, quota, evict.Options{})
 	<-l.Loaded()
 	b.Cleanup(func() { must(b, l.Close()) })
 	load = b.Elapsed() - load

@@ -15,334 +15,323 @@ import (
 	"github.com/weirhq/weir/storage/spool"
 )
 
-const (
-	// headroomShare is which part of a limit is kept free, so that usual
-	// downloads need not wait for an eviction: one twentieth.
-	headroomShare = 20
-	// maxHeadroom bounds that part, in bytes.
-	maxHeadroom = 1 << 30
-)
+// maxManifest is the largest content, in bytes, that is looked into to learn whether
+// it is a manifest.
+const maxManifest = 8 << 20
 
-// Options say what a [Store] keeps to. Every limit may be left out.
+// closingPatience bounds how long Close follows references and writes times of
+// last use. Both are lost without harm, and the process is expected to end.
+const closingPatience = 5 * time.Second
+
+// Options configure a [Store]. Each limit may be left out.
 type Options struct {
-	// MaxBytes is how many bytes the contents and the running downloads may
-	// have together.
-	MaxBytes int64
-	// MinFree is how many bytes the filesystem is to have free, as Free tells.
+	// MinFree is how many bytes are kept free in the filesystem. Free returns how
+	// many bytes it has free.
 	MinFree int64
 	Free    func() (int64, error)
-	// MaxUnused is how long content stays that nobody uses.
+	// MaxUnused is how long content stays that is not used.
 	MaxUnused time.Duration
-	// Touch tells the store below when a content was last used, so that it is
-	// known after a restart.
+	// Touch records when a content was last used, so that the order of use
+	// survives a restart. If it is nil, nothing is recorded.
 	Touch   func(ctx context.Context, dgst digest.Digest, used time.Time) error
 	Metrics *Metrics
 	Logger  *slog.Logger // the default discards
 }
 
-// Store keeps a store within limits by evicting what has not been used for
-// longest.
-//
-// Every Stat, Open and Commit is a use, so a Store belongs in front of all that
-// answers from memory. A use of a manifest is a use of all that it refers to:
-// its config and layers, and the manifests of an index with theirs.
-//
-// MaxBytes is a hard cap. Stored bytes and those set aside for downloads never
-// exceed it together, because Store is the [spool.Quota] of the spools: who
-// wants space waits until enough has been deleted, or is refused, and then the
-// content is streamed past the cache. What is being read or written is never
-// evicted. Bytes are those of the contents: directories, records, and what a
-// filesystem rounds up come on top.
-//
-// Deleting, reading manifests to learn what they refer to, and writing down when
-// a content was last used are the work of Store's own goroutines, never of a
-// request. A part of MaxBytes and MinFree is kept free in advance, so that
-// downloads seldom have to wait either.
-//
-// The records of evicted content stay. They are small and say what a repository
-// may have, which spares asking its upstream for that right when the content
-// comes back; whether the content is there is for the Store to say.
-//
-// The index is in memory, about 150 bytes for each content. It is loaded
-// in the background; nothing is evicted before it is complete, and where there is
-// a MaxBytes nothing is stored either after a short wait. What other processes do
-// in the same store is noticed when a content is used, or after an hour.
+// Store decorates a store: it pins content that is open, and notes uses. Three
+// goroutines evict, follow references and record times of last use until Close.
 type Store struct {
-	next storage.Store
-	opts Options
+	next       storage.Store
+	inventory  *inventory
+	references *references
+	touches    *touches
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
-	started time.Time
-	wake    chan struct{} // something may have to be evicted
-	fresh   chan struct{} // manifests may have been used
-	loaded  chan struct{} // closed when the index is complete
-
-	mu         sync.Mutex
-	index      index
-	ready      bool          // loaded is closed
-	reserved   int64         // bytes set aside for spools
-	waiting    int64         // bytes that somebody waits to set aside
-	roomWanted int64         // bytes that somebody waits to be removed from the filesystem
-	removed    int64         // bytes that have been removed since the start
-	changed    chan struct{} // closed and replaced when who waits should look again
-	failure    error         // of the last deletion; nil when that succeeded
-	failedAt   time.Time     // when it did not
-	closed     bool
-
-	used      []slot // dirty entries
-	manifests []slot // queued entries
-
-	refs references // used by one goroutine, that of keepLimits
 }
 
-var (
-	_ storage.Store = (*Store)(nil)
-	_ spool.Quota   = (*Store)(nil)
-)
+var _ storage.Store = (*Store)(nil)
 
-// New returns a Store in front of next, whose contents are committed from
-// the given spools, and makes it their quota. It works in the background until
-// its Close.
-func New(next storage.Store, spools *spool.Dir, opts Options) *Store {
+// New returns a Store over next. The spools that are committed to it take part in
+// the quota, which belongs to this Store alone.
+func New(next storage.Store, quota *Quota, opts Options) *Store {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Store{
-		next: next, opts: opts, stop: cancel, started: time.Now(),
-		wake: make(chan struct{}, 1), fresh: make(chan struct{}, 1), loaded: make(chan struct{}),
-		index: newIndex(), changed: make(chan struct{}), refs: newReferences(),
+	i := quota.inventory
+	i.recording, i.maxManifest = opts.Touch != nil, maxManifest
+	s := &Store{
+		next: next, inventory: i, stop: cancel,
+		references: newReferences(i, next),
+		touches:    &touches{inventory: i, record: opts.Touch, logger: opts.Logger},
 	}
-	spools.SetQuota(l)
-	l.running.Go(func() { l.keepIndex(ctx) })
-	l.running.Go(func() { l.keepLimits(ctx) })
-	l.running.Go(func() { l.keepTouching(ctx) })
-	return l
+	evictor := &evictor{inventory: i, next: next, references: s.references, opts: opts}
+	scanner := &scanner{inventory: i, next: next, logger: opts.Logger}
+	s.running.Go(func() { scanner.run(ctx) })
+	s.running.Go(func() { evictor.run(ctx) })
+	s.running.Go(func() { s.references.run(ctx) })
+	s.running.Go(func() { s.touches.run(ctx) })
+	return s
 }
 
-// Close ends the work in the background and writes down what was used since it
-// last was. Who waits for space is refused. The store can still be used, but
-// nothing is evicted any more.
-func (l *Store) Close() error {
-	l.stop()
-	l.mu.Lock()
-	l.closed = true
-	l.broadcast()
-	l.mu.Unlock()
-	l.running.Wait()
+// Close ends the work in the background and records the times of last use that
+// have not been recorded yet. Waiting downloads are refused. The Store can still be
+// used, but it evicts no more.
+func (s *Store) Close() error {
+	s.stop()
+	s.inventory.mu.Lock()
+	s.inventory.closed = true
+	s.inventory.changed.Notify()
+	s.inventory.mu.Unlock()
+	s.running.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), closingPatience)
 	defer cancel()
-	l.follow(ctx)
-	return l.touch(ctx)
+	// The use of a manifest is a use of its blobs, so references go first.
+	s.references.follow(ctx)
+	return s.touches.write(ctx)
 }
 
-// Stat implements [storage.Store].
-func (l *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
-	info, err := l.next.Stat(ctx, dgst)
+// Stat returns the size of a content, and counts as a use of it.
+func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
+	info, err := s.next.Stat(ctx, dgst)
 	if err != nil {
 		return info, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s, e := l.known(dgst, info.Size)
-	if e.is(doomed) {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	slot, e := s.discover(dgst, info.Size)
+	if e.phase == deleting {
 		return storage.Info{}, notThere(dgst)
 	}
-	l.use(s, e, time.Now().UnixNano())
+	i.use(slot, time.Now().UnixNano())
 	return info, nil
 }
 
-// Open implements [storage.Store]. The content is not evicted before it is closed.
-func (l *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
-	l.mu.Lock()
-	s, e := l.index.find(keyOf(dgst))
-	if e != nil {
-		if e.is(doomed) {
-			l.mu.Unlock()
-			return nil, notThere(dgst)
-		}
-		l.index.pin(e)
-	}
-	l.mu.Unlock()
-	object, err := l.next.Open(ctx, dgst)
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// Open opens a content, and counts as a use of it. The content is not evicted
+// before it is closed.
+func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
+	slot, found, err := s.pin(dgst)
 	if err != nil {
-		if e != nil {
-			l.index.unpin(s, e)
-			l.lost(s, e, err)
+		return nil, err
+	}
+	object, err := s.next.Open(ctx, dgst)
+	if err != nil {
+		if found {
+			s.openFailed(slot, err)
 		}
 		return nil, err
 	}
-	if e == nil {
-		s, e = l.known(dgst, object.Size)
-		l.index.pin(e)
+	if !found {
+		// The index did not know the content: it is not loaded yet, or another
+		// process has stored the content.
+		if slot, err = s.pinOpened(dgst, object.Size); err != nil {
+			return nil, errors.Join(err, object.Content.Close())
+		}
 	}
-	l.use(s, e, time.Now().UnixNano())
-	return l.pinned(object, s), nil
+	return s.pinned(object, slot), nil
 }
 
-// Commit implements [storage.Store]. The content is not evicted before the spool and all
-// its readers are closed.
-func (l *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
-	s, e, fresh, err := l.expect(ctx, dgst, !sp.Urgent())
+// pin pins a content if the index knows it. It returns storage.ErrNotExist if the
+// content is being deleted.
+func (s *Store) pin(dgst digest.Digest) (slot slot, found bool, err error) {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	slot, e := i.index.lru.find(keyOf(dgst))
+	switch {
+	case e == nil:
+		return 0, false, nil
+	case e.phase == deleting:
+		return 0, false, notThere(dgst)
+	}
+	i.index.pin(slot)
+	i.use(slot, time.Now().UnixNano())
+	return slot, true, nil
+}
+
+// pinOpened pins a content that was opened before the index knew it. It returns
+// storage.ErrNotExist if the content has begun to be deleted meanwhile.
+func (s *Store) pinOpened(dgst digest.Digest, size int64) (slot, error) {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	slot, e := s.discover(dgst, size)
+	if e.phase == deleting {
+		return 0, notThere(dgst)
+	}
+	i.index.pin(slot)
+	i.use(slot, time.Now().UnixNano())
+	return slot, nil
+}
+
+// openFailed unpins a content that could not be opened.
+func (s *Store) openFailed(slot slot, err error) {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.index.unpin(slot)
+	if errors.Is(err, storage.ErrNotExist) { // another process has deleted it
+		i.index.vanished(slot)
+	}
+}
+
+// Commit stores a content, and counts as a use of it. The content is not evicted
+// before the spool and all its readers are closed. It waits until a deletion of the
+// same content has ended; if the spool is urgent, it returns an error that matches
+// spool.ErrBusy instead.
+func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
+	slot, err := s.begin(ctx, dgst, !sp.Urgent())
 	if err != nil {
 		return err
 	}
-	err = l.next.Commit(ctx, dgst, sp)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err != nil {
-		l.index.unpin(s, e)
-		if fresh && e.is(linked) && e.is(arriving) { // nobody else has stored it meanwhile
-			l.index.unlink(e)
-			l.index.free(s, e)
-		}
+	if err := s.next.Commit(ctx, dgst, sp); err != nil {
+		s.inventory.mu.Lock()
+		defer s.inventory.mu.Unlock()
+		s.inventory.index.unpin(slot)
 		return err
 	}
-	l.index.resize(e, sp.Size())
-	e.state &^= arriving
-	l.use(s, e, time.Now().UnixNano())
-	if fresh {
-		l.reserved -= sp.HandOver(func() { l.unpin(s) })
-		return nil
+	// The spool's lock is below the inventory's, and both calls are made without
+	// the latter, so that readers of the spool never wait for the index. The size
+	// of a complete spool does not change.
+	h := &handover{store: s, slot: slot}
+	size, reserved := sp.Size(), sp.HandOver(h.closed)
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.index.commit(slot, size, reserved) {
+		// The content had been stored already: the spool's file is a second one
+		// until it is closed.
+		h.surplus = reserved
 	}
-	// It had been stored already: the spool's file is a second one until it
-	// is closed.
-	var surplus int64
-	surplus = sp.HandOver(func() {
-		l.Release(surplus)
-		l.unpin(s)
-	})
+	i.use(slot, time.Now().UnixNano())
 	return nil
 }
 
-// expect pins the entry of a content that is about to be committed. A fresh one,
-// of a content that is not there yet, has no bytes: they are those of the spool's
-// reservation until the commit is done, whoever sees the content before. It
-// waits for one that is just being deleted if it may, and else returns
-// spool.ErrBusy.
-func (l *Store) expect(ctx context.Context, dgst digest.Digest, wait bool) (s slot, e *entry, fresh bool, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+// handover is the share of a committed spool in the quota.
+type handover struct {
+	store   *Store
+	slot    slot
+	surplus int64 // reserved for a second file; set before the caller of Commit can close the spool
+}
+
+// closed is called when the spool and its readers are closed.
+func (h *handover) closed() {
+	h.store.inventory.release(h.surplus)
+	h.store.unpin(h.slot)
+}
+
+// begin pins the entry of a content that is about to be committed, and adds it if
+// the content is not stored yet. If the content is being deleted, begin waits for
+// the end of that if it may, and else returns an error that matches spool.ErrBusy.
+func (s *Store) begin(ctx context.Context, dgst digest.Digest, wait bool) (slot, error) {
+	if !s.indexed(dgst) {
+		// Before the index is loaded, only the store below tells stored content
+		// from new content. An error means that it is new, or that the commit
+		// fails soon.
+		if info, err := s.next.Stat(ctx, dgst); err == nil {
+			s.inventory.mu.Lock()
+			s.discover(dgst, info.Size)
+			s.inventory.mu.Unlock()
+		}
+	}
 	for {
-		s, e = l.index.find(keyOf(dgst))
-		if e == nil && !l.ready {
-			l.mu.Unlock()
-			info, err := l.next.Stat(ctx, dgst)
-			l.mu.Lock()
-			if err == nil {
-				s, e = l.known(dgst, info.Size)
-			} else {
-				s, e = l.index.find(keyOf(dgst))
-			}
-		}
+		slot, ended := s.tryBegin(dgst)
 		switch {
-		case e == nil:
-			k, other := split(dgst)
-			s, e = l.index.add(k, other, 0)
-			e.state |= arriving
-			l.index.pin(e)
-			return s, e, true, nil
-		case !e.is(doomed):
-			l.index.pin(e)
-			return s, e, false, nil
+		case ended == nil:
+			return slot, nil
 		case !wait:
-			return 0, nil, false, fmt.Errorf("%w: %s is just being deleted", spool.ErrBusy, dgst)
+			return 0, fmt.Errorf("%w: %s is just being deleted", spool.ErrBusy, dgst)
 		}
-		changed := l.changed
-		l.mu.Unlock()
-		var err error
 		select {
-		case <-changed:
+		case <-ended: // or another deletion has
 		case <-ctx.Done():
-			err = context.Cause(ctx)
-		}
-		l.mu.Lock()
-		if err != nil {
-			return 0, nil, false, err
+			return 0, context.Cause(ctx)
 		}
 	}
 }
 
-// Delete implements [storage.Store].
-func (l *Store) Delete(ctx context.Context, dgst digest.Digest) error {
-	l.mu.Lock()
-	s, e := l.index.find(keyOf(dgst))
-	idle := e != nil && e.pins == 0 && !e.is(doomed)
-	if idle {
-		l.index.doom(e)
+// tryBegin is one attempt of begin. If the content is being deleted, it returns a
+// channel that is closed when a deletion has ended.
+func (s *Store) tryBegin(dgst digest.Digest) (slot, <-chan struct{}) {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	slot, e := i.index.lru.find(keyOf(dgst))
+	switch {
+	case e == nil:
+		return i.index.begin(dgst), nil
+	case e.phase == deleting:
+		return 0, i.changed.Wait()
+	default: // stored already, or being stored by another one
+		i.index.pin(slot)
+		return slot, nil
 	}
-	l.mu.Unlock()
-	err := l.next.Delete(ctx, dgst)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch gone := err == nil || errors.Is(err, storage.ErrNotExist); {
-	case idle:
-		l.finish(s, e, gone)
-	case gone:
-		_, still := l.index.find(keyOf(dgst))
-		if still == e && e != nil && e.pins > 0 && (err == nil || !e.is(arriving)) {
-			l.index.orphan(e)
+}
+
+// indexed reports whether the index can say whether a content is stored.
+func (s *Store) indexed(dgst digest.Digest) bool {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, e := i.index.lru.find(keyOf(dgst))
+	return i.ready || e != nil
+}
+
+// Delete deletes a content. Clients that have it open read on.
+func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
+	i := s.inventory
+	i.mu.Lock()
+	slot, e := i.index.lru.find(keyOf(dgst))
+	ours := e != nil && e.phase == idle // not pinned, and not being deleted by another one
+	if ours {
+		i.index.beginDelete(slot)
+	}
+	i.mu.Unlock()
+	err := s.next.Delete(ctx, dgst)
+	gone := err == nil || errors.Is(err, storage.ErrNotExist)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if ours {
+		i.index.finishDelete(slot, gone, time.Now().UnixNano())
+		i.changed.Notify()
+		return err
+	}
+	// An entry that has come meanwhile is not that of the deleted content.
+	if again, e := i.index.lru.find(keyOf(dgst)); e != nil && again == slot {
+		switch {
+		case e.phase == pinned && gone:
+			i.index.detach(slot)
+		case e.phase == committing && err == nil: // else its commit has not got that far
+			i.index.detach(slot)
 		}
 	}
 	return err
 }
 
-// All implements [storage.Store].
-func (l *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return l.next.All(ctx) }
+// All lists the contents of the store below.
+func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return s.next.All(ctx) }
 
-// known returns the entry of a content that the store below has. The caller
+// discover returns the entry of a content that the store below has. The caller
 // holds the mutex.
-func (l *Store) known(dgst digest.Digest, size int64) (slot, *entry) {
-	k, other := split(dgst)
-	s, e := l.index.find(k)
-	if e == nil {
-		s, e = l.index.add(k, other, size)
-		l.index.link(s, e)
-		l.check()
-	}
-	return s, e
+func (s *Store) discover(dgst digest.Digest, size int64) (slot, *entry) {
+	slot, e := s.inventory.index.discover(dgst, size)
+	s.inventory.check()
+	return slot, e
 }
 
-// lost makes an entry the next one to be evicted when somebody else has deleted
-// its content. The caller holds the mutex.
-func (l *Store) lost(s slot, e *entry, err error) {
-	if errors.Is(err, storage.ErrNotExist) && e.is(linked) {
-		l.index.unlink(e)
-		l.index.linkLast(s, e)
-		e.used = 0
+// unpin ends the use of an open content.
+func (s *Store) unpin(slot slot) {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.use(slot, time.Now().UnixNano())
+	i.index.unpin(slot)
+	i.check()
+	if l := &i.index.ledger; l.waiting > 0 || l.requested > 0 {
+		i.changed.Notify() // there is more to evict than before
 	}
 }
-
-func (l *Store) unpin(s slot) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	e := l.index.at(s)
-	if !e.is(orphaned) {
-		l.use(s, e, time.Now().UnixNano())
-	}
-	l.index.unpin(s, e)
-	l.check()
-	if l.waiting > 0 || l.roomWanted > 0 {
-		l.broadcast()
-	}
-}
-
-// broadcast wakes all who wait. The caller holds the mutex.
-func (l *Store) broadcast() {
-	close(l.changed)
-	l.changed = make(chan struct{})
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-func headroom(limit int64) int64 { return min(limit/headroomShare, maxHeadroom) }
 
 func notThere(dgst digest.Digest) error { return fmt.Errorf("%w: %s", storage.ErrNotExist, dgst) }

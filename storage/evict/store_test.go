@@ -2,6 +2,7 @@ package evict_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,51 +26,58 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	limited := func(t *testing.T, d storagetest.Driver) storagetest.Driver {
-		l := evict.New(d.Store, d.Spools, evict.Options{
-			MaxBytes: 1 << 30, MaxUnused: time.Hour, MinFree: 1, Free: d.Spools.Free, Touch: d.Touch,
+	const limit = 1 << 30
+	limited := func(t *testing.T, d storagetest.Driver, quota *evict.Quota) storagetest.Driver {
+		l := evict.New(d.Store, quota, evict.Options{
+			MaxUnused: time.Hour, MinFree: 1, Free: d.Spools.Free, Touch: d.Touch,
 		})
 		t.Cleanup(func() { must(t, l.Close()) })
 		d.Store = l
 		return d
 	}
 	t.Run("memory", func(t *testing.T) {
-		storagetest.Run(t, func(t *testing.T) storagetest.Driver { return limited(t, storagetest.NewMemory(t).Driver()) })
+		storagetest.Run(t, func(t *testing.T) storagetest.Driver {
+			quota := evict.NewQuota(limit)
+			return limited(t, storagetest.NewMemoryWithin(t, quota).Driver(), quota)
+		})
 	})
 	t.Run("disk", func(t *testing.T) {
 		storagetest.Run(t, func(t *testing.T) storagetest.Driver {
-			s := openDisk(t, t.TempDir())
+			quota := evict.NewQuota(limit)
+			s := openDisk(t, t.TempDir(), quota)
 			return limited(t, storagetest.Driver{
 				Store: memcache.New(s, 1<<20, 1<<10), Records: s.Records(), Spools: s.Spools(), Touch: s.Touch,
-			})
+			}, quota)
 		})
 	})
 }
 
-func openDisk(t testing.TB, root string) *disk.Store {
+func openDisk(t testing.TB, root string, quota spool.Quota) *disk.Store {
 	t.Helper()
-	s, err := disk.Open(root, disk.Options{})
+	s, err := disk.Open(root, disk.Options{Quota: quota})
 	must(t, err)
 	t.Cleanup(func() { must(t, s.Close()) })
 	return s
 }
 
-// limited is a Limit over a store in memory.
+// limited is a Store over one in memory.
 type limited struct {
 	*evict.Store
 	t       *testing.T
+	quota   *evict.Quota
 	memory  *storagetest.Memory
 	metrics *prometheus.Registry
 	log     bytes.Buffer
 	made    int
 }
 
-// newLimited makes a Limit that has loaded its index. It is for use in a bubble.
-func newLimited(t *testing.T, opts evict.Options) *limited {
-	l := &limited{t: t, memory: storagetest.NewMemory(t), metrics: prometheus.NewRegistry()}
+// newLimited makes a Store that has loaded its index. It is for use in a bubble.
+func newLimited(t *testing.T, maxBytes int64, opts evict.Options) *limited {
+	quota := evict.NewQuota(maxBytes)
+	l := &limited{t: t, quota: quota, memory: storagetest.NewMemoryWithin(t, quota), metrics: prometheus.NewRegistry()}
 	opts.Touch, opts.Metrics = l.memory.Touch, evict.NewMetrics(l.metrics)
 	opts.Logger = slog.New(slog.NewTextHandler(&l.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
-	l.Store = evict.New(l.memory, l.memory.Spools(), opts)
+	l.Store = evict.New(l.memory, quota, opts)
 	t.Cleanup(func() { must(t, l.Close()) })
 	<-l.Loaded()
 	return l
@@ -160,7 +168,7 @@ weir_store_evicted_bytes_total{reason="unused"} %d
 
 func TestEvictsWhatWasUsedLeastRecently(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{MaxBytes: 1000}) // of which 50 are kept free
+		l := newLimited(t, 1000, evict.Options{}) // of which 50 are kept free
 		var d []digest.Digest
 		for range 8 {
 			d = append(d, l.add(100))
@@ -185,14 +193,15 @@ func TestEvictsWhatWasUsedLeastRecently(t *testing.T) {
 // What is larger than the headroom leaves is stored all the same, and stays.
 func TestKeepsOneContentThatFillsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{MaxBytes: 1000})
+		l := newLimited(t, 1000, evict.Options{})
 		l.add(500)
 		full := l.add(1000)
 		time.Sleep(time.Hour)
 		l.expectOnly("as large as the cap", full)
 		s, err := l.memory.Spools().Create(1001)
-		if !errors.Is(err, spool.ErrNoSpace) || !strings.Contains(err.Error(), "max_size") {
-			t.Errorf("larger than the cap: %v, %v, want ErrNoSpace that names max_size", s, err)
+		var refusal *evict.FullError
+		if !errors.Is(err, spool.ErrNoSpace) || !errors.As(err, &refusal) || refusal.Reason != evict.InUse || refusal.Max != 1000 {
+			t.Errorf("larger than the cap: %v, %v, want ErrNoSpace and a FullError that names the limit", s, err)
 		}
 		time.Sleep(time.Hour)
 		l.expectOnly("nothing went for what does not fit", full)
@@ -201,7 +210,7 @@ func TestKeepsOneContentThatFillsIt(t *testing.T) {
 
 func TestNeverEvictsWhatIsOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{MaxBytes: 1000, MaxUnused: time.Hour})
+		l := newLimited(t, 1000, evict.Options{MaxUnused: time.Hour})
 		open := l.add(600)
 		object, err := l.Open(t.Context(), open)
 		must(t, err)
@@ -231,7 +240,7 @@ func TestNeverEvictsWhatIsOpen(t *testing.T) {
 // Who follows a download reads its file when that is stored already.
 func TestNeverEvictsWhatADownloadStillReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{MaxBytes: 1000, MaxUnused: time.Minute})
+		l := newLimited(t, 1000, evict.Options{MaxUnused: time.Minute})
 		s, err := l.memory.Spools().Create(100)
 		must(t, err)
 		l.expectUsage("announced", evict.Usage{Reserved: 100})
@@ -256,7 +265,7 @@ func TestNeverEvictsWhatADownloadStillReads(t *testing.T) {
 
 func TestMaxUnused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{MaxUnused: 30 * 24 * time.Hour})
+		l := newLimited(t, 0, evict.Options{MaxUnused: 30 * 24 * time.Hour})
 		idle, used := l.add(100), l.add(50)
 		for range 4 {
 			time.Sleep(10 * 24 * time.Hour)
@@ -277,7 +286,7 @@ func TestMinFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var elsewhere atomic.Int64
 		var counted atomic.Pointer[limited]
-		l := newLimited(t, evict.Options{MinFree: 1000, Free: func() (int64, error) {
+		l := newLimited(t, 0, evict.Options{MinFree: 1000, Free: func() (int64, error) {
 			if l := counted.Load(); l != nil {
 				return 2000 - elsewhere.Load() - l.Usage().Stored, nil
 			}
@@ -292,17 +301,17 @@ func TestMinFree(t *testing.T) {
 		l.expectOnly("900 free", b, c)
 		l.expectEvicted(0, 300, 0)
 
-		if l.MakeRoom(601) {
+		if l.quota.MakeRoom(601) {
 			t.Error("MakeRoom of more than there is")
 		}
 		l.expectOnly("nothing went in vain", b, c)
-		if !l.MakeRoom(100) {
+		if !l.quota.MakeRoom(100) {
 			t.Error("MakeRoom of what there is fails")
 		}
 		l.expectOnly("room was made", c)
 		object, err := l.Open(t.Context(), c)
 		must(t, err)
-		if l.MakeRoom(1) {
+		if l.quota.MakeRoom(1) {
 			t.Error("MakeRoom of what is open")
 		}
 		must(t, object.Content.Close())
@@ -311,7 +320,7 @@ func TestMinFree(t *testing.T) {
 
 func TestCannotDelete(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{MaxBytes: 1000})
+		l := newLimited(t, 1000, evict.Options{})
 		a, b := l.add(400), l.add(400)
 		broken := errors.New("read-only file system")
 		l.memory.FailDelete(broken)
@@ -320,7 +329,7 @@ func TestCannotDelete(t *testing.T) {
 				t.Errorf("Create: %v, want ErrNoSpace and why", err)
 			}
 		}
-		if l.MakeRoom(100) {
+		if l.quota.MakeRoom(100) {
 			t.Error("MakeRoom succeeds")
 		}
 		time.Sleep(time.Minute)
@@ -340,4 +349,109 @@ func TestCannotDelete(t *testing.T) {
 			t.Errorf("the log does not say that it is mended:\n%s", &l.log)
 		}
 	})
+}
+
+// slowOpen is a store that lets something happen during an Open.
+type slowOpen struct {
+	storage.Store
+	during func()
+}
+
+func (s slowOpen) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
+	object, err := s.Store.Open(ctx, dgst)
+	if s.during != nil {
+		s.during()
+	}
+	return object, err
+}
+
+// A content that is opened before the index knows it may begin to be deleted before
+// it is pinned. It is then not there, and its file is closed.
+func TestOpenOfContentThatIsBeingDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := evict.NewQuota(1000)
+		memory := storagetest.NewMemoryWithin(t, quota)
+		var below slowOpen
+		below.Store = slow{memory, time.Second}
+		store := evict.New(&below, quota, evict.Options{})
+		t.Cleanup(func() { must(t, store.Close()) })
+		<-store.Loaded()
+		dgst := storagetest.Commit(t, memory, spool.NewDir(t.TempDir(), 0, nil), make([]byte, 2000)) // by another process
+		below.during = func() {
+			below.during = nil                      // only the first time: references are read through Open too
+			_, err := store.Stat(t.Context(), dgst) // the index learns of it, and the evictor begins
+			must(t, err)
+			synctest.Wait()
+		}
+		if object, err := store.Open(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("Open: %v, %v, want ErrNotExist", object, err)
+		}
+		time.Sleep(2 * time.Second)
+		if got := store.Usage(); got != (evict.Usage{}) {
+			t.Errorf("%+v after the deletion", got)
+		}
+	})
+}
+
+// failingCommit is a store that has a content although its Commit fails.
+type failingCommit struct {
+	storage.Store
+	seen func(digest.Digest)
+}
+
+func (s failingCommit) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
+	err := s.Store.Commit(ctx, dgst, sp)
+	s.seen(dgst)
+	return errors.Join(err, errors.New("cannot flush the directory"))
+}
+
+// The bytes of a content whose commit fails after it has become visible count once
+// its reader has gone and it is used again.
+func TestCommitThatFailsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := evict.NewQuota(1000)
+		memory := storagetest.NewMemoryWithin(t, quota)
+		var store *evict.Store
+		var reading *storage.Object
+		store = evict.New(failingCommit{memory, func(dgst digest.Digest) {
+			var err error
+			reading, err = store.Open(t.Context(), dgst)
+			must(t, err)
+		}}, quota, evict.Options{})
+		t.Cleanup(func() { must(t, store.Close()) })
+		<-store.Loaded()
+		s, err := memory.Spools().Create(100)
+		must(t, err)
+		_, err = s.Write(make([]byte, 100))
+		must(t, err)
+		must(t, s.Complete())
+		dgst := digest.FromBytes(make([]byte, 100))
+		if err := store.Commit(t.Context(), dgst, s); err == nil {
+			t.Error("the commit succeeds")
+		}
+		must(t, s.Close())
+		must(t, reading.Content.Close())
+		if got := store.Usage(); got != (evict.Usage{}) {
+			t.Errorf("%+v after the commit failed", got)
+		}
+		_, err = store.Stat(t.Context(), dgst)
+		must(t, err)
+		if got := (evict.Usage{Stored: 100, Objects: 1}); store.Usage() != got {
+			t.Errorf("%+v, want %+v", store.Usage(), got)
+		}
+	})
+}
+
+// Each reason has its own words, and all match ErrNoSpace.
+func TestFullError(t *testing.T) {
+	broken := errors.New("read-only file system")
+	for reason, words := range map[evict.Reason]string{
+		evict.InUse: "running downloads take 1.0 KiB", evict.TooSlow: "in time", evict.CannotDelete: "read-only file system",
+		evict.NotIndexed: "index", evict.Closing: "closed",
+	} {
+		err := error(&evict.FullError{Reason: reason, Want: 10, Max: 4096, Reserved: 1024, Err: broken})
+		if !errors.Is(err, spool.ErrNoSpace) || !errors.Is(err, broken) || !strings.Contains(err.Error(), words) {
+			t.Errorf("%v, want ErrNoSpace and %q", err, words)
+		}
+	}
 }

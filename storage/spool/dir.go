@@ -51,14 +51,15 @@ type Dir struct {
 // filesystem that finished spools are renamed into. minFree is the number of
 // bytes that it never fills that filesystem beyond; zero or less means no
 // such limit.
-func NewDir(path string, minFree int64) *Dir {
-	return &Dir{path: path, minFree: minFree, free: freeBytes, quota: unlimited{}}
+//
+// Every spool takes part in the quota with all its bytes, written or not, until
+// its file is closed or handed over. A nil quota sets no limit.
+func NewDir(path string, minFree int64, quota Quota) *Dir {
+	if quota == nil {
+		quota = unlimited{}
+	}
+	return &Dir{path: path, minFree: minFree, free: freeBytes, quota: quota}
 }
-
-// SetQuota makes every spool that is created from now on take part in a quota,
-// with all its bytes, written or not, until its file is closed or handed over.
-// It is called before the first Create.
-func (d *Dir) SetQuota(q Quota) { d.quota = q }
 
 // Free returns how many bytes the filesystem has free that are not promised to
 // spools.

@@ -132,7 +132,7 @@ func TestConcurrentWritersOfOneRange(t *testing.T) {
 
 // A filesystem that is slow to tell its free space holds up no other download.
 func TestSlowStatfsHoldsUpNobody(t *testing.T) {
-	dir := NewDir(t.TempDir(), 0)
+	dir := NewDir(t.TempDir(), 0, nil)
 	dir.minFree, dir.free = 100, func(string) (int64, error) { return 10_000, nil }
 	running, err := dir.Create(1000)
 	if err != nil {
@@ -181,7 +181,7 @@ func TestFreeSpaceWhileWriting(t *testing.T) {
 		{"the measurement has the write", []int64{1600, 1600}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			dir := NewDir(t.TempDir(), 100)
+			dir := NewDir(t.TempDir(), 100, nil)
 			dir.free = func(string) (int64, error) { return 10_000, nil }
 			running, err := dir.Create(500)
 			if err != nil {

@@ -41,8 +41,8 @@ func (p *purse) expect(t *testing.T, what string, taken int64) {
 }
 
 func withQuota(t *testing.T, limit int64) (*Dir, *purse) {
-	dir, quota := NewDir(t.TempDir(), 0), &purse{limit: limit}
-	dir.SetQuota(quota)
+	quota := &purse{limit: limit}
+	dir := NewDir(t.TempDir(), 0, quota)
 	return dir, quota
 }
 

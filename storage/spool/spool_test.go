@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func create(t *testing.T, size int64) *Spool {
 	t.Helper()
-	s, err := NewDir(t.TempDir(), 0).Create(size)
+	s, err := NewDir(t.TempDir(), 0, nil).Create(size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestReadersOutliveOwnerAndName(t *testing.T) {
 
 func TestAbandonedSpoolLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
-	s, err := NewDir(dir, 0).Create(100)
+	s, err := NewDir(dir, 0, nil).Create(100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +264,7 @@ func TestResetOnlyBeforeAnybodyRead(t *testing.T) {
 
 // Free space is promised to one download only, and given back.
 func TestReservation(t *testing.T) {
-	dir := NewDir(t.TempDir(), 100)
+	dir := NewDir(t.TempDir(), 100, nil)
 	dir.free = func(string) (int64, error) { return 1000, nil }
 	a, err := dir.Create(600)
 	if err != nil {
@@ -296,7 +296,7 @@ func TestReservation(t *testing.T) {
 }
 
 func TestUnknownSizeReservesAsItGrows(t *testing.T) {
-	dir := NewDir(t.TempDir(), 100)
+	dir := NewDir(t.TempDir(), 100, nil)
 	dir.free = func(string) (int64, error) { return 100 + reserveStep, nil }
 	s, err := dir.Create(-1)
 	if err != nil {

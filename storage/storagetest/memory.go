@@ -39,9 +39,12 @@ type stored struct {
 
 var _ storage.Store = (*Memory)(nil)
 
-// NewMemory returns an empty store.
-func NewMemory(t testing.TB) *Memory {
-	m := &Memory{spools: spool.NewDir(t.TempDir(), 0), contents: make(map[digest.Digest]stored)}
+// NewMemory returns an empty store without a limit.
+func NewMemory(t testing.TB) *Memory { return NewMemoryWithin(t, nil) }
+
+// NewMemoryWithin returns an empty store whose spools take part in a quota.
+func NewMemoryWithin(t testing.TB, quota spool.Quota) *Memory {
+	m := &Memory{spools: spool.NewDir(t.TempDir(), 0, quota), contents: make(map[digest.Digest]stored)}
 	m.records.documents = make(map[string][]byte)
 	return m
 }

@@ -83,9 +83,10 @@ func (c *crowd) Delete(ctx context.Context, dgst digest.Digest) error {
 func TestLoadsBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 200_000
-		c := &crowd{Memory: storagetest.NewMemory(t), n: n, listing: 10 * time.Second}
+		quota := evict.NewQuota(n + 1000)
+		c := &crowd{Memory: storagetest.NewMemoryWithin(t, quota), n: n, listing: 10 * time.Second}
 		began := time.Now()
-		l := evict.New(c, c.Spools(), evict.Options{MaxBytes: n + 1000})
+		l := evict.New(c, quota, evict.Options{})
 		defer func() { must(t, l.Close()) }()
 		// Reading goes on at once, and is use.
 		for i := range 10 {
@@ -125,8 +126,9 @@ func TestLoadsBehind(t *testing.T) {
 // refusing.
 func TestCannotLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := &crowd{Memory: storagetest.NewMemory(t), n: 10, broken: errors.New("input/output error")}
-		l := evict.New(c, c.Spools(), evict.Options{MaxBytes: 100})
+		quota := evict.NewQuota(100)
+		c := &crowd{Memory: storagetest.NewMemoryWithin(t, quota), n: 10, broken: errors.New("input/output error")}
+		l := evict.New(c, quota, evict.Options{})
 		defer func() { must(t, l.Close()) }()
 		time.Sleep(10 * time.Second)
 		if _, err := c.Spools().Create(1); !errors.Is(err, spool.ErrNoSpace) {
@@ -146,12 +148,12 @@ func TestCannotLoad(t *testing.T) {
 // What another process stores or deletes is noticed.
 func TestSharesItsStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimited(t, evict.Options{MaxBytes: 1000})
+		l := newLimited(t, 1000, evict.Options{})
 		gone := l.add(300)
 		l.add(300)
 		must(t, l.memory.Delete(t.Context(), gone))
-		other := storagetest.Commit(t, l.memory, spool.NewDir(t.TempDir(), 0), make([]byte, 250))
-		used := storagetest.Commit(t, l.memory, spool.NewDir(t.TempDir(), 0), make([]byte, 50))
+		other := storagetest.Commit(t, l.memory, spool.NewDir(t.TempDir(), 0, nil), make([]byte, 250))
+		used := storagetest.Commit(t, l.memory, spool.NewDir(t.TempDir(), 0, nil), make([]byte, 50))
 		l.use(used)
 		l.expectUsage("one was used", evict.Usage{Stored: 650, Objects: 3})
 		time.Sleep(2 * time.Hour)

@@ -1,0 +1,64 @@
+// Package evict keeps a store within its limits: it deletes the least recently used
+// content when the store grows too large, when its filesystem is short of free
+// space, and when content has not been used for long.
+//
+// [Store] decorates a store. Stat, Open and Commit count as uses, so a Store belongs
+// in front of a cache in memory, or it misses that cache's hits. [Quota] bounds the
+// spools of running downloads together with stored content. The two share one
+// inventory:
+//
+//	Quota    spools reserve bytes             ledger   counts bytes
+//	Store    pins and uses contents     ->    lru      finds entries, keeps the order of use
+//	evictor  deletes contents                 index    changes both together, by phases
+//
+// # The limit
+//
+// The limit is a hard cap. Stored bytes and those that spools have reserved never
+// exceed it together. A download that needs more waits until enough has been
+// deleted. If that takes too long, or if too much is in use, it is refused and
+// streamed past the cache. Content that is open or being written is never evicted.
+// A part of the limit, and of the free space, is kept free in advance, so that
+// downloads seldom wait. Bytes are those of the contents: directories, records and
+// the rounding of the filesystem come on top.
+//
+// Records of evicted content stay. They are small and say which repositories may
+// serve it, so that their upstreams need not be asked again when it comes back.
+//
+// # Phases
+//
+// A content is in exactly one phase:
+//
+//	         begin              commit              open, commit
+//	free ------------> committing ------> pinned <------------------- idle <-- found in
+//	 ^   <------------      |               |    ------------------->  | ^     the store
+//	 |    commit fails      |    Delete     |     the last user        | |
+//	 |                      +--> detached <-+     has closed it        | | the deletion
+//	 |                              |                                  v | fails
+//	 |                              |                               deleting
+//	 +------------------------------+----------------------------------+
+//	  the last user has closed it              the content is gone
+//
+// Only idle contents are in the order of use. A reader that asks for a content that
+// is being deleted is told that it is not there; a commit waits for the end of the
+// deletion.
+//
+// # Uses
+//
+// The use of a manifest is a use of all that it refers to: its config and layers,
+// and the manifests of an index with theirs. A manifest is read in the background,
+// soon after its first use and always before the next eviction. The times of last
+// use are recorded once a minute, so that the order survives a restart.
+//
+// # Goroutines and locks
+//
+// Requests do no I/O for this package. Four goroutines do: one scans the store at
+// the start and each hour, one evicts, one follows references, one records times of
+// last use. Nothing is evicted before the first scan is complete, because the order
+// is not known; with a limit nothing is stored either, after a short wait, because
+// the number of stored bytes is not known. Changes by other processes are noticed
+// when a content is used, and by the next scan.
+//
+// The inventory has one mutex. It is a leaf: no other lock is taken under it but
+// that of a broadcast, and no I/O, logging or callback happens under it. The index
+// takes about 150 bytes for each content.
+package evict

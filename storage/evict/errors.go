@@ -1,0 +1,63 @@
+package evict
+
+import (
+	"fmt"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/weirhq/weir/storage/spool"
+)
+
+// Reason is why there is no room for a download.
+type Reason uint8
+
+const (
+	// InUse means that running downloads and open content leave too little, or
+	// that the download is larger than the limit.
+	InUse Reason = iota + 1
+	// TooSlow means that nothing was deleted in time.
+	TooSlow
+	// CannotDelete means that deletions fail.
+	CannotDelete
+	// NotIndexed means that the number of stored bytes is not known yet.
+	NotIndexed
+	// Closing means that the store is being closed.
+	Closing
+)
+
+// FullError says that the limit leaves no room for a download. It matches
+// [spool.ErrNoSpace].
+type FullError struct {
+	Reason   Reason
+	Want     int64 // bytes
+	Max      int64 // the limit
+	Reserved int64 // bytes of running downloads
+	Pinned   int64 // bytes of content that is open
+	Err      error // the failure of the last deletion, if the reason is CannotDelete
+}
+
+// Error says what takes the space.
+func (e *FullError) Error() string {
+	text := spool.ErrNoSpace.Error() + ": "
+	switch e.Reason {
+	case InUse:
+		return text + fmt.Sprintf("%s wanted; of the store's limit of %s (blob_store.fs.max_size), running downloads take %s and content that is being read %s",
+			iec(e.Want), iec(e.Max), iec(e.Reserved), iec(e.Pinned))
+	case TooSlow:
+		return text + fmt.Sprintf("nothing was deleted in time to make room for %s within the store's limit of %s (blob_store.fs.max_size)", iec(e.Want), iec(e.Max))
+	case CannotDelete:
+		return text + fmt.Sprintf("nothing can be deleted to make room for %s: %v", iec(e.Want), e.Err)
+	case NotIndexed:
+		return text + "the index of the store is still being loaded, so the number of stored bytes is not known yet"
+	default:
+		return text + "the store is being closed"
+	}
+}
+
+// Is makes the error match spool.ErrNoSpace.
+func (e *FullError) Is(target error) bool { return target == spool.ErrNoSpace }
+
+// Unwrap returns the failure of the last deletion, or nil.
+func (e *FullError) Unwrap() error { return e.Err }
+
+func iec(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

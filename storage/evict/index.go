@@ -1,0 +1,181 @@
+package evict
+
+import "github.com/opencontainers/go-digest"
+
+// phase is the state of an entry. It has exactly one at a time; the diagram in the
+// package comment shows the transitions.
+type phase uint8
+
+const (
+	// free is a slot without a content.
+	free phase = iota
+	// committing is a content that is being stored for the first time. Its bytes
+	// are still those of the spool's reservation.
+	committing
+	// idle is a content that can be evicted. Only idle entries are in the order of
+	// use.
+	idle
+	// pinned is a content that is open, or whose spool is.
+	pinned
+	// deleting is a content that is being deleted. To readers it is gone.
+	deleting
+	// detached is a content that was deleted while it was in use. It cannot be
+	// found any more, and its bytes count until the last user closes it.
+	detached
+)
+
+// index is the phase of each content, its place in the order of use and its bytes
+// in the ledger. It changes the three together. It has no lock and does no I/O.
+type index struct {
+	lru    lru
+	ledger ledger
+}
+
+// begin adds a content that is about to be stored, with one pin.
+func (x *index) begin(dgst digest.Digest) slot {
+	s, e := x.lru.add(split(dgst))
+	e.phase, e.pins = committing, 1
+	return s
+}
+
+// commit ends the first successful commit of a content: the reservation of its
+// spool becomes stored bytes. It reports false if the content had been stored
+// before; then the spool's file is a second one, and its reservation stays.
+func (x *index) commit(s slot, size, reserved int64) bool {
+	switch e := x.lru.at(s); e.phase {
+	case committing:
+		e.phase = pinned
+		e.size = size
+	case detached:
+		// The content was deleted after it became visible and before its commit
+		// ended. The spool keeps its bytes on disk.
+		if e.size > 0 {
+			return false
+		}
+		e.size = size
+	default:
+		return false
+	}
+	x.ledger.commit(size, reserved)
+	return true
+}
+
+// discover returns the entry of a content that the store has, and adds it as
+// unused if it is new.
+func (x *index) discover(dgst digest.Digest, size int64) (slot, *entry) {
+	k, other := split(dgst)
+	s, e := x.lru.find(k)
+	if e == nil {
+		s, e = x.insert(k, other, size)
+		x.lru.pushFront(s)
+	}
+	return s, e
+}
+
+// load adds a content as the least recently used one, unless it is known.
+func (x *index) load(c listed) {
+	if _, known := x.lru.find(c.key); known != nil {
+		return
+	}
+	s, e := x.insert(c.key, c.other, c.size)
+	e.used = c.used
+	x.lru.pushBack(s)
+}
+
+// insert adds an idle entry. The caller puts it into the order of use.
+func (x *index) insert(k key, other digest.Digest, size int64) (slot, *entry) {
+	s, e := x.lru.add(k, other)
+	e.phase, e.size = idle, size
+	x.ledger.add(size)
+	return s, e
+}
+
+// touch notes the use of a content.
+func (x *index) touch(s slot, used int64) {
+	e := x.lru.at(s)
+	e.used = used
+	if e.phase == idle {
+		x.lru.remove(s)
+		x.lru.pushFront(s)
+	}
+}
+
+// pin keeps a content from being evicted until it is unpinned as often. The
+// content must not be being deleted.
+func (x *index) pin(s slot) {
+	e := x.lru.at(s)
+	if e.phase == idle {
+		e.phase = pinned
+		x.lru.remove(s)
+		x.ledger.pin(e.size)
+	}
+	e.pins++
+}
+
+// unpin ends what pin or begin began.
+func (x *index) unpin(s slot) {
+	e := x.lru.at(s)
+	if e.pins--; e.pins > 0 {
+		return
+	}
+	switch e.phase {
+	case committing: // no commit succeeded
+		x.lru.hide(e)
+		x.lru.free(s)
+	case pinned:
+		e.phase = idle
+		x.ledger.unpin(e.size)
+		x.lru.pushFront(s)
+	case detached:
+		x.ledger.unpin(e.size)
+		x.ledger.remove(e.size)
+		x.lru.free(s)
+	}
+}
+
+// beginDelete makes an idle content one that is being deleted.
+func (x *index) beginDelete(s slot) {
+	x.lru.remove(s)
+	x.lru.at(s).phase = deleting
+}
+
+// finishDelete records whether the deletion succeeded. A content that could not be
+// deleted counts as used now, so that the evictor tries others before it.
+func (x *index) finishDelete(s slot, gone bool, now int64) {
+	e := x.lru.at(s)
+	if !gone {
+		e.phase, e.used = idle, now
+		x.lru.pushFront(s)
+		return
+	}
+	x.ledger.deleted(e.size)
+	x.lru.hide(e)
+	x.lru.free(s)
+}
+
+// detach makes a content impossible to find that was deleted while it was in use.
+func (x *index) detach(s slot) {
+	e := x.lru.at(s)
+	x.lru.hide(e)
+	e.phase = detached
+}
+
+// vanished makes an idle content the next to be evicted, because the store does not
+// have it any more.
+func (x *index) vanished(s slot) {
+	e := x.lru.at(s)
+	if e.phase == idle { // the evictor waits for the last user of any other
+		e.used = 0
+		x.lru.remove(s)
+		x.lru.pushBack(s)
+	}
+}
+
+// forget removes an idle content that the store does not have any more.
+func (x *index) forget(s slot) {
+	e := x.lru.at(s)
+	x.lru.remove(s)
+	x.lru.hide(e)
+	x.ledger.remove(e.size)
+	x.lru.free(s)
+}

@@ -1,0 +1,77 @@
+package evict
+
+import (
+	"sync"
+	"time"
+
+	"github.com/weirhq/weir/internal/notify"
+)
+
+// inventory is the state that the parts of this package share. The mutex is held
+// for moments: no I/O, no logging and no callback happens under it.
+type inventory struct {
+	started   time.Time
+	wake      notify.Signal // the evictor should look for work
+	used      notify.Signal // manifests is no longer empty
+	loaded    chan struct{} // closed when the index is complete
+	recording bool          // times of last use are recorded; set by New, before the first use
+
+	mu          sync.Mutex
+	index       index
+	ready       bool             // loaded is closed
+	scan        uint16           // number of the last comparison with the store
+	maxManifest int64            // larger contents are not looked into for references
+	closed      bool             // nothing is evicted any more
+	failure     error            // of the last deletion; nil if it succeeded
+	failedAt    time.Time        // time of failure
+	touches     mailbox          // contents whose time of last use is to be written
+	manifests   mailbox          // contents whose references are to be followed
+	changed     notify.Broadcast // waiting downloads and commits should look again
+}
+
+// await waits for a change. Like the Wait of a condition variable it lets go of
+// the mutex, which the caller holds, while it waits. It reports false if the time
+// is over.
+func (i *inventory) await(until time.Time) bool {
+	changed := i.changed.Wait()
+	i.wake.Notify()
+	i.mu.Unlock()
+	defer i.mu.Lock()
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-changed:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// stuck reports whether a deletion has failed recently. The caller holds the
+// mutex.
+func (i *inventory) stuck() bool { return i.failure != nil && time.Since(i.failedAt) < retryDelay }
+
+// check wakes the evictor if the headroom is used up. The caller holds the mutex.
+func (i *inventory) check() {
+	if i.index.ledger.crowded() {
+		i.wake.Notify()
+	}
+}
+
+// use notes that a content was used. The caller holds the mutex.
+func (i *inventory) use(s slot, now int64) {
+	e := i.index.lru.at(s)
+	switch e.phase {
+	case committing: // the commit ends with a use
+		return
+	case detached: // nobody can use it again
+		return
+	}
+	if i.recording {
+		i.touches.add(s)
+	}
+	if e.size <= i.maxManifest && i.manifests.add(s) {
+		i.used.Notify()
+	}
+	i.index.touch(s, now)
+}

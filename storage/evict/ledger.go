@@ -1,0 +1,95 @@
+package evict
+
+const (
+	// headroomShare is the part of a limit that is kept free, so that usual
+	// downloads need not wait for an eviction: one twentieth. A smaller part
+	// would be used up by a few layers; a larger one would waste the disk.
+	headroomShare = 20
+	// maxHeadroom bounds that part, in bytes. It has room for the layers of a
+	// large image, and more would not make a download faster.
+	maxHeadroom = 1 << 30
+)
+
+func headroom(limit int64) int64 { return min(limit/headroomShare, maxHeadroom) }
+
+// ledger counts the bytes of a store against its limit:
+//
+//	0                                                                  max
+//	|--- stored (pinned ####) ---|--- reserved by spools ---|- headroom -|
+//
+// Each byte is in one part at a time. A commit moves bytes from reserved to
+// stored in one step. The bytes of a content that is being deleted are stored
+// until the content is gone. reserve keeps stored + reserved within max. Only
+// content that exists already, such as that of a store whose limit was lowered,
+// can exceed it, and then nothing is reserved until enough has been evicted.
+//
+// A ledger has no lock and does no I/O.
+type ledger struct {
+	max      int64 // 0: no limit
+	stored   int64 // of all contents, with those that are being deleted
+	pinned   int64 // the part of stored that is in use and cannot be evicted
+	reserved int64 // by spools
+
+	waiting   int64 // bytes that downloads wait to reserve
+	requested int64 // bytes whose deletion downloads wait for, because the filesystem is short of free space
+	freed     int64 // bytes that have been deleted since the start
+}
+
+// fits reports whether n more bytes can be reserved now.
+func (l *ledger) fits(n int64) bool { return l.max <= 0 || l.stored+l.reserved+n <= l.max }
+
+// canFit reports whether n more bytes could be reserved if all content that is
+// not in use were evicted.
+func (l *ledger) canFit(n int64) bool { return l.max <= 0 || l.pinned+l.reserved+n <= l.max }
+
+// full reports whether the bytes that are wanted exceed the limit, those that
+// downloads wait for included.
+func (l *ledger) full() bool { return l.max > 0 && l.stored+l.reserved+l.waiting > l.max }
+
+// crowded reports whether the headroom is used up, at least in part.
+func (l *ledger) crowded() bool {
+	return l.max > 0 && l.stored+l.reserved+l.waiting > l.max-headroom(l.max)
+}
+
+// evictable returns how many bytes are not in use. Those that are being deleted
+// are among them.
+func (l *ledger) evictable() int64 { return l.stored - l.pinned }
+
+// reserve sets n bytes aside for a spool, or reports false if they do not fit.
+func (l *ledger) reserve(n int64) bool {
+	if !l.fits(n) {
+		return false
+	}
+	l.reserved += n
+	return true
+}
+
+// release gives back bytes that were reserved.
+func (l *ledger) release(n int64) { l.reserved -= n }
+
+// add counts a content that is stored already.
+func (l *ledger) add(size int64) { l.stored += size }
+
+// remove stops counting a content.
+func (l *ledger) remove(size int64) { l.stored -= size }
+
+// pin counts a stored content as being in use.
+func (l *ledger) pin(size int64) { l.pinned += size }
+
+// unpin ends what pin began.
+func (l *ledger) unpin(size int64) { l.pinned -= size }
+
+// commit turns the reservation of a spool into a stored content that is in use.
+func (l *ledger) commit(size, reserved int64) {
+	l.reserved -= reserved
+	l.stored += size
+	l.pinned += size
+}
+
+// deleted stops counting a content that has been deleted on purpose. Its bytes
+// serve the downloads that wait for free space.
+func (l *ledger) deleted(size int64) {
+	l.stored -= size
+	l.freed += size
+	l.requested = max(0, l.requested-size)
+}

@@ -1,0 +1,149 @@
+package evict
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+)
+
+const (
+	// rescanInterval is how often the index is compared with the store. Only other
+	// processes make a difference, such as weir gc, and a scan reads all
+	// directories.
+	rescanInterval = time.Hour
+	// reloadDelay is how long after a failure the store is listed again.
+	reloadDelay = 30 * time.Second
+	// batch is how many entries are changed under the mutex at once: less than a
+	// millisecond's work, for which requests wait.
+	batch = 512
+)
+
+// scanner loads the index, and corrects later what other processes have changed.
+// It is one goroutine.
+type scanner struct {
+	inventory *inventory
+	next      storage.Store
+	logger    *slog.Logger
+}
+
+// run scans until its context ends.
+func (c *scanner) run(ctx context.Context) {
+	scan := c.load
+	for {
+		began, pause := time.Now(), rescanInterval
+		err := scan(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			c.logger.Error("cannot list the content of the store, so the store may exceed its limits. Trying again", "error", err, "after", reloadDelay)
+			pause = reloadDelay
+		default:
+			c.logger.Debug("indexed the content of the store", "took", time.Since(began))
+			scan = c.reconcile
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// listed is a content that the store had before this process used it.
+type listed struct {
+	key   key
+	other digest.Digest
+	size  int64
+	used  int64
+}
+
+// load adds all stored content to the index, in the order of its last use. Content
+// that was used since the start is there already, and was used later.
+func (c *scanner) load(ctx context.Context) error {
+	i := c.inventory
+	var contents []listed
+	for found, err := range c.next.All(ctx) {
+		if err != nil {
+			return err
+		}
+		k, other := split(found.Digest)
+		used := min(found.Used.UnixNano(), i.started.UnixNano()) // a clock may have been wrong
+		contents = append(contents, listed{key: k, other: other, size: found.Size, used: used})
+	}
+	slices.SortFunc(contents, func(a, b listed) int { return cmp.Compare(b.used, a.used) })
+	for part := range slices.Chunk(contents, batch) {
+		i.mu.Lock()
+		for _, content := range part {
+			i.index.load(content)
+		}
+		i.mu.Unlock()
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.ready = true
+	close(i.loaded)
+	i.changed.Notify()
+	return nil
+}
+
+// reconcile adds content that another process has stored, as used now, and forgets
+// content that another process has deleted.
+func (c *scanner) reconcile(ctx context.Context) error {
+	i := c.inventory
+	began := time.Now().UnixNano()
+	i.mu.Lock()
+	i.scan++
+	scan := i.scan
+	i.mu.Unlock()
+	found := make([]storage.Entry, 0, batch)
+	flush := func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		for _, content := range found {
+			s, e := i.index.discover(content.Digest, content.Size)
+			if e.used == 0 { // new, or it had vanished and has come back
+				i.use(s, began)
+			}
+			e.scan = scan
+		}
+		found = found[:0]
+		i.check()
+	}
+	for content, err := range c.next.All(ctx) {
+		if err != nil {
+			return err
+		}
+		if found = append(found, content); len(found) == batch {
+			flush()
+		}
+	}
+	flush()
+	c.forgetUnseen(scan, began)
+	return nil
+}
+
+// forgetUnseen forgets the contents that a scan has not found. Those that were used
+// since it began may have been stored behind it.
+func (c *scanner) forgetUnseen(scan uint16, began int64) {
+	i := c.inventory
+	i.mu.Lock()
+	slots := i.index.lru.slots
+	i.mu.Unlock()
+	for s := slot(1); s < slots; {
+		i.mu.Lock()
+		for end := min(s+batch, slots); s < end; s++ {
+			e := i.index.lru.at(s)
+			if e.phase == idle && e.scan != scan && e.used < began {
+				i.index.forget(s)
+			}
+		}
+		i.mu.Unlock()
+	}
+}
