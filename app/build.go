@@ -36,7 +36,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 			m.close()
 		}
 	}()
-	if m.storage, err = openStorage(cfg.BlobStore.FS, m.gatherer, logger); err != nil {
+	if m.storage, err = openStorage(cfg.BlobStore.FS, cfg.Global.MaxManifestSize, m.gatherer, logger); err != nil {
 		return nil, err
 	}
 	m.shared = openShared(cfg.Cache.Redis, m.gatherer, logger)
@@ -46,6 +46,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	m.routing = &routing{
 		clients:  newClients(m.shared.tokens, m.shared.cooldowns, upstream.NewMetrics(m.gatherer), logger),
 		engine:   m.engine,
+		store:    m.storage.store,
 		requests: registry.NewMetrics(m.gatherer),
 	}
 	if err = m.routing.apply(cfg); err != nil {

@@ -4,6 +4,7 @@ import (
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
+	"github.com/weirhq/weir/storage/evict"
 )
 
 // routing leads from names to namespaces and to the clients of their upstreams. A
@@ -13,6 +14,7 @@ type routing struct {
 	clients  *clients
 	tables   namespace.Live
 	engine   *engine
+	store    *evict.Store
 	requests *registry.Metrics
 }
 
@@ -26,6 +28,8 @@ func (r *routing) apply(cfg *config.Config) error {
 		r.clients.drop(next)
 		return err
 	}
+	// Eviction follows all manifests that the new clients may deliver.
+	r.store.SetMaxManifest(int64(cfg.Global.MaxManifestSize))
 	r.tables.Store(table)
 	r.requests.SetNamespaces(table)
 	r.clients.commit(next)

@@ -39,7 +39,7 @@ type storageParts struct {
 }
 
 // openStorage opens the store of a configuration.
-func openStorage(cfg config.FS, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
+func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
 	// The driver's spools take part in the quota, so it comes first.
 	quota := evict.NewQuota(int64(cfg.MaxSize))
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
@@ -61,12 +61,13 @@ func openStorage(cfg config.FS, metrics prometheus.Registerer, logger *slog.Logg
 	hot := memcache.New(driver, hotBytes, hotObject)
 	hot.OnCorrupt(s.quarantine)
 	s.store = evict.New(hot, quota, evict.Options{
-		MinFree:   int64(cfg.MinFree),
-		Free:      driver.Spools().Free,
-		MaxUnused: time.Duration(cfg.MaxUnused),
-		Touch:     driver.Touch,
-		Metrics:   evict.NewMetrics(metrics),
-		Logger:    logger,
+		MaxManifest: int64(maxManifest),
+		MinFree:     int64(cfg.MinFree),
+		Free:        driver.Spools().Free,
+		MaxUnused:   time.Duration(cfg.MaxUnused),
+		Touch:       driver.Touch,
+		Metrics:     evict.NewMetrics(metrics),
+		Logger:      logger,
 	})
 	return s, nil
 }

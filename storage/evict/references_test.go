@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/memcache"
 )
@@ -80,6 +81,53 @@ func TestFollowsBeforeItEvicts(t *testing.T) {
 		more := l.add(1000)
 		l.expectOnly("one that nobody used went", append(kept, filler[1], filler[2], more)...)
 	})
+}
+
+// A manifest of any size that the mirror takes is followed; larger contents are not
+// even opened.
+func TestFollowsManifestsUpToTheLimit(t *testing.T) {
+	for _, c := range []struct {
+		limit  int64 // 0: the default
+		change int64 // to that limit while the store is open; 0: none
+		size   int
+		follow bool
+	}{
+		{size: oci.DefaultMaxManifest, follow: true},
+		{size: oci.DefaultMaxManifest + 1},
+		{limit: 1000, size: 1000, follow: true},
+		{limit: 1000, size: 1001},
+		{limit: 16 << 20, size: 8<<20 + 1, follow: true},
+		{limit: 16 << 20, size: 16 << 20, follow: true},
+		{limit: 16 << 20, size: 16<<20 + 1},
+		{limit: 1000, change: 2000, size: 2000, follow: true},
+		{limit: 2000, change: 1000, size: 1001},
+	} {
+		t.Run(fmt.Sprintf("%+v", c), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLimited(t, 0, evict.Options{MaxUnused: 24 * time.Hour, MaxManifest: c.limit})
+				if c.change > 0 {
+					l.SetMaxManifest(c.change)
+				}
+				layer := l.add(100)
+				text := document(t, ocispec.Manifest{Layers: []ocispec.Descriptor{descriptor(layer)}})
+				text = append(text, bytes.Repeat([]byte(" "), c.size-len(text))...)
+				manifest := l.put(text)
+				opens := l.memory.Calls("Open")
+				for range 3 {
+					time.Sleep(20 * time.Hour)
+					l.use(manifest)
+				}
+				if c.follow {
+					l.expectOnly("pulled every day", manifest, layer)
+				} else {
+					l.expectOnly("pulled every day, but too large", manifest)
+					if n := l.memory.Calls("Open") - opens; n != 0 {
+						t.Errorf("it was opened %d times", n)
+					}
+				}
+			})
+		})
+	}
 }
 
 // Across a restart too.

@@ -11,13 +11,10 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
-
-// maxManifest is the largest content, in bytes, that is looked into to learn whether
-// it is a manifest.
-const maxManifest = 8 << 20
 
 // closingPatience bounds how long Close follows references and writes times of
 // last use. Both are lost without harm, and the process is expected to end.
@@ -31,6 +28,9 @@ type Options struct {
 	Free    func() (int64, error)
 	// MaxUnused is how long content stays that is not used.
 	MaxUnused time.Duration
+	// MaxManifest is the largest manifest, in bytes, whose references are
+	// followed. The default is oci.DefaultMaxManifest.
+	MaxManifest int64
 	// Touch records when a content was last used, so that the order of use
 	// survives a restart. If it is nil, nothing is recorded.
 	Touch   func(ctx context.Context, dgst digest.Digest, used time.Time) error
@@ -58,9 +58,12 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	if opts.MaxManifest <= 0 {
+		opts.MaxManifest = oci.DefaultMaxManifest
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	i := quota.inventory
-	i.recording, i.maxManifest = opts.Touch != nil, maxManifest
+	i.recording, i.maxManifest = opts.Touch != nil, opts.MaxManifest
 	s := &Store{
 		next: next, inventory: i, stop: cancel,
 		references: newReferences(i, next),
@@ -73,6 +76,13 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 	s.running.Go(func() { s.references.run(ctx) })
 	s.running.Go(func() { s.touches.run(ctx) })
 	return s
+}
+
+// SetMaxManifest changes Options.MaxManifest, from the next use of each content on.
+func (s *Store) SetMaxManifest(bytes int64) {
+	s.inventory.mu.Lock()
+	defer s.inventory.mu.Unlock()
+	s.inventory.maxManifest = bytes
 }
 
 // Close ends the work in the background and records the times of last use that
