@@ -164,7 +164,7 @@ var messages = []message{
 		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
 			r.AddImage("org/app", "1.2", []byte("a layer"))
 		},
-		want: `ghcr.io could not deliver org/app:1.2: manifest too large: more than max_manifest_size, 100 bytes: ` +
+		want: `ghcr.io could not deliver org/app:1.2: manifest too large: more than 100 bytes: ` +
 			`raise global.max_manifest_size if it is to be served`,
 	},
 	{

@@ -21,6 +21,7 @@ type Cache struct {
 
 	logger         *slog.Logger
 	metrics        *Metrics
+	advice         string
 	sharedTimeout  time.Duration
 	sharedPause    time.Duration
 	acquireTimeout time.Duration
@@ -42,7 +43,7 @@ func New(memory *Memory, shared Store, options ...Option) *Cache {
 		option(c)
 	}
 	if shared != nil {
-		c.shared = newGuard(shared, c.sharedPause, c.logger)
+		c.shared = newGuard(shared, c.sharedPause, c.logger, c.advice)
 	}
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ type guard struct {
 	store  Store
 	pause  time.Duration
 	logger *slog.Logger
+	advice string
 	calls  sync.WaitGroup // calls to the store, abandoned ones too
 
 	mu          sync.Mutex
@@ -30,8 +32,8 @@ type guard struct {
 	failedWrite bool // a write failed since the breaker was closed
 }
 
-func newGuard(store Store, pause time.Duration, logger *slog.Logger) *guard {
-	return &guard{store: store, pause: pause, logger: logger, breaker: cooldown.New(cooldown.Options{Pause: pause})}
+func newGuard(store Store, pause time.Duration, logger *slog.Logger, advice string) *guard {
+	return &guard{store: store, pause: pause, logger: logger, advice: advice, breaker: cooldown.New(cooldown.Options{Pause: pause})}
 }
 
 // budget is the time that one call of the cache may still spend on the store.
@@ -127,8 +129,7 @@ func outcomeOf(ctx context.Context, err error) outcome {
 func (g *guard) settle(out outcome, err error, write, probe bool) {
 	switch g.conclude(out, write, probe) {
 	case stopped:
-		g.logger.Warn("the shared token cache fails; tokens stay in this instance's memory until it is back. "+
-			"Check that Redis runs, can be reached and written, and that cache.redis.url is right",
+		g.logger.Warn(strings.TrimSpace("the shared token cache fails; tokens stay in this instance's memory until it is back. "+g.advice),
 			"error", err, "retry_after", g.pause)
 	case recovered:
 		g.logger.Info("the shared token cache is back")

@@ -30,3 +30,9 @@ func WithLogger(logger *slog.Logger) Option {
 func WithMetrics(metrics *Metrics) Option {
 	return func(c *Cache) { c.metrics = metrics }
 }
+
+// WithAdvice adds a sentence to the warning that the shared store fails, which tells
+// an operator what to check. The default is none.
+func WithAdvice(advice string) Option {
+	return func(c *Cache) { c.advice = advice }
+}

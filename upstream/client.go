@@ -345,6 +345,6 @@ func (c *Client) noteRateLimit(header http.Header) {
 	c.metrics.rateLimit(limit, remaining)
 	low := remaining*10 < limit
 	if c.rateLow.Swap(low) != low && low {
-		c.logger.Warn("the upstream's rate limit is nearly used up: configure credentials or a longer tag_ttl", "upstream", c.host, "remaining", remaining, "limit", limit)
+		c.logger.Warn("the upstream's rate limit is nearly used up. Configure credentials for it, or let tags be checked less often", "upstream", c.host, "remaining", remaining, "limit", limit)
 	}
 }

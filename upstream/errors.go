@@ -22,13 +22,13 @@ var (
 	// ErrHeadUnsupported says that a HEAD was refused in a way that leaves
 	// open what a GET would have said: with 405, 401 or 403. Callers ask
 	// again with a GET, whose answer then counts.
-	ErrHeadUnsupported = errors.New("upstream: HEAD refused")
+	ErrHeadUnsupported = errors.New("HEAD refused")
 	// ErrSchema1 says that there is only a Docker schema 1 manifest.
-	ErrSchema1 = errors.New("upstream: Docker schema 1 manifests are not served")
+	ErrSchema1 = errors.New("Docker schema 1 manifests are not served")
 	// ErrManifestTooLarge says that a manifest exceeds Options.MaxManifestSize.
-	ErrManifestTooLarge = errors.New("upstream: manifest too large")
+	ErrManifestTooLarge = errors.New("manifest too large")
 	// ErrDigestMismatch says that content is not what its digest promised.
-	ErrDigestMismatch = errors.New("upstream: content does not match its digest")
+	ErrDigestMismatch = errors.New("content does not match its digest")
 )
 
 // Class says what a failure means for those who wait for an answer. The order
@@ -139,7 +139,7 @@ func (e *Error) Error() string {
 		}
 	}
 	if e.Err != nil {
-		b.WriteString(": " + strings.TrimPrefix(e.Err.Error(), "upstream: "))
+		b.WriteString(": " + e.Err.Error())
 	}
 	if e.RetryAfter > 0 {
 		fmt.Fprintf(&b, " (retry after %s)", e.RetryAfter.Round(time.Second))

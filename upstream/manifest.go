@@ -23,7 +23,7 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := readAll(resp, c.maxManifestSize, fmt.Errorf("%w: more than max_manifest_size, %d bytes", ErrManifestTooLarge, c.maxManifestSize))
+	body, err := readAll(resp, c.maxManifestSize, fmt.Errorf("%w: more than %d bytes", ErrManifestTooLarge, c.maxManifestSize))
 	if err == nil {
 		var desc ocispec.Descriptor
 		if desc, err = describe(body, ref, resp.Header.Get("Content-Type")); err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,8 +49,7 @@ func (r *Cooldowns) run(ctx context.Context) {
 			return // Close, and no failure of Redis
 		}
 		if breaker.Closed() {
-			r.opts.Logger.Warn("rate limits of upstreams are not shared until Redis is back. "+
-				"Check that it runs, can be reached and written, and that cache.redis.url is right", "error", err, "retry_after", r.opts.Retry)
+			r.opts.Logger.Warn(strings.TrimSpace("rate limits of upstreams are not shared until Redis is back. "+r.opts.Advice), "error", err, "retry_after", r.opts.Retry)
 		}
 		pause, _ := breaker.Failure(time.Now())
 		select {

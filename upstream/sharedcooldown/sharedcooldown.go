@@ -33,6 +33,9 @@ type Options struct {
 	Redis  redis.UniversalClient // nil: nothing leaves the process
 	Prefix string                // of the names of keys and of the channel
 	Logger *slog.Logger
+	// Advice tells an operator what to check when Redis fails. It follows the
+	// warning in the log.
+	Advice string
 	// Retry is the time between two looks at a Redis that fails or is silent;
 	// 0: 5 s.
 	Retry time.Duration

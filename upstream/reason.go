@@ -1,0 +1,121 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+)
+
+// Remedy is the kind of change that may end a failure, for a caller that knows
+// how the upstream is configured and turns it into advice.
+type Remedy uint8
+
+const (
+	NoRemedy               Remedy = iota // nothing on this side helps
+	PushAgain                            // there is only a Docker schema 1 manifest
+	RaiseManifestSize                    // the manifest exceeds Options.MaxManifestSize
+	CheckForRegistry                     // the answer is not that of a registry, such as a login page
+	CheckContent                         // the content is corrupt, at the upstream or on its way
+	RaiseRedirects                       // more redirects than Options.MaxRedirects
+	CheckProxy                           // the proxy does not connect
+	ReachOtherHost                       // a host that the upstream redirects to cannot be reached
+	CheckClientCertificate               // the upstream ended the TLS handshake
+	CheckDNS                             // the host's name does not resolve
+	TrustAuthority                       // the authority of the upstream's certificate is unknown
+	CheckCertificateHost                 // the certificate is for another host
+	CheckCertificateTime                 // the certificate has expired, or is unusable otherwise
+	CheckScheme                          // the upstream speaks no TLS
+	CheckListener                        // nothing listens at the address
+	CheckTimeouts                        // one of our own time limits ended the request
+)
+
+// Remedy returns the kind of change that may end a failure of
+// [ClassUnavailable]. For the other classes the class and Credentials say it all,
+// and it returns NoRemedy.
+func (e *Error) Remedy() Remedy {
+	if e.Class != ClassUnavailable {
+		return NoRemedy
+	}
+	below, _ := errors.AsType[*net.OpError](e.Err)
+	transport, _ := errors.AsType[*transportError](e.Err)
+	// The order matters: causes that name one setting come before those that
+	// several settings may end, and a time limit last, since it may wrap any.
+	switch {
+	case errors.Is(e.Err, ErrSchema1):
+		return PushAgain
+	case errors.Is(e.Err, ErrManifestTooLarge):
+		return RaiseManifestSize
+	case isA[*json.SyntaxError](e.Err) && e.Op != opToken:
+		return CheckForRegistry
+	case errors.Is(e.Err, ErrDigestMismatch):
+		return CheckContent
+	case errors.Is(e.Err, errTooManyRedirects):
+		return RaiseRedirects
+	case below != nil && below.Op == "proxyconnect":
+		return CheckProxy
+	case transport != nil && !strings.EqualFold(transport.host, e.Host):
+		return ReachOtherHost
+	case below != nil && below.Op == "remote error":
+		return CheckClientCertificate
+	case isA[*net.DNSError](e.Err):
+		return CheckDNS
+	case isA[x509.UnknownAuthorityError](e.Err):
+		return TrustAuthority
+	case isA[x509.HostnameError](e.Err):
+		return CheckCertificateHost
+	case isA[x509.CertificateInvalidError](e.Err):
+		return CheckCertificateTime
+	case isA[tls.RecordHeaderError](e.Err):
+		return CheckScheme
+	case errors.Is(e.Err, syscall.ECONNREFUSED):
+		return CheckListener
+	case e.Timeout():
+		return CheckTimeouts
+	default:
+		return NoRemedy
+	}
+}
+
+func isA[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+// Members returns the failures of all members of a chain that were asked, the
+// most hopeful first. The failure of a single client is its own only member.
+func (e *Error) Members() []*Error { return append([]*Error{e}, e.others...) }
+
+// Content names the content that was asked for, in the upstream's spelling.
+func (e *Error) Content() string {
+	switch {
+	case e.Repository == "":
+		return "/v2/" // the root of its API
+	case e.Reference == "":
+		return e.Repository
+	case strings.Contains(e.Reference, ":"):
+		return e.Repository + "@" + e.Reference
+	default:
+		return e.Repository + ":" + e.Reference
+	}
+}
+
+// Answer returns the upstream's status, code and message, or "" if there was no
+// answer.
+func (e *Error) Answer() string {
+	var parts []string
+	if e.Status != 0 {
+		parts = append(parts, strings.TrimSpace(fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))))
+	}
+	for _, part := range []string{e.Code, e.Message} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, ": ")
+}
