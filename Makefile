@@ -46,7 +46,7 @@ lint: format vet
 	$(GO) -C tests/tools vet -race ./...
 	@echo "staticcheck (the first time, this compiles it)"
 	@staticcheck=$$($(PROGRESS) $(STATICCHECK)) && GOFLAGS=-race $(PROGRESS) $$staticcheck ./...
-	$(GO) mod tidy -diff
+	@$(PROGRESS) $(GO) mod tidy -diff
 
 # run_tests runs the tests with the given flags. Tests that could not run, or
 # were left out, are listed at the end, whether or not the rest passed. Test

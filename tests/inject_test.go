@@ -64,16 +64,26 @@ func (i anImage) pull(t *testing.T, label string, w *harness.Weir) {
 	w.MetricIs(t, 0, "weir_flights")
 }
 
-// countChanges returns how often each call occurs in a scenario that nothing
-// disturbs.
+// countChanges returns how often each call occurs at least in a scenario that
+// nothing disturbs. Calls that occur in one of two runs only are chance, such as
+// the removal of a temporary file of a download that was not needed.
 func countChanges(t *testing.T) map[string]int {
 	t.Helper()
 	upstream := upstreamtest.New(t)
 	image := addScenario(t, upstream, 0)
-	s := startSupervised(t, t.TempDir(), block("mirror", upstream))
-	s.aim("", 0, 0)
-	image.pull(t, "undisturbed", s.Weir)
-	counted, _ := s.rest()
+	count := func() map[string]int {
+		s := startSupervised(t, t.TempDir(), block("mirror", upstream))
+		s.aim("", 0, 0)
+		image.pull(t, "undisturbed", s.Weir)
+		counted, _ := s.rest()
+		return counted
+	}
+	counted, again := count(), count()
+	for name, n := range counted {
+		if counted[name] = min(n, again[name]); counted[name] == 0 {
+			delete(counted, name)
+		}
+	}
 	for _, name := range []string{"openat", "mkdirat", "renameat", "fchmodat", "write", "pwrite64", "fsync"} {
 		if counted[name] == 0 {
 			t.Errorf("no %s among %v: does the supervisor see the calls of the mirror?", name, counted)

@@ -1,6 +1,6 @@
-// Package harness has the parts of black-box tests: the real binary as a
-// running mirror, real registries and daemons, and images to push. It imports
-// nothing of the mirror.
+// Package harness has the parts of black-box tests: the real binary as a running
+// mirror, real registries and daemons, and images to push. It imports nothing of
+// the mirror but the helpers of its tests.
 package harness
 
 import (

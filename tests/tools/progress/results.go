@@ -80,8 +80,11 @@ func (r *results) see(e event) {
 }
 
 // output keeps the output of a test until it ends, and prints that of a package
-// at once: its result.
+// at once: its result. Lines such as "=== RUN TestX" say no more than the events.
 func (r *results) output(t test, text string) {
+	if strings.HasPrefix(text, "=== ") {
+		return
+	}
 	if t.name == "" {
 		if text != "PASS\n" && text != "FAIL\n" {
 			fmt.Fprint(r.screen, text)
