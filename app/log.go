@@ -47,9 +47,9 @@ func logLevel(name string) slog.Level {
 	return level
 }
 
-// redisLog passes what the Redis client says on to our log. It reports each
-// failed connection, and the token cache says once that Redis is away, so its
-// lines are for debugging.
+// redisLog writes the lines of the Redis client to the log, for debugging: the
+// client reports each failed connection, and the token cache says once that Redis
+// is away.
 type redisLog struct{ *slog.Logger }
 
 func (l redisLog) Printf(ctx context.Context, format string, args ...any) {

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // loadText loads a configuration whose data are below the test's directory, and
 // returns the path of its file.
-func loadText(t *testing.T, text string) (*config.Config, string) {
+func loadText(t testing.TB, text string) (*config.Config, string) {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "config.toml")
@@ -35,7 +35,7 @@ func loadText(t *testing.T, text string) (*config.Config, string) {
 	return cfg, path
 }
 
-func write(t *testing.T, path, content string) {
+func write(t testing.TB, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)

@@ -10,8 +10,8 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// newGatherer returns a registry that knows the process: its build, the Go
-// runtime, and what the kernel counts.
+// newGatherer returns a registry of metrics with those of the process: its build,
+// the Go runtime, and the figures of the kernel.
 func newGatherer() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	version, revision := Version()

@@ -18,9 +18,14 @@ import (
 )
 
 const (
+	// readHeaderTimeout ends connections that send no complete header. A client
+	// sends its header in one piece; only an attack takes seconds.
 	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 120 * time.Second
-	maxHeaderBytes    = 64 << 10
+	// idleTimeout ends connections between two requests. It is longer than the
+	// pauses of a pull, and than the usual idle limit of a proxy before Weir.
+	idleTimeout = 120 * time.Second
+	// maxHeaderBytes bounds a header. Tokens of clients have some KiB.
+	maxHeaderBytes = 64 << 10
 )
 
 // Run runs the mirror of a validated configuration until SIGINT, SIGTERM or the
@@ -69,7 +74,7 @@ func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr
 	return m.drain(server, cfg.Global.ShutdownDrain)
 }
 
-// notifySystemd reports a state to the service manager, if one has started this
+// notifySystemd reports a state to the service manager if it has started this
 // process and waits for that (sd_notify(3)).
 func notifySystemd(logger *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
@@ -77,8 +82,8 @@ func notifySystemd(logger *slog.Logger, state string) {
 	}
 }
 
-// newServer speaks HTTP/1.1, and HTTP/2 without TLS to clients that begin with
-// it. There is no limit on how long a transfer takes.
+// newServer returns a server for HTTP/1.1, and for HTTP/2 without TLS if a client
+// begins with it. A transfer has no time limit: a slow client may take hours.
 func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -93,9 +98,9 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
-// drain stops accepting and lets requests, then downloads, end within a limit,
-// in which their last spans are sent, too. Warming ends at once: the next start
-// goes on with it.
+// drain stops accepting and lets requests, then downloads and lookups, end within a
+// limit. Their last spans are sent within it too. Warming ends at once, since the
+// next start continues it.
 func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.logger.Info("shutting down: waiting for running requests and downloads", "limit", limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)

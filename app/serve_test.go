@@ -1,9 +1,16 @@
 package app
 
 import (
+	"context"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // Slow and idle clients have limits; a transfer has none, however long it takes.
@@ -17,5 +24,92 @@ func TestServerLimits(t *testing.T) {
 	}
 	if !s.Protocols.HTTP1() || !s.Protocols.UnencryptedHTTP2() {
 		t.Errorf("speaks %s", s.Protocols)
+	}
+}
+
+// A mirror says where it listens, serves, and ends without an error when its
+// context does.
+func TestRun(t *testing.T) {
+	clearTracing(t)
+	cfg, path := loadText(t, twoRepositories+"[server]\nbind_address = \"127.0.0.1\"\nport = 0\n")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var stdout, stderr testutil.LogBuffer
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, []string{path}, cfg, &stdout, &stderr) }()
+	var address string
+	for end := time.Now().Add(10 * time.Second); address == "" && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		_, address, _ = strings.Cut(strings.TrimSpace(stdout.String()), "weir: listening on ")
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	for path, want := range map[string]int{"/healthz": 200, "/readyz": 200, "/v2/": 200, "/metrics": 200, "/nothing": 404} {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", address+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(stderr.String(), "all requests and downloads have ended") {
+		t.Errorf("the log ends with\n%s", stderr.String())
+	}
+}
+
+// An address that is taken is an error that names the keys.
+func TestRunCannotListen(t *testing.T) {
+	clearTracing(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, _ := net.SplitHostPort(listener.Addr().String())
+	cfg, path := loadText(t, twoRepositories+"[server]\nbind_address = \"127.0.0.1\"\nport = "+port+"\n")
+	err = Run(t.Context(), []string{path}, cfg, io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), "server.bind_address") {
+		t.Error(err)
+	}
+}
+
+// A request that does not end within the limit is cut off, and the error says so.
+func TestDrainEndsAtItsLimit(t *testing.T) {
+	cfg, _ := loadText(t, twoRepositories)
+	m, err := build(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	begun := make(chan struct{})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(begun)
+		<-r.Context().Done()
+	}))
+	server.Start()
+	defer server.Close()
+	go func() {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		if resp, err := server.Client().Do(req); err == nil {
+			resp.Body.Close()
+			t.Error("the request was answered")
+		}
+	}()
+	<-begun
+	err = m.drain(server.Config, 50*time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), "did not end within 50ms (global.shutdown_drain_secs)") {
+		t.Error(err)
 	}
 }

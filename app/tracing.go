@@ -26,12 +26,12 @@ import (
 	"github.com/weirhq/weir/registry"
 )
 
-// flushLimit bounds how long the spans that are left at shutdown are waited for.
+// flushLimit bounds how long shutdown waits for the last spans. A collector that is
+// down must not hold up a restart.
 const flushLimit = 3 * time.Second
 
-// tracing is the way of spans to a receiver. Nothing waits for it: what cannot
-// be sent soon enough is dropped. A nil *tracing is that of a mirror without
-// traces.
+// tracing sends spans to a receiver. Nothing waits for it: spans that cannot be sent
+// soon enough are dropped. A nil *tracing stands for a mirror without traces.
 type tracing struct {
 	logger     *slog.Logger
 	requests   *sdktrace.TracerProvider
@@ -39,9 +39,9 @@ type tracing struct {
 	propagator propagation.TextMapPropagator
 }
 
-// newTracing returns the tracing that the configuration and the standard
-// variables ask for, or nil. A mistake in the variables is logged, and leaves
-// the mirror without traces.
+// newTracing returns the tracing that the configuration and the standard variables
+// ask for, or nil. A mistake in the variables is logged and leaves the mirror
+// without traces: pulls matter more.
 func newTracing(cfg config.Tracing, logger *slog.Logger) *tracing {
 	target, err := tracingTarget(cfg)
 	if target == nil && err == nil {
@@ -61,7 +61,7 @@ func newTracing(cfg config.Tracing, logger *slog.Logger) *tracing {
 	if err != nil {
 		logger.Warn("tracing: the resource attributes are not complete", "error", err)
 	}
-	// Both providers hand their spans to the one processor.
+	// The two providers differ only in their samplers and share one processor.
 	options := []sdktrace.TracerProviderOption{
 		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(&exportLog{SpanExporter: exporter, logger: logger})),
 		sdktrace.WithResource(described),
@@ -79,8 +79,8 @@ func newTracing(cfg config.Tracing, logger *slog.Logger) *tracing {
 	return t
 }
 
-// newExporter returns an exporter that, but for what the target says, is set up
-// by the standard variables. It connects with its first spans.
+// newExporter returns an exporter for a target. The standard variables decide the
+// rest, such as headers and timeouts. It connects with its first spans.
 func newExporter(ctx context.Context, target *target) (sdktrace.SpanExporter, error) {
 	if target.protocol == protocolGRPC {
 		var options []otlptracegrpc.Option
@@ -107,8 +107,8 @@ func basicAuth(user *url.Userinfo) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
 }
 
-// describeProcess says what the spans come from. The standard variables have
-// the last word.
+// describeProcess returns the attributes of the process that all spans carry. The
+// standard variables override them.
 func describeProcess(ctx context.Context) (*resource.Resource, error) {
 	version, _ := Version()
 	return resource.New(ctx,
@@ -119,7 +119,7 @@ func describeProcess(ctx context.Context) (*resource.Resource, error) {
 	)
 }
 
-// handler puts the span of each request around what handles it.
+// handler returns h with a span around each request.
 func (t *tracing) handler(h *registry.Handler) http.Handler {
 	if t == nil {
 		return h
@@ -127,7 +127,7 @@ func (t *tracing) handler(h *registry.Handler) http.Handler {
 	return registry.Traced(h, t.requests, t.propagator)
 }
 
-// downloadTracer returns the tracer of downloads; nil where there is none.
+// downloadTracer returns the tracer of downloads, or nil if nothing is traced.
 func (t *tracing) downloadTracer() trace.Tracer {
 	if t == nil {
 		return nil
@@ -135,8 +135,8 @@ func (t *tracing) downloadTracer() trace.Tracer {
 	return t.downloads.Tracer("github.com/weirhq/weir/storage")
 }
 
-// close sends what is left, within a limit, and ends all tracing. A second close
-// does nothing.
+// close sends the spans that are left, within flushLimit, and ends all tracing. A
+// second close does nothing.
 func (t *tracing) close(ctx context.Context) {
 	if t == nil {
 		return
@@ -148,20 +148,19 @@ func (t *tracing) close(ctx context.Context) {
 	}
 }
 
-// exportLog logs when spans begin to be lost, and when they arrive again. A
-// receiver that is down fails every batch, and the log should still be fit to
-// read.
+// exportLog logs when spans begin to be lost and when they arrive again. A receiver
+// that is down fails every batch, and would fill the log with equal lines.
 type exportLog struct {
 	sdktrace.SpanExporter
 	logger *slog.Logger
 	lost   atomic.Bool
 }
 
-// ExportSpans implements sdktrace.SpanExporter. It fails for nobody else to log.
+// ExportSpans exports spans. It returns no error, since the SDK would log it again.
 func (e *exportLog) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
 	switch lost := err != nil; {
-	case e.lost.Swap(lost) == lost:
+	case e.lost.Swap(lost) == lost: // no change: it was logged
 	case lost:
 		e.logger.Warn("traces cannot be exported, and are lost until they can; pulls do not depend on them", "error", err)
 	default:
@@ -170,12 +169,12 @@ func (e *exportLog) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySp
 	return nil
 }
 
-// otelLog passes on what the OpenTelemetry SDK has against the standard
-// variables. It keeps the values back, which may be credentials.
+// otelLog logs the complaints of the OpenTelemetry SDK about the standard variables.
+// It leaves their values out, which may be credentials.
 type otelLog struct{ *slog.Logger }
 
 func (l otelLog) Init(logr.RuntimeInfo)          {}
-func (l otelLog) Enabled(int) bool               { return false } // of what is no error
+func (l otelLog) Enabled(int) bool               { return false } // only errors are logged
 func (l otelLog) Info(int, string, ...any)       {}
 func (l otelLog) WithValues(...any) logr.LogSink { return l }
 func (l otelLog) WithName(string) logr.LogSink   { return l }

@@ -20,22 +20,24 @@ const (
 	tracesPath = "/v1/traces"
 )
 
-// target is where traces go, and how.
+// target is the receiver of traces.
 type target struct {
 	protocol string
-	host     string        // for people
-	url      *url.URL      // nil: that of the standard variables
-	user     *url.Userinfo // nil: nobody
+	host     string        // for the log
+	url      *url.URL      // nil: the standard variables have it
+	user     *url.Userinfo // nil: no credentials
 }
 
-// tracingTarget returns where the configuration or else the standard variables
-// send traces, or nil where they go nowhere. Its errors quote no URL, which may
+// tracingTarget returns the receiver that the configuration names, or else the
+// standard variables, or nil if neither does. Its errors quote no URL, which may
 // hold credentials.
 func tracingTarget(cfg config.Tracing) (*target, error) {
 	configured, err := cfg.EndpointURL()
 	if err != nil {
 		return nil, err
 	}
+	// The variable wins over the configuration: it is how an operator switches
+	// tracing off for one start.
 	if strings.EqualFold(env("OTEL_SDK_DISABLED"), "true") {
 		return nil, nil //nolint:nilnil // traces go nowhere
 	}
@@ -48,6 +50,7 @@ func tracingTarget(cfg config.Tracing) (*target, error) {
 	t := &target{protocol: cmp.Or(env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"), env("OTEL_EXPORTER_OTLP_PROTOCOL"))}
 	if t.protocol == "" {
 		t.protocol = protocolHTTP
+		// The port of gRPC says enough: the other protocol would only fail there.
 		if configured != nil && configured.Port() == portOfGRPC {
 			t.protocol = protocolGRPC
 		}
@@ -68,7 +71,8 @@ func tracingTarget(cfg config.Tracing) (*target, error) {
 	return t, nil
 }
 
-// fromEnv completes a target that is left to the standard variables.
+// fromEnv sets the host of a target that the standard variables name. The exporter
+// reads the rest of them.
 func (t *target) fromEnv() error {
 	raw := envEndpoint()
 	parsed, err := url.Parse(raw)
@@ -91,6 +95,6 @@ func envEndpoint() string {
 	return cmp.Or(env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), env("OTEL_EXPORTER_OTLP_ENDPOINT"))
 }
 
-// env returns a variable of the environment, as the OpenTelemetry specification
-// reads it: an empty one is not set.
+// env returns a variable of the environment. An empty one counts as not set, as the
+// OpenTelemetry specification has it.
 func env(name string) string { return strings.TrimSpace(os.Getenv(name)) }

@@ -1,0 +1,213 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/testutil"
+)
+
+// reloading is a reloader with the configurations that it has applied.
+type reloading struct {
+	t       *testing.T
+	path    string
+	level   slog.LevelVar
+	log     testutil.LogBuffer
+	metrics *prometheus.Registry
+
+	mu      sync.Mutex
+	refuse  error
+	applied []*config.Config
+}
+
+func startReloading(t *testing.T) *reloading {
+	t.Helper()
+	cfg, path := loadText(t, "[log]\nlevel = \"info\"\n")
+	r := &reloading{t: t, path: path, metrics: prometheus.NewRegistry()}
+	logger := slog.New(slog.NewTextHandler(&r.log, nil))
+	reloads, err := startReloader(r.apply, []string{path}, cfg, &r.level, r.metrics, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(reloads.close)
+	return r
+}
+
+func (r *reloading) apply(cfg *config.Config) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refuse != nil {
+		return r.refuse
+	}
+	r.applied = append(r.applied, cfg)
+	return nil
+}
+
+func (r *reloading) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.applied)
+}
+
+// append adds text to the configuration, over a file that is renamed into its
+// place, as editors do.
+func (r *reloading) append(text string) {
+	r.t.Helper()
+	content, err := os.ReadFile(r.path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	next := r.path + ".new"
+	write(r.t, next, string(content)+text)
+	if err := os.Rename(next, r.path); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// eventually waits for a condition.
+func (r *reloading) eventually(holds func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.t.Fatalf("it did not come about; the log says\n%s", r.log.String())
+		}
+	}
+}
+
+func (r *reloading) logged(text string) func() bool {
+	return func() bool { return strings.Contains(r.log.String(), text) }
+}
+
+// values returns the reload metrics: whether the last one was successful, and how
+// many succeeded and failed.
+func (r *reloading) values() string {
+	r.t.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	values := make(map[string]float64)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			name := family.GetName()
+			for _, label := range m.GetLabel() {
+				name += " " + label.GetValue()
+			}
+			values[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	return fmt.Sprint(values["weir_config_last_reload_successful"], values["weir_config_reloads_total success"], values["weir_config_reloads_total failure"])
+}
+
+// A changed file is applied once, with its log level. A setting that needs a
+// restart is named.
+func TestReload(t *testing.T) {
+	r := startReloading(t)
+	if got := r.values(); got != "1 0 0" {
+		t.Errorf("at the start: %s", got)
+	}
+	r.append("format = \"json\"\n")
+	r.eventually(r.logged("keys=[log.format]"))
+	if r.count() != 1 || r.values() != "1 1 0" {
+		t.Errorf("applied %d times, metrics %s", r.count(), r.values())
+	}
+	write(t, r.path, strings.Replace(read(t, r.path), `"info"`, `"debug"`, 1))
+	r.eventually(func() bool { return r.level.Level() == slog.LevelDebug })
+}
+
+// A configuration that cannot be used changes nothing, and a later one can.
+func TestReloadFails(t *testing.T) {
+	r := startReloading(t)
+	usable := read(t, r.path)
+	r.append("level = 7\n")
+	r.eventually(r.logged("the last one stays in force"))
+	r.eventually(func() bool { return r.values() == "0 0 1" })
+	if r.count() != 0 {
+		t.Error("it was applied")
+	}
+
+	r.mu.Lock()
+	r.refuse = errors.New("a file is missing")
+	r.mu.Unlock()
+	write(t, r.path, usable+"# changed\n")
+	r.eventually(r.logged("a file is missing"))
+	r.eventually(func() bool { return r.values() == "0 0 2" })
+
+	r.mu.Lock()
+	r.refuse = nil
+	r.mu.Unlock()
+	write(t, r.path, usable+"# changed again\n")
+	r.eventually(func() bool { return r.values() == "1 1 2" })
+}
+
+// Files beside the configuration are none of its changes. SIGHUP reloads without a
+// change.
+func TestReloadBySignal(t *testing.T) {
+	r := startReloading(t)
+	write(t, filepath.Join(filepath.Dir(r.path), "other.toml"), "nonsense")
+	time.Sleep(3 * settle)
+	if r.count() != 0 || strings.Contains(r.log.String(), "configuration") {
+		t.Errorf("reloaded %d times: %s", r.count(), r.log.String())
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	r.eventually(func() bool { return r.count() == 1 })
+}
+
+// Kubernetes swaps a symbolic link that the file's own link leads through.
+func TestReloadThroughLinks(t *testing.T) {
+	cfg, path := loadText(t, "")
+	dir := filepath.Dir(path)
+	for _, version := range []string{"one", "two"} {
+		if err := os.MkdirAll(filepath.Join(dir, version), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, version, "config.toml"), read(t, path)+"# "+version+"\n")
+	}
+	link := func(target, name string) {
+		t.Helper()
+		if err := os.Symlink(target, filepath.Join(dir, "new")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	link("one", "data")
+	link("data/config.toml", "config.toml")
+
+	applied := make(chan *config.Config, 1)
+	reloads, err := startReloader(func(cfg *config.Config) error { applied <- cfg; return nil },
+		[]string{path}, cfg, new(slog.LevelVar), prometheus.NewRegistry(), discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reloads.close()
+	link("two", "data")
+	select {
+	case <-applied:
+	case <-time.After(10 * time.Second):
+		t.Error("the swapped link was not noticed")
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
