@@ -16,7 +16,7 @@ func newGatherer() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	version, revision := Version()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "weir_build_info", Help: "1, labelled with what is running.",
+		Name: "weir_build_info", Help: "1, labelled with the running version.",
 		ConstLabels: prometheus.Labels{"version": version, "revision": revision},
 	})
 	info.Set(1)
@@ -40,18 +40,18 @@ func (s *storageParts) measure(cfg config.FS, metrics prometheus.Registerer) {
 	gauge("weir_store_max_bytes", "Bytes that content and running downloads may take (blob_store.fs.max_size); 0 is no cap.", nil, func() float64 {
 		return float64(cfg.MaxSize)
 	})
-	gauge("weir_store_free_bytes", "Bytes that are free on the filesystem of the store; -1 where it does not say.", nil, func() float64 {
+	gauge("weir_store_free_bytes", "Bytes that are free on the filesystem of the store; -1 if it does not say.", nil, func() float64 {
 		free, err := s.driver.Spools().Free()
 		if err != nil {
 			return -1
 		}
 		return float64(free)
 	})
-	gauge("weir_store_writable", "Whether files can be created in the store: what /readyz says.", nil, func() float64 {
+	gauge("weir_store_writable", "Whether files can be created in the store, as /readyz reports it.", nil, func() float64 {
 		return boolGauge(s.driver.Writable(context.Background()) == nil)
 	})
 	for kind, health := range map[string]*storage.Health{"content": s.content, "records": s.records} {
-		gauge("weir_store_failing", "Whether the last content, or record of a tag or of possession, could not be stored; what is not stored is served straight from upstream.",
+		gauge("weir_store_failing", "Whether the last content, or record of a tag or of possession, could not be stored; content that is not stored is served straight from upstream.",
 			prometheus.Labels{"kind": kind}, func() float64 { return boolGauge(health.Err() != nil) })
 	}
 	s.quarantined = prometheus.NewCounter(prometheus.CounterOpts{

@@ -22,7 +22,7 @@ func (p *pull) tags() error {
 		for key, values := range list.Next {
 			next[key] = values
 		}
-		next.Del("ns") // an upstream has no say in which namespace answers
+		next.Del("ns") // an upstream must not choose the namespace that answers
 		if p.req.NS != "" {
 			next.Set("ns", p.req.NS)
 		}
@@ -53,8 +53,7 @@ func (p *pull) referrers() error {
 	return nil
 }
 
-// catalog lists the repositories that are cached, as the table in force spells
-// them.
+// catalog lists the cached repositories of the namespaces in force.
 func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, table *namespace.Table) error {
 	repositories, err := h.opts.Cache.Repositories(r.Context())
 	if err != nil {
@@ -79,12 +78,12 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 	return nil
 }
 
-// linkNext points to the next page of a list (RFC 8288).
+// linkNext adds the Link header to the next page of a list (RFC 8288).
 func linkNext(w http.ResponseWriter, path string, query url.Values) {
 	w.Header().Set("Link", "<"+path+"?"+query.Encode()+`>; rel="next"`)
 }
 
-// notNil makes an empty list of none, since clients want [] and not null.
+// notNil returns an empty list for nil, which JSON would write as null: clients want [].
 func notNil[T any](list []T) []T {
 	if list == nil {
 		return []T{}

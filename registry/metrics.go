@@ -30,7 +30,7 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weir_requests_total", Help: "Requests of clients, by what the cache had to do with the answer.",
+			Name: "weir_requests_total", Help: "Requests of clients, by the part of the cache in the answer.",
 		}, []string{"namespace", "operation", "status", "cache"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "weir_request_duration_seconds", Help: "Time from a client's request to the end of its answer.",

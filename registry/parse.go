@@ -11,8 +11,7 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// Operation is what a request asks for. Its string is the label that metrics
-// carry.
+// Operation is the kind of a request.
 type Operation string
 
 const (
@@ -43,7 +42,7 @@ type Request struct {
 	Reference oci.Reference // of a manifest
 	Digest    digest.Digest // of a blob, of a subject, or of a manifest by digest
 	NS        string        // containerd's ns parameter
-	Query     url.Values    // without ns; nil where there is none
+	Query     url.Values    // without ns; nil if there is none
 }
 
 // Parse reads a request below /v2/ (distribution-spec, "Endpoints"). It is pure:
@@ -122,8 +121,8 @@ func parseRead(req Request, path string) (Request, error) {
 	return req, err
 }
 
-// parseWrite finds the name that a write is below. What exactly would be
-// written does not matter.
+// parseWrite finds the name of the repository that a client would write to. The
+// kind of the write does not matter, since all are refused.
 func parseWrite(req Request, path string) (Request, error) {
 	req.Op = OpWrite
 	at := -1
@@ -196,7 +195,8 @@ func notFound(path string) error {
 	}
 }
 
-// cut shortens what a client sent, for a message.
+// cut shortens a client's text for a message. Names have 255 bytes at most, so only
+// invalid ones are cut.
 func cut(s string) string {
 	const limit = 300
 	if len(s) <= limit {

@@ -13,15 +13,16 @@ import (
 	"github.com/weirhq/weir/namespace"
 )
 
-// immutable is the Cache-Control of what is addressed by its digest.
+// immutable is the Cache-Control of content that is addressed by its digest.
 const immutable = "public, max-age=31536000, immutable"
 
-// oneWrite is how many bytes a body may have to be copied behind its headers. A
-// larger one is left to the response writer's ReadFrom, which sends the headers
-// by themselves and then the file from the kernel.
+// oneWrite is the size of the largest body that is copied behind its headers, in one
+// write. A larger body is left to the response writer's ReadFrom, which sends the
+// headers by themselves and then the file from the kernel; below 32 KiB the second
+// system call costs more than the copy.
 const oneWrite = 32 << 10
 
-// pull is one request for something of a namespace.
+// pull is one request to a repository of a namespace.
 type pull struct {
 	w     http.ResponseWriter
 	r     *http.Request
@@ -86,13 +87,13 @@ func (p *pull) setContentHeaders(dgst digest.Digest) {
 
 func etag(dgst digest.Digest) string { return `"` + dgst.String() + `"` }
 
-// send writes a content of which the headers are set, with all that RFC 9110
-// says of conditions and ranges. A content that breaks off aborts the
-// connection, so that no client takes it for whole.
+// send writes content whose headers are set, and obeys conditions and ranges
+// (RFC 9110). Content that breaks off aborts the connection, so that no client takes
+// it for complete.
 func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) error {
 	if content == nil {
-		// A HEAD: what there is to say is the size. RFC 9110 section 14.2
-		// defines ranges for GET only.
+		// A HEAD needs the size only. RFC 9110 section 14.2 defines ranges for
+		// GET, so a Range is ignored.
 		p.r.Header.Del("Range")
 		if size < 0 {
 			p.w.WriteHeader(http.StatusOK)
@@ -108,15 +109,15 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 		if size <= oneWrite {
 			w = struct{ http.ResponseWriter }{w} // without its io.ReaderFrom
 		}
-		// Handed over as it is: the kernel can send an *os.File.
+		// Content is not wrapped, so that the kernel can send an *os.File.
 		http.ServeContent(w, p.r, "", time.Time{}, content)
 		return nil
 	}
 	guarded := &guarded{content: content}
 	defer guarded.close()
 	if size < 0 {
-		// Without a size there are no ranges, and the end of the body is all
-		// that tells the client that it has come.
+		// Without a size there are no ranges, and only the end of the body
+		// tells the client that it is complete.
 		p.w.WriteHeader(http.StatusOK)
 		_, _ = io.Copy(p.w, guarded) // guarded keeps the errors that count
 	} else {
@@ -129,9 +130,9 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 	return nil
 }
 
-// guarded remembers that reading failed, which http.ServeContent does not tell,
-// and ends all reading with its close: of several ranges, http.ServeContent
-// reads in a goroutine that may outlive it when the client leaves.
+// guarded records a failed read, which http.ServeContent does not report. Its close
+// ends all reading: http.ServeContent reads several ranges in a goroutine that may
+// outlive it when the client leaves.
 type guarded struct {
 	mu      sync.Mutex
 	content io.ReadSeekCloser
@@ -139,7 +140,6 @@ type guarded struct {
 	closed  bool
 }
 
-// Read implements io.Reader.
 func (g *guarded) Read(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -153,7 +153,6 @@ func (g *guarded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Seek implements io.Seeker.
 func (g *guarded) Seek(offset int64, whence int) (int64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -163,7 +162,7 @@ func (g *guarded) Seek(offset int64, whence int) (int64, error) {
 	return g.content.Seek(offset, whence)
 }
 
-// close closes the content, once, and returns what reading it failed with.
+// close closes the content, once, and returns the error of its reads.
 func (g *guarded) close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -174,10 +173,10 @@ func (g *guarded) close() error {
 	return g.err
 }
 
-// rangeHint returns where the one range that a request for a blob asks for
-// begins, and where it ends (exclusive; -1: at the end). A range on a condition
-// that does not hold is none (RFC 9110 section 13.1.5). It is a hint for what to
-// ask of an upstream; what the client gets is up to http.ServeContent.
+// rangeHint returns the begin and the exclusive end of the one range that a request
+// for a blob asks for; an end of -1 is that of the blob. A range whose condition does
+// not hold counts as none (RFC 9110 section 13.1.5). It is a hint for the request to
+// an upstream; http.ServeContent decides which bytes the client gets.
 func rangeHint(header http.Header, dgst digest.Digest) (start, end int64) {
 	if condition := header.Get("If-Range"); condition != "" && condition != etag(dgst) {
 		return 0, -1

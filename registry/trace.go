@@ -28,7 +28,7 @@ func (e *entry) annotateSpan(span trace.Span, method string, s served) {
 		return
 	}
 	switch e.op {
-	case "": // no request of the specification: named after the method alone
+	case "": // not in the specification: the span keeps the name of its method
 	case OpWrite:
 		span.SetName(string(e.op))
 	default:
@@ -46,7 +46,7 @@ func (e *entry) annotateSpan(span trace.Span, method string, s served) {
 			span.SetAttributes(a)
 		}
 	}
-	span.SetAttributes(semconv.HTTPResponseBodySize(int(s.bytes))) // otelhttp does not see what the kernel sends
+	span.SetAttributes(semconv.HTTPResponseBodySize(int(s.bytes))) // otelhttp does not count the bytes that the kernel sends
 	if e.err != nil {
 		span.RecordError(e.err)
 	}

@@ -34,17 +34,17 @@ func checkCommand(paths *[]string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Validate the configuration and print it with all defaults",
-		Long: `Validate the configuration and print what is in force as TOML: every default
-filled in, secrets redacted. All problems are reported at once on standard
+		Long: `Validate the configuration and print the settings in force as TOML, with every
+default filled in and secrets redacted. All problems are reported at once on standard
 error, with exit code 2.
 
-With --online it prints instead how each upstream is doing: it is contacted with
-its credentials and asked for the headers of a manifest and the first byte of a
-blob. These are of the image that --image names, or of one that the mirror has
-cached, or of a well-known public one. Where there is none of these, and where a
-registry counts reads of manifests against a rate limit and no --image says that
-it may cost two of them, "?" stands for what was not tried. A namespace that is
-offline is not contacted.
+With --online it prints the state of each upstream instead. It contacts the
+upstream with its credentials and asks for the headers of a manifest and the first
+byte of a blob. They belong to the image of --image, or to an image that the mirror
+has cached, or to a well-known public one. A "?" stands for a feature that was not
+tried: there is no such image, or the registry counts reads of manifests against a
+rate limit and no --image allows spending two of them. A namespace that is offline
+is not contacted.
 
 The exit code is 1 if an upstream cannot be reached, refuses the credentials, or
 allows no more requests. No HEAD, no ranges, a wrong clock and a certificate that
@@ -107,7 +107,7 @@ func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, st
 		return err
 	}
 	if err := addCached(ctx, cfg, images); err != nil {
-		fmt.Fprintln(stderr, "warning: cannot look up what is cached, to ask upstreams for that:", err)
+		fmt.Fprintln(stderr, "warning: cannot look for cached images to ask the upstreams for:", err)
 	}
 	probing, cancel := context.WithTimeoutCause(ctx, opts.timeout, fmt.Errorf("it was not done within %s (--timeout)", opts.timeout))
 	defer cancel()

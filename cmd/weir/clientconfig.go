@@ -26,8 +26,8 @@ func clientConfigCommand(paths *[]string) *cobra.Command {
 		Short: "Print the files that make a client pull through the mirror",
 		Long: `Print the files that make a client pull through this mirror, for every repository
 block of the configuration. Each file begins with its path, as a comment that is
-not part of it. What to do with them, and what the client cannot have through
-the mirror, is said on standard error.
+not part of it. Standard error says how to install them, and which pulls of the
+client cannot go through the mirror.
 
   docker      Docker Engine
   containerd  containerd, also as the kubelet uses it, and nerdctl
@@ -75,7 +75,7 @@ other content are named, and then nothing is written, with exit code 1.`,
 	return cmd
 }
 
-// clientConfig returns what a client needs for a configuration. An empty url
+// clientConfig returns the files of a client for a configuration. An empty url
 // means the address that the server listens on.
 func clientConfig(client string, cfg *config.Config, url string) (clientconfig.Config, error) {
 	var warnings []string
@@ -98,7 +98,7 @@ func clientConfig(client string, cfg *config.Config, url string) (clientconfig.C
 	for i, r := range cfg.Namespaces {
 		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Host, Default: r.Default}
 		if oci.IsDockerHub(r.Host) {
-			namespaces[i].Host = oci.DockerHub // what all clients call it
+			namespaces[i].Host = oci.DockerHub // the name that all clients use
 		}
 	}
 	made, err := clientconfig.For(client, m, namespaces)
@@ -107,8 +107,8 @@ func clientConfig(client string, cfg *config.Config, url string) (clientconfig.C
 }
 
 // writeFiles writes files below a directory and prints the paths of those that
-// were not there. It replaces nothing: where a file exists with other content,
-// no file is written.
+// were missing. It replaces nothing: if a file exists with other content, it writes
+// no file and returns an error that names it.
 func writeFiles(dir string, files []clientconfig.File, stdout io.Writer) error {
 	var missing []clientconfig.File
 	var differ []string
@@ -124,7 +124,7 @@ func writeFiles(dir string, files []clientconfig.File, stdout io.Writer) error {
 		}
 	}
 	if len(differ) > 0 {
-		return fmt.Errorf("nothing was written, since these files exist with other content; move them away, or merge what is printed without --dir into them:\n  %s",
+		return fmt.Errorf("nothing was written, since these files exist with other content; move them away, or merge the output without --dir into them:\n  %s",
 			strings.Join(differ, "\n  "))
 	}
 	for _, f := range missing {

@@ -23,8 +23,8 @@ func rootCommand() *cobra.Command {
 		Use:   "weir",
 		Short: "A pull-through mirror for OCI container registries",
 		Long: `Weir puts Docker Hub, ghcr.io, quay.io and private registries under one host.
-It serves from its cache what it has, streams what it has not while storing it,
-and goes on serving when upstreams fail.`,
+It serves cached content from its store, streams other content while storing it,
+and continues to serve when upstreams fail.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -81,8 +81,8 @@ have no shell.`,
 	}
 }
 
-// localURL returns where the mirror with a configuration is reached from this
-// machine.
+// localURL returns the URL of the mirror with a configuration, as it is reached from
+// this machine. It returns an error if the configuration leaves the port open.
 func localURL(cfg *config.Config) (*url.URL, error) {
 	if cfg.Server.Port == 0 {
 		return nil, errors.New("server.port is 0, so the port of the running mirror is not known here: configure a fixed one")

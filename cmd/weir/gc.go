@@ -30,11 +30,10 @@ func gcCommand(paths *[]string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gc",
 		Short: "Evict stored content now",
-		Long: `Remove stored content that has not been used for longer than a duration, and
-then the least recently used, until what is left fits into a size. Both are those
-of the configuration (blob_store.fs) unless a flag says otherwise. What is
-removed is downloaded again when it is asked for; pulls that are running end
-undisturbed.
+		Long: `Remove stored content that has not been used for longer than a duration, and then
+the least recently used content, until the rest fits into a size. Both limits come
+from the configuration (blob_store.fs) unless a flag sets them. Removed content is
+downloaded again when a client asks for it. Running pulls end undisturbed.
 
 With --prune-records it also forgets the tags and links of content that is gone,
 from now or from before, and so the repositories that have nothing left: they
@@ -62,11 +61,11 @@ has been restarted.
 		opts.maxSize = new(config.Size)
 		return opts.maxSize.UnmarshalText([]byte(text))
 	})
-	flags.Func("max-unused", "remove what was not used for `DURATION`, such as 30d", func(text string) error {
+	flags.Func("max-unused", "remove content that was not used for `DURATION`, such as 30d", func(text string) error {
 		opts.maxUnused = new(config.Duration)
 		return opts.maxUnused.UnmarshalText([]byte(text))
 	})
-	flags.BoolVar(&opts.dryRun, "dry-run", false, "remove nothing, and print what would be removed")
+	flags.BoolVar(&opts.dryRun, "dry-run", false, "remove nothing, and print how much would be removed")
 	flags.BoolVar(&opts.records, "prune-records", false, "forget tags and links of content that is gone")
 	return cmd
 }
@@ -89,11 +88,11 @@ func (o gcOptions) limits(fs config.FS) maintain.EvictOptions {
 	return limits
 }
 
-// run evicts, then prunes the records if it is to, and prints what it did also
-// where that was not all.
+// run evicts content and, with --prune-records, prunes records. It prints how much
+// was removed also if it fails halfway.
 func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.EvictOptions, stdout io.Writer) error {
 	evicted := make(map[digest.Digest]bool)
-	if o.dryRun && o.records { // else the store says what is gone
+	if o.dryRun && o.records { // a dry run removes nothing, so the store would not miss it
 		limits.Evicted = func(entry storage.Entry) { evicted[entry.Digest] = true }
 	}
 	report, err := maintain.Evict(ctx, store, limits)

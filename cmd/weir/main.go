@@ -45,5 +45,5 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if f, ok := errors.AsType[failure](err); ok {
 		return f.code
 	}
-	return exitUsage // what cobra itself refuses
+	return exitUsage // an error of cobra itself, such as an unknown flag
 }

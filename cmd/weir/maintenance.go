@@ -16,7 +16,7 @@ import (
 	"github.com/weirhq/weir/storage/maintain"
 )
 
-// besideServer is what the help of each command for maintenance says.
+// besideServer is a part of the help of each command that works on the store.
 const besideServer = `
 It may run beside the mirror that serves from the same directory. Run it as the
 same user.`
@@ -45,7 +45,7 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 	return failure{exitFailed, err}
 }
 
-// describe returns an amount for people.
+// describe returns an amount as it is printed, such as "3 objects, 1.2 MiB".
 func describe(a maintain.Amount) string {
 	noun := "objects"
 	if a.Objects == 1 {
@@ -54,8 +54,8 @@ func describe(a maintain.Amount) string {
 	return fmt.Sprintf("%s %s, %s", humanize.Comma(a.Objects), noun, units.IEC(a.Bytes))
 }
 
-// silent is a writer where nothing is to be said.
-func silent(quiet bool, w io.Writer) io.Writer {
+// writerUnlessQuiet returns w, or a writer that discards everything.
+func writerUnlessQuiet(quiet bool, w io.Writer) io.Writer {
 	if quiet {
 		return io.Discard
 	}

@@ -14,21 +14,23 @@ import (
 )
 
 const (
-	// barInterval is how often bars are drawn anew.
+	// barInterval is how often bars are redrawn: smooth for the eye, and cheap.
 	barInterval = 100 * time.Millisecond
-	// barWidth is the width of a bar without what stands around it.
+	// barWidth is the width of a bar without the figures around it, in columns.
+	// With them a line fits into 80.
 	barWidth = 32
-	// lineInterval is how often a line is written where there is no terminal.
+	// lineInterval is how often a line is written if there is no terminal: a log
+	// of an hour has some hundred lines.
 	lineInterval = 10 * time.Second
 )
 
-// progress shows how far something has come.
+// progress shows how much of a task is done.
 type progress interface {
-	advance(so maintain.Amount) // far
+	advance(done maintain.Amount)
 	end(complete bool)
 }
 
-// newProgress returns a bar where w is a terminal, and else lines.
+// newProgress returns a bar if w is a terminal, and lines otherwise.
 func newProgress(w io.Writer, doing string, total maintain.Amount) progress {
 	if isTerminal(w) {
 		bars := newBars(w)
@@ -38,13 +40,13 @@ func newProgress(w io.Writer, doing string, total maintain.Amount) progress {
 	return &lines{w: w, doing: doing, total: total, last: time.Now()}
 }
 
-// newBars returns what draws bars on a terminal.
+// newBars returns the container that draws bars on a terminal.
 func newBars(terminal io.Writer) *mpb.Progress {
 	return mpb.New(mpb.WithOutput(terminal), mpb.WithWidth(barWidth), mpb.WithRefreshRate(barInterval))
 }
 
-// addBar adds a bar that counts bytes: objects differ too much in size. It is
-// not complete before it is told so, since there may be more than was counted.
+// addBar adds a bar that counts bytes, since objects differ too much in size. It is
+// complete only when it is told so: the total may still grow.
 func addBar(bars *mpb.Progress, doing string, total int64) *mpb.Bar {
 	bar := bars.AddBar(0, // 0: no total that completes it
 		mpb.PrependDecorators(
@@ -63,7 +65,7 @@ type bar struct {
 	bar  *mpb.Bar
 }
 
-func (b bar) advance(so maintain.Amount) { b.bar.SetCurrent(so.Bytes) }
+func (b bar) advance(done maintain.Amount) { b.bar.SetCurrent(done.Bytes) }
 
 func (b bar) end(complete bool) {
 	if complete {
@@ -81,20 +83,20 @@ type lines struct {
 	last  time.Time
 }
 
-func (l *lines) advance(so maintain.Amount) {
+func (l *lines) advance(done maintain.Amount) {
 	if time.Since(l.last) < lineInterval {
 		return
 	}
 	l.last = time.Now()
-	fmt.Fprintln(l.w, far(l.doing, so, l.total))
+	fmt.Fprintln(l.w, progressLine(l.doing, done, l.total))
 }
 
 func (l *lines) end(bool) {}
 
-// far says in a line how far something has come.
-func far(doing string, so, total maintain.Amount) string {
-	percent := 100 * float64(so.Bytes) / float64(max(total.Bytes, 1))
-	return fmt.Sprintf("%s: %.0f%% (%s)", doing, min(percent, 100), describe(so))
+// progressLine says in one line how much of a task is done.
+func progressLine(doing string, done, total maintain.Amount) string {
+	percent := 100 * float64(done.Bytes) / float64(max(total.Bytes, 1))
+	return fmt.Sprintf("%s: %.0f%% (%s)", doing, min(percent, 100), describe(done))
 }
 
 func isTerminal(w io.Writer) bool {

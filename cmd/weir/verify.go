@@ -20,10 +20,10 @@ func verifyCommand(paths *[]string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check all stored content for bit rot",
-		Long: `Read all stored content and compare it with its digests. What does not match is
-moved to the directory quarantine in blob_store.fs.root_dir and never served
-again: the next pull downloads it anew. Quarantined files are yours to look at
-and to remove. What cannot be read is reported and stays where it is.
+		Long: `Read all stored content and compare it with its digests. Content that does not
+match is moved to the directory quarantine in blob_store.fs.root_dir and never
+served again: the next pull downloads it anew. Quarantined files are yours to look
+at and to remove. Content that cannot be read is reported and stays where it is.
 ` + besideServer + `
 
 The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.`,
@@ -42,23 +42,23 @@ The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.
 		},
 	}
 	cmd.Flags().IntVar(&jobs, "jobs", 2, "read `N` objects at once")
-	cmd.Flags().BoolVar(&quiet, "quiet", false, "print only what is wrong")
+	cmd.Flags().BoolVar(&quiet, "quiet", false, "print only content that is corrupt or cannot be read")
 	return cmd
 }
 
-// verify checks a store, shows how far it has come on stderr, and prints what it
-// found on stdout.
+// verify checks a store. It shows its progress on stderr and prints its findings on
+// stdout.
 func verify(ctx context.Context, store *disk.Store, jobs int, quiet bool, stdout, stderr io.Writer) error {
 	total, err := count(ctx, store)
 	if err != nil {
 		return err
 	}
-	shown := newProgress(silent(quiet, stderr), "verifying", total)
+	shown := newProgress(writerUnlessQuiet(quiet, stderr), "verifying", total)
 	report, err := maintain.Verify(ctx, store, maintain.VerifyOptions{
 		Jobs: jobs, Quarantine: store.Quarantine, Progress: shown.advance,
 	})
 	shown.end(err == nil)
-	fmt.Fprintf(silent(quiet, stdout), "verified %s\n", describe(report.Verified))
+	fmt.Fprintf(writerUnlessQuiet(quiet, stdout), "verified %s\n", describe(report.Verified))
 	for _, wrong := range report.Wrong {
 		fmt.Fprintln(stdout, finding(wrong))
 	}
@@ -68,7 +68,7 @@ func verify(ctx context.Context, store *disk.Store, jobs int, quiet bool, stdout
 	return err
 }
 
-// count adds up what is stored, without reading it.
+// count adds up the sizes of all stored content without reading it.
 func count(ctx context.Context, store storage.Store) (total maintain.Amount, err error) {
 	for entry, err := range store.All(ctx) {
 		if err != nil {
@@ -80,15 +80,15 @@ func count(ctx context.Context, store storage.Store) (total maintain.Amount, err
 	return total, nil
 }
 
-// finding says in one line what is wrong and what became of it.
+// finding describes one finding in a line: its kind, the content, and the cause.
 func finding(f maintain.Finding) string {
-	what := fmt.Sprintf("%s (%s)", f.Digest, units.IEC(f.Size))
+	content := fmt.Sprintf("%s (%s)", f.Digest, units.IEC(f.Size))
 	switch {
 	case f.Path != "":
-		return fmt.Sprintf("quarantined %s: %s", what, f.Path)
+		return fmt.Sprintf("quarantined %s: %s", content, f.Path)
 	case errors.Is(f.Err, storage.ErrCorrupt):
-		return fmt.Sprintf("corrupt, and not quarantined %s: %v", what, f.Err)
+		return fmt.Sprintf("corrupt, and not quarantined %s: %v", content, f.Err)
 	default:
-		return fmt.Sprintf("unreadable %s: %v", what, f.Err)
+		return fmt.Sprintf("unreadable %s: %v", content, f.Err)
 	}
 }

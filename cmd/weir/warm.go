@@ -27,10 +27,11 @@ import (
 	"github.com/weirhq/weir/warm/remote"
 )
 
-// contentsAtOnce is how many contents of one image come at once.
+// contentsAtOnce is how many blobs and manifests of one image are fetched at once.
+// The mirror has a limit of its own for all of its downloads.
 const contentsAtOnce = 4
 
-// warmFlags are what the command line says.
+// warmFlags are the flags of warm.
 type warmFlags struct {
 	files     []string
 	platforms []string
@@ -46,15 +47,15 @@ func warmCommand(paths *[]string) *cobra.Command {
 		Use:   "warm IMAGE...",
 		Short: "Pull images into the cache of a running mirror",
 		Long: `Pull images through a running mirror, so that they are in its cache: all
-platforms, and what refers to them, such as signatures. An IMAGE is what follows
-the mirror's address in a pull, with that address before it or not:
+platforms, and all referrers, such as signatures. An IMAGE is written as in a pull
+from the mirror, with the mirror's address before it or without:
 docker.io/library/nginx:1.27, nginx, ghcr.io/org/app@sha256:...
 
 The mirror is the one that runs on this machine with the same configuration, or
 the one that --url names.
 
-What is in the cache already is not transferred, so it is safe to interrupt this
-and to run it again. The exit code is 0 if all images are in the cache now, else
+Cached content is not transferred, so it is safe to interrupt this and to run it
+again. The exit code is 0 if all images are in the cache now, else
 1.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			job, err := flags.job(*paths, args, cmd.InOrStdin())
@@ -71,12 +72,12 @@ and to run it again. The exit code is 0 if all images are in the cache now, else
 	cmd.Flags().StringSliceVar(&flags.platforms, "platform", nil, "only these `PLATFORMS` of an image, such as linux/amd64,linux/arm64; may be repeated (default: all)")
 	cmd.Flags().StringVar(&flags.mirror, "url", "", "the mirror's `URL`, such as http://mirror.internal:8000")
 	cmd.Flags().IntVar(&flags.jobs, "jobs", 2, "warm `N` images at once")
-	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "what refers to an image, too")
-	cmd.Flags().BoolVar(&flags.quiet, "quiet", false, "print only what failed")
+	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "also the referrers of an image")
+	cmd.Flags().BoolVar(&flags.quiet, "quiet", false, "print only failures")
 	return cmd
 }
 
-// warmJob is one run of the command.
+// warmJob is one run of the command, checked.
 type warmJob struct {
 	mirror  *url.URL
 	images  []string // as they were written
@@ -86,7 +87,7 @@ type warmJob struct {
 	quiet   bool
 }
 
-// job settles all that can be wrong with a command line.
+// job checks the command line completely before anything is done.
 func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error) {
 	if f.jobs < 1 {
 		return nil, fmt.Errorf("--jobs is %d: it takes at least one", f.jobs)
@@ -188,8 +189,7 @@ func sameHost(a, b string) bool {
 	return a == b || errA == nil && errB == nil && portA == portB && hosts.Loopback(hostA) && hosts.Loopback(hostB)
 }
 
-// run warms all images, shows how far it has come, and prints what became of
-// them.
+// run warms all images, shows its progress, and prints the result of each.
 func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -199,38 +199,38 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err := mirror.Ping(ctx); err != nil {
 		return fmt.Errorf("no mirror answers: %w", err)
 	}
-	sum := &warmSum{shown: newScreen(stdout, silent(j.quiet, stderr)), quiet: j.quiet}
+	sum := &warmSum{ui: newProgressUI(stdout, writerUnlessQuiet(j.quiet, stderr)), quiet: j.quiet}
 	var group errgroup.Group
 	group.SetLimit(j.jobs)
 	for i, image := range j.parsed {
 		group.Go(func() error {
 			if ctx.Err() == nil {
-				sum.bring(ctx, mirror.Repository(image.Name), j.images[i], image.Reference.String(), j.options)
+				sum.warmOne(ctx, mirror.Repository(image.Name), j.images[i], image.Reference.String(), j.options)
 			}
 			return nil
 		})
 	}
 	_ = group.Wait()
-	sum.shown.close()
-	return sum.conclude(ctx, silent(j.quiet, stdout))
+	sum.ui.close()
+	return sum.conclude(ctx, writerUnlessQuiet(j.quiet, stdout))
 }
 
-// warmSum is what became of the images so far.
+// warmSum adds up the results of the images so far.
 type warmSum struct {
-	shown screen
+	ui    progressUI
 	quiet bool
 
 	mu               sync.Mutex
 	warmed, failed   int
-	brought, present warm.Amount
+	fetched, present warm.Amount
 }
 
-// bring warms one image.
-func (s *warmSum) bring(ctx context.Context, src warm.Source, image, reference string, options warm.Options) {
-	options.Progress = s.shown.begin(image)
+// warmOne warms one image and adds its result.
+func (s *warmSum) warmOne(ctx context.Context, src warm.Source, image, reference string, options warm.Options) {
+	options.Progress = s.ui.begin(image)
 	result := warm.Image(ctx, src, reference, options)
 	s.mu.Lock()
-	s.brought, s.present = s.brought.Plus(result.New), s.present.Plus(result.There)
+	s.fetched, s.present = s.fetched.Plus(result.New), s.present.Plus(result.There)
 	state := "warm"
 	switch {
 	case ctx.Err() != nil:
@@ -251,12 +251,12 @@ func (s *warmSum) bring(ctx context.Context, src warm.Source, image, reference s
 			text += fmt.Sprintf("failed %s: %v\n", image, err)
 		}
 	}
-	s.shown.end(image, text)
+	s.ui.end(image, text)
 }
 
 // conclude prints the sum, and returns the error that the command ends with.
 func (s *warmSum) conclude(ctx context.Context, stdout io.Writer) error {
-	fmt.Fprintf(stdout, "images: %d warm, %d failed; %s\n", s.warmed, s.failed, amounts(s.brought, s.present))
+	fmt.Fprintf(stdout, "images: %d warm, %d failed; %s\n", s.warmed, s.failed, amounts(s.fetched, s.present))
 	switch {
 	case ctx.Err() != nil:
 		return errors.New("interrupted before it was done; run it again to go on, which transfers nothing twice")

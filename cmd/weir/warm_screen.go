@@ -14,17 +14,17 @@ import (
 	"github.com/weirhq/weir/warm"
 )
 
-// screen shows how far several images have come, each from its begin to its
-// end, which prints its result. Images are known by their names.
-type screen interface {
+// progressUI shows the progress of several images, each from its begin to its end,
+// which prints its result. Images are known by their names.
+type progressUI interface {
 	begin(image string) (advance func(warm.Progress))
 	end(image, result string)
 	close()
 }
 
-// newScreen returns a screen that prints results on stdout and the rest on
-// stderr: a bar for each image where that is a terminal, else lines.
-func newScreen(stdout, stderr io.Writer) screen {
+// newProgressUI returns a progressUI that prints results on stdout and progress on
+// stderr: bars if stderr is a terminal, and lines otherwise.
+func newProgressUI(stdout, stderr io.Writer) progressUI {
 	if isTerminal(stderr) {
 		s := &barScreen{bars: newBars(stderr), results: stdout, running: make(map[string]*mpb.Bar)}
 		if isTerminal(stdout) {
@@ -37,7 +37,7 @@ func newScreen(stdout, stderr io.Writer) screen {
 	return s
 }
 
-// barScreen draws bars of what is being warmed.
+// barScreen draws a bar for each image.
 type barScreen struct {
 	bars    *mpb.Progress
 	results io.Writer
@@ -61,13 +61,13 @@ func (s *barScreen) end(image, result string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fmt.Fprint(s.results, result)
-	s.running[image].Abort(true) // and with its removal the result is drawn
+	s.running[image].Abort(true) // its removal also draws the result above the bars
 	delete(s.running, image)
 }
 
 func (s *barScreen) close() { s.bars.Wait() }
 
-// lineScreen writes a line now and then for each image that is being warmed.
+// lineScreen writes a line for each running image every lineInterval.
 type lineScreen struct {
 	stdout, stderr io.Writer
 	stop           chan struct{}
@@ -111,7 +111,7 @@ func (s *lineScreen) report() {
 		s.mu.Lock()
 		for _, image := range slices.Sorted(maps.Keys(s.running)) {
 			p := s.running[image]
-			fmt.Fprintln(s.stderr, far("warming "+image, maintain.Amount(p.Done), maintain.Amount(p.Total)))
+			fmt.Fprintln(s.stderr, progressLine("warming "+image, maintain.Amount(p.Done), maintain.Amount(p.Total)))
 		}
 		s.mu.Unlock()
 	}

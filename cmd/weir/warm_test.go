@@ -15,7 +15,7 @@ import (
 func TestWarmLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
-		s := newScreen(&stdout, &stderr)
+		s := newProgressUI(&stdout, &stderr)
 		one, two := s.begin("one"), s.begin("two")
 		one(warm.Progress{Done: warm.Amount{Objects: 1, Bytes: 1 << 20}, Total: warm.Amount{Objects: 2, Bytes: 4 << 20}})
 		two(warm.Progress{Done: warm.Amount{Objects: 3, Bytes: 3 << 20}, Total: warm.Amount{Objects: 3, Bytes: 3 << 20}})
