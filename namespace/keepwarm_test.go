@@ -260,7 +260,7 @@ func TestWarmerMetrics(t *testing.T) {
 		want := fmt.Sprintf(`# HELP weir_warm_failing Images to keep warm whose last warming failed.
 # TYPE weir_warm_failing gauge
 weir_warm_failing{namespace="mirror"} 1
-# HELP weir_warm_oldest_success_timestamp_seconds Of the last successful warming of each image, or where there was none the time when that was first wanted, the oldest.
+# HELP weir_warm_oldest_success_timestamp_seconds The time of the last successful warming of the image that was warm least recently. An image that was never warm counts from the time when it was first wanted.
 # TYPE weir_warm_oldest_success_timestamp_seconds gauge
 weir_warm_oldest_success_timestamp_seconds{namespace="mirror"} %d
 # HELP weir_warm_total Warmings of an image by the server itself that ended, by result: done, failed or dropped.

@@ -1,14 +1,27 @@
-// Package namespace decides what a mirrored registry means: which configured
-// block answers a name, what of it is served from the cache, when an upstream
-// is asked, and what is served when that fails.
+// Package namespace decides how a mirrored registry is answered for: from the
+// cache or from its upstream, and from the cache after all if the upstream fails.
 //
 // A [Table] is an immutable set of namespaces; [Live] holds the one in force,
-// and each request loads it once. A [Namespace] is one block: its upstreams,
-// its tag policy, its manner of failing. All namespaces share one [Cache], the
-// state that outlives a change of configuration: the store and its catalog,
-// the running downloads, the lookups under way, and the pool of background jobs.
+// and each request loads it once. A [Namespace] is one mirrored registry: its
+// upstreams, how long its tags stay fresh, which failures it answers from the
+// cache. All namespaces share one [Cache], the state that outlives a change of
+// configuration: the store and its catalog, the running downloads, the lookups
+// under way, and the pool of background jobs.
 //
-// The package knows neither the configuration's syntax nor HTTP handlers.
+// A request takes these steps, each in a file of its own:
+//
+//	table.go, route/    which namespace serves the name
+//	manifest.go         is the manifest in the cache, and fresh? else ask once for all
+//	lookup.go           one lookup for all that ask at once; remembered "not found"s
+//	possession.go       may this repository serve bytes that another one brought
+//	tags.go             which manifest a tag names: the only writer of tags
+//	store.go            keep a manifest
+//	blob.go             join or start the download of a blob
+//	listing.go          tags and referrers
+//	outcome.go          how the answer came about
+//
+// Background work stands in packages of its own: jobs, keepwarm. The package knows
+// neither the syntax of the configuration nor HTTP handlers.
 package namespace
 
 import (
@@ -36,30 +49,30 @@ type Spec struct {
 	Key string
 	// Host is the value of the ns parameter that selects it; "" for none.
 	Host string
-	// Default is whether it serves every name that no other key matches.
+	// Default is set if it serves every name that no other key matches.
 	Default bool
 	// Upstreams answers for the registry that the namespace mirrors: one
 	// registry, or a chain of them.
 	Upstreams oci.Registry
 	// UpstreamHosts names the upstreams, for messages.
 	UpstreamHosts []string
-	// DockerHub is whether one of the upstreams is Docker Hub, where a name of
-	// one segment is short for one below library/.
+	// DockerHub is set if an upstream is Docker Hub, where a name of one segment
+	// is short for one below library/.
 	DockerHub bool
 
-	// ImmutableTags is whether tags never move once they are cached, but for
-	// those that match one of the exclusions (regexp2 syntax, unanchored).
+	// ImmutableTags is set if cached tags never move, except those that match one
+	// of the exclusions (regexp2 syntax, unanchored).
 	ImmutableTags           bool
 	ImmutableTagsExclusions []string
 	// TagTTL is how long a checked tag is served without asking again.
 	TagTTL time.Duration
 	// NegativeTTL is how long an upstream's "not found" is remembered.
 	NegativeTTL time.Duration
-	// ServeStaleOn are the failures that are answered from the cache, with
-	// what was checked no longer than MaxStale ago (0: no limit).
+	// ServeStaleOn are the failures that are answered from the cache, with tags
+	// and lists that were checked no longer than MaxStale ago (0: no limit).
 	ServeStaleOn []upstream.Class
 	MaxStale     time.Duration
-	// Offline is whether upstreams are never contacted.
+	// Offline is set if upstreams are never contacted.
 	Offline bool
 
 	// MaxManifest is the largest manifest, in bytes, that is read from the store;
@@ -92,10 +105,11 @@ func newNamespace(cache *Cache, spec Spec) (*Namespace, error) {
 	return &Namespace{spec: spec, cache: cache, policy: policy, logger: logger}, nil
 }
 
-// Key returns the block's key. It is what metrics are labelled with.
+// Key returns the first segments of the names that the namespace serves. Metrics
+// are labelled with it.
 func (n *Namespace) Key() string { return n.spec.Key }
 
-// Host returns the value of the ns parameter that selects the namespace.
+// Host returns the value of the ns parameter that selects the namespace, or "".
 func (n *Namespace) Host() string { return n.spec.Host }
 
 // FirstUpstream returns the host of the upstream that is asked first.
@@ -106,8 +120,8 @@ func (n *Namespace) FirstUpstream() string {
 	return n.spec.UpstreamHosts[0]
 }
 
-// UpstreamKey returns what the configuration calls the upstream of a host, or
-// all of the namespace's upstreams where the host does not tell which one it is.
+// UpstreamKey returns the configuration's name of the upstream with a host, or the
+// name of all upstreams if several have that host or none has.
 func (n *Namespace) UpstreamKey(host string) string {
 	key, found := fmt.Sprintf("repository.%q.upstream", n.spec.Key), -1
 	for i, h := range n.spec.UpstreamHosts {
@@ -137,8 +151,9 @@ func (n *Namespace) offline(content string) error {
 		content, ErrOffline, n.spec.Key, n.FirstUpstream())
 }
 
-// stale reports whether an upstream's failure is answered with what was last
-// checked at the given time, and returns the outcome of such an answer.
+// stale returns the outcome of an answer from the cache that stands in for an
+// upstream's failure. It reports false if the namespace does not answer such a
+// failure from the cache, or if the answer was checked too long ago.
 func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
 	class := upstream.ClassOf(err)
 	if !slices.Contains(n.spec.ServeStaleOn, class) || n.tooOld(checked) {
@@ -151,7 +166,7 @@ func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
 	}, true
 }
 
-// tooOld reports whether what was last checked at the given time is no longer
+// tooOld reports whether a tag or list that was checked at a time is no longer
 // served when an upstream fails.
 func (n *Namespace) tooOld(checked time.Time) bool {
 	return n.spec.MaxStale > 0 && time.Since(checked) > n.spec.MaxStale

@@ -2,11 +2,11 @@ package namespace
 
 import "github.com/weirhq/weir/upstream"
 
-// CacheStatus is what the cache had to do with an answer.
+// CacheStatus is the part that the cache had in an answer.
 type CacheStatus int
 
 const (
-	// None is the status of answers that the cache has no part in.
+	// None is the status of answers in which the cache has no part.
 	None CacheStatus = iota
 	// Hit came from the cache without asking an upstream.
 	Hit
@@ -18,7 +18,7 @@ const (
 	Miss
 	// Moved is a tag that was cached and now names other content.
 	Moved
-	// Collapsed joined what another request had begun.
+	// Collapsed joined a lookup or a download of another request.
 	Collapsed
 	// Passed came from an upstream and is not stored.
 	Passed
@@ -30,8 +30,8 @@ func (s CacheStatus) Cached() bool { return s == Hit || s == Revalidated || s ==
 // Outcome is how an answer came about.
 type Outcome struct {
 	Cache    CacheStatus
-	Upstream string // host of the upstream that was asked; "" when none was
-	// Of a stale answer: how the upstream failed, and what the client is told.
+	Upstream string // host of the upstream that was asked; "" if none was
+	// Of a stale answer: how the upstream failed, and the warning for the client.
 	Failure upstream.Class
 	Warning string
 }

@@ -11,15 +11,17 @@ import (
 )
 
 const (
-	// matchTimeout cuts off a pattern that backtracks without end.
+	// matchTimeout cuts off a pattern that backtracks without end. A sane pattern
+	// needs microseconds for a tag of at most 128 bytes.
 	matchTimeout = 50 * time.Millisecond
-	// decisions is how many tags a policy remembers its verdict on.
-	decisions = 4096
+	// maxVerdicts is how many tags a policy remembers: those of a large
+	// repository, in less than 1 MB.
+	maxVerdicts = 4096
 )
 
-// tagPolicy tells immutable tags from those that can move. A verdict depends
-// on the tag alone, so it is remembered: a pattern that runs into its timeout
-// costs that once for each tag, not on each pull.
+// tagPolicy tells immutable tags from mutable ones. A verdict depends on the tag
+// alone, so it is remembered: a pattern that runs into its timeout costs that time
+// once for each tag, and not on each pull.
 type tagPolicy struct {
 	immutable  bool
 	exclusions []*exclusion
@@ -33,7 +35,7 @@ type exclusion struct {
 }
 
 func newTagPolicy(spec Spec, logger *slog.Logger) (*tagPolicy, error) {
-	verdicts, err := lru.New[string, bool](decisions)
+	verdicts, err := lru.New[string, bool](maxVerdicts)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +43,7 @@ func newTagPolicy(spec Spec, logger *slog.Logger) (*tagPolicy, error) {
 	for _, pattern := range spec.ImmutableTagsExclusions {
 		re, err := regexp2.Compile(pattern, regexp2.None)
 		if err != nil {
-			return nil, fmt.Errorf("immutable_tags_exclusions: %w", err)
+			return nil, fmt.Errorf("the pattern %q of mutable tags does not compile: %w", pattern, err)
 		}
 		re.MatchTimeout = matchTimeout
 		p.exclusions = append(p.exclusions, &exclusion{Regexp: re})
@@ -49,7 +51,7 @@ func newTagPolicy(spec Spec, logger *slog.Logger) (*tagPolicy, error) {
 	return p, nil
 }
 
-// isImmutable reports whether a tag, once cached, is never asked for again.
+// isImmutable reports whether the upstream is never asked again for a cached tag.
 func (p *tagPolicy) isImmutable(tag string) bool {
 	if !p.immutable {
 		return false
@@ -62,14 +64,14 @@ func (p *tagPolicy) isImmutable(tag string) bool {
 	return verdict
 }
 
-// excluded reports whether a pattern matches, or one could not say in time: a
-// tag that may move must not be taken for one that cannot.
+// excluded reports whether a pattern matches a tag or takes too long for it: a
+// mutable tag must not be taken for an immutable one.
 func (p *tagPolicy) excluded(tag string) bool {
 	for _, re := range p.exclusions {
 		matched, err := re.MatchString(tag)
 		if err != nil {
 			re.warned.Do(func() {
-				p.logger.Warn("an immutable_tags_exclusions pattern took too long and was cut off; the tag counts as mutable. Simplify the pattern",
+				p.logger.Warn("a pattern of mutable tags took too long and was cut off. The tag counts as mutable. Simplify the pattern",
 					"pattern", re.String(), "tag", tag, "limit", matchTimeout)
 			})
 			return true

@@ -19,9 +19,9 @@ import (
 // upstream unless yet another download has begun meanwhile.
 const maxRetries = 3
 
-// errNotStored says that content came from an upstream and is not in the store.
-// Health has told the log why.
-var errNotStored = errors.New("came from the upstream but could not be stored: see the lines before this one, and blob_store.fs.max_size")
+// errNotStored says that content came from an upstream and is not in the store. The
+// health of the store has logged the reason.
+var errNotStored = errors.New("came from the upstream but could not be stored. Check the log for the reason, and the size of the store")
 
 // Images returns the images to keep warm: none while the namespace is offline.
 func (n *Namespace) Images() []keepwarm.Image {

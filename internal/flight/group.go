@@ -100,7 +100,7 @@ func (g *Group[K, V]) remove(key K, c *call[V]) {
 	close(c.done)
 }
 
-// run calls f and keeps what it returns.
+// run calls f and keeps its results.
 func (c *call[V]) run(ctx context.Context, f func(context.Context) (V, error)) {
 	returned := false
 	defer func() {

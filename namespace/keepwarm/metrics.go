@@ -31,7 +31,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"namespace"}),
 		oldest: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_warm_oldest_success_timestamp_seconds",
-			Help: "Of the last successful warming of each image, or where there was none the time when that was first wanted, the oldest.",
+			Help: "The time of the last successful warming of the image that was warm least recently. An image that was never warm counts from the time when it was first wanted.",
 		}, []string{"namespace"}),
 	}
 	r.MustRegister(m.warmed, m.failing, m.oldest)

@@ -237,8 +237,8 @@ func (w *Warmer) settle(i *scheduled, result warm.Result, cancelled bool) (err e
 	w.running--
 	i.cancel()
 	i.cancel = nil
-	// An image that nobody wants any more has no gauges to update, and a
-	// cancelled warming neither succeeded nor failed.
+	// An image that is no longer wanted has no gauges to update, and a cancelled
+	// warming neither succeeded nor failed.
 	if cancelled || i.gone {
 		return nil, false
 	}
