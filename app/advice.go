@@ -2,6 +2,8 @@ package app
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
@@ -12,14 +14,36 @@ import (
 // request to a namespace. The namespace is nil if the name belongs to none.
 func explain(ns *namespace.Namespace, err error) string {
 	failed, isUpstream := errors.AsType[*upstream.Error](err)
+	_, isOffline := errors.AsType[*namespace.OfflineError](err)
 	switch {
 	case isUpstream && ns != nil:
-		return failed.Explain(ns.UpstreamKey)
+		return failed.Explain(func(host string) string { return upstreamKey(ns, host) })
+	case isOffline && ns != nil:
+		return fmt.Sprintf("%v. Remove offline = true from repository.%q to fetch it from %s", err, ns.Key(), ns.FirstUpstream())
 	case errors.Is(err, storage.ErrCorrupt):
 		return "the bytes do not match their digest: what the upstream stores, or a proxy before it, is broken"
 	default:
 		return err.Error()
 	}
+}
+
+// upstreamKey returns the configuration's name of the upstream with a host, or the
+// name of all upstreams if several have that host or none has.
+func upstreamKey(ns *namespace.Namespace, host string) string {
+	key, found := fmt.Sprintf("repository.%q.upstream", ns.Key()), -1
+	for i, h := range ns.UpstreamHosts() {
+		if !strings.EqualFold(h, host) {
+			continue
+		}
+		if found >= 0 {
+			return key // the host does not tell which of the two it is
+		}
+		found = i
+	}
+	if found < 0 {
+		return key
+	}
+	return fmt.Sprintf("%s[%d]", key, found)
 }
 
 // advised returns the text of an error for the operator, with advice.

@@ -12,7 +12,7 @@ import (
 // the namespaces that they began with.
 type routing struct {
 	clients  *clients
-	tables   namespace.Live
+	tables   namespace.Current
 	engine   *engine
 	store    *evict.Store
 	requests *registry.Metrics

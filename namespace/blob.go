@@ -28,7 +28,7 @@ type Blob struct {
 // Blob returns a blob, of which the caller is going to read from byte start up to,
 // and without, byte end; -1 is the blob's end. The range shapes the request to an
 // upstream; the caller can read all of the blob. The context bounds all reading.
-// Blob returns ErrOffline, storage.ErrCorrupt, or an error of package upstream.
+// Blob returns an *OfflineError, storage.ErrCorrupt, or an error of package upstream.
 func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, start, end int64) (*Blob, error) {
 	id := n.repoID(repo)
 	if n.spec.Offline {
@@ -153,11 +153,11 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 // storedBlob opens a blob without contacting an upstream.
 func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (*Blob, error) {
 	if !n.mayServe(ctx, repo, dgst) {
-		return nil, n.offline("blob " + dgst.String())
+		return nil, &OfflineError{"blob " + dgst.String()}
 	}
 	obj, err := n.cache.store.Open(ctx, dgst)
 	if errors.Is(err, storage.ErrNotExist) {
-		return nil, n.offline("blob " + dgst.String())
+		return nil, &OfflineError{"blob " + dgst.String()}
 	}
 	if err != nil {
 		return nil, err

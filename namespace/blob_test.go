@@ -36,10 +36,10 @@ func TestBlob(t *testing.T) {
 			t.Errorf("HEAD offline: %+v, %v", b, err)
 		}
 		m.store.Delete(t.Context(), dgst)
-		if got := getBlob(t, off, "app", dgst); !errors.Is(got.err, namespace.ErrOffline) {
+		if got := getBlob(t, off, "app", dgst); !isOffline(got.err) {
 			t.Errorf("evicted and offline: %+v", got)
 		}
-		if _, err := off.HeadBlob(t.Context(), "app", dgst); !errors.Is(err, namespace.ErrOffline) {
+		if _, err := off.HeadBlob(t.Context(), "app", dgst); !isOffline(err) {
 			t.Errorf("evicted and offline, HEAD: %v", err)
 		}
 		wantBlob(t, getBlob(t, n, "app", dgst), namespace.Miss, content)
@@ -198,7 +198,7 @@ func TestBlobWhereTheStoreFails(t *testing.T) {
 		}
 		m.store.FailOpen(errors.New("input/output error"))
 		off := m.namespace("up.example", r, offline)
-		if got := getBlob(t, off, "app", dgst); got.err == nil || errors.Is(got.err, namespace.ErrOffline) {
+		if got := getBlob(t, off, "app", dgst); got.err == nil || isOffline(got.err) {
 			t.Errorf("offline, a broken store is told as %v", got.err)
 		}
 	})

@@ -41,7 +41,7 @@ func TestBlobOfAnotherRepository(t *testing.T) {
 			}
 		}
 		wantRequests(t, r, blobRequest("HEAD", "public", dgst, "404"))
-		if got := getBlob(t, m.namespace("up.example", r, offline), "public", dgst); !errors.Is(got.err, namespace.ErrOffline) {
+		if got := getBlob(t, m.namespace("up.example", r, offline), "public", dgst); !isOffline(got.err) {
 			t.Errorf("offline: %+v", got)
 		}
 		// Another block is another repository, even of the same name.
@@ -167,7 +167,7 @@ func TestManifestOfAnotherRepository(t *testing.T) {
 			manifestRequest("HEAD", "fork", dgst, 200),
 			manifestRequest("HEAD", "fork2", dgst, 200),
 			manifestRequest("HEAD", "public", dgst, 404))
-		if got := get(t, m.namespace("up.example", r, offline), "public", dgst); !errors.Is(got.err, namespace.ErrOffline) {
+		if got := get(t, m.namespace("up.example", r, offline), "public", dgst); !isOffline(got.err) {
 			t.Errorf("offline: %+v", got)
 		}
 	})
@@ -218,7 +218,7 @@ func TestBlobIsNoManifest(t *testing.T) {
 				t.Errorf("a blob was served as a manifest: %+v", got)
 			}
 		}
-		if got := get(t, m.namespace("up.example", r, offline), "app", dgst.String()); !errors.Is(got.err, namespace.ErrOffline) {
+		if got := get(t, m.namespace("up.example", r, offline), "app", dgst.String()); !isOffline(got.err) {
 			t.Errorf("offline: %+v", got)
 		}
 	})

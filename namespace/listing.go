@@ -138,7 +138,7 @@ type list[T any] interface {
 // upstream fails. Callers with the same key at the same time share one answer.
 func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[listKey, *T], key listKey, ask func(context.Context) (*T, error)) (*T, error) {
 	if n.spec.Offline {
-		return keptListing[T, P](ctx, n, key, n.offline(string(key.kind)))
+		return keptListing[T, P](ctx, n, key, &OfflineError{string(key.kind)})
 	}
 	list, led, err := share(ctx, lookups, key, func(ctx context.Context) (*T, error) {
 		list, err := ask(ctx)
@@ -189,7 +189,7 @@ func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, key listKe
 // time and stands in for a failure: a hit while the namespace is offline, and else
 // a stale answer. It reports false if the namespace returns the failure.
 func (n *Namespace) instead(failure error, checked time.Time) (Outcome, bool) {
-	if errors.Is(failure, ErrOffline) {
+	if _, offline := errors.AsType[*OfflineError](failure); offline {
 		return Outcome{Cache: Hit}, true
 	}
 	return n.stale(failure, checked)

@@ -88,7 +88,7 @@ func TestTagsFromTheCache(t *testing.T) {
 		if list, err := tags(t, n, nil); !errors.Is(err, upstream.ErrDenied) {
 			t.Errorf("nothing is cached: %+v, %v", list, err)
 		}
-		if list, err := tags(t, m.namespace("up.example", r, offline), nil); !errors.Is(err, namespace.ErrOffline) {
+		if list, err := tags(t, m.namespace("up.example", r, offline), nil); !isOffline(err) {
 			t.Errorf("nothing is cached, offline: %+v, %v", list, err)
 		}
 		for _, tag := range []string{"c", "a", "b"} {
@@ -185,7 +185,7 @@ func TestReferrers(t *testing.T) {
 					return n.Referrers(t.Context(), "app", image.Digest, artifactType)
 				}
 				off := m.namespace("up.example", r, offline)
-				if _, err := list(off, ""); !errors.Is(err, namespace.ErrOffline) {
+				if _, err := list(off, ""); !isOffline(err) {
 					t.Errorf("offline and never asked: %v", err)
 				}
 				got, err := list(n, "application/sbom")

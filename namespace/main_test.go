@@ -2,6 +2,7 @@ package namespace_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -172,6 +173,11 @@ func reference(t *testing.T, text string) oci.Reference {
 		t.Fatal(err)
 	}
 	return ref
+}
+
+func isOffline(err error) bool {
+	_, ok := errors.AsType[*namespace.OfflineError](err)
+	return ok
 }
 
 // get pulls a manifest.

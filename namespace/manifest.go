@@ -34,8 +34,8 @@ type found struct {
 // describe returns the answer without its content.
 func (f found) describe() *Manifest { return &Manifest{Outcome: f.Outcome, Descriptor: f.desc} }
 
-// Manifest returns a manifest by tag or digest. It returns ErrOffline, or an error
-// of package upstream.
+// Manifest returns a manifest by tag or digest. It returns an *OfflineError, or
+// an error of package upstream.
 func (n *Namespace) Manifest(ctx context.Context, repo string, ref oci.Reference) (*Manifest, error) {
 	key := lookupKey{n.repoID(repo), getManifest, ref}
 	f, led, err := n.lookup(ctx, key)
@@ -64,7 +64,7 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey) (f found, led boo
 	case known.state == fresh:
 		return found{Outcome: Outcome{Cache: Hit}, desc: known.desc}, true, nil
 	case n.spec.Offline:
-		return found{}, false, n.offline(manifestName(key.ref))
+		return found{}, false, &OfflineError{manifestName(key.ref)}
 	case known.state == absent:
 		// A cached tag is asked for in any case: it may have come back.
 		if err := n.cache.negativeHit(key); err != nil {
@@ -258,7 +258,7 @@ func (n *Namespace) refetch(ctx context.Context, key lookupKey, failure error) (
 	evicted := errors.Is(failure, storage.ErrNotExist)
 	switch {
 	case n.spec.Offline && evicted:
-		return nil, n.offline(manifestName(key.ref))
+		return nil, &OfflineError{manifestName(key.ref)}
 	case n.spec.Offline:
 		return nil, failure
 	case !evicted:

@@ -1,7 +1,7 @@
 // Package namespace decides how a mirrored registry is answered for: from the
 // cache or from its upstream, and from the cache after all if the upstream fails.
 //
-// A [Table] is an immutable set of namespaces; [Live] holds the one in force,
+// A [Table] is an immutable set of namespaces; [Current] holds the one in force,
 // and each request loads it once. A [Namespace] is one mirrored registry: its
 // upstreams, how long its tags stay fresh, which failures it answers from the
 // cache. All namespaces share one [Cache], the state that outlives a change of
@@ -26,7 +26,6 @@ package namespace
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -40,8 +39,14 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// ErrOffline says that content is not cached and its namespace is offline.
-var ErrOffline = errors.New("not cached, and the namespace is offline")
+// OfflineError says that content is not cached and its namespace is offline.
+type OfflineError struct {
+	Content string // such as "tag v1"
+}
+
+func (e *OfflineError) Error() string {
+	return e.Content + ": not cached, and the namespace is offline"
+}
 
 // Spec describes a namespace. All of it is fixed once a table is made.
 type Spec struct {
@@ -120,35 +125,13 @@ func (n *Namespace) FirstUpstream() string {
 	return n.spec.UpstreamHosts[0]
 }
 
-// UpstreamKey returns the configuration's name of the upstream with a host, or the
-// name of all upstreams if several have that host or none has.
-func (n *Namespace) UpstreamKey(host string) string {
-	key, found := fmt.Sprintf("repository.%q.upstream", n.spec.Key), -1
-	for i, h := range n.spec.UpstreamHosts {
-		if !strings.EqualFold(h, host) {
-			continue
-		}
-		if found >= 0 {
-			return key
-		}
-		found = i
-	}
-	if found < 0 {
-		return key
-	}
-	return fmt.Sprintf("%s[%d]", key, found)
-}
+// UpstreamHosts returns the hosts of the upstreams, in the order in which they are
+// asked.
+func (n *Namespace) UpstreamHosts() []string { return slices.Clone(n.spec.UpstreamHosts) }
 
 // repoID returns the identity of one of the namespace's repositories in the cache.
 func (n *Namespace) repoID(repo string) storage.RepoID {
 	return storage.RepoID{Namespace: n.spec.Key, Name: repo}
-}
-
-// offline returns the error for content that is not cached, while upstreams must
-// not be contacted.
-func (n *Namespace) offline(content string) error {
-	return fmt.Errorf("%s: %w: remove offline = true from repository.%q to fetch it from %s",
-		content, ErrOffline, n.spec.Key, n.FirstUpstream())
 }
 
 // stale returns the outcome of an answer from the cache that stands in for an

@@ -8,7 +8,6 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/storagetest"
-	"github.com/weirhq/weir/upstream"
 )
 
 // newTable returns a table that can resolve names, and no more.
@@ -42,27 +41,6 @@ func TestNewTableRefuses(t *testing.T) {
 	} {
 		if _, err := newTable(t, specs...); err == nil {
 			t.Errorf("%s: accepted", name)
-		}
-	}
-}
-
-func TestUpstreamKey(t *testing.T) {
-	table, err := newTable(t, namespace.Spec{
-		Key: "ghcr.io", Upstreams: upstream.NewChain(upstream.ChainOptions{}),
-		UpstreamHosts: []string{"Mirror.example:5000", "ghcr.io", "twice.example", "twice.example"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := table.Namespaces()[0]
-	for host, want := range map[string]string{
-		"mirror.example:5000": `repository."ghcr.io".upstream[0]`,
-		"ghcr.io":             `repository."ghcr.io".upstream[1]`,
-		"twice.example":       `repository."ghcr.io".upstream`,
-		"elsewhere.example":   `repository."ghcr.io".upstream`,
-	} {
-		if got := n.UpstreamKey(host); got != want {
-			t.Errorf("%s: %s, want %s", host, got, want)
 		}
 	}
 }

@@ -135,7 +135,7 @@ func TestFailingStoreOfManifests(t *testing.T) {
 			t.Error("the log does not tell of the failing store")
 		}
 		off := m.namespace("up.example", r, offline)
-		if got := get(t, off, "app", "tag"); got.err == nil || errors.Is(got.err, namespace.ErrOffline) {
+		if got := get(t, off, "app", "tag"); got.err == nil || isOffline(got.err) {
 			t.Errorf("offline, a broken store is told as %v", got.err)
 		}
 	})
@@ -152,7 +152,7 @@ func TestEvictedContent(t *testing.T) {
 			if err := m.store.Delete(t.Context(), image.Digest); err != nil {
 				t.Fatal(err)
 			}
-			if got := get(t, m.namespace("up.example", r, offline), "app", ref); !errors.Is(got.err, namespace.ErrOffline) {
+			if got := get(t, m.namespace("up.example", r, offline), "app", ref); !isOffline(got.err) {
 				t.Errorf("offline: %v", got.err)
 			}
 			wantManifest(t, get(t, n, "app", ref), namespace.Miss, image)

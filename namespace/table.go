@@ -12,8 +12,8 @@ type Table struct {
 	*route.Table[*Namespace]
 }
 
-// Live holds the table that is in force.
-type Live = atomic.Pointer[Table]
+// Current holds the table that is in force.
+type Current = atomic.Pointer[Table]
 
 // NewTable returns a table of namespaces over a cache. It returns an error if a
 // tag pattern does not compile, or if two specs claim the same key, the same host

@@ -50,13 +50,14 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 	var wire *Error
 	var failed *upstream.Error
 	var noRoute *route.UnknownError
+	var offline *namespace.OfflineError
 	isUpstream := errors.As(err, &failed)
 	switch {
 	case errors.As(err, &wire):
 		return wire
 	case errors.As(err, &noRoute):
 		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: h.opts.Explain(e.ns, err)}
-	case errors.Is(err, namespace.ErrOffline):
+	case errors.As(err, &offline):
 		return &Error{Status: http.StatusNotFound, Code: unknown(e.op), Message: h.opts.Explain(e.ns, err)}
 	case isUpstream:
 		return upstreamToWire(e, failed, h.opts.Explain(e.ns, err))

@@ -3,10 +3,12 @@ package registry_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +37,7 @@ type mirror struct {
 	store     storage.Store
 	flights   *download.Group
 	cache     *namespace.Cache
-	tables    namespace.Live
+	tables    namespace.Current
 	gatherer  *prometheus.Registry
 	metrics   *registry.Metrics
 	handler   *registry.Handler
@@ -88,7 +90,12 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 // explain stands for the sentences of package app.
 func explain(ns *namespace.Namespace, err error) string {
 	if failed, ok := errors.AsType[*upstream.Error](err); ok {
-		return failed.Explain(ns.UpstreamKey)
+		return failed.Explain(func(host string) string {
+			return fmt.Sprintf("repository.%q.upstream[%d]", ns.Key(), slices.Index(ns.UpstreamHosts(), host))
+		})
+	}
+	if _, ok := errors.AsType[*namespace.OfflineError](err); ok {
+		return fmt.Sprintf("%v. Remove offline = true from repository.%q to fetch it from %s", err, ns.Key(), ns.FirstUpstream())
 	}
 	if errors.Is(err, storage.ErrCorrupt) {
 		return strings.TrimPrefix(err.Error(), "storage: ") + ": what the upstream stores, or a proxy before it, is broken"

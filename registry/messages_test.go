@@ -54,7 +54,7 @@ var messages = []message{
 	},
 	{
 		name: "offline", offline: true, status: 404, code: "MANIFEST_UNKNOWN",
-		want: `tag 1.2: not cached, and the namespace is offline: remove offline = true from repository."ghcr.io" to fetch it from ghcr.io`,
+		want: `tag 1.2: not cached, and the namespace is offline. Remove offline = true from repository."ghcr.io" to fetch it from ghcr.io`,
 	},
 	{
 		name: "tag not found", status: 404, code: "MANIFEST_UNKNOWN",

@@ -21,7 +21,7 @@ import (
 
 // Options are the parts that a handler serves from.
 type Options struct {
-	Tables *namespace.Live
+	Tables *namespace.Current
 	Cache  *namespace.Cache
 	// Authorize decides whether a client may have an answer. It is called once
 	// for each request, after the name is resolved and before anything is looked
