@@ -37,7 +37,7 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 		Logger:     logger,
 	})
 	cache, err := namespace.NewCache(namespace.CacheOptions{
-		Store: parts.store, Spools: parts.driver.Spools(), Catalog: parts.catalog, Flights: e.downloads, Pool: e.pool,
+		Store: parts.store, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Pool: e.pool,
 		Content: parts.content, Records: parts.records,
 		Logger: logger,
 	})

@@ -65,7 +65,7 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 	if err := n.cache.negativeHit(blobKey(repo, dgst)); err != nil {
 		return nil, err
 	}
-	obj, reader, err := n.cache.flights.Open(ctx, dgst, n.source(repo, dgst))
+	obj, reader, err := n.cache.downloads.Open(ctx, dgst, n.source(repo, dgst))
 	if err != nil {
 		return nil, err
 	}
@@ -186,9 +186,9 @@ func (n *Namespace) source(repo storage.RepoID, dgst digest.Digest) download.Sou
 // CompleteOrAbandon decides about a download that all clients have left: a job of
 // the pool completes it, or it is given up if the pool has no room for a job.
 func CompleteOrAbandon(pool *jobs.Pool) func(*download.Download) {
-	return func(f *download.Download) {
-		if !pool.Submit(completing{f}, f.Complete) {
-			f.Abandon()
+	return func(d *download.Download) {
+		if !pool.Submit(completing{d}, d.Complete) {
+			d.Abandon()
 		}
 	}
 }

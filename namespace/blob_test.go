@@ -266,7 +266,8 @@ func leave(t *testing.T, n *namespace.Namespace, dgst digest.Digest, bytes int64
 	b.Content.Close()
 }
 
-// TestFullPoolGivesDownloadsUp has no room for completing what a client left.
+// TestFullPoolGivesDownloadsUp has a pool without room for completing a download
+// that its client has left.
 func TestFullPoolGivesDownloadsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMirror(t, 0, nil)
@@ -276,7 +277,7 @@ func TestFullPoolGivesDownloadsUp(t *testing.T) {
 		gate := upstreamtest.NewGate()
 		r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(1<<20, gate)).Times(1)
 		leave(t, n, dgst, 1000)
-		if err := m.flights.Drain(t.Context()); err != nil {
+		if err := m.downloads.Drain(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if _, err := m.store.Stat(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {

@@ -23,14 +23,14 @@ const maxRemembered = 16384
 // Cache is the state that all namespaces share and that outlives a change of
 // configuration.
 type Cache struct {
-	store   storage.Store
-	spools  *spool.Dir
-	catalog *catalog.Catalog
-	flights *download.Group
-	pool    *jobs.Pool
-	content *storage.Health
-	records *storage.Health
-	logger  *slog.Logger
+	store     storage.Store
+	spools    *spool.Dir
+	catalog   *catalog.Catalog
+	downloads *download.Group
+	pool      *jobs.Pool
+	content   *storage.Health
+	records   *storage.Health
+	logger    *slog.Logger
 
 	// Lookups under way, each shared by all callers with the same key.
 	lookups   *flight.Scope
@@ -45,14 +45,14 @@ type Cache struct {
 
 // CacheOptions are the parts of a Cache.
 type CacheOptions struct {
-	Store   storage.Store
-	Spools  *spool.Dir
-	Catalog *catalog.Catalog
-	Flights *download.Group // over the same store and spools
-	Pool    *jobs.Pool      // of background jobs
-	Content *storage.Health // of the store; may be nil
-	Records *storage.Health // of the catalog's records; may be nil
-	Logger  *slog.Logger
+	Store     storage.Store
+	Spools    *spool.Dir
+	Catalog   *catalog.Catalog
+	Downloads *download.Group // over the same store and spools
+	Pool      *jobs.Pool      // of background jobs
+	Content   *storage.Health // of the store; may be nil
+	Records   *storage.Health // of the catalog's records; may be nil
+	Logger    *slog.Logger
 }
 
 // NewCache returns a cache over a store. The caller closes it before the store.
@@ -67,7 +67,7 @@ func NewCache(o CacheOptions) (*Cache, error) {
 	}
 	lookups := flight.NewScope()
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, flights: o.Flights, pool: o.Pool,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, pool: o.Pool,
 		content: o.Content, records: o.Records, logger: o.Logger,
 
 		lookups:   lookups,

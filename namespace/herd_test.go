@@ -49,8 +49,8 @@ func TestHerdOnAnUncachedTag(t *testing.T) {
 	})
 }
 
-// TestClientLeavesALookup has the one that began it leave: who joined it gets
-// the answer all the same.
+// TestClientLeavesALookup has the client leave that started it. A client that has
+// joined it gets the answer all the same.
 func TestClientLeavesALookup(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")

@@ -239,7 +239,7 @@ func TestBlobThatAnUpstreamCallsAManifest(t *testing.T) {
 	})
 }
 
-// blobAnswer is what a client learns of a blob.
+// blobAnswer is the answer to a client's request for a blob.
 type blobAnswer struct {
 	cache namespace.CacheStatus
 	size  int64

@@ -65,7 +65,7 @@ func (m *mirror) warmTable(r *upstreamtest.Registry, images []string, change ...
 	return table
 }
 
-// pass lets time pass, and what it brings about happen.
+// pass lets time pass, and waits until everything due has happened.
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -119,7 +119,7 @@ func TestWarmerKeepsToItsSchedule(t *testing.T) {
 		pass(3*time.Minute + 5*time.Second)
 		wantRequests(t, r, manifestRequest("HEAD", "org/app", "v1", 200), referrers)
 
-		// What has moved is brought.
+		// A tag that has moved is downloaded.
 		r.AddImage("org/app", "v1", []byte("another layer"))
 		pass(time.Hour)
 		if _, err := m.store.Stat(t.Context(), digest.FromString("another layer")); err != nil || ended("done") != 3 {
@@ -174,8 +174,8 @@ func TestWarmerFollowsReloads(t *testing.T) {
 		}
 		w.Apply(m.warmTable(r, []string{"kept:v1", "added:v1"}).KeepWarm())
 		synctest.Wait()
-		if _, reader, err := m.flights.Open(t.Context(), digest.FromString("layer of kept"), download.Source{}); err != nil || reader == nil || !reader.Joined() {
-			t.Errorf("what stays is disturbed: %v", err)
+		if _, reader, err := m.downloads.Open(t.Context(), digest.FromString("layer of kept"), download.Source{}); err != nil || reader == nil || !reader.Joined() {
+			t.Errorf("an image that stays is disturbed: %v", err)
 		} else {
 			reader.Close()
 		}
@@ -194,7 +194,7 @@ func TestWarmerFollowsReloads(t *testing.T) {
 		pass(2 * time.Hour)
 		wantRequests(t, r)
 		if ended("done") != 0 {
-			t.Error("what cannot be brought is said to be warm")
+			t.Error("an image that cannot be downloaded is said to be warm")
 		}
 	})
 }
@@ -224,7 +224,7 @@ func TestWarmerLeavesRoom(t *testing.T) {
 	})
 }
 
-// Close waits for no upstream, and what was on its way is given up.
+// Close waits for no upstream, and gives up the running downloads.
 func TestWarmerClose(t *testing.T) {
 	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		r := m.registry("registry.example")
@@ -234,7 +234,7 @@ func TestWarmerClose(t *testing.T) {
 		pass(5 * time.Second)
 		w.Close()
 		synctest.Wait()
-		if err := m.flights.Drain(t.Context()); err != nil {
+		if err := m.downloads.Drain(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if m.log.Count("level=WARN") != 0 || ended("failed") != 0 {
@@ -275,7 +275,7 @@ weir_warm_total{namespace="mirror",result="failed"} 1
 		}
 		w.Apply(m.warmTable(r, nil).KeepWarm())
 		if n, err := testutil.GatherAndCount(registry, names...); n != 0 || err != nil {
-			t.Errorf("%d series of what is not to be kept warm: %v", n, err)
+			t.Errorf("%d series of images that are not kept warm: %v", n, err)
 		}
 	})
 }

@@ -56,7 +56,7 @@ func TestTags(t *testing.T) {
 			"GET /v2/app/tags/list?n=2&x=y+z 200",
 			"GET /v2/app/tags/list?last=b&n=2 200")
 
-		// What was answered is answered again when the upstream fails.
+		// The last answer is given again when the upstream fails.
 		r.Fault(upstreamtest.Tags, upstreamtest.Status(403, ""))
 		time.Sleep(time.Hour)
 		list, err = tags(t, n, url.Values{"x": {"y z"}, "n": {"2"}})

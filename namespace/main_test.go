@@ -45,14 +45,14 @@ func TestMain(m *testing.M) {
 // mirror is a cache with all that it is made of, and the registries that its
 // namespaces read.
 type mirror struct {
-	t       *testing.T
-	network *upstreamtest.Network
-	store   *storagetest.Memory
-	catalog *catalog.Catalog
-	pool    *jobs.Pool
-	flights *download.Group
-	cache   *namespace.Cache
-	log     *testutil.LogBuffer
+	t         *testing.T
+	network   *upstreamtest.Network
+	store     *storagetest.Memory
+	catalog   *catalog.Catalog
+	pool      *jobs.Pool
+	downloads *download.Group
+	cache     *namespace.Cache
+	log       *testutil.LogBuffer
 }
 
 // bubble runs a test in fake time, with a network in memory.
@@ -76,12 +76,12 @@ func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store
 	m.catalog = catalog.New(m.store.Records(), catalog.Options{Logger: logger})
 	m.pool = jobs.NewPool(pool, metrics, logger)
 	content := storage.NewHealth(logger, "content")
-	m.flights = download.NewGroup(download.Options{
+	m.downloads = download.NewGroup(download.Options{
 		Store: store, Spools: memory.Spools(), MaxFetches: 8,
 		Idle: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})
 	cache, err := namespace.NewCache(namespace.CacheOptions{
-		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Flights: m.flights, Pool: m.pool,
+		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool,
 		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger,
 	})
 	if err != nil {
@@ -90,7 +90,7 @@ func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store
 	m.cache = cache
 	t.Cleanup(func() {
 		m.pool.Close()
-		m.flights.Close()
+		m.downloads.Close()
 		m.cache.Close()
 	})
 	return m
@@ -157,7 +157,7 @@ func staleOn(classes ...upstream.Class) func(*namespace.Spec) {
 	return func(s *namespace.Spec) { s.ServeStaleOn = classes }
 }
 
-// answer is what a client learns, in a form that is easy to compare.
+// answer is the answer to a client, in a form that is easy to compare.
 type answer struct {
 	Cache namespace.CacheStatus
 	Body  string // of a GET
@@ -217,7 +217,7 @@ func head(t *testing.T, n *namespace.Namespace, repo, ref string) answer {
 	return answer{Cache: m.Cache, desc: m.Descriptor, warn: m.Warning}
 }
 
-// wantManifest checks what kind of answer names which manifest.
+// wantManifest checks the cache status of an answer and the manifest that it names.
 func wantManifest(t *testing.T, got answer, cache namespace.CacheStatus, want ocispec.Descriptor) {
 	t.Helper()
 	if got.err != nil {
@@ -235,7 +235,7 @@ func wantManifest(t *testing.T, got answer, cache namespace.CacheStatus, want oc
 	}
 }
 
-// wantRequests checks what an upstream was asked since the last time.
+// wantRequests checks the requests to an upstream since the last check.
 func wantRequests(t *testing.T, r *upstreamtest.Registry, want ...string) {
 	t.Helper()
 	if want == nil {

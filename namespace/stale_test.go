@@ -76,7 +76,8 @@ func TestMaxStale(t *testing.T) {
 	})
 }
 
-// TestStaleHerd serves all who asked at once, with one request upstream.
+// TestStaleHerd answers all requests of the same moment at the cost of one request
+// upstream.
 func TestStaleHerd(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")
@@ -160,7 +161,7 @@ func TestEvictedContent(t *testing.T) {
 	})
 }
 
-// TestPanicInALookup is an error of those who wait for it, and no more.
+// TestPanicInALookup is an error of the requests that wait for it, and no more.
 func TestPanicInALookup(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")

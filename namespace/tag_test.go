@@ -105,7 +105,7 @@ func TestCachedTag(t *testing.T) {
 				}
 				wantRequests(t, r, requests...)
 				r.ClearFaults()
-				// What was learnt holds for a HEAD, and when upstream is away.
+				// The record holds for a HEAD, and while the upstream is away.
 				off := m.namespace("up.example", r, offline)
 				wantManifest(t, get(t, off, "app", "tag"), namespace.Hit, want)
 				wantManifest(t, head(t, off, "app", "tag"), namespace.Hit, want)
@@ -176,8 +176,8 @@ func TestHeadThatSaysTooLittle(t *testing.T) {
 	}
 }
 
-// TestHeadByDigestWithoutItsHeader needs no more than the HEAD: the digest is
-// what was asked for.
+// TestHeadByDigestWithoutItsHeader needs no more than the HEAD: the digest is the
+// one in the request.
 func TestHeadByDigestWithoutItsHeader(t *testing.T) {
 	for name, fault := range map[string]upstreamtest.Effect{
 		"none":    upstreamtest.OmitDigest(),

@@ -138,6 +138,6 @@ func TestClientGone(t *testing.T) {
 func TestShutDown(t *testing.T) {
 	r, m := pair(t)
 	dgst := r.AddBlob("app", []byte("a layer"))
-	m.flights.Close()
+	m.downloads.Close()
 	wantError(t, m.do("GET", "/v2/up.example/app/blobs/"+dgst.String()), 503, "UNAVAILABLE")
 }

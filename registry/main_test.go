@@ -35,7 +35,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type mirror struct {
 	t         testing.TB
 	store     storage.Store
-	flights   *download.Group
+	downloads *download.Group
 	cache     *namespace.Cache
 	tables    namespace.Current
 	gatherer  *prometheus.Registry
@@ -57,19 +57,19 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m := &mirror{t: t, store: store, gatherer: prometheus.NewRegistry(), log: new(logLines)}
 	logger := slog.New(slog.NewJSONHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	pool := jobs.NewPool(4, nil, logger)
-	m.flights = download.NewGroup(download.Options{
+	m.downloads = download.NewGroup(download.Options{
 		Store: store, Spools: spools, MaxFetches: 8, Idle: namespace.CompleteOrAbandon(pool), Logger: logger,
 	})
 	var err error
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{
-		Store: store, Spools: spools, Catalog: catalog.New(records, catalog.Options{}), Flights: m.flights, Pool: pool, Logger: logger,
+		Store: store, Spools: spools, Catalog: catalog.New(records, catalog.Options{}), Downloads: m.downloads, Pool: pool, Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		pool.Close()
-		m.flights.Close()
+		m.downloads.Close()
 		m.cache.Close()
 	})
 	m.metrics = registry.NewMetrics(m.gatherer)
@@ -140,7 +140,7 @@ func pair(t testing.TB, change ...func(*namespace.Spec)) (*upstreamtest.Registry
 // settle waits until what was downloaded is stored.
 func (m *mirror) settle() {
 	m.t.Helper()
-	if err := m.flights.Drain(m.t.Context()); err != nil {
+	if err := m.downloads.Drain(m.t.Context()); err != nil {
 		m.t.Error(err)
 	}
 }

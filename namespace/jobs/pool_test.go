@@ -25,7 +25,7 @@ type named string
 
 func (n named) String() string { return string(n) }
 
-// newPool returns a pool and what reads one of its metrics.
+// newPool returns a pool and a check of its metrics.
 func newPool(size int) (*jobs.Pool, func(want string) error) {
 	r := prometheus.NewRegistry()
 	pool := jobs.NewPool(size, jobs.NewMetrics(r), slog.New(slog.NewTextHandler(io.Discard, nil)))
@@ -87,7 +87,7 @@ func TestPool(t *testing.T) {
 		if err := metrics("0 0, 194 1 1"); err != nil {
 			t.Error(err)
 		}
-		// What has ended can be submitted again.
+		// A job that has ended can be submitted again.
 		pool.Submit(named("0"), job)
 		synctest.Wait()
 		if ran.Load() != room+1 {

@@ -80,7 +80,7 @@ func TestResolve(t *testing.T) {
 		{"index.docker.io", "nginx", "docker.io", "library/nginx"},
 		{"registry-1.docker.io", "a/b", "docker.io", "a/b"},
 		{"Registry-1.Docker.IO", "a/b", "docker.io", "a/b"},
-		// One that nobody declares is ignored.
+		// A host that no entry has is ignored.
 		{"registry.example", "ghcr.io/a", "ghcr.io", "a"},
 		{"evil.example", "nginx", "docker.io", "library/nginx"},
 		{"ghcr.io/acme", "nginx", "docker.io", "library/nginx"},
