@@ -43,6 +43,24 @@ func TestDockersWay(t *testing.T) {
 	})
 }
 
+// TestPendingTagIsForgotten has the manifest arrive too long after the HEAD that
+// named it: the tag may have moved.
+func TestPendingTagIsForgotten(t *testing.T) {
+	for after, want := range map[time.Duration]bool{9 * time.Minute: true, 10 * time.Minute: false} {
+		bubble(t, func(t *testing.T, m *mirror) {
+			r := m.registry("up.example")
+			n := m.namespace("up.example", r)
+			image := r.AddImage("app", "tag", []byte("a layer"))
+			head(t, n, "app", "tag")
+			time.Sleep(after)
+			get(t, n, "app", image.Digest.String())
+			if got := get(t, m.namespace("up.example", r, offline), "app", "tag"); (got.err == nil) != want {
+				t.Errorf("after %s: %+v", after, got)
+			}
+		})
+	}
+}
+
 // TestLateAnnouncement has a HEAD's word about a tag overtaken by a newer one
 // before the content that it named comes.
 func TestLateAnnouncement(t *testing.T) {
