@@ -96,7 +96,6 @@ func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 		size:     size,
 		allotted: reserved,
 		reserved: reserved,
-		advanced: make(chan struct{}),
 		refs:     1,
 	}
 	s.settled = sync.NewCond(&s.mu)

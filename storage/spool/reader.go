@@ -59,7 +59,7 @@ func (s *Spool) await(ctx context.Context, off, want int64) (int64, error) {
 			s.mu.Unlock()
 			return n, nil
 		}
-		complete, err, advanced := s.complete, s.err, s.advanced
+		complete, err, advanced := s.complete, s.err, s.advanced.Wait()
 		s.mu.Unlock()
 		if complete {
 			return 0, io.EOF

@@ -17,6 +17,8 @@ import (
 	"fmt"
 	"os"
 	"sync"
+
+	"github.com/weirhq/weir/internal/notify"
 )
 
 // Withheld is how many bytes at the end of a spool its readers cannot see
@@ -55,9 +57,9 @@ type Spool struct {
 	broken   bool // no more bytes will come, and those that came are good
 	renamed  bool
 	err      error
-	advanced chan struct{} // closed and replaced when any of the above changes
-	refs     int           // the owner's and each reader's; the last one closes the file
-	closed   func()        // called after that, when set
+	advanced notify.Broadcast // of a change of the above
+	refs     int              // the owner's and each reader's; the last one closes the file
+	closed   func()           // called after that, when set
 }
 
 // Complete declares the content verified and releases the withheld tail. It
@@ -73,7 +75,7 @@ func (s *Spool) Complete() error {
 	}
 	s.size = written
 	s.complete = true
-	s.broadcast()
+	s.advanced.Notify()
 	return nil
 }
 
@@ -84,7 +86,7 @@ func (s *Spool) Fail(err error) {
 	defer s.mu.Unlock()
 	if s.err == nil && !s.complete {
 		s.err = err
-		s.broadcast()
+		s.advanced.Notify()
 	}
 }
 
@@ -99,7 +101,7 @@ func (s *Spool) Break(err error) {
 	if s.err == nil && !s.complete {
 		s.err = err
 		s.broken = true
-		s.broadcast()
+		s.advanced.Notify()
 	}
 }
 
@@ -162,7 +164,7 @@ func (s *Spool) Size() int64 {
 func (s *Spool) Await(ctx context.Context) error {
 	for {
 		s.mu.Lock()
-		visible, complete, err, advanced := s.visible(), s.complete, s.err, s.advanced
+		visible, complete, err, advanced := s.visible(), s.complete, s.err, s.advanced.Wait()
 		s.mu.Unlock()
 		if visible > 0 || complete {
 			return nil
@@ -233,12 +235,6 @@ func (s *Spool) visible() int64 {
 	default:
 		return max(0, written-Withheld)
 	}
-}
-
-// broadcast wakes all who wait. The caller holds the mutex.
-func (s *Spool) broadcast() {
-	close(s.advanced)
-	s.advanced = make(chan struct{})
 }
 
 func (s *Spool) unref() error {

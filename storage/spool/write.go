@@ -16,7 +16,7 @@ func (s *Spool) Announce(size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.size = size
-	s.broadcast()
+	s.advanced.Notify()
 	return nil
 }
 
@@ -95,7 +95,7 @@ func (s *Spool) wrote(gap extent, n int64) {
 		s.dir.release(used)
 	}
 	if s.covered.start() > before {
-		s.broadcast()
+		s.advanced.Notify()
 	}
 }
 
