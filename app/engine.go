@@ -27,14 +27,14 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 	e := &engine{pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger)}
 	e.warmer = keepwarm.New(e.pool, keepwarm.NewMetrics(metrics), logger)
 	e.downloads = download.NewGroup(download.Options{
-		Store:      parts.store,
-		Spools:     parts.driver.Spools(),
-		MaxFetches: cfg.MaxConcurrentFetches,
-		Idle:       namespace.CompleteOrAbandon(e.pool),
-		Health:     parts.content,
-		Metrics:    download.NewMetrics(metrics),
-		Tracer:     tracer,
-		Logger:     logger,
+		Store:        parts.store,
+		Spools:       parts.driver.Spools(),
+		MaxFetches:   cfg.MaxConcurrentFetches,
+		OnUnattended: namespace.CompleteOrAbandon(e.pool),
+		Health:       parts.content,
+		Metrics:      download.NewMetrics(metrics),
+		Tracer:       tracer,
+		Logger:       logger,
 	})
 	cache, err := namespace.NewCache(namespace.CacheOptions{
 		Store: parts.store, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Pool: e.pool,

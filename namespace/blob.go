@@ -175,9 +175,12 @@ func (n *Namespace) source(repo storage.RepoID, dgst digest.Digest) download.Sou
 			if err != nil {
 				return nil, err
 			}
-			return &download.Stream{ReadCloser: body, Size: body.Size(), Origin: body.Upstream(), Reject: body.Reject}, nil
+			return &download.Stream{ReadCloser: body, Size: body.Size(), Origin: body.Upstream(), Proves: true, Reject: body.Reject}, nil
 		},
-		Verified: func(info storage.Info) {
+		Verified: func(info storage.Info, proven bool) {
+			if !proven {
+				return // another lookup asks the repository's own upstream
+			}
 			n.cache.putLink(context.Background(), repo, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})
 		},
 	}

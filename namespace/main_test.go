@@ -78,7 +78,7 @@ func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store
 	content := storage.NewHealth(logger, "content")
 	m.downloads = download.NewGroup(download.Options{
 		Store: store, Spools: memory.Spools(), MaxFetches: 8,
-		Idle: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
+		OnUnattended: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})
 	cache, err := namespace.NewCache(namespace.CacheOptions{
 		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool,

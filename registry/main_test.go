@@ -58,7 +58,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	logger := slog.New(slog.NewJSONHandler(m.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	pool := jobs.NewPool(4, nil, logger)
 	m.downloads = download.NewGroup(download.Options{
-		Store: store, Spools: spools, MaxFetches: 8, Idle: namespace.CompleteOrAbandon(pool), Logger: logger,
+		Store: store, Spools: spools, MaxFetches: 8, OnUnattended: namespace.CompleteOrAbandon(pool), Logger: logger,
 	})
 	var err error
 	m.cache, err = namespace.NewCache(namespace.CacheOptions{

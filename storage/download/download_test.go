@@ -35,7 +35,7 @@ func random(n int) []byte {
 	return p
 }
 
-// setup is a Flights over an in-memory store.
+// setup is a Downloads over an in-memory store.
 type setup struct {
 	*download.Group
 	store *storagetest.Memory
@@ -137,7 +137,7 @@ func TestClientLeaves(t *testing.T) {
 		{"given up", func(f *download.Download) { f.Abandon() }, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := newSetup(t, func(o *download.Options) { o.Idle = tc.idle })
+			s := newSetup(t, func(o *download.Options) { o.OnUnattended = tc.idle })
 			o := &origin{body: random(1 << 20), step: make(chan int)}
 			dgst := digest.FromBytes(o.body)
 			r := s.reader(t, t.Context(), dgst, o.source(ours))
@@ -169,7 +169,7 @@ func TestClientLeaves(t *testing.T) {
 // next client resumes it where it stopped.
 func TestUnattendedDownloadPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSetup(t, func(o *download.Options) { o.Idle = func(*download.Download) {} })
+		s := newSetup(t, func(o *download.Options) { o.OnUnattended = func(*download.Download) {} })
 		defer s.Close()
 		o := &origin{body: random(1 << 20), step: make(chan int)}
 		dgst := digest.FromBytes(o.body)
@@ -411,8 +411,11 @@ func TestVerifiedComesBeforeTheCommit(t *testing.T) {
 	dgst := digest.FromBytes(o.body)
 	src := o.source(ours)
 	verified := false
-	src.Verified = func(info storage.Info) {
+	src.Verified = func(info storage.Info, proven bool) {
 		verified = true
+		if !proven {
+			t.Error("the repository's own upstream delivered all of it, yet that proves nothing")
+		}
 		if info.Digest != dgst || info.Size != 1000 {
 			t.Errorf("verified %v", info)
 		}

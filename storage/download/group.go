@@ -1,11 +1,9 @@
-// Package download runs at most one download per digest, with many readers.
 package download
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 
@@ -16,136 +14,107 @@ import (
 	"github.com/weirhq/weir/storage/spool"
 )
 
-// Source is one repository's way to a content. Delivering the content also
-// proves that the repository possesses it.
-type Source struct {
-	Repository storage.RepoID
-	// Open opens the content at an offset, for length bytes or, when length
-	// is -1, to its end. It resumes by itself what breaks on the way; an
-	// error it returns, or a read error of its stream, is final.
-	Open func(ctx context.Context, offset, length int64) (*Stream, error)
-	// Verified, when set, is called once the content is there and verified,
-	// before a lookup can find it in the store: what is to be recorded about
-	// it is then never missing.
-	Verified func(storage.Info)
-}
-
-// Stream is a content on its way from a source.
-type Stream struct {
-	io.ReadCloser
-	Size   int64  // of the whole content; -1 when the source does not say
-	Origin string // who delivers it, for people
-	// Reject, when set, tells the source that what it delivered does not
-	// match the digest. It reports whether another try would be made
-	// elsewhere.
-	Reject func() bool
-}
-
-// FlightsOptions are what [NewGroup] needs. Store and Spools share a
-// filesystem where the store's driver commits by renaming.
+// Options configure a [Group].
 type Options struct {
-	Store  storage.Store
+	Store storage.Store
+	// Spools makes spools that Store can commit: for a store on disk, files in
+	// its own filesystem.
 	Spools *spool.Dir
-	// MaxFetches bounds the downloads that run at once; more wait, and the
-	// namespaces that they are for take turns.
+	// MaxFetches bounds the downloads that run at once. More wait, and their
+	// namespaces take turns.
 	MaxFetches int
-	// Idle, when set, is called when the last reader of an unfinished flight
-	// has left. It decides whether the flight is completed all the same
-	// ([Download.Complete], now or later) or given up ([Download.Abandon]); until
-	// it has decided, the flight pauses.
-	Idle    func(*Download)
-	Health  *storage.Health // of the store; may be nil
-	Metrics *Metrics
-	// Tracer makes the spans of downloads that a traced request begins; nil:
-	// there are none. It has to record all that it is asked for: whether to was
-	// decided for the request.
+	// OnUnattended, if set, is called when the last reader of an unfinished
+	// download has left. It decides, at once or later, whether the download is
+	// completed all the same ([Download.Complete]) or given up
+	// ([Download.Abandon]); until then the download pauses.
+	OnUnattended func(*Download)
+	Health       *storage.Health // of the store; may be nil
+	Metrics      *Metrics
+	// Tracer makes the spans of downloads that a traced request starts; nil
+	// makes none. It must record every span: the sampling decision is the
+	// request's.
 	Tracer trace.Tracer
 	Logger *slog.Logger
 }
 
-// Flights runs at most one download per digest. See [Download].
+// Group runs at most one download per digest. See [Download].
 type Group struct {
-	opts   Options
-	places *admission
-	ctx    context.Context
-	cancel context.CancelFunc
-	ended  sync.WaitGroup
+	opts    Options
+	slots   *slots
+	ctx     context.Context // of all downloads
+	cancel  context.CancelFunc
+	running sync.WaitGroup
 
-	mu      sync.Mutex
-	flights map[digest.Digest]*Download
+	mu        sync.Mutex // no I/O under it: all digests share it
+	downloads map[digest.Digest]*Download
 }
 
-// NewFlights returns a Flights that runs until its Close.
+// NewGroup returns a group that works until its Close.
 func NewGroup(opts Options) *Group {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Group{
-		opts:    opts,
-		places:  newAdmission(opts.MaxFetches),
-		ctx:     ctx,
-		cancel:  cancel,
-		flights: make(map[digest.Digest]*Download),
+		opts:      opts,
+		slots:     newSlots(opts.MaxFetches),
+		ctx:       ctx,
+		cancel:    cancel,
+		downloads: make(map[digest.Digest]*Download),
 	}
 }
 
-// Open looks a content up in the store and otherwise joins its flight, or
-// starts one from src. Exactly one of the three results is set. Whether src's
-// repository may have what another repository brought is for the caller to
-// settle before it passes a byte on.
-func (fs *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
-	obj, err := fs.opts.Store.Open(ctx, dgst)
-	if err == nil || !errors.Is(err, storage.ErrNotExist) {
-		return obj, nil, err
-	}
+// Open opens a stored content, or else joins its download or starts one from
+// src. Exactly one of the three results is set. If another repository's
+// download brings the bytes, the caller must make sure that src's repository
+// may have them before it passes one on.
+func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
 	for {
-		f, joined, err := fs.joinOrStart(ctx, dgst, src)
+		obj, err := g.opts.Store.Open(ctx, dgst)
+		if err == nil || !errors.Is(err, storage.ErrNotExist) {
+			return obj, nil, err
+		}
+		d, joined, err := g.joinOrStart(ctx, dgst, src)
 		if err != nil {
 			return nil, nil, err
 		}
-		r := newReader(ctx, f, src, joined)
-		stored, err := f.awaitLook(ctx)
-		if err == nil && !stored {
+		r := newReader(ctx, d, src, joined)
+		found, err := d.awaitSearch(ctx)
+		if err == nil && !found {
 			return nil, r, nil
 		}
 		r.Close()
 		if err != nil {
 			return nil, nil, err
 		}
-		// An earlier flight stored the content between the first look and the
-		// start of this one. The content may be evicted before it is opened
-		// here, and then the search begins anew.
-		obj, err := fs.opts.Store.Open(ctx, dgst)
-		if err == nil || !errors.Is(err, storage.ErrNotExist) {
-			return obj, nil, err
-		}
+		// An earlier download stored the content after the search above. If it
+		// is evicted before the next search, that one starts a download.
 	}
 }
 
-// joinOrStart returns the flight of a digest with one more hold, and whether it
-// was there before. It does no I/O: the mutex is shared by all digests.
-func (fs *Group) joinOrStart(ctx context.Context, dgst digest.Digest, src Source) (f *Download, joined bool, err error) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if f, ok := fs.flights[dgst]; ok {
-		f.hold()
-		linkSpans(trace.SpanFromContext(ctx), f.span)
-		return f, true, nil
+// joinOrStart returns the download of a digest with one more holder, and whether
+// it was running before.
+func (g *Group) joinOrStart(ctx context.Context, dgst digest.Digest, src Source) (d *Download, joined bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if d, ok := g.downloads[dgst]; ok {
+		d.hold()
+		linkSpans(trace.SpanFromContext(ctx), d.span)
+		return d, true, nil
 	}
-	if err := fs.ctx.Err(); err != nil {
+	if err := g.ctx.Err(); err != nil {
 		return nil, false, fmt.Errorf("storage: no new downloads while shutting down: %w", err)
 	}
-	f = newDownload(fs, dgst, src)
-	f.trace(ctx)
-	fs.flights[dgst] = f
-	fs.ended.Go(f.run)
-	return f, false, nil
+	d = newDownload(g, dgst, src)
+	d.trace(ctx)
+	g.downloads[dgst] = d
+	g.running.Go(d.run)
+	return d, false, nil
 }
 
-// Drain waits until no flight is left, or for the context's end, whose error
-// it then returns.
-func (fs *Group) Drain(ctx context.Context) error {
+// Drain waits until no download is left. If the context ends first, Drain
+// returns its cause.
+func (g *Group) Drain(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
-		fs.ended.Wait()
+		g.running.Wait()
 		close(done)
 	}()
 	select {
@@ -156,26 +125,26 @@ func (fs *Group) Drain(ctx context.Context) error {
 	}
 }
 
-// Close cancels the flights that still run and waits for their end.
-func (fs *Group) Close() {
-	// Under the mutex, so that no flight starts after the wait has begun.
-	fs.mu.Lock()
-	fs.cancel()
-	fs.mu.Unlock()
-	fs.ended.Wait()
+// Close cancels the running downloads and waits for their end.
+func (g *Group) Close() {
+	// Under the mutex, so that no download starts once the wait has begun.
+	g.mu.Lock()
+	g.cancel()
+	g.mu.Unlock()
+	g.running.Wait()
 }
 
-// remove takes a flight out of the map, if it is still there.
-func (fs *Group) remove(f *Download) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	fs.removeLocked(f)
+// remove takes a download out of the map.
+func (g *Group) remove(d *Download) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.removeLocked(d)
 }
 
-// removeLocked leaves another flight of the same digest alone. The caller holds
-// the mutex.
-func (fs *Group) removeLocked(f *Download) {
-	if fs.flights[f.digest] == f {
-		delete(fs.flights, f.digest)
+// removeLocked is remove for a caller that holds the mutex. A later download of
+// the same digest, which may have taken the place in the map, stays.
+func (g *Group) removeLocked(d *Download) {
+	if g.downloads[d.digest] == d {
+		delete(g.downloads, d.digest)
 	}
 }

@@ -20,11 +20,11 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// Idle may decide later. Abandon of a flight that has ended by itself meanwhile
-// leaves the flight that has taken its place alone.
-func TestAbandonOfAnEndedFlightLeavesItsSuccessorAlone(t *testing.T) {
+// OnUnattended may decide later. Abandon of a download that has ended by itself
+// meanwhile leaves the download that has taken its place alone.
+func TestAbandonOfAnEndedDownloadLeavesItsSuccessorAlone(t *testing.T) {
 	var left *download.Download
-	s := newSetup(t, func(o *download.Options) { o.Idle = func(f *download.Download) { left = f } })
+	s := newSetup(t, func(o *download.Options) { o.OnUnattended = func(f *download.Download) { left = f } })
 	body := random(1 << 20)
 	dgst := digest.FromBytes(body)
 	release := make(chan struct{})
@@ -33,7 +33,7 @@ func TestAbandonOfAnEndedFlightLeavesItsSuccessorAlone(t *testing.T) {
 		return nil, errors.New("the upstream failed")
 	}}
 	r := s.reader(t, t.Context(), dgst, failing)
-	r.Close() // the last one: Idle gets the flight, and decides below
+	r.Close() // the last one: OnUnattended gets the download, and decides below
 	close(release)
 	if err := s.Drain(t.Context()); err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func (s *scriptedStore) Open(ctx context.Context, dgst digest.Digest) (*storage.
 	return s.Store.Open(ctx, dgst)
 }
 
-// A search without a lock, the flight's own search and the one after it may
+// A search without a lock, the download's own search and the one after it may
 // each find another state of the store.
 func TestStoreChangesDuringOpen(t *testing.T) {
 	missing, broken := storage.ErrNotExist, errors.New("input/output error")
@@ -126,7 +126,7 @@ func TestStoreChangesDuringOpen(t *testing.T) {
 		{"stored, and evicted before it is opened", true, []error{missing, nil, missing, missing}, false, nil, 1},
 		{"stored, evicted and stored again", true, []error{missing, nil, missing, nil}, true, nil, 0},
 		{"the first search fails", true, []error{broken}, false, broken, 0},
-		{"the flight's search fails", true, []error{missing, broken}, false, broken, 0},
+		{"the download's search fails", true, []error{missing, broken}, false, broken, 0},
 		{"the search after it fails", true, []error{missing, nil, broken}, false, broken, 0},
 		{"never there", false, nil, false, nil, 1},
 	} {
@@ -174,7 +174,7 @@ func TestStoreChangesDuringOpen(t *testing.T) {
 	}
 }
 
-// Clients that come while the flight searches the store wait for that search,
+// Clients that come while the download searches the store wait for that search,
 // and share its result.
 func TestManyJoinDuringTheSearch(t *testing.T) {
 	for _, stored := range []bool{false, true} {
@@ -227,15 +227,15 @@ func TestManyJoinDuringTheSearch(t *testing.T) {
 	}
 }
 
-// A client that leaves while the flight searches the store leaves a flight
-// that is idle.
+// A client that leaves while the download searches the store leaves a download
+// that is unattended.
 func TestClientLeavesDuringTheSearch(t *testing.T) {
 	idle := make(chan *download.Download, 1)
 	o := &origin{body: random(1000)}
 	store := &slowOpen{slow: digest.FromBytes(o.body), begun: make(chan struct{}), end: make(chan struct{})}
 	s := newSetup(t, func(o *download.Options) {
 		store.Store = o.Store
-		o.Store, o.Idle = store, func(f *download.Download) { idle <- f }
+		o.Store, o.OnUnattended = store, func(f *download.Download) { idle <- f }
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	left := make(chan error)

@@ -6,22 +6,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics are those of the downloads. A nil *Metrics
-// counts nothing.
+// Metrics are the metrics of downloads. A nil *Metrics counts nothing.
 type Metrics struct {
-	flights, waiting, readers prometheus.Gauge
-	flightsEnded              map[result]prometheus.Counter
-	flightDuration            prometheus.Histogram
+	running, waiting, readers prometheus.Gauge
+	ended                     map[result]prometheus.Counter
+	duration                  prometheus.Histogram
 }
 
 // NewMetrics registers the package's metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
-	flightsEnded := prometheus.NewCounterVec(prometheus.CounterOpts{
+	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_flights_ended_total",
 		Help: "Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (nobody wanted it any more).",
 	}, []string{"result"})
 	m := &Metrics{
-		flights: prometheus.NewGauge(prometheus.GaugeOpts{
+		running: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_flights", Help: "Downloads from upstreams that are running or paused.",
 		}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -30,41 +29,41 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		readers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_flight_readers", Help: "Clients that are reading a content while it is being downloaded.",
 		}),
-		flightsEnded: make(map[result]prometheus.Counter),
-		flightDuration: prometheus.NewHistogram(prometheus.HistogramOpts{
+		ended: make(map[result]prometheus.Counter),
+		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_flight_duration_seconds",
 			Help:    "How long downloads from upstreams took that were stored, with their waits and pauses.",
 			Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
 		}),
 	}
-	// All are there from the start: rate() misses what a counter begins with.
+	// All series exist from the start: rate() misses the first value of a new one.
 	for _, result := range results() {
-		m.flightsEnded[result] = flightsEnded.WithLabelValues(string(result))
+		m.ended[result] = ended.WithLabelValues(string(result))
 	}
-	r.MustRegister(m.flights, m.waiting, m.readers, flightsEnded, m.flightDuration)
+	r.MustRegister(m.running, m.waiting, m.readers, ended, m.duration)
 	return m
 }
 
-func (m *Metrics) started() {
+func (m *Metrics) downloadStarted() {
 	if m != nil {
-		m.flights.Inc()
+		m.running.Inc()
 	}
 }
 
-func (m *Metrics) waits(more float64) {
+func (m *Metrics) downloadWaits(more float64) {
 	if m != nil {
 		m.waiting.Add(more)
 	}
 }
 
-func (m *Metrics) endedAs(result result, took time.Duration) {
+func (m *Metrics) downloadEnded(result result, took time.Duration) {
 	if m == nil {
 		return
 	}
-	m.flights.Dec()
-	m.flightsEnded[result].Inc()
+	m.running.Dec()
+	m.ended[result].Inc()
 	if result == stored {
-		m.flightDuration.Observe(took.Seconds())
+		m.duration.Observe(took.Seconds())
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // A download's end is counted once, by its result, and what arrived is timed.
-func TestFlightMetrics(t *testing.T) {
+func TestDownloadMetrics(t *testing.T) {
 	for result, c := range map[string]struct {
 		origin *origin
 		script func(*setup)
@@ -30,7 +30,7 @@ func TestFlightMetrics(t *testing.T) {
 			registry := prometheus.NewPedanticRegistry()
 			s := newSetup(t, func(o *download.Options) {
 				o.Metrics = download.NewMetrics(registry)
-				o.Idle = func(f *download.Download) { f.Abandon() }
+				o.OnUnattended = func(f *download.Download) { f.Abandon() }
 			})
 			if c.script != nil {
 				c.script(s)
@@ -86,7 +86,7 @@ func durations(t *testing.T, registry *prometheus.Registry) uint64 {
 }
 
 // Downloads beyond max_concurrent_fetches are seen to wait.
-func TestWaitingFlightsMetric(t *testing.T) {
+func TestWaitingDownloadsMetric(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		registry := prometheus.NewPedanticRegistry()
 		s := newSetup(t, func(o *download.Options) { o.MaxFetches, o.Metrics = 2, download.NewMetrics(registry) })

@@ -55,6 +55,7 @@ func (o *origin) open(ctx context.Context, offset, length int64) (*download.Stre
 		ReadCloser: &flow{ctx: ctx, origin: o, rest: body[offset:end], at: int(offset)},
 		Size:       size,
 		Origin:     repoHost,
+		Proves:     true,
 		Reject:     o.reject,
 	}, nil
 }

@@ -3,78 +3,62 @@ package download
 import (
 	"context"
 	"errors"
-	"fmt"
-	"hash"
 	"io"
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
 
-const (
-	// reach is how far ahead of the download a reader may be and still wait
-	// for it; beyond, it asks the source itself.
-	reach = 1 << 20
-	// window is how much a reader that is ahead asks for at a time, so that it
-	// returns to the download once that has caught up.
-	window = 8 << 20
-)
-
-// Reader reads the content of a flight: an io.ReadSeekCloser for one
+// Reader reads the content of a download: an io.ReadSeekCloser for one
 // goroutine, whose waits end with the context it was opened with.
 //
-// It follows the flight's spool. It turns to its own source for a range far
-// ahead of the download, without disturbing that, and when the flight ends
-// early for a reason that is not this reader's: because the store failed, or
-// because the upstream of another repository did. What continues to the end of
-// the content is verified as a whole; as in a spool, its last bytes are
-// withheld until then.
+// It follows the download's spool. It turns to its own source for a range far
+// ahead of the download, which goes on undisturbed, and when the download fails
+// for a reason that does not concern this reader: the store failed, or the
+// upstream of another repository did. The method choose has the cases.
 type Reader struct {
-	ctx    context.Context
-	flight *Download
-	src    Source
-	joined bool
-	off    int64
-	end    int64 // nobody reads this byte or later ones; -1: to the end
-	size   int64 // -1: not known yet
-	closed bool
+	ctx      context.Context
+	download *Download
+	src      Source
+	joined   bool
+	off      int64
+	end      int64 // exclusive end of the requested range; -1 if open-ended
+	size     int64 // -1 while unknown
+	closed   bool
 
-	current io.ReadCloser // nil when what to read is to be decided anew
-	at      int64         // the offset that current reads at
-	follows bool          // current is the spool
-	until   int64         // where a window ends; -1 for everything else
+	current   io.ReadCloser // nil before the next choice
+	at        int64         // the offset that current reads at
+	follows   bool          // current is the spool
+	windowEnd int64         // -1 if current is not a window
 }
 
-func newReader(ctx context.Context, f *Download, src Source, joined bool) *Reader {
-	f.flights.opts.Metrics.readerOpened()
-	return &Reader{ctx: ctx, flight: f, src: src, joined: joined, end: -1, size: -1, until: -1}
+func newReader(ctx context.Context, d *Download, src Source, joined bool) *Reader {
+	d.group.opts.Metrics.readerOpened()
+	return &Reader{ctx: ctx, download: d, src: src, joined: joined, end: -1, size: -1, windowEnd: -1}
 }
 
-// Joined reports whether the flight was there before this reader.
+// Joined reports whether the download was running before this reader came.
 func (r *Reader) Joined() bool { return r.joined }
 
-// Repository returns whose source the flight was started from.
-func (r *Reader) Repository() storage.RepoID { return r.flight.src.Repository }
+// Repository returns the repository whose source the download was started from.
+func (r *Reader) Repository() storage.RepoID { return r.download.src.Repository }
 
-// Origin returns who delivers the content, for people; "" while nobody does.
-func (r *Reader) Origin() string {
-	r.flight.mu.Lock()
-	defer r.flight.mu.Unlock()
-	return r.flight.origin
-}
+// Origin returns the host that delivers the content, for logs and error
+// messages; "" while none does.
+func (r *Reader) Origin() string { return r.download.view().origin }
 
-// Stored reports whether the content is, as far as can be said now, on its way
-// into the store.
-func (r *Reader) Stored() bool { return r.flight.failure() == nil }
+// Stored reports whether, as far as is known now, the content is on its way into
+// the store.
+func (r *Reader) Stored() bool { return r.download.view().err == nil }
 
 // Wait blocks until the reader's first bytes, from start on, are at hand, so
-// that what fails before can still be answered as an error. Nobody is expected
-// to read the byte at end or later ones; -1 is the end of the content. Wait
-// returns the content's size, or -1 where the source does not say.
+// that an earlier failure can still be answered as an error. The range ends
+// before end; -1 is the end of the content. Wait returns the content's size, or
+// -1 if the source does not say.
 func (r *Reader) Wait(start, end int64) (int64, error) {
 	r.off, r.end = start, end
-	if r.ahead() {
-		// A range far ahead is answered at once, whatever the download does.
+	if locate(r.off, r.download.view()) == far {
+		// A range far ahead is answered at once, however slow the download is.
 		if err := r.choose(); err != nil {
 			return 0, err
 		}
@@ -85,15 +69,18 @@ func (r *Reader) Wait(start, end int64) (int64, error) {
 	if err := r.awaitReady(); err != nil {
 		return 0, err
 	}
-	if s, _ := r.flight.progress(); s != nil {
+	v := r.download.view()
+	if v.spool != nil {
 		if start < reach {
-			if err := s.Await(r.ctx); err != nil && !r.recoverable(err) {
+			if err := v.spool.Await(r.ctx); err != nil && !r.recoverable(err) {
 				return 0, err
 			}
 		}
-		r.size = s.Size()
+		r.size = v.spool.Size()
 	}
-	if failed := r.flight.failure(); failed != nil && r.size < 0 {
+	// The download failed before its source told the size: the reader's own
+	// source may tell it.
+	if r.size < 0 && r.download.view().err != nil {
 		if err := r.choose(); err != nil {
 			return 0, err
 		}
@@ -125,12 +112,13 @@ func (r *Reader) Read(p []byte) (int, error) {
 		switch {
 		case n > 0:
 			return n, nil
-		case err == io.EOF && r.until >= 0 && r.off >= r.until:
-			r.drop() // the end of a window; the download may have caught up
+		case err == io.EOF && r.windowEnd >= 0 && r.off >= r.windowEnd:
+			r.drop() // the download may have caught up with the window's end
+		// A source's clean end before the known size is a cut connection.
 		case err == io.EOF && r.size >= 0 && r.off < r.size:
 			return 0, io.ErrUnexpectedEOF
 		case err != nil && r.follows && r.recoverable(err):
-			r.drop()
+			r.drop() // the reader goes on with its own source
 		case err != nil:
 			return 0, err
 		}
@@ -151,147 +139,67 @@ func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 	if offset < 0 {
 		return 0, errors.New("storage: cannot seek before the start")
 	}
-	// Read compares this with where it is: who seeks to the end and back to
-	// learn the size, as http.ServeContent does, loses no open stream.
+	// http.ServeContent seeks to the end and back to learn the size: the open
+	// stream stays, and Read compares the offsets.
 	r.off = offset
 	return offset, nil
 }
 
-// Complete waits until the flight has ended and returns its error, without
-// reading a byte. Where the reader's context ends first, a download that nobody
-// else wants is given up. The reader cannot be used any more.
+// Complete waits until the download has ended and returns its error, without
+// reading a byte. If the reader's context ends first, a download without other
+// holders is given up. The reader cannot be used any more.
 func (r *Reader) Complete() error {
-	var err error
-	select {
-	case <-r.flight.done:
-		err = r.flight.err
-	case <-r.ctx.Done():
-		err = context.Cause(r.ctx)
-	}
-	r.drop()
-	r.closed = true
-	r.flight.flights.opts.Metrics.readerClosed()
-	if r.flight.release() {
-		r.flight.Abandon()
-	}
+	err := r.download.await(r.ctx)
+	r.leave((*Download).Abandon)
 	return err
 }
 
-// Close gives up the reader's hold on the flight.
+// Close gives up the reader's hold on the download.
 func (r *Reader) Close() error {
 	if r.closed {
 		return spool.ErrClosed
 	}
-	r.drop()
-	r.closed = true
-	r.flight.flights.opts.Metrics.readerClosed()
-	if idle := r.flight.flights.opts.Idle; r.flight.release() && idle != nil {
-		idle(r.flight)
-	}
+	r.leave(r.download.group.opts.OnUnattended)
 	return nil
 }
 
-// ahead reports whether the reader's offset is too far ahead to wait for.
-func (r *Reader) ahead() bool {
-	_, written := r.flight.progress()
-	return r.off > written+reach
+// leave ends the use of the reader. It passes a download that is unfinished and
+// has no other holder to unattended, if that is set.
+func (r *Reader) leave(unattended func(*Download)) {
+	r.drop()
+	r.closed = true
+	r.download.group.opts.Metrics.readerClosed()
+	if r.download.release() && unattended != nil {
+		unattended(r.download)
+	}
 }
 
-// recoverable reports whether err, the flight's failure, is one of the store
-// or of another repository's upstream, so that this reader can go on by itself.
+// recoverable reports whether the reader can go on by itself after err, the
+// download's failure: the store failed, or another repository's upstream did.
+// Corrupt bytes may have been read already, and cannot be taken back.
 func (r *Reader) recoverable(err error) bool {
 	if r.ctx.Err() != nil {
 		return false
 	}
 	var store storeError
 	return errors.As(err, &store) ||
-		!errors.Is(err, storage.ErrCorrupt) && r.flight.src.Repository != r.src.Repository
+		!errors.Is(err, storage.ErrCorrupt) && r.download.src.Repository != r.src.Repository
 }
 
-// awaitReady waits until the flight knows the content's size, or has ended.
+// awaitReady waits until the download knows the content's size, or has ended.
 func (r *Reader) awaitReady() error {
 	select {
-	case <-r.flight.ready:
+	case <-r.download.ready:
 		return nil
 	case <-r.ctx.Done():
 		return context.Cause(r.ctx)
 	}
 }
 
-// choose opens what to read at the reader's offset.
-func (r *Reader) choose() error {
-	s, written := r.flight.progress()
-	if s == nil && r.off <= reach {
-		// A spool is a moment away, or the flight's failure.
-		if err := r.awaitReady(); err != nil {
-			return err
-		}
-		s, written = r.flight.progress()
-	}
-	failed := r.flight.failure()
-	switch {
-	case r.off > written && (failed != nil || r.off > written+reach):
-		return r.openWindow()
-	case failed != nil && r.off == written && r.recoverable(failed):
-		return r.openRest()
-	case s == nil, failed != nil && r.off < written && r.off >= s.Readable():
-		return failed
-	}
-	follow, err := s.NewReader(r.ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := follow.Seek(r.off, io.SeekStart); err != nil {
-		return err
-	}
-	r.current, r.follows, r.at = follow, true, r.off
-	return nil
-}
-
-// openWindow asks the source for the next stretch of a range.
-func (r *Reader) openWindow() error {
-	length := int64(window)
-	if r.end > r.off {
-		length = min(length, r.end-r.off)
-	}
-	stream, err := r.src.Open(r.ctx, r.off, length)
-	if err != nil {
-		return err
-	}
-	if stream.Size >= 0 {
-		r.size = stream.Size
-		length = min(length, r.size-r.off)
-	}
-	r.current, r.at, r.until = stream, r.off, r.off+length
-	return nil
-}
-
-// openRest continues straight from the source where the flight stopped, with
-// the hash of what came before.
-func (r *Reader) openRest() error {
-	cloner, ok := r.flight.hash.(hash.Cloner)
-	if !ok {
-		return fmt.Errorf("storage: cannot continue %s from upstream: its hash cannot be copied", r.flight.digest)
-	}
-	h, err := cloner.Clone()
-	if err != nil {
-		return err
-	}
-	stream, err := r.src.Open(r.ctx, r.off, -1)
-	if err != nil {
-		return err
-	}
-	if stream.Size >= 0 {
-		r.size = stream.Size
-	}
-	r.current, r.at = &verifier{stream: stream, hash: h, want: r.flight.digest}, r.off
-	return nil
-}
-
-// drop closes what is being read, so that the next Read chooses anew.
+// drop closes the current stream, so that the next Read chooses anew.
 func (r *Reader) drop() {
 	if r.current != nil {
 		r.current.Close()
 	}
-	r.current, r.follows, r.until = nil, false, -1
+	r.current, r.follows, r.windowEnd = nil, false, -1
 }

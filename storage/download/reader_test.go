@@ -111,7 +111,7 @@ func TestRangeReturnsToTheDownload(t *testing.T) {
 }
 
 func TestReaderWaitsEndWithItsContext(t *testing.T) {
-	s := newSetup(t, func(o *download.Options) { o.Idle = (*download.Download).Abandon })
+	s := newSetup(t, func(o *download.Options) { o.OnUnattended = (*download.Download).Abandon })
 	o := &origin{body: random(1000), step: make(chan int)}
 	ctx, cancel := context.WithCancel(t.Context())
 	r := s.reader(t, ctx, digest.FromBytes(o.body), o.source(ours))

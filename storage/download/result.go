@@ -6,7 +6,7 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// flightResult is how a flight ended, as metrics name it.
+// result is how a download ended, as metrics name it.
 type result string
 
 const (
@@ -14,25 +14,27 @@ const (
 	unstored  result = "unstored"  // the store did not take it
 	corrupt   result = "corrupt"   // the bytes did not match the digest
 	failed    result = "failed"    // no upstream delivered it
-	abandoned result = "abandoned" // nobody wanted it any more
+	abandoned result = "abandoned" // no client wanted it any more
 )
 
 func results() []result {
 	return []result{stored, unstored, corrupt, failed, abandoned}
 }
 
-// result says how the flight ended. Its goroutine calls it last, and before it
-// ends the flight's context.
-func (f *Download) result() result {
+// result returns how the download ended. Its goroutine calls it last, before the
+// download's context is canceled for good.
+func (d *Download) result() result {
 	var store storeError
+	err := d.view().err
 	switch {
-	case f.stored:
+	case d.stored:
 		return stored
-	case f.err == nil, errors.As(f.err, &store):
+	case err == nil, errors.As(err, &store):
 		return unstored
-	case errors.Is(f.err, storage.ErrCorrupt):
+	case errors.Is(err, storage.ErrCorrupt):
 		return corrupt
-	case f.ctx.Err() != nil:
+	// Only Abandon and Close cancel the context of a running download.
+	case d.ctx.Err() != nil:
 		return abandoned
 	default:
 		return failed

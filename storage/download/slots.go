@@ -6,15 +6,16 @@ import (
 	"sync"
 )
 
-// reserve is which part of all places is kept for namespaces that download
-// nothing: one in so many, none where there are fewer places.
-const reserve = 16
+// reservedShare is the part of all slots that only namespaces without a running
+// download get: one slot in 16, and none if there are fewer. It is small because
+// an idle reserve slows everything else down.
+const reservedShare = 16
 
-// admission bounds the downloads that run at once, and lets those that wait in
-// by turns between namespaces: one registry's cold storm neither delays another
-// one's pull behind its whole queue nor, when its downloads stall, takes every
-// place. Within a namespace it is first come, first served.
-type admission struct {
+// slots bounds the downloads that run at once. Waiting downloads get slots by
+// turns between namespaces: a burst of one registry's cold pulls neither delays
+// another registry's pull behind its whole queue nor, when its downloads stall,
+// takes every slot. Within a namespace the order is that of arrival.
+type slots struct {
 	mu       sync.Mutex
 	free     int
 	reserved int
@@ -23,101 +24,102 @@ type admission struct {
 	turns    []string                   // the namespaces that wait; the first is next
 }
 
-func newAdmission(places int) *admission {
-	return &admission{
-		free: places, reserved: places / reserve,
+func newSlots(n int) *slots {
+	return &slots{
+		free: n, reserved: n / reservedShare,
 		running: make(map[string]int), waiting: make(map[string][]chan struct{}),
 	}
 }
 
-// enter waits for a place, which the caller gives back with leave, or for the
-// end of the context, whose cause it then returns.
-func (a *admission) enter(ctx context.Context, namespace string) error {
-	a.mu.Lock()
-	// Whoever could be let in has been, so nobody is overtaken.
-	if a.admits(namespace) {
-		a.take(namespace)
-		a.mu.Unlock()
+// acquire waits for a slot, which the caller gives back with release. If the
+// context ends first, acquire returns its cause.
+func (s *slots) acquire(ctx context.Context, namespace string) error {
+	s.mu.Lock()
+	// Waiting downloads are admitted as soon as a slot is free. A slot that is
+	// free here is one that none of them may have.
+	if s.admits(namespace) {
+		s.take(namespace)
+		s.mu.Unlock()
 		return nil
 	}
 	admitted := make(chan struct{})
-	if a.waiting[namespace] == nil {
-		a.turns = append(a.turns, namespace)
+	if s.waiting[namespace] == nil {
+		s.turns = append(s.turns, namespace)
 	}
-	a.waiting[namespace] = append(a.waiting[namespace], admitted)
-	a.mu.Unlock()
+	s.waiting[namespace] = append(s.waiting[namespace], admitted)
+	s.mu.Unlock()
 	select {
 	case <-admitted:
 		return nil
 	case <-ctx.Done():
-		a.giveUp(namespace, admitted)
+		s.giveUp(namespace, admitted)
 		return context.Cause(ctx)
 	}
 }
 
-// leave gives a place back.
-func (a *admission) leave(namespace string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.free++
-	if a.running[namespace]--; a.running[namespace] == 0 {
-		delete(a.running, namespace)
+// release gives a slot back.
+func (s *slots) release(namespace string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free++
+	if s.running[namespace]--; s.running[namespace] == 0 {
+		delete(s.running, namespace)
 	}
-	a.admit()
+	s.admit()
 }
 
-// admits reports whether there is a place for a namespace. The caller holds the
-// mutex, as for all that follow.
-func (a *admission) admits(namespace string) bool {
-	return a.free > a.reserved || a.free > 0 && a.running[namespace] == 0
+// admits reports whether a namespace may take a slot. The caller holds the mutex,
+// as for all methods below but giveUp.
+func (s *slots) admits(namespace string) bool {
+	return s.free > s.reserved || s.free > 0 && s.running[namespace] == 0
 }
 
-func (a *admission) take(namespace string) {
-	a.free--
-	a.running[namespace]++
+func (s *slots) take(namespace string) {
+	s.free--
+	s.running[namespace]++
 }
 
-// admit lets in whoever there is a place for, one of each namespace in turn.
-func (a *admission) admit() {
+// admit gives free slots to waiting downloads, round-robin over namespaces.
+func (s *slots) admit() {
 	for {
-		i := slices.IndexFunc(a.turns, a.admits)
+		i := slices.IndexFunc(s.turns, s.admits)
 		if i < 0 {
 			return
 		}
-		namespace := a.turns[i]
-		a.turns = slices.Delete(a.turns, i, i+1)
-		a.take(namespace)
-		close(a.waiting[namespace][0])
-		a.dequeue(namespace, 0)
-		if a.waiting[namespace] != nil {
-			a.turns = append(a.turns, namespace)
+		namespace := s.turns[i]
+		s.turns = slices.Delete(s.turns, i, i+1)
+		s.take(namespace)
+		close(s.waiting[namespace][0])
+		s.dequeue(namespace, 0)
+		if s.waiting[namespace] != nil {
+			s.turns = append(s.turns, namespace)
 		}
 	}
 }
 
-// giveUp takes back what a caller waits for, and the place where it was admitted
-// in the same moment.
-func (a *admission) giveUp(namespace string, admitted chan struct{}) {
-	a.mu.Lock()
-	i := slices.Index(a.waiting[namespace], admitted)
+// giveUp ends the wait of a caller whose context has ended.
+func (s *slots) giveUp(namespace string, admitted chan struct{}) {
+	s.mu.Lock()
+	i := slices.Index(s.waiting[namespace], admitted)
 	if i < 0 {
-		a.mu.Unlock()
-		a.leave(namespace)
+		// It was admitted in the same moment, and has a slot to give back.
+		s.mu.Unlock()
+		s.release(namespace)
 		return
 	}
-	defer a.mu.Unlock()
-	a.dequeue(namespace, i)
-	if a.waiting[namespace] == nil {
-		a.turns = slices.DeleteFunc(a.turns, func(n string) bool { return n == namespace })
+	defer s.mu.Unlock()
+	s.dequeue(namespace, i)
+	if s.waiting[namespace] == nil {
+		s.turns = slices.DeleteFunc(s.turns, func(n string) bool { return n == namespace })
 	}
 }
 
-// dequeue removes one that waits.
-func (a *admission) dequeue(namespace string, i int) {
-	queue := slices.Delete(a.waiting[namespace], i, i+1)
+// dequeue removes a waiting download from its namespace's queue.
+func (s *slots) dequeue(namespace string, i int) {
+	queue := slices.Delete(s.waiting[namespace], i, i+1)
 	if len(queue) == 0 {
-		delete(a.waiting, namespace)
+		delete(s.waiting, namespace)
 		return
 	}
-	a.waiting[namespace] = queue
+	s.waiting[namespace] = queue
 }

@@ -11,9 +11,9 @@ import (
 	"testing/synctest"
 )
 
-// queue is an admission whose visitors note when they are let in.
+// queue is an slots whose visitors note when they are let in.
 type queue struct {
-	*admission
+	*slots
 	mu      sync.Mutex
 	entered []string
 }
@@ -23,7 +23,7 @@ type queue struct {
 func (q *queue) visit(ctx context.Context, namespace, name string) context.CancelFunc {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
-		if q.enter(ctx, namespace) == nil {
+		if q.acquire(ctx, namespace) == nil {
 			q.mu.Lock()
 			q.entered = append(q.entered, name)
 			q.mu.Unlock()
@@ -47,7 +47,7 @@ func (q *queue) expect(t *testing.T, what, want string) {
 
 func TestAdmissionTakesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := &queue{admission: newAdmission(2)}
+		q := &queue{slots: newSlots(2)}
 		for i := range 5 {
 			q.visit(t.Context(), "a", fmt.Sprint("a", i))
 		}
@@ -59,7 +59,7 @@ func TestAdmissionTakesTurns(t *testing.T) {
 		}
 		q.expect(t, "all places are taken", "")
 		for i, want := range []string{"a2", "b0", "c0", "a3", "b1", "c1", "a4"} {
-			q.leave("a")
+			q.release("a")
 			q.running["a"]++ // whose place it was is not what this is about
 			q.expect(t, fmt.Sprint("place ", i), want)
 		}
@@ -68,7 +68,7 @@ func TestAdmissionTakesTurns(t *testing.T) {
 
 func TestAdmissionForgetsWhoGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := &queue{admission: newAdmission(1)}
+		q := &queue{slots: newSlots(1)}
 		q.visit(t.Context(), "a", "first")
 		leaveB := q.visit(t.Context(), "b", "b")
 		leaveA := q.visit(t.Context(), "a", "second")
@@ -76,18 +76,18 @@ func TestAdmissionForgetsWhoGivesUp(t *testing.T) {
 		leaveA()
 		leaveB()
 		synctest.Wait()
-		q.leave("a")
+		q.release("a")
 		q.expect(t, "after two gave up", "first third")
-		q.leave("a")
+		q.release("a")
 		if q.free != 1 || len(q.waiting)+len(q.turns)+len(q.running) != 0 {
-			t.Errorf("left behind: %+v", q.admission)
+			t.Errorf("left behind: %+v", q.slots)
 		}
 	})
 }
 
 // Who is admitted and gives up in the same moment does not keep the place.
 func TestAdmissionOfOneWhoGivesUp(t *testing.T) {
-	a := newAdmission(1)
+	a := newSlots(1)
 	admitted := make(chan struct{})
 	close(admitted)
 	a.take("a") // for whom nobody waits any more
@@ -101,8 +101,8 @@ func TestAdmissionTellsTheCause(t *testing.T) {
 	why := errors.New("shutting down")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(why)
-	a := newAdmission(0)
-	if err := a.enter(ctx, "a"); err != why {
+	a := newSlots(0)
+	if err := a.acquire(ctx, "a"); err != why {
 		t.Errorf("got %v, want %v", err, why)
 	}
 }
@@ -111,18 +111,18 @@ func TestAdmissionTellsTheCause(t *testing.T) {
 // namespace.
 func TestAdmissionKeepsAReserve(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := &queue{admission: newAdmission(2 * reserve)}
-		for range 3 * reserve {
+		q := &queue{slots: newSlots(2 * reservedShare)}
+		for range 3 * reservedShare {
 			q.visit(t.Context(), "a", "a")
 		}
-		q.expect(t, "a storm", strings.TrimSpace(strings.Repeat("a ", 2*reserve-2)))
+		q.expect(t, "a storm", strings.TrimSpace(strings.Repeat("a ", 2*reservedShare-2)))
 		q.visit(t.Context(), "b", "b0")
 		q.visit(t.Context(), "b", "b1")
 		q.visit(t.Context(), "c", "c0")
-		q.expect(t, "the reserve", "b0 c0")
-		q.leave("c")
+		q.expect(t, "the reservedShare", "b0 c0")
+		q.release("c")
 		q.expect(t, "the last place stays free", "")
-		q.leave("b")
+		q.release("b")
 		q.expect(t, "for those that run nothing", "b1")
 	})
 }
@@ -130,7 +130,7 @@ func TestAdmissionKeepsAReserve(t *testing.T) {
 // However callers come, leave and give up, the bound holds and nothing is lost.
 func TestAdmissionUnderStress(t *testing.T) {
 	const places = 3
-	a := newAdmission(places)
+	a := newSlots(places)
 	var group sync.WaitGroup
 	inside := make(chan struct{}, places)
 	for i := range 16 {
@@ -141,7 +141,7 @@ func TestAdmissionUnderStress(t *testing.T) {
 				if n%3 == 0 {
 					go cancel()
 				}
-				if a.enter(ctx, namespace) == nil {
+				if a.acquire(ctx, namespace) == nil {
 					select {
 					case inside <- struct{}{}:
 					default:
@@ -151,7 +151,7 @@ func TestAdmissionUnderStress(t *testing.T) {
 						cancel()
 					}
 					<-inside
-					a.leave(namespace)
+					a.release(namespace)
 				}
 				cancel()
 			}

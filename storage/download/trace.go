@@ -8,25 +8,25 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// A flight outlives the requests that read from it, so it has a trace of its
+// A download outlives the requests that read from it, so it has a trace of its
 // own, which begins with the download and ends with the commit. Links lead from
 // it to the requests and back.
 
-// trace begins the flight's span if the request that begins the flight is
-// traced. What the flight does is below that span.
-func (f *Download) trace(request context.Context) {
-	tracer, span := f.flights.opts.Tracer, trace.SpanFromContext(request)
+// trace begins the download's span if the request that starts the download is
+// traced. The download's own requests are below that span.
+func (d *Download) trace(request context.Context) {
+	tracer, span := d.group.opts.Tracer, trace.SpanFromContext(request)
 	if tracer == nil || !span.IsRecording() {
 		return
 	}
-	f.ctx, f.span = tracer.Start(f.ctx, "download", trace.WithNewRoot(), trace.WithAttributes(
-		attribute.String("weir.repository", f.src.Repository.String()),
-		attribute.String("weir.reference", f.digest.String()),
+	d.ctx, d.span = tracer.Start(d.ctx, "download", trace.WithNewRoot(), trace.WithAttributes(
+		attribute.String("weir.repository", d.src.Repository.String()),
+		attribute.String("weir.reference", d.digest.String()),
 	))
-	linkSpans(span, f.span)
+	linkSpans(span, d.span)
 }
 
-// linkSpans makes two spans refer to each other, where both are recorded.
+// linkSpans makes two spans refer to each other, if both are recorded.
 func linkSpans(a, b trace.Span) {
 	if a.IsRecording() && b.IsRecording() {
 		a.AddLink(trace.Link{SpanContext: b.SpanContext()})
@@ -34,17 +34,17 @@ func linkSpans(a, b trace.Span) {
 	}
 }
 
-// endSpan ends the span of a flight whose download has ended.
-func (f *Download) endSpan() {
-	if f.span.IsRecording() {
-		_, written := f.progress()
-		f.span.SetAttributes(
-			attribute.String("weir.upstream", f.origin),
-			attribute.Int64("weir.bytes", written),
+// endSpan ends the span of a download that ends with err.
+func (d *Download) endSpan(err error) {
+	if d.span.IsRecording() {
+		v := d.view()
+		d.span.SetAttributes(
+			attribute.String("weir.upstream", v.origin),
+			attribute.Int64("weir.bytes", v.written),
 		)
-		if f.err != nil {
-			f.span.SetStatus(codes.Error, f.err.Error())
+		if err != nil {
+			d.span.SetStatus(codes.Error, err.Error())
 		}
 	}
-	f.span.End()
+	d.span.End()
 }

@@ -2,23 +2,19 @@ package download
 
 import (
 	"fmt"
-	"hash"
 	"io"
-
-	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
 
-// verifier passes a stream on but for its last bytes, which it withholds until
-// the digest of the whole has been verified. It is what a spool does, for
-// bytes that are not stored.
+// verifier passes a stream on except for its last bytes, which it withholds until
+// the digest of the whole content is verified. It does for bytes that are not
+// stored what a spool does for the others.
 type verifier struct {
 	stream *Stream
-	hash   hash.Hash // of all that came before the stream and from it
-	want   digest.Digest
-	buf    []byte // read and not yet passed on
+	sum    checksum // of all bytes before the stream and from it
+	buf    []byte   // read and not yet passed on
 	chunk  []byte
 	err    error // io.EOF: all of buf may be passed on
 }
@@ -46,13 +42,13 @@ func (v *verifier) fill() {
 		v.chunk = make([]byte, copyBuffer)
 	}
 	n, err := v.stream.Read(v.chunk)
-	v.hash.Write(v.chunk[:n])
+	v.sum.write(v.chunk[:n])
 	v.buf = append(v.buf, v.chunk[:n]...)
-	if err == io.EOF && digest.NewDigest(v.want.Algorithm(), v.hash) != v.want {
+	if err == io.EOF && v.sum.verify() != nil {
 		if v.stream.Reject != nil {
 			v.stream.Reject()
 		}
-		err = fmt.Errorf("%w: %s from %s", storage.ErrCorrupt, v.want, v.stream.Origin)
+		err = fmt.Errorf("%w: %s from %s", storage.ErrCorrupt, v.sum.want, v.stream.Origin)
 	}
 	v.err = err
 }

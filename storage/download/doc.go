@@ -1,0 +1,49 @@
+// Package download runs at most one download per digest, with many readers.
+//
+// A [Group] holds the running downloads. [Group.Open] searches the store without
+// a lock; if the content is missing, it joins the download of that digest or
+// starts one. A [Download] owns its goroutine and a context that no client can
+// end: a client that leaves never stops a download that other clients, or the
+// cache, want. The bytes go through the hash into a [spool.Spool], which any
+// number of readers follow, each a [Reader]. The store gets the content once its
+// digest is verified, and only then does the download leave the group: every
+// lookup finds either the download or the stored content.
+//
+// # Phases
+//
+// A download is in one phase at a time:
+//
+//	searching ───────────────► ended    The store has the content by now.
+//	    │ missing
+//	    ▼
+//	 waiting ◄──── paused               Waits for one of Options.MaxFetches slots.
+//	    │ slot       ▲
+//	    ▼            │ no holder for unattendedGrace
+//	 copying ────────┘
+//	    │ digest verified
+//	    ▼
+//	committing ──────────────► ended    Stored or, if the store failed, not.
+//
+// Each phase but committing ends early when the source or the store fails, or
+// when [Download.Abandon] gives up a download without holders. A source that
+// delivered other bytes sends the download from copying back to waiting, if no
+// reader has seen a byte and another upstream may have the right ones.
+//
+// # Sources and proofs
+//
+// A [Source] is two things. Open delivers bytes, from wherever they may come: the
+// repository's own upstream today, other replicas or an object store in time.
+// The digest vouches for bytes, never for rights. Verified therefore learns
+// whether the delivery also proves that the repository possesses the content,
+// which only a stream of the repository's own upstream does ([Stream.Proves]).
+//
+// # Locks
+//
+// They are taken in this order, the later while holding the earlier, never the
+// other way round:
+//
+//	Group.mu > Download.mu > that of package evict > Spool.mu > spool.Dir.mu
+//
+// Group.mu is shared by all digests: no I/O, no callback and no log line under
+// it. Download.mu belongs to one digest.
+package download

@@ -1,0 +1,172 @@
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+)
+
+const (
+	// copyBuffer is how many bytes a download moves at a time: large enough
+	// that system calls cost little, small enough to wake readers often.
+	copyBuffer = 128 << 10
+	// unattendedGrace is how long a download without holders keeps its upstream
+	// connection. A client that reconnects after a cut comes within it.
+	unattendedGrace = time.Second
+)
+
+// errUnattended ends a fetch that nothing holds.
+var errUnattended = errors.New("storage: the download has no readers now")
+
+// errElsewhere marks corrupt bytes that another upstream may have right.
+var errElsewhere = fmt.Errorf("%w, another upstream may do better", storage.ErrCorrupt)
+
+// fetchAll fetches until the content is complete and stored. It pauses without
+// holders, and starts anew after a source delivered other bytes.
+func (d *Download) fetchAll() error {
+	s, err := d.group.opts.Spools.Create(-1)
+	if err != nil {
+		return storeError{err}
+	}
+	d.mu.Lock()
+	d.spool = s
+	d.mu.Unlock()
+	for {
+		err := d.fetch(s)
+		switch {
+		case err == nil:
+			d.commit(s)
+			return nil
+		case errors.Is(err, errUnattended):
+			if err := d.pause(); err != nil {
+				return err
+			}
+		// Reset fails once a reader has seen a byte, which cannot be taken back.
+		case errors.Is(err, errElsewhere) && s.Reset():
+			d.sum.reset()
+			d.unproven = false
+		default:
+			return err
+		}
+	}
+}
+
+// pause waits for a holder.
+func (d *Download) pause() error {
+	d.enter(paused)
+	d.span.AddEvent("paused: nobody reads it")
+	if !d.attended(0) {
+		return context.Cause(d.ctx)
+	}
+	d.span.AddEvent("resumed")
+	return nil
+}
+
+// fetch takes a slot and copies the rest of the content into the spool.
+func (d *Download) fetch(s *spool.Spool) error {
+	if err := d.awaitSlot(); err != nil {
+		return err
+	}
+	defer d.group.slots.release(d.src.Repository.Namespace)
+	d.enter(copying)
+	stream, err := d.src.Open(d.ctx, s.Written(), -1)
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	d.unproven = d.unproven || !stream.Proves
+	d.mu.Lock()
+	d.origin = stream.Origin
+	d.mu.Unlock()
+	if stream.Size >= 0 {
+		if err := s.Announce(stream.Size); err != nil {
+			return storeError{err}
+		}
+	}
+	d.markReady()
+	if err := d.copy(s, stream); err != nil {
+		return err
+	}
+	return d.verify(s, stream)
+}
+
+func (d *Download) awaitSlot() error {
+	d.enter(waiting)
+	d.group.opts.Metrics.downloadWaits(1)
+	defer d.group.opts.Metrics.downloadWaits(-1)
+	return d.group.slots.acquire(d.ctx, d.src.Repository.Namespace)
+}
+
+func (d *Download) copy(s *spool.Spool, stream *Stream) error {
+	buf := make([]byte, copyBuffer)
+	for {
+		n, readErr := stream.Read(buf)
+		if n > 0 {
+			written, err := s.Write(buf[:n])
+			d.sum.write(buf[:written])
+			switch {
+			// More bytes than the source announced: they cannot match the digest.
+			case errors.Is(err, spool.ErrSize):
+				return d.reject(stream, err)
+			case err != nil:
+				return storeError{err}
+			}
+		}
+		if readErr == io.EOF {
+			return nil
+		}
+		if readErr != nil {
+			return readErr
+		}
+		if !d.attended(unattendedGrace) {
+			return errUnattended
+		}
+	}
+}
+
+// verify compares the digest of the bytes that came, and releases the withheld
+// tail to the readers.
+func (d *Download) verify(s *spool.Spool, stream *Stream) error {
+	if err := d.sum.verify(); err != nil {
+		return d.reject(stream, err)
+	}
+	// Before the readers learn of it: the first may leave at once, and must not
+	// leave an unattended download behind.
+	d.enter(committing)
+	if err := s.Complete(); err != nil {
+		return d.reject(stream, err)
+	}
+	return nil
+}
+
+// reject blames the source for bytes that do not match the digest.
+func (d *Download) reject(stream *Stream, why error) error {
+	kind := storage.ErrCorrupt
+	if stream.Reject != nil && stream.Reject() {
+		kind = errElsewhere
+	}
+	d.group.opts.Logger.Warn("an upstream delivered bytes that do not match their digest; nothing was stored",
+		"upstream", stream.Origin, "repository", d.src.Repository.String(), "digest", d.digest, "error", why)
+	return fmt.Errorf("%w: %s from %s: %w", kind, d.digest, stream.Origin, why)
+}
+
+// commit stores a complete spool. If the store fails, the content is not cached;
+// readers are not affected.
+func (d *Download) commit(s *spool.Spool) {
+	if d.src.Verified != nil {
+		d.src.Verified(storage.Info{Digest: d.digest, Size: s.Size()}, !d.unproven)
+	}
+	if err := d.group.opts.Store.Commit(d.ctx, d.digest, s); err != nil {
+		d.group.opts.Health.Failed(err, "digest", d.digest)
+		d.span.RecordError(err)
+		return
+	}
+	d.stored = true
+	d.group.opts.Health.Succeeded()
+	d.span.AddEvent("stored")
+}

@@ -1,0 +1,36 @@
+package download
+
+import (
+	"context"
+	"io"
+
+	"github.com/weirhq/weir/storage"
+)
+
+// Source is the way of one repository to a content.
+type Source struct {
+	Repository storage.RepoID
+	// Open opens the content at an offset, for length bytes or, if length is
+	// -1, to its end. It resumes by itself after a broken connection; an error
+	// that it returns, or a read error of its stream, is final.
+	Open func(ctx context.Context, offset, length int64) (*Stream, error)
+	// Verified, if set, is called when the content is complete and verified,
+	// before a lookup can find it in the store: a record about the content is
+	// then never missing. Proven reports whether every stream that delivered a
+	// part of the content proves that Repository possesses it.
+	Verified func(info storage.Info, proven bool)
+}
+
+// Stream delivers bytes of a content.
+type Stream struct {
+	io.ReadCloser
+	Size   int64  // of the whole content; -1 if the source does not say
+	Origin string // the host that delivers, for logs and error messages
+	// Proves reports whether the delivery shows that the repository possesses
+	// the content. It does if the stream comes from the repository's own
+	// upstream. Bytes of a peer or of an object store prove nothing.
+	Proves bool
+	// Reject, if set, tells the source that its bytes do not match the digest.
+	// It reports whether a further attempt would ask another upstream.
+	Reject func() bool
+}
