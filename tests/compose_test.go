@@ -135,7 +135,7 @@ func TestCompose(t *testing.T) {
 	w := &harness.Weir{URL: "http://" + c.addr}
 	path := blobPath("docker.io/org/app", blob)
 	harness.Eventually(t, "the configuration is in force", func() bool { return w.Get(t, path).Status == http.StatusOK })
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "once more", w.Get(t, path), blob, statusHit)
 
 	upstream.Fault(upstreamtest.Manifests, upstreamtest.Status(http.StatusTooManyRequests, ""))

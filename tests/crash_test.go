@@ -21,7 +21,7 @@ func TestCrash(t *testing.T) {
 	image := s.upstream.AddImage("org/app", "v1", []byte("a layer"))
 	expectContent(t, "warm blob", s.Get(t, blobPath("mirror/org/app", warm)), warm, statusStored)
 	expectContent(t, "warm manifest", s.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
-	s.MetricIs(t, 0, "weir_flights")
+	s.MetricIs(t, 0, "weir_downloads")
 	s.upstream.ClearFaults()
 	gate := upstreamtest.NewGate()
 	s.upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(stalledSize/2, gate)).Times(1)
@@ -53,7 +53,7 @@ func TestCrash(t *testing.T) {
 	expectWire(t, s.upstream, "warm")
 	next.Pull(t, s.path).Whole(t, "the blob", s.digest)
 	expectWire(t, s.upstream, "the blob", "GET "+blobPath("org/app", s.digest)+" 200")
-	next.MetricIs(t, 0, "weir_flights")
+	next.MetricIs(t, 0, "weir_downloads")
 	next.ExpectIntact(t)
 }
 
@@ -77,7 +77,7 @@ func TestGarbageInRecords(t *testing.T) {
 			layer := contentOf(t, manifest.Body)[1]
 			expectContent(t, "layer", first.Get(t, blobPath("mirror/org/app", layer)), layer, statusStored)
 			tags := first.Get(t, "/v2/mirror/org/app/tags/list").Body
-			first.MetricIs(t, 0, "weir_flights")
+			first.MetricIs(t, 0, "weir_downloads")
 			first.Kill()
 			spoiled := 0
 			for _, name := range first.Stored(t, "records") {
@@ -124,7 +124,7 @@ func TestForeignFilesInTheData(t *testing.T) {
 	}
 	w := harness.StartWeirIn(t, dir, block("mirror", upstream))
 	expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "warm", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
 	w.MetricIs(t, 1, "weir_store_objects")
 	w.MetricIs(t, mib, "weir_store_bytes")

@@ -28,7 +28,7 @@ func TestManyClientsOneDownload(t *testing.T) {
 	for i := range pulls {
 		pulls[i] = w.Pull(t, blobPath("mirror/org/app", dgst))
 	}
-	w.MetricIs(t, clients, "weir_flight_readers")
+	w.MetricIs(t, clients, "weir_download_readers")
 	gate.Open()
 	outcomes := make(map[string]int)
 	for i, p := range pulls {
@@ -39,7 +39,7 @@ func TestManyClientsOneDownload(t *testing.T) {
 		t.Errorf("outcomes %v, want one that stored and %d that joined", outcomes, clients-1)
 	}
 	expectWire(t, upstream, "all clients", "GET "+blobPath("org/app", dgst)+" 200")
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	w.ExpectIntact(t)
 }
 
@@ -92,7 +92,7 @@ func TestSlowClientHoldsBackNobody(t *testing.T) {
 	for i, p := range others {
 		p.Whole(t, fmt.Sprint("client ", i), dgst)
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	if _, err := io.Copy(io.Discard, body); err != nil || digester.Digest() != dgst {
 		t.Errorf("the slow client got %s and %v, want %s", digester.Digest(), err, dgst)
 	}
@@ -115,7 +115,7 @@ func TestCorruptBlob(t *testing.T) {
 	for range 4 {
 		pulls = append(pulls, w.Pull(t, blobPath("mirror/org/app", large)))
 	}
-	w.MetricIs(t, 4, "weir_flight_readers")
+	w.MetricIs(t, 4, "weir_download_readers")
 	gate.Open()
 	for i, p := range pulls {
 		p.Wait(t)
@@ -130,7 +130,7 @@ func TestCorruptBlob(t *testing.T) {
 	if a.ErrorCode() != "UNAVAILABLE" {
 		t.Errorf("small: %s", a.Body)
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	if files := w.Stored(t, "blobs"); len(files) > 0 {
 		t.Errorf("stored: %q", files)
 	}
@@ -275,7 +275,7 @@ func TestParallelRanges(t *testing.T) {
 	if downloads != 1 {
 		t.Errorf("%d downloads of the whole, want 1: %q", downloads, upstream.Requests())
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	w.ExpectIntact(t)
 }
 
@@ -294,7 +294,7 @@ func TestConditionsAndRanges(t *testing.T) {
 			path, dgst, etag = cold(100 + n)
 			if when == "warm" {
 				expectContent(t, "warming", w.Get(t, path), dgst, "")
-				w.MetricIs(t, 0, "weir_flights")
+				w.MetricIs(t, 0, "weir_downloads")
 			}
 			return path, dgst, etag
 		}
@@ -330,7 +330,7 @@ func TestBlobWithoutLength(t *testing.T) {
 	if got := p.Header.Get("Content-Length"); got != "" {
 		t.Errorf("cold: Content-Length %s", got)
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	a := w.Get(t, blobPath("mirror/org/app", dgst))
 	expectContent(t, "warm", a, dgst, statusHit)
 	if got := a.Header.Get("Content-Length"); got != fmt.Sprint(3*mib) {

@@ -52,7 +52,7 @@ func pullParts(t *testing.T, w *harness.Weir, repo string, image ocispec.Descrip
 			hits++
 		}
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	return hits
 }
 
@@ -125,10 +125,10 @@ func TestMaxSizeStreamsPast(t *testing.T) {
 	other := addRandom(t, upstream, "org/app", 6*mib, 132)
 	w := harness.StartWeir(t, limited(upstream, `max_size = "20MiB"`))
 	expectContent(t, "kept", w.Get(t, blobPath("mirror/org/app", kept)), kept, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	for range 2 {
 		w.Pull(t, blobPath("mirror/org/app", large)).Whole(t, "larger than the store", large)
-		w.MetricIs(t, 0, "weir_flights")
+		w.MetricIs(t, 0, "weir_downloads")
 	}
 	w.Logs(t, "cannot store content", "max_size")
 	reading := w.OpenSlow(t, blobPath("mirror/org/app", kept))
@@ -136,7 +136,7 @@ func TestMaxSizeStreamsPast(t *testing.T) {
 	expectContent(t, "kept", w.Get(t, blobPath("mirror/org/app", kept)), kept, statusHit)
 	reading.Body.Close()
 	harness.Eventually(t, "there is room again", func() bool {
-		w.MetricIs(t, 0, "weir_flights")
+		w.MetricIs(t, 0, "weir_downloads")
 		return w.Get(t, blobPath("mirror/org/app", other)).Header.Get("Cache-Status") == statusHit
 	})
 	if got := bytesStored(t, w); got > 20*mib {
@@ -153,7 +153,7 @@ func TestMinFreeEvicts(t *testing.T) {
 	for i := range uint64(8) {
 		dgst := addRandom(t, upstream, "org/app", 3*mib, 140+i)
 		expectContent(t, fmt.Sprint("blob ", i), w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
-		w.MetricIs(t, 0, "weir_flights")
+		w.MetricIs(t, 0, "weir_downloads")
 		expectContent(t, fmt.Sprint("again ", i), w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
 	}
 	if got := bytesStored(t, w); got > 12*mib {

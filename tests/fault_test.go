@@ -57,12 +57,12 @@ func TestFullDisk(t *testing.T) {
 	for range 4 {
 		pulls = append(pulls, w.Pull(t, blobPath("mirror/org/app", large)))
 	}
-	w.MetricIs(t, 4, "weir_flight_readers")
+	w.MetricIs(t, 4, "weir_download_readers")
 	gate.Open()
 	for i, p := range pulls {
 		p.Whole(t, fmt.Sprint("client ", i), large)
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	w.Pull(t, blobPath("mirror/org/app", large)).Whole(t, "one more", large)
 	// The space behind its last byte is given back.
 	harness.Eventually(t, "the disk has room again", func() bool { return len(w.Stored(t, "tmp")) == 1 })
@@ -111,7 +111,7 @@ func TestRoomAgain(t *testing.T) {
 	expectContent(t, "room: blob", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
 	expectContent(t, "room: manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
 	upstream.ResetRequests()
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "warm: blob", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
 	expectContent(t, "warm: manifest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
 	expectWire(t, upstream, "warm")
@@ -128,13 +128,13 @@ func TestMinFree(t *testing.T) {
 
 	for range 2 {
 		expectContent(t, "large", w.Get(t, blobPath("mirror/org/app", large)), large, "")
-		w.MetricIs(t, 0, "weir_flights")
+		w.MetricIs(t, 0, "weir_downloads")
 	}
 	if got := w.Log.Count("cannot store content", "min_free"); got != 1 {
 		t.Errorf("the log says %d times that min_free is reached, want once", got)
 	}
 	expectContent(t, "small", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	if files := w.Stored(t, "blobs"); len(files) != 1 || !strings.HasSuffix(files[0], small.Encoded()) {
 		t.Errorf("stored: %q", files)
 	}
@@ -149,7 +149,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 	w := harness.StartWeirIn(t, onTmpfs(t, "8m"), block("mirror", upstream))
 	expectContent(t, "before", w.Get(t, blobPath("mirror/org/app", warm)), warm, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expect(t, "ready", w.Get(t, "/readyz"), http.StatusOK, "")
 
 	// The mirror holds a file open for writing, which a remount would refuse,
@@ -176,7 +176,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	}
 	expect(t, "ready again", w.Get(t, "/readyz"), http.StatusOK, "")
 	expectContent(t, "cold again", w.Get(t, blobPath("mirror/org/app", cold)), cold, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "warm again", w.Get(t, blobPath("mirror/org/app", cold)), cold, statusHit)
 	w.ExpectIntact(t)
 }
@@ -211,7 +211,7 @@ func TestStale(t *testing.T) {
 				fresh[i] = w.Get(t, path)
 				expect(t, "fresh "+path, fresh[i], http.StatusOK, "")
 			}
-			w.MetricIs(t, 0, "weir_flights")
+			w.MetricIs(t, 0, "weir_downloads")
 
 			c.fail(upstream)
 			warned := func(label string, a harness.Answer) {

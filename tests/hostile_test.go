@@ -195,6 +195,6 @@ func TestHostileRanges(t *testing.T) {
 			t.Errorf("Range %.60s: %d, %d bytes, %v", value, a.Status, len(a.Body), a.Err)
 		}
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "warm", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusHit)
 }

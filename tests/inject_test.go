@@ -61,7 +61,7 @@ func (i anImage) pull(t *testing.T, label string, w *harness.Weir) {
 	for n, p := range all {
 		p.Whole(t, fmt.Sprintf("%s, pull %d", label, n), want[n])
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 }
 
 // countChanges returns how often each call occurs at least in a scenario that
@@ -208,7 +208,7 @@ func killAt(t *testing.T, name string, n int) bool {
 		next.Pull(t, blobPath("mirror/"+image.repo, layer)).Whole(t, label, layer)
 	}
 	next.Pull(t, manifestPath("mirror/"+image.repo, image.manifest.String())).Whole(t, label, image.manifest)
-	next.MetricIs(t, 0, "weir_flights")
+	next.MetricIs(t, 0, "weir_downloads")
 	next.ExpectIntact(t)
 	return killed
 }

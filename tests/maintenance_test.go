@@ -83,7 +83,7 @@ func TestVerify(t *testing.T) {
 		expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
 	}
 	expectContent(t, "cold manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expectResult(t, "all is well", maintain(t, w, "verify"), 0, "verified 3 objects, 4.0 MiB")
 
 	flip(t, w, rotten)
@@ -100,11 +100,11 @@ func TestVerify(t *testing.T) {
 	upstream.ResetRequests()
 	expectContent(t, "refetched", w.Get(t, blobPath("mirror/org/app", rotten)), rotten, statusStored)
 	expectWire(t, upstream, "refetched", "GET "+blobPath("org/app", rotten)+" 200")
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "hit again", w.Get(t, blobPath("mirror/org/app", rotten)), rotten, statusHit)
 	// The memory has the bytes that came from upstream, not those of the disk.
 	expectContent(t, "manifest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	w.ExpectIntact(t)
 	expectResult(t, "mended", maintain(t, w, "verify"), 0, "verified 2 objects")
 }
@@ -175,7 +175,7 @@ func TestGCWhileClientsPull(t *testing.T) {
 	if removed == 0 {
 		t.Error("gc never had anything to remove")
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	w.ExpectIntact(t)
 	expectResult(t, "gc", maintain(t, w, "gc", "--max-size", "0"), 0, "left 0 objects, 0 B")
 	if left := w.Stored(t, "blobs"); len(left) > 0 {
@@ -248,7 +248,7 @@ func TestVerifyOnATerminal(t *testing.T) {
 		dgst := addRandom(t, upstream, "org/app", mib, 100+i)
 		expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	verify, out := onTerminal(t, w, "verify")
 	if err := verify.Wait(); err != nil {
 		t.Errorf("verify: %v", err)
@@ -318,7 +318,7 @@ func TestVerifyInAPipe(t *testing.T) {
 	dgst := addRandom(t, upstream, "org/app", mib, 110)
 	w := harness.StartWeir(t, block("mirror", upstream))
 	expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	got := maintain(t, w, "verify")
 	if got.stdout != "verified 1 object, 1.0 MiB\n" || got.stderr != "verifying 1 object, 1.0 MiB\n" || got.code != 0 {
 		t.Errorf("%+v", got)

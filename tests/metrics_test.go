@@ -48,7 +48,7 @@ func TestMetrics(t *testing.T) {
 	expectContent(t, "hit", w.Get(t, manifestPath(name, image.Digest.String())), image.Digest, statusHit)
 	layer := contentOf(t, manifest.Body)[1]
 	expectContent(t, "blob", w.Get(t, blobPath(name, layer)), layer, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	for path, status := range map[string]int{
 		"/v2/": 200, "/v2/" + name + "/tags/list": 200, "/v2/" + name + "/referrers/" + image.Digest.String(): 200,
 		manifestPath("limited/unmistakable-name", "v1"): 429, manifestPath("nowhere/unmistakable-name", "v1"): 404,
@@ -71,8 +71,8 @@ func TestMetrics(t *testing.T) {
 		"weir_upstream_cooldown":                            "upstream",
 		"weir_token_requests_total":                         "result upstream",
 		"weir_token_cache_total":                            "layer result",
-		"weir_flights":                                      "",
-		"weir_flight_readers":                               "",
+		"weir_downloads":                                    "",
+		"weir_download_readers":                             "",
 		"weir_jobs":                                         "state",
 		"weir_jobs_total":                                   "result",
 		"weir_store_bytes":                                  "",

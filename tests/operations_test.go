@@ -29,7 +29,7 @@ func TestCopiedStore(t *testing.T) {
 	for _, path := range []string{manifestPath("ghcr.io/org/app", "1.2"), blobPath("ghcr.io/org/app", large)} {
 		expect(t, path, w.Get(t, path), http.StatusOK, "")
 	}
-	harness.Eventually(t, "all is stored", func() bool { return w.Metric(t, "weir_flights") == 0 })
+	harness.Eventually(t, "all is stored", func() bool { return w.Metric(t, "weir_downloads") == 0 })
 
 	commands := readPage(t, operations).commands()
 	i := slices.IndexFunc(commands, func(block string) bool { return strings.HasPrefix(block, "rsync ") })

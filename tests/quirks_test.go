@@ -218,7 +218,7 @@ func blobQuirks() []quirk {
 					t.Errorf("HEAD: Content-Length %q", got)
 				}
 				expectContent(t, "GET", w.Get(t, blobPath(repo, dgst)), dgst, statusStored)
-				w.MetricIs(t, 0, "weir_flights")
+				w.MetricIs(t, 0, "weir_downloads")
 				other := strings.Replace(repo, "org/app", "org/other", 1)
 				expectContent(t, "another repository", w.Get(t, blobPath(other, dgst)), dgst, statusRevalidated)
 			},

@@ -52,7 +52,7 @@ func TestAnonymousRegistry(t *testing.T) {
 	if a := w.Get(t, manifestPath("quay.io/org/multi", "1.2")); !slices.Equal(a.Body, index) {
 		t.Errorf("the index: %d %s", a.Status, a.Body)
 	}
-	harness.Eventually(t, "all is stored", func() bool { return w.Metric(t, "weir_flights") == 0 })
+	harness.Eventually(t, "all is stored", func() bool { return w.Metric(t, "weir_downloads") == 0 })
 	cold := d.Served("GET", "/v2/org/")
 	if want := 2 + 3; cold != want { // the manifest, the index, a config and two layers
 		t.Errorf("cold pulls caused %d GETs at the registry, want %d\n%s", cold, want, d.Log)

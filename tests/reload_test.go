@@ -214,7 +214,7 @@ func TestDownloadSurvivesReload(t *testing.T) {
 	gate.Open()
 	p.Whole(t, "the download", dgst)
 	expectWire(t, upstream, "the download", "GET "+blobPath("org/app", dgst)+" 200")
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	w.ExpectIntact(t)
 }
 

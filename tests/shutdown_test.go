@@ -164,7 +164,7 @@ func TestNothingLeaks(t *testing.T) {
 		}
 		return len(entries), goroutines
 	}
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	fds, goroutines := level()
 
 	var pulls []*harness.Pulling
@@ -190,8 +190,8 @@ func TestNothingLeaks(t *testing.T) {
 	for _, p := range pulls {
 		p.Wait(t)
 	}
-	w.MetricIs(t, 0, "weir_flights")
-	w.MetricIs(t, 0, "weir_flight_readers")
+	w.MetricIs(t, 0, "weir_downloads")
+	w.MetricIs(t, 0, "weir_download_readers")
 	upstream.Close() // and with it the connections that would be used again
 	broken.Close()
 	harness.Eventually(t, "everything is given back", func() bool {

@@ -183,7 +183,7 @@ func TestSystemdService(t *testing.T) {
 	w := &harness.Weir{URL: "http://" + addr}
 	expect(t, "once systemctl has returned", w.Get(t, "/readyz"), http.StatusOK, "")
 	expectContent(t, "a pull", w.Get(t, blobPath("docker.io/org/app", blob)), blob, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "another one", w.Get(t, blobPath("docker.io/org/app", blob)), blob, statusHit)
 	stored := strings.TrimSpace(harness.Run(t, s.command("find", "/var/lib/weir/blobs", "-name", blob.Encoded(), "-printf", "%u")))
 	if stored != "weir" {

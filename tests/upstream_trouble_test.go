@@ -209,13 +209,13 @@ func TestFairAdmission(t *testing.T) {
 		busy.Fault(upstreamtest.Path(blobs[i].Encoded()), upstreamtest.Hold(gate))
 		gates = append(gates, gate)
 		pulls = append(pulls, w.Pull(t, blobPath("busy/org/app", blobs[i])))
-		w.MetricIs(t, float64(i+1), "weir_flights") // so that they wait in this order
+		w.MetricIs(t, float64(i+1), "weir_downloads") // so that they wait in this order
 	}
 	arrived(t, gates[0], 1)
 	arrived(t, gates[1], 1)
 	wanted := addRandom(t, quiet, "org/app", 64*kib, 40099)
 	p := w.Pull(t, blobPath("quiet/org/app", wanted))
-	w.MetricIs(t, storm+1, "weir_flights")
+	w.MetricIs(t, storm+1, "weir_downloads")
 	if got := len(busy.Requests()) + len(quiet.Requests()); got != 2 {
 		t.Errorf("%d downloads run, want max_concurrent_fetches", got)
 	}
@@ -267,7 +267,7 @@ func TestHerdSharesRetries(t *testing.T) {
 			// Each waiting request has two goroutines at least.
 			harness.Eventually(t, "all clients wait", func() bool { return w.Metric(t, "go_goroutines") >= idle+2*clients })
 			if strings.HasPrefix(name, "blob") {
-				w.MetricIs(t, clients, "weir_flight_readers")
+				w.MetricIs(t, clients, "weir_download_readers")
 			}
 			gate.Open()
 			for i, p := range pulls {

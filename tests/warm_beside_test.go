@@ -26,7 +26,7 @@ func TestWarmBesideAFailure(t *testing.T) {
 	begin("lacking")
 	arrived(t, gate, 1)
 	begin("whole")
-	w.MetricIs(t, 2, "weir_flight_readers")
+	w.MetricIs(t, 2, "weir_download_readers")
 	gate.Open()
 	for range 2 {
 		switch got := <-ended; {

@@ -115,7 +115,7 @@ func TestDockerOnTheWire(t *testing.T) {
 		}
 	}
 	expectWire(t, upstream, "cold", want...)
-	w.MetricIs(t, 0, "weir_flights") // all is stored
+	w.MetricIs(t, 0, "weir_downloads") // all is stored
 
 	dockerPull(t, w, "mirror/org/app", "v1", statusHit, amd64.Digest)
 	if got := len(upstream.TokenRequests()) + len(upstream.CDNRequests()); got != 0 {
@@ -242,7 +242,7 @@ func TestRepositoriesAreIsolated(t *testing.T) {
 	w := harness.StartWeir(t, block("public", upstream)+block("private", private))
 	expectContent(t, "first blob", w.Get(t, blobPath("public/org/one", shared)), shared, statusStored)
 	expectContent(t, "first manifest", w.Get(t, manifestPath("public/org/one", "v1")), image.Digest, statusStored)
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 	upstream.ResetRequests()
 
 	expectContent(t, "a repository that has it", w.Get(t, blobPath("public/org/two", shared)), shared, statusRevalidated)

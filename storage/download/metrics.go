@@ -21,13 +21,13 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}, []string{"result"})
 	m := &Metrics{
 		running: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "weir_flights", Help: "Downloads from upstreams that are running or paused.",
+			Name: "weir_downloads", Help: "Downloads from upstreams that are running or paused.",
 		}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_flights_waiting", Help: "Downloads that wait for one of global.max_concurrent_fetches places.",
 		}),
 		readers: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "weir_flight_readers", Help: "Clients that are reading a content while it is being downloaded.",
+			Name: "weir_download_readers", Help: "Clients that are reading a content while it is being downloaded.",
 		}),
 		ended: make(map[result]prometheus.Counter),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{

@@ -48,7 +48,7 @@ func TestLazyPuller(t *testing.T) {
 		t.Fatalf("the layer's download: %v", err)
 	}
 	gate.Open()
-	w.MetricIs(t, 0, "weir_flights")
+	w.MetricIs(t, 0, "weir_downloads")
 
 	got := upstream.Requests()
 	slices.Sort(got)

@@ -80,7 +80,7 @@ func (m *mirror) asked(repository string) []string {
 func (m *mirror) coldThenWarm(t *testing.T, repository, tag string, manifests, blobs int, pull func()) {
 	t.Helper()
 	pull()
-	harness.Eventually(t, "all is stored", func() bool { return m.Metric(t, "weir_flights") == 0 })
+	harness.Eventually(t, "all is stored", func() bool { return m.Metric(t, "weir_downloads") == 0 })
 	harness.Eventually(t, "the registry was asked for everything", func() bool { return gets(m.asked(repository), "") >= manifests+blobs })
 	cold := m.asked(repository)
 	if gets(cold, "manifests/") != manifests || gets(cold, "blobs/") != blobs {

@@ -63,7 +63,7 @@ func TestSignatures(t *testing.T) {
 				}
 			}
 			verify()
-			harness.Eventually(t, "all is stored", func() bool { return w.Metric(t, "weir_flights") == 0 })
+			harness.Eventually(t, "all is stored", func() bool { return w.Metric(t, "weir_downloads") == 0 })
 			stop()
 			verify()
 		})

@@ -40,7 +40,7 @@ func (o *observer) run(ctx context.Context) {
 		o.goroutines = max(o.goroutines, sample["go_goroutines"])
 		o.fds = max(o.fds, sample["process_open_fds"])
 		o.stored = max(o.stored, o.mirror.stored("blobs"))
-		o.flights = max(o.flights, sample["weir_flights"])
+		o.flights = max(o.flights, sample["weir_downloads"])
 	}
 }
 
@@ -59,7 +59,7 @@ func (s *soak) settle(holds func(level) bool) (level, bool) {
 			return false
 		}
 		last = level{now["go_goroutines"], now["process_open_fds"]}
-		idle := now["weir_flights"] == 0 && now["weir_flight_readers"] == 0 && now["weir_jobs"] == 0
+		idle := now["weir_downloads"] == 0 && now["weir_download_readers"] == 0 && now["weir_jobs"] == 0
 		return idle && holds(last)
 	})
 	return last, settled
