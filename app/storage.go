@@ -58,8 +58,7 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 	s.measure(cfg, metrics)
 	// From the disk upwards: small content in memory, then eviction, which
 	// must see each use, also one that memory answers.
-	hot := memcache.New(driver, hotBytes, hotObject)
-	hot.OnCorrupt(s.quarantine)
+	hot := memcache.New(driver, memcache.Options{MaxBytes: hotBytes, MaxObject: hotObject, OnCorrupt: s.quarantine})
 	s.store = evict.New(hot, quota, evict.Options{
 		MaxManifest: int64(maxManifest),
 		MinFree:     int64(cfg.MinFree),

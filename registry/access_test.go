@@ -169,7 +169,7 @@ func newDiskMirror(t testing.TB, specs ...namespace.Spec) *mirror {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { store.Close() })
-	return newMirrorOver(t, memcache.New(store, 32<<20, 1<<20), store.Records(), store.Spools(), specs...)
+	return newMirrorOver(t, memcache.New(store, memcache.Options{MaxBytes: 32 << 20, MaxObject: 1 << 20}), store.Records(), store.Spools(), specs...)
 }
 
 // discard is a ResponseWriter that costs next to nothing.

@@ -51,7 +51,7 @@ func TestHoldsTheCap(t *testing.T) {
 	root := t.TempDir()
 	quota := evict.NewQuota(limit)
 	s := openDisk(t, root, quota)
-	l := evict.New(memcache.New(s, 1<<20, 1<<10), quota, evict.Options{Touch: s.Touch})
+	l := evict.New(memcache.New(s, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10}), quota, evict.Options{Touch: s.Touch})
 	flights := newDownloads(t, l, s.Spools())
 
 	var origins []*origin
@@ -142,7 +142,7 @@ func (f *countingFile) Read(p []byte) (int, error) {
 func TestKeepsSendfile(t *testing.T) {
 	quota := evict.NewQuota(0)
 	s := openDisk(t, t.TempDir(), quota)
-	l := evict.New(memcache.New(s, 1<<20, 1<<10), quota, evict.Options{})
+	l := evict.New(memcache.New(s, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10}), quota, evict.Options{})
 	defer func() { must(t, l.Close()) }()
 	content := random(8 << 20)
 	large := storagetest.Commit(t, l, s.Spools(), content)
@@ -192,7 +192,7 @@ func TestKeepsSendfile(t *testing.T) {
 func BenchmarkStore(b *testing.B) {
 	quota := evict.NewQuota(1 << 30)
 	m := storagetest.NewMemoryWithin(b, quota)
-	hot := memcache.New(m, 1<<20, 1<<10)
+	hot := memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10})
 	l := evict.New(hot, quota, evict.Options{Touch: m.Touch})
 	b.Cleanup(func() { must(b, l.Close()) })
 	ctx := b.Context()

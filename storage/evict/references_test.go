@@ -138,7 +138,7 @@ func TestOrderSurvivesARestart(t *testing.T) {
 		func() {
 			quota := evict.NewQuota(0)
 			s := openDisk(t, root, quota)
-			l := evict.New(memcache.New(s, 1<<20, 1<<10), quota, evict.Options{Touch: s.Touch})
+			l := evict.New(memcache.New(s, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10}), quota, evict.Options{Touch: s.Touch})
 			layer = put(t, l, s.Spools(), bytes.Repeat([]byte("l"), 1000))
 			kept = put(t, l, s.Spools(), document(t, ocispec.Manifest{Layers: []ocispec.Descriptor{descriptor(layer)}}))
 			used = put(t, l, s.Spools(), bytes.Repeat([]byte("u"), 1000))

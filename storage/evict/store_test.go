@@ -46,7 +46,7 @@ func TestConformance(t *testing.T) {
 			quota := evict.NewQuota(limit)
 			s := openDisk(t, t.TempDir(), quota)
 			return limited(t, storagetest.Driver{
-				Store: memcache.New(s, 1<<20, 1<<10), Records: s.Records(), Spools: s.Spools(), Touch: s.Touch,
+				Store: memcache.New(s, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10}), Records: s.Records(), Spools: s.Spools(), Touch: s.Touch,
 			}, quota)
 		})
 	})

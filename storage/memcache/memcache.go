@@ -45,27 +45,33 @@ type Store struct {
 
 var _ storage.Store = (*Store)(nil)
 
-// hotOverhead is about what one more object costs beside its bytes. Counting
+// overhead is about what one more object costs beside its bytes. Counting
 // it bounds the number of tiny ones.
 const overhead = 256
 
-// NewHot returns a store that keeps contents of at most maxObject bytes in
-// memory, at most maxBytes of them together, those used last.
-func New(next storage.Store, maxBytes, maxObject int64) *Store {
+// Options configure a [Store].
+type Options struct {
+	MaxBytes  int64 // of all content in memory; the least recently used goes first
+	MaxObject int64 // larger content is not kept in memory
+	// OnCorrupt takes corrupt content out of the store below, or returns the
+	// reason why it could not. The default deletes it.
+	OnCorrupt func(context.Context, digest.Digest) error
+}
+
+// New returns a store in front of next.
+func New(next storage.Store, opts Options) *Store {
+	if opts.OnCorrupt == nil {
+		opts.OnCorrupt = next.Delete
+	}
 	objects, err := simplelru.NewLRU[digest.Digest, []byte](math.MaxInt, nil)
 	if err != nil {
 		panic(err) // cannot be: the number of entries is positive
 	}
 	return &Store{
-		next: next, maxBytes: maxBytes, maxObject: min(maxObject, maxBytes-overhead),
-		discard: next.Delete, objects: objects,
+		next: next, maxBytes: opts.MaxBytes, maxObject: min(opts.MaxObject, opts.MaxBytes-overhead),
+		discard: opts.OnCorrupt, objects: objects,
 	}
 }
-
-// OnCorrupt sets what becomes of a corrupt content, which is deleted otherwise.
-// The function takes it out of the store below, or returns why it could not. It
-// is set before the first Open.
-func (h *Store) OnCorrupt(discard func(context.Context, digest.Digest) error) { h.discard = discard }
 
 // Stat implements [storage.Store].
 func (h *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {

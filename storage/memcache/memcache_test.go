@@ -21,15 +21,15 @@ import (
 func TestHotConformance(t *testing.T) {
 	storagetest.Run(t, func(t *testing.T) storagetest.Driver {
 		driver := storagetest.NewMemory(t).Driver()
-		driver.Store = memcache.New(driver.Store, 1<<20, 64<<10)
+		driver.Store = memcache.New(driver.Store, memcache.Options{MaxBytes: 1 << 20, MaxObject: 64 << 10})
 		return driver
 	})
 }
 
 func TestHotServesSmallContentsFromMemory(t *testing.T) {
 	m := storagetest.NewMemory(t)
-	committed := storagetest.Commit(t, memcache.New(m, 1<<20, 100), m.Spools(), bytes.Repeat([]byte("s"), 100))
-	hot := memcache.New(m, 1<<20, 100)
+	committed := storagetest.Commit(t, memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 100}), m.Spools(), bytes.Repeat([]byte("s"), 100))
+	hot := memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 100})
 	warmed := storagetest.Commit(t, hot, m.Spools(), []byte("committed here"))
 	large := storagetest.Commit(t, hot, m.Spools(), bytes.Repeat([]byte("l"), 101))
 	for name, want := range map[string]struct {
@@ -60,7 +60,7 @@ func TestHotPassesLargeFilesThrough(t *testing.T) {
 	s, err := disk.Open(t.TempDir(), disk.Options{})
 	must(t, err)
 	defer s.Close()
-	hot := memcache.New(s, 1<<20, 10)
+	hot := memcache.New(s, memcache.Options{MaxBytes: 1 << 20, MaxObject: 10})
 	object, err := hot.Open(t.Context(), storagetest.Commit(t, hot, s.Spools(), []byte("more than ten bytes")))
 	must(t, err)
 	defer object.Content.Close()
@@ -72,7 +72,7 @@ func TestHotPassesLargeFilesThrough(t *testing.T) {
 func TestHotIsBounded(t *testing.T) {
 	m := storagetest.NewMemory(t)
 	const room = 4 * 1256 // for 4 objects of 1000 bytes, each with what it costs beside them
-	hot := memcache.New(m, room, 1000)
+	hot := memcache.New(m, memcache.Options{MaxBytes: room, MaxObject: 1000})
 	var digests []digest.Digest
 	for i := range 6 {
 		digests = append(digests, storagetest.Commit(t, hot, m.Spools(), bytes.Repeat([]byte{byte(i)}, 1000)))
@@ -103,7 +103,7 @@ func TestHotIsBounded(t *testing.T) {
 func TestHotWithoutRoom(t *testing.T) {
 	for _, room := range []int64{-1, 0, 10} {
 		m := storagetest.NewMemory(t)
-		hot := memcache.New(m, room, 1<<20)
+		hot := memcache.New(m, memcache.Options{MaxBytes: room, MaxObject: 1 << 20})
 		for _, content := range []string{"", "x", "some more"} {
 			dgst := storagetest.Commit(t, hot, m.Spools(), []byte(content))
 			if got := storagetest.Read(t, hot, dgst); string(got) != content {
@@ -119,7 +119,7 @@ func TestHotWithoutRoom(t *testing.T) {
 // What can never stay in memory does not push out what is there.
 func TestHotLeavesOutWhatIsTooLarge(t *testing.T) {
 	m := storagetest.NewMemory(t)
-	hot := memcache.New(m, 1000, 1<<20)
+	hot := memcache.New(m, memcache.Options{MaxBytes: 1000, MaxObject: 1 << 20})
 	small := storagetest.Commit(t, hot, m.Spools(), []byte("small"))
 	large := storagetest.Commit(t, hot, m.Spools(), bytes.Repeat([]byte("l"), 900))
 	storagetest.Read(t, hot, large)
@@ -134,7 +134,7 @@ func TestHotLeavesOutWhatIsTooLarge(t *testing.T) {
 func TestHotCountsAnObjectOnce(t *testing.T) {
 	m := storagetest.NewMemory(t)
 	slow := slowStore{m, make(chan struct{}), make(chan struct{})}
-	hot := memcache.New(slow, 2*1256, 1000)
+	hot := memcache.New(slow, memcache.Options{MaxBytes: 2 * 1256, MaxObject: 1000})
 	dgst := storagetest.Commit(t, m, m.Spools(), bytes.Repeat([]byte("a"), 1000))
 	var opening sync.WaitGroup
 	for range 2 {
@@ -160,7 +160,7 @@ func TestHotCountsAnObjectOnce(t *testing.T) {
 
 func TestHotFailures(t *testing.T) {
 	m := storagetest.NewMemory(t)
-	hot := memcache.New(m, 1<<20, 1<<10)
+	hot := memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10})
 	fault := errors.New("scripted")
 	content := []byte("content")
 	dgst := digest.FromBytes(content)
@@ -178,9 +178,9 @@ func TestHotFailures(t *testing.T) {
 	must(t, err)
 	_, err = spool.Write(content)
 	must(t, errors.Join(err, spool.Complete()))
-	must(t, memcache.New(closingStore{m}, 1<<20, 1<<10).Commit(t.Context(), dgst, spool))
+	must(t, memcache.New(closingStore{m}, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10}).Commit(t.Context(), dgst, spool))
 
-	broken := memcache.New(brokenStore{m}, 1<<20, 1<<10)
+	broken := memcache.New(brokenStore{m}, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10})
 	for range 2 {
 		if object, err := broken.Open(t.Context(), dgst); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("Open = %v, %v, want io.ErrUnexpectedEOF", object, err)
@@ -225,7 +225,7 @@ func TestHotDeleteWhileOpening(t *testing.T) {
 	m := storagetest.NewMemory(t)
 	dgst := storagetest.Commit(t, m, m.Spools(), []byte("content"))
 	slow := slowStore{m, make(chan struct{}), make(chan struct{})}
-	hot := memcache.New(slow, 1<<20, 1<<10)
+	hot := memcache.New(slow, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10})
 	var opening sync.WaitGroup
 	opening.Go(func() {
 		object, err := hot.Open(t.Context(), dgst)
@@ -249,7 +249,7 @@ func TestHotDeleteWhileOpening(t *testing.T) {
 // Objects share bytes, and nothing else.
 func TestHotConcurrently(t *testing.T) {
 	m := storagetest.NewMemory(t)
-	hot := memcache.New(m, 3000, 1000)
+	hot := memcache.New(m, memcache.Options{MaxBytes: 3000, MaxObject: 1000})
 	var digests []digest.Digest
 	for i := range 8 {
 		digests = append(digests, storagetest.Commit(t, m, m.Spools(), bytes.Repeat([]byte{byte(i)}, 600)))
@@ -276,7 +276,7 @@ func TestHotConcurrently(t *testing.T) {
 
 func BenchmarkHotOpen(b *testing.B) {
 	m := storagetest.NewMemory(b)
-	hot := memcache.New(m, 1<<20, 1<<16)
+	hot := memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 16})
 	dgst := storagetest.Commit(b, hot, m.Spools(), bytes.Repeat([]byte("x"), 1000))
 	b.ReportAllocs()
 	for b.Loop() {
@@ -296,19 +296,20 @@ func TestHotVerifiesWhatItReads(t *testing.T) {
 				s, root := newDisk(t)
 				dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
 				spoil(t, root, dgst, now)
-				hot := memcache.New(s, 1<<20, 100)
+				opts := memcache.Options{MaxBytes: 1 << 20, MaxObject: 100}
 				want, fault := storage.ErrNotExist, errors.New("scripted")
 				var taken []digest.Digest
 				switch how {
 				case "taken away":
-					hot.OnCorrupt(func(ctx context.Context, dgst digest.Digest) error {
+					opts.OnCorrupt = func(ctx context.Context, dgst digest.Digest) error {
 						taken = append(taken, dgst)
 						return s.Delete(ctx, dgst)
-					})
+					}
 				case "stuck":
 					want = storage.ErrCorrupt
-					hot.OnCorrupt(func(context.Context, digest.Digest) error { return fault })
+					opts.OnCorrupt = func(context.Context, digest.Digest) error { return fault }
 				}
+				hot := memcache.New(s, opts)
 				for range 2 {
 					if _, err := hot.Open(t.Context(), dgst); !errors.Is(err, want) || errors.Is(err, storage.ErrNotExist) != (how != "stuck") {
 						t.Errorf("Open: %v, want %v", err, want)

@@ -48,12 +48,10 @@ type Dir struct {
 }
 
 // NewDir returns a Dir over an existing directory, which must lie in the
-// filesystem that finished spools are renamed into. minFree is the number of
-// bytes that it never fills that filesystem beyond; zero or less means no
-// such limit.
-//
-// Every spool takes part in the quota with all its bytes, written or not, until
-// its file is closed or handed over. A nil quota sets no limit.
+// filesystem that finished spools are renamed into. Spools leave minFree bytes of
+// that filesystem free; zero is no such limit. Each spool takes part in the quota
+// with all its bytes, written or not, until its file is closed or handed over;
+// nil is no quota.
 func NewDir(path string, minFree int64, quota Quota) *Dir {
 	if quota == nil {
 		quota = unlimited{}
@@ -173,7 +171,7 @@ func freeBytes(path string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// unlimited is the quota of those who set none.
+// unlimited is the quota of a Dir without one.
 type unlimited struct{}
 
 func (unlimited) Reserve(int64, bool) error { return nil }
