@@ -74,7 +74,13 @@ type Store struct {
 	background sync.WaitGroup
 }
 
-var _ storage.Store = (*Store)(nil)
+var (
+	_ storage.Driver      = (*Store)(nil)
+	_ storage.Toucher     = (*Store)(nil)
+	_ storage.Quarantiner = (*Store)(nil)
+	_ storage.Sizer       = (*Store)(nil)
+	_ storage.Prober      = (*Store)(nil)
+)
 
 // ErrNoStore says that there is no store to open, where one is expected.
 var ErrNoStore = errors.New("disk: there is no store")

@@ -27,27 +27,27 @@ import (
 
 func TestConformance(t *testing.T) {
 	const limit = 1 << 30
-	limited := func(t *testing.T, d storagetest.Driver, quota *evict.Quota) storagetest.Driver {
-		l := evict.New(d.Store, quota, evict.Options{
-			MaxUnused: time.Hour, MinFree: 1, Free: d.Spools.Free, Touch: d.Touch,
+	limited := func(t *testing.T, d storage.Driver, next storage.Store, quota *evict.Quota) storage.Driver {
+		toucher, _ := storage.As[storage.Toucher](d)
+		l := evict.New(next, quota, evict.Options{
+			MaxUnused: time.Hour, MinFree: 1, Free: d.Spools().Free, Touch: toucher.Touch,
 		})
 		t.Cleanup(func() { must(t, l.Close()) })
-		d.Store = l
-		return d
+		return storagetest.Decorate(d, l)
 	}
 	t.Run("memory", func(t *testing.T) {
-		storagetest.Run(t, func(t *testing.T) storagetest.Driver {
+		storagetest.Run(t, func(t *testing.T) storage.Driver {
 			quota := evict.NewQuota(limit)
-			return limited(t, storagetest.NewMemoryWithin(t, quota).Driver(), quota)
+			m := storagetest.NewMemoryWithin(t, quota)
+			return limited(t, m, m, quota)
 		})
 	})
 	t.Run("disk", func(t *testing.T) {
-		storagetest.Run(t, func(t *testing.T) storagetest.Driver {
+		storagetest.Run(t, func(t *testing.T) storage.Driver {
 			quota := evict.NewQuota(limit)
 			s := openDisk(t, t.TempDir(), quota)
-			return limited(t, storagetest.Driver{
-				Store: memcache.New(s, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10}), Records: s.Records(), Spools: s.Spools(), Touch: s.Touch,
-			}, quota)
+			front := memcache.New(s, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10})
+			return limited(t, s, front, quota)
 		})
 	})
 }

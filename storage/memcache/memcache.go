@@ -43,7 +43,10 @@ type Store struct {
 	deletions uint64 // how often Delete was called
 }
 
-var _ storage.Store = (*Store)(nil)
+var (
+	_ storage.Store     = (*Store)(nil)
+	_ storage.Unwrapper = (*Store)(nil)
+)
 
 // overhead is about what one more object costs beside its bytes. Counting
 // it bounds the number of tiny ones.
@@ -72,6 +75,9 @@ func New(next storage.Store, opts Options) *Store {
 		discard: opts.OnCorrupt, objects: objects,
 	}
 }
+
+// Unwrap returns the store below.
+func (h *Store) Unwrap() storage.Store { return h.next }
 
 // Stat implements [storage.Store].
 func (h *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {

@@ -19,10 +19,9 @@ import (
 )
 
 func TestHotConformance(t *testing.T) {
-	storagetest.Run(t, func(t *testing.T) storagetest.Driver {
-		driver := storagetest.NewMemory(t).Driver()
-		driver.Store = memcache.New(driver.Store, memcache.Options{MaxBytes: 1 << 20, MaxObject: 64 << 10})
-		return driver
+	storagetest.Run(t, func(t *testing.T) storage.Driver {
+		m := storagetest.NewMemory(t)
+		return storagetest.Decorate(m, memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 64 << 10}))
 	})
 }
 

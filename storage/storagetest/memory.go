@@ -37,7 +37,10 @@ type stored struct {
 	used    time.Time
 }
 
-var _ storage.Store = (*Memory)(nil)
+var (
+	_ storage.Driver  = (*Memory)(nil)
+	_ storage.Toucher = (*Memory)(nil)
+)
 
 // NewMemory returns an empty store without a limit.
 func NewMemory(t testing.TB) *Memory { return NewMemoryWithin(t, nil) }
@@ -49,16 +52,14 @@ func NewMemoryWithin(t testing.TB, quota spool.Quota) *Memory {
 	return m
 }
 
-// Driver returns the store with its records and spools.
-func (m *Memory) Driver() Driver {
-	return Driver{Store: m, Records: m.Records(), Spools: m.spools, Touch: m.Touch}
-}
-
 // Records returns the records of the store.
 func (m *Memory) Records() storage.Records { return &m.records }
 
 // Spools returns what makes spools for the store.
 func (m *Memory) Spools() *spool.Dir { return m.spools }
+
+// Close does nothing: the memory goes with the test.
+func (m *Memory) Close() error { return nil }
 
 // FailOpen makes every Open return err from now on; nil ends that.
 func (m *Memory) FailOpen(err error) { m.fail("Open", err) }

@@ -6,11 +6,12 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
 func TestMemory(t *testing.T) {
-	storagetest.Run(t, func(t *testing.T) storagetest.Driver { return storagetest.NewMemory(t).Driver() })
+	storagetest.Run(t, func(t *testing.T) storage.Driver { return storagetest.NewMemory(t) })
 }
 
 func TestMemoryFaults(t *testing.T) {

@@ -7,11 +7,9 @@
 package storagetest
 
 import (
-	"context"
 	"errors"
 	"io"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -19,18 +17,9 @@ import (
 	"github.com/weirhq/weir/storage/spool"
 )
 
-// Driver is what the suite needs of a driver.
-type Driver struct {
-	Store   storage.Store
-	Records storage.Records
-	Spools  *spool.Dir // whose spools the Store can commit
-	// Touch records when a content was last used, for All to tell.
-	Touch func(context.Context, digest.Digest, time.Time) error
-}
-
 // Run runs the conformance suite. It calls open for each test, which returns an
 // empty driver and arranges for its end with t.Cleanup.
-func Run(t *testing.T, open func(t *testing.T) Driver) {
+func Run(t *testing.T, open func(t *testing.T) storage.Driver) {
 	t.Run("Store", func(t *testing.T) {
 		for name, test := range storeTests {
 			t.Run(name, func(t *testing.T) { test(t, open(t)) })
@@ -38,10 +27,26 @@ func Run(t *testing.T, open func(t *testing.T) Driver) {
 	})
 	t.Run("Records", func(t *testing.T) {
 		for name, test := range recordsTests {
-			t.Run(name, func(t *testing.T) { test(t, open(t).Records) })
+			t.Run(name, func(t *testing.T) { test(t, open(t).Records()) })
 		}
 	})
 }
+
+// Decorate returns a driver whose content goes through front, a decorator of the
+// driver's store. The suite then holds the decorator to the same behaviour.
+func Decorate(driver storage.Driver, front storage.Store) storage.Driver {
+	return decorated{Store: front, driver: driver}
+}
+
+type decorated struct {
+	storage.Store
+	driver storage.Driver
+}
+
+func (d decorated) Records() storage.Records { return d.driver.Records() }
+func (d decorated) Spools() *spool.Dir       { return d.driver.Spools() }
+func (d decorated) Close() error             { return d.driver.Close() }
+func (d decorated) Unwrap() storage.Store    { return d.driver }
 
 // NewSpool returns a complete spool with the given content, which is closed
 // when the test ends.
