@@ -1,22 +1,12 @@
 package spool
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"sync"
 
-	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 )
-
-// ErrNoSpace says that a spool would leave its filesystem with less free space
-// than the operator asked to keep, or that there is none left.
-var ErrNoSpace = errors.New("spool: not enough free space")
-
-// ErrBusy says that there is no room at the moment, to one who does not wait
-// until some has been made.
-var ErrBusy = errors.New("spool: room has to be made first")
 
 // Quota bounds what spools take together with what has been stored. Its methods
 // may be called concurrently.
@@ -149,8 +139,7 @@ func (d *Dir) promise(n int64) (short int64, err error) {
 		case short <= since:
 			continue // without these bytes there may be room: measure once more
 		}
-		return short, fmt.Errorf("%w below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free (blob_store.fs.min_free)",
-			ErrNoSpace, d.path, iec(free), iec(d.pending), iec(n), iec(d.minFree))
+		return short, &NoSpaceError{Path: d.path, Want: n, Free: free, Promised: d.pending, Keep: d.minFree}
 	}
 }
 
@@ -160,8 +149,6 @@ func (d *Dir) release(n int64) {
 	d.released += n
 	d.mu.Unlock()
 }
-
-func iec(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
 func freeBytes(path string) (int64, error) {
 	var st unix.Statfs_t

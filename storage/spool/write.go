@@ -3,8 +3,6 @@ package spool
 import (
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 )
 
 // Announce tells how many bytes will come, and sets space aside for them. It
@@ -61,7 +59,7 @@ func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 		s.wrote(gap, int64(n))
 		if err != nil {
 			s.unclaim(extent{gap.to, want.to})
-			return int(gap.from-off) + n, writeError(err)
+			return int(gap.from-off) + n, s.dir.writeError(err)
 		}
 	}
 	return len(p), nil
@@ -105,16 +103,6 @@ func (s *Spool) unclaim(e extent) {
 	defer s.mu.Unlock()
 	s.writing.remove(e)
 	s.settled.Broadcast()
-}
-
-// writeError makes a full filesystem or quota match ErrNoSpace.
-func writeError(err error) error {
-	switch {
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("%w: %w: free space on its filesystem, or raise the quota", ErrNoSpace, err)
-	default:
-		return fmt.Errorf("spool: %w", err)
-	}
 }
 
 // admit checks that a write up to end fits the announced size, and reserves

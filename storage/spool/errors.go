@@ -1,0 +1,57 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoSpace says that a spool would leave its filesystem with less free space
+// than it must keep, or that there is none left. The error that matches it is a
+// [*NoSpaceError] or a quota's own.
+var ErrNoSpace = errors.New("spool: not enough free space")
+
+// ErrBusy says that there is no room until something has been evicted. Only a
+// caller that does not wait for that gets it.
+var ErrBusy = errors.New("spool: room has to be made first")
+
+// NoSpaceError says how the filesystem of the spools lacks space. It matches
+// [ErrNoSpace].
+type NoSpaceError struct {
+	Path string // a directory of the filesystem
+
+	// Free bytes, less those Promised to running downloads, must not fall below
+	// Keep, and Want more were asked for.
+	Want, Free, Promised, Keep int64
+
+	// Err is the failed write, if the filesystem or a disk quota of its user is
+	// full; then the numbers are zero.
+	Err error
+}
+
+// Error says what takes the space.
+func (e *NoSpaceError) Error() string {
+	if e.Err != nil {
+		return fmt.Sprintf("%v: %v: free space on its filesystem, or raise the quota", ErrNoSpace, e.Err)
+	}
+	return fmt.Sprintf("%v below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free (blob_store.fs.min_free)",
+		ErrNoSpace, e.Path, iec(e.Free), iec(e.Promised), iec(e.Want), iec(e.Keep))
+}
+
+// Is makes the error match ErrNoSpace.
+func (e *NoSpaceError) Is(target error) bool { return target == ErrNoSpace }
+
+// Unwrap returns the failed write, or nil.
+func (e *NoSpaceError) Unwrap() error { return e.Err }
+
+// writeError gives a failed write its type.
+func (d *Dir) writeError(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return &NoSpaceError{Path: d.path, Err: err}
+	}
+	return fmt.Errorf("spool: %w", err)
+}
+
+func iec(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
