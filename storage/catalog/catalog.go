@@ -1,5 +1,9 @@
-// Package catalog gives the records of a store their types: tags, links and
-// documents.
+// Package catalog gives the records of a store their types.
+//
+//   - A [Tag] is the descriptor that a tag had when an upstream was last asked.
+//   - A link says that a repository possesses a digest, and may serve it. One
+//     repository's link says nothing about another repository.
+//   - A [Document] is another answer of an upstream, such as a list of tags.
 package catalog
 
 import (
@@ -19,8 +23,8 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// Tag is what was last known about a tag. Of the descriptor, the media type,
-// the digest and the size are kept.
+// Tag is the last known state of a tag. Of the descriptor, the media type, the
+// digest and the size are kept.
 type Tag struct {
 	Descriptor ocispec.Descriptor `json:"descriptor"`
 	Checked    time.Time          `json:"checked"` // when an upstream last said so
@@ -33,27 +37,25 @@ type Document struct {
 	Checked time.Time `json:"checked"` // when an upstream last said so
 }
 
-// CatalogOptions bound the memory of a [Catalog] and say where it logs.
+// Options configure a [Catalog].
 type Options struct {
 	Tags   int          // tags kept in memory; 0 means 8192, about 4 MiB
 	Links  int          // links kept in memory; 0 means 32768, about 16 MiB
-	Logger *slog.Logger // hears of records that cannot be read; nil discards
+	Logger *slog.Logger // of unreadable records; nil discards
 }
 
-// Catalog gives [storage.Records] their types: which descriptor a tag had, and which
-// digests a repository possesses. Possession is what lets a repository serve a
-// content: one repository's link says nothing about another's.
+// Catalog reads and writes typed records.
 //
 // Tags and links are kept in memory too, up to a bound, so that a warm pull
-// reads no file. When a record cannot be written, the memory still learns it:
-// a full disk must not turn every pull into a request upstream. A record that
-// cannot be understood counts as absent, and the next Put replaces it.
+// reads no file. If a record cannot be written, the memory still learns it: a
+// full disk must not turn every pull into a request upstream. A record that
+// cannot be read counts as absent, and the next Put replaces it.
 //
-// Nothing else may write the same records: what another process changes is
-// seen here only once it has left this process's memory.
+// Nothing else may write the same records: a change by another process shows
+// only once the record has left this process's memory.
 //
-// All methods may be called concurrently. They return ErrInvalidKey, or an
-// error about the digest, for what cannot be part of a record's key, and
+// All methods may be called concurrently. They return ErrInvalidKey, or an error
+// about the digest, if an argument cannot be part of a record's key, and
 // otherwise the errors of the records.
 type Catalog struct {
 	records   storage.Records
@@ -62,7 +64,7 @@ type Catalog struct {
 	documents *table[Document]
 }
 
-// NewCatalog returns a catalog over records.
+// New returns a catalog over records.
 func New(records storage.Records, opts Options) *Catalog {
 	if opts.Tags <= 0 {
 		opts.Tags = 8192
@@ -74,7 +76,7 @@ func New(records storage.Records, opts Options) *Catalog {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	tags := newTable(records, opts.Tags, validTag, opts.Logger)
-	tags.near = recentlyChecked
+	tags.skipWrite = recentlyChecked
 	return &Catalog{
 		records: records,
 		tags:    tags,
@@ -85,7 +87,7 @@ func New(records storage.Records, opts Options) *Catalog {
 	}
 }
 
-// Tag returns what is known about a tag, or ErrNotExist.
+// Tag returns the last known state of a tag, or ErrNotExist.
 func (c *Catalog) Tag(ctx context.Context, repo storage.RepoID, tag string) (Tag, error) {
 	key, err := tagKey(repo, tag)
 	if err != nil {
@@ -94,14 +96,14 @@ func (c *Catalog) Tag(ctx context.Context, repo storage.RepoID, tag string) (Tag
 	return c.tags.get(ctx, key)
 }
 
-// PutTag creates or replaces a tag. Where only the time of the check is new, the
-// record is written again once a minute at most.
+// PutTag creates or replaces a tag. If only the time of the check is new, the
+// record is written once a minute at most.
 func (c *Catalog) PutTag(ctx context.Context, repo storage.RepoID, tag string, value Tag) error {
 	key, err := tagKey(repo, tag)
 	if err != nil {
 		return err
 	}
-	value.Descriptor = essence(value.Descriptor)
+	value.Descriptor = core(value.Descriptor)
 	return c.tags.put(ctx, key, value)
 }
 
@@ -114,8 +116,8 @@ func (c *Catalog) DeleteTag(ctx context.Context, repo storage.RepoID, tag string
 	return c.tags.delete(ctx, key)
 }
 
-// Tags returns the recorded tags of a repository in lexical order, none where
-// the repository is unknown.
+// Tags returns the recorded tags of a repository in lexical order, none if the
+// repository is unknown.
 func (c *Catalog) Tags(ctx context.Context, repo storage.RepoID) ([]string, error) {
 	prefix, err := repositoryKey(repo, tagsSegment)
 	if err != nil {
@@ -142,7 +144,7 @@ func (c *Catalog) Link(ctx context.Context, repo storage.RepoID, dgst digest.Dig
 }
 
 // Links yields the descriptors under which a repository possesses contents, in
-// the order of their keys. What is listed and cannot be understood is left out.
+// the order of their keys. It leaves out unreadable records.
 func (c *Catalog) Links(ctx context.Context, repo storage.RepoID) iter.Seq2[ocispec.Descriptor, error] {
 	return func(yield func(ocispec.Descriptor, error) bool) {
 		prefix, err := repositoryKey(repo, linksSegment)
@@ -166,8 +168,8 @@ func (c *Catalog) Links(ctx context.Context, repo storage.RepoID) iter.Seq2[ocis
 	}
 }
 
-// PutLink records that a repository possesses a content. Where the same is
-// recorded already, nothing is written. Of the descriptor, the media type, the
+// PutLink records that a repository possesses a content. It writes nothing if the
+// record is the same. Of the descriptor, the media type, the
 // digest and the size are kept. A media type that is known stays when the same
 // content is put without one: a manifest that was read as a blob is still a
 // manifest.
@@ -177,20 +179,10 @@ func (c *Catalog) PutLink(ctx context.Context, repo storage.RepoID, descriptor o
 		return err
 	}
 	return c.links.update(ctx, key, func(known ocispec.Descriptor) ocispec.Descriptor {
-		link := essence(descriptor)
+		link := core(descriptor)
 		link.MediaType = cmp.Or(link.MediaType, known.MediaType)
 		return link
-	}, equalEssence)
-}
-
-// DeleteLink takes the possession of a digest from a repository, or returns
-// ErrNotExist.
-func (c *Catalog) DeleteLink(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
-	key, err := linkKey(repo, dgst)
-	if err != nil {
-		return err
-	}
-	return c.links.delete(ctx, key)
+	}, sameCore)
 }
 
 // Document returns the document of one kind and name, or ErrNotExist. The name
@@ -217,18 +209,18 @@ func (c *Catalog) PutDocument(ctx context.Context, repo storage.RepoID, kind, na
 //
 // It lists the keys of all records, and reads none of them: on disk that is one
 // reading of every directory, some 200 ms for 100,000 links, in an object store
-// one request per 1,000 links. That is fit for a catalogue that people look at,
-// not for a request of every pull.
+// one request per 1,000 links. Call it for a listing that people read, not for
+// each pull.
 func (c *Catalog) Repositories(ctx context.Context) ([]storage.RepoID, error) {
 	var repos []storage.RepoID
 	for key, err := range c.records.List(ctx, "") {
 		if err != nil {
 			return nil, fmt.Errorf("storage: cannot list the repositories: %w", err)
 		}
-		// The keys of one repository have their beginning in common, so that
-		// they come one after the other.
-		repo, ok := parseKey(key)
-		if ok && (len(repos) == 0 || repos[len(repos)-1] != repo) {
+		// Documents alone do not make a repository. The keys of one repository
+		// have their beginning in common, so that they come one after the other.
+		repo, sort, ok := splitKey(key)
+		if ok && sort.digest != nil && (len(repos) == 0 || repos[len(repos)-1] != repo) {
 			repos = append(repos, repo)
 		}
 	}

@@ -2,10 +2,12 @@ package catalog
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -14,25 +16,61 @@ import (
 )
 
 // A record's key is the namespace as one escaped segment, the segments of the
-// repository's name, and one of these. No segment of a name begins with an
-// underscore (distribution-spec, "Pulling manifests"), so that a repository's
-// records never mix with those of one whose name goes on below it.
+// repository's name, and the segment of its sort, such as
+//
+//	ghcr.io/acme/app/_tags/latest
+//
+// No segment of a name begins with an underscore (distribution-spec, "Pulling
+// manifests"), so that a repository's records never mix with those of a
+// repository whose name goes on below it.
 const (
 	tagsSegment      = "_tags"      // /<tag>
 	linksSegment     = "_links"     // /<algorithm>/<hex>
 	documentsSegment = "_documents" // /<kind>/<sha256 of the document's name>
 )
 
+// sort is one sort of record.
+type sort struct {
+	segment string
+	// digest returns the digest of the content that a record is about. It is
+	// nil for records that are kept as long as a record of another sort.
+	digest func(ctx context.Context, c *Catalog, key string) (digest.Digest, error)
+	delete func(ctx context.Context, c *Catalog, key string) error
+	count  func(*PruneReport) *int // of those removed; nil: not reported
+}
+
+// sorts has a row for each sort of record.
+var sorts = []sort{
+	{
+		segment: tagsSegment,
+		digest: func(ctx context.Context, c *Catalog, key string) (digest.Digest, error) {
+			return c.digestOfTag(ctx, key)
+		},
+		delete: func(ctx context.Context, c *Catalog, key string) error { return c.tags.delete(ctx, key) },
+		count:  func(r *PruneReport) *int { return &r.Tags },
+	},
+	{
+		segment: linksSegment,
+		digest:  func(_ context.Context, _ *Catalog, key string) (digest.Digest, error) { return digestOfLink(key), nil },
+		delete:  func(ctx context.Context, c *Catalog, key string) error { return c.links.delete(ctx, key) },
+		count:   func(r *PruneReport) *int { return &r.Links },
+	},
+	{
+		segment: documentsSegment,
+		delete:  func(ctx context.Context, c *Catalog, key string) error { return c.documents.delete(ctx, key) },
+	},
+}
+
 // repositoryKey returns the key below which a repository's records of one sort
 // lie.
-func repositoryKey(repo storage.RepoID, sort string) (string, error) {
+func repositoryKey(repo storage.RepoID, segment string) (string, error) {
 	if repo.Namespace == "" {
 		return "", fmt.Errorf("%w: repository %q has no namespace", storage.ErrInvalidKey, repo.Name)
 	}
 	if strings.HasPrefix(repo.Name, "_") || strings.Contains(repo.Name, "/_") {
 		return "", fmt.Errorf("%w: repository %q has a segment that begins with an underscore", storage.ErrInvalidKey, repo.Name)
 	}
-	key := url.PathEscape(repo.Namespace) + "/" + repo.Name + "/" + sort
+	key := url.PathEscape(repo.Namespace) + "/" + repo.Name + "/" + segment
 	return key, storage.ValidateKey(key)
 }
 
@@ -55,8 +93,8 @@ func documentKey(repo storage.RepoID, kind, name string) (string, error) {
 	return leafKey(repo, documentsSegment+"/"+kind, hex.EncodeToString(sum[:]))
 }
 
-func leafKey(repo storage.RepoID, sort, leaf string) (string, error) {
-	key, err := repositoryKey(repo, sort)
+func leafKey(repo storage.RepoID, segment, leaf string) (string, error) {
+	key, err := repositoryKey(repo, segment)
 	if err != nil {
 		return "", err
 	}
@@ -67,30 +105,25 @@ func leafKey(repo storage.RepoID, sort, leaf string) (string, error) {
 	return key, storage.ValidateKey(key)
 }
 
-// parseKey returns the repository that a tag's or a link's key belongs to. It
-// reports false for all other keys.
-func parseKey(key string) (storage.RepoID, bool) {
-	repo, sort, ok := splitKey(key)
-	return repo, ok && (sort == tagsSegment || sort == linksSegment)
-}
-
 // splitKey returns the repository that a key belongs to, and the sort of its
-// record. It reports false for what no key of a [Catalog] is.
-func splitKey(key string) (repo storage.RepoID, sort string, ok bool) {
+// record. It reports false for a key that no [Catalog] makes.
+func splitKey(key string) (repo storage.RepoID, of sort, ok bool) {
+	// A namespace is escaped in one way only; other spellings are not ours.
 	escaped, rest, _ := strings.Cut(key, "/")
 	namespace, err := url.PathUnescape(escaped)
 	if err != nil || url.PathEscape(namespace) != escaped {
-		return storage.RepoID{}, "", false
+		return storage.RepoID{}, sort{}, false
 	}
 	name, record, ok := strings.Cut(rest, "/_")
 	if !ok || name == "" {
-		return storage.RepoID{}, "", false
+		return storage.RepoID{}, sort{}, false
 	}
-	sort, _, ok = strings.Cut("_"+record, "/")
-	if !ok || sort != tagsSegment && sort != linksSegment && sort != documentsSegment {
-		return storage.RepoID{}, "", false
+	segment, _, ok := strings.Cut("_"+record, "/")
+	row := slices.IndexFunc(sorts, func(s sort) bool { return s.segment == segment })
+	if !ok || row < 0 {
+		return storage.RepoID{}, sort{}, false
 	}
-	return storage.RepoID{Namespace: namespace, Name: name}, sort, true
+	return storage.RepoID{Namespace: namespace, Name: name}, sorts[row], true
 }
 
 // digestOfLink returns the digest that a link's key was made from.

@@ -10,37 +10,36 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// PruneOptions say what [Catalog.Prune] takes for gone.
+// PruneOptions configure [Catalog.Prune].
 type PruneOptions struct {
 	// Gone reports whether a content is not stored any more.
 	Gone   func(ctx context.Context, dgst digest.Digest) (bool, error)
 	DryRun bool // remove nothing, and report what would be removed
 }
 
-// PruneReport is what [Catalog.Prune] removed.
+// PruneReport counts what [Catalog.Prune] removed.
 type PruneReport struct {
 	Tags, Links  int
 	Repositories int // that have no tag and no link left
 }
 
-// Prune removes the tags and links whose content is gone, and the documents of
-// repositories that lose their last tag and link by that: they leave the result
-// of Repositories. Records that cannot be understood count as absent, and go
-// too.
+// Prune removes the tags and links whose content is gone. If a repository loses
+// its last tag and link by that, its documents go too, and it leaves the result
+// of Repositories. Records that cannot be read count as absent, and go.
 //
-// A link that is removed behind the back of another catalog on the same records
-// stays in the memory of that one, which therefore does not write it again: once
-// that process has ended, an upstream is asked for that right again.
+// If Prune runs beside another catalog on the same records, a removed link stays
+// in the memory of that catalog, which does not write it again: once that process
+// has ended, an upstream is asked for that right again.
 func (c *Catalog) Prune(ctx context.Context, opts PruneOptions) (PruneReport, error) {
 	var report PruneReport
 	var repo storage.RepoID
-	var keys []string // of repo's records, which are listed one after the other
-	prune := func() error { return c.pruneRepository(ctx, keys, opts, &report) }
+	var records []record // of repo; records of one repository are listed in one run
+	prune := func() error { return c.pruneRepository(ctx, records, opts, &report) }
 	for key, err := range c.records.List(ctx, "") {
 		if err != nil {
 			return report, fmt.Errorf("storage: cannot list the records: %w", err)
 		}
-		next, _, ok := splitKey(key)
+		next, sort, ok := splitKey(key)
 		if !ok {
 			continue
 		}
@@ -48,65 +47,81 @@ func (c *Catalog) Prune(ctx context.Context, opts PruneOptions) (PruneReport, er
 			if err := prune(); err != nil {
 				return report, err
 			}
-			repo, keys = next, nil
+			repo, records = next, nil
 		}
-		keys = append(keys, key)
+		records = append(records, record{key, sort})
 	}
 	return report, prune()
 }
 
-func (c *Catalog) pruneRepository(ctx context.Context, keys []string, opts PruneOptions, report *PruneReport) error {
-	var documents []string
+// record is a record as it is listed.
+type record struct {
+	key string
+	sort
+}
+
+func (c *Catalog) pruneRepository(ctx context.Context, records []record, opts PruneOptions, report *PruneReport) error {
+	var dependent []record // kept as long as the repository has a tag or a link
 	var alive, removed int
-	for _, key := range keys {
-		var dgst digest.Digest
-		var count *int
-		var remove func(context.Context, string) error
-		switch _, sort, _ := splitKey(key); sort {
-		case documentsSegment:
-			documents = append(documents, key)
+	for _, r := range records {
+		if r.digest == nil {
+			dependent = append(dependent, r)
 			continue
-		case linksSegment:
-			dgst, count, remove = digestOfLink(key), &report.Links, c.links.delete
-		case tagsSegment:
-			tag, err := c.tags.get(ctx, key)
-			if err != nil && !errors.Is(err, storage.ErrNotExist) {
-				return err
-			}
-			dgst, count, remove = tag.Descriptor.Digest, &report.Tags, c.tags.delete
 		}
-		// What is no digest names no content.
-		if storage.ValidateDigest(dgst) == nil {
-			if gone, err := opts.Gone(ctx, dgst); err != nil {
-				return err
-			} else if !gone {
-				alive++
-				continue
-			}
+		gone, err := c.gone(ctx, r, opts)
+		if err != nil {
+			return err
 		}
-		if err := opts.remove(ctx, key, remove); err != nil {
+		if !gone {
+			alive++
+			continue
+		}
+		if err := c.remove(ctx, r, opts); err != nil {
 			return err
 		}
 		removed++
-		*count++
+		*r.count(report)++
 	}
+	// A repository that had neither tag nor link before is none of this run's.
 	if alive > 0 || removed == 0 {
 		return nil
 	}
 	report.Repositories++
-	for _, key := range documents {
-		if err := opts.remove(ctx, key, c.documents.delete); err != nil {
+	for _, r := range dependent {
+		if err := c.remove(ctx, r, opts); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (o PruneOptions) remove(ctx context.Context, key string, remove func(context.Context, string) error) error {
-	if o.DryRun {
+// gone reports whether the content of a record is gone.
+func (c *Catalog) gone(ctx context.Context, r record, opts PruneOptions) (bool, error) {
+	dgst, err := r.digest(ctx, c, r.key)
+	if err != nil {
+		return false, err
+	}
+	// A record that cannot be read, or has no valid digest, names no content.
+	if storage.ValidateDigest(dgst) != nil {
+		return true, nil
+	}
+	return opts.Gone(ctx, dgst)
+}
+
+// digestOfTag returns the digest of a tag's record; "" if it cannot be read.
+func (c *Catalog) digestOfTag(ctx context.Context, key string) (digest.Digest, error) {
+	tag, err := c.tags.get(ctx, key)
+	if errors.Is(err, storage.ErrNotExist) {
+		return "", nil
+	}
+	return tag.Descriptor.Digest, err
+}
+
+func (c *Catalog) remove(ctx context.Context, r record, opts PruneOptions) error {
+	if opts.DryRun {
 		return nil
 	}
-	if err := remove(ctx, key); err != nil && !errors.Is(err, storage.ErrNotExist) {
+	if err := r.delete(ctx, c, r.key); err != nil && !errors.Is(err, storage.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -5,14 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"log/slog"
-	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/keylock"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -20,33 +19,33 @@ import (
 type table[T any] struct {
 	records storage.Records
 	valid   func(key string, value T) error
-	// near, when set, reports whether a record is as good as a value that is to
-	// replace it: then only the memory learns the value.
-	near    func(record, value T) bool
-	log     *slog.Logger
-	memory  *lru.Cache[string, remembered[T]] // nil: none
-	garbage *lru.Cache[string, struct{}]      // keys of records that have been logged
+	// skipWrite, if set, reports whether the stored record is close enough to a
+	// new value that only the memory needs the value.
+	skipWrite func(record, value T) bool
+	logger    *slog.Logger
+	memory    *lru.Cache[string, cached[T]] // nil: none
+	reported  *lru.Cache[string, struct{}]  // keys of unreadable records that have been logged
 
-	// A key's lock is held while its record and its place in memory change, or
-	// while one is copied into the other, so that they agree. What is in
-	// memory is read without it.
-	locks [64]sync.Mutex
-	seed  maphash.Seed
+	// A key is locked while its record and its place in memory change, or while
+	// one is copied into the other, so that they agree. Values in memory are
+	// read without the lock.
+	keys keylock.Map[string]
 }
 
-type remembered[T any] struct {
+type cached[T any] struct {
 	value    T
-	record   T    // what was last written
+	record   T    // the value that was last written
 	recorded bool // false: the record could not be written
 }
 
-// maxGarbage is how many broken records a table logs only once each.
-const maxGarbage = 1024
+// maxReported bounds the memory of unreadable records that have been logged.
+// After a thousand lines, a record may be logged once more.
+const maxReported = 1024
 
-func newTable[T any](records storage.Records, size int, valid func(string, T) error, log *slog.Logger) *table[T] {
-	t := &table[T]{records: records, valid: valid, log: log, garbage: newLRU[struct{}](maxGarbage), seed: maphash.MakeSeed()}
+func newTable[T any](records storage.Records, size int, valid func(string, T) error, logger *slog.Logger) *table[T] {
+	t := &table[T]{records: records, valid: valid, logger: logger, reported: newLRU[struct{}](maxReported)}
 	if size > 0 {
-		t.memory = newLRU[remembered[T]](size)
+		t.memory = newLRU[cached[T]](size)
 	}
 	return t
 }
@@ -59,17 +58,11 @@ func newLRU[V any](size int) *lru.Cache[string, V] {
 	return cache
 }
 
-func (t *table[T]) lock(key string) (unlock func()) {
-	mu := &t.locks[maphash.String(t.seed, key)%uint64(len(t.locks))]
-	mu.Lock()
-	return mu.Unlock
-}
-
 func (t *table[T]) get(ctx context.Context, key string) (T, error) {
 	if known, ok := t.recall(key); ok {
 		return known.value, nil
 	}
-	defer t.lock(key)()
+	defer t.keys.Lock(key)()
 	known, err := t.load(ctx, key)
 	return known.value, err
 }
@@ -79,8 +72,9 @@ func (t *table[T]) put(ctx context.Context, key string, value T) error {
 	if err := t.valid(key, value); err != nil {
 		return err
 	}
-	defer t.lock(key)()
-	if known, ok := t.recall(key); ok && known.recorded && t.near != nil && t.near(known.record, value) {
+	defer t.keys.Lock(key)()
+	known, ok := t.recall(key)
+	if ok && known.recorded && t.skipWrite != nil && t.skipWrite(known.record, value) {
 		known.value = value
 		t.memory.Add(key, known)
 		return nil
@@ -88,16 +82,17 @@ func (t *table[T]) put(ctx context.Context, key string, value T) error {
 	return t.store(ctx, key, value)
 }
 
-// update replaces a value by what change makes of it, or of the zero value if
-// there is none. It writes nothing when both are equal.
+// update replaces a value by change of it, or of the zero value if there is
+// none. It writes nothing if both are equal.
 func (t *table[T]) update(ctx context.Context, key string, change func(T) T, equal func(a, b T) bool) error {
+	// Most updates change nothing, and need no lock to see that.
 	if known, ok := t.recall(key); ok && known.recorded && equal(known.value, change(known.value)) {
 		return nil
 	}
-	defer t.lock(key)()
+	defer t.keys.Lock(key)()
 	known, err := t.load(ctx, key)
 	if err != nil && !errors.Is(err, storage.ErrNotExist) {
-		t.log.Debug("replacing a record that could not be read", "key", key, "error", err)
+		t.logger.Debug("replacing a record that could not be read", "key", key, "error", err)
 	}
 	value := change(known.value)
 	if known.recorded && equal(known.value, value) {
@@ -110,7 +105,7 @@ func (t *table[T]) update(ctx context.Context, key string, change func(T) T, equ
 }
 
 func (t *table[T]) delete(ctx context.Context, key string) error {
-	defer t.lock(key)()
+	defer t.keys.Lock(key)()
 	known := t.memory != nil && t.memory.Remove(key)
 	err := t.records.Delete(ctx, key)
 	if known && errors.Is(err, storage.ErrNotExist) {
@@ -119,22 +114,23 @@ func (t *table[T]) delete(ctx context.Context, key string) error {
 	return err
 }
 
-func (t *table[T]) recall(key string) (remembered[T], bool) {
+func (t *table[T]) recall(key string) (cached[T], bool) {
 	if t.memory == nil {
-		return remembered[T]{}, false
+		return cached[T]{}, false
 	}
 	return t.memory.Get(key)
 }
 
 // load returns the value from memory, or from its record. The caller holds the
 // key's lock.
-func (t *table[T]) load(ctx context.Context, key string) (remembered[T], error) {
+func (t *table[T]) load(ctx context.Context, key string) (cached[T], error) {
+	// Another caller may have loaded it while this one waited for the lock.
 	if known, ok := t.recall(key); ok {
 		return known, nil
 	}
 	document, err := t.records.Get(ctx, key)
 	if err != nil {
-		return remembered[T]{}, err
+		return cached[T]{}, err
 	}
 	var value T
 	err = json.Unmarshal(document, &value)
@@ -142,10 +138,10 @@ func (t *table[T]) load(ctx context.Context, key string) (remembered[T], error) 
 		err = t.valid(key, value)
 	}
 	if err != nil {
-		if seen, _ := t.garbage.ContainsOrAdd(key, struct{}{}); !seen {
-			t.log.Warn("a record cannot be understood and counts as absent", "key", key, "error", err)
+		if seen, _ := t.reported.ContainsOrAdd(key, struct{}{}); !seen {
+			t.logger.Warn("ignoring an unreadable record", "key", key, "error", err)
 		}
-		return remembered[T]{}, fmt.Errorf("%w: record %q", storage.ErrNotExist, key)
+		return cached[T]{}, fmt.Errorf("%w: record %q", storage.ErrNotExist, key)
 	}
 	return t.remember(key, value, true), nil
 }
@@ -161,27 +157,28 @@ func (t *table[T]) store(ctx context.Context, key string, value T) error {
 	return err
 }
 
-func (t *table[T]) remember(key string, value T, recorded bool) remembered[T] {
-	known := remembered[T]{value: value, record: value, recorded: recorded}
+func (t *table[T]) remember(key string, value T, recorded bool) cached[T] {
+	known := cached[T]{value: value, record: value, recorded: recorded}
 	if t.memory != nil {
 		t.memory.Add(key, known)
 	}
 	return known
 }
 
-// essence is the part of a descriptor that is recorded.
-func essence(d ocispec.Descriptor) ocispec.Descriptor {
+// core returns the part of a descriptor that is recorded.
+func core(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size}
 }
 
-func equalEssence(a, b ocispec.Descriptor) bool {
+func sameCore(a, b ocispec.Descriptor) bool {
 	return a.MediaType == b.MediaType && a.Digest == b.Digest && a.Size == b.Size
 }
 
-// recentlyChecked reports whether a record tells all about a tag but for the
-// last moments: a check that found nothing new is not worth a write each time.
+// recentlyChecked reports whether a record differs from a tag only by less than
+// a minute in the time of the check. That is not worth a write: after a restart,
+// an upstream is asked about the tag a minute early at most.
 func recentlyChecked(record, tag Tag) bool {
-	return equalEssence(record.Descriptor, tag.Descriptor) && tag.Checked.Sub(record.Checked) < time.Minute
+	return sameCore(record.Descriptor, tag.Descriptor) && tag.Checked.Sub(record.Checked) < time.Minute
 }
 
 func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) }
