@@ -15,12 +15,14 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/keylock"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
 
 // blobs is the part of the tree that holds contents.
 type blobs struct {
+	paths  keylock.Map[string] // of contents that come or go
 	root   string
 	shards map[string]*shard // by the first characters of the digest: "sha256:" and two digits
 
@@ -42,8 +44,8 @@ func newBlobs(root string) *blobs {
 	return b
 }
 
-// locate returns where a digest's content belongs. No path is made from what is
-// not a valid digest.
+// locate returns the place of a digest's content. No path is made from an invalid
+// digest.
 func (b *blobs) locate(dgst digest.Digest) (*shard, string, error) {
 	if err := storage.ValidateDigest(dgst); err != nil {
 		return nil, "", err
@@ -53,7 +55,7 @@ func (b *blobs) locate(dgst digest.Digest) (*shard, string, error) {
 	return shard, filepath.Join(shard.dir, hex), nil
 }
 
-// Stat implements [storage.Store].
+// Stat asks the filesystem.
 func (s *Store) Stat(_ context.Context, dgst digest.Digest) (storage.Info, error) {
 	_, path, err := s.blobs.locate(dgst)
 	if err != nil {
@@ -66,7 +68,7 @@ func (s *Store) Stat(_ context.Context, dgst digest.Digest) (storage.Info, error
 	return storage.Info{Digest: dgst, Size: size}, nil
 }
 
-// Open implements [storage.Store]. The object's content is an *os.File.
+// Open opens the content. The object's Content is an *os.File.
 func (s *Store) Open(_ context.Context, dgst digest.Digest) (*storage.Object, error) {
 	_, path, err := s.blobs.locate(dgst)
 	if err != nil {
@@ -86,9 +88,9 @@ func (s *Store) Open(_ context.Context, dgst digest.Digest) (*storage.Object, er
 	return &storage.Object{Info: storage.Info{Digest: dgst, Size: info.Size()}, Content: file}, nil
 }
 
-// Commit implements [storage.Store]: the spool's file becomes the content,
-// without a copy. A file of another length that has the digest's name, such as
-// a filesystem leaves that lost data in a power cut, is replaced.
+// Commit makes the spool's file the content, without a copy. It replaces a file of
+// another length that has the digest's name: a filesystem that lost data in a
+// power cut leaves such files.
 func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) error {
 	shard, path, err := s.blobs.locate(dgst)
 	if err != nil {
@@ -96,7 +98,7 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 	}
 	doing := "store " + string(dgst)
 	if size, err := fileSize(path); err == nil && size == sp.Size() {
-		// Whoever put it there may still be flushing the directory.
+		// Another commit may have put it there, and still be flushing the directory.
 		return explain(doing, s.tree.syncDir(shard.dir))
 	}
 	if s.tree.sync {
@@ -104,7 +106,26 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 			return explain(doing, err)
 		}
 	}
-	return explain(doing, s.tree.place(path, func(path string) error { return s.publish(shard, sp, path) }))
+	if err := s.makeShard(shard); err != nil {
+		return explain(doing, err)
+	}
+	if err := s.publish(shard, sp, path); err != nil {
+		return explain(doing, err)
+	}
+	return explain(doing, s.tree.syncDir(shard.dir))
+}
+
+// makeShard makes a shard's directory. Once that is done, commits do not wait for
+// the lock of the tree any more.
+func (s *Store) makeShard(shard *shard) error {
+	if shard.made.Load() {
+		return nil
+	}
+	if err := s.tree.mkdirAll(shard.dir); err != nil {
+		return err
+	}
+	shard.made.Store(true)
+	return nil
 }
 
 // publish moves a spool's file to its final path. It goes by way of the
@@ -122,7 +143,15 @@ func (s *Store) publish(shard *shard, sp *spool.Spool, path string) error {
 		err = os.Chmod(staged, fileMode)
 	}
 	if err == nil {
-		err = s.blobs.replace(shard, path, sp.Size(), func() error { return os.Rename(staged, path) })
+		err = s.blobs.replace(shard, path, sp.Size(), func() error {
+			err := os.Rename(staged, path)
+			// The directory has vanished since it was made.
+			if errors.Is(err, fs.ErrNotExist) {
+				shard.made.Store(false)
+				err = cmp.Or(s.makeShard(shard), os.Rename(staged, path))
+			}
+			return err
+		})
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(staged))
@@ -130,7 +159,7 @@ func (s *Store) publish(shard *shard, sp *spool.Spool, path string) error {
 	return nil
 }
 
-// Delete implements [storage.Store].
+// Delete removes the file. Open files can be read on.
 func (s *Store) Delete(_ context.Context, dgst digest.Digest) error {
 	shard, path, err := s.blobs.locate(dgst)
 	if err != nil {
@@ -155,7 +184,7 @@ func (s *Store) Touch(_ context.Context, dgst digest.Digest, used time.Time) err
 	return notStored(dgst, "note the use of", os.Chtimes(path, time.Time{}, used))
 }
 
-// All implements [storage.Store]. An entry's time is the one that Touch was
+// All reads one directory after the other. An entry's time is the one that Touch was
 // last given, else that of the last byte that was written to it.
 func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {

@@ -2,14 +2,14 @@
 //
 //	root/blobs/<algorithm>/<first two hex digits>/<hex>   content
 //	root/records/<key>                                    records
-//	root/tmp/<random>/                                    what one running process is writing
+//	root/tmp/<random>/                                    unfinished files of one running process
 //	root/quarantine/<algorithm>-<hex>.<time>              content that had become corrupt
 //
-// Content and records come into being by a rename out of tmp, so that a crash
-// leaves each of them whole or absent. With [Options.Sync] the file is flushed
-// before its rename, and the directory after it, and what was stored survives
-// a power cut too. Removals are not flushed: after a power cut a removed file
-// may be back, which costs a cache nothing but its space.
+// Content and records are renamed out of tmp when they are complete, so that a
+// crash leaves each of them whole or absent. With [Options.Sync] the file is
+// flushed before its rename, and the directory after it, so that stored content
+// survives a power cut too. Removals are not flushed: after a power cut a removed
+// file may be back, which costs a cache only its space.
 //
 // Every process has its own directory below tmp and holds a lock in it. A new
 // process removes those whose lock is free: their process has ended. Several
@@ -41,12 +41,12 @@ const (
 	fileMode = 0o640
 )
 
-// Options are what an operator can choose about a store on disk.
+// Options configure a store on disk.
 type Options struct {
-	// Sync makes what was stored survive a power cut, at the price of an
-	// fsync for the file and one for its directory.
+	// Sync makes stored content survive a power cut, at the price of an fsync
+	// for the file and one for its directory.
 	Sync bool
-	// MinFree is how many bytes downloads leave free on the filesystem.
+	// MinFree is the number of bytes that downloads leave free on the filesystem.
 	MinFree int64
 	// Quota bounds what downloads take together with stored content. Nil sets no
 	// limit.
@@ -55,8 +55,7 @@ type Options struct {
 	// store. It opens only a store that is there, and leaves the removal of
 	// leftovers and the counting to that process: Size stays zero.
 	Existing bool
-	// Logger hears of leftovers and of what could not be counted. The default
-	// discards.
+	// Logger gets leftovers and failed counts. The default discards.
 	Logger *slog.Logger
 }
 
@@ -82,13 +81,13 @@ var (
 	_ storage.Prober      = (*Store)(nil)
 )
 
-// ErrNoStore says that there is no store to open, where one is expected.
+// ErrNoStore says that there is no store in a directory that should have one.
 var ErrNoStore = errors.New("disk: there is no store")
 
-// Open opens the store in the directory root and creates what is missing. It
-// does not wait for anything that takes longer the more is stored: leftovers of
-// ended processes are removed, and contents are counted, in the background. With
-// [Options.Existing] it returns ErrNoStore where no store has been made yet.
+// Open opens the store in the directory root and creates missing directories. The
+// time that it takes does not grow with the store: leftovers of ended processes
+// are removed, and content is counted, in the background. With
+// [Options.Existing] it returns ErrNoStore if no store has been made there yet.
 func Open(root string, opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -111,8 +110,8 @@ func Open(root string, opts Options) (*Store, error) {
 			return nil, explain("create the store's directories", err)
 		}
 	}
-	// From here on a root that vanishes, as that of an unmounted volume does,
-	// is an error: it is not made again on whatever lies beneath.
+	// From here on, a root that vanishes is an error. A volume may have been
+	// unmounted, and a new root would fill the filesystem beneath.
 	tree.root = root
 
 	workspace, err := newWorkspace(filepath.Join(root, "tmp"))
@@ -135,15 +134,15 @@ func Open(root string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-// Records returns the records that are kept beside the contents.
+// Records returns the records beside the content.
 func (s *Store) Records() storage.Records { return s.records }
 
-// Spools returns what makes the spools that Commit can publish.
+// Spools returns the directory of the spools that Commit can publish.
 func (s *Store) Spools() *spool.Dir { return s.spools }
 
 // Size returns how many bytes of content are stored, in how many objects. Both
-// grow from zero while the first count is running, and do not know what another
-// process on the same root has done since.
+// grow from zero during the first count, and leave out later changes by other
+// processes on the same root.
 func (s *Store) Size() (bytes, objects int64) {
 	return s.blobs.bytes.Load(), s.blobs.objects.Load()
 }

@@ -19,9 +19,9 @@ const quarantineTime = "20060102T150405.000000000Z"
 // nothing removes it but the operator. It returns storage.ErrNotExist when there
 // is no such content.
 //
-// It may be called beside another process that serves from the same root. Who
-// has the content open there reads on in the same file; the next one who opens
-// it finds nothing, and downloads it anew.
+// It may be called beside another process that serves from the same root. Readers
+// there that have the content open read on in the same file; the next pull finds
+// nothing, and downloads the content anew.
 func (s *Store) Quarantine(_ context.Context, dgst digest.Digest) (string, error) {
 	shard, path, err := s.blobs.locate(dgst)
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *Store) Quarantine(_ context.Context, dgst digest.Digest) (string, error
 	if err != nil {
 		return "", notStored(dgst, "quarantine", err)
 	}
-	// In this order, a power cut leaves it in both directories at worst.
+	// In this order, a power cut leaves the content in both directories at worst.
 	for _, dir := range []string{dir, shard.dir} {
 		if err := s.tree.syncDir(dir); err != nil {
 			return kept, explain("quarantine "+string(dgst), err)

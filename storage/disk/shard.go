@@ -7,35 +7,106 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"maps"
 	"os"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
 )
 
-// absent stands for the size of what is not there.
+// absent stands for the size of content that is not there.
 const absent = -1
 
-// shard is one directory of contents, whose digests begin alike.
+// shard is one blob directory, for one digest prefix.
 type shard struct {
 	algorithm digest.Algorithm
 	prefix    string
 	dir       string
+	// made says that the directory exists and, with Options.Sync, is flushed.
+	made atomic.Bool
 
-	// mu is held while a content of the shard comes or goes, and while the
-	// shard is counted. Until then, changes are not counted one by one.
-	mu      sync.Mutex
-	counted bool
+	mu sync.Mutex // no I/O under it: all content of the shard shares it
+	census
+}
+
+// census counts a shard's content while it changes. A change is begun before the
+// filesystem is asked for the size before it, and ended after it took effect.
+//
+//	uncounted ──► counting ──► counted
+//
+// The listing may see a file before or after its change. It therefore leaves out
+// each file that changes during the count: its change counts the file when it
+// ends, or the end of the count does if the change has ended by then.
+type census struct {
+	state    censusState
+	changing map[string]bool  // paths whose change has begun; true: the size before is counted
+	changed  map[string]int64 // during the count: the size after the last change
+}
+
+type censusState uint8
+
+const (
+	uncounted censusState = iota
+	counting
+	counted
+)
+
+// begin notes that a file is about to change.
+func (s *shard) begin(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changing == nil {
+		s.changing = make(map[string]bool)
+	}
+	s.changing[path] = s.state == counted
+}
+
+// end notes that a file has changed, and returns the sizes to count out and in.
+func (s *shard) end(path string, before, after int64) (out, in int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	known := s.changing[path]
+	delete(s.changing, path)
+	switch {
+	case known:
+		return before, after
+	case s.state == counted: // the count has ended meanwhile, and left it out
+		return absent, after
+	case s.state == counting:
+		s.changed[path] = after
+	}
+	return absent, absent // the count includes it
+}
+
+// startCount begins the count.
+func (s *shard) startCount() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state, s.changed = counting, make(map[string]int64)
+}
+
+// endCount ends the count. It replaces the sizes of listed files that have
+// changed since, and removes those that are changing.
+func (s *shard) endCount(listed map[string]int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.Copy(listed, s.changed)
+	for path := range s.changing {
+		delete(listed, path)
+	}
+	s.state, s.changed = counted, nil
 }
 
 // replace runs change, after which the content at path has the given size or is
-// absent, and keeps count of the difference. Change must not flush anything: the
-// mutex is shared by all contents of the shard.
+// absent, and keeps count of the difference. Only changes of the same content
+// wait for each other.
 func (b *blobs) replace(shard *shard, path string, size int64, change func() error) error {
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
+	defer b.paths.Lock(path)()
+	shard.begin(path)
 	before, err := fileSize(path)
 	if err != nil {
 		before = absent
@@ -48,10 +119,9 @@ func (b *blobs) replace(shard *shard, path string, size int64, change func() err
 			size = absent
 		}
 	}
-	if shard.counted {
-		b.add(before, -1)
-		b.add(size, 1)
-	}
+	out, in := shard.end(path, before, size)
+	b.add(out, -1)
+	b.add(in, 1)
 	return err
 }
 
@@ -62,30 +132,35 @@ func (b *blobs) add(size, sign int64) {
 	}
 }
 
-// count adds up what is stored, shard by shard. A shard that cannot be read is
-// counted as far as it could.
-func (b *blobs) count(ctx context.Context, log *slog.Logger) {
+// count adds up the stored content, shard by shard. A shard that cannot be read
+// to its end counts as far as it was read.
+func (b *blobs) count(ctx context.Context, logger *slog.Logger) {
 	for _, shard := range b.shards {
 		if err := b.countShard(ctx, shard); ctx.Err() != nil {
 			return
 		} else if err != nil {
-			log.Warn("cannot count all that is stored", "error", explain("list the contents", err))
+			logger.Warn("cannot count all stored content", "error", explain("list the contents", err))
 		}
 	}
-	log.Debug("counted what is stored", "bytes", b.bytes.Load(), "objects", b.objects.Load())
+	logger.Debug("counted the stored content", "bytes", b.bytes.Load(), "objects", b.objects.Load())
 }
 
 func (b *blobs) countShard(ctx context.Context, shard *shard) error {
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	shard.counted = true
+	shard.startCount()
+	listed := make(map[string]int64)
+	var failure error
 	for entry, err := range shard.entries(ctx) {
 		if err != nil {
-			return err
+			failure = err
+			break
 		}
-		b.add(entry.Size, 1)
+		listed[filepath.Join(shard.dir, entry.Digest.Encoded())] = entry.Size
 	}
-	return nil
+	shard.endCount(listed)
+	for _, size := range listed {
+		b.add(size, 1)
+	}
+	return failure
 }
 
 // entries lists a shard's contents, and ignores all else that is there.

@@ -156,3 +156,17 @@ func TestSlowFlushHoldsUpNoOtherContent(t *testing.T) {
 	<-done
 	slow.Wait()
 }
+
+// A directory that another program has removed is made again.
+func TestDirectoryVanishes(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, root, disk.Options{Sync: true})
+	dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
+	if err := os.RemoveAll(filepath.Dir(blobPath(root, dgst))); err != nil {
+		t.Fatal(err)
+	}
+	storagetest.Commit(t, s, s.Spools(), []byte("content"))
+	if got := storagetest.Read(t, s, dgst); string(got) != "content" {
+		t.Errorf("read %q", got)
+	}
+}

@@ -5,20 +5,21 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
+
+	"github.com/weirhq/weir/internal/keylock"
 )
 
 // tree creates directories, and places files in them, below one root.
 type tree struct {
-	root string // what is never created; "" until it has been
+	root string // never created again; "" until it exists
 	sync bool
 	// flush makes a file or the entries of a directory survive a power cut.
 	flush func(*os.File) error
 
-	// making is held while a directory is created and its parent flushed. A
-	// directory that exists has therefore been flushed too.
-	making sync.Mutex
+	// A directory is locked while it is created and its parent flushed. One that
+	// exists has therefore been flushed too.
+	making keylock.Map[string]
 }
 
 // place gives a file its final path with the rename function, which is called
@@ -34,20 +35,17 @@ func (t *tree) place(path string, rename func(path string) error) error {
 	return t.syncDir(dir)
 }
 
+// mkdirAll creates a directory and its parents as far as they are missing. A
+// root that has vanished is an error: its volume may be unmounted.
 func (t *tree) mkdirAll(dir string) error {
-	t.making.Lock()
-	defer t.making.Unlock()
-	return t.mkdir(dir)
-}
-
-func (t *tree) mkdir(dir string) error {
+	defer t.making.Lock(dir)()
 	if dir == t.root {
 		_, err := os.Lstat(dir)
 		return err
 	}
 	err := os.Mkdir(dir, dirMode)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := t.mkdir(filepath.Dir(dir)); err != nil {
+		if err := t.mkdirAll(filepath.Dir(dir)); err != nil {
 			return err
 		}
 		err = os.Mkdir(dir, dirMode)
@@ -71,7 +69,7 @@ func (t *tree) syncDir(dir string) error {
 		return err
 	}
 	err = t.flush(d)
-	// Some network and FUSE filesystems cannot flush a directory, and write
+	// Some network and FUSE filesystems cannot flush a directory: they write
 	// its entries through.
 	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOTSUP) {
 		err = nil

@@ -16,7 +16,7 @@ import (
 // just removed it.
 var errInUse = errors.New("disk: in use by another process")
 
-// workspace is the directory for what one process has not finished writing.
+// workspace is the directory of one process's unfinished files.
 type workspace struct {
 	path string
 	lock *os.File // held locked for as long as the process lives
@@ -63,8 +63,8 @@ func tryLock(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, errors.Join(&fs.PathError{Op: "flock", Path: path, Err: err}, lock.Close())
 	}
-	// Whoever held the lock until now may have removed the file: then this
-	// lock is on a file that nobody else will find.
+	// The last holder of the lock may have removed the file. Then this lock is
+	// on a file that no other process will find.
 	held, err := lock.Stat()
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
@@ -76,11 +76,11 @@ func tryLock(dir string) (*os.File, error) {
 }
 
 // sweep removes the workspaces of processes that have ended.
-func (w *workspace) sweep(ctx context.Context, log *slog.Logger) {
+func (w *workspace) sweep(ctx context.Context, logger *slog.Logger) {
 	tmp := filepath.Dir(w.path)
 	entries, err := os.ReadDir(tmp)
 	if err != nil {
-		log.Warn("cannot look for leftovers of ended processes", "error", err)
+		logger.Warn("cannot look for leftovers of ended processes", "error", err)
 	}
 	for _, entry := range entries {
 		path := filepath.Join(tmp, entry.Name())
@@ -92,11 +92,11 @@ func (w *workspace) sweep(ctx context.Context, log *slog.Logger) {
 		}
 		switch freed, err := remove(path); {
 		case errors.Is(err, errInUse):
-			log.Debug("left the temporary files of another process alone", "path", path)
+			logger.Debug("left the temporary files of another process alone", "path", path)
 		case err != nil:
-			log.Warn("cannot remove the leftovers of an ended process, remove them by hand", "path", path, "error", err)
+			logger.Warn("cannot remove the leftovers of an ended process, remove them by hand", "path", path, "error", err)
 		default:
-			log.Info("removed the leftovers of an ended process", "path", path, "bytes", freed)
+			logger.Info("removed the leftovers of an ended process", "path", path, "bytes", freed)
 		}
 	}
 }
