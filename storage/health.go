@@ -5,20 +5,20 @@ import (
 	"sync"
 )
 
-// Health is whether a store takes what it is given. It logs a failure once until
-// it is over, and its end: a full disk fails every pull's writes, and the log
-// should still be fit to read. A nil *Health says nothing.
+// Health tells whether a store accepts new content. It logs the first failure of
+// a row and its end: a full disk fails every pull's writes, and the log must stay
+// readable. A nil *Health does nothing.
 type Health struct {
-	log  *slog.Logger
-	what string
+	logger *slog.Logger
+	kind   string
 
 	mu  sync.Mutex
 	err error
 }
 
-// NewHealth returns a Health for what is stored, such as "content", in the words
-// of the log.
-func NewHealth(log *slog.Logger, what string) *Health { return &Health{log: log, what: what} }
+// NewHealth returns a Health for one kind of data, such as "content", as the log
+// calls it.
+func NewHealth(logger *slog.Logger, kind string) *Health { return &Health{logger: logger, kind: kind} }
 
 // Failed notes that something could not be stored.
 func (h *Health) Failed(err error, attrs ...any) {
@@ -28,7 +28,7 @@ func (h *Health) Failed(err error, attrs ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.err == nil {
-		h.log.Error("cannot store "+h.what+"; what is not stored is served straight from upstream",
+		h.logger.Error("cannot store "+h.kind+"; what is not stored is served straight from upstream",
 			append(attrs, "error", err)...)
 	}
 	h.err = err
@@ -42,7 +42,7 @@ func (h *Health) Succeeded() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.err != nil {
-		h.log.Info(h.what + " can be stored again")
+		h.logger.Info(h.kind + " can be stored again")
 	}
 	h.err = nil
 }

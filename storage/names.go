@@ -10,8 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrInvalidKey says that a record's key, or what a key is made from, breaks
-// the rules that [Records] states.
+// ErrInvalidKey says that a record's key, or a part of one, breaks the rules that
+// [Records] states.
 var ErrInvalidKey = errors.New("storage: invalid key")
 
 // maxSegment is the longest file name, in bytes, that the usual filesystems

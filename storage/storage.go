@@ -64,24 +64,24 @@ type Object struct {
 // Entry is one content of a store as [Store.All] lists it.
 type Entry struct {
 	Info
-	Used time.Time // when it was committed or, if the store has been told, last used
+	Used time.Time // the time of the commit or, if the store is a [Toucher], of the last recorded use
 }
 
 // Store holds immutable content by digest. All methods may be called
 // concurrently.
 type Store interface {
-	// Stat returns what is known about a content, or ErrNotExist.
+	// Stat returns the size of a content, or ErrNotExist.
 	Stat(ctx context.Context, dgst digest.Digest) (Info, error)
 	// Open opens a content for reading, or returns ErrNotExist.
 	Open(ctx context.Context, dgst digest.Digest) (*Object, error)
 	// Commit publishes a complete spool, whose bytes the caller has verified
 	// against dgst, under that digest: durably and atomically, so that a
-	// crash leaves either the whole content or none. Committing what is
-	// already there succeeds. The spool stays readable and stays the
+	// crash leaves either the whole content or none. Committing content that
+	// the store has already succeeds. The spool stays readable and stays the
 	// caller's to close.
 	Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error
-	// Delete removes a content. Those who have it open can read on. It
-	// returns ErrNotExist when there is none.
+	// Delete removes a content. Objects that are open can be read on. It
+	// returns ErrNotExist if there is no such content.
 	Delete(ctx context.Context, dgst digest.Digest) error
 	// All lists every content in no particular order. The sequence ends
 	// after the first error.

@@ -189,9 +189,9 @@ func endSpool(s *spool.Spool, err error) {
 	switch {
 	case errors.As(err, &store):
 		// The store refused a byte, so the spool is incomplete: all of it may be read.
-		s.Break(err)
+		s.Interrupt(err)
 	case s.Size() >= 0 && !errors.Is(err, storage.ErrCorrupt):
-		s.Break(err)
+		s.Interrupt(err)
 	default:
 		// The size is unknown or the bytes are wrong. The spool may hold the
 		// whole content, unverified: its tail stays withheld.

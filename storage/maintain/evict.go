@@ -11,7 +11,7 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// EvictOptions say what [Evict] leaves. Without a limit it leaves all.
+// EvictOptions are the limits of [Evict]. Without a limit it removes nothing.
 type EvictOptions struct {
 	MaxBytes  *int64         // of all content together; nil: no limit
 	MaxUnused *time.Duration // since the last use of a content; nil: no limit
@@ -20,20 +20,18 @@ type EvictOptions struct {
 	Evicted func(storage.Entry)
 }
 
-// EvictReport is what [Evict] did.
+// EvictReport counts the content that [Evict] removed, and the rest.
 type EvictReport struct {
 	Removed, Left Amount
 }
 
-// Evict removes content, the least recently used first, until what is left is
-// within the limits. It is for a store that another process may be serving from:
-// who has a content open reads on, and what is asked for again is downloaded
-// again.
+// Evict removes content, the least recently used first, until the rest is within
+// the limits. Another process may be serving from the store: its readers read on,
+// and the next pull downloads removed content again.
 //
-// It goes on after a content that cannot be removed, which then is left, and
-// returns an error about all of these in the end. Other errors are the context's
-// and those of listing the store; before it is listed to its end nothing is
-// removed.
+// Evict leaves content that cannot be removed, goes on, and returns an error about
+// all of it in the end. Other errors are the context's, and those of listing the
+// store; nothing is removed before the list is complete.
 func Evict(ctx context.Context, store storage.Store, opts EvictOptions) (EvictReport, error) {
 	var report EvictReport
 	var entries []storage.Entry
@@ -58,7 +56,7 @@ func Evict(ctx context.Context, store storage.Store, opts EvictOptions) (EvictRe
 			return report, err
 		}
 		if err := opts.remove(ctx, store, entry); errors.Is(err, storage.ErrNotExist) {
-			report.Left.add(entry.Size, -1) // somebody else has removed it
+			report.Left.add(entry.Size, -1) // another process has removed it
 			continue
 		} else if err != nil {
 			failures++

@@ -16,49 +16,46 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// VerifyOptions say how [Verify] goes about it.
+// VerifyOptions configure [Verify].
 type VerifyOptions struct {
-	// Jobs is how many contents are read at once; 0 means 2, which leaves the
-	// disk to those who serve from it.
+	// Jobs is how many contents are read at once; 0 means 2, which leaves most
+	// of the disk to the process that serves from it.
 	Jobs int
-	// Quarantine takes a corrupt content out of the store and returns where it
-	// is now, or ErrNotExist when it has gone by itself.
+	// Quarantine takes a corrupt content out of the store and returns its new
+	// path, or ErrNotExist if it is gone already.
 	Quarantine func(ctx context.Context, dgst digest.Digest) (path string, err error)
-	// Progress, when set, is told how much has been gone through so far, wrong
-	// or not. Calls do not overlap.
+	// Progress, if set, is called with the total checked so far, including
+	// corrupt content. Calls do not overlap.
 	Progress func(Amount)
 }
 
-// Amount is some contents, and their bytes together.
+// Amount counts objects, and their bytes together.
 type Amount struct{ Objects, Bytes int64 }
 
-// Finding is a content with which something is wrong.
+// Finding is a corrupt or unreadable content.
 type Finding struct {
 	storage.Info
-	// Err matches ErrCorrupt when the content is not that of its digest. It is
-	// the store's error when it could not be read, and then nothing was done
-	// about it.
+	// Err matches ErrCorrupt if the content does not match its digest. It is the
+	// store's error if the content could not be read; such content stays.
 	Err error
-	// Path is where a corrupt content was put; empty when Err says that this
-	// failed.
+	// Path is the place of a quarantined content; empty if Err says that the
+	// quarantine failed.
 	Path string
 }
 
-// VerifyReport is what [Verify] found.
+// VerifyReport is the result of [Verify].
 type VerifyReport struct {
-	Verified Amount    // what is right
+	Verified Amount    // content that matches its digest
 	Wrong    []Finding // in the order of their digests
 }
 
 // Verify reads every content of a store, compares it with its digest, and
-// quarantines what is corrupt. What comes or goes meanwhile is no concern: a
-// content that has been evicted is not missed. Where a content is replaced
-// between its reading and its quarantine, the new one is quarantined in its
-// stead, which costs a download.
+// quarantines corrupt content. Content may come and go meanwhile: evicted content
+// is not reported. If a content is replaced between its reading and its
+// quarantine, the new one is quarantined, which costs a download.
 //
-// The error is the context's, or that of listing the store, and the report then
-// covers what was read until then. That something is wrong with a content is no
-// error.
+// The error is the context's, or that of listing the store; the report then covers
+// the content that was read before. Corrupt content is no error.
 func Verify(ctx context.Context, store storage.Store, opts VerifyOptions) (VerifyReport, error) {
 	if opts.Jobs <= 0 {
 		opts.Jobs = 2
@@ -86,12 +83,13 @@ func Verify(ctx context.Context, store storage.Store, opts VerifyOptions) (Verif
 	workers.Wait()
 	slices.SortFunc(v.report.Wrong, func(a, b Finding) int { return strings.Compare(string(a.Digest), string(b.Digest)) })
 	if err := context.Cause(ctx); err != nil {
-		failure = err // also where the last contents were listed before it ended
+		failure = err // also if the list was complete before it ended
 	}
 	return v.report, failure
 }
 
-// verifyBuffer is how many bytes are read and hashed at a time.
+// verifyBuffer is how many bytes are read and hashed at a time; larger buffers
+// are no faster.
 const verifyBuffer = 256 << 10
 
 // verification is one run of Verify.
@@ -100,12 +98,12 @@ type verification struct {
 	opts  VerifyOptions
 
 	mu     sync.Mutex
-	gone   Amount // through
+	done   Amount // checked so far
 	report VerifyReport
 }
 
-// check reads one content. It says nothing about one that has gone, or whose
-// reading the context ended.
+// check reads one content. It reports nothing about content that is gone, or if
+// the context ends.
 func (v *verification) check(ctx context.Context, listed storage.Info, buf []byte) {
 	object, err := v.store.Open(ctx, listed.Digest)
 	if errors.Is(err, storage.ErrNotExist) || ctx.Err() != nil {
@@ -134,7 +132,8 @@ func (v *verification) check(ctx context.Context, listed storage.Info, buf []byt
 	}
 }
 
-// hash returns the digest of what an object holds, unless the context ends.
+// hash returns the digest of an object's bytes. If the context ends, it is the
+// digest of a part.
 func (v *verification) hash(ctx context.Context, object *storage.Object, buf []byte) (digest.Digest, error) {
 	hash := object.Digest.Algorithm().Hash()
 	for ctx.Err() == nil {
@@ -173,9 +172,9 @@ func (v *verification) found(f Finding) {
 
 // advance reports progress. The caller holds the mutex.
 func (v *verification) advance(by Amount) {
-	v.gone.Objects += by.Objects
-	v.gone.Bytes += by.Bytes
+	v.done.Objects += by.Objects
+	v.done.Bytes += by.Bytes
 	if v.opts.Progress != nil {
-		v.opts.Progress(v.gone)
+		v.opts.Progress(v.done)
 	}
 }

@@ -18,28 +18,27 @@ import (
 	"github.com/weirhq/weir/storage/spool"
 )
 
-// Hot keeps small contents in memory, so that a manifest that is pulled often
-// costs no access to the store below. What is larger passes through untouched:
-// an *os.File reaches the caller as one, for the kernel to send.
+// Store keeps small content in memory, so that a manifest that is pulled often
+// costs no access to the store below. Larger content passes through untouched: an
+// *os.File reaches the caller as one, for the kernel to send.
 //
-// Nothing enters the memory before its digest has been verified, so that bytes
-// which the disk has changed cannot outlive there what is done about them
-// below. A small content that is found corrupt is discarded and does not exist:
-// the next download brings it back.
+// Content enters the memory after its digest has been verified, so a corrupt file
+// cannot stay in memory after it was quarantined on disk. Small content that is
+// found corrupt is taken out of the store below and counts as absent: the next
+// download brings it back.
 //
-// Do not put it in front of a store that keeps its contents in memory itself,
-// or that deletes on its own account: what was deleted behind its back is still
-// served from memory. A decorator that deletes what has not been used for long
-// therefore belongs in front of Hot, where it also sees every use.
+// Do not put it in front of a store that keeps content in memory itself, or that
+// deletes on its own account: deleted content would still be served from memory.
+// Eviction therefore belongs in front, where it also sees each use.
 type Store struct {
 	next      storage.Store
 	maxBytes  int64
 	maxObject int64
-	discard   func(context.Context, digest.Digest) error // takes a corrupt content out of next
+	discard   func(context.Context, digest.Digest) error // takes corrupt content out of next
 
 	mu        sync.Mutex
 	objects   *simplelru.LRU[digest.Digest, []byte]
-	bytes     int64  // what objects costs
+	bytes     int64  // the cost of objects
 	deletions uint64 // how often Delete was called
 }
 
@@ -48,8 +47,8 @@ var (
 	_ storage.Unwrapper = (*Store)(nil)
 )
 
-// overhead is about what one more object costs beside its bytes. Counting
-// it bounds the number of tiny ones.
+// overhead is about the memory of one object beside its bytes: map entry, list
+// element and digest. Counting it bounds the number of tiny objects.
 const overhead = 256
 
 // Options configure a [Store].
@@ -77,24 +76,22 @@ func New(next storage.Store, opts Options) *Store {
 }
 
 // Unwrap returns the store below.
-func (h *Store) Unwrap() storage.Store { return h.next }
+func (s *Store) Unwrap() storage.Store { return s.next }
 
-// Stat implements [storage.Store].
-func (h *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
-	if content, ok, _ := h.get(dgst); ok {
+func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
+	if content, ok, _ := s.get(dgst); ok {
 		return storage.Info{Digest: dgst, Size: int64(len(content))}, nil
 	}
-	return h.next.Stat(ctx, dgst)
+	return s.next.Stat(ctx, dgst)
 }
 
-// Open implements [storage.Store].
-func (h *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
-	content, ok, deletions := h.get(dgst)
+func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
+	content, ok, deletions := s.get(dgst)
 	if ok {
 		return newObject(dgst, content), nil
 	}
-	object, err := h.next.Open(ctx, dgst)
-	if err != nil || object.Size > h.maxObject {
+	object, err := s.next.Open(ctx, dgst)
+	if err != nil || object.Size > s.maxObject {
 		return object, err
 	}
 	content = make([]byte, object.Size)
@@ -103,68 +100,66 @@ func (h *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 		return nil, fmt.Errorf("storage: cannot read %s: %w", dgst, err)
 	}
 	if dgst.Algorithm().FromBytes(content) != dgst {
-		if err := h.discard(ctx, dgst); err != nil && !errors.Is(err, storage.ErrNotExist) {
+		if err := s.discard(ctx, dgst); err != nil && !errors.Is(err, storage.ErrNotExist) {
 			return nil, fmt.Errorf("%w: %s, as it is stored: %w", storage.ErrCorrupt, dgst, err)
 		}
 		return nil, fmt.Errorf("%w: %s was corrupt", storage.ErrNotExist, dgst)
 	}
-	h.add(dgst, content, deletions)
+	s.add(dgst, content, deletions)
 	return newObject(dgst, content), nil
 }
 
-// Commit implements [storage.Store]. A small content is in memory from the start: it
-// is about to be pulled.
-func (h *Store) Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error {
-	_, known, deletions := h.get(dgst)
-	if err := h.next.Commit(ctx, dgst, s); err != nil {
+// Commit keeps small content in memory from the start: it is about to be pulled.
+func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
+	_, known, deletions := s.get(dgst)
+	if err := s.next.Commit(ctx, dgst, sp); err != nil {
 		return err
 	}
-	if size := s.Size(); !known && size <= h.maxObject {
-		if content, err := readSpool(ctx, s, size); err == nil {
-			h.add(dgst, content, deletions)
-		} // else the first Open will read it
+	if size := sp.Size(); !known && size <= s.maxObject {
+		// If the spool cannot be read, the first Open reads the store.
+		if content, err := readSpool(ctx, sp, size); err == nil {
+			s.add(dgst, content, deletions)
+		}
 	}
 	return nil
 }
 
-// Delete implements [storage.Store].
-func (h *Store) Delete(ctx context.Context, dgst digest.Digest) error {
-	err := h.next.Delete(ctx, dgst)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.deletions++
-	if content, ok := h.objects.Peek(dgst); ok {
-		h.objects.Remove(dgst)
-		h.bytes -= cost(content)
+func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
+	err := s.next.Delete(ctx, dgst)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deletions++
+	if content, ok := s.objects.Peek(dgst); ok {
+		s.objects.Remove(dgst)
+		s.bytes -= cost(content)
 	}
 	return err
 }
 
-// All implements [storage.Store].
-func (h *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return h.next.All(ctx) }
+func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return s.next.All(ctx) }
 
 // get returns a content that is in memory, and otherwise how many deletions
 // there have been so far.
-func (h *Store) get(dgst digest.Digest) (content []byte, ok bool, deletions uint64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	content, ok = h.objects.Get(dgst)
-	return content, ok, h.deletions
+func (s *Store) get(dgst digest.Digest) (content []byte, ok bool, deletions uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	content, ok = s.objects.Get(dgst)
+	return content, ok, s.deletions
 }
 
 // add keeps a content, unless something was deleted since get said how many
 // deletions there were: it may have been this one.
-func (h *Store) add(dgst digest.Digest, content []byte, deletions uint64) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.deletions != deletions || h.objects.Contains(dgst) {
+func (s *Store) add(dgst digest.Digest, content []byte, deletions uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.deletions != deletions || s.objects.Contains(dgst) {
 		return
 	}
-	h.objects.Add(dgst, content)
-	h.bytes += cost(content)
-	for h.bytes > h.maxBytes {
-		_, oldest, _ := h.objects.RemoveOldest()
-		h.bytes -= cost(oldest)
+	s.objects.Add(dgst, content)
+	s.bytes += cost(content)
+	for s.bytes > s.maxBytes {
+		_, oldest, _ := s.objects.RemoveOldest()
+		s.bytes -= cost(oldest)
 	}
 }
 

@@ -8,24 +8,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Quota bounds what spools take together with what has been stored. Its methods
-// may be called concurrently.
+// Quota bounds the bytes of spools and stored content together. Its methods may
+// be called concurrently.
 type Quota interface {
-	// Reserve sets n bytes aside, and returns an error that matches
-	// ErrNoSpace where it cannot. It waits until something else has been
-	// removed if it may, and else returns ErrBusy.
+	// Reserve sets n bytes aside, or returns an error that matches ErrNoSpace.
+	// If other content has to be removed first, it waits for that if it may,
+	// and else returns an error that matches ErrBusy.
 	Reserve(n int64, wait bool) error
-	// Release gives back what was reserved.
+	// Release gives back n reserved bytes.
 	Release(n int64)
 	// MakeRoom removes at least n bytes from the filesystem and waits until
-	// they are gone. It reports false, having removed nothing, where there is
-	// not that much to remove.
+	// they are gone. It reports false, and removes nothing, if there is not that
+	// much to remove.
 	MakeRoom(n int64) bool
 }
 
-// Dir makes spools in one directory. It counts what its spools have announced
-// but not yet written, so that downloads that start together cannot promise
-// the same free space twice.
+// Dir makes spools in one directory. It counts the bytes that its spools have
+// announced and not yet written, so that downloads that start together cannot
+// promise the same free space twice.
 type Dir struct {
 	path    string
 	minFree int64
@@ -49,7 +49,7 @@ func NewDir(path string, minFree int64, quota Quota) *Dir {
 	return &Dir{path: path, minFree: minFree, free: freeBytes, quota: quota}
 }
 
-// Free returns how many bytes the filesystem has free that are not promised to
+// Free returns the bytes that the filesystem has free, less those promised to
 // spools.
 func (d *Dir) Free() (int64, error) {
 	free, err := d.free(d.path)
@@ -62,13 +62,13 @@ func (d *Dir) Free() (int64, error) {
 // when size is -1. It returns ErrNoSpace, or the error of the filesystem.
 func (d *Dir) Create(size int64) (*Spool, error) { return d.create(size, true) }
 
-// CreateNow is Create for who cannot wait: it returns ErrBusy where room has to
-// be made first. The spool is [Spool.Urgent].
+// CreateNow is like Create but returns ErrBusy instead of waiting for eviction.
+// The spool is [Spool.Urgent].
 func (d *Dir) CreateNow(size int64) (*Spool, error) { return d.create(size, false) }
 
 func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 	reserved := max(size, 0)
-	if err := d.setAside(reserved, reserved, wait); err != nil {
+	if err := d.reserve(reserved, reserved, wait); err != nil {
 		return nil, err
 	}
 	file, err := os.CreateTemp(d.path, "spool-")
@@ -90,18 +90,18 @@ func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 	return s, nil
 }
 
-// setAside takes allot bytes from the quota and promises n bytes of the
-// filesystem, or neither.
-func (d *Dir) setAside(allot, n int64, wait bool) error {
+// reserve takes allot bytes from the quota and promises n bytes of the filesystem,
+// or neither.
+func (d *Dir) reserve(allot, n int64, wait bool) error {
 	if err := d.quota.Reserve(allot, wait); err != nil {
 		return err
 	}
-	short, err := d.promise(n)
+	short, err := d.reserveDisk(n)
 	switch {
 	case short > 0 && !wait:
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
 	case short > 0 && d.quota.MakeRoom(short):
-		_, err = d.promise(n)
+		_, err = d.reserveDisk(n)
 	}
 	if err != nil {
 		d.quota.Release(allot)
@@ -109,10 +109,9 @@ func (d *Dir) setAside(allot, n int64, wait bool) error {
 	return err
 }
 
-// promise counts n bytes as pending, or returns how many are short. Promising
-// nothing still asks whether there is any room, so that a full disk is noticed
-// before an upstream is asked.
-func (d *Dir) promise(n int64) (short int64, err error) {
+// reserveDisk counts n bytes as pending, or returns how many are short. With n = 0
+// it still measures, so that a full disk is noticed before an upstream is asked.
+func (d *Dir) reserveDisk(n int64) (short int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.minFree <= 0 {

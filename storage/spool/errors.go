@@ -31,7 +31,7 @@ type NoSpaceError struct {
 	Err error
 }
 
-// Error says what takes the space.
+// Error says how the space is taken.
 func (e *NoSpaceError) Error() string {
 	if e.Err != nil {
 		return fmt.Sprintf("%v: %v: free space on its filesystem, or raise the quota", ErrNoSpace, e.Err)

@@ -113,7 +113,7 @@ func TestQuotaOfUnknownSize(t *testing.T) {
 	if _, err := s.Write(pattern(1000)); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("2000 of 1500: %v, want ErrNoSpace", err)
 	}
-	s.Break(ErrNoSpace)
+	s.Interrupt(ErrNoSpace)
 	quota.expect(t, "broken", 1000)
 	s.Close()
 	quota.expect(t, "closed", 0)

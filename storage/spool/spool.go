@@ -3,7 +3,7 @@
 // One writer appends (or writes at offsets, so that several segments can arrive
 // at once); the spool keeps a watermark, the number of bytes that are there
 // without a gap. Readers block on a channel that is replaced at each advance,
-// so a wait can be cancelled and a slow reader holds back nobody.
+// so that a wait can be cancelled and a slow reader delays no other reader.
 //
 // The last [Withheld] bytes are kept from readers until [Spool.Complete] says
 // that the content has been verified. A reader of a corrupt or truncated
@@ -21,11 +21,14 @@ import (
 	"github.com/weirhq/weir/internal/notify"
 )
 
-// Withheld is how many bytes at the end of a spool its readers cannot see
-// before the content has been verified.
+// Withheld is the number of bytes at the end of a spool that its readers cannot
+// see before the content has been verified. It is small, so that readers lag
+// little, and larger than the last buffer of a decompressor, so that no client
+// takes corrupt content for complete.
 const Withheld = 32 << 10
 
-// reserveStep is how much space a spool of unknown size reserves at a time.
+// reserveStep is the space that a spool of unknown size reserves at a time: few
+// reservations for a large download, little waste for a small one.
 const reserveStep = 16 << 20
 
 var (
@@ -41,7 +44,7 @@ var (
 type Spool struct {
 	dir    *Dir
 	file   *os.File
-	urgent bool // nothing is to wait for room
+	urgent bool // no call may wait for room
 
 	growing sync.Mutex // held while more space is asked for, which can take long
 
@@ -54,7 +57,7 @@ type Spool struct {
 	read     int64      // the furthest offset that a reader has been given
 	settled  *sync.Cond // a writer has finished
 	complete bool
-	broken   bool // no more bytes will come, and those that came are good
+	broken   bool // interrupted: no more bytes will come, and the present ones are good
 	renamed  bool
 	err      error
 	advanced notify.Broadcast // of a change of the above
@@ -79,7 +82,7 @@ func (s *Spool) Complete() error {
 	return nil
 }
 
-// Fail ends the spool: readers get the bytes that they may see, then err.
+// Fail ends the spool: readers get the visible bytes, then err.
 func (s *Spool) Fail(err error) {
 	defer s.shrink()
 	s.mu.Lock()
@@ -90,11 +93,11 @@ func (s *Spool) Fail(err error) {
 	}
 }
 
-// Break ends a spool that cannot grow any more although nothing is wrong with
-// what it holds: readers get all that was written without a gap, the withheld
-// part included, then err. Who continues from there elsewhere must verify the
-// whole before passing its end on.
-func (s *Spool) Break(err error) {
+// Interrupt ends a spool that cannot grow any more although its bytes are good:
+// readers get all bytes before the first gap, the withheld part included, then
+// err. A reader that continues from another source must verify the complete
+// content before returning EOF.
+func (s *Spool) Interrupt(err error) {
 	defer s.shrink()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -105,8 +108,8 @@ func (s *Spool) Break(err error) {
 	}
 }
 
-// shrink gives back the space of what will not be written any more, if the
-// spool has come to its end.
+// shrink gives back the space of bytes that will not be written any more, if the
+// spool has ended.
 func (s *Spool) shrink() {
 	s.mu.Lock()
 	var surplus, reserved int64
@@ -121,7 +124,7 @@ func (s *Spool) shrink() {
 }
 
 // Reset empties a spool so that its content can be written anew. It reports
-// false when it cannot, because a reader has been given bytes already or a write
+// false if it cannot, because a reader has been given bytes already or a write
 // is running.
 func (s *Spool) Reset() bool {
 	s.mu.Lock()
@@ -133,18 +136,18 @@ func (s *Spool) Reset() bool {
 	return true
 }
 
-// Urgent reports whether somebody waits for what becomes of the spool, so that
-// who stores it must not wait until room has been made.
+// Urgent reports whether a client is waiting, so that Commit must not block on
+// eviction.
 func (s *Spool) Urgent() bool { return s.urgent }
 
-// Written returns the watermark: how many bytes are there without a gap.
+// Written returns the watermark: the number of bytes before the first gap.
 func (s *Spool) Written() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.covered.start()
 }
 
-// Readable returns how many bytes readers can see now.
+// Readable returns the number of bytes that readers can see now.
 func (s *Spool) Readable() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,7 +155,7 @@ func (s *Spool) Readable() int64 {
 }
 
 // Size returns the number of bytes that were announced or, of a complete
-// spool, that it has; -1 when it is not known yet.
+// spool, that it has; -1 if it is not known yet.
 func (s *Spool) Size() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -195,10 +198,9 @@ func (s *Spool) Rename(path string) error {
 	return nil
 }
 
-// HandOver makes what the file takes of the quota the caller's to give back, and
-// returns how many bytes that are. A store that has made the file its own calls
-// it. Closed is called when neither the spool nor a reader has the file open any
-// more.
+// HandOver transfers the file's part of the quota to the caller, which gives it
+// back, and returns its bytes. A store that has made the file its own calls it.
+// Closed is called when neither the spool nor a reader has the file open any more.
 func (s *Spool) HandOver(closed func()) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Announce tells how many bytes will come, and sets space aside for them. It
-// returns ErrNoSpace when there is not enough.
+// Announce sets the size of the content, and reserves space for it. It returns
+// ErrNoSpace if there is not enough.
 func (s *Spool) Announce(size int64) error {
 	if err := s.grow(size); err != nil {
 		return err
@@ -18,8 +18,8 @@ func (s *Spool) Announce(size int64) error {
 	return nil
 }
 
-// grow sets space aside for a file of size bytes. It holds up nobody who
-// follows the spool.
+// grow reserves space for a file of size bytes. That can take long, but does not
+// block readers.
 func (s *Spool) grow(size int64) error {
 	s.growing.Lock()
 	defer s.growing.Unlock()
@@ -29,7 +29,7 @@ func (s *Spool) grow(size int64) error {
 	if allot == 0 && more == 0 {
 		return nil
 	}
-	if err := s.dir.setAside(allot, more, !s.urgent); err != nil {
+	if err := s.dir.reserve(allot, more, !s.urgent); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -51,7 +51,7 @@ func (s *Spool) Write(p []byte) (int, error) {
 // announced size, ErrNoSpace, or the error of the filesystem.
 func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 	want := extent{off, off + int64(len(p))}
-	if err := s.admit(want.to, int64(len(p))); err != nil {
+	if err := s.ensure(want.to, int64(len(p))); err != nil {
 		return 0, err
 	}
 	for _, gap := range s.claim(want) {
@@ -105,9 +105,9 @@ func (s *Spool) unclaim(e extent) {
 	s.settled.Broadcast()
 }
 
-// admit checks that a write up to end fits the announced size, and reserves
-// space where none was announced.
-func (s *Spool) admit(end, n int64) error {
+// ensure checks that a write up to end fits the announced size. If no size was
+// announced, it reserves space.
+func (s *Spool) ensure(end, n int64) error {
 	s.mu.Lock()
 	size, reserved, allotted, covered := s.size, s.reserved, s.allotted, s.covered.total()
 	s.mu.Unlock()

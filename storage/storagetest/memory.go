@@ -55,7 +55,7 @@ func NewMemoryWithin(t testing.TB, quota spool.Quota) *Memory {
 // Records returns the records of the store.
 func (m *Memory) Records() storage.Records { return &m.records }
 
-// Spools returns what makes spools for the store.
+// Spools returns the directory of spools for the store.
 func (m *Memory) Spools() *spool.Dir { return m.spools }
 
 // Close does nothing: the memory goes with the test.
@@ -83,13 +83,11 @@ func (m *Memory) Calls(method string) int {
 	return m.count(method) + m.records.count(method)
 }
 
-// Stat implements [storage.Store].
 func (m *Memory) Stat(_ context.Context, dgst digest.Digest) (storage.Info, error) {
 	s, err := m.get("Stat", dgst)
 	return storage.Info{Digest: dgst, Size: int64(len(s.content))}, err
 }
 
-// Open implements [storage.Store].
 func (m *Memory) Open(_ context.Context, dgst digest.Digest) (*storage.Object, error) {
 	s, err := m.get("Open", dgst)
 	if err != nil {
@@ -114,7 +112,6 @@ func (m *Memory) get(method string, dgst digest.Digest) (stored, error) {
 	return s, nil
 }
 
-// Commit implements [storage.Store].
 func (m *Memory) Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error {
 	if err := cmp.Or(m.call("Commit"), storage.ValidateDigest(dgst)); err != nil {
 		return err
@@ -135,7 +132,6 @@ func (m *Memory) Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool)
 	return nil
 }
 
-// Delete implements [storage.Store].
 func (m *Memory) Delete(_ context.Context, dgst digest.Digest) error {
 	if _, err := m.get("Delete", dgst); err != nil {
 		return err
@@ -166,7 +162,6 @@ func (m *Memory) Touch(_ context.Context, dgst digest.Digest, used time.Time) er
 	return nil
 }
 
-// All implements [storage.Store].
 func (m *Memory) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
 		err := m.call("All")
@@ -209,7 +204,7 @@ func (r *reader) Close() error {
 	return nil
 }
 
-// calls counts calls by method, and fails those that it was told to.
+// calls counts calls by method, and fails those that a test has scripted to fail.
 type calls struct {
 	mu     sync.Mutex
 	counts map[string]int
@@ -247,7 +242,6 @@ type memoryRecords struct {
 	documents map[string][]byte
 }
 
-// Get implements [storage.Records].
 func (r *memoryRecords) Get(_ context.Context, key string) ([]byte, error) {
 	if err := cmp.Or(r.call("Get"), storage.ValidateKey(key)); err != nil {
 		return nil, err
@@ -261,7 +255,6 @@ func (r *memoryRecords) Get(_ context.Context, key string) ([]byte, error) {
 	return bytes.Clone(document), nil
 }
 
-// Put implements [storage.Records].
 func (r *memoryRecords) Put(_ context.Context, key string, document []byte) error {
 	if err := cmp.Or(r.call("Put"), storage.ValidateKey(key)); err != nil {
 		return err
@@ -272,7 +265,6 @@ func (r *memoryRecords) Put(_ context.Context, key string, document []byte) erro
 	return nil
 }
 
-// Delete implements [storage.Records].
 func (r *memoryRecords) Delete(_ context.Context, key string) error {
 	if err := cmp.Or(r.call("Delete"), storage.ValidateKey(key)); err != nil {
 		return err
@@ -286,7 +278,6 @@ func (r *memoryRecords) Delete(_ context.Context, key string) error {
 	return nil
 }
 
-// List implements [storage.Records].
 func (r *memoryRecords) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		err := r.call("List")

@@ -3,7 +3,7 @@
 // [Run] is the conformance suite: each sentence of the comments of
 // [storage.Store] and [storage.Records] is a test, which every driver passes.
 // [Memory] is a driver for the tests of other packages. It passes the suite
-// too, can be told to fail, and counts how often it was asked.
+// too, fails on request, and counts its calls.
 package storagetest
 
 import (
