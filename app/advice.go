@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -46,5 +47,27 @@ func upstreamKey(ns *namespace.Namespace, host string) string {
 	return fmt.Sprintf("%s[%d]", key, found)
 }
 
-// advised returns the text of an error for the operator, with advice.
-func advised(err error) string { return err.Error() }
+// advised returns the text of an error for the operator: the cause, then a sentence
+// about the remedy if there is one.
+func advised(err error) string {
+	if remedy := remedyOf(err); remedy != "" {
+		return err.Error() + ". " + remedy
+	}
+	return err.Error()
+}
+
+// remedyOf returns the sentence that tells an operator what to change, with the
+// keys of the configuration. It is empty if nothing can be changed.
+func remedyOf(err error) string {
+	if full, ok := errors.AsType[*evict.FullError](err); ok {
+		switch full.Reason {
+		case evict.InUse:
+			return "Set blob_store.fs.max_size to more if this happens often."
+		case evict.TooSlow:
+			return "Check the speed of the disk, or set blob_store.fs.max_size to more."
+		case evict.CannotDelete:
+			return "Check that blob_store.fs.root_dir is writable."
+		}
+	}
+	return ""
+}

@@ -14,7 +14,7 @@ import (
 // newLogger returns a logger in a format of the configuration: "text", "json",
 // or "auto" for text on a terminal and json elsewhere.
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: readableDurations}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: readable}
 	if format == "auto" {
 		format = "json"
 		if isTerminal(w) {
@@ -32,10 +32,16 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// readableDurations writes 12.8ms, for which JSON would have 12800000.
-func readableDurations(_ []string, a slog.Attr) slog.Attr {
-	if a.Value.Kind() == slog.KindDuration {
+// readable writes attributes for operators: durations as 12.8ms where JSON would
+// have 12800000, and errors with advice.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	switch a.Value.Kind() {
+	case slog.KindDuration:
 		a.Value = slog.StringValue(a.Value.Duration().Round(time.Microsecond).String())
+	case slog.KindAny:
+		if err, ok := a.Value.Any().(error); ok {
+			a.Value = slog.StringValue(advised(err))
+		}
 	}
 	return a
 }

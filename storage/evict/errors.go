@@ -19,10 +19,10 @@ const (
 	TooSlow
 	// CannotDelete means that deletions fail.
 	CannotDelete
-	// NotIndexed means that the number of stored bytes is not known yet.
-	NotIndexed
-	// Closing means that the store is being closed.
-	Closing
+	// notIndexed means that the number of stored bytes is not known yet.
+	notIndexed
+	// closing means that the store is being closed.
+	closing
 )
 
 // FullError says that the limit leaves no room for a download. It matches
@@ -36,18 +36,18 @@ type FullError struct {
 	Err      error // the failure of the last deletion, if the reason is CannotDelete
 }
 
-// Error says what takes the space.
+// Error says where the space is. It names no key of a configuration.
 func (e *FullError) Error() string {
 	text := spool.ErrNoSpace.Error() + ": "
 	switch e.Reason {
 	case InUse:
-		return text + fmt.Sprintf("%s wanted; of the store's limit of %s (blob_store.fs.max_size), running downloads take %s and content that is being read %s",
+		return text + fmt.Sprintf("%s wanted; of the store's limit of %s, running downloads take %s and content that is being read %s",
 			iec(e.Want), iec(e.Max), iec(e.Reserved), iec(e.Pinned))
 	case TooSlow:
-		return text + fmt.Sprintf("nothing was deleted in time to make room for %s within the store's limit of %s (blob_store.fs.max_size)", iec(e.Want), iec(e.Max))
+		return text + fmt.Sprintf("nothing was deleted in time to make room for %s within the store's limit of %s", iec(e.Want), iec(e.Max))
 	case CannotDelete:
 		return text + fmt.Sprintf("nothing can be deleted to make room for %s: %v", iec(e.Want), e.Err)
-	case NotIndexed:
+	case notIndexed:
 		return text + "the index of the store is still being loaded, so the number of stored bytes is not known yet"
 	default:
 		return text + "the store is being closed"

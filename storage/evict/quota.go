@@ -83,9 +83,9 @@ func (i *inventory) refusal(n, others int64) error {
 	l := &i.index.ledger
 	switch {
 	case i.closed:
-		return i.full(Closing, n)
+		return i.full(closing, n)
 	case !i.ready && !time.Now().Before(i.started.Add(loadPatience)):
-		return i.full(NotIndexed, n)
+		return i.full(notIndexed, n)
 	case !l.canFit(n + others):
 		return i.full(InUse, n)
 	case i.stuck() && !l.fits(n+others):

@@ -441,17 +441,3 @@ func TestCommitThatFailsLate(t *testing.T) {
 		}
 	})
 }
-
-// Each reason has its own words, and all match ErrNoSpace.
-func TestFullError(t *testing.T) {
-	broken := errors.New("read-only file system")
-	for reason, words := range map[evict.Reason]string{
-		evict.InUse: "running downloads take 1.0 KiB", evict.TooSlow: "in time", evict.CannotDelete: "read-only file system",
-		evict.NotIndexed: "index", evict.Closing: "closed",
-	} {
-		err := error(&evict.FullError{Reason: reason, Want: 10, Max: 4096, Reserved: 1024, Err: broken})
-		if !errors.Is(err, spool.ErrNoSpace) || !errors.Is(err, broken) || !strings.Contains(err.Error(), words) {
-			t.Errorf("%v, want ErrNoSpace and %q", err, words)
-		}
-	}
-}

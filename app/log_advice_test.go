@@ -1,0 +1,31 @@
+package app
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/weirhq/weir/storage/evict"
+)
+
+// The log tells causes and remedies, in either format.
+func TestLogAdvises(t *testing.T) {
+	for reason, remedy := range map[evict.Reason]string{
+		evict.InUse: "blob_store.fs.max_size", evict.TooSlow: "blob_store.fs.max_size", evict.CannotDelete: "blob_store.fs.root_dir",
+	} {
+		err := fmt.Errorf("storing: %w", &evict.FullError{Reason: reason, Err: errors.New("EROFS")})
+		for _, format := range []string{"text", "json"} {
+			var log bytes.Buffer
+			newLogger(&log, format, slog.LevelInfo).Error("cannot store content", "error", err)
+			if text := log.String(); !strings.Contains(text, "not enough free space") || !strings.Contains(text, remedy) {
+				t.Errorf("reason %d: %s", reason, text)
+			}
+		}
+	}
+	if got := advised(errors.New("odd")); got != "odd" {
+		t.Errorf("an error without a remedy is %q", got)
+	}
+}
