@@ -45,7 +45,7 @@ func bytesBelow(t *testing.T, root string) (n int64) {
 }
 
 // The cap holds at every moment, with downloads of known and of unknown sizes,
-// readers that stay, and pulls of what is stored.
+// readers that stay, and pulls of stored content.
 func TestHoldsTheCap(t *testing.T) {
 	const limit = 8 << 20
 	root := t.TempDir()
@@ -100,7 +100,7 @@ func TestHoldsTheCap(t *testing.T) {
 	}
 }
 
-// What does not fit is streamed past the store, which keeps what it has.
+// Content that does not fit is streamed past the store, which keeps its own.
 func TestStreamsPast(t *testing.T) {
 	for _, noSize := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// lookedAt is a store of which somebody sees each content the moment that it is
-// there, before whoever stores it knows that it is.
+// lookedAt is a store in which another reader sees each content as soon as it is
+// visible, before its Commit returns.
 type lookedAt struct {
 	storage.Store
 	look func(digest.Digest)
@@ -25,8 +25,8 @@ func (s lookedAt) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spoo
 	return err
 }
 
-// What is seen while it is being stored counts once: as what was set aside for
-// it, or as stored.
+// A content that is read while it is being stored counts once: as reserved bytes,
+// then as stored ones.
 func TestCountsWhatArrivesOnce(t *testing.T) {
 	quota := evict.NewQuota(1 << 20)
 	memory := storagetest.NewMemoryWithin(t, quota)

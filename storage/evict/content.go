@@ -8,7 +8,8 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// pin keeps an open content from being evicted.
+// pin keeps an open content from being evicted. A second Close of the content must
+// not end the pin of another reader.
 type pin struct {
 	store    *Store
 	slot     slot
@@ -21,33 +22,33 @@ func (p *pin) release() {
 	}
 }
 
-// pinnedFile is still a file to those who look for one: net.TCPConn's ReadFrom
-// takes it for the kernel to send, because it has the file's SyscallConn.
+// pinnedFile is a pinned content on disk. It has the file's SyscallConn, so that
+// the ReadFrom of a net.TCPConn still has the kernel send it.
 type pinnedFile struct {
 	*os.File
 	pin pin
 }
 
-// Close closes the file, and lets it be evicted.
+// Close closes the file, and allows its eviction.
 func (f *pinnedFile) Close() error {
 	defer f.pin.release()
 	return f.File.Close()
 }
 
-// pinnedContent is any other content.
+// pinnedContent is a pinned content of any other kind, such as one in memory.
 type pinnedContent struct {
 	io.ReadSeekCloser
 	pin pin
 }
 
-// Close closes the content, and lets it be evicted.
+// Close closes the content, and allows its eviction.
 func (c *pinnedContent) Close() error {
 	defer c.pin.release()
 	return c.ReadSeekCloser.Close()
 }
 
-// pinned returns an object whose Close gives back the pin that its entry holds.
-// Object and content are one allocation.
+// pinned returns an object whose Close ends the pin of the slot. Object and content
+// are one allocation, because each warm pull makes one.
 func (s *Store) pinned(object *storage.Object, slot slot) *storage.Object {
 	if file, ok := object.Content.(*os.File); ok {
 		held := new(struct {

@@ -12,7 +12,7 @@ import (
 
 const (
 	// freePoll is how often the evictor asks for the free space of the filesystem
-	// while that is less than twice what is to be kept free. A fast download fills
+	// while that is less than twice the minimum. A fast download fills
 	// a few GiB in this time.
 	freePoll = 5 * time.Second
 	// farFreePoll is how often it asks if there is more free space.

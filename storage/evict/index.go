@@ -112,7 +112,7 @@ func (x *index) pin(s slot) {
 	e.pins++
 }
 
-// unpin ends what pin or begin began.
+// unpin ends one use that pin or begin began.
 func (x *index) unpin(s slot) {
 	e := x.lru.at(s)
 	if e.pins--; e.pins > 0 {

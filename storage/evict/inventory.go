@@ -64,7 +64,7 @@ func (i *inventory) use(s slot, now int64) {
 	switch e.phase {
 	case committing: // the commit ends with a use
 		return
-	case detached: // nobody can use it again
+	case detached: // no request can find it again
 		return
 	}
 	if i.recording {

@@ -76,7 +76,7 @@ func (l *ledger) remove(size int64) { l.stored -= size }
 // pin counts a stored content as being in use.
 func (l *ledger) pin(size int64) { l.pinned += size }
 
-// unpin ends what pin began.
+// unpin counts it as unused again.
 func (l *ledger) unpin(size int64) { l.pinned -= size }
 
 // commit turns the reservation of a spool into a stored content that is in use.

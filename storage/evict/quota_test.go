@@ -27,8 +27,8 @@ func (s slow) Delete(ctx context.Context, dgst digest.Digest) error {
 	return s.Store.Delete(ctx, dgst)
 }
 
-// Who cannot wait is told so at once, whatever the evictor is busy with, and has
-// taken nothing.
+// A download that cannot wait is refused at once, even while the evictor is busy,
+// and reserves nothing.
 func TestDoesNotHoldUpTheUrgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quota := evict.NewQuota(1000)

@@ -51,7 +51,7 @@ func newReferences(i *inventory, next storage.Store) *references {
 }
 
 // run follows manifests until its context ends. It begins when the index is
-// complete: before, most of what a manifest refers to cannot be found there.
+// complete: before that, most blobs of a manifest cannot be found there.
 func (r *references) run(ctx context.Context) {
 	select {
 	case <-r.inventory.loaded:
@@ -133,7 +133,7 @@ func (r *references) followOne(ctx context.Context, s slot) {
 	}
 }
 
-// of returns what a content refers to: nothing if it is no manifest. Most content
+// of returns the references of a content, or none if it is no manifest. Most content
 // that is used is none, and is looked into once.
 func (r *references) of(ctx context.Context, k key, dgst digest.Digest, limit int64) ([]key, error) {
 	if refs, known := r.manifests.Get(k); known {
@@ -150,8 +150,9 @@ func (r *references) of(ctx context.Context, k key, dgst digest.Digest, limit in
 	return refs, nil
 }
 
-// read returns what a content refers to if it looks like a manifest. A blob that is
-// made to look like one can only keep alive what it names, as any manifest can.
+// read returns the references of a content that looks like a manifest. A blob
+// crafted to look like one can only keep the blobs alive that it names, as any
+// manifest can.
 func (r *references) read(ctx context.Context, dgst digest.Digest, limit int64) ([]key, error) {
 	object, err := r.next.Open(ctx, dgst)
 	if err != nil {
@@ -169,8 +170,8 @@ func (r *references) read(ctx context.Context, dgst digest.Digest, limit int64) 
 	return refs, nil
 }
 
-// remember keeps what a content refers to, and gives up what was asked for least
-// recently.
+// remember keeps the references of a content, and gives up those that were asked
+// for least recently.
 func (r *references) remember(k key, refs []key) {
 	if len(refs) == 0 {
 		if len(r.others) == maxOthers {
@@ -188,6 +189,6 @@ func (r *references) remember(k key, refs []key) {
 }
 
 // short returns eight bytes of a key, which are enough to tell contents apart. A
-// content that is made to collide with a manifest only hides what that one refers
-// to, and the maker of the content has to be the maker of the manifest.
+// content that is crafted to collide with a manifest only hides the references of
+// that manifest, and only the maker of both can craft it.
 func short(k key) uint64 { return binary.BigEndian.Uint64(k[:8]) }

@@ -193,7 +193,7 @@ func TestTouchesOnceAMinute(t *testing.T) {
 	})
 }
 
-// What is no manifest is looked at once, however often it is used.
+// Content that is no manifest is read once, however often it is used.
 func TestLooksIntoContentOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimited(t, 0, evict.Options{})

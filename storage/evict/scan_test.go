@@ -145,7 +145,7 @@ func TestCannotLoad(t *testing.T) {
 	})
 }
 
-// What another process stores or deletes is noticed.
+// The index follows content that another process stores or deletes.
 func TestSharesItsStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimited(t, 1000, evict.Options{})

@@ -190,7 +190,7 @@ func TestEvictsWhatWasUsedLeastRecently(t *testing.T) {
 	})
 }
 
-// What is larger than the headroom leaves is stored all the same, and stays.
+// Content that is larger than the limit less the headroom is stored, and stays.
 func TestKeepsOneContentThatFillsIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimited(t, 1000, evict.Options{})
@@ -237,7 +237,7 @@ func TestNeverEvictsWhatIsOpen(t *testing.T) {
 	})
 }
 
-// Who follows a download reads its file when that is stored already.
+// A reader of a download reads the spool's file after that has been stored.
 func TestNeverEvictsWhatADownloadStillReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimited(t, 1000, evict.Options{MaxUnused: time.Minute})
