@@ -76,7 +76,7 @@ func translateWarm(lists []config.Warm) []keepwarm.Image {
 		}
 		for _, image := range list.Images {
 			all = append(all, keepwarm.Image{
-				Name: image.Name, Reference: image.Reference.String(),
+				Name: image.Name, Reference: image.Reference,
 				Every: list.Every.Std(), Platforms: platforms, Referrers: list.Referrers,
 			})
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -60,7 +61,7 @@ func TestTranslate(t *testing.T) {
 		!slices.Equal(s.UpstreamHosts, []string{"mirror.example:5000", "registry-1.docker.io"}) {
 		t.Errorf("%+v", s)
 	}
-	if len(s.Warm) != 2 || s.Warm[0].Name != "nginx" || s.Warm[0].Reference != "1.27" || s.Warm[1].Reference != "latest" ||
+	if len(s.Warm) != 2 || s.Warm[0].Name != "nginx" || s.Warm[0].Reference != oci.ByTag("1.27") || s.Warm[1].Reference != oci.ByTag("latest") ||
 		s.Warm[0].Every != 6*time.Hour || s.Warm[0].Referrers || len(s.Warm[0].Platforms) != 2 || s.Warm[0].Platforms[1].Variant != "v7" {
 		t.Errorf("%+v", s.Warm)
 	}

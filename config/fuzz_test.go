@@ -21,6 +21,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add([]byte("[cache.redis]\nurl = \"rediss://u:p@a,[::1]:3?master_name=x\"\n[global]\ntag_ttl = \"1d1ns\"\nmin_free = \"1\"\n"))
 	f.Add([]byte("[repository.\"\\u0000\\\"\"]\nnamespace = \"\\u007f\"\nserve_stale_on = [\"\\n\"]\nimmutable_tags_exclusions = [\"(?<a\"]\n"))
 	f.Add([]byte("[global]\nimmutable_tags = true\n[repository.x]\nimmutable_tags = false\nupstream = [{}, {password_file = \"\"}]\n"))
+	f.Add([]byte("[[repository.x.warm]]\nimages = [\"a\", \"b:c@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"]\nplatforms = [\"linux/arm/v7\"]\n"))
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, text []byte) {
 		first, second := filepath.Join(dir, "first.toml"), filepath.Join(dir, "second.toml")

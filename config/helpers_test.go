@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // write puts text into a new file and returns its path.
@@ -48,7 +50,7 @@ func problemsOf(t testing.TB, text string) string {
 
 // diff compares two configurations, wherever they were read from.
 func diff(a, b *Config) string {
-	return cmp.Diff(a, b, cmpopts.IgnoreUnexported(Config{}), cmpopts.EquateEmpty())
+	return cmp.Diff(a, b, cmpopts.IgnoreUnexported(Config{}), cmpopts.EquateComparable(oci.Reference{}), cmpopts.EquateEmpty())
 }
 
 // withoutSecrets replaces every secret by whether there is one.

@@ -10,6 +10,9 @@ func TestWarm(t *testing.T) {
 	c := mustLoad(t, "[repository.\"docker.io\"]\nupstream = [{url = \"https://registry-1.docker.io\"}]\n"+
 		"[[repository.\"docker.io\".warm]]\nimages = [\"nginx\", \"docker.io/grafana/grafana:11\"]\n"+
 		"[[repository.\"docker.io\".warm]]\nimages = [\"redis\"]\nevery = \"1d\"\nplatforms = [\"linux/arm64\"]\nreferrers = false\n")
+	if d := diff(c, mustLoad(t, effective(t, c))); d != "" {
+		t.Errorf("comes back different: %s", d)
+	}
 	lists := c.Namespaces[0].Warm
 	if len(lists) != 2 || !slices.Equal(written(lists[0].Images), []string{"nginx", "docker.io/grafana/grafana:11"}) ||
 		lists[0].Every.Std() != 6*time.Hour || !lists[0].Referrers || lists[0].Platforms != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -54,7 +55,7 @@ func (m *mirror) warmTable(r *upstreamtest.Registry, images []string, change ...
 	m.namespace("mirror", r, append(change, func(s *namespace.Spec) {
 		for _, image := range images {
 			name, tag, _ := strings.Cut(image, ":")
-			s.Warm = append(s.Warm, keepwarm.Image{Name: name, Reference: tag, Every: time.Hour, Referrers: true})
+			s.Warm = append(s.Warm, keepwarm.Image{Name: name, Reference: oci.ByTag(tag), Every: time.Hour, Referrers: true})
 		}
 		spec = *s
 	})...)
@@ -77,7 +78,7 @@ func TestWarmerTellsOverlappingKeysApart(t *testing.T) {
 	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		var specs []namespace.Spec
 		o := newOverlap(m, func(s *namespace.Spec) {
-			s.Warm = []keepwarm.Image{{Name: map[string]string{"ghcr.io": "acme/app", "ghcr.io/acme": "app"}[s.Key], Reference: "v1", Every: time.Hour}}
+			s.Warm = []keepwarm.Image{{Name: map[string]string{"ghcr.io": "acme/app", "ghcr.io/acme": "app"}[s.Key], Reference: oci.ByTag("v1"), Every: time.Hour}}
 			specs = append(specs, *s)
 		})
 		for _, side := range o {

@@ -49,11 +49,7 @@ type warmSource struct {
 
 // Manifest reads a manifest through the cache. It returns an error if the manifest
 // could not be stored.
-func (s warmSource) Manifest(ctx context.Context, reference string) (warm.Manifest, error) {
-	ref, err := oci.ParseReference(reference)
-	if err != nil {
-		return warm.Manifest{}, err
-	}
+func (s warmSource) Manifest(ctx context.Context, ref oci.Reference) (warm.Manifest, error) {
 	m, err := s.namespace.Manifest(ctx, s.repo, ref)
 	if err != nil {
 		return warm.Manifest{}, err

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/warm"
 )
 
@@ -17,8 +18,8 @@ type memory struct {
 	manifests map[string][]byte // by tag and by digest
 }
 
-func (m memory) Manifest(_ context.Context, reference string) (warm.Manifest, error) {
-	body, ok := m.manifests[reference]
+func (m memory) Manifest(_ context.Context, ref oci.Reference) (warm.Manifest, error) {
+	body, ok := m.manifests[ref.String()]
 	if !ok {
 		return warm.Manifest{}, errors.New("not found")
 	}
@@ -60,7 +61,7 @@ func ExampleImage() {
 	index := repository.add(ocispec.Index{Manifests: []ocispec.Descriptor{amd64, arm64}}, "")
 	repository.manifests["1.27"] = repository.manifests[index.Digest.String()]
 
-	result := warm.Image(context.Background(), repository, "1.27", warm.Options{
+	result := warm.Image(context.Background(), repository, oci.ByTag("1.27"), warm.Options{
 		Platforms: []ocispec.Platform{{OS: "linux", Architecture: "arm64"}},
 	})
 	fmt.Println(result.New.Objects, "objects are new,", result.There.Objects, "were there, failures:", len(result.Failed))

@@ -12,6 +12,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/warm"
 )
 
@@ -101,7 +102,8 @@ func (f *fake) ask(name string) error {
 	return f.failures[name]
 }
 
-func (f *fake) Manifest(_ context.Context, ref string) (warm.Manifest, error) {
+func (f *fake) Manifest(_ context.Context, named oci.Reference) (warm.Manifest, error) {
+	ref := named.String()
 	if err := f.ask(ref); err != nil {
 		return warm.Manifest{}, err
 	}

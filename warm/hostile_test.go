@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/warm"
 )
 
@@ -30,7 +31,7 @@ func TestHostileManifests(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
 			f.manifests["v1"] = []byte(c.body)
-			result := warm.Image(t.Context(), f, "v1", warm.Options{})
+			result := warm.Image(t.Context(), f, oci.ByTag("v1"), warm.Options{})
 			if len(result.Failed) != 1 || !strings.Contains(result.Failed[0].Error(), c.want) {
 				t.Errorf("%v, want %q", result.Failed, c.want)
 			}
@@ -45,14 +46,14 @@ func TestWrongManifests(t *testing.T) {
 	f := newFake(t)
 	named := digest.FromString("something else")
 	f.manifests[named.String()] = []byte(`{"layers":[]}`)
-	wantFailed(t, warm.Image(t.Context(), f, named.String(), all),
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByDigest(named), all),
 		"manifest "+named.String()+": the 13 bytes that came have digest "+digest.FromString(`{"layers":[]}`).String())
 
 	image := f.image("image")
 	size := image.Size
 	image.Size++
 	f.tag("v1", f.index(image))
-	wantFailed(t, warm.Image(t.Context(), f, "v1", all),
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), all),
 		fmt.Sprintf("manifest %s: has %d bytes, and its descriptor says %d", image.Digest, size, size+1))
 }
 
@@ -62,7 +63,7 @@ func TestCycle(t *testing.T) {
 	one, two := f.image("one"), f.image("two")
 	f.referrers[one.Digest], f.referrers[two.Digest] = []ocispec.Descriptor{two}, []ocispec.Descriptor{one}
 	f.tag("v1", one)
-	wantFailed(t, warm.Image(t.Context(), f, "v1", all))
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), all))
 	f.wantAsked("v1", two, digest.FromString("config of one"), digest.FromString("config of two"))
 }
 
@@ -73,9 +74,9 @@ func TestBounds(t *testing.T) {
 		nested = f.index(nested)
 	}
 	f.tag("deep", nested)
-	wantFailed(t, warm.Image(t.Context(), f, "deep", all))
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("deep"), all))
 	f.tag("too-deep", f.index(nested))
-	if got := warm.Image(t.Context(), f, "too-deep", all).Failed; len(got) != 1 || !strings.Contains(got[0].Error(), "lies in more than 4 indexes") {
+	if got := warm.Image(t.Context(), f, oci.ByTag("too-deep"), all).Failed; len(got) != 1 || !strings.Contains(got[0].Error(), "lies in more than 4 indexes") {
 		t.Errorf("%v", got)
 	}
 
@@ -85,7 +86,7 @@ func TestBounds(t *testing.T) {
 	}
 	f.tag("wide", f.index(many...))
 	f.asked = nil
-	if got := warm.Image(t.Context(), f, "wide", warm.Options{}).Failed; len(got) != 1 || len(f.asked) != 1000 || !strings.Contains(got[0].Error(), "more than 1000") {
+	if got := warm.Image(t.Context(), f, oci.ByTag("wide"), warm.Options{}).Failed; len(got) != 1 || len(f.asked) != 1000 || !strings.Contains(got[0].Error(), "more than 1000") {
 		t.Errorf("asked %d times: %v", len(f.asked), got)
 	}
 
@@ -95,13 +96,13 @@ func TestBounds(t *testing.T) {
 	}
 	f.tag("heavy", f.image("heavy", layers...))
 	f.asked = nil
-	if got := warm.Image(t.Context(), f, "heavy", warm.Options{}).Failed; len(f.asked) > 10001 || !strings.Contains(got[0].Error(), "more than 10000") {
+	if got := warm.Image(t.Context(), f, oci.ByTag("heavy"), warm.Options{}).Failed; len(f.asked) > 10001 || !strings.Contains(got[0].Error(), "more than 10000") {
 		t.Errorf("asked %d times: %v", len(f.asked), got)
 	}
 
 	small := f.image("small")
 	f.tag("limited", f.index(small))
-	wantFailed(t, warm.Image(t.Context(), f, "limited", warm.Options{MaxManifest: small.Size}))
-	wantFailed(t, warm.Image(t.Context(), f, "limited", warm.Options{MaxManifest: small.Size - 1}),
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("limited"), warm.Options{MaxManifest: small.Size}))
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("limited"), warm.Options{MaxManifest: small.Size - 1}),
 		fmt.Sprintf("manifest %s: cannot have %d bytes", small.Digest, small.Size))
 }

@@ -14,7 +14,7 @@ import (
 
 // node is a manifest to read.
 type node struct {
-	reference string
+	ref       oci.Reference
 	size      int64 // of its descriptor; 0 for the manifest that the image's reference names
 	nesting   int   // how many indexes it lies in
 	referring int   // how many referrers lie between it and the image; 0 for the image itself
@@ -23,19 +23,19 @@ type node struct {
 // visit reads a manifest, queues its blobs, and returns the manifests that it
 // leads to.
 func (w *walk) visit(ctx context.Context, n node) []node {
-	m, err := w.src.Manifest(ctx, n.reference)
+	m, err := w.src.Manifest(ctx, n.ref)
 	var dgst digest.Digest
 	var links oci.Links
 	if err == nil {
 		dgst, links, err = n.parse(m.Body)
 	}
 	if err != nil {
-		w.fail(ctx, fmt.Errorf("manifest %s: %w", n.reference, err))
+		w.fail(ctx, fmt.Errorf("manifest %s: %w", n.ref, err))
 		return nil
 	}
 	// A stale manifest is better than none: report it, and warm the rest.
 	if m.Stale != "" {
-		w.fail(ctx, fmt.Errorf("manifest %s: %s", n.reference, m.Stale))
+		w.fail(ctx, fmt.Errorf("manifest %s: %s", n.ref, m.Stale))
 	}
 	for _, err := range links.Invalid {
 		w.fail(ctx, err)
@@ -53,7 +53,7 @@ func (w *walk) visit(ctx context.Context, n node) []node {
 
 // parse verifies a manifest against its digest and size, and reads its links.
 func (n node) parse(body []byte) (dgst digest.Digest, links oci.Links, err error) {
-	if dgst, err = digest.Parse(n.reference); err != nil { // a tag
+	if dgst = n.ref.Digest(); n.ref.IsTag() {
 		dgst = digest.FromBytes(body)
 	}
 	if got := dgst.Algorithm().FromBytes(body); got != dgst {
@@ -98,7 +98,7 @@ func (w *walk) children(ctx context.Context, parent node, manifests []ocispec.De
 		if !w.wants(parent, desc.Platform) {
 			continue
 		}
-		child := node{reference: desc.Digest.String(), size: desc.Size, nesting: parent.nesting + 1, referring: parent.referring}
+		child := node{ref: oci.ByDigest(desc.Digest), size: desc.Size, nesting: parent.nesting + 1, referring: parent.referring}
 		if child.nesting > maxNesting {
 			w.fail(ctx, fmt.Errorf("manifest %s: lies in more than %d indexes", desc.Digest, maxNesting))
 		} else if w.takeManifest(ctx, desc) {
@@ -138,7 +138,7 @@ func (w *walk) referrers(ctx context.Context, n node, dgst digest.Digest) []node
 	var next []node
 	for _, desc := range list {
 		if w.takeManifest(ctx, desc) {
-			next = append(next, node{reference: desc.Digest.String(), size: desc.Size, referring: n.referring + 1})
+			next = append(next, node{ref: oci.ByDigest(desc.Digest), size: desc.Size, referring: n.referring + 1})
 		}
 	}
 	return next

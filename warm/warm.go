@@ -48,7 +48,7 @@ const (
 type Source interface {
 	// Manifest returns the manifest of a tag or a digest, which is in the cache
 	// from then on.
-	Manifest(ctx context.Context, reference string) (Manifest, error)
+	Manifest(ctx context.Context, ref oci.Reference) (Manifest, error)
 	// Referrers returns the descriptors of the manifests that refer to a manifest.
 	Referrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error)
 	// Blob returns when a blob is completely in the cache, and reports whether
@@ -106,13 +106,13 @@ type Result struct {
 
 // Image pulls an image into the cache. An object that fails does not keep the
 // others from coming. If the context ends, its cause is the last of the failures.
-func Image(ctx context.Context, src Source, reference string, opts Options) Result {
+func Image(ctx context.Context, src Source, ref oci.Reference, opts Options) Result {
 	opts.Jobs = max(opts.Jobs, 1)
 	opts.MaxManifest = cmp.Or(opts.MaxManifest, oci.DefaultMaxManifest)
 	limited, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	w := &walk{src: src, opts: opts, cancel: cancel, seen: make(map[digest.Digest]bool)}
-	w.manifests(limited, reference)
+	w.manifests(limited, ref)
 	w.blobs(limited)
 	if limited.Err() != nil { // the caller's cause, or errGivenUp
 		w.result.Failed = append(w.result.Failed, context.Cause(limited))
@@ -144,8 +144,8 @@ type blob struct {
 }
 
 // manifests reads all manifests, level by level, those of a level concurrently.
-func (w *walk) manifests(ctx context.Context, reference string) {
-	for level := []node{{reference: reference}}; len(level) > 0 && ctx.Err() == nil; {
+func (w *walk) manifests(ctx context.Context, ref oci.Reference) {
+	for level := []node{{ref: ref}}; len(level) > 0 && ctx.Err() == nil; {
 		next := make([][]node, len(level))
 		w.each(ctx, len(level), func(i int) { next[i] = w.visit(ctx, level[i]) })
 		level = nil
@@ -154,7 +154,7 @@ func (w *walk) manifests(ctx context.Context, reference string) {
 		}
 	}
 	if len(w.offered) > 0 && !w.matched {
-		w.fail(ctx, fmt.Errorf("%s has none of the platforms that are wanted (%s), only %s", reference, formatPlatforms(w.opts.Platforms), list(w.offered)))
+		w.fail(ctx, fmt.Errorf("%s has none of the platforms that are wanted (%s), only %s", ref, formatPlatforms(w.opts.Platforms), list(w.offered)))
 	}
 }
 

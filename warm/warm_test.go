@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/warm"
 )
 
@@ -61,7 +62,7 @@ func TestImage(t *testing.T) {
 	var steps []warm.Progress
 	opts := all
 	opts.Progress = func(p warm.Progress) { steps = append(steps, p) }
-	result := warm.Image(t.Context(), f, "v1", opts)
+	result := warm.Image(t.Context(), f, oci.ByTag("v1"), opts)
 	wantFailed(t, result)
 	f.wantAsked("v1", amd64, arm64, shared, one, two, digest.FromString("config of amd64"), digest.FromString("config of arm64"))
 	bytes := index.Size + amd64.Size + arm64.Size + shared.Size + one.Size + two.Size + int64(len("config of amd64")+len("config of arm64"))
@@ -93,21 +94,21 @@ func TestReferrers(t *testing.T) {
 	f.refer(signature, "too far")
 	f.referrers[index.Digest] = []ocispec.Descriptor{sbom} // a second way to it
 	f.tag("v1", index)
-	result := warm.Image(t.Context(), f, "v1", all)
+	result := warm.Image(t.Context(), f, oci.ByTag("v1"), all)
 	wantFailed(t, result)
 	f.wantAsked("v1", image, digest.FromString("config of image"),
 		sbom, digest.FromString("config of sbom"), digest.FromString("content of sbom"),
 		signature, digest.FromString("config of signature of the sbom"), digest.FromString("content of signature of the sbom"))
 
 	f.asked = nil
-	warm.Image(t.Context(), f, "v1", warm.Options{})
+	warm.Image(t.Context(), f, oci.ByTag("v1"), warm.Options{})
 	f.wantAsked("v1", image, digest.FromString("config of image"))
 	if slices.ContainsFunc(f.asked, func(s string) bool { return strings.HasPrefix(s, "referrers") }) {
 		t.Errorf("asked %q", f.asked)
 	}
 
 	f.failures["referrers "+image.Digest.String()] = errors.New("500: oops")
-	result = warm.Image(t.Context(), f, "v1", all)
+	result = warm.Image(t.Context(), f, oci.ByTag("v1"), all)
 	wantFailed(t, result, "referrers of "+image.Digest.String()+": 500: oops")
 }
 
@@ -141,7 +142,7 @@ func TestPlatforms(t *testing.T) {
 			parts := append(strings.Split(text, "/"), "")
 			opts.Platforms = append(opts.Platforms, ocispec.Platform{OS: parts[0], Architecture: parts[1], Variant: parts[2]})
 		}
-		wantFailed(t, warm.Image(t.Context(), f, "v1", opts))
+		wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), opts))
 		asked := []any{"v1", attestation, plain, digest.FromString("config of attestation"), digest.FromString("config of plain")}
 		for _, p := range want {
 			asked = append(asked, images[p], digest.FromString("config of "+p))
@@ -150,10 +151,10 @@ func TestPlatforms(t *testing.T) {
 	}
 
 	none := warm.Options{Platforms: []ocispec.Platform{{OS: "linux", Architecture: "s390x"}, {OS: "linux", Architecture: "arm", Variant: "v5"}}}
-	wantFailed(t, warm.Image(t.Context(), f, "v1", none),
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), none),
 		"v1 has none of the platforms that are wanted (linux/arm/v5, linux/s390x), only linux/amd64, linux/amd64/v3, linux/arm/v6, linux/arm/v7, linux/arm64, linux/arm64/v8, windows/amd64")
 	// An image that is not one of several says nothing of its platform.
-	wantFailed(t, warm.Image(t.Context(), f, plain.Digest.String(), none))
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByDigest(plain.Digest), none))
 }
 
 // Registries do not have non-distributable layers.
@@ -171,7 +172,7 @@ func TestForeignLayers(t *testing.T) {
 		layers = append(layers, desc)
 	}
 	f.tag("v1", f.image("windows", append(layers, layer)...))
-	wantFailed(t, warm.Image(t.Context(), f, "v1", all))
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), all))
 	f.wantAsked("v1", layer, digest.FromString("config of windows"))
 }
 
@@ -183,7 +184,7 @@ func TestFailures(t *testing.T) {
 	f.tag("v1", f.index(broken, sound))
 	f.failures[broken.Digest.String()] = errors.New("403: denied")
 	f.failures[lost.Digest.String()] = errors.New("502: broken off")
-	result := warm.Image(t.Context(), f, "v1", all)
+	result := warm.Image(t.Context(), f, oci.ByTag("v1"), all)
 	wantFailed(t, result, "manifest "+broken.Digest.String()+": 403: denied", "blob "+lost.Digest.String()+": 502: broken off")
 	f.wantAsked("v1", broken, sound, lost, kept, digest.FromString("config of sound"))
 	if result.New.Objects != 4 {
@@ -193,11 +194,11 @@ func TestFailures(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 
-	wantFailed(t, warm.Image(t.Context(), f, "v2", all), "manifest v2: 404: no such content")
+	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v2"), all), "manifest v2: 404: no such content")
 
 	f.failures = nil
 	f.stale = "upstream is down"
-	result = warm.Image(t.Context(), f, sound.Digest.String(), all)
+	result = warm.Image(t.Context(), f, oci.ByDigest(sound.Digest), all)
 	wantFailed(t, result, "manifest "+sound.Digest.String()+": upstream is down")
 	if result.New.Objects != 4 {
 		t.Errorf("brought %+v", result.New)
@@ -213,7 +214,7 @@ func TestGivenUp(t *testing.T) {
 		f.failures[layers[i].Digest.String()] = errors.New("429: later")
 	}
 	f.tag("v1", f.image("image", layers...))
-	result := warm.Image(t.Context(), f, "v1", warm.Options{Jobs: 1})
+	result := warm.Image(t.Context(), f, oci.ByTag("v1"), warm.Options{Jobs: 1})
 	if n := len(result.Failed); n != 11 || result.Failed[10].Error() != "given up after so many failures" || len(f.asked) != 12 {
 		t.Errorf("%d failures, asked %d times: %v", n, len(f.asked), result.Failed)
 	}
@@ -230,7 +231,7 @@ func TestCancelled(t *testing.T) {
 		f.gate = make(chan struct{})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		done := make(chan warm.Result)
-		go func() { done <- warm.Image(ctx, f, "v1", warm.Options{Jobs: 3}) }()
+		go func() { done <- warm.Image(ctx, f, oci.ByTag("v1"), warm.Options{Jobs: 3}) }()
 		synctest.Wait()
 		if f.running != 3 {
 			t.Errorf("%d blobs at once", f.running)
@@ -244,7 +245,7 @@ func TestCancelled(t *testing.T) {
 
 		f.asked, f.atOnce = nil, 0
 		close(f.gate)
-		wantFailed(t, warm.Image(t.Context(), f, "v1", warm.Options{Jobs: 3}))
+		wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), warm.Options{Jobs: 3}))
 		if f.atOnce > 3 || len(f.asked) != 12 {
 			t.Errorf("%d at once, asked for %d", f.atOnce, len(f.asked))
 		}

@@ -205,7 +205,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	for i, image := range j.parsed {
 		group.Go(func() error {
 			if ctx.Err() == nil {
-				sum.warmOne(ctx, mirror.Repository(image.Name), j.images[i], image.Reference.String(), j.options)
+				sum.warmOne(ctx, mirror.Repository(image.Name), j.images[i], image.Reference, j.options)
 			}
 			return nil
 		})
@@ -226,9 +226,9 @@ type warmSum struct {
 }
 
 // warmOne warms one image and adds its result.
-func (s *warmSum) warmOne(ctx context.Context, src warm.Source, image, reference string, options warm.Options) {
+func (s *warmSum) warmOne(ctx context.Context, src warm.Source, image string, ref oci.Reference, options warm.Options) {
 	options.Progress = s.ui.begin(image)
-	result := warm.Image(ctx, src, reference, options)
+	result := warm.Image(ctx, src, ref, options)
 	s.mu.Lock()
 	s.fetched, s.present = s.fetched.Plus(result.New), s.present.Plus(result.There)
 	state := "warm"

@@ -3,11 +3,11 @@ package keepwarm
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/warm"
 )
@@ -15,7 +15,7 @@ import (
 // Image is an image to keep in the cache.
 type Image struct {
 	Name      string // with or without the namespace's key before it
-	Reference string // tag or digest
+	Reference oci.Reference
 	Every     time.Duration
 	Platforms []ocispec.Platform // platforms wanted of an index; none means all
 	Referrers bool               // signatures, SBOMs and other referrers are wanted, too
@@ -53,7 +53,7 @@ type scheduled struct {
 // because two repositories can be printed alike.
 type identity struct {
 	repo      storage.RepoID
-	reference string
+	reference oci.Reference
 	every     time.Duration
 	platforms string
 	referrers bool
@@ -65,11 +65,7 @@ func (i *scheduled) identity() identity {
 
 // String names the image for the log.
 func (i *scheduled) String() string {
-	separator := ":"
-	if strings.Contains(i.Reference, ":") {
-		separator = "@" // a digest
-	}
-	return i.repo.String() + separator + i.Reference
+	return i.Reference.Join(i.repo.String())
 }
 
 // run is the key of the job that warms an image. The number tells it from an

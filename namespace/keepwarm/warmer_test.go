@@ -16,6 +16,7 @@ import (
 
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/warm"
 )
@@ -43,7 +44,7 @@ func (f *fake) Warm(name string) (storage.RepoID, warm.Source) {
 	return storage.RepoID{Namespace: f.key, Name: name}, f
 }
 
-func (f *fake) Manifest(ctx context.Context, _ string) (warm.Manifest, error) {
+func (f *fake) Manifest(ctx context.Context, _ oci.Reference) (warm.Manifest, error) {
 	f.mu.Lock()
 	f.begun = append(f.begun, time.Since(f.start))
 	f.running++
@@ -100,7 +101,7 @@ func bubble(t *testing.T, size int, test func(t *testing.T, w *keepwarm.Warmer))
 
 func every(d time.Duration, names ...string) (images []keepwarm.Image) {
 	for _, name := range names {
-		images = append(images, keepwarm.Image{Name: name, Reference: "v1", Every: d})
+		images = append(images, keepwarm.Image{Name: name, Reference: oci.ByTag("v1"), Every: d})
 	}
 	return images
 }

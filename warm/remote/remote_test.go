@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
+
+	"github.com/weirhq/weir/oci"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -136,7 +138,7 @@ func TestManifest(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &script{answers: c.answers, begin: time.Now()}
-				m, err := s.mirror().Repository("app").Manifest(t.Context(), "1.2")
+				m, err := s.mirror().Repository("app").Manifest(t.Context(), oci.ByTag("1.2"))
 				if got := strings.Join(s.asked, ", "); got != c.asked {
 					t.Errorf("asked %s, want %s", got, c.asked)
 				}
@@ -173,7 +175,7 @@ func TestInterrupted(t *testing.T) {
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, errors.New("interrupted"))
 		defer cancel()
 		s := &script{answers: []reply{{status: 503}}, begin: time.Now()}
-		if _, err := s.mirror().Repository("app").Manifest(ctx, "1.2"); err == nil || err.Error() != "interrupted" {
+		if _, err := s.mirror().Repository("app").Manifest(ctx, oci.ByTag("1.2")); err == nil || err.Error() != "interrupted" {
 			t.Error(err)
 		}
 	})
