@@ -14,6 +14,7 @@ func buildkit(m Mirror, namespaces []Namespace) Config {
 	for _, n := range namespaces {
 		tables = append(tables, fmt.Sprintf("[registry.%q]\n  mirrors = [%q]\n", n.Host, m.Host))
 	}
+	// Without TLS, BuildKit must be told; it would try HTTPS.
 	if m.Plain {
 		tables = append(tables, fmt.Sprintf("[registry.%q]\n  http = true\n", m.Host))
 	}

@@ -133,6 +133,7 @@ func (n Namespace) spellable() bool { return !strings.Contains(n.Key, ":") }
 func (n Namespace) unspellable() string {
 	text := fmt.Sprintf("repository.%q has a port in its key, and names of images cannot have one behind the mirror's: give the block a key without", n.Key)
 	if n.Host != "" {
+		// With another key the block would no longer answer for its registry.
 		text += fmt.Sprintf(", and namespace = %q", n.Host)
 	}
 	return text

@@ -22,6 +22,7 @@ func containerd(m Mirror, namespaces []Namespace) Config {
 	for _, n := range namespaces {
 		c.Files = append(c.Files, m.hosts(n.Host, server(n.Host)))
 	}
+	// Pulls that name the mirror itself need a file too if it has no TLS.
 	if m.Plain {
 		c.Files = append(c.Files, m.hosts(m.Host, m.URL))
 	}

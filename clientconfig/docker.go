@@ -43,6 +43,7 @@ func docker(m Mirror, namespaces []Namespace) Config {
 	var named []string
 	for _, n := range namespaces {
 		switch {
+		// Images of Docker Hub need no prefix.
 		case n.Host == oci.DockerHub || n.Key == "library":
 		case n.spellable():
 			named = append(named, m.spell(n)+"/...")
@@ -61,6 +62,8 @@ func docker(m Mirror, namespaces []Namespace) Config {
 func answersDockerHub(namespaces []Namespace) (ok bool, warning string) {
 	if i := slices.IndexFunc(namespaces, func(n Namespace) bool { return n.Default }); i >= 0 {
 		registry := namespaces[i].prefix()
+		// A default block without a registry is taken for Docker Hub's: nothing
+		// contradicts it.
 		if registry == "" || registry == oci.DockerHub || strings.HasPrefix(registry, oci.DockerHub+"/") {
 			return true, ""
 		}

@@ -14,6 +14,7 @@ func k3s(m Mirror, namespaces []Namespace) Config {
 	for _, n := range namespaces {
 		hosts = append(hosts, n.Host)
 	}
+	// Pulls that name the mirror itself need the endpoint too, for its http://.
 	if m.Plain {
 		hosts = append(hosts, m.Host)
 	}

@@ -21,6 +21,7 @@ func podman(m Mirror, namespaces []Namespace) Config {
 				prefix, m.spell(n))+m.insecure())
 		}
 	}
+	// Pulls that name the mirror itself do not match the blocks above.
 	if m.Plain {
 		blocks = append(blocks, fmt.Sprintf("[[registry]]\nlocation = %q\n", m.Host)+m.insecure())
 	}

@@ -56,11 +56,13 @@ func (d *decoder) table(p place, n *node, dst reflect.Value) {
 		d.failKind(p, n, "a table")
 		return
 	}
+	// The fields are decoded in their order, so that repositories can inherit
+	// values of global, which stands before them.
 	known := map[string]bool{}
 	for name, field := range keysOf(dst.Type()) {
 		known[name] = true
 		value := dst.FieldByIndex(field.Index)
-		if isSecret(field) {
+		if isSecret(field) { // a secret has a second key, for its file
 			known[name+fileSuffix] = true
 			d.secret(p.in(name), t[name], p.in(name+fileSuffix), t[name+fileSuffix], value.Addr().Interface().(*Secret))
 		} else if n, ok := t[name]; ok {
@@ -68,6 +70,7 @@ func (d *decoder) table(p place, n *node, dst reflect.Value) {
 			d.value(p.in(name), n, value)
 		}
 	}
+	// Sorted, since the order of a map would change the report from run to run.
 	for _, name := range slices.Sorted(maps.Keys(t)) {
 		if !known[name] {
 			d.unknownKey(p.in(name), t[name], dst.Type(), name)
@@ -184,7 +187,7 @@ func (d *decoder) fraction(p place, n *node, dst **float64) {
 	switch value := n.value.(type) {
 	case float64:
 		*dst = &value
-	case int64:
+	case int64: // TOML tells 1 from 1.0, and operators do not
 		fraction := float64(value)
 		*dst = &fraction
 	default:
@@ -195,42 +198,42 @@ func (d *decoder) fraction(p place, n *node, dst **float64) {
 func (d *decoder) seconds(p place, n *node, dst *time.Duration) {
 	i, ok := d.integer(p, n)
 	switch {
-	case !ok:
+	case !ok: // integer has reported it
 	case i < 0:
 		d.fail(p, n, fmt.Errorf("%d seconds are negative", i))
-	case i > int64(math.MaxInt64/time.Second):
+	case i > int64(math.MaxInt64/time.Second): // the product below would overflow
 		d.fail(p, n, fmt.Errorf("%d seconds are too long", i))
 	default:
 		*dst = time.Duration(i) * time.Second
 	}
 }
 
-// secret decodes a secret that stands in the configuration itself or in the
-// file that its twin names. Either node may be nil. An empty string counts as
-// not set.
-func (d *decoder) secret(p place, direct *node, twinPlace place, twin *node, dst *Secret) {
+// secret decodes a secret, which is in the configuration itself or in the file that
+// the second key names. Either node may be nil. An empty string counts as not set.
+func (d *decoder) secret(p place, direct *node, filePlace place, fileNode *node, dst *Secret) {
 	var inline, file string
 	if direct != nil {
 		d.config.source.positions[p.key] = direct.position
 		inline, _ = d.text(p, direct)
 	}
-	if twin != nil {
-		d.config.source.positions[twinPlace.key] = twin.position
-		file, _ = d.text(twinPlace, twin)
+	if fileNode != nil {
+		d.config.source.positions[filePlace.key] = fileNode.position
+		file, _ = d.text(filePlace, fileNode)
 	}
 	*dst = Secret(inline)
 	switch {
-	case file == "":
+	case file == "": // the secret is inline, or not set at all
 	case inline != "":
-		d.fail(twinPlace, twin, fmt.Errorf("%s is set too (%s); set one of the two", p.key, direct.position))
+		d.fail(filePlace, fileNode, fmt.Errorf("%s is set too (%s); set one of the two", p.key, direct.position))
 	default:
 		secret, err := readSecret(file)
 		if err != nil {
-			d.fail(twinPlace, twin, err)
+			d.fail(filePlace, fileNode, err)
 			return
 		}
 		*dst = Secret(secret)
-		d.config.source.positions[p.key] = twin.position
+		// Further problems of the secret point at the key that names its file.
+		d.config.source.positions[p.key] = fileNode.position
 		d.config.source.secretFiles[p.key] = file
 	}
 }
@@ -240,6 +243,7 @@ func (d *decoder) redis(p place, n *node, dst **Redis) {
 	before := len(d.problems)
 	d.table(p, n, reflect.ValueOf(redis).Elem())
 	*dst = redis
+	// If the URL itself could not be decoded, it would seem to be missing.
 	if len(d.problems) > before {
 		return
 	}
@@ -267,14 +271,16 @@ func (d *decoder) namespace(p place, n *node, key string) Namespace {
 	g := d.config.Global
 	r := newNamespace(key, g)
 	d.table(p, n, reflect.ValueOf(&r).Elem())
-	if r.Host == "" {
+	if r.Host == "" { // namespace = "" means the default too
 		r.Host = defaultHost(key)
 	}
 	r.Host = strings.ToLower(r.Host)
+	// A block cannot switch off immutable_tags of global.
 	if g.ImmutableTags && !r.ImmutableTags {
 		r.ImmutableTags = true
 		d.config.source.optedOut = append(d.config.source.optedOut, p.in("immutable_tags").key)
 	}
+	// An empty list does not switch off the exclusions of global.
 	if len(r.ImmutableTagsExclusions) == 0 {
 		r.ImmutableTagsExclusions = g.ImmutableTagsExclusions
 	}

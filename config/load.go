@@ -47,6 +47,8 @@ func Load(paths ...string) (*Config, error) {
 // loadFirst loads the first file that exists.
 func loadFirst(candidates ...string) (*Config, error) {
 	for _, file := range candidates {
+		// A file that exists and cannot be read is an error, not a reason to take
+		// the next one.
 		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 			return loadAll([]string{file})
 		}
@@ -61,7 +63,7 @@ func loadAll(paths []string) (*Config, error) {
 		document, problem := readDocument(file)
 		if problem != nil {
 			unread = append(unread, problem)
-			continue
+			continue // the other files may have problems too
 		}
 		root = merge(root, document)
 	}

@@ -54,6 +54,7 @@ func (l *locator) header() string {
 			l.record(key, line)
 			l.elements[key]++
 		}
+		// [[a]] adds an element; [a.b] after it is a table of the last element.
 		if n := l.elements[key]; n > 0 {
 			key = elementOf(key, n-1)
 		}
@@ -151,7 +152,7 @@ func (l *locator) inside(end byte, item func(i int)) {
 		l.skipBlank(true)
 		l.skipPrefix(",")
 		if l.pos == start {
-			return
+			return // no progress: unknown syntax
 		}
 	}
 }
@@ -166,6 +167,7 @@ func (l *locator) quoted() {
 	}
 	l.pos += len(end)
 	for l.pos < len(l.text) && !strings.HasPrefix(l.text[l.pos:], end) {
+		// The escaped character may be a quote.
 		if escapes && l.text[l.pos] == '\\' {
 			l.advance()
 		}

@@ -60,7 +60,7 @@ func (ps Problems) sorted(files []string) Problems {
 		if i := slices.Index(files, p.File); i >= 0 {
 			return i
 		}
-		return len(files)
+		return len(files) // no file, or the file of a secret
 	}
 	slices.SortStableFunc(ps, func(a, b *Problem) int {
 		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Line, b.Line))
@@ -109,7 +109,7 @@ func parentOf(key string) string {
 	for i := 0; i < len(key); i++ {
 		switch c := key[i]; {
 		case quoted && c == '\\':
-			i++
+			i++ // an escaped quote does not end the name
 		case c == '"':
 			quoted = !quoted
 		case !quoted && (c == '.' || c == '['):

@@ -42,6 +42,7 @@ func (r *Redis) parseURL() error {
 		end = len(rest)
 	}
 	authority, tail := rest[:end], rest[end:]
+	// The last @ ends the user, as in net/url. Without any, at is 0.
 	at := strings.LastIndex(authority, "@") + 1
 	shared, err := url.Parse(scheme + "://" + authority[:at] + "host" + tail)
 	if err != nil || shared.Fragment != "" {
@@ -66,7 +67,7 @@ func (r *Redis) parseURL() error {
 	if len(parsed.Addrs) > 1 && parsed.MasterName == "" && parsed.DB != 0 {
 		return errors.New("several addresses without ?master_name=NAME are a cluster, and a cluster has database 0 only")
 	}
-	*r = parsed
+	*r = parsed // only now, so that a URL with an error changes nothing
 	return nil
 }
 
@@ -103,6 +104,7 @@ func (r *Redis) address(host string) (string, error) {
 		return "", errRedisURL
 	}
 	name, port := parsed.Hostname(), parsed.Port()
+	// A zone such as fe80::1%eth0 has a meaning on one machine only.
 	if _, err := netip.ParseAddr(name); (err != nil || strings.Contains(name, "%")) && !hostName.MatchString(name) {
 		return "", errors.New("each address must be a host name or an IP address, with an optional port")
 	}
@@ -119,7 +121,7 @@ func (r *Redis) address(host string) (string, error) {
 
 // redactedURL returns a URL with the same fields except the password.
 func (r *Redis) redactedURL() string {
-	if len(r.Addrs) == 0 {
+	if len(r.Addrs) == 0 { // the URL was not parsed, so its password cannot be found
 		return r.URL.String()
 	}
 	u := url.URL{Scheme: "redis", Host: strings.Join(r.Addrs, ","), Path: "/" + strconv.Itoa(r.DB)}

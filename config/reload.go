@@ -23,6 +23,7 @@ func frozenChanges(table string, old, new reflect.Value) []string {
 			a, b = a.Elem(), b.Elem()
 		}
 		switch {
+		// All keys of a live table are live.
 		case field.Tag.Get("reload") == "live":
 		case a.Kind() == reflect.Struct:
 			changed = append(changed, frozenChanges(key, a, b)...)

@@ -142,7 +142,7 @@ func judgeUnknownKey(generic string, n *node) (verdict, error) {
 		case scope + "auth", scope + "authorization_webhook", scope + "downstream":
 			return refused, errProtects
 		case scope + "access_policy":
-			if allowsAll(n) {
+			if allowsAll(n) { // Weir does the same
 				return ignored, nil
 			}
 			return refused, errProtects
@@ -173,10 +173,10 @@ func allowsAll(policy *node) bool {
 			allows = true
 		case "rules":
 			if rules, ok := n.value.([]*node); !ok || len(rules) > 0 {
-				return false
+				return false // a rule may deny
 			}
 		default:
-			return false
+			return false // an unknown key may deny as well
 		}
 	}
 	return allows

@@ -85,7 +85,7 @@ func merge(earlier, later *node) *node {
 	below, ok := earlier.value.(table)
 	above, isTable := later.value.(table)
 	if !ok || !isTable {
-		return later
+		return later // also if only one is a table: decoding reports the wrong type
 	}
 	merged := maps.Clone(below)
 	for name, n := range above {

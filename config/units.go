@@ -26,7 +26,7 @@ func (d Duration) Std() time.Duration { return time.Duration(d) }
 // such.
 func (d Duration) String() string {
 	days, rest := time.Duration(d)/day, time.Duration(d)%day
-	if d <= 0 || days == 0 {
+	if d <= 0 || days == 0 { // no whole day
 		return units.Duration(time.Duration(d))
 	}
 	if rest == 0 {
@@ -62,7 +62,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 		return notDuration(s)
 	case part < 0:
 		return fmt.Errorf("%q is negative", s)
-	case part > math.MaxInt64-total:
+	case part > math.MaxInt64-total: // the sum would overflow
 		return fmt.Errorf("%q is too long", s)
 	}
 	*d = Duration(total + part)

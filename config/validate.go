@@ -42,6 +42,7 @@ func (c *Config) validate() Problems {
 	v.server()
 	v.global()
 	v.store()
+	// On a copy: Validate changes nothing.
 	if c.Cache.Redis != nil {
 		redis := *c.Cache.Redis
 		v.failed("cache.redis.url", redis.parseURL())
@@ -53,6 +54,7 @@ func (c *Config) validate() Problems {
 
 func (v *validator) server() {
 	s, l := v.config.Server, v.config.Log
+	// The empty address is every interface.
 	if _, err := netip.ParseAddr(s.BindAddress); err != nil && s.BindAddress != "" && !hostName.MatchString(s.BindAddress) {
 		v.fail("server.bind_address", `must be an IP address or a host name, such as "0.0.0.0" or "::1"; the port goes into server.port`)
 	}
@@ -80,6 +82,7 @@ func (v *validator) store() {
 	fs, manifest := v.config.BlobStore.FS, v.config.Global.MaxManifestSize
 	v.failed("blob_store.fs.root_dir", writable(fs.RootDir))
 	v.notNegative("blob_store.fs.max_size", int64(fs.MaxSize))
+	// Such a store could never take the largest manifest.
 	if fs.MaxSize > 0 && fs.MaxSize < SizeLimit(manifest) {
 		v.fail("blob_store.fs.max_size", "must be at least %s: a manifest may be that large (global.max_manifest_size)", manifest)
 	}
@@ -140,12 +143,13 @@ func writable(dir string) error {
 		info, err := os.Stat(at)
 		switch {
 		case errors.Is(err, os.ErrNotExist) && at != filepath.Dir(at):
-			continue
+			continue // the parent may exist, up to the root
 		case err != nil:
 			return fmt.Errorf("cannot be used: %w", err)
 		case !info.IsDir():
 			return fmt.Errorf("cannot be used: %s is not a directory", at)
 		}
+		// Permission bits would be wrong for root, ACLs and read-only mounts.
 		if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
 			return fmt.Errorf("cannot be written by this user: %s: %w", at, err)
 		}

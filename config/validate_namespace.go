@@ -32,6 +32,7 @@ func (v *validator) namespaces() {
 			v.fail(at, "is there twice")
 		}
 		keys[n.Key] = true
+		// Only one namespace can serve the names that no key matches.
 		if n.Default && defaultKey != "" {
 			v.fail(at+".default", "%s is the default already (%s); at most one can be", defaultKey, v.config.where(defaultKey))
 		} else if n.Default {
@@ -44,7 +45,7 @@ func (v *validator) namespaces() {
 
 // host checks the registry that a block answers for against those claimed so far.
 func (v *validator) host(at, host string, claimed map[string]string) {
-	if host == "" {
+	if host == "" { // the block answers for no registry, only for its key
 		return
 	}
 	if !registryHost.MatchString(host) {
@@ -53,6 +54,7 @@ func (v *validator) host(at, host string, claimed map[string]string) {
 	}
 	canonical := oci.CanonicalHost(host)
 	if other, taken := claimed[canonical]; taken {
+		// The other block may have another of the three names of Docker Hub.
 		hint := ""
 		if canonical == oci.DockerHub {
 			hint = "; docker.io, index.docker.io and registry-1.docker.io are one"
@@ -99,6 +101,7 @@ func (v *validator) upstream(at string, u Upstream) {
 		v.failed(at+".server_ca_bundle", checkBundle(u.ServerCABundle))
 	}
 	v.notNegative(at+".max_redirect", int64(u.MaxRedirect))
+	// Less than a second is too short for a distant registry.
 	if u.ConnectTimeout < time.Second {
 		v.fail(at+".connect_timeout_secs", "must be at least 1")
 	}
@@ -123,6 +126,7 @@ func (v *validator) clientCertificate(at string, u Upstream) {
 	if !v.together(at, "client_certificate", u.ClientCertificate, "client_private_key", u.ClientPrivateKey) {
 		return
 	}
+	// Both files are read before the pair is judged, so that one report names both.
 	certificate, certificateErr := readRegular(u.ClientCertificate)
 	v.failed(at+".client_certificate", certificateErr)
 	key, keyErr := readRegular(u.ClientPrivateKey)
@@ -153,6 +157,7 @@ func (u Upstream) ProxyURL() (*url.URL, error) {
 	if u.Proxy == "" {
 		return nil, nil //nolint:nilnil // no proxy is an answer
 	}
+	// These are the schemes that net/http supports.
 	parsed, err := url.Parse(u.Proxy.Reveal())
 	if err != nil || parsed.Hostname() == "" || !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, parsed.Scheme) {
 		return nil, errors.New(`must be a URL such as "http://user:password@proxy.example.com:3128" (or https, socks5, socks5h), ` +

@@ -31,6 +31,8 @@ func (v *validator) warm(at, key string, w Warm) {
 // served returns an error unless an image's name is one that a block serves.
 func (v *validator) served(key, name string) error {
 	if !oci.Below(name, key) {
+		// "ghcr.io/org/app" in the block of docker.io is most likely a mistake, but
+		// an upstream may have a repository of that name.
 		host, _, _ := strings.Cut(name, "/")
 		if name != host && defaultHost(host) != "" {
 			return fmt.Errorf("%s is not below %s; move it to the block of %s, or put %[2]s/ before it if that is how the upstream calls it", name, key, host)

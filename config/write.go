@@ -49,6 +49,7 @@ func (p *printer) table(heading, key string, v reflect.Value) {
 	for name, field := range keysOf(v.Type()) {
 		p.setting(keyIn(key, name), name, v, v.FieldByIndex(field.Index).Interface())
 	}
+	// Tables come last: a key after them would belong to the last table.
 	for name, field := range keysOf(v.Type()) {
 		p.below(keyIn(key, name), v.FieldByIndex(field.Index))
 	}
@@ -57,10 +58,12 @@ func (p *printer) table(heading, key string, v reflect.Value) {
 // setting writes one key of the table v, unless it is a table itself.
 func (p *printer) setting(key, name string, v reflect.Value, value any) {
 	if secret, ok := value.(Secret); ok {
+		// A secret from a file is written as that file, so that it can be loaded.
 		if file := p.source.secretFiles[key]; file != "" {
 			fmt.Fprintf(p, "%s = %s\n", name+fileSuffix, quote(file))
 			return
 		}
+		// Of a URL only the password is secret.
 		value = secret.String()
 		switch holder := v.Interface().(type) {
 		case Redis:
@@ -81,7 +84,7 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 // below writes the tables in a field, if there are any.
 func (p *printer) below(key string, v reflect.Value) {
 	switch value := v.Interface().(type) {
-	case BlobStore, Cache, Observability:
+	case BlobStore, Cache, Observability: // they have no keys of their own, so no heading
 		p.table("", key, v)
 	case *Redis:
 		if value != nil {

@@ -13,7 +13,7 @@ const (
 	// documents have a few hundred.
 	maxErrorBody = 64 << 10
 	// maxMessage and maxCode bound, in bytes, the words of a stranger that reach
-	// logs and headers. A message of 300 bytes fits two lines of a terminal.
+	// logs and headers. 300 bytes are about three sentences.
 	maxMessage = 300
 	maxCode    = 64
 )

@@ -12,14 +12,14 @@ import (
 )
 
 // DefaultMaxManifest is how large a manifest may be, in bytes, unless the operator
-// allows more. The distribution-spec asks registries to take at least 4 MiB; few
-// take more.
+// allows more. The distribution-spec asks registries to take at least 4 MB, and
+// few images come near that.
 const DefaultMaxManifest = 5 << 20
 
-// Media types of Docker, which the OCI types succeed.
+// Media types of Docker, the predecessors of the OCI types.
 const (
-	MediaTypeDockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
-	MediaTypeDockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
+	mediaTypeDockerManifest     = "application/vnd.docker.distribution.manifest.v2+json"
+	mediaTypeDockerManifestList = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 	mediaTypeDockerSchema1 = "application/vnd.docker.distribution.manifest.v1+" // json or prettyjws
 )
@@ -27,7 +27,7 @@ const (
 // AcceptManifests is the Accept header for all kinds of manifests. It is one line,
 // since some registries read only the first line.
 const AcceptManifests = ocispec.MediaTypeImageIndex + ", " + ocispec.MediaTypeImageManifest + ", " +
-	MediaTypeDockerManifestList + ", " + MediaTypeDockerManifest
+	mediaTypeDockerManifestList + ", " + mediaTypeDockerManifest
 
 var (
 	// ErrManifestTooLarge says that a manifest is larger than the limit.
