@@ -73,8 +73,8 @@ func TestFor(t *testing.T) {
 	}
 }
 
-// Keys below a registry's host have their own ways, with and without a block of
-// that registry.
+// A key below a registry's host is reached by podman only; other clients name the
+// mirror.
 func TestKeysBelowAHost(t *testing.T) {
 	m, err := clientconfig.ParseMirror("https://mirror.example.com")
 	if err != nil {

@@ -66,8 +66,7 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// TestMirrorOfToday loads a pull-through configuration as operators of Angos
-// have it, unchanged.
+// TestMirrorOfToday loads an unchanged pull-through configuration of Angos.
 func TestMirrorOfToday(t *testing.T) {
 	cert, key := certificate(t)
 	c := mustLoad(t, strings.NewReplacer("@CERT@", cert, "@KEY@", key, "@ROOT@", filepath.Join(t.TempDir(), "data")).Replace(mirror))

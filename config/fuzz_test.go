@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// FuzzLoad feeds Load any bytes. It must not panic; its error is a list of
-// problems; and what loads is the same after it was written and loaded again.
+// FuzzLoad loads any bytes. Load must not panic, and its error must be a list of
+// problems. A configuration that loads must be the same after it was written and
+// loaded again.
 func FuzzLoad(f *testing.F) {
 	example, err := os.ReadFile("../config.example.toml")
 	if err != nil {
@@ -35,7 +36,7 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
-		_ = c.Validate() // whatever it says, it must not panic
+		_ = c.Validate() // it may fail, and must not panic
 		c.Warnings()
 		c.Files()
 		var printed bytes.Buffer

@@ -33,8 +33,8 @@ func mustLoad(t testing.TB, text string) *Config {
 	return c
 }
 
-// problemsOf returns what Load, or else Validate, has against a text, without
-// the directory of the file.
+// problemsOf returns the problems of a text that Load, or else Validate, finds. The
+// directory of the file is left out.
 func problemsOf(t testing.TB, text string) string {
 	t.Helper()
 	file := write(t, "config.toml", text)
@@ -48,12 +48,12 @@ func problemsOf(t testing.TB, text string) string {
 	return strings.ReplaceAll(err.Error(), filepath.Dir(file)+"/", "")
 }
 
-// diff compares two configurations, wherever they were read from.
+// diff compares two configurations, except the files that they were read from.
 func diff(a, b *Config) string {
 	return cmp.Diff(a, b, cmpopts.IgnoreUnexported(Config{}), cmpopts.EquateComparable(oci.Reference{}), cmpopts.EquateEmpty())
 }
 
-// withoutSecrets replaces every secret by whether there is one.
+// withoutSecrets replaces every secret that is set by the same text.
 func withoutSecrets(c *Config) *Config {
 	hide := func(s Secret) Secret { return Secret(s.String()) }
 	copied := *c

@@ -45,10 +45,10 @@ func TestLocate(t *testing.T) {
 	}
 }
 
-// FuzzLocate holds the finder to the parser: whatever the parser accepts, the
-// finder has a line for every key of it, and none for anything else. Documents
-// with an empty key are left out: below those the parser drops array elements
-// (BurntSushi/toml 1.6.0), and no key of ours is empty.
+// FuzzLocate compares locate with the parser: for every document that the parser
+// accepts, locate must have a line for each key, and no other lines. Documents with
+// an empty key are left out, since the parser drops array elements below them
+// (BurntSushi/toml 1.6.0), and no key of Weir is empty.
 func FuzzLocate(f *testing.F) {
 	f.Add(intricate)
 	f.Add(mirror)
@@ -80,7 +80,7 @@ func FuzzLocate(f *testing.F) {
 	})
 }
 
-// paths collects the key path of a value and of everything in it.
+// paths collects the key paths of a value and of all values in it.
 func paths(value any, key string, into map[string]bool) {
 	if key != "" {
 		into[key] = true

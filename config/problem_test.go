@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestProblems holds every message to its whole text: file, line, key path,
-// what is wrong, what to do.
+// TestProblems compares the whole text of each message: file, line, key path, cause
+// and remedy.
 func TestProblems(t *testing.T) {
 	t.Setenv("WEIR_TEST_LATIN1", "caf\xe9")
 	tests := []struct{ name, text, want string }{
@@ -171,8 +171,8 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// TestOneReport shows that a key that cannot be decoded does not hide what is
-// wrong elsewhere, and causes no second complaint.
+// TestOneReport shows that a key that cannot be decoded hides no problem of another
+// key, and causes no second problem.
 func TestOneReport(t *testing.T) {
 	got := problemsOf(t, `[[repository.b.upstream]]
 ulr = "https://x.io"

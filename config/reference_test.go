@@ -17,10 +17,10 @@ const referencePage = "../docs/configuration.md"
 // setting is one row of the reference: the cells of its table.
 type setting struct{ Key, Type, Default, Change string }
 
-// TestReference holds docs/configuration.md to the code. The headings of the
-// page are headings of TOML. Read as a configuration that sets nothing, they
-// show each table with its defaults, and what is required as a problem. So a new
-// key needs a row of the page, and a new table a heading, but nothing here.
+// TestReference compares docs/configuration.md with the code. The headings of the
+// page are headings of TOML. As a configuration they set no key, so that each table
+// has its defaults, and each required key is a problem. A new key needs a row of
+// the page and a new table a heading, but no change of this test.
 func TestReference(t *testing.T) {
 	shown, tables := readReference(t)
 	file := write(t, "config.toml", strings.Join(tables, "\n"))
@@ -97,8 +97,8 @@ func readPage(t *testing.T) string {
 	return string(page)
 }
 
-// settingsBelow returns the settings of a decoded table, as the page ought to
-// show them, by generic key path.
+// settingsBelow returns the settings of a decoded table, as the page must show
+// them, by generic key path.
 func settingsBelow(t *testing.T, table string, v reflect.Value, live bool) map[string]setting {
 	t.Helper()
 	settings := map[string]setting{}
@@ -149,7 +149,7 @@ func shownChange(live bool) string {
 	return "restart"
 }
 
-// typeName is what the page calls a type.
+// typeName returns the name that the page has for a type.
 func typeName(t *testing.T, of reflect.Type) string {
 	t.Helper()
 	names := map[reflect.Type]string{
@@ -199,7 +199,7 @@ func TestReferenceExamples(t *testing.T) {
 	}
 }
 
-// What the reference says of the keys of Angos is what becomes of them.
+// Keys of Angos are ignored or refused as the reference says.
 func TestReferenceOfForeignKeys(t *testing.T) {
 	_, section, found := strings.Cut(readPage(t), "## Configurations of Angos\n")
 	ignoredKeys, refusedKeys, both := strings.Cut(section, "Keys that protect something")

@@ -50,7 +50,7 @@ func TestTracingProblems(t *testing.T) {
 	}
 }
 
-// What Angos has beside its tracing table is ignored with a warning, as ever.
+// Other keys of observability, which Angos has, are ignored with a warning.
 func TestOtherObservability(t *testing.T) {
 	c := mustLoad(t, "[observability]\nx = 1\n[observability.metrics]\ny = 1\n"+docker)
 	got := strings.Join(c.Warnings(), "\n")

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// TestValidateBuilt shows that a value that no file stands behind is judged
-// too, with key paths alone.
+// TestValidateBuilt shows that a configuration that was not read from a file is
+// validated too. Its problems have key paths and no positions.
 func TestValidateBuilt(t *testing.T) {
 	t.Chdir(t.TempDir())
 	c := Default()

@@ -12,7 +12,7 @@ import (
 	"github.com/weirhq/weir/warm"
 )
 
-// What a registry says is not believed, and what it leads to is bounded.
+// The walk does not trust a registry's manifests, and bounds their number.
 func TestHostileManifests(t *testing.T) {
 	const lie = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 	for name, c := range map[string]struct {
@@ -57,7 +57,7 @@ func TestWrongManifests(t *testing.T) {
 		fmt.Sprintf("manifest %s: has %d bytes, and its descriptor says %d", image.Digest, size, size+1))
 }
 
-// Two that refer to each other are each read once.
+// Two manifests that refer to each other are each read once.
 func TestCycle(t *testing.T) {
 	f := newFake(t)
 	one, two := f.image("one"), f.image("two")

@@ -19,7 +19,7 @@ import (
 
 var all = warm.Options{Referrers: true, Jobs: 3}
 
-// wantAsked fails the test unless just these contents were asked for, each once.
+// wantAsked fails the test unless exactly these objects were asked for, each once.
 func (f *fake) wantAsked(want ...any) {
 	f.t.Helper()
 	var texts []string
@@ -37,7 +37,7 @@ func (f *fake) wantAsked(want ...any) {
 	}
 }
 
-// wantFailed fails the test unless there are just these failures, in any order.
+// wantFailed fails the test unless there are exactly these failures, in any order.
 func wantFailed(t *testing.T, result warm.Result, want ...string) {
 	t.Helper()
 	var got []string
