@@ -44,7 +44,7 @@ func translateBlock(block config.Namespace, maxManifest int64, clients *clients,
 		Warm:                    translateWarm(block.Warm),
 	}
 	for _, name := range block.ServeStaleOn {
-		class, err := upstream.ParseClass(name)
+		class, err := translateClass(name)
 		if err != nil {
 			return t, err
 		}
@@ -64,6 +64,23 @@ func translateBlock(block config.Namespace, maxManifest int64, clients *clients,
 	}
 	t.spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: clients.logger}, members...)
 	return t, nil
+}
+
+// translateClass returns the class of failures that the configuration names. It
+// returns an error for a class that no configuration file can have.
+func translateClass(c config.Class) (upstream.Class, error) {
+	switch c {
+	case config.ClassNotFound:
+		return upstream.ClassNotFound, nil
+	case config.ClassDenied:
+		return upstream.ClassDenied, nil
+	case config.ClassRateLimited:
+		return upstream.ClassRateLimited, nil
+	case config.ClassUnavailable:
+		return upstream.ClassUnavailable, nil
+	default:
+		return upstream.ClassOK, fmt.Errorf("serve_stale_on: no class of failures is called %q", c)
+	}
 }
 
 // translateWarm returns the images that a namespace keeps in the cache.

@@ -83,7 +83,7 @@ func TestTranslateFails(t *testing.T) {
 		t.Error(err)
 	}
 	cfg.Namespaces[1].Upstreams[1].ServerCABundle = ""
-	cfg.Namespaces[0].ServeStaleOn = []string{"boredom"}
+	cfg.Namespaces[0].ServeStaleOn = []config.Class{"boredom"}
 	if _, err := OpenUpstreams(cfg); err == nil || !strings.Contains(err.Error(), "boredom") {
 		t.Error(err)
 	}

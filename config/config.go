@@ -74,7 +74,7 @@ type Global struct {
 	ImmutableTagsExclusions []string      `toml:"immutable_tags_exclusions" reload:"live"`
 	TagTTL                  Duration      `toml:"tag_ttl" reload:"live"`
 	NegativeTTL             Duration      `toml:"negative_ttl" reload:"live"`
-	ServeStaleOn            []string      `toml:"serve_stale_on" reload:"live"`
+	ServeStaleOn            []Class       `toml:"serve_stale_on" reload:"live"`
 	MaxStale                Duration      `toml:"max_stale" reload:"live"`
 	EnableBlobRedirect      bool          `toml:"enable_blob_redirect"` // accepted for files written for Angos; it has no effect on local disk
 }
@@ -127,8 +127,8 @@ type Namespace struct {
 	ImmutableTagsExclusions []string `toml:"immutable_tags_exclusions"`
 	TagTTL                  Duration `toml:"tag_ttl"`
 	NegativeTTL             Duration `toml:"negative_ttl"`
-	ServeStaleOn            []string `toml:"serve_stale_on"` // unavailable, rate_limited, denied, not_found
-	MaxStale                Duration `toml:"max_stale"`      // 0: no limit
+	ServeStaleOn            []Class  `toml:"serve_stale_on"`
+	MaxStale                Duration `toml:"max_stale"` // 0: no limit
 }
 
 // Warm is a list of images that the server keeps in its cache.

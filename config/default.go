@@ -38,7 +38,7 @@ func base() *Config {
 			MaxManifestSize:        oci.DefaultMaxManifest,
 			ShutdownDrain:          30 * time.Second,
 			NegativeTTL:            Duration(5 * time.Second),
-			ServeStaleOn:           []string{"unavailable", "rate_limited"},
+			ServeStaleOn:           []Class{ClassUnavailable, ClassRateLimited},
 			EnableBlobRedirect:     true,
 		},
 		BlobStore: BlobStore{FS: FS{RootDir: "./weir-data", SyncToDisk: true, MinFree: 1 << 30}},

@@ -92,7 +92,7 @@ url = "https://three.io"
 		t.Fatal(err)
 	}
 	a, b := c.Namespaces[0], c.Namespaces[1]
-	if c.Server.Port != 2 || !cmp.Equal(c.Global.ServeStaleOn, []string{"denied"}) || c.Global.TagTTL.Std() != time.Minute {
+	if c.Server.Port != 2 || !cmp.Equal(c.Global.ServeStaleOn, []Class{"denied"}) || c.Global.TagTTL.Std() != time.Minute {
 		t.Errorf("got %+v %+v", c.Server, c.Global)
 	}
 	if !a.Offline || a.TagTTL.Std() != 2*time.Minute || len(a.Upstreams) != 1 || a.Upstreams[0].URL.String() != "https://three.io" {
@@ -141,7 +141,7 @@ namespace = "ACME.example"
 		want[i].ImmutableTagsExclusions = []string{"^latest$"}
 		want[i].TagTTL = Duration(day)
 		want[i].NegativeTTL = Duration(time.Second)
-		want[i].ServeStaleOn = []string{"denied"}
+		want[i].ServeStaleOn = []Class{"denied"}
 		want[i].MaxStale = Duration(7 * day)
 	}
 	if d := cmp.Diff(want, c.Namespaces); d != "" {

@@ -155,6 +155,7 @@ func typeName(t *testing.T, of reflect.Type) string {
 	names := map[reflect.Type]string{
 		reflect.TypeFor[string]():        "string",
 		reflect.TypeFor[[]string]():      "list of strings",
+		reflect.TypeFor[[]Class]():       "list of strings",
 		reflect.TypeFor[[]Image]():       "list of strings",
 		reflect.TypeFor[[]Platform]():    "list of strings",
 		reflect.TypeFor[URL]():           "string",

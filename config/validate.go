@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/dlclark/regexp2"
 	"golang.org/x/sys/unix"
@@ -75,7 +74,6 @@ func (v *validator) global() {
 	v.notNegative("global.shutdown_drain_secs", int64(g.ShutdownDrain))
 	v.tagPolicy("global", g.TagTTL, g.NegativeTTL, g.MaxStale)
 	v.patterns("global.immutable_tags_exclusions", g.ImmutableTagsExclusions)
-	v.staleClasses("global.serve_stale_on", g.ServeStaleOn)
 }
 
 func (v *validator) store() {
@@ -105,15 +103,9 @@ func (v *validator) patterns(key string, patterns []string) {
 	}
 }
 
-func (v *validator) staleClasses(key string, classes []string) {
-	for i, class := range classes {
-		v.oneOf(elementOf(key, i), class, "unavailable", "rate_limited", "denied", "not_found")
-	}
-}
-
 func (v *validator) oneOf(key, value string, allowed ...string) {
 	if !slices.Contains(allowed, value) {
-		v.fail(key, "must be one of %s, not %q", strings.Join(allowed, ", "), value)
+		v.failed(key, errNotOneOf(value, allowed))
 	}
 }
 

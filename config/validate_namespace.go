@@ -84,9 +84,6 @@ func (v *validator) namespace(at string, n Namespace) {
 	if g := v.config.Global; !slices.Equal(n.ImmutableTagsExclusions, g.ImmutableTagsExclusions) {
 		v.patterns(at+".immutable_tags_exclusions", n.ImmutableTagsExclusions)
 	}
-	if g := v.config.Global; !slices.Equal(n.ServeStaleOn, g.ServeStaleOn) {
-		v.staleClasses(at+".serve_stale_on", n.ServeStaleOn)
-	}
 }
 
 func (v *validator) upstream(at string, u Upstream) {

@@ -130,6 +130,8 @@ func literal(value any) (string, bool) {
 		return "[" + strings.Join(quoted, ", ") + "]", true
 	case []Image:
 		return literalList(v), true
+	case []Class:
+		return literalList(v), true
 	case []Platform:
 		return literalList(v), true
 	case encoding.TextMarshaler:

@@ -87,16 +87,6 @@ func ClassOf(err error) Class {
 	return ClassOK
 }
 
-// ParseClass returns the class of a failure by the name that String gives it.
-func ParseClass(name string) (Class, error) {
-	for _, class := range []Class{ClassNotFound, ClassDenied, ClassUnavailable, ClassRateLimited} {
-		if class.String() == name {
-			return class, nil
-		}
-	}
-	return ClassOK, fmt.Errorf("upstream: no failure class is called %q", name)
-}
-
 // Error is how an upstream failed. Every failure of this package is one,
 // except that a context which is done is reported as that context's error.
 type Error struct {
