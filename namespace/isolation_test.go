@@ -206,6 +206,23 @@ func TestTagOfAnotherRepositorysManifest(t *testing.T) {
 	})
 }
 
+// A stored manifest that is larger than the limit is not read, and so not linked to
+// another repository. A GET then fetches it, and reports the limit.
+func TestLargeManifestIsNotInspected(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		image := r.AddImage("private", "tag", []byte("a layer"))
+		r.AddImage("fork", "tag", []byte("a layer"))
+		get(t, m.namespace("up.example", r), "private", "tag")
+		limit := func(bytes int64) func(*namespace.Spec) {
+			return func(s *namespace.Spec) { s.MaxManifest = bytes }
+		}
+		wantManifest(t, head(t, m.namespace("up.example", r, limit(image.Size-1)), "fork", "tag"), namespace.Passed, image)
+		r.AddImage("other", "tag", []byte("a layer"))
+		wantManifest(t, head(t, m.namespace("up.example", r, limit(image.Size)), "other", "tag"), namespace.Revalidated, image)
+	})
+}
+
 func TestBlobIsNoManifest(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")

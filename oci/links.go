@@ -46,8 +46,8 @@ type Links struct {
 }
 
 // Content returns all descriptors that a client may pull after the manifest:
-// config, layers, blobs and manifests. The subject is not among them: it refers
-// to what the manifest is about and not to a part of it.
+// config, layers, blobs and manifests. The subject is not among them: a signature
+// is pulled after its subject, not before.
 func (l Links) Content() []ocispec.Descriptor {
 	all := slices.Concat(l.Layers, l.Blobs, l.Manifests)
 	if l.Config != nil {

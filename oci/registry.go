@@ -20,8 +20,8 @@ type Registry interface {
 	// Manifest reads a manifest or an index. A manifest that was asked for by
 	// digest is verified against it.
 	Manifest(ctx context.Context, repo string, ref Reference) (*Manifest, error)
-	// Head asks what a reference names. Digest is empty and Size is -1 in the
-	// descriptor if the registry does not tell them.
+	// Head returns the descriptor of a manifest. Its Digest is empty and its Size is
+	// -1 if the registry does not tell them.
 	Head(ctx context.Context, repo string, ref Reference) (ocispec.Descriptor, error)
 	// Blob opens a blob at offset, for length bytes or, if length is -1, to its
 	// end. The caller closes it.
@@ -37,7 +37,7 @@ type Registry interface {
 	Referrers(ctx context.Context, repo string, subject digest.Digest, artifactType string) (*Referrers, error)
 }
 
-// Manifest is an image manifest or an index.
+// Manifest is an image manifest or an index, as a registry sent it.
 type Manifest struct {
 	Descriptor ocispec.Descriptor // made from the Body, whatever headers said
 	Body       []byte

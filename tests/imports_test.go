@@ -69,7 +69,7 @@ var alone = map[string]string{
 	"go.opentelemetry.io/contrib/propagators/autoprop":                "app",
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp":   "registry",
 
-	"github.com/distribution/reference": "config oci",
+	"github.com/distribution/reference": "oci",
 	"github.com/vbauerster/mpb/v8":      "cmd/weir",
 }
 
