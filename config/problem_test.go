@@ -178,15 +178,17 @@ func TestOneReport(t *testing.T) {
 ulr = "https://x.io"
 [[repository.a.upstream]]
 url = "ftp://x.io"
+client_certificate = "tls.crt"
 [log]
 level = 3
 [server]
 port = 70000
 `)
 	want := `config.toml:2: repository.b.upstream[0].ulr: unknown key; did you mean "url"?
+config.toml:3: repository.a.upstream[0].client_private_key: is missing: client_certificate is set, and the two come together
 config.toml:4: repository.a.upstream[0].url: must start with https:// or http://
-config.toml:6: log.level: must be a string, not a whole number
-config.toml:8: server.port: must be between 0 and 65535, not 70000`
+config.toml:7: log.level: must be a string, not a whole number
+config.toml:9: server.port: must be between 0 and 65535, not 70000`
 	if got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
