@@ -145,14 +145,8 @@ func (n Namespace) prefix() string {
 	if n.Host != "" {
 		return n.Host
 	}
-	if first, _, _ := strings.Cut(n.Key, "/"); isHost(first) {
+	if first, _, _ := strings.Cut(n.Key, "/"); oci.IsHost(first) {
 		return n.Key
 	}
 	return ""
-}
-
-// isHost reports whether clients take the first segment of an image's name for a
-// registry, and not for a user of Docker Hub.
-func isHost(segment string) bool {
-	return strings.ContainsAny(segment, ".:") || segment == "localhost"
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/weirhq/weir/internal/hosts"
+	"github.com/weirhq/weir/oci"
 )
 
 // Mirror is the mirror's address, as clients use it.
@@ -45,7 +46,7 @@ func ParseMirror(raw string) (Mirror, error) {
 		return Mirror{}, fmt.Errorf("names %s, which is every address of a machine and none that clients can connect to", name)
 	}
 	// Docker takes "mirror/app" for the user mirror of Docker Hub.
-	if !isHost(m.Host) {
+	if !oci.IsHost(m.Host) {
 		return Mirror{}, fmt.Errorf("names %[1]q, which clients would take for a user of Docker Hub in an image's name: "+
 			"write its full name (%[1]s.example.com), or its port (%[1]s:%[2]d)", m.Host, defaultPort(u.Scheme))
 	}

@@ -18,7 +18,7 @@ var registryHost = regexp.MustCompile(`^([a-z0-9]([a-z0-9._-]*[a-z0-9])?|\[[0-9a
 // defaultHost returns the registry that a block answers for if the operator names
 // none: the key if it is a host name, and "" otherwise.
 func defaultHost(key string) string {
-	if !strings.Contains(key, "/") && (strings.ContainsAny(key, ".:") || key == "localhost") {
+	if !strings.Contains(key, "/") && oci.IsHost(key) {
 		return strings.ToLower(key)
 	}
 	return ""

@@ -21,6 +21,13 @@ var namePattern = regexp.MustCompile(`^` + nameSegment + `(?::[0-9]{1,5})?(?:/` 
 // between them. The first segment may end in a port.
 func ValidName(name string) bool { return len(name) <= maxName && namePattern.MatchString(name) }
 
+// IsHost reports whether clients take the first segment of an image's name for the
+// host of a registry, and not for a user of Docker Hub: it has a dot or a port, or
+// it is localhost.
+func IsHost(segment string) bool {
+	return strings.ContainsAny(segment, ".:") || segment == "localhost"
+}
+
 // CutKey removes key from the front of name if name begins with it, segment by
 // segment: "ghcr.io/acme" is a key of "ghcr.io/acme/app" and of "ghcr.io/acme",
 // and not of "ghcr.io/acmeapp". The rest has no leading slash and may be empty.

@@ -43,6 +43,16 @@ func TestValidName(t *testing.T) {
 	}
 }
 
+func TestIsHost(t *testing.T) {
+	for segment, want := range map[string]bool{
+		"docker.io": true, "localhost": true, "mirror:5000": true, "[::1]": true, "library": false, "mirror": false, "": false,
+	} {
+		if got := oci.IsHost(segment); got != want {
+			t.Errorf("%q: %v", segment, got)
+		}
+	}
+}
+
 func TestCutKey(t *testing.T) {
 	for _, c := range []struct {
 		name, key, rest string
