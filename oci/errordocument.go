@@ -39,7 +39,7 @@ type ErrorItem struct {
 func ReadError(r io.Reader) (code, message string) {
 	body, err := io.ReadAll(io.LimitReader(r, maxErrorBody))
 	if err != nil {
-		return "", ""
+		return "", "" // the status of the answer says enough
 	}
 	var document struct {
 		Errors []struct {
@@ -50,6 +50,7 @@ func ReadError(r io.Reader) (code, message string) {
 	if json.Unmarshal(body, &document) == nil && len(document.Errors) > 0 {
 		return cleanCode(document.Errors[0].Code), cleanText(document.Errors[0].Message)
 	}
+	// A page for browsers says nothing that fits in a log line.
 	text := string(body)
 	if strings.HasPrefix(strings.TrimSpace(text), "<") {
 		return "", ""

@@ -101,6 +101,7 @@ func References(body []byte) (Links, error) {
 	if err := json.Unmarshal(body, &document); err != nil {
 		return Links{}, err
 	}
+	// A list that is there and empty counts: an index may have no manifests.
 	var l Links
 	image := document.Config != nil || document.Layers != nil || document.Blobs != nil
 	switch {

@@ -76,7 +76,7 @@ func ManifestType(body []byte, contentType string) (string, error) {
 func MediaType(contentType string) string {
 	t, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
-		return contentType
+		return contentType // wrong parameters do not make the type unknown
 	}
 	return t
 }

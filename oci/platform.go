@@ -19,14 +19,14 @@ func ParsePlatform(text string) (ocispec.Platform, error) {
 	parts := strings.Split(text, "/")
 	for _, part := range parts {
 		if !platformPart.MatchString(part) {
-			parts = nil
+			parts = nil // one wrong part is enough
 		}
 	}
 	if len(parts) != 2 && len(parts) != 3 {
 		return ocispec.Platform{}, fmt.Errorf(`%q is not a platform; write one like "linux/amd64" or "linux/arm/v7"`, text)
 	}
 	p := ocispec.Platform{OS: parts[0], Architecture: parts[1]}
-	if len(parts) == 3 {
+	if len(parts) == 3 { // most architectures have no variant
 		p.Variant = parts[2]
 	}
 	return p, nil

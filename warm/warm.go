@@ -153,6 +153,7 @@ func (w *walk) manifests(ctx context.Context, ref oci.Reference) {
 			level = append(level, nodes...)
 		}
 	}
+	// An image without an index offers no platforms, and is taken as it is.
 	if len(w.offered) > 0 && !w.matched {
 		w.fail(ctx, fmt.Errorf("%s has none of the platforms that are wanted (%s), only %s", ref, formatPlatforms(w.opts.Platforms), list(w.offered)))
 	}
@@ -209,6 +210,7 @@ func (w *walk) done(bytes int64, there bool) {
 
 // advance changes the progress and reports it.
 func (w *walk) advance(change func(*Progress)) {
+	// The lock also keeps the reports in order.
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	change(&w.progress)
@@ -225,6 +227,7 @@ func (w *walk) fail(ctx context.Context, err error) {
 		return // the failure only follows from the end of the context
 	}
 	w.result.Failed = append(w.result.Failed, err)
+	// An upstream that is down would otherwise cost one attempt for each blob.
 	if len(w.result.Failed) == maxFailures {
 		w.cancel(errGivenUp)
 	}
