@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"go.uber.org/goleak"
 
 	"github.com/weirhq/weir/config"
@@ -84,6 +86,36 @@ func TestCloseEndsLookups(t *testing.T) {
 	case <-cancelled:
 	case <-time.After(5 * time.Second):
 		t.Error("the lookup runs on after close")
+	}
+}
+
+// TestDrainKeepsAnswersOfLookups has a client leave a lookup that its upstream
+// answers during the shutdown. The manifest is in the store when drain returns.
+func TestDrainKeepsAnswersOfLookups(t *testing.T) {
+	const manifest = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
+	asked, answer := make(chan struct{}), make(chan struct{})
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(asked)
+		<-answer
+		w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+		io.WriteString(w, manifest)
+	}))
+	defer up.Close()
+	cfg, _ := loadText(t, "[[repository.\"up.example\".upstream]]\nurl = \""+up.URL+"\"\n")
+	m, err := build(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	ctx, leave := context.WithCancel(t.Context())
+	go func() { <-asked; leave() }()
+	m.handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/v2/up.example/app/manifests/v1", nil))
+	time.AfterFunc(100*time.Millisecond, func() { close(answer) })
+	if err := m.drain(newServer(m.handler, discard()), time.Minute); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.storage.store.Stat(t.Context(), digest.FromString(manifest)); err != nil {
+		t.Errorf("the manifest was not kept: %v", err)
 	}
 }
 

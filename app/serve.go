@@ -111,7 +111,8 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 		err = m.engine.downloads.Drain(ctx)
 	}
 	if err == nil {
-		// Lookups of clients that have left: their answers are worth keeping.
+		// A lookup may run on although its clients have left. Its answer is worth
+		// keeping for the next start.
 		err = m.engine.cache.Drain(ctx)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weirhq/weir/internal/notify"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/warm"
 )
@@ -50,10 +51,10 @@ type Warmer struct {
 	logger  *slog.Logger
 	ctx     context.Context
 	cancel  context.CancelFunc
-	changed chan struct{} // wakes the goroutine
+	changed notify.Signal // wakes the goroutine
 	ended   sync.WaitGroup
 
-	mu      sync.Mutex
+	mu      sync.Mutex // taken before the pool's; nothing is logged or read under it
 	images  map[identity]*scheduled
 	running int
 	runs    int // ever begun
@@ -64,7 +65,7 @@ func New(pool *jobs.Pool, metrics *Metrics, logger *slog.Logger) *Warmer {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Warmer{
 		pool: pool, metrics: metrics, logger: logger, ctx: ctx, cancel: cancel,
-		changed: make(chan struct{}, 1), images: make(map[identity]*scheduled),
+		changed: notify.NewSignal(), images: make(map[identity]*scheduled),
 	}
 	w.ended.Go(w.run)
 	return w
@@ -107,7 +108,7 @@ func (w *Warmer) Apply(namespaces []Namespace) {
 	for namespace := range touched {
 		w.measure(namespace)
 	}
-	w.wake()
+	w.changed.Notify()
 }
 
 // wanted returns the images of namespaces, each with a new schedule.
@@ -124,20 +125,12 @@ func (w *Warmer) wanted(namespaces []Namespace) map[identity]*scheduled {
 	return images
 }
 
-// wake makes the goroutine look at the schedule again.
-func (w *Warmer) wake() {
-	select {
-	case w.changed <- struct{}{}:
-	default: // it has not looked yet since it was last woken
-	}
-}
-
 func (w *Warmer) run() {
 	for {
 		select {
 		case <-w.ctx.Done():
 			return
-		case <-w.changed:
+		case <-w.changed.C():
 		case <-time.After(w.begin()):
 		}
 	}
@@ -233,7 +226,7 @@ func (w *Warmer) end(i *scheduled, result warm.Result, cancelled bool) error {
 func (w *Warmer) settle(i *scheduled, result warm.Result, cancelled bool) (err error, counted bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	defer w.wake()
+	defer w.changed.Notify()
 	w.running--
 	i.cancel()
 	i.cancel = nil
