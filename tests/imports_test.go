@@ -51,7 +51,7 @@ var alone = map[string]string{
 	"github.com/fsnotify/fsnotify": "app",
 	"github.com/spf13/cobra":       "cmd/weir",
 	"github.com/BurntSushi/toml":   "config",
-	"github.com/dlclark/regexp2":   "config namespace namespace/route",
+	"github.com/dlclark/regexp2":   "config namespace",
 	"github.com/gorilla/mux":       "app",
 	"github.com/redis/go-redis/v9": "app tokencache upstream/sharedcooldown",
 	"github.com/felixge/httpsnoop": "app registry",
@@ -110,13 +110,13 @@ func TestRowsAreThoseOfTheDesign(t *testing.T) {
 	for _, row := range rows {
 		var names []string
 		for _, name := range row {
+			if _, err := os.Stat(filepath.Join("..", name)); err != nil {
+				t.Errorf("a row of this test has %s: %v", name, err)
+			}
 			if strings.HasPrefix(name, "internal/") {
 				name = "internal/*"
 			}
 			names = append(names, name)
-			if _, err := os.Stat(filepath.Join("..", strings.TrimSuffix(name, "*"))); err != nil {
-				t.Errorf("a row of this test has %s: %v", name, err)
-			}
 		}
 		slices.Sort(names)
 		want = append(want, slices.Compact(names))
