@@ -18,7 +18,7 @@ func explain(ns *namespace.Namespace, err error) string {
 	_, isOffline := errors.AsType[*namespace.OfflineError](err)
 	switch {
 	case isUpstream && ns != nil:
-		return failed.Explain(func(host string) string { return upstreamKey(ns, host) })
+		return ExplainUpstream(failed, func(host string) string { return upstreamKey(ns, host) })
 	case isOffline && ns != nil:
 		return fmt.Sprintf("%v. Remove offline = true from repository.%q to fetch it from %s", err, ns.Key(), ns.FirstUpstream())
 	case errors.Is(err, storage.ErrCorrupt):

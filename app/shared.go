@@ -30,7 +30,7 @@ type shared struct {
 func openShared(cfg *config.Redis, metrics prometheus.Registerer, logger *slog.Logger) *shared {
 	s := &shared{}
 	var tokens tokencache.Store
-	cooldowns := sharedcooldown.Options{Logger: logger}
+	cooldowns := sharedcooldown.Options{Logger: logger, Advice: redisAdvice}
 	if cfg != nil {
 		s.redis = newRedis(cfg, logger)
 		tokens = tokencache.NewRedis(s.redis, cfg.KeyPrefix)
@@ -38,7 +38,7 @@ func openShared(cfg *config.Redis, metrics prometheus.Registerer, logger *slog.L
 	}
 	s.cooldowns = sharedcooldown.New(cooldowns)
 	s.tokens = tokencache.New(tokencache.NewMemory(tokensInMemory), tokens,
-		tokencache.WithMetrics(tokencache.NewMetrics(metrics)), tokencache.WithLogger(logger))
+		tokencache.WithMetrics(tokencache.NewMetrics(metrics)), tokencache.WithLogger(logger), tokencache.WithAdvice(redisAdvice))
 	return s
 }
 

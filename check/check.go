@@ -33,10 +33,14 @@ type Target struct {
 	Offline     bool // the namespace contacts no upstream, so neither does a probe
 }
 
+// Explain says in one sentence how an upstream failed and what can be done about
+// it. keyOf returns what the configuration calls the upstream of a host.
+type Explain func(failed *upstream.Error, keyOf func(host string) string) string
+
 // Run probes all targets and returns a result for each client, in the order of
 // the targets. Targets with the same client are probed once. When the context
 // ends, the probes that are not done fail with its cause.
-func Run(ctx context.Context, targets []Target, images *Images) []Result {
+func Run(ctx context.Context, targets []Target, images *Images, explain Explain) []Result {
 	checks := combine(targets, images)
 	var group errgroup.Group
 	group.SetLimit(maxProbes)
@@ -49,7 +53,7 @@ func Run(ctx context.Context, targets []Target, images *Images) []Result {
 	_ = group.Wait()
 	results := make([]Result, len(checks))
 	for i, c := range checks {
-		results[i] = c.result(time.Now())
+		results[i] = c.result(time.Now(), explain)
 	}
 	return results
 }

@@ -14,6 +14,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
@@ -95,7 +96,7 @@ func TestRun(t *testing.T) {
 		target(t, "a", newClient(t, fine.URL.String()), fine.URL.String()),
 		target(t, "b", newClient(t, gone.URL.String()), gone.URL.String()),
 		offline,
-	}, images)
+	}, images, app.ExplainUpstream)
 	var got []string
 	for _, r := range results {
 		got = append(got, fmt.Sprint(r.Status, " ", r.Reachable))
@@ -114,7 +115,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("too late"))
-	results := Run(ctx, []Target{target(t, "a", newClient(t, r.URL.String()), r.URL.String())}, images)
+	results := Run(ctx, []Target{target(t, "a", newClient(t, r.URL.String()), r.URL.String())}, images, app.ExplainUpstream)
 	if r := results[0]; r.Status != StatusFailed || len(r.Errors) != 1 || !strings.Contains(r.Errors[0], "too late") {
 		t.Errorf("%+v", r)
 	}

@@ -64,7 +64,7 @@ type RateLimit struct {
 }
 
 // result turns the report of a probe into a result.
-func (c *check) result(now time.Time) Result {
+func (c *check) result(now time.Time, explain Explain) Result {
 	r := Result{
 		Upstream: c.host, Keys: c.keys, Status: StatusOK, Image: c.image.String(), Authentication: LoginUnknown,
 		RedirectsTo: []string{}, Errors: []string{}, Remarks: []string{},
@@ -96,7 +96,7 @@ func (c *check) result(now time.Time) Result {
 	case p.Accepted:
 		r.Authentication = LoginAnonymous
 	}
-	c.classify(&r)
+	c.classify(&r, explain)
 	c.remark(&r, now)
 	if len(r.Errors) > 0 {
 		r.Status = StatusFailed
@@ -112,7 +112,7 @@ func asBool(s upstream.Support) *bool {
 }
 
 // classify adds the failure that ended a probe, as an error or as a remark.
-func (c *check) classify(r *Result) {
+func (c *check) classify(r *Result, explain Explain) {
 	if limit := c.report.RateLimit; limit != nil && limit.Limit > 0 && limit.Remaining == 0 {
 		r.Errors = append(r.Errors, fmt.Sprintf("its rate limit of %s is used up: %s", r.RateLimit, c.moreRequests()))
 	}
@@ -120,7 +120,7 @@ func (c *check) classify(r *Result) {
 	if failed == nil {
 		return
 	}
-	text := failed.Explain(func(string) string { return strings.Join(c.keys, " and ") })
+	text := explain(failed, func(string) string { return strings.Join(c.keys, " and ") })
 	switch {
 	case failed.Class == upstream.ClassNotFound:
 		// The upstream works; only the image was a wrong guess.

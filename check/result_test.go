@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
@@ -102,44 +103,44 @@ func TestResults(t *testing.T) {
 			Host: "ghcr.io", Repository: "org/app", Reference: "1.2", Class: class, RetryAfter: time.Minute,
 		}}
 	}
-	app := image{origin: cached, repository: "org/app", reference: oci.ByTag("1.2")}
+	asked := image{origin: cached, repository: "org/app", reference: oci.ByTag("1.2")}
 	guess := image{origin: public, repository: "org/app", reference: oci.ByTag("1.2")}
 	for name, test := range map[string]struct {
 		check          check
 		status, login  string
 		errors, remark string // parts of the only one; "": there is none
 	}{
-		"fine":                         {check{report: fine, image: app}, StatusOK, LoginAnonymous, "", ""},
-		"with credentials":             {check{report: fine, image: app, credentials: true}, StatusOK, LoginAccepted, "", ""},
-		"with a certificate":           {check{report: report(func(r *upstream.Report) { r.Challenge = "" }), image: app, certificate: true}, StatusOK, LoginAccepted, "", ""},
-		"credentials nobody asked for": {check{report: report(func(r *upstream.Report) { r.Challenge = "" }), image: app, credentials: true}, StatusOK, LoginAnonymous, "", ""},
-		"offline":                      {check{offline: true, image: app}, StatusSkipped, LoginUnknown, "", ""},
-		"denied":                       {check{report: failed(upstream.ClassDenied), image: app}, StatusFailed, LoginRefused, "private or does not exist", ""},
+		"fine":                         {check{report: fine, image: asked}, StatusOK, LoginAnonymous, "", ""},
+		"with credentials":             {check{report: fine, image: asked, credentials: true}, StatusOK, LoginAccepted, "", ""},
+		"with a certificate":           {check{report: report(func(r *upstream.Report) { r.Challenge = "" }), image: asked, certificate: true}, StatusOK, LoginAccepted, "", ""},
+		"credentials nobody asked for": {check{report: report(func(r *upstream.Report) { r.Challenge = "" }), image: asked, credentials: true}, StatusOK, LoginAnonymous, "", ""},
+		"offline":                      {check{offline: true, image: asked}, StatusSkipped, LoginUnknown, "", ""},
+		"denied":                       {check{report: failed(upstream.ClassDenied), image: asked}, StatusFailed, LoginRefused, "private or does not exist", ""},
 		"denied a guess":               {check{report: failed(upstream.ClassDenied), image: guess}, StatusOK, LoginUnknown, "", "--image"},
 		"denied a guess all the same":  {check{report: failed(upstream.ClassDenied), image: guess, credentials: true}, StatusFailed, LoginRefused, "org/app", ""},
-		"not found":                    {check{report: failed(upstream.ClassNotFound), image: app}, StatusOK, LoginUnknown, "", "does not have it: name an image that it has with --image"},
-		"rate limited":                 {check{report: failed(upstream.ClassRateLimited), image: app}, StatusFailed, LoginUnknown, "allows no more requests until", ""},
-		"unavailable":                  {check{report: failed(upstream.ClassUnavailable), image: app}, StatusFailed, LoginUnknown, "could not deliver", ""},
+		"not found":                    {check{report: failed(upstream.ClassNotFound), image: asked}, StatusOK, LoginUnknown, "", "does not have it: name an image that it has with --image"},
+		"rate limited":                 {check{report: failed(upstream.ClassRateLimited), image: asked}, StatusFailed, LoginUnknown, "allows no more requests until", ""},
+		"unavailable":                  {check{report: failed(upstream.ClassUnavailable), image: asked}, StatusFailed, LoginUnknown, "could not deliver", ""},
 		"limit used up": {check{report: report(func(r *upstream.Report) {
 			r.RateLimit = &upstream.RateLimit{Limit: 100, Window: 6 * time.Hour}
-		}), image: app}, StatusFailed, LoginAnonymous, "its rate limit of 100 in 6h is used up: wait, or set username and password", ""},
+		}), image: asked}, StatusFailed, LoginAnonymous, "its rate limit of 100 in 6h is used up: wait, or set username and password", ""},
 		"limit that allows": {check{report: report(func(r *upstream.Report) {
 			r.RateLimit = &upstream.RateLimit{Limit: 100, Remaining: 1}
-		}), image: app}, StatusOK, LoginAnonymous, "", ""},
+		}), image: asked}, StatusOK, LoginAnonymous, "", ""},
 		"ranges spared": {check{report: report(func(r *upstream.Report) {
 			r.Range, r.RateLimit = upstream.Untried, &upstream.RateLimit{Limit: 100, Remaining: 50}
 		}), image: guess}, StatusOK, LoginAnonymous, "", "name an image with --image"},
 		"nothing to try": {check{report: upstream.Report{Reached: true, Accepted: true}}, StatusOK, LoginAnonymous, "", "HEAD and ranges were not tried"},
-		"no HEAD":        {check{report: report(func(r *upstream.Report) { r.Head = upstream.Unsupported }), image: app}, StatusOK, LoginAnonymous, "", "refuses HEAD"},
-		"no ranges":      {check{report: report(func(r *upstream.Report) { r.Range = upstream.Unsupported }), image: app}, StatusOK, LoginAnonymous, "", "ignores ranges"},
-		"fast clock":     {check{report: report(func(r *upstream.Report) { r.Skew = 31 * time.Second }), image: app}, StatusOK, LoginAnonymous, "", "31s ahead of this machine's: check NTP"},
-		"slow clock":     {check{report: report(func(r *upstream.Report) { r.Skew = -time.Hour }), image: app}, StatusOK, LoginAnonymous, "", "1h0m0s behind this machine's: check NTP"},
-		"a little off":   {check{report: report(func(r *upstream.Report) { r.Skew = -30 * time.Second }), image: app}, StatusOK, LoginAnonymous, "", ""},
-		"certificate":    {check{report: report(func(r *upstream.Report) { r.CertificateExpires = now.AddDate(0, 0, 13) }), image: app}, StatusOK, LoginAnonymous, "", "expires on 2026-01-15"},
-		"good for long":  {check{report: report(func(r *upstream.Report) { r.CertificateExpires = now.AddDate(0, 0, 15) }), image: app}, StatusOK, LoginAnonymous, "", ""},
+		"no HEAD":        {check{report: report(func(r *upstream.Report) { r.Head = upstream.Unsupported }), image: asked}, StatusOK, LoginAnonymous, "", "refuses HEAD"},
+		"no ranges":      {check{report: report(func(r *upstream.Report) { r.Range = upstream.Unsupported }), image: asked}, StatusOK, LoginAnonymous, "", "ignores ranges"},
+		"fast clock":     {check{report: report(func(r *upstream.Report) { r.Skew = 31 * time.Second }), image: asked}, StatusOK, LoginAnonymous, "", "31s ahead of this machine's: check NTP"},
+		"slow clock":     {check{report: report(func(r *upstream.Report) { r.Skew = -time.Hour }), image: asked}, StatusOK, LoginAnonymous, "", "1h0m0s behind this machine's: check NTP"},
+		"a little off":   {check{report: report(func(r *upstream.Report) { r.Skew = -30 * time.Second }), image: asked}, StatusOK, LoginAnonymous, "", ""},
+		"certificate":    {check{report: report(func(r *upstream.Report) { r.CertificateExpires = now.AddDate(0, 0, 13) }), image: asked}, StatusOK, LoginAnonymous, "", "expires on 2026-01-15"},
+		"good for long":  {check{report: report(func(r *upstream.Report) { r.CertificateExpires = now.AddDate(0, 0, 15) }), image: asked}, StatusOK, LoginAnonymous, "", ""},
 	} {
 		test.check.keys = []string{`repository."ghcr.io".upstream[0]`}
-		r := test.check.result(now)
+		r := test.check.result(now, app.ExplainUpstream)
 		if r.Status != test.status || r.Authentication != test.login {
 			t.Errorf("%s: status %s, login %s", name, r.Status, r.Authentication)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
@@ -90,7 +91,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 // explain stands for the sentences of package app.
 func explain(ns *namespace.Namespace, err error) string {
 	if failed, ok := errors.AsType[*upstream.Error](err); ok {
-		return failed.Explain(func(host string) string {
+		return app.ExplainUpstream(failed, func(host string) string {
 			return fmt.Sprintf("repository.%q.upstream[%d]", ns.Key(), slices.Index(ns.UpstreamHosts(), host))
 		})
 	}
