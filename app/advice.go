@@ -59,6 +59,13 @@ func advised(err error) string {
 // remedyOf returns the sentence that tells an operator what to change, with the
 // keys of the configuration. It is empty if nothing can be changed.
 func remedyOf(err error) string {
+	if _, done := errors.AsType[advisedError](err); done {
+		return "" // the text has it already
+	}
+	// A failed deletion keeps the store full: the remedy for its cause comes first.
+	if remedy := filesystemRemedy(err); remedy != "" {
+		return remedy
+	}
 	if full, ok := errors.AsType[*evict.FullError](err); ok {
 		switch full.Reason {
 		case evict.InUse:

@@ -46,7 +46,7 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, Logger: logger,
 	})
 	if err != nil {
-		return nil, err
+		return nil, WithAdvice(err)
 	}
 	s := &storageParts{
 		logger:  logger,

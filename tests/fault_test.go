@@ -72,7 +72,7 @@ func TestFullDisk(t *testing.T) {
 	if got := w.Log.Count("cannot store content"); got != 1 {
 		t.Errorf("the log says %d times that the disk is full, want once", got)
 	}
-	if w.Log.Count("cannot store content", "no space left on device", "free space on its filesystem") != 1 {
+	if w.Log.Count("cannot store content", "no space left on device", "Free space on this filesystem") != 1 {
 		t.Error("the log does not say why content cannot be stored, and how to mend that")
 	}
 	// Serving goes on, so the mirror is ready, and reports the fault.

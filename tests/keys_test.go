@@ -30,7 +30,7 @@ func TestOnlyAppNamesConfigurationKeys(t *testing.T) {
 		"config",       // the schema itself
 		"clientconfig", // writes the files of other programs
 		// These still name keys of the file in their errors.
-		"storage/download", "storage/evict", "storage/spool", "storage/disk",
+		"storage/evict",
 	}
 	for _, row := range rows[2:] { // below app and cmd/weir
 		for _, dir := range row {

@@ -164,7 +164,7 @@ func addCached(ctx context.Context, cfg *config.Config, images *check.Images) er
 		return nil // the mirror has never run, so nothing is cached
 	}
 	if err != nil {
-		return err
+		return app.WithAdvice(err)
 	}
 	defer store.Close()
 	return images.AddCached(ctx, catalog.New(store.Records(), catalog.Options{}))

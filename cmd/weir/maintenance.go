@@ -10,6 +10,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage/disk"
@@ -30,10 +31,10 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 	fs := cfg.BlobStore.FS
 	store, err := disk.Open(fs.RootDir, disk.Options{Sync: fs.SyncToDisk, Existing: true})
 	if errors.Is(err, disk.ErrNoStore) {
-		return failure{exitUsage, err}
+		return failure{exitUsage, app.WithAdvice(err)}
 	}
 	if err != nil {
-		return failure{exitFailed, err}
+		return failure{exitFailed, app.WithAdvice(err)}
 	}
 	err = errors.Join(work(ctx, store), store.Close())
 	if err == nil {
@@ -42,7 +43,7 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 	if ctx.Err() != nil {
 		err = errors.New("interrupted before it was done")
 	}
-	return failure{exitFailed, err}
+	return failure{exitFailed, app.WithAdvice(err)}
 }
 
 // describe returns an amount as it is printed, such as "3 objects, 1.2 MiB".

@@ -84,6 +84,9 @@ var (
 // ErrNoStore says that there is no store in a directory that should have one.
 var ErrNoStore = errors.New("disk: there is no store")
 
+// ErrNoRoot says that no directory was given.
+var ErrNoRoot = errors.New("disk: no directory to store in")
+
 // Open opens the store in the directory root and creates missing directories. The
 // time that it takes does not grow with the store: leftovers of ended processes
 // are removed, and content is counted, in the background. With
@@ -93,7 +96,7 @@ func Open(root string, opts Options) (*Store, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if root == "" {
-		return nil, errors.New("disk: blob_store.fs.root_dir is empty: name the directory to store in")
+		return nil, ErrNoRoot
 	}
 	root, err := filepath.Abs(root)
 	if err != nil {
@@ -101,7 +104,7 @@ func Open(root string, opts Options) (*Store, error) {
 	}
 	if opts.Existing {
 		if _, err := os.Stat(filepath.Join(root, "blobs")); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w in %s: correct blob_store.fs.root_dir, or let weir serve make it first", ErrNoStore, root)
+			return nil, fmt.Errorf("%w in %s", ErrNoStore, root)
 		}
 	}
 	tree := &tree{sync: opts.Sync, flush: (*os.File).Sync}

@@ -29,19 +29,18 @@ const (
 var reasons = []struct {
 	err    error
 	reason Reason
-	advice string
 }{
-	{syscall.ENOSPC, Full, "free space or inodes on this filesystem, or lower blob_store.fs.max_size"},
-	{syscall.EDQUOT, OverQuota, "raise the quota, or lower blob_store.fs.max_size"},
-	{syscall.EROFS, ReadOnly, "mount this filesystem writable, or set blob_store.fs.root_dir to another one"},
-	{syscall.ENOTDIR, NotDirectory, "something else has taken the place of a directory of the store: move it away, or correct blob_store.fs.root_dir"},
-	{syscall.EISDIR, IsDirectory, "a directory has taken the place of a file of the store: move it away"},
-	{syscall.EMFILE, ProcessFiles, "raise the limit on open files (ulimit -n)"},
-	{syscall.ENFILE, SystemFiles, "raise the system's limit on open files (fs.file-max)"},
-	{syscall.EIO, Damaged, "check the disk: the kernel's log has the details"},
-	{syscall.ESTALE, Stale, "mount this filesystem again"},
-	{fs.ErrPermission, Forbidden, "make blob_store.fs.root_dir, and all below it, writable for the user that weir runs as"},
-	{fs.ErrNotExist, Vanished, "a directory of the store has vanished: check that its volume is mounted, and restart weir"},
+	{syscall.ENOSPC, Full},
+	{syscall.EDQUOT, OverQuota},
+	{syscall.EROFS, ReadOnly},
+	{syscall.ENOTDIR, NotDirectory},
+	{syscall.EISDIR, IsDirectory},
+	{syscall.EMFILE, ProcessFiles},
+	{syscall.ENFILE, SystemFiles},
+	{syscall.EIO, Damaged},
+	{syscall.ESTALE, Stale},
+	{fs.ErrPermission, Forbidden},
+	{fs.ErrNotExist, Vanished},
 }
 
 // Error is a failure of the store's filesystem.
@@ -53,13 +52,7 @@ type Error struct {
 
 // Error says what failed and why.
 func (e *Error) Error() string {
-	text := fmt.Sprintf("disk: cannot %s: %v", e.Doing, e.Err)
-	for _, r := range reasons {
-		if r.reason == e.Reason {
-			text += " (" + r.advice + ")"
-		}
-	}
-	return text
+	return fmt.Sprintf("disk: cannot %s: %v", e.Doing, e.Err)
 }
 
 // Unwrap returns the error of the filesystem.

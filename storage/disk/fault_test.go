@@ -64,8 +64,8 @@ func TestCommitWithoutSpaceForItsDirectory(t *testing.T) {
 	filler := fill(t, root)
 
 	err := s.Commit(t.Context(), dgst, spool)
-	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), root) || !strings.Contains(err.Error(), "free space") {
-		t.Errorf("Commit: %v, want ENOSPC with the path and advice", err)
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), root) || reason(err) != disk.Full {
+		t.Errorf("Commit: %v, want ENOSPC with the path and its reason", err)
 	}
 	if _, err := s.Stat(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
 		t.Errorf("Stat: %v, want ErrNotExist", err)
@@ -126,8 +126,8 @@ func TestOpenOnAReadOnlyFilesystem(t *testing.T) {
 	for _, state := range []string{"empty", "in use before"} {
 		remount(syscall.MS_RDONLY)
 		_, err := disk.Open(root, disk.Options{})
-		if !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), root) || !strings.Contains(err.Error(), "writable") {
-			t.Errorf("Open of a root that is %s: %v, want EROFS with the path and advice", state, err)
+		if !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), root) || reason(err) != disk.ReadOnly {
+			t.Errorf("Open of a root that is %s: %v, want EROFS with the path and its reason", state, err)
 		}
 		remount(0)
 		s, err := disk.Open(root, disk.Options{})
@@ -141,8 +141,8 @@ func TestOpenOnAReadOnlyFilesystem(t *testing.T) {
 }
 
 func TestNoRoot(t *testing.T) {
-	if s, err := disk.Open("", disk.Options{}); err == nil || !strings.Contains(err.Error(), "root_dir") {
-		t.Errorf("Open = %v, %v, want an error about root_dir", s, err)
+	if s, err := disk.Open("", disk.Options{}); !errors.Is(err, disk.ErrNoRoot) {
+		t.Errorf("Open = %v, %v, want ErrNoRoot", s, err)
 	}
 }
 
@@ -186,8 +186,8 @@ func TestRootVanishes(t *testing.T) {
 		"All":      allErr,
 		"List":     listErr,
 	} {
-		if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrNotExist) || !strings.Contains(err.Error(), "restart weir") {
-			t.Errorf("%s: %v, want fs.ErrNotExist with advice", doing, err)
+		if !errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrNotExist) || reason(err) != disk.Vanished {
+			t.Errorf("%s: %v, want fs.ErrNotExist with its reason", doing, err)
 		}
 	}
 	if _, err := os.Lstat(root); !errors.Is(err, fs.ErrNotExist) {
@@ -209,4 +209,12 @@ func TestADirectoryInTheWay(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(root, "tmp", "*", "commit-*")); len(left) != 0 {
 		t.Errorf("Commit left %q", left)
 	}
+}
+
+// reason returns the reason of a failure, which decides about the advice.
+func reason(err error) disk.Reason {
+	if failed, ok := errors.AsType[*disk.Error](err); ok {
+		return failed.Reason
+	}
+	return disk.Other
 }

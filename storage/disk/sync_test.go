@@ -82,8 +82,8 @@ func TestSyncFails(t *testing.T) {
 		return nil
 	})
 	err := s.Commit(t.Context(), dgst, storagetest.NewSpool(t, s.Spools(), content))
-	if !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "check the disk") {
-		t.Errorf("Commit: %v, want EIO with advice", err)
+	if !errors.Is(err, syscall.EIO) || reason(err) != disk.Damaged {
+		t.Errorf("Commit: %v, want EIO with its reason", err)
 	}
 	wantSize(t, s, 7, 1) // whole, if not for certain durable
 	if err := s.Commit(t.Context(), dgst, storagetest.NewSpool(t, s.Spools(), content)); !errors.Is(err, syscall.EIO) {

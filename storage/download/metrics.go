@@ -24,7 +24,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "weir_downloads", Help: "Downloads from upstreams that are running or paused.",
 		}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "weir_flights_waiting", Help: "Downloads that wait for one of global.max_concurrent_fetches places.",
+			Name: "weir_flights_waiting", Help: "Downloads that wait for a slot, because the permitted number is running.",
 		}),
 		readers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_download_readers", Help: "Clients that are reading a content while it is being downloaded.",

@@ -94,7 +94,7 @@ func TestWaitingDownloadsMetric(t *testing.T) {
 		expect := func(n string) {
 			t.Helper()
 			synctest.Wait()
-			want := "# HELP weir_flights_waiting Downloads that wait for one of global.max_concurrent_fetches places.\n# TYPE weir_flights_waiting gauge\nweir_flights_waiting " + n + "\n"
+			want := "# HELP weir_flights_waiting Downloads that wait for a slot, because the permitted number is running.\n# TYPE weir_flights_waiting gauge\nweir_flights_waiting " + n + "\n"
 			if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_flights_waiting"); err != nil {
 				t.Error(err)
 			}

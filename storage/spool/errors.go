@@ -34,9 +34,9 @@ type NoSpaceError struct {
 // Error says how the space is taken.
 func (e *NoSpaceError) Error() string {
 	if e.Err != nil {
-		return fmt.Sprintf("%v: %v: free space on its filesystem, or raise the quota", ErrNoSpace, e.Err)
+		return fmt.Sprintf("%v: %v", ErrNoSpace, e.Err)
 	}
-	return fmt.Sprintf("%v below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free (blob_store.fs.min_free)",
+	return fmt.Sprintf("%v below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free",
 		ErrNoSpace, e.Path, iec(e.Free), iec(e.Promised), iec(e.Want), iec(e.Keep))
 }
 
