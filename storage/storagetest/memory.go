@@ -46,8 +46,11 @@ var (
 func NewMemory(t testing.TB) *Memory { return NewMemoryWithin(t, nil) }
 
 // NewMemoryWithin returns an empty store whose spools take part in a quota.
-func NewMemoryWithin(t testing.TB, quota spool.Quota) *Memory {
-	m := &Memory{spools: spool.NewDir(t.TempDir(), 0, quota), contents: make(map[digest.Digest]stored)}
+func NewMemoryWithin(t testing.TB, quota spool.Quota) *Memory { return NewMemoryIn(t.TempDir(), quota) }
+
+// NewMemoryIn returns an empty store whose spools are files in a directory.
+func NewMemoryIn(dir string, quota spool.Quota) *Memory {
+	m := &Memory{spools: spool.NewDir(dir, 0, quota), contents: make(map[digest.Digest]stored)}
 	m.records.documents = make(map[string][]byte)
 	return m
 }
