@@ -28,7 +28,7 @@ func (h *Health) Failed(err error, attrs ...any) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.err == nil {
-		h.logger.Error("cannot store "+h.kind+"; what is not stored is served straight from upstream",
+		h.logger.Error("cannot store "+h.kind+". Clients are served straight from the upstream",
 			append(attrs, "error", err)...)
 	}
 	h.err = err

@@ -150,7 +150,7 @@ func (d *Download) reject(stream *Stream, why error) error {
 	if stream.Reject != nil && stream.Reject() {
 		kind = errElsewhere
 	}
-	d.group.opts.Logger.Warn("an upstream delivered bytes that do not match their digest; nothing was stored",
+	d.group.opts.Logger.Warn("an upstream delivered bytes that do not match their digest. Nothing was stored",
 		"upstream", stream.Origin, "repository", d.src.Repository.String(), "digest", d.digest, "error", why)
 	return fmt.Errorf("%w: %s from %s: %w", kind, d.digest, stream.Origin, why)
 }
