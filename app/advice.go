@@ -22,7 +22,7 @@ func explain(ns *namespace.Namespace, err error) string {
 	case isOffline && ns != nil:
 		return fmt.Sprintf("%v. Remove offline = true from repository.%q to fetch it from %s", err, ns.Key(), ns.FirstUpstream())
 	case errors.Is(err, storage.ErrCorrupt):
-		return "the bytes do not match their digest: what the upstream stores, or a proxy before it, is broken"
+		return err.Error() + ": what the upstream stores, or a proxy before it, is broken"
 	default:
 		return err.Error()
 	}

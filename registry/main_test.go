@@ -3,12 +3,10 @@ package registry_test
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
-	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
@@ -83,25 +80,8 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 			}
 			return m.authorize(r, req, ns, repo)
 		},
-		Explain: explain,
 	})
 	return m
-}
-
-// explain stands for the sentences of package app.
-func explain(ns *namespace.Namespace, err error) string {
-	if failed, ok := errors.AsType[*upstream.Error](err); ok {
-		return app.ExplainUpstream(failed, func(host string) string {
-			return fmt.Sprintf("repository.%q.upstream[%d]", ns.Key(), slices.Index(ns.UpstreamHosts(), host))
-		})
-	}
-	if _, ok := errors.AsType[*namespace.OfflineError](err); ok {
-		return fmt.Sprintf("%v. Remove offline = true from repository.%q to fetch it from %s", err, ns.Key(), ns.FirstUpstream())
-	}
-	if errors.Is(err, storage.ErrCorrupt) {
-		return strings.TrimPrefix(err.Error(), "storage: ") + ": what the upstream stores, or a proxy before it, is broken"
-	}
-	return err.Error()
 }
 
 // serve puts a table of these blocks in force.

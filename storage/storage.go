@@ -35,7 +35,7 @@ var ErrNotExist = errors.New("storage: does not exist")
 
 // ErrCorrupt says that the bytes a source delivered are not the content of the
 // digest that was asked for.
-var ErrCorrupt = errors.New("storage: the bytes do not match their digest")
+var ErrCorrupt = errors.New("the bytes do not match their digest")
 
 // RepoID identifies a mirrored repository: the key of the configured block
 // and the name below it. Both together are the cache's identity:

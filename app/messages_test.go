@@ -1,4 +1,4 @@
-package registry_test
+package app
 
 import (
 	"context"
@@ -29,9 +29,9 @@ type message struct {
 	method  string // "": GET
 	options []upstreamtest.Option
 	fault   []upstreamtest.Effect
-	prepare func(*testing.T, *mirror, *upstreamtest.Registry) // before the request; may be nil
-	dial    dial                                              // nil: to the upstream
-	change  func(*upstream.Options)                           // may be nil
+	prepare func(*testing.T, *wire, *upstreamtest.Registry) // before the request; may be nil
+	dial    dial                                            // nil: to the upstream
+	change  func(*upstream.Options)                         // may be nil
 	offline bool
 	second  bool // there is another upstream that has nothing
 	status  int
@@ -101,7 +101,7 @@ var messages = []message{
 			`raise tag_ttl, or add another upstream beside repository."ghcr.io".upstream[0]`,
 	},
 	{
-		name: "resting", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, prepare: func(t *testing.T, m *mirror, _ *upstreamtest.Registry) {
+		name: "resting", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, prepare: func(t *testing.T, m *wire, _ *upstreamtest.Registry) {
 			wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2"), 429)
 			time.Sleep(20 * time.Second)
 		},
@@ -128,7 +128,7 @@ var messages = []message{
 	},
 	{
 		name: "left alone", dial: failing(os.NewSyscallError("connect", syscall.ECONNREFUSED)), status: 502, code: "UNAVAILABLE",
-		prepare: func(t *testing.T, m *mirror, _ *upstreamtest.Registry) {
+		prepare: func(t *testing.T, m *wire, _ *upstreamtest.Registry) {
 			for range 3 {
 				wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2"), 502)
 			}
@@ -143,7 +143,7 @@ var messages = []message{
 	},
 	{
 		name: "no answer", status: 504, code: "UNAVAILABLE",
-		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.Fault(upstreamtest.Any, upstreamtest.Hold(upstreamtest.NewGate())) // a gate of the test's bubble
 		},
 		want: `ghcr.io could not deliver org/app:1.2: talking to ghcr.io: net/http: timeout awaiting response headers: ` +
@@ -161,7 +161,7 @@ var messages = []message{
 	},
 	{
 		name: "too large", status: 502, code: "UNAVAILABLE", change: func(o *upstream.Options) { o.MaxManifestSize = 100 },
-		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddImage("org/app", "1.2", []byte("a layer"))
 		},
 		want: `ghcr.io could not deliver org/app:1.2: manifest too large: more than 100 bytes: ` +
@@ -169,14 +169,14 @@ var messages = []message{
 	},
 	{
 		name: "schema 1", status: 502, code: "UNAVAILABLE",
-		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddManifest("org/app", "1.2", "application/vnd.docker.distribution.manifest.v1+json", []byte(`{"schemaVersion":1}`))
 		},
 		want: `ghcr.io could not deliver org/app:1.2: Docker schema 1 manifests are not served: push the image again with a current client`,
 	},
 	{
 		name: "wrong bytes", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 502, code: "UNAVAILABLE",
-		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddBlobAs("org/app", missingBlob, []byte("a liar"))
 		},
 		want: `the bytes do not match their digest: ` + missingBlob + ` from ghcr.io: 6 bytes have digest ` +
@@ -205,7 +205,7 @@ var messages = []message{
 	},
 	{
 		name: "no manifest", status: 502, code: "UNAVAILABLE",
-		prepare: func(_ *testing.T, _ *mirror, r *upstreamtest.Registry) {
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddManifest("org/app", "1.2", "text/html", []byte("<html>please log in</html>"))
 		},
 		want: `ghcr.io could not deliver org/app:1.2: the answer is no manifest: invalid character '<' looking for beginning of value: ` +
@@ -323,7 +323,7 @@ func (test message) run(t *testing.T) {
 		add("mirror.example")
 	}
 	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{}, members...)
-	m := newMirror(t, spec)
+	m := newWire(t, spec)
 	if test.prepare != nil {
 		test.prepare(t, m, r)
 	}
