@@ -73,7 +73,7 @@ soak:
 
 bench:
 	$(GO) run ./tests/bench
-	$(GO) test -run '^$$' -bench . -benchmem ./storage/... ./registry ./namespace ./tokencache
+	$(GO) test -run '^$$' -bench . -benchmem ./storage/... ./registry ./app ./namespace ./tokencache
 
 fuzz:
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \

@@ -72,9 +72,9 @@ func TestVerify(t *testing.T) {
 func TestFinding(t *testing.T) {
 	info := storage.Info{Digest: "sha256:ab", Size: 3 << 20}
 	for want, f := range map[string]maintain.Finding{
-		"quarantined sha256:ab (3.0 MiB): /q/ab":                                                         {Info: info, Err: storage.ErrCorrupt, Path: "/q/ab"},
-		"unreadable sha256:ab (3.0 MiB): read /b/ab: input/output error":                                 {Info: info, Err: &os.PathError{Op: "read", Path: "/b/ab", Err: syscall.EIO}},
-		"corrupt, and not quarantined sha256:ab (3.0 MiB): storage: the bytes do not match their digest": {Info: info, Err: storage.ErrCorrupt},
+		"quarantined sha256:ab (3.0 MiB): /q/ab":                                                {Info: info, Err: storage.ErrCorrupt, Path: "/q/ab"},
+		"unreadable sha256:ab (3.0 MiB): read /b/ab: input/output error":                        {Info: info, Err: &os.PathError{Op: "read", Path: "/b/ab", Err: syscall.EIO}},
+		"corrupt, and not quarantined sha256:ab (3.0 MiB): the bytes do not match their digest": {Info: info, Err: storage.ErrCorrupt},
 	} {
 		if got := finding(f); got != want {
 			t.Errorf("%q, want %q", got, want)
