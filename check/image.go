@@ -3,13 +3,13 @@ package check
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net/url"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/route"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
@@ -59,17 +59,17 @@ func bestImage(images ...image) (best image) {
 // Images are the images that upstreams are asked for, at most one for each
 // namespace.
 type Images struct {
-	table *namespace.Table
+	table *route.Table[route.Rule]
 	byKey map[string]image
 }
 
 // NewImages returns no images yet, of these namespaces.
 func NewImages(specs []namespace.Spec) (*Images, error) {
-	cache, err := namespace.NewCache(namespace.CacheOptions{Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return nil, err
+	entries := make([]route.Entry[route.Rule], len(specs))
+	for i, spec := range specs {
+		entries[i] = route.Entry[route.Rule]{Rule: spec.Rule(), Value: spec.Rule()}
 	}
-	table, err := namespace.NewTable(cache, specs)
+	table, err := route.New(entries...)
 	if err != nil {
 		return nil, err
 	}
@@ -79,30 +79,30 @@ func NewImages(specs []namespace.Spec) (*Images, error) {
 // Add adds an image as a client names it. It returns an error if no namespace
 // answers the name, or if its namespace has an image already.
 func (s *Images) Add(i oci.Image) error {
-	ns, repository, err := s.resolve(i.Name)
+	block, repository, err := s.resolve(i.Name)
 	if err != nil {
 		return err
 	}
-	if other, taken := s.byKey[ns.Key()]; taken {
-		return fmt.Errorf("repository.%q is asked for %s already; give one image for each", ns.Key(), other)
+	if other, taken := s.byKey[block.Key]; taken {
+		return fmt.Errorf("repository.%q is asked for %s already; give one image for each", block.Key, other)
 	}
-	s.byKey[ns.Key()] = image{origin: named, repository: repository, reference: i.Reference}
+	s.byKey[block.Key] = image{origin: named, repository: repository, reference: i.Reference}
 	return nil
 }
 
 // resolve finds the namespace of a name. A name with a namespace's key is one
 // that clients pull from the mirror by. Any other name may begin with the host of
 // a registry that the mirror stands in for, such as docker.io.
-func (s *Images) resolve(name string) (*namespace.Namespace, string, error) {
-	ns, repository, err := s.table.Resolve("", name)
-	if err == nil && oci.Below(name, ns.Key()) {
-		return ns, repository, nil
+func (s *Images) resolve(name string) (route.Rule, string, error) {
+	block, repository, err := s.table.Resolve("", name)
+	if err == nil && oci.Below(name, block.Key) {
+		return block, repository, nil
 	}
 	host, rest, _ := strings.Cut(name, "/")
-	if at, below, hostErr := s.table.Resolve(host, rest); rest != "" && hostErr == nil && oci.SameHost(at.Host(), host) {
+	if at, below, hostErr := s.table.Resolve(host, rest); rest != "" && hostErr == nil && oci.SameHost(at.Host, host) {
 		return at, below, nil
 	}
-	return ns, repository, err // that of the default namespace, such as nginx
+	return block, repository, err // that of the default namespace, such as nginx
 }
 
 // AddCached adds an image from the mirror's records for each namespace that has

@@ -88,7 +88,8 @@ type Spec struct {
 	Warm []keepwarm.Image
 }
 
-func (s Spec) rule() route.Rule {
+// Rule returns the names that the namespace serves.
+func (s Spec) Rule() route.Rule {
 	return route.Rule{Key: s.Key, Host: s.Host, Default: s.Default, DockerHub: s.DockerHub}
 }
 

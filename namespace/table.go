@@ -25,7 +25,7 @@ func NewTable(cache *Cache, specs []Spec) (*Table, error) {
 		if err != nil {
 			return nil, err
 		}
-		entries[i] = route.Entry[*Namespace]{Rule: spec.rule(), Value: n}
+		entries[i] = route.Entry[*Namespace]{Rule: spec.Rule(), Value: n}
 	}
 	routes, err := route.New(entries...)
 	if err != nil {

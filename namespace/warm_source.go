@@ -37,7 +37,7 @@ func (n *Namespace) MaxManifest() int64 { return n.spec.MaxManifest }
 // Warm reads a repository through the cache, by its name with or without the
 // namespace's key.
 func (n *Namespace) Warm(name string) (storage.RepoID, warm.Source) {
-	repo := n.spec.rule().Upstream(name)
+	repo := n.spec.Rule().Upstream(name)
 	return n.repoID(repo), warmSource{n, repo}
 }
 
