@@ -172,7 +172,7 @@ var messages = []message{
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddManifest("org/app", "1.2", "application/vnd.docker.distribution.manifest.v1+json", []byte(`{"schemaVersion":1}`))
 		},
-		want: `ghcr.io could not deliver org/app:1.2: Docker schema 1 manifests are not served: push the image again with a current client`,
+		want: `ghcr.io could not deliver org/app:1.2: manifests of Docker schema 1 are not served: push the image again with a current client`,
 	},
 	{
 		name: "wrong bytes", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 502, code: "UNAVAILABLE",

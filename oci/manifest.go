@@ -34,7 +34,7 @@ var (
 	ErrManifestTooLarge = errors.New("manifest too large")
 	// ErrSchema1 says that a manifest is one of Docker schema 1, whose layers are
 	// not addressed as OCI does it.
-	ErrSchema1 = errors.New("manifest of Docker schema 1")
+	ErrSchema1 = errors.New("manifests of Docker schema 1 are not served")
 )
 
 // ReadManifest reads a manifest of at most limit bytes. It returns an error that

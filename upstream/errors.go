@@ -23,10 +23,6 @@ var (
 	// open what a GET would have said: with 405, 401 or 403. Callers ask
 	// again with a GET, whose answer then counts.
 	ErrHeadUnsupported = errors.New("HEAD refused")
-	// ErrSchema1 says that there is only a Docker schema 1 manifest.
-	ErrSchema1 = errors.New("Docker schema 1 manifests are not served")
-	// ErrManifestTooLarge says that a manifest exceeds Options.MaxManifestSize.
-	ErrManifestTooLarge = errors.New("manifest too large")
 	// ErrDigestMismatch says that content is not what its digest promised.
 	ErrDigestMismatch = errors.New("content does not match its digest")
 )

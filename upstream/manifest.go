@@ -15,7 +15,7 @@ import (
 
 // Manifest reads a manifest by tag or digest. By digest, the body is verified
 // and a mismatch is [ErrDigestMismatch]. Other errors of their own are
-// [ErrSchema1] and [ErrManifestTooLarge]; all three are of [ClassUnavailable].
+// [oci.ErrSchema1] and [oci.ErrManifestTooLarge]; all three are of [ClassUnavailable].
 func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
 	call := manifestCall(http.MethodGet, repo, ref)
 	resp, err := c.do(ctx, call)
@@ -23,7 +23,7 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := readAll(resp, c.maxManifestSize, fmt.Errorf("%w: more than %d bytes", ErrManifestTooLarge, c.maxManifestSize))
+	body, err := readAll(resp, c.maxManifestSize, fmt.Errorf("%w: more than %d bytes", oci.ErrManifestTooLarge, c.maxManifestSize))
 	if err == nil {
 		var desc ocispec.Descriptor
 		if desc, err = describe(body, ref, resp.Header.Get("Content-Type")); err == nil {
@@ -73,7 +73,7 @@ func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descr
 	mediaType, err := oci.ManifestType(body, contentType)
 	switch {
 	case errors.Is(err, oci.ErrSchema1):
-		return ocispec.Descriptor{}, ErrSchema1
+		return ocispec.Descriptor{}, err
 	case err != nil:
 		return ocispec.Descriptor{}, fmt.Errorf("the answer is no manifest: %w", err)
 	}

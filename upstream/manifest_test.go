@@ -52,9 +52,9 @@ func TestManifestDescriptor(t *testing.T) {
 		"type of the header":       {`{}`, "c/d; charset=utf-8", "t", ocispec.Descriptor{MediaType: "c/d"}, nil},
 		"sha512":                   {`{}`, "c/d", sha512, ocispec.Descriptor{MediaType: "c/d", Digest: digest.Digest(sha512)}, nil},
 		"mismatch":                 {`{"a":1}`, "c/d", digest.FromString("{}").String(), ocispec.Descriptor{}, upstream.ErrDigestMismatch},
-		"too large":                {`{"a":"` + strings.Repeat("x", 1000) + `"}`, "c/d", "t", ocispec.Descriptor{}, upstream.ErrManifestTooLarge},
-		"schema 1 by number":       {`{"schemaVersion":1}`, "application/json", "t", ocispec.Descriptor{}, upstream.ErrSchema1},
-		"schema 1 by type":         {`{}`, "application/vnd.docker.distribution.manifest.v1+prettyjws", "t", ocispec.Descriptor{}, upstream.ErrSchema1},
+		"too large":                {`{"a":"` + strings.Repeat("x", 1000) + `"}`, "c/d", "t", ocispec.Descriptor{}, oci.ErrManifestTooLarge},
+		"schema 1 by number":       {`{"schemaVersion":1}`, "application/json", "t", ocispec.Descriptor{}, oci.ErrSchema1},
+		"schema 1 by type":         {`{}`, "application/vnd.docker.distribution.manifest.v1+prettyjws", "t", ocispec.Descriptor{}, oci.ErrSchema1},
 		"a captive portal's page":  {`<html>`, "text/html", "t", ocispec.Descriptor{}, upstream.ErrUnavailable},
 		"cut off within its bytes": {`{"mediaType":"a/`, "c/d", "t", ocispec.Descriptor{}, upstream.ErrUnavailable},
 	}

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // Remedy is the kind of change that may end a failure, for a caller that knows
@@ -47,9 +49,9 @@ func (e *Error) Remedy() Remedy {
 	// The order matters: causes that name one setting come before those that
 	// several settings may end, and a time limit last, since it may wrap any.
 	switch {
-	case errors.Is(e.Err, ErrSchema1):
+	case errors.Is(e.Err, oci.ErrSchema1):
 		return PushAgain
-	case errors.Is(e.Err, ErrManifestTooLarge):
+	case errors.Is(e.Err, oci.ErrManifestTooLarge):
 		return RaiseManifestSize
 	case isA[*json.SyntaxError](e.Err) && e.Op != opToken:
 		return CheckForRegistry

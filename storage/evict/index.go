@@ -7,8 +7,7 @@ import "github.com/opencontainers/go-digest"
 type phase uint8
 
 const (
-	// free is a slot without a content.
-	free phase = iota
+	_ phase = iota // free: a slot without a content
 	// committing is a content that is being stored for the first time. Its bytes
 	// are still those of the spool's reservation.
 	committing
