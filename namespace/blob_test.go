@@ -306,7 +306,7 @@ func TestJobOfAFailedDownload(t *testing.T) {
 		gate := upstreamtest.NewGate()
 		r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(size/2, gate)).Times(1)
 		leave(t, n, dgst, 1000)                                            // its job waits
-		r.Fault(upstreamtest.Blobs, upstreamtest.Status(404, "")).Times(3) // and the flight fails when it goes on
+		r.Fault(upstreamtest.Blobs, upstreamtest.Status(404, "")).Times(3) // and the download fails when it goes on
 		joined, err := n.Blob(t.Context(), "app", dgst, 0, -1)
 		if err != nil {
 			t.Fatal(err)

@@ -76,7 +76,7 @@ func TestHeadBlobOfAnotherRepository(t *testing.T) {
 	})
 }
 
-// TestBlobThatAnotherRepositoryDownloads joins a running flight.
+// TestBlobThatAnotherRepositoryDownloads joins a running download.
 func TestBlobThatAnotherRepositoryDownloads(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")

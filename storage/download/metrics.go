@@ -16,7 +16,7 @@ type Metrics struct {
 // NewMetrics registers the package's metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "weir_flights_ended_total",
+		Name: "weir_downloads_ended_total",
 		Help: "Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (nobody wanted it any more).",
 	}, []string{"result"})
 	m := &Metrics{
@@ -24,14 +24,14 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "weir_downloads", Help: "Downloads from upstreams that are running or paused.",
 		}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "weir_flights_waiting", Help: "Downloads that wait for a slot, because the permitted number is running.",
+			Name: "weir_downloads_waiting", Help: "Downloads that wait for a slot, because the permitted number is running.",
 		}),
 		readers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_download_readers", Help: "Clients that are reading a content while it is being downloaded.",
 		}),
 		ended: make(map[result]prometheus.Counter),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "weir_flight_duration_seconds",
+			Name:    "weir_download_duration_seconds",
 			Help:    "How long downloads from upstreams took that were stored, with their waits and pauses.",
 			Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
 		}),

@@ -47,16 +47,16 @@ func TestDownloadMetrics(t *testing.T) {
 			if err := s.Drain(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			want := "# HELP weir_flights_ended_total Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (nobody wanted it any more).\n# TYPE weir_flights_ended_total counter\n"
+			want := "# HELP weir_downloads_ended_total Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (nobody wanted it any more).\n# TYPE weir_downloads_ended_total counter\n"
 			for _, other := range []string{"abandoned", "corrupt", "failed", "stored", "unstored"} {
-				want += `weir_flights_ended_total{result="` + other + `"} `
+				want += `weir_downloads_ended_total{result="` + other + `"} `
 				if other == result {
 					want += "1\n"
 				} else {
 					want += "0\n"
 				}
 			}
-			if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_flights_ended_total"); err != nil {
+			if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_downloads_ended_total"); err != nil {
 				t.Error(err)
 			}
 			timed := uint64(0)
@@ -77,11 +77,11 @@ func durations(t *testing.T, registry *prometheus.Registry) uint64 {
 		t.Fatal(err)
 	}
 	for _, family := range families {
-		if family.GetName() == "weir_flight_duration_seconds" {
+		if family.GetName() == "weir_download_duration_seconds" {
 			return family.GetMetric()[0].GetHistogram().GetSampleCount()
 		}
 	}
-	t.Fatal("weir_flight_duration_seconds is missing")
+	t.Fatal("weir_download_duration_seconds is missing")
 	return 0
 }
 
@@ -94,8 +94,8 @@ func TestWaitingDownloadsMetric(t *testing.T) {
 		expect := func(n string) {
 			t.Helper()
 			synctest.Wait()
-			want := "# HELP weir_flights_waiting Downloads that wait for a slot, because the permitted number is running.\n# TYPE weir_flights_waiting gauge\nweir_flights_waiting " + n + "\n"
-			if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_flights_waiting"); err != nil {
+			want := "# HELP weir_downloads_waiting Downloads that wait for a slot, because the permitted number is running.\n# TYPE weir_downloads_waiting gauge\nweir_downloads_waiting " + n + "\n"
+			if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_downloads_waiting"); err != nil {
 				t.Error(err)
 			}
 		}

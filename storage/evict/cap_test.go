@@ -52,7 +52,7 @@ func TestHoldsTheCap(t *testing.T) {
 	quota := evict.NewQuota(limit)
 	s := openDisk(t, root, quota)
 	l := evict.New(memcache.New(s, memcache.Options{MaxBytes: 1 << 20, MaxObject: 1 << 10}), quota, evict.Options{Touch: s.Touch})
-	flights := newDownloads(t, l, s.Spools())
+	downloads := newDownloads(t, l, s.Spools())
 
 	var origins []*origin
 	for i := range 40 {
@@ -80,14 +80,14 @@ func TestHoldsTheCap(t *testing.T) {
 			r := rand.New(rand.NewPCG(1, uint64(client)))
 			for range 15 {
 				o := origins[r.IntN(len(origins))]
-				if got := pullThrough(t, flights, o); !bytes.Equal(got, o.body) {
+				if got := pullThrough(t, downloads, o); !bytes.Equal(got, o.body) {
 					t.Errorf("%d bytes that are not the %d of the content", len(got), len(o.body))
 				}
 			}
 		})
 	}
 	clients.Wait()
-	must(t, flights.Drain(t.Context()))
+	must(t, downloads.Drain(t.Context()))
 	close(stop)
 	sampling.Wait()
 	must(t, l.Close()) // what is just being evicted has gone then
@@ -106,16 +106,16 @@ func TestStreamsPast(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLimited(t, 1<<20, evict.Options{})
 			kept := l.add(1000)
-			flights := newDownloads(t, l, l.memory.Spools())
+			downloads := newDownloads(t, l, l.memory.Spools())
 			object, err := l.Open(t.Context(), kept)
 			must(t, err)
 			o := &origin{body: random(1<<20 + 1), noSize: noSize}
 			for range 3 {
-				if got := pullThrough(t, flights, o); !bytes.Equal(got, o.body) {
+				if got := pullThrough(t, downloads, o); !bytes.Equal(got, o.body) {
 					t.Errorf("read %d bytes of %d", len(got), len(o.body))
 				}
 			}
-			must(t, flights.Drain(t.Context()))
+			must(t, downloads.Drain(t.Context()))
 			must(t, object.Content.Close())
 			l.expectOnly("too large", kept)
 			l.expectUsage("all is given back", evict.Usage{Stored: 1000, Objects: 1})

@@ -43,10 +43,10 @@ func TestCountsWhatArrivesOnce(t *testing.T) {
 	}}
 	l = evict.New(store, quota, evict.Options{})
 	t.Cleanup(func() { must(t, l.Close()) })
-	flights := newDownloads(t, l, memory.Spools())
+	downloads := newDownloads(t, l, memory.Spools())
 	o := &origin{body: random(100_000)}
-	pullThrough(t, flights, o)
-	must(t, flights.Drain(t.Context()))
+	pullThrough(t, downloads, o)
+	must(t, downloads.Drain(t.Context()))
 	if usage.Stored != 0 || usage.Reserved != 100_000 {
 		t.Errorf("while it was being stored: %+v", usage)
 	}

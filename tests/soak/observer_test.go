@@ -18,7 +18,7 @@ type observer struct {
 	goroutines float64 // the highest
 	fds        float64 // the highest
 	stored     int64   // bytes of content; the highest
-	flights    float64 // the highest
+	downloads  float64 // the highest
 }
 
 // run takes a sample each second. It does so while the mirror is up.
@@ -40,7 +40,7 @@ func (o *observer) run(ctx context.Context) {
 		o.goroutines = max(o.goroutines, sample["go_goroutines"])
 		o.fds = max(o.fds, sample["process_open_fds"])
 		o.stored = max(o.stored, o.mirror.stored("blobs"))
-		o.flights = max(o.flights, sample["weir_downloads"])
+		o.downloads = max(o.downloads, sample["weir_downloads"])
 	}
 }
 
