@@ -13,43 +13,47 @@ import (
 	"github.com/weirhq/weir/internal/cooldown"
 )
 
-// callTimeout bounds one conversation with Redis, for which nobody waits.
+// callTimeout bounds one exchange with Redis. No request waits for it, so it is
+// long enough for a slow Redis.
 const callTimeout = time.Second
 
-// extend sets KEYS[1] for ARGV[1] milliseconds, unless it lives longer already:
-// another instance may have been told of a longer rest.
+// extend sets KEYS[1] for ARGV[1] milliseconds, unless the key lives longer
+// already: the upstream may have set another instance a longer limit.
 const extend = `
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then
 	redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
 end
 return 0`
 
-// message tells other instances of a rest. It says what is left of it, since
-// clocks differ.
+// message publishes a cooldown to other instances. It holds the remaining time
+// and not the end, since clocks differ. Its fields, the channel and the keys keep
+// the names that earlier versions use, so that both share one Redis.
 type message struct {
 	Rest string `json:"rest"`
 	Left int64  `json:"left_ms"`
 }
 
-func (r *Cooldowns) channel() string          { return r.opts.Prefix + ":rests" }
-func (r *Cooldowns) keyOf(name string) string { return r.opts.Prefix + ":rest:" + name }
+func (c *Cooldowns) channel() string          { return c.opts.Prefix + ":rests" }
+func (c *Cooldowns) keyOf(name string) string { return c.opts.Prefix + ":rest:" + name }
 
-// run keeps a session with Redis, and begins another one after a pause when it
-// failed.
-func (r *Cooldowns) run(ctx context.Context) {
-	breaker := cooldown.New(cooldown.Options{Pause: r.opts.Retry})
+// run keeps a session with Redis, and begins another one after a pause if it
+// fails.
+func (c *Cooldowns) run(ctx context.Context) {
+	breaker := cooldown.New(cooldown.Options{Pause: c.opts.Retry})
 	for {
-		breaker.Allow(time.Now()) // the pause is over
-		err := r.session(ctx, func() {
-			if breaker.Success() {
-				r.opts.Logger.Info("rate limits of upstreams are shared through Redis again")
+		// The pause is over, so the session is allowed; after a failure it is the
+		// breaker's probe.
+		breaker.Allow(time.Now())
+		err := c.session(ctx, func() {
+			if breaker.Success() { // logged after a failure only
+				c.opts.Logger.Info("rate limits of upstreams are shared through Redis again")
 			}
 		})
 		if ctx.Err() != nil {
 			return // Close, and no failure of Redis
 		}
-		if breaker.Closed() {
-			r.opts.Logger.Warn(strings.TrimSpace("rate limits of upstreams are not shared until Redis is back. "+r.opts.Advice), "error", err, "retry_after", r.opts.Retry)
+		if breaker.Closed() { // the first failure in a row: the others say nothing new
+			c.opts.Logger.Warn(strings.TrimSpace("rate limits of upstreams are not shared until Redis is back. "+c.opts.Advice), "error", err, "retry_after", c.opts.Retry)
 		}
 		pause, _ := breaker.Failure(time.Now())
 		select {
@@ -60,36 +64,37 @@ func (r *Cooldowns) run(ctx context.Context) {
 	}
 }
 
-// session shares rests until something fails or the context ends. It listens
-// before it asks what is known, so that nothing falls between.
-func (r *Cooldowns) session(ctx context.Context, works func()) error {
+// session shares cooldowns until a call to Redis fails or the context ends. It
+// subscribes before it reads the known cooldowns, so that it misses none between
+// the two.
+func (c *Cooldowns) session(ctx context.Context, works func()) error {
 	ctx, cancel := context.WithCancel(ctx)
-	subscription := r.opts.Redis.Subscribe(ctx)
+	subscription := c.opts.Redis.Subscribe(ctx)
 	var listener sync.WaitGroup
 	defer func() {
 		cancel()
 		subscription.Close()
 		listener.Wait()
 	}()
-	if err := r.subscribe(ctx, subscription); err != nil {
+	if err := c.subscribe(ctx, subscription); err != nil {
 		return fmt.Errorf("subscribing: %w", err)
 	}
-	r.mu.Lock()
-	for name := range r.until { // Redis may have lost it
-		r.unpublished[name] = true
+	c.mu.Lock()
+	for name := range c.until {
+		c.unpublished[name] = true // Redis may have restarted and lost it
 	}
-	for name := range r.subscribers {
-		r.unqueried[name] = true
+	for name := range c.subscribers {
+		c.unqueried[name] = true // other instances may have published it meanwhile
 	}
-	r.mu.Unlock()
-	if err := r.exchange(ctx); err != nil {
+	c.mu.Unlock()
+	if err := c.exchange(ctx); err != nil {
 		return err
 	}
 	works()
 
 	failed := make(chan error, 1)
-	listener.Go(func() { failed <- r.listen(ctx, subscription) })
-	ping := time.NewTicker(r.opts.Retry)
+	listener.Go(func() { failed <- c.listen(ctx, subscription) })
+	ping := time.NewTicker(c.opts.Retry)
 	defer ping.Stop()
 	for {
 		var err error
@@ -97,9 +102,11 @@ func (r *Cooldowns) session(ctx context.Context, works func()) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case err = <-failed:
-		case <-r.wake:
-			err = r.exchange(ctx)
-		case <-ping.C: // its answer is something for the listener to hear
+		case <-c.work.C():
+			err = c.exchange(ctx)
+		case <-ping.C:
+			// The listener fails if it receives nothing for a while, so a working
+			// but silent Redis has to answer.
 			err = subscription.Ping(ctx)
 		}
 		if err != nil {
@@ -108,21 +115,21 @@ func (r *Cooldowns) session(ctx context.Context, works func()) error {
 	}
 }
 
-func (r *Cooldowns) subscribe(ctx context.Context, subscription *redis.PubSub) error {
+func (c *Cooldowns) subscribe(ctx context.Context, subscription *redis.PubSub) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := subscription.Subscribe(ctx, r.channel()); err != nil {
+	if err := subscription.Subscribe(ctx, c.channel()); err != nil {
 		return err
 	}
 	_, err := subscription.ReceiveTimeout(ctx, callTimeout)
 	return err
 }
 
-// listen learns what other instances tell, until the subscription fails, is
-// silent or is closed.
-func (r *Cooldowns) listen(ctx context.Context, subscription *redis.PubSub) error {
+// listen records the cooldowns that other instances publish, until the
+// subscription fails, is silent or is closed.
+func (c *Cooldowns) listen(ctx context.Context, subscription *redis.PubSub) error {
 	for {
-		received, err := subscription.ReceiveTimeout(ctx, r.opts.Retry+callTimeout)
+		received, err := subscription.ReceiveTimeout(ctx, c.opts.Retry+callTimeout)
 		if err != nil {
 			return fmt.Errorf("listening: %w", err)
 		}
@@ -130,75 +137,79 @@ func (r *Cooldowns) listen(ctx context.Context, subscription *redis.PubSub) erro
 		if !ok {
 			continue // a pong
 		}
+		// A message that cannot be read is ignored, since any client of this Redis
+		// can publish one.
 		var m message
 		if json.Unmarshal([]byte(text.Payload), &m) == nil && m.Left > 0 {
-			r.record(m.Rest, time.Now().Add(time.Duration(m.Left)*time.Millisecond))
+			c.record(m.Rest, time.Now().Add(time.Duration(m.Left)*time.Millisecond), false)
 		}
 	}
 }
 
-// exchange tells Redis of the rests that it does not know, and asks for those
-// that somebody began to watch. What fails stays to be done.
-func (r *Cooldowns) exchange(ctx context.Context) error {
+// exchange publishes the cooldowns that Redis does not know, and reads those of
+// new subscribers. After a failure the next session does the remaining work.
+func (c *Cooldowns) exchange(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if err := r.publish(ctx); err != nil {
+	if err := c.publish(ctx); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
-	if err := r.query(ctx); err != nil {
+	if err := c.query(ctx); err != nil {
 		return fmt.Errorf("reading: %w", err)
 	}
 	return nil
 }
 
-// publish writes each rest to a key that ends with it, for instances that start
-// later, and to the channel, for those that run.
-func (r *Cooldowns) publish(ctx context.Context) error {
-	told := make(map[string]time.Time)
-	r.mu.Lock()
-	for name := range r.unpublished {
-		told[name] = r.until[name]
+// publish writes each cooldown to a key that expires with it, for instances that
+// start later, and to the channel, for those that run.
+func (c *Cooldowns) publish(ctx context.Context) error {
+	published := make(map[string]time.Time)
+	c.mu.Lock()
+	for name := range c.unpublished {
+		published[name] = c.until[name]
 	}
-	r.mu.Unlock()
-	_, err := r.opts.Redis.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for name, until := range told {
+	c.mu.Unlock()
+	_, err := c.opts.Redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for name, until := range published {
 			left := time.Until(until)
-			if left < time.Millisecond { // the finest that Redis knows
-				continue
+			if left < time.Millisecond {
+				continue // over: Redis counts in whole milliseconds
 			}
 			text, err := json.Marshal(message{name, left.Milliseconds()})
 			if err != nil {
 				return err
 			}
-			p.Eval(ctx, extend, []string{r.keyOf(name)}, left.Milliseconds(), until.UTC().Format(time.RFC3339))
-			p.Publish(ctx, r.channel(), text)
+			p.Eval(ctx, extend, []string{c.keyOf(name)}, left.Milliseconds(), until.UTC().Format(time.RFC3339))
+			p.Publish(ctx, c.channel(), text)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for name, until := range told {
-		if !r.until[name].After(until) {
-			delete(r.unpublished, name)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, until := range published {
+		// A limit that was extended meanwhile stays to be published.
+		if !c.until[name].After(until) {
+			delete(c.unpublished, name)
 		}
 	}
 	return nil
 }
 
-// query learns what was told before somebody listened.
-func (r *Cooldowns) query(ctx context.Context) error {
+// query reads the cooldowns that were published before their names had a
+// subscriber.
+func (c *Cooldowns) query(ctx context.Context) error {
 	answers := make(map[string]*redis.DurationCmd)
-	r.mu.Lock()
-	for name := range r.unqueried {
+	c.mu.Lock()
+	for name := range c.unqueried {
 		answers[name] = nil
 	}
-	r.mu.Unlock()
-	_, err := r.opts.Redis.Pipelined(ctx, func(p redis.Pipeliner) error {
+	c.mu.Unlock()
+	_, err := c.opts.Redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for name := range answers {
-			answers[name] = p.PTTL(ctx, r.keyOf(name))
+			answers[name] = p.PTTL(ctx, c.keyOf(name))
 		}
 		return nil
 	})
@@ -206,14 +217,14 @@ func (r *Cooldowns) query(ctx context.Context) error {
 		return err
 	}
 	for name, answer := range answers {
-		if left := answer.Val(); left > 0 { // and not: no such key
-			r.record(name, time.Now().Add(left))
+		if left := answer.Val(); left > 0 { // negative: no such key, or one that never expires
+			c.record(name, time.Now().Add(left), false)
 		}
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for name := range answers {
-		delete(r.unqueried, name)
+		delete(c.unqueried, name)
 	}
 	return nil
 }

@@ -1,15 +1,15 @@
-// Package sharedcooldown shares how long upstream registries want to be left alone
-// after an answer of 429: what one client was told, the others need not be told
-// again. It implements the Cooldowns of package upstream.
+// Package sharedcooldown shares cooldowns after an answer of 429: if an upstream
+// limits one client, the other clients of the same account send no request
+// either until the limit ends. It implements the Cooldowns of package upstream.
 //
-// [Cooldowns] tells the clients of this process at once, and those of other
-// instances through Redis (redis.go), if there is one. Redis is asked and told
-// by a goroutine of its own and never by a request: Limit and Subscribe only leave
-// word for it. While Redis is away, a rest is known in this process only; when
-// it is back, what is left of the rest is shared.
+// [Cooldowns] informs the clients of this process at once, and those of other
+// instances through Redis (redis.go), if there is one. Only a goroutine of
+// Cooldowns talks to Redis, never a request: Limit and Subscribe leave work for
+// that goroutine. While Redis is away, a cooldown is known in this process only;
+// once Redis is back, the remaining time of the cooldown is shared.
 //
-// A limit is one of an upstream and an account, so anonymous and authenticated
-// clients of one registry do not rest together. In Redis both appear as a hash.
+// A limit belongs to an upstream and an account, so anonymous and authenticated
+// clients of one registry cool down separately. Redis holds a hash of both.
 package sharedcooldown
 
 import (
@@ -24,123 +24,125 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/weirhq/weir/internal/notify"
 )
 
+// defaultRetry is short against the usual limit of a minute, and long enough for
+// a Redis that is down to cost nothing.
 const defaultRetry = 5 * time.Second
 
-// Options are what [New] needs.
+// Options configure [New].
 type Options struct {
-	Redis  redis.UniversalClient // nil: nothing leaves the process
+	Redis  redis.UniversalClient // nil: cooldowns are shared within the process
 	Prefix string                // of the names of keys and of the channel
 	Logger *slog.Logger
 	// Advice tells an operator what to check when Redis fails. It follows the
 	// warning in the log.
 	Advice string
-	// Retry is the time between two looks at a Redis that fails or is silent;
-	// 0: 5 s.
+	// Retry is the pause after a failure of Redis, and the time between two
+	// pings of a silent Redis; 0: 5 s.
 	Retry time.Duration
 }
 
-// Cooldowns shares rests. All methods may be called concurrently.
+// Cooldowns shares cooldowns. All methods may be called concurrently.
 type Cooldowns struct {
 	opts   Options
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
-	wake   chan struct{} // there is something to tell Redis or to ask it
+	work   notify.Signal // there is an entry in unpublished or unqueried
 
 	mu          sync.Mutex
-	until       map[string]time.Time            // the rests that are known, by name
+	until       map[string]time.Time            // the end of each known cooldown, by name
 	subscribers map[string]map[*subscriber]bool // by name
-	unpublished map[string]bool                 // names of rests that Redis does not know yet
+	unpublished map[string]bool                 // names of cooldowns that Redis does not know yet
 	unqueried   map[string]bool                 // names that Redis was not asked about yet
 }
 
+// subscriber is a pointer in the maps, because functions cannot be compared.
 type subscriber struct{ onLimit func(until time.Time) }
 
 // New returns Cooldowns that share until their Close. It does not wait for Redis.
 func New(opts Options) *Cooldowns {
 	opts.Retry = cmp.Or(opts.Retry, defaultRetry)
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &Cooldowns{
-		opts: opts, cancel: cancel, wake: make(chan struct{}, 1),
+	c := &Cooldowns{
+		opts: opts, cancel: cancel, work: notify.NewSignal(),
 		until: make(map[string]time.Time), subscribers: make(map[string]map[*subscriber]bool),
 		unpublished: make(map[string]bool), unqueried: make(map[string]bool),
 	}
 	if opts.Redis != nil {
-		r.ended.Go(func() { r.run(ctx) })
+		c.ended.Go(func() { c.run(ctx) })
 	}
-	return r
+	return c
 }
 
-// Close ends the sharing. The Redis client stays the caller's to close, after
-// this.
-func (r *Cooldowns) Close() {
-	r.cancel()
-	r.ended.Wait()
+// Close ends the sharing. The caller closes the Redis client after this.
+func (c *Cooldowns) Close() {
+	c.cancel()
+	c.ended.Wait()
 }
 
-// Limit tells everyone who watches until when an upstream (host:port) rests for
-// an account.
-func (r *Cooldowns) Limit(upstream, account string, until time.Time) {
-	name := nameOf(upstream, account)
-	r.mu.Lock()
-	r.unpublished[name] = true
-	r.mu.Unlock()
-	r.record(name, until)
-	r.wakeUp()
+// Limit informs all subscribers that an upstream (host:port) limits an account
+// until the given time.
+func (c *Cooldowns) Limit(upstream, account string, until time.Time) {
+	c.record(nameOf(upstream, account), until, true)
+	c.work.Notify()
 }
 
-// Subscribe lets onLimit be called, from any goroutine, whenever a rest of an
-// upstream and an account becomes known, and at once for one that is.
-func (r *Cooldowns) Subscribe(upstream, account string, onLimit func(until time.Time)) (stop func()) {
-	name, w := nameOf(upstream, account), &subscriber{onLimit}
-	r.mu.Lock()
-	if r.subscribers[name] == nil {
-		r.subscribers[name] = make(map[*subscriber]bool)
+// Subscribe calls onLimit for the current limit of an upstream and an account, if
+// any, and for each new one, from any goroutine and possibly more than once. A
+// call that is under way may still end after stop has returned.
+func (c *Cooldowns) Subscribe(upstream, account string, onLimit func(until time.Time)) (stop func()) {
+	name, s := nameOf(upstream, account), &subscriber{onLimit}
+	c.mu.Lock()
+	if c.subscribers[name] == nil {
+		c.subscribers[name] = make(map[*subscriber]bool)
 	}
-	r.subscribers[name][w] = true
-	r.unqueried[name] = true
-	until := r.until[name]
-	r.mu.Unlock()
+	// From here on record informs the subscriber, so no limit is lost between
+	// the look at until and its call.
+	c.subscribers[name][s] = true
+	c.unqueried[name] = true
+	until := c.until[name]
+	c.mu.Unlock()
 	if until.After(time.Now()) {
 		onLimit(until)
 	}
-	r.wakeUp()
+	c.work.Notify()
 	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.subscribers[name], w)
-		if len(r.subscribers[name]) == 0 {
-			delete(r.subscribers, name)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.subscribers[name], s)
+		if len(c.subscribers[name]) == 0 {
+			delete(c.subscribers, name)
 		}
 	}
 }
 
-// record remembers a rest and tells those who watch.
-func (r *Cooldowns) record(name string, until time.Time) {
+// record remembers the end of a cooldown and informs its subscribers. If the
+// cooldown is new to Redis, it is published later.
+func (c *Cooldowns) record(name string, until time.Time, unpublished bool) {
 	now := time.Now()
-	r.mu.Lock()
-	maps.DeleteFunc(r.until, func(_ string, until time.Time) bool { return until.Before(now) })
-	if until.After(r.until[name]) {
-		r.until[name] = until
+	c.mu.Lock()
+	// Cooldowns that are over go here, since no timer removes them.
+	maps.DeleteFunc(c.until, func(_ string, until time.Time) bool { return until.Before(now) })
+	if until.After(c.until[name]) {
+		c.until[name] = until
 	}
-	subscribers := maps.Clone(r.subscribers[name])
-	r.mu.Unlock()
-	for w := range subscribers {
-		w.onLimit(until)
+	if unpublished {
+		// Under the same lock as until: publish takes a name without a cooldown
+		// for one that is over, and drops it.
+		c.unpublished[name] = true
 	}
-}
-
-// wakeUp makes the goroutine look for what is to be done.
-func (r *Cooldowns) wakeUp() {
-	select {
-	case r.wake <- struct{}{}:
-	default: // it is going to look
+	subscribers := maps.Clone(c.subscribers[name])
+	c.mu.Unlock()
+	for s := range subscribers {
+		s.onLimit(until) // under no lock: it may call Limit or stop
 	}
 }
 
-// nameOf names what a rest is about without showing it. The account's length is
-// always the same, or 0, so that no two names run together.
+// nameOf hashes an upstream and an account, so that Redis shows neither. An
+// account always has the same length, or none, so two names never collide.
 func nameOf(upstream, account string) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "weir rest v1\n%s\n%s", upstream, account))
 	return hex.EncodeToString(sum[:16])

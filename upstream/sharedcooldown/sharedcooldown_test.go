@@ -1,8 +1,10 @@
 package sharedcooldown_test
 
 import (
+	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -25,7 +27,7 @@ const (
 	retry  = 50 * time.Millisecond
 )
 
-// instance is one mirror's rests.
+// instance is the cooldowns of one mirror.
 type instance struct {
 	*sharedcooldown.Cooldowns
 	log *testutil.LogBuffer
@@ -43,7 +45,7 @@ func newInstance(t *testing.T, server *redistest.Server) *instance {
 	return i
 }
 
-// watching is what a client of an instance was told.
+// watching receives the limits that a client of an instance is informed of.
 type watching struct{ told chan time.Time }
 
 func (i *instance) watch(t *testing.T, upstream, account string) watching {
@@ -53,9 +55,9 @@ func (i *instance) watch(t *testing.T, upstream, account string) watching {
 	return w
 }
 
-// expect waits until the client is told of a rest of about that end. It may be
-// told of others, that end before, and of one more than once.
-func (w watching) expect(t *testing.T, what string, until time.Time) {
+// expect waits until the client is informed of a cooldown of about that end. The
+// client may hear of earlier ends before, and of one end more than once.
+func (w watching) expect(t *testing.T, when string, until time.Time) {
 	t.Helper()
 	var got time.Time
 	deadline := time.After(20 * time.Second)
@@ -63,19 +65,19 @@ func (w watching) expect(t *testing.T, what string, until time.Time) {
 		select {
 		case got = <-w.told:
 		case <-deadline:
-			t.Fatalf("%s: told that it rests until %v, want %v", what, got, until)
+			t.Fatalf("%s: limited until %v, want %v", when, got, until)
 		}
 	}
 	if got.Sub(until) > 2*time.Second {
-		t.Errorf("%s: told that it rests until %v, want %v", what, got, until)
+		t.Errorf("%s: limited until %v, want %v", when, got, until)
 	}
 }
 
-func (w watching) expectNothing(t *testing.T, what string) {
+func (w watching) expectNothing(t *testing.T, when string) {
 	t.Helper()
 	select {
 	case got := <-w.told:
-		t.Errorf("%s: told that it rests until %v", what, got)
+		t.Errorf("%s: limited until %v", when, got)
 	default:
 	}
 }
@@ -90,13 +92,13 @@ func TestWithinOneProcess(t *testing.T) {
 		anonymous, elsewhere := i.watch(t, hub, ""), i.watch(t, "other.test:443", "account")
 		until := in(time.Minute)
 		i.Limit(hub, "account", until)
-		one.expect(t, "the one that said it", until)
+		one.expect(t, "the client with the 429", until)
 		other.expect(t, "another client", until)
-		i.watch(t, hub, "account").expect(t, "a later one", until)
+		i.watch(t, hub, "account").expect(t, "a later client", until)
 		anonymous.expectNothing(t, "another account")
 		elsewhere.expectNothing(t, "another upstream")
 		time.Sleep(time.Minute)
-		i.watch(t, hub, "account").expectNothing(t, "after the rest")
+		i.watch(t, hub, "account").expectNothing(t, "after the cooldown")
 	})
 }
 
@@ -109,6 +111,38 @@ func TestUnsubscribe(t *testing.T) {
 	i.Limit(hub, "", in(time.Hour))
 	if calls != 1 {
 		t.Errorf("%d calls, want 1", calls)
+	}
+}
+
+// A limit is never dropped as one that is over while it is being recorded.
+func TestLimitsDuringExchanges(t *testing.T) {
+	const limits = 3000
+	server := redistest.Start(t)
+	i := newInstance(t, server)
+	var busy sync.WaitGroup
+	stop := make(chan struct{})
+	busy.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				i.Subscribe("other.test:443", "", func(time.Time) {})() // another exchange
+			}
+		}
+	})
+	for n := range limits {
+		i.Limit(fmt.Sprint(n), "", in(time.Hour))
+	}
+	close(stop)
+	busy.Wait()
+	client := server.Client(t)
+	got := int64(0)
+	for deadline := in(10 * time.Second); got < limits && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		got = client.DBSize(t.Context()).Val()
+	}
+	if got != limits {
+		t.Errorf("Redis knows %d limits of %d", got, limits)
 	}
 }
 
@@ -143,7 +177,7 @@ func must(t *testing.T) func([]string, error) []string {
 	}
 }
 
-// Garbage on the channel and in keys harms nobody.
+// Garbage on the channel and in keys stops neither instance.
 func TestGarbage(t *testing.T) {
 	server := redistest.Start(t)
 	one, other := newInstance(t, server), newInstance(t, server)
@@ -171,8 +205,8 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// While Redis is away a rest stays in its process, and what is left of it is
-// shared when Redis is back. The log says so once each way.
+// While Redis is away a cooldown stays in its process. Its remaining time is
+// shared once Redis is back. The log has one line for each of the two changes.
 func TestRedisFails(t *testing.T) {
 	for name, c := range map[string]struct{ fail, mend func(*redistest.Server) }{
 		"dead":   {(*redistest.Server).Stop, (*redistest.Server).Restart},
@@ -214,7 +248,7 @@ func TestRedisFails(t *testing.T) {
 	}
 }
 
-// A Redis that restarts has forgotten what it was told, and is told again.
+// A Redis that restarts has lost the cooldowns, and gets them again.
 func TestRedisForgets(t *testing.T) {
 	server := redistest.Start(t)
 	one := newInstance(t, server)
@@ -247,7 +281,7 @@ func (i *instance) waitFor(t *testing.T, text string, times int) {
 	}
 }
 
-// Nobody waits for Redis, not even for one that accepts connections and is
+// No call waits for Redis, not even for one that accepts connections and is
 // silent.
 func TestNothingWaitsForRedis(t *testing.T) {
 	server := redistest.Start(t)
