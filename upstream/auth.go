@@ -12,10 +12,12 @@ import (
 )
 
 const (
-	// maxChallenges bounds how many repositories' challenges are remembered.
+	// maxChallenges bounds the memory for challenges to about a megabyte. There is
+	// one for each repository at each host, and a lost one costs one request.
 	maxChallenges = 4096
-	// freshToken is the age up to which a 403 is believed: an older token
-	// may have expired, which some registries (ECR) answer with 403.
+	// freshToken is the age up to which a 403 counts as final. An older token
+	// may have expired, which some registries (ECR) answer with 403. Tokens live
+	// for minutes, so a younger one has not.
 	freshToken = 5 * time.Second
 )
 
@@ -23,11 +25,11 @@ type credentials struct{ username, password string }
 
 func (c credentials) set() bool { return c.username != "" || c.password != "" }
 
-// challengeKey says where a challenge was seen: at a host, for a repository.
+// challengeKey is the place of a challenge: a host and a repository.
 type challengeKey struct{ origin, repository string }
 
-// authorizer knows how a client authenticates: the challenges it has seen, and
-// where its tokens are.
+// authorizer is the part of authentication that all requests of a client share:
+// the challenges so far, the tokens and the way to new ones.
 type authorizer struct {
 	remembered *lru.Cache[challengeKey, challenge]
 	tokens     *tokencache.Cache
@@ -43,8 +45,8 @@ func newAuthorizer(tokens *tokencache.Cache, service *tokenService) *authorizer 
 }
 
 // authTransport authenticates the requests for one repository at one origin.
-// It sends what the remembered challenge wants, so that a warm token costs no
-// refused request, and answers a new challenge.
+// It answers the remembered challenge in advance, so that a warm token costs no
+// refused request, and a new challenge by sending the request again.
 type authTransport struct {
 	*authorizer
 	base        http.RoundTripper
@@ -53,8 +55,8 @@ type authTransport struct {
 	credentials credentials // none for the target of a redirect
 }
 
-// RoundTrip implements http.RoundTripper. A refusal that a fresh token did not
-// change is returned as the response it is.
+// RoundTrip returns a refusal that a fresh token did not change as the response
+// that it is. It returns an error if no token can be acquired.
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	wanted, _ := t.remembered.Get(t.key())
 	for try := 1; ; try++ {
@@ -63,19 +65,23 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		resp, err := t.base.RoundTrip(sent.Request)
-		// What is refused twice is meant, unless the second time was with an old
-		// token: one that somebody else acquired, and that was revoked since.
+		// A second refusal is final, unless the second token was an old one: another
+		// instance may have acquired it, and it was revoked since. Then a third try
+		// has a new token.
 		if err != nil || !sent.refused(resp) || try == 2 && !sent.old() || try == 3 {
 			return resp, err
 		}
 		next, ok := t.choose(resp.Header.Values("WWW-Authenticate"))
 		if !ok && resp.StatusCode == http.StatusForbidden {
-			next, ok = wanted, true // its token expired: a refusal like any other, without a challenge
+			// A 403 for an expired token comes without a challenge, so the
+			// remembered one is answered again.
+			next, ok = wanted, true
 		}
 		if !ok || sent.basic && next.scheme == "basic" {
-			return resp, nil
+			return resp, nil // no answer to the challenge, or the password is wrong
 		}
 		discard(resp.Body)
+		// The refused token goes before the next try, which would get it again.
 		if sent.token.Value != "" {
 			t.tokens.Invalidate(req.Context(), sent.key, sent.token)
 		}
@@ -84,21 +90,21 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// authorized is a request with what it was given to authenticate itself.
+// authorized is a request with its credentials or token.
 type authorized struct {
 	*http.Request
 	basic bool
 	key   tokencache.Key
-	token tokencache.Token // zero without one
+	token tokencache.Token // zero if the challenge wants none
 }
 
-// refused reports whether the answer may be another one with a new token.
+// refused reports whether another token may get another answer.
 func (a *authorized) refused(resp *http.Response) bool {
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
 		return true
 	case http.StatusForbidden:
-		return a.old()
+		return a.old() // else the account may not read the repository
 	default:
 		return false
 	}
@@ -109,8 +115,8 @@ func (a *authorized) old() bool {
 	return a.token.Value != "" && time.Since(a.token.Issued) > freshToken
 }
 
-// authorize returns a copy of the request with what the challenge wants; the
-// zero challenge wants nothing.
+// authorize returns a copy of the request with the credentials or the token that
+// the challenge wants. The zero challenge wants neither.
 func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, error) {
 	a := &authorized{Request: req.Clone(req.Context())}
 	switch c.scheme {
@@ -137,8 +143,8 @@ func (t *authTransport) key() challengeKey {
 	return challengeKey{origin: originOf(t.origin), repository: t.repository}
 }
 
-// tokenKey names the token that a challenge asks for. A challenge without a
-// scope means the repository's content, if there is a repository.
+// tokenKey names the token that a challenge asks for. If the challenge has no
+// scope, the token is for the repository's content.
 func (t *authTransport) tokenKey(c challenge) tokencache.Key {
 	scope := c.params["scope"]
 	if scope == "" && t.repository != "" {
@@ -153,8 +159,8 @@ func (t *authTransport) tokenKey(c challenge) tokencache.Key {
 	}
 }
 
-// choose picks the challenge to answer: Bearer before Basic, and Basic only
-// where there are credentials to send.
+// choose picks the challenge to answer: Bearer before Basic, since a token is
+// worth less to a thief than a password, and Basic only if there are credentials.
 func (t *authTransport) choose(headers []string) (challenge, bool) {
 	challenges := parseChallenges(headers)
 	for _, c := range challenges {

@@ -17,8 +17,7 @@ import (
 
 // Blob opens a blob at offset for length bytes, or to its end if length is -1.
 // The caller closes it. A stream that breaks off is an error; a [Chain], of one
-// member or many, continues it. The whole of a blob is asked for without a
-// Range.
+// member or many, continues it. The request for a whole blob has no Range.
 func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
 	end := int64(-1)
 	if length >= 0 {
@@ -35,7 +34,7 @@ func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offs
 		return nil, c.badAnswer(ctx, call, err)
 	}
 	if size >= 0 && (end < 0 || end > size) {
-		end = size
+		end = size // so that Read notices a body that ends early
 	}
 	return &stretch{ctx: ctx, client: c, call: call, dgst: dgst, body: resp.Body, size: size, offset: offset, end: end}, nil
 }
@@ -49,7 +48,7 @@ type stretch struct {
 	body   io.ReadCloser
 	size   int64 // of the whole blob; -1 if unknown
 	offset int64 // of the next byte
-	end    int64 // exclusive; -1 if the end of the body tells
+	end    int64 // exclusive; -1: where the body ends
 }
 
 func (s *stretch) Size() int64 { return s.size }
@@ -60,7 +59,7 @@ func (s *stretch) Upstream() string { return s.client.host }
 func (s *stretch) Read(p []byte) (int, error) {
 	if s.end >= 0 {
 		if s.offset >= s.end {
-			return 0, io.EOF // a registry may send more than it was asked for
+			return 0, io.EOF // a registry may send more than the requested range
 		}
 		p = p[:min(int64(len(p)), s.end-s.offset)]
 	}
@@ -72,7 +71,7 @@ func (s *stretch) Read(p []byte) (int, error) {
 	case err == io.EOF && s.end >= 0:
 		err = io.ErrUnexpectedEOF
 	case err == nil || err == io.EOF:
-		return 0, err
+		return 0, err // a clean EOF, which the caller has to verify: the end is unknown
 	}
 	return 0, s.client.badAnswer(s.ctx, s.call, fmt.Errorf("the body broke off at offset %d: %w", s.offset, err))
 }
@@ -85,22 +84,23 @@ func (s *stretch) Reject() (elsewhere bool) {
 	return false
 }
 
-// StatBlob asks whether there is a blob, and for its size. Where the registry
-// refuses HEAD or gives no length, it asks for the first byte. The Size is -1
-// where even that does not say.
+// StatBlob asks whether there is a blob, and for its size. If the registry refuses
+// HEAD or gives no length, StatBlob requests the first byte. The Size is -1 if that
+// answer has none either.
 func (c *Client) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
 	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: -1}
 	resp, err := c.do(ctx, blobCall(http.MethodHead, repo, dgst, ""))
 	switch {
 	case err == nil:
 		resp.Body.Close()
-		// Some registries say 0 where they do not know.
+		// Some registries answer 0 for an unknown length. It is right for the empty
+		// blob only.
 		if resp.ContentLength > 0 || dgst == dgst.Algorithm().FromBytes(nil) {
 			desc.Size = max(resp.ContentLength, 0)
 			return desc, nil
 		}
 	case !errors.Is(err, ErrHeadUnsupported):
-		return ocispec.Descriptor{}, err
+		return ocispec.Descriptor{}, err // a GET would fail too
 	}
 	call := blobCall(http.MethodGet, repo, dgst, "bytes=0-0")
 	resp, err = c.do(ctx, call)
@@ -115,7 +115,7 @@ func (c *Client) StatBlob(ctx context.Context, repo string, dgst digest.Digest) 
 			return ocispec.Descriptor{}, c.badAnswer(ctx, call, err)
 		}
 	default:
-		desc.Size = resp.ContentLength
+		desc.Size = resp.ContentLength // Range ignored: the answer is the whole blob
 	}
 	return desc, nil
 }
@@ -140,8 +140,8 @@ func formatRange(offset, end int64) string {
 }
 
 // sizeOf checks that an answer begins at offset, and returns the size of the
-// whole blob, -1 if it is not told. A registry that ignores Range sends the
-// whole: the bytes before offset are read and dropped.
+// whole blob, or -1 if the answer has none. If the registry ignores Range and
+// sends the whole blob, sizeOf reads and drops the bytes before offset.
 func sizeOf(resp *http.Response, offset int64) (int64, error) {
 	if resp.StatusCode == http.StatusPartialContent {
 		start, size, err := parseContentRange(resp.Header.Get("Content-Range"))
@@ -164,8 +164,8 @@ func unsatisfiedSize(value string) (size int64, ok bool) {
 	return size, err == nil && size >= 0 && strings.EqualFold(unit, "bytes")
 }
 
-// parseContentRange reads "bytes 0-9/100", or "bytes 0-9/*" where the size is
-// then -1 (RFC 9110 section 14.4).
+// parseContentRange reads "bytes 0-9/100", or "bytes 0-9/*", for which size is -1
+// (RFC 9110 section 14.4).
 func parseContentRange(value string) (start, size int64, err error) {
 	malformed := errors.New("malformed Content-Range in the answer")
 	unit, rest, _ := strings.Cut(value, " ")

@@ -16,8 +16,8 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// reopenWait is the first pause before a member that fails is asked again: a
-// registry rarely mends in less.
+// reopenWait is the first pause before a new request to a member that failed. A
+// registry rarely recovers in less.
 const reopenWait = 500 * time.Millisecond
 
 // blobReader is a blob, or a part of one, as the members of a chain deliver it.
@@ -36,12 +36,12 @@ type blobReader struct {
 	part    oci.Blob // nil if no stream is open
 	offset  int64    // of the next byte
 	limit   int64    // end of the range that the caller asked for; -1 if open-ended
-	end     int64    // where the reader ends; -1 if the end of the stream tells
+	end     int64    // where the reader ends; -1: where the stream ends
 
-	hash      hash.Hash // of all bytes so far; nil if the size tells the end
+	hash      hash.Hash // of all bytes so far; nil if the end is known
 	ended     int64     // offset of an unconfirmed EOF; -1 if none
 	delivered []bool    // members that some bytes came from
-	err       error     // what ended the reader
+	err       error     // of each Read from now on; nil while the reader goes on
 
 	retry   *retryPolicy
 	reasons failures // since the last byte
@@ -64,6 +64,7 @@ func openBlob(ctx context.Context, logger *slog.Logger, members []Member, repo s
 		return nil, err
 	}
 	if offset == 0 && b.end < 0 {
+		// Only the digest can confirm the end of a blob of unknown size.
 		b.hash = dgst.Algorithm().Hash()
 	}
 	return b, nil
@@ -78,6 +79,7 @@ func (b *blobReader) open(m Member) error {
 	part, err := m.Blob(b.ctx, b.repo, b.dgst, b.offset, length)
 	switch {
 	case b.nothingLeft(err):
+		// Bytes were asked for beyond the end, so the last one is delivered.
 		b.size, b.end = b.offset, b.offset
 	case err != nil:
 		return err
@@ -96,7 +98,7 @@ func (b *blobReader) open(m Member) error {
 
 func (b *blobReader) learnSize(size int64) {
 	if b.size >= 0 || size < 0 {
-		return
+		return // known already, or still unknown
 	}
 	b.size = size
 	if b.end < 0 || b.end > size {
@@ -114,7 +116,7 @@ func (b *blobReader) nothingLeft(err error) bool {
 	}
 	begun := slices.Contains(b.delivered, true)
 	if b.limit >= 0 && !begun {
-		return false
+		return false // the caller's range is wrong
 	}
 	size, told := unsatisfiedSize(e.contentRange)
 	// An answer without a size means the end if bytes came before: they cannot
@@ -137,11 +139,11 @@ func (b *blobReader) Read(p []byte) (int, error) {
 			break
 		}
 		if b.part == nil {
-			b.resume()
+			b.resume() // opens a stream, waits, or sets err
 			continue
 		}
 		limited := p
-		if b.end >= 0 {
+		if b.end >= 0 { // a member may send more than the blob
 			limited = p[:min(int64(len(p)), b.end-b.offset)]
 		}
 		n, err := b.part.Read(limited)
@@ -155,7 +157,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		case err != nil:
 			b.broke(err)
 		case len(p) == 0:
-			return 0, nil
+			return 0, nil // else an empty buffer would loop for ever
 		}
 	}
 	return 0, b.err

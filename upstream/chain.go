@@ -41,7 +41,7 @@ type Health interface {
 	// Reject notes that the member delivered corrupt bytes for a digest, all of
 	// them if alone.
 	Reject(dgst digest.Digest, alone bool)
-	// Broken counts a blob whose stream was no good, and returns the cause as a
+	// Broken counts a blob whose stream was unusable, and returns the cause as a
 	// failure of the member. It returns the context's error if ctx is done.
 	Broken(ctx context.Context, repo string, dgst digest.Digest, cause error) error
 }
@@ -53,8 +53,8 @@ type ChainOptions struct {
 
 // Chain reads several registries that hold the same content, in order. It asks
 // the next member if one fails, and half-open members after the others. If all
-// fail, the error is the most hopeful of theirs and tells all of them. A chain
-// has no state of its own.
+// fail, the error has the class that is likeliest to end soon, and its text has
+// the failures of all. A chain has no state of its own.
 type Chain struct {
 	members []Member
 	logger  *slog.Logger
@@ -69,7 +69,7 @@ func NewChain(opts ChainOptions, members ...Member) *Chain {
 
 // Blob opens a blob on the first member that has it. If a stream breaks off, the
 // blob continues at its offset, on the same member or another one: the digest
-// makes the bytes of any member as good. Members that lately delivered corrupt
+// makes the bytes of all members equal. Members that lately delivered corrupt
 // bytes for the digest are asked last.
 func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
 	var ordered, last []Member
@@ -94,8 +94,8 @@ func (c *Chain) Manifest(ctx context.Context, repo string, ref oci.Reference) (*
 }
 
 // Head is [Client.Head] on the first member that has the manifest. A member that
-// answers [ErrHeadUnsupported] ends the question: a GET may show that it has
-// the manifest, and then the later members' word does not count.
+// answers [ErrHeadUnsupported] ends the question: a GET may show that it has the
+// manifest, and then the answers of later members do not count.
 func (c *Chain) Head(ctx context.Context, repo string, ref oci.Reference) (ocispec.Descriptor, error) {
 	return ask(ctx, c.logger, c.members, func(m Member) (ocispec.Descriptor, error) { return m.Head(ctx, repo, ref) })
 }
@@ -115,20 +115,21 @@ func (c *Chain) Referrers(ctx context.Context, repo string, dgst digest.Digest, 
 		return m.Referrers(ctx, repo, dgst, artifactType)
 	})
 	if len(c.members) == 0 {
-		return nil, err
+		return nil, err // a chain without members knows nothing, not even an empty list
 	}
 	return orNone(referrers, err, c.members[0].Host())
 }
 
-// referrersFinder is a member that tells a registry without any list of referrers,
-// which is [ErrNotFound], from one whose list is empty.
+// referrersFinder is a member that distinguishes a registry that cannot list
+// referrers, by [ErrNotFound], from one whose list is empty. The chain asks the
+// next member after the former only.
 type referrersFinder interface {
 	findReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error)
 }
 
-// advances is the one table of which failure sends a question on to the next
-// member: all of them do. Everything else is no failure of the member: the client
-// went away, or the question must be asked in another way.
+// advances reports whether an error sends a question on to the next member. Every
+// failure of a member does. Other errors do not: the client left, or the question
+// must be asked in another way.
 func advances(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	if !ok || errors.Is(err, ErrHeadUnsupported) {
@@ -166,6 +167,8 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, ques
 			logger.Log(ctx, levelOf(failure), "an upstream failed, asking the next one", "upstream", member.Host(), "next", members[i+1].Host(), "error", err)
 		}
 	}
+	// Every member failed. Those that were not asked, because they cool down, may
+	// be the client's last chance.
 	for i, member := range members {
 		if !lastResort(member, failed[i], failed) {
 			continue
@@ -198,7 +201,7 @@ func lastResort(member Member, failure *Error, failed []*Error) bool {
 // these are.
 func halfOpenLast(members []Member) (ordered []Member, halfOpen int) {
 	if len(members) < 2 {
-		return members, 0
+		return members, 0 // no other member could answer instead
 	}
 	var last []Member
 	for _, m := range members {
@@ -211,8 +214,8 @@ func halfOpenLast(members []Member) (ordered []Member, halfOpen int) {
 	return append(ordered, last...), len(last)
 }
 
-// levelOf keeps out of the log the ordinary work of a chain, "not found", and
-// a cooldown, whose begin was logged.
+// levelOf lowers the level of failures that an operator need not see: "not found"
+// is the ordinary work of a chain, and the begin of a cooldown was logged.
 func levelOf(failure *Error) slog.Level {
 	if failure.Class == ClassNotFound || failure.coolingDown {
 		return slog.LevelDebug
@@ -220,8 +223,8 @@ func levelOf(failure *Error) slog.Level {
 	return slog.LevelWarn
 }
 
-// mostHopeful returns the failure of the highest class, the soonest to be over
-// among those of 429, with the others behind it.
+// mostHopeful returns the failure that is likeliest to end: the one of the highest
+// class, and among several of 429 the one that ends first. It holds the others.
 func mostHopeful(failed []*Error) error {
 	switch len(failed) {
 	case 0:
@@ -236,7 +239,7 @@ func mostHopeful(failed []*Error) error {
 			best = i
 		}
 	}
-	combined := *failed[best]
+	combined := *failed[best] // a copy, since the member's error may be shared
 	combined.others = slices.Delete(slices.Clone(failed), best, best+1)
 	return &combined
 }

@@ -10,8 +10,9 @@ type challenge struct {
 }
 
 // parseChallenges reads every challenge of the given WWW-Authenticate field
-// values, in their order. A value may hold several challenges, and what it
-// holds is the upstream's: malformed parts are skipped, never an error.
+// values, in their order. A value may hold several challenges, such as
+// `Basic realm="a", Bearer realm="https://b/token",service="c"`. Malformed parts
+// are skipped, never an error: a later challenge may still be usable.
 func parseChallenges(headers []string) []challenge {
 	var challenges []challenge
 	for _, header := range headers {
@@ -33,22 +34,22 @@ func (p *challengeParser) challenges() []challenge {
 		}
 		name := p.token()
 		if name == "" {
-			p.skipElement()
+			p.skipElement() // garbage: no element begins like this
 			continue
 		}
-		// A comma separates parameters as well as challenges. A name that an
-		// equals sign follows is a parameter, any other one a new scheme.
+		// A comma separates parameters as well as challenges. A name before an
+		// equals sign is a parameter, any other name a new scheme.
 		spaced := p.skip(" \t")
 		if strings.HasPrefix(p.rest, "=") {
 			p.rest = p.rest[1:]
 			value := p.value()
-			if len(list) > 0 {
+			if len(list) > 0 { // else the parameter has no challenge
 				list[len(list)-1].set(name, value)
 			}
 			continue
 		}
 		if p.rest != "" && p.rest[0] != ',' && !spaced {
-			p.skipElement() // a scheme that something unspeakable sticks to
+			p.skipElement() // garbage after the scheme's name
 			continue
 		}
 		list = append(list, challenge{scheme: strings.ToLower(name)})
@@ -56,7 +57,8 @@ func (p *challengeParser) challenges() []challenge {
 	}
 }
 
-// set keeps the first of several parameters of one name.
+// set adds a parameter. The first one of a name counts, since the specification
+// allows only one.
 func (c *challenge) set(name, value string) {
 	name = strings.ToLower(name)
 	if _, ok := c.params[name]; ok {
@@ -78,7 +80,7 @@ func (p *challengeParser) skip(chars string) bool {
 func (p *challengeParser) skipElement() {
 	for p.rest != "" && p.rest[0] != ',' {
 		if p.rest[0] == '"' {
-			p.quoted()
+			p.quoted() // a comma in quotes ends no element
 			continue
 		}
 		p.rest = p.rest[1:]
@@ -95,8 +97,9 @@ func (p *challengeParser) token() string {
 	return token
 }
 
-// value reads what follows an equals sign. Some registries forget the quotes
-// around a URL, so an unquoted value reaches to the next comma or space.
+// value reads a parameter's value, after the equals sign. Some registries forget
+// the quotes around a URL, so an unquoted value reaches to the next comma or
+// space.
 func (p *challengeParser) value() string {
 	p.skip(" \t")
 	if strings.HasPrefix(p.rest, `"`) {
@@ -111,7 +114,8 @@ func (p *challengeParser) value() string {
 	return value
 }
 
-// quoted reads a quoted-string. One that never ends reaches to the end.
+// quoted reads a quoted-string. Without a closing quote it reaches to the end of
+// the field.
 func (p *challengeParser) quoted() string {
 	var b strings.Builder
 	for i := 1; i < len(p.rest); i++ {
@@ -120,7 +124,7 @@ func (p *challengeParser) quoted() string {
 			p.rest = p.rest[i+1:]
 			return b.String()
 		case c == '\\' && i+1 < len(p.rest):
-			i++
+			i++ // a quoted-pair stands for its second character
 			b.WriteByte(p.rest[i])
 		default:
 			b.WriteByte(c)
@@ -135,6 +139,7 @@ func (p *challengeParser) quoted() string {
 func (p *challengeParser) skipToken68() {
 	word := strings.TrimLeft(p.rest, tokenPunctuation68+alphanumeric)
 	after := strings.TrimLeft(strings.TrimLeft(word, "="), " \t")
+	// Otherwise the word is the name of the first parameter.
 	if len(word) < len(p.rest) && (after == "" || after[0] == ',') {
 		p.rest = after
 	}

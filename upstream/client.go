@@ -22,7 +22,7 @@ import (
 	"github.com/weirhq/weir/tokencache"
 )
 
-// What an upstream is read for, in errors and metrics.
+// The operations, as errors and metrics name them.
 const (
 	opManifest  = "manifest"
 	opBlob      = "blob"
@@ -37,11 +37,13 @@ const (
 	defaultMaxManifestSize = 5 << 20
 	defaultTokens          = 1024
 
-	maxTries  = 3 // of one request, with jittered pauses between them
+	// maxTries of one request, with jittered pauses that begin with firstWait: a
+	// registry's hiccup is over by then, or a client's own retry is due.
+	maxTries  = 3
 	firstWait = 100 * time.Millisecond
 )
 
-// Options say how to reach one upstream registry. Only URL is required.
+// Options configure a [Client]. Only URL is required.
 type Options struct {
 	// URL of the registry: http or https, and a host. Its path goes before
 	// every repository name.
@@ -61,18 +63,18 @@ type Options struct {
 
 	MaxManifestSize int64             // bytes; 0: 5 MiB
 	Tokens          *tokencache.Cache // nil: one of its own
-	Cooldowns       Cooldowns         // nil: nobody else's
+	Cooldowns       Cooldowns         // nil: other clients' 429s stay unknown
 	Metrics         *Metrics          // may be nil
 	Logger          *slog.Logger      // may be nil
 	UserAgent       string
 }
 
-// Client reads one registry. It knows whether the registry rests, and so a
-// registry should have one Client, however many chains ask it. All methods may
-// be called concurrently.
+// Client reads one registry. It holds the registry's cooldown, so a registry
+// should have one Client, however many chains ask it. All methods may be called
+// concurrently.
 type Client struct {
 	url             *url.URL
-	host            string // as the URL has it, for people
+	host            string // as the URL has it, for logs and error messages
 	label           string // host:port, for metrics
 	credentials     credentials
 	maxRedirects    int
@@ -88,16 +90,16 @@ type Client struct {
 	auth        *authorizer
 	cooldown    *registryCooldown
 	cooldowns   Cooldowns // may be nil
-	unsubscribe func()    // ends what the rests of others tell this client
+	unsubscribe func()    // from cooldowns
 	rejected    *rejections
-	rateLow     atomic.Bool // it was logged that the rate limit is nearly used up
-	closing     context.Context
+	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
+	closing     context.Context // ends with Close
 	close       context.CancelFunc
 }
 
 var _ oci.Registry = (*Client)(nil)
 
-// NewClient returns a client for the registry that the options name.
+// NewClient returns a client of the registry at o.URL. The caller closes it.
 func NewClient(o Options) *Client {
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, defaultConnectTimeout)
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, defaultReadTimeout)
@@ -120,7 +122,7 @@ func NewClient(o Options) *Client {
 	c.closing, c.close = context.WithCancel(context.Background())
 	c.origin = newTransport(o, o.Certificate)
 	c.others = c.origin
-	if o.Certificate != nil {
+	if o.Certificate != nil { // else one transport, with one pool of connections, will do
 		c.others = newTransport(o, nil)
 	}
 	tokens := o.Tokens
@@ -129,6 +131,7 @@ func NewClient(o Options) *Client {
 	}
 	c.auth = newAuthorizer(tokens, &tokenService{client: c})
 	c.metrics = o.Metrics.add(c)
+	// Last, since a known limit calls the client at once.
 	if c.cooldowns != nil {
 		c.unsubscribe = c.cooldowns.Subscribe(c.label, c.account(), c.limitedElsewhere)
 	}
@@ -146,7 +149,7 @@ func loggerOr(logger *slog.Logger) *slog.Logger {
 // in messages.
 func (c *Client) Host() string { return c.host }
 
-// Close gives up idle connections. What is under way ends undisturbed.
+// Close closes idle connections. Requests that are under way continue.
 func (c *Client) Close() {
 	c.close()
 	c.unsubscribe()
@@ -162,11 +165,11 @@ type call struct {
 	path            string // below the repository's
 	query           url.Values
 	header          http.Header
-	observe         func(*http.Response) // each answer, those that redirect too; may be nil
+	observe         func(*http.Response) // called with each answer, redirects included; may be nil
 }
 
 // do sends a call to the registry and returns an answer of 200 or 206, whose
-// body fails when it stalls. It fails with an *Error, or with ctx's error.
+// body fails if it stalls. It returns an *Error, or ctx's error.
 func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -176,6 +179,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 		return nil, c.identify(refused, call)
 	}
 	defer leave()
+	// A timer and not a context's deadline, which would bound the body too.
 	attempts, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.timeToHeaders(), func() { cancel(errHeaderTimeout) })
 	resp, span, err := c.doWithRetry(attempts, call)
@@ -183,7 +187,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	if err != nil {
 		cancel(nil)
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, ctx.Err() // the caller left: no failure of the registry
 		}
 		return nil, err
 	}
@@ -195,15 +199,17 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 // redirects and tokens together.
 func (c *Client) timeToHeaders() time.Duration { return c.connectTimeout + c.readTimeout }
 
-// doWithRetry sends a call again where a registry's hiccup may be over in an
-// instant. It starts no try after the read timeout. The span is that of the try
-// that was answered, and ends with the answer's body.
+// doWithRetry sends a call, and again if the failure may be over in an instant. It
+// starts no try after the read timeout. The span is that of the answered try, and
+// ends with the answer's body.
 func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, trace.Span, error) {
 	start := time.Now()
 	for try := 1; ; try++ {
 		asked := time.Now()
 		traced, span := c.startTry(ctx, call, try)
 		resp, failure := c.attempt(traced, call)
+		// The caller left, which counts neither as an answer nor as a failure. Our
+		// own time limit is a failure like any other.
 		if cause := context.Cause(ctx); cause != nil && cause != errHeaderTimeout {
 			if failure == nil {
 				resp.Body.Close()
@@ -229,25 +235,27 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 	}
 }
 
-// retryable reports whether the same request may well succeed in a moment: a
-// connection broke, or a proxy before the registry lost it.
+// retryable reports whether the same request may succeed in a moment: if a
+// connection broke, or a proxy before the registry lost its backend.
 func retryable(failure *Error) bool {
 	switch failure.Status {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true
 	}
+	// A failed connect counts for the circuit breaker, and a timeout has cost
+	// enough time already.
 	broken, ok := errors.AsType[*transportError](failure.Err)
 	return ok && broken.connected && !isTimeout(broken)
 }
 
-// backoff is the time to wait after the try of that number: first, then
-// doubling, and random between half and the whole of that.
+// backoff returns the pause after a try: first after try 1, twice as long after
+// each further one, and random between half and the whole of that.
 func backoff(first time.Duration, try int) time.Duration {
 	whole := first << (try - 1)
 	return whole/2 + rand.N(whole/2)
 }
 
-// sleep reports whether it lasted to the end.
+// sleep returns false if ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -295,12 +303,12 @@ func (c *Client) repository(repo string) string {
 
 func (c *Client) setCommonHeaders(req *http.Request) {
 	req.Header.Set("Accept-Encoding", "identity")
-	req.Header.Set("User-Agent", c.userAgent) // where empty: none at all
+	req.Header.Set("User-Agent", c.userAgent) // if empty, Go sends none
 }
 
-// authenticated is the way to an origin for requests about a repository.
-// Credentials are for the upstream's own origin only: any other one gets, if it
-// asks, an anonymous token.
+// authenticated returns the transport to an origin for requests about a
+// repository. Only the upstream's own origin gets credentials; another one that
+// challenges gets an anonymous token.
 func (c *Client) authenticated(target *url.URL, repository string) *authTransport {
 	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, repository: repository}
 	if sameOrigin(target, c.url) {
@@ -309,7 +317,7 @@ func (c *Client) authenticated(target *url.URL, repository string) *authTranspor
 	return t
 }
 
-// transport is the way to an origin without authentication.
+// transport returns the transport to an origin, without authentication.
 func (c *Client) transport(target *url.URL) http.RoundTripper {
 	if sameOrigin(target, c.url) {
 		return originTransport{connTransport{c.origin}, c}
@@ -317,17 +325,17 @@ func (c *Client) transport(target *url.URL) http.RoundTripper {
 	return connTransport{c.others}
 }
 
-// identify says in an error what was asked of whom.
+// identify returns the error with the host and the content of its request.
 func (c *Client) identify(e *Error, call call) *Error {
-	identified := *e // a token's failure is shared by all who waited for it
+	identified := *e // a copy: all callers that wait for one token share its failure
 	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
 	identified.Op = cmp.Or(e.Op, call.op)
 	identified.Credentials = c.credentials.set()
 	return &identified
 }
 
-// asError returns what err says about the upstream: a token's failure as it
-// is, and any other as unavailable.
+// asError returns err as a failure of the upstream: an *Error as it is, and any
+// other error as unavailable.
 func asError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
@@ -335,8 +343,8 @@ func asError(err error) *Error {
 	return &Error{Class: ClassUnavailable, Err: err}
 }
 
-// noteRateLimit exports what the registry says about its rate limit, and logs
-// once when it comes to an end.
+// noteRateLimit exports the rate limit that an answer states, and logs once when
+// less than a tenth remains.
 func (c *Client) noteRateLimit(header http.Header) {
 	limit, remaining, ok := parseRateLimit(header)
 	if !ok {

@@ -12,8 +12,8 @@ const (
 	// breakerThreshold is more than one, so that a single lost connection costs
 	// nothing.
 	breakerThreshold = 3
-	// breakerPause is about what the restart of a registry takes;
-	// breakerMaxPause bounds how long one that is back goes unnoticed.
+	// breakerPause is about the time of a registry's restart. breakerMaxPause
+	// bounds how long a registry that is back goes unnoticed.
 	breakerPause    = 10 * time.Second
 	breakerMaxPause = 60 * time.Second
 	// earlyProbeEvery bounds how many requests pay the connect timeout of a
@@ -27,7 +27,7 @@ const (
 	corruptPause     = time.Minute
 	corruptMaxPause  = 15 * time.Minute
 
-	// probeTime is about what a probe that is under way takes.
+	// probeTime is about the time that a probe takes.
 	probeTime = time.Second
 )
 

@@ -29,6 +29,9 @@
 //	available --three failed connects--------> unreachable ---its time is over--> probing
 //	probing   --connected--> available;  probing --failed--> unreachable, for twice the time
 //
+// If several causes hold at once, the registry is in the state of the latest in
+// the order available, probing, unreachable, corrupt, rate_limited.
+//
 // A cooldown after 429 is shared through [Cooldowns]; package sharedcooldown
 // implements it. The package knows no storage, no namespaces and no inbound HTTP.
 package upstream

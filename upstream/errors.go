@@ -17,26 +17,27 @@ var (
 	ErrUnavailable = errors.New("upstream: unavailable")
 )
 
-// Reasons that callers tell apart beyond the class. An [*Error] wraps them.
+// Reasons that callers distinguish beyond the class. An [*Error] wraps them.
 var (
-	// ErrHeadUnsupported says that a HEAD was refused in a way that leaves
-	// open what a GET would have said: with 405, 401 or 403. Callers ask
-	// again with a GET, whose answer then counts.
+	// ErrHeadUnsupported says that a HEAD was refused with 401, 403 or 405, and
+	// that a GET may succeed nevertheless. Callers send a GET, whose answer
+	// counts.
 	ErrHeadUnsupported = errors.New("HEAD refused")
-	// ErrDigestMismatch says that content is not what its digest promised.
+	// ErrDigestMismatch says that content does not have the digest by which it was
+	// requested.
 	ErrDigestMismatch = errors.New("content does not match its digest")
 )
 
-// Class says what a failure means for those who wait for an answer. The order
-// is that of hope: the later the class, the likelier a later attempt succeeds.
+// Class says what a failure means for a client that waits for an answer. Classes
+// are ordered by how likely a retry is to succeed, least likely first.
 type Class uint8
 
 const (
 	ClassOK          Class = iota
-	ClassNotFound          // the upstream does not have it
-	ClassDenied            // the upstream does not give it to us
-	ClassUnavailable       // the upstream, or the way to it, is broken
-	ClassRateLimited       // the upstream wants us to come back later
+	ClassNotFound          // the upstream does not have the content
+	ClassDenied            // the upstream refuses it to this account
+	ClassUnavailable       // the upstream, or the network before it, is broken
+	ClassRateLimited       // the upstream limits the rate of requests
 
 	classes // how many there are
 )
@@ -74,8 +75,8 @@ func (c Class) sentinel() error {
 	}
 }
 
-// ClassOf returns the class of a failure of this package: that of the [*Error]
-// in its chain, ClassOK where there is none.
+// ClassOf returns the class of the [*Error] that err is or wraps, and ClassOK if
+// there is none.
 func ClassOf(err error) Class {
 	if failed, ok := errors.AsType[*Error](err); ok {
 		return failed.Class
@@ -83,16 +84,16 @@ func ClassOf(err error) Class {
 	return ClassOK
 }
 
-// Error is how an upstream failed. Every failure of this package is one,
+// Error is the failure of an upstream. Every failure of this package is one,
 // except that a context which is done is reported as that context's error.
 type Error struct {
 	Host       string // of the upstream
 	Op         string // "manifest", "blob", "tags", "referrers", "token"
 	Repository string // as the upstream knows it
 	Reference  string // tag or digest; empty for tags
-	Status     int    // HTTP status; 0 where there was no answer
+	Status     int    // HTTP status; 0 if no answer came
 	Code       string // OCI error code of the answer; may be empty
-	Message    string // the upstream's own words, cut and cleaned
+	Message    string // the upstream's own text, shortened and without control characters
 	RetryAfter time.Duration
 	Class      Class
 	Err        error // the cause; may be nil
@@ -100,7 +101,7 @@ type Error struct {
 	Credentials bool
 
 	others       []*Error // of the other members of a chain
-	coolingDown  bool     // the upstream was not asked, because it rests
+	coolingDown  bool     // no request was sent, because the upstream cools down
 	contentRange string   // of an answer of 416
 }
 
@@ -142,8 +143,8 @@ func (e *Error) Is(target error) bool { return target != nil && target == e.Clas
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Timeout reports whether the failure was one of our own time limits, so that
-// a gateway says 504 and not 502.
+// Timeout reports whether one of Weir's own time limits ended the request, so
+// that a gateway answers 504 and not 502.
 func (e *Error) Timeout() bool { return isTimeout(e.Err) }
 
 func isTimeout(err error) bool {
@@ -154,7 +155,7 @@ func isTimeout(err error) bool {
 	return ok && t.Timeout()
 }
 
-// timeoutError is one of our own time limits.
+// timeoutError is one of Weir's own time limits.
 type timeoutError string
 
 func (e timeoutError) Error() string { return string(e) }
@@ -165,8 +166,8 @@ const (
 	errStalled       timeoutError = "the body stalled for longer than the read timeout"
 )
 
-// failures are what several attempts said. They deliberately do not unwrap:
-// what the whole means is the class of the [Error] that holds them.
+// failures are the errors of several attempts. They deliberately do not unwrap:
+// the class of the [Error] that holds them counts, not that of one attempt.
 type failures []error
 
 func (f failures) Error() string {

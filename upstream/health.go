@@ -114,6 +114,8 @@ func (h clientHealth) Probe() { h.c.probe() }
 
 func (h clientHealth) Rejected(dgst digest.Digest) bool { return h.c.rejected.has(dgst) }
 
+// Reject counts a failed request besides the corrupt blob, whose request counted
+// as successful when its headers came.
 func (h clientHealth) Reject(dgst digest.Digest, alone bool) {
 	if alone {
 		h.c.reject(dgst)

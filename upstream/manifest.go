@@ -13,9 +13,10 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// Manifest reads a manifest by tag or digest. By digest, the body is verified
-// and a mismatch is [ErrDigestMismatch]. Other errors of their own are
-// [oci.ErrSchema1] and [oci.ErrManifestTooLarge]; all three are of [ClassUnavailable].
+// Manifest reads a manifest by tag or digest, and verifies it against a digest. It
+// returns an error of [ClassUnavailable] that wraps [ErrDigestMismatch],
+// [oci.ErrSchema1] or [oci.ErrManifestTooLarge] if the answer is no usable
+// manifest.
 func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
 	call := manifestCall(http.MethodGet, repo, ref)
 	resp, err := c.do(ctx, call)
@@ -37,13 +38,13 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 	return nil, c.badAnswer(ctx, call, err)
 }
 
-// Head asks which manifest a tag or digest names. The descriptor is what the
-// headers say: its Digest is empty, its Size -1 where they say nothing.
+// Head asks which manifest a tag or digest names. The descriptor comes from the
+// headers: if one is missing, the Digest is empty or the Size -1.
 //
-// A refusal with 401, 403 or 405 matches [ErrHeadUnsupported] besides its
-// class: some registries refuse a HEAD where they answer the GET, so callers ask
-// with [Client.Manifest], whose answer then counts. A token service's refusal
-// does not: it would refuse the GET as well.
+// A refusal with 401, 403 or 405 matches [ErrHeadUnsupported] besides its class,
+// because some registries refuse a HEAD and answer the GET: callers then ask with
+// [Client.Manifest], whose answer counts. The refusal of a token service does not
+// match, since it would refuse the GET as well.
 func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (ocispec.Descriptor, error) {
 	resp, err := c.do(ctx, manifestCall(http.MethodHead, repo, ref))
 	if err != nil {
@@ -62,10 +63,12 @@ func manifestCall(method, repo string, ref oci.Reference) call {
 		header: http.Header{"Accept": {oci.AcceptManifests}}}
 }
 
-// describe makes the descriptor of a manifest, and verifies what can be.
+// describe makes the descriptor of a manifest, and verifies the body if ref is a
+// digest.
 func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descriptor, error) {
 	dgst := digest.FromBytes(body)
 	if promised := ref.Digest(); promised != "" {
+		// With the algorithm of the reference, which may be SHA-512.
 		if dgst = promised.Algorithm().FromBytes(body); dgst != promised {
 			return ocispec.Descriptor{}, fmt.Errorf("%w: it has %s", ErrDigestMismatch, dgst)
 		}
@@ -83,7 +86,7 @@ func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descr
 // readAll reads a body of at most limit bytes, or fails with tooLarge.
 func readAll(resp *http.Response, limit int64, tooLarge error) ([]byte, error) {
 	if resp.ContentLength > limit {
-		return nil, tooLarge
+		return nil, tooLarge // without reading up to the limit first
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {

@@ -10,9 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics counts what all clients of a process ask of their upstreams. A nil
-// *Metrics counts nothing. The series of an upstream are there, at zero, from
-// its first client on, and go with its last one.
+// Metrics counts the upstream requests of all clients of a process. A nil
+// *Metrics counts nothing. The series of an upstream exist, at zero, from its
+// first client on, and disappear with its last one.
 type Metrics struct {
 	requests  *prometheus.CounterVec   // upstream, operation, class
 	duration  *prometheus.HistogramVec // upstream
@@ -102,9 +102,9 @@ func (m *Metrics) has(host string) bool {
 	return false
 }
 
-// upstreamMetrics are those of one upstream, looked up once: what a closed
-// client still has under way brings no series back. A nil *upstreamMetrics
-// counts nothing.
+// upstreamMetrics are the metrics of one upstream, looked up once, so that the
+// last requests of a closed client create no series again. A nil
+// *upstreamMetrics counts nothing.
 type upstreamMetrics struct {
 	all            *Metrics
 	host           string // host:port
@@ -124,7 +124,7 @@ func (u *upstreamMetrics) remove(c *Client) {
 	defer m.mu.Unlock()
 	delete(m.clients, c)
 	if m.has(c.label) {
-		return
+		return // another client of the same host keeps the series
 	}
 	label := prometheus.Labels{"upstream": c.label}
 	for _, vec := range []interface {
@@ -171,7 +171,7 @@ func (u *upstreamMetrics) rateLimit(limit, remaining int) {
 	}
 	u.all.mu.Lock()
 	defer u.all.mu.Unlock()
-	if u.all.has(u.host) {
+	if u.all.has(u.host) { // else the series are gone and must not come back
 		u.all.limit.WithLabelValues(u.host).Set(float64(limit))
 		u.all.remaining.WithLabelValues(u.host).Set(float64(remaining))
 	}
@@ -192,8 +192,8 @@ func parseRateLimit(header http.Header) (limit, remaining int, ok bool) {
 	return limit, remaining, err == nil && limit >= 0 && remaining >= 0
 }
 
-// parseWindow reads the window of a limit of the form "100;w=21600"; 0 where it
-// is not told.
+// parseWindow reads the window of a limit of the form "100;w=21600". It returns 0
+// if there is none.
 func parseWindow(header http.Header) time.Duration {
 	_, params, _ := strings.Cut(header.Get("RateLimit-Limit"), ";")
 	for param := range strings.SplitSeq(params, ";") {

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// cooldownCollector asks clients at the time of the scrape, since a rest ends
+// cooldownCollector asks clients at the time of the scrape, since a cooldown ends
 // without an event that could reset a gauge.
 type cooldownCollector struct{ metrics *Metrics }
 
@@ -22,14 +22,13 @@ func stateDesc() *prometheus.Desc {
 		[]string{"upstream", "state"}, nil)
 }
 
-// Describe implements prometheus.Collector.
 func (cooldownCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- cooldownDesc()
 	ch <- stateDesc()
 }
 
-// Collect implements prometheus.Collector. Several clients of one host, as
-// before and after a reload, are one upstream, which is as bad as the worst.
+// Collect reports one state for all clients of a host, such as those before and
+// after a reload: the last one in the order of states.
 func (r cooldownCollector) Collect(ch chan<- prometheus.Metric) {
 	type health struct {
 		coolingDown float64

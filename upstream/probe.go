@@ -13,16 +13,17 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// ProbeOptions say what a probe may ask for.
+// ProbeOptions bound the requests of a probe.
 type ProbeOptions struct {
-	// Repository and Reference name a manifest, as for [Client.Manifest]. Where
-	// they are empty, only the API's root is asked, and a token of no scope.
+	// Repository and Reference name a manifest, as for [Client.Manifest]. If they
+	// are empty, the probe requests the API's root and a token of no scope only.
 	Repository string
 	Reference  oci.Reference
-	// Blob is one of the repository. Where it is empty, the probe looks one up
-	// in the manifest, unless the registry counts that against a rate limit.
+	// Blob is one of the repository. If it is empty, the probe looks one up in
+	// the manifest, unless the registry counts that against a rate limit.
 	Blob digest.Digest
-	// Spend lets it do so even then, which takes two requests at most.
+	// Spend makes the probe look a blob up despite a rate limit, which takes two
+	// requests at most.
 	Spend bool
 }
 
@@ -35,44 +36,43 @@ const (
 	Unsupported
 )
 
-// Report is what a probe found out about a registry. What it did not come to
-// has its zero value.
+// Report is the result of a probe. A field that the probe did not reach has its
+// zero value.
 type Report struct {
 	Reached   bool
 	Latency   time.Duration // of the API's root, without authentication
-	Challenge string        // "basic", "bearer", or "" where nothing was asked for
-	Accepted  bool          // what was asked for was granted to us
+	Challenge string        // "basic", "bearer", or "" for a registry without authentication
+	Accepted  bool          // the account may read the repository, or the API's root
 
 	Head  Support // of a manifest
 	Range Support // of a blob
 
-	RateLimit *RateLimit // nil where the registry does not tell
-	// Redirects are the other hosts that requests were sent on to.
+	RateLimit *RateLimit // nil if no answer states one
+	// Redirects are the other hosts that requests were redirected to.
 	Redirects []string
 
 	// Skew is how far the registry's clock is ahead of ours. HTTP dates are
 	// whole seconds, and so it is off by about one.
 	Skew  time.Duration
 	Dated bool // whether there is a Skew
-	// CertificateExpires is when the registry's TLS certificate does, if there
-	// is one.
+	// CertificateExpires is the end of the registry's TLS certificate, if it has
+	// one.
 	CertificateExpires time.Time
 
-	// Err is what ended the probe, nil where nothing did.
+	// Err is the failure that ended the probe, nil if it reached its end.
 	Err *Error
 }
 
-// RateLimit is what a registry says about its limit of requests.
+// RateLimit is the limit of requests that a registry states in its headers.
 type RateLimit struct {
 	Limit, Remaining int
-	Window           time.Duration // 0: not told
+	Window           time.Duration // 0: not stated
 }
 
-// Probe finds out how the registry can be used, with as few requests as that
-// takes: the API's root, the HEAD of a manifest, and the first byte of a blob,
-// with redirects and authentication as for any other request. It fails like all
-// others, but for the end of the context, which counts as a registry that does
-// not answer.
+// Probe finds out how the registry can be used, with as few requests as possible:
+// the API's root, the HEAD of a manifest, and the first byte of a blob, with
+// redirects and authentication as in any other request. The end of ctx counts as
+// a failure of the registry, which did not answer in time.
 func (c *Client) Probe(ctx context.Context, o ProbeOptions) Report {
 	p := &prober{client: c, options: o}
 	for _, step := range []func(context.Context) error{p.root, p.manifest, p.blob} {
@@ -81,7 +81,7 @@ func (c *Client) Probe(ctx context.Context, o ProbeOptions) Report {
 			continue
 		}
 		failure, ok := errors.AsType[*Error](err)
-		if !ok {
+		if !ok { // the context's error
 			failure = c.identify(&Error{Class: ClassUnavailable, Err: context.Cause(ctx)}, call{repo: o.Repository, reference: o.Reference.String()})
 		}
 		p.report.Err = failure
@@ -115,6 +115,7 @@ func (p *prober) root(ctx context.Context) error {
 	p.report.Reached = true
 	p.note(resp)
 	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		// The registry wrote the date about half way through the request.
 		p.report.Dated = true
 		p.report.Skew = date.Sub(asked.Add(p.report.Latency / 2)).Round(time.Second)
 	}
@@ -126,23 +127,25 @@ func (p *prober) root(ctx context.Context) error {
 	}
 	switch {
 	case resp.StatusCode == http.StatusOK:
+		// With a repository, the answer for its manifest decides.
 		p.report.Accepted = p.options.Repository == "" && p.report.Challenge == ""
 	case resp.StatusCode == http.StatusUnauthorized && p.options.Repository == "":
 		return p.authenticate(ctx, resp)
 	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || p.options.Repository == "":
 		return c.identify(c.refusal(resp, http.MethodGet), call{})
 	}
-	discard(resp.Body) // whatever else it says, the repository will tell
+	// Any other refusal may be for the root only. The manifest decides.
+	discard(resp.Body)
 	return nil
 }
 
-// authenticate asks again for what was refused, with the credentials or the
+// authenticate repeats a refused request for the root, with the credentials or the
 // token that the refusal asks for.
 func (p *prober) authenticate(ctx context.Context, refused *http.Response) error {
 	c := p.client
 	way := c.authenticated(refused.Request.URL, "")
 	wanted, ok := way.choose(refused.Header.Values("WWW-Authenticate"))
-	if !ok {
+	if !ok { // no challenge, or one for credentials that are not configured
 		return c.identify(c.refusal(refused, http.MethodGet), call{})
 	}
 	discard(refused.Body)
@@ -164,17 +167,19 @@ func (p *prober) authenticate(ctx context.Context, refused *http.Response) error
 	return nil
 }
 
-// manifest asks for the headers of the manifest, or for all of it where HEAD is
-// refused.
+// manifest asks for the headers of the manifest, or for all of it if the registry
+// refuses HEAD.
 func (p *prober) manifest(ctx context.Context) error {
 	if p.options.Repository == "" {
 		return nil
 	}
 	_, err := p.do(ctx, manifestCall(http.MethodHead, p.options.Repository, p.options.Reference))
+	// The challenge for the repository counts, if there was one: that for the root
+	// may differ.
 	if answered, ok := p.client.auth.remembered.Get(challengeKey{originOf(p.client.url), p.client.repository(p.options.Repository)}); ok {
 		p.report.Challenge = answered.scheme
 	} else if err == nil {
-		p.report.Challenge = "" // whatever the root asks for, the repository asks for nothing
+		p.report.Challenge = "" // the repository is open, although the root may not be
 	}
 	if err == nil {
 		p.report.Head = Supported
@@ -201,24 +206,25 @@ func (p *prober) blob(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.report.Range = Unsupported
+	p.report.Range = Unsupported // the answer was the whole blob
 	if status == http.StatusPartialContent {
 		p.report.Range = Supported
 	}
 	return nil
 }
 
-// findBlob returns a blob to ask for: a config, which is small. It returns ""
-// where there is none, or to find one would cost too much.
+// findBlob returns a blob to ask for: a config, which is small. It returns "" if
+// there is none, or if finding one would count against a rate limit.
 func (p *prober) findBlob(ctx context.Context) (digest.Digest, error) {
 	if p.options.Blob != "" || p.report.RateLimit != nil && !p.options.Spend {
 		return p.options.Blob, nil
 	}
-	if p.links == nil {
+	if p.links == nil { // HEAD worked, so no manifest was read so far
 		if err := p.read(ctx, p.options.Reference); err != nil {
 			return "", err
 		}
 	}
+	// An index has no config: any of its manifests will do.
 	if members := p.links.Manifests; len(members) > 0 {
 		if err := p.read(ctx, oci.ByDigest(members[0].Digest)); err != nil {
 			return "", err
@@ -253,7 +259,7 @@ func (p *prober) do(ctx context.Context, call call) (status int, err error) {
 	return resp.StatusCode, nil
 }
 
-// note keeps what any answer tells beside its content.
+// note keeps the rate limit and the redirect that any answer may state.
 func (p *prober) note(resp *http.Response) {
 	if limit, remaining, ok := parseRateLimit(resp.Header); ok {
 		p.report.RateLimit = &RateLimit{limit, remaining, parseWindow(resp.Header)}

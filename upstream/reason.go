@@ -34,12 +34,12 @@ const (
 	CheckCertificateTime                 // the certificate has expired, or is unusable otherwise
 	CheckScheme                          // the upstream speaks no TLS
 	CheckListener                        // nothing listens at the address
-	CheckTimeouts                        // one of our own time limits ended the request
+	CheckTimeouts                        // one of Weir's own time limits ended the request
 )
 
 // Remedy returns the kind of change that may end a failure of
-// [ClassUnavailable]. For the other classes the class and Credentials say it all,
-// and it returns NoRemedy.
+// [ClassUnavailable]. It returns NoRemedy for the other classes, whose remedy
+// follows from the class and Credentials.
 func (e *Error) Remedy() Remedy {
 	if e.Class != ClassUnavailable {
 		return NoRemedy
@@ -93,7 +93,7 @@ func isA[E error](err error) bool {
 // most hopeful first. The failure of a single client is its own only member.
 func (e *Error) Members() []*Error { return append([]*Error{e}, e.others...) }
 
-// Content names the content that was asked for, in the upstream's spelling.
+// Content names the requested content, in the upstream's spelling.
 func (e *Error) Content() string {
 	switch {
 	case e.Repository == "":

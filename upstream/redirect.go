@@ -14,9 +14,10 @@ var (
 	errDowngrade        = errors.New("redirect from https to http refused")
 )
 
-// followRedirects sends a GET or HEAD and follows at most limit redirects, never from
-// https to http and never to a place where it has been. Headers go along, and
-// so they must not hold credentials: send adds those by the request's URL.
+// followRedirects sends a GET or HEAD and follows at most limit redirects, never
+// from https to http and never twice to the same URL. Each request has the headers
+// of the first one, which therefore must not hold credentials: send adds those by
+// the request's URL.
 func followRedirects(req *http.Request, limit int, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
 	seen := map[string]bool{req.URL.String(): true}
 	for hop := 0; ; hop++ {
@@ -24,10 +25,10 @@ func followRedirects(req *http.Request, limit int, send func(*http.Request) (*ht
 		if err != nil || !isRedirect(resp.StatusCode) {
 			return resp, err
 		}
-		location, err := resp.Location()
+		location, err := resp.Location() // resolves a relative one
 		discard(resp.Body)
 		if err != nil {
-			// The Location itself may hold a signature, so it is not shown.
+			// The Location may hold a signature, so the error does not show it.
 			return nil, fmt.Errorf("%s redirects without a usable Location", req.URL.Host)
 		}
 		next, err := redirected(req, location)
@@ -35,6 +36,7 @@ func followRedirects(req *http.Request, limit int, send func(*http.Request) (*ht
 		case err != nil:
 			return nil, err
 		case seen[location.String()]:
+			// Reported as a loop before the limit, which no setting would cure.
 			return nil, fmt.Errorf("%w at %s", errRedirectLoop, location.Host)
 		case hop == limit:
 			return nil, fmt.Errorf("%w: more than %d, the last one to %s", errTooManyRedirects, limit, location.Host)
@@ -62,12 +64,12 @@ func redirected(req *http.Request, location *url.URL) (*http.Request, error) {
 		return nil, fmt.Errorf("%w: to %s", errDowngrade, location.Host)
 	}
 	next := req.Clone(req.Context())
-	next.URL, next.Host = location, ""
+	next.URL, next.Host = location, "" // an empty Host is that of the URL
 	return next, nil
 }
 
-// discard closes a body that nobody wants. A short one is read first, so that
-// its connection can be used again.
+// discard closes a body that is of no use. It reads a short body first, so that
+// the connection can be used again.
 func discard(body io.ReadCloser) {
 	io.CopyN(io.Discard, body, 4<<10)
 	body.Close()

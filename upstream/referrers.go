@@ -15,12 +15,13 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
+// maxReferrersPages bounds a list that a registry never ends.
 const maxReferrersPages = 100
 
-// Referrers reads all manifests that refer to dgst, or those of artifactType
-// where that is not empty. It reads up to 100 pages. Where the registry has no
-// such API it reads the fallback tag that clients keep instead, and where it
-// has neither, the index is empty.
+// Referrers reads the manifests that refer to dgst: all of them, or those of
+// artifactType if that is not empty. It reads up to 100 pages. If the registry has
+// no such API, it reads the fallback tag that clients keep instead. The index is
+// empty if there is neither.
 func (c *Client) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
 	referrers, err := c.findReferrers(ctx, repo, dgst, artifactType)
 	return orNone(referrers, err, c.host)
@@ -35,7 +36,7 @@ func orNone(referrers *oci.Referrers, err error, host string) (*oci.Referrers, e
 }
 
 func newReferrers(manifests []ocispec.Descriptor, host string) *oci.Referrers {
-	if manifests == nil {
+	if manifests == nil { // which JSON would show as null
 		manifests = []ocispec.Descriptor{}
 	}
 	return &oci.Referrers{Upstream: host, Index: ocispec.Index{
@@ -58,8 +59,8 @@ func (c *Client) findReferrers(ctx context.Context, repo string, dgst digest.Dig
 	return newReferrers(manifests, c.host), nil
 }
 
-// lacksReferrers reports whether an upstream's refusal to list referrers says
-// that it has no such API: with 404, or, where that is switched off, 405.
+// lacksReferrers reports whether an upstream's refusal to list referrers means that
+// it has no such API: 404, or 405 if the API is switched off.
 func lacksReferrers(err error) bool {
 	var refused *Error
 	return errors.Is(err, ErrNotFound) || errors.As(err, &refused) && refused.Status == http.StatusMethodNotAllowed
@@ -78,7 +79,7 @@ func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Dig
 		if err != nil {
 			return nil, err
 		}
-		if !isFiltered(header) {
+		if !isFiltered(header) { // filtering is optional for a registry
 			page.Manifests = ofType(page.Manifests, artifactType)
 		}
 		manifests = append(manifests, page.Manifests...)
@@ -89,7 +90,7 @@ func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Dig
 	return manifests, nil
 }
 
-// isFiltered reports whether the registry says that it filtered by type.
+// isFiltered reports whether a header says that the registry filtered by type.
 func isFiltered(header http.Header) bool {
 	for _, line := range header.Values("OCI-Filters-Applied") {
 		for filter := range strings.SplitSeq(line, ",") {

@@ -9,12 +9,15 @@ import (
 )
 
 const (
+	// defaultRetryAfter is for a 429 without Retry-After: long enough to spare the
+	// registry, and short enough that an operator need not step in.
 	defaultRetryAfter = 60 * time.Second
-	maxRetryAfter     = 15 * time.Minute
+	// maxRetryAfter bounds how long a wrong or hostile header stops all pulls.
+	maxRetryAfter = 15 * time.Minute
 )
 
-// refusal turns an answer that is neither 200 nor 206 into what it means, and
-// closes its body.
+// refusal returns the failure that an answer other than 200 and 206 means, and
+// closes the answer's body.
 func (c *Client) refusal(resp *http.Response, method string) *Error {
 	defer resp.Body.Close()
 	e := &Error{Status: resp.StatusCode}
@@ -29,15 +32,16 @@ func (c *Client) refusal(resp *http.Response, method string) *Error {
 	if method == http.MethodHead {
 		switch resp.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed:
+			// Some registries refuse a HEAD and answer the GET.
 			e.Err = ErrHeadUnsupported
 		}
 	}
 	return e
 }
 
-// classify is the one table of what a status means. A 400 or 410 is about the
-// name only where a registry says it: a storage service behind a redirect uses
-// them for other complaints, which must not look like "not found".
+// classify is the only table from statuses to classes. A 400 or 410 means that the
+// name does not exist only if a registry answers it: a storage service behind a
+// redirect uses them for other errors, which must not become "not found".
 func classify(status int, byRegistry bool) Class {
 	switch status {
 	case http.StatusNotFound:
@@ -60,6 +64,7 @@ func classify(status int, byRegistry bool) Class {
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	after := defaultRetryAfter
 	if seconds, err := strconv.ParseUint(value, 10, 63); err == nil {
+		// The bound comes before the conversion, which would overflow.
 		after = time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
 	} else if date, err := http.ParseTime(value); err == nil {
 		after = date.Sub(now)

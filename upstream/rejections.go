@@ -9,7 +9,11 @@ import (
 )
 
 const (
+	// maxRejections bounds the memory. A registry with more corrupt blobs cools
+	// down anyway.
 	maxRejections = 1024
+	// rejectionTime is how long a registry is asked last for a digest: long
+	// enough for the retries of one pull, and short enough for a repaired blob.
 	rejectionTime = 10 * time.Minute
 )
 
@@ -34,7 +38,7 @@ func (r *rejections) add(dgst digest.Digest) {
 	r.until.Add(dgst, time.Now().Add(rejectionTime))
 }
 
-// count returns for how many digests a rejection is remembered.
+// count returns the number of digests with a rejection that still counts.
 func (r *rejections) count() (n int) {
 	now := time.Now()
 	r.mu.Lock()

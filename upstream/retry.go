@@ -49,7 +49,7 @@ func (p *retryPolicy) progressed(n int) {
 func (p *retryPolicy) broke(class Class) {
 	p.trickles++
 	if p.streamed >= minProgress {
-		p.trickles = 0
+		p.trickles = 0 // the stream was worth its request
 	}
 	p.fail(class)
 }
@@ -59,7 +59,7 @@ func (p *retryPolicy) fail(class Class) {
 	p.failures++
 	p.failed[p.current]++
 	if class == ClassNotFound {
-		p.failed[p.current] = triesPerMember // it will not have the blob in a moment either
+		p.failed[p.current] = triesPerMember // the blob will not appear within seconds
 	}
 }
 
@@ -75,7 +75,7 @@ const (
 // decision is an action and its pause.
 type decision struct {
 	action action
-	step   int           // of reopen: which of the growing pauses to make first; 0: none
+	step   int           // of reopen: the number of the growing pause before it; 0: none
 	wait   time.Duration // of recoverAll
 }
 
@@ -99,7 +99,7 @@ func (p *retryPolicy) next(left func(member int) time.Duration) decision {
 // first failure, then the member that failed least, the next in order first.
 func (p *retryPolicy) choose() {
 	if p.failed[p.current] < 2 {
-		return
+		return // a new request may do, for example for a new signed URL
 	}
 	best := (p.current + 1) % len(p.failed)
 	for i := range p.failed {
@@ -114,7 +114,7 @@ func (p *retryPolicy) choose() {
 // soon, and forgets all failures. A registry that restarts fails many connects at
 // once, so its cooldown is often longer than its absence.
 func (p *retryPolicy) wait(left func(member int) time.Duration) decision {
-	wait := maxRecoveryWait + 1
+	wait := maxRecoveryWait + 1 // too long, if no member cools down
 	for member := range p.failed {
 		if left := left(member); left > 0 {
 			wait = min(wait, left)

@@ -10,7 +10,7 @@ import (
 )
 
 // stream is the body of one answer. A Read that waits longer than the timeout
-// fails; between two reads nothing is timed, since a slow reader is no fault of
+// fails. No time limit runs between two reads, since a slow reader is no fault of
 // the upstream.
 type stream struct {
 	ctx     context.Context
@@ -29,8 +29,7 @@ func newStream(ctx context.Context, cancel context.CancelCauseFunc, body io.Read
 	return &stream{ctx: ctx, cancel: cancel, body: body, timer: timer, timeout: timeout, count: count, span: span}
 }
 
-// Read implements io.Reader. An error is the cause that ctx ended for, if it
-// did.
+// Read returns the cause of ctx's end as its error if ctx has ended.
 func (s *stream) Read(p []byte) (int, error) {
 	s.timer.Reset(s.timeout)
 	n, err := s.body.Read(p)
@@ -46,7 +45,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer.
+// Close closes the body and ends the span of the try.
 func (s *stream) Close() error {
 	s.timer.Stop()
 	err := s.body.Close()

@@ -14,8 +14,8 @@ import (
 // maxListSize bounds one page of a list, in bytes.
 const maxListSize = 32 << 20
 
-// Tags reads one page of a repository's tags. The query (n, last, and whatever
-// else an [oci.TagList]'s Next holds) goes to the registry as it is.
+// Tags reads one page of a repository's tags. The query (n, last, and any other
+// parameter of an [oci.TagList]'s Next) goes to the registry as it is.
 func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
 	call := call{op: opTags, method: http.MethodGet, repo: repo, path: "/tags/list", query: query,
 		header: http.Header{"Accept": {"application/json"}}}
@@ -50,15 +50,15 @@ func (c *Client) readList(ctx context.Context, call call, document any) (http.He
 	return resp.Header, nil
 }
 
-// nextPage returns the query of the Link whose relation is "next" (RFC 8288).
-// Only the query counts: wherever the link points, the next page is asked from
-// the registry at hand. It returns nil where there is no such link.
+// nextPage returns the query of the Link whose relation is "next" (RFC 8288), and
+// nil if there is none. Only the query counts: a link to another host must not
+// receive the credentials, so the next page comes from the same registry.
 func nextPage(header http.Header) url.Values {
 	for _, line := range header.Values("Link") {
 		for link := range strings.SplitSeq(line, "<") {
 			target, params, _ := strings.Cut(link, ">")
 			if !isNext(params) {
-				continue
+				continue // also the text before the first "<"
 			}
 			if u, err := url.Parse(target); err == nil && u.RawQuery != "" {
 				return u.Query()

@@ -18,12 +18,16 @@ import (
 )
 
 const (
-	maxTokenAnswer   = 64 << 10
+	// maxTokenAnswer bounds the memory for an answer. Tokens go into a header, and
+	// servers take no header of this size.
+	maxTokenAnswer = 64 << 10
+	// defaultTokenLife is that of the distribution token specification.
 	defaultTokenLife = 60 * time.Second
-	maxTokenLife     = 365 * 24 * time.Hour
+	// maxTokenLife keeps an absurd expires_in from overflowing a time.Duration.
+	maxTokenLife = 365 * 24 * time.Hour
 )
 
-// tokenService acquires tokens as the distribution token specification says.
+// tokenService acquires tokens by the distribution token specification.
 type tokenService struct {
 	client *Client
 }
@@ -64,6 +68,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	req.Header.Set("Accept", "application/json")
 	s.client.setCommonHeaders(req)
 	resp, err := followRedirects(req, s.client.maxRedirects, func(req *http.Request) (*http.Response, error) {
+		// A redirect to another host must not get the password.
 		if creds.set() && sameOrigin(req.URL, realm) {
 			req = req.Clone(req.Context())
 			req.SetBasicAuth(creds.username, creds.password)
@@ -91,12 +96,12 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	return token, nil
 }
 
-// parseRealm accepts a realm that credentials and tokens may travel to: https,
-// or http where the registry itself is no better.
+// parseRealm accepts a realm to which credentials may be sent: https, or http if
+// the registry itself speaks only that.
 func parseRealm(realm string, origin *url.URL) (*url.URL, error) {
 	u, err := url.Parse(realm)
 	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("%s names a token service that is no URL", origin.Host)
+		return nil, fmt.Errorf("%s names a token service that is no URL", origin.Host) // the realm may hold anything, so it is not shown
 	}
 	if u.Scheme != "https" && (u.Scheme != "http" || origin.Scheme != "http") {
 		return nil, fmt.Errorf("the token service at %s, which %s names, is refused: it is not https", u.Host, origin.Host)
@@ -110,7 +115,7 @@ func tokenURL(realm *url.URL, key tokencache.Key) *url.URL {
 	if key.Service != "" {
 		query.Set("service", key.Service)
 	}
-	query.Del("scope")
+	query.Del("scope") // one of the realm's own would widen the token beyond its key
 	for scope := range strings.FieldsSeq(key.Scope) {
 		query.Add("scope", scope)
 	}
@@ -118,7 +123,7 @@ func tokenURL(realm *url.URL, key tokencache.Key) *url.URL {
 	return &u
 }
 
-// tokenRefusal is what an answer without a token means.
+// tokenRefusal returns the failure that an answer without a token means.
 func tokenRefusal(resp *http.Response, host string) *Error {
 	e := &Error{Status: resp.StatusCode, Class: ClassUnavailable}
 	switch resp.StatusCode {
@@ -134,8 +139,8 @@ func tokenRefusal(resp *http.Response, host string) *Error {
 	return e
 }
 
-// parseToken reads a token answer. It keeps to our own clock where the token
-// service's runs ahead, or so far behind that the token would be born expired.
+// parseToken reads a token answer. It uses Weir's own clock if the clock of the
+// token service is ahead, or so far behind that the token would expire at once.
 func parseToken(body []byte, now time.Time) (tokencache.Token, error) {
 	var answer struct {
 		Token       string  `json:"token"`
@@ -154,6 +159,7 @@ func parseToken(body []byte, now time.Time) (tokencache.Token, error) {
 		return tokencache.Token{}, fmt.Errorf("its token has characters that no header can carry")
 	}
 	life := defaultTokenLife
+	// The bound comes before the conversion, which would overflow.
 	if answer.ExpiresIn > 0 {
 		life = time.Duration(min(answer.ExpiresIn, maxTokenLife.Seconds()) * float64(time.Second))
 	}

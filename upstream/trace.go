@@ -11,18 +11,17 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// What is asked of an upstream has a span where it belongs to a trace: where
-// the context holds a span that is sampled. Each try has one, up to the end of
-// its body, with its redirects as events; a request for a token has one below
-// the try that wants it. Spans name hosts and contents. They hold no header and
-// no query, where credentials and signatures travel, and nothing of a trace is
-// ever sent to an upstream.
+// A request to an upstream has a span if its context holds a sampled one. Each
+// try has a span, up to the end of its body, with its redirects as events; a
+// request for a token has one below the span of the try that wants the token.
+// Spans name hosts and content. They hold no header and no query, which may
+// contain credentials and signatures. No part of a trace is sent to an upstream.
 
 // tracerName is the instrumentation scope of the package's spans.
 const tracerName = "github.com/weirhq/weir/upstream"
 
-// startSpan begins a span below the one that ctx holds, or returns one that
-// does nothing.
+// startSpan begins a span below that of ctx. It returns a span that does nothing
+// if ctx has none that is sampled.
 func startSpan(ctx context.Context, name string) (context.Context, trace.Span) {
 	parent := trace.SpanFromContext(ctx)
 	if !parent.SpanContext().IsSampled() {
@@ -51,38 +50,38 @@ func (c *Client) startTry(ctx context.Context, call call, try int) (context.Cont
 	return ctx, span
 }
 
-// serverOf names whom a request goes to.
+// serverOf names the server of a request.
 func serverOf(u *url.URL) []attribute.KeyValue {
 	port, _ := strconv.Atoi(portOf(u))
 	return []attribute.KeyValue{semconv.ServerAddress(u.Hostname()), semconv.ServerPort(port)}
 }
 
-// noteAnswer says in a span how its request was answered.
+// noteAnswer adds the status and class of the answer to a span.
 func noteAnswer(span trace.Span, status int, class Class) {
 	if !span.IsRecording() {
 		return
 	}
 	span.SetAttributes(attribute.String("weir.class", class.String()))
-	if status != 0 {
+	if status != 0 { // 0: no answer came
 		span.SetAttributes(semconv.HTTPResponseStatusCode(status))
 	}
 }
 
-// endFailed ends the span of a request that came to nothing.
+// endFailed ends the span of a request that failed.
 func endFailed(span trace.Span, failure *Error) {
 	noteAnswer(span, failure.Status, failure.Class)
 	noteBroken(span, failure)
 	span.End()
 }
 
-// noteBroken says in the span of a request why that ended before its time.
+// noteBroken adds the cause of an early end to a span.
 func noteBroken(span trace.Span, err error) {
 	if span.IsRecording() {
 		span.SetStatus(codes.Error, err.Error())
 	}
 }
 
-// noteRedirect says in the span of a request where that is sent on to.
+// noteRedirect adds the host of a redirect to the span of its request.
 func noteRedirect(ctx context.Context, location *url.URL) {
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		span.AddEvent("redirect", trace.WithAttributes(serverOf(location)...))

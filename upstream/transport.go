@@ -14,10 +14,16 @@ import (
 )
 
 const (
+	// maxIdleConnsPerHost covers the parallel layers of many pulls, which would
+	// otherwise repeat TLS handshakes.
 	maxIdleConnsPerHost = 64
-	idleConnTimeout     = 90 * time.Second
-	readBufferSize      = 64 << 10
-	pingAfter           = 15 * time.Second // a silent HTTP/2 connection is probed
+	// idleConnTimeout is that of http.DefaultTransport.
+	idleConnTimeout = 90 * time.Second
+	// readBufferSize is larger than Go's 4 KiB, for fewer system calls per blob.
+	readBufferSize = 64 << 10
+	// pingAfter is when a silent HTTP/2 connection is pinged. All requests to a
+	// host share it, so a dead one has to go before they time out.
+	pingAfter = 15 * time.Second
 )
 
 // newTransport returns the HTTP transport for the upstream's own origin, or the
@@ -45,7 +51,7 @@ func newTransport(o Options, certificate *tls.Certificate) *http.Transport {
 		TLSClientConfig:       config,
 		TLSHandshakeTimeout:   o.ConnectTimeout,
 		ResponseHeaderTimeout: o.ReadTimeout,
-		DisableCompression:    true, // bodies are addressed by the digest of their bytes as they are
+		DisableCompression:    true, // a digest is that of the bytes as the registry sends them
 		ForceAttemptHTTP2:     true,
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingAfter},
 		MaxIdleConnsPerHost:   maxIdleConnsPerHost,
@@ -57,7 +63,7 @@ func newTransport(o Options, certificate *tls.Certificate) *http.Transport {
 // transportError is a failure below HTTP.
 type transportError struct {
 	host      string
-	connected bool // false: there never was a connection to send the request on
+	connected bool // false: there was no connection to send the request on
 	err       error
 }
 
@@ -70,7 +76,7 @@ func (e *transportError) Error() string {
 
 func (e *transportError) Unwrap() error { return e.err }
 
-// connTransport tells a failed connect from a failure on a connection.
+// connTransport distinguishes a failed connect from a failure on a connection.
 type connTransport struct{ base http.RoundTripper }
 
 func (t connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -80,7 +86,7 @@ func (t connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	})
 	resp, err := t.base.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		// The reason of our own time limits is the context's cause.
+		// The context's cause names Weir's own time limit, if that ended it.
 		if cause := context.Cause(req.Context()); cause != nil {
 			err = cause
 		}
@@ -89,9 +95,8 @@ func (t connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// originTransport is the connTransport of the upstream's own origin. It tells
-// the client whether connects succeed and what the answers say about the rate
-// limit.
+// originTransport is the connTransport of the upstream's own origin. It informs
+// the client of each connect's outcome and of the rate limit in each answer.
 type originTransport struct {
 	connTransport
 	client *Client
@@ -104,7 +109,9 @@ func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case !failed || failure.connected:
 		t.client.connected()
-	case cause == nil || cause == errHeaderTimeout: // and not: the client went away
+	case cause == nil || cause == errHeaderTimeout:
+		// A timeout of ours counts as a failed connect. A request that its client
+		// cancelled does not.
 		t.client.connectFailed(failure.err)
 	}
 	if resp != nil {
