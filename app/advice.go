@@ -2,50 +2,33 @@ package app
 
 import (
 	"errors"
-	"fmt"
-	"strings"
 
-	"github.com/weirhq/weir/namespace"
-	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/storage/evict"
-	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/storage/spool"
 )
 
-// explain returns the sentence that a client is told about a failure of its
-// request to a namespace. The namespace is nil if the name belongs to none.
-func explain(ns *namespace.Namespace, err error) string {
-	failed, isUpstream := errors.AsType[*upstream.Error](err)
-	_, isOffline := errors.AsType[*namespace.OfflineError](err)
-	switch {
-	case isUpstream && ns != nil:
-		return ExplainUpstream(failed, func(host string) string { return upstreamKey(ns, host) })
-	case isOffline && ns != nil:
-		return fmt.Sprintf("%v. Remove offline = true from repository.%q to fetch it from %s", err, ns.Key(), ns.FirstUpstream())
-	case errors.Is(err, storage.ErrCorrupt):
-		return err.Error() + ": what the upstream stores, or a proxy before it, is broken"
-	default:
-		return err.Error()
+// Packages below app return typed reasons and know no configuration. The tables of
+// this file and of advice_wire.go turn the reasons into sentences with keys: this one
+// for the log, /readyz and the commands, the other one for clients.
+
+// redisAdvice follows the warnings that something is not shared through Redis.
+const redisAdvice = "Check that Redis runs, can be reached and written, and that cache.redis.url is right"
+
+// WithAdvice returns an error whose text ends with advice for the operator, if
+// there is any.
+func WithAdvice(err error) error {
+	if remedyOf(err) == "" {
+		return err
 	}
+	return advisedError{err}
 }
 
-// upstreamKey returns the configuration's name of the upstream with a host, or the
-// name of all upstreams if several have that host or none has.
-func upstreamKey(ns *namespace.Namespace, host string) string {
-	key, found := fmt.Sprintf("repository.%q.upstream", ns.Key()), -1
-	for i, h := range ns.UpstreamHosts() {
-		if !strings.EqualFold(h, host) {
-			continue
-		}
-		if found >= 0 {
-			return key // the host does not tell which of the two it is
-		}
-		found = i
-	}
-	if found < 0 {
-		return key
-	}
-	return fmt.Sprintf("%s[%d]", key, found)
-}
+type advisedError struct{ error }
+
+func (e advisedError) Error() string { return advised(e.error) }
+
+func (e advisedError) Unwrap() error { return e.error }
 
 // advised returns the text of an error for the operator: the cause, then a sentence
 // about the remedy if there is one.
@@ -56,25 +39,80 @@ func advised(err error) string {
 	return err.Error()
 }
 
-// remedyOf returns the sentence that tells an operator what to change, with the
-// keys of the configuration. It is empty if nothing can be changed.
+// remedyOf returns the sentence that tells an operator how to end a failure of the
+// store, with the keys of the configuration. It is empty if nothing can be changed.
 func remedyOf(err error) string {
 	if _, done := errors.AsType[advisedError](err); done {
 		return "" // the text has it already
 	}
 	// A failed deletion keeps the store full: the remedy for its cause comes first.
-	if remedy := filesystemRemedy(err); remedy != "" {
-		return remedy
-	}
-	if full, ok := errors.AsType[*evict.FullError](err); ok {
-		switch full.Reason {
-		case evict.InUse:
-			return "Set blob_store.fs.max_size to more if this happens often."
-		case evict.TooSlow:
-			return "Check the speed of the disk, or set blob_store.fs.max_size to more."
-		case evict.CannotDelete:
-			return "Check that blob_store.fs.root_dir is writable."
+	if failed, ok := errors.AsType[*disk.Error](err); ok {
+		if remedy := diskRemedy(failed.Reason); remedy != "" {
+			return remedy
 		}
 	}
-	return ""
+	full, isFull := errors.AsType[*evict.FullError](err)
+	noSpace, short := errors.AsType[*spool.NoSpaceError](err)
+	switch {
+	case errors.Is(err, disk.ErrNoStore):
+		return "Correct blob_store.fs.root_dir, or let weir serve make the store first."
+	case errors.Is(err, disk.ErrNoRoot):
+		return "Set blob_store.fs.root_dir."
+	case short && noSpace.Err != nil:
+		// The write itself failed, so min_free has not kept the filesystem from
+		// filling up.
+		return "Free space on this filesystem, or raise the disk quota."
+	case short:
+		return "Free space on this filesystem, or lower blob_store.fs.min_free."
+	case isFull:
+		return evictRemedy(full.Reason)
+	default:
+		return ""
+	}
+}
+
+// evictRemedy returns the remedy for a store whose limit leaves no room. It is empty
+// if the next download will find room.
+func evictRemedy(reason evict.Reason) string {
+	switch reason {
+	case evict.InUse:
+		return "Set blob_store.fs.max_size to more if this happens often."
+	case evict.TooSlow:
+		return "Check the speed of the disk, or set blob_store.fs.max_size to more."
+	case evict.CannotDelete:
+		return "Check that blob_store.fs.root_dir is writable."
+	default:
+		return ""
+	}
+}
+
+// diskRemedy returns the remedy for a failure of the store's filesystem. It is empty
+// if the kind of the failure does not tell.
+func diskRemedy(reason disk.Reason) string {
+	switch reason {
+	case disk.Full:
+		return "Free space or inodes on this filesystem, or lower blob_store.fs.max_size."
+	case disk.OverQuota:
+		return "Raise the disk quota, or lower blob_store.fs.max_size."
+	case disk.ReadOnly:
+		return "Mount this filesystem writable, or set blob_store.fs.root_dir to another one."
+	case disk.NotDirectory:
+		return "Move away the file in the place of this directory, or correct blob_store.fs.root_dir."
+	case disk.IsDirectory:
+		return "Move away the directory in the place of this file."
+	case disk.ProcessFiles:
+		return "Raise the limit on open files (ulimit -n)."
+	case disk.SystemFiles:
+		return "Raise the system's limit on open files (fs.file-max)."
+	case disk.Damaged:
+		return "Check the disk. The kernel's log has the details."
+	case disk.Stale:
+		return "Mount this filesystem again."
+	case disk.Forbidden:
+		return "Make blob_store.fs.root_dir, and all below it, writable for the user that weir runs as."
+	case disk.Vanished:
+		return "Check that the volume of this directory is mounted, and restart weir."
+	default:
+		return ""
+	}
 }

@@ -2,48 +2,64 @@ package app
 
 import (
 	"errors"
-	"io"
-	"log/slog"
+	"fmt"
+	"io/fs"
+	"syscall"
 	"testing"
 
-	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/evict"
+	"github.com/weirhq/weir/storage/spool"
 )
 
-func adviceNamespace(t *testing.T, hosts ...string) *namespace.Namespace {
-	t.Helper()
-	cache, err := namespace.NewCache(namespace.CacheOptions{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	table, err := namespace.NewTable(cache, []namespace.Spec{{Key: "ghcr.io", UpstreamHosts: hosts}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return table.Namespaces()[0]
-}
-
-func TestUpstreamKey(t *testing.T) {
-	ns := adviceNamespace(t, "Mirror.example:5000", "ghcr.io", "twice.example", "twice.example")
-	for host, want := range map[string]string{
-		"mirror.example:5000": `repository."ghcr.io".upstream[0]`,
-		"ghcr.io":             `repository."ghcr.io".upstream[1]`,
-		"twice.example":       `repository."ghcr.io".upstream`,
-		"elsewhere.example":   `repository."ghcr.io".upstream`,
+func TestWithAdvice(t *testing.T) {
+	path := &fs.PathError{Op: "open", Path: "/data", Err: syscall.EROFS}
+	for _, tc := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("any"), "any"},
+		{
+			&disk.Error{Doing: "write to the store", Reason: disk.ReadOnly, Err: path},
+			"disk: cannot write to the store: open /data: read-only file system. Mount this filesystem writable, or set blob_store.fs.root_dir to another one.",
+		},
+		{&disk.Error{Doing: "open the store", Err: errors.New("odd")}, "disk: cannot open the store: odd"},
+		{fmt.Errorf("%w in /data", disk.ErrNoStore), "disk: there is no store in /data. Correct blob_store.fs.root_dir, or let weir serve make the store first."},
+		{disk.ErrNoRoot, "disk: no directory to store in. Set blob_store.fs.root_dir."},
+		{
+			&spool.NoSpaceError{Path: "/data", Want: 3 << 20, Free: 4 << 20, Promised: 1 << 20, Keep: 2 << 20},
+			"spool: not enough free space below /data: 4.0 MiB free, 1.0 MiB promised to running downloads, 3.0 MiB wanted, 2.0 MiB to be kept free. Free space on this filesystem, or lower blob_store.fs.min_free.",
+		},
+		{
+			fmt.Errorf("%w: %w", spool.ErrBusy, &spool.NoSpaceError{Path: "/data", Err: syscall.ENOSPC}),
+			"spool: room has to be made first: spool: not enough free space: no space left on device. Free space on this filesystem, or raise the disk quota.",
+		},
+		{
+			&evict.FullError{Reason: evict.InUse, Want: 1 << 20, Max: 1 << 20},
+			"spool: not enough free space: 1.0 MiB wanted; of the store's limit of 1.0 MiB, running downloads take 0 B and content that is being read 0 B. Set blob_store.fs.max_size to more if this happens often.",
+		},
+		{
+			&evict.FullError{Reason: evict.CannotDelete, Err: &disk.Error{Doing: "remove x", Reason: disk.ReadOnly, Err: path}},
+			"spool: not enough free space: nothing can be deleted to make room for 0 B: disk: cannot remove x: open /data: read-only file system. Mount this filesystem writable, or set blob_store.fs.root_dir to another one.",
+		},
 	} {
-		if got := upstreamKey(ns, host); got != want {
-			t.Errorf("%s: %s, want %s", host, got, want)
+		err := WithAdvice(tc.err)
+		if err.Error() != tc.want {
+			t.Errorf("got  %q\nwant %q", err, tc.want)
+		}
+		if again := WithAdvice(err); again.Error() != tc.want {
+			t.Errorf("the advice is given twice: %q", again)
+		}
+		if !errors.Is(err, tc.err) {
+			t.Errorf("%q is not the error that it is about", err)
 		}
 	}
 }
 
-func TestExplain(t *testing.T) {
-	ns := adviceNamespace(t, "ghcr.io")
-	for want, err := range map[string]error{
-		`tag 1.2: not cached, and the namespace is offline. Remove offline = true from repository."ghcr.io" to fetch it from ghcr.io`: &namespace.OfflineError{Content: "tag 1.2"},
-		"another failure": errors.New("another failure"),
-	} {
-		if got := explain(ns, err); got != want {
-			t.Errorf("%q, want %q", got, want)
+func TestEachReasonHasARemedy(t *testing.T) {
+	for reason := disk.Full; reason <= disk.Vanished; reason++ {
+		if diskRemedy(reason) == "" {
+			t.Errorf("no remedy for reason %d", reason)
 		}
 	}
 }

@@ -11,7 +11,7 @@
 //
 // build.go puts them together and mounts the API and the operations endpoints
 // (ops.go) behind one listener. translate.go turns the configuration into
-// namespaces; nothing else reads its blocks. advice.go and explain.go turn the typed
+// namespaces; nothing else reads its blocks. advice.go and advice_wire.go turn the typed
 // reasons of lower packages into sentences with configuration keys.
 //
 // [OpenUpstreams] makes only the clients of upstreams, for probes.

@@ -67,38 +67,38 @@ var messages = []message{
 	},
 	{
 		name: "not found on two", second: true, status: 404, code: "MANIFEST_UNKNOWN",
-		want: `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown); ` +
+		want: `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown). ` +
 			`mirror.example was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown)`,
 	},
 	{
 		name: "denied to everyone", options: []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")}, status: 403, code: "DENIED",
-		want: `ghcr.io does not give org/app:1.2 to everyone (401 Unauthorized: UNAUTHORIZED: authentication required): ` +
-			`it is private or does not exist; if it exists, set username and password of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io does not give org/app:1.2 to everyone (401 Unauthorized: UNAUTHORIZED: authentication required). ` +
+			`It is private or does not exist. If it exists, set username and password of repository."ghcr.io".upstream[0]`,
 		detail: `{"upstream":"ghcr.io","class":"denied","status":401}`,
 	},
 	{
 		name: "credentials refused", options: []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")}, change: wrongPassword, status: 403, code: "DENIED",
-		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: authentication required): ` +
-			`check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
+		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: authentication required). ` +
+			`Check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
 	},
 	{
 		name: "token refused", change: wrongPassword, status: 403, code: "DENIED",
 		options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{Username: "reader", Password: "secret", OnRegistry: true, Realm: "http://ghcr.io/token"})},
-		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: token service ghcr.io: incorrect username or password): ` +
-			`check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
+		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: token service ghcr.io: incorrect username or password). ` +
+			`Check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
 	},
 	{
 		name: "rate limited", fault: []upstreamtest.Effect{upstreamtest.Status(429, tooMany), upstreamtest.Header("Retry-After", "90")},
 		status: 429, code: "TOOMANYREQUESTS", retry: "90",
-		want: `ghcr.io allows no more requests until 00:01:30 UTC, in 1m30s (429 Too Many Requests: TOOMANYREQUESTS: You have reached your pull rate limit): ` +
-			`set username and password of repository."ghcr.io".upstream[0] for a limit of your own, raise tag_ttl, or add another upstream`,
+		want: `ghcr.io allows no more requests until 00:01:30 UTC, in 1m30s (429 Too Many Requests: TOOMANYREQUESTS: You have reached your pull rate limit). ` +
+			`Set username and password of repository."ghcr.io".upstream[0] for a limit of your own, raise tag_ttl, or add another upstream`,
 		detail: `{"upstream":"ghcr.io","class":"rate_limited","status":429,"retry_after":90}`,
 	},
 	{
 		name: "rate limited with credentials", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, change: wrongPassword,
 		status: 429, code: "TOOMANYREQUESTS", retry: "60",
-		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 1m0s (429 Too Many Requests): ` +
-			`raise tag_ttl, or add another upstream beside repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 1m0s (429 Too Many Requests). ` +
+			`Raise tag_ttl, or add another upstream beside repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "resting", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, prepare: func(t *testing.T, m *wire, _ *upstreamtest.Registry) {
@@ -106,8 +106,8 @@ var messages = []message{
 			time.Sleep(20 * time.Second)
 		},
 		status: 429, code: "TOOMANYREQUESTS", retry: "40",
-		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 40s (no request is sent before the limit ends): ` +
-			`set username and password of repository."ghcr.io".upstream[0] for a limit of your own, raise tag_ttl, or add another upstream`,
+		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 40s (no request is sent before the limit ends). ` +
+			`Set username and password of repository."ghcr.io".upstream[0] for a limit of your own, raise tag_ttl, or add another upstream`,
 		detail: `{"upstream":"ghcr.io","class":"rate_limited","retry_after":40}`,
 	},
 	{
@@ -117,14 +117,14 @@ var messages = []message{
 	},
 	{
 		name: "DNS", dial: failing(&net.DNSError{Err: "no such host", Name: "ghcr.io", IsNotFound: true}), status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: lookup ghcr.io: no such host: ` +
-			`check the host in url of repository."ghcr.io".upstream[0], and the DNS of the mirror's machine`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: lookup ghcr.io: no such host. ` +
+			`Check the host in url of repository."ghcr.io".upstream[0], and the DNS of the mirror's machine`,
 		detail: `{"upstream":"ghcr.io","class":"unavailable"}`,
 	},
 	{
 		name: "refused", dial: failing(os.NewSyscallError("connect", syscall.ECONNREFUSED)), status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: connect: connection refused: ` +
-			`nothing listens there: check url of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: connect: connection refused. ` +
+			`Nothing listens there. Check url of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "left alone", dial: failing(os.NewSyscallError("connect", syscall.ECONNREFUSED)), status: 502, code: "UNAVAILABLE",
@@ -133,46 +133,46 @@ var messages = []message{
 				wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2"), 502)
 			}
 		},
-		want: `ghcr.io could not deliver org/app:1.2: backing off after 3 failed connects, the last one: dial tcp: connect: connection refused: ` +
-			`nothing listens there: check url of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: backing off after 3 failed connects, the last one: dial tcp: connect: connection refused. ` +
+			`Nothing listens there. Check url of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "connect timeout", dial: hanging, status: 504, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: i/o timeout: ` +
-			`check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: i/o timeout. ` +
+			`Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "no answer", status: 504, code: "UNAVAILABLE",
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.Fault(upstreamtest.Any, upstreamtest.Hold(upstreamtest.NewGate())) // a gate of the test's bubble
 		},
-		want: `ghcr.io could not deliver org/app:1.2: talking to ghcr.io: net/http: timeout awaiting response headers: ` +
-			`check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: talking to ghcr.io: net/http: timeout awaiting response headers. ` +
+			`Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "unknown authority", options: []upstreamtest.Option{upstreamtest.WithTLS()}, change: https, status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: tls: failed to verify certificate: x509: certificate signed by unknown authority: ` +
-			`if its authority is your own, name it in server_ca_bundle of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: tls: failed to verify certificate: x509: certificate signed by unknown authority. ` +
+			`If its authority is your own, name it in server_ca_bundle of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "no TLS", change: func(o *upstream.Options) { https(o); o.URL.Host = "ghcr.io:80" }, status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io:80 could not deliver org/app:1.2: connecting to ghcr.io:80: tls: first record does not look like a TLS handshake: ` +
-			`it speaks no TLS: check whether url of repository."ghcr.io".upstream[0] should begin with http://`,
+		want: `ghcr.io:80 could not deliver org/app:1.2: connecting to ghcr.io:80: tls: first record does not look like a TLS handshake. ` +
+			`It speaks no TLS. Check whether url of repository."ghcr.io".upstream[0] should begin with http://`,
 	},
 	{
 		name: "too large", status: 502, code: "UNAVAILABLE", change: func(o *upstream.Options) { o.MaxManifestSize = 100 },
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddImage("org/app", "1.2", []byte("a layer"))
 		},
-		want: `ghcr.io could not deliver org/app:1.2: manifest too large: more than 100 bytes: ` +
-			`raise global.max_manifest_size if it is to be served`,
+		want: `ghcr.io could not deliver org/app:1.2: manifest too large: more than 100 bytes. ` +
+			`Raise global.max_manifest_size if it is to be served`,
 	},
 	{
 		name: "schema 1", status: 502, code: "UNAVAILABLE",
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddManifest("org/app", "1.2", "application/vnd.docker.distribution.manifest.v1+json", []byte(`{"schemaVersion":1}`))
 		},
-		want: `ghcr.io could not deliver org/app:1.2: manifests of Docker schema 1 are not served: push the image again with a current client`,
+		want: `ghcr.io could not deliver org/app:1.2: manifests of Docker schema 1 are not served. Push the image again with a current client`,
 	},
 	{
 		name: "wrong bytes", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 502, code: "UNAVAILABLE",
@@ -180,18 +180,18 @@ var messages = []message{
 			r.AddBlobAs("org/app", missingBlob, []byte("a liar"))
 		},
 		want: `the bytes do not match their digest: ` + missingBlob + ` from ghcr.io: 6 bytes have digest ` +
-			`sha256:b91ffbd3bd243770d9f20553e0fa45ac4f4174eff01b1b18c1a6b8559c697122: what the upstream stores, or a proxy before it, is broken`,
+			`sha256:b91ffbd3bd243770d9f20553e0fa45ac4f4174eff01b1b18c1a6b8559c697122. The upstream's copy, or a proxy before it, is broken`,
 	},
 	{
 		name: "redirects", options: nil, fault: []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://elsewhere.example/")},
 		change: func(o *upstream.Options) { o.MaxRedirects = 0 }, status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: too many redirects: more than 0, the last one to elsewhere.example: ` +
-			`raise max_redirect of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: too many redirects: more than 0, the last one to elsewhere.example. ` +
+			`Raise max_redirect of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "redirected to a host that is away", fault: []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://elsewhere.example/")},
 		status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to elsewhere.example: dial tcp: connection to elsewhere.example:80 refused: ` +
+		want: `ghcr.io could not deliver org/app:1.2: connecting to elsewhere.example: dial tcp: connection to elsewhere.example:80 refused. ` +
 			`ghcr.io sends clients there, so the mirror must be able to reach it too`,
 	},
 	{
@@ -201,35 +201,35 @@ var messages = []message{
 			upstreamtest.Header("Content-Type", "application/vnd.oci.image.manifest.v1+json"),
 		},
 		want: `ghcr.io could not deliver org/app@` + missingBlob + `: content does not match its digest: it has ` +
-			`sha256:0a1b17bf6d39f56897a7e8a056d930cf2bde38841a187aeb083d7487e2224573: what it stores, or a proxy before it, is broken`,
+			`sha256:0a1b17bf6d39f56897a7e8a056d930cf2bde38841a187aeb083d7487e2224573. The upstream's copy, or a proxy before it, is broken`,
 	},
 	{
 		name: "no manifest", status: 502, code: "UNAVAILABLE",
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddManifest("org/app", "1.2", "text/html", []byte("<html>please log in</html>"))
 		},
-		want: `ghcr.io could not deliver org/app:1.2: the answer is no manifest: invalid character '<' looking for beginning of value: ` +
-			`what answers is no registry: check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
+		want: `ghcr.io could not deliver org/app:1.2: the answer is no manifest: invalid character '<' looking for beginning of value. ` +
+			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
 	},
 	{
 		name: "proxy", dial: ending(&net.OpError{Op: "proxyconnect", Net: "tcp", Err: syscall.ECONNREFUSED}), status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: proxyconnect tcp: connection refused: ` +
-			`check proxy of repository."ghcr.io".upstream[0], or HTTP_PROXY, HTTPS_PROXY and NO_PROXY`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: proxyconnect tcp: connection refused. ` +
+			`Check proxy of repository."ghcr.io".upstream[0], or HTTP_PROXY, HTTPS_PROXY and NO_PROXY`,
 	},
 	{
 		name: "client certificate", dial: ending(&net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}), status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: remote error: tls: certificate required: ` +
-			`it ended the TLS handshake: check client_certificate and client_private_key of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: remote error: tls: certificate required. ` +
+			`It ended the TLS handshake. Check client_certificate and client_private_key of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "certificate of another host", dial: ending(x509.HostnameError{Certificate: otherCertificate, Host: "ghcr.io"}), status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: x509: certificate is valid for other.example, not ghcr.io: ` +
-			`its certificate is for another host: check url of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: x509: certificate is valid for other.example, not ghcr.io. ` +
+			`Its certificate is for another host. Check url of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "expired certificate", dial: ending(x509.CertificateInvalidError{Cert: otherCertificate, Reason: x509.Expired}), status: 502, code: "UNAVAILABLE",
-		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: x509: certificate has expired or is not yet valid: : ` +
-			`its certificate cannot be used; if it says expired, check the clock of the mirror's machine`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: x509: certificate has expired or is not yet valid: . ` +
+			`Its certificate cannot be used. If it says expired, check the clock of the mirror's machine`,
 	},
 	{
 		name: "name", path: "ghcr.io/UPPER/manifests/1.2", status: 400, code: "NAME_INVALID",

@@ -33,14 +33,20 @@ type Target struct {
 	Offline     bool // the namespace contacts no upstream, so neither does a probe
 }
 
-// Explain says in one sentence how an upstream failed and what can be done about
-// it. keyOf returns what the configuration calls the upstream of a host.
-type Explain func(failed *upstream.Error, keyOf func(host string) string) string
+// Advice turns failures into sentences with the keys of the configuration, which
+// this package does not know.
+type Advice struct {
+	// Failure names an upstream's failure and its remedy. keyOf returns the
+	// configuration's name of the upstream with a host.
+	Failure func(failed *upstream.Error, keyOf func(host string) string) string
+	// MoreRequests returns the remedy for a rate limit that is used up.
+	MoreRequests func(credentials bool) string
+}
 
 // Run probes all targets and returns a result for each client, in the order of
 // the targets. Targets with the same client are probed once. When the context
 // ends, the probes that are not done fail with its cause.
-func Run(ctx context.Context, targets []Target, images *Images, explain Explain) []Result {
+func Run(ctx context.Context, targets []Target, images *Images, advice Advice) []Result {
 	checks := combine(targets, images)
 	var group errgroup.Group
 	group.SetLimit(maxProbes)
@@ -53,7 +59,7 @@ func Run(ctx context.Context, targets []Target, images *Images, explain Explain)
 	_ = group.Wait()
 	results := make([]Result, len(checks))
 	for i, c := range checks {
-		results[i] = c.result(time.Now(), explain)
+		results[i] = c.result(time.Now(), advice)
 	}
 	return results
 }

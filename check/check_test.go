@@ -23,6 +23,9 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
+// advice is that of the command.
+var advice = Advice{Failure: app.ExplainUpstream, MoreRequests: app.MoreRequests}
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // target returns the target of an upstream that a namespace names.
@@ -96,7 +99,7 @@ func TestRun(t *testing.T) {
 		target(t, "a", newClient(t, fine.URL.String()), fine.URL.String()),
 		target(t, "b", newClient(t, gone.URL.String()), gone.URL.String()),
 		offline,
-	}, images, app.ExplainUpstream)
+	}, images, advice)
 	var got []string
 	for _, r := range results {
 		got = append(got, fmt.Sprint(r.Status, " ", r.Reachable))
@@ -115,7 +118,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errors.New("too late"))
-	results := Run(ctx, []Target{target(t, "a", newClient(t, r.URL.String()), r.URL.String())}, images, app.ExplainUpstream)
+	results := Run(ctx, []Target{target(t, "a", newClient(t, r.URL.String()), r.URL.String())}, images, advice)
 	if r := results[0]; r.Status != StatusFailed || len(r.Errors) != 1 || !strings.Contains(r.Errors[0], "too late") {
 		t.Errorf("%+v", r)
 	}

@@ -25,7 +25,7 @@ const (
 	named          // the operator named it
 )
 
-// image is what a probe asks an upstream for. The zero value is no image.
+// image is the image that a probe asks an upstream for. The zero value is no image.
 type image struct {
 	origin     origin
 	repository string // below the upstream's URL
@@ -84,7 +84,7 @@ func (s *Images) Add(i oci.Image) error {
 		return err
 	}
 	if other, taken := s.byKey[block.Key]; taken {
-		return fmt.Errorf("repository.%q is asked for %s already; give one image for each", block.Key, other)
+		return fmt.Errorf("%s is in the block %q, which is asked for %s already. Give one image for each block", i.Name, block.Key, other)
 	}
 	s.byKey[block.Key] = image{origin: named, repository: repository, reference: i.Reference}
 	return nil

@@ -64,7 +64,7 @@ type RateLimit struct {
 }
 
 // result turns the report of a probe into a result.
-func (c *check) result(now time.Time, explain Explain) Result {
+func (c *check) result(now time.Time, advice Advice) Result {
 	r := Result{
 		Upstream: c.host, Keys: c.keys, Status: StatusOK, Image: c.image.String(), Authentication: LoginUnknown,
 		RedirectsTo: []string{}, Errors: []string{}, Remarks: []string{},
@@ -96,7 +96,7 @@ func (c *check) result(now time.Time, explain Explain) Result {
 	case p.Accepted:
 		r.Authentication = LoginAnonymous
 	}
-	c.classify(&r, explain)
+	c.classify(&r, advice)
 	c.remark(&r, now)
 	if len(r.Errors) > 0 {
 		r.Status = StatusFailed
@@ -112,36 +112,29 @@ func asBool(s upstream.Support) *bool {
 }
 
 // classify adds the failure that ended a probe, as an error or as a remark.
-func (c *check) classify(r *Result, explain Explain) {
+func (c *check) classify(r *Result, advice Advice) {
 	if limit := c.report.RateLimit; limit != nil && limit.Limit > 0 && limit.Remaining == 0 {
-		r.Errors = append(r.Errors, fmt.Sprintf("its rate limit of %s is used up: %s", r.RateLimit, c.moreRequests()))
+		r.Errors = append(r.Errors, fmt.Sprintf("its rate limit of %s is used up. %s", r.RateLimit, advice.MoreRequests(c.credentials)))
 	}
 	failed := c.report.Err
 	if failed == nil {
 		return
 	}
-	text := explain(failed, func(string) string { return strings.Join(c.keys, " and ") })
+	text := advice.Failure(failed, func(string) string { return strings.Join(c.keys, " and ") })
 	switch {
 	case failed.Class == upstream.ClassNotFound:
 		// The upstream works; only the image was a wrong guess.
-		r.Remarks = append(r.Remarks, text+": name an image that it has with --image")
+		r.Remarks = append(r.Remarks, text+". Name an image that it has with --image")
 	case failed.Class == upstream.ClassDenied && c.image.origin == public && !c.credentials:
 		// A public registry that has dropped its well-known image says "denied"
 		// to anonymous clients.
-		r.Remarks = append(r.Remarks, text+"; name an image that it has with --image")
+		r.Remarks = append(r.Remarks, text+". Name an image that it has with --image")
 	case failed.Class == upstream.ClassDenied:
 		r.Authentication = LoginRefused
 		r.Errors = append(r.Errors, text)
 	default:
 		r.Errors = append(r.Errors, text)
 	}
-}
-
-func (c *check) moreRequests() string {
-	if c.credentials {
-		return "wait, raise tag_ttl, or add another upstream"
-	}
-	return "wait, or set username and password for a limit of your own"
 }
 
 // remark adds observations that are no failures.
@@ -159,7 +152,7 @@ func (c *check) remark(r *Result, now time.Time) {
 		if p.Skew < 0 {
 			direction = "behind"
 		}
-		add("its clock is %s %s this machine's: check NTP here, since tokens and certificates have times in them", p.Skew.Abs(), direction)
+		add("its clock is %s %s this machine's. Check NTP here, since tokens and certificates have times in them", p.Skew.Abs(), direction)
 	}
 	if left := p.CertificateExpires.Sub(now); !p.CertificateExpires.IsZero() && left < expirySoon {
 		add("its certificate expires on %s", p.CertificateExpires.UTC().Format(time.DateOnly))

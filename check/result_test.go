@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
@@ -65,7 +64,7 @@ func TestNamedImages(t *testing.T) {
 			t.Errorf("%s: %v, want %s", text, err, want)
 		}
 	}
-	if _, err := add(t, specs, "nginx", "ghcr.io/a", "alpine"); err == nil || !strings.Contains(err.Error(), `repository."library" is asked for library/nginx:latest already`) {
+	if _, err := add(t, specs, "nginx", "ghcr.io/a", "alpine"); err == nil || !strings.Contains(err.Error(), `alpine is in the block "library", which is asked for library/nginx:latest already. Give one`) {
 		t.Errorf("two of one repository: %v", err)
 	}
 }
@@ -118,12 +117,12 @@ func TestResults(t *testing.T) {
 		"denied":                       {check{report: failed(upstream.ClassDenied), image: asked}, StatusFailed, LoginRefused, "private or does not exist", ""},
 		"denied a guess":               {check{report: failed(upstream.ClassDenied), image: guess}, StatusOK, LoginUnknown, "", "--image"},
 		"denied a guess all the same":  {check{report: failed(upstream.ClassDenied), image: guess, credentials: true}, StatusFailed, LoginRefused, "org/app", ""},
-		"not found":                    {check{report: failed(upstream.ClassNotFound), image: asked}, StatusOK, LoginUnknown, "", "does not have it: name an image that it has with --image"},
+		"not found":                    {check{report: failed(upstream.ClassNotFound), image: asked}, StatusOK, LoginUnknown, "", "does not have it. Name an image that it has with --image"},
 		"rate limited":                 {check{report: failed(upstream.ClassRateLimited), image: asked}, StatusFailed, LoginUnknown, "allows no more requests until", ""},
 		"unavailable":                  {check{report: failed(upstream.ClassUnavailable), image: asked}, StatusFailed, LoginUnknown, "could not deliver", ""},
 		"limit used up": {check{report: report(func(r *upstream.Report) {
 			r.RateLimit = &upstream.RateLimit{Limit: 100, Window: 6 * time.Hour}
-		}), image: asked}, StatusFailed, LoginAnonymous, "its rate limit of 100 in 6h is used up: wait, or set username and password", ""},
+		}), image: asked}, StatusFailed, LoginAnonymous, "its rate limit of 100 in 6h is used up. Wait, or set username and password", ""},
 		"limit that allows": {check{report: report(func(r *upstream.Report) {
 			r.RateLimit = &upstream.RateLimit{Limit: 100, Remaining: 1}
 		}), image: asked}, StatusOK, LoginAnonymous, "", ""},
@@ -133,14 +132,14 @@ func TestResults(t *testing.T) {
 		"nothing to try": {check{report: upstream.Report{Reached: true, Accepted: true}}, StatusOK, LoginAnonymous, "", "HEAD and ranges were not tried"},
 		"no HEAD":        {check{report: report(func(r *upstream.Report) { r.Head = upstream.Unsupported }), image: asked}, StatusOK, LoginAnonymous, "", "refuses HEAD"},
 		"no ranges":      {check{report: report(func(r *upstream.Report) { r.Range = upstream.Unsupported }), image: asked}, StatusOK, LoginAnonymous, "", "ignores ranges"},
-		"fast clock":     {check{report: report(func(r *upstream.Report) { r.Skew = 31 * time.Second }), image: asked}, StatusOK, LoginAnonymous, "", "31s ahead of this machine's: check NTP"},
-		"slow clock":     {check{report: report(func(r *upstream.Report) { r.Skew = -time.Hour }), image: asked}, StatusOK, LoginAnonymous, "", "1h0m0s behind this machine's: check NTP"},
+		"fast clock":     {check{report: report(func(r *upstream.Report) { r.Skew = 31 * time.Second }), image: asked}, StatusOK, LoginAnonymous, "", "31s ahead of this machine's. Check NTP"},
+		"slow clock":     {check{report: report(func(r *upstream.Report) { r.Skew = -time.Hour }), image: asked}, StatusOK, LoginAnonymous, "", "1h0m0s behind this machine's. Check NTP"},
 		"a little off":   {check{report: report(func(r *upstream.Report) { r.Skew = -30 * time.Second }), image: asked}, StatusOK, LoginAnonymous, "", ""},
 		"certificate":    {check{report: report(func(r *upstream.Report) { r.CertificateExpires = now.AddDate(0, 0, 13) }), image: asked}, StatusOK, LoginAnonymous, "", "expires on 2026-01-15"},
 		"good for long":  {check{report: report(func(r *upstream.Report) { r.CertificateExpires = now.AddDate(0, 0, 15) }), image: asked}, StatusOK, LoginAnonymous, "", ""},
 	} {
 		test.check.keys = []string{`repository."ghcr.io".upstream[0]`}
-		r := test.check.result(now, app.ExplainUpstream)
+		r := test.check.result(now, advice)
 		if r.Status != test.status || r.Authentication != test.login {
 			t.Errorf("%s: status %s, login %s", name, r.Status, r.Authentication)
 		}

@@ -56,29 +56,29 @@ var faults = map[string]faulty{
 	"password": {options: basic(), settings: withLines(withPassword(checkSecret)...), status: "ok", login: "accepted"},
 	"wrong": {
 		options: basic(), settings: withLines(withPassword("a-wrong-one")...), status: "failed", login: "refused",
-		said: `refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: authentication required): check username and password of repository."wrong".upstream[0]`,
+		said: `refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: authentication required). Check username and password of repository."wrong".upstream[0]`,
 	},
 	"private":  {options: basic(), status: "failed", login: "refused", said: `set username and password of repository."private".upstream[0]`},
 	"no-head":  {fault: always(upstreamtest.All(upstreamtest.Manifests, upstreamtest.Method("HEAD")), upstreamtest.Status(405, "")), status: "ok", login: "anonymous", said: "it refuses HEAD"},
 	"no-range": {fault: always(upstreamtest.Blobs, upstreamtest.IgnoreRange()), status: "ok", login: "anonymous", said: "it ignores ranges"},
 	"clock": {
 		fault:  func(r *upstreamtest.Registry) { always(upstreamtest.Any, upstreamtest.Header("Date", inAnHour()))(r) },
-		status: "ok", login: "anonymous", said: "this machine's: check NTP here",
+		status: "ok", login: "anonymous", said: "this machine's. Check NTP here",
 	},
 	"limited": {
 		fault:  always(upstreamtest.Manifests, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "90")),
 		status: "failed", login: "unknown", said: "allows no more requests until",
 	},
-	"gone":    {fault: func(r *upstreamtest.Registry) { r.Untag("org/app", "1.2") }, status: "ok", login: "unknown", said: "name an image that it has with --image"},
+	"gone":    {fault: func(r *upstreamtest.Registry) { r.Untag("org/app", "1.2") }, status: "ok", login: "unknown", said: "Name an image that it has with --image"},
 	"broken":  {fault: always(upstreamtest.Any, upstreamtest.Status(500, "database is down")), status: "failed", login: "unknown", said: "500 Internal Server Error: database is down"},
-	"refused": {fault: (*upstreamtest.Registry).Close, status: "failed", login: "unknown", said: `nothing listens there: check url of repository."refused".upstream[0]`},
+	"refused": {fault: (*upstreamtest.Registry).Close, status: "failed", login: "unknown", said: `Nothing listens there. Check url of repository."refused".upstream[0]`},
 	"silent": {
 		fault: always(upstreamtest.Any, upstreamtest.Hold(upstreamtest.NewGate())), settings: withLines("read_timeout_secs = 1"),
 		status: "failed", login: "unknown", said: `raise connect_timeout_secs or read_timeout_secs of repository."silent".upstream[0]`,
 	},
 	"authority": {
 		options: []upstreamtest.Option{upstreamtest.WithTLS()}, status: "failed", login: "unknown",
-		said: `certificate signed by unknown authority: if its authority is your own, name it in server_ca_bundle of repository."authority".upstream[0]`,
+		said: `certificate signed by unknown authority. If its authority is your own, name it in server_ca_bundle of repository."authority".upstream[0]`,
 	},
 	"bundle": {
 		options: []upstreamtest.Option{upstreamtest.WithTLS()},
@@ -93,7 +93,7 @@ var faults = map[string]faulty{
 	},
 	"proxy": {
 		settings: withLines(`proxy = "http://reader:` + checkSecret + `@127.0.0.1:1"`),
-		status:   "failed", login: "unknown", said: `check proxy of repository."proxy".upstream[0]`,
+		status:   "failed", login: "unknown", said: `Check proxy of repository."proxy".upstream[0]`,
 	},
 }
 

@@ -182,7 +182,7 @@ func TestCheckOnlineRegistry(t *testing.T) {
 		d.Addr + ` +failed +\d+ ms +refused +\? +\? +- +- +ok +org/app:1.2`,
 		``,
 		`error: ` + d.Addr + ` \(repository."wrong".upstream\[0\]\):`,
-		`  ` + d.Addr + ` refused the configured credentials for org/app:1.2 \(401 Unauthorized: .*\): check username and password of repository."wrong".upstream\[0\], and that they may read it`,
+		`  ` + d.Addr + ` refused the configured credentials for org/app:1.2 \(401 Unauthorized: .*\)\. Check username and password of repository."wrong".upstream\[0\], and that they may read it`,
 	} {
 		if !regexp.MustCompile(`^` + want + `$`).MatchString(lines[i]) {
 			t.Errorf("line %d is\n%s\nwant\n%s", i+1, lines[i], want)

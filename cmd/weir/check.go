@@ -111,7 +111,7 @@ func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, st
 	}
 	probing, cancel := context.WithTimeoutCause(ctx, opts.timeout, fmt.Errorf("it was not done within %s (--timeout)", opts.timeout))
 	defer cancel()
-	results := check.Run(probing, targets(cfg, open), images, app.ExplainUpstream)
+	results := check.Run(probing, targets(cfg, open), images, check.Advice{Failure: app.ExplainUpstream, MoreRequests: app.MoreRequests})
 	if ctx.Err() != nil {
 		return failure{exitFailed, errors.New("interrupted before it was done")}
 	}

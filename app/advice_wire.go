@@ -1,0 +1,152 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream"
+)
+
+// explain returns the sentence that a client is told about a failure of its
+// request to a namespace. The namespace is nil if the name belongs to none.
+func explain(ns *namespace.Namespace, err error) string {
+	failed, isUpstream := errors.AsType[*upstream.Error](err)
+	_, isOffline := errors.AsType[*namespace.OfflineError](err)
+	switch {
+	case isUpstream && ns != nil:
+		return ExplainUpstream(failed, func(host string) string { return upstreamKey(ns, host) })
+	case isOffline && ns != nil:
+		return fmt.Sprintf("%v. Remove offline = true from repository.%q to fetch it from %s", err, ns.Key(), ns.FirstUpstream())
+	case errors.Is(err, storage.ErrCorrupt):
+		// A download was corrupt. Content that has become corrupt in the store is
+		// quarantined and downloaded again, so no client is told of it.
+		return err.Error() + ". " + corruptUpstream
+	default:
+		return err.Error()
+	}
+}
+
+const corruptUpstream = "The upstream's copy, or a proxy before it, is broken"
+
+// upstreamKey returns the configuration's name of the upstream with a host, or the
+// name of all upstreams if several have that host or none has.
+func upstreamKey(ns *namespace.Namespace, host string) string {
+	key, found := fmt.Sprintf("repository.%q.upstream", ns.Key()), -1
+	for i, h := range ns.UpstreamHosts() {
+		if !strings.EqualFold(h, host) {
+			continue
+		}
+		if found >= 0 {
+			return key // the host does not tell which of the two it is
+		}
+		found = i
+	}
+	if found < 0 {
+		return key
+	}
+	return fmt.Sprintf("%s[%d]", key, found)
+}
+
+// ExplainUpstream names the upstream that failed, the failure, and its remedy, in
+// one line for all members of a chain. keyOf returns the configuration's name of the
+// upstream with a host, such as repository."ghcr.io".upstream[0].
+func ExplainUpstream(e *upstream.Error, keyOf func(host string) string) string {
+	var members []string
+	for _, failed := range e.Members() {
+		members = append(members, explainMember(failed, keyOf(failed.Host)))
+	}
+	return strings.Join(members, ". ")
+}
+
+func explainMember(e *upstream.Error, key string) string {
+	answer := e.Answer()
+	if answer != "" {
+		answer = " (" + answer + ")"
+	}
+	switch e.Class {
+	case upstream.ClassNotFound:
+		return fmt.Sprintf("%s was asked for %s and does not have it%s", e.Host, e.Content(), answer)
+	case upstream.ClassDenied:
+		if e.Credentials {
+			return fmt.Sprintf("%s refused the configured credentials for %s%s. Check username and password of %s, and that they may read it",
+				e.Host, e.Content(), answer, key)
+		}
+		// Registries deny a repository that does not exist, so that nothing is
+		// learned about private ones.
+		return fmt.Sprintf("%s does not give %s to everyone%s. It is private or does not exist. If it exists, set username and password of %s",
+			e.Host, e.Content(), answer, key)
+	case upstream.ClassRateLimited:
+		until := time.Now().Add(e.RetryAfter).UTC()
+		return fmt.Sprintf("%s allows no more requests until %s, in %s%s. %s", e.Host,
+			until.Format("15:04:05 UTC"), e.RetryAfter.Round(time.Second), answer, raiseLimit(e.Credentials, key))
+	default:
+		text := fmt.Sprintf("%s could not deliver %s%s", e.Host, e.Content(), answer)
+		if e.Err != nil {
+			text += ": " + e.Err.Error()
+		}
+		if advice := upstreamRemedy(e.Remedy(), e.Host, key); advice != "" {
+			text += ". " + advice
+		}
+		return text
+	}
+}
+
+// raiseLimit returns the remedy for a rate limit. Without credentials, all clients
+// behind one address share a limit, so credentials come first.
+func raiseLimit(credentials bool, key string) string {
+	if credentials {
+		return "Raise tag_ttl, or add another upstream beside " + key
+	}
+	return fmt.Sprintf("Set username and password of %s for a limit of your own, raise tag_ttl, or add another upstream", key)
+}
+
+// MoreRequests returns the remedy for a rate limit that is used up.
+func MoreRequests(credentials bool) string {
+	if credentials {
+		return "Wait, raise tag_ttl, or add another upstream"
+	}
+	return "Wait, or set username and password for a limit of your own"
+}
+
+// upstreamRemedy returns the remedy for an upstream that is unavailable, with the
+// configuration's name of the upstream. It is empty if nothing on this side helps.
+func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
+	switch remedy {
+	case upstream.PushAgain:
+		return "Push the image again with a current client"
+	case upstream.RaiseManifestSize:
+		return "Raise global.max_manifest_size if it is to be served"
+	case upstream.CheckForRegistry:
+		return fmt.Sprintf("The answer is not that of a registry. Check url of %s, and whether a proxy or a login page is between", key)
+	case upstream.CheckContent:
+		return corruptUpstream
+	case upstream.RaiseRedirects:
+		return "Raise max_redirect of " + key
+	case upstream.CheckProxy:
+		return fmt.Sprintf("Check proxy of %s, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY", key)
+	case upstream.ReachOtherHost:
+		return fmt.Sprintf("%s sends clients there, so the mirror must be able to reach it too", host)
+	case upstream.CheckClientCertificate:
+		return fmt.Sprintf("It ended the TLS handshake. Check client_certificate and client_private_key of %s", key)
+	case upstream.CheckDNS:
+		return fmt.Sprintf("Check the host in url of %s, and the DNS of the mirror's machine", key)
+	case upstream.TrustAuthority:
+		return fmt.Sprintf("If its authority is your own, name it in server_ca_bundle of %s", key)
+	case upstream.CheckCertificateHost:
+		return "Its certificate is for another host. Check url of " + key
+	case upstream.CheckCertificateTime:
+		return "Its certificate cannot be used. If it says expired, check the clock of the mirror's machine"
+	case upstream.CheckScheme:
+		return fmt.Sprintf("It speaks no TLS. Check whether url of %s should begin with http://", key)
+	case upstream.CheckListener:
+		return fmt.Sprintf("Nothing listens there. Check url of %s", key)
+	case upstream.CheckTimeouts:
+		return fmt.Sprintf("Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of %s", key)
+	default:
+		return ""
+	}
+}
