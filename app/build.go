@@ -30,6 +30,7 @@ type mirror struct {
 // does not wait for Redis.
 func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	m := &mirror{logger: logger, gatherer: newGatherer()}
+	// Tracing comes first, since downloads and requests get their tracers at once.
 	m.tracing = newTracing(cfg.Observability.Tracing, logger)
 	defer func() {
 		if err != nil {

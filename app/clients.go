@@ -97,6 +97,8 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, maxManifestSize i
 		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 	}
+	// The pair is parsed here: a wrong file must refuse the configuration, not
+	// fail each pull.
 	if len(files.certificate) > 0 {
 		pair, err := tls.X509KeyPair(files.certificate, files.key)
 		if err != nil {

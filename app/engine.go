@@ -52,6 +52,8 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 // close ends all work. When it returns, nothing of the engine reads or writes the
 // store.
 func (e *engine) close() {
+	// Warming ends first, because it starts downloads. Jobs of the pool wait for
+	// downloads, so the pool is closed before them.
 	e.warmer.Close()
 	if e.cache != nil { // nil if newEngine has failed
 		e.cache.Close()

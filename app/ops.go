@@ -51,6 +51,7 @@ func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not ready: "+advised(err), http.StatusServiceUnavailable)
 		return
 	}
+	// A mirror that cannot store is still of use, so it stays in rotation.
 	if err := o.content.Err(); err != nil {
 		fmt.Fprintf(w, "ready, but content is served without being stored: %s\n", advised(err))
 		return
@@ -95,6 +96,7 @@ func (o *ops) logged(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		})
 		level := slog.LevelDebug
+		// A probe that fails is the reason for a restart, so it must be in the log.
 		if m.Code >= http.StatusInternalServerError {
 			level = slog.LevelWarn
 		}
@@ -111,7 +113,7 @@ func (o *ops) logged(next http.Handler) http.Handler {
 // passes no other route.
 func mount(api, ops http.Handler) http.Handler {
 	// Paths are taken as they come: a cleaned one would not be the path that
-	// the client asked for, and the API refuses what is not canonical.
+	// the client asked for, and the API refuses paths that are not canonical.
 	router := mux.NewRouter().SkipClean(true)
 	router.PathPrefix("/v2").Handler(api)
 	router.PathPrefix("/").Handler(ops)

@@ -113,6 +113,8 @@ func (r *reloader) run(ctx context.Context) {
 // reload loads, validates and applies the configuration. After a failure the last
 // usable one stays in force.
 func (r *reloader) reload() {
+	// The fingerprint is taken before the files are read: a change in between is
+	// noticed as one more change.
 	r.seen = r.fingerprint()
 	cfg, err := config.Load(r.paths...)
 	if err == nil {
@@ -127,6 +129,7 @@ func (r *reloader) reload() {
 		r.logger.Error("the changed configuration cannot be used; the last one stays in force", "error", err)
 		return
 	}
+	// The level changes only with a configuration that is in force.
 	r.level.Set(logLevel(cfg.Log.Level))
 	r.succeeded(cfg)
 	r.reloads.WithLabelValues("success").Inc()
@@ -153,6 +156,8 @@ func (r *reloader) watch() {
 	wanted := make(map[string]bool)
 	for _, file := range r.files {
 		wanted[filepath.Dir(file)] = true
+		// The link and its target may be in different directories, and a change of
+		// either counts.
 		if target, err := filepath.EvalSymlinks(file); err == nil {
 			wanted[filepath.Dir(target)] = true
 		}
@@ -174,6 +179,8 @@ func (r *reloader) fingerprint() (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, file := range slices.Sorted(slices.Values(r.files)) {
 		content, err := os.ReadFile(file)
+		// A file that cannot be read is a change, too. The length keeps apart files
+		// whose content is the same when joined.
 		fmt.Fprintf(h, "%s %v %d\n", file, err != nil, len(content))
 		h.Write(content)
 	}

@@ -45,6 +45,7 @@ func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr
 		return err
 	}
 	defer m.close()
+	// The parts work by now, so no client connects to a mirror that cannot serve.
 	listener, err := net.Listen("tcp", cfg.Server.Address())
 	if err != nil {
 		return fmt.Errorf("cannot listen (server.bind_address, server.port): %w", err)
@@ -115,6 +116,8 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 		// keeping for the next start.
 		err = m.engine.cache.Drain(ctx)
 	}
+	// The requests that are left are cut: the service manager would kill the
+	// process soon anyway, without a message.
 	if errors.Is(err, context.DeadlineExceeded) {
 		server.Close()
 		return fmt.Errorf("requests or downloads were cut off: they did not end within %s (global.shutdown_drain_secs)", limit)

@@ -17,8 +17,8 @@ import (
 // token is for one repository of one upstream, and takes a few KiB.
 const tokensInMemory = 16384
 
-// shared is what all clients of upstreams have in common. With Redis, other
-// instances have it in common too.
+// shared is the state that all clients of upstreams have in common. With Redis, they
+// also share it with other instances.
 type shared struct {
 	redis     redis.UniversalClient // nil: no Redis is configured
 	tokens    *tokencache.Cache

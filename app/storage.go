@@ -75,6 +75,7 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 // downloads it anew.
 func (s *storageParts) quarantine(ctx context.Context, dgst digest.Digest) error {
 	path, err := s.driver.Quarantine(ctx, dgst)
+	// Content that could not be moved stays, and is reported by the caller.
 	if err == nil {
 		s.quarantined.Inc()
 		s.logger.Error("stored content has become corrupt and was quarantined; check the disk, and run weir verify", "digest", dgst, "path", path)

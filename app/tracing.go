@@ -44,6 +44,7 @@ type tracing struct {
 // without traces: pulls matter more.
 func newTracing(cfg config.Tracing, logger *slog.Logger) *tracing {
 	target, err := tracingTarget(cfg)
+	// Tracing is not asked for, which is no mistake.
 	if target == nil && err == nil {
 		return nil
 	}

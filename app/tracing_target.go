@@ -81,6 +81,7 @@ func (t *target) fromEnv() error {
 		t.host = "localhost:" + portOfGRPC
 	case raw == "":
 		t.host = "localhost:4318"
+	// The variable may hold credentials, so only its host is shown.
 	case err == nil && parsed.Host != "":
 		t.host = parsed.Host
 	case err == nil && t.protocol == protocolGRPC: // host:port, as gRPC has it

@@ -86,6 +86,8 @@ func combine(targets []Target, images *Images) []*check {
 	var checks []*check
 	known := make(map[place]*check)
 	for _, t := range targets {
+		// One client has one set of credentials, so one probe answers for all of its
+		// targets.
 		at := place{t.Client, t.Offline}
 		c := known[at]
 		if c == nil {
@@ -105,6 +107,7 @@ func combine(targets []Target, images *Images) []*check {
 // probe asks the upstream for its image. Only the API's root is asked if there is
 // none.
 func (c *check) probe(ctx context.Context) {
+	// An offline namespace contacts no upstream, so its probe must not either.
 	if c.offline {
 		return
 	}

@@ -83,6 +83,7 @@ func (s *Images) Add(i oci.Image) error {
 	if err != nil {
 		return err
 	}
+	// The report has one line for each upstream, and so room for one image.
 	if other, taken := s.byKey[block.Key]; taken {
 		return fmt.Errorf("%s is in the block %q, which is asked for %s already. Give one image for each block", i.Name, block.Key, other)
 	}
@@ -113,6 +114,7 @@ func (s *Images) AddCached(ctx context.Context, catalog *catalog.Catalog) error 
 		return err
 	}
 	for _, repo := range repositories {
+		// An image that the operator named, or the first cached one, is enough.
 		if s.byKey[repo.Namespace].origin != unknown {
 			continue
 		}
@@ -147,6 +149,7 @@ func cachedImage(ctx context.Context, catalog *catalog.Catalog, repo storage.Rep
 			return found, nil
 		}
 	}
+	// A probe begins with a manifest. A blob alone is of no use to it.
 	if found.reference == (oci.Reference{}) {
 		return image{}, nil
 	}

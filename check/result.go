@@ -77,6 +77,7 @@ func (c *check) result(now time.Time, advice Advice) Result {
 	r.Reachable, r.Challenge = p.Reached, p.Challenge
 	r.Head, r.Range = asBool(p.Head), asBool(p.Range)
 	r.RedirectsTo = append(r.RedirectsTo, p.Redirects...)
+	// Figures of an upstream that was not reached stay null, not zero.
 	if p.Reached {
 		r.LatencyMS = new(float64(p.Latency.Microseconds()) / 1000)
 	}
@@ -154,6 +155,7 @@ func (c *check) remark(r *Result, now time.Time) {
 		}
 		add("its clock is %s %s this machine's. Check NTP here, since tokens and certificates have times in them", p.Skew.Abs(), direction)
 	}
+	// A certificate that has expired already is an error of the probe itself.
 	if left := p.CertificateExpires.Sub(now); !p.CertificateExpires.IsZero() && left < expirySoon {
 		add("its certificate expires on %s", p.CertificateExpires.UTC().Format(time.DateOnly))
 	}

@@ -38,6 +38,8 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 	if err != nil {
 		return nil, err
 	}
+	// A stored blob is open already. Of a download the first bytes are awaited,
+	// since its failure must become an answer of its own.
 	if b.reader != nil {
 		if b.Size, err = await(b.reader, start, end); err != nil {
 			b.Content.Close()
@@ -70,12 +72,14 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 		return nil, err
 	}
 	b := &openedBlob{Blob: Blob{Outcome: Outcome{Cache: Hit}}, reader: reader}
+	// A reader follows a running download. Without one the blob is stored.
 	if reader != nil {
 		b.Content = reader
 	} else {
 		b.Content, b.Size = obj.Content, obj.Size
 	}
 	b.crossRepo = !possessed && (reader == nil || reader.Repository() != repo)
+	// The bytes came from another repository, which proves nothing for this one.
 	if b.crossRepo {
 		if _, err := n.verifyAccess(ctx, repo, dgst); err != nil {
 			b.Content.Close()
@@ -131,6 +135,7 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 		return b, nil
 	}
 	info, statErr := n.cache.store.Stat(ctx, dgst)
+	// Both are needed: the bytes, and this repository's right to them.
 	if statErr == nil && n.mayServe(ctx, id, dgst) {
 		return &Blob{Outcome: Outcome{Cache: Hit}, Size: info.Size}, nil
 	}

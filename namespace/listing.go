@@ -75,6 +75,7 @@ func (n *Namespace) localTags(ctx context.Context, repo storage.RepoID, query ur
 	oldest := time.Now()
 	names = slices.DeleteFunc(names, func(name string) bool {
 		tag, ok := n.cache.book.Current(ctx, repo, name)
+		// An offline namespace has no upstream that could have confirmed the tag.
 		if !ok || !n.spec.Offline && n.tooOld(tag.Checked) {
 			return true
 		}
@@ -83,6 +84,7 @@ func (n *Namespace) localTags(ctx context.Context, repo storage.RepoID, query ur
 		}
 		return false
 	})
+	// An empty list would claim that the repository has no tags.
 	if len(names) == 0 {
 		return nil
 	}
@@ -138,6 +140,7 @@ type list[T any] interface {
 // upstream fails. Callers with the same key at the same time share one answer.
 func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[listKey, *T], key listKey, ask func(context.Context) (*T, error)) (*T, error) {
 	if n.spec.Offline {
+		// The kept answer is current by definition, and no failure is hidden.
 		return keptListing[T, P](ctx, n, key, &OfflineError{string(key.kind)})
 	}
 	list, led, err := share(ctx, lookups, key, func(ctx context.Context) (*T, error) {
@@ -178,6 +181,7 @@ func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, key listKe
 		return nil, failure
 	}
 	kept := new(T)
+	// A document that cannot be read counts as none: the failure says more.
 	if err := json.Unmarshal(doc.Body, kept); err != nil {
 		return nil, failure
 	}

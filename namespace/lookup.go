@@ -59,6 +59,7 @@ func share[K comparable, V any](ctx context.Context, lookups *flight.Group[K, V]
 	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
 		err = fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)
 	}
+	// The upstream's requests are spans of another client's trace.
 	if !answer.Led && answer.Leader != nil {
 		if leader := trace.SpanContextFromContext(answer.Leader); leader.IsSampled() {
 			trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: leader})

@@ -61,12 +61,14 @@ func (n *Namespace) Head(ctx context.Context, repo string, ref oci.Reference) (*
 func (n *Namespace) lookup(ctx context.Context, key lookupKey) (f found, led bool, err error) {
 	known := n.known(ctx, key.repo, key.ref)
 	switch {
+	// The cache answers by itself: no request leaves the mirror.
 	case known.state == fresh:
 		return found{Outcome: Outcome{Cache: Hit}, desc: known.desc}, true, nil
 	case n.spec.Offline:
 		return found{}, false, &OfflineError{manifestName(key.ref)}
 	case known.state == absent:
 		// A cached tag is asked for in any case: it may have come back.
+		// A client that asks in a loop costs the upstream nothing.
 		if err := n.cache.negativeHit(key); err != nil {
 			return found{}, false, err
 		}
@@ -76,6 +78,7 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey) (f found, led boo
 		n.rememberNegative(key, err)
 		return f, err
 	})
+	// Nothing is cached that could stand in for a failure.
 	if known.state == absent {
 		return f, led, err
 	}
@@ -189,6 +192,7 @@ func (n *Namespace) fetch(ctx context.Context, repo storage.RepoID, ref oci.Refe
 		return found{}, err
 	}
 	f := found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body}
+	// The client gets the manifest in any case: a full store costs it nothing.
 	if !n.cache.keep(ctx, repo, tag, m) {
 		// A cached tag still leads to its old manifest, until this one is stored.
 		n.observe(ctx, repo, tag, m.Descriptor, false)
@@ -228,9 +232,11 @@ func (n *Namespace) fallBack(ctx context.Context, key lookupKey, known known, fa
 // open makes the answer for one of the callers that shared a lookup.
 func (n *Namespace) open(ctx context.Context, repo storage.RepoID, f found, led bool) (*Manifest, error) {
 	m := f.describe()
+	// The cache status of the others says that they waited for one request.
 	if !led && f.Cache != Revalidated && f.Cache != Passed {
 		m.Cache = Collapsed
 	}
+	// The body has just come from upstream. It may not be stored yet.
 	if f.body != nil {
 		m.Content = inMemory(f.body)
 		return m, nil

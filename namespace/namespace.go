@@ -120,6 +120,7 @@ func (n *Namespace) Host() string { return n.spec.Host }
 
 // FirstUpstream returns the host of the upstream that is asked first.
 func (n *Namespace) FirstUpstream() string {
+	// Messages need a name, and the key is one.
 	if len(n.spec.UpstreamHosts) == 0 {
 		return n.spec.Key
 	}

@@ -45,6 +45,7 @@ func newTagPolicy(spec Spec, logger *slog.Logger) (*tagPolicy, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the pattern %q of mutable tags does not compile: %w", pattern, err)
 		}
+		// regexp2 backtracks, unlike package regexp.
 		re.MatchTimeout = matchTimeout
 		p.exclusions = append(p.exclusions, &exclusion{Regexp: re})
 	}

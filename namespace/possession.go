@@ -32,6 +32,7 @@ func (n *Namespace) has(ctx context.Context, repo storage.RepoID, dgst digest.Di
 // named its digest, which proves that the repository may serve it. It returns the
 // manifest's descriptor, or false if the manifest has to be fetched.
 func (n *Namespace) linkExisting(ctx context.Context, repo storage.RepoID, named ocispec.Descriptor) (ocispec.Descriptor, bool) {
+	// The repository's own record has the media type that its upstream gave.
 	if own, ok := n.has(ctx, repo, named.Digest); ok {
 		return own, true
 	}
@@ -62,6 +63,7 @@ func (c *Cache) inspect(ctx context.Context, named ocispec.Descriptor, limit int
 		return named, fmt.Errorf("%s is no manifest: %w", named.Digest, err)
 	}
 	named.Size = obj.Size
+	// Clients parse a manifest by its type, so it cannot be served without one.
 	if named.MediaType == "" {
 		return named, fmt.Errorf("%s has no media type", named.Digest)
 	}

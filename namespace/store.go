@@ -24,6 +24,8 @@ func (c *Cache) keep(ctx context.Context, repo storage.RepoID, tag string, m *oc
 	if !errors.Is(err, spool.ErrBusy) {
 		return c.kept(ctx, err, repo, tag, desc, checked)
 	}
+	// If the pool has no place, the manifest is served and not stored: a later
+	// pull tries again.
 	c.pool.Submit(storing{repo, tag, desc.Digest}, func(ctx context.Context) error {
 		err := c.put(ctx, c.spools.Create, desc.Digest, m.Body)
 		c.kept(ctx, err, repo, tag, desc, checked)

@@ -64,6 +64,7 @@ func (b *tagBook) Current(ctx context.Context, repo storage.RepoID, tag string) 
 // Observe notes the manifest that an upstream says a tag names.
 func (b *tagBook) Observe(ctx context.Context, repo storage.RepoID, tag string, s seen) {
 	record := catalog.Tag{Descriptor: s.desc, Checked: s.at}
+	// A record that leads to no stored manifest could not be served.
 	if !s.stored {
 		b.pending.Add(content{repo, s.desc.Digest}, pendingTag{tag, record})
 		return

@@ -55,6 +55,7 @@ func (s warmSource) Manifest(ctx context.Context, ref oci.Reference) (warm.Manif
 		return warm.Manifest{}, err
 	}
 	defer m.Content.Close()
+	// Warming again later may find room in the store.
 	if m.Cache == Passed {
 		return warm.Manifest{}, errNotStored
 	}
@@ -81,6 +82,7 @@ func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _
 		if err != nil {
 			return false, err
 		}
+		// The blob is stored, for this repository or for another one.
 		if b.reader == nil {
 			b.Content.Close()
 			n.recordLink(ctx, id, desc.Digest, b)

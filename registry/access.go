@@ -14,7 +14,7 @@ import (
 	"github.com/weirhq/weir/namespace"
 )
 
-// entry collects what the log and the metrics say about a request.
+// entry collects the facts about a request for the log and the metrics.
 type entry struct {
 	op         Operation
 	ns         *namespace.Namespace // that answers; nil if none does
@@ -46,6 +46,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if failure != nil && failure != http.ErrAbortHandler {
 			h.opts.Logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
 				"method", r.Method, "path", r.URL.Path, "panic", failure, "stack", string(debug.Stack()))
+			// Nothing was sent yet, so the client can still get a proper answer.
 			if m.Code == 0 && m.Written == 0 {
 				m.Code = http.StatusInternalServerError
 				errInternal.write(w)
@@ -77,6 +78,7 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	if s.status >= http.StatusInternalServerError {
 		level = slog.LevelWarn
 	}
+	// Collecting the attributes of a line that is dropped would cost each pull.
 	if !h.opts.Logger.Enabled(r.Context(), level) {
 		return
 	}
@@ -94,6 +96,7 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 		slog.String("cache", cacheLabel(e.outcome.Cache)),
 		slog.String("client", client),
 	}
+	// A request without a repository is named by its path.
 	if e.repository == "" {
 		attrs[1] = slog.String("path", r.URL.Path)
 		attrs = append(attrs[:2], attrs[3:]...)

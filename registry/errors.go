@@ -79,6 +79,8 @@ func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 	switch err.Class {
 	case upstream.ClassNotFound:
 		wire.Status, wire.Code = http.StatusNotFound, unknown(e.op)
+		// The upstream's code is more exact: it tells a missing repository from a
+		// missing tag. Codes of its own invention are not passed on.
 		switch err.Code {
 		case "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN":
 			wire.Code = err.Code
@@ -91,6 +93,7 @@ func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 		wire.Detail.RetryAfter = wholeSeconds(wire.RetryAfter)
 	default:
 		wire.Status, wire.Code = http.StatusBadGateway, "UNAVAILABLE"
+		// 504 tells clients and proxies that the mirror itself is fine.
 		if err.Timeout() {
 			wire.Status = http.StatusGatewayTimeout
 		}

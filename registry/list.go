@@ -64,6 +64,7 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 		configured[ns.Key()] = true
 	}
 	names := []string{}
+	// Content of a namespace that is no longer configured cannot be pulled.
 	for _, repo := range repositories {
 		if configured[repo.Namespace] {
 			names = append(names, repo.String())

@@ -44,6 +44,7 @@ func (p *pull) manifest() error {
 	p.setCacheStatus(m.Outcome)
 	p.w.Header().Set("Content-Type", m.Descriptor.MediaType)
 	p.setContentHeaders(m.Descriptor.Digest)
+	// A tag can move, so caches in between must ask again.
 	if p.req.Digest == "" {
 		p.w.Header().Set("Cache-Control", "no-cache")
 	}
@@ -103,6 +104,8 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 		return nil
 	}
 	multipart := strings.Contains(p.r.Header.Get("Range"), ",")
+	// A failed read of stored content leaves the body shorter than its
+	// Content-Length, so the client notices it without an abort.
 	if o.Cache.Cached() && !multipart {
 		defer content.Close()
 		w := p.w

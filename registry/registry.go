@@ -25,7 +25,7 @@ type Options struct {
 	Cache  *namespace.Cache
 	// Authorize decides whether a client may have an answer. It is called once
 	// for each request, after the name is resolved and before anything is looked
-	// up, so that it can refuse without a trace of what is stored. A request
+	// up, so that a refusal shows nothing of the stored content. A request
 	// without a name (the ping and the catalog) has no ns and no repo. A
 	// returned [*Error] is the client's answer; any other error is mapped as
 	// those of lookups are. A nil Authorize allows everything.
@@ -59,6 +59,8 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case err == nil:
 		return
+	// The client has left, so the error is most likely its own cancellation. It
+	// is logged as such, and not as a failure of the mirror.
 	case r.Context().Err() != nil:
 		errClientGone.write(w)
 	default:
@@ -79,6 +81,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 		return err
 	}
 	table := h.opts.Tables.Load()
+	// These two have no name to resolve, and may need permission all the same.
 	if req.Op == OpPing || req.Op == OpCatalog {
 		if err := h.opts.Authorize(r, req, nil, ""); err != nil {
 			return err
@@ -89,6 +92,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 		writeJSON(w, http.StatusOK, "application/json", struct{}{})
 		return nil
 	}
+	// The log shows the reference before anything can fail.
 	e.reference = req.Reference.String()
 	if e.reference == "" {
 		e.reference = req.Digest.String()
@@ -100,6 +104,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	}
 	e.ns, e.namespace = ns, ns.Key()
 	e.repository = ns.Key() + "/" + repo
+	// The header tells the client that its parameter decided, and not the name.
 	if req.NS != "" && oci.SameHost(req.NS, ns.Host()) {
 		w.Header().Set("OCI-Namespace", req.NS)
 	}

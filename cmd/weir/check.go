@@ -79,6 +79,8 @@ is about to expire are remarks.`,
 }
 
 func (o onlineOptions) validate(cmd *cobra.Command, online bool) error {
+	// A flag without its effect is refused: without --online
+	// the output would be taken for that of a probe.
 	for _, name := range []string{"image", "output", "timeout"} {
 		if !online && cmd.Flags().Changed(name) {
 			return fmt.Errorf("--%s is for check --online", name)
@@ -106,12 +108,15 @@ func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, st
 	if err != nil {
 		return err
 	}
+	// Without the cache there are well-known images, so the check goes on.
 	if err := addCached(ctx, cfg, images); err != nil {
 		fmt.Fprintln(stderr, "warning: cannot look for cached images to ask the upstreams for:", err)
 	}
 	probing, cancel := context.WithTimeoutCause(ctx, opts.timeout, fmt.Errorf("it was not done within %s (--timeout)", opts.timeout))
 	defer cancel()
 	results := check.Run(probing, targets(cfg, open), images, check.Advice{Failure: app.ExplainUpstream, MoreRequests: app.MoreRequests})
+	// Only the outer context is asked: after --timeout the report is still
+	// worth reading, and after a signal it is not wanted.
 	if ctx.Err() != nil {
 		return failure{exitFailed, errors.New("interrupted before it was done")}
 	}
@@ -124,6 +129,8 @@ func report(results []check.Result, output string, w io.Writer) error {
 	if output == "json" {
 		write = writeJSON
 	}
+	// The report is printed before the failures are counted: it says why the
+	// command fails.
 	if err := write(w, results); err != nil {
 		return failure{exitFailed, err}
 	}

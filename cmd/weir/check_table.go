@@ -43,6 +43,7 @@ func writeTable(w io.Writer, results []check.Result) error {
 }
 
 func cells(r check.Result) []string {
+	// Cells of an upstream that was not contacted would look like failures.
 	if r.Status == check.StatusSkipped {
 		return []string{r.Upstream, r.Status, "", "", "", "", "", "", "", "nothing: offline = true"}
 	}
@@ -52,6 +53,8 @@ func cells(r check.Result) []string {
 	} else {
 		limit = "?"
 	}
+	// Without a limit the cell is "-" if the upstream was reached, since it
+	// then has none, and "?" if it was not.
 	if l := r.RateLimit; l != nil {
 		limit = fmt.Sprintf("%d of %s left", l.Remaining, l)
 	}

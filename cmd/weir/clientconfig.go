@@ -42,6 +42,7 @@ other content are named, and then nothing is written, with exit code 1.`,
 			"  weir client-config containerd --url https://mirror.example.com --dir /",
 		ValidArgs: clientconfig.Clients(),
 		Args: func(cmd *cobra.Command, args []string) error {
+			// cobra's own message does not list the clients.
 			if len(args) != 1 {
 				return fmt.Errorf("%s takes one client (%s), not %d", cmd.CommandPath(), strings.Join(clientconfig.Clients(), ", "), len(args))
 			}
@@ -81,11 +82,14 @@ func clientConfig(client string, cfg *config.Config, url string) (clientconfig.C
 	var warnings []string
 	if url == "" {
 		s := cfg.Server
+		// An address that stands for all, and a port that the system chooses,
+		// name no place for clients to connect to.
 		if s.Port == 0 || hosts.Unspecified(s.BindAddress) {
 			return clientconfig.Config{}, fmt.Errorf("--url is missing: server.bind_address %q and server.port %d do not say how clients reach the mirror; "+
 				"name its address, as in --url http://mirror.example.com:8000", s.BindAddress, s.Port)
 		}
 		url = "http://" + s.Address()
+		// The files are right for clients on this machine, so this is a warning.
 		if hosts.Loopback(s.BindAddress) {
 			warnings = append(warnings, "clients reach "+url+" from this machine only: give the address for others with --url")
 		}
@@ -117,6 +121,7 @@ func writeFiles(dir string, files []clientconfig.File, stdout io.Writer) error {
 		switch there, err := os.ReadFile(f.Path); {
 		case errors.Is(err, fs.ErrNotExist):
 			missing = append(missing, f)
+		// A file that cannot be read may hold settings that must not be lost.
 		case err != nil:
 			return err
 		case !bytes.Equal(there, []byte(f.Content)):
@@ -127,6 +132,8 @@ func writeFiles(dir string, files []clientconfig.File, stdout io.Writer) error {
 		return fmt.Errorf("nothing was written, since these files exist with other content; move them away, or merge the output without --dir into them:\n  %s",
 			strings.Join(differ, "\n  "))
 	}
+	// Nothing is written before all files have been compared: half a
+	// configuration is worse than none.
 	for _, f := range missing {
 		if err := writeNew(f.Path, f.Content); err != nil {
 			return err
@@ -141,6 +148,7 @@ func writeNew(path, content string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
+	// O_EXCL: a file that came into being since the comparison stays as it is.
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err

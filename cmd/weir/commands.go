@@ -88,6 +88,7 @@ func localURL(cfg *config.Config) (*url.URL, error) {
 		return nil, errors.New("server.port is 0, so the port of the running mirror is not known here: configure a fixed one")
 	}
 	host := cfg.Server.BindAddress
+	// A server on all addresses is also reached by the name of this machine.
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
@@ -104,6 +105,8 @@ func askHealth(cmd *cobra.Command, cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	// Container runtimes count a slow answer as none, so a short limit gives
+	// a better message. The process ends after one request.
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	resp, err := client.Do(req)
 	if err != nil {

@@ -48,6 +48,8 @@ has been restarted.
 				return err
 			}
 			limits := opts.limits(cfg.BlobStore.FS)
+			// A command that removes nothing by default would look like one that
+			// has done its work.
 			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records {
 				return errors.New("there is no limit to evict to: give --max-size or --max-unused, or set blob_store.fs.max_size or max_unused")
 			}
@@ -73,6 +75,8 @@ has been restarted.
 // limits are those of the configuration, unless a flag says otherwise.
 func (o gcOptions) limits(fs config.FS) maintain.EvictOptions {
 	limits := maintain.EvictOptions{DryRun: o.dryRun}
+	// 0 in the configuration stands for no limit. A flag of 0 is a limit: it
+	// leaves nothing.
 	if fs.MaxSize > 0 {
 		limits.MaxBytes = new(int64(fs.MaxSize))
 	}
@@ -101,6 +105,7 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 		removed, forgot = "would remove", "would forget"
 	}
 	fmt.Fprintf(stdout, "%s %s; left %s\n", removed, describe(report.Removed), describe(report.Left))
+	// Content that could not be removed keeps its records.
 	if err != nil || !o.records {
 		return err
 	}
@@ -108,6 +113,7 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 		DryRun: o.dryRun,
 		Gone: func(ctx context.Context, dgst digest.Digest) (bool, error) {
 			_, err := store.Stat(ctx, dgst)
+			// Any other failure keeps the records: the content may still be there.
 			if errors.Is(err, storage.ErrNotExist) || evicted[dgst] {
 				return true, nil
 			}

@@ -42,6 +42,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitFine
 	}
 	fmt.Fprintf(stderr, "weir: %v\n", err)
+	// Commands set the code of a failure at work. Everything else is wrong
+	// usage, such as an unknown flag, which cobra reports itself.
 	if f, ok := errors.AsType[failure](err); ok {
 		return f.code
 	}

@@ -30,6 +30,8 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 	defer stop()
 	fs := cfg.BlobStore.FS
 	store, err := disk.Open(fs.RootDir, disk.Options{Sync: fs.SyncToDisk, Existing: true})
+	// A directory without a store is a mistake of the command line or of the
+	// configuration, not a failure of the disk.
 	if errors.Is(err, disk.ErrNoStore) {
 		return failure{exitUsage, app.WithAdvice(err)}
 	}
@@ -40,6 +42,7 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 	if err == nil {
 		return nil
 	}
+	// The signal is the cause. The errors of work are its effects.
 	if ctx.Err() != nil {
 		err = errors.New("interrupted before it was done")
 	}

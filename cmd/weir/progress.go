@@ -69,6 +69,8 @@ func (b bar) advance(done maintain.Amount) { b.bar.SetCurrent(done.Bytes) }
 
 func (b bar) end(complete bool) {
 	if complete {
+		// -1 takes the current count for the total, so that the bar ends at
+		// 100% also if the content was less than expected.
 		b.bar.SetTotal(-1, true)
 	} else {
 		b.bar.Abort(false)
@@ -95,6 +97,7 @@ func (l *lines) end(bool) {}
 
 // progressLine says in one line how much of a task is done.
 func progressLine(doing string, done, total maintain.Amount) string {
+	// An image without bytes is not a division by zero.
 	percent := 100 * float64(done.Bytes) / float64(max(total.Bytes, 1))
 	return fmt.Sprintf("%s: %.0f%% (%s)", doing, min(percent, 100), describe(done))
 }

@@ -57,8 +57,10 @@ func verify(ctx context.Context, store *disk.Store, jobs int, quiet bool, stdout
 	report, err := maintain.Verify(ctx, store, maintain.VerifyOptions{
 		Jobs: jobs, Quarantine: store.Quarantine, Progress: shown.advance,
 	})
+	// The progress ends before the findings are printed: a terminal shows both.
 	shown.end(err == nil)
 	fmt.Fprintf(writerUnlessQuiet(quiet, stdout), "verified %s\n", describe(report.Verified))
+	// Findings are printed also if the check was interrupted: they hold.
 	for _, wrong := range report.Wrong {
 		fmt.Fprintln(stdout, finding(wrong))
 	}

@@ -133,6 +133,7 @@ func (f warmFlags) findMirror(configs []string) (*url.URL, error) {
 	}
 	u, err := localURL(cfg)
 	if err != nil {
+		// The configuration is valid, so this is no wrong usage.
 		return nil, failure{exitFailed, fmt.Errorf("%w, or name the mirror with --url", err)}
 	}
 	return u, nil
@@ -167,6 +168,8 @@ func (j *warmJob) addFile(name string, stdin io.Reader) error {
 // add adds an image, once. The mirror's address may stand before its name.
 func (j *warmJob) add(text string) error {
 	name := text
+	// An image can be named as in a pull from the mirror. The mirror itself
+	// knows the name without its own address.
 	if host, rest, ok := strings.Cut(text, "/"); ok && sameHost(host, j.mirror.Host) {
 		name = rest
 	}
@@ -174,6 +177,7 @@ func (j *warmJob) add(text string) error {
 	if err != nil {
 		return err
 	}
+	// Two spellings of one image would fetch it twice at once.
 	if slices.Contains(j.parsed, image) {
 		return nil
 	}
@@ -196,6 +200,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	version, _ := app.Version()
 	mirror := remote.New(j.mirror, "weir-warm/"+version, j.jobs*contentsAtOnce)
 	defer mirror.Close()
+	// One message for a mirror that is away, rather than one for each image.
 	if err := mirror.Ping(ctx); err != nil {
 		return fmt.Errorf("no mirror answers: %w", err)
 	}
@@ -204,6 +209,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	group.SetLimit(j.jobs)
 	for i, image := range j.parsed {
 		group.Go(func() error {
+			// After a signal the images that are left are not begun.
 			if ctx.Err() == nil {
 				sum.warmOne(ctx, mirror.Repository(image.Name), j.images[i], image.Reference, j.options)
 			}
@@ -211,6 +217,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 		})
 	}
 	_ = group.Wait()
+	// The progress ends before the sum is printed, which belongs below it.
 	sum.ui.close()
 	return sum.conclude(ctx, writerUnlessQuiet(j.quiet, stdout))
 }
@@ -233,6 +240,7 @@ func (s *warmSum) warmOne(ctx context.Context, src warm.Source, image string, re
 	s.fetched, s.present = s.fetched.Plus(result.New), s.present.Plus(result.There)
 	state := "warm"
 	switch {
+	// The failures of an interrupted image say nothing about it.
 	case ctx.Err() != nil:
 		state = "unfinished"
 	case len(result.Failed) > 0:
@@ -242,6 +250,7 @@ func (s *warmSum) warmOne(ctx context.Context, src warm.Source, image string, re
 	}
 	s.mu.Unlock()
 	text := fmt.Sprintf("%s %s: %s\n", state, image, amounts(result.New, result.There))
+	// Quiet prints failures only.
 	if s.quiet {
 		text = ""
 	}
@@ -258,6 +267,7 @@ func (s *warmSum) warmOne(ctx context.Context, src warm.Source, image string, re
 func (s *warmSum) conclude(ctx context.Context, stdout io.Writer) error {
 	fmt.Fprintf(stdout, "images: %d warm, %d failed; %s\n", s.warmed, s.failed, amounts(s.fetched, s.present))
 	switch {
+	// An interruption explains the images that are missing from the sum.
 	case ctx.Err() != nil:
 		return errors.New("interrupted before it was done; run it again to go on, which transfers nothing twice")
 	case s.failed > 0:

@@ -32,6 +32,7 @@ func newProgressUI(stdout, stderr io.Writer) progressUI {
 		}
 		return s
 	}
+	// A log gets lines: it cannot be redrawn.
 	s := &lineScreen{stdout: stdout, stderr: stderr, running: make(map[string]warm.Progress), stop: make(chan struct{})}
 	s.ended.Go(s.report)
 	return s
@@ -52,6 +53,8 @@ func (s *barScreen) begin(image string) func(warm.Progress) {
 	defer s.mu.Unlock()
 	s.running[image] = bar
 	return func(p warm.Progress) {
+		// The total grows while manifests are read. false: reaching it is not
+		// the end.
 		bar.SetTotal(p.Total.Bytes, false)
 		bar.SetCurrent(p.Done.Bytes)
 	}

@@ -2,9 +2,8 @@
 // clients have left, storing manifests for which room has to be made first, and
 // warming images.
 //
-// No job is ever needed: a later pull does by itself what a job would have done
-// before it. So a [Pool] is bounded in every way, and drops the jobs that do not
-// fit.
+// No job is ever needed: a later pull does the same work by itself. So a [Pool] is
+// bounded in every way, and drops the jobs that do not fit.
 package jobs
 
 import (
@@ -59,8 +58,10 @@ func (p *Pool) Submit(key fmt.Stringer, run func(context.Context) error) bool {
 	switch {
 	case p.closed:
 		return false
+	// The job that is there does the same work.
 	case p.keys[key]:
 		return true
+	// A longer queue would only hold work that later pulls do anyway.
 	case p.running == p.size && len(p.queue) == p.size*queuePerWorker:
 		p.metrics.ended("dropped")
 		return false
@@ -83,6 +84,7 @@ func (p *Pool) Submit(key fmt.Stringer, run func(context.Context) error) bool {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
+	// Waiting jobs would fail at once, since their context ends now.
 	for range p.queue {
 		p.metrics.ended("dropped")
 	}

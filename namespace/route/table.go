@@ -58,12 +58,14 @@ func New[T any](entries ...Entry[T]) (*Table[T], error) {
 		}
 		keys[e.Key] = true
 		t.byLength = append(t.byLength, e)
+		// Hosts are compared in one form: Docker Hub has three names.
 		if host := oci.CanonicalHost(e.Host); host != "" {
 			if other := t.byHost[host]; other != nil {
 				return nil, fmt.Errorf("the namespaces %q and %q both answer ns=%s", other.Key, e.Key, host)
 			}
 			t.byHost[host] = e
 		}
+		// Of two defaults the order of the file would decide, by accident.
 		if e.Default {
 			if t.fallback != nil {
 				return nil, fmt.Errorf("the namespaces %q and %q are both the default", t.fallback.Key, e.Key)
@@ -71,6 +73,8 @@ func New[T any](entries ...Entry[T]) (*Table[T], error) {
 			t.fallback = e
 		}
 	}
+	// The longest key that matches is found first, and equal lengths have a
+	// fixed order for messages.
 	slices.SortFunc(t.byLength, func(a, b *Entry[T]) int {
 		return cmp.Or(cmp.Compare(len(b.Key), len(a.Key)), cmp.Compare(a.Key, b.Key))
 	})
@@ -123,6 +127,7 @@ func (r Rule) expand(rest string) string {
 	if rest == "" {
 		rest = r.Key[strings.LastIndexByte(r.Key, '/')+1:]
 	}
+	// Only Docker Hub has short names: elsewhere "nginx" is a repository.
 	if r.DockerHub && !strings.Contains(rest, "/") {
 		return "library/" + rest
 	}

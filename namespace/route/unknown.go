@@ -50,6 +50,7 @@ func (t *Table[T]) nearest(name string) string {
 	best, meant := 0, ""
 	for _, e := range t.byLength {
 		count := strings.Count(e.Key, "/") + 1
+		// A key with more segments than the name cannot have been meant.
 		if count > len(segments) {
 			continue
 		}

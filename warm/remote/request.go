@@ -90,6 +90,7 @@ func insist(ctx context.Context, attempt func() error) error {
 		if r, ok := errors.AsType[refusal](err); ok {
 			wait = max(wait, r.retryAfter)
 		}
+		// The last error is the one that the operator sees.
 		if n == attempts || wait > maxPause {
 			return err
 		}
