@@ -61,16 +61,27 @@ func (s cooldownState) String() string {
 	}
 }
 
-// registryCooldown knows whether requests may be sent to a registry now. A
-// cooldown has three causes: a limit that the registry set with 429, a breaker
-// for corrupt content, and a breaker for failed connects, which ends with a
-// probe.
+// registryCooldown decides whether requests may be sent to a registry now. It is
+// in the first of these states whose condition holds:
+//
+//	rate_limited   before the end that a 429 set
+//	corrupt        before the end of the pause after corrupt content
+//	unreachable    before the end of the pause after failed connects
+//	probing        after that pause, until a connect succeeds
+//	available
+//
+// The state follows from three deadlines and is not stored, because the causes
+// overlap and each ends in its own way: a limit only with its time, a pause for
+// corrupt content also if no other registry has an answer, and failed connects
+// only with a connect. One deadline for all would end a limit before its time, or
+// forget during a limit that the registry was unreachable before.
 type registryCooldown struct {
 	mu           sync.Mutex
 	limitedUntil time.Time
 	corrupt      cooldown.Breaker // all requests are allowed after its pause
 	connects     cooldown.Breaker
 	reason       error // of the last failed connect
+	probes       int   // how many began so far
 }
 
 func newRegistryCooldown() *registryCooldown {
@@ -95,6 +106,7 @@ func (c *registryCooldown) current(now time.Time) (state cooldownState, left tim
 	default:
 		state = stateProbing
 	}
+	// Of several causes, the one that ends last decides when requests are sent.
 	left = max(0, c.limitedUntil.Sub(now), c.corrupt.Until().Sub(now), c.connects.Until().Sub(now))
 	if c.connects.Probing() {
 		left = max(left, probeTime)
@@ -118,18 +130,24 @@ func (c *registryCooldown) enter(now time.Time) (leave func(), refused *Error) {
 	case !allowed:
 		return nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after %d failed connects, the last one: %w", c.connects.Failures(), c.reason)}
 	case probe:
-		return c.abandonProbe, nil
+		c.probes++
+		number := c.probes
+		return func() { c.abandonProbe(number) }, nil
 	default:
 		return func() {}, nil
 	}
 }
 
-// abandonProbe ends a probe. It changes nothing if the probe's connect has told
-// its outcome; if the client went away before, the next request is the probe.
-func (c *registryCooldown) abandonProbe() {
+// abandonProbe ends a probe. It changes nothing if the outcome of the probe's
+// connect is known. If the client left before, the next request is the probe.
+func (c *registryCooldown) abandonProbe(number int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.connects.Abandon()
+	// A request that was the probe may go on for longer than the next cooldown,
+	// and must not end the probe after that.
+	if number == c.probes {
+		c.connects.Abandon()
+	}
 }
 
 // connected notes that there is a connection to the registry, and reports
@@ -204,10 +222,4 @@ func (c *registryCooldown) status(now time.Time) (state cooldownState, left time
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.current(now)
-}
-
-// halfOpen reports whether the next request is going to be a probe.
-func (c *registryCooldown) halfOpen(now time.Time) bool {
-	state, left := c.status(now)
-	return state == stateProbing && left == 0
 }

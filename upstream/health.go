@@ -75,7 +75,7 @@ func (c *Client) reject(dgst digest.Digest) {
 // probe finds out, in the background, whether an unreachable registry is back.
 // It does nothing if a probe is not due or is under way.
 func (c *Client) probe() {
-	if !c.cooldown.halfOpen(time.Now()) {
+	if _, halfOpen := c.Health().Cooldown(); !halfOpen {
 		return
 	}
 	leave, refused := c.cooldown.enter(time.Now())

@@ -108,7 +108,12 @@ func (b *Breaker) Abandon() {
 // that has no other way to an answer. It returns false while a probe is under
 // way, and less than MinInterval after it last returned true.
 func (b *Breaker) Expire(now time.Time) bool {
-	if b.state == probing || now.Sub(b.lastEarly) < b.opts.MinInterval {
+	if b.state == probing {
+		return false // that request finds out
+	}
+	// Without an interval each call counts, even if its clock was read before that
+	// of the last one.
+	if b.opts.MinInterval > 0 && now.Sub(b.lastEarly) < b.opts.MinInterval {
 		return false
 	}
 	b.lastEarly = now

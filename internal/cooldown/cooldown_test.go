@@ -95,6 +95,18 @@ func TestBreaker(t *testing.T) {
 	}
 }
 
+// Without MinInterval each early end counts, whichever caller read its clock
+// first.
+func TestEarlyEndsWithoutInterval(t *testing.T) {
+	b := cooldown.New(cooldown.Options{Pause: 5 * time.Second})
+	run(t, &b, []step{
+		{0, "failure", 5 * time.Second},
+		{2, "expire", true},
+		{1, "expire", true},
+		{1, "allow", admission{true, true}},
+	})
+}
+
 // A breaker without further options opens at the first failure, for the same
 // time each time.
 func TestDefaults(t *testing.T) {
