@@ -79,7 +79,7 @@ func (c *Cache) join(ctx context.Context, key Key, acquire func(context.Context)
 	case err == nil:
 		return result.Value, nil
 	case ctx.Err() != nil && err == context.Cause(ctx):
-		return Token{}, ctx.Err()
+		return Token{}, ctx.Err() // the caller left, and the flight goes on
 	case errors.Is(err, flight.ErrClosed):
 		return Token{}, ErrClosed
 	default:

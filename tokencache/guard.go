@@ -18,7 +18,7 @@ var errCoolingDown = errors.New("tokencache: the shared store cools down after a
 // lose to the store, even if the store ignores its context, and holds the store's
 // circuit breaker.
 //
-// The breaker follows writes more than reads: a Redis that is full, or a
+// After a failed write only a write closes the breaker: a Redis that is full, or a
 // read-only replica, answers reads and yet cannot share a token.
 type guard struct {
 	store  Store
@@ -74,7 +74,7 @@ func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context
 		token Token
 		err   error
 	}
-	answers := make(chan answer, 1)
+	answers := make(chan answer, 1) // buffered, so that an abandoned call can end
 	g.calls.Go(func() {
 		token, err := catchPanic(g.logger, func() (Token, error) { return op(bounded) })
 		answers <- answer{token, err}
@@ -83,6 +83,7 @@ func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context
 	select {
 	case got = <-answers:
 	case <-bounded.Done():
+		// The store ignores its context: the call is abandoned, and wait waits.
 		got.err = bounded.Err()
 	}
 	b.left -= time.Since(start)
@@ -118,14 +119,15 @@ func outcomeOf(ctx context.Context, err error) outcome {
 	switch {
 	case err == nil, errors.Is(err, ErrNotFound):
 		return answered
-	case ctx.Err() != nil:
+	case ctx.Err() != nil: // of the flight, not of the guard's own time limit
 		return unknown
 	default:
 		return failed
 	}
 }
 
-// settle moves the breaker by the outcome of a call, and logs a change.
+// settle moves the breaker by the outcome of a call, and logs a change, under no
+// lock.
 func (g *guard) settle(out outcome, err error, write, probe bool) {
 	switch g.conclude(out, write, probe) {
 	case stopped:
@@ -145,6 +147,7 @@ const (
 	recovered
 )
 
+// conclude moves the breaker by the outcome of a call.
 func (g *guard) conclude(out outcome, write, probe bool) change {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -153,7 +156,7 @@ func (g *guard) conclude(out outcome, write, probe bool) change {
 		first := g.breaker.Closed()
 		g.failedWrite = g.failedWrite || write
 		g.breaker.Failure(time.Now())
-		if first {
+		if first { // the others failed for the same reason
 			return stopped
 		}
 	case !probe:

@@ -9,8 +9,8 @@ import (
 	"io"
 )
 
-// Key says what a token is good for. Tokens with different keys are never
-// exchanged for one another.
+// Key identifies the requests that a token is valid for. A token is never used
+// for another key.
 type Key struct {
 	Registry string // the upstream's scheme, host and port
 	Realm    string // URL of the token service (distribution token specification)
@@ -21,8 +21,8 @@ type Key struct {
 	Account string
 }
 
-// digest names the key in places that should not show what is mirrored. It is
-// the same in every instance, and distinct keys have distinct digests.
+// digest names the key in places that should not show the mirrored repositories.
+// It is the same in every instance, and distinct keys have distinct digests.
 func (k Key) digest() string {
 	h := sha256.New()
 	writeFields(h, k.Registry, k.Realm, k.Service, k.Scope, k.Account)
@@ -34,8 +34,8 @@ func (k Key) digest() string {
 const fingerprintDomain = "weir token cache account v1"
 
 // Fingerprint returns a short name for a credential: equal for equal
-// credentials in every instance, and free of the credential itself. It is empty
-// for the anonymous one, which has neither username nor password.
+// credentials in every instance, without revealing the credential. It is empty for
+// anonymous access, with neither username nor password.
 func Fingerprint(username, password string) string {
 	if username == "" && password == "" {
 		return ""

@@ -15,17 +15,17 @@ type Memory struct {
 	tokens *simplelru.LRU[Key, remembered]
 }
 
-// remembered is what memory knows under a key.
+// remembered is the entry of a key.
 type remembered struct {
 	token    Token
-	shared   bool // the shared store has been given it, or had it first
-	rejected bool // a registry refused it: kept to recognise it when it comes back
+	shared   bool // the shared store has the token, or a write of it is under way
+	rejected bool // a registry refused it: kept to recognise it if it comes back
 }
 
 // NewMemory returns an empty store that holds at most size tokens, and at least
 // one.
 func NewMemory(size int) *Memory {
-	// The only error is a size below one.
+	// The only error is that of a size below one.
 	tokens, _ := simplelru.NewLRU[Key, remembered](max(1, size), nil)
 	return &Memory{tokens: tokens}
 }
@@ -52,8 +52,8 @@ func (m *Memory) Delete(_ context.Context, key Key, rejected Token) error {
 	return nil
 }
 
-// lookup returns what is remembered of a usable token, and drops what is not
-// usable any more.
+// lookup returns the entry of a key, and false if the token is not usable. It
+// removes an entry whose token has expired.
 func (m *Memory) lookup(key Key) (remembered, bool) {
 	now := time.Now()
 	m.mu.Lock()
@@ -63,7 +63,7 @@ func (m *Memory) lookup(key Key) (remembered, bool) {
 		return remembered{}, false
 	}
 	if !entry.token.Usable(now) {
-		m.tokens.Remove(key)
+		m.tokens.Remove(key) // a rejected token too: the shared store drops it by now
 		return remembered{}, false
 	}
 	return entry, !entry.rejected

@@ -7,11 +7,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Metrics counts what the layers of a cache answered. A nil *Metrics counts
-// nothing.
+// Metrics counts the answers of a cache's layers. A nil *Metrics counts nothing.
 type Metrics struct {
-	// One counter each, because looking one up by its labels would cost as
-	// much as the token itself.
+	// One counter each, because finding a counter by its labels would cost as
+	// much as finding the token.
 	memoryHit, memoryMiss          prometheus.Counter
 	redisHit, redisMiss, redisFail prometheus.Counter
 }
@@ -35,7 +34,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 
 func (m *Metrics) memory(hit bool) {
 	switch {
-	case m == nil:
+	case m == nil: // counts nothing
 	case hit:
 		m.memoryHit.Inc()
 	default:
@@ -43,7 +42,8 @@ func (m *Metrics) memory(hit bool) {
 	}
 }
 
-// sharedRead counts a read; usable says that a token came and was good.
+// sharedRead counts a read. It is a hit if the token can be used: memory refuses a
+// rejected one.
 func (m *Metrics) sharedRead(usable bool, err error) {
 	switch {
 	case m == nil, errors.Is(err, errCoolingDown):
@@ -56,8 +56,7 @@ func (m *Metrics) sharedRead(usable bool, err error) {
 	}
 }
 
-// sharedWrite counts a write or a delete, which is worth knowing only if it
-// failed.
+// sharedWrite counts a write or a delete that failed.
 func (m *Metrics) sharedWrite(err error) {
 	if m != nil && err != nil && !errors.Is(err, errCoolingDown) {
 		m.redisFail.Inc()

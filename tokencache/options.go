@@ -6,12 +6,12 @@ import (
 )
 
 const (
-	// defaultSharedTimeout bounds the time that one call of Token, reading and
-	// writing together, or of Invalidate may lose to the shared store. A
-	// pull can lose as much unnoticed.
+	// defaultSharedTimeout bounds the time that one call of Token (reading and
+	// writing together) or of Invalidate may lose to the shared store. A client
+	// does not notice this much in a pull.
 	defaultSharedTimeout = 250 * time.Millisecond
-	// defaultSharedPause is how long the shared store is not asked after a
-	// failure: about what the failover of a Redis takes.
+	// defaultSharedPause is how long no call to the shared store is made after a
+	// failure: about the time of a Redis failover.
 	defaultSharedPause = 5 * time.Second
 	// defaultAcquireTimeout bounds a flight, which no caller's context ends. Slow
 	// token services take seconds.
@@ -31,8 +31,8 @@ func WithMetrics(metrics *Metrics) Option {
 	return func(c *Cache) { c.metrics = metrics }
 }
 
-// WithAdvice adds a sentence to the warning that the shared store fails, which tells
-// an operator what to check. The default is none.
+// WithAdvice adds a sentence with the remedy to the warning that the shared store
+// fails. The default is none.
 func WithAdvice(advice string) Option {
 	return func(c *Cache) { c.advice = advice }
 }

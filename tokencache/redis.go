@@ -13,7 +13,8 @@ import (
 
 // compareAndDelete removes KEYS[1] while it holds the token ARGV[1]. It is one
 // script because between a read and a delete another instance may store a newer
-// token. What cannot be understood is left to be overwritten or to expire.
+// token. A record that the script cannot read stays until it is overwritten or
+// expires.
 const compareAndDelete = `
 local stored = redis.pcall('GET', KEYS[1])
 if type(stored) ~= 'string' then return 0 end
@@ -23,10 +24,10 @@ if ok and type(record) == 'table' and record.token == ARGV[1] then
 end
 return 0`
 
-// Redis is a [Store] that instances share. Names of keys hold a hash and tell
-// neither scopes nor accounts; the tokens themselves are stored in clear, so
-// who can read this Redis can pull what the mirror can pull. Redis drops each
-// token when it counts as expired.
+// Redis is a [Store] that instances share. The names of keys are hashes and reveal
+// neither scopes nor accounts. The tokens are stored in clear, so every client
+// that can read this Redis can pull all content that the mirror can pull. Redis
+// drops each token when it counts as expired.
 type Redis struct {
 	client redis.UniversalClient
 	prefix string
@@ -40,20 +41,19 @@ type record struct {
 	Expires time.Time `json:"expires"`
 }
 
-// NewRedis returns a store below the prefix of a client's database. The client
-// stays the caller's to close. It should have ContextTimeoutEnabled: without it
-// a call to a frozen server outlives its context, though the [Cache] does not
-// wait for it.
+// NewRedis returns a store below the prefix of a client's database. The caller
+// closes the client, which should have ContextTimeoutEnabled: without it a call to
+// a frozen server outlives its context, though the [Cache] does not wait for it.
 func NewRedis(client redis.UniversalClient, prefix string) *Redis {
 	return &Redis{client: client, prefix: prefix, delete: redis.NewScript(compareAndDelete)}
 }
 
-// Get returns a usable token, or ErrNotFound where Redis has none or something
+// Get returns a usable token. It returns ErrNotFound if Redis has none, or a value
 // that is no token.
 func (r *Redis) Get(ctx context.Context, key Key) (Token, error) {
 	stored, err := r.client.Get(ctx, r.name(key)).Bytes()
 	switch {
-	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"):
+	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"): // a list, a set
 		return Token{}, ErrNotFound
 	case err != nil:
 		return Token{}, failure("reading from", err)
@@ -68,11 +68,11 @@ func (r *Redis) Get(ctx context.Context, key Key) (Token, error) {
 // Set stores a token for as long as it is usable.
 func (r *Redis) Set(ctx context.Context, key Key, token Token) error {
 	ttl := time.Until(token.earlyExpiry())
-	if ttl < time.Millisecond { // the finest that Redis knows
-		return nil
+	if ttl < time.Millisecond {
+		return nil // expired: Redis counts in whole milliseconds
 	}
-	// A record of strings and times in range always marshals; a time out of
-	// range (RFC 3339 has four-digit years) is a token that is not worth keeping.
+	// Only a time out of range (RFC 3339 has four-digit years) does not marshal.
+	// A token with such a time is not worth keeping.
 	value, err := json.Marshal(record{token.Value, token.Issued, token.Expires})
 	if err != nil {
 		return nil
@@ -94,9 +94,9 @@ func (r *Redis) Delete(ctx context.Context, key Key, rejected Token) error {
 
 func (r *Redis) name(key Key) string { return r.prefix + ":token:" + key.digest() }
 
-// failure wraps what the client said. A server that lacks a command, as hardened
-// ones lack EVALSHA, quotes the command's arguments: tokens, which would be
-// logged.
+// failure wraps an error of the client. A server that lacks a command, as hardened
+// servers lack EVALSHA, quotes the command's arguments in its answer. They may be
+// tokens, which must not reach the log.
 func failure(doing string, err error) error {
 	if said, _, quotes := strings.Cut(err.Error(), ", with args beginning with"); quotes {
 		return fmt.Errorf("tokencache: %s Redis: %s", doing, said)
@@ -104,9 +104,9 @@ func failure(doing string, err error) error {
 	return fmt.Errorf("tokencache: %s Redis: %w", doing, err)
 }
 
-// parseRecord returns false for what cannot be a token. Its value will go into
-// a header line, so it must be visible ASCII: anything else would fail the pull
-// that sends it.
+// parseRecord returns false if a record cannot be a token. The value goes into a
+// header line, so it must be visible ASCII: any other character would fail the
+// pull.
 func parseRecord(stored []byte) (Token, bool) {
 	var rec record
 	if err := json.Unmarshal(stored, &rec); err != nil {

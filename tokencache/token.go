@@ -8,26 +8,28 @@ import (
 	"time"
 )
 
-// maxEarliness bounds how long before its end a token counts as expired.
+// maxEarliness bounds how long before its end a token counts as expired. It covers
+// a slow request and clocks that differ.
 const maxEarliness = 30 * time.Second
 
-// Token is a bearer token. However it is printed, logged or marshalled, its
-// value stays out: only code that names the Value field gets to see it.
+// Token is a bearer token. Printing, logging or marshalling a Token never shows its
+// value: only code that names the Value field can read it.
 type Token struct {
 	Value   string
 	Issued  time.Time
 	Expires time.Time
 }
 
-// Usable says whether the token may still be sent. It counts as expired early,
-// by the smaller of 30 s and a tenth of its life, so that it does not end on
+// Usable reports whether the token may still be sent. It counts as expired early,
+// by the smaller of 30 s and a tenth of its life, so that it does not expire on
 // its way to the registry. A token without a value is never usable.
 func (t Token) Usable(now time.Time) bool {
 	return t.Value != "" && now.Before(t.earlyExpiry())
 }
 
-// earlyExpiry is the moment from which the token counts as expired.
+// earlyExpiry returns the time from which the token counts as expired.
 func (t Token) earlyExpiry() time.Time {
+	// A token that expires before its issue has no life to take a tenth of.
 	life := max(0, t.Expires.Sub(t.Issued))
 	return t.Expires.Add(-min(maxEarliness, life/10))
 }
@@ -48,5 +50,5 @@ func (t Token) Format(state fmt.State, _ rune) { io.WriteString(state, t.String(
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
 
 // MarshalJSON is String, so that a structure that is logged or served as JSON
-// does not give its tokens away. [Redis] has a form of its own.
+// does not reveal its tokens. [Redis] marshals a record instead.
 func (t Token) MarshalJSON() ([]byte, error) { return json.Marshal(t.String()) }

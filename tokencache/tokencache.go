@@ -4,24 +4,23 @@
 // A [Cache] asks three places in turn:
 //
 //   - [Memory], a bounded LRU, answers nearly every call;
-//   - a shared [Store], if there is one, which is [Redis]: what one instance
-//     acquired, the others use;
+//   - a shared [Store], if there is one, which is [Redis]: all instances use a
+//     token that one of them acquired;
 //   - the caller's acquire function, at most once at a time for each [Key].
-//     That flight is detached from whoever started it: a caller who leaves
-//     does not fail those who still wait.
+//     That flight is detached from the caller that started it: a caller that
+//     leaves does not fail the others that wait.
 //
-// The shared store is a convenience and never a condition. All access to it
-// goes through a guard, which bounds the time that one call may lose and, after
-// a failure, leaves the store alone for a while. Until it is back, the cache
-// lives on memory alone; tokens acquired meanwhile are shared when they are
-// next used.
+// The cache works without the shared store. All calls to the store go through a
+// guard, which bounds the time that one call may lose and backs off for 5 s after
+// a failure. Until the store is back, the cache uses memory alone; tokens
+// acquired meanwhile are shared at their next use.
 //
-// A token that its registry refused is taken out with [Cache.Invalidate], which
-// never removes a newer one. Memory remembers the refused token, because it may
-// come back from a shared store that could not be told.
+// [Cache.Invalidate] removes a token that its registry refused, and never a newer
+// one. Memory remembers the refused token, because it may come back from a shared
+// store that failed to delete it.
 //
-// No lock is held while a token is acquired or a store is asked. The package
-// knows neither HTTP nor registries: both are in the caller's acquire function.
+// No lock is held during a call of acquire or of a store. The package knows
+// neither HTTP nor registries: both are in the caller's acquire function.
 package tokencache
 
 import (
@@ -43,9 +42,9 @@ type Store interface {
 	// other error means that the store could not be asked.
 	Get(ctx context.Context, key Key) (Token, error)
 	// Set creates or replaces the token for a key. A token that is not usable
-	// any more need not be kept.
+	// any more may be dropped.
 	Set(ctx context.Context, key Key, token Token) error
 	// Delete removes the token for a key, but only while it is the rejected
-	// one: a newer token stays. To find nothing to remove is no error.
+	// one: a newer token stays. It is no error if there is none.
 	Delete(ctx context.Context, key Key, rejected Token) error
 }

@@ -90,8 +90,8 @@ func (s *Server) Restart() {
 	}
 }
 
-// Pause freezes the server: the kernel still accepts connections for it, and
-// nobody answers. It returns when the process has stopped.
+// Pause freezes the server: the kernel still accepts connections, and no answer
+// comes. It returns when the process has stopped.
 func (s *Server) Pause() {
 	s.t.Helper()
 	s.mu.Lock()
@@ -109,7 +109,7 @@ func (s *Server) Pause() {
 	}
 }
 
-// Resume thaws a frozen server, which then answers what it was asked meanwhile.
+// Resume thaws a frozen server, which then answers the calls of the meantime.
 func (s *Server) Resume() {
 	s.t.Helper()
 	s.mu.Lock()
@@ -160,7 +160,7 @@ func (s *Server) launch() error {
 			break
 		}
 	}
-	// A server whose output nobody reads blocks on a full pipe.
+	// A server whose output is not read blocks on a full pipe.
 	go func(drained chan<- struct{}) {
 		defer close(drained)
 		io.Copy(io.Discard, lines)

@@ -1,5 +1,5 @@
-// Package tokencachetest holds what every [tokencache.Store] must do, as a test
-// suite that runs on each of them.
+// Package tokencachetest is the conformance suite of [tokencache.Store], which
+// runs on each implementation.
 package tokencachetest
 
 import (
