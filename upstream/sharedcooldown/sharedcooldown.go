@@ -37,8 +37,8 @@ type Options struct {
 	Redis  redis.UniversalClient // nil: cooldowns are shared within the process
 	Prefix string                // of the names of keys and of the channel
 	Logger *slog.Logger
-	// Advice tells an operator what to check when Redis fails. It follows the
-	// warning in the log.
+	// Advice is the remedy for a failure of Redis. It follows the warning in the
+	// log.
 	Advice string
 	// Retry is the pause after a failure of Redis, and the time between two
 	// pings of a silent Redis; 0: 5 s.

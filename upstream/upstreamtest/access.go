@@ -14,14 +14,14 @@ import (
 
 const defaultTokenLife = 5 * time.Minute
 
-// grant is what a token is good for.
+// grant is the permission that a token gives.
 type grant struct {
 	scopes  []string
 	expires time.Time
 }
 
-// authorized reports whether a request may have an answer; otherwise it has
-// been refused.
+// authorized reports whether a request may have an answer. It has refused the
+// request if not.
 func (r *Registry) authorized(w http.ResponseWriter, req *http.Request, name string) bool {
 	switch {
 	case r.config.bearer != nil:
@@ -49,7 +49,7 @@ func (r *Registry) hasToken(w http.ResponseWriter, req *http.Request, name strin
 	if known && granted.expires.After(time.Now()) && (name == "" || slices.Contains(granted.scopes, scope)) {
 		return true
 	}
-	if sent && b.Forbidden {
+	if sent && b.Forbidden { // as ECR does, without a challenge
 		refuse(w, http.StatusForbidden, "DENIED", "your authorization token has expired")
 		return false
 	}
@@ -99,7 +99,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	p.write(rec, req, bytes.NewReader(r.marshal(answer)))
 }
 
-// RevokeTokens lets the registry refuse all tokens that it has given out.
+// RevokeTokens makes the registry refuse all tokens that it has issued so far.
 func (r *Registry) RevokeTokens() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -123,8 +123,7 @@ func (r *Registry) sign(name, ref string) string {
 	return u.String()
 }
 
-// ExpireURLs lets the CDN answer 403 for all URLs that it was redirected to so
-// far.
+// ExpireURLs makes the CDN answer 403 for all URLs of redirects so far.
 func (r *Registry) ExpireURLs() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -138,7 +137,7 @@ func (r *Registry) serveCDN(w http.ResponseWriter, req *http.Request) {
 	if p.intercept(rec, req) {
 		return
 	}
-	if req.Header.Get("Authorization") != "" {
+	if req.Header.Get("Authorization") != "" { // as S3 does beside a signature
 		http.Error(rec, "<Error><Code>InvalidArgument</Code></Error>", http.StatusBadRequest)
 		return
 	}

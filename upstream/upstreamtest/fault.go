@@ -5,12 +5,14 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+
+	"github.com/weirhq/weir/internal/notify"
 )
 
-// Match says which requests a fault is about.
+// Match selects the requests that a fault affects.
 type Match func(*http.Request) bool
 
-// Any matches every request to any of the servers.
+// Any matches all requests to all servers.
 func Any(*http.Request) bool { return true }
 
 // Blobs matches the registry's blobs, Manifests its manifests, and so on.
@@ -31,7 +33,7 @@ func Path(part string) Match {
 	return func(r *http.Request) bool { return strings.Contains(r.URL.Path, part) }
 }
 
-// All matches what all of the given match.
+// All matches the requests that all of the given matches select.
 func All(matches ...Match) Match {
 	return func(r *http.Request) bool {
 		for _, match := range matches {
@@ -45,7 +47,7 @@ func All(matches ...Match) Match {
 
 func isV2(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/v2/") }
 
-// Fault is a misbehaviour that a test ordered.
+// Fault is a misbehaviour that a test has set.
 type Fault struct {
 	registry *Registry
 	match    Match
@@ -54,8 +56,8 @@ type Fault struct {
 	hits     int
 }
 
-// Fault lets requests that match misbehave until the test says otherwise. Where
-// several faults match, all of them have their effect.
+// Fault makes the answers to matching requests misbehave, until Times or Remove
+// ends it. If several faults match a request, all of them have their effects.
 func (r *Registry) Fault(match Match, effects ...Effect) *Fault {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -75,7 +77,7 @@ func (f *Fault) Times(n int) *Fault {
 // Remove ends the fault.
 func (f *Fault) Remove() { f.Times(0) }
 
-// Hits returns how many requests it had an effect on.
+// Hits returns the number of requests that the fault affected.
 func (f *Fault) Hits() int {
 	f.registry.mu.Lock()
 	defer f.registry.mu.Unlock()
@@ -106,6 +108,7 @@ func (r *Registry) plan(req *http.Request) *plan {
 	return p
 }
 
+// openGates lets all held requests go on, so that the servers can stop.
 func (r *Registry) openGates() {
 	r.mu.Lock()
 	faults := r.faults
@@ -123,7 +126,7 @@ func (r *Registry) openGates() {
 	}
 }
 
-// plan is what faults make of the answer to one request.
+// plan is the answer to one request as its faults change it.
 type plan struct {
 	before  []*Gate // to pass before the answer
 	drop    bool    // break the connection before the answer
@@ -134,7 +137,7 @@ type plan struct {
 	ignoreRange bool
 	chunked     bool
 	stall       *Gate
-	stallAfter  int64 // the numbers are -1 where there is no such fault
+	stallAfter  int64 // the numbers are -1 without such a fault
 	cutAfter    int64
 	cutEvery    int64
 	truncate    int64
@@ -166,14 +169,14 @@ func OmitDigest() Effect { return Header("Docker-Content-Digest", "") }
 // Drop breaks the connection in place of an answer.
 func Drop() Effect { return func(p *plan) { p.drop = true } }
 
-// Hold lets the request wait at the gate before it is answered.
+// Hold makes the request wait at the gate before it is answered.
 func Hold(gate *Gate) Effect { return func(p *plan) { p.before = append(p.before, gate) } }
 
 // CutAfter breaks the connection after n bytes of the answer's body.
 func CutAfter(n int64) Effect { return func(p *plan) { p.cutAfter = n } }
 
-// CutEvery breaks the connection at each multiple of n of the content's
-// offsets, so that an answer to a Range is cut at the next one.
+// CutEvery breaks the connection at the next offset in the content that is a
+// multiple of n, also in the answer to a Range.
 func CutEvery(n int64) Effect { return func(p *plan) { p.cutEvery = n } }
 
 // StallAfter sends n bytes of the answer's body and then waits at the gate.
@@ -193,30 +196,29 @@ func Chunked() Effect { return func(p *plan) { p.chunked = true } }
 // IgnoreRange answers with the whole content.
 func IgnoreRange() Effect { return func(p *plan) { p.ignoreRange = true } }
 
-// Gate holds up what passes through it until it is opened.
+// Gate stops requests until it is opened.
 type Gate struct {
 	once    sync.Once
 	opened  chan struct{}
+	arrival notify.Broadcast
+
 	mu      sync.Mutex
-	waiting int
-	changed chan struct{} // replaced at each arrival
+	arrived int
 }
 
 // NewGate returns a closed gate.
-func NewGate() *Gate {
-	return &Gate{opened: make(chan struct{}), changed: make(chan struct{})}
-}
+func NewGate() *Gate { return &Gate{opened: make(chan struct{})} }
 
-// Open lets everything pass, now and later.
+// Open lets all requests pass, now and later.
 func (g *Gate) Open() { g.once.Do(func() { close(g.opened) }) }
 
 // Arrived waits until n requests in all have come to the gate, or ctx is done.
 func (g *Gate) Arrived(ctx context.Context, n int) error {
 	for {
 		g.mu.Lock()
-		waiting, changed := g.waiting, g.changed
+		arrived, changed := g.arrived, g.arrival.Wait()
 		g.mu.Unlock()
-		if waiting >= n {
+		if arrived >= n {
 			return nil
 		}
 		select {
@@ -229,10 +231,9 @@ func (g *Gate) Arrived(ctx context.Context, n int) error {
 
 func (g *Gate) pass(ctx context.Context) {
 	g.mu.Lock()
-	g.waiting++
-	close(g.changed)
-	g.changed = make(chan struct{})
+	g.arrived++
 	g.mu.Unlock()
+	g.arrival.Notify()
 	select {
 	case <-g.opened:
 	case <-ctx.Done():

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Which of a Registry's servers was asked.
+// The servers of a Registry.
 const (
 	serverRegistry = "registry"
 	serverToken    = "token"
@@ -21,7 +21,7 @@ type Record struct {
 	Header            http.Header
 	Proto             string // "HTTP/1.1" or "HTTP/2.0"
 	ClientCertificate bool   // the client showed one
-	Status            int    // 0 while there is no answer, or where the connection was dropped instead
+	Status            int    // 0 before the answer, and if the connection was dropped instead
 }
 
 // String is, for instance, "GET /v2/x/blobs/sha256:... bytes=10- 206".
@@ -33,13 +33,13 @@ func (r Record) String() string {
 	return strings.Join(append(parts, fmt.Sprint(r.Status)), " ")
 }
 
-// Requests returns what the registry was asked, in the order of arrival.
+// Requests returns the requests to the registry, in the order of arrival.
 func (r *Registry) Requests() []string { return r.requests(serverRegistry) }
 
-// TokenRequests returns what the token service was asked.
+// TokenRequests returns the requests to the token service.
 func (r *Registry) TokenRequests() []string { return r.requests(serverToken) }
 
-// CDNRequests returns what the CDN was asked, without signatures.
+// CDNRequests returns the requests to the CDN, without signatures.
 func (r *Registry) CDNRequests() []string { return r.requests(serverCDN) }
 
 func (r *Registry) requests(server string) []string {
@@ -64,7 +64,7 @@ func (r *Registry) Log() []Record {
 }
 
 // Authorizations returns the Authorization header of each request to the
-// registry, "" where there was none.
+// registry, "" for a request without one.
 func (r *Registry) Authorizations() []string {
 	list := []string{}
 	for _, record := range r.Log() {
@@ -95,7 +95,7 @@ func (r *Registry) record(server string, w http.ResponseWriter, req *http.Reques
 	return &recorder{ResponseWriter: w, registry: r, record: record}
 }
 
-// recorder writes the status down before the client can see it.
+// recorder notes the status before the client can see it.
 type recorder struct {
 	http.ResponseWriter
 	registry *Registry

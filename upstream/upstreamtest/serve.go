@@ -19,7 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// serveRegistry is the registry's own host.
+// serveRegistry answers the requests to the registry's own host.
 func (r *Registry) serveRegistry(w http.ResponseWriter, req *http.Request) {
 	if req.URL.Path == "/token" && r.config.bearer != nil {
 		r.serveToken(w, req)
@@ -148,7 +148,7 @@ func (r *Registry) serveReferrers(w http.ResponseWriter, req *http.Request, p *p
 	})))
 }
 
-// referrers lists what refers to subject, in the order of the digests.
+// referrers lists the manifests that refer to subject, by digest.
 func (r *Registry) referrers(name string, subject digest.Digest, artifactType string) []ocispec.Descriptor {
 	r.mu.Lock()
 	defer r.mu.Unlock()

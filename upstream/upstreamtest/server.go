@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// server is an HTTP server that can go away and come back on its address.
+// server is an HTTP server that can stop and start again on its address.
 type server struct {
 	t       testing.TB
 	url     *url.URL
@@ -96,8 +96,8 @@ func (s *server) stop() {
 	s.http = nil
 }
 
-// Network is a network in memory. Its names need no DNS, and connecting to a
-// name that nobody listens on is refused.
+// Network is a network in memory. Its names need no DNS. A connection to a name
+// without a listener is refused.
 type Network struct {
 	mu        sync.Mutex
 	listeners map[string]*pipeListener
@@ -135,15 +135,14 @@ func (n *Network) DialContext(ctx context.Context, network, addr string) (net.Co
 	return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("connection to %s refused", addr)}
 }
 
-// Hang lets connecting to addr (host:port) neither succeed nor fail, or ends
-// that.
+// Hang makes connects to addr (host:port) neither succeed nor fail, or ends that.
 func (n *Network) Hang(addr string, on bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.hang[addr] = on
 }
 
-// Dials returns how often someone tried to connect to addr (host:port).
+// Dials returns the number of connects to addr (host:port), failed ones included.
 func (n *Network) Dials(addr string) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()

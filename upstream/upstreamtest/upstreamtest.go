@@ -1,5 +1,5 @@
-// Package upstreamtest is a registry for tests: it answers as real ones do,
-// writes down what it was asked, and fails as a test's script says.
+// Package upstreamtest is a registry for tests. It answers as real registries do,
+// records its requests, and fails as a test's script says.
 //
 //	r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
 //	image := r.AddImage("library/nginx", "latest", []byte("a layer"))
@@ -10,8 +10,8 @@
 // A [Registry] is up to three servers, each with a host of its own: the
 // registry, its token service (with [WithBearer]) and a CDN for blobs (with
 // [WithCDN]). They listen on the loopback interface or on a [Network] in
-// memory, for tests in a testing/synctest bubble. Nothing in here sleeps: what
-// should wait, waits at a [Gate].
+// memory, for tests in a testing/synctest bubble. The package never sleeps: a
+// request that should wait, waits at a [Gate].
 package upstreamtest
 
 import (
@@ -45,7 +45,7 @@ type Registry struct {
 	faults       []*Fault
 }
 
-// repository is what one repository holds.
+// repository is the content of one repository.
 type repository struct {
 	blobs     map[digest.Digest]content
 	manifests map[digest.Digest]manifest
@@ -67,14 +67,14 @@ type config struct {
 	filterIgnored bool
 }
 
-// Option changes what kind of registry it is.
+// Option changes the kind of a registry.
 type Option func(*config)
 
-// WithTLS lets all servers speak https and HTTP/2, with certificates of the
+// WithTLS makes all servers speak https and HTTP/2, with certificates of the
 // authority that [Registry.RootCAs] returns.
 func WithTLS() Option { return func(c *config) { c.tls = true } }
 
-// WithClientCertificates lets the registry (not the others) refuse connections
+// WithClientCertificates makes the registry (not the others) refuse connections
 // without a certificate of the same authority. It implies [WithTLS].
 func WithClientCertificates() Option { return func(c *config) { c.tls, c.clientCert = true, true } }
 
@@ -84,30 +84,30 @@ func WithNetwork(n *Network, host string) Option {
 	return func(c *config) { c.network, c.host = n, host }
 }
 
-// WithBasic lets the registry challenge with Basic.
+// WithBasic makes the registry challenge with Basic.
 func WithBasic(username, password string) Option {
 	return func(c *config) { c.username, c.password = username, password }
 }
 
-// WithBearer lets the registry challenge with Bearer.
+// WithBearer makes the registry challenge with Bearer.
 func WithBearer(b Bearer) Option { return func(c *config) { c.bearer = &b } }
 
-// WithCDN lets the registry redirect GETs of blobs to a second host.
+// WithCDN makes the registry redirect GETs of blobs to a second host.
 func WithCDN(cdn CDN) Option { return func(c *config) { c.cdn = &cdn } }
 
-// WithRedirect lets the registry redirect every request below /v2/ to the same
+// WithRedirect makes the registry redirect every request below /v2/ to the same
 // path of another registry, as registry.k8s.io does.
 func WithRedirect(to *Registry) Option { return func(c *config) { c.redirectTo = to } }
 
-// WithGzip lets the registry compress blobs for everyone who does not ask for
-// the identity encoding.
+// WithGzip makes the registry compress blobs unless a request asks for the
+// identity encoding.
 func WithGzip() Option { return func(c *config) { c.gzip = true } }
 
 // WithoutReferrers leaves the referrers API out. [Registry.AddReferrer] then
 // keeps the fallback tag.
 func WithoutReferrers() Option { return func(c *config) { c.noReferrers = true } }
 
-// WithoutReferrersFilter lets the referrers API ignore artifactType.
+// WithoutReferrersFilter makes the referrers API ignore artifactType.
 func WithoutReferrersFilter() Option { return func(c *config) { c.filterIgnored = true } }
 
 // Bearer describes the tokens of a registry.

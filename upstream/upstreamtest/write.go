@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// intercept does what a plan wants before the usual answer, and reports whether
-// that was all.
+// intercept carries out the part of a plan that comes before the usual answer. It
+// reports whether the plan replaces that answer.
 func (p *plan) intercept(w http.ResponseWriter, req *http.Request) bool {
 	for _, gate := range p.before {
 		gate.pass(req.Context())
