@@ -117,6 +117,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 		// A source's clean end before the known size is a cut connection.
 		case err == io.EOF && r.size >= 0 && r.off < r.size:
 			return 0, io.ErrUnexpectedEOF
+		// The end of the content, which no failure of the download follows.
+		case err == io.EOF:
+			return 0, io.EOF
 		case err != nil && r.follows && r.recoverable(err):
 			r.drop() // the reader goes on with its own source
 		case err != nil:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -119,5 +120,27 @@ func TestReaderWaitsEndWithItsContext(t *testing.T) {
 	cancel()
 	if _, err := r.Wait(0, -1); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+// A reader of another repository's download has its own source for failures. The
+// end of a content whose size is not announced is none.
+func TestForeignReaderComesToTheEnd(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(300 << 10), noSize: true, step: make(chan int)}
+	dgst := digest.FromBytes(o.body)
+	first := s.reader(t, t.Context(), dgst, o.source(theirs))
+	defer first.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	second := s.reader(t, ctx, dgst, (&origin{refuse: errCut}).source(ours))
+	defer second.Close()
+	go func() { o.step <- 200 << 10; o.step <- 100 << 10 }()
+	got, err := readAll(second)
+	if err != nil || !bytes.Equal(got, o.body) {
+		t.Errorf("got %d of %d bytes, %v", len(got), len(o.body), err)
+	}
+	if ctx.Err() != nil {
+		t.Error("the reader found the end only when its context ended")
 	}
 }
