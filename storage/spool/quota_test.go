@@ -188,3 +188,48 @@ func TestMakeRoom(t *testing.T) {
 	}
 	s.Close()
 }
+
+// slowQuota is a quota whose next reservation takes as long as the test wants.
+type slowQuota struct {
+	*purse
+	asked, answer chan struct{}
+}
+
+func (q *slowQuota) Reserve(n int64, wait bool) error {
+	if n > 0 {
+		close(q.asked)
+		<-q.answer
+	}
+	return q.purse.Reserve(n, wait)
+}
+
+// A spool that ends while it asks for space gives that space back.
+func TestSpoolEndsWhileItAsksForSpace(t *testing.T) {
+	for name, end := range map[string]func(*Spool) error{
+		"failed": func(s *Spool) error { s.Fail(io.ErrUnexpectedEOF); return nil },
+		"closed": (*Spool).Close,
+	} {
+		t.Run(name, func(t *testing.T) {
+			quota := &slowQuota{purse: &purse{limit: 1000}, asked: make(chan struct{}), answer: make(chan struct{})}
+			dir := NewDir(t.TempDir(), 0, quota)
+			s, err := dir.Create(-1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			announced := make(chan error)
+			go func() { announced <- s.Announce(600) }()
+			<-quota.asked
+			if err := end(s); err != nil {
+				t.Fatal(err)
+			}
+			close(quota.answer)
+			if err := <-announced; err != nil {
+				t.Fatal(err)
+			}
+			quota.expect(t, name, 0)
+			if dir.pending != 0 {
+				t.Errorf("%d bytes are pending", dir.pending)
+			}
+		})
+	}
+}

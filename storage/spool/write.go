@@ -36,6 +36,8 @@ func (s *Spool) grow(size int64) error {
 	s.allotted += allot
 	s.reserved += more
 	s.mu.Unlock()
+	// The spool may have ended meanwhile, and needs the space no more.
+	s.shrink()
 	return nil
 }
 
