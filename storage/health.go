@@ -25,13 +25,11 @@ func (h *Health) Failed(err error, attrs ...any) {
 	if h == nil {
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.err == nil {
+	// Downloads share the mutex, so the log, which can be slow, is written without it.
+	if h.set(err) == nil {
 		h.logger.Error("cannot store "+h.kind+". Clients are served straight from the upstream",
 			append(attrs, "error", err)...)
 	}
-	h.err = err
 }
 
 // Succeeded notes that something could be stored.
@@ -39,12 +37,17 @@ func (h *Health) Succeeded() {
 	if h == nil {
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.err != nil {
+	if h.set(nil) != nil {
 		h.logger.Info(h.kind + " can be stored again")
 	}
-	h.err = nil
+}
+
+// set replaces the last failure, and returns the one before.
+func (h *Health) set(err error) (before error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before, h.err = h.err, err
+	return before
 }
 
 // Err returns the last failure while none of the later attempts has succeeded.

@@ -2,9 +2,11 @@ package storage_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/weirhq/weir/storage"
 )
@@ -38,4 +40,37 @@ func TestHealthLogsEachTroubleOnce(t *testing.T) {
 	if got := count("cannot store content"); got != 2 {
 		t.Errorf("the second trouble: %d lines in all, want 2", got)
 	}
+}
+
+// stuckHandler is a log that accepts a record only when the test allows it.
+type stuckHandler struct {
+	slog.Handler
+	begun, end chan struct{}
+}
+
+func (stuckHandler) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h stuckHandler) Handle(context.Context, slog.Record) error {
+	close(h.begun)
+	<-h.end
+	return nil
+}
+
+func TestSlowLogHoldsUpNoDownload(t *testing.T) {
+	log := stuckHandler{slog.DiscardHandler, make(chan struct{}), make(chan struct{})}
+	health := storage.NewHealth(slog.New(log), "content")
+	full := errors.New("no space left")
+	go health.Failed(full)
+	<-log.begun
+	asked := make(chan error, 1)
+	go func() { asked <- health.Err() }()
+	select {
+	case err := <-asked:
+		if err != full {
+			t.Errorf("Err = %v, want %v", err, full)
+		}
+	case <-time.After(2 * time.Second):
+		t.Error("Err waits for the log")
+	}
+	close(log.end)
 }

@@ -40,18 +40,19 @@ type Download struct {
 	digest  digest.Digest
 	src     Source
 	started time.Time
-	ctx     context.Context
 	cancel  context.CancelFunc
-	span    trace.Span // of the whole download; does nothing if it is not traced
 
 	searched chan struct{} // closed at the end of the search
 	ready    chan struct{} // closed when the size is known, or the download ended
 	done     chan struct{} // closed when the download ended
 	isReady  sync.Once
 
-	// The search writes these before it closes searched; they stay as they are.
+	// The goroutine writes these before it closes searched; they stay as they are.
 	found     bool // the store has the content
 	searchErr error
+	span      trace.Span // of the whole download; does nothing if it is not traced
+
+	ctx context.Context // of the goroutine, with its span
 
 	// The download's goroutine writes these before it closes done; then they
 	// stay as they are. Until then, only that goroutine reads them.
@@ -119,7 +120,9 @@ func (d *Download) Abandon() {
 	}
 }
 
-func (d *Download) run() {
+// run is the download's goroutine. The request is that of the client that started
+// it.
+func (d *Download) run(request trace.Span) {
 	defer d.cancel()
 	metrics := d.group.opts.Metrics
 	d.search()
@@ -133,6 +136,7 @@ func (d *Download) run() {
 		return
 	}
 	metrics.downloadStarted()
+	d.trace(request)
 	close(d.searched)
 	err := d.fetchAll()
 	var failed storeError

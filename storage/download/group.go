@@ -34,7 +34,7 @@ type Options struct {
 	// makes none. It must record every span: the sampling decision is the
 	// request's.
 	Tracer trace.Tracer
-	Logger *slog.Logger
+	Logger *slog.Logger // the default discards
 }
 
 // Group runs at most one download per digest. See [Download].
@@ -51,6 +51,9 @@ type Group struct {
 
 // NewGroup returns a group that works until its Close.
 func NewGroup(opts Options) *Group {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Group{
 		opts:      opts,
@@ -78,6 +81,9 @@ func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*stor
 		r := newReader(ctx, d, src, joined)
 		found, err := d.awaitSearch(ctx)
 		if err == nil && !found {
+			if joined {
+				linkSpans(trace.SpanFromContext(ctx), d.span)
+			}
 			return nil, r, nil
 		}
 		r.Close()
@@ -96,16 +102,15 @@ func (g *Group) joinOrStart(ctx context.Context, dgst digest.Digest, src Source)
 	defer g.mu.Unlock()
 	if d, ok := g.downloads[dgst]; ok {
 		d.hold()
-		linkSpans(trace.SpanFromContext(ctx), d.span)
 		return d, true, nil
 	}
 	if err := g.ctx.Err(); err != nil {
 		return nil, false, fmt.Errorf("storage: no new downloads while shutting down: %w", err)
 	}
 	d = newDownload(g, dgst, src)
-	d.trace(ctx)
 	g.downloads[dgst] = d
-	g.running.Go(d.run)
+	request := trace.SpanFromContext(ctx)
+	g.running.Go(func() { d.run(request) })
 	return d, false, nil
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/download"
@@ -255,5 +257,44 @@ func TestClientLeavesDuringTheSearch(t *testing.T) {
 	}
 	if !s.stored(t, store.slow) {
 		t.Error("not stored")
+	}
+}
+
+// stuckTracer takes as long to start a span as the test wants.
+type stuckTracer struct {
+	trace.Tracer
+	begun, end chan struct{}
+}
+
+func (t stuckTracer) Start(ctx context.Context, name string, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
+	close(t.begun)
+	<-t.end
+	return t.Tracer.Start(ctx, name, opts...)
+}
+
+// recording is the span of a request that is traced.
+type recording struct{ noop.Span }
+
+func (recording) IsRecording() bool { return true }
+
+func TestSlowTracerHoldsUpNoOtherDigest(t *testing.T) {
+	tracer := stuckTracer{noop.NewTracerProvider().Tracer(""), make(chan struct{}), make(chan struct{})}
+	s := newSetup(t, func(o *download.Options) { o.Tracer = tracer })
+	a, b := &origin{body: random(1000)}, &origin{body: random(1000)}
+	first, second := make(chan *download.Reader, 1), make(chan *download.Reader, 1)
+	traced := trace.ContextWithSpan(t.Context(), recording{})
+	go func() { _, r, _ := s.Open(traced, digest.FromBytes(a.body), a.source(ours)); first <- r }()
+	<-tracer.begun
+	go func() { _, r, _ := s.Open(t.Context(), digest.FromBytes(b.body), b.source(ours)); second <- r }()
+	select {
+	case r := <-second:
+		r.Close()
+	case <-time.After(2 * time.Second):
+		t.Error("a pull of another digest waits for the tracer")
+	}
+	close(tracer.end)
+	(<-first).Close()
+	if t.Failed() {
+		(<-second).Close()
 	}
 }

@@ -1,8 +1,6 @@
 package download
 
 import (
-	"context"
-
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
@@ -12,18 +10,19 @@ import (
 // own, which begins with the download and ends with the commit. Links lead from
 // it to the requests and back.
 
-// trace begins the download's span if the request that starts the download is
-// traced. The download's own requests are below that span.
-func (d *Download) trace(request context.Context) {
-	tracer, span := d.group.opts.Tracer, trace.SpanFromContext(request)
-	if tracer == nil || !span.IsRecording() {
+// trace begins the download's span if the request that started the download is
+// traced. The download's own requests are below that span. A tracer runs code of
+// its exporter, so the download's goroutine calls it, without a lock.
+func (d *Download) trace(request trace.Span) {
+	tracer := d.group.opts.Tracer
+	if tracer == nil || !request.IsRecording() {
 		return
 	}
 	d.ctx, d.span = tracer.Start(d.ctx, "download", trace.WithNewRoot(), trace.WithAttributes(
 		attribute.String("weir.repository", d.src.Repository.String()),
 		attribute.String("weir.reference", d.digest.String()),
 	))
-	linkSpans(span, d.span)
+	linkSpans(request, d.span)
 }
 
 // linkSpans makes two spans refer to each other, if both are recorded.
