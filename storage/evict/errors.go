@@ -3,8 +3,7 @@ package evict
 import (
 	"fmt"
 
-	"github.com/dustin/go-humanize"
-
+	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -42,11 +41,11 @@ func (e *FullError) Error() string {
 	switch e.Reason {
 	case InUse:
 		return text + fmt.Sprintf("%s wanted; of the store's limit of %s, running downloads take %s and content that is being read %s",
-			iec(e.Want), iec(e.Max), iec(e.Reserved), iec(e.Pinned))
+			units.IEC(e.Want), units.IEC(e.Max), units.IEC(e.Reserved), units.IEC(e.Pinned))
 	case TooSlow:
-		return text + fmt.Sprintf("nothing was deleted in time to make room for %s within the store's limit of %s", iec(e.Want), iec(e.Max))
+		return text + fmt.Sprintf("nothing was deleted in time to make room for %s within the store's limit of %s", units.IEC(e.Want), units.IEC(e.Max))
 	case CannotDelete:
-		return text + fmt.Sprintf("nothing can be deleted to make room for %s: %v", iec(e.Want), e.Err)
+		return text + fmt.Sprintf("nothing can be deleted to make room for %s: %v", units.IEC(e.Want), e.Err)
 	case notIndexed:
 		return text + "the index of the store is still being loaded, so the number of stored bytes is not known yet"
 	default:
@@ -59,5 +58,3 @@ func (e *FullError) Is(target error) bool { return target == spool.ErrNoSpace }
 
 // Unwrap returns the failure of the last deletion, or nil.
 func (e *FullError) Unwrap() error { return e.Err }
-
-func iec(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

@@ -18,7 +18,7 @@ const day = 24 * 60 * 60 // seconds
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	evictedBytes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_store_evicted_bytes_total",
-		Help: "Bytes of content that were evicted, by the reason: size (max_size), free (min_free) or unused (max_unused).",
+		Help: "Bytes of content that were evicted, by the reason: size (the limit of the store), free (its filesystem ran short of space) or unused (not used for too long).",
 	}, []string{"reason"})
 	m := &Metrics{
 		evictedBytes: make(map[reason]prometheus.Counter),

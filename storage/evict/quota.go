@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/internal/notify"
+	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage/spool"
 )
 
@@ -55,7 +56,7 @@ func (q *Quota) Reserve(n int64, wait bool) error {
 	patience := time.Now().Add(evictionPatience)
 	for !i.ready || !l.reserve(n) {
 		if !wait {
-			return fmt.Errorf("%w for %s", spool.ErrBusy, iec(n))
+			return fmt.Errorf("%w for %s", spool.ErrBusy, units.IEC(n))
 		}
 		until := patience
 		if !i.ready { // the number of stored bytes is not known, so nothing fits

@@ -155,7 +155,7 @@ func (l *limited) expectUsage(what string, want evict.Usage) {
 // expectEvicted fails the test unless so many bytes were evicted for each reason.
 func (l *limited) expectEvicted(size, free, unused int) {
 	l.t.Helper()
-	want := fmt.Sprintf(`# HELP weir_store_evicted_bytes_total Bytes of content that were evicted, by the reason: size (max_size), free (min_free) or unused (max_unused).
+	want := fmt.Sprintf(`# HELP weir_store_evicted_bytes_total Bytes of content that were evicted, by the reason: size (the limit of the store), free (its filesystem ran short of space) or unused (not used for too long).
 # TYPE weir_store_evicted_bytes_total counter
 weir_store_evicted_bytes_total{reason="free"} %d
 weir_store_evicted_bytes_total{reason="size"} %d

@@ -4,8 +4,9 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirhq/weir/internal/units"
 )
 
 // ErrNoSpace says that a spool would leave its filesystem with less free space
@@ -37,7 +38,7 @@ func (e *NoSpaceError) Error() string {
 		return fmt.Sprintf("%v: %v", ErrNoSpace, e.Err)
 	}
 	return fmt.Sprintf("%v below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free",
-		ErrNoSpace, e.Path, iec(e.Free), iec(e.Promised), iec(e.Want), iec(e.Keep))
+		ErrNoSpace, e.Path, units.IEC(e.Free), units.IEC(e.Promised), units.IEC(e.Want), units.IEC(e.Keep))
 }
 
 // Is makes the error match ErrNoSpace.
@@ -53,5 +54,3 @@ func (d *Dir) writeError(err error) error {
 	}
 	return fmt.Errorf("spool: %w", err)
 }
-
-func iec(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
