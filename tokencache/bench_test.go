@@ -10,7 +10,7 @@ import (
 	"github.com/weirhq/weir/tokencache"
 )
 
-// BenchmarkWarmToken measures what every pull pays.
+// BenchmarkWarmToken measures the cost of a token for every pull.
 func BenchmarkWarmToken(b *testing.B) {
 	service, key := &issuer{name: "service"}, keyFor("repository:library/nginx:pull")
 	cache := tokencache.New(tokencache.NewMemory(100), newFaultyStore(),

@@ -92,7 +92,7 @@ func TestSingleFlight(t *testing.T) {
 }
 
 func TestAcquiredOnceHoweverCallersArrive(t *testing.T) {
-	// Those who looked into memory just before the flight landed start another
+	// Callers that looked into memory just before the flight ended start another
 	// one, which has to look again.
 	cache, service := newCache(t, nil), &issuer{name: "service"}
 	const rounds = 2000
@@ -134,7 +134,7 @@ func TestKeysDoNotWaitForEachOther(t *testing.T) {
 	})
 }
 
-func TestCallerWhoLeavesDoesNotFailTheOthers(t *testing.T) {
+func TestLeavingCallerDoesNotFailTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cache := newCache(t, nil)
 		type contextKey struct{}
@@ -248,7 +248,7 @@ func TestRejectedTokenDoesNotComeBack(t *testing.T) {
 	wantToken(t, cache, "a", service, "service-2")
 }
 
-func TestWhoInvalidatesDoesNotJoinTheFlightOfTheRejectedToken(t *testing.T) {
+func TestInvalidatingCallerDoesNotJoinTheFlightOfTheRejectedToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shared := newFaultyStore()
 		cache, service := newCache(t, shared), &issuer{name: "service"}

@@ -34,7 +34,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
-func TestMemoryForgetsWhatExpires(t *testing.T) {
+func TestMemoryForgetsExpiredTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := tokencache.NewMemory(10)
 		memory.Set(t.Context(), keyFor("a"), newToken("a"))

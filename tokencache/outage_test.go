@@ -14,7 +14,7 @@ import (
 )
 
 // The tests of this file run on a real server, in real time. A server that is
-// well gets all the time it needs, one that is not costs what impatient says.
+// well gets all the time it needs. One that is not costs the time of impatient.
 var (
 	patient   = tokencache.WithSharedTimeout(time.Minute)
 	impatient = tokencache.WithSharedTimeout(200 * time.Millisecond)
@@ -67,7 +67,7 @@ func TestTwoCachesOnOneRedis(t *testing.T) {
 	}
 	service.wantIssued(t, 1)
 
-	// What one finds rejected is gone for both, and what is newer stays.
+	// A token that one cache finds rejected is gone for both. A newer token stays.
 	one.Invalidate(t.Context(), keyFor("a"), first)
 	wantToken(t, one, "a", service, "service-2")
 	two.Invalidate(t.Context(), keyFor("a"), first)

@@ -74,7 +74,7 @@ func TestRedisDropsTokensAtTheirEarlyExpiry(t *testing.T) {
 	}
 }
 
-func TestRedisDoesNotKeepWhatHasExpired(t *testing.T) {
+func TestRedisKeepsNoExpiredToken(t *testing.T) {
 	client := redistest.Start(t).Client(t)
 	store := tokencache.NewRedis(client, "weir")
 	for _, left := range []time.Duration{0, -1, -time.Millisecond, -time.Hour} {
@@ -121,7 +121,7 @@ func TestRedisGarbageCountsAsAbsent(t *testing.T) {
 	})
 }
 
-// wantGarbageHandled checks what a store does with garbage under the key "a".
+// wantGarbageHandled checks that garbage under the key "a" counts as absent.
 func wantGarbageHandled(t *testing.T, store tokencache.Store) {
 	t.Helper()
 	if got, err := store.Get(t.Context(), keyFor("a")); !errors.Is(err, tokencache.ErrNotFound) {

@@ -95,7 +95,7 @@ func TestTokenRenewal(t *testing.T) {
 	})
 }
 
-// A token that somebody else acquired may be refused to the first request that
+// A token that another instance acquired may be refused to the first request that
 // is sent with it, after the one that taught the challenge.
 func TestSharedTokenWasRevoked(t *testing.T) {
 	for name, bearer := range map[string]upstreamtest.Bearer{"401": {}, "403": {Forbidden: true}} {

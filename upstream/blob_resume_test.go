@@ -49,10 +49,10 @@ func counted() (option func(*upstream.Options), bytes func() int) {
 	}
 }
 
-// Wherever a blob is cut, and whoever goes on with it, it comes whole and hardly
+// Wherever a blob is cut, and whichever member goes on with it, it comes whole and hardly
 // a byte comes twice.
 func TestCutAnywhere(t *testing.T) {
-	const tail = 32 << 10 // what readers of a download are not given before it is verified
+	const tail = 32 << 10 // readers of a download do not get these bytes before it is verified
 	offsets := []int{0, 1, 2, 4095, 4096, blobSize / 2, blobSize - tail - 1, blobSize - tail, blobSize - tail + 1, blobSize - 2, blobSize - 1}
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 10 {
@@ -60,7 +60,7 @@ func TestCutAnywhere(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		effects []upstreamtest.Effect
-		after   []upstreamtest.Effect // what every later request to the first one meets
+		after   []upstreamtest.Effect // of every later request to the first member
 		limit   float64               // how often the blob's size may come from upstream
 	}{
 		"same upstream":         {nil, nil, 1},
@@ -116,7 +116,7 @@ func TestMemberThatLostIt(t *testing.T) {
 	})
 }
 
-// script is an HTTP/1 server that does what no well-behaved one would, one
+// script is an HTTP/1 server with answers that no sound server gives, one
 // request after the other; the last script answers all that follow.
 func script(t *testing.T, answers ...func(w http.ResponseWriter, byteRange string)) (c *upstream.Client, requests func() int) {
 	t.Helper()
@@ -342,7 +342,7 @@ func sendOnce(t *testing.T, certificates []tls.Certificate, frames []byte) (addr
 		}
 		conn.Write(frames)
 		conn.(*tls.Conn).CloseWrite()
-		// What was not read yet would turn the close into a reset, which may
+		// Unread bytes would turn the close into a reset, which may
 		// overtake the frames.
 		io.Copy(io.Discard, conn)
 	})

@@ -55,12 +55,12 @@ func TestChainErrors(t *testing.T) {
 	}
 }
 
-func TestChainSkipsRestingMember(t *testing.T) {
+func TestChainSkipsCoolingMember(t *testing.T) {
 	first, second := upstreamtest.New(t), upstreamtest.New(t)
 	second.AddImage("repo", "latest", []byte("layer"))
 	first.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
 	a, b := newClient(t, first), newClient(t, second)
-	for range 2 { // chains share what their members know
+	for range 2 { // chains share the health of their members
 		m := must[*oci.Manifest](t)(upstream.NewChain(upstream.ChainOptions{}, a, b).Manifest(t.Context(), "repo", oci.ByTag("latest")))
 		if m.Upstream != second.Host {
 			t.Errorf("got it from %s", m.Upstream)
@@ -73,9 +73,9 @@ func TestChainSkipsRestingMember(t *testing.T) {
 	wantError(t, err, upstream.ErrRateLimited)
 }
 
-// A member that rests and is back is asked before its time where the only other
+// A member that cools down and is back is asked before its time if the only other
 // one is broken, but not where that one just has not got it.
-func TestRestingMemberIsTheLastResort(t *testing.T) {
+func TestCoolingMemberIsTheLastResort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := upstreamtest.NewNetwork()
 		first := upstreamtest.New(t, upstreamtest.WithNetwork(n, "first.test"))
@@ -100,14 +100,14 @@ func TestRestingMemberIsTheLastResort(t *testing.T) {
 		}
 		first.Reopen()
 		if _, err := pull("absent"); !errors.Is(err, upstream.ErrUnavailable) {
-			t.Errorf("one rests and the other has not got it: %v", err)
+			t.Errorf("one cools down and the other lacks it: %v", err)
 		}
 		if got := first.Requests(); len(got) != 0 {
 			t.Errorf("the coolingDown member was asked %v", got)
 		}
 		second.Fault(upstreamtest.Any, upstreamtest.Status(500, ""))
 		if from, err := pull("latest"); from != a.Host() {
-			t.Errorf("one rests but is back, the other is broken: got it from %q, %v", from, err)
+			t.Errorf("one cools down but is back, the other is broken: got it from %q, %v", from, err)
 		}
 
 		// While it stays away, it is tried once a second at most.

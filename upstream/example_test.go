@@ -44,7 +44,7 @@ func ExampleChain() {
 	// class of the error: unavailable
 }
 
-// exampleScope gives an example what a registry for tests wants of a test.
+// exampleScope stands for the test that a registry for tests wants.
 type exampleScope struct {
 	testing.TB
 	cleanups []func()

@@ -87,7 +87,7 @@ func TestHeaderTimeout(t *testing.T) {
 	})
 }
 
-func TestRateLimitedRests(t *testing.T) {
+func TestRateLimitCoolsDown(t *testing.T) {
 	tests := map[string]struct {
 		retryAfter string
 		want       time.Duration
@@ -149,8 +149,8 @@ func TestCircuitBreaker(t *testing.T) {
 				ask()
 			}
 			wantDials(3)
-			for _, rest := range []time.Duration{10, 20, 40, 60, 60} {
-				time.Sleep(rest*time.Second - 1)
+			for _, pause := range []time.Duration{10, 20, 40, 60, 60} {
+				time.Sleep(pause*time.Second - 1)
 				ask()
 				wantDials(0)
 				time.Sleep(time.Nanosecond)

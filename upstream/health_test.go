@@ -47,7 +47,7 @@ func newPair(t *testing.T, n *upstreamtest.Network) *pair {
 	return p
 }
 
-// ask pulls a manifest, checks who answered, and returns how long that took.
+// ask pulls a manifest, checks which member answered, and returns how long that took.
 func (p *pair) ask(t *testing.T, want *upstreamtest.Registry) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -58,8 +58,8 @@ func (p *pair) ask(t *testing.T, want *upstreamtest.Registry) time.Duration {
 	return time.Since(start)
 }
 
-// From the fourth request on, a first upstream that is dead costs nobody
-// anything: whether it is back is found out beside the requests.
+// From the fourth request on, a dead first upstream costs no request any time: a
+// probe beside the requests finds out whether it is back.
 func TestDeadFirstMemberCostsNothing(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
@@ -71,8 +71,8 @@ func TestDeadFirstMemberCostsNothing(t *testing.T) {
 			}
 		}
 		dials := 3
-		for _, rest := range []time.Duration{10, 20, 40, 60, 60} {
-			for _, wait := range []time.Duration{0, rest*time.Second - 1, 1} {
+		for _, pause := range []time.Duration{10, 20, 40, 60, 60} {
+			for _, wait := range []time.Duration{0, pause*time.Second - 1, 1} {
 				time.Sleep(wait)
 				if wait == 1 {
 					dials++ // the probe
@@ -111,9 +111,8 @@ func TestDeadFirstMemberCostsNothing(t *testing.T) {
 	})
 }
 
-// Where the others do not have it, the one in doubt is asked, and not given up
-// because of a probe.
-func TestMemberInDoubtIsTheLastResort(t *testing.T) {
+// If the other members do not have the content, the half-open member is asked.
+func TestHalfOpenMemberIsTheLastResort(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
 		p.first.Close()
@@ -130,7 +129,7 @@ func TestMemberInDoubtIsTheLastResort(t *testing.T) {
 	})
 }
 
-// A probe that nobody waits for ends with its client.
+// A probe in the background ends with its client.
 func TestProbeEndsWithTheClient(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
@@ -150,29 +149,29 @@ func TestProbeEndsWithTheClient(t *testing.T) {
 	}) // and no goroutine is left, or the bubble would panic
 }
 
-// rests are shared by two clients, and remember what was told.
-type rests struct {
+// sharedLimits shares limits between two clients, and records them.
+type sharedLimits struct {
 	told    []string
 	limited map[string]func(time.Time)
 }
 
-func (r *rests) Limit(upstream, account string, until time.Time) {
+func (r *sharedLimits) Limit(upstream, account string, until time.Time) {
 	r.told = append(r.told, fmt.Sprint(upstream, " ", account, " ", time.Until(until)))
 }
 
-func (r *rests) Subscribe(upstream, account string, limited func(time.Time)) (stop func()) {
+func (r *sharedLimits) Subscribe(upstream, account string, limited func(time.Time)) (stop func()) {
 	name := upstream + " " + account
 	r.limited[name] = limited
 	return func() { delete(r.limited, name) }
 }
 
-// A 429 is told to the others, under the account and without the credentials,
-// and what the others tell counts for at most as long as an answer's would.
-func TestRestsAreShared(t *testing.T) {
+// A 429 is shared under the account's fingerprint, without its credentials. A
+// shared limit counts for at most as long as that of an answer.
+func TestCooldownsAreShared(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
 		r.AddImage("repo", "latest", []byte("layer"))
-		shared := &rests{limited: make(map[string]func(time.Time))}
+		shared := &sharedLimits{limited: make(map[string]func(time.Time))}
 		sharing := func(o *upstream.Options) { o.Cooldowns = shared }
 		anonymous := newClient(t, r, on(n), sharing)
 		known := newClient(t, r, on(n), sharing, withCredentials)
@@ -192,10 +191,10 @@ func TestRestsAreShared(t *testing.T) {
 		shared.limited[names[0]](time.Now().Add(100 * time.Hour))
 		_, err = anonymous.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		if e := wantError(t, err, upstream.ErrRateLimited); e.RetryAfter != 15*time.Minute {
-			t.Errorf("it rests for %v", e.RetryAfter)
+			t.Errorf("it cools down for %v", e.RetryAfter)
 		}
 		if len(shared.told) != 1 {
-			t.Errorf("what was heard is told again: %q", shared.told)
+			t.Errorf("a shared limit is shared again: %q", shared.told)
 		}
 		time.Sleep(15 * time.Minute)
 		must[*oci.Manifest](t)(anonymous.Manifest(t.Context(), "repo", oci.ByTag("latest")))
@@ -207,9 +206,9 @@ func TestRestsAreShared(t *testing.T) {
 	})
 }
 
-// A registry that restarts is away for a moment, and then rests for longer:
+// A registry that restarts is away for a moment, and then cools down for longer:
 // downloads that have begun go on all the same.
-func TestDownloadsOutlastARestart(t *testing.T) {
+func TestDownloadsSurviveARestart(t *testing.T) {
 	for name, limited := range map[string]bool{"restart": false, "429": true} {
 		t.Run(name, func(t *testing.T) {
 			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
@@ -238,7 +237,7 @@ func TestDownloadsOutlastARestart(t *testing.T) {
 				}
 				start := time.Now()
 				all.Wait()
-				// The rest of 7 s, and the longest pause between two tries.
+				// The remaining 7 s, and the longest pause between two tries.
 				if took := time.Since(start); took > 12*time.Second {
 					t.Errorf("it took %v", took)
 				}
@@ -251,7 +250,7 @@ func TestDownloadsOutlastARestart(t *testing.T) {
 }
 
 // A body does not wait for ever.
-func TestBodyDoesNotOutlastEverything(t *testing.T) {
+func TestDownloadsEndInALongCooldown(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, firstAddr))
 		dgst := r.AddBlob("repo", blob)

@@ -36,7 +36,7 @@ func series(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 	return all
 }
 
-// nonzero leaves out what has not happened.
+// nonzero drops the series at zero.
 func nonzero(all map[string]float64) map[string]float64 {
 	some := maps.Clone(all)
 	maps.DeleteFunc(some, func(_ string, value float64) bool { return value == 0 })
@@ -76,7 +76,7 @@ func TestMetrics(t *testing.T) {
 		c.Manifest(t.Context(), "repo", oci.ByTag("absent"))
 		r.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
 		c.Tags(t.Context(), "repo", nil)
-		c.Tags(t.Context(), "repo", nil) // rests: no request
+		c.Tags(t.Context(), "repo", nil) // cools down: no request
 		want := map[string]float64{
 			"token_requests_total ok" + host:                    1,
 			"upstream_bytes_total" + host:                       float64(image.Size + blobSize),
@@ -97,7 +97,7 @@ func TestMetrics(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		if got := series(t, registry); got["upstream_cooldown"+host] != 0 || got["upstream_state available"+host] != 1 || got["upstream_state rate_limited"+host] != 0 {
-			t.Errorf("after the rest: %v", got)
+			t.Errorf("after the cooldown: %v", got)
 		}
 
 		c.Close()
@@ -105,7 +105,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("what an upstream's other client counted is gone: %v", got)
 		}
 		other.Close()
-		// What a closed client has under way ends, and is nobody's any more.
+		// A request of a closed client ends, and counts for no client.
 		r.Fault(upstreamtest.Manifests, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", "75;w=21600"))
 		c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		if got := series(t, registry); len(got) != 0 {

@@ -31,7 +31,7 @@ func expectReport(t *testing.T, got, want upstream.Report, class upstream.Class)
 	}
 }
 
-// TestProbe has one registry of each kind, and exactly what it is asked.
+// TestProbe has one registry of each kind, with the exact requests to it.
 func TestProbe(t *testing.T) {
 	limited := upstreamtest.Header("RateLimit-Limit", "100;w=21600")
 	left := upstreamtest.Header("RateLimit-Remaining", "98;w=21600")
@@ -41,7 +41,7 @@ func TestProbe(t *testing.T) {
 		options  []upstreamtest.Option
 		change   func(*upstream.Options)
 		fault    func(*upstreamtest.Registry)
-		probe    func(*upstream.ProbeOptions, digest.Digest) // what else it may do; nil: the tag alone
+		probe    func(*upstream.ProbeOptions, digest.Digest) // further options; nil: the tag alone
 		want     upstream.Report
 		class    upstream.Class
 		requests []string // without those of blobs, and their digests
@@ -234,7 +234,7 @@ func TestProbeOfAnIndex(t *testing.T) {
 	})
 }
 
-// What a manifest names for its config is not taken for a digest unless it is
+// The config of a manifest is not taken for a digest unless it is
 // one.
 func TestProbeOfNonsense(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {

@@ -173,9 +173,6 @@ func (r *Registry) ReopenCDN() { r.cdn.listen() }
 // CloseToken is Close for the token service.
 func (r *Registry) CloseToken() { r.token.stop() }
 
-// ReopenToken is Reopen for the token service.
-func (r *Registry) ReopenToken() { r.token.listen() }
-
 // TokenURL returns the realm of the registry's challenges.
 func (r *Registry) TokenURL() string {
 	b := r.config.bearer

@@ -16,8 +16,8 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// lie lets the first member deliver one wrong blob, and returns it.
-func (p *pair) lie(t *testing.T, i int) digest.Digest {
+// corrupt makes the first member deliver one corrupt blob, and returns its digest.
+func (p *pair) corrupt(t *testing.T, i int) digest.Digest {
 	t.Helper()
 	content := fmt.Appendf(nil, "blob %d", i)
 	dgst := p.second.AddBlob("repo", content)
@@ -33,24 +33,24 @@ func (p *pair) lie(t *testing.T, i int) digest.Digest {
 	return dgst
 }
 
-// Who delivers the wrong bytes for one digest is asked last for that; who does
-// so for several is left alone.
-func TestRepeatedLiarsRest(t *testing.T) {
+// A member that delivers corrupt bytes for one digest is asked last for that
+// digest. A member that does so for several digests cools down.
+func TestRepeatedCorruptionCoolsDown(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
 		last := time.Duration(0)
-		for round, rest := range []time.Duration{1, 2, 4, 8, 15, 15} {
+		for round, pause := range []time.Duration{1, 2, 4, 8, 15, 15} {
 			time.Sleep(last)
 			for i := range 3 {
-				p.lie(t, 10*round+i)
+				p.corrupt(t, 10*round+i)
 				if round > 0 {
-					break // after a rest, one is enough
+					break // after a cooldown, one is enough
 				}
 				if i < 2 {
 					p.ask(t, p.first)
 				}
 			}
-			last = rest * time.Minute
+			last = pause * time.Minute
 			p.first.ResetRequests()
 			time.Sleep(last - 1)
 			last = 1
@@ -60,20 +60,20 @@ func TestRepeatedLiarsRest(t *testing.T) {
 				t.Errorf("round %d: %v", round, err)
 			}
 			if got := p.first.Requests(); len(got) != 0 {
-				t.Errorf("round %d: a liar that rests was asked %q", round, got)
+				t.Errorf("round %d: the first member was asked %q during its cooldown", round, got)
 			}
 			if got := strings.Count(p.log.String(), "delivered corrupt content repeatedly, backing off"); got != round+1 {
 				t.Errorf("round %d: %d log lines", round, got)
 			}
 		}
 		time.Sleep(11 * time.Minute) // all is forgotten
-		p.lie(t, 100)
+		p.corrupt(t, 100)
 		p.ask(t, p.first)
 	})
 }
 
-// What was under way when a liar's rest began does not prolong it.
-func TestLiesAtOnce(t *testing.T) {
+// Corrupt bodies that were under way when a cooldown began do not prolong it.
+func TestCorruptAnswersAtOnce(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
 		var bodies []oci.Blob
@@ -94,9 +94,9 @@ func TestLiesAtOnce(t *testing.T) {
 	})
 }
 
-// One digest that is bad in one place, however often it is asked for, is no
-// reason to do without that place.
-func TestOneBadBlobIsNoLiar(t *testing.T) {
+// One corrupt blob is no reason to do without a member, however often the blob is
+// asked for.
+func TestOneCorruptBlobIsNoCooldown(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
 		dgst := digest.FromString("what it ought to be")
@@ -110,8 +110,8 @@ func TestOneBadBlobIsNoLiar(t *testing.T) {
 	})
 }
 
-// A manifest that is not its digest's counts as well.
-func TestManifestsThatLie(t *testing.T) {
+// A corrupt manifest counts like a corrupt blob.
+func TestCorruptManifestsCount(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
 		for i := range 3 {
@@ -126,8 +126,9 @@ func TestManifestsThatLie(t *testing.T) {
 	})
 }
 
-// Where two delivered parts of what is wrong, nobody knows whose fault it is.
-func TestSharedLieIsNobodys(t *testing.T) {
+// If two members delivered parts of a corrupt blob, neither cools down for the
+// fault of the other.
+func TestCorruptionOfTwoMembersBlamesNeither(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
 		for i := range 4 {
@@ -150,13 +151,13 @@ func TestSharedLieIsNobodys(t *testing.T) {
 	})
 }
 
-// A liar that rests is asked all the same where nobody else can answer: it may
-// have come to its senses, and what it says is verified.
-func TestLiarIsTheLastResort(t *testing.T) {
+// A member that cools down after corrupt content is asked nevertheless if no other
+// member can answer, because its content is verified.
+func TestCorruptMemberIsTheLastResort(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		p := newPair(t, n)
 		for i := range 3 {
-			p.lie(t, i)
+			p.corrupt(t, i)
 		}
 		p.ask(t, p.second)
 		alone := upstream.NewChain(upstream.ChainOptions{}, p.a)
@@ -164,8 +165,8 @@ func TestLiarIsTheLastResort(t *testing.T) {
 			t.Errorf("got it from %s", m.Upstream)
 		}
 
-		// One more lie, and it is left alone again.
-		p.lie(t, 3)
+		// One more corrupt blob, and it cools down again.
+		p.corrupt(t, 3)
 		p.ask(t, p.second)
 	})
 }
