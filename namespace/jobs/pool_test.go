@@ -128,3 +128,42 @@ func TestPoolWithoutMetrics(t *testing.T) {
 	<-done
 	pool.Close()
 }
+
+// Jobs run in the order in which they came, and one that fails is logged by its name.
+func TestPoolOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		pool := jobs.NewPool(1, nil, slog.New(slog.NewTextHandler(&log, nil)))
+		gate := make(chan struct{})
+		var order []string // by the one worker
+		for _, key := range []string{"a", "b", "c"} {
+			pool.Submit(named(key), func(context.Context) error {
+				<-gate
+				order = append(order, key)
+				if key == "b" {
+					return errors.New("the disk is full")
+				}
+				return nil
+			})
+		}
+		close(gate)
+		synctest.Wait()
+		pool.Close()
+		if got := strings.Join(order, ""); got != "abc" {
+			t.Errorf("the jobs ran in the order %q", got)
+		}
+		if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `job=b error="the disk is full"`) {
+			t.Errorf("the log says %s", text)
+		}
+	})
+}
+
+// A pool that is closed twice, or has never run a job, ends at once.
+func TestPoolCloseTwice(t *testing.T) {
+	pool := jobs.NewPool(2, nil, slog.New(slog.DiscardHandler))
+	if pool.Size() != 2 {
+		t.Errorf("the size is %d", pool.Size())
+	}
+	pool.Close()
+	pool.Close()
+}

@@ -150,21 +150,24 @@ func (w *Warmer) begin() time.Duration {
 	slices.SortFunc(idle, func(a, b *scheduled) int {
 		return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.String(), b.String()))
 	})
+	next := lastRetry
 	for _, i := range idle {
-		wait := time.Until(i.due)
-		if wait > 0 {
-			return wait
+		if wait := time.Until(i.due); wait > 0 {
+			return min(wait, next)
 		}
 		if w.running == max(1, w.pool.Size()/2) {
 			break // the end of a running one wakes the goroutine
 		}
-		w.submit(i)
+		if !w.submit(i) {
+			next = firstRetry // nothing wakes the goroutine when the pool has room again
+		}
 	}
-	return lastRetry
+	return next
 }
 
-// submit hands an image to the pool.
-func (w *Warmer) submit(i *scheduled) {
+// submit hands an image to the pool. It reports false if the pool is full. Then the
+// image is due again after firstRetry.
+func (w *Warmer) submit(i *scheduled) bool {
 	ctx, cancel := context.WithCancel(w.ctx)
 	w.runs++
 	n := i.namespace
@@ -172,10 +175,11 @@ func (w *Warmer) submit(i *scheduled) {
 		cancel()
 		w.metrics.ended(n.Key(), dropped)
 		i.due = time.Now().Add(firstRetry)
-		return
+		return false
 	}
 	i.cancel = cancel
 	w.running++
+	return true
 }
 
 // enter reports whether a warming that has waited for its turn may begin. If it

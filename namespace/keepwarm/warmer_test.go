@@ -81,6 +81,13 @@ func (f *fake) times() []time.Duration {
 	return begun
 }
 
+// runs returns how many warmings run now.
+func (f *fake) runs() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.running
+}
+
 func (f *fake) setFailure(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
