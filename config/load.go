@@ -91,7 +91,10 @@ func (c *Config) unrelated(found Problems) Problems {
 			var unknown unknownKeyError
 			misspelt := !written && parentOf(p.Key) == parentOf(f.Key) && errors.As(f.Err, &unknown)
 			inFile := f.Key == p.Key+fileSuffix // the secret would be there
-			return within(p.Key, f.Key) || within(f.Key, p.Key) || misspelt || inFile
+			// A list with a wrong element seems to be too short. The name of a
+			// block is wrong whatever is in the block.
+			follows := within(f.Key, p.Key) && parentOf(p.Key) != "repository"
+			return within(p.Key, f.Key) || follows || misspelt || inFile
 		})
 	})
 }

@@ -194,6 +194,23 @@ config.toml:9: server.port: must be between 0 and 65535, not 70000`
 	}
 }
 
+// TestOneReportOfABlock shows that a wrong value in a block does not hide that the
+// name of the block is wrong.
+func TestOneReportOfABlock(t *testing.T) {
+	const name = `config.toml:1: repository.X: the key must be the first segments of a repository name: ` +
+		`lower-case letters, digits and . _ - between them, as in docker.io, ghcr.io/acme or localhost:5000`
+	for text, want := range map[string]string{
+		"[[repository.X.upstream]]\nurl = \"ftp://x.io\"\n": name + "\n" +
+			`config.toml:2: repository.X.upstream[0].url: must start with https:// or http://`,
+		"[repository.X]\nserve_stale_on = [\"never\"]\n[[repository.X.upstream]]\nurl = \"https://x.io\"\n": name + "\n" +
+			`config.toml:2: repository.X.serve_stale_on[0]: must be one of unavailable, rate_limited, denied, not_found, not "never"`,
+	} {
+		if got := problemsOf(t, text); got != want {
+			t.Errorf("%s\ngot\n%s\nwant\n%s", text, got, want)
+		}
+	}
+}
+
 func TestSeveralFiles(t *testing.T) {
 	dir := t.TempDir()
 	first, second := filepath.Join(dir, "z.toml"), filepath.Join(dir, "a.toml")
