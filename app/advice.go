@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 
+	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/spool"
@@ -40,7 +41,8 @@ func advised(err error) string {
 }
 
 // remedyOf returns the sentence that tells an operator how to end a failure of the
-// store, with the keys of the configuration. It is empty if nothing can be changed.
+// store, or how to get content of an offline namespace, with the keys of the
+// configuration. It is empty if nothing can be changed.
 func remedyOf(err error) string {
 	if _, done := errors.AsType[advisedError](err); done {
 		return "" // the text has it already
@@ -51,6 +53,7 @@ func remedyOf(err error) string {
 			return remedy
 		}
 	}
+	offline, isOffline := errors.AsType[*namespace.OfflineError](err)
 	full, isFull := errors.AsType[*evict.FullError](err)
 	noSpace, short := errors.AsType[*spool.NoSpaceError](err)
 	switch {
@@ -66,6 +69,8 @@ func remedyOf(err error) string {
 		return "Free space on this filesystem, or lower blob_store.fs.min_free."
 	case isFull:
 		return evictRemedy(full.Reason)
+	case isOffline:
+		return offlineRemedy(offline) + "."
 	default:
 		return ""
 	}

@@ -15,12 +15,12 @@ import (
 // request to a namespace. The namespace is nil if the name belongs to none.
 func explain(ns *namespace.Namespace, err error) string {
 	failed, isUpstream := errors.AsType[*upstream.Error](err)
-	_, isOffline := errors.AsType[*namespace.OfflineError](err)
+	offline, isOffline := errors.AsType[*namespace.OfflineError](err)
 	switch {
 	case isUpstream && ns != nil:
 		return ExplainUpstream(failed, func(host string) string { return upstreamKey(ns, host) })
-	case isOffline && ns != nil:
-		return fmt.Sprintf("%v. Remove offline = true from repository.%q to fetch it from %s", err, ns.Key(), ns.FirstUpstream())
+	case isOffline:
+		return err.Error() + ". " + offlineRemedy(offline)
 	case errors.Is(err, storage.ErrCorrupt):
 		// A download was corrupt. Content that has become corrupt in the store is
 		// quarantined and downloaded again, so no client is told of it.
@@ -31,6 +31,10 @@ func explain(ns *namespace.Namespace, err error) string {
 }
 
 const corruptUpstream = "The upstream's copy, or a proxy before it, is broken"
+
+func offlineRemedy(e *namespace.OfflineError) string {
+	return fmt.Sprintf("Remove offline = true from repository.%q to fetch it from %s", e.Namespace, e.Upstream)
+}
 
 // upstreamKey returns the configuration's name of the upstream with a host, or the
 // name of all upstreams if several have that host or none has.

@@ -40,7 +40,7 @@ func TestUpstreamKey(t *testing.T) {
 func TestExplain(t *testing.T) {
 	ns := adviceNamespace(t, "ghcr.io")
 	for want, err := range map[string]error{
-		`tag 1.2: not cached, and the namespace is offline. Remove offline = true from repository."ghcr.io" to fetch it from ghcr.io`: &namespace.OfflineError{Content: "tag 1.2"},
+		`tag 1.2: not cached, and the namespace is offline. Remove offline = true from repository."ghcr.io" to fetch it from ghcr.io`: &namespace.OfflineError{Content: "tag 1.2", Namespace: "ghcr.io", Upstream: "ghcr.io"},
 		"another failure": errors.New("another failure"),
 	} {
 		if got := explain(ns, err); got != want {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage/evict"
 )
 
@@ -24,6 +25,11 @@ func TestLogAdvises(t *testing.T) {
 				t.Errorf("reason %d: %s", reason, text)
 			}
 		}
+	}
+	offline := &namespace.OfflineError{Content: "tag v1", Namespace: "ghcr.io", Upstream: "ghcr.io"}
+	want := `tag v1: not cached, and the namespace is offline. Remove offline = true from repository."ghcr.io" to fetch it from ghcr.io.`
+	if got := advised(offline); got != want {
+		t.Errorf("got %q, want %q", got, want)
 	}
 	if got := advised(errors.New("odd")); got != "odd" {
 		t.Errorf("an error without a remedy is %q", got)

@@ -158,11 +158,11 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 // storedBlob opens a blob without contacting an upstream.
 func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (*Blob, error) {
 	if !n.mayServe(ctx, repo, dgst) {
-		return nil, &OfflineError{"blob " + dgst.String()}
+		return nil, n.offline("blob " + dgst.String())
 	}
 	obj, err := n.cache.store.Open(ctx, dgst)
 	if errors.Is(err, storage.ErrNotExist) {
-		return nil, &OfflineError{"blob " + dgst.String()}
+		return nil, n.offline("blob " + dgst.String())
 	}
 	if err != nil {
 		return nil, err

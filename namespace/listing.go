@@ -141,7 +141,7 @@ type list[T any] interface {
 func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[listKey, *T], key listKey, ask func(context.Context) (*T, error)) (*T, error) {
 	if n.spec.Offline {
 		// The kept answer is current by definition, and no failure is hidden.
-		return keptListing[T, P](ctx, n, key, &OfflineError{string(key.kind)})
+		return keptListing[T, P](ctx, n, key, n.offline(string(key.kind)))
 	}
 	list, led, err := share(ctx, lookups, key, func(ctx context.Context) (*T, error) {
 		list, err := ask(ctx)

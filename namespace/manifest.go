@@ -65,7 +65,7 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey) (f found, led boo
 	case known.state == fresh:
 		return found{Outcome: Outcome{Cache: Hit}, desc: known.desc}, true, nil
 	case n.spec.Offline:
-		return found{}, false, &OfflineError{manifestName(key.ref)}
+		return found{}, false, n.offline(manifestName(key.ref))
 	case known.state == absent:
 		// A cached tag is asked for in any case: it may have come back.
 		// A client that asks in a loop costs the upstream nothing.
@@ -264,7 +264,7 @@ func (n *Namespace) refetch(ctx context.Context, key lookupKey, failure error) (
 	evicted := errors.Is(failure, storage.ErrNotExist)
 	switch {
 	case n.spec.Offline && evicted:
-		return nil, &OfflineError{manifestName(key.ref)}
+		return nil, n.offline(manifestName(key.ref))
 	case n.spec.Offline:
 		return nil, failure
 	case !evicted:

@@ -41,7 +41,9 @@ import (
 
 // OfflineError says that content is not cached and its namespace is offline.
 type OfflineError struct {
-	Content string // such as "tag v1"
+	Content   string // such as "tag v1"
+	Namespace string // its key
+	Upstream  string // the host that would be asked first; empty if there is none
 }
 
 func (e *OfflineError) Error() string {
@@ -117,6 +119,10 @@ func (n *Namespace) Key() string { return n.spec.Key }
 
 // Host returns the value of the ns parameter that selects the namespace, or "".
 func (n *Namespace) Host() string { return n.spec.Host }
+
+func (n *Namespace) offline(content string) *OfflineError {
+	return &OfflineError{Content: content, Namespace: n.Key(), Upstream: n.FirstUpstream()}
+}
 
 // FirstUpstream returns the host of the upstream that is asked first.
 func (n *Namespace) FirstUpstream() string {
