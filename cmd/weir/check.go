@@ -174,7 +174,7 @@ func addCached(ctx context.Context, cfg *config.Config, images *check.Images) er
 		return app.WithAdvice(err)
 	}
 	defer store.Close()
-	return images.AddCached(ctx, catalog.New(store.Records(), catalog.Options{}))
+	return app.WithAdvice(images.AddCached(ctx, catalog.New(store.Records(), catalog.Options{})))
 }
 
 // targets returns all upstreams of a configuration, in its order.
