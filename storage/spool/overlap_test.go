@@ -130,6 +130,48 @@ func TestConcurrentWritersOfOneRange(t *testing.T) {
 	}
 }
 
+// Writers that disagree write the same ranges at once. A byte that a reader has
+// been given stays as it is, and each byte is counted once.
+func TestWritersThatDisagree(t *testing.T) {
+	const size = 256 << 10
+	s := create(t, size)
+	r := reader(t, t.Context(), s)
+	defer r.Close()
+	var seen []byte
+	var following, writing sync.WaitGroup
+	following.Go(func() {
+		var err error
+		if seen, err = io.ReadAll(r); err != nil {
+			t.Error(err)
+		}
+	})
+	for id := range byte(4) {
+		writing.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(id), 2))
+			mine := bytes.Repeat([]byte{'a' + id}, size)
+			for from := int64(0); from < size; from += 1 + rng.Int64N(4<<10) {
+				to := min(size, from+8<<10)
+				if n, err := s.WriteAt(mine[from:to], from); err != nil || int64(n) != to-from {
+					t.Errorf("WriteAt %d: %d, %v", from, n, err)
+				}
+			}
+		})
+	}
+	writing.Wait()
+	if s.covered.total() != size || len(s.writing) > 0 || s.dir.pending != 0 {
+		t.Errorf("%d bytes are there, %v is still being written, %d bytes are still promised", s.covered.total(), s.writing, s.dir.pending)
+	}
+	if err := s.Complete(); err != nil {
+		t.Fatal(err)
+	}
+	following.Wait()
+	again := reader(t, t.Context(), s)
+	defer again.Close()
+	if got, err := io.ReadAll(again); err != nil || !bytes.Equal(got, seen) {
+		t.Errorf("bytes that a reader has been given have changed, %v", err)
+	}
+}
+
 // A filesystem that is slow to tell its free space holds up no other download.
 func TestSlowStatfsHoldsUpNobody(t *testing.T) {
 	dir := NewDir(t.TempDir(), 0, nil)
