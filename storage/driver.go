@@ -68,7 +68,7 @@ func As[T any](s Store) (capable T, ok bool) {
 			return capable, true
 		}
 		decorator, ok := s.(Unwrapper)
-		if !ok {
+		if !ok { // the driver itself, or a decorator that hides it
 			return capable, false
 		}
 		s = decorator.Unwrap()

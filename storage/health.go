@@ -20,7 +20,7 @@ type Health struct {
 // calls it.
 func NewHealth(logger *slog.Logger, kind string) *Health { return &Health{logger: logger, kind: kind} }
 
-// Failed notes that something could not be stored.
+// Failed notes a failed attempt to store data.
 func (h *Health) Failed(err error, attrs ...any) {
 	if h == nil {
 		return
@@ -32,7 +32,7 @@ func (h *Health) Failed(err error, attrs ...any) {
 	}
 }
 
-// Succeeded notes that something could be stored.
+// Succeeded notes an attempt that succeeded.
 func (h *Health) Succeeded() {
 	if h == nil {
 		return

@@ -27,7 +27,7 @@ func (m *Map[K]) Lock(key K) (unlock func()) {
 		e = new(entry)
 		m.held[key] = e
 	}
-	e.users++
+	e.users++ // before the wait, so that the holder leaves the entry in the map
 	m.mu.Unlock()
 	e.Lock()
 	return func() {

@@ -158,7 +158,7 @@ func (c *Catalog) Links(ctx context.Context, repo storage.RepoID) iter.Seq2[ocis
 				return
 			}
 			link, err := c.links.get(ctx, key)
-			if errors.Is(err, storage.ErrNotExist) {
+			if errors.Is(err, storage.ErrNotExist) { // unreadable, or deleted since it was listed
 				continue
 			}
 			if !yield(link, err) || err != nil {

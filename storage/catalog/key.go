@@ -22,7 +22,7 @@ import (
 //
 // No segment of a name begins with an underscore (distribution-spec, "Pulling
 // manifests"), so that a repository's records never mix with those of a
-// repository whose name goes on below it.
+// repository whose name continues below it.
 const (
 	tagsSegment      = "_tags"      // /<tag>
 	linksSegment     = "_links"     // /<algorithm>/<hex>
@@ -36,7 +36,7 @@ type sort struct {
 	// nil for records that are kept as long as a record of another sort.
 	digest func(ctx context.Context, c *Catalog, key string) (digest.Digest, error)
 	delete func(ctx context.Context, c *Catalog, key string) error
-	count  func(*PruneReport) *int // of those removed; nil: not reported
+	count  func(*PruneReport) *int // the number of removed records; nil: not reported
 }
 
 // sorts has a row for each sort of record.
@@ -114,6 +114,7 @@ func splitKey(key string) (repo storage.RepoID, of sort, ok bool) {
 	if err != nil || url.PathEscape(namespace) != escaped {
 		return storage.RepoID{}, sort{}, false
 	}
+	// The first underscore at the start of a segment ends the name.
 	name, record, ok := strings.Cut(rest, "/_")
 	if !ok || name == "" {
 		return storage.RepoID{}, sort{}, false

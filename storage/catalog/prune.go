@@ -14,10 +14,10 @@ import (
 type PruneOptions struct {
 	// Gone reports whether a content is not stored any more.
 	Gone   func(ctx context.Context, dgst digest.Digest) (bool, error)
-	DryRun bool // remove nothing, and report what would be removed
+	DryRun bool // report the same, and remove nothing
 }
 
-// PruneReport counts what [Catalog.Prune] removed.
+// PruneReport counts the records that [Catalog.Prune] removed.
 type PruneReport struct {
 	Tags, Links  int
 	Repositories int // that have no tag and no link left
@@ -40,10 +40,10 @@ func (c *Catalog) Prune(ctx context.Context, opts PruneOptions) (PruneReport, er
 			return report, fmt.Errorf("storage: cannot list the records: %w", err)
 		}
 		next, sort, ok := splitKey(key)
-		if !ok {
+		if !ok { // no catalog made it
 			continue
 		}
-		if next != repo {
+		if next != repo { // all records of repo have been listed
 			if err := prune(); err != nil {
 				return report, err
 			}

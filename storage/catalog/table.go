@@ -74,6 +74,7 @@ func (t *table[T]) put(ctx context.Context, key string, value T) error {
 	}
 	defer t.keys.Lock(key)()
 	known, ok := t.recall(key)
+	// The record keeps its old value, with which the next one is compared.
 	if ok && known.recorded && t.skipWrite != nil && t.skipWrite(known.record, value) {
 		known.value = value
 		t.memory.Add(key, known)
@@ -98,6 +99,7 @@ func (t *table[T]) update(ctx context.Context, key string, change func(T) T, equ
 	if known.recorded && equal(known.value, value) {
 		return nil
 	}
+	// Before the memory learns it: it would not be read back after a restart.
 	if err := t.valid(key, value); err != nil {
 		return err
 	}
@@ -106,6 +108,7 @@ func (t *table[T]) update(ctx context.Context, key string, change func(T) T, equ
 
 func (t *table[T]) delete(ctx context.Context, key string) error {
 	defer t.keys.Lock(key)()
+	// Memory first: if the deletion fails, the next get reads the record again.
 	known := t.memory != nil && t.memory.Remove(key)
 	err := t.records.Delete(ctx, key)
 	if known && errors.Is(err, storage.ErrNotExist) {
@@ -138,6 +141,7 @@ func (t *table[T]) load(ctx context.Context, key string) (cached[T], error) {
 		err = t.valid(key, value)
 	}
 	if err != nil {
+		// Each pull may read the record: one log line for it is enough.
 		if seen, _ := t.reported.ContainsOrAdd(key, struct{}{}); !seen {
 			t.logger.Warn("ignoring an unreadable record", "key", key, "error", err)
 		}

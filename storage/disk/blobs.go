@@ -79,7 +79,7 @@ func (s *Store) Open(_ context.Context, dgst digest.Digest) (*storage.Object, er
 		return nil, notStored(dgst, "open", err)
 	}
 	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
+	if err == nil && !info.Mode().IsRegular() { // a directory, which the driver did not make
 		err = fs.ErrNotExist
 	}
 	if err != nil {
@@ -101,6 +101,7 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 		// Another commit may have put it there, and still be flushing the directory.
 		return explain(doing, s.tree.syncDir(shard.dir))
 	}
+	// Before the rename, or a power cut leaves the name without the bytes.
 	if s.tree.sync {
 		if err := sp.Sync(); err != nil {
 			return explain(doing, err)
@@ -135,6 +136,7 @@ func (s *Store) publish(shard *shard, sp *spool.Spool, path string) error {
 	if err := sp.Rename(staged); err != nil {
 		return err
 	}
+	// A filesystem that is full or broken may keep less than was written.
 	size, err := fileSize(staged)
 	if err == nil && size != sp.Size() {
 		err = fmt.Errorf("%s has %d bytes in place of %d", staged, size, sp.Size())
@@ -148,12 +150,15 @@ func (s *Store) publish(shard *shard, sp *spool.Spool, path string) error {
 			// The directory has vanished since it was made.
 			if errors.Is(err, fs.ErrNotExist) {
 				shard.made.Store(false)
-				err = cmp.Or(s.makeShard(shard), os.Rename(staged, path))
+				if err = s.makeShard(shard); err == nil {
+					err = os.Rename(staged, path)
+				}
 			}
 			return err
 		})
 	}
 	if err != nil {
+		// The spool does not remove a file that was renamed.
 		return errors.Join(err, os.Remove(staged))
 	}
 	return nil
@@ -165,7 +170,7 @@ func (s *Store) Delete(_ context.Context, dgst digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fileSize(path); err != nil {
+	if _, err := fileSize(path); err != nil { // also a directory, which Remove would remove
 		return notStored(dgst, "remove", err)
 	}
 	err = s.blobs.replace(shard, path, absent, func() error { return os.Remove(path) })
@@ -188,6 +193,7 @@ func (s *Store) Touch(_ context.Context, dgst digest.Digest, used time.Time) err
 // last given, else that of the last byte that was written to it.
 func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
+		// A root that has vanished is an error and no empty store.
 		_, err := os.Stat(s.blobs.root)
 		if err := cmp.Or(context.Cause(ctx), explain("list the contents", err)); err != nil {
 			yield(storage.Entry{}, err)
@@ -203,8 +209,8 @@ func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	}
 }
 
-// fileSize returns the size of a regular file, or fs.ErrNotExist where there
-// is none.
+// fileSize returns the size of a regular file, or fs.ErrNotExist if there is
+// none.
 func fileSize(path string) (int64, error) {
 	info, err := os.Lstat(path)
 	if err != nil {

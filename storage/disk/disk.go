@@ -48,7 +48,7 @@ type Options struct {
 	Sync bool
 	// MinFree is the number of bytes that downloads leave free on the filesystem.
 	MinFree int64
-	// Quota bounds what downloads take together with stored content. Nil sets no
+	// Quota bounds the bytes of downloads and stored content together. Nil sets no
 	// limit.
 	Quota spool.Quota
 	// Existing is for maintenance beside the process that serves from the
@@ -102,6 +102,7 @@ func Open(root string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, explain("open the store", err)
 	}
+	// Maintenance of a directory without a store is a mistake in its path.
 	if opts.Existing {
 		if _, err := os.Stat(filepath.Join(root, "blobs")); errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%w in %s", ErrNoStore, root)
@@ -130,6 +131,7 @@ func Open(root string, opts Options) (*Store, error) {
 		spools:    spool.NewDir(workspace.path, opts.MinFree, opts.Quota),
 		stop:      cancel,
 	}
+	// The process that serves from the store does this work.
 	if !opts.Existing {
 		s.background.Go(func() { workspace.sweep(ctx, opts.Logger) })
 		s.background.Go(func() { s.blobs.count(ctx, opts.Logger) })

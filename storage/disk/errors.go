@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// Reason is the kind of a filesystem's failure, by what mends it.
+// Reason is the kind of a filesystem's failure, by its remedy.
 type Reason uint8
 
 const (
@@ -50,7 +50,7 @@ type Error struct {
 	Err    error // of the filesystem; it names the path
 }
 
-// Error says what failed and why.
+// Error names the attempt and the cause of its failure.
 func (e *Error) Error() string {
 	return fmt.Sprintf("disk: cannot %s: %v", e.Doing, e.Err)
 }

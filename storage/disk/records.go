@@ -30,7 +30,7 @@ func (r *records) path(key string) (string, error) {
 	return filepath.Join(r.root, filepath.FromSlash(key)), nil
 }
 
-// Get implements [storage.Records].
+// Get reads the file.
 func (r *records) Get(_ context.Context, key string) ([]byte, error) {
 	path, err := r.path(key)
 	if err != nil {
@@ -43,7 +43,7 @@ func (r *records) Get(_ context.Context, key string) ([]byte, error) {
 	return document, nil
 }
 
-// Put implements [storage.Records].
+// Put writes a new file and renames it over the old one.
 func (r *records) Put(_ context.Context, key string, document []byte) error {
 	path, err := r.path(key)
 	if err != nil {
@@ -55,7 +55,7 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 		err = r.tree.place(path, func(path string) error { return os.Rename(staged, path) })
 	}
 	if err != nil {
-		os.Remove(staged) // where the rename happened there is nothing to remove
+		os.Remove(staged) // fails if it was renamed before the error
 	}
 	return explain(fmt.Sprintf("write the record %q", key), err)
 }
@@ -72,20 +72,19 @@ func (r *records) write(path string, document []byte) error {
 	return errors.Join(err, file.Close())
 }
 
-// Delete implements [storage.Records].
+// Delete removes the file. Its directories stay.
 func (r *records) Delete(_ context.Context, key string) error {
 	path, err := r.path(key)
 	if err != nil {
 		return err
 	}
-	if _, err = fileSize(path); err == nil {
+	if _, err = fileSize(path); err == nil { // a directory is no record
 		err = os.Remove(path)
 	}
 	return notRecorded(key, "remove", err)
 }
 
-// List implements [storage.Records]. It reads directories only, one after the
-// other as the caller proceeds.
+// List reads directories only, one after the other as the caller proceeds.
 func (r *records) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		dir := r.root
@@ -97,6 +96,7 @@ func (r *records) List(ctx context.Context, prefix string) iter.Seq2[string, err
 			}
 			dir, prefix = path, prefix+"/"
 		}
+		// A root that has vanished is an error and no empty list.
 		_, err := os.Stat(r.root)
 		if err := cmp.Or(context.Cause(ctx), explain("list the records", err)); err != nil {
 			yield("", err)
@@ -110,7 +110,7 @@ func (r *records) List(ctx context.Context, prefix string) iter.Seq2[string, err
 // reports whether the caller wants more.
 func (r *records) walk(ctx context.Context, dir, prefix string, yield func(string, error) bool) bool {
 	entries, err := os.ReadDir(dir)
-	if noRecord(err) {
+	if noRecord(err) { // no record with that prefix, or the last one has just gone
 		return true
 	}
 	if err != nil {
@@ -138,7 +138,7 @@ func (r *records) walk(ctx context.Context, dir, prefix string, yield func(strin
 }
 
 // compareKeys orders the entries of one directory as the keys that they lead
-// to. Below a directory a key goes on with a slash, which comes after some
+// to. Below a directory a key continues with a slash, which comes after some
 // bytes that a name may hold: "a-b" is before "a/b".
 func compareKeys(a, b fs.DirEntry) int {
 	return cmp.Compare(keyStart(a), keyStart(b))
@@ -151,8 +151,8 @@ func keyStart(entry fs.DirEntry) string {
 	return entry.Name()
 }
 
-// noRecord reports whether an error means that there is nothing at a path:
-// also where the key goes on below a record, or ends above one.
+// noRecord reports whether an error means that a path has no record. That is so
+// too if the key continues below a record, or ends above one.
 func noRecord(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
 }

@@ -72,14 +72,14 @@ func (s *shard) end(path string, before, after int64) (out, in int64) {
 	known := s.changing[path]
 	delete(s.changing, path)
 	switch {
-	case known:
+	case known: // the count includes the size before
 		return before, after
 	case s.state == counted: // the count has ended meanwhile, and left it out
 		return absent, after
 	case s.state == counting:
-		s.changed[path] = after
+		s.changed[path] = after // for the end of the count
 	}
-	return absent, absent // the count includes it
+	return absent, absent // the count includes the size after
 }
 
 // startCount begins the count.
@@ -94,6 +94,7 @@ func (s *shard) startCount() {
 func (s *shard) endCount(listed map[string]int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// In this order: a file may have changed and be changing again.
 	maps.Copy(listed, s.changed)
 	for path := range s.changing {
 		delete(listed, path)
@@ -167,7 +168,7 @@ func (b *blobs) countShard(ctx context.Context, shard *shard) error {
 func (s *shard) entries(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
 		dir, err := os.Open(s.dir)
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) { // no content of this shard has been stored yet
 			return
 		}
 		if err != nil {
@@ -204,7 +205,7 @@ func (s *shard) entry(file fs.DirEntry) (storage.Entry, bool) {
 	if file.Name()[:min(2, len(file.Name()))] != s.prefix || storage.ValidateDigest(dgst) != nil {
 		return storage.Entry{}, false
 	}
-	info, err := file.Info()
+	info, err := file.Info() // an error means that the file has gone since
 	if err != nil || !info.Mode().IsRegular() {
 		return storage.Entry{}, false
 	}

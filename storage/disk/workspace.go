@@ -50,7 +50,7 @@ func (w *workspace) close() error {
 func tryLock(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) { // the directory has just been removed
 		return nil, errInUse
 	}
 	if err != nil {
@@ -87,7 +87,7 @@ func (w *workspace) sweep(ctx context.Context, logger *slog.Logger) {
 		if ctx.Err() != nil {
 			return
 		}
-		if !entry.IsDir() || path == w.path {
+		if !entry.IsDir() || path == w.path { // not made by a process, or made by this one
 			continue
 		}
 		switch freed, err := remove(path); {

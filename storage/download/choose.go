@@ -117,6 +117,7 @@ func (r *Reader) follow(v view) error {
 // openWindow asks the reader's source for the next stretch of a range.
 func (r *Reader) openWindow() error {
 	length := int64(window)
+	// The upstream need not send bytes behind the client's range.
 	if r.end > r.off {
 		length = min(length, r.end-r.off)
 	}

@@ -42,8 +42,9 @@
 // They are taken in this order, the later while holding the earlier, never the
 // other way round:
 //
-//	Group.mu > Download.mu > that of package evict > Spool.mu > spool.Dir.mu
+//	Group.mu > Download.mu > Spool.mu > spool.Dir.mu
+//	           Download.mu > the mutex of package evict
 //
-// Group.mu is shared by all digests: no I/O, no callback and no log line under
-// it. Download.mu belongs to one digest.
+// Group.mu is shared by all digests: no I/O, no callback, no tracing and no log
+// line under it. Download.mu belongs to one digest.
 package download

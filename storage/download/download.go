@@ -18,7 +18,7 @@ import (
 type phase uint8
 
 const (
-	searching  phase = iota // in the store, for what an earlier download left there
+	searching  phase = iota // in the store, for the content of an earlier download
 	waiting                 // for a slot
 	copying                 // from the source into the spool
 	paused                  // until a reader comes, without a slot
@@ -140,6 +140,7 @@ func (d *Download) run(request trace.Span) {
 	close(d.searched)
 	err := d.fetchAll()
 	var failed storeError
+	// A failed source says nothing about the store.
 	if errors.As(err, &failed) {
 		d.group.opts.Health.Failed(failed.error, "digest", d.digest)
 	}
@@ -154,7 +155,7 @@ func (d *Download) search() {
 	obj, err := d.group.opts.Store.Open(d.ctx, d.digest)
 	switch {
 	case err == nil:
-		obj.Content.Close()
+		obj.Content.Close() // each client opens it by itself
 		d.found = true
 	case !errors.Is(err, storage.ErrNotExist):
 		d.searchErr = err
@@ -175,6 +176,7 @@ func (d *Download) awaitSearch(ctx context.Context) (found bool, err error) {
 // end takes the download out of the map and tells its readers.
 func (d *Download) end(err error) {
 	d.endSpan(err)
+	// Out of the map first: a client that sees the failure may start another one.
 	d.group.remove(d)
 	d.mu.Lock()
 	d.phase, d.err = ended, err
@@ -225,6 +227,7 @@ func (d *Download) release() (unattended bool) {
 	defer d.mu.Unlock()
 	d.holders--
 	d.closeSpool()
+	// A content that is complete is committed in any case.
 	return d.holders == 0 && d.phase < committing
 }
 

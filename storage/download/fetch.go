@@ -59,7 +59,7 @@ func (d *Download) fetchAll() error {
 // pause waits for a holder.
 func (d *Download) pause() error {
 	d.enter(paused)
-	d.span.AddEvent("paused: nobody reads it")
+	d.span.AddEvent("paused: it has no readers")
 	if !d.attended(0) {
 		return context.Cause(d.ctx)
 	}
@@ -79,10 +79,12 @@ func (d *Download) fetch(s *spool.Spool) error {
 		return err
 	}
 	defer stream.Close()
+	// One stream without proof is enough: its bytes are in the content.
 	d.unproven = d.unproven || !stream.Proves
 	d.mu.Lock()
 	d.origin = stream.Origin
 	d.mu.Unlock()
+	// Space for the whole is reserved now, before readers rely on the download.
 	if stream.Size >= 0 {
 		if err := s.Announce(stream.Size); err != nil {
 			return storeError{err}
@@ -117,7 +119,7 @@ func (d *Download) copy(s *spool.Spool, stream *Stream) error {
 				return storeError{err}
 			}
 		}
-		if readErr == io.EOF {
+		if readErr == io.EOF { // the digest tells whether it is the end of the content
 			return nil
 		}
 		if readErr != nil {
@@ -158,6 +160,7 @@ func (d *Download) reject(stream *Stream, why error) error {
 // commit stores a complete spool. If the store fails, the content is not cached;
 // readers are not affected.
 func (d *Download) commit(s *spool.Spool) {
+	// Before the commit, so that no lookup finds the content without its records.
 	if d.src.Verified != nil {
 		d.src.Verified(storage.Info{Digest: d.digest, Size: s.Size()}, !d.unproven)
 	}

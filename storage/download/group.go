@@ -70,6 +70,7 @@ func NewGroup(opts Options) *Group {
 // may have them before it passes one on.
 func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
 	for {
+		// Without a lock: a slow store holds up this client alone.
 		obj, err := g.opts.Store.Open(ctx, dgst)
 		if err == nil || !errors.Is(err, storage.ErrNotExist) {
 			return obj, nil, err

@@ -17,7 +17,7 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_downloads_ended_total",
-		Help: "Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (nobody wanted it any more).",
+		Help: "Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (its last client left).",
 	}, []string{"result"})
 	m := &Metrics{
 		running: prometheus.NewGauge(prometheus.GaugeOpts{

@@ -47,7 +47,7 @@ func TestDownloadMetrics(t *testing.T) {
 			if err := s.Drain(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			want := "# HELP weir_downloads_ended_total Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (nobody wanted it any more).\n# TYPE weir_downloads_ended_total counter\n"
+			want := "# HELP weir_downloads_ended_total Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (its last client left).\n# TYPE weir_downloads_ended_total counter\n"
 			for _, other := range []string{"abandoned", "corrupt", "failed", "stored", "unstored"} {
 				want += `weir_downloads_ended_total{result="` + other + `"} `
 				if other == result {

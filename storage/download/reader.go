@@ -71,6 +71,7 @@ func (r *Reader) Wait(start, end int64) (int64, error) {
 	}
 	v := r.download.view()
 	if v.spool != nil {
+		// Bytes further ahead need not be near, and the status is sent without them.
 		if start < reach {
 			if err := v.spool.Await(r.ctx); err != nil && !r.recoverable(err) {
 				return 0, err
@@ -98,7 +99,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		if r.size >= 0 && r.off >= r.size {
 			return 0, io.EOF
 		}
-		if r.at != r.off {
+		if r.at != r.off { // after a Seek
 			r.drop()
 		}
 		if r.current == nil {
@@ -181,7 +182,7 @@ func (r *Reader) leave(unattended func(*Download)) {
 // download's failure: the store failed, or another repository's upstream did.
 // Corrupt bytes may have been read already, and cannot be taken back.
 func (r *Reader) recoverable(err error) bool {
-	if r.ctx.Err() != nil {
+	if r.ctx.Err() != nil { // its client has left
 		return false
 	}
 	var store storeError

@@ -43,7 +43,7 @@ func (s *slots) acquire(ctx context.Context, namespace string) error {
 		return nil
 	}
 	admitted := make(chan struct{})
-	if s.waiting[namespace] == nil {
+	if s.waiting[namespace] == nil { // the first of its namespace waits for a turn
 		s.turns = append(s.turns, namespace)
 	}
 	s.waiting[namespace] = append(s.waiting[namespace], admitted)
@@ -91,7 +91,7 @@ func (s *slots) admit() {
 		s.take(namespace)
 		close(s.waiting[namespace][0])
 		s.dequeue(namespace, 0)
-		if s.waiting[namespace] != nil {
+		if s.waiting[namespace] != nil { // its next turn is after all others
 			s.turns = append(s.turns, namespace)
 		}
 	}

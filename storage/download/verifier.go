@@ -9,8 +9,8 @@ import (
 )
 
 // verifier passes a stream on except for its last bytes, which it withholds until
-// the digest of the whole content is verified. It does for bytes that are not
-// stored what a spool does for the others.
+// the digest of the whole content is verified. It protects the readers
+// of bytes that are not stored as a spool protects those of the others.
 type verifier struct {
 	stream *Stream
 	sum    checksum // of all bytes before the stream and from it
@@ -22,6 +22,7 @@ type verifier struct {
 func (v *verifier) Read(p []byte) (int, error) {
 	for {
 		free := len(v.buf) - spool.Withheld
+		// At a verified end nothing is withheld any more.
 		if v.err == io.EOF {
 			free = len(v.buf)
 		}
@@ -44,6 +45,7 @@ func (v *verifier) fill() {
 	n, err := v.stream.Read(v.chunk)
 	v.sum.write(v.chunk[:n])
 	v.buf = append(v.buf, v.chunk[:n]...)
+	// The end is passed on only if it is that of the right content.
 	if err == io.EOF && v.sum.verify() != nil {
 		if v.stream.Reject != nil {
 			v.stream.Reject()

@@ -24,7 +24,7 @@ const (
 	batch = 512
 )
 
-// scanner loads the index, and corrects later what other processes have changed.
+// scanner loads the index, and corrects it later for changes by other processes.
 // It is one goroutine.
 type scanner struct {
 	inventory *inventory

@@ -15,8 +15,8 @@ import (
 type EvictOptions struct {
 	MaxBytes  *int64         // of all content together; nil: no limit
 	MaxUnused *time.Duration // since the last use of a content; nil: no limit
-	DryRun    bool           // remove nothing, and report what would be removed
-	// Evicted, when set, is called for each content that is removed.
+	DryRun    bool           // report the same, and remove nothing
+	// Evicted, if set, is called for each content that is removed.
 	Evicted func(storage.Entry)
 }
 
@@ -29,9 +29,9 @@ type EvictReport struct {
 // the limits. Another process may be serving from the store: its readers read on,
 // and the next pull downloads removed content again.
 //
-// Evict leaves content that cannot be removed, goes on, and returns an error about
-// all of it in the end. Other errors are the context's, and those of listing the
-// store; nothing is removed before the list is complete.
+// Evict leaves content that cannot be removed, continues with the next, and returns
+// one error for all of it in the end. Other errors are the context's, and those of
+// listing the store; nothing is removed before the list is complete.
 func Evict(ctx context.Context, store storage.Store, opts EvictOptions) (EvictReport, error) {
 	var report EvictReport
 	var entries []storage.Entry
@@ -59,7 +59,7 @@ func Evict(ctx context.Context, store storage.Store, opts EvictOptions) (EvictRe
 			report.Left.add(entry.Size, -1) // another process has removed it
 			continue
 		} else if err != nil {
-			failures++
+			failures++ // its bytes are still there, so a later content goes in its place
 			failure = cmp.Or(failure, err)
 			continue
 		}

@@ -106,7 +106,7 @@ type verification struct {
 // the context ends.
 func (v *verification) check(ctx context.Context, listed storage.Info, buf []byte) {
 	object, err := v.store.Open(ctx, listed.Digest)
-	if errors.Is(err, storage.ErrNotExist) || ctx.Err() != nil {
+	if errors.Is(err, storage.ErrNotExist) || ctx.Err() != nil { // evicted since it was listed
 		if err == nil {
 			object.Content.Close()
 		}
@@ -119,7 +119,7 @@ func (v *verification) check(ctx context.Context, listed storage.Info, buf []byt
 	got, err := v.hash(ctx, object, buf)
 	object.Content.Close()
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil: // the digest is that of a part
 	case err != nil:
 		v.found(Finding{Info: object.Info, Err: err})
 	case got != listed.Digest:
@@ -154,7 +154,7 @@ func (v *verification) hash(ctx context.Context, object *storage.Object, buf []b
 
 func (v *verification) quarantine(ctx context.Context, info storage.Info, why error) {
 	path, err := v.opts.Quarantine(ctx, info.Digest)
-	if errors.Is(err, storage.ErrNotExist) {
+	if errors.Is(err, storage.ErrNotExist) { // evicted since it was read
 		return
 	}
 	if err != nil {

@@ -78,6 +78,7 @@ func New(next storage.Store, opts Options) *Store {
 // Unwrap returns the store below.
 func (s *Store) Unwrap() storage.Store { return s.next }
 
+// Stat needs no access to the store below for content in memory.
 func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
 	if content, ok, _ := s.get(dgst); ok {
 		return storage.Info{Digest: dgst, Size: int64(len(content))}, nil
@@ -85,13 +86,14 @@ func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, err
 	return s.next.Stat(ctx, dgst)
 }
 
+// Open reads small content into memory, and verifies it.
 func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
 	content, ok, deletions := s.get(dgst)
 	if ok {
 		return newObject(dgst, content), nil
 	}
 	object, err := s.next.Open(ctx, dgst)
-	if err != nil || object.Size > s.maxObject {
+	if err != nil || object.Size > s.maxObject { // the kernel sends it from its file
 		return object, err
 	}
 	content = make([]byte, object.Size)
@@ -99,6 +101,7 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 	if err := errors.Join(err, object.Content.Close()); err != nil {
 		return nil, fmt.Errorf("storage: cannot read %s: %w", dgst, err)
 	}
+	// Bit rot: out of the store with it, or each later pull would find it again.
 	if dgst.Algorithm().FromBytes(content) != dgst {
 		if err := s.discard(ctx, dgst); err != nil && !errors.Is(err, storage.ErrNotExist) {
 			return nil, fmt.Errorf("%w: %s, as it is stored: %w", storage.ErrCorrupt, dgst, err)
@@ -124,11 +127,12 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	return nil
 }
 
+// Delete deletes a content below and in memory.
 func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	err := s.next.Delete(ctx, dgst)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deletions++
+	s.deletions++ // also if it failed: the content may be gone
 	if content, ok := s.objects.Peek(dgst); ok {
 		s.objects.Remove(dgst)
 		s.bytes -= cost(content)
@@ -136,6 +140,7 @@ func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
+// All lists the contents of the store below, which has all of them.
 func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return s.next.All(ctx) }
 
 // get returns a content that is in memory, and otherwise how many deletions
@@ -147,8 +152,8 @@ func (s *Store) get(dgst digest.Digest) (content []byte, ok bool, deletions uint
 	return content, ok, s.deletions
 }
 
-// add keeps a content, unless something was deleted since get said how many
-// deletions there were: it may have been this one.
+// add keeps a content, unless a content was deleted since get returned the number
+// of deletions: it may have been this one.
 func (s *Store) add(dgst digest.Digest, content []byte, deletions uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,19 +180,19 @@ func readSpool(ctx context.Context, s *spool.Spool, size int64) ([]byte, error) 
 	return content, errors.Join(err, r.Close())
 }
 
-// hotReader reads bytes that it shares with others. Closing it has no effect.
+// reader reads bytes that it shares with other readers. Closing it has no effect.
 type reader struct{ bytes.Reader }
 
 func (*reader) Close() error { return nil }
 
-// newHotObject makes the object and its reader in one allocation.
+// newObject makes the object and its reader in one allocation.
 func newObject(dgst digest.Digest, content []byte) *storage.Object {
-	hot := new(struct {
+	made := new(struct {
 		storage.Object
 		reader reader
 	})
-	hot.Info = storage.Info{Digest: dgst, Size: int64(len(content))}
-	hot.reader.Reset(content)
-	hot.Content = &hot.reader
-	return &hot.Object
+	made.Info = storage.Info{Digest: dgst, Size: int64(len(content))}
+	made.reader.Reset(content)
+	made.Content = &made.reader
+	return &made.Object
 }

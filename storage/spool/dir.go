@@ -52,7 +52,7 @@ func NewDir(path string, minFree int64, quota Quota) *Dir {
 // Free returns the bytes that the filesystem has free, less those promised to
 // spools.
 func (d *Dir) Free() (int64, error) {
-	free, err := d.free(d.path)
+	free, err := d.free(d.path) // without the mutex, which all downloads share
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return free - d.pending, err
@@ -98,9 +98,10 @@ func (d *Dir) reserve(allot, n int64, wait bool) error {
 	}
 	short, err := d.reserveDisk(n)
 	switch {
-	case short > 0 && !wait:
+	case short > 0 && !wait: // a later attempt may find room
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
 	case short > 0 && d.quota.MakeRoom(short):
+		// Another spool may have taken the room meanwhile.
 		_, err = d.reserveDisk(n)
 	}
 	if err != nil {
@@ -114,7 +115,7 @@ func (d *Dir) reserve(allot, n int64, wait bool) error {
 func (d *Dir) reserveDisk(n int64) (short int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.minFree <= 0 {
+	if d.minFree <= 0 { // no limit, so the filesystem is not asked
 		d.pending += n
 		return 0, nil
 	}

@@ -51,7 +51,7 @@ func (x extents) gaps(e extent) []extent {
 		if have.to <= e.from {
 			continue
 		}
-		if have.from >= e.to {
+		if have.from >= e.to { // all others are behind e too
 			break
 		}
 		if have.from > e.from {
@@ -82,11 +82,11 @@ func (x *extents) add(e extent) {
 		case have.to < e.from:
 			joined = append(joined, have)
 		case have.from > e.to:
-			if !placed {
+			if !placed { // e has joined all ranges before this one
 				joined, placed = append(joined, e), true
 			}
 			joined = append(joined, have)
-		default:
+		default: // they overlap or touch
 			e = extent{min(e.from, have.from), max(e.to, have.to)}
 		}
 	}

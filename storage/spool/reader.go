@@ -21,7 +21,7 @@ type Reader struct {
 func (s *Spool) NewReader(ctx context.Context) (*Reader, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refs == 0 {
+	if s.refs == 0 { // the file is closed
 		return nil, ErrClosed
 	}
 	s.refs++
@@ -35,7 +35,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	if r.closed {
 		return 0, ErrClosed
 	}
-	if len(p) == 0 {
+	if len(p) == 0 { // await would block for a byte that nothing reads
 		return 0, nil
 	}
 	n, err := r.spool.await(r.ctx, r.off, int64(len(p)))
@@ -54,6 +54,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 func (s *Spool) await(ctx context.Context, off, want int64) (int64, error) {
 	for {
 		s.mu.Lock()
+		// Visible bytes come before the failure of a spool.
 		if n := min(s.visible()-off, want); n > 0 {
 			s.read = max(s.read, off+n)
 			s.mu.Unlock()

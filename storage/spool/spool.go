@@ -87,6 +87,7 @@ func (s *Spool) Fail(err error) {
 	defer s.shrink()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// The first end counts: readers may have seen it already.
 	if s.err == nil && !s.complete {
 		s.err = err
 		s.advanced.Notify()
@@ -114,6 +115,7 @@ func (s *Spool) shrink() {
 	s.mu.Lock()
 	var surplus, reserved int64
 	if s.complete || s.err != nil {
+		// Bytes beyond a gap are in the file too, so the quota still counts them.
 		surplus, reserved = max(0, s.allotted-s.covered.end()), s.reserved
 		s.allotted -= surplus
 		s.reserved = 0
@@ -129,6 +131,7 @@ func (s *Spool) shrink() {
 func (s *Spool) Reset() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// A failed truncation leaves old bytes behind the new ones.
 	if s.read > 0 || len(s.writing) > 0 || s.complete || s.err != nil || s.file.Truncate(0) != nil {
 		return false
 	}
@@ -169,6 +172,7 @@ func (s *Spool) Await(ctx context.Context) error {
 		s.mu.Lock()
 		visible, complete, err, advanced := s.visible(), s.complete, s.err, s.advanced.Wait()
 		s.mu.Unlock()
+		// Visible bytes can be read even if the spool has failed behind them.
 		if visible > 0 || complete {
 			return nil
 		}
@@ -219,7 +223,7 @@ func (s *Spool) Close() error {
 	renamed := s.renamed
 	s.mu.Unlock()
 	var err error
-	if !renamed {
+	if !renamed { // else the file is content of the store
 		err = os.Remove(s.file.Name())
 	}
 	return errors.Join(err, s.unref())
@@ -234,6 +238,7 @@ func (s *Spool) visible() int64 {
 		return written
 	case s.size >= 0:
 		return max(0, min(written, s.size-Withheld))
+	// Any byte may be the last one.
 	default:
 		return max(0, written-Withheld)
 	}
@@ -247,6 +252,7 @@ func (s *Spool) unref() error {
 	if !last {
 		return nil
 	}
+	// The quota gets its bytes back after the filesystem does.
 	err := s.file.Close()
 	s.dir.quota.Release(allotted)
 	if closed != nil {

@@ -24,9 +24,11 @@ func (s *Spool) grow(size int64) error {
 	s.growing.Lock()
 	defer s.growing.Unlock()
 	s.mu.Lock()
+	// The file's share of the quota is for its length. The promise of the
+	// filesystem is for those bytes that are not written yet.
 	allot, more := max(0, size-s.allotted), max(0, size-s.covered.total()-s.reserved)
 	s.mu.Unlock()
-	if allot == 0 && more == 0 {
+	if allot == 0 && more == 0 { // a download that is resumed announces again
 		return nil
 	}
 	if err := s.dir.reserve(allot, more, !s.urgent); err != nil {
@@ -41,7 +43,7 @@ func (s *Spool) grow(size int64) error {
 	return nil
 }
 
-// Write appends p at the watermark.
+// Write appends p at the watermark. Only one goroutine may append.
 func (s *Spool) Write(p []byte) (int, error) {
 	return s.WriteAt(p, s.Written())
 }
@@ -60,6 +62,7 @@ func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 		n, err := s.file.WriteAt(p[gap.from-off:gap.to-off], gap.from)
 		s.wrote(gap, int64(n))
 		if err != nil {
+			// Other writers may fill the gaps that this one gives up.
 			s.unclaim(extent{gap.to, want.to})
 			return int(gap.from-off) + n, s.dir.writeError(err)
 		}
@@ -90,6 +93,7 @@ func (s *Spool) wrote(gap extent, n int64) {
 	s.settled.Broadcast()
 	before := s.covered.start()
 	s.covered.add(extent{gap.from, gap.from + n})
+	// A spool that has ended has given its promise back already.
 	if used := min(n, s.reserved); used > 0 {
 		s.reserved -= used
 		s.dir.release(used)
@@ -116,7 +120,7 @@ func (s *Spool) ensure(end, n int64) error {
 	switch {
 	case size >= 0 && end > size:
 		return fmt.Errorf("%w: byte %d of %d", ErrSize, end, size)
-	case size >= 0 || reserved >= n && end <= allotted:
+	case size >= 0 || reserved >= n && end <= allotted: // Announce or an earlier write has reserved it
 		return nil
 	}
 	err := s.grow(max(end, covered+reserved+max(reserveStep, n)))

@@ -33,7 +33,7 @@ var storeTests = map[string]func(*testing.T, storage.Driver){
 }
 
 func testCommitThenRead(t *testing.T, d storage.Driver) {
-	large := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // beyond what a spool withholds
+	large := bytes.Repeat([]byte("0123456789abcdef"), 1<<16) // more than a spool withholds
 	for name, content := range map[string][]byte{"empty": {}, "small": []byte("{}"), "large": large} {
 		for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
 			t.Run(name+"/"+algorithm.String(), func(t *testing.T) {
@@ -312,7 +312,7 @@ func testAllWhileThingsChange(t *testing.T, d storage.Driver) {
 	listings.Wait()
 }
 
-// collect returns what All lists, by digest.
+// collect returns the entries of All by digest.
 func collect(t *testing.T, store storage.Store) map[digest.Digest]storage.Entry {
 	t.Helper()
 	entries := make(map[digest.Digest]storage.Entry)
