@@ -50,12 +50,13 @@ type Result[V any] struct {
 func (g *Group[K, V]) Do(ctx context.Context, key K, f func(context.Context) (V, error)) (Result[V], error) {
 	c, led, err := g.join(ctx, key, f)
 	if err != nil {
-		return Result[V]{}, err
+		return Result[V]{}, err // the scope is closed
 	}
 	select {
 	case <-c.done:
 		return Result[V]{Value: c.value, Led: led, Leader: c.leader}, c.err
 	case <-ctx.Done():
+		// The call goes on: other callers wait for it, or the cache wants its value.
 		return Result[V]{Led: led, Leader: c.leader}, context.Cause(ctx)
 	}
 }
@@ -82,6 +83,7 @@ func (g *Group[K, V]) join(ctx context.Context, key K, f func(context.Context) (
 	c = &call[V]{leader: ctx, done: make(chan struct{})}
 	g.calls[key] = c
 	go func() {
+		// Last, so that the scope is idle only when the key is free again.
 		defer done()
 		defer g.remove(key, c)
 		c.run(detached, f)

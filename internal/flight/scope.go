@@ -39,10 +39,11 @@ func (s *Scope) Begin(ctx context.Context) (detached context.Context, done func(
 	}
 	s.running++
 	detached, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	// detached has no parent that ends, so the end of the scope is passed on.
 	stop := context.AfterFunc(s.ctx, func() { cancel(ErrClosed) })
 	return detached, func() {
 		stop()
-		cancel(nil)
+		cancel(nil) // frees the context
 		s.end()
 	}, nil
 }
@@ -51,6 +52,7 @@ func (s *Scope) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running--
+	// Before refuse is set, another piece of work may begin.
 	if s.refuse && s.running == 0 {
 		close(s.idle)
 	}
