@@ -35,6 +35,7 @@ func translate(cfg *config.Config, clients *clients, next clientSet) ([]translat
 func translateBlock(block config.Namespace, maxManifest int64, clients *clients, next clientSet) (t translated, err error) {
 	t.spec = namespace.Spec{
 		Key: block.Key, Host: block.Host, Default: block.Default, Offline: block.Offline,
+		DockerHub:               oci.IsDockerHub(block.Host),
 		ImmutableTags:           block.ImmutableTags,
 		ImmutableTagsExclusions: block.ImmutableTagsExclusions,
 		TagTTL:                  block.TagTTL.Std(),
@@ -58,8 +59,8 @@ func translateBlock(block config.Namespace, maxManifest int64, clients *clients,
 		}
 		t.clients, members = append(t.clients, client), append(members, client)
 		t.spec.UpstreamHosts = append(t.spec.UpstreamHosts, u.URL.Host)
-		// A namespace with an upstream that is Docker Hub expands "nginx" to
-		// "library/nginx".
+		// A namespace that stands for Docker Hub or has it as an upstream expands
+		// "nginx" to "library/nginx".
 		t.spec.DockerHub = t.spec.DockerHub || oci.IsDockerHub(u.URL.Std().Hostname())
 	}
 	t.spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: clients.logger}, members...)

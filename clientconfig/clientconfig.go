@@ -6,8 +6,8 @@
 // mirror, and so which namespaces the client can reach.
 //
 // No file makes a client use the mirror for all registries, although some clients
-// support that. A mirror answers for a registry that it does not know from its
-// default namespace, in which an image of the same name may be a different one.
+// support that. A mirror answers 404 for a registry that it does not mirror, so each
+// image of such a registry would cost requests in vain.
 package clientconfig
 
 import (

@@ -63,8 +63,8 @@ type Spec struct {
 	Upstreams oci.Registry
 	// UpstreamHosts names the upstreams, for messages.
 	UpstreamHosts []string
-	// DockerHub is set if an upstream is Docker Hub, where a name of one segment
-	// is short for one below library/.
+	// DockerHub is set if the namespace mirrors Docker Hub, where a name of one
+	// segment is short for one below library/.
 	DockerHub bool
 
 	// ImmutableTags is set if cached tags never move, except those that match one

@@ -212,7 +212,7 @@ func TestSpellingsShareOneCache(t *testing.T) {
 		{app.Digest, "org/app", []string{
 			"/v2/docker.io/org/app/manifests/%s", "/v2/org/app/manifests/%s",
 			"/v2/org/app/manifests/%s?ns=docker.io", "/v2/org/app/manifests/%s?ns=INDEX.docker.io",
-			"/v2/docker.io/org/app/manifests/%s?ns=registry-1.docker.io", "/v2/org/app/manifests/%s?ns=unknown.example",
+			"/v2/docker.io/org/app/manifests/%s?ns=registry-1.docker.io", "/v2/docker.io/org/app/manifests/%s?ns=unknown.example",
 		}},
 		{nginx.Digest, "library/nginx", []string{
 			"/v2/docker.io/nginx/manifests/%s", "/v2/docker.io/library/nginx/manifests/%s",
@@ -229,6 +229,55 @@ func TestSpellingsShareOneCache(t *testing.T) {
 		}
 		expectWire(t, upstream, image.upstream, "GET "+manifestPath(image.upstream, image.digest.String())+" 200")
 	}
+}
+
+// An image of a registry that no block mirrors is answered with 404, and its name
+// reaches no upstream: not the default block's, whose image would be another one.
+func TestOtherRegistriesAreUnknown(t *testing.T) {
+	t.Parallel()
+	hub, ghcr := upstreamtest.New(t), upstreamtest.New(t)
+	for _, name := range []string{"library/nginx", "nginx", "org/app", "quay.io/org/app", "ghrc.io/acme/app", "localhost/app", "ghcr.io/other/app"} {
+		hub.AddImage(name, "v1", []byte("another image of this name"))
+	}
+	w := harness.StartWeir(t, blockOf("docker.io", []string{"default = true"}, at(hub))+blockOf("ghcr.io/acme", nil, at(ghcr)))
+
+	for path, nearest := range map[string]string{
+		"/v2/library/nginx/manifests/v1?ns=quay.io":                        "",
+		"/v2/org/app/manifests/v1?ns=dokcer.io":                            "did you mean docker.io/org/app?",
+		"/v2/nginx/manifests/v1?ns=localhost:5000":                         "",
+		"/v2/org/app/tags/list?ns=ghcr.io":                                 "",
+		"/v2/quay.io/org/app/manifests/v1":                                 "",
+		"/v2/ghrc.io/acme/app/manifests/v1":                                "did you mean ghcr.io/acme/app?",
+		"/v2/ghrc.io/acme/app/manifests/v1?ns=ghrc.io":                     "",
+		"/v2/localhost/app/manifests/v1":                                   "",
+		"/v2/ghcr.io/other/app/manifests/v1":                               "",
+		"/v2/10.0.0.1:5000/app/manifests/v1":                               "",
+		"/v2/index.docker.io/library/nginx/tags/list":                      "did you mean docker.io/library/nginx?",
+		"/v2/quay.io/org/app/blobs/" + digest.FromString("x").String():     "",
+		"/v2/quay.io/org/app/referrers/" + digest.FromString("x").String(): "",
+	} {
+		a := w.Get(t, path)
+		if a.Status != http.StatusNotFound || a.ErrorCode() != "NAME_UNKNOWN" || !strings.Contains(string(a.Body), nearest) ||
+			!strings.Contains(string(a.Body), "names begin with docker.io, ghcr.io/acme") {
+			t.Errorf("%s: %d %s, want NAME_UNKNOWN and %q", path, a.Status, a.Body, nearest)
+		}
+	}
+	if a := w.Do(t, http.MethodPut, "/v2/quay.io/org/app/manifests/v1"); a.Status != http.StatusNotFound {
+		t.Errorf("a write: %d %s", a.Status, a.Body)
+	}
+	for _, upstream := range []*upstreamtest.Registry{hub, ghcr} {
+		if asked := upstream.Requests(); len(asked) > 0 {
+			t.Errorf("an upstream was asked %q", asked)
+		}
+	}
+	// Names without a host are the default block's. It stands for Docker Hub by
+	// its key, although its upstream is another registry.
+	for _, name := range []string{"/v2/nginx/manifests/v1", "/v2/library/nginx/manifests/v1?ns=docker.io"} {
+		if a := w.Get(t, name); a.Status != http.StatusOK {
+			t.Errorf("%s: %d %s", name, a.Status, a.Body)
+		}
+	}
+	expectWire(t, hub, "library/nginx", "GET /v2/library/nginx/manifests/v1 200", "HEAD /v2/library/nginx/manifests/v1 200")
 }
 
 // Content that one repository has cached is served to another one only if that

@@ -8,7 +8,10 @@
 //     parameter ns (GET /v2/acme/app/...?ns=ghcr.io),
 //  2. by its key, if the name begins with it, the longest key first: with the
 //     keys ghcr.io and ghcr.io/acme, the second one serves ghcr.io/acme/app,
-//  3. as the default.
+//  3. as the default, unless the client means another registry: it sends the host
+//     of one, or the name begins with one (quay.io/org/app). The default entry
+//     would answer with the image of the same name of its own registry, or tell
+//     that registry the name of a private image.
 package route
 
 import (
@@ -26,9 +29,10 @@ type Rule struct {
 	Key string
 	// Host is the value of the ns parameter that selects the entry; "" for none.
 	Host string
-	// Default is set if the entry serves every name that no other key matches.
+	// Default is set if the entry serves every name without a registry's host that
+	// no key matches.
 	Default bool
-	// DockerHub is set if an upstream is Docker Hub, where a name of one segment
+	// DockerHub is set if the entry mirrors Docker Hub, where a name of one segment
 	// is short for one below library/.
 	DockerHub bool
 }
@@ -94,20 +98,22 @@ func (t *Table[T]) Values() []T {
 // repository that the name stands for. ns is the value of the ns parameter, or "".
 // Resolve returns an *UnknownError if no entry serves the name.
 func (t *Table[T]) Resolve(ns, name string) (value T, repo string, err error) {
-	// An ns that no entry has is ignored: clients send it to a mirror of
-	// everything, too.
 	if e := t.byHost[oci.CanonicalHost(ns)]; e != nil {
 		return e.Value, e.Upstream(name), nil
 	}
+	// A client with an explicit prefix in its configuration names an entry by key,
+	// whatever the host that it sends along.
 	for _, e := range t.byLength {
 		if rest, ok := oci.CutKey(name, e.Key); ok {
 			return e.Value, e.expand(rest), nil
 		}
 	}
-	if e := t.fallback; e != nil {
+	// Only a name without any host can be meant for the default entry.
+	first, _, _ := strings.Cut(name, "/")
+	if e := t.fallback; e != nil && ns == "" && !oci.IsHost(first) {
 		return e.Value, e.expand(name), nil
 	}
-	return value, "", t.unknown(name)
+	return value, "", t.unknown(ns, name)
 }
 
 // Upstream returns the upstream repository of a name that the entry serves. A

@@ -64,7 +64,8 @@ func TestResolve(t *testing.T) {
 		// The default takes names whole.
 		{"", "nginx", "docker.io", "library/nginx"},
 		{"", "grafana/grafana", "docker.io", "grafana/grafana"},
-		{"", "ghcr.iox/app", "docker.io", "ghcr.iox/app"},
+		{"", "ghcr/app", "docker.io", "ghcr/app"},
+		{"", "a/quay.io/b", "docker.io", "a/quay.io/b"},
 		{"", "team/other", "docker.io", "team/other"},
 		// ns selects a block, and the name is whole but for its key.
 		{"ghcr.io", "a/b", "ghcr.io", "a/b"},
@@ -80,10 +81,11 @@ func TestResolve(t *testing.T) {
 		{"index.docker.io", "nginx", "docker.io", "library/nginx"},
 		{"registry-1.docker.io", "a/b", "docker.io", "a/b"},
 		{"Registry-1.Docker.IO", "a/b", "docker.io", "a/b"},
-		// A host that no entry has is ignored.
+		// With a host that no entry has, only a key leads to an entry: an explicit
+		// prefix in the client's configuration.
 		{"registry.example", "ghcr.io/a", "ghcr.io", "a"},
-		{"evil.example", "nginx", "docker.io", "library/nginx"},
-		{"ghcr.io/acme", "nginx", "docker.io", "library/nginx"},
+		{"registry.example", "team/mirror/a", "team/mirror", "a"},
+		{"ghcr.io:443", "localhost:5000/a", "localhost:5000", "a"},
 	} {
 		key, repo, err := table.Resolve(test.ns, test.name)
 		if err != nil || key != test.key || repo != test.repo {
@@ -119,6 +121,60 @@ func TestResolveUnknown(t *testing.T) {
 	}
 }
 
+// The default entry is not asked for an image of another registry: its own registry
+// may have an image of that name, which would be a substitution, and it must not
+// learn the names of private ones.
+func TestDefaultIsNotAskedForOtherRegistries(t *testing.T) {
+	table := newTable(t, manyBlocks()...)
+	for _, test := range []struct{ ns, name, nearest string }{
+		{"quay.io", "org/app", ""},
+		{"evil.example", "nginx", ""},
+		{"ghcr.io/acme", "nginx", "ghcr.io/acme/nginx"},
+		{"ghrc.io", "acme/app", "ghcr.io/acme/app"},
+		{"GHRC.IO", "acme/app", "ghcr.io/acme/app"},
+		{"dokcer.io", "nginx", "docker.io/nginx"},
+		{"registry1.docker.io", "nginx", ""},
+		{"ghcr.io.", "nginx", "ghcr.io/nginx"},
+		{" ", "nginx", ""},
+		{"localhost", "nginx", ""},
+		{"registry.example:500", "a", "team/mirror/a"}, // by host
+		{strings.Repeat("x", 5000), "nginx", ""},
+		{"", "quay.io/org/app", ""},
+		{"", "quay.io", ""},
+		{"", "ghcr.iox/app", "ghcr.io/app"},
+		{"", "ghrc.io/acme/app", "ghcr.io/acme/app"},
+		{"", "localhost/app", ""},
+		{"", "localhost:5001/app", "localhost:5000/app"},
+		{"", "10.0.0.1:5000/app", ""},
+		{"", "index.docker.io/library/nginx", "docker.io/library/nginx"},
+		{"", "registry.example:5000/a", "team/mirror/a"}, // by host
+		{"", "nginx.io/a", ""},
+	} {
+		key, repo, err := table.Resolve(test.ns, test.name)
+		unknown, ok := errors.AsType[*route.UnknownError](err)
+		if !ok || key != "" || repo != "" {
+			t.Errorf("ns=%.20q %q: %q %q, %v; want an UnknownError", test.ns, test.name, key, repo, err)
+			continue
+		}
+		if test.nearest != "" && unknown.Nearest != test.nearest || test.nearest == "" && strings.Contains(err.Error(), "did you mean") {
+			t.Errorf("ns=%.20q %q: nearest is %q, want %q", test.ns, test.name, unknown.Nearest, test.nearest)
+		}
+		if len(err.Error()) > 600 {
+			t.Errorf("ns=%.20q: a message of %d bytes", test.ns, len(err.Error()))
+		}
+	}
+}
+
+// One organisation has a block of its own, and the rest of its registry has none.
+func TestDefaultIsNotAskedBesideLongerKey(t *testing.T) {
+	table := newTable(t, route.Rule{Key: "docker.io", Host: "docker.io", DockerHub: true, Default: true}, route.Rule{Key: "ghcr.io/acme"})
+	for _, name := range []string{"ghcr.io/other/app", "ghcr.io/acmes/app", "ghcr.io"} {
+		if _, _, err := table.Resolve("", name); !isUnknown(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestNewRefuses(t *testing.T) {
 	for name, rules := range map[string][]route.Rule{
 		"same key":     {{Key: "a"}, {Key: "a"}},
@@ -142,6 +198,9 @@ func FuzzResolve(f *testing.F) {
 	strict := newTable(f, blocks[1:]...) // without a default
 	f.Fuzz(func(t *testing.T, ns, name string) {
 		key, repo, err := table.Resolve(ns, name)
+		if first, _, _ := strings.Cut(name, "/"); err != nil && (ns != "" || strings.ContainsAny(first, ".:") || first == "localhost") {
+			return // the client means a registry that no entry mirrors
+		}
 		if err != nil || repo == "" {
 			t.Fatalf("with a default there is an answer, not %q, %v", repo, err)
 		}

@@ -3,9 +3,12 @@ package route
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/agext/levenshtein"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // maxKeys bounds how many keys a message lists: about one line of a terminal.
@@ -13,6 +16,7 @@ const maxKeys = 10
 
 // UnknownError says that no entry serves a name.
 type UnknownError struct {
+	NS      string // the host that the client sent, or ""
 	Name    string
 	Nearest string   // the name that may have been meant, or ""
 	Keys    []string // of all entries, sorted
@@ -20,6 +24,9 @@ type UnknownError struct {
 
 func (e *UnknownError) Error() string {
 	text := "no configured repository answers this name: " + e.Name + "; "
+	if e.NS != "" {
+		text = "no configured repository answers for the registry " + strconv.Quote(cut(e.NS)) + " (ns), asked for " + e.Name + "; "
+	}
 	if len(e.Keys) == 0 {
 		return text + "no repository is configured"
 	}
@@ -33,8 +40,18 @@ func (e *UnknownError) Error() string {
 	return text + strings.Join(e.Keys, ", ")
 }
 
-func (t *Table[T]) unknown(name string) error {
-	e := &UnknownError{Name: name, Nearest: t.nearest(name)}
+// cut shortens a host for a message: a client can send any text as ns.
+func cut(host string) string {
+	const limit = 255 // bytes of the longest host name
+	if len(host) <= limit {
+		return host
+	}
+	return host[:limit] + "..."
+}
+
+func (t *Table[T]) unknown(ns, name string) error {
+	full := strings.TrimPrefix(cut(ns)+"/"+name, "/") // ns may be empty
+	e := &UnknownError{NS: ns, Name: name, Nearest: t.nearest(full)}
 	for _, entry := range t.byLength {
 		e.Keys = append(e.Keys, entry.Key)
 	}
@@ -42,22 +59,40 @@ func (t *Table[T]) unknown(name string) error {
 	return e
 }
 
-// nearest returns the name with its first segments replaced by the key that is
-// most like them, or "" if no key is. A key is like a text if at most a third of
-// its letters differ, such as gchr.io and ghcr.io.
+// nearest returns the name with its first segments replaced by the key of the
+// entry whose key or host is most like them, or "" if none is. A key is like a text
+// if at most a third of its letters differ, such as gchr.io and ghcr.io.
 func (t *Table[T]) nearest(name string) string {
 	segments := strings.Split(name, "/")
 	best, meant := 0, ""
 	for _, e := range t.byLength {
-		count := strings.Count(e.Key, "/") + 1
-		// A key with more segments than the name cannot have been meant.
-		if count > len(segments) {
-			continue
-		}
-		distance := levenshtein.Distance(strings.Join(segments[:count], "/"), e.Key, nil)
-		if distance <= len(e.Key)/3 && (meant == "" || distance < best) {
-			best, meant = distance, strings.Join(append([]string{e.Key}, segments[count:]...), "/")
+		// A key without dots, such as hub, may belong to a host that the client
+		// wrote instead: docker.io.
+		for _, text := range []string{e.Key, e.Host} {
+			count := strings.Count(text, "/") + 1
+			// A key with more segments than the name cannot have been meant.
+			if text == "" || count > len(segments) {
+				continue
+			}
+			d := distance(oci.CanonicalHost(strings.Join(segments[:count], "/")), oci.CanonicalHost(text))
+			if d <= len(text)/3 && (meant == "" || d < best) {
+				best, meant = d, strings.Join(append([]string{e.Key}, segments[count:]...), "/")
+			}
 		}
 	}
 	return meant
+}
+
+// distance returns how many letters differ between two texts. Two neighbours that
+// have changed places count as one: gchr.io is nearer to ghcr.io than to gcr.io, or
+// as near.
+func distance(a, b string) int {
+	if len(a) == len(b) {
+		for i := range len(a) - 1 {
+			if a[i] == b[i+1] && a[i+1] == b[i] && a[:i] == b[:i] && a[i+2:] == b[i+2:] && a != b {
+				return 1
+			}
+		}
+	}
+	return levenshtein.Distance(a, b, nil)
 }

@@ -1,6 +1,7 @@
 package route_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -24,6 +25,24 @@ func TestUnknownNameIsTold(t *testing.T) {
 	} {
 		if _, _, err := table.Resolve("", name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
+		}
+	}
+}
+
+// Two keys of the built-in configuration are alike: ghcr.io and gcr.io.
+func TestNearestOfTwoSimilarKeys(t *testing.T) {
+	table := newTable(t, route.Rule{Key: "docker.io", Default: true}, route.Rule{Key: "gcr.io"}, route.Rule{Key: "ghcr.io"}, route.Rule{Key: "quay.io"})
+	for typo, want := range map[string]string{
+		"ghrc.io": "ghcr.io", "gchr.io": "ghcr.io", "ghcr.oi": "ghcr.io", "gcr.oi": "gcr.io", "grc.io": "gcr.io",
+		"qauy.io": "quay.io", "quay.com": "quay.io", "registry.com": "", "docker.oi": "docker.io", "docker.com": "docker.io",
+	} {
+		_, _, err := table.Resolve("", typo+"/org/app")
+		unknown, ok := errors.AsType[*route.UnknownError](err)
+		if want != "" {
+			want += "/org/app"
+		}
+		if !ok || unknown.Nearest != want {
+			t.Errorf("%s: %v, want %q", typo, err, want)
 		}
 	}
 }
