@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
 )
@@ -16,7 +17,12 @@ import (
 func explain(ns *namespace.Namespace, err error) string {
 	failed, isUpstream := errors.AsType[*upstream.Error](err)
 	offline, isOffline := errors.AsType[*namespace.OfflineError](err)
+	loop, isLoop := errors.AsType[*registry.LoopError](err)
 	switch {
+	case isLoop && loop.Namespace != "":
+		return fmt.Sprintf("%v. Check url of repository.%q.upstream", err, loop.Namespace)
+	case isLoop:
+		return err.Error() + ". Check url of each upstream of these mirrors"
 	case isUpstream && ns != nil:
 		return ExplainUpstream(failed, func(host string) string { return upstreamKey(ns, host) })
 	case isOffline:
@@ -150,6 +156,8 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return fmt.Sprintf("Nothing listens there. Check url of %s", key)
 	case upstream.CheckTimeouts:
 		return fmt.Sprintf("Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of %s", key)
+	case upstream.EndLoop:
+		return fmt.Sprintf("It leads back to this mirror. Let url of %s name the registry itself", key)
 	default:
 		return ""
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/upstream"
 )
@@ -44,8 +45,9 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if m.engine, err = newEngine(cfg.Global, m.storage, m.tracing.downloadTracer(), m.gatherer, logger); err != nil {
 		return nil, err
 	}
+	id := via.NewID()
 	m.routing = &routing{
-		clients:  newClients(m.shared.tokens, m.shared.cooldowns, upstream.NewMetrics(m.gatherer), logger),
+		clients:  newClients(m.shared.tokens, m.shared.cooldowns, upstream.NewMetrics(m.gatherer), id, logger),
 		engine:   m.engine,
 		store:    m.storage.store,
 		requests: registry.NewMetrics(m.gatherer),
@@ -58,6 +60,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,
 		Explain: explain,
+		ID:      id,
 		Metrics: m.routing.requests,
 		Logger:  logger,
 	})), ops.handler())

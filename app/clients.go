@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 )
@@ -20,6 +21,7 @@ type clients struct {
 	tokens    *tokencache.Cache
 	cooldowns upstream.Cooldowns // may be nil
 	metrics   *upstream.Metrics
+	id        via.ID
 	logger    *slog.Logger
 	current   clientSet
 }
@@ -36,8 +38,8 @@ type clientKey struct {
 	files           [sha256.Size]byte
 }
 
-func newClients(tokens *tokencache.Cache, cooldowns upstream.Cooldowns, metrics *upstream.Metrics, logger *slog.Logger) *clients {
-	return &clients{tokens: tokens, cooldowns: cooldowns, metrics: metrics, logger: logger, current: clientSet{}}
+func newClients(tokens *tokencache.Cache, cooldowns upstream.Cooldowns, metrics *upstream.Metrics, id via.ID, logger *slog.Logger) *clients {
+	return &clients{tokens: tokens, cooldowns: cooldowns, metrics: metrics, id: id, logger: logger, current: clientSet{}}
 }
 
 // commit makes a set the current one and closes the clients that are no longer in
@@ -94,7 +96,7 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, maxManifestSize i
 	opts := upstream.Options{
 		URL: u.URL.Std(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
-		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version,
+		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version, ID: c.id,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 	}
 	// The pair is parsed here: a wrong file must refuse the configuration, not

@@ -15,7 +15,7 @@ import (
 func newTestClients(t *testing.T) *clients {
 	t.Helper()
 	tokens := tokencache.New(tokencache.NewMemory(16), nil)
-	c := newClients(tokens, nil, nil, discard())
+	c := newClients(tokens, nil, nil, "", discard())
 	t.Cleanup(func() {
 		c.close()
 		tokens.Close()

@@ -32,6 +32,7 @@ type message struct {
 	prepare func(*testing.T, *wire, *upstreamtest.Registry) // before the request; may be nil
 	dial    dial                                            // nil: to the upstream
 	change  func(*upstream.Options)                         // may be nil
+	header  http.Header                                     // of the client
 	offline bool
 	second  bool // there is another upstream that has nothing
 	status  int
@@ -110,7 +111,7 @@ var messages = []message{
 	},
 	{
 		name: "resting", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, prepare: func(t *testing.T, m *wire, _ *upstreamtest.Registry) {
-			wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2"), 429)
+			wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2", nil), 429)
 			time.Sleep(20 * time.Second)
 		},
 		status: 429, code: "TOOMANYREQUESTS", retry: "40",
@@ -138,7 +139,7 @@ var messages = []message{
 		name: "left alone", dial: failing(os.NewSyscallError("connect", syscall.ECONNREFUSED)), status: 502, code: "UNAVAILABLE",
 		prepare: func(t *testing.T, m *wire, _ *upstreamtest.Registry) {
 			for range 3 {
-				wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2"), 502)
+				wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2", nil), 502)
 			}
 		},
 		want: `ghcr.io could not deliver org/app:1.2: backing off after 3 failed connects, the last one: dial tcp: connect: connection refused. ` +
@@ -238,6 +239,24 @@ var messages = []message{
 		name: "expired certificate", dial: ending(x509.CertificateInvalidError{Cert: otherCertificate, Reason: x509.Expired}), status: 502, code: "UNAVAILABLE",
 		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: x509: certificate has expired or is not yet valid: . ` +
 			`Its certificate cannot be used. If it says expired, check the clock of the mirror's machine`,
+	},
+	{
+		name: "loop", fault: []upstreamtest.Effect{upstreamtest.Status(508, `{"errors":[{"code":"LOOP","message":"the upstream of docker.io leads back to this mirror"}]}`)},
+		status: 508, code: "LOOP",
+		want: `ghcr.io could not deliver org/app:1.2 (508 Loop Detected: LOOP: the upstream of docker.io leads back to this mirror). ` +
+			`It leads back to this mirror. Let url of repository."ghcr.io".upstream[0] name the registry itself`,
+	},
+	{
+		name: "own request", header: http.Header{"Via": {"1.1 weir-me"}}, status: 508, code: "LOOP",
+		want: `the upstream of ghcr.io leads back to this mirror. Check url of repository."ghcr.io".upstream`,
+	},
+	{
+		name: "own request with another name", path: "elsewhere/app/manifests/1.2", header: http.Header{"Via": {"1.1 weir-me"}}, status: 508, code: "LOOP",
+		want: `an upstream leads back to this mirror. Check url of each upstream of these mirrors`,
+	},
+	{
+		name: "too many mirrors", header: http.Header{"Via": {strings.Repeat("1.1 weir-a1, ", 9)}}, status: 508, code: "LOOP",
+		want: `the request has passed 9 mirrors, so their upstreams lead back to each other. Check url of each upstream of these mirrors`,
 	},
 	{
 		name: "name", path: "ghcr.io/UPPER/manifests/1.2", status: 400, code: "NAME_INVALID",
@@ -341,7 +360,7 @@ func (test message) run(t *testing.T) {
 	if test.method == "" {
 		test.method = http.MethodGet
 	}
-	w := m.do(test.method, "/v2/"+test.path)
+	w := m.do(test.method, "/v2/"+test.path, test.header)
 	if got := wantError(t, w, test.status, test.code); got != test.want {
 		t.Errorf("the message is\n%s\nwant\n%s", got, test.want)
 	}

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
@@ -23,7 +24,7 @@ type Upstreams struct {
 // upstream. It returns an error if a file that an upstream names cannot be used.
 func OpenUpstreams(cfg *config.Config) (*Upstreams, error) {
 	tokens := tokencache.New(tokencache.NewMemory(tokensInMemory), nil)
-	u := &Upstreams{tokens: tokens, clients: newClients(tokens, nil, nil, slog.New(slog.DiscardHandler))}
+	u := &Upstreams{tokens: tokens, clients: newClients(tokens, nil, nil, via.NewID(), slog.New(slog.DiscardHandler))}
 	next := make(clientSet)
 	blocks, err := translate(cfg, u.clients, next)
 	u.clients.commit(next) // also of a failure, so that Close closes them

@@ -3,6 +3,7 @@ package app
 import (
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -53,15 +54,17 @@ func newWire(t testing.TB, specs ...namespace.Spec) *wire {
 	var tables namespace.Current
 	tables.Store(table)
 	w.handler = registry.New(registry.Options{
-		Tables: &tables, Cache: w.cache, Explain: explain, Metrics: registry.NewMetrics(prometheus.NewRegistry()), Logger: logger,
+		Tables: &tables, Cache: w.cache, Explain: explain, Metrics: registry.NewMetrics(prometheus.NewRegistry()), Logger: logger, ID: "weir-me",
 	})
 	return w
 }
 
-func (w *wire) do(method, target string) *httptest.ResponseRecorder {
+func (w *wire) do(method, target string, header http.Header) *httptest.ResponseRecorder {
 	w.t.Helper()
 	r := httptest.NewRecorder()
-	w.handler.ServeHTTP(r, httptest.NewRequestWithContext(w.t.Context(), method, target, nil))
+	req := httptest.NewRequestWithContext(w.t.Context(), method, target, nil)
+	maps.Copy(req.Header, header)
+	w.handler.ServeHTTP(r, req)
 	return r
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/download"
@@ -67,7 +68,7 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 	if err := n.cache.negativeHit(blobKey(repo, dgst)); err != nil {
 		return nil, err
 	}
-	obj, reader, err := n.cache.downloads.Open(ctx, dgst, n.source(repo, dgst))
+	obj, reader, err := n.cache.downloads.Open(ctx, dgst, n.source(ctx, repo, dgst))
 	if err != nil {
 		return nil, err
 	}
@@ -172,10 +173,14 @@ func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst di
 
 // source is a repository's way to the bytes of a blob. A complete download from
 // the repository's own upstream also proves that the repository may serve it.
-func (n *Namespace) source(repo storage.RepoID, dgst digest.Digest) download.Source {
+func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest.Digest) download.Source {
+	// A download outlives its client's context. Of that it needs the mirrors that
+	// the request has passed.
+	trail := via.From(ctx)
 	return download.Source{
 		Repository: repo,
 		Open: func(ctx context.Context, offset, length int64) (*download.Stream, error) {
+			ctx = via.With(ctx, trail)
 			body, err := n.spec.Upstreams.Blob(ctx, repo.Name, dgst, offset, length)
 			if err != nil {
 				return nil, err

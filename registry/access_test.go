@@ -97,7 +97,8 @@ func TestMetrics(t *testing.T) {
 	}
 	for name, want := range map[string]float64{ // cache, namespace, operation, status
 		"weir_requests_total miss up.example manifest 200":        1,
-		"weir_requests_total revalidated up.example manifest 200": 2,
+		"weir_requests_total revalidated up.example manifest 200": 1,
+		"weir_requests_total none  manifest 404":                  1, // of a registry that is not mirrored
 		"weir_requests_total none up.example manifest 404":        1,
 		"weir_requests_total miss up.example blob 200":            1,
 		"weir_requests_total hit up.example blob 200":             1,

@@ -51,10 +51,13 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 	var failed *upstream.Error
 	var noRoute *route.UnknownError
 	var offline *namespace.OfflineError
+	var loop *LoopError
 	isUpstream := errors.As(err, &failed)
 	switch {
 	case errors.As(err, &wire):
 		return wire
+	case errors.As(err, &loop):
+		return &Error{Status: http.StatusLoopDetected, Code: "LOOP", Message: h.opts.Explain(e.ns, err)}
 	case errors.As(err, &noRoute):
 		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: h.opts.Explain(e.ns, err)}
 	case errors.As(err, &offline):
@@ -93,9 +96,12 @@ func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 		wire.Detail.RetryAfter = wholeSeconds(wire.RetryAfter)
 	default:
 		wire.Status, wire.Code = http.StatusBadGateway, "UNAVAILABLE"
+		switch {
 		// 504 tells clients and proxies that the mirror itself is fine.
-		if err.Timeout() {
+		case err.Timeout():
 			wire.Status = http.StatusGatewayTimeout
+		case err.Loop(): // passed on to the mirror or client at which it began
+			wire.Status, wire.Code = http.StatusLoopDetected, "LOOP"
 		}
 	}
 	return wire

@@ -73,7 +73,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m.metrics = registry.NewMetrics(m.gatherer)
 	m.serve(specs...)
 	m.handler = registry.New(registry.Options{
-		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger,
+		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger, ID: "weir-me",
 		Authorize: func(r *http.Request, req registry.Request, ns *namespace.Namespace, repo string) error {
 			if m.authorize == nil {
 				return nil

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
@@ -34,6 +35,9 @@ type Options struct {
 	// namespace is nil if the name belongs to none. A nil Explain returns the
 	// error's text.
 	Explain func(ns *namespace.Namespace, err error) string
+	// ID is this process's in requests to upstreams. A request that carries it has
+	// come back. With an empty ID no loop is noticed.
+	ID      via.ID
 	Metrics *Metrics
 	Logger  *slog.Logger
 }
@@ -81,6 +85,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 		return err
 	}
 	table := h.opts.Tables.Load()
+	trail := via.Read(r.Header)
+	if err := h.endLoop(trail, r.Host, req, table); err != nil {
+		return err
+	}
+	if len(trail) > 0 { // a client's request has none, and its context stays as it is
+		r = r.WithContext(via.With(r.Context(), trail))
+	}
 	// These two have no name to resolve, and may need permission all the same.
 	if req.Op == OpPing || req.Op == OpCatalog {
 		if err := h.opts.Authorize(r, req, nil, ""); err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 )
@@ -67,6 +68,7 @@ type Options struct {
 	Metrics         *Metrics          // may be nil
 	Logger          *slog.Logger      // may be nil
 	UserAgent       string
+	ID              via.ID // of this process, in requests; "": none
 }
 
 // Client reads one registry. It holds the registry's cooldown, so a registry
@@ -82,6 +84,7 @@ type Client struct {
 	readTimeout     time.Duration
 	maxManifestSize int64
 	userAgent       string
+	id              via.ID
 	metrics         *upstreamMetrics // may be nil
 	logger          *slog.Logger
 
@@ -113,6 +116,7 @@ func NewClient(o Options) *Client {
 		readTimeout:     o.ReadTimeout,
 		maxManifestSize: cmp.Or(o.MaxManifestSize, defaultMaxManifestSize),
 		userAgent:       o.UserAgent,
+		id:              o.ID,
 		logger:          loggerOr(o.Logger),
 		cooldowns:       o.Cooldowns,
 		unsubscribe:     func() {},
@@ -304,6 +308,7 @@ func (c *Client) repository(repo string) string {
 func (c *Client) setCommonHeaders(req *http.Request) {
 	req.Header.Set("Accept-Encoding", "identity")
 	req.Header.Set("User-Agent", c.userAgent) // if empty, Go sends none
+	c.id.Mark(req.Context(), req.Header)
 }
 
 // authenticated returns the transport to an origin for requests about a

@@ -147,6 +147,10 @@ func (e *Error) Unwrap() error { return e.Err }
 // that a gateway answers 504 and not 502.
 func (e *Error) Timeout() bool { return isTimeout(e.Err) }
 
+// Loop reports whether the request came back to a mirror that it had passed. The
+// answer to a HEAD has no code, and no registry has another use for the status.
+func (e *Error) Loop() bool { return e.Status == http.StatusLoopDetected }
+
 func isTimeout(err error) bool {
 	t, ok := errors.AsType[interface {
 		error

@@ -35,6 +35,7 @@ const (
 	CheckScheme                          // the upstream speaks no TLS
 	CheckListener                        // nothing listens at the address
 	CheckTimeouts                        // one of Weir's own time limits ended the request
+	EndLoop                              // the upstream leads back to this mirror
 )
 
 // Remedy returns the kind of change that may end a failure of
@@ -79,6 +80,8 @@ func (e *Error) Remedy() Remedy {
 		return CheckListener
 	case e.Timeout():
 		return CheckTimeouts
+	case e.Loop():
+		return EndLoop
 	default:
 		return NoRemedy
 	}

@@ -1,0 +1,63 @@
+package via_test
+
+import (
+	"net/http"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/weirhq/weir/internal/via"
+)
+
+func TestRead(t *testing.T) {
+	for name, test := range map[string]struct {
+		header http.Header
+		want   via.Trail
+	}{
+		"no header":          {http.Header{}, nil},
+		"one":                {http.Header{"Via": {"1.1 weir-a1"}}, via.Trail{"weir-a1"}},
+		"protocol by name":   {http.Header{"Via": {"HTTP/1.1 weir-a1"}}, via.Trail{"weir-a1"}},
+		"comment":            {http.Header{"Via": {"1.1 weir-a1 (a mirror, of mine)"}}, via.Trail{"weir-a1"}},
+		"case":               {http.Header{"Via": {"1.1 WEIR-A1"}}, via.Trail{"weir-a1"}},
+		"two":                {http.Header{"Via": {"1.1 weir-a1, 1.1 weir-b2"}}, via.Trail{"weir-a1", "weir-b2"}},
+		"several headers":    {http.Header{"Via": {"1.1 weir-a1", "2 weir-b2"}}, via.Trail{"weir-a1", "weir-b2"}},
+		"other proxies":      {http.Header{"Via": {"1.1 varnish, 1.1 weir-a1, 1.1 nginx (weir-c3)"}}, via.Trail{"weir-a1"}},
+		"host of a proxy":    {http.Header{"Via": {"1.1 weir-proxy.example.com, 1.1 weir-1:80, 1.1 weir-"}}, nil},
+		"rubbish":            {http.Header{"Via": {",,weir-a1,;,1.1"}, "Cdn-Loop": {",;,"}}, nil},
+		"only CDN-Loop":      {http.Header{"Cdn-Loop": {"weir-a1; v=1, cloudflare, weir-b2"}}, via.Trail{"weir-a1", "weir-b2"}},
+		"both":               {http.Header{"Via": {"1.1 weir-a1"}, "Cdn-Loop": {"weir-a1, weir-b2"}}, via.Trail{"weir-a1", "weir-b2"}},
+		"the same one twice": {http.Header{"Via": {"1.1 weir-a1, 1.1 weir-a1"}}, via.Trail{"weir-a1", "weir-a1"}},
+	} {
+		if got := via.Read(test.header); !slices.Equal(got, test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
+
+// A request carries the IDs of the mirrors before, and the next mirror reads them.
+func TestMark(t *testing.T) {
+	header := http.Header{}
+	ctx := via.With(t.Context(), via.Trail{"weir-a1"})
+	via.ID("weir-b2").Mark(ctx, header)
+	if v, l := header.Get("Via"), header.Get("CDN-Loop"); v != "1.1 weir-a1, 1.1 weir-b2" || l != "weir-a1, weir-b2" {
+		t.Errorf("Via: %s, CDN-Loop: %s", v, l)
+	}
+	if got := via.Read(header); !slices.Equal(got, via.Trail{"weir-a1", "weir-b2"}) {
+		t.Errorf("the next mirror reads %q", got)
+	}
+	if got := via.From(ctx); !slices.Equal(got, via.Trail{"weir-a1"}) {
+		t.Errorf("the trail was changed to %q", got)
+	}
+	header = http.Header{}
+	via.ID("").Mark(ctx, header)
+	if len(header) > 0 {
+		t.Errorf("without an ID: %v", header)
+	}
+}
+
+func TestNewID(t *testing.T) {
+	a, b := via.NewID(), via.NewID()
+	if !regexp.MustCompile(`^weir-[0-9a-f]{16}$`).MatchString(string(a)) || a == b {
+		t.Errorf("%s, %s", a, b)
+	}
+}
