@@ -31,7 +31,7 @@ func TestBlobOfAnotherRepository(t *testing.T) {
 		wantBlob(t, getBlob(t, n, "fork", dgst), namespace.Hit, content)
 		wantRequests(t, r, blobRequest("HEAD", "fork", dgst, "200"))
 
-		// Where it is refused, nothing is served, by GET or by HEAD.
+		// If it is refused, and a GET agrees, nothing is served, by GET or by HEAD.
 		for range 2 {
 			if got := getBlob(t, n, "public", dgst); !errors.Is(got.err, upstream.ErrNotFound) {
 				t.Errorf("served to a repository that does not have it: %+v", got)
@@ -40,7 +40,7 @@ func TestBlobOfAnotherRepository(t *testing.T) {
 				t.Errorf("HEAD: %v", err)
 			}
 		}
-		wantRequests(t, r, blobRequest("HEAD", "public", dgst, "404"))
+		wantRequests(t, r, blobRequest("HEAD", "public", dgst, "404"), blobRequest("GET", "public", dgst, "bytes=0-0 404"))
 		if got := getBlob(t, m.namespace("up.example", r, offline), "public", dgst); !isOffline(got.err) {
 			t.Errorf("offline: %+v", got)
 		}
@@ -107,6 +107,7 @@ func TestBlobThatAnotherRepositoryDownloads(t *testing.T) {
 		wantRequests(t, r,
 			blobRequest("GET", "private", dgst, "200"),
 			blobRequest("HEAD", "public", dgst, "404"),
+			blobRequest("GET", "public", dgst, "bytes=0-0 404"),
 			blobRequest("HEAD", "fork", dgst, "200"))
 		// Both possess it now.
 		for _, repo := range []string{"private", "fork"} {
@@ -151,7 +152,7 @@ func TestManifestOfAnotherRepository(t *testing.T) {
 		}
 		get(t, n, "private", "tag")
 		// Neither the type nor the length that a header tells is believed.
-		r.Fault(upstreamtest.Method("HEAD"), upstreamtest.Header("Content-Type", "text/plain"), upstreamtest.Chunked())
+		r.Fault(upstreamtest.Method("HEAD"), upstreamtest.Header("Content-Type", "application/vnd.example.other+json"), upstreamtest.Chunked())
 		r.ResetRequests()
 		dgst := image.Digest.String()
 		wantManifest(t, get(t, n, "fork", dgst), namespace.Revalidated, image)
@@ -166,7 +167,8 @@ func TestManifestOfAnotherRepository(t *testing.T) {
 		wantRequests(t, r,
 			manifestRequest("HEAD", "fork", dgst, 200),
 			manifestRequest("HEAD", "fork2", dgst, 200),
-			manifestRequest("HEAD", "public", dgst, 404))
+			manifestRequest("HEAD", "public", dgst, 404),
+			manifestRequest("GET", "public", dgst, 404))
 		if got := get(t, m.namespace("up.example", r, offline), "public", dgst); !isOffline(got.err) {
 			t.Errorf("offline: %+v", got)
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
@@ -139,32 +140,39 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	if key.op == getManifest && !n.isCandidate(ctx, ref, known) {
 		return n.fetch(ctx, repo, ref, ref.Tag())
 	}
-	desc, err := n.spec.Upstreams.Head(ctx, repo.Name, ref)
-	switch {
-	case errors.Is(err, upstream.ErrHeadUnsupported):
-		return n.fetch(ctx, repo, ref, ref.Tag())
-	case err != nil:
+	m, err := n.spec.Upstreams.Head(ctx, repo.Name, ref)
+	if err != nil {
 		return found{}, err
-	case !ref.IsTag():
-		desc.Digest = ref.Digest() // whatever the header says
 	}
+	if m.Body != nil {
+		return n.store(ctx, repo, ref.Tag(), m), nil // the HEAD was no use, and a GET decided
+	}
+	desc := m.Descriptor
 	if own, ok := n.linkExisting(ctx, repo, desc); ok {
 		n.observe(ctx, repo, ref.Tag(), own, true)
-		return found{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, desc: own}, nil
+		return found{Outcome: Outcome{Cache: Revalidated, Upstream: m.Upstream}, desc: own}, nil
 	}
 	if key.op == headManifest {
-		if desc.Digest == "" || desc.MediaType == "" || desc.Size <= 0 {
+		if desc.MediaType == "" || desc.Size <= 0 {
 			// The HEAD says too little for an answer, the manifest says it all.
 			return n.fetch(ctx, repo, ref, ref.Tag())
 		}
 		n.observe(ctx, repo, ref.Tag(), desc, false)
-		return found{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, desc: desc}, nil
+		return found{Outcome: Outcome{Cache: Passed, Upstream: m.Upstream}, desc: desc}, nil
 	}
-	if desc.Digest == "" {
+	return n.fetchNamed(ctx, repo, ref, desc.Digest)
+}
+
+// fetchNamed gets the manifest with the digest that a HEAD named. By digest the
+// manifest is verified to be the one that the tag names.
+func (n *Namespace) fetchNamed(ctx context.Context, repo storage.RepoID, ref oci.Reference, dgst digest.Digest) (found, error) {
+	f, err := n.fetch(ctx, repo, oci.ByDigest(dgst), ref.Tag())
+	// A HEAD may name a digest that GET does not find: a replica lags, or a proxy
+	// converts manifests. The tag is not gone before a GET of the tag says so.
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && ref.IsTag() && failed.Answered() {
 		return n.fetch(ctx, repo, ref, ref.Tag())
 	}
-	// By digest the manifest is verified to be the one that the HEAD named.
-	return n.fetch(ctx, repo, oci.ByDigest(desc.Digest), ref.Tag())
+	return f, err
 }
 
 // isCandidate reports whether a stored manifest may be the one that a reference
@@ -191,6 +199,12 @@ func (n *Namespace) fetch(ctx context.Context, repo storage.RepoID, ref oci.Refe
 	if err != nil {
 		return found{}, err
 	}
+	return n.store(ctx, repo, tag, m), nil
+}
+
+// store keeps a manifest that an upstream delivered, together with the tag that names
+// it, if there is one.
+func (n *Namespace) store(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) found {
 	f := found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body}
 	// The client gets the manifest in any case: a full store costs it nothing.
 	if !n.cache.keep(ctx, repo, tag, m) {
@@ -198,7 +212,7 @@ func (n *Namespace) fetch(ctx context.Context, repo storage.RepoID, ref oci.Refe
 		n.observe(ctx, repo, tag, m.Descriptor, false)
 		f.Cache = Passed
 	}
-	return f, nil
+	return f
 }
 
 // since tells how the result of a lookup relates to the manifest of the tag that

@@ -72,6 +72,14 @@ func ManifestType(body []byte, contentType string) (string, error) {
 	return mediaType, nil
 }
 
+// IsManifestType reports whether a media type is one of manifests, also of those that
+// are to come: a vendor's JSON, such as application/vnd.oci.artifact.manifest.v1+json.
+// Types such as text/html and application/octet-stream are none.
+func IsManifestType(mediaType string) bool {
+	return strings.HasPrefix(mediaType, "application/vnd.") && strings.HasSuffix(mediaType, "+json") ||
+		strings.HasPrefix(mediaType, mediaTypeDockerSchema1)
+}
+
 // MediaType returns a Content-Type without its parameters, such as charset.
 func MediaType(contentType string) string {
 	t, _, err := mime.ParseMediaType(contentType)

@@ -20,9 +20,10 @@ type Registry interface {
 	// Manifest reads a manifest or an index. A manifest that was asked for by
 	// digest is verified against it.
 	Manifest(ctx context.Context, repo string, ref Reference) (*Manifest, error)
-	// Head returns the descriptor of a manifest. Its Digest is empty and its Size is
-	// -1 if the registry does not tell them.
-	Head(ctx context.Context, repo string, ref Reference) (ocispec.Descriptor, error)
+	// Head returns the descriptor of a manifest. Its MediaType is empty and its Size
+	// is -1 if the registry does not tell them. The Body is nil, unless only the
+	// manifest itself could tell.
+	Head(ctx context.Context, repo string, ref Reference) (*Manifest, error)
 	// Blob opens a blob at offset, for length bytes or, if length is -1, to its
 	// end. The caller closes it.
 	Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (Blob, error)
@@ -39,7 +40,7 @@ type Registry interface {
 
 // Manifest is an image manifest or an index, as a registry sent it.
 type Manifest struct {
-	Descriptor ocispec.Descriptor // made from the Body, whatever headers said
+	Descriptor ocispec.Descriptor // made from the Body, if there is one, whatever headers said
 	Body       []byte
 	Upstream   string // host of the registry that sent it
 }

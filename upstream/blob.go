@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
 )
@@ -82,42 +81,6 @@ func (s *stretch) Close() error { return s.body.Close() }
 func (s *stretch) Reject() (elsewhere bool) {
 	s.client.Health().Reject(s.dgst, true)
 	return false
-}
-
-// StatBlob asks whether there is a blob, and for its size. If the registry refuses
-// HEAD or gives no length, StatBlob requests the first byte. The Size is -1 if that
-// answer has none either.
-func (c *Client) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
-	desc := ocispec.Descriptor{MediaType: "application/octet-stream", Digest: dgst, Size: -1}
-	resp, err := c.do(ctx, blobCall(http.MethodHead, repo, dgst, ""))
-	switch {
-	case err == nil:
-		resp.Body.Close()
-		// Some registries answer 0 for an unknown length. It is right for the empty
-		// blob only.
-		if resp.ContentLength > 0 || dgst == dgst.Algorithm().FromBytes(nil) {
-			desc.Size = max(resp.ContentLength, 0)
-			return desc, nil
-		}
-	case !errors.Is(err, ErrHeadUnsupported):
-		return ocispec.Descriptor{}, err // a GET would fail too
-	}
-	call := blobCall(http.MethodGet, repo, dgst, "bytes=0-0")
-	resp, err = c.do(ctx, call)
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	defer discard(resp.Body)
-	switch resp.StatusCode {
-	case http.StatusPartialContent:
-		_, desc.Size, err = parseContentRange(resp.Header.Get("Content-Range"))
-		if err != nil {
-			return ocispec.Descriptor{}, c.badAnswer(ctx, call, err)
-		}
-	default:
-		desc.Size = resp.ContentLength // Range ignored: the answer is the whole blob
-	}
-	return desc, nil
 }
 
 func blobCall(method, repo string, dgst digest.Digest, byteRange string) call {

@@ -259,47 +259,6 @@ func TestAnswerMustBeginWhereAsked(t *testing.T) {
 	}
 }
 
-func TestStatBlob(t *testing.T) {
-	head := upstreamtest.Method("HEAD")
-	tests := map[string]struct {
-		fault    upstreamtest.Match
-		effect   upstreamtest.Effect
-		size     int64
-		requests int
-	}{
-		"plain":            {nil, nil, blobSize, 1},
-		"401":              {head, upstreamtest.Status(401, ""), blobSize, 2},
-		"403":              {head, upstreamtest.Status(403, ""), blobSize, 2},
-		"405":              {head, upstreamtest.Status(405, ""), blobSize, 2},
-		"no length":        {head, upstreamtest.Chunked(), blobSize, 2},
-		"length 0":         {head, upstreamtest.Header("Content-Length", "0"), blobSize, 2},
-		"no length at all": {upstreamtest.Any, upstreamtest.Chunked(), blobSize, 2},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			r := upstreamtest.New(t)
-			dgst := r.AddBlob("repo", blob)
-			if test.fault != nil {
-				r.Fault(test.fault, test.effect)
-			}
-			desc, err := newClient(t, r).StatBlob(t.Context(), "repo", dgst)
-			if err != nil || desc.Size != test.size || desc.Digest != dgst {
-				t.Errorf("got %v, %v", desc, err)
-			}
-			if got := r.Requests(); len(got) != test.requests || len(got) == 2 && !strings.HasSuffix(got[1], " bytes=0-0 206") {
-				t.Errorf("requests are %v", got)
-			}
-		})
-	}
-	r := upstreamtest.New(t)
-	empty := r.AddBlob("repo", nil)
-	if desc, err := newClient(t, r).StatBlob(t.Context(), "repo", empty); err != nil || desc.Size != 0 {
-		t.Errorf("got %v, %v for the empty blob", desc, err)
-	}
-	_, err := newClient(t, r).StatBlob(t.Context(), "repo", digest.FromString("absent"))
-	wantError(t, err, upstream.ErrNotFound)
-}
-
 // Many downloads at once over HTTP/2, each cut on its way.
 func TestConcurrentResume(t *testing.T) {
 	r := upstreamtest.New(t, upstreamtest.WithTLS(), upstreamtest.WithBearer(upstreamtest.Bearer{}))

@@ -93,11 +93,9 @@ func (c *Chain) Manifest(ctx context.Context, repo string, ref oci.Reference) (*
 	return ask(ctx, c.logger, c.members, func(m Member) (*oci.Manifest, error) { return m.Manifest(ctx, repo, ref) })
 }
 
-// Head is [Client.Head] on the first member that has the manifest. A member that
-// answers [ErrHeadUnsupported] ends the question: a GET may show that it has the
-// manifest, and then the answers of later members do not count.
-func (c *Chain) Head(ctx context.Context, repo string, ref oci.Reference) (ocispec.Descriptor, error) {
-	return ask(ctx, c.logger, c.members, func(m Member) (ocispec.Descriptor, error) { return m.Head(ctx, repo, ref) })
+// Head is [Client.Head] on the first member that has the manifest.
+func (c *Chain) Head(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
+	return ask(ctx, c.logger, c.members, func(m Member) (*oci.Manifest, error) { return m.Head(ctx, repo, ref) })
 }
 
 // Tags is [Client.Tags] of the first member that has the repository.
@@ -128,11 +126,10 @@ type referrersFinder interface {
 }
 
 // advances reports whether an error sends a question on to the next member. Every
-// failure of a member does. Other errors do not: the client left, or the question
-// must be asked in another way.
+// failure of a member does. Other errors do not: the client left.
 func advances(err error) bool {
 	e, ok := errors.AsType[*Error](err)
-	if !ok || errors.Is(err, ErrHeadUnsupported) {
+	if !ok {
 		return false
 	}
 	switch e.Class {

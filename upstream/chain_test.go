@@ -124,17 +124,6 @@ func TestCoolingMemberIsTheLastResort(t *testing.T) {
 	})
 }
 
-func TestChainHeadStopsWhereHeadIsRefused(t *testing.T) {
-	first, second := upstreamtest.New(t), upstreamtest.New(t)
-	second.AddImage("repo", "latest", []byte("layer"))
-	first.Fault(upstreamtest.Method("HEAD"), upstreamtest.Status(401, ""))
-	_, err := upstream.NewChain(upstream.ChainOptions{}, newClient(t, first), newClient(t, second)).Head(t.Context(), "repo", oci.ByTag("latest"))
-	wantError(t, err, upstream.ErrHeadUnsupported)
-	if got := second.Requests(); len(got) != 0 {
-		t.Errorf("requests are %v", got)
-	}
-}
-
 func TestEmptyChain(t *testing.T) {
 	_, err := upstream.NewChain(upstream.ChainOptions{}).Referrers(t.Context(), "repo", digest.FromString("x"), "")
 	wantError(t, err, upstream.ErrUnavailable)

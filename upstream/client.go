@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/internal/via"
@@ -94,10 +95,13 @@ type Client struct {
 	cooldown    *registryCooldown
 	cooldowns   Cooldowns // may be nil
 	unsubscribe func()    // from cooldowns
-	rejected    *rejections
+	rejected    *recent[digest.Digest]
+	named       *recent[named]  // by HEADs of tags
 	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
 	closing     context.Context // ends with Close
 	close       context.CancelFunc
+
+	manifestHead, blobHead headSupport
 }
 
 var _ oci.Registry = (*Client)(nil)
@@ -120,7 +124,8 @@ func NewClient(o Options) *Client {
 		logger:          loggerOr(o.Logger),
 		cooldowns:       o.Cooldowns,
 		unsubscribe:     func() {},
-		rejected:        newRejections(),
+		rejected:        newRecent[digest.Digest](maxRejections, rejectionTime),
+		named:           newRecent[named](maxNamed, namedTime),
 		cooldown:        newRegistryCooldown(),
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
@@ -296,7 +301,7 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 	case resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent:
 		return resp, nil
 	default:
-		return nil, c.identify(c.refusal(resp, call.method), call)
+		return nil, c.identify(c.refusal(resp), call)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,16 +18,10 @@ var (
 	ErrUnavailable = errors.New("upstream: unavailable")
 )
 
-// Reasons that callers distinguish beyond the class. An [*Error] wraps them.
-var (
-	// ErrHeadUnsupported says that a HEAD was refused with 401, 403 or 405, and
-	// that a GET may succeed nevertheless. Callers send a GET, whose answer
-	// counts.
-	ErrHeadUnsupported = errors.New("HEAD refused")
-	// ErrDigestMismatch says that content does not have the digest by which it was
-	// requested.
-	ErrDigestMismatch = errors.New("content does not match its digest")
-)
+// ErrDigestMismatch says that content does not have the digest by which it was
+// requested. An [*Error] wraps it, for callers that distinguish it from other
+// failures of its class.
+var ErrDigestMismatch = errors.New("content does not match its digest")
 
 // Class says what a failure means for a client that waits for an answer. Classes
 // are ordered by how likely a retry is to succeed, least likely first.
@@ -142,6 +137,23 @@ func (e *Error) Is(target error) bool { return target != nil && target == e.Clas
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Answered reports whether the upstream, or one of a chain's, answered the question:
+// it may answer differently if the question is put in another way. A rate limit, a
+// refused token, and a failed or silent connection are no answers.
+func (e *Error) Answered() bool { return slices.ContainsFunc(e.Members(), (*Error).answered) }
+
+func (e *Error) answered() bool {
+	broken, ok := errors.AsType[*transportError](e.Err)
+	noConnection := ok && !broken.connected
+	return e.Class != ClassRateLimited && e.Op != opToken && !e.coolingDown && !noConnection && !e.Timeout()
+}
+
+// answered is [Error.Answered] of any error.
+func answered(err error) bool {
+	failed, ok := errors.AsType[*Error](err)
+	return ok && failed.Answered()
+}
 
 // Timeout reports whether one of Weir's own time limits ended the request, so
 // that a gateway answers 504 and not 502.

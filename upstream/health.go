@@ -63,6 +63,15 @@ func (c *Client) connectFailed(reason error) {
 	}
 }
 
+const (
+	// maxRejections bounds the memory. A registry with more corrupt blobs cools
+	// down anyway.
+	maxRejections = 1024
+	// rejectionTime is how long a registry is asked last for a digest: long
+	// enough for the retries of one pull, and short enough for a repaired blob.
+	rejectionTime = 10 * time.Minute
+)
+
 // reject notes that the registry delivered corrupt content for a digest.
 func (c *Client) reject(dgst digest.Digest) {
 	c.rejected.add(dgst)

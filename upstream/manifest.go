@@ -21,6 +21,7 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 	call := manifestCall(http.MethodGet, repo, ref)
 	resp, err := c.do(ctx, call)
 	if err != nil {
+		c.noteMissing(repo, ref, err)
 		return nil, err
 	}
 	defer resp.Body.Close()
@@ -35,27 +36,9 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 		c.reject(ref.Digest())
 		c.metrics.mismatch()
 	}
-	return nil, c.badAnswer(ctx, call, err)
-}
-
-// Head asks which manifest a tag or digest names. The descriptor comes from the
-// headers: if one is missing, the Digest is empty or the Size -1.
-//
-// A refusal with 401, 403 or 405 matches [ErrHeadUnsupported] besides its class,
-// because some registries refuse a HEAD and answer the GET: callers then ask with
-// [Client.Manifest], whose answer counts. The refusal of a token service does not
-// match, since it would refuse the GET as well.
-func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (ocispec.Descriptor, error) {
-	resp, err := c.do(ctx, manifestCall(http.MethodHead, repo, ref))
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	resp.Body.Close()
-	desc := ocispec.Descriptor{MediaType: oci.MediaType(resp.Header.Get("Content-Type")), Size: resp.ContentLength}
-	if dgst, err := digest.Parse(resp.Header.Get("Docker-Content-Digest")); err == nil {
-		desc.Digest = dgst
-	}
-	return desc, nil
+	err = c.badAnswer(ctx, call, err)
+	c.noteMissing(repo, ref, err)
+	return nil, err
 }
 
 func manifestCall(method, repo string, ref oci.Reference) call {

@@ -3,7 +3,6 @@ package upstream_test
 import (
 	"context"
 	"errors"
-	"net/http"
 	"strings"
 	"testing"
 
@@ -85,34 +84,6 @@ func TestManifestDescriptor(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-func TestHead(t *testing.T) {
-	r := upstreamtest.New(t)
-	c := newClient(t, r)
-	image := r.AddImage("repo", "latest", []byte("layer"))
-	desc := must[ocispec.Descriptor](t)(c.Head(t.Context(), "repo", oci.ByTag("latest")))
-	if diff := cmp.Diff(image, desc); diff != "" {
-		t.Error(diff)
-	}
-	r.Fault(upstreamtest.Manifests, upstreamtest.OmitDigest(), upstreamtest.Chunked()).Times(1)
-	desc = must[ocispec.Descriptor](t)(c.Head(t.Context(), "repo", oci.ByTag("latest")))
-	if desc.Digest != "" || desc.Size != -1 {
-		t.Errorf("got %v although the headers say nothing", desc)
-	}
-	r.Fault(upstreamtest.Manifests, upstreamtest.Header("Docker-Content-Digest", "sha256:../../x")).Times(1)
-	if desc, err := c.Head(t.Context(), "repo", oci.ByTag("latest")); err != nil || desc.Digest != "" {
-		t.Errorf("got %v, %v for a malformed digest", desc, err)
-	}
-	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed} {
-		r.Fault(upstreamtest.Method(http.MethodHead), upstreamtest.Status(status, "")).Times(1)
-		_, err := c.Head(t.Context(), "repo", oci.ByTag("latest"))
-		wantError(t, err, upstream.ErrHeadUnsupported)
-	}
-	_, err := c.Head(t.Context(), "repo", oci.ByTag("absent"))
-	if wantError(t, err, upstream.ErrNotFound); errors.Is(err, upstream.ErrHeadUnsupported) {
-		t.Errorf("404 counts as a refused HEAD: %v", err)
 	}
 }
 

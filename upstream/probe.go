@@ -132,7 +132,7 @@ func (p *prober) root(ctx context.Context) error {
 	case resp.StatusCode == http.StatusUnauthorized && p.options.Repository == "":
 		return p.authenticate(ctx, resp)
 	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || p.options.Repository == "":
-		return c.identify(c.refusal(resp, http.MethodGet), call{})
+		return c.identify(c.refusal(resp), call{})
 	}
 	// Any other refusal may be for the root only. The manifest decides.
 	discard(resp.Body)
@@ -146,7 +146,7 @@ func (p *prober) authenticate(ctx context.Context, refused *http.Response) error
 	way := c.authenticated(refused.Request.URL, "")
 	wanted, ok := way.choose(refused.Header.Values("WWW-Authenticate"))
 	if !ok { // no challenge, or one for credentials that are not configured
-		return c.identify(c.refusal(refused, http.MethodGet), call{})
+		return c.identify(c.refusal(refused), call{})
 	}
 	discard(refused.Body)
 	way.remembered.Add(way.key(), wanted)
@@ -160,7 +160,7 @@ func (p *prober) authenticate(ctx context.Context, refused *http.Response) error
 		return c.identify(asError(err), call{})
 	}
 	if resp.StatusCode != http.StatusOK {
-		return c.identify(c.refusal(resp, http.MethodGet), call{})
+		return c.identify(c.refusal(resp), call{})
 	}
 	discard(resp.Body)
 	p.report.Accepted = true
@@ -168,12 +168,14 @@ func (p *prober) authenticate(ctx context.Context, refused *http.Response) error
 }
 
 // manifest asks for the headers of the manifest, or for all of it if the registry
-// refuses HEAD.
+// has no usable HEAD.
 func (p *prober) manifest(ctx context.Context) error {
 	if p.options.Repository == "" {
 		return nil
 	}
-	_, err := p.do(ctx, manifestCall(http.MethodHead, p.options.Repository, p.options.Reference))
+	call := manifestCall(http.MethodHead, p.options.Repository, p.options.Reference)
+	call.observe = p.note
+	_, err := p.client.head(ctx, call, p.options.Reference)
 	// The challenge for the repository counts, if there was one: that for the root
 	// may differ.
 	if answered, ok := p.client.auth.remembered.Get(challengeKey{originOf(p.client.url), p.client.repository(p.options.Repository)}); ok {
@@ -184,7 +186,7 @@ func (p *prober) manifest(ctx context.Context) error {
 	if err == nil {
 		p.report.Head = Supported
 	}
-	if errors.Is(err, ErrHeadUnsupported) {
+	if answered(err) {
 		if err = p.read(ctx, p.options.Reference); err == nil {
 			p.report.Head = Unsupported
 		}

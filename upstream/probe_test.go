@@ -146,7 +146,7 @@ func TestProbe(t *testing.T) {
 			fault:    func(r *upstreamtest.Registry) { r.Untag("app", "1.2") },
 			want:     upstream.Report{Reached: true},
 			class:    upstream.ClassNotFound,
-			requests: []string{"GET /v2/ 200", byTag + "404"},
+			requests: []string{"GET /v2/ 200", byTag + "404", "GET /v2/app/manifests/1.2 404"},
 		},
 		"rate limited": {
 			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Manifests, upstreamtest.Status(429, "")) },

@@ -18,7 +18,7 @@ const (
 
 // refusal returns the failure that an answer other than 200 and 206 means, and
 // closes the answer's body.
-func (c *Client) refusal(resp *http.Response, method string) *Error {
+func (c *Client) refusal(resp *http.Response) *Error {
 	defer resp.Body.Close()
 	e := &Error{Status: resp.StatusCode}
 	e.Code, e.Message = oci.ReadError(resp.Body)
@@ -28,13 +28,6 @@ func (c *Client) refusal(resp *http.Response, method string) *Error {
 	}
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		e.contentRange = resp.Header.Get("Content-Range")
-	}
-	if method == http.MethodHead {
-		switch resp.StatusCode {
-		case http.StatusUnauthorized, http.StatusForbidden, http.StatusMethodNotAllowed:
-			// Some registries refuse a HEAD and answer the GET.
-			e.Err = ErrHeadUnsupported
-		}
 	}
 	return e
 }

@@ -1,0 +1,181 @@
+package namespace_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// uselessHeads are answers to a HEAD of content that a GET finds, with the status of
+// each try.
+var uselessHeads = map[string]struct {
+	effect   upstreamtest.Effect
+	statuses []int
+}{
+	"400":                {upstreamtest.Status(400, ""), []int{400}},
+	"403":                {upstreamtest.Status(403, ""), []int{403}},
+	"404":                {upstreamtest.Status(404, ""), []int{404}},
+	"405":                {upstreamtest.Status(405, ""), []int{405}},
+	"406":                {upstreamtest.Status(406, ""), []int{406}},
+	"410":                {upstreamtest.Status(410, ""), []int{410}},
+	"500":                {upstreamtest.Status(500, ""), []int{500}},
+	"501":                {upstreamtest.Status(501, ""), []int{501}},
+	"503":                {upstreamtest.Status(503, ""), []int{503, 503, 503}},
+	"broken connection":  {upstreamtest.Drop(), []int{0, 0, 0}},
+	"a page for a login": {upstreamtest.Header("Content-Type", "text/html"), []int{200}},
+}
+
+// TestUselessHead asks again and again for a tag whose HEAD is no use. No answer of
+// HEAD keeps a client from the tag, whether it is cached or not, moves or stays.
+func TestUselessHead(t *testing.T) {
+	for name, useless := range uselessHeads {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r, negativeTTL(time.Minute), staleOn(upstream.ClassUnavailable))
+				r.Fault(upstreamtest.All(upstreamtest.Manifests, upstreamtest.Method("HEAD")), useless.effect)
+				image := r.AddImage("app", "tag", []byte("a layer"))
+				var headed []string
+				for _, status := range useless.statuses {
+					headed = append(headed, manifestRequest("HEAD", "app", "tag", status))
+				}
+				got := manifestRequest("GET", "app", "tag", 200)
+				wantManifest(t, head(t, n, "app", "tag"), namespace.Miss, image)
+				wantRequests(t, r, append(headed, got)...)
+				for range 2 {
+					wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, image)
+					wantRequests(t, r, got)
+					wantManifest(t, head(t, n, "app", "tag"), namespace.Revalidated, image)
+					wantRequests(t, r, got)
+				}
+				moved := r.AddImage("app", "tag", []byte("another layer"))
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Moved, moved)
+				wantRequests(t, r, got)
+				// An hour later the HEAD is tried again, and nothing else changes.
+				time.Sleep(time.Hour)
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, moved)
+				wantRequests(t, r, append(slices.Clone(headed), got)...)
+			})
+		})
+	}
+}
+
+// TestUselessHeadOfBlob has a blob's HEAD that is no use decide neither about the
+// possession of a blob nor about a client's HEAD.
+func TestUselessHeadOfBlob(t *testing.T) {
+	for name, useless := range uselessHeads {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r, negativeTTL(time.Minute))
+				r.Fault(upstreamtest.All(upstreamtest.Blobs, upstreamtest.Method("HEAD")), useless.effect)
+				content := []byte("a layer")
+				dgst := r.AddBlob("app", content)
+				r.AddBlob("fork", content)
+				b, err := n.HeadBlob(t.Context(), "app", dgst)
+				if err != nil || b.Cache != namespace.Passed || b.Size != int64(len(content)) {
+					t.Errorf("got %+v, %v", b, err)
+				}
+				var want []string
+				for _, status := range useless.statuses {
+					want = append(want, blobRequest("HEAD", "app", dgst, fmt.Sprint(status)))
+				}
+				wantRequests(t, r, append(want, blobRequest("GET", "app", dgst, "bytes=0-0 206"))...)
+				// No "not found" of the HEAD is left that this GET could read.
+				wantBlob(t, getBlob(t, n, "app", dgst), namespace.Miss, content)
+				wantRequests(t, r, blobRequest("GET", "app", dgst, "200"))
+				wantBlob(t, getBlob(t, n, "fork", dgst), namespace.Revalidated, content)
+				wantRequests(t, r, blobRequest("GET", "fork", dgst, "bytes=0-0 206"))
+			})
+		})
+	}
+}
+
+// TestHeadNamesMissingDigest has a HEAD name a digest that the GET by digest does not
+// find, and the GET by tag decide.
+func TestHeadNamesMissingDigest(t *testing.T) {
+	converted := digest.FromString("the manifest before a proxy converted it")
+	for name, answer := range map[string]upstreamtest.Effect{
+		"404":               upstreamtest.Status(404, `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`),
+		"404, empty":        upstreamtest.Status(404, ""),
+		"400":               upstreamtest.Status(400, `{"errors":[{"code":"DIGEST_INVALID"}]}`),
+		"403":               upstreamtest.Status(403, ""),
+		"500":               upstreamtest.Status(500, ""),
+		"another manifest":  nil,
+		"a page for people": upstreamtest.Status(200, "<html>"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r, negativeTTL(time.Minute), staleOn(upstream.ClassUnavailable))
+				old := r.AddImage("app", "tag", []byte("old"))
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Miss, old)
+				r.ResetRequests()
+				moved := r.AddImage("app", "tag", []byte("new"))
+				r.Fault(upstreamtest.Method("HEAD"), upstreamtest.Header("Docker-Content-Digest", converted.String()))
+				status := 200
+				if answer == nil {
+					r.AddManifest("app", converted.String(), moved.MediaType, []byte(`{"schemaVersion":2}`))
+				} else {
+					r.Fault(upstreamtest.Path(converted.String()), answer)
+					fmt.Sscan(name, &status)
+				}
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Moved, moved)
+				wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200),
+					manifestRequest("GET", "app", converted, status), manifestRequest("GET", "app", "tag", 200))
+				// The HEAD's word is not asked for again for a while.
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, moved)
+				wantManifest(t, head(t, n, "app", "tag"), namespace.Revalidated, moved)
+				wantRequests(t, r, manifestRequest("GET", "app", "tag", 200), manifestRequest("GET", "app", "tag", 200))
+			})
+		})
+	}
+}
+
+// A client's HEAD is passed the digest that the upstream's HEAD names. If the client
+// then cannot get it, its next HEAD tells the digest that a GET finds.
+func TestClientHeadNamesMissingDigest(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		image := r.AddImage("app", "tag", []byte("a layer"))
+		converted := digest.FromString("the manifest before a proxy converted it").String()
+		r.Fault(upstreamtest.Method("HEAD"), upstreamtest.Header("Docker-Content-Digest", converted))
+		if got := head(t, n, "app", "tag"); got.err != nil || got.desc.Digest.String() != converted {
+			t.Errorf("got %+v", got)
+		}
+		if got := get(t, n, "app", converted); got.err == nil {
+			t.Errorf("got %+v", got)
+		}
+		wantManifest(t, head(t, n, "app", "tag"), namespace.Miss, image)
+		wantManifest(t, get(t, n, "app", image.Digest.String()), namespace.Hit, image)
+	})
+}
+
+// The tag of a first upstream with a useless HEAD does not move back to the manifest
+// of a second one that lags.
+func TestUselessHeadBeforeLaggingUpstream(t *testing.T) {
+	for name, useless := range uselessHeads {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				first, second := m.registry("first.example"), m.registry("second.example")
+				current := first.AddImage("app", "tag", []byte("new"))
+				second.AddImage("app", "tag", []byte("old"))
+				first.Fault(upstreamtest.Method("HEAD"), useless.effect)
+				n := m.chain("up.example", []*upstreamtest.Registry{first, second})
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Miss, current)
+				for range 3 {
+					wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, current)
+				}
+				wantRequests(t, second)
+			})
+		})
+	}
+}
