@@ -126,7 +126,7 @@ func (c *check) classify(r *Result, advice Advice) {
 	case failed.Class == upstream.ClassNotFound:
 		// The upstream works; only the image was a wrong guess.
 		r.Remarks = append(r.Remarks, text+". Name an image that it has with --image")
-	case failed.Class == upstream.ClassDenied && c.image.origin == public && !c.credentials:
+	case failed.Class == upstream.ClassDenied && c.image.origin == public && !c.credentials && !failed.Foreign():
 		// A public registry that has dropped its well-known image says "denied"
 		// to anonymous clients.
 		r.Remarks = append(r.Remarks, text+". Name an image that it has with --image")

@@ -179,3 +179,98 @@ func TestUselessHeadBeforeLaggingUpstream(t *testing.T) {
 		})
 	}
 }
+
+// TestNotFoundNeedsRegistry has a cached tag survive refusals that are not a
+// registry's word. A tag that is not cached is "not found" all the same, and that is
+// not remembered.
+func TestNotFoundNeedsRegistry(t *testing.T) {
+	coded := func(code string) string { return `{"errors":[{"code":"` + code + `"}]}` }
+	for name, row := range map[string]struct {
+		status int
+		body   string
+		want   upstream.Class // of the failure if the tag is not cached
+		kept   bool           // if it is cached
+	}{
+		"an ingress":        {404, "default backend - 404", upstream.ClassNotFound, true},
+		"a page":            {404, "<html>", upstream.ClassNotFound, true},
+		"a gateway":         {404, `{"message":"no route"}`, upstream.ClassNotFound, true},
+		"unsupported":       {404, coded("UNSUPPORTED"), upstream.ClassNotFound, true},
+		"TLS expected":      {400, "<html>The plain HTTP request was sent to HTTPS port", upstream.ClassUnavailable, true},
+		"a wrong page":      {400, coded("PAGINATION_NUMBER_INVALID"), upstream.ClassUnavailable, true},
+		"gone, with a page": {410, "<html>", upstream.ClassUnavailable, true},
+		"unknown":           {404, coded("MANIFEST_UNKNOWN"), upstream.ClassNotFound, false},
+		"of Harbor":         {404, coded("NOT_FOUND"), upstream.ClassNotFound, false},
+		"invalid":           {400, coded("NAME_INVALID"), upstream.ClassNotFound, false},
+		"gone":              {410, coded("NAME_UNKNOWN"), upstream.ClassNotFound, false},
+		"nothing":           {404, "", upstream.ClassNotFound, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r, negativeTTL(time.Minute), staleOn(upstream.ClassUnavailable))
+				image := r.AddImage("app", "tag", []byte("a layer"))
+				get(t, n, "app", "tag")
+				fault := r.Fault(upstreamtest.Manifests, upstreamtest.Status(row.status, row.body))
+				for _, ask := range []func(*testing.T, *namespace.Namespace, string, string) answer{head, get, head, get} {
+					if got := ask(t, n, "app", "tag"); row.kept {
+						wantManifest(t, got, namespace.Stale, image)
+					} else if upstream.ClassOf(got.err) != upstream.ClassNotFound {
+						t.Errorf("got %+v", got)
+					}
+				}
+				r.ResetRequests()
+				for range 2 {
+					if got := get(t, n, "app", "other"); upstream.ClassOf(got.err) != row.want {
+						t.Errorf("not cached: %+v", got)
+					}
+				}
+				if remembered := len(r.Requests()) == 1; remembered == row.kept {
+					t.Errorf("not cached, asked twice: %v", r.Requests())
+				}
+				fault.Remove()
+				if got := get(t, m.namespace("up.example", r, offline), "app", "tag"); row.kept {
+					wantManifest(t, got, namespace.Hit, image)
+				} else if !isOffline(got.err) {
+					t.Errorf("the record is still there: %+v", got)
+				}
+			})
+		})
+	}
+}
+
+// A failure that is not a registry's word is a failure of the upstream if the tag is
+// cached and may not be served stale. The tag is there again when the upstream is.
+func TestDoubtfulNotFoundWithoutStale(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, staleOn())
+		image := r.AddImage("app", "tag", []byte("a layer"))
+		get(t, n, "app", "tag")
+		fault := r.Fault(upstreamtest.Manifests, upstreamtest.Status(404, "<html>"))
+		if got := get(t, n, "app", "tag"); upstream.ClassOf(got.err) != upstream.ClassUnavailable {
+			t.Errorf("got %+v", got)
+		}
+		fault.Remove()
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, image)
+	})
+}
+
+// A list that is cached stands in for a load balancer's page, too.
+func TestDoubtfulNotFoundOfTags(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, staleOn(upstream.ClassUnavailable))
+		r.AddImage("app", "tag", []byte("a layer"))
+		if _, err := n.Tags(t.Context(), "app", nil); err != nil {
+			t.Fatal(err)
+		}
+		for body, stale := range map[string]bool{"<html>": true, "default backend - 404": true, "": false} {
+			fault := r.Fault(upstreamtest.Tags, upstreamtest.Status(404, body))
+			list, err := n.Tags(t.Context(), "app", nil)
+			if got := err == nil && list.Cache == namespace.Stale; got != stale {
+				t.Errorf("%q: %+v, %v", body, list, err)
+			}
+			fault.Remove()
+		}
+	})
+}

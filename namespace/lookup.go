@@ -68,7 +68,7 @@ func share[K comparable, V any](ctx context.Context, lookups *flight.Group[K, V]
 	return answer.Value, answer.Led, err
 }
 
-// negative is a definite "not found" of an upstream.
+// negative is a definite "not found" of an upstream: a registry's word to a GET.
 type negative struct {
 	err   error
 	until time.Time
@@ -85,7 +85,7 @@ func (c *Cache) negativeHit(key lookupKey) error {
 // rememberNegative keeps a "not found" for as long as the namespace says. Other
 // errors, and nil, are not remembered: the next request may succeed.
 func (n *Namespace) rememberNegative(key lookupKey, err error) {
-	if errors.Is(err, upstream.ErrNotFound) && n.spec.NegativeTTL > 0 {
+	if errors.Is(upstream.Doubt(err), upstream.ErrNotFound) && n.spec.NegativeTTL > 0 {
 		n.cache.negatives.Add(key.negative(), negative{err, time.Now().Add(n.spec.NegativeTTL)})
 	}
 }

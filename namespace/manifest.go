@@ -232,8 +232,9 @@ func (f found) since(before known, op operation) found {
 
 // fallBack answers an upstream's failure with a tag's cached manifest if the
 // namespace does so, and otherwise returns the failure. A tag that is definitely
-// gone is forgotten.
+// gone is forgotten; a load balancer's "not found" is not definite.
 func (n *Namespace) fallBack(ctx context.Context, key lookupKey, known known, failure error) (found, bool, error) {
+	failure = upstream.Doubt(failure)
 	if o, ok := n.stale(failure, known.checked); ok {
 		return found{Outcome: o, desc: known.desc}, true, nil
 	}

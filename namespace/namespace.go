@@ -146,7 +146,7 @@ func (n *Namespace) repoID(repo string) storage.RepoID {
 // upstream's failure. It reports false if the namespace does not answer such a
 // failure from the cache, or if the answer was checked too long ago.
 func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
-	class := upstream.ClassOf(err)
+	class := upstream.ClassOf(upstream.Doubt(err))
 	if !slices.Contains(n.spec.ServeStaleOn, class) || n.tooOld(checked) {
 		return Outcome{}, false
 	}

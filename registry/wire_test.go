@@ -53,7 +53,8 @@ func TestFailuresOnTheWire(t *testing.T) {
 	}{
 		{"missing", status(404), status(404), 404, "MANIFEST_UNKNOWN"},
 		{"bad-name", status(404), upstreamtest.Status(400, `{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}`), 404, "MANIFEST_UNKNOWN"},
-		{"gone", status(410), status(404), 404, "MANIFEST_UNKNOWN"},
+		{"gone", upstreamtest.Status(410, `{"errors":[{"code":"MANIFEST_UNKNOWN","message":"no"}]}`), status(404), 404, "MANIFEST_UNKNOWN"},
+		{"gone-elsewhere", status(410), status(404), 502, "UNAVAILABLE"},
 		{"own-code", upstreamtest.Status(404, `{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}`), status(404), 404, "NAME_UNKNOWN"},
 		{"denied", status(403), status(403), 403, "DENIED"},
 		{"denied-401", status(401), status(404), 403, "DENIED"},

@@ -98,6 +98,7 @@ type Error struct {
 	others       []*Error // of the other members of a chain
 	coolingDown  bool     // no request was sent, because the upstream cools down
 	contentRange string   // of an answer of 416
+	foreign      bool     // the refusal is not one of a registry
 }
 
 // Error describes the failure for the operator, with those of the other

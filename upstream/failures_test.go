@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -31,7 +33,8 @@ func TestStatusClasses(t *testing.T) {
 		{401, document, upstream.ErrDenied, "NAME_INVALID", "no such name", 1},
 		{403, "", upstream.ErrDenied, "", "", 1},
 		{404, "<html>", upstream.ErrNotFound, "", "", 1},
-		{410, "", upstream.ErrNotFound, "", "", 1},
+		{410, document, upstream.ErrNotFound, "NAME_INVALID", "no such name", 1},
+		{410, "", upstream.ErrUnavailable, "", "", 1},
 		{418, "short and stout", upstream.ErrUnavailable, "", "short and stout", 1},
 		{429, "slow \x1b[31mdown", upstream.ErrRateLimited, "", "slow [31mdown", 1},
 		{500, "", upstream.ErrUnavailable, "", "", 1},
@@ -57,6 +60,97 @@ func TestStatusClasses(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestNotFoundNeedsRegistry has refusals that look like "not found". Only a registry's
+// word is one, and only one without any doubt is one about content that is cached.
+func TestNotFoundNeedsRegistry(t *testing.T) {
+	coded := func(code string) string { return `{"errors":[{"code":"` + code + `","message":"so it says"}]}` }
+	type row struct {
+		name    string
+		status  int
+		body    string
+		want    error
+		doubted error // if the content is cached
+	}
+	found, gone, limited := upstream.ErrUnavailable, upstream.ErrNotFound, upstream.ErrRateLimited
+	rows := []row{
+		{"nginx speaks TLS there", 400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>", found, found},
+		{"a server of Go speaks TLS there", 400, "Client sent an HTTP request to an HTTPS server.\n", found, found},
+		{"headers too large", 400, "<html>400 Request Header Or Cookie Too Large</html>", found, found},
+		{"a page of a CDN", 400, "<!DOCTYPE html><title>Direct IP access not allowed</title>", found, found},
+		{"nothing", 400, "", found, found},
+		{"JSON of another kind", 400, `{"message":"bad request"}`, found, found},
+		{"another complaint", 400, coded("UNSUPPORTED"), found, found},
+		{"a wrong page", 400, coded("PAGINATION_NUMBER_INVALID"), found, found},
+		{"a limit", 400, coded("TOOMANYREQUESTS"), limited, limited},
+		{"a limit", 403, coded("TOOMANYREQUESTS"), limited, limited},
+		{"a limit", 404, coded("TOOMANYREQUESTS"), limited, limited},
+		{"nothing", 410, "", found, found},
+		{"a page", 410, "<html>410 Gone</html>", found, found},
+		{"another complaint", 410, coded("DENIED"), found, found},
+		{"an ingress", 404, "default backend - 404", gone, found},
+		{"a router of Go", 404, "404 page not found\n", gone, found},
+		{"a page", 404, "\n<html>404 Not Found</html>", gone, found},
+		{"a gateway", 404, `{"message":"no Route matched with those values"}`, gone, found},
+		{"an empty document", 404, `{"errors":[]}`, gone, found},
+		{"a document that is cut off", 404, `{"errors":[{"code":"MANIFEST_UNKNOWN"`, gone, found},
+		{"another complaint", 404, coded("UNSUPPORTED"), gone, found},
+		{"a refusal", 404, coded("UNAUTHORIZED"), gone, found},
+		{"nothing", 404, "", gone, gone},
+		{"blanks", 404, "\r\n", gone, gone},
+		{"Harbor", 404, coded("NOT_FOUND"), gone, gone},
+		{"Artifactory", 404, `{"errors":[{"status":404,"message":"File not found."}]}`, gone, gone},
+	}
+	for _, code := range []string{"NAME_UNKNOWN", "NAME_INVALID", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "TAG_INVALID", "DIGEST_INVALID"} {
+		for _, status := range []int{400, 404, 410} {
+			rows = append(rows, row{code, status, coded(code), gone, gone})
+		}
+	}
+	for _, row := range rows {
+		t.Run(fmt.Sprintf("%d %s", row.status, row.name), func(t *testing.T) {
+			r := upstreamtest.New(t)
+			r.Fault(upstreamtest.Any, upstreamtest.Status(row.status, row.body))
+			ask := map[string]func(*upstream.Client) error{
+				"manifest": func(c *upstream.Client) error {
+					_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
+					return err
+				},
+				"head": func(c *upstream.Client) error {
+					_, err := c.Head(t.Context(), "repo", oci.ByTag("latest"))
+					return err
+				},
+				"tags": func(c *upstream.Client) error {
+					_, err := c.Tags(t.Context(), "repo", nil)
+					return err
+				},
+			}
+			for name, ask := range ask {
+				err := ask(newClient(t, r))
+				wantError(t, err, row.want)
+				if doubted := upstream.Doubt(err); !errors.Is(doubted, row.doubted) {
+					t.Errorf("%s: with doubt it is %v, want %v", name, doubted, row.doubted)
+				}
+			}
+		})
+	}
+}
+
+// A chain's "not found" is in doubt if that of one member is.
+func TestDoubtOfChain(t *testing.T) {
+	for _, bodies := range [][]string{{"", ""}, {"<html>", ""}, {"", "<html>"}} {
+		var members []upstream.Member
+		for _, body := range bodies {
+			r := upstreamtest.New(t)
+			r.Fault(upstreamtest.Any, upstreamtest.Status(404, body))
+			members = append(members, newClient(t, r))
+		}
+		_, err := upstream.NewChain(upstream.ChainOptions{}, members...).Manifest(t.Context(), "repo", oci.ByTag("latest"))
+		wantError(t, err, upstream.ErrNotFound)
+		if got, want := upstream.ClassOf(upstream.Doubt(err)) == upstream.ClassUnavailable, slices.Contains(bodies, "<html>"); got != want {
+			t.Errorf("%q: in doubt is %t", bodies, got)
+		}
 	}
 }
 

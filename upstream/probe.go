@@ -1,8 +1,11 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -96,7 +99,8 @@ type prober struct {
 	options ProbeOptions
 	report  Report
 
-	links *oci.Links // of the manifest that was read last; nil if none was
+	links    *oci.Links // of the manifest that was read last; nil if none was
+	registry bool       // the root answered as a registry's does
 }
 
 // root asks for /v2/ (distribution-spec end-1), without authentication.
@@ -125,18 +129,54 @@ func (p *prober) root(ctx context.Context) error {
 	if challenges := parseChallenges(resp.Header.Values("WWW-Authenticate")); len(challenges) > 0 {
 		p.report.Challenge = challenges[0].scheme
 	}
+	return p.rootAnswered(ctx, resp)
+}
+
+// rootAnswered decides which answers of the root end a probe. If there is a
+// repository to ask for, most do not: the repository will tell.
+func (p *prober) rootAnswered(ctx context.Context, resp *http.Response) error {
+	c, alone := p.client, p.options.Repository == ""
 	switch {
 	case resp.StatusCode == http.StatusOK:
-		// With a repository, the answer for its manifest decides.
-		p.report.Accepted = p.options.Repository == "" && p.report.Challenge == ""
-	case resp.StatusCode == http.StatusUnauthorized && p.options.Repository == "":
+		p.registry = isRoot(resp)
+	case resp.StatusCode == http.StatusUnauthorized && alone:
 		return p.authenticate(ctx, resp)
-	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || p.options.Repository == "":
-		return c.identify(c.refusal(resp), call{})
+	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || alone:
+		return p.doubt(c.identify(c.refusal(resp), call{}))
+	default:
+		p.registry = p.report.Challenge != "" || resp.Header.Get(versionHeader) != ""
+	}
+	discard(resp.Body)
+	switch {
+	case alone && !p.registry:
+		return c.identify(&Error{Class: ClassUnavailable, Status: resp.StatusCode, foreign: true}, call{})
+	case alone:
+		p.report.Accepted = p.report.Challenge == ""
 	}
 	// Any other refusal may be for the root only. The manifest decides.
-	discard(resp.Body)
 	return nil
+}
+
+// versionHeader is a header of many registries' answers, and of no other server's.
+const versionHeader = "Docker-Distribution-Api-Version"
+
+// isRoot reports whether an answer of 200 is one of the root of a registry's API. Its
+// body is a JSON value, or empty.
+func isRoot(resp *http.Response) bool {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer)) // real ones have a few bytes
+	return resp.Header.Get(versionHeader) != "" || err == nil && (len(bytes.TrimSpace(body)) == 0 || json.Valid(body))
+}
+
+// doubt returns a "not found" of a host that nothing shows to be a registry as the
+// answer of another kind of server.
+func (p *prober) doubt(err error) error {
+	failed, ok := errors.AsType[*Error](err)
+	if !ok || failed.Class != ClassNotFound || (p.registry || failed.Code != "") && !failed.doubtful() {
+		return err
+	}
+	doubted := *failed
+	doubted.Class, doubted.foreign = ClassUnavailable, true
+	return &doubted
 }
 
 // authenticate repeats a refused request for the root, with the credentials or the
@@ -192,7 +232,7 @@ func (p *prober) manifest(ctx context.Context) error {
 		}
 	}
 	p.report.Accepted = err == nil
-	return err
+	return p.doubt(err)
 }
 
 // blob asks for the first byte of a blob.

@@ -148,6 +148,51 @@ func TestProbe(t *testing.T) {
 			class:    upstream.ClassNotFound,
 			requests: []string{"GET /v2/ 200", byTag + "404", "GET /v2/app/manifests/1.2 404"},
 		},
+		"not found, with a page": {
+			fault: func(r *upstreamtest.Registry) {
+				r.Fault(upstreamtest.Manifests, upstreamtest.Status(404, "<html>"))
+			},
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassUnavailable,
+			requests: []string{"GET /v2/ 200", byTag + "404", "GET /v2/app/manifests/1.2 404"},
+		},
+		"a web server": {
+			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Any, upstreamtest.Status(404, "")) },
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassUnavailable,
+			requests: []string{"GET /v2/ 404", byTag + "404", "GET /v2/app/manifests/1.2 404"},
+		},
+		"a web server with a page for every path": {
+			fault: func(r *upstreamtest.Registry) {
+				r.Fault(upstreamtest.Any, upstreamtest.Status(200, "<html>"), upstreamtest.Header("Content-Type", "text/html"))
+			},
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassUnavailable,
+			requests: []string{"GET /v2/ 200", byTag + "200", "GET /v2/app/manifests/1.2 200"},
+		},
+		"a registry without the name, that redirects its root": {
+			fault: func(r *upstreamtest.Registry) {
+				r.Fault(func(req *http.Request) bool { return req.URL.Path == "/v2/" }, upstreamtest.Status(307, ""))
+				r.Untag("app", "1.2")
+			},
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassNotFound,
+			requests: []string{"GET /v2/ 307", byTag + "404", "GET /v2/app/manifests/1.2 404"},
+		},
+		"a web server, asked for its root": {
+			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Any, upstreamtest.Status(200, "<html>")) },
+			probe:    nothing,
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassUnavailable,
+			requests: []string{"GET /v2/ 200"},
+		},
+		"a web server without the root": {
+			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Any, upstreamtest.Status(404, "")) },
+			probe:    nothing,
+			want:     upstream.Report{Reached: true},
+			class:    upstream.ClassUnavailable,
+			requests: []string{"GET /v2/ 404"},
+		},
 		"rate limited": {
 			fault:    func(r *upstreamtest.Registry) { r.Fault(upstreamtest.Manifests, upstreamtest.Status(429, "")) },
 			want:     upstream.Report{Reached: true},

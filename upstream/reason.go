@@ -54,7 +54,7 @@ func (e *Error) Remedy() Remedy {
 		return PushAgain
 	case errors.Is(e.Err, oci.ErrManifestTooLarge):
 		return RaiseManifestSize
-	case isA[*json.SyntaxError](e.Err) && e.Op != opToken:
+	case e.Foreign():
 		return CheckForRegistry
 	case errors.Is(e.Err, ErrDigestMismatch):
 		return CheckContent
@@ -85,6 +85,13 @@ func (e *Error) Remedy() Remedy {
 	default:
 		return NoRemedy
 	}
+}
+
+// Foreign reports whether the answer is not one of a registry, but a web page, such as
+// a login page, or the text of a load balancer. A server that is out of order may
+// answer with a page, too, so 500 and above say nothing.
+func (e *Error) Foreign() bool {
+	return e.foreign && e.Status < http.StatusInternalServerError || isA[*json.SyntaxError](e.Err) && e.Op != opToken
 }
 
 func isA[E error](err error) bool {

@@ -1,7 +1,12 @@
 package upstream
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -21,8 +26,10 @@ const (
 func (c *Client) refusal(resp *http.Response) *Error {
 	defer resp.Body.Close()
 	e := &Error{Status: resp.StatusCode}
-	e.Code, e.Message = oci.ReadError(resp.Body)
-	e.Class = classify(resp.StatusCode, e.Code != "" || sameOrigin(resp.Request.URL, c.url))
+	var body bytes.Buffer
+	e.Code, e.Message = oci.ReadError(io.TeeReader(resp.Body, &body))
+	e.Class = classify(resp.StatusCode, e.Code)
+	e.foreign = e.Code == "" && isForeign(body.Bytes())
 	if e.Class == ClassRateLimited {
 		e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
@@ -32,15 +39,19 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	return e
 }
 
-// classify is the only table from statuses to classes. A 400 or 410 means that the
-// name does not exist only if a registry answers it: a storage service behind a
-// redirect uses them for other errors, which must not become "not found".
-func classify(status int, byRegistry bool) Class {
+// classify is the only table from statuses to classes. It takes the code of the error
+// document, "" if there is none. A 400 or 410 means that the name does not exist only
+// if a registry says so: proxies and storage services use them for other errors, which
+// must not become "not found".
+func classify(status int, code string) Class {
+	if status/100 == 4 && code == "TOOMANYREQUESTS" {
+		return ClassRateLimited
+	}
 	switch status {
 	case http.StatusNotFound:
 		return ClassNotFound
 	case http.StatusBadRequest, http.StatusGone:
-		if byRegistry {
+		if saysUnknown(code) {
 			return ClassNotFound
 		}
 		return ClassUnavailable
@@ -52,6 +63,54 @@ func classify(status int, byRegistry bool) Class {
 		return ClassUnavailable
 	}
 }
+
+// saysUnknown reports whether a code says that the registry has no such content, or
+// can have none of that name.
+func saysUnknown(code string) bool {
+	switch code {
+	case "NAME_UNKNOWN", "NAME_INVALID", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "TAG_INVALID", "DIGEST_INVALID":
+		return true
+	default:
+		return false
+	}
+}
+
+// saysOther reports whether a code is one of the distribution-spec that is not about
+// the existence of content. Registries have codes of their own besides, for example
+// Harbor's NOT_FOUND.
+func saysOther(code string) bool {
+	switch code {
+	case "UNSUPPORTED", "UNAUTHORIZED", "DENIED", "TOOMANYREQUESTS", "PAGINATION_NUMBER_INVALID", "SIZE_INVALID",
+		"MANIFEST_INVALID", "MANIFEST_BLOB_UNKNOWN", "BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID":
+		return true
+	default:
+		return false
+	}
+}
+
+// isForeign reports whether the body of a refusal is not what a registry sends, an
+// error document or nothing: a web page, or the plain text of a load balancer.
+func isForeign(body []byte) bool {
+	var document struct {
+		Errors []json.RawMessage `json:"errors"`
+	}
+	return len(bytes.TrimSpace(body)) > 0 && (json.Unmarshal(body, &document) != nil || len(document.Errors) == 0)
+}
+
+// Doubt returns a "not found" that may not be a registry's word as a failure of
+// [ClassUnavailable]: a load balancer's page says nothing about content that is
+// cached. All other errors are returned as they are.
+func Doubt(err error) error {
+	failed, ok := errors.AsType[*Error](err)
+	if !ok || failed.Class != ClassNotFound || !slices.ContainsFunc(failed.Members(), (*Error).doubtful) {
+		return err
+	}
+	doubted := *failed
+	doubted.Class = ClassUnavailable
+	return &doubted
+}
+
+func (e *Error) doubtful() bool { return e.Class == ClassNotFound && (e.foreign || saysOther(e.Code)) }
 
 // parseRetryAfter reads seconds or an HTTP date (RFC 9110 section 10.2.3).
 func parseRetryAfter(value string, now time.Time) time.Duration {
