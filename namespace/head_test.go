@@ -3,10 +3,12 @@ package namespace_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/upstream"
@@ -273,4 +275,41 @@ func TestDoubtfulNotFoundOfTags(t *testing.T) {
 			fault.Remove()
 		}
 	})
+}
+
+// TestManifestWithoutType serves and keeps a manifest that nothing gives a type, by
+// the type of its shape. A HEAD does not pass on a type that is none.
+func TestManifestWithoutType(t *testing.T) {
+	for shape, want := range map[string]string{
+		`{"schemaVersion":2,"config":{},"layers":[]}`: ocispec.MediaTypeImageManifest,
+		`{"schemaVersion":2,"manifests":[]}`:          ocispec.MediaTypeImageIndex,
+	} {
+		for _, header := range []string{"", "text/plain", "text/html", "application/octet-stream", "application/json"} {
+			t.Run(want+" as "+header, func(t *testing.T) {
+				bubble(t, func(t *testing.T, m *mirror) {
+					r := m.registry("up.example")
+					n := m.namespace("up.example", r)
+					image := r.AddManifest("app", "tag", header, []byte(shape))
+					r.AddManifest("fork", "tag", header, []byte(shape))
+					image.MediaType = want
+					// Neither asks for more than the manifest, which is stored.
+					wantManifest(t, head(t, n, "app", "tag"), namespace.Miss, image)
+					wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200), manifestRequest("GET", "app", "tag", 200))
+					for _, ask := range []func(*testing.T, *namespace.Namespace, string, string) answer{get, head} {
+						wantManifest(t, ask(t, n, "app", "tag"), namespace.Revalidated, image)
+						wantManifest(t, ask(t, n, "app", image.Digest.String()), namespace.Hit, image)
+					}
+					for _, request := range r.Requests() {
+						if !strings.Contains(request, " /v2/app/manifests/tag ") {
+							t.Errorf("asked again for stored content: %s", request)
+						}
+					}
+					wantManifest(t, get(t, m.namespace("up.example", r, offline), "app", "tag"), namespace.Hit, image)
+					if got := get(t, n, "fork", image.Digest.String()); got.err != nil || got.desc.MediaType != want {
+						t.Errorf("got %+v", got)
+					}
+				})
+			})
+		}
+	}
 }

@@ -63,10 +63,6 @@ func (c *Cache) inspect(ctx context.Context, named ocispec.Descriptor, limit int
 		return named, fmt.Errorf("%s is no manifest: %w", named.Digest, err)
 	}
 	named.Size = obj.Size
-	// Clients parse a manifest by its type, so it cannot be served without one.
-	if named.MediaType == "" {
-		return named, fmt.Errorf("%s has no media type", named.Digest)
-	}
 	return named, nil
 }
 

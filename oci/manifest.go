@@ -50,10 +50,15 @@ func ReadManifest(r io.Reader, limit int64) ([]byte, error) {
 	return body, nil
 }
 
+// errNoType says that a JSON object is no manifest that can be served: without a media
+// type no client could read it.
+var errNoType = errors.New("it has no media type, and neither an index nor an image has its fields")
+
 // ManifestType returns the media type of a manifest. The manifest's own mediaType
-// counts; contentType, the header that came with it, counts if the manifest has
-// none. The type is empty if neither says anything. It returns ErrSchema1 for a
-// Docker schema 1 manifest and another error if the body is not a JSON object.
+// counts. If it has none, then contentType does, the header that came with it, if that
+// is a type of manifests; otherwise the fields of the manifest decide. It returns
+// ErrSchema1 for a Docker schema 1 manifest and another error if the body is not a JSON
+// object, or nothing tells its type.
 func ManifestType(body []byte, contentType string) (string, error) {
 	var document struct {
 		SchemaVersion int    `json:"schemaVersion"`
@@ -64,12 +69,42 @@ func ManifestType(body []byte, contentType string) (string, error) {
 	}
 	mediaType := document.MediaType
 	if mediaType == "" {
-		mediaType = MediaType(contentType)
+		if mediaType = MediaType(contentType); !IsManifestType(mediaType) {
+			mediaType = "" // a type such as text/plain, which says nothing about a manifest
+		}
 	}
 	if document.SchemaVersion == 1 || strings.HasPrefix(mediaType, mediaTypeDockerSchema1) {
 		return "", ErrSchema1
 	}
+	if mediaType == "" {
+		return typeOfShape(body)
+	}
 	return mediaType, nil
+}
+
+// typeOfShape returns the media type of a manifest that nothing names: an index lists
+// manifests, and an image has a config and layers. A document that is both could be
+// read in two ways, so it is neither.
+func typeOfShape(body []byte) (string, error) {
+	var document struct {
+		Config    json.RawMessage `json:"config"`
+		Layers    json.RawMessage `json:"layers"`
+		Manifests json.RawMessage `json:"manifests"`
+	}
+	if err := json.Unmarshal(body, &document); err != nil {
+		return "", err
+	}
+	isList := func(value json.RawMessage) bool { return len(value) > 0 && value[0] == '[' }
+	isIndex := isList(document.Manifests)
+	isImage := isList(document.Layers) && len(document.Config) > 0 && document.Config[0] == '{'
+	switch {
+	case isIndex && !isImage && !isList(document.Layers):
+		return ocispec.MediaTypeImageIndex, nil
+	case isImage && !isIndex:
+		return ocispec.MediaTypeImageManifest, nil
+	default:
+		return "", errNoType
+	}
 }
 
 // IsManifestType reports whether a media type is one of manifests, also of those that
@@ -84,7 +119,8 @@ func IsManifestType(mediaType string) bool {
 func MediaType(contentType string) string {
 	t, _, err := mime.ParseMediaType(contentType)
 	if err != nil {
-		return contentType // wrong parameters do not make the type unknown
+		t, _, _ = strings.Cut(contentType, ";") // wrong parameters do not make the type unknown
+		t = strings.ToLower(strings.TrimSpace(t))
 	}
 	return t
 }

@@ -145,15 +145,40 @@ func FuzzReferences(f *testing.F) {
 }
 
 func TestManifestType(t *testing.T) {
+	const (
+		vendor = "application/vnd.example.bundle.v2+json"
+		image  = `{"schemaVersion":2,"config":{"digest":"x"},"layers":[]}`
+		index  = `{"schemaVersion":2,"manifests":[]}`
+	)
 	for name, c := range map[string]struct{ body, header, want string }{
-		"own":          {`{"mediaType":"a/b"}`, "c/d", "a/b"},
-		"header":       {`{}`, "c/d; charset=utf-8", "c/d"},
-		"silent":       {`{}`, "", ""},
-		"odd header":   {`{}`, "c/d; =", "c/d; ="},
-		"other schema": {`{"schemaVersion":2}`, "x/y", "x/y"},
+		"own":               {`{"mediaType":"a/b"}`, vendor, "a/b"},
+		"header":            {`{}`, vendor + "; charset=utf-8", vendor},
+		"odd header":        {`{}`, vendor + "; =", vendor},
+		"header in capital": {`{}`, "Application/VND.example.bundle.v2+JSON", vendor},
+		"header of Docker":  {index, "application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json"},
+		"header of ORAS":    {`{"blobs":[]}`, "application/vnd.cncf.oras.artifact.manifest.v1+json", "application/vnd.cncf.oras.artifact.manifest.v1+json"},
+		// Without a type of manifests, the shape decides.
+		"silent image":        {image, "", ocispec.MediaTypeImageManifest},
+		"silent index":        {index, "", ocispec.MediaTypeImageIndex},
+		"image as plain text": {image, "text/plain; charset=utf-8", ocispec.MediaTypeImageManifest},
+		"image as octets":     {image, "application/octet-stream", ocispec.MediaTypeImageManifest},
+		"image as S3 says":    {image, "binary/octet-stream", ocispec.MediaTypeImageManifest},
+		"index as JSON":       {index, "application/json", ocispec.MediaTypeImageIndex},
+		"index as a page":     {index, "text/html", ocispec.MediaTypeImageIndex},
+		"index as nonsense":   {index, ";;", ocispec.MediaTypeImageIndex},
+		"empty type":          {`{"mediaType":"","config":{},"layers":[{}]}`, "", ocispec.MediaTypeImageManifest},
 	} {
 		if got, err := oci.ManifestType([]byte(c.body), c.header); err != nil || got != c.want {
 			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for name, body := range map[string]string{
+		"nothing": `{}`, "another document": `{"schemaVersion":2,"errors":[]}`, "both": `{"config":{},"layers":[],"manifests":[]}`,
+		"an index with layers": `{"layers":[],"manifests":[]}`, "no list": `{"manifests":{}}`, "null": `{"manifests":null}`,
+		"no configuration": `{"layers":[]}`, "no layers": `{"config":{}}`,
+	} {
+		if got, err := oci.ManifestType([]byte(body), "application/json"); err == nil {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
 	for _, c := range [][2]string{
