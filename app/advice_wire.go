@@ -79,7 +79,11 @@ func explainMember(e *upstream.Error, key string) string {
 	}
 	switch e.Class {
 	case upstream.ClassNotFound:
-		return fmt.Sprintf("%s was asked for %s and does not have it%s", e.Host, e.Content(), answer)
+		text := fmt.Sprintf("%s was asked for %s and does not have it%s", e.Host, e.Content(), answer)
+		if e.Foreign() {
+			text += ". " + upstreamRemedy(upstream.CheckForRegistry, e.Host, key)
+		}
+		return text
 	case upstream.ClassDenied:
 		if e.Credentials {
 			return fmt.Sprintf("%s refused the configured credentials for %s%s. Check username and password of %s, and that they may read it",

@@ -71,6 +71,12 @@ var messages = []message{
 		detail: `{"upstream":"ghcr.io","class":"not_found","status":404}`,
 	},
 	{
+		name: "no registry", status: 404, code: "MANIFEST_UNKNOWN",
+		fault: []upstreamtest.Effect{upstreamtest.Status(404, "default backend - 404")},
+		want: `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: default backend - 404). ` +
+			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
+	},
+	{
 		name: "blob not found", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 404, code: "BLOB_UNKNOWN",
 		want: `ghcr.io was asked for org/app@` + missingBlob + ` and does not have it (404 Not Found: BLOB_UNKNOWN: blob unknown to registry)`,
 	},

@@ -60,6 +60,13 @@ var faults = map[string]faulty{
 	},
 	"private":  {options: basic(), status: "failed", login: "refused", said: `set username and password of repository."private".upstream[0]`},
 	"no-head":  {fault: always(upstreamtest.All(upstreamtest.Manifests, upstreamtest.Method("HEAD")), upstreamtest.Status(405, "")), status: "ok", login: "anonymous", said: "it refuses HEAD"},
+	"head-404": {fault: always(upstreamtest.All(upstreamtest.Manifests, upstreamtest.Method("HEAD")), upstreamtest.Status(404, "")), status: "ok", login: "anonymous", said: "it refuses HEAD"},
+	"page":     {fault: always(upstreamtest.Any, upstreamtest.Status(404, "<html>")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."page".upstream[0]`},
+	"ingress":  {fault: always(upstreamtest.Any, upstreamtest.Status(404, "default backend - 404")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."ingress".upstream[0]`},
+	"website":  {fault: always(upstreamtest.Any, upstreamtest.Status(200, "<html>"), upstreamtest.Header("Content-Type", "text/html")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."website".upstream[0]`},
+	"tls-port": {fault: always(upstreamtest.Any, upstreamtest.Status(400, "Client sent an HTTP request to an HTTPS server.")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."tls-port".upstream[0]`},
+	"nothing":  {fault: always(upstreamtest.Any, upstreamtest.Status(404, "")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."nothing".upstream[0]`},
+	"other":    {fault: always(upstreamtest.Manifests, upstreamtest.Status(400, `{"errors":[{"code":"UNSUPPORTED"}]}`)), status: "failed", login: "unknown", said: "could not deliver org/app:1.2 (400 Bad Request: UNSUPPORTED)"},
 	"no-range": {fault: always(upstreamtest.Blobs, upstreamtest.IgnoreRange()), status: "ok", login: "anonymous", said: "it ignores ranges"},
 	"clock": {
 		fault:  func(r *upstreamtest.Registry) { always(upstreamtest.Any, upstreamtest.Header("Date", inAnHour()))(r) },

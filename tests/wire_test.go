@@ -309,9 +309,11 @@ func TestRepositoriesAreIsolated(t *testing.T) {
 		expect(t, name, a, http.StatusNotFound, "")
 	}
 	expectWire(t, upstream, "a repository that does not have it",
-		"HEAD "+blobPath("org/three", shared)+" 404", "HEAD "+manifestPath("org/three", image.Digest.String())+" 404")
+		"HEAD "+blobPath("org/three", shared)+" 404", "GET "+blobPath("org/three", shared)+" bytes=0-0 404",
+		"HEAD "+manifestPath("org/three", image.Digest.String())+" 404", "GET "+manifestPath("org/three", image.Digest.String())+" 404")
 	expectWire(t, private, "another upstream that does not have it",
-		"HEAD "+blobPath("org/one", shared)+" 404", "HEAD "+manifestPath("org/one", image.Digest.String())+" 404")
+		"HEAD "+blobPath("org/one", shared)+" 404", "GET "+blobPath("org/one", shared)+" bytes=0-0 404",
+		"HEAD "+manifestPath("org/one", image.Digest.String())+" 404", "GET "+manifestPath("org/one", image.Digest.String())+" 404")
 }
 
 // A tag that moves costs a HEAD and a GET of the new content by its digest; an
