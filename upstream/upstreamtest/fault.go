@@ -229,13 +229,16 @@ func (g *Gate) Arrived(ctx context.Context, n int) error {
 	}
 }
 
-func (g *Gate) pass(ctx context.Context) {
+// pass waits at the gate, and reports false if the client left before it opened.
+func (g *Gate) pass(ctx context.Context) bool {
 	g.mu.Lock()
 	g.arrived++
 	g.mu.Unlock()
 	g.arrival.Notify()
 	select {
 	case <-g.opened:
+		return true
 	case <-ctx.Done():
+		return false
 	}
 }

@@ -13,7 +13,11 @@ import (
 // reports whether the plan replaces that answer.
 func (p *plan) intercept(w http.ResponseWriter, req *http.Request) bool {
 	for _, gate := range p.before {
-		gate.pass(req.Context())
+		if !gate.pass(req.Context()) {
+			// The client has left. A late answer would reach the record at a moment
+			// that no test can know.
+			panic(http.ErrAbortHandler)
+		}
 	}
 	if p.drop {
 		panic(http.ErrAbortHandler)
