@@ -99,7 +99,7 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
-// drain stops accepting and lets requests, then downloads and lookups, end within a
+// drain stops accepting and lets requests, then lookups and downloads, end within a
 // limit. Their last spans are sent within it too. Warming ends at once, since the
 // next start continues it.
 func (m *mirror) drain(server *http.Server, limit time.Duration) error {
@@ -109,12 +109,13 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.engine.warmer.Close()
 	err := server.Shutdown(ctx)
 	if err == nil {
-		err = m.engine.downloads.Drain(ctx)
+		// A lookup may run on although its clients have left. Its answer is worth
+		// keeping for the next start. Lookups are short, so they come first: a
+		// download may use up all of the time that is left.
+		err = m.engine.cache.Drain(ctx)
 	}
 	if err == nil {
-		// A lookup may run on although its clients have left. Its answer is worth
-		// keeping for the next start.
-		err = m.engine.cache.Drain(ctx)
+		err = m.engine.downloads.Drain(ctx)
 	}
 	// The requests that are left are cut: the service manager would kill the
 	// process soon anyway, without a message.
