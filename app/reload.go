@@ -30,7 +30,7 @@ const settle = 150 * time.Millisecond
 // it. A configuration that cannot be used changes nothing.
 type reloader struct {
 	apply   func(*config.Config) error // puts a validated configuration in force, or changes nothing
-	paths   []string
+	source  config.Source
 	started *config.Config // of the start, which still holds for parts that need a restart
 	level   *slog.LevelVar
 	logger  *slog.Logger
@@ -48,15 +48,15 @@ type reloader struct {
 }
 
 // startReloader watches the files that cfg was read from until it is closed. It
-// reads them from the same paths again, and applies the result.
-func startReloader(apply func(*config.Config) error, paths []string, cfg *config.Config, level *slog.LevelVar, metrics prometheus.Registerer, logger *slog.Logger) (*reloader, error) {
+// reads the same source again, and applies the result.
+func startReloader(apply func(*config.Config) error, source config.Source, cfg *config.Config, level *slog.LevelVar, metrics prometheus.Registerer, logger *slog.Logger) (*reloader, error) {
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("cannot watch the configuration files: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &reloader{
-		apply: apply, paths: paths, started: cfg, level: level, logger: logger, watcher: watcher, cancel: cancel,
+		apply: apply, source: source, started: cfg, level: level, logger: logger, watcher: watcher, cancel: cancel,
 		hangups: make(chan os.Signal, 1),
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_config_last_reload_successful", Help: "Whether the configuration on disk is the one in force: 1, or 0 when it cannot be used.",
@@ -116,7 +116,7 @@ func (r *reloader) reload() {
 	// The fingerprint is taken before the files are read: a change in between is
 	// noticed as one more change.
 	r.seen = r.fingerprint()
-	cfg, err := config.Load(r.paths...)
+	cfg, err := r.source.Load()
 	if err == nil {
 		err = cfg.Validate()
 	}

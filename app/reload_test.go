@@ -36,7 +36,7 @@ func startReloading(t *testing.T) *reloading {
 	cfg, path := loadText(t, "[log]\nlevel = \"info\"\n")
 	r := &reloading{t: t, path: path, metrics: prometheus.NewRegistry()}
 	logger := slog.New(slog.NewTextHandler(&r.log, nil))
-	reloads, err := startReloader(r.apply, []string{path}, cfg, &r.level, r.metrics, logger)
+	reloads, err := startReloader(r.apply, config.Source{Files: []string{path}}, cfg, &r.level, r.metrics, logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +190,7 @@ func TestReloadThroughLinks(t *testing.T) {
 
 	applied := make(chan *config.Config, 1)
 	reloads, err := startReloader(func(cfg *config.Config) error { applied <- cfg; return nil },
-		[]string{path}, cfg, new(slog.LevelVar), prometheus.NewRegistry(), discard())
+		config.Source{Files: []string{path}}, cfg, new(slog.LevelVar), prometheus.NewRegistry(), discard())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,9 +29,9 @@ const (
 )
 
 // Run runs the mirror of a validated configuration until SIGINT, SIGTERM or the
-// end of the context, and drains it. It reloads the configuration from paths when
-// their files change. It prints where it listens on stdout, and logs to stderr.
-func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr io.Writer) error {
+// end of the context, and drains it. It reloads the configuration from its source when
+// its files change. It prints where it listens on stdout, and logs to stderr.
+func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	level := new(slog.LevelVar)
@@ -50,7 +50,7 @@ func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr
 	if err != nil {
 		return fmt.Errorf("cannot listen (server.bind_address, server.port): %w", err)
 	}
-	reloads, err := startReloader(m.routing.apply, paths, cfg, level, m.gatherer, logger)
+	reloads, err := startReloader(m.routing.apply, source, cfg, level, m.gatherer, logger)
 	if err != nil {
 		listener.Close()
 		return err
@@ -61,7 +61,9 @@ func Run(ctx context.Context, paths []string, cfg *config.Config, stdout, stderr
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	address := listener.Addr().String()
-	logger.Info("listening", "address", address, "repositories", len(cfg.Namespaces), "data", cfg.BlobStore.FS.RootDir)
+	logger.Info("listening", "address", address, "repositories", len(cfg.Namespaces), "data", cfg.BlobStore.FS.RootDir, "configuration", cfg.Sources())
+	forget := leaveAddress(cfg.BlobStore.FS.RootDir, listener.Addr(), logger)
+	defer forget()
 	fmt.Fprintf(stdout, "weir: listening on http://%s\n", address)
 	notifySystemd(logger, daemon.SdNotifyReady+"\nSTATUS=listening on http://"+address)
 

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/testutil"
 )
 
@@ -36,7 +37,7 @@ func TestRun(t *testing.T) {
 	defer cancel()
 	var stdout, stderr testutil.LogBuffer
 	ended := make(chan error, 1)
-	go func() { ended <- Run(ctx, []string{path}, cfg, &stdout, &stderr) }()
+	go func() { ended <- Run(ctx, config.Source{Files: []string{path}}, cfg, &stdout, &stderr) }()
 	var address string
 	for end := time.Now().Add(10 * time.Second); address == "" && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		_, address, _ = strings.Cut(strings.TrimSpace(stdout.String()), "weir: listening on ")
@@ -75,7 +76,7 @@ func TestRunCannotListen(t *testing.T) {
 	defer listener.Close()
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	cfg, path := loadText(t, twoRepositories+"[server]\nbind_address = \"127.0.0.1\"\nport = "+port+"\n")
-	err = Run(t.Context(), []string{path}, cfg, io.Discard, io.Discard)
+	err = Run(t.Context(), config.Source{Files: []string{path}}, cfg, io.Discard, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "server.bind_address") {
 		t.Error(err)
 	}

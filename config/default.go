@@ -6,25 +6,30 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// Default returns the configuration of a server without a configuration file. It
-// mirrors the public registries with the most pulls, anonymously, for clients on
-// this machine.
+// Default returns the configuration of a server without a configuration file and
+// without variables of the environment. It mirrors the public registries with the
+// most pulls, anonymously, for clients on this machine.
 func Default() *Config {
-	c := base()
+	c, _ := decode(builtIn()) // which has no problem
+	return c
+}
+
+// builtIn returns the repository blocks that are in force if no file has one.
+func builtIn() *node {
+	blocks := table{}
 	for _, key := range []string{
 		oci.DockerHub, "gcr.io", "ghcr.io", "mcr.microsoft.com", "public.ecr.aws", "quay.io", "registry.gitlab.com", "registry.k8s.io",
 	} {
-		namespace := newNamespace(key, c.Global)
-		upstream := newUpstream()
-		upstream.URL = URL{Scheme: "https", Host: key}
+		url := "https://" + key
+		block := table{}
 		if key == oci.DockerHub {
-			namespace.Default = true
-			upstream.URL.Host = "registry-1.docker.io" // docker.io itself is a web page
+			block["default"] = &node{value: true}
+			url = "https://registry-1.docker.io" // docker.io itself is a web page
 		}
-		namespace.Upstreams = []Upstream{upstream}
-		c.Namespaces = append(c.Namespaces, namespace)
+		block["upstream"] = &node{value: []*node{{value: table{"url": &node{value: url}}}}}
+		blocks[key] = &node{value: block}
 	}
-	return c
+	return &node{value: table{"repository": &node{value: blocks}}}
 }
 
 // base returns the defaults of all keys outside repository blocks.

@@ -3,8 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"strings"
 )
@@ -16,6 +14,8 @@ type source struct {
 	secretFiles map[string]string   // the file a secret was read from, by the secret's key path
 	ignored     []string            // key paths of Angos that change nothing for a mirror
 	optedOut    []string            // key paths of immutable_tags = false that have no effect
+	passedOver  []string            // default places whose file is not Weir's
+	strange     []string            // variables of the environment that are no setting
 }
 
 // at returns the position of a key, or of the nearest table around it that has
@@ -29,37 +29,23 @@ func (s source) at(key string) position {
 	return position{}
 }
 
+// Load reads the configuration of files; see [Source.Load].
+func Load(files ...string) (*Config, error) { return Source{Files: files}.Load() }
+
 // Load reads configuration files: tables of a later file merge into those of
-// the earlier ones, everything else replaces. Without paths it reads
-// ./config.toml, else /etc/weir/config.toml, else it returns [Default].
+// the earlier ones, everything else replaces. Without files it reads the first one
+// of [Places]. If no file has a repository block, the built-in ones are in force.
+// Variables of the environment replace values of files, and overrides replace both.
 //
 // Load expands ${NAME}, reads the files of secrets and checks keys and types.
 // [Config.Validate] checks the values. The error is a [Problems]. If Load fails,
 // the error also holds the problems that Validate finds in the other keys, so that
 // one report has all problems.
-func Load(paths ...string) (*Config, error) {
-	if len(paths) == 0 {
-		return loadFirst("config.toml", "/etc/weir/config.toml")
-	}
-	return loadAll(paths)
-}
-
-// loadFirst loads the first file that exists.
-func loadFirst(candidates ...string) (*Config, error) {
-	for _, file := range candidates {
-		// A file that exists and cannot be read is an error, not a reason to take
-		// the next one.
-		if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
-			return loadAll([]string{file})
-		}
-	}
-	return Default(), nil
-}
-
-func loadAll(paths []string) (*Config, error) {
+func (s Source) Load() (*Config, error) {
+	files, passedOver := s.files()
 	var unread Problems
 	root := &node{value: table{}}
-	for _, file := range paths {
+	for _, file := range files {
 		document, problem := readDocument(file)
 		if problem != nil {
 			unread = append(unread, problem)
@@ -67,16 +53,33 @@ func loadAll(paths []string) (*Config, error) {
 		}
 		root = merge(root, document)
 	}
-	c, problems := decode(root)
-	c.source.files = slices.Clone(paths)
+	root, strange, problems := s.over(root)
+	c, found := decode(root)
+	problems = append(problems, found...)
+	c.source.files, c.source.passedOver, c.source.strange = files, passedOver, strange
 	// After a file that could not be read, keys would seem to be missing.
 	if len(problems) > 0 && len(unread) == 0 {
 		problems = append(problems, c.unrelated(problems)...)
 	}
-	if err := append(unread, problems...).sorted(paths).err(); err != nil {
+	if err := append(unread, problems...).sorted(files).err(); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// Salvage returns as much of the configuration as can be read. A line that is not
+// TOML, and a value that cannot be used, count as absent. It is for questions to a
+// running mirror, which has read the files at a time when they were whole.
+func (s Source) Salvage() *Config {
+	files, _ := s.files()
+	root := &node{value: table{}}
+	for _, file := range files {
+		root = merge(root, salvageDocument(file))
+	}
+	root, _, _ = s.over(root)
+	c, _ := decode(root)
+	c.source.files = files
+	return c
 }
 
 // unrelated returns the problems that Validate finds, except those that follow from

@@ -15,7 +15,8 @@ func TestLoadWithoutPaths(t *testing.T) {
 	etc := filepath.Join(t.TempDir(), "config.toml")
 	load := func() *Config {
 		t.Helper()
-		c, err := loadFirst("config.toml", etc)
+		files, _ := firstOf([]string{"config.toml", etc})
+		c, err := Source{Files: files}.Load()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	"reflect"
 	"slices"
+	"strings"
 )
 
 // RestartRequired returns the key paths that differ between two configurations and
@@ -32,6 +33,15 @@ func frozenChanges(table string, old, new reflect.Value) []string {
 		}
 	}
 	return changed
+}
+
+// Sources returns the configuration files that were read, in the order of merging,
+// or the words for none.
+func (c *Config) Sources() string {
+	if len(c.source.files) == 0 {
+		return "built-in default"
+	}
+	return strings.Join(c.source.files, ", ")
 }
 
 // Files returns the files that the configuration depends on, sorted: the

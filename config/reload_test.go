@@ -44,7 +44,11 @@ func TestWarnings(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{docker, ""},
 		{"[blob_store.fs]\nmax_size = \"\"\nmax_unused = \"\"\n" + docker, ""},
-		{"", "no repository is configured"},
+		{"", ""}, // the built-in blocks are in force
+		{"[blob_store.fs]\nmin_free = \"4EiB\"\n" + docker, "nothing will be stored: blob_store.fs.min_free ("},
+		{"[blob_store.fs]\nmax_size = \"4EiB\"\n" + docker, "is larger than the whole disk of ./weir-data"},
+		{"[blob_store.fs]\nmax_size = \"4EiB\"\nroot_dir = \"/missing/for/now\"\n" + docker, "is larger than the whole disk of /missing/for/now"},
+		{"[blob_store.fs]\nmin_free = \"4EiB\"\nroot_dir = \"\"\n" + docker, ""},
 		{credentials, ""},
 		{"[server]\nbind_address = \"localhost\"\n" + credentials, ""},
 		{"[server]\nbind_address = \"127.0.0.9\"\n" + credentials, ""},

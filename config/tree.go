@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/weirhq/weir/internal/whoami"
 )
 
 // node is one value of a document: a table, an []*node, a string, an int64, a
@@ -23,13 +25,39 @@ type table map[string]*node
 func readDocument(file string) (*node, *Problem) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, &Problem{File: file, Err: fmt.Errorf("cannot read the configuration: %w", errors.Unwrap(err))}
+		return nil, &Problem{File: file, Err: fmt.Errorf("cannot read the configuration: %w", whoami.Explain(errors.Unwrap(err)))}
 	}
 	var values map[string]any
 	if _, err := toml.Decode(string(text), &values); err != nil {
 		return nil, syntaxProblem(file, err)
 	}
 	return newNode(values, "", position{file: file}, locate(string(text))), nil
+}
+
+// salvageDocument parses a file without the lines that are not TOML. A file that
+// cannot be read is an empty document.
+func salvageDocument(file string) *node {
+	text, err := os.ReadFile(file)
+	lines := strings.Split(string(text), "\n")
+	for err == nil {
+		var values map[string]any
+		text := strings.Join(lines, "\n")
+		_, failed := toml.Decode(text, &values)
+		if failed == nil {
+			return newNode(values, "", position{file: file}, locate(text))
+		}
+		parse, ok := errors.AsType[toml.ParseError](failed)
+		at := min(parse.Position.Line, len(lines)) - 1
+		// A mistake such as a missing bracket is noticed on a later line.
+		for at >= 0 && lines[at] == "" {
+			at--
+		}
+		if !ok || at < 0 {
+			break
+		}
+		lines[at] = ""
+	}
+	return &node{value: table{}}
 }
 
 // syntaxProblem turns an error of the TOML library into a Problem. The library

@@ -10,14 +10,24 @@ import (
 
 	"github.com/dlclark/regexp2"
 	"golang.org/x/sys/unix"
+
+	"github.com/weirhq/weir/internal/whoami"
 )
 
 // Validate checks the values of the configuration. It returns a [Problems], or nil.
 // It reads the certificates and inspects the storage directory, but creates
 // nothing.
 func (c *Config) Validate() error {
-	return c.validate().sorted(c.source.files).err()
+	problems := c.validate()
+	if err := writable(c.BlobStore.FS.RootDir); err != nil {
+		problems = append(problems, c.problemAt("blob_store.fs.root_dir", "%w", err))
+	}
+	return problems.sorted(c.source.files).err()
 }
+
+// ValidateAway is [Config.Validate] without a look at the storage directory, for
+// commands that another user or another machine may run.
+func (c *Config) ValidateAway() error { return c.validate().sorted(c.source.files).err() }
 
 // validator collects problems.
 type validator struct {
@@ -78,7 +88,6 @@ func (v *validator) global() {
 
 func (v *validator) store() {
 	fs, manifest := v.config.BlobStore.FS, v.config.Global.MaxManifestSize
-	v.failed("blob_store.fs.root_dir", writable(fs.RootDir))
 	v.notNegative("blob_store.fs.max_size", int64(fs.MaxSize))
 	// Such a store could never take the largest manifest.
 	if fs.MaxSize > 0 && fs.MaxSize < SizeLimit(manifest) {
@@ -137,13 +146,13 @@ func writable(dir string) error {
 		case errors.Is(err, os.ErrNotExist) && at != filepath.Dir(at):
 			continue // the parent may exist, up to the root
 		case err != nil:
-			return fmt.Errorf("cannot be used: %w", err)
+			return fmt.Errorf("cannot be used: %w", whoami.Explain(err))
 		case !info.IsDir():
 			return fmt.Errorf("cannot be used: %s is not a directory", at)
 		}
 		// Permission bits would be wrong for root, ACLs and read-only mounts.
 		if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
-			return fmt.Errorf("cannot be written by this user: %s: %w", at, err)
+			return fmt.Errorf("cannot be written by %s: %s: %w", whoami.User(), at, err)
 		}
 		return nil
 	}

@@ -1,8 +1,12 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/weirhq/weir/internal/hosts"
 )
@@ -17,9 +21,14 @@ func (c *Config) Warnings() []string {
 	if len(c.source.optedOut) > 0 {
 		warnings = append(warnings, "a repository cannot opt out of global.immutable_tags = true. These keys have no effect: "+c.named(c.source.optedOut))
 	}
-	if len(c.Namespaces) == 0 {
-		warnings = append(warnings, "no repository is configured, so the answer to every pull is 404")
+	if len(c.source.passedOver) > 0 {
+		warnings = append(warnings, "files without a [repository...], [server] or [blob_store...] table are those of another program and were passed over: "+
+			strings.Join(c.source.passedOver, ", "))
 	}
+	if len(c.source.strange) > 0 {
+		warnings = append(warnings, "variables of the environment that are no setting have no effect; lists can be set in files only: "+strings.Join(c.source.strange, ", "))
+	}
+	warnings = append(warnings, c.diskWarnings()...)
 	if lent := c.lentCredentials(); len(lent) > 0 && !hosts.Loopback(c.Server.BindAddress) {
 		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
 			"Every client can read all that these credentials can read: %s", c.Server.BindAddress, c.named(lent)))
@@ -55,4 +64,44 @@ func (c *Config) where(key string) string {
 		return at.String()
 	}
 	return "built in"
+}
+
+// diskWarnings returns warnings about limits that the disk of the store can never
+// reach. Both are no errors: one file may serve machines with different disks.
+func (c *Config) diskWarnings() []string {
+	fs := c.BlobStore.FS
+	size, err := diskSize(fs.RootDir)
+	if err != nil || size <= 0 {
+		return nil // an unusable directory is a problem of its own
+	}
+	var warnings []string
+	if int64(fs.MinFree) >= size {
+		warnings = append(warnings, fmt.Sprintf("nothing will be stored: %s is not smaller than the whole disk of %s, which has %s. Lower it",
+			c.named([]string{"blob_store.fs.min_free"}), fs.RootDir, Size(size)))
+	}
+	if int64(fs.MaxSize) > size {
+		warnings = append(warnings, fmt.Sprintf("%s is larger than the whole disk of %s, which has %s. Only blob_store.fs.min_free limits the store",
+			c.named([]string{"blob_store.fs.max_size"}), fs.RootDir, Size(size)))
+	}
+	return warnings
+}
+
+// diskSize returns the size in bytes of the filesystem of a directory, or of its
+// nearest parent that exists.
+func diskSize(dir string) (int64, error) {
+	at, err := filepath.Abs(dir)
+	if err != nil || dir == "" {
+		return 0, err
+	}
+	for {
+		var stat unix.Statfs_t
+		err := unix.Statfs(at, &stat)
+		if err == nil {
+			return int64(stat.Blocks) * stat.Bsize, nil
+		}
+		if parent := filepath.Dir(at); !errors.Is(err, unix.ENOENT) || parent == at {
+			return 0, err
+		}
+		at = filepath.Dir(at)
+	}
 }

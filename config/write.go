@@ -21,6 +21,7 @@ func (c *Config) WriteTOML(w io.Writer) error {
 	p := printer{source: c.source}
 	p.header(c.source.files)
 	p.table("", "", reflect.ValueOf(*c))
+	p.origins()
 	_, err := w.Write(p.Bytes())
 	return err
 }
@@ -28,6 +29,36 @@ func (c *Config) WriteTOML(w io.Writer) error {
 type printer struct {
 	bytes.Buffer
 	source source
+	set    [][2]string // key path and origin of each value that is no default
+}
+
+// origins writes where the values come from, as comments behind the settings: most
+// values are defaults, and a comment at each one would hide them.
+func (p *printer) origins() {
+	if len(p.set) == 0 {
+		return
+	}
+	longest := 0
+	for _, setting := range p.set {
+		longest = max(longest, len(setting[0]))
+	}
+	p.WriteString("\n# Where values come from, unless they are built in:\n")
+	for _, setting := range p.set {
+		fmt.Fprintf(p, "#   %-*s  %s\n", longest, setting[0], setting[1])
+	}
+}
+
+// origin notes where a value comes from. A block inherits the values of global that it
+// does not set.
+func (p *printer) origin(key, name string) {
+	at, ok := p.source.positions[key]
+	if _, isSet := p.source.positions[keyIn("global", name)]; !ok && isSet && strings.HasPrefix(key, "repository.") && !strings.Contains(key, "[") {
+		p.set = append(p.set, [2]string{key, "global." + name})
+		return
+	}
+	if ok && at.file != "" {
+		p.set = append(p.set, [2]string{key, at.String()})
+	}
 }
 
 func (p *printer) header(files []string) {
@@ -61,6 +92,7 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 		// A secret from a file is written as that file, so that it can be loaded.
 		if file := p.source.secretFiles[key]; file != "" {
 			fmt.Fprintf(p, "%s = %s\n", name+fileSuffix, quote(file))
+			p.origin(key, name)
 			return
 		}
 		// Of a URL only the password is secret.
@@ -78,6 +110,7 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 	}
 	if text, ok := literal(value); ok {
 		fmt.Fprintf(p, "%s = %s\n", name, text)
+		p.origin(key, name)
 	}
 }
 

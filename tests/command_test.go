@@ -64,9 +64,18 @@ func TestExitCodes(t *testing.T) {
 		{"version --config", 2, "", "--config"},
 		{"check --config bad.toml", 2, "", `bad.toml:2: server.prot: unknown key; did you mean "port"?`},
 		{"serve --config bad.toml", 2, "", `bad.toml:2: server.prot`},
-		{"healthcheck --config bad.toml", 2, "", `bad.toml:2: server.prot`},
 		{"check --config good.toml --config missing.toml", 2, "", "missing.toml: cannot read the configuration"},
 
+		{"--version", 0, "weir ", ""},
+		{"check good.toml", 0, "# ok: the configuration can be used (good.toml)", ""},
+		{"check good.toml", 0, "server.port  ", ""},
+		{"check --listen 127.0.0.1:9 --data d --log-level warn", 0, `root_dir = "d"`, ""},
+		{"check --listen 127.0.0.1", 2, "", "--listen is"},
+		{"check --log-level loud good.toml", 2, "", "--log-level: log.level: "},
+		{"check bad.toml", 2, "", "bad.toml:2: server.prot"},
+		{"check good.toml missing.toml", 2, "", "missing.toml: cannot read the configuration"},
+
+		{"healthcheck --config bad.toml --config good.toml", 1, "", "no mirror answers"},
 		{"healthcheck --config good.toml", 1, "", "no mirror answers"},
 		{"healthcheck --config any-port.toml", 1, "", "server.port"},
 	} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -31,11 +32,13 @@ type onlineOptions struct {
 func checkCommand(paths *[]string) *cobra.Command {
 	var online bool
 	var opts onlineOptions
+	var flags overrides
 	cmd := &cobra.Command{
-		Use:   "check",
+		Use:   "check [FILE...]",
 		Short: "Validate the configuration and print it with all defaults",
 		Long: `Validate the configuration and print the settings in force as TOML, with every
-default filled in and secrets redacted. All problems are reported at once on standard
+default filled in and secrets redacted, and where each value comes from. FILE stands
+for --config FILE. All problems are reported at once on standard
 error, with exit code 2.
 
 With --online it prints the state of each upstream instead. It contacts the
@@ -49,12 +52,16 @@ is not contacted.
 The exit code is 1 if an upstream cannot be reached, refuses the credentials, or
 allows no more requests. No HEAD, no ranges, a wrong clock and a certificate that
 is about to expire are remarks.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := opts.validate(cmd, online); err != nil {
 				return err
 			}
-			cfg, err := load(*paths)
+			source, err := flags.source(append(slices.Clone(*paths), args...))
+			if err != nil {
+				return err
+			}
+			cfg, err := loadSource(source)
 			if err != nil {
 				return err
 			}
@@ -67,14 +74,16 @@ is about to expire are remarks.`,
 			if err := cfg.WriteTOML(cmd.OutOrStdout()); err != nil {
 				return failure{exitFailed, err}
 			}
+			// A comment, so that all of the output is a configuration.
+			fmt.Fprintf(cmd.OutOrStdout(), "\n# ok: the configuration can be used (%s)\n", cfg.Sources())
 			return nil
 		},
 	}
-	flags := cmd.Flags()
-	flags.BoolVar(&online, "online", false, "contact each upstream, and print how it is doing")
-	flags.StringArrayVar(&opts.images, "image", nil, "ask the upstreams of its repository for image `NAME`, as clients name it; may be repeated (with --online)")
-	flags.StringVar(&opts.output, "output", "table", "print a `FORM`: table or json (with --online)")
-	flags.DurationVar(&opts.timeout, "timeout", 30*time.Second, "give up after `DURATION` (with --online)")
+	flags.flags(cmd)
+	cmd.Flags().BoolVar(&online, "online", false, "contact each upstream, and print how it is doing")
+	cmd.Flags().StringArrayVar(&opts.images, "image", nil, "ask the upstreams of its repository for image `NAME`, as clients name it; may be repeated (with --online)")
+	cmd.Flags().StringVar(&opts.output, "output", "table", "print a `FORM`: table or json (with --online)")
+	cmd.Flags().DurationVar(&opts.timeout, "timeout", 30*time.Second, "give up after `DURATION` (with --online)")
 	return cmd
 }
 

@@ -49,7 +49,7 @@ other content are named, and then nothing is written, with exit code 1.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := load(*paths)
+			cfg, err := loadAway(*paths)
 			if err != nil {
 				return err
 			}

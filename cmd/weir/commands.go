@@ -5,23 +5,24 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"net/url"
 	"runtime"
 	"strconv"
-	"time"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/hosts"
 )
 
 func rootCommand() *cobra.Command {
 	var paths []string
 	root := &cobra.Command{
-		Use:   "weir",
-		Short: "A pull-through mirror for OCI container registries",
+		Use:     "weir",
+		Version: versionLine(),
+		Short:   "A pull-through mirror for OCI container registries",
 		Long: `Weir puts Docker Hub, ghcr.io, quay.io and private registries under one host.
 It serves cached content from its store, streams other content while storing it,
 and continues to serve when upstreams fail.`,
@@ -32,7 +33,8 @@ and continues to serve when upstreams fail.`,
 		},
 	}
 	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
-		"configuration `FILE`; may be repeated, later files override earlier ones (default: ./config.toml, then /etc/weir/config.toml, then built-in)")
+		"configuration `FILE`; may be repeated, later files override earlier ones (default: the first of "+strings.Join(config.Places(), ", ")+"; else built-in)")
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths), versionCommand())
 	root.AddCommand(warmCommand(&paths), verifyCommand(&paths), gcCommand(&paths))
 	root.AddCommand(clientConfigCommand(&paths))
@@ -40,45 +42,66 @@ and continues to serve when upstreams fail.`,
 }
 
 func serveCommand(paths *[]string) *cobra.Command {
-	return &cobra.Command{
+	var opts overrides
+	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the mirror",
 		Long: `Run the mirror until SIGINT or SIGTERM. Running requests and downloads then have
 global.shutdown_drain_secs to end; the exit code is 0 when all of them did.
-A change of a configuration file, or SIGHUP, takes effect without a restart.`,
+A change of a configuration file, or SIGHUP, takes effect without a restart.
+
+Each setting that is no list is also a variable: WEIR_SERVER_PORT is server.port.
+Variables win over files, and flags over both.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(*paths)
+			source, err := opts.source(*paths)
 			if err != nil {
 				return err
 			}
-			if err := app.Run(cmd.Context(), *paths, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
+			cfg, err := loadSource(source)
+			if err != nil {
+				return err
+			}
+			if err := app.Run(cmd.Context(), source, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
 				return failure{exitFailed, err}
 			}
 			return nil
 		},
 	}
+	opts.flags(cmd)
+	return cmd
 }
 
-func healthcheckCommand(paths *[]string) *cobra.Command {
-	return &cobra.Command{
-		Use:   "healthcheck",
-		Short: "Ask a running mirror on this machine whether it is alive",
-		Long: `Ask the mirror that runs on this machine with the same configuration whether it
-is alive. The exit code is 0 if it is, else 1. This is for containers, which
-have no shell.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := load(*paths)
-			if err != nil {
-				return err
-			}
-			if err := askHealth(cmd, cfg); err != nil {
-				return failure{exitFailed, err}
-			}
-			return nil
-		},
+// overrides are the flags that replace values of the configuration.
+type overrides struct{ listen, data, level string }
+
+func (o *overrides) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&o.listen, "listen", "", "listen on `ADDR`, such as 0.0.0.0:8000 or :8000 for every interface (server.bind_address, server.port)")
+	cmd.Flags().StringVar(&o.data, "data", "", "store content below `DIR` (blob_store.fs.root_dir)")
+	cmd.Flags().StringVar(&o.level, "log-level", "", "log from `LEVEL` on: debug, info, warn or error (log.level)")
+}
+
+// source returns the source of the configuration with these flags.
+func (o *overrides) source(files []string) (config.Source, error) {
+	source := config.Source{Files: files}
+	add := func(flag, value string, key ...string) {
+		source.Overrides = append(source.Overrides, config.Override{Key: key, Value: value, Origin: flag})
 	}
+	if o.listen != "" {
+		host, port, err := net.SplitHostPort(o.listen)
+		if err != nil || !hosts.ValidPort(port) && port != "0" {
+			return source, fmt.Errorf("--listen is %q: it must be an address with a port, such as 0.0.0.0:8000 or :8000", o.listen)
+		}
+		add("--listen", host, "server", "bind_address")
+		add("--listen", port, "server", "port")
+	}
+	if o.data != "" {
+		add("--data", o.data, "blob_store", "fs", "root_dir")
+	}
+	if o.level != "" {
+		add("--log-level", o.level, "log", "level")
+	}
+	return source, nil
 }
 
 // localURL returns the URL of the mirror with a configuration, as it is reached from
@@ -88,36 +111,10 @@ func localURL(cfg *config.Config) (*url.URL, error) {
 		return nil, errors.New("server.port is 0, so the port of the running mirror is not known here: configure a fixed one")
 	}
 	host := cfg.Server.BindAddress
-	// A server on all addresses is also reached by the name of this machine.
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
 	return &url.URL{Scheme: "http", Host: net.JoinHostPort(host, strconv.Itoa(cfg.Server.Port))}, nil
-}
-
-func askHealth(cmd *cobra.Command, cfg *config.Config) error {
-	mirror, err := localURL(cfg)
-	if err != nil {
-		return err
-	}
-	url := mirror.JoinPath("healthz").String()
-	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	// Container runtimes count a slow answer as none, so a short limit gives
-	// a better message. The process ends after one request.
-	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return fmt.Errorf("no mirror answers: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", url, resp.Status)
-	}
-	fmt.Fprintln(cmd.OutOrStdout(), "healthy")
-	return nil
 }
 
 func versionCommand() *cobra.Command {
@@ -130,18 +127,38 @@ func versionCommand() *cobra.Command {
 }
 
 func printVersion(w io.Writer) {
+	fmt.Fprintln(w, versionLine())
+}
+
+func versionLine() string {
 	version, revision := app.Version()
-	fmt.Fprintf(w, "weir %s (%s, %s, %s/%s)\n", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("weir %s (%s, %s, %s/%s)", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // load reads and validates the configuration.
-func load(paths []string) (*config.Config, error) {
-	cfg, err := config.Load(paths...)
+func load(paths []string) (*config.Config, error) { return loadSource(config.Source{Files: paths}) }
+
+func loadSource(source config.Source) (*config.Config, error) {
+	cfg, err := source.Load()
 	if err == nil {
 		err = cfg.Validate()
 	}
-	if err != nil {
-		return nil, failure{exitUsage, fmt.Errorf("the configuration cannot be used:\n%w", err)}
+	return cfg, unusable(err)
+}
+
+// loadAway is load for a command that does not touch the store: another user than the
+// mirror's may run it, on another machine.
+func loadAway(paths []string) (*config.Config, error) {
+	cfg, err := config.Load(paths...)
+	if err == nil {
+		err = cfg.ValidateAway()
 	}
-	return cfg, nil
+	return cfg, unusable(err)
+}
+
+func unusable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return failure{exitUsage, fmt.Errorf("the configuration cannot be used:\n%w", err)}
 }

@@ -250,12 +250,12 @@ func TestWriteFilesReplacesNothing(t *testing.T) {
 	}
 }
 
-// A configuration that cannot be used is wrong usage for every command that reads
-// one, and all of its problems are told.
+// A configuration that cannot be used is wrong usage for every command that needs
+// one, and all of its problems are told. The health check asks the running mirror.
 func TestEveryCommandRefusesAWrongConfiguration(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "config.toml")
 	write(t, path, "[server]\nport = 70000\n[log]\nlevel = \"loud\"\n")
-	for _, command := range []string{"serve", "check", "check --online", "healthcheck", "warm alpine", "verify", "gc", "client-config docker"} {
+	for _, command := range []string{"serve", "check", "check --online", "warm alpine", "verify", "gc", "client-config docker"} {
 		code, stdout, stderr := invoke(t, append(strings.Fields(command), "--config", path)...)
 		if code != exitUsage || stdout != "" || !strings.Contains(stderr, "server.port") || !strings.Contains(stderr, "log.level") {
 			t.Errorf("%s: %d, %q, %q", command, code, stdout, stderr)

@@ -1,0 +1,62 @@
+package app
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/weirhq/weir/internal/hosts"
+	"github.com/weirhq/weir/internal/whoami"
+)
+
+// addressFile is the file in the data directory that holds the address of the
+// running mirror. With it weir healthcheck finds a mirror whose configuration file
+// cannot be used any more, or that has a port of the system's choice.
+const addressFile = "address"
+
+// leaveAddress writes the address of a listener into the data directory, and returns
+// a function that removes it. A failure costs no client anything, so it is logged.
+func leaveAddress(dir string, address net.Addr, logger *slog.Logger) (forget func()) {
+	path, line := filepath.Join(dir, addressFile), reachable(address)+"\n"
+	// Renamed into place, so that a healthcheck reads it whole.
+	err := os.WriteFile(path+".new", []byte(line), 0o644)
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		logger.Warn("cannot leave the address for weir healthcheck, which will rely on the configuration", "error", whoami.Explain(err))
+		return func() {}
+	}
+	return func() {
+		// During a rolling restart the file may be the next mirror's already.
+		if there, err := os.ReadFile(path); err == nil && string(there) == line {
+			_ = os.Remove(path) // a healthcheck of an address without a mirror fails, too
+		}
+	}
+}
+
+// reachable returns the address of a listener as it is reached from this machine.
+func reachable(address net.Addr) string {
+	host, port, err := net.SplitHostPort(address.String())
+	if err != nil || !hosts.Unspecified(host) {
+		return address.String()
+	}
+	return net.JoinHostPort("localhost", port)
+}
+
+// LeftAddress returns the address that a mirror has left in its data directory. It
+// returns "" if there is none.
+func LeftAddress(dir string) (string, error) {
+	line, err := os.ReadFile(filepath.Join(dir, addressFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", whoami.Explain(err)
+	}
+	return strings.TrimSpace(string(line)), nil
+}

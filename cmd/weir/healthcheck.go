@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirhq/weir/app"
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/units"
+)
+
+func healthcheckCommand(paths *[]string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask a running mirror on this machine whether it is alive",
+		Long: `Ask the mirror that runs on this machine whether it is alive. The exit code is 0 if
+it is, else 1. This is for containers, which have no shell.
+
+A mirror leaves its address in its data directory. If there is none, healthcheck
+asks the address of the configuration. A mistake in a configuration file does not
+matter, since the running mirror goes on with the last good one.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := askHealth(cmd.Context(), config.Source{Files: *paths}.Salvage()); err != nil {
+				return failure{exitFailed, err}
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), "healthy")
+			return nil
+		},
+	}
+}
+
+// imageData is the data directory of the container image. It is looked into as well,
+// for a configuration file that is gone or cannot be read.
+const imageData = "/var/lib/weir"
+
+// askHealth returns nil if a mirror answers at one of the addresses that it may have.
+func askHealth(ctx context.Context, cfg *config.Config) error {
+	var asked []string
+	var failed []error
+	ask := func(address string) bool {
+		asked = append(asked, address)
+		err := askHealthAt(ctx, address)
+		if err != nil {
+			failed = append(failed, err)
+		}
+		return err == nil
+	}
+	for _, dir := range []string{cfg.BlobStore.FS.RootDir, imageData} {
+		address, err := app.LeftAddress(dir)
+		switch {
+		case err != nil && dir == cfg.BlobStore.FS.RootDir:
+			failed = append(failed, err)
+		case address != "" && ask(address):
+			return nil
+		}
+	}
+	configured, err := localURL(cfg)
+	switch {
+	case err == nil && ask(configured.Host):
+		return nil
+	case err != nil && len(asked) == 0:
+		failed = append(failed, fmt.Errorf("no mirror has left its address in %s, and %w", cfg.BlobStore.FS.RootDir, err))
+	}
+	return fmt.Errorf("no mirror answers: %w", errors.Join(failed...))
+}
+
+// askHealthAt returns an error unless a mirror answers at an address.
+func askHealthAt(ctx context.Context, address string) error {
+	// Shorter than the timeout of the image's HEALTHCHECK, even if two addresses do
+	// not answer.
+	const limit = 2500 * time.Millisecond
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", units.Duration(limit)))
+	defer cancel()
+	url := "http://" + address + "/healthz"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	return nil
+}
