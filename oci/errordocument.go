@@ -41,14 +41,18 @@ func ReadError(r io.Reader) (code, message string) {
 	if err != nil {
 		return "", "" // the status of the answer says enough
 	}
+	body = TrimMark(body)
+	// Each field is read by itself: some registries write an object for a message.
 	var document struct {
 		Errors []struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
+			Code    json.RawMessage `json:"code"`
+			Message json.RawMessage `json:"message"`
 		} `json:"errors"`
 	}
 	if json.Unmarshal(body, &document) == nil && len(document.Errors) > 0 {
-		return cleanCode(document.Errors[0].Code), cleanText(document.Errors[0].Message)
+		_ = json.Unmarshal(document.Errors[0].Code, &code) // stays empty if it is no string
+		_ = json.Unmarshal(document.Errors[0].Message, &message)
+		return cleanCode(code), cleanText(message)
 	}
 	// A page for browsers says nothing that fits in a log line.
 	text := string(body)

@@ -63,7 +63,12 @@ var errNotObject = errors.New("not a JSON object")
 // returns an error that matches ErrManifestTooLarge after limit bytes.
 func ReadReferences(r io.Reader, limit int64) (Links, error) {
 	buffered := bufio.NewReaderSize(io.LimitReader(r, limit+1), 512)
-	for skipped := int64(0); ; skipped++ {
+	skipped := int64(0)
+	if mark, _ := buffered.Peek(len(byteOrderMark)); string(mark) == byteOrderMark {
+		n, _ := buffered.Discard(len(byteOrderMark)) // it has been peeked at, so it is there
+		skipped = int64(n)
+	}
+	for ; ; skipped++ {
 		first, err := buffered.Peek(1)
 		switch {
 		case errors.Is(err, io.EOF): // nothing but blanks
@@ -98,7 +103,7 @@ func References(body []byte) (Links, error) {
 		Manifests descriptors         `json:"manifests"`
 		Subject   *ocispec.Descriptor `json:"subject"`
 	}
-	if err := json.Unmarshal(body, &document); err != nil {
+	if err := json.Unmarshal(TrimMark(body), &document); err != nil {
 		return Links{}, err
 	}
 	// A list that is there and empty counts: an index may have no manifests.

@@ -1,11 +1,13 @@
 package oci
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"mime"
+	"strconv"
 	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -60,20 +62,21 @@ var errNoType = errors.New("it has no media type, and neither an index nor an im
 // ErrSchema1 for a Docker schema 1 manifest and another error if the body is not a JSON
 // object, or nothing tells its type.
 func ManifestType(body []byte, contentType string) (string, error) {
+	// Fields of another type count as missing, for example "schemaVersion": "2".
 	var document struct {
-		SchemaVersion int    `json:"schemaVersion"`
-		MediaType     string `json:"mediaType"`
+		SchemaVersion json.RawMessage `json:"schemaVersion"`
+		MediaType     json.RawMessage `json:"mediaType"`
 	}
-	if err := json.Unmarshal(body, &document); err != nil {
+	if err := json.Unmarshal(TrimMark(body), &document); err != nil {
 		return "", err
 	}
-	mediaType := document.MediaType
-	if mediaType == "" {
+	var mediaType string
+	if json.Unmarshal(document.MediaType, &mediaType) != nil || mediaType == "" {
 		if mediaType = MediaType(contentType); !IsManifestType(mediaType) {
 			mediaType = "" // a type such as text/plain, which says nothing about a manifest
 		}
 	}
-	if document.SchemaVersion == 1 || strings.HasPrefix(mediaType, mediaTypeDockerSchema1) {
+	if isSchema1(document.SchemaVersion) || strings.HasPrefix(mediaType, mediaTypeDockerSchema1) {
 		return "", ErrSchema1
 	}
 	if mediaType == "" {
@@ -91,7 +94,7 @@ func typeOfShape(body []byte) (string, error) {
 		Layers    json.RawMessage `json:"layers"`
 		Manifests json.RawMessage `json:"manifests"`
 	}
-	if err := json.Unmarshal(body, &document); err != nil {
+	if err := json.Unmarshal(TrimMark(body), &document); err != nil {
 		return "", err
 	}
 	isList := func(value json.RawMessage) bool { return len(value) > 0 && value[0] == '[' }
@@ -114,6 +117,19 @@ func IsManifestType(mediaType string) bool {
 	return strings.HasPrefix(mediaType, "application/vnd.") && strings.HasSuffix(mediaType, "+json") ||
 		strings.HasPrefix(mediaType, mediaTypeDockerSchema1)
 }
+
+// isSchema1 reports whether a schemaVersion is 1, as a number or as a string.
+func isSchema1(version json.RawMessage) bool {
+	number, err := strconv.ParseFloat(strings.TrimSpace(strings.Trim(string(version), `"`)), 64)
+	return err == nil && number == 1
+}
+
+// TrimMark returns JSON without the byte order mark that Windows tools write before
+// it, and that a decoder refuses.
+func TrimMark(body []byte) []byte { return bytes.TrimPrefix(body, []byte(byteOrderMark)) }
+
+// byteOrderMark is U+FEFF in UTF-8.
+const byteOrderMark = "\ufeff"
 
 // MediaType returns a Content-Type without its parameters, such as charset.
 func MediaType(contentType string) string {

@@ -38,6 +38,8 @@ func TestReferences(t *testing.T) {
 		"invalid digests":   {`{"layers":[{"digest":"../../etc/passwd"},` + named("a") + `,{}],"subject":{"digest":"x"}}`, oci.ImageManifest, "a", "", 2},
 		"an unserved hash":  {`{"layers":[{"digest":"` + sha384Digest + `"}]}`, oci.ImageManifest, "", "", 1},
 		"many invalid ones": {`{"manifests":[` + strings.Repeat("{},", 100) + `{}]}`, oci.Index, "", "", 10},
+		"a mark":            {"\ufeff" + `{"layers":[` + named("a") + `]}`, oci.ImageManifest, "a", "", 0},
+		"schema as string":  {`{"schemaVersion":"2","manifests":[` + named("a") + `]}`, oci.Index, "a", "", 0},
 		"twice":             {`{"layers":[` + named("a") + `],"layers":[` + named("b") + `]}`, oci.ImageManifest, "b", "", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -82,6 +84,13 @@ func TestReadReferences(t *testing.T) {
 	}
 	if _, err := oci.ReadReferences(strings.NewReader(image+"   "), int64(len(image))); !errors.Is(err, oci.ErrManifestTooLarge) {
 		t.Errorf("too large: %v", err)
+	}
+	marked := "\ufeff" + image
+	if l, err := oci.ReadReferences(strings.NewReader(marked), int64(len(marked))); err != nil || len(l.Layers) != 1 {
+		t.Errorf("after a mark: %+v, %v", l, err)
+	}
+	if _, err := oci.ReadReferences(strings.NewReader(marked), int64(len(marked))-1); !errors.Is(err, oci.ErrManifestTooLarge) {
+		t.Errorf("after a mark, too large: %v", err)
 	}
 	broken := errors.New("broken")
 	if _, err := oci.ReadReferences(iotest.ErrReader(broken), 10); !errors.Is(err, broken) {
@@ -167,6 +176,16 @@ func TestManifestType(t *testing.T) {
 		"index as a page":     {index, "text/html", ocispec.MediaTypeImageIndex},
 		"index as nonsense":   {index, ";;", ocispec.MediaTypeImageIndex},
 		"empty type":          {`{"mediaType":"","config":{},"layers":[{}]}`, "", ocispec.MediaTypeImageManifest},
+		// Fields of another type and a byte order mark decide nothing.
+		"schema as a string":   {`{"schemaVersion":"2","mediaType":"a/b"}`, vendor, "a/b"},
+		"schema 1.5":           {`{"schemaVersion":1.5}`, vendor, vendor},
+		"schema of other type": {`{"schemaVersion":{},"mediaType":"a/b"}`, vendor, "a/b"},
+		"schema null":          {`{"schemaVersion":null,"mediaType":"a/b"}`, vendor, "a/b"},
+		"type of other type":   {`{"mediaType":17}`, vendor, vendor},
+		"type null":            {`{"mediaType":null}`, vendor, vendor},
+		"a mark":               {"\ufeff" + `{"mediaType":"a/b"}`, vendor, "a/b"},
+		"a mark and newlines":  {"\ufeff\r\n" + `{"mediaType":"a/b"}` + "\r\n", vendor, "a/b"},
+		"a mark, silent":       {"\ufeff" + image, "", ocispec.MediaTypeImageManifest},
 	} {
 		if got, err := oci.ManifestType([]byte(c.body), c.header); err != nil || got != c.want {
 			t.Errorf("%s: %q, %v", name, got, err)
@@ -184,6 +203,7 @@ func TestManifestType(t *testing.T) {
 	for _, c := range [][2]string{
 		{`{"schemaVersion":1}`, ""}, {`{}`, "application/vnd.docker.distribution.manifest.v1+prettyjws"},
 		{`{"mediaType":"application/vnd.docker.distribution.manifest.v1+json"}`, ""},
+		{`{"schemaVersion":"1"}`, ""}, {`{"schemaVersion":1.0}`, ""}, {"\ufeff" + `{"schemaVersion":1}`, ""},
 	} {
 		if _, err := oci.ManifestType([]byte(c[0]), c[1]); !errors.Is(err, oci.ErrSchema1) {
 			t.Errorf("%q: %v", c, err)
@@ -197,6 +217,9 @@ func TestManifestType(t *testing.T) {
 func TestReadError(t *testing.T) {
 	for name, c := range map[string]struct{ body, code, message string }{
 		"document":       {`{"errors":[{"code":"DENIED","message":"go\naway","detail":{"x":1}},{"code":"OTHER"}]}`, "DENIED", "go away"},
+		"a mark":         {"\ufeff" + `{"errors":[{"code":"DENIED","message":"m"}]}`, "DENIED", "m"},
+		"odd message":    {`{"errors":[{"code":"DENIED","message":{"text":"m"}}]}`, "DENIED", ""},
+		"numeric code":   {`{"errors":[{"code":17,"message":"m"}]}`, "", "m"},
 		"plain text":     {"Bad \x1b[2JGateway\n", "", "Bad [2JGateway"},
 		"HTML":           {" <html>", "", ""},
 		"empty":          {"", "", ""},

@@ -74,7 +74,7 @@ func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Dig
 	}
 	var manifests []ocispec.Descriptor
 	for range maxReferrersPages {
-		var page ocispec.Index
+		var page referrersPage
 		header, err := c.readList(ctx, call, &page)
 		if err != nil {
 			return nil, err
@@ -88,6 +88,12 @@ func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Dig
 		}
 	}
 	return manifests, nil
+}
+
+// referrersPage is the part of an index that is needed: the other fields, such as
+// "schemaVersion": "2", decide nothing.
+type referrersPage struct {
+	Manifests []ocispec.Descriptor `json:"manifests"`
 }
 
 // isFiltered reports whether a header says that the registry filtered by type.
@@ -115,7 +121,7 @@ func (c *Client) taggedReferrers(ctx context.Context, repo string, dgst digest.D
 	hex := dgst.Encoded()
 	call := manifestCall(http.MethodGet, repo, oci.ByTag(dgst.Algorithm().String()+"-"+hex[:min(len(hex), 64)]))
 	call.op = opReferrers
-	var index ocispec.Index
+	var index referrersPage
 	if _, err := c.readList(ctx, call, &index); err != nil {
 		return nil, err
 	}

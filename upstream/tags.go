@@ -42,7 +42,7 @@ func (c *Client) readList(ctx context.Context, call call, document any) (http.He
 	defer resp.Body.Close()
 	body, err := readAll(resp, maxListSize, fmt.Errorf("the list exceeds %d bytes", maxListSize))
 	if err == nil {
-		err = json.Unmarshal(body, document)
+		err = json.Unmarshal(oci.TrimMark(body), document)
 	}
 	if err != nil {
 		return nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))

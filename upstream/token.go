@@ -1,9 +1,7 @@
 package upstream
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,15 +15,9 @@ import (
 	"github.com/weirhq/weir/tokencache"
 )
 
-const (
-	// maxTokenAnswer bounds the memory for an answer. Tokens go into a header, and
-	// servers take no header of this size.
-	maxTokenAnswer = 64 << 10
-	// defaultTokenLife is that of the distribution token specification.
-	defaultTokenLife = 60 * time.Second
-	// maxTokenLife keeps an absurd expires_in from overflowing a time.Duration.
-	maxTokenLife = 365 * 24 * time.Hour
-)
+// maxTokenAnswer bounds the memory for an answer. Tokens go into a header, and
+// servers take no header of this size.
+const maxTokenAnswer = 64 << 10
 
 // tokenService acquires tokens by the distribution token specification.
 type tokenService struct {
@@ -137,36 +129,4 @@ func tokenRefusal(resp *http.Response, host string) *Error {
 	e.Code, message = oci.ReadError(resp.Body)
 	e.Message = strings.TrimSuffix("token service "+host+": "+message, ": ")
 	return e
-}
-
-// parseToken reads a token answer. It uses Weir's own clock if the clock of the
-// token service is ahead, or so far behind that the token would expire at once.
-func parseToken(body []byte, now time.Time) (tokencache.Token, error) {
-	var answer struct {
-		Token       string  `json:"token"`
-		AccessToken string  `json:"access_token"`
-		ExpiresIn   float64 `json:"expires_in"` // seconds
-		IssuedAt    string  `json:"issued_at"`  // RFC 3339
-	}
-	if err := json.Unmarshal(body, &answer); err != nil {
-		return tokencache.Token{}, fmt.Errorf("its answer is no token: %w", err)
-	}
-	token := tokencache.Token{Value: cmp.Or(answer.Token, answer.AccessToken)}
-	switch {
-	case token.Value == "":
-		return tokencache.Token{}, fmt.Errorf("its answer has neither token nor access_token")
-	case strings.ContainsFunc(token.Value, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return tokencache.Token{}, fmt.Errorf("its token has characters that no header can carry")
-	}
-	life := defaultTokenLife
-	// The bound comes before the conversion, which would overflow.
-	if answer.ExpiresIn > 0 {
-		life = time.Duration(min(answer.ExpiresIn, maxTokenLife.Seconds()) * float64(time.Second))
-	}
-	issued, err := time.Parse(time.RFC3339, answer.IssuedAt)
-	if err != nil || issued.After(now) || !issued.Add(life).After(now) {
-		issued = now
-	}
-	token.Issued, token.Expires = issued, issued.Add(life)
-	return token, nil
 }

@@ -95,8 +95,12 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 		answer["expires_in"] = life.Seconds()
 		answer["issued_at"] = now.UTC().Format(time.RFC3339Nano)
 	}
+	body := r.marshal(answer)
+	if b.Answer != nil {
+		body = []byte(b.Answer(token, now))
+	}
 	rec.Header().Set("Content-Type", "application/json")
-	p.write(rec, req, bytes.NewReader(r.marshal(answer)))
+	p.write(rec, req, bytes.NewReader(body))
 }
 
 // RevokeTokens makes the registry refuse all tokens that it has issued so far.

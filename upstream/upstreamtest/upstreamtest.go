@@ -120,6 +120,9 @@ type Bearer struct {
 	OmitScope          bool          // no scope in the challenge
 	OnRegistry         bool          // the token service is on the registry's own host
 	Realm              string        // in place of the token service's URL
+	// Answer makes the body of the token service's answer in place of the usual
+	// one; nil: the usual one.
+	Answer func(token string, now time.Time) string
 }
 
 // CDN describes the second host for blobs. It answers 400 to any request with

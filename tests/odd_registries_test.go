@@ -1,0 +1,119 @@
+package tests
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// oddity is a registry that keeps to the letter of no specification, the pulls of
+// a client, and the requests that they cause.
+type oddity struct {
+	name     string
+	options  []upstreamtest.Option
+	settings []string // of the upstream
+	// script adds content and faults, and returns the paths that the client pulls,
+	// below the block's name.
+	script func(upstream *upstreamtest.Registry) (pulls []string)
+	answer []int    // the status of each pull; nil: 200 for all
+	wire   []string // requests to the registry
+	tokens int      // requests to the token service
+	check  func(t *testing.T, answers []harness.Answer)
+}
+
+// The mirror reads the answers of registries, token services and storage hosts for
+// their meaning, whatever their form.
+func TestOddRegistries(t *testing.T) {
+	t.Parallel()
+	var oddities []oddity
+	for _, group := range [][]oddity{oddTokens(), oddManifests()} {
+		oddities = append(oddities, group...)
+	}
+	upstreams, pulls, config := make([]*upstreamtest.Registry, len(oddities)), make([][]string, len(oddities)), ""
+	for i, o := range oddities {
+		upstreams[i] = upstreamtest.New(t, o.options...)
+		pulls[i] = o.script(upstreams[i])
+		config += blockOf(fmt.Sprint("odd", i), nil, at(upstreams[i], o.settings...))
+	}
+	w := harness.StartWeir(t, config)
+	for i, o := range oddities {
+		t.Run(o.name, func(t *testing.T) {
+			var answers []harness.Answer
+			for j, path := range pulls[i] {
+				want := http.StatusOK
+				if o.answer != nil {
+					want = o.answer[j]
+				}
+				a := w.Get(t, fmt.Sprintf("/v2/odd%d/%s", i, path))
+				expect(t, path, a, want, "")
+				answers = append(answers, a)
+			}
+			if got := upstreams[i].TokenRequests(); len(got) != o.tokens {
+				t.Errorf("the token service was asked %q, want %d requests", got, o.tokens)
+			}
+			expectWire(t, upstreams[i], "registry", o.wire...)
+			if o.check != nil {
+				o.check(t, answers)
+			}
+		})
+	}
+}
+
+// oddTokens are the answers of token services: each token costs one request.
+func oddTokens() []oddity {
+	var list []oddity
+	for name, format := range map[string]string{
+		"life as a string":        `{"token":"%s","expires_in":"300"}`,
+		"issued at a Unix time":   `{"token":"%s","expires_in":300,"issued_at":1700000000}`,
+		"issued long ago":         `{"token":"%s","expires_in":300,"issued_at":"2001-01-01T00:00:00Z"}`,
+		"other types":             `{"token":"%s","access_token":17,"expires_in":[],"issued_at":{}}`,
+		"a newline in the token":  `{"token":"%s\n"}`,
+		"a byte order mark first": "\ufeff{\"token\":\"%s\"}",
+	} {
+		answer := func(token string, _ time.Time) string { return fmt.Sprintf(format, token) }
+		list = append(list, oddity{
+			name:    "token answer: " + name,
+			options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{Answer: answer})},
+			script: func(upstream *upstreamtest.Registry) []string {
+				upstream.AddManifest("app", "v1", ocispec.MediaTypeImageManifest, []byte(`{"schemaVersion":2,"layers":[],"by":"`+name+`"}`))
+				return []string{"app/manifests/v1", "app/manifests/v1"}
+			},
+			wire:   []string{"GET /v2/app/manifests/v1 401", "GET /v2/app/manifests/v1 200", "HEAD /v2/app/manifests/v1 200"},
+			tokens: 1,
+		})
+	}
+	return list
+}
+
+// oddManifests are manifests that other tools wrote: they are served as they are.
+func oddManifests() []oddity {
+	var list []oddity
+	for name, body := range map[string]string{
+		"schemaVersion as a string": `{"schemaVersion":"2","layers":[]}`,
+		"a byte order mark":         "\ufeff" + `{"schemaVersion":2,"layers":[]}`,
+		"both":                      "\ufeff" + `{"schemaVersion":"2","mediaType":17,"layers":[]}`,
+	} {
+		list = append(list, oddity{
+			name: "manifest: " + name,
+			script: func(upstream *upstreamtest.Registry) []string {
+				upstream.AddManifest("app", "v1", ocispec.MediaTypeImageManifest, []byte(body))
+				return []string{"app/manifests/v1", "app/manifests/v1"}
+			},
+			wire: []string{"GET /v2/app/manifests/v1 200", "HEAD /v2/app/manifests/v1 200"},
+			check: func(t *testing.T, answers []harness.Answer) {
+				for _, a := range answers {
+					if string(a.Body) != body || a.Header.Get("Content-Type") != ocispec.MediaTypeImageManifest {
+						t.Errorf("the client got %q, a %s", a.Body, a.Header.Get("Content-Type"))
+					}
+				}
+			},
+		})
+	}
+	return list
+}
