@@ -93,9 +93,9 @@ func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 	case upstream.ClassRateLimited:
 		wire.Status, wire.Code = http.StatusTooManyRequests, "TOOMANYREQUESTS"
 		wire.RetryAfter = max(err.RetryAfter, time.Second)
-		wire.Detail.RetryAfter = wholeSeconds(wire.RetryAfter)
 	default:
 		wire.Status, wire.Code = http.StatusBadGateway, "UNAVAILABLE"
+		wire.RetryAfter = err.RetryAfter // an upstream in maintenance tells its end
 		switch {
 		// 504 tells clients and proxies that the mirror itself is fine.
 		case err.Timeout():
@@ -104,6 +104,7 @@ func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 			wire.Status, wire.Code = http.StatusLoopDetected, "LOOP"
 		}
 	}
+	wire.Detail.RetryAfter = wholeSeconds(wire.RetryAfter)
 	return wire
 }
 

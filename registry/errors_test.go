@@ -47,6 +47,8 @@ func TestErrorsOfUpstreams(t *testing.T) {
 		"403":                {[]upstreamtest.Effect{upstreamtest.Status(403, "")}, 403, "DENIED", ""},
 		"429":                {[]upstreamtest.Effect{upstreamtest.Status(429, "slow down"), upstreamtest.Header("Retry-After", "7")}, 429, "TOOMANYREQUESTS", "7"},
 		"429 without a time": {[]upstreamtest.Effect{upstreamtest.Status(429, "")}, 429, "TOOMANYREQUESTS", "60"},
+		"429 with a part":    {[]upstreamtest.Effect{upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "1.5")}, 429, "TOOMANYREQUESTS", "2"},
+		"503 with a time":    {[]upstreamtest.Effect{upstreamtest.Status(503, ""), upstreamtest.Header("Retry-After", "30")}, 502, "UNAVAILABLE", "30"},
 		"500":                {[]upstreamtest.Effect{upstreamtest.Status(500, "")}, 502, "UNAVAILABLE", ""},
 		"dropped":            {[]upstreamtest.Effect{upstreamtest.Drop()}, 502, "UNAVAILABLE", ""},
 	} {

@@ -3,6 +3,7 @@ package tests
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ type oddity struct {
 func TestOddRegistries(t *testing.T) {
 	t.Parallel()
 	var oddities []oddity
-	for _, group := range [][]oddity{oddTokens(), oddManifests()} {
+	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses()} {
 		oddities = append(oddities, group...)
 	}
 	upstreams, pulls, config := make([]*upstreamtest.Registry, len(oddities)), make([][]string, len(oddities)), ""
@@ -111,6 +112,46 @@ func oddManifests() []oddity {
 					if string(a.Body) != body || a.Header.Get("Content-Type") != ocispec.MediaTypeImageManifest {
 						t.Errorf("the client got %q, a %s", a.Body, a.Header.Get("Content-Type"))
 					}
+				}
+			},
+		})
+	}
+	return list
+}
+
+// oddPauses are refusals that say when to come back: the client is told as well.
+func oddPauses() []oddity {
+	const listed = "GET /v2/app/tags/list "
+	var list []oddity
+	for _, c := range []struct {
+		status, answer int
+		name, value    string
+		want           string // the client's Retry-After; "": none
+		requests       int
+	}{
+		{429, 429, "Retry-After", "7", "7", 1},
+		{429, 429, "Retry-After", "1.5", "2", 1},
+		{429, 429, "Retry-After", "5s", "5", 1},
+		{429, 429, "Retry-After", fmt.Sprint(time.Now().Add(24 * time.Hour).Unix()), "900", 1},
+		{429, 429, "X-Retry-After", "30", "30", 1},
+		{429, 429, "RateLimit-Reset", "50", "50", 1},
+		{429, 429, "Retry-After", "soon", "60", 1},
+		{503, 502, "Retry-After", "30", "30", 1},
+		{503, 502, "Retry-After", "99999", "900", 1},
+		{503, 502, "Retry-After", "soon", "", 3},
+		{503, 502, "RateLimit-Reset", "50", "", 3},
+	} {
+		list = append(list, oddity{
+			name: fmt.Sprintf("%d with %s of %s", c.status, c.name, c.value),
+			script: func(upstream *upstreamtest.Registry) []string {
+				upstream.Fault(upstreamtest.Any, upstreamtest.Status(c.status, ""), upstreamtest.Header(c.name, c.value))
+				return []string{"app/tags/list"}
+			},
+			answer: []int{c.answer},
+			wire:   slices.Repeat([]string{listed + fmt.Sprint(c.status)}, c.requests),
+			check: func(t *testing.T, answers []harness.Answer) {
+				if got := answers[0].Header.Get("Retry-After"); got != c.want {
+					t.Errorf("the client is told Retry-After: %q, want %q", got, c.want)
 				}
 			},
 		})

@@ -247,6 +247,9 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 // retryable reports whether the same request may succeed in a moment: if a
 // connection broke, or a proxy before the registry lost its backend.
 func retryable(failure *Error) bool {
+	if failure.RetryAfter > 0 {
+		return false // the registry said when
+	}
 	switch failure.Status {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 		return true

@@ -82,14 +82,14 @@ func ClassOf(err error) Class {
 // Error is the failure of an upstream. Every failure of this package is one,
 // except that a context which is done is reported as that context's error.
 type Error struct {
-	Host       string // of the upstream
-	Op         string // "manifest", "blob", "tags", "referrers", "token"
-	Repository string // as the upstream knows it
-	Reference  string // tag or digest; empty for tags
-	Status     int    // HTTP status; 0 if no answer came
-	Code       string // OCI error code of the answer; may be empty
-	Message    string // the upstream's own text, shortened and without control characters
-	RetryAfter time.Duration
+	Host       string        // of the upstream
+	Op         string        // "manifest", "blob", "tags", "referrers", "token"
+	Repository string        // as the upstream knows it
+	Reference  string        // tag or digest; empty for tags
+	Status     int           // HTTP status; 0 if no answer came
+	Code       string        // OCI error code of the answer; may be empty
+	Message    string        // the upstream's own text, shortened and without control characters
+	RetryAfter time.Duration // as the upstream asks for, bounded; 0: it does not ask
 	Class      Class
 	Err        error // the cause; may be nil
 	// Credentials is whether a username and a password are configured.

@@ -188,6 +188,9 @@ func TestRateLimitCoolsDown(t *testing.T) {
 	}{
 		"seconds":  {"7", 7 * time.Second},
 		"date":     {time.Date(2000, 1, 1, 0, 1, 40, 0, time.UTC).Format(http.TimeFormat), 100 * time.Second}, // the bubble begins in 2000
+		"unix":     {"946684900", 100 * time.Second},
+		"fraction": {"2.5", 2500 * time.Millisecond},
+		"unit":     {"5s", 5 * time.Second},
 		"none":     {"", time.Minute},
 		"nonsense": {"soon", time.Minute},
 		"too long": {"999999999999", 15 * time.Minute},
@@ -380,4 +383,42 @@ func TestClientsGoneDoNotOpenTheBreaker(t *testing.T) {
 		n.Hang("registry.test:80", false)
 		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 	})
+}
+
+// A fault whose end the registry tells is passed on with that end, and not tried
+// again at once.
+func TestFaultWithRetryAfter(t *testing.T) {
+	for name, test := range map[string]struct {
+		effects  []upstreamtest.Effect
+		want     time.Duration
+		requests int
+	}{
+		"503":                 {[]upstreamtest.Effect{upstreamtest.Status(503, "")}, 0, 3},
+		"503 with seconds":    {[]upstreamtest.Effect{upstreamtest.Status(503, ""), upstreamtest.Header("Retry-After", "30")}, 30 * time.Second, 1},
+		"503 with a fraction": {[]upstreamtest.Effect{upstreamtest.Status(503, ""), upstreamtest.Header("Retry-After", "1.5")}, 1500 * time.Millisecond, 1},
+		"503 with X-":         {[]upstreamtest.Effect{upstreamtest.Status(503, ""), upstreamtest.Header("X-Retry-After", "30")}, 30 * time.Second, 1},
+		"503 with a date": {
+			[]upstreamtest.Effect{upstreamtest.Status(503, ""), upstreamtest.Header("Retry-After", "Sat, 01 Jan 2000 00:01:40 GMT")}, 100 * time.Second, 1,
+		},
+		"503 with nonsense": {[]upstreamtest.Effect{upstreamtest.Status(503, ""), upstreamtest.Header("Retry-After", "soon")}, 0, 3},
+		"502 with seconds":  {[]upstreamtest.Effect{upstreamtest.Status(502, ""), upstreamtest.Header("Retry-After", "99999")}, 15 * time.Minute, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+				r.AddImage("repo", "latest", []byte("layer"))
+				c := newClient(t, r, on(n))
+				fault := r.Fault(upstreamtest.Manifests, test.effects...)
+				_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
+				if e := wantError(t, err, upstream.ErrUnavailable); e.RetryAfter != test.want {
+					t.Errorf("RetryAfter is %v, want %v", e.RetryAfter, test.want)
+				}
+				if got := r.Requests(); len(got) != test.requests {
+					t.Errorf("requests are %q, want %d", got, test.requests)
+				}
+				fault.Remove() // and the registry does not cool down
+				must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
+			})
+		})
+	}
 }

@@ -7,18 +7,9 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/weirhq/weir/oci"
-)
-
-const (
-	// defaultRetryAfter is for a 429 without Retry-After: long enough to spare the
-	// registry, and short enough that an operator need not step in.
-	defaultRetryAfter = 60 * time.Second
-	// maxRetryAfter bounds how long a wrong or hostile header stops all pulls.
-	maxRetryAfter = 15 * time.Minute
 )
 
 // refusal returns the failure that an answer other than 200 and 206 means, and
@@ -30,9 +21,7 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	e.Code, e.Message = oci.ReadError(io.TeeReader(resp.Body, &body))
 	e.Class = classify(resp.StatusCode, e.Code)
 	e.foreign = e.Code == "" && isForeign(body.Bytes())
-	if e.Class == ClassRateLimited {
-		e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
-	}
+	e.noteRetryAfter(resp.Header, time.Now())
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		e.contentRange = resp.Header.Get("Content-Range")
 	}
@@ -94,7 +83,7 @@ func isForeign(body []byte) bool {
 	var document struct {
 		Errors []json.RawMessage `json:"errors"`
 	}
-	return len(bytes.TrimSpace(body)) > 0 && (json.Unmarshal(body, &document) != nil || len(document.Errors) == 0)
+	return len(bytes.TrimSpace(body)) > 0 && (json.Unmarshal(oci.TrimMark(body), &document) != nil || len(document.Errors) == 0)
 }
 
 // Doubt returns a "not found" that may not be a registry's word as a failure of
@@ -111,15 +100,3 @@ func Doubt(err error) error {
 }
 
 func (e *Error) doubtful() bool { return e.Class == ClassNotFound && (e.foreign || saysOther(e.Code)) }
-
-// parseRetryAfter reads seconds or an HTTP date (RFC 9110 section 10.2.3).
-func parseRetryAfter(value string, now time.Time) time.Duration {
-	after := defaultRetryAfter
-	if seconds, err := strconv.ParseUint(value, 10, 63); err == nil {
-		// The bound comes before the conversion, which would overflow.
-		after = time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
-	} else if date, err := http.ParseTime(value); err == nil {
-		after = date.Sub(now)
-	}
-	return min(max(after, time.Second), maxRetryAfter)
-}

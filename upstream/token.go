@@ -123,8 +123,8 @@ func tokenRefusal(resp *http.Response, host string) *Error {
 		e.Class = ClassDenied
 	case http.StatusTooManyRequests:
 		e.Class = ClassRateLimited
-		e.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	}
+	e.noteRetryAfter(resp.Header, time.Now())
 	var message string
 	e.Code, message = oci.ReadError(resp.Body)
 	e.Message = strings.TrimSuffix("token service "+host+": "+message, ": ")

@@ -131,19 +131,22 @@ func toDuration(seconds float64, limit time.Duration) time.Duration {
 	return time.Duration(math.Max(math.Min(seconds, limit.Seconds()), -limit.Seconds()) * float64(time.Second))
 }
 
-// minUnixTime is a Unix time in September 2001. No delay and no life in seconds is
-// as long, and no service tells a moment before that.
-const minUnixTime = 1e9
+// Numbers in this range are Unix times, of the years 1985 to 5138. No pause and no
+// life in seconds is as long.
+const minUnixTime, maxUnixTime = 5e8, 1e11
 
 // parseMoment reads a moment: a Unix time in seconds or a fraction of them, or a
 // date in one of the usual forms.
 func parseMoment(text string) (time.Time, bool) {
 	if number, ok := parseSeconds(text); ok {
 		// The number of digits tells milliseconds, microseconds and nanoseconds.
-		for number >= 100*minUnixTime && number < math.MaxInt64 {
-			number /= 1000
+		for _, unit := range []float64{1e9, 1e6, 1e3} {
+			if number >= unit*1e9 && number < unit*maxUnixTime {
+				number /= unit
+				break
+			}
 		}
-		if number < minUnixTime || number >= 100*minUnixTime {
+		if number < minUnixTime || number >= maxUnixTime {
 			return time.Time{}, false
 		}
 		whole, fraction := math.Modf(number)
