@@ -144,6 +144,8 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return fmt.Sprintf("Check proxy of %s, or HTTP_PROXY, HTTPS_PROXY and NO_PROXY", key)
 	case upstream.ReachOtherHost:
 		return fmt.Sprintf("%s sends clients there, so the mirror must be able to reach it too", host)
+	case upstream.CheckOtherHost:
+		return fmt.Sprintf("%s sends clients there with a signed link, which may have expired. Check the clocks, and for a proxy or a web filter between", host)
 	case upstream.CheckClientCertificate:
 		return fmt.Sprintf("It ended the TLS handshake. Check client_certificate and client_private_key of %s", key)
 	case upstream.CheckDNS:

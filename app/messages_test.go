@@ -210,6 +210,15 @@ var messages = []message{
 			`ghcr.io sends clients there, so the mirror must be able to reach it too`,
 	},
 	{
+		name: "refused by the host behind a redirect", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 502, code: "UNAVAILABLE",
+		options: []upstreamtest.Option{upstreamtest.WithCDN(upstreamtest.CDN{})},
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
+			r.Fault(upstreamtest.Blobs, upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://cdn.ghcr.io/cdn/org/app/x"))
+		},
+		want: `ghcr.io could not deliver org/app@` + missingBlob + ` (403 Forbidden): the answer is that of cdn.ghcr.io, to which it redirects. ` +
+			`ghcr.io sends clients there with a signed link, which may have expired. Check the clocks, and for a proxy or a web filter between`,
+	},
+	{
 		name: "wrong bytes of a manifest", path: "ghcr.io/org/app/manifests/" + missingBlob, status: 502, code: "UNAVAILABLE",
 		fault: []upstreamtest.Effect{
 			upstreamtest.Status(200, `{"mediaType":"application/vnd.oci.image.manifest.v1+json"}`),

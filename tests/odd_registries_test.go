@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/tests/harness"
@@ -33,7 +35,7 @@ type oddity struct {
 func TestOddRegistries(t *testing.T) {
 	t.Parallel()
 	var oddities []oddity
-	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses()} {
+	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses(), oddRedirects()} {
 		oddities = append(oddities, group...)
 	}
 	upstreams, pulls, config := make([]*upstreamtest.Registry, len(oddities)), make([][]string, len(oddities)), ""
@@ -156,5 +158,43 @@ func oddPauses() []oddity {
 			},
 		})
 	}
+	return list
+}
+
+// oddRedirects are signed URLs: on the registry's own host, which refuses them with
+// an Authorization, and refused by the storage service.
+func oddRedirects() []oddity {
+	login := []string{fmt.Sprintf("username = %q\npassword = %q", username, password)}
+	list := []oddity{}
+	add := func(name string, cdn upstreamtest.CDN, status int, expect string, effects ...upstreamtest.Effect) {
+		content := []byte("a layer behind " + name)
+		blob := "GET " + blobPath("app", digest.FromBytes(content))
+		list = append(list, oddity{
+			name: "redirect: " + name, settings: login,
+			options: []upstreamtest.Option{upstreamtest.WithBasic(username, password), upstreamtest.WithCDN(cdn)},
+			script: func(upstream *upstreamtest.Registry) []string {
+				dgst := upstream.AddBlob("app", content)
+				if effects != nil {
+					upstream.Fault(upstreamtest.CDNBlobs, effects...)
+				}
+				return []string{"app/blobs/" + dgst.String()}
+			},
+			answer: []int{status},
+			wire:   []string{blob + " 401", blob + " 307"},
+			check: func(t *testing.T, answers []harness.Answer) {
+				if got := string(answers[0].Body); !strings.Contains(got, expect) {
+					t.Errorf("the client got %s, want %s", got, expect)
+				}
+			},
+		})
+	}
+	const behind = "to which it redirects"
+	add("a signed URL on the same host", upstreamtest.CDN{OnRegistry: true}, 200, "a layer")
+	add("a signed URL on another host", upstreamtest.CDN{}, 200, "a layer")
+	add("an expired signature", upstreamtest.CDN{}, 502, behind, upstreamtest.Status(403, "<Error><Code>AccessDenied</Code></Error>"))
+	add("a web filter", upstreamtest.CDN{}, 502, behind, upstreamtest.Status(401, "<html>log in</html>"))
+	add("a lost object", upstreamtest.CDN{}, 502, behind, upstreamtest.Status(404, "<Error><Code>NoSuchKey</Code></Error>"))
+	add("a lost object on the same host", upstreamtest.CDN{OnRegistry: true}, 502, behind, upstreamtest.Status(404, "<Error/>"))
+	add("another registry", upstreamtest.CDN{}, 404, "BLOB_UNKNOWN", upstreamtest.Status(404, `{"errors":[{"code":"BLOB_UNKNOWN"}]}`))
 	return list
 }

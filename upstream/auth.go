@@ -25,8 +25,13 @@ type credentials struct{ username, password string }
 
 func (c credentials) set() bool { return c.username != "" || c.password != "" }
 
-// challengeKey is the place of a challenge: a host and a repository.
-type challengeKey struct{ origin, repository string }
+// challengeKey is the place of a challenge: a host, there the API of a registry or
+// something else, such as a storage service, and a repository.
+type challengeKey struct {
+	origin     string
+	api        bool
+	repository string
+}
 
 // authorizer is the part of authentication that all requests of a client share:
 // the challenges so far, the tokens and the way to new ones.
@@ -52,6 +57,7 @@ type authTransport struct {
 	base        http.RoundTripper
 	origin      *url.URL // scheme, host and port that the requests go to
 	repository  string
+	api         bool        // the requests go to the API of a registry
 	credentials credentials // none for the target of a redirect
 }
 
@@ -140,7 +146,7 @@ func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, 
 }
 
 func (t *authTransport) key() challengeKey {
-	return challengeKey{origin: originOf(t.origin), repository: t.repository}
+	return challengeKey{origin: originOf(t.origin), api: t.api, repository: t.repository}
 }
 
 // tokenKey names the token that a challenge asks for. If the challenge has no

@@ -319,16 +319,21 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 	c.id.Mark(req.Context(), req.Header)
 }
 
-// authenticated returns the transport to an origin for requests about a
-// repository. Only the upstream's own origin gets credentials; another one that
-// challenges gets an anonymous token.
+// authenticated returns the transport to a target for requests about a repository.
+// Only the upstream's own API gets credentials. Any other target that challenges
+// gets an anonymous token, and none that was for the API.
 func (c *Client) authenticated(target *url.URL, repository string) *authTransport {
-	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, repository: repository}
-	if sameOrigin(target, c.url) {
+	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, api: isAPI(target), repository: repository}
+	if c.ownAPI(target) {
 		t.credentials = c.credentials
 	}
 	return t
 }
+
+// ownAPI reports whether a URL is one of the upstream's own API. Other paths of the
+// same host are not: a storage service there has signed URLs, and refuses them if
+// an Authorization comes along.
+func (c *Client) ownAPI(u *url.URL) bool { return sameOrigin(u, c.url) && isAPI(u) }
 
 // transport returns the transport to an origin, without authentication.
 func (c *Client) transport(target *url.URL) http.RoundTripper {

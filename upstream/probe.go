@@ -218,7 +218,7 @@ func (p *prober) manifest(ctx context.Context) error {
 	_, err := p.client.head(ctx, call, p.options.Reference)
 	// The challenge for the repository counts, if there was one: that for the root
 	// may differ.
-	if answered, ok := p.client.auth.remembered.Get(challengeKey{originOf(p.client.url), p.client.repository(p.options.Repository)}); ok {
+	if answered, ok := p.client.auth.remembered.Get(challengeKey{originOf(p.client.url), true, p.client.repository(p.options.Repository)}); ok {
 		p.report.Challenge = answered.scheme
 	} else if err == nil {
 		p.report.Challenge = "" // the repository is open, although the root may not be

@@ -27,6 +27,7 @@ const (
 	RaiseRedirects                       // more redirects than Options.MaxRedirects
 	CheckProxy                           // the proxy does not connect
 	ReachOtherHost                       // a host that the upstream redirects to cannot be reached
+	CheckOtherHost                       // the host that the upstream redirects to refused the request
 	CheckClientCertificate               // the upstream ended the TLS handshake
 	CheckDNS                             // the host's name does not resolve
 	TrustAuthority                       // the authority of the upstream's certificate is unknown
@@ -64,6 +65,8 @@ func (e *Error) Remedy() Remedy {
 		return CheckProxy
 	case transport != nil && !strings.EqualFold(transport.host, e.Host):
 		return ReachOtherHost
+	case isA[*redirectedError](e.Err):
+		return CheckOtherHost
 	case below != nil && below.Op == "remote error":
 		return CheckClientCertificate
 	case isA[*net.DNSError](e.Err):

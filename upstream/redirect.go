@@ -6,6 +6,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path"
+	"strings"
 )
 
 var (
@@ -73,4 +75,16 @@ func redirected(req *http.Request, location *url.URL) (*http.Request, error) {
 func discard(body io.ReadCloser) {
 	io.CopyN(io.Discard, body, 4<<10)
 	body.Close()
+}
+
+// isAPI reports whether a URL is one of a registry's API (distribution-spec,
+// "Endpoints").
+func isAPI(u *url.URL) bool { return strings.HasPrefix(path.Clean(u.Path)+"/", "/v2/") }
+
+// redirectedError says that a failure is that of the host behind a redirect, such as
+// a storage service, and not the registry's.
+type redirectedError struct{ host string }
+
+func (e *redirectedError) Error() string {
+	return "the answer is that of " + e.host + ", to which it redirects"
 }

@@ -19,7 +19,13 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	e := &Error{Status: resp.StatusCode}
 	var body bytes.Buffer
 	e.Code, e.Message = oci.ReadError(io.TeeReader(resp.Body, &body))
-	e.Class = classify(resp.StatusCode, e.Code)
+	target := resp.Request.URL
+	// A redirect may lead to another registry, whose answer to a HEAD has no code.
+	byRegistry := e.Code != "" || c.ownAPI(target) || resp.Request.Method == http.MethodHead && isAPI(target)
+	e.Class = classify(resp.StatusCode, e.Code, byRegistry)
+	if !byRegistry {
+		e.Err = &redirectedError{host: target.Host}
+	}
 	e.foreign = e.Code == "" && isForeign(body.Bytes())
 	e.noteRetryAfter(resp.Header, time.Now())
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
@@ -29,23 +35,31 @@ func (c *Client) refusal(resp *http.Response) *Error {
 }
 
 // classify is the only table from statuses to classes. It takes the code of the error
-// document, "" if there is none. A 400 or 410 means that the name does not exist only
-// if a registry says so: proxies and storage services use them for other errors, which
-// must not become "not found".
-func classify(status int, code string) Class {
+// document, "" if there is none. Only a registry can say that it does not have a
+// content, or gives it to others only: the storage service behind a redirect means
+// an expired signature or a lost object. A 400 or 410 means that the name does not
+// exist only if a code says so: proxies use them for other errors, which must not
+// become "not found".
+func classify(status int, code string, byRegistry bool) Class {
 	if status/100 == 4 && code == "TOOMANYREQUESTS" {
 		return ClassRateLimited
 	}
 	switch status {
 	case http.StatusNotFound:
-		return ClassNotFound
+		if byRegistry {
+			return ClassNotFound
+		}
+		return ClassUnavailable
 	case http.StatusBadRequest, http.StatusGone:
 		if saysUnknown(code) {
 			return ClassNotFound
 		}
 		return ClassUnavailable
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return ClassDenied
+		if byRegistry {
+			return ClassDenied
+		}
+		return ClassUnavailable
 	case http.StatusTooManyRequests:
 		return ClassRateLimited
 	default:

@@ -121,7 +121,10 @@ func (r *Registry) sign(name, ref string) string {
 		expires = time.Now().Add(ttl)
 	}
 	r.signatures[signature] = expires
-	u := *r.cdn.url
+	u := *r.registry.url
+	if r.cdn != nil {
+		u = *r.cdn.url
+	}
 	u.Path = "/cdn/" + name + "/" + ref
 	u.RawQuery = url.Values{"signature": {signature}}.Encode()
 	return u.String()

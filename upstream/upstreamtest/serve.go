@@ -25,6 +25,10 @@ func (r *Registry) serveRegistry(w http.ResponseWriter, req *http.Request) {
 		r.serveToken(w, req)
 		return
 	}
+	if strings.HasPrefix(req.URL.Path, "/cdn/") && r.config.cdn != nil {
+		r.serveCDN(w, req)
+		return
+	}
 	rec := r.record(serverRegistry, w, req)
 	p := r.plan(req)
 	if p.intercept(rec, req) {
@@ -89,7 +93,7 @@ func (r *Registry) serveBlob(w http.ResponseWriter, req *http.Request, p *plan, 
 		refuse(w, http.StatusNotFound, "BLOB_UNKNOWN", "blob unknown to registry")
 		return
 	}
-	if r.cdn != nil && req.Method == http.MethodGet {
+	if r.config.cdn != nil && req.Method == http.MethodGet {
 		http.Redirect(w, req, r.sign(name, ref), http.StatusTemporaryRedirect)
 		return
 	}

@@ -128,7 +128,8 @@ type Bearer struct {
 // CDN describes the second host for blobs. It answers 400 to any request with
 // an Authorization header.
 type CDN struct {
-	TTL time.Duration // of a redirect's URL, which then answers 403; 0: no end
+	TTL        time.Duration // of a redirect's URL, which then answers 403; 0: no end
+	OnRegistry bool          // the signed URLs are on the registry's own host, as with MinIO
 }
 
 // New starts a registry, which stops with the test.
@@ -151,7 +152,7 @@ func New(t testing.TB, options ...Option) *Registry {
 	if r.config.bearer != nil && !r.config.bearer.OnRegistry {
 		r.token = r.start("token", http.HandlerFunc(r.serveToken), false)
 	}
-	if r.config.cdn != nil {
+	if r.config.cdn != nil && !r.config.cdn.OnRegistry {
 		r.cdn = r.start("cdn", http.HandlerFunc(r.serveCDN), false)
 	}
 	t.Cleanup(func() {
