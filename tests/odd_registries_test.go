@@ -35,7 +35,7 @@ type oddity struct {
 func TestOddRegistries(t *testing.T) {
 	t.Parallel()
 	var oddities []oddity
-	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses(), oddRedirects()} {
+	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses(), oddRedirects(), oddLogins()} {
 		oddities = append(oddities, group...)
 	}
 	upstreams, pulls, config := make([]*upstreamtest.Registry, len(oddities)), make([][]string, len(oddities)), ""
@@ -196,5 +196,33 @@ func oddRedirects() []oddity {
 	add("a lost object", upstreamtest.CDN{}, 502, behind, upstreamtest.Status(404, "<Error><Code>NoSuchKey</Code></Error>"))
 	add("a lost object on the same host", upstreamtest.CDN{OnRegistry: true}, 502, behind, upstreamtest.Status(404, "<Error/>"))
 	add("another registry", upstreamtest.CDN{}, 404, "BLOB_UNKNOWN", upstreamtest.Status(404, `{"errors":[{"code":"BLOB_UNKNOWN"}]}`))
+	return list
+}
+
+// oddLogins are registries that hide their content from anonymous clients: the root
+// of their API is asked once for its challenge.
+func oddLogins() []oddity {
+	const tags, root = "GET /v2/app/tags/list ", "GET /v2/ "
+	login := []string{fmt.Sprintf("username = %q\npassword = %q", username, password)}
+	basic := upstreamtest.WithBasic(username, password)
+	bearer := upstreamtest.WithBearer(upstreamtest.Bearer{Username: username, Password: password})
+	var list []oddity
+	for _, status := range []int{401, 403, 404} {
+		hidden := tags + fmt.Sprint(status)
+		for name, o := range map[string]oddity{
+			"basic":             {options: []upstreamtest.Option{basic}, settings: login, wire: []string{hidden, root + "401", tags + "200", tags + "200"}},
+			"bearer":            {options: []upstreamtest.Option{bearer}, settings: login, wire: []string{hidden, root + "401", tags + "200", tags + "200"}, tokens: 1},
+			"nothing to log in": {settings: login, wire: []string{hidden, root + "200", hidden}, answer: slices.Repeat([]int{map[int]int{401: 403, 403: 403, 404: 404}[status]}, 2)},
+			"no credentials":    {options: []upstreamtest.Option{basic}, wire: []string{hidden, hidden}, answer: slices.Repeat([]int{map[int]int{401: 403, 403: 403, 404: 404}[status]}, 2)},
+		} {
+			o.name = fmt.Sprintf("login: %d to everyone, %s", status, name)
+			o.options = append(o.options, upstreamtest.WithHiddenContent(status))
+			o.script = func(upstream *upstreamtest.Registry) []string {
+				upstream.AddImage("app", "v1", []byte(name))
+				return []string{"app/tags/list", "app/tags/list"}
+			}
+			list = append(list, o)
+		}
+	}
 	return list
 }

@@ -39,6 +39,7 @@ type authorizer struct {
 	remembered *lru.Cache[challengeKey, challenge]
 	tokens     *tokencache.Cache
 	service    *tokenService
+	root       rootInquiry
 }
 
 func newAuthorizer(tokens *tokencache.Cache, service *tokenService) *authorizer {
@@ -46,7 +47,7 @@ func newAuthorizer(tokens *tokencache.Cache, service *tokenService) *authorizer 
 	if err != nil {
 		panic(err) // the size is a positive constant
 	}
-	return &authorizer{remembered: remembered, tokens: tokens, service: service}
+	return &authorizer{remembered: remembered, tokens: tokens, service: service, root: newRootInquiry()}
 }
 
 // authTransport authenticates the requests for one repository at one origin.
@@ -64,35 +65,77 @@ type authTransport struct {
 // RoundTrip returns a refusal that a fresh token did not change as the response
 // that it is. It returns an error if no token can be acquired.
 func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	wanted, _ := t.remembered.Get(t.key())
+	wanted := t.recall()
 	for try := 1; ; try++ {
 		sent, err := t.authorize(req, wanted)
 		if err != nil {
 			return nil, err
 		}
 		resp, err := t.base.RoundTrip(sent.Request)
-		// A second refusal is final, unless the second token was an old one: another
-		// instance may have acquired it, and it was revoked since. Then a third try
-		// has a new token.
-		if err != nil || !sent.refused(resp) || try == 2 && !sent.old() || try == 3 {
-			return resp, err
+		if err != nil {
+			return nil, err
 		}
-		next, ok := t.choose(resp.Header.Values("WWW-Authenticate"))
-		if !ok && resp.StatusCode == http.StatusForbidden {
-			// A 403 for an expired token comes without a challenge, so the
-			// remembered one is answered again.
-			next, ok = wanted, true
-		}
-		if !ok || sent.basic && next.scheme == "basic" {
-			return resp, nil // no answer to the challenge, or the password is wrong
+		next, ok := t.next(sent, resp, wanted, try)
+		if !ok {
+			return resp, nil
 		}
 		discard(resp.Body)
-		// The refused token goes before the next try, which would get it again.
 		if sent.token.Value != "" {
 			t.tokens.Invalidate(req.Context(), sent.key, sent.token)
 		}
 		t.remembered.Add(t.key(), next)
 		wanted = next
+	}
+}
+
+// recall returns the challenge to answer in advance, the zero challenge if none is
+// known. If only the API's root challenges, its challenge counts for all repositories.
+func (t *authTransport) recall() challenge {
+	wanted, ok := t.remembered.Get(t.key())
+	if ok || !t.credentials.set() {
+		return wanted
+	}
+	wanted, ok = t.remembered.Get(t.rootKey())
+	if ok {
+		t.remembered.Add(t.key(), wanted)
+	}
+	return wanted
+}
+
+// next returns the challenge to answer by sending the request again. It returns
+// false if the response counts.
+func (t *authTransport) next(sent *authorized, resp *http.Response, wanted challenge, try int) (next challenge, ok bool) {
+	// Some registries hide content from anonymous clients, without a challenge.
+	if sent.anonymous() && t.credentials.set() && mayHide(resp) {
+		if next, ok = t.choose(resp.Header.Values("WWW-Authenticate")); ok {
+			return next, true
+		}
+		return t.rootChallenge(sent.Context())
+	}
+	// A second refusal is final, unless the second token was an old one: another
+	// instance may have acquired it, and it was revoked since. Then a third try
+	// has a new token.
+	if !sent.refused(resp) || try == 2 && !sent.old() || try == 3 {
+		return challenge{}, false
+	}
+	next, ok = t.choose(resp.Header.Values("WWW-Authenticate"))
+	if !ok && resp.StatusCode == http.StatusForbidden {
+		next, ok = wanted, true // its token expired: a refusal like any other, without a challenge
+	}
+	if sent.basic && next.scheme == "basic" {
+		return challenge{}, false // the credentials are refused
+	}
+	return next, ok
+}
+
+// mayHide reports whether an answer to an anonymous client may be another one with
+// credentials.
+func mayHide(resp *http.Response) bool {
+	switch resp.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -103,6 +146,9 @@ type authorized struct {
 	key   tokencache.Key
 	token tokencache.Token // zero if the challenge wants none
 }
+
+// anonymous reports whether the request was sent without an Authorization.
+func (a *authorized) anonymous() bool { return !a.basic && a.token.Value == "" }
 
 // refused reports whether another token may get another answer.
 func (a *authorized) refused(resp *http.Response) bool {
@@ -147,6 +193,11 @@ func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, 
 
 func (t *authTransport) key() challengeKey {
 	return challengeKey{origin: originOf(t.origin), api: t.api, repository: t.repository}
+}
+
+// rootKey is the place of the challenge of the API's root.
+func (t *authTransport) rootKey() challengeKey {
+	return challengeKey{origin: originOf(t.origin), api: t.api}
 }
 
 // tokenKey names the token that a challenge asks for. If the challenge has no

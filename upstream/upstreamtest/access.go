@@ -24,6 +24,9 @@ type grant struct {
 // request if not.
 func (r *Registry) authorized(w http.ResponseWriter, req *http.Request, name string) bool {
 	switch {
+	case r.config.hidden != 0 && name != "" && req.Header.Get("Authorization") == "":
+		http.Error(w, "", r.config.hidden)
+		return false
 	case r.config.bearer != nil:
 		return r.hasToken(w, req, name)
 	case r.config.username != "":

@@ -65,6 +65,7 @@ type config struct {
 	gzip          bool
 	noReferrers   bool
 	filterIgnored bool
+	hidden        int
 }
 
 // Option changes the kind of a registry.
@@ -88,6 +89,10 @@ func WithNetwork(n *Network, host string) Option {
 func WithBasic(username, password string) Option {
 	return func(c *config) { c.username, c.password = username, password }
 }
+
+// WithHiddenContent lets only the root of the API challenge. The answer to any other
+// request without an Authorization is status, without a challenge.
+func WithHiddenContent(status int) Option { return func(c *config) { c.hidden = status } }
 
 // WithBearer makes the registry challenge with Bearer.
 func WithBearer(b Bearer) Option { return func(c *config) { c.bearer = &b } }

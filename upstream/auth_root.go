@@ -1,0 +1,59 @@
+package upstream
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// rootPause is how long an answer of the API's root without a challenge counts: a
+// registry that gets a login is noticed, and missing content costs no second request.
+const rootPause = 10 * time.Minute
+
+// rootInquiry is the question for the challenge of the API's root. One request at
+// a time asks it.
+type rootInquiry struct {
+	slot chan struct{} // holds a value while a request asks
+	none *time.Time    // when the root last answered without a challenge; guarded by slot
+}
+
+func newRootInquiry() rootInquiry {
+	return rootInquiry{slot: make(chan struct{}, 1), none: new(time.Time)}
+}
+
+// rootChallenge returns the challenge of the API's root (distribution-spec end-1).
+// Without one that can be answered, it returns false.
+func (t *authTransport) rootChallenge(ctx context.Context) (challenge, bool) {
+	select {
+	case t.root.slot <- struct{}{}:
+		defer func() { <-t.root.slot }()
+	case <-ctx.Done():
+		return challenge{}, false
+	}
+	if known, ok := t.remembered.Get(t.rootKey()); ok {
+		return known, true // another request has asked meanwhile
+	}
+	if !t.root.none.IsZero() && time.Since(*t.root.none) < rootPause {
+		return challenge{}, false
+	}
+	req, err := t.service.client.rootRequest(ctx)
+	if err != nil {
+		return challenge{}, false
+	}
+	resp, err := t.base.RoundTrip(req)
+	if err != nil {
+		return challenge{}, false // the first answer counts, and the next request asks again
+	}
+	defer discard(resp.Body)
+	if resp.StatusCode == http.StatusUnauthorized {
+		if found, ok := t.choose(resp.Header.Values("WWW-Authenticate")); ok {
+			t.remembered.Add(t.rootKey(), found)
+			return found, true
+		}
+	}
+	// A root that is limited or broken says nothing about its challenge.
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode < http.StatusInternalServerError {
+		*t.root.none = time.Now()
+	}
+	return challenge{}, false
+}
