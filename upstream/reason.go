@@ -55,6 +55,8 @@ func (e *Error) Remedy() Remedy {
 		return PushAgain
 	case errors.Is(e.Err, oci.ErrManifestTooLarge):
 		return RaiseManifestSize
+	case isA[*redirectedError](e.Err):
+		return CheckOtherHost
 	case e.Foreign():
 		return CheckForRegistry
 	case errors.Is(e.Err, ErrDigestMismatch):
@@ -65,8 +67,6 @@ func (e *Error) Remedy() Remedy {
 		return CheckProxy
 	case transport != nil && !strings.EqualFold(transport.host, e.Host):
 		return ReachOtherHost
-	case isA[*redirectedError](e.Err):
-		return CheckOtherHost
 	case below != nil && below.Op == "remote error":
 		return CheckClientCertificate
 	case isA[*net.DNSError](e.Err):
