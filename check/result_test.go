@@ -2,6 +2,8 @@ package check
 
 import (
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -72,7 +74,15 @@ func TestNamedImages(t *testing.T) {
 // Every upstream of the built-in configuration has a well-known image. Only the
 // root of a public registry has one.
 func TestWellKnownImages(t *testing.T) {
-	for _, repo := range config.Default().Namespaces {
+	file := filepath.Join(t.TempDir(), "weir.toml")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, repo := range cfg.Namespaces {
 		if i := wellKnown(repo.Upstreams[0].URL.Std()); i.origin != public || i.reference == (oci.Reference{}) {
 			t.Errorf("%s: %v", repo.Key, i)
 		}

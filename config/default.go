@@ -6,14 +6,6 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// Default returns the configuration of a server without a configuration file and
-// without variables of the environment. It mirrors the public registries with the
-// most pulls, anonymously, for clients on this machine.
-func Default() *Config {
-	c, _ := decode(builtIn()) // which has no problem
-	return c
-}
-
 // builtIn returns the repository blocks that are in force if no file has one.
 func builtIn() *node {
 	blocks := table{}

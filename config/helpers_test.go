@@ -13,6 +13,14 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
+// Default returns the configuration of a server without a configuration file and
+// without variables of the environment. It mirrors the public registries with the
+// most pulls, anonymously, for clients on this machine.
+func Default() *Config {
+	c, _ := decode(builtIn()) // which has no problem
+	return c
+}
+
 // write puts text into a new file and returns its path.
 func write(t testing.TB, name, text string) string {
 	t.Helper()

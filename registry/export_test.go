@@ -1,3 +1,6 @@
 package registry
 
-var CacheStatus = cacheStatus
+var (
+	CacheStatus = cacheStatus
+	Parse       = parse
+)

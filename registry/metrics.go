@@ -97,7 +97,7 @@ func (m *Metrics) request(e *entry, s served) {
 	if n == nil {
 		return
 	}
-	a := answer{e.op.Label(), s.status, cacheLabel(e.outcome.Cache)}
+	a := answer{e.op.label(), s.status, cacheLabel(e.outcome.Cache)}
 	if counter := n.requests[a]; counter != nil {
 		counter.Inc()
 	} else {
@@ -174,7 +174,7 @@ func (m *Metrics) namespace(key string, caches ...namespace.CacheStatus) *namesp
 		aborted:  m.aborted.WithLabelValues(key),
 	}
 	for _, op := range operations() {
-		n.duration[op.Label()] = m.duration.WithLabelValues(key, op.Label())
+		n.duration[op.label()] = m.duration.WithLabelValues(key, op.label())
 	}
 	for _, cache := range caches {
 		n.bytes[cacheLabel(cache)] = m.bytes.WithLabelValues(key, cacheLabel(cache))
@@ -186,7 +186,7 @@ func (m *Metrics) preRegister(n *namespaceMetrics, key string, ops []Operation, 
 	for _, op := range ops {
 		for _, status := range statuses {
 			for _, cache := range caches {
-				a := answer{op.Label(), status, cacheLabel(cache)}
+				a := answer{op.label(), status, cacheLabel(cache)}
 				n.requests[a] = m.requests.WithLabelValues(key, a.operation, strconv.Itoa(status), a.cache)
 			}
 		}

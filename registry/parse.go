@@ -24,8 +24,8 @@ const (
 	OpWrite     Operation = "write" // any of those that a mirror refuses
 )
 
-// Label returns the operation as metrics name it.
-func (op Operation) Label() string {
+// label returns the operation as metrics name it.
+func (op Operation) label() string {
 	switch op {
 	case OpManifest, OpBlob, OpTags, OpReferrers:
 		return string(op)
@@ -45,10 +45,10 @@ type Request struct {
 	Query     url.Values    // without ns; nil if there is none
 }
 
-// Parse reads a request below /v2/ (distribution-spec, "Endpoints"). It is pure:
+// parse reads a request below /v2/ (distribution-spec, "Endpoints"). It is pure:
 // it looks at nothing but its arguments. Its errors are *Error, ready for the
 // client.
-func Parse(method string, u *url.URL) (Request, error) {
+func parse(method string, u *url.URL) (Request, error) {
 	var req Request
 	if u.RawQuery != "" {
 		req.Query = u.Query()

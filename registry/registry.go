@@ -2,9 +2,9 @@
 // distribution API, /v2, from namespaces.
 //
 // A request takes one way through the package. [Handler] measures and logs it and
-// survives its panics (access.go). [Parse] turns its method and URL into a typed
-// [Request], purely. The table in force resolves its name, and Options.Authorize
-// decides whether the client may go on. The handler of the operation (pull.go,
+// survives its panics (access.go). The parser (parse.go) turns its method and URL
+// into a typed [Request], purely. The table in force resolves its name, and
+// Options.Authorize decides whether the client may go on. The handler of the operation (pull.go,
 // list.go) writes the answer, or returns an error that one table (errors.go) maps
 // to a status and an OCI error code.
 package registry
@@ -79,7 +79,7 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 // serve parses a request, resolves its name, has it authorized and hands it to its
 // operation.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error {
-	req, err := Parse(r.Method, r.URL)
+	req, err := parse(r.Method, r.URL)
 	e.op = req.Op
 	if err != nil {
 		return err
