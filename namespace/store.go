@@ -20,7 +20,7 @@ import (
 // keep, so if room has to be made first, a job of the pool stores the manifest.
 func (c *Cache) keep(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) bool {
 	desc, checked := m.Descriptor, time.Now()
-	err := c.put(ctx, c.spools.CreateNow, desc.Digest, m.Body)
+	err := c.put(ctx, c.spools.CreateNoWait, desc.Digest, m.Body)
 	if !errors.Is(err, spool.ErrBusy) {
 		return c.kept(ctx, err, repo, tag, desc, checked)
 	}

@@ -234,7 +234,7 @@ func TestCorruptContent(t *testing.T) {
 				if !errors.Is(err, storage.ErrCorrupt) {
 					t.Errorf("got %v, want ErrCorrupt", err)
 				}
-				if len(got) > max(0, size+1-spool.Withheld) {
+				if len(got) > max(0, size+1-spool.TailHold) {
 					t.Errorf("a client got %d of %d corrupt bytes", len(got), size)
 				}
 				if s.stored(t, dgst) || o.rejected != 1 {
@@ -318,7 +318,7 @@ func TestStoreFailureHidesNoCorruption(t *testing.T) {
 	o := &origin{body: random(1 << 20), corrupt: func(p []byte) []byte { p[9] ^= 1; return p }}
 	r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
 	defer r.Close()
-	if got, err := readAll(r); !errors.Is(err, storage.ErrCorrupt) || len(got) > len(o.body)-spool.Withheld {
+	if got, err := readAll(r); !errors.Is(err, storage.ErrCorrupt) || len(got) > len(o.body)-spool.TailHold {
 		t.Errorf("got %d bytes, %v; want ErrCorrupt and a withheld tail", len(got), err)
 	}
 }
@@ -365,7 +365,7 @@ func TestFailureOfUnknownSizeRevealsNothing(t *testing.T) {
 	}
 	go func() { o.step <- 300 << 10 }()
 	for _, r := range readers {
-		if got, err := readAll(r); !errors.Is(err, errCut) || len(got) > len(o.body)-spool.Withheld {
+		if got, err := readAll(r); !errors.Is(err, errCut) || len(got) > len(o.body)-spool.TailHold {
 			t.Errorf("got %d of %d bytes, %v", len(got), len(o.body), err)
 		}
 	}

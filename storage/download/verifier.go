@@ -21,7 +21,7 @@ type verifier struct {
 
 func (v *verifier) Read(p []byte) (int, error) {
 	for {
-		free := len(v.buf) - spool.Withheld
+		free := len(v.buf) - spool.TailHold
 		// At a verified end nothing is withheld any more.
 		if v.err == io.EOF {
 			free = len(v.buf)

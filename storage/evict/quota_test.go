@@ -50,10 +50,10 @@ func TestDoesNotHoldUpTheUrgent(t *testing.T) {
 		synctest.Wait() // old is being deleted for it
 
 		began := time.Now()
-		if _, err := memory.Spools().CreateNow(450); !errors.Is(err, spool.ErrBusy) {
-			t.Errorf("CreateNow: %v, want ErrBusy", err)
+		if _, err := memory.Spools().CreateNoWait(450); !errors.Is(err, spool.ErrBusy) {
+			t.Errorf("CreateNoWait: %v, want ErrBusy", err)
 		}
-		again, err := memory.Spools().CreateNow(300) // fits as it is
+		again, err := memory.Spools().CreateNoWait(300) // fits as it is
 		must(t, err)
 		_, err = again.Write(old)
 		must(t, err)

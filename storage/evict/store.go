@@ -189,10 +189,10 @@ func (s *Store) openFailed(slot slot, err error) {
 
 // Commit stores a content, and counts as a use of it. The content is not evicted
 // before the spool and all its readers are closed. It waits until a deletion of the
-// same content has ended; if the spool is urgent, it returns an error that matches
+// same content has ended; if the spool must not wait, it returns an error that matches
 // spool.ErrBusy instead.
 func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
-	slot, err := s.begin(ctx, dgst, !sp.Urgent())
+	slot, err := s.begin(ctx, dgst, !sp.NoWait())
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	// the latter, so that readers of the spool never wait for the index. The size
 	// of a complete spool does not change.
 	h := &handover{store: s, slot: slot}
-	size, reserved := sp.Size(), sp.HandOver(h.closed)
+	size, reserved := sp.Size(), sp.TransferQuota(h.closed)
 	i := s.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -237,7 +237,7 @@ func pullSome(t *testing.T, downloads *download.Group, u *unreliable) {
 func commitOnce(t *testing.T, store storage.Store, spools *spool.Dir, u *unreliable) {
 	create := spools.Create
 	if rand.IntN(2) == 0 {
-		create = spools.CreateNow
+		create = spools.CreateNoWait
 	}
 	s, err := create(int64(len(u.body)))
 	if err != nil {

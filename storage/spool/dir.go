@@ -62,9 +62,9 @@ func (d *Dir) Free() (int64, error) {
 // when size is -1. It returns ErrNoSpace, or the error of the filesystem.
 func (d *Dir) Create(size int64) (*Spool, error) { return d.create(size, true) }
 
-// CreateNow is like Create but returns ErrBusy instead of waiting for eviction.
-// The spool is [Spool.Urgent].
-func (d *Dir) CreateNow(size int64) (*Spool, error) { return d.create(size, false) }
+// CreateNoWait is like Create but returns ErrBusy instead of waiting for eviction.
+// The spool is [Spool.NoWait].
+func (d *Dir) CreateNoWait(size int64) (*Spool, error) { return d.create(size, false) }
 
 func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 	reserved := max(size, 0)
@@ -80,7 +80,7 @@ func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 	s := &Spool{
 		dir:      d,
 		file:     file,
-		urgent:   !wait,
+		noWait:   !wait,
 		size:     size,
 		allotted: reserved,
 		reserved: reserved,

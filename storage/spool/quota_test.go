@@ -146,7 +146,7 @@ func TestHandOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed := 0
-	if n := s.HandOver(func() { closed++ }); n != 1000 {
+	if n := s.TransferQuota(func() { closed++ }); n != 1000 {
 		t.Errorf("handed over %d bytes, want 1000", n)
 	}
 	r := reader(t, t.Context(), s)
@@ -168,7 +168,7 @@ func TestMakeRoom(t *testing.T) {
 	free := int64(1000)
 	dir.minFree, dir.free = 400, func(string) (int64, error) { return free, nil }
 	quota.room, quota.made = 250, func(n int64) { free += n }
-	if _, err := dir.CreateNow(800); !errors.Is(err, ErrBusy) || quota.room != 250 {
+	if _, err := dir.CreateNoWait(800); !errors.Is(err, ErrBusy) || quota.room != 250 {
 		t.Errorf("200 short, and no time to make room: %v with %d left, want ErrBusy with 250", err, quota.room)
 	}
 	quota.expect(t, "busy", 0)

@@ -5,7 +5,7 @@
 // without a gap. Readers block on a channel that is replaced at each advance,
 // so that a wait can be cancelled and a slow reader delays no other reader.
 //
-// The last [Withheld] bytes are kept from readers until [Spool.Complete] says
+// The last [TailHold] bytes are kept from readers until [Spool.Complete] says
 // that the content has been verified. A reader of a corrupt or truncated
 // content can therefore never reach its end. [Spool.Fail] reaches every reader
 // as an error, after the bytes it could still read.
@@ -21,11 +21,11 @@ import (
 	"github.com/weirhq/weir/internal/notify"
 )
 
-// Withheld is the number of bytes at the end of a spool that its readers cannot
+// TailHold is the number of bytes at the end of a spool that its readers cannot
 // see before the content has been verified. It is small, so that readers lag
 // little, and larger than the last buffer of a decompressor, so that no client
 // takes corrupt content for complete.
-const Withheld = 32 << 10
+const TailHold = 32 << 10
 
 // reserveStep is the space that a spool of unknown size reserves at a time: few
 // reservations for a large download, little waste for a small one.
@@ -44,7 +44,7 @@ var (
 type Spool struct {
 	dir    *Dir
 	file   *os.File
-	urgent bool // no call may wait for room
+	noWait bool // no call may wait for room
 
 	growing sync.Mutex // held while more space is asked for, which can take long
 
@@ -139,9 +139,9 @@ func (s *Spool) Reset() bool {
 	return true
 }
 
-// Urgent reports whether a client is waiting, so that Commit must not block on
+// NoWait reports whether a client is waiting, so that Commit must not block on
 // eviction.
-func (s *Spool) Urgent() bool { return s.urgent }
+func (s *Spool) NoWait() bool { return s.noWait }
 
 // Written returns the watermark: the number of bytes before the first gap.
 func (s *Spool) Written() int64 {
@@ -202,10 +202,10 @@ func (s *Spool) Rename(path string) error {
 	return nil
 }
 
-// HandOver transfers the file's part of the quota to the caller, which gives it
+// TransferQuota transfers the file's part of the quota to the caller, which gives it
 // back, and returns its bytes. A store that has made the file its own calls it.
 // Closed is called when neither the spool nor a reader has the file open any more.
-func (s *Spool) HandOver(closed func()) int64 {
+func (s *Spool) TransferQuota(closed func()) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	allotted := s.allotted
@@ -237,10 +237,10 @@ func (s *Spool) visible() int64 {
 	case s.complete, s.broken && written != s.size:
 		return written
 	case s.size >= 0:
-		return max(0, min(written, s.size-Withheld))
+		return max(0, min(written, s.size-TailHold))
 	// Any byte may be the last one.
 	default:
-		return max(0, written-Withheld)
+		return max(0, written-TailHold)
 	}
 }
 

@@ -90,9 +90,9 @@ func TestTailIsWithheldUntilComplete(t *testing.T) {
 		announced       int64
 		written, expect int
 	}{
-		{"size known, all written", 100 << 10, 100 << 10, 100<<10 - Withheld},
+		{"size known, all written", 100 << 10, 100 << 10, 100<<10 - TailHold},
 		{"size known, part written", 100 << 10, 50 << 10, 50 << 10},
-		{"size unknown", -1, 100 << 10, 100<<10 - Withheld},
+		{"size unknown", -1, 100 << 10, 100<<10 - TailHold},
 		{"smaller than the tail", 1000, 1000, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -31,7 +31,7 @@ func (s *Spool) grow(size int64) error {
 	if allot == 0 && more == 0 { // a download that is resumed announces again
 		return nil
 	}
-	if err := s.dir.reserve(allot, more, !s.urgent); err != nil {
+	if err := s.dir.reserve(allot, more, !s.noWait); err != nil {
 		return err
 	}
 	s.mu.Lock()
