@@ -1,8 +1,9 @@
 // Package clientconfig makes the files that let clients pull through a mirror:
-// Docker, containerd, Podman, BuildKit and K3s.
+// Docker, containerd, Podman, BuildKit, K3s and their relatives. Clients that have no
+// such file, for example crane, get notes about the names of images.
 //
 // The package is pure: the mirror's address and its namespaces go in, texts come
-// out. Each client has a file in this package. It explains how the client asks a
+// out. Each kind of client has a file in this package. It explains how the client asks a
 // mirror, and so which namespaces the client can reach.
 //
 // No file makes a client use the mirror for all registries, although some clients
@@ -14,6 +15,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/agext/levenshtein"
 
 	"github.com/weirhq/weir/oci"
 )
@@ -40,21 +43,33 @@ type File struct {
 
 // client makes the configuration of one client.
 type client struct {
-	name string
-	make func(Mirror, []Namespace) Config
+	name    string
+	aliases []string // other names of the same program or of its parts
+	make    func(Mirror, []Namespace) Config
 }
 
 func clients() []client {
 	return []client{
-		{"docker", docker},
-		{"containerd", containerd},
-		{"podman", podman},
-		{"buildkit", buildkit},
-		{"k3s", k3s},
+		{"docker", []string{"dockerd", "docker-engine", "docker-ce", "moby", "docker-compose", "compose"}, docker},
+		{"containerd", []string{"ctr"}, containerd},
+		{"nerdctl", nil, nerdctl},
+		{"kubernetes", []string{"k8s", "kubelet", "kubeadm", "kubectl", "crictl", "cri"}, kubernetes},
+		{"podman", nil, podman},
+		{"buildah", nil, podman},
+		{"skopeo", nil, podman},
+		{"crio", []string{"cri-o"}, crio},
+		{"buildkit", []string{"buildkitd", "buildctl", "buildx", "docker-buildx"}, buildkit},
+		{"k3s", []string{"k3d", "rancher"}, k3s},
+		{"rke2", []string{"rke"}, rke2},
+		{"crane", []string{"gcrane"}, crane},
+		{"regctl", []string{"regclient"}, regctl},
+		{"oras", nil, oras},
+		{"helm", []string{"helm3"}, helm},
+		{"cosign", nil, cosign},
 	}
 }
 
-// Clients returns the names of the clients that [For] knows.
+// Clients returns the names of the clients that [For] knows, without aliases.
 func Clients() []string {
 	var names []string
 	for _, c := range clients() {
@@ -64,13 +79,14 @@ func Clients() []string {
 }
 
 // For returns the configuration of a client for a mirror with the given namespaces.
-// It returns an error if it does not know the client, or if the mirror's address is
-// also the registry of a namespace.
+// The client's name may be an alias, in any case. It returns an error if it does not
+// know the client, or if the mirror's address is also the registry of a namespace.
 func For(name string, m Mirror, namespaces []Namespace) (Config, error) {
 	known := clients()
-	i := slices.IndexFunc(known, func(c client) bool { return c.name == name })
+	wanted := strings.ToLower(name)
+	i := slices.IndexFunc(known, func(c client) bool { return c.name == wanted || slices.Contains(c.aliases, wanted) })
 	if i < 0 {
-		return Config{}, fmt.Errorf("unknown client %q; known are %s", name, strings.Join(Clients(), ", "))
+		return Config{}, unknownClient(name)
 	}
 	for _, n := range namespaces {
 		// The client would ask the mirror for the mirror's own upstream, for ever.
@@ -81,9 +97,30 @@ func For(name string, m Mirror, namespaces []Namespace) (Config, error) {
 	return known[i].make(m, namespaces), nil
 }
 
-// Print returns the files as one text. Each begins with its path as a comment, and
-// an empty line separates them.
+// unknownClient returns the error for a name that no client has. It suggests the
+// nearest name or alias, if one is near.
+func unknownClient(name string) error {
+	var names []string
+	for _, c := range clients() {
+		names = append(append(names, c.name), c.aliases...)
+	}
+	distance := func(candidate string) int { return levenshtein.Distance(strings.ToLower(name), candidate, nil) }
+	nearest := slices.MinFunc(names, func(a, b string) int { return distance(a) - distance(b) })
+	suggestion := ""
+	// Two wrong letters are a typo, but not if they are most of the name.
+	if distance(nearest) <= min(2, len(nearest)/2) {
+		suggestion = "did you mean " + nearest + "? "
+	}
+	return fmt.Errorf("unknown client %q; %sknown are %s", name, suggestion, strings.Join(Clients(), ", "))
+}
+
+// Print returns the files as one text. A single file is its content alone, which is
+// not always of a kind that has comments. Each of several files begins with its path
+// as a comment, and an empty line separates them.
 func Print(files []File) string {
+	if len(files) == 1 {
+		return files[0].Content
+	}
 	texts := make([]string, len(files))
 	for i, f := range files {
 		texts[i] = "# " + f.Path + "\n" + f.Content

@@ -1,6 +1,8 @@
 package clientconfig_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,13 +64,72 @@ func TestFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := clientconfig.For("nerdctl", m, nil); err == nil || err.Error() != `unknown client "nerdctl"; known are docker, containerd, podman, buildkit, k3s` {
-		t.Errorf("an unknown client: %v", err)
-	}
 	for _, client := range clientconfig.Clients() {
 		_, err := clientconfig.For(client, m, []clientconfig.Namespace{{Key: "local", Host: "localhost:5000"}})
 		if err == nil || !strings.Contains(err.Error(), `repository."local"`) {
 			t.Errorf("%s: a mirror of itself: %v", client, err)
+		}
+	}
+}
+
+// A client answers by its name and by the names of its parts, in any case. A name
+// that none has gets the nearest one, if that is near, and the list.
+func TestNamesOfClients(t *testing.T) {
+	m, err := clientconfig.ParseMirror("https://mirror.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const certs, registries = "/etc/containerd/certs.d/docker.io/hosts.toml", "/etc/containers/registries.conf.d/weir.conf"
+	for name, path := range map[string]string{
+		"docker": "/etc/docker/daemon.json", "Docker": "/etc/docker/daemon.json", "dockerd": "/etc/docker/daemon.json", "compose": "/etc/docker/daemon.json",
+		"containerd": certs, "ctr": certs, "nerdctl": certs, "kubernetes": certs, "k8s": certs, "kubelet": certs, "crictl": certs,
+		"podman": registries, "skopeo": registries, "buildah": registries, "crio": registries, "CRI-O": registries,
+		"buildkit": "/etc/buildkit/buildkitd.toml", "buildx": "/etc/buildkit/buildkitd.toml", "buildkitd": "/etc/buildkit/buildkitd.toml",
+		"k3s": "/etc/rancher/k3s/registries.yaml", "rke2": "/etc/rancher/rke2/registries.yaml",
+		"crane": "", "regctl": "", "oras": "", "helm": "", "cosign": "",
+	} {
+		c, err := clientconfig.For(name, m, []clientconfig.Namespace{asDefault(hub)})
+		if err != nil || len(c.Hints) == 0 || len(c.Warnings) > 0 {
+			t.Errorf("%s: %+v, %v", name, c, err)
+		}
+		if path == "" && len(c.Files) > 0 || path != "" && (len(c.Files) != 1 || c.Files[0].Path != path) {
+			t.Errorf("%s: the files are %v, want %s", name, c.Files, path)
+		}
+	}
+	known := "known are " + strings.Join(clientconfig.Clients(), ", ")
+	for name, suggestion := range map[string]string{
+		"dokcer": "did you mean docker? ", "conteinerd": "did you mean containerd? ", "builda": "did you mean buildah? ",
+		"nerdclt": "did you mean nerdctl? ", "cran": "did you mean crane? ", "KUBERNETS": "did you mean kubernetes? ",
+		"apt": "", "": "", "firefox": "", "/etc/docker/daemon.json": "",
+	} {
+		want := fmt.Sprintf("unknown client %q; %s%s", name, suggestion, known)
+		if _, err := clientconfig.For(name, m, nil); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
+}
+
+// Clients without a file are told how to use the mirror all the same, and over
+// HTTP only if that is the mirror's scheme.
+func TestClientsWithoutAFile(t *testing.T) {
+	namespaces := []clientconfig.Namespace{hub, quay, ported}
+	for client, want := range map[string]struct{ plain, tls string }{
+		"crane":  {"crane manifest --insecure mirror.example.com:8000/docker.io/NAME:TAG", "crane manifest mirror.example.com/docker.io/NAME:TAG"},
+		"oras":   {"oras pull --plain-http mirror.example.com:8000/docker.io/NAME:TAG", "oras pull mirror.example.com/docker.io/NAME:TAG"},
+		"helm":   {"helm pull --plain-http oci://mirror.example.com:8000/docker.io/NAME --version", "helm pull oci://mirror.example.com/docker.io/NAME --version"},
+		"cosign": {"--allow-http-registry mirror.example.com:8000/docker.io/NAME:TAG", "cosign.pub mirror.example.com/docker.io/NAME:TAG"},
+		"regctl": {"registry set --tls disabled mirror.example.com:8000\n", "registry set --mirror mirror.example.com quay.io"},
+	} {
+		for mirror, text := range map[string]string{"http://mirror.example.com:8000": want.plain, "https://mirror.example.com": want.tls} {
+			c := made(t, client, mirror, namespaces...)
+			if len(c.Files) > 0 || len(c.Hints) != 1 || !strings.Contains(c.Hints[0], text) || !strings.Contains(c.Hints[0], "quay.io") ||
+				len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "quay.example:5000") {
+				t.Errorf("%s of %s: %+v; want %s", client, mirror, c, text)
+			}
+		}
+		// Nothing to name is nothing to say.
+		if c := made(t, client, "https://mirror.example.com"); len(c.Hints)+len(c.Warnings) > 0 {
+			t.Errorf("%s without namespaces: %+v", client, c)
 		}
 	}
 }
@@ -87,11 +148,12 @@ func TestKeysBelowAHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		printed := clientconfig.Print(c.Files)
-		if reached := client == "podman"; strings.Contains(printed, "ghcr.io") != reached || strings.Contains(printed, "localhost") {
+		reached := slices.Contains([]string{"podman", "buildah", "skopeo", "crio"}, client)
+		if strings.Contains(printed, "ghcr.io") != reached || strings.Contains(printed, "localhost") {
 			t.Errorf("%s: %s", client, printed)
 		}
 		said := strings.Join(append(c.Warnings, c.Hints...), "\n")
-		if client != "podman" && !strings.Contains(said, "mirror.example.com/ghcr.io/acme/...") || !strings.Contains(said, `repository."localhost:5000/team" has a port`) {
+		if !reached && !strings.Contains(said, "mirror.example.com/ghcr.io/acme/...") || !strings.Contains(said, `repository."localhost:5000/team" has a port`) {
 			t.Errorf("%s says %s", client, said)
 		}
 	}

@@ -313,11 +313,12 @@ func TestOfficialImagesHaveARegistry(t *testing.T) {
 	}
 }
 
-// Printed files can be told apart: each begins with its path, after an empty line.
+// A single file is printed as it is: JSON has no comments. Several files can be told
+// apart: each begins with its path, after an empty line.
 func TestPrint(t *testing.T) {
 	for want, files := range map[string][]clientconfig.File{
 		"":                                 nil,
-		"# /etc/a\none\n":                  {{Path: "/etc/a", Content: "one\n"}},
+		"one\n":                            {{Path: "/etc/a", Content: "one\n"}},
 		"# /etc/a\none\n\n# /etc/b\ntwo\n": {{Path: "/etc/a", Content: "one\n"}, {Path: "/etc/b", Content: "two\n"}},
 	} {
 		if got := clientconfig.Print(files); got != want {

@@ -12,13 +12,40 @@ import (
 // certsD is the directory of containerd with one directory for each registry.
 const certsD = "/etc/containerd/certs.d"
 
-// containerd makes the files of containerd: one for each registry, read at each
-// pull. It sends the registry in the parameter ns. A setting in config.toml must
-// enable the files. That setting is a hint and not a file, because a drop-in would
-// replace the whole section of the CRI plugin in containerd 1.
+// enableCRI says how the kubelet's plugin finds the files. That setting is a hint and
+// not a file, because a drop-in would replace the whole section of the CRI plugin in
+// containerd 1.
+const enableCRI = "the kubelet's plugin reads them once /etc/containerd/config.toml names their directory, and that one alone, as its config_path " +
+	"(see: containerd config dump | grep config_path). Otherwise set it there, in the table of your version, then: systemctl restart containerd\n" + `    # containerd 2
+    [plugins."io.containerd.cri.v1.images".registry]
+      config_path = "` + certsD + `"
+    # containerd 1
+    [plugins."io.containerd.grpc.v1.cri".registry]
+      config_path = "` + certsD + `"`
+
+// containerd makes the files of containerd.
 func containerd(m Mirror, namespaces []Namespace) Config {
+	return hostsFiles("containerd", m, namespaces, "ctr reads these files with --hosts-dir "+certsD+", nerdctl as they are", enableCRI)
+}
+
+// nerdctl makes the files of nerdctl, which are those of containerd. It reads them
+// itself, so the CRI plugin's setting does not concern it.
+func nerdctl(m Mirror, namespaces []Namespace) Config {
+	return hostsFiles("nerdctl", m, namespaces, "nerdctl reads these files at each pull. Rootless, it reads them from ~/.config/containerd/certs.d")
+}
+
+// kubernetes makes the files of the kubelet's containerd.
+func kubernetes(m Mirror, namespaces []Namespace) Config {
+	return hostsFiles("kubernetes", m, namespaces, "put these files on every node that runs containerd. "+
+		"For nodes with CRI-O: weir client-config crio; for K3s: weir client-config k3s; for RKE2: weir client-config rke2", enableCRI)
+}
+
+// hostsFiles makes the files that containerd's code reads at each pull: one for each
+// registry. It sends the registry in the parameter ns. A configuration without files
+// has no hints.
+func hostsFiles(client string, m Mirror, namespaces []Namespace, hints ...string) Config {
 	var c Config
-	namespaces, c.Warnings = selectable("containerd", m, namespaces)
+	namespaces, c.Warnings = selectable(client, m, namespaces)
 	for _, n := range namespaces {
 		c.Files = append(c.Files, m.hosts(n.Host, server(n.Host)))
 	}
@@ -26,19 +53,8 @@ func containerd(m Mirror, namespaces []Namespace) Config {
 	if m.Plain {
 		c.Files = append(c.Files, m.hosts(m.Host, m.URL))
 	}
-	if len(c.Files) == 0 {
-		return c
-	}
-	c.Hints = []string{
-		"ctr reads these files with --hosts-dir " + certsD + ", nerdctl as they are",
-		"the kubelet's plugin reads them once /etc/containerd/config.toml names their directory, and that one alone, as its config_path " +
-			"(see: containerd config dump | grep config_path). Otherwise set it there, in the table of your version, then: systemctl restart containerd\n" +
-			indent(`# containerd 2
-[plugins."io.containerd.cri.v1.images".registry]
-  config_path = "`+certsD+`"
-# containerd 1
-[plugins."io.containerd.grpc.v1.cri".registry]
-  config_path = "`+certsD+`"`),
+	if len(c.Files) > 0 {
+		c.Hints = hints
 	}
 	return c
 }
@@ -71,5 +87,3 @@ func server(host string) string {
 		return "https://" + host
 	}
 }
-
-func indent(text string) string { return "    " + strings.ReplaceAll(text, "\n", "\n    ") }

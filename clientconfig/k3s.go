@@ -5,11 +5,23 @@ import (
 	"strings"
 )
 
-// k3s makes the file of K3s and RKE2. They write the files of their containerd from
-// it, so the mirror receives the registry in the parameter ns.
+// k3s makes the file of K3s.
 func k3s(m Mirror, namespaces []Namespace) Config {
+	return registriesYAML("k3s", "/etc/rancher/k3s/registries.yaml", "# RKE2 reads it as /etc/rancher/rke2/registries.yaml\n", m, namespaces,
+		"put it on every node; then: systemctl restart k3s (on agents k3s-agent; of RKE2 rke2-server and rke2-agent)")
+}
+
+// rke2 makes the file of RKE2.
+func rke2(m Mirror, namespaces []Namespace) Config {
+	return registriesYAML("rke2", "/etc/rancher/rke2/registries.yaml", "", m, namespaces,
+		"put it on every node; then: systemctl restart rke2-server (on agents rke2-agent)")
+}
+
+// registriesYAML makes the file from which K3s and RKE2 write those of their
+// containerd, so the mirror receives the registry in the parameter ns.
+func registriesYAML(client, path, comment string, m Mirror, namespaces []Namespace, hint string) Config {
 	var c Config
-	namespaces, c.Warnings = selectable("k3s", m, namespaces)
+	namespaces, c.Warnings = selectable(client, m, namespaces)
 	var hosts []string
 	for _, n := range namespaces {
 		hosts = append(hosts, n.Host)
@@ -22,11 +34,11 @@ func k3s(m Mirror, namespaces []Namespace) Config {
 		return c
 	}
 	var b strings.Builder
-	b.WriteString("# RKE2 reads it as /etc/rancher/rke2/registries.yaml\nmirrors:\n")
+	b.WriteString(comment + "mirrors:\n")
 	for _, host := range hosts {
 		fmt.Fprintf(&b, "  %q:\n    endpoint:\n      - %q\n", host, m.URL)
 	}
-	c.Files = []File{{"/etc/rancher/k3s/registries.yaml", b.String()}}
-	c.Hints = []string{"put it on every node; then: systemctl restart k3s (on agents k3s-agent; of RKE2 rke2-server and rke2-agent)"}
+	c.Files = []File{{path, b.String()}}
+	c.Hints = []string{hint}
 	return c
 }

@@ -5,9 +5,20 @@ import (
 	"strings"
 )
 
-// podman makes the file of Podman, Buildah, Skopeo and CRI-O. Their library replaces
-// the prefix of a name: docker.io becomes mirror.example.com/docker.io.
+// podman makes the file of Podman, Buildah and Skopeo.
 func podman(m Mirror, namespaces []Namespace) Config {
+	return registriesConf(m, namespaces, "podman, buildah and skopeo read it at each pull; for CRI-O: systemctl reload crio")
+}
+
+// crio makes the file of CRI-O.
+func crio(m Mirror, namespaces []Namespace) Config {
+	return registriesConf(m, namespaces, "put it on every node; then: systemctl reload crio")
+}
+
+// registriesConf makes the file of the library that Podman, Buildah, Skopeo and CRI-O
+// share. It replaces the prefix of a name: docker.io becomes
+// mirror.example.com/docker.io.
+func registriesConf(m Mirror, namespaces []Namespace, hint string) Config {
 	var c Config
 	var blocks []string
 	for _, n := range namespaces {
@@ -27,7 +38,7 @@ func podman(m Mirror, namespaces []Namespace) Config {
 	}
 	if len(blocks) > 0 {
 		c.Files = []File{{"/etc/containers/registries.conf.d/weir.conf", strings.Join(blocks, "\n")}}
-		c.Hints = []string{"podman, buildah and skopeo read it at each pull; for CRI-O: systemctl reload crio"}
+		c.Hints = []string{hint}
 	}
 	return c
 }

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os/exec"
@@ -20,12 +21,14 @@ func TestClientConfig(t *testing.T) {
 		code           int
 		stdout, stderr string // how they begin; empty: nothing is printed
 	}{
-		"docker":     {0, "# /etc/docker/daemon.json\n{\n", "warning: clients reach http://127.0.0.1:8000 from this machine only"},
-		"podman":     {0, "# /etc/containers/registries.conf.d/weir.conf\n[[registry]]\n", "warning: "},
+		"docker":     {0, "{\n", "warning: clients reach http://127.0.0.1:8000 from this machine only"},
+		"podman":     {0, "[[registry]]\n", "warning: "},
 		"containerd": {0, "# /etc/containerd/certs.d/docker.io/hosts.toml\nserver = ", "warning: "},
 		"k3s --url https://mirror.example.com --dir new": {0, "new/etc/rancher/k3s/registries.yaml\n", "hint: put it on every node"},
 		"docker --config any-port.toml":                  {2, "", "weir: --url is missing: "},
-		"crane":                                          {2, "", `weir: unknown client "crane"; known are docker, containerd, podman, buildkit, k3s`},
+		"skopeo":                                         {0, "[[registry]]\n", "warning: "},
+		"crane":                                          {0, "", "warning: clients reach "},
+		"crame":                                          {2, "", `weir: unknown client "crame"; did you mean crane? known are docker, containerd, `},
 		"--help":                                         {0, "Print the files that make a client pull through this mirror", ""},
 	} {
 		got := command(t, dir, append([]string{"client-config"}, strings.Fields(args)...)...)
@@ -34,8 +37,13 @@ func TestClientConfig(t *testing.T) {
 			t.Errorf("weir client-config %s: %+v, want %+v", args, got, want)
 		}
 	}
+	// One file can be redirected into its place.
+	got := command(t, dir, "client-config", "docker", "--url", "http://mirror.example.com:8000")
+	if !json.Valid([]byte(got.stdout)) || !strings.Contains(got.stderr, "file: /etc/docker/daemon.json\n") {
+		t.Errorf("not the content of daemon.json: %+v", got)
+	}
 	harness.WriteFile(t, filepath.Join(dir, "new/etc/rancher/k3s/registries.yaml"), "mirrors: {}\n")
-	got := command(t, dir, "client-config", "k3s", "--url", "https://mirror.example.com", "--dir", "new")
+	got = command(t, dir, "client-config", "k3s", "--url", "https://mirror.example.com", "--dir", "new")
 	if got.code != 1 || !strings.Contains(got.stderr, "\n  new/etc/rancher/k3s/registries.yaml\n") {
 		t.Errorf("a file of the operator's: %+v", got)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/tests/harness"
 )
 
@@ -196,14 +197,17 @@ func TestClientPages(t *testing.T) {
 			t.Errorf("%s.md does not begin with its command but with %q", client, shown)
 			continue
 		}
-		var files []string
+		var files []clientconfig.File
 		for _, b := range p.blocks {
 			if strings.HasPrefix(b.file, "/") {
-				files = append(files, "# "+b.file+"\n"+b.text)
+				files = append(files, clientconfig.File{Path: b.file, Content: b.text})
 			}
 		}
 		got := command(t, dir, strings.Fields(shown)[1:]...)
-		if want := strings.Join(files, "\n"); got.code != 0 || got.stdout != want {
+		if len(files) == 1 && !strings.Contains(got.stderr, "file: "+files[0].Path+"\n") {
+			t.Errorf("%s.md shows %s, and the command says\n%s", client, files[0].Path, got.stderr)
+		}
+		if want := clientconfig.Print(files); got.code != 0 || got.stdout != want {
 			t.Errorf("%s.md shows\n%s\nand the command prints\n%s\n%s", client, want, got.stdout, got.stderr)
 		}
 	}

@@ -20,25 +20,31 @@ import (
 
 func clientConfigCommand(paths *[]string) *cobra.Command {
 	var url, dir string
-	known := strings.Join(clientconfig.Clients(), "|")
 	cmd := &cobra.Command{
-		Use:   "client-config " + known,
+		Use:   "client-config CLIENT",
 		Short: "Print the files that make a client pull through the mirror",
 		Long: `Print the files that make a client pull through this mirror, for every repository
-block of the configuration. Each file begins with its path, as a comment that is
-not part of it. Standard error says how to install them, and which pulls of the
-client cannot go through the mirror.
+block of the configuration. If there is one file, standard output is its content
+and standard error has its path. Each of several files begins with its path, as a
+comment that is not part of it. Standard error says how to install them, and which
+pulls of the client cannot go through the mirror.
 
-  docker      Docker Engine
-  containerd  containerd, also as the kubelet uses it, and nerdctl
-  podman      Podman, Buildah, Skopeo and CRI-O
-  buildkit    buildkitd, and builders of docker buildx
-  k3s         K3s and RKE2
+  docker          Docker Engine
+  containerd      containerd
+  nerdctl         nerdctl, also rootless
+  kubernetes      the kubelet's containerd
+  podman, buildah, skopeo
+                  Podman, Buildah and Skopeo
+  crio            CRI-O
+  buildkit        buildkitd, and builders of docker buildx
+  k3s, rke2       K3s and RKE2
+  crane, regctl, oras, helm, cosign
+                  no files: standard error says how to name the mirror
 
 With --dir the files are written below a directory instead, and the paths
 written are printed. --dir / configures this machine. Files that exist with
 other content are named, and then nothing is written, with exit code 1.`,
-		Example: "  weir client-config docker --url http://mirror.example.com:8000\n" +
+		Example: "  weir client-config docker --url http://mirror.example.com:8000 > daemon.json\n" +
 			"  weir client-config containerd --url https://mirror.example.com --dir /",
 		ValidArgs: clientconfig.Clients(),
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -61,7 +67,7 @@ other content are named, and then nothing is written, with exit code 1.`,
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
 			}
 			if dir == "" {
-				fmt.Fprint(cmd.OutOrStdout(), clientconfig.Print(made.Files))
+				printFiles(made.Files, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			} else if err := writeFiles(dir, made.Files, cmd.OutOrStdout()); err != nil {
 				return failure{exitFailed, err}
 			}
@@ -108,6 +114,19 @@ func clientConfig(client string, cfg *config.Config, url string) (clientconfig.C
 	made, err := clientconfig.For(client, m, namespaces)
 	made.Warnings = append(warnings, made.Warnings...)
 	return made, err
+}
+
+// printFiles prints files on stdout, and on stderr the facts about them that no file
+// holds.
+func printFiles(files []clientconfig.File, stdout, stderr io.Writer) {
+	fmt.Fprint(stdout, clientconfig.Print(files))
+	switch len(files) {
+	case 0:
+	case 1:
+		fmt.Fprintln(stderr, "file:", files[0].Path)
+	default:
+		fmt.Fprintf(stderr, "hint: these are %d files. --dir DIR writes them below a directory, --dir / on this machine\n", len(files))
+	}
 }
 
 // writeFiles writes files below a directory and prints the paths of those that

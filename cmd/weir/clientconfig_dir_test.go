@@ -36,9 +36,9 @@ func tree(t *testing.T, dir string) map[string]string {
 // What --dir writes is what is printed without it.
 func TestClientConfigDir(t *testing.T) {
 	t.Chdir(t.TempDir())
-	for _, client := range clientconfig.Clients() {
+	for _, client := range append(clientsWithFiles(), "nerdctl", "kubernetes", "skopeo", "crio", "rke2") {
 		dir := filepath.Join(t.TempDir(), "root")
-		want := printedFiles(t, runCommand(t, "client-config", client, "--url", "http://mirror.example.com:8000").stdout)
+		want := printedFiles(t, runCommand(t, "client-config", client, "--url", "http://mirror.example.com:8000"))
 		got := clientConfigIn(t, client, dir)
 		if got.code != exitFine {
 			t.Fatalf("%s: %+v", client, got)
@@ -122,9 +122,9 @@ func TestClientConfigErrors(t *testing.T) {
 	itself := config("itself.toml", "[server]\nbind_address = \"localhost\"\nport = 5000")
 	bad := config("bad.toml", "[server]\nprot = 1")
 	for args, want := range map[string]string{
-		"":                                       "weir client-config takes one client (docker, containerd, podman, buildkit, k3s), not 0",
-		"docker podman":                          "takes one client (docker, containerd, podman, buildkit, k3s), not 2",
-		"dokcer":                                 `unknown client "dokcer"; known are docker, containerd, podman, buildkit, k3s`,
+		"":                                       "weir client-config takes one client (docker, containerd, nerdctl, kubernetes, podman, buildah, skopeo, crio, buildkit, k3s, rke2, crane, regctl, oras, helm, cosign), not 0",
+		"docker podman":                          "takes one client (docker, containerd, nerdctl, kubernetes, podman, buildah, skopeo, crio, buildkit, k3s, rke2, crane, regctl, oras, helm, cosign), not 2",
+		"dokcer":                                 `unknown client "dokcer"; did you mean docker? known are docker, containerd, nerdctl, `,
 		"docker --url http://example.com/weir":   "--url must have no path",
 		"docker --url http://a:hunter2@b.c":      "--url must not hold credentials",
 		"docker --config " + everywhere:          `--url is missing: server.bind_address "0.0.0.0" and server.port 8000 do not say how clients reach the mirror`,
@@ -144,6 +144,22 @@ func TestClientConfigErrors(t *testing.T) {
 	got := runCommand(t, "client-config", "containerd", "--config", everywhere, "--url", "https://mirror.example.com")
 	if got.code != exitFine || !strings.Contains(got.stdout, `[host."https://mirror.example.com"]`) || strings.Contains(got.stderr, "this machine only") {
 		t.Errorf("--url for a mirror that listens everywhere: %+v", got)
+	}
+}
+
+// A client without a file prints nothing on standard output, also with --dir.
+func TestClientConfigWithoutFiles(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, client := range []string{"crane", "regctl", "oras", "helm", "cosign"} {
+		for _, flags := range [][]string{nil, {"--dir", "root"}} {
+			got := runCommand(t, append([]string{"client-config", client, "--url", "https://mirror.example.com"}, flags...)...)
+			if got.code != exitFine || got.stdout != "" || !strings.HasPrefix(got.stderr, "hint: "+client+" ") {
+				t.Errorf("%s %v: %+v", client, flags, got)
+			}
+		}
+	}
+	if _, err := os.Stat("root"); err == nil {
+		t.Error("--dir has made a directory for no file")
 	}
 }
 
