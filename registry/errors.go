@@ -45,6 +45,14 @@ var errInternal = &Error{
 	Message: "internal error; the mirror's log has the details",
 }
 
+// errMethod answers a method that is no read and no write of the distribution API,
+// such as OPTIONS, and a write to a path that names no repository. Methods are case
+// sensitive (RFC 9110 section 9.1).
+var errMethod = &Error{
+	Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED",
+	Message: "the mirror answers GET and HEAD only",
+}
+
 // toWire is the one place where the failure of a request becomes an answer.
 func (h *Handler) toWire(e *entry, err error) *Error {
 	var wire *Error
@@ -135,6 +143,9 @@ func (e *Error) write(w http.ResponseWriter) {
 	}
 	if e.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(wholeSeconds(e.RetryAfter)))
+	}
+	if e.Status == http.StatusMethodNotAllowed {
+		header.Set("Allow", "GET, HEAD") // required by RFC 9110 section 15.5.6
 	}
 	writeJSON(w, e.Status, "application/json", oci.ErrorDocument{Errors: []oci.ErrorItem{item}})
 }

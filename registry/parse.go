@@ -65,10 +65,12 @@ func parse(method string, u *url.URL) (Request, error) {
 		return req, invalidName(u.Path)
 	}
 	path = strings.TrimPrefix(path, "/")
-	read := method == http.MethodGet || method == http.MethodHead
+	nameless := path == "" || path == "_catalog"
 	switch {
-	case !read:
+	case isWrite(method) && !nameless:
 		return parseWrite(req, path)
+	case method != http.MethodGet && method != http.MethodHead:
+		return req, errMethod
 	case path == "":
 		req.Op = OpPing
 		return req, nil
@@ -77,6 +79,16 @@ func parse(method string, u *url.URL) (Request, error) {
 		return req, checkPage(req.Query)
 	default:
 		return parseRead(req, path)
+	}
+}
+
+// isWrite reports whether a method is one of those that write in the distribution API.
+func isWrite(method string) bool {
+	switch method {
+	case http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
+		return true
+	default:
+		return false
 	}
 }
 

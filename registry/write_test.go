@@ -30,6 +30,30 @@ func TestWrites(t *testing.T) {
 	}
 }
 
+// Methods of neither a pull nor a push are refused at every path of the API, whether
+// its name is mirrored or not, and reach no upstream.
+func TestMethods(t *testing.T) {
+	r, m := pair(t)
+	everywhere := []string{"/v2", "/v2/", "/v2/_catalog", "/v2/up.example/app/manifests/latest", "/v2/up.example/app/blobs/" + sha256Dig,
+		"/v2/up.example/app/tags/list", "/v2/elsewhere/app/blobs/uploads/", "/v2/up.example/app"}
+	for method, paths := range map[string][]string{
+		"OPTIONS": everywhere, "TRACE": everywhere, "PROPFIND": everywhere, "QUERY": everywhere, "get": everywhere, "Head": everywhere, "put": everywhere,
+		// No repository is named that they could write to.
+		"POST": {"/v2", "/v2/", "/v2/_catalog"}, "DELETE": {"/v2/", "/v2/_catalog"},
+	} {
+		for _, path := range paths {
+			a := m.do(method, path)
+			wantError(t, a, 405, "UNSUPPORTED")
+			if allow := a.Header().Get("Allow"); allow != "GET, HEAD" {
+				t.Errorf("%s %s: Allow: %q", method, path, allow)
+			}
+		}
+	}
+	if len(r.Requests()) != 0 {
+		t.Errorf("a refused method reached the upstream: %v", r.Requests())
+	}
+}
+
 // TestBodyIsNotRead sends headers that promise a body, and never a byte of it.
 // The answer must come all the same.
 func TestBodyIsNotRead(t *testing.T) {

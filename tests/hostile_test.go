@@ -166,6 +166,27 @@ func TestWriteIsRefusedAtOnce(t *testing.T) {
 	expectWire(t, upstream, "writes")
 }
 
+// A method of neither a pull nor a push is refused, and the answer names those that
+// are served.
+func TestOtherMethods(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	w := harness.StartWeir(t, block("mirror", upstream))
+	for _, method := range []string{"OPTIONS", "TRACE", "PROPFIND", "QUERY", "CONNECT", "get", "Delete"} {
+		for _, path := range []string{"/v2/", "/v2/_catalog", manifestPath("mirror/org/app", "v1"), "/v2/other/app/tags/list"} {
+			a, err := raw(t, w, method, method+" "+path+" HTTP/1.1\r\nHost: mirror\r\n\r\n")
+			if err != nil || a.Status != http.StatusMethodNotAllowed || a.ErrorCode() != "UNSUPPORTED" || a.Header.Get("Allow") != "GET, HEAD" {
+				t.Errorf("%s %s: %d %v %s, %v", method, path, a.Status, a.Header, a.Body, err)
+			}
+		}
+	}
+	// The server's own capabilities are no path of the API.
+	if a, err := raw(t, w, "OPTIONS", "OPTIONS * HTTP/1.1\r\nHost: mirror\r\n\r\n"); err != nil || a.Status != http.StatusOK {
+		t.Errorf("OPTIONS *: %d %s, %v", a.Status, a.Body, err)
+	}
+	expectWire(t, upstream, "other methods")
+}
+
 // Headers have a limit, which is far above the headers of clients.
 func TestLargeHeaders(t *testing.T) {
 	t.Parallel()
