@@ -55,7 +55,10 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if err = m.routing.apply(cfg); err != nil {
 		return nil, err
 	}
-	ops := &ops{ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer, logger: logger}
+	ops := &ops{
+		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
+		page: newPage(m.routing.keys), logger: logger,
+	}
 	m.handler = mount(m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,

@@ -20,8 +20,8 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// ops answers probes and scrapes: /healthz, /readyz and /metrics. It knows nothing
-// of the API, so it can have a listener of its own.
+// ops answers probes and scrapes, at /healthz, /readyz and /metrics, and people, at /.
+// It knows nothing of the API, so it can have a listener of its own.
 type ops struct {
 	// ready reports why the mirror cannot do its work at the moment.
 	ready func(context.Context) error
@@ -29,6 +29,7 @@ type ops struct {
 	// still serves it, so it is ready, and says so.
 	content  *storage.Health
 	gatherer prometheus.Gatherer
+	page     *page
 	logger   *slog.Logger
 }
 
@@ -38,6 +39,7 @@ func (o *ops) handler() http.Handler {
 	router.Path("/healthz").HandlerFunc(o.health)
 	router.Path("/readyz").HandlerFunc(o.readiness)
 	router.Path("/metrics").Handler(promhttp.HandlerFor(o.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	router.Path("/").Handler(o.page)
 	router.NotFoundHandler = http.HandlerFunc(noEndpoint)
 	return o.logged(router)
 }

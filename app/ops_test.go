@@ -23,6 +23,7 @@ func newOps(ready *error, log *testutil.LogBuffer) *ops {
 	return &ops{
 		ready:   func(context.Context) error { return *ready },
 		content: storage.NewHealth(discard(), "content"), gatherer: newGatherer(),
+		page:   newPage(func() []string { return []string{"ghcr.io/acme", "docker.io"} }),
 		logger: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
@@ -122,7 +123,7 @@ func TestMount(t *testing.T) {
 	if w := get(t, h, "/healthz"); w.Body.String() != "ok\n" {
 		t.Errorf("/healthz: %s", w.Body)
 	}
-	for _, path := range []string{"/", "/ui", "//v2/", "/" + strings.Repeat("x", 400)} {
+	for _, path := range []string{"/ui", "//v2/", "/" + strings.Repeat("x", 400)} {
 		w := get(t, h, path)
 		code, message := oci.ReadError(w.Body)
 		if w.Code != 404 || code != "NAME_UNKNOWN" || !strings.HasPrefix(message, "no such endpoint: ") {

@@ -49,4 +49,13 @@ func (r *routing) table(cfg *config.Config, next clientSet) (*namespace.Table, e
 	return namespace.NewTable(r.engine.cache, specs)
 }
 
+// keys returns the keys of the namespaces in force.
+func (r *routing) keys() []string {
+	var keys []string
+	for _, ns := range r.tables.Load().Namespaces() {
+		keys = append(keys, ns.Key())
+	}
+	return keys
+}
+
 func (r *routing) close() { r.clients.close() }
