@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -30,7 +31,8 @@ const (
 
 // Run runs the mirror of a validated configuration until SIGINT, SIGTERM or the
 // end of the context, and drains it. It reloads the configuration from its source when
-// its files change. It prints where it listens on stdout, and logs to stderr.
+// its files change. It prints where it listens on stdout, as a line of JSON if the log
+// is JSON, and logs to stderr.
 func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -61,10 +63,10 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	address := listener.Addr().String()
-	logger.Info("listening", "address", address, "repositories", len(cfg.Namespaces), "data", cfg.BlobStore.FS.RootDir, "configuration", cfg.Sources())
+	logger.LogAttrs(ctx, slog.LevelInfo, "listening", startAttrs(address, cfg)...)
 	forget := leaveAddress(cfg.BlobStore.FS.RootDir, listener.Addr(), logger)
 	defer forget()
-	fmt.Fprintf(stdout, "weir: listening on http://%s\n", address)
+	announce(stdout, "http://"+address, logsJSON(stderr, cfg.Log.Format))
 	notifySystemd(logger, daemon.SdNotifyReady+"\nSTATUS=listening on http://"+address)
 
 	select {
@@ -75,6 +77,44 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	stop() // a second signal ends the program at once
 	notifySystemd(logger, daemon.SdNotifyStopping)
 	return m.drain(server, cfg.Global.ShutdownDrain)
+}
+
+// startAttrs describes the program, its configuration and its limits, which a reader of
+// the log needs first.
+func startAttrs(address string, cfg *config.Config) []slog.Attr {
+	version, revision := Version()
+	blocks, fallback := make([]string, len(cfg.Namespaces)), "none"
+	for i, block := range cfg.Namespaces {
+		blocks[i] = fmt.Sprintf("%s (%d)", block.Key, len(block.Upstreams))
+		if block.Default {
+			fallback = block.Key
+		}
+	}
+	return []slog.Attr{
+		slog.String("address", address),
+		slog.String("version", version),
+		slog.String("revision", revision),
+		slog.String("go", runtime.Version()),
+		slog.String("configuration", cfg.Sources()),
+		slog.Any("repositories", blocks), // with the number of their upstreams
+		slog.String("default", fallback),
+		slog.String("data", cfg.BlobStore.FS.RootDir),
+		slog.String("max_size", cfg.BlobStore.FS.MaxSize.String()),
+		slog.String("min_free", cfg.BlobStore.FS.MinFree.String()),
+		slog.String("max_unused", cfg.BlobStore.FS.MaxUnused.String()),
+		slog.Int("max_concurrent_fetches", cfg.Global.MaxConcurrentFetches),
+		slog.Bool("redis", cfg.Cache.Redis != nil),
+	}
+}
+
+// announce prints the address of the mirror for scripts and people. Containers put
+// stdout and stderr into one stream, in which a parser of JSON meets no other text.
+func announce(stdout io.Writer, url string, asJSON bool) {
+	if asJSON {
+		slog.New(slog.NewJSONHandler(stdout, nil)).Info("listening on "+url, "url", url)
+		return
+	}
+	fmt.Fprintf(stdout, "weir: listening on %s\n", url)
 }
 
 // notifySystemd reports a state to the service manager if it has started this

@@ -1,11 +1,15 @@
 package app
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -38,9 +42,16 @@ func TestRun(t *testing.T) {
 	var stdout, stderr testutil.LogBuffer
 	ended := make(chan error, 1)
 	go func() { ended <- Run(ctx, config.Source{Files: []string{path}}, cfg, &stdout, &stderr) }()
-	var address string
-	for end := time.Now().Add(10 * time.Second); address == "" && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		_, address, _ = strings.Cut(strings.TrimSpace(stdout.String()), "weir: listening on ")
+	// The log is JSON, so the address is a line of JSON too.
+	var ready struct{ Msg, URL string }
+	for end := time.Now().Add(10 * time.Second); json.Unmarshal([]byte(stdout.String()), &ready) != nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("printed %q", stdout.String())
+		}
+	}
+	address := ready.URL
+	if ready.Msg != "listening on "+address {
+		t.Errorf("printed %q", stdout.String())
 	}
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	for path, want := range map[string]int{"/healthz": 200, "/readyz": 200, "/v2/": 200, "/metrics": 200, "/nothing": 404} {
@@ -63,6 +74,37 @@ func TestRun(t *testing.T) {
 	}
 	if !strings.Contains(stderr.String(), "all requests and downloads have ended") {
 		t.Errorf("the log ends with\n%s", stderr.String())
+	}
+	// The first line says what runs.
+	var start map[string]any
+	for line := range strings.Lines(stderr.String()) {
+		if strings.Contains(line, `"msg":"listening"`) {
+			if err := json.Unmarshal([]byte(line), &start); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	version, revision := Version()
+	for key, want := range map[string]any{
+		"address": strings.TrimPrefix(address, "http://"), "version": version, "revision": revision, "go": runtime.Version(),
+		"configuration": path, "default": "none", "data": cfg.BlobStore.FS.RootDir, "min_free": "1GiB", "max_size": "",
+		"max_concurrent_fetches": 64.0, "redis": true,
+	} {
+		if start[key] != want {
+			t.Errorf("the start line has %s = %v, want %v", key, start[key], want)
+		}
+	}
+	if got := fmt.Sprint(start["repositories"]); got != "[ghcr.io (1) quay.io (2)]" {
+		t.Errorf("the start line has the repositories %s", got)
+	}
+}
+
+// A log for people has a line for people on stdout.
+func TestAnnounce(t *testing.T) {
+	var b bytes.Buffer
+	announce(&b, "http://127.0.0.1:8000", false)
+	if got := b.String(); got != "weir: listening on http://127.0.0.1:8000\n" {
+		t.Errorf("printed %q", got)
 	}
 }
 

@@ -162,7 +162,7 @@ func startServing(t *testing.T, command, dir string, env ...string) *testutil.Lo
 	harness.Must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context has ended before
 	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil || strings.TrimSpace(line) != "weir: listening on http://127.0.0.1:8000" {
+	if err != nil || !strings.Contains(line, "listening on http://127.0.0.1:8000") {
 		t.Fatalf("%s printed %q, %v\n%s", command, line, err, log)
 	}
 	return log

@@ -28,7 +28,7 @@ var rows = [][]string{
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain"},
 	{"storage", "storage/spool", "storage/disk"},
 	{"tokencache", "config", "clientconfig"},
-	{"oci", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/via", "internal/whoami"},
+	{"oci", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/via", "internal/whoami", "internal/printable", "internal/episode"},
 }
 
 // within are the imports that stay within a row. Before you add one, check that
@@ -49,6 +49,7 @@ var within = map[string][]string{
 var alone = map[string]string{
 	module + "config":              "app cmd/weir",
 	"github.com/fsnotify/fsnotify": "app",
+	"github.com/lmittmann/tint":    "app",
 	"github.com/spf13/cobra":       "cmd/weir",
 	"github.com/BurntSushi/toml":   "config",
 	"github.com/dlclark/regexp2":   "config namespace",

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -81,13 +82,23 @@ func StartWeirAs(t *testing.T, dir, config string, prepare func(*exec.Cmd), env 
 			t.Logf("the mirror's end: %v; its log:\n%s", w.Cmd.ProcessState, log)
 		}
 	})
-	url, ok := strings.CutPrefix(strings.TrimSpace(line), "weir: listening on ")
+	url, ok := announced(line)
 	if err != nil || !ok {
 		<-w.Exited
 		t.Fatalf("the mirror did not start: printed %q\n%s", line, w.Log)
 	}
 	w.URL, w.Addr = url, strings.TrimPrefix(url, "http://")
 	return w
+}
+
+// announced returns the URL in the line that a mirror prints at its start: JSON, as its
+// log is, or a sentence.
+func announced(line string) (url string, ok bool) {
+	var record struct{ URL string }
+	if json.Unmarshal([]byte(line), &record) == nil {
+		return record.URL, record.URL != ""
+	}
+	return strings.CutPrefix(strings.TrimSpace(line), "weir: listening on ")
 }
 
 // Terminate sends SIGTERM and returns the exit code.
