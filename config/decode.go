@@ -35,7 +35,7 @@ type decoder struct {
 // problem keeps its default.
 func decode(root *node) (*Config, Problems) {
 	d := decoder{config: base()}
-	d.config.source = source{positions: map[string]position{}, secretFiles: map[string]string{}}
+	d.config.source = source{positions: map[string]position{}, secretFiles: map[string]string{}, oddSecrets: map[string]string{}}
 	d.table(place{}, root, reflect.ValueOf(d.config).Elem())
 	return d.config, d.problems
 }
@@ -237,6 +237,9 @@ func (d *decoder) secret(p place, direct *node, filePlace place, fileNode *node,
 		// Further problems of the secret point at the key that names its file.
 		d.config.source.positions[p.key] = fileNode.position
 		d.config.source.secretFiles[p.key] = file
+		if reason := oddity(secret); reason != "" {
+			d.config.source.oddSecrets[p.key] = reason
+		}
 	}
 }
 

@@ -66,15 +66,6 @@ func escape(s string) string {
 // all public certificate authorities has about 200 KiB.
 const maxSideFile = 8 << 20
 
-// readSecret reads a secret without its trailing newline.
-func readSecret(file string) (string, error) {
-	text, err := readRegular(file)
-	if err != nil {
-		return "", err
-	}
-	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), nil
-}
-
 // readRegular reads a file that the configuration names. It returns an error for
 // devices and pipes, which could block a reload for ever.
 func readRegular(file string) ([]byte, error) {

@@ -12,6 +12,7 @@ type source struct {
 	files       []string            // configuration files in the order of merging
 	positions   map[string]position // of the keys that are set, by key path
 	secretFiles map[string]string   // the file a secret was read from, by the secret's key path
+	oddSecrets  map[string]string   // why a secret from a file looks wrong, by the secret's key path
 	ignored     []string            // key paths of Angos that change nothing for a mirror
 	optedOut    []string            // key paths of immutable_tags = false that have no effect
 	passedOver  []string            // default places whose file is not Weir's

@@ -28,6 +28,7 @@ func (c *Config) Warnings() []string {
 	if len(c.source.strange) > 0 {
 		warnings = append(warnings, "variables of the environment that are no setting have no effect; lists can be set in files only: "+strings.Join(c.source.strange, ", "))
 	}
+	warnings = append(warnings, c.secretWarnings()...)
 	warnings = append(warnings, c.diskWarnings()...)
 	if lent := c.lentCredentials(); len(lent) > 0 && !hosts.Loopback(c.Server.BindAddress) {
 		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
