@@ -143,6 +143,7 @@ type Warm struct {
 // keeps the connections to those that did not change.
 type Upstream struct {
 	URL               URL           `toml:"url"`
+	APIPath           APIPath       `toml:"api_path"` // goes before /v2/
 	Username          string        `toml:"username"`
 	Password          Secret        `toml:"password"`
 	ClientCertificate string        `toml:"client_certificate"` // path of a PEM file

@@ -159,6 +159,7 @@ func typeName(t *testing.T, of reflect.Type) string {
 		reflect.TypeFor[[]Image]():       "list of strings",
 		reflect.TypeFor[[]Platform]():    "list of strings",
 		reflect.TypeFor[URL]():           "string",
+		reflect.TypeFor[APIPath]():       "string",
 		reflect.TypeFor[bool]():          "boolean",
 		reflect.TypeFor[int]():           "integer",
 		reflect.TypeFor[*float64]():      "number",

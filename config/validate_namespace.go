@@ -90,6 +90,7 @@ func (v *validator) upstream(at string, u Upstream) {
 	if u.URL == (URL{}) {
 		v.fail(at+".url", `is missing; it looks like "https://registry.example.com"`)
 	}
+	v.failed(at+".url", u.checkPath())
 	_, err := u.ProxyURL()
 	v.failed(at+".proxy", err)
 	v.together(at, "username", u.Username, "password", u.Password.Reveal())

@@ -49,7 +49,11 @@ const (
 type Options struct {
 	// URL of the registry: http or https, and a host. Its path goes before
 	// every repository name.
-	URL                *url.URL
+	URL *url.URL
+	// APIPath is the path of the registry's API before /v2/, without a slash at
+	// its end. It is empty for most registries. Artifactory and Nexus have many
+	// registries on one host, each below a path.
+	APIPath            string
 	Username, Password string
 	// Certificate is the client certificate. Only the URL's own origin is
 	// ever offered it, never the target of a redirect elsewhere.
@@ -77,6 +81,7 @@ type Options struct {
 // concurrently.
 type Client struct {
 	url             *url.URL
+	root            string // path of the API, "/v2/" for most registries
 	host            string // as the URL has it, for logs and error messages
 	label           string // host:port, for metrics
 	credentials     credentials
@@ -112,6 +117,7 @@ func NewClient(o Options) *Client {
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, defaultReadTimeout)
 	c := &Client{
 		url:             o.URL,
+		root:            o.APIPath + "/v2/",
 		host:            strings.ToLower(o.URL.Host),
 		label:           strings.ToLower(net.JoinHostPort(o.URL.Hostname(), portOf(o.URL))),
 		credentials:     credentials{o.Username, o.Password},
@@ -282,7 +288,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // attempt sends a call a single time, with redirects and authentication.
 func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error) {
 	name := c.repository(call.repo)
-	target := url.URL{Scheme: c.url.Scheme, Host: c.url.Host, Path: "/v2/" + name + call.path, RawQuery: call.query.Encode()}
+	target := url.URL{Scheme: c.url.Scheme, Host: c.url.Host, Path: c.root + name + call.path, RawQuery: call.query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, call.method, target.String(), nil)
 	if err != nil {
 		return nil, c.identify(&Error{Class: ClassUnavailable, Err: err}, call)
@@ -323,7 +329,7 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 // Only the upstream's own API gets credentials. Any other target that challenges
 // gets an anonymous token, and none that was for the API.
 func (c *Client) authenticated(target *url.URL, repository string) *authTransport {
-	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, api: isAPI(target), repository: repository}
+	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, api: c.isAPI(target), repository: repository}
 	if c.ownAPI(target) {
 		t.credentials = c.credentials
 	}
@@ -332,8 +338,15 @@ func (c *Client) authenticated(target *url.URL, repository string) *authTranspor
 
 // ownAPI reports whether a URL is one of the upstream's own API. Other paths of the
 // same host are not: a storage service there has signed URLs, and refuses them if
-// an Authorization comes along.
-func (c *Client) ownAPI(u *url.URL) bool { return sameOrigin(u, c.url) && isAPI(u) }
+// an Authorization comes along. The APIs of other registries on that host are not
+// either: their owners must not get the credentials.
+func (c *Client) ownAPI(u *url.URL) bool { return sameOrigin(u, c.url) && isBelow(u, c.root) }
+
+// isAPI reports whether a URL is one of the upstream's own API, or of the API of a
+// registry on another host.
+func (c *Client) isAPI(u *url.URL) bool {
+	return c.ownAPI(u) || !sameOrigin(u, c.url) && isBelow(u, "/v2/")
+}
 
 // transport returns the transport to an origin, without authentication.
 func (c *Client) transport(target *url.URL) http.RoundTripper {
@@ -348,7 +361,7 @@ func (c *Client) identify(e *Error, call call) *Error {
 	identified := *e // a copy: all callers that wait for one token share its failure
 	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
 	identified.Op = cmp.Or(e.Op, call.op)
-	identified.Credentials = c.credentials.set()
+	identified.Credentials, identified.root = c.credentials.set(), c.root
 	return &identified
 }
 

@@ -95,6 +95,7 @@ type Error struct {
 	// Credentials is whether a username and a password are configured.
 	Credentials bool
 
+	root         string   // path of the API that was asked
 	others       []*Error // of the other members of a chain
 	coolingDown  bool     // no request was sent, because the upstream cools down
 	contentRange string   // of an answer of 416

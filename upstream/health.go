@@ -143,7 +143,7 @@ func (h clientHealth) Broken(ctx context.Context, repo string, dgst digest.Diges
 // which is above the URL's path.
 func (c *Client) rootRequest(ctx context.Context) (*http.Request, error) {
 	target := *c.url
-	target.Path = "/v2/"
+	target.Path, target.RawPath = c.root, ""
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
 	if err == nil {
 		c.setCommonHeaders(req)

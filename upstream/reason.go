@@ -110,7 +110,7 @@ func (e *Error) Members() []*Error { return append([]*Error{e}, e.others...) }
 func (e *Error) Content() string {
 	switch {
 	case e.Repository == "":
-		return "/v2/" // the root of its API
+		return e.root
 	case e.Reference == "":
 		return e.Repository
 	case strings.Contains(e.Reference, ":"):

@@ -77,9 +77,9 @@ func discard(body io.ReadCloser) {
 	body.Close()
 }
 
-// isAPI reports whether a URL is one of a registry's API (distribution-spec,
-// "Endpoints").
-func isAPI(u *url.URL) bool { return strings.HasPrefix(path.Clean(u.Path)+"/", "/v2/") }
+// isBelow reports whether the path of a URL is a root, which ends with a slash, or
+// lies below it (distribution-spec, "Endpoints").
+func isBelow(u *url.URL, root string) bool { return strings.HasPrefix(path.Clean(u.Path)+"/", root) }
 
 // redirectedError says that a failure is that of the host behind a redirect, such as
 // a storage service, and not the registry's.

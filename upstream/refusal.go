@@ -21,7 +21,7 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	e.Code, e.Message = oci.ReadError(io.TeeReader(resp.Body, &body))
 	target := resp.Request.URL
 	// A redirect may lead to another registry, whose answer to a HEAD has no code.
-	byRegistry := e.Code != "" || c.ownAPI(target) || resp.Request.Method == http.MethodHead && isAPI(target)
+	byRegistry := e.Code != "" || c.ownAPI(target) || resp.Request.Method == http.MethodHead && c.isAPI(target)
 	e.Class = classify(resp.StatusCode, e.Code, byRegistry)
 	if !byRegistry {
 		e.Err = &redirectedError{host: target.Host}
