@@ -42,10 +42,10 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		return nil, err
 	}
 	m.shared = openShared(cfg.Cache.Redis, m.gatherer, logger)
-	if m.engine, err = newEngine(cfg.Global, m.storage, m.tracing.downloadTracer(), m.gatherer, logger); err != nil {
+	id := via.NewID()
+	if m.engine, err = newEngine(cfg.Global, m.storage, m.tracing.downloadTracer(), m.gatherer, id, logger); err != nil {
 		return nil, err
 	}
-	id := via.NewID()
 	m.routing = &routing{
 		clients:  newClients(m.shared.tokens, m.shared.cooldowns, upstream.NewMetrics(m.gatherer), id, logger),
 		engine:   m.engine,

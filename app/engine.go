@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/namespace/keepwarm"
@@ -23,7 +24,7 @@ type engine struct {
 	cache     *namespace.Cache
 }
 
-func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metrics prometheus.Registerer, logger *slog.Logger) (*engine, error) {
+func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metrics prometheus.Registerer, id via.ID, logger *slog.Logger) (*engine, error) {
 	e := &engine{pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger)}
 	e.warmer = keepwarm.New(e.pool, keepwarm.NewMetrics(metrics), logger)
 	e.downloads = download.NewGroup(download.Options{
@@ -39,7 +40,7 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 	cache, err := namespace.NewCache(namespace.CacheOptions{
 		Store: parts.store, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Pool: e.pool,
 		Content: parts.content, Records: parts.records,
-		Logger: logger,
+		Logger: logger, ID: id,
 	})
 	if err != nil {
 		e.close()

@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"slices"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -63,6 +64,7 @@ func translateBlock(block config.Namespace, maxManifest int64, clients *clients,
 		// "nginx" to "library/nginx".
 		t.spec.DockerHub = t.spec.DockerHub || oci.IsDockerHub(u.URL.Std().Hostname())
 	}
+	t.spec.MayLeadToMirror = func() bool { return slices.ContainsFunc(t.clients, (*upstream.Client).MayBeMirror) }
 	t.spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: clients.logger}, members...)
 	return t, nil
 }

@@ -68,6 +68,9 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 	if err := n.cache.negativeHit(blobKey(repo, dgst)); err != nil {
 		return nil, err
 	}
+	if err := n.checkLoop(ctx, repo, dgst); err != nil {
+		return nil, err
+	}
 	obj, reader, err := n.cache.downloads.Open(ctx, dgst, n.source(ctx, repo, dgst))
 	if err != nil {
 		return nil, err
@@ -89,6 +92,28 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 		b.Outcome = Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}
 	}
 	return b, nil
+}
+
+// checkLoop returns an error if a blob is not stored and a download of it could wait
+// for the mirror that the request comes from. A HEAD, which waits for no download,
+// shows whether an upstream leads back there. One blob is not downloaded twice at a
+// time for that, so the other mirror goes on to its next upstream.
+func (n *Namespace) checkLoop(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
+	if n.apart(ctx) == "" {
+		return nil
+	}
+	if _, err := n.cache.store.Stat(ctx, dgst); !errors.Is(err, storage.ErrNotExist) {
+		return nil
+	}
+	watched, looped := via.Watch(ctx)
+	_, err := n.spec.Upstreams.StatBlob(watched, repo.Name, dgst)
+	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Loop() {
+		return failed
+	}
+	if looped() {
+		return upstream.NewLoop(n.FirstUpstream(), repo.Name, dgst)
+	}
+	return nil
 }
 
 // recordLink records that a repository may serve a blob that another repository

@@ -8,6 +8,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/internal/flight"
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
@@ -31,13 +32,14 @@ type Cache struct {
 	content   *storage.Health
 	records   *storage.Health
 	logger    *slog.Logger
+	id        via.ID
 
 	// Lookups under way, each shared by all callers with the same key.
 	lookups   *flight.Scope
-	manifests *flight.Group[lookupKey, found]
-	access    *flight.Group[lookupKey, ocispec.Descriptor]
-	tags      *flight.Group[listKey, *Tags]
-	referrers *flight.Group[listKey, *Referrers]
+	manifests *flight.Group[shared[lookupKey], found]
+	access    *flight.Group[shared[lookupKey], ocispec.Descriptor]
+	tags      *flight.Group[shared[listKey], *Tags]
+	referrers *flight.Group[shared[listKey], *Referrers]
 
 	negatives *lru.Cache[lookupKey, negative]
 	book      *tagBook
@@ -53,6 +55,7 @@ type CacheOptions struct {
 	Content   *storage.Health // of the store; may be nil
 	Records   *storage.Health // of the catalog's records; may be nil
 	Logger    *slog.Logger
+	ID        via.ID // of this process
 }
 
 // NewCache returns a cache over a store. The caller closes it before the store.
@@ -68,13 +71,13 @@ func NewCache(o CacheOptions) (*Cache, error) {
 	lookups := flight.NewScope()
 	return &Cache{
 		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, pool: o.Pool,
-		content: o.Content, records: o.Records, logger: o.Logger,
+		content: o.Content, records: o.Records, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,
-		manifests: flight.NewGroup[lookupKey, found](lookups),
-		access:    flight.NewGroup[lookupKey, ocispec.Descriptor](lookups),
-		tags:      flight.NewGroup[listKey, *Tags](lookups),
-		referrers: flight.NewGroup[listKey, *Referrers](lookups),
+		manifests: flight.NewGroup[shared[lookupKey], found](lookups),
+		access:    flight.NewGroup[shared[lookupKey], ocispec.Descriptor](lookups),
+		tags:      flight.NewGroup[shared[listKey], *Tags](lookups),
+		referrers: flight.NewGroup[shared[listKey], *Referrers](lookups),
 
 		negatives: negatives,
 		book:      &tagBook{catalog: o.Catalog, health: o.Records, pending: pending, logger: o.Logger},

@@ -138,12 +138,12 @@ type list[T any] interface {
 
 // listing asks the upstream for a list and keeps the answer for the time when the
 // upstream fails. Callers with the same key at the same time share one answer.
-func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[listKey, *T], key listKey, ask func(context.Context) (*T, error)) (*T, error) {
+func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[shared[listKey], *T], key listKey, ask func(context.Context) (*T, error)) (*T, error) {
 	if n.spec.Offline {
 		// The kept answer is current by definition, and no failure is hidden.
 		return keptListing[T, P](ctx, n, key, n.offline(string(key.kind)))
 	}
-	list, led, err := share(ctx, lookups, key, func(ctx context.Context) (*T, error) {
+	list, led, err := share(ctx, n, lookups, key, func(ctx context.Context) (*T, error) {
 		list, err := ask(ctx)
 		if err == nil {
 			n.keepListing(ctx, key, list)

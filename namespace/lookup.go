@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/internal/flight"
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/upstream"
@@ -50,12 +51,31 @@ type listKey struct {
 	name string
 }
 
-// share runs one lookup for all callers with the same key. The lookup is detached
+// shared is the key of a lookup for all callers that may wait for each other.
+type shared[K comparable] struct {
+	key   K
+	trail string // of the requests from other mirrors that wait for no other lookup; else ""
+}
+
+// apart returns the trail of a request that must not wait for a lookup or a download
+// of other requests, and "" for one that may: it comes from a client, no upstream is
+// another mirror, or the order of the mirrors' IDs allows it ([via.ID.MayWait]). Two
+// mirrors whose upstreams lead to each other would wait for each other otherwise.
+func (n *Namespace) apart(ctx context.Context) string {
+	trail := via.From(ctx)
+	if len(trail) == 0 || n.spec.MayLeadToMirror == nil || !n.spec.MayLeadToMirror() || n.cache.id.MayWait(trail) {
+		return ""
+	}
+	return fmt.Sprint(trail)
+}
+
+// share runs one lookup for all callers with the same key, but apart from those that
+// must not wait for it. The lookup is detached
 // from its callers: one caller's cancellation does not fail the others. led
 // reports whether this caller's request made it run. The lookup belongs to the
 // trace of that request; the spans of the others link to it.
-func share[K comparable, V any](ctx context.Context, lookups *flight.Group[K, V], key K, lookup func(context.Context) (V, error)) (value V, led bool, err error) {
-	answer, err := lookups.Do(ctx, key, lookup)
+func share[K comparable, V any](ctx context.Context, n *Namespace, lookups *flight.Group[shared[K], V], key K, lookup func(context.Context) (V, error)) (value V, led bool, err error) {
+	answer, err := lookups.Do(ctx, shared[K]{key, n.apart(ctx)}, lookup)
 	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
 		err = fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)
 	}

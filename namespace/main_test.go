@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/oci"
@@ -71,6 +72,18 @@ func newMirror(t *testing.T, pool int, metrics *jobs.Metrics) *mirror {
 // newMirrorOver returns a mirror over a store that decorates one in memory.
 func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store, pool int, metrics *jobs.Metrics) *mirror {
 	t.Helper()
+	return newMirrorWith(t, memory, store, pool, metrics, "")
+}
+
+// newMirrorOf returns the mirror that has an ID among others.
+func newMirrorOf(t *testing.T, id via.ID) *mirror {
+	t.Helper()
+	store := storagetest.NewMemory(t)
+	return newMirrorWith(t, store, store, 4, nil, id)
+}
+
+func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store, pool int, metrics *jobs.Metrics, id via.ID) *mirror {
+	t.Helper()
 	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: memory, log: new(testutil.LogBuffer)}
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
 	m.catalog = catalog.New(m.store.Records(), catalog.Options{Logger: logger})
@@ -82,7 +95,7 @@ func newMirrorOver(t *testing.T, memory *storagetest.Memory, store storage.Store
 	})
 	cache, err := namespace.NewCache(namespace.CacheOptions{
 		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool,
-		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger,
+		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger, ID: id,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -63,6 +63,8 @@ type Spec struct {
 	Upstreams oci.Registry
 	// UpstreamHosts names the upstreams, for messages.
 	UpstreamHosts []string
+	// MayLeadToMirror reports whether an upstream may be another mirror; nil: none is.
+	MayLeadToMirror func() bool
 	// DockerHub is set if the namespace mirrors Docker Hub, where a name of one
 	// segment is short for one below library/.
 	DockerHub bool

@@ -119,3 +119,16 @@ func TestLoopElsewhereIsPassedOn(t *testing.T) {
 		}
 	}
 }
+
+// Every answer names the mirror, so that another one before it knows.
+func TestAnswersNameTheMirror(t *testing.T) {
+	r, m := pair(t)
+	r.AddImage("app", "v1", []byte("a layer"))
+	for _, target := range []string{"/v2/", "/v2/up.example/app/manifests/v1", "/v2/up.example/app/manifests/missing", "/v2/elsewhere/app/manifests/v1"} {
+		for _, method := range []string{"GET", "HEAD", "PUT"} {
+			if got := m.do(method, target).Header().Get("Via"); got != "1.1 weir-me" {
+				t.Errorf("%s %s: Via is %q", method, target, got)
+			}
+		}
+	}
+}

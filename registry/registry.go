@@ -58,6 +58,7 @@ func New(opts Options) *Handler {
 // api serves one request and records in its entry how it went.
 func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	h.opts.ID.Name(w.Header())
 	entry := entryOf(r.Context())
 	err := h.serve(w, r, entry)
 	switch {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -60,6 +61,47 @@ func TestUpstreamThatLeadsBack(t *testing.T) {
 	for _, record := range hub.Log() {
 		if passed := strings.Count(record.Header.Get("Via"), "1.1 weir-"); passed != 2 {
 			t.Errorf("the registry was asked with Via: %s", record.Header.Get("Via"))
+		}
+	}
+}
+
+// Two mirrors that lead to each other, and are asked for the same content at the same
+// moment, do not wait for each other. Mirrors that have a registry besides deliver
+// its content.
+func TestMirrorsThatLeadToEachOther(t *testing.T) {
+	t.Parallel()
+	hub := upstreamtest.New(t)
+	first, second := testutil.FreeAddr(t), testutil.FreeAddr(t)
+	leading := func(key, url string) []string {
+		return []string{fmt.Sprintf("url = \"http://%s/%s\"\nread_timeout_secs = 20", url, key)}
+	}
+	blocks := func(other string) string {
+		return blockOf("only", nil, leading("only", other)) + blockOf("before", nil, leading("before", other), at(hub))
+	}
+	a := harness.StartWeir(t, listening(first)+blocks(second))
+	b := harness.StartWeir(t, listening(second)+blocks(first))
+	for i := range 10 {
+		layer := fmt.Sprint("layer ", i)
+		hub.AddImage("app", fmt.Sprint("v", i), []byte(layer))
+		for key, status := range map[string]int{"only": http.StatusLoopDetected, "before": http.StatusOK} {
+			for _, path := range []string{
+				manifestPath(key+"/app", fmt.Sprint("v", i)), blobPath(key+"/app", digest.FromString(layer)),
+				"/v2/" + key + "/app/tags/list?n=" + fmt.Sprint(i+1),
+			} {
+				var clients sync.WaitGroup
+				start := time.Now()
+				for _, mirror := range []*harness.Weir{a, b} {
+					clients.Go(func() {
+						if answer := mirror.Get(t, path); answer.Status != status {
+							t.Errorf("%s: %d %s", path, answer.Status, answer.Body)
+						}
+					})
+				}
+				clients.Wait()
+				if took := time.Since(start); took > 10*time.Second {
+					t.Fatalf("%s: answered after %s", path, took)
+				}
+			}
 		}
 	}
 }

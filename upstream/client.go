@@ -102,6 +102,7 @@ type Client struct {
 	unsubscribe func()    // from cooldowns
 	rejected    *recent[digest.Digest]
 	named       *recent[named]  // by HEADs of tags
+	noMirror    atomic.Bool     // the last answer came from no other mirror
 	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
 	closing     context.Context // ends with Close
 	close       context.CancelFunc
@@ -163,6 +164,10 @@ func loggerOr(logger *slog.Logger) *slog.Logger {
 // Host returns the registry's host, with the port if its URL has one: its name
 // in messages.
 func (c *Client) Host() string { return c.host }
+
+// MayBeMirror reports whether the registry may be another mirror: its last answer says
+// so, or there was none yet.
+func (c *Client) MayBeMirror() bool { return !c.noMirror.Load() }
 
 // Close closes idle connections. Requests that are under way continue.
 func (c *Client) Close() {
@@ -243,6 +248,9 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 		if failure.Class == ClassRateLimited {
 			c.limited(failure.RetryAfter)
 		}
+		if failure.Loop() {
+			via.NoteLoop(ctx)
+		}
 		wait := backoff(firstWait, try)
 		if try == maxTries || !retryable(failure) || time.Since(start)+wait >= c.readTimeout || !sleep(ctx, wait) {
 			return nil, nil, failure
@@ -297,13 +305,20 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 		req.Header[key] = values
 	}
 	c.setCommonHeaders(req)
+	mirror := false
 	resp, err := followRedirects(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
 		resp, err := c.authenticated(req.URL, name).RoundTrip(req)
-		if err == nil && call.observe != nil {
-			call.observe(resp)
+		if err == nil {
+			mirror = mirror || via.IsMirror(resp.Header)
+			if call.observe != nil {
+				call.observe(resp)
+			}
 		}
 		return resp, err
 	})
+	if err == nil {
+		c.noMirror.Store(!mirror)
+	}
 	switch {
 	case err != nil:
 		return nil, c.identify(asError(err), call)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // The four ways in which an upstream fails. An [*Error] matches the one of its
@@ -164,6 +166,12 @@ func (e *Error) Timeout() bool { return isTimeout(e.Err) }
 // Loop reports whether the request came back to a mirror that it had passed. The
 // answer to a HEAD has no code, and no registry has another use for the status.
 func (e *Error) Loop() bool { return e.Status == http.StatusLoopDetected }
+
+// NewLoop returns the failure of a blob for which an upstream leads back to the mirror
+// that asks for it.
+func NewLoop(host, repo string, dgst digest.Digest) *Error {
+	return &Error{Host: host, Op: opBlob, Repository: repo, Reference: dgst.String(), Class: ClassUnavailable, Status: http.StatusLoopDetected}
+}
 
 func isTimeout(err error) bool {
 	t, ok := errors.AsType[interface {

@@ -422,3 +422,50 @@ func TestFaultWithRetryAfter(t *testing.T) {
 		})
 	}
 }
+
+// An upstream may be another mirror until an answer says otherwise. Only the last
+// answer counts, and a failure without one changes nothing.
+func TestMayBeMirror(t *testing.T) {
+	r := upstreamtest.New(t)
+	r.AddImage("repo", "latest", []byte("layer"))
+	c := newClient(t, r)
+	ask := func(want bool, when string) {
+		t.Helper()
+		c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
+		if got := c.MayBeMirror(); got != want {
+			t.Errorf("%s: %v", when, got)
+		}
+	}
+	if !c.MayBeMirror() {
+		t.Error("nothing is known at the start")
+	}
+	drop := r.Fault(upstreamtest.Any, upstreamtest.Drop())
+	ask(true, "without an answer")
+	drop.Remove()
+	ask(false, "a registry")
+	mirror := r.Fault(upstreamtest.Any, upstreamtest.Header("Via", "1.1 weir-a1, 1.1 nginx"))
+	ask(true, "a mirror")
+	missing := r.Fault(upstreamtest.Any, upstreamtest.Status(404, ""))
+	ask(true, "a mirror's refusal")
+	mirror.Remove()
+	ask(false, "a registry's refusal")
+	missing.Remove()
+	r.Fault(upstreamtest.Any, upstreamtest.Header("Via", "1.1 varnish"))
+	ask(false, "a registry behind a proxy")
+}
+
+// The redirect of a registry may lead to a mirror.
+func TestRedirectToAMirror(t *testing.T) {
+	second := upstreamtest.New(t)
+	first := upstreamtest.New(t, upstreamtest.WithRedirect(second))
+	second.AddImage("repo", "latest", []byte("layer"))
+	c := newClient(t, first)
+	for _, via := range []string{"1.1 weir-a1", ""} {
+		f := second.Fault(upstreamtest.Any, upstreamtest.Header("Via", via))
+		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
+		if got := c.MayBeMirror(); got != (via != "") {
+			t.Errorf("Via %q: %v", via, got)
+		}
+		f.Remove()
+	}
+}

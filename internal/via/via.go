@@ -9,6 +9,10 @@
 //	          |    |    Via: 1.1 weir-a, 1.1 weir-b
 //	          |    Via: 1.1 weir-a
 //	          no Via
+//
+// Requests that share one lookup hide a loop: while a lookup of A waits for B, and one
+// of B for A, each may be joined by the other's request, and none comes back to its
+// sender. [ID.MayWait] rules that out.
 package via
 
 import (
@@ -19,6 +23,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 )
 
 // MaxTrail is the number of mirrors that a request may pass. Real fleets have two or
@@ -77,6 +82,25 @@ func elements(values []string) func(func(string) bool) {
 	return strings.SplitSeq(strings.Join(values, ","), ",")
 }
 
+// MayWait reports whether a request with this trail may wait for work that another
+// request has begun in the process, if that work may wait for another mirror. The
+// processes in a circle of waiting would each have a greater ID than the one before,
+// so there is none.
+func (id ID) MayWait(trail Trail) bool {
+	return !slices.ContainsFunc(trail, func(passed ID) bool { return passed >= id })
+}
+
+// Name adds the ID to the header of an answer (RFC 9110 section 7.6.3), so that a
+// mirror knows that it has asked another one. An empty ID adds nothing.
+func (id ID) Name(header http.Header) {
+	if id != "" {
+		header.Set("Via", "1.1 "+string(id))
+	}
+}
+
+// IsMirror reports whether an answer comes from a mirror, or through one.
+func IsMirror(answer http.Header) bool { return len(Read(http.Header{"Via": answer["Via"]})) > 0 }
+
 type key struct{}
 
 // With returns a context for the work that a request with this trail causes.
@@ -88,6 +112,22 @@ func With(ctx context.Context, trail Trail) context.Context {
 func From(ctx context.Context) Trail {
 	trail, _ := ctx.Value(key{}).(Trail)
 	return trail
+}
+
+type watchKey struct{}
+
+// Watch returns a context for requests, and a function that reports whether one of
+// them was found to be in a loop, although another one may have succeeded.
+func Watch(ctx context.Context) (_ context.Context, looped func() bool) {
+	var found atomic.Bool
+	return context.WithValue(ctx, watchKey{}, &found), found.Load
+}
+
+// NoteLoop tells the context's Watch, if there is one, of a loop.
+func NoteLoop(ctx context.Context) {
+	if found, ok := ctx.Value(watchKey{}).(*atomic.Bool); ok {
+		found.Store(true)
+	}
 }
 
 // Mark sets the headers of a request to an upstream: the trail of the context, then

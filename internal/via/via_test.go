@@ -61,3 +61,60 @@ func TestNewID(t *testing.T) {
 		t.Errorf("%s, %s", a, b)
 	}
 }
+
+// No circle of processes waits for itself, in whatever order the IDs are: of any two,
+// one must not wait for the other.
+func TestMayWait(t *testing.T) {
+	for _, test := range []struct {
+		id    via.ID
+		trail via.Trail
+		want  bool
+	}{
+		{"weir-b", nil, true},
+		{"weir-b", via.Trail{"weir-a"}, true},
+		{"weir-b", via.Trail{"weir-c"}, false},
+		{"weir-b", via.Trail{"weir-b"}, false},
+		{"weir-c", via.Trail{"weir-a", "weir-b"}, true},
+		{"weir-b", via.Trail{"weir-c", "weir-a"}, false},
+		{"weir-b", via.Trail{"weir-a", "weir-c"}, false},
+		{"", via.Trail{"weir-a"}, false},
+	} {
+		if got := test.id.MayWait(test.trail); got != test.want {
+			t.Errorf("%q may wait after %q: %v", test.id, test.trail, got)
+		}
+	}
+}
+
+func TestAnswersNameTheMirror(t *testing.T) {
+	answer := http.Header{}
+	via.ID("weir-a1").Name(answer)
+	for value, want := range map[string]bool{
+		answer.Get("Via"): true, "1.1 varnish, 1.1 weir-a1": true, "1.1 WEIR-A1": true,
+		"": false, "1.1 varnish": false, "1.1 weir-proxy.example.com": false, "weir-a1": false,
+	} {
+		if got := via.IsMirror(http.Header{"Via": {value}}); got != want {
+			t.Errorf("%q: %v", value, got)
+		}
+	}
+	// Only requests have CDN-Loop.
+	if via.IsMirror(http.Header{"Cdn-Loop": {"weir-a1"}}) {
+		t.Error("CDN-Loop counts")
+	}
+	nameless := http.Header{}
+	via.ID("").Name(nameless)
+	if len(nameless) > 0 {
+		t.Errorf("without an ID: %v", nameless)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	via.NoteLoop(t.Context()) // without a watch nothing happens
+	ctx, looped := via.Watch(t.Context())
+	if looped() {
+		t.Error("a loop before any request")
+	}
+	via.NoteLoop(via.With(ctx, via.Trail{"weir-a1"}))
+	if !looped() {
+		t.Error("the loop of a request was not noted")
+	}
+}
