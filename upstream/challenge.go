@@ -16,14 +16,14 @@ type challenge struct {
 func parseChallenges(headers []string) []challenge {
 	var challenges []challenge
 	for _, header := range headers {
-		p := challengeParser{rest: header}
+		p := challengeParser{fieldParser{rest: header}}
 		challenges = append(challenges, p.challenges()...)
 	}
 	return challenges
 }
 
 // challengeParser consumes one field value from its front.
-type challengeParser struct{ rest string }
+type challengeParser struct{ fieldParser }
 
 func (p *challengeParser) challenges() []challenge {
 	var list []challenge
@@ -70,33 +70,6 @@ func (c *challenge) set(name, value string) {
 	c.params[name] = value
 }
 
-func (p *challengeParser) skip(chars string) bool {
-	before := len(p.rest)
-	p.rest = strings.TrimLeft(p.rest, chars)
-	return len(p.rest) < before
-}
-
-// skipElement drops everything up to the next comma that is outside quotes.
-func (p *challengeParser) skipElement() {
-	for p.rest != "" && p.rest[0] != ',' {
-		if p.rest[0] == '"' {
-			p.quoted() // a comma in quotes ends no element
-			continue
-		}
-		p.rest = p.rest[1:]
-	}
-}
-
-func (p *challengeParser) token() string {
-	n := 0
-	for n < len(p.rest) && isTokenChar(p.rest[n]) {
-		n++
-	}
-	token := p.rest[:n]
-	p.rest = p.rest[n:]
-	return token
-}
-
 // value reads a parameter's value, after the equals sign. Some registries forget
 // the quotes around a URL, so an unquoted value reaches to the next comma or
 // space.
@@ -114,26 +87,6 @@ func (p *challengeParser) value() string {
 	return value
 }
 
-// quoted reads a quoted-string. Without a closing quote it reaches to the end of
-// the field.
-func (p *challengeParser) quoted() string {
-	var b strings.Builder
-	for i := 1; i < len(p.rest); i++ {
-		switch c := p.rest[i]; {
-		case c == '"':
-			p.rest = p.rest[i+1:]
-			return b.String()
-		case c == '\\' && i+1 < len(p.rest):
-			i++ // a quoted-pair stands for its second character
-			b.WriteByte(p.rest[i])
-		default:
-			b.WriteByte(c)
-		}
-	}
-	p.rest = ""
-	return b.String()
-}
-
 // skipToken68 drops the opaque value that some schemes (Negotiate) have in
 // place of parameters: one word that reaches to a comma or to the end.
 func (p *challengeParser) skipToken68() {
@@ -145,12 +98,5 @@ func (p *challengeParser) skipToken68() {
 	}
 }
 
-const (
-	alphanumeric       = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-	tokenPunctuation   = "!#$%&'*+-.^_`|~" // RFC 9110 section 5.6.2
-	tokenPunctuation68 = "-._~+/"          // RFC 9110 section 11.2
-)
-
-func isTokenChar(c byte) bool {
-	return strings.IndexByte(alphanumeric, c) >= 0 || strings.IndexByte(tokenPunctuation, c) >= 0
-}
+// tokenPunctuation68 are the characters of such a word (RFC 9110 section 11.2).
+const tokenPunctuation68 = "-._~+/"

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/weirhq/weir/oci"
 )
@@ -15,7 +14,8 @@ import (
 const maxListSize = 32 << 20
 
 // Tags reads one page of a repository's tags. The query (n, last, and any other
-// parameter of an [oci.TagList]'s Next) goes to the registry as it is.
+// parameter of an [oci.TagList]'s Next) goes to the registry as it is. The list has
+// no Next if that would lead back to a page before.
 func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
 	call := call{op: opTags, method: http.MethodGet, repo: repo, path: "/tags/list", query: query,
 		header: http.Header{"Accept": {"application/json"}}}
@@ -27,6 +27,9 @@ func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.
 		return nil, err
 	}
 	list := &oci.TagList{Tags: document.Tags, Next: nextPage(header), Upstream: c.host}
+	if leadsBack(query, list) {
+		list.Next = nil
+	}
 	if list.Tags == nil {
 		list.Tags = []string{}
 	}
@@ -35,45 +38,26 @@ func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.
 
 // readList decodes one page of a list into document.
 func (c *Client) readList(ctx context.Context, call call, document any) (http.Header, error) {
-	resp, err := c.do(ctx, call)
+	body, header, err := c.readBody(ctx, call)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	body, err := readAll(resp, maxListSize, fmt.Errorf("the list exceeds %d bytes", maxListSize))
-	if err == nil {
-		err = json.Unmarshal(oci.TrimMark(body), document)
-	}
-	if err != nil {
+	if err := json.Unmarshal(oci.TrimMark(body), document); err != nil {
 		return nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
 	}
-	return resp.Header, nil
+	return header, nil
 }
 
-// nextPage returns the query of the Link whose relation is "next" (RFC 8288), and
-// nil if there is none. Only the query counts: a link to another host must not
-// receive the credentials, so the next page comes from the same registry.
-func nextPage(header http.Header) url.Values {
-	for _, line := range header.Values("Link") {
-		for link := range strings.SplitSeq(line, "<") {
-			target, params, _ := strings.Cut(link, ">")
-			if !isNext(params) {
-				continue // also the text before the first "<"
-			}
-			if u, err := url.Parse(target); err == nil && u.RawQuery != "" {
-				return u.Query()
-			}
-		}
+// readBody reads one page of a list.
+func (c *Client) readBody(ctx context.Context, call call) ([]byte, http.Header, error) {
+	resp, err := c.do(ctx, call)
+	if err != nil {
+		return nil, nil, err
 	}
-	return nil
-}
-
-func isNext(params string) bool {
-	for param := range strings.SplitSeq(params, ";") {
-		name, value, _ := strings.Cut(param, "=")
-		if strings.EqualFold(strings.TrimSpace(name), "rel") && strings.EqualFold(strings.Trim(value, "\", \t"), "next") {
-			return true
-		}
+	defer resp.Body.Close()
+	body, err := readAll(resp, maxListSize, fmt.Errorf("the list exceeds %d bytes", maxListSize))
+	if err != nil {
+		return nil, nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
 	}
-	return false
+	return body, resp.Header, nil
 }
