@@ -35,7 +35,7 @@ type oddity struct {
 func TestOddRegistries(t *testing.T) {
 	t.Parallel()
 	var oddities []oddity
-	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses(), oddRedirects(), oddLogins()} {
+	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses(), oddRedirects(), oddLogins(), oddReferrers()} {
 		oddities = append(oddities, group...)
 	}
 	upstreams, pulls, config := make([]*upstreamtest.Registry, len(oddities)), make([][]string, len(oddities)), ""

@@ -2,7 +2,6 @@ package upstream_test
 
 import (
 	"errors"
-	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
@@ -144,83 +142,10 @@ func TestTags(t *testing.T) {
 	if diff := cmp.Diff(&oci.TagList{Tags: []string{"c"}, Upstream: r.Host}, second); diff != "" {
 		t.Error(diff)
 	}
-	for link, next := range map[string]url.Values{
-		`</a?x=1>; rel=prev, <https://elsewhere.test/b?y=2>;title="a"; REL="next"`: {"y": {"2"}},
-		`</a?x=1>; rel="prev"`: nil, `garbage`: nil, `</a>; rel=next`: nil, `<`: nil,
-	} {
-		r.Fault(upstreamtest.Tags, upstreamtest.Header("Link", link)).Times(1)
-		if got := must[*oci.TagList](t)(c.Tags(t.Context(), "repo", nil)); cmp.Diff(next, got.Next) != "" {
-			t.Errorf("%s gives %v, want %v", link, got.Next, next)
-		}
-	}
 	r.Fault(upstreamtest.Tags, upstreamtest.Status(200, `{"name":"repo","tags":null}`)).Times(1)
 	if got := must[*oci.TagList](t)(c.Tags(t.Context(), "repo", nil)); got.Tags == nil || len(got.Tags) != 0 {
 		t.Errorf("null is %#v", got.Tags)
 	}
 	_, err := c.Tags(t.Context(), "absent", nil)
 	wantError(t, err, upstream.ErrNotFound)
-}
-
-func TestReferrers(t *testing.T) {
-	for name, options := range map[string][]upstreamtest.Option{
-		"filtered there": nil,
-		"filtered here":  {upstreamtest.WithoutReferrersFilter()},
-		"fallback tag":   {upstreamtest.WithoutReferrers()},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := upstreamtest.New(t, options...)
-			image := r.AddImage("repo", "latest", []byte("layer"))
-			sbom := r.AddReferrer("repo", image, "example/sbom", []byte("sbom"))
-			signature := r.AddReferrer("repo", image, "example/signature", []byte("signature"))
-			c := upstream.NewChain(upstream.ChainOptions{}, newClient(t, r))
-			for artifactType, want := range map[string]int{"": 2, "example/sbom": 1, "example/signature": 1, "example/none": 0} {
-				got := must[*oci.Referrers](t)(c.Referrers(t.Context(), "repo", image.Digest, artifactType))
-				if len(got.Index.Manifests) != want || got.Index.Manifests == nil || got.Index.MediaType != ocispec.MediaTypeImageIndex {
-					t.Errorf("%q gives %v", artifactType, got.Index)
-				}
-				for _, m := range got.Index.Manifests {
-					if m.Digest != sbom.Digest && m.Digest != signature.Digest || artifactType != "" && m.ArtifactType != artifactType {
-						t.Errorf("%q gives %v", artifactType, m)
-					}
-				}
-			}
-			if got := must[*oci.Referrers](t)(c.Referrers(t.Context(), "repo", sbom.Digest, "")); len(got.Index.Manifests) != 0 {
-				t.Errorf("got %v for what nobody refers to", got.Index)
-			}
-			r.Fault(upstreamtest.Any, upstreamtest.Status(500, ""))
-			_, err := c.Referrers(t.Context(), "repo", image.Digest, "")
-			wantError(t, err, upstream.ErrUnavailable)
-		})
-	}
-}
-
-// A registry whose referrers API is switched off may say so with 405.
-func TestReferrersNotAllowed(t *testing.T) {
-	r := upstreamtest.New(t, upstreamtest.WithoutReferrers())
-	image := r.AddImage("repo", "latest", []byte("layer"))
-	sbom := r.AddReferrer("repo", image, "example/sbom", []byte("sbom"))
-	r.Fault(upstreamtest.Referrers, upstreamtest.Status(http.StatusMethodNotAllowed, ""))
-	for _, artifactType := range []string{"", "example/sbom"} {
-		got := must[*oci.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, artifactType))
-		if len(got.Index.Manifests) != 1 || got.Index.Manifests[0].Digest != sbom.Digest {
-			t.Errorf("%q gives %v", artifactType, got.Index.Manifests)
-		}
-	}
-}
-
-func TestReferrersPages(t *testing.T) {
-	r := upstreamtest.New(t)
-	image := r.AddImage("repo", "latest", []byte("layer"))
-	r.AddReferrer("repo", image, "example/sbom", []byte("sbom"))
-	r.Fault(upstreamtest.Referrers, upstreamtest.Header("Link", `</v2/repo/referrers/x?page=2>; rel="next"`)).Times(2)
-	got := must[*oci.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, "example/sbom"))
-	if len(got.Index.Manifests) != 3 {
-		t.Errorf("got %v", got.Index.Manifests)
-	}
-	r.ResetRequests()
-	r.Fault(upstreamtest.Referrers, upstreamtest.Header("Link", `</v2/repo/referrers/x?page=2>; rel="next"`))
-	must[*oci.Referrers](t)(newClient(t, r).Referrers(t.Context(), "repo", image.Digest, ""))
-	if n := len(r.Requests()); n != 100 {
-		t.Errorf("an endless list costs %d requests", n)
-	}
 }

@@ -103,6 +103,7 @@ type Client struct {
 	rejected    *recent[digest.Digest]
 	named       *recent[named]  // by HEADs of tags
 	noMirror    atomic.Bool     // the last answer came from no other mirror
+	listed      *recent[string] // repositories of which the registry lists referrers
 	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
 	closing     context.Context // ends with Close
 	close       context.CancelFunc
@@ -133,6 +134,7 @@ func NewClient(o Options) *Client {
 		unsubscribe:     func() {},
 		rejected:        newRecent[digest.Digest](maxRejections, rejectionTime),
 		named:           newRecent[named](maxNamed, namedTime),
+		listed:          newRecent[string](maxListed, listedTime),
 		cooldown:        newRegistryCooldown(),
 	}
 	c.closing, c.close = context.WithCancel(context.Background())

@@ -1,12 +1,16 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
@@ -18,10 +22,29 @@ import (
 // maxReferrersPages bounds a list that a registry never ends.
 const maxReferrersPages = 100
 
+const (
+	// maxListed bounds how many repositories are remembered of which the registry lists
+	// referrers, and listedTime for how long. A registry that loses this API is noticed,
+	// and one that fails for an hour is a rare one.
+	maxListed  = 4096
+	listedTime = time.Hour
+)
+
 // Referrers reads the manifests that refer to dgst: all of them, or those of
-// artifactType if that is not empty. It reads up to 100 pages. If the registry has
-// no such API, it reads the fallback tag that clients keep instead. The index is
-// empty if there is neither.
+// artifactType if that is not empty. It reads up to 100 pages. If the registry
+// refuses the list, with any status, it may not know the path: Referrers then reads
+// the fallback tag that clients keep instead (distribution-spec, "Referrers Tag
+// Schema"). The index is empty if there is neither.
+//
+// No list and no tag is an error in these cases:
+//
+//   - The registry, or a gateway before it, is away or limits requests.
+//   - The account may not read the list, nor the repository. 403 for the tag alone
+//     means that it is missing, as with Artifactory.
+//   - The refusal of the list is ambiguous, such as 500 or a web page, and that of the
+//     tag is no registry's word.
+//   - The registry listed referrers of the repository in the last hour, and its refusal
+//     is anything but "not found".
 func (c *Client) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
 	referrers, err := c.findReferrers(ctx, repo, dgst, artifactType)
 	return orNone(referrers, err, c.host)
@@ -50,8 +73,12 @@ func newReferrers(manifests []ocispec.Descriptor, host string) *oci.Referrers {
 // neither the API nor the fallback tag.
 func (c *Client) findReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
 	manifests, err := c.listReferrers(ctx, repo, dgst, artifactType)
-	if lacksReferrers(err) {
-		manifests, err = c.taggedReferrers(ctx, repo, dgst, artifactType)
+	if list, ok := refusesReferrers(err); ok {
+		manifests, err = c.taggedReferrers(ctx, repo, dgst)
+		manifests = ofType(manifests, artifactType)
+		if tag, ok := errors.AsType[*Error](err); ok {
+			err = c.noReferrers(repo, list, tag)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -59,41 +86,144 @@ func (c *Client) findReferrers(ctx context.Context, repo string, dgst digest.Dig
 	return newReferrers(manifests, c.host), nil
 }
 
-// lacksReferrers reports whether an upstream's refusal to list referrers means that
-// it has no such API: 404, or 405 if the API is switched off.
-func lacksReferrers(err error) bool {
-	var refused *Error
-	return errors.Is(err, ErrNotFound) || errors.As(err, &refused) && refused.Status == http.StatusMethodNotAllowed
+// refusesReferrers reports whether a failure to list referrers is the answer of a
+// server that may not know the path. A gateway that has lost its registry gives none.
+func refusesReferrers(err error) (*Error, bool) {
+	refused, ok := errors.AsType[*Error](err)
+	if !ok || !refused.answered() {
+		return nil, false
+	}
+	switch refused.Status {
+	case 0:
+		return refused, errors.Is(refused, errNoIndex)
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusLoopDetected:
+		return nil, false
+	default:
+		return refused, true
+	}
 }
 
+// noReferrers returns the failure to find referrers after the failures of the list and
+// of the fallback tag: "not found" if there are none.
+func (c *Client) noReferrers(repo string, list, tag *Error) error {
+	deniedBoth := list.Class == ClassDenied && (!list.foreign || tag.foreign)
+	switch {
+	case c.listed.has(repo) && !errors.Is(Doubt(list), ErrNotFound):
+		return Doubt(list) // the repository has a list, which is refused at the moment
+	case tag.Status == http.StatusForbidden && !deniedBoth:
+		none := *tag
+		none.Class = ClassNotFound
+		return &none
+	case tag.Class == ClassNotFound && (lacksReferrers(list) || isMissing(tag, list)):
+		return tag
+	case tag.Class > list.Class:
+		return tag // as in a chain, the failure that is likelier to end
+	default:
+		return list
+	}
+}
+
+// lacksReferrers reports whether a refusal alone means that the registry has no such
+// list: 404, or 405 if the API is switched off.
+func lacksReferrers(list *Error) bool {
+	return list.Class == ClassNotFound || list.Status == http.StatusMethodNotAllowed
+}
+
+// isMissing reports whether "not found" for the fallback tag is a registry's word. It
+// then shows that the registry works and lets this account read the repository, so that
+// the refusal of the list means that there is none. A registry that denies the list and
+// does not know the repository may hide it.
+func isMissing(tag, list *Error) bool {
+	return !tag.doubtful() && (list.Class != ClassDenied || tag.Code != "NAME_UNKNOWN")
+}
+
+// listReferrers reads all pages of the referrers API (distribution-spec, "Listing
+// Referrers").
 func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
 	call := call{op: opReferrers, method: http.MethodGet, repo: repo, reference: dgst.String(), path: "/referrers/" + dgst.String(),
 		header: http.Header{"Accept": {ocispec.MediaTypeImageIndex}}}
 	if artifactType != "" {
 		call.query = url.Values{"artifactType": {artifactType}}
 	}
-	var manifests []ocispec.Descriptor
+	list := referrersList{seen: make(map[digest.Digest]bool), asked: make(map[string]bool)}
 	for range maxReferrersPages {
-		var page referrersPage
-		header, err := c.readList(ctx, call, &page)
+		list.asked[call.query.Encode()] = true
+		header, err := c.referrersPage(ctx, call, &list, artifactType)
+		if errors.Is(err, ErrNotFound) && len(list.asked) > 1 {
+			// The registry has the list, and a part of it is not the whole.
+			err = c.badAnswer(ctx, call, fmt.Errorf("page %d of the list of referrers is missing", len(list.asked)))
+		}
 		if err != nil {
 			return nil, err
 		}
-		if !isFiltered(header) { // filtering is optional for a registry
-			page.Manifests = ofType(page.Manifests, artifactType)
-		}
-		manifests = append(manifests, page.Manifests...)
-		if call.query = nextPage(header); call.query == nil {
+		c.listed.add(repo)
+		call.query = nextPage(header)
+		if call.query == nil || list.repeats || list.asked[call.query.Encode()] {
 			break
 		}
 	}
-	return manifests, nil
+	return list.manifests, nil
 }
 
-// referrersPage is the part of an index that is needed: the other fields, such as
-// "schemaVersion": "2", decide nothing.
-type referrersPage struct {
-	Manifests []ocispec.Descriptor `json:"manifests"`
+// referrersList is the list of referrers as far as it was read.
+type referrersList struct {
+	manifests []ocispec.Descriptor
+	seen      map[digest.Digest]bool // also those of other types
+	asked     map[string]bool        // queries
+	bytes     int
+	repeats   bool // the last page has only manifests of the pages before
+}
+
+// referrersPage reads one page into a list.
+func (c *Client) referrersPage(ctx context.Context, call call, list *referrersList, artifactType string) (http.Header, error) {
+	body, header, err := c.readBody(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	if list.bytes += len(body); list.bytes > maxListSize { // all pages are in memory at once
+		return nil, c.badAnswer(ctx, call, fmt.Errorf("the list exceeds %d bytes", maxListSize))
+	}
+	page, _, err := readIndex(body, header.Get("Content-Type"))
+	if err != nil {
+		return nil, c.badAnswer(ctx, call, err)
+	}
+	listed, known := len(page), len(list.seen)
+	page = slices.DeleteFunc(page, func(d ocispec.Descriptor) bool {
+		again := list.seen[d.Digest]
+		list.seen[d.Digest] = true
+		return again
+	})
+	// A page without a manifest may come before others: the registry filtered it.
+	list.repeats = listed > 0 && len(list.seen) == known
+	if !isFiltered(header) { // filtering is optional for a registry
+		page = ofType(page, artifactType)
+	}
+	list.manifests = append(list.manifests, page...)
+	return header, nil
+}
+
+// errNoIndex says that an answer is something else than an index.
+var errNoIndex = errors.New("the answer is no index")
+
+// readIndex returns the manifests of an index, except those whose digests are not valid,
+// and its media type. It returns an error that wraps errNoIndex if the body is
+// something else, such as a web page or an image. An index that is broken off is a
+// failure of another kind.
+func readIndex(body []byte, contentType string) (manifests []ocispec.Descriptor, mediaType string, err error) {
+	links, err := oci.References(body)
+	isObject := bytes.HasPrefix(bytes.TrimSpace(oci.TrimMark(body)), []byte("{"))
+	switch {
+	case isA[*json.SyntaxError](err) && !isObject, isA[*json.UnmarshalTypeError](err):
+		return nil, "", fmt.Errorf("%w: %w", errNoIndex, err)
+	case err != nil:
+		return nil, "", err
+	}
+	mediaType, err = oci.ManifestType(body, contentType)
+	// An index without manifests may have null for them, or nothing.
+	if links.Kind == oci.Index || links.Kind == oci.Neither && err == nil && mediaType == ocispec.MediaTypeImageIndex {
+		return links.Manifests, mediaType, nil
+	}
+	return nil, "", errNoIndex
 }
 
 // isFiltered reports whether a header says that the registry filtered by type.
@@ -116,14 +246,38 @@ func ofType(manifests []ocispec.Descriptor, artifactType string) []ocispec.Descr
 }
 
 // taggedReferrers reads the index that clients keep under a tag made from the
-// digest (distribution-spec, "Referrers Tag Schema").
-func (c *Client) taggedReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
+// digest (distribution-spec, "Referrers Tag Schema"). It fails with [ErrNotFound] if
+// the tag names anything else.
+func (c *Client) taggedReferrers(ctx context.Context, repo string, dgst digest.Digest) ([]ocispec.Descriptor, error) {
 	hex := dgst.Encoded()
 	call := manifestCall(http.MethodGet, repo, oci.ByTag(dgst.Algorithm().String()+"-"+hex[:min(len(hex), 64)]))
 	call.op = opReferrers
-	var index referrersPage
-	if _, err := c.readList(ctx, call, &index); err != nil {
+	body, header, err := c.readBody(ctx, call)
+	if err != nil {
 		return nil, err
 	}
-	return ofType(index.Manifests, artifactType), nil
+	manifests, mediaType, err := readIndex(body, header.Get("Content-Type"))
+	if err != nil && (!errors.Is(err, errNoIndex) || isA[*json.SyntaxError](err)) {
+		return nil, c.badAnswer(ctx, call, err) // a page says nothing about the tag
+	}
+	if err != nil || mediaType != ocispec.MediaTypeImageIndex || !refersTo(dgst, body, manifests) {
+		return nil, c.identify(&Error{Class: ClassNotFound, Err: errNoReferrers}, call)
+	}
+	return manifests, nil
+}
+
+// errNoReferrers says that the fallback tag names other content.
+var errNoReferrers = errors.New("the fallback tag names no list of referrers")
+
+// refersTo reports whether an index under the fallback tag is a list of referrers. Some
+// registries answer with the subject itself, because they read the tag as a digest, or
+// with an index that holds the subject: the subject does not refer to itself. The
+// manifests of an index for several platforms name these, and referrers have none.
+func refersTo(subject digest.Digest, index []byte, manifests []ocispec.Descriptor) bool {
+	if subject.Algorithm().FromBytes(index) == subject {
+		return false
+	}
+	return !slices.ContainsFunc(manifests, func(d ocispec.Descriptor) bool {
+		return d.Digest == subject || d.Platform != nil && (d.Platform.OS != "" || d.Platform.Architecture != "")
+	})
 }
