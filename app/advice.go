@@ -13,9 +13,6 @@ import (
 // this file and of advice_wire.go turn the reasons into sentences with keys: this one
 // for the log, /readyz and the commands, the other one for clients.
 
-// redisAdvice follows the warnings that something is not shared through Redis.
-const redisAdvice = "Check that Redis runs, can be reached and written, and that cache.redis.url is right"
-
 // WithAdvice returns an error whose text ends with advice for the operator, if
 // there is any.
 func WithAdvice(err error) error {

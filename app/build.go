@@ -41,7 +41,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if m.storage, err = openStorage(cfg.BlobStore.FS, cfg.Global.MaxManifestSize, m.gatherer, logger); err != nil {
 		return nil, err
 	}
-	m.shared = openShared(cfg.Cache.Redis, m.gatherer, logger)
+	m.shared = newShared(m.gatherer, logger)
 	id := via.NewID()
 	if m.engine, err = newEngine(cfg.Global, m.storage, m.tracing.downloadTracer(), m.gatherer, id, logger); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		store:    m.storage.store,
 		requests: registry.NewMetrics(m.gatherer),
 	}
-	if err = m.routing.apply(cfg); err != nil {
+	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}
 	ops := &ops{
@@ -68,6 +68,21 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Logger:  logger,
 	})), ops.handler())
 	return m, nil
+}
+
+// apply puts the parts of a configuration in force that a running mirror can change,
+// or changes nothing and returns an error.
+func (m *mirror) apply(cfg *config.Config) error {
+	redis, err := m.shared.prepare(cfg.Cache.Redis)
+	if err != nil {
+		return err
+	}
+	if err := m.routing.apply(cfg); err != nil {
+		m.shared.drop(redis)
+		return err
+	}
+	m.shared.use(redis)
+	return nil
 }
 
 // close ends the parts that exist, in the reverse order of use.

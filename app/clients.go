@@ -2,11 +2,7 @@ package app
 
 import (
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
-	"fmt"
 	"log/slog"
-	"os"
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/via"
@@ -68,7 +64,7 @@ func (c *clients) close() { c.commit(clientSet{}) }
 // get returns the client for an upstream and adds it to next. It is the current
 // set's client if nothing about the upstream has changed.
 func (c *clients) get(next clientSet, u config.Upstream, maxManifestSize int64) (*upstream.Client, error) {
-	files, err := readTLSFiles(u)
+	files, err := readTLSFiles(u.ClientCertificate, u.ClientPrivateKey, u.ServerCABundle)
 	if err != nil {
 		return nil, err
 	}
@@ -99,54 +95,11 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, maxManifestSize i
 		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version, ID: c.id,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 	}
-	// The pair is parsed here: a wrong file must refuse the configuration, not
-	// fail each pull.
-	if len(files.certificate) > 0 {
-		pair, err := tls.X509KeyPair(files.certificate, files.key)
-		if err != nil {
-			return nil, fmt.Errorf("%s with %s: %w", u.ClientCertificate, u.ClientPrivateKey, err)
-		}
-		opts.Certificate = &pair
+	if opts.Certificate, err = files.pair(); err != nil {
+		return nil, err
 	}
-	if len(files.roots) > 0 {
-		// The bundle adds to the system's roots. If those cannot be read, it
-		// stands alone.
-		if opts.RootCAs, err = x509.SystemCertPool(); err != nil {
-			opts.RootCAs = x509.NewCertPool()
-		}
-		if !opts.RootCAs.AppendCertsFromPEM(files.roots) {
-			return nil, fmt.Errorf("%s holds no certificate", u.ServerCABundle)
-		}
+	if opts.RootCAs, err = files.pool(); err != nil {
+		return nil, err
 	}
 	return upstream.NewClient(opts), nil
-}
-
-// tlsFiles is the content of the files that an upstream names.
-type tlsFiles struct{ certificate, key, roots []byte }
-
-func readTLSFiles(u config.Upstream) (files tlsFiles, err error) {
-	for _, file := range []struct {
-		path string
-		into *[]byte
-	}{{u.ClientCertificate, &files.certificate}, {u.ClientPrivateKey, &files.key}, {u.ServerCABundle, &files.roots}} {
-		if file.path == "" {
-			continue
-		}
-		if *file.into, err = os.ReadFile(file.path); err != nil {
-			return files, err
-		}
-	}
-	return files, nil
-}
-
-// sum returns a digest of the files. Their lengths keep apart files whose content
-// is the same when joined.
-func (f tlsFiles) sum() (sum [sha256.Size]byte) {
-	h := sha256.New()
-	for _, part := range [][]byte{f.certificate, f.key, f.roots} {
-		fmt.Fprintf(h, "%d:", len(part))
-		h.Write(part)
-	}
-	h.Sum(sum[:0])
-	return sum
 }

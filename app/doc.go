@@ -5,7 +5,7 @@
 // how long they last:
 //
 //	storageParts   the layers of the store, from start to end     storage.go
-//	shared         tokens and cooldowns, in Redis beyond an instance   shared.go
+//	shared         tokens and cooldowns, in Redis beyond an instance   shared.go, advice_redis.go
 //	engine         lookups, downloads, background jobs             engine.go
 //	routing        names to namespaces, until the next reload      routing.go
 //

@@ -127,7 +127,7 @@ func TestBuildAndClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := startReloader(m.routing.apply, config.Source{Files: []string{path}}, cfg, new(slog.LevelVar), m.gatherer, m.logger)
+	r, err := startReloader(m.apply, config.Source{Files: []string{path}}, cfg, new(slog.LevelVar), m.gatherer, m.logger)
 	if err != nil {
 		t.Fatal(err)
 	}

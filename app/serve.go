@@ -52,7 +52,7 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	if err != nil {
 		return fmt.Errorf("cannot listen (server.bind_address, server.port): %w", err)
 	}
-	reloads, err := startReloader(m.routing.apply, source, cfg, level, m.gatherer, logger)
+	reloads, err := startReloader(m.apply, source, cfg, level, m.gatherer, logger)
 	if err != nil {
 		listener.Close()
 		return err

@@ -1,8 +1,11 @@
 package app
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"fmt"
 	"log/slog"
+	"reflect"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
@@ -20,43 +23,99 @@ const tokensInMemory = 16384
 // shared is the state that all clients of upstreams have in common. With Redis, they
 // also share it with other instances.
 type shared struct {
-	redis     redis.UniversalClient // nil: no Redis is configured
+	redis     *sharedRedis // nil: no Redis is configured
 	tokens    *tokencache.Cache
 	cooldowns *sharedcooldown.Cooldowns
 }
 
-// openShared opens the shared state. It does not wait for Redis. A nil cfg stands
-// for no Redis.
-func openShared(cfg *config.Redis, metrics prometheus.Registerer, logger *slog.Logger) *shared {
-	s := &shared{}
-	var tokens tokencache.Store
-	cooldowns := sharedcooldown.Options{Logger: logger, Advice: redisAdvice}
-	if cfg != nil {
-		s.redis = newRedis(cfg, logger)
-		tokens = tokencache.NewRedis(s.redis, cfg.KeyPrefix)
-		cooldowns.Redis, cooldowns.Prefix = s.redis, cfg.KeyPrefix
-	}
-	s.cooldowns = sharedcooldown.New(cooldowns)
-	s.tokens = tokencache.New(tokencache.NewMemory(tokensInMemory), tokens,
-		tokencache.WithMetrics(tokencache.NewMetrics(metrics)), tokencache.WithLogger(logger), tokencache.WithAdvice(redisAdvice))
-	return s
+// sharedRedis is the client of a configured Redis.
+type sharedRedis struct {
+	redis.UniversalClient
+	cfg   config.Redis
+	files [sha256.Size]byte // of its certificates, so that a renewed one makes a new client
 }
 
-func newRedis(cfg *config.Redis, logger *slog.Logger) redis.UniversalClient {
+// newShared returns the shared state of one instance alone.
+func newShared(metrics prometheus.Registerer, logger *slog.Logger) *shared {
+	redis.SetLogger(redisLog{logger})
+	return &shared{
+		cooldowns: sharedcooldown.New(sharedcooldown.Options{Logger: logger, Advice: redisAdvice}),
+		tokens: tokencache.New(tokencache.NewMemory(tokensInMemory), nil,
+			tokencache.WithMetrics(tokencache.NewMetrics(metrics)), tokencache.WithLogger(logger), tokencache.WithAdvice(redisAdvice)),
+	}
+}
+
+// prepare returns the client of a configuration, or nil if it has no Redis. The
+// client that is in use is kept if nothing has changed. It does not wait for Redis,
+// and returns an error if a certificate cannot be used.
+func (s *shared) prepare(cfg *config.Redis) (*sharedRedis, error) {
+	if cfg == nil {
+		return nil, nil //nolint:nilnil // no Redis is an answer
+	}
+	files, err := readTLSFiles(cfg.ClientCertificate, cfg.ClientPrivateKey, cfg.ServerCABundle)
+	if err != nil {
+		return nil, fmt.Errorf("cache.redis: %w", err)
+	}
+	if s.redis != nil && s.redis.files == files.sum() && reflect.DeepEqual(s.redis.cfg, *cfg) {
+		return s.redis, nil
+	}
+	client, err := newRedis(cfg, files)
+	if err != nil {
+		return nil, fmt.Errorf("cache.redis: %w", err)
+	}
+	return &sharedRedis{client, *cfg, files.sum()}, nil
+}
+
+// drop closes a prepared client that will not be used.
+func (s *shared) drop(next *sharedRedis) {
+	if next != nil && next != s.redis {
+		next.Close()
+	}
+}
+
+// use shares through a prepared client from now on; nil stands for no Redis. The
+// earlier client is closed. No request waits for this.
+func (s *shared) use(next *sharedRedis) {
+	if next == s.redis {
+		return
+	}
+	last := s.redis
+	s.redis = next
+	if next == nil {
+		s.cooldowns.Use(nil, "")
+		s.tokens.Share(nil)
+	} else {
+		s.cooldowns.Use(next, next.cfg.KeyPrefix)
+		s.tokens.Share(tokencache.NewRedis(next, next.cfg.KeyPrefix))
+	}
+	if last != nil {
+		last.Close()
+	}
+}
+
+func newRedis(cfg *config.Redis, files tlsFiles) (redis.UniversalClient, error) {
 	opts := &redis.UniversalOptions{
 		Addrs: cfg.Addrs, Username: cfg.Username, Password: cfg.Password.Reveal(), DB: cfg.DB, MasterName: cfg.MasterName,
+		SentinelUsername: cfg.SentinelUsername, SentinelPassword: cfg.SentinelPassword.Reveal(),
 		// The callers bound each call by its context and ask again by
 		// themselves later. A client that retried would only use that time up.
 		ContextTimeoutEnabled:    true,
 		MaxRetries:               -1,
 		DialerRetries:            1,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		// An account with few rights may not have that of this greeting.
+		DisableIdentity: true,
 	}
 	if cfg.TLS {
-		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		settings, err := files.client()
+		if err != nil {
+			return nil, err
+		}
+		// The client's own dialer would finish a TLS handshake whose context has
+		// ended.
+		opts.Dialer = (&tls.Dialer{Config: settings}).DialContext
 	}
-	redis.SetLogger(redisLog{logger})
-	return redis.NewUniversalClient(opts)
+	return redis.NewUniversalClient(opts), nil
 }
 
 func (s *shared) close() {

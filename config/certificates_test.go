@@ -66,6 +66,35 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// The certificates of Redis are checked and watched like those of an upstream.
+func TestRedisCertificates(t *testing.T) {
+	cert, key := certificate(t)
+	otherCert, otherKey := certificate(t)
+	for _, tt := range []struct{ name, cert, key, ca, want string }{
+		{"good", cert, key, otherCert, ""},
+		{"authority alone", "", "", otherCert, ""},
+		{"pair alone", cert, key, "", ""},
+		{"of two pairs", cert, otherKey, "", "cache.redis.client_certificate: does not go with client_private_key: "},
+		{"missing", cert, "/none/k", "", "cache.redis.client_private_key: cannot read the file: stat /none/k: no such"},
+		{"bundle without certificates", "", "", key, "cache.redis.server_ca_bundle: holds no certificate in PEM form"},
+	} {
+		text := docker + "[cache.redis]\nurl = \"rediss://h\"\nclient_certificate = " + quote(tt.cert) +
+			"\nclient_private_key = " + quote(tt.key) + "\nserver_ca_bundle = " + quote(tt.ca) + "\n"
+		report := problemsOf(t, text)
+		if tt.want == "" && report != "" || !strings.Contains(report, tt.want) {
+			t.Errorf("%s: %s, want %s", tt.name, report, tt.want)
+		}
+		if tt.name != "good" {
+			continue
+		}
+		for _, file := range []string{tt.cert, tt.key, tt.ca} {
+			if !slices.Contains(mustLoad(t, text).Files(), file) {
+				t.Errorf("%s is not watched", file)
+			}
+		}
+	}
+}
+
 // TestMirrorOfToday loads an unchanged pull-through configuration of Angos.
 func TestMirrorOfToday(t *testing.T) {
 	cert, key := certificate(t)

@@ -95,14 +95,19 @@ type FS struct {
 
 // Cache is the place where instances share upstream tokens.
 type Cache struct {
-	Redis *Redis `toml:"redis"` // nil: tokens stay in memory
+	Redis *Redis `toml:"redis" reload:"live"` // nil: tokens stay in memory
 }
 
 // Redis is one Redis server, a Sentinel group or a cluster. [Load] fills the
-// fields without a key from the URL.
+// fields without a key from the URL. The certificates are for Sentinels, too.
 type Redis struct {
-	URL       Secret `toml:"url"` // it may hold a password
-	KeyPrefix string `toml:"key_prefix"`
+	URL               Secret `toml:"url"` // it may hold a password
+	KeyPrefix         string `toml:"key_prefix"`
+	SentinelUsername  string `toml:"sentinel_username"` // empty with a password: the default user
+	SentinelPassword  Secret `toml:"sentinel_password"`
+	ClientCertificate string `toml:"client_certificate"` // path of a PEM file
+	ClientPrivateKey  string `toml:"client_private_key"` // path of a PEM file
+	ServerCABundle    string `toml:"server_ca_bundle"`   // path of a PEM file, added to the system roots
 
 	Addrs      []string // host:port; several for Sentinel (with MasterName) or a cluster
 	Username   string

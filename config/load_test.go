@@ -178,7 +178,8 @@ func TestExpand(t *testing.T) {
 
 func TestSecretFiles(t *testing.T) {
 	password := write(t, "password", "s3cret ${HOME}\r\n")
-	url := write(t, "url", "redis://:tiger@cache\n")
+	url := write(t, "url", "redis://:tiger@cache?master_name=m\n")
+	sentinels := write(t, "sentinels", "tiger of the Sentinels\n")
 	proxy := write(t, "proxy", "http://u:tiger@proxy:3128")
 	text := docker + `username = "u"
 password = ""
@@ -186,6 +187,7 @@ password_file = "` + password + `"
 proxy_file = "` + proxy + `"
 [cache.redis]
 url_file = "` + url + `"
+sentinel_password_file = "` + sentinels + `"
 `
 	c := mustLoad(t, text)
 	if err := c.Validate(); err != nil {
@@ -198,10 +200,10 @@ url_file = "` + url + `"
 	if got, err := u.ProxyURL(); err != nil || got.Host != "proxy:3128" {
 		t.Errorf("proxy %v, %v", got, err)
 	}
-	if got := c.Cache.Redis; !cmp.Equal(got.Addrs, []string{"cache:6379"}) || got.Password != "tiger" {
+	if got := c.Cache.Redis; !cmp.Equal(got.Addrs, []string{"cache:26379"}) || got.Password != "tiger" || got.SentinelPassword != "tiger of the Sentinels" {
 		t.Errorf("redis %+v", got)
 	}
-	for _, file := range []string{password, url, proxy} {
+	for _, file := range []string{password, url, sentinels, proxy} {
 		if !strings.Contains(strings.Join(c.Files(), "\n"), file) {
 			t.Errorf("%s is not among %q", file, c.Files())
 		}

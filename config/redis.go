@@ -48,7 +48,9 @@ func (r *Redis) parseURL() error {
 	if err != nil || shared.Fragment != "" {
 		return errRedisURL
 	}
-	parsed := Redis{URL: r.URL, KeyPrefix: r.KeyPrefix, TLS: scheme == "rediss", Username: shared.User.Username()}
+	parsed := *r // the other keys stay
+	parsed.Addrs, parsed.DB, parsed.MasterName = nil, 0, ""
+	parsed.TLS, parsed.Username = scheme == "rediss", shared.User.Username()
 	password, _ := shared.User.Password()
 	parsed.Password = Secret(password)
 	if err := parsed.parseQuery(shared.RawQuery); err != nil {
@@ -117,6 +119,51 @@ func (r *Redis) address(host string) (string, error) {
 		return "", fmt.Errorf("port %s is not between 1 and 65535", port)
 	}
 	return net.JoinHostPort(name, port), nil
+}
+
+// redis checks the table [cache.redis], if there is one.
+func (v *validator) redis() {
+	if v.config.Cache.Redis == nil {
+		return
+	}
+	const at = "cache.redis"
+	redis := *v.config.Cache.Redis // a copy: Validate changes nothing
+	if err := redis.parseURL(); err != nil {
+		v.failed(at+".url", err)
+		return // further problems may follow from this one
+	}
+	v.sentinels(at, redis)
+	v.clientCertificate(at, redis.ClientCertificate, redis.ClientPrivateKey)
+	if redis.ServerCABundle != "" {
+		v.failed(at+".server_ca_bundle", checkBundle(redis.ServerCABundle))
+	}
+	// Without TLS the operator would believe in a protection that does not exist.
+	if !redis.TLS {
+		const remedy = "has no effect without TLS; start cache.redis.url with rediss://"
+		v.unset(at+".client_certificate", redis.ClientCertificate, remedy)
+		v.unset(at+".client_private_key", redis.ClientPrivateKey, remedy)
+		v.unset(at+".server_ca_bundle", redis.ServerCABundle, remedy)
+	}
+}
+
+// unset reports a problem if a key has a value.
+func (v *validator) unset(key, value, problem string) {
+	if value != "" {
+		v.fail(key, "%s", problem)
+	}
+}
+
+// sentinels checks the account at the Sentinels. A password alone is that of the
+// default user (requirepass).
+func (v *validator) sentinels(at string, r Redis) {
+	if r.SentinelUsername != "" && r.SentinelPassword == "" {
+		v.fail(at+".sentinel_password", "is missing: sentinel_username is set, and the two come together")
+	}
+	if r.MasterName == "" {
+		const remedy = "is for Sentinels only; end cache.redis.url with ?master_name=NAME, or put the account of Redis itself into that URL"
+		v.unset(at+".sentinel_username", r.SentinelUsername, remedy)
+		v.unset(at+".sentinel_password", r.SentinelPassword.Reveal(), remedy)
+	}
 }
 
 // redactedURL returns a URL with the same fields except the password.

@@ -8,7 +8,7 @@ import (
 
 // RestartRequired returns the key paths that differ between two configurations and
 // that a running server cannot change, in the order of their declaration.
-// Namespaces, the tag policy, max_manifest_size and log.level are swapped live.
+// Namespaces, the tag policy, max_manifest_size, Redis and log.level are swapped live.
 func RestartRequired(old, new *Config) []string {
 	return frozenChanges("", reflect.ValueOf(*old), reflect.ValueOf(*new))
 }
@@ -45,8 +45,8 @@ func (c *Config) Sources() string {
 }
 
 // Files returns the files that the configuration depends on, sorted: the
-// configuration files, the files of secrets, and the certificates of upstreams. If
-// one of them changes, the configuration must be loaded again.
+// configuration files, the files of secrets, and the certificates of upstreams and
+// of Redis. If one of them changes, the configuration must be loaded again.
 func (c *Config) Files() []string {
 	files := slices.Clone(c.source.files)
 	for _, file := range c.source.secretFiles {
@@ -56,6 +56,9 @@ func (c *Config) Files() []string {
 		for _, u := range r.Upstreams {
 			files = append(files, u.ClientCertificate, u.ClientPrivateKey, u.ServerCABundle)
 		}
+	}
+	if r := c.Cache.Redis; r != nil {
+		files = append(files, r.ClientCertificate, r.ClientPrivateKey, r.ServerCABundle)
 	}
 	files = slices.DeleteFunc(files, func(file string) bool { return file == "" })
 	slices.Sort(files)

@@ -27,10 +27,9 @@ func TestRestartRequired(t *testing.T) {
 			[]string{"global.max_concurrent_cache_jobs", "global.max_concurrent_fetches", "global.shutdown_drain_secs", "global.enable_blob_redirect"}},
 		{"", "[blob_store.fs]\nroot_dir = \"x\"\nsync_to_disk = false\nmax_size = \"1GiB\"\nmin_free = \"0\"\nmax_unused = \"30d\"\n",
 			[]string{"blob_store.fs.root_dir", "blob_store.fs.sync_to_disk", "blob_store.fs.max_size", "blob_store.fs.min_free", "blob_store.fs.max_unused"}},
-		{"", redis, []string{"cache.redis"}},
-		{redis, "", []string{"cache.redis"}},
-		{redis, redis, nil},
-		{redis, "[cache.redis]\nurl = \"redis://b\"\nkey_prefix = \"x\"\n", []string{"cache.redis.url", "cache.redis.key_prefix"}},
+		{"", redis, nil},
+		{redis, "", nil},
+		{redis, "[cache.redis]\nurl = \"redis://b\"\nkey_prefix = \"x\"\n", nil},
 	}
 	for _, tt := range tests {
 		if got := RestartRequired(mustLoad(t, tt.old), mustLoad(t, tt.new)); !slices.Equal(got, tt.want) {
@@ -75,7 +74,9 @@ tag_ttl = "36h"
 max_size = "200GiB"
 max_unused = "30d"
 [cache.redis]
-url = "redis://u:tiger@a,b/?master_name=m"
+url = "rediss://u:tiger@a,b/?master_name=m"
+sentinel_username = "watcher"
+sentinel_password = "tiger"
 ` + docker + `username = "u"
 password = "tiger"
 proxy = "http://p:tiger@proxy:3128"
@@ -89,7 +90,8 @@ read_timeout_secs = 7
 	for _, want := range []string{
 		"# Source: " + quote(c.Files()[0]) + "\n",
 		"\n[global]\n", "\ntag_ttl = \"1d12h\"\n", "\nmax_manifest_size = \"6MiB\"\n", "\nmax_size = \"200GiB\"\n", "\nmax_unused = \"30d\"\n", "\nread_timeout_secs = 7\n",
-		"\nurl = \"redis://u:redacted@a:26379,b:26379/0?master_name=m\"\n",
+		"\nurl = \"rediss://u:redacted@a:26379,b:26379/0?master_name=m\"\n",
+		"\nsentinel_username = \"watcher\"\nsentinel_password = \"[redacted]\"\n",
 		"\n[repository.\"docker.io\"]\nnamespace = \"docker.io\"\n", "\n[[repository.\"docker.io\".upstream]]\nurl = \"https://registry-1.docker.io\"\n",
 		"\npassword = \"[redacted]\"\n", "\nproxy = \"http://p:redacted@proxy:3128\"\n", `immutable_tags_exclusions = ["^a$", "\"\\\\", "$${x}"]`,
 	} {

@@ -51,11 +51,7 @@ func (c *Config) validate() Problems {
 	v.server()
 	v.global()
 	v.store()
-	// On a copy: Validate changes nothing.
-	if c.Cache.Redis != nil {
-		redis := *c.Cache.Redis
-		v.failed("cache.redis.url", redis.parseURL())
-	}
+	v.redis()
 	v.tracing()
 	v.namespaces()
 	return v.problems

@@ -94,7 +94,7 @@ func (v *validator) upstream(at string, u Upstream) {
 	_, err := u.ProxyURL()
 	v.failed(at+".proxy", err)
 	v.together(at, "username", u.Username, "password", u.Password.Reveal())
-	v.clientCertificate(at, u)
+	v.clientCertificate(at, u.ClientCertificate, u.ClientPrivateKey)
 	if u.ServerCABundle != "" {
 		v.failed(at+".server_ca_bundle", checkBundle(u.ServerCABundle))
 	}
@@ -120,14 +120,15 @@ func (v *validator) together(at, nameA, a, nameB, b string) bool {
 	return a != "" && b != ""
 }
 
-func (v *validator) clientCertificate(at string, u Upstream) {
-	if !v.together(at, "client_certificate", u.ClientCertificate, "client_private_key", u.ClientPrivateKey) {
+// clientCertificate checks the files of a pair that comes together.
+func (v *validator) clientCertificate(at, certificateFile, keyFile string) {
+	if !v.together(at, "client_certificate", certificateFile, "client_private_key", keyFile) {
 		return
 	}
 	// Both files are read before the pair is judged, so that one report names both.
-	certificate, certificateErr := readRegular(u.ClientCertificate)
+	certificate, certificateErr := readRegular(certificateFile)
 	v.failed(at+".client_certificate", certificateErr)
-	key, keyErr := readRegular(u.ClientPrivateKey)
+	key, keyErr := readRegular(keyFile)
 	v.failed(at+".client_private_key", keyErr)
 	if certificateErr != nil || keyErr != nil {
 		return

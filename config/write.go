@@ -99,7 +99,9 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 		value = secret.String()
 		switch holder := v.Interface().(type) {
 		case Redis:
-			value = holder.redactedURL()
+			if name == "url" {
+				value = holder.redactedURL()
+			}
 		case Tracing:
 			value = holder.redactedEndpoint()
 		case Upstream:

@@ -248,8 +248,8 @@ func TestReloadThatNeedsARestart(t *testing.T) {
 	config := block("mirror", upstream)
 	w := harness.StartWeir(t, "[log]\nlevel = \"warn\"\n"+config)
 	w.Get(t, "/v2/")
-	rename(t, w.Config, "[log]\nlevel = \"info\"\n[global]\nmax_concurrent_fetches = 3\n[cache.redis]\nurl = \"redis://127.0.0.1:1/0\"\n"+config)
-	w.Logs(t, "restart", "global.max_concurrent_fetches", "cache.redis")
+	rename(t, w.Config, "[log]\nlevel = \"info\"\n[global]\nmax_concurrent_fetches = 3\n[blob_store.fs]\nmax_unused = \"30d\"\n"+config)
+	w.Logs(t, "restart", "global.max_concurrent_fetches", "blob_store.fs.max_unused")
 	if w.Log.Count(`"level":"INFO"`, "request") != 0 {
 		t.Error("a request was logged below the level of the log")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirhq/weir/internal/flight"
@@ -15,13 +16,13 @@ import (
 // acquired. All methods may be called concurrently.
 type Cache struct {
 	memory  *Memory
-	shared  *guard // nil without a shared store
+	shared  atomic.Pointer[guard] // nil without a shared store
 	scope   *flight.Scope
 	flights *flight.Group[Key, Token]
 
 	logger         *slog.Logger
 	metrics        *Metrics
-	advice         string
+	advice         func(error) string
 	sharedTimeout  time.Duration
 	sharedPause    time.Duration
 	acquireTimeout time.Duration
@@ -35,6 +36,7 @@ func New(memory *Memory, shared Store, options ...Option) *Cache {
 		scope:          scope,
 		flights:        flight.NewGroup[Key, Token](scope),
 		logger:         slog.Default(),
+		advice:         func(error) string { return "" },
 		sharedTimeout:  defaultSharedTimeout,
 		sharedPause:    defaultSharedPause,
 		acquireTimeout: defaultAcquireTimeout,
@@ -42,10 +44,20 @@ func New(memory *Memory, shared Store, options ...Option) *Cache {
 	for _, option := range options {
 		option(c)
 	}
-	if shared != nil {
-		c.shared = newGuard(shared, c.sharedPause, c.logger, c.advice)
-	}
+	c.Share(shared)
 	return c
+}
+
+// Share replaces the shared store; nil stands for none. Tokens stay in memory. Share
+// returns when no call to the earlier store is under way.
+func (c *Cache) Share(shared Store) {
+	var next *guard
+	if shared != nil {
+		next = newGuard(shared, c.sharedPause, c.logger, c.advice)
+	}
+	if last := c.shared.Swap(next); last != nil {
+		last.close()
+	}
 }
 
 // Token returns a usable token for the key: from memory, else from the shared
@@ -59,8 +71,8 @@ func (c *Cache) Token(ctx context.Context, key Key, acquire func(context.Context
 	entry, ok := c.memory.lookup(key)
 	c.metrics.memory(ok)
 	if ok {
-		if !entry.shared && c.shared != nil {
-			c.shareLate(key, entry.token)
+		if shared := c.shared.Load(); !entry.shared && shared != nil {
+			c.shareLate(shared, key, entry.token)
 		}
 		return entry.token, nil
 	}
@@ -124,7 +136,8 @@ func (c *Cache) Invalidate(ctx context.Context, key Key, rejected Token) {
 	// A flight under way may just have read the rejected token from the shared
 	// store: later callers start a new flight, which ignores that token.
 	c.flights.Forget(key)
-	if c.shared == nil {
+	shared := c.shared.Load()
+	if shared == nil {
 		return
 	}
 	ctx, done, err := c.scope.Begin(ctx)
@@ -132,7 +145,7 @@ func (c *Cache) Invalidate(ctx context.Context, key Key, rejected Token) {
 		return // closed; the other instances will be refused once themselves
 	}
 	defer done()
-	err = c.shared.delete(ctx, &budget{c.sharedTimeout}, key, rejected)
+	err = shared.delete(ctx, &budget{c.sharedTimeout}, key, rejected)
 	c.metrics.sharedWrite(err)
 }
 
@@ -141,33 +154,35 @@ func (c *Cache) Invalidate(ctx context.Context, key Key, rejected Token) {
 // shared store stays the caller's to close, after this. The error is always nil.
 func (c *Cache) Close() error {
 	c.scope.Close()
-	if c.shared != nil {
-		c.shared.wait()
+	if shared := c.shared.Load(); shared != nil {
+		shared.close()
 	}
 	return nil
 }
 
 func (c *Cache) readShared(ctx context.Context, allowed *budget, key Key) (Token, bool) {
-	if c.shared == nil {
+	shared := c.shared.Load()
+	if shared == nil {
 		return Token{}, false
 	}
-	token, err := c.shared.get(ctx, allowed, key)
+	token, err := shared.get(ctx, allowed, key)
 	usable := err == nil && c.memory.adopt(key, token)
 	c.metrics.sharedRead(usable, err)
 	return token, usable
 }
 
 func (c *Cache) writeShared(ctx context.Context, allowed *budget, key Key, token Token) {
-	if c.shared == nil || !c.memory.setShared(key, token, true) {
+	shared := c.shared.Load()
+	if shared == nil || !c.memory.setShared(key, token, true) {
 		return
 	}
-	c.write(ctx, allowed, key, token)
+	c.write(ctx, shared, allowed, key, token)
 }
 
 // shareLate writes a token that was acquired while the shared store was away. It
 // does so in the background, so that the caller of Token does not wait.
-func (c *Cache) shareLate(key Key, token Token) {
-	if !c.shared.available() {
+func (c *Cache) shareLate(shared *guard, key Key, token Token) {
+	if !shared.available() {
 		return
 	}
 	ctx, done, err := c.scope.Begin(context.Background())
@@ -180,14 +195,14 @@ func (c *Cache) shareLate(key Key, token Token) {
 	}
 	go func() {
 		defer done()
-		c.write(ctx, &budget{c.sharedTimeout}, key, token)
+		c.write(ctx, shared, &budget{c.sharedTimeout}, key, token)
 	}()
 }
 
 // write gives the shared store a token that is already marked as shared, so that
 // no other caller writes it too, and takes the mark back if that fails.
-func (c *Cache) write(ctx context.Context, allowed *budget, key Key, token Token) {
-	err := c.shared.set(ctx, allowed, key, token)
+func (c *Cache) write(ctx context.Context, shared *guard, allowed *budget, key Key, token Token) {
+	err := shared.set(ctx, allowed, key, token)
 	if err != nil {
 		c.memory.setShared(key, token, false)
 	}

@@ -24,15 +24,16 @@ type guard struct {
 	store  Store
 	pause  time.Duration
 	logger *slog.Logger
-	advice string
-	calls  sync.WaitGroup // calls to the store, abandoned ones too
+	advice func(error) string
+	calls  sync.WaitGroup // calls to the store, abandoned ones too; begun under mu
 
 	mu          sync.Mutex
 	breaker     cooldown.Breaker
 	failedWrite bool // a write failed since the breaker was closed
+	closed      bool // no further call begins
 }
 
-func newGuard(store Store, pause time.Duration, logger *slog.Logger, advice string) *guard {
+func newGuard(store Store, pause time.Duration, logger *slog.Logger, advice func(error) string) *guard {
 	return &guard{store: store, pause: pause, logger: logger, advice: advice, breaker: cooldown.New(cooldown.Options{Pause: pause})}
 }
 
@@ -60,7 +61,7 @@ func (g *guard) delete(ctx context.Context, b *budget, key Key, rejected Token) 
 }
 
 // call runs one call to the store within the budget. It returns errCoolingDown if
-// the store was not asked. No call may begin once wait has been called.
+// the store was not asked.
 func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context.Context) (Token, error)) (Token, error) {
 	admitted, probe := g.admit()
 	if !admitted {
@@ -75,15 +76,16 @@ func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context
 		err   error
 	}
 	answers := make(chan answer, 1) // buffered, so that an abandoned call can end
-	g.calls.Go(func() {
+	go func() {
+		defer g.calls.Done()
 		token, err := catchPanic(g.logger, func() (Token, error) { return op(bounded) })
 		answers <- answer{token, err}
-	})
+	}()
 	var got answer
 	select {
 	case got = <-answers:
 	case <-bounded.Done():
-		// The store ignores its context: the call is abandoned, and wait waits.
+		// The store ignores its context: the call is abandoned, and close waits.
 		got.err = bounded.Err()
 	}
 	b.left -= time.Since(start)
@@ -92,18 +94,26 @@ func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context
 }
 
 // admit reports whether the store may be called now, and whether that call is
-// the probe whose outcome decides if the store is back.
+// the probe whose outcome decides if the store is back. A call that is admitted
+// ends with calls.Done.
 func (g *guard) admit() (admitted, probe bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.breaker.Allow(time.Now())
+	if g.closed {
+		return false, false
+	}
+	admitted, probe = g.breaker.Allow(time.Now())
+	if admitted {
+		g.calls.Add(1)
+	}
+	return admitted, probe
 }
 
 // available reports whether a call would be admitted.
 func (g *guard) available() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.breaker.Closed() || g.breaker.HalfOpen(time.Now())
+	return !g.closed && (g.breaker.Closed() || g.breaker.HalfOpen(time.Now()))
 }
 
 // outcome is the result of a call as far as it concerns the store's health.
@@ -131,7 +141,7 @@ func outcomeOf(ctx context.Context, err error) outcome {
 func (g *guard) settle(out outcome, err error, write, probe bool) {
 	switch g.conclude(out, write, probe) {
 	case stopped:
-		g.logger.Warn(strings.TrimSpace("the shared token cache fails; tokens stay in this instance's memory until it is back. "+g.advice),
+		g.logger.Warn(strings.TrimSpace("the shared token cache fails; tokens stay in this instance's memory until it is back. "+g.advice(err)),
 			"error", err, "retry_after", g.pause)
 	case recovered:
 		g.logger.Info("the shared token cache is back")
@@ -152,6 +162,8 @@ func (g *guard) conclude(out outcome, write, probe bool) change {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
+	case g.closed:
+		// The caller replaced the store, so its failures have no effect.
 	case out == failed:
 		first := g.breaker.Closed()
 		g.failedWrite = g.failedWrite || write
@@ -174,5 +186,11 @@ func (g *guard) conclude(out outcome, write, probe bool) change {
 	return none
 }
 
-// wait returns when no call to the store, abandoned or not, is under way.
-func (g *guard) wait() { g.calls.Wait() }
+// close refuses further calls, and returns when no call to the store, abandoned or
+// not, is under way.
+func (g *guard) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.calls.Wait()
+}

@@ -42,7 +42,7 @@ func TestFrozenStoreCostsOneTimeoutThenNothing(t *testing.T) {
 		shared, service := newFaultyStore(), &issuer{name: "service"}
 		shared.failWith(frozen)
 		var log bytes.Buffer
-		cache := newCache(t, shared, logTo(&log), tokencache.WithAdvice("Check Redis and cache.redis.url"))
+		cache := newCache(t, shared, logTo(&log), tokencache.WithAdvice(func(error) string { return "Check Redis and cache.redis.url" }))
 
 		start := time.Now()
 		mustToken(t, cache, "first", service)

@@ -31,8 +31,8 @@ func WithMetrics(metrics *Metrics) Option {
 	return func(c *Cache) { c.metrics = metrics }
 }
 
-// WithAdvice adds a sentence with the remedy to the warning that the shared store
-// fails. The default is none.
-func WithAdvice(advice string) Option {
+// WithAdvice adds a sentence with the remedy for an error to the warning that the
+// shared store fails. The default is none.
+func WithAdvice(advice func(error) string) Option {
 	return func(c *Cache) { c.advice = advice }
 }

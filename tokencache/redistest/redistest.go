@@ -1,8 +1,10 @@
-// Package redistest runs a real redis-server for tests, and makes it fail the
-// ways a real one does: it can be killed, frozen, thawed and started again.
+// Package redistest runs real servers of Redis for tests, and makes them fail the
+// ways real ones do: a server can be killed, frozen, thawed and started again.
 //
-// The server listens on a free TCP port of the loopback interface, needs no
-// password, persists nothing, and ends with the test.
+// [Start] runs one server, and [StartSentinel] a Sentinel that watches one. A server
+// listens on a free TCP port of the loopback interface, needs no password unless the
+// test says so, persists nothing, and ends with the test. [Authority] issues
+// certificates for TLS.
 package redistest
 
 import (
@@ -11,7 +13,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,9 +30,12 @@ import (
 // Server is a redis-server process. Its methods may be called concurrently;
 // each fails the test if it cannot do its work.
 type Server struct {
-	t    testing.TB
-	addr string
-	dir  string
+	t        testing.TB
+	addr     string
+	dir      string
+	settings []string // arguments of redis-server
+	sentinel bool
+	ready    string // the line that says that it answers
 
 	mu      sync.Mutex
 	process *exec.Cmd     // nil while stopped
@@ -38,11 +46,19 @@ type Server struct {
 // before the server does.
 const attempts = 5
 
-// Start runs a server until the test ends, and returns when it answers. It
-// fails the test if redis-server is not installed.
-func Start(t testing.TB) *Server {
+// Start runs a server until the test ends, and returns when it answers. Settings are
+// arguments of redis-server, such as "--requirepass", "secret". It fails the test if
+// redis-server is not installed.
+func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	s := &Server{t: t, dir: t.TempDir()}
+	settings = append([]string{"--save", "", "--appendonly", "no"}, settings...)
+	return start(&Server{t: t, dir: t.TempDir(), settings: settings, ready: "Ready to accept connections"})
+}
+
+// start runs a server on a free port.
+func start(s *Server) *Server {
+	t := s.t
+	t.Helper()
 	t.Cleanup(s.Stop)
 	var err error
 	for range attempts {
@@ -135,8 +151,21 @@ func (s *Server) launch() error {
 	if err != nil {
 		return err
 	}
-	process := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--dir", s.dir,
-		"--save", "", "--appendonly", "no", "--daemonize", "no")
+	listen := []string{"--port", port}
+	if slices.Contains(s.settings, "--tls-cert-file") {
+		listen = []string{"--port", "0", "--tls-port", port}
+	}
+	arguments := slices.Concat(listen, []string{"--bind", "127.0.0.1", "--dir", s.dir, "--daemonize", "no"}, s.settings)
+	if s.sentinel {
+		// A Sentinel needs a file to keep its state in, and reads its rules from
+		// there only.
+		file := filepath.Join(s.dir, "sentinel.conf")
+		if err := os.WriteFile(file, []byte(settingsFile(arguments)), 0o600); err != nil {
+			return err
+		}
+		arguments = []string{file, "--sentinel"}
+	}
+	process := exec.Command(path, arguments...)
 	stdout, err := process.StdoutPipe()
 	if err != nil {
 		return err
@@ -156,7 +185,7 @@ func (s *Server) launch() error {
 			s.stop()
 			return fmt.Errorf("it ended with %w after\n%s", err, output.String())
 		}
-		if strings.Contains(line, "Ready to accept connections") {
+		if strings.Contains(line, s.ready) {
 			break
 		}
 	}

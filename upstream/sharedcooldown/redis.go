@@ -53,7 +53,7 @@ func (c *Cooldowns) run(ctx context.Context) {
 			return // Close, and no failure of Redis
 		}
 		if breaker.Closed() { // the first failure in a row: the others say nothing new
-			c.opts.Logger.Warn(strings.TrimSpace("rate limits of upstreams are not shared until Redis is back. "+c.opts.Advice), "error", err, "retry_after", c.opts.Retry)
+			c.opts.Logger.Warn(strings.TrimSpace("rate limits of upstreams are not shared until Redis is back. "+c.opts.Advice(err)), "error", err, "retry_after", c.opts.Retry)
 		}
 		pause, _ := breaker.Failure(time.Now())
 		select {

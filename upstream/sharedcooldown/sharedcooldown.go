@@ -37,9 +37,9 @@ type Options struct {
 	Redis  redis.UniversalClient // nil: cooldowns are shared within the process
 	Prefix string                // of the names of keys and of the channel
 	Logger *slog.Logger
-	// Advice is the remedy for a failure of Redis. It follows the warning in the
-	// log.
-	Advice string
+	// Advice returns the remedy for a failure of Redis, which follows the warning in
+	// the log; nil: none.
+	Advice func(error) string
 	// Retry is the pause after a failure of Redis, and the time between two
 	// pings of a silent Redis; 0: 5 s.
 	Retry time.Duration
@@ -65,16 +65,33 @@ type subscriber struct{ onLimit func(until time.Time) }
 // New returns Cooldowns that share until their Close. It does not wait for Redis.
 func New(opts Options) *Cooldowns {
 	opts.Retry = cmp.Or(opts.Retry, defaultRetry)
-	ctx, cancel := context.WithCancel(context.Background())
+	if opts.Advice == nil {
+		opts.Advice = func(error) string { return "" }
+	}
 	c := &Cooldowns{
-		opts: opts, cancel: cancel, work: notify.NewSignal(),
+		opts: opts, work: notify.NewSignal(),
 		until: make(map[string]time.Time), subscribers: make(map[string]map[*subscriber]bool),
 		unpublished: make(map[string]bool), unqueried: make(map[string]bool),
 	}
-	if opts.Redis != nil {
+	c.start()
+	return c
+}
+
+func (c *Cooldowns) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	if c.opts.Redis != nil {
 		c.ended.Go(func() { c.run(ctx) })
 	}
-	return c
+}
+
+// Use shares through another Redis from now on, or within the process alone if the
+// client is nil. It returns when the earlier client is no longer in use. Calls of Use
+// and Close must not overlap.
+func (c *Cooldowns) Use(client redis.UniversalClient, prefix string) {
+	c.Close()
+	c.opts.Redis, c.opts.Prefix = client, prefix // read by run only, which has ended
+	c.start()
 }
 
 // Close ends the sharing. The caller closes the Redis client after this.

@@ -1,0 +1,78 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// redisAdvice returns the sentence that follows the warnings that something is not
+// shared through Redis: the remedy for an error.
+func redisAdvice(err error) string {
+	if remedy := redisTLSRemedy(err); remedy != "" {
+		return remedy
+	}
+	if remedy := redisAnswerRemedy(err); remedy != "" {
+		return remedy
+	}
+	// A server that expects plain text waits for the end of a TLS handshake's line.
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "Check that Redis runs and answers fast, and that cache.redis.url is right: a port without TLS is silent if the URL starts with rediss://"
+	}
+	return "Check that Redis runs, can be reached and written, and that cache.redis.url is right"
+}
+
+// redisTLSRemedy returns the remedy for a failed TLS handshake, or "" for other
+// errors.
+func redisTLSRemedy(err error) string {
+	_, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
+	_, isHost := errors.AsType[x509.HostnameError](err)
+	_, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
+	_, isPlain := errors.AsType[tls.RecordHeaderError](err)
+	below, _ := errors.AsType[*net.OpError](err)
+	switch {
+	case isUnknown:
+		return "Set cache.redis.server_ca_bundle to the authority that signed the certificates of Redis and its Sentinels"
+	case isHost:
+		return "Write the name of the certificate into cache.redis.url, or issue a certificate for that address. " +
+			"Sentinels tell names with announce-hostnames yes"
+	case isInvalid:
+		return "Renew the certificate of Redis, and check the clock of this machine"
+	case isPlain:
+		return "That port does not speak TLS. Start cache.redis.url with redis://, or write the port for TLS into it"
+	case below != nil && below.Op == "remote error": // an alert of the server
+		return "Redis ended the TLS handshake. Set cache.redis.client_certificate and cache.redis.client_private_key to a pair that its tls-ca-cert-file accepts"
+	case errors.Is(err, io.EOF): // also of a Redis that ends, but then it says no more
+		return "Check that Redis runs. If that port speaks TLS, start cache.redis.url with rediss://"
+	default:
+		return ""
+	}
+}
+
+// redisAnswerRemedy returns the remedy for an error that Redis or a Sentinel answered,
+// or "" for other errors.
+func redisAnswerRemedy(err error) string {
+	if errors.Is(err, redis.Nil) { // the answer of a Sentinel
+		return "No Sentinel knows this group. Correct master_name in cache.redis.url"
+	}
+	for _, answer := range []struct{ prefix, remedy string }{
+		{"WRONGPASS", "Correct the user and the password in cache.redis.url, or cache.redis.sentinel_username and cache.redis.sentinel_password if a Sentinel refuses them"},
+		{"NOAUTH", "Write the user and the password into cache.redis.url, or set cache.redis.sentinel_password if a Sentinel asks for them"},
+		{"NOPERM", "Give the user the rights of docs/operations.md, Rights in Redis. Its keys and its channel begin with cache.redis.key_prefix"},
+		{"READONLY", "That server is a replica. Write the address of the master into cache.redis.url, or those of the Sentinels"},
+		{"OOM", "Set maxmemory-policy allkeys-lru in Redis"},
+		{"MOVED", "That server belongs to a cluster. Write several of its servers into cache.redis.url, separated by commas"},
+		{"CLUSTERDOWN", "Run redis-cli --cluster check: no server of the cluster has some of the keys"},
+		{"This instance has cluster support disabled", "The addresses in cache.redis.url are no cluster. Write one address, or end the URL with ?master_name=NAME if they are Sentinels"},
+	} {
+		if redis.HasErrorPrefix(err, answer.prefix) {
+			return answer.remedy
+		}
+	}
+	return ""
+}

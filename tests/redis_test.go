@@ -1,0 +1,133 @@
+package tests
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/tokencache/redistest"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// documentedUser returns the n-th user of docs/operations.md, in the form of
+// [redistest.Start], with a password.
+func documentedUser(t *testing.T, n int, password string, more ...string) []string {
+	t.Helper()
+	page, err := os.ReadFile("../docs/operations.md")
+	harness.Must(t, err)
+	lines := regexp.MustCompile(`(?m)^ACL SETUSER (.*)$`).FindAllStringSubmatch(string(page), -1)
+	if n >= len(lines) {
+		t.Fatalf("docs/operations.md has %d users, want more than %d", len(lines), n)
+	}
+	rules := strings.Fields(strings.Replace(lines[n][1], "PASSWORD", password, 1))
+	return append(append([]string{"--user"}, rules...), more...)
+}
+
+// redisCLI returns what Redis answers to the administrator.
+func redisCLI(t *testing.T, server *redistest.Server, options []string, command ...string) string {
+	t.Helper()
+	host, port, err := net.SplitHostPort(server.Addr())
+	harness.Must(t, err)
+	args := append([]string{"-h", host, "-p", port}, options...)
+	return harness.Run(t, exec.CommandContext(t.Context(), testutil.Program(t, "redis-cli", "redis-tools"), append(args, command...)...))
+}
+
+// expectUsed checks that each right of a user was used.
+func expectUsed(t *testing.T, server *redistest.Server, options, user []string) {
+	t.Helper()
+	for _, rule := range user {
+		if right, isRight := strings.CutPrefix(rule, "+"); isRight {
+			harness.Eventually(t, right+" is used", func() bool {
+				return strings.Contains(redisCLI(t, server, options, "INFO", "commandstats"), "cmdstat_"+right+":calls=")
+			})
+		}
+	}
+}
+
+// expectNothingRefused checks that no command lacked a right, and no login failed.
+func expectNothingRefused(t *testing.T, server *redistest.Server, options []string) {
+	t.Helper()
+	if refused := strings.TrimSpace(redisCLI(t, server, options, "ACL", "LOG")); refused != "" {
+		t.Errorf("refused:\n%s", refused)
+	}
+}
+
+// Mirrors share tokens and cooldowns through a Redis and a Sentinel that speak TLS only,
+// want a client certificate of a private authority, have passwords, and grant the rights
+// of docs/operations.md and no others. A renewed certificate and a new password take
+// effect without a restart.
+func TestRedisRights(t *testing.T) {
+	t.Parallel()
+	authority := redistest.NewAuthority(t)
+	user, watcher := documentedUser(t, 0, "p4ss"), documentedUser(t, 1, "w4tch")
+	redis := redistest.Start(t, append(append(authority.TLS(), "--requirepass", "admin"), user...)...)
+	sentinel := redistest.StartSentinel(t, redis, append(append(authority.TLS(),
+		"--sentinel", "auth-pass "+redistest.Group+" admin", "--requirepass", "sentinel-admin"), watcher...)...)
+	certificate, key := authority.Issue("weir", time.Now().AddDate(1, 0, 0))
+	secret := filepath.Join(t.TempDir(), "password")
+	harness.WriteFile(t, secret, "sentinel-admin\n")
+	table := fmt.Sprintf("[cache.redis]\nurl = \"rediss://weir:p4ss@%s/1?master_name=%s\"\nserver_ca_bundle = %q\nclient_certificate = %q\nclient_private_key = %q\n",
+		sentinel.Addr(), redistest.Group, authority.File(), certificate, key)
+
+	limited := upstreamtest.New(t)
+	s := newSharing(t, "")
+	_, blocks, _ := strings.Cut(s.config, "[repository")
+	blocks = "[repository" + blocks + block("limited", limited)
+	one := harness.StartWeir(t, table+fmt.Sprintf("sentinel_password_file = %q\n", secret)+blocks)
+	other := harness.StartWeir(t, table+"sentinel_username = \"weir\"\nsentinel_password = \"w4tch\"\n"+blocks)
+	s.sharesAgain(t, one, other)
+	s.RevokeTokens()
+	s.pull(t, "revoked", one, "org/again1")
+	s.sharesAgain(t, one, other)
+	limited.Fault(upstreamtest.Any, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "600"))
+	expect(t, "limited", one.Get(t, manifestPath("limited/org/app", "v1")), http.StatusTooManyRequests, "")
+	other.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", limited.Host)
+	harness.StartWeir(t, table+"sentinel_username = \"weir\"\nsentinel_password = \"w4tch\"\n"+blocks).
+		MetricIs(t, 1, "weir_upstream_cooldown", "upstream", limited.Host)
+
+	tls := []string{"--tls", "--cacert", authority.File(), "--cert", certificate, "--key", key, "--no-auth-warning"}
+	expectUsed(t, redis, append(tls, "-a", "admin"), user)
+	expectNothingRefused(t, redis, append(tls, "-a", "admin"))
+	expectNothingRefused(t, sentinel, append(tls, "-a", "sentinel-admin")) // a Sentinel does not count commands
+
+	// The Sentinel gets another password, and the client another certificate.
+	redisCLI(t, sentinel, append(tls, "-a", "sentinel-admin"), "CONFIG", "SET", "requirepass", "sentinel-new")
+	authority.Issue("weir", time.Now().AddDate(2, 0, 0))
+	rename(t, secret, "sentinel-new\n")
+	one.Logs(t, "the changed configuration is in force")
+	other.Logs(t, "the changed configuration is in force")
+	s.sharesAgain(t, one, other)
+	for _, w := range []*harness.Weir{one, other} {
+		for _, word := range []string{"p4ss", "w4tch", "sentinel-admin", "sentinel-new"} {
+			if strings.Contains(w.Log.String(), word) {
+				t.Errorf("the log has the password %s", word)
+			}
+		}
+	}
+}
+
+// A certificate of an authority that Weir does not know is named with the remedy, once,
+// and clients do not notice. A corrected configuration takes effect at once.
+func TestRedisOfAnUnknownAuthority(t *testing.T) {
+	t.Parallel()
+	authority, other := redistest.NewAuthority(t), redistest.NewAuthority(t)
+	redis := redistest.Start(t, append(authority.TLS(), "--tls-auth-clients", "no")...)
+	s := newSharing(t, "rediss://"+redis.Addr())
+	with := func(a *redistest.Authority) string {
+		return strings.Replace(s.config, "key_prefix", fmt.Sprintf("server_ca_bundle = %q\nkey_prefix", a.File()), 1)
+	}
+	one, two := harness.StartWeir(t, with(other)), harness.StartWeir(t, with(authority))
+	s.expectPull(t, "one", one, "org/app", 1)
+	one.Logs(t, "rate limits of upstreams are not shared until Redis is back. Set cache.redis.server_ca_bundle to the authority", "unknown authority")
+	rename(t, one.Config, with(authority))
+	s.sharesAgain(t, one, two)
+}
