@@ -102,6 +102,10 @@ func diskRemedy(reason disk.Reason) string {
 		return "Move away the file in the place of this directory, or correct blob_store.fs.root_dir."
 	case disk.IsDirectory:
 		return "Move away the directory in the place of this file."
+	case disk.NotRegular:
+		return "Move away the link, pipe or device in the place of this file."
+	case disk.TooLarge:
+		return "Move away this file."
 	case disk.ProcessFiles:
 		return "Raise the limit on open files (ulimit -n)."
 	case disk.SystemFiles:

@@ -32,6 +32,7 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 		Spools:       parts.driver.Spools(),
 		MaxFetches:   cfg.MaxConcurrentFetches,
 		OnUnattended: namespace.CompleteOrAbandon(e.pool),
+		OnDamaged:    parts.damaged,
 		Health:       parts.content,
 		Metrics:      download.NewMetrics(metrics),
 		Tracer:       tracer,

@@ -2,13 +2,16 @@ package app
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/whoami"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/disk"
@@ -36,7 +39,12 @@ type storageParts struct {
 	content     *storage.Health
 	records     *storage.Health
 	quarantined prometheus.Counter
+	stuck       *lru.Cache[digest.Digest, struct{}] // damaged content that cannot be quarantined
 }
+
+// maxStuck is how much damaged content is remembered as reported. After that many
+// lines of the log, one may come once more.
+const maxStuck = 1024
 
 // openStorage opens the store of a configuration.
 func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
@@ -48,7 +56,12 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 	if err != nil {
 		return nil, WithAdvice(err)
 	}
+	stuck, err := lru.New[digest.Digest, struct{}](maxStuck)
+	if err != nil {
+		panic(err) // cannot be: the size is positive
+	}
 	s := &storageParts{
+		stuck:   stuck,
 		logger:  logger,
 		driver:  driver,
 		catalog: catalog.New(driver.Records(), catalog.Options{Logger: logger}),
@@ -71,16 +84,43 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 	return s, nil
 }
 
-// quarantine takes corrupt content out of the store, so that the next pull
-// downloads it anew.
+// quarantine takes content that is corrupt or cannot be read out of the store, so that
+// the next pull downloads it anew.
 func (s *storageParts) quarantine(ctx context.Context, dgst digest.Digest) error {
 	path, err := s.driver.Quarantine(ctx, dgst)
-	// Content that could not be moved stays, and is reported by the caller.
 	if err == nil {
 		s.quarantined.Inc()
 		s.logger.Error("stored content has become corrupt and was quarantined; check the disk, and run weir verify", "digest", dgst, "path", path)
 	}
+	s.reportStuck(dgst, err)
 	return err
+}
+
+// damaged takes content that does not have its recorded size out of the store.
+func (s *storageParts) damaged(ctx context.Context, stored storage.Info, size int64) {
+	// Another request may have brought it back meanwhile.
+	if now, err := s.driver.Stat(ctx, stored.Digest); err != nil || now.Size != stored.Size {
+		return
+	}
+	path, err := s.driver.Quarantine(ctx, stored.Digest)
+	if err == nil {
+		s.quarantined.Inc()
+		s.logger.Error("stored content was cut or has grown, and was quarantined. Check the disk, and run weir verify",
+			"digest", stored.Digest, "path", path, "bytes", stored.Size, "recorded", size)
+	}
+	s.reportStuck(stored.Digest, err)
+}
+
+// reportStuck logs once that damaged content could not be quarantined. It stays
+// until a download replaces it.
+func (s *storageParts) reportStuck(dgst digest.Digest, err error) {
+	if err == nil || errors.Is(err, storage.ErrNotExist) { // another request was first
+		return
+	}
+	if seen, _ := s.stuck.ContainsOrAdd(dgst, struct{}{}); !seen {
+		s.logger.Error("stored content is damaged and cannot be quarantined. Clients get it from upstream",
+			"digest", dgst, "user", whoami.User(), "error", err)
+	}
 }
 
 func (s *storageParts) close() {

@@ -64,14 +64,16 @@ type openedBlob struct {
 // does not wait for it.
 func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (*openedBlob, error) {
 	// Before the download: its end writes the link, too.
-	possessed := n.mayServe(ctx, repo, dgst)
+	link, possessed := n.link(ctx, repo, dgst)
 	if err := n.cache.negativeHit(blobKey(repo, dgst)); err != nil {
 		return nil, err
 	}
 	if err := n.checkLoop(ctx, repo, dgst); err != nil {
 		return nil, err
 	}
-	obj, reader, err := n.cache.downloads.Open(ctx, dgst, n.source(ctx, repo, dgst))
+	source := n.source(ctx, repo, dgst)
+	source.Size = link.Size
+	obj, reader, err := n.cache.downloads.Open(ctx, dgst, source)
 	if err != nil {
 		return nil, err
 	}
@@ -161,8 +163,12 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 		return b, nil
 	}
 	info, statErr := n.cache.store.Stat(ctx, dgst)
+	link, possessed := n.link(ctx, id, dgst)
+	if statErr == nil && possessed && damaged(link, info) {
+		statErr = storage.ErrNotExist // the next GET fetches it
+	}
 	// Both are needed: the bytes, and this repository's right to them.
-	if statErr == nil && n.mayServe(ctx, id, dgst) {
+	if statErr == nil && possessed {
 		return &Blob{Outcome: Outcome{Cache: Hit}, Size: info.Size}, nil
 	}
 	if err := n.cache.negativeHit(blobKey(id, dgst)); err != nil {
@@ -183,7 +189,8 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 
 // storedBlob opens a blob without contacting an upstream.
 func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (*Blob, error) {
-	if !n.mayServe(ctx, repo, dgst) {
+	link, possessed := n.link(ctx, repo, dgst)
+	if !possessed {
 		return nil, n.offline("blob " + dgst.String())
 	}
 	obj, err := n.cache.store.Open(ctx, dgst)
@@ -192,6 +199,13 @@ func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst di
 	}
 	if err != nil {
 		return nil, err
+	}
+	// A part must not pass for the whole. There is no upstream to fetch it from.
+	if damaged(link, obj.Info) {
+		obj.Content.Close()
+		n.logger.Warn("a stored blob is damaged, and its namespace is offline. Set offline = false for one pull of it",
+			"repository", repo.String(), "digest", dgst, "bytes", obj.Size, "recorded", link.Size)
+		return nil, n.offline("blob " + dgst.String())
 	}
 	return &Blob{Outcome: Outcome{Cache: Hit}, Size: obj.Size, Content: obj.Content}, nil
 }

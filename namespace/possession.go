@@ -24,8 +24,18 @@ func (n *Namespace) has(ctx context.Context, repo storage.RepoID, dgst digest.Di
 		return desc, false // a link without a media type is that of a blob
 	}
 	info, err := n.cache.store.Stat(ctx, dgst)
+	if err != nil || damaged(desc, info) {
+		return desc, false
+	}
 	desc.Size = info.Size
-	return desc, err == nil
+	return desc, true
+}
+
+// damaged reports whether stored content has another size than a link to it says.
+// Such content was cut by a failing disk, or changed by another program. A size of 0
+// says nothing: small content is compared with its digest when it is read.
+func damaged(link ocispec.Descriptor, stored storage.Info) bool {
+	return link.Size != 0 && link.Size != stored.Size
 }
 
 // linkExisting links a stored manifest to a repository whose upstream has just
@@ -66,10 +76,11 @@ func (c *Cache) inspect(ctx context.Context, named ocispec.Descriptor, limit int
 	return named, nil
 }
 
-// mayServe reports whether a repository is known to possess a content.
-func (n *Namespace) mayServe(ctx context.Context, repo storage.RepoID, dgst digest.Digest) bool {
-	_, err := n.cache.catalog.Link(ctx, repo, dgst)
-	return err == nil
+// link returns the record that a repository possesses a content. It reports false if
+// there is none.
+func (n *Namespace) link(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, bool) {
+	link, err := n.cache.catalog.Link(ctx, repo, dgst)
+	return link, err == nil
 }
 
 // verifyAccess asks the upstream whether a repository has a blob. The Size is -1

@@ -20,6 +20,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"time"
@@ -32,6 +33,14 @@ import (
 // ErrNotExist says that a store has no content for a digest, or no record for
 // a key.
 var ErrNotExist = errors.New("storage: does not exist")
+
+// ErrUnreadable says that a store has a file for a digest or a key and cannot read
+// it, for example since another user owns it. It matches ErrNotExist: the content
+// or the record is fetched again, and takes the place of the file.
+var ErrUnreadable = fmt.Errorf("%w in a form that can be read", ErrNotExist)
+
+// ErrTooLarge says that a document is too large for a record.
+var ErrTooLarge = errors.New("storage: too large for a record")
 
 // ErrCorrupt says that the bytes a source delivered are not the content of the
 // digest that was asked for.
@@ -72,7 +81,8 @@ type Entry struct {
 type Store interface {
 	// Stat returns the size of a content, or ErrNotExist.
 	Stat(ctx context.Context, dgst digest.Digest) (Info, error)
-	// Open opens a content for reading, or returns ErrNotExist.
+	// Open opens a content for reading, or returns ErrNotExist, which an
+	// ErrUnreadable matches too.
 	Open(ctx context.Context, dgst digest.Digest) (*Object, error)
 	// Commit publishes a complete spool, whose bytes the caller has verified
 	// against dgst, under that digest: durably and atomically, so that a
@@ -93,9 +103,11 @@ type Store interface {
 // "..". A key is never a prefix path of another one. All methods may be called
 // concurrently.
 type Records interface {
-	// Get returns a document, or ErrNotExist.
+	// Get returns a document, or ErrNotExist, which an ErrUnreadable matches
+	// too.
 	Get(ctx context.Context, key string) ([]byte, error)
-	// Put creates or replaces a document atomically.
+	// Put creates or replaces a document atomically, or returns ErrTooLarge. Every
+	// driver takes documents of 12 MiB.
 	Put(ctx context.Context, key string, document []byte) error
 	// Delete removes a document, or returns ErrNotExist.
 	Delete(ctx context.Context, key string) error

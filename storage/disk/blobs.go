@@ -68,36 +68,34 @@ func (s *Store) Stat(_ context.Context, dgst digest.Digest) (storage.Info, error
 	return storage.Info{Digest: dgst, Size: size}, nil
 }
 
-// Open opens the content. The object's Content is an *os.File.
-func (s *Store) Open(_ context.Context, dgst digest.Digest) (*storage.Object, error) {
+// Open opens the content. The object's Content is an *os.File. A file that cannot
+// be opened, or that is not a regular one, counts as unreadable.
+func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
 	_, path, err := s.blobs.locate(dgst)
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.Open(path)
-	if err != nil {
+	file, size, err := openRegular(path)
+	switch {
+	case err == nil:
+		return &storage.Object{Info: storage.Info{Digest: dgst, Size: size}, Content: file}, nil
+	case errors.Is(err, fs.ErrNotExist):
 		return nil, notStored(dgst, "open", err)
+	default:
+		return nil, s.unreadable.explain(ctx, path, string(dgst), "open", err)
 	}
-	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() { // a directory, which the driver did not make
-		err = fs.ErrNotExist
-	}
-	if err != nil {
-		return nil, errors.Join(notStored(dgst, "open", err), file.Close())
-	}
-	return &storage.Object{Info: storage.Info{Digest: dgst, Size: info.Size()}, Content: file}, nil
 }
 
 // Commit makes the spool's file the content, without a copy. It replaces a file of
-// another length that has the digest's name: a filesystem that lost data in a
-// power cut leaves such files.
+// another length that has the digest's name, since a filesystem that lost data in a
+// power cut leaves such files, and a file that cannot be opened.
 func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) error {
 	shard, path, err := s.blobs.locate(dgst)
 	if err != nil {
 		return err
 	}
 	doing := "store " + string(dgst)
-	if size, err := fileSize(path); err == nil && size == sp.Size() {
+	if file, size, err := openRegular(path); err == nil && file.Close() == nil && size == sp.Size() {
 		// Another commit may have put it there, and still be flushing the directory.
 		return explain(doing, s.tree.syncDir(shard.dir))
 	}
@@ -147,14 +145,20 @@ func (s *Store) publish(shard *shard, sp *spool.Spool, path string) error {
 	if err == nil {
 		err = s.blobs.replace(shard, path, sp.Size(), func() error {
 			err := os.Rename(staged, path)
-			// The directory has vanished since it was made.
-			if errors.Is(err, fs.ErrNotExist) {
+			switch {
+			// The directory has vanished since it was made, or a file has its place.
+			case noDirectory(err):
 				shard.made.Store(false)
-				if err = s.makeShard(shard); err == nil {
-					err = os.Rename(staged, path)
-				}
+				err = s.makeShard(shard)
+			case isDirectory(err):
+				err = s.tree.setAside(path)
+			default:
+				return err
 			}
-			return err
+			if err != nil {
+				return err
+			}
+			return os.Rename(staged, path)
 		})
 	}
 	if err != nil {

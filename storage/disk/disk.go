@@ -63,11 +63,12 @@ type Options struct {
 // filesystem, so that only All and its records' List, which can take long, end
 // with their context.
 type Store struct {
-	tree      *tree
-	blobs     *blobs
-	records   *records
-	workspace *workspace
-	spools    *spool.Dir
+	tree       *tree
+	blobs      *blobs
+	records    *records
+	workspace  *workspace
+	spools     *spool.Dir
+	unreadable *unreadable
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -108,7 +109,7 @@ func Open(root string, opts Options) (*Store, error) {
 			return nil, fmt.Errorf("%w in %s", ErrNoStore, root)
 		}
 	}
-	tree := &tree{sync: opts.Sync, flush: (*os.File).Sync}
+	tree := &tree{sync: opts.Sync, flush: (*os.File).Sync, logger: opts.Logger}
 	for _, dir := range []string{"", "blobs", "records", "tmp"} {
 		if err := tree.mkdirAll(filepath.Join(root, dir)); err != nil {
 			return nil, explain("create the store's directories", err)
@@ -123,13 +124,15 @@ func Open(root string, opts Options) (*Store, error) {
 		return nil, explain("create a directory for this process", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
+	unreadable := newUnreadable(opts.Logger)
 	s := &Store{
-		tree:      tree,
-		blobs:     newBlobs(filepath.Join(root, "blobs")),
-		records:   &records{tree: tree, root: filepath.Join(root, "records"), tmp: workspace.path},
-		workspace: workspace,
-		spools:    spool.NewDir(workspace.path, opts.MinFree, opts.Quota),
-		stop:      cancel,
+		tree:       tree,
+		blobs:      newBlobs(filepath.Join(root, "blobs")),
+		unreadable: unreadable,
+		records:    &records{tree: tree, unreadable: unreadable, root: filepath.Join(root, "records"), tmp: workspace.path},
+		workspace:  workspace,
+		spools:     spool.NewDir(workspace.path, opts.MinFree, opts.Quota),
+		stop:       cancel,
 	}
 	// The process that serves from the store does this work.
 	if !opts.Existing {

@@ -23,6 +23,8 @@ const (
 	Stale               // a network filesystem has to be mounted again
 	Forbidden           // the user may not read or write
 	Vanished            // a directory of the store is gone
+	NotRegular          // a link, a pipe or a device has the place of a file of the store
+	TooLarge            // a record is larger than any that the store writes
 )
 
 // reasons has the first match first.
@@ -35,6 +37,10 @@ var reasons = []struct {
 	{syscall.EROFS, ReadOnly},
 	{syscall.ENOTDIR, NotDirectory},
 	{syscall.EISDIR, IsDirectory},
+	{errNotRegular, NotRegular},
+	{syscall.ELOOP, NotRegular},
+	{syscall.ENXIO, NotRegular}, // a socket, or a device without a driver
+	{errTooLarge, TooLarge},
 	{syscall.EMFILE, ProcessFiles},
 	{syscall.ENFILE, SystemFiles},
 	{syscall.EIO, Damaged},

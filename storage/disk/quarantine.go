@@ -9,6 +9,14 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+const (
+	quarantineDir = "quarantine" // below the root
+	// maxQuarantined is how many bytes of a foreign file's path its name in the
+	// quarantine keeps: with the time, a name has less than the 255 bytes that a
+	// filesystem allows.
+	maxQuarantined = 200
+)
+
 // quarantineTime is the form of the time in the name of a quarantined file. It
 // sorts, and is fine enough to tell two of one digest apart.
 const quarantineTime = "20060102T150405.000000000Z"
@@ -30,7 +38,7 @@ func (s *Store) Quarantine(_ context.Context, dgst digest.Digest) (string, error
 	if _, err := fileSize(path); err != nil {
 		return "", notStored(dgst, "quarantine", err)
 	}
-	dir := filepath.Join(s.tree.root, "quarantine")
+	dir := filepath.Join(s.tree.root, quarantineDir)
 	if err := s.tree.mkdirAll(dir); err != nil {
 		return "", explain("quarantine "+string(dgst), err)
 	}

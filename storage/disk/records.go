@@ -18,9 +18,10 @@ import (
 
 // records keeps each record in the file that its key names.
 type records struct {
-	tree *tree
-	root string
-	tmp  string // where a record is written before it takes its place
+	tree       *tree
+	root       string
+	unreadable *unreadable
+	tmp        string // where a record is written before it takes its place
 }
 
 func (r *records) path(key string) (string, error) {
@@ -30,17 +31,22 @@ func (r *records) path(key string) (string, error) {
 	return filepath.Join(r.root, filepath.FromSlash(key)), nil
 }
 
-// Get reads the file.
-func (r *records) Get(_ context.Context, key string) ([]byte, error) {
+// Get reads the file. A file that is no record, such as a link, a pipe or one that is
+// too large, counts as unreadable.
+func (r *records) Get(ctx context.Context, key string) ([]byte, error) {
 	path, err := r.path(key)
 	if err != nil {
 		return nil, err
 	}
-	document, err := os.ReadFile(path)
-	if err != nil {
+	document, err := readRecord(path)
+	switch {
+	case err == nil:
+		return document, nil
+	case noRecord(err):
 		return nil, notRecorded(key, "read", err)
+	default:
+		return nil, r.unreadable.explain(ctx, path, fmt.Sprintf("record %q", key), "read", err)
 	}
-	return document, nil
 }
 
 // Put writes a new file and renames it over the old one.
@@ -48,6 +54,10 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 	path, err := r.path(key)
 	if err != nil {
 		return err
+	}
+	// It could not be read back.
+	if len(document) > maxRecord {
+		return fmt.Errorf("%w: the record %q has %d bytes", storage.ErrTooLarge, key, len(document))
 	}
 	staged := filepath.Join(r.tmp, "record-"+rand.Text())
 	err = r.write(staged, document)

@@ -152,7 +152,7 @@ func (d *Download) run(request trace.Span) {
 // after their commit, so the result of one that ended between the client's
 // search and the start of this one shows here.
 func (d *Download) search() {
-	obj, err := d.group.opts.Store.Open(d.ctx, d.digest)
+	obj, err := d.group.find(d.ctx, d.digest, d.src.Size)
 	switch {
 	case err == nil:
 		obj.Content.Close() // each client opens it by itself

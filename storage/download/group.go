@@ -28,8 +28,11 @@ type Options struct {
 	// completed all the same ([Download.Complete]) or given up
 	// ([Download.Abandon]); until then the download pauses.
 	OnUnattended func(*Download)
-	Health       *storage.Health // of the store; may be nil
-	Metrics      *Metrics
+	// OnDamaged, if set, is called with stored content that does not have the size
+	// of a [Source], before it is downloaded anew.
+	OnDamaged func(ctx context.Context, stored storage.Info, size int64)
+	Health    *storage.Health // of the store; may be nil
+	Metrics   *Metrics
 	// Tracer makes the spans of downloads that a traced request starts; nil
 	// makes none. It must record every span: the sampling decision is the
 	// request's.
@@ -71,7 +74,7 @@ func NewGroup(opts Options) *Group {
 func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
 	for {
 		// Without a lock: a slow store holds up this client alone.
-		obj, err := g.opts.Store.Open(ctx, dgst)
+		obj, err := g.find(ctx, dgst, src.Size)
 		if err == nil || !errors.Is(err, storage.ErrNotExist) {
 			return obj, nil, err
 		}
@@ -94,6 +97,20 @@ func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*stor
 		// An earlier download stored the content after the search above. If it
 		// is evicted before the next search, that one starts a download.
 	}
+}
+
+// find opens a stored content. Content that does not have the given size, unless
+// that is 0, counts as not stored: a client must not take it for the whole.
+func (g *Group) find(ctx context.Context, dgst digest.Digest, size int64) (*storage.Object, error) {
+	obj, err := g.opts.Store.Open(ctx, dgst)
+	if err != nil || size == 0 || obj.Size == size {
+		return obj, err
+	}
+	obj.Content.Close()
+	if g.opts.OnDamaged != nil {
+		g.opts.OnDamaged(ctx, obj.Info, size)
+	}
+	return nil, fmt.Errorf("%w: %s has %d bytes in place of %d", storage.ErrNotExist, dgst, obj.Size, size)
 }
 
 // joinOrStart returns the download of a digest with one more holder, and whether

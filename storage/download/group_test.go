@@ -53,6 +53,52 @@ func TestAbandonOfAnEndedDownloadLeavesItsSuccessorAlone(t *testing.T) {
 	close(o.step)
 }
 
+// Stored content that does not have its size is fetched again, and served as it comes
+// from upstream, also if it cannot be taken out of the store.
+func TestDamagedContentIsFetched(t *testing.T) {
+	body := random(100_000)
+	dgst := digest.FromBytes(body)
+	for name, stored := range map[string][]byte{"cut": body[:70_000], "emptied": {}, "grown": append(bytes.Clone(body), 'x')} {
+		for _, movable := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, movable: %v", name, movable), func(t *testing.T) {
+				damaged := 0
+				var s *setup
+				s = newSetup(t, func(o *download.Options) {
+					o.OnDamaged = func(ctx context.Context, info storage.Info, size int64) {
+						damaged++
+						if info.Size != int64(len(stored)) || size != int64(len(body)) {
+							t.Errorf("%d bytes in place of %d", info.Size, size)
+						}
+						if movable {
+							_ = s.store.Delete(ctx, dgst)
+						}
+					}
+				})
+				if err := s.store.Commit(t.Context(), dgst, storagetest.NewSpool(t, s.store.Spools(), stored)); err != nil {
+					t.Fatal(err)
+				}
+				source := (&origin{body: body}).source(ours)
+				source.Size = int64(len(body))
+				r := s.reader(t, t.Context(), dgst, source)
+				if got, err := readAll(r); !bytes.Equal(got, body) || err != nil {
+					t.Errorf("read %d bytes, %v", len(got), err)
+				}
+				if damaged == 0 {
+					t.Error("the damage was not reported")
+				}
+				if err := s.Drain(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				// Without a record of the size, the stored content is what there is.
+				obj, r, err := s.Open(t.Context(), dgst, (&origin{body: body}).source(theirs))
+				if err != nil || obj == nil || movable && obj.Size != int64(len(body)) {
+					t.Errorf("Open = %v, %v, %v", obj, r, err)
+				}
+			})
+		}
+	}
+}
+
 // slowOpen lets the second search for one digest take long, as a slow disk would.
 type slowOpen struct {
 	storage.Store

@@ -10,6 +10,9 @@ import (
 // Source is the way of one repository to a content.
 type Source struct {
 	Repository storage.RepoID
+	// Size is the content's size as the repository's record has it; 0 if it is not
+	// known. Stored content of another size is damaged.
+	Size int64
 	// Open opens the content at an offset, for length bytes or, if length is
 	// -1, to its end. It resumes by itself after a broken connection; an error
 	// that it returns, or a read error of its stream, is final.

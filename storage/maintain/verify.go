@@ -106,7 +106,8 @@ type verification struct {
 // the context ends.
 func (v *verification) check(ctx context.Context, listed storage.Info, buf []byte) {
 	object, err := v.store.Open(ctx, listed.Digest)
-	if errors.Is(err, storage.ErrNotExist) || ctx.Err() != nil { // evicted since it was listed
+	gone := errors.Is(err, storage.ErrNotExist) && !errors.Is(err, storage.ErrUnreadable)
+	if gone || ctx.Err() != nil { // evicted since it was listed
 		if err == nil {
 			object.Content.Close()
 		}

@@ -24,8 +24,8 @@ import (
 //
 // Content enters the memory after its digest has been verified, so a corrupt file
 // cannot stay in memory after it was quarantined on disk. Small content that is
-// found corrupt is taken out of the store below and counts as absent: the next
-// download brings it back.
+// found corrupt, or that cannot be read, is taken out of the store below if possible
+// and counts as absent: the next download brings it back.
 //
 // Do not put it in front of a store that keeps content in memory itself, or that
 // deletes on its own account: deleted content would still be served from memory.
@@ -55,8 +55,8 @@ const overhead = 256
 type Options struct {
 	MaxBytes  int64 // of all content in memory; the least recently used goes first
 	MaxObject int64 // larger content is not kept in memory
-	// OnCorrupt takes corrupt content out of the store below, or returns the
-	// reason why it could not. The default deletes it.
+	// OnCorrupt takes content that is corrupt or cannot be read out of the store
+	// below, or returns the reason why it could not. The default deletes it.
 	OnCorrupt func(context.Context, digest.Digest) error
 }
 
@@ -98,15 +98,14 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 	}
 	content = make([]byte, object.Size)
 	_, err = io.ReadFull(object.Content, content)
-	if err := errors.Join(err, object.Content.Close()); err != nil {
-		return nil, fmt.Errorf("storage: cannot read %s: %w", dgst, err)
+	err = errors.Join(err, object.Content.Close())
+	if err == nil && dgst.Algorithm().FromBytes(content) != dgst {
+		err = storage.ErrCorrupt
 	}
-	// Bit rot: out of the store with it, or each later pull would find it again.
-	if dgst.Algorithm().FromBytes(content) != dgst {
-		if err := s.discard(ctx, dgst); err != nil && !errors.Is(err, storage.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %s, as it is stored: %w", storage.ErrCorrupt, dgst, err)
-		}
-		return nil, fmt.Errorf("%w: %s was corrupt", storage.ErrNotExist, dgst)
+	// Bit rot, or a disk that fails: out of the store with it, or each later pull
+	// would find it again. It is fetched anew also if it cannot be taken out.
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", storage.ErrUnreadable, dgst, errors.Join(err, s.discard(ctx, dgst)))
 	}
 	s.add(dgst, content, deletions)
 	return newObject(dgst, content), nil

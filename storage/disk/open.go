@@ -1,0 +1,116 @@
+package disk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"syscall"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/weirhq/weir/internal/whoami"
+	"github.com/weirhq/weir/storage"
+)
+
+// Another program, an operator or an attacker may have put any file in the place of
+// a content or a record. This file opens regular files only, never waits for a pipe
+// or a device, follows no link, and says once that a file cannot be read.
+
+const (
+	// maxRecord is the largest record, in bytes, that is written and read. A list
+	// of 8 MiB, which is the largest one that an upstream may send, has 11 MiB in
+	// its record.
+	maxRecord = 16 << 20
+	// maxReported is how many unreadable files are remembered as reported. After
+	// that many, a file may be reported once more.
+	maxReported = 1024
+)
+
+var (
+	errNotRegular = errors.New("not a regular file")
+	errTooLarge   = errors.New("larger than any record of the store")
+)
+
+// openRegular opens a regular file for reading, and returns its size. It neither
+// follows a link in the place of the file nor waits for the writer of a pipe.
+func openRegular(path string) (*os.File, int64, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+	case info.IsDir():
+		err = &fs.PathError{Op: "open", Path: path, Err: syscall.EISDIR}
+	case !info.Mode().IsRegular():
+		err = &fs.PathError{Op: "open", Path: path, Err: errNotRegular}
+	default:
+		return file, info.Size(), nil
+	}
+	return nil, 0, errors.Join(err, file.Close())
+}
+
+// readRecord reads a regular file of at most maxRecord bytes. The size of a file is
+// no bound: a file without blocks may claim any, and another one may grow.
+func readRecord(path string) ([]byte, error) {
+	file, size, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	if size > maxRecord {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: errTooLarge}
+	}
+	document := make([]byte, size)
+	// A file that has become shorter is a record that was cut.
+	if _, err := io.ReadFull(file, document); err != nil {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+	return document, nil
+}
+
+// unreadable logs once for each path that a file cannot be read.
+type unreadable struct {
+	logger   *slog.Logger
+	reported *lru.Cache[string, struct{}]
+}
+
+func newUnreadable(logger *slog.Logger) *unreadable {
+	reported, err := lru.New[string, struct{}](maxReported)
+	if err != nil {
+		panic(err) // cannot be: the size is positive
+	}
+	return &unreadable{logger: logger, reported: reported}
+}
+
+// explain returns the error of reading a file: one that matches
+// storage.ErrUnreadable, so that the content is fetched again, unless the process or
+// the system has too many open files. That says nothing about the file.
+func (u *unreadable) explain(ctx context.Context, path, content, doing string, err error) error {
+	explained := explain(doing+" "+content, whoami.Explain(err))
+	if scarce(err) || ctx.Err() != nil {
+		return explained
+	}
+	if seen, _ := u.reported.ContainsOrAdd(path, struct{}{}); !seen {
+		u.logger.Warn("cannot read a file of the store. Its content is fetched from upstream again and takes the place of the file if that can be replaced",
+			"path", path, "user", whoami.User(), "error", explained)
+	}
+	return fmt.Errorf("%w: %s: %w", storage.ErrUnreadable, content, explained)
+}
+
+// scarce reports whether an error is about the process or the system and not about
+// a file: another try may succeed soon.
+func scarce(err error) bool {
+	for _, lack := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EINTR} {
+		if errors.Is(err, lack) {
+			return true
+		}
+	}
+	return false
+}
