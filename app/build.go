@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/upstream"
@@ -55,15 +56,17 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}
+	proxies := forwarded.Proxies(cfg.TrustedProxies())
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
-		page: newPage(m.routing.keys), logger: logger,
+		page: newPage(m.routing.keys), proxies: proxies, logger: logger,
 	}
 	m.handler = mount(m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,
 		Explain: explain,
 		ID:      id,
+		Proxies: proxies,
 		Metrics: m.routing.requests,
 		Logger:  logger,
 	})), ops.handler())

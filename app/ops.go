@@ -5,17 +5,17 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
-	"time"
 
 	"github.com/felixge/httpsnoop"
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/weirhq/weir/internal/forwarded"
+	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
@@ -30,6 +30,7 @@ type ops struct {
 	content  *storage.Health
 	gatherer prometheus.Gatherer
 	page     *page
+	proxies  forwarded.Proxies
 	logger   *slog.Logger
 }
 
@@ -64,13 +65,8 @@ func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 // noEndpoint answers a path that nothing is served at. A client that has the
 // mirror's address wrong by a path reads error documents only.
 func noEndpoint(w http.ResponseWriter, r *http.Request) {
-	const longest = 300 // characters of the path that are repeated
-	path := r.URL.Path
-	if len(path) > longest {
-		path = path[:longest] + "..."
-	}
 	body, err := json.Marshal(oci.ErrorDocument{Errors: []oci.ErrorItem{{
-		Code: "NAME_UNKNOWN", Message: "no such endpoint: " + strconv.Quote(path),
+		Code: "NAME_UNKNOWN", Message: `no such endpoint: "` + printable.Path(r) + `"`,
 	}}})
 	if err != nil {
 		panic(err) // two strings are always JSON
@@ -91,7 +87,7 @@ func (o *ops) logged(next http.Handler) http.Handler {
 				// A client that leaves in the middle aborts its handler.
 				if failure := recover(); failure != nil && failure != http.ErrAbortHandler {
 					o.logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
-						"method", r.Method, "path", r.URL.Path, "panic", failure, "stack", string(debug.Stack()))
+						"method", printable.Method(r), "path", printable.Path(r), "panic", failure, "stack", string(debug.Stack()))
 					http.Error(w, "internal error; the mirror's log has the details", http.StatusInternalServerError)
 				}
 			}()
@@ -102,12 +98,11 @@ func (o *ops) logged(next http.Handler) http.Handler {
 		if m.Code >= http.StatusInternalServerError {
 			level = slog.LevelWarn
 		}
-		client, _, err := net.SplitHostPort(r.RemoteAddr)
-		if err != nil {
-			client = r.RemoteAddr
-		}
-		o.logger.Log(r.Context(), level, "request", "method", r.Method, "path", r.URL.Path, "status", m.Code,
-			"bytes", m.Written, "duration", m.Duration.Round(time.Microsecond), "cache", "none", "client", client)
+		attrs := append([]slog.Attr{
+			slog.String("method", printable.Method(r)), slog.String("operation", "other"), slog.String("path", printable.Path(r)),
+			slog.Int("status", m.Code), slog.Int64("bytes", m.Written), slog.Duration("duration", m.Duration), slog.String("cache", "none"),
+		}, o.proxies.Attrs(r)...)
+		o.logger.LogAttrs(r.Context(), level, "request", attrs...)
 	})
 }
 

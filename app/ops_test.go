@@ -67,13 +67,13 @@ func TestOps(t *testing.T) {
 	var levels []string
 	for line := range strings.Lines(log.String()) {
 		var fields struct {
-			Level, Msg, Client string
-			Status             int
+			Level, Msg, Client, Operation, Path string
+			Status                              int
 		}
 		if err := json.Unmarshal([]byte(line), &fields); err != nil {
 			t.Fatal(err)
 		}
-		if fields.Msg != "request" || fields.Client != "192.0.2.1" || fields.Status == 0 {
+		if fields.Msg != "request" || fields.Client != "192.0.2.1" || fields.Operation != "other" || fields.Path == "" || fields.Status == 0 {
 			t.Error(line)
 		}
 		levels = append(levels, fields.Level)

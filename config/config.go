@@ -50,6 +50,8 @@ type Config struct {
 type Server struct {
 	BindAddress string `toml:"bind_address"` // an IP address or a host name; empty: every interface
 	Port        int    `toml:"port"`         // 0 picks a free port
+
+	TrustedProxies []Network `toml:"trusted_proxies"` // whose X-Forwarded-For names the client
 }
 
 // Address returns the address to listen on, in the form of [net.Listen].
@@ -76,6 +78,7 @@ type Global struct {
 	NegativeTTL             Duration      `toml:"negative_ttl" reload:"live"`
 	ServeStaleOn            []Class       `toml:"serve_stale_on" reload:"live"`
 	MaxStale                Duration      `toml:"max_stale" reload:"live"`
+	TrustedProxies          []Network     `toml:"trusted_proxies"`      // Angos' place for the key of Server
 	EnableBlobRedirect      bool          `toml:"enable_blob_redirect"` // accepted for files written for Angos; it has no effect on local disk
 }
 

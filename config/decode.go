@@ -118,6 +118,8 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		decodeTexts(d, p, n, field, func(s string, dst *Image) error { return dst.UnmarshalText([]byte(s)) })
 	case *[]Class:
 		decodeTexts(d, p, n, field, func(s string, dst *Class) error { return dst.UnmarshalText([]byte(s)) })
+	case *[]Network:
+		decodeTexts(d, p, n, field, func(s string, dst *Network) error { return dst.UnmarshalText([]byte(s)) })
 	case *[]Platform:
 		decodeTexts(d, p, n, field, func(s string, dst *Platform) error { return dst.UnmarshalText([]byte(s)) })
 	case **Redis:

@@ -158,6 +158,7 @@ func typeName(t *testing.T, of reflect.Type) string {
 		reflect.TypeFor[[]Class]():       "list of strings",
 		reflect.TypeFor[[]Image]():       "list of strings",
 		reflect.TypeFor[[]Platform]():    "list of strings",
+		reflect.TypeFor[[]Network]():     "list of strings",
 		reflect.TypeFor[URL]():           "string",
 		reflect.TypeFor[APIPath]():       "string",
 		reflect.TypeFor[bool]():          "boolean",

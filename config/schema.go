@@ -124,7 +124,7 @@ func judgeUnknownKey(generic string, n *node) (verdict, error) {
 		"global.max_concurrent_requests", "global.max_blob_size", "global.update_pull_time",
 		"global.enable_manifest_redirect", "global.allow_missing_manifest_references",
 		"global.namespace_walk_concurrency", "global.gc_grace_secs", "global.atime_audit_window_secs",
-		"global.trusted_proxies", "global.max_concurrent_replication_jobs", "global.event_webhooks",
+		"global.max_concurrent_replication_jobs", "global.event_webhooks",
 		"global.job_queue", "global.retention_policy",
 		"metadata_store", "event_webhook", "ui",
 		"repository.*.event_webhooks", "repository.*.retention_policy":

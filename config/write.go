@@ -169,6 +169,8 @@ func literal(value any) (string, bool) {
 		return literalList(v), true
 	case []Platform:
 		return literalList(v), true
+	case []Network:
+		return literalList(v), true
 	case encoding.TextMarshaler:
 		text, err := v.MarshalText()
 		return quote(string(text)), err == nil

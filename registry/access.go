@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/felixge/httpsnoop"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/namespace"
 )
 
@@ -45,7 +45,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		failure := recover()
 		if failure != nil && failure != http.ErrAbortHandler {
 			h.opts.Logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
-				"method", r.Method, "path", r.URL.Path, "panic", failure, "stack", string(debug.Stack()))
+				"method", printable.Method(r), "path", printable.Path(r), "panic", failure, "stack", string(debug.Stack()))
 			// Nothing was sent yet, so the client can still get a proper answer.
 			if m.Code == 0 && m.Written == 0 {
 				m.Code = http.StatusInternalServerError
@@ -75,32 +75,36 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	h.opts.Metrics.request(e, s)
 	level := slog.LevelInfo
-	if s.status >= http.StatusInternalServerError {
+	switch {
+	case s.status >= http.StatusInternalServerError:
 		level = slog.LevelWarn
+	case e.op == OpPing:
+		level = slog.LevelDebug // clients and load balancers ask all the time, and get no content
 	}
 	// Collecting the attributes of a line that is dropped would cost each pull.
-	if !h.opts.Logger.Enabled(r.Context(), level) {
-		return
+	if h.opts.Logger.Enabled(r.Context(), level) {
+		h.opts.Logger.LogAttrs(r.Context(), level, "request", h.describe(r, e, s)...)
 	}
-	client, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		client = r.RemoteAddr
+}
+
+// describe returns the attributes of a request's line.
+func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
+	const most = 14 // attributes of a line
+	attrs := make([]slog.Attr, 0, most)
+	attrs = append(attrs, slog.String("method", printable.Method(r)), slog.String("operation", e.op.logged()))
+	// A request without a repository is named by its path.
+	if e.repository == "" {
+		attrs = append(attrs, slog.String("path", printable.Path(r)))
+	} else {
+		attrs = append(attrs, slog.String("repository", e.repository), slog.String("reference", e.reference))
 	}
-	attrs := []slog.Attr{
-		slog.String("method", r.Method),
-		slog.String("repository", e.repository),
-		slog.String("reference", e.reference),
+	attrs = append(attrs,
 		slog.Int("status", s.status),
 		slog.Int64("bytes", s.bytes),
 		slog.Duration("duration", s.took),
 		slog.String("cache", cacheLabel(e.outcome.Cache)),
-		slog.String("client", client),
-	}
-	// A request without a repository is named by its path.
-	if e.repository == "" {
-		attrs[1] = slog.String("path", r.URL.Path)
-		attrs = append(attrs[:2], attrs[3:]...)
-	}
+	)
+	attrs = append(attrs, h.opts.Proxies.Attrs(r)...)
 	if e.outcome.Upstream != "" {
 		attrs = append(attrs, slog.String("upstream", e.outcome.Upstream))
 	}
@@ -112,5 +116,5 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	if span := trace.SpanContextFromContext(r.Context()); span.IsSampled() || span.IsValid() && r.Header.Get("Traceparent") != "" {
 		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}
-	h.opts.Logger.LogAttrs(r.Context(), level, "request", attrs...)
+	return attrs
 }

@@ -45,12 +45,12 @@ func TestAccessLog(t *testing.T) {
 	}
 	const client = "192.0.2.1" // httptest's
 	want := []map[string]any{
-		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": "v1", "status": 200.0, "bytes": float64(image.Size), "cache": "miss", "client": client, "upstream": r.Host},
-		{"level": "INFO", "method": "HEAD", "repository": "up.example/app", "reference": image.Digest.String(), "status": 200.0, "bytes": 0.0, "cache": "hit", "client": client},
-		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": layer, "status": 200.0, "bytes": 7.0, "cache": "miss", "client": client, "upstream": r.Host},
-		{"level": "INFO", "method": "GET", "repository": "up.example/app", "reference": "missing", "status": 404.0, "cache": "none", "client": client, "error": true, "upstream": r.Host},
-		{"level": "INFO", "method": "PUT", "repository": "nowhere/app", "reference": "", "status": 404.0, "cache": "none", "client": client, "error": true},
-		{"level": "INFO", "method": "GET", "path": "/v2/UP/manifests/v1", "status": 400.0, "cache": "none", "client": client, "error": true},
+		{"level": "INFO", "operation": "manifest", "method": "GET", "repository": "up.example/app", "reference": "v1", "status": 200.0, "bytes": float64(image.Size), "cache": "miss", "client": client, "upstream": r.Host},
+		{"level": "INFO", "operation": "manifest", "method": "HEAD", "repository": "up.example/app", "reference": image.Digest.String(), "status": 200.0, "bytes": 0.0, "cache": "hit", "client": client},
+		{"level": "INFO", "operation": "blob", "method": "GET", "repository": "up.example/app", "reference": layer, "status": 200.0, "bytes": 7.0, "cache": "miss", "client": client, "upstream": r.Host},
+		{"level": "INFO", "operation": "manifest", "method": "GET", "repository": "up.example/app", "reference": "missing", "status": 404.0, "cache": "none", "client": client, "error": true, "upstream": r.Host},
+		{"level": "INFO", "operation": "write", "method": "PUT", "repository": "nowhere/app", "reference": "", "status": 404.0, "cache": "none", "client": client, "error": true},
+		{"level": "INFO", "operation": "manifest", "method": "GET", "path": "/v2/UP/manifests/v1", "status": 400.0, "cache": "none", "client": client, "error": true},
 	}
 	for _, line := range got {
 		if line["error"] != nil {
@@ -59,6 +59,53 @@ func TestAccessLog(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// The line of a request has the client's own words within bounds, in one line, and the
+// client behind trusted proxies. The check of the API's version is for debugging.
+func TestAccessLogOfClients(t *testing.T) {
+	hostile := "\x1b[2J\u202e\n" + strings.Repeat("x", 1<<16)
+	for name, c := range map[string]struct {
+		method, path string
+		header       http.Header
+		want         map[string]any
+	}{
+		"a ping":                {"GET", "/v2/", nil, map[string]any{"level": "DEBUG", "operation": "ping", "client": "192.0.2.1"}},
+		"a ping without slash":  {"HEAD", "/v2", nil, map[string]any{"level": "DEBUG", "operation": "ping"}},
+		"tags":                  {"GET", "/v2/up.example/app/tags/list", nil, map[string]any{"operation": "tags"}},
+		"referrers":             {"GET", "/v2/up.example/app/referrers/" + sha256Dig, nil, map[string]any{"operation": "referrers"}},
+		"the catalog":           {"GET", "/v2/_catalog", nil, map[string]any{"level": "INFO", "operation": "catalog"}},
+		"no operation":          {"GET", "/v2/app", nil, map[string]any{"operation": "other"}},
+		"a user agent":          {"GET", "/v2/_catalog", http.Header{"User-Agent": {"containerd/v2.1.0"}}, map[string]any{"user_agent": "containerd/v2.1.0"}},
+		"a hostile user agent":  {"GET", "/v2/_catalog", http.Header{"User-Agent": {hostile}}, map[string]any{"user_agent": `\x1b[2J\u202e\n` + strings.Repeat("x", 200-15) + "..."}},
+		"a hostile path":        {"GET", "/v2/" + hostile, nil, map[string]any{"path": `/v2/\x1b[2J\u202e\n` + strings.Repeat("x", 300-19) + "..."}},
+		"a long method":         {strings.Repeat("M", 1000), "/v2/_catalog", nil, map[string]any{"method": strings.Repeat("M", 16) + "..."}},
+		"a proxy":               {"GET", "/v2/_catalog", http.Header{"X-Forwarded-For": {"198.51.100.7"}}, map[string]any{"client": "198.51.100.7", "peer": "192.0.2.1"}},
+		"two headers, a forged": {"GET", "/v2/_catalog", http.Header{"X-Forwarded-For": {"1.1.1.1", "198.51.100.7"}}, map[string]any{"client": "198.51.100.7"}},
+		"a hostile header":      {"GET", "/v2/_catalog", http.Header{"X-Forwarded-For": {hostile}}, map[string]any{"client": "192.0.2.1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, m := pair(t)
+			r := httptest.NewRequestWithContext(t.Context(), c.method, "/", nil)
+			r.URL.Path = c.path
+			for key, values := range c.header {
+				r.Header[key] = values
+			}
+			m.handler.ServeHTTP(httptest.NewRecorder(), r)
+			lines := m.log.requests(t)
+			if len(lines) != 1 {
+				t.Fatalf("%d lines: %v", len(lines), lines)
+			}
+			for key, want := range c.want {
+				if lines[0][key] != want {
+					t.Errorf("%s is %q, want %q", key, lines[0][key], want)
+				}
+			}
+			if _, behind := lines[0]["peer"]; behind != (lines[0]["client"] != "192.0.2.1") {
+				t.Errorf("the peer is told if it is not the client: %v", lines[0])
+			}
+		})
 	}
 }
 

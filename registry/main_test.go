@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
@@ -74,6 +76,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m.serve(specs...)
 	m.handler = registry.New(registry.Options{
 		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger, ID: "weir-me",
+		Proxies: forwarded.Proxies{netip.MustParsePrefix("192.0.2.0/24")}, // httptest's clients
 		Authorize: func(r *http.Request, req registry.Request, ns *namespace.Namespace, repo string) error {
 			if m.authorize == nil {
 				return nil

@@ -24,6 +24,15 @@ const (
 	OpWrite     Operation = "write" // any of those that a mirror refuses
 )
 
+// logged returns the operation as the log names it. A request that matches no rule
+// of the specification has none.
+func (op Operation) logged() string {
+	if op == "" {
+		return "other"
+	}
+	return string(op)
+}
+
 // label returns the operation as metrics name it.
 func (op Operation) label() string {
 	switch op {

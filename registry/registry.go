@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
@@ -37,7 +38,9 @@ type Options struct {
 	Explain func(ns *namespace.Namespace, err error) string
 	// ID is this process's in requests to upstreams. A request that carries it has
 	// come back. With an empty ID no loop is noticed.
-	ID      via.ID
+	ID via.ID
+	// Proxies are those whose X-Forwarded-For names the client in the log.
+	Proxies forwarded.Proxies
 	Metrics *Metrics
 	Logger  *slog.Logger
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,6 +100,41 @@ func TestLogOnATerminal(t *testing.T) {
 			if strings.Contains(screen.String(), "{\"time\"") || strings.Contains(screen.String(), "level=") {
 				t.Errorf("the log is not for people: %q", screen)
 			}
+		})
+	}
+}
+
+// The line of a request names its client, behind trusted proxies only, and bounds the
+// client's words.
+func TestLogOfClients(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string]string{
+		"[server]\ntrusted_proxies = [\"127.0.0.0/8\", \"10.0.0.0/8\"]\n": `"client":"198.51.100.7","peer":"127.0.0.1"`,
+		"[global]\ntrusted_proxies = [\"127.0.0.1\", \"10.0.0.2\"]\n":     `"client":"198.51.100.7","peer":"127.0.0.1"`,
+		"[server]\ntrusted_proxies = [\"10.0.0.0/8\"]\n":                  `"client":"127.0.0.1","user_agent"`,
+		"": `"client":"127.0.0.1","user_agent"`,
+	} {
+		t.Run(key, func(t *testing.T) {
+			t.Parallel()
+			w := harness.StartWeir(t, key+block("mirror", upstreamtest.New(t)))
+			req, err := http.NewRequestWithContext(t.Context(), "GET", w.URL+"/v2/a%1b%5D0;title%07%E2%80%AE/"+strings.Repeat("x", 10000), nil)
+			harness.Must(t, err)
+			req.Header["X-Forwarded-For"] = []string{"1.1.1.1", "198.51.100.7", "10.0.0.2"}
+			req.Header.Set("Forwarded", "for=2.2.2.2")
+			req.Header.Set("User-Agent", "evil\u202e/"+strings.Repeat("9", 10000))
+			resp, err := http.DefaultClient.Do(req)
+			harness.Must(t, err)
+			resp.Body.Close()
+			w.Logs(t, `"msg":"request"`, `"operation":"other"`, `"path":"/v2/a\\x1b]0;title\\a\\u202e/xxx`, `xxx..."`, want, `"user_agent":"evil\\u202e/999`, `999..."`)
+			for line := range strings.Lines(w.Log.String()) {
+				if len(line) > 2000 {
+					t.Errorf("a line has %d bytes: %.300s", len(line), line)
+				}
+			}
+			w.Get(t, "/v2/")
+			w.Get(t, "/metrics")
+			w.Logs(t, `"level":"DEBUG"`, `"operation":"ping"`, `"path":"/v2/"`)
+			w.Logs(t, `"level":"DEBUG"`, `"path":"/metrics"`)
 		})
 	}
 }

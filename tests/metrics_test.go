@@ -161,13 +161,13 @@ func TestAccessLog(t *testing.T) {
 			lines = append(lines, entry)
 		}
 	}
-	common := []string{"bytes", "cache", "client", "duration_s", "level", "method", "msg", "reference", "repository", "status", "time"}
+	common := []string{"bytes", "cache", "client", "duration_s", "level", "method", "msg", "operation", "reference", "repository", "status", "time", "user_agent"}
 	want := []struct {
 		fields []string // beside the common ones
 		values map[string]any
 	}{
 		{[]string{"upstream"}, map[string]any{"method": "GET", "repository": "mirror/org/app", "reference": "v1", "status": 200.0, "cache": "miss",
-			"bytes": float64(len(body)), "client": "127.0.0.1", "upstream": upstream.Host, "level": "INFO"}},
+			"bytes": float64(len(body)), "client": "127.0.0.1", "upstream": upstream.Host, "level": "INFO", "operation": "manifest", "user_agent": "Go-http-client/1.1"}},
 		{nil, map[string]any{"reference": image.Digest.String(), "cache": "hit", "status": 200.0}},
 		{[]string{"error", "upstream"}, map[string]any{"reference": "v2", "status": 404.0, "cache": "none", "level": "INFO"}},
 		{[]string{"error", "upstream"}, map[string]any{"reference": "v3", "status": 502.0, "cache": "none", "level": "WARN"}},

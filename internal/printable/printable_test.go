@@ -1,6 +1,8 @@
 package printable_test
 
 import (
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"unicode"
@@ -51,4 +53,17 @@ func FuzzLine(f *testing.F) {
 			t.Errorf("%q became %q", text, got)
 		}
 	})
+}
+
+// A client's words have bounds of their own.
+func TestRequest(t *testing.T) {
+	long := strings.Repeat("x", 1<<16)
+	r := &http.Request{Method: long, URL: &url.URL{Path: "/v2/\x1b[2J\u202e" + long}, Header: http.Header{"User-Agent": {"curl\n" + long}}}
+	if method, path, agent := printable.Method(r), printable.Path(r), printable.UserAgent(r); len(method) != 16+3 ||
+		!strings.HasPrefix(path, `/v2/\x1b[2J\u202exxx`) || len(path) != 300+3 || !strings.HasPrefix(agent, `curl\nxxx`) || len(agent) != 200+3 {
+		t.Errorf("%q\n%q\n%q", method, path, agent)
+	}
+	if agent := printable.UserAgent(&http.Request{}); agent != "" {
+		t.Errorf("no user agent is %q", agent)
+	}
 }

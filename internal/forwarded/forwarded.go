@@ -1,0 +1,105 @@
+// Package forwarded finds the address of a client behind proxies.
+package forwarded
+
+import (
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/weirhq/weir/internal/printable"
+)
+
+const (
+	// maxHops bounds the work for one header. Real chains have two or three proxies.
+	maxHops = 32
+	// maxAddress is the length of the longest address with a port and a zone.
+	maxAddress = 64
+)
+
+// Proxies are the addresses of the proxies whose X-Forwarded-For is believed. They
+// must have been unmapped: no IPv4 address in the form of IPv6.
+type Proxies []netip.Prefix
+
+// Client returns the addresses of the client and of the peer that is connected. They
+// differ if the peer is one of the proxies and its X-Forwarded-For names another
+// address: then the client is the right-most address that is not a proxy's. Addresses
+// further left are the client's own words. At an entry that is no address the walk
+// ends, and the proxy that added it counts as the client.
+//
+// The header Forwarded (RFC 7239) is not read. Proxies that set X-Forwarded-For pass
+// the client's Forwarded on as it is.
+func (p Proxies) Client(r *http.Request) (client, peer string) {
+	address, ok := parse(r.RemoteAddr)
+	if !ok { // such as the peer of a Unix socket
+		text := printable.Line(r.RemoteAddr, maxAddress)
+		return text, text
+	}
+	peer = address.String()
+	if !p.contain(address) {
+		return peer, peer
+	}
+	hops := 0
+	// A proxy may add a header of its own instead of extending the last one.
+	headers := r.Header.Values("X-Forwarded-For")
+	for i := len(headers) - 1; i >= 0; i-- {
+		for rest, more := headers[i], true; more; {
+			at := strings.LastIndexByte(rest, ',')
+			entry := strings.Trim(rest[at+1:], " \t")
+			rest, more = rest[:max(at, 0)], at >= 0
+			if hops++; hops > maxHops {
+				return address.String(), peer
+			}
+			if entry == "" { // an element of a list may be empty (RFC 9110, section 5.6.1)
+				continue
+			}
+			next, ok := parse(entry)
+			if !ok {
+				return address.String(), peer
+			}
+			address = next
+			if !p.contain(address) {
+				return address.String(), peer
+			}
+		}
+	}
+	return address.String(), peer
+}
+
+// Attrs returns the attributes of a request's line in the log that tell its client:
+// its address, that of the peer if there is a proxy between, and its program.
+func (p Proxies) Attrs(r *http.Request) []slog.Attr {
+	client, peer := p.Client(r)
+	attrs := []slog.Attr{slog.String("client", client)}
+	if peer != client {
+		attrs = append(attrs, slog.String("peer", peer))
+	}
+	if agent := printable.UserAgent(r); agent != "" {
+		attrs = append(attrs, slog.String("user_agent", agent))
+	}
+	return attrs
+}
+
+func (p Proxies) contain(address netip.Addr) bool {
+	for _, prefix := range p {
+		if prefix.Contains(address) {
+			return true
+		}
+	}
+	return false
+}
+
+// parse reads an address with or without a port: 192.0.2.1, 192.0.2.1:1234,
+// 2001:db8::1, [2001:db8::1], [2001:db8::1]:1234. A zone is dropped.
+func parse(text string) (netip.Addr, bool) {
+	if len(text) > maxAddress {
+		return netip.Addr{}, false
+	}
+	address, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
+	if err != nil {
+		var both netip.AddrPort
+		both, err = netip.ParseAddrPort(text)
+		address = both.Addr()
+	}
+	return address.Unmap().WithZone(""), err == nil
+}
