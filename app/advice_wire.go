@@ -136,6 +136,10 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return "Raise global.max_manifest_size if it is to be served"
 	case upstream.CheckForRegistry:
 		return fmt.Sprintf("The answer is not that of a registry. Check url of %s, and whether a proxy or a login page is between", key)
+	case upstream.CheckPort:
+		return fmt.Sprintf("The answer is not that of a registry. Check url of %s, whether it should begin with https://, and whether a proxy is between", key)
+	case upstream.CheckBehind:
+		return fmt.Sprintf("The answer is not that of a registry. Check that the registry behind it runs, and url of %s", key)
 	case upstream.CheckContent:
 		return corruptUpstream
 	case upstream.RaiseRedirects:

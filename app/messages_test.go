@@ -236,6 +236,16 @@ var messages = []message{
 			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
 	},
 	{
+		name: "port of TLS", fault: []upstreamtest.Effect{upstreamtest.Status(400, "Client sent an HTTP request to an HTTPS server.")}, status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2 (400 Bad Request: Client sent an HTTP request to an HTTPS server.). ` +
+			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], whether it should begin with https://, and whether a proxy is between`,
+	},
+	{
+		name: "proxy without its registry", fault: []upstreamtest.Effect{upstreamtest.Status(502, "<html>Bad Gateway</html>")}, status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2 (502 Bad Gateway). ` +
+			`The answer is not that of a registry. Check that the registry behind it runs, and url of repository."ghcr.io".upstream[0]`,
+	},
+	{
 		name: "proxy", dial: ending(&net.OpError{Op: "proxyconnect", Net: "tcp", Err: syscall.ECONNREFUSED}), status: 502, code: "UNAVAILABLE",
 		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: proxyconnect tcp: connection refused. ` +
 			`Check proxy of repository."ghcr.io".upstream[0], or HTTP_PROXY, HTTPS_PROXY and NO_PROXY`,

@@ -10,6 +10,7 @@ package check
 import (
 	"context"
 	"net/url"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -66,6 +67,7 @@ func Run(ctx context.Context, targets []Target, images *Images, advice Advice) [
 
 // check is one upstream with one set of credentials.
 type check struct {
+	blocks      []string // keys of all repository blocks that name it
 	keys        []string // of all places in the configuration that name it
 	host        string
 	credentials bool
@@ -97,6 +99,10 @@ func combine(targets []Target, images *Images) []*check {
 			}
 			known[at] = c
 			checks = append(checks, c)
+		}
+		// A block may name one upstream twice.
+		if !slices.Contains(c.blocks, t.Namespace) {
+			c.blocks = append(c.blocks, t.Namespace)
 		}
 		c.keys = append(c.keys, t.Key)
 		c.image = bestImage(c.image, images.byKey[t.Namespace], wellKnown(t.URL))

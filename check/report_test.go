@@ -26,7 +26,7 @@ import (
 func TestResultAsJSON(t *testing.T) {
 	expires := time.Date(2027, 3, 4, 5, 6, 7, 0, time.FixedZone("CET", 3600))
 	full := check{
-		keys: []string{"k"}, host: "ghcr.io", image: image{origin: cached, repository: "app", reference: oci.ByTag("1")},
+		blocks: []string{"b"}, keys: []string{"k"}, host: "ghcr.io", image: image{origin: cached, repository: "app", reference: oci.ByTag("1")},
 		report: upstream.Report{
 			Reached: true, Latency: 12345 * time.Microsecond, Dated: true, Skew: 2900 * time.Millisecond, Challenge: "bearer", Accepted: true,
 			Head: upstream.Supported, Range: upstream.Unsupported, Redirects: []string{"cdn"}, CertificateExpires: expires,
@@ -37,12 +37,12 @@ func TestResultAsJSON(t *testing.T) {
 		check check
 		want  string
 	}{
-		"full": {full, `{"upstream":"ghcr.io","keys":["k"],"status":"ok","image":"app:1","reachable":true,"latency_ms":12.345,` +
+		"full": {full, `{"upstream":"ghcr.io","blocks":["b"],"keys":["k"],"status":"ok","image":"app:1","reachable":true,"latency_ms":12.345,` +
 			`"authentication":"anonymous","challenge":"bearer","head":true,"range":false,` +
 			`"rate_limit":{"limit":100,"remaining":7,"window_seconds":21600},"redirects_to":["cdn"],"clock_skew_seconds":2,` +
 			`"certificate_expires":"2027-03-04T04:06:07Z","errors":[],"remarks":["it ignores ranges: a download that breaks off begins anew"]}`},
-		"offline": {check{keys: []string{"k"}, host: "ghcr.io", offline: true, image: full.image, report: full.report},
-			`{"upstream":"ghcr.io","keys":["k"],"status":"skipped","image":"","reachable":false,"latency_ms":null,` +
+		"offline": {check{blocks: []string{"b"}, keys: []string{"k"}, host: "ghcr.io", offline: true, image: full.image, report: full.report},
+			`{"upstream":"ghcr.io","blocks":["b"],"keys":["k"],"status":"skipped","image":"","reachable":false,"latency_ms":null,` +
 				`"authentication":"unknown","challenge":"","head":null,"range":null,"rate_limit":null,"redirects_to":[],` +
 				`"clock_skew_seconds":null,"certificate_expires":null,"errors":[],"remarks":[]}`},
 	} {

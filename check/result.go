@@ -39,6 +39,7 @@ const (
 // the upstream did not send.
 type Result struct {
 	Upstream           string     `json:"upstream"` // host
+	Blocks             []string   `json:"blocks"`   // keys of the repository blocks that name it
 	Keys               []string   `json:"keys"`     // in the configuration
 	Status             string     `json:"status"`
 	Image              string     `json:"image"` // that was asked for; "": only the API's root was
@@ -66,7 +67,7 @@ type RateLimit struct {
 // result turns the report of a probe into a result.
 func (c *check) result(now time.Time, advice Advice) Result {
 	r := Result{
-		Upstream: c.host, Keys: c.keys, Status: StatusOK, Image: c.image.String(), Authentication: LoginUnknown,
+		Upstream: c.host, Blocks: c.blocks, Keys: c.keys, Status: StatusOK, Image: c.image.String(), Authentication: LoginUnknown,
 		RedirectsTo: []string{}, Errors: []string{}, Remarks: []string{},
 	}
 	if c.offline {

@@ -37,6 +37,9 @@ var (
 	// ErrSchema1 says that a manifest is one of Docker schema 1, whose layers are
 	// not addressed as OCI does it.
 	ErrSchema1 = errors.New("manifests of Docker schema 1 are not served")
+	// ErrNoType says that a JSON object is no manifest that can be served: without a media
+	// type no client could read it.
+	ErrNoType = errors.New("it has no media type, and neither an index nor an image has its fields")
 )
 
 // ReadManifest reads a manifest of at most limit bytes. It returns an error that
@@ -51,10 +54,6 @@ func ReadManifest(r io.Reader, limit int64) ([]byte, error) {
 	}
 	return body, nil
 }
-
-// errNoType says that a JSON object is no manifest that can be served: without a media
-// type no client could read it.
-var errNoType = errors.New("it has no media type, and neither an index nor an image has its fields")
 
 // ManifestType returns the media type of a manifest. The manifest's own mediaType
 // counts. If it has none, then contentType does, the header that came with it, if that
@@ -106,7 +105,7 @@ func typeOfShape(body []byte) (string, error) {
 	case isImage && !isIndex:
 		return ocispec.MediaTypeImageManifest, nil
 	default:
-		return "", errNoType
+		return "", ErrNoType
 	}
 }
 

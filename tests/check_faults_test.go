@@ -65,6 +65,15 @@ var faults = map[string]faulty{
 	"ingress":  {fault: always(upstreamtest.Any, upstreamtest.Status(404, "default backend - 404")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."ingress".upstream[0]`},
 	"website":  {fault: always(upstreamtest.Any, upstreamtest.Status(200, "<html>"), upstreamtest.Header("Content-Type", "text/html")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."website".upstream[0]`},
 	"tls-port": {fault: always(upstreamtest.Any, upstreamtest.Status(400, "Client sent an HTTP request to an HTTPS server.")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."tls-port".upstream[0]`},
+	"bucket":   {fault: always(upstreamtest.Any, upstreamtest.Status(403, "<?xml?><Error><Code>AccessDenied</Code></Error>")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."bucket".upstream[0]`},
+	"api":      {fault: always(upstreamtest.Any, upstreamtest.Status(200, `{"status":"ok"}`)), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."api".upstream[0]`},
+	"login": {
+		fault: func(r *upstreamtest.Registry) {
+			r.Fault(func(req *http.Request) bool { return strings.HasPrefix(req.URL.Path, "/v2/") }, upstreamtest.Status(302, ""), upstreamtest.Header("Location", "/login"))
+			r.Fault(upstreamtest.Path("/login"), upstreamtest.Status(200, "<html>Log in</html>"), upstreamtest.Header("Content-Type", "text/html"))
+		},
+		status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."login".upstream[0]`,
+	},
 	"nothing":  {fault: always(upstreamtest.Any, upstreamtest.Status(404, "")), status: "failed", login: "unknown", said: `is not that of a registry. Check url of repository."nothing".upstream[0]`},
 	"other":    {fault: always(upstreamtest.Manifests, upstreamtest.Status(400, `{"errors":[{"code":"UNSUPPORTED"}]}`)), status: "failed", login: "unknown", said: "could not deliver org/app:1.2 (400 Bad Request: UNSUPPORTED)"},
 	"no-range": {fault: always(upstreamtest.Blobs, upstreamtest.IgnoreRange()), status: "ok", login: "anonymous", said: "it ignores ranges"},

@@ -102,6 +102,7 @@ type Error struct {
 	coolingDown  bool     // no request was sent, because the upstream cools down
 	contentRange string   // of an answer of 416
 	foreign      bool     // the refusal is not one of a registry
+	page         bool     // the refusal is a page for browsers
 }
 
 // Error describes the failure for the operator, with those of the other

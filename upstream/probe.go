@@ -136,20 +136,19 @@ func (p *prober) root(ctx context.Context) error {
 // repository to ask for, most do not: the repository will tell.
 func (p *prober) rootAnswered(ctx context.Context, resp *http.Response) error {
 	c, alone := p.client, p.options.Repository == ""
+	p.registry = p.report.Challenge != "" || resp.Header.Get(versionHeader) != ""
 	switch {
 	case resp.StatusCode == http.StatusOK:
 		p.registry = isRoot(resp)
-	case resp.StatusCode == http.StatusUnauthorized && alone:
+	case resp.StatusCode == http.StatusUnauthorized && alone && p.registry:
 		return p.authenticate(ctx, resp)
 	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || alone:
 		return p.doubt(c.identify(c.refusal(resp), call{}))
-	default:
-		p.registry = p.report.Challenge != "" || resp.Header.Get(versionHeader) != ""
 	}
 	discard(resp.Body)
 	switch {
 	case alone && !p.registry:
-		return c.identify(&Error{Class: ClassUnavailable, Status: resp.StatusCode, foreign: true}, call{})
+		return p.noRegistry(resp.StatusCode)
 	case alone:
 		p.report.Accepted = p.report.Challenge == ""
 	}
@@ -157,26 +156,58 @@ func (p *prober) rootAnswered(ctx context.Context, resp *http.Response) error {
 	return nil
 }
 
+// noRegistry returns the failure of a host that answers the root as another kind of
+// server does.
+func (p *prober) noRegistry(status int) error {
+	return p.client.identify(&Error{Class: ClassUnavailable, Status: status, foreign: true}, call{})
+}
+
 // versionHeader is a header of many registries' answers, and of no other server's.
 const versionHeader = "Docker-Distribution-Api-Version"
 
 // isRoot reports whether an answer of 200 is one of the root of a registry's API. Its
-// body is a JSON value, or empty.
+// body is empty, or a JSON value that says nothing, for example {} or true.
 func isRoot(resp *http.Response) bool {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer)) // real ones have a few bytes
-	return resp.Header.Get(versionHeader) != "" || err == nil && (len(bytes.TrimSpace(body)) == 0 || json.Valid(body))
+	if resp.Header.Get(versionHeader) != "" {
+		return true
+	}
+	if body = bytes.TrimSpace(body); err != nil || len(body) == 0 {
+		return err == nil
+	}
+	// The API of another program answers with fields of its own.
+	var members map[string]json.RawMessage
+	return json.Valid(body) && (json.Unmarshal(body, &members) != nil || len(members) == 0)
 }
 
-// doubt returns a "not found" of a host that nothing shows to be a registry as the
-// answer of another kind of server.
+// doubt returns a refusal by a host that nothing shows to be a registry as the answer
+// of another kind of server.
 func (p *prober) doubt(err error) error {
 	failed, ok := errors.AsType[*Error](err)
-	if !ok || failed.Class != ClassNotFound || (p.registry || failed.Code != "") && !failed.doubtful() {
+	if !ok || !p.suspect(failed) {
 		return err
 	}
 	doubted := *failed
-	doubted.Class, doubted.foreign = ClassUnavailable, true
+	doubted.Class, doubted.foreign, doubted.page = ClassUnavailable, true, true
 	return &doubted
+}
+
+// suspect reports whether a failure is one of another kind of server.
+func (p *prober) suspect(e *Error) bool {
+	switch {
+	case e.doubtful():
+		return true
+	case p.registry || p.report.Challenge != "" || e.Code != "" || e.Class == ClassRateLimited:
+		return false
+	case e.Status == 0:
+		// JSON that is no manifest, from a host that has no root of an API either.
+		return errors.Is(e.Err, oci.ErrNoType)
+	case e.Class == ClassDenied:
+		return e.foreign // an empty 403 is that of an allow list, too
+	default:
+		// A registry that is out of order may answer with nothing.
+		return e.foreign || e.Status < http.StatusInternalServerError
+	}
 }
 
 // authenticate repeats a refused request for the root, with the credentials or the
@@ -202,7 +233,12 @@ func (p *prober) authenticate(ctx context.Context, refused *http.Response) error
 	if resp.StatusCode != http.StatusOK {
 		return c.identify(c.refusal(resp), call{})
 	}
+	registry := isRoot(resp)
 	discard(resp.Body)
+	// A web server may ask for a password, too.
+	if !registry {
+		return p.noRegistry(resp.StatusCode)
+	}
 	p.report.Accepted = true
 	return nil
 }

@@ -3,7 +3,9 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -262,6 +264,113 @@ func TestProbe(t *testing.T) {
 }
 
 func nothing(o *upstream.ProbeOptions, _ digest.Digest) { *o = upstream.ProbeOptions{} }
+
+// Whatever answers in place of a registry is reported as that, with and without an
+// image to ask for. A registry that refuses is none of these.
+func TestProbeOfOtherServers(t *testing.T) {
+	const page, denied = "<!DOCTYPE html><html></html>", `<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>`
+	kind := func(value string) upstreamtest.Effect { return upstreamtest.Header("Content-Type", value) }
+	status := upstreamtest.Status
+	basic := upstreamtest.Header("WWW-Authenticate", `Basic realm="x"`)
+	registry := upstreamtest.Header("Docker-Distribution-API-Version", "registry/2.0")
+	const check, port, behind, none = upstream.CheckForRegistry, upstream.CheckPort, upstream.CheckBehind, upstream.NoRemedy
+	for name, test := range map[string]struct {
+		effects     []upstreamtest.Effect
+		image, root upstream.Remedy // when asked for an image, and for nothing
+	}{
+		"registry UI for every path":   {[]upstreamtest.Effect{status(200, page), kind("text/html")}, check, check},
+		"page without a type":          {[]upstreamtest.Effect{status(200, page)}, check, check},
+		"plain text":                   {[]upstreamtest.Effect{status(200, "It works!"), kind("text/plain")}, check, check},
+		"another program's API":        {[]upstreamtest.Effect{status(200, `{"status":"ok"}`), kind("application/json")}, check, check},
+		"list of another program's":    {[]upstreamtest.Effect{status(200, `[{"id":1}]`), kind("application/json")}, check, none},
+		"nothing with 204":             {[]upstreamtest.Effect{status(204, "")}, check, check},
+		"login page elsewhere":         {[]upstreamtest.Effect{status(302, page), upstreamtest.Header("Location", "/login")}, none, check},
+		"redirect that leads nowhere":  {[]upstreamtest.Effect{status(301, denied)}, check, check},
+		"TLS port, Go":                 {[]upstreamtest.Effect{status(400, "Client sent an HTTP request to an HTTPS server.\n")}, port, port},
+		"TLS port, nginx":              {[]upstreamtest.Effect{status(400, "<html><h1>The plain HTTP request was sent to HTTPS port</h1></html>")}, port, port},
+		"proxy's refusal":              {[]upstreamtest.Effect{status(403, page)}, check, check},
+		"bucket, denied":               {[]upstreamtest.Effect{status(403, denied), kind("application/xml")}, check, check},
+		"bucket, no such key":          {[]upstreamtest.Effect{status(404, `<Error><Code>NoSuchBucket</Code></Error>`)}, check, check},
+		"bucket, wrong method":         {[]upstreamtest.Effect{status(405, denied)}, check, check},
+		"401 without a challenge":      {[]upstreamtest.Effect{status(401, page)}, check, check},
+		"proxy's login":                {[]upstreamtest.Effect{status(407, page)}, check, check},
+		"gone":                         {[]upstreamtest.Effect{status(410, "")}, check, check},
+		"teapot":                       {[]upstreamtest.Effect{status(418, "short and stout")}, check, check},
+		"captive portal":               {[]upstreamtest.Effect{status(511, page)}, check, check},
+		"web server out of order":      {[]upstreamtest.Effect{status(502, page)}, behind, behind},
+		"load balancer without a host": {[]upstreamtest.Effect{status(503, "no healthy upstream")}, behind, behind},
+		"API gateway":                  {[]upstreamtest.Effect{status(403, `{"message":"Missing Authentication Token"}`)}, check, check},
+		"JSON of another kind":         {[]upstreamtest.Effect{status(404, `{"detail":"Not Found"}`)}, check, check},
+		// These may be registries.
+		"silent outage":           {[]upstreamtest.Effect{status(503, "")}, none, none},
+		"behind a password":       {[]upstreamtest.Effect{status(401, page), basic}, none, none},
+		"behind an allow list":    {[]upstreamtest.Effect{status(403, "")}, none, none},
+		"registry with a page":    {[]upstreamtest.Effect{status(403, page), registry}, none, none},
+		"registry out of order":   {[]upstreamtest.Effect{status(500, `{"errors":[{"code":"UNKNOWN"}]}`)}, none, none},
+		"registry that refuses":   {[]upstreamtest.Effect{status(403, `{"errors":[{"code":"DENIED"}]}`)}, none, none},
+		"limited, with a page":    {[]upstreamtest.Effect{status(429, page)}, none, none},
+		"registry says 400":       {[]upstreamtest.Effect{status(400, `{"errors":[{"code":"UNSUPPORTED"}]}`)}, none, none},
+		"root of a bare registry": {[]upstreamtest.Effect{status(200, "true")}, check, none},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				for _, o := range []upstream.ProbeOptions{{Repository: "app", Reference: oci.ByTag("1.2")}, {}} {
+					r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry"+o.Repository+".test"))
+					r.Fault(upstreamtest.Any, test.effects...)
+					want := test.root
+					if o.Repository != "" {
+						want = test.image
+					}
+					failed := newClient(t, r, on(n)).Probe(t.Context(), o).Err
+					if got := failed; got == nil && want != none || got != nil && got.Remedy() != want {
+						t.Errorf("asked for %q: %v, want remedy %d", o.Repository, failed, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A web server that asks for a password is no registry either.
+func TestProbeOfAPageBehindAPassword(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBasic("reader", "secret"))
+		r.Fault(func(req *http.Request) bool { return req.Header.Get("Authorization") != "" }, upstreamtest.Status(200, "<html>"))
+		c := newClient(t, r, on(n), func(o *upstream.Options) { o.Username, o.Password = "reader", "secret" })
+		if report := c.Probe(t.Context(), upstream.ProbeOptions{}); report.Err == nil || report.Err.Remedy() != upstream.CheckForRegistry || report.Accepted {
+			t.Errorf("%+v", report)
+		}
+	})
+}
+
+// A port of another protocol does not even answer in HTTP.
+func TestProbeOfOtherProtocols(t *testing.T) {
+	for name, answer := range map[string]string{
+		"TLS": "\x15\x03\x01\x00\x02\x02\x16", "Redis": "-ERR wrong number of arguments", "SMTP": "500 unrecognized command", "HTTP/0.9": "<html>",
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { listener.Close() })
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = conn.Read(make([]byte, 4096)) // the request
+				_, _ = conn.Write([]byte(answer + "\r\n\r\n"))
+				conn.Close()
+			}
+		}()
+		c := upstream.NewClient(upstream.Options{URL: &url.URL{Scheme: "http", Host: listener.Addr().String()}, ConnectTimeout: time.Second, ReadTimeout: time.Second})
+		t.Cleanup(c.Close)
+		if failed := c.Probe(t.Context(), upstream.ProbeOptions{}).Err; failed == nil || failed.Remedy() != upstream.CheckPort {
+			t.Errorf("%s: %v", name, failed)
+		}
+	}
+}
 
 // An index leads to a blob through the first of its manifests.
 func TestProbeOfAnIndex(t *testing.T) {

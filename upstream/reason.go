@@ -23,6 +23,8 @@ const (
 	PushAgain                            // there is only a Docker schema 1 manifest
 	RaiseManifestSize                    // the manifest exceeds Options.MaxManifestSize
 	CheckForRegistry                     // the answer is not that of a registry, such as a login page
+	CheckPort                            // as CheckForRegistry; the port may be one of TLS
+	CheckBehind                          // a page instead of an error document: a proxy whose registry is down, or no registry
 	CheckContent                         // the content is corrupt, at the upstream or on its way
 	RaiseRedirects                       // more redirects than Options.MaxRedirects
 	CheckProxy                           // the proxy does not connect
@@ -57,12 +59,19 @@ func (e *Error) Remedy() Remedy {
 		return RaiseManifestSize
 	case isA[*redirectedError](e.Err):
 		return CheckOtherHost
+	case e.Foreign() && e.Status == http.StatusBadRequest:
+		// Web servers answer so to plain HTTP on a port of TLS.
+		return CheckPort
 	case e.Foreign():
 		return CheckForRegistry
 	case errors.Is(e.Err, ErrDigestMismatch):
 		return CheckContent
 	case errors.Is(e.Err, errTooManyRedirects):
 		return RaiseRedirects
+	case errors.Is(e.Err, errNoLocation):
+		return CheckForRegistry
+	case isNoHTTP(e.Err):
+		return CheckPort
 	case below != nil && below.Op == "proxyconnect":
 		return CheckProxy
 	case transport != nil && !strings.EqualFold(transport.host, e.Host):
@@ -81,6 +90,8 @@ func (e *Error) Remedy() Remedy {
 		return CheckScheme
 	case errors.Is(e.Err, syscall.ECONNREFUSED):
 		return CheckListener
+	case e.page:
+		return CheckBehind
 	case e.Timeout():
 		return CheckTimeouts
 	case e.Loop():
@@ -92,10 +103,22 @@ func (e *Error) Remedy() Remedy {
 
 // Foreign reports whether the answer is not one of a registry, but a web page, such as
 // a login page, or the text of a load balancer. A server that is out of order may
-// answer with a page, too, so 500 and above say nothing.
+// answer with a page, too, so 500 and above say nothing, except 511, which only a
+// login page has (RFC 6585, section 6).
 func (e *Error) Foreign() bool {
-	return e.foreign && e.Status < http.StatusInternalServerError || isA[*json.SyntaxError](e.Err) && e.Op != opToken
+	switch {
+	case e.foreign && (e.Status < http.StatusInternalServerError || e.Status == http.StatusNetworkAuthenticationRequired):
+		return true
+	case e.Op == opToken:
+		return false
+	default:
+		return isA[*json.SyntaxError](e.Err) || isA[*json.UnmarshalTypeError](e.Err)
+	}
 }
+
+// isNoHTTP reports whether an answer is not even HTTP, as that of a TLS port, a mail
+// server or a database. net/http has no type for this, only its text.
+func isNoHTTP(err error) bool { return err != nil && strings.Contains(err.Error(), "malformed HTTP ") }
 
 func isA[E error](err error) bool {
 	_, ok := errors.AsType[E](err)

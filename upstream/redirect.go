@@ -13,6 +13,7 @@ import (
 var (
 	errTooManyRedirects = errors.New("too many redirects")
 	errRedirectLoop     = errors.New("redirect loop")
+	errNoLocation       = errors.New("redirect without a usable Location")
 	errDowngrade        = errors.New("redirect from https to http refused")
 )
 
@@ -31,7 +32,7 @@ func followRedirects(req *http.Request, limit int, send func(*http.Request) (*ht
 		discard(resp.Body)
 		if err != nil {
 			// The Location may hold a signature, so the error does not show it.
-			return nil, fmt.Errorf("%s redirects without a usable Location", req.URL.Host)
+			return nil, fmt.Errorf("%w from %s", errNoLocation, req.URL.Host)
 		}
 		next, err := redirected(req, location)
 		switch {

@@ -27,6 +27,7 @@ func (c *Client) refusal(resp *http.Response) *Error {
 		e.Err = &redirectedError{host: target.Host}
 	}
 	e.foreign = e.Code == "" && isForeign(body.Bytes())
+	e.page = e.foreign && bytes.HasPrefix(bytes.TrimSpace(oci.TrimMark(body.Bytes())), []byte("<"))
 	e.noteRetryAfter(resp.Header, time.Now())
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		e.contentRange = resp.Header.Get("Content-Range")

@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/check"
@@ -81,36 +83,78 @@ func TestNothingIsCached(t *testing.T) {
 	}
 }
 
-func TestCheckTable(t *testing.T) {
+// sampleResults are results of each kind.
+func sampleResults() []check.Result {
 	yes, no, skew := true, false, int64(-61)
-	latency := 12.4
-	var out strings.Builder
-	err := writeTable(&out, []check.Result{
+	near, far := 12.4, 104.6
+	return []check.Result{
 		{
-			Upstream: "ghcr.io", Keys: []string{"k"}, Status: check.StatusOK, Image: "org/app:1.2", Reachable: true, LatencyMS: &latency,
-			Authentication: check.LoginAnonymous, Head: &yes, Range: &no, ClockSkewSeconds: &skew,
-			RateLimit: &check.RateLimit{Limit: 100, Remaining: 7, WindowSeconds: 21600}, RedirectsTo: []string{"cdn"},
-			Remarks: []string{"its clock is wrong"},
+			Upstream: "registry-1.docker.io", Blocks: []string{"docker.io"}, Keys: []string{`repository."docker.io".upstream[0]`},
+			Status: check.StatusOK, Image: "library/alpine:latest", Reachable: true, LatencyMS: &far,
+			Authentication: check.LoginAccepted, Head: &yes, RateLimit: &check.RateLimit{Limit: 200, Remaining: 187, WindowSeconds: 21600},
+			Remarks: []string{"ranges were not tried, since that takes up to two requests of the rate limit: name an image with --image to do so"},
 		},
-		{Upstream: "quay.io", Keys: []string{"q"}, Status: check.StatusFailed, Authentication: check.LoginUnknown, Errors: []string{"it is gone"}},
-		{Upstream: "off.example", Status: check.StatusSkipped},
-	})
+		{
+			Upstream: "ghcr.io", Blocks: []string{"ghcr.io", "team"}, Keys: []string{`repository."ghcr.io".upstream[0]`, `repository."team".upstream[0]`},
+			Status: check.StatusOK, Image: "org/app:1.2", Reachable: true, LatencyMS: &near,
+			Authentication: check.LoginAnonymous, Head: &yes, Range: &no, ClockSkewSeconds: &skew, RedirectsTo: []string{"pkg-containers.githubusercontent.com"},
+			Remarks: []string{"it ignores ranges: a download that breaks off begins anew"},
+		},
+		{
+			Upstream: "nexus.internal", Blocks: []string{"nexus.internal"}, Keys: []string{`repository."nexus.internal".upstream[0]`},
+			Status: check.StatusFailed, Reachable: true, LatencyMS: &near, Authentication: check.LoginUnknown,
+			Errors: []string{`nexus.internal could not deliver /v2/ (200 OK). The answer is not that of a registry. ` +
+				`Check url of repository."nexus.internal".upstream[0], and whether a proxy or a login page is between`},
+		},
+		{Upstream: "quay.io", Blocks: []string{"quay.io"}, Keys: []string{`repository."quay.io".upstream[0]`}, Status: check.StatusSkipped},
+	}
+}
+
+// The page about faults shows the report. A line of it fits on a terminal.
+func TestCheckTable(t *testing.T) {
+	var out strings.Builder
+	if err := writeTable(&out, sampleResults()); err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../../docs/troubleshooting.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `UPSTREAM     STATUS   REACHABLE  LOGIN      HEAD  RANGE  RATE LIMIT           REDIRECTS TO  CLOCK  ASKED FOR
-ghcr.io      ok       12 ms      anonymous  yes   no     7 of 100 in 6h left  cdn           -61 s  org/app:1.2
-quay.io      failed   no         ?          ?     ?      ?                    -             ?      /v2/
-off.example  skipped                                                                               nothing: offline = true
+	if !strings.Contains(string(page), "```text\n"+out.String()+"```\n") {
+		t.Errorf("docs/troubleshooting.md does not show\n%s", out.String())
+	}
+}
 
-remark: ghcr.io (k):
-  its clock is wrong
-
-error: quay.io (q):
-  it is gone
-`
-	if out.String() != want {
-		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+// However long names are, a line has 80 columns at most, and no part of a name is lost.
+func TestCheckTableIsNarrow(t *testing.T) {
+	latency := 60000.0
+	host := strings.Repeat("registry-of-the-department.", 8) + "example.com:5000"
+	for _, c := range []struct{ block, upstream string }{
+		{"docker.io", "registry-1.docker.io"},
+		{"a", host},
+		{strings.Repeat("team/", 40) + "a", "ghcr.io"},
+		{strings.Repeat("x", 255), strings.Repeat("y", 63) + ".example.com"},
+		{host, host},
+		{"registry.gitlab.com", strings.Repeat("é", 100)},
+	} {
+		result := check.Result{
+			Upstream: c.upstream, Blocks: []string{c.block, c.block}, Keys: []string{fmt.Sprintf("repository.%q.upstream[0]", c.block)},
+			Status: check.StatusFailed, Reachable: true, LatencyMS: &latency, Authentication: check.LoginAccepted, Image: c.block + ":1.2",
+			RedirectsTo: []string{host, host}, Errors: []string{"a " + c.upstream + " failed", strings.Repeat("word ", 100)}, Remarks: []string{host},
+		}
+		var out strings.Builder
+		if err := writeTable(&out, []check.Result{result, {Upstream: c.upstream, Blocks: []string{c.block}, Status: check.StatusSkipped}}); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if line = strings.TrimSuffix(line, "\n"); utf8.RuneCountInString(line) > 80 || strings.TrimRight(line, " ") != line || !utf8.ValidString(line) {
+				t.Errorf("longer than 80: %q", line)
+			}
+		}
+		joined := strings.Join(strings.Fields(out.String()), "")
+		if !strings.Contains(joined, "a"+c.upstream+"failed") {
+			t.Errorf("%s is not whole in\n%s", c.upstream, out.String())
+		}
 	}
 }
 

@@ -122,7 +122,7 @@ func TestCheckOnline(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	code, stdout, _ = invoke(t, "check", "--online", "--config", path)
-	if code != exitFailed || !strings.HasPrefix(stdout, "UPSTREAM ") || !strings.Contains(stdout, "\nerror: ") {
+	if code != exitFailed || !strings.HasPrefix(stdout, "BLOCK  UPSTREAM ") || !strings.Contains(stdout, "\n  error: ") {
 		t.Errorf("%d, %s", code, stdout)
 	}
 }
