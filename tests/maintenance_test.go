@@ -279,7 +279,7 @@ func TestVerifyOnATerminal(t *testing.T) {
 		t.Errorf("interrupted: exit code %d", code)
 	}
 	harness.Eventually(t, "the summary", func() bool {
-		return strings.Contains(out.String(), "\r\nverified ") && strings.Contains(out.String(), "weir: interrupted")
+		return strings.Contains(out.String(), "\x1b[Kverified ") && strings.Contains(out.String(), "weir: interrupted")
 	})
 	if strings.Contains(out.String(), "quarantined") {
 		t.Errorf("the terminal shows %q", out)

@@ -33,7 +33,8 @@ func gcCommand(paths *[]string) *cobra.Command {
 		Long: `Remove stored content that has not been used for longer than a duration, and then
 the least recently used content, until the rest fits into a size. Both limits come
 from the configuration (blob_store.fs) unless a flag sets them. Removed content is
-downloaded again when a client asks for it. Running pulls end undisturbed.
+downloaded again when a client asks for it. Running pulls end undisturbed. The
+output has a line for each image that lost content; shared content counts in each.
 
 With --prune-records it also forgets the tags and links of content that is gone,
 from now or from before, and so the repositories that have nothing left: they
@@ -54,7 +55,7 @@ has been restarted.
 				return errors.New("there is no limit to evict to: give --max-size or --max-unused, or set blob_store.fs.max_size or max_unused")
 			}
 			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
-				return opts.run(ctx, store, limits, cmd.OutOrStdout())
+				return opts.run(ctx, store, limits, int64(cfg.Global.MaxManifestSize), cmd.OutOrStdout())
 			})
 		},
 	}
@@ -93,11 +94,18 @@ func (o gcOptions) limits(fs config.FS) maintain.EvictOptions {
 }
 
 // run evicts content and, with --prune-records, prunes records. It prints how much
-// was removed also if it fails halfway.
-func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.EvictOptions, stdout io.Writer) error {
+// was removed, and of which images, also if it fails halfway.
+func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.EvictOptions, maxManifest int64, stdout io.Writer) error {
+	images, err := o.victims(ctx, store, limits, maxManifest)
+	if err != nil {
+		return err
+	}
 	evicted := make(map[digest.Digest]bool)
-	if o.dryRun && o.records { // a dry run removes nothing, so the store would not miss it
-		limits.Evicted = func(entry storage.Entry) { evicted[entry.Digest] = true }
+	var entries []storage.Entry
+	limits.Evicted = func(entry storage.Entry) {
+		entries = append(entries, entry)
+		// A dry run removes nothing, so the store would not miss it.
+		evicted[entry.Digest] = o.dryRun
 	}
 	report, err := maintain.Evict(ctx, store, limits)
 	removed, forgot := "removed", "forgot"
@@ -105,6 +113,7 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 		removed, forgot = "would remove", "would forget"
 	}
 	fmt.Fprintf(stdout, "%s %s; left %s\n", removed, describe(report.Removed), describe(report.Left))
+	printByImage(stdout, entries, images)
 	// Content that could not be removed keeps its records.
 	if err != nil || !o.records {
 		return err
@@ -122,4 +131,16 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 	})
 	fmt.Fprintf(stdout, "%s tags: %d, links: %d, repositories: %d\n", forgot, pruned.Tags, pruned.Links, pruned.Repositories)
 	return err
+}
+
+// victims returns the images of the content that is to be evicted. They are found
+// before the eviction, which may remove the manifests that name the content.
+func (o gcOptions) victims(ctx context.Context, store *disk.Store, limits maintain.EvictOptions, maxManifest int64) (map[digest.Digest][]string, error) {
+	victims := make(map[digest.Digest]bool)
+	limits.DryRun = true
+	limits.Evicted = func(entry storage.Entry) { victims[entry.Digest] = true }
+	if _, err := maintain.Evict(ctx, store, limits); err != nil {
+		return nil, err
+	}
+	return findOwners(ctx, store, store.Records(), maxManifest, victims)
 }

@@ -117,7 +117,7 @@ func TestGCPrunesRecords(t *testing.T) {
 		}
 		write(t, link, "{}")
 	}
-	const evicted = " 1 object, 5 B; left 1 object, 5 B\n"
+	const evicted = " 1 object, 5 B; left 1 object, 5 B\n" // its link is damaged, so it has no name
 	for _, step := range []struct{ args, stdout string }{
 		{"--prune-records --dry-run", "would remove 0 objects, 0 B; left 2 objects, 10 B\nwould forget tags: 0, links: 1, repositories: 1\n"},
 		{"--prune-records --max-size 5 --dry-run", "would remove" + evicted + "would forget tags: 0, links: 2, repositories: 2\n"},

@@ -6,10 +6,12 @@ import (
 	"os"
 	"time"
 
+	"github.com/vbauerster/cupwriter"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
 
+	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage/maintain"
 )
 
@@ -34,7 +36,7 @@ type progress interface {
 func newProgress(w io.Writer, doing string, total maintain.Amount) progress {
 	if isTerminal(w) {
 		bars := newBars(w)
-		return bar{bars, addBar(bars, doing, total.Bytes)}
+		return bar{w, bars, addBar(bars, doing, total.Bytes)}
 	}
 	fmt.Fprintf(w, "%s %s\n", doing, describe(total))
 	return &lines{w: w, doing: doing, total: total, last: time.Now()}
@@ -42,27 +44,45 @@ func newProgress(w io.Writer, doing string, total maintain.Amount) progress {
 
 // newBars returns the container that draws bars on a terminal.
 func newBars(terminal io.Writer) *mpb.Progress {
-	return mpb.New(mpb.WithOutput(terminal), mpb.WithWidth(barWidth), mpb.WithRefreshRate(barInterval))
+	screen := cupwriter.New(lineStart{terminal}, false)
+	if f, ok := terminal.(*os.File); ok {
+		screen.SetTermFd(int(f.Fd()))
+	}
+	return mpb.New(mpb.WithConsoleWriter(screen), mpb.WithWidth(barWidth), mpb.WithRefreshRate(barInterval))
+}
+
+// lineStart begins each write at the left edge of a terminal. The terminal shows "^C"
+// when the user presses that, and the bars would be erased from the column after it.
+type lineStart struct{ terminal io.Writer }
+
+func (w lineStart) Write(p []byte) (int, error) {
+	if _, err := w.terminal.Write(append([]byte{'\r'}, p...)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // addBar adds a bar that counts bytes, since objects differ too much in size. It is
 // complete only when it is told so: the total may still grow.
 func addBar(bars *mpb.Progress, doing string, total int64) *mpb.Bar {
+	begun := time.Now()
 	bar := bars.AddBar(0, // 0: no total that completes it
 		mpb.PrependDecorators(
 			decor.Name(doing, decor.WCSyncSpaceR),
 			decor.NewPercentage("%d", decor.WC{W: 4})),
+		// The units are those of all other output, not those of the library.
 		mpb.AppendDecorators(
-			decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncWidth),
-			decor.AverageSpeed(decor.SizeB1024(0), "% .1f", decor.WCSyncSpace),
+			decor.Any(func(s decor.Statistics) string { return units.IEC(s.Current) + " / " + units.IEC(s.Total) }, decor.WCSyncWidth),
+			decor.Any(func(s decor.Statistics) string { return units.Rate(s.Current, time.Since(begun)) }, decor.WCSyncSpace),
 			decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace)))
 	bar.SetTotal(total, false)
 	return bar
 }
 
 type bar struct {
-	bars *mpb.Progress
-	bar  *mpb.Bar
+	terminal io.Writer
+	bars     *mpb.Progress
+	bar      *mpb.Bar
 }
 
 func (b bar) advance(done maintain.Amount) { b.bar.SetCurrent(done.Bytes) }
@@ -76,7 +96,12 @@ func (b bar) end(complete bool) {
 		b.bar.Abort(false)
 	}
 	b.bars.Wait()
+	clearLine(b.terminal)
 }
+
+// clearLine empties the terminal's current line, which is the one below all bars. If
+// the user pressed Ctrl-C, it shows "^C", and the next line of output would begin there.
+func clearLine(terminal io.Writer) { fmt.Fprint(terminal, "\r\x1b[K") }
 
 type lines struct {
 	w     io.Writer

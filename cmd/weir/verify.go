@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/weirhq/weir/internal/units"
@@ -24,6 +25,7 @@ func verifyCommand(paths *[]string) *cobra.Command {
 match is moved to the directory quarantine in blob_store.fs.root_dir and never
 served again: the next pull downloads it anew. Quarantined files are yours to look
 at and to remove. Content that cannot be read is reported and stays where it is.
+Below each finding are the images that it belongs to.
 ` + besideServer + `
 
 The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.`,
@@ -37,7 +39,7 @@ The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.
 				return err
 			}
 			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
-				return verify(ctx, store, jobs, quiet, cmd.OutOrStdout(), cmd.ErrOrStderr())
+				return verify(ctx, store, verifyOptions{jobs, quiet, int64(cfg.Global.MaxManifestSize)}, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			})
 		},
 	}
@@ -46,23 +48,41 @@ The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.
 	return cmd
 }
 
+type verifyOptions struct {
+	jobs        int
+	quiet       bool
+	maxManifest int64
+}
+
 // verify checks a store. It shows its progress on stderr and prints its findings on
-// stdout.
-func verify(ctx context.Context, store *disk.Store, jobs int, quiet bool, stdout, stderr io.Writer) error {
+// stdout, each with the images that it belongs to.
+func verify(ctx context.Context, store *disk.Store, opts verifyOptions, stdout, stderr io.Writer) error {
 	total, err := count(ctx, store)
 	if err != nil {
 		return err
 	}
-	shown := newProgress(writerUnlessQuiet(quiet, stderr), "verifying", total)
+	shown := newProgress(writerUnlessQuiet(opts.quiet, stderr), "verifying", total)
 	report, err := maintain.Verify(ctx, store, maintain.VerifyOptions{
-		Jobs: jobs, Quarantine: store.Quarantine, Progress: shown.advance,
+		Jobs: opts.jobs, Quarantine: store.Quarantine, Progress: shown.advance,
 	})
 	// The progress ends before the findings are printed: a terminal shows both.
 	shown.end(err == nil)
-	fmt.Fprintf(writerUnlessQuiet(quiet, stdout), "verified %s\n", describe(report.Verified))
+	fmt.Fprintf(writerUnlessQuiet(opts.quiet, stdout), "verified %s\n", describe(report.Verified))
 	// Findings are printed also if the check was interrupted: they hold.
+	wanted := make(map[digest.Digest]bool)
+	for _, wrong := range report.Wrong {
+		wanted[wrong.Digest] = true
+	}
+	// After an interruption the findings are printed without names.
+	images, ownersErr := findOwners(ctx, store, store.Records(), opts.maxManifest, wanted)
+	if ctx.Err() == nil {
+		err = errors.Join(err, ownersErr)
+	}
 	for _, wrong := range report.Wrong {
 		fmt.Fprintln(stdout, finding(wrong))
+		if found := images[wrong.Digest]; len(found) > 0 {
+			fmt.Fprintf(stdout, "  of %s\n", listed(found))
+		}
 	}
 	if n := len(report.Wrong); n > 0 {
 		err = errors.Join(err, fmt.Errorf("objects that are corrupt or cannot be read: %d", n))

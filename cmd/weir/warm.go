@@ -139,9 +139,12 @@ func (f warmFlags) findMirror(configs []string) (*url.URL, error) {
 	return u, nil
 }
 
-// addFile adds the images of a list.
+// addFile adds the images of a list. Its errors name the line, as editors count.
 func (j *warmJob) addFile(name string, stdin io.Reader) error {
-	if name != "-" {
+	from := name
+	if name == "-" {
+		from = "standard input"
+	} else {
 		file, err := os.Open(name)
 		if err != nil {
 			return fmt.Errorf("--file: %w", err)
@@ -150,16 +153,26 @@ func (j *warmJob) addFile(name string, stdin io.Reader) error {
 		stdin = file
 	}
 	scanner := bufio.NewScanner(stdin)
-	for n := 1; scanner.Scan(); n++ {
-		line, _, _ := strings.Cut(scanner.Text(), "#")
+	n := 0
+	for scanner.Scan() {
+		n++
+		text := scanner.Bytes()
+		if n == 1 {
+			text = oci.TrimMark(text) // editors of Windows write one
+		}
+		line, _, _ := strings.Cut(string(text), "#")
 		if line = strings.TrimSpace(line); line == "" {
 			continue
 		}
 		if err := j.add(line); err != nil {
-			return fmt.Errorf("%s:%d: %w", name, n, err)
+			return fmt.Errorf("line %d of %s: %w", n, from, err)
 		}
 	}
-	if err := scanner.Err(); err != nil {
+	switch err := scanner.Err(); {
+	// Lists have one image a line. This is another kind of file.
+	case errors.Is(err, bufio.ErrTooLong):
+		return fmt.Errorf("line %d of %s is longer than %d bytes, so it is no image", n+1, from, bufio.MaxScanTokenSize)
+	case err != nil:
 		return fmt.Errorf("--file %s: %w", name, err)
 	}
 	return nil

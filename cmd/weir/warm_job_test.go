@@ -30,19 +30,47 @@ func TestWarmJobErrors(t *testing.T) {
 		warmFlags
 		images []string
 	}{
-		"--jobs is 0":            {warmFlags{mirror: url}, []string{"alpine"}},
-		"--platform: \"linux\"":  {warmFlags{mirror: url, jobs: 1, platforms: []string{"linux"}}, []string{"alpine"}},
-		"--url takes one like":   {warmFlags{mirror: "mirror:8000", jobs: 1}, []string{"alpine"}},
-		"server.port is 0":       {warmFlags{jobs: 1}, []string{"alpine"}},
-		`"UPPER" is not`:         {warmFlags{mirror: url, jobs: 1}, []string{"UPPER"}},
-		list + `:4: "UPPER" is`:  {warmFlags{mirror: url, jobs: 1, files: []string{list}}, nil},
-		"--file: open /missing:": {warmFlags{mirror: url, jobs: 1, files: []string{"/missing"}}, nil},
-		"name images, or":        {warmFlags{mirror: url, jobs: 1}, nil},
+		"--jobs is 0":                        {warmFlags{mirror: url}, []string{"alpine"}},
+		"--platform: \"linux\"":              {warmFlags{mirror: url, jobs: 1, platforms: []string{"linux"}}, []string{"alpine"}},
+		"--url takes one like":               {warmFlags{mirror: "mirror:8000", jobs: 1}, []string{"alpine"}},
+		"server.port is 0":                   {warmFlags{jobs: 1}, []string{"alpine"}},
+		`"UPPER" is not`:                     {warmFlags{mirror: url, jobs: 1}, []string{"UPPER"}},
+		"line 4 of " + list + `: "UPPER" is`: {warmFlags{mirror: url, jobs: 1, files: []string{list}}, nil},
+		"--file: open /missing:":             {warmFlags{mirror: url, jobs: 1, files: []string{"/missing"}}, nil},
+		"name images, or":                    {warmFlags{mirror: url, jobs: 1}, nil},
 	} {
 		_, err := flags.job([]string{path}, flags.images, strings.NewReader(""))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
+	}
+}
+
+// A mistake in a list is found by its line, whatever surrounds it.
+func TestMistakesInLists(t *testing.T) {
+	const mark = "\ufeff"
+	for list, want := range map[string]string{
+		"a\nb\nc\nd\ne\nUPPER\n":                `line 6 of standard input: "UPPER" is not an image`,
+		"# a comment\r\n\r\n  UPPER\r\n":        `line 3 of standard input: "UPPER" is not an image`,
+		"alpine\nghcr.io/org/app:":              `line 2 of standard input: "ghcr.io/org/app:" is not an image`,
+		mark + "UPPER\n":                        `line 1 of standard input: "UPPER" is not an image`,
+		"alpine nginx\n":                        `line 1 of standard input: "alpine nginx" is not an image`,
+		"alpine\n" + strings.Repeat("x", 1<<17): "line 2 of standard input is longer than 65536 bytes",
+	} {
+		flags := warmFlags{mirror: "http://mirror:8000", jobs: 1, files: []string{"-"}}
+		if _, err := flags.job(nil, nil, strings.NewReader(list)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%.20q: %v, want %s", list, err, want)
+		}
+		file := filepath.Join(t.TempDir(), "list")
+		write(t, file, list)
+		flags.files = []string{file}
+		if _, err := flags.job(nil, nil, nil); err == nil || !strings.HasPrefix(err.Error(), strings.Replace(want, "standard input", file, 1)) {
+			t.Errorf("%.20q: %v, want %s", list, err, want)
+		}
+	}
+	flags := warmFlags{mirror: "http://mirror:8000", jobs: 1, files: []string{"-"}}
+	if job, err := flags.job(nil, nil, strings.NewReader(mark+"alpine\r\nnginx")); err != nil || !slices.Equal(job.images, []string{"alpine", "nginx"}) {
+		t.Errorf("a list of Windows: %+v, %v", job, err)
 	}
 }
 

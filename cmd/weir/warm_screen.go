@@ -26,7 +26,7 @@ type progressUI interface {
 // stderr: bars if stderr is a terminal, and lines otherwise.
 func newProgressUI(stdout, stderr io.Writer) progressUI {
 	if isTerminal(stderr) {
-		s := &barScreen{bars: newBars(stderr), results: stdout, running: make(map[string]*mpb.Bar)}
+		s := &barScreen{terminal: stderr, bars: newBars(stderr), results: stdout, running: make(map[string]*mpb.Bar)}
 		if isTerminal(stdout) {
 			s.results = s.bars // which writes above the bars
 		}
@@ -40,8 +40,9 @@ func newProgressUI(stdout, stderr io.Writer) progressUI {
 
 // barScreen draws a bar for each image.
 type barScreen struct {
-	bars    *mpb.Progress
-	results io.Writer
+	terminal io.Writer
+	bars     *mpb.Progress
+	results  io.Writer
 
 	mu      sync.Mutex
 	running map[string]*mpb.Bar
@@ -68,7 +69,10 @@ func (s *barScreen) end(image, result string) {
 	delete(s.running, image)
 }
 
-func (s *barScreen) close() { s.bars.Wait() }
+func (s *barScreen) close() {
+	s.bars.Wait()
+	clearLine(s.terminal)
+}
 
 // lineScreen writes a line for each running image every lineInterval.
 type lineScreen struct {

@@ -12,6 +12,15 @@ import (
 // numbers count as 0.
 func IEC(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
+// Rate returns the average of a number of bytes over a time, such as "5.0 MiB/s". Over
+// no time it is that of a second.
+func Rate(n int64, over time.Duration) string {
+	if over > 0 {
+		n = int64(float64(n) / over.Seconds())
+	}
+	return IEC(n) + "/s"
+}
+
 // Duration returns a duration without units that are zero at its end: "6h", for
 // which [time.Duration.String] returns "6h0m0s".
 func Duration(d time.Duration) string {

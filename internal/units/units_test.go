@@ -35,3 +35,17 @@ func TestIEC(t *testing.T) {
 		}
 	}
 }
+
+func TestRate(t *testing.T) {
+	for want, c := range map[string]struct {
+		bytes int64
+		over  time.Duration
+	}{
+		"0 B/s": {0, time.Second}, "5.0 MiB/s": {10 << 20, 2 * time.Second}, "20 MiB/s": {10 << 20, time.Second / 2},
+		"1.0 KiB/s": {1 << 10, 0}, "17 B/s": {1 << 10, time.Minute},
+	} {
+		if got := units.Rate(c.bytes, c.over); got != want {
+			t.Errorf("%d bytes over %v are %q, not %q", c.bytes, c.over, got, want)
+		}
+	}
+}

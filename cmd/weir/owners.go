@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/maintain"
+)
+
+// owners finds the images that some contents belong to, so that people read names
+// rather than digests.
+type owners struct {
+	store       storage.Store
+	maxManifest int64
+	wanted      map[digest.Digest]bool
+	images      map[digest.Digest][]string // found so far; sorted and unique only in the end
+}
+
+// findOwners returns the images of each wanted content, in alphabetical order. An
+// image is a tag whose manifest leads to the content, such as ghcr.io/org/app:1.2, or
+// else a link of the catalog, such as ghcr.io/org/app@sha256:.... Content that no
+// record names has no images.
+func findOwners(ctx context.Context, store storage.Store, records storage.Records, maxManifest int64, wanted map[digest.Digest]bool) (map[digest.Digest][]string, error) {
+	o := &owners{store: store, maxManifest: maxManifest, wanted: wanted, images: make(map[digest.Digest][]string)}
+	if len(wanted) == 0 {
+		return o.images, nil
+	}
+	catalog := catalog.New(records, catalog.Options{})
+	repositories, err := catalog.Repositories(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, repo := range repositories {
+		if err := o.addRepository(ctx, catalog, repo); err != nil {
+			return nil, err
+		}
+	}
+	for dgst, images := range o.images {
+		slices.Sort(images)
+		o.images[dgst] = slices.Compact(images)
+	}
+	return o.images, nil
+}
+
+func (o *owners) addRepository(ctx context.Context, catalog *catalog.Catalog, repo storage.RepoID) error {
+	tags, err := catalog.Tags(ctx, repo)
+	if err != nil {
+		return err
+	}
+	reached := make(map[digest.Digest]bool) // from any tag
+	for _, name := range tags {
+		tag, err := catalog.Tag(ctx, repo, name)
+		// It went since it was listed, or its record cannot be read.
+		if errors.Is(err, storage.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		seen := make(map[digest.Digest]bool)
+		o.follow(ctx, tag.Descriptor.Digest, oci.ByTag(name).Join(repo.String()), seen)
+		maps.Copy(reached, seen)
+	}
+	for link, err := range catalog.Links(ctx, repo) {
+		if err != nil {
+			return err
+		}
+		if o.wanted[link.Digest] && !reached[link.Digest] {
+			o.images[link.Digest] = append(o.images[link.Digest], oci.ByDigest(link.Digest).Join(repo.String()))
+		}
+	}
+	return nil
+}
+
+// follow adds an image to a manifest and to all content that it leads to. A manifest
+// that is gone or corrupt leads nowhere. seen ends loops.
+func (o *owners) follow(ctx context.Context, dgst digest.Digest, image string, seen map[digest.Digest]bool) {
+	if ctx.Err() != nil || !o.see(dgst, image, seen) {
+		return
+	}
+	object, err := o.store.Open(ctx, dgst)
+	if err != nil {
+		return
+	}
+	body, err := oci.ReadManifest(object.Content, o.maxManifest)
+	object.Content.Close()
+	if err != nil {
+		return
+	}
+	links, err := oci.References(body)
+	if err != nil {
+		return
+	}
+	for _, manifest := range links.Manifests {
+		o.follow(ctx, manifest.Digest, image, seen)
+	}
+	for _, blob := range links.Content() {
+		o.see(blob.Digest, image, seen)
+	}
+}
+
+// see adds an image to a content. It returns false if it has seen the content before.
+func (o *owners) see(dgst digest.Digest, image string, seen map[digest.Digest]bool) bool {
+	if seen[dgst] {
+		return false
+	}
+	seen[dgst] = true
+	if o.wanted[dgst] {
+		o.images[dgst] = append(o.images[dgst], image)
+	}
+	return true
+}
+
+// printByImage prints how much of each image is among some entries.
+func printByImage(w io.Writer, entries []storage.Entry, images map[digest.Digest][]string) {
+	sums := make(map[string]maintain.Amount)
+	for _, entry := range entries {
+		for _, image := range images[entry.Digest] {
+			sum := sums[image]
+			sum.Objects++
+			sum.Bytes += entry.Size
+			sums[image] = sum
+		}
+	}
+	for _, image := range slices.Sorted(maps.Keys(sums)) {
+		fmt.Fprintf(w, "  %s: %s\n", image, describe(sums[image]))
+	}
+}
+
+// listed returns the first images of a list as one text: a base layer can belong to
+// hundreds.
+func listed(images []string) string {
+	const most = 10
+	if len(images) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(images[:most], ", "), len(images)-most)
+	}
+	return strings.Join(images, ", ")
+}
