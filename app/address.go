@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/weirhq/weir/internal/hosts"
+	"github.com/weirhq/weir/internal/regular"
 	"github.com/weirhq/weir/internal/whoami"
 )
 
@@ -18,25 +19,42 @@ import (
 // cannot be used any more, or that has a port of the system's choice.
 const addressFile = "address"
 
+// maxAddress is more than the 253 bytes of the longest host name, with a port.
+const maxAddress = 512
+
 // leaveAddress writes the address of a listener into the data directory, and returns
 // a function that removes it. A failure costs no client anything, so it is logged.
 func leaveAddress(dir string, address net.Addr, logger *slog.Logger) (forget func()) {
 	path, line := filepath.Join(dir, addressFile), reachable(address)+"\n"
 	// Renamed into place, so that a healthcheck reads it whole.
-	err := os.WriteFile(path+".new", []byte(line), 0o644)
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err != nil {
+	if err := replaceFile(path, line); err != nil {
 		logger.Warn("cannot leave the address for weir healthcheck, which will rely on the configuration", "error", whoami.Explain(err))
 		return func() {}
 	}
 	return func() {
 		// During a rolling restart the file may be the next mirror's already.
-		if there, err := os.ReadFile(path); err == nil && string(there) == line {
+		if there, err := regular.ReadFile(path, maxAddress); err == nil && string(there) == line {
 			_ = os.Remove(path) // a healthcheck of an address without a mirror fails, too
 		}
 	}
+}
+
+// replaceFile writes a file that all users may read, by way of a new one with a name
+// that no other program can have prepared.
+func replaceFile(path, content string) error {
+	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-")
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString(content)
+	err = errors.Join(err, file.Chmod(0o644), file.Close())
+	if err == nil {
+		err = os.Rename(file.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(file.Name())
+	}
+	return err
 }
 
 // reachable returns the address of a listener as it is reached from this machine.
@@ -51,7 +69,7 @@ func reachable(address net.Addr) string {
 // LeftAddress returns the address that a mirror has left in its data directory. It
 // returns "" if there is none.
 func LeftAddress(dir string) (string, error) {
-	line, err := os.ReadFile(filepath.Join(dir, addressFile))
+	line, err := regular.ReadFile(filepath.Join(dir, addressFile), maxAddress)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

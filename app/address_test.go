@@ -1,11 +1,13 @@
 package app
 
 import (
+	"errors"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/weirhq/weir/internal/testutil"
@@ -49,11 +51,33 @@ func TestAddressThatCannotBeLeft(t *testing.T) {
 	if !strings.Contains(log.String(), "cannot leave the address for weir healthcheck") {
 		t.Errorf("the log is %s", log.String())
 	}
-	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, addressFile), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := LeftAddress(dir); err == nil {
-		t.Errorf("a directory is the address %q", got)
+}
+
+// A local user may have put anything in the place of the address, or of the new file
+// that becomes it.
+func TestForeignAddress(t *testing.T) {
+	for name, plant := range map[string]func(path string) error{
+		"directory":       func(path string) error { return os.Mkdir(path, 0o700) },
+		"pipe":            func(path string) error { return syscall.Mkfifo(path, 0o666) },
+		"link":            func(path string) error { return os.Symlink("/etc/hostname", path) },
+		"link to itself":  func(path string) error { return os.Symlink(addressFile, path) },
+		"endless device":  func(path string) error { return os.Symlink("/dev/zero", path) },
+		"huge and sparse": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 1<<40)) },
+		"long":            func(path string) error { return os.WriteFile(path, make([]byte, 513), 0o600) },
+	} {
+		dir, victim := t.TempDir(), filepath.Join(t.TempDir(), "victim")
+		if err := errors.Join(plant(filepath.Join(dir, addressFile)), os.Symlink(victim, filepath.Join(dir, addressFile+".new"))); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := LeftAddress(dir); err == nil {
+			t.Errorf("%s: the address is %q", name, got)
+		}
+		leaveAddress(dir, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, discard())
+		if got, err := LeftAddress(dir); name != "directory" && got != "127.0.0.1:1" {
+			t.Errorf("%s: %q, %v after an address was left", name, got, err)
+		}
+		if _, err := os.Lstat(victim); err == nil {
+			t.Errorf("%s: a file was written through a link", name)
+		}
 	}
 }

@@ -106,6 +106,10 @@ func diskRemedy(reason disk.Reason) string {
 		return "Move away the link, pipe or device in the place of this file."
 	case disk.TooLarge:
 		return "Move away this file."
+	case disk.Exposed:
+		return "Run chmod o-w,g-w on it, or set blob_store.fs.root_dir to a new directory below it, which weir makes for itself."
+	case disk.ForeignOwner:
+		return "Run chown -R on it for the user that weir runs as, or set blob_store.fs.root_dir to a directory of that user."
 	case disk.ProcessFiles:
 		return "Raise the limit on open files (ulimit -n)."
 	case disk.SystemFiles:

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -64,6 +65,46 @@ func unprivileged(t *testing.T) (dir string, prepare func(*exec.Cmd)) {
 			harness.Must(t, os.Chown(filepath.Join(dir, config), user, user))
 		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
+	}
+}
+
+// Weir refuses a data directory that others may write to, and says how to mend it. A
+// volume with Kubernetes' fsGroup belongs to root, and Weir's group may write to it.
+func TestDataDirectoryOfOthers(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		uid, gid int
+		mode     os.FileMode
+		refused  string
+	}{
+		"its own":                {65532, 65532, 0o750, ""},
+		"fsGroup":                {0, 65532, os.ModeSetgid | 0o775, ""},
+		"shared as /tmp":         {0, 0, os.ModeSticky | 0o777, ""},
+		"all may write":          {65532, 65532, 0o777, "Run chmod o-w,g-w"},
+		"emptyDir":               {0, 65532, os.ModeSetgid | 0o777, "a new directory below it"},
+		"another group's":        {65532, 12345, 0o770, "group 12345"},
+		"another user's":         {12345, 65532, 0o770, "Run chown -R"},
+		"another user's, mode 7": {12345, 12345, 0o707, "Run chown -R"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, prepare := unprivileged(t)
+			data := filepath.Join(dir, "data")
+			harness.Must(t, errors.Join(os.Mkdir(data, 0o755), os.Chown(data, c.uid, c.gid), os.Chmod(data, c.mode)))
+			if c.refused == "" {
+				w := harness.StartWeirAs(t, dir, block("mirror", upstreamtest.New(t)), prepare)
+				expect(t, "ready", w.Get(t, "/readyz"), 200, "")
+				return
+			}
+			harness.WriteFile(t, filepath.Join(dir, "base.toml"), "")
+			harness.WriteFile(t, filepath.Join(dir, "config.toml"), "[server]\nport = 0\n")
+			cmd := exec.CommandContext(t.Context(), harness.Binary(t), "serve", "--config", filepath.Join(dir, "config.toml"), "--data", data)
+			prepare(cmd)
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), c.refused) || !strings.Contains(string(out), data) {
+				t.Errorf("%v, %s, want %q", err, out, c.refused)
+			}
+		})
 	}
 }
 

@@ -75,7 +75,7 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 	if err != nil {
 		return nil, err
 	}
-	file, size, err := openRegular(path)
+	file, size, err := s.tree.openRegular(path)
 	switch {
 	case err == nil:
 		return &storage.Object{Info: storage.Info{Digest: dgst, Size: size}, Content: file}, nil
@@ -95,7 +95,7 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 		return err
 	}
 	doing := "store " + string(dgst)
-	if file, size, err := openRegular(path); err == nil && file.Close() == nil && size == sp.Size() {
+	if file, size, err := s.tree.openRegular(path); err == nil && file.Close() == nil && size == sp.Size() {
 		// Another commit may have put it there, and still be flushing the directory.
 		return explain(doing, s.tree.syncDir(shard.dir))
 	}
@@ -174,7 +174,8 @@ func (s *Store) Delete(_ context.Context, dgst digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	if _, err := fileSize(path); err != nil { // also a directory, which Remove would remove
+	// Remove would remove a directory too, and a file behind a link.
+	if _, err := s.tree.plainSize(path); err != nil {
 		return notStored(dgst, "remove", err)
 	}
 	err = s.blobs.replace(shard, path, absent, func() error { return os.Remove(path) })
@@ -189,6 +190,9 @@ func (s *Store) Touch(_ context.Context, dgst digest.Digest, used time.Time) err
 	_, path, err := s.blobs.locate(dgst)
 	if err != nil {
 		return err
+	}
+	if _, err := s.tree.plainSize(path); err != nil { // Chtimes follows links
+		return notStored(dgst, "note the use of", err)
 	}
 	return notStored(dgst, "note the use of", os.Chtimes(path, time.Time{}, used))
 }
@@ -224,6 +228,14 @@ func fileSize(path string) (int64, error) {
 		return 0, &fs.PathError{Op: "lstat", Path: path, Err: fs.ErrNotExist}
 	}
 	return info.Size(), nil
+}
+
+// plainSize is fileSize of a file below directories that are no links.
+func (t *tree) plainSize(path string) (int64, error) {
+	if link := t.foreign(filepath.Dir(path)); link != "" {
+		return 0, &fs.PathError{Op: "lstat", Path: link, Err: fs.ErrNotExist}
+	}
+	return fileSize(path)
 }
 
 func notStored(dgst digest.Digest, doing string, err error) error {

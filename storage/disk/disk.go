@@ -123,6 +123,12 @@ func Open(root string, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, explain("create a directory for this process", err)
 	}
+	// Maintenance may run as another user than the mirror, such as root.
+	if !opts.Existing {
+		if err := tree.checkRights(workspace.path, opts.Logger); err != nil {
+			return nil, explain("trust the data directory", errors.Join(err, workspace.close()))
+		}
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	unreadable := newUnreadable(opts.Logger)
 	s := &Store{

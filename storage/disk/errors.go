@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"syscall"
+
+	"github.com/weirhq/weir/internal/regular"
 )
 
 // Reason is the kind of a filesystem's failure, by its remedy.
@@ -25,6 +27,8 @@ const (
 	Vanished            // a directory of the store is gone
 	NotRegular          // a link, a pipe or a device has the place of a file of the store
 	TooLarge            // a record is larger than any that the store writes
+	Exposed             // other users may write to a directory of the store
+	ForeignOwner        // a directory of the store belongs to another user
 )
 
 // reasons has the first match first.
@@ -37,10 +41,12 @@ var reasons = []struct {
 	{syscall.EROFS, ReadOnly},
 	{syscall.ENOTDIR, NotDirectory},
 	{syscall.EISDIR, IsDirectory},
-	{errNotRegular, NotRegular},
+	{regular.ErrNotRegular, NotRegular},
 	{syscall.ELOOP, NotRegular},
 	{syscall.ENXIO, NotRegular}, // a socket, or a device without a driver
-	{errTooLarge, TooLarge},
+	{regular.ErrTooLarge, TooLarge},
+	{errExposed, Exposed},
+	{errForeignOwner, ForeignOwner},
 	{syscall.EMFILE, ProcessFiles},
 	{syscall.ENFILE, SystemFiles},
 	{syscall.EIO, Damaged},

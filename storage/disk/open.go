@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"golang.org/x/sys/unix"
 
+	"github.com/weirhq/weir/internal/regular"
 	"github.com/weirhq/weir/internal/whoami"
 	"github.com/weirhq/weir/storage"
 )
@@ -31,48 +31,21 @@ const (
 	maxReported = 1024
 )
 
-var (
-	errNotRegular = errors.New("not a regular file")
-	errTooLarge   = errors.New("larger than any record of the store")
-)
-
-// openRegular opens a regular file for reading, and returns its size. It neither
-// follows a link in the place of the file nor waits for the writer of a pipe.
-func openRegular(path string) (*os.File, int64, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
-	if err != nil {
-		return nil, 0, err
+// openRegular opens a file of the store: a regular one, below directories that are no
+// links.
+func (t *tree) openRegular(path string) (*os.File, int64, error) {
+	if link := t.foreign(filepath.Dir(path)); link != "" {
+		return nil, 0, &fs.PathError{Op: "open", Path: link, Err: syscall.ENOTDIR}
 	}
-	info, err := file.Stat()
-	switch {
-	case err != nil:
-	case info.IsDir():
-		err = &fs.PathError{Op: "open", Path: path, Err: syscall.EISDIR}
-	case !info.Mode().IsRegular():
-		err = &fs.PathError{Op: "open", Path: path, Err: errNotRegular}
-	default:
-		return file, info.Size(), nil
-	}
-	return nil, 0, errors.Join(err, file.Close())
+	return regular.Open(path)
 }
 
-// readRecord reads a regular file of at most maxRecord bytes. The size of a file is
-// no bound: a file without blocks may claim any, and another one may grow.
-func readRecord(path string) ([]byte, error) {
-	file, size, err := openRegular(path)
-	if err != nil {
-		return nil, err
+// readRecord reads a file of at most maxRecord bytes.
+func (t *tree) readRecord(path string) ([]byte, error) {
+	if link := t.foreign(filepath.Dir(path)); link != "" {
+		return nil, &fs.PathError{Op: "open", Path: link, Err: regular.ErrNotRegular}
 	}
-	defer file.Close()
-	if size > maxRecord {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: errTooLarge}
-	}
-	document := make([]byte, size)
-	// A file that has become shorter is a record that was cut.
-	if _, err := io.ReadFull(file, document); err != nil {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
-	}
-	return document, nil
+	return regular.ReadFile(path, maxRecord)
 }
 
 // unreadable logs once for each path that a file cannot be read.

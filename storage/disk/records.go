@@ -38,7 +38,7 @@ func (r *records) Get(ctx context.Context, key string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	document, err := readRecord(path)
+	document, err := r.tree.readRecord(path)
 	switch {
 	case err == nil:
 		return document, nil
@@ -88,7 +88,7 @@ func (r *records) Delete(_ context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if _, err = fileSize(path); err == nil { // a directory is no record
+	if _, err = r.tree.plainSize(path); err == nil { // a directory is no record
 		err = os.Remove(path)
 	}
 	return notRecorded(key, "remove", err)

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weirhq/weir/internal/keylock"
 )
 
@@ -58,9 +60,35 @@ func isDirectory(err error) bool {
 	return errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.ENOTEMPTY)
 }
 
-// mkdirAll creates a directory and its parents as far as they are missing. A
-// root that has vanished is an error: its volume may be unmounted.
+// foreign returns the first part of a directory's path below the root that is no
+// directory, such as a link to one, or "".
+func (t *tree) foreign(dir string) string {
+	if dir == t.root || !strings.HasPrefix(dir, t.root) || t.root == "" {
+		return ""
+	}
+	if part := t.foreign(filepath.Dir(dir)); part != "" {
+		return part
+	}
+	if info, err := os.Lstat(dir); err == nil && !info.IsDir() {
+		return dir
+	}
+	return ""
+}
+
+// mkdirAll creates a directory and its parents as far as they are missing. It moves
+// foreign files and links in their places away. A root that has vanished is an error:
+// its volume may be unmounted.
 func (t *tree) mkdirAll(dir string) error {
+	if part := t.foreign(dir); part != "" {
+		if err := t.setAside(part); err != nil {
+			return err
+		}
+	}
+	return t.makeAll(dir)
+}
+
+// makeAll is mkdirAll for a path without foreign files.
+func (t *tree) makeAll(dir string) error {
 	defer t.making.Lock(dir)()
 	if dir == t.root {
 		_, err := os.Lstat(dir)
@@ -68,22 +96,17 @@ func (t *tree) mkdirAll(dir string) error {
 	}
 	err := os.Mkdir(dir, dirMode)
 	if noDirectory(err) {
-		if err := t.mkdirAll(filepath.Dir(dir)); err != nil {
+		if err := t.makeAll(filepath.Dir(dir)); err != nil {
 			return err
 		}
 		err = os.Mkdir(dir, dirMode)
 	}
 	if errors.Is(err, fs.ErrExist) {
-		stat := os.Lstat
-		if t.root == "" { // the root itself may be a link to a directory
-			stat = os.Stat
+		// The root itself may be a link to a directory.
+		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
 		}
-		if info, err := stat(dir); err == nil && info.IsDir() {
-			return nil
-		}
-		if err = t.setAside(dir); err == nil {
-			err = os.Mkdir(dir, dirMode)
-		}
+		return nil
 	}
 	if err != nil {
 		return err
@@ -100,7 +123,7 @@ func (t *tree) setAside(path string) error {
 		return &fs.PathError{Op: "mkdir", Path: path, Err: syscall.ENOTDIR}
 	}
 	quarantine := filepath.Join(t.root, quarantineDir)
-	if err := t.mkdirAll(quarantine); err != nil {
+	if err := t.makeAll(quarantine); err != nil {
 		return err
 	}
 	// The end of a path tells more than its beginning.
@@ -112,7 +135,7 @@ func (t *tree) setAside(path string) error {
 		// at its start is that of no content and no record.
 		base := filepath.Base(path)
 		moved = filepath.Join(filepath.Dir(path), "."+base[max(0, len(base)-maxQuarantined):]+"."+now)
-		if os.Rename(path, moved) != nil {
+		if os.Rename(path, moved) != nil && !errors.Is(err, fs.ErrNotExist) { // another call moved it
 			return err
 		}
 	}
@@ -126,7 +149,7 @@ func (t *tree) syncDir(dir string) error {
 	if !t.sync {
 		return nil
 	}
-	d, err := os.Open(dir)
+	d, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0) // not a pipe, which would wait
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (w *workspace) close() error {
 // locked or gone.
 func tryLock(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
-	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, fileMode)
 	if errors.Is(err, fs.ErrNotExist) { // the directory has just been removed
 		return nil, errInUse
 	}
