@@ -2,6 +2,8 @@ package download
 
 import (
 	"io"
+
+	"github.com/weirhq/weir/oci"
 )
 
 const (
@@ -121,7 +123,7 @@ func (r *Reader) openWindow() error {
 	if r.end > r.off {
 		length = min(length, r.end-r.off)
 	}
-	stream, err := r.src.Open(r.ctx, r.off, length)
+	stream, err := r.open(length)
 	if err != nil {
 		return err
 	}
@@ -141,7 +143,7 @@ func (r *Reader) openRest() error {
 	if err != nil {
 		return err
 	}
-	stream, err := r.src.Open(r.ctx, r.off, -1)
+	stream, err := r.open(-1)
 	if err != nil {
 		return err
 	}
@@ -150,4 +152,14 @@ func (r *Reader) openRest() error {
 	}
 	r.current, r.at = &verifier{stream: stream, sum: sum}, r.off
 	return nil
+}
+
+// open opens the reader's source at its offset. A rate limit that began meanwhile does
+// not cut off the rest of a body of which the client has a part.
+func (r *Reader) open(length int64) (*Stream, error) {
+	ctx := r.ctx
+	if r.begun {
+		ctx = oci.WithContinuation(ctx)
+	}
+	return r.src.Open(ctx, r.off, length)
 }

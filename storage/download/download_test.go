@@ -192,7 +192,7 @@ func TestUnattendedDownloadPauses(t *testing.T) {
 		if got, err := readAll(again); err != nil || !bytes.Equal(got, o.body) {
 			t.Errorf("got %d bytes, %v", len(got), err)
 		}
-		want := []string{"0+-1", fmt.Sprintf("%d+-1", 128<<10)}
+		want := []string{"0+-1", fmt.Sprintf("%d+-1 of a body under way", 128<<10)}
 		if got := o.asked(); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("upstream was asked %v, want %v", got, want)
 		}
@@ -342,7 +342,7 @@ func TestForeignUpstreamFails(t *testing.T) {
 	if got, err := readAll(second); err != nil || !bytes.Equal(got, body) {
 		t.Errorf("got %d bytes, %v", len(got), err)
 	}
-	if want := fmt.Sprintf("[%d+-1]", 300<<10); fmt.Sprint(sane.asked()) != want {
+	if want := fmt.Sprintf("[%d+-1 of a body under way]", 300<<10); fmt.Sprint(sane.asked()) != want {
 		t.Errorf("the sane upstream was asked %v, want %v", sane.asked(), want)
 	}
 	if _, err := readAll(first); !errors.Is(err, errCut) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -74,7 +75,11 @@ func (d *Download) fetch(s *spool.Spool) error {
 	}
 	defer d.group.slots.release(d.src.Repository.Namespace)
 	d.enter(copying)
-	stream, err := d.src.Open(d.ctx, s.Written(), -1)
+	ctx := d.ctx
+	if s.Written() > 0 {
+		ctx = oci.WithContinuation(ctx) // after a pause, which a rate limit must not turn into an end
+	}
+	stream, err := d.src.Open(ctx, s.Written(), -1)
 	if err != nil {
 		return err
 	}

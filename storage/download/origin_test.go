@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/download"
 )
@@ -35,7 +36,11 @@ func (o *origin) source(repo storage.RepoID) download.Source {
 func (o *origin) open(ctx context.Context, offset, length int64) (*download.Stream, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.opens = append(o.opens, fmt.Sprintf("%d+%d", offset, length))
+	asked := fmt.Sprintf("%d+%d", offset, length)
+	if oci.IsContinuation(ctx) {
+		asked += " of a body under way"
+	}
+	o.opens = append(o.opens, asked)
 	if o.refuse != nil {
 		return nil, o.refuse
 	}

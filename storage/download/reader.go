@@ -24,6 +24,7 @@ type Reader struct {
 	off      int64
 	end      int64 // exclusive end of the requested range; -1 if open-ended
 	size     int64 // -1 while unknown
+	begun    bool  // the client has bytes
 	closed   bool
 
 	current   io.ReadCloser // nil before the next choice
@@ -112,6 +113,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 		r.at = r.off
 		switch {
 		case n > 0:
+			r.begun = true
 			return n, nil
 		case err == io.EOF && r.windowEnd >= 0 && r.off >= r.windowEnd:
 			r.drop() // the download may have caught up with the window's end

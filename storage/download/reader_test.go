@@ -78,6 +78,30 @@ func TestRangeFarAheadReadFromTheStart(t *testing.T) {
 	}
 }
 
+// A range that is longer than a window continues with the next one, which a rate limit
+// may not refuse.
+func TestRangeContinuesWithTheNextWindow(t *testing.T) {
+	s := newSetup(t, nil)
+	o := &origin{body: random(20 << 20), step: make(chan int)}
+	dgst := digest.FromBytes(o.body)
+	front := s.reader(t, t.Context(), dgst, o.source(ours))
+	defer front.Close()
+	o.step <- 1 // the download is under way, and stuck
+
+	direct := &origin{body: o.body}
+	ahead := s.reader(t, t.Context(), dgst, direct.source(ours))
+	defer ahead.Close()
+	if _, err := ahead.Wait(10<<20, -1); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(ahead); err != nil || !bytes.Equal(got, o.body[10<<20:]) {
+		t.Fatalf("got %d bytes, %v", len(got), err)
+	}
+	if want := fmt.Sprintf("[%d+%d %d+%d of a body under way]", 10<<20, 8<<20, 18<<20, 8<<20); fmt.Sprint(direct.asked()) != want {
+		t.Errorf("upstream was asked %v, want %v", direct.asked(), want)
+	}
+}
+
 // An open-ended range is fetched in windows, and returns to the download as
 // soon as that has caught up.
 func TestRangeReturnsToTheDownload(t *testing.T) {
