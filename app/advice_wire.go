@@ -94,9 +94,14 @@ func explainMember(e *upstream.Error, key string) string {
 		return fmt.Sprintf("%s does not give %s to everyone%s. It is private or does not exist. If it exists, set username and password of %s",
 			e.Host, e.Content(), answer, key)
 	case upstream.ClassRateLimited:
+		remedy := raiseLimit(e.Credentials, key)
+		if e.Remedy() == upstream.AwaitOtherHost {
+			answer += ": " + e.Err.Error()
+			remedy = upstreamRemedy(upstream.AwaitOtherHost, e.Host, key)
+		}
 		until := time.Now().Add(e.RetryAfter).UTC()
 		return fmt.Sprintf("%s allows no more requests until %s, in %s%s. %s", e.Host,
-			until.Format("15:04:05 UTC"), e.RetryAfter.Round(time.Second), answer, raiseLimit(e.Credentials, key))
+			until.Format("15:04:05 UTC"), e.RetryAfter.Round(time.Second), answer, remedy)
 	default:
 		text := fmt.Sprintf("%s could not deliver %s%s", e.Host, e.Content(), answer)
 		if e.Err != nil {
@@ -166,6 +171,8 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return fmt.Sprintf("Nothing listens there. Check url of %s", key)
 	case upstream.CheckTimeouts:
 		return fmt.Sprintf("Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of %s", key)
+	case upstream.AwaitOtherHost:
+		return fmt.Sprintf("%s sends clients there. Try again later, or add another upstream beside %s", host, key)
 	case upstream.EndLoop:
 		return fmt.Sprintf("It leads back to this mirror. Let url of %s name the registry itself", key)
 	default:

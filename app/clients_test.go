@@ -145,9 +145,9 @@ func TestDroppedClientsAreClosed(t *testing.T) {
 // watchers are the upstreams whose clients are not closed.
 type watchers map[string]bool
 
-func (w watchers) Limit(string, string, time.Time) {}
+func (w watchers) Limit(string, string, string, time.Time) {}
 
-func (w watchers) Subscribe(upstream, _ string, _ func(time.Time)) (stop func()) {
+func (w watchers) Subscribe(upstream, _, _ string, _ func(time.Time)) (stop func()) {
 	w[upstream] = true
 	return func() { delete(w, upstream) }
 }

@@ -126,6 +126,27 @@ var messages = []message{
 		detail: `{"upstream":"ghcr.io","class":"rate_limited","retry_after":40}`,
 	},
 	{
+		name: "limited by the host behind a redirect", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 429, code: "TOOMANYREQUESTS", retry: "30",
+		options: []upstreamtest.Option{upstreamtest.WithCDN(upstreamtest.CDN{})},
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
+			r.Fault(upstreamtest.Blobs, upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://cdn.ghcr.io/cdn/org/app/x"))
+			r.Fault(upstreamtest.CDNBlobs, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30"))
+		},
+		want: `ghcr.io allows no more requests until 00:00:30 UTC, in 30s (429 Too Many Requests): the answer is that of cdn.ghcr.io, to which it redirects. ` +
+			`ghcr.io sends clients there. Try again later, or add another upstream beside repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "limited token service", status: 429, code: "TOOMANYREQUESTS", retry: "20",
+		options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{OnRegistry: true, Realm: "http://ghcr.io/token"})},
+		prepare: func(t *testing.T, m *wire, r *upstreamtest.Registry) {
+			r.Fault(upstreamtest.Tokens, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30"))
+			wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2", nil), 429)
+			time.Sleep(10 * time.Second)
+		},
+		want: `ghcr.io allows no more requests until 00:00:30 UTC, in 20s (token service ghcr.io: no request is sent before the limit ends). ` +
+			`Set username and password of repository."ghcr.io".upstream[0] for a limit of your own, raise tag_ttl, or add another upstream`,
+	},
+	{
 		name: "broken upstream", fault: []upstreamtest.Effect{upstreamtest.Status(500, "database is down")}, status: 502, code: "UNAVAILABLE",
 		want:   `ghcr.io could not deliver org/app:1.2 (500 Internal Server Error: database is down)`,
 		detail: `{"upstream":"ghcr.io","class":"unavailable","status":500}`,

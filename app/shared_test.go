@@ -132,7 +132,7 @@ func TestRedisAdvice(t *testing.T) {
 			s := newSharing(t)
 			s.configure(t, tt.table)
 			s.token(t, tt.name, "mine") // a Redis that fails fails no call
-			s.cooldowns.Limit("registry.test:443", tt.name, time.Now().Add(time.Minute))
+			s.cooldowns.Limit("registry.test:443", tt.name, "manifest", time.Now().Add(time.Minute))
 			// On a busy machine one of the two warnings may have a time limit as its
 			// cause.
 			deadline := time.Now().Add(20 * time.Second)
@@ -167,7 +167,7 @@ func TestRedisReload(t *testing.T) {
 
 	one, two := newSharing(t), newSharing(t)
 	told := make(chan time.Time, 100)
-	t.Cleanup(two.cooldowns.Subscribe("registry.test:443", "", func(until time.Time) { told <- until }))
+	t.Cleanup(two.cooldowns.Subscribe("registry.test:443", "", "manifest", func(until time.Time) { told <- until }))
 	expect := func(label, scope, want string) {
 		t.Helper()
 		waitFor(t, label, func() bool {
@@ -195,7 +195,7 @@ func TestRedisReload(t *testing.T) {
 	if two.token(t, "alone.", "new") != "two" {
 		t.Error("a token in memory was lost")
 	}
-	one.cooldowns.Limit("registry.test:443", "", time.Now().Add(time.Minute))
+	one.cooldowns.Limit("registry.test:443", "", "manifest", time.Now().Add(time.Minute))
 	select {
 	case <-told:
 	case <-time.After(20 * time.Second):

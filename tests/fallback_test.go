@@ -60,7 +60,7 @@ func TestSecondUpstreamAnswers(t *testing.T) {
 	// One that limits us is left alone for as long as it asks for.
 	expect(t, "limited", w.Get(t, manifestPath("limited/org/app", "v1")), http.StatusOK, "")
 	expectWire(t, firsts[5], "limited")
-	if got := w.Metric(t, "weir_upstream_cooldown", "upstream", firsts[5].Host); got != 1 {
+	if got := w.Metric(t, "weir_upstream_cooldown", "upstream", firsts[5].Host, "operation", "manifest"); got != 1 {
 		t.Errorf("weir_upstream_cooldown is %v", got)
 	}
 }

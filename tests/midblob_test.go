@@ -115,7 +115,7 @@ func TestUpstreamRestarts(t *testing.T) {
 	}
 	arrived(t, gate, clients)
 	upstream.Close()
-	w.MetricIs(t, 1, "weir_upstream_cooldown")
+	w.MetricIs(t, 1, "weir_upstream_cooldown", "operation", "blob")
 	upstream.Reopen()
 	for i, p := range pulls {
 		p.Whole(t, fmt.Sprint("client ", i), blobs[i])

@@ -34,9 +34,9 @@ func TestRateLimitShared(t *testing.T) {
 
 	fault := hub.Fault(upstreamtest.Any, upstreamtest.Status(429, "slow down"), upstreamtest.Header("Retry-After", "600")).Times(1)
 	expect(t, "the one that is told", one.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusTooManyRequests, "")
-	two.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", hub.Host)
+	two.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", hub.Host, "operation", "manifest")
 	three := harness.StartWeir(t, config)
-	three.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", hub.Host)
+	three.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", hub.Host, "operation", "manifest")
 	expectWire(t, hub, "the one that is told", "GET /v2/org/app/manifests/v1 429")
 
 	for name, w := range map[string]*harness.Weir{"one": one, "two": two, "three": three} {
@@ -56,7 +56,7 @@ func TestRateLimitShared(t *testing.T) {
 	// The account has a limit of its own.
 	expect(t, "with an account", two.Get(t, manifestPath("account/org/app", "v1")), http.StatusOK, "")
 	keys := redisCommands(t, redis.Addr(), "KEYS *")
-	if !strings.Contains(keys, "weir:rest:") || strings.Contains(keys, username) || strings.Contains(keys, hub.Host) {
+	if !strings.Contains(keys, "weir:cooldown:") || strings.Contains(keys, username) || strings.Contains(keys, hub.Host) {
 		t.Errorf("the keys in Redis are %q", keys)
 	}
 }
@@ -78,7 +78,7 @@ func TestRateLimitWithoutRedis(t *testing.T) {
 	redis.Restart()
 	w.Logs(t, "rate limits of upstreams are shared through Redis again")
 	two := harness.StartWeir(t, fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL())+block("mirror", hub))
-	two.MetricIs(t, 1, "weir_upstream_cooldown")
+	two.MetricIs(t, 1, "weir_upstream_cooldown", "operation", "manifest")
 	if got := w.Log.Count("rate limits of upstreams are not shared"); got != 1 {
 		t.Errorf("the log says %d times that nothing is shared, want once", got)
 	}
@@ -155,7 +155,7 @@ func TestDeadFirstUpstream(t *testing.T) {
 		}
 	}
 	for _, host := range []string{refusing.Host, silent} {
-		if got := w.Metric(t, "weir_upstream_cooldown", "upstream", host); got != 1 {
+		if got := w.Metric(t, "weir_upstream_cooldown", "upstream", host, "operation", "blob"); got != 1 {
 			t.Errorf("weir_upstream_cooldown of %s is %v", host, got)
 		}
 	}
@@ -181,7 +181,7 @@ func TestLiar(t *testing.T) {
 		}
 		expectContent(t, fmt.Sprint("blob ", i, ", again"), w.Get(t, blobPath("mirror/org/app", dgst)), dgst, "")
 	}
-	w.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", liar.Host)
+	w.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", liar.Host, "operation", "blob")
 	w.Logs(t, "delivered corrupt content repeatedly", liar.Host)
 	if got := w.Metric(t, "weir_upstream_requests_total", "upstream", liar.Host, "operation", "blob", "class", "unavailable"); got < 3 {
 		t.Errorf("%v failures of the liar are counted, want one for each blob", got)

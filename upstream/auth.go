@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"time"
@@ -105,6 +106,10 @@ func (t *authTransport) recall() challenge {
 // next returns the challenge to answer by sending the request again. It returns
 // false if the response counts.
 func (t *authTransport) next(sent *authorized, resp *http.Response, wanted challenge, try int) (next challenge, ok bool) {
+	// Another token changes nothing about a rate limit, and costs requests.
+	if resp.StatusCode/100 == 4 && saysLimited(resp.StatusCode, peekCode(resp)) {
+		return challenge{}, false
+	}
 	// Some registries hide content from anonymous clients, without a challenge.
 	if sent.anonymous() && t.credentials.set() && mayHide(resp) {
 		if next, ok = t.choose(resp.Header.Values("WWW-Authenticate")); ok {
@@ -183,7 +188,11 @@ func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, 
 		})
 		if err != nil {
 			// The challenge may be out of date: the next request asks for it anew.
-			t.remembered.Remove(t.key())
+			// A limit of the token service says nothing about the challenge, and a
+			// request without a token would only be refused.
+			if !errors.Is(err, ErrRateLimited) {
+				t.remembered.Remove(t.key())
+			}
 			return nil, err
 		}
 		a.Header.Set("Authorization", "Bearer "+a.token.Value)

@@ -88,7 +88,7 @@ func blobCall(method, repo string, dgst digest.Digest, byteRange string) call {
 	if byteRange != "" {
 		header.Set("Range", byteRange)
 	}
-	return call{op: opBlob, method: method, repo: repo, reference: dgst.String(), path: "/blobs/" + dgst.String(), header: header}
+	return call{op: opBlob, limit: ofBlobs, method: method, repo: repo, reference: dgst.String(), path: "/blobs/" + dgst.String(), header: header}
 }
 
 func formatRange(offset, end int64) string {

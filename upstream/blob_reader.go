@@ -34,6 +34,7 @@ type blobReader struct {
 	dgst    digest.Digest
 	members []Member
 	part    oci.Blob // nil if no stream is open
+	begun   bool     // a stream was open before
 	offset  int64    // of the next byte
 	limit   int64    // end of the range that the caller asked for; -1 if open-ended
 	end     int64    // where the reader ends; -1: where the stream ends
@@ -45,6 +46,7 @@ type blobReader struct {
 
 	retry   *retryPolicy
 	reasons failures // since the last byte
+	waiting bool     // for a member, since the last byte
 	last    []*Error // the last failure of each member
 }
 
@@ -76,7 +78,11 @@ func (b *blobReader) open(m Member) error {
 	if b.limit >= 0 {
 		length = b.limit - b.offset
 	}
-	part, err := m.Blob(b.ctx, b.repo, b.dgst, b.offset, length)
+	ctx := b.ctx
+	if b.begun {
+		ctx = oci.WithContinuation(ctx) // a limit that began meanwhile does not cut it off
+	}
+	part, err := m.Blob(ctx, b.repo, b.dgst, b.offset, length)
 	switch {
 	case b.nothingLeft(err):
 		// Bytes were asked for beyond the end, so the last one is delivered.
@@ -91,7 +97,7 @@ func (b *blobReader) open(m Member) error {
 		b.part = part
 		b.learnSize(part.Size())
 	}
-	b.upstream = m.Host()
+	b.upstream, b.begun = m.Host(), true
 	b.retry.opened(slices.Index(b.members, m))
 	return nil
 }
@@ -182,7 +188,7 @@ func (b *blobReader) progress(p []byte) {
 		b.hash.Write(p)
 	}
 	b.retry.progressed(len(p))
-	b.reasons = nil
+	b.reasons, b.waiting = nil, false
 }
 
 // broke notes that the open stream ended early.
@@ -194,7 +200,7 @@ func (b *blobReader) broke(err error) {
 		err = b.member().Health().Broken(b.ctx, b.repo, b.dgst, fmt.Errorf("the body broke off at offset %d: %w", b.offset, io.ErrUnexpectedEOF))
 	}
 	if b.fail(err) {
-		b.retry.broke(ClassOf(err))
+		b.retry.broke(failureOf(err))
 	}
 }
 
@@ -215,23 +221,31 @@ func (b *blobReader) fail(err error) bool {
 
 // resume opens the remaining bytes after a failure, or ends the reader.
 func (b *blobReader) resume() {
-	next := b.retry.next(func(i int) time.Duration {
-		left, _ := b.members[i].Health().Cooldown()
+	next := b.retry.next(time.Now(), func(i int) time.Duration {
+		health := b.members[i].Health()
+		health.Probe(true) // all have failed, so its return is waited for
+		left, _ := health.Cooldown()
 		return left
 	})
 	switch next.action {
 	case giveUp:
 		b.err = b.exhausted()
 	case recoverAll:
-		b.logger.Info("a download waits for the end of an upstream's cooldown", "digest", b.dgst, "offset", b.offset, "for", next.wait.Round(time.Millisecond))
-		b.reasons = nil
+		if !b.waiting { // one line, however often the wait is extended
+			b.waiting = true
+			b.logger.Info("a download waits for an upstream that is away", "digest", b.dgst, "offset", b.offset, "for_at_most", maxRecoveryTime)
+		}
 		b.sleep(next.wait)
 	case reopen:
-		if next.step > 0 && !b.sleep(backoff(reopenWait, next.step)) {
+		wait := next.wait
+		if wait == 0 && next.step > 0 {
+			wait = backoff(reopenWait, next.step)
+		}
+		if wait > 0 && !b.sleep(wait) {
 			return
 		}
 		if err := b.open(b.member()); err != nil && b.fail(err) {
-			b.retry.fail(ClassOf(err))
+			b.retry.fail(failureOf(err))
 		}
 	}
 }

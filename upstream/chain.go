@@ -33,8 +33,10 @@ type Health interface {
 	// EndCooldown ends the cooldown for a request that no other member can
 	// answer. It returns false if the cooldown may not be ended.
 	EndCooldown() bool
-	// Probe finds out in the background whether a half-open member is back.
-	Probe()
+	// Probe finds out in the background whether a half-open member is back. If it is
+	// urgent, since no other member can answer, it does so every second for any
+	// unreachable member, until a minute has passed without an urgent Probe.
+	Probe(urgent bool)
 	// Rejected reports whether the member lately delivered corrupt bytes for a
 	// digest.
 	Rejected(dgst digest.Digest) bool
@@ -151,7 +153,7 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, ques
 			// Half-open members that were not needed are probed in the
 			// background, so that no request has to wait for that.
 			for _, m := range members[max(i+1, len(members)-halfOpen):] {
-				m.Health().Probe()
+				m.Health().Probe(false)
 			}
 			return answer, nil
 		}
@@ -179,6 +181,12 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, ques
 			failed[i] = failure
 		}
 	}
+	// While all are away, the requests fail at once and cannot find out about a return.
+	if !slices.ContainsFunc(failed, func(e *Error) bool { return !failureOf(e).away && !e.coolingDown }) {
+		for _, member := range members {
+			member.Health().Probe(true)
+		}
+	}
 	return none, mostHopeful(failed)
 }
 
@@ -188,7 +196,7 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, ques
 // broken; while every member is unreachable, none is tried before its time.
 func lastResort(member Member, failure *Error, failed []*Error) bool {
 	broken := func(e *Error) bool { return !e.coolingDown && e.Class >= ClassUnavailable }
-	return failure.coolingDown &&
+	return failure.coolingDown && failure.Class != ClassRateLimited && // that limit was set by the registry
 		(errors.Is(failure, ErrDigestMismatch) || slices.ContainsFunc(failed, broken)) &&
 		member.Health().EndCooldown()
 }

@@ -151,7 +151,7 @@ func NewClient(o Options) *Client {
 	c.metrics = o.Metrics.add(c)
 	// Last, since a known limit calls the client at once.
 	if c.cooldowns != nil {
-		c.unsubscribe = c.cooldowns.Subscribe(c.label, c.account(), c.limitedElsewhere)
+		c.unsubscribe = c.subscribe()
 	}
 	return c
 }
@@ -183,8 +183,9 @@ func (c *Client) Close() {
 // call is one request in terms of the distribution API.
 type call struct {
 	op, method      string
-	repo, reference string // reference names the content in errors
-	path            string // below the repository's
+	limit           operation // whose limit the request counts against
+	repo, reference string    // reference names the content in errors
+	path            string    // below the repository's
 	query           url.Values
 	header          http.Header
 	observe         func(*http.Response) // called with each answer, redirects included; may be nil
@@ -196,7 +197,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	leave, refused := c.cooldown.enter(time.Now())
+	leave, refused := c.cooldown.enter(time.Now(), call.limit, oci.IsContinuation(ctx))
 	if refused != nil {
 		return nil, c.identify(refused, call)
 	}
@@ -247,9 +248,6 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 		}
 		endFailed(span, failure)
 		c.metrics.request(call.op, failure.Class, time.Since(asked))
-		if failure.Class == ClassRateLimited {
-			c.limited(failure.RetryAfter)
-		}
 		if failure.Loop() {
 			via.NoteLoop(ctx)
 		}
@@ -309,6 +307,9 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 	c.setCommonHeaders(req)
 	mirror := false
 	resp, err := followRedirects(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
+		if refused := c.besideAdmitted(req, call); refused != nil {
+			return nil, refused
+		}
 		resp, err := c.authenticated(req.URL, name).RoundTrip(req)
 		if err == nil {
 			mirror = mirror || via.IsMirror(resp.Header)
@@ -327,8 +328,27 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 	case resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent:
 		return resp, nil
 	default:
-		return nil, c.identify(c.refusal(resp), call)
+		failure := c.refusal(resp)
+		if failure.Class == ClassRateLimited {
+			p := c.placeOf(resp.Request.URL, call.limit)
+			c.limited(p, failure.RetryAfter, p.host == "")
+		}
+		return nil, c.identify(failure, call)
 	}
+}
+
+// besideAdmitted returns the refusal of a request to a host that the registry
+// redirects to, if that host cools down. For the registry itself, do has asked.
+func (c *Client) besideAdmitted(req *http.Request, call call) *Error {
+	p := c.placeOf(req.URL, call.limit)
+	if p.host == "" || oci.IsContinuation(req.Context()) {
+		return nil
+	}
+	refused := c.admitted(p)
+	if refused != nil {
+		refused.Err = &redirectedError{host: req.URL.Host}
+	}
+	return refused
 }
 
 // repository returns the name by which the upstream knows a repository.

@@ -29,6 +29,13 @@ const (
 
 	// probeTime is about the time that a probe takes.
 	probeTime = time.Second
+
+	// watchEvery is short against the patience of clients, which wait or try again
+	// for some seconds.
+	watchEvery = time.Second
+	// watchTime is longer than the pauses between the tries of a client, and short
+	// enough that a registry nobody asks for is left alone.
+	watchTime = time.Minute
 )
 
 // cooldownState is why requests are sent to a registry or not. The later the
@@ -39,7 +46,7 @@ const (
 	stateAvailable   cooldownState = iota
 	stateProbing                   // connects failed; the next request finds out, or one is under way
 	stateUnreachable               // connects failed, and the breaker is open
-	stateLimited                   // it answered 429
+	stateLimited                   // it answered an operation with 429
 	stateCorrupt                   // it delivered corrupt content repeatedly
 
 	cooldownStates // how many there are
@@ -61,42 +68,47 @@ func (s cooldownState) String() string {
 	}
 }
 
-// registryCooldown decides whether requests may be sent to a registry now. It is
-// in the first of these states whose condition holds:
+// registryCooldown decides whether requests may be sent to a registry now. A rate
+// limit ends the requests of one operation. All of them end in these states, the
+// first one whose condition holds:
 //
-//	rate_limited   before the end that a 429 set
 //	corrupt        before the end of the pause after corrupt content
 //	unreachable    before the end of the pause after failed connects
 //	probing        after that pause, until a connect succeeds
 //	available
 //
-// The state follows from three deadlines and is not stored, because the causes
-// overlap and each ends in its own way: a limit only with its time, a pause for
-// corrupt content also if no other registry has an answer, and failed connects
-// only with a connect. One deadline for all would end a limit before its time, or
-// forget during a limit that the registry was unreachable before.
+// The state follows from deadlines and is not stored, because the causes overlap and
+// each ends in its own way: a limit only with its time, a pause for corrupt content
+// also if no other registry has an answer, and failed connects only with a connect.
+// One deadline for all would end a limit before its time, or forget during a limit
+// that the registry was unreachable before.
+//
+// While every registry that could answer is unreachable, the registry is watched:
+// probes beside the requests find out whether it is back, and no request is one.
 type registryCooldown struct {
 	mu           sync.Mutex
-	limitedUntil time.Time
+	limits       limitTable
 	corrupt      cooldown.Breaker // all requests are allowed after its pause
 	connects     cooldown.Breaker
-	reason       error // of the last failed connect
-	probes       int   // how many began so far
+	reason       error     // of the last failed connect
+	failed       time.Time // when it failed
+	probes       int       // how many began so far
+	watched      bool
+	watchedUntil time.Time // a minute after the last request that wanted it
 }
 
 func newRegistryCooldown() *registryCooldown {
 	return &registryCooldown{
+		limits:   newLimitTable(),
 		corrupt:  cooldown.New(cooldown.Options{Pause: corruptPause, MaxPause: corruptMaxPause}),
 		connects: cooldown.New(cooldown.Options{Threshold: breakerThreshold, Pause: breakerPause, MaxPause: breakerMaxPause, MinInterval: earlyProbeEvery}),
 	}
 }
 
-// current returns the state and how long enter is going to refuse, as far as
-// that is known; 0 if it would admit a request. The caller holds the mutex.
+// current returns the state and how long enter is going to refuse every operation,
+// as far as that is known; 0 if it would admit a request. The caller holds the mutex.
 func (c *registryCooldown) current(now time.Time) (state cooldownState, left time.Duration) {
 	switch {
-	case now.Before(c.limitedUntil):
-		state = stateLimited
 	case now.Before(c.corrupt.Until()):
 		state = stateCorrupt
 	case c.connects.Closed():
@@ -106,29 +118,39 @@ func (c *registryCooldown) current(now time.Time) (state cooldownState, left tim
 	default:
 		state = stateProbing
 	}
-	// Of several causes, the one that ends last decides when requests are sent.
-	left = max(0, c.limitedUntil.Sub(now), c.corrupt.Until().Sub(now), c.connects.Until().Sub(now))
-	if c.connects.Probing() {
-		left = max(left, probeTime)
+	connects := c.connects.Until().Sub(now)
+	switch {
+	case c.isWatched():
+		connects = probeTime // the next probe may end it
+	case c.connects.Probing():
+		connects = max(connects, probeTime)
 	}
-	return state, left
+	// Of several causes, the one that ends last decides when requests are sent.
+	return state, max(0, c.corrupt.Until().Sub(now), connects)
 }
 
-// enter asks to send a request. While the registry cools down it returns an
-// error of the class of the cause, else a function that must be called when the
-// request is over.
-func (c *registryCooldown) enter(now time.Time) (leave func(), refused *Error) {
+// enter asks to send a request for an operation. While the registry cools down it
+// returns an error of the class of the cause, else a function that must be called
+// when the request is over. The rest of a body under way is asked for in spite of a
+// limit: its request is one that the registry has admitted before.
+func (c *registryCooldown) enter(now time.Time, op operation, rest bool) (leave func(), refused *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch state, _ := c.current(now); state {
-	case stateLimited:
-		return nil, &Error{Class: ClassRateLimited, coolingDown: true, RetryAfter: c.limitedUntil.Sub(now), Message: "no request is sent before the limit ends"}
-	case stateCorrupt:
+	if left := c.limits.end(place{operation: op}).Sub(now); left > 0 && !rest {
+		return nil, limitedError(left)
+	}
+	if state, _ := c.current(now); state == stateCorrupt {
 		return nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after it delivered corrupt content repeatedly: %w", ErrDigestMismatch)}
+	}
+	unreachable := func() *Error {
+		return &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after %d failed connects, the last one: %w", c.connects.Failures(), c.reason)}
+	}
+	if c.isWatched() {
+		return nil, unreachable()
 	}
 	switch allowed, probe := c.connects.Allow(now); {
 	case !allowed:
-		return nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after %d failed connects, the last one: %w", c.connects.Failures(), c.reason)}
+		return nil, unreachable()
 	case probe:
 		c.probes++
 		number := c.probes
@@ -164,21 +186,35 @@ func (c *registryCooldown) connected() (back bool) {
 func (c *registryCooldown) connectFailed(now time.Time, reason error) (pause time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reason = reason
+	c.reason, c.failed = reason, now
 	pause, _ = c.connects.Failure(now)
 	return pause
 }
 
-// limit starts or extends the cooldown after a 429. It reports false if that
-// changes it by less than a second, so concurrent 429s are logged once.
-func (c *registryCooldown) limit(until time.Time) bool {
+// limit starts or extends the cooldown of a place after a 429. It reports false if
+// that changes it by less than a second.
+func (c *registryCooldown) limit(p place, until time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if until.Sub(c.limitedUntil) < time.Second {
+	return c.limits.extend(p, until)
+}
+
+// limitElsewhere is limit for a 429 to another client. It does not name the token
+// service: one that limits this client for as long already is the same one.
+func (c *registryCooldown) limitElsewhere(op operation, until time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if until.Sub(c.limits.last(op)) < time.Second {
 		return false
 	}
-	c.limitedUntil = until
-	return true
+	return c.limits.extend(place{operation: op}, until)
+}
+
+// limitLeft returns how long a place cools down.
+func (c *registryCooldown) limitLeft(p place, now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(0, c.limits.end(p).Sub(now))
 }
 
 // deliveredCorrupt notes that the registry delivered corrupt content, lately for
@@ -205,20 +241,71 @@ func (c *registryCooldown) deliveredCorrupt(now time.Time, digests int) (pause t
 func (c *registryCooldown) allowEarlyProbe(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch state, _ := c.current(now); state {
-	case stateLimited:
-		return false // the registry set this limit
-	case stateCorrupt:
+	state, _ := c.current(now)
+	switch {
+	case state == stateCorrupt:
 		// A registry that served corrupt content may be retried early, because
 		// its content is verified.
 		return c.corrupt.Expire(now)
+	case c.isWatched():
+		return false // a probe is never more than a second away
 	default:
 		return c.connects.Expire(now)
 	}
 }
 
-// status returns the state and how long enter is going to refuse.
-func (c *registryCooldown) status(now time.Time) (state cooldownState, left time.Duration) {
+// watch notes that a request waits for the end of the cooldown after failed connects.
+// It reports whether that begins a watch, whose probes are the caller's to send.
+func (c *registryCooldown) watch(now time.Time) (begins bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.connects.Closed() {
+		return false
+	}
+	begins = !c.watched
+	c.watched, c.watchedUntil = true, now.Add(watchTime)
+	return begins
+}
+
+// watching reports whether the watch goes on, and whether a probe is due: not a moment
+// after a failed connect, nor beside a request that became the probe before the watch
+// began.
+func (c *registryCooldown) watching(now time.Time) (goesOn, due bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watched = !c.connects.Closed() && now.Before(c.watchedUntil)
+	return c.watched, c.watched && !c.connects.Probing() && now.Sub(c.failed) >= watchEvery
+}
+
+// isWatched reports whether the registry is unreachable and the watch finds out about
+// its return. The caller holds the mutex.
+func (c *registryCooldown) isWatched() bool { return c.watched && !c.connects.Closed() }
+
+// endWatch lets requests probe again.
+func (c *registryCooldown) endWatch() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watched = false
+}
+
+// status returns the state, and for each operation how long enter is going to refuse.
+// The state is rate_limited if one operation is limited.
+func (c *registryCooldown) status(now time.Time) (state cooldownState, left [operations]time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	state, all := c.current(now)
+	for op := range left {
+		limit := c.limits.last(operation(op)).Sub(now)
+		if limit > 0 {
+			state = stateLimited
+		}
+		left[op] = max(all, limit)
+	}
+	return state, left
+}
+
+// health returns the state and how long enter is going to refuse every operation.
+func (c *registryCooldown) health(now time.Time) (state cooldownState, left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.current(now)

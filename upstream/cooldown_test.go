@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Each combination of the three causes has one state, and all questions about
-// the cooldown agree with it.
+// Each combination of the causes has one state, and all questions about the cooldown
+// agree with it.
 func TestCooldownStates(t *testing.T) {
 	const (
 		s       = time.Second
@@ -18,77 +18,123 @@ func TestCooldownStates(t *testing.T) {
 	)
 	start := time.Now()
 	type want struct {
-		state    cooldownState
-		left     time.Duration // at 1 s
-		admitted bool
-		early    bool // EndCooldown ends it
+		state cooldownState
+		left  time.Duration // of every operation, at 1 s
+		early bool          // EndCooldown ends it
 	}
 	for _, test := range []struct {
-		limited, corrupt bool
-		connects         string // closed, open, half open, probing
+		corrupt  bool
+		connects string // closed, open, half open, probing, watched
 		want
 	}{
-		{false, false, "closed", want{stateAvailable, 0, true, true}},
-		{false, false, "open", want{stateUnreachable, connect - s, false, true}},
-		{false, false, "half open", want{stateProbing, 0, true, true}},
-		{false, false, "probing", want{stateProbing, probeTime, false, false}},
-		{false, true, "closed", want{stateCorrupt, corrupt - s, false, true}},
-		{false, true, "open", want{stateCorrupt, corrupt - s, false, true}},
-		{false, true, "half open", want{stateCorrupt, corrupt - s, false, true}},
-		{false, true, "probing", want{stateCorrupt, corrupt - s, false, true}},
-		{true, false, "closed", want{stateLimited, limited - s, false, false}},
-		{true, false, "open", want{stateLimited, limited - s, false, false}},
-		{true, false, "half open", want{stateLimited, limited - s, false, false}},
-		{true, false, "probing", want{stateLimited, limited - s, false, false}},
-		{true, true, "closed", want{stateLimited, corrupt - s, false, false}},
-		{true, true, "open", want{stateLimited, corrupt - s, false, false}},
-		{true, true, "half open", want{stateLimited, corrupt - s, false, false}},
-		{true, true, "probing", want{stateLimited, corrupt - s, false, false}},
+		{false, "closed", want{stateAvailable, 0, true}},
+		{false, "open", want{stateUnreachable, connect - s, true}},
+		{false, "half open", want{stateProbing, 0, true}},
+		{false, "probing", want{stateProbing, probeTime, false}},
+		{false, "watched", want{stateUnreachable, probeTime, false}},
+		{true, "closed", want{stateCorrupt, corrupt - s, true}},
+		{true, "open", want{stateCorrupt, corrupt - s, true}},
+		{true, "half open", want{stateCorrupt, corrupt - s, true}},
+		{true, "probing", want{stateCorrupt, corrupt - s, true}},
+		{true, "watched", want{stateCorrupt, corrupt - s, true}},
 	} {
-		t.Run(fmt.Sprintf("limited %v, corrupt %v, %s", test.limited, test.corrupt, test.connects), func(t *testing.T) {
-			c := newRegistryCooldown()
-			if test.connects != "closed" {
-				began := start
-				if test.connects != "open" {
-					began = start.Add(-connect) // its pause is over
+		for _, limit := range []bool{false, true} {
+			t.Run(fmt.Sprintf("limited %v, corrupt %v, %s", limit, test.corrupt, test.connects), func(t *testing.T) {
+				c := newRegistryCooldown()
+				if test.connects != "closed" {
+					began := start
+					if test.connects == "half open" || test.connects == "probing" {
+						began = start.Add(-connect) // its pause is over
+					}
+					for range breakerThreshold {
+						c.connectFailed(began, errors.New("refused"))
+					}
 				}
-				for range breakerThreshold {
-					c.connectFailed(began, errors.New("refused"))
+				switch test.connects {
+				case "probing":
+					if _, refused := c.enter(start, ofBlobs, false); refused != nil {
+						t.Fatal(refused)
+					}
+				case "watched":
+					c.watch(start)
 				}
-			}
-			if test.connects == "probing" {
-				if _, refused := c.enter(start); refused != nil {
-					t.Fatal(refused)
+				if test.corrupt {
+					c.deliveredCorrupt(start, corruptThreshold)
 				}
-			}
-			if test.corrupt {
-				c.deliveredCorrupt(start, corruptThreshold)
-			}
-			if test.limited {
-				c.limit(start.Add(limited))
-			}
-			now := start.Add(s)
-			state, left := c.status(now)
-			_, refused := c.enter(now)
-			if got := (want{state, left, refused == nil, test.early}); got != test.want {
-				t.Errorf("%+v, want %+v", got, test.want)
-			}
-			if (left == 0) != (refused == nil) {
-				t.Errorf("refuses for %v more: %v", left, refused)
-			}
-			if refused == nil {
-				return // the request may be a probe now
-			}
-			if class := refused.Class; (class == ClassRateLimited) != (state == stateLimited) {
-				t.Errorf("refused with %v in state %v", class, state)
-			}
-			if errors.Is(refused, ErrDigestMismatch) != (state == stateCorrupt) {
-				t.Errorf("refused with %v in state %v", refused, state)
-			}
-			if early := c.allowEarlyProbe(now); early != test.early {
-				t.Errorf("ends early: %v, want %v", early, test.early)
-			}
-		})
+				if limit {
+					c.limit(place{operation: ofBlobs}, start.Add(limited))
+				}
+				now := start.Add(s)
+				state, left := c.health(now)
+				if left != test.left || state != test.state {
+					t.Errorf("%v for %v, want %v for %v", state, left, test.state, test.left)
+				}
+				wantState, wantLeft := test.state, test.left
+				if limit {
+					wantState, wantLeft = stateLimited, max(wantLeft, limited-s)
+				}
+				if state, all := c.status(now); state != wantState || all[ofBlobs] != wantLeft || all[ofManifests] != test.left {
+					t.Errorf("%v for %v, want %v for %v of blobs", state, all, wantState, wantLeft)
+				}
+				if limit {
+					if _, refused := c.enter(now, ofBlobs, false); refused == nil || refused.Class != ClassRateLimited || refused.RetryAfter != limited-s {
+						t.Errorf("a limited operation is refused with %v", refused)
+					}
+				}
+				// Other operations, and the rest of a body, are not limited.
+				op, rest := ofManifests, false
+				if limit {
+					op, rest = ofBlobs, true
+				}
+				_, refused := c.enter(now, op, rest)
+				if (left == 0) != (refused == nil) {
+					t.Errorf("refuses for %v more: %v", left, refused)
+				}
+				if refused == nil {
+					return // the request may be a probe now
+				}
+				if refused.Class != ClassUnavailable || errors.Is(refused, ErrDigestMismatch) != (state == stateCorrupt) {
+					t.Errorf("refused with %v in state %v", refused, state)
+				}
+				if early := c.allowEarlyProbe(now); early != test.early {
+					t.Errorf("ends early: %v, want %v", early, test.early)
+				}
+			})
+		}
+	}
+}
+
+// A limit is one of an operation at a host. Many hosts push out the limits of others,
+// and never those of the registry itself.
+func TestLimitTable(t *testing.T) {
+	table, now := newLimitTable(), time.Now()
+	end := func(d time.Duration) time.Time { return now.Add(d) }
+	blobs, service, storage := place{operation: ofBlobs}, place{"https://auth.test", ofTokens}, place{"https://cdn.test", ofBlobs}
+	for _, p := range []place{blobs, service, storage} {
+		if !table.extend(p, end(time.Minute)) || table.extend(p, end(time.Minute+time.Second/2)) || table.extend(p, end(time.Second)) {
+			t.Errorf("%v: a limit is news once, and longer ones only", p)
+		}
+		if !table.extend(p, end(2*time.Minute)) || table.end(p) != end(2*time.Minute) {
+			t.Errorf("%v: the limit is not extended", p)
+		}
+	}
+	for _, p := range []place{{operation: ofManifests}, {operation: ofLists}, {"https://auth.test", ofBlobs}, {"http://auth.test", ofTokens}, {"https://other.test", ofTokens}, {"https://cdn.test", ofManifests}} {
+		if got := table.end(p); !got.IsZero() {
+			t.Errorf("%v is limited until %v", p, got)
+		}
+	}
+	if table.last(ofTokens) != end(2*time.Minute) || !table.last(ofLists).IsZero() {
+		t.Error("the last limits are wrong")
+	}
+	for i := range 10 * maxLimitedHosts {
+		table.extend(place{fmt.Sprint("https://", i, ".test"), ofBlobs}, end(time.Hour))
+	}
+	if table.end(blobs) != end(2*time.Minute) || table.beside.Len() != maxLimitedHosts {
+		t.Errorf("after many hosts: %v, %d hosts", table.end(blobs), table.beside.Len())
+	}
+	table.extend(place{operation: ofTokens}, end(3*time.Minute))
+	if got := table.end(service); got != end(3*time.Minute) {
+		t.Errorf("a limit of all token services ends for one at %v", got)
 	}
 }
 
@@ -103,7 +149,7 @@ func TestCorruptCooldownEndsForAllAtOnce(t *testing.T) {
 			t.Errorf("the cooldown does not end after %v", now)
 		}
 	}
-	if _, refused := c.enter(start.Add(2 * time.Second)); refused != nil {
+	if _, refused := c.enter(start.Add(2*time.Second), ofBlobs, false); refused != nil {
 		t.Error(refused)
 	}
 }
@@ -120,18 +166,18 @@ func TestLateProbeEndsNoOtherProbe(t *testing.T) {
 	}
 	fail(breakerThreshold)
 	now = now.Add(breakerPause)
-	leave, refused := c.enter(now)
+	leave, refused := c.enter(now, ofBlobs, false)
 	if refused != nil {
 		t.Fatal(refused)
 	}
 	c.connected() // and waits for its answer
 	fail(breakerThreshold)
 	now = now.Add(breakerPause)
-	if _, refused := c.enter(now); refused != nil {
+	if _, refused := c.enter(now, ofBlobs, false); refused != nil {
 		t.Fatal(refused)
 	}
 	leave()
-	if _, refused := c.enter(now); refused == nil {
+	if _, refused := c.enter(now, ofBlobs, false); refused == nil {
 		t.Error("two probes at a time")
 	}
 }

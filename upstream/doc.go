@@ -21,17 +21,20 @@
 // the member that a retryPolicy (retry.go) names: blobs are addressed by their
 // digest, so the bytes of any member will do.
 //
-// The cooldown of a registry (cooldown.go, health.go) is state of its Client,
-// which therefore outlives the chains that share it:
+// The cooldown of a registry (cooldown.go, limit.go, health.go) is state of its
+// Client, which therefore outlives the chains that share it. A 429 stops one operation
+// until its time is over: manifests, blobs, lists or tokens, or all that a host behind a
+// redirect would deliver for one of these. All operations are stopped by these states:
 //
-//	available --429--------------------------> rate_limited --its time is over--> available
 //	available --corrupt content repeatedly---> corrupt -------its time is over--> available
 //	available --three failed connects--------> unreachable ---its time is over--> probing
 //	probing   --connected--> available;  probing --failed--> unreachable, for twice the time
 //
 // If several causes hold at once, the registry is in the state of the latest in
-// the order available, probing, unreachable, corrupt, rate_limited.
+// the order available, probing, unreachable, corrupt. While all members of a chain are
+// stopped, those that are unreachable are watched: a probe every second, beside the
+// requests, finds out whether they are back.
 //
-// A cooldown after 429 is shared through [Cooldowns]; package sharedcooldown
-// implements it. The package knows no storage, no namespaces and no inbound HTTP.
+// A limit is shared through [Cooldowns]; package sharedcooldown implements it. The
+// package knows no storage, no namespaces and no inbound HTTP.
 package upstream

@@ -208,7 +208,7 @@ func TestRateLimitCoolsDown(t *testing.T) {
 					t.Errorf("RetryAfter is %v, want %v", e.RetryAfter, test.want)
 				}
 				time.Sleep(test.want - time.Second/2) // of the bubble's time
-				_, err = c.Tags(t.Context(), "repo", nil)
+				_, err = c.Head(t.Context(), "repo", oci.ByTag("other"))
 				if e := wantError(t, err, upstream.ErrRateLimited); e.RetryAfter != time.Second/2 || len(r.Requests()) != 1 {
 					t.Errorf("got %v after %v", err, r.Requests())
 				}

@@ -6,50 +6,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-
-	"github.com/weirhq/weir/tokencache"
 )
-
-// Cooldowns shares between clients, of this process or of many, how long
-// upstreams cool down after an answer of 429. Such a limit is one of an upstream
-// (host:port) and an account: the fingerprint of the credentials, empty for
-// anonymous access. Neither method blocks.
-type Cooldowns interface {
-	// Limit tells all other clients until when an upstream cools down.
-	Limit(upstream, account string, until time.Time)
-	// Subscribe calls onLimit for the current limit, if any, and for each new
-	// one, from any goroutine, until stop is called.
-	Subscribe(upstream, account string, onLimit func(until time.Time)) (stop func())
-}
-
-// account names the credentials without revealing them.
-func (c *Client) account() string {
-	return tokencache.Fingerprint(c.credentials.username, c.credentials.password)
-}
-
-// limited starts the cooldown that a 429 asks for, and shares it.
-func (c *Client) limited(after time.Duration) {
-	until := time.Now().Add(after)
-	if !c.cooldown.limit(until) {
-		return // a concurrent answer said the same
-	}
-	c.logger.Warn("the upstream limits the rate of requests. Weir sends none until the limit ends", "upstream", c.host, "for", after.Round(time.Second))
-	if c.cooldowns != nil {
-		c.cooldowns.Limit(c.label, c.account(), until)
-	}
-}
-
-// limitedElsewhere starts the cooldown that another client was told with a 429.
-func (c *Client) limitedElsewhere(until time.Time) {
-	now := time.Now()
-	// A shared limit is as hostile as a Retry-After header, so it has the same bound.
-	if latest := now.Add(maxRetryAfter); until.After(latest) {
-		until = latest
-	}
-	if until.After(now) && c.cooldown.limit(until) {
-		c.logger.Info("the upstream limits the rate of requests of another client of the same account. Weir sends none until the limit ends", "upstream", c.host, "for", until.Sub(now).Round(time.Second))
-	}
-}
 
 func (c *Client) connected() {
 	if c.cooldown.connected() {
@@ -87,23 +44,51 @@ func (c *Client) probe() {
 	if _, halfOpen := c.Health().Cooldown(); !halfOpen {
 		return
 	}
-	leave, refused := c.cooldown.enter(time.Now())
+	leave, refused := c.cooldown.enter(time.Now(), ofManifests, true)
 	if refused != nil {
 		return // another request became the probe in between
 	}
 	go func() {
 		defer leave()
-		ctx, cancel := context.WithTimeoutCause(c.closing, c.timeToHeaders(), errHeaderTimeout)
-		defer cancel()
-		req, err := c.rootRequest(ctx)
-		if err != nil {
-			return
-		}
-		// Any answer will do: originTransport notes whether the connect worked.
-		if resp, err := c.transport(req.URL).RoundTrip(req); err == nil {
-			discard(resp.Body)
+		c.connect()
+	}()
+}
+
+// watch probes an unreachable registry once a second, in the background, for a minute
+// after the last call at most. It does nothing else if the registry is watched already.
+func (c *Client) watch() {
+	if !c.cooldown.watch(time.Now()) {
+		return
+	}
+	go func() {
+		for {
+			goesOn, due := c.cooldown.watching(time.Now())
+			if !goesOn {
+				return
+			}
+			if due {
+				c.connect()
+			}
+			if !sleep(c.closing, watchEvery) {
+				c.cooldown.endWatch()
+				return
+			}
 		}
 	}()
+}
+
+// connect asks for the root of the registry's API. Any answer will do:
+// originTransport notes whether the connect worked.
+func (c *Client) connect() {
+	ctx, cancel := context.WithTimeoutCause(c.closing, c.timeToHeaders(), errHeaderTimeout)
+	defer cancel()
+	req, err := c.rootRequest(ctx)
+	if err != nil {
+		return
+	}
+	if resp, err := c.transport(req.URL).RoundTrip(req); err == nil {
+		discard(resp.Body)
+	}
 }
 
 // Health returns the registry's health as a chain asks for it.
@@ -113,13 +98,19 @@ func (c *Client) Health() Health { return clientHealth{c} }
 type clientHealth struct{ c *Client }
 
 func (h clientHealth) Cooldown() (left time.Duration, halfOpen bool) {
-	state, left := h.c.cooldown.status(time.Now())
+	state, left := h.c.cooldown.health(time.Now())
 	return left, state == stateProbing && left == 0
 }
 
 func (h clientHealth) EndCooldown() bool { return h.c.cooldown.allowEarlyProbe(time.Now()) }
 
-func (h clientHealth) Probe() { h.c.probe() }
+func (h clientHealth) Probe(urgent bool) {
+	if urgent {
+		h.c.watch()
+	} else {
+		h.c.probe()
+	}
+}
 
 func (h clientHealth) Rejected(dgst digest.Digest) bool { return h.c.rejected.has(dgst) }
 

@@ -155,12 +155,12 @@ type sharedLimits struct {
 	limited map[string]func(time.Time)
 }
 
-func (r *sharedLimits) Limit(upstream, account string, until time.Time) {
-	r.told = append(r.told, fmt.Sprint(upstream, " ", account, " ", time.Until(until)))
+func (r *sharedLimits) Limit(upstream, account, operation string, until time.Time) {
+	r.told = append(r.told, fmt.Sprint(upstream, " ", account, " ", operation, " ", time.Until(until)))
 }
 
-func (r *sharedLimits) Subscribe(upstream, account string, limited func(time.Time)) (stop func()) {
-	name := upstream + " " + account
+func (r *sharedLimits) Subscribe(upstream, account, operation string, limited func(time.Time)) (stop func()) {
+	name := upstream + " " + account + " " + operation
 	r.limited[name] = limited
 	return func() { delete(r.limited, name) }
 }
@@ -175,7 +175,12 @@ func TestCooldownsAreShared(t *testing.T) {
 		sharing := func(o *upstream.Options) { o.Cooldowns = shared }
 		anonymous := newClient(t, r, on(n), sharing)
 		known := newClient(t, r, on(n), sharing, withCredentials)
-		names := []string{"registry.test:80 ", "registry.test:80 " + tokencache.Fingerprint("user", "hunter2")}
+		var names []string
+		for _, account := range []string{"", tokencache.Fingerprint("user", "hunter2")} {
+			for _, operation := range []string{"blob", "list", "manifest", "token"} {
+				names = append(names, "registry.test:80 "+account+" "+operation)
+			}
+		}
 		if got := slices.Sorted(maps.Keys(shared.limited)); !slices.Equal(got, names) {
 			t.Fatalf("watched: %q, want %q", got, names)
 		}
@@ -183,12 +188,12 @@ func TestCooldownsAreShared(t *testing.T) {
 		r.Fault(upstreamtest.Any, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30")).Times(1)
 		_, err := known.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		wantError(t, err, upstream.ErrRateLimited)
-		if want := []string{names[1] + " 30s"}; !slices.Equal(shared.told, want) {
+		if want := []string{names[6] + " 30s"}; !slices.Equal(shared.told, want) {
 			t.Errorf("told: %q, want %q", shared.told, want)
 		}
 		must[*oci.Manifest](t)(anonymous.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 
-		shared.limited[names[0]](time.Now().Add(100 * time.Hour))
+		shared.limited[names[2]](time.Now().Add(100 * time.Hour))
 		_, err = anonymous.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 		if e := wantError(t, err, upstream.ErrRateLimited); e.RetryAfter != 15*time.Minute {
 			t.Errorf("it cools down for %v", e.RetryAfter)

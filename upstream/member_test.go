@@ -30,13 +30,13 @@ type fake struct {
 
 	asked, probes int
 	rejected      []digest.Digest
-	alone         bool
+	alone, urgent bool
 }
 
 func (f *fake) Host() string                                  { return f.host }
 func (f *fake) Health() upstream.Health                       { return f }
 func (f *fake) Cooldown() (left time.Duration, halfOpen bool) { return f.left, f.halfOpen }
-func (f *fake) Probe()                                        { f.probes++ }
+func (f *fake) Probe(urgent bool)                             { f.urgent, f.probes = urgent, f.probes+1 }
 func (f *fake) Rejected(dgst digest.Digest) bool              { return slices.Contains(f.rejected, dgst) }
 func (f *fake) Reject(dgst digest.Digest, alone bool) {
 	f.rejected, f.alone = append(f.rejected, dgst), alone
@@ -117,7 +117,7 @@ func TestChainAsksByHealth(t *testing.T) {
 	}
 	t.Run("half-open last, and probed", func(t *testing.T) {
 		first, second := &fake{host: "first", halfOpen: true}, &fake{host: "second"}
-		if err := ask(t, first, second); err != nil || first.asked != 0 || first.probes != 1 || second.asked != 1 {
+		if err := ask(t, first, second); err != nil || first.asked != 0 || first.probes != 1 || first.urgent || second.asked != 1 {
 			t.Errorf("asked %d and %d times, probed %d times: %v", first.asked, second.asked, first.probes, err)
 		}
 	})

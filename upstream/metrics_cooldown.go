@@ -12,13 +12,13 @@ type cooldownCollector struct{ metrics *Metrics }
 
 func cooldownDesc() *prometheus.Desc {
 	return prometheus.NewDesc("weir_upstream_cooldown",
-		"Whether no request is sent to an upstream registry: after 429, after failed connects, or after corrupt content.",
-		[]string{"upstream"}, nil)
+		"Whether no request of an operation (manifest, blob, list, token) is sent to an upstream registry: after 429 to that operation, or after failed connects or corrupt content.",
+		[]string{"upstream", "operation"}, nil)
 }
 
 func stateDesc() *prometheus.Desc {
 	return prometheus.NewDesc("weir_upstream_state",
-		"1 for the state that an upstream registry is in: available, rate_limited (after 429), unreachable (the circuit breaker is open), probing (it is half open), or corrupt (it delivered corrupt content repeatedly).",
+		"1 for the state that an upstream registry is in: available, rate_limited (an operation, after 429), unreachable (the circuit breaker is open), probing (it is half open), or corrupt (it delivered corrupt content repeatedly).",
 		[]string{"upstream", "state"}, nil)
 }
 
@@ -31,7 +31,7 @@ func (cooldownCollector) Describe(ch chan<- *prometheus.Desc) {
 // after a reload: the last one in the order of states.
 func (r cooldownCollector) Collect(ch chan<- prometheus.Metric) {
 	type health struct {
-		coolingDown float64
+		coolingDown [operations]float64
 		state       cooldownState
 	}
 	now := time.Now()
@@ -40,15 +40,19 @@ func (r cooldownCollector) Collect(ch chan<- prometheus.Metric) {
 	for c := range r.metrics.clients {
 		h := hosts[c.label]
 		state, left := c.cooldown.status(now)
-		if left > 0 {
-			h.coolingDown = 1
+		for op := range left {
+			if left[op] > 0 {
+				h.coolingDown[op] = 1
+			}
 		}
 		h.state = max(h.state, state)
 		hosts[c.label] = h
 	}
 	r.metrics.mu.Unlock()
 	for host, h := range hosts {
-		ch <- prometheus.MustNewConstMetric(cooldownDesc(), prometheus.GaugeValue, h.coolingDown, host)
+		for op := range operations {
+			ch <- prometheus.MustNewConstMetric(cooldownDesc(), prometheus.GaugeValue, h.coolingDown[op], host, op.String())
+		}
 		for state := stateAvailable; state < cooldownStates; state++ {
 			value := 0.0
 			if state == h.state {

@@ -89,14 +89,14 @@ func TestMetrics(t *testing.T) {
 			"upstream_requests_total ok manifest" + host:        1,
 			"upstream_requests_total rate_limited tags" + host:  1,
 			"upstream_requests_total unavailable blob" + host:   1,
-			"upstream_cooldown" + host:                          1,
+			"upstream_cooldown list" + host:                     1,
 			"upstream_state rate_limited" + host:                1,
 		}
 		if got := nonzero(series(t, registry)); !cmp.Equal(got, want) {
 			t.Error(cmp.Diff(want, got))
 		}
 		time.Sleep(time.Minute)
-		if got := series(t, registry); got["upstream_cooldown"+host] != 0 || got["upstream_state available"+host] != 1 || got["upstream_state rate_limited"+host] != 0 {
+		if got := series(t, registry); got["upstream_cooldown list"+host] != 0 || got["upstream_state available"+host] != 1 || got["upstream_state rate_limited"+host] != 0 {
 			t.Errorf("after the cooldown: %v", got)
 		}
 
@@ -177,7 +177,7 @@ func TestMetricLabelHasThePort(t *testing.T) {
 		}
 		registry := prometheus.NewRegistry()
 		c := upstream.NewClient(upstream.Options{URL: target, Metrics: upstream.NewMetrics(registry)})
-		if got, ok := series(t, registry)["upstream_cooldown "+want]; !ok || got != 0 {
+		if got, ok := series(t, registry)["upstream_cooldown manifest "+want]; !ok || got != 0 {
 			t.Errorf("%s: no series of %s that is 0", raw, want)
 		}
 		c.Close()

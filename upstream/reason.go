@@ -39,13 +39,17 @@ const (
 	CheckListener                        // nothing listens at the address
 	CheckTimeouts                        // one of Weir's own time limits ended the request
 	EndLoop                              // the upstream leads back to this mirror
+	AwaitOtherHost                       // the host that the upstream redirects to limits the rate of requests
 )
 
 // Remedy returns the kind of change that may end a failure of
 // [ClassUnavailable]. It returns NoRemedy for the other classes, whose remedy
-// follows from the class and Credentials.
+// follows from the class and Credentials, except AwaitOtherHost for a rate limit.
 func (e *Error) Remedy() Remedy {
-	if e.Class != ClassUnavailable {
+	switch {
+	case e.Class == ClassRateLimited && isA[*redirectedError](e.Err):
+		return AwaitOtherHost // credentials for the upstream change nothing there
+	case e.Class != ClassUnavailable:
 		return NoRemedy
 	}
 	below, _ := errors.AsType[*net.OpError](e.Err)

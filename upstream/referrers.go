@@ -110,7 +110,7 @@ func (c *Client) noReferrers(repo string, list, tag *Error) error {
 	switch {
 	case c.listed.has(repo) && !errors.Is(Doubt(list), ErrNotFound):
 		return Doubt(list) // the repository has a list, which is refused at the moment
-	case tag.Status == http.StatusForbidden && !deniedBoth:
+	case tag.Class == ClassDenied && tag.Status == http.StatusForbidden && !deniedBoth:
 		none := *tag
 		none.Class = ClassNotFound
 		return &none
@@ -140,7 +140,7 @@ func isMissing(tag, list *Error) bool {
 // listReferrers reads all pages of the referrers API (distribution-spec, "Listing
 // Referrers").
 func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) ([]ocispec.Descriptor, error) {
-	call := call{op: opReferrers, method: http.MethodGet, repo: repo, reference: dgst.String(), path: "/referrers/" + dgst.String(),
+	call := call{op: opReferrers, limit: ofLists, method: http.MethodGet, repo: repo, reference: dgst.String(), path: "/referrers/" + dgst.String(),
 		header: http.Header{"Accept": {ocispec.MediaTypeImageIndex}}}
 	if artifactType != "" {
 		call.query = url.Values{"artifactType": {artifactType}}
@@ -251,7 +251,7 @@ func ofType(manifests []ocispec.Descriptor, artifactType string) []ocispec.Descr
 func (c *Client) taggedReferrers(ctx context.Context, repo string, dgst digest.Digest) ([]ocispec.Descriptor, error) {
 	hex := dgst.Encoded()
 	call := manifestCall(http.MethodGet, repo, oci.ByTag(dgst.Algorithm().String()+"-"+hex[:min(len(hex), 64)]))
-	call.op = opReferrers
+	call.op = opReferrers // it still counts against the limit of manifests
 	body, header, err := c.readBody(ctx, call)
 	if err != nil {
 		return nil, err

@@ -23,7 +23,7 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	// A redirect may lead to another registry, whose answer to a HEAD has no code.
 	byRegistry := e.Code != "" || c.ownAPI(target) || resp.Request.Method == http.MethodHead && c.isAPI(target)
 	e.Class = classify(resp.StatusCode, e.Code, byRegistry)
-	if !byRegistry {
+	if !byRegistry || e.Class == ClassRateLimited && !c.ownAPI(target) {
 		e.Err = &redirectedError{host: target.Host}
 	}
 	e.foreign = e.Code == "" && isForeign(body.Bytes())
@@ -42,7 +42,7 @@ func (c *Client) refusal(resp *http.Response) *Error {
 // exist only if a code says so: proxies use them for other errors, which must not
 // become "not found".
 func classify(status int, code string, byRegistry bool) Class {
-	if status/100 == 4 && code == "TOOMANYREQUESTS" {
+	if saysLimited(status, code) {
 		return ClassRateLimited
 	}
 	switch status {
@@ -66,6 +66,25 @@ func classify(status int, code string, byRegistry bool) Class {
 	default:
 		return ClassUnavailable
 	}
+}
+
+// saysLimited reports whether a refusal is a rate limit in spite of its status.
+func saysLimited(status int, code string) bool {
+	return status/100 == 4 && code == "TOOMANYREQUESTS"
+}
+
+// peekCode returns the code of an answer's error document, "" if there is none. The
+// body can be read again.
+func peekCode(resp *http.Response) string {
+	var read bytes.Buffer
+	code, _ := oci.ReadError(io.TeeReader(resp.Body, &read))
+	resp.Body = peeked{io.MultiReader(&read, resp.Body), resp.Body}
+	return code
+}
+
+type peeked struct {
+	io.Reader
+	io.Closer
 }
 
 // saysUnknown reports whether a code says that the registry has no such content, or

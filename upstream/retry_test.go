@@ -10,11 +10,15 @@ func TestRetryPolicy(t *testing.T) {
 	type event struct {
 		opened       int // index of a member; -1: none
 		progressed   int // bytes
-		broke, fails Class
+		broke, fails failure
 	}
-	broke := event{opened: -1, broke: ClassUnavailable}
-	fails := event{opened: -1, fails: ClassUnavailable}
-	lacks := event{opened: -1, fails: ClassNotFound}
+	broke := event{opened: -1, broke: failure{class: ClassUnavailable}}
+	fails := event{opened: -1, fails: failure{class: ClassUnavailable}}
+	lacks := event{opened: -1, fails: failure{class: ClassNotFound}}
+	away := event{opened: -1, fails: failure{class: ClassUnavailable, away: true}}
+	asks := func(pause time.Duration) event {
+		return event{opened: -1, fails: failure{class: ClassUnavailable, retryAfter: pause}}
+	}
 	opened := func(member, progressed int) event { return event{opened: member, progressed: progressed} }
 	for name, test := range map[string]struct {
 		members  int
@@ -52,10 +56,31 @@ func TestRetryPolicy(t *testing.T) {
 			1, nil, []event{opened(0, 1), broke, fails, fails}, decision{action: giveUp}, 0,
 		},
 		"the first cooldown that ends": {
-			2, []time.Duration{12 * s, 10 * s}, []event{opened(0, 1), broke, lacks, opened(1, 0), lacks}, decision{action: recoverAll, wait: 10 * s}, 0,
+			2, []time.Duration{12 * s, 10 * s}, []event{opened(0, 1), broke, fails, fails, opened(1, 0), fails, fails, fails}, decision{action: recoverAll, wait: 10 * s}, 0,
 		},
 		"a cooldown that lasts too long": {
-			1, []time.Duration{maxRecoveryWait + 1}, []event{opened(0, 1), broke, lacks}, decision{action: giveUp}, 0,
+			1, []time.Duration{maxRecoveryTime + 1}, []event{opened(0, 1), broke, fails, fails}, decision{action: giveUp}, 0,
+		},
+		"no wait for a member that lacks it": {
+			2, []time.Duration{s, 0}, []event{opened(0, 1), broke, lacks, opened(1, 0), fails, fails, fails}, decision{action: giveUp}, 0,
+		},
+		"failed connects without a cooldown": {
+			1, nil, []event{opened(0, 1), broke, away, away}, decision{action: recoverAll, wait: recoveryPause}, 0,
+		},
+		"one member away and the other broken": {
+			2, nil, []event{opened(0, 1), broke, away, opened(1, 0), fails, fails, fails, opened(0, 0), away}, decision{action: recoverAll, wait: recoveryPause}, 1,
+		},
+		"a short pause that the member asks for": {
+			1, nil, []event{opened(0, minProgress), broke, asks(7 * s)}, decision{action: reopen, wait: 7 * s}, 0,
+		},
+		"a pause that is too long": {
+			1, nil, []event{opened(0, minProgress), broke, asks(time.Minute)}, decision{action: reopen, step: 2}, 0,
+		},
+		"no pause if another member is left": {
+			2, nil, []event{opened(0, minProgress), broke, asks(7 * s)}, decision{action: reopen, step: 0}, 1,
+		},
+		"nothing left but a pause": {
+			1, nil, []event{opened(0, minProgress), broke, asks(s), asks(s)}, decision{action: giveUp}, 0,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -67,14 +92,14 @@ func TestRetryPolicy(t *testing.T) {
 				if e.progressed > 0 {
 					p.progressed(e.progressed)
 				}
-				if e.broke != ClassOK {
+				if e.broke.class != ClassOK {
 					p.broke(e.broke)
 				}
-				if e.fails != ClassOK {
+				if e.fails.class != ClassOK {
 					p.fail(e.fails)
 				}
 			}
-			got := p.next(func(member int) time.Duration {
+			got := p.next(time.Now(), func(member int) time.Duration {
 				if test.cooldown == nil {
 					return 0
 				}
@@ -87,25 +112,42 @@ func TestRetryPolicy(t *testing.T) {
 	}
 }
 
-// All waits between two bytes together are bounded.
-func TestRetryPolicyWaitsOnce(t *testing.T) {
-	p := newRetryPolicy(1)
+// All waits between two bytes together are bounded, and each is followed by one try of
+// each member that is back.
+func TestRetryPolicyRecovers(t *testing.T) {
+	p, now, cooldown := newRetryPolicy(1), time.Now(), 10*time.Second
+	next := func(want action) {
+		t.Helper()
+		got := p.next(now, func(int) time.Duration { return cooldown })
+		if got.action != want {
+			t.Fatalf("%+v after %v, want %v", got, now.Sub(p.recovering), want)
+		}
+		now = now.Add(got.wait)
+	}
+	away := failure{class: ClassUnavailable, away: true}
+	lose := func() {
+		p.broke(failure{class: ClassUnavailable})
+		p.fail(away)
+		p.fail(away)
+	}
 	p.opened(0)
-	left := func(int) time.Duration { return 10 * time.Second }
-	p.fail(ClassNotFound)
-	if got := p.next(left); got.action != recoverAll {
-		t.Fatalf("first: %+v", got)
+	lose()
+	next(recoverAll)
+	cooldown = 0
+	next(reopen)
+	p.fail(away)
+	for range 5 { // seconds are left
+		next(recoverAll)
+		next(reopen)
+		p.fail(away)
 	}
-	if got := p.next(left); got != (decision{action: reopen}) {
-		t.Fatalf("after the wait: %+v", got)
-	}
-	p.fail(ClassNotFound)
-	if got := p.next(left); got.action != giveUp {
-		t.Errorf("second: %+v", got)
-	}
+	next(giveUp)
+
 	p.progressed(1)
-	p.fail(ClassNotFound)
-	if got := p.next(left); got.action != recoverAll {
-		t.Errorf("after a byte: %+v", got)
+	lose()
+	cooldown = time.Second
+	for range 15 {
+		next(recoverAll) // and no try during the cooldown
 	}
+	next(giveUp)
 }

@@ -17,7 +17,7 @@ const maxListSize = 32 << 20
 // parameter of an [oci.TagList]'s Next) goes to the registry as it is. The list has
 // no Next if that would lead back to a page before.
 func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
-	call := call{op: opTags, method: http.MethodGet, repo: repo, path: "/tags/list", query: query,
+	call := call{op: opTags, limit: ofLists, method: http.MethodGet, repo: repo, path: "/tags/list", query: query,
 		header: http.Header{"Accept": {"application/json"}}}
 	var document struct {
 		Tags []string `json:"tags"`

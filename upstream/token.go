@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,7 +37,9 @@ func (s *tokenService) fetch(ctx context.Context, origin *url.URL, key tokencach
 	}
 	failure.Host, failure.Op = s.client.host, opToken
 	endFailed(span, failure)
-	s.client.metrics.token(failure.Class)
+	if !failure.coolingDown { // else no request was sent
+		s.client.metrics.token(failure.Class)
+	}
 	return tokencache.Token{}, failure
 }
 
@@ -60,6 +63,10 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	req.Header.Set("Accept", "application/json")
 	s.client.setCommonHeaders(req)
 	resp, err := followRedirects(req, s.client.maxRedirects, func(req *http.Request) (*http.Response, error) {
+		if refused := s.client.admitted(s.client.placeOf(req.URL, ofTokens)); refused != nil {
+			refused.Message = "token service " + req.URL.Host + ": " + refused.Message
+			return nil, refused
+		}
 		// A redirect to another host must not get the password.
 		if creds.set() && sameOrigin(req.URL, realm) {
 			req = req.Clone(req.Context())
@@ -67,12 +74,20 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 		}
 		return s.client.transport(req.URL).RoundTrip(req)
 	})
+	if refused, ok := errors.AsType[*Error](err); ok {
+		return tokencache.Token{}, refused
+	}
 	if err != nil {
 		return tokencache.Token{}, unavailable(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return tokencache.Token{}, tokenRefusal(resp, realm.Host)
+		failure := tokenRefusal(resp, realm.Host)
+		if failure.Class == ClassRateLimited {
+			// Other clients share the limit of the registry's own token service.
+			s.client.limited(s.client.placeOf(resp.Request.URL, ofTokens), failure.RetryAfter, sameOrigin(origin, s.client.url))
+		}
+		return tokencache.Token{}, failure
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer+1))
 	if err != nil {
@@ -118,15 +133,15 @@ func tokenURL(realm *url.URL, key tokencache.Key) *url.URL {
 // tokenRefusal returns the failure that an answer without a token means.
 func tokenRefusal(resp *http.Response, host string) *Error {
 	e := &Error{Status: resp.StatusCode, Class: ClassUnavailable}
-	switch resp.StatusCode {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		e.Class = ClassDenied
-	case http.StatusTooManyRequests:
-		e.Class = ClassRateLimited
-	}
-	e.noteRetryAfter(resp.Header, time.Now())
 	var message string
 	e.Code, message = oci.ReadError(resp.Body)
+	switch {
+	case resp.StatusCode == http.StatusTooManyRequests, saysLimited(resp.StatusCode, e.Code):
+		e.Class = ClassRateLimited
+	case resp.StatusCode == http.StatusUnauthorized, resp.StatusCode == http.StatusForbidden:
+		e.Class = ClassDenied
+	}
+	e.noteRetryAfter(resp.Header, time.Now())
 	e.Message = strings.TrimSuffix("token service "+host+": "+message, ": ")
 	return e
 }

@@ -180,11 +180,9 @@ func sameCore(a, b ocispec.Descriptor) bool {
 
 // recentlyChecked reports whether a record differs from a tag only by less than
 // a minute in the time of the check. That is not worth a write: after a restart,
-// an upstream is asked about the tag a minute early at most. A record with a later
-// time was written by a clock that ran ahead, and has to be replaced.
+// an upstream is asked about the tag a minute early at most.
 func recentlyChecked(record, tag Tag) bool {
-	passed := tag.Checked.Sub(record.Checked)
-	return sameCore(record.Descriptor, tag.Descriptor) && passed >= 0 && passed < time.Minute
+	return sameCore(record.Descriptor, tag.Descriptor) && tag.Checked.Sub(record.Checked) < time.Minute
 }
 
 func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) }

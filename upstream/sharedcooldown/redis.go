@@ -25,16 +25,33 @@ if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then
 end
 return 0`
 
+// version is that of the form of keys and messages. An instance ignores those of
+// another version: it learns a limit by itself then, with one request. Version 1 had one
+// cooldown for all operations of an upstream.
+const version = 2
+
 // message publishes a cooldown to other instances. It holds the remaining time
-// and not the end, since clocks differ. Its fields, the channel and the keys keep
-// the names that earlier versions use, so that both share one Redis.
+// and not the end, since clocks differ.
 type message struct {
-	Rest string `json:"rest"`
-	Left int64  `json:"left_ms"`
+	Version int    `json:"version"`
+	Name    string `json:"name"`
+	Left    int64  `json:"left_ms"`
 }
 
-func (c *Cooldowns) channel() string          { return c.opts.Prefix + ":rests" }
-func (c *Cooldowns) keyOf(name string) string { return c.opts.Prefix + ":rest:" + name }
+func (c *Cooldowns) channel() string          { return c.opts.Prefix + ":cooldowns" }
+func (c *Cooldowns) keyOf(name string) string { return c.opts.Prefix + ":cooldown:" + name }
+
+// maxRemaining bounds the time that Redis is believed. No limit lasts longer than some
+// minutes.
+const maxRemaining = time.Hour
+
+// remaining reads the rest of a cooldown. It returns false if there is none.
+func remaining(milliseconds int64) (time.Duration, bool) {
+	if milliseconds <= 0 {
+		return 0, false
+	}
+	return time.Duration(min(milliseconds, maxRemaining.Milliseconds())) * time.Millisecond, true
+}
 
 // run keeps a session with Redis, and begins another one after a pause if it
 // fails.
@@ -140,8 +157,10 @@ func (c *Cooldowns) listen(ctx context.Context, subscription *redis.PubSub) erro
 		// A message that cannot be read is ignored, since any client of this Redis
 		// can publish one.
 		var m message
-		if json.Unmarshal([]byte(text.Payload), &m) == nil && m.Left > 0 {
-			c.record(m.Rest, time.Now().Add(time.Duration(m.Left)*time.Millisecond), false)
+		if json.Unmarshal([]byte(text.Payload), &m) == nil && m.Version == version {
+			if left, ok := remaining(m.Left); ok {
+				c.hear(m.Name, time.Now().Add(left))
+			}
 		}
 	}
 }
@@ -175,7 +194,7 @@ func (c *Cooldowns) publish(ctx context.Context) error {
 			if left < time.Millisecond {
 				continue // over: Redis counts in whole milliseconds
 			}
-			text, err := json.Marshal(message{name, left.Milliseconds()})
+			text, err := json.Marshal(message{version, name, left.Milliseconds()})
 			if err != nil {
 				return err
 			}
@@ -217,7 +236,7 @@ func (c *Cooldowns) query(ctx context.Context) error {
 		return err
 	}
 	for name, answer := range answers {
-		if left := answer.Val(); left > 0 { // negative: no such key, or one that never expires
+		if left, ok := remaining(answer.Val().Milliseconds()); ok { // else no such key, or one that never expires
 			c.record(name, time.Now().Add(left), false)
 		}
 	}

@@ -1,6 +1,7 @@
 // Package sharedcooldown shares cooldowns after an answer of 429: if an upstream
-// limits one client, the other clients of the same account send no request
-// either until the limit ends. It implements the Cooldowns of package upstream.
+// limits an operation of one client, the other clients of the same account send no
+// request of that operation either until the limit ends. It implements the Cooldowns of
+// package upstream.
 //
 // [Cooldowns] informs the clients of this process at once, and those of other
 // instances through Redis (redis.go), if there is one. Only a goroutine of
@@ -8,8 +9,9 @@
 // that goroutine. While Redis is away, a cooldown is known in this process only;
 // once Redis is back, the remaining time of the cooldown is shared.
 //
-// A limit belongs to an upstream and an account, so anonymous and authenticated
-// clients of one registry cool down separately. Redis holds a hash of both.
+// A limit belongs to an upstream, an account and an operation, so anonymous and
+// authenticated clients of one registry cool down separately. Redis holds a hash of all
+// three.
 package sharedcooldown
 
 import (
@@ -100,18 +102,18 @@ func (c *Cooldowns) Close() {
 	c.ended.Wait()
 }
 
-// Limit informs all subscribers that an upstream (host:port) limits an account
-// until the given time.
-func (c *Cooldowns) Limit(upstream, account string, until time.Time) {
-	c.record(nameOf(upstream, account), until, true)
+// Limit informs all subscribers that an upstream (host:port) limits an operation of an
+// account until the given time.
+func (c *Cooldowns) Limit(upstream, account, operation string, until time.Time) {
+	c.record(nameOf(upstream, account, operation), until, true)
 	c.work.Notify()
 }
 
-// Subscribe calls onLimit for the current limit of an upstream and an account, if
-// any, and for each new one, from any goroutine and possibly more than once. A
-// call that is under way may still end after stop has returned.
-func (c *Cooldowns) Subscribe(upstream, account string, onLimit func(until time.Time)) (stop func()) {
-	name, s := nameOf(upstream, account), &subscriber{onLimit}
+// Subscribe calls onLimit for the current limit of an upstream, an account and an
+// operation, if any, and for each new one, from any goroutine and possibly more than
+// once. A call that is under way may still end after stop has returned.
+func (c *Cooldowns) Subscribe(upstream, account, operation string, onLimit func(until time.Time)) (stop func()) {
+	name, s := nameOf(upstream, account, operation), &subscriber{onLimit}
 	c.mu.Lock()
 	if c.subscribers[name] == nil {
 		c.subscribers[name] = make(map[*subscriber]bool)
@@ -133,6 +135,18 @@ func (c *Cooldowns) Subscribe(upstream, account string, onLimit func(until time.
 		if len(c.subscribers[name]) == 0 {
 			delete(c.subscribers, name)
 		}
+	}
+}
+
+// hear records a cooldown that another instance told. Names without a subscriber are
+// not remembered, since any client of Redis can invent them; a later subscriber asks
+// Redis by itself.
+func (c *Cooldowns) hear(name string, until time.Time) {
+	c.mu.Lock()
+	known := len(c.subscribers[name]) > 0
+	c.mu.Unlock()
+	if known {
+		c.record(name, until, false)
 	}
 }
 
@@ -158,9 +172,9 @@ func (c *Cooldowns) record(name string, until time.Time, unpublished bool) {
 	}
 }
 
-// nameOf hashes an upstream and an account, so that Redis shows neither. An
-// account always has the same length, or none, so two names never collide.
-func nameOf(upstream, account string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "weir rest v1\n%s\n%s", upstream, account))
+// nameOf hashes an upstream, an account and an operation, so that Redis shows none of
+// them. They are quoted, so two names never collide.
+func nameOf(upstream, account, operation string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "weir cooldown v%d\n%q\n%q\n%q", version, upstream, account, operation))
 	return hex.EncodeToString(sum[:16])
 }

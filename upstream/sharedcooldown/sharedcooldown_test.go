@@ -1,6 +1,8 @@
 package sharedcooldown_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -23,6 +25,7 @@ var _ upstream.Cooldowns = (*sharedcooldown.Cooldowns)(nil)
 
 const (
 	hub    = "registry.test:443"
+	pulls  = "manifest" // the operation of most tests
 	prefix = "weir-test"
 	retry  = 50 * time.Millisecond
 )
@@ -50,8 +53,13 @@ type watching struct{ told chan time.Time }
 
 func (i *instance) watch(t *testing.T, upstream, account string) watching {
 	t.Helper()
+	return i.watchOperation(t, upstream, account, pulls)
+}
+
+func (i *instance) watchOperation(t *testing.T, upstream, account, operation string) watching {
+	t.Helper()
 	w := watching{make(chan time.Time, 100)}
-	t.Cleanup(i.Subscribe(upstream, account, func(until time.Time) { w.told <- until }))
+	t.Cleanup(i.Subscribe(upstream, account, operation, func(until time.Time) { w.told <- until }))
 	return w
 }
 
@@ -90,13 +98,15 @@ func TestWithinOneProcess(t *testing.T) {
 		defer i.Close()
 		one, other := i.watch(t, hub, "account"), i.watch(t, hub, "account")
 		anonymous, elsewhere := i.watch(t, hub, ""), i.watch(t, "other.test:443", "account")
+		blobs := i.watchOperation(t, hub, "account", "blob")
 		until := in(time.Minute)
-		i.Limit(hub, "account", until)
+		i.Limit(hub, "account", pulls, until)
 		one.expect(t, "the client with the 429", until)
 		other.expect(t, "another client", until)
 		i.watch(t, hub, "account").expect(t, "a later client", until)
 		anonymous.expectNothing(t, "another account")
 		elsewhere.expectNothing(t, "another upstream")
+		blobs.expectNothing(t, "another operation")
 		time.Sleep(time.Minute)
 		i.watch(t, hub, "account").expectNothing(t, "after the cooldown")
 	})
@@ -105,10 +115,10 @@ func TestWithinOneProcess(t *testing.T) {
 func TestUnsubscribe(t *testing.T) {
 	i := newInstance(t, nil)
 	calls := 0
-	stop := i.Subscribe(hub, "", func(time.Time) { calls++ })
-	i.Limit(hub, "", in(time.Minute))
+	stop := i.Subscribe(hub, "", pulls, func(time.Time) { calls++ })
+	i.Limit(hub, "", pulls, in(time.Minute))
 	stop()
-	i.Limit(hub, "", in(time.Hour))
+	i.Limit(hub, "", pulls, in(time.Hour))
 	if calls != 1 {
 		t.Errorf("%d calls, want 1", calls)
 	}
@@ -127,12 +137,12 @@ func TestLimitsDuringExchanges(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				i.Subscribe("other.test:443", "", func(time.Time) {})() // another exchange
+				i.Subscribe("other.test:443", "", pulls, func(time.Time) {})() // another exchange
 			}
 		}
 	})
 	for n := range limits {
-		i.Limit(fmt.Sprint(n), "", in(time.Hour))
+		i.Limit(fmt.Sprint(n), "", pulls, in(time.Hour))
 	}
 	close(stop)
 	busy.Wait()
@@ -151,7 +161,7 @@ func TestAmongInstances(t *testing.T) {
 	one, other := newInstance(t, server), newInstance(t, server)
 	w, anonymous := other.watch(t, hub, "account"), other.watch(t, hub, "")
 	until := in(5 * time.Minute)
-	one.Limit(hub, "account", until)
+	one.Limit(hub, "account", pulls, until)
 	w.expect(t, "an instance that runs", until)
 	anonymous.expectNothing(t, "another account")
 
@@ -159,7 +169,7 @@ func TestAmongInstances(t *testing.T) {
 
 	client := server.Client(t)
 	names := must(t)(client.Keys(t.Context(), "*").Result())
-	if len(names) != 1 || !strings.HasPrefix(names[0], prefix+":rest:") || strings.Contains(names[0], "registry") || strings.Contains(names[0], "account") {
+	if len(names) != 1 || !strings.HasPrefix(names[0], prefix+":cooldown:") || strings.Contains(names[0], "registry") || strings.Contains(names[0], "account") {
 		t.Fatalf("the keys are %q", names)
 	}
 	if left := client.PTTL(t.Context(), names[0]).Val(); left > 5*time.Minute || left < 4*time.Minute {
@@ -177,17 +187,77 @@ func must(t *testing.T) func([]string, error) []string {
 	}
 }
 
+// Each operation has a key of its own, and its subscribers hear of no other one.
+func TestOperationsAmongInstances(t *testing.T) {
+	server := redistest.Start(t)
+	one, other := newInstance(t, server), newInstance(t, server)
+	ends := make(map[string]time.Time)
+	watched := make(map[string]watching)
+	for i, operation := range []string{"manifest", "blob", "list", "token"} {
+		ends[operation] = in(time.Duration(i+1) * 10 * time.Second)
+		watched[operation] = other.watchOperation(t, hub, "account", operation)
+	}
+	for operation, until := range ends {
+		one.Limit(hub, "account", operation, until)
+	}
+	for operation, w := range watched {
+		w.expect(t, operation, ends[operation])
+		newInstance(t, server).watchOperation(t, hub, "account", operation).expect(t, operation+", an instance that starts later", ends[operation])
+	}
+	if names := must(t)(server.Client(t).Keys(t.Context(), "*").Result()); len(names) != len(ends) {
+		t.Errorf("the keys are %q", names)
+	}
+}
+
+// The keys and messages of earlier versions, which knew no operations, are ignored, and
+// those of this version mean nothing to them.
+func TestEarlierVersions(t *testing.T) {
+	server := redistest.Start(t)
+	client := server.Client(t)
+	sum := sha256.Sum256([]byte("weir rest v1\n" + hub + "\naccount"))
+	name := hex.EncodeToString(sum[:16])
+	if err := client.Set(t.Context(), prefix+":rest:"+name, "later", time.Minute).Err(); err != nil {
+		t.Fatal(err)
+	}
+	i, other := newInstance(t, server), newInstance(t, server)
+	w := i.watch(t, hub, "account")
+	for _, channel := range []string{":rests", ":cooldowns"} {
+		if err := client.Publish(t.Context(), prefix+channel, `{"rest":"`+name+`","left_ms":60000}`).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	earlier := client.Subscribe(t.Context(), prefix+":rests")
+	t.Cleanup(func() { earlier.Close() })
+	if _, err := earlier.Receive(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until := in(10 * time.Second)
+	other.Limit(hub, "account", pulls, until)
+	w.expect(t, "by its own version", until) // and by no earlier one before
+	select {
+	case got := <-earlier.Channel():
+		t.Errorf("an earlier version is told %v", got)
+	default:
+	}
+}
+
 // Garbage on the channel and in keys stops neither instance.
 func TestGarbage(t *testing.T) {
 	server := redistest.Start(t)
 	one, other := newInstance(t, server), newInstance(t, server)
 	w := other.watch(t, hub, "")
-	one.Limit(hub, "", in(time.Minute))
+	one.Limit(hub, "", pulls, in(time.Minute))
 	w.expect(t, "before", in(time.Minute))
 	client := server.Client(t)
 	names := must(t)(client.Keys(t.Context(), "*").Result())
-	for _, text := range []string{"", "{", `{"rest":1}`, `{"rest":"` + strings.TrimPrefix(names[0], prefix+":rest:") + `","left_ms":-5}`} {
-		if err := client.Publish(t.Context(), prefix+":rests", text).Err(); err != nil {
+	name := strings.TrimPrefix(names[0], prefix+":cooldown:")
+	for _, text := range []string{
+		"", "{", `{"version":2,"name":1}`, `{"version":2,"name":"` + name + `","left_ms":-5}`,
+		`{"version":2,"name":"` + name + `","left_ms":1e99}`, `{"version":3,"name":"` + name + `","left_ms":3600000}`,
+		`{"name":"` + name + `","left_ms":3600000}`, `{"rest":"` + name + `","left_ms":3600000}`,
+		`{"version":2,"name":"of nobody","left_ms":3600000}`,
+	} {
+		if err := client.Publish(t.Context(), prefix+":cooldowns", text).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -198,7 +268,7 @@ func TestGarbage(t *testing.T) {
 		t.Fatal(err)
 	}
 	newInstance(t, server).watch(t, "other.test:443", "")
-	one.Limit(hub, "", in(2*time.Minute))
+	one.Limit(hub, "", pulls, in(2*time.Minute))
 	w.expect(t, "after", in(2*time.Minute))
 	if strings.Contains(one.log.String()+other.log.String(), "not shared") {
 		t.Errorf("the log says that something failed: %s", one.log)
@@ -222,7 +292,7 @@ func TestRedisFails(t *testing.T) {
 				one, other := newInstance(t, server), newInstance(t, server)
 				here, there := one.watch(t, hub, ""), other.watch(t, hub, "")
 				if from == "in the middle" {
-					one.Limit(hub, "", in(time.Minute))
+					one.Limit(hub, "", pulls, in(time.Minute))
 					here.expect(t, "before, here", in(time.Minute))
 					there.expect(t, "before, there", in(time.Minute))
 					c.fail(server)
@@ -231,7 +301,7 @@ func TestRedisFails(t *testing.T) {
 					i.waitFor(t, "not shared until Redis is back", 1)
 				}
 				until := in(10 * time.Minute)
-				one.Limit(hub, "", until)
+				one.Limit(hub, "", pulls, until)
 				here.expect(t, "in the same process", until)
 				if from == "at start" {
 					there.expectNothing(t, "without Redis")
@@ -254,7 +324,7 @@ func TestRedisForgets(t *testing.T) {
 	one := newInstance(t, server)
 	until := in(10 * time.Minute)
 	one.watch(t, hub, "").expectNothing(t, "before")
-	one.Limit(hub, "", until)
+	one.Limit(hub, "", pulls, until)
 	newInstance(t, server).watch(t, hub, "").expect(t, "before it forgets", until)
 	server.Stop()
 	one.waitFor(t, "not shared until Redis is back", 1)
@@ -289,7 +359,7 @@ func TestNothingWaitsForRedis(t *testing.T) {
 	i := newInstance(t, server)
 	start := time.Now()
 	w := i.watch(t, hub, "")
-	i.Limit(hub, "", in(time.Minute))
+	i.Limit(hub, "", pulls, in(time.Minute))
 	w.expect(t, "here", in(time.Minute))
 	if took := time.Since(start); took > 500*time.Millisecond {
 		t.Errorf("it took %v", took)

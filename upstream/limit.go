@@ -1,0 +1,189 @@
+package upstream
+
+import (
+	"net/url"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/weirhq/weir/tokencache"
+)
+
+// operation is a kind of request that registries limit by itself. Docker Hub, for
+// example, limits manifests and not blobs.
+type operation uint8
+
+const (
+	ofManifests operation = iota // HEAD and GET, also of a fallback tag of referrers
+	ofBlobs
+	ofLists  // tags and referrers
+	ofTokens // at the token service
+
+	operations // how many there are
+)
+
+// String returns the operation as metrics and other instances name it.
+func (o operation) String() string {
+	switch o {
+	case ofManifests:
+		return opManifest
+	case ofBlobs:
+		return opBlob
+	case ofLists:
+		return "list"
+	default:
+		return opToken
+	}
+}
+
+// Cooldowns shares between clients, of this process or of many, how long an
+// operation of an upstream cools down after an answer of 429. Such a limit is one of
+// an upstream (host:port), an account (the fingerprint of the credentials, empty for
+// anonymous access) and an operation: "manifest", "blob", "list" or "token". Neither
+// method blocks.
+type Cooldowns interface {
+	// Limit tells all other clients until when an operation cools down.
+	Limit(upstream, account, operation string, until time.Time)
+	// Subscribe calls onLimit for the current limit of an operation, if any, and
+	// for each new one, from any goroutine, until stop is called.
+	Subscribe(upstream, account, operation string, onLimit func(until time.Time)) (stop func())
+}
+
+// maxLimitedHosts bounds the memory for hosts beside the registry. A registry has one
+// token service and a few storage hosts.
+const maxLimitedHosts = 64
+
+// place is one operation at one host. The zero host is the registry's own API, or for
+// tokens every token service of the registry.
+type place struct {
+	host string // scheme, host and port
+	operation
+}
+
+// limitTable holds the end of each rate limit. Its owner serialises the calls.
+type limitTable struct {
+	own    [operations]time.Time
+	beside *simplelru.LRU[place, time.Time] // token services, and hosts that the registry redirects to
+}
+
+func newLimitTable() limitTable {
+	beside, err := simplelru.NewLRU[place, time.Time](maxLimitedHosts, nil)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return limitTable{beside: beside}
+}
+
+// end returns the end of a place's limit, which may have passed.
+func (l *limitTable) end(p place) time.Time {
+	if p.host == "" {
+		return l.own[p.operation]
+	}
+	until, _ := l.beside.Peek(p)
+	if p.operation == ofTokens && l.own[ofTokens].After(until) {
+		return l.own[ofTokens]
+	}
+	return until
+}
+
+// extend notes a limit. It reports false if that changes the end by less than a
+// second, so concurrent answers are logged once.
+func (l *limitTable) extend(p place, until time.Time) bool {
+	if until.Sub(l.end(p)) < time.Second {
+		return false
+	}
+	if p.host == "" {
+		l.own[p.operation] = until
+	} else {
+		l.beside.Add(p, until)
+	}
+	return true
+}
+
+// last returns the end of an operation's limit. That of tokens is the last one of all
+// token services.
+func (l *limitTable) last(op operation) time.Time {
+	last := l.own[op]
+	if op != ofTokens {
+		return last
+	}
+	for _, p := range l.beside.Keys() {
+		if until, _ := l.beside.Peek(p); p.operation == op && until.After(last) {
+			last = until
+		}
+	}
+	return last
+}
+
+// placeOf returns the place whose limit a request counts against. A host behind a
+// redirect has limits of its own, and so does a storage service beside the registry's
+// API on one host.
+func (c *Client) placeOf(target *url.URL, op operation) place {
+	if op != ofTokens && c.ownAPI(target) {
+		return place{operation: op}
+	}
+	return place{originOf(target), op}
+}
+
+// admitted returns the refusal of a request to a place that cools down, nil if there
+// is none.
+func (c *Client) admitted(p place) *Error {
+	left := c.cooldown.limitLeft(p, time.Now())
+	if left <= 0 {
+		return nil
+	}
+	return limitedError(left)
+}
+
+func limitedError(left time.Duration) *Error {
+	return &Error{Class: ClassRateLimited, coolingDown: true, RetryAfter: left, Message: "no request is sent before the limit ends"}
+}
+
+// account names the credentials without revealing them.
+func (c *Client) account() string {
+	return tokencache.Fingerprint(c.credentials.username, c.credentials.password)
+}
+
+// limited starts the cooldown that a 429 of a place asks for. It is shared with other
+// clients unless it is that of a host which other upstreams redirect to as well: one
+// upstream must not stop the requests of another one.
+func (c *Client) limited(p place, after time.Duration, share bool) {
+	until := time.Now().Add(after)
+	if !c.cooldown.limit(p, until) {
+		return // a concurrent answer said the same
+	}
+	attributes := []any{"upstream", c.host, "operation", p.operation.String(), "for", after.Round(time.Second)}
+	if p.host != "" {
+		attributes = append(attributes, "host", p.host)
+	}
+	c.logger.Warn("the upstream limits the rate of requests. Weir sends none of this operation until the limit ends", attributes...)
+	if share && c.cooldowns != nil {
+		c.cooldowns.Limit(c.label, c.account(), p.operation.String(), until)
+	}
+}
+
+// subscribe lets the client hear of the limits of other clients.
+func (c *Client) subscribe() (stop func()) {
+	var stops []func()
+	for op := range operations {
+		stops = append(stops, c.cooldowns.Subscribe(c.label, c.account(), op.String(), func(until time.Time) { c.limitedElsewhere(op, until) }))
+	}
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+// limitedElsewhere starts the cooldown that another client was told with a 429.
+func (c *Client) limitedElsewhere(op operation, until time.Time) {
+	now := time.Now()
+	// A shared limit is as hostile as a Retry-After header, so it has the same bound.
+	if latest := now.Add(maxRetryAfter); until.After(latest) {
+		until = latest
+	}
+	if until.After(now) && c.cooldown.limitElsewhere(op, until) {
+		c.logger.Info("the upstream limits the rate of requests of another client of the same account. Weir sends none of this operation until the limit ends",
+			"upstream", c.host, "operation", op.String(), "for", until.Sub(now).Round(time.Second))
+	}
+}
