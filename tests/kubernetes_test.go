@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/weirhq/weir/tests/harness"
@@ -18,9 +21,15 @@ const chart = "../contrib/kubernetes/weir"
 
 // object has the fields of the chart's objects that the tests look at.
 type object struct {
-	Kind string            `yaml:"kind"`
-	Data map[string]string `yaml:"data"` // of a ConfigMap
-	Spec struct {
+	Kind      string            `yaml:"kind"`
+	Automount *bool             `yaml:"automountServiceAccountToken"` // of a ServiceAccount
+	Data      map[string]string `yaml:"data"`                         // of a ConfigMap
+	Spec      struct {
+		Groups      []any    `yaml:"groups"`      // of a PrometheusRule
+		PolicyTypes []string `yaml:"policyTypes"` // of a NetworkPolicy
+		Ingress     []struct {
+			From []any `yaml:"from"`
+		} `yaml:"ingress"`
 		VolumeClaimTemplates []any `yaml:"volumeClaimTemplates"`
 		Template             struct {
 			Spec podSpec `yaml:"spec"`
@@ -29,8 +38,9 @@ type object struct {
 }
 
 type podSpec struct {
-	AutomountServiceAccountToken  *bool `yaml:"automountServiceAccountToken"`
-	TerminationGracePeriodSeconds int   `yaml:"terminationGracePeriodSeconds"`
+	ServiceAccountName            string `yaml:"serviceAccountName"`
+	AutomountServiceAccountToken  *bool  `yaml:"automountServiceAccountToken"`
+	TerminationGracePeriodSeconds int    `yaml:"terminationGracePeriodSeconds"`
 	SecurityContext               struct {
 		RunAsNonRoot   bool `yaml:"runAsNonRoot"`
 		FSGroup        int  `yaml:"fsGroup"`
@@ -39,6 +49,8 @@ type podSpec struct {
 		} `yaml:"seccompProfile"`
 	} `yaml:"securityContext"`
 	Containers []struct {
+		Args            []string         `yaml:"args"`
+		EnvFrom         []map[string]any `yaml:"envFrom"`
 		SecurityContext struct {
 			AllowPrivilegeEscalation *bool `yaml:"allowPrivilegeEscalation"`
 			ReadOnlyRootFilesystem   bool  `yaml:"readOnlyRootFilesystem"`
@@ -60,6 +72,7 @@ type podSpec struct {
 		Secret struct {
 			SecretName string `yaml:"secretName"`
 		} `yaml:"secret"`
+		Name     string         `yaml:"name"`
 		EmptyDir map[string]any `yaml:"emptyDir"`
 	} `yaml:"volumes"`
 }
@@ -96,7 +109,8 @@ func (h helm) render(t *testing.T, args ...string) map[string]object {
 func TestChart(t *testing.T) {
 	t.Parallel()
 	h := helm{harness.Tool(t, "helm", "helm")}
-	everything := []string{"--set", "replicas=2,secretName=upstreams,serviceMonitor.enabled=true,ingress.enabled=true,ingress.host=mirror.example.com,ingress.tlsSecretName=tls,service.type=NodePort,service.nodePort=30800"}
+	everything := []string{"--set", "replicas=2,secretName=upstreams,serviceMonitor.enabled=true,ingress.enabled=true,ingress.host=mirror.example.com,ingress.tlsSecretName=tls,service.type=NodePort,service.nodePort=30800",
+		"--set", "serviceAccount.create=true,networkPolicy.enabled=true,prometheusRule.enabled=true"}
 	for _, values := range [][]string{nil, everything, {"--set", "persistence.enabled=false,existingConfigMap=mine,podDisruptionBudget.enabled=false"}} {
 		harness.Run(t, h.command(t, append([]string{"lint", "--strict", chart}, values...)...))
 	}
@@ -135,7 +149,7 @@ func TestChart(t *testing.T) {
 	})
 	t.Run("kinds", func(t *testing.T) {
 		got := h.render(t, everything...)
-		for _, kind := range []string{"ConfigMap", "Ingress", "PodDisruptionBudget", "Service", "ServiceMonitor", "StatefulSet"} {
+		for _, kind := range []string{"ConfigMap", "Ingress", "NetworkPolicy", "PodDisruptionBudget", "PrometheusRule", "Service", "ServiceAccount", "ServiceMonitor", "StatefulSet"} {
 			if got[kind].Kind == "" {
 				t.Errorf("everything is asked for, and there is no %s", kind)
 			}
@@ -153,10 +167,85 @@ func TestChart(t *testing.T) {
 		}
 	})
 	t.Run("nonsense", func(t *testing.T) {
-		for _, values := range []string{"replica=2", "replicas=two", "service.type=Loadbalancer", "persistence.size=100GB", "ingress.enabled=true", "persistence.accessModes={ReadWriteMany}"} {
+		for _, values := range []string{"replica=2", "replicas=two", "service.type=Loadbalancer", "persistence.size=100GB", "ingress.enabled=true", "persistence.accessModes={ReadWriteMany}",
+			"extraArgs={--listen=:9000}", "extraVolumes[0].name=data", "extraVolumeMounts[0].name=ca", "networkPolicy.from=all", "serviceAccount.automount=true"} {
 			if out, err := h.command(t, "template", chart, "--kube-version", "1.31.0", "--set", values).CombinedOutput(); err == nil || !strings.Contains(string(out), "schema") {
 				t.Errorf("%s is accepted: %v\n%s", values, err, out)
 			}
 		}
 	})
+	t.Run("address", func(t *testing.T) { h.testAddress(t) })
+	t.Run("extras", func(t *testing.T) { h.testExtras(t) })
+	t.Run("rules", func(t *testing.T) {
+		var want struct{ Groups []any }
+		rules, err := os.ReadFile("../contrib/prometheus/weir.rules.yml")
+		harness.Must(t, err)
+		harness.Must(t, yaml.Unmarshal(rules, &want))
+		got := h.render(t, "--set", "prometheusRule.enabled=true")["PrometheusRule"].Spec.Groups
+		if diff := cmp.Diff(want.Groups, got); diff != "" || len(got) == 0 {
+			t.Errorf("copy contrib/prometheus/weir.rules.yml to contrib/kubernetes/weir/files: -want +rendered:\n%s", diff)
+		}
+	})
+}
+
+// testAddress checks that the chart refuses a configuration whose address or port no
+// client and no probe would reach, however it is written, and no other one.
+func (h helm) testAddress(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.toml")
+	args := []string{"template", chart, "--kube-version", "1.31.0", "--set-file", "config=" + file}
+	for config, want := range map[string]string{
+		"[server]\nbind_address = \"127.0.0.1\"\n":           "server.bind_address is 127.0.0.1,",
+		"[server]\nbind_address=\"127.1\" # loopback\n":      "server.bind_address is 127.1,",
+		"[ server ] # x\n 'bind_address' = 'LOCALHOST'\n":    "server.bind_address is localhost,",
+		"[server]\nport = 8000\nbind_address = \"[::1]\"\n":  "server.bind_address is [::1],",
+		"[server]\nbind_address = \"0:0:0:0:0:0:0:1\"\n":     "server.bind_address is 0:0:0:0:0:0:0:1,",
+		"[server]\nbind_address = \"::ffff:127.0.0.1\"\n":    "server.bind_address is ::ffff:127.0.0.1,",
+		"server.bind_address = \"localhost\"\n":              "server.bind_address is localhost,",
+		"server = { bind_address = \"::1\", port = 8000 }\n": "server.bind_address is ::1,",
+		"[server]\nport=9000":                                "server.port is 9000,",
+		"[\"server\"]\r\nport = 0 # any\r\n":                 "server.port is 0,",
+		"server.port = 80\n":                                 "server.port is 80,",
+		"server={port=5000}":                                 "server.port is 5000,",
+		"[log]\nlevel = \"info\"\n\t[server]\n\tport = 5000": "server.port is 5000,",
+		// These are reached.
+		"": "", "[server]\n": "", "[server]\nport = 8_000\n": "", "[server]\nbind_address = \"::\"\nport = 8000\n": "",
+		"[server]\n#port = 9000\n#bind_address = \"127.0.0.1\"\n": "", "[server]\nbind_address = \"10.127.0.1\"\n": "",
+		"[server]\nbind_address = \"0.0.0.0\"\n[cache.redis]\nport = 1\nurl = \"redis://127.0.0.1\"\n": "",
+		"[[repository.\"localhost:5000\".upstream]]\nurl = \"http://localhost:5000\"\n":                "",
+	} {
+		harness.WriteFile(t, file, config)
+		out, err := h.command(t, args...).CombinedOutput()
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(string(out), "config: "+want)) {
+			t.Errorf("%q: %v, %.300s; want %q", config, err, out, want)
+		}
+	}
+}
+
+// testExtras checks the values that add to the pod and restrict it.
+func (h helm) testExtras(t *testing.T) {
+	got := h.render(t, "--set", "extraVolumes[0].name=ca,extraVolumes[0].secret.secretName=authority,extraVolumeMounts[0].name=ca,extraVolumeMounts[0].mountPath=/etc/ca",
+		"--set", "extraArgs={--log-level=debug},envFrom[0].secretRef.name=proxy,serviceAccount.create=true,networkPolicy.enabled=true",
+		"--set", "networkPolicy.from[0].ipBlock.cidr=10.0.0.0/8,networkPolicy.egress[0].ports[0].port=443")
+	pod := got["StatefulSet"].Spec.Template.Spec
+	c := pod.Containers[0]
+	if n := len(pod.Volumes); pod.Volumes[n-1].Name != "ca" || c.VolumeMounts[len(c.VolumeMounts)-1].MountPath != "/etc/ca" || len(c.EnvFrom) != 1 {
+		t.Errorf("%+v", pod)
+	}
+	// The address of the Service and the probes holds whatever the configuration says.
+	if want := []string{"serve", "--config=/etc/weir/config.toml", "--listen=:8000", "--log-level=debug"}; !slices.Equal(c.Args, want) {
+		t.Errorf("the arguments are %q, want %q", c.Args, want)
+	}
+	if account := got["ServiceAccount"]; pod.ServiceAccountName != "mirror-weir" || account.Automount == nil || *account.Automount {
+		t.Errorf("the account of %s is %+v", pod.ServiceAccountName, account)
+	}
+	if policy := got["NetworkPolicy"].Spec; !slices.Equal(policy.PolicyTypes, []string{"Ingress", "Egress"}) || len(policy.Ingress) != 1 || len(policy.Ingress[0].From) != 1 {
+		t.Errorf("the policy is %+v", policy)
+	}
+	// Without rules of its own a policy must not forbid everything.
+	if policy := h.render(t, "--set", "networkPolicy.enabled=true")["NetworkPolicy"].Spec; !slices.Equal(policy.PolicyTypes, []string{"Ingress"}) || len(policy.Ingress) != 1 || policy.Ingress[0].From != nil {
+		t.Errorf("the policy is %+v", policy)
+	}
+	if account := h.render(t)["StatefulSet"].Spec.Template.Spec.ServiceAccountName; account != "default" {
+		t.Errorf("the account is %s", account)
+	}
 }
