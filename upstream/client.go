@@ -94,8 +94,8 @@ type Client struct {
 	metrics         *upstreamMetrics // may be nil
 	logger          *slog.Logger
 
-	origin      *http.Transport // to the upstream's own origin
-	others      *http.Transport // to every other host: without the client certificate
+	origin      *connections // to the upstream's own origin
+	others      *connections // to every other host: without the client certificate
 	auth        *authorizer
 	cooldown    *registryCooldown
 	cooldowns   Cooldowns // may be nil
@@ -138,10 +138,10 @@ func NewClient(o Options) *Client {
 		cooldown:        newRegistryCooldown(),
 	}
 	c.closing, c.close = context.WithCancel(context.Background())
-	c.origin = newTransport(o, o.Certificate)
+	c.origin = newConnections(o, o.Certificate)
 	c.others = c.origin
-	if o.Certificate != nil { // else one transport, with one pool of connections, will do
-		c.others = newTransport(o, nil)
+	if o.Certificate != nil { // else the same connections will do
+		c.others = newConnections(o, nil)
 	}
 	tokens := o.Tokens
 	if tokens == nil {
@@ -176,8 +176,8 @@ func (c *Client) Close() {
 	c.close()
 	c.unsubscribe()
 	c.metrics.remove(c)
-	c.origin.CloseIdleConnections()
-	c.others.CloseIdleConnections()
+	c.origin.closeIdle()
+	c.others.closeIdle()
 }
 
 // call is one request in terms of the distribution API.

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -77,22 +75,18 @@ func (e *transportError) Error() string {
 func (e *transportError) Unwrap() error { return e.err }
 
 // connTransport distinguishes a failed connect from a failure on a connection.
-type connTransport struct{ base http.RoundTripper }
+type connTransport struct{ base *connections }
 
 func (t connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	var connected atomic.Bool
-	ctx := httptrace.WithClientTrace(req.Context(), &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
-	})
-	resp, err := t.base.RoundTrip(req.WithContext(ctx))
-	if err != nil {
+	answer := t.base.send(req)
+	if err := answer.err; err != nil {
 		// The context's cause names Weir's own time limit, if that ended it.
 		if cause := context.Cause(req.Context()); cause != nil {
 			err = cause
 		}
-		return nil, &transportError{host: req.URL.Host, connected: connected.Load(), err: err}
+		return nil, &transportError{host: req.URL.Host, connected: answer.connected, err: err}
 	}
-	return resp, nil
+	return answer.resp, nil
 }
 
 // originTransport is the connTransport of the upstream's own origin. It informs

@@ -1,0 +1,202 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net/http"
+	"net/http/httptrace"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxConnectionAge is how long connections get new requests. A busy one would
+	// otherwise live for ever, and never follow a change of the host's DNS.
+	maxConnectionAge = 5 * time.Minute
+	// maxSilence is how long a connection that was used before may be silent after a
+	// request. A router that has forgotten the connection drops all packets, which
+	// looks like a slow registry.
+	maxSilence = 10 * time.Second
+	// slowTime is how long a registry that proved to be slow gets no second requests.
+	slowTime = 10 * time.Minute
+)
+
+// connections are the connections to a group of hosts: those of one http.Transport,
+// which is replaced before they get too old, or when one of them is silent. A request
+// that is under way ends on its own connection.
+type connections struct {
+	newTransport func() *http.Transport
+	silence      time.Duration
+	logger       *slog.Logger
+
+	mu        sync.Mutex
+	current   *http.Transport
+	since     time.Time // of current
+	slowUntil time.Time // silence means nothing until then
+}
+
+func newConnections(o Options, certificate *tls.Certificate) *connections {
+	c := &connections{
+		newTransport: func() *http.Transport { return newTransport(o, certificate) },
+		// A short read timeout leaves time for the second request, too.
+		silence: min(maxSilence, o.ReadTimeout/3),
+		logger:  loggerOr(o.Logger),
+	}
+	c.current, c.since = c.newTransport(), time.Now()
+	return c
+}
+
+// transport returns the transport for a new request.
+func (c *connections) transport() *http.Transport {
+	c.mu.Lock()
+	current := c.current
+	young := time.Since(c.since) < maxConnectionAge
+	c.mu.Unlock()
+	if young {
+		return current
+	}
+	return c.replace(current)
+}
+
+// replace returns a transport that is newer than old.
+func (c *connections) replace(old *http.Transport) *http.Transport {
+	c.mu.Lock()
+	current := c.current
+	if current == old { // else another request has replaced it
+		current = c.newTransport()
+		c.current, c.since = current, time.Now()
+	}
+	c.mu.Unlock()
+	// Busy connections close when they become idle.
+	old.CloseIdleConnections()
+	return current
+}
+
+func (c *connections) closeIdle() {
+	c.mu.Lock()
+	current := c.current
+	c.mu.Unlock()
+	current.CloseIdleConnections()
+}
+
+// answer is the outcome of a request.
+type answer struct {
+	resp      *http.Response
+	err       error
+	connected bool // there was a connection to send the request on
+	second    bool // of the second request
+}
+
+// send sends a GET or HEAD. If it gets a connection that was used before, and there is
+// no byte of an answer for a while, send repeats it on a new connection, once, and
+// returns the answer that comes first. The first request goes on meanwhile: the registry
+// may be slow, such as a proxy that fetches the content itself.
+func (c *connections) send(req *http.Request) answer {
+	answers := make(chan answer, 2) // room for both, so that neither waits for a reader
+	silent := make(chan struct{}, 1)
+	current := c.transport()
+	cancelFirst := start(req, current, answers, false, c.watch(silent))
+	select {
+	case a := <-answers:
+		return a
+	case <-silent:
+	}
+	select {
+	case a := <-answers: // it came at the last moment
+		return a
+	default:
+	}
+	cancelSecond := start(req, c.replace(current), answers, true, nil)
+	a := <-answers
+	if a.err != nil {
+		// The other one may still succeed. If both fail, the new connection tells more
+		// about the present.
+		if b := <-answers; b.err == nil || b.second {
+			a = b
+		}
+		return a
+	}
+	if a.second {
+		c.logger.Info("a connection has gone silent, and a new one answers. Check the idle timeouts of NAT and firewalls before the upstream", "upstream", req.URL.Host)
+		cancelFirst()
+	} else {
+		c.noteSlow()
+		cancelSecond()
+	}
+	go func() {
+		if late := <-answers; late.resp != nil {
+			late.resp.Body.Close()
+		}
+	}()
+	return a
+}
+
+// watch returns a timer that reports silence, and nil if the hosts are known to be slow.
+// It does not run yet.
+func (c *connections) watch(silent chan<- struct{}) *watch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if time.Now().Before(c.slowUntil) {
+		return nil
+	}
+	timer := time.AfterFunc(c.silence, func() {
+		select {
+		case silent <- struct{}{}:
+		default: // the request has moved to another connection, and that was reported before
+		}
+	})
+	timer.Stop()
+	return &watch{timer, c.silence}
+}
+
+// noteSlow notes that a request was answered after its connection had seemed silent.
+func (c *connections) noteSlow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slowUntil = time.Now().Add(slowTime)
+}
+
+// watch waits for the first byte of an answer. A nil watch waits for nothing.
+type watch struct {
+	timer *time.Timer
+	limit time.Duration
+}
+
+func (w *watch) begin() {
+	if w != nil {
+		w.timer.Reset(w.limit)
+	}
+}
+
+func (w *watch) end() {
+	if w != nil {
+		w.timer.Stop()
+	}
+}
+
+// start sends a request in the background. The request ends with cancel or with its
+// context, which outlives the body of its answer.
+func start(req *http.Request, transport *http.Transport, answers chan<- answer, second bool, w *watch) (cancel context.CancelFunc) {
+	var connected atomic.Bool
+	ctx, cancel := context.WithCancel(req.Context())
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		// It is called again if the transport itself repeats the request.
+		GotConn: func(info httptrace.GotConnInfo) {
+			connected.Store(true)
+			if info.Reused {
+				w.begin()
+			} else {
+				w.end()
+			}
+		},
+		GotFirstResponseByte: w.end,
+	})
+	go func() {
+		resp, err := transport.RoundTrip(req.WithContext(ctx))
+		w.end()
+		answers <- answer{resp, err, connected.Load(), second}
+	}()
+	return cancel
+}
