@@ -1,6 +1,8 @@
 package tests
 
 import (
+	"bytes"
+	"compress/gzip"
 	"fmt"
 	"net/http"
 	"slices"
@@ -35,7 +37,7 @@ type oddity struct {
 func TestOddRegistries(t *testing.T) {
 	t.Parallel()
 	var oddities []oddity
-	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses(), oddRedirects(), oddLogins(), oddReferrers()} {
+	for _, group := range [][]oddity{oddTokens(), oddManifests(), oddPauses(), oddRedirects(), oddLogins(), oddReferrers(), oddEncodings()} {
 		oddities = append(oddities, group...)
 	}
 	upstreams, pulls, config := make([]*upstreamtest.Registry, len(oddities)), make([][]string, len(oddities)), ""
@@ -225,4 +227,50 @@ func oddLogins() []oddity {
 		}
 	}
 	return list
+}
+
+// oddEncodings are answers with a Content-Encoding that was not asked for: the digest
+// decides whether the client gets the bytes as they came or the decoded ones.
+func oddEncodings() []oddity {
+	var list []oddity
+	for _, c := range []struct {
+		name, coding    string
+		content, answer []byte
+		status          int
+		text            string // in the client's answer
+	}{
+		{"a config, compressed", "gzip", []byte(`{"a":"config"}`), gzipped([]byte(`{"a":"config"}`)), 200, `{"a":"config"}`},
+		{"an old name", "x-gzip", []byte(`{"an":"old name"}`), gzipped([]byte(`{"an":"old name"}`)), 200, `{"an":"old name"}`},
+		{"a compressed layer, as it is", "gzip", gzipped([]byte("a layer")), gzipped([]byte("a layer")), 200, string(gzipped([]byte("a layer")))},
+		{"text that is not compressed", "gzip", []byte("plain text"), []byte("plain text"), 200, "plain text"},
+		{"of an upload", "aws-chunked", []byte("uploaded"), []byte("uploaded"), 200, "uploaded"},
+		{"unknown", "br", []byte("something"), []byte("something else"), 502, "Content-Encoding: br"},
+		{"other content", "gzip", []byte("expected"), gzipped([]byte("unexpected")), 502, "Content-Encoding: gzip"},
+	} {
+		dgst := digest.FromBytes(c.content)
+		list = append(list, oddity{
+			name: "encoding: " + c.name,
+			script: func(upstream *upstreamtest.Registry) []string {
+				upstream.AddBlobAs("app", dgst, c.answer)
+				upstream.Fault(upstreamtest.Blobs, upstreamtest.Header("Content-Encoding", c.coding))
+				return []string{"app/blobs/" + dgst.String()}
+			},
+			answer: []int{c.status},
+			wire:   []string{"GET " + blobPath("app", dgst) + " 200"},
+			check: func(t *testing.T, answers []harness.Answer) {
+				if a := answers[0]; !strings.Contains(string(a.Body), c.text) || a.Header.Get("Content-Encoding") != "" {
+					t.Errorf("the client got %q with %v, want %q", a.Body, a.Header, c.text)
+				}
+			},
+		})
+	}
+	return list
+}
+
+func gzipped(content []byte) []byte {
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	_, _ = w.Write(content) // a buffer takes everything
+	_ = w.Close()
+	return b.Bytes()
 }

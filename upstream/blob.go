@@ -27,6 +27,15 @@ func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offs
 	if err != nil {
 		return nil, err
 	}
+	if len(codingsOf(resp.Header)) > 0 {
+		return c.encodedBlob(ctx, call, resp, dgst, offset, end)
+	}
+	return c.plainBlob(ctx, call, resp, dgst, offset, end)
+}
+
+// plainBlob opens a blob in an answer whose bytes are those of the blob: at offset, up to
+// end or, if that is -1, to its end.
+func (c *Client) plainBlob(ctx context.Context, call call, resp *http.Response, dgst digest.Digest, offset, end int64) (oci.Blob, error) {
 	size, err := sizeOf(resp, offset)
 	if err != nil {
 		resp.Body.Close()

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/trace"
 
@@ -101,7 +102,8 @@ type Client struct {
 	cooldowns   Cooldowns // may be nil
 	unsubscribe func()    // from cooldowns
 	rejected    *recent[digest.Digest]
-	named       *recent[named]  // by HEADs of tags
+	named       *recent[named] // by HEADs of tags
+	readings    *lru.Cache[digest.Digest, reading]
 	noMirror    atomic.Bool     // the last answer came from no other mirror
 	listed      *recent[string] // repositories of which the registry lists referrers
 	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
@@ -137,6 +139,11 @@ func NewClient(o Options) *Client {
 		listed:          newRecent[string](maxListed, listedTime),
 		cooldown:        newRegistryCooldown(),
 	}
+	readings, err := lru.New[digest.Digest, reading](maxReadings)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	c.readings = readings
 	c.closing, c.close = context.WithCancel(context.Background())
 	c.origin = newConnections(o, o.Certificate)
 	c.others = c.origin

@@ -62,7 +62,7 @@ func (c *Client) head(ctx context.Context, call call, ref oci.Reference) (ocispe
 		return ocispec.Descriptor{}, err
 	}
 	resp.Body.Close()
-	desc := ocispec.Descriptor{MediaType: oci.MediaType(resp.Header.Get("Content-Type")), Digest: ref.Digest(), Size: resp.ContentLength}
+	desc := ocispec.Descriptor{MediaType: oci.MediaType(resp.Header.Get("Content-Type")), Digest: ref.Digest(), Size: lengthOf(resp)}
 	if dgst, err := digest.Parse(resp.Header.Get("Docker-Content-Digest")); err == nil && ref.IsTag() {
 		desc.Digest = dgst // by digest the header says nothing new, whatever it says
 	}
@@ -108,7 +108,7 @@ func (c *Client) headBlob(ctx context.Context, repo string, dgst digest.Digest) 
 	}
 	resp.Body.Close()
 	desc := blobDescriptor(dgst)
-	desc.Size = resp.ContentLength
+	desc.Size = lengthOf(resp)
 	// Some registries say 0 when they do not know.
 	if desc.Size < 0 || desc.Size == 0 && dgst != dgst.Algorithm().FromBytes(nil) || isPage(resp.Header) {
 		return ocispec.Descriptor{}, c.identify(&Error{Class: ClassUnavailable, Err: errVagueHead}, call)
@@ -131,13 +131,25 @@ func (c *Client) firstByte(ctx context.Context, repo string, dgst digest.Digest)
 		return ocispec.Descriptor{}, err
 	}
 	defer discard(resp.Body)
-	desc.Size = resp.ContentLength
+	desc.Size = lengthOf(resp)
 	if resp.StatusCode == http.StatusPartialContent {
 		if _, desc.Size, err = parseContentRange(resp.Header.Get("Content-Range")); err != nil {
 			return ocispec.Descriptor{}, c.badAnswer(ctx, call, err)
 		}
+		if len(codingsOf(resp.Header)) > 0 {
+			desc.Size = -1
+		}
 	}
 	return desc, nil
+}
+
+// lengthOf returns the length of the content of an answer, and -1 if that is not known:
+// the length of an encoded body may be another one.
+func lengthOf(resp *http.Response) int64 {
+	if len(codingsOf(resp.Header)) > 0 {
+		return -1
+	}
+	return resp.ContentLength
 }
 
 // isPage reports whether an answer says that it is a page for browsers.

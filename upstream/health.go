@@ -116,7 +116,11 @@ func (h clientHealth) Rejected(dgst digest.Digest) bool { return h.c.rejected.ha
 
 // Reject counts a failed request besides the corrupt blob, whose request counted
 // as successful when its headers came.
+// A blob that came with a coding gets a second chance, read the other way.
 func (h clientHealth) Reject(dgst digest.Digest, alone bool) {
+	if h.c.readOtherwise(dgst) {
+		return
+	}
 	if alone {
 		h.c.reject(dgst)
 	} else {

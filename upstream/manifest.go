@@ -27,9 +27,14 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 	defer resp.Body.Close()
 	body, err := readAll(resp, c.maxManifestSize, fmt.Errorf("%w: more than %d bytes", oci.ErrManifestTooLarge, c.maxManifestSize))
 	if err == nil {
-		var desc ocispec.Descriptor
-		if desc, err = describe(body, ref, resp.Header.Get("Content-Type")); err == nil {
-			return &oci.Manifest{Descriptor: desc, Body: body, Upstream: c.host}, nil
+		m := &oci.Manifest{Upstream: c.host}
+		err = eitherWay(resp.Header, body, c.maxManifestSize, func(body []byte) (err error) {
+			m.Body = body
+			m.Descriptor, err = describe(body, ref, resp.Header.Get("Content-Type"))
+			return err
+		})
+		if err == nil {
+			return m, nil
 		}
 	}
 	if errors.Is(err, ErrDigestMismatch) {

@@ -169,6 +169,7 @@ const versionHeader = "Docker-Distribution-Api-Version"
 // body is empty, or a JSON value that says nothing, for example {} or true.
 func isRoot(resp *http.Response) bool {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer)) // real ones have a few bytes
+	body = jsonOf(resp.Header, body, maxTokenAnswer)
 	if resp.Header.Get(versionHeader) != "" {
 		return true
 	}

@@ -18,7 +18,7 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	defer resp.Body.Close()
 	e := &Error{Status: resp.StatusCode}
 	var body bytes.Buffer
-	e.Code, e.Message = oci.ReadError(io.TeeReader(resp.Body, &body))
+	e.Code, e.Message = oci.ReadError(io.TeeReader(bytes.NewReader(readText(resp, maxTokenAnswer)), &body))
 	target := resp.Request.URL
 	// A redirect may lead to another registry, whose answer to a HEAD has no code.
 	byRegistry := e.Code != "" || c.ownAPI(target) || resp.Request.Method == http.MethodHead && c.isAPI(target)
@@ -77,7 +77,8 @@ func saysLimited(status int, code string) bool {
 // body can be read again.
 func peekCode(resp *http.Response) string {
 	var read bytes.Buffer
-	code, _ := oci.ReadError(io.TeeReader(resp.Body, &read))
+	begin := &http.Response{Header: resp.Header, Body: io.NopCloser(io.TeeReader(resp.Body, &read))}
+	code, _ := oci.ReadError(bytes.NewReader(readText(begin, maxTokenAnswer)))
 	resp.Body = peeked{io.MultiReader(&read, resp.Body), resp.Body}
 	return code
 }

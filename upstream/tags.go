@@ -59,5 +59,5 @@ func (c *Client) readBody(ctx context.Context, call call) ([]byte, http.Header, 
 	if err != nil {
 		return nil, nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
 	}
-	return body, resp.Header, nil
+	return jsonOf(resp.Header, body, maxListSize), resp.Header, nil
 }

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -96,7 +97,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	if len(body) > maxTokenAnswer {
 		return tokencache.Token{}, unavailable(fmt.Errorf("its answer exceeds %d bytes", maxTokenAnswer))
 	}
-	token, err := parseToken(body, time.Now())
+	token, err := parseToken(jsonOf(resp.Header, body, maxTokenAnswer), time.Now())
 	if err != nil {
 		return tokencache.Token{}, unavailable(err)
 	}
@@ -134,7 +135,7 @@ func tokenURL(realm *url.URL, key tokencache.Key) *url.URL {
 func tokenRefusal(resp *http.Response, host string) *Error {
 	e := &Error{Status: resp.StatusCode, Class: ClassUnavailable}
 	var message string
-	e.Code, message = oci.ReadError(resp.Body)
+	e.Code, message = oci.ReadError(bytes.NewReader(readText(resp, maxTokenAnswer)))
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests, saysLimited(resp.StatusCode, e.Code):
 		e.Class = ClassRateLimited
