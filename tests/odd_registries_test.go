@@ -3,6 +3,7 @@ package tests
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"slices"
@@ -233,12 +234,15 @@ func oddLogins() []oddity {
 // decides whether the client gets the bytes as they came or the decoded ones.
 func oddEncodings() []oddity {
 	var list []oddity
+	noise := make([]byte, 3*mib)
+	_, _ = rand.Read(noise)
 	for _, c := range []struct {
 		name, coding    string
 		content, answer []byte
 		status          int
 		text            string // in the client's answer
 	}{
+		{"a large layer, compressed on the fly", "gzip", noise, gzipped(noise), 200, string(noise)},
 		{"a config, compressed", "gzip", []byte(`{"a":"config"}`), gzipped([]byte(`{"a":"config"}`)), 200, `{"a":"config"}`},
 		{"an old name", "x-gzip", []byte(`{"an":"old name"}`), gzipped([]byte(`{"an":"old name"}`)), 200, `{"an":"old name"}`},
 		{"a compressed layer, as it is", "gzip", gzipped([]byte("a layer")), gzipped([]byte("a layer")), 200, string(gzipped([]byte("a layer")))},
@@ -252,14 +256,14 @@ func oddEncodings() []oddity {
 			name: "encoding: " + c.name,
 			script: func(upstream *upstreamtest.Registry) []string {
 				upstream.AddBlobAs("app", dgst, c.answer)
-				upstream.Fault(upstreamtest.Blobs, upstreamtest.Header("Content-Encoding", c.coding))
+				upstream.Fault(upstreamtest.Blobs, upstreamtest.Header("Content-Encoding", c.coding), upstreamtest.Chunked())
 				return []string{"app/blobs/" + dgst.String()}
 			},
 			answer: []int{c.status},
 			wire:   []string{"GET " + blobPath("app", dgst) + " 200"},
 			check: func(t *testing.T, answers []harness.Answer) {
 				if a := answers[0]; !strings.Contains(string(a.Body), c.text) || a.Header.Get("Content-Encoding") != "" {
-					t.Errorf("the client got %q with %v, want %q", a.Body, a.Header, c.text)
+					t.Errorf("the client got %.99q with %v, want %.99q", a.Body, a.Header, c.text)
 				}
 			},
 		})
