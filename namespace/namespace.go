@@ -152,10 +152,14 @@ func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
 	if !slices.Contains(n.spec.ServeStaleOn, class) || n.tooOld(checked) {
 		return Outcome{}, false
 	}
+	age := "at an unknown time" // the clock ran ahead at the last check
+	if !checked.IsZero() {
+		age = time.Since(checked).Round(time.Second).String() + " ago"
+	}
 	return Outcome{
 		Cache: Stale, Upstream: n.FirstUpstream(), Failure: class,
-		Warning: fmt.Sprintf("%s is %s; served from the cache, last checked %s ago",
-			n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "), time.Since(checked).Round(time.Second)),
+		Warning: fmt.Sprintf("%s is %s; served from the cache, last checked %s",
+			n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "), age),
 	}, true
 }
 

@@ -22,9 +22,11 @@ type Token struct {
 
 // Usable reports whether the token may still be sent. It counts as expired early,
 // by the smaller of 30 s and a tenth of its life, so that it does not expire on
-// its way to the registry. A token without a value is never usable.
+// its way to the registry. A token without a value is never usable, and neither is
+// one that was issued more than 30 s in the future: the clock of another instance runs
+// ahead, and its token would count as valid long after its end.
 func (t Token) Usable(now time.Time) bool {
-	return t.Value != "" && now.Before(t.earlyExpiry())
+	return t.Value != "" && t.Issued.Sub(now) <= maxEarliness && now.Before(t.earlyExpiry())
 }
 
 // earlyExpiry returns the time from which the token counts as expired.

@@ -24,7 +24,9 @@ func TestTokenUsable(t *testing.T) {
 		{"a tenth of 300 s is 30 s", tokencache.Token{"v", issued, issued.Add(5 * time.Minute)}, 270 * time.Second, true},
 		{"30 s of an hour", tokencache.Token{"v", issued, issued.Add(time.Hour)}, time.Hour - 30*time.Second, true},
 		{"issued unknown", tokencache.Token{"v", time.Time{}, issued.Add(time.Hour)}, time.Hour - 30*time.Second, true},
-		{"issued after the end", tokencache.Token{"v", issued.Add(time.Hour), issued.Add(time.Minute)}, time.Minute, true},
+		{"issued after the end", tokencache.Token{"v", issued.Add(time.Hour), issued.Add(time.Minute)}, time.Minute, false},
+		{"issued a moment ahead", tokencache.Token{"v", issued.Add(30*time.Second + time.Minute), issued.Add(10 * time.Minute)}, 10*time.Minute - 30*time.Second, true},
+		{"issued in the future", tokencache.Token{"v", issued.AddDate(3, 0, 0), issued.AddDate(3, 0, 1)}, time.Minute, false},
 		{"no value", tokencache.Token{"", issued, issued.Add(time.Hour)}, time.Second, false},
 		{"zero", tokencache.Token{}, time.Second, false},
 	} {

@@ -176,7 +176,12 @@ type headSupport struct {
 	uselessUntil atomic.Int64 // Unix time in nanoseconds
 }
 
-func (h *headSupport) usable() bool { return time.Now().UnixNano() >= h.uselessUntil.Load() }
+// usable reports whether a HEAD is worth a request. A moment farther away than the
+// longest pause is that of a clock which ran ahead.
+func (h *headSupport) usable() bool {
+	left := time.Duration(h.uselessUntil.Load() - time.Now().UnixNano())
+	return left <= 0 || left > noHeadTime
+}
 
 // disable notes that HEADs are useless, and reports whether that is news.
 func (h *headSupport) disable() bool {

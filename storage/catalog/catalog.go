@@ -87,13 +87,25 @@ func New(records storage.Records, opts Options) *Catalog {
 	}
 }
 
-// Tag returns the last known state of a tag, or ErrNotExist.
+// Tag returns the last known state of a tag, or ErrNotExist. Checked is the zero time
+// if the record has a time that lies in the future.
 func (c *Catalog) Tag(ctx context.Context, repo storage.RepoID, tag string) (Tag, error) {
 	key, err := tagKey(repo, tag)
 	if err != nil {
 		return Tag{}, err
 	}
-	return c.tags.get(ctx, key)
+	value, err := c.tags.get(ctx, key)
+	value.Checked = pastOnly(value.Checked)
+	return value, err
+}
+
+// pastOnly returns a time, or the zero time if it lies in the future. A clock that ran
+// ahead when a record was written would keep the record from being checked for years.
+func pastOnly(t time.Time) time.Time {
+	if t.After(time.Now()) {
+		return time.Time{}
+	}
+	return t
 }
 
 // PutTag creates or replaces a tag. If only the time of the check is new, the
@@ -186,13 +198,16 @@ func (c *Catalog) PutLink(ctx context.Context, repo storage.RepoID, descriptor o
 }
 
 // Document returns the document of one kind and name, or ErrNotExist. The name
-// may be any string, such as a request's path and query.
+// may be any string, such as a request's path and query. Checked is the zero time if
+// the record has a time that lies in the future.
 func (c *Catalog) Document(ctx context.Context, repo storage.RepoID, kind, name string) (Document, error) {
 	key, err := documentKey(repo, kind, name)
 	if err != nil {
 		return Document{}, err
 	}
-	return c.documents.get(ctx, key)
+	value, err := c.documents.get(ctx, key)
+	value.Checked = pastOnly(value.Checked)
+	return value, err
 }
 
 // PutDocument creates or replaces a document.

@@ -144,7 +144,7 @@ func TestPutLinkWritesOnlyWhatIsNew(t *testing.T) {
 // Asking about a tag that has not moved must not cost a write each time.
 func TestPutTagWritesAnUnmovedTagOnceAMinute(t *testing.T) {
 	c, memory := newCatalog(t)
-	checked := time.Now()
+	checked := time.Now().Add(-time.Hour)
 	for _, step := range []struct {
 		after  time.Duration
 		desc   ocispec.Descriptor
@@ -165,6 +165,32 @@ func TestPutTagWritesAnUnmovedTagOnceAMinute(t *testing.T) {
 		got, err := c.Tag(t.Context(), app, "latest")
 		if err != nil || got.Descriptor.Digest != step.desc.Digest || !got.Checked.Equal(want.Checked) {
 			t.Errorf("after %v: %v, %v; want %v", step.after, got, err, want)
+		}
+	}
+}
+
+// A time that lies in the future is no time, and is written again at the next check.
+func TestCatalogAfterAWrongClock(t *testing.T) {
+	for name, ahead := range map[string]time.Duration{"seconds": 30 * time.Second, "a day": 24 * time.Hour, "years": 20 * 365 * 24 * time.Hour} {
+		c, memory := newCatalog(t)
+		wrong := time.Now().Add(ahead)
+		must(t, c.PutTag(t.Context(), app, "latest", catalog.Tag{Descriptor: manifest("a"), Checked: wrong}))
+		must(t, c.PutDocument(t.Context(), app, "tags", "", catalog.Document{Body: []byte("{}"), Checked: wrong}))
+		for label, read := range map[string]*catalog.Catalog{"in memory": c, "from the record": catalog.New(memory.Records(), catalog.Options{})} {
+			tag, err := read.Tag(t.Context(), app, "latest")
+			if err != nil || !tag.Checked.IsZero() || tag.Descriptor.Digest != manifest("a").Digest {
+				t.Errorf("%s, %s: %v, %v", name, label, tag, err)
+			}
+			document, err := read.Document(t.Context(), app, "tags", "")
+			if err != nil || !document.Checked.IsZero() || string(document.Body) != "{}" {
+				t.Errorf("%s, %s: %v, %v", name, label, document, err)
+			}
+		}
+		right := time.Now()
+		must(t, c.PutTag(t.Context(), app, "latest", catalog.Tag{Descriptor: manifest("a"), Checked: right}))
+		tag, err := catalog.New(memory.Records(), catalog.Options{}).Tag(t.Context(), app, "latest")
+		if err != nil || !tag.Checked.Equal(right) {
+			t.Errorf("%s: the record has %v, %v after a check", name, tag.Checked, err)
 		}
 	}
 }

@@ -180,9 +180,11 @@ func sameCore(a, b ocispec.Descriptor) bool {
 
 // recentlyChecked reports whether a record differs from a tag only by less than
 // a minute in the time of the check. That is not worth a write: after a restart,
-// an upstream is asked about the tag a minute early at most.
+// an upstream is asked about the tag a minute early at most. A record with a later
+// time was written by a clock that ran ahead, and has to be replaced.
 func recentlyChecked(record, tag Tag) bool {
-	return sameCore(record.Descriptor, tag.Descriptor) && tag.Checked.Sub(record.Checked) < time.Minute
+	passed := tag.Checked.Sub(record.Checked)
+	return sameCore(record.Descriptor, tag.Descriptor) && passed >= 0 && passed < time.Minute
 }
 
 func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) }

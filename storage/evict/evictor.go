@@ -131,7 +131,10 @@ func (v *evictor) choose(deficit int64) (victim, bool) {
 	if e == nil {
 		return victim{}, false
 	}
-	unused := max(0, time.Since(time.Unix(0, e.used)))
+	unused := time.Since(time.Unix(0, e.used))
+	if unused < 0 { // a clock ran ahead at that use, which counts as one at the start
+		unused = time.Since(i.started)
+	}
 	why := v.reason(deficit, unused)
 	if why == "" {
 		return victim{}, false

@@ -126,8 +126,9 @@ func (r *references) followOne(ctx context.Context, s slot) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	now := time.Now().UnixNano()
 	for _, k := range refs {
-		if s, e := i.index.lru.find(k); e != nil && e.used < used && e.phase != deleting {
+		if s, e := i.index.lru.find(k); e != nil && (e.used < used || e.used > now) && e.phase != deleting {
 			i.use(s, used)
 		}
 	}

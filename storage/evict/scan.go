@@ -74,8 +74,7 @@ func (c *scanner) load(ctx context.Context) error {
 			return err
 		}
 		k, other := split(found.Digest)
-		used := min(found.Used.UnixNano(), i.started.UnixNano()) // a clock may have been wrong
-		contents = append(contents, listed{key: k, other: other, size: found.Size, used: used})
+		contents = append(contents, listed{key: k, other: other, size: found.Size, used: found.Used.UnixNano()})
 	}
 	slices.SortFunc(contents, func(a, b listed) int { return cmp.Compare(b.used, a.used) })
 	for part := range slices.Chunk(contents, batch) {
@@ -94,7 +93,10 @@ func (c *scanner) load(ctx context.Context) error {
 }
 
 // reconcile adds content that another process has stored, as used now, and forgets
-// content that another process has deleted.
+// content that another process has deleted. Content whose last use still lies in the
+// future counts as used now, and its time is written again: a clock ran ahead at that
+// use, and by now it has been set right. Earlier it may be the present time that is
+// wrong, as it is on machines that boot without a clock.
 func (c *scanner) reconcile(ctx context.Context) error {
 	i := c.inventory
 	began := time.Now().UnixNano()
@@ -104,11 +106,12 @@ func (c *scanner) reconcile(ctx context.Context) error {
 	i.mu.Unlock()
 	found := make([]storage.Entry, 0, batch)
 	flush := func() {
+		now := time.Now().UnixNano()
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		for _, content := range found {
 			s, e := i.index.discover(content.Digest, content.Size)
-			if e.used == 0 { // new, or it had vanished and has come back
+			if e.used == 0 || e.used > now { // new, or it had vanished and has come back
 				i.use(s, began)
 			}
 			e.scan = scan

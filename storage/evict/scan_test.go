@@ -162,3 +162,48 @@ func TestSharesItsStore(t *testing.T) {
 		l.expectOnly("the one that was used first went", used, other, last)
 	})
 }
+
+// Content whose last use lies in the future counts as used at the start, and within
+// an hour its time is set right. If the present time was the wrong one, the last use
+// is what it was.
+func TestAfterAWrongClock(t *testing.T) {
+	const month = 30 * 24 * time.Hour
+	for name, test := range map[string]struct {
+		used, sleep time.Duration // the last use, and the time until the look
+		kept        bool
+		recorded    time.Duration // the last use that the store has then, if kept
+	}{
+		"right clock, unused":        {used: -29 * 24 * time.Hour, sleep: 2 * 24 * time.Hour},
+		"years ahead":                {used: 10 * 365 * 24 * time.Hour, sleep: 2 * time.Hour, kept: true, recorded: time.Hour},
+		"years ahead, unused since":  {used: 10 * 365 * 24 * time.Hour, sleep: month + 25*time.Hour},
+		"a day ahead, unused since":  {used: 24 * time.Hour, sleep: month + 25*time.Hour},
+		"seconds ahead":              {used: 10 * time.Second, sleep: 2 * time.Hour, kept: true, recorded: 10 * time.Second},
+		"seconds ahead, then unused": {used: 10 * time.Second, sleep: month + 25*time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				quota := evict.NewQuota(0)
+				memory := storagetest.NewMemoryWithin(t, quota)
+				start := time.Now()
+				dgst := storagetest.Commit(t, memory, memory.Spools(), []byte("content"))
+				must(t, memory.Touch(t.Context(), dgst, start.Add(test.used)))
+				l := evict.New(memory, quota, evict.Options{Touch: memory.Touch, MaxUnused: month})
+				defer l.Close()
+				<-l.Loaded()
+				time.Sleep(test.sleep)
+				synctest.Wait()
+				var found []storage.Entry
+				for entry, err := range memory.All(t.Context()) {
+					must(t, err)
+					found = append(found, entry)
+				}
+				if (len(found) == 1) != test.kept {
+					t.Fatalf("%d contents are left", len(found))
+				}
+				if test.kept && found[0].Used.Sub(start).Abs()-test.recorded > 2*time.Minute {
+					t.Errorf("used %v after the start, want %v", found[0].Used.Sub(start), test.recorded)
+				}
+			})
+		})
+	}
+}
