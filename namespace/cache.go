@@ -18,7 +18,7 @@ import (
 
 // maxRemembered is how many negative answers, and how many tags whose manifests
 // are pending, are kept in memory. An entry takes about 300 bytes, so that each of
-// the two takes 5 MB at most.
+// the two takes 5 MB, and 13 MB if every client sends further media types.
 const maxRemembered = 16384
 
 // Cache is the state that all namespaces share and that outlives a change of

@@ -31,7 +31,7 @@ const (
 type lookupKey struct {
 	repo storage.RepoID
 	op   operation
-	ref  oci.Reference
+	ref  oci.Reference // with the further media types of the question
 }
 
 // negative returns the key under which a "not found" is remembered. A HEAD's

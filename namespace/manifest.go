@@ -38,8 +38,8 @@ func (f found) describe() *Manifest { return &Manifest{Outcome: f.Outcome, Descr
 // Manifest returns a manifest by tag or digest. It returns an *OfflineError, or
 // an error of package upstream.
 func (n *Namespace) Manifest(ctx context.Context, repo string, ref oci.Reference) (*Manifest, error) {
-	key := lookupKey{n.repoID(repo), getManifest, ref}
-	f, led, err := n.lookup(ctx, key)
+	key := lookupKey{n.repoID(repo), getManifest, ref.Question()}
+	f, led, err := n.lookup(ctx, key, n.known(ctx, key.repo, ref))
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,8 @@ func (n *Namespace) Manifest(ctx context.Context, repo string, ref oci.Reference
 // HEAD upstream, and nothing is stored. Its errors are those of
 // [Namespace.Manifest].
 func (n *Namespace) Head(ctx context.Context, repo string, ref oci.Reference) (*Manifest, error) {
-	f, _, err := n.lookup(ctx, lookupKey{n.repoID(repo), headManifest, ref})
+	key := lookupKey{n.repoID(repo), headManifest, ref.Question()}
+	f, _, err := n.lookup(ctx, key, n.known(ctx, key.repo, ref))
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +60,7 @@ func (n *Namespace) Head(ctx context.Context, repo string, ref oci.Reference) (*
 
 // lookup answers from the cache, or else asks the upstream, once for all callers
 // with the same key. led is false if another caller's request made it ask.
-func (n *Namespace) lookup(ctx context.Context, key lookupKey) (f found, led bool, err error) {
-	known := n.known(ctx, key.repo, key.ref)
+func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f found, led bool, err error) {
 	switch {
 	// The cache answers by itself: no request leaves the mirror.
 	case known.state == fresh:
@@ -103,6 +103,7 @@ type known struct {
 	state   state
 	desc    ocispec.Descriptor // of the cached manifest
 	checked time.Time          // a tag
+	other   bool               // the client does not accept the type of the tag's manifest
 }
 
 func (n *Namespace) known(ctx context.Context, repo storage.RepoID, ref oci.Reference) known {
@@ -120,6 +121,10 @@ func (n *Namespace) known(ctx context.Context, repo storage.RepoID, ref oci.Refe
 	var ok bool
 	if k.desc, ok = n.has(ctx, repo, dgst); !ok {
 		return known{} // evicted, or its record is lost
+	}
+	// The upstream may have another manifest for this client, or none.
+	if k.other = ref.IsTag() && !ref.Accepts(k.desc.MediaType); k.other && !n.spec.Offline {
+		k.state = due
 	}
 	return k
 }
@@ -166,7 +171,7 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 // fetchNamed gets the manifest with the digest that a HEAD named. By digest the
 // manifest is verified to be the one that the tag names.
 func (n *Namespace) fetchNamed(ctx context.Context, repo storage.RepoID, ref oci.Reference, dgst digest.Digest) (found, error) {
-	f, err := n.fetch(ctx, repo, oci.ByDigest(dgst), ref.Tag())
+	f, err := n.fetch(ctx, repo, ref.WithDigest(dgst), ref.Tag())
 	// A HEAD may name a digest that GET does not find: a replica lags, or a proxy
 	// converts manifests. The tag is not gone before a GET of the tag says so.
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && ref.IsTag() && failed.Answered() {
@@ -238,7 +243,8 @@ func (n *Namespace) fallBack(ctx context.Context, key lookupKey, known known, fa
 	if o, ok := n.stale(failure, known.checked); ok {
 		return found{Outcome: o, desc: known.desc}, true, nil
 	}
-	if errors.Is(failure, upstream.ErrNotFound) {
+	// "Not found" for a client that does not accept the manifest says nothing about others.
+	if errors.Is(failure, upstream.ErrNotFound) && !known.other {
 		n.cache.book.Gone(ctx, key.repo, key.ref.Tag())
 	}
 	return found{}, false, failure
@@ -258,7 +264,8 @@ func (n *Namespace) open(ctx context.Context, repo storage.RepoID, f found, led 
 	}
 	obj, err := n.cache.store.Open(ctx, f.desc.Digest)
 	if err != nil {
-		return n.refetch(ctx, lookupKey{repo, refetchManifest, oci.ByDigest(f.desc.Digest)}, err)
+		ref := oci.ByDigest(f.desc.Digest).Accepting(f.desc.MediaType)
+		return n.refetch(ctx, lookupKey{repo, refetchManifest, ref.Question()}, err)
 	}
 	m.Content, m.Descriptor.Size = obj.Content, obj.Size
 	return m, nil

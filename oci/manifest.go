@@ -26,11 +26,6 @@ const (
 	mediaTypeDockerSchema1 = "application/vnd.docker.distribution.manifest.v1+" // json or prettyjws
 )
 
-// AcceptManifests is the Accept header for all kinds of manifests. It is one line,
-// since some registries read only the first line.
-const AcceptManifests = ocispec.MediaTypeImageIndex + ", " + ocispec.MediaTypeImageManifest + ", " +
-	mediaTypeDockerManifestList + ", " + mediaTypeDockerManifest
-
 var (
 	// ErrManifestTooLarge says that a manifest is larger than the limit.
 	ErrManifestTooLarge = errors.New("manifest too large")

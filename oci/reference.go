@@ -9,11 +9,15 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Reference names a manifest within a repository: by a tag or by a digest. The
-// zero Reference names nothing. References are comparable.
+// Reference names a manifest within a repository: by a tag or by a digest. It may also
+// tell which media types the client accepts, see [Reference.Accepting]. The zero
+// Reference names nothing. References are comparable.
 type Reference struct {
 	tag    string
 	digest digest.Digest
+
+	further string // media types of manifests beyond AcceptManifests
+	limited bool   // the client accepts no others
 }
 
 var tagPattern = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)

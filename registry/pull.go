@@ -37,7 +37,7 @@ func (p *pull) manifest() error {
 	if p.r.Method == http.MethodHead {
 		ask = p.ns.Head
 	}
-	m, err := ask(p.r.Context(), p.repo, p.req.Reference)
+	m, err := ask(p.r.Context(), p.repo, p.req.Reference.Accepting(p.r.Header.Values("Accept")...))
 	if err != nil {
 		return err
 	}

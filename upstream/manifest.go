@@ -48,7 +48,7 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 
 func manifestCall(method, repo string, ref oci.Reference) call {
 	return call{op: opManifest, limit: ofManifests, method: method, repo: repo, reference: ref.String(), path: "/manifests/" + ref.String(),
-		header: http.Header{"Accept": {oci.AcceptManifests}}}
+		header: http.Header{"Accept": {ref.Accept()}}}
 }
 
 // describe makes the descriptor of a manifest, and verifies the body if ref is a

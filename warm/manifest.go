@@ -98,7 +98,7 @@ func (w *walk) children(ctx context.Context, parent node, manifests []ocispec.De
 		if !w.wants(parent, desc.Platform) {
 			continue
 		}
-		child := node{ref: oci.ByDigest(desc.Digest), size: desc.Size, nesting: parent.nesting + 1, referring: parent.referring}
+		child := node{ref: oci.ByDigest(desc.Digest).Accepting(desc.MediaType), size: desc.Size, nesting: parent.nesting + 1, referring: parent.referring}
 		if child.nesting > maxNesting {
 			w.fail(ctx, fmt.Errorf("manifest %s: lies in more than %d indexes", desc.Digest, maxNesting))
 		} else if w.takeManifest(ctx, desc) {
@@ -138,7 +138,7 @@ func (w *walk) referrers(ctx context.Context, n node, dgst digest.Digest) []node
 	var next []node
 	for _, desc := range list {
 		if w.takeManifest(ctx, desc) {
-			next = append(next, node{ref: oci.ByDigest(desc.Digest), size: desc.Size, referring: n.referring + 1})
+			next = append(next, node{ref: oci.ByDigest(desc.Digest).Accepting(desc.MediaType), size: desc.Size, referring: n.referring + 1})
 		}
 	}
 	return next

@@ -46,7 +46,7 @@ func (r repository) send(ctx context.Context, method, path string, header http.H
 // Manifest reads a manifest through the mirror, which stores it.
 func (r repository) Manifest(ctx context.Context, ref oci.Reference) (m warm.Manifest, err error) {
 	// A kind of manifest that is not known today is still worth a try: */*.
-	accept := http.Header{"Accept": {oci.AcceptManifests + ", */*"}}
+	accept := http.Header{"Accept": {ref.Accept() + ", " + oci.ArtifactManifests + ", */*"}}
 	err = insist(ctx, func() error {
 		resp, err := r.send(ctx, http.MethodGet, "manifests/"+ref.String(), accept)
 		if err != nil {
