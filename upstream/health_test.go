@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
@@ -25,7 +26,7 @@ type pair struct {
 	net           *upstreamtest.Network
 	first, second *upstreamtest.Registry
 	a, b          *upstream.Client
-	log           *bytes.Buffer
+	log           *testutil.LogBuffer
 }
 
 const firstAddr = "first.test:80"
@@ -36,7 +37,7 @@ func newPair(t *testing.T, n *upstreamtest.Network) *pair {
 		net:    n,
 		first:  upstreamtest.New(t, upstreamtest.WithNetwork(n, "first.test")),
 		second: upstreamtest.New(t, upstreamtest.WithNetwork(n, "second.test")),
-		log:    new(bytes.Buffer),
+		log:    new(testutil.LogBuffer),
 	}
 	logged := func(o *upstream.Options) { o.Logger = slog.New(slog.NewTextHandler(p.log, nil)) }
 	p.a, p.b = newClient(t, p.first, on(n), logged), newClient(t, p.second, on(n), logged)
