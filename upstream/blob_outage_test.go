@@ -2,8 +2,11 @@ package upstream_test
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -175,5 +178,71 @@ func TestBodySurvivesOutage(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The next part of a body under way, such as the next window of a range, is opened with
+// the patience of a stream that broke off. The first part fails at once.
+func TestNextPartOfABody(t *testing.T) {
+	refused := func(status int, retryAfter string) []upstreamtest.Effect {
+		return []upstreamtest.Effect{upstreamtest.Status(status, ""), upstreamtest.Header("Retry-After", retryAfter)}
+	}
+	for name, c := range map[string]struct {
+		away     time.Duration         // 0: it is not
+		effects  []upstreamtest.Effect // of the first answers
+		times    int
+		want     error // nil: the part comes
+		requests int
+	}{
+		"a restart":            {3 * time.Second, nil, 0, nil, 1},
+		"a limit":              {0, refused(429, "3"), 1, nil, 2},
+		"maintenance":          {0, refused(503, "3"), 1, nil, 2},
+		"a limit without end":  {0, refused(429, "600"), -1, upstream.ErrRateLimited, 3},
+		"an outage":            {time.Hour, nil, 0, upstream.ErrUnavailable, 0},
+		"the blob is gone":     {0, refused(404, ""), -1, upstream.ErrNotFound, 1},
+		"it is denied":         {0, refused(403, ""), -1, upstream.ErrDenied, 3},
+		"it is denied, by one": {0, refused(403, ""), 1, nil, 2},
+	} {
+		for _, continues := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, continuation %v", name, continues), func(t *testing.T) {
+				inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+					r := upstreamtest.New(t, upstreamtest.WithNetwork(n, firstAddr))
+					dgst := r.AddBlob("repo", blob)
+					client := newClient(t, r, on(n))
+					if c.effects != nil {
+						fault := r.Fault(upstreamtest.Blobs, c.effects...)
+						if c.times > 0 {
+							fault.Times(c.times)
+						}
+					}
+					if c.away > 0 {
+						r.Close()
+						reopen := time.AfterFunc(c.away, r.Reopen)
+						defer reopen.Stop()
+					}
+					ctx, start := t.Context(), time.Now()
+					if continues {
+						ctx = oci.WithContinuation(ctx)
+					}
+					b, err := alone(client).Blob(ctx, "repo", dgst, 1000, 500)
+					took := time.Since(start)
+					if !continues {
+						if err == nil || took != 0 || len(r.Requests()) > 1 {
+							t.Errorf("%v after %v and %q", err, took, r.Requests())
+						}
+						return
+					}
+					if c.want != nil {
+						wantError(t, err, c.want)
+					} else if got := readBody(t, b, err); !bytes.Equal(got, blob[1000:1500]) {
+						t.Errorf("got %d other bytes", len(got))
+					}
+					contents := slices.DeleteFunc(r.Requests(), func(request string) bool { return !strings.Contains(request, dgst.String()) })
+					if took > 20*time.Second || len(contents) != c.requests {
+						t.Errorf("%q within %v, want %d requests", contents, took, c.requests)
+					}
+				})
+			})
+		}
 	}
 }

@@ -34,7 +34,7 @@ type blobReader struct {
 	dgst    digest.Digest
 	members []Member
 	part    oci.Blob // nil if no stream is open
-	begun   bool     // a stream was open before
+	begun   bool     // a client has a part of the body
 	offset  int64    // of the next byte
 	limit   int64    // end of the range that the caller asked for; -1 if open-ended
 	end     int64    // where the reader ends; -1: where the stream ends
@@ -61,7 +61,19 @@ func openBlob(ctx context.Context, logger *slog.Logger, members []Member, repo s
 		b.limit = offset + length
 		b.end = b.limit
 	}
-	_, err := ask(ctx, logger, members, func(m Member) (struct{}, error) { return struct{}{}, b.open(m) })
+	b.begun = oci.IsContinuation(ctx)
+	_, err := ask(ctx, logger, members, func(m Member) (struct{}, error) {
+		err := b.open(m)
+		if err != nil && b.begun {
+			b.retry.opened(slices.Index(members, m))
+			b.note(err)
+			b.retry.fail(failureOf(err))
+		}
+		return struct{}{}, err
+	})
+	if err != nil && b.begun && advances(err) {
+		err = b.openLate(err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +82,23 @@ func openBlob(ctx context.Context, logger *slog.Logger, members []Member, repo s
 		b.hash = dgst.Algorithm().Hash()
 	}
 	return b, nil
+}
+
+// openLate opens a part of a body under way after all members have failed to open it
+// once. It tries again as after a broken stream, and returns the first failure, whose
+// class is that of the members, if that is in vain.
+func (b *blobReader) openLate(first error) error {
+	for b.upstream == "" && b.err == nil {
+		b.resume()
+	}
+	switch {
+	case b.ctx.Err() != nil:
+		return b.ctx.Err()
+	case b.err != nil:
+		return first
+	default:
+		return nil
+	}
 }
 
 // open opens the remaining bytes on a member.
@@ -97,7 +126,7 @@ func (b *blobReader) open(m Member) error {
 		b.part = part
 		b.learnSize(part.Size())
 	}
-	b.upstream, b.begun = m.Host(), true
+	b.upstream, b.begun = m.Host(), true // the next stream continues this one
 	b.retry.opened(slices.Index(b.members, m))
 	return nil
 }
@@ -211,12 +240,17 @@ func (b *blobReader) fail(err error) bool {
 		b.err = b.ctx.Err()
 		return false
 	}
+	b.note(err)
+	b.logger.Warn("a download broke off", "upstream", b.member().Host(), "digest", b.dgst, "offset", b.offset, "error", err)
+	return true
+}
+
+// note keeps the failure of the current member for the error of the reader.
+func (b *blobReader) note(err error) {
 	b.reasons = append(b.reasons, err)
 	if failure, ok := errors.AsType[*Error](err); ok {
 		b.last[b.retry.current] = failure
 	}
-	b.logger.Warn("a download broke off", "upstream", b.member().Host(), "digest", b.dgst, "offset", b.offset, "error", err)
-	return true
 }
 
 // resume opens the remaining bytes after a failure, or ends the reader.

@@ -132,7 +132,7 @@ func (c *registryCooldown) current(now time.Time) (state cooldownState, left tim
 // enter asks to send a request for an operation. While the registry cools down it
 // returns an error of the class of the cause, else a function that must be called
 // when the request is over. The rest of a body under way is asked for in spite of a
-// limit: its request is one that the registry has admitted before.
+// limit: a client has a part of it, and would lose that.
 func (c *registryCooldown) enter(now time.Time, op operation, rest bool) (leave func(), refused *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
