@@ -14,11 +14,11 @@ const rootPause = 10 * time.Minute
 // a time asks it.
 type rootInquiry struct {
 	slot chan struct{} // holds a value while a request asks
-	none *time.Time    // when the root last answered without a challenge; guarded by slot
+	next *time.Time    // when the root may be asked again; guarded by slot
 }
 
 func newRootInquiry() rootInquiry {
-	return rootInquiry{slot: make(chan struct{}, 1), none: new(time.Time)}
+	return rootInquiry{slot: make(chan struct{}, 1), next: new(time.Time)}
 }
 
 // rootChallenge returns the challenge of the API's root (distribution-spec end-1).
@@ -33,7 +33,7 @@ func (t *authTransport) rootChallenge(ctx context.Context) (challenge, bool) {
 	if known, ok := t.remembered.Get(t.rootKey()); ok {
 		return known, true // another request has asked meanwhile
 	}
-	if !t.root.none.IsZero() && time.Since(*t.root.none) < rootPause {
+	if time.Now().Before(*t.root.next) {
 		return challenge{}, false
 	}
 	req, err := t.service.client.rootRequest(ctx)
@@ -52,8 +52,11 @@ func (t *authTransport) rootChallenge(ctx context.Context) (challenge, bool) {
 		}
 	}
 	// A root that is limited or broken says nothing about its challenge.
-	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode < http.StatusInternalServerError {
-		*t.root.none = time.Now()
+	switch failure := t.service.client.refusal(resp); {
+	case failure.RetryAfter > 0:
+		*t.root.next = time.Now().Add(failure.RetryAfter)
+	case resp.StatusCode < http.StatusInternalServerError:
+		*t.root.next = time.Now().Add(rootPause)
 	}
 	return challenge{}, false
 }

@@ -181,3 +181,32 @@ func TestRootIsAskedOnce(t *testing.T) {
 		}
 	})
 }
+
+// A root that is limited is left alone for as long as it asks, and then asked again.
+func TestLimitedRoot(t *testing.T) {
+	for name, effects := range map[string][]upstreamtest.Effect{
+		"429": {upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30")},
+		"403": {upstreamtest.Status(403, `{"errors":[{"code":"TOOMANYREQUESTS"}]}`), upstreamtest.Header("Retry-After", "30")},
+		"503": {upstreamtest.Status(503, ""), upstreamtest.Header("Retry-After", "30")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBasic("user", "hunter2"), upstreamtest.WithHiddenContent(404))
+				r.AddImage("app", "v1", []byte("layer"))
+				fault := r.Fault(func(r *http.Request) bool { return r.URL.Path == "/v2/" }, effects...)
+				c := newClient(t, r, on(n), withCredentials)
+				for range 5 {
+					if _, err := c.Manifest(t.Context(), "app", oci.ByTag("v1")); !errors.Is(err, upstream.ErrNotFound) {
+						t.Errorf("without a challenge: %v", err)
+					}
+				}
+				if fault.Hits() != 1 {
+					t.Errorf("the root was asked %d times", fault.Hits())
+				}
+				fault.Remove()
+				time.Sleep(30 * time.Second)
+				must[*oci.Manifest](t)(c.Manifest(t.Context(), "app", oci.ByTag("v1")))
+			})
+		})
+	}
+}
