@@ -17,6 +17,10 @@ import (
 	"github.com/weirhq/weir/storage/maintain"
 )
 
+// maxNesting bounds how deep indexes in indexes are followed. Real images have two
+// levels, an index and its manifests; registries accept any number.
+const maxNesting = 8
+
 // owners finds the images that some contents belong to, so that people read names
 // rather than digests.
 type owners struct {
@@ -68,7 +72,7 @@ func (o *owners) addRepository(ctx context.Context, catalog *catalog.Catalog, re
 			return err
 		}
 		seen := make(map[digest.Digest]bool)
-		o.follow(ctx, tag.Descriptor.Digest, oci.ByTag(name).Join(repo.String()), seen)
+		o.follow(ctx, tag.Descriptor.Digest, oci.ByTag(name).Join(repo.String()), seen, maxNesting)
 		maps.Copy(reached, seen)
 	}
 	for link, err := range catalog.Links(ctx, repo) {
@@ -83,9 +87,9 @@ func (o *owners) addRepository(ctx context.Context, catalog *catalog.Catalog, re
 }
 
 // follow adds an image to a manifest and to all content that it leads to. A manifest
-// that is gone or corrupt leads nowhere. seen ends loops.
-func (o *owners) follow(ctx context.Context, dgst digest.Digest, image string, seen map[digest.Digest]bool) {
-	if ctx.Err() != nil || !o.see(dgst, image, seen) {
+// that is gone or corrupt leads nowhere. seen ends loops, and levels the nesting.
+func (o *owners) follow(ctx context.Context, dgst digest.Digest, image string, seen map[digest.Digest]bool, levels int) {
+	if levels == 0 || ctx.Err() != nil || !o.see(dgst, image, seen) {
 		return
 	}
 	object, err := o.store.Open(ctx, dgst)
@@ -102,7 +106,7 @@ func (o *owners) follow(ctx context.Context, dgst digest.Digest, image string, s
 		return
 	}
 	for _, manifest := range links.Manifests {
-		o.follow(ctx, manifest.Digest, image, seen)
+		o.follow(ctx, manifest.Digest, image, seen, levels-1)
 	}
 	for _, blob := range links.Content() {
 		o.see(blob.Digest, image, seen)

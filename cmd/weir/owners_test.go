@@ -156,3 +156,29 @@ func TestListed(t *testing.T) {
 		}
 	}
 }
+
+// An image nested deeper than real ones is followed for some levels only.
+func TestOwnersOfNestedIndexes(t *testing.T) {
+	c := newCached(t)
+	store, err := disk.Open(c.cfg.BlobStore.FS.RootDir, disk.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	inner, wanted := c.at["one"], make(map[digest.Digest]bool)
+	for level := range 2 * maxNesting {
+		name := fmt.Sprint("level ", level)
+		c.putJSON(t, name, ocispec.Index{MediaType: ocispec.MediaTypeImageIndex, Manifests: []ocispec.Descriptor{{MediaType: ocispec.MediaTypeImageIndex, Digest: inner, Size: 1}}})
+		inner = c.at[name]
+		wanted[inner] = true
+	}
+	records := catalog.New(store.Records(), catalog.Options{})
+	if err := records.PutTag(t.Context(), storage.RepoID{Namespace: "ghcr.io", Name: "deep"}, "v1", catalog.Tag{Descriptor: ocispec.Descriptor{Digest: inner, MediaType: ocispec.MediaTypeImageIndex}}); err != nil {
+		t.Fatal(err)
+	}
+	images, err := findOwners(t.Context(), store, store.Records(), 1<<20, wanted)
+	// The manifests that the last one lists are named too, and not read.
+	if err != nil || len(images) != maxNesting+1 {
+		t.Errorf("%d levels are named, want %d: %v", len(images), maxNesting+1, err)
+	}
+}
