@@ -280,3 +280,26 @@ weir_warm_total{namespace="mirror",result="failed"} 1
 		}
 	})
 }
+
+// An image of which the registry lacks a platform and a foreign layer is kept warm
+// without them.
+func TestWarmerLeavesOutMissingContent(t *testing.T) {
+	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
+		r := m.registry("up.example")
+		kept := r.AddImage("app", "amd64", []byte("layer"))
+		lost := r.AddManifest("app", "arm64", kept.MediaType, []byte(`{"layers":[]}`))
+		foreign := digest.FromString("a foreign layer")
+		windows := r.AddManifest("app", "windows", kept.MediaType,
+			fmt.Appendf(nil, `{"layers":[{"digest":%q,"size":7,"urls":["https://elsewhere.example"]}]}`, foreign))
+		r.Remove("app", lost.Digest)
+		r.AddIndex("app", "v1", kept, windows, lost)
+		w.Apply(m.warmTable(r, []string{"app:v1"}).KeepWarm())
+		pass(time.Minute)
+		if ended("done") != 1 || ended("failed") != 0 {
+			t.Errorf("done %d, failed %d", ended("done"), ended("failed"))
+		}
+		if log := m.log.String(); strings.Count(log, "left_out=") != 1 || !strings.Contains(log, lost.Digest.String()) || !strings.Contains(log, foreign.String()) {
+			t.Errorf("the log is %s", log)
+		}
+	})
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/weirhq/weir/namespace/keepwarm"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/warm"
 )
 
@@ -52,7 +53,7 @@ type warmSource struct {
 func (s warmSource) Manifest(ctx context.Context, ref oci.Reference) (warm.Manifest, error) {
 	m, err := s.namespace.Manifest(ctx, s.repo, ref)
 	if err != nil {
-		return warm.Manifest{}, err
+		return warm.Manifest{}, markNotFound(err)
 	}
 	defer m.Content.Close()
 	// Warming again later may find room in the store.
@@ -80,7 +81,7 @@ func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _
 	for range maxRetries {
 		b, err := n.openBlob(ctx, id, desc.Digest)
 		if err != nil {
-			return false, err
+			return false, markNotFound(err)
 		}
 		// The blob is stored, for this repository or for another one.
 		if b.reader == nil {
@@ -97,7 +98,7 @@ func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _
 			return false, context.Cause(ctx)
 		case b.reader.Repository() == id:
 			n.rememberNegative(blobKey(id, desc.Digest), failed)
-			return false, failed
+			return false, markNotFound(failed)
 		}
 	}
 	return false, failed
@@ -116,6 +117,14 @@ func (n *Namespace) arrivedWhole(ctx context.Context, id storage.RepoID, desc oc
 	b.Size = info.Size
 	n.recordLink(ctx, id, desc.Digest, b)
 	return checkSize(desc, info.Size)
+}
+
+// markNotFound marks a registry's word that it does not have a content.
+func markNotFound(err error) error {
+	if errors.Is(upstream.Doubt(err), upstream.ErrNotFound) {
+		return warm.NotFound(err)
+	}
+	return err
 }
 
 func checkSize(desc ocispec.Descriptor, size int64) error {

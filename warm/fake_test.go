@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-var errAbsent = errors.New("404: no such content")
+var errAbsent = warm.NotFound(errors.New("404: no such content"))
 
 // fake is a repository and the cache before it.
 type fake struct {

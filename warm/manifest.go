@@ -15,9 +15,11 @@ import (
 // node is a manifest to read.
 type node struct {
 	ref       oci.Reference
-	size      int64 // of its descriptor; 0 for the manifest that the image's reference names
-	nesting   int   // how many indexes it lies in
-	referring int   // how many referrers lie between it and the image; 0 for the image itself
+	name      string // in notes: its platform, else its digest
+	attests   bool   // it is an attestation about another manifest of its index
+	size      int64  // of its descriptor; 0 for the manifest that the image's reference names
+	nesting   int    // how many indexes it lies in
+	referring int    // how many referrers lie between it and the image; 0 for the image itself
 }
 
 // visit reads a manifest, queues its blobs, and returns the manifests that it
@@ -28,6 +30,11 @@ func (w *walk) visit(ctx context.Context, n node) []node {
 	var links oci.Links
 	if err == nil {
 		dgst, links, err = n.parse(m.Body)
+	}
+	// Copies of an image often have some of its platforms only.
+	if isNotFound(err) && (n.nesting > 0 || n.referring > 0) {
+		w.missManifest(n)
+		return nil
 	}
 	if err != nil {
 		w.fail(ctx, fmt.Errorf("manifest %s: %w", n.ref, err))
@@ -40,7 +47,7 @@ func (w *walk) visit(ctx context.Context, n node) []node {
 	for _, err := range links.Invalid {
 		w.fail(ctx, err)
 	}
-	w.countManifest(n, dgst, m)
+	w.countManifest(n, dgst, m, links.Kind)
 	next := w.children(ctx, n, links.Manifests)
 	if links.Config != nil {
 		w.enqueue(ctx, *links.Config, m.There)
@@ -75,9 +82,10 @@ func (n node) parse(body []byte) (dgst digest.Digest, links oci.Links, err error
 }
 
 // countManifest counts a manifest that is in the cache now.
-func (w *walk) countManifest(n node, dgst digest.Digest, m Manifest) {
+func (w *walk) countManifest(n node, dgst digest.Digest, m Manifest, kind oci.Kind) {
 	bytes := int64(len(m.Body))
 	w.advance(func(p *Progress) {
+		w.found = w.found || kind == oci.ImageManifest && n.referring == 0 && !n.attests
 		// The image's own manifest was not taken from a descriptor, so it is
 		// counted here.
 		if n.nesting == 0 && n.referring == 0 {
@@ -98,7 +106,8 @@ func (w *walk) children(ctx context.Context, parent node, manifests []ocispec.De
 		if !w.wants(parent, desc.Platform) {
 			continue
 		}
-		child := node{ref: oci.ByDigest(desc.Digest).Accepting(desc.MediaType), size: desc.Size, nesting: parent.nesting + 1, referring: parent.referring}
+		child := node{ref: oci.ByDigest(desc.Digest).Accepting(desc.MediaType), name: nameOf(desc), attests: isAttestation(desc),
+			size: desc.Size, nesting: parent.nesting + 1, referring: parent.referring}
 		if child.nesting > maxNesting {
 			w.fail(ctx, fmt.Errorf("manifest %s: lies in more than %d indexes", desc.Digest, maxNesting))
 		} else if w.takeManifest(ctx, desc) {
@@ -108,9 +117,23 @@ func (w *walk) children(ctx context.Context, parent node, manifests []ocispec.De
 	return next
 }
 
+// nameOf names a manifest by its platform, if it has one, and else by its digest.
+func nameOf(desc ocispec.Descriptor) string {
+	if p := desc.Platform; p != nil && p.OS != "" && !isAttestation(desc) {
+		return oci.FormatPlatform(*p)
+	}
+	return desc.Digest.String()
+}
+
+// isAttestation reports whether a manifest of an index is an attestation. BuildKit gives
+// them the platform unknown/unknown.
+func isAttestation(desc ocispec.Descriptor) bool {
+	return desc.Platform != nil && desc.Platform.OS == "unknown"
+}
+
 // wants reports whether a manifest of an index is wanted, by its platform.
 func (w *walk) wants(parent node, p *ocispec.Platform) bool {
-	// BuildKit gives attestations the platform unknown/unknown.
+	// Attestations belong to all platforms.
 	if len(w.opts.Platforms) == 0 || p == nil || p.OS == "" || p.OS == "unknown" {
 		return true
 	}
@@ -138,7 +161,7 @@ func (w *walk) referrers(ctx context.Context, n node, dgst digest.Digest) []node
 	var next []node
 	for _, desc := range list {
 		if w.takeManifest(ctx, desc) {
-			next = append(next, node{ref: oci.ByDigest(desc.Digest).Accepting(desc.MediaType), size: desc.Size, referring: n.referring + 1})
+			next = append(next, node{ref: oci.ByDigest(desc.Digest).Accepting(desc.MediaType), name: nameOf(desc), size: desc.Size, referring: n.referring + 1})
 		}
 	}
 	return next
@@ -167,13 +190,13 @@ func (w *walk) takeManifest(ctx context.Context, desc ocispec.Descriptor) bool {
 // enqueue queues a blob of a manifest. Likely is whether the blob is likely to be
 // in the cache.
 func (w *walk) enqueue(ctx context.Context, desc ocispec.Descriptor, likely bool) {
-	if nonDistributable(desc) || !w.take(ctx, "blob", desc, maxBlob) {
+	if !w.take(ctx, "blob", desc, maxBlob) {
 		return
 	}
 	w.mu.Lock()
 	full := len(w.queue) == maxBlobs
 	if !full {
-		w.queue = append(w.queue, blob{desc, likely})
+		w.queue = append(w.queue, blob{desc, likely, isForeign(desc)})
 	}
 	w.mu.Unlock()
 	if full {
@@ -205,9 +228,9 @@ func (w *walk) take(ctx context.Context, kind string, desc ocispec.Descriptor, l
 	return true
 }
 
-// nonDistributable reports whether registries do not keep a layer, so that
-// clients fetch it from its URLs (image-spec, "Non-Distributable Layers").
-func nonDistributable(desc ocispec.Descriptor) bool {
+// isForeign reports whether clients may fetch a layer from its own URLs, since most
+// registries do not keep it (image-spec, "Non-Distributable Layers").
+func isForeign(desc ocispec.Descriptor) bool {
 	return len(desc.URLs) > 0 ||
 		strings.Contains(desc.MediaType, ".nondistributable.") ||
 		strings.Contains(desc.MediaType, ".foreign.")

@@ -1,6 +1,7 @@
 // Package warm pulls everything that belongs to an image into a cache: the
 // manifest of a reference, the manifests of an index, their configurations and
-// layers, and the referrers of each manifest, such as signatures.
+// layers, and the referrers of each manifest, such as signatures. Content that the
+// registry lacks and that clients can do without is left out (see [Result]).
 //
 // [Image] is the walk. It reads through a [Source], which stands for one
 // repository: of a running mirror over HTTP, or of the mirror's own cache. The
@@ -44,7 +45,8 @@ const (
 )
 
 // Source is one repository behind a cache. Its methods are called concurrently.
-// Their errors need not name the content.
+// Their errors need not name the content. [NotFound] marks those that say that the
+// registry does not have it.
 type Source interface {
 	// Manifest returns the manifest of a tag or a digest, which is in the cache
 	// from then on.
@@ -102,6 +104,9 @@ type Result struct {
 	Digest     digest.Digest // of the reference's manifest; empty if that failed
 	New, There Amount        // fetched, and in the cache before
 	Failed     []error       // one for each object that is not in the cache; each names it
+	// Notes tell in a line each which content the registry lacks, without a failure: some
+	// of the manifests of an index, referrers, and layers with addresses of their own.
+	Notes []string
 }
 
 // Image pulls an image into the cache. An object that fails does not keep the
@@ -114,6 +119,7 @@ func Image(ctx context.Context, src Source, ref oci.Reference, opts Options) Res
 	w := &walk{src: src, opts: opts, cancel: cancel, seen: make(map[digest.Digest]bool)}
 	w.manifests(limited, ref)
 	w.blobs(limited)
+	w.result.Notes = w.missing.notes()
 	if limited.Err() != nil { // the caller's cause, or errGivenUp
 		w.result.Failed = append(w.result.Failed, context.Cause(limited))
 	}
@@ -134,13 +140,16 @@ type walk struct {
 	queue    []blob                 // to fetch once all manifests are known
 	offered  []string               // platforms of the image's indexes
 	matched  bool                   // one of the offered platforms was wanted
+	found    bool                   // a manifest of the image itself was read, and not only indexes
+	missing  missing
 	progress Progress
 	result   Result
 }
 
 type blob struct {
 	ocispec.Descriptor
-	likely bool // to be in the cache: its manifest was
+	likely  bool // to be in the cache: its manifest was
+	foreign bool // the registry need not have it
 }
 
 // manifests reads all manifests, level by level, those of a level concurrently.
@@ -152,6 +161,10 @@ func (w *walk) manifests(ctx context.Context, ref oci.Reference) {
 		for _, nodes := range next {
 			level = append(level, nodes...)
 		}
+	}
+	if names := w.missing.children; len(names) > 0 && !w.found && len(w.result.Failed) == 0 {
+		w.fail(ctx, fmt.Errorf("the registry lacks all manifests that %s names: %s", ref, list(names)))
+		w.missing.children = nil // which the failure tells
 	}
 	// An image without an index offers no platforms, and is taken as it is.
 	if len(w.offered) > 0 && !w.matched {
@@ -188,6 +201,10 @@ func (w *walk) fetch(ctx context.Context, b blob) {
 		arrived = bytes
 	}
 	there, err := w.src.Blob(ctx, b.Descriptor, b.likely, step)
+	if b.foreign && isNotFound(err) {
+		w.missLayer(b)
+		return
+	}
 	if err != nil {
 		w.fail(ctx, fmt.Errorf("blob %s: %w", b.Digest, err))
 		return

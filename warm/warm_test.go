@@ -158,24 +158,6 @@ func TestPlatforms(t *testing.T) {
 }
 
 // Registries do not have non-distributable layers.
-func TestForeignLayers(t *testing.T) {
-	f := newFake(t)
-	layer := f.blob("layer")
-	var layers []ocispec.Descriptor
-	for i, mediaType := range []string{
-		"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", ocispec.MediaTypeImageLayer,
-	} {
-		desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromString(mediaType), Size: 1}
-		if i == 2 {
-			desc.URLs = []string{"https://elsewhere.example/layer"}
-		}
-		layers = append(layers, desc)
-	}
-	f.tag("v1", f.image("windows", append(layers, layer)...))
-	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), all))
-	f.wantAsked("v1", layer, digest.FromString("config of windows"))
-}
-
 // A failure does not keep other content from coming.
 func TestFailures(t *testing.T) {
 	f := newFake(t)

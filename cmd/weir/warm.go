@@ -263,6 +263,9 @@ func (s *warmSum) warmOne(ctx context.Context, src warm.Source, image string, re
 	}
 	s.mu.Unlock()
 	text := fmt.Sprintf("%s %s: %s\n", state, image, amounts(result.New, result.There))
+	for _, note := range result.Notes {
+		text += fmt.Sprintf("note %s: %s\n", image, note)
+	}
 	// Quiet prints failures only.
 	if s.quiet {
 		text = ""

@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -218,9 +219,13 @@ func (w *Warmer) end(i *scheduled, result warm.Result, cancelled bool) error {
 		if result.New.Objects > 0 {
 			level = slog.LevelInfo // something changed upstream
 		}
-		w.logger.Log(w.ctx, level, "an image is warm", "image", i.String(), "digest", result.Digest,
+		attrs := []any{"image", i.String(), "digest", result.Digest,
 			"new", result.New.Objects, "new_bytes", result.New.Bytes,
-			"already_there", result.There.Objects, "already_there_bytes", result.There.Bytes)
+			"already_there", result.There.Objects, "already_there_bytes", result.There.Bytes}
+		if len(result.Notes) > 0 {
+			attrs = append(attrs, "left_out", strings.Join(result.Notes, "; "))
+		}
+		w.logger.Log(w.ctx, level, "an image is warm", attrs...)
 	}
 	return err
 }

@@ -1,15 +1,19 @@
 package remote
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
 	"time"
 
 	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/warm"
 )
 
 const (
@@ -63,15 +67,32 @@ func (m *Mirror) send(ctx context.Context, method string, target *url.URL, heade
 	}
 	defer resp.Body.Close()
 	r := refusal{status: resp.StatusCode}
-	_, r.message = oci.ReadError(resp.Body)
+	var body bytes.Buffer
+	_, r.message = oci.ReadError(io.TeeReader(resp.Body, &body))
 	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
 		r.retryAfter = time.Duration(seconds) * time.Second
+	}
+	if r.status == http.StatusNotFound && isUpstreams(body.Bytes()) {
+		return nil, permanent{warm.NotFound(r)}
 	}
 	// 429 is the one answer of the client's kind that time changes.
 	if r.status < http.StatusInternalServerError && r.status != http.StatusTooManyRequests {
 		return nil, permanent{r}
 	}
 	return nil, r
+}
+
+// isUpstreams reports whether a "not found" is the word of the mirror's upstreams. It
+// is not if the mirror is offline, or mirrors no such registry.
+func isUpstreams(body []byte) bool {
+	var document struct {
+		Errors []struct {
+			Detail struct {
+				Class string `json:"class"`
+			} `json:"detail"`
+		} `json:"errors"`
+	}
+	return json.Unmarshal(body, &document) == nil && len(document.Errors) > 0 && document.Errors[0].Detail.Class == "not_found"
 }
 
 // insist repeats an attempt until it succeeds, fails permanently, or has failed
