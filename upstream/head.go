@@ -173,20 +173,21 @@ func (c *Client) noteMissing(repo string, ref oci.Reference, err error) {
 // headSupport is the knowledge whether a registry's HEAD of one kind of content
 // leads anywhere.
 type headSupport struct {
-	uselessUntil atomic.Int64 // Unix time in nanoseconds
+	// uselessUntil has a monotonic time, which a change of the clock does not touch.
+	uselessUntil atomic.Pointer[time.Time] // nil: HEADs were never useless
 }
 
-// usable reports whether a HEAD is worth a request. A moment farther away than the
-// longest pause is that of a clock which ran ahead.
 func (h *headSupport) usable() bool {
-	left := time.Duration(h.uselessUntil.Load() - time.Now().UnixNano())
-	return left <= 0 || left > noHeadTime
+	until := h.uselessUntil.Load()
+	return until == nil || !time.Now().Before(*until)
 }
 
 // disable notes that HEADs are useless, and reports whether that is news.
 func (h *headSupport) disable() bool {
 	now := time.Now()
-	return h.uselessUntil.Swap(now.Add(noHeadTime).UnixNano()) <= now.UnixNano()
+	until := now.Add(noHeadTime)
+	before := h.uselessUntil.Swap(&until)
+	return before == nil || !now.Before(*before)
 }
 
 // distrust notes that HEADs are useless, for one kind of content.
