@@ -85,8 +85,8 @@ func (s *shared) use(next *sharedRedis) {
 		s.cooldowns.Use(nil, "")
 		s.tokens.Share(nil)
 	} else {
-		s.cooldowns.Use(next, next.cfg.KeyPrefix)
-		s.tokens.Share(tokencache.NewRedis(next, next.cfg.KeyPrefix))
+		s.cooldowns.Use(next.UniversalClient, next.cfg.KeyPrefix)
+		s.tokens.Share(tokencache.NewRedis(next.UniversalClient, next.cfg.KeyPrefix))
 	}
 	if last != nil {
 		last.Close()

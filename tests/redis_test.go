@@ -86,7 +86,7 @@ func TestRedisRights(t *testing.T) {
 	other := harness.StartWeir(t, table+"sentinel_username = \"weir\"\nsentinel_password = \"w4tch\"\n"+blocks)
 	s.sharesAgain(t, one, other)
 	s.RevokeTokens()
-	s.pull(t, "revoked", one, "org/again1")
+	s.pull(t, "revoked", one, "org/again0")
 	s.sharesAgain(t, one, other)
 	limited.Fault(upstreamtest.Any, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "600"))
 	expect(t, "limited", one.Get(t, manifestPath("limited/org/app", "v1")), http.StatusTooManyRequests, "")
@@ -100,7 +100,7 @@ func TestRedisRights(t *testing.T) {
 	expectNothingRefused(t, sentinel, append(tls, "-a", "sentinel-admin")) // a Sentinel does not count commands
 
 	// The Sentinel gets another password, and the client another certificate.
-	redisCLI(t, sentinel, append(tls, "-a", "sentinel-admin"), "CONFIG", "SET", "requirepass", "sentinel-new")
+	redisCLI(t, sentinel, append(tls, "-a", "sentinel-admin"), "ACL", "SETUSER", "default", "resetpass", ">sentinel-new")
 	authority.Issue("weir", time.Now().AddDate(2, 0, 0))
 	rename(t, secret, "sentinel-new\n")
 	one.Logs(t, "the changed configuration is in force")
@@ -130,4 +130,57 @@ func TestRedisOfAnUnknownAuthority(t *testing.T) {
 	one.Logs(t, "rate limits of upstreams are not shared until Redis is back. Set cache.redis.server_ca_bundle to the authority", "unknown authority")
 	rename(t, one.Config, with(authority))
 	s.sharesAgain(t, one, two)
+}
+
+// A cluster loses a master: pulls go on, sharing is back as soon as a replica is
+// elected, and the log has one line for each of the two changes. The user of the
+// cluster has the rights of docs/operations.md and no others.
+func TestRedisCluster(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/operations.md")
+	harness.Must(t, err)
+	more := regexp.MustCompile("A user of a cluster also needs `([^`]+)`").FindSubmatch(page)
+	if more == nil {
+		t.Fatal("docs/operations.md does not say what a user of a cluster needs")
+	}
+	user := documentedUser(t, 0, "p4ss", strings.Fields(string(more[1]))...)
+	cluster := redistest.StartCluster(t, user...)
+	limited := upstreamtest.New(t)
+	limited.Fault(upstreamtest.Any, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "600"))
+	s := newSharing(t, "redis://weir:p4ss@"+cluster.Addrs())
+	s.config = strings.Replace(s.config, "weir-test", "weir", 1) + block("limited", limited)
+	one, other := harness.StartWeir(t, s.config), harness.StartWeir(t, s.config)
+	s.sharesAgain(t, one, other)
+
+	round := 0
+	failed := cluster.Fail("weir:cooldowns", (*redistest.Server).Stop, func() {
+		round++
+		s.pull(t, "during the election", one, fmt.Sprint("org/during", round))
+		s.pull(t, "during the election", other, fmt.Sprint("org/during", round))
+	})
+	s.sharesAgain(t, one, other)
+	harness.Eventually(t, "cooldowns are shared again", func() bool {
+		return one.Log.Count("rate limits of upstreams are shared through Redis again") == 1 && other.Log.Count("rate limits of upstreams are shared through Redis again") == 1
+	})
+	expect(t, "limited", one.Get(t, manifestPath("limited/org/app", "v1")), http.StatusTooManyRequests, "")
+	other.MetricIs(t, 1, "weir_upstream_cooldown", "upstream", limited.Host)
+	failed.Restart()
+	for range 30 { // tokens of all masters
+		round++
+		s.pull(t, "after the election", one, fmt.Sprint("org/after", round))
+		s.pull(t, "after the election", other, fmt.Sprint("org/after", round))
+	}
+	for _, w := range []*harness.Weir{one, other} {
+		for away, back := range map[string]string{
+			"the shared token cache fails":     "the shared token cache is back",
+			"rate limits of upstreams are not": "rate limits of upstreams are shared through Redis again",
+		} {
+			if n := w.Log.Count(away); n > 1 || n != w.Log.Count(back) {
+				t.Errorf("%q %d times, and %q %d times, want one each", away, n, back, w.Log.Count(back))
+			}
+		}
+	}
+	for _, server := range cluster.Servers {
+		expectNothingRefused(t, server, nil)
+	}
 }

@@ -69,10 +69,8 @@ func (s *sharing) expectPull(t *testing.T, label string, w *harness.Weir, repo s
 // one.
 func (s *sharing) sharesAgain(t *testing.T, one, other *harness.Weir) {
 	t.Helper()
-	round := 0
 	harness.Eventually(t, "tokens are shared again", func() bool {
-		round++
-		repo := fmt.Sprint("org/again", round)
+		repo := fmt.Sprint("org/again", s.blobs) // never used before
 		s.pull(t, "one", one, repo)
 		return s.pull(t, "other", other, repo) == 0
 	})

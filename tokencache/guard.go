@@ -78,7 +78,12 @@ func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context
 	answers := make(chan answer, 1) // buffered, so that an abandoned call can end
 	go func() {
 		defer g.calls.Done()
-		token, err := catchPanic(g.logger, func() (Token, error) { return op(bounded) })
+		token, err := catchPanic(g.logger, func() (Token, error) {
+			if err := g.ready(bounded, probe); err != nil {
+				return Token{}, err
+			}
+			return op(bounded)
+		})
 		answers <- answer{token, err}
 	}()
 	var got answer
@@ -91,6 +96,21 @@ func (g *guard) call(ctx context.Context, b *budget, write bool, op func(context
 	b.left -= time.Since(start)
 	g.settle(outcomeOf(ctx, got.err), got.err, write, probe)
 	return got.token, got.err
+}
+
+// whole is a [Store] of several servers, of which some may work and others not.
+type whole interface {
+	// Ready returns an error unless all servers work.
+	Ready(ctx context.Context) error
+}
+
+// ready returns an error if a call is a probe and a part of the store fails: the next
+// call may need that part.
+func (g *guard) ready(ctx context.Context, probe bool) error {
+	if store, ok := g.store.(whole); ok && probe {
+		return store.Ready(ctx)
+	}
+	return nil
 }
 
 // admit reports whether the store may be called now, and whether that call is

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/weirhq/weir/internal/rediscluster"
 )
 
 // compareAndDelete removes KEYS[1] while it holds the token ARGV[1]. It is one
@@ -88,6 +90,15 @@ func (r *Redis) Delete(ctx context.Context, key Key, rejected Token) error {
 	err := r.delete.Run(ctx, r.client, []string{r.name(key)}, rejected.Value).Err()
 	if err != nil {
 		return failure("deleting from", err)
+	}
+	return nil
+}
+
+// Ready returns nil if all masters of a cluster work. It returns nil for a Redis that
+// is no cluster.
+func (r *Redis) Ready(ctx context.Context) error {
+	if err := rediscluster.Ready(ctx, r.client); err != nil {
+		return failure("probing", err)
 	}
 	return nil
 }

@@ -1,10 +1,10 @@
 // Package redistest runs real servers of Redis for tests, and makes them fail the
 // ways real ones do: a server can be killed, frozen, thawed and started again.
 //
-// [Start] runs one server, and [StartSentinel] a Sentinel that watches one. A server
-// listens on a free TCP port of the loopback interface, needs no password unless the
-// test says so, persists nothing, and ends with the test. [Authority] issues
-// certificates for TLS.
+// [Start] runs one server, [StartSentinel] a Sentinel that watches one, and
+// [StartCluster] a cluster. A server listens on a free TCP port of the loopback
+// interface, needs no password unless the test says so, persists nothing, and ends
+// with the test. [Authority] issues certificates for TLS.
 package redistest
 
 import (
@@ -131,6 +131,12 @@ func (s *Server) Resume() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.signal(syscall.SIGCONT)
+}
+
+func (s *Server) running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.process != nil
 }
 
 func (s *Server) signal(signal syscall.Signal) {

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/weirhq/weir/internal/cooldown"
+	"github.com/weirhq/weir/internal/rediscluster"
 )
 
 // callTimeout bounds one exchange with Redis. No request waits for it, so it is
@@ -93,6 +94,9 @@ func (c *Cooldowns) session(ctx context.Context, works func()) error {
 		subscription.Close()
 		listener.Wait()
 	}()
+	if err := c.ready(ctx); err != nil {
+		return fmt.Errorf("connecting: %w", err)
+	}
 	if err := c.subscribe(ctx, subscription); err != nil {
 		return fmt.Errorf("subscribing: %w", err)
 	}
@@ -130,6 +134,14 @@ func (c *Cooldowns) session(ctx context.Context, works func()) error {
 			return err
 		}
 	}
+}
+
+// ready returns an error unless all masters of a cluster work. The names of cooldowns
+// are spread over them.
+func (c *Cooldowns) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return rediscluster.Ready(ctx, c.opts.Redis)
 }
 
 func (c *Cooldowns) subscribe(ctx context.Context, subscription *redis.PubSub) error {
