@@ -121,8 +121,7 @@ func TestGettingStarted(t *testing.T) {
 			delete(expected, prefix)
 		}
 		if strings.HasPrefix(command, "dist/weir client-config docker") {
-			_, file, _ := strings.Cut(out, "\n") // the first line is its path
-			docker = harness.StartDocker(t, file)
+			docker = harness.StartDocker(t, out) // the output is the file
 		}
 	}
 	if len(expected) > 0 {
