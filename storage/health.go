@@ -1,8 +1,14 @@
 package storage
 
 import (
+	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // Health tells whether a store accepts new content. It logs the first failure of
@@ -12,17 +18,29 @@ type Health struct {
 	logger *slog.Logger
 	kind   string
 
-	mu  sync.Mutex
-	err error
+	mu      sync.Mutex
+	err     error
+	refused time.Time // when data was last logged that cannot be stored as it is
 }
+
+// refusalPause is how long further data that cannot be stored as it is goes
+// unlogged: an upstream can send much of it.
+const refusalPause = time.Minute
 
 // NewHealth returns a Health for one kind of data, such as "content", as the log
 // calls it.
 func NewHealth(logger *slog.Logger, kind string) *Health { return &Health{logger: logger, kind: kind} }
 
-// Failed notes a failed attempt to store data.
+// Failed notes a failed attempt to store data. A failure that is the fault of the
+// data says nothing about the store: it is logged once a minute at most.
 func (h *Health) Failed(err error, attrs ...any) {
 	if h == nil {
+		return
+	}
+	if causedByInput(err) {
+		if h.mayRefuse(time.Now()) {
+			h.logger.Warn("cannot store "+h.kind+" as an upstream sent it. Clients get it all the same", append(attrs, "error", err)...)
+		}
 		return
 	}
 	// Downloads share the mutex, so the log, which can be slow, is written without it.
@@ -30,6 +48,35 @@ func (h *Health) Failed(err error, attrs ...any) {
 		h.logger.Error("cannot store "+h.kind+". Clients are served straight from the upstream",
 			append(attrs, "error", err)...)
 	}
+}
+
+// mayRefuse reports whether data that cannot be stored as it is may be logged.
+func (h *Health) mayRefuse(now time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if now.Sub(h.refused) < refusalPause {
+		return false
+	}
+	h.refused = now
+	return true
+}
+
+// inputErrors are the failures that a client or an upstream causes with a name, a
+// digest or a document, or by leaving.
+var inputErrors = []error{
+	ErrInvalidKey, ErrInvalidRecord, ErrTooLarge,
+	digest.ErrDigestInvalidFormat, digest.ErrDigestInvalidLength, digest.ErrDigestUnsupported,
+	context.Canceled,
+}
+
+// causedByInput reports whether a failure to store data is the fault of the data.
+// Errors of other packages say so by a method CausedByInput.
+func causedByInput(err error) bool {
+	if slices.ContainsFunc(inputErrors, func(cause error) bool { return errors.Is(err, cause) }) {
+		return true
+	}
+	var telling interface{ CausedByInput() bool }
+	return errors.As(err, &telling) && telling.CausedByInput()
 }
 
 // Succeeded notes an attempt that succeeded.

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/storage"
 )
@@ -39,6 +43,32 @@ func TestHealthLogsEachTroubleOnce(t *testing.T) {
 	h.Failed(full)
 	if got := count("cannot store content"); got != 2 {
 		t.Errorf("the second trouble: %d lines in all, want 2", got)
+	}
+}
+
+// A name, a digest or a document that cannot be stored as it is says nothing about the
+// store.
+func TestHealthIgnoresForeignInput(t *testing.T) {
+	for name, err := range map[string]error{
+		"key": storage.ValidateKey("a/../b"), "long segment": storage.ValidateKey(strings.Repeat("x", 256)),
+		"sha384": storage.ValidateDigest(digest.SHA384.FromString("x")), "sha512/256": storage.ValidateDigest("sha512/256:" + digest.Digest(strings.Repeat("0", 64))),
+		"short digest": storage.ValidateDigest("sha256:00"), "no digest": storage.ValidateDigest("latest"),
+		"large record": storage.ErrTooLarge, "odd record": storage.ErrInvalidRecord, "client left": context.Canceled,
+	} {
+		log := new(bytes.Buffer)
+		h := storage.NewHealth(slog.New(slog.NewTextHandler(log, nil)), "content")
+		for range 3 {
+			h.Failed(fmt.Errorf("storing: %w", err))
+		}
+		if h.Err() != nil || bytes.Count(log.Bytes(), []byte("\n")) != 1 {
+			t.Errorf("%s: %v counts as the store's failure (%v): %s", name, err, h.Err(), log)
+		}
+		full := errors.New("disk full")
+		h.Failed(full)
+		h.Failed(fmt.Errorf("storing: %w", err))
+		if h.Err() != full {
+			t.Errorf("%s: hides the store's failure", name)
+		}
 	}
 }
 

@@ -14,6 +14,10 @@ import (
 // [Records] states.
 var ErrInvalidKey = errors.New("storage: invalid key")
 
+// ErrInvalidRecord says that a value does not make sense as a record, for example a
+// descriptor with a negative size.
+var ErrInvalidRecord = errors.New("storage: invalid record")
+
 // maxSegment is the longest file name, in bytes, that the usual filesystems
 // take.
 const maxSegment = 255

@@ -63,7 +63,8 @@ func (c *Client) head(ctx context.Context, call call, ref oci.Reference) (ocispe
 	}
 	resp.Body.Close()
 	desc := ocispec.Descriptor{MediaType: oci.MediaType(resp.Header.Get("Content-Type")), Digest: ref.Digest(), Size: lengthOf(resp)}
-	if dgst, err := digest.Parse(resp.Header.Get("Docker-Content-Digest")); err == nil && ref.IsTag() {
+	// A digest of an algorithm that cannot be stored is as vague as none.
+	if dgst, err := oci.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil && ref.IsTag() {
 		desc.Digest = dgst // by digest the header says nothing new, whatever it says
 	}
 	if desc.Digest == "" || desc.MediaType != "" && !oci.IsManifestType(desc.MediaType) {

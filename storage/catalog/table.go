@@ -154,7 +154,7 @@ func (t *table[T]) load(ctx context.Context, key string) (cached[T], error) {
 func (t *table[T]) store(ctx context.Context, key string, value T) error {
 	document, err := json.Marshal(value)
 	if err != nil {
-		return fmt.Errorf("storage: record %q: %w", key, err)
+		return fmt.Errorf("%w %q: %w", storage.ErrInvalidRecord, key, err)
 	}
 	err = t.records.Put(ctx, key, document)
 	t.remember(key, value, err == nil)
@@ -191,21 +191,21 @@ func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) 
 
 func validLink(key string, descriptor ocispec.Descriptor) error {
 	if dgst := digestOfLink(key); descriptor.Digest != dgst {
-		return fmt.Errorf("storage: a link of %s to %q", dgst, string(descriptor.Digest))
+		return fmt.Errorf("%w: a link of %s to %q", storage.ErrInvalidRecord, dgst, string(descriptor.Digest))
 	}
 	return validDescriptor(descriptor)
 }
 
 func validDescriptor(d ocispec.Descriptor) error {
 	if d.Size < 0 {
-		return fmt.Errorf("storage: %s with a size of %d bytes", d.Digest, d.Size)
+		return fmt.Errorf("%w: %s with a size of %d bytes", storage.ErrInvalidRecord, d.Digest, d.Size)
 	}
 	return storage.ValidateDigest(d.Digest)
 }
 
 func validDocument(_ string, document Document) error {
 	if document.Checked.IsZero() {
-		return errors.New("storage: a document without the time of its check")
+		return fmt.Errorf("%w: a document without the time of its check", storage.ErrInvalidRecord)
 	}
 	return nil
 }

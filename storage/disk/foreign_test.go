@@ -189,6 +189,21 @@ func TestHardLinkIsReplaced(t *testing.T) {
 	}
 }
 
+// Each segment of a key may have 255 bytes, and the path of a file 4,096.
+func TestKeyThatIsTooLongForAPath(t *testing.T) {
+	s := open(t, t.TempDir(), disk.Options{})
+	key := strings.Repeat(strings.Repeat("x", 200)+"/", 25) + "x"
+	if err := s.Records().Put(t.Context(), key, []byte("a")); !errors.Is(err, storage.ErrInvalidKey) {
+		t.Errorf("Put: %v, want ErrInvalidKey", err)
+	}
+	if _, err := s.Records().Get(t.Context(), key); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Get: %v, want ErrNotExist", err)
+	}
+	if err := s.Records().Delete(t.Context(), key); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("Delete: %v, want ErrNotExist", err)
+	}
+}
+
 func TestRecordThatCouldNotBeReadBack(t *testing.T) {
 	s := open(t, t.TempDir(), disk.Options{})
 	if err := s.Records().Put(t.Context(), "key", make([]byte, 16<<20+1)); !errors.Is(err, storage.ErrTooLarge) {

@@ -67,6 +67,10 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 	if err != nil {
 		os.Remove(staged) // fails if it was renamed before the error
 	}
+	// The whole path may be too long for the filesystem, though no segment is.
+	if errors.Is(err, syscall.ENAMETOOLONG) || errors.Is(err, syscall.EILSEQ) {
+		return fmt.Errorf("%w %q: %w", storage.ErrInvalidKey, key, err)
+	}
 	return explain(fmt.Sprintf("write the record %q", key), err)
 }
 
@@ -164,7 +168,8 @@ func keyStart(entry fs.DirEntry) string {
 // noRecord reports whether an error means that a path has no record. That is so
 // too if the key continues below a record, or ends above one.
 func noRecord(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.EISDIR) ||
+		errors.Is(err, syscall.ENAMETOOLONG) // no such record can have been written
 }
 
 func notRecorded(key, doing string, err error) error {

@@ -53,6 +53,10 @@ func (e *FullError) Error() string {
 	}
 }
 
+// CausedByInput reports whether the download is larger than the limit, which no
+// eviction can change.
+func (e *FullError) CausedByInput() bool { return e.Reason == InUse && e.Want > e.Max }
+
 // Is makes the error match spool.ErrNoSpace.
 func (e *FullError) Is(target error) bool { return target == spool.ErrNoSpace }
 
