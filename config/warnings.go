@@ -30,6 +30,7 @@ func (c *Config) Warnings() []string {
 	}
 	warnings = append(warnings, c.secretWarnings()...)
 	warnings = append(warnings, c.diskWarnings()...)
+	warnings = append(warnings, c.patternWarnings()...)
 	if lent := c.lentCredentials(); len(lent) > 0 && !hosts.Loopback(c.Server.BindAddress) {
 		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
 			"Every client can read all that these credentials can read: %s", c.Server.BindAddress, c.named(lent)))

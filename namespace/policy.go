@@ -3,6 +3,7 @@ package namespace
 import (
 	"fmt"
 	"log/slog"
+	"regexp"
 	"sync"
 	"time"
 
@@ -14,10 +15,22 @@ const (
 	// matchTimeout cuts off a pattern that backtracks without end. A sane pattern
 	// needs microseconds for a tag of at most 128 bytes.
 	matchTimeout = 50 * time.Millisecond
+	// tagBudget bounds all patterns of a policy together, for one tag.
+	tagBudget = 2 * matchTimeout
+	// policyBudget bounds the time of all patterns and tags of a policy within
+	// budgetPeriod: an upstream can name any number of tags.
+	policyBudget = time.Second
+	budgetPeriod = time.Minute
 	// maxVerdicts is how many tags a policy remembers: those of a large
 	// repository, in less than 1 MB.
 	maxVerdicts = 4096
 )
+
+// derivedTag matches the tags that tools move by design: the fallback tag of
+// referrers (distribution-spec, "Referrers Tag Schema"), whose hash is cut to 64
+// digits, and tags with a suffix, such as cosign's .sig, .att and .sbom. A new
+// signature moves them.
+var derivedTag = regexp.MustCompile(`^(sha[0-9]{3}|blake3)-[0-9a-f]{32,128}(\..*)?$`)
 
 // tagPolicy tells immutable tags from mutable ones. A verdict depends on the tag
 // alone, so it is remembered: a pattern that runs into its timeout costs that time
@@ -27,6 +40,11 @@ type tagPolicy struct {
 	exclusions []*exclusion
 	verdicts   *lru.Cache[string, bool]
 	logger     *slog.Logger
+
+	mu     sync.Mutex
+	period time.Time     // begin of the current budgetPeriod
+	spent  time.Duration // by patterns within it
+	warned bool          // that the budget was used up, within it
 }
 
 type exclusion struct {
@@ -54,23 +72,57 @@ func newTagPolicy(spec Spec, logger *slog.Logger) (*tagPolicy, error) {
 
 // isImmutable reports whether the upstream is never asked again for a cached tag.
 func (p *tagPolicy) isImmutable(tag string) bool {
-	if !p.immutable {
+	if !p.immutable || derivedTag.MatchString(tag) {
 		return false
 	}
 	if verdict, ok := p.verdicts.Get(tag); ok {
 		return verdict
 	}
+	if len(p.exclusions) == 0 {
+		return true
+	}
+	// The tag counts as mutable, and is not remembered: its turn comes later.
+	if p.exhausted(tag) {
+		return false
+	}
+	begin := time.Now()
 	verdict := !p.excluded(tag)
+	p.spend(time.Since(begin))
 	p.verdicts.Add(tag, verdict)
 	return verdict
+}
+
+// exhausted reports whether patterns have used up the time that they have.
+func (p *tagPolicy) exhausted(tag string) bool {
+	p.mu.Lock()
+	if now := time.Now(); now.Sub(p.period) >= budgetPeriod {
+		p.period, p.spent, p.warned = now, 0, false
+	}
+	exhausted := p.spent >= policyBudget
+	warn := exhausted && !p.warned
+	p.warned = p.warned || exhausted
+	p.mu.Unlock()
+	if warn {
+		p.logger.Warn("the patterns of mutable tags have used up their time for this minute. Further tags count as mutable. Simplify the patterns",
+			"tag", tag, "limit", policyBudget)
+	}
+	return exhausted
+}
+
+func (p *tagPolicy) spend(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spent += d
 }
 
 // excluded reports whether a pattern matches a tag or takes too long for it: a
 // mutable tag must not be taken for an immutable one.
 func (p *tagPolicy) excluded(tag string) bool {
+	begin := time.Now()
 	for _, re := range p.exclusions {
 		matched, err := re.MatchString(tag)
-		if err != nil {
+		// Each pattern may stay below its own limit, and all together not.
+		if err != nil || !matched && time.Since(begin) > tagBudget {
 			re.warned.Do(func() {
 				p.logger.Warn("a pattern of mutable tags took too long and was cut off. The tag counts as mutable. Simplify the pattern",
 					"pattern", re.String(), "tag", tag, "limit", matchTimeout)

@@ -3,6 +3,7 @@ package namespace_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirhq/weir/namespace"
 )
@@ -57,6 +58,55 @@ func TestPatternThatTakesTooLong(t *testing.T) {
 	}
 	if got := m.log.Count("took too long"); got != 2 {
 		t.Errorf("the log says so %d times, want once for each pattern", got)
+	}
+}
+
+// Tags that tools move by design are mutable under any rule. Tags that look alike are
+// not.
+func TestDerivedTagsAreMutable(t *testing.T) {
+	m := newMirror(t, 1, nil)
+	r := m.registry("up.example")
+	n := m.namespace("up.example", r, immutable)
+	hex := strings.Repeat("0123456789abcdef", 4)
+	for tag, cache := range map[string]namespace.CacheStatus{
+		"sha256-" + hex: namespace.Revalidated, "sha512-" + hex: namespace.Revalidated, "sha384-" + hex: namespace.Revalidated,
+		"sha256-" + hex + ".sig": namespace.Revalidated, "sha256-" + hex + ".att": namespace.Revalidated, "sha256-" + hex + ".sbom": namespace.Revalidated,
+		"sha512-" + hex + ".sig": namespace.Revalidated, "sha256-" + hex + ".other-tool": namespace.Revalidated,
+		"v1": namespace.Hit, "sha-" + hex[:40]: namespace.Hit, "sha256-" + hex[:12]: namespace.Hit, "release-sha256-" + hex: namespace.Hit, hex: namespace.Hit, "v1.sig": namespace.Hit,
+	} {
+		image := r.AddImage("app", tag, []byte(tag))
+		get(t, n, "app", tag)
+		wantManifest(t, get(t, n, "app", tag), cache, image)
+	}
+}
+
+// An upstream that names tags without end cannot keep a processor busy with them.
+func TestPatternsHaveOneBudget(t *testing.T) {
+	m := newMirror(t, 1, nil)
+	r := m.registry("up.example")
+	n := m.namespace("up.example", r, immutable, func(s *namespace.Spec) {
+		s.ImmutableTagsExclusions = []string{`^(a+)+$`, `^(a|aa)+$`, `^(a*)*$`}
+	})
+	var tags []string
+	for length := range 60 {
+		tag := strings.Repeat("a", 40+length) + "-"
+		r.AddImage("app", tag, []byte(tag))
+		get(t, n, "app", tag)
+		tags = append(tags, tag)
+	}
+	begin := time.Now()
+	for _, tag := range tags {
+		// None of them is taken for an immutable one.
+		if got := get(t, n, "app", tag); got.Cache != namespace.Revalidated {
+			t.Errorf("%s: %v", tag, got.Cache)
+		}
+	}
+	// Without the budget, 60 tags take six seconds.
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("60 tags took %s", took)
+	}
+	if got := m.log.Count("have used up their time"); got != 1 {
+		t.Errorf("the log says so %d times", got)
 	}
 }
 
