@@ -157,7 +157,7 @@ func TestWarmLists(t *testing.T) {
 	}
 
 	harness.WriteFile(t, list, "mirror/org/one\nmirror/Org/two\n")
-	expectFailed(t, "a name that is none", warm(t, w, "--file", list), 2, list+":2: ", `"mirror/Org/two" is not an image`)
+	expectFailed(t, "a name that is none", warm(t, w, "--file", list), 2, "line 2 of "+list, `"mirror/Org/two" is not an image`)
 	for _, args := range [][]string{{"--file", filepath.Join(dir, "none")}, {}, {"--jobs", "0", "nginx"}, {"--platform", "amd64", "nginx"}} {
 		if got := warm(t, w, args...); got.code != 2 || got.stdout != "" || !strings.HasPrefix(got.stderr, "weir: ") {
 			t.Errorf("weir warm %q: %+v", args, got)
