@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -20,9 +21,21 @@ import (
 	"github.com/weirhq/weir/config"
 )
 
-// settle is how long a reload waits after the first change of a file. Editors
-// write in several steps, all of them within some milliseconds.
-const settle = 150 * time.Millisecond
+const (
+	// settle is how long the files must be left alone before a reload. Editors write in
+	// several steps, all of them within some milliseconds.
+	settle = 150 * time.Millisecond
+	// settleAtMost bounds the wait in a directory where files change all the time. A
+	// change takes effect within two seconds.
+	settleAtMost = 10 * settle
+)
+
+// errEmptied and errNoRepositories refuse a configuration that is more likely to be
+// half-written than meant. It would answer every pull with "not found".
+var (
+	errEmptied        = errors.New("it is empty, and was not before. Write it again, best by renaming a complete file over it. Restart weir if it is meant to be empty")
+	errNoRepositories = errors.New("there is no [repository] block any more. Write the files again, best by renaming complete files over them. Restart weir if the built-in repositories are meant")
+)
 
 // reloader puts a changed configuration in force while the mirror runs. It watches
 // the directories of all files that the configuration was read from: editors
@@ -41,6 +54,10 @@ type reloader struct {
 
 	files []string          // of the last usable configuration
 	seen  [sha256.Size]byte // fingerprint of their content when it was last tried
+	// Of the last usable configuration: whether it has repository blocks, and the files
+	// that are not empty.
+	hasRepositories bool
+	filled          map[string]bool
 
 	successful prometheus.Gauge
 	lastTime   prometheus.Gauge
@@ -86,20 +103,28 @@ func (r *reloader) close() {
 
 func (r *reloader) run(ctx context.Context) {
 	var settled <-chan time.Time
+	var first time.Time // of the events that are waiting to settle
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.hangups:
-			r.reload()
+			if !r.reload() {
+				settled, first = time.After(settle), time.Now()
+			}
 		case <-settled:
 			// Most events are of other files in the directories.
 			settled = nil
-			if r.fingerprint() != r.seen {
-				r.reload()
+			if r.fingerprint() != r.seen && !r.reload() {
+				settled, first = time.After(settle), time.Now()
 			}
 		case _, ok := <-r.watcher.Events:
-			if ok && settled == nil { // later events of one change do not prolong the wait
+			switch {
+			case !ok:
+			case settled == nil:
+				settled, first = time.After(settle), time.Now()
+			// A later event of one change begins the wait anew.
+			case time.Since(first) < settleAtMost:
 				settled = time.After(settle)
 			}
 		case err := <-r.watcher.Errors:
@@ -111,12 +136,19 @@ func (r *reloader) run(ctx context.Context) {
 }
 
 // reload loads, validates and applies the configuration. After a failure the last
-// usable one stays in force.
-func (r *reloader) reload() {
-	// The fingerprint is taken before the files are read: a change in between is
-	// noticed as one more change.
-	r.seen = r.fingerprint()
+// usable one stays in force. It reports false, and does nothing, if the files change
+// while they are read.
+func (r *reloader) reload() (done bool) {
+	before := r.fingerprint()
 	cfg, err := r.source.Load()
+	// Read twice: a file that is being written may be valid at each moment.
+	if r.fingerprint() != before {
+		return false
+	}
+	r.seen = before
+	if err == nil {
+		err = r.complete(cfg)
+	}
 	if err == nil {
 		err = cfg.Validate()
 	}
@@ -127,7 +159,7 @@ func (r *reloader) reload() {
 		r.successful.Set(0)
 		r.reloads.WithLabelValues("failure").Inc()
 		r.logger.Error("the changed configuration cannot be used; the last one stays in force", "error", err)
-		return
+		return true
 	}
 	// The level changes only with a configuration that is in force.
 	r.level.Set(logLevel(cfg.Log.Level))
@@ -140,12 +172,45 @@ func (r *reloader) reload() {
 	if keys := config.RestartRequired(r.started, cfg); len(keys) > 0 {
 		r.logger.Warn("some changes take effect at the next restart only", "keys", keys)
 	}
+	return true
+}
+
+// complete returns an error if a configuration looks half-written: a file that was not
+// empty is empty, or all repository blocks are gone.
+func (r *reloader) complete(cfg *config.Config) error {
+	for _, file := range cfg.Files() {
+		if r.filled[file] && !filled(file) {
+			return fmt.Errorf("%s: %w", file, errEmptied)
+		}
+	}
+	if r.hasRepositories && !cfg.HasRepositories() {
+		return errNoRepositories
+	}
+	return nil
+}
+
+// filled reports whether a file has more than blank lines and comments.
+func filled(file string) bool {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(content) {
+		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *reloader) succeeded(cfg *config.Config) {
 	r.successful.Set(1)
 	r.lastTime.SetToCurrentTime()
-	r.files = cfg.Files()
+	r.files, r.hasRepositories = cfg.Files(), cfg.HasRepositories()
+	r.filled = make(map[string]bool)
+	for _, file := range r.files {
+		r.filled[file] = filled(file)
+	}
 	r.seen = r.fingerprint()
 	r.watch()
 }

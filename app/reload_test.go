@@ -33,7 +33,7 @@ type reloading struct {
 
 func startReloading(t *testing.T) *reloading {
 	t.Helper()
-	cfg, path := loadText(t, "[log]\nlevel = \"info\"\n")
+	cfg, path := loadText(t, "[repository.\"ghcr.io\"]\n[[repository.\"ghcr.io\".upstream]]\nurl = \"https://ghcr.io\"\n[log]\nlevel = \"info\"\n")
 	r := &reloading{t: t, path: path, metrics: prometheus.NewRegistry()}
 	logger := slog.New(slog.NewTextHandler(&r.log, nil))
 	reloads, err := startReloader(r.apply, config.Source{Files: []string{path}}, cfg, &r.level, r.metrics, logger)
@@ -149,6 +149,57 @@ func TestReloadFails(t *testing.T) {
 	r.mu.Unlock()
 	write(t, r.path, usable+"# changed again\n")
 	r.eventually(func() bool { return r.values() == "1 1 2" })
+}
+
+// A configuration that looks half-written changes nothing, however it came about.
+func TestReloadRefusesHalfWrittenFiles(t *testing.T) {
+	for name, text := range map[string]string{
+		"truncated": "", "blank": " \n\n", "comments only": "# [repository]\n", "cut before its repositories": "[log]\nlevel = \"debug\"\n", "cut in a key": "[log]\nlev",
+		"an empty table": "[repository]\n",
+	} {
+		for _, how := range []string{"written", "renamed", "signal"} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				r := startReloading(t)
+				usable := read(t, r.path)
+				switch how {
+				case "renamed":
+					write(t, r.path+".new", text)
+					if err := os.Rename(r.path+".new", r.path); err != nil {
+						t.Fatal(err)
+					}
+				default:
+					write(t, r.path, text)
+				}
+				if how == "signal" {
+					if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r.eventually(r.logged("the last one stays in force"))
+				if r.count() != 0 || !strings.HasPrefix(r.values(), "0 0 ") || r.level.Level() != slog.LevelInfo {
+					t.Errorf("applied %d times, metrics %s, level %s", r.count(), r.values(), r.level.Level())
+				}
+				write(t, r.path, usable+"# whole again\n")
+				r.eventually(func() bool { return r.count() == 1 && strings.HasPrefix(r.values(), "1 1 ") })
+			})
+		}
+	}
+}
+
+// A file that is written in steps is read once, when it is whole.
+func TestReloadWaitsForTheLastStep(t *testing.T) {
+	r := startReloading(t)
+	usable := read(t, r.path)
+	whole := usable + "# changed\n"
+	for end := range len(whole) / 8 {
+		write(t, r.path, whole[:end*8])
+		time.Sleep(settle / 8)
+	}
+	write(t, r.path, whole)
+	r.eventually(func() bool { return r.count() == 1 })
+	if got := r.values(); got != "1 1 0" {
+		t.Errorf("metrics %s: a part was tried", got)
+	}
 }
 
 // Files beside the configuration are none of its changes. SIGHUP reloads without a

@@ -64,3 +64,14 @@ func (c *Config) Files() []string {
 	slices.Sort(files)
 	return slices.Compact(files)
 }
+
+// HasRepositories reports whether the files have a repository block. If not, the
+// built-in ones are in force.
+func (c *Config) HasRepositories() bool {
+	for key, at := range c.source.positions {
+		if strings.HasPrefix(key, "repository.") && at.file != "" { // the built-in ones are in no file
+			return true
+		}
+	}
+	return false
+}
