@@ -32,9 +32,9 @@ type ErrorItem struct {
 }
 
 // ReadError reads the body of an answer that is an error. It returns the code and
-// the message of the first error in an error document. A body of another kind is
-// the message if it is plain text, such as a proxy's "Bad Gateway"; HTML and XML
-// are not. Both are cut and cleaned, fit for a log line, a header and a terminal,
+// the message of the first error in an error document that has a code, or of the
+// first one. A body of another kind is the message if it is plain text, such as a
+// proxy's "Bad Gateway"; HTML, XML and compressed bytes are not. Both are cut and cleaned, fit for a log line, a header and a terminal,
 // and empty if the body does not say them.
 func ReadError(r io.Reader) (code, message string) {
 	body, err := io.ReadAll(io.LimitReader(r, maxErrorBody))
@@ -50,16 +50,36 @@ func ReadError(r io.Reader) (code, message string) {
 		} `json:"errors"`
 	}
 	if json.Unmarshal(body, &document) == nil && len(document.Errors) > 0 {
-		_ = json.Unmarshal(document.Errors[0].Code, &code) // stays empty if it is no string
-		_ = json.Unmarshal(document.Errors[0].Message, &message)
-		return cleanCode(code), cleanText(message)
+		told := document.Errors[0]
+		for _, e := range document.Errors {
+			_ = json.Unmarshal(e.Code, &code) // stays as it is if it is no string
+			if code = cleanCode(code); code != "" {
+				told = e
+				break
+			}
+		}
+		_ = json.Unmarshal(told.Message, &message)
+		return code, cleanText(message)
 	}
 	// A page for browsers says nothing that fits in a log line.
 	text := string(body)
-	if strings.HasPrefix(strings.TrimSpace(text), "<") {
+	if strings.HasPrefix(strings.TrimSpace(text), "<") || isBinary(body) {
 		return "", ""
 	}
 	return "", cleanText(text)
+}
+
+// isBinary reports whether a body, which may be cut in the middle of a character, is
+// no text in UTF-8.
+func isBinary(body []byte) bool {
+	for len(body) > 0 {
+		r, size := utf8.DecodeRune(body)
+		if r == utf8.RuneError && size == 1 {
+			return utf8.FullRune(body)
+		}
+		body = body[size:]
+	}
+	return false
 }
 
 // cleanText returns text in one line without control characters, cut after
@@ -82,9 +102,10 @@ func cleanText(text string) string {
 	return text[:cut] + "..."
 }
 
-// cleanCode returns code if it looks like a code of the specification, such as
-// MANIFEST_UNKNOWN, and "" otherwise.
+// cleanCode returns code in capitals if it looks like a code of the specification, such
+// as MANIFEST_UNKNOWN, and "" otherwise.
 func cleanCode(code string) string {
+	code = strings.ToUpper(strings.TrimSpace(code))
 	if len(code) > maxCode || strings.ContainsFunc(code, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < '0' || r > '9') }) {
 		return ""
 	}

@@ -98,6 +98,20 @@ func TestNotFoundNeedsRegistry(t *testing.T) {
 		{"a document that is cut off", 404, `{"errors":[{"code":"MANIFEST_UNKNOWN"`, gone, found},
 		{"another complaint", 404, coded("UNSUPPORTED"), gone, found},
 		{"a refusal", 404, coded("UNAUTHORIZED"), gone, found},
+		{"a fault", 404, coded("UNAVAILABLE"), gone, found},
+		{"an unknown fault", 404, coded("UNKNOWN"), gone, found},
+		{"null", 404, `null`, gone, found},
+		{"a list", 404, `[]`, gone, found},
+		{"a single error", 404, `{"errors":{"code":"MANIFEST_UNKNOWN"}}`, gone, found},
+		{"a compressed page", 404, "\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff\xcaH", gone, found},
+		{"XML", 404, `<?xml version="1.0"?><Error><Code>NoSuchKey</Code></Error>`, gone, found},
+		{"a page without end", 404, "<html>" + strings.Repeat("x", 100<<10), gone, found},
+		{"a code in small letters", 404, coded("manifest_unknown"), gone, gone},
+		{"a code in small letters", 400, coded("manifest_unknown"), gone, gone},
+		{"a code after another error", 400, `{"errors":[{"message":"x"},{"code":"NAME_UNKNOWN"}]}`, gone, gone},
+		{"a limit in small letters", 400, coded("toomanyrequests"), limited, limited},
+		{"a limit of a proxy", 503, coded("TOOMANYREQUESTS"), limited, limited},
+		{"a fault with a code", 500, coded("MANIFEST_UNKNOWN"), found, found},
 		{"nothing", 404, "", gone, gone},
 		{"blanks", 404, "\r\n", gone, gone},
 		{"Harbor", 404, coded("NOT_FOUND"), gone, gone},
@@ -134,6 +148,32 @@ func TestNotFoundNeedsRegistry(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The type that a header claims for an error decides nothing: its body does.
+func TestNotFoundByBody(t *testing.T) {
+	document, page := `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`, "<html>404</html>"
+	for _, test := range []struct {
+		body, contentType string
+		want              error
+		effects           []upstreamtest.Effect
+	}{
+		{document, "text/html; charset=utf-8", upstream.ErrNotFound, nil},
+		{document, "", upstream.ErrNotFound, nil},
+		{document, "application/json", upstream.ErrNotFound, []upstreamtest.Effect{upstreamtest.Chunked()}},
+		{page, "application/json", upstream.ErrUnavailable, nil},
+		{page, "application/vnd.oci.image.manifest.v1+json", upstream.ErrUnavailable, []upstreamtest.Effect{upstreamtest.Chunked()}},
+		{document[:20], "application/json", upstream.ErrUnavailable, []upstreamtest.Effect{upstreamtest.Header("Content-Length", "500")}},
+		{"", "application/json", upstream.ErrUnavailable, []upstreamtest.Effect{upstreamtest.Header("Content-Length", "500")}},
+	} {
+		r := upstreamtest.New(t)
+		r.Fault(upstreamtest.Any, append(test.effects, upstreamtest.Status(404, test.body), upstreamtest.Header("Content-Type", test.contentType))...)
+		_, err := newClient(t, r).Manifest(t.Context(), "repo", oci.ByTag("latest"))
+		wantError(t, err, upstream.ErrNotFound)
+		if doubted := upstream.Doubt(err); !errors.Is(doubted, test.want) {
+			t.Errorf("%s as %q: %v, want %v", test.body, test.contentType, doubted, test.want)
+		}
 	}
 }
 

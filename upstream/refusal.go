@@ -18,6 +18,8 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	defer resp.Body.Close()
 	e := &Error{Status: resp.StatusCode}
 	var body bytes.Buffer
+	whole := &errorReader{ReadCloser: resp.Body}
+	resp.Body = whole
 	e.Code, e.Message = oci.ReadError(io.TeeReader(bytes.NewReader(readText(resp, maxTokenAnswer)), &body))
 	target := resp.Request.URL
 	// A redirect may lead to another registry, whose answer to a HEAD has no code.
@@ -26,13 +28,28 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	if !byRegistry || e.Class == ClassRateLimited && !c.ownAPI(target) {
 		e.Err = &redirectedError{host: target.Host}
 	}
-	e.foreign = e.Code == "" && isForeign(body.Bytes())
+	// A body that breaks off is no registry's word.
+	e.foreign = e.Code == "" && (whole.err != nil || isForeign(body.Bytes()))
 	e.page = e.foreign && bytes.HasPrefix(bytes.TrimSpace(oci.TrimMark(body.Bytes())), []byte("<"))
 	e.noteRetryAfter(resp.Header, time.Now())
 	if resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		e.contentRange = resp.Header.Get("Content-Range")
 	}
 	return e
+}
+
+// errorReader keeps the failure of a read.
+type errorReader struct {
+	io.ReadCloser
+	err error
+}
+
+func (r *errorReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
 }
 
 // classify is the only table from statuses to classes. It takes the code of the error
@@ -99,12 +116,12 @@ func saysUnknown(code string) bool {
 	}
 }
 
-// saysOther reports whether a code is one of the distribution-spec that is not about
-// the existence of content. Registries have codes of their own besides, for example
+// saysOther reports whether a code is one of the distribution-spec, or of its
+// implementation, that is not about the existence of content. Registries have codes of their own besides, for example
 // Harbor's NOT_FOUND.
 func saysOther(code string) bool {
 	switch code {
-	case "UNSUPPORTED", "UNAUTHORIZED", "DENIED", "TOOMANYREQUESTS", "PAGINATION_NUMBER_INVALID", "SIZE_INVALID",
+	case "UNSUPPORTED", "UNAVAILABLE", "UNKNOWN", "UNAUTHORIZED", "DENIED", "TOOMANYREQUESTS", "PAGINATION_NUMBER_INVALID", "SIZE_INVALID",
 		"MANIFEST_INVALID", "MANIFEST_BLOB_UNKNOWN", "BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID":
 		return true
 	default:

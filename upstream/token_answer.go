@@ -33,31 +33,17 @@ var (
 // type counts as missing, and a time that would make the new token unusable is
 // replaced by our own clock, since the token service's may be wrong.
 func parseToken(body []byte, now time.Time) (tokencache.Token, error) {
-	var answer struct {
-		Token       json.RawMessage `json:"token"`
-		AccessToken json.RawMessage `json:"access_token"`
-		ExpiresIn   json.RawMessage `json:"expires_in"`
-		IssuedAt    json.RawMessage `json:"issued_at"`
-	}
-	// A decoder reads the object and leaves trailing bytes alone, such as a NUL.
-	if err := json.NewDecoder(bytes.NewReader(oci.TrimMark(body))).Decode(&answer); err != nil {
+	answer, err := readFields(oci.TrimMark(body))
+	if err != nil {
 		return tokencache.Token{}, fmt.Errorf("its answer is no token: %w", err)
 	}
-	value, err := tokenValue(answer.Token)
+	// Azure's registry, for example, has an access_token only.
+	value, err := tokenValue(append(answer["token"], answer["access_token"]...))
 	if err != nil {
-		// Azure's registry, for example, has an access_token only.
-		other, otherErr := tokenValue(answer.AccessToken)
-		switch {
-		case otherErr == nil:
-			value = other
-		case errors.Is(err, errNoToken):
-			return tokencache.Token{}, otherErr
-		default:
-			return tokencache.Token{}, err
-		}
+		return tokencache.Token{}, err
 	}
-	life := tokenLife(scalar(answer.ExpiresIn), now)
-	issued, ok := parseMoment(scalar(answer.IssuedAt))
+	life := tokenLife(scalar(answer["expires_in"]), now)
+	issued, ok := parseMoment(scalar(answer["issued_at"]))
 	token := tokencache.Token{Value: value, Issued: issued, Expires: issued.Add(life)}
 	if !ok || issued.After(now) || !token.Usable(now) {
 		token.Issued, token.Expires = now, now.Add(life)
@@ -65,32 +51,68 @@ func parseToken(body []byte, now time.Time) (tokencache.Token, error) {
 	return token, nil
 }
 
-// tokenValue returns a token that a header can carry.
-func tokenValue(field json.RawMessage) (string, error) {
-	var value string
-	if json.Unmarshal(field, &value) != nil {
-		return "", errNoToken // missing, or another type
+// readFields reads a JSON object: all values of each field, by the name in lower case.
+// A service may send a field twice, or once more in another case. Trailing bytes do
+// not matter, such as a NUL.
+func readFields(body []byte) (map[string][]json.RawMessage, error) {
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	begin, err := decoder.Token()
+	if err != nil {
+		return nil, err
 	}
-	// Services that read the token from a file send the file's newline along.
-	value = strings.TrimSpace(value)
-	switch {
-	case value == "":
-		return "", errNoToken
-	case strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
-		return "", errBadToken
+	if begin != json.Delim('{') {
+		return nil, errors.New("it is no JSON object")
 	}
-	return value, nil
+	fields := make(map[string][]json.RawMessage)
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			return nil, err
+		}
+		var value json.RawMessage
+		if err := decoder.Decode(&value); err != nil {
+			return nil, err
+		}
+		key := strings.ToLower(fmt.Sprint(name)) // in an object it is a string
+		fields[key] = append(fields[key], value)
+	}
+	_, err = decoder.Token() // an object that is cut off has no end
+	return fields, err
 }
 
-// scalar returns the text of a string or a number, and "" for any other value.
-func scalar(field json.RawMessage) string {
-	var text string
-	if json.Unmarshal(field, &text) == nil {
-		return strings.TrimSpace(text)
+// tokenValue returns the first value that a header can carry.
+func tokenValue(values []json.RawMessage) (string, error) {
+	failure := errNoToken
+	for _, field := range values {
+		var value string
+		if json.Unmarshal(field, &value) != nil {
+			continue // another type
+		}
+		// Services that read the token from a file send the file's newline along.
+		value = strings.TrimSpace(value)
+		switch {
+		case value == "":
+		case strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
+			failure = errBadToken
+		default:
+			return value, nil
+		}
 	}
-	var number json.Number
-	if json.Unmarshal(field, &number) == nil {
-		return number.String()
+	return "", failure
+}
+
+// scalar returns the text of the first value that is a string or a number, and "" if
+// there is none.
+func scalar(values []json.RawMessage) string {
+	for _, field := range values {
+		var text string
+		if json.Unmarshal(field, &text) == nil && text != "" {
+			return strings.TrimSpace(text)
+		}
+		var number json.Number
+		if json.Unmarshal(field, &number) == nil && number != "" {
+			return number.String()
+		}
 	}
 	return ""
 }
