@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 )
@@ -20,6 +21,8 @@ type rootInquiry struct {
 func newRootInquiry() rootInquiry {
 	return rootInquiry{slot: make(chan struct{}, 1), next: new(time.Time)}
 }
+
+var errRootElsewhere = errors.New("the root of the API is on another host")
 
 // rootChallenge returns the challenge of the API's root (distribution-spec end-1).
 // Without one that can be answered, it returns false.
@@ -40,16 +43,27 @@ func (t *authTransport) rootChallenge(ctx context.Context) (challenge, bool) {
 	if err != nil {
 		return challenge{}, false
 	}
-	resp, err := t.base.RoundTrip(req)
+	// Some registries redirect /v2/ to /v2. Another host's challenge is not theirs.
+	client := t.service.client
+	resp, err := followRedirects(req, client.maxRedirects, func(req *http.Request) (*http.Response, error) {
+		if !client.ownAPI(req.URL) {
+			return nil, errRootElsewhere
+		}
+		return t.base.RoundTrip(req)
+	})
 	if err != nil {
-		return challenge{}, false // the first answer counts, and the next request asks again
+		// A redirect that leads nowhere stays one. After a broken connection, the next
+		// request asks again.
+		if !isA[*transportError](err) {
+			*t.root.next = time.Now().Add(rootPause)
+		}
+		return challenge{}, false // the first answer counts
 	}
 	defer discard(resp.Body)
-	if resp.StatusCode == http.StatusUnauthorized {
-		if found, ok := t.choose(resp.Header.Values("WWW-Authenticate")); ok {
-			t.remembered.Add(t.rootKey(), found)
-			return found, true
-		}
+	// A registry that allows anonymous requests may answer 200 and challenge as well.
+	if found, ok := t.choose(resp.Header.Values("WWW-Authenticate")); ok {
+		t.remembered.Add(t.rootKey(), found)
+		return found, true
 	}
 	// A root that is limited or broken says nothing about its challenge.
 	switch failure := t.service.client.refusal(resp); {

@@ -74,6 +74,33 @@ func TestHiddenContent(t *testing.T) {
 			want:     upstream.ErrNotFound,
 			requests: []string{app + "404", root + "500", app + "404", root + "500", other + "404", root + "500"},
 		},
+		"a root that challenges with 403": {
+			options:  []upstreamtest.Option{basic, upstreamtest.WithHiddenContent(404)},
+			root:     []upstreamtest.Effect{upstreamtest.Status(403, ""), upstreamtest.Header("WWW-Authenticate", `Basic realm="x"`)},
+			requests: []string{app + "404", root + "403", app + "200", app + "200", other + "200"},
+		},
+		"a root that challenges with 200": {
+			options:  []upstreamtest.Option{basic, upstreamtest.WithHiddenContent(404)},
+			root:     []upstreamtest.Effect{upstreamtest.Status(200, "{}"), upstreamtest.Header("WWW-Authenticate", `BASIC`)},
+			requests: []string{app + "404", root + "200", app + "200", app + "200", other + "200"},
+		},
+		"a root that is elsewhere on the host": {
+			options:  []upstreamtest.Option{basic, upstreamtest.WithHiddenContent(404)},
+			root:     []upstreamtest.Effect{upstreamtest.Status(301, ""), upstreamtest.Header("Location", "/v2")},
+			requests: []string{app + "404", root + "301", "GET /v2 401", app + "200", app + "200", other + "200"},
+		},
+		"a root that is on another host": {
+			options:  []upstreamtest.Option{basic, upstreamtest.WithHiddenContent(404)},
+			root:     []upstreamtest.Effect{upstreamtest.Status(302, ""), upstreamtest.Header("Location", "http://elsewhere.test/v2/")},
+			want:     upstream.ErrNotFound,
+			requests: []string{app + "404", root + "302", app + "404", other + "404"},
+		},
+		"a root with challenges of no use": {
+			options:  []upstreamtest.Option{upstreamtest.WithHiddenContent(404)},
+			root:     []upstreamtest.Effect{upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Negotiate, Bearer service="x"`)},
+			want:     upstream.ErrNotFound,
+			requests: []string{app + "404", root + "401", app + "404", other + "404"},
+		},
 		"content that challenges": {
 			options:  []upstreamtest.Option{basic},
 			requests: []string{app + "401", app + "200", app + "200", other + "401", other + "200"},

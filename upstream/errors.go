@@ -149,9 +149,16 @@ func (e *Error) Unwrap() error { return e.Err }
 func (e *Error) Answered() bool { return slices.ContainsFunc(e.Members(), (*Error).answered) }
 
 func (e *Error) answered() bool {
+	if e.Class == ClassRateLimited || e.Op == opToken || e.coolingDown {
+		return false
+	}
 	broken, ok := errors.AsType[*transportError](e.Err)
+	// A redirect to a host that cannot be reached is an answer of the registry.
+	if ok && !strings.EqualFold(broken.host, e.Host) {
+		return !e.Timeout()
+	}
 	noConnection := ok && !broken.connected
-	return e.Class != ClassRateLimited && e.Op != opToken && !e.coolingDown && !noConnection && !e.Timeout()
+	return !noConnection && !e.Timeout()
 }
 
 // answered is [Error.Answered] of any error.

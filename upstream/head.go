@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,9 @@ func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (*oci
 // errVagueHead says that the answer to a HEAD does not tell the manifest.
 var errVagueHead = errors.New("the answer to HEAD names no manifest")
 
+// errPage says that an answer is a page for browsers.
+var errPage = errors.New("the answer is a web page")
+
 // head sends the HEAD of a manifest and returns the descriptor that it tells.
 func (c *Client) head(ctx context.Context, call call, ref oci.Reference) (ocispec.Descriptor, error) {
 	resp, err := c.do(ctx, call)
@@ -62,6 +66,9 @@ func (c *Client) head(ctx context.Context, call call, ref oci.Reference) (ocispe
 		return ocispec.Descriptor{}, err
 	}
 	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK { // a part of the manifest, which was not asked for
+		return ocispec.Descriptor{}, c.identify(&Error{Class: ClassUnavailable, Err: errVagueHead}, call)
+	}
 	desc := ocispec.Descriptor{MediaType: oci.MediaType(resp.Header.Get("Content-Type")), Digest: ref.Digest(), Size: lengthOf(resp)}
 	// A digest of an algorithm that cannot be stored is as vague as none.
 	if dgst, err := oci.ParseDigest(resp.Header.Get("Docker-Content-Digest")); err == nil && ref.IsTag() {
@@ -110,8 +117,8 @@ func (c *Client) headBlob(ctx context.Context, repo string, dgst digest.Digest) 
 	resp.Body.Close()
 	desc := blobDescriptor(dgst)
 	desc.Size = lengthOf(resp)
-	// Some registries say 0 when they do not know.
-	if desc.Size < 0 || desc.Size == 0 && dgst != dgst.Algorithm().FromBytes(nil) || isPage(resp.Header) {
+	// Some registries say 0 when they do not know, and 206 has the length of a part.
+	if resp.StatusCode != http.StatusOK || desc.Size < 0 || desc.Size == 0 && dgst != dgst.Algorithm().FromBytes(nil) || isPage(resp.Header) {
 		return ocispec.Descriptor{}, c.identify(&Error{Class: ClassUnavailable, Err: errVagueHead}, call)
 	}
 	return desc, nil
@@ -132,6 +139,9 @@ func (c *Client) firstByte(ctx context.Context, repo string, dgst digest.Digest)
 		return ocispec.Descriptor{}, err
 	}
 	defer discard(resp.Body)
+	if isPage(resp.Header) { // a login page is no blob
+		return ocispec.Descriptor{}, c.badAnswer(ctx, call, errPage)
+	}
 	desc.Size = lengthOf(resp)
 	if resp.StatusCode == http.StatusPartialContent {
 		if _, desc.Size, err = parseContentRange(resp.Header.Get("Content-Range")); err != nil {
@@ -200,14 +210,15 @@ func (c *Client) distrust(head *headSupport, op string) {
 }
 
 // noteSilence notes a HEAD that ran into a time limit although there was a
-// connection. The next question is a GET: a second one now would double the time
+// connection to the registry. The next question is a GET: a second one now would double the time
 // that clients wait for a registry that is away.
 func (c *Client) noteSilence(head *headSupport, op string, err error) {
 	failed, _ := errors.AsType[*Error](err)
 	if failed == nil || !failed.Timeout() || failed.Op == opToken {
 		return
 	}
-	if broken, ok := errors.AsType[*transportError](failed.Err); ok && broken.connected {
+	broken, ok := errors.AsType[*transportError](failed.Err)
+	if ok && (broken.connected || !strings.EqualFold(broken.host, c.host)) {
 		c.distrust(head, op)
 	}
 }

@@ -84,6 +84,7 @@ func TestUselessHead(t *testing.T) {
 		tries  int
 		status int
 	}{
+		"a part":           {upstreamtest.Status(206, ""), 1, 206},
 		"no digest":        {upstreamtest.OmitDigest(), 1, 200},
 		"malformed digest": {upstreamtest.Header("Docker-Content-Digest", "sha256:../../x"), 1, 200},
 		"plain text":       {upstreamtest.Header("Content-Type", "text/plain"), 1, 200},
@@ -130,6 +131,7 @@ func TestUselessHeadOfBlob(t *testing.T) {
 		status int
 	}{
 		"no length": {upstreamtest.Chunked(), 1, 200},
+		"a part":    {upstreamtest.Status(206, ""), 1, 206},
 		"length 0":  {upstreamtest.Header("Content-Length", "0"), 1, 200},
 	}
 	for name, head := range uselessHeads {
@@ -160,6 +162,53 @@ func TestUselessHeadOfBlob(t *testing.T) {
 				ask("HEAD " + path + " 200")
 			})
 		})
+	}
+}
+
+// Only HEADs are redirected, to hosts that cannot answer. The GET decides.
+func TestHeadRedirectedNowhere(t *testing.T) {
+	for name, location := range map[string]string{
+		"a dead host":    "http://127.0.0.1:1/login",
+		"an unknown one": "http://unknown.invalid/",
+		"itself":         "",
+		"no http":        "ftp://127.0.0.1/",
+		"a missing page": "/login",
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := upstreamtest.New(t)
+			image := r.AddImage("repo", "latest", []byte("layer"))
+			layer := digest.FromString("layer")
+			c := newClient(t, r)
+			effects := []upstreamtest.Effect{upstreamtest.Status(307, "")}
+			for _, path := range []string{"/v2/repo/manifests/latest", "/v2/repo/blobs/" + layer.String()} {
+				to := location
+				if to == "" {
+					to = path
+				}
+				r.Fault(upstreamtest.All(upstreamtest.Method("HEAD"), upstreamtest.Path(path)), append(effects, upstreamtest.Header("Location", to))...)
+			}
+			if m := must[*oci.Manifest](t)(c.Head(t.Context(), "repo", oci.ByTag("latest"))); m.Descriptor.Digest != image.Digest {
+				t.Errorf("the manifest is %s", m.Descriptor.Digest)
+			}
+			if desc, err := c.StatBlob(t.Context(), "repo", layer); err != nil || desc.Size != 5 {
+				t.Errorf("the blob: %v, %v", desc, err)
+			}
+		})
+	}
+}
+
+// A page for browsers is no blob, whatever the method.
+func TestStatBlobOfAPage(t *testing.T) {
+	r := upstreamtest.New(t)
+	dgst := r.AddBlob("repo", blob)
+	c := newClient(t, r)
+	for _, contentType := range []string{"text/html", "Text/HTML; charset=UTF-8", "text/html;"} {
+		f := r.Fault(upstreamtest.Any, upstreamtest.Status(200, "<html>log in</html>"), upstreamtest.Header("Content-Type", contentType))
+		_, err := c.StatBlob(t.Context(), "repo", dgst)
+		if e := wantError(t, err, upstream.ErrUnavailable); !e.Foreign() {
+			t.Errorf("%s: %v", contentType, err)
+		}
+		f.Remove()
 	}
 }
 

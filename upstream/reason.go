@@ -116,7 +116,7 @@ func (e *Error) Foreign() bool {
 	case e.Op == opToken:
 		return false
 	default:
-		return isA[*json.SyntaxError](e.Err) || isA[*json.UnmarshalTypeError](e.Err)
+		return errors.Is(e.Err, errPage) || isA[*json.SyntaxError](e.Err) || isA[*json.UnmarshalTypeError](e.Err)
 	}
 }
 

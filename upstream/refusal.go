@@ -87,7 +87,7 @@ func classify(status int, code string, byRegistry bool) Class {
 
 // saysLimited reports whether a refusal is a rate limit in spite of its status.
 func saysLimited(status int, code string) bool {
-	return status/100 == 4 && code == "TOOMANYREQUESTS"
+	return status >= http.StatusBadRequest && code == "TOOMANYREQUESTS"
 }
 
 // peekCode returns the code of an answer's error document, "" if there is none. The
