@@ -85,7 +85,14 @@ func explainMember(e *upstream.Error, key string) string {
 		}
 		return text
 	case upstream.ClassDenied:
-		if e.Credentials {
+		switch {
+		// The page of a proxy that wants a password is no web filter.
+		case e.NotAsked && e.Foreign():
+			return fmt.Sprintf("%s denies %s%s. %s", e.Host, e.Content(), answer, upstreamRemedy(upstream.CheckForRegistry, e.Host, key))
+		case e.Credentials && e.NotAsked:
+			return fmt.Sprintf("%s denies %s and does not ask for the configured credentials%s. Check url of %s, and whether a proxy between removes WWW-Authenticate",
+				e.Host, e.Content(), answer, key)
+		case e.Credentials:
 			return fmt.Sprintf("%s refused the configured credentials for %s%s. Check username and password of %s, and that they may read it",
 				e.Host, e.Content(), answer, key)
 		}

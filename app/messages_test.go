@@ -97,6 +97,27 @@ var messages = []message{
 			`Check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
 	},
 	{
+		name: "credentials not asked for", fault: []upstreamtest.Effect{upstreamtest.Status(401, "")}, change: wrongPassword, status: 403, code: "DENIED",
+		want: `ghcr.io denies org/app:1.2 and does not ask for the configured credentials (401 Unauthorized). ` +
+			`Check url of repository."ghcr.io".upstream[0], and whether a proxy between removes WWW-Authenticate`,
+	},
+	{
+		name: "a web filter", fault: []upstreamtest.Effect{upstreamtest.Status(403, "<html>blocked</html>")}, change: wrongPassword, status: 403, code: "DENIED",
+		want: `ghcr.io denies org/app:1.2 (403 Forbidden). ` +
+			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
+	},
+	{
+		name: "a proxy that wants a password", fault: []upstreamtest.Effect{upstreamtest.Status(401, "<html>401 Authorization Required</html>"), upstreamtest.Header("WWW-Authenticate", "Basic")},
+		status: 403, code: "DENIED",
+		want: `ghcr.io does not give org/app:1.2 to everyone (401 Unauthorized). It is private or does not exist. If it exists, set username and password of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "a proxy that refuses the password", change: wrongPassword,
+		fault:  []upstreamtest.Effect{upstreamtest.Status(401, "<html>401 Authorization Required</html>"), upstreamtest.Header("WWW-Authenticate", "Basic")},
+		status: 403, code: "DENIED",
+		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized). Check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
+	},
+	{
 		name: "token refused", change: wrongPassword, status: 403, code: "DENIED",
 		options: []upstreamtest.Option{upstreamtest.WithBearer(upstreamtest.Bearer{Username: "reader", Password: "secret", OnRegistry: true, Realm: "http://ghcr.io/token"})},
 		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: token service ghcr.io: incorrect username or password). ` +

@@ -96,6 +96,9 @@ type Error struct {
 	Err        error // the cause; may be nil
 	// Credentials is whether a username and a password are configured.
 	Credentials bool
+	// NotAsked is whether the upstream denied a request and did not ask for credentials,
+	// so that it never got them (RFC 9110 section 11.6.1).
+	NotAsked bool
 
 	root         string   // path of the API that was asked
 	others       []*Error // of the other members of a chain

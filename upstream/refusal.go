@@ -28,6 +28,9 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	if !byRegistry || e.Class == ClassRateLimited && !c.ownAPI(target) {
 		e.Err = &redirectedError{host: target.Host}
 	}
+	// Without credentials, a challenge asks for them.
+	asks := !c.credentials.set() && resp.Header.Get("WWW-Authenticate") != ""
+	e.NotAsked = e.Class == ClassDenied && resp.Request.Header.Get("Authorization") == "" && !asks
 	// A body that breaks off is no registry's word.
 	e.foreign = e.Code == "" && (whole.err != nil || isForeign(body.Bytes()))
 	e.page = e.foreign && bytes.HasPrefix(bytes.TrimSpace(oci.TrimMark(body.Bytes())), []byte("<"))
