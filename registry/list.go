@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
 )
 
 func (p *pull) tags() error {
@@ -59,15 +60,10 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 	if err != nil {
 		return err
 	}
-	configured := make(map[string]bool)
-	for _, ns := range table.Namespaces() {
-		configured[ns.Key()] = true
-	}
 	names := []string{}
-	// Content of a namespace that is no longer configured cannot be pulled.
 	for _, repo := range repositories {
-		if configured[repo.Namespace] {
-			names = append(names, repo.String())
+		if name := catalogName(table, repo); name != "" {
+			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
@@ -77,6 +73,17 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 	}
 	writeJSON(w, http.StatusOK, "application/json", map[string][]string{"repositories": page})
 	return nil
+}
+
+// catalogName returns the name by which clients pull a repository. It returns "" if that
+// name leads to none, since its namespace is no longer configured, or to another one:
+// {ghcr.io, acme/app} is not pulled as ghcr.io/acme/app if there is a ghcr.io/acme.
+func catalogName(table *namespace.Table, repo storage.RepoID) string {
+	ns, name, err := table.Resolve("", repo.String())
+	if err != nil || (storage.RepoID{Namespace: ns.Key(), Name: name}) != repo {
+		return ""
+	}
+	return ns.Key() + "/" + name
 }
 
 // linkNext adds the Link header to the next page of a list (RFC 8288).

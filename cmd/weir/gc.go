@@ -135,7 +135,7 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 
 // victims returns the images of the content that is to be evicted. They are found
 // before the eviction, which may remove the manifests that name the content.
-func (o gcOptions) victims(ctx context.Context, store *disk.Store, limits maintain.EvictOptions, maxManifest int64) (map[digest.Digest][]string, error) {
+func (o gcOptions) victims(ctx context.Context, store *disk.Store, limits maintain.EvictOptions, maxManifest int64) (map[digest.Digest][]image, error) {
 	victims := make(map[digest.Digest]bool)
 	limits.DryRun = true
 	limits.Evicted = func(entry storage.Entry) { victims[entry.Digest] = true }

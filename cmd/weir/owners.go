@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,15 +28,29 @@ type owners struct {
 	store       storage.Store
 	maxManifest int64
 	wanted      map[digest.Digest]bool
-	images      map[digest.Digest][]string // found so far; sorted and unique only in the end
+	images      map[digest.Digest][]image // found so far; sorted and unique only in the end
+}
+
+// image is an image of a repository. Images are told apart by the repository itself:
+// two of them may be printed alike.
+type image struct {
+	repo storage.RepoID
+	ref  oci.Reference
+}
+
+// String names the image for the output.
+func (i image) String() string { return i.ref.Join(i.repo.String()) }
+
+func compareImages(a, b image) int {
+	return cmp.Or(cmp.Compare(a.String(), b.String()), cmp.Compare(a.repo.Namespace, b.repo.Namespace))
 }
 
 // findOwners returns the images of each wanted content, in alphabetical order. An
 // image is a tag whose manifest leads to the content, such as ghcr.io/org/app:1.2, or
 // else a link of the catalog, such as ghcr.io/org/app@sha256:.... Content that no
 // record names has no images.
-func findOwners(ctx context.Context, store storage.Store, records storage.Records, maxManifest int64, wanted map[digest.Digest]bool) (map[digest.Digest][]string, error) {
-	o := &owners{store: store, maxManifest: maxManifest, wanted: wanted, images: make(map[digest.Digest][]string)}
+func findOwners(ctx context.Context, store storage.Store, records storage.Records, maxManifest int64, wanted map[digest.Digest]bool) (map[digest.Digest][]image, error) {
+	o := &owners{store: store, maxManifest: maxManifest, wanted: wanted, images: make(map[digest.Digest][]image)}
 	if len(wanted) == 0 {
 		return o.images, nil
 	}
@@ -50,7 +65,7 @@ func findOwners(ctx context.Context, store storage.Store, records storage.Record
 		}
 	}
 	for dgst, images := range o.images {
-		slices.Sort(images)
+		slices.SortFunc(images, compareImages)
 		o.images[dgst] = slices.Compact(images)
 	}
 	return o.images, nil
@@ -72,7 +87,7 @@ func (o *owners) addRepository(ctx context.Context, catalog *catalog.Catalog, re
 			return err
 		}
 		seen := make(map[digest.Digest]bool)
-		o.follow(ctx, tag.Descriptor.Digest, oci.ByTag(name).Join(repo.String()), seen, maxNesting)
+		o.follow(ctx, tag.Descriptor.Digest, image{repo, oci.ByTag(name)}, seen, maxNesting)
 		maps.Copy(reached, seen)
 	}
 	for link, err := range catalog.Links(ctx, repo) {
@@ -80,7 +95,7 @@ func (o *owners) addRepository(ctx context.Context, catalog *catalog.Catalog, re
 			return err
 		}
 		if o.wanted[link.Digest] && !reached[link.Digest] {
-			o.images[link.Digest] = append(o.images[link.Digest], oci.ByDigest(link.Digest).Join(repo.String()))
+			o.images[link.Digest] = append(o.images[link.Digest], image{repo, oci.ByDigest(link.Digest)})
 		}
 	}
 	return nil
@@ -88,7 +103,7 @@ func (o *owners) addRepository(ctx context.Context, catalog *catalog.Catalog, re
 
 // follow adds an image to a manifest and to all content that it leads to. A manifest
 // that is gone or corrupt leads nowhere. seen ends loops, and levels the nesting.
-func (o *owners) follow(ctx context.Context, dgst digest.Digest, image string, seen map[digest.Digest]bool, levels int) {
+func (o *owners) follow(ctx context.Context, dgst digest.Digest, image image, seen map[digest.Digest]bool, levels int) {
 	if levels == 0 || ctx.Err() != nil || !o.see(dgst, image, seen) {
 		return
 	}
@@ -114,7 +129,7 @@ func (o *owners) follow(ctx context.Context, dgst digest.Digest, image string, s
 }
 
 // see adds an image to a content. It returns false if it has seen the content before.
-func (o *owners) see(dgst digest.Digest, image string, seen map[digest.Digest]bool) bool {
+func (o *owners) see(dgst digest.Digest, image image, seen map[digest.Digest]bool) bool {
 	if seen[dgst] {
 		return false
 	}
@@ -126,8 +141,8 @@ func (o *owners) see(dgst digest.Digest, image string, seen map[digest.Digest]bo
 }
 
 // printByImage prints how much of each image is among some entries.
-func printByImage(w io.Writer, entries []storage.Entry, images map[digest.Digest][]string) {
-	sums := make(map[string]maintain.Amount)
+func printByImage(w io.Writer, entries []storage.Entry, images map[digest.Digest][]image) {
+	sums := make(map[image]maintain.Amount)
 	for _, entry := range entries {
 		for _, image := range images[entry.Digest] {
 			sum := sums[image]
@@ -136,17 +151,22 @@ func printByImage(w io.Writer, entries []storage.Entry, images map[digest.Digest
 			sums[image] = sum
 		}
 	}
-	for _, image := range slices.Sorted(maps.Keys(sums)) {
+	for _, image := range slices.SortedFunc(maps.Keys(sums), compareImages) {
 		fmt.Fprintf(w, "  %s: %s\n", image, describe(sums[image]))
 	}
 }
 
 // listed returns the first images of a list as one text: a base layer can belong to
 // hundreds.
-func listed(images []string) string {
+func listed(images []image) string {
 	const most = 10
-	if len(images) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(images[:most], ", "), len(images)-most)
+	var names []string
+	for _, image := range images[:min(most, len(images))] {
+		names = append(names, image.String())
 	}
-	return strings.Join(images, ", ")
+	text := strings.Join(names, ", ")
+	if len(images) > most {
+		return fmt.Sprintf("%s and %d more", text, len(images)-most)
+	}
+	return text
 }

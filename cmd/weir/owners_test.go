@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/disk"
@@ -148,10 +150,37 @@ func TestGCNamesImages(t *testing.T) {
 	}
 }
 
+// Images of two repositories that are printed alike have a line each.
+func TestOwnersThatSpellAlike(t *testing.T) {
+	c := newCached(t)
+	store, err := disk.Open(c.cfg.BlobStore.FS.RootDir, disk.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	records, wanted := catalog.New(store.Records(), catalog.Options{}), map[digest.Digest]bool{c.at["one"]: true}
+	for _, repo := range []storage.RepoID{{Namespace: "ghcr.io/acme", Name: "app"}, {Namespace: "ghcr.io", Name: "acme/app"}} {
+		if err := records.PutTag(t.Context(), repo, "v1", catalog.Tag{Descriptor: ocispec.Descriptor{Digest: c.at["one"], MediaType: ocispec.MediaTypeImageManifest}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	images, err := findOwners(t.Context(), store, store.Records(), 1<<20, wanted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	printByImage(&out, []storage.Entry{{Info: storage.Info{Digest: c.at["one"], Size: 7}}}, images)
+	const line = "  ghcr.io/acme/app:v1: 1 object, 7 B\n"
+	if got := strings.Count(out.String(), line); got != 2 {
+		t.Errorf("%d lines for two images:\n%s", got, &out)
+	}
+}
+
 // A base layer can belong to hundreds of images.
 func TestListed(t *testing.T) {
 	for want, n := range map[string]int{"": 0, "x": 1, "x, x, x, x, x, x, x, x, x, x": 10, "x, x, x, x, x, x, x, x, x, x and 90 more": 100} {
-		if got := listed(strings.Split(strings.TrimSuffix(strings.Repeat("x ", n), " "), " ")); got != want {
+		images := slices.Repeat([]image{{storage.RepoID{Namespace: "x", Name: "y"}, oci.ByTag("z")}}, n)
+		if got := strings.ReplaceAll(listed(images), "x/y:z", "x"); got != want {
 			t.Errorf("%d: %q, want %q", n, got, want)
 		}
 	}

@@ -71,8 +71,8 @@ func (i *scheduled) String() string {
 // run is the key of the job that warms an image. The number tells it from an
 // earlier run of the same image that was cancelled and has not ended yet.
 type run struct {
-	image  string
+	identity
 	number int
 }
 
-func (r run) String() string { return "warm " + r.image }
+func (r run) String() string { return "warm " + r.reference.Join(r.repo.String()) }

@@ -172,7 +172,7 @@ func (w *Warmer) submit(i *scheduled) bool {
 	ctx, cancel := context.WithCancel(w.ctx)
 	w.runs++
 	n := i.namespace
-	if !w.pool.Submit(run{i.String(), w.runs}, func(pool context.Context) error { return w.warm(ctx, pool, n, i) }) {
+	if !w.pool.Submit(run{i.identity(), w.runs}, func(pool context.Context) error { return w.warm(ctx, pool, n, i) }) {
 		cancel()
 		w.metrics.ended(n.Key(), dropped)
 		i.due = time.Now().Add(firstRetry)
