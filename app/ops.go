@@ -45,8 +45,11 @@ func (o *ops) handler() http.Handler {
 	return o.logged(router)
 }
 
+// Alive is the body of a mirror's answer at /healthz.
+const Alive = "ok\n"
+
 func (o *ops) health(w http.ResponseWriter, _ *http.Request) {
-	_, _ = w.Write([]byte("ok\n"))
+	_, _ = w.Write([]byte(Alive))
 }
 
 func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -59,10 +60,8 @@ type Request struct {
 // client.
 func parse(method string, u *url.URL) (Request, error) {
 	var req Request
-	if u.RawQuery != "" {
-		req.Query = u.Query()
-		req.NS = req.Query.Get("ns")
-		req.Query.Del("ns")
+	if err := parseQuery(&req, u.RawQuery); err != nil {
+		return req, err
 	}
 	path, ok := strings.CutPrefix(u.Path, "/v2")
 	if !ok || path != "" && path[0] != '/' {
@@ -89,6 +88,35 @@ func parse(method string, u *url.URL) (Request, error) {
 	default:
 		return parseRead(req, path)
 	}
+}
+
+// parseQuery reads the parameters of a request. A query that does not decode is
+// refused as a whole, and so is one with two registries in ns: without its ns a
+// request would be answered with the image of another registry.
+func parseQuery(req *Request, raw string) error {
+	if raw == "" {
+		return nil
+	}
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		return &Error{
+			Status: http.StatusBadRequest, Code: "UNSUPPORTED",
+			Message: "the query of the URL does not decode: " + strconv.Quote(cut(raw)),
+		}
+	}
+	req.NS = query.Get("ns")
+	for _, ns := range query["ns"] {
+		// A proxy may have added the parameter once more.
+		if ns != req.NS {
+			return &Error{
+				Status: http.StatusBadRequest, Code: "NAME_INVALID",
+				Message: fmt.Sprintf("ns names two registries: %q and %q", cut(req.NS), cut(ns)),
+			}
+		}
+	}
+	query.Del("ns")
+	req.Query = query
+	return nil
 }
 
 // isWrite reports whether a method is one of those that write in the distribution API.

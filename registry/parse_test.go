@@ -48,6 +48,7 @@ func TestParse(t *testing.T) {
 		{"GET", "/v2/tags/list/tags/list", registry.Request{Op: registry.OpTags, Name: "tags/list"}},
 		{"GET", "/v2/a/blobs/" + sha256Dig + "?ns=docker.io", registry.Request{Op: registry.OpBlob, Name: "a", Digest: digest.Digest(sha256Dig), NS: "docker.io", Query: url.Values{}}},
 		{"GET", "/v2/a/blobs/" + sha256Dig + "?ns=../../etc", registry.Request{Op: registry.OpBlob, Name: "a", Digest: digest.Digest(sha256Dig), NS: "../../etc", Query: url.Values{}}},
+		{"GET", "/v2/a/manifests/1?ns=quay.io&ns=quay.io", registry.Request{Op: registry.OpManifest, Name: "a", Reference: oci.ByTag("1"), NS: "quay.io", Query: url.Values{}}},
 		{"GET", "/v2/a/tags/list?n=1&x=y", registry.Request{Op: registry.OpTags, Name: "a", Query: url.Values{"n": {"1"}, "x": {"y"}}}},
 		{"GET", "/v2/a/referrers/" + sha256Dig + "?artifactType=a/b", registry.Request{Op: registry.OpReferrers, Name: "a", Digest: digest.Digest(sha256Dig), Query: url.Values{"artifactType": {"a/b"}}}},
 		{"POST", "/v2/a/b/blobs/uploads/", registry.Request{Op: registry.OpWrite, Name: "a/b"}},
@@ -131,6 +132,12 @@ func TestParseRefuses(t *testing.T) {
 		{"/v2/a/tags/list?n=-1", "PAGINATION_NUMBER_INVALID", 400},
 		{"/v2/a/tags/list?n=many", "PAGINATION_NUMBER_INVALID", 400},
 		{"/v2/_catalog?n=1e3", "PAGINATION_NUMBER_INVALID", 400},
+		{"/v2/a/manifests/1?ns=quay.io%zz", "UNSUPPORTED", 400},
+		{"/v2/a/manifests/1?ns=quay.io;x", "UNSUPPORTED", 400},
+		{"/v2/a/manifests/1?x=%&ns=quay.io", "UNSUPPORTED", 400},
+		{"/v2/a/blobs/" + sha256Dig + "?%6es=quay.io%", "UNSUPPORTED", 400},
+		{"/v2/a/manifests/1?ns=quay.io&ns=ghcr.io", "NAME_INVALID", 400},
+		{"/v2/a/tags/list?ns=&ns=ghcr.io", "NAME_INVALID", 400},
 	} {
 		u, err := url.Parse(test.url)
 		if err != nil {

@@ -247,12 +247,12 @@ func TestReloadThatNeedsARestart(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	config := block("mirror", upstream)
 	w := harness.StartWeir(t, "[log]\nlevel = \"warn\"\n"+config)
-	w.Get(t, "/v2/")
+	w.Get(t, "/v2/_catalog")
 	rename(t, w.Config, "[log]\nlevel = \"info\"\n[global]\nmax_concurrent_fetches = 3\n[blob_store.fs]\nmax_unused = \"30d\"\n"+config)
 	w.Logs(t, "restart", "global.max_concurrent_fetches", "blob_store.fs.max_unused")
 	if w.Log.Count(`"level":"INFO"`, "request") != 0 {
 		t.Error("a request was logged below the level of the log")
 	}
-	w.Get(t, "/v2/")
+	w.Get(t, "/v2/_catalog")
 	w.Logs(t, `"level":"INFO"`, `"msg":"request"`)
 }

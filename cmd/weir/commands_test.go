@@ -61,14 +61,29 @@ func TestServe(t *testing.T) {
 	}
 }
 
-// A mirror that answers with an error is not healthy.
+// The port that a mirror has left may belong to another program.
 func TestHealthcheckOfAnother(t *testing.T) {
-	server := httptest.NewServer(http.NotFoundHandler())
-	defer server.Close()
-	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
-	_, path := loadText(t, "[server]\nbind_address = \"127.0.0.1\"\nport = "+port+"\n")
-	if code, stdout, stderr := invoke(t, "healthcheck", "--config", path); code != exitFailed || stdout != "" || !strings.Contains(stderr, "/healthz answers 404 Not Found") {
-		t.Errorf("%d, %q, %q", code, stdout, stderr)
+	text := func(body string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, body) })
+	}
+	for label, test := range map[string]struct {
+		other http.Handler
+		want  string
+	}{
+		"an error":            {http.NotFoundHandler(), "/healthz answers 404 Not Found"},
+		"a redirect":          {http.RedirectHandler("/login", http.StatusFound), "/healthz answers 302 Found"},
+		"a page":              {text("<html>ok</html>"), "another program"},
+		"an empty answer":     {text(""), "another program"},
+		"an answer and more":  {text("ok\nbut"), "another program"},
+		"a word without line": {text("ok"), "another program"},
+	} {
+		server := httptest.NewServer(test.other)
+		_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+		_, path := loadText(t, "[server]\nbind_address = \"127.0.0.1\"\nport = "+port+"\n")
+		if code, stdout, stderr := invoke(t, "healthcheck", "--config", path); code != exitFailed || stdout != "" || !strings.Contains(stderr, test.want) {
+			t.Errorf("%s: %d, %q, %q", label, code, stdout, stderr)
+		}
+		server.Close()
 	}
 }
 

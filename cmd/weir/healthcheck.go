@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 
@@ -82,7 +83,11 @@ func askHealthAt(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := http.Client{
+		Transport: &http.Transport{DisableKeepAlives: true},
+		// A mirror answers by itself. A redirect comes from another program.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		return err
@@ -90,6 +95,10 @@ func askHealthAt(ctx context.Context, address string) error {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	// The port that a mirror has left may belong to another program by now.
+	if body, err := io.ReadAll(io.LimitReader(resp.Body, int64(len(app.Alive))+1)); err != nil || string(body) != app.Alive {
+		return fmt.Errorf("%s is answered by another program than a mirror", url)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/storage/maintain"
 )
 
@@ -120,7 +121,9 @@ func warmedMirror(t *testing.T) *httptest.Server {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Status", "weir; hit")
 		switch {
-		case r.URL.Path == "/v2/" || r.URL.Path == "/healthz":
+		case r.URL.Path == "/v2/":
+		case r.URL.Path == "/healthz":
+			_, _ = w.Write([]byte(app.Alive))
 		case strings.HasPrefix(r.URL.Path, "/v2/app/manifests/"):
 			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
 			_, _ = w.Write(body)
