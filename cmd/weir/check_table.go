@@ -115,7 +115,7 @@ func writeDetails(b *strings.Builder, r check.Result) {
 		indented(b, "  ", "not contacted: offline = true")
 		return
 	}
-	asked := "asked for /v2/ only"
+	asked := "asked for the root of the API only"
 	if r.Image != "" {
 		asked = "asked for " + r.Image
 	}
