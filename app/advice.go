@@ -2,7 +2,10 @@ package app
 
 import (
 	"errors"
+	"io/fs"
+	"os"
 
+	"github.com/weirhq/weir/internal/whoami"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/storage/evict"
@@ -31,10 +34,54 @@ func (e advisedError) Unwrap() error { return e.error }
 // advised returns the text of an error for the operator: the cause, then a sentence
 // about the remedy if there is one.
 func advised(err error) string {
+	text := err.Error() + owner(err)
 	if remedy := remedyOf(err); remedy != "" {
-		return err.Error() + ". " + remedy
+		text += ". " + remedy
 	}
-	return err.Error()
+	return text
+}
+
+// owner returns the sentence that tells whose rights a failure is about. It is empty if
+// the failure is no lack of rights in the store.
+func owner(err error) string {
+	failed, isDisk := errors.AsType[*disk.Error](err)
+	path, hasPath := errors.AsType[*fs.PathError](err)
+	_, done := errors.AsType[advisedError](err)
+	if !isDisk || failed.Reason != disk.Forbidden || done {
+		return ""
+	}
+	sentence := ". It runs as " + whoami.User()
+	if hasPath {
+		if belongs := whoami.Owner(path.Path); belongs != "" {
+			sentence += "; " + belongs
+		}
+	}
+	return sentence
+}
+
+// public returns the text of a store's error for answers that everyone can read: without
+// paths and users, and with the sentence about the remedy. An error of another kind may
+// name anything, so its text stays in the log.
+func public(err error) string {
+	text, cause := "the log has the reason", error(nil)
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		cause = path.Err
+	} else if link, ok := errors.AsType[*os.LinkError](err); ok {
+		cause = link.Err
+	}
+	failed, isDisk := errors.AsType[*disk.Error](err)
+	switch {
+	case errors.Is(err, spool.ErrNoSpace):
+		text = "not enough free space"
+	case isDisk && cause != nil:
+		text = "cannot " + failed.Doing + ": " + cause.Error()
+	case cause != nil:
+		text = cause.Error()
+	}
+	if remedy := remedyOf(err); remedy != "" {
+		text += ". " + remedy
+	}
+	return text
 }
 
 // remedyOf returns the sentence that tells an operator how to end a failure of the

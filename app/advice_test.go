@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -53,6 +55,54 @@ func TestWithAdvice(t *testing.T) {
 		if !errors.Is(err, tc.err) {
 			t.Errorf("%q is not the error that it is about", err)
 		}
+	}
+}
+
+// Answers that everyone can read name no path and no user.
+func TestPublic(t *testing.T) {
+	const dir = "/srv/secret place"
+	path := func(errno error) error { return &fs.PathError{Op: "open", Path: dir + "/x", Err: errno} }
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&disk.Error{Doing: "write to the store", Reason: disk.ReadOnly, Err: path(syscall.EROFS)},
+			"cannot write to the store: read-only file system. Mount this filesystem writable, or set blob_store.fs.root_dir to another one."},
+		{&disk.Error{Doing: "write to the store", Reason: disk.Forbidden, Err: path(syscall.EACCES)},
+			"cannot write to the store: permission denied. Make blob_store.fs.root_dir, and all below it, writable for the user that weir runs as."},
+		{&disk.Error{Doing: "publish a file", Reason: disk.Vanished, Err: &os.LinkError{Op: "rename", Old: dir, New: dir, Err: syscall.ENOENT}},
+			"cannot publish a file: no such file or directory. Check that the volume of this directory is mounted, and restart weir."},
+		{errors.Join(path(syscall.EIO), path(syscall.EIO)), "input/output error"},
+		{fmt.Errorf("storing: %w", &spool.NoSpaceError{Path: dir, Want: 1, Keep: 2}), "not enough free space. Free space on this filesystem, or lower blob_store.fs.min_free."},
+		{&evict.FullError{Reason: evict.CannotDelete, Err: &disk.Error{Doing: "remove x", Reason: disk.ReadOnly, Err: path(syscall.EROFS)}},
+			"not enough free space. Mount this filesystem writable, or set blob_store.fs.root_dir to another one."},
+		{fmt.Errorf("%w in %s", disk.ErrNoStore, dir), "the log has the reason. Correct blob_store.fs.root_dir, or let weir serve make the store first."},
+		{errors.New("odd: " + dir), "the log has the reason"},
+		{WithAdvice(&disk.Error{Doing: "write to the store", Reason: disk.Damaged, Err: path(syscall.EIO)}), "cannot write to the store: input/output error"},
+	} {
+		if got := public(c.err); got != c.want || strings.Contains(got, dir) || strings.Contains(got, "uid") {
+			t.Errorf("got  %q\nwant %q", got, c.want)
+		}
+	}
+}
+
+// The log names the user whose rights are missing, and the owner.
+func TestAdviceOnRights(t *testing.T) {
+	dir := t.TempDir()
+	uid := fmt.Sprintf("(uid %d)", os.Geteuid())
+	for path, owned := range map[string]string{dir: dir, dir + "/tmp/missing/file": dir} {
+		text := advised(fmt.Errorf("storing: %w", &disk.Error{Doing: "write to the store", Reason: disk.Forbidden, Err: &fs.PathError{Op: "open", Path: path, Err: syscall.EACCES}}))
+		for _, want := range []string{
+			"permission denied. It runs as user ", uid + "; " + owned + " belongs to user ", ", mode drwx",
+			". Make blob_store.fs.root_dir, and all below it, writable for the user that weir runs as.",
+		} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%q lacks %q", text, want)
+			}
+		}
+	}
+	if text := advised(&disk.Error{Doing: "write to the store", Reason: disk.ReadOnly, Err: syscall.EROFS}); strings.Contains(text, "uid") {
+		t.Errorf("no rights are missing: %q", text)
 	}
 }
 

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"time"
 
 	"github.com/felixge/httpsnoop"
 	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/oci"
@@ -31,11 +33,14 @@ type ops struct {
 	gatherer prometheus.Gatherer
 	page     *page
 	proxies  forwarded.Proxies
+	unready  *episode.Episode // for the log
 	logger   *slog.Logger
 }
 
 // handler serves the paths of ops, and answers 404 to all others.
 func (o *ops) handler() http.Handler {
+	const calm = 10 * time.Second // two or three probes of Kubernetes
+	o.unready = episode.New(calm, func() { o.logger.Info("ready again: files can be created in the store") })
 	router := mux.NewRouter().SkipClean(true)
 	router.Path("/healthz").HandlerFunc(o.health)
 	router.Path("/readyz").HandlerFunc(o.readiness)
@@ -54,12 +59,17 @@ func (o *ops) health(w http.ResponseWriter, _ *http.Request) {
 
 func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 	if err := o.ready(r.Context()); err != nil {
-		http.Error(w, "not ready: "+advised(err), http.StatusServiceUnavailable)
+		// A probe that was given up says nothing about the store.
+		if r.Context().Err() == nil && o.unready.Bad() {
+			o.logger.Error("not ready: no file can be created in the store", "error", err)
+		}
+		http.Error(w, "not ready: "+public(err), http.StatusServiceUnavailable)
 		return
 	}
+	o.unready.Good()
 	// A mirror that cannot store is still of use, so it stays in rotation.
 	if err := o.content.Err(); err != nil {
-		fmt.Fprintf(w, "ready, but content is served without being stored: %s\n", advised(err))
+		fmt.Fprintf(w, "ready, but content is served without being stored: %s\n", public(err))
 		return
 	}
 	_, _ = w.Write([]byte("ready\n"))
@@ -97,8 +107,8 @@ func (o *ops) logged(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		})
 		level := slog.LevelDebug
-		// A probe that fails is the reason for a restart, so it must be in the log.
-		if m.Code >= http.StatusInternalServerError {
+		// The log has said once why the mirror is not ready; probes go on.
+		if m.Code >= http.StatusInternalServerError && m.Code != http.StatusServiceUnavailable {
 			level = slog.LevelWarn
 		}
 		attrs := append([]slog.Attr{

@@ -4,18 +4,24 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/spool"
 )
 
 // newOps returns ops whose readiness a test decides.
@@ -53,12 +59,12 @@ func TestOps(t *testing.T) {
 	if w := get(t, h, "/metrics"); w.Code != 200 || !strings.Contains(w.Body.String(), "weir_build_info{") {
 		t.Errorf("/metrics: %d", w.Code)
 	}
-	o.content.Failed(errors.New("the disk is full"))
-	if w := get(t, h, "/readyz"); w.Code != 200 || !strings.Contains(w.Body.String(), "without being stored: the disk is full") {
+	o.content.Failed(&spool.NoSpaceError{Path: "/data/tmp", Err: syscall.ENOSPC})
+	if w := get(t, h, "/readyz"); w.Code != 200 || !strings.Contains(w.Body.String(), "without being stored: not enough free space. Free space") {
 		t.Errorf("full: %d %s", w.Code, w.Body)
 	}
 	ready = errors.New("the disk is gone")
-	if w := get(t, h, "/readyz"); w.Code != 503 || !strings.Contains(w.Body.String(), "not ready: the disk is gone") {
+	if w := get(t, h, "/readyz"); w.Code != 503 || w.Body.String() != "not ready: the log has the reason\n" {
 		t.Errorf("gone: %d %s", w.Code, w.Body)
 	}
 	if w := get(t, h, "/healthz"); w.Code != 200 {
@@ -73,14 +79,43 @@ func TestOps(t *testing.T) {
 		if err := json.Unmarshal([]byte(line), &fields); err != nil {
 			t.Fatal(err)
 		}
+		if fields.Msg == "not ready: no file can be created in the store" {
+			levels = append(levels, "not ready: "+fields.Level)
+			continue
+		}
 		if fields.Msg != "request" || fields.Client != "192.0.2.1" || fields.Operation != "other" || fields.Path == "" || fields.Status == 0 {
 			t.Error(line)
 		}
 		levels = append(levels, fields.Level)
 	}
-	if want := []string{"DEBUG", "DEBUG", "DEBUG", "DEBUG", "WARN", "DEBUG"}; !slices.Equal(levels, want) {
+	if want := []string{"DEBUG", "DEBUG", "DEBUG", "DEBUG", "not ready: ERROR", "DEBUG", "DEBUG"}; !slices.Equal(levels, want) {
 		t.Errorf("%v, want %v", levels, want)
 	}
+}
+
+// The log says once why a mirror is not ready, and once that it is again.
+func TestReadinessIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ready error
+		log := new(testutil.LogBuffer)
+		h := newOps(&ready, log).handler()
+		failure := &disk.Error{Doing: "write to the store", Reason: disk.ReadOnly, Err: &fs.PathError{Op: "open", Path: "/data/tmp/1", Err: syscall.EROFS}}
+		for range 50 {
+			for _, ready = range []error{failure, failure, nil} {
+				get(t, h, "/readyz")
+				time.Sleep(time.Second)
+			}
+		}
+		if begins, ends := log.Count("not ready", "read-only"), log.Count("ready again"); begins != 1 || ends != 0 || log.Count(`"WARN"`) > 0 {
+			t.Errorf("it flaps: %d begins and %d ends", begins, ends)
+		}
+		ready = nil
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := log.Count("ready again"); got != 1 {
+			t.Errorf("%d ends", got)
+		}
+	})
 }
 
 // Prometheus asks for OpenMetrics. promtool and people get the text format.

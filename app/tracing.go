@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -23,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/registry"
 )
 
@@ -64,7 +64,7 @@ func newTracing(cfg config.Tracing, logger *slog.Logger) *tracing {
 	}
 	// The two providers differ only in their samplers and share one processor.
 	options := []sdktrace.TracerProviderOption{
-		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(&exportLog{SpanExporter: exporter, logger: logger})),
+		sdktrace.WithSpanProcessor(sdktrace.NewBatchSpanProcessor(newExportLog(exporter, logger))),
 		sdktrace.WithResource(described),
 	}
 	t := &tracing{
@@ -154,18 +154,22 @@ func (t *tracing) close(ctx context.Context) {
 type exportLog struct {
 	sdktrace.SpanExporter
 	logger *slog.Logger
-	lost   atomic.Bool
+	lost   *episode.Episode
+}
+
+func newExportLog(exporter sdktrace.SpanExporter, logger *slog.Logger) *exportLog {
+	const calm = 30 * time.Second // batches are exported every five seconds
+	return &exportLog{exporter, logger, episode.New(calm, func() { logger.Info("traces are exported again") })}
 }
 
 // ExportSpans exports spans. It returns no error, since the SDK would log it again.
 func (e *exportLog) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	err := e.SpanExporter.ExportSpans(ctx, spans)
-	switch lost := err != nil; {
-	case e.lost.Swap(lost) == lost: // no change: it was logged
-	case lost:
+	switch {
+	case err == nil:
+		e.lost.Good()
+	case e.lost.Bad():
 		e.logger.Warn("traces cannot be exported, and are lost until they can; pulls do not depend on them", "error", err)
-	default:
-		e.logger.Info("traces are exported again")
 	}
 	return nil
 }

@@ -9,14 +9,22 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/episode"
 )
 
-// Health tells whether a store accepts new content. It logs the first failure of
-// a row and its end: a full disk fails every pull's writes, and the log must stay
-// readable. A nil *Health does nothing.
+// calm is how long storing has to work before the log calls a trouble over. A nearly
+// full disk refuses a layer and takes a manifest in the same pull.
+const calm = 10 * time.Second
+
+// Health tells whether a store accepts new content. It logs the begin and the end of a
+// trouble: a full disk fails every pull's writes, and the log must stay readable. A nil
+// *Health does nothing.
 type Health struct {
 	logger *slog.Logger
 	kind   string
+
+	trouble *episode.Episode
 
 	mu      sync.Mutex
 	err     error
@@ -29,7 +37,11 @@ const refusalPause = time.Minute
 
 // NewHealth returns a Health for one kind of data, such as "content", as the log
 // calls it.
-func NewHealth(logger *slog.Logger, kind string) *Health { return &Health{logger: logger, kind: kind} }
+func NewHealth(logger *slog.Logger, kind string) *Health {
+	return &Health{logger: logger, kind: kind, trouble: episode.New(calm, func() {
+		logger.Info(kind + " can be stored again")
+	})}
+}
 
 // Failed notes a failed attempt to store data. A failure that is the fault of the
 // data says nothing about the store: it is logged once a minute at most.
@@ -43,8 +55,9 @@ func (h *Health) Failed(err error, attrs ...any) {
 		}
 		return
 	}
+	h.set(err)
 	// Downloads share the mutex, so the log, which can be slow, is written without it.
-	if h.set(err) == nil {
+	if h.trouble.Bad() {
 		h.logger.Error("cannot store "+h.kind+". Clients are served straight from the upstream",
 			append(attrs, "error", err)...)
 	}
@@ -84,17 +97,15 @@ func (h *Health) Succeeded() {
 	if h == nil {
 		return
 	}
-	if h.set(nil) != nil {
-		h.logger.Info(h.kind + " can be stored again")
-	}
+	h.set(nil)
+	h.trouble.Good()
 }
 
-// set replaces the last failure, and returns the one before.
-func (h *Health) set(err error) (before error) {
+// set replaces the last failure.
+func (h *Health) set(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	before, h.err = h.err, err
-	return before
+	h.err = err
 }
 
 // Err returns the last failure while none of the later attempts has succeeded.

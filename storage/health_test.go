@@ -8,42 +8,60 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/storage"
 )
 
 func TestHealthLogsEachTroubleOnce(t *testing.T) {
-	log := new(bytes.Buffer)
-	h := storage.NewHealth(slog.New(slog.NewTextHandler(log, nil)), "content")
-	full, broken := errors.New("disk full"), errors.New("disk broken")
-	count := func(text string) int { return bytes.Count(log.Bytes(), []byte(text)) }
-
-	h.Succeeded()
-	if log.Len() != 0 {
-		t.Errorf("nothing has happened, yet the log says %s", log)
-	}
-	for range 3 {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(testutil.LogBuffer)
+		h := storage.NewHealth(slog.New(slog.NewTextHandler(log, nil)), "content")
+		full, broken := errors.New("disk full"), errors.New("disk broken")
+		expect := func(when string, begins, ends int) {
+			t.Helper()
+			synctest.Wait()
+			b, e := log.Count("cannot store content"), log.Count("content can be stored again")
+			if b != begins || e != ends {
+				t.Errorf("%s: the log has %d begins and %d ends, want %d and %d", when, b, e, begins, ends)
+			}
+		}
+		h.Succeeded()
+		if log.String() != "" {
+			t.Errorf("nothing has happened, yet the log says %s", log)
+		}
+		for range 3 {
+			h.Failed(full)
+		}
+		h.Failed(broken)
+		if h.Err() != broken {
+			t.Errorf("the last failure is %v", h.Err())
+		}
+		expect("a trouble", 1, 0)
+		// A nearly full disk takes small content and refuses large content.
+		for range 100 {
+			h.Succeeded()
+			if h.Err() != nil {
+				t.Errorf("after a success: %v", h.Err())
+			}
+			time.Sleep(3 * time.Second)
+			h.Failed(full)
+			time.Sleep(100 * time.Millisecond)
+		}
+		expect("it flaps", 1, 0)
+		h.Succeeded()
+		h.Succeeded()
+		expect("it has just ended", 1, 0)
+		time.Sleep(time.Minute)
+		expect("it has ended", 1, 1)
+		time.Sleep(time.Hour)
 		h.Failed(full)
-	}
-	h.Failed(broken)
-	if got := count("cannot store content"); got != 1 {
-		t.Errorf("one trouble is logged %d times", got)
-	}
-	if h.Err() != broken {
-		t.Errorf("the last failure is %v", h.Err())
-	}
-	h.Succeeded()
-	h.Succeeded()
-	if got := count("content can be stored again"); got != 1 || h.Err() != nil {
-		t.Errorf("the end is logged %d times, and Err is %v", got, h.Err())
-	}
-	h.Failed(full)
-	if got := count("cannot store content"); got != 2 {
-		t.Errorf("the second trouble: %d lines in all, want 2", got)
-	}
+		expect("the second trouble", 2, 1)
+	})
 }
 
 // A name, a digest or a document that cannot be stored as it is says nothing about the

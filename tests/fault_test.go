@@ -135,6 +135,12 @@ func TestMinFree(t *testing.T) {
 	}
 	expectContent(t, "small", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
 	w.MetricIs(t, 0, "weir_downloads")
+	// A disk that takes small content and refuses large content is one trouble.
+	expectContent(t, "large again", w.Get(t, blobPath("mirror/org/app", large)), large, "")
+	w.MetricIs(t, 0, "weir_downloads")
+	if begins, ends := w.Log.Count("cannot store content"), w.Log.Count("can be stored again"); begins != 1 || ends != 0 {
+		t.Errorf("the log has %d begins and %d ends of one trouble", begins, ends)
+	}
 	if files := w.Stored(t, "blobs"); len(files) != 1 || !strings.HasSuffix(files[0], small.Encoded()) {
 		t.Errorf("stored: %q", files)
 	}
@@ -166,6 +172,10 @@ func TestReadOnlyDisk(t *testing.T) {
 	if !strings.Contains(string(a.Body), "read-only file system") || !strings.Contains(string(a.Body), "blob_store.fs.root_dir") {
 		t.Errorf("not ready: %s", a.Body)
 	}
+	if strings.Contains(string(a.Body), w.Data) {
+		t.Errorf("/readyz names a path: %s", a.Body)
+	}
+	w.Logs(t, "not ready: no file can be created in the store", `"level":"ERROR"`, w.Data, "read-only file system")
 	expect(t, "alive", w.Get(t, "/healthz"), http.StatusOK, "")
 	expectContent(t, "warm", w.Get(t, blobPath("mirror/org/app", warm)), warm, statusHit)
 	expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", cold)), cold, "")

@@ -53,6 +53,11 @@ func testFailover(t *testing.T, fail, mend func(*redistest.Server)) {
 	wait("after the election")
 	mend(failed)
 	wait("after the old master is back")
+	// The log says so after a time of calm.
+	deadline := time.Now().Add(20 * time.Second)
+	for log.Count("the shared token cache is back") == 0 && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
 	away, back := strings.Count(log.String(), "the shared token cache fails"), strings.Count(log.String(), "the shared token cache is back")
 	if away != 1 || back != 1 {
 		t.Errorf("%d lines away and %d back, want one each:\n%s", away, back, log)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/internal/cooldown"
+	"github.com/weirhq/weir/internal/episode"
 )
 
 // errCoolingDown says that the shared store failed lately and was not asked.
@@ -25,7 +26,8 @@ type guard struct {
 	pause  time.Duration
 	logger *slog.Logger
 	advice func(error) string
-	calls  sync.WaitGroup // calls to the store, abandoned ones too; begun under mu
+	calls  sync.WaitGroup   // calls to the store, abandoned ones too; begun under mu
+	away   *episode.Episode // for the log
 
 	mu          sync.Mutex
 	breaker     cooldown.Breaker
@@ -34,7 +36,11 @@ type guard struct {
 }
 
 func newGuard(store Store, pause time.Duration, logger *slog.Logger, advice func(error) string) *guard {
-	return &guard{store: store, pause: pause, logger: logger, advice: advice, breaker: cooldown.New(cooldown.Options{Pause: pause})}
+	return &guard{
+		store: store, pause: pause, logger: logger, advice: advice, breaker: cooldown.New(cooldown.Options{Pause: pause}),
+		// A store that answers one call and fails the next one is not back.
+		away: episode.New(2*pause, func() { logger.Info("the shared token cache is back") }),
+	}
 }
 
 // budget is the time that one call of the cache may still spend on the store.
@@ -161,10 +167,12 @@ func outcomeOf(ctx context.Context, err error) outcome {
 func (g *guard) settle(out outcome, err error, write, probe bool) {
 	switch g.conclude(out, write, probe) {
 	case stopped:
-		g.logger.Warn(strings.TrimSpace("the shared token cache fails; tokens stay in this instance's memory until it is back. "+g.advice(err)),
-			"error", err, "retry_after", g.pause)
+		if g.away.Bad() {
+			g.logger.Warn(strings.TrimSpace("the shared token cache fails; tokens stay in this instance's memory until it is back. "+g.advice(err)),
+				"error", err, "retry_after", g.pause)
+		}
 	case recovered:
-		g.logger.Info("the shared token cache is back")
+		g.away.Good()
 	}
 }
 

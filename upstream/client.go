@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
@@ -99,8 +100,9 @@ type Client struct {
 	others      *connections // to every other host: without the client certificate
 	auth        *authorizer
 	cooldown    *registryCooldown
-	cooldowns   Cooldowns // may be nil
-	unsubscribe func()    // from cooldowns
+	unreachable *episode.Episode // for the log
+	cooldowns   Cooldowns        // may be nil
+	unsubscribe func()           // from cooldowns
 	rejected    *recent[digest.Digest]
 	named       *recent[named] // by HEADs of tags
 	readings    *lru.Cache[digest.Digest, reading]
@@ -144,6 +146,7 @@ func NewClient(o Options) *Client {
 		panic(err) // the size is a positive constant
 	}
 	c.readings = readings
+	c.unreachable = episode.New(reachableAfter, func() { c.logger.Info("the upstream is reachable again", "upstream", c.host) })
 	c.closing, c.close = context.WithCancel(context.Background())
 	c.origin = newConnections(o, o.Certificate)
 	c.others = c.origin

@@ -8,14 +8,18 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// reachableAfter is how long connects have to succeed before the log calls an upstream
+// reachable: behind a failing load balancer every other connect does.
+const reachableAfter = 10 * time.Second
+
 func (c *Client) connected() {
 	if c.cooldown.connected() {
-		c.logger.Info("the upstream is reachable again", "upstream", c.host)
+		c.unreachable.Good()
 	}
 }
 
 func (c *Client) connectFailed(reason error) {
-	if pause := c.cooldown.connectFailed(time.Now(), reason); pause > 0 {
+	if pause := c.cooldown.connectFailed(time.Now(), reason); pause > 0 && c.unreachable.Bad() {
 		c.logger.Warn("the upstream is unreachable, backing off. Check the network and the upstream's address", "upstream", c.host, "for", pause, "error", reason)
 	}
 }

@@ -101,6 +101,8 @@ func TestDeadFirstMemberCostsNothing(t *testing.T) {
 		p.ask(t, p.second) // lets the first one be probed
 		synctest.Wait()
 		p.ask(t, p.first)
+		time.Sleep(time.Minute)
+		synctest.Wait()
 		for _, want := range []string{"the upstream is unreachable", "the upstream is reachable again"} {
 			if !strings.Contains(p.log.String(), want) {
 				t.Errorf("the log lacks %q:\n%s", want, p.log)

@@ -1,4 +1,5 @@
-// Package whoami names the user of this process in messages about missing rights.
+// Package whoami names the user of this process in messages about missing rights, and
+// the owner of the directory.
 package whoami
 
 import (
@@ -7,17 +8,41 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
+	"syscall"
 )
 
 // User returns the user whose rights count, such as "user weir (uid 65532)". An image
 // without /etc/passwd has no names: "uid 65532".
-func User() string {
-	uid := strconv.Itoa(os.Geteuid())
+func User() string { return name(os.Geteuid()) }
+
+func name(id int) string {
+	uid := strconv.Itoa(id)
 	if u, err := user.LookupId(uid); err == nil && u.Username != "" {
 		return fmt.Sprintf("user %s (uid %s)", u.Username, uid)
 	}
 	return "uid " + uid
+}
+
+// Owner tells to whom a path belongs, such as "/data belongs to user root (uid 0), mode
+// drwxr-xr-x". If the path does not exist or cannot be reached, it tells of the nearest
+// directory above. It returns "" if there is none.
+func Owner(path string) string {
+	for {
+		if info, err := os.Lstat(path); err == nil {
+			stat, ok := info.Sys().(*syscall.Stat_t)
+			if !ok {
+				return ""
+			}
+			return fmt.Sprintf("%s belongs to %s, mode %s", path, name(int(stat.Uid)), info.Mode())
+		}
+		parent := filepath.Dir(path)
+		if parent == path {
+			return ""
+		}
+		path = parent
+	}
 }
 
 // Explain adds the user to an error about missing rights. It returns any other error

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -20,6 +21,8 @@ const (
 	// retryDelay is how long nothing is deleted after a deletion failed. The next
 	// one is likely to fail too, as on a disk that has become read-only.
 	retryDelay = 5 * time.Second
+	// calm is how long deletions have to succeed before the log calls them mended.
+	calm = 2 * retryDelay
 	// longestPause is how often the evictor looks for work without a signal. It
 	// is a safety net only.
 	longestPause = 10 * time.Minute
@@ -41,6 +44,7 @@ type evictor struct {
 	next       storage.Store
 	references *references
 	opts       Options
+	failing    *episode.Episode // deletions fail
 }
 
 // victim is a content that is being deleted.
@@ -170,14 +174,13 @@ func (v *evictor) finished(d victim, err error) {
 	i.mu.Lock()
 	now := time.Now()
 	i.index.finishDelete(d.slot, err == nil, now.UnixNano())
-	before := i.failure
 	i.failure, i.failedAt = err, now
 	i.changed.Notify()
 	i.mu.Unlock()
 	switch {
-	case before == nil && err != nil:
+	case err == nil:
+		v.failing.Good()
+	case v.failing.Bad():
 		v.opts.Logger.Error("cannot delete content, so the store may exceed its limits. Check that the directory of the store is writable", "error", err)
-	case before != nil && err == nil:
-		v.opts.Logger.Info("content can be deleted again")
 	}
 }

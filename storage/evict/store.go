@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
@@ -70,6 +71,7 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 		touches:    &touches{inventory: i, record: opts.Touch, logger: opts.Logger},
 	}
 	evictor := &evictor{inventory: i, next: next, references: s.references, opts: opts}
+	evictor.failing = episode.New(calm, func() { opts.Logger.Info("content can be deleted again") })
 	scanner := &scanner{inventory: i, next: next, logger: opts.Logger}
 	s.running.Go(func() { scanner.run(ctx) })
 	s.running.Go(func() { evictor.run(ctx) })

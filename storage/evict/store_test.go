@@ -345,6 +345,8 @@ func TestCannotDelete(t *testing.T) {
 		must(t, s.Close())
 		c := l.add(900)
 		l.expectOnly("mended", c)
+		time.Sleep(time.Minute)
+		synctest.Wait()
 		if !strings.Contains(l.log.String(), "content can be deleted again") {
 			t.Errorf("the log does not say that it is mended:\n%s", &l.log)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/weirhq/weir/internal/cooldown"
+	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/internal/rediscluster"
 )
 
@@ -58,19 +59,20 @@ func remaining(milliseconds int64) (time.Duration, bool) {
 // fails.
 func (c *Cooldowns) run(ctx context.Context) {
 	breaker := cooldown.New(cooldown.Options{Pause: c.opts.Retry})
+	// A session that ends at once does not make Redis available.
+	away := episode.New(2*c.opts.Retry, func() { c.opts.Logger.Info("rate limits of upstreams are shared through Redis again") })
 	for {
 		// The pause is over, so the session is allowed; after a failure it is the
 		// breaker's probe.
 		breaker.Allow(time.Now())
 		err := c.session(ctx, func() {
-			if breaker.Success() { // logged after a failure only
-				c.opts.Logger.Info("rate limits of upstreams are shared through Redis again")
-			}
+			breaker.Success()
+			away.Good()
 		})
 		if ctx.Err() != nil {
 			return // Close, and no failure of Redis
 		}
-		if breaker.Closed() { // the first failure in a row: the others say nothing new
+		if away.Bad() { // the first failure: the others say nothing new
 			c.opts.Logger.Warn(strings.TrimSpace("rate limits of upstreams are not shared until Redis is back. "+c.opts.Advice(err)), "error", err, "retry_after", c.opts.Retry)
 		}
 		pause, _ := breaker.Failure(time.Now())
