@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -47,8 +48,10 @@ func redisTLSRemedy(err error) string {
 		return "That port does not speak TLS. Start cache.redis.url with redis://, or write the port for TLS into it"
 	case below != nil && below.Op == "remote error": // an alert of the server
 		return "Redis ended the TLS handshake. Set cache.redis.client_certificate and cache.redis.client_private_key to a pair that its tls-ca-cert-file accepts"
-	case errors.Is(err, io.EOF): // also of a Redis that ends, but then it says no more
-		return "Check that Redis runs. If that port speaks TLS, start cache.redis.url with rediss://"
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		// A Redis that ends does this, and one that refuses a handshake whose alert is
+		// lost.
+		return "Check that Redis runs. A port with TLS needs rediss:// in cache.redis.url, and may want cache.redis.client_certificate and cache.redis.client_private_key"
 	default:
 		return ""
 	}
@@ -57,6 +60,9 @@ func redisTLSRemedy(err error) string {
 // redisAnswerRemedy returns the remedy for an error that Redis or a Sentinel answered,
 // or "" for other errors.
 func redisAnswerRemedy(err error) string {
+	if _, tooLarge := errors.AsType[replyError](err); tooLarge {
+		return "Check that cache.redis.url names a Redis, and that no other client of it publishes or writes below cache.redis.key_prefix"
+	}
 	if errors.Is(err, redis.Nil) { // the answer of a Sentinel
 		return "No Sentinel knows this group. Correct master_name in cache.redis.url"
 	}

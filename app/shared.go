@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"net"
 	"reflect"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -82,11 +83,12 @@ func (s *shared) use(next *sharedRedis) {
 	last := s.redis
 	s.redis = next
 	if next == nil {
-		s.cooldowns.Use(nil, "")
+		s.cooldowns.Use(nil, "", "")
 		s.tokens.Share(nil)
 	} else {
-		s.cooldowns.Use(next.UniversalClient, next.cfg.KeyPrefix)
-		s.tokens.Share(tokencache.NewRedis(next.UniversalClient, next.cfg.KeyPrefix))
+		prefix, secret := next.cfg.KeyPrefix, next.cfg.SecretKey.Reveal()
+		s.cooldowns.Use(next.UniversalClient, prefix, secret)
+		s.tokens.Share(tokencache.NewSealedRedis(next.UniversalClient, prefix, secret))
 	}
 	if last != nil {
 		last.Close()
@@ -106,6 +108,7 @@ func newRedis(cfg *config.Redis, files tlsFiles) (redis.UniversalClient, error) 
 		// An account with few rights may not have that of this greeting.
 		DisableIdentity: true,
 	}
+	dial := dialer((&net.Dialer{}).DialContext)
 	if cfg.TLS {
 		settings, err := files.client()
 		if err != nil {
@@ -113,8 +116,9 @@ func newRedis(cfg *config.Redis, files tlsFiles) (redis.UniversalClient, error) 
 		}
 		// The client's own dialer would finish a TLS handshake whose context has
 		// ended.
-		opts.Dialer = (&tls.Dialer{Config: settings}).DialContext
+		dial = (&tls.Dialer{Config: settings}).DialContext
 	}
+	opts.Dialer = dial.bounded
 	return redis.NewUniversalClient(opts), nil
 }
 

@@ -106,6 +106,7 @@ type Cache struct {
 type Redis struct {
 	URL               Secret `toml:"url"` // it may hold a password
 	KeyPrefix         string `toml:"key_prefix"`
+	SecretKey         Secret `toml:"secret_key"`        // shared by all instances; empty: what Redis holds is not sealed
 	SentinelUsername  string `toml:"sentinel_username"` // empty with a password: the default user
 	SentinelPassword  Secret `toml:"sentinel_password"`
 	ClientCertificate string `toml:"client_certificate"` // path of a PEM file

@@ -68,7 +68,7 @@ func withoutSecrets(c *Config) *Config {
 	copied.Observability.Tracing.Endpoint = hide(c.Observability.Tracing.Endpoint)
 	if c.Cache.Redis != nil {
 		redis := *c.Cache.Redis
-		redis.URL, redis.Password, redis.SentinelPassword = hide(redis.URL), hide(redis.Password), hide(redis.SentinelPassword)
+		redis.URL, redis.Password, redis.SentinelPassword, redis.SecretKey = hide(redis.URL), hide(redis.Password), hide(redis.SentinelPassword), hide(redis.SecretKey)
 		copied.Cache.Redis = &redis
 	}
 	copied.Namespaces = nil

@@ -145,6 +145,8 @@ func TestProblems(t *testing.T) {
 				`config.toml:3: cache.redis.server_ca_bundle: has no effect without TLS; start cache.redis.url with rediss://`},
 		{"misspelt redis key", "[cache.redis]\nurl = \"redis://h?master_name=m\"\nsentinal_password_file = \"/none\"\n" + docker,
 			`config.toml:3: cache.redis.sentinal_password_file: unknown key; did you mean "sentinel_password_file"?`},
+		{"short redis key", "[cache.redis]\nurl = \"redis://h\"\nsecret_key = \"tiger\"\n" + docker,
+			`config.toml:3: cache.redis.secret_key: must have at least 32 characters; make one with: openssl rand -hex 32`},
 		{"redis db", "[cache.redis]\nurl = \"redis://u:tiger@h/x\"\n" + docker,
 			`config.toml:2: cache.redis.url: the path must be the number of a database, as in redis://host:6379/0`},
 	}

@@ -14,6 +14,9 @@ import (
 	"github.com/weirhq/weir/internal/hosts"
 )
 
+// minSecretKey keeps out keys that can be guessed with what Redis holds.
+const minSecretKey = 32
+
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 
 // errRedisURL does not quote the URL, which may hold a password.
@@ -131,6 +134,9 @@ func (v *validator) redis() {
 	if err := redis.parseURL(); err != nil {
 		v.failed(at+".url", err)
 		return // further problems may follow from this one
+	}
+	if n := len(redis.SecretKey); n > 0 && n < minSecretKey {
+		v.fail(at+".secret_key", "must have at least %d characters; make one with: openssl rand -hex 32", minSecretKey)
 	}
 	v.sentinels(at, redis)
 	v.clientCertificate(at, redis.ClientCertificate, redis.ClientPrivateKey)

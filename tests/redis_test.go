@@ -184,3 +184,61 @@ func TestRedisCluster(t *testing.T) {
 		expectNothingRefused(t, server, nil)
 	}
 }
+
+// A stranger with all rights in Redis plants tokens and cooldowns, and sends messages
+// and values that are larger than the memory of the mirrors should be. Pulls go on with
+// tokens of the mirrors' own.
+func TestHostileRedis(t *testing.T) {
+	t.Parallel()
+	const value = 24 << 20 // Redis itself does not deliver messages of more than 32 MiB
+	redis := redistest.Start(t)
+	s := newSharing(t, redis.URL())
+	sealed := strings.Replace(s.config, "key_prefix", "secret_key = \"a secret of at least 32 characters\"\nkey_prefix", 1)
+	one, other := harness.StartWeir(t, sealed), harness.StartWeir(t, sealed)
+	s.sharesAgain(t, one, other)
+	cli := func(command ...string) string { return strings.TrimSpace(redisCLI(t, redis, nil, command...)) }
+
+	// Each key gets the token of another one, with its seal, and another mirror starts.
+	s.pull(t, "one", one, "org/a")
+	first := strings.Fields(cli("KEYS", "weir-test:token:*"))
+	s.pull(t, "one", one, "org/b")
+	for _, key := range strings.Fields(cli("KEYS", "weir-test:token:*")) {
+		cli("COPY", first[0], key, "REPLACE")
+	}
+	later := harness.StartWeir(t, sealed)
+	s.expectPull(t, "a token of another key", later, "org/b", 1)
+
+	// The figure before the bounds: all 24 MiB, and the process ended at a length beyond
+	// its memory.
+	before := peak(t, other)
+	large := filepath.Join(t.TempDir(), "large")
+	harness.WriteFile(t, large, strings.Repeat("x", value))
+	for _, command := range [][]string{{"-x", "PUBLISH", "weir-test:cooldowns"}, {"-x", "SET", first[0]}} {
+		host, port, err := net.SplitHostPort(redis.Addr())
+		harness.Must(t, err)
+		run := exec.CommandContext(t.Context(), testutil.Program(t, "redis-cli", "redis-tools"), append([]string{"-h", host, "-p", port}, command...)...)
+		run.Stdin, err = os.Open(large)
+		harness.Must(t, err)
+		harness.Run(t, run)
+	}
+	other.Logs(t, "rate limits of upstreams are not shared until Redis is back", "an answer with a length of")
+	s.pull(t, "after the large message", other, "org/a")
+	other.Logs(t, "rate limits of upstreams are shared through Redis again")
+	if grown := peak(t, other) - before; grown > value/2 {
+		t.Errorf("the mirror grew by %d MiB", grown>>20)
+	}
+	s.sharesAgain(t, one, other)
+}
+
+// peak returns the largest resident memory of a mirror so far.
+func peak(t *testing.T, w *harness.Weir) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.Cmd.Process.Pid))
+	harness.Must(t, err)
+	var kib int
+	if match := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status); match != nil {
+		_, err = fmt.Sscan(string(match[1]), &kib)
+		harness.Must(t, err)
+	}
+	return kib << 10
+}

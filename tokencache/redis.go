@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/weirhq/weir/internal/rediscluster"
+	"github.com/weirhq/weir/internal/seal"
 )
 
 // compareAndDelete removes KEYS[1] while it holds the token ARGV[1]. It is one
@@ -32,6 +33,7 @@ return 0`
 // drops each token when it counts as expired.
 type Redis struct {
 	client redis.UniversalClient
+	sealer *seal.Sealer
 	prefix string
 	delete *redis.Script
 }
@@ -41,26 +43,45 @@ type record struct {
 	Token   string    `json:"token"`
 	Issued  time.Time `json:"issued"`
 	Expires time.Time `json:"expires"`
+	Seal    string    `json:"seal,omitempty"`
 }
+
+const (
+	// maxToken bounds a token: longer ones do not fit into a header of most registries.
+	maxToken = 16 << 10
+	// maxRecord bounds a record before it is decoded. JSON may escape some characters.
+	maxRecord = 24 << 10
+	// maxLife bounds how long a token from Redis is believed. Tokens live for minutes,
+	// those of some clouds for 12 h.
+	maxLife = 24 * time.Hour
+)
 
 // NewRedis returns a store below the prefix of a client's database. The caller
 // closes the client, which should have ContextTimeoutEnabled: without it a call to
 // a frozen server outlives its context, though the [Cache] does not wait for it.
 func NewRedis(client redis.UniversalClient, prefix string) *Redis {
-	return &Redis{client: client, prefix: prefix, delete: redis.NewScript(compareAndDelete)}
+	return NewSealedRedis(client, prefix, "")
+}
+
+// NewSealedRedis is NewRedis for instances that have a secret in common. They ignore
+// tokens that others wrote, or that were moved to another key. An empty secret seals
+// nothing.
+func NewSealedRedis(client redis.UniversalClient, prefix, secret string) *Redis {
+	return &Redis{client: client, prefix: prefix, sealer: seal.New(secret, "weir token v1"), delete: redis.NewScript(compareAndDelete)}
 }
 
 // Get returns a usable token. It returns ErrNotFound if Redis has none, or a value
 // that is no token.
 func (r *Redis) Get(ctx context.Context, key Key) (Token, error) {
-	stored, err := r.client.Get(ctx, r.name(key)).Bytes()
+	// No more than a record can have, whatever someone has written there.
+	stored, err := r.client.GetRange(ctx, r.name(key), 0, maxRecord).Bytes()
 	switch {
 	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"): // a list, a set
 		return Token{}, ErrNotFound
 	case err != nil:
 		return Token{}, failure("reading from", err)
 	}
-	token, ok := parseRecord(stored)
+	token, ok := r.parse(r.name(key), stored)
 	if !ok || !token.Usable(time.Now()) {
 		return Token{}, ErrNotFound
 	}
@@ -75,8 +96,10 @@ func (r *Redis) Set(ctx context.Context, key Key, token Token) error {
 	}
 	// Only a time out of range (RFC 3339 has four-digit years) does not marshal.
 	// A token with such a time is not worth keeping.
-	value, err := json.Marshal(record{token.Value, token.Issued, token.Expires})
-	if err != nil {
+	rec := record{Token: token.Value, Issued: token.Issued, Expires: token.Expires}
+	rec.Seal = r.sealer.Seal(rec.fields(r.name(key))...)
+	value, err := json.Marshal(rec)
+	if err != nil || len(value) > maxRecord {
 		return nil
 	}
 	if err := r.client.Set(ctx, r.name(key), value, ttl).Err(); err != nil {
@@ -115,13 +138,25 @@ func failure(doing string, err error) error {
 	return fmt.Errorf("tokencache: %s Redis: %w", doing, err)
 }
 
-// parseRecord returns false if a record cannot be a token. The value goes into a
-// header line, so it must be visible ASCII: any other character would fail the
-// pull.
-func parseRecord(stored []byte) (Token, bool) {
-	var rec record
-	if err := json.Unmarshal(stored, &rec); err != nil {
+// fields returns the fields that a seal is about. The name of the key is one of them,
+// so that a token is valid for nothing but its own key.
+func (r record) fields(name string) []string {
+	return []string{name, r.Token, r.Issued.UTC().Format(time.RFC3339Nano), r.Expires.UTC().Format(time.RFC3339Nano)}
+}
+
+// parse returns false if a record cannot be a token, or was not sealed by an instance
+// with the same secret. The value goes into a header line, so it must be visible ASCII:
+// any other character would fail the pull.
+func (r *Redis) parse(name string, stored []byte) (Token, bool) {
+	if len(stored) > maxRecord {
 		return Token{}, false
+	}
+	var rec record
+	if err := json.Unmarshal(stored, &rec); err != nil || len(rec.Token) > maxToken || !r.sealer.Valid(rec.Seal, rec.fields(name)...) {
+		return Token{}, false
+	}
+	if latest := time.Now().Add(maxLife); rec.Expires.After(latest) {
+		rec.Expires = latest
 	}
 	invisible := func(r rune) bool { return r <= ' ' || r > '~' }
 	if rec.Token == "" || strings.ContainsFunc(rec.Token, invisible) {

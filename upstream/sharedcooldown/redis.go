@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -38,14 +39,53 @@ type message struct {
 	Version int    `json:"version"`
 	Name    string `json:"name"`
 	Left    int64  `json:"left_ms"`
+	Sent    int64  `json:"sent_ms"`        // when Left was true, as Unix time
+	Seal    string `json:"seal,omitempty"` // of the other fields
+}
+
+// maxMessage bounds a message before it is decoded. Messages have 200 bytes.
+const maxMessage = 1 << 10
+
+// maxSkew bounds the difference of two clocks. Only sealed messages are judged by the
+// time at which they were sent.
+const maxSkew = 30 * time.Second
+
+// fields returns the fields that a seal is about. The channel is one of them, so that a
+// message is valid for nothing but its own prefix.
+func (m message) fields(channel string) []string {
+	return []string{channel, strconv.Itoa(m.Version), m.Name, strconv.FormatInt(m.Left, 10), strconv.FormatInt(m.Sent, 10)}
+}
+
+// parse reads a message. It returns false for a message that cannot be read, is of
+// another version or too late, or was not sealed by an instance with the same secret.
+func (c *Cooldowns) parse(text string, now time.Time) (name string, until time.Time, ok bool) {
+	var m message
+	if len(text) > maxMessage || json.Unmarshal([]byte(text), &m) != nil || m.Version != version {
+		return "", time.Time{}, false
+	}
+	left, ok := remaining(m.Left)
+	if !ok {
+		return "", time.Time{}, false
+	}
+	until = now.Add(left)
+	if c.sealer != nil {
+		if !c.sealer.Valid(m.Seal, m.fields(c.channel())...) {
+			return "", time.Time{}, false
+		}
+		// An old message that is sent once more does not prolong its cooldown.
+		if latest := time.UnixMilli(m.Sent).Add(left + maxSkew); latest.Before(until) {
+			until = latest
+		}
+	}
+	return m.Name, until, until.After(now)
 }
 
 func (c *Cooldowns) channel() string          { return c.opts.Prefix + ":cooldowns" }
 func (c *Cooldowns) keyOf(name string) string { return c.opts.Prefix + ":cooldown:" + name }
 
-// maxRemaining bounds the time that Redis is believed. No limit lasts longer than some
-// minutes.
-const maxRemaining = time.Hour
+// maxRemaining bounds the time that Redis is believed. A limit that lasts longer costs
+// each instance one request in that time.
+const maxRemaining = 15 * time.Minute
 
 // remaining reads the rest of a cooldown. It returns false if there is none.
 func remaining(milliseconds int64) (time.Duration, bool) {
@@ -103,8 +143,10 @@ func (c *Cooldowns) session(ctx context.Context, works func()) error {
 		return fmt.Errorf("subscribing: %w", err)
 	}
 	c.mu.Lock()
-	for name := range c.until {
-		c.unpublished[name] = true // Redis may have restarted and lost it
+	// Redis may have restarted and lost them. Those of other instances are told by these
+	// only: a cooldown that came from Redis would never end otherwise.
+	for name := range c.own {
+		c.unpublished[name] = true
 	}
 	for name := range c.subscribers {
 		c.unqueried[name] = true // other instances may have published it meanwhile
@@ -168,13 +210,9 @@ func (c *Cooldowns) listen(ctx context.Context, subscription *redis.PubSub) erro
 		if !ok {
 			continue // a pong
 		}
-		// A message that cannot be read is ignored, since any client of this Redis
-		// can publish one.
-		var m message
-		if json.Unmarshal([]byte(text.Payload), &m) == nil && m.Version == version {
-			if left, ok := remaining(m.Left); ok {
-				c.hear(m.Name, time.Now().Add(left))
-			}
+		// Any client of this Redis can publish a message.
+		if name, until, ok := c.parse(text.Payload, time.Now()); ok {
+			c.hear(name, until)
 		}
 	}
 }
@@ -199,7 +237,7 @@ func (c *Cooldowns) publish(ctx context.Context) error {
 	published := make(map[string]time.Time)
 	c.mu.Lock()
 	for name := range c.unpublished {
-		published[name] = c.until[name]
+		published[name] = c.own[name]
 	}
 	c.mu.Unlock()
 	_, err := c.opts.Redis.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -208,11 +246,13 @@ func (c *Cooldowns) publish(ctx context.Context) error {
 			if left < time.Millisecond {
 				continue // over: Redis counts in whole milliseconds
 			}
-			text, err := json.Marshal(message{version, name, left.Milliseconds()})
+			m := message{Version: version, Name: name, Left: left.Milliseconds(), Sent: time.Now().UnixMilli()}
+			m.Seal = c.sealer.Seal(m.fields(c.channel())...)
+			text, err := json.Marshal(m)
 			if err != nil {
 				return err
 			}
-			p.Eval(ctx, extend, []string{c.keyOf(name)}, left.Milliseconds(), until.UTC().Format(time.RFC3339))
+			p.Eval(ctx, extend, []string{c.keyOf(name)}, left.Milliseconds(), text)
 			p.Publish(ctx, c.channel(), text)
 		}
 		return nil
@@ -224,7 +264,7 @@ func (c *Cooldowns) publish(ctx context.Context) error {
 	defer c.mu.Unlock()
 	for name, until := range published {
 		// A limit that was extended meanwhile stays to be published.
-		if !c.until[name].After(until) {
+		if !c.own[name].After(until) {
 			delete(c.unpublished, name)
 		}
 	}
@@ -234,24 +274,29 @@ func (c *Cooldowns) publish(ctx context.Context) error {
 // query reads the cooldowns that were published before their names had a
 // subscriber.
 func (c *Cooldowns) query(ctx context.Context) error {
-	answers := make(map[string]*redis.DurationCmd)
+	type answer struct {
+		left *redis.DurationCmd
+		text *redis.StringCmd
+	}
+	answers := make(map[string]answer)
 	c.mu.Lock()
 	for name := range c.unqueried {
-		answers[name] = nil
+		answers[name] = answer{}
 	}
 	c.mu.Unlock()
 	_, err := c.opts.Redis.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for name := range answers {
-			answers[name] = p.PTTL(ctx, c.keyOf(name))
+			answers[name] = answer{p.PTTL(ctx, c.keyOf(name)), p.GetRange(ctx, c.keyOf(name), 0, maxMessage)}
 		}
 		return nil
 	})
-	if err != nil {
+	// A key of another type is garbage, and no failure of Redis.
+	if err != nil && !redis.HasErrorPrefix(err, "WRONGTYPE") {
 		return err
 	}
 	for name, answer := range answers {
-		if left, ok := remaining(answer.Val().Milliseconds()); ok { // else no such key, or one that never expires
-			c.record(name, time.Now().Add(left), false)
+		if until, ok := c.stored(name, answer.left.Val(), answer.text.Val()); ok {
+			c.record(name, until, false)
 		}
 	}
 	c.mu.Lock()
@@ -260,4 +305,25 @@ func (c *Cooldowns) query(ctx context.Context) error {
 		delete(c.unqueried, name)
 	}
 	return nil
+}
+
+// stored returns the end of the cooldown in a key.
+func (c *Cooldowns) stored(name string, left time.Duration, text string) (until time.Time, ok bool) {
+	now := time.Now()
+	rest, ok := remaining(left.Milliseconds())
+	if !ok {
+		return time.Time{}, false // no such key, or one that never expires
+	}
+	until = now.Add(rest)
+	if c.sealer == nil {
+		return until, true // the value does not matter
+	}
+	named, sealed, ok := c.parse(text, now)
+	if !ok || named != name {
+		return time.Time{}, false
+	}
+	if sealed.Before(until) {
+		until = sealed
+	}
+	return until, true
 }

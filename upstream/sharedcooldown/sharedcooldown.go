@@ -28,6 +28,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/weirhq/weir/internal/notify"
+	"github.com/weirhq/weir/internal/seal"
 )
 
 // defaultRetry is short against the usual limit of a minute, and long enough for
@@ -38,6 +39,9 @@ const defaultRetry = 5 * time.Second
 type Options struct {
 	Redis  redis.UniversalClient // nil: cooldowns are shared within the process
 	Prefix string                // of the names of keys and of the channel
+	// Secret is common to all instances that share. With it, cooldowns that others
+	// wrote to Redis are ignored; empty: none.
+	Secret string
 	Logger *slog.Logger
 	// Advice returns the remedy for a failure of Redis, which follows the warning in
 	// the log; nil: none.
@@ -50,12 +54,14 @@ type Options struct {
 // Cooldowns shares cooldowns. All methods may be called concurrently.
 type Cooldowns struct {
 	opts   Options
+	sealer *seal.Sealer
 	cancel context.CancelFunc
 	ended  sync.WaitGroup
 	work   notify.Signal // there is an entry in unpublished or unqueried
 
 	mu          sync.Mutex
 	until       map[string]time.Time            // the end of each known cooldown, by name
+	own         map[string]time.Time            // the end of those that a client of this process caused, by name
 	subscribers map[string]map[*subscriber]bool // by name
 	unpublished map[string]bool                 // names of cooldowns that Redis does not know yet
 	unqueried   map[string]bool                 // names that Redis was not asked about yet
@@ -72,7 +78,7 @@ func New(opts Options) *Cooldowns {
 	}
 	c := &Cooldowns{
 		opts: opts, work: notify.NewSignal(),
-		until: make(map[string]time.Time), subscribers: make(map[string]map[*subscriber]bool),
+		until: make(map[string]time.Time), own: make(map[string]time.Time), subscribers: make(map[string]map[*subscriber]bool),
 		unpublished: make(map[string]bool), unqueried: make(map[string]bool),
 	}
 	c.start()
@@ -80,6 +86,7 @@ func New(opts Options) *Cooldowns {
 }
 
 func (c *Cooldowns) start() {
+	c.sealer = seal.New(c.opts.Secret, "weir cooldown v1")
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
 	if c.opts.Redis != nil {
@@ -88,11 +95,12 @@ func (c *Cooldowns) start() {
 }
 
 // Use shares through another Redis from now on, or within the process alone if the
-// client is nil. It returns when the earlier client is no longer in use. Calls of Use
+// client is nil. The secret is that of [Options]. It returns when the earlier client is no longer in use. Calls of Use
 // and Close must not overlap.
-func (c *Cooldowns) Use(client redis.UniversalClient, prefix string) {
+func (c *Cooldowns) Use(client redis.UniversalClient, prefix, secret string) {
 	c.Close()
-	c.opts.Redis, c.opts.Prefix = client, prefix // read by run only, which has ended
+	// They are read by run only, which has ended.
+	c.opts.Redis, c.opts.Prefix, c.opts.Secret = client, prefix, secret
 	c.start()
 }
 
@@ -150,19 +158,24 @@ func (c *Cooldowns) hear(name string, until time.Time) {
 	}
 }
 
-// record remembers the end of a cooldown and informs its subscribers. If the
-// cooldown is new to Redis, it is published later.
-func (c *Cooldowns) record(name string, until time.Time, unpublished bool) {
+// record remembers the end of a cooldown and informs its subscribers. A cooldown that a
+// client of this process caused is published later.
+func (c *Cooldowns) record(name string, until time.Time, own bool) {
 	now := time.Now()
 	c.mu.Lock()
 	// Cooldowns that are over go here, since no timer removes them.
-	maps.DeleteFunc(c.until, func(_ string, until time.Time) bool { return until.Before(now) })
+	over := func(_ string, until time.Time) bool { return until.Before(now) }
+	maps.DeleteFunc(c.until, over)
+	maps.DeleteFunc(c.own, over)
 	if until.After(c.until[name]) {
 		c.until[name] = until
 	}
-	if unpublished {
-		// Under the same lock as until: publish takes a name without a cooldown
-		// for one that is over, and drops it.
+	if own {
+		// Under one lock: publish takes a name without a cooldown for one that is
+		// over, and drops it.
+		if until.After(c.own[name]) {
+			c.own[name] = until
+		}
 		c.unpublished[name] = true
 	}
 	subscribers := maps.Clone(c.subscribers[name])

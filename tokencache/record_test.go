@@ -1,0 +1,24 @@
+package tokencache
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// FuzzRecord reads anything that someone writes to Redis. A record with a secret needs a
+// seal, and a token always fits into a header line.
+func FuzzRecord(f *testing.F) {
+	f.Add([]byte(`{"token":"t","issued":"2020-01-01T00:00:00Z","expires":"2999-01-01T00:00:00Z"}`))
+	f.Add([]byte(`{"token":"a\r\nb","expires":"2999-01-01T00:00:00Z","seal":"x"}`))
+	open, sealed := NewRedis(nil, "p"), NewSealedRedis(nil, "p", "a secret")
+	f.Fuzz(func(t *testing.T, stored []byte) {
+		token, ok := open.parse("name", stored)
+		if ok && (strings.ContainsAny(token.Value, " \r\n\x00\x7f") || len(token.Value) > maxToken || token.Expires.After(time.Now().Add(maxLife))) {
+			t.Errorf("%q is accepted: %d bytes until %v", stored, len(token.Value), token.Expires)
+		}
+		if _, ok := sealed.parse("name", stored); ok {
+			t.Errorf("%q is accepted without a valid seal", stored)
+		}
+	})
+}
