@@ -10,6 +10,10 @@ const (
 	maxHeadroom = 1 << 30
 )
 
+// aheadShare is the part of a limit that is set aside for one download before the
+// bytes come: one quarter. Bytes that may never come must not keep others from it.
+const aheadShare = 4
+
 func headroom(limit int64) int64 { return min(limit/headroomShare, maxHeadroom) }
 
 // ledger counts the bytes of a store against its limit:
@@ -62,6 +66,16 @@ func (l *ledger) reserve(n int64) bool {
 	}
 	l.reserved += n
 	return true
+}
+
+// surplus returns how many of n bytes that have not come yet can be reserved
+// without using the headroom: no content is evicted for them.
+func (l *ledger) surplus(n int64) int64 {
+	if l.max <= 0 {
+		return n
+	}
+	free := l.max - headroom(l.max) - l.stored - l.reserved - l.waiting
+	return max(0, min(n, l.max/aheadShare, free))
 }
 
 // release gives back bytes that were reserved.

@@ -37,13 +37,40 @@ func NewQuota(maxBytes int64) *Quota {
 	return &Quota{inventory: i}
 }
 
-// Reserve sets n bytes aside for a spool. If that takes an eviction, it waits for
-// up to a second if it may, and else returns an error that matches
-// [spool.ErrBusy]. It returns a [*FullError] if the bytes cannot be had.
-func (q *Quota) Reserve(n int64, wait bool) error {
+// Check returns a [*FullError] if n bytes could not be reserved, whatever is
+// evicted. It reserves and evicts nothing.
+func (q *Quota) Check(n int64) error {
 	i := q.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.index.ledger.max <= 0 || n <= 0 {
+		return nil
+	}
+	return i.refusal(n, i.index.ledger.waiting)
+}
+
+// Reserve sets n bytes aside for a spool. If that takes an eviction, it waits for
+// up to a second if it may, and else returns an error that matches
+// [spool.ErrBusy]. It returns a [*FullError] if the bytes cannot be had. It adds up
+// to ahead bytes, of which extra is the number, without any eviction.
+func (q *Quota) Reserve(n, ahead int64, wait bool) (extra int64, err error) {
+	i := q.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.reserve(n, wait); err != nil {
+		return 0, err
+	}
+	l := &i.index.ledger
+	if l.max > 0 && !i.ready { // the number of stored bytes is not known
+		return 0, nil
+	}
+	extra = l.surplus(ahead)
+	l.reserve(extra)
+	return extra, nil
+}
+
+// reserve is Reserve for bytes that have come. The caller holds the mutex.
+func (i *inventory) reserve(n int64, wait bool) error {
 	l := &i.index.ledger
 	if l.max <= 0 || n <= 0 { // nothing to wait for, whether the index is loaded or not
 		l.reserve(n)
@@ -119,6 +146,18 @@ func (i *inventory) release(n int64) {
 	if i.index.ledger.waiting > 0 {
 		i.changed.Notify()
 	}
+}
+
+// Removable is how many bytes MakeRoom could evict.
+func (q *Quota) Removable() int64 {
+	i := q.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	l := &i.index.ledger
+	if !i.ready || i.closed || i.stuck() {
+		return 0
+	}
+	return l.evictable() - l.requested
 }
 
 // MakeRoom evicts at least n bytes and waits until they are deleted. It reports

@@ -11,21 +11,27 @@ import (
 // Quota bounds the bytes of spools and stored content together. Its methods may
 // be called concurrently.
 type Quota interface {
+	// Check returns an error that matches ErrNoSpace if n bytes could not be set
+	// aside, whatever is removed. It sets nothing aside and removes nothing.
+	Check(n int64) error
 	// Reserve sets n bytes aside, or returns an error that matches ErrNoSpace.
 	// If other content has to be removed first, it waits for that if it may,
-	// and else returns an error that matches ErrBusy.
-	Reserve(n int64, wait bool) error
+	// and else returns an error that matches ErrBusy. Up to ahead further bytes
+	// are set aside if they are free now; extra is their number.
+	Reserve(n, ahead int64, wait bool) (extra int64, err error)
 	// Release gives back n reserved bytes.
 	Release(n int64)
 	// MakeRoom removes at least n bytes from the filesystem and waits until
 	// they are gone. It reports false, and removes nothing, if there is not that
 	// much to remove.
 	MakeRoom(n int64) bool
+	// Removable is how many bytes MakeRoom could remove.
+	Removable() int64
 }
 
 // Dir makes spools in one directory. It counts the bytes that its spools have
-// announced and not yet written, so that downloads that start together cannot
-// promise the same free space twice.
+// reserved and not yet written, so that downloads that run together cannot use
+// the same free space twice.
 type Dir struct {
 	path    string
 	minFree int64
@@ -33,7 +39,7 @@ type Dir struct {
 	quota   Quota
 
 	mu       sync.Mutex
-	pending  int64 // bytes announced and not yet written
+	pending  int64 // bytes reserved and not yet written
 	released int64 // bytes that were pending once, since the start
 }
 
@@ -58,8 +64,9 @@ func (d *Dir) Free() (int64, error) {
 	return free - d.pending, err
 }
 
-// Create makes an empty spool for size bytes, or for an unknown number of them
-// when size is -1. It returns ErrNoSpace, or the error of the filesystem.
+// Create makes an empty spool for size bytes, which the caller has at hand and
+// which are therefore reserved at once, or for an unknown number of bytes that may
+// come when size is -1. It returns ErrNoSpace, or the error of the filesystem.
 func (d *Dir) Create(size int64) (*Spool, error) { return d.create(size, true) }
 
 // CreateNoWait is like Create but returns ErrBusy instead of waiting for eviction.
@@ -68,7 +75,7 @@ func (d *Dir) CreateNoWait(size int64) (*Spool, error) { return d.create(size, f
 
 func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 	reserved := max(size, 0)
-	if err := d.reserve(reserved, reserved, wait); err != nil {
+	if _, err := d.reserve(reserved, reserved, 0, wait); err != nil {
 		return nil, err
 	}
 	file, err := os.CreateTemp(d.path, "spool-")
@@ -91,10 +98,18 @@ func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 }
 
 // reserve takes allot bytes from the quota and promises n bytes of the filesystem,
-// or neither.
-func (d *Dir) reserve(allot, n int64, wait bool) error {
-	if err := d.quota.Reserve(allot, wait); err != nil {
-		return err
+// or neither. It adds up to ahead bytes to both if they are free now; extra is their
+// number.
+func (d *Dir) reserve(allot, n, ahead int64, wait bool) (extra int64, err error) {
+	extra, err = d.quota.Reserve(allot, ahead, wait)
+	if err != nil {
+		return 0, err
+	}
+	if extra > 0 {
+		if _, err := d.reserveDisk(n + extra); err == nil {
+			return extra, nil
+		}
+		d.quota.Release(extra) // no content is removed for bytes that may never come
 	}
 	short, err := d.reserveDisk(n)
 	switch {
@@ -107,7 +122,25 @@ func (d *Dir) reserve(allot, n int64, wait bool) error {
 	if err != nil {
 		d.quota.Release(allot)
 	}
-	return err
+	return 0, err
+}
+
+// check returns ErrNoSpace if there cannot be room for allot bytes of the quota and
+// n of the filesystem, whatever is removed. It costs nothing.
+func (d *Dir) check(allot, n int64) error {
+	if err := d.quota.Check(allot); err != nil {
+		return err
+	}
+	short, err := d.reserveDisk(n)
+	switch {
+	case err == nil:
+		d.release(n)
+		return nil
+	case short > 0 && short <= d.quota.Removable():
+		return nil
+	default:
+		return err
+	}
 }
 
 // reserveDisk counts n bytes as pending, or returns how many are short. With n = 0
@@ -161,6 +194,8 @@ func freeBytes(path string) (int64, error) {
 // unlimited is the quota of a Dir without one.
 type unlimited struct{}
 
-func (unlimited) Reserve(int64, bool) error { return nil }
-func (unlimited) Release(int64)             {}
-func (unlimited) MakeRoom(int64) bool       { return false }
+func (unlimited) Check(int64) error                             { return nil }
+func (unlimited) Reserve(_, ahead int64, _ bool) (int64, error) { return ahead, nil }
+func (unlimited) Release(int64)                                 {}
+func (unlimited) MakeRoom(int64) bool                           { return false }
+func (unlimited) Removable() int64                              { return 0 }

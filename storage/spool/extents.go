@@ -34,6 +34,14 @@ func (x extents) total() (n int64) {
 	return n
 }
 
+// count returns how many bytes of e the set has.
+func (x extents) count(e extent) (n int64) {
+	for _, have := range x {
+		n += max(0, min(have.to, e.to)-max(have.from, e.from))
+	}
+	return n
+}
+
 // overlap reports whether the set has a byte of e.
 func (x extents) overlap(e extent) bool {
 	for _, have := range x {

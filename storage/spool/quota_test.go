@@ -14,12 +14,20 @@ type purse struct {
 	made         func(n int64)
 }
 
-func (p *purse) Reserve(n int64, _ bool) error {
+func (p *purse) Check(n int64) error {
 	if p.taken+n > p.limit {
 		return fmt.Errorf("%w: the purse is empty", ErrNoSpace)
 	}
-	p.taken += n
 	return nil
+}
+
+func (p *purse) Reserve(n, ahead int64, _ bool) (extra int64, err error) {
+	if err := p.Check(n); err != nil {
+		return 0, err
+	}
+	extra = min(ahead, p.limit-p.taken-n)
+	p.taken += n + extra
+	return extra, nil
 }
 
 func (p *purse) Release(n int64) { p.taken -= n }
@@ -32,6 +40,8 @@ func (p *purse) MakeRoom(n int64) bool {
 	p.made(n)
 	return true
 }
+
+func (p *purse) Removable() int64 { return p.room }
 
 func (p *purse) expect(t *testing.T, what string, taken int64) {
 	t.Helper()
@@ -63,8 +73,14 @@ func TestQuota(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	quota.expect(t, "announced", 600)
-	write(t, s, pattern(600))
+	quota.expect(t, "announced", 0)
+	write(t, s, pattern(100))
+	quota.expect(t, "begun", 200)
+	if err := s.Announce(600); err != nil {
+		t.Fatal(err)
+	}
+	quota.expect(t, "announced again", 200)
+	write(t, s, pattern(600)[100:])
 	quota.expect(t, "written", 600)
 	if _, err := dir.Create(401); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("a second spool: %v, want ErrNoSpace", err)
@@ -84,18 +100,18 @@ func TestQuota(t *testing.T) {
 }
 
 func TestQuotaOfUnknownSize(t *testing.T) {
-	dir, quota := withQuota(t, 2*reserveStep)
+	dir, quota := withQuota(t, 4*maxAhead)
 	s, err := dir.Create(-1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	write(t, s, pattern(1000))
-	quota.expect(t, "one step", reserveStep)
+	quota.expect(t, "as much again as has come", 2000)
 	if !s.Reset() {
 		t.Fatal("cannot reset")
 	}
 	write(t, s, pattern(1000))
-	quota.expect(t, "after a reset", reserveStep)
+	quota.expect(t, "after a reset", 2000)
 	if err := s.Complete(); err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +126,7 @@ func TestQuotaOfUnknownSize(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, s, pattern(1000))
+	quota.expect(t, "the rest", 1500)
 	if _, err := s.Write(pattern(1000)); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("2000 of 1500: %v, want ErrNoSpace", err)
 	}
@@ -195,12 +212,12 @@ type slowQuota struct {
 	asked, answer chan struct{}
 }
 
-func (q *slowQuota) Reserve(n int64, wait bool) error {
+func (q *slowQuota) Reserve(n, ahead int64, wait bool) (int64, error) {
 	if n > 0 {
 		close(q.asked)
 		<-q.answer
 	}
-	return q.purse.Reserve(n, wait)
+	return q.purse.Reserve(n, ahead, wait)
 }
 
 // A spool that ends while it asks for space gives that space back.
@@ -216,14 +233,14 @@ func TestSpoolEndsWhileItAsksForSpace(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			announced := make(chan error)
-			go func() { announced <- s.Announce(600) }()
+			grown := make(chan error)
+			go func() { grown <- s.grow(600, 600, 400) }()
 			<-quota.asked
 			if err := end(s); err != nil {
 				t.Fatal(err)
 			}
 			close(quota.answer)
-			if err := <-announced; err != nil {
+			if err := <-grown; err != nil {
 				t.Fatal(err)
 			}
 			quota.expect(t, name, 0)
@@ -231,5 +248,82 @@ func TestSpoolEndsWhileItAsksForSpace(t *testing.T) {
 				t.Errorf("%d bytes are pending", dir.pending)
 			}
 		})
+	}
+}
+
+// An announcement takes nothing, neither of the quota nor of the filesystem, and
+// removes nothing. Space is reserved for bytes that have come, and at most as much
+// again in advance.
+func TestAnnouncementCostsNothing(t *testing.T) {
+	const mib = 1 << 20
+	for name, c := range map[string]struct {
+		announced, come int64
+		taken           int64 // of the quota
+		removed         int64 // from the filesystem
+	}{
+		"one byte of a GiB":          {announced: 1 << 30, come: 1, taken: 2},
+		"one byte of an unknown sum": {announced: -1, come: 1, taken: 2},
+		"a MiB of a GiB":             {announced: 1 << 30, come: mib, taken: 1792 << 10},
+		"all but a byte":             {announced: 3*mib + 1, come: 3 * mib, taken: 3*mib + 1},
+		"no byte":                    {announced: 1 << 30},
+		"more than is free":          {announced: 1 << 30, come: 6 * mib, taken: 6 * mib, removed: 2 * mib},
+		"many steps":                 {announced: -1, come: 3 * mib, taken: 3840 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, quota := withQuota(t, 1<<40)
+			free := int64(4 * mib) // beyond what is kept
+			dir.minFree, dir.free = mib, func(string) (int64, error) { return mib + free, nil }
+			quota.room = 2 << 30
+			removed := int64(0)
+			quota.made = func(n int64) { free += n; removed += n }
+			s, err := dir.Create(-1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if c.announced >= 0 {
+				if err := s.Announce(c.announced); err != nil {
+					t.Fatal(err)
+				}
+			}
+			quota.expect(t, "announced", 0)
+			const buffer = 128 << 10
+			for left := c.come; left > 0; left -= buffer {
+				n := min(left, buffer)
+				write(t, s, pattern(int(n)))
+				free -= n
+			}
+			if quota.taken > max(2*c.come, 0) || quota.taken < c.come {
+				t.Errorf("%d bytes are taken for %d", quota.taken, c.come)
+			}
+			if c.removed != removed {
+				t.Errorf("%d bytes were removed, want %d", removed, c.removed)
+			}
+			quota.expect(t, "come", c.taken)
+			if dir.pending != c.taken-c.come {
+				t.Errorf("%d bytes are promised, want %d", dir.pending, c.taken-c.come)
+			}
+		})
+	}
+}
+
+// What cannot fit is refused before anything is removed for it.
+func TestAnnouncementThatCannotFit(t *testing.T) {
+	dir, quota := withQuota(t, 1<<40)
+	dir.minFree, dir.free = 100, func(string) (int64, error) { return 1100, nil }
+	quota.room, quota.made = 500, func(int64) { t.Error("something was removed") }
+	s, err := dir.Create(-1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Announce(1500); err != nil {
+		t.Errorf("1500 of 1000 that are free and 500 that can be removed: %v", err)
+	}
+	if err := s.Announce(1501); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("one byte more: %v, want ErrNoSpace", err)
+	}
+	if dir.pending != 0 || quota.taken != 0 {
+		t.Errorf("%d bytes are promised, %d taken", dir.pending, quota.taken)
 	}
 }

@@ -27,9 +27,10 @@ import (
 // takes corrupt content for complete.
 const TailHold = 32 << 10
 
-// reserveStep is the space that a spool of unknown size reserves at a time: few
-// reservations for a large download, little waste for a small one.
-const reserveStep = 16 << 20
+// maxAhead bounds the space that a spool reserves before its bytes come: few
+// reservations for a large download, little waste for one that stalls. It never
+// exceeds the bytes that have come, so that a source gets no space for a promise.
+const maxAhead = 16 << 20
 
 var (
 	// ErrSize says that more or fewer bytes came than were announced.

@@ -1,15 +1,19 @@
 package spool
 
-import (
-	"errors"
-	"fmt"
-)
+import "fmt"
 
-// Announce sets the size of the content, and reserves space for it. It returns
-// ErrNoSpace if there is not enough.
+// Announce sets the size of the content. It returns ErrNoSpace if there cannot be
+// room for it, whatever is removed. Nothing is reserved for an announcement: the
+// source may announce any size, and send nothing.
 func (s *Spool) Announce(size int64) error {
-	if err := s.grow(size); err != nil {
-		return err
+	s.mu.Lock()
+	allot, more := max(0, size-s.allotted), max(0, size-s.covered.total()-s.reserved)
+	s.mu.Unlock()
+	// A download that is resumed announces again, and may have all its space.
+	if allot > 0 || more > 0 {
+		if err := s.dir.check(allot, more); err != nil {
+			return err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -18,25 +22,25 @@ func (s *Spool) Announce(size int64) error {
 	return nil
 }
 
-// grow reserves space for a file of size bytes. That can take long, but does not
-// block readers.
-func (s *Spool) grow(size int64) error {
+// grow reserves space for n bytes that have come and end at offset end, and up to
+// ahead bytes more if they are free now. That can take long, but does not block
+// readers.
+func (s *Spool) grow(end, n, ahead int64) error {
 	s.growing.Lock()
 	defer s.growing.Unlock()
 	s.mu.Lock()
 	// The file's share of the quota is for its length. The promise of the
 	// filesystem is for those bytes that are not written yet.
-	allot, more := max(0, size-s.allotted), max(0, size-s.covered.total()-s.reserved)
+	allot, more := max(0, end-s.allotted), max(0, n-s.reserved)
+	ahead = max(0, ahead-max(0, s.allotted-end)) // it may be there, after a Reset
 	s.mu.Unlock()
-	if allot == 0 && more == 0 { // a download that is resumed announces again
-		return nil
-	}
-	if err := s.dir.reserve(allot, more, !s.noWait); err != nil {
+	extra, err := s.dir.reserve(allot, more, ahead, !s.noWait)
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.allotted += allot
-	s.reserved += more
+	s.allotted += allot + extra
+	s.reserved += more + extra
 	s.mu.Unlock()
 	// The spool may have ended meanwhile, and needs the space no more.
 	s.shrink()
@@ -111,21 +115,23 @@ func (s *Spool) unclaim(e extent) {
 	s.settled.Broadcast()
 }
 
-// ensure checks that a write up to end fits the announced size. If no size was
-// announced, it reserves space.
+// ensure checks that a write of n bytes up to end fits the announced size, and
+// reserves space for it unless Create or an earlier write has.
 func (s *Spool) ensure(end, n int64) error {
 	s.mu.Lock()
-	size, reserved, allotted, covered := s.size, s.reserved, s.allotted, s.covered.total()
+	size, reserved, allotted := s.size, s.reserved, s.allotted
+	missing := n - s.covered.count(extent{end - n, end}) // the others are in the file
+	come := s.covered.total() + missing
 	s.mu.Unlock()
 	switch {
 	case size >= 0 && end > size:
 		return fmt.Errorf("%w: byte %d of %d", ErrSize, end, size)
-	case size >= 0 || reserved >= n && end <= allotted: // Announce or an earlier write has reserved it
+	case reserved >= missing && end <= allotted:
 		return nil
 	}
-	err := s.grow(max(end, covered+reserved+max(reserveStep, n)))
-	if errors.Is(err, ErrNoSpace) {
-		err = s.grow(max(end, covered+n)) // there may be room for the rest
+	ahead := min(come, maxAhead)
+	if size >= 0 {
+		ahead = min(ahead, size-end)
 	}
-	return err
+	return s.grow(end, missing, ahead)
 }

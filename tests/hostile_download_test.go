@@ -1,0 +1,113 @@
+package tests
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// tarpit is a registry whose blobs announce a length (-1: none), begin with some
+// bytes and never end. The second result counts the requests for blobs.
+func tarpit(t *testing.T, announced int64, begin int) (*httptest.Server, *atomic.Int64) {
+	t.Helper()
+	stop := make(chan struct{})
+	var requests atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return
+		}
+		if announced >= 0 {
+			w.Header().Set("Content-Length", strconv.FormatInt(announced, 10))
+		}
+		_, _ = w.Write(make([]byte, begin))
+		_ = http.NewResponseController(w).Flush()
+		requests.Add(1)
+		select {
+		case <-stop:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(s.Close)
+	t.Cleanup(func() { close(stop) })
+	return s, &requests
+}
+
+// invented returns the digest of a blob that no registry has.
+func invented(n int) digest.Digest { return digest.FromString(fmt.Sprint("invented ", n)) }
+
+// An upstream that announces much and sends little has no content of others evicted,
+// and does not keep new content from being stored.
+func TestAnnouncementsEvictNothing(t *testing.T) {
+	t.Parallel()
+	const limit, old = 32 * mib, 7
+	for name, c := range map[string]struct {
+		announced int64
+		begin     int
+		downloads int
+		leave     bool // the clients do, after the first byte
+		gone      int  // contents that may be evicted for the bytes that came
+	}{
+		"one byte of nearly the cap":              {announced: limit - mib, begin: 1, downloads: 1},
+		"one byte of nearly the cap, no client":   {announced: limit - mib, begin: 1, downloads: 1, leave: true},
+		"one byte of far more than the cap":       {announced: 1043333120, begin: 1, downloads: 1},
+		"many of a part":                          {announced: 3 * mib, begin: 1, downloads: 40},
+		"many without a length":                   {announced: -1, begin: 1, downloads: 40, leave: true},
+		"the largest length of all":               {announced: 1<<63 - 1, begin: 1, downloads: 3},
+		"no byte":                                 {announced: 16 * mib, downloads: 4},
+		"as much as two contents, and then stops": {announced: limit - mib, begin: 5 * mib, downloads: 1, gone: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			honest := upstreamtest.New(t)
+			hostile, requests := tarpit(t, c.announced, c.begin)
+			w := harness.StartWeir(t, limited(honest, `max_size = "32MiB"`, `min_free = "1MiB"`)+
+				blockOf("hostile", nil, []string{fmt.Sprintf("url = %q", hostile.URL)}))
+			var kept []digest.Digest
+			for i := range old {
+				kept = append(kept, addRandom(t, honest, "org/app", 4*mib, uint64(60000+i)))
+				expectContent(t, "kept", w.Get(t, blobPath("mirror/org/app", kept[i])), kept[i], statusStored)
+			}
+			w.MetricIs(t, 0, "weir_downloads")
+			client := &http.Client{Timeout: harness.Patience}
+			if c.leave {
+				client.Timeout = 500 * time.Millisecond
+			}
+			for i := range c.downloads {
+				go func() {
+					if resp, err := client.Get(w.URL + blobPath("hostile/org/app", invented(i))); err == nil {
+						resp.Body.Close()
+					}
+				}()
+			}
+			harness.Eventually(t, "all downloads run", func() bool { return requests.Load() >= int64(c.downloads) })
+			time.Sleep(time.Second) // for the evictor, which has nothing to do
+			fresh := addRandom(t, honest, "org/app", mib, 60100)
+			expectContent(t, "new", w.Get(t, blobPath("mirror/org/app", fresh)), fresh, statusStored)
+			hits := 0
+			for _, dgst := range kept {
+				if w.Do(t, http.MethodHead, blobPath("mirror/org/app", dgst)).Header.Get("Cache-Status") == statusHit {
+					hits++
+				}
+			}
+			if hits < old-c.gone {
+				t.Errorf("%d of %d contents are still stored", hits, old)
+			}
+			harness.Eventually(t, "new content is stored", func() bool {
+				return w.Get(t, blobPath("mirror/org/app", fresh)).Header.Get("Cache-Status") == statusHit
+			})
+			if got := bytesStored(t, w); got > limit {
+				t.Errorf("%d bytes are on disk", got)
+			}
+		})
+	}
+}
