@@ -40,7 +40,7 @@ type Referrers struct {
 
 // Tags returns the upstream's page of tags for a query: n, last, and any other
 // parameter that a registry's own links carry. If the upstream fails, Tags returns
-// its last answer to the same query or, if there is none, the tags that are cached.
+// the page of the list that was kept or, if there is none, the tags that are cached.
 func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*Tags, error) {
 	key := listKey{n.repoID(repo), tagList, query.Encode()}
 	list, err := listing(ctx, n, n.cache.tags, key, func(ctx context.Context) (*Tags, error) {
@@ -48,14 +48,19 @@ func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*T
 		if err != nil {
 			return nil, err
 		}
-		return &Tags{
+		list := &Tags{
 			Outcome: Outcome{Cache: Passed, Upstream: page.Upstream},
 			Tags:    page.Tags,
 			Next:    page.Next,
-		}, nil
+		}
+		n.keepTags(ctx, key, query, list)
+		return list, nil
 	})
 	if err == nil {
 		return list, nil
+	}
+	if kept := n.keptTags(ctx, key.repo, query, err); kept != nil {
+		return kept, nil
 	}
 	if local := n.localTags(ctx, key.repo, query, err); local != nil {
 		return local, nil
@@ -67,6 +72,10 @@ func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*T
 // distribution-spec ("Listing Tags"). It returns nil if there are none, or if the
 // namespace does not answer this failure from the cache.
 func (n *Namespace) localTags(ctx context.Context, repo storage.RepoID, query url.Values, failure error) *Tags {
+	// The next page of an upstream's own making begins at an unknown tag.
+	if page := pageOf(query); page != "" && !query.Has("last") {
+		return nil
+	}
 	names, err := n.cache.catalog.Tags(ctx, repo)
 	if err != nil {
 		n.logger.Warn("cannot list the tags that are cached", "repository", repo.String(), "error", err)
@@ -105,17 +114,24 @@ func (n *Namespace) localTags(ctx context.Context, repo storage.RepoID, query ur
 // of one artifact type unless that is empty. If the upstream fails, Referrers
 // returns its last answer.
 func (n *Namespace) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*Referrers, error) {
+	// A digest has no question mark, so the name of the list is unambiguous.
+	key := listKey{n.repoID(repo), referrerList, dgst.String() + "?" + artifactType}
 	ask := func(ctx context.Context) (*Referrers, error) {
 		r, err := n.spec.Upstreams.Referrers(ctx, repo, dgst, artifactType)
 		if err != nil {
 			return nil, err
 		}
-		return &Referrers{Outcome: Outcome{Cache: Passed, Upstream: r.Upstream}, Index: r.Index}, nil
+		list := &Referrers{Outcome: Outcome{Cache: Passed, Upstream: r.Upstream}, Index: r.Index}
+		if n.worthKeeping(ctx, key.repo, dgst, artifactType, list) {
+			n.keepListing(ctx, key, list)
+		}
+		return list, nil
 	}
-	// A digest has no question mark, so the name of the list is unambiguous.
-	key := listKey{n.repoID(repo), referrerList, dgst.String() + "?" + artifactType}
 	r, err := listing(ctx, n, n.cache.referrers, key, ask)
-	if err == nil || artifactType == "" {
+	if err == nil {
+		return r, nil
+	}
+	if r, err := keptListing[Referrers](ctx, n, key, err); err == nil || artifactType == "" {
 		return r, err
 	}
 	// The unfiltered list may be kept even if this one is not.
@@ -130,28 +146,32 @@ func (n *Namespace) Referrers(ctx context.Context, repo string, dgst digest.Dige
 	return all, nil
 }
 
+// worthKeeping reports whether an upstream's list of referrers is kept. A client can
+// invent digests and types without number, which have no referrers. An empty list is
+// kept only for a subject that the repository has, as a whole.
+func (n *Namespace) worthKeeping(ctx context.Context, repo storage.RepoID, subject digest.Digest, artifactType string, list *Referrers) bool {
+	if len(list.Index.Manifests) > 0 || artifactType != "" {
+		return len(list.Index.Manifests) > 0
+	}
+	_, err := n.cache.catalog.Link(ctx, repo, subject)
+	return err == nil
+}
+
 // list is a pointer to an answer that embeds its Outcome.
 type list[T any] interface {
 	*T
 	set(Outcome)
 }
 
-// listing asks the upstream for a list and keeps the answer for the time when the
-// upstream fails. Callers with the same key at the same time share one answer.
+// listing asks the upstream for a list, unless the namespace is offline. Callers with
+// the same key at the same time share one answer.
 func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[shared[listKey], *T], key listKey, ask func(context.Context) (*T, error)) (*T, error) {
 	if n.spec.Offline {
-		// The kept answer is current by definition, and no failure is hidden.
-		return keptListing[T, P](ctx, n, key, n.offline(string(key.kind)))
+		return nil, n.offline(string(key.kind))
 	}
-	list, led, err := share(ctx, n, lookups, key, func(ctx context.Context) (*T, error) {
-		list, err := ask(ctx)
-		if err == nil {
-			n.keepListing(ctx, key, list)
-		}
-		return list, err
-	})
+	list, led, err := share(ctx, n, lookups, key, ask)
 	if err != nil {
-		return keptListing[T, P](ctx, n, key, err)
+		return nil, err
 	}
 	if !led {
 		shared := *list // the leader's answer keeps its own outcome

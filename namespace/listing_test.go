@@ -2,6 +2,7 @@ package namespace_test
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -47,19 +49,19 @@ func TestTags(t *testing.T) {
 		}
 		list, err := tags(t, n, nil)
 		wantTags(t, list, err, namespace.Passed, nil, "a", "b", "c")
-		list, err = tags(t, n, url.Values{"n": {"2"}, "x": {"y z"}})
+		list, err = tags(t, n, url.Values{"n": {"2"}})
 		wantTags(t, list, err, namespace.Passed, url.Values{"n": {"2"}, "last": {"b"}}, "a", "b")
 		list, err = tags(t, n, list.Next)
 		wantTags(t, list, err, namespace.Passed, nil, "c")
 		wantRequests(t, r,
 			"GET /v2/app/tags/list 200",
-			"GET /v2/app/tags/list?n=2&x=y+z 200",
+			"GET /v2/app/tags/list?n=2 200",
 			"GET /v2/app/tags/list?last=b&n=2 200")
 
 		// The last answer is given again when the upstream fails.
 		r.Fault(upstreamtest.Tags, upstreamtest.Status(403, ""))
 		time.Sleep(time.Hour)
-		list, err = tags(t, n, url.Values{"x": {"y z"}, "n": {"2"}})
+		list, err = tags(t, n, url.Values{"n": {"2"}})
 		wantTags(t, list, err, namespace.Stale, url.Values{"n": {"2"}, "last": {"b"}}, "a", "b")
 		if !strings.Contains(list.Warning, "1h0m0s") {
 			t.Errorf("the warning %q does not tell the age", list.Warning)
@@ -75,6 +77,108 @@ func TestTags(t *testing.T) {
 			if list, err := tags(t, n, nil); !errors.Is(err, upstream.ErrDenied) {
 				t.Errorf("%s: %+v, %v", name, list, err)
 			}
+		}
+	})
+}
+
+// TestKeptTags lists in pages, whose links are the upstream's own, and asks for them in
+// other ways while the upstream is away. One record is kept of each repository.
+func TestKeptTags(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, staleOn(upstream.ClassDenied))
+		for _, tag := range []string{"a", "b", "c", "d", "e"} {
+			r.AddImage("app", tag, []byte(tag))
+		}
+		read := func(query url.Values) *namespace.Tags {
+			t.Helper()
+			list, err := tags(t, n, query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		// Pages that no link has led to make no record.
+		for _, last := range []string{"a", "b", "x", "y"} {
+			read(url.Values{"last": {last}})
+		}
+		if records := m.recordKeys(t); len(records) != 0 {
+			t.Errorf("records: %q", records)
+		}
+		for list := read(url.Values{"n": {"2"}}); list.Next != nil; {
+			list = read(list.Next)
+		}
+		// None of these changes what is kept: it is shorter, or led to by no link.
+		read(url.Values{"n": {"1"}})
+		read(url.Values{"n": {"1"}, "last": {"c"}})
+		for i := range 50 {
+			read(url.Values{"n": {fmt.Sprint(i + 3)}, "last": {fmt.Sprint("a", i)}})
+		}
+		if records := m.recordKeys(t); len(records) != 1 {
+			t.Errorf("records: %q", records)
+		}
+		away := r.Fault(upstreamtest.Tags, upstreamtest.Status(403, ""))
+		for _, c := range []struct {
+			query, next url.Values
+			want        []string
+		}{
+			{nil, nil, []string{"a", "b", "c", "d", "e"}},
+			{url.Values{"n": {"2"}}, url.Values{"n": {"2"}, "last": {"b"}}, []string{"a", "b"}},
+			{url.Values{"n": {"2"}, "last": {"b"}}, url.Values{"n": {"2"}, "last": {"d"}}, []string{"c", "d"}},
+			{url.Values{"n": {"3"}, "last": {"c"}}, nil, []string{"d", "e"}},
+			{url.Values{"last": {"e"}}, nil, []string{}},
+		} {
+			list, err := tags(t, n, c.query)
+			wantTags(t, list, err, namespace.Stale, c.next, c.want...)
+		}
+		if list, err := tags(t, n, url.Values{"last": {"bb"}}); err == nil {
+			t.Errorf("after a tag that is not kept: %v", list.Tags)
+		}
+		if list, err := tags(t, n, url.Values{"next_page": {"2"}}); err == nil {
+			t.Errorf("a page that is not kept: %v", list.Tags)
+		}
+		away.Remove()
+
+		// A page that changed ends the list, until its link is followed again.
+		r.AddImage("app", "aa", []byte("aa"))
+		time.Sleep(time.Hour)
+		read(url.Values{"n": {"2"}})
+		r.Fault(upstreamtest.Tags, upstreamtest.Status(403, ""))
+		list, err := tags(t, n, nil)
+		wantTags(t, list, err, namespace.Stale, url.Values{"n": {"2"}, "last": {"aa"}}, "a", "aa")
+	})
+}
+
+// TestInventedQuestions asks an upstream for what nobody has: nothing is recorded.
+func TestInventedQuestions(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r)
+		image := r.AddImage("app", "tag", []byte("a layer"))
+		for i := range 100 {
+			random := digest.FromString(fmt.Sprint(i))
+			for _, repo := range []string{"app", fmt.Sprint("none", i)} {
+				for _, artifactType := range []string{"", fmt.Sprint("a/b", i)} {
+					if _, err := n.Referrers(t.Context(), repo, random, artifactType); err != nil {
+						t.Fatal(err)
+					}
+				}
+				n.Referrers(t.Context(), "app", image.Digest, fmt.Sprint("a/b", i))
+				n.Manifest(t.Context(), repo, oci.ByDigest(random))
+				n.Manifest(t.Context(), repo, oci.ByTag(fmt.Sprint("none", i)))
+				n.Head(t.Context(), repo, oci.ByTag(fmt.Sprint("none", i)))
+				getBlob(t, n, repo, random)
+			}
+			n.Tags(t.Context(), fmt.Sprint("none", i), nil)
+		}
+		if records := m.recordKeys(t); len(records) != 0 {
+			t.Errorf("%d records, such as %s", len(records), records[0])
+		}
+		// That a known image has no referrers is worth a record.
+		get(t, n, "app", "tag")
+		before := len(m.recordKeys(t))
+		if _, err := n.Referrers(t.Context(), "app", image.Digest, ""); err != nil || len(m.recordKeys(t)) != before+1 {
+			t.Errorf("%d records after %d, %v", len(m.recordKeys(t)), before, err)
 		}
 	})
 }

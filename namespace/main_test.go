@@ -286,3 +286,15 @@ func cancelled(t *testing.T) context.Context {
 	cancel()
 	return ctx
 }
+
+// recordKeys returns the keys of all records.
+func (m *mirror) recordKeys(t *testing.T) (keys []string) {
+	t.Helper()
+	for key, err := range m.store.Records().List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	return keys
+}

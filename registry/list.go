@@ -19,11 +19,7 @@ func (p *pull) tags() error {
 	}
 	p.setCacheStatus(list.Outcome)
 	if list.Next != nil {
-		next := url.Values{}
-		for key, values := range list.Next {
-			next[key] = values
-		}
-		next.Del("ns") // an upstream must not choose the namespace that answers
+		next := linkQuery(list.Next)
 		if p.req.NS != "" {
 			next.Set("ns", p.req.NS)
 		}

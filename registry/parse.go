@@ -1,7 +1,9 @@
 package registry
 
 import (
+	"encoding/base64"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -153,13 +155,15 @@ func parseRead(req Request, path string) (Request, error) {
 		req.Digest, err = parseDigest(last)
 	case "referrers":
 		req.Op = OpReferrers
-		req.Digest, err = parseDigest(last)
+		if req.Digest, err = parseDigest(last); err == nil {
+			req.Query, err = referrersQuery(req.Query)
+		}
 	case "tags":
 		req.Op = OpTags
 		if last != "list" {
 			return req, notFound("/v2/" + path)
 		}
-		err = checkPage(req.Query)
+		req.Query, err = tagsQuery(req.Query)
 	default:
 		return req, notFound("/v2/" + path)
 	}
@@ -208,8 +212,14 @@ func parseDigest(s string) (digest.Digest, error) {
 	return dgst, nil
 }
 
-// checkPage checks the parameter n of a paged list.
+// checkPage checks the parameters n and last of a paged list.
 func checkPage(query url.Values) error {
+	if last := query.Get("last"); len(last) > maxLast {
+		return &Error{
+			Status: http.StatusBadRequest, Code: "PAGINATION_NUMBER_INVALID",
+			Message: "last is longer than a name: " + strconv.Quote(cut(last)),
+		}
+	}
 	n := query.Get("n")
 	if n == "" {
 		return nil
@@ -221,6 +231,95 @@ func checkPage(query url.Values) error {
 		}
 	}
 	return nil
+}
+
+const (
+	// continuation is the parameter of our own links that holds the query of an
+	// upstream's link, if that has more than n and last.
+	continuation = "continue"
+	// maxContinuation bounds it, in bytes. An upstream's query has 4 KiB at most.
+	maxContinuation = 8 << 10
+	// maxLast bounds last, in bytes: some registries have a token of their own in it.
+	maxLast = 4 << 10
+	// maxNames bounds n. It is more than the tags of any known repository.
+	maxNames = 100_000
+	// maxArtifactType is the length of the longest media type (RFC 6838 section 4.2).
+	maxArtifactType = 255
+)
+
+// tagsQuery returns the parameters of a list of tags (distribution-spec, "Listing
+// Tags"): n and last, or those of an upstream's link that our own link has led to. All
+// others are dropped, since a client can invent them without number.
+func tagsQuery(query url.Values) (url.Values, error) {
+	if err := checkPage(query); err != nil {
+		return nil, err
+	}
+	if token := query.Get(continuation); token != "" {
+		return readContinuation(token)
+	}
+	return pageQuery(query), nil
+}
+
+// pageQuery returns n, in one spelling and bounded, and last; nil if there is neither.
+func pageQuery(query url.Values) url.Values {
+	var page url.Values
+	set := func(name, value string) {
+		if page == nil {
+			page = make(url.Values)
+		}
+		page.Set(name, value)
+	}
+	if n, err := strconv.Atoi(query.Get("n")); err == nil {
+		set("n", strconv.Itoa(min(n, maxNames)))
+	}
+	if last := query.Get("last"); last != "" {
+		set("last", last)
+	}
+	return page
+}
+
+// linkQuery returns the query of our own link for that of an upstream's link.
+func linkQuery(next url.Values) url.Values {
+	next = maps.Clone(next)
+	next.Del("ns") // an upstream must not choose the namespace that answers
+	for name, values := range next {
+		if name != "n" && name != "last" || len(values) != 1 {
+			return url.Values{continuation: {base64.RawURLEncoding.EncodeToString([]byte(next.Encode()))}}
+		}
+	}
+	return next
+}
+
+// readContinuation returns the query that linkQuery has made a continuation of. It needs
+// no signature: it can ask an upstream for a page, as last can, and makes no record.
+func readContinuation(token string) (url.Values, error) {
+	text, err := base64.RawURLEncoding.DecodeString(token)
+	if err == nil && len(token) <= maxContinuation {
+		if query, err := url.ParseQuery(string(text)); err == nil && !query.Has("ns") {
+			return query, nil
+		}
+	}
+	return nil, &Error{
+		Status: http.StatusBadRequest, Code: "PAGINATION_NUMBER_INVALID",
+		Message: "no page that this mirror has linked to: " + strconv.Quote(cut(token)),
+	}
+}
+
+// referrersQuery returns the parameter of a list of referrers (distribution-spec,
+// "Listing Referrers").
+func referrersQuery(query url.Values) (url.Values, error) {
+	artifactType := query.Get("artifactType")
+	switch {
+	case artifactType == "":
+		return nil, nil
+	case len(artifactType) > maxArtifactType:
+		return nil, &Error{
+			Status: http.StatusBadRequest, Code: "UNSUPPORTED",
+			Message: "artifactType is longer than a media type can be: " + strconv.Quote(cut(artifactType)),
+		}
+	default:
+		return url.Values{"artifactType": {artifactType}}, nil
+	}
 }
 
 func invalidName(name string) error {

@@ -219,6 +219,17 @@ func (c *Catalog) PutDocument(ctx context.Context, repo storage.RepoID, kind, na
 	return c.documents.put(ctx, key, value)
 }
 
+// UpdateDocument replaces a document by the change of it, or of the zero Document if
+// there is none. It writes nothing if change reports false. Two updates of one document
+// come one after the other.
+func (c *Catalog) UpdateDocument(ctx context.Context, repo storage.RepoID, kind, name string, change func(Document) (Document, bool)) error {
+	key, err := documentKey(repo, kind, name)
+	if err != nil {
+		return err
+	}
+	return c.documents.replace(ctx, key, change)
+}
+
 // Repositories returns the repositories that have a link or a tag, in the order
 // of their strings.
 //

@@ -106,6 +106,24 @@ func (t *table[T]) update(ctx context.Context, key string, change func(T) T, equ
 	return t.store(ctx, key, value)
 }
 
+// replace writes the change of a value, or of the zero value if there is none. It
+// writes nothing if change reports false.
+func (t *table[T]) replace(ctx context.Context, key string, change func(T) (T, bool)) error {
+	defer t.keys.Lock(key)()
+	known, err := t.load(ctx, key)
+	if err != nil && !errors.Is(err, storage.ErrNotExist) {
+		t.logger.Debug("replacing a record that could not be read", "key", key, "error", err)
+	}
+	value, changed := change(known.value)
+	if !changed {
+		return nil
+	}
+	if err := t.valid(key, value); err != nil {
+		return err
+	}
+	return t.store(ctx, key, value)
+}
+
 func (t *table[T]) delete(ctx context.Context, key string) error {
 	defer t.keys.Lock(key)()
 	// Memory first: if the deletion fails, the next get reads the record again.
