@@ -309,13 +309,20 @@ func (b *blobReader) sleep(d time.Duration) bool {
 // and for a while chains ask those members last for this digest. A member that
 // delivered all of them, and corrupt content for other digests before, cools
 // down. Reject reports whether a member is left that has not been rejected, so
-// that opening the blob again is worth it.
+// that opening the blob again is worth it. It is not if all these bytes came from members
+// that had been rejected before: they were asked last, after all others had failed.
 func (b *blobReader) Reject() (elsewhere bool) {
+	// A body without a byte is wrong, too.
+	b.delivered[b.retry.current] = true
+	news := false
 	culprits := 0
 	for _, delivered := range b.delivered {
 		if delivered {
 			culprits++
 		}
+	}
+	for i, m := range b.members {
+		news = news || b.delivered[i] && !m.Health().Rejected(b.dgst)
 	}
 	for i, m := range b.members {
 		if b.delivered[i] {
@@ -324,7 +331,7 @@ func (b *blobReader) Reject() (elsewhere bool) {
 			m.Health().Reject(b.dgst, culprits == 1)
 		}
 	}
-	return slices.ContainsFunc(b.members, func(m Member) bool { return !m.Health().Rejected(b.dgst) })
+	return news && slices.ContainsFunc(b.members, func(m Member) bool { return !m.Health().Rejected(b.dgst) })
 }
 
 // Close ends the reader.
