@@ -35,7 +35,19 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 	if n.spec.Offline {
 		return n.storedBlob(ctx, id, dgst)
 	}
-	b, err := n.openBlob(ctx, id, dgst)
+	b, err := n.awaitBlob(ctx, id, dgst, start, end, false)
+	if errors.Is(err, errNotShown) {
+		b, err = n.awaitBlob(ctx, id, dgst, start, end, true)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &b.Blob, nil
+}
+
+// awaitBlob opens a blob, and waits for the first bytes of its download.
+func (n *Namespace) awaitBlob(ctx context.Context, id storage.RepoID, dgst digest.Digest, start, end int64, apart bool) (*openedBlob, error) {
+	b, err := n.openBlob(ctx, id, dgst, apart)
 	if err != nil {
 		return nil, err
 	}
@@ -49,20 +61,19 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 		}
 		b.Outcome = downloading(b.reader)
 	}
-	n.recordLink(ctx, id, dgst, b)
-	return &b.Blob, nil
+	return b, nil
 }
 
 // openedBlob is a blob that is stored, or whose download is under way.
 type openedBlob struct {
 	Blob
-	reader    *download.Reader // the Content if the blob is being downloaded, else nil
-	crossRepo bool             // another repository brought it, or is bringing it
+	reader *download.Reader // the Content if the blob is being downloaded, else nil
 }
 
 // openBlob opens a blob that is stored, or else joins or starts its download and
-// does not wait for it.
-func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (*openedBlob, error) {
+// does not wait for it. If it is apart, the repository downloads the blob for itself, since
+// its upstream could not show that it has the bytes that another repository brought.
+func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest, apart bool) (*openedBlob, error) {
 	// Before the download: its end writes the link, too.
 	link, possessed := n.link(ctx, repo, dgst)
 	if err := n.cache.negativeHit(blobKey(repo, dgst)); err != nil {
@@ -72,27 +83,38 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 		return nil, err
 	}
 	source := n.source(ctx, repo, dgst)
-	source.Size = link.Size
+	source.Size, source.Apart = link.Size, apart && !possessed
+	if !possessed {
+		source.Prove = func(ctx context.Context, content io.ReadSeeker, have, size int64) error {
+			return n.prove(ctx, repo, dgst, content, have, size)
+		}
+	}
 	obj, reader, err := n.cache.downloads.Open(ctx, dgst, source)
 	if err != nil {
 		return nil, err
 	}
-	b := &openedBlob{Blob: Blob{Outcome: Outcome{Cache: Hit}}, reader: reader}
 	// A reader follows a running download. Without one the blob is stored.
 	if reader != nil {
-		b.Content = reader
-	} else {
-		b.Content, b.Size = obj.Content, obj.Size
+		return &openedBlob{Blob: Blob{Content: reader}, reader: reader}, nil
 	}
-	b.crossRepo = !possessed && (reader == nil || reader.Repository() != repo)
+	b := &openedBlob{Blob: Blob{Outcome: Outcome{Cache: Hit}, Size: obj.Size, Content: obj.Content}}
+	if !possessed {
+		// This repository's own download may have ended meanwhile.
+		_, possessed = n.link(ctx, repo, dgst)
+	}
+	if possessed {
+		return b, nil
+	}
 	// The bytes came from another repository, which proves nothing for this one.
-	if b.crossRepo {
-		if _, err := n.verifyAccess(ctx, repo, dgst); err != nil {
-			b.Content.Close()
-			return nil, err
-		}
-		b.Outcome = Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}
+	err = source.Prove(ctx, obj.Content, obj.Size, obj.Size)
+	if err == nil {
+		_, err = obj.Content.Seek(0, io.SeekStart)
 	}
+	if err != nil {
+		obj.Content.Close()
+		return nil, err
+	}
+	b.Outcome = Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}
 	return b, nil
 }
 
@@ -118,14 +140,6 @@ func (n *Namespace) checkLoop(ctx context.Context, repo storage.RepoID, dgst dig
 	return nil
 }
 
-// recordLink records that a repository may serve a blob that another repository
-// brought. The repository's upstream has just confirmed it.
-func (n *Namespace) recordLink(ctx context.Context, repo storage.RepoID, dgst digest.Digest, b *openedBlob) {
-	if b.crossRepo && b.Size >= 0 {
-		n.cache.putLink(ctx, repo, ocispec.Descriptor{Digest: dgst, Size: b.Size})
-	}
-}
-
 // await waits for the first bytes of a download from start on. If an upstream was
 // asked for a range that begins beyond the end, await waits for the download
 // itself, since the answer to such a client holds the size.
@@ -149,8 +163,9 @@ func downloading(r *download.Reader) Outcome {
 	return o
 }
 
-// HeadBlob returns a blob's size. A blob that is not cached costs a HEAD upstream,
-// and nothing is stored.
+// HeadBlob returns a blob's size. A blob that is not cached, or that only other
+// repositories possess, costs a HEAD upstream, and nothing is recorded: the answer to a
+// HEAD proves no possession.
 func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Digest) (*Blob, error) {
 	id := n.repoID(repo)
 	if n.spec.Offline {
@@ -174,17 +189,11 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 	if err := n.cache.negativeHit(blobKey(id, dgst)); err != nil {
 		return nil, err
 	}
-	desc, err := n.verifyAccess(ctx, id, dgst)
+	desc, err := n.statBlob(ctx, id, dgst)
 	if err != nil {
 		return nil, err
 	}
-	if statErr != nil {
-		// A link to a blob that is not stored would list the repository in the
-		// catalogue, with nothing in it.
-		return &Blob{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, Size: desc.Size}, nil
-	}
-	n.cache.putLink(ctx, id, ocispec.Descriptor{Digest: dgst, Size: info.Size})
-	return &Blob{Outcome: Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, Size: info.Size}, nil
+	return &Blob{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, Size: desc.Size}, nil
 }
 
 // storedBlob opens a blob without contacting an upstream.

@@ -23,6 +23,8 @@ const (
 	headManifest              // stores nothing, unless the upstream's HEAD says too little
 	refetchManifest           // after the stored manifest could not be read
 	statBlob
+	proveBegun // of a blob that another repository is downloading
+	proveWhole // of a blob that is stored
 )
 
 // lookupKey identifies a lookup of a manifest or a blob. Keys are compared as

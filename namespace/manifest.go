@@ -140,9 +140,10 @@ func (n *Namespace) isFresh(tag string, checked time.Time) bool {
 // whose manifest is then stored.
 func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found, error) {
 	repo, ref := key.repo, key.ref
-	// A client that wants the manifest itself is helped by a HEAD only if there is
-	// a stored one that the HEAD may name.
-	if key.op == getManifest && !n.isCandidate(ctx, ref, known) {
+	// A client that wants the manifest itself is helped by a HEAD only if the tag's last
+	// manifest is stored, which the HEAD may name. Other manifests that are stored are
+	// not this repository's: it gets them from its upstream.
+	if key.op == getManifest && known.state != due {
 		return n.fetch(ctx, repo, ref, ref.Tag())
 	}
 	m, err := n.spec.Upstreams.Head(ctx, repo.Name, ref)
@@ -153,7 +154,7 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 		return n.store(ctx, repo, ref.Tag(), m), nil // the HEAD was no use, and a GET decided
 	}
 	desc := m.Descriptor
-	if own, ok := n.linkExisting(ctx, repo, desc); ok {
+	if own, ok := n.has(ctx, repo, desc.Digest); ok {
 		n.observe(ctx, repo, ref.Tag(), own, true)
 		return found{Outcome: Outcome{Cache: Revalidated, Upstream: m.Upstream}, desc: own}, nil
 	}
@@ -178,16 +179,6 @@ func (n *Namespace) fetchNamed(ctx context.Context, repo storage.RepoID, ref oci
 		return n.fetch(ctx, repo, ref, ref.Tag())
 	}
 	return f, err
-}
-
-// isCandidate reports whether a stored manifest may be the one that a reference
-// names: the tag's last one, or one that another repository brought.
-func (n *Namespace) isCandidate(ctx context.Context, ref oci.Reference, known known) bool {
-	if ref.IsTag() {
-		return known.state == due
-	}
-	_, err := n.cache.store.Stat(ctx, ref.Digest())
-	return err == nil
 }
 
 // observe tells the book of tags about a tag, if there is one.

@@ -14,6 +14,7 @@
 //	manifest.go         is the manifest in the cache, and fresh? else ask once for all
 //	lookup.go           one lookup for all that ask at once; remembered "not found"s
 //	possession.go       may this repository serve bytes that another one brought
+//	proof.go            does the upstream have the bytes that another repository brought
 //	tags.go             which manifest a tag names: the only writer of tags
 //	store.go            keep a manifest
 //	blob.go             join or start the download of a blob

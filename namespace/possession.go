@@ -2,7 +2,6 @@ package namespace
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -14,7 +13,7 @@ import (
 // Content is stored once, whichever repository it came from. That its bytes are
 // here does not mean that the readers of another repository may have them. A link
 // means that: it is written when the repository's own upstream has delivered the
-// content or has confirmed that it has it. This file holds the questions and the
+// content or has shown parts of it (proof.go). This file holds the questions and the
 // records; the bytes come from elsewhere (manifest.go, blob.go).
 
 // has reports whether a manifest is stored and the repository may serve it.
@@ -38,44 +37,6 @@ func damaged(link ocispec.Descriptor, stored storage.Info) bool {
 	return link.Size != 0 && link.Size != stored.Size
 }
 
-// linkExisting links a stored manifest to a repository whose upstream has just
-// named its digest, which proves that the repository may serve it. It returns the
-// manifest's descriptor, or false if the manifest has to be fetched.
-func (n *Namespace) linkExisting(ctx context.Context, repo storage.RepoID, named ocispec.Descriptor) (ocispec.Descriptor, bool) {
-	// The repository's own record has the media type that its upstream gave.
-	if own, ok := n.has(ctx, repo, named.Digest); ok {
-		return own, true
-	}
-	desc, err := n.cache.inspect(ctx, named, n.spec.MaxManifest)
-	if err != nil {
-		return desc, false
-	}
-	n.cache.putLink(ctx, repo, desc)
-	n.cache.book.Stored(ctx, repo, desc.Digest)
-	return desc, true
-}
-
-// inspect returns the descriptor of a stored manifest. The media type of named,
-// which a header gave, counts only if the manifest has none; its size never does.
-// It returns an error if the content is larger than limit. The caller then fetches
-// the manifest, and the upstream's client reports the limit.
-func (c *Cache) inspect(ctx context.Context, named ocispec.Descriptor, limit int64) (ocispec.Descriptor, error) {
-	obj, err := c.store.Open(ctx, named.Digest)
-	if err != nil {
-		return named, err
-	}
-	defer obj.Content.Close()
-	body, err := oci.ReadManifest(obj.Content, limit)
-	if err != nil {
-		return named, err
-	}
-	if named.MediaType, err = oci.ManifestType(body, named.MediaType); err != nil {
-		return named, fmt.Errorf("%s is no manifest: %w", named.Digest, err)
-	}
-	named.Size = obj.Size
-	return named, nil
-}
-
 // link returns the record that a repository possesses a content. It reports false if
 // there is none.
 func (n *Namespace) link(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, bool) {
@@ -83,9 +44,9 @@ func (n *Namespace) link(ctx context.Context, repo storage.RepoID, dgst digest.D
 	return link, err == nil
 }
 
-// verifyAccess asks the upstream whether a repository has a blob. The Size is -1
-// if the upstream does not tell it.
-func (n *Namespace) verifyAccess(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
+// statBlob asks the upstream for a repository's blob. The Size is -1 if the upstream
+// does not tell it.
+func (n *Namespace) statBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
 	key := blobKey(repo, dgst)
 	desc, _, err := share(ctx, n, n.cache.access, key, func(ctx context.Context) (ocispec.Descriptor, error) {
 		desc, err := n.spec.Upstreams.StatBlob(ctx, repo.Name, dgst)

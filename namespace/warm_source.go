@@ -78,22 +78,32 @@ func (s warmSource) Referrers(ctx context.Context, subject digest.Digest) ([]oci
 func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _ func(int64)) (there bool, err error) {
 	n, id := s.namespace, s.namespace.repoID(s.repo)
 	var failed error
+	apart := false
 	for range maxRetries {
-		b, err := n.openBlob(ctx, id, desc.Digest)
+		b, err := n.openBlob(ctx, id, desc.Digest, apart)
+		if errors.Is(err, errNotShown) && !apart {
+			apart = true
+			continue
+		}
 		if err != nil {
 			return false, markNotFound(err)
 		}
-		// The blob is stored, for this repository or for another one.
+		// The blob is stored, and the repository may have it.
 		if b.reader == nil {
 			b.Content.Close()
-			n.recordLink(ctx, id, desc.Digest, b)
 			return true, checkSize(desc, b.Size)
 		}
 		failed = b.reader.Complete()
 		// Another repository's upstream failed: this repository's own may do better.
 		switch {
+		// Then the repository proves its possession, with the next openBlob.
+		case failed == nil && b.reader.Repository() != id:
+			if err := n.arrivedWhole(ctx, desc); err != nil {
+				return false, err
+			}
+			failed = errNotStored // if it is evicted before that, each time
 		case failed == nil:
-			return false, n.arrivedWhole(ctx, id, desc, b)
+			return false, n.arrivedWhole(ctx, desc)
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
 		case b.reader.Repository() == id:
@@ -104,9 +114,9 @@ func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _
 	return false, failed
 }
 
-// arrivedWhole records a blob whose download has ended, and checks that it is in
-// the store: a download succeeds even if only storing it failed.
-func (n *Namespace) arrivedWhole(ctx context.Context, id storage.RepoID, desc ocispec.Descriptor, b *openedBlob) error {
+// arrivedWhole checks that a blob whose download has ended is in the store: a download
+// succeeds even if only storing it failed.
+func (n *Namespace) arrivedWhole(ctx context.Context, desc ocispec.Descriptor) error {
 	info, err := n.cache.store.Stat(ctx, desc.Digest)
 	if errors.Is(err, storage.ErrNotExist) {
 		return errNotStored
@@ -114,8 +124,6 @@ func (n *Namespace) arrivedWhole(ctx context.Context, id storage.RepoID, desc oc
 	if err != nil {
 		return err
 	}
-	b.Size = info.Size
-	n.recordLink(ctx, id, desc.Digest, b)
 	return checkSize(desc, info.Size)
 }
 

@@ -27,7 +27,14 @@ func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offs
 	if err != nil {
 		return nil, err
 	}
-	if len(codingsOf(resp.Header)) > 0 {
+	encoded := len(codingsOf(resp.Header)) > 0
+	// Skipping to a sample could cost gigabytes, and a part of an encoded body is not
+	// a part of the blob.
+	if oci.IsSample(ctx) && end >= 0 && (encoded || resp.StatusCode != http.StatusPartialContent) {
+		resp.Body.Close()
+		return nil, c.identify(&Error{Class: ClassUnavailable, Err: oci.ErrNoRange}, call)
+	}
+	if encoded {
 		return c.encodedBlob(ctx, call, resp, dgst, offset, end)
 	}
 	return c.plainBlob(ctx, call, resp, dgst, offset, end)

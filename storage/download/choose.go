@@ -1,9 +1,11 @@
 package download
 
 import (
+	"errors"
 	"io"
 
 	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
 )
 
 const (
@@ -91,6 +93,10 @@ func (r *Reader) choose() error {
 	default:
 		how = failedForMe
 	}
+	// The readable bytes of a failed download are wrong, or cannot be proven any more.
+	if how == replaceable && (errors.Is(v.err, storage.ErrCorrupt) || r.foreign() && r.src.Prove != nil && r.possession == unproven) {
+		return r.openOwn()
+	}
 	switch steps[locate(r.off, v)][how] {
 	case follow:
 		return r.follow(v)
@@ -143,6 +149,21 @@ func (r *Reader) openRest() error {
 	if err != nil {
 		return err
 	}
+	return r.openVerified(sum)
+}
+
+// openOwn reads from the reader's source alone: from its start and verified or, in a
+// range, as a window.
+func (r *Reader) openOwn() error {
+	if r.off > 0 {
+		return r.openWindow()
+	}
+	return r.openVerified(newChecksum(r.download.digest))
+}
+
+// openVerified opens the reader's source from its offset to the end. The checksum is that
+// of the bytes before.
+func (r *Reader) openVerified(sum checksum) error {
 	stream, err := r.open(-1)
 	if err != nil {
 		return err

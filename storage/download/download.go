@@ -38,6 +38,7 @@ func (e storeError) Unwrap() error { return e.error }
 type Download struct {
 	group   *Group
 	digest  digest.Digest
+	key     key
 	src     Source
 	started time.Time
 	cancel  context.CancelFunc
@@ -74,6 +75,7 @@ func newDownload(g *Group, dgst digest.Digest, src Source) *Download {
 	return &Download{
 		group:    g,
 		digest:   dgst,
+		key:      keyOf(dgst, src),
 		src:      src,
 		started:  time.Now(),
 		ctx:      ctx,
@@ -152,7 +154,7 @@ func (d *Download) run(request trace.Span) {
 // after their commit, so the result of one that ended between the client's
 // search and the start of this one shows here.
 func (d *Download) search() {
-	obj, err := d.group.find(d.ctx, d.digest, d.src.Size)
+	obj, err := d.group.find(d.ctx, d.digest, d.src)
 	switch {
 	case err == nil:
 		obj.Content.Close() // each client opens it by itself

@@ -49,7 +49,20 @@ type Group struct {
 	running sync.WaitGroup
 
 	mu        sync.Mutex // no I/O under it: all digests share it
-	downloads map[digest.Digest]*Download
+	downloads map[key]*Download
+}
+
+// key identifies a download.
+type key struct {
+	digest digest.Digest
+	apart  storage.RepoID // of a Source that is Apart; else zero
+}
+
+func keyOf(dgst digest.Digest, src Source) key {
+	if src.Apart {
+		return key{dgst, src.Repository}
+	}
+	return key{digest: dgst}
 }
 
 // NewGroup returns a group that works until its Close.
@@ -63,7 +76,7 @@ func NewGroup(opts Options) *Group {
 		slots:     newSlots(opts.MaxFetches),
 		ctx:       ctx,
 		cancel:    cancel,
-		downloads: make(map[digest.Digest]*Download),
+		downloads: make(map[key]*Download),
 	}
 }
 
@@ -74,7 +87,7 @@ func NewGroup(opts Options) *Group {
 func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
 	for {
 		// Without a lock: a slow store holds up this client alone.
-		obj, err := g.find(ctx, dgst, src.Size)
+		obj, err := g.find(ctx, dgst, src)
 		if err == nil || !errors.Is(err, storage.ErrNotExist) {
 			return obj, nil, err
 		}
@@ -99,9 +112,13 @@ func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*stor
 	}
 }
 
-// find opens a stored content. Content that does not have the given size, unless
+// find opens a stored content. Content that does not have the size of a source, unless
 // that is 0, counts as not stored: a client must not take it for the whole.
-func (g *Group) find(ctx context.Context, dgst digest.Digest, size int64) (*storage.Object, error) {
+func (g *Group) find(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, error) {
+	if src.Apart {
+		return nil, storage.ErrNotExist
+	}
+	size := src.Size
 	obj, err := g.opts.Store.Open(ctx, dgst)
 	if err != nil || size == 0 || obj.Size == size {
 		return obj, err
@@ -118,7 +135,7 @@ func (g *Group) find(ctx context.Context, dgst digest.Digest, size int64) (*stor
 func (g *Group) joinOrStart(ctx context.Context, dgst digest.Digest, src Source) (d *Download, joined bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if d, ok := g.downloads[dgst]; ok {
+	if d, ok := g.downloads[keyOf(dgst, src)]; ok {
 		d.hold()
 		return d, true, nil
 	}
@@ -126,7 +143,7 @@ func (g *Group) joinOrStart(ctx context.Context, dgst digest.Digest, src Source)
 		return nil, false, fmt.Errorf("storage: no new downloads while shutting down: %w", err)
 	}
 	d = newDownload(g, dgst, src)
-	g.downloads[dgst] = d
+	g.downloads[d.key] = d
 	request := trace.SpanFromContext(ctx)
 	g.running.Go(func() { d.run(request) })
 	return d, false, nil
@@ -167,7 +184,7 @@ func (g *Group) remove(d *Download) {
 // removeLocked is remove for a caller that holds the mutex. A later download of
 // the same digest, which may have taken the place in the map, stays.
 func (g *Group) removeLocked(d *Download) {
-	if g.downloads[d.digest] == d {
-		delete(g.downloads, d.digest)
+	if g.downloads[d.key] == d {
+		delete(g.downloads, d.key)
 	}
 }

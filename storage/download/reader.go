@@ -27,6 +27,9 @@ type Reader struct {
 	begun    bool  // the client has bytes
 	closed   bool
 
+	possession possession
+	refused    *refusal // the end of the reader's right to the download's bytes
+
 	current   io.ReadCloser // nil before the next choice
 	at        int64         // the offset that current reads at
 	follows   bool          // current is the spool
@@ -79,6 +82,15 @@ func (r *Reader) Wait(start, end int64) (int64, error) {
 			}
 		}
 		r.size = v.spool.Size()
+		// A refusal must become an answer of its own, too.
+		if err := r.admit(0); err != nil {
+			if !r.recoverable(err) {
+				return 0, err
+			}
+			if err := r.choose(); err != nil {
+				return 0, err
+			}
+		}
 	}
 	// The download failed before its source told the size: the reader's own
 	// source may tell it.
@@ -109,6 +121,11 @@ func (r *Reader) Read(p []byte) (int, error) {
 			}
 		}
 		n, err := r.current.Read(p)
+		if n > 0 && r.follows {
+			if refused := r.admit(r.off + int64(n)); refused != nil {
+				n, err = 0, refused
+			}
+		}
 		r.off += int64(n)
 		r.at = r.off
 		switch {
@@ -182,14 +199,14 @@ func (r *Reader) leave(unattended func(*Download)) {
 
 // recoverable reports whether the reader can go on by itself after err, the
 // download's failure: the store failed, or another repository's upstream did.
-// Corrupt bytes may have been read already, and cannot be taken back.
+// Corrupt bytes that have been read already cannot be taken back.
 func (r *Reader) recoverable(err error) bool {
-	if r.ctx.Err() != nil { // its client has left
+	if r.ctx.Err() != nil || r.refused != nil { // its client has left, or may not have the content
 		return false
 	}
 	var store storeError
 	return errors.As(err, &store) ||
-		!errors.Is(err, storage.ErrCorrupt) && r.download.src.Repository != r.src.Repository
+		r.foreign() && !(r.begun && errors.Is(err, storage.ErrCorrupt))
 }
 
 // awaitReady waits until the download knows the content's size, or has ended.

@@ -17,6 +17,16 @@ type Source struct {
 	// -1, to its end. It resumes by itself after a broken connection; an error
 	// that it returns, or a read error of its stream, is final.
 	Open func(ctx context.Context, offset, length int64) (*Stream, error)
+	// Apart is set if the stored bytes and the downloads of other repositories are of
+	// no use: the content is downloaded from the Source, by itself.
+	Apart bool
+	// Prove, if set, shows that Repository possesses the content of a download that
+	// another repository started. It compares a part of the first have bytes, which
+	// content reads, with those of the repository's own upstream; size is that of the
+	// whole, -1 if it is not known yet. A reader calls it before its first byte and, with
+	// have equal to size, before the last [spool.TailHold] bytes. Its error ends the
+	// reader. Without it, all bytes may be read.
+	Prove func(ctx context.Context, content io.ReadSeeker, have, size int64) error
 	// Verified, if set, is called when the content is complete and verified,
 	// before a lookup can find it in the store: a record about the content is
 	// then never missing. Proven reports whether every stream that delivered a
