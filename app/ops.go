@@ -127,5 +127,10 @@ func mount(api, ops http.Handler) http.Handler {
 	router := mux.NewRouter().SkipClean(true)
 	router.PathPrefix("/v2").Handler(api)
 	router.PathPrefix("/").Handler(ops)
-	return router
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Content is a stranger's. A browser must not guess that it is a page, and run it
+		// as one of the mirror's (Fetch standard, section 3.6).
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		router.ServeHTTP(w, r)
+	})
 }

@@ -54,8 +54,8 @@ func (r Reference) Accepting(accept ...string) Reference {
 		further = append(further, mediaRange)
 		size += len(mediaRange)
 	}
-	r.further = strings.Join(further, ", ")
-	r.limited = ranges > 0 && !wildcard // without the header, a client accepts any type
+	r.further = strings.Clone(strings.Join(further, ", ")) // a single one is a part of the header
+	r.limited = ranges > 0 && !wildcard                    // without the header, a client accepts any type
 	return r
 }
 

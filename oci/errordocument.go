@@ -93,7 +93,7 @@ func cleanText(text string) string {
 	}, text)
 	text = strings.Join(strings.Fields(text), " ")
 	if len(text) <= maxMessage {
-		return text
+		return strings.Clone(text) // a single word is still a part of the whole body
 	}
 	cut := maxMessage
 	for !utf8.RuneStart(text[cut]) { // never half a character
@@ -109,5 +109,5 @@ func cleanCode(code string) string {
 	if len(code) > maxCode || strings.ContainsFunc(code, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < '0' || r > '9') }) {
 		return ""
 	}
-	return code
+	return strings.Clone(code) // else blanks around it stay in memory with it
 }

@@ -132,5 +132,5 @@ func MediaType(contentType string) string {
 		t, _, _ = strings.Cut(contentType, ";") // wrong parameters do not make the type unknown
 		t = strings.ToLower(strings.TrimSpace(t))
 	}
-	return t
+	return strings.Clone(t) // caches keep it, and not the parameters
 }

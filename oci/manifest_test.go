@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -214,6 +215,20 @@ func TestManifestType(t *testing.T) {
 	}
 }
 
+// heapGrowth returns how many bytes the heap holds more after a call, which must keep
+// alive what is to be counted.
+func heapGrowth(f func()) int64 {
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	f()
+	return heap() - before
+}
+
 func TestReadError(t *testing.T) {
 	for name, c := range map[string]struct{ body, code, message string }{
 		"document":       {`{"errors":[{"code":"DENIED","message":"go\naway","detail":{"x":1}},{"code":"OTHER"}]}`, "DENIED", "go away"},
@@ -240,6 +255,20 @@ func TestReadError(t *testing.T) {
 	}
 	if code, message := oci.ReadError(iotest.ErrReader(errors.New("broken"))); code != "" || message != "" {
 		t.Errorf("broken: %q, %q", code, message)
+	}
+	// A word in a long body does not keep the body in memory.
+	padded := strings.Repeat(" ", 60<<10)
+	for name, body := range map[string]string{"text": padded + "Gateway", "document": `{"errors":[{"code":"` + padded + `A","message":"` + padded + `m"}]}`} {
+		var kept []string
+		if grown := heapGrowth(func() {
+			for range 100 {
+				code, message := oci.ReadError(strings.NewReader(body))
+				kept = append(kept, code, message)
+			}
+		}); grown > 1<<20 {
+			t.Errorf("%s: %d KiB are kept of 100 errors", name, grown>>10)
+		}
+		runtime.KeepAlive(kept)
 	}
 	endless := &counter{r: zeros{}}
 	if oci.ReadError(endless); endless.n > 70<<10 {

@@ -5,6 +5,7 @@ import (
 	_ "crypto/sha512" // makes the algorithm known to go-digest
 	"fmt"
 	"regexp"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -41,6 +42,12 @@ func ByTag(tag string) Reference { return Reference{tag: tag} }
 
 // ByDigest returns the reference of a digest, which the caller has validated.
 func ByDigest(dgst digest.Digest) Reference { return Reference{digest: dgst} }
+
+// Clone returns the reference with strings of its own, not parts of longer ones.
+func (r Reference) Clone() Reference {
+	r.tag, r.digest = strings.Clone(r.tag), digest.Digest(strings.Clone(string(r.digest)))
+	return r
+}
 
 // Tag returns the tag, or "" if the reference is a digest.
 func (r Reference) Tag() string { return r.tag }

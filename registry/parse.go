@@ -88,7 +88,8 @@ func parse(method string, u *url.URL) (Request, error) {
 		req.Op = OpCatalog
 		return req, checkPage(req.Query)
 	default:
-		return parseRead(req, path)
+		req, err := parseRead(req, path)
+		return req.own(), err
 	}
 }
 
@@ -172,6 +173,15 @@ func parseRead(req Request, path string) (Request, error) {
 	}
 	req.Name = name
 	return req, err
+}
+
+// own returns a request whose strings are copies. Caches keep names and references for
+// long, and each would keep the whole line of its request in memory, up to 64 KiB.
+func (req Request) own() Request {
+	req.Name, req.NS = strings.Clone(req.Name), strings.Clone(req.NS)
+	req.Digest = digest.Digest(strings.Clone(string(req.Digest)))
+	req.Reference = req.Reference.Clone()
+	return req
 }
 
 // parseWrite finds the name of the repository that a client would write to. The

@@ -11,9 +11,9 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// maxNextQuery bounds the query of a next page, in bytes. It goes on to clients, and
-// the catalog keeps it. Tokens of real registries have some hundred bytes.
-const maxNextQuery = 4 << 10
+// maxNextQuery bounds the target of a link to the next page, in bytes. Its query goes on
+// to clients, and the catalog keeps it. Tokens of real registries have some hundred bytes.
+const maxNextQuery = 2 << 10
 
 // nextPage returns the query of the Link whose relation is "next" (RFC 8288; of
 // several, the first), and nil if there is none or it cannot be read: no link is

@@ -60,7 +60,7 @@ func TestLinks(t *testing.T) {
 		`<`:                                                                      nil,
 		`garbage`:                                                                nil,
 		`,;,"`:                                                                   nil,
-		`<?last=` + strings.Repeat("x", 4096) + `>; rel=next`:                    nil,
+		`<?last=` + strings.Repeat("x", 2048) + `>; rel=next`:                    nil,
 	} {
 		r.Fault(upstreamtest.Tags, upstreamtest.Header("Link", link)).Times(1)
 		got := must[*oci.TagList](t)(c.Tags(t.Context(), "repo", nil))

@@ -19,6 +19,9 @@ const (
 	idleConnTimeout = 90 * time.Second
 	// readBufferSize is larger than Go's 4 KiB, for fewer system calls per blob.
 	readBufferSize = 64 << 10
+	// maxHeaderBytes bounds the header of an answer. Go's own limit is 10 MiB, and each
+	// request may hold that much. Signed URLs and challenges have a few KiB.
+	maxHeaderBytes = 64 << 10
 	// pingAfter is when a silent HTTP/2 connection is pinged. All requests to a
 	// host share it, so a dead one has to go before they time out.
 	pingAfter = 15 * time.Second
@@ -55,6 +58,8 @@ func newTransport(o Options, certificate *tls.Certificate) *http.Transport {
 		MaxIdleConnsPerHost:   maxIdleConnsPerHost,
 		IdleConnTimeout:       idleConnTimeout,
 		ReadBufferSize:        readBufferSize,
+		// It holds for HTTP/2 too (SETTINGS_MAX_HEADER_LIST_SIZE, RFC 9113 section 6.5.2).
+		MaxResponseHeaderBytes: maxHeaderBytes,
 	}
 }
 

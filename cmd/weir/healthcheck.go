@@ -84,7 +84,7 @@ func askHealthAt(ctx context.Context, address string) error {
 		return err
 	}
 	client := http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true},
+		Transport: &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
 		// A mirror answers by itself. A redirect comes from another program.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}

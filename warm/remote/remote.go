@@ -23,6 +23,8 @@ const (
 	// idleTimeout is how long an unused connection is kept: as long as the
 	// mirror keeps its end of it.
 	idleTimeout = 2 * time.Minute
+	// maxHeaderBytes bounds the header of an answer. A mirror's has about 1 KiB.
+	maxHeaderBytes = 64 << 10
 )
 
 // Mirror is a running mirror.
@@ -44,6 +46,8 @@ func New(address *url.URL, userAgent string, requests int) *Mirror {
 			MaxIdleConnsPerHost:   requests,
 			IdleConnTimeout:       idleTimeout,
 			ResponseHeaderTimeout: headerTimeout,
+			// As many as the mirror itself reads of a header.
+			MaxResponseHeaderBytes: maxHeaderBytes,
 		}},
 	}
 }

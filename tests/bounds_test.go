@@ -1,0 +1,122 @@
+package tests
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// heapAfter returns the bytes that a mirror's heap holds after more garbage collections
+// than anything unreachable survives. It starts with GOGC=10, so each one is cheap.
+func heapAfter(t *testing.T, w *harness.Weir) int {
+	t.Helper()
+	least := w.Metric(t, "go_memstats_heap_inuse_bytes")
+	for range 12 { // each makes garbage for a collection or two
+		least = min(least, w.Metric(t, "go_memstats_heap_inuse_bytes"))
+	}
+	return int(least)
+}
+
+// concurrently calls f for 0 to n-1, a few at once.
+func concurrently(n int, f func(i int)) {
+	var all sync.WaitGroup
+	places := make(chan struct{}, 8)
+	for i := range n {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			f(i)
+		})
+	}
+	all.Wait()
+}
+
+// Headers of megabytes from a hostile upstream are not kept, whichever they are, and cost
+// its neighbours nothing. They are refused as soon as they exceed the limit.
+func TestHugeHeaders(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 3*mib)
+	hostile := map[string][]upstreamtest.Effect{
+		"challenge": {upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="https://127.0.0.1:1/`+long+`",service="x"`)},
+		"parameter": {upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Basic realm="x",more="`+long+`"`)},
+		"type":      {upstreamtest.Header("Content-Type", "application/vnd."+long+"+json")},
+		"location":  {upstreamtest.Status(307, ""), upstreamtest.Header("Location", "/"+long)},
+		"link":      {upstreamtest.Header("Link", "</v2/app/tags/list?last="+long+`>; rel="next"`)},
+		"digest":    {upstreamtest.Header("Docker-Content-Digest", "sha256:"+long)},
+		"unknown":   {upstreamtest.Header("X-Other", long)},
+	}
+	honest := upstreamtest.New(t)
+	config := block("honest", honest)
+	for name, effects := range hostile {
+		upstream := upstreamtest.New(t)
+		upstream.Fault(upstreamtest.Any, effects...)
+		config += block(name, upstream)
+	}
+	w := harness.StartWeir(t, config, "GOGC=10")
+	image := honest.AddImage("app", "v1", []byte("a layer"))
+	before := heapAfter(t, w)
+	concurrently(3*len(hostile), func(i int) {
+		names := []string{"challenge", "parameter", "type", "location", "link", "digest", "unknown"}
+		name := names[i%len(names)]
+		path := fmt.Sprintf("/v2/%s/app%d/manifests/v1", name, i)
+		if name == "link" {
+			path = fmt.Sprintf("/v2/%s/app%d/tags/list", name, i)
+		}
+		if a := w.Get(t, path); a.Status < 400 {
+			t.Errorf("%s is %d", path, a.Status)
+		}
+	})
+	expectContent(t, "a neighbour", w.Get(t, manifestPath("honest/app", "v1")), image.Digest, statusStored)
+	if after := heapAfter(t, w); after-before > 8*mib {
+		t.Errorf("the heap has grown from %d to %d MiB", before/mib, after/mib)
+	} else {
+		t.Logf("the heap has grown from %d to %d MiB", before/mib, after/mib)
+	}
+}
+
+// The lines of a client's requests are not kept with the names in them. Before, each
+// "not found" that was remembered took as much as the longest request.
+func TestHugeRequestLines(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	w := harness.StartWeir(t, block("mirror", upstream, `negative_ttl = "1h"`, "immutable_tags = true", `immutable_tags_exclusions = ["^x"]`), "GOGC=10")
+	before := heapAfter(t, w)
+	pad := strings.Repeat("x", 50*kib)
+	concurrently(300, func(i int) {
+		accept := fmt.Sprintf("text/%s, application/vnd.t%d+json", pad[:8*kib], i)
+		path := fmt.Sprintf("/v2/mirror/app/manifests/v%d?pad=%s", i, pad)
+		if a := w.Get(t, path, "Accept", accept); a.Status != 404 {
+			t.Errorf("%.40s is %d", path, a.Status)
+		}
+	})
+	after := heapAfter(t, w)
+	t.Logf("the heap has grown from %d to %d MiB", before/mib, after/mib)
+	if after-before > 8*mib {
+		t.Errorf("the heap has grown from %d to %d MiB", before/mib, after/mib)
+	}
+}
+
+// Every answer tells browsers to believe its type: those of the API, errors, content, and
+// the pages of the mirror itself.
+func TestNoSniffing(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	image := upstream.AddImage("app", "v1", []byte("<script>"))
+	w := harness.StartWeir(t, block("mirror", upstream))
+	for _, path := range []string{
+		"/v2/", "/v2/mirror/app/manifests/v1", "/v2/mirror/app/manifests/none", "/v2/mirror/app/tags/list", "/v2/_catalog", "/v2/nonsense",
+		"/v2/mirror/app/referrers/" + image.Digest.String(), "/v2/other/app/manifests/v1", "/", "/healthz", "/readyz", "/metrics", "/favicon.ico", "/x/../y",
+		blobPath("mirror/app", image.Digest),
+	} {
+		for _, method := range []string{"GET", "HEAD", "POST"} {
+			a := w.Do(t, method, path)
+			if got := a.Header.Values("X-Content-Type-Options"); len(got) != 1 || got[0] != "nosniff" {
+				t.Errorf("%s %s: %d, X-Content-Type-Options: %q", method, path, a.Status, got)
+			}
+		}
+	}
+}
