@@ -117,6 +117,7 @@ func TestOddLinks(t *testing.T) {
 		{"without an end", `</v2/app/tags/list?n=2&last=b; rel="next"`, "", "a b", 1},
 		{"to the same page", `<?n=2&last=b>; rel="next"`, `<?n=2&last=b>; rel="next"`, "a b c d", 2},
 		{"to the first page", `<?n=2>; rel="next"`, "", "a b", 1},
+		{"back to the first page", `<?n=2&last=b>; rel="next"`, `<?n=2>; rel="next"`, "a b c d", 2},
 		{"back", `<?n=2&last=b>; rel="next"`, `<?n=2&last=a>; rel="next"`, "a b c d", 2},
 	}
 	upstreams, config := make([]*upstreamtest.Registry, len(links)), ""

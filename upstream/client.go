@@ -108,6 +108,7 @@ type Client struct {
 	readings    *lru.Cache[digest.Digest, reading]
 	noMirror    atomic.Bool     // the last answer came from no other mirror
 	listed      *recent[string] // repositories of which the registry lists referrers
+	pages       pages           // of lists of tags
 	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
 	closing     context.Context // ends with Close
 	close       context.CancelFunc
@@ -139,6 +140,7 @@ func NewClient(o Options) *Client {
 		rejected:        newRecent[digest.Digest](maxRejections, rejectionTime),
 		named:           newRecent[named](maxNamed, namedTime),
 		listed:          newRecent[string](maxListed, listedTime),
+		pages:           newPages(),
 		cooldown:        newRegistryCooldown(),
 	}
 	readings, err := lru.New[digest.Digest, reading](maxReadings)

@@ -1,14 +1,11 @@
 package upstream
 
 import (
-	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/weirhq/weir/oci"
 )
 
 // maxNextQuery bounds the target of a link to the next page, in bytes. Its query goes on
@@ -131,28 +128,4 @@ func queryOf(target string) url.Values {
 		return nil
 	}
 	return values
-}
-
-// leadsBack reports whether the next page of a list, which was asked for with a query,
-// is one that was read before: some registries ignore parameters that their own links
-// have. Tags are sorted (distribution-spec, "Listing Tags"), so the last one of a page
-// comes after that of the page before. Not all registries sort in the same way, so a
-// last tag that is on the page is believed.
-func leadsBack(asked url.Values, list *oci.TagList) bool {
-	if list.Next == nil {
-		return false
-	}
-	if maps.EqualFunc(withoutNumber(asked), withoutNumber(list.Next), slices.Equal) {
-		return true
-	}
-	before, last := asked.Get("last"), list.Next.Get("last")
-	return before != "" && last != "" && last <= before && !slices.Contains(list.Tags, last)
-}
-
-// withoutNumber returns a query without the length of a page, which makes no other
-// page of it.
-func withoutNumber(query url.Values) url.Values {
-	query = maps.Clone(query)
-	delete(query, "n")
-	return query
 }

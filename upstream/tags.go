@@ -15,7 +15,7 @@ const maxListSize = 32 << 20
 
 // Tags reads one page of a repository's tags. The query (n, last, and any other
 // parameter of an [oci.TagList]'s Next) goes to the registry as it is. The list has
-// no Next if that would lead back to a page before.
+// no Next if that would lead back to the first page or to one before it.
 func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
 	call := call{op: opTags, limit: ofLists, method: http.MethodGet, repo: repo, path: "/tags/list", query: query,
 		header: http.Header{"Accept": {"application/json"}}}
@@ -27,7 +27,7 @@ func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.
 		return nil, err
 	}
 	list := &oci.TagList{Tags: document.Tags, Next: nextPage(header), Upstream: c.host}
-	if leadsBack(query, list) {
+	if c.pages.leadsBack(repo, query, list) {
 		list.Next = nil
 	}
 	if list.Tags == nil {
