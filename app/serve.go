@@ -61,7 +61,7 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 
 	server := newServer(m.handler, logger)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- server.Serve(newStallListener(listener)) }()
 	address := listener.Addr().String()
 	logger.LogAttrs(ctx, slog.LevelInfo, "listening", startAttrs(address, cfg)...)
 	forget := leaveAddress(cfg.BlobStore.FS.RootDir, listener.Addr(), logger)
@@ -126,14 +126,16 @@ func notifySystemd(logger *slog.Logger, state string) {
 }
 
 // newServer returns a server for HTTP/1.1, and for HTTP/2 without TLS if a client
-// begins with it. A transfer has no time limit: a slow client may take hours.
+// begins with it. A transfer has no time limit, since a slow client may take hours. A
+// client that accepts no byte has one, if the server's listener is a [stallListener].
 func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           handler,
+		Handler:           endStalledStreams(handler),
 		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,

@@ -2,10 +2,16 @@ package app
 
 import (
 	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -40,7 +46,7 @@ func connect(t *testing.T, handler http.HandlerFunc) net.Conn {
 	listener := &pipes{make(chan net.Conn), make(chan struct{})}
 	server := newServer(handler, discard())
 	go func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(newStallListener(listener)); !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
 	}()
@@ -156,7 +162,7 @@ func TestSlowTransferIsNotCut(t *testing.T) {
 		resp := answer(t, bufio.NewReaderSize(conn, 4<<10))
 		n := 0
 		for buf := make([]byte, 64<<10); ; {
-			time.Sleep(time.Hour) // of the bubble
+			time.Sleep(4 * time.Minute) // of the bubble
 			got, err := io.ReadFull(resp.Body, buf)
 			n += got
 			if err != nil {
@@ -167,4 +173,132 @@ func TestSlowTransferIsNotCut(t *testing.T) {
 			t.Errorf("%d bytes, want %d", n, size)
 		}
 	})
+}
+
+// A client that accepts no byte is cut, whether the answer is large or small.
+func TestClientThatDoesNotReadIsCut(t *testing.T) {
+	for name, tc := range map[string]struct{ size, read int64 }{
+		"from the start":            {1 << 20, 0},
+		"after a part":              {1 << 20, 100_000},
+		"a small answer":            {10, 0},
+		"the rest of a small one":   {2000, 100},
+		"an answer without content": {0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn := connect(t, func(w http.ResponseWriter, r *http.Request) {
+					_, _ = w.Write(make([]byte, tc.size))
+				})
+				send(t, conn, "GET /v2/ HTTP/1.1\r\nHost: mirror\r\n\r\n")
+				if _, err := io.CopyN(io.Discard, conn, tc.read); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(stallTimeout + stallStep) // of the bubble
+				synctest.Wait()
+				if n, err := io.Copy(io.Discard, conn); n > 0 || err != nil {
+					t.Errorf("the connection still delivers %d bytes, and %v", n, err)
+				}
+			})
+		})
+	}
+}
+
+// The same holds for one stream of an HTTP/2 connection that is otherwise alive.
+func TestHTTP2StreamThatIsNotReadIsCut(t *testing.T) {
+	for name, size := range map[string]int{"large": 1 << 20, "buffered at the end": 64<<10 + 100} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				failed := make(chan error, 1)
+				conn := connect(t, func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/v2/" {
+						return
+					}
+					time.Sleep(2 * stallTimeout) // the content may take long to come
+					_, err := w.Write(make([]byte, size))
+					failed <- err
+				})
+				dials := 0
+				transport := &http.Transport{
+					Protocols: new(http.Protocols),
+					HTTP2:     &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10},
+					DialContext: func(context.Context, string, string) (net.Conn, error) {
+						dials++
+						return conn, nil
+					},
+				}
+				transport.Protocols.SetUnencryptedHTTP2(true)
+				defer transport.CloseIdleConnections()
+				client := &http.Client{Transport: transport}
+				get := func(path string) *http.Response {
+					resp, err := client.Get("http://mirror" + path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return resp
+				}
+				stalled := get("/stalled")
+				defer stalled.Body.Close()
+				for range 10 {
+					time.Sleep(time.Minute) // of the bubble
+					get("/v2/").Body.Close()
+				}
+				select {
+				case err := <-failed:
+					if err == nil && size > 1<<17 {
+						t.Error("the write succeeded")
+					}
+				default:
+					t.Error("the write still waits")
+				}
+				if _, err := io.Copy(io.Discard, stalled.Body); err == nil {
+					t.Error("the answer came whole")
+				}
+				if dials != 1 {
+					t.Errorf("%d connections", dials)
+				}
+			})
+		})
+	}
+}
+
+// The kernel sends a file, in spite of the limit: a pause of the client is longer than a
+// step and shorter than the timeout, and no byte is lost or sent twice.
+func TestPauseWhileTheKernelSends(t *testing.T) {
+	const step, timeout = 20 * time.Millisecond, 2 * time.Second
+	content := make([]byte, 24<<20)
+	rand.Read(content)
+	path := filepath.Join(t.TempDir(), "blob")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, path) }), discard())
+	go func() { _ = server.Serve(stallListener{inner, timeout, step}) }()
+	defer server.Close()
+	get := func() *http.Response {
+		resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(httptest.NewRequest(http.MethodGet, "http://"+inner.Addr().String()+"/", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	resp := get()
+	defer resp.Body.Close()
+	var got bytes.Buffer
+	for err := error(nil); err == nil; _, err = io.CopyN(&got, resp.Body, 8<<20) {
+		time.Sleep(5 * step)
+	}
+	if !bytes.Equal(got.Bytes(), content) {
+		t.Errorf("%d bytes of %d, or others", got.Len(), len(content))
+	}
+
+	resp = get()
+	defer resp.Body.Close()
+	time.Sleep(timeout + 10*step)
+	if n, err := io.Copy(io.Discard, resp.Body); err == nil {
+		t.Errorf("a client that read nothing for %s still gets %d bytes", timeout, n)
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -103,7 +102,15 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 		http.ServeContent(p.w, p.r, "", time.Time{}, io.NewSectionReader(nil, 0, size))
 		return nil
 	}
-	multipart := strings.Contains(p.r.Header.Get("Range"), ",")
+	if size >= 0 && !worthServing(p.r.Header.Get("Range"), size) {
+		p.r.Header.Del("Range")
+	}
+	multipart := severalRanges(p.r.Header.Get("Range"))
+	// Each of several ranges could cost a request upstream. They are read from the one
+	// download, in order.
+	if download, ok := content.(sequential); ok && multipart {
+		download.Sequential()
+	}
 	// A failed read of stored content leaves the body shorter than its
 	// Content-Length, so the client notices it without an abort.
 	if o.Cache.Cached() && !multipart {
@@ -131,6 +138,12 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// sequential is the content of a running download.
+type sequential interface {
+	// Sequential makes the content ask for no range by itself.
+	Sequential()
 }
 
 // guarded records a failed read, which http.ServeContent does not report. Its close
@@ -174,27 +187,4 @@ func (g *guarded) close() error {
 		g.content.Close()
 	}
 	return g.err
-}
-
-// rangeHint returns the begin and the exclusive end of the one range that a request
-// for a blob asks for; an end of -1 is that of the blob. A range whose condition does
-// not hold counts as none (RFC 9110 section 13.1.5). It is a hint for the request to
-// an upstream; http.ServeContent decides which bytes the client gets.
-func rangeHint(header http.Header, dgst digest.Digest) (start, end int64) {
-	if condition := header.Get("If-Range"); condition != "" && condition != etag(dgst) {
-		return 0, -1
-	}
-	spec, ok := strings.CutPrefix(header.Get("Range"), "bytes=")
-	if !ok || strings.Contains(spec, ",") {
-		return 0, -1
-	}
-	first, last, _ := strings.Cut(spec, "-")
-	start, err := strconv.ParseInt(strings.TrimSpace(first), 10, 64)
-	if err != nil || start < 0 {
-		return 0, -1
-	}
-	if end, err = strconv.ParseInt(strings.TrimSpace(last), 10, 64); err != nil || end < start {
-		return start, -1
-	}
-	return start, end + 1
 }

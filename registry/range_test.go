@@ -121,3 +121,56 @@ func TestClientLeavesSeveralRanges(t *testing.T) {
 		}()
 	}
 }
+
+// TestManyRanges has requests for ranges that together cost more than the blob. However
+// many there are, the upstream is asked once.
+func TestManyRanges(t *testing.T) {
+	const size = 3 << 20
+	ranges := func(n int, format func(i int) string) string {
+		specs := make([]string, n)
+		for i := range specs {
+			specs[i] = format(i)
+		}
+		return "bytes=" + strings.Join(specs, ",")
+	}
+	ascending := func(i int) string { return strconv.Itoa(i*180_000) + "-" + strconv.Itoa(i*180_000+9) }
+	for name, test := range map[string]struct {
+		header string
+		status int
+	}{
+		"sixteen":                    {ranges(16, ascending), 206},
+		"seventeen":                  {ranges(17, ascending), 200},
+		"thousands":                  {ranges(3053, func(i int) string { return strconv.Itoa(i*1000) + "-" + strconv.Itoa(i*1000) }), 200},
+		"thousands of empty ones":    {"bytes=0-9" + strings.Repeat(",", 3000), 200},
+		"the same one again":         {"bytes=2000000-2000009,2000000-2000009", 200},
+		"overlapping":                {"bytes=0-1000,500-1500", 200},
+		"descending":                 {"bytes=2500000-2500009,0-9", 200},
+		"overlapping with the end":   {"bytes=2000000-,-5", 200},
+		"the end before the start":   {"bytes=-5,0-9", 200},
+		"the end, twice":             {"bytes=-5,-10", 200},
+		"touching":                   {"bytes=0-9,10-19", 206},
+		"one is beyond the end":      {"bytes=0-9,9999999-", 206},
+		"spaces and an empty one":    {"bytes=0-9 , , 2500000-2500009", 206},
+		"one is malformed":           {"bytes=0-9,9-5", 416},
+		"none within":                {"bytes=9999999-,99999999-", 416},
+		"beyond a 64-bit number":     {"bytes=0-9,99999999999999999999-", 416},
+		"up to a 64-bit number":      {"bytes=0-9,20-9223372036854775807", 206},
+		"a range before an open one": {"bytes=2500000-2500009,2600000-", 206},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, m := pair(t)
+			dgst := r.AddRandomBlob("app", size, 1)
+			for _, state := range []string{"cold", "warm"} {
+				w := m.do("GET", "/v2/up.example/app/blobs/"+dgst.String(), "Range", test.header)
+				wantStatus(t, w, test.status)
+				if w.Code == 200 && w.Body.Len() != size {
+					t.Errorf("%s: %d bytes", state, w.Body.Len())
+				}
+				m.settle()
+			}
+			if len(r.Requests()) != 1 {
+				t.Errorf("%d requests upstream, want 1", len(r.Requests()))
+			}
+		})
+	}
+}

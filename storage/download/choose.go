@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 
-	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -103,7 +102,15 @@ func (r *Reader) choose() error {
 	case openRest:
 		return r.openRest()
 	case openWindow:
-		return r.openWindow()
+		// A sequential reader comes by and by to the bytes that are far ahead.
+		if r.inOrder && how == alive {
+			return r.follow(v)
+		}
+		err := r.openWindow()
+		if errors.Is(err, errCaughtUp) {
+			return r.choose()
+		}
+		return err
 	default:
 		return v.err
 	}
@@ -124,12 +131,15 @@ func (r *Reader) follow(v view) error {
 
 // openWindow asks the reader's source for the next stretch of a range.
 func (r *Reader) openWindow() error {
+	if r.inOrder { // one stream for all ranges that are left
+		return r.openEnd()
+	}
 	length := int64(window)
 	// The upstream need not send bytes behind the client's range.
 	if r.end > r.off {
 		length = min(length, r.end-r.off)
 	}
-	stream, err := r.open(length)
+	stream, err := r.borrow(length)
 	if err != nil {
 		return err
 	}
@@ -164,7 +174,7 @@ func (r *Reader) openOwn() error {
 // openVerified opens the reader's source from its offset to the end. The checksum is that
 // of the bytes before.
 func (r *Reader) openVerified(sum checksum) error {
-	stream, err := r.open(-1)
+	stream, err := r.borrow(-1)
 	if err != nil {
 		return err
 	}
@@ -175,12 +185,15 @@ func (r *Reader) openVerified(sum checksum) error {
 	return nil
 }
 
-// open opens the reader's source at its offset. A rate limit that began meanwhile does
-// not cut off the rest of a body of which the client has a part.
-func (r *Reader) open(length int64) (*Stream, error) {
-	ctx := r.ctx
-	if r.begun {
-		ctx = oci.WithContinuation(ctx)
+// openEnd asks the reader's source for all bytes from its offset on.
+func (r *Reader) openEnd() error {
+	stream, err := r.borrow(-1)
+	if err != nil {
+		return err
 	}
-	return r.src.Open(ctx, r.off, length)
+	if stream.Size >= 0 {
+		r.size = stream.Size
+	}
+	r.current, r.at = stream, r.off
+	return nil
 }

@@ -32,7 +32,7 @@ func TestSteps(t *testing.T) {
 			t.Run(fmt.Sprintf("position %d condition %d", at, how), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					memory := storagetest.NewMemory(t)
-					g := NewGroup(Options{Store: memory, Spools: memory.Spools(), MaxFetches: 1, Logger: slog.New(slog.DiscardHandler)})
+					g := NewGroup(Options{Store: memory, Spools: memory.Spools(), MaxFetches: 2, Logger: slog.New(slog.DiscardHandler)})
 					defer g.Close()
 					more := make(chan struct{})
 					starter := Source{Repository: theirs, Open: func(_ context.Context, offset, _ int64) (*Stream, error) {

@@ -20,8 +20,9 @@ type Options struct {
 	// Spools makes spools that Store can commit: for a store on disk, files in
 	// its own filesystem.
 	Spools *spool.Dir
-	// MaxFetches bounds the downloads that run at once. More wait, and their
-	// namespaces take turns.
+	// MaxFetches bounds the downloads that run at once, together with the streams that
+	// readers open by themselves, which take half of the places at most. More wait, and
+	// their namespaces take turns.
 	MaxFetches int
 	// OnUnattended, if set, is called when the last reader of an unfinished
 	// download has left. It decides, at once or later, whether the download is
@@ -44,6 +45,7 @@ type Options struct {
 type Group struct {
 	opts    Options
 	slots   *slots
+	streams *slots          // of readers; each takes one of slots too
 	ctx     context.Context // of all downloads
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -74,6 +76,7 @@ func NewGroup(opts Options) *Group {
 	return &Group{
 		opts:      opts,
 		slots:     newSlots(opts.MaxFetches),
+		streams:   newSlots(max(1, opts.MaxFetches/2)),
 		ctx:       ctx,
 		cancel:    cancel,
 		downloads: make(map[key]*Download),

@@ -102,7 +102,10 @@ func (s *flow) Read(p []byte) (int, error) {
 	if s.origin.step != nil {
 		for s.allowed == 0 {
 			select {
-			case s.allowed = <-s.origin.step:
+			case allowed, open := <-s.origin.step:
+				if s.allowed = allowed; !open { // all of it may pass
+					s.allowed = len(s.origin.body)
+				}
 			case <-s.ctx.Done():
 				return 0, s.ctx.Err()
 			}

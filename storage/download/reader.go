@@ -26,6 +26,7 @@ type Reader struct {
 	size     int64 // -1 while unknown
 	begun    bool  // the client has bytes
 	closed   bool
+	inOrder  bool // see Sequential
 
 	possession possession
 	refused    *refusal // the end of the reader's right to the download's bytes
@@ -113,7 +114,9 @@ func (r *Reader) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		if r.at != r.off { // after a Seek
-			r.drop()
+			if err := r.move(); err != nil {
+				return 0, err
+			}
 		}
 		if r.current == nil {
 			if err := r.choose(); err != nil {
@@ -134,6 +137,8 @@ func (r *Reader) Read(p []byte) (int, error) {
 			return n, nil
 		case err == io.EOF && r.windowEnd >= 0 && r.off >= r.windowEnd:
 			r.drop() // the download may have caught up with the window's end
+		case errors.Is(err, errCaughtUp):
+			r.drop()
 		// A source's clean end before the known size is a cut connection.
 		case err == io.EOF && r.size >= 0 && r.off < r.size:
 			return 0, io.ErrUnexpectedEOF
@@ -167,6 +172,12 @@ func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 	r.off = offset
 	return offset, nil
 }
+
+// Sequential makes the reader read one stream only, and skip the bytes that it does not
+// need: that of the download or, if that has failed, one of its own source. The reader
+// must not seek backwards once it has read. It suits several ranges of one content, each of
+// which could cost a request upstream.
+func (r *Reader) Sequential() { r.inOrder = true }
 
 // Complete waits until the download has ended and returns its error, without
 // reading a byte. If the reader's context ends first, a download without other
@@ -217,6 +228,17 @@ func (r *Reader) awaitReady() error {
 	case <-r.ctx.Done():
 		return context.Cause(r.ctx)
 	}
+}
+
+// move takes the reader to its offset, after a Seek.
+func (r *Reader) move() error {
+	if r.inOrder && r.current != nil && !r.follows && r.off > r.at {
+		n, err := io.CopyN(io.Discard, r.current, r.off-r.at)
+		r.at += n
+		return err
+	}
+	r.drop()
+	return nil
 }
 
 // drop closes the current stream, so that the next Read chooses anew.

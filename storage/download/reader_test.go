@@ -66,10 +66,11 @@ func TestRangeFarAheadReadFromTheStart(t *testing.T) {
 	o := &origin{body: random(5 << 20)}
 	r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
 	defer r.Close()
+	// The wait is also one for the place of a stream of its own.
+	go func() { blocker.step <- 1000 }()
 	if _, err := r.Wait(4<<20, -1); err != nil {
 		t.Fatal(err)
 	}
-	go func() { blocker.step <- 1000 }()
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		t.Fatal(err)
 	}

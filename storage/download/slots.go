@@ -68,6 +68,13 @@ func (s *slots) release(namespace string) {
 	s.admit()
 }
 
+// contended reports whether a caller waits for a slot.
+func (s *slots) contended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.turns) > 0
+}
+
 // admits reports whether a namespace may take a slot. The caller holds the mutex,
 // as for all methods below but giveUp.
 func (s *slots) admits(namespace string) bool {

@@ -1,0 +1,151 @@
+package app
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+const (
+	// stallTimeout ends an answer of which the client accepts no byte. It is longer than
+	// the pauses of a client that unpacks one layer while it fetches the next.
+	stallTimeout = 5 * time.Minute
+	// stallStep is how long one write waits before it looks for progress.
+	stallStep = time.Minute
+	// maxStreams is the largest number of requests under way on one HTTP/2 connection:
+	// the least that RFC 9113 section 6.5.2 recommends.
+	maxStreams = 100
+)
+
+// stallListener ends the connections of clients that accept no byte of an answer.
+type stallListener struct {
+	net.Listener
+	timeout time.Duration
+	step    time.Duration // of the looks for progress
+}
+
+func newStallListener(l net.Listener) stallListener {
+	return stallListener{l, stallTimeout, stallStep}
+}
+
+func (l stallListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &stallConn{conn, l.timeout, l.step}, nil
+}
+
+// stallConn is a connection whose writes fail once the client has accepted no byte for
+// the timeout. A slow client has no limit: http.Server's WriteTimeout would cut its
+// large answers.
+type stallConn struct {
+	net.Conn
+	timeout, step time.Duration
+}
+
+func (c *stallConn) Write(p []byte) (int, error) {
+	sent := 0
+	_, err := c.persist(func() (int64, error) {
+		n, err := c.Conn.Write(p[sent:])
+		sent += n
+		return int64(n), err
+	})
+	return sent, err
+}
+
+// ReadFrom lets the kernel send a file, as net/http asks for.
+func (c *stallConn) ReadFrom(src io.Reader) (int64, error) {
+	to, ok := c.Conn.(io.ReaderFrom)
+	part, limited := src.(*io.LimitedReader)
+	if !ok || !limited || !isFile(part.R) {
+		return io.Copy(struct{ io.Writer }{c}, src)
+	}
+	return c.persist(func() (int64, error) {
+		before := part.N
+		n, err := to.ReadFrom(part)
+		// A copy in user space would have read bytes that were not sent, so it cannot go on.
+		if errors.Is(err, os.ErrDeadlineExceeded) && part.N != before-n {
+			err = io.ErrShortWrite
+		}
+		return n, err
+	})
+}
+
+// isFile reports whether the kernel can read content by itself.
+func isFile(content io.Reader) bool {
+	_, ok := content.(syscall.Conn)
+	return ok
+}
+
+// persist repeats a write that continues where it stopped, as long as there is progress.
+func (c *stallConn) persist(write func() (int64, error)) (sent int64, err error) {
+	progress := time.Now()
+	for {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.step)); err != nil {
+			return sent, err
+		}
+		n, err := write()
+		sent += n
+		if n > 0 {
+			progress = time.Now()
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(progress) >= c.timeout {
+			return sent, err
+		}
+	}
+}
+
+// CloseWrite ends the answers, and leaves the client time to read them before the
+// connection is reset. http.Server calls it.
+func (c *stallConn) CloseWrite() error {
+	if conn, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return conn.CloseWrite()
+	}
+	return nil
+}
+
+// endStalledStreams gives each stream of an HTTP/2 connection its stallTimeout. The
+// connection itself may be busy: a client can stop one stream by flow control (RFC 9113
+// section 5.2).
+func endStalledStreams(handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor < 2 {
+			handler.ServeHTTP(w, r)
+			return
+		}
+		s := &stallStream{w, http.NewResponseController(w)}
+		handler.ServeHTTP(s, r)
+		s.bound(time.Now().Add(stallTimeout)) // for the bytes that are buffered
+	})
+}
+
+// stallStream is the writer of an answer over HTTP/2.
+type stallStream struct {
+	http.ResponseWriter
+	control *http.ResponseController
+}
+
+func (s *stallStream) Write(p []byte) (sent int, err error) {
+	const step = 32 << 10
+	for {
+		part := p[sent:min(len(p), sent+step)]
+		s.bound(time.Now().Add(stallTimeout))
+		n, err := s.ResponseWriter.Write(part)
+		if sent += n; err != nil || sent == len(p) {
+			s.bound(time.Time{}) // the next bytes may take long to come
+			return sent, err
+		}
+	}
+}
+
+func (s *stallStream) bound(deadline time.Time) {
+	_ = s.control.SetWriteDeadline(deadline) // every writer of net/http has one
+}
+
+// Unwrap lets an http.ResponseController find the methods of the writer.
+func (s *stallStream) Unwrap() http.ResponseWriter { return s.ResponseWriter }

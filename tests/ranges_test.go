@@ -1,0 +1,107 @@
+package tests
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// One request costs one request upstream, however many ranges it asks for.
+func TestRangesCostOneRequest(t *testing.T) {
+	t.Parallel()
+	const size = 4 * mib
+	upstream := upstreamtest.New(t)
+	w := harness.StartWeir(t, block("mirror", upstream))
+	for i, tc := range []struct {
+		name   string
+		ranges int
+		step   int
+		status int
+	}{
+		{"a lazy puller's", 12, 300 * kib, http.StatusPartialContent},
+		{"thousands", 3053, kib, http.StatusOK},
+		{"backwards", 12, -300 * kib, http.StatusOK},
+		{"the same", 12, 0, http.StatusOK},
+	} {
+		dgst := addRandom(t, upstream, "org/app", size, uint64(70+i))
+		specs := make([]string, tc.ranges)
+		for j := range specs {
+			from := j*tc.step + max(0, -tc.step*tc.ranges)
+			specs[j] = fmt.Sprintf("%d-%d", from, from+9)
+		}
+		a := w.Get(t, blobPath("mirror/org/app", dgst), "Range", "bytes="+strings.Join(specs, ","))
+		expect(t, tc.name, a, tc.status, "")
+		if tc.status == http.StatusOK && digest.FromBytes(a.Body) != dgst {
+			t.Errorf("%s: %d bytes, want the whole blob", tc.name, len(a.Body))
+		}
+		expectWire(t, upstream, tc.name, "GET "+blobPath("org/app", dgst)+" 200")
+	}
+}
+
+// Clients that ask for ranges far ahead, and do not read them, take no more connections
+// to the upstream than max_concurrent_fetches, and hold up no other client.
+func TestUnreadRangesTakeBoundedPlaces(t *testing.T) {
+	t.Parallel()
+	const size, places, attackers = 32 * mib, 8, 60
+	upstream := upstreamtest.New(t)
+	large := upstream.AddRandomBlob("org/app", size, 80)
+	small := addRandom(t, upstream, "org/app", mib, 81)
+	// The download of the large blob hangs, so that every range is ahead of it.
+	upstream.Fault(upstreamtest.All(upstreamtest.Path(large.Encoded()), func(r *http.Request) bool { return !ranged(r) }),
+		upstreamtest.StallAfter(kib, upstreamtest.NewGate()))
+	w := harness.StartWeir(t, fmt.Sprintf("[global]\nmax_concurrent_fetches = %d\n", places)+block("mirror", upstream))
+	for i := range attackers {
+		conn, err := net.Dial("tcp", w.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		harness.Must(t, conn.(*net.TCPConn).SetReadBuffer(4*kib))
+		_, err = fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: mirror\r\nRange: bytes=%d-\r\n\r\n", blobPath("mirror/org/app", large), 4*mib+i*kib)
+		harness.Must(t, err)
+	}
+	w.MetricIs(t, attackers, "weir_download_readers")
+	time.Sleep(time.Second) // further requests would come now
+	requests := 0
+	for _, line := range upstream.Requests() {
+		if strings.Contains(line, large.Encoded()) {
+			requests++
+		}
+	}
+	t.Logf("%d clients made %d requests upstream", attackers, requests)
+	if requests > places {
+		t.Errorf("%d clients that do not read have %d connections to the upstream, want %d at most", attackers, requests, places)
+	}
+	started := time.Now()
+	expectContent(t, "another blob", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
+	if took := time.Since(started); took > 5*time.Second {
+		t.Errorf("another blob took %s", took)
+	}
+}
+
+// A client of HTTP/1.1 that pauses in the middle of a stored blob, which the kernel
+// sends, gets the rest.
+func TestPauseInAStoredBlob(t *testing.T) {
+	t.Parallel()
+	const size = 16 * mib
+	upstream := upstreamtest.New(t)
+	content := random(t, size, 82)
+	dgst := upstream.AddBlob("org/app", content)
+	w := harness.StartWeir(t, block("mirror", upstream))
+	expectContent(t, "cold", w.Get(t, blobPath("mirror/org/app", dgst)), dgst, statusStored)
+	resp := w.OpenSlow(t, blobPath("mirror/org/app", dgst))
+	time.Sleep(500 * time.Millisecond)
+	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
