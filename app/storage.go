@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -26,6 +27,17 @@ const (
 	// hotObject is the size of the largest content that is kept in memory. Few
 	// manifests and configurations are larger; layers gain nothing from memory.
 	hotObject = 1 << 20
+
+	// recordShare is the part of max_size that records may take. A record has some 300
+	// bytes, and the contents that it is about have 10 MB on average.
+	recordShare = 16
+	// minRecordBytes leaves room for the records of a small store.
+	minRecordBytes = 1 << 20
+	// maxRecordBytes bounds the records of a large store, or of one without max_size.
+	maxRecordBytes = 1 << 30
+	// maxRecords bounds their number: a store of that many contents has some 5 TB.
+	// Each takes a block of the filesystem, 4 KiB, so all take 2 GiB at most.
+	maxRecords = 500_000
 )
 
 // storageParts are the layers that content passes through on its way into the
@@ -39,7 +51,10 @@ type storageParts struct {
 	content     *storage.Health
 	records     *storage.Health
 	quarantined prometheus.Counter
-	stuck       *lru.Cache[digest.Digest, struct{}] // damaged content that cannot be quarantined
+
+	stop    context.CancelFunc // of the keeping of records
+	keeping sync.WaitGroup
+	stuck   *lru.Cache[digest.Digest, struct{}] // damaged content that cannot be quarantined
 }
 
 // maxStuck is how much damaged content is remembered as reported. After that many
@@ -49,9 +64,13 @@ const maxStuck = 1024
 // openStorage opens the store of a configuration.
 func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
 	// The driver's spools take part in the quota, so it comes first.
-	quota := evict.NewQuota(int64(cfg.MaxSize))
+	quota, usage := evict.NewQuota(int64(cfg.MaxSize)), new(catalog.Usage)
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
 		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, Logger: logger,
+		OnRecord: func(bytes, records int64) {
+			usage.Add(bytes, records)
+			quota.AddRecords(bytes)
+		},
 	})
 	if err != nil {
 		return nil, WithAdvice(err)
@@ -64,7 +83,7 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 		stuck:   stuck,
 		logger:  logger,
 		driver:  driver,
-		catalog: catalog.New(driver.Records(), catalog.Options{Logger: logger}),
+		catalog: catalog.New(driver.Records(), catalog.Options{Logger: logger, Touch: driver.TouchRecord}),
 		content: storage.NewHealth(logger, "content"),
 		records: storage.NewHealth(logger, "records of tags and possession"),
 	}
@@ -81,7 +100,24 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 		Metrics:     evict.NewMetrics(metrics),
 		Logger:      logger,
 	})
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.keeping.Go(func() {
+		s.catalog.Keep(ctx, catalog.KeepOptions{
+			Records: driver, Limits: recordLimits(cfg), Usage: usage, Counted: quota.AddRecords, Logger: logger,
+		})
+	})
 	return s, nil
+}
+
+// recordLimits returns the limits of the records: a sixteenth of the store's, and a
+// number of files that no disk lacks the inodes for.
+func recordLimits(cfg config.FS) catalog.Limits {
+	limits := catalog.Limits{Bytes: maxRecordBytes, Records: maxRecords, Unused: time.Duration(cfg.MaxUnused)}
+	if share := int64(cfg.MaxSize) / recordShare; share > 0 {
+		limits.Bytes = min(maxRecordBytes, max(share, minRecordBytes))
+	}
+	return limits
 }
 
 // quarantine takes content that is corrupt or cannot be read out of the store, so that
@@ -124,6 +160,8 @@ func (s *storageParts) reportStuck(dgst digest.Digest, err error) {
 }
 
 func (s *storageParts) close() {
+	s.stop()
+	s.keeping.Wait()
 	if err := s.store.Close(); err != nil {
 		s.logger.Warn("cannot write down when content was last used; it may be evicted too early", "error", err)
 	}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -13,13 +14,15 @@ import (
 // a filesystem. Package storagetest holds drivers to one behaviour.
 //
 // A driver can do more than a Driver must. Each further capability is an
-// interface of one method, which [As] finds behind decorators:
+// interface of one or two methods, which [As] finds behind decorators:
 //
 //   - [Toucher] keeps the time of the last use beyond a restart. Without it,
 //     eviction after a restart goes by the time of the commit.
 //   - [Quarantiner] keeps corrupt content for inspection. Without it, corrupt
 //     content is deleted.
 //   - [Sizer] knows how much is stored without listing it.
+//   - [RecordKeeper] knows the sizes and ages of records. Without it, records stay
+//     until they are deleted by key.
 //   - [Prober] notices that nothing can be stored before a download fails.
 type Driver interface {
 	Store
@@ -48,6 +51,20 @@ type Quarantiner interface {
 // Sizer returns how many bytes of content are stored, in how many objects.
 type Sizer interface {
 	Size() (bytes, objects int64)
+}
+
+// RecordEntry is one record as [RecordKeeper.AllRecords] lists it.
+type RecordEntry struct {
+	Key  string
+	Size int64     // bytes
+	Used time.Time // when it was last written or, if it is touched, used
+}
+
+// RecordKeeper lists records with their sizes and ages, in the order of their keys, and
+// notes the use of one. TouchRecord returns ErrNotExist if there is no such record.
+type RecordKeeper interface {
+	AllRecords(ctx context.Context) iter.Seq2[RecordEntry, error]
+	TouchRecord(ctx context.Context, key string, used time.Time) error
 }
 
 // Prober returns an error if content cannot be stored at the moment.

@@ -3,8 +3,11 @@ package tests
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -51,4 +54,50 @@ func TestInventedQuestionsLeaveNothing(t *testing.T) {
 	if len(all) > 8 {
 		t.Errorf("%d files and directories of records, such as %q", len(all), all[:8])
 	}
+}
+
+// A store that has more records than its share, as an attack on an older version has left
+// them, is trimmed behind the first requests: the oldest records go, with their
+// directories. Before, 4,000 records of 1.2 MB stayed for ever beside max_size.
+func TestRecordsAreBounded(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	dir := t.TempDir()
+	config := block("mirror", upstream, "tag_ttl = \"1h\"") + "[blob_store.fs]\nmax_size = \"16MiB\"\n"
+	w := harness.StartWeirIn(t, dir, config)
+	expectContent(t, "cold", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+	if code := w.Terminate(t); code != 0 {
+		t.Fatalf("exit %d", code)
+	}
+	records := filepath.Join(recordsRoot(t, dir), "mirror", "org")
+	old := time.Now().Add(-time.Hour)
+	for i := range 4000 {
+		below := filepath.Join(records, fmt.Sprint("none", i), "_documents", "tags")
+		harness.Must(t, os.MkdirAll(below, 0o750))
+		path := filepath.Join(below, strings.Repeat("0", 64))
+		harness.Must(t, os.WriteFile(path, make([]byte, 300), 0o640))
+		harness.Must(t, os.Chtimes(path, old, old))
+	}
+	w = harness.StartWeirIn(t, dir, config)
+	harness.Eventually(t, "the records are within their share", func() bool {
+		left, err := os.ReadDir(records)
+		harness.Must(t, err)
+		return len(left) < 3500
+	})
+	upstream.ResetRequests()
+	expectContent(t, "the record in use", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusHit)
+	expectWire(t, upstream, "the record in use")
+}
+
+// recordsRoot returns the directory of the records below a test's directory.
+func recordsRoot(t *testing.T, dir string) string {
+	t.Helper()
+	for _, file := range files(t, dir) {
+		if filepath.Base(file) == "records" {
+			return file
+		}
+	}
+	t.Fatal("no records")
+	return ""
 }

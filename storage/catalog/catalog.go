@@ -42,6 +42,8 @@ type Options struct {
 	Tags   int          // tags kept in memory; 0 means 8192, about 4 MiB
 	Links  int          // links kept in memory; 0 means 32768, about 16 MiB
 	Logger *slog.Logger // of unreadable records; nil discards
+	// Touch notes the use of a record, for [Catalog.Keep]. A nil Touch notes nothing.
+	Touch func(ctx context.Context, key string, used time.Time) error
 }
 
 // Catalog reads and writes typed records.
@@ -77,14 +79,12 @@ func New(records storage.Records, opts Options) *Catalog {
 	}
 	tags := newTable(records, opts.Tags, validTag, opts.Logger)
 	tags.skipWrite = recentlyChecked
-	return &Catalog{
-		records: records,
-		tags:    tags,
-		links:   newTable(records, opts.Links, validLink, opts.Logger),
-		// Documents are read when an upstream has failed, seldom and each of
-		// another size: they have no place in memory.
-		documents: newTable(records, 0, validDocument, opts.Logger),
-	}
+	links := newTable(records, opts.Links, validLink, opts.Logger)
+	// Documents are read when an upstream has failed, seldom and each of another size:
+	// they have no place in memory.
+	documents := newTable(records, 0, validDocument, opts.Logger)
+	tags.touch, links.touch, documents.touch = opts.Touch, opts.Touch, opts.Touch
+	return &Catalog{records: records, tags: tags, links: links, documents: documents}
 }
 
 // Tag returns the last known state of a tag, or ErrNotExist. Checked is the zero time

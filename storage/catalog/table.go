@@ -22,9 +22,11 @@ type table[T any] struct {
 	// skipWrite, if set, reports whether the stored record is close enough to a
 	// new value that only the memory needs the value.
 	skipWrite func(record, value T) bool
-	logger    *slog.Logger
-	memory    *lru.Cache[string, cached[T]] // nil: none
-	reported  *lru.Cache[string, struct{}]  // keys of unreadable records that have been logged
+	// touch, if set, notes the use of a record. A use from memory is noted each few hours.
+	touch    func(ctx context.Context, key string, used time.Time) error
+	logger   *slog.Logger
+	memory   *lru.Cache[string, cached[T]] // nil: none
+	reported *lru.Cache[string, struct{}]  // keys of unreadable records that have been logged
 
 	// A key is locked while its record and its place in memory change, or while
 	// one is copied into the other, so that they agree. Values in memory are
@@ -36,6 +38,7 @@ type cached[T any] struct {
 	value    T
 	record   T    // the value that was last written
 	recorded bool // false: the record could not be written
+	touched  time.Time
 }
 
 // maxReported bounds the memory of unreadable records that have been logged.
@@ -59,12 +62,33 @@ func newLRU[V any](size int) *lru.Cache[string, V] {
 }
 
 func (t *table[T]) get(ctx context.Context, key string) (T, error) {
-	if known, ok := t.recall(key); ok {
+	known, ok := t.recall(key)
+	if ok && !t.isDue(known) {
 		return known.value, nil
 	}
 	defer t.keys.Lock(key)()
 	known, err := t.load(ctx, key)
+	if err == nil && t.isDue(known) {
+		t.use(ctx, key, known)
+	}
 	return known.value, err
+}
+
+// isDue reports whether the use of a record is to be noted.
+func (t *table[T]) isDue(known cached[T]) bool {
+	return t.touch != nil && known.recorded && time.Since(known.touched) > touchPause
+}
+
+// use notes the use of a record. The caller holds the key's lock.
+func (t *table[T]) use(ctx context.Context, key string, known cached[T]) {
+	known.touched = time.Now()
+	if t.memory != nil {
+		t.memory.Add(key, known)
+	}
+	// Without the note the record may be removed early, which costs a request upstream.
+	if err := t.touch(ctx, key, known.touched); err != nil {
+		t.logger.Debug("cannot note the use of a record", "key", key, "error", err)
+	}
 }
 
 // put writes a value, and remembers it even if that fails.
@@ -165,7 +189,7 @@ func (t *table[T]) load(ctx context.Context, key string) (cached[T], error) {
 		}
 		return cached[T]{}, fmt.Errorf("%w: record %q", storage.ErrNotExist, key)
 	}
-	return t.remember(key, value, true), nil
+	return t.remember(cached[T]{value: value, record: value, recorded: true}, key), nil
 }
 
 // store writes a value and remembers it. The caller holds the key's lock.
@@ -175,12 +199,11 @@ func (t *table[T]) store(ctx context.Context, key string, value T) error {
 		return fmt.Errorf("%w %q: %w", storage.ErrInvalidRecord, key, err)
 	}
 	err = t.records.Put(ctx, key, document)
-	t.remember(key, value, err == nil)
+	t.remember(cached[T]{value: value, record: value, recorded: err == nil, touched: time.Now()}, key)
 	return err
 }
 
-func (t *table[T]) remember(key string, value T, recorded bool) cached[T] {
-	known := cached[T]{value: value, record: value, recorded: recorded}
+func (t *table[T]) remember(known cached[T], key string) cached[T] {
 	if t.memory != nil {
 		t.memory.Add(key, known)
 	}

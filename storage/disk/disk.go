@@ -19,7 +19,7 @@
 // A record's segments are its path as they are, since Linux takes every byte
 // that they may hold; a filesystem that folds case or refuses some bytes would
 // need an escaping and is not supported. Files that the driver did not make
-// are ignored. Directories that have become empty stay.
+// are ignored. Directories of records that have become empty are removed.
 package disk
 
 import (
@@ -51,6 +51,9 @@ type Options struct {
 	// Quota bounds the bytes of downloads and stored content together. Nil sets no
 	// limit.
 	Quota spool.Quota
+	// OnRecord, if set, is told each change of the records: by how many bytes, and
+	// by how many records, their sum has grown.
+	OnRecord func(bytes, records int64)
 	// Existing is for maintenance beside the process that serves from the
 	// store. It opens only a store that is there, and leaves the removal of
 	// leftovers and the counting to that process: Size stays zero.
@@ -80,6 +83,8 @@ var (
 	_ storage.Quarantiner = (*Store)(nil)
 	_ storage.Sizer       = (*Store)(nil)
 	_ storage.Prober      = (*Store)(nil)
+
+	_ storage.RecordKeeper = (*Store)(nil)
 )
 
 // ErrNoStore says that there is no store in a directory that should have one.
@@ -95,6 +100,9 @@ var ErrNoRoot = errors.New("disk: no directory to store in")
 func Open(root string, opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.OnRecord == nil {
+		opts.OnRecord = func(int64, int64) {}
 	}
 	if root == "" {
 		return nil, ErrNoRoot
@@ -135,7 +143,7 @@ func Open(root string, opts Options) (*Store, error) {
 		tree:       tree,
 		blobs:      newBlobs(filepath.Join(root, "blobs")),
 		unreadable: unreadable,
-		records:    &records{tree: tree, unreadable: unreadable, root: filepath.Join(root, "records"), tmp: workspace.path},
+		records:    &records{tree: tree, unreadable: unreadable, root: filepath.Join(root, "records"), tmp: workspace.path, changed: opts.OnRecord},
 		workspace:  workspace,
 		spools:     spool.NewDir(workspace.path, opts.MinFree, opts.Quota),
 		stop:       cancel,

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/weirhq/weir/storage"
 )
@@ -22,6 +23,7 @@ type records struct {
 	root       string
 	unreadable *unreadable
 	tmp        string // where a record is written before it takes its place
+	changed    func(bytes, records int64)
 }
 
 func (r *records) path(key string) (string, error) {
@@ -59,13 +61,19 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 	if len(document) > maxRecord {
 		return fmt.Errorf("%w: the record %q has %d bytes", storage.ErrTooLarge, key, len(document))
 	}
+	before, absent := r.tree.plainSize(path)
 	staged := filepath.Join(r.tmp, "record-"+rand.Text())
 	err = r.write(staged, document)
 	if err == nil {
 		err = r.tree.place(path, func(path string) error { return os.Rename(staged, path) })
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		os.Remove(staged) // fails if it was renamed before the error
+	case absent == nil:
+		r.changed(int64(len(document))-before, 0)
+	default:
+		r.changed(int64(len(document)), 1)
 	}
 	// The whole path may be too long for the filesystem, though no segment is.
 	if errors.Is(err, syscall.ENAMETOOLONG) || errors.Is(err, syscall.EILSEQ) {
@@ -86,16 +94,60 @@ func (r *records) write(path string, document []byte) error {
 	return errors.Join(err, file.Close())
 }
 
-// Delete removes the file. Its directories stay.
+// Delete removes the file, and its directories as far as they have become empty.
 func (r *records) Delete(_ context.Context, key string) error {
 	path, err := r.path(key)
 	if err != nil {
 		return err
 	}
-	if _, err = r.tree.plainSize(path); err == nil { // a directory is no record
+	size, err := r.tree.plainSize(path)
+	if err == nil { // a directory is no record
 		err = os.Remove(path)
 	}
+	if err == nil {
+		r.changed(-size, -1)
+		r.removeEmpty(filepath.Dir(path))
+	}
 	return notRecorded(key, "remove", err)
+}
+
+// removeEmpty removes a directory and those above it as far as they are empty. A record
+// that is being placed there makes them again.
+func (r *records) removeEmpty(dir string) {
+	for len(dir) > len(r.root) && os.Remove(dir) == nil {
+		dir = filepath.Dir(dir)
+	}
+}
+
+// TouchRecord notes the use of a record as the time of its file.
+func (s *Store) TouchRecord(_ context.Context, key string, used time.Time) error {
+	path, err := s.records.path(key)
+	if err != nil {
+		return err
+	}
+	if _, err = s.tree.plainSize(path); err == nil { // Chtimes follows links
+		err = os.Chtimes(path, time.Time{}, used)
+	}
+	return notRecorded(key, "note the use of", err)
+}
+
+// AllRecords reads directories and the sizes and times of files, and opens no file.
+func (s *Store) AllRecords(ctx context.Context) iter.Seq2[storage.RecordEntry, error] {
+	return func(yield func(storage.RecordEntry, error) bool) {
+		for key, err := range s.records.List(ctx, "") {
+			if err != nil {
+				yield(storage.RecordEntry{}, err)
+				return
+			}
+			info, err := os.Lstat(filepath.Join(s.records.root, filepath.FromSlash(key)))
+			if err != nil { // it went since it was listed
+				continue
+			}
+			if !yield(storage.RecordEntry{Key: key, Size: info.Size(), Used: info.ModTime()}, nil) {
+				return
+			}
+		}
+	}
 }
 
 // List reads directories only, one after the other as the caller proceeds.

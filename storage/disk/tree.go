@@ -33,10 +33,17 @@ type tree struct {
 // once that path's directory exists, and flushes the directory.
 func (t *tree) place(path string, rename func(path string) error) error {
 	dir := filepath.Dir(path)
-	if err := t.mkdirAll(dir); err != nil {
-		return err
+	enter := func() error {
+		if err := t.mkdirAll(dir); err != nil {
+			return err
+		}
+		return rename(path)
 	}
-	err := rename(path)
+	err := enter()
+	// Another call may remove the directory as empty just before its first file comes.
+	for tries := 0; tries < maxPlacing && errors.Is(err, fs.ErrNotExist) && t.exists(); tries++ {
+		err = enter()
+	}
 	if isDirectory(err) {
 		if err = t.setAside(path); err == nil {
 			err = rename(path)
@@ -46,6 +53,15 @@ func (t *tree) place(path string, rename func(path string) error) error {
 		return err
 	}
 	return t.syncDir(dir)
+}
+
+// maxPlacing is how often a file is placed anew whose directory vanishes meanwhile.
+const maxPlacing = 3
+
+// exists reports whether the root is still there.
+func (t *tree) exists() bool {
+	_, err := os.Lstat(t.root)
+	return err == nil
 }
 
 // noDirectory reports whether a file could not take its place since the directory

@@ -18,10 +18,11 @@
 // deleted. If that takes too long, or if too much is in use, it is refused and
 // streamed past the cache. Content that is open or being written is never evicted.
 // A part of the limit, and of the free space, is kept free in advance, so that
-// downloads seldom wait. Bytes are those of the contents: directories, records and
-// the rounding of the filesystem come on top.
+// downloads seldom wait. Bytes are those of the contents: directories and the
+// rounding of the filesystem come on top. Records count, and are bounded by package
+// catalog.
 //
-// Records of evicted content stay. They are small and say which repositories may
+// Records of evicted content stay while they are within their own limits. They say which repositories may
 // serve it, so that their upstreams need not be asked again when it comes back.
 //
 // # Phases

@@ -18,12 +18,12 @@ func headroom(limit int64) int64 { return min(limit/headroomShare, maxHeadroom) 
 
 // ledger counts the bytes of a store against its limit:
 //
-//	0                                                                  max
-//	|--- stored (pinned ####) ---|--- reserved by spools ---|- headroom -|
+//	0                                                                           max
+//	|-- stored (pinned ####) --|- records -|-- reserved by spools --|- headroom -|
 //
 // Each byte is in one part at a time. A commit moves bytes from reserved to
 // stored in one step. The bytes of a content that is being deleted are stored
-// until the content is gone. reserve keeps stored + reserved within max. Only
+// until the content is gone. reserve keeps stored + records + reserved within max. Only
 // content that exists already, such as that of a store whose limit was lowered,
 // can exceed it, and then nothing is reserved until enough has been evicted.
 //
@@ -33,6 +33,7 @@ type ledger struct {
 	stored   int64 // of all contents, with those that are being deleted
 	pinned   int64 // the part of stored that is in use and cannot be evicted
 	reserved int64 // by spools
+	records  int64 // of all records; they are not evicted here
 
 	waiting   int64 // bytes that downloads wait to reserve
 	requested int64 // bytes whose deletion downloads wait for, because the filesystem is short of free space
@@ -40,19 +41,19 @@ type ledger struct {
 }
 
 // fits reports whether n more bytes can be reserved now.
-func (l *ledger) fits(n int64) bool { return l.max <= 0 || l.stored+l.reserved+n <= l.max }
+func (l *ledger) fits(n int64) bool { return l.max <= 0 || l.stored+l.records+l.reserved+n <= l.max }
 
 // canFit reports whether n more bytes could be reserved if all content that is
 // not in use were evicted.
-func (l *ledger) canFit(n int64) bool { return l.max <= 0 || l.pinned+l.reserved+n <= l.max }
+func (l *ledger) canFit(n int64) bool { return l.max <= 0 || l.pinned+l.records+l.reserved+n <= l.max }
 
 // full reports whether the bytes that are wanted exceed the limit, those that
 // downloads wait for included.
-func (l *ledger) full() bool { return l.max > 0 && l.stored+l.reserved+l.waiting > l.max }
+func (l *ledger) full() bool { return l.max > 0 && l.stored+l.records+l.reserved+l.waiting > l.max }
 
 // crowded reports whether the headroom is used up, at least in part.
 func (l *ledger) crowded() bool {
-	return l.max > 0 && l.stored+l.reserved+l.waiting > l.max-headroom(l.max)
+	return l.max > 0 && l.stored+l.records+l.reserved+l.waiting > l.max-headroom(l.max)
 }
 
 // evictable returns how many bytes are not in use. Those that are being deleted

@@ -104,6 +104,16 @@ func (i *inventory) reserve(n int64, wait bool) error {
 	return nil
 }
 
+// AddRecords counts records, which are documents beside the content, by so many bytes
+// more. They take part in the limit. Their number is bounded elsewhere.
+func (q *Quota) AddRecords(bytes int64) {
+	i := q.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.index.ledger.records += bytes
+	i.check()
+}
+
 // refusal returns the reason why n bytes cannot be reserved, however much is
 // evicted, if others get the bytes that they wait for first. The caller holds the
 // mutex.

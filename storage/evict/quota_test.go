@@ -100,3 +100,32 @@ func TestWaitsForRoom(t *testing.T) {
 		})
 	}
 }
+
+// Records take part in the limit: content goes for them, and a download that does not
+// fit beside them is refused.
+func TestRecordsCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := evict.NewQuota(1000)
+		memory := storagetest.NewMemoryWithin(t, quota)
+		l := evict.New(memory, quota, evict.Options{})
+		t.Cleanup(func() { must(t, l.Close()) })
+		<-l.Loaded()
+		put(t, l, memory.Spools(), bytes.Repeat([]byte("a"), 400))
+		quota.AddRecords(300)
+		if s, err := memory.Spools().Create(800); err == nil {
+			t.Error("800 bytes fit beside 300 of records")
+			s.Close()
+		}
+		s, err := memory.Spools().Create(600)
+		must(t, err)
+		must(t, s.Close())
+		synctest.Wait()
+		if _, err := l.Stat(t.Context(), digest.FromBytes(bytes.Repeat([]byte("a"), 400))); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("the content is still there: %v", err)
+		}
+		quota.AddRecords(-300)
+		s, err = memory.Spools().Create(900)
+		must(t, err)
+		must(t, s.Close())
+	})
+}

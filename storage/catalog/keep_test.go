@@ -1,0 +1,140 @@
+package catalog_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+// Records beyond a limit go, those first that were not used for the longest time, from
+// the memory too.
+func TestKeep(t *testing.T) {
+	for name, c := range map[string]struct {
+		limits catalog.Limits
+		left   int // of 64, the youngest
+	}{
+		"no limit": {catalog.Limits{}, 64},
+		"within":   {catalog.Limits{Records: 64, Bytes: 1 << 20, Unused: 100 * time.Hour}, 64},
+		"number":   {catalog.Limits{Records: 32}, 30},
+		"bytes":    {catalog.Limits{Bytes: 200 * 32}, 30},
+		"unused":   {catalog.Limits{Unused: 10*time.Hour + time.Minute}, 11},
+		"both":     {catalog.Limits{Records: 32, Unused: 10*time.Hour + time.Minute}, 11},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var usage catalog.Usage
+			var sum int64
+			store, err := disk.Open(t.TempDir(), disk.Options{OnRecord: func(bytes, records int64) {
+				usage.Add(bytes, records)
+				sum += bytes
+			}})
+			must(t, err)
+			defer store.Close()
+			kept := catalog.New(store.Records(), catalog.Options{Touch: store.TouchRecord})
+			document := catalog.Document{Body: make([]byte, 117), Checked: checked} // 200 bytes as JSON
+			for i := range 64 {
+				must(t, kept.PutDocument(t.Context(), app, "kind", fmt.Sprint(i), document))
+			}
+			i, now := 0, time.Now()
+			for entry, err := range store.AllRecords(t.Context()) {
+				must(t, err)
+				if entry.Size != 200 {
+					t.Fatalf("%d bytes, which the limits do not expect", entry.Size)
+				}
+				must(t, store.TouchRecord(t.Context(), entry.Key, now.Add(-time.Duration(i)*time.Hour)))
+				i++
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			counted := make(chan int64, 8)
+			var running sync.WaitGroup
+			running.Go(func() {
+				kept.Keep(ctx, catalog.KeepOptions{
+					Records: store, Limits: c.limits, Usage: &usage, Logger: slog.New(slog.DiscardHandler),
+					Counted: func(bytes int64) { counted <- bytes },
+				})
+			})
+			if corrected := <-counted; corrected != 0 {
+				t.Errorf("the driver counted wrong by %d bytes", corrected)
+			}
+			cancel()
+			running.Wait()
+			left := 0
+			for entry, err := range store.AllRecords(t.Context()) {
+				if must(t, err); now.Sub(entry.Used) > time.Duration(c.left)*time.Hour {
+					t.Errorf("a record that was used %s ago is left", now.Sub(entry.Used))
+				}
+				left++
+			}
+			if left != c.left || sum != int64(left)*200 {
+				t.Errorf("%d records and %d bytes are left, want %d", left, sum, c.left)
+			}
+		})
+	}
+}
+
+// A link that is removed is not remembered.
+func TestTrimForgets(t *testing.T) {
+	store, err := disk.Open(t.TempDir(), disk.Options{})
+	must(t, err)
+	defer store.Close()
+	c := catalog.New(store.Records(), catalog.Options{})
+	must(t, c.PutLink(t.Context(), app, blob("old")))
+	must(t, c.PutTag(t.Context(), app, "old", catalog.Tag{Descriptor: manifest("old"), Checked: checked}))
+	for entry, err := range store.AllRecords(t.Context()) {
+		must(t, err)
+		must(t, store.TouchRecord(t.Context(), entry.Key, time.Now().Add(-time.Hour)))
+	}
+	must(t, c.PutLink(t.Context(), app, blob("new")))
+	if report, err := c.Trim(t.Context(), store, time.Minute, true); report.Removed != 2 || err != nil {
+		t.Errorf("dry run: %+v, %v", report, err)
+	}
+	if report, err := c.Trim(t.Context(), store, time.Minute, false); report.Removed != 2 || err != nil {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if _, err := c.Link(t.Context(), app, blob("old").Digest); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("old link: %v", err)
+	}
+	if _, err := c.Tag(t.Context(), app, "old"); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("old tag: %v", err)
+	}
+	if _, err := c.Link(t.Context(), app, blob("new").Digest); err != nil {
+		t.Errorf("new link: %v", err)
+	}
+}
+
+// A record in use is touched each six hours, and costs nothing between.
+func TestTouches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		touched := 0
+		c := catalog.New(storagetest.NewMemory(t).Records(), catalog.Options{Touch: func(context.Context, string, time.Time) error {
+			touched++
+			return nil
+		}})
+		must(t, c.PutTag(t.Context(), app, "v1", catalog.Tag{Descriptor: manifest("one"), Checked: time.Now()}))
+		must(t, c.PutLink(t.Context(), app, manifest("one")))
+		for hour := range 24 {
+			for range 100 {
+				if _, err := c.Tag(t.Context(), app, "v1"); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Link(t.Context(), app, manifest("one").Digest); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if want := 2 * (hour / 7); touched != want {
+				t.Fatalf("after %d hours: touched %d times, want %d", hour, touched, want)
+			}
+			time.Sleep(time.Hour)
+		}
+	})
+}
