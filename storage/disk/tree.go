@@ -52,11 +52,16 @@ func (t *tree) place(path string, rename func(path string) error) error {
 	if err != nil {
 		return err
 	}
-	return t.syncDir(dir)
+	if err := t.syncDir(dir); !errors.Is(err, fs.ErrNotExist) { // else the file is removed already
+		return err
+	}
+	return nil
 }
 
-// maxPlacing is how often a file is placed anew whose directory vanishes meanwhile.
-const maxPlacing = 3
+// maxPlacing is how often a file is placed anew whose directory vanishes meanwhile. Each
+// try is lost only to another call that removes a record from the same directory at that
+// moment.
+const maxPlacing = 100
 
 // exists reports whether the root is still there.
 func (t *tree) exists() bool {
@@ -119,7 +124,13 @@ func (t *tree) makeAll(dir string) error {
 	}
 	if errors.Is(err, fs.ErrExist) {
 		// The root itself may be a link to a directory.
-		if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		info, err := os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			if _, lerr := os.Lstat(dir); lerr != nil {
+				return err // removed since
+			}
+		}
+		if err != nil || !info.IsDir() { // a link that leads nowhere, too
 			return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
 		}
 		return nil
