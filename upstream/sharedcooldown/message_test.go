@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weirhq/weir/internal/seal"
@@ -104,6 +105,25 @@ func TestUnwatchedNamesAreForgotten(t *testing.T) {
 	if len(c.until) != 1 || len(c.own) != 0 || len(c.unpublished) != 0 {
 		t.Errorf("%d ends, %d own, %d to publish; want 1, 0, 0", len(c.until), len(c.own), len(c.unpublished))
 	}
+}
+
+// Without Redis, the names of clients that are gone do not pile up: a rotated password
+// makes new ones.
+func TestNamesOfClosedClientsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newIdle(t, "")
+		for i := range 100 {
+			account := fmt.Sprint(i)
+			stop := c.Subscribe("one.test:443", account, "pull", func(time.Time) {})
+			c.Limit("one.test:443", account, "pull", time.Now().Add(time.Minute))
+			stop()
+			time.Sleep(time.Hour)
+		}
+		c.Limit("one.test:443", "last", "pull", time.Now().Add(time.Minute))
+		if len(c.until) != 1 || len(c.own) != 1 || len(c.unpublished) != 1 || len(c.unqueried) != 0 {
+			t.Errorf("%d ends, %d own, %d to publish, %d to query; want 1, 1, 1, 0", len(c.until), len(c.own), len(c.unpublished), len(c.unqueried))
+		}
+	})
 }
 
 // A cooldown that came from Redis is not told to Redis again: it would never end if a

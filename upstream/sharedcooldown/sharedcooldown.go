@@ -142,6 +142,7 @@ func (c *Cooldowns) Subscribe(upstream, account, operation string, onLimit func(
 		delete(c.subscribers[name], s)
 		if len(c.subscribers[name]) == 0 {
 			delete(c.subscribers, name)
+			delete(c.unqueried, name) // without Redis it would stay
 		}
 	}
 }
@@ -167,6 +168,7 @@ func (c *Cooldowns) record(name string, until time.Time, own bool) {
 	over := func(_ string, until time.Time) bool { return until.Before(now) }
 	maps.DeleteFunc(c.until, over)
 	maps.DeleteFunc(c.own, over)
+	maps.DeleteFunc(c.unpublished, func(name string, _ bool) bool { return c.own[name].IsZero() })
 	if until.After(c.until[name]) {
 		c.until[name] = until
 	}
