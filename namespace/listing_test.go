@@ -149,7 +149,7 @@ func TestKeptTags(t *testing.T) {
 	})
 }
 
-// TestInventedQuestions asks an upstream for what nobody has: nothing is recorded.
+// TestInventedQuestions asks an upstream for content that it lacks: nothing is recorded.
 func TestInventedQuestions(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")

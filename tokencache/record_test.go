@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// FuzzRecord reads anything that someone writes to Redis. A record with a secret needs a
-// seal, and a token always fits into a header line.
+// FuzzRecord reads any record of a client of Redis. Where there is
+// a secret a record needs a seal, and a token always fits into a header line.
 func FuzzRecord(f *testing.F) {
 	f.Add([]byte(`{"token":"t","issued":"2020-01-01T00:00:00Z","expires":"2999-01-01T00:00:00Z"}`))
 	f.Add([]byte(`{"token":"a\r\nb","expires":"2999-01-01T00:00:00Z","seal":"x"}`))

@@ -73,7 +73,7 @@ func NewSealedRedis(client redis.UniversalClient, prefix, secret string) *Redis 
 // Get returns a usable token. It returns ErrNotFound if Redis has none, or a value
 // that is no token.
 func (r *Redis) Get(ctx context.Context, key Key) (Token, error) {
-	// No more than a record can have, whatever someone has written there.
+	// No more than a record can have: any client of Redis can write there.
 	stored, err := r.client.GetRange(ctx, r.name(key), 0, maxRecord).Bytes()
 	switch {
 	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"): // a list, a set

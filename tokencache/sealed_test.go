@@ -12,7 +12,7 @@ import (
 
 const secret = "a secret of at least 32 characters"
 
-// Someone who can write to Redis cannot plant a token where there is a secret, and
+// A client of Redis cannot plant a token where there is a secret, and
 // nothing that takes much memory anywhere.
 func TestPlantedTokens(t *testing.T) {
 	client := redistest.Start(t).Client(t)

@@ -34,7 +34,7 @@ const (
 	// for some seconds.
 	watchEvery = time.Second
 	// watchTime is longer than the pauses between the tries of a client, and short
-	// enough that a registry nobody asks for is left alone.
+	// enough that a registry without requests is left alone.
 	watchTime = time.Minute
 )
 

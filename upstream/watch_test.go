@@ -94,7 +94,7 @@ func TestAllMembersAwayAreProbed(t *testing.T) {
 	}
 }
 
-// Nobody asks, and so nothing is probed: neither a minute after the last request nor
+// Without requests nothing is probed: neither a minute after the last request nor
 // after the client is closed. The next request finds out by itself.
 func TestProbesEndWithTheDemand(t *testing.T) {
 	for name, closed := range map[string]bool{"demand": false, "client": true} {

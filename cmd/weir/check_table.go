@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// tableWidth is the width of a terminal that nobody has made larger.
+	// tableWidth is the width with which terminals start.
 	tableWidth = 80
 	// cellGap separates two columns.
 	cellGap = 2
