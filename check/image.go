@@ -2,6 +2,7 @@ package check
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -87,7 +88,7 @@ func (s *Images) Add(i oci.Image) error {
 	if other, taken := s.byKey[block.Key]; taken {
 		return fmt.Errorf("%s is in the block %q, which is asked for %s already. Give one image for each block", i.Name, block.Key, other)
 	}
-	s.byKey[block.Key] = image{origin: named, repository: repository, reference: i.Reference}
+	s.byKey[block.Key] = image{origin: named, repository: repository, reference: ofType(i.Reference, "")}
 	return nil
 }
 
@@ -134,7 +135,11 @@ func cachedImage(ctx context.Context, catalog *catalog.Catalog, repo storage.Rep
 		return image{}, err
 	}
 	if len(tags) > 0 {
-		found.reference = oci.ByTag(tags[0])
+		tag, err := catalog.Tag(ctx, repo, tags[0])
+		if err != nil && !errors.Is(err, storage.ErrNotExist) {
+			return image{}, err
+		}
+		found.reference = ofType(oci.ByTag(tags[0]), tag.Descriptor.MediaType)
 	}
 	for link, err := range catalog.Links(ctx, repo) {
 		switch {
@@ -143,7 +148,7 @@ func cachedImage(ctx context.Context, catalog *catalog.Catalog, repo storage.Rep
 		case link.MediaType == "": // only manifests have one
 			found.blob = link.Digest
 		case found.reference == (oci.Reference{}):
-			found.reference = oci.ByDigest(link.Digest)
+			found.reference = ofType(oci.ByDigest(link.Digest), link.MediaType)
 		}
 		if found.blob != "" && found.reference != (oci.Reference{}) {
 			return found, nil
@@ -154,6 +159,13 @@ func cachedImage(ctx context.Context, catalog *catalog.Catalog, repo storage.Rep
 		return image{}, nil
 	}
 	return found, nil
+}
+
+// ofType returns a reference that accepts a media type of manifests, "" if it is not
+// known, and those of artifacts: a registry may answer "not found" to a probe that
+// does not.
+func ofType(ref oci.Reference, mediaType string) oci.Reference {
+	return ref.Accepting(mediaType, oci.ArtifactManifests)
 }
 
 // wellKnown returns a small image that the public registry at target has had for

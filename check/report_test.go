@@ -2,6 +2,8 @@ package check
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -133,6 +135,51 @@ func TestCachedTag(t *testing.T) {
 	}
 	if got := images.byKey["a"]; got.String() != "app:v2" || got.origin != cached || got.blob != "" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A manifest of a type that Weir does not know is found at a registry that shows it only
+// to clients which accept it.
+func TestArtifacts(t *testing.T) {
+	const artifact, model = "application/vnd.oci.artifact.manifest.v1+json", "application/vnd.example.model+json"
+	repo := storage.RepoID{Namespace: "a", Name: "app"}
+	for name, c := range map[string]struct {
+		mediaType string
+		add       func(images *Images, records *catalog.Catalog, manifest ocispec.Descriptor) error
+		found     bool
+	}{
+		"cached by digest": {model, func(images *Images, records *catalog.Catalog, manifest ocispec.Descriptor) error {
+			return errors.Join(records.PutLink(t.Context(), repo, manifest), images.AddCached(t.Context(), records))
+		}, true},
+		"cached by tag": {model, func(images *Images, records *catalog.Catalog, manifest ocispec.Descriptor) error {
+			return errors.Join(records.PutLink(t.Context(), repo, manifest),
+				records.PutTag(t.Context(), repo, "v1", catalog.Tag{Descriptor: manifest, Checked: time.Now()}), images.AddCached(t.Context(), records))
+		}, true},
+		"named": {artifact, func(images *Images, _ *catalog.Catalog, _ ocispec.Descriptor) error {
+			return images.Add(oci.Image{Name: "a/app", Reference: oci.ByTag("v1")})
+		}, true},
+		"named, of a type that no record tells": {model, func(images *Images, _ *catalog.Catalog, _ ocispec.Descriptor) error {
+			return images.Add(oci.Image{Name: "a/app", Reference: oci.ByTag("v1")})
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := upstreamtest.New(t)
+			r.Fault(func(r *http.Request) bool {
+				return upstreamtest.Manifests(r) && !strings.Contains(r.Header.Get("Accept"), c.mediaType)
+			}, upstreamtest.Status(404, `{"errors":[{"code":"MANIFEST_UNKNOWN"}]}`))
+			manifest := r.AddManifest("app", "v1", c.mediaType, fmt.Appendf(nil, `{"mediaType":%q,"blobs":[]}`, c.mediaType))
+			images, err := NewImages([]namespace.Spec{{Key: "a"}})
+			if err == nil {
+				err = c.add(images, catalog.New(storagetest.NewMemory(t).Records(), catalog.Options{}), manifest)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			results := Run(t.Context(), []Target{target(t, "a", newClient(t, r.URL.String()), r.URL.String())}, images, advice)
+			if got := results[0]; len(got.Remarks)+len(got.Errors) == 0 != c.found {
+				t.Errorf("%+v", got)
+			}
+		})
 	}
 }
 
