@@ -180,6 +180,10 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return fmt.Sprintf("Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of %s", key)
 	case upstream.AwaitOtherHost:
 		return fmt.Sprintf("%s sends clients there. Try again later, or add another upstream beside %s", host, key)
+	case upstream.AdmitPrivate:
+		return fmt.Sprintf("%s sends clients there. If that host is to be trusted, set allow_private_redirects = true of %s", host, key)
+	case upstream.NeverAdmitted:
+		return fmt.Sprintf("%s sends clients there, which no setting allows. Check url of %s, and whether a proxy is between", host, key)
 	case upstream.EndLoop:
 		return fmt.Sprintf("It leads back to this mirror. Let url of %s name the registry itself", key)
 	default:

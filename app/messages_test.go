@@ -261,6 +261,18 @@ var messages = []message{
 			`ghcr.io sends clients there with a signed link, which may have expired. Check the clocks, and for a proxy or a web filter between`,
 	},
 	{
+		name: "a redirect to a private address", path: "ghcr.io/org/app/manifests/1.2", status: 502, code: "UNAVAILABLE",
+		fault: []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://10.0.0.7:9000/x")},
+		want: `ghcr.io could not deliver org/app:1.2: connecting to 10.0.0.7:9000: it has a private address, and the upstream has none. ` +
+			`ghcr.io sends clients there. If that host is to be trusted, set allow_private_redirects = true of repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "a realm at a link-local address", path: "ghcr.io/org/app/manifests/1.2", status: 502, code: "UNAVAILABLE",
+		fault: []upstreamtest.Effect{upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="http://169.254.169.254/token"`)},
+		want: `ghcr.io could not deliver org/app:1.2: token service 169.254.169.254: connecting to 169.254.169.254: it has a link-local address, to which no upstream may lead. ` +
+			`ghcr.io sends clients there, which no setting allows. Check url of repository."ghcr.io".upstream[0], and whether a proxy is between`,
+	},
+	{
 		name: "wrong bytes of a manifest", path: "ghcr.io/org/app/manifests/" + missingBlob, status: 502, code: "UNAVAILABLE",
 		fault: []upstreamtest.Effect{
 			upstreamtest.Status(200, `{"mediaType":"application/vnd.oci.image.manifest.v1+json"}`),

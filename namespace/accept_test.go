@@ -120,7 +120,7 @@ func TestFurtherTypesWithoutNegotiation(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")
 		n := m.namespace("up.example", r, tagTTL(time.Hour))
-		artifact := r.AddManifest("app", "v1", artifactType, []byte(`{"mediaType":"`+artifactType+`"}`))
+		artifact := r.AddManifest("app", "v1", artifactType, []byte(`{"mediaType":"`+artifactType+`","blobs":[]}`))
 		old := client{t, n, ocispec.MediaTypeImageIndex}
 		wantManifest(t, old.get("v1"), namespace.Miss, artifact)
 		wantManifest(t, old.get("v1"), namespace.Revalidated, artifact)
@@ -135,7 +135,7 @@ func TestTwoManifestsOfOneTag(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")
 		n := m.namespace("up.example", r, immutable)
-		artifact := r.AddManifest("app", "new", artifactType, []byte(`{"mediaType":"`+artifactType+`"}`))
+		artifact := r.AddManifest("app", "new", artifactType, []byte(`{"mediaType":"`+artifactType+`","blobs":[]}`))
 		image := r.AddImage("app", "v1", []byte("layer"))
 		r.Fault(func(req *http.Request) bool {
 			if strings.Contains(req.Header.Get("Accept"), artifactType) {
@@ -158,7 +158,7 @@ func TestFurtherTypesAreSentAlong(t *testing.T) {
 		n := m.namespace("up.example", r)
 		modern := client{t, n, artifactType}
 		add := func(text string) ocispec.Descriptor {
-			return r.AddManifest("app", "v1", artifactType, []byte(`{"mediaType":"`+artifactType+`","n":"`+text+`"}`))
+			return r.AddManifest("app", "v1", artifactType, []byte(`{"mediaType":"`+artifactType+`","blobs":[],"n":"`+text+`"}`))
 		}
 		negotiate(r, artifactType, "v1")
 		first := add("one")

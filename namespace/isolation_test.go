@@ -202,7 +202,7 @@ func TestBlobIsNoManifest(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")
 		n := m.namespace("up.example", r)
-		blob := []byte(`{"mediaType":"` + ocispec.MediaTypeImageManifest + `"}`)
+		blob := []byte(`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","config":{},"layers":[]}`)
 		dgst := r.AddBlob("app", blob)
 		wantBlob(t, getBlob(t, n, "app", dgst), namespace.Miss, blob)
 		for _, ask := range []func(*testing.T, *namespace.Namespace, string, string) answer{get, head} {

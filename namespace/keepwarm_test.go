@@ -287,10 +287,10 @@ func TestWarmerLeavesOutMissingContent(t *testing.T) {
 	warmBubble(t, 4, func(t *testing.T, m *mirror, w *keepwarm.Warmer, ended func(string) int) {
 		r := m.registry("up.example")
 		kept := r.AddImage("app", "amd64", []byte("layer"))
-		lost := r.AddManifest("app", "arm64", kept.MediaType, []byte(`{"layers":[]}`))
+		lost := r.AddManifest("app", "arm64", kept.MediaType, []byte(`{"schemaVersion":2,"layers":[]}`))
 		foreign := digest.FromString("a foreign layer")
 		windows := r.AddManifest("app", "windows", kept.MediaType,
-			fmt.Appendf(nil, `{"layers":[{"digest":%q,"size":7,"urls":["https://elsewhere.example"]}]}`, foreign))
+			fmt.Appendf(nil, `{"schemaVersion":2,"layers":[{"digest":%q,"size":7,"urls":["https://elsewhere.example"]}]}`, foreign))
 		r.Remove("app", lost.Digest)
 		r.AddIndex("app", "v1", kept, windows, lost)
 		w.Apply(m.warmTable(r, []string{"app:v1"}).KeepWarm())

@@ -32,9 +32,9 @@ var (
 	// ErrSchema1 says that a manifest is one of Docker schema 1, whose layers are
 	// not addressed as OCI does it.
 	ErrSchema1 = errors.New("manifests of Docker schema 1 are not served")
-	// ErrNoType says that a JSON object is no manifest that can be served: without a media
-	// type no client could read it.
-	ErrNoType = errors.New("it has no media type, and neither an index nor an image has its fields")
+	// ErrNoType says that a JSON object is no manifest that can be served: it lacks the
+	// fields of a manifest, or a media type, without which no client could read it.
+	ErrNoType = errors.New("it lacks schemaVersion 2, the fields of an image or an index, or a media type")
 )
 
 // ReadManifest reads a manifest of at most limit bytes. It returns an error that
@@ -53,55 +53,66 @@ func ReadManifest(r io.Reader, limit int64) ([]byte, error) {
 // ManifestType returns the media type of a manifest. The manifest's own mediaType
 // counts. If it has none, then contentType does, the header that came with it, if that
 // is a type of manifests; otherwise the fields of the manifest decide. It returns
-// ErrSchema1 for a Docker schema 1 manifest and another error if the body is not a JSON
-// object, or nothing tells its type.
+// ErrSchema1 for a Docker schema 1 manifest and another error if the body is no manifest
+// at all, or nothing tells its type.
+//
+// A manifest has schemaVersion 2, and the fields of an image or an index or a mediaType
+// of manifests (image-spec, "Image Manifest", "Image Index"). Artifact manifests, a draft
+// of the image-spec, have no schemaVersion. Other JSON objects are no manifests, whatever
+// the header says: the answer of another kind of service must not reach clients.
 func ManifestType(body []byte, contentType string) (string, error) {
-	// Fields of another type count as missing, for example "schemaVersion": "2".
-	var document struct {
-		SchemaVersion json.RawMessage `json:"schemaVersion"`
-		MediaType     json.RawMessage `json:"mediaType"`
-	}
-	if err := json.Unmarshal(TrimMark(body), &document); err != nil {
+	fields, err := Fields(TrimMark(body), "schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests")
+	if err != nil {
 		return "", err
 	}
-	var mediaType string
-	if json.Unmarshal(document.MediaType, &mediaType) != nil || mediaType == "" {
+	// Fields of another type count as missing.
+	own := textOf(fields["mediaType"])
+	mediaType := own
+	if mediaType == "" {
 		if mediaType = MediaType(contentType); !IsManifestType(mediaType) {
 			mediaType = "" // a type such as text/plain, which says nothing about a manifest
 		}
 	}
-	if isSchema1(document.SchemaVersion) || strings.HasPrefix(mediaType, mediaTypeDockerSchema1) {
+	if isVersion(fields["schemaVersion"], 1) || strings.HasPrefix(mediaType, mediaTypeDockerSchema1) {
 		return "", ErrSchema1
 	}
-	if mediaType == "" {
-		return typeOfShape(body)
+	hasFields := isObject(fields["config"]) || isList(fields["layers"]) || isList(fields["manifests"]) || IsManifestType(own)
+	isArtifact := IsManifestType(mediaType) && (isList(fields["blobs"]) || textOf(fields["artifactType"]) != "")
+	isTwo := isVersion(fields["schemaVersion"], 2)
+	switch {
+	case !(isTwo && hasFields) && !(isArtifact && (isTwo || isNull(fields["schemaVersion"]))):
+		return "", ErrNoType
+	case mediaType == "":
+		return typeOfShape(fields)
+	default:
+		return mediaType, nil
 	}
-	return mediaType, nil
 }
 
 // typeOfShape returns the media type of a manifest that nothing names: an index lists
 // manifests, and an image has a config and layers. A document that is both could be
 // read in two ways, so it is neither.
-func typeOfShape(body []byte) (string, error) {
-	var document struct {
-		Config    json.RawMessage `json:"config"`
-		Layers    json.RawMessage `json:"layers"`
-		Manifests json.RawMessage `json:"manifests"`
-	}
-	if err := json.Unmarshal(TrimMark(body), &document); err != nil {
-		return "", err
-	}
-	isList := func(value json.RawMessage) bool { return len(value) > 0 && value[0] == '[' }
-	isIndex := isList(document.Manifests)
-	isImage := isList(document.Layers) && len(document.Config) > 0 && document.Config[0] == '{'
+func typeOfShape(fields map[string]json.RawMessage) (string, error) {
+	isIndex := isList(fields["manifests"])
+	isImage := isList(fields["layers"]) && isObject(fields["config"])
 	switch {
-	case isIndex && !isImage && !isList(document.Layers):
+	case isIndex && !isImage && !isList(fields["layers"]):
 		return ocispec.MediaTypeImageIndex, nil
 	case isImage && !isIndex:
 		return ocispec.MediaTypeImageManifest, nil
 	default:
 		return "", ErrNoType
 	}
+}
+
+func isList(value json.RawMessage) bool   { return len(value) > 0 && value[0] == '[' }
+func isObject(value json.RawMessage) bool { return len(value) > 0 && value[0] == '{' }
+func isNull(value json.RawMessage) bool   { return len(value) == 0 || string(value) == "null" }
+
+// textOf returns the text of a string, and "" for any other value.
+func textOf(value json.RawMessage) (text string) {
+	_ = json.Unmarshal(value, &text) // stays empty
+	return text
 }
 
 // IsManifestType reports whether a media type is one of manifests, also of those that
@@ -112,10 +123,10 @@ func IsManifestType(mediaType string) bool {
 		strings.HasPrefix(mediaType, mediaTypeDockerSchema1)
 }
 
-// isSchema1 reports whether a schemaVersion is 1, as a number or as a string.
-func isSchema1(version json.RawMessage) bool {
+// isVersion reports whether a schemaVersion is this one, as a number or as a string.
+func isVersion(version json.RawMessage, want float64) bool {
 	number, err := strconv.ParseFloat(strings.TrimSpace(strings.Trim(string(version), `"`)), 64)
-	return err == nil && number == 1
+	return err == nil && number == want
 }
 
 // TrimMark returns JSON without the byte order mark that Windows tools write before

@@ -156,15 +156,18 @@ func FuzzReferences(f *testing.F) {
 
 func TestManifestType(t *testing.T) {
 	const (
-		vendor = "application/vnd.example.bundle.v2+json"
-		image  = `{"schemaVersion":2,"config":{"digest":"x"},"layers":[]}`
-		index  = `{"schemaVersion":2,"manifests":[]}`
+		vendor   = "application/vnd.example.bundle.v2+json"
+		artifact = "application/vnd.oci.artifact.manifest.v1+json"
+		image    = `{"schemaVersion":2,"config":{"digest":"x"},"layers":[]}`
+		index    = `{"schemaVersion":2,"manifests":[]}`
+		layers   = `{"schemaVersion":2,"layers":[]}`
 	)
 	for name, c := range map[string]struct{ body, header, want string }{
-		"own":               {`{"mediaType":"a/b"}`, vendor, "a/b"},
-		"header":            {`{}`, vendor + "; charset=utf-8", vendor},
-		"odd header":        {`{}`, vendor + "; =", vendor},
-		"header in capital": {`{}`, "Application/VND.example.bundle.v2+JSON", vendor},
+		"own":               {`{"schemaVersion":2,"mediaType":"a/b","layers":[]}`, vendor, "a/b"},
+		"own, nothing else": {`{"schemaVersion":2,"mediaType":"` + vendor + `"}`, "", vendor},
+		"header":            {layers, vendor + "; charset=utf-8", vendor},
+		"odd header":        {layers, vendor + "; =", vendor},
+		"header in capital": {layers, "Application/VND.example.bundle.v2+JSON", vendor},
 		"header of Docker":  {index, "application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.list.v2+json"},
 		"header of ORAS":    {`{"blobs":[]}`, "application/vnd.cncf.oras.artifact.manifest.v1+json", "application/vnd.cncf.oras.artifact.manifest.v1+json"},
 		// Without a type of manifests, the shape decides.
@@ -176,26 +179,53 @@ func TestManifestType(t *testing.T) {
 		"index as JSON":       {index, "application/json", ocispec.MediaTypeImageIndex},
 		"index as a page":     {index, "text/html", ocispec.MediaTypeImageIndex},
 		"index as nonsense":   {index, ";;", ocispec.MediaTypeImageIndex},
-		"empty type":          {`{"mediaType":"","config":{},"layers":[{}]}`, "", ocispec.MediaTypeImageManifest},
+		"empty type":          {`{"schemaVersion":2,"mediaType":"","config":{},"layers":[{}]}`, "", ocispec.MediaTypeImageManifest},
+		// Artifact manifests have no schemaVersion, and may have nothing but a type.
+		"artifact":           {`{"mediaType":"` + artifact + `","artifactType":"a/b","subject":{}}`, "", artifact},
+		"artifact, blobs":    {`{"blobs":[{}]}`, artifact, artifact},
+		"artifact, version":  {`{"schemaVersion":2,"blobs":[]}`, artifact, artifact},
+		"layers that are no": {`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","config":{},"layers":null}`, "", ocispec.MediaTypeImageManifest},
 		// Fields of another type and a byte order mark decide nothing.
-		"schema as a string":   {`{"schemaVersion":"2","mediaType":"a/b"}`, vendor, "a/b"},
-		"schema 1.5":           {`{"schemaVersion":1.5}`, vendor, vendor},
-		"schema of other type": {`{"schemaVersion":{},"mediaType":"a/b"}`, vendor, "a/b"},
-		"schema null":          {`{"schemaVersion":null,"mediaType":"a/b"}`, vendor, "a/b"},
-		"type of other type":   {`{"mediaType":17}`, vendor, vendor},
-		"type null":            {`{"mediaType":null}`, vendor, vendor},
-		"a mark":               {"\ufeff" + `{"mediaType":"a/b"}`, vendor, "a/b"},
-		"a mark and newlines":  {"\ufeff\r\n" + `{"mediaType":"a/b"}` + "\r\n", vendor, "a/b"},
-		"a mark, silent":       {"\ufeff" + image, "", ocispec.MediaTypeImageManifest},
+		"schema as a string":  {`{"schemaVersion":"2","mediaType":"a/b","layers":[]}`, vendor, "a/b"},
+		"schema 2.0":          {`{"schemaVersion":2.0,"layers":[]}`, vendor, vendor},
+		"type of other type":  {`{"schemaVersion":2,"mediaType":17,"layers":[]}`, vendor, vendor},
+		"type null":           {`{"schemaVersion":2,"mediaType":null,"layers":[]}`, vendor, vendor},
+		"type in capitals":    {`{"schemaVersion":2,"MediaType":"a/b","layers":[]}`, vendor, vendor},
+		"a mark":              {"\ufeff" + `{"schemaVersion":2,"mediaType":"a/b","layers":[]}`, vendor, "a/b"},
+		"a mark and newlines": {"\ufeff\r\n" + `{"schemaVersion":2,"mediaType":"a/b","layers":[]}` + "\r\n", vendor, "a/b"},
+		"a mark, silent":      {"\ufeff" + image, "", ocispec.MediaTypeImageManifest},
 	} {
 		if got, err := oci.ManifestType([]byte(c.body), c.header); err != nil || got != c.want {
 			t.Errorf("%s: %q, %v", name, got, err)
 		}
 	}
+	// The answers of other services, with any header, and broken manifests.
 	for name, body := range map[string]string{
-		"nothing": `{}`, "another document": `{"schemaVersion":2,"errors":[]}`, "both": `{"config":{},"layers":[],"manifests":[]}`,
-		"an index with layers": `{"layers":[],"manifests":[]}`, "no list": `{"manifests":{}}`, "null": `{"manifests":null}`,
-		"no configuration": `{"layers":[]}`, "no layers": `{"config":{}}`,
+		"nothing": `{}`, "null": `null`, "an array": `[]`, "a type": `{"mediaType":"` + vendor + `"}`, "a version": `{"schemaVersion":2}`,
+		"another document":                `{"schemaVersion":2,"errors":[]}`,
+		"a metadata service":              `{"Code":"Success","Type":"AWS-HMAC","AccessKeyId":"x","Token":"y"}`,
+		"a service list":                  `[{"Datacenter":"dc1","ServiceTags":[]}]`,
+		"a container":                     `{"Id":"x","Config":{"Env":["A=b"]},"config":{},"layers":[]}`,
+		"no version":                      `{"mediaType":"` + vendor + `","config":{},"layers":[]}`,
+		"version 3":                       `{"schemaVersion":3,"mediaType":"` + vendor + `","config":{},"layers":[]}`,
+		"version 1.5":                     `{"schemaVersion":1.5,"config":{},"layers":[]}`,
+		"version null":                    `{"schemaVersion":null,"config":{},"layers":[]}`,
+		"a version of another type":       `{"schemaVersion":{},"config":{},"layers":[]}`,
+		"in capitals":                     `{"SchemaVersion":2,"Config":{},"Layers":[]}`,
+		"lists in capitals":               `{"schemaVersion":2,"Config":{},"Layers":[]}`,
+		"another type of its own":         `{"schemaVersion":2,"mediaType":"application/json"}`,
+		"an artifact of another document": `{"schemaVersion":1.5,"blobs":[]}`,
+		"cut":                             `{"schemaVersion":2,"layers":[`, "two": layers + layers,
+	} {
+		if got, err := oci.ManifestType([]byte(body), vendor); err == nil || errors.Is(err, oci.ErrSchema1) {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	for name, body := range map[string]string{
+		"both": `{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}`, "an index with layers": `{"schemaVersion":2,"layers":[],"manifests":[]}`,
+		"no list": `{"schemaVersion":2,"manifests":{}}`, "null": `{"schemaVersion":2,"manifests":null}`,
+		"no configuration": `{"schemaVersion":2,"layers":[]}`, "no layers": `{"schemaVersion":2,"config":{}}`,
+		"blobs": `{"blobs":[]}`, "an artifact type": `{"schemaVersion":2,"artifactType":"a/b"}`,
 	} {
 		if got, err := oci.ManifestType([]byte(body), "application/json"); err == nil {
 			t.Errorf("%s: %q", name, got)

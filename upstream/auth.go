@@ -9,6 +9,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/weirhq/weir/internal/zone"
 	"github.com/weirhq/weir/tokencache"
 )
 
@@ -61,6 +62,7 @@ type authTransport struct {
 	repository  string
 	api         bool        // the requests go to the API of a registry
 	credentials credentials // none for the target of a redirect
+	from        zone.Zone   // of the registry, if it has answered before
 }
 
 // RoundTrip returns a refusal that a fresh token did not change as the response
@@ -112,7 +114,7 @@ func (t *authTransport) next(sent *authorized, resp *http.Response, wanted chall
 	}
 	// Some registries hide content from anonymous clients, without a challenge.
 	if sent.anonymous() && t.credentials.set() && mayHide(resp) {
-		if next, ok = t.choose(resp.Header.Values("WWW-Authenticate")); ok {
+		if next, ok = t.choose(resp); ok {
 			return next, true
 		}
 		return t.rootChallenge(sent.Context())
@@ -123,7 +125,7 @@ func (t *authTransport) next(sent *authorized, resp *http.Response, wanted chall
 	if !sent.refused(resp) || try == 2 && !sent.old() || try == 3 {
 		return challenge{}, false
 	}
-	next, ok = t.choose(resp.Header.Values("WWW-Authenticate"))
+	next, ok = t.choose(resp)
 	if !ok && resp.StatusCode == http.StatusForbidden {
 		next, ok = wanted, true // its token expired: a refusal like any other, without a challenge
 	}
@@ -184,7 +186,7 @@ func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, 
 		var err error
 		a.key = t.tokenKey(c)
 		a.token, err = t.tokens.Token(req.Context(), a.key, func(ctx context.Context) (tokencache.Token, error) {
-			return t.service.fetch(ctx, t.origin, a.key, t.credentials)
+			return t.service.fetch(ctx, t.origin, a.key, t.credentials, c.from)
 		})
 		if err != nil {
 			// The challenge may be out of date: the next request asks for it anew.
@@ -227,9 +229,10 @@ func (t *authTransport) tokenKey(c challenge) tokencache.Key {
 
 // choose picks the challenge to answer: Bearer before Basic, since a token is
 // worth less to a thief than a password, and Basic only if there are credentials.
-func (t *authTransport) choose(headers []string) (challenge, bool) {
-	challenges := parseChallenges(headers)
+func (t *authTransport) choose(resp *http.Response) (challenge, bool) {
+	challenges := parseChallenges(resp.Header.Values("WWW-Authenticate"))
 	for _, c := range challenges {
+		c.from = zoneOf(resp, t.from)
 		if c.scheme == "bearer" && c.params["realm"] != "" {
 			return c, true
 		}

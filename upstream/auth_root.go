@@ -61,7 +61,7 @@ func (t *authTransport) rootChallenge(ctx context.Context) (challenge, bool) {
 	}
 	defer discard(resp.Body)
 	// A registry that allows anonymous requests may answer 200 and challenge as well.
-	if found, ok := t.choose(resp.Header.Values("WWW-Authenticate")); ok {
+	if found, ok := t.choose(resp); ok {
 		t.remembered.Add(t.rootKey(), found)
 		return found, true
 	}

@@ -1,12 +1,17 @@
 package upstream
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/weirhq/weir/internal/zone"
+)
 
 // challenge is one authentication challenge of a WWW-Authenticate field
 // (RFC 9110 section 11.6.1).
 type challenge struct {
 	scheme string            // lower case
 	params map[string]string // by lower-case name
+	from   zone.Zone         // of the registry that sent it
 }
 
 // parseChallenges reads every challenge of the given WWW-Authenticate field

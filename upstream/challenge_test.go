@@ -10,8 +10,8 @@ import (
 )
 
 func TestParseChallenges(t *testing.T) {
-	bearer := challenge{"bearer", map[string]string{"realm": "https://auth.example/token", "service": "registry.example"}}
-	basic := challenge{"basic", map[string]string{"realm": "r"}}
+	bearer := challenge{scheme: "bearer", params: map[string]string{"realm": "https://auth.example/token", "service": "registry.example"}}
+	basic := challenge{scheme: "basic", params: map[string]string{"realm": "r"}}
 	tests := map[string]struct {
 		headers []string
 		want    []challenge
@@ -26,9 +26,9 @@ func TestParseChallenges(t *testing.T) {
 		"bare scheme before":       {[]string{`Negotiate, Basic realm="r"`}, []challenge{{scheme: "negotiate"}, basic}},
 		"token68 before":           {[]string{`Negotiate YWJj+/==, Basic realm=r`}, []challenge{{scheme: "negotiate"}, basic}},
 		"empty list elements":      {[]string{`, ,Basic realm="r",,`}, []challenge{basic}},
-		"comma in quotes":          {[]string{`Bearer realm="x",scope="repository:a:pull,push"`}, []challenge{{"bearer", map[string]string{"realm": "x", "scope": "repository:a:pull,push"}}}},
-		"escapes":                  {[]string{`Basic realm="a \"b\" \\ c"`}, []challenge{{"basic", map[string]string{"realm": `a "b" \ c`}}}},
-		"a scheme in quotes":       {[]string{`Basic realm="Bearer realm=y"`}, []challenge{{"basic", map[string]string{"realm": "Bearer realm=y"}}}},
+		"comma in quotes":          {[]string{`Bearer realm="x",scope="repository:a:pull,push"`}, []challenge{{scheme: "bearer", params: map[string]string{"realm": "x", "scope": "repository:a:pull,push"}}}},
+		"escapes":                  {[]string{`Basic realm="a \"b\" \\ c"`}, []challenge{{scheme: "basic", params: map[string]string{"realm": `a "b" \ c`}}}},
+		"a scheme in quotes":       {[]string{`Basic realm="Bearer realm=y"`}, []challenge{{scheme: "basic", params: map[string]string{"realm": "Bearer realm=y"}}}},
 		"unquoted URL":             {[]string{`Bearer realm=https://auth.example/token,service=registry.example`}, []challenge{bearer}},
 		"unterminated quote":       {[]string{`Basic realm="r`}, []challenge{basic}},
 		"first of a name wins":     {[]string{`Basic realm="r", realm="evil"`}, []challenge{basic}},

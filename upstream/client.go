@@ -22,6 +22,7 @@ import (
 
 	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/internal/via"
+	"github.com/weirhq/weir/internal/zone"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 )
@@ -66,6 +67,9 @@ type Options struct {
 	ConnectTimeout time.Duration // for a connection and again for TLS; 0: 10 s
 	ReadTimeout    time.Duration // for the headers, and between two reads of a body; 0: 60 s
 	Proxy          *url.URL      // nil: the environment's
+	// AllowPrivateRedirects admits redirects and realms that lead to private and
+	// loopback addresses although the registry itself has none.
+	AllowPrivateRedirects bool
 	// DialContext connects in place of a net.Dialer. It is for tests.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -96,8 +100,7 @@ type Client struct {
 	metrics         *upstreamMetrics // may be nil
 	logger          *slog.Logger
 
-	origin      *connections // to the upstream's own origin
-	others      *connections // to every other host: without the client certificate
+	routes      *routes
 	auth        *authorizer
 	cooldown    *registryCooldown
 	unreachable *episode.Episode // for the log
@@ -150,11 +153,7 @@ func NewClient(o Options) *Client {
 	c.readings = readings
 	c.unreachable = episode.New(reachableAfter, func() { c.logger.Info("the upstream is reachable again", "upstream", c.host) })
 	c.closing, c.close = context.WithCancel(context.Background())
-	c.origin = newConnections(o, o.Certificate)
-	c.others = c.origin
-	if o.Certificate != nil { // else the same connections will do
-		c.others = newConnections(o, nil)
-	}
+	c.routes = newRoutes(o)
 	tokens := o.Tokens
 	if tokens == nil {
 		tokens = tokencache.New(tokencache.NewMemory(defaultTokens), nil, tokencache.WithLogger(c.logger))
@@ -188,8 +187,7 @@ func (c *Client) Close() {
 	c.close()
 	c.unsubscribe()
 	c.metrics.remove(c)
-	c.origin.closeIdle()
-	c.others.closeIdle()
+	c.routes.closeIdle()
 }
 
 // call is one request in terms of the distribution API.
@@ -318,12 +316,14 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 	}
 	c.setCommonHeaders(req)
 	mirror := false
+	var from zone.Zone // of the registry; before it answered, nothing is asked but itself
 	resp, err := followRedirects(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
 		if refused := c.besideAdmitted(req, call); refused != nil {
 			return nil, refused
 		}
-		resp, err := c.authenticated(req.URL, name).RoundTrip(req)
+		resp, err := c.authenticated(req.URL, name, from).RoundTrip(req)
 		if err == nil {
+			from = zoneOf(resp, from)
 			mirror = mirror || via.IsMirror(resp.Header)
 			if call.observe != nil {
 				call.observe(resp)
@@ -376,9 +376,10 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 
 // authenticated returns the transport to a target for requests about a repository.
 // Only the upstream's own API gets credentials. Any other target that challenges
-// gets an anonymous token, and none that was for the API.
-func (c *Client) authenticated(target *url.URL, repository string) *authTransport {
-	t := &authTransport{authorizer: c.auth, base: c.transport(target), origin: target, api: c.isAPI(target), repository: repository}
+// gets an anonymous token, and none that was for the API. The zone is that of the
+// registry, if it has answered before.
+func (c *Client) authenticated(target *url.URL, repository string, from zone.Zone) *authTransport {
+	t := &authTransport{authorizer: c.auth, base: c.transport(target, from), origin: target, api: c.isAPI(target), repository: repository, from: from}
 	if c.ownAPI(target) {
 		t.credentials = c.credentials
 	}
@@ -397,13 +398,17 @@ func (c *Client) isAPI(u *url.URL) bool {
 	return c.ownAPI(u) || !sameOrigin(u, c.url) && isBelow(u, "/v2/")
 }
 
-// transport returns the transport to an origin, without authentication.
-func (c *Client) transport(target *url.URL) http.RoundTripper {
+// transport returns the transport to an origin, without authentication, for a registry
+// that answered from a zone.
+func (c *Client) transport(target *url.URL, from zone.Zone) http.RoundTripper {
 	if sameOrigin(target, c.url) {
-		return originTransport{connTransport{c.origin}, c}
+		return originTransport{connTransport{c.routes.origin}, c}
 	}
-	return connTransport{c.others}
+	return c.routes.to(target, from)
 }
+
+// ownTransport is the transport to the registry itself, without authentication.
+func (c *Client) ownTransport() http.RoundTripper { return c.transport(c.url, zone.Public) }
 
 // identify returns the error with the host and the content of its request.
 func (c *Client) identify(e *Error, call call) *Error {

@@ -2,8 +2,8 @@ package upstream
 
 import (
 	"context"
-	"crypto/tls"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"sync"
@@ -37,9 +37,9 @@ type connections struct {
 	slowUntil time.Time // silence means nothing until then
 }
 
-func newConnections(o Options, certificate *tls.Certificate) *connections {
+func newConnections(o Options, newTransport func() *http.Transport) *connections {
 	c := &connections{
-		newTransport: func() *http.Transport { return newTransport(o, certificate) },
+		newTransport: newTransport,
 		// A short read timeout leaves time for the second request, too.
 		silence: min(maxSilence, o.ReadTimeout/3),
 		logger:  loggerOr(o.Logger),
@@ -85,8 +85,9 @@ func (c *connections) closeIdle() {
 type answer struct {
 	resp      *http.Response
 	err       error
-	connected bool // there was a connection to send the request on
-	second    bool // of the second request
+	connected bool     // there was a connection to send the request on
+	from      net.Addr // the other end of that connection; nil: none
+	second    bool     // of the second request
 }
 
 // send sends a GET or HEAD. If it gets a connection that was used before, and there is
@@ -179,12 +180,12 @@ func (w *watch) end() {
 // start sends a request in the background. The request ends with cancel or with its
 // context, which outlives the body of its answer.
 func start(req *http.Request, transport *http.Transport, answers chan<- answer, second bool, w *watch) (cancel context.CancelFunc) {
-	var connected atomic.Bool
+	var conn atomic.Pointer[net.Conn]
 	ctx, cancel := context.WithCancel(req.Context())
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		// It is called again if the transport itself repeats the request.
 		GotConn: func(info httptrace.GotConnInfo) {
-			connected.Store(true)
+			conn.Store(&info.Conn)
 			if info.Reused {
 				w.begin()
 			} else {
@@ -196,7 +197,11 @@ func start(req *http.Request, transport *http.Transport, answers chan<- answer, 
 	go func() {
 		resp, err := transport.RoundTrip(req.WithContext(ctx))
 		w.end()
-		answers <- answer{resp, err, connected.Load(), second}
+		a := answer{resp: resp, err: err, second: second}
+		if used := conn.Load(); used != nil {
+			a.connected, a.from = true, (*used).RemoteAddr()
+		}
+		answers <- a
 	}()
 	return cancel
 }

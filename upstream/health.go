@@ -90,7 +90,7 @@ func (c *Client) connect() {
 	if err != nil {
 		return
 	}
-	if resp, err := c.transport(req.URL).RoundTrip(req); err == nil {
+	if resp, err := c.ownTransport().RoundTrip(req); err == nil {
 		discard(resp.Body)
 	}
 }

@@ -42,19 +42,21 @@ func TestManifest(t *testing.T) {
 
 func TestManifestDescriptor(t *testing.T) {
 	const shaped = `{"schemaVersion":2,"config":{},"layers":[]}`
-	sha512 := digest.SHA512.FromString(`{}`).String()
+	const typed = `{"schemaVersion":2,"layers":[]}`
+	sha512 := digest.SHA512.FromString(typed).String()
 	tests := map[string]struct {
 		body, contentType, ref string
 		want                   ocispec.Descriptor
 		wantErr                error
 	}{
-		"type of the body":         {`{"mediaType":"a/b"}`, "application/vnd.c.d+json", "t", ocispec.Descriptor{MediaType: "a/b"}, nil},
-		"type of the header":       {`{}`, "application/vnd.c.d+json; charset=utf-8", "t", ocispec.Descriptor{MediaType: "application/vnd.c.d+json"}, nil},
-		"sha512":                   {`{}`, "application/vnd.c.d+json", sha512, ocispec.Descriptor{MediaType: "application/vnd.c.d+json", Digest: digest.Digest(sha512)}, nil},
+		"type of the body":         {`{"schemaVersion":2,"mediaType":"a/b","layers":[]}`, "application/vnd.c.d+json", "t", ocispec.Descriptor{MediaType: "a/b"}, nil},
+		"type of the header":       {typed, "application/vnd.c.d+json; charset=utf-8", "t", ocispec.Descriptor{MediaType: "application/vnd.c.d+json"}, nil},
+		"sha512":                   {typed, "application/vnd.c.d+json", sha512, ocispec.Descriptor{MediaType: "application/vnd.c.d+json", Digest: digest.Digest(sha512)}, nil},
 		"type of the shape":        {shaped, "", "t", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}, nil},
 		"type of the shape, text":  {shaped, "text/plain", "t", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}, nil},
 		"type of the shape, bytes": {shaped, "application/octet-stream", digest.FromString(shaped).String(), ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}, nil},
 		"no type at all":           {`{"schemaVersion":2}`, "application/json", "t", ocispec.Descriptor{}, upstream.ErrUnavailable},
+		"no manifest":              {`{"Code":"Success","Token":"x"}`, "application/vnd.c.d+json", "t", ocispec.Descriptor{}, oci.ErrNoType},
 		"mismatch":                 {`{"a":1}`, "application/vnd.c.d+json", digest.FromString("{}").String(), ocispec.Descriptor{}, upstream.ErrDigestMismatch},
 		"too large":                {`{"a":"` + strings.Repeat("x", 1000) + `"}`, "application/vnd.c.d+json", "t", ocispec.Descriptor{}, oci.ErrManifestTooLarge},
 		"schema 1 by number":       {`{"schemaVersion":1}`, "application/json", "t", ocispec.Descriptor{}, oci.ErrSchema1},

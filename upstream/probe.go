@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/zone"
 	"github.com/weirhq/weir/oci"
 )
 
@@ -111,7 +112,7 @@ func (p *prober) root(ctx context.Context) error {
 		return c.identify(asError(err), call{})
 	}
 	asked := time.Now()
-	resp, err := c.transport(req.URL).RoundTrip(req)
+	resp, err := c.ownTransport().RoundTrip(req)
 	p.report.Latency = time.Since(asked)
 	if err != nil {
 		return c.identify(asError(err), call{})
@@ -215,8 +216,8 @@ func (p *prober) suspect(e *Error) bool {
 // token that the refusal asks for.
 func (p *prober) authenticate(ctx context.Context, refused *http.Response) error {
 	c := p.client
-	way := c.authenticated(refused.Request.URL, "")
-	wanted, ok := way.choose(refused.Header.Values("WWW-Authenticate"))
+	way := c.authenticated(refused.Request.URL, "", zone.Public)
+	wanted, ok := way.choose(refused)
 	if !ok { // no challenge, or one for credentials that are not configured
 		return c.identify(c.refusal(refused), call{})
 	}

@@ -396,7 +396,7 @@ func TestProbeOfNonsense(t *testing.T) {
 		for tag, body := range map[string]string{
 			"config": `{"schemaVersion":2,"config":{"digest":"../../elsewhere"}}`,
 			"index":  `{"schemaVersion":2,"manifests":[{"digest":"../../elsewhere"}]}`,
-			"empty":  `{"schemaVersion":2}`,
+			"empty":  `{"schemaVersion":2,"layers":[]}`,
 		} {
 			r.AddManifest("app", tag, "application/vnd.oci.image.manifest.v1+json", []byte(body))
 			r.ResetRequests()

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/weirhq/weir/internal/zone"
 	"github.com/weirhq/weir/oci"
 )
 
@@ -40,6 +41,8 @@ const (
 	CheckTimeouts                        // one of Weir's own time limits ended the request
 	EndLoop                              // the upstream leads back to this mirror
 	AwaitOtherHost                       // the host that the upstream redirects to limits the rate of requests
+	AdmitPrivate                         // a redirect or a realm leads to a private address, without Options.AllowPrivateRedirects
+	NeverAdmitted                        // a redirect or a realm leads to a link-local address
 )
 
 // Remedy returns the kind of change that may end a failure of
@@ -63,6 +66,11 @@ func (e *Error) Remedy() Remedy {
 		return RaiseManifestSize
 	case isA[*redirectedError](e.Err):
 		return CheckOtherHost
+	case isA[*refusedZoneError](e.Err):
+		if refused, _ := errors.AsType[*refusedZoneError](e.Err); refused.zone == zone.LinkLocal {
+			return NeverAdmitted
+		}
+		return AdmitPrivate
 	case e.Foreign() && e.Status == http.StatusBadRequest:
 		// Web servers answer so to plain HTTP on a port of TLS.
 		return CheckPort

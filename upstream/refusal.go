@@ -22,6 +22,9 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	resp.Body = whole
 	e.Code, e.Message = oci.ReadError(io.TeeReader(bytes.NewReader(readText(resp, maxTokenAnswer)), &body))
 	target := resp.Request.URL
+	if !sameOrigin(target, c.url) {
+		e.Code, e.Message = foreignWords(e.Code)
+	}
 	// A redirect may lead to another registry, whose answer to a HEAD has no code.
 	byRegistry := e.Code != "" || c.ownAPI(target) || resp.Request.Method == http.MethodHead && c.isAPI(target)
 	e.Class = classify(resp.StatusCode, e.Code, byRegistry)
@@ -53,6 +56,16 @@ func (r *errorReader) Read(p []byte) (int, error) {
 		r.err = err
 	}
 	return n, err
+}
+
+// foreignWords returns the part of an error document of another host than the upstream's
+// that counts: the code, if it is one of the distribution-spec. Its words must not reach
+// clients, since the upstream may have chosen a host that only Weir can ask.
+func foreignWords(code string) (known, message string) {
+	if saysUnknown(code) || saysOther(code) {
+		return code, ""
+	}
+	return "", ""
 }
 
 // classify is the only table from statuses to classes. It takes the code of the error

@@ -19,14 +19,11 @@ const maxListSize = 32 << 20
 func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
 	call := call{op: opTags, limit: ofLists, method: http.MethodGet, repo: repo, path: "/tags/list", query: query,
 		header: http.Header{"Accept": {"application/json"}}}
-	var document struct {
-		Tags []string `json:"tags"`
-	}
-	header, err := c.readList(ctx, call, &document)
+	tags, header, err := c.readTags(ctx, call)
 	if err != nil {
 		return nil, err
 	}
-	list := &oci.TagList{Tags: document.Tags, Next: nextPage(header), Upstream: c.host}
+	list := &oci.TagList{Tags: tags, Next: nextPage(header), Upstream: c.host}
 	if c.pages.leadsBack(repo, query, list) {
 		list.Next = nil
 	}
@@ -36,16 +33,20 @@ func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.
 	return list, nil
 }
 
-// readList decodes one page of a list into document.
-func (c *Client) readList(ctx context.Context, call call, document any) (http.Header, error) {
+// readTags reads the tags of one page.
+func (c *Client) readTags(ctx context.Context, call call) (tags []string, header http.Header, err error) {
 	body, header, err := c.readBody(ctx, call)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if err := json.Unmarshal(oci.TrimMark(body), document); err != nil {
-		return nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
+	fields, err := oci.Fields(oci.TrimMark(body), "tags")
+	if err == nil && fields["tags"] != nil {
+		err = json.Unmarshal(fields["tags"], &tags)
 	}
-	return header, nil
+	if err != nil {
+		return nil, nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
+	}
+	return tags, header, nil
 }
 
 // readBody reads one page of a list.

@@ -13,6 +13,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/internal/zone"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 )
@@ -26,10 +27,11 @@ type tokenService struct {
 	client *Client
 }
 
-// fetch asks the realm of the key for a token that a registry at origin wants.
-func (s *tokenService) fetch(ctx context.Context, origin *url.URL, key tokencache.Key, creds credentials) (tokencache.Token, error) {
+// fetch asks the realm of the key for a token that a registry at origin wants. The zone
+// is that of the registry which named the realm.
+func (s *tokenService) fetch(ctx context.Context, origin *url.URL, key tokencache.Key, creds credentials, from zone.Zone) (tokencache.Token, error) {
 	ctx, span := startSpan(ctx, "token request")
-	token, failure := s.request(ctx, origin, key, creds)
+	token, failure := s.request(ctx, origin, key, creds, from)
 	if failure == nil {
 		s.client.metrics.token(ClassOK)
 		noteAnswer(span, http.StatusOK, ClassOK)
@@ -44,7 +46,7 @@ func (s *tokenService) fetch(ctx context.Context, origin *url.URL, key tokencach
 	return tokencache.Token{}, failure
 }
 
-func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokencache.Key, creds credentials) (tokencache.Token, *Error) {
+func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokencache.Key, creds credentials, from zone.Zone) (tokencache.Token, *Error) {
 	realm, err := parseRealm(key.Realm, origin)
 	if err != nil {
 		return tokencache.Token{}, &Error{Class: ClassUnavailable, Err: err}
@@ -73,7 +75,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 			req = req.Clone(req.Context())
 			req.SetBasicAuth(creds.username, creds.password)
 		}
-		return s.client.transport(req.URL).RoundTrip(req)
+		return s.client.transport(req.URL, from).RoundTrip(req)
 	})
 	if refused, ok := errors.AsType[*Error](err); ok {
 		return tokencache.Token{}, refused
@@ -83,7 +85,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		failure := tokenRefusal(resp, realm.Host)
+		failure := s.refusal(resp, realm.Host)
 		if failure.Class == ClassRateLimited {
 			// Other clients share the limit of the registry's own token service.
 			s.client.limited(s.client.placeOf(resp.Request.URL, ofTokens), failure.RetryAfter, sameOrigin(origin, s.client.url))
@@ -131,11 +133,14 @@ func tokenURL(realm *url.URL, key tokencache.Key) *url.URL {
 	return &u
 }
 
-// tokenRefusal returns the failure that an answer without a token means.
-func tokenRefusal(resp *http.Response, host string) *Error {
+// refusal returns the failure that an answer without a token means.
+func (s *tokenService) refusal(resp *http.Response, host string) *Error {
 	e := &Error{Status: resp.StatusCode, Class: ClassUnavailable}
 	var message string
 	e.Code, message = oci.ReadError(bytes.NewReader(readText(resp, maxTokenAnswer)))
+	if !sameOrigin(resp.Request.URL, s.client.url) {
+		e.Code, message = foreignWords(e.Code)
+	}
 	switch {
 	case resp.StatusCode == http.StatusTooManyRequests, saysLimited(resp.StatusCode, e.Code):
 		e.Class = ClassRateLimited

@@ -25,6 +25,8 @@ const (
 )
 
 var (
+	// errNoAnswer has no cause, which would quote the answer.
+	errNoAnswer = errors.New("its answer is no token: it is no JSON object")
 	errNoToken  = errors.New("its answer has neither token nor access_token")
 	errBadToken = errors.New("its token has characters that no header can carry")
 )
@@ -35,7 +37,7 @@ var (
 func parseToken(body []byte, now time.Time) (tokencache.Token, error) {
 	answer, err := readFields(oci.TrimMark(body))
 	if err != nil {
-		return tokencache.Token{}, fmt.Errorf("its answer is no token: %w", err)
+		return tokencache.Token{}, errNoAnswer
 	}
 	// Azure's registry, for example, has an access_token only.
 	value, err := tokenValue(append(answer["token"], answer["access_token"]...))
@@ -51,9 +53,10 @@ func parseToken(body []byte, now time.Time) (tokencache.Token, error) {
 	return token, nil
 }
 
-// readFields reads a JSON object: all values of each field, by the name in lower case.
-// A service may send a field twice, or once more in another case. Trailing bytes do
-// not matter, such as a NUL.
+// readFields reads a JSON object: all values of each field, since a service may send one
+// twice. Names are exact: the metadata service of AWS, for example, answers with a
+// "Token", which must not be sent to the registry that named it as token service.
+// Trailing bytes do not matter, such as a NUL.
 func readFields(body []byte) (map[string][]json.RawMessage, error) {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	begin, err := decoder.Token()
@@ -73,7 +76,7 @@ func readFields(body []byte) (map[string][]json.RawMessage, error) {
 		if err := decoder.Decode(&value); err != nil {
 			return nil, err
 		}
-		key := strings.ToLower(fmt.Sprint(name)) // in an object it is a string
+		key := fmt.Sprint(name) // in an object it is a string
 		fields[key] = append(fields[key], value)
 	}
 	_, err = decoder.Token() // an object that is cut off has no end

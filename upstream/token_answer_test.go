@@ -69,9 +69,7 @@ func TestParseToken(t *testing.T) {
 		"token twice, one null":    {`{"token":"a","token":null}`, "a", 0, time.Minute},
 		"token twice, one empty":   {`{"token":"","token":"a"}`, "a", 0, time.Minute},
 		"token twice, two good":    {`{"token":"a","token":"b"}`, "a", 0, time.Minute},
-		"token in capitals":        {`{"TOKEN":"a"}`, "a", 0, time.Minute},
 		"token, and one more":      {`{"token":"a","Token":{"x":[1]}}`, "a", 0, time.Minute},
-		"Access_Token":             {`{"Access_Token":"b","Token":7}`, "b", 0, time.Minute},
 		"life twice":               {`{"token":"a","expires_in":null,"expires_in":300}`, "a", 0, minutes5},
 		"life NaN":                 {`{"token":"a","expires_in":"NaN"}`, "a", 0, time.Minute},
 		"life empty":               {`{"token":"a","expires_in":""}`, "a", 0, time.Minute},
@@ -82,6 +80,8 @@ func TestParseToken(t *testing.T) {
 		"issued, the year 10000":   {`{"token":"a","expires_in":300,"issued_at":"10000-01-02T03:04:05Z"}`, "a", 0, minutes5},
 		"a deep object":            {`{"x":` + strings.Repeat("[", 500) + strings.Repeat("]", 500) + `,"token":"a"}`, "a", 0, time.Minute},
 		"a token of another kind":  {`{"data":{"token":"x"},"token":"a"}`, "a", 0, time.Minute},
+		"another case beside":      {`{"Token":"x","token":"a","ACCESS_TOKEN":"y"}`, "a", 0, time.Minute},
+		"life in another case":     {`{"token":"a","Expires_In":300}`, "a", 0, time.Minute},
 		"unknown fields":           {`{"token":"a","scope":["x"],"refresh_token":7}`, "a", 0, time.Minute},
 
 		// The bytes around the token are not the token.
@@ -104,6 +104,8 @@ func TestParseToken(t *testing.T) {
 	for body, want := range map[string]string{
 		``: "no token", `<html>`: "no token", `[]`: "no token", `"a"`: "no token", `{"token":"a"`: "no token",
 		`null`: "no token", `17`: "no token", `{"token":"a",}`: "no token", `{"token":"a" "x":1}`: "no token", `[{"token":"a"}]`: "no token", `{"data":{"token":"x"}}`: "neither",
+		`{"Token":"a"}`: "neither", `{"TOKEN":"a"}`: "neither", `{"Access_Token":"a"}`: "neither", `{"data":{"token":"a"}}`: "neither",
+		`{"Code":"Success","Token":"a","Expiration":"2030-01-01T00:00:00Z"}`: "neither",
 		`{}`: "neither token nor access_token", `{"token":"\n"}`: "neither", `{"token":17}`: "neither",
 		`{"token":"a b"}`: "no header can carry", `{"access_token":"a\r\nX: y"}`: "no header can carry", `{"token":"é"}`: "no header can carry",
 	} {

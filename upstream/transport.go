@@ -27,28 +27,16 @@ const (
 	pingAfter = 15 * time.Second
 )
 
-// newTransport returns the HTTP transport for the upstream's own origin, or the
-// one without a client certificate for every other host.
-func newTransport(o Options, certificate *tls.Certificate) *http.Transport {
+// newTransport returns an HTTP transport. A nil proxy means none, also none of the
+// environment.
+func newTransport(o Options, certificate *tls.Certificate, proxy proxyFunc, dial dialFunc) *http.Transport {
 	config := &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12}
 	if certificate != nil {
 		config.Certificates = []tls.Certificate{*certificate}
 	}
-	proxy := http.ProxyFromEnvironment
-	if o.Proxy != nil {
-		proxy = http.ProxyURL(o.Proxy)
-	}
-	dial := o.DialContext
-	if dial == nil {
-		dial = (&net.Dialer{KeepAlive: 30 * time.Second}).DialContext
-	}
 	return &http.Transport{
-		Proxy: proxy,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, o.ConnectTimeout)
-			defer cancel()
-			return dial(ctx, network, addr)
-		},
+		Proxy:                 proxy,
+		DialContext:           dial,
 		TLSClientConfig:       config,
 		TLSHandshakeTimeout:   o.ConnectTimeout,
 		ResponseHeaderTimeout: o.ReadTimeout,
@@ -83,26 +71,33 @@ func (e *transportError) Unwrap() error { return e.err }
 type connTransport struct{ base *connections }
 
 func (t connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, _, err := t.roundTrip(req)
+	return resp, err
+}
+
+// roundTrip also returns the address that the answer came from.
+func (t connTransport) roundTrip(req *http.Request) (*http.Response, net.Addr, error) {
 	answer := t.base.send(req)
 	if err := answer.err; err != nil {
 		// The context's cause names Weir's own time limit, if that ended it.
 		if cause := context.Cause(req.Context()); cause != nil {
 			err = cause
 		}
-		return nil, &transportError{host: req.URL.Host, connected: answer.connected, err: err}
+		return nil, nil, &transportError{host: req.URL.Host, connected: answer.connected, err: err}
 	}
-	return answer.resp, nil
+	return answer.resp, answer.from, nil
 }
 
 // originTransport is the connTransport of the upstream's own origin. It informs
-// the client of each connect's outcome and of the rate limit in each answer.
+// the client of each connect's outcome and of the rate limit in each answer, and notes
+// the zone that the answer came from.
 type originTransport struct {
 	connTransport
 	client *Client
 }
 
 func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	resp, err := t.connTransport.RoundTrip(req)
+	resp, from, err := t.roundTrip(req)
 	failure, failed := err.(*transportError)
 	cause := context.Cause(req.Context())
 	switch {
@@ -115,6 +110,7 @@ func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if resp != nil {
 		t.client.noteRateLimit(resp.Header)
+		t.client.noteZone(resp, from)
 	}
 	return resp, err
 }
