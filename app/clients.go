@@ -91,7 +91,7 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, maxManifestSize i
 	version, _ := Version()
 	opts := upstream.Options{
 		URL: u.URL.Std(), APIPath: u.APIPath.Path(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
-		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
+		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, TokenRealm: u.TokenRealm, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
 		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version, ID: c.id,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 	}

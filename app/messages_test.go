@@ -267,6 +267,12 @@ var messages = []message{
 			`ghcr.io sends clients there. If that host is to be trusted, set allow_private_redirects = true of repository."ghcr.io".upstream[0]`,
 	},
 	{
+		name: "another realm", change: func(o *upstream.Options) { wrongPassword(o); o.TokenRealm = "auth.ghcr.io" }, status: 502, code: "UNAVAILABLE",
+		fault: []upstreamtest.Effect{upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="http://elsewhere.example/token"`)},
+		want: `ghcr.io could not deliver org/app:1.2: the token service elsewhere.example is not the one that may get the credentials. ` +
+			`If that host is to be trusted, let token_realm name it, of repository."ghcr.io".upstream[0]`,
+	},
+	{
 		name: "a realm at a link-local address", path: "ghcr.io/org/app/manifests/1.2", status: 502, code: "UNAVAILABLE",
 		fault: []upstreamtest.Effect{upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="http://169.254.169.254/token"`)},
 		want: `ghcr.io could not deliver org/app:1.2: token service 169.254.169.254: connecting to 169.254.169.254: it has a link-local address, to which no upstream may lead. ` +

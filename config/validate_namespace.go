@@ -94,6 +94,9 @@ func (v *validator) upstream(at string, u Upstream) {
 	_, err := u.ProxyURL()
 	v.failed(at+".proxy", err)
 	v.together(at, "username", u.Username, "password", u.Password.Reveal())
+	if u.TokenRealm != "" && !registryHost.MatchString(strings.ToLower(u.TokenRealm)) {
+		v.fail(at+".token_realm", "must be a host name with an optional port, as in auth.docker.io, without https:// and without a path")
+	}
 	v.clientCertificate(at, u.ClientCertificate, u.ClientPrivateKey)
 	if u.ServerCABundle != "" {
 		v.failed(at+".server_ca_bundle", checkBundle(u.ServerCABundle))

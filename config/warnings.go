@@ -35,7 +35,24 @@ func (c *Config) Warnings() []string {
 		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
 			"Every client can read all that these credentials can read: %s", c.Server.BindAddress, c.named(lent)))
 	}
+	if plain := c.plainCredentials(); len(plain) > 0 {
+		warnings = append(warnings, "credentials go over http, so everyone on the way to the upstream can read them. Use https in url of: "+c.named(plain))
+	}
 	return warnings
+}
+
+// plainCredentials returns the key paths of the upstreams that receive a password
+// without TLS.
+func (c *Config) plainCredentials() []string {
+	var keys []string
+	for _, r := range c.Namespaces {
+		for i, u := range r.Upstreams {
+			if u.Username != "" && u.URL.Std().Scheme == "http" {
+				keys = append(keys, elementOf(keyIn("repository", r.Key)+".upstream", i))
+			}
+		}
+	}
+	return keys
 }
 
 // lentCredentials returns the key paths of the upstreams that receive credentials.

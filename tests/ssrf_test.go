@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -112,4 +113,48 @@ func TestUpstreamLeadsFarther(t *testing.T) {
 		}
 	}
 	expectContent(t, "on this machine", w.Get(t, manifestPath(fmt.Sprint("redirect", len(targets), "/app"), "v1")), image.Digest, statusStored)
+}
+
+// A hostile challenge gets the credentials to no host but the pinned one, and no token for
+// more than to pull from the repository that is asked for.
+func TestHostileChallenge(t *testing.T) {
+	t.Parallel()
+	var basic atomic.Int64
+	var scopes sync.Map
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, _, ok := r.BasicAuth(); ok {
+			basic.Add(1)
+		}
+		scopes.Store(fmt.Sprint(r.URL.Query()["scope"]), true)
+		io.WriteString(w, `{"token":"a"}`)
+	}))
+	defer service.Close()
+	realm := strings.Replace(service.URL, "127.0.0.1", "localhost", 1)
+	upstream := upstreamtest.New(t)
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	upstream.Fault(func(r *http.Request) bool { return r.Header.Get("Authorization") == "" }, upstreamtest.Status(401, ""),
+		upstreamtest.Header("WWW-Authenticate", fmt.Sprintf(`Bearer realm="%s/token?scope=repository:org/secret:push",service="x",scope="repository:org/app:pull,push,delete registry:catalog:*"`, realm)))
+	credentials := []string{`username = "puller"`, `password = "hunter2"`}
+	block := func(key, realm string) string {
+		return blockOf(key, nil, at(upstream, append(credentials, fmt.Sprintf("token_realm = %q", realm))...))
+	}
+	w := harness.StartWeir(t, block("pinned", "auth.docker.io")+block("named", "localhost")+block("free", ""))
+	a := w.Get(t, manifestPath("pinned/org/app", "v1"))
+	expect(t, "another host is pinned", a, http.StatusBadGateway, "")
+	if !strings.Contains(string(a.Body), `let token_realm name it, of repository.\"pinned\".upstream[0]`) || basic.Load() != 0 {
+		t.Errorf("the client is told %s; the credentials were sent %d times", a.Body, basic.Load())
+	}
+	for _, key := range []string{"named", "free"} {
+		expectContent(t, key, w.Get(t, manifestPath(key+"/org/app", "v1")), image.Digest, "")
+	}
+	if basic.Load() == 0 {
+		t.Error("no token was asked for with the credentials")
+	}
+	scopes.Range(func(scope, _ any) bool {
+		if scope != "[repository:org/app:pull]" {
+			t.Errorf("a token was asked for %s", scope)
+		}
+		return true
+	})
+	w.Logs(t, "credentials go over http", "repository.pinned.upstream[0]")
 }

@@ -17,6 +17,8 @@ const (
 	// maxChallenges bounds the memory for challenges to about a megabyte. There is
 	// one for each repository at each host, and a lost one costs one request.
 	maxChallenges = 4096
+	// maxParam bounds a realm and a service, in bytes. Real ones have about a hundred.
+	maxParam = 4 << 10
 	// freshToken is the age up to which a 403 counts as final. An older token
 	// may have expired, which some registries (ECR) answer with 403. Tokens live
 	// for minutes, so a younger one has not.
@@ -62,6 +64,7 @@ type authTransport struct {
 	repository  string
 	api         bool        // the requests go to the API of a registry
 	credentials credentials // none for the target of a redirect
+	scope       string      // the repository's name at that origin
 	from        zone.Zone   // of the registry, if it has answered before
 }
 
@@ -211,12 +214,13 @@ func (t *authTransport) rootKey() challengeKey {
 	return challengeKey{origin: originOf(t.origin), api: t.api}
 }
 
-// tokenKey names the token that a challenge asks for. If the challenge has no
-// scope, the token is for the repository's content.
+// tokenKey names the token to answer a challenge with. Its scope is to pull from the
+// repository, and nothing more: a hostile challenge may ask for the right to push, or for
+// another repository of the account. Docker clients ignore the challenge's scope, too.
 func (t *authTransport) tokenKey(c challenge) tokencache.Key {
-	scope := c.params["scope"]
-	if scope == "" && t.repository != "" {
-		scope = "repository:" + t.repository + ":pull"
+	scope := ""
+	if t.scope != "" {
+		scope = "repository:" + t.scope + ":pull"
 	}
 	return tokencache.Key{
 		Registry: originOf(t.origin),
@@ -233,7 +237,9 @@ func (t *authTransport) choose(resp *http.Response) (challenge, bool) {
 	challenges := parseChallenges(resp.Header.Values("WWW-Authenticate"))
 	for _, c := range challenges {
 		c.from = zoneOf(resp, t.from)
-		if c.scheme == "bearer" && c.params["realm"] != "" {
+		realm, service := c.params["realm"], c.params["service"]
+		if c.scheme == "bearer" && realm != "" && len(realm) <= maxParam && len(service) <= maxParam {
+			c.params = map[string]string{"realm": realm, "service": service} // the others are of no use
 			return c, true
 		}
 	}

@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -265,4 +266,96 @@ func TestAuthenticationChoosesBearer(t *testing.T) {
 	challenge := `BASIC realm="x", bEaReR realm="` + r.TokenURL() + `"`
 	r.Fault(upstreamtest.Manifests, upstreamtest.Status(http.StatusUnauthorized, ""), upstreamtest.Header("WWW-Authenticate", challenge)).Times(1)
 	must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
+}
+
+// A challenge decides about the realm and the service, and not about the rights that
+// are asked for.
+func TestScopeIsOurs(t *testing.T) {
+	for name, scope := range map[string]string{
+		"none": "", "ours": "repository:org/app:pull", "push": "repository:org/app:pull,push", "delete": "repository:org/app:*",
+		"another repository": "repository:org/secret:pull", "two": "repository:org/app:pull repository:org/secret:pull",
+		"the catalog": "registry:catalog:*", "an account": "aws", "nonsense": "&offline_token=true#\u00e4",
+	} {
+		for _, query := range []string{"", "?scope=repository:org/secret:pull,push", "?offline_token=true&account=x&scope=a&scope=b"} {
+			t.Run(name+query, func(t *testing.T) {
+				r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+				r.AddImage("org/app", "latest", []byte("layer"))
+				challenge := `Bearer realm="` + r.TokenURL() + query + `",service="the service",scope="` + scope + `"`
+				r.Fault(upstreamtest.Manifests, upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", challenge)).Times(1)
+				must[*oci.Manifest](t)(newClient(t, r, withCredentials).Manifest(t.Context(), "org/app", oci.ByTag("latest")))
+				asked := must[*url.URL](t)(url.Parse(r.Log()[1].URI)).Query()
+				if diff := cmp.Diff([]string{"repository:org/app:pull"}, asked["scope"]); diff != "" || asked.Get("service") != "the service" || asked.Has("offline_token") {
+					t.Errorf("asked %v", asked)
+				}
+			})
+		}
+	}
+}
+
+// The second host behind a redirect may know the repository by another name.
+func TestScopeOfSecondHost(t *testing.T) {
+	second := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	second.AddImage("k8s/images/pause", "3.9", []byte("layer"))
+	first := upstreamtest.New(t)
+	first.Fault(upstreamtest.Any, upstreamtest.Status(307, ""), upstreamtest.Header("Location", second.URL.String()+"/v2/k8s/images/pause/manifests/3.9"))
+	must[*oci.Manifest](t)(newClient(t, first).Manifest(t.Context(), "pause", oci.ByTag("3.9")))
+	if got := second.TokenRequests(); len(got) != 1 || !strings.Contains(got[0], "scope=repository%3Ak8s%2Fimages%2Fpause%3Apull") {
+		t.Errorf("asked %q", got)
+	}
+}
+
+// A pinned token service is the only one besides the registry's own host that gets the
+// credentials.
+func TestTokenRealm(t *testing.T) {
+	for name, c := range map[string]struct {
+		pinned, realm string
+		sent          bool
+	}{
+		"none":                  {"", "http://auth.test/token", true},
+		"the host":              {"auth.test", "http://auth.test/token", true},
+		"in capitals":           {"Auth.Test", "http://auth.test/token", true},
+		"with its port":         {"auth.test:80", "http://auth.test/token", true},
+		"the registry's own":    {"elsewhere.test", "http://registry.test/token", true},
+		"another port":          {"auth.test:8080", "http://auth.test/token", false},
+		"another host":          {"elsewhere.test", "http://auth.test/token", false},
+		"a host above":          {"test", "http://auth.test/token", false},
+		"a host below":          {"x.auth.test", "http://auth.test/token", false},
+		"a user of its name":    {"pinned.test", "http://pinned.test@auth.test/token", false},
+		"its name in the path":  {"pinned.test", "http://auth.test/pinned.test", false},
+		"another with its name": {"auth", "http://auth.test/token", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"))
+				auth := upstreamtest.New(t, upstreamtest.WithNetwork(n, "auth.test"))
+				challenged := upstreamtest.All(upstreamtest.Path("/v2/"), func(r *http.Request) bool { return !withToken(r) })
+				r.Fault(challenged, upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="`+c.realm+`"`))
+				client := newClient(t, r, on(n), withCredentials, func(o *upstream.Options) { o.TokenRealm = c.pinned })
+				_, err := client.Manifest(t.Context(), "repo", oci.ByTag("latest"))
+				sent := false
+				for _, authorization := range append(r.Authorizations(), auth.Authorizations()...) {
+					sent = sent || strings.HasPrefix(authorization, "Basic ")
+				}
+				for _, record := range append(r.Log(), auth.Log()...) {
+					sent = sent || strings.HasPrefix(record.Header.Get("Authorization"), "Basic ")
+				}
+				if e := wantError(t, err, upstream.ErrUnavailable); sent != c.sent || (e.Remedy() == upstream.TrustRealm) == c.sent {
+					t.Errorf("the credentials were sent: %v, remedy %v: %v", sent, e.Remedy(), err)
+				}
+			})
+		})
+	}
+}
+
+// A realm or a service that is too long is no challenge.
+func TestLongChallenge(t *testing.T) {
+	for _, challenge := range []string{
+		`Bearer realm="http://auth.test/` + strings.Repeat("x", 8<<10) + `"`,
+		`Bearer realm="http://auth.test/",service="` + strings.Repeat("x", 8<<10) + `"`,
+	} {
+		r := upstreamtest.New(t)
+		r.Fault(upstreamtest.Any, upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", challenge))
+		_, err := newClient(t, r).Manifest(t.Context(), "repo", oci.ByTag("latest"))
+		wantError(t, err, upstream.ErrDenied)
+	}
 }

@@ -67,6 +67,9 @@ type Options struct {
 	ConnectTimeout time.Duration // for a connection and again for TLS; 0: 10 s
 	ReadTimeout    time.Duration // for the headers, and between two reads of a body; 0: 60 s
 	Proxy          *url.URL      // nil: the environment's
+	// TokenRealm is the only host that gets the credentials besides the registry's own,
+	// with or without a port. It is empty if the registry may name any.
+	TokenRealm string
 	// AllowPrivateRedirects admits redirects and realms that lead to private and
 	// loopback addresses although the registry itself has none.
 	AllowPrivateRedirects bool
@@ -91,6 +94,7 @@ type Client struct {
 	host            string // as the URL has it, for logs and error messages
 	label           string // host:port, for metrics
 	credentials     credentials
+	tokenRealm      string // lower case
 	maxRedirects    int
 	connectTimeout  time.Duration
 	readTimeout     time.Duration
@@ -131,6 +135,7 @@ func NewClient(o Options) *Client {
 		host:            strings.ToLower(o.URL.Host),
 		label:           strings.ToLower(net.JoinHostPort(o.URL.Hostname(), portOf(o.URL))),
 		credentials:     credentials{o.Username, o.Password},
+		tokenRealm:      strings.ToLower(o.TokenRealm),
 		maxRedirects:    o.MaxRedirects,
 		connectTimeout:  o.ConnectTimeout,
 		readTimeout:     o.ReadTimeout,
@@ -379,11 +384,24 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 // gets an anonymous token, and none that was for the API. The zone is that of the
 // registry, if it has answered before.
 func (c *Client) authenticated(target *url.URL, repository string, from zone.Zone) *authTransport {
-	t := &authTransport{authorizer: c.auth, base: c.transport(target, from), origin: target, api: c.isAPI(target), repository: repository, from: from}
+	t := &authTransport{authorizer: c.auth, base: c.transport(target, from), origin: target, api: c.isAPI(target), repository: repository, scope: repository, from: from}
 	if c.ownAPI(target) {
 		t.credentials = c.credentials
+	} else if name := repositoryIn(target.Path); name != "" {
+		t.scope = name // registry.k8s.io, for example, redirects to a repository of another name
 	}
 	return t
+}
+
+// repositoryIn returns the name of the repository in a path of the API, or "".
+func repositoryIn(path string) string {
+	name, ok := strings.CutPrefix(path, "/v2/")
+	for _, kind := range []string{"/manifests/", "/blobs/", "/tags/list", "/referrers/"} {
+		if at := strings.LastIndex(name, kind); ok && at > 0 && oci.ValidName(name[:at]) {
+			return name[:at]
+		}
+	}
+	return ""
 }
 
 // ownAPI reports whether a URL is one of the upstream's own API. Other paths of the

@@ -42,6 +42,7 @@ const (
 	EndLoop                              // the upstream leads back to this mirror
 	AwaitOtherHost                       // the host that the upstream redirects to limits the rate of requests
 	AdmitPrivate                         // a redirect or a realm leads to a private address, without Options.AllowPrivateRedirects
+	TrustRealm                           // the registry names another token service than Options.TokenRealm
 	NeverAdmitted                        // a redirect or a realm leads to a link-local address
 )
 
@@ -66,6 +67,8 @@ func (e *Error) Remedy() Remedy {
 		return RaiseManifestSize
 	case isA[*redirectedError](e.Err):
 		return CheckOtherHost
+	case isA[*otherRealmError](e.Err):
+		return TrustRealm
 	case isA[*refusedZoneError](e.Err):
 		if refused, _ := errors.AsType[*refusedZoneError](e.Err); refused.zone == zone.LinkLocal {
 			return NeverAdmitted

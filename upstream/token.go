@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -50,6 +51,9 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	realm, err := parseRealm(key.Realm, origin)
 	if err != nil {
 		return tokencache.Token{}, &Error{Class: ClassUnavailable, Err: err}
+	}
+	if creds.set() && !s.client.trustsRealm(realm) {
+		return tokencache.Token{}, &Error{Class: ClassUnavailable, Err: &otherRealmError{realm.Host}}
 	}
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		span.SetAttributes(serverOf(realm)...)
@@ -119,13 +123,34 @@ func parseRealm(realm string, origin *url.URL) (*url.URL, error) {
 	return u, nil
 }
 
+// trustsRealm reports whether a token service may get the credentials: one on the
+// registry's own host, or Options.TokenRealm. Without that the registry may name any.
+func (c *Client) trustsRealm(realm *url.URL) bool {
+	switch host := strings.ToLower(realm.Hostname()); {
+	case c.tokenRealm == "", host == strings.ToLower(c.url.Hostname()):
+		return true
+	default:
+		return strings.Trim(c.tokenRealm, "[]") == host || c.tokenRealm == net.JoinHostPort(host, portOf(realm))
+	}
+}
+
+// otherRealmError says that a realm is on another host than Options.TokenRealm.
+type otherRealmError struct{ host string }
+
+func (e *otherRealmError) Error() string {
+	return "the token service " + e.host + " is not the one that may get the credentials"
+}
+
 func tokenURL(realm *url.URL, key tokencache.Key) *url.URL {
 	u := *realm
 	query := u.Query()
 	if key.Service != "" {
 		query.Set("service", key.Service)
 	}
-	query.Del("scope") // one of the realm's own would widen the token beyond its key
+	// Those of the realm's own would widen the token beyond its key, or ask for a second one
+	// that lives for ever.
+	query.Del("scope")
+	query.Del("offline_token")
 	for scope := range strings.FieldsSeq(key.Scope) {
 		query.Add("scope", scope)
 	}
