@@ -120,6 +120,37 @@ func TestCooldownIsOfOneOperation(t *testing.T) {
 	}
 }
 
+// A limit of the token service, or of the host behind a redirect, that one repository has
+// stops no other repository of the same registry.
+func TestCooldownOfAnotherHost(t *testing.T) {
+	t.Parallel()
+	for name, lead := range map[string]func(limited *upstreamtest.Registry) []upstreamtest.Effect{
+		"a token service": func(limited *upstreamtest.Registry) []upstreamtest.Effect {
+			return []upstreamtest.Effect{upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", fmt.Sprintf("Bearer realm=%q", limited.TokenURL()))}
+		},
+		"a redirect": func(limited *upstreamtest.Registry) []upstreamtest.Effect {
+			return []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", limited.URL.String()+"/v2/other/manifests/v1")}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			limited := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+			limited.Fault(upstreamtest.Any, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "600"))
+			upstream := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+			upstream.Fault(upstreamtest.Path("/hostile/"), lead(limited)...)
+			image := upstream.AddImage("org/app", "v1", []byte("a layer of "+name))
+			w := harness.StartWeir(t, block("mirror", upstream))
+			for range 3 {
+				expect(t, "limited", w.Get(t, manifestPath("mirror/hostile/app", "v1")), http.StatusTooManyRequests, "")
+			}
+			if got := len(limited.Log()); got != 1 {
+				t.Errorf("the limited host got %d requests", got)
+			}
+			expectContent(t, "another repository", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
+		})
+	}
+}
+
 // A limit of blobs, of the CDN or of the token service cuts off no body under way.
 func TestBodyOutlivesLimit(t *testing.T) {
 	t.Parallel()
