@@ -40,6 +40,9 @@ type Cache struct {
 	access    *flight.Group[shared[lookupKey], ocispec.Descriptor]
 	tags      *flight.Group[shared[listKey], *Tags]
 	referrers *flight.Group[shared[listKey], *Referrers]
+	listings  *flight.Group[struct{}, []storage.RepoID]
+
+	repositories repositories
 
 	negatives *lru.Cache[lookupKey, negative]
 	book      *tagBook
@@ -78,6 +81,7 @@ func NewCache(o CacheOptions) (*Cache, error) {
 		access:    flight.NewGroup[shared[lookupKey], ocispec.Descriptor](lookups),
 		tags:      flight.NewGroup[shared[listKey], *Tags](lookups),
 		referrers: flight.NewGroup[shared[listKey], *Referrers](lookups),
+		listings:  flight.NewGroup[struct{}, []storage.RepoID](lookups),
 
 		negatives: negatives,
 		book:      &tagBook{catalog: o.Catalog, health: o.Records, pending: pending, logger: o.Logger},
@@ -92,15 +96,14 @@ func (c *Cache) Drain(ctx context.Context) error { return c.lookups.Drain(ctx) }
 // cache reads and writes neither the store nor the catalog by itself.
 func (c *Cache) Close() { c.lookups.Close() }
 
-// Repositories returns the repositories that have something cached, sorted.
-func (c *Cache) Repositories(ctx context.Context) ([]storage.RepoID, error) {
-	return c.catalog.Repositories(ctx)
-}
-
 // putLink records that a repository may serve a content. It reports whether the
 // record was written.
 func (c *Cache) putLink(ctx context.Context, repo storage.RepoID, desc ocispec.Descriptor) bool {
-	return recorded(c.records, c.catalog.PutLink(ctx, repo, desc), repo, "digest", desc.Digest)
+	ok := recorded(c.records, c.catalog.PutLink(ctx, repo, desc), repo, "digest", desc.Digest)
+	if ok {
+		c.repositories.add(repo)
+	}
+	return ok
 }
 
 // recorded notes in the health of the records whether a record could be written.

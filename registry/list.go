@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
+	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -50,22 +52,56 @@ func (p *pull) referrers() error {
 	return nil
 }
 
+// catalogNames are the names of the cached repositories, sorted, for one table and one
+// list. All requests read the same ones.
+type catalogNames struct {
+	mu    sync.Mutex
+	table *namespace.Table
+	list  []storage.RepoID
+	names []string
+}
+
+// of returns the names of a list.
+func (c *catalogNames) of(table *namespace.Table, list []storage.RepoID) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.table != table || !same(c.list, list) {
+		names := make([]string, 0, len(list))
+		for _, repo := range list {
+			if name := catalogName(table, repo); name != "" {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		c.table, c.list, c.names = table, list, names
+	}
+	return c.names
+}
+
+// same reports whether two lists are one list in memory.
+func same(a, b []storage.RepoID) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// maxCatalogPage is the number of names on a page of the catalog. A client that asks for
+// more, or for all, follows the link.
+const maxCatalogPage = 1000
+
 // catalog lists the cached repositories of the namespaces in force.
 func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, table *namespace.Table) error {
-	repositories, err := h.opts.Cache.Repositories(r.Context())
+	list, err := h.opts.Cache.Repositories(r.Context())
 	if err != nil {
 		return err
 	}
-	names := []string{}
-	for _, repo := range repositories {
-		if name := catalogName(table, repo); name != "" {
-			names = append(names, name)
-		}
+	n := maxCatalogPage
+	if asked, err := strconv.Atoi(req.Query.Get("n")); err == nil {
+		n = min(n, asked)
 	}
-	slices.Sort(names)
-	page, more := oci.Page(slices.Compact(names), req.Query)
+	query := url.Values{"n": {strconv.Itoa(n)}, "last": {req.Query.Get("last")}}
+	page, more := oci.Page(h.names.of(table, list), query)
 	if more {
-		linkNext(w, "/v2/_catalog", url.Values{"n": req.Query["n"], "last": {page[len(page)-1]}})
+		query.Set("last", page[len(page)-1])
+		linkNext(w, "/v2/_catalog", query)
 	}
 	writeJSON(w, http.StatusOK, "application/json", map[string][]string{"repositories": page})
 	return nil

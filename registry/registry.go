@@ -46,7 +46,10 @@ type Options struct {
 }
 
 // Handler serves the distribution API below /v2. Other paths are answered with 404.
-type Handler struct{ opts Options }
+type Handler struct {
+	opts  Options
+	names catalogNames
+}
 
 func New(opts Options) *Handler {
 	if opts.Authorize == nil {

@@ -1,0 +1,100 @@
+package namespace
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/weirhq/weir/storage"
+)
+
+const (
+	// relistPause is how long the list of the cached repositories is used without
+	// reading the records again: they may have been removed, by weir gc for example.
+	relistPause = 5 * time.Second
+	// relistShare bounds the time that listing takes on a large store, to one part in
+	// twenty.
+	relistShare = 20
+	// maxRepositories bounds the list. The names of so many take about 10 MB.
+	maxRepositories = 100_000
+)
+
+// repositories holds the list of the cached repositories in memory. New ones are added
+// as they come.
+type repositories struct {
+	mu      sync.Mutex
+	known   map[storage.RepoID]bool
+	added   []storage.RepoID // since the last listing began
+	current []storage.RepoID
+	until   time.Time // when the records are listed again
+}
+
+// add notes that a repository has something cached.
+func (r *repositories) add(repo storage.RepoID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.known == nil || r.known[repo] || len(r.known) == maxRepositories { // nil: not listed yet
+		return
+	}
+	r.known[repo] = true
+	r.added = append(r.added, repo)
+	r.current = append(r.current, repo) // a list that was handed out keeps its length
+}
+
+// load returns the list, or false if the records have to be listed.
+func (r *repositories) load() ([]storage.RepoID, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current, r.known != nil && time.Now().Before(r.until)
+}
+
+// begin is called before the records are listed: repositories that come meanwhile may
+// be missing in the list.
+func (r *repositories) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.added = nil
+	if r.known == nil {
+		r.known = make(map[storage.RepoID]bool)
+	}
+}
+
+// replace takes a list of the records that took a time.
+func (r *repositories) replace(listed []storage.RepoID, took time.Duration) []storage.RepoID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known := make(map[storage.RepoID]bool, len(listed))
+	list := make([]storage.RepoID, 0, len(listed))
+	for _, part := range [][]storage.RepoID{listed, r.added} {
+		for _, repo := range part {
+			if !known[repo] && len(known) < maxRepositories {
+				known[repo] = true
+				list = append(list, repo)
+			}
+		}
+	}
+	r.known, r.added = known, nil
+	r.current = list
+	r.until = time.Now().Add(max(relistPause, took*relistShare))
+	return r.current
+}
+
+// Repositories returns the repositories that have something cached, in no particular
+// order. The list comes from memory. It is shared, and must not be changed: a change of
+// the repositories makes a longer list or another one. All callers share one listing of
+// the records, at most each few seconds.
+func (c *Cache) Repositories(ctx context.Context) ([]storage.RepoID, error) {
+	if list, ok := c.repositories.load(); ok {
+		return list, nil
+	}
+	answer, err := c.listings.Do(ctx, struct{}{}, func(ctx context.Context) ([]storage.RepoID, error) {
+		began := time.Now()
+		c.repositories.begin()
+		listed, err := c.catalog.Repositories(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return c.repositories.replace(listed, time.Since(began)), nil
+	})
+	return answer.Value, err
+}
