@@ -17,6 +17,10 @@ import (
 	"github.com/weirhq/weir/storage/maintain"
 )
 
+// staleList is how long a list stays of a repository from which nothing is stored: a
+// client that lists tags pulls one of them soon.
+const staleList = 24 * time.Hour
+
 // gcOptions are the flags of gc.
 type gcOptions struct {
 	maxSize   *config.Size     // nil: not given
@@ -38,7 +42,9 @@ output has a line for each image that lost content; shared content counts in eac
 
 With --prune-records it also forgets the tags and links of content that is gone,
 from now or from before, and so the repositories that have nothing left: they
-vanish from the catalogue. Do this while the mirror is stopped, or bear with a
+vanish from the catalogue. Lists of repositories without content go after a day,
+records without a use after the same time as content, and empty directories at
+once. Do this while the mirror is stopped, or bear with a
 repository that is pulled again staying out of the catalogue until the mirror
 has been restarted.
 ` + besideServer,
@@ -118,8 +124,9 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 	if err != nil || !o.records {
 		return err
 	}
-	pruned, err := catalog.New(store.Records(), catalog.Options{}).Prune(ctx, catalog.PruneOptions{
-		DryRun: o.dryRun,
+	records := catalog.New(store.Records(), catalog.Options{})
+	pruned, err := records.Prune(ctx, catalog.PruneOptions{
+		DryRun: o.dryRun, Keeper: store, Stale: staleList,
 		Gone: func(ctx context.Context, dgst digest.Digest) (bool, error) {
 			_, err := store.Stat(ctx, dgst)
 			// Any other failure keeps the records: the content may still be there.
@@ -130,6 +137,20 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 		},
 	})
 	fmt.Fprintf(stdout, "%s tags: %d, links: %d, repositories: %d\n", forgot, pruned.Tags, pruned.Links, pruned.Repositories)
+	if err != nil {
+		return err
+	}
+	unused := pruned.Documents
+	if limits.MaxUnused != nil {
+		trimmed, err := records.Trim(ctx, store, *limits.MaxUnused, o.dryRun)
+		if unused += trimmed.Removed; err != nil {
+			return err
+		}
+	}
+	empty, err := store.RemoveEmpty(ctx, o.dryRun)
+	if unused+empty > 0 {
+		fmt.Fprintf(stdout, "%s unused records: %d, empty directories: %d\n", removed, unused, empty)
+	}
 	return err
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -186,4 +187,61 @@ func TestProgressLines(t *testing.T) {
 			t.Errorf("printed %q, want %q", out.String(), want)
 		}
 	})
+}
+
+// An attack on an earlier version has left lists of repositories that do not exist, and
+// directories without number. A list that is fresh, or whose repository has content,
+// stays.
+func TestGCPrunesLeftovers(t *testing.T) {
+	cfg, path := loadText(t, twoRepositories)
+	store(t, cfg, "content")
+	records := filepath.Join(cfg.BlobStore.FS.RootDir, "records", "ghcr.io")
+	list := func(repo string, age time.Duration) string {
+		file := filepath.Join(records, repo, "_documents", "tags", strings.Repeat("a", 64))
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, file, "{}")
+		used := time.Now().Add(-age)
+		if err := os.Chtimes(file, used, used); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	dgst := digest.FromString("content")
+	link := filepath.Join(records, "app", "_links", "sha256", dgst.Encoded())
+	for i := range 20 {
+		list(fmt.Sprint("none", i), 25*time.Hour)
+		if err := os.MkdirAll(filepath.Join(records, fmt.Sprint("empty", i), "_tags"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(link), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, link, fmt.Sprintf(`{"mediaType":"","digest":%q,"size":7}`, dgst))
+	stay := []string{link, list("app", 25*time.Hour), list("fresh", time.Hour)}
+	for _, step := range []struct{ args, want string }{
+		{"--dry-run", "would remove unused records: 20, empty directories: 40\n"},
+		{"", "removed unused records: 20, empty directories: 40\n"},
+		{"", "repositories: 0\n"},
+		{"--max-unused 2h", "removed unused records: 1, empty directories: 0\n"},
+	} {
+		code, stdout, stderr := invoke(t, append([]string{"gc", "--prune-records", "--config", path}, strings.Fields(step.args)...)...)
+		if code != exitFine || !strings.HasSuffix(stdout, step.want) || stderr != "" {
+			t.Errorf("gc %s: %d, stdout %q, stderr %q; want %q", step.args, code, stdout, stderr, step.want)
+		}
+		if step.args == "--max-unused 2h" {
+			stay = []string{link, stay[2]}
+		}
+		for _, file := range stay {
+			if _, err := os.Stat(file); err != nil {
+				t.Errorf("gc %s: %v", step.args, err)
+			}
+		}
+	}
+	left, err := os.ReadDir(records)
+	if err != nil || len(left) != 2 {
+		t.Errorf("left: %v, %v", left, err)
+	}
 }

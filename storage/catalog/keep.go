@@ -171,7 +171,7 @@ func (c *Catalog) forget(ctx context.Context, key string, dryRun bool) error {
 	if !ok {
 		return errForeign
 	}
-	return c.remove(ctx, record{key, sort}, PruneOptions{DryRun: dryRun})
+	return c.remove(ctx, record{key: key, sort: sort}, PruneOptions{DryRun: dryRun})
 }
 
 // youngestFirst is a heap of the oldest records, the youngest of them at its top.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -15,12 +17,17 @@ type PruneOptions struct {
 	// Gone reports whether a content is not stored any more.
 	Gone   func(ctx context.Context, dgst digest.Digest) (bool, error)
 	DryRun bool // report the same, and remove nothing
+	// Keeper, if set, lists the records with their ages. Then documents of repositories
+	// without a tag and a link go too, if they were not used for Stale.
+	Keeper storage.RecordKeeper
+	Stale  time.Duration
 }
 
 // PruneReport counts the records that [Catalog.Prune] removed.
 type PruneReport struct {
 	Tags, Links  int
 	Repositories int // that have no tag and no link left
+	Documents    int // of repositories that had neither
 }
 
 // Prune removes the tags and links whose content is gone. If a repository loses
@@ -35,11 +42,11 @@ func (c *Catalog) Prune(ctx context.Context, opts PruneOptions) (PruneReport, er
 	var repo storage.RepoID
 	var records []record // of repo; records of one repository are listed in one run
 	prune := func() error { return c.pruneRepository(ctx, records, opts, &report) }
-	for key, err := range c.records.List(ctx, "") {
+	for entry, err := range c.entries(ctx, opts.Keeper) {
 		if err != nil {
 			return report, fmt.Errorf("storage: cannot list the records: %w", err)
 		}
-		next, sort, ok := splitKey(key)
+		next, sort, ok := splitKey(entry.Key)
 		if !ok { // no catalog made it
 			continue
 		}
@@ -49,15 +56,30 @@ func (c *Catalog) Prune(ctx context.Context, opts PruneOptions) (PruneReport, er
 			}
 			repo, records = next, nil
 		}
-		records = append(records, record{key, sort})
+		records = append(records, record{entry.Key, sort, entry.Used})
 	}
 	return report, prune()
+}
+
+// entries lists all records. Without a keeper they have no ages.
+func (c *Catalog) entries(ctx context.Context, keeper storage.RecordKeeper) iter.Seq2[storage.RecordEntry, error] {
+	if keeper != nil {
+		return keeper.AllRecords(ctx)
+	}
+	return func(yield func(storage.RecordEntry, error) bool) {
+		for key, err := range c.records.List(ctx, "") {
+			if !yield(storage.RecordEntry{Key: key}, err) {
+				return
+			}
+		}
+	}
 }
 
 // record is a record as it is listed.
 type record struct {
 	key string
 	sort
+	used time.Time
 }
 
 func (c *Catalog) pruneRepository(ctx context.Context, records []record, opts PruneOptions, report *PruneReport) error {
@@ -82,14 +104,22 @@ func (c *Catalog) pruneRepository(ctx context.Context, records []record, opts Pr
 		removed++
 		*r.count(report)++
 	}
-	// A repository that had neither tag nor link before is none of this run's.
-	if alive > 0 || removed == 0 {
+	if alive > 0 {
 		return nil
 	}
-	report.Repositories++
+	if removed > 0 {
+		report.Repositories++
+	}
 	for _, r := range dependent {
+		// A client may have listed a repository that it will pull from.
+		if removed == 0 && (opts.Keeper == nil || time.Since(r.used) < opts.Stale) {
+			continue
+		}
 		if err := c.remove(ctx, r, opts); err != nil {
 			return err
+		}
+		if removed == 0 {
+			report.Documents++
 		}
 	}
 	return nil

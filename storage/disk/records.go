@@ -119,6 +119,43 @@ func (r *records) removeEmpty(dir string) {
 	}
 }
 
+// RemoveEmpty removes the directories that hold no record, as earlier versions left
+// them, and returns their number. With dryRun it only counts them.
+func (s *Store) RemoveEmpty(ctx context.Context, dryRun bool) (removed int, err error) {
+	_, err = s.records.prune(ctx, s.records.root, dryRun, &removed)
+	return removed, explain("remove empty directories", err)
+}
+
+// prune removes the empty directories below dir. It reports whether dir is empty then.
+func (r *records) prune(ctx context.Context, dir string, dryRun bool, removed *int) (empty bool, err error) {
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	entries, err := os.ReadDir(dir)
+	if noRecord(err) { // it went since it was listed
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	empty = true
+	for _, entry := range entries {
+		below, gone := filepath.Join(dir, entry.Name()), false
+		if entry.IsDir() {
+			if gone, err = r.prune(ctx, below, dryRun, removed); err != nil {
+				return false, err
+			}
+			// If a record has come meanwhile, the directory stays.
+			gone = gone && (dryRun || os.Remove(below) == nil)
+		}
+		if gone {
+			*removed++
+		}
+		empty = empty && gone
+	}
+	return empty, nil
+}
+
 // TouchRecord notes the use of a record as the time of its file.
 func (s *Store) TouchRecord(_ context.Context, key string, used time.Time) error {
 	path, err := s.records.path(key)
