@@ -111,3 +111,93 @@ func TestAnnouncementsEvictNothing(t *testing.T) {
 		})
 	}
 }
+
+// An upstream whose downloads never end does not keep the clients of other blocks
+// waiting, however many downloads it has begun.
+func TestTarpitLeavesPlaces(t *testing.T) {
+	t.Parallel()
+	const pulls, latency = 24, 500 * time.Millisecond
+	for name, hostile := range map[string]struct {
+		blocks int
+		answer func(w http.ResponseWriter, r *http.Request)
+	}{
+		"no answer": {1, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+		"one byte": {1, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "1000000")
+			_, _ = w.Write([]byte("x"))
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}},
+		"a byte at times, two blocks": {2, func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				_, _ = w.Write(make([]byte, 100))
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(50 * time.Millisecond)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var requests atomic.Int64
+			tarpit := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.Contains(r.URL.Path, "/blobs/") {
+					requests.Add(1)
+					hostile.answer(w, r)
+				}
+			}))
+			t.Cleanup(tarpit.Close) // after the mirror has left
+			honest := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if _, name, ok := strings.Cut(r.URL.Path, "/blobs/"); ok {
+					time.Sleep(latency)
+					_, _ = w.Write(blobsOf(2 * pulls)[name])
+				}
+			}))
+			t.Cleanup(honest.Close)
+			config := blockOf("honest", nil, []string{fmt.Sprintf("url = %q", honest.URL)})
+			for i := range hostile.blocks {
+				config += blockOf(fmt.Sprint("hostile", i), nil, []string{fmt.Sprintf("url = %q", tarpit.URL)})
+			}
+			w := harness.StartWeir(t, config)
+			var wanted []digest.Digest
+			for dgst := range blobsOf(2 * pulls) {
+				wanted = append(wanted, digest.Digest(dgst))
+			}
+			pullAll := func(label string, blobs []digest.Digest) time.Duration {
+				began := time.Now()
+				var all []*harness.Pulling
+				for _, dgst := range blobs {
+					all = append(all, w.Pull(t, blobPath("honest/org/app", dgst)))
+				}
+				for i, p := range all {
+					p.Whole(t, label, blobs[i])
+				}
+				return time.Since(began)
+			}
+			alone := pullAll("alone", wanted[:pulls])
+			for i := range hostile.blocks {
+				for n := range 64 {
+					w.Pull(t, blobPath(fmt.Sprintf("hostile%d/org/app", i), invented(n*2+i)))
+				}
+			}
+			harness.Eventually(t, "the tarpit holds places", func() bool { return requests.Load() >= 60 })
+			time.Sleep(1500 * time.Millisecond) // each has had its time
+			beside := pullAll("beside the tarpit", wanted[pulls:])
+			t.Logf("%d pulls took %s alone, %s beside the tarpit", pulls, alone.Round(time.Millisecond), beside.Round(time.Millisecond))
+			if beside > 2*alone {
+				t.Errorf("%d pulls took %s, and %s alone", pulls, beside, alone)
+			}
+			if got := w.Metric(t, "weir_downloads_yielded_total"); got == 0 {
+				t.Error("weir_downloads_yielded_total is 0")
+			}
+		})
+	}
+}
+
+// blobsOf returns n small blobs by their digests.
+func blobsOf(n int) map[string][]byte {
+	blobs := make(map[string][]byte, n)
+	for i := range n {
+		content := fmt.Appendf(nil, "honest content %d", i)
+		blobs[digest.FromBytes(content).String()] = content
+	}
+	return blobs
+}

@@ -216,16 +216,12 @@ func TestFairAdmission(t *testing.T) {
 	wanted := addRandom(t, quiet, "org/app", 64*kib, 40099)
 	p := w.Pull(t, blobPath("quiet/org/app", wanted))
 	w.MetricIs(t, storm+1, "weir_downloads")
-	if got := len(busy.Requests()) + len(quiet.Requests()); got != 2 {
-		t.Errorf("%d downloads run, want max_concurrent_fetches", got)
-	}
-	gates[0].Open()
-	arrived(t, gates[2], 1)
-	gates[1].Open()
+	// One of the busy registry's downloads yields, since it has more than its half.
 	p.Whole(t, "the quiet registry's", wanted)
-	pulls[0].Whole(t, "the first of the storm", blobs[0])
-	for i, gate := range gates {
+	for _, gate := range gates {
 		gate.Open()
+	}
+	for i := range gates {
 		pulls[i].Whole(t, fmt.Sprint("blob ", i, " of the storm"), blobs[i])
 	}
 }

@@ -34,6 +34,8 @@ type borrowed struct {
 	off    int64
 	length int64   // that are left; -1: to the end
 	stream *Stream // nil while the place is given back
+	slot   *lease  // of the stream, with
+	share  *lease  // of the places that readers may have together
 	since  time.Time
 	timer  *time.Timer
 	closed bool
@@ -59,17 +61,25 @@ func (b *borrowed) Read(p []byte) (int, error) {
 	if b.stream != nil && time.Since(b.since) >= turn && b.contended() {
 		b.giveBack()
 	}
-	if b.stream == nil {
-		if err := b.open(); err != nil {
-			return 0, err
+	for {
+		if b.stream == nil {
+			if err := b.open(); err != nil {
+				return 0, err
+			}
 		}
+		n, err := b.stream.Read(p)
+		// The place was wanted while the source let the reader wait.
+		if n == 0 && err != nil && b.slot.yielded() {
+			b.giveBack()
+			continue
+		}
+		b.slot.bytes.Add(int64(n))
+		b.off += int64(n)
+		if b.length >= 0 {
+			b.length -= int64(n)
+		}
+		return n, err
 	}
-	n, err := b.stream.Read(p)
-	b.off += int64(n)
-	if b.length >= 0 {
-		b.length -= int64(n)
-	}
-	return n, err
 }
 
 // Close closes the stream and gives the place back.
@@ -86,21 +96,26 @@ func (b *borrowed) Close() error {
 // the rest of a body of which the client has a part.
 func (b *borrowed) open() error {
 	r := b.reader
-	if err := b.acquire(); err != nil {
-		return err
-	}
-	ctx := r.ctx
-	if r.begun {
-		ctx = oci.WithContinuation(ctx)
-	}
-	stream, err := r.src.Open(ctx, b.off, b.length)
-	if err != nil {
+	for {
+		if err := b.acquire(); err != nil {
+			return err
+		}
+		ctx := b.slot.bind(r.ctx).ctx
+		if r.begun {
+			ctx = oci.WithContinuation(ctx)
+		}
+		stream, err := r.src.Open(ctx, b.off, b.length)
+		if err == nil {
+			b.stream, b.since = stream, time.Now()
+			b.timer = time.AfterFunc(turn, b.endTurn)
+			return nil
+		}
+		yielded := b.slot.yielded()
 		b.release()
-		return err
+		if !yielded {
+			return err
+		}
 	}
-	b.stream, b.since = stream, time.Now()
-	b.timer = time.AfterFunc(turn, b.endTurn)
-	return nil
 }
 
 // endTurn closes the stream of a client that does not read while others wait.
@@ -148,11 +163,12 @@ func (b *borrowed) acquire() error {
 	if running {
 		watch.Go(func() { b.lookAround(ctx, cancel) })
 	}
-	if err := group.streams.acquire(ctx, namespace); err != nil {
+	var err error
+	if b.share, err = group.streams.acquire(ctx, namespace); err != nil {
 		return err
 	}
-	if err := group.slots.acquire(ctx, namespace); err != nil {
-		group.streams.release(namespace)
+	if b.slot, err = group.slots.acquire(ctx, namespace); err != nil {
+		b.share.release()
 		return err
 	}
 	// The place may be the download's own, which has ended.
@@ -187,7 +203,6 @@ func (b *borrowed) caughtUp() bool {
 
 // release gives the place back.
 func (b *borrowed) release() {
-	group, namespace := b.reader.download.group, b.reader.src.Repository.Namespace
-	group.slots.release(namespace)
-	group.streams.release(namespace)
+	b.slot.release()
+	b.share.release()
 }

@@ -19,7 +19,7 @@
 //	 waiting ◄──── paused               Waits for one of Options.MaxFetches slots.
 //	    │ slot       ▲
 //	    ▼            │ no holder for unattendedGrace
-//	 copying ────────┘
+//	 copying ────────┘                 Back to waiting if it yields its slot.
 //	    │ digest verified
 //	    ▼
 //	committing ──────────────► ended    Stored or, if the store failed, not.

@@ -47,6 +47,9 @@ func (d *Download) fetchAll() error {
 			if err := d.pause(); err != nil {
 				return err
 			}
+		case errors.Is(err, errYielded):
+			d.span.AddEvent("waits: another repository block had its turn")
+			d.group.opts.Metrics.downloadYielded()
 		// Reset fails once a reader has seen a byte, which cannot be taken back.
 		case errors.Is(err, errElsewhere) && s.Reset():
 			d.sum.reset()
@@ -70,12 +73,25 @@ func (d *Download) pause() error {
 
 // fetch takes a slot and copies the rest of the content into the spool.
 func (d *Download) fetch(s *spool.Spool) error {
-	if err := d.awaitSlot(); err != nil {
+	slot, err := d.awaitSlot()
+	if err != nil {
 		return err
 	}
-	defer d.group.slots.release(d.src.Repository.Namespace)
+	defer slot.release()
+	slot.bind(d.ctx)
 	d.enter(copying)
-	ctx := d.ctx
+	err = d.fetchRest(slot, s)
+	var store storeError
+	// A fetch that has to end fails with whatever was under way.
+	if err != nil && slot.yielded() && !errors.As(err, &store) && !errors.Is(err, storage.ErrCorrupt) {
+		return errYielded
+	}
+	return err
+}
+
+// fetchRest opens the source where the spool ends, and copies from it.
+func (d *Download) fetchRest(slot *lease, s *spool.Spool) error {
+	ctx := slot.ctx
 	if s.Written() > 0 {
 		ctx = oci.WithContinuation(ctx) // after a pause, which a rate limit must not turn into an end
 	}
@@ -89,33 +105,34 @@ func (d *Download) fetch(s *spool.Spool) error {
 	d.mu.Lock()
 	d.origin = stream.Origin
 	d.mu.Unlock()
-	// Space for the whole is reserved now, before readers rely on the download.
+	// A size that cannot fit is refused now, before any content goes for it.
 	if stream.Size >= 0 {
 		if err := s.Announce(stream.Size); err != nil {
 			return storeError{err}
 		}
 	}
 	d.markReady()
-	if err := d.copy(s, stream); err != nil {
+	if err := d.copy(slot, s, stream); err != nil {
 		return err
 	}
 	return d.verify(s, stream)
 }
 
-func (d *Download) awaitSlot() error {
+func (d *Download) awaitSlot() (*lease, error) {
 	d.enter(waiting)
 	d.group.opts.Metrics.downloadWaits(1)
 	defer d.group.opts.Metrics.downloadWaits(-1)
 	return d.group.slots.acquire(d.ctx, d.src.Repository.Namespace)
 }
 
-func (d *Download) copy(s *spool.Spool, stream *Stream) error {
+func (d *Download) copy(slot *lease, s *spool.Spool, stream *Stream) error {
 	buf := make([]byte, copyBuffer)
 	for {
 		n, readErr := stream.Read(buf)
 		if n > 0 {
 			written, err := s.Write(buf[:n])
 			d.sum.write(buf[:written])
+			slot.bytes.Add(int64(written))
 			switch {
 			// More bytes than the source announced: they cannot match the digest.
 			case errors.Is(err, spool.ErrSize):

@@ -10,6 +10,7 @@ import (
 type Metrics struct {
 	running, waiting, readers prometheus.Gauge
 	ended                     map[result]prometheus.Counter
+	yielded                   prometheus.Counter
 	duration                  prometheus.Histogram
 }
 
@@ -30,6 +31,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "weir_download_readers", Help: "Clients that are reading a content while it is being downloaded.",
 		}),
 		ended: make(map[result]prometheus.Counter),
+		yielded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_downloads_yielded_total", Help: "Times that a download gave its place to one of another repository block, and waited for a place again.",
+		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_download_duration_seconds",
 			Help:    "How long downloads from upstreams took that were stored, with their waits and pauses.",
@@ -40,7 +44,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, result := range results() {
 		m.ended[result] = ended.WithLabelValues(string(result))
 	}
-	r.MustRegister(m.running, m.waiting, m.readers, ended, m.duration)
+	r.MustRegister(m.running, m.waiting, m.readers, ended, m.yielded, m.duration)
 	return m
 }
 
@@ -53,6 +57,12 @@ func (m *Metrics) downloadStarted() {
 func (m *Metrics) downloadWaits(more float64) {
 	if m != nil {
 		m.waiting.Add(more)
+	}
+}
+
+func (m *Metrics) downloadYielded() {
+	if m != nil {
+		m.yielded.Inc()
 	}
 }
 

@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // queue is an slots whose visitors note when they are let in.
@@ -16,6 +18,16 @@ type queue struct {
 	*slots
 	mu      sync.Mutex
 	entered []string
+	leases  map[string][]*lease
+}
+
+// leave releases the longest lease of a namespace.
+func (q *queue) leave(namespace string) {
+	q.mu.Lock()
+	l := q.leases[namespace][0]
+	q.leases[namespace] = q.leases[namespace][1:]
+	q.mu.Unlock()
+	l.release()
 }
 
 // visit lets a visitor of a namespace enter in the background; the returned
@@ -23,8 +35,12 @@ type queue struct {
 func (q *queue) visit(ctx context.Context, namespace, name string) context.CancelFunc {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
-		if q.acquire(ctx, namespace) == nil {
+		if l, err := q.acquire(ctx, namespace); err == nil {
 			q.mu.Lock()
+			if q.leases == nil {
+				q.leases = make(map[string][]*lease)
+			}
+			q.leases[namespace] = append(q.leases[namespace], l)
 			q.entered = append(q.entered, name)
 			q.mu.Unlock()
 		}
@@ -58,10 +74,12 @@ func TestAdmissionTakesTurns(t *testing.T) {
 			}
 		}
 		q.expect(t, "all places are taken", "")
-		for i, want := range []string{"a2", "b0", "c0", "a3", "b1", "c1", "a4"} {
-			q.release("a")
-			q.running["a"]++ // whose place it was is not what this is about
-			q.expect(t, fmt.Sprint("place ", i), want)
+		// While others wait, a namespace has its share only: one of two slots.
+		for i, step := range [][2]string{
+			{"a", "b0"}, {"a", "a2"}, {"b", "c0"}, {"a", "b1"}, {"c", "a3"}, {"b", "c1"}, {"a", "a4"},
+		} {
+			q.leave(step[0])
+			q.expect(t, fmt.Sprint("slot ", i), step[1])
 		}
 	})
 }
@@ -76,9 +94,9 @@ func TestAdmissionForgetsWhoGivesUp(t *testing.T) {
 		leaveA()
 		leaveB()
 		synctest.Wait()
-		q.release("a")
+		q.leave("a")
 		q.expect(t, "after two gave up", "first third")
-		q.release("a")
+		q.leave("a")
 		if q.free != 1 || len(q.waiting)+len(q.turns)+len(q.running) != 0 {
 			t.Errorf("left behind: %+v", q.slots)
 		}
@@ -88,9 +106,8 @@ func TestAdmissionForgetsWhoGivesUp(t *testing.T) {
 // Who is admitted and gives up in the same moment does not keep the place.
 func TestAdmissionOfOneWhoGivesUp(t *testing.T) {
 	a := newSlots(1)
-	admitted := make(chan struct{})
-	close(admitted)
-	a.take("a") // for whom nobody waits any more
+	admitted := make(chan *lease, 1)
+	admitted <- a.take("a") // which its caller does not take any more
 	a.giveUp("a", admitted)
 	if a.free != 1 || len(a.running) != 0 {
 		t.Errorf("left behind: %+v", a)
@@ -102,7 +119,7 @@ func TestAdmissionTellsTheCause(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(why)
 	a := newSlots(0)
-	if err := a.acquire(ctx, "a"); err != why {
+	if _, err := a.acquire(ctx, "a"); err != why {
 		t.Errorf("got %v, want %v", err, why)
 	}
 }
@@ -120,9 +137,9 @@ func TestAdmissionKeepsAReserve(t *testing.T) {
 		q.visit(t.Context(), "b", "b1")
 		q.visit(t.Context(), "c", "c0")
 		q.expect(t, "the reservedShare", "b0 c0")
-		q.release("c")
+		q.leave("c")
 		q.expect(t, "the last place stays free", "")
-		q.release("b")
+		q.leave("b")
 		q.expect(t, "for those that run nothing", "b1")
 	})
 }
@@ -141,7 +158,7 @@ func TestAdmissionUnderStress(t *testing.T) {
 				if n%3 == 0 {
 					go cancel()
 				}
-				if a.acquire(ctx, namespace) == nil {
+				if l, err := a.acquire(ctx, namespace); err == nil {
 					select {
 					case inside <- struct{}{}:
 					default:
@@ -151,7 +168,7 @@ func TestAdmissionUnderStress(t *testing.T) {
 						cancel()
 					}
 					<-inside
-					a.release(namespace)
+					l.release()
 				}
 				cancel()
 			}
@@ -160,5 +177,86 @@ func TestAdmissionUnderStress(t *testing.T) {
 	group.Wait()
 	if a.free != places || len(a.waiting)+len(a.turns)+len(a.running) != 0 {
 		t.Errorf("left behind: %+v", a)
+	}
+}
+
+// However slow the downloads of some namespaces are, another one gets its share of
+// the slots, and the others keep theirs.
+func TestSlowNamespacesYield(t *testing.T) {
+	for name, c := range map[string]struct {
+		size    int
+		slow    []string // namespaces that take all that they can
+		speed   int64    // of their downloads, in bytes per second
+		age     time.Duration
+		others  int // downloads of another namespace
+		within  time.Duration
+		granted int // of the other namespace's
+	}{
+		"one of 64":             {size: 64, slow: []string{"a"}, age: time.Minute, others: 40, granted: 30},
+		"two of 64":             {size: 64, slow: []string{"a", "b"}, age: time.Minute, others: 40, granted: 20},
+		"seven of 64":           {size: 64, slow: []string{"a", "b", "c", "d", "e", "f", "g"}, age: time.Minute, others: 3, granted: 3},
+		"few are wanted":        {size: 64, slow: []string{"a"}, age: time.Minute, others: 3, granted: 3},
+		"one of two":            {size: 2, slow: []string{"a"}, age: time.Minute, others: 2, granted: 1},
+		"just begun":            {size: 8, slow: []string{"a"}, others: 4, within: shortestLease + yieldPoll, granted: 4},
+		"dripping":              {size: 8, slow: []string{"a"}, speed: 2000, age: time.Minute, others: 4, granted: 4},
+		"healthy, but for long": {size: 8, slow: []string{"a"}, speed: 1 << 20, age: time.Minute, others: 4, granted: 4},
+		"healthy, just begun":   {size: 8, slow: []string{"a"}, speed: 1 << 20, age: 2 * time.Second, others: 4, within: healthyLease, granted: 4},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSlots(c.size)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				running := make(map[string]*atomic.Int64)
+				var work func(namespace string, speed int64)
+				work = func(namespace string, speed int64) {
+					l, err := s.acquire(ctx, namespace)
+					if err != nil {
+						return
+					}
+					l.bind(ctx)
+					running[namespace].Add(1)
+					for context.Cause(l.ctx) == nil {
+						l.bytes.Add(speed / 10)
+						select {
+						case <-time.After(time.Second / 10):
+						case <-l.ctx.Done():
+						}
+					}
+					running[namespace].Add(-1)
+					l.release()
+					if l.yielded() {
+						work(namespace, speed)
+					}
+				}
+				for _, namespace := range append(c.slow, "other") {
+					running[namespace] = new(atomic.Int64)
+				}
+				for _, namespace := range c.slow {
+					for range c.size {
+						go work(namespace, c.speed)
+					}
+				}
+				time.Sleep(c.age)
+				for range c.others {
+					go work("other", 1<<30)
+				}
+				time.Sleep(c.within + time.Millisecond)
+				synctest.Wait()
+				if got := running["other"].Load(); got != int64(c.granted) {
+					t.Errorf("%d downloads of the other namespace run, want %d", got, c.granted)
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if got := running["other"].Load(); got < int64(c.granted) {
+					t.Errorf("a minute later, %d downloads of the other namespace run", got)
+				}
+				for _, namespace := range c.slow {
+					if got, least := running[namespace].Load(), int64(c.size/(len(c.slow)+1)/2); got < least {
+						t.Errorf("%d downloads of %s run, want at least %d", got, namespace, least)
+					}
+				}
+			})
+		})
 	}
 }
