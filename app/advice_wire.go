@@ -146,6 +146,8 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return "Push the image again with a current client"
 	case upstream.RaiseManifestSize:
 		return "Raise global.max_manifest_size if it is to be served"
+	case upstream.RaiseBlobSize:
+		return "Raise global.max_blob_size if it is to be served"
 	case upstream.CheckForRegistry:
 		return fmt.Sprintf("The answer is not that of a registry. Check url of %s, and whether a proxy or a login page is between", key)
 	case upstream.CheckPort:

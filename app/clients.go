@@ -30,8 +30,14 @@ type clientSet map[clientKey]*upstream.Client
 // of their files: a renewed certificate makes a new client.
 type clientKey struct {
 	config.Upstream
-	maxManifestSize int64
-	files           [sha256.Size]byte
+	limits contentLimits
+	files  [sha256.Size]byte
+}
+
+// contentLimits are the largest contents that upstreams may deliver, in bytes.
+type contentLimits struct {
+	manifest int64
+	blob     int64 // 0: no limit
 }
 
 func newClients(tokens *tokencache.Cache, cooldowns upstream.Cooldowns, metrics *upstream.Metrics, id via.ID, logger *slog.Logger) *clients {
@@ -63,17 +69,17 @@ func (c *clients) close() { c.commit(clientSet{}) }
 
 // get returns the client for an upstream and adds it to next. It is the current
 // set's client if nothing about the upstream has changed.
-func (c *clients) get(next clientSet, u config.Upstream, maxManifestSize int64) (*upstream.Client, error) {
+func (c *clients) get(next clientSet, u config.Upstream, limits contentLimits) (*upstream.Client, error) {
 	files, err := readTLSFiles(u.ClientCertificate, u.ClientPrivateKey, u.ServerCABundle)
 	if err != nil {
 		return nil, err
 	}
-	key := clientKey{u, maxManifestSize, files.sum()}
+	key := clientKey{u, limits, files.sum()}
 	if next[key] == nil {
 		next[key] = c.current[key]
 	}
 	if next[key] == nil {
-		client, err := c.newClient(u, files, maxManifestSize)
+		client, err := c.newClient(u, files, limits)
 		if err != nil {
 			delete(next, key) // a nil client could not be closed
 			return nil, err
@@ -83,7 +89,7 @@ func (c *clients) get(next clientSet, u config.Upstream, maxManifestSize int64) 
 	return next[key], nil
 }
 
-func (c *clients) newClient(u config.Upstream, files tlsFiles, maxManifestSize int64) (*upstream.Client, error) {
+func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLimits) (*upstream.Client, error) {
 	proxy, err := u.ProxyURL()
 	if err != nil {
 		return nil, err
@@ -92,7 +98,7 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, maxManifestSize i
 	opts := upstream.Options{
 		URL: u.URL.Std(), APIPath: u.APIPath.Path(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, TokenRealm: u.TokenRealm, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
-		MaxManifestSize: maxManifestSize, UserAgent: "weir/" + version, ID: c.id,
+		MaxManifestSize: limits.manifest, MaxBlobSize: limits.blob, UserAgent: "weir/" + version, ID: c.id,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 	}
 	if opts.Certificate, err = files.pair(); err != nil {

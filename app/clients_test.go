@@ -28,7 +28,7 @@ func newTestClients(t *testing.T) *clients {
 func apply(t *testing.T, c *clients, u config.Upstream, maxManifestSize int64) *upstream.Client {
 	t.Helper()
 	next := make(clientSet)
-	client, err := c.get(next, u, maxManifestSize)
+	client, err := c.get(next, u, contentLimits{manifest: maxManifestSize})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,11 +74,11 @@ func TestClientsAreShared(t *testing.T) {
 	c := newTestClients(t)
 	next := make(clientSet)
 	u := config.Upstream{URL: config.URL{Scheme: "https", Host: "ghcr.io"}}
-	one, err := c.get(next, u, 1)
+	one, err := c.get(next, u, contentLimits{manifest: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	two, err := c.get(next, u, 1)
+	two, err := c.get(next, u, contentLimits{manifest: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,10 +94,10 @@ func TestDroppedSet(t *testing.T) {
 	u := config.Upstream{URL: config.URL{Scheme: "https", Host: "ghcr.io"}}
 	first := apply(t, c, u, 1)
 	next := make(clientSet)
-	if _, err := c.get(next, config.Upstream{URL: config.URL{Scheme: "https", Host: "quay.io"}}, 1); err != nil {
+	if _, err := c.get(next, config.Upstream{URL: config.URL{Scheme: "https", Host: "quay.io"}}, contentLimits{manifest: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.get(next, config.Upstream{URL: config.URL{Scheme: "https", Host: "quay.io"}, ServerCABundle: "missing"}, 1); err == nil {
+	if _, err := c.get(next, config.Upstream{URL: config.URL{Scheme: "https", Host: "quay.io"}, ServerCABundle: "missing"}, contentLimits{manifest: 1}); err == nil {
 		t.Error("no error for a file that is missing")
 	}
 	if apply(t, c, u, 1) != first {
@@ -132,7 +132,7 @@ func TestDroppedClientsAreClosed(t *testing.T) {
 	apply(t, c, kept, 1000)
 	next := make(clientSet)
 	for _, u := range []config.Upstream{kept, {URL: config.URL{Scheme: "https", Host: "quay.io"}}} {
-		if _, err := c.get(next, u, 1000); err != nil {
+		if _, err := c.get(next, u, contentLimits{manifest: 1000}); err != nil {
 			t.Fatal(err)
 		}
 	}

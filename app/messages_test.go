@@ -225,6 +225,15 @@ var messages = []message{
 			`Raise global.max_manifest_size if it is to be served`,
 	},
 	{
+		name: "blob too large", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 502, code: "UNAVAILABLE",
+		change: func(o *upstream.Options) { o.MaxBlobSize = 1024 },
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
+			r.AddBlobAs("org/app", missingBlob, make([]byte, 1025))
+		},
+		want: `ghcr.io could not deliver org/app@` + missingBlob + `: the blob is too large: more than 1.0 KiB. ` +
+			`Raise global.max_blob_size if it is to be served`,
+	},
+	{
 		name: "schema 1", status: 502, code: "UNAVAILABLE",
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddManifest("org/app", "1.2", "application/vnd.docker.distribution.manifest.v1+json", []byte(`{"schemaVersion":1}`))

@@ -24,16 +24,17 @@ type translated struct {
 // clients of all upstreams to next, also if it fails.
 func translate(cfg *config.Config, clients *clients, next clientSet) ([]translated, error) {
 	all := make([]translated, len(cfg.Namespaces))
+	limits := contentLimits{manifest: int64(cfg.Global.MaxManifestSize), blob: int64(cfg.Global.MaxBlobSize)}
 	for i, block := range cfg.Namespaces {
 		var err error
-		if all[i], err = translateBlock(block, int64(cfg.Global.MaxManifestSize), clients, next); err != nil {
+		if all[i], err = translateBlock(block, limits, clients, next); err != nil {
 			return nil, fmt.Errorf("repository.%q: %w", block.Key, err)
 		}
 	}
 	return all, nil
 }
 
-func translateBlock(block config.Namespace, maxManifest int64, clients *clients, next clientSet) (t translated, err error) {
+func translateBlock(block config.Namespace, limits contentLimits, clients *clients, next clientSet) (t translated, err error) {
 	t.spec = namespace.Spec{
 		Key: block.Key, Host: block.Host, Default: block.Default, Offline: block.Offline,
 		DockerHub:               oci.IsDockerHub(block.Host),
@@ -42,7 +43,7 @@ func translateBlock(block config.Namespace, maxManifest int64, clients *clients,
 		TagTTL:                  block.TagTTL.Std(),
 		NegativeTTL:             block.NegativeTTL.Std(),
 		MaxStale:                block.MaxStale.Std(),
-		MaxManifest:             maxManifest,
+		MaxManifest:             limits.manifest,
 		Warm:                    translateWarm(block.Warm),
 	}
 	for _, name := range block.ServeStaleOn {
@@ -54,7 +55,7 @@ func translateBlock(block config.Namespace, maxManifest int64, clients *clients,
 	}
 	var members []upstream.Member
 	for i, u := range block.Upstreams {
-		client, err := clients.get(next, u, maxManifest)
+		client, err := clients.get(next, u, limits)
 		if err != nil {
 			return t, fmt.Errorf("upstream[%d]: %w", i, err)
 		}

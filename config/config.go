@@ -71,6 +71,7 @@ type Global struct {
 	MaxConcurrentCacheJobs  int           `toml:"max_concurrent_cache_jobs"`
 	MaxConcurrentFetches    int           `toml:"max_concurrent_fetches"`
 	MaxManifestSize         Size          `toml:"max_manifest_size" reload:"live"`
+	MaxBlobSize             SizeLimit     `toml:"max_blob_size" reload:"live"`
 	ShutdownDrain           time.Duration `toml:"shutdown_drain_secs"`
 	ImmutableTags           bool          `toml:"immutable_tags" reload:"live"`
 	ImmutableTagsExclusions []string      `toml:"immutable_tags_exclusions" reload:"live"`

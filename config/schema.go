@@ -121,7 +121,7 @@ func judgeUnknownKey(generic string, n *node) (verdict, error) {
 	case "server.tls", "blob_store.s3":
 		return refused, errUnavailable
 	case "server.handshake_timeout",
-		"global.max_concurrent_requests", "global.max_blob_size", "global.update_pull_time",
+		"global.max_concurrent_requests", "global.update_pull_time",
 		"global.enable_manifest_redirect", "global.allow_missing_manifest_references",
 		"global.namespace_walk_concurrency", "global.gc_grace_secs", "global.atime_audit_window_secs",
 		"global.max_concurrent_replication_jobs", "global.event_webhooks",

@@ -201,3 +201,31 @@ func blobsOf(n int) map[string][]byte {
 	}
 	return blobs
 }
+
+// A blob above max_blob_size is not served, whether its length is announced or not,
+// and the message names the key. Others are.
+func TestMaxBlobSize(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	w := harness.StartWeir(t, "[global]\nmax_blob_size = \"1MiB\"\n"+block("mirror", upstream))
+	fits := addRandom(t, upstream, "org/app", mib, 61000)
+	large := addRandom(t, upstream, "org/app", mib+1, 61001)
+	unannounced := addRandom(t, upstream, "org/app", 4*mib, 61002)
+	upstream.Fault(upstreamtest.Path(unannounced.Encoded()), upstreamtest.Chunked())
+	expectContent(t, "fits", w.Get(t, blobPath("mirror/org/app", fits)), fits, statusStored)
+	a := w.Get(t, blobPath("mirror/org/app", large))
+	expect(t, "announced", a, http.StatusBadGateway, "")
+	if !strings.Contains(string(a.Body), "Raise global.max_blob_size") {
+		t.Errorf("%s", a.Body)
+	}
+	if a := w.Do(t, http.MethodHead, blobPath("mirror/org/app", large)); a.Status != http.StatusBadGateway {
+		t.Errorf("HEAD: %d", a.Status)
+	}
+	if a := w.Get(t, blobPath("mirror/org/app", unannounced)); a.Err == nil || len(a.Body) > mib {
+		t.Errorf("without a length: %d, %d bytes, %v", a.Status, len(a.Body), a.Err)
+	}
+	w.MetricIs(t, 0, "weir_downloads")
+	if got := bytesStored(t, w); got != mib {
+		t.Errorf("%d bytes are stored", got)
+	}
+}

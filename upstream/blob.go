@@ -11,18 +11,36 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/oci"
 )
 
+// errBlobTooLarge says that a blob exceeds Options.MaxBlobSize.
+var errBlobTooLarge = errors.New("the blob is too large")
+
+// checkSize returns errBlobTooLarge if a blob of at least size bytes is refused.
+func (c *Client) checkSize(size int64) error {
+	if c.maxBlobSize > 0 && size > c.maxBlobSize {
+		return fmt.Errorf("%w: more than %s", errBlobTooLarge, units.IEC(c.maxBlobSize))
+	}
+	return nil
+}
+
 // Blob opens a blob at offset for length bytes, or to its end if length is -1.
 // The caller closes it. A stream that breaks off is an error; a [Chain], of one
-// member or many, continues it. The request for a whole blob has no Range.
+// member or many, continues it. The request for a whole blob has no Range. A blob
+// that is too large is refused at its announcement or, without one, at the first
+// byte too many.
 func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
 	end := int64(-1)
 	if length >= 0 {
 		end = offset + length
 	}
 	call := blobCall(http.MethodGet, repo, dgst, formatRange(offset, end))
+	// No request for bytes that would be refused, as after the first byte too many.
+	if err := c.checkSize(offset); err != nil {
+		return nil, c.badAnswer(ctx, call, err)
+	}
 	resp, err := c.do(ctx, call)
 	if err != nil {
 		return nil, err
@@ -44,6 +62,9 @@ func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offs
 // end or, if that is -1, to its end.
 func (c *Client) plainBlob(ctx context.Context, call call, resp *http.Response, dgst digest.Digest, offset, end int64) (oci.Blob, error) {
 	size, err := sizeOf(resp, offset)
+	if err == nil {
+		err = c.checkSize(size)
+	}
 	if err != nil {
 		resp.Body.Close()
 		return nil, c.badAnswer(ctx, call, err)
@@ -80,6 +101,9 @@ func (s *stretch) Read(p []byte) (int, error) {
 	}
 	n, err := s.body.Read(p)
 	s.offset += int64(n)
+	if err := s.client.checkSize(s.offset); err != nil {
+		return 0, s.client.badAnswer(s.ctx, s.call, err)
+	}
 	switch {
 	case n > 0:
 		return n, nil // an error comes again with the next Read

@@ -77,6 +77,7 @@ type Options struct {
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	MaxManifestSize int64             // bytes; 0: 5 MiB
+	MaxBlobSize     int64             // bytes; 0: no limit
 	Tokens          *tokencache.Cache // nil: one of its own
 	Cooldowns       Cooldowns         // nil: other clients' 429s stay unknown
 	Metrics         *Metrics          // may be nil
@@ -99,6 +100,7 @@ type Client struct {
 	connectTimeout  time.Duration
 	readTimeout     time.Duration
 	maxManifestSize int64
+	maxBlobSize     int64 // 0: no limit
 	userAgent       string
 	id              via.ID
 	metrics         *upstreamMetrics // may be nil
@@ -140,6 +142,7 @@ func NewClient(o Options) *Client {
 		connectTimeout:  o.ConnectTimeout,
 		readTimeout:     o.ReadTimeout,
 		maxManifestSize: cmp.Or(o.MaxManifestSize, defaultMaxManifestSize),
+		maxBlobSize:     o.MaxBlobSize,
 		userAgent:       o.UserAgent,
 		id:              o.ID,
 		logger:          loggerOr(o.Logger),

@@ -85,6 +85,18 @@ func (c *Client) head(ctx context.Context, call call, ref oci.Reference) (ocispe
 // decides, as it does for the next ten minutes. The Size is -1 if even that does not
 // tell it.
 func (c *Client) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
+	desc, err := c.statBlob(ctx, repo, dgst)
+	if err != nil {
+		return desc, err
+	}
+	// A client that sees the size would ask for the blob.
+	if err := c.checkSize(desc.Size); err != nil {
+		return ocispec.Descriptor{}, c.badAnswer(ctx, blobCall(http.MethodHead, repo, dgst, ""), err)
+	}
+	return desc, nil
+}
+
+func (c *Client) statBlob(ctx context.Context, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
 	if !c.blobHead.usable() {
 		return c.firstByte(ctx, repo, dgst)
 	}

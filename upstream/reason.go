@@ -23,6 +23,7 @@ const (
 	NoRemedy               Remedy = iota // nothing on this side helps
 	PushAgain                            // there is only a Docker schema 1 manifest
 	RaiseManifestSize                    // the manifest exceeds Options.MaxManifestSize
+	RaiseBlobSize                        // the blob exceeds Options.MaxBlobSize
 	CheckForRegistry                     // the answer is not that of a registry, such as a login page
 	CheckPort                            // as CheckForRegistry; the port may be one of TLS
 	CheckBehind                          // a page instead of an error document: a proxy whose registry is down, or no registry
@@ -65,6 +66,8 @@ func (e *Error) Remedy() Remedy {
 		return PushAgain
 	case errors.Is(e.Err, oci.ErrManifestTooLarge):
 		return RaiseManifestSize
+	case errors.Is(e.Err, errBlobTooLarge):
+		return RaiseBlobSize
 	case isA[*redirectedError](e.Err):
 		return CheckOtherHost
 	case isA[*otherRealmError](e.Err):
