@@ -248,7 +248,14 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 // the pool completes it, or it is given up if the pool has no room for a job.
 func CompleteOrAbandon(pool *jobs.Pool) func(*download.Download) {
 	return func(d *download.Download) {
-		if !pool.Submit(completing{d}, d.Complete) {
+		complete := func(ctx context.Context) error {
+			err := d.Complete(ctx)
+			if ctx.Err() != nil {
+				d.Abandon() // else it would wait for a client that may never come
+			}
+			return err
+		}
+		if !pool.Submit(completing{d}, complete) {
 			d.Abandon()
 		}
 	}
@@ -258,5 +265,7 @@ func CompleteOrAbandon(pool *jobs.Pool) func(*download.Download) {
 // not the digest: a job for a download that has failed must not stand for the next
 // download of the same digest.
 type completing struct{ download *download.Download }
+
+func (c completing) Block() string { return c.download.Namespace() }
 
 func (c completing) String() string { return "complete " + c.download.Digest().String() }

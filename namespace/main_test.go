@@ -150,6 +150,7 @@ func (m *mirror) chain(key string, registries []*upstreamtest.Registry, change .
 type named string
 
 func (n named) String() string { return string(n) }
+func (n named) Block() string  { return string(n) }
 
 func offline(s *namespace.Spec)   { s.Offline = true }
 func immutable(s *namespace.Spec) { s.ImmutableTags = true }

@@ -42,6 +42,8 @@ type storing struct {
 	digest digest.Digest
 }
 
+func (s storing) Block() string { return s.repo.Namespace }
+
 func (s storing) String() string {
 	if s.tag == "" {
 		return fmt.Sprintf("store %s of %s", s.digest, s.repo)

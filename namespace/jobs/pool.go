@@ -8,17 +8,40 @@ package jobs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
+	"time"
 )
 
 // queuePerWorker is how many jobs wait for each one that can run: enough for the
 // blobs of a few images whose clients have left.
 const queuePerWorker = 64
 
+// longestJob is how long a job may take. A blob of 20 GiB comes in that time at 1 MiB a
+// second; a job that takes longer waits for an upstream that never ends.
+const longestJob = 6 * time.Hour
+
+// errTooLong ends a job that takes longer than longestJob.
+var errTooLong = errors.New("jobs: the job has taken too long")
+
+// Key names a job. It is of a comparable type, and is compared as it is; its String
+// is for the log only.
+type Key interface {
+	fmt.Stringer
+	// Block is the key of the repository block that the job is for.
+	Block() string
+}
+
 // Pool runs a bounded number of jobs at once, keeps a bounded number waiting, and
 // has at most one job of each key. All methods may be called concurrently.
+//
+// Repository blocks take turns. A block never runs more jobs than could still begin
+// after them: half of all if it is alone, and less if others run too. So the jobs of
+// an upstream that never ends them leave room for those of others. The same holds
+// for the places in the queue.
 type Pool struct {
 	size    int
 	logger  *slog.Logger
@@ -28,55 +51,97 @@ type Pool struct {
 	workers sync.WaitGroup
 
 	mu      sync.Mutex
-	running int
-	queue   []job
-	keys    map[fmt.Stringer]bool // of all jobs that run or wait
+	running map[string]int // by block
+	busy    int            // all that run
+	queue   map[string][]job
+	queued  int
+	turns   []string     // the blocks with a queue; the first is next
+	keys    map[Key]bool // of all jobs that run or wait
 	closed  bool
 }
 
 type job struct {
-	key fmt.Stringer
+	key Key
 	run func(context.Context) error
 }
 
 // NewPool returns a pool that runs up to size jobs at once.
 func NewPool(size int, metrics *Metrics, logger *slog.Logger) *Pool {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Pool{size: size, logger: logger, metrics: metrics, ctx: ctx, cancel: cancel, keys: make(map[fmt.Stringer]bool)}
+	return &Pool{size: size, logger: logger, metrics: metrics, ctx: ctx, cancel: cancel, keys: make(map[Key]bool),
+		running: make(map[string]int), queue: make(map[string][]job)}
 }
 
 // Size is how many jobs can run at once.
 func (p *Pool) Size() int { return p.size }
 
 // Submit hands over a job. It reports whether this job, or another one with its
-// key, runs or waits to run. The key is of a comparable type, and is compared as
-// it is; its String is for the log only. The context of run ends when the pool is
-// closed.
-func (p *Pool) Submit(key fmt.Stringer, run func(context.Context) error) bool {
+// key, runs or waits to run. The context of run ends when the pool is closed, or when
+// the job takes too long.
+func (p *Pool) Submit(key Key, run func(context.Context) error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	block := key.Block()
 	switch {
 	case p.closed:
 		return false
 	// The job that is there does the same work.
 	case p.keys[key]:
 		return true
+	case p.queue[block] == nil && p.admits(block):
+		p.keys[key] = true
+		p.start(job{key, run})
+		return true
 	// A longer queue would only hold work that later pulls do anyway.
-	case p.running == p.size && len(p.queue) == p.size*queuePerWorker:
+	case len(p.queue[block]) > 0 && len(p.queue[block]) >= p.size*queuePerWorker-p.queued,
+		p.queued == p.size*queuePerWorker:
 		p.metrics.ended("dropped")
 		return false
 	}
 	p.keys[key] = true
-	if p.running == p.size {
-		p.queue = append(p.queue, job{key, run})
-		p.metrics.set(p.running, len(p.queue))
-		return true
+	if p.queue[block] == nil {
+		p.turns = append(p.turns, block)
 	}
-	// Workers exist only while there is work: each one ends with an empty queue.
-	p.running++
-	p.metrics.set(p.running, len(p.queue))
-	p.workers.Go(func() { p.work(job{key, run}) })
+	p.queue[block] = append(p.queue[block], job{key, run})
+	p.queued++
+	p.metrics.set(p.busy, p.queued)
 	return true
+}
+
+// admits reports whether a block may run a further job: it leaves as many places free
+// as it takes. The caller holds the mutex, as for start and admit.
+func (p *Pool) admits(block string) bool {
+	free := p.size - p.busy
+	return free > 0 && p.running[block] < max(free, 1)
+}
+
+// start runs a job. A goroutine exists only while there is work.
+func (p *Pool) start(j job) {
+	p.running[j.key.Block()]++
+	p.busy++
+	p.metrics.set(p.busy, p.queued)
+	p.workers.Go(func() { p.work(j) })
+}
+
+// admit starts waiting jobs, by turns between blocks.
+func (p *Pool) admit() {
+	for {
+		i := slices.IndexFunc(p.turns, p.admits)
+		if i < 0 {
+			return
+		}
+		block := p.turns[i]
+		p.turns = slices.Delete(p.turns, i, i+1)
+		j := p.queue[block][0]
+		p.queue[block] = p.queue[block][1:]
+		p.queued--
+		if len(p.queue[block]) > 0 {
+			p.turns = append(p.turns, block)
+		} else {
+			delete(p.queue, block)
+		}
+		p.start(j)
+	}
 }
 
 // Close cancels the running jobs, drops the waiting ones, and returns when all
@@ -85,40 +150,36 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
 	// Waiting jobs would fail at once, since their context ends now.
-	for range p.queue {
+	for range p.queued {
 		p.metrics.ended("dropped")
 	}
-	p.queue = nil
-	p.metrics.set(p.running, 0)
+	clear(p.queue)
+	p.turns, p.queued = nil, 0
+	p.metrics.set(p.busy, 0)
 	p.mu.Unlock()
 	p.cancel()
 	p.workers.Wait()
 }
 
-// work runs a job and then the next ones in the queue.
+// work runs a job, and starts those that its end lets run.
 func (p *Pool) work(j job) {
-	for ok := true; ok; j, ok = p.next(j) {
-		if err := j.run(p.ctx); err != nil {
-			p.logger.Warn("a cache job failed; a later pull does its work", "job", j.key.String(), "error", err)
-			p.metrics.ended("failed")
-		} else {
-			p.metrics.ended("done")
-		}
+	ctx, cancel := context.WithTimeoutCause(p.ctx, longestJob, errTooLong)
+	err := j.run(ctx)
+	cancel()
+	if err != nil {
+		p.logger.Warn("a cache job failed; a later pull does its work", "job", j.key.String(), "error", err)
+		p.metrics.ended("failed")
+	} else {
+		p.metrics.ended("done")
 	}
-}
-
-// next ends a job and takes the next one. It reports false if the queue is empty,
-// and then the worker ends.
-func (p *Pool) next(done job) (job, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.keys, done.key)
-	defer func() { p.metrics.set(p.running, len(p.queue)) }()
-	if len(p.queue) == 0 {
-		p.running--
-		return job{}, false
+	delete(p.keys, j.key)
+	block := j.key.Block()
+	if p.running[block]--; p.running[block] == 0 {
+		delete(p.running, block)
 	}
-	j := p.queue[0]
-	p.queue = p.queue[1:]
-	return j, true
+	p.busy--
+	p.admit()
+	p.metrics.set(p.busy, p.queued)
 }

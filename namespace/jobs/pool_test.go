@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -24,6 +25,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type named string
 
 func (n named) String() string { return string(n) }
+func (n named) Block() string  { return string(n) }
 
 // newPool returns a pool and a check of its metrics.
 func newPool(size int) (*jobs.Pool, func(want string) error) {
@@ -166,4 +168,74 @@ func TestPoolCloseTwice(t *testing.T) {
 	}
 	pool.Close()
 	pool.Close()
+}
+
+// of is the key of a job of a block.
+type of struct {
+	block  string
+	number int
+}
+
+func (o of) String() string { return fmt.Sprint(o.block, o.number) }
+func (o of) Block() string  { return o.block }
+
+// Jobs of a block that never end leave room for those of other blocks, to run and to
+// wait, and end by themselves after hours.
+func TestPoolSharesPlaces(t *testing.T) {
+	for name, c := range map[string]struct {
+		size    int
+		hostile []string
+		others  int
+	}{
+		"one block of four":  {size: 4, hostile: []string{"a"}, others: 40},
+		"two blocks of four": {size: 4, hostile: []string{"a", "b"}, others: 30},
+		"one block of two":   {size: 2, hostile: []string{"a"}, others: 30},
+		"one block of 16":    {size: 16, hostile: []string{"a"}, others: 250},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := jobs.NewPool(c.size, nil, slog.New(slog.DiscardHandler))
+				defer pool.Close()
+				var stuck atomic.Int32
+				for _, block := range c.hostile {
+					for i := range 1000 {
+						pool.Submit(of{block, i}, func(ctx context.Context) error {
+							stuck.Add(1)
+							defer stuck.Add(-1)
+							<-ctx.Done()
+							return context.Cause(ctx)
+						})
+					}
+				}
+				synctest.Wait()
+				var done atomic.Int32
+				for i := range c.others {
+					if !pool.Submit(of{"honest", i}, func(context.Context) error { done.Add(1); return nil }) {
+						t.Fatalf("job %d was dropped", i)
+					}
+				}
+				synctest.Wait()
+				if done.Load() != int32(c.others) {
+					t.Errorf("%d of %d jobs of the honest block are done, %d of others are stuck", done.Load(), c.others, stuck.Load())
+				}
+				if stuck.Load() == 0 {
+					t.Error("the other blocks run no jobs")
+				}
+			})
+		})
+	}
+}
+
+// A job does not run for ever.
+func TestPoolEndsLongJobs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool, metrics := newPool(1)
+		defer pool.Close()
+		pool.Submit(named("endless"), func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) })
+		pool.Submit(named("next"), func(context.Context) error { return nil })
+		time.Sleep(24 * time.Hour)
+		if err := metrics("0 0, 1 0 1"); err != nil {
+			t.Error(err)
+		}
+	})
 }

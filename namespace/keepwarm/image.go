@@ -75,4 +75,6 @@ type run struct {
 	number int
 }
 
+func (r run) Block() string { return r.repo.Namespace }
+
 func (r run) String() string { return "warm " + r.reference.Join(r.repo.String()) }

@@ -11,6 +11,7 @@ import (
 type number int
 
 func (n number) String() string { return fmt.Sprint(int(n)) }
+func (n number) Block() string  { return n.String() }
 
 // fill submits jobs to a pool until it takes no more. They end with the pool.
 func fill(t *testing.T, pool *jobs.Pool) {

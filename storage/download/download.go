@@ -92,6 +92,10 @@ func newDownload(g *Group, dgst digest.Digest, src Source) *Download {
 // Digest returns the digest of the content.
 func (d *Download) Digest() digest.Digest { return d.digest }
 
+// Namespace returns the key of the repository block from whose upstreams the content
+// comes.
+func (d *Download) Namespace() string { return d.src.Repository.Namespace }
+
 // Complete holds the download until it has ended, and returns its error, or the
 // cause of the context's end.
 func (d *Download) Complete(ctx context.Context) error {
