@@ -8,6 +8,7 @@ import (
 	"github.com/weirhq/weir/internal/whoami"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -98,6 +99,7 @@ func remedyOf(err error) string {
 		}
 	}
 	offline, isOffline := errors.AsType[*namespace.OfflineError](err)
+	_, tooSlow := errors.AsType[*download.TooSlowError](err)
 	full, isFull := errors.AsType[*evict.FullError](err)
 	noSpace, short := errors.AsType[*spool.NoSpaceError](err)
 	switch {
@@ -111,6 +113,8 @@ func remedyOf(err error) string {
 		return "Free space on this filesystem, or raise the disk quota."
 	case short:
 		return "Free space on this filesystem, or lower blob_store.fs.min_free."
+	case tooSlow:
+		return "Check the upstream, or lower global.min_speed if it is always that slow."
 	case isFull:
 		return evictRemedy(full.Reason)
 	case isOffline:

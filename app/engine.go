@@ -31,6 +31,7 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 		Store:        parts.store,
 		Spools:       parts.driver.Spools(),
 		MaxFetches:   cfg.MaxConcurrentFetches,
+		MinSpeed:     int64(cfg.MinSpeed),
 		OnUnattended: namespace.CompleteOrAbandon(e.pool),
 		OnDamaged:    parts.damaged,
 		Health:       parts.content,

@@ -72,6 +72,7 @@ type Global struct {
 	MaxConcurrentFetches    int           `toml:"max_concurrent_fetches"`
 	MaxManifestSize         Size          `toml:"max_manifest_size" reload:"live"`
 	MaxBlobSize             SizeLimit     `toml:"max_blob_size" reload:"live"`
+	MinSpeed                Size          `toml:"min_speed"` // bytes per second
 	ShutdownDrain           time.Duration `toml:"shutdown_drain_secs"`
 	ImmutableTags           bool          `toml:"immutable_tags" reload:"live"`
 	ImmutableTagsExclusions []string      `toml:"immutable_tags_exclusions" reload:"live"`

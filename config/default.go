@@ -33,6 +33,7 @@ func base() *Config {
 			MaxConcurrentCacheJobs: 4,
 			MaxConcurrentFetches:   64,
 			MaxManifestSize:        oci.DefaultMaxManifest,
+			MinSpeed:               1 << 10,
 			ShutdownDrain:          30 * time.Second,
 			NegativeTTL:            Duration(5 * time.Second),
 			ServeStaleOn:           []Class{ClassUnavailable, ClassRateLimited},

@@ -67,6 +67,7 @@ type Download struct {
 	origin  string           // of the last stream
 	err     error            // of an ended download
 	holders int              // readers and callers of Complete
+	clients int              // readers that read
 	held    notify.Broadcast // holders is no longer zero
 }
 

@@ -79,12 +79,17 @@ func (d *Download) fetch(s *spool.Spool) error {
 	}
 	defer slot.release()
 	slot.bind(d.ctx)
+	defer d.watchSpeed(slot)()
 	d.enter(copying)
 	err = d.fetchRest(slot, s)
 	var store storeError
 	// A fetch that has to end fails with whatever was under way.
-	if err != nil && slot.yielded() && !errors.As(err, &store) && !errors.Is(err, storage.ErrCorrupt) {
-		return errYielded
+	cause := context.Cause(slot.ctx)
+	if err == nil || errors.As(err, &store) || errors.Is(err, storage.ErrCorrupt) {
+		return err
+	}
+	if isTooSlow(cause) || slot.yielded() {
+		return cause
 	}
 	return err
 }

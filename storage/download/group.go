@@ -24,6 +24,9 @@ type Options struct {
 	// readers open by themselves, which take half of the places at most. More wait, and
 	// their namespaces take turns.
 	MaxFetches int
+	// MinSpeed is how many bytes a second must come in a minute's average for a
+	// download that no client waits for; 0: any number.
+	MinSpeed int64
 	// OnUnattended, if set, is called when the last reader of an unfinished
 	// download has left. It decides, at once or later, whether the download is
 	// completed all the same ([Download.Complete]) or given up

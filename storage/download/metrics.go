@@ -18,7 +18,7 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	ended := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_downloads_ended_total",
-		Help: "Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (its last client left).",
+		Help: "Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it), abandoned (its last client left) or slow (no client waited, and its upstream was too slow).",
 	}, []string{"result"})
 	m := &Metrics{
 		running: prometheus.NewGauge(prometheus.GaugeOpts{

@@ -47,8 +47,8 @@ func TestDownloadMetrics(t *testing.T) {
 			if err := s.Drain(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			want := "# HELP weir_downloads_ended_total Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it) or abandoned (its last client left).\n# TYPE weir_downloads_ended_total counter\n"
-			for _, other := range []string{"abandoned", "corrupt", "failed", "stored", "unstored"} {
+			want := "# HELP weir_downloads_ended_total Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it), abandoned (its last client left) or slow (no client waited, and its upstream was too slow).\n# TYPE weir_downloads_ended_total counter\n"
+			for _, other := range []string{"abandoned", "corrupt", "failed", "slow", "stored", "unstored"} {
 				want += `weir_downloads_ended_total{result="` + other + `"} `
 				if other == result {
 					want += "1\n"

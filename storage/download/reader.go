@@ -39,6 +39,7 @@ type Reader struct {
 
 func newReader(ctx context.Context, d *Download, src Source, joined bool) *Reader {
 	d.group.opts.Metrics.readerOpened()
+	d.attend(1)
 	return &Reader{ctx: ctx, download: d, src: src, joined: joined, end: -1, size: -1, windowEnd: -1}
 }
 
@@ -183,7 +184,9 @@ func (r *Reader) Sequential() { r.inOrder = true }
 // reading a byte. If the reader's context ends first, a download without other
 // holders is given up. The reader cannot be used any more.
 func (r *Reader) Complete() error {
+	r.download.attend(-1) // no client reads
 	err := r.download.await(r.ctx)
+	r.download.attend(1)
 	r.leave((*Download).Abandon)
 	return err
 }
@@ -203,6 +206,7 @@ func (r *Reader) leave(unattended func(*Download)) {
 	r.drop()
 	r.closed = true
 	r.download.group.opts.Metrics.readerClosed()
+	r.download.attend(-1)
 	if r.download.release() && unattended != nil {
 		unattended(r.download)
 	}

@@ -15,10 +15,11 @@ const (
 	corrupt   result = "corrupt"   // the bytes did not match the digest
 	failed    result = "failed"    // no upstream delivered it
 	abandoned result = "abandoned" // no client wanted it any more
+	slow      result = "slow"      // no client waited, and its bytes came too slowly
 )
 
 func results() []result {
-	return []result{stored, unstored, corrupt, failed, abandoned}
+	return []result{stored, unstored, corrupt, failed, abandoned, slow}
 }
 
 // result returns how the download ended. Its goroutine calls it last, before the
@@ -33,10 +34,17 @@ func (d *Download) result() result {
 		return unstored
 	case errors.Is(err, storage.ErrCorrupt):
 		return corrupt
+	case isTooSlow(err):
+		return slow
 	// Only Abandon and Close cancel the context of a running download.
 	case d.ctx.Err() != nil:
 		return abandoned
 	default:
 		return failed
 	}
+}
+
+func isTooSlow(err error) bool {
+	_, ok := errors.AsType[*TooSlowError](err)
+	return ok
 }
