@@ -12,10 +12,7 @@ import (
 
 func adviceNamespace(t *testing.T, hosts ...string) *namespace.Namespace {
 	t.Helper()
-	cache, err := namespace.NewCache(namespace.CacheOptions{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
+	cache := namespace.NewCache(namespace.CacheOptions{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	table, err := namespace.NewTable(cache, []namespace.Spec{{Key: "ghcr.io", UpstreamHosts: hosts}})
 	if err != nil {
 		t.Fatal(err)

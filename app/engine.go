@@ -39,16 +39,11 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 		Tracer:       tracer,
 		Logger:       logger,
 	})
-	cache, err := namespace.NewCache(namespace.CacheOptions{
+	e.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: parts.store, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Pool: e.pool,
 		Content: parts.content, Records: parts.records,
 		Logger: logger, ID: id,
 	})
-	if err != nil {
-		e.close()
-		return nil, err
-	}
-	e.cache = cache
 	return e, nil
 }
 

@@ -36,12 +36,9 @@ func newWire(t testing.TB, specs ...namespace.Spec) *wire {
 		Store: store, Spools: store.Spools(), MaxFetches: 8, OnUnattended: namespace.CompleteOrAbandon(pool), Logger: logger,
 	})
 	var err error
-	w.cache, err = namespace.NewCache(namespace.CacheOptions{
+	w.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: store, Spools: store.Spools(), Catalog: catalog.New(store.Records(), catalog.Options{}), Downloads: w.downloads, Pool: pool, Logger: logger,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		w.cache.Close()
 		pool.Close()

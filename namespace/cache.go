@@ -4,9 +4,9 @@ import (
 	"context"
 	"log/slog"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/internal/flight"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace/jobs"
@@ -16,10 +16,14 @@ import (
 	"github.com/weirhq/weir/storage/spool"
 )
 
-// maxRemembered is how many negative answers, and how many tags whose manifests
-// are pending, are kept in memory. An entry takes about 300 bytes, so that each of
-// the two takes 5 MB, and 13 MB if every client sends further media types.
-const maxRemembered = 16384
+// maxRemembered is how many negative answers, and how many tags whose manifests are
+// pending, are kept in memory. An entry takes about 500 bytes, and more than 1 KiB if a
+// client sends further media types. maxRememberedBytes bounds each of the two, since
+// clients choose the names, and upstreams the words.
+const (
+	maxRemembered      = 16384
+	maxRememberedBytes = 12 << 20
+)
 
 // Cache is the state that all namespaces share and that outlives a change of
 // configuration.
@@ -44,7 +48,7 @@ type Cache struct {
 
 	repositories repositories
 
-	negatives *lru.Cache[lookupKey, negative]
+	negatives *bounded.Cache[lookupKey, negative]
 	book      *tagBook
 }
 
@@ -62,15 +66,7 @@ type CacheOptions struct {
 }
 
 // NewCache returns a cache over a store. The caller closes it before the store.
-func NewCache(o CacheOptions) (*Cache, error) {
-	negatives, err := lru.New[lookupKey, negative](maxRemembered)
-	if err != nil {
-		return nil, err
-	}
-	pending, err := lru.New[content, pendingTag](maxRemembered)
-	if err != nil {
-		return nil, err
-	}
+func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
 		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, pool: o.Pool,
@@ -83,9 +79,9 @@ func NewCache(o CacheOptions) (*Cache, error) {
 		referrers: flight.NewGroup[shared[listKey], *Referrers](lookups),
 		listings:  flight.NewGroup[struct{}, []storage.RepoID](lookups),
 
-		negatives: negatives,
-		book:      &tagBook{catalog: o.Catalog, health: o.Records, pending: pending, logger: o.Logger},
-	}, nil
+		negatives: bounded.New(maxRemembered, maxRememberedBytes, func(key lookupKey, n negative) int { return n.size(key) }),
+		book:      newTagBook(o),
+	}
 }
 
 // Drain refuses new lookups and waits until none is under way. It returns ctx's

@@ -93,7 +93,14 @@ func share[K comparable, V any](ctx context.Context, n *Namespace, lookups *flig
 // negative is a definite "not found" of an upstream: a registry's word to a GET.
 type negative struct {
 	err   error
+	words int // the length of the error's text
 	until time.Time
+}
+
+// size returns the memory of the strings of an entry of the cache. The words of an
+// error are bounded, and those of a chain's members add up.
+func (n negative) size(key lookupKey) int {
+	return len(key.repo.Namespace) + len(key.repo.Name) + key.ref.Size() + n.words
 }
 
 // negativeHit returns the remembered "not found" of a lookup, or nil.
@@ -108,6 +115,6 @@ func (c *Cache) negativeHit(key lookupKey) error {
 // errors, and nil, are not remembered: the next request may succeed.
 func (n *Namespace) rememberNegative(key lookupKey, err error) {
 	if errors.Is(upstream.Doubt(err), upstream.ErrNotFound) && n.spec.NegativeTTL > 0 {
-		n.cache.negatives.Add(key.negative(), negative{err, time.Now().Add(n.spec.NegativeTTL)})
+		n.cache.negatives.Add(key.negative(), negative{err, len(err.Error()), time.Now().Add(n.spec.NegativeTTL)})
 	}
 }

@@ -93,14 +93,10 @@ func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store
 		Store: store, Spools: memory.Spools(), MaxFetches: 8,
 		OnUnattended: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})
-	cache, err := namespace.NewCache(namespace.CacheOptions{
+	m.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool,
 		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger, ID: id,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.cache = cache
 	t.Cleanup(func() {
 		m.pool.Close()
 		m.downloads.Close()

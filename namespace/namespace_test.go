@@ -14,13 +14,10 @@ import (
 func newTable(t testing.TB, specs ...namespace.Spec) (*namespace.Table, error) {
 	t.Helper()
 	store := storagetest.NewMemory(t)
-	cache, err := namespace.NewCache(namespace.CacheOptions{
+	cache := namespace.NewCache(namespace.CacheOptions{
 		Store: store, Spools: store.Spools(), Catalog: catalog.New(store.Records(), catalog.Options{}),
 		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	return namespace.NewTable(cache, specs)
 }
 

@@ -6,10 +6,10 @@ import (
 	"log/slog"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 )
@@ -32,8 +32,15 @@ const pendingLife = 10 * time.Minute
 type tagBook struct {
 	catalog *catalog.Catalog
 	health  *storage.Health // of the records
-	pending *lru.Cache[content, pendingTag]
+	pending *bounded.Cache[content, pendingTag]
 	logger  *slog.Logger
+}
+
+func newTagBook(o CacheOptions) *tagBook {
+	size := func(key content, p pendingTag) int {
+		return len(key.repo.Namespace) + len(key.repo.Name) + 2*len(key.digest) + len(p.tag) + len(p.Descriptor.MediaType)
+	}
+	return &tagBook{catalog: o.Catalog, health: o.Records, pending: bounded.New(maxRemembered, maxRememberedBytes, size), logger: o.Logger}
 }
 
 // content is a digest within a repository.

@@ -49,6 +49,9 @@ func (r Reference) Clone() Reference {
 	return r
 }
 
+// Size returns the memory of the strings of the reference, in bytes.
+func (r Reference) Size() int { return len(r.tag) + len(r.digest) + len(r.further) }
+
 // Tag returns the tag, or "" if the reference is a digest.
 func (r Reference) Tag() string { return r.tag }
 

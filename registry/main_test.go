@@ -60,13 +60,9 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m.downloads = download.NewGroup(download.Options{
 		Store: store, Spools: spools, MaxFetches: 8, OnUnattended: namespace.CompleteOrAbandon(pool), Logger: logger,
 	})
-	var err error
-	m.cache, err = namespace.NewCache(namespace.CacheOptions{
+	m.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: store, Spools: spools, Catalog: catalog.New(records, catalog.Options{}), Downloads: m.downloads, Pool: pool, Logger: logger,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
 		pool.Close()
 		m.downloads.Close()

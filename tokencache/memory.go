@@ -5,14 +5,18 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/weirhq/weir/internal/bounded"
 )
 
+// maxBytes bounds the memory for tokens, which token services choose. It is room for
+// 8192 tokens of 2 KiB, as those of Docker Hub, and their keys.
+const maxBytes = 20 << 20
+
 // Memory is a [Store] in this process: the most recently used tokens, up to a
-// number.
+// number and a sum of bytes.
 type Memory struct {
 	mu     sync.Mutex
-	tokens *simplelru.LRU[Key, remembered]
+	tokens *bounded.LRU[Key, remembered]
 }
 
 // remembered is the entry of a key.
@@ -23,11 +27,11 @@ type remembered struct {
 }
 
 // NewMemory returns an empty store that holds at most size tokens, and at least
-// one.
+// one, in at most 20 MiB.
 func NewMemory(size int) *Memory {
-	// The only error is that of a size below one.
-	tokens, _ := simplelru.NewLRU[Key, remembered](max(1, size), nil)
-	return &Memory{tokens: tokens}
+	return &Memory{tokens: bounded.NewLRU(max(1, size), maxBytes, func(k Key, r remembered) int {
+		return len(k.Registry) + len(k.Realm) + len(k.Service) + len(k.Scope) + len(k.Account) + len(r.token.Value)
+	})}
 }
 
 // Get returns a usable token, or ErrNotFound.

@@ -2,6 +2,9 @@ package tokencache_test
 
 import (
 	"errors"
+	"fmt"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +34,30 @@ func TestMemoryIsBounded(t *testing.T) {
 		if want := max(1, size); len(kept) != want || kept[len(kept)-1] != "c" || want == 2 && kept[0] != "a" {
 			t.Errorf("size %d keeps %q", size, kept)
 		}
+	}
+}
+
+// The tokens and scopes that a service chooses are bounded in bytes, and one token of the
+// usual size still has its place.
+func TestMemoryIsBoundedInBytes(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	memory := tokencache.NewMemory(1 << 20)
+	memory.Set(t.Context(), keyFor("first"), newToken("a"))
+	for i := range 2000 {
+		long := strings.Repeat(fmt.Sprint(i%10), tokencache.MaxToken-8)
+		scope := fmt.Sprint("scope", i, strings.Repeat("x", 4<<10))
+		memory.Set(t.Context(), keyFor(scope), newToken(long))
+		memory.Get(t.Context(), keyFor("first"))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 24<<20 {
+		t.Errorf("40 MB of tokens take %d MiB", grown>>20)
+	}
+	if _, err := memory.Get(t.Context(), keyFor("first")); err != nil {
+		t.Errorf("a token in use: %v", err)
 	}
 }
 

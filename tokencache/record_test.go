@@ -14,7 +14,7 @@ func FuzzRecord(f *testing.F) {
 	open, sealed := NewRedis(nil, "p"), NewSealedRedis(nil, "p", "a secret")
 	f.Fuzz(func(t *testing.T, stored []byte) {
 		token, ok := open.parse("name", stored)
-		if ok && (strings.ContainsAny(token.Value, " \r\n\x00\x7f") || len(token.Value) > maxToken || token.Expires.After(time.Now().Add(maxLife))) {
+		if ok && (strings.ContainsAny(token.Value, " \r\n\x00\x7f") || len(token.Value) > MaxToken || token.Expires.After(time.Now().Add(maxLife))) {
 			t.Errorf("%q is accepted: %d bytes until %v", stored, len(token.Value), token.Expires)
 		}
 		if _, ok := sealed.parse("name", stored); ok {

@@ -47,8 +47,6 @@ type record struct {
 }
 
 const (
-	// maxToken bounds a token: longer ones do not fit into a header of most registries.
-	maxToken = 16 << 10
 	// maxRecord bounds a record before it is decoded. JSON may escape some characters.
 	maxRecord = 24 << 10
 	// maxLife bounds how long a token from Redis is believed. Tokens live for minutes,
@@ -152,7 +150,7 @@ func (r *Redis) parse(name string, stored []byte) (Token, bool) {
 		return Token{}, false
 	}
 	var rec record
-	if err := json.Unmarshal(stored, &rec); err != nil || len(rec.Token) > maxToken || !r.sealer.Valid(rec.Seal, rec.fields(name)...) {
+	if err := json.Unmarshal(stored, &rec); err != nil || len(rec.Token) > MaxToken || !r.sealer.Valid(rec.Seal, rec.fields(name)...) {
 		return Token{}, false
 	}
 	if latest := time.Now().Add(maxLife); rec.Expires.After(latest) {

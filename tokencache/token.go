@@ -8,6 +8,10 @@ import (
 	"time"
 )
 
+// MaxToken bounds a token, in bytes. Longer ones do not fit into a header of most
+// registries.
+const MaxToken = 16 << 10
+
 // maxEarliness bounds how long before its end a token counts as expired. It covers
 // a slow request and clocks that differ.
 const maxEarliness = 30 * time.Second

@@ -7,18 +7,17 @@ import (
 	"net/url"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
+	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/internal/zone"
 	"github.com/weirhq/weir/tokencache"
 )
 
 const (
-	// maxChallenges bounds the memory for challenges to about a megabyte. There is
-	// one for each repository at each host, and a lost one costs one request.
-	maxChallenges = 4096
-	// maxParam bounds a realm and a service, in bytes. Real ones have about a hundred.
-	maxParam = 4 << 10
+	// maxChallenges and maxChallengeBytes bound the memory for challenges. There is one
+	// for each repository at each host, and a lost one costs one request. 4096 real ones
+	// take 2 MB.
+	maxChallenges     = 4096
+	maxChallengeBytes = 4 << 20
 	// freshToken is the age up to which a 403 counts as final. An older token
 	// may have expired, which some registries (ECR) answer with 403. Tokens live
 	// for minutes, so a younger one has not.
@@ -40,17 +39,16 @@ type challengeKey struct {
 // authorizer is the part of authentication that all requests of a client share:
 // the challenges so far, the tokens and the way to new ones.
 type authorizer struct {
-	remembered *lru.Cache[challengeKey, challenge]
+	remembered *bounded.Cache[challengeKey, challenge]
 	tokens     *tokencache.Cache
 	service    *tokenService
 	root       rootInquiry
 }
 
 func newAuthorizer(tokens *tokencache.Cache, service *tokenService) *authorizer {
-	remembered, err := lru.New[challengeKey, challenge](maxChallenges)
-	if err != nil {
-		panic(err) // the size is a positive constant
-	}
+	remembered := bounded.New(maxChallenges, maxChallengeBytes, func(key challengeKey, c challenge) int {
+		return len(key.origin) + len(key.repository) + c.size()
+	})
 	return &authorizer{remembered: remembered, tokens: tokens, service: service, root: newRootInquiry()}
 }
 
@@ -238,7 +236,7 @@ func (t *authTransport) choose(resp *http.Response) (challenge, bool) {
 	for _, c := range challenges {
 		c.from = zoneOf(resp, t.from)
 		realm, service := c.params["realm"], c.params["service"]
-		if c.scheme == "bearer" && realm != "" && len(realm) <= maxParam && len(service) <= maxParam {
+		if c.scheme == "bearer" && realm != "" {
 			c.params = map[string]string{"realm": realm, "service": service} // the others are of no use
 			return c, true
 		}

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/weirhq/weir/internal/zone"
@@ -14,17 +15,37 @@ type challenge struct {
 	from   zone.Zone         // of the registry that sent it
 }
 
+const (
+	// maxChallengeSize bounds the parameters of a challenge that are used, in bytes. They
+	// go into the URL of a token request, and servers take none of this length.
+	maxChallengeSize = 4 << 10
+	// maxOffered bounds how many challenges of an answer are read. Real answers have one
+	// or two.
+	maxOffered = 16
+)
+
+// size returns the memory that a challenge takes.
+func (c challenge) size() int {
+	size := len(c.scheme)
+	for name, value := range c.params {
+		size += len(name) + len(value)
+	}
+	return size
+}
+
 // parseChallenges reads every challenge of the given WWW-Authenticate field
 // values, in their order. A value may hold several challenges, such as
 // `Basic realm="a", Bearer realm="https://b/token",service="c"`. Malformed parts
-// are skipped, never an error: a later challenge may still be usable.
+// are skipped, never an error: a later challenge may still be usable. So are challenges
+// whose parameters are longer than any token service takes.
 func parseChallenges(headers []string) []challenge {
 	var challenges []challenge
 	for _, header := range headers {
 		p := challengeParser{fieldParser{rest: header}}
 		challenges = append(challenges, p.challenges()...)
 	}
-	return challenges
+	challenges = challenges[:min(len(challenges), maxOffered)]
+	return slices.DeleteFunc(challenges, func(c challenge) bool { return c.size() > maxChallengeSize })
 }
 
 // challengeParser consumes one field value from its front.
@@ -57,23 +78,27 @@ func (p *challengeParser) challenges() []challenge {
 			p.skipElement() // garbage after the scheme's name
 			continue
 		}
-		list = append(list, challenge{scheme: strings.ToLower(name)})
+		list = append(list, challenge{scheme: strings.Clone(strings.ToLower(name))})
 		p.skipToken68()
 	}
 }
 
 // set adds a parameter. The first one of a name counts, since the specification
-// allows only one.
+// allows only one. Only those that are used are kept.
 func (c *challenge) set(name, value string) {
 	name = strings.ToLower(name)
-	if _, ok := c.params[name]; ok {
+	if _, ok := c.params[name]; ok || !isUsed(name) {
 		return
 	}
 	if c.params == nil {
 		c.params = make(map[string]string)
 	}
-	c.params[name] = value
+	c.params[strings.Clone(name)] = strings.Clone(value) // not the whole field, which is longer
 }
+
+// isUsed reports whether a parameter matters for answering a challenge. Others, such as
+// error, would only take memory.
+func isUsed(name string) bool { return name == "realm" || name == "service" || name == "scope" }
 
 // value reads a parameter's value, after the equals sign. Some registries forget
 // the quotes around a URL, so an unquoted value reaches to the next comma or

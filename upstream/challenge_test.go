@@ -33,6 +33,10 @@ func TestParseChallenges(t *testing.T) {
 		"unterminated quote":       {[]string{`Basic realm="r`}, []challenge{basic}},
 		"first of a name wins":     {[]string{`Basic realm="r", realm="evil"`}, []challenge{basic}},
 		"parameter without scheme": {[]string{`realm="x", Basic realm="r"`}, []challenge{basic}},
+		"unused parameters":        {[]string{`Basic realm="r",charset="UTF-8",error="` + strings.Repeat("x", 60<<10) + `"`}, []challenge{basic}},
+		"4 KiB are too long":       {[]string{`Bearer realm="` + strings.Repeat("x", 4<<10) + `", Basic realm="r"`}, []challenge{basic}},
+		"together too long":        {[]string{`Bearer realm="r",scope="` + strings.Repeat("x", 2<<10) + `",service="` + strings.Repeat("x", 2<<10) + `", Basic realm="r"`}, []challenge{basic}},
+		"many":                     {[]string{strings.Repeat("Basic x=y,", 1000), `Basic realm="r"`}, slices.Repeat([]challenge{{scheme: "basic"}}, 16)},
 		"garbage is skipped":       {[]string{`@"a, Basic x=y"@, Basic realm="r"`}, []challenge{basic}},
 	}
 	for name, test := range tests {

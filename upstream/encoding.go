@@ -118,7 +118,7 @@ func newDecoder(body io.Reader, codings []string) (io.Reader, error) {
 			return nil, err
 		}
 		// Each of several codings has the bound, else the one below could be a bomb.
-		decoder = &bounded{Reader: decoder, encoded: encoded}
+		decoder = &unfolding{Reader: decoder, encoded: encoded}
 	}
 	return decoder, nil
 }
@@ -149,17 +149,17 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bounded fails if it reads far more than was encoded.
-type bounded struct {
+// unfolding fails if it reads far more than was encoded.
+type unfolding struct {
 	io.Reader
 	encoded *counter
 	n       int64
 }
 
-func (b *bounded) Read(p []byte) (int, error) {
-	n, err := b.Reader.Read(p)
-	b.n += int64(n)
-	if b.n > decodedFree+maxExpansion*b.encoded.n {
+func (u *unfolding) Read(p []byte) (int, error) {
+	n, err := u.Reader.Read(p)
+	u.n += int64(n)
+	if u.n > decodedFree+maxExpansion*u.encoded.n {
 		return 0, errBomb
 	}
 	return n, err

@@ -17,6 +17,10 @@ var (
 	errDowngrade        = errors.New("redirect from https to http refused")
 )
 
+// maxHost bounds the name of a host with its port, which limits of hosts and error
+// messages keep. Names have at most 253 characters (RFC 1035 section 2.3.4).
+const maxHost = 253 + len(":65535")
+
 // followRedirects sends a GET or HEAD and follows at most limit redirects, never
 // from https to http and never twice to the same URL. Each request has the headers
 // of the first one, which therefore must not hold credentials: send adds those by
@@ -63,6 +67,8 @@ func redirected(req *http.Request, location *url.URL) (*http.Request, error) {
 	switch {
 	case location.Scheme != "http" && location.Scheme != "https" || location.Host == "":
 		return nil, fmt.Errorf("%s redirects to something other than http or https", req.URL.Host)
+	case len(location.Host) > maxHost:
+		return nil, fmt.Errorf("%s redirects to a host whose name is too long", req.URL.Host)
 	case req.URL.Scheme == "https" && location.Scheme == "http":
 		return nil, fmt.Errorf("%w: to %s", errDowngrade, location.Host)
 	}

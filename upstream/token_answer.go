@@ -26,9 +26,10 @@ const (
 
 var (
 	// errNoAnswer has no cause, which would quote the answer.
-	errNoAnswer = errors.New("its answer is no token: it is no JSON object")
-	errNoToken  = errors.New("its answer has neither token nor access_token")
-	errBadToken = errors.New("its token has characters that no header can carry")
+	errNoAnswer  = errors.New("its answer is no token: it is no JSON object")
+	errNoToken   = errors.New("its answer has neither token nor access_token")
+	errBadToken  = errors.New("its token has characters that no header can carry")
+	errLongToken = fmt.Errorf("its token has more than %d bytes", tokencache.MaxToken)
 )
 
 // parseToken reads a token answer. Only the token decides: a field of another
@@ -95,10 +96,12 @@ func tokenValue(values []json.RawMessage) (string, error) {
 		value = strings.TrimSpace(value)
 		switch {
 		case value == "":
+		case len(value) > tokencache.MaxToken:
+			failure = errLongToken
 		case strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }):
 			failure = errBadToken
 		default:
-			return value, nil
+			return strings.Clone(value), nil // without the blanks
 		}
 	}
 	return "", failure

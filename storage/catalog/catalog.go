@@ -39,12 +39,18 @@ type Document struct {
 
 // Options configure a [Catalog].
 type Options struct {
-	Tags   int          // tags kept in memory; 0 means 8192, about 4 MiB
-	Links  int          // links kept in memory; 0 means 32768, about 16 MiB
+	Tags   int          // tags kept in memory; 0 means 8192. They take at most 8 MiB
+	Links  int          // links kept in memory; 0 means 32768. They take at most 24 MiB
 	Logger *slog.Logger // of unreadable records; nil discards
 	// Touch notes the use of a record, for [Catalog.Keep]. A nil Touch notes nothing.
 	Touch func(ctx context.Context, key string, used time.Time) error
 }
+
+// The bounds of the memory, in bytes, are about twice that of ordinary tags and links.
+const (
+	maxTagBytes  = 8 << 20
+	maxLinkBytes = 24 << 20
+)
 
 // Catalog reads and writes typed records.
 //
@@ -77,12 +83,12 @@ func New(records storage.Records, opts Options) *Catalog {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	tags := newTable(records, opts.Tags, validTag, opts.Logger)
+	tags := newTable(records, validTag, opts.Logger).remembering(opts.Tags, maxTagBytes, func(t Tag) ocispec.Descriptor { return t.Descriptor })
 	tags.skipWrite = recentlyChecked
-	links := newTable(records, opts.Links, validLink, opts.Logger)
+	links := newTable(records, validLink, opts.Logger).remembering(opts.Links, maxLinkBytes, func(d ocispec.Descriptor) ocispec.Descriptor { return d })
 	// Documents are read when an upstream has failed, seldom and each of another size:
 	// they have no place in memory.
-	documents := newTable(records, 0, validDocument, opts.Logger)
+	documents := newTable(records, validDocument, opts.Logger)
 	tags.touch, links.touch, documents.touch = opts.Touch, opts.Touch, opts.Touch
 	return &Catalog{records: records, tags: tags, links: links, documents: documents}
 }

@@ -11,6 +11,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/internal/keylock"
 	"github.com/weirhq/weir/storage"
 )
@@ -25,8 +26,8 @@ type table[T any] struct {
 	// touch, if set, notes the use of a record. A use from memory is noted each few hours.
 	touch    func(ctx context.Context, key string, used time.Time) error
 	logger   *slog.Logger
-	memory   *lru.Cache[string, cached[T]] // nil: none
-	reported *lru.Cache[string, struct{}]  // keys of unreadable records that have been logged
+	memory   *bounded.Cache[string, cached[T]] // nil: none
+	reported *lru.Cache[string, struct{}]      // keys of unreadable records that have been logged
 
 	// A key is locked while its record and its place in memory change, or while
 	// one is copied into the other, so that they agree. Values in memory are
@@ -45,20 +46,22 @@ type cached[T any] struct {
 // After a thousand lines, a record may be logged once more.
 const maxReported = 1024
 
-func newTable[T any](records storage.Records, size int, valid func(string, T) error, logger *slog.Logger) *table[T] {
-	t := &table[T]{records: records, valid: valid, logger: logger, reported: newLRU[struct{}](maxReported)}
-	if size > 0 {
-		t.memory = newLRU[cached[T]](size)
+func newTable[T any](records storage.Records, valid func(string, T) error, logger *slog.Logger) *table[T] {
+	reported, err := lru.New[string, struct{}](maxReported)
+	if err != nil {
+		panic(err) // cannot be: the size is positive
 	}
-	return t
+	return &table[T]{records: records, valid: valid, logger: logger, reported: reported}
 }
 
-func newLRU[V any](size int) *lru.Cache[string, V] {
-	cache, err := lru.New[string, V](size)
-	if err != nil {
-		panic(err) // the size is not positive: a mistake in this package
-	}
-	return cache
+// remembering gives a table a memory of a number of values, which take at most max bytes
+// together. Upstreams choose their media types.
+func (t *table[T]) remembering(number, max int, descriptor func(T) ocispec.Descriptor) *table[T] {
+	size := func(d ocispec.Descriptor) int { return len(d.MediaType) + len(d.Digest) }
+	t.memory = bounded.New(number, max, func(key string, c cached[T]) int {
+		return len(key) + size(descriptor(c.value)) + size(descriptor(c.record))
+	})
+	return t
 }
 
 func (t *table[T]) get(ctx context.Context, key string) (T, error) {
