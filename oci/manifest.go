@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"strconv"
 	"strings"
 
@@ -65,8 +64,12 @@ func ManifestType(body []byte, contentType string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Fields of another type count as missing.
+	// Fields of another type count as missing, and so does a media type that cannot be
+	// served, such as text/html.
 	own := textOf(fields["mediaType"])
+	if !IsServed(own) {
+		own = ""
+	}
 	mediaType := own
 	if mediaType == "" {
 		if mediaType = MediaType(contentType); !IsManifestType(mediaType) {
@@ -115,14 +118,6 @@ func textOf(value json.RawMessage) (text string) {
 	return text
 }
 
-// IsManifestType reports whether a media type is one of manifests, also of those that
-// are to come: a vendor's JSON, such as application/vnd.oci.artifact.manifest.v1+json.
-// Types such as text/html and application/octet-stream are none.
-func IsManifestType(mediaType string) bool {
-	return strings.HasPrefix(mediaType, "application/vnd.") && strings.HasSuffix(mediaType, "+json") ||
-		strings.HasPrefix(mediaType, mediaTypeDockerSchema1)
-}
-
 // isVersion reports whether a schemaVersion is this one, as a number or as a string.
 func isVersion(version json.RawMessage, want float64) bool {
 	number, err := strconv.ParseFloat(strings.TrimSpace(strings.Trim(string(version), `"`)), 64)
@@ -135,13 +130,3 @@ func TrimMark(body []byte) []byte { return bytes.TrimPrefix(body, []byte(byteOrd
 
 // byteOrderMark is U+FEFF in UTF-8.
 const byteOrderMark = "\ufeff"
-
-// MediaType returns a Content-Type without its parameters, such as charset.
-func MediaType(contentType string) string {
-	t, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		t, _, _ = strings.Cut(contentType, ";") // wrong parameters do not make the type unknown
-		t = strings.ToLower(strings.TrimSpace(t))
-	}
-	return strings.Clone(t) // caches keep it, and not the parameters
-}

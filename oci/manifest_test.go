@@ -163,7 +163,7 @@ func TestManifestType(t *testing.T) {
 		layers   = `{"schemaVersion":2,"layers":[]}`
 	)
 	for name, c := range map[string]struct{ body, header, want string }{
-		"own":               {`{"schemaVersion":2,"mediaType":"a/b","layers":[]}`, vendor, "a/b"},
+		"own":               {`{"schemaVersion":2,"mediaType":"application/b","layers":[]}`, vendor, "application/b"},
 		"own, nothing else": {`{"schemaVersion":2,"mediaType":"` + vendor + `"}`, "", vendor},
 		"header":            {layers, vendor + "; charset=utf-8", vendor},
 		"odd header":        {layers, vendor + "; =", vendor},
@@ -181,18 +181,18 @@ func TestManifestType(t *testing.T) {
 		"index as nonsense":   {index, ";;", ocispec.MediaTypeImageIndex},
 		"empty type":          {`{"schemaVersion":2,"mediaType":"","config":{},"layers":[{}]}`, "", ocispec.MediaTypeImageManifest},
 		// Artifact manifests have no schemaVersion, and may have nothing but a type.
-		"artifact":           {`{"mediaType":"` + artifact + `","artifactType":"a/b","subject":{}}`, "", artifact},
+		"artifact":           {`{"mediaType":"` + artifact + `","artifactType":"application/b","subject":{}}`, "", artifact},
 		"artifact, blobs":    {`{"blobs":[{}]}`, artifact, artifact},
 		"artifact, version":  {`{"schemaVersion":2,"blobs":[]}`, artifact, artifact},
 		"layers that are no": {`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","config":{},"layers":null}`, "", ocispec.MediaTypeImageManifest},
 		// Fields of another type and a byte order mark decide nothing.
-		"schema as a string":  {`{"schemaVersion":"2","mediaType":"a/b","layers":[]}`, vendor, "a/b"},
+		"schema as a string":  {`{"schemaVersion":"2","mediaType":"application/b","layers":[]}`, vendor, "application/b"},
 		"schema 2.0":          {`{"schemaVersion":2.0,"layers":[]}`, vendor, vendor},
 		"type of other type":  {`{"schemaVersion":2,"mediaType":17,"layers":[]}`, vendor, vendor},
 		"type null":           {`{"schemaVersion":2,"mediaType":null,"layers":[]}`, vendor, vendor},
-		"type in capitals":    {`{"schemaVersion":2,"MediaType":"a/b","layers":[]}`, vendor, vendor},
-		"a mark":              {"\ufeff" + `{"schemaVersion":2,"mediaType":"a/b","layers":[]}`, vendor, "a/b"},
-		"a mark and newlines": {"\ufeff\r\n" + `{"schemaVersion":2,"mediaType":"a/b","layers":[]}` + "\r\n", vendor, "a/b"},
+		"type in capitals":    {`{"schemaVersion":2,"MediaType":"application/b","layers":[]}`, vendor, vendor},
+		"a mark":              {"\ufeff" + `{"schemaVersion":2,"mediaType":"application/b","layers":[]}`, vendor, "application/b"},
+		"a mark and newlines": {"\ufeff\r\n" + `{"schemaVersion":2,"mediaType":"application/b","layers":[]}` + "\r\n", vendor, "application/b"},
 		"a mark, silent":      {"\ufeff" + image, "", ocispec.MediaTypeImageManifest},
 	} {
 		if got, err := oci.ManifestType([]byte(c.body), c.header); err != nil || got != c.want {
@@ -225,7 +225,7 @@ func TestManifestType(t *testing.T) {
 		"both": `{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}`, "an index with layers": `{"schemaVersion":2,"layers":[],"manifests":[]}`,
 		"no list": `{"schemaVersion":2,"manifests":{}}`, "null": `{"schemaVersion":2,"manifests":null}`,
 		"no configuration": `{"schemaVersion":2,"layers":[]}`, "no layers": `{"schemaVersion":2,"config":{}}`,
-		"blobs": `{"blobs":[]}`, "an artifact type": `{"schemaVersion":2,"artifactType":"a/b"}`,
+		"blobs": `{"blobs":[]}`, "an artifact type": `{"schemaVersion":2,"artifactType":"application/b"}`,
 	} {
 		if got, err := oci.ManifestType([]byte(body), "application/json"); err == nil {
 			t.Errorf("%s: %q", name, got)
@@ -240,7 +240,7 @@ func TestManifestType(t *testing.T) {
 			t.Errorf("%q: %v", c, err)
 		}
 	}
-	if _, err := oci.ManifestType([]byte("<html>"), "a/b"); err == nil || errors.Is(err, oci.ErrSchema1) {
+	if _, err := oci.ManifestType([]byte("<html>"), "application/b"); err == nil || errors.Is(err, oci.ErrSchema1) {
 		t.Errorf("HTML: %v", err)
 	}
 }

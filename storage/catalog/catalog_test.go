@@ -343,6 +343,24 @@ func TestCatalogIsWarm(t *testing.T) {
 	}
 }
 
+// A media type becomes a Content-Type, so a page's or one without a bound is not recorded.
+func TestOddMediaTypesAreNotRecorded(t *testing.T) {
+	c, _ := newCatalog(t)
+	for _, mediaType := range []string{"text/html", "application/x\r\nX: y", "application/" + strings.Repeat("x", 4<<20), "nonsense"} {
+		d := manifest("x")
+		d.MediaType = mediaType
+		if err := c.PutLink(t.Context(), app, d); !errors.Is(err, storage.ErrInvalidRecord) {
+			t.Errorf("a link of type %.40q: %v", mediaType, err)
+		}
+		if err := c.PutTag(t.Context(), app, "v1", catalog.Tag{Descriptor: d}); !errors.Is(err, storage.ErrInvalidRecord) {
+			t.Errorf("a tag of type %.40q: %v", mediaType, err)
+		}
+	}
+	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("the tag: %v", err)
+	}
+}
+
 func TestCatalogMemoryIsBounded(t *testing.T) {
 	m := storagetest.NewMemory(t)
 	c := catalog.New(m.Records(), catalog.Options{Tags: 2, Links: 2})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/internal/keylock"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -243,6 +244,10 @@ func validLink(key string, descriptor ocispec.Descriptor) error {
 func validDescriptor(d ocispec.Descriptor) error {
 	if d.Size < 0 {
 		return fmt.Errorf("%w: %s with a size of %d bytes", storage.ErrInvalidRecord, d.Digest, d.Size)
+	}
+	// It becomes the Content-Type of answers, and is kept in memory.
+	if d.MediaType != "" && !oci.IsServed(d.MediaType) {
+		return fmt.Errorf("%w: %s with a media type that cannot be served", storage.ErrInvalidRecord, d.Digest)
 	}
 	return storage.ValidateDigest(d.Digest)
 }
