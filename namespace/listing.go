@@ -202,7 +202,7 @@ func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, key listKe
 	}
 	kept := new(T)
 	// A document that cannot be read counts as none: the failure says more.
-	if err := json.Unmarshal(doc.Body, kept); err != nil {
+	if oci.CheckShape(doc.Body) != nil || json.Unmarshal(doc.Body, kept) != nil {
 		return nil, failure
 	}
 	P(kept).set(o)

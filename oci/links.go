@@ -13,10 +13,9 @@ import (
 )
 
 const (
-	// maxLinks bounds how many descriptors of one manifest are read. A descriptor
-	// takes 80 bytes of JSON if its digest is valid, so no manifest of
-	// [DefaultMaxManifest] holds more; but {} takes 3, and about 200 in memory.
-	maxLinks = DefaultMaxManifest / 80
+	// maxLinks bounds how many descriptors one list of a manifest has. Images have some
+	// hundred layers, and indexes some hundred manifests.
+	maxLinks = 10_000
 	// maxInvalid bounds how many of the invalid descriptors are reported.
 	maxInvalid = 10
 )
@@ -31,8 +30,9 @@ const (
 	Both                      // clients disagree about such a document, so most refuse it
 )
 
-// Links are the descriptors that a manifest holds. All digests are valid; sizes
-// and media types are as written.
+// Links are the descriptors that a manifest holds. All digests are valid, no size is
+// negative, and types and platforms have at most 255 bytes. Those of manifests are media
+// types or empty.
 type Links struct {
 	Kind      Kind
 	Config    *ocispec.Descriptor // nil: none
@@ -40,8 +40,7 @@ type Links struct {
 	Blobs     []ocispec.Descriptor // of artifact manifests, a draft of the image-spec
 	Manifests []ocispec.Descriptor
 	Subject   *ocispec.Descriptor // nil: none
-	// Invalid says which descriptors were left out because their digests are not
-	// valid, up to ten of them. A subject is left out silently.
+	// Invalid says which descriptors were left out because they are not valid, of them. A subject is left out silently.
 	Invalid []error
 }
 
@@ -103,6 +102,9 @@ func References(body []byte) (Links, error) {
 		Manifests descriptors         `json:"manifests"`
 		Subject   *ocispec.Descriptor `json:"subject"`
 	}
+	if err := CheckShape(body); err != nil {
+		return Links{}, err
+	}
 	if err := json.Unmarshal(TrimMark(body), &document); err != nil {
 		return Links{}, err
 	}
@@ -134,13 +136,43 @@ func References(body []byte) (Links, error) {
 // valid returns the descriptors whose digests are valid, and reports the others.
 func (l *Links) valid(kind string, all descriptors) []ocispec.Descriptor {
 	return slices.DeleteFunc([]ocispec.Descriptor(all), func(desc ocispec.Descriptor) bool {
-		err := validDigest(&desc)
+		err := validDescriptor(&desc)
+		// Layers have any type that a publisher likes, such as "text/plain; charset=utf-8".
+		if err == nil && kind == "manifest" && desc.MediaType != "" && !ValidMediaType(desc.MediaType) {
+			err = errors.New("its media type is not valid")
+		}
 		if err != nil && len(l.Invalid) < maxInvalid {
 			l.Invalid = append(l.Invalid, fmt.Errorf("%s %q: %w", kind, desc.Digest, err))
 		}
 		return err != nil
 	})
 }
+
+// validDescriptor returns an error if a descriptor cannot be one of real content
+// (image-spec, "OCI Content Descriptors").
+func validDescriptor(desc *ocispec.Descriptor) error {
+	if err := validDigest(desc); err != nil {
+		return err
+	}
+	texts := []string{desc.MediaType, desc.ArtifactType}
+	if p := desc.Platform; p != nil {
+		texts = append(append(texts, p.OS, p.Architecture, p.Variant, p.OSVersion), p.OSFeatures...)
+	}
+	long := slices.ContainsFunc(texts, func(s string) bool { return len(s) > maxMediaType })
+	switch {
+	case desc.Size < 0:
+		return fmt.Errorf("cannot have %d bytes", desc.Size)
+	case long:
+		return fmt.Errorf("its type or platform has more than %d bytes", maxMediaType)
+	case len(texts) > maxFeatures:
+		return errors.New("its platform has too many features")
+	default:
+		return nil
+	}
+}
+
+// maxFeatures bounds the texts of a type and a platform. Windows has one or two features.
+const maxFeatures = 64
 
 func validDigest(desc *ocispec.Descriptor) error {
 	if err := desc.Digest.Validate(); err != nil {

@@ -178,3 +178,55 @@ func TestOddMediaTypes(t *testing.T) {
 		t.Errorf("the records have %d KiB", size/kib)
 	}
 }
+
+// Lists that a hostile registry makes large cost their own clients an error, and no
+// neighbour anything. Before, one list of 31 MiB of {} took 6 GB.
+func TestHugeLists(t *testing.T) {
+	t.Parallel()
+	const size = 7 * mib // below the bound of bytes, so that the others hold
+	fill := func(before, value, after string) string {
+		return before + strings.Repeat(value+",", size/(len(value)+1)) + value + after
+	}
+	index := `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[`
+	bodies := map[string]string{
+		"objects":     fill(index, "{}", "]}"),
+		"annotations": fill(index+`{"annotations":{`, `"a":""`, "}}]}"),
+		"features":    fill(index+`{"platform":{"os.features":[`, `""`, "]}}]}"),
+		"keys":        fill(index+`],`, `"manifests":[{}]`, "}"),
+		"deep":        strings.Repeat("[", size),
+		"tags":        fill(`{"tags":[`, `"a"`, "]}"),
+		"endless":     fill(index, "{}", "]}") + strings.Repeat(" ", 4*mib),
+	}
+	honest := upstreamtest.New(t)
+	image := honest.AddImage("app", "v1", []byte("a layer"))
+	config := block("honest", honest)
+	for name, body := range bodies {
+		upstream := upstreamtest.New(t)
+		upstream.Fault(upstreamtest.Any, upstreamtest.Status(200, body), upstreamtest.Header("Content-Type", ocispec.MediaTypeImageIndex))
+		config += block(name, upstream)
+	}
+	w := harness.StartWeir(t, config, "GOGC=10")
+	before := w.Metric(t, "go_memstats_heap_sys_bytes")
+	var all sync.WaitGroup
+	for name := range bodies {
+		for i := range 3 {
+			all.Go(func() {
+				path := fmt.Sprintf("/v2/%s/app%d/referrers/%s", name, i, image.Digest)
+				if name == "tags" {
+					path = fmt.Sprintf("/v2/tags/app%d/tags/list", i)
+				}
+				if a := w.Get(t, path); a.Status != 502 {
+					t.Errorf("%s is %d with %d bytes", path, a.Status, len(a.Body))
+				}
+			})
+		}
+	}
+	expectContent(t, "a neighbour", w.Get(t, manifestPath("honest/app", "v1")), image.Digest, statusStored)
+	all.Wait()
+	// It never shrinks, so it is the most that there was.
+	if grown := int(w.Metric(t, "go_memstats_heap_sys_bytes") - before); grown > 300*mib {
+		t.Errorf("the heap has grown by %d MiB", grown/mib)
+	} else {
+		t.Logf("the heap has grown by %d MiB", grown/mib)
+	}
+}

@@ -116,6 +116,7 @@ type Client struct {
 	named       *recent[named] // by HEADs of tags
 	readings    *lru.Cache[digest.Digest, reading]
 	noMirror    atomic.Bool     // the last answer came from no other mirror
+	longLists   chan struct{}   // holds a value for each long list that is read
 	listed      *recent[string] // repositories of which the registry lists referrers
 	pages       pages           // of lists of tags
 	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
@@ -150,6 +151,7 @@ func NewClient(o Options) *Client {
 		unsubscribe:     func() {},
 		rejected:        newRecent[digest.Digest](maxRejections, rejectionTime),
 		named:           newRecent[named](maxNamed, namedTime),
+		longLists:       make(chan struct{}, maxLongLists),
 		listed:          newRecent[string](maxListed, listedTime),
 		pages:           newPages(),
 		cooldown:        newRegistryCooldown(),

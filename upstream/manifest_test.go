@@ -49,7 +49,7 @@ func TestManifestDescriptor(t *testing.T) {
 		want                   ocispec.Descriptor
 		wantErr                error
 	}{
-		"type of the body":         {`{"schemaVersion":2,"mediaType":"a/b","layers":[]}`, "application/vnd.c.d+json", "t", ocispec.Descriptor{MediaType: "a/b"}, nil},
+		"type of the body":         {`{"schemaVersion":2,"mediaType":"application/b","layers":[]}`, "application/vnd.c.d+json", "t", ocispec.Descriptor{MediaType: "application/b"}, nil},
 		"type of the header":       {typed, "application/vnd.c.d+json; charset=utf-8", "t", ocispec.Descriptor{MediaType: "application/vnd.c.d+json"}, nil},
 		"sha512":                   {typed, "application/vnd.c.d+json", sha512, ocispec.Descriptor{MediaType: "application/vnd.c.d+json", Digest: digest.Digest(sha512)}, nil},
 		"type of the shape":        {shaped, "", "t", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest}, nil},

@@ -19,8 +19,13 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// maxReferrersPages bounds a list that a registry never ends.
-const maxReferrersPages = 100
+const (
+	// maxReferrersPages bounds a list that a registry never ends.
+	maxReferrersPages = 100
+	// maxReferrers bounds the referrers of all pages. An image has a few for each of its
+	// builds and scans.
+	maxReferrers = 10_000
+)
 
 const (
 	// maxListed bounds how many repositories are remembered of which the registry lists
@@ -176,16 +181,19 @@ type referrersList struct {
 
 // referrersPage reads one page into a list.
 func (c *Client) referrersPage(ctx context.Context, call call, list *referrersList, artifactType string) (http.Header, error) {
-	body, header, err := c.readBody(ctx, call)
+	var page []ocispec.Descriptor
+	header, err := c.readList(ctx, call, func(body []byte, header http.Header) (err error) {
+		if list.bytes += len(body); list.bytes > maxListSize { // all pages are in memory at once
+			return fmt.Errorf("the list exceeds %d bytes", maxListSize)
+		}
+		page, _, err = readIndex(body, header.Get("Content-Type"))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if list.bytes += len(body); list.bytes > maxListSize { // all pages are in memory at once
-		return nil, c.badAnswer(ctx, call, fmt.Errorf("the list exceeds %d bytes", maxListSize))
-	}
-	page, _, err := readIndex(body, header.Get("Content-Type"))
-	if err != nil {
-		return nil, c.badAnswer(ctx, call, err)
+	if len(list.seen)+len(page) > maxReferrers {
+		return nil, c.badAnswer(ctx, call, fmt.Errorf("there are more than %d referrers", maxReferrers))
 	}
 	listed, known := len(page), len(list.seen)
 	page = slices.DeleteFunc(page, func(d ocispec.Descriptor) bool {
@@ -252,18 +260,22 @@ func (c *Client) taggedReferrers(ctx context.Context, repo string, dgst digest.D
 	hex := dgst.Encoded()
 	call := manifestCall(http.MethodGet, repo, oci.ByTag(dgst.Algorithm().String()+"-"+hex[:min(len(hex), 64)]))
 	call.op = opReferrers // it still counts against the limit of manifests
-	body, header, err := c.readBody(ctx, call)
-	if err != nil {
-		return nil, err
+	var manifests []ocispec.Descriptor
+	found := false
+	_, err := c.readList(ctx, call, func(body []byte, header http.Header) error {
+		listed, mediaType, err := readIndex(body, header.Get("Content-Type"))
+		if err != nil && (!errors.Is(err, errNoIndex) || isA[*json.SyntaxError](err)) {
+			return err // a page says nothing about the tag
+		}
+		if err == nil && mediaType == ocispec.MediaTypeImageIndex && refersTo(dgst, body, listed) {
+			manifests, found = listed, true
+		}
+		return nil
+	})
+	if err == nil && !found {
+		err = c.identify(&Error{Class: ClassNotFound, Err: errNoReferrers}, call)
 	}
-	manifests, mediaType, err := readIndex(body, header.Get("Content-Type"))
-	if err != nil && (!errors.Is(err, errNoIndex) || isA[*json.SyntaxError](err)) {
-		return nil, c.badAnswer(ctx, call, err) // a page says nothing about the tag
-	}
-	if err != nil || mediaType != ocispec.MediaTypeImageIndex || !refersTo(dgst, body, manifests) {
-		return nil, c.identify(&Error{Class: ClassNotFound, Err: errNoReferrers}, call)
-	}
-	return manifests, nil
+	return manifests, err
 }
 
 // errNoReferrers says that the fallback tag names other content.

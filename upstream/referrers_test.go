@@ -339,6 +339,37 @@ func TestReferrersPages(t *testing.T) {
 	}
 }
 
+// All pages of a list together are bounded, in number and in bytes: a registry may add
+// pages of a good size without end.
+func TestReferrersOfManyPages(t *testing.T) {
+	for name, c := range map[string]struct {
+		entries, annotation, requests int
+	}{
+		"number": {4000, 0, 3},
+		"bytes":  {3, 1 << 20, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := upstreamtest.New(t)
+			for i := range 5 {
+				var body strings.Builder
+				for n := range c.entries {
+					fmt.Fprintf(&body, `{"digest":"sha256:%064d","size":7,"annotations":{"a":"%s"}},`, i*c.entries+n, strings.Repeat("x", c.annotation))
+				}
+				asked := 0
+				r.Fault(func(req *http.Request) bool { asked++; return asked == i+1 },
+					upstreamtest.Status(200, `{"schemaVersion":2,"manifests":[`+strings.TrimSuffix(body.String(), ",")+`]}`),
+					upstreamtest.Header("Content-Type", ocispec.MediaTypeImageIndex),
+					upstreamtest.Header("Link", fmt.Sprintf("</v2/repo/referrers/x?page=%d>; rel=next", i)))
+			}
+			list, err := newClient(t, r).Referrers(t.Context(), "repo", digest.FromString("x"), "")
+			wantError(t, err, upstream.ErrUnavailable)
+			if list != nil || len(r.Requests()) != c.requests {
+				t.Errorf("%d requests", len(r.Requests()))
+			}
+		})
+	}
+}
+
 // A part of a list is not the whole.
 func TestReferrersPageMissing(t *testing.T) {
 	for status, want := range map[int]error{404: upstream.ErrUnavailable, 403: upstream.ErrDenied, 500: upstream.ErrUnavailable, 429: upstream.ErrRateLimited} {

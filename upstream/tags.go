@@ -2,16 +2,22 @@ package upstream
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 
 	"github.com/weirhq/weir/oci"
 )
 
-// maxListSize bounds one page of a list, in bytes.
-const maxListSize = 32 << 20
+const (
+	// maxListSize bounds a list with all its pages, in bytes. 10,000 descriptors have 3 MiB.
+	maxListSize = 8 << 20
+	// shortList is the length up to which any number of pages is read at once, and
+	// maxLongLists how many longer ones are, of one registry.
+	shortList    = 256 << 10
+	maxLongLists = 2
+)
 
 // Tags reads one page of a repository's tags. The query (n, last, and any other
 // parameter of an [oci.TagList]'s Next) goes to the registry as it is. The list has
@@ -35,30 +41,52 @@ func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.
 
 // readTags reads the tags of one page.
 func (c *Client) readTags(ctx context.Context, call call) (tags []string, header http.Header, err error) {
-	body, header, err := c.readBody(ctx, call)
-	if err != nil {
-		return nil, nil, err
-	}
-	fields, err := oci.Fields(oci.TrimMark(body), "tags")
-	if err == nil && fields["tags"] != nil {
-		err = json.Unmarshal(fields["tags"], &tags)
-	}
-	if err != nil {
-		return nil, nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
-	}
-	return tags, header, nil
+	header, err = c.readList(ctx, call, func(body []byte, _ http.Header) (err error) {
+		if tags, err = oci.ReadTags(body); err != nil {
+			err = fmt.Errorf("reading a list: %w", err)
+		}
+		return err
+	})
+	return tags, header, err
 }
 
-// readBody reads one page of a list.
-func (c *Client) readBody(ctx context.Context, call call) ([]byte, http.Header, error) {
+// readList reads one page of a list, and calls read with its body and header. An error of
+// read is a failure of the registry.
+//
+// Few long pages are in memory at once. A slow registry delays only its own, since each
+// client has places of its own.
+func (c *Client) readList(ctx context.Context, call call, read func([]byte, http.Header) error) (http.Header, error) {
 	resp, err := c.do(ctx, call)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := readAll(resp, maxListSize, fmt.Errorf("the list exceeds %d bytes", maxListSize))
-	if err != nil {
-		return nil, nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
+	tooLarge := fmt.Errorf("reading a list: the list exceeds %d bytes", maxListSize)
+	if resp.ContentLength > maxListSize {
+		return nil, c.badAnswer(ctx, call, tooLarge)
 	}
-	return jsonOf(resp.Header, body, maxListSize), resp.Header, nil
+	body, err := io.ReadAll(io.LimitReader(resp.Body, shortList))
+	if err == nil && len(body) == shortList {
+		select {
+		case c.longLists <- struct{}{}:
+			defer func() { <-c.longLists }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		var rest []byte
+		rest, err = io.ReadAll(io.LimitReader(resp.Body, maxListSize+1-shortList))
+		body = append(body, rest...)
+	}
+	switch {
+	case err != nil:
+		err = fmt.Errorf("reading a list: reading the body: %w", err)
+	case len(body) > maxListSize:
+		err = tooLarge
+	default:
+		err = read(jsonOf(resp.Header, body, maxListSize), resp.Header)
+	}
+	if err != nil {
+		return nil, c.badAnswer(ctx, call, err)
+	}
+	return resp.Header, nil
 }

@@ -142,7 +142,9 @@ func (w *walk) wants(parent node, p *ocispec.Platform) bool {
 	if parent.referring == 0 {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.offered = append(w.offered, oci.FormatPlatform(*p))
+		if len(w.offered) < maxManifests { // for a message, which shows fewer
+			w.offered = append(w.offered, oci.FormatPlatform(*p))
+		}
 		w.matched = w.matched || wanted
 	}
 	return wanted
@@ -211,9 +213,17 @@ func (w *walk) enqueue(ctx context.Context, desc ocispec.Descriptor, likely bool
 func (w *walk) take(ctx context.Context, kind string, desc ocispec.Descriptor, limit int64) bool {
 	w.mu.Lock()
 	again := w.seen[desc.Digest]
-	w.seen[desc.Digest] = true
+	full := len(w.seen) >= maxManifests+maxBlobs
+	if !again && !full {
+		w.seen[desc.Digest] = true
+	}
 	w.mu.Unlock()
 	if again {
+		return false
+	}
+	// A hostile image names other content in each of its manifests.
+	if full {
+		w.fail(ctx, fmt.Errorf("%s %s: the image refers to more than %d contents, which no image does", kind, desc.Digest, maxManifests+maxBlobs))
 		return false
 	}
 	// Links have valid digests only; the list of referrers has not been checked.

@@ -158,7 +158,7 @@ func TestManifest(t *testing.T) {
 
 func TestReferrers(t *testing.T) {
 	subject := digest.FromString("subject")
-	s := &script{answers: []reply{{status: 200, body: `{"manifests":[{"size":7}]}`}, {status: 200, body: "<html>"}}}
+	s := &script{answers: []reply{{status: 200, body: `{"manifests":[{"size":7,"digest":"` + subject.String() + `"},{"size":8}]}`}, {status: 200, body: "<html>"}}}
 	source := s.mirror().Repository("app")
 	if list, err := source.Referrers(t.Context(), subject); err != nil || len(list) != 1 || list[0].Size != 7 {
 		t.Errorf("%v, %v", list, err)

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -68,7 +67,7 @@ func (r repository) Manifest(ctx context.Context, ref oci.Reference) (m warm.Man
 
 // Referrers reads the list of manifests that refer to subject.
 func (r repository) Referrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
-	var index ocispec.Index
+	var links oci.Links
 	err := insist(ctx, func() error {
 		resp, err := r.send(ctx, http.MethodGet, "referrers/"+subject.String(), nil)
 		if err != nil {
@@ -79,12 +78,12 @@ func (r repository) Referrers(ctx context.Context, subject digest.Digest) ([]oci
 		if err != nil {
 			return err
 		}
-		if err := json.Unmarshal(body, &index); err != nil {
+		if links, err = oci.References(body); err != nil {
 			return permanent{fmt.Errorf("the mirror's list is not valid: %w", err)}
 		}
 		return nil
 	})
-	return index.Manifests, err
+	return links.Manifests, err
 }
 
 // Blob returns when the mirror has stored a blob. A HEAD, which transfers no
