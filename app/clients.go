@@ -19,6 +19,7 @@ type clients struct {
 	metrics   *upstream.Metrics
 	id        via.ID
 	logger    *slog.Logger
+	denied    *deniedLog
 	current   clientSet
 }
 
@@ -41,7 +42,7 @@ type contentLimits struct {
 }
 
 func newClients(tokens *tokencache.Cache, cooldowns upstream.Cooldowns, metrics *upstream.Metrics, id via.ID, logger *slog.Logger) *clients {
-	return &clients{tokens: tokens, cooldowns: cooldowns, metrics: metrics, id: id, logger: logger, current: clientSet{}}
+	return &clients{tokens: tokens, cooldowns: cooldowns, metrics: metrics, id: id, logger: logger, denied: &deniedLog{logger: logger}, current: clientSet{}}
 }
 
 // commit makes a set the current one and closes the clients that are no longer in
@@ -100,6 +101,7 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLim
 		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, TokenRealm: u.TokenRealm, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
 		MaxManifestSize: limits.manifest, MaxBlobSize: limits.blob, UserAgent: "weir/" + version, ID: c.id,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
+		OnDenied: func(e *upstream.Error) { c.denied.warn(u, e) },
 	}
 	if opts.Certificate, err = files.pair(); err != nil {
 		return nil, err

@@ -96,7 +96,8 @@ func startAttrs(address string, cfg *config.Config) []slog.Attr {
 		slog.String("revision", revision),
 		slog.String("go", runtime.Version()),
 		slog.String("configuration", cfg.Sources()),
-		slog.Any("repositories", blocks), // with the number of their upstreams
+		slog.Any("overrides", cfg.Overrides()), // flags and variables
+		slog.Any("repositories", blocks),       // with the number of their upstreams
 		slog.String("default", fallback),
 		slog.String("data", cfg.BlobStore.FS.RootDir),
 		slog.String("max_size", cfg.BlobStore.FS.MaxSize.String()),

@@ -94,6 +94,9 @@ func TestRun(t *testing.T) {
 			t.Errorf("the start line has %s = %v, want %v", key, start[key], want)
 		}
 	}
+	if got, ok := start["overrides"].([]any); !ok || len(got) > 0 {
+		t.Errorf("the start line has the overrides %v, want an empty list", start["overrides"])
+	}
 	if got := fmt.Sprint(start["repositories"]); got != "[ghcr.io (1) quay.io (2)]" {
 		t.Errorf("the start line has the repositories %s", got)
 	}

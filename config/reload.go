@@ -44,6 +44,20 @@ func (c *Config) Sources() string {
 	return strings.Join(c.source.files, ", ")
 }
 
+// Overrides returns the flags and the variables whose values are in force in place of
+// those of files, by name and sorted, such as --listen and WEIR_LOG_LEVEL.
+func (c *Config) Overrides() []string {
+	names := []string{}
+	for _, at := range c.source.positions {
+		// The built-in repository blocks have no origin.
+		if at.file != "" && !slices.Contains(c.source.files, at.file) {
+			names = append(names, at.file)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Files returns the files that the configuration depends on, sorted: the
 // configuration files, the files of secrets, and the certificates of upstreams and
 // of Redis. If one of them changes, the configuration must be loaded again.

@@ -161,6 +161,9 @@ func TestOrderOfStrength(t *testing.T) {
 	if c.Server.Port != 3 || c.Log.Level != "error" || c.Log.Format != "text" {
 		t.Errorf("%+v %+v", c.Server, c.Log)
 	}
+	if got := c.Overrides(); !slices.Equal(got, []string{"--listen", "WEIR_LOG_LEVEL"}) {
+		t.Errorf("the overrides are %q", got)
+	}
 	printed := effective(t, c)
 	_, origins, _ := strings.Cut(printed, "# Where values come from")
 	var got []string

@@ -82,8 +82,11 @@ type Options struct {
 	Cooldowns       Cooldowns         // nil: other clients' 429s stay unknown
 	Metrics         *Metrics          // may be nil
 	Logger          *slog.Logger      // may be nil
-	UserAgent       string
-	ID              via.ID // of this process, in requests; "": none
+	// OnDenied is called, every few minutes at most, when the registry or its token
+	// service refuses the credentials or the client certificate. It may be nil.
+	OnDenied  func(*Error)
+	UserAgent string
+	ID        via.ID // of this process, in requests; "": none
 }
 
 // Client reads one registry. It holds the registry's cooldown, so a registry
@@ -95,6 +98,7 @@ type Client struct {
 	host            string // as the URL has it, for logs and error messages
 	label           string // host:port, for metrics
 	credentials     credentials
+	certificate     bool   // a client certificate is configured
 	tokenRealm      string // lower case
 	maxRedirects    int
 	connectTimeout  time.Duration
@@ -120,6 +124,8 @@ type Client struct {
 	listed      *recent[string] // repositories of which the registry lists referrers
 	pages       pages           // of lists of tags
 	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
+	onDenied    func(*Error)    // may be nil
+	deniedAt    atomic.Int64    // Unix time in nanoseconds of its last call
 	closing     context.Context // ends with Close
 	close       context.CancelFunc
 
@@ -138,6 +144,7 @@ func NewClient(o Options) *Client {
 		host:            strings.ToLower(o.URL.Host),
 		label:           strings.ToLower(net.JoinHostPort(o.URL.Hostname(), portOf(o.URL))),
 		credentials:     credentials{o.Username, o.Password},
+		certificate:     o.Certificate != nil,
 		tokenRealm:      strings.ToLower(o.TokenRealm),
 		maxRedirects:    o.MaxRedirects,
 		connectTimeout:  o.ConnectTimeout,
@@ -148,6 +155,7 @@ func NewClient(o Options) *Client {
 		id:              o.ID,
 		logger:          loggerOr(o.Logger),
 		cooldowns:       o.Cooldowns,
+		onDenied:        o.OnDenied,
 		unsubscribe:     func() {},
 		rejected:        newRecent[digest.Digest](maxRejections, rejectionTime),
 		named:           newRecent[named](maxNamed, namedTime),
@@ -344,19 +352,22 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 	if err == nil {
 		c.noMirror.Store(!mirror)
 	}
+	var failure *Error
 	switch {
 	case err != nil:
-		return nil, c.identify(asError(err), call)
+		failure = c.identify(asError(err), call)
 	case resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent:
 		return resp, nil
 	default:
-		failure := c.refusal(resp)
-		if failure.Class == ClassRateLimited {
+		refused := c.refusal(resp)
+		if refused.Class == ClassRateLimited {
 			p := c.placeOf(resp.Request.URL, call.limit)
-			c.limited(p, failure.RetryAfter, p.host == "")
+			c.limited(p, refused.RetryAfter, p.host == "")
 		}
-		return nil, c.identify(failure, call)
+		failure = c.identify(refused, call)
 	}
+	c.noteDenied(failure, call)
+	return nil, failure
 }
 
 // besideAdmitted returns the refusal of a request to a host that the registry
@@ -439,6 +450,7 @@ func (c *Client) identify(e *Error, call call) *Error {
 	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
 	identified.Op = cmp.Or(e.Op, call.op)
 	identified.Credentials, identified.root = c.credentials.set(), c.root
+	identified.Message = c.credentials.hide(e.Message)
 	return &identified
 }
 

@@ -33,7 +33,9 @@ func (c *Client) refusal(resp *http.Response) *Error {
 	}
 	// Without credentials, a challenge asks for them.
 	asks := !c.credentials.set() && resp.Header.Get("WWW-Authenticate") != ""
-	e.NotAsked = e.Class == ClassDenied && resp.Request.Header.Get("Authorization") == "" && !asks
+	// Another registry behind a redirect never gets the credentials.
+	sent := resp.Request.Header.Get("Authorization") != "" && (c.ownAPI(target) || !c.credentials.set())
+	e.NotAsked = e.Class == ClassDenied && !sent && !asks
 	// A body that breaks off is no registry's word.
 	e.foreign = e.Code == "" && (whole.err != nil || isForeign(body.Bytes()))
 	e.page = e.foreign && bytes.HasPrefix(bytes.TrimSpace(oci.TrimMark(body.Bytes())), []byte("<"))
