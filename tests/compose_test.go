@@ -122,6 +122,13 @@ func TestCompose(t *testing.T) {
 		return c.state("weir") == "running healthy" && c.state("redis") == "running healthy"
 	})
 
+	for service, want := range map[string]string{"weir": "1073741824 8192 true", "redis": "134217728 64 true"} {
+		id := strings.TrimSpace(c.run("ps", "--quiet", service))
+		if got := strings.TrimSpace(harness.Run(t, c.Command("inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.ReadonlyRootfs}}", id))); got != want {
+			t.Errorf("the limits of %s are %q, want %q", service, got, want)
+		}
+	}
+
 	upstream := upstreamtest.New(t, upstreamtest.WithBasic("puller", "secret"))
 	blob := addRandom(t, upstream, "org/app", mib, 1)
 	harness.Must(t, os.WriteFile(filepath.Join(c.dir, "config/hub"), []byte("secret\n"), 0o644))

@@ -62,6 +62,8 @@ var alone = map[string]string{
 
 	"github.com/coreos/go-systemd/v22/daemon": "app",
 
+	"github.com/KimMachineGun/automemlimit/memlimit": "app",
+
 	"go.opentelemetry.io/otel":                                        "app", // its globals
 	"go.opentelemetry.io/otel/sdk/trace":                              "app",
 	"go.opentelemetry.io/otel/sdk/resource":                           "app",

@@ -148,6 +148,12 @@ func inCgroup(t *testing.T, cmd *exec.Cmd) {
 			return os.IsNotExist(err)
 		})
 	})
+	startWithin(t, group, cmd)
+}
+
+// startWithin has a command run in a control group.
+func startWithin(t *testing.T, group string, cmd *exec.Cmd) {
+	t.Helper()
 	cmd.Args = append([]string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group}, cmd.Args...)
 	cmd.Path = testutil.Program(t, "sh", "dash")
 }
@@ -185,6 +191,12 @@ func TestSystemdService(t *testing.T) {
 	expectContent(t, "a pull", w.Get(t, blobPath("docker.io/org/app", blob)), blob, statusStored)
 	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "another one", w.Get(t, blobPath("docker.io/org/app", blob)), blob, statusHit)
+	limits := harness.Run(t, s.command("systemctl", "show", "--property", "MemoryMax,TasksMax,IPAddressDeny", "weir"))
+	for _, want := range []string{"MemoryMax=1073741824", "TasksMax=8192", "169.254.0.0/16", "fe80::/64"} {
+		if !strings.Contains(limits, want) {
+			t.Errorf("its limits lack %s: %q", want, limits)
+		}
+	}
 	stored := strings.TrimSpace(harness.Run(t, s.command("find", "/var/lib/weir/blobs", "-name", blob.Encoded(), "-printf", "%u")))
 	if stored != "weir" {
 		t.Errorf("stored content belongs to %q, want the unit's user", stored)
