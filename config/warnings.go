@@ -41,13 +41,13 @@ func (c *Config) Warnings() []string {
 	return warnings
 }
 
-// plainCredentials returns the key paths of the upstreams that receive a password
-// without TLS.
+// plainCredentials returns the key paths of the upstreams on other machines that receive
+// a password without TLS.
 func (c *Config) plainCredentials() []string {
 	var keys []string
 	for _, r := range c.Namespaces {
 		for i, u := range r.Upstreams {
-			if u.Username != "" && u.URL.Std().Scheme == "http" {
+			if u.Username != "" && u.URL.Std().Scheme == "http" && !hosts.Loopback(u.URL.Std().Hostname()) {
 				keys = append(keys, elementOf(keyIn("repository", r.Key)+".upstream", i))
 			}
 		}

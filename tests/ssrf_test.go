@@ -138,7 +138,8 @@ func TestHostileChallenge(t *testing.T) {
 	block := func(key, realm string) string {
 		return blockOf(key, nil, at(upstream, append(credentials, fmt.Sprintf("token_realm = %q", realm))...))
 	}
-	w := harness.StartWeir(t, block("pinned", "auth.docker.io")+block("named", "localhost")+block("free", ""))
+	w := harness.StartWeir(t, block("pinned", "auth.docker.io")+block("named", "localhost")+block("free", "")+
+		blockOf("plain", nil, append(credentials, `url = "http://registry.example"`)))
 	a := w.Get(t, manifestPath("pinned/org/app", "v1"))
 	expect(t, "another host is pinned", a, http.StatusBadGateway, "")
 	if !strings.Contains(string(a.Body), `let token_realm name it, of repository.\"pinned\".upstream[0]`) || basic.Load() != 0 {
@@ -156,5 +157,5 @@ func TestHostileChallenge(t *testing.T) {
 		}
 		return true
 	})
-	w.Logs(t, "credentials go over http", "repository.pinned.upstream[0]")
+	w.Logs(t, "credentials go over http", "url of: repository.plain.upstream[0]")
 }
