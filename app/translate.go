@@ -46,12 +46,12 @@ func translateBlock(block config.Namespace, limits contentLimits, clients *clien
 		MaxManifest:             limits.manifest,
 		Warm:                    translateWarm(block.Warm),
 	}
-	for _, name := range block.ServeStaleOn {
-		class, err := translateClass(name)
-		if err != nil {
-			return t, err
-		}
-		t.spec.ServeStaleOn = append(t.spec.ServeStaleOn, class)
+	if t.spec.ServeStaleOn, err = translateClasses("serve_stale_on", block.ServeStaleOn); err != nil {
+		return t, err
+	}
+	fallbackOn, err := translateClasses("fallback_on", block.FallbackOn)
+	if err != nil {
+		return t, err
 	}
 	var members []upstream.Member
 	for i, u := range block.Upstreams {
@@ -66,25 +66,29 @@ func translateBlock(block config.Namespace, limits contentLimits, clients *clien
 		t.spec.DockerHub = t.spec.DockerHub || oci.IsDockerHub(u.URL.Std().Hostname())
 	}
 	t.spec.MayLeadToMirror = func() bool { return slices.ContainsFunc(t.clients, (*upstream.Client).MayBeMirror) }
-	t.spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: clients.logger}, members...)
+	t.spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: clients.logger, FallbackOn: fallbackOn}, members...)
 	return t, nil
 }
 
-// translateClass returns the class of failures that the configuration names. It
-// returns an error for a class that no configuration file can have.
-func translateClass(c config.Class) (upstream.Class, error) {
-	switch c {
-	case config.ClassNotFound:
-		return upstream.ClassNotFound, nil
-	case config.ClassDenied:
-		return upstream.ClassDenied, nil
-	case config.ClassRateLimited:
-		return upstream.ClassRateLimited, nil
-	case config.ClassUnavailable:
-		return upstream.ClassUnavailable, nil
-	default:
-		return upstream.ClassOK, fmt.Errorf("serve_stale_on: no class of failures is called %q", c)
+// translateClasses returns the classes of failures that a key of the configuration names,
+// never nil. It returns an error for a class that no configuration file can have.
+func translateClasses(key string, names []config.Class) ([]upstream.Class, error) {
+	classes := make([]upstream.Class, len(names))
+	for i, name := range names {
+		switch name {
+		case config.ClassNotFound:
+			classes[i] = upstream.ClassNotFound
+		case config.ClassDenied:
+			classes[i] = upstream.ClassDenied
+		case config.ClassRateLimited:
+			classes[i] = upstream.ClassRateLimited
+		case config.ClassUnavailable:
+			classes[i] = upstream.ClassUnavailable
+		default:
+			return nil, fmt.Errorf("%s: no class of failures is called %q", key, name)
+		}
 	}
+	return classes, nil
 }
 
 // translateWarm returns the images that a namespace keeps in the cache.

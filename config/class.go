@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// Class is a class of upstream failures, by the name that serve_stale_on has for it.
+// Class is a class of upstream failures, by the name that serve_stale_on and fallback_on
+// have for it.
 type Class string
 
 const (

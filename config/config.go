@@ -25,6 +25,7 @@ package config
 
 import (
 	"net"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -139,8 +140,17 @@ type Namespace struct {
 	TagTTL                  Duration `toml:"tag_ttl"`
 	NegativeTTL             Duration `toml:"negative_ttl"`
 	ServeStaleOn            []Class  `toml:"serve_stale_on"`
-	MaxStale                Duration `toml:"max_stale"` // 0: no limit
+	MaxStale                Duration `toml:"max_stale"`   // 0: no limit
+	FallbackOn              []Class  `toml:"fallback_on"` // after which failures the next upstream is asked about a tag
 }
+
+// HasCredentials reports whether an upstream of the block is asked with credentials.
+func (n Namespace) HasCredentials() bool {
+	return slices.ContainsFunc(n.Upstreams, Upstream.HasCredentials)
+}
+
+// HasCredentials reports whether the upstream is asked with credentials.
+func (u Upstream) HasCredentials() bool { return u.Username != "" || u.ClientCertificate != "" }
 
 // Warm is a list of images that the server keeps in its cache.
 type Warm struct {

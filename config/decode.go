@@ -164,7 +164,7 @@ func decodeTexts[T any](d *decoder, p place, n *node, dst *[]T, parse func(strin
 	}
 	// An element with a problem leaves its zero value, so that the elements
 	// after it keep their indices in further problems.
-	var values []T
+	values := make([]T, 0, len(elements)) // an empty list is not a missing one
 	for i, element := range elements {
 		var value T
 		at := p.element(i)
@@ -290,6 +290,9 @@ func (d *decoder) namespace(p place, n *node, key string) Namespace {
 	// An empty list does not switch off the exclusions of global.
 	if len(r.ImmutableTagsExclusions) == 0 {
 		r.ImmutableTagsExclusions = g.ImmutableTagsExclusions
+	}
+	if r.FallbackOn == nil {
+		r.FallbackOn = defaultFallbackOn(r)
 	}
 	return r
 }

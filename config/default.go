@@ -57,6 +57,17 @@ func newNamespace(key string, g Global) Namespace {
 	}
 }
 
+// defaultFallbackOn returns the failures after which the next upstream of a block is
+// asked about a tag. Upstreams without credentials are mirrors of each other. Credentials
+// mean private images: a public registry may have another image of the same name, so only
+// an upstream that is away has a stand-in.
+func defaultFallbackOn(n Namespace) []Class {
+	if n.HasCredentials() {
+		return []Class{ClassUnavailable, ClassRateLimited}
+	}
+	return []Class{ClassUnavailable, ClassRateLimited, ClassDenied, ClassNotFound}
+}
+
 func newUpstream() Upstream {
 	return Upstream{MaxRedirect: 5, ConnectTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second}
 }

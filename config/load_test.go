@@ -137,6 +137,10 @@ namespace = "ACME.example"
 		{Key: "localhost", Host: "localhost"},
 		{Key: "localhost:5000", Host: "localhost:5000", ImmutableTags: true, ImmutableTagsExclusions: []string{"^edge$"}},
 	}
+	for i := range want {
+		want[i].FallbackOn = []Class{"unavailable", "rate_limited", "denied", "not_found"}
+	}
+	want[4].ServeStaleOn = []Class{}
 	for i := range want[:4] {
 		want[i].ImmutableTags = true
 		want[i].ImmutableTagsExclusions = []string{"^latest$"}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +32,7 @@ func (c *Config) Warnings() []string {
 	warnings = append(warnings, c.secretWarnings()...)
 	warnings = append(warnings, c.diskWarnings()...)
 	warnings = append(warnings, c.patternWarnings()...)
+	warnings = append(warnings, c.mixedWarnings()...)
 	if lent := c.lentCredentials(); len(lent) > 0 && !hosts.Loopback(c.Server.BindAddress) {
 		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
 			"Every client can read all that these credentials can read: %s", c.Server.BindAddress, c.named(lent)))
@@ -60,12 +62,40 @@ func (c *Config) lentCredentials() []string {
 	var keys []string
 	for _, r := range c.Namespaces {
 		for i, u := range r.Upstreams {
-			if u.Username != "" || u.ClientCertificate != "" {
+			if u.HasCredentials() {
 				keys = append(keys, elementOf(keyIn("repository", r.Key)+".upstream", i))
 			}
 		}
 	}
 	return keys
+}
+
+// mixedWarnings warns about blocks whose upstreams are private and public ones.
+func (c *Config) mixedWarnings() []string {
+	var warnings []string
+	for _, r := range c.Namespaces {
+		anonymous := slices.ContainsFunc(r.Upstreams, func(u Upstream) bool { return !u.HasCredentials() })
+		if !anonymous || !r.HasCredentials() || len(r.FallbackOn) == 0 {
+			continue // a tag means one registry's image
+		}
+		at := keyIn("repository", r.Key)
+		warnings = append(warnings, fmt.Sprintf("%s has upstreams with and without credentials. After these failures of a private upstream, the next one decides which image a tag names, "+
+			"also for a name that only the private one should have: %s. Set fallback_on = [], or give the registries blocks of their own",
+			c.named([]string{at}), joined(r.FallbackOn)))
+	}
+	return warnings
+}
+
+// joined writes classes for a message.
+func joined(classes []Class) string {
+	var text strings.Builder
+	for i, class := range classes {
+		if i > 0 {
+			text.WriteString(", ")
+		}
+		text.WriteString(string(class))
+	}
+	return text.String()
 }
 
 // named writes a list of keys with their positions.

@@ -120,6 +120,12 @@ func (m *mirror) namespace(key string, r *upstreamtest.Registry, change ...func(
 // chain returns the namespace of a block with several upstreams.
 func (m *mirror) chain(key string, registries []*upstreamtest.Registry, change ...func(*namespace.Spec)) *namespace.Namespace {
 	m.t.Helper()
+	return m.fallingBack(key, nil, registries, change...)
+}
+
+// fallingBack is chain with classes after which the next upstream is asked about a tag.
+func (m *mirror) fallingBack(key string, fallbackOn []upstream.Class, registries []*upstreamtest.Registry, change ...func(*namespace.Spec)) *namespace.Namespace {
+	m.t.Helper()
 	spec := namespace.Spec{Key: key}
 	var members []upstream.Member
 	for _, r := range registries {
@@ -131,7 +137,7 @@ func (m *mirror) chain(key string, registries []*upstreamtest.Registry, change .
 		members = append(members, c)
 		spec.UpstreamHosts = append(spec.UpstreamHosts, r.Host)
 	}
-	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{}, members...)
+	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{FallbackOn: fallbackOn}, members...)
 	for _, f := range change {
 		f(&spec)
 	}

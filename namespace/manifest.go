@@ -7,11 +7,11 @@ import (
 	"io"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -114,7 +114,7 @@ func (n *Namespace) known(ctx context.Context, repo storage.RepoID, ref oci.Refe
 			return known{}
 		}
 		dgst, k.checked = record.Descriptor.Digest, record.Checked
-		if !n.isFresh(ref.Tag(), record.Checked) {
+		if !n.isFresh(ref.Tag(), record) {
 			k.state = due
 		}
 	}
@@ -130,10 +130,11 @@ func (n *Namespace) known(ctx context.Context, repo storage.RepoID, ref oci.Refe
 }
 
 // isFresh reports whether a cached tag is served without asking an upstream.
-func (n *Namespace) isFresh(tag string, checked time.Time) bool {
+func (n *Namespace) isFresh(tag string, record catalog.Tag) bool {
 	return n.spec.Offline ||
-		time.Since(checked) < n.spec.TagTTL ||
-		n.policy.isImmutable(tag)
+		time.Since(record.Checked) < n.spec.TagTTL ||
+		// A stand-in of the first upstream may have another image of that name.
+		!record.Fallback && n.policy.isImmutable(tag)
 }
 
 // ask asks the upstream: with a HEAD if that may be enough, and else with a GET,
@@ -155,7 +156,7 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	}
 	desc := m.Descriptor
 	if own, ok := n.has(ctx, repo, desc.Digest); ok {
-		n.observe(ctx, repo, ref.Tag(), own, true)
+		n.observe(ctx, repo, ref.Tag(), seen{desc: own, stored: true, fallback: m.Fallback})
 		return found{Outcome: Outcome{Cache: Revalidated, Upstream: m.Upstream}, desc: own}, nil
 	}
 	if key.op == headManifest {
@@ -163,28 +164,33 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 			// The HEAD says too little for an answer, the manifest says it all.
 			return n.fetch(ctx, repo, ref, ref.Tag())
 		}
-		n.observe(ctx, repo, ref.Tag(), desc, false)
+		n.observe(ctx, repo, ref.Tag(), seen{desc: desc, fallback: m.Fallback})
 		return found{Outcome: Outcome{Cache: Passed, Upstream: m.Upstream}, desc: desc}, nil
 	}
-	return n.fetchNamed(ctx, repo, ref, desc.Digest)
+	return n.fetchNamed(ctx, repo, ref, m)
 }
 
 // fetchNamed gets the manifest with the digest that a HEAD named. By digest the
-// manifest is verified to be the one that the tag names.
-func (n *Namespace) fetchNamed(ctx context.Context, repo storage.RepoID, ref oci.Reference, dgst digest.Digest) (found, error) {
-	f, err := n.fetch(ctx, repo, ref.WithDigest(dgst), ref.Tag())
+// manifest is verified to be the one that the tag names, so any upstream may deliver it.
+func (n *Namespace) fetchNamed(ctx context.Context, repo storage.RepoID, ref oci.Reference, head *oci.Manifest) (found, error) {
+	m, err := n.spec.Upstreams.Manifest(ctx, repo.Name, ref.WithDigest(head.Descriptor.Digest))
+	if err == nil {
+		m.Fallback = head.Fallback
+		return n.store(ctx, repo, ref.Tag(), m), nil
+	}
 	// A HEAD may name a digest that GET does not find: a replica lags, or a proxy
 	// converts manifests. The tag is not gone before a GET of the tag says so.
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && ref.IsTag() && failed.Answered() {
 		return n.fetch(ctx, repo, ref, ref.Tag())
 	}
-	return f, err
+	return found{}, err
 }
 
 // observe tells the book of tags about a tag, if there is one.
-func (n *Namespace) observe(ctx context.Context, repo storage.RepoID, tag string, desc ocispec.Descriptor, stored bool) {
+func (n *Namespace) observe(ctx context.Context, repo storage.RepoID, tag string, s seen) {
 	if tag != "" {
-		n.cache.book.Observe(ctx, repo, tag, seen{desc: desc, at: time.Now(), stored: stored})
+		s.at = time.Now()
+		n.cache.book.Observe(ctx, repo, tag, s)
 	}
 }
 
@@ -205,7 +211,7 @@ func (n *Namespace) store(ctx context.Context, repo storage.RepoID, tag string, 
 	// The client gets the manifest in any case: a full store costs it nothing.
 	if !n.cache.keep(ctx, repo, tag, m) {
 		// A cached tag still leads to its old manifest, until this one is stored.
-		n.observe(ctx, repo, tag, m.Descriptor, false)
+		n.observe(ctx, repo, tag, seen{desc: m.Descriptor, fallback: m.Fallback})
 		f.Cache = Passed
 	}
 	return f

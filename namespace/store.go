@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
@@ -19,16 +18,16 @@ import (
 // the manifest is stored; if not, it is served all the same. Clients wait for
 // keep, so if room has to be made first, a job of the pool stores the manifest.
 func (c *Cache) keep(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) bool {
-	desc, checked := m.Descriptor, time.Now()
+	desc, says := m.Descriptor, seen{desc: m.Descriptor, at: time.Now(), stored: true, fallback: m.Fallback}
 	err := c.put(ctx, c.spools.CreateNoWait, desc.Digest, m.Body)
 	if !errors.Is(err, spool.ErrBusy) {
-		return c.kept(ctx, err, repo, tag, desc, checked)
+		return c.kept(ctx, err, repo, tag, says)
 	}
 	// If the pool has no place, the manifest is served and not stored: a later
 	// pull tries again.
 	c.pool.Submit(storing{repo, tag, desc.Digest}, func(ctx context.Context) error {
 		err := c.put(ctx, c.spools.Create, desc.Digest, m.Body)
-		c.kept(ctx, err, repo, tag, desc, checked)
+		c.kept(ctx, err, repo, tag, says)
 		return nil // the health of the store logs a failure
 	})
 	return false
@@ -68,7 +67,8 @@ func (c *Cache) put(ctx context.Context, create func(size int64) (*spool.Spool, 
 }
 
 // kept records a manifest that was stored, unless storing it failed.
-func (c *Cache) kept(ctx context.Context, failure error, repo storage.RepoID, tag string, desc ocispec.Descriptor, checked time.Time) bool {
+func (c *Cache) kept(ctx context.Context, failure error, repo storage.RepoID, tag string, says seen) bool {
+	desc := says.desc
 	if failure != nil {
 		c.content.Failed(failure, "repository", repo.String(), "digest", desc.Digest)
 		return false
@@ -79,7 +79,7 @@ func (c *Cache) kept(ctx context.Context, failure error, repo storage.RepoID, ta
 	}
 	c.book.Stored(ctx, repo, desc.Digest)
 	if tag != "" {
-		c.book.Observe(ctx, repo, tag, seen{desc: desc, at: checked, stored: true})
+		c.book.Observe(ctx, repo, tag, says)
 	}
 	return true
 }

@@ -60,6 +60,9 @@ type seen struct {
 	desc   ocispec.Descriptor
 	at     time.Time
 	stored bool // the manifest is in the store, and linked to the repository
+	// fallback is set if another upstream than the first said so. The tag is not immutable
+	// before the first one has confirmed it.
+	fallback bool
 }
 
 // Current returns the record of a tag. It reports false if there is none.
@@ -70,7 +73,7 @@ func (b *tagBook) Current(ctx context.Context, repo storage.RepoID, tag string) 
 
 // Observe notes the manifest that an upstream says a tag names.
 func (b *tagBook) Observe(ctx context.Context, repo storage.RepoID, tag string, s seen) {
-	record := catalog.Tag{Descriptor: s.desc, Checked: s.at}
+	record := catalog.Tag{Descriptor: s.desc, Checked: s.at, Fallback: s.fallback}
 	// A record that leads to no stored manifest could not be served.
 	if !s.stored {
 		b.pending.Add(content{repo, s.desc.Digest}, pendingTag{tag, record})

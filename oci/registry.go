@@ -43,6 +43,9 @@ type Manifest struct {
 	Descriptor ocispec.Descriptor // made from the Body, if there is one, whatever headers said
 	Body       []byte
 	Upstream   string // host of the registry that sent it
+	// Fallback is set if another registry than the first of a chain sent it: then a tag
+	// may name another manifest as soon as the first one is back.
+	Fallback bool
 }
 
 // Blob is a blob, or a part of one, as it arrives. It is for one goroutine.

@@ -50,7 +50,11 @@ type Health interface {
 
 // ChainOptions are the parts of a chain besides its members.
 type ChainOptions struct {
-	Logger *slog.Logger // may be nil
+	// FallbackOn are the failures after which the next member is asked about a tag: a
+	// manifest by tag, or a list. Nil: all of them. Content by digest may come from any
+	// member, since it is verified.
+	FallbackOn []Class
+	Logger     *slog.Logger // may be nil
 }
 
 // Chain reads several registries that hold the same content, in order. It asks
@@ -58,15 +62,16 @@ type ChainOptions struct {
 // fail, the error has the class that is likeliest to end soon, and its text has
 // the failures of all. A chain has no state of its own.
 type Chain struct {
-	members []Member
-	logger  *slog.Logger
+	members    []Member
+	fallbackOn []Class // nil: all classes
+	logger     *slog.Logger
 }
 
 var _ oci.Registry = (*Chain)(nil)
 
 // NewChain returns a chain of members in the order in which they are asked.
 func NewChain(opts ChainOptions, members ...Member) *Chain {
-	return &Chain{members: members, logger: loggerOr(opts.Logger)}
+	return &Chain{members: members, fallbackOn: opts.FallbackOn, logger: loggerOr(opts.Logger)}
 }
 
 // Blob opens a blob on the first member that has it. If a stream breaks off, the
@@ -87,28 +92,44 @@ func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offse
 
 // StatBlob is [Client.StatBlob] on the first member that has the blob.
 func (c *Chain) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
-	return ask(ctx, c.logger, c.members, func(m Member) (ocispec.Descriptor, error) { return m.StatBlob(ctx, repo, dgst) })
+	return ask(ctx, c.logger, c.members, nil, func(m Member) (ocispec.Descriptor, error) { return m.StatBlob(ctx, repo, dgst) })
 }
 
 // Manifest is [Client.Manifest] on the first member that has it.
 func (c *Chain) Manifest(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
-	return ask(ctx, c.logger, c.members, func(m Member) (*oci.Manifest, error) { return m.Manifest(ctx, repo, ref) })
+	return c.askManifest(ctx, ref, func(m Member) (*oci.Manifest, error) { return m.Manifest(ctx, repo, ref) })
 }
 
 // Head is [Client.Head] on the first member that has the manifest.
 func (c *Chain) Head(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
-	return ask(ctx, c.logger, c.members, func(m Member) (*oci.Manifest, error) { return m.Head(ctx, repo, ref) })
+	return c.askManifest(ctx, ref, func(m Member) (*oci.Manifest, error) { return m.Head(ctx, repo, ref) })
+}
+
+// askManifest asks for a manifest, and notes whether the first member answered.
+func (c *Chain) askManifest(ctx context.Context, ref oci.Reference, question func(Member) (*oci.Manifest, error)) (*oci.Manifest, error) {
+	var fallbackOn []Class
+	if ref.IsTag() {
+		fallbackOn = c.fallbackOn
+	}
+	return ask(ctx, c.logger, c.members, fallbackOn, func(member Member) (*oci.Manifest, error) {
+		m, err := question(member)
+		if err == nil {
+			m.Fallback = member != c.members[0]
+		}
+		return m, err
+	})
 }
 
 // Tags is [Client.Tags] of the first member that has the repository.
 func (c *Chain) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
-	return ask(ctx, c.logger, c.members, func(m Member) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
+	return ask(ctx, c.logger, c.members, c.fallbackOn, func(m Member) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
 }
 
 // Referrers is [Client.Referrers] of the first member that can list them, and
-// an empty index if no member can.
+// an empty index if no member can. No digest vouches for such a list, so the next member
+// is asked as about a tag.
 func (c *Chain) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
-	referrers, err := ask(ctx, c.logger, c.members, func(m Member) (*oci.Referrers, error) {
+	referrers, err := ask(ctx, c.logger, c.members, c.fallbackOn, func(m Member) (*oci.Referrers, error) {
 		if m, ok := m.(referrersFinder); ok {
 			return m.findReferrers(ctx, repo, dgst, artifactType)
 		}
@@ -142,12 +163,19 @@ func advances(err error) bool {
 	}
 }
 
-// ask puts one question to the members in order, until one has the answer.
-func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, question func(Member) (T, error)) (T, error) {
+// ask puts one question to the members in order, until one has the answer. After a
+// failure of a class that is not in fallbackOn, unless that is nil, no later member is
+// asked: its answer could be about another content of the same name.
+func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, fallbackOn []Class, question func(Member) (T, error)) (T, error) {
 	var none T
 	var failed []*Error
-	members, halfOpen := halfOpenLast(members)
-	for i, member := range members {
+	configured, halfOpen := members, 0
+	// To ask another member first is to fall back on it.
+	if fallbackOn == nil || slices.Contains(fallbackOn, ClassUnavailable) {
+		members, halfOpen = halfOpenLast(members)
+	}
+	for i := 0; i < len(members); i++ {
+		member := members[i]
 		answer, err := question(member)
 		if err == nil {
 			// Half-open members that were not needed are probed in the
@@ -162,6 +190,9 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, ques
 		}
 		failure, _ := errors.AsType[*Error](err)
 		failed = append(failed, failure)
+		if fallbackOn != nil && !slices.Contains(fallbackOn, failure.Class) {
+			members = withoutLater(members, i, configured)
+		}
 		if i+1 < len(members) {
 			logger.Log(ctx, levelOf(failure), "an upstream failed, asking the next one", "upstream", member.Host(), "next", members[i+1].Host(), "error", err)
 		}
@@ -188,6 +219,14 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, ques
 		}
 	}
 	return none, mostHopeful(failed)
+}
+
+// withoutLater returns members without those that would be asked after the member at i
+// and that are configured after it. Half-open members before it are still asked.
+func withoutLater(members []Member, i int, configured []Member) []Member {
+	later := configured[slices.Index(configured, members[i])+1:]
+	rest := slices.DeleteFunc(slices.Clone(members[i+1:]), func(m Member) bool { return slices.Contains(later, m) })
+	return append(slices.Clone(members[:i+1]), rest...)
 }
 
 // lastResort reports whether a member that cools down is asked all the same,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -49,6 +50,11 @@ func (f *fake) unavailable(cause error) error {
 func (f *fake) StatBlob(context.Context, string, digest.Digest) (ocispec.Descriptor, error) {
 	f.asked++
 	return ocispec.Descriptor{Size: int64(len(f.content))}, f.err
+}
+
+func (f *fake) Tags(context.Context, string, url.Values) (*oci.TagList, error) {
+	f.asked++
+	return &oci.TagList{}, f.err
 }
 
 func (f *fake) EndCooldown() bool { return false }

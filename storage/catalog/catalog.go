@@ -28,6 +28,8 @@ import (
 type Tag struct {
 	Descriptor ocispec.Descriptor `json:"descriptor"`
 	Checked    time.Time          `json:"checked"` // when an upstream last said so
+	// Fallback is set if another upstream than the first one said so.
+	Fallback bool `json:"fallback,omitempty"`
 }
 
 // Document is an answer of an upstream that is kept for when it cannot be asked,

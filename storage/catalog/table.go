@@ -229,7 +229,7 @@ func sameCore(a, b ocispec.Descriptor) bool {
 // time was written by a clock that ran ahead, and has to be replaced.
 func recentlyChecked(record, tag Tag) bool {
 	passed := tag.Checked.Sub(record.Checked)
-	return sameCore(record.Descriptor, tag.Descriptor) && passed >= 0 && passed < time.Minute
+	return sameCore(record.Descriptor, tag.Descriptor) && record.Fallback == tag.Fallback && passed >= 0 && passed < time.Minute
 }
 
 func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) }
