@@ -43,6 +43,7 @@ func translateBlock(block config.Namespace, limits contentLimits, clients *clien
 		TagTTL:                  block.TagTTL.Std(),
 		NegativeTTL:             block.NegativeTTL.Std(),
 		MaxStale:                block.MaxStale.Std(),
+		RecheckPossession:       block.RecheckPossession.Std(),
 		MaxManifest:             limits.manifest,
 		Warm:                    translateWarm(block.Warm),
 	}

@@ -140,8 +140,9 @@ type Namespace struct {
 	TagTTL                  Duration `toml:"tag_ttl"`
 	NegativeTTL             Duration `toml:"negative_ttl"`
 	ServeStaleOn            []Class  `toml:"serve_stale_on"`
-	MaxStale                Duration `toml:"max_stale"`   // 0: no limit
-	FallbackOn              []Class  `toml:"fallback_on"` // after which failures the next upstream is asked about a tag
+	MaxStale                Duration `toml:"max_stale"`          // 0: no limit
+	RecheckPossession       Duration `toml:"recheck_possession"` // 0: never
+	FallbackOn              []Class  `toml:"fallback_on"`        // after which failures the next upstream is asked about a tag
 }
 
 // HasCredentials reports whether an upstream of the block is asked with credentials.

@@ -294,6 +294,9 @@ func (d *decoder) namespace(p place, n *node, key string) Namespace {
 	if r.FallbackOn == nil {
 		r.FallbackOn = defaultFallbackOn(r)
 	}
+	if r.RecheckPossession == unset {
+		r.RecheckPossession = defaultRecheck(r)
+	}
 	return r
 }
 

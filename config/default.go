@@ -1,6 +1,7 @@
 package config
 
 import (
+	"math"
 	"time"
 
 	"github.com/weirhq/weir/oci"
@@ -54,7 +55,21 @@ func newNamespace(key string, g Global) Namespace {
 		NegativeTTL:             g.NegativeTTL,
 		ServeStaleOn:            g.ServeStaleOn,
 		MaxStale:                g.MaxStale,
+		RecheckPossession:       unset,
 	}
+}
+
+// unset is the value of a duration whose default depends on other keys. No text has it.
+const unset = Duration(math.MinInt64)
+
+// defaultRecheck returns how long a right to content holds in a block. Rights to private
+// images are withdrawn, and a day bounds how long that goes unnoticed. Public images are
+// everyone's.
+func defaultRecheck(n Namespace) Duration {
+	if n.HasCredentials() {
+		return Duration(day)
+	}
+	return 0
 }
 
 // defaultFallbackOn returns the failures after which the next upstream of a block is

@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestFallbackOn has the default depend on credentials, and a warning about upstreams
+// TestFallbackOn has the defaults depend on credentials, and a warning about upstreams
 // with and without them.
 func TestFallbackOn(t *testing.T) {
 	const anonymous, password = "[[repository.app.upstream]]\nurl = \"https://public.example\"\n",
@@ -35,6 +35,10 @@ func TestFallbackOn(t *testing.T) {
 			c := mustLoad(t, "[repository.app]\n"+tc.set+tc.upstreams)
 			if d := cmp.Diff(tc.want, c.Namespaces[0].FallbackOn); d != "" {
 				t.Error(d)
+			}
+			// A right to private images is checked again after a day.
+			if n := c.Namespaces[0]; n.HasCredentials() != (n.RecheckPossession == Duration(day)) {
+				t.Errorf("recheck_possession is %v", c.Namespaces[0].RecheckPossession)
 			}
 			if got := strings.Contains(strings.Join(c.Warnings(), "\n"), "with and without credentials"); got != tc.warned {
 				t.Errorf("warnings: %q", c.Warnings())

@@ -100,9 +100,17 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 	b := &openedBlob{Blob: Blob{Outcome: Outcome{Cache: Hit}, Size: obj.Size, Content: obj.Content}}
 	if !possessed {
 		// This repository's own download may have ended meanwhile.
-		_, possessed = n.link(ctx, repo, dgst)
+		link, possessed = n.link(ctx, repo, dgst)
 	}
 	if possessed {
+		o, err := n.recheck(ctx, repo, link)
+		if err != nil {
+			obj.Content.Close()
+			return nil, err
+		}
+		if o.Cache != None {
+			b.Outcome = o
+		}
 		return b, nil
 	}
 	// The bytes came from another repository, which proves nothing for this one.
@@ -184,7 +192,14 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 	}
 	// Both are needed: the bytes, and this repository's right to them.
 	if statErr == nil && possessed {
-		return &Blob{Outcome: Outcome{Cache: Hit}, Size: info.Size}, nil
+		o, err := n.recheck(ctx, id, link)
+		if err != nil {
+			return nil, err
+		}
+		if o.Cache == None {
+			o.Cache = Hit
+		}
+		return &Blob{Outcome: o, Size: info.Size}, nil
 	}
 	if err := n.cache.negativeHit(blobKey(id, dgst)); err != nil {
 		return nil, err

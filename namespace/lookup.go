@@ -23,8 +23,9 @@ const (
 	headManifest              // stores nothing, unless the upstream's HEAD says too little
 	refetchManifest           // after the stored manifest could not be read
 	statBlob
-	proveBegun // of a blob that another repository is downloading
-	proveWhole // of a blob that is stored
+	proveBegun  // of a blob that another repository is downloading
+	proveWhole  // of a blob that is stored
+	recheckBlob // of a content whose link is old
 )
 
 // lookupKey identifies a lookup of a manifest or a blob. Keys are compared as
@@ -39,7 +40,7 @@ type lookupKey struct {
 // negative returns the key under which a "not found" is remembered. A HEAD's
 // counts for a GET, too.
 func (k lookupKey) negative() lookupKey {
-	if k.op != statBlob {
+	if k.op != statBlob && k.op != recheckBlob {
 		k.op = getManifest
 	}
 	return k

@@ -64,7 +64,11 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 	switch {
 	// The cache answers by itself: no request leaves the mirror.
 	case known.state == fresh:
-		return found{Outcome: Outcome{Cache: Hit}, desc: known.desc}, true, nil
+		o, err := n.recheck(ctx, key.repo, known.desc)
+		if o.Cache == None {
+			o.Cache = Hit
+		}
+		return found{Outcome: o, desc: known.desc}, true, err
 	case n.spec.Offline:
 		return found{}, false, n.offline(manifestName(key.ref))
 	case known.state == absent:
@@ -157,6 +161,9 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	desc := m.Descriptor
 	if own, ok := n.has(ctx, repo, desc.Digest); ok {
 		n.observe(ctx, repo, ref.Tag(), seen{desc: own, stored: true, fallback: m.Fallback})
+		if n.spec.RecheckPossession > 0 {
+			n.cache.putLink(ctx, repo, own) // the same HEAD confirms the right
+		}
 		return found{Outcome: Outcome{Cache: Revalidated, Upstream: m.Upstream}, desc: own}, nil
 	}
 	if key.op == headManifest {

@@ -82,6 +82,9 @@ type Spec struct {
 	// and lists that were checked no longer than MaxStale ago (0: no limit).
 	ServeStaleOn []upstream.Class
 	MaxStale     time.Duration
+	// RecheckPossession is how long a repository's right to a content holds before its
+	// upstream is asked again; 0: for ever.
+	RecheckPossession time.Duration
 	// Offline is set if upstreams are never contacted.
 	Offline bool
 

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -47,4 +48,25 @@ func TestClaimedContentStaysPrivate(t *testing.T) {
 	}
 	t.Logf("%d of 10 requests for content that its upstream only claims were served", given)
 	expect(t, "the owner", w.Get(t, blobPath("private/org/app", large)), http.StatusOK, statusHit)
+}
+
+// A right that its upstream withdraws ends with the next use after recheck_possession.
+func TestWithdrawnRights(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	w := harness.StartWeir(t, block("mirror", upstream, `recheck_possession = "1s"`, "immutable_tags = true"))
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	layer := upstream.AddBlob("org/app", []byte("a layer"))
+	paths := []string{manifestPath("mirror/org/app", "v1"), manifestPath("mirror/org/app", image.Digest.String()), blobPath("mirror/org/app", layer)}
+	for _, path := range paths {
+		expect(t, "the right is there", w.Get(t, path), http.StatusOK, "")
+	}
+	w.MetricIs(t, 0, "weir_downloads")
+	upstream.Fault(upstreamtest.Any, upstreamtest.Status(403, ""))
+	time.Sleep(1100 * time.Millisecond) // the real clock of the binary decides
+	for _, path := range paths {
+		for range 2 {
+			expect(t, "withdrawn: "+path, w.Get(t, path), http.StatusForbidden, "")
+		}
+	}
 }

@@ -32,6 +32,12 @@ type Tag struct {
 	Fallback bool `json:"fallback,omitempty"`
 }
 
+// link is the record that a repository possesses a content.
+type link struct {
+	ocispec.Descriptor
+	Proven time.Time `json:"proven,omitzero"` // when its upstream last showed or confirmed it
+}
+
 // Document is an answer of an upstream that is kept for when it cannot be asked,
 // such as a list of tags or of referrers.
 type Document struct {
@@ -70,7 +76,7 @@ const (
 type Catalog struct {
 	records   storage.Records
 	tags      *table[Tag]
-	links     *table[ocispec.Descriptor]
+	links     *table[link]
 	documents *table[Document]
 }
 
@@ -87,7 +93,7 @@ func New(records storage.Records, opts Options) *Catalog {
 	}
 	tags := newTable(records, validTag, opts.Logger).remembering(opts.Tags, maxTagBytes, func(t Tag) ocispec.Descriptor { return t.Descriptor })
 	tags.skipWrite = recentlyChecked
-	links := newTable(records, validLink, opts.Logger).remembering(opts.Links, maxLinkBytes, func(d ocispec.Descriptor) ocispec.Descriptor { return d })
+	links := newTable(records, validLink, opts.Logger).remembering(opts.Links, maxLinkBytes, func(l link) ocispec.Descriptor { return l.Descriptor })
 	// Documents are read when an upstream has failed, seldom and each of another size:
 	// they have no place in memory.
 	documents := newTable(records, validDocument, opts.Logger)
@@ -160,7 +166,29 @@ func (c *Catalog) Link(ctx context.Context, repo storage.RepoID, dgst digest.Dig
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return c.links.get(ctx, key)
+	known, err := c.links.get(ctx, key)
+	return known.Descriptor, err
+}
+
+// Proven returns when a repository's upstream last showed or confirmed that the repository
+// may serve a content. It is the zero time if the record tells no time or one that lies
+// in the future.
+func (c *Catalog) Proven(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (time.Time, error) {
+	key, err := linkKey(repo, dgst)
+	if err != nil {
+		return time.Time{}, err
+	}
+	known, err := c.links.get(ctx, key)
+	return pastOnly(known.Proven), err
+}
+
+// DeleteLink forgets that a repository may serve a content, or returns ErrNotExist.
+func (c *Catalog) DeleteLink(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
+	key, err := linkKey(repo, dgst)
+	if err != nil {
+		return err
+	}
+	return c.links.delete(ctx, key)
 }
 
 // Links yields the descriptors under which a repository possesses contents, in
@@ -181,15 +209,15 @@ func (c *Catalog) Links(ctx context.Context, repo storage.RepoID) iter.Seq2[ocis
 			if errors.Is(err, storage.ErrNotExist) { // unreadable, or deleted since it was listed
 				continue
 			}
-			if !yield(link, err) || err != nil {
+			if !yield(link.Descriptor, err) || err != nil {
 				return
 			}
 		}
 	}
 }
 
-// PutLink records that a repository possesses a content. It writes nothing if the
-// record is the same. Of the descriptor, the media type, the
+// PutLink records that a repository possesses a content, by a proof of this moment. It
+// writes nothing if the record is the same, or only the time is new by less than a minute. Of the descriptor, the media type, the
 // digest and the size are kept. A media type that is known stays when the same
 // content is put without one: a manifest that was read as a blob is still a
 // manifest.
@@ -198,11 +226,12 @@ func (c *Catalog) PutLink(ctx context.Context, repo storage.RepoID, descriptor o
 	if err != nil {
 		return err
 	}
-	return c.links.update(ctx, key, func(known ocispec.Descriptor) ocispec.Descriptor {
-		link := core(descriptor)
-		link.MediaType = cmp.Or(link.MediaType, known.MediaType)
-		return link
-	}, sameCore)
+	now := time.Now()
+	return c.links.update(ctx, key, func(known link) link {
+		proven := link{Descriptor: core(descriptor), Proven: now}
+		proven.MediaType = cmp.Or(proven.MediaType, known.MediaType)
+		return proven
+	}, recentlyProven)
 }
 
 // Document returns the document of one kind and name, or ErrNotExist. The name

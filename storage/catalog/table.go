@@ -232,9 +232,17 @@ func recentlyChecked(record, tag Tag) bool {
 	return sameCore(record.Descriptor, tag.Descriptor) && record.Fallback == tag.Fallback && passed >= 0 && passed < time.Minute
 }
 
+// recentlyProven reports whether a link differs from a record only by less than a minute
+// in the time of the proof.
+func recentlyProven(record, l link) bool {
+	passed := l.Proven.Sub(record.Proven)
+	return sameCore(record.Descriptor, l.Descriptor) && passed >= 0 && passed < time.Minute
+}
+
 func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) }
 
-func validLink(key string, descriptor ocispec.Descriptor) error {
+func validLink(key string, link link) error {
+	descriptor := link.Descriptor
 	if dgst := digestOfLink(key); descriptor.Digest != dgst {
 		return fmt.Errorf("%w: a link of %s to %q", storage.ErrInvalidRecord, dgst, string(descriptor.Digest))
 	}

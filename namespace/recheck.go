@@ -1,0 +1,83 @@
+package namespace
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream"
+)
+
+// recheckPause is how long an upstream that could not answer is not asked again about the
+// same right.
+const recheckPause = time.Minute
+
+// A right may be withdrawn. If a namespace rechecks possession, a link that was proven
+// longer ago than RecheckPossession makes the next use ask the upstream, with one HEAD for
+// all that ask at once. The bytes were proven before, so the answer is enough here:
+//
+//	yes                          the link is as good as new
+//	not found, denied            the link is removed, and the client gets the answer
+//	unavailable, rate limited    served as a stale tag is, and asked again a minute later
+
+// recheck makes sure that a repository still has the right to a stored content. The outcome
+// is that of a stale answer if the upstream cannot tell, and else zero.
+func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocispec.Descriptor) (Outcome, error) {
+	if n.spec.RecheckPossession <= 0 || n.spec.Offline {
+		return Outcome{}, nil
+	}
+	proven, err := n.cache.catalog.Proven(ctx, repo, desc.Digest)
+	if err != nil || time.Since(proven) < n.spec.RecheckPossession {
+		return Outcome{}, nil // a missing link has been reported to the caller
+	}
+	key := lookupKey{repo, recheckBlob, oci.ByDigest(desc.Digest)}
+	failure := n.cache.negativeHit(key) // of the last minute
+	if failure == nil {
+		_, _, failure = share(ctx, n, n.cache.access, key, func(ctx context.Context) (ocispec.Descriptor, error) {
+			return desc, n.confirm(ctx, key, desc)
+		})
+	}
+	if failure == nil {
+		return Outcome{Cache: Revalidated, Upstream: n.FirstUpstream()}, nil
+	}
+	// A refusal counts, whatever is answered from the cache otherwise.
+	refused := errors.Is(failure, upstream.ErrNotFound) || errors.Is(failure, upstream.ErrDenied)
+	if o, ok := n.stale(failure, proven); ok && !refused {
+		return o, nil
+	}
+	return Outcome{}, failure
+}
+
+// confirm asks the upstream whether a repository still has a content, and records the
+// answer.
+func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Descriptor) error {
+	var err error
+	if desc.MediaType != "" {
+		_, err = n.spec.Upstreams.Head(ctx, key.repo.Name, oci.ByDigest(desc.Digest))
+	} else {
+		_, err = n.spec.Upstreams.StatBlob(ctx, key.repo.Name, desc.Digest)
+	}
+	err = upstream.Doubt(err)
+	switch {
+	case err == nil:
+		n.cache.putLink(ctx, key.repo, desc)
+	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrDenied):
+		n.logger.Info("a repository has lost its right to a content", "repository", key.repo.String(), "digest", desc.Digest, "error", err)
+		n.forget(ctx, key.repo, desc.Digest)
+	case upstream.ClassOf(err) != upstream.ClassOK:
+		n.cache.negatives.Add(key.negative(), negative{err, len(err.Error()), time.Now().Add(recheckPause)})
+	}
+	return err
+}
+
+// forget removes the link of a repository to a content.
+func (n *Namespace) forget(ctx context.Context, repo storage.RepoID, dgst digest.Digest) {
+	if err := n.cache.catalog.DeleteLink(ctx, repo, dgst); err != nil && !errors.Is(err, storage.ErrNotExist) {
+		n.logger.Warn("cannot remove the record of a right that was withdrawn. Check the data directory", "repository", repo.String(), "digest", dgst, "error", err)
+	}
+}
