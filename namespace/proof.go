@@ -22,6 +22,7 @@ import (
 //
 //	64 KiB at most    all bytes
 //	larger            4 KiB at a random offset, and the last 1 KiB
+//	still arriving    the last 4 KiB that have arrived; later as above
 //
 // Their length and their place are chosen here, and they are compared with the stored
 // bytes. If the upstream does not show them, because they differ, or it has no ranges, the
@@ -82,6 +83,10 @@ func takeSamples(content io.ReadSeeker, have, size int64) ([]sample, error) {
 	length := min(have, randomSample)
 	samples := []sample{{offset: rand.Int64N(have - length + 1), bytes: make([]byte, length)}}
 	switch {
+	// Of a running download the last bytes that arrived: a beginning that is known from
+	// elsewhere must not be enough for the rest.
+	case have != size:
+		samples[0].offset = have - length
 	case have == size && size <= maxWhole:
 		samples = []sample{{bytes: make([]byte, size), whole: true}}
 	case have == size:
