@@ -66,7 +66,7 @@ func TestCatalogIsShared(t *testing.T) {
 	if n := records.listings.Load(); n != 1 {
 		t.Errorf("the records were listed %d times", n)
 	}
-	// Before: 100 lists of all names, 60 MB.
+	// Without the shared list, each client cost a list of all names.
 	if grown := after.TotalAlloc - before.TotalAlloc; grown > 30<<20 {
 		t.Errorf("%d MiB were allocated", grown>>20)
 	}

@@ -138,8 +138,7 @@ func TestNoSniffing(t *testing.T) {
 }
 
 // A manifest whose media type is a page's, or megabytes long, is served as the image that
-// it is. Its records and the memory for it stay small. Before, each of these tags took
-// 4 MiB twice in memory and twice on disk, and browsers got a page.
+// it is, so no browser gets a page. Its records and the memory for it stay small.
 func TestOddMediaTypes(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)

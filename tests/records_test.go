@@ -15,9 +15,8 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// A client asks for lists and content that it invents. Of 270 such requests,
-// 180 left a file and 30 a repository's directories, for ever. Now the only record is
-// that of the tags.
+// A client asks for lists and content that it invents. Such requests left a file or
+// directories each, for ever. The only record is that of the tags.
 func TestInventedQuestionsLeaveNothing(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
