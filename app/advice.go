@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"syscall"
 
+	"github.com/weirhq/weir/internal/shortage"
 	"github.com/weirhq/weir/internal/whoami"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage/disk"
@@ -85,6 +87,9 @@ func public(err error) string {
 	return text
 }
 
+// raiseFiles is the remedy for a lack of open files of the process.
+const raiseFiles = "Raise the limit on open files of the mirror: LimitNOFILE of its service, or ulimit -n"
+
 // remedyOf returns the sentence that tells an operator how to end a failure of the
 // store, or how to get content of an offline namespace, with the keys of the
 // configuration. It is empty if nothing can be changed.
@@ -102,7 +107,14 @@ func remedyOf(err error) string {
 	_, tooSlow := errors.AsType[*download.TooSlowError](err)
 	full, isFull := errors.AsType[*evict.FullError](err)
 	noSpace, short := errors.AsType[*spool.NoSpaceError](err)
+	lack := shortage.Of(err)
 	switch {
+	case lack == syscall.EMFILE:
+		return raiseFiles + "."
+	case lack == syscall.ENFILE:
+		return diskRemedy(disk.SystemFiles)
+	case lack != nil:
+		return "Check the connections (ss -s), the local ports and the memory of the mirror's machine."
 	case errors.Is(err, disk.ErrNoStore):
 		return "Correct blob_store.fs.root_dir, or let weir serve make the store first."
 	case errors.Is(err, disk.ErrNoRoot):
@@ -162,7 +174,7 @@ func diskRemedy(reason disk.Reason) string {
 	case disk.ForeignOwner:
 		return "Run chown -R on it for the user that weir runs as, or set blob_store.fs.root_dir to a directory of that user."
 	case disk.ProcessFiles:
-		return "Raise the limit on open files (ulimit -n)."
+		return raiseFiles + "."
 	case disk.SystemFiles:
 		return "Raise the system's limit on open files (fs.file-max)."
 	case disk.Damaged:

@@ -178,6 +178,8 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return fmt.Sprintf("It speaks no TLS. Check whether url of %s should begin with http://", key)
 	case upstream.CheckListener:
 		return fmt.Sprintf("Nothing listens there. Check url of %s", key)
+	case upstream.RaiseLimits:
+		return "The mirror's machine lacks open files, local ports or memory, and nothing is wrong with " + host + ". " + raiseFiles
 	case upstream.CheckTimeouts:
 		return fmt.Sprintf("Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of %s", key)
 	case upstream.AwaitOtherHost:

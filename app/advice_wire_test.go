@@ -50,7 +50,7 @@ func TestExplain(t *testing.T) {
 // has its own.
 func TestEachUpstreamReasonHasARemedy(t *testing.T) {
 	seen := make(map[string]upstream.Remedy)
-	for r := upstream.NoRemedy + 1; r <= upstream.CheckTimeouts; r++ {
+	for r := upstream.NoRemedy + 1; r <= upstream.RaiseLimits; r++ {
 		advice := upstreamRemedy(r, "ghcr.io", `repository."ghcr.io".upstream[0]`)
 		if other, twice := seen[advice]; advice == "" || twice {
 			t.Errorf("the remedy for reason %d is %q, as for reason %d", r, advice, other)

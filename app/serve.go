@@ -62,7 +62,7 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 
 	server := newServer(m.handler, logger)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(newStallListener(listener)) }()
+	go func() { served <- server.Serve(newStallListener(listener, logger)) }()
 	address := listener.Addr().String()
 	logger.LogAttrs(ctx, slog.LevelInfo, "listening", startAttrs(address, cfg)...)
 	forget := leaveAddress(cfg.BlobStore.FS.RootDir, listener.Addr(), logger)

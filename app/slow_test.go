@@ -46,7 +46,7 @@ func connect(t *testing.T, handler http.HandlerFunc) net.Conn {
 	listener := &pipes{make(chan net.Conn), make(chan struct{})}
 	server := newServer(handler, discard())
 	go func() {
-		if err := server.Serve(newStallListener(listener)); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(newStallListener(listener, discard())); !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
 	}()
@@ -276,7 +276,9 @@ func TestPauseWhileTheKernelSends(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, path) }), discard())
-	go func() { _ = server.Serve(stallListener{inner, timeout, step}) }()
+	listener := newStallListener(inner, discard())
+	listener.timeout, listener.step = timeout, step
+	go func() { _ = server.Serve(listener) }()
 	defer server.Close()
 	get := func() *http.Response {
 		resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(httptest.NewRequest(http.MethodGet, "http://"+inner.Addr().String()+"/", nil))

@@ -3,11 +3,15 @@ package app
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/weirhq/weir/internal/episode"
+	"github.com/weirhq/weir/internal/shortage"
 )
 
 const (
@@ -16,6 +20,9 @@ const (
 	stallTimeout = 5 * time.Minute
 	// stallStep is how long one write waits before it looks for progress.
 	stallStep = time.Minute
+	// acceptCalm is how long connections have to be accepted before the log calls a
+	// shortage over.
+	acceptCalm = 10 * time.Second
 	// maxStreams is the largest number of requests under way on one HTTP/2 connection:
 	// the least that RFC 9113 section 6.5.2 recommends.
 	maxStreams = 100
@@ -26,17 +33,24 @@ type stallListener struct {
 	net.Listener
 	timeout time.Duration
 	step    time.Duration // of the looks for progress
+	lacking *episode.Episode
+	logger  *slog.Logger
 }
 
-func newStallListener(l net.Listener) stallListener {
-	return stallListener{l, stallTimeout, stallStep}
+func newStallListener(l net.Listener, logger *slog.Logger) stallListener {
+	return stallListener{l, stallTimeout, stallStep, episode.New(acceptCalm, func() { logger.Info("connections of clients are accepted again") }), logger}
 }
 
 func (l stallListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
+		// http.Server tries again, and says so at the level debug only.
+		if shortage.Of(err) != nil && l.lacking.Bad() {
+			l.logger.Error("cannot accept connections of clients", "error", err)
+		}
 		return nil, err
 	}
+	l.lacking.Good()
 	return &stallConn{conn, l.timeout, l.step}, nil
 }
 

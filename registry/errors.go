@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weirhq/weir/internal/shortage"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/route"
 	"github.com/weirhq/weir/oci"
@@ -77,6 +78,10 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 	case errors.Is(err, context.Canceled):
 		// The client is still there, so it is the mirror that goes.
 		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror is shutting down"}
+	// The process has too many open files, for example. Content is not missing, and a
+	// retry may find it.
+	case shortage.Of(err) != nil:
+		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror's machine lacks open files or memory at the moment. Check the log of the mirror", RetryAfter: time.Second}
 	default:
 		return errInternal
 	}
@@ -105,6 +110,9 @@ func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 		wire.Status, wire.Code = http.StatusBadGateway, "UNAVAILABLE"
 		wire.RetryAfter = err.RetryAfter // an upstream in maintenance tells its end
 		switch {
+		// 503, since this machine is short of something and not the upstream.
+		case err.Local():
+			wire.Status, wire.RetryAfter = http.StatusServiceUnavailable, time.Second
 		// 504 tells clients and proxies that the mirror itself is fine.
 		case err.Timeout():
 			wire.Status = http.StatusGatewayTimeout

@@ -119,14 +119,15 @@ type Client struct {
 	rejected    *recent[digest.Digest]
 	named       *recent[named] // by HEADs of tags
 	readings    *lru.Cache[digest.Digest, reading]
-	noMirror    atomic.Bool     // the last answer came from no other mirror
-	longLists   chan struct{}   // holds a value for each long list that is read
-	listed      *recent[string] // repositories of which the registry lists referrers
-	pages       pages           // of lists of tags
-	rateLow     atomic.Bool     // the rate limit is nearly used up, and that was logged
-	onDenied    func(*Error)    // may be nil
-	deniedAt    atomic.Int64    // Unix time in nanoseconds of its last call
-	closing     context.Context // ends with Close
+	noMirror    atomic.Bool      // the last answer came from no other mirror
+	longLists   chan struct{}    // holds a value for each long list that is read
+	listed      *recent[string]  // repositories of which the registry lists referrers
+	pages       pages            // of lists of tags
+	rateLow     atomic.Bool      // the rate limit is nearly used up, and that was logged
+	onDenied    func(*Error)     // may be nil
+	deniedAt    atomic.Int64     // Unix time in nanoseconds of its last call
+	closing     context.Context  // ends with Close
+	lacking     *episode.Episode // of a resource of this machine, for the log
 	close       context.CancelFunc
 
 	manifestHead, blobHead headSupport
@@ -170,6 +171,7 @@ func NewClient(o Options) *Client {
 	}
 	c.readings = readings
 	c.unreachable = episode.New(reachableAfter, func() { c.logger.Info("the upstream is reachable again", "upstream", c.host) })
+	c.lacking = episode.New(reachableAfter, func() { c.logger.Info("connections to the upstream can be opened again", "upstream", c.host) })
 	c.closing, c.close = context.WithCancel(context.Background())
 	c.routes = newRoutes(o)
 	tokens := o.Tokens

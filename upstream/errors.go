@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/shortage"
 )
 
 // The four ways in which an upstream fails. An [*Error] matches the one of its
@@ -173,6 +175,10 @@ func answered(err error) bool {
 // Timeout reports whether one of Weir's own time limits ended the request, so
 // that a gateway answers 504 and not 502.
 func (e *Error) Timeout() bool { return isTimeout(e.Err) }
+
+// Local reports whether this machine lacked a resource for the request, such as an open
+// file, so that the failure says nothing about the upstream.
+func (e *Error) Local() bool { return shortage.Of(e.Err) != nil }
 
 // Loop reports whether the request came back to a mirror that it had passed. The
 // answer to a HEAD has no code, and no registry has another use for the status.

@@ -13,6 +13,7 @@ import (
 const reachableAfter = 10 * time.Second
 
 func (c *Client) connected() {
+	c.lacking.Good()
 	if c.cooldown.connected() {
 		c.unreachable.Good()
 	}
@@ -21,6 +22,14 @@ func (c *Client) connected() {
 func (c *Client) connectFailed(reason error) {
 	if pause := c.cooldown.connectFailed(time.Now(), reason); pause > 0 && c.unreachable.Bad() {
 		c.logger.Warn("the upstream is unreachable, backing off. Check the network and the upstream's address", "upstream", c.host, "for", pause, "error", reason)
+	}
+}
+
+// noteShortage notes that this machine could not make a connection. The upstream does not
+// cool down for that.
+func (c *Client) noteShortage(reason error) {
+	if c.lacking.Bad() {
+		c.logger.Error("this machine lacks a resource for connections. The upstream is not to blame", "upstream", c.host, "error", reason)
 	}
 }
 

@@ -45,6 +45,7 @@ const (
 	AdmitPrivate                         // a redirect or a realm leads to a private address, without Options.AllowPrivateRedirects
 	TrustRealm                           // the registry names another token service than Options.TokenRealm
 	NeverAdmitted                        // a redirect or a realm leads to a link-local address
+	RaiseLimits                          // this machine lacks open files, ports or memory
 )
 
 // Remedy returns the kind of change that may end a failure of
@@ -62,6 +63,8 @@ func (e *Error) Remedy() Remedy {
 	// The order matters: causes that name one setting come before those that
 	// several settings may end, and a time limit last, since it may wrap any.
 	switch {
+	case e.Local():
+		return RaiseLimits
 	case errors.Is(e.Err, oci.ErrSchema1):
 		return PushAgain
 	case errors.Is(e.Err, oci.ErrManifestTooLarge):

@@ -9,6 +9,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/weirhq/weir/internal/shortage"
 )
 
 const (
@@ -103,6 +105,9 @@ func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case !failed || failure.connected:
 		t.client.connected()
+	// This machine lacks something, which says nothing about the upstream.
+	case shortage.Of(failure.err) != nil:
+		t.client.noteShortage(failure)
 	case cause == nil || cause == errHeaderTimeout:
 		// A timeout of ours counts as a failed connect. A request that its client
 		// cancelled does not.
