@@ -3,6 +3,7 @@ package namespace
 import (
 	"context"
 	"log/slog"
+	"strings"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -50,6 +51,9 @@ type Cache struct {
 
 	negatives *bounded.Cache[lookupKey, negative]
 	book      *tagBook
+	// subjects holds manifests whose empty lists of referrers may be kept, and the
+	// artifact types of those that were.
+	subjects *bounded.Cache[content, []string]
 }
 
 // CacheOptions are the parts of a Cache.
@@ -81,6 +85,7 @@ func NewCache(o CacheOptions) *Cache {
 
 		negatives: bounded.New(maxRemembered, maxRememberedBytes, func(key lookupKey, n negative) int { return n.size(key) }),
 		book:      newTagBook(o),
+		subjects:  bounded.New(maxRemembered, maxRememberedBytes, func(key content, types []string) int { return key.size() + len(strings.Join(types, " ")) }),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -124,6 +125,7 @@ func (n *Namespace) Referrers(ctx context.Context, repo string, dgst digest.Dige
 		list := &Referrers{Outcome: Outcome{Cache: Passed, Upstream: r.Upstream}, Index: r.Index}
 		if n.worthKeeping(ctx, key.repo, dgst, artifactType, list) {
 			n.keepListing(ctx, key, list)
+			n.noteSubjects(key.repo, list)
 		}
 		return list, nil
 	}
@@ -148,13 +150,42 @@ func (n *Namespace) Referrers(ctx context.Context, repo string, dgst digest.Dige
 
 // worthKeeping reports whether an upstream's list of referrers is kept. A client can
 // invent digests and types without number, which have no referrers. An empty list is
-// kept only for a subject that the repository has, as a whole.
+// kept only for a subject that the repository has, or that is itself in a kept list, since
+// clients walk from referrer to referrer. Of such a subject a few types are kept.
 func (n *Namespace) worthKeeping(ctx context.Context, repo storage.RepoID, subject digest.Digest, artifactType string, list *Referrers) bool {
-	if len(list.Index.Manifests) > 0 || artifactType != "" {
-		return len(list.Index.Manifests) > 0
+	if len(list.Index.Manifests) > 0 {
+		return true
 	}
-	_, err := n.cache.catalog.Link(ctx, repo, subject)
-	return err == nil
+	key := content{repo, subject}
+	types, known := n.cache.subjects.Get(key)
+	if !known {
+		if _, err := n.cache.catalog.Link(ctx, repo, subject); err != nil {
+			return false
+		}
+	}
+	switch {
+	case artifactType == "" || slices.Contains(types, artifactType):
+		return true
+	case len(types) >= maxEmptyTypes:
+		return false // its client invents them
+	}
+	n.cache.subjects.Add(key, append(slices.Clip(types), strings.Clone(artifactType)))
+	return true
+}
+
+// maxEmptyTypes is how many artifact types without referrers are kept for a subject.
+// Clients look for a few, such as signatures, attestations and bills of materials.
+const maxEmptyTypes = 8
+
+// noteSubjects notes the manifests of a kept list, whose own lists are kept even if they
+// are empty.
+func (n *Namespace) noteSubjects(repo storage.RepoID, list *Referrers) {
+	for _, d := range list.Index.Manifests {
+		key := content{repo, d.Digest}
+		if _, known := n.cache.subjects.Get(key); !known {
+			n.cache.subjects.Add(key, nil)
+		}
+	}
 }
 
 // list is a pointer to an answer that embeds its Outcome.

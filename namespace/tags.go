@@ -38,7 +38,7 @@ type tagBook struct {
 
 func newTagBook(o CacheOptions) *tagBook {
 	size := func(key content, p pendingTag) int {
-		return len(key.repo.Namespace) + len(key.repo.Name) + 2*len(key.digest) + len(p.tag) + len(p.Descriptor.MediaType)
+		return key.size() + len(key.digest) + len(p.tag) + len(p.Descriptor.MediaType)
 	}
 	return &tagBook{catalog: o.Catalog, health: o.Records, pending: bounded.New(maxRemembered, maxRememberedBytes, size), logger: o.Logger}
 }
@@ -48,6 +48,9 @@ type content struct {
 	repo   storage.RepoID
 	digest digest.Digest
 }
+
+// size returns the bytes of the strings of a key.
+func (c content) size() int { return len(c.repo.Namespace) + len(c.repo.Name) + len(c.digest) }
 
 // pendingTag is a tag whose manifest is not stored yet.
 type pendingTag struct {
