@@ -28,7 +28,7 @@ var rows = [][]string{
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain"},
 	{"storage", "storage/spool", "storage/disk"},
 	{"tokencache", "config", "clientconfig"},
-	{"oci", "internal/bounded", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal"},
+	{"oci", "internal/bounded", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal", "internal/shortage"},
 }
 
 // within are the imports that stay within a row. Before you add one, check that

@@ -151,7 +151,7 @@ func TestNginxLimits(t *testing.T) {
 		replace []string
 		fill    int
 	}{
-		"transfers at once": {[]string{"limit_conn weir_connections 1000;", "limit_conn weir_connections 3;"}, 3},
+		"transfers at once": {[]string{"limit_conn transfers 1000;", "limit_conn transfers 3;"}, 3},
 		"requests":          {[]string{"rate=500r/s;", "rate=1r/m;", "burst=10000 ", "burst=4 "}, 5},
 	} {
 		t.Run(name, func(t *testing.T) {
