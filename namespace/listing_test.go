@@ -108,7 +108,7 @@ func TestKeptTags(t *testing.T) {
 		for list := read(url.Values{"n": {"2"}}); list.Next != nil; {
 			list = read(list.Next)
 		}
-		// None of these changes what is kept: it is shorter, or led to by no link.
+		// None of these changes the kept list: it is shorter, or led to by no link.
 		read(url.Values{"n": {"1"}})
 		read(url.Values{"n": {"1"}, "last": {"c"}})
 		for i := range 50 {

@@ -246,7 +246,7 @@ func TestManifestType(t *testing.T) {
 }
 
 // heapGrowth returns how many bytes the heap holds more after a call, which must keep
-// alive what is to be counted.
+// alive the memory that is to be counted.
 func heapGrowth(f func()) int64 {
 	heap := func() int64 {
 		runtime.GC()

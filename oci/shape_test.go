@@ -41,7 +41,7 @@ func TestHostileShapes(t *testing.T) {
 			t.Errorf("%s: %d MiB of text took %d MiB", name, len(body)>>20, took>>20)
 		}
 	}
-	// What is large and real is read.
+	// Large lists of real registries are read.
 	annotated := strings.TrimSuffix(valid, "}") + `,"annotations":{` + strings.Repeat(`"k":"a \"[{,","l":"]",`, 4) + `"m":""}}`
 	for name, c := range map[string]struct {
 		body string

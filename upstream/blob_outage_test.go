@@ -28,7 +28,7 @@ func TestBodyResumesDuringLimit(t *testing.T) {
 	const second = time.Second
 	for name, c := range map[string]struct {
 		options  []upstreamtest.Option
-		limit    upstreamtest.Match    // of what is limited before the cut; nil: nothing
+		limit    upstreamtest.Match    // of the requests that are limited before the cut; nil: nothing
 		resuming []upstreamtest.Effect // of the first requests that resume; nil: they succeed
 		times    int                   // how many of them
 		fails    bool

@@ -26,7 +26,7 @@ type missing struct {
 	layers    []string // that have addresses of their own
 }
 
-// notes tells what is missing, one line for each kind of content.
+// notes names the missing content, one line for each kind of content.
 func (m missing) notes() []string {
 	var notes []string
 	for _, kind := range []struct {

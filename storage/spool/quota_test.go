@@ -271,7 +271,7 @@ func TestAnnouncementCostsNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, quota := withQuota(t, 1<<40)
-			free := int64(4 * mib) // beyond what is kept
+			free := int64(4 * mib) // beyond the kept space
 			dir.minFree, dir.free = mib, func(string) (int64, error) { return mib + free, nil }
 			quota.room = 2 << 30
 			removed := int64(0)
@@ -307,7 +307,7 @@ func TestAnnouncementCostsNothing(t *testing.T) {
 	}
 }
 
-// What cannot fit is refused before anything is removed for it.
+// A length that cannot fit is refused before anything is removed for it.
 func TestAnnouncementThatCannotFit(t *testing.T) {
 	dir, quota := withQuota(t, 1<<40)
 	dir.minFree, dir.free = 100, func(string) (int64, error) { return 1100, nil }
