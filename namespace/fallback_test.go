@@ -67,7 +67,7 @@ func TestTagThatTheFirstConfirms(t *testing.T) {
 }
 
 // TestRefusalOfAPrivateUpstream has a private upstream refuse names that a public one
-// has. Its word counts, also for what is remembered.
+// has. The private upstream's word counts, also for remembered answers.
 func TestRefusalOfAPrivateUpstream(t *testing.T) {
 	for status, want := range map[int]error{401: upstream.ErrDenied, 403: upstream.ErrDenied, 404: upstream.ErrNotFound} {
 		bubble(t, func(t *testing.T, m *mirror) {

@@ -58,8 +58,6 @@ func (e *Error) Remedy() Remedy {
 	case e.Class != ClassUnavailable:
 		return NoRemedy
 	}
-	below, _ := errors.AsType[*net.OpError](e.Err)
-	transport, _ := errors.AsType[*transportError](e.Err)
 	// The order matters: causes that name one setting come before those that
 	// several settings may end, and a time limit last, since it may wrap any.
 	switch {
@@ -91,6 +89,17 @@ func (e *Error) Remedy() Remedy {
 		return RaiseRedirects
 	case errors.Is(e.Err, errNoLocation):
 		return CheckForRegistry
+	default:
+		return e.connectionRemedy()
+	}
+}
+
+// connectionRemedy returns the kind of change that may end a failure below HTTP, or a
+// failure that names no setting by itself.
+func (e *Error) connectionRemedy() Remedy {
+	below, _ := errors.AsType[*net.OpError](e.Err)
+	transport, _ := errors.AsType[*transportError](e.Err)
+	switch {
 	case isNoHTTP(e.Err):
 		return CheckPort
 	case below != nil && below.Op == "proxyconnect":

@@ -96,18 +96,23 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 		}
 		return tokencache.Token{}, failure
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer+1))
-	if err != nil {
-		return tokencache.Token{}, unavailable(err)
-	}
-	if len(body) > maxTokenAnswer {
-		return tokencache.Token{}, unavailable(fmt.Errorf("its answer exceeds %d bytes", maxTokenAnswer))
-	}
-	token, err := parseToken(jsonOf(resp.Header, body, maxTokenAnswer), time.Now())
+	token, err := readToken(resp)
 	if err != nil {
 		return tokencache.Token{}, unavailable(err)
 	}
 	return token, nil
+}
+
+// readToken reads the token of an answer of 200.
+func readToken(resp *http.Response) (tokencache.Token, error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer+1))
+	if err != nil {
+		return tokencache.Token{}, err
+	}
+	if len(body) > maxTokenAnswer {
+		return tokencache.Token{}, fmt.Errorf("its answer exceeds %d bytes", maxTokenAnswer)
+	}
+	return parseToken(jsonOf(resp.Header, body, maxTokenAnswer), time.Now())
 }
 
 // parseRealm accepts a realm to which credentials may be sent: https, or http if

@@ -63,23 +63,29 @@ other content are named, and then nothing is written, with exit code 1.`,
 			if err != nil {
 				return err
 			}
-			for _, warning := range made.Warnings {
-				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
-			}
-			if dir == "" {
-				printFiles(made.Files, cmd.OutOrStdout(), cmd.ErrOrStderr())
-			} else if err := writeFiles(dir, made.Files, cmd.OutOrStdout()); err != nil {
-				return failure{exitFailed, err}
-			}
-			for _, hint := range made.Hints {
-				fmt.Fprintln(cmd.ErrOrStderr(), "hint:", hint)
-			}
-			return nil
+			return deliver(made, dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	cmd.Flags().StringVar(&url, "url", "", "how clients reach the mirror, a `URL` (default: from server.bind_address and server.port)")
 	cmd.Flags().StringVar(&dir, "dir", "", "write the files below `DIR`")
 	return cmd
+}
+
+// deliver prints the files of a client, or writes them below a directory unless dir is
+// empty, and tells about them.
+func deliver(made clientconfig.Config, dir string, stdout, stderr io.Writer) error {
+	for _, warning := range made.Warnings {
+		fmt.Fprintln(stderr, "warning:", warning)
+	}
+	if dir == "" {
+		printFiles(made.Files, stdout, stderr)
+	} else if err := writeFiles(dir, made.Files, stdout); err != nil {
+		return failure{exitFailed, err}
+	}
+	for _, hint := range made.Hints {
+		fmt.Fprintln(stderr, "hint:", hint)
+	}
+	return nil
 }
 
 // clientConfig returns the files of a client for a configuration. An empty url
