@@ -53,7 +53,7 @@ func memoryGroup(t *testing.T, limits []int64) string {
 	}
 	group, err := os.MkdirTemp(root, "weir-tests-")
 	if err != nil {
-		t.Skip("control groups cannot be made here: ", err)
+		testutil.Missing(t, "control groups cannot be made here: "+err.Error())
 	}
 	t.Cleanup(func() {
 		harness.Eventually(t, "the control groups are empty", func() bool {

@@ -37,7 +37,7 @@ func Program(t testing.TB, name, debianPackage string) string {
 			return path
 		}
 	}
-	missing(t, fmt.Sprintf("%s is not installed (apt-get install %s)", name, debianPackage))
+	Missing(t, fmt.Sprintf("%s is not installed (apt-get install %s)", name, debianPackage))
 	return ""
 }
 
@@ -46,14 +46,14 @@ func Program(t testing.TB, name, debianPackage string) string {
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "not running as root")
+		Missing(t, "not running as root")
 	}
 }
 
-// missing skips the test for the given reason and notes that in the file that
+// Missing skips the test for the given reason and notes that in the file that
 // WEIR_MISSING names, for make to print at its end. If WEIR_REQUIRE_ALL is set,
 // as it is in CI, the test fails.
-func missing(t testing.TB, reason string) {
+func Missing(t testing.TB, reason string) {
 	t.Helper()
 	if os.Getenv("WEIR_REQUIRE_ALL") != "" {
 		t.Fatal(reason)
