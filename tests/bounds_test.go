@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -44,6 +45,7 @@ func concurrently(n int, f func(i int)) {
 // Headers of megabytes from a hostile upstream are not kept, whichever they are, and cost
 // its neighbours nothing. Before, 4 challenges took 28 MiB for as long as Weir ran.
 func TestHugeHeaders(t *testing.T) {
+	testutil.Long(t, "reads headers of many MiB")
 	t.Parallel()
 	long := strings.Repeat("x", 3*mib)
 	names := []string{"challenge", "type", "link", "location", "digest", "unknown"}
@@ -97,6 +99,7 @@ func TestHugeHeaders(t *testing.T) {
 // The lines of a client's requests are not kept with the names in them. Before, 300
 // remembered "not found" took 21 MiB.
 func TestHugeRequestLines(t *testing.T) {
+	testutil.Long(t, "sends request lines of many MiB")
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	w := harness.StartWeir(t, block("mirror", upstream, `negative_ttl = "1h"`, "immutable_tags = true", `immutable_tags_exclusions = ["^x"]`), "GOGC=10")
@@ -140,6 +143,7 @@ func TestNoSniffing(t *testing.T) {
 // A manifest whose media type is a page's, or megabytes long, is served as the image that
 // it is, so no browser gets a page. Its records and the memory for it stay small.
 func TestOddMediaTypes(t *testing.T) {
+	testutil.Long(t, "reads media types of many MiB")
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	dir := t.TempDir()
@@ -181,6 +185,7 @@ func TestOddMediaTypes(t *testing.T) {
 // Lists that a hostile registry makes large cost their own clients an error, and no
 // neighbour anything. Before, one list of 31 MiB of {} took 6 GB.
 func TestHugeLists(t *testing.T) {
+	testutil.Long(t, "reads lists of many MiB")
 	t.Parallel()
 	const size = 7 * mib // below the bound of bytes, so that the others hold
 	fill := func(before, value, after string) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -115,6 +116,7 @@ func TestAnnouncementsEvictNothing(t *testing.T) {
 // An upstream whose downloads never end does not keep the clients of other blocks
 // waiting, however many downloads it has begun.
 func TestTarpitLeavesPlaces(t *testing.T) {
+	testutil.Long(t, "pulls beside a tarpit")
 	t.Parallel()
 	const pulls, latency = 24, 500 * time.Millisecond
 	for name, hostile := range map[string]struct {

@@ -111,6 +111,7 @@ func TestBehindNginx(t *testing.T) {
 // A fleet behind one address starts at once, and the limits of the page cut off none of
 // its transfers: 40 nodes pull 15 layers each.
 func TestNginxServesAFleet(t *testing.T) {
+	testutil.Long(t, "serves 600 transfers at once")
 	t.Parallel()
 	const nodes, layers = 40, 15
 	upstream := upstreamtest.New(t)

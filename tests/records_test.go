@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -59,6 +60,7 @@ func TestInventedQuestionsLeaveNothing(t *testing.T) {
 // them, is trimmed behind the first requests: the oldest records go, with their
 // directories. Before, 4,000 records of 1.2 MB stayed for ever beside max_size.
 func TestRecordsAreBounded(t *testing.T) {
+	testutil.Long(t, "writes records without number")
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))

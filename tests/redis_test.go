@@ -136,6 +136,7 @@ func TestRedisOfAnUnknownAuthority(t *testing.T) {
 // elected, and the log has one line for each of the two changes. The user of the
 // cluster has the rights of docs/operations.md and no others.
 func TestRedisCluster(t *testing.T) {
+	testutil.Long(t, "waits for the election of a Redis Cluster")
 	t.Parallel()
 	page, err := os.ReadFile("../docs/operations.md")
 	harness.Must(t, err)
@@ -189,6 +190,7 @@ func TestRedisCluster(t *testing.T) {
 // and values that are larger than the memory of the mirrors should be. Pulls go on with
 // tokens of the mirrors' own.
 func TestHostileRedis(t *testing.T) {
+	testutil.Long(t, "waits for the breaker of the token cache again and again")
 	t.Parallel()
 	const value = 24 << 20 // Redis itself does not deliver messages of more than 32 MiB
 	redis := redistest.Start(t)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -96,6 +97,7 @@ func (r *forgetfulRouter) forget() {
 // A router on the way to the upstream forgets the connections of the mirror: pulls wait
 // for some seconds, and none fails.
 func TestForgottenConnections(t *testing.T) {
+	testutil.Long(t, "waits for silent connections")
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	image := upstream.AddImage("app", "v1", []byte("layer"))
