@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -57,6 +58,7 @@ func limitings() []limiting {
 
 // A limit stops the operation, or the host, that set it. All other pulls go on.
 func TestCooldownIsOfOneOperation(t *testing.T) {
+	testutil.Long(t, "waits for the ends of limits")
 	t.Parallel()
 	all := limitings()
 	upstreams, config := make([]*upstreamtest.Registry, len(all)), ""

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -63,6 +64,7 @@ func TestRateLimitShared(t *testing.T) {
 
 // Without Redis each instance learns for itself, and says once that it does.
 func TestRateLimitWithoutRedis(t *testing.T) {
+	testutil.Long(t, "waits for the breaker of shared cooldowns")
 	t.Parallel()
 	redis := redistest.Start(t)
 	redis.Stop()

@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -16,6 +17,7 @@ import (
 // An image is warm without the content that its registry lacks and clients can do
 // without, and a line says so.
 func TestWarmWithoutMissingContent(t *testing.T) {
+	testutil.Long(t, "warms image after image")
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	partly := publish(t, upstream, "org/partly", "v1", kib)

@@ -58,6 +58,7 @@ func TestWarmOnATerminal(t *testing.T) {
 // A command that ends early leaves a clean terminal: no bar, no "^C", and the cursor at
 // the begin of a line. A failure and SIGTERM leave it as Ctrl-C does.
 func TestWarmLeavesTheTerminalClean(t *testing.T) {
+	testutil.Long(t, "interrupts warming on terminals")
 	t.Parallel()
 	for name, c := range map[string]struct {
 		end  func(*testing.T, *exec.Cmd, *os.File, *upstreamtest.Gate)
