@@ -182,6 +182,8 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return "The mirror's machine lacks open files, local ports or memory, and nothing is wrong with " + host + ". " + raiseFiles
 	case upstream.CheckTimeouts:
 		return fmt.Sprintf("Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of %s", key)
+	case upstream.CheckSpeed:
+		return fmt.Sprintf("Check the network between, or add another upstream beside %s", key)
 	case upstream.AwaitOtherHost:
 		return fmt.Sprintf("%s sends clients there. Try again later, or add another upstream beside %s", host, key)
 	case upstream.AdmitPrivate:

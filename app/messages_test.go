@@ -207,6 +207,12 @@ var messages = []message{
 			`Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
 	},
 	{
+		name: "drip", fault: []upstreamtest.Effect{upstreamtest.Drip(1)}, status: 504, code: "UNAVAILABLE",
+		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) { r.AddImage("org/app", "1.2", []byte("layer")) },
+		want: `ghcr.io could not deliver org/app:1.2: reading the body: the body comes too slowly. ` +
+			`Check the network between, or add another upstream beside repository."ghcr.io".upstream[0]`,
+	},
+	{
 		name: "unknown authority", options: []upstreamtest.Option{upstreamtest.WithTLS()}, change: https, status: 502, code: "UNAVAILABLE",
 		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: tls: failed to verify certificate: x509: certificate signed by unknown authority. ` +
 			`If its authority is your own, name it in server_ca_bundle of repository."ghcr.io".upstream[0]`,

@@ -207,6 +207,7 @@ func (e timeoutError) Timeout() bool { return true }
 const (
 	errHeaderTimeout timeoutError = "no answer within the time limit"
 	errStalled       timeoutError = "the body stalled for longer than the read timeout"
+	errTooSlow       timeoutError = "the body comes too slowly"
 )
 
 // failures are the errors of several attempts. They deliberately do not unwrap:

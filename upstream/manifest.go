@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 
 	"github.com/opencontainers/go-digest"
@@ -76,7 +75,7 @@ func readAll(resp *http.Response, limit int64, tooLarge error) ([]byte, error) {
 	if resp.ContentLength > limit {
 		return nil, tooLarge // without reading up to the limit first
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	body, err := readSmall(resp.Body, limit+1)
 	if err != nil {
 		return nil, fmt.Errorf("reading the body: %w", err)
 	}

@@ -45,6 +45,7 @@ const (
 	AdmitPrivate                         // a redirect or a realm leads to a private address, without Options.AllowPrivateRedirects
 	TrustRealm                           // the registry names another token service than Options.TokenRealm
 	NeverAdmitted                        // a redirect or a realm leads to a link-local address
+	CheckSpeed                           // a manifest or a list comes too slowly
 	RaiseLimits                          // this machine lacks open files, ports or memory
 )
 
@@ -122,6 +123,8 @@ func (e *Error) connectionRemedy() Remedy {
 		return CheckListener
 	case e.page:
 		return CheckBehind
+	case errors.Is(e.Err, errTooSlow): // a time limit, but none that can be raised
+		return CheckSpeed
 	case e.Timeout():
 		return CheckTimeouts
 	case e.Loop():

@@ -9,6 +9,15 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
+const (
+	// smallBodyTime is how long the body of a manifest or a list may take at any speed.
+	// Clients wait about as long.
+	smallBodyTime = 60 * time.Second
+	// smallBodySpeed is the average, in bytes per second, that such a body needs to go on
+	// after that: a quarter of a slow line's.
+	smallBodySpeed = 16 << 10
+)
+
 // stream is the body of one answer. A Read that waits longer than the timeout
 // fails. No time limit runs between two reads, since a slow reader is no fault of
 // the upstream.
@@ -55,4 +64,29 @@ func (s *stream) Close() error {
 	}
 	s.span.End()
 	return err
+}
+
+// readSmall reads at most limit bytes of a small answer. Each single Read of its body has a
+// time limit, but a body that drips would never end: after smallBodyTime it needs an
+// average of smallBodySpeed.
+func readSmall(body io.Reader, limit int64) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(&paced{body: body, began: time.Now()}, limit))
+}
+
+// paced is the body of a small answer.
+type paced struct {
+	body  io.Reader
+	began time.Time
+	bytes int64
+}
+
+// Read returns errTooSlow if the body has become too slow.
+func (p *paced) Read(b []byte) (int, error) {
+	n, err := p.body.Read(b)
+	p.bytes += int64(n)
+	age := time.Since(p.began)
+	if err == nil && age > smallBodyTime && float64(p.bytes) < age.Seconds()*smallBodySpeed {
+		return n, errTooSlow
+	}
+	return n, err
 }

@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 
@@ -65,7 +64,7 @@ func (c *Client) readList(ctx context.Context, call call, read func([]byte, http
 	if resp.ContentLength > maxListSize {
 		return nil, c.badAnswer(ctx, call, tooLarge)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, shortList))
+	body, err := readSmall(resp.Body, shortList)
 	if err == nil && len(body) == shortList {
 		select {
 		case c.longLists <- struct{}{}:
@@ -74,7 +73,7 @@ func (c *Client) readList(ctx context.Context, call call, read func([]byte, http
 			return nil, ctx.Err()
 		}
 		var rest []byte
-		rest, err = io.ReadAll(io.LimitReader(resp.Body, maxListSize+1-shortList))
+		rest, err = readSmall(resp.Body, maxListSize+1-shortList)
 		body = append(body, rest...)
 	}
 	switch {

@@ -137,6 +137,7 @@ type plan struct {
 	ignoreRange bool
 	chunked     bool
 	stall       *Gate
+	drip        int64 // bytes each second; 0: all at once
 	stallAfter  int64 // the numbers are -1 without such a fault
 	cutAfter    int64
 	cutEvery    int64
@@ -183,6 +184,9 @@ func CutEvery(n int64) Effect { return func(p *plan) { p.cutEvery = n } }
 func StallAfter(n int64, gate *Gate) Effect {
 	return func(p *plan) { p.stallAfter, p.stall = n, gate }
 }
+
+// Drip sends n bytes of the answer's body each second.
+func Drip(n int64) Effect { return func(p *plan) { p.drip = n } }
 
 // Truncate answers as if the content had only its first n bytes, cleanly.
 func Truncate(n int64) Effect { return func(p *plan) { p.truncate = n } }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // intercept carries out the part of a plan that comes before the usual answer. It
@@ -109,6 +110,16 @@ func (p *plan) send(ctx context.Context, w http.ResponseWriter, c content, start
 		http.NewResponseController(w).Flush()
 		p.stall.pass(ctx)
 		start += p.stallAfter
+	}
+	for p.drip > 0 && stop-start > p.drip {
+		p.copy(w, c, start, start+p.drip)
+		http.NewResponseController(w).Flush()
+		start += p.drip
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return
+		}
 	}
 	p.copy(w, c, start, stop)
 	if stop < end {
