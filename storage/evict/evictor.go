@@ -174,6 +174,7 @@ func (v *evictor) finished(d victim, err error) {
 	i.mu.Lock()
 	now := time.Now()
 	i.index.finishDelete(d.slot, err == nil, now.UnixNano())
+	i.deletions.Add(1)
 	i.failure, i.failedAt = err, now
 	i.changed.Notify()
 	i.mu.Unlock()

@@ -2,7 +2,10 @@ package evict
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/internal/notify"
 )
@@ -15,6 +18,7 @@ type inventory struct {
 	used      notify.Signal // manifests is no longer empty
 	loaded    chan struct{} // closed when the index is complete
 	recording bool          // times of last use are recorded; set by New, before the first use
+	deletions atomic.Uint64 // that have ended; changed with the mutex held
 
 	mu          sync.Mutex
 	index       index
@@ -56,6 +60,20 @@ func (i *inventory) check() {
 	if i.index.ledger.crowded() {
 		i.wake.Notify()
 	}
+}
+
+// discover returns the entry of a content that the store below has shown, and adds it if
+// it is new. Deletions is how many there had been before the store was asked. If the
+// index does not know the content, and another deletion has ended since, the content may
+// be the deleted one: discover reports false, and the store has to be asked again. The
+// caller holds the mutex.
+func (i *inventory) discover(dgst digest.Digest, size int64, deletions uint64) (slot, *entry, bool) {
+	if _, e := i.index.lru.find(keyOf(dgst)); e == nil && i.deletions.Load() != deletions {
+		return 0, nil, false
+	}
+	s, e := i.index.discover(dgst, size)
+	i.check()
+	return s, e, true
 }
 
 // use notes that a content was used. The caller holds the mutex.

@@ -105,31 +105,57 @@ func (c *scanner) reconcile(ctx context.Context) error {
 	scan := i.scan
 	i.mu.Unlock()
 	found := make([]storage.Entry, 0, batch)
-	flush := func() {
-		now := time.Now().UnixNano()
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		for _, content := range found {
-			s, e := i.index.discover(content.Digest, content.Size)
-			if e.used == 0 || e.used > now { // new, or it had vanished and has come back
-				i.use(s, began)
-			}
-			e.scan = scan
-		}
-		found = found[:0]
-		i.check()
-	}
 	for content, err := range c.next.All(ctx) {
 		if err != nil {
 			return err
 		}
 		if found = append(found, content); len(found) == batch {
-			flush()
+			c.compare(ctx, found, scan, began)
+			found = found[:0]
 		}
 	}
-	flush()
+	c.compare(ctx, found, scan, began)
 	c.forgetUnseen(scan, began)
 	return nil
+}
+
+// compare notes that a scan has found contents.
+func (c *scanner) compare(ctx context.Context, found []storage.Entry, scan uint16, began int64) {
+	var unknown []digest.Digest
+	i := c.inventory
+	i.mu.Lock()
+	for _, content := range found {
+		if s, e := i.index.lru.find(keyOf(content.Digest)); e != nil {
+			i.found(s, scan, began)
+		} else {
+			unknown = append(unknown, content.Digest)
+		}
+	}
+	i.mu.Unlock()
+	// A content that the index does not know may have been evicted since it was listed,
+	// so the store is asked once more.
+	for _, dgst := range unknown {
+		deletions := i.deletions.Load()
+		info, err := c.next.Stat(ctx, dgst)
+		if err != nil {
+			continue
+		}
+		i.mu.Lock()
+		// If another deletion has ended meanwhile, the next scan finds the content.
+		if s, _, ok := i.discover(dgst, info.Size, deletions); ok {
+			i.found(s, scan, began)
+		}
+		i.mu.Unlock()
+	}
+}
+
+// found notes that a scan has found a content. The caller holds the mutex.
+func (i *inventory) found(s slot, scan uint16, began int64) {
+	e := i.index.lru.at(s)
+	if e.used == 0 || e.used > time.Now().UnixNano() { // new, or it had vanished and has come back
+		i.use(s, began)
+	}
+	e.scan = scan
 }
 
 // forgetUnseen forgets the contents that a scan has not found. Those that were used

@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/internal/episode"
+	"github.com/weirhq/weir/internal/keylock"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
@@ -46,6 +47,7 @@ type Store struct {
 	inventory  *inventory
 	references *references
 	touches    *touches
+	changing   keylock.Map[key] // contents that are committed, or deleted by Delete
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -106,43 +108,64 @@ func (s *Store) Close() error {
 
 // Stat returns the size of a content, and counts as a use of it.
 func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
-	info, err := s.next.Stat(ctx, dgst)
-	if err != nil {
-		return info, err
+	i := s.inventory
+	for {
+		deletions := i.deletions.Load()
+		info, err := s.next.Stat(ctx, dgst)
+		if err != nil {
+			return info, err
+		}
+		if again, err := s.useSeen(dgst, info.Size, deletions); !again {
+			return info, err
+		}
 	}
+}
+
+// useSeen notes the use of a content that the store below has shown. It asks for
+// another look if the content may have been deleted since.
+func (s *Store) useSeen(dgst digest.Digest, size int64, deletions uint64) (again bool, err error) {
 	i := s.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	slot, e := s.discover(dgst, info.Size)
-	if e.phase == deleting {
-		return storage.Info{}, notThere(dgst)
+	slot, e, ok := i.discover(dgst, size, deletions)
+	switch {
+	case !ok:
+		return true, nil
+	case e.phase == deleting:
+		return false, notThere(dgst)
 	}
 	i.use(slot, time.Now().UnixNano())
-	return info, nil
+	return false, nil
 }
 
 // Open opens a content, and counts as a use of it. The content is not evicted
 // before it is closed.
 func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
-	slot, found, err := s.pin(dgst)
-	if err != nil {
-		return nil, err
-	}
-	object, err := s.next.Open(ctx, dgst)
-	if err != nil {
-		if found {
-			s.openFailed(slot, err)
+	for {
+		deletions := s.inventory.deletions.Load()
+		slot, found, err := s.pin(dgst)
+		if err != nil {
+			return nil, err
 		}
-		return nil, err
-	}
-	if !found {
-		// The index did not know the content: it is not loaded yet, or another
-		// process has stored the content.
-		if slot, err = s.pinOpened(dgst, object.Size); err != nil {
-			return nil, errors.Join(err, object.Content.Close())
+		object, err := s.next.Open(ctx, dgst)
+		if err != nil {
+			if found {
+				s.openFailed(slot, err)
+			}
+			return nil, err
 		}
+		if !found {
+			// The index did not know the content: it is not loaded yet, or another
+			// process has stored the content.
+			if slot, found, err = s.pinOpened(dgst, object.Size, deletions); err != nil || !found {
+				if err = errors.Join(err, object.Content.Close()); err != nil {
+					return nil, err
+				}
+				continue
+			}
+		}
+		return s.pinned(object, slot), nil
 	}
-	return s.pinned(object, slot), nil
 }
 
 // pin pins a content if the index knows it. It returns storage.ErrNotExist if the
@@ -163,19 +186,23 @@ func (s *Store) pin(dgst digest.Digest) (slot slot, found bool, err error) {
 	return slot, true, nil
 }
 
-// pinOpened pins a content that was opened before the index knew it. It returns
-// storage.ErrNotExist if the content has begun to be deleted meanwhile.
-func (s *Store) pinOpened(dgst digest.Digest, size int64) (slot, error) {
+// pinOpened pins a content that was opened before the index knew it. It reports false
+// if the content may have been deleted since, and returns storage.ErrNotExist if it is
+// being deleted.
+func (s *Store) pinOpened(dgst digest.Digest, size int64, deletions uint64) (slot slot, ok bool, err error) {
 	i := s.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	slot, e := s.discover(dgst, size)
-	if e.phase == deleting {
-		return 0, notThere(dgst)
+	slot, e, ok := i.discover(dgst, size, deletions)
+	switch {
+	case !ok:
+		return 0, false, nil
+	case e.phase == deleting:
+		return 0, false, notThere(dgst)
 	}
 	i.index.pin(slot)
 	i.use(slot, time.Now().UnixNano())
-	return slot, nil
+	return slot, true, nil
 }
 
 // openFailed unpins a content that could not be opened.
@@ -194,10 +221,11 @@ func (s *Store) openFailed(slot slot, err error) {
 // same content has ended; if the spool must not wait, it returns an error that matches
 // spool.ErrBusy instead.
 func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
-	slot, err := s.begin(ctx, dgst, !sp.NoWait())
+	slot, unlock, err := s.begin(ctx, dgst, !sp.NoWait())
 	if err != nil {
 		return err
 	}
+	defer unlock()
 	if err := s.next.Commit(ctx, dgst, sp); err != nil {
 		s.inventory.mu.Lock()
 		defer s.inventory.mu.Unlock()
@@ -235,33 +263,61 @@ func (h *handover) closed() {
 }
 
 // begin pins the entry of a content that is about to be committed, and adds it if
-// the content is not stored yet. If the content is being deleted, begin waits for
+// the content is not stored yet. If the content is being evicted, begin waits for
 // the end of that if it may, and else returns an error that matches spool.ErrBusy.
-func (s *Store) begin(ctx context.Context, dgst digest.Digest, wait bool) (slot, error) {
-	if !s.indexed(dgst) {
-		// Before the index is loaded, only the store below tells stored content
-		// from new content. An error means that it is new, or that the commit
-		// fails soon.
-		if info, err := s.next.Stat(ctx, dgst); err == nil {
-			s.inventory.mu.Lock()
-			s.discover(dgst, info.Size)
-			s.inventory.mu.Unlock()
-		}
-	}
+// Until unlock is called, no other commit and no Delete of the content begins.
+func (s *Store) begin(ctx context.Context, dgst digest.Digest, wait bool) (slot slot, unlock func(), err error) {
+	s.load(ctx, dgst)
 	for {
 		slot, ended := s.tryBegin(dgst)
 		switch {
 		case ended == nil:
-			return slot, nil
+			// The lock is not held during the wait below, which is longer than a commit.
+			unlock = s.changing.Lock(keyOf(dgst))
+			if s.keepBegun(slot) {
+				return slot, unlock, nil
+			}
+			unlock()
+			continue
 		case !wait:
-			return 0, fmt.Errorf("%w: %s is just being deleted", spool.ErrBusy, dgst)
+			return 0, nil, fmt.Errorf("%w: %s is just being deleted", spool.ErrBusy, dgst)
 		}
 		select {
 		case <-ended: // or another deletion has
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+			return 0, nil, context.Cause(ctx)
 		}
 	}
+}
+
+// keepBegun reports whether the entry of a commit is still that of its content. If not,
+// since Delete has come before the commit, it unpins the entry.
+func (s *Store) keepBegun(slot slot) bool {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.index.lru.at(slot).phase != detached {
+		return true
+	}
+	i.index.unpin(slot)
+	return false
+}
+
+// load adds a content to an index that is not loaded. Until it is, only the store below
+// tells stored content from new content.
+func (s *Store) load(ctx context.Context, dgst digest.Digest) {
+	i := s.inventory
+	if s.indexed(dgst) {
+		return
+	}
+	deletions := i.deletions.Load()
+	info, err := s.next.Stat(ctx, dgst)
+	if err != nil { // the content is new, or the commit fails soon
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.discover(dgst, info.Size, deletions)
 }
 
 // tryBegin is one attempt of begin. If the content is being deleted, it returns a
@@ -293,45 +349,31 @@ func (s *Store) indexed(dgst digest.Digest) bool {
 
 // Delete deletes a content. Clients that have it open read on.
 func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
-	i := s.inventory
-	i.mu.Lock()
-	slot, e := i.index.lru.find(keyOf(dgst))
-	ours := e != nil && e.phase == idle // not pinned, and not being deleted by another one
-	if ours {
-		i.index.beginDelete(slot)
-	}
-	i.mu.Unlock()
+	defer s.changing.Lock(keyOf(dgst))()
 	err := s.next.Delete(ctx, dgst)
-	gone := err == nil || errors.Is(err, storage.ErrNotExist)
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if ours {
-		i.index.finishDelete(slot, gone, time.Now().UnixNano())
-		i.changed.Notify()
+	if err != nil && !errors.Is(err, storage.ErrNotExist) {
 		return err
 	}
-	// An entry that has come meanwhile is not that of the deleted content.
-	if again, e := i.index.lru.find(keyOf(dgst)); e != nil && again == slot {
-		switch {
-		case e.phase == pinned && gone:
-			i.index.detach(slot)
-		case e.phase == committing && err == nil: // else its commit has not got that far
-			i.index.detach(slot)
-		}
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.deletions.Add(1)
+	// No commit has published the content meanwhile, so the entry, however new it is,
+	// is that of the deleted content. That of a commit which waits for the lock stays,
+	// and the evictor ends its own deletion.
+	switch slot, e := i.index.lru.find(keyOf(dgst)); {
+	case e == nil:
+	case e.phase == idle:
+		i.index.forget(slot)
+		i.changed.Notify()
+	case e.phase == pinned:
+		i.index.detach(slot)
 	}
 	return err
 }
 
 // All lists the contents of the store below.
 func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return s.next.All(ctx) }
-
-// discover returns the entry of a content that the store below has. The caller
-// holds the mutex.
-func (s *Store) discover(dgst digest.Digest, size int64) (slot, *entry) {
-	slot, e := s.inventory.index.discover(dgst, size)
-	s.inventory.check()
-	return slot, e
-}
 
 // unpin ends the use of an open content.
 func (s *Store) unpin(slot slot) {
