@@ -37,11 +37,23 @@ func TestCrash(t *testing.T) {
 	}
 	s.upstream.ResetRequests()
 
-	start := time.Now()
-	next := harness.StartWeirIn(t, s.dir, block("mirror", s.upstream))
-	expect(t, "ready", next.Get(t, "/readyz"), http.StatusOK, "")
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("ready after %s", took)
+	// A mirror that waits for something at its start is late each time. A machine that
+	// has other work to do may hold up any process once.
+	var start time.Time
+	var next *harness.Weir
+	for try := range 3 {
+		start = time.Now()
+		next = harness.StartWeirIn(t, s.dir, block("mirror", s.upstream))
+		expect(t, "ready", next.Get(t, "/readyz"), http.StatusOK, "")
+		took := time.Since(start)
+		if took <= time.Second {
+			break
+		}
+		if try == 2 {
+			t.Errorf("ready after %s, and late twice before", took)
+			break
+		}
+		next.Kill() // which leaves its lock behind
 	}
 	harness.Eventually(t, "the leftovers are gone", func() bool { return len(next.Stored(t, "tmp")) == 1 })
 	if took := time.Since(start); took > 5*time.Second {

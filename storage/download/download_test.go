@@ -201,12 +201,13 @@ func TestUnattendedDownloadPauses(t *testing.T) {
 
 func TestSlowReaderHoldsBackNobody(t *testing.T) {
 	s := newSetup(t, nil)
-	o := &origin{body: random(2 << 20)}
+	o := &origin{body: random(2 << 20), step: make(chan int)}
 	dgst := digest.FromBytes(o.body)
 	slow := s.reader(t, t.Context(), dgst, o.source(ours))
 	defer slow.Close()
 	fast := s.reader(t, t.Context(), dgst, o.source(ours))
 	defer fast.Close()
+	close(o.step) // the download cannot end before both have joined it
 	if got, err := readAll(fast); err != nil || !bytes.Equal(got, o.body) {
 		t.Fatalf("fast: %d bytes, %v", len(got), err)
 	}
