@@ -190,7 +190,7 @@ var messages = []message{
 				wantStatus(t, m.do("GET", "/v2/ghcr.io/org/app/manifests/1.2", nil), 502)
 			}
 		},
-		want: `ghcr.io could not deliver org/app:1.2: backing off after 3 failed connects, the last one: dial tcp: connect: connection refused. ` +
+		want: `ghcr.io could not deliver org/app:1.2: backing off after 3 failures to reach it, the last one: dial tcp: connect: connection refused. ` +
 			`Nothing listens there. Check url of repository."ghcr.io".upstream[0]`,
 	},
 	{

@@ -119,6 +119,7 @@ type Client struct {
 	rejected    *recent[digest.Digest]
 	named       *recent[named] // by HEADs of tags
 	readings    *lru.Cache[digest.Digest, reading]
+	answers     atomic.Int64     // of the registry itself, so far
 	noMirror    atomic.Bool      // the last answer came from no other mirror
 	longLists   chan struct{}    // holds a value for each long list that is read
 	listed      *recent[string]  // repositories of which the registry lists referrers

@@ -36,6 +36,9 @@ const (
 	// watchTime is longer than the pauses between the tries of a client, and short
 	// enough that a registry without requests is left alone.
 	watchTime = time.Minute
+	// watchProbes bounds how many probes of a watch wait for an answer. A registry that
+	// hung never answers those that it got before.
+	watchProbes = 8
 )
 
 // cooldownState is why requests are sent to a registry or not. The later the
@@ -77,6 +80,9 @@ func (s cooldownState) String() string {
 //	probing        after that pause, until a connect succeeds
 //	available
 //
+// A request that a registry leaves without an answer for as long as it may take, while it
+// answers no other one, is a failed connect, too: the registry hangs.
+//
 // The state follows from deadlines and is not stored, because the causes overlap and
 // each ends in its own way: a limit only with its time, a pause for corrupt content
 // also if no other registry has an answer, and failed connects only with a connect.
@@ -93,6 +99,7 @@ type registryCooldown struct {
 	reason       error     // of the last failed connect
 	failed       time.Time // when it failed
 	probes       int       // how many began so far
+	probed       time.Time // when the last one began
 	watched      bool
 	watchedUntil time.Time // a minute after the last request that wanted it
 }
@@ -143,7 +150,7 @@ func (c *registryCooldown) enter(now time.Time, op operation, rest bool) (leave 
 		return nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after it delivered corrupt content repeatedly: %w", ErrDigestMismatch)}
 	}
 	unreachable := func() *Error {
-		return &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after %d failed connects, the last one: %w", c.connects.Failures(), c.reason)}
+		return &Error{Class: ClassUnavailable, coolingDown: true, Err: fmt.Errorf("backing off after %d failures to reach it, the last one: %w", c.connects.Failures(), c.reason)}
 	}
 	if c.isWatched() {
 		return nil, unreachable()
@@ -153,6 +160,7 @@ func (c *registryCooldown) enter(now time.Time, op operation, rest bool) (leave 
 		return nil, unreachable()
 	case probe:
 		c.probes++
+		c.probed = now
 		number := c.probes
 		return func() { c.abandonProbe(number) }, nil
 	default:
@@ -269,12 +277,13 @@ func (c *registryCooldown) watch(now time.Time) (begins bool) {
 
 // watching reports whether the watch goes on, and whether a probe is due: not a moment
 // after a failed connect, nor beside a request that became the probe before the watch
-// began.
+// began, unless that is silent.
 func (c *registryCooldown) watching(now time.Time) (goesOn, due bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.watched = !c.connects.Closed() && now.Before(c.watchedUntil)
-	return c.watched, c.watched && !c.connects.Probing() && now.Sub(c.failed) >= watchEvery
+	return c.watched, c.watched && now.Sub(c.failed) >= watchEvery &&
+		(!c.connects.Probing() || now.Sub(c.probed) >= maxSilence)
 }
 
 // isWatched reports whether the registry is unreachable and the watch finds out about

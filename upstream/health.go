@@ -68,19 +68,27 @@ func (c *Client) probe() {
 }
 
 // watch probes an unreachable registry once a second, in the background, for a minute
-// after the last call at most. It does nothing else if the registry is watched already.
+// after the last call at most. Beside a probe that is silent, it sends the next one after
+// maxSilence. It does nothing else if the registry is watched already.
 func (c *Client) watch() {
 	if !c.cooldown.watch(time.Now()) {
 		return
 	}
 	go func() {
+		waiting := make(chan struct{}, watchProbes) // holds a value for each probe
+		var last time.Time
 		for {
 			goesOn, due := c.cooldown.watching(time.Now())
 			if !goesOn {
 				return
 			}
-			if due {
-				c.connect()
+			if due && (len(waiting) == 0 || time.Since(last) >= maxSilence && len(waiting) < watchProbes) {
+				last = time.Now()
+				waiting <- struct{}{}
+				go func() {
+					defer func() { <-waiting }()
+					c.connect()
+				}()
 			}
 			if !sleep(c.closing, watchEvery) {
 				c.cooldown.endWatch()

@@ -92,25 +92,33 @@ func (t connTransport) roundTrip(req *http.Request) (*http.Response, net.Addr, e
 
 // originTransport is the connTransport of the upstream's own origin. It informs
 // the client of each connect's outcome and of the rate limit in each answer, and notes
-// the zone that the answer came from.
+// the zone that the answer came from. A request that waited in vain, while none got an
+// answer, counts as a failed connect: the registry hangs. A registry that answers other
+// requests meanwhile is only slow with this one.
 type originTransport struct {
 	connTransport
 	client *Client
 }
 
 func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	answers := t.client.answers.Load()
 	resp, from, err := t.roundTrip(req)
 	failure, failed := err.(*transportError)
 	cause := context.Cause(req.Context())
+	if !failed {
+		t.client.answers.Add(1)
+	}
+	// A client that left, or its own time limit, says nothing about the registry.
+	ours := cause == nil || cause == errHeaderTimeout
 	switch {
+	case failed && failure.connected && ours && isTimeout(failure.err) && t.client.answers.Load() == answers:
+		t.client.connectFailed(failure.err)
 	case !failed || failure.connected:
 		t.client.connected()
 	// This machine lacks something, which says nothing about the upstream.
 	case shortage.Of(failure.err) != nil:
 		t.client.noteShortage(failure)
-	case cause == nil || cause == errHeaderTimeout:
-		// A timeout of ours counts as a failed connect. A request that its client
-		// cancelled does not.
+	case ours:
 		t.client.connectFailed(failure.err)
 	}
 	if resp != nil {
