@@ -14,7 +14,7 @@ import (
 	"github.com/weirhq/weir/internal/whoami"
 )
 
-// addressFile is the file in the data directory that holds the address of the
+// addressFile is the file in the data directory that holds the URL of the
 // running mirror. With it weir healthcheck finds a mirror whose configuration file
 // cannot be used any more, or that has a port of the system's choice.
 const addressFile = "address"
@@ -22,10 +22,10 @@ const addressFile = "address"
 // maxAddress is more than the 253 bytes of the longest host name, with a port.
 const maxAddress = 512
 
-// leaveAddress writes the address of a listener into the data directory, and returns
-// a function that removes it. A failure costs no client anything, so it is logged.
-func leaveAddress(dir string, address net.Addr, logger *slog.Logger) (forget func()) {
-	path, line := filepath.Join(dir, addressFile), reachable(address)+"\n"
+// leaveAddress writes the URL of a listener into the data directory, and returns a
+// function that removes it. A failure costs no client anything, so it is logged.
+func leaveAddress(dir, scheme string, address net.Addr, logger *slog.Logger) (forget func()) {
+	path, line := filepath.Join(dir, addressFile), scheme+"://"+reachable(address)+"\n"
 	// Renamed into place, so that a healthcheck reads it whole.
 	if err := replaceFile(path, line); err != nil {
 		logger.Warn("cannot leave the address for weir healthcheck, which will rely on the configuration", "error", whoami.Explain(err))
@@ -66,15 +66,20 @@ func reachable(address net.Addr) string {
 	return net.JoinHostPort("localhost", port)
 }
 
-// LeftAddress returns the address that a mirror has left in its data directory. It
-// returns "" if there is none.
-func LeftAddress(dir string) (string, error) {
-	line, err := regular.ReadFile(filepath.Join(dir, addressFile), maxAddress)
+// LeftURL returns the URL that a mirror has left in its data directory. It returns "" if
+// there is none.
+func LeftURL(dir string) (string, error) {
+	content, err := regular.ReadFile(filepath.Join(dir, addressFile), maxAddress)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
 	if err != nil {
 		return "", whoami.Explain(err)
 	}
-	return strings.TrimSpace(string(line)), nil
+	line := strings.TrimSpace(string(content))
+	// Versions without TLS have left an address alone, and may still run.
+	if line != "" && !strings.Contains(line, "://") {
+		line = "http://" + line
+	}
+	return line, nil
 }

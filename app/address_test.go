@@ -22,12 +22,12 @@ func TestLeaveAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		forget := leaveAddress(dir, address, discard())
-		if got, err := LeftAddress(dir); err != nil || got != want {
+		forget := leaveAddress(dir, "http", address, discard())
+		if got, err := LeftURL(dir); err != nil || got != "http://"+want {
 			t.Errorf("%s: left %q, %v, want %q", bound, got, err, want)
 		}
 		forget()
-		if got, err := LeftAddress(dir); err != nil || got != "" {
+		if got, err := LeftURL(dir); err != nil || got != "" {
 			t.Errorf("%s: still %q, %v", bound, got, err)
 		}
 	}
@@ -36,17 +36,17 @@ func TestLeaveAddress(t *testing.T) {
 // The next mirror of a rolling restart has left its address before the old one ends.
 func TestForgetKeepsAnothersAddress(t *testing.T) {
 	dir := t.TempDir()
-	forget := leaveAddress(dir, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, discard())
-	leaveAddress(dir, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2}, discard())
+	forget := leaveAddress(dir, "http", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, discard())
+	leaveAddress(dir, "http", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2}, discard())
 	forget()
-	if got, err := LeftAddress(dir); err != nil || got != "127.0.0.1:2" {
+	if got, err := LeftURL(dir); err != nil || got != "http://127.0.0.1:2" {
 		t.Errorf("%q, %v", got, err)
 	}
 }
 
 func TestAddressThatCannotBeLeft(t *testing.T) {
 	var log testutil.LogBuffer
-	forget := leaveAddress(filepath.Join(t.TempDir(), "missing"), &net.TCPAddr{}, slog.New(slog.NewTextHandler(&log, nil)))
+	forget := leaveAddress(filepath.Join(t.TempDir(), "missing"), "http", &net.TCPAddr{}, slog.New(slog.NewTextHandler(&log, nil)))
 	forget()
 	if !strings.Contains(log.String(), "cannot leave the address for weir healthcheck") {
 		t.Errorf("the log is %s", log.String())
@@ -69,11 +69,11 @@ func TestForeignAddress(t *testing.T) {
 		if err := errors.Join(plant(filepath.Join(dir, addressFile)), os.Symlink(victim, filepath.Join(dir, addressFile+".new"))); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := LeftAddress(dir); err == nil {
+		if got, err := LeftURL(dir); err == nil {
 			t.Errorf("%s: the address is %q", name, got)
 		}
-		leaveAddress(dir, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, discard())
-		if got, err := LeftAddress(dir); name != "directory" && got != "127.0.0.1:1" {
+		leaveAddress(dir, "http", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, discard())
+		if got, err := LeftURL(dir); name != "directory" && got != "http://127.0.0.1:1" {
 			t.Errorf("%s: %q, %v after an address was left", name, got, err)
 		}
 		if _, err := os.Lstat(victim); err == nil {

@@ -25,6 +25,7 @@ type mirror struct {
 	shared   *shared
 	engine   *engine
 	routing  *routing
+	entrance *entrance // nil: plain HTTP
 	handler  http.Handler
 }
 
@@ -53,6 +54,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		store:    m.storage.store,
 		requests: registry.NewMetrics(m.gatherer),
 	}
+	m.entrance = newEntrance(cfg, m.gatherer, logger)
 	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}
@@ -61,7 +63,8 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
 		page: newPage(m.routing.keys), proxies: proxies, logger: logger,
 	}
-	m.handler = mount(m.tracing.handler(registry.New(registry.Options{
+	operations := ops.handler()
+	m.handler = m.entrance.guard(mount(m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,
 		Explain: explain,
@@ -69,7 +72,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Proxies: proxies,
 		Metrics: m.routing.requests,
 		Logger:  logger,
-	})), ops.handler())
+	})), operations), probesOnly(operations))
 	return m, nil
 }
 
@@ -80,12 +83,16 @@ func (m *mirror) apply(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if err := m.routing.apply(cfg); err != nil {
+	settings, err := m.entrance.prepare(cfg.Server.TLS)
+	if err == nil {
+		err = m.routing.apply(cfg)
+	}
+	if err != nil {
 		m.shared.drop(redis)
 		return err
 	}
 	m.shared.use(redis)
-	return nil
+	return m.entrance.use(settings)
 }
 
 // close ends the parts that exist, in the reverse order of use.

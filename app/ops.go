@@ -50,6 +50,17 @@ func (o *ops) handler() http.Handler {
 	return o.logged(router)
 }
 
+// probesOnly passes on requests for the two probes, which any client may send.
+func probesOnly(ops http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" && r.URL.Path != "/readyz" {
+			noEndpoint(w, r)
+			return
+		}
+		ops.ServeHTTP(w, r)
+	})
+}
+
 // Alive is the body of a mirror's answer at /healthz.
 const Alive = "ok\n"
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -190,5 +191,26 @@ func TestGather(t *testing.T) {
 	}
 	if values["weir_store_free_bytes"] <= 0 {
 		t.Errorf("free: %v", values["weir_store_free_bytes"])
+	}
+}
+
+// Connections of a health check, which prove nothing, reach the probes alone.
+func TestProbesOnly(t *testing.T) {
+	handler := probesOnly(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	for path, want := range map[string]int{
+		"/healthz": http.StatusNoContent, "/readyz": http.StatusNoContent, "/metrics": http.StatusNotFound, "/": http.StatusNotFound, "/v2/": http.StatusNotFound,
+		"/healthz/": http.StatusNotFound, "//healthz": http.StatusNotFound, "/healthz/../metrics": http.StatusNotFound, "/%68ealthz": http.StatusNoContent,
+	} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		u, err := url.ParseRequestURI(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.URL = u
+		handler.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%s: %d, want %d", path, w.Code, want)
+		}
 	}
 }

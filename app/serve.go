@@ -60,15 +60,16 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	}
 	defer reloads.close()
 
-	server := newServer(m.handler, logger)
+	server := m.newServer()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(newStallListener(listener, logger)) }()
+	go func() { served <- server.Serve(m.entrance.listener(newStallListener(listener, logger))) }()
 	address := listener.Addr().String()
+	url := m.entrance.scheme() + "://" + address
 	logger.LogAttrs(ctx, slog.LevelInfo, "listening", startAttrs(address, cfg)...)
-	forget := leaveAddress(cfg.BlobStore.FS.RootDir, listener.Addr(), logger)
+	forget := leaveAddress(cfg.BlobStore.FS.RootDir, m.entrance.scheme(), listener.Addr(), logger)
 	defer forget()
-	announce(stdout, "http://"+address, logsJSON(stderr, cfg.Log.Format))
-	notifySystemd(logger, daemon.SdNotifyReady+"\nSTATUS=listening on http://"+address)
+	announce(stdout, url, logsJSON(stderr, cfg.Log.Format))
+	notifySystemd(logger, daemon.SdNotifyReady+"\nSTATUS=listening on "+url)
 
 	select {
 	case err := <-served:
@@ -127,12 +128,21 @@ func notifySystemd(logger *slog.Logger, state string) {
 	}
 }
 
-// newServer returns a server for HTTP/1.1, and for HTTP/2 without TLS if a client
-// begins with it. A transfer has no time limit, since a slow client may take hours. A
+// newServer returns the server of a mirror for HTTP/1.1, and for HTTP/2: without TLS if
+// a client begins with it, else if the handshake agreed on it. A transfer has no time limit, since a slow client may take hours. A
 // client that accepts no byte has one, if the server's listener is a [stallListener].
+func (m *mirror) newServer() *http.Server {
+	server := newServer(m.handler, m.logger)
+	if m.entrance != nil {
+		server.ConnContext = m.entrance.door.ConnContext
+	}
+	return server
+}
+
 func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true) // over TLS; the handshake decides
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler:           endStalledStreams(handler),

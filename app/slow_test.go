@@ -304,3 +304,31 @@ func TestPauseWhileTheKernelSends(t *testing.T) {
 		t.Errorf("a client that read nothing for %s still gets %d bytes", timeout, n)
 	}
 }
+
+// A layer above, such as TLS with its farewell, has limits of its own for writes.
+func TestLimitOfWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, set := range map[string]func(net.Conn, time.Time) error{"write": net.Conn.SetWriteDeadline, "both": net.Conn.SetDeadline} {
+			client, server := net.Pipe()
+			conn := &stallConn{Conn: server, timeout: stallTimeout, step: stallStep}
+			for _, limit := range []time.Duration{5 * time.Second, stallStep + time.Second} {
+				begin := time.Now()
+				if err := set(conn, begin.Add(limit)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := conn.Write([]byte("farewell")); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begin) != limit {
+					t.Errorf("%s: %v after %s, want the limit of %s", name, err, time.Since(begin), limit)
+				}
+			}
+			begin := time.Now()
+			if err := set(conn, time.Time{}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write([]byte("body")); err == nil || time.Since(begin) != stallTimeout {
+				t.Errorf("%s, without a limit: %v after %s", name, err, time.Since(begin))
+			}
+			client.Close()
+			server.Close()
+		}
+	})
+}

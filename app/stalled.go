@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,7 +52,7 @@ func (l stallListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	l.lacking.Good()
-	return &stallConn{conn, l.timeout, l.step}, nil
+	return &stallConn{Conn: conn, timeout: l.timeout, step: l.step}, nil
 }
 
 // stallConn is a connection whose writes fail once the client has accepted no byte for
@@ -60,6 +61,28 @@ func (l stallListener) Accept() (net.Conn, error) {
 type stallConn struct {
 	net.Conn
 	timeout, step time.Duration
+	limit         atomic.Pointer[time.Time] // of the layer above, such as TLS for its farewell; nil or zero: none
+}
+
+// SetWriteDeadline sets a limit that is independent of the timeout.
+func (c *stallConn) SetWriteDeadline(t time.Time) error {
+	c.limit.Store(&t)
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// SetDeadline sets the limit for reads and writes.
+func (c *stallConn) SetDeadline(t time.Time) error {
+	c.limit.Store(&t)
+	return c.Conn.SetDeadline(t)
+}
+
+// until returns the deadline of one attempt to write, and whether it is the limit.
+func (c *stallConn) until(now time.Time) (deadline time.Time, last bool) {
+	deadline = now.Add(c.step)
+	if limit := c.limit.Load(); limit != nil && !limit.IsZero() && limit.Before(deadline) {
+		return *limit, true
+	}
+	return deadline, false
 }
 
 func (c *stallConn) Write(p []byte) (int, error) {
@@ -100,7 +123,8 @@ func isFile(content io.Reader) bool {
 func (c *stallConn) persist(write func() (int64, error)) (sent int64, err error) {
 	progress := time.Now()
 	for {
-		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.step)); err != nil {
+		deadline, last := c.until(time.Now())
+		if err := c.Conn.SetWriteDeadline(deadline); err != nil {
 			return sent, err
 		}
 		n, err := write()
@@ -108,7 +132,7 @@ func (c *stallConn) persist(write func() (int64, error)) (sent int64, err error)
 		if n > 0 {
 			progress = time.Now()
 		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(progress) >= c.timeout {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || last || time.Since(progress) >= c.timeout {
 			return sent, err
 		}
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // tlsFiles is the content of the files that the configuration names for one
-// connection: a client certificate, its key, and authorities.
+// connection: an own certificate, its key, and authorities.
 type tlsFiles struct {
 	certificate, key, roots file
 }
@@ -34,7 +34,7 @@ func readTLSFiles(certificate, key, roots string) (tlsFiles, error) {
 	return files, nil
 }
 
-// pair returns the client certificate, or nil if there is none. It is parsed before
+// pair returns the certificate, or nil if there is none. It is parsed before
 // the first connection: a wrong file must refuse the configuration, not fail each
 // pull.
 func (f tlsFiles) pair() (*tls.Certificate, error) {
@@ -59,6 +59,19 @@ func (f tlsFiles) pool() (*x509.CertPool, error) {
 	if err != nil {
 		pool = x509.NewCertPool()
 	}
+	if !pool.AppendCertsFromPEM(f.roots.content) {
+		return nil, fmt.Errorf("%s holds no certificate", f.roots.path)
+	}
+	return pool, nil
+}
+
+// clients returns the authorities alone, without those of the system: no public authority
+// may let clients in. It returns nil if there are none.
+func (f tlsFiles) clients() (*x509.CertPool, error) {
+	if len(f.roots.content) == 0 {
+		return nil, nil //nolint:nilnil // to ask for no certificate is an answer
+	}
+	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(f.roots.content) {
 		return nil, fmt.Errorf("%s holds no certificate", f.roots.path)
 	}

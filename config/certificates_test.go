@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -210,3 +211,88 @@ client_certificate = "@CERT@"
 client_private_key = "@KEY@"
 server_ca_bundle = "@CERT@"
 `
+
+// The table [server.tls] names exactly one certificate, and one that works. Its files are
+// watched.
+func TestServerTLS(t *testing.T) {
+	cert, key := certificate(t)
+	otherCert, otherKey := certificate(t)
+	cut := write(t, "cut.pem", read(t, cert)[:100])
+	both := write(t, "both.pem", read(t, cert)+read(t, key))
+	crlf := write(t, "crlf.pem", strings.ReplaceAll(read(t, cert), "\n", "\r\n"))
+	locked := write(t, "locked.pem", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
+	files := func(cert, key string) string {
+		return "server_certificate_bundle = " + quote(cert) + "\nserver_private_key = " + quote(key) + "\n"
+	}
+	for name, tt := range map[string]struct{ text, want string }{
+		"files":                 {files(cert, key), ""},
+		"files of Windows":      {files(crlf, key), ""},
+		"both in one file":      {files(both, both), ""},
+		"self-signed":           {"self_signed = true\n", ""},
+		"all of it":             {files(cert, key) + "http2 = true\nclient_auth = \"required\"\nclient_ca_bundle = " + quote(otherCert) + "\n", ""},
+		"optional":              {"self_signed = true\nclient_auth = \"optional\"\n", ""},
+		"none":                  {"", "server.tls: has no certificate; set "},
+		"none, written out":     {"self_signed = false\n", "server.tls: has no certificate; set "},
+		"two":                   {files(cert, key) + "self_signed = true\n", "server.tls.self_signed: is true, and "},
+		"half a pair":           {"server_private_key = " + quote(key) + "\n", "server.tls.server_certificate_bundle: is missing: server_private_key is set"},
+		"half a pair and more":  {"server_private_key = " + quote(key) + "\nself_signed = true\n", "server.tls.self_signed: is true, and "},
+		"of two pairs":          {files(cert, otherKey), "server.tls.server_certificate_bundle: does not go with server_private_key: "},
+		"swapped":               {files(key, cert), "server.tls.server_certificate_bundle: does not go with server_private_key: "},
+		"cut":                   {files(cut, key), "server.tls.server_certificate_bundle: does not go with server_private_key: "},
+		"encrypted key":         {files(cert, locked), "server.tls.server_certificate_bundle: does not go with server_private_key: "},
+		"missing":               {files("/none/c", key), "server.tls.server_certificate_bundle: cannot read the file: stat /none/c: no such"},
+		"a directory":           {files(cert, t.TempDir()), "server.tls.server_private_key: "},
+		"required, no CA":       {"self_signed = true\nclient_auth = \"required\"\n", "server.tls.client_ca_bundle: is missing: client_auth is \"required\""},
+		"a CA without any":      {"self_signed = true\nclient_ca_bundle = " + quote(key) + "\n", "server.tls.client_ca_bundle: holds no certificate in PEM form"},
+		"another word":          {"self_signed = true\nclient_auth = \"always\"\n", "server.tls.client_auth: "},
+		"misspelt":              {"selfsigned = true\n", "server.tls.selfsigned: unknown key; did you mean \"self_signed\"?"},
+		"not a table's":         {"self_signed = \"yes\"\n", "server.tls.self_signed: must be true or false, not a string"},
+		"a secret is none here": {"server_private_key_file = \"x\"\n", "server.tls.server_private_key_file: unknown key"},
+	} {
+		text := docker + "[server.tls]\n" + tt.text
+		report := problemsOf(t, text)
+		if tt.want == "" && report != "" || !strings.Contains(report, tt.want) {
+			t.Errorf("%s: %s, want %s", name, report, tt.want)
+		}
+		if name != "all of it" {
+			continue
+		}
+		for _, file := range []string{cert, key, otherCert} {
+			if !slices.Contains(mustLoad(t, text).Files(), file) {
+				t.Errorf("%s is not watched", file)
+			}
+		}
+	}
+}
+
+// Turning TLS on or off needs a restart; all of its keys are live.
+func TestServerTLSReload(t *testing.T) {
+	cert, key := certificate(t)
+	plain, own := mustLoad(t, docker), mustLoad(t, docker+"[server.tls]\nself_signed = true\n")
+	files := mustLoad(t, docker+"[server.tls]\nhttp2 = true\nserver_certificate_bundle = "+quote(cert)+"\nserver_private_key = "+quote(key)+"\n")
+	for _, tt := range []struct {
+		old, new *Config
+		want     []string
+	}{{plain, own, []string{"server.tls"}}, {own, plain, []string{"server.tls"}}, {own, files, nil}, {plain, plain, nil}} {
+		if got := RestartRequired(tt.old, tt.new); !slices.Equal(got, tt.want) {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+}
+
+// A variable of the environment turns TLS on.
+func TestServerTLSFromEnvironment(t *testing.T) {
+	t.Setenv("WEIR_SERVER_TLS_SELF_SIGNED", "true")
+	if c := mustLoad(t, docker); c.Server.TLS == nil || !c.Server.TLS.SelfSigned || c.Server.TLS.ClientAuth != ClientAuthOptional {
+		t.Errorf("%+v", c.Server.TLS)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}

@@ -53,6 +53,8 @@ type Server struct {
 	Port        int    `toml:"port"`         // 0 picks a free port
 
 	TrustedProxies []Network `toml:"trusted_proxies"` // whose X-Forwarded-For names the client
+
+	TLS *TLS `toml:"tls"` // nil: plain HTTP
 }
 
 // Address returns the address to listen on, in the form of [net.Listen].

@@ -122,6 +122,9 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		decodeTexts(d, p, n, field, func(s string, dst *Network) error { return dst.UnmarshalText([]byte(s)) })
 	case *[]Platform:
 		decodeTexts(d, p, n, field, func(s string, dst *Platform) error { return dst.UnmarshalText([]byte(s)) })
+	case **TLS:
+		*field = newTLS()
+		d.table(p, n, reflect.ValueOf(*field).Elem())
 	case **Redis:
 		d.redis(p, n, field)
 	case *[]Namespace:

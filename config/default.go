@@ -89,4 +89,6 @@ func newUpstream() Upstream {
 
 func newWarm() Warm { return Warm{Every: Duration(6 * time.Hour), Referrers: true} }
 
+func newTLS() *TLS { return &TLS{ClientAuth: ClientAuthOptional} }
+
 func newRedis() *Redis { return &Redis{KeyPrefix: "weir"} }

@@ -60,10 +60,10 @@ func (e *environment) table(key []string, t reflect.Type, below *node) *node {
 			e.each(found, name, at, in, reflect.TypeFor[Namespace]())
 		case reflect.TypeFor[[]Upstream](), reflect.TypeFor[[]Warm]():
 			e.elements(found, name, at, in, field.Type.Elem())
-		case reflect.TypeFor[*Redis]():
-			e.put(found, name, e.table(at, reflect.TypeFor[Redis](), in))
 		default:
 			switch {
+			case isOptionalTable(field.Type):
+				e.put(found, name, e.table(at, field.Type.Elem(), in))
 			case isTable(field.Type):
 				e.put(found, name, e.table(at, field.Type, in))
 			case isSecret(field):

@@ -163,7 +163,6 @@ func TestUnavailable(t *testing.T) {
 	const plain = "not available in this version of Weir; remove it"
 	const protects = plain + " (it restricts access: ignoring it would grant that access to everyone)"
 	tests := []struct{ text, want string }{
-		{"[server.tls]\nserver_private_key = \"k\"\n", "config.toml:1: server.tls: " + plain},
 		{"[blob_store.s3]\nbucket = \"b\"\n", "config.toml:1: blob_store.s3: " + plain},
 		{"[auth.identity.ci]\nusername = \"ci\"\n", "config.toml:1: auth: " + protects},
 		{"[authorization_webhook]\n", "config.toml:1: authorization_webhook: " + protects},

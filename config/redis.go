@@ -139,7 +139,7 @@ func (v *validator) redis() {
 		v.fail(at+".secret_key", "must have at least %d characters; make one with: openssl rand -hex 32", minSecretKey)
 	}
 	v.sentinels(at, redis)
-	v.clientCertificate(at, redis.ClientCertificate, redis.ClientPrivateKey)
+	v.pair(at, "client_certificate", redis.ClientCertificate, "client_private_key", redis.ClientPrivateKey)
 	if redis.ServerCABundle != "" {
 		v.failed(at+".server_ca_bundle", checkBundle(redis.ServerCABundle))
 	}

@@ -59,8 +59,8 @@ func (c *Config) Overrides() []string {
 }
 
 // Files returns the files that the configuration depends on, sorted: the
-// configuration files, the files of secrets, and the certificates of upstreams and
-// of Redis. If one of them changes, the configuration must be loaded again.
+// configuration files, the files of secrets, and the certificates of the server, of
+// upstreams and of Redis. If one of them changes, the configuration must be loaded again.
 func (c *Config) Files() []string {
 	files := slices.Clone(c.source.files)
 	for _, file := range c.source.secretFiles {
@@ -70,6 +70,9 @@ func (c *Config) Files() []string {
 		for _, u := range r.Upstreams {
 			files = append(files, u.ClientCertificate, u.ClientPrivateKey, u.ServerCABundle)
 		}
+	}
+	if t := c.Server.TLS; t != nil {
+		files = append(files, t.ServerCertificateBundle, t.ServerPrivateKey, t.ClientCABundle)
 	}
 	if r := c.Cache.Redis; r != nil {
 		files = append(files, r.ClientCertificate, r.ClientPrivateKey, r.ServerCABundle)

@@ -32,6 +32,9 @@ func isTable(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && !t.Implements(reflect.TypeFor[encoding.TextMarshaler]())
 }
 
+// isOptionalTable reports whether a type is a table that may be absent, such as *[Redis].
+func isOptionalTable(t reflect.Type) bool { return t.Kind() == reflect.Pointer && isTable(t.Elem()) }
+
 func isSecret(field reflect.StructField) bool { return field.Type == reflect.TypeFor[Secret]() }
 
 // knownKeys returns all keys that a table may have, with those for files of secrets.
@@ -59,12 +62,13 @@ func allKeys(t reflect.Type, parent string) []string {
 			keys = append(keys, allKeys(reflect.TypeFor[Upstream](), key)...)
 		case reflect.TypeFor[[]Warm]():
 			keys = append(keys, allKeys(reflect.TypeFor[Warm](), key)...)
-		case reflect.TypeFor[*Redis]():
-			keys = append(keys, allKeys(reflect.TypeFor[Redis](), key)...)
 		default:
-			if isTable(field.Type) {
+			switch {
+			case isOptionalTable(field.Type):
+				keys = append(keys, allKeys(field.Type.Elem(), key)...)
+			case isTable(field.Type):
 				keys = append(keys, allKeys(field.Type, key)...)
-			} else {
+			default:
 				keys = append(keys, key)
 			}
 		}
@@ -118,7 +122,7 @@ const (
 // that restrict access, or need a feature that this version lacks, are refused.
 func judgeUnknownKey(generic string, n *node) (verdict, error) {
 	switch generic {
-	case "server.tls", "blob_store.s3":
+	case "blob_store.s3":
 		return refused, errUnavailable
 	case "server.handshake_timeout",
 		"global.max_concurrent_requests", "global.update_pull_time",

@@ -49,6 +49,7 @@ func (v *validator) failed(key string, err error) {
 func (c *Config) validate() Problems {
 	v := &validator{config: c}
 	v.server()
+	v.tls()
 	v.global()
 	v.store()
 	v.redis()

@@ -97,7 +97,7 @@ func (v *validator) upstream(at string, u Upstream) {
 	if u.TokenRealm != "" && !registryHost.MatchString(strings.ToLower(u.TokenRealm)) {
 		v.fail(at+".token_realm", "must be a host name with an optional port, as in auth.docker.io, without https:// and without a path")
 	}
-	v.clientCertificate(at, u.ClientCertificate, u.ClientPrivateKey)
+	v.pair(at, "client_certificate", u.ClientCertificate, "client_private_key", u.ClientPrivateKey)
 	if u.ServerCABundle != "" {
 		v.failed(at+".server_ca_bundle", checkBundle(u.ServerCABundle))
 	}
@@ -123,21 +123,21 @@ func (v *validator) together(at, nameA, a, nameB, b string) bool {
 	return a != "" && b != ""
 }
 
-// clientCertificate checks the files of a pair that comes together.
-func (v *validator) clientCertificate(at, certificateFile, keyFile string) {
-	if !v.together(at, "client_certificate", certificateFile, "client_private_key", keyFile) {
+// pair checks the files of a certificate and its key, which come together.
+func (v *validator) pair(at, nameA, certificateFile, nameB, keyFile string) {
+	if !v.together(at, nameA, certificateFile, nameB, keyFile) {
 		return
 	}
 	// Both files are read before the pair is judged, so that one report names both.
 	certificate, certificateErr := readRegular(certificateFile)
-	v.failed(at+".client_certificate", certificateErr)
+	v.failed(at+"."+nameA, certificateErr)
 	key, keyErr := readRegular(keyFile)
-	v.failed(at+".client_private_key", keyErr)
+	v.failed(at+"."+nameB, keyErr)
 	if certificateErr != nil || keyErr != nil {
 		return
 	}
 	if _, err := tls.X509KeyPair(certificate, key); err != nil {
-		v.fail(at+".client_certificate", "does not go with client_private_key: %w", err)
+		v.fail(at+"."+nameA, "does not go with %s: %w", nameB, err)
 	}
 }
 

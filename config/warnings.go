@@ -33,7 +33,7 @@ func (c *Config) Warnings() []string {
 	warnings = append(warnings, c.diskWarnings()...)
 	warnings = append(warnings, c.patternWarnings()...)
 	warnings = append(warnings, c.mixedWarnings()...)
-	if lent := c.lentCredentials(); len(lent) > 0 && !hosts.Loopback(c.Server.BindAddress) {
+	if lent := c.lentCredentials(); len(lent) > 0 && !hosts.Loopback(c.Server.BindAddress) && !c.Server.TLS.RequiresClient() {
 		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
 			"Every client can read all that these credentials can read: %s", c.Server.BindAddress, c.named(lent)))
 	}

@@ -121,10 +121,6 @@ func (p *printer) below(key string, v reflect.Value) {
 	switch value := v.Interface().(type) {
 	case BlobStore, Cache, Observability: // they have no keys of their own, so no heading
 		p.table("", key, v)
-	case *Redis:
-		if value != nil {
-			p.table("["+key+"]", key, v.Elem())
-		}
 	case []Namespace:
 		for _, r := range value {
 			key := keyIn(key, r.Key)
@@ -135,7 +131,10 @@ func (p *printer) below(key string, v reflect.Value) {
 			p.table("[["+key+"]]", elementOf(key, i), v.Index(i))
 		}
 	default:
-		if isTable(v.Type()) {
+		switch {
+		case isOptionalTable(v.Type()) && !v.IsNil():
+			p.table("["+key+"]", key, v.Elem())
+		case isTable(v.Type()):
 			p.table("["+key+"]", key, v)
 		}
 	}

@@ -27,7 +27,7 @@ var rows = [][]string{
 	{"upstream", "upstream/sharedcooldown", "warm", "warm/remote"},
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain"},
 	{"storage", "storage/spool", "storage/disk"},
-	{"tokencache", "config", "clientconfig"},
+	{"tokencache", "config", "clientconfig", "door"},
 	{"oci", "internal/bounded", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal", "internal/shortage"},
 }
 

@@ -47,10 +47,11 @@ byte of a blob. They belong to the image of --image, or to an image that the mir
 has cached, or to a well-known public one. A "?" stands for a feature that was not
 tried: there is no such image, or the registry counts reads of manifests against a
 rate limit and no --image allows spending two of them. A namespace that is offline
-is not contacted.
+is not contacted. With TLS it also checks the certificate that the mirror of this
+machine serves to clients.
 
 The exit code is 1 if an upstream cannot be reached, refuses the credentials, or
-allows no more requests. No HEAD, no ranges, a wrong clock and a certificate that
+allows no more requests, or if clients refuse the mirror's own certificate. No HEAD, no ranges, a wrong clock and a certificate that
 is about to expire are remarks.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,7 +70,13 @@ is about to expire are remarks.`,
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", warning)
 			}
 			if online {
-				return checkOnline(cmd.Context(), cfg, opts, cmd.OutOrStdout(), cmd.ErrOrStderr())
+				// JSON is about upstreams alone, so that scripts keep reading it.
+				out := cmd.OutOrStdout()
+				if opts.output == "json" {
+					out = cmd.ErrOrStderr()
+				}
+				err := checkOnline(cmd.Context(), cfg, opts, cmd.OutOrStdout(), cmd.ErrOrStderr())
+				return errors.Join(err, checkServed(cmd.Context(), cfg, out))
 			}
 			if err := cfg.WriteTOML(cmd.OutOrStdout()); err != nil {
 				return failure{exitFailed, err}

@@ -101,6 +101,9 @@ func clientConfig(client string, cfg *config.Config, url string) (clientconfig.C
 				"name its address, as in --url http://mirror.example.com:8000", s.BindAddress, s.Port)
 		}
 		url = "http://" + s.Address()
+		if s.TLS != nil {
+			url = "https://" + s.Address()
+		}
 		// The files are right for clients on this machine, so this is a warning.
 		if hosts.Loopback(s.BindAddress) {
 			warnings = append(warnings, "clients reach "+url+" from this machine only: give the address for others with --url")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/door"
 	"github.com/weirhq/weir/internal/units"
 )
 
@@ -44,26 +46,26 @@ const imageData = "/var/lib/weir"
 func askHealth(ctx context.Context, cfg *config.Config) error {
 	var asked []string
 	var failed []error
-	ask := func(address string) bool {
-		asked = append(asked, address)
-		err := askHealthAt(ctx, address)
+	ask := func(root string) bool {
+		asked = append(asked, root)
+		err := askHealthAt(ctx, root)
 		if err != nil {
 			failed = append(failed, err)
 		}
 		return err == nil
 	}
 	for _, dir := range []string{cfg.BlobStore.FS.RootDir, imageData} {
-		address, err := app.LeftAddress(dir)
+		left, err := app.LeftURL(dir)
 		switch {
 		case err != nil && dir == cfg.BlobStore.FS.RootDir:
 			failed = append(failed, err)
-		case address != "" && ask(address):
+		case left != "" && ask(left):
 			return nil
 		}
 	}
 	configured, err := localURL(cfg)
 	switch {
-	case err == nil && ask(configured.Host):
+	case err == nil && ask(configured.String()):
 		return nil
 	case err != nil && len(asked) == 0:
 		failed = append(failed, fmt.Errorf("no mirror has left its address in %s, and %w", cfg.BlobStore.FS.RootDir, err))
@@ -71,20 +73,20 @@ func askHealth(ctx context.Context, cfg *config.Config) error {
 	return fmt.Errorf("no mirror answers: %w", errors.Join(failed...))
 }
 
-// askHealthAt returns an error unless a mirror answers at an address.
-func askHealthAt(ctx context.Context, address string) error {
+// askHealthAt returns an error unless a mirror answers at a URL.
+func askHealthAt(ctx context.Context, root string) error {
 	// Shorter than the timeout of the image's HEALTHCHECK, even if two addresses do
 	// not answer.
 	const limit = 2500 * time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", units.Duration(limit)))
 	defer cancel()
-	url := "http://" + address + "/healthz"
+	url := root + "/healthz"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
 	client := http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
+		Transport: &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10, TLSClientConfig: probeTLS()},
 		// A mirror answers by itself. A redirect comes from another program.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -101,4 +103,11 @@ func askHealthAt(ctx context.Context, address string) error {
 		return fmt.Errorf("%s is answered by another program than a mirror", url)
 	}
 	return nil
+}
+
+// probeTLS returns the settings of a client that asks only whether a mirror is alive. No
+// secret is sent, and the answer is "ok", so no certificate is verified: that of the mirror
+// is for other names than this machine's address, may have expired, or is yet to come.
+func probeTLS() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{door.Probe}, InsecureSkipVerify: true} //nolint:gosec // see above
 }

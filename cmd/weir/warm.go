@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +37,7 @@ type warmFlags struct {
 	files     []string
 	platforms []string
 	mirror    string
+	client    mirrorFlags
 	jobs      int
 	referrers bool
 	quiet     bool
@@ -71,6 +73,7 @@ again. The exit code is 0 if all images are in the cache now, else
 	cmd.Flags().StringArrayVar(&flags.files, "file", nil, "read images from `LIST`, one a line, # begins a comment; - is standard input; may be repeated")
 	cmd.Flags().StringSliceVar(&flags.platforms, "platform", nil, "only these `PLATFORMS` of an image, such as linux/amd64,linux/arm64; may be repeated (default: all)")
 	cmd.Flags().StringVar(&flags.mirror, "url", "", "the mirror's `URL`, such as http://mirror.internal:8000")
+	flags.client.flags(cmd)
 	cmd.Flags().IntVar(&flags.jobs, "jobs", 2, "warm `N` images at once")
 	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "also the referrers of an image")
 	cmd.Flags().BoolVar(&flags.quiet, "quiet", false, "print only failures")
@@ -80,6 +83,7 @@ again. The exit code is 0 if all images are in the cache now, else
 // warmJob is one run of the command, checked.
 type warmJob struct {
 	mirror  *url.URL
+	tls     *tls.Config
 	images  []string // as they were written
 	parsed  []oci.Image
 	options warm.Options
@@ -96,11 +100,11 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 	if err != nil {
 		return nil, fmt.Errorf("--platform: %w", err)
 	}
-	mirror, err := f.findMirror(configs)
+	mirror, settings, err := f.findMirror(configs)
 	if err != nil {
 		return nil, err
 	}
-	j := &warmJob{mirror: mirror, jobs: f.jobs, quiet: f.quiet,
+	j := &warmJob{mirror: mirror, tls: settings, jobs: f.jobs, quiet: f.quiet,
 		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce, MaxManifest: remote.MaxManifest}}
 	for _, image := range args {
 		if err := j.add(image); err != nil {
@@ -118,25 +122,28 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 	return j, nil
 }
 
-// findMirror returns the URL of the mirror that is to be warmed.
-func (f warmFlags) findMirror(configs []string) (*url.URL, error) {
+// findMirror returns the URL of the mirror that is to be warmed, and how to speak TLS to
+// it.
+func (f warmFlags) findMirror(configs []string) (*url.URL, *tls.Config, error) {
 	if f.mirror != "" {
 		u, err := url.Parse(f.mirror)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, errors.New("--url takes one like http://mirror.internal:8000")
+			return nil, nil, errors.New("--url takes one like http://mirror.internal:8000")
 		}
-		return u, nil
+		settings, err := f.client.settings(nil)
+		return u, settings, err
 	}
 	cfg, err := load(configs)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	u, err := localURL(cfg)
 	if err != nil {
 		// The configuration is valid, so this is no wrong usage.
-		return nil, failure{exitFailed, fmt.Errorf("%w, or name the mirror with --url", err)}
+		return nil, nil, failure{exitFailed, fmt.Errorf("%w, or name the mirror with --url", err)}
 	}
-	return u, nil
+	settings, err := f.client.settings(cfg)
+	return u, settings, err
 }
 
 // addFile adds the images of a list. Its errors name the line, as editors count.
@@ -211,7 +218,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	version, _ := app.Version()
-	mirror := remote.New(j.mirror, "weir-warm/"+version, j.jobs*contentsAtOnce)
+	mirror := remote.New(j.mirror, j.tls, "weir-warm/"+version, j.jobs*contentsAtOnce)
 	defer mirror.Close()
 	// One message for a mirror that is away, rather than one for each image.
 	if err := mirror.Ping(ctx); err != nil {

@@ -47,7 +47,11 @@ func (w *Weir) Do(t *testing.T, method, path string, headers ...string) Answer {
 	for i := 0; i+1 < len(headers); i += 2 {
 		req.Header.Add(headers[i], headers[i+1])
 	}
-	resp, err := http.DefaultClient.Do(req)
+	client := http.DefaultClient
+	if w.Client != nil {
+		client = w.Client
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,10 +19,13 @@ import (
 
 // Weir is a running mirror.
 type Weir struct {
-	URL    string // http://127.0.0.1:port
+	URL    string // http://127.0.0.1:port, or https:// with TLS
 	Addr   string // 127.0.0.1:port
 	Config string // path of the file that the test's configuration is in
 	Data   string // blob_store.fs.root_dir
+
+	// Client sends the requests of Get, Do and Metric; nil: the default one.
+	Client *http.Client
 
 	Cmd    *exec.Cmd
 	Log    *testutil.LogBuffer
@@ -87,7 +91,8 @@ func StartWeirAs(t *testing.T, dir, config string, prepare func(*exec.Cmd), env 
 		<-w.Exited
 		t.Fatalf("the mirror did not start: printed %q\n%s", line, w.Log)
 	}
-	w.URL, w.Addr = url, strings.TrimPrefix(url, "http://")
+	_, w.Addr, _ = strings.Cut(url, "://")
+	w.URL = url
 	return w
 }
 

@@ -9,6 +9,7 @@ package remote
 
 import (
 	"context"
+	"crypto/tls"
 	"net/http"
 	"net/url"
 	"time"
@@ -34,14 +35,16 @@ type Mirror struct {
 	userAgent string
 }
 
-// New returns the mirror at an address such as http://mirror.internal:8000. It
+// New returns the mirror at an address such as http://mirror.internal:8000. The settings
+// are for one that has TLS; nil trusts the authorities of the system. It
 // keeps as many idle connections as there are concurrent requests. Close must be
 // called at the end.
-func New(address *url.URL, userAgent string, requests int) *Mirror {
+func New(address *url.URL, settings *tls.Config, userAgent string, requests int) *Mirror {
 	return &Mirror{
 		root: address.JoinPath("v2"), userAgent: userAgent,
 		client: &http.Client{Transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
+			TLSClientConfig:       settings,
 			DisableCompression:    true, // digests are those of the bytes as they are stored
 			MaxIdleConnsPerHost:   requests,
 			IdleConnTimeout:       idleTimeout,

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weirhq/weir/app"
+	"github.com/weirhq/weir/check"
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/door"
+	"github.com/weirhq/weir/internal/whoami"
+)
+
+// errNotMade says that a mirror has not made its self-signed certificate yet.
+var errNotMade = errors.New("the self-signed certificate is made at the first start of the mirror")
+
+// serverCertificate returns the certificate that a mirror with a configuration serves,
+// with its chain, as a file has it.
+func serverCertificate(cfg *config.Config) (path string, content []byte, chain []*x509.Certificate, err error) {
+	t := cfg.Server.TLS
+	path = t.ServerCertificateBundle
+	if t.SelfSigned {
+		path = door.SelfSignedPath(cfg.BlobStore.FS.RootDir)
+	}
+	content, err = os.ReadFile(path)
+	if t.SelfSigned && errors.Is(err, fs.ErrNotExist) {
+		return path, nil, nil, fmt.Errorf("%w (%s)", errNotMade, path)
+	}
+	if err != nil {
+		return path, nil, nil, whoami.Explain(err)
+	}
+	chain, err = parseChain(path, content)
+	return path, content, chain, err
+}
+
+// parseChain reads the certificates of a PEM file.
+func parseChain(path string, content []byte) ([]*x509.Certificate, error) {
+	var chain []*x509.Certificate
+	for rest := content; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" { // such as the key in a combined file
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		chain = append(chain, c)
+	}
+	if len(chain) == 0 {
+		return nil, fmt.Errorf("%s holds no certificate in PEM form", path)
+	}
+	return chain, nil
+}
+
+// firstName returns a name that a client can verify a certificate by.
+func firstName(c *x509.Certificate) string {
+	switch {
+	// "*" is no name of a host.
+	case len(c.DNSNames) > 0:
+		return strings.Replace(c.DNSNames[0], "*", "weir", 1)
+	case len(c.IPAddresses) > 0:
+		return c.IPAddresses[0].String()
+	default:
+		return c.Subject.CommonName
+	}
+}
+
+// mirrorFlags are the flags of a command that is a client of a mirror.
+type mirrorFlags struct{ ca, certificate, key string }
+
+func (f *mirrorFlags) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.ca, "ca", "", "trust the authorities in `FILE` besides those of the system, for a mirror with TLS")
+	cmd.Flags().StringVar(&f.certificate, "client-cert", "", "show the mirror the client certificate in `FILE`")
+	cmd.Flags().StringVar(&f.key, "client-key", "", "`FILE` of the key of --client-cert")
+}
+
+// settings returns the TLS settings of a client. With a configuration the mirror is that
+// of this machine: it is trusted by the certificate that it is configured with, whatever
+// address it is reached at.
+func (f mirrorFlags) settings(local *config.Config) (*tls.Config, error) {
+	settings := &tls.Config{MinVersion: tls.VersionTLS12}
+	if (f.certificate == "") != (f.key == "") {
+		return nil, errors.New("--client-cert and --client-key come together")
+	}
+	if f.certificate != "" {
+		pair, err := tls.LoadX509KeyPair(f.certificate, f.key)
+		if err != nil {
+			return nil, fmt.Errorf("--client-cert, --client-key: %w", err)
+		}
+		settings.Certificates = []tls.Certificate{pair}
+	}
+	var trusted [][]byte
+	if f.ca != "" {
+		content, err := os.ReadFile(f.ca)
+		if err == nil {
+			_, err = parseChain(f.ca, content)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--ca: %w", err)
+		}
+		trusted = append(trusted, content)
+	}
+	if local != nil && local.Server.TLS != nil {
+		_, content, chain, err := serverCertificate(local)
+		if err != nil {
+			return nil, failure{exitFailed, err}
+		}
+		trusted, settings.ServerName = append(trusted, content), firstName(chain[0])
+	}
+	if len(trusted) == 0 {
+		return settings, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	for _, content := range trusted {
+		pool.AppendCertsFromPEM(content)
+	}
+	settings.RootCAs = pool
+	return settings, nil
+}
+
+// checkServed prints the state of the certificate that the mirror of this machine serves,
+// if it has TLS. Its error says that clients refuse the certificate.
+func checkServed(ctx context.Context, cfg *config.Config, w io.Writer) error {
+	if cfg.Server.TLS == nil {
+		return nil
+	}
+	var target check.ServedTarget
+	path, _, chain, err := serverCertificate(cfg)
+	switch {
+	case errors.Is(err, errNotMade):
+		fmt.Fprintf(w, "\nserver.tls:\n  remark: %v\n", err)
+		return nil
+	case err != nil:
+		return failure{exitFailed, err}
+	}
+	target.File, target.Configured, target.ServerName = path, chain, firstName(chain[0])
+	target.URL = runningURL(cfg)
+	state, ok := check.CheckServed(ctx, target, time.Now())
+	if !ok {
+		fmt.Fprintln(w, "\nserver.tls:\n  remark: no mirror answers, and there is no file to read")
+		return nil
+	}
+	var b strings.Builder
+	b.WriteString("\n")
+	indented(&b, "", fmt.Sprintf("certificate of this mirror (server.tls), from %s:", state.From))
+	indented(&b, "  ", "for "+strings.Join(state.Names, ", "))
+	indented(&b, "  ", "until "+state.Expires.UTC().Format(time.DateOnly))
+	for _, text := range state.Errors {
+		indented(&b, "  ", "error: "+text)
+	}
+	for _, text := range state.Remarks {
+		indented(&b, "  ", "remark: "+text)
+	}
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return failure{exitFailed, err}
+	}
+	if len(state.Errors) > 0 {
+		return failure{exitFailed, errors.New("clients refuse the certificate of this mirror (server.tls)")}
+	}
+	return nil
+}
+
+// runningURL returns the URL of the mirror that runs on this machine, as it has left it
+// or else as the configuration has it. It returns nil if neither tells.
+func runningURL(cfg *config.Config) *url.URL {
+	if left, err := app.LeftURL(cfg.BlobStore.FS.RootDir); err == nil && left != "" {
+		if u, err := url.Parse(left); err == nil && u.Scheme == "https" && u.Port() != "" {
+			return u
+		}
+	}
+	u, err := localURL(cfg)
+	if err != nil {
+		return nil
+	}
+	return u
+}

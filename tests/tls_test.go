@@ -1,0 +1,247 @@
+package tests
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
+)
+
+// tlsFiles returns the lines of a pair of files in [server.tls].
+func tlsFiles(certificate, key string) string {
+	return fmt.Sprintf("[server.tls]\nserver_certificate_bundle = %q\nserver_private_key = %q\n", certificate, key)
+}
+
+// trusting returns a client with connections of its own.
+func trusting(t *testing.T, pool *x509.CertPool, certificates ...tls.Certificate) *http.Client {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: certificates}, ForceAttemptHTTP2: true, DisableKeepAlives: true}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// leafOf returns the certificate that an address serves.
+func leafOf(t *testing.T, addr string) *x509.Certificate {
+	t.Helper()
+	conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
+	harness.Must(t, err)
+	defer conn.Close()
+	return conn.ConnectionState().PeerCertificates[0]
+}
+
+// A renewed pair is served within 5 s. While half of it is in place the old one is, and
+// the log says so once. A transfer goes on.
+func TestTLSFilesAreReplaced(t *testing.T) {
+	t.Parallel()
+	authority := testutil.NewAuthority(t)
+	first, renewed := time.Now().AddDate(1, 0, 0), time.Now().AddDate(2, 0, 0)
+	certificate, key := authority.Issue("server", first)
+	w := harness.StartWeir(t, tlsFiles(certificate, key))
+	w.Client = trusting(t, authority.Pool())
+	ends := func() time.Time { return leafOf(t, w.Addr).NotAfter }
+	if !strings.HasPrefix(w.URL, "https://") || !ends().Equal(first.Truncate(time.Second).UTC()) {
+		t.Fatalf("%s ends %s", w.URL, ends())
+	}
+	if got := w.Metric(t, "weir_tls_certificate_expiry_timestamp_seconds", "host", "localhost"); int64(got) != first.Unix() {
+		t.Errorf("the metric is %f", got)
+	}
+
+	nextCertificate, nextKey := authority.Issue("next", renewed)
+	harness.Must(t, os.Rename(nextCertificate, certificate))
+	w.Logs(t, "does not go with server_private_key")
+	time.Sleep(time.Second) // for further lines
+	if n := w.Log.Count(`"level":"ERROR"`); n != 1 || !ends().Equal(first.Truncate(time.Second).UTC()) {
+		t.Errorf("half a pair: %d errors, ends %s", n, ends())
+	}
+	begin := time.Now()
+	harness.Must(t, os.Rename(nextKey, key))
+	harness.Eventually(t, "the renewed certificate is served", func() bool { return ends().Equal(renewed.Truncate(time.Second).UTC()) })
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if got := w.Metric(t, "weir_tls_certificate_expiry_timestamp_seconds"); int64(got) != renewed.Unix() {
+		t.Errorf("the metric is %f", got)
+	}
+
+	// Through links, as a Secret of Kubernetes changes, and both at once.
+	for name, content := range map[string]string{"empty": "", "garbage": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
+		harness.WriteFile(t, certificate, content)
+		errors := w.Log.Count(`"level":"ERROR"`)
+		harness.Eventually(t, name+" is noticed", func() bool {
+			return w.Log.Count(`"level":"ERROR"`) > errors || w.Metric(t, "weir_config_last_reload_successful") == 0
+		})
+		if !ends().Equal(renewed.Truncate(time.Second).UTC()) {
+			t.Errorf("%s: ends %s", name, ends())
+		}
+	}
+}
+
+// TLS is turned on and off at a restart only, and the log says so. Everything else
+// changes at once.
+func TestTLSKeysAreLive(t *testing.T) {
+	t.Parallel()
+	authority := testutil.NewAuthority(t)
+	plain := harness.StartWeir(t, "")
+	harness.WriteFile(t, plain.Config, "[server.tls]\nself_signed = true\n")
+	plain.Logs(t, "take effect at the next restart only", "server.tls")
+	if a := plain.Get(t, "/v2/"); a.Status != http.StatusOK {
+		t.Errorf("plain: %d", a.Status)
+	}
+
+	w := harness.StartWeir(t, "[server.tls]\nself_signed = true\n")
+	own := leafOf(t, w.Addr)
+	pool := x509.NewCertPool()
+	pool.AddCert(own)
+	ask := func(client *http.Client) string {
+		resp, err := client.Get(w.URL + "/v2/")
+		if err != nil {
+			return "refused"
+		}
+		defer resp.Body.Close()
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return resp.Proto
+	}
+	pair, err := tls.LoadX509KeyPair(authority.Issue("client", time.Now().AddDate(1, 0, 0)))
+	harness.Must(t, err)
+	anyone, known := trusting(t, pool), trusting(t, pool, pair)
+	for _, step := range []struct{ table, anyone, known string }{
+		{"self_signed = true\n", "HTTP/1.1", "HTTP/1.1"},
+		{"self_signed = true\nhttp2 = true\n", "HTTP/2.0", "HTTP/2.0"},
+		{"self_signed = true\nhttp2 = false\n", "HTTP/1.1", "HTTP/1.1"},
+		{fmt.Sprintf("self_signed = true\nclient_auth = \"required\"\nclient_ca_bundle = %q\n", authority.File()), "refused", "HTTP/1.1"},
+		{fmt.Sprintf("self_signed = true\nclient_auth = \"optional\"\nclient_ca_bundle = %q\n", authority.File()), "HTTP/1.1", "HTTP/1.1"},
+	} {
+		harness.WriteFile(t, w.Config, "[server.tls]\n"+step.table)
+		harness.Eventually(t, step.table, func() bool { return ask(anyone) == step.anyone && ask(known) == step.known })
+		healthy(t, w)
+	}
+	// To files: another certificate, without a restart.
+	harness.WriteFile(t, w.Config, tlsFiles(authority.Issue("server", time.Now().AddDate(1, 0, 0))))
+	files := trusting(t, authority.Pool())
+	harness.Eventually(t, "the files are served", func() bool { return ask(files) == "HTTP/1.1" })
+	harness.WriteFile(t, w.Config, "[log]\nlevel = \"debug\"\n")
+	w.Logs(t, "take effect at the next restart only", "server.tls")
+	if got := ask(files); got != "HTTP/1.1" {
+		t.Errorf("after TLS was turned off: %s", got)
+	}
+	healthy(t, w)
+}
+
+// healthy fails the test unless weir healthcheck is content with a mirror.
+func healthy(t *testing.T, w *harness.Weir) {
+	t.Helper()
+	base := filepath.Join(filepath.Dir(w.Config), "base.toml")
+	harness.Run(t, exec.CommandContext(t.Context(), harness.Binary(t), "healthcheck", "--config", base, "--config", w.Config))
+}
+
+// A restart keeps the certificate that clients trust. Another user's eyes do not see its
+// key.
+func TestSelfSignedSurvivesRestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	const config = "[server.tls]\nself_signed = true\n"
+	w := harness.StartWeirIn(t, dir, config)
+	first := leafOf(t, w.Addr)
+	healthy(t, w)
+	if code := w.Terminate(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	w = harness.StartWeirIn(t, dir, config)
+	if !leafOf(t, w.Addr).Equal(first) {
+		t.Error("another certificate after a restart")
+	}
+	if info, err := os.Stat(filepath.Join(w.Data, "tls", "server.key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key has mode %v, %v", info.Mode(), err)
+	}
+	w.Client = trusting(t, poolOf(first))
+	if got := w.Metric(t, "weir_tls_certificate_expiry_timestamp_seconds"); int64(got) != first.NotAfter.Unix() {
+		t.Errorf("the metric is %f", got)
+	}
+}
+
+func poolOf(c *x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(c)
+	return pool
+}
+
+// Scanners leave no trace in the log at the usual level, and hold no connection.
+func TestScannersOfTLS(t *testing.T) {
+	t.Parallel()
+	w := harness.StartWeir(t, "[log]\nlevel = \"info\"\n[server.tls]\nself_signed = true\n")
+	w.Logs(t, `"msg":"listening"`)
+	before := strings.Count(w.Log.String(), "\n")
+	for _, sent := range []string{"GET / HTTP/1.0\r\n\r\n", "\x16\x03\x01", "\x00\x00\x00\x00", "SSH-2.0-x\r\n", ""} {
+		for range 50 {
+			conn, err := net.Dial("tcp", w.Addr)
+			harness.Must(t, err)
+			_, _ = io.WriteString(conn, sent)
+			conn.Close()
+		}
+	}
+	// A person who forgot the s is told so.
+	resp, err := http.Get("http://" + w.Addr + "/v2/")
+	harness.Must(t, err)
+	defer resp.Body.Close()
+	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusBadRequest || !strings.Contains(string(text), "HTTPS") {
+		t.Errorf("plain HTTP: %d %s", resp.StatusCode, text)
+	}
+	if n := strings.Count(w.Log.String(), "\n") - before; n > 0 {
+		t.Errorf("%d lines in the log", n)
+	}
+}
+
+// weir check --online shows what clients of the mirror see.
+func TestCheckOfTheServedCertificate(t *testing.T) {
+	t.Parallel()
+	authority := testutil.NewAuthority(t)
+	year := time.Now().AddDate(1, 0, 0)
+	for name, c := range map[string]struct {
+		until   time.Time
+		change  func(*x509.Certificate)
+		running bool
+		code    int
+		says    string
+	}{
+		"good":          {until: year, running: true, says: "from https://127.0.0.1:"},
+		"not running":   {until: year, says: "no mirror answers, so the file was read"},
+		"ends soon":     {until: time.Now().Add(100 * time.Hour), running: true, says: "it expires on"},
+		"expired":       {until: time.Now().Add(-time.Hour), running: true, code: 1, says: "it has expired on"},
+		"without names": {until: year, change: func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil }, code: 1, says: "no subject alternative name"},
+		"not yet":       {until: year, change: func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }, code: 1, says: "it is valid from"},
+		"private":       {until: year, says: "its authority is not a public one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			change := func(x *x509.Certificate) {
+				x.NotBefore = time.Now().AddDate(-1, 0, 0)
+				if c.change != nil {
+					c.change(x)
+				}
+			}
+			certificate, key := authority.IssueAs(strings.ReplaceAll(name, " ", "-"), c.until, change)
+			dir := t.TempDir()
+			config := tlsFiles(certificate, key) + blockOf("ghcr.io", []string{"offline = true"}, []string{`url = "https://ghcr.io"`})
+			if c.running {
+				harness.StartWeirIn(t, dir, config)
+			} else {
+				harness.WriteFile(t, filepath.Join(dir, "config.toml"), config)
+				harness.WriteFile(t, filepath.Join(dir, "base.toml"), "[server]\nport = 1\n[blob_store.fs]\nroot_dir = \"data\"\n")
+			}
+			got := command(t, dir, "check", "--online", "--config", "base.toml", "--config", "config.toml")
+			if text := strings.Join(strings.Fields(got.stdout), " "); got.code != c.code || !strings.Contains(text, c.says) {
+				t.Errorf("code %d\n%s%s", got.code, got.stdout, got.stderr)
+			}
+		})
+	}
+}
