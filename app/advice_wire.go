@@ -190,6 +190,8 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return fmt.Sprintf("%s sends clients there. If that host is to be trusted, set allow_private_redirects = true of %s", host, key)
 	case upstream.TrustRealm:
 		return "If that host is to be trusted, let token_realm name it, of " + key
+	case upstream.CheckHelper:
+		return "Check credential_helper of " + key + ", and the log of the mirror"
 	case upstream.NeverAdmitted:
 		return fmt.Sprintf("%s sends clients there, which no setting allows. Check url of %s, and whether a proxy is between", host, key)
 	case upstream.EndLoop:

@@ -5,7 +5,9 @@ import (
 	"log/slog"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/credhelper"
 	"github.com/weirhq/weir/internal/via"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
 	"github.com/weirhq/weir/upstream"
 )
@@ -103,6 +105,9 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLim
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 		OnDenied: func(e *upstream.Error) { c.denied.warn(u, e) },
 	}
+	if u.CredentialHelper != "" {
+		opts.Helper = credhelper.New(u.CredentialHelper, helperServer(u), u.CredentialTTL.Std(), c.logger)
+	}
 	if opts.Certificate, err = files.pair(); err != nil {
 		return nil, err
 	}
@@ -110,4 +115,13 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLim
 		return nil, err
 	}
 	return upstream.NewClient(opts), nil
+}
+
+// helperServer returns the name by which credential helpers know an upstream: its host,
+// and for Docker Hub the address that docker login uses.
+func helperServer(u config.Upstream) string {
+	if oci.IsDockerHub(u.URL.Std().Hostname()) {
+		return "https://index.docker.io/v1/"
+	}
+	return u.URL.Host
 }

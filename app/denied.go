@@ -41,11 +41,15 @@ func (d *deniedLog) warn(u config.Upstream, e *upstream.Error) {
 
 // credentialKeys names the settings of an upstream that are its credentials.
 func credentialKeys(u config.Upstream) string {
-	const password, certificate = "username and password (or password_file)", "client_certificate and client_private_key"
+	const certificate = "client_certificate and client_private_key"
+	password := "username and password (or password_file)"
+	if u.CredentialHelper != "" {
+		password = "credential_helper"
+	}
 	switch {
 	case u.ClientCertificate == "":
 		return password
-	case u.Username == "":
+	case u.Username == "" && u.CredentialHelper == "":
 		return certificate
 	default:
 		return password + ", " + certificate

@@ -18,6 +18,7 @@ func TestDeniedLog(t *testing.T) {
 	url := func(host string) config.URL { return config.URL{Scheme: "https", Host: host} }
 	password := config.Upstream{URL: url("ghcr.io"), Username: "reader", Password: "s3cret"}
 	certificate := config.Upstream{URL: url("ghcr.io"), ClientCertificate: "/c.pem", ClientPrivateKey: "/k.pem"}
+	helper := config.Upstream{URL: url("ghcr.io"), CredentialHelper: "ecr-login"}
 	both := password
 	both.ClientCertificate, both.ClientPrivateKey = "/c.pem", "/k.pem"
 	other := config.Upstream{URL: url("ghcr.io"), Username: "reader", Password: "another"}
@@ -29,6 +30,7 @@ func TestDeniedLog(t *testing.T) {
 	}{
 		"password":        {password, []config.Namespace{{Key: "ghcr.io", Upstreams: []config.Upstream{password}}}, "username and password (or password_file)", `[repository."ghcr.io".upstream[0]]`},
 		"certificate":     {certificate, []config.Namespace{{Key: "ghcr.io", Upstreams: []config.Upstream{certificate}}}, "client_certificate and client_private_key", `[repository."ghcr.io".upstream[0]]`},
+		"helper":          {helper, []config.Namespace{{Key: "ghcr.io", Upstreams: []config.Upstream{helper}}}, "credential_helper", `[repository."ghcr.io".upstream[0]]`},
 		"both":            {both, []config.Namespace{{Key: "ghcr.io", Upstreams: []config.Upstream{both}}}, "username and password (or password_file), client_certificate and client_private_key", `[repository."ghcr.io".upstream[0]]`},
 		"one of several":  {password, []config.Namespace{{Key: "ghcr.io", Upstreams: []config.Upstream{other, password}}}, "username and password (or password_file)", `[repository."ghcr.io".upstream[1]]`},
 		"of several":      {password, []config.Namespace{{Key: "a", Upstreams: []config.Upstream{password}}, {Key: "b/c", Upstreams: []config.Upstream{other, password}}}, "username and password (or password_file)", `[repository."a".upstream[0] repository."b/c".upstream[1]]`},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weirhq/weir/internal/credhelper"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -95,6 +97,11 @@ var messages = []message{
 		name: "credentials refused", options: []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")}, change: wrongPassword, status: 403, code: "DENIED",
 		want: `ghcr.io refused the configured credentials for org/app:1.2 (401 Unauthorized: UNAUTHORIZED: authentication required). ` +
 			`Check username and password of repository."ghcr.io".upstream[0], and that they may read it`,
+	},
+	{
+		name: "credential helper", options: []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")}, change: missingHelper, status: 502, code: "UNAVAILABLE",
+		want: `ghcr.io could not deliver org/app:1.2: /missing/docker-credential-x: fork/exec /missing/docker-credential-x: no such file or directory. ` +
+			`Check credential_helper of repository."ghcr.io".upstream[0], and the log of the mirror`,
 	},
 	{
 		name: "credentials not asked for", fault: []upstreamtest.Effect{upstreamtest.Status(401, "")}, change: wrongPassword, status: 403, code: "DENIED",
@@ -392,6 +399,10 @@ const (
 var otherCertificate = &x509.Certificate{DNSNames: []string{"other.example"}}
 
 func wrongPassword(o *upstream.Options) { o.Username, o.Password = "reader", "wrong" }
+
+func missingHelper(o *upstream.Options) {
+	o.Helper = credhelper.New("/missing/docker-credential-x", "ghcr.io", time.Hour, slog.New(slog.DiscardHandler))
+}
 
 func https(o *upstream.Options) { o.URL.Scheme = "https" }
 

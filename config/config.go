@@ -153,7 +153,9 @@ func (n Namespace) HasCredentials() bool {
 }
 
 // HasCredentials reports whether the upstream is asked with credentials.
-func (u Upstream) HasCredentials() bool { return u.Username != "" || u.ClientCertificate != "" }
+func (u Upstream) HasCredentials() bool {
+	return u.Username != "" || u.CredentialHelper != "" || u.ClientCertificate != ""
+}
 
 // Warm is a list of images that the server keeps in its cache.
 type Warm struct {
@@ -170,6 +172,8 @@ type Upstream struct {
 	APIPath           APIPath       `toml:"api_path"` // goes before /v2/
 	Username          string        `toml:"username"`
 	Password          Secret        `toml:"password"`
+	CredentialHelper  string        `toml:"credential_helper"`  // in place of username and password; a name or a path
+	CredentialTTL     Duration      `toml:"credential_ttl"`     // for which an answer of the helper holds
 	ClientCertificate string        `toml:"client_certificate"` // path of a PEM file
 	ClientPrivateKey  string        `toml:"client_private_key"` // path of a PEM file
 	ServerCABundle    string        `toml:"server_ca_bundle"`   // path of a PEM file, added to the system roots

@@ -84,7 +84,7 @@ func defaultFallbackOn(n Namespace) []Class {
 }
 
 func newUpstream() Upstream {
-	return Upstream{MaxRedirect: 5, ConnectTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second}
+	return Upstream{CredentialTTL: Duration(30 * time.Minute), MaxRedirect: 5, ConnectTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second}
 }
 
 func newWarm() Warm { return Warm{Every: Duration(6 * time.Hour), Referrers: true} }

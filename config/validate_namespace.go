@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirhq/weir/internal/credhelper"
 	"github.com/weirhq/weir/oci"
 )
 
@@ -94,6 +95,7 @@ func (v *validator) upstream(at string, u Upstream) {
 	_, err := u.ProxyURL()
 	v.failed(at+".proxy", err)
 	v.together(at, "username", u.Username, "password", u.Password.Reveal())
+	v.credentialHelper(at, u)
 	if u.TokenRealm != "" && !registryHost.MatchString(strings.ToLower(u.TokenRealm)) {
 		v.fail(at+".token_realm", "must be a host name with an optional port, as in auth.docker.io, without https:// and without a path")
 	}
@@ -108,6 +110,20 @@ func (v *validator) upstream(at string, u Upstream) {
 	}
 	if u.ReadTimeout < time.Second {
 		v.fail(at+".read_timeout_secs", "must be at least 1")
+	}
+}
+
+// credentialHelper checks the program that gives the password of an upstream.
+func (v *validator) credentialHelper(at string, u Upstream) {
+	if u.CredentialHelper == "" {
+		return
+	}
+	if u.CredentialTTL < Duration(time.Second) {
+		v.fail(at+".credential_ttl", `must be at least "1s"`)
+	}
+	v.failed(at+".credential_helper", credhelper.Check(u.CredentialHelper))
+	if u.Username != "" || u.Password != "" {
+		v.fail(at+".credential_helper", "gives the password, and username and password give one, too; remove one or the other")
 	}
 }
 

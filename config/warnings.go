@@ -3,12 +3,14 @@ package config
 import (
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirhq/weir/internal/credhelper"
 	"github.com/weirhq/weir/internal/hosts"
 )
 
@@ -37,10 +39,30 @@ func (c *Config) Warnings() []string {
 		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
 			"Every client can read all that these credentials can read: %s", c.Server.BindAddress, c.named(lent)))
 	}
+	for _, at := range c.missingHelpers() {
+		warnings = append(warnings, fmt.Sprintf("%s is no program that Weir can run, so this upstream gets no password. Install it, or give the absolute path of the program", c.named([]string{at})))
+	}
 	if plain := c.plainCredentials(); len(plain) > 0 {
 		warnings = append(warnings, "credentials go over http, so everyone on the way to the upstream can read them. Use https in url of: "+c.named(plain))
 	}
 	return warnings
+}
+
+// missingHelpers returns the key paths of the credential helpers that are not in the PATH
+// or cannot be run. They may still be installed, so that is no error.
+func (c *Config) missingHelpers() []string {
+	var keys []string
+	for _, r := range c.Namespaces {
+		for i, u := range r.Upstreams {
+			if u.CredentialHelper == "" {
+				continue
+			}
+			if _, err := exec.LookPath(credhelper.Program(u.CredentialHelper)); err != nil {
+				keys = append(keys, elementOf(keyIn("repository", r.Key)+".upstream", i)+".credential_helper")
+			}
+		}
+	}
+	return keys
 }
 
 // plainCredentials returns the key paths of the upstreams on other machines that receive
@@ -49,7 +71,7 @@ func (c *Config) plainCredentials() []string {
 	var keys []string
 	for _, r := range c.Namespaces {
 		for i, u := range r.Upstreams {
-			if u.Username != "" && u.URL.Std().Scheme == "http" && !hosts.Loopback(u.URL.Std().Hostname()) {
+			if (u.Username != "" || u.CredentialHelper != "") && u.URL.Std().Scheme == "http" && !hosts.Loopback(u.URL.Std().Hostname()) {
 				keys = append(keys, elementOf(keyIn("repository", r.Key)+".upstream", i))
 			}
 		}

@@ -28,7 +28,7 @@ var rows = [][]string{
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain"},
 	{"storage", "storage/spool", "storage/disk"},
 	{"tokencache", "config", "clientconfig", "door"},
-	{"oci", "internal/bounded", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal", "internal/shortage"},
+	{"oci", "internal/bounded", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal", "internal/shortage", "internal/credhelper"},
 }
 
 // within are the imports that stay within a row. Before you add one, check that
@@ -42,6 +42,7 @@ var within = map[string][]string{
 	"warm/remote":             {"warm"},
 	"storage":                 {"storage/spool"},
 	"storage/disk":            {"storage", "storage/spool"},
+	"internal/credhelper":     {"internal/episode"},
 	"internal/flight":         {"internal/notify"},
 	"internal/forwarded":      {"internal/printable"},
 }

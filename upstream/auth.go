@@ -24,10 +24,6 @@ const (
 	freshToken = 5 * time.Second
 )
 
-type credentials struct{ username, password string }
-
-func (c credentials) set() bool { return c.username != "" || c.password != "" }
-
 // challengeKey is the place of a challenge: a host, there the API of a registry or
 // something else, such as a storage service, and a repository.
 type challengeKey struct {
@@ -57,13 +53,13 @@ func newAuthorizer(tokens *tokencache.Cache, service *tokenService) *authorizer 
 // refused request, and a new challenge by sending the request again.
 type authTransport struct {
 	*authorizer
-	base        http.RoundTripper
-	origin      *url.URL // scheme, host and port that the requests go to
-	repository  string
-	api         bool        // the requests go to the API of a registry
-	credentials credentials // none for the target of a redirect
-	scope       string      // the repository's name at that origin
-	from        zone.Zone   // of the registry, if it has answered before
+	base       http.RoundTripper
+	origin     *url.URL // scheme, host and port that the requests go to
+	repository string
+	api        bool      // the requests go to the API of a registry
+	login      *login    // without credentials for the target of a redirect
+	scope      string    // the repository's name at that origin
+	from       zone.Zone // of the registry, if it has answered before
 }
 
 // RoundTrip returns a refusal that a fresh token did not change as the response
@@ -84,6 +80,9 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return resp, nil
 		}
 		discard(resp.Body)
+		if sent.basic {
+			t.login.denied(sent.with)
+		}
 		if sent.token.Value != "" {
 			t.tokens.Invalidate(req.Context(), sent.key, sent.token)
 		}
@@ -96,7 +95,7 @@ func (t *authTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 // known. If only the API's root challenges, its challenge counts for all repositories.
 func (t *authTransport) recall() challenge {
 	wanted, ok := t.remembered.Get(t.key())
-	if ok || !t.credentials.set() {
+	if ok || !t.login.set() {
 		return wanted
 	}
 	wanted, ok = t.remembered.Get(t.rootKey())
@@ -114,7 +113,7 @@ func (t *authTransport) next(sent *authorized, resp *http.Response, wanted chall
 		return challenge{}, false
 	}
 	// Some registries hide content from anonymous clients, without a challenge.
-	if sent.anonymous() && t.credentials.set() && mayHide(resp) {
+	if sent.anonymous() && t.login.set() && mayHide(resp) {
 		if next, ok = t.choose(resp); ok {
 			return next, true
 		}
@@ -130,7 +129,7 @@ func (t *authTransport) next(sent *authorized, resp *http.Response, wanted chall
 	if !ok && resp.StatusCode == http.StatusForbidden {
 		next, ok = wanted, true // its token expired: a refusal like any other, without a challenge
 	}
-	if sent.basic && next.scheme == "basic" {
+	if sent.basic && next.scheme == "basic" && !sent.old() {
 		return challenge{}, false // the credentials are refused
 	}
 	return next, ok
@@ -151,6 +150,7 @@ func mayHide(resp *http.Response) bool {
 type authorized struct {
 	*http.Request
 	basic bool
+	with  credentials // for basic, or for the token
 	key   tokencache.Key
 	token tokencache.Token // zero if the challenge wants none
 }
@@ -170,9 +170,10 @@ func (a *authorized) refused(resp *http.Response) bool {
 	}
 }
 
-// old reports whether the request was sent with a token that may have expired.
+// old reports whether the request was sent with a token that may have expired, or with a
+// password that may have.
 func (a *authorized) old() bool {
-	return a.token.Value != "" && time.Since(a.token.Issued) > freshToken
+	return a.token.Value != "" && time.Since(a.token.Issued) > freshToken || a.basic && a.with.mayHaveExpired()
 }
 
 // authorize returns a copy of the request with the credentials or the token that
@@ -181,15 +182,14 @@ func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, 
 	a := &authorized{Request: req.Clone(req.Context())}
 	switch c.scheme {
 	case "basic":
-		a.SetBasicAuth(t.credentials.username, t.credentials.password)
+		var err error
+		if a.with, err = t.login.get(req.Context()); err != nil {
+			return nil, err
+		}
+		a.SetBasicAuth(a.with.username, a.with.password)
 		a.basic = true
 	case "bearer":
-		var err error
-		a.key = t.tokenKey(c)
-		a.token, err = t.tokens.Token(req.Context(), a.key, func(ctx context.Context) (tokencache.Token, error) {
-			return t.service.fetch(ctx, t.origin, a.key, t.credentials, c.from)
-		})
-		if err != nil {
+		if err := t.acquire(a, c); err != nil {
 			// The challenge may be out of date: the next request asks for it anew.
 			// A limit of the token service says nothing about the challenge, and a
 			// request without a token would only be refused.
@@ -201,6 +201,29 @@ func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, 
 		a.Header.Set("Authorization", "Bearer "+a.token.Value)
 	}
 	return a, nil
+}
+
+// acquire adds the token that a challenge wants to a request. A token service may refuse a
+// password that has expired: it then gets the next one, once.
+func (t *authTransport) acquire(a *authorized, c challenge) error {
+	for {
+		var err error
+		if a.with, err = t.login.get(a.Context()); err != nil {
+			return err
+		}
+		a.key = t.tokenKey(c, a.with)
+		a.token, err = t.tokens.Token(a.Context(), a.key, func(ctx context.Context) (tokencache.Token, error) {
+			return t.service.fetch(ctx, t.origin, a.key, a.with, c.from)
+		})
+		if !errors.Is(err, ErrDenied) {
+			return err
+		}
+		expired := a.with.mayHaveExpired()
+		t.login.denied(a.with)
+		if !expired {
+			return err
+		}
+	}
 }
 
 func (t *authTransport) key() challengeKey {
@@ -215,7 +238,7 @@ func (t *authTransport) rootKey() challengeKey {
 // tokenKey names the token to answer a challenge with. Its scope is to pull from the
 // repository, and nothing more: a hostile challenge may ask for the right to push, or for
 // another repository of the account. Docker clients ignore the challenge's scope, too.
-func (t *authTransport) tokenKey(c challenge) tokencache.Key {
+func (t *authTransport) tokenKey(c challenge, with credentials) tokencache.Key {
 	scope := ""
 	if t.scope != "" {
 		scope = "repository:" + t.scope + ":pull"
@@ -225,7 +248,7 @@ func (t *authTransport) tokenKey(c challenge) tokencache.Key {
 		Realm:    c.params["realm"],
 		Service:  c.params["service"],
 		Scope:    scope,
-		Account:  tokencache.Fingerprint(t.credentials.username, t.credentials.password),
+		Account:  tokencache.Fingerprint(with.username, with.password),
 	}
 }
 
@@ -242,7 +265,7 @@ func (t *authTransport) choose(resp *http.Response) (challenge, bool) {
 		}
 	}
 	for _, c := range challenges {
-		if c.scheme == "basic" && t.credentials.set() {
+		if c.scheme == "basic" && t.login.set() {
 			return c, true
 		}
 	}

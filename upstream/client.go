@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/internal/credhelper"
 	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/internal/zone"
@@ -58,6 +59,8 @@ type Options struct {
 	// registries on one host, each below a path.
 	APIPath            string
 	Username, Password string
+	// Helper gives the username and the password in place of those two; nil: none does.
+	Helper *credhelper.Helper
 	// Certificate is the client certificate. Only the URL's own origin is
 	// ever offered it, never the target of a redirect elsewhere.
 	Certificate *tls.Certificate
@@ -97,7 +100,7 @@ type Client struct {
 	root            string // path of the API, "/v2/" for most registries
 	host            string // as the URL has it, for logs and error messages
 	label           string // host:port, for metrics
-	credentials     credentials
+	login           *login
 	certificate     bool   // a client certificate is configured
 	tokenRealm      string // lower case
 	maxRedirects    int
@@ -145,7 +148,7 @@ func NewClient(o Options) *Client {
 		root:            o.APIPath + "/v2/",
 		host:            strings.ToLower(o.URL.Host),
 		label:           strings.ToLower(net.JoinHostPort(o.URL.Hostname(), portOf(o.URL))),
-		credentials:     credentials{o.Username, o.Password},
+		login:           newLogin(o),
 		certificate:     o.Certificate != nil,
 		tokenRealm:      strings.ToLower(o.TokenRealm),
 		maxRedirects:    o.MaxRedirects,
@@ -403,9 +406,9 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 // gets an anonymous token, and none that was for the API. The zone is that of the
 // registry, if it has answered before.
 func (c *Client) authenticated(target *url.URL, repository string, from zone.Zone) *authTransport {
-	t := &authTransport{authorizer: c.auth, base: c.transport(target, from), origin: target, api: c.isAPI(target), repository: repository, scope: repository, from: from}
+	t := &authTransport{authorizer: c.auth, base: c.transport(target, from), origin: target, api: c.isAPI(target), repository: repository, scope: repository, from: from, login: &login{}}
 	if c.ownAPI(target) {
-		t.credentials = c.credentials
+		t.login = c.login
 	} else if name := repositoryIn(target.Path); name != "" {
 		t.scope = name // registry.k8s.io, for example, redirects to a repository of another name
 	}
@@ -452,8 +455,8 @@ func (c *Client) identify(e *Error, call call) *Error {
 	identified := *e // a copy: all callers that wait for one token share its failure
 	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
 	identified.Op = cmp.Or(e.Op, call.op)
-	identified.Credentials, identified.root = c.credentials.set(), c.root
-	identified.Message = c.credentials.hide(e.Message)
+	identified.Credentials, identified.root = c.login.set(), c.root
+	identified.Message = c.login.hide(e.Message)
 	return &identified
 }
 

@@ -1,9 +1,7 @@
 package upstream
 
 import (
-	"encoding/base64"
 	"net/http"
-	"strings"
 	"time"
 )
 
@@ -43,16 +41,4 @@ func (c *Client) deniesCredentials(e *Error) bool {
 // endpoint refuse it too.
 func isFinal(e *Error, call call) bool {
 	return e.Op == opToken || e.Status == 0 || call.method == http.MethodGet && e.Op != opReferrers
-}
-
-// hide takes the password out of a text of the upstream's, which clients and the log
-// get. A misconfigured registry or proxy may repeat a request's header.
-func (c credentials) hide(text string) string {
-	// A shorter password would cut harmless words into pieces, which shows it.
-	const shortest = 4
-	if len(c.password) < shortest {
-		return text
-	}
-	basic := base64.StdEncoding.EncodeToString([]byte(c.username + ":" + c.password))
-	return strings.NewReplacer(c.password, "[hidden]", basic, "[hidden]").Replace(text)
 }

@@ -139,9 +139,13 @@ func limitedError(left time.Duration) *Error {
 	return &Error{Class: ClassRateLimited, coolingDown: true, RetryAfter: left, Message: "no request is sent before the limit ends"}
 }
 
-// account names the credentials without revealing them.
+// account names the credentials without revealing them. Those of a helper change, and are
+// those of one account.
 func (c *Client) account() string {
-	return tokencache.Fingerprint(c.credentials.username, c.credentials.password)
+	if c.login.helper != nil {
+		return tokencache.Fingerprint("credential helper", c.login.helper.Name())
+	}
+	return tokencache.Fingerprint(c.login.fixed.username, c.login.fixed.password)
 }
 
 // limited starts the cooldown that a 429 of a place asks for. It is shared with other

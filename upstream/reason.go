@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/weirhq/weir/internal/credhelper"
 	"github.com/weirhq/weir/internal/zone"
 	"github.com/weirhq/weir/oci"
 )
@@ -46,6 +47,7 @@ const (
 	TrustRealm                           // the registry names another token service than Options.TokenRealm
 	NeverAdmitted                        // a redirect or a realm leads to a link-local address
 	CheckSpeed                           // a manifest or a list comes too slowly
+	CheckHelper                          // Options.Helper gives no password
 	RaiseLimits                          // this machine lacks open files, ports or memory
 )
 
@@ -64,6 +66,8 @@ func (e *Error) Remedy() Remedy {
 	switch {
 	case e.Local():
 		return RaiseLimits
+	case isA[*credhelper.Error](e.Err):
+		return CheckHelper
 	case errors.Is(e.Err, oci.ErrSchema1):
 		return PushAgain
 	case errors.Is(e.Err, oci.ErrManifestTooLarge):

@@ -32,9 +32,9 @@ func (c *Client) refusal(resp *http.Response) *Error {
 		e.Err = &redirectedError{host: target.Host}
 	}
 	// Without credentials, a challenge asks for them.
-	asks := !c.credentials.set() && resp.Header.Get("WWW-Authenticate") != ""
+	asks := !c.login.set() && resp.Header.Get("WWW-Authenticate") != ""
 	// Another registry behind a redirect never gets the credentials.
-	sent := resp.Request.Header.Get("Authorization") != "" && (c.ownAPI(target) || !c.credentials.set())
+	sent := resp.Request.Header.Get("Authorization") != "" && (c.ownAPI(target) || !c.login.set())
 	e.NotAsked = e.Class == ClassDenied && !sent && !asks
 	// A body that breaks off is no registry's word.
 	e.foreign = e.Code == "" && (whole.err != nil || isForeign(body.Bytes()))
