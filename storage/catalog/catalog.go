@@ -3,6 +3,7 @@
 //   - A [Tag] is the descriptor that a tag had when an upstream was last asked.
 //   - A link says that a repository possesses a digest, and may serve it. One
 //     repository's link says nothing about another repository.
+//   - A delivery says that a namespace's own upstreams delivered all bytes of a digest.
 //   - A [Document] is another answer of an upstream, such as a list of tags.
 package catalog
 
@@ -74,10 +75,11 @@ const (
 // about the digest, if an argument cannot be part of a record's key, and
 // otherwise the errors of the records.
 type Catalog struct {
-	records   storage.Records
-	tags      *table[Tag]
-	links     *table[link]
-	documents *table[Document]
+	records    storage.Records
+	tags       *table[Tag]
+	links      *table[link]
+	deliveries *table[delivery]
+	documents  *table[Document]
 }
 
 // New returns a catalog over records.
@@ -97,8 +99,10 @@ func New(records storage.Records, opts Options) *Catalog {
 	// Documents are read when an upstream has failed, seldom and each of another size:
 	// they have no place in memory.
 	documents := newTable(records, validDocument, opts.Logger)
-	tags.touch, links.touch, documents.touch = opts.Touch, opts.Touch, opts.Touch
-	return &Catalog{records: records, tags: tags, links: links, documents: documents}
+	// Deliveries are read when a repository is about to use bytes that it did not bring.
+	deliveries := newTable(records, validDelivery, opts.Logger)
+	tags.touch, links.touch, deliveries.touch, documents.touch = opts.Touch, opts.Touch, opts.Touch, opts.Touch
+	return &Catalog{records: records, tags: tags, links: links, deliveries: deliveries, documents: documents}
 }
 
 // Tag returns the last known state of a tag, or ErrNotExist. Checked is the zero time
@@ -280,10 +284,10 @@ func (c *Catalog) Repositories(ctx context.Context) ([]storage.RepoID, error) {
 		if err != nil {
 			return nil, fmt.Errorf("storage: cannot list the repositories: %w", err)
 		}
-		// Documents alone do not make a repository. The keys of one repository
-		// have their beginning in common, so that they come one after the other.
+		// Documents and deliveries alone do not make a repository. The keys of one
+		// repository have their beginning in common, so that they come one after the other.
 		repo, sort, ok := splitKey(key)
-		if ok && sort.digest != nil && (len(repos) == 0 || repos[len(repos)-1] != repo) {
+		if ok && sort.digest != nil && !sort.whole && (len(repos) == 0 || repos[len(repos)-1] != repo) {
 			repos = append(repos, repo)
 		}
 	}

@@ -245,7 +245,10 @@ func TestCatalogRepositories(t *testing.T) {
 		}
 	}
 	must(t, c.PutDocument(t.Context(), storage.RepoID{Namespace: "ghcr.io", Name: "has/only/documents"}, "tags", "", catalog.Document{Checked: checked}))
-	for _, garbage := range []string{"top", "ghcr.io/x", "ghcr.io/_tags/x", "ghcr.io/x/_other/y", "%zz/x/_tags/y", "%67hcr.io/x/_tags/y", "ghcr.io%2facme/app/_tags/lower-case-escape"} {
+	must(t, c.PutDelivery(t.Context(), "has.only.deliveries", blob("layer").Digest))
+	must(t, c.PutDelivery(t.Context(), "ghcr.io", blob("layer").Digest))
+	must(t, c.PutKeeping(t.Context(), []string{"ghcr.io"}))
+	for _, garbage := range []string{"top", "ghcr.io/x", "ghcr.io/_tags/x", "ghcr.io/acme/_deliveries/sha256/x", "ghcr.io/x/_other/y", "%zz/x/_tags/y", "%67hcr.io/x/_tags/y", "ghcr.io%2facme/app/_tags/lower-case-escape"} {
 		must(t, m.Records().Put(t.Context(), garbage, []byte("garbage")))
 	}
 	reads := m.Calls("Get")

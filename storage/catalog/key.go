@@ -22,16 +22,20 @@ import (
 //
 // No segment of a name begins with an underscore (distribution-spec, "Pulling
 // manifests"), so that a repository's records never mix with those of a
-// repository whose name continues below it.
+// repository whose name continues below it. A record of a whole namespace has no name:
+//
+//	ghcr.io/_deliveries/sha256/<hex>
 const (
-	tagsSegment      = "_tags"      // /<tag>
-	linksSegment     = "_links"     // /<algorithm>/<hex>
-	documentsSegment = "_documents" // /<kind>/<sha256 of the document's name>
+	tagsSegment       = "_tags"       // /<tag>
+	linksSegment      = "_links"      // /<algorithm>/<hex>
+	documentsSegment  = "_documents"  // /<kind>/<sha256 of the document's name>
+	deliveriesSegment = "_deliveries" // /<algorithm>/<hex>, of a namespace
 )
 
 // sort is one sort of record.
 type sort struct {
 	segment string
+	whole   bool // of a whole namespace
 	// digest returns the digest of the content that a record is about. It is
 	// nil for records that are kept as long as a record of another sort.
 	digest func(ctx context.Context, c *Catalog, key string) (digest.Digest, error)
@@ -51,9 +55,19 @@ var sorts = []sort{
 	},
 	{
 		segment: linksSegment,
-		digest:  func(_ context.Context, _ *Catalog, key string) (digest.Digest, error) { return digestOfLink(key), nil },
-		delete:  func(ctx context.Context, c *Catalog, key string) error { return c.links.delete(ctx, key) },
-		count:   func(r *PruneReport) *int { return &r.Links },
+		digest: func(_ context.Context, _ *Catalog, key string) (digest.Digest, error) {
+			return digestBelow(linksSegment, key), nil
+		},
+		delete: func(ctx context.Context, c *Catalog, key string) error { return c.links.delete(ctx, key) },
+		count:  func(r *PruneReport) *int { return &r.Links },
+	},
+	{
+		segment: deliveriesSegment,
+		whole:   true,
+		digest: func(_ context.Context, _ *Catalog, key string) (digest.Digest, error) {
+			return digestBelow(deliveriesSegment, key), nil
+		},
+		delete: func(ctx context.Context, c *Catalog, key string) error { return c.deliveries.delete(ctx, key) },
 	},
 	{
 		segment: documentsSegment,
@@ -85,6 +99,17 @@ func linkKey(repo storage.RepoID, dgst digest.Digest) (string, error) {
 	return leafKey(repo, linksSegment+"/"+dgst.Algorithm().String(), dgst.Encoded())
 }
 
+func deliveryKey(namespace string, dgst digest.Digest) (string, error) {
+	if namespace == "" {
+		return "", fmt.Errorf("%w: a delivery without a namespace", storage.ErrInvalidKey)
+	}
+	if err := storage.ValidateDigest(dgst); err != nil {
+		return "", err
+	}
+	key := url.PathEscape(namespace) + "/" + deliveriesSegment + "/" + dgst.Algorithm().String() + "/" + dgst.Encoded()
+	return key, storage.ValidateKey(key)
+}
+
 func documentKey(repo storage.RepoID, kind, name string) (string, error) {
 	if strings.Contains(kind, "/") {
 		return "", fmt.Errorf("%w: kind %q of a document has a slash", storage.ErrInvalidKey, kind)
@@ -106,7 +131,8 @@ func leafKey(repo storage.RepoID, segment, leaf string) (string, error) {
 }
 
 // splitKey returns the repository that a key belongs to, and the sort of its
-// record. It reports false for a key that no [Catalog] makes.
+// record. The repository of a record of a whole namespace has no name. It reports
+// false for a key that no [Catalog] makes.
 func splitKey(key string) (repo storage.RepoID, of sort, ok bool) {
 	// A namespace is escaped in one way only; other spellings are not ours.
 	escaped, rest, _ := strings.Cut(key, "/")
@@ -115,21 +141,22 @@ func splitKey(key string) (repo storage.RepoID, of sort, ok bool) {
 		return storage.RepoID{}, sort{}, false
 	}
 	// The first underscore at the start of a segment ends the name.
-	name, record, ok := strings.Cut(rest, "/_")
-	if !ok || name == "" {
+	name, record, ok := strings.Cut("/"+rest, "/_")
+	if !ok {
 		return storage.RepoID{}, sort{}, false
 	}
+	name = strings.TrimPrefix(name, "/")
 	segment, _, ok := strings.Cut("_"+record, "/")
 	row := slices.IndexFunc(sorts, func(s sort) bool { return s.segment == segment })
-	if !ok || row < 0 {
+	if !ok || row < 0 || sorts[row].whole != (name == "") {
 		return storage.RepoID{}, sort{}, false
 	}
 	return storage.RepoID{Namespace: namespace, Name: name}, sorts[row], true
 }
 
-// digestOfLink returns the digest that a link's key was made from.
-func digestOfLink(key string) digest.Digest {
-	at := strings.LastIndex(key, linksSegment+"/") + len(linksSegment) + 1
+// digestBelow returns the digest that a key below a segment was made from.
+func digestBelow(segment, key string) digest.Digest {
+	at := strings.LastIndex(key, segment+"/") + len(segment) + 1
 	algorithm, encoded, _ := strings.Cut(key[at:], "/")
 	return digest.NewDigestFromEncoded(digest.Algorithm(algorithm), encoded)
 }

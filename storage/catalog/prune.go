@@ -101,8 +101,11 @@ func (c *Catalog) pruneRepository(ctx context.Context, records []record, opts Pr
 		if err := c.remove(ctx, r, opts); err != nil {
 			return err
 		}
-		removed++
-		*r.count(report)++
+		// Records of a whole namespace make no repository.
+		if r.count != nil {
+			removed++
+			*r.count(report)++
+		}
 	}
 	if alive > 0 {
 		return nil

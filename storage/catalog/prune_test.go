@@ -29,6 +29,11 @@ func TestPrune(t *testing.T) {
 	must(t, c.PutLink(t.Context(), app, manifest("new")))
 	must(t, c.PutTag(t.Context(), app, "new", catalog.Tag{Descriptor: manifest("new"), Checked: checked}))
 	must(t, c.PutLink(t.Context(), below, blob("new layer")))
+	for _, content := range []string{"old layer", "new layer"} {
+		must(t, c.PutDelivery(t.Context(), app.Namespace, blob(content).Digest))
+	}
+	must(t, c.PutDelivery(t.Context(), "dead", blob("old layer").Digest))
+	must(t, c.PutKeeping(t.Context(), []string{"dead"}))
 	must(t, m.Records().Put(t.Context(), "ghcr.io/acme/dead/_tags/garbage", []byte("{")))
 	must(t, m.Records().Put(t.Context(), "foreign", []byte("not ours")))
 	before := keys(t, m)
@@ -65,7 +70,14 @@ func TestPrune(t *testing.T) {
 			t.Errorf("the document of %s: %v", repo, err)
 		}
 	}
-	if after := keys(t, m); len(after) != len(before)-11 || !slices.Contains(after, "foreign") {
+	if err := c.Delivered(t.Context(), app.Namespace, blob("old layer").Digest); !errors.Is(err, storage.ErrNotExist) {
+		t.Errorf("a delivery of content that is gone: %v", err)
+	}
+	must(t, c.Delivered(t.Context(), app.Namespace, blob("new layer").Digest))
+	if got, err := c.Keeping(t.Context()); !slices.Equal(got, []string{"dead"}) || err != nil {
+		t.Errorf("Keeping = %q, %v", got, err)
+	}
+	if after := keys(t, m); len(after) != len(before)-13 || !slices.Contains(after, "foreign") {
 		t.Errorf("left %q of %q", after, before)
 	}
 	if got, err := c.Prune(t.Context(), catalog.PruneOptions{Gone: gone}); got != (catalog.PruneReport{}) || err != nil {

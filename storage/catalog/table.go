@@ -243,7 +243,7 @@ func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) 
 
 func validLink(key string, link link) error {
 	descriptor := link.Descriptor
-	if dgst := digestOfLink(key); descriptor.Digest != dgst {
+	if dgst := digestBelow(linksSegment, key); descriptor.Digest != dgst {
 		return fmt.Errorf("%w: a link of %s to %q", storage.ErrInvalidRecord, dgst, string(descriptor.Digest))
 	}
 	return validDescriptor(descriptor)
