@@ -60,14 +60,20 @@ type Group struct {
 // key identifies a download.
 type key struct {
 	digest digest.Digest
-	apart  storage.RepoID // of a Source that is Apart; else zero
+	// within is the repository whose sources alone may join, of a Source that is Apart.
+	// It has no name, and stands for its namespace, if the Source has Lent. Else it is zero.
+	within storage.RepoID
 }
 
 func keyOf(dgst digest.Digest, src Source) key {
-	if src.Apart {
+	switch {
+	case src.Apart:
 		return key{dgst, src.Repository}
+	case src.Lent != nil:
+		return key{dgst, storage.RepoID{Namespace: src.Repository.Namespace}}
+	default:
+		return key{digest: dgst}
 	}
-	return key{digest: dgst}
 }
 
 // NewGroup returns a group that works until its Close.
@@ -87,7 +93,8 @@ func NewGroup(opts Options) *Group {
 }
 
 // Open opens a stored content, or else joins its download or starts one from
-// src. Exactly one of the three results is set. If another repository's
+// src. Content that is not lent to src counts as not stored. Exactly one of the
+// three results is set. If another repository's
 // download brings the bytes, the caller must make sure that src's repository
 // may have them before it passes one on.
 func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
@@ -121,7 +128,8 @@ func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*stor
 // find opens a stored content. Content that does not have the size of a source, unless
 // that is 0, counts as not stored: a client must not take it for the whole.
 func (g *Group) find(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, error) {
-	if src.Apart {
+	// Before the store is touched: a search is a use of the content, and takes time.
+	if src.Apart || src.Lent != nil && !src.Lent(ctx) {
 		return nil, storage.ErrNotExist
 	}
 	size := src.Size
