@@ -2,17 +2,21 @@ package app
 
 import (
 	"errors"
-	"io"
 	"log/slog"
 	"testing"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/storagetest"
 	"github.com/weirhq/weir/upstream"
 )
 
 func adviceNamespace(t *testing.T, hosts ...string) *namespace.Namespace {
 	t.Helper()
-	cache := namespace.NewCache(namespace.CacheOptions{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	cache := namespace.NewCache(namespace.CacheOptions{
+		Catalog: catalog.New(storagetest.NewMemory(t).Records(), catalog.Options{}),
+		Logger:  slog.New(slog.DiscardHandler),
+	})
 	table, err := namespace.NewTable(cache, []namespace.Spec{{Key: "ghcr.io", UpstreamHosts: hosts}})
 	if err != nil {
 		t.Fatal(err)

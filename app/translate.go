@@ -44,6 +44,7 @@ func translateBlock(block config.Namespace, limits contentLimits, clients *clien
 		NegativeTTL:             block.NegativeTTL.Std(),
 		MaxStale:                block.MaxStale.Std(),
 		RecheckPossession:       block.RecheckPossession.Std(),
+		Unshared:                !block.Shared,
 		MaxManifest:             limits.manifest,
 		Warm:                    translateWarm(block.Warm),
 	}

@@ -34,6 +34,7 @@ every = "6h"
 referrers = false
 [repository."ghcr.io"]
 offline = true
+shared = false
 [[repository."ghcr.io".upstream]]
 url = "https://registry-1.docker.io"
 `
@@ -50,7 +51,7 @@ func TestTranslate(t *testing.T) {
 		t.Fatalf("%d namespaces, clients %v", len(u.Specs), u.Clients)
 	}
 	s := u.Specs[slices.IndexFunc(cfg.Namespaces, func(n config.Namespace) bool { return n.Key == "docker" })]
-	if s.Key != "docker" || s.Host != "docker.io" || !s.Default || s.Offline || !s.DockerHub || s.MaxManifest != 1<<20 {
+	if s.Key != "docker" || s.Host != "docker.io" || !s.Default || s.Offline || s.Unshared || !s.DockerHub || s.MaxManifest != 1<<20 {
 		t.Errorf("%+v", s)
 	}
 	if s.TagTTL != 5*time.Minute || s.NegativeTTL != time.Minute || s.MaxStale != 2*time.Hour || !s.ImmutableTags {
@@ -66,7 +67,7 @@ func TestTranslate(t *testing.T) {
 		t.Errorf("%+v", s.Warm)
 	}
 	other := u.Specs[1]
-	if !other.Offline || other.Default {
+	if !other.Offline || !other.Unshared || other.Default {
 		t.Errorf("%+v", other)
 	}
 	if u.Clients[0][1] != u.Clients[1][0] {

@@ -144,6 +144,7 @@ type Namespace struct {
 	ServeStaleOn            []Class  `toml:"serve_stale_on"`
 	MaxStale                Duration `toml:"max_stale"`          // 0: no limit
 	RecheckPossession       Duration `toml:"recheck_possession"` // 0: never
+	Shared                  bool     `toml:"shared"`             // its content may be used for other blocks
 	FallbackOn              []Class  `toml:"fallback_on"`        // after which failures the next upstream is asked about a tag
 }
 

@@ -56,6 +56,7 @@ func newNamespace(key string, g Global) Namespace {
 		ServeStaleOn:            g.ServeStaleOn,
 		MaxStale:                g.MaxStale,
 		RecheckPossession:       unset,
+		Shared:                  true,
 	}
 }
 

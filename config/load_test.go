@@ -139,6 +139,7 @@ namespace = "ACME.example"
 	}
 	for i := range want {
 		want[i].FallbackOn = []Class{"unavailable", "rate_limited", "denied", "not_found"}
+		want[i].Shared = true
 	}
 	want[4].ServeStaleOn = []Class{}
 	for i := range want[:4] {

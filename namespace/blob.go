@@ -83,7 +83,7 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 		return nil, err
 	}
 	source := n.source(ctx, repo, dgst)
-	source.Size, source.Apart = link.Size, apart && !possessed
+	source.Size, source.Apart, source.Lent = link.Size, apart && !possessed, n.cache.lent(repo, dgst)
 	if !possessed {
 		source.Prove = func(ctx context.Context, content io.ReadSeeker, have, size int64) error {
 			return n.prove(ctx, repo, dgst, content, have, size)
@@ -134,8 +134,11 @@ func (n *Namespace) checkLoop(ctx context.Context, repo storage.RepoID, dgst dig
 	if n.apart(ctx) == "" {
 		return nil
 	}
-	if _, err := n.cache.store.Stat(ctx, dgst); !errors.Is(err, storage.ErrNotExist) {
-		return nil
+	// Content that is not lent is downloaded, whether it is stored or not.
+	if lent := n.cache.lent(repo, dgst); lent == nil || lent(ctx) {
+		if _, err := n.cache.store.Stat(ctx, dgst); !errors.Is(err, storage.ErrNotExist) {
+			return nil
+		}
 	}
 	watched, looped := via.Watch(ctx)
 	_, err := n.spec.Upstreams.StatBlob(watched, repo.Name, dgst)
@@ -185,13 +188,16 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 		b.Content = nil
 		return b, nil
 	}
-	info, statErr := n.cache.store.Stat(ctx, dgst)
+	// Both are needed: this repository's right to the bytes, and the bytes. Without the
+	// right the store is not searched, which would be a use of content of others.
 	link, possessed := n.link(ctx, id, dgst)
-	if statErr == nil && possessed && damaged(link, info) {
-		statErr = storage.ErrNotExist // the next GET fetches it
+	var info storage.Info
+	if possessed {
+		var err error
+		info, err = n.cache.store.Stat(ctx, dgst)
+		possessed = err == nil && !damaged(link, info) // else the next GET fetches it
 	}
-	// Both are needed: the bytes, and this repository's right to them.
-	if statErr == nil && possessed {
+	if possessed {
 		o, err := n.recheck(ctx, id, link)
 		if err != nil {
 			return nil, err
@@ -255,6 +261,7 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 				return // another lookup asks the repository's own upstream
 			}
 			n.cache.putLink(context.Background(), repo, ocispec.Descriptor{Digest: info.Digest, Size: info.Size})
+			n.cache.putDelivery(context.Background(), repo, info.Digest)
 		},
 	}
 }

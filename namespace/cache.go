@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -48,6 +49,7 @@ type Cache struct {
 	listings  *flight.Group[struct{}, []storage.RepoID]
 
 	repositories repositories
+	lenders      atomic.Pointer[lenders] // nil: all namespaces share their content
 
 	negatives *bounded.Cache[lookupKey, negative]
 	book      *tagBook

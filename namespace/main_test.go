@@ -123,18 +123,24 @@ func (m *mirror) chain(key string, registries []*upstreamtest.Registry, change .
 	return m.fallingBack(key, nil, registries, change...)
 }
 
+// client returns a client of a registry.
+func (m *mirror) client(r *upstreamtest.Registry) *upstream.Client {
+	m.t.Helper()
+	c := upstream.NewClient(upstream.Options{
+		URL: r.URL, MaxRedirects: 5, ConnectTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second,
+		DialContext: m.network.DialContext,
+	})
+	m.t.Cleanup(c.Close)
+	return c
+}
+
 // fallingBack is chain with classes after which the next upstream is asked about a tag.
 func (m *mirror) fallingBack(key string, fallbackOn []upstream.Class, registries []*upstreamtest.Registry, change ...func(*namespace.Spec)) *namespace.Namespace {
 	m.t.Helper()
 	spec := namespace.Spec{Key: key}
 	var members []upstream.Member
 	for _, r := range registries {
-		c := upstream.NewClient(upstream.Options{
-			URL: r.URL, MaxRedirects: 5, ConnectTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second,
-			DialContext: m.network.DialContext,
-		})
-		m.t.Cleanup(c.Close)
-		members = append(members, c)
+		members = append(members, m.client(r))
 		spec.UpstreamHosts = append(spec.UpstreamHosts, r.Host)
 	}
 	spec.Upstreams = upstream.NewChain(upstream.ChainOptions{FallbackOn: fallbackOn}, members...)

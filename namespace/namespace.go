@@ -15,6 +15,7 @@
 //	lookup.go           one lookup for all that ask at once; remembered "not found"s
 //	possession.go       may this repository serve bytes that another one brought
 //	proof.go            does the upstream have the bytes that another repository brought
+//	lending.go          may the bytes of another namespace be used at all
 //	tags.go             which manifest a tag names: the only writer of tags
 //	store.go            keep a manifest
 //	blob.go             join or start the download of a blob
@@ -85,6 +86,8 @@ type Spec struct {
 	// RecheckPossession is how long a repository's right to a content holds before its
 	// upstream is asked again; 0: for ever.
 	RecheckPossession time.Duration
+	// Unshared is set if content of the namespace is never used for another one.
+	Unshared bool
 	// Offline is set if upstreams are never contacted.
 	Offline bool
 

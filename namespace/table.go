@@ -15,9 +15,10 @@ type Table struct {
 // Current holds the table that is in force.
 type Current = atomic.Pointer[Table]
 
-// NewTable returns a table of namespaces over a cache. It returns an error if a
-// tag pattern does not compile, or if two specs claim the same key, the same host
-// or the default.
+// NewTable returns a table of namespaces over a cache. From then on the cache lends
+// content between namespaces as the specs say. NewTable returns an error if a tag
+// pattern does not compile, or if two specs claim the same key, the same host or the
+// default.
 func NewTable(cache *Cache, specs []Spec) (*Table, error) {
 	entries := make([]route.Entry[*Namespace], len(specs))
 	for i, spec := range specs {
@@ -31,6 +32,7 @@ func NewTable(cache *Cache, specs []Spec) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
+	cache.lendAs(specs)
 	return &Table{routes}, nil
 }
 
