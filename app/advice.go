@@ -90,6 +90,9 @@ func public(err error) string {
 // raiseFiles is the remedy for a lack of open files of the process.
 const raiseFiles = "Raise the limit on open files of the mirror: LimitNOFILE of its service, or ulimit -n"
 
+// freeSpace is the remedy for a filesystem that cannot keep min_free.
+const freeSpace = "Free space on this filesystem, or lower blob_store.fs.min_free."
+
 // remedyOf returns the sentence that tells an operator how to end a failure of the
 // store, or how to get content of an offline namespace, with the keys of the
 // configuration. It is empty if nothing can be changed.
@@ -124,11 +127,11 @@ func remedyOf(err error) string {
 		// filling up.
 		return "Free space on this filesystem, or raise the disk quota."
 	case short:
-		return "Free space on this filesystem, or lower blob_store.fs.min_free."
+		return freeSpace
 	case tooSlow:
 		return "Check the upstream, or lower global.min_speed if it is always that slow."
 	case isFull:
-		return evictRemedy(full.Reason)
+		return evictRemedy(full)
 	case isOffline:
 		return offlineRemedy(offline) + "."
 	default:
@@ -138,8 +141,13 @@ func remedyOf(err error) string {
 
 // evictRemedy returns the remedy for a store whose limit leaves no room. It is empty
 // if the next download will find room.
-func evictRemedy(reason evict.Reason) string {
-	switch reason {
+func evictRemedy(full *evict.FullError) string {
+	switch full.Reason {
+	case evict.OverShare:
+		if full.Max == 0 {
+			return freeSpace
+		}
+		return "Set blob_store.fs.max_size to more if this block needs it."
 	case evict.InUse:
 		return "Set blob_store.fs.max_size to more if this happens often."
 	case evict.TooSlow:

@@ -41,6 +41,10 @@ func TestWithAdvice(t *testing.T) {
 			"spool: not enough free space: 1.0 MiB wanted; of the store's limit of 1.0 MiB, running downloads take 0 B and content that is being read 0 B. Set blob_store.fs.max_size to more if this happens often.",
 		},
 		{
+			&evict.FullError{Reason: evict.OverShare, Want: 1 << 20, Max: 20 << 20, Owner: "quay.io", Own: 12 << 20},
+			"spool: not enough free space: repository block \"quay.io\" has 12 MiB, more than half of all, and content that others have used within a day is not evicted for it. Set blob_store.fs.max_size to more if this block needs it.",
+		},
+		{
 			&evict.FullError{Reason: evict.CannotDelete, Err: &disk.Error{Doing: "remove x", Reason: disk.ReadOnly, Err: path}},
 			"spool: not enough free space: nothing can be deleted to make room for 0 B: disk: cannot remove x: open /data: read-only file system. Mount this filesystem writable, or set blob_store.fs.root_dir to another one.",
 		},

@@ -16,6 +16,7 @@ import (
 func TestLogAdvises(t *testing.T) {
 	for reason, remedy := range map[evict.Reason]string{
 		evict.InUse: "blob_store.fs.max_size", evict.TooSlow: "blob_store.fs.max_size", evict.CannotDelete: "blob_store.fs.root_dir",
+		evict.OverShare: "blob_store.fs.min_free",
 	} {
 		err := fmt.Errorf("storing: %w", &evict.FullError{Reason: reason, Err: errors.New("EROFS")})
 		for _, format := range []string{"text", "json"} {

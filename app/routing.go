@@ -30,6 +30,7 @@ func (r *routing) apply(cfg *config.Config) error {
 	}
 	// Eviction follows all manifests that the new clients may deliver.
 	r.store.SetMaxManifest(int64(cfg.Global.MaxManifestSize))
+	r.store.SetShared(len(table.Namespaces()) > 1)
 	r.tables.Store(table)
 	r.requests.SetNamespaces(table)
 	r.clients.commit(next)

@@ -19,14 +19,14 @@ import (
 // keep, so if room has to be made first, a job of the pool stores the manifest.
 func (c *Cache) keep(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) bool {
 	desc, says := m.Descriptor, seen{desc: m.Descriptor, at: time.Now(), stored: true, fallback: m.Fallback}
-	err := c.put(ctx, c.spools.CreateNoWait, desc.Digest, m.Body)
+	err := c.put(ctx, c.spools.CreateNoWait, repo.Namespace, desc.Digest, m.Body)
 	if !errors.Is(err, spool.ErrBusy) {
 		return c.kept(ctx, err, repo, tag, says)
 	}
 	// If the pool has no place, the manifest is served and not stored: a later
 	// pull tries again.
 	c.pool.Submit(storing{repo, tag, desc.Digest}, func(ctx context.Context) error {
-		err := c.put(ctx, c.spools.Create, desc.Digest, m.Body)
+		err := c.put(ctx, c.spools.Create, repo.Namespace, desc.Digest, m.Body)
 		c.kept(ctx, err, repo, tag, says)
 		return nil // the health of the store logs a failure
 	})
@@ -50,9 +50,10 @@ func (s storing) String() string {
 	return fmt.Sprintf("store %s of %s:%s", s.digest, s.repo, s.tag)
 }
 
-// put stores a small content that has been verified, in a spool from create.
-func (c *Cache) put(ctx context.Context, create func(size int64) (*spool.Spool, error), dgst digest.Digest, body []byte) error {
-	s, err := create(int64(len(body)))
+// put stores a small content of a repository block that has been verified, in a spool
+// from create.
+func (c *Cache) put(ctx context.Context, create func(block string, size int64) (*spool.Spool, error), block string, dgst digest.Digest, body []byte) error {
+	s, err := create(block, int64(len(body)))
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func ExampleStore() {
 }
 
 func commit(ctx context.Context, store storage.Store, spools *spool.Dir, dgst digest.Digest, content string) error {
-	s, err := spools.Create(int64(len(content)))
+	s, err := spools.Create("", int64(len(content)))
 	if err != nil {
 		return err
 	}

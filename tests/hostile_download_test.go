@@ -2,10 +2,12 @@ package tests
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -111,6 +113,144 @@ func TestAnnouncementsEvictNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A flood of one block's content, complete or not, leaves the other blocks half of the
+// store, less the headroom, and room for new content.
+func TestFloodLeavesOthersTheirShare(t *testing.T) {
+	t.Parallel()
+	const size, old = 2 * mib, 14 // of 32 MiB, or of what a tmpfs of 40 MiB has beyond min_free
+	for name, c := range map[string]struct {
+		limit  string // of the store
+		tmpfs  string
+		bodies func(t *testing.T, w *harness.Weir, blobs map[digest.Digest][]byte)
+	}{
+		"complete blobs, max_size":   {limit: `max_size = "32MiB"`, bodies: completeFlood},
+		"complete blobs, min_free":   {limit: `min_free = "8MiB"`, tmpfs: "40m", bodies: completeFlood},
+		"endless bodies, max_size":   {limit: `max_size = "32MiB"`, bodies: endlessFlood},
+		"endless bodies, min_free":   {limit: `min_free = "8MiB"`, tmpfs: "40m", bodies: endlessFlood},
+		"announced bodies, max_size": {limit: `max_size = "32MiB"`, bodies: announcedFlood},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			if c.tmpfs != "" {
+				dir = onTmpfs(t, c.tmpfs)
+			}
+			honest := upstreamtest.New(t)
+			blobs := floodOf(40)
+			hostile := floods(t, blobs)
+			w := harness.StartWeirIn(t, dir, limited(honest, c.limit)+blockOf("hostile", nil, []string{fmt.Sprintf("url = %q", hostile)}))
+			var kept []digest.Digest
+			for i := range old {
+				kept = append(kept, addRandom(t, honest, "org/app", size, uint64(62000+i)))
+				expectContent(t, "kept", w.Get(t, blobPath("mirror/org/app", kept[i])), kept[i], statusStored)
+			}
+			w.MetricIs(t, 0, "weir_downloads")
+			c.bodies(t, w, blobs)
+			time.Sleep(time.Second) // for the evictor
+			hits := 0
+			for _, dgst := range kept {
+				if w.Do(t, http.MethodHead, blobPath("mirror/org/app", dgst)).Header.Get("Cache-Status") == statusHit {
+					hits++
+				}
+			}
+			t.Logf("%d of %d contents are still stored", hits, old)
+			if hits < old/2-1 {
+				t.Errorf("%d of %d contents are still stored", hits, old)
+			}
+			fresh := addRandom(t, honest, "org/app", mib, 62100)
+			expectContent(t, "new", w.Get(t, blobPath("mirror/org/app", fresh)), fresh, statusStored)
+			harness.Eventually(t, "new content is stored", func() bool {
+				return w.Get(t, blobPath("mirror/org/app", fresh)).Header.Get("Cache-Status") == statusHit
+			})
+			w.MetricIs(t, 0, "weir_store_failing", "kind", "content")
+		})
+	}
+}
+
+// floods is a registry of the given blobs. In place of all others it sends zeroes: those
+// of the repository "endless" have no length and never end, and those of "announced" announce 12 MiB
+// and stop after one.
+func floods(t *testing.T, blobs map[digest.Digest][]byte) (url string) {
+	t.Helper()
+	stop := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, name, isBlob := strings.Cut(r.URL.Path, "/blobs/")
+		body, isComplete := blobs[digest.Digest(name)]
+		switch {
+		case !isBlob:
+			return
+		case isComplete:
+			_, _ = w.Write(body)
+			return
+		case strings.Contains(r.URL.Path, "/announced/"):
+			w.Header().Set("Content-Length", strconv.Itoa(12*mib))
+		}
+		for range 12 {
+			_, _ = w.Write(make([]byte, mib))
+			_ = http.NewResponseController(w).Flush()
+			if w.Header().Get("Content-Length") != "" {
+				break
+			}
+		}
+		select {
+		case <-stop:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(s.Close)
+	t.Cleanup(func() { close(stop) })
+	return s.URL
+}
+
+// floodOf returns n blobs of 1 MiB by their digests.
+func floodOf(n int) map[digest.Digest][]byte {
+	blobs := make(map[digest.Digest][]byte, n)
+	for i := range n {
+		body := make([]byte, mib)
+		copy(body, fmt.Sprint("flood ", i))
+		blobs[digest.FromBytes(body)] = body
+	}
+	return blobs
+}
+
+func completeFlood(t *testing.T, w *harness.Weir, blobs map[digest.Digest][]byte) {
+	for dgst := range blobs {
+		expectContent(t, "flood", w.Get(t, blobPath("hostile/org/app", dgst)), dgst, "")
+	}
+	w.MetricIs(t, 0, "weir_downloads")
+}
+
+func endlessFlood(t *testing.T, w *harness.Weir, _ map[digest.Digest][]byte) {
+	flood(t, w, "hostile/org/endless/app", 10*mib)
+}
+
+func announcedFlood(t *testing.T, w *harness.Weir, _ map[digest.Digest][]byte) {
+	flood(t, w, "hostile/org/announced/app", mib/2)
+}
+
+// flood has clients read that many bytes of each of 24 blobs, and stay.
+func flood(t *testing.T, w *harness.Weir, repo string, bytes int64) {
+	t.Helper()
+	var read sync.WaitGroup
+	for i := range 24 {
+		read.Go(func() {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.URL+blobPath(repo, invented(7000+i)), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			t.Cleanup(func() { resp.Body.Close() })
+			_, _ = io.CopyN(io.Discard, resp.Body, bytes)
+		})
+	}
+	read.Wait()
 }
 
 // An upstream whose downloads never end does not keep the clients of other blocks

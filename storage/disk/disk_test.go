@@ -208,7 +208,7 @@ func TestReopen(t *testing.T) {
 	if err := first.Records().Put(t.Context(), "key", []byte("document")); err != nil {
 		t.Fatal(err)
 	}
-	spooled, err := first.Spools().Create(-1)
+	spooled, err := first.Spools().Create("", -1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ var errElsewhere = fmt.Errorf("%w, another upstream may do better", storage.ErrC
 // fetchAll fetches until the content is complete and stored. It pauses without
 // holders, and starts anew after a source delivered other bytes.
 func (d *Download) fetchAll() error {
-	s, err := d.group.opts.Spools.Create(-1)
+	s, err := d.group.opts.Spools.Create(d.Namespace(), -1)
 	if err != nil {
 		return storeError{err}
 	}

@@ -25,6 +25,14 @@
 // Records of evicted content stay while they are within their own limits. They say which repositories may
 // serve it, so that their upstreams need not be asked again when it comes back.
 //
+// # Shares
+//
+// Content belongs to the owner whose download brought it in: a repository block. If
+// several owners share the store, none of them takes it from the others. An owner that
+// has more than half of all bytes makes room by evicting its own content, or content
+// that has not been used for a day; beyond that it gets free room outside the headroom,
+// and is refused otherwise. Content that was there at the start belongs to nobody.
+//
 // # Phases
 //
 // A content is in exactly one phase:

@@ -18,6 +18,9 @@ const (
 	TooSlow
 	// CannotDelete means that deletions fail.
 	CannotDelete
+	// OverShare means that the owner of the download has more than half of all bytes,
+	// and others have used their content within the last day.
+	OverShare
 	// notIndexed means that the number of stored bytes is not known yet.
 	notIndexed
 	// closing means that the store is being closed.
@@ -29,9 +32,12 @@ const (
 type FullError struct {
 	Reason   Reason
 	Want     int64 // bytes
-	Max      int64 // the limit
+	Max      int64 // the limit; 0: only the filesystem's
 	Reserved int64 // bytes of running downloads
 	Pinned   int64 // bytes of content that is open
+	Owner    string
+	Own      int64 // bytes of the download's owner, of which
+	Running  int64 // are those of running downloads
 	Err      error // the failure of the last deletion, if the reason is CannotDelete
 }
 
@@ -42,6 +48,9 @@ func (e *FullError) Error() string {
 	case InUse:
 		return text + fmt.Sprintf("%s wanted; of the store's limit of %s, running downloads take %s and content that is being read %s",
 			units.IEC(e.Want), units.IEC(e.Max), units.IEC(e.Reserved), units.IEC(e.Pinned))
+	case OverShare:
+		return text + fmt.Sprintf("repository block %q has %s, more than half of all, and content that others have used within a day is not evicted for it",
+			e.Owner, units.IEC(e.Own))
 	case TooSlow:
 		return text + fmt.Sprintf("nothing was deleted in time to make room for %s within the store's limit of %s", units.IEC(e.Want), units.IEC(e.Max))
 	case CannotDelete:
@@ -53,9 +62,12 @@ func (e *FullError) Error() string {
 	}
 }
 
-// CausedByInput reports whether the download is larger than the limit, which no
-// eviction can change.
-func (e *FullError) CausedByInput() bool { return e.Reason == InUse && e.Want > e.Max }
+// CausedByInput reports whether the download and its like are the cause, and not the
+// store: it is larger than the limit, or running downloads of its owner take more than
+// half of that, or the owner has more than its share.
+func (e *FullError) CausedByInput() bool {
+	return e.Reason == OverShare || e.Reason == InUse && (e.Want > e.Max || e.Running > e.Max/2-e.Want)
+}
 
 // Is makes the error match spool.ErrNoSpace.
 func (e *FullError) Is(target error) bool { return target == spool.ErrNoSpace }

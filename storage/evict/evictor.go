@@ -126,20 +126,27 @@ func (v *evictor) deficit() (int64, time.Duration) {
 	}
 }
 
-// choose begins the deletion of the least recently used content if that has to go.
+// choose begins the deletion of a content if one has to go.
 func (v *evictor) choose(deficit int64) (victim, bool) {
 	i := v.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	now, l, why := time.Now(), &i.index.ledger, v.shortage(deficit)
 	s, e := i.index.lru.oldest()
+	if why != "" {
+		urgent := l.full() || l.requested > 0 || deficit > headroom(v.opts.MinFree)
+		s, e = i.index.victim(urgent, now)
+	}
 	if e == nil {
 		return victim{}, false
 	}
-	unused := time.Since(time.Unix(0, e.used))
+	unused := now.Sub(time.Unix(0, e.used))
 	if unused < 0 { // a clock ran ahead at that use, which counts as one at the start
 		unused = time.Since(i.started)
 	}
-	why := v.reason(deficit, unused)
+	if why == "" && v.opts.MaxUnused > 0 && unused > v.opts.MaxUnused {
+		why = forUnused
+	}
 	if why == "" {
 		return victim{}, false
 	}
@@ -147,9 +154,9 @@ func (v *evictor) choose(deficit int64) (victim, bool) {
 	return victim{slot: s, digest: i.index.lru.digest(e), size: e.size, unused: unused, reason: why}, true
 }
 
-// reason returns the reason why the least recently used content has to go, or
-// nothing. The caller holds the inventory's mutex.
-func (v *evictor) reason(deficit int64, unused time.Duration) reason {
+// shortage returns the reason why some content has to go, or nothing. The caller holds
+// the inventory's mutex.
+func (v *evictor) shortage(deficit int64) reason {
 	l, contents := &v.inventory.index.ledger, v.inventory.index.lru.length
 	switch {
 	case l.full():
@@ -160,8 +167,6 @@ func (v *evictor) reason(deficit int64, unused time.Duration) reason {
 		return forSize
 	case deficit > 0 || l.requested > 0:
 		return forFree
-	case v.opts.MaxUnused > 0 && unused > v.opts.MaxUnused:
-		return forUnused
 	default:
 		return ""
 	}

@@ -38,24 +38,24 @@ func (x *index) begin(dgst digest.Digest) slot {
 }
 
 // commit ends the first successful commit of a content: the reservation of its
-// spool becomes stored bytes. It reports false if the content had been stored
+// spool becomes stored bytes of its owner. It reports false if the content had been stored
 // before; then the spool's file is a second one, and its reservation stays.
-func (x *index) commit(s slot, size, reserved int64) bool {
-	switch e := x.lru.at(s); e.phase {
+func (x *index) commit(s slot, o owner, size, reserved int64) bool {
+	e := x.lru.at(s)
+	switch e.phase {
 	case committing:
 		e.phase = pinned
-		e.size = size
 	case detached:
 		// The content was deleted after it became visible and before its commit
 		// ended. The spool keeps its bytes on disk.
 		if e.size > 0 {
 			return false
 		}
-		e.size = size
 	default:
 		return false
 	}
-	x.ledger.commit(size, reserved)
+	e.size, e.owner = size, o
+	x.ledger.commit(o, size, reserved)
 	return true
 }
 
@@ -85,7 +85,7 @@ func (x *index) load(c listed) {
 func (x *index) insert(k key, other digest.Digest, size int64) (slot, *entry) {
 	s, e := x.lru.add(k, other)
 	e.phase, e.size = idle, size
-	x.ledger.add(size)
+	x.ledger.add(nobody, size)
 	return s, e
 }
 
@@ -106,7 +106,7 @@ func (x *index) pin(s slot) {
 	if e.phase == idle {
 		e.phase = pinned
 		x.lru.remove(s)
-		x.ledger.pin(e.size)
+		x.ledger.pin(e.owner, e.size)
 	}
 	e.pins++
 }
@@ -123,11 +123,11 @@ func (x *index) unpin(s slot) {
 		x.lru.free(s)
 	case pinned:
 		e.phase = idle
-		x.ledger.unpin(e.size)
+		x.ledger.unpin(e.owner, e.size)
 		x.lru.pushFront(s)
 	case detached:
-		x.ledger.unpin(e.size)
-		x.ledger.remove(e.size)
+		x.ledger.unpin(e.owner, e.size)
+		x.ledger.remove(e.owner, e.size)
 		x.lru.free(s)
 	}
 }
@@ -147,7 +147,7 @@ func (x *index) finishDelete(s slot, gone bool, now int64) {
 		x.lru.pushFront(s)
 		return
 	}
-	x.ledger.deleted(e.size)
+	x.ledger.deleted(e.owner, e.size)
 	x.lru.hide(e)
 	x.lru.free(s)
 }
@@ -175,6 +175,6 @@ func (x *index) forget(s slot) {
 	e := x.lru.at(s)
 	x.lru.remove(s)
 	x.lru.hide(e)
-	x.ledger.remove(e.size)
+	x.ledger.remove(e.owner, e.size)
 	x.lru.free(s)
 }

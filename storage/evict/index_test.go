@@ -19,6 +19,7 @@ type model struct {
 type file struct {
 	digest  digest.Digest
 	size    int64
+	owner   owner
 	handles int
 	gone    bool // no longer found; its bytes go with the last handle
 	slot    slot
@@ -28,6 +29,7 @@ type file struct {
 type upload struct {
 	digest  digest.Digest
 	size    int64
+	owner   owner
 	slot    slot
 	file    *file // once it is committed as the first
 	surplus int64
@@ -51,11 +53,14 @@ func (m *model) drop(f *file) {
 func (m *model) check(t *testing.T, x *index) {
 	t.Helper()
 	var stored, pinned, reserved int64
+	var accounts [maxOwners]account
 	idles := 0
 	for _, f := range m.files {
 		stored += f.size
+		accounts[f.owner].stored += f.size
 		if f.handles > 0 {
 			pinned += f.size
+			accounts[f.owner].pinned += f.size
 		} else {
 			idles++
 		}
@@ -71,12 +76,17 @@ func (m *model) check(t *testing.T, x *index) {
 		}
 	}
 	for u := range m.spools {
+		own := u.surplus
 		if !u.done {
-			reserved += u.size
+			own += u.size
 		}
-		reserved += u.surplus
+		reserved += own
+		accounts[u.owner].reserved += own
 	}
 	l := &x.ledger
+	if l.accounts != accounts {
+		t.Fatalf("owners have %+v, want %+v", l.accounts[:4], accounts[:4])
+	}
 	if l.stored != stored || l.pinned != pinned || l.reserved != reserved {
 		t.Fatalf("stored %d, pinned %d, reserved %d; want %d, %d, %d", l.stored, l.pinned, l.reserved, stored, pinned, reserved)
 	}
@@ -97,6 +107,9 @@ func TestIndexCountsEachByteOnce(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		x := index{lru: newLRU(), ledger: ledger{max: 1000}}
 		m := model{spools: map[*upload]bool{}}
+		for range 3 {
+			x.lru.addOwner()
+		}
 		digests := make([]digest.Digest, 8)
 		for i := range digests {
 			digests[i] = digest.FromString(string(rune('a' + i)))
@@ -111,7 +124,7 @@ func TestIndexCountsEachByteOnce(t *testing.T) {
 			step(r, &x, &m, digests[r.IntN(len(digests))], 2000)
 			m.check(t, &x)
 		}
-		if len(x.lru.byKey)+len(x.lru.others) > 0 || len(x.lru.unused) != int(x.lru.slots)-1 {
+		if len(x.lru.byKey)+len(x.lru.others) > 0 || len(x.lru.unused) != int(x.lru.slots)-len(x.lru.ends) {
 			t.Fatalf("seed %d: entries are left", seed)
 		}
 	}
@@ -123,10 +136,10 @@ func step(r *rand.Rand, x *index, m *model, dgst digest.Digest, size int64) {
 	f := m.find(dgst)
 	switch r.IntN(7) {
 	case 0: // a download begins
-		if size > x.ledger.max || len(m.spools) > 4 || !x.ledger.reserve(size) {
+		u := &upload{digest: dgst, size: size, owner: owner(r.IntN(4))}
+		if size > x.ledger.max || len(m.spools) > 4 || !x.ledger.reserve(u.owner, size) {
 			return
 		}
-		u := &upload{digest: dgst, size: size}
 		if e == nil {
 			u.slot = x.begin(dgst)
 		} else {
@@ -144,9 +157,9 @@ func step(r *rand.Rand, x *index, m *model, dgst digest.Digest, size int64) {
 		}
 	case 2: // a spool is closed, whether it was committed or not
 		if u := pick(r, m.spools); u != nil {
-			x.ledger.release(u.surplus)
+			x.ledger.release(u.owner, u.surplus)
 			if !u.done {
-				x.ledger.release(u.size)
+				x.ledger.release(u.owner, u.size)
 			}
 			delete(m.spools, u)
 			x.unpin(u.slot)
@@ -200,7 +213,7 @@ func (m *model) close(f *file) {
 // as its users.
 func commit(x *index, m *model, u *upload) {
 	u.done = true
-	first := x.commit(u.slot, u.size, u.size)
+	first := x.commit(u.slot, u.owner, u.size, u.size)
 	if (u.file == nil) != first {
 		panic("the first commit is not the one that counts")
 	}
@@ -208,7 +221,7 @@ func commit(x *index, m *model, u *upload) {
 		u.surplus = u.size
 		return
 	}
-	f := &file{digest: u.digest, size: u.size, slot: u.slot}
+	f := &file{digest: u.digest, size: u.size, owner: u.owner, slot: u.slot}
 	for other := range m.spools {
 		if other.slot == u.slot && other.file == nil {
 			other.file = f
@@ -237,22 +250,24 @@ func pick(r *rand.Rand, spools map[*upload]bool) *upload {
 func TestIndexDetachesWhatIsBeingCommitted(t *testing.T) {
 	x := index{lru: newLRU(), ledger: ledger{max: 1000}}
 	dgst := digest.FromString("x")
-	x.ledger.reserve(300)
+	x.ledger.reserve(nobody, 300)
 	first := x.begin(dgst)
 	x.pin(first) // a second upload of the same content
-	x.ledger.reserve(300)
+	x.ledger.reserve(nobody, 300)
 	x.detach(first)
-	if !x.commit(first, 300, 300) || x.commit(first, 300, 300) {
+	if !x.commit(first, nobody, 300, 300) || x.commit(first, nobody, 300, 300) {
 		t.Error("want the first commit alone to count")
 	}
 	if _, e := x.lru.find(keyOf(dgst)); e != nil {
 		t.Error("the deleted content can be found")
 	}
-	if want := (ledger{max: 1000, stored: 300, pinned: 300, reserved: 300}); x.ledger != want {
+	want := ledger{max: 1000, stored: 300, pinned: 300, reserved: 300}
+	want.accounts[nobody] = account{stored: 300, pinned: 300, reserved: 300}
+	if x.ledger != want {
 		t.Errorf("%+v, want %+v", x.ledger, want)
 	}
 	x.unpin(first)
-	x.ledger.release(300)
+	x.ledger.release(nobody, 300)
 	x.unpin(first)
 	if want := (ledger{max: 1000}); x.ledger != want {
 		t.Errorf("%+v, want %+v", x.ledger, want)

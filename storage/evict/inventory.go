@@ -22,6 +22,7 @@ type inventory struct {
 
 	mu          sync.Mutex
 	index       index
+	owners      map[string]owner
 	ready       bool             // loaded is closed
 	scan        uint16           // number of the last comparison with the store
 	maxManifest int64            // larger contents are not looked into for references

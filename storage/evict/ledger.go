@@ -38,7 +38,16 @@ type ledger struct {
 	waiting   int64 // bytes that downloads wait to reserve
 	requested int64 // bytes whose deletion downloads wait for, because the filesystem is short of free space
 	freed     int64 // bytes that have been deleted since the start
+
+	several  bool // owners share the store
+	accounts [maxOwners]account
 }
+
+// account is the part of one owner in the bytes of a ledger.
+type account struct{ stored, pinned, reserved int64 }
+
+// evictable returns how many bytes of an owner are not in use.
+func (a *account) evictable() int64 { return a.stored - a.pinned }
 
 // fits reports whether n more bytes can be reserved now.
 func (l *ledger) fits(n int64) bool { return l.max <= 0 || l.stored+l.records+l.reserved+n <= l.max }
@@ -52,20 +61,35 @@ func (l *ledger) canFit(n int64) bool { return l.max <= 0 || l.pinned+l.records+
 func (l *ledger) full() bool { return l.max > 0 && l.stored+l.records+l.reserved+l.waiting > l.max }
 
 // crowded reports whether the headroom is used up, at least in part.
-func (l *ledger) crowded() bool {
-	return l.max > 0 && l.stored+l.records+l.reserved+l.waiting > l.max-headroom(l.max)
+func (l *ledger) crowded() bool { return l.max > 0 && l.free() < 0 }
+
+// free returns how many bytes can be reserved without using the headroom, so that no
+// content is evicted for them. It is for a ledger with a limit.
+func (l *ledger) free() int64 {
+	return l.max - headroom(l.max) - l.stored - l.records - l.reserved - l.waiting
 }
 
 // evictable returns how many bytes are not in use. Those that are being deleted
 // are among them.
 func (l *ledger) evictable() int64 { return l.stored - l.pinned }
 
+// exceeds reports whether an owner, with n more bytes, has more than its share: half
+// of all bytes, if several owners share the store.
+func (l *ledger) exceeds(o owner, n int64) bool {
+	if o == nobody || !l.several {
+		return false
+	}
+	a := &l.accounts[o]
+	return a.stored+a.reserved+n > (l.stored+l.reserved+n)/2
+}
+
 // reserve sets n bytes aside for a spool, or reports false if they do not fit.
-func (l *ledger) reserve(n int64) bool {
+func (l *ledger) reserve(o owner, n int64) bool {
 	if !l.fits(n) {
 		return false
 	}
 	l.reserved += n
+	l.accounts[o].reserved += n
 	return true
 }
 
@@ -75,36 +99,44 @@ func (l *ledger) surplus(n int64) int64 {
 	if l.max <= 0 {
 		return n
 	}
-	free := l.max - headroom(l.max) - l.stored - l.reserved - l.waiting
-	return max(0, min(n, l.max/aheadShare, free))
+	return max(0, min(n, l.max/aheadShare, l.free()))
 }
 
 // release gives back bytes that were reserved.
-func (l *ledger) release(n int64) { l.reserved -= n }
+func (l *ledger) release(o owner, n int64) {
+	l.reserved -= n
+	l.accounts[o].reserved -= n
+}
 
 // add counts a content that is stored already.
-func (l *ledger) add(size int64) { l.stored += size }
+func (l *ledger) add(o owner, size int64) {
+	l.stored += size
+	l.accounts[o].stored += size
+}
 
 // remove stops counting a content.
-func (l *ledger) remove(size int64) { l.stored -= size }
+func (l *ledger) remove(o owner, size int64) { l.add(o, -size) }
 
 // pin counts a stored content as being in use.
-func (l *ledger) pin(size int64) { l.pinned += size }
+func (l *ledger) pin(o owner, size int64) {
+	l.pinned += size
+	l.accounts[o].pinned += size
+}
 
 // unpin counts it as unused again.
-func (l *ledger) unpin(size int64) { l.pinned -= size }
+func (l *ledger) unpin(o owner, size int64) { l.pin(o, -size) }
 
 // commit turns the reservation of a spool into a stored content that is in use.
-func (l *ledger) commit(size, reserved int64) {
-	l.reserved -= reserved
-	l.stored += size
-	l.pinned += size
+func (l *ledger) commit(o owner, size, reserved int64) {
+	l.release(o, reserved)
+	l.add(o, size)
+	l.pin(o, size)
 }
 
 // deleted stops counting a content that has been deleted on purpose. Its bytes
 // serve the downloads that wait for free space.
-func (l *ledger) deleted(size int64) {
-	l.stored -= size
+func (l *ledger) deleted(o owner, size int64) {
+	l.remove(o, size)
 	l.freed += size
 	l.requested = max(0, l.requested-size)
 }

@@ -43,6 +43,7 @@ type entry struct {
 	prev, next slot  // neighbours in the order of use, if the phase is idle
 	pins       uint32
 	phase      phase
+	owner      owner
 	scan       uint16 // number of the last scan of the store that found the content
 }
 
@@ -50,22 +51,40 @@ type entry struct {
 // would copy all entries, and invalidate pointers to them.
 const chunkSize = 4096
 
-// lru finds entries by key and keeps the idle ones in the order of use. Pointers
-// to entries stay valid. It has no lock.
+// lru finds entries by key and keeps the idle ones in the order of use, those of each
+// owner by themselves. Pointers to entries stay valid. It has no lock.
 type lru struct {
 	byKey  map[key]slot
 	chunks []*[chunkSize]entry
 	others map[key]digest.Digest // digests that are not sha256
 	unused []slot
-	slots  slot // number of slots that have ever been in use; slot 0 is both ends of the order
-	length int  // entries in the order of use
+	ends   []slot // by owner: a slot without a content that is both ends of its order
+	slots  slot   // number of slots that have ever been in use
+	length int    // entries in the order of use
 }
 
 func newLRU() lru {
-	return lru{
-		byKey: make(map[key]slot), others: make(map[key]digest.Digest),
-		chunks: []*[chunkSize]entry{new([chunkSize]entry)}, slots: 1,
+	l := lru{byKey: make(map[key]slot), others: make(map[key]digest.Digest)}
+	l.addOwner() // nobody, whose ends are slot 0
+	return l
+}
+
+// addOwner makes an order for one more owner.
+func (l *lru) addOwner() owner {
+	end := l.grow()
+	*l.at(end) = entry{prev: end, next: end}
+	l.ends = append(l.ends, end)
+	return owner(len(l.ends) - 1)
+}
+
+// grow returns a slot that has never been in use.
+func (l *lru) grow() slot {
+	s := l.slots
+	l.slots++
+	if int(s/chunkSize) == len(l.chunks) {
+		l.chunks = append(l.chunks, new([chunkSize]entry))
 	}
+	return s
 }
 
 func (l *lru) at(s slot) *entry { return &l.chunks[s/chunkSize][s%chunkSize] }
@@ -85,11 +104,7 @@ func (l *lru) add(k key, other digest.Digest) (slot, *entry) {
 	if n := len(l.unused); n > 0 {
 		s, l.unused = l.unused[n-1], l.unused[:n-1]
 	} else {
-		s = l.slots
-		l.slots++
-		if int(s/chunkSize) == len(l.chunks) {
-			l.chunks = append(l.chunks, new([chunkSize]entry))
-		}
+		s = l.grow()
 	}
 	e := l.at(s)
 	*e = entry{key: k}
@@ -121,11 +136,17 @@ func (l *lru) free(s slot) {
 	l.unused = append(l.unused, s)
 }
 
-// pushFront makes an entry the most recently used one.
-func (l *lru) pushFront(s slot) { l.insert(s, 0, l.at(0).next) }
+// pushFront makes an entry the most recently used one of its owner.
+func (l *lru) pushFront(s slot) {
+	end := l.ends[l.at(s).owner]
+	l.insert(s, end, l.at(end).next)
+}
 
-// pushBack makes an entry the least recently used one.
-func (l *lru) pushBack(s slot) { l.insert(s, l.at(0).prev, 0) }
+// pushBack makes an entry the least recently used one of its owner.
+func (l *lru) pushBack(s slot) {
+	end := l.ends[l.at(s).owner]
+	l.insert(s, l.at(end).prev, end)
+}
 
 func (l *lru) insert(s, prev, next slot) {
 	e := l.at(s)
@@ -141,11 +162,22 @@ func (l *lru) remove(s slot) {
 	l.length--
 }
 
-// oldest returns the least recently used entry, or nil.
-func (l *lru) oldest() (slot, *entry) {
-	s := l.at(0).prev
-	if s == 0 {
+// oldestOf returns the least recently used entry of an owner, or nil.
+func (l *lru) oldestOf(o owner) (slot, *entry) {
+	end := l.ends[o]
+	s := l.at(end).prev
+	if s == end {
 		return 0, nil
 	}
 	return s, l.at(s)
+}
+
+// oldest returns the least recently used entry of all owners, or nil.
+func (l *lru) oldest() (oldest slot, of *entry) {
+	for o := range l.ends {
+		if s, e := l.oldestOf(owner(o)); e != nil && (of == nil || e.used < of.used) {
+			oldest, of = s, e
+		}
+	}
+	return oldest, of
 }

@@ -32,32 +32,33 @@ var _ spool.Quota = (*Quota)(nil)
 func NewQuota(maxBytes int64) *Quota {
 	i := &inventory{
 		started: time.Now(), wake: notify.NewSignal(), loaded: make(chan struct{}),
-		used: notify.NewSignal(), index: index{lru: newLRU(), ledger: ledger{max: maxBytes}},
+		used: notify.NewSignal(), index: index{lru: newLRU(), ledger: ledger{max: maxBytes}}, owners: make(map[string]owner),
 	}
 	return &Quota{inventory: i}
 }
 
 // Check returns a [*FullError] if n bytes could not be reserved, whatever is
 // evicted. It reserves and evicts nothing.
-func (q *Quota) Check(n int64) error {
+func (q *Quota) Check(owner string, n int64) error {
 	i := q.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.index.ledger.max <= 0 || n <= 0 {
 		return nil
 	}
-	return i.refusal(n, i.index.ledger.waiting)
+	return i.refusal(i.owner(owner), n, i.index.ledger.waiting)
 }
 
 // Reserve sets n bytes aside for a spool. If that takes an eviction, it waits for
 // up to a second if it may, and else returns an error that matches
 // [spool.ErrBusy]. It returns a [*FullError] if the bytes cannot be had. It adds up
 // to ahead bytes, of which extra is the number, without any eviction.
-func (q *Quota) Reserve(n, ahead int64, wait bool) (extra int64, err error) {
+func (q *Quota) Reserve(owner string, n, ahead int64, wait bool) (extra int64, err error) {
 	i := q.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if err := i.reserve(n, wait); err != nil {
+	o := i.owner(owner)
+	if err := i.reserve(o, n, wait); err != nil {
 		return 0, err
 	}
 	l := &i.index.ledger
@@ -65,23 +66,23 @@ func (q *Quota) Reserve(n, ahead int64, wait bool) (extra int64, err error) {
 		return 0, nil
 	}
 	extra = l.surplus(ahead)
-	l.reserve(extra)
+	l.reserve(o, extra)
 	return extra, nil
 }
 
 // reserve is Reserve for bytes that have come. The caller holds the mutex.
-func (i *inventory) reserve(n int64, wait bool) error {
+func (i *inventory) reserve(o owner, n int64, wait bool) error {
 	l := &i.index.ledger
 	if l.max <= 0 || n <= 0 { // nothing to wait for, whether the index is loaded or not
-		l.reserve(n)
+		l.reserve(o, n)
 		return nil
 	}
 	// Earlier waiters go first: their bytes count as if they were reserved.
-	if err := i.refusal(n, l.waiting); err != nil {
+	if err := i.refusal(o, n, l.waiting); err != nil {
 		return err
 	}
 	patience := time.Now().Add(evictionPatience)
-	for !i.ready || !l.reserve(n) {
+	for !i.ready || !l.reserve(o, n) {
 		if !wait {
 			return fmt.Errorf("%w for %s", spool.ErrBusy, units.IEC(n))
 		}
@@ -93,11 +94,11 @@ func (i *inventory) reserve(n int64, wait bool) error {
 		inTime := i.await(until)
 		l.waiting -= n
 		// The refusal goes first: its reason is better than that time is over.
-		if err := i.refusal(n, 0); err != nil {
+		if err := i.refusal(o, n, 0); err != nil {
 			return err
 		}
 		if !inTime {
-			return i.full(TooSlow, n)
+			return i.full(TooSlow, o, n)
 		}
 	}
 	i.check()
@@ -117,26 +118,32 @@ func (q *Quota) AddRecords(bytes int64) {
 // refusal returns the reason why n bytes cannot be reserved, however much is
 // evicted, if others get the bytes that they wait for first. The caller holds the
 // mutex.
-func (i *inventory) refusal(n, others int64) error {
+func (i *inventory) refusal(o owner, n, others int64) error {
 	l := &i.index.ledger
 	switch {
 	case i.closed:
-		return i.full(closing, n)
+		return i.full(closing, o, n)
 	case !i.ready && !time.Now().Before(i.started.Add(loadPatience)):
-		return i.full(notIndexed, n)
+		return i.full(notIndexed, o, n)
 	case !l.canFit(n + others):
-		return i.full(InUse, n)
+		return i.full(InUse, o, n)
 	case i.stuck() && !l.fits(n+others):
-		return i.full(CannotDelete, n)
+		return i.full(CannotDelete, o, n)
+	case !i.index.mayReserve(o, n, time.Now()):
+		return i.full(OverShare, o, n)
 	default:
 		return nil
 	}
 }
 
 // full makes an error from the present state. The caller holds the mutex.
-func (i *inventory) full(reason Reason, n int64) error {
+func (i *inventory) full(reason Reason, o owner, n int64) error {
 	l := &i.index.ledger
 	err := &FullError{Reason: reason, Want: n, Max: l.max, Reserved: l.reserved, Pinned: l.pinned}
+	if o != nobody {
+		a := &l.accounts[o]
+		err.Owner, err.Own, err.Running = i.name(o), a.stored+a.reserved, a.reserved
+	}
 	if reason == CannotDelete {
 		err.Err = i.failure
 	}
@@ -144,41 +151,58 @@ func (i *inventory) full(reason Reason, n int64) error {
 }
 
 // Release gives back bytes that were reserved.
-func (q *Quota) Release(n int64) { q.inventory.release(n) }
+func (q *Quota) Release(owner string, n int64) { q.inventory.release(owner, n) }
 
-func (i *inventory) release(n int64) {
+func (i *inventory) release(owner string, n int64) {
 	if n == 0 {
 		return
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.index.ledger.release(n)
+	i.index.ledger.release(i.owner(owner), n)
 	if i.index.ledger.waiting > 0 {
 		i.changed.Notify()
 	}
 }
 
-// Removable is how many bytes MakeRoom could evict.
-func (q *Quota) Removable() int64 {
+// Removable is how many bytes MakeRoom could evict for n bytes of an owner. If only
+// content of its own may be evicted, since it has more than its share, limited is a
+// [*FullError].
+func (q *Quota) Removable(owner string, n int64) (removable int64, limited error) {
 	i := q.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	l := &i.index.ledger
-	if !i.ready || i.closed || i.stuck() {
-		return 0
+	o := i.owner(owner)
+	removable, own := i.removable(o, n)
+	if own {
+		limited = i.full(OverShare, o, n)
 	}
-	return l.evictable() - l.requested
+	return removable, limited
+}
+
+// removable is how many bytes can be evicted for n bytes of an owner, and whether that
+// is content of its own alone. The caller holds the mutex.
+func (i *inventory) removable(o owner, n int64) (bytes int64, own bool) {
+	l := &i.index.ledger
+	switch {
+	case !i.ready || i.closed || i.stuck():
+		return 0, false
+	case i.index.confined(o, n, time.Now()):
+		return min(l.accounts[o].evictable(), l.evictable()-l.requested), true
+	default:
+		return l.evictable() - l.requested, false
+	}
 }
 
 // MakeRoom evicts at least n bytes and waits until they are deleted. It reports
 // false at once if there is not that much to evict, and after a second if the
 // deletions take longer.
-func (q *Quota) MakeRoom(n int64) bool {
+func (q *Quota) MakeRoom(owner string, n int64) bool {
 	i := q.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	l := &i.index.ledger
-	if !i.ready || i.closed || i.stuck() || l.requested+n > l.evictable() {
+	if removable, _ := i.removable(i.owner(owner), n); n > removable {
 		return false
 	}
 	l.requested += n

@@ -41,7 +41,7 @@ func TestDoesNotHoldUpTheUrgent(t *testing.T) {
 		put(t, l, memory.Spools(), bytes.Repeat([]byte("b"), 300))
 		waits := make(chan *spool.Spool)
 		go func() {
-			s, err := memory.Spools().Create(500)
+			s, err := memory.Spools().Create("", 500)
 			if err != nil {
 				t.Error(err)
 			}
@@ -50,10 +50,10 @@ func TestDoesNotHoldUpTheUrgent(t *testing.T) {
 		synctest.Wait() // old is being deleted for it
 
 		began := time.Now()
-		if _, err := memory.Spools().CreateNoWait(450); !errors.Is(err, spool.ErrBusy) {
+		if _, err := memory.Spools().CreateNoWait("", 450); !errors.Is(err, spool.ErrBusy) {
 			t.Errorf("CreateNoWait: %v, want ErrBusy", err)
 		}
-		again, err := memory.Spools().CreateNoWait(300) // fits as it is
+		again, err := memory.Spools().CreateNoWait("", 300) // fits as it is
 		must(t, err)
 		_, err = again.Write(old)
 		must(t, err)
@@ -90,7 +90,7 @@ func TestWaitsForRoom(t *testing.T) {
 			<-l.Loaded()
 			put(t, l, memory.Spools(), []byte("0123456789"))
 			began := time.Now()
-			s, err := memory.Spools().Create(1000)
+			s, err := memory.Spools().Create("", 1000)
 			if !errors.Is(err, test.err) || time.Since(began) != test.waits {
 				t.Errorf("a deletion that takes %v: %v after %v, want %v after %v", test.takes, err, time.Since(began), test.err, test.waits)
 			}
@@ -112,11 +112,11 @@ func TestRecordsCount(t *testing.T) {
 		<-l.Loaded()
 		put(t, l, memory.Spools(), bytes.Repeat([]byte("a"), 400))
 		quota.AddRecords(300)
-		if s, err := memory.Spools().Create(800); err == nil {
+		if s, err := memory.Spools().Create("", 800); err == nil {
 			t.Error("800 bytes fit beside 300 of records")
 			s.Close()
 		}
-		s, err := memory.Spools().Create(600)
+		s, err := memory.Spools().Create("", 600)
 		must(t, err)
 		must(t, s.Close())
 		synctest.Wait()
@@ -124,7 +124,7 @@ func TestRecordsCount(t *testing.T) {
 			t.Errorf("the content is still there: %v", err)
 		}
 		quota.AddRecords(-300)
-		s, err = memory.Spools().Create(900)
+		s, err = memory.Spools().Create("", 900)
 		must(t, err)
 		must(t, s.Close())
 	})

@@ -44,7 +44,7 @@ func (s interrupted) Delete(ctx context.Context, dgst digest.Digest) error {
 
 // store stores a content, and closes its spool.
 func store(t *testing.T, to storage.Store, memory interrupted, content []byte) error {
-	spool, err := memory.Spools().Create(int64(len(content)))
+	spool, err := memory.Spools().Create("", int64(len(content)))
 	if err != nil {
 		return err
 	}

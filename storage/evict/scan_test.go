@@ -99,13 +99,13 @@ func TestLoadsBehind(t *testing.T) {
 		}
 		// Storing waits for a moment, and is then refused: the cap might be
 		// exceeded.
-		if _, err := c.Spools().Create(1); !errors.Is(err, spool.ErrNoSpace) || !strings.Contains(err.Error(), "index") {
+		if _, err := c.Spools().Create("", 1); !errors.Is(err, spool.ErrNoSpace) || !strings.Contains(err.Error(), "index") {
 			t.Errorf("Create while loading: %v, want ErrNoSpace", err)
 		}
 		if took := time.Since(began); took != 2*time.Second {
 			t.Errorf("storing waited %v, want two seconds", took)
 		}
-		if _, err := c.Spools().Create(1); !errors.Is(err, spool.ErrNoSpace) || time.Since(began) != 2*time.Second {
+		if _, err := c.Spools().Create("", 1); !errors.Is(err, spool.ErrNoSpace) || time.Since(began) != 2*time.Second {
 			t.Errorf("Create after %v: %v, want ErrNoSpace at once", time.Since(began), err)
 		}
 		<-l.Loaded()
@@ -131,7 +131,7 @@ func TestCannotLoad(t *testing.T) {
 		l := evict.New(c, quota, evict.Options{})
 		defer func() { must(t, l.Close()) }()
 		time.Sleep(10 * time.Second)
-		if _, err := c.Spools().Create(1); !errors.Is(err, spool.ErrNoSpace) {
+		if _, err := c.Spools().Create("", 1); !errors.Is(err, spool.ErrNoSpace) {
 			t.Errorf("Create: %v, want ErrNoSpace", err)
 		}
 		c.mu.Lock()

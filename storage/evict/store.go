@@ -89,6 +89,14 @@ func (s *Store) SetMaxManifest(bytes int64) {
 	s.inventory.maxManifest = bytes
 }
 
+// SetShared says whether several owners share the store. Then none of them makes room by
+// evicting content that others have used within a day, once it has more than half.
+func (s *Store) SetShared(several bool) {
+	s.inventory.mu.Lock()
+	defer s.inventory.mu.Unlock()
+	s.inventory.index.ledger.several = several
+}
+
 // Close ends the work in the background and records the times of last use that
 // have not been recorded yet. Waiting downloads are refused. The Store can still be
 // used, but it evicts no more.
@@ -235,12 +243,12 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	// The spool's lock is below the inventory's, and both calls are made without
 	// the latter, so that readers of the spool never wait for the index. The size
 	// of a complete spool does not change.
-	h := &handover{store: s, slot: slot}
+	h := &handover{store: s, slot: slot, owner: sp.Owner()}
 	size, reserved := sp.Size(), sp.TransferQuota(h.closed)
 	i := s.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.index.commit(slot, size, reserved) {
+	if !i.index.commit(slot, i.owner(h.owner), size, reserved) {
 		// The content had been stored already: the spool's file is a second one
 		// until it is closed.
 		h.surplus = reserved
@@ -253,12 +261,13 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 type handover struct {
 	store   *Store
 	slot    slot
+	owner   string
 	surplus int64 // reserved for a second file; set before the caller of Commit can close the spool
 }
 
 // closed is called when the spool and its readers are closed.
 func (h *handover) closed() {
-	h.store.inventory.release(h.surplus)
+	h.store.inventory.release(h.owner, h.surplus)
 	h.store.unpin(h.slot)
 }
 

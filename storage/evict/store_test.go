@@ -87,7 +87,7 @@ func newLimited(t *testing.T, maxBytes int64, opts evict.Options) *limited {
 // second passes.
 func put(t *testing.T, store storage.Store, spools *spool.Dir, content []byte) digest.Digest {
 	t.Helper()
-	s, err := spools.Create(int64(len(content)))
+	s, err := spools.Create("", int64(len(content)))
 	must(t, err)
 	_, err = s.Write(content)
 	must(t, err)
@@ -198,7 +198,7 @@ func TestKeepsOneContentThatFillsIt(t *testing.T) {
 		full := l.add(1000)
 		time.Sleep(time.Hour)
 		l.expectOnly("as large as the cap", full)
-		s, err := l.memory.Spools().Create(1001)
+		s, err := l.memory.Spools().Create("", 1001)
 		var refusal *evict.FullError
 		if !errors.Is(err, spool.ErrNoSpace) || !errors.As(err, &refusal) || refusal.Reason != evict.InUse || refusal.Max != 1000 {
 			t.Errorf("larger than the cap: %v, %v, want ErrNoSpace and a FullError that names the limit", s, err)
@@ -215,7 +215,7 @@ func TestNeverEvictsWhatIsOpen(t *testing.T) {
 		object, err := l.Open(t.Context(), open)
 		must(t, err)
 		other := l.add(300)
-		if _, err := l.memory.Spools().Create(401); !errors.Is(err, spool.ErrNoSpace) || !strings.Contains(err.Error(), "being read") {
+		if _, err := l.memory.Spools().Create("", 401); !errors.Is(err, spool.ErrNoSpace) || !strings.Contains(err.Error(), "being read") {
 			t.Errorf("beside what is open: %v, want ErrNoSpace", err)
 		}
 		l.expectOnly("neither was to go", open, other)
@@ -241,7 +241,7 @@ func TestNeverEvictsWhatIsOpen(t *testing.T) {
 func TestNeverEvictsWhatADownloadStillReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimited(t, 1000, evict.Options{MaxUnused: time.Minute})
-		s, err := l.memory.Spools().Create(100)
+		s, err := l.memory.Spools().Create("", 100)
 		must(t, err)
 		l.expectUsage("announced", evict.Usage{Reserved: 100})
 		_, err = s.Write(make([]byte, 100))
@@ -301,17 +301,17 @@ func TestMinFree(t *testing.T) {
 		l.expectOnly("900 free", b, c)
 		l.expectEvicted(0, 300, 0)
 
-		if l.quota.MakeRoom(601) {
+		if l.quota.MakeRoom("", 601) {
 			t.Error("MakeRoom of more than there is")
 		}
 		l.expectOnly("nothing went in vain", b, c)
-		if !l.quota.MakeRoom(100) {
+		if !l.quota.MakeRoom("", 100) {
 			t.Error("MakeRoom of what there is fails")
 		}
 		l.expectOnly("room was made", c)
 		object, err := l.Open(t.Context(), c)
 		must(t, err)
-		if l.quota.MakeRoom(1) {
+		if l.quota.MakeRoom("", 1) {
 			t.Error("MakeRoom of what is open")
 		}
 		must(t, object.Content.Close())
@@ -325,11 +325,11 @@ func TestCannotDelete(t *testing.T) {
 		broken := errors.New("read-only file system")
 		l.memory.FailDelete(broken)
 		for range 2 {
-			if _, err := l.memory.Spools().Create(400); !errors.Is(err, spool.ErrNoSpace) || !errors.Is(err, broken) {
+			if _, err := l.memory.Spools().Create("", 400); !errors.Is(err, spool.ErrNoSpace) || !errors.Is(err, broken) {
 				t.Errorf("Create: %v, want ErrNoSpace and why", err)
 			}
 		}
-		if l.quota.MakeRoom(100) {
+		if l.quota.MakeRoom("", 100) {
 			t.Error("MakeRoom succeeds")
 		}
 		time.Sleep(time.Minute)
@@ -339,7 +339,7 @@ func TestCannotDelete(t *testing.T) {
 			t.Errorf("the log says so %d times:\n%s", n, &l.log)
 		}
 		l.memory.FailDelete(nil)
-		s, err := l.memory.Spools().Create(150) // fits as it is
+		s, err := l.memory.Spools().Create("", 150) // fits as it is
 		must(t, err)
 		time.Sleep(time.Minute)
 		must(t, s.Close())
@@ -422,7 +422,7 @@ func TestCommitThatFailsLate(t *testing.T) {
 		}}, quota, evict.Options{})
 		t.Cleanup(func() { must(t, store.Close()) })
 		<-store.Loaded()
-		s, err := memory.Spools().Create(100)
+		s, err := memory.Spools().Create("", 100)
 		must(t, err)
 		_, err = s.Write(make([]byte, 100))
 		must(t, err)

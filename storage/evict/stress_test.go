@@ -241,7 +241,7 @@ func commitOnce(t *testing.T, store storage.Store, spools *spool.Dir, u *unrelia
 	if rand.IntN(2) == 0 {
 		create = spools.CreateNoWait
 	}
-	s, err := create(int64(len(u.body)))
+	s, err := create("", int64(len(u.body)))
 	if err != nil {
 		return // no room
 	}

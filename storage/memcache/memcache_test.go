@@ -173,7 +173,7 @@ func TestHotFailures(t *testing.T) {
 	m.FailCommit(nil)
 
 	// A spool that cannot be read any more costs the warmth, not the commit.
-	spool, err := m.Spools().Create(-1)
+	spool, err := m.Spools().Create("", -1)
 	must(t, err)
 	_, err = spool.Write(content)
 	must(t, errors.Join(err, spool.Complete()))

@@ -8,25 +8,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Quota bounds the bytes of spools and stored content together. Its methods may
-// be called concurrently.
+// Quota bounds the bytes of spools and stored content together. Each spool has an
+// owner, of which a quota may bound the share; "" is none. Its methods may be called
+// concurrently.
 type Quota interface {
 	// Check returns an error that matches ErrNoSpace if n bytes could not be set
 	// aside, whatever is removed. It sets nothing aside and removes nothing.
-	Check(n int64) error
+	Check(owner string, n int64) error
 	// Reserve sets n bytes aside, or returns an error that matches ErrNoSpace.
 	// If other content has to be removed first, it waits for that if it may,
 	// and else returns an error that matches ErrBusy. Up to ahead further bytes
 	// are set aside if they are free now; extra is their number.
-	Reserve(n, ahead int64, wait bool) (extra int64, err error)
+	Reserve(owner string, n, ahead int64, wait bool) (extra int64, err error)
 	// Release gives back n reserved bytes.
-	Release(n int64)
+	Release(owner string, n int64)
 	// MakeRoom removes at least n bytes from the filesystem and waits until
 	// they are gone. It reports false, and removes nothing, if there is not that
 	// much to remove.
-	MakeRoom(n int64) bool
-	// Removable is how many bytes MakeRoom could remove.
-	Removable() int64
+	MakeRoom(owner string, n int64) bool
+	// Removable is how many bytes MakeRoom could remove, if n are wanted. If an
+	// owner gets less than there is since it has more than its share, limited
+	// says so and matches ErrNoSpace.
+	Removable(owner string, n int64) (removable int64, limited error)
 }
 
 // Dir makes spools in one directory. It counts the bytes that its spools have
@@ -64,28 +67,31 @@ func (d *Dir) Free() (int64, error) {
 	return free - d.pending, err
 }
 
-// Create makes an empty spool for size bytes, which the caller has at hand and
-// which are therefore reserved at once, or for an unknown number of bytes that may
+// Create makes an empty spool of an owner for size bytes, which the caller has at hand
+// and which are therefore reserved at once, or for an unknown number of bytes that may
 // come when size is -1. It returns ErrNoSpace, or the error of the filesystem.
-func (d *Dir) Create(size int64) (*Spool, error) { return d.create(size, true) }
+func (d *Dir) Create(owner string, size int64) (*Spool, error) { return d.create(owner, size, true) }
 
 // CreateNoWait is like Create but returns ErrBusy instead of waiting for eviction.
 // The spool is [Spool.NoWait].
-func (d *Dir) CreateNoWait(size int64) (*Spool, error) { return d.create(size, false) }
+func (d *Dir) CreateNoWait(owner string, size int64) (*Spool, error) {
+	return d.create(owner, size, false)
+}
 
-func (d *Dir) create(size int64, wait bool) (*Spool, error) {
+func (d *Dir) create(owner string, size int64, wait bool) (*Spool, error) {
 	reserved := max(size, 0)
-	if _, err := d.reserve(reserved, reserved, 0, wait); err != nil {
+	if _, err := d.reserve(owner, reserved, reserved, 0, wait); err != nil {
 		return nil, err
 	}
 	file, err := os.CreateTemp(d.path, "spool-")
 	if err != nil {
 		d.release(reserved)
-		d.quota.Release(reserved)
+		d.quota.Release(owner, reserved)
 		return nil, fmt.Errorf("spool: cannot create a temporary file: %w", err)
 	}
 	s := &Spool{
 		dir:      d,
+		owner:    owner,
 		file:     file,
 		noWait:   !wait,
 		size:     size,
@@ -100,8 +106,8 @@ func (d *Dir) create(size int64, wait bool) (*Spool, error) {
 // reserve takes allot bytes from the quota and promises n bytes of the filesystem,
 // or neither. It adds up to ahead bytes to both if they are free now; extra is their
 // number.
-func (d *Dir) reserve(allot, n, ahead int64, wait bool) (extra int64, err error) {
-	extra, err = d.quota.Reserve(allot, ahead, wait)
+func (d *Dir) reserve(owner string, allot, n, ahead int64, wait bool) (extra int64, err error) {
+	extra, err = d.quota.Reserve(owner, allot, ahead, wait)
 	if err != nil {
 		return 0, err
 	}
@@ -109,26 +115,30 @@ func (d *Dir) reserve(allot, n, ahead int64, wait bool) (extra int64, err error)
 		if _, err := d.reserveDisk(n + extra); err == nil {
 			return extra, nil
 		}
-		d.quota.Release(extra) // no content is removed for bytes that may never come
+		d.quota.Release(owner, extra) // no content is removed for bytes that may never come
 	}
 	short, err := d.reserveDisk(n)
 	switch {
 	case short > 0 && !wait: // a later attempt may find room
 		err = fmt.Errorf("%w: %w", ErrBusy, err)
-	case short > 0 && d.quota.MakeRoom(short):
+	case short > 0 && d.quota.MakeRoom(owner, short):
 		// Another spool may have taken the room meanwhile.
 		_, err = d.reserveDisk(n)
+	case short > 0:
+		if limited := d.refusal(owner, short, err); limited != nil { // else it takes too long
+			err = limited
+		}
 	}
 	if err != nil {
-		d.quota.Release(allot)
+		d.quota.Release(owner, allot)
 	}
 	return 0, err
 }
 
 // check returns ErrNoSpace if there cannot be room for allot bytes of the quota and
 // n of the filesystem, whatever is removed. It costs nothing.
-func (d *Dir) check(allot, n int64) error {
-	if err := d.quota.Check(allot); err != nil {
+func (d *Dir) check(owner string, allot, n int64) error {
+	if err := d.quota.Check(owner, allot); err != nil {
 		return err
 	}
 	short, err := d.reserveDisk(n)
@@ -136,8 +146,22 @@ func (d *Dir) check(allot, n int64) error {
 	case err == nil:
 		d.release(n)
 		return nil
-	case short > 0 && short <= d.quota.Removable():
+	case short > 0:
+		return d.refusal(owner, short, err)
+	default:
+		return err
+	}
+}
+
+// refusal returns the reason why so many bytes cannot be removed from the filesystem
+// for an owner, or nil if they can. Otherwise that is err.
+func (d *Dir) refusal(owner string, short int64, err error) error {
+	removable, limited := d.quota.Removable(owner, short)
+	switch {
+	case short <= removable:
 		return nil
+	case limited != nil:
+		return limited
 	default:
 		return err
 	}
@@ -194,8 +218,8 @@ func freeBytes(path string) (int64, error) {
 // unlimited is the quota of a Dir without one.
 type unlimited struct{}
 
-func (unlimited) Check(int64) error                             { return nil }
-func (unlimited) Reserve(_, ahead int64, _ bool) (int64, error) { return ahead, nil }
-func (unlimited) Release(int64)                                 {}
-func (unlimited) MakeRoom(int64) bool                           { return false }
-func (unlimited) Removable() int64                              { return 0 }
+func (unlimited) Check(string, int64) error                               { return nil }
+func (unlimited) Reserve(_ string, _, ahead int64, _ bool) (int64, error) { return ahead, nil }
+func (unlimited) Release(string, int64)                                   {}
+func (unlimited) MakeRoom(string, int64) bool                             { return false }
+func (unlimited) Removable(string, int64) (int64, error)                  { return 0, nil }

@@ -30,7 +30,7 @@ func TestOverlappingWrites(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			dir, quota := withQuota(t, 1000)
 			dir.minFree, dir.free = 1, func(string) (int64, error) { return 1 << 30, nil }
-			s, err := dir.Create(size)
+			s, err := dir.Create("", size)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -176,7 +176,7 @@ func TestWritersThatDisagree(t *testing.T) {
 func TestSlowStatfsHoldsUpNobody(t *testing.T) {
 	dir := NewDir(t.TempDir(), 0, nil)
 	dir.minFree, dir.free = 100, func(string) (int64, error) { return 10_000, nil }
-	running, err := dir.Create(1000)
+	running, err := dir.Create("", 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,7 @@ func TestSlowStatfsHoldsUpNobody(t *testing.T) {
 	}
 	created := make(chan *Spool)
 	go func() {
-		s, err := dir.Create(1000)
+		s, err := dir.Create("", 1000)
 		if err != nil {
 			t.Error(err)
 		}
@@ -225,7 +225,7 @@ func TestFreeSpaceWhileWriting(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := NewDir(t.TempDir(), 100, nil)
 			dir.free = func(string) (int64, error) { return 10_000, nil }
-			running, err := dir.Create(500)
+			running, err := dir.Create("", 500)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -238,7 +238,7 @@ func TestFreeSpaceWhileWriting(t *testing.T) {
 				asked++
 				return tc.measured[asked-1], nil
 			}
-			s, err := dir.Create(1200)
+			s, err := dir.Create("", 1200)
 			if tc.ok != (err == nil) {
 				t.Errorf("1200 wanted, 100 to be kept, %d free in the end: %v", tc.measured[1], err)
 			}

@@ -14,15 +14,15 @@ type purse struct {
 	made         func(n int64)
 }
 
-func (p *purse) Check(n int64) error {
+func (p *purse) Check(_ string, n int64) error {
 	if p.taken+n > p.limit {
 		return fmt.Errorf("%w: the purse is empty", ErrNoSpace)
 	}
 	return nil
 }
 
-func (p *purse) Reserve(n, ahead int64, _ bool) (extra int64, err error) {
-	if err := p.Check(n); err != nil {
+func (p *purse) Reserve(_ string, n, ahead int64, _ bool) (extra int64, err error) {
+	if err := p.Check("", n); err != nil {
 		return 0, err
 	}
 	extra = min(ahead, p.limit-p.taken-n)
@@ -30,9 +30,9 @@ func (p *purse) Reserve(n, ahead int64, _ bool) (extra int64, err error) {
 	return extra, nil
 }
 
-func (p *purse) Release(n int64) { p.taken -= n }
+func (p *purse) Release(_ string, n int64) { p.taken -= n }
 
-func (p *purse) MakeRoom(n int64) bool {
+func (p *purse) MakeRoom(_ string, n int64) bool {
 	if n > p.room {
 		return false
 	}
@@ -41,7 +41,7 @@ func (p *purse) MakeRoom(n int64) bool {
 	return true
 }
 
-func (p *purse) Removable() int64 { return p.room }
+func (p *purse) Removable(string, int64) (int64, error) { return p.room, nil }
 
 func (p *purse) expect(t *testing.T, what string, taken int64) {
 	t.Helper()
@@ -60,7 +60,7 @@ func withQuota(t *testing.T, limit int64) (*Dir, *purse) {
 // not.
 func TestQuota(t *testing.T) {
 	dir, quota := withQuota(t, 1000)
-	s, err := dir.Create(-1)
+	s, err := dir.Create("", -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestQuota(t *testing.T) {
 	quota.expect(t, "announced again", 200)
 	write(t, s, pattern(600)[100:])
 	quota.expect(t, "written", 600)
-	if _, err := dir.Create(401); !errors.Is(err, ErrNoSpace) {
+	if _, err := dir.Create("", 401); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("a second spool: %v, want ErrNoSpace", err)
 	}
 	if err := s.Complete(); err != nil {
@@ -101,7 +101,7 @@ func TestQuota(t *testing.T) {
 
 func TestQuotaOfUnknownSize(t *testing.T) {
 	dir, quota := withQuota(t, 4*maxAhead)
-	s, err := dir.Create(-1)
+	s, err := dir.Create("", -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestQuotaOfUnknownSize(t *testing.T) {
 
 	// Where a whole step does not fit, what is needed may.
 	quota.limit = 1500
-	s, err = dir.Create(-1)
+	s, err = dir.Create("", -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestQuotaOfUnknownSize(t *testing.T) {
 
 func TestFailedSpoolKeepsNoPromises(t *testing.T) {
 	dir, quota := withQuota(t, 1000)
-	s, err := dir.Create(1000)
+	s, err := dir.Create("", 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,7 @@ func TestFailedSpoolKeepsNoPromises(t *testing.T) {
 
 func TestHandOver(t *testing.T) {
 	dir, quota := withQuota(t, 1000)
-	s, err := dir.Create(1000)
+	s, err := dir.Create("", 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,18 +185,18 @@ func TestMakeRoom(t *testing.T) {
 	free := int64(1000)
 	dir.minFree, dir.free = 400, func(string) (int64, error) { return free, nil }
 	quota.room, quota.made = 250, func(n int64) { free += n }
-	if _, err := dir.CreateNoWait(800); !errors.Is(err, ErrBusy) || quota.room != 250 {
+	if _, err := dir.CreateNoWait("", 800); !errors.Is(err, ErrBusy) || quota.room != 250 {
 		t.Errorf("200 short, and no time to make room: %v with %d left, want ErrBusy with 250", err, quota.room)
 	}
 	quota.expect(t, "busy", 0)
-	s, err := dir.Create(800)
+	s, err := dir.Create("", 800)
 	if err != nil {
 		t.Errorf("200 short of 250: %v", err)
 	}
 	if quota.room != 50 {
 		t.Errorf("%d bytes of room are left, want 50: no more than needed goes", quota.room)
 	}
-	if _, err := dir.Create(100); !errors.Is(err, ErrNoSpace) {
+	if _, err := dir.Create("", 100); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("100 short of 50: %v, want ErrNoSpace", err)
 	}
 	quota.expect(t, "refused", 800)
@@ -212,12 +212,12 @@ type slowQuota struct {
 	asked, answer chan struct{}
 }
 
-func (q *slowQuota) Reserve(n, ahead int64, wait bool) (int64, error) {
+func (q *slowQuota) Reserve(owner string, n, ahead int64, wait bool) (int64, error) {
 	if n > 0 {
 		close(q.asked)
 		<-q.answer
 	}
-	return q.purse.Reserve(n, ahead, wait)
+	return q.purse.Reserve(owner, n, ahead, wait)
 }
 
 // A spool that ends while it asks for space gives that space back.
@@ -229,7 +229,7 @@ func TestSpoolEndsWhileItAsksForSpace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			quota := &slowQuota{purse: &purse{limit: 1000}, asked: make(chan struct{}), answer: make(chan struct{})}
 			dir := NewDir(t.TempDir(), 0, quota)
-			s, err := dir.Create(-1)
+			s, err := dir.Create("", -1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +276,7 @@ func TestAnnouncementCostsNothing(t *testing.T) {
 			quota.room = 2 << 30
 			removed := int64(0)
 			quota.made = func(n int64) { free += n; removed += n }
-			s, err := dir.Create(-1)
+			s, err := dir.Create("", -1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -312,7 +312,7 @@ func TestAnnouncementThatCannotFit(t *testing.T) {
 	dir, quota := withQuota(t, 1<<40)
 	dir.minFree, dir.free = 100, func(string) (int64, error) { return 1100, nil }
 	quota.room, quota.made = 500, func(int64) { t.Error("something was removed") }
-	s, err := dir.Create(-1)
+	s, err := dir.Create("", -1)
 	if err != nil {
 		t.Fatal(err)
 	}

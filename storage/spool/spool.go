@@ -44,6 +44,7 @@ var (
 // been hashed or read never changes.
 type Spool struct {
 	dir    *Dir
+	owner  string // "": none
 	file   *os.File
 	noWait bool // no call may wait for room
 
@@ -123,7 +124,7 @@ func (s *Spool) shrink() {
 	}
 	s.mu.Unlock()
 	s.dir.release(reserved)
-	s.dir.quota.Release(surplus)
+	s.dir.quota.Release(s.owner, surplus)
 }
 
 // Reset empties a spool so that its content can be written anew. It reports
@@ -143,6 +144,9 @@ func (s *Spool) Reset() bool {
 // NoWait reports whether a client is waiting, so that Commit must not block on
 // eviction.
 func (s *Spool) NoWait() bool { return s.noWait }
+
+// Owner returns the owner of the bytes, "" if there is none.
+func (s *Spool) Owner() string { return s.owner }
 
 // Written returns the watermark: the number of bytes before the first gap.
 func (s *Spool) Written() int64 {
@@ -255,7 +259,7 @@ func (s *Spool) unref() error {
 	}
 	// The quota gets its bytes back after the filesystem does.
 	err := s.file.Close()
-	s.dir.quota.Release(allotted)
+	s.dir.quota.Release(s.owner, allotted)
 	if closed != nil {
 		closed()
 	}

@@ -18,7 +18,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func create(t *testing.T, size int64) *Spool {
 	t.Helper()
-	s, err := NewDir(t.TempDir(), 0, nil).Create(size)
+	s, err := NewDir(t.TempDir(), 0, nil).Create("", size)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestReadersOutliveOwnerAndName(t *testing.T) {
 
 func TestAbandonedSpoolLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
-	s, err := NewDir(dir, 0, nil).Create(100)
+	s, err := NewDir(dir, 0, nil).Create("", 100)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,14 +266,14 @@ func TestResetOnlyBeforeAnybodyRead(t *testing.T) {
 func TestReservation(t *testing.T) {
 	dir := NewDir(t.TempDir(), 100, nil)
 	dir.free = func(string) (int64, error) { return 1000, nil }
-	a, err := dir.Create(600)
+	a, err := dir.Create("", 600)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dir.Create(400); !errors.Is(err, ErrNoSpace) {
+	if _, err := dir.Create("", 400); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("600 of 900 are promised, yet 400 more: %v, want ErrNoSpace", err)
 	}
-	b, err := dir.Create(-1)
+	b, err := dir.Create("", -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +298,7 @@ func TestReservation(t *testing.T) {
 func TestUnknownSizeReservesAsItGrows(t *testing.T) {
 	dir := NewDir(t.TempDir(), 100, nil)
 	dir.free = func(string) (int64, error) { return 100 + 2000, nil }
-	s, err := dir.Create(-1)
+	s, err := dir.Create("", -1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +307,7 @@ func TestUnknownSizeReservesAsItGrows(t *testing.T) {
 	if got := dir.pending; got != 1000 {
 		t.Errorf("pending %d, want as much again as has come", got)
 	}
-	if _, err := dir.Create(0); err != nil {
+	if _, err := dir.Create("", 0); err != nil {
 		t.Errorf("nothing more is wanted: %v", err)
 	}
 }

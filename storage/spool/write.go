@@ -11,7 +11,7 @@ func (s *Spool) Announce(size int64) error {
 	s.mu.Unlock()
 	// A download that is resumed announces again, and may have all its space.
 	if allot > 0 || more > 0 {
-		if err := s.dir.check(allot, more); err != nil {
+		if err := s.dir.check(s.owner, allot, more); err != nil {
 			return err
 		}
 	}
@@ -34,7 +34,7 @@ func (s *Spool) grow(end, n, ahead int64) error {
 	allot, more := max(0, end-s.allotted), max(0, n-s.reserved)
 	ahead = max(0, ahead-max(0, s.allotted-end)) // it may be there, after a Reset
 	s.mu.Unlock()
-	extra, err := s.dir.reserve(allot, more, ahead, !s.noWait)
+	extra, err := s.dir.reserve(s.owner, allot, more, ahead, !s.noWait)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (d decorated) Unwrap() storage.Store    { return d.driver }
 // when the test ends.
 func NewSpool(t testing.TB, spools *spool.Dir, content []byte) *spool.Spool {
 	t.Helper()
-	s, err := spools.Create(int64(len(content)))
+	s, err := spools.Create("", int64(len(content)))
 	if err != nil {
 		t.Fatal(err)
 	}

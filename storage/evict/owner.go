@@ -1,0 +1,88 @@
+package evict
+
+import "time"
+
+// owner is the number of a repository block whose downloads brought content in.
+type owner uint8
+
+const (
+	// nobody is the owner of content that was stored before this process started.
+	nobody owner = 0
+	// maxOwners bounds the owners. Those beyond it share the last number, and so its
+	// share of the store.
+	maxOwners = 256
+	// sparedFor is how long after its use content is not evicted for an owner that has
+	// more than its share. It is the rhythm of nightly builds; a longer time would keep
+	// content that nothing uses any more from making room for an owner in need.
+	sparedFor = 24 * time.Hour
+)
+
+// owner returns the number of an owner. The caller holds the mutex.
+func (i *inventory) owner(name string) owner {
+	if name == "" {
+		return nobody
+	}
+	o, known := i.owners[name]
+	switch {
+	case known:
+		return o
+	case len(i.index.lru.ends) < maxOwners:
+		o = i.index.lru.addOwner()
+	default:
+		return maxOwners - 1 // not remembered, so that names take no memory
+	}
+	i.owners[name] = o
+	return o
+}
+
+// name returns the name of an owner. The caller holds the mutex.
+func (i *inventory) name(o owner) string {
+	for name, number := range i.owners { // rare, and there are few
+		if number == o {
+			return name
+		}
+	}
+	return ""
+}
+
+// victim returns the content that is evicted next: the least recently used one. While
+// an owner has more than its share, that is one of its own, unless the content of
+// others has not been used for long. If it has none, content of others is evicted only
+// if that is urgent: no owner may use up the headroom again and again at their cost.
+// It returns nil if no content can be evicted.
+func (x *index) victim(urgent bool, now time.Time) (slot, *entry) {
+	s, e := x.lru.oldest()
+	if e == nil || !spared(e, now) {
+		return s, e
+	}
+	for o := range x.lru.ends {
+		if !x.ledger.exceeds(owner(o), 0) {
+			continue
+		}
+		if own, oldest := x.lru.oldestOf(owner(o)); oldest != nil || !urgent {
+			return own, oldest
+		}
+	}
+	return s, e
+}
+
+// spared reports whether a content was used so recently that it is not evicted for an
+// owner that has more than its share.
+func spared(e *entry, now time.Time) bool { return now.Sub(time.Unix(0, e.used)) < sparedFor }
+
+// confined reports whether only content of the owner itself may be evicted for n more
+// bytes of it: it has more than its share, and others have used theirs recently.
+func (x *index) confined(o owner, n int64, now time.Time) bool {
+	if !x.ledger.exceeds(o, n) {
+		return false
+	}
+	_, e := x.lru.oldest()
+	return e == nil || spared(e, now)
+}
+
+// mayReserve reports whether n more bytes of an owner take nothing from the share of
+// others: there is free room for them, or content of its own can be evicted.
+func (x *index) mayReserve(o owner, n int64, now time.Time) bool {
+	l := &x.ledger
+	return l.max <= 0 || n <= l.free() || n <= l.accounts[o].evictable() || !x.confined(o, n, now)
+}
