@@ -2,6 +2,7 @@ package namespace_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -13,10 +14,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/upstream/upstreamtest"
+	"github.com/weirhq/weir/warm"
 )
 
 // lending is a mirror whose blocks private, public and other all have the same content.
@@ -127,6 +130,7 @@ func TestUnsharedContent(t *testing.T) {
 		{"without records of deliveries", "keep private; private/app whole; public/app whole; lose _deliveries; other/app whole; public/app hit"},
 		{"with damaged records of deliveries", "keep private; private/app whole; public/app whole; damage _deliveries; restart; keep private; other/app whole; public/app hit"},
 		{"without any record but the names", "keep private; private/app whole; public/app whole; lose _deliveries; lose _links; restart; keep private; private/app whole; public/app whole"},
+		{"with records that cannot be written", "break; keep private; private/app whole; public/app whole; public/app hit; other/app whole; public/fork whole"},
 		{"evicted meanwhile", "keep private; public/app whole; evict; private/app whole; other/app sampled"},
 	} {
 		for _, size := range []int64{0, 1000, 300_000} {
@@ -152,6 +156,8 @@ func (l *lending) step(t *testing.T, step string) {
 		l.reload(t, words[1])
 	case "restart":
 		l.restart(t)
+	case "break":
+		l.store.FailPut(errors.New("scripted"))
 	case "evict":
 		if err := l.store.Delete(t.Context(), l.digest); err != nil {
 			t.Fatal(err)
@@ -237,6 +243,40 @@ func TestUnsharedBlockSharesItsDownloads(t *testing.T) {
 			if whole != 1 {
 				t.Errorf("%s: %d downloads: %q", key, whole, l.registries[key].Requests())
 			}
+		})
+	}
+}
+
+// TestWarmingOfUnsharedContent keeps an image warm whose content another block keeps to
+// itself. The warming began before that block did.
+func TestWarmingOfUnsharedContent(t *testing.T) {
+	for name, steps := range map[string][2]string{"before": {"keep", "keep private"}, "from the start": {"keep private", "keep private"}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				l := newLending(t, m, 300_000)
+				l.step(t, steps[0])
+				l.pull(t, "private/app")
+				warming := make(map[string]warm.Source)
+				for _, repo := range []string{"app", "fork"} {
+					_, warming[repo] = l.blocks["public"].Warm(repo)
+				}
+				l.step(t, steps[1])
+				for _, want := range []struct{ repo, how string }{{"app", "whole"}, {"fork", "sampled"}} {
+					there, err := warming[want.repo].Blob(t.Context(), ocispec.Descriptor{Digest: l.digest, Size: 300_000}, false, nil)
+					if err != nil || there != (want.how == "sampled") {
+						t.Errorf("%s: there: %v, %v", want.repo, there, err)
+					}
+					for _, request := range l.registries["public"].Requests() {
+						if strings.Contains(request, "bytes=") != (want.how == "sampled") {
+							t.Errorf("%s: %s", want.repo, request)
+						}
+					}
+					l.registries["public"].ResetRequests()
+					if got := l.pull(t, "public/"+want.repo); got != "hit" {
+						t.Errorf("%s: %s", want.repo, got)
+					}
+				}
+			})
 		})
 	}
 }
