@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -322,4 +325,46 @@ func TestNoReferrers(t *testing.T) {
 		got, err := m.namespace("up.example", r).Referrers(t.Context(), "app", digest.FromString("x"), "")
 		wantReferrers(t, got, err, namespace.Passed)
 	})
+}
+
+// Kept lists that a local user replaced count as none, and cost no more than their bytes.
+func TestReplacedLists(t *testing.T) {
+	const n = 2 << 20
+	many := func(value string) string { return "[" + strings.Repeat(value+",", n) + value + "]" }
+	for name, body := range map[string]string{
+		"pages":       `{"pages":` + many("{}") + `}`,
+		"tags":        `{"tags":` + many(`""`) + `}`,
+		"next":        `{"pages":[{"tags":["a"],"next":{"a":` + many(`""`) + `}}]}`,
+		"descriptors": `{"index":{"manifests":` + many("{}") + `}}`,
+		"annotations": `{"index":{"annotations":{"a":""` + strings.Repeat(`,"b":""`, n) + `}}}`,
+		"nested":      strings.Repeat("[", n),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r, staleOn(upstream.ClassUnavailable))
+				r.Fault(upstreamtest.Any, upstreamtest.Status(500, ""))
+				repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+				subject := digest.FromString("subject")
+				for kind, list := range map[string]string{"tags": "", "referrers": subject.String() + "?"} {
+					if err := m.catalog.PutDocument(t.Context(), repo, kind, list, catalog.Document{Body: []byte(body), Checked: time.Now()}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				if list, err := n.Tags(t.Context(), "app", nil); err == nil {
+					t.Errorf("%d tags", len(list.Tags))
+				}
+				if list, err := n.Referrers(t.Context(), "app", subject, ""); err == nil {
+					t.Errorf("%d referrers", len(list.Index.Manifests))
+				}
+				runtime.ReadMemStats(&after)
+				// Each record is read and its body copied out of it.
+				if took := int(after.TotalAlloc - before.TotalAlloc); took > 2*3*len(body) {
+					t.Errorf("two records with bodies of %d MiB took %d MiB", len(body)>>20, took>>20)
+				}
+			})
+		})
+	}
 }

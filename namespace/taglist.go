@@ -38,7 +38,8 @@ func readKept(doc catalog.Document) keptTags {
 		keptTags
 		keptPage
 	}
-	if json.Unmarshal(doc.Body, &kept) != nil {
+	// A local user may have replaced the record.
+	if oci.CheckShape(doc.Body) != nil || json.Unmarshal(doc.Body, &kept) != nil {
 		return keptTags{} // it is replaced
 	}
 	if len(kept.Pages) == 0 && len(kept.Tags) > 0 {

@@ -93,9 +93,9 @@ func New(records storage.Records, opts Options) *Catalog {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	tags := newTable(records, validTag, opts.Logger).remembering(opts.Tags, maxTagBytes, func(t Tag) ocispec.Descriptor { return t.Descriptor })
+	tags := newTable(records, validTag, opts.Logger).remembering(opts.Tags, maxTagBytes, func(t *Tag) *ocispec.Descriptor { return &t.Descriptor })
 	tags.skipWrite = recentlyChecked
-	links := newTable(records, validLink, opts.Logger).remembering(opts.Links, maxLinkBytes, func(l link) ocispec.Descriptor { return l.Descriptor })
+	links := newTable(records, validLink, opts.Logger).remembering(opts.Links, maxLinkBytes, func(l *link) *ocispec.Descriptor { return &l.Descriptor })
 	// Documents are read when an upstream has failed, seldom and each of another size:
 	// they have no place in memory.
 	documents := newTable(records, validDocument, opts.Logger)

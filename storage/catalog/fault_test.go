@@ -111,6 +111,51 @@ func TestCatalogGarbage(t *testing.T) {
 	}
 }
 
+// A record that a local user replaced by a text of megabytes costs no more than its own
+// bytes, and counts as absent.
+func TestCatalogHugeRecords(t *testing.T) {
+	dgst := digest.FromString("x")
+	descriptor := `"digest":"` + dgst.String() + `","size":1`
+	many := func(value string) string { return strings.Repeat(value+",", 1<<20) + value }
+	for name, document := range map[string]string{
+		"objects":     `{"x":[` + many("{}") + `],` + descriptor + `,"descriptor":{` + descriptor + `}}`,
+		"annotations": `{"annotations":{` + many(`"a":""`) + `},` + descriptor + `,"descriptor":{` + descriptor + `,"annotations":{` + many(`"a":""`) + `}}}`,
+		"urls":        `{"urls":[` + many(`""`) + `],` + descriptor + `,"descriptor":{` + descriptor + `,"urls":[` + many(`""`) + `]}}`,
+		"blanks":      strings.Repeat(" ", 8<<20) + `{` + descriptor + `,"descriptor":{` + descriptor + `}}`,
+		"numbers":     `{"checked":"2026-01-02T03:04:05Z","body":[` + many("1") + `]}`,
+		"nested":      strings.Repeat("[", 8<<20),
+	} {
+		m := storagetest.NewMemory(t)
+		c := catalog.New(m.Records(), catalog.Options{})
+		must(t, m.Records().Put(t.Context(), "ghcr.io/acme/app/_tags/v1", []byte(document)))
+		must(t, m.Records().Put(t.Context(), "ghcr.io/acme/app/_links/sha256/"+dgst.Encoded(), []byte(document)))
+		must(t, c.PutDocument(t.Context(), app, "tags", "", catalog.Document{Checked: checked}))
+		for key := range m.Records().List(t.Context(), "") {
+			must(t, m.Records().Put(t.Context(), key, []byte(document)))
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, tagErr := c.Tag(t.Context(), app, "v1")
+		_, linkErr := c.Link(t.Context(), app, dgst)
+		_, documentErr := c.Document(t.Context(), app, "tags", "")
+		runtime.ReadMemStats(&after)
+		if !errors.Is(tagErr, storage.ErrNotExist) || !errors.Is(linkErr, storage.ErrNotExist) || !errors.Is(documentErr, storage.ErrNotExist) {
+			t.Errorf("%s: %v, %v, %v", name, tagErr, linkErr, documentErr)
+		}
+		// The records in memory are copied once for each read.
+		if took := int(after.TotalAlloc-before.TotalAlloc) - 3*len(document); took > 1<<20 {
+			t.Errorf("%s: %d MiB took %d MiB more", name, len(document)>>20, took>>20)
+		}
+	}
+	// Members that are not recorded, such as those of a later version, are not kept in memory.
+	m := storagetest.NewMemory(t)
+	c := catalog.New(m.Records(), catalog.Options{})
+	must(t, m.Records().Put(t.Context(), "ghcr.io/acme/app/_tags/v1", []byte(`{"later":[1],"descriptor":{`+descriptor+`,"annotations":{"a":"b"}}}`)))
+	if got, err := c.Tag(t.Context(), app, "v1"); err != nil || got.Descriptor.Digest != dgst || got.Descriptor.Annotations != nil {
+		t.Errorf("Tag = %+v, %v", got, err)
+	}
+}
+
 // gate is records whose first Get stops after it has read.
 type gate struct {
 	storage.Records

@@ -21,6 +21,8 @@ import (
 type table[T any] struct {
 	records storage.Records
 	valid   func(key string, value T) error
+	// descriptor, if set, is the only part of a value that has no fixed size.
+	descriptor func(*T) *ocispec.Descriptor
 	// skipWrite, if set, reports whether the stored record is close enough to a
 	// new value that only the memory needs the value.
 	skipWrite func(record, value T) bool
@@ -47,6 +49,10 @@ type cached[T any] struct {
 // After a thousand lines, a record may be logged once more.
 const maxReported = 1024
 
+// maxEntry is the longest record with a descriptor, in bytes. Tags and links have about
+// 300, and below 1 KiB with the longest names.
+const maxEntry = 4 << 10
+
 func newTable[T any](records storage.Records, valid func(string, T) error, logger *slog.Logger) *table[T] {
 	reported, err := lru.New[string, struct{}](maxReported)
 	if err != nil {
@@ -57,10 +63,11 @@ func newTable[T any](records storage.Records, valid func(string, T) error, logge
 
 // remembering gives a table a memory of a number of values, which take at most max bytes
 // together. Upstreams choose their media types.
-func (t *table[T]) remembering(number, max int, descriptor func(T) ocispec.Descriptor) *table[T] {
-	size := func(d ocispec.Descriptor) int { return len(d.MediaType) + len(d.Digest) }
+func (t *table[T]) remembering(number, max int, descriptor func(*T) *ocispec.Descriptor) *table[T] {
+	t.descriptor = descriptor
+	size := func(d *ocispec.Descriptor) int { return len(d.MediaType) + len(d.Digest) }
 	t.memory = bounded.New(number, max, func(key string, c cached[T]) int {
-		return len(key) + size(descriptor(c.value)) + size(descriptor(c.record))
+		return len(key) + size(descriptor(&c.value)) + size(descriptor(&c.record))
 	})
 	return t
 }
@@ -181,11 +188,7 @@ func (t *table[T]) load(ctx context.Context, key string) (cached[T], error) {
 	if err != nil {
 		return cached[T]{}, err
 	}
-	var value T
-	err = json.Unmarshal(document, &value)
-	if err == nil {
-		err = t.valid(key, value)
-	}
+	value, err := t.decode(key, document)
 	if err != nil {
 		// Each pull may read the record: one log line for it is enough.
 		if seen, _ := t.reported.ContainsOrAdd(key, struct{}{}); !seen {
@@ -194,6 +197,25 @@ func (t *table[T]) load(ctx context.Context, key string) (cached[T], error) {
 		return cached[T]{}, fmt.Errorf("%w: record %q", storage.ErrNotExist, key)
 	}
 	return t.remember(cached[T]{value: value, record: value, recorded: true}, key), nil
+}
+
+// decode reads a record. A local user may have replaced it, so its length and shape are
+// looked at first: decoded, a hostile text takes a hundred times its own memory.
+func (t *table[T]) decode(key string, document []byte) (value T, err error) {
+	if t.descriptor != nil && len(document) > maxEntry {
+		return value, fmt.Errorf("%w: it has %d bytes", storage.ErrInvalidRecord, len(document))
+	}
+	if err := oci.CheckShape(document); err != nil {
+		return value, fmt.Errorf("%w: %w", storage.ErrInvalidRecord, err)
+	}
+	if err := json.Unmarshal(document, &value); err != nil {
+		return value, err
+	}
+	if t.descriptor != nil {
+		d := t.descriptor(&value)
+		*d = core(*d) // the memory counts no more
+	}
+	return value, t.valid(key, value)
 }
 
 // store writes a value and remembers it. The caller holds the key's lock.
