@@ -27,10 +27,8 @@ func (p *pull) tags() error {
 		}
 		linkNext(p.w, "/v2/"+p.req.Name+"/tags/list", next)
 	}
-	writeJSON(p.w, http.StatusOK, "application/json", struct {
-		Name string   `json:"name"`
-		Tags []string `json:"tags"`
-	}{p.req.Name, notNil(list.Tags)})
+	// The grammar of names has no character that JSON would escape.
+	writeList(p.w, "application/json", `{"name":"`+p.req.Name+`","tags":[`, list.Tags, "]}")
 	return nil
 }
 
@@ -44,11 +42,7 @@ func (p *pull) referrers() error {
 	if artifactType != "" {
 		p.w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
-	index := list.Index
-	index.SchemaVersion = 2
-	index.MediaType = ocispec.MediaTypeImageIndex
-	index.Manifests = notNil(index.Manifests)
-	writeJSON(p.w, http.StatusOK, ocispec.MediaTypeImageIndex, index)
+	writeList(p.w, ocispec.MediaTypeImageIndex, `{"schemaVersion":2,"mediaType":"`+ocispec.MediaTypeImageIndex+`","manifests":[`, list.Index.Manifests, "]}")
 	return nil
 }
 
@@ -123,10 +117,32 @@ func linkNext(w http.ResponseWriter, path string, query url.Values) {
 	w.Header().Set("Link", "<"+path+"?"+query.Encode()+`>; rel="next"`)
 }
 
-// notNil returns an empty list for nil, which JSON would write as null: clients want [].
-func notNil[T any](list []T) []T {
-	if list == nil {
-		return []T{}
+// writeList writes a list between two parts of a document, piece by piece. All clients that
+// asked at the same time share a long list, and a whole document for each slow one would
+// take as much memory again.
+func writeList[T any](w http.ResponseWriter, contentType, before string, list []T, after string) {
+	w.Header().Set("Content-Type", contentType)
+	piece, whole := []byte(before), true
+	for i, item := range list {
+		if i > 0 {
+			piece = append(piece, ',')
+		}
+		piece = append(piece, marshal(item)...)
+		if len(piece) < listPiece {
+			continue
+		}
+		if _, err := w.Write(piece); err != nil {
+			return // the client has left
+		}
+		piece, whole = piece[:0], false
 	}
-	return list
+	piece = append(piece, after...)
+	if whole {
+		w.Header().Set("Content-Length", strconv.Itoa(len(piece)))
+	}
+	_, _ = w.Write(piece) // a client that has left is noticed by its context
 }
+
+// listPiece is about how much of a list is encoded at once, in bytes. Most lists are one
+// piece.
+const listPiece = 64 << 10

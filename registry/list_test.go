@@ -2,11 +2,17 @@ package registry_test
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -82,6 +88,54 @@ func TestForeignLink(t *testing.T) {
 	if want := "GET /v2/app/tags/list?next_page=a%26b%3D 200"; !slices.Contains(r.Requests(), want) {
 		t.Errorf("requests: %v", r.Requests())
 	}
+}
+
+// A long list is encoded in pieces, so that a client that reads it slowly costs no copy
+// of it.
+func TestLongLists(t *testing.T) {
+	r, m := pair(t)
+	image := r.AddImage("app", "v1", []byte("a layer"))
+	var tags, referrers []string
+	for i := range 20_000 {
+		tags = append(tags, fmt.Sprintf("%q", fmt.Sprintf("v%040d", i)))
+	}
+	for i := range 2000 {
+		referrers = append(referrers, fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d,"annotations":{"a":"<&>","b":%[2]q}}`,
+			ocispec.MediaTypeImageManifest, digest.FromString(fmt.Sprint(i)), i))
+	}
+	index := `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[` + strings.Join(referrers, ",") + `]}`
+	for path, body := range map[string]string{
+		"/v2/up.example/app/tags/list":                                       `{"name":"up.example/app","tags":[` + strings.Join(tags, ",") + `]}`,
+		"/v2/up.example/app/referrers/" + image.Digest.String():              index,
+		"/v2/up.example/app/referrers/" + digest.FromString("none").String(): strings.Replace(index, strings.Join(referrers, ","), "", 1),
+	} {
+		r.ClearFaults()
+		r.Fault(upstreamtest.Any, upstreamtest.Status(200, body), upstreamtest.Header("Content-Type", ocispec.MediaTypeImageIndex))
+		w := &pieces{ResponseRecorder: httptest.NewRecorder()}
+		m.handler.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		var got, want any
+		if err := errors.Join(json.Unmarshal(w.Body.Bytes(), &got), json.Unmarshal([]byte(body), &want)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %d bytes, want %d: %v", path, w.Body.Len(), len(body), err)
+		}
+		if w.longest > 128<<10 {
+			t.Errorf("%s: %d bytes in one piece", path, w.longest)
+		}
+		if length := w.Header().Get("Content-Length"); (length != "") != (w.number == 1) {
+			t.Errorf("%s: Content-Length %q of %d pieces", path, length, w.number)
+		}
+	}
+}
+
+// pieces records the writes of an answer.
+type pieces struct {
+	*httptest.ResponseRecorder
+	number, longest int
+}
+
+func (p *pieces) Write(piece []byte) (int, error) {
+	p.number++
+	p.longest = max(p.longest, len(piece))
+	return p.ResponseRecorder.Write(piece)
 }
 
 func TestEmptyTags(t *testing.T) {
