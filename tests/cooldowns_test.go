@@ -223,6 +223,12 @@ func TestCooldownOfOperationIsShared(t *testing.T) {
 	config := fmt.Sprintf("[cache.redis]\nurl = %q\n", redis.URL()) + block("mirror", upstream)
 	one, two := harness.StartWeir(t, config), harness.StartWeir(t, config)
 	expect(t, "before", two.Get(t, "/v2/mirror/org/app/tags/list"), http.StatusOK, "")
+	// One repository has a token service of its own.
+	tenants := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+	anonymous := func(r *http.Request) bool { return r.Header.Get("Authorization") == "" }
+	upstream.Fault(upstreamtest.All(upstreamtest.Path("/tenant/"), anonymous), upstreamtest.Status(401, ""),
+		upstreamtest.Header("WWW-Authenticate", `Bearer realm="`+tenants.TokenURL()+`"`))
+	upstream.Fault(upstreamtest.Path("/tenant/"), upstreamtest.Status(200, `{"name":"tenant/app","tags":["v1"]}`))
 	limit := func(match upstreamtest.Match) {
 		upstream.Fault(match, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "600")).Times(1)
 	}
@@ -232,6 +238,9 @@ func TestCooldownOfOperationIsShared(t *testing.T) {
 	tokens := len(upstream.TokenRequests())
 	expect(t, "a new token, of the other instance", two.Get(t, manifestPath("mirror/org/other", "v1")), http.StatusTooManyRequests, "")
 	expectContent(t, "a known token", two.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, "")
+	for _, w := range []*harness.Weir{one, two} {
+		expect(t, "another token service", w.Get(t, "/v2/mirror/tenant/app/tags/list"), http.StatusOK, "")
+	}
 	if got := len(upstream.TokenRequests()); got != tokens {
 		t.Errorf("%d token requests during the limit", got-tokens)
 	}

@@ -118,7 +118,7 @@ type Client struct {
 	cooldown    *registryCooldown
 	unreachable *episode.Episode // for the log
 	cooldowns   Cooldowns        // may be nil
-	unsubscribe func()           // from cooldowns
+	heard       hearing          // from cooldowns
 	rejected    *recent[digest.Digest]
 	named       *recent[named] // by HEADs of tags
 	readings    *lru.Cache[digest.Digest, reading]
@@ -161,7 +161,7 @@ func NewClient(o Options) *Client {
 		logger:          loggerOr(o.Logger),
 		cooldowns:       o.Cooldowns,
 		onDenied:        o.OnDenied,
-		unsubscribe:     func() {},
+		heard:           hearing{stops: make(map[place]func())},
 		rejected:        newRecent[digest.Digest](maxRejections, rejectionTime),
 		named:           newRecent[named](maxNamed, namedTime),
 		longLists:       make(chan struct{}, maxLongLists),
@@ -185,8 +185,8 @@ func NewClient(o Options) *Client {
 	c.auth = newAuthorizer(tokens, &tokenService{client: c})
 	c.metrics = o.Metrics.add(c)
 	// Last, since a known limit calls the client at once.
-	if c.cooldowns != nil {
-		c.unsubscribe = c.subscribe()
+	for _, op := range []operation{ofManifests, ofBlobs, ofLists} {
+		c.hearOf(place{operation: op})
 	}
 	return c
 }
@@ -209,7 +209,9 @@ func (c *Client) MayBeMirror() bool { return !c.noMirror.Load() }
 // Close closes idle connections. Requests that are under way continue.
 func (c *Client) Close() {
 	c.close()
-	c.unsubscribe()
+	for _, stop := range c.heard.end() {
+		stop()
+	}
 	c.metrics.remove(c)
 	c.routes.closeIdle()
 }
@@ -368,7 +370,7 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 		refused := c.refusal(resp)
 		if refused.Class == ClassRateLimited {
 			p := c.placeOf(resp.Request.URL, call.limit)
-			c.limited(p, refused.RetryAfter, p.host == "")
+			c.limited(p, refused.RetryAfter)
 		}
 		failure = c.identify(refused, call)
 	}

@@ -207,17 +207,6 @@ func (c *registryCooldown) limit(p place, until time.Time) bool {
 	return c.limits.extend(p, until)
 }
 
-// limitElsewhere is limit for a 429 to another client. It does not name the token
-// service: one that limits this client for as long already is the same one.
-func (c *registryCooldown) limitElsewhere(op operation, until time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if until.Sub(c.limits.last(op)) < time.Second {
-		return false
-	}
-	return c.limits.extend(place{operation: op}, until)
-}
-
 // limitLeft returns how long a place cools down.
 func (c *registryCooldown) limitLeft(p place, now time.Time) time.Duration {
 	c.mu.Lock()

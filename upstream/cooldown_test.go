@@ -132,10 +132,6 @@ func TestLimitTable(t *testing.T) {
 	if table.end(blobs) != end(2*time.Minute) || table.beside.Len() != maxLimitedHosts {
 		t.Errorf("after many hosts: %v, %d hosts", table.end(blobs), table.beside.Len())
 	}
-	table.extend(place{operation: ofTokens}, end(3*time.Minute))
-	if got := table.end(service); got != end(3*time.Minute) {
-		t.Errorf("a limit of all token services ends for one at %v", got)
-	}
 }
 
 // Requests that no other registry can answer may find a corrupt registry at the

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -39,8 +40,8 @@ func (o operation) String() string {
 // Cooldowns shares between clients, of this process or of many, how long an
 // operation of an upstream cools down after an answer of 429. Such a limit is one of
 // an upstream (host:port), an account (the fingerprint of the credentials, empty for
-// anonymous access) and an operation: "manifest", "blob", "list" or "token". Neither
-// method blocks.
+// anonymous access) and an operation: "manifest", "blob", "list", or "token" followed by
+// the origin of the token service. Neither method blocks.
 type Cooldowns interface {
 	// Limit tells all other clients until when an operation cools down.
 	Limit(upstream, account, operation string, until time.Time)
@@ -53,16 +54,23 @@ type Cooldowns interface {
 // token service and a few storage hosts.
 const maxLimitedHosts = 64
 
-// place is one operation at one host. The zero host is the registry's own API, or for
-// tokens every token service of the registry.
+// place is one operation at one host. The zero host is the registry's own API.
 type place struct {
 	host string // scheme, host and port
 	operation
 }
 
+// shared returns the place as other clients know it.
+func (p place) shared() string {
+	if p.host == "" {
+		return p.operation.String()
+	}
+	return p.operation.String() + " " + p.host
+}
+
 // limitTable holds the end of each rate limit. Its owner serialises the calls.
 type limitTable struct {
-	own    [operations]time.Time
+	own    [operations]time.Time            // that of tokens stays zero
 	beside *simplelru.LRU[place, time.Time] // token services, and hosts that the registry redirects to
 }
 
@@ -79,10 +87,7 @@ func (l *limitTable) end(p place) time.Time {
 	if p.host == "" {
 		return l.own[p.operation]
 	}
-	until, _ := l.beside.Peek(p)
-	if p.operation == ofTokens && l.own[ofTokens].After(until) {
-		return l.own[ofTokens]
-	}
+	until, _ := l.beside.Peek(p) // of no limit: the zero time
 	return until
 }
 
@@ -103,12 +108,12 @@ func (l *limitTable) extend(p place, until time.Time) bool {
 // last returns the end of an operation's limit. That of tokens is the last one of all
 // token services.
 func (l *limitTable) last(op operation) time.Time {
-	last := l.own[op]
 	if op != ofTokens {
-		return last
+		return l.own[op]
 	}
+	var last time.Time
 	for _, p := range l.beside.Keys() {
-		if until, _ := l.beside.Peek(p); p.operation == op && until.After(last) {
+		if until := l.end(p); p.operation == op && until.After(last) {
 			last = until
 		}
 	}
@@ -148,10 +153,9 @@ func (c *Client) account() string {
 	return tokencache.Fingerprint(c.login.fixed.username, c.login.fixed.password)
 }
 
-// limited starts the cooldown that a 429 of a place asks for. It is shared with other
-// clients unless it is that of a host which other upstreams redirect to as well: one
-// upstream must not stop the requests of another one.
-func (c *Client) limited(p place, after time.Duration, share bool) {
+// limited starts the cooldown that a 429 of a place asks for, and tells other clients of
+// it if they hear of that place.
+func (c *Client) limited(p place, after time.Duration) {
 	until := time.Now().Add(after)
 	if !c.cooldown.limit(p, until) {
 		return // a concurrent answer said the same
@@ -161,33 +165,85 @@ func (c *Client) limited(p place, after time.Duration, share bool) {
 		attributes = append(attributes, "host", p.host)
 	}
 	c.logger.Warn("the upstream limits the rate of requests. Weir sends none of this operation until the limit ends", attributes...)
-	if share && c.cooldowns != nil {
-		c.cooldowns.Limit(c.label, c.account(), p.operation.String(), until)
+	if c.heard.has(p) {
+		c.cooldowns.Limit(c.label, c.account(), p.shared(), until)
 	}
 }
 
-// subscribe lets the client hear of the limits of other clients.
-func (c *Client) subscribe() (stop func()) {
-	var stops []func()
-	for op := range operations {
-		stops = append(stops, c.cooldowns.Subscribe(c.label, c.account(), op.String(), func(until time.Time) { c.limitedElsewhere(op, until) }))
+// maxTokenServices bounds of how many token services the limits are shared. A registry has
+// one; a hostile one could name another for each request, and fill Redis.
+const maxTokenServices = 8
+
+// hearing holds the places of whose limits a client hears from others. A host that the
+// registry redirects to is none: other upstreams may redirect to it as well, and one of
+// them must not stop the requests of another one.
+type hearing struct {
+	mu       sync.Mutex
+	stops    map[place]func()
+	services int
+}
+
+func (h *hearing) has(p place) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stops[p] != nil
+}
+
+// admit reserves a place, and reports false if the client hears of it, or of as many token
+// services as are shared.
+func (h *hearing) admit(p place) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stops == nil || h.stops[p] != nil || p.operation == ofTokens && h.services == maxTokenServices {
+		return false
 	}
-	return func() {
-		for _, stop := range stops {
-			stop()
-		}
+	if p.operation == ofTokens {
+		h.services++
+	}
+	h.stops[p] = func() {}
+	return true
+}
+
+// keep notes how to end the hearing of a place. It reports false after end.
+func (h *hearing) keep(p place, stop func()) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stops == nil {
+		return false
+	}
+	h.stops[p] = stop
+	return true
+}
+
+// end returns the functions that end the hearing, which does not begin again.
+func (h *hearing) end() (stops map[place]func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	stops, h.stops = h.stops, nil
+	return stops
+}
+
+// hearOf lets the client hear of the limits that other clients meet at a place.
+func (c *Client) hearOf(p place) {
+	if c.cooldowns == nil || !c.heard.admit(p) {
+		return
+	}
+	// Under no lock, since a known limit calls the client at once.
+	stop := c.cooldowns.Subscribe(c.label, c.account(), p.shared(), func(until time.Time) { c.limitedElsewhere(p, until) })
+	if !c.heard.keep(p, stop) {
+		stop() // the client was closed meanwhile
 	}
 }
 
 // limitedElsewhere starts the cooldown that another client was told with a 429.
-func (c *Client) limitedElsewhere(op operation, until time.Time) {
+func (c *Client) limitedElsewhere(p place, until time.Time) {
 	now := time.Now()
 	// A shared limit is as hostile as a Retry-After header, so it has the same bound.
 	if latest := now.Add(maxRetryAfter); until.After(latest) {
 		until = latest
 	}
-	if until.After(now) && c.cooldown.limitElsewhere(op, until) {
+	if until.After(now) && c.cooldown.limit(p, until) {
 		c.logger.Info("the upstream limits the rate of requests of another client of the same account. Weir sends none of this operation until the limit ends",
-			"upstream", c.host, "operation", op.String(), "for", until.Sub(now).Round(time.Second))
+			"upstream", c.host, "operation", p.shared(), "for", until.Sub(now).Round(time.Second))
 	}
 }

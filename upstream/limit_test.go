@@ -3,8 +3,10 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -159,10 +161,7 @@ func TestLimitedTokenService(t *testing.T) {
 		// One repository wants no token, and another one that of another service.
 		other := upstreamtest.New(t, upstreamtest.WithNetwork(n, "other.test"), upstreamtest.WithBearer(upstreamtest.Bearer{}))
 		r.Fault(upstreamtest.Path("/open/"), upstreamtest.Status(200, `{"schemaVersion":2,"layers":[]}`), upstreamtest.Header("Content-Type", ocispec.MediaTypeImageManifest))
-		served := upstreamtest.All(upstreamtest.Path("/elsewhere/"), withToken)
-		r.Fault(served, upstreamtest.Status(200, `{"schemaVersion":2,"layers":[]}`), upstreamtest.Header("Content-Type", ocispec.MediaTypeImageManifest))
-		challenged := upstreamtest.All(upstreamtest.Path("/elsewhere/"), func(r *http.Request) bool { return !withToken(r) })
-		r.Fault(challenged, upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="`+other.TokenURL()+`"`))
+		challengeBy(r, "/elsewhere/", other.TokenURL())
 
 		c := newClient(t, r, on(n))
 		ask := func(repo string) error {
@@ -239,7 +238,7 @@ func TestSharedLimits(t *testing.T) {
 	}{
 		"manifests":     {upstreamtest.All(withToken, upstreamtest.Manifests), []string{"registry.test:80  manifest 30s"}},
 		"tags":          {upstreamtest.All(withToken, upstreamtest.Tags), []string{"registry.test:80  list 30s"}},
-		"token service": {upstreamtest.Tokens, []string{"registry.test:80  token 30s"}},
+		"token service": {upstreamtest.Tokens, []string{"registry.test:80  token http://token.registry.test:80 30s"}},
 		"CDN":           {upstreamtest.CDNBlobs, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -260,24 +259,94 @@ func TestSharedLimits(t *testing.T) {
 	}
 }
 
-// Another client's limit of tokens stops no request that needs none.
+// Another client's limit of a token service stops no request that needs no token of that
+// service.
 func TestTokenLimitFromElsewhere(t *testing.T) {
 	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
 		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBearer(upstreamtest.Bearer{}))
-		r.AddImage("warm", "latest", []byte("layer"))
-		r.AddImage("cold", "latest", []byte("layer"))
+		for _, repo := range []string{"warm", "cold", "elsewhere"} {
+			r.AddImage(repo, "latest", []byte("layer"))
+		}
+		// One repository has a token service of its own, such as that of a tenant.
+		other := upstreamtest.New(t, upstreamtest.WithNetwork(n, "other.test"), upstreamtest.WithBearer(upstreamtest.Bearer{}))
+		challengeBy(r, "/elsewhere/", other.TokenURL())
 		shared := &sharedLimits{limited: make(map[string]func(time.Time))}
 		c := newClient(t, r, on(n), func(o *upstream.Options) { o.Cooldowns = shared })
-		must[*oci.Manifest](t)(c.Manifest(t.Context(), "warm", oci.ByTag("latest")))
-		shared.limited["registry.test:80  token"](time.Now().Add(time.Minute))
-		must[*oci.Manifest](t)(c.Manifest(t.Context(), "warm", oci.ByTag("latest")))
-		_, err := c.Manifest(t.Context(), "cold", oci.ByTag("latest"))
-		wantError(t, err, upstream.ErrRateLimited)
-		if got := r.TokenRequests(); len(got) != 1 {
+		get := func(repo string) error {
+			_, err := c.Manifest(t.Context(), repo, oci.ByTag("latest"))
+			return err
+		}
+		for _, repo := range []string{"warm", "elsewhere"} {
+			if err := get(repo); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(5 * time.Minute) // their tokens have expired
+		if err := get("warm"); err != nil {
+			t.Fatal(err)
+		}
+		tell := func(service *upstreamtest.Registry) {
+			u, err := url.Parse(service.TokenURL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			shared.limited["registry.test:80  token "+u.Scheme+"://"+u.Host](time.Now().Add(time.Minute))
+		}
+		requests := len(r.TokenRequests())
+		tell(r)
+		if err := errors.Join(get("warm"), get("elsewhere")); err != nil {
+			t.Error(err)
+		}
+		wantError(t, get("cold"), upstream.ErrRateLimited)
+		if got := r.TokenRequests(); len(got) != requests {
 			t.Errorf("the token service was asked %q", got)
 		}
-		time.Sleep(time.Minute)
-		must[*oci.Manifest](t)(c.Manifest(t.Context(), "cold", oci.ByTag("latest")))
+		time.Sleep(5 * time.Minute)
+		tell(other)
+		if err := errors.Join(get("warm"), get("cold")); err != nil {
+			t.Error(err)
+		}
+		wantError(t, get("elsewhere"), upstream.ErrRateLimited)
+	})
+}
+
+// challengeBy lets a token service of its own serve one repository, which is open to every
+// token.
+func challengeBy(r *upstreamtest.Registry, repo, realm string) {
+	served := upstreamtest.All(upstreamtest.Path(repo), withToken)
+	r.Fault(served, upstreamtest.Status(200, `{"schemaVersion":2,"layers":[]}`), upstreamtest.Header("Content-Type", ocispec.MediaTypeImageManifest))
+	challenged := upstreamtest.All(upstreamtest.Path(repo), func(r *http.Request) bool { return !withToken(r) })
+	r.Fault(challenged, upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="`+realm+`"`))
+}
+
+// A registry that names another token service for each repository makes other clients hear
+// of eight of them.
+func TestManyTokenServices(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBearer(upstreamtest.Bearer{}))
+		shared := &sharedLimits{limited: make(map[string]func(time.Time))}
+		c := newClient(t, r, on(n), func(o *upstream.Options) { o.Cooldowns = shared })
+		before := len(shared.limited)
+		for i := range 30 {
+			host := fmt.Sprintf("service%d.test", i)
+			service := upstreamtest.New(t, upstreamtest.WithNetwork(n, host), upstreamtest.WithBearer(upstreamtest.Bearer{}))
+			service.Fault(upstreamtest.Any, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30"))
+			challengeBy(r, fmt.Sprintf("/repo%d/", i), service.TokenURL())
+			for range 2 {
+				_, err := c.Manifest(t.Context(), fmt.Sprint("repo", i), oci.ByTag("latest"))
+				wantError(t, err, upstream.ErrRateLimited)
+			}
+			if got := len(service.TokenRequests()); got != 1 {
+				t.Errorf("%s was asked %d times", host, got)
+			}
+		}
+		if heard := len(shared.limited) - before; heard != 8 || len(shared.told) != 8 {
+			t.Errorf("it hears of %d services, and told of %q", heard, shared.told)
+		}
+		c.Close()
+		if len(shared.limited) != 0 {
+			t.Errorf("still watched: %v", shared.limited)
+		}
 	})
 }
 

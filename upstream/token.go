@@ -70,7 +70,12 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	req.Header.Set("Accept", "application/json")
 	s.client.setCommonHeaders(req)
 	resp, err := followRedirects(req, s.client.maxRedirects, func(req *http.Request) (*http.Response, error) {
-		if refused := s.client.admitted(s.client.placeOf(req.URL, ofTokens)); refused != nil {
+		place := s.client.placeOf(req.URL, ofTokens)
+		// Clients of one registry share the limits of its own token service.
+		if sameOrigin(origin, s.client.url) {
+			s.client.hearOf(place)
+		}
+		if refused := s.client.admitted(place); refused != nil {
 			refused.Message = "token service " + req.URL.Host + ": " + refused.Message
 			return nil, refused
 		}
@@ -91,8 +96,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	if resp.StatusCode != http.StatusOK {
 		failure := s.refusal(resp, realm.Host)
 		if failure.Class == ClassRateLimited {
-			// Other clients share the limit of the registry's own token service.
-			s.client.limited(s.client.placeOf(resp.Request.URL, ofTokens), failure.RetryAfter, sameOrigin(origin, s.client.url))
+			s.client.limited(s.client.placeOf(resp.Request.URL, ofTokens), failure.RetryAfter)
 		}
 		return tokencache.Token{}, failure
 	}

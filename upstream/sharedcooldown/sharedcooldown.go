@@ -10,8 +10,8 @@
 // once Redis is back, the remaining time of the cooldown is shared.
 //
 // A limit belongs to an upstream, an account and an operation, so anonymous and
-// authenticated clients of one registry cool down separately. Redis holds a hash of all
-// three.
+// authenticated clients of one registry cool down separately. The operation "token" names
+// its token service too. Redis holds a hash of all of them.
 package sharedcooldown
 
 import (
