@@ -1,16 +1,16 @@
 package app
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -35,7 +35,21 @@ const (
 var (
 	errEmptied        = errors.New("it is empty, and was not before. Write it again, best by renaming a complete file over it. Restart weir if it is meant to be empty")
 	errNoRepositories = errors.New("there is no [repository] block any more. Write the files again, best by renaming complete files over them. Restart weir if the built-in repositories are meant")
+	errCut            = errors.New("its last line has lost its line feed, so the file may be cut. Write it again, best by renaming a complete file over it. If it is complete, end it with a line feed")
 )
+
+// contents are the texts of files, without those that cannot be read.
+type contents map[string]string
+
+func readFiles(files []string) contents {
+	texts := make(contents)
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil {
+			texts[file] = string(text)
+		}
+	}
+	return texts
+}
 
 // reloader puts a changed configuration in force while the mirror runs. It watches
 // the directories of all files that the configuration was read from: editors
@@ -52,12 +66,12 @@ type reloader struct {
 	ended   sync.WaitGroup
 	cancel  context.CancelFunc
 
-	files []string          // of the last usable configuration
-	seen  [sha256.Size]byte // fingerprint of their content when it was last tried
-	// Of the last usable configuration: whether it has repository blocks, and the files
-	// that are not empty.
-	hasRepositories bool
-	filled          map[string]bool
+	seen contents // when a configuration was last tried
+	// Of the last usable configuration: its files, their texts, and the keys of its
+	// repository blocks.
+	files []string
+	texts contents
+	keys  []string
 
 	successful prometheus.Gauge
 	lastTime   prometheus.Gauge
@@ -115,7 +129,7 @@ func (r *reloader) run(ctx context.Context) {
 		case <-settled:
 			// Most events are of other files in the directories.
 			settled = nil
-			if r.fingerprint() != r.seen && !r.reload() {
+			if !maps.Equal(readFiles(r.files), r.seen) && !r.reload() {
 				settled, first = time.After(settle), time.Now()
 			}
 		case _, ok := <-r.watcher.Events:
@@ -139,10 +153,10 @@ func (r *reloader) run(ctx context.Context) {
 // usable one stays in force. It reports false, and does nothing, if the files change
 // while they are read.
 func (r *reloader) reload() (done bool) {
-	before := r.fingerprint()
+	before := readFiles(r.files)
 	cfg, err := r.source.Load()
 	// Read twice: a file that is being written may be valid at each moment.
-	if r.fingerprint() != before {
+	if !maps.Equal(readFiles(r.files), before) {
 		return false
 	}
 	r.seen = before
@@ -163,9 +177,14 @@ func (r *reloader) reload() (done bool) {
 	}
 	// The level changes only with a configuration that is in force.
 	r.level.Set(logLevel(cfg.Log.Level))
+	gone := r.gone(cfg)
 	r.succeeded(cfg)
 	r.reloads.WithLabelValues("success").Inc()
 	r.logger.Info("the changed configuration is in force", "repositories", len(cfg.Namespaces))
+	// A file that was cut between two blocks is as good as one from which they were removed.
+	if len(gone) > 0 {
+		r.logger.Warn("repository blocks are gone, and their images are no longer served. If that is not meant, a file was cut: write it again", "keys", gone)
+	}
 	for _, warning := range cfg.Warnings() {
 		r.logger.Warn(warning)
 	}
@@ -176,27 +195,46 @@ func (r *reloader) reload() (done bool) {
 }
 
 // complete returns an error if a configuration looks half-written: a file that was not
-// empty is empty, or all repository blocks are gone.
+// empty is empty, all repository blocks are gone, or some are and the end of their file with
+// them.
 func (r *reloader) complete(cfg *config.Config) error {
 	for _, file := range cfg.Files() {
-		if r.filled[file] && !filled(file) {
+		if filled(r.texts[file]) && !filled(r.seen[file]) {
 			return fmt.Errorf("%s: %w", file, errEmptied)
 		}
 	}
-	if r.hasRepositories && !cfg.HasRepositories() {
+	if len(r.keys) > 0 && !cfg.HasRepositories() {
 		return errNoRepositories
+	}
+	gone := r.gone(cfg)
+	for _, file := range cfg.Documents() {
+		before, now := r.texts[file], r.seen[file]
+		// Files that never end with a line feed, such as those of some ConfigMaps, do not
+		// show that they were cut.
+		if !strings.HasSuffix(before, "\n") || strings.HasSuffix(now, "\n") || before == now+"\n" {
+			continue
+		}
+		switch {
+		case len(gone) > 0:
+			return fmt.Errorf("%s: it lacks the repository blocks %s, and %w", file, strings.Join(gone, ", "), errCut)
+		case strings.HasPrefix(before, now): // settings of the last block are gone
+			return fmt.Errorf("%s: %w", file, errCut)
+		}
 	}
 	return nil
 }
 
+// gone returns the keys of the repository blocks in force that a configuration lacks.
+func (r *reloader) gone(cfg *config.Config) []string {
+	return slices.DeleteFunc(slices.Clone(r.keys), func(key string) bool {
+		return slices.ContainsFunc(cfg.Namespaces, func(n config.Namespace) bool { return n.Key == key })
+	})
+}
+
 // filled reports whether a file has more than blank lines and comments.
-func filled(file string) bool {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return false
-	}
-	for line := range bytes.Lines(content) {
-		if line = bytes.TrimSpace(line); len(line) > 0 && line[0] != '#' {
+func filled(text string) bool {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
 			return true
 		}
 	}
@@ -206,12 +244,20 @@ func filled(file string) bool {
 func (r *reloader) succeeded(cfg *config.Config) {
 	r.successful.Set(1)
 	r.lastTime.SetToCurrentTime()
-	r.files, r.hasRepositories = cfg.Files(), cfg.HasRepositories()
-	r.filled = make(map[string]bool)
-	for _, file := range r.files {
-		r.filled[file] = filled(file)
+	r.files, r.keys = cfg.Files(), nil
+	if cfg.HasRepositories() { // else the built-in ones are in force
+		for _, n := range cfg.Namespaces {
+			r.keys = append(r.keys, n.Key)
+		}
 	}
-	r.seen = r.fingerprint()
+	r.texts = readFiles(r.files)
+	// A change since they were loaded is still to come.
+	for file, text := range r.seen {
+		if _, ok := r.texts[file]; ok {
+			r.texts[file] = text
+		}
+	}
+	r.seen = r.texts
 	r.watch()
 }
 
@@ -237,18 +283,4 @@ func (r *reloader) watch() {
 			_ = r.watcher.Remove(dir) // it may be gone already
 		}
 	}
-}
-
-// fingerprint returns a digest of the files' names and content.
-func (r *reloader) fingerprint() (sum [sha256.Size]byte) {
-	h := sha256.New()
-	for _, file := range slices.Sorted(slices.Values(r.files)) {
-		content, err := os.ReadFile(file)
-		// A file that cannot be read is a change, too. The length keeps apart files
-		// whose content is the same when joined.
-		fmt.Fprintf(h, "%s %v %d\n", file, err != nil, len(content))
-		h.Write(content)
-	}
-	h.Sum(sum[:0])
-	return sum
 }

@@ -186,6 +186,95 @@ func TestReloadRefusesHalfWrittenFiles(t *testing.T) {
 	}
 }
 
+// Of several files, one may be cut so that it is still valid. It is refused if its end is
+// gone; a file that ends as before is taken, and the log names the blocks that are gone.
+func TestReloadOfCutFiles(t *testing.T) {
+	block := func(key string) string {
+		return fmt.Sprintf("[repository.%q]\ntag_ttl = \"60s\"\n[[repository.%[1]q.upstream]]\nurl = \"https://%[1]s\"\n", key)
+	}
+	one, two := "[log]\nlevel = \"info\"\n"+block("a.example"), block("b.example")+block("c.example")
+	cut := func(text string) string { return strings.TrimSuffix(text, "\n") }
+	for name, c := range map[string]struct {
+		before, after [2]string
+		refused       string // with this reason; "": it is taken
+		gone          string // the blocks that the log names
+	}{
+		"one is emptied":                    {[2]string{one, two}, [2]string{one, ""}, "it is empty", ""},
+		"one has comments only":             {[2]string{one, two}, [2]string{"# nothing\n", two}, "it is empty", ""},
+		"both lose their blocks":            {[2]string{one, two}, [2]string{"[log]\nlevel = \"info\"\n", "[global]\nmin_speed = \"0B\"\n"}, "no [repository] block", ""},
+		"cut between two blocks":            {[2]string{one, two}, [2]string{one, cut(block("b.example"))}, "lacks the repository blocks c.example, and its last line", ""},
+		"rewritten and cut":                 {[2]string{one, two}, [2]string{one, "# new\n" + cut(block("c.example"))}, "lacks the repository blocks b.example, and", ""},
+		"the first is cut":                  {[2]string{one, two}, [2]string{"[log]\nlevel = \"info\"", two}, "lacks the repository blocks a.example, and", ""},
+		"cut in a number":                   {[2]string{one, two + "[global]\nmax_concurrent_fetches = 64\n"}, [2]string{one, two + "[global]\nmax_concurrent_fetches = 6"}, "has lost its line feed", ""},
+		"cut between two settings":          {[2]string{one, block("b.example") + "username = \"u\"\npassword = \"p\"\n"}, [2]string{one, cut(block("b.example"))}, "has lost its line feed", ""},
+		"cut at the end of a line":          {[2]string{one, two}, [2]string{one, block("b.example")}, "", "c.example"},
+		"a block is removed from each":      {[2]string{one, two}, [2]string{"[log]\nlevel = \"info\"\n", block("c.example")}, "", "a.example b.example"},
+		"a block moves to the other":        {[2]string{one, two}, [2]string{one + block("c.example"), block("b.example")}, "", ""},
+		"only the last line feed is gone":   {[2]string{one, two}, [2]string{one, cut(two)}, "", ""},
+		"no line feed, and a block more":    {[2]string{one, two}, [2]string{one, two + cut(block("d.example"))}, "", ""},
+		"there was no line feed before":     {[2]string{one, cut(two)}, [2]string{one, cut(block("b.example"))}, "", "c.example"},
+		"only the built-in ones were there": {[2]string{"[log]\nlevel = \"info\"\n", "[global]\nmin_speed = \"0B\"\n"}, [2]string{"[log]\nlevel = \"info\"\n", two}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			source := config.Source{Files: []string{filepath.Join(dir, "one.toml"), filepath.Join(dir, "two.toml")}}
+			put := func(texts [2]string) {
+				for i, text := range texts {
+					write(t, source.Files[i]+".new", text)
+				}
+				for _, path := range source.Files {
+					if err := os.Rename(path+".new", path); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			put(c.before)
+			cfg, err := source.Load()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := &reloading{t: t, metrics: prometheus.NewRegistry()}
+			reloads, err := startReloader(r.apply, source, cfg, &r.level, r.metrics, slog.New(slog.NewTextHandler(&r.log, nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(reloads.close)
+			put(c.after)
+			if c.refused != "" {
+				r.eventually(r.logged("the last one stays in force"))
+				if log := r.log.String(); r.count() != 0 || !strings.Contains(log, c.refused) {
+					t.Errorf("applied %d times: %s", r.count(), log)
+				}
+				put([2]string{c.before[0], c.before[1] + "# whole again\n"})
+			}
+			r.eventually(r.logged("the changed configuration is in force"))
+			r.eventually(func() bool { return r.count() == 1 && strings.HasPrefix(r.values(), "1 1 ") })
+			if c.gone != "" { // the log names them last
+				r.eventually(r.logged(c.gone))
+			} else if strings.Contains(r.log.String(), "are gone") {
+				t.Errorf("the log: %s", r.log.String())
+			}
+		})
+	}
+}
+
+// A block that was really removed is gone as soon as its file ends with a line feed.
+func TestReloadAfterACut(t *testing.T) {
+	r := startReloading(t)
+	r.append("[repository.\"quay.io\"]\n[[repository.\"quay.io\".upstream]]\nurl = \"https://quay.io\"\n")
+	r.eventually(func() bool { return r.count() == 1 })
+	whole := read(t, r.path)
+	first := whole[:strings.Index(whole, "\n[repository.\"quay.io\"]")]
+	write(t, r.path, first)
+	r.eventually(r.logged("lacks the repository blocks quay.io"))
+	write(t, r.path, first+"\n")
+	r.eventually(r.logged("keys=[quay.io]"))
+	if r.count() != 2 {
+		t.Errorf("applied %d times", r.count())
+	}
+}
+
 // A file that is written in steps is read once, when it is whole.
 func TestReloadWaitsForTheLastStep(t *testing.T) {
 	r := startReloading(t)

@@ -82,6 +82,9 @@ func (c *Config) Files() []string {
 	return slices.Compact(files)
 }
 
+// Documents returns the configuration files in the order of merging.
+func (c *Config) Documents() []string { return slices.Clone(c.source.files) }
+
 // HasRepositories reports whether the files have a repository block. If not, the
 // built-in ones are in force.
 func (c *Config) HasRepositories() bool {

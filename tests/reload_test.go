@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -255,4 +256,25 @@ func TestReloadThatNeedsARestart(t *testing.T) {
 	}
 	w.Get(t, "/v2/_catalog")
 	w.Logs(t, `"level":"INFO"`, `"msg":"request"`)
+}
+
+// A file that is cut so that it is still valid takes no block away while its end is
+// missing, and the log names the blocks that go when it has one.
+func TestReloadOfACutFile(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	upstream.AddImage("org/app", "v1", []byte("a layer"))
+	one := block("one", upstream)
+	w := harness.StartWeir(t, one+block("two", upstream))
+	harness.WriteFile(t, w.Config, strings.TrimSuffix(one, "\n"))
+	w.Logs(t, "it lacks the repository blocks two, and its last line has lost its line feed", "the last one stays in force")
+	for _, name := range []string{"one", "two"} {
+		expect(t, name+", after the cut", w.Get(t, manifestPath(name+"/org/app", "v1")), http.StatusOK, "")
+	}
+	w.MetricIs(t, 0, "weir_config_last_reload_successful")
+	harness.WriteFile(t, w.Config, one)
+	w.Logs(t, inForce)
+	w.Logs(t, "repository blocks are gone", `"keys":["two"]`)
+	expect(t, "the block that stays", w.Get(t, manifestPath("one/org/app", "v1")), http.StatusOK, "")
+	expect(t, "the block that is gone", w.Get(t, manifestPath("two/org/app", "v1")), http.StatusNotFound, "")
 }
