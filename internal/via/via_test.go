@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/weirhq/weir/internal/via"
@@ -117,4 +118,24 @@ func TestWatch(t *testing.T) {
 	if !looped() {
 		t.Error("the loop of a request was not noted")
 	}
+}
+
+// FuzzRead holds a trail to the IDs of mirrors, and to itself when it is sent on.
+func FuzzRead(f *testing.F) {
+	f.Add("1.1 weir-0a, HTTP/1.1 proxy.example (weir-1)", "weir-0A; x=1,weir-2")
+	f.Add("weir-1", ",,;")
+	f.Add("1.1 weir-\n1", "WEIR-ſ")
+	f.Fuzz(func(t *testing.T, forwarded, loop string) {
+		trail := via.Read(http.Header{"Via": {forwarded}, "Cdn-Loop": {loop}})
+		for _, id := range trail {
+			if rest, ok := strings.CutPrefix(string(id), "weir-"); !ok || rest == "" || strings.Trim(rest, "0123456789abcdefghijklmnopqrstuvwxyz") != "" {
+				t.Errorf("%q and %q: the trail has %q", forwarded, loop, id)
+			}
+		}
+		header := make(http.Header)
+		via.ID("weir-own").Mark(via.With(t.Context(), trail), header)
+		if sent := via.Read(header); !slices.Equal(sent, append(slices.Clone(trail), "weir-own")) {
+			t.Errorf("%q and %q: %q is sent on as %q", forwarded, loop, trail, sent)
+		}
+	})
 }
