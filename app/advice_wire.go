@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage"
@@ -18,7 +19,10 @@ func explain(ns *namespace.Namespace, err error) string {
 	failed, isUpstream := errors.AsType[*upstream.Error](err)
 	offline, isOffline := errors.AsType[*namespace.OfflineError](err)
 	loop, isLoop := errors.AsType[*registry.LoopError](err)
+	denied, isDenied := errors.AsType[*access.DeniedError](err)
 	switch {
+	case isDenied:
+		return explainDenied(denied)
 	case isLoop && loop.Namespace != "":
 		return fmt.Sprintf("%v. Check url of repository.%q.upstream", err, loop.Namespace)
 	case isLoop:

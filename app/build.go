@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/via"
@@ -53,6 +54,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		engine:   m.engine,
 		store:    m.storage.store,
 		requests: registry.NewMetrics(m.gatherer),
+		guarding: access.NewMetrics(m.gatherer),
 	}
 	m.entrance = newEntrance(cfg, m.gatherer, logger)
 	if err = m.apply(cfg); err != nil {
@@ -61,12 +63,13 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	proxies := forwarded.Proxies(cfg.TrustedProxies())
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
-		page: newPage(m.routing.keys), proxies: proxies, logger: logger,
+		page: newPage(m.routing.keys), proxies: proxies, access: &m.routing.access, logger: logger,
 	}
 	operations := ops.handler()
 	m.handler = m.entrance.guard(mount(m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,
+		Access:  &m.routing.access,
 		Explain: explain,
 		ID:      id,
 		Proxies: proxies,

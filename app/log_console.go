@@ -60,7 +60,7 @@ func requestLine(r slog.Record) slog.Record {
 	line := slog.NewRecord(r.Time, r.Level, strings.Join([]string{text("method"), content, text("status")}, " "), r.PC)
 	for _, shown := range []struct {
 		key, as string
-	}{{"cache", "cache"}, {"bytes", "size"}, {"duration", "took"}, {"client", "client"}, {"upstream", "upstream"}, {"error", "error"}, {"trace_id", "trace_id"}} {
+	}{{"cache", "cache"}, {"bytes", "size"}, {"duration", "took"}, {"client", "client"}, {"user", "user"}, {"upstream", "upstream"}, {"error", "error"}, {"trace_id", "trace_id"}} {
 		value, ok := got[shown.key]
 		if !ok || shown.key == "cache" && value.String() == "none" {
 			continue

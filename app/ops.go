@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/printable"
@@ -33,6 +34,7 @@ type ops struct {
 	gatherer prometheus.Gatherer
 	page     *page
 	proxies  forwarded.Proxies
+	access   *access.Current
 	unready  *episode.Episode // for the log
 	logger   *slog.Logger
 }
@@ -44,8 +46,10 @@ func (o *ops) handler() http.Handler {
 	router := mux.NewRouter().SkipClean(true)
 	router.Path("/healthz").HandlerFunc(o.health)
 	router.Path("/readyz").HandlerFunc(o.readiness)
-	router.Path("/metrics").Handler(promhttp.HandlerFor(o.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
-	router.Path("/").Handler(o.page)
+	// Probes have no credentials, and learn nothing but the state.
+	guard := guard{o.access, o.proxies}
+	router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, promhttp.HandlerFor(o.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})))
+	router.Path("/").Handler(guard.handler(access.ReadPage, o.page))
 	router.NotFoundHandler = http.HandlerFunc(noEndpoint)
 	return o.logged(router)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
@@ -27,7 +28,11 @@ import (
 
 // newOps returns ops whose readiness a test decides.
 func newOps(ready *error, log *testutil.LogBuffer) *ops {
+	open := new(access.Current)
+	door, _ := access.New(access.Options{Anonymous: true}) // it has no accounts that could clash
+	open.Store(door)
 	return &ops{
+		access:  open,
 		ready:   func(context.Context) error { return *ready },
 		content: storage.NewHealth(discard(), "content"), gatherer: newGatherer(),
 		page:   newPage(func() []string { return []string{"ghcr.io/acme", "docker.io"} }),

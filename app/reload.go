@@ -199,7 +199,8 @@ func (r *reloader) reload() (done bool) {
 // them.
 func (r *reloader) complete(cfg *config.Config) error {
 	for _, file := range cfg.Files() {
-		if filled(r.texts[file]) && !filled(r.seen[file]) {
+		// The last user of a file may have lost the access.
+		if filled(r.texts[file]) && !filled(r.seen[file]) && file != cfg.Auth.Htpasswd {
 			return fmt.Errorf("%s: %w", file, errEmptied)
 		}
 	}

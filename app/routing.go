@@ -1,18 +1,21 @@
 package app
 
 import (
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage/evict"
 )
 
-// routing leads from names to namespaces and to the clients of their upstreams. A
-// changed configuration swaps all of it at once; requests that have begun end with
+// routing leads from names to namespaces and to the clients of their upstreams, and holds
+// the rules that say for whom. A changed configuration swaps all of it at once; requests that have begun end with
 // the namespaces that they began with.
 type routing struct {
 	clients  *clients
 	tables   namespace.Current
+	access   access.Current
+	guarding *access.Metrics
 	engine   *engine
 	store    *evict.Store
 	requests *registry.Metrics
@@ -24,6 +27,10 @@ type routing struct {
 func (r *routing) apply(cfg *config.Config) error {
 	next := make(clientSet)
 	table, err := r.table(cfg, next)
+	var rules *access.Rules
+	if err == nil {
+		rules, err = translateAccess(cfg, r.guarding)
+	}
 	if err != nil {
 		r.clients.drop(next)
 		return err
@@ -31,6 +38,7 @@ func (r *routing) apply(cfg *config.Config) error {
 	// Eviction follows all manifests that the new clients may deliver.
 	r.store.SetMaxManifest(int64(cfg.Global.MaxManifestSize))
 	r.store.SetShared(len(table.Namespaces()) > 1)
+	r.access.Store(rules) // before the table, see there
 	r.tables.Store(table)
 	r.requests.SetNamespaces(table)
 	r.clients.commit(next)

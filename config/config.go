@@ -42,6 +42,7 @@ type Config struct {
 	BlobStore     BlobStore     `toml:"blob_store"`
 	Cache         Cache         `toml:"cache"`
 	Observability Observability `toml:"observability"`
+	Auth          Auth          `toml:"auth" reload:"live"`
 	Namespaces    []Namespace   `toml:"repository" reload:"live"` // sorted by Key
 
 	source source

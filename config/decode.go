@@ -125,6 +125,12 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 	case **TLS:
 		*field = newTLS()
 		d.table(p, n, reflect.ValueOf(*field).Elem())
+	case *Auth:
+		d.auth(p, n, field)
+	case *Groups:
+		d.groups(p, n, field)
+	case *[]AuthIdentity:
+		named(d, p, n, newIdentity, field)
 	case **Redis:
 		d.redis(p, n, field)
 	case *[]Namespace:
@@ -313,6 +319,20 @@ func tables[T any](d *decoder, p place, n *node, defaults func() T, dst *[]T) {
 	for i, element := range elements {
 		value := defaults()
 		d.table(p.element(i), element, reflect.ValueOf(&value).Elem())
+		*dst = append(*dst, value)
+	}
+}
+
+// named decodes a table of tables, each over its defaults, sorted by their names.
+func named[T any](d *decoder, p place, n *node, defaults func(key string) T, dst *[]T) {
+	elements, ok := n.value.(table)
+	if !ok {
+		d.failKind(p, n, "tables such as ["+p.key+".NAME]")
+		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(elements)) {
+		value := defaults(key)
+		d.table(place{p.in(key).key, p.generic + ".*"}, elements[key], reflect.ValueOf(&value).Elem())
 		*dst = append(*dst, value)
 	}
 }

@@ -40,6 +40,7 @@ func base() *Config {
 			ServeStaleOn:           []Class{ClassUnavailable, ClassRateLimited},
 			EnableBlobRedirect:     true,
 		},
+		Auth:      Auth{Realm: "Weir", Anonymous: true},
 		BlobStore: BlobStore{FS: FS{RootDir: "./weir-data", SyncToDisk: true, MinFree: 1 << 30}},
 	}
 }
@@ -87,6 +88,8 @@ func defaultFallbackOn(n Namespace) []Class {
 func newUpstream() Upstream {
 	return Upstream{CredentialTTL: Duration(30 * time.Minute), MaxRedirect: 5, ConnectTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second}
 }
+
+func newIdentity(key string) AuthIdentity { return AuthIdentity{Key: key} }
 
 func newWarm() Warm { return Warm{Every: Duration(6 * time.Hour), Referrers: true} }
 

@@ -56,19 +56,19 @@ func (e *environment) table(key []string, t reflect.Type, below *node) *node {
 		at := append(slices.Clone(key), name)
 		in := child(below, name)
 		switch field.Type {
-		case reflect.TypeFor[[]Namespace]():
-			e.each(found, name, at, in, reflect.TypeFor[Namespace]())
 		case reflect.TypeFor[[]Upstream](), reflect.TypeFor[[]Warm]():
 			e.elements(found, name, at, in, field.Type.Elem())
 		default:
 			switch {
 			case isOptionalTable(field.Type):
 				e.put(found, name, e.table(at, field.Type.Elem(), in))
+			case isNamed(field.Type):
+				e.each(found, name, at, in, field.Type.Elem())
 			case isTable(field.Type):
 				e.put(found, name, e.table(at, field.Type, in))
 			case isSecret(field):
 				e.secret(found, name, at, below)
-			case field.Type.Kind() != reflect.Slice: // a list has no form as one variable
+			case field.Type.Kind() != reflect.Slice && field.Type.Kind() != reflect.Map: // a list has no form as one variable
 				e.value(found, name, at)
 			}
 		}
@@ -92,7 +92,8 @@ func (e *environment) put(into table, name string, n *node) {
 	}
 }
 
-// each does the work of table for the repository blocks of the document.
+// each does the work of table for tables by name, such as the repository blocks of the
+// document.
 func (e *environment) each(found table, name string, key []string, below *node, t reflect.Type) {
 	if below == nil {
 		return

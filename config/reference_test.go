@@ -38,6 +38,8 @@ func TestReference(t *testing.T) {
 		switch {
 		case required[key]:
 			s.Default = "required"
+		case key == "auth.anonymous":
+			s.Default = "`true` without users, else `false`"
 		case key == "repository.*.namespace":
 			s.Default = "the key, if it is a host name"
 		case strings.HasPrefix(key, "repository.*.") && slices.Contains(knownSchema(), "global."+strings.TrimPrefix(key, "repository.*.")):
@@ -118,7 +120,7 @@ func settingsBelow(t *testing.T, table string, v reflect.Value, live bool) map[s
 		case reflect.Pointer:
 			value = value.Elem()
 		case reflect.Slice:
-			if field.Type == reflect.TypeFor[[]Namespace]() {
+			if isNamed(field.Type) {
 				key += ".*"
 			}
 			if value.Len() == 0 {
@@ -159,6 +161,8 @@ func typeName(t *testing.T, of reflect.Type) string {
 		reflect.TypeFor[[]Image]():       "list of strings",
 		reflect.TypeFor[[]Platform]():    "list of strings",
 		reflect.TypeFor[[]Network]():     "list of strings",
+		reflect.TypeFor[Groups]():        "table of lists",
+		reflect.TypeFor[Date]():          "date",
 		reflect.TypeFor[URL]():           "string",
 		reflect.TypeFor[APIPath]():       "string",
 		reflect.TypeFor[bool]():          "boolean",
@@ -191,8 +195,9 @@ func TestReferenceExamples(t *testing.T) {
 	}
 	for _, example := range examples {
 		text := strings.ReplaceAll(example[1], "/run/secrets", secrets)
+		text = strings.ReplaceAll(text, "/etc/weir/htpasswd", write(t, "htpasswd", ""))
 		for _, file := range regexp.MustCompile(`_file = "(.*)"`).FindAllStringSubmatch(text, -1) {
-			if err := os.WriteFile(file[1], []byte("secret\n"), 0o600); err != nil {
+			if err := os.WriteFile(file[1], []byte(secretHash+"\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -8,7 +8,7 @@ import (
 
 // RestartRequired returns the key paths that differ between two configurations and
 // that a running server cannot change, in the order of their declaration.
-// Namespaces, the tag policy, max_manifest_size, max_blob_size, Redis and log.level are swapped live.
+// Namespaces, authentication, the tag policy, max_manifest_size, max_blob_size, Redis and log.level are swapped live.
 func RestartRequired(old, new *Config) []string {
 	return frozenChanges("", reflect.ValueOf(*old), reflect.ValueOf(*new))
 }
@@ -59,13 +59,14 @@ func (c *Config) Overrides() []string {
 }
 
 // Files returns the files that the configuration depends on, sorted: the
-// configuration files, the files of secrets, and the certificates of the server, of
+// configuration files, the files of secrets and of users, and the certificates of the server, of
 // upstreams and of Redis. If one of them changes, the configuration must be loaded again.
 func (c *Config) Files() []string {
 	files := slices.Clone(c.source.files)
 	for _, file := range c.source.secretFiles {
 		files = append(files, file)
 	}
+	files = append(files, c.Auth.Htpasswd)
 	for _, r := range c.Namespaces {
 		for _, u := range r.Upstreams {
 			files = append(files, u.ClientCertificate, u.ClientPrivateKey, u.ServerCABundle)

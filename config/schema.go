@@ -35,6 +35,16 @@ func isTable(t reflect.Type) bool {
 // isOptionalTable reports whether a type is a table that may be absent, such as *[Redis].
 func isOptionalTable(t reflect.Type) bool { return t.Kind() == reflect.Pointer && isTable(t.Elem()) }
 
+// isNamed reports whether a type holds tables by name, such as repository blocks: a slice
+// of tables whose field Key is the name.
+func isNamed(t reflect.Type) bool {
+	if t.Kind() != reflect.Slice || !isTable(t.Elem()) {
+		return false
+	}
+	_, ok := t.Elem().FieldByName("Key")
+	return ok
+}
+
 func isSecret(field reflect.StructField) bool { return field.Type == reflect.TypeFor[Secret]() }
 
 // knownKeys returns all keys that a table may have, with those for files of secrets.
@@ -56,8 +66,6 @@ func allKeys(t reflect.Type, parent string) []string {
 	for name, field := range keysOf(t) {
 		key := strings.TrimPrefix(parent+"."+name, ".")
 		switch field.Type {
-		case reflect.TypeFor[[]Namespace]():
-			keys = append(keys, allKeys(reflect.TypeFor[Namespace](), key+".*")...)
 		case reflect.TypeFor[[]Upstream]():
 			keys = append(keys, allKeys(reflect.TypeFor[Upstream](), key)...)
 		case reflect.TypeFor[[]Warm]():
@@ -66,6 +74,8 @@ func allKeys(t reflect.Type, parent string) []string {
 			switch {
 			case isOptionalTable(field.Type):
 				keys = append(keys, allKeys(field.Type.Elem(), key)...)
+			case isNamed(field.Type):
+				keys = append(keys, allKeys(field.Type.Elem(), key+".*")...)
 			case isTable(field.Type):
 				keys = append(keys, allKeys(field.Type, key)...)
 			default:
@@ -144,6 +154,8 @@ func judgeUnknownKey(generic string, n *node) (verdict, error) {
 	for _, scope := range []string{"", "global.", "repository.*."} {
 		switch generic {
 		case scope + "auth", scope + "authorization_webhook", scope + "downstream":
+			return refused, errProtects
+		case scope + "auth.oidc", scope + "auth.token_service", scope + "auth.webhook":
 			return refused, errProtects
 		case scope + "access_policy":
 			if allowsAll(n) { // Weir does the same

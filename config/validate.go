@@ -54,6 +54,7 @@ func (c *Config) validate() Problems {
 	v.store()
 	v.redis()
 	v.tracing()
+	v.auth()
 	v.namespaces()
 	return v.problems
 }

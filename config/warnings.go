@@ -35,10 +35,7 @@ func (c *Config) Warnings() []string {
 	warnings = append(warnings, c.diskWarnings()...)
 	warnings = append(warnings, c.patternWarnings()...)
 	warnings = append(warnings, c.mixedWarnings()...)
-	if lent := c.lentCredentials(); len(lent) > 0 && !hosts.Loopback(c.Server.BindAddress) && !c.Server.TLS.RequiresClient() {
-		warnings = append(warnings, fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. "+
-			"Every client can read all that these credentials can read: %s", c.Server.BindAddress, c.named(lent)))
-	}
+	warnings = append(warnings, c.openWarnings()...)
 	for _, at := range c.missingHelpers() {
 		warnings = append(warnings, fmt.Sprintf("%s is no program that Weir can run, so this upstream gets no password. Install it, or give the absolute path of the program", c.named([]string{at})))
 	}
@@ -63,6 +60,18 @@ func (c *Config) missingHelpers() []string {
 		}
 	}
 	return keys
+}
+
+// openWarnings warns about a mirror that serves everyone who reaches it.
+func (c *Config) openWarnings() []string {
+	if !c.Auth.Anonymous || c.Server.TLS.RequiresClient() || hosts.Loopback(c.Server.BindAddress) {
+		return nil
+	}
+	open := fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. ", c.Server.BindAddress)
+	if lent := c.lentCredentials(); len(lent) > 0 {
+		return []string{open + "Every client can read all that these credentials can read: " + c.named(lent)}
+	}
+	return []string{open + "Every client that reaches it can pull. Set auth.htpasswd, or let a firewall choose the clients"}
 }
 
 // plainCredentials returns the key paths of the upstreams on other machines that receive

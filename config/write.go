@@ -118,14 +118,9 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 
 // below writes the tables in a field, if there are any.
 func (p *printer) below(key string, v reflect.Value) {
-	switch value := v.Interface().(type) {
+	switch v.Interface().(type) {
 	case BlobStore, Cache, Observability: // they have no keys of their own, so no heading
 		p.table("", key, v)
-	case []Namespace:
-		for _, r := range value {
-			key := keyIn(key, r.Key)
-			p.table("["+key+"]", key, reflect.ValueOf(r))
-		}
 	case []Upstream, []Warm:
 		for i := range v.Len() {
 			p.table("[["+key+"]]", elementOf(key, i), v.Index(i))
@@ -134,6 +129,11 @@ func (p *printer) below(key string, v reflect.Value) {
 		switch {
 		case isOptionalTable(v.Type()) && !v.IsNil():
 			p.table("["+key+"]", key, v.Elem())
+		case isNamed(v.Type()):
+			for i := range v.Len() {
+				key := keyIn(key, v.Index(i).FieldByName("Key").String())
+				p.table("["+key+"]", key, v.Index(i))
+			}
 		case isTable(v.Type()):
 			p.table("["+key+"]", key, v)
 		}
@@ -162,6 +162,8 @@ func literal(value any) (string, bool) {
 			quoted[i] = quote(s)
 		}
 		return "[" + strings.Join(quoted, ", ") + "]", true
+	case Groups:
+		return v.literal(), true
 	case []Image:
 		return literalList(v), true
 	case []Class:

@@ -21,6 +21,7 @@ type entry struct {
 	namespace  string               // its key
 	repository string               // canonical: the namespace's key and the name below it
 	reference  string
+	visitor    visitor
 	outcome    namespace.Outcome
 	err        error
 }
@@ -89,7 +90,7 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 
 // describe returns the attributes of a request's line.
 func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
-	const most = 14 // attributes of a line
+	const most = 15 // attributes of a line
 	attrs := make([]slog.Attr, 0, most)
 	attrs = append(attrs, slog.String("method", printable.Method(r)), slog.String("operation", e.op.logged()))
 	// A request without a repository is named by its path.
@@ -105,6 +106,9 @@ func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
 		slog.String("cache", cacheLabel(e.outcome.Cache)),
 	)
 	attrs = append(attrs, h.opts.Proxies.Attrs(r)...)
+	if user := e.visitor.user(); user != "" {
+		attrs = append(attrs, slog.String("user", user))
+	}
 	if e.outcome.Upstream != "" {
 		attrs = append(attrs, slog.String("upstream", e.outcome.Upstream))
 	}

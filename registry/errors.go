@@ -23,6 +23,7 @@ type Error struct {
 	Code       string
 	Message    string
 	RetryAfter time.Duration // 0: the client is not told
+	Challenge  string        // of WWW-Authenticate; empty: there is none
 	Detail     *Detail       // nil: there is none
 }
 
@@ -40,6 +41,10 @@ func (e *Error) Error() string { return e.Message }
 // errClientGone stands in the log for a request whose client left before there was
 // an answer. No client receives it.
 var errClientGone = &Error{Status: 499, Code: "UNKNOWN", Message: "the client has left"}
+
+// loginRetry is the time after which a client that met too many logins may come back: some
+// dozen verifications have ended by then.
+const loginRetry = 2 * time.Second
 
 var errInternal = &Error{
 	Status: http.StatusInternalServerError, Code: "UNKNOWN",
@@ -62,6 +67,9 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 	var offline *namespace.OfflineError
 	var loop *LoopError
 	isUpstream := errors.As(err, &failed)
+	if denied := h.deniedToWire(e, err); denied != nil {
+		return denied
+	}
 	switch {
 	case errors.As(err, &wire):
 		return wire
@@ -151,6 +159,9 @@ func (e *Error) write(w http.ResponseWriter) {
 	}
 	if e.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(wholeSeconds(e.RetryAfter)))
+	}
+	if e.Challenge != "" {
+		header.Set("WWW-Authenticate", e.Challenge)
 	}
 	if e.Status == http.StatusMethodNotAllowed {
 		header.Set("Allow", "GET, HEAD") // required by RFC 9110 section 15.5.6

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/namespace"
@@ -41,7 +42,7 @@ type mirror struct {
 	gatherer  *prometheus.Registry
 	metrics   *registry.Metrics
 	handler   *registry.Handler
-	authorize func(*http.Request, registry.Request, *namespace.Namespace, string) error // nil: everything is allowed
+	access    access.Current // open, until a test locks it
 	log       *logLines
 }
 
@@ -69,18 +70,24 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 		m.cache.Close()
 	})
 	m.metrics = registry.NewMetrics(m.gatherer)
+	m.rules(access.Options{Anonymous: true})
 	m.serve(specs...)
 	m.handler = registry.New(registry.Options{
 		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger, ID: "weir-me",
 		Proxies: forwarded.Proxies{netip.MustParsePrefix("192.0.2.0/24")}, // httptest's clients
-		Authorize: func(r *http.Request, req registry.Request, ns *namespace.Namespace, repo string) error {
-			if m.authorize == nil {
-				return nil
-			}
-			return m.authorize(r, req, ns, repo)
-		},
+		Access:  &m.access,
 	})
 	return m
+}
+
+// rules puts access rules in force.
+func (m *mirror) rules(opts access.Options) {
+	m.t.Helper()
+	door, err := access.New(opts)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.access.Store(door)
 }
 
 // serve puts a table of these blocks in force.

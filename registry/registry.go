@@ -3,8 +3,9 @@
 //
 // A request takes one way through the package. [Handler] measures and logs it and
 // survives its panics (access.go). The parser (parse.go) turns its method and URL
-// into a typed [Request], purely. The table in force resolves its name, and
-// Options.Authorize decides whether the client may go on. The handler of the operation (pull.go,
+// into a typed [Request], purely. The sender is identified, the table in force
+// resolves the name, and the rules in force decide whether the sender may go on
+// (visitor.go). The handler of the operation (pull.go,
 // list.go) writes the answer, or returns an error that one table (errors.go) maps
 // to a status and an OCI error code.
 package registry
@@ -14,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
@@ -25,13 +27,10 @@ import (
 type Options struct {
 	Tables *namespace.Current
 	Cache  *namespace.Cache
-	// Authorize decides whether a client may have an answer. It is called once
-	// for each request, after the name is resolved and before anything is looked
-	// up, so that a refusal shows nothing of the stored content. A request
-	// without a name (the ping and the catalog) has no ns and no repo. A
-	// returned [*Error] is the client's answer; any other error is mapped as
-	// those of lookups are. A nil Authorize allows everything.
-	Authorize func(r *http.Request, req Request, ns *namespace.Namespace, repo string) error
+	// Access holds the rules in force. They are asked once for each request, after the
+	// name is resolved and before anything is looked up, so that a refusal shows nothing
+	// of the stored content. Nil: everything is open.
+	Access *access.Current
 	// Explain returns the sentence that a client is told about a failure. The
 	// namespace is nil if the name belongs to none. A nil Explain returns the
 	// error's text.
@@ -52,9 +51,6 @@ type Handler struct {
 }
 
 func New(opts Options) *Handler {
-	if opts.Authorize == nil {
-		opts.Authorize = func(*http.Request, Request, *namespace.Namespace, string) error { return nil }
-	}
 	if opts.Explain == nil {
 		opts.Explain = func(_ *namespace.Namespace, err error) string { return err.Error() }
 	}
@@ -99,9 +95,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if len(trail) > 0 { // a client's request has none, and its context stays as it is
 		r = r.WithContext(via.With(r.Context(), trail))
 	}
+	if err := h.identify(r, e); err != nil {
+		return err
+	}
 	// These two have no name to resolve, and may need permission all the same.
 	if req.Op == OpPing || req.Op == OpCatalog {
-		if err := h.opts.Authorize(r, req, nil, ""); err != nil {
+		if err := e.visitor.permit(r.Context(), questionOf(req, nil, "")); err != nil {
 			return err
 		}
 		if req.Op == OpCatalog {
@@ -118,6 +117,10 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	ns, repo, err := table.Resolve(req.NS, req.Name)
 	if err != nil {
 		e.repository = req.Name
+		// The answer names the configured blocks, which are not everyone's business.
+		if denied := e.visitor.permit(r.Context(), access.Question{Action: access.GetVersion}); denied != nil {
+			return denied
+		}
 		return err
 	}
 	e.ns, e.namespace = ns, ns.Key()
@@ -126,7 +129,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if req.NS != "" && oci.SameHost(req.NS, ns.Host()) {
 		w.Header().Set("OCI-Namespace", req.NS)
 	}
-	if err := h.opts.Authorize(r, req, ns, repo); err != nil {
+	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo)); err != nil {
 		return err
 	}
 	p := &pull{w: w, r: r, req: req, ns: ns, repo: repo, entry: e}

@@ -17,6 +17,7 @@ need skopeo skopeo
 need curl curl
 need rsync rsync
 need nginx nginx-light
+need htpasswd apache2-utils
 if [ "${1:-all}" != short ]; then
 	need dockerd docker.io
 	need docker docker.io

@@ -28,6 +28,7 @@ var rows = [][]string{
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain"},
 	{"storage", "storage/spool", "storage/disk"},
 	{"tokencache", "config", "clientconfig", "door"},
+	{"access"},
 	{"oci", "internal/bounded", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal", "internal/shortage", "internal/credhelper"},
 }
 

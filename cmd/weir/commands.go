@@ -37,7 +37,7 @@ and continues to serve when upstreams fail.`,
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths), versionCommand())
 	root.AddCommand(warmCommand(&paths), verifyCommand(&paths), gcCommand(&paths))
-	root.AddCommand(clientConfigCommand(&paths))
+	root.AddCommand(clientConfigCommand(&paths), authCommand())
 	return root
 }
 

@@ -1,0 +1,201 @@
+package access
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weirhq/weir/internal/bounded"
+)
+
+const (
+	// verdictTTL is the time for which a verified password is not verified again. A pull
+	// sends its password with each of some dozen requests.
+	verdictTTL = time.Minute
+	// maxWrong bounds the wrong passwords that are remembered. They come no faster than
+	// verifications end, so these are those of more than a minute.
+	maxWrong = 4096
+	// maxWaiting bounds the logins that wait, about ten seconds of work, and maxOfAddress
+	// those of one address: a guesser cannot take all places.
+	maxWaiting   = 256
+	maxOfAddress = 32
+)
+
+// Account is a user with a password.
+type Account struct {
+	ID      string // name in access rules; empty: only User is one
+	User    string
+	Hash    *Hash
+	Expires time.Time // from which on it is no longer valid; zero: it does not expire
+}
+
+// account is an Account with the verdict on the last password that was right. Only one
+// password is right, so the memory of verdicts is bounded, and no other client's login
+// can push a verdict out of it.
+type account struct {
+	Account
+	verdict atomic.Pointer[verdict]
+}
+
+// verdict tells that a password was right. It holds a keyed hash in place of the password.
+type verdict struct {
+	mac   mac
+	until time.Time
+}
+
+// mac is an HMAC of a user and a password, with the key of one [Rules].
+type mac [sha256.Size]byte
+
+// accounts are all users with a password.
+type accounts struct {
+	byUser map[string]*account
+	all    []*account // sorted by user
+	key    []byte     // of macs; new in each [Rules]
+	wrong  *bounded.Cache[mac, time.Time]
+	queue  queue
+}
+
+func newAccounts(list []Account) *accounts {
+	a := &accounts{byUser: make(map[string]*account, len(list)), key: make([]byte, sha256.Size)}
+	rand.Read(a.key) //nolint:errcheck // it never fails
+	for _, one := range list {
+		a.byUser[one.User] = &account{Account: one}
+		a.all = append(a.all, a.byUser[one.User])
+	}
+	slices.SortFunc(a.all, func(x, y *account) int { return strings.Compare(x.User, y.User) })
+	a.wrong = bounded.New(maxWrong, maxWrong*2*bounded.Overhead, func(mac, time.Time) int { return len(mac{}) })
+	a.queue = queue{slots: make(chan struct{}, runtime.GOMAXPROCS(0)), waiting: map[netip.Prefix]int{}}
+	return a
+}
+
+// login returns the account of a user and a password. A password that was right within
+// the last minute takes microseconds and no lock. Any other one is compared with a hash,
+// in turn; an unknown user's with that of an account, so that both take the same time.
+// It returns a *CredentialsError, a *BusyError, or the cause of ctx.
+func (a *accounts) login(ctx context.Context, basic credentials, from netip.Addr) (*account, error) {
+	sum, known := a.mac(basic.user, basic.password), a.byUser[basic.user]
+	right, decided := a.remembered(known, sum)
+	if !decided {
+		if len(a.all) == 0 {
+			return nil, &CredentialsError{MethodPassword, "there are no users"}
+		}
+		leave, err := a.queue.enter(ctx, from)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+		// An earlier login in the queue may have had the same password.
+		if right, decided = a.remembered(known, sum); !decided {
+			right = a.verify(known, basic, sum)
+		}
+	}
+	switch {
+	case known == nil:
+		return nil, &CredentialsError{MethodPassword, "unknown user"}
+	case !right:
+		return nil, &CredentialsError{MethodPassword, "wrong password"}
+	case !known.Expires.IsZero() && !time.Now().Before(known.Expires):
+		return nil, &CredentialsError{MethodPassword, "the account has expired"}
+	}
+	return known, nil
+}
+
+// remembered returns the verdict on a password that was verified before.
+func (a *accounts) remembered(known *account, sum mac) (right, decided bool) {
+	now := time.Now()
+	if known != nil {
+		if v := known.verdict.Load(); v != nil && hmac.Equal(v.mac[:], sum[:]) && now.Before(v.until) {
+			return true, true
+		}
+	}
+	until, found := a.wrong.Get(sum)
+	return false, found && now.Before(until)
+}
+
+// verify compares a password with the hash of the account, or of another one if there is
+// no such user, and remembers the verdict.
+func (a *accounts) verify(known *account, basic credentials, sum mac) bool {
+	of := known
+	if of == nil {
+		// The name chooses the account: its time is that of some user, the same each time.
+		choice := a.mac(basic.user, "")
+		of = a.all[binary.BigEndian.Uint64(choice[:])%uint64(len(a.all))]
+	}
+	right := of.Hash.Matches(basic.password) && known != nil
+	until := time.Now().Add(verdictTTL)
+	if right {
+		known.verdict.Store(&verdict{sum, until})
+	} else {
+		a.wrong.Add(sum, until)
+	}
+	return right
+}
+
+func (a *accounts) mac(user, password string) (sum mac) {
+	h := hmac.New(sha256.New, a.key)
+	h.Write([]byte(user))
+	h.Write([]byte{':'}) // no user has one
+	h.Write([]byte(password))
+	h.Sum(sum[:0])
+	return sum
+}
+
+// queue lets as many verifications run as there are processors, and bounds those that
+// wait.
+type queue struct {
+	slots chan struct{}
+
+	mu      sync.Mutex
+	total   int
+	waiting map[netip.Prefix]int
+}
+
+// enter waits for a slot, until leave is called. It returns a *BusyError at once if too
+// many logins wait, and the cause of ctx if that ends before.
+func (q *queue) enter(ctx context.Context, from netip.Addr) (leave func(), err error) {
+	network := networkOf(from)
+	q.mu.Lock()
+	if q.total >= maxWaiting || q.waiting[network] >= maxOfAddress {
+		q.mu.Unlock()
+		return nil, &BusyError{}
+	}
+	q.total++
+	q.waiting[network]++
+	q.mu.Unlock()
+	defer func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.total--
+		if q.waiting[network]--; q.waiting[network] == 0 {
+			delete(q.waiting, network)
+		}
+	}()
+	select {
+	case q.slots <- struct{}{}:
+		return func() { <-q.slots }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// networkOf returns the network of a client: of IPv6, a site has at least 2^64 addresses.
+func networkOf(address netip.Addr) netip.Prefix {
+	bits := 64
+	if address.Is4() {
+		bits = 32
+	}
+	network, err := address.Prefix(bits)
+	if err != nil { // no address, such as of a Unix socket
+		return netip.Prefix{}
+	}
+	return network
+}

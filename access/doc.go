@@ -1,0 +1,21 @@
+// Package access decides which clients may have an answer.
+//
+// [Rules] are the whole of a configuration's access rules, and answer two questions.
+// [Rules.Identify] tells who sends a request, from its credentials, its client
+// certificate and its address ([Presented]). [Rules.Permit] tells whether that identity
+// may have what it asks for ([Question]).
+//
+// Identification takes these steps, each in a file of its own:
+//
+//   - a client certificate that the TLS listener has verified (certificate.go);
+//   - the Authorization header: Bearer tokens and Basic passwords (authorization.go);
+//   - a password is compared with the hash of its account (password.go, accounts.go);
+//   - groups are added (groups.go).
+//
+// Rules are immutable, with all caches of verdicts in them, so a reload makes new ones
+// and [Current] swaps them. Its errors are typed reasons without a word of a credential;
+// the caller turns them into answers.
+//
+// The package knows neither handlers nor storage nor the configuration. It opens no
+// connection and no file, and takes no lock that a pull needs.
+package access

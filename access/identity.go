@@ -1,0 +1,107 @@
+package access
+
+import (
+	"crypto/x509"
+	"net/http"
+	"net/netip"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/forwarded"
+)
+
+// Presented is what a request shows of its sender. It is read once, at the edge.
+type Presented struct {
+	Authorization []string            // values of the header of that name
+	Certificates  []*x509.Certificate // verified by the listener, the leaf first; empty: none
+	Address       netip.Addr          // of the client, behind trusted proxies; invalid: unknown
+	Host          string              // that the client asked, for challenges
+
+	// For a webhook only.
+	Method, URI string
+	Header      http.Header
+}
+
+// Present reads what a request shows of its sender. The proxies are those whose
+// X-Forwarded-For names the client.
+func Present(r *http.Request, proxies forwarded.Proxies) Presented {
+	client, _ := proxies.Client(r)
+	address, _ := netip.ParseAddr(client) // invalid for a peer without an address
+	p := Presented{
+		Authorization: r.Header["Authorization"], Address: address, Host: r.Host,
+		Method: r.Method, URI: r.RequestURI, Header: r.Header,
+	}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		p.Certificates = r.TLS.VerifiedChains[0]
+	}
+	return p
+}
+
+// Identity is the sender of a request. It is not changed after [Rules.Identify] has
+// returned it.
+type Identity struct {
+	ID          string       // of the configured account; empty: it has no such name
+	User        string       // name of the account; empty: no password was given
+	Groups      []string     // sorted
+	Certificate *Certificate // nil: none was presented
+	OIDC        *OIDC        // nil: no token of an issuer was presented
+	Address     netip.Addr   // of the client; invalid: unknown
+	Anonymous   bool         // the request came without credentials
+}
+
+// Certificate holds the names in a client certificate.
+type Certificate struct {
+	CommonName    string
+	Organizations []string
+	Names         []string // the subject alternative names: DNS names, addresses, mail addresses and URIs
+}
+
+// OIDC is a token of an OpenID Connect issuer.
+type OIDC struct {
+	Provider string         // the configured name of the issuer
+	Type     string         // of the issuer, for rules that were written for Angos
+	Claims   map[string]any // as encoding/json decodes them
+}
+
+// Name returns the identity as logs and messages name it: alice, cert:node-1,
+// oidc:github:SUBJECT or anonymous.
+func (i *Identity) Name() string {
+	switch {
+	case i.User != "":
+		return i.User
+	case i.OIDC != nil:
+		subject, _ := i.OIDC.Claims["sub"].(string)
+		return "oidc:" + i.OIDC.Provider + ":" + subject
+	case i.Certificate != nil:
+		return "cert:" + i.Certificate.name()
+	default:
+		return "anonymous"
+	}
+}
+
+// Action is the kind of a request, in the words of access policies.
+type Action string
+
+// Actions of a mirror.
+const (
+	GetVersion   Action = "get-api-version"
+	GetManifest  Action = "get-manifest"
+	GetBlob      Action = "get-blob"
+	ListTags     Action = "list-tags"
+	ListCatalog  Action = "list-catalog"
+	GetReferrers Action = "get-referrers"
+	GetToken     Action = "get-token"
+	ReadMetrics  Action = "metrics"
+	ReadPage     Action = "ui-page"
+)
+
+// Question is a request in the terms of access rules.
+type Question struct {
+	Action       Action
+	Block        string        // key of the repository block; empty: the question is about none
+	Name         string        // of the repository below the block
+	Namespace    string        // of the repository as the client spells it
+	Reference    string        // tag or digest of a manifest
+	Digest       digest.Digest // of a blob, of a subject, or of a manifest by digest
+	ArtifactType string        // of referrers
+}

@@ -1,0 +1,148 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+)
+
+// Options are what [Rules] are made of.
+type Options struct {
+	// Anonymous lets requests without credentials in. Without any rule they are let in,
+	// and the rules are open.
+	Anonymous bool
+	Realm     string // of challenges, for people
+	Accounts  []Account
+	Groups    map[string][]Subject // members by the name of the group
+	Blocks    []Block
+	Metrics   *Metrics
+}
+
+// Block holds the rules of one repository block.
+type Block struct {
+	Key string
+}
+
+// Rules are the whole of a configuration's access rules. All methods may be called
+// concurrently.
+type Rules struct {
+	open      bool
+	anonymous bool
+	realm     string
+	accounts  *accounts
+	groups    groups
+	blocks    map[string]*Block
+	metrics   *Metrics
+}
+
+// New returns the rules of a configuration. It returns an error for a name that two users
+// have.
+func New(opts Options) (*Rules, error) {
+	r := &Rules{
+		anonymous: opts.Anonymous, realm: opts.Realm, groups: newGroups(opts.Groups), metrics: opts.Metrics,
+		accounts: newAccounts(opts.Accounts), blocks: make(map[string]*Block, len(opts.Blocks)),
+	}
+	if len(r.accounts.byUser) != len(opts.Accounts) {
+		return nil, fmt.Errorf("two accounts have the same user")
+	}
+	for _, block := range opts.Blocks {
+		r.blocks[block.Key] = &block
+	}
+	r.open = opts.Anonymous && len(opts.Accounts) == 0
+	return r, nil
+}
+
+// Open reports whether nothing is locked: every request is permitted, whatever
+// credentials it has, and asking either question is a waste.
+func (r *Rules) Open() bool { return r.open }
+
+// Identify returns the sender of a request. A certificate and a password must both be
+// valid, and the identity carries both.
+//
+// It returns a *[CredentialsError] if there are credentials that are not valid, also if
+// the request needs none, a *[BusyError] if too many clients log in, and the cause of ctx
+// if that ends before.
+func (r *Rules) Identify(ctx context.Context, p Presented) (*Identity, error) {
+	method, identity, err := r.identify(ctx, p)
+	var crowd *BusyError
+	switch {
+	case err == nil:
+		r.metrics.identify(method, success)
+	case errors.As(err, &crowd):
+		r.metrics.identify(method, busy)
+	case ctx.Err() == nil: // a client that has left is neither
+		r.metrics.identify(method, failure)
+	}
+	return identity, err
+}
+
+func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, error) {
+	header, err := parseAuthorization(p.Authorization)
+	if err != nil {
+		return MethodUnknown, nil, err
+	}
+	method, identity := MethodNone, &Identity{Address: p.Address}
+	if identity.Certificate = newCertificate(p.Certificates); identity.Certificate != nil {
+		method = MethodCertificate
+	}
+	switch {
+	case header.bearer != "":
+		return MethodUnknown, nil, &CredentialsError{MethodUnknown, "no tokens are accepted"}
+	case header.basic != nil:
+		method = MethodPassword
+		account, err := r.accounts.login(ctx, *header.basic, p.Address)
+		if err != nil {
+			return method, nil, err
+		}
+		identity.ID, identity.User = account.ID, account.User
+	}
+	identity.Anonymous = method == MethodNone
+	identity.Groups = r.groups.of(identity)
+	return method, identity, nil
+}
+
+// Permit reports whether an identity may have an answer, with nil. It returns a
+// *[DeniedError] otherwise.
+func (r *Rules) Permit(_ context.Context, i *Identity, q Question) error {
+	if i.Anonymous && !r.anonymous {
+		return r.deny(i, q, LayerIdentity, "a request without credentials is not permitted")
+	}
+	return nil
+}
+
+func (r *Rules) deny(i *Identity, q Question, layer Layer, reason string) error {
+	r.metrics.deny(q.Block, layer)
+	return &DeniedError{Layer: layer, Anonymous: i.Anonymous, Who: i.Name(), Block: q.Block, Reason: reason}
+}
+
+// Challenge returns the value of WWW-Authenticate for a client without valid credentials
+// (RFC 9110, section 11.6.1).
+func (r *Rules) Challenge() string {
+	scheme := "Basic"
+	// Where no password can be valid, Basic would have clients send the one of another
+	// registry. The header must be there all the same, with a scheme that none knows.
+	if len(r.accounts.all) == 0 {
+		scheme = "Certificate"
+	}
+	return scheme + ` realm="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r.realm) + `"`
+}
+
+// Current holds the rules in force.
+type Current struct{ rules atomic.Pointer[Rules] }
+
+// Load returns the rules in force.
+func (c *Current) Load() *Rules { return c.rules.Load() }
+
+// Store puts rules in force. It must be called before the table of the same
+// configuration is put in force, and a request must load them the other way round: a
+// request then meets rules that are at least as new as its table.
+func (c *Current) Store(r *Rules) {
+	keys := make([]string, 0, len(r.blocks))
+	for key := range r.blocks {
+		keys = append(keys, key)
+	}
+	r.metrics.setBlocks(keys)
+	c.rules.Store(r)
+}

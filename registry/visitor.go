@@ -1,0 +1,107 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/namespace"
+)
+
+// visitor is the sender of a request, and the rules that hold for it. The zero visitor
+// may have everything.
+type visitor struct {
+	rules    *access.Rules
+	identity *access.Identity // nil: the credentials are not valid
+}
+
+// identify finds out who sends a request. The table was loaded before, so that the rules
+// are at least as new as it is (see [access.Current.Store]).
+func (h *Handler) identify(r *http.Request, e *entry) error {
+	if h.opts.Access == nil {
+		return nil
+	}
+	rules := h.opts.Access.Load()
+	if rules.Open() {
+		return nil
+	}
+	identity, err := rules.Identify(r.Context(), access.Present(r, h.opts.Proxies))
+	e.visitor = visitor{rules, identity}
+	return err
+}
+
+func (v visitor) permit(ctx context.Context, q access.Question) error {
+	if v.rules == nil {
+		return nil
+	}
+	return v.rules.Permit(ctx, v.identity, q)
+}
+
+// user returns the name of the sender for the log, or "" without one.
+func (v visitor) user() string {
+	if v.identity == nil || v.identity.Anonymous {
+		return ""
+	}
+	return v.identity.Name()
+}
+
+// questionOf returns a request in the terms of access rules. The namespace is nil if the
+// request has no name.
+func questionOf(req Request, ns *namespace.Namespace, repo string) access.Question {
+	q := access.Question{Action: actionOf(req.Op), Name: repo, Namespace: req.Name, Reference: req.Reference.String(), Digest: req.Digest}
+	if ns != nil {
+		q.Block = ns.Key()
+	}
+	if req.Op == OpReferrers {
+		q.ArtifactType = req.Query.Get("artifactType")
+	}
+	return q
+}
+
+func actionOf(op Operation) access.Action {
+	switch op {
+	case OpPing:
+		return access.GetVersion
+	case OpCatalog:
+		return access.ListCatalog
+	case OpBlob:
+		return access.GetBlob
+	case OpTags:
+		return access.ListTags
+	case OpReferrers:
+		return access.GetReferrers
+	default: // a write is refused to all. Clients that may not pull do not learn why
+		return access.GetManifest
+	}
+}
+
+// deniedToWire returns the answer to a client that the rules refuse, or nil for any other
+// error. A client with valid credentials gets no 401, at which it would ask its user for
+// the password again.
+func (h *Handler) deniedToWire(e *entry, err error) *Error {
+	if _, ok := errors.AsType[*access.CredentialsError](err); ok {
+		return &Error{
+			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: e.visitor.rules.Challenge(),
+			Message: "the credentials are not valid. Log in again",
+		}
+	}
+	if _, ok := errors.AsType[*access.BusyError](err); ok {
+		return &Error{
+			Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", RetryAfter: loginRetry,
+			Message: "too many clients log in at once. Try again in a moment",
+		}
+	}
+	denied, ok := errors.AsType[*access.DeniedError](err)
+	switch {
+	case !ok:
+		return nil
+	case denied.Anonymous:
+		return &Error{
+			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: e.visitor.rules.Challenge(),
+			Message: h.opts.Explain(e.ns, err),
+		}
+	default:
+		return &Error{Status: http.StatusForbidden, Code: "DENIED", Message: h.opts.Explain(e.ns, err)}
+	}
+}

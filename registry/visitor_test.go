@@ -1,0 +1,125 @@
+package registry_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/access"
+)
+
+// requestsOfAll returns a request of each operation.
+func requestsOfAll() map[string]string {
+	dgst := digest.FromString("a layer").String()
+	return map[string]string{
+		"ping": "GET /v2/", "catalog": "GET /v2/_catalog",
+		"manifest": "GET /v2/up.example/app/manifests/v1", "head": "HEAD /v2/up.example/app/manifests/v1",
+		"digest": "GET /v2/up.example/app/manifests/" + dgst,
+		"blob":   "GET /v2/up.example/app/blobs/" + dgst, "head of a blob": "HEAD /v2/up.example/app/blobs/" + dgst,
+		"tags": "GET /v2/up.example/app/tags/list", "referrers": "GET /v2/up.example/app/referrers/" + dgst,
+		"write": "PUT /v2/up.example/app/manifests/v1",
+	}
+}
+
+// alice returns rules under which alice has a password, and Basic headers with her
+// password and with another one.
+func alice(t *testing.T, anonymous bool) (opts access.Options, right, wrong string) {
+	t.Helper()
+	hash, err := access.ParseHash("$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO") // the least cost
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts = access.Options{Anonymous: anonymous, Realm: "Weir", Accounts: []access.Account{{User: "alice", Hash: hash}}}
+	return opts, basic("alice", "secret"), basic("alice", "guess")
+}
+
+func basic(user, password string) string {
+	r, _ := http.NewRequest("GET", "/", nil)
+	r.SetBasicAuth(user, password)
+	return r.Header.Get("Authorization")
+}
+
+// A refusal comes before any lookup: the upstream is not asked, stored content is
+// not served, and the refusal is the answer.
+func TestRefusalComesBeforeAnyLookup(t *testing.T) {
+	r, m := pair(t)
+	r.AddImage("app", "v1", []byte("a layer"))
+	for name, line := range requestsOfAll() { // fills the cache
+		method, path, _ := strings.Cut(line, " ")
+		if w := m.do(method, path); w.Code == http.StatusForbidden {
+			t.Fatalf("%s: %d", name, w.Code)
+		}
+	}
+	m.settle()
+	r.ResetRequests()
+	opts, right, wrong := alice(t, false)
+	m.rules(opts)
+	requests := requestsOfAll()
+	requests["a name of no block"] = "GET /v2/nowhere/app/tags/list"
+	for name, line := range requests {
+		method, path, _ := strings.Cut(line, " ")
+		for _, header := range [][]string{nil, {"Authorization", wrong}} {
+			w := m.do(method, path, header...)
+			wantStatus(t, w, http.StatusUnauthorized)
+			if method != "HEAD" {
+				wantError(t, w, http.StatusUnauthorized, "UNAUTHORIZED")
+			}
+			wantHeader(t, w.Header(), "Cache-Status", "", "Docker-Content-Digest", "", "OCI-Namespace", "", "WWW-Authenticate", `Basic realm="Weir"`)
+			if body := w.Body.String(); strings.Contains(body, "up.example") || strings.Contains(body, "read-only") {
+				t.Errorf("%s: the refusal tells of the mirror: %s", name, body)
+			}
+		}
+	}
+	if asked := r.Requests(); len(asked) > 0 {
+		t.Errorf("the upstream was asked %q", asked)
+	}
+	for _, path := range []string{"/v2/", "/v2/up.example/app/manifests/v1", "/v2/_catalog"} {
+		wantStatus(t, m.do("GET", path, "Authorization", right), http.StatusOK)
+	}
+	// A known client learns how to push, and which names there are.
+	wantError(t, m.do("PUT", "/v2/up.example/app/manifests/v1", "Authorization", right), http.StatusUnauthorized, "UNAUTHORIZED")
+	wantError(t, m.do("GET", "/v2/nowhere/app/tags/list", "Authorization", right), http.StatusNotFound, "NAME_UNKNOWN")
+}
+
+// Wrong credentials are refused although the client needs none, so that their user
+// notices them.
+func TestWrongCredentialsWhereNoneAreNeeded(t *testing.T) {
+	r, m := pair(t)
+	r.AddImage("app", "v1", []byte("a layer"))
+	opts, right, wrong := alice(t, true)
+	m.rules(opts)
+	for header, want := range map[string]int{"": 200, right: 200, wrong: 401, "Bearer x.y.z": 401, "Digest a=b": 401, "Basic !": 401} {
+		var headers []string
+		if header != "" {
+			headers = []string{"Authorization", header}
+		}
+		for _, path := range []string{"/v2/", "/v2/up.example/app/manifests/v1"} {
+			wantStatus(t, m.do("GET", path, headers...), want)
+		}
+	}
+}
+
+// The log names the user, and no part of a credential. An open mirror knows no users.
+func TestUserInTheLog(t *testing.T) {
+	_, m := pair(t)
+	opts, right, wrong := alice(t, false)
+	m.do("GET", "/v2/", "Authorization", right)
+	m.rules(opts)
+	m.do("GET", "/v2/", "Authorization", right)
+	m.do("GET", "/v2/", "Authorization", wrong)
+	m.do("GET", "/v2/")
+	var users []any
+	for _, line := range m.log.requests(t) {
+		users = append(users, line["user"])
+	}
+	if len(users) != 4 || users[0] != nil || users[1] != "alice" || users[2] != nil || users[3] != nil {
+		t.Errorf("users %v", users)
+	}
+	for _, secret := range []string{"guess", "secret", right[6:], wrong[6:]} {
+		if strings.Contains(m.log.String(), secret) {
+			t.Errorf("the log has %q: %s", secret, m.log)
+		}
+	}
+}

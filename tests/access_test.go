@@ -1,0 +1,107 @@
+package tests
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// A locked mirror serves its users, of a file that htpasswd(1) writes and of the
+// configuration, and nobody else. Users come and go while it runs. Credentials of clients
+// reach neither upstreams nor the log.
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	htpasswd := testutil.Program(t, "htpasswd", "apache2-utils")
+	users := filepath.Join(t.TempDir(), "htpasswd")
+	set := func(args ...string) {
+		t.Helper()
+		harness.Run(t, exec.Command(htpasswd, args...))
+	}
+	set("-b", "-B", "-c", users, "alice", "alices-word")
+	r := upstreamtest.New(t, upstreamtest.WithBasic("reader", "upstreams-word"))
+	r.AddImage("org/app", "v1", []byte("a layer"))
+	hash := harness.Run(t, func() *exec.Cmd {
+		cmd := exec.Command(harness.Binary(t), "auth", "hash")
+		cmd.Stdin = strings.NewReader("cis-word\n")
+		return cmd
+	}())
+	config := func(more string) string {
+		return "[auth]\nhtpasswd = \"" + users + "\"\n" + more + "[auth.identity.ci]\nusername = \"robot\"\npassword = \"" + strings.TrimSpace(hash) + "\"\n" +
+			blockOf("up", nil, at(r, `username = "reader"`, `password = "upstreams-word"`))
+	}
+	w := harness.StartWeir(t, config(""))
+	get := func(path, user, password string) harness.Answer {
+		t.Helper()
+		if user == "" {
+			return w.Get(t, path)
+		}
+		req, err := http.NewRequest("GET", "/", nil)
+		harness.Must(t, err)
+		req.SetBasicAuth(user, password)
+		return w.Get(t, path, "Authorization", req.Header.Get("Authorization"))
+	}
+	image := manifestPath("up/org/app", "v1")
+	for _, c := range []struct {
+		path, user, password string
+		want                 int
+	}{
+		{"/v2/", "", "", 401}, {image, "", "", 401}, {"/v2/nowhere/app/tags/list", "", "", 401}, {"/v2/_catalog", "", "", 401}, {"/metrics", "", "", 401}, {"/", "", "", 401},
+		{"/healthz", "", "", 200}, {"/readyz", "", "", 200},
+		{image, "alice", "a-guess", 401}, {image, "mallory", "alices-word", 401}, {"/metrics", "alice", "a-guess", 401},
+		{"/v2/", "alice", "alices-word", 200}, {image, "alice", "alices-word", 200}, {image, "robot", "cis-word", 200},
+		{"/metrics", "robot", "cis-word", 200}, {"/", "alice", "alices-word", 200}, {"/v2/nowhere/app/tags/list", "alice", "alices-word", 404},
+	} {
+		a := get(c.path, c.user, c.password)
+		if a.Status != c.want || (c.want == 401) != (a.Header.Get("WWW-Authenticate") == `Basic realm="Weir"`) {
+			t.Errorf("%s as %s with %s: %d %v", c.path, c.user, c.password, a.Status, a.Header)
+		}
+	}
+	eventually := func(condition string, want int, user, password string) {
+		t.Helper()
+		harness.Eventually(t, condition, func() bool { return get(image, user, password).Status == want })
+	}
+	set("-b", "-B", users, "bob", "bobs-word")
+	eventually("a new user is let in", 200, "bob", "bobs-word")
+	set("-b", "-B", users, "alice", "alices-new-word")
+	eventually("a changed password ends the old one", 401, "alice", "alices-word")
+	set("-D", users, "bob")
+	eventually("a removed user is refused", 401, "bob", "bobs-word")
+
+	// A broken file changes nothing, and the log says so once.
+	before, err := os.ReadFile(users)
+	harness.Must(t, err)
+	harness.WriteFile(t, users, string(before)+"eve:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n")
+	w.Logs(t, "the changed configuration cannot be used", `the password of \"eve\" is no bcrypt or Argon2 hash`)
+	eventually("the old users stay", 200, "alice", "alices-new-word")
+	if got := w.Log.Count("the changed configuration cannot be used"); got != 1 {
+		t.Errorf("%d lines about the broken file", got)
+	}
+	// The last user may be removed.
+	harness.WriteFile(t, users, "")
+	eventually("the file is empty", 401, "alice", "alices-new-word")
+	eventually("the configuration's user stays", 200, "robot", "cis-word")
+	harness.WriteFile(t, w.Config, config("anonymous = true\n"))
+	eventually("clients without credentials are let in", 200, "", "")
+	eventually("wrong ones are not", 401, "alice", "a-guess")
+
+	for _, asked := range r.Requests() {
+		if strings.Contains(asked, "alice") {
+			t.Error(asked)
+		}
+	}
+	metrics := string(get("/metrics", "robot", "cis-word").Body)
+	for _, secret := range []string{"alices-word", "cis-word", "a-guess", "bobs-word", "$argon2", "$2y$", "upstreams-word", "mallory"} {
+		if strings.Contains(w.Log.String(), secret) || strings.Contains(metrics, secret) {
+			t.Errorf("the log or the metrics hold %q", secret)
+		}
+	}
+	w.Logs(t, `"msg":"request"`, `"user":"alice"`, `"status":200`)
+	w.Logs(t, `"msg":"request"`, `"status":401`, "wrong password")
+}
