@@ -46,6 +46,9 @@ type account struct {
 	verdict atomic.Pointer[verdict]
 }
 
+// expired reports whether the moment has come from which on the account is not valid.
+func (a *account) expired() bool { return !a.Expires.IsZero() && !time.Now().Before(a.Expires) }
+
 // verdict tells that a password was right. It holds a keyed hash in place of the password.
 type verdict struct {
 	mac   mac
@@ -103,7 +106,7 @@ func (a *accounts) login(ctx context.Context, basic credentials, from netip.Addr
 		return nil, &CredentialsError{MethodPassword, "unknown user"}
 	case !right:
 		return nil, &CredentialsError{MethodPassword, "wrong password"}
-	case !known.Expires.IsZero() && !time.Now().Before(known.Expires):
+	case known.expired():
 		return nil, &CredentialsError{MethodPassword, "the account has expired"}
 	}
 	return known, nil

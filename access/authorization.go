@@ -15,6 +15,8 @@ const (
 	MethodNone        Method = "none" // no credentials
 	MethodCertificate Method = "certificate"
 	MethodPassword    Method = "password"
+	MethodToken       Method = "token" // of Weir's own token service
+	MethodOIDC        Method = "oidc"
 	MethodUnknown     Method = "unknown" // a header that cannot be read, or a scheme that is not known
 )
 

@@ -10,6 +10,8 @@
 //   - a client certificate that the TLS listener has verified (certificate.go);
 //   - the Authorization header: Bearer tokens and Basic passwords (authorization.go);
 //   - a password is compared with the hash of its account (password.go, accounts.go);
+//   - a token is one of Weir's own (token.go), or of an OpenID Connect issuer whose keys
+//     verify it (bearer.go, issuer.go, keys.go);
 //   - groups are added (groups.go).
 //
 // Rules are immutable, with all caches of verdicts in them, so a reload makes new ones
@@ -17,5 +19,5 @@
 // the caller turns them into answers.
 //
 // The package knows neither handlers nor storage nor the configuration. It opens no
-// connection and no file, and takes no lock that a pull needs.
+// file, asks nobody but issuers for their keys, and takes no lock that a pull needs.
 package access

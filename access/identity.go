@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -15,7 +16,7 @@ type Presented struct {
 	Authorization []string            // values of the header of that name
 	Certificates  []*x509.Certificate // verified by the listener, the leaf first; empty: none
 	Address       netip.Addr          // of the client, behind trusted proxies; invalid: unknown
-	Host          string              // that the client asked, for challenges
+	Scheme, Host  string              // that the client asked, for challenges
 
 	// For a webhook only.
 	Method, URI string
@@ -28,7 +29,7 @@ func Present(r *http.Request, proxies forwarded.Proxies) Presented {
 	client, _ := proxies.Client(r)
 	address, _ := netip.ParseAddr(client) // invalid for a peer without an address
 	p := Presented{
-		Authorization: r.Header["Authorization"], Address: address, Host: r.Host,
+		Authorization: r.Header["Authorization"], Address: address, Host: r.Host, Scheme: proxies.Scheme(r),
 		Method: r.Method, URI: r.RequestURI, Header: r.Header,
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
@@ -61,6 +62,8 @@ type OIDC struct {
 	Provider string         // the configured name of the issuer
 	Type     string         // of the issuer, for rules that were written for Angos
 	Claims   map[string]any // as encoding/json decodes them
+
+	expires time.Time
 }
 
 // Name returns the identity as logs and messages name it: alice, cert:node-1,

@@ -38,7 +38,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	r.MustRegister(total, m.denied)
 	for method, results := range map[Method][]string{
-		MethodNone: {success}, MethodCertificate: {success}, MethodPassword: {success, failure, busy}, MethodUnknown: {failure},
+		MethodNone: {success}, MethodCertificate: {success}, MethodPassword: {success, failure, busy},
+		MethodToken: {success, failure}, MethodOIDC: {success, failure}, MethodUnknown: {failure},
 	} {
 		for _, result := range results {
 			m.identified[identified{string(method), result}] = total.WithLabelValues(string(method), result)

@@ -40,6 +40,7 @@ var ErrHash = errors.New("is no bcrypt or Argon2 hash of a password. `weir auth 
 
 // Hash is the hash of a password, by bcrypt or Argon2.
 type Hash struct {
+	text   string
 	bcrypt []byte // nil: it is an Argon2 hash
 	argon2 argon2Hash
 }
@@ -68,7 +69,7 @@ func ParseHash(text string) (*Hash, error) {
 		if cost > maxBcryptCost {
 			return nil, fmt.Errorf("has bcrypt cost %d: verifying it would take more than 5 s. Use at most %d", cost, maxBcryptCost)
 		}
-		return &Hash{bcrypt: []byte(text)}, nil
+		return &Hash{text: text, bcrypt: []byte(text)}, nil
 	case kind == "argon2id", kind == "argon2i":
 		return parseArgon2(text)
 	default:
@@ -121,7 +122,7 @@ func parseArgon2(text string) (*Hash, error) {
 	case h.lanes > maxHashLanes:
 		return nil, fmt.Errorf("has p=%d: verifying it would take too many threads. Use at most p=%d", h.lanes, maxHashLanes)
 	}
-	return &Hash{argon2: h}, nil
+	return &Hash{text: text, argon2: h}, nil
 }
 
 // Matches reports whether a password is the one of the hash. It takes the time that the

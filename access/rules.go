@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+
+	"github.com/weirhq/weir/internal/bounded"
 )
 
 // Options are what [Rules] are made of.
@@ -15,6 +17,8 @@ type Options struct {
 	Anonymous bool
 	Realm     string // of challenges, for people
 	Accounts  []Account
+	Issuers   []*Issuer
+	Tokens    TokenOptions
 	Groups    map[string][]Subject // members by the name of the group
 	Blocks    []Block
 	Metrics   *Metrics
@@ -32,6 +36,9 @@ type Rules struct {
 	anonymous bool
 	realm     string
 	accounts  *accounts
+	issuers   map[string]*Issuer // by name
+	tokens    *tokens            // nil: there is no token service
+	bearers   *bounded.Cache[tokenDigest, bearer]
 	groups    groups
 	blocks    map[string]*Block
 	metrics   *Metrics
@@ -43,6 +50,10 @@ func New(opts Options) (*Rules, error) {
 	r := &Rules{
 		anonymous: opts.Anonymous, realm: opts.Realm, groups: newGroups(opts.Groups), metrics: opts.Metrics,
 		accounts: newAccounts(opts.Accounts), blocks: make(map[string]*Block, len(opts.Blocks)),
+		issuers: make(map[string]*Issuer, len(opts.Issuers)), tokens: newTokens(opts.Tokens), bearers: newBearers(),
+	}
+	for _, issuer := range opts.Issuers {
+		r.issuers[issuer.opts.Name] = issuer
 	}
 	if len(r.accounts.byUser) != len(opts.Accounts) {
 		return nil, fmt.Errorf("two accounts have the same user")
@@ -50,7 +61,7 @@ func New(opts Options) (*Rules, error) {
 	for _, block := range opts.Blocks {
 		r.blocks[block.Key] = &block
 	}
-	r.open = opts.Anonymous && len(opts.Accounts) == 0
+	r.open = opts.Anonymous && len(opts.Accounts) == 0 && len(opts.Issuers) == 0
 	return r, nil
 }
 
@@ -62,8 +73,8 @@ func (r *Rules) Open() bool { return r.open }
 // valid, and the identity carries both.
 //
 // It returns a *[CredentialsError] if there are credentials that are not valid, also if
-// the request needs none, a *[BusyError] if too many clients log in, and the cause of ctx
-// if that ends before.
+// the request needs none, a *[BusyError] if too many clients log in, an *[IssuerError] if
+// the keys of a token's issuer cannot be read, and the cause of ctx if that ends before.
 func (r *Rules) Identify(ctx context.Context, p Presented) (*Identity, error) {
 	method, identity, err := r.identify(ctx, p)
 	var crowd *BusyError
@@ -87,9 +98,25 @@ func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, e
 	if identity.Certificate = newCertificate(p.Certificates); identity.Certificate != nil {
 		method = MethodCertificate
 	}
+	token := header.bearer
+	// Some clients, such as the kubelet, can send a token as a password only. The user
+	// beside it is no one's word, and does not count.
+	if header.basic != nil && len(r.issuers) > 0 && isJWT(header.basic.password) && !isOwn(header.basic.password) {
+		token = header.basic.password
+	}
 	switch {
-	case header.bearer != "":
-		return MethodUnknown, nil, &CredentialsError{MethodUnknown, "no tokens are accepted"}
+	case token != "":
+		found, err := r.bear(ctx, token)
+		if err != nil {
+			return found.method, nil, err
+		}
+		if identity.OIDC = found.oidc; found.account != nil {
+			identity.ID, identity.User = found.account.ID, found.account.User
+		}
+		// A token of Weir's own may be that of a client without credentials.
+		if found.account != nil || found.oidc != nil || method == MethodNone {
+			method = found.method
+		}
 	case header.basic != nil:
 		method = MethodPassword
 		account, err := r.accounts.login(ctx, *header.basic, p.Address)
@@ -98,7 +125,7 @@ func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, e
 		}
 		identity.ID, identity.User = account.ID, account.User
 	}
-	identity.Anonymous = method == MethodNone
+	identity.Anonymous = identity.User == "" && identity.Certificate == nil && identity.OIDC == nil
 	identity.Groups = r.groups.of(identity)
 	return method, identity, nil
 }
@@ -118,15 +145,37 @@ func (r *Rules) deny(i *Identity, q Question, layer Layer, reason string) error 
 }
 
 // Challenge returns the value of WWW-Authenticate for a client without valid credentials
-// (RFC 9110, section 11.6.1).
-func (r *Rules) Challenge() string {
-	scheme := "Basic"
+// (RFC 9110, section 11.6.1). The scope is what the client asked for, in the words of
+// token services; it may be empty.
+func (r *Rules) Challenge(p Presented, scope string) string {
+	if r.tokens == nil {
+		return r.BasicChallenge()
+	}
+	realm := r.tokens.realm
+	if realm == "" {
+		realm = p.Scheme + "://" + p.Host + "/token"
+	}
+	challenge := "Bearer realm=" + quoted(realm) + ",service=" + quoted(TokenService)
+	if scope != "" {
+		challenge += ",scope=" + quoted(scope)
+	}
+	return challenge
+}
+
+// BasicChallenge is the Challenge of the token service itself, and of a configuration
+// without one.
+func (r *Rules) BasicChallenge() string {
 	// Where no password can be valid, Basic would have clients send the one of another
 	// registry. The header must be there all the same, with a scheme that none knows.
-	if len(r.accounts.all) == 0 {
-		scheme = "Certificate"
+	if len(r.accounts.all) == 0 && len(r.issuers) == 0 {
+		return "Certificate realm=" + quoted(r.realm)
 	}
-	return scheme + ` realm="` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(r.realm) + `"`
+	return "Basic realm=" + quoted(r.realm)
+}
+
+// quoted returns a text as a quoted string (RFC 9110, section 5.6.4).
+func quoted(text string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(text) + `"`
 }
 
 // Current holds the rules in force.

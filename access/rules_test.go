@@ -228,12 +228,18 @@ func TestOpen(t *testing.T) {
 func TestChallenge(t *testing.T) {
 	opts := users(t)
 	opts.Realm = `The "mirror" \o/`
+	withTokens := func(realm string) access.Options {
+		return access.Options{Tokens: access.TokenOptions{Key: make([]byte, 32), Realm: realm, TTL: time.Hour}}
+	}
 	for want, opts := range map[string]access.Options{
 		`Basic realm="The \"mirror\" \\o/"`: opts,
 		// No password can be valid, so that none is asked for.
 		`Certificate realm="Weir"`: {Realm: "Weir"},
+		// The host is the client's own word, and ends no quotes.
+		`Bearer realm="https://mirror\".example/token",service="weir",scope="repository:app:pull"`:  withTokens(""),
+		`Bearer realm="https://token.example.com/token",service="weir",scope="repository:app:pull"`: withTokens("https://token.example.com/token"),
 	} {
-		if got := newRules(t, opts).Challenge(); got != want {
+		if got := newRules(t, opts).Challenge(access.Presented{Scheme: "https", Host: `mirror".example`}, "repository:app:pull"); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
@@ -256,8 +262,9 @@ func TestMetrics(t *testing.T) {
 	}
 	want := []string{
 		"weir_access_denied_total  identity 0", "weir_access_denied_total ghcr.io identity 1", "weir_access_denied_total quay.io identity 0",
-		"weir_auth_total certificate success 1", "weir_auth_total none success 1", "weir_auth_total password busy 0",
-		"weir_auth_total password failure 1", "weir_auth_total password success 2", "weir_auth_total unknown failure 1",
+		"weir_auth_total certificate success 1", "weir_auth_total none success 1", "weir_auth_total oidc failure 0", "weir_auth_total oidc success 0",
+		"weir_auth_total password busy 0", "weir_auth_total password failure 1", "weir_auth_total password success 2",
+		"weir_auth_total token failure 0", "weir_auth_total token success 0", "weir_auth_total unknown failure 1",
 	}
 	if got := series(t, registry); !slices.Equal(got, want) {
 		t.Errorf("%q", got)

@@ -11,7 +11,7 @@ import (
 )
 
 // translateAccess turns the access rules of a validated configuration into those of package access.
-func translateAccess(cfg *config.Config, metrics *access.Metrics) (*access.Rules, error) {
+func translateAccess(cfg *config.Config, issuers []*access.Issuer, metrics *access.Metrics) (*access.Rules, error) {
 	accounts, err := cfg.Auth.ReadHtpasswd()
 	if err != nil { // the file has changed since it was validated
 		return nil, fmt.Errorf("auth.htpasswd: %w", err)
@@ -25,7 +25,14 @@ func translateAccess(cfg *config.Config, metrics *access.Metrics) (*access.Rules
 	}
 	opts := access.Options{
 		Anonymous: cfg.Auth.Anonymous, Realm: cfg.Auth.Realm, Accounts: accounts,
-		Groups: make(map[string][]access.Subject), Metrics: metrics,
+		Issuers: issuers, Groups: make(map[string][]access.Subject), Metrics: metrics,
+	}
+	if service := cfg.Auth.TokenService; service != nil {
+		key, err := service.Key()
+		if err != nil {
+			return nil, fmt.Errorf("auth.token_service.secret_key: %w", err)
+		}
+		opts.Tokens = access.TokenOptions{Key: key, Realm: service.Realm, TTL: service.TTL}
 	}
 	for name, members := range cfg.Auth.Groups {
 		for _, text := range members {
@@ -63,12 +70,13 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		identity, err := rules.Identify(r.Context(), access.Present(r, g.proxies))
+		presented := access.Present(r, g.proxies)
+		identity, err := rules.Identify(r.Context(), presented)
 		if err == nil {
 			err = rules.Permit(r.Context(), identity, access.Question{Action: action})
 		}
 		if err != nil {
-			refuse(w, rules, err)
+			refuse(w, rules.Challenge(presented, ""), err)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -76,17 +84,18 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 }
 
 // refuse answers a client that the rules refuse, as text for people.
-func refuse(w http.ResponseWriter, rules *access.Rules, err error) {
+func refuse(w http.ResponseWriter, challenge string, err error) {
 	denied, isDenied := errors.AsType[*access.DeniedError](err)
 	_, isBusy := errors.AsType[*access.BusyError](err)
+	_, isAway := errors.AsType[*access.IssuerError](err)
 	switch {
 	case isDenied && !denied.Anonymous:
 		http.Error(w, explainDenied(denied), http.StatusForbidden)
-	case isBusy:
-		w.Header().Set("Retry-After", "2") // as that of package registry
+	case isBusy, isAway:
+		w.Header().Set("Retry-After", "10")
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	default:
-		w.Header().Set("WWW-Authenticate", rules.Challenge())
+		w.Header().Set("WWW-Authenticate", challenge)
 		http.Error(w, "this mirror needs valid credentials", http.StatusUnauthorized)
 	}
 }

@@ -55,6 +55,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		store:    m.storage.store,
 		requests: registry.NewMetrics(m.gatherer),
 		guarding: access.NewMetrics(m.gatherer),
+		issuers:  issuers{logger: logger},
 	}
 	m.entrance = newEntrance(cfg, m.gatherer, logger)
 	if err = m.apply(cfg); err != nil {

@@ -49,6 +49,7 @@ func (o *ops) handler() http.Handler {
 	// Probes have no credentials, and learn nothing but the state.
 	guard := guard{o.access, o.proxies}
 	router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, promhttp.HandlerFor(o.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})))
+	router.Path("/token").Handler(tokenService{o.access, o.proxies})
 	router.Path("/").Handler(guard.handler(access.ReadPage, o.page))
 	router.NotFoundHandler = http.HandlerFunc(noEndpoint)
 	return o.logged(router)

@@ -16,6 +16,7 @@ type routing struct {
 	tables   namespace.Current
 	access   access.Current
 	guarding *access.Metrics
+	issuers  issuers
 	engine   *engine
 	store    *evict.Store
 	requests *registry.Metrics
@@ -28,8 +29,9 @@ func (r *routing) apply(cfg *config.Config) error {
 	next := make(clientSet)
 	table, err := r.table(cfg, next)
 	var rules *access.Rules
+	var issuers []issuer
 	if err == nil {
-		rules, err = translateAccess(cfg, r.guarding)
+		rules, issuers, err = r.rules(cfg)
 	}
 	if err != nil {
 		r.clients.drop(next)
@@ -38,6 +40,7 @@ func (r *routing) apply(cfg *config.Config) error {
 	// Eviction follows all manifests that the new clients may deliver.
 	r.store.SetMaxManifest(int64(cfg.Global.MaxManifestSize))
 	r.store.SetShared(len(table.Namespaces()) > 1)
+	r.issuers.current = issuers
 	r.access.Store(rules) // before the table, see there
 	r.tables.Store(table)
 	r.requests.SetNamespaces(table)
@@ -57,6 +60,20 @@ func (r *routing) table(cfg *config.Config, next clientSet) (*namespace.Table, e
 		specs[i] = t.spec
 	}
 	return namespace.NewTable(r.engine.cache, specs)
+}
+
+// rules returns the access rules of a configuration, and the issuers in them.
+func (r *routing) rules(cfg *config.Config) (*access.Rules, []issuer, error) {
+	next, err := r.issuers.next(cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	list := make([]*access.Issuer, len(next))
+	for i, one := range next {
+		list[i] = one.Issuer
+	}
+	rules, err := translateAccess(cfg, list, r.guarding)
+	return rules, next, err
 }
 
 // keys returns the keys of the namespaces in force.

@@ -21,6 +21,9 @@ type Auth struct {
 
 	Groups     Groups         `toml:"groups"`
 	Identities []AuthIdentity `toml:"identity"` // sorted by Key
+	OIDC       []OIDC         `toml:"oidc"`     // sorted by Key
+
+	TokenService *TokenService `toml:"token_service"` // nil: passwords come with each request
 }
 
 // AuthIdentity is a user in the configuration itself.
@@ -35,7 +38,7 @@ type AuthIdentity struct {
 type Groups map[string][]string
 
 // identifies reports whether a client can identify itself with credentials of its own.
-func (a *Auth) identifies() bool { return a.Htpasswd != "" || len(a.Identities) > 0 }
+func (a *Auth) identifies() bool { return a.Htpasswd != "" || len(a.Identities) > 0 || len(a.OIDC) > 0 }
 
 // auth decodes the table. Anonymous depends on the other keys unless it is set.
 func (d *decoder) auth(p place, n *node, dst *Auth) {
@@ -78,6 +81,10 @@ func (v *validator) auth() {
 	for _, one := range a.Identities {
 		v.identity(keyIn("auth.identity", one.Key), one, users)
 	}
+	for _, one := range a.OIDC {
+		v.oidc(keyIn("auth.oidc", one.Key), one)
+	}
+	v.tokenService(a.TokenService)
 	for _, name := range slices.Sorted(maps.Keys(a.Groups)) {
 		v.group(keyIn("auth.groups", name), name, a.Groups[name])
 	}
@@ -111,6 +118,9 @@ func (v *validator) group(at, name string, members []string) {
 			err = fmt.Errorf("%q is a group; name its members", text)
 		} else if err != nil {
 			err = fmt.Errorf("%q %w", text, err)
+		}
+		if provider, ok := member.Provider(); ok && !slices.ContainsFunc(v.config.Auth.OIDC, func(o OIDC) bool { return o.Key == provider }) {
+			err = fmt.Errorf("%q names no issuer: there is no [auth.oidc.%s]", text, provider)
 		}
 		v.failed(elementOf(at, i), err)
 	}

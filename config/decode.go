@@ -131,6 +131,10 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		d.groups(p, n, field)
 	case *[]AuthIdentity:
 		named(d, p, n, newIdentity, field)
+	case *[]OIDC:
+		d.oidc(p, n, field)
+	case **TokenService:
+		d.tokenService(p, n, field)
 	case **Redis:
 		d.redis(p, n, field)
 	case *[]Namespace:

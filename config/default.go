@@ -91,6 +91,15 @@ func newUpstream() Upstream {
 
 func newIdentity(key string) AuthIdentity { return AuthIdentity{Key: key} }
 
+func newOIDC(key string) OIDC {
+	return OIDC{
+		Key: key, ClockSkewTolerance: time.Minute, AllowedAlgorithms: []string{"RS256"},
+		JWKSRefreshInterval: time.Hour, HTTPRequestTimeout: 30 * time.Second, JWKSRefreshTimeout: 5 * time.Second,
+	}
+}
+
+func newTokenService() *TokenService { return &TokenService{TTL: time.Hour} }
+
 func newWarm() Warm { return Warm{Every: Duration(6 * time.Hour), Referrers: true} }
 
 func newTLS() *TLS { return &TLS{ClientAuth: ClientAuthOptional} }

@@ -14,6 +14,7 @@ type source struct {
 	secretFiles map[string]string   // the file a secret was read from, by the secret's key path
 	oddSecrets  map[string]string   // why a secret from a file looks wrong, by the secret's key path
 	ignored     []string            // key paths of Angos that change nothing for a mirror
+	older       []olderKey          // older spellings
 	optedOut    []string            // key paths of immutable_tags = false that have no effect
 	passedOver  []string            // default places whose file is not Weir's
 	strange     []string            // variables of the environment that are no setting

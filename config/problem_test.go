@@ -164,8 +164,7 @@ func TestUnavailable(t *testing.T) {
 	const protects = plain + " (it restricts access: ignoring it would grant that access to everyone)"
 	tests := []struct{ text, want string }{
 		{"[blob_store.s3]\nbucket = \"b\"\n", "config.toml:1: blob_store.s3: " + plain},
-		{"[auth.oidc.github]\nissuer = \"https://x.io\"\n", "config.toml:1: auth.oidc: " + protects},
-		{"[auth.token_service]\nrealm = \"x\"\n", "config.toml:1: auth.token_service: " + protects},
+		{"[auth.webhook.opa]\nurl = \"https://x.io\"\n", "config.toml:1: auth.webhook: " + protects},
 		{"[authorization_webhook]\n", "config.toml:1: authorization_webhook: " + protects},
 		{"[[downstream]]\n", "config.toml:1: downstream: " + protects},
 		{"[global]\nauthorization_webhook = \"w\"\n", "config.toml:2: global.authorization_webhook: " + protects},

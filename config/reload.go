@@ -67,6 +67,9 @@ func (c *Config) Files() []string {
 		files = append(files, file)
 	}
 	files = append(files, c.Auth.Htpasswd)
+	for _, o := range c.Auth.OIDC {
+		files = append(files, o.ClientCertificateBundle, o.ClientPrivateKey, o.ServerCABundle)
+	}
 	for _, r := range c.Namespaces {
 		for _, u := range r.Upstreams {
 			files = append(files, u.ClientCertificate, u.ClientPrivateKey, u.ServerCABundle)

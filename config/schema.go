@@ -155,7 +155,7 @@ func judgeUnknownKey(generic string, n *node) (verdict, error) {
 		switch generic {
 		case scope + "auth", scope + "authorization_webhook", scope + "downstream":
 			return refused, errProtects
-		case scope + "auth.oidc", scope + "auth.token_service", scope + "auth.webhook":
+		case scope + "auth.webhook":
 			return refused, errProtects
 		case scope + "access_policy":
 			if allowsAll(n) { // Weir does the same

@@ -31,6 +31,7 @@ func (c *Config) Warnings() []string {
 	if len(c.source.strange) > 0 {
 		warnings = append(warnings, "variables of the environment that are no setting have no effect; lists can be set in files only: "+strings.Join(c.source.strange, ", "))
 	}
+	warnings = append(warnings, c.olderWarnings()...)
 	warnings = append(warnings, c.secretWarnings()...)
 	warnings = append(warnings, c.diskWarnings()...)
 	warnings = append(warnings, c.patternWarnings()...)
@@ -60,6 +61,18 @@ func (c *Config) missingHelpers() []string {
 		}
 	}
 	return keys
+}
+
+// olderKey is an older spelling that is understood.
+type olderKey struct{ key, write string }
+
+// olderWarnings warns about spellings that later versions may not know.
+func (c *Config) olderWarnings() []string {
+	warnings := make([]string, len(c.source.older))
+	for i, older := range c.source.older {
+		warnings[i] = fmt.Sprintf("%s is an older spelling. Write %s", c.named([]string{older.key}), older.write)
+	}
+	return warnings
 }
 
 // openWarnings warns about a mirror that serves everyone who reaches it.

@@ -46,6 +46,9 @@ var errClientGone = &Error{Status: 499, Code: "UNKNOWN", Message: "the client ha
 // dozen verifications have ended by then.
 const loginRetry = 2 * time.Second
 
+// issuerRetry is the time after which an issuer of tokens that was away is asked again.
+const issuerRetry = 10 * time.Second
+
 var errInternal = &Error{
 	Status: http.StatusInternalServerError, Code: "UNKNOWN",
 	Message: "internal error; the mirror's log has the details",

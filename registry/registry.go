@@ -95,7 +95,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if len(trail) > 0 { // a client's request has none, and its context stays as it is
 		r = r.WithContext(via.With(r.Context(), trail))
 	}
-	if err := h.identify(r, e); err != nil {
+	if err := h.identify(r, req, e); err != nil {
 		return err
 	}
 	// These two have no name to resolve, and may need permission all the same.

@@ -12,13 +12,15 @@ import (
 // visitor is the sender of a request, and the rules that hold for it. The zero visitor
 // may have everything.
 type visitor struct {
-	rules    *access.Rules
-	identity *access.Identity // nil: the credentials are not valid
+	rules     *access.Rules
+	presented access.Presented
+	identity  *access.Identity // nil: the credentials are not valid
+	scope     string           // of the request, for a challenge
 }
 
 // identify finds out who sends a request. The table was loaded before, so that the rules
 // are at least as new as it is (see [access.Current.Store]).
-func (h *Handler) identify(r *http.Request, e *entry) error {
+func (h *Handler) identify(r *http.Request, req Request, e *entry) error {
 	if h.opts.Access == nil {
 		return nil
 	}
@@ -26,10 +28,26 @@ func (h *Handler) identify(r *http.Request, e *entry) error {
 	if rules.Open() {
 		return nil
 	}
-	identity, err := rules.Identify(r.Context(), access.Present(r, h.opts.Proxies))
-	e.visitor = visitor{rules, identity}
+	presented := access.Present(r, h.opts.Proxies)
+	identity, err := rules.Identify(r.Context(), presented)
+	e.visitor = visitor{rules, presented, identity, scopeOf(req)}
 	return err
 }
+
+// scopeOf returns what a request is for in the words of token services (distribution-spec
+// tokens, "Token Scope").
+func scopeOf(req Request) string {
+	switch {
+	case req.Op == OpCatalog:
+		return "registry:catalog:*"
+	case req.Name != "":
+		return "repository:" + req.Name + ":pull"
+	default:
+		return ""
+	}
+}
+
+func (v visitor) challenge() string { return v.rules.Challenge(v.presented, v.scope) }
 
 func (v visitor) permit(ctx context.Context, q access.Question) error {
 	if v.rules == nil {
@@ -82,7 +100,7 @@ func actionOf(op Operation) access.Action {
 func (h *Handler) deniedToWire(e *entry, err error) *Error {
 	if _, ok := errors.AsType[*access.CredentialsError](err); ok {
 		return &Error{
-			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: e.visitor.rules.Challenge(),
+			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: e.visitor.challenge(),
 			Message: "the credentials are not valid. Log in again",
 		}
 	}
@@ -92,13 +110,19 @@ func (h *Handler) deniedToWire(e *entry, err error) *Error {
 			Message: "too many clients log in at once. Try again in a moment",
 		}
 	}
+	if _, ok := errors.AsType[*access.IssuerError](err); ok {
+		return &Error{
+			Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", RetryAfter: issuerRetry,
+			Message: "the token cannot be verified now, since the keys of its issuer cannot be read. Try again in a moment",
+		}
+	}
 	denied, ok := errors.AsType[*access.DeniedError](err)
 	switch {
 	case !ok:
 		return nil
 	case denied.Anonymous:
 		return &Error{
-			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: e.visitor.rules.Challenge(),
+			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: e.visitor.challenge(),
 			Message: h.opts.Explain(e.ns, err),
 		}
 	default:

@@ -66,6 +66,19 @@ func (p Proxies) Client(r *http.Request) (client, peer string) {
 	return address.String(), peer
 }
 
+// Scheme returns the scheme by which the client asked: https over TLS, or if one of the
+// proxies says so in X-Forwarded-Proto.
+func (p Proxies) Scheme(r *http.Request) string {
+	if r.TLS != nil {
+		return "https"
+	}
+	address, ok := parse(r.RemoteAddr)
+	if ok && p.contain(address) && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
+		return "https"
+	}
+	return "http"
+}
+
 // Attrs returns the attributes of a request's line in the log that tell its client:
 // its address, that of the peer if there is a proxy between, and its program.
 func (p Proxies) Attrs(r *http.Request) []slog.Attr {

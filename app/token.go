@@ -1,0 +1,62 @@
+package app
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+
+	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/internal/forwarded"
+)
+
+// maxTokenForm bounds the form of a token request. It holds a password, or a token of an
+// issuer in its place.
+const maxTokenForm = 32 << 10
+
+// tokenService issues tokens at /token: to GET with the credentials in a header
+// (distribution-spec tokens, "Requesting a Token"), and to POST with a password in a form
+// (RFC 6749, section 4.3), which containerd tries first.
+type tokenService struct {
+	current *access.Current
+	proxies forwarded.Proxies
+}
+
+func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	rules := s.current.Load()
+	if !rules.IssuesTokens() {
+		noEndpoint(w, r)
+		return
+	}
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	presented := access.Present(r, s.proxies)
+	switch r.Method {
+	case http.MethodGet:
+	case http.MethodPost:
+		r.Body = http.MaxBytesReader(w, r.Body, maxTokenForm)
+		// Other grants are refused as RFC 6749, section 5.2 says.
+		if err := r.ParseForm(); err != nil || r.PostForm.Get("grant_type") != "password" {
+			header.Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = w.Write([]byte(`{"error":"unsupported_grant_type"}`)) // a client that has left does not need it
+			return
+		}
+		credentials := r.PostForm.Get("username") + ":" + r.PostForm.Get("password")
+		presented.Authorization = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(credentials))}
+	default:
+		header.Set("Allow", "GET, POST")
+		http.Error(w, "tokens are issued to GET and POST", http.StatusMethodNotAllowed)
+		return
+	}
+	token, err := rules.Issue(r.Context(), presented)
+	if err != nil {
+		refuse(w, rules.BasicChallenge(), err)
+		return
+	}
+	body, err := json.Marshal(token)
+	if err != nil {
+		panic(err) // strings and a number are always JSON
+	}
+	header.Set("Content-Type", "application/json")
+	_, _ = w.Write(body)
+}
