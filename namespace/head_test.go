@@ -2,6 +2,7 @@ package namespace_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -15,12 +16,14 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// uselessHeads are answers to a HEAD of content that a GET finds, with the status of
-// each try.
-var uselessHeads = map[string]struct {
+type uselessHead struct {
 	effect   upstreamtest.Effect
 	statuses []int
-}{
+}
+
+// uselessHeads are answers to a HEAD of content that a GET finds, with the status of
+// each try.
+var uselessHeads = map[string]uselessHead{
 	"400":                {upstreamtest.Status(400, ""), []int{400}},
 	"403":                {upstreamtest.Status(403, ""), []int{403}},
 	"404":                {upstreamtest.Status(404, ""), []int{404}},
@@ -37,7 +40,16 @@ var uselessHeads = map[string]struct {
 // TestUselessHead asks again and again for a tag whose HEAD is no use. No answer of
 // HEAD keeps a client from the tag, whether it is cached or not, moves or stays.
 func TestUselessHead(t *testing.T) {
-	for name, useless := range uselessHeads {
+	heads := maps.Clone(uselessHeads)
+	// The store takes sha256 and sha512 only.
+	for name, dgst := range map[string]string{
+		"sha384": digest.SHA384.FromString("x").String(), "another algorithm": "blake3:" + strings.Repeat("0", 64), "short": "sha256:00",
+		"upper case": "sha256:" + strings.Repeat("A", 64), "a tag": "latest", "a path": "sha256:../../" + strings.Repeat("0", 58),
+		"combined": "sha256+b64:" + strings.Repeat("0", 64), "long": "sha512:" + strings.Repeat("0", 4096),
+	} {
+		heads["digest: "+name] = uselessHead{upstreamtest.Header("Docker-Content-Digest", dgst), []int{200}}
+	}
+	for name, useless := range heads {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, m *mirror) {
 				r := m.registry("up.example")

@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -9,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
@@ -143,6 +147,80 @@ func TestMinFree(t *testing.T) {
 	}
 	if files := w.Stored(t, "blobs"); len(files) != 1 || !strings.HasSuffix(files[0], small.Encoded()) {
 		t.Errorf("stored: %q", files)
+	}
+}
+
+// Content that an upstream announces or sends, and that is too large for the store, is no
+// trouble of the store: content that fits is stored before and after it.
+func TestHugeContentIsNoTrouble(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		limit     string
+		announced int64 // -1: no length
+		begin     int   // bytes that come
+	}{
+		"larger than what is free":          {"min_free = \"16MiB\"", 60 * mib, mib},
+		"a part of a GiB":                   {"min_free = \"16MiB\"", 1043333120, mib},
+		"the largest length of all":         {"min_free = \"16MiB\"", 1<<63 - 1, mib},
+		"endless, to the last byte free":    {"min_free = \"16MiB\"", -1, 60 * mib},
+		"larger than max_size":              {"max_size = \"32MiB\"", 40 * mib, mib},
+		"the largest length, max_size":      {"max_size = \"32MiB\"", 1<<63 - 1, mib},
+		"endless, to the last of max_size":  {"max_size = \"32MiB\"", -1, 40 * mib},
+		"endless, with both limits":         {"max_size = \"48MiB\"\nmin_free = \"16MiB\"", -1, 60 * mib},
+		"larger than free, with both":       {"max_size = \"1GiB\"\nmin_free = \"16MiB\"", 60 * mib, mib},
+		"a tag's digest cannot be stored":   {"max_size = \"32MiB\"", 0, 0},
+		"all but a byte of what could come": {"min_free = \"16MiB\"", 48*mib - 1, mib},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upstream := upstreamtest.New(t)
+			image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+			blobs := []digest.Digest{addRandom(t, upstream, "org/app", mib, 90), addRandom(t, upstream, "org/app", mib, 91)}
+			hostile, _ := tarpit(t, c.announced, c.begin)
+			w := harness.StartWeirIn(t, onTmpfs(t, "64m"), "[blob_store.fs]\n"+c.limit+"\n"+block("mirror", upstream)+
+				blockOf("hostile", nil, []string{fmt.Sprintf("url = %q", hostile.URL)}))
+			healthy := func(when string) {
+				t.Helper()
+				if a := w.Get(t, "/readyz"); string(a.Body) != "ready\n" {
+					t.Errorf("%s: /readyz says %q", when, a.Body)
+				}
+				w.MetricIs(t, 0, "weir_store_failing", "kind", "content")
+			}
+			expectContent(t, "before", w.Get(t, blobPath("mirror/org/app", blobs[0])), blobs[0], statusStored)
+			w.MetricIs(t, 0, "weir_downloads")
+			if c.begin == 0 {
+				upstream.Fault(upstreamtest.All(upstreamtest.Manifests, upstreamtest.Method("HEAD")),
+					upstreamtest.Header("Docker-Content-Digest", digest.SHA384.FromString("x").String()))
+				for range 2 {
+					a := w.Do(t, http.MethodHead, manifestPath("mirror/org/app", "v1"))
+					if got := a.Header.Get("Docker-Content-Digest"); a.Status != http.StatusOK || got != image.Digest.String() {
+						t.Errorf("HEAD: %d, %s", a.Status, got)
+					}
+				}
+			} else {
+				for i := range 3 {
+					leave(t, w, blobPath("hostile/org/app", invented(900+i)), int64(max(c.begin-2*mib, 0)))
+					healthy("during it")
+				}
+			}
+			expectContent(t, "after", w.Get(t, blobPath("mirror/org/app", blobs[1])), blobs[1], "")
+			healthy("after it")
+		})
+	}
+}
+
+// leave has a client read some bytes of an answer.
+func leave(t *testing.T, w *harness.Weir, path string, bytes int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.URL+path, nil)
+	harness.Must(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	harness.Must(t, err)
+	defer resp.Body.Close()
+	if n, err := io.CopyN(io.Discard, resp.Body, bytes); err != nil {
+		t.Errorf("%d of %d bytes, %v", n, bytes, err)
 	}
 }
 

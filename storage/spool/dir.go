@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -39,6 +40,7 @@ type Dir struct {
 	path    string
 	minFree int64
 	free    func(path string) (int64, error)
+	total   func(path string) (int64, error)
 	quota   Quota
 
 	mu       sync.Mutex
@@ -55,7 +57,7 @@ func NewDir(path string, minFree int64, quota Quota) *Dir {
 	if quota == nil {
 		quota = unlimited{}
 	}
-	return &Dir{path: path, minFree: minFree, free: freeBytes, quota: quota}
+	return &Dir{path: path, minFree: minFree, free: freeBytes, total: totalBytes, quota: quota}
 }
 
 // Free returns the bytes that the filesystem has free, less those promised to
@@ -138,20 +140,21 @@ func (d *Dir) reserve(owner string, allot, n, ahead int64, wait bool) (extra int
 // check returns ErrNoSpace if there cannot be room for allot bytes of the quota and
 // n of the filesystem, whatever is removed. It costs nothing.
 func (d *Dir) check(owner string, allot, n int64) error {
-	if err := d.quota.Check(owner, allot); err != nil {
+	if err := d.quota.Check(owner, min(allot, largest)); err != nil {
 		return err
 	}
-	short, err := d.reserveDisk(n)
-	switch {
-	case err == nil:
-		d.release(n)
-		return nil
-	case short > 0:
+	d.mu.Lock()
+	short, err := d.measure(min(n, largest))
+	d.mu.Unlock()
+	if short > 0 {
 		return d.refusal(owner, short, err)
-	default:
-		return err
 	}
+	return err
 }
+
+// largest is the largest size that is told apart from larger ones. No filesystem holds
+// it, and sums of such sizes do not overflow.
+const largest = 1 << 60
 
 // refusal returns the reason why so many bytes cannot be removed from the filesystem
 // for an owner, or nil if they can. Otherwise that is err.
@@ -162,9 +165,14 @@ func (d *Dir) refusal(owner string, short int64, err error) error {
 		return nil
 	case limited != nil:
 		return limited
-	default:
-		return err
 	}
+	if full, ok := errors.AsType[*NoSpaceError](err); ok {
+		full.Removable = removable
+		if total, err := d.total(d.path); err == nil {
+			full.Total = total
+		}
+	}
+	return err
 }
 
 // reserveDisk counts n bytes as pending, or returns how many are short. With n = 0
@@ -172,12 +180,20 @@ func (d *Dir) refusal(owner string, short int64, err error) error {
 func (d *Dir) reserveDisk(n int64) (short int64, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.minFree <= 0 { // no limit, so the filesystem is not asked
+	if short, err = d.measure(n); err == nil {
 		d.pending += n
+	}
+	return short, err
+}
+
+// measure returns how many bytes are short if n more are wanted. The caller holds the
+// mutex, which measure releases meanwhile: the filesystem is asked without it, since all
+// downloads share it.
+func (d *Dir) measure(n int64) (short int64, err error) {
+	if d.minFree <= 0 { // no limit, so the filesystem is not asked
 		return 0, nil
 	}
 	for {
-		// The filesystem is asked without the mutex, which all downloads share.
 		released := d.released
 		d.mu.Unlock()
 		free, err := d.free(d.path)
@@ -191,7 +207,6 @@ func (d *Dir) reserveDisk(n int64) (short int64, err error) {
 		short := d.minFree - (free - d.pending - since - n)
 		switch {
 		case short <= 0:
-			d.pending += n
 			return 0, nil
 		case short <= since:
 			continue // without these bytes there may be room: measure once more
@@ -213,6 +228,14 @@ func freeBytes(path string) (int64, error) {
 		return 0, err
 	}
 	return int64(st.Bavail) * st.Bsize, nil
+}
+
+func totalBytes(path string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, err
+	}
+	return int64(st.Blocks) * st.Bsize, nil
 }
 
 // unlimited is the quota of a Dir without one.

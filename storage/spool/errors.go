@@ -27,6 +27,10 @@ type NoSpaceError struct {
 	// Keep, and Want more were asked for.
 	Want, Free, Promised, Keep int64
 
+	Removable int64 // bytes of content that could have been removed for it
+	Own       int64 // bytes that the download has already
+	Total     int64 // bytes of the whole filesystem
+
 	// Err is the failed write, if the filesystem or a disk quota of its user is
 	// full; then the numbers are zero.
 	Err error
@@ -39,6 +43,18 @@ func (e *NoSpaceError) Error() string {
 	}
 	return fmt.Sprintf("%v below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free",
 		ErrNoSpace, e.Path, units.IEC(e.Free), units.IEC(e.Promised), units.IEC(e.Want), units.IEC(e.Keep))
+}
+
+// usual is the size of most layers, and of the other content of images. A filesystem
+// that has room for it works.
+const usual = 16 << 20
+
+// CausedByInput reports whether the download is the cause and not the filesystem: the
+// filesystem has room for usual content and not for so much, or it could never hold it.
+func (e *NoSpaceError) CausedByInput() bool {
+	room := e.Free - e.Promised - e.Keep + e.Removable + e.Own
+	whole := e.Want + e.Own
+	return e.Err == nil && whole > room && (room >= usual || room > 0 && whole > e.Total-e.Keep)
 }
 
 // Is makes the error match ErrNoSpace.

@@ -327,3 +327,52 @@ func TestAnnouncementThatCannotFit(t *testing.T) {
 		t.Errorf("%d bytes are promised, %d taken", dir.pending, quota.taken)
 	}
 }
+
+// An announcement promises nothing, also while it is checked: another download gets the
+// space. Sizes that no filesystem has do not overflow.
+func TestAnnouncementPromisesNothing(t *testing.T) {
+	for name, size := range map[string]int64{"half": 500, "too much": 5000, "the largest size": 1<<63 - 1, "nearly the largest size": 1<<63 - 1000} {
+		t.Run(name, func(t *testing.T) {
+			dir, quota := withQuota(t, 1<<62)
+			quota.taken = 10
+			var during int64
+			dir.minFree, dir.free = 100, func(string) (int64, error) { during = max(during, dir.pending); return 1050, nil }
+			dir.pending = 1000 // of other downloads: less than minFree is left
+			s := &Spool{dir: dir}
+			if err := s.Announce(size); !errors.Is(err, ErrNoSpace) {
+				t.Errorf("Announce = %v, want ErrNoSpace", err)
+			}
+			if during != 1000 || dir.pending != 1000 {
+				t.Errorf("%d and then %d bytes are promised", during, dir.pending)
+			}
+		})
+	}
+}
+
+// A lack of space that a download causes says nothing about the filesystem.
+func TestNoSpaceCausedByInput(t *testing.T) {
+	const mib, gib = 1 << 20, 1 << 30
+	for name, c := range map[string]struct {
+		err  NoSpaceError
+		want bool
+	}{
+		"larger than what is free":             {NoSpaceError{Want: 5 * gib, Free: 4 * gib}, true},
+		"larger than what could be removed":    {NoSpaceError{Want: 5 * gib, Free: gib, Removable: 3 * gib}, true},
+		"larger than a small filesystem":       {NoSpaceError{Want: gib, Free: gib + mib, Total: gib + 10*mib}, true},
+		"the largest size that is told apart":  {NoSpaceError{Want: 1 << 60, Free: 2 * gib}, true},
+		"an endless download of 20 MiB":        {NoSpaceError{Want: mib, Own: 20 * mib, Free: gib}, true},
+		"others' programs have filled it":      {NoSpaceError{Want: mib, Free: mib}, false},
+		"a layer, and there is little room":    {NoSpaceError{Want: 100 * mib, Free: gib + 10*mib}, false},
+		"a huge blob, and there is no room":    {NoSpaceError{Want: 1 << 60, Free: gib - mib}, false},
+		"all is promised to running downloads": {NoSpaceError{Want: 100 * mib, Free: 4 * gib, Promised: 3 * gib}, false},
+		"a failed write":                       {NoSpaceError{Want: 5 * gib, Free: 4 * gib, Err: errors.New("ENOSPC")}, false},
+	} {
+		c.err.Keep = gib
+		if c.err.Total == 0 {
+			c.err.Total = 100 * gib
+		}
+		if got := c.err.CausedByInput(); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}

@@ -1,6 +1,9 @@
 package spool
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // Announce sets the size of the content. It returns ErrNoSpace if there cannot be
 // room for it, whatever is removed. Nothing is reserved for an announcement: the
@@ -12,7 +15,7 @@ func (s *Spool) Announce(size int64) error {
 	// A download that is resumed announces again, and may have all its space.
 	if allot > 0 || more > 0 {
 		if err := s.dir.check(s.owner, allot, more); err != nil {
-			return err
+			return s.withOwn(err)
 		}
 	}
 	s.mu.Lock()
@@ -36,7 +39,7 @@ func (s *Spool) grow(end, n, ahead int64) error {
 	s.mu.Unlock()
 	extra, err := s.dir.reserve(s.owner, allot, more, ahead, !s.noWait)
 	if err != nil {
-		return err
+		return s.withOwn(err)
 	}
 	s.mu.Lock()
 	s.allotted += allot + extra
@@ -45,6 +48,16 @@ func (s *Spool) grow(end, n, ahead int64) error {
 	// The spool may have ended meanwhile, and needs the space no more.
 	s.shrink()
 	return nil
+}
+
+// withOwn adds the bytes that the spool has already to a lack of space.
+func (s *Spool) withOwn(err error) error {
+	if full, ok := errors.AsType[*NoSpaceError](err); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		full.Own = s.covered.total() + s.reserved
+	}
+	return err
 }
 
 // Write appends p at the watermark. Only one goroutine may append.
