@@ -371,3 +371,70 @@ func TestMaxBlobSize(t *testing.T) {
 		t.Errorf("%d bytes are stored", got)
 	}
 }
+
+// A download that its clients have left is given up if its bytes come more slowly than
+// min_speed, and its connection ends. Faster ones, and those that clients wait for, go on.
+func TestMinSpeed(t *testing.T) {
+	testutil.Long(t, "more than a minute, over which the speed is averaged")
+	t.Parallel()
+	for name, c := range map[string]struct {
+		least   string
+		portion int // bytes, ten times a second
+		stay    bool
+		ends    bool
+	}{
+		"slower":                  {least: "100KiB", portion: 1 << 10, ends: true},
+		"no byte after the first": {least: "100KiB", portion: 0, ends: true},
+		"by default, some bytes":  {least: "", portion: 10, ends: true},
+		"faster":                  {least: "100KiB", portion: 100 << 10},
+		"slower, with a client":   {least: "100KiB", portion: 1 << 10, stay: true},
+		"any speed":               {least: "0", portion: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var connections atomic.Int64
+			drips := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if !strings.Contains(r.URL.Path, "/blobs/") {
+					return
+				}
+				connections.Add(1)
+				defer connections.Add(-1)
+				portion := make([]byte, 33<<10) // a KiB before the tail that is withheld
+				for r.Context().Err() == nil {
+					_, _ = w.Write(portion)
+					_ = http.NewResponseController(w).Flush()
+					portion = portion[:0]
+					if c.portion > 0 {
+						portion = make([]byte, c.portion)
+					}
+					time.Sleep(100 * time.Millisecond)
+				}
+			}))
+			t.Cleanup(drips.Close)
+			config := "[global]\n"
+			if c.least != "" {
+				config += fmt.Sprintf("min_speed = %q\n", c.least)
+			}
+			w := harness.StartWeir(t, config+blockOf("slow", nil, []string{fmt.Sprintf("url = %q", drips.URL)}))
+			path := blobPath("slow/org/app", invented(1))
+			if c.stay {
+				reading := w.OpenSlow(t, path)
+				defer reading.Body.Close()
+			} else {
+				leave(t, w, path, 1)
+			}
+			w.MetricIs(t, 1, "weir_downloads")
+			time.Sleep(65 * time.Second)
+			if !c.ends {
+				if w.Metric(t, "weir_downloads") != 1 || connections.Load() != 1 {
+					t.Errorf("the download was given up")
+				}
+				return
+			}
+			w.MetricIs(t, 1, "weir_downloads_ended_total", "result", "slow")
+			w.MetricIs(t, 0, "weir_downloads")
+			harness.Eventually(t, "the connection ends", func() bool { return connections.Load() == 0 })
+			w.Logs(t, "no client waits for it. The download was given up", "lower global.min_speed")
+		})
+	}
+}
