@@ -28,9 +28,13 @@ const (
 	// manifests and configurations are larger; layers gain nothing from memory.
 	hotObject = 1 << 20
 
-	// recordShare is the part of max_size that records may take. A record has some 300
-	// bytes, and the contents that it is about have 10 MB on average.
+	// recordShare is the part of max_size, and of the filesystem beyond min_free, that
+	// records may take. A record has some 300 bytes, and the contents that it is about
+	// have 10 MB on average.
 	recordShare = 16
+	// recordBlocks is how many bytes of the filesystem a record takes with its
+	// directory: a block for each.
+	recordBlocks = 8 << 10
 	// minRecordBytes leaves room for the records of a small store.
 	minRecordBytes = 1 << 20
 	// maxRecordBytes bounds the records of a large store, or of one without max_size.
@@ -104,10 +108,26 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 	s.stop = cancel
 	s.keeping.Go(func() {
 		s.catalog.Keep(ctx, catalog.KeepOptions{
-			Records: driver, Limits: recordLimits(cfg), Usage: usage, Counted: quota.AddRecords, Logger: logger,
+			Records: driver, Usage: usage, Counted: quota.AddRecords, Logger: logger,
+			Limits: func() catalog.Limits {
+				limits := recordLimits(cfg)
+				held, known := quota.Held()
+				if free, err := driver.Spools().Free(); cfg.MinFree > 0 && known && err == nil {
+					limits.Records = min(limits.Records, recordsWithin(held+free-int64(cfg.MinFree)))
+				}
+				return limits
+			},
 		})
 	})
 	return s, nil
+}
+
+// recordsWithin returns how many records a filesystem may have, of which content, running
+// downloads and free space beyond min_free are so many bytes: their blocks may take a
+// sixteenth of them. Without it, records could fill a small filesystem beyond min_free,
+// and the content would go for them.
+func recordsWithin(bytes int64) int64 {
+	return max(bytes/recordShare, minRecordBytes) / recordBlocks
 }
 
 // recordLimits returns the limits of the records: a sixteenth of the store's, and a

@@ -3,9 +3,12 @@ package tests
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +92,68 @@ func TestRecordsAreBounded(t *testing.T) {
 	upstream.ResetRequests()
 	expectContent(t, "the record in use", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusHit)
 	expectWire(t, upstream, "the record in use")
+}
+
+// Records count in min_free as content does. An upstream in which each tag exists, asked
+// for one after the other, cannot fill a small filesystem with records: the oldest go,
+// and content stays.
+func TestRecordsLeaveMinFree(t *testing.T) {
+	testutil.Long(t, "writes records without number")
+	t.Parallel()
+	const asked = 1400 // ten times the records that 10 MiB beyond min_free allow
+	upstream := upstreamtest.New(t)
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	layer := addRandom(t, upstream, "org/app", mib, 66000)
+	hostile := upstreamtest.New(t)
+	hostile.AddImage("org/app", "v1", []byte("any"))
+	endless := everyTag(t, hostile)
+	w := harness.StartWeirIn(t, onTmpfs(t, "14m"), block("mirror", upstream, "tag_ttl = \"1h\"")+
+		blockOf("hostile", nil, []string{fmt.Sprintf("url = %q", endless)})+"[blob_store.fs]\nmin_free = \"4MiB\"\n")
+	expectContent(t, "blob", w.Get(t, blobPath("mirror/org/app", layer)), layer, statusStored)
+	for i := range asked {
+		expect(t, "tag", w.Get(t, manifestPath("hostile/org/app", fmt.Sprint("tag", i))), http.StatusOK, "")
+		if i%200 == 0 {
+			expectContent(t, "tag in use", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, "")
+		}
+	}
+	root := filepath.Join(w.Data, "records")
+	harness.Eventually(t, "the records are within their share", func() bool { return len(filesBelow(t, root)) <= 160 })
+	var fs syscall.Statfs_t
+	harness.Must(t, syscall.Statfs(w.Data, &fs))
+	if free := int64(fs.Bavail) * fs.Bsize; free < 4*mib {
+		t.Errorf("%d bytes are free", free)
+	}
+	expectContent(t, "content", w.Get(t, blobPath("mirror/org/app", layer)), layer, "")
+	expect(t, "the last tag", w.Get(t, manifestPath("hostile/org/app", fmt.Sprint("tag", asked-1))), http.StatusOK, "")
+}
+
+// filesBelow returns the files below a directory.
+func filesBelow(t *testing.T, dir string) (files []string) {
+	t.Helper()
+	harness.Must(t, filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			files = append(files, path)
+		}
+		if os.IsNotExist(err) { // it has just gone
+			return nil
+		}
+		return err
+	}))
+	return files
+}
+
+// everyTag is a registry in which each tag names the manifest of another one's v1.
+func everyTag(t *testing.T, of *upstreamtest.Registry) (url string) {
+	t.Helper()
+	proxy := httputil.NewSingleHostReverseProxy(of.URL)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path, ref, ok := strings.Cut(r.URL.Path, "/manifests/"); ok && strings.HasPrefix(ref, "tag") {
+			r.URL.Path = path + "/manifests/v1"
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
 }
 
 // recordsRoot returns the directory of the records below a test's directory.

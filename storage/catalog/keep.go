@@ -53,7 +53,8 @@ func (u *Usage) exceeds(l Limits) bool {
 // KeepOptions configure [Catalog.Keep].
 type KeepOptions struct {
 	Records storage.RecordKeeper
-	Limits  Limits
+	// Limits returns the limits of this moment.
+	Limits func() Limits
 	// Usage is told each change of a record by the driver.
 	Usage *Usage
 	// Counted is told how much a listing corrects the Usage by, in bytes.
@@ -69,8 +70,9 @@ func (c *Catalog) Keep(ctx context.Context, opts KeepOptions) {
 	defer ticker.Stop()
 	var listed time.Time // before the first listing the sums are not known
 	for {
-		if time.Since(listed) > recountPause || opts.Usage.exceeds(opts.Limits) {
-			if err := c.keep(ctx, opts); err != nil && ctx.Err() == nil {
+		limits := opts.Limits()
+		if time.Since(listed) > recountPause || opts.Usage.exceeds(limits) {
+			if err := c.keep(ctx, opts, limits); err != nil && ctx.Err() == nil {
 				opts.Logger.Warn("cannot list or remove records, so there may be more of them than their limit. Check that the directory of the store is readable and writable", "error", err)
 			}
 			listed = time.Now()
@@ -84,10 +86,10 @@ func (c *Catalog) Keep(ctx context.Context, opts KeepOptions) {
 }
 
 // keep counts the records and removes those that are over the limits.
-func (c *Catalog) keep(ctx context.Context, opts KeepOptions) error {
+func (c *Catalog) keep(ctx context.Context, opts KeepOptions, limits Limits) error {
 	for {
 		bytes, records := opts.Usage.bytes.Load(), opts.Usage.records.Load()
-		report, err := c.trim(ctx, opts.Records, opts.Limits, false)
+		report, err := c.trim(ctx, opts.Records, limits, false)
 		if err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,7 +60,7 @@ func TestKeep(t *testing.T) {
 			var running sync.WaitGroup
 			running.Go(func() {
 				kept.Keep(ctx, catalog.KeepOptions{
-					Records: store, Limits: c.limits, Usage: &usage, Logger: slog.New(slog.DiscardHandler),
+					Records: store, Limits: func() catalog.Limits { return c.limits }, Usage: &usage, Logger: slog.New(slog.DiscardHandler),
 					Counted: func(bytes int64) { counted <- bytes },
 				})
 			})
@@ -80,6 +81,45 @@ func TestKeep(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Limits that shrink, as those of a filesystem that fills up, take effect within seconds.
+func TestKeepFollowsItsLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var usage catalog.Usage
+		store, err := disk.Open(t.TempDir(), disk.Options{OnRecord: usage.Add})
+		must(t, err)
+		defer store.Close()
+		kept := catalog.New(store.Records(), catalog.Options{})
+		for i := range 64 {
+			must(t, kept.PutDocument(t.Context(), app, "kind", fmt.Sprint(i), catalog.Document{Body: []byte("{}"), Checked: checked}))
+		}
+		var limit atomic.Int64
+		limit.Store(100)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			kept.Keep(ctx, catalog.KeepOptions{
+				Records: store, Limits: func() catalog.Limits { return catalog.Limits{Records: limit.Load()} }, Usage: &usage,
+				Counted: func(int64) {}, Logger: slog.New(slog.DiscardHandler),
+			})
+		})
+		for _, c := range []struct{ limit, left int64 }{{100, 64}, {64, 64}, {32, 30}, {100, 30}, {16, 15}} {
+			limit.Store(c.limit)
+			time.Sleep(6 * time.Second)
+			synctest.Wait()
+			var left int64
+			for _, err := range store.AllRecords(t.Context()) {
+				must(t, err)
+				left++
+			}
+			if left != c.left {
+				t.Errorf("limit %d: %d records are left, want %d", c.limit, left, c.left)
+			}
+		}
+		cancel()
+		running.Wait()
+	})
 }
 
 // A link that is removed is not remembered.

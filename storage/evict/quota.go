@@ -105,6 +105,15 @@ func (i *inventory) reserve(o owner, n int64, wait bool) error {
 	return nil
 }
 
+// Held returns how many bytes content and running downloads have together. Before the
+// index is loaded, they are not known.
+func (q *Quota) Held() (bytes int64, known bool) {
+	i := q.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.index.ledger.stored + i.index.ledger.reserved, i.ready
+}
+
 // AddRecords counts records, which are documents beside the content, by so many bytes
 // more. They take part in the limit. Their number is bounded elsewhere.
 func (q *Quota) AddRecords(bytes int64) {
