@@ -99,10 +99,10 @@ func (c *Cache) Drain(ctx context.Context) error { return c.lookups.Drain(ctx) }
 // cache reads and writes neither the store nor the catalog by itself.
 func (c *Cache) Close() { c.lookups.Close() }
 
-// putLink records that a repository may serve a content. It reports whether the
-// record was written.
+// putLink records that a repository may serve a content, even if the client has left. It
+// reports whether the record was written.
 func (c *Cache) putLink(ctx context.Context, repo storage.RepoID, desc ocispec.Descriptor) bool {
-	ok := recorded(c.records, c.catalog.PutLink(ctx, repo, desc), repo, "digest", desc.Digest)
+	ok := recorded(c.records, c.catalog.PutLink(context.WithoutCancel(ctx), repo, desc), repo, "digest", desc.Digest)
 	if ok {
 		c.repositories.add(repo)
 	}

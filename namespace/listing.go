@@ -213,6 +213,7 @@ func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *fligh
 }
 
 func (n *Namespace) keepListing(ctx context.Context, key listKey, list any) {
+	ctx = context.WithoutCancel(ctx) // it is worth keeping, even if all clients have left
 	body, err := json.Marshal(list)
 	if err == nil {
 		err = n.cache.catalog.PutDocument(ctx, key.repo, string(key.kind), key.name, catalog.Document{Body: body, Checked: time.Now()})

@@ -1,7 +1,6 @@
 package namespace_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -287,13 +286,6 @@ func together(gate *upstreamtest.Gate, n int, call func(i int)) {
 	synctest.Wait()
 	gate.Open()
 	all.Wait()
-}
-
-// cancelled returns a context that is done.
-func cancelled(t *testing.T) context.Context {
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	return ctx
 }
 
 // recordKeys returns the keys of all records.

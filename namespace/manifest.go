@@ -197,7 +197,7 @@ func (n *Namespace) fetchNamed(ctx context.Context, repo storage.RepoID, ref oci
 func (n *Namespace) observe(ctx context.Context, repo storage.RepoID, tag string, s seen) {
 	if tag != "" {
 		s.at = time.Now()
-		n.cache.book.Observe(ctx, repo, tag, s)
+		n.cache.book.Observe(context.WithoutCancel(ctx), repo, tag, s)
 	}
 }
 
@@ -215,6 +215,7 @@ func (n *Namespace) fetch(ctx context.Context, repo storage.RepoID, ref oci.Refe
 // it, if there is one.
 func (n *Namespace) store(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) found {
 	f := found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body}
+	ctx = context.WithoutCancel(ctx) // it is worth storing, even if all clients have left
 	// The client gets the manifest in any case: a full store costs it nothing.
 	if !n.cache.keep(ctx, repo, tag, m) {
 		// A cached tag still leads to its old manifest, until this one is stored.

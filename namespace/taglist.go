@@ -140,6 +140,7 @@ func (k keptTags) answer(query url.Values) (*Tags, time.Time) {
 // keepTags keeps a page of a repository's tags if the pages before it are kept.
 func (n *Namespace) keepTags(ctx context.Context, key listKey, query url.Values, list *Tags) {
 	now := time.Now()
+	ctx = context.WithoutCancel(ctx) // it is worth keeping, even if all clients have left
 	err := n.cache.catalog.UpdateDocument(ctx, key.repo, string(key.kind), "", func(doc catalog.Document) (catalog.Document, bool) {
 		kept := readKept(doc)
 		if !kept.add(keptPage{Query: pageOf(query), Tags: list.Tags, Next: list.Next, Checked: now}) {

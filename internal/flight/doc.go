@@ -2,9 +2,10 @@
 // the same time, detached from each of them.
 //
 // A [Group] shares calls by key: the first caller of a key starts a call, later
-// callers join it, and all of them get its value. A call does not end when its
-// callers leave, because its result is often worth caching, and because the
-// first caller's cancellation must not fail the others.
+// callers join it, and all of them get its value. A caller that leaves does not end
+// the call, since the others must not fail with it. A call that no caller has waited for
+// during some seconds is cancelled: otherwise a client that asks and leaves again and
+// again would have calls without end.
 //
 // Detached work needs an owner. That is the [Scope]: it can wait until no call
 // is under way and refuses new ones from then on, so that a store is not closed

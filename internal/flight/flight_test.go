@@ -189,3 +189,109 @@ func TestCloseCancelsAndWaits(t *testing.T) {
 		}
 	})
 }
+
+// A call without callers goes on for the time in which a client asks again, and no longer.
+func TestCallWithoutCallersIsCancelled(t *testing.T) {
+	for name, tc := range map[string]struct {
+		returns   time.Duration // of a second caller, after the first one has left; 0: none comes
+		calls     int32
+		cancelled int32
+	}{
+		"no caller comes":            {0, 1, 1},
+		"a caller comes soon":        {time.Second, 1, 0},
+		"a caller comes much later":  {5 * time.Second, 2, 1},
+		"a caller comes at the last": {1999 * time.Millisecond, 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				scope := flight.NewScope()
+				defer scope.Close()
+				group := flight.NewGroup[string, int32](scope)
+				var calls, cancelled atomic.Int32
+				call := func(ctx context.Context) (int32, error) {
+					calls.Add(1)
+					select {
+					case <-time.After(30 * time.Second):
+						return calls.Load(), nil
+					case <-ctx.Done():
+						if errors.Is(context.Cause(ctx), flight.ErrUnwanted) {
+							cancelled.Add(1)
+						}
+						return 0, context.Cause(ctx)
+					}
+				}
+				for range 3 { // callers of one call, who leave one after the other
+					ctx, leave := context.WithTimeout(t.Context(), time.Second)
+					defer leave()
+					go group.Do(ctx, "key", call)
+					synctest.Wait()
+				}
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if tc.returns > 0 {
+					time.Sleep(tc.returns)
+					if got, err := group.Do(t.Context(), "key", call); err != nil || got.Value != tc.calls {
+						t.Errorf("the second caller got %d, %v", got.Value, err)
+					}
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if calls.Load() != tc.calls || cancelled.Load() != tc.cancelled {
+					t.Errorf("%d calls, %d cancelled; want %d and %d", calls.Load(), cancelled.Load(), tc.calls, tc.cancelled)
+				}
+			})
+		})
+	}
+}
+
+// A call that waits to be admitted ends with its last caller, and does not run. A caller
+// that comes later has a call of its own.
+func TestCallThatWaitsEndsWithItsCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope()
+		defer scope.Close()
+		group := flight.NewGroup[string, int32](scope)
+		var runs, released, refused atomic.Int32
+		turn := make(chan struct{})
+		admit := func(ctx context.Context) (func(), error) {
+			select {
+			case <-turn:
+				return func() { released.Add(1) }, nil
+			case <-ctx.Done():
+				refused.Add(1)
+				return nil, context.Cause(ctx)
+			}
+		}
+		run := func(context.Context) (int32, error) { return runs.Add(1), nil }
+		leaves := make([]context.CancelFunc, 3)
+		for i := range leaves { // callers of one call
+			ctx, leave := context.WithCancel(t.Context())
+			leaves[i] = leave
+			go group.DoAdmitted(ctx, "key", admit, run)
+			synctest.Wait()
+		}
+		for i, leave := range leaves {
+			if got := refused.Load(); got != 0 {
+				t.Errorf("after %d callers have left, %d calls have ended", i, got)
+			}
+			leave()
+			synctest.Wait()
+		}
+		if got := refused.Load(); got != 1 {
+			t.Errorf("%d calls have ended, want 1", got)
+		}
+		go func() { turn <- struct{}{} }()
+		if got, err := group.DoAdmitted(t.Context(), "key", admit, run); err != nil || got.Value != 1 || !got.Led {
+			t.Errorf("a later caller got %+v, %v", got, err)
+		}
+		synctest.Wait()
+		if runs.Load() != 1 || released.Load() != 1 {
+			t.Errorf("%d runs, %d releases", runs.Load(), released.Load())
+		}
+		failure := errors.New("no turn")
+		_, err := group.DoAdmitted(t.Context(), "key", func(context.Context) (func(), error) { return nil, failure }, run)
+		if err != failure || runs.Load() != 1 {
+			t.Errorf("got %v after %d runs", err, runs.Load())
+		}
+	})
+}

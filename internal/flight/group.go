@@ -2,9 +2,11 @@ package flight
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 // Group shares calls between callers that ask for the same key at the same time.
@@ -16,13 +18,25 @@ type Group[K comparable, V any] struct {
 	calls map[K]*call[V] // those under way, but for forgotten ones
 }
 
-// call is one run of a function. The fields below done are set before done is
-// closed.
+// grace is how long a call goes on without callers. A client that lost its connection
+// asks again within it, and finds the call.
+const grace = 2 * time.Second
+
+// ErrUnwanted is the cause of the context of calls that no caller waits for any more.
+var ErrUnwanted = errors.New("no caller waits for the result")
+
+// call is one run of a function. The value and the error are set before done is closed.
 type call[V any] struct {
 	leader context.Context // of the caller that started it
+	cancel context.CancelCauseFunc
 	done   chan struct{}
 	value  V
 	err    error
+
+	// The group's mutex guards these.
+	waiting  int         // callers
+	admitted bool        // it runs
+	unwanted *time.Timer // since the last caller has left; nil before
 }
 
 // NewGroup returns a group whose calls belong to a scope.
@@ -39,16 +53,25 @@ type Result[V any] struct {
 	Leader context.Context
 }
 
+// Admit waits until a call may run. The call ends with release. An error ends the call.
+type Admit func(context.Context) (release func(), err error)
+
 // Do runs f, or joins the call of the key that is under way, and returns its
 // value. f's context has the values of the starting caller's, but ends only when
-// the scope is closed. Nothing is remembered: a call that starts after another
-// one has ended runs f again.
+// the scope is closed or, with ErrUnwanted, some seconds after the last caller has left.
+// Nothing is remembered: a call that starts after another one has ended runs f again.
 //
 // Do returns f's error as it is, a *PanicError if f panicked, the cause of ctx
 // if that ends before the call, and ErrClosed after the scope's Drain or Close.
 // A caller whose context has ended already still starts the call.
 func (g *Group[K, V]) Do(ctx context.Context, key K, f func(context.Context) (V, error)) (Result[V], error) {
-	c, led, err := g.join(ctx, key, f)
+	return g.DoAdmitted(ctx, key, nil, f)
+}
+
+// DoAdmitted is Do of a call that admit lets run; nil does so at once. A call that still
+// waits for that ends as soon as its last caller leaves: it has cost nothing.
+func (g *Group[K, V]) DoAdmitted(ctx context.Context, key K, admit Admit, f func(context.Context) (V, error)) (Result[V], error) {
+	c, led, err := g.join(ctx, key, admit, f)
 	if err != nil {
 		return Result[V]{}, err // the scope is closed
 	}
@@ -56,7 +79,7 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, f func(context.Context) (V,
 	case <-c.done:
 		return Result[V]{Value: c.value, Led: led, Leader: c.leader}, c.err
 	case <-ctx.Done():
-		// The call goes on: other callers wait for it, or the cache wants its value.
+		g.leave(key, c)
 		return Result[V]{Led: led, Leader: c.leader}, context.Cause(ctx)
 	}
 }
@@ -70,25 +93,84 @@ func (g *Group[K, V]) Forget(key K) {
 }
 
 // join returns the call of a key, which it starts if there is none.
-func (g *Group[K, V]) join(ctx context.Context, key K, f func(context.Context) (V, error)) (c *call[V], led bool, err error) {
+func (g *Group[K, V]) join(ctx context.Context, key K, admit Admit, f func(context.Context) (V, error)) (c *call[V], led bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c := g.calls[key]; c != nil {
+		if c.waiting++; c.unwanted != nil {
+			c.unwanted.Stop()
+		}
 		return c, false, nil
 	}
 	detached, done, err := g.scope.Begin(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	c = &call[V]{leader: ctx, done: make(chan struct{})}
+	detached, cancel := context.WithCancelCause(detached)
+	c = &call[V]{leader: ctx, cancel: cancel, done: make(chan struct{}), waiting: 1, admitted: admit == nil}
 	g.calls[key] = c
 	go func() {
 		// Last, so that the scope is idle only when the key is free again.
 		defer done()
+		defer cancel(nil)
 		defer g.remove(key, c)
-		c.run(detached, f)
+		c.run(detached, func(ctx context.Context) (none V, err error) {
+			if admit != nil {
+				release, err := admit(ctx)
+				if err != nil {
+					return none, err
+				}
+				defer release()
+			}
+			if err := g.begin(c); err != nil {
+				return none, err
+			}
+			return f(ctx)
+		})
 	}()
 	return c, true, nil
+}
+
+// begin notes that a call runs. It returns ErrUnwanted if the call was given up in the
+// moment in which it was admitted.
+func (g *Group[K, V]) begin(c *call[V]) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !c.admitted && c.waiting == 0 {
+		return ErrUnwanted
+	}
+	c.admitted = true
+	return nil
+}
+
+// leave ends the wait of a caller. After the last one, a call that runs has some time left.
+func (g *Group[K, V]) leave(key K, c *call[V]) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c.waiting--
+	switch {
+	case c.waiting > 0:
+	case !c.admitted:
+		g.giveUp(key, c)
+	case c.unwanted != nil:
+		c.unwanted.Reset(grace)
+	default:
+		c.unwanted = time.AfterFunc(grace, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if c.waiting == 0 { // else a caller came at the last moment
+				g.giveUp(key, c)
+			}
+		})
+	}
+}
+
+// giveUp cancels a call. No caller joins it any more. The caller holds the mutex.
+func (g *Group[K, V]) giveUp(key K, c *call[V]) {
+	if g.calls[key] == c {
+		delete(g.calls, key)
+	}
+	c.cancel(ErrUnwanted)
 }
 
 // remove ends a call for its callers, and frees its key unless another call has
@@ -98,6 +180,9 @@ func (g *Group[K, V]) remove(key K, c *call[V]) {
 	defer g.mu.Unlock()
 	if g.calls[key] == c { // else the key was forgotten
 		delete(g.calls, key)
+	}
+	if c.unwanted != nil {
+		c.unwanted.Stop()
 	}
 	close(c.done)
 }
