@@ -11,6 +11,7 @@ import (
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/via"
+	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/upstream"
 )
@@ -58,6 +59,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		issuers:  issuers{logger: logger},
 	}
 	m.entrance = newEntrance(cfg, m.gatherer, logger)
+	namespace.RegisterMetrics(m.gatherer, &m.routing.tables)
 	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}

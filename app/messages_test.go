@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -216,8 +217,19 @@ var messages = []message{
 	{
 		name: "drip", fault: []upstreamtest.Effect{upstreamtest.Drip(1)}, status: 504, code: "UNAVAILABLE",
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) { r.AddImage("org/app", "1.2", []byte("layer")) },
-		want: `ghcr.io could not deliver org/app:1.2: reading the body: the body comes too slowly. ` +
+		want: `ghcr.io could not deliver org/app:1.2: reading the body: the answer comes too slowly. ` +
 			`Check the network between, or add another upstream beside repository."ghcr.io".upstream[0]`,
+	},
+	{
+		name: "busy", status: 503, code: "UNAVAILABLE", retry: "2",
+		prepare: func(t *testing.T, m *wire, r *upstreamtest.Registry) {
+			r.Fault(upstreamtest.Any, upstreamtest.Hold(upstreamtest.NewGate()))
+			for i := range 64 + 2048 {
+				go m.do("GET", fmt.Sprintf("/v2/ghcr.io/org/app/manifests/v%d", i), nil)
+			}
+			synctest.Wait()
+		},
+		want: `too many lookups of ghcr.io are under way. Try again later`,
 	},
 	{
 		name: "unknown authority", options: []upstreamtest.Option{upstreamtest.WithTLS()}, change: https, status: 502, code: "UNAVAILABLE",

@@ -44,7 +44,7 @@ type Referrers struct {
 // the page of the list that was kept or, if there is none, the tags that are cached.
 func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*Tags, error) {
 	key := listKey{n.repoID(repo), tagList, query.Encode()}
-	list, err := listing(ctx, n, n.cache.tags, key, func(ctx context.Context) (*Tags, error) {
+	ask := func(ctx context.Context) (*Tags, error) {
 		page, err := n.spec.Upstreams.Tags(ctx, repo, query)
 		if err != nil {
 			return nil, err
@@ -56,17 +56,13 @@ func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*T
 		}
 		n.keepTags(ctx, key, query, list)
 		return list, nil
+	}
+	return listing(ctx, n, n.cache.tags, key, ask, func(ctx context.Context, failure error) *Tags {
+		if kept := n.keptTags(ctx, key.repo, query, failure); kept != nil {
+			return kept
+		}
+		return n.localTags(ctx, key.repo, query, failure)
 	})
-	if err == nil {
-		return list, nil
-	}
-	if kept := n.keptTags(ctx, key.repo, query, err); kept != nil {
-		return kept, nil
-	}
-	if local := n.localTags(ctx, key.repo, query, err); local != nil {
-		return local, nil
-	}
-	return nil, err
 }
 
 // localTags pages through the tags that are cached, by the rules of the
@@ -129,23 +125,21 @@ func (n *Namespace) Referrers(ctx context.Context, repo string, dgst digest.Dige
 		}
 		return list, nil
 	}
-	r, err := listing(ctx, n, n.cache.referrers, key, ask)
-	if err == nil {
-		return r, nil
-	}
-	if r, err := keptListing[Referrers](ctx, n, key, err); err == nil || artifactType == "" {
-		return r, err
-	}
-	// The unfiltered list may be kept even if this one is not.
-	key.name = dgst.String() + "?"
-	all, keptErr := keptListing[Referrers](ctx, n, key, err)
-	if keptErr != nil {
-		return nil, err
-	}
-	all.Index.Manifests = slices.DeleteFunc(all.Index.Manifests, func(d ocispec.Descriptor) bool {
-		return d.ArtifactType != artifactType
+	return listing(ctx, n, n.cache.referrers, key, ask, func(ctx context.Context, failure error) *Referrers {
+		kept := keptListing[Referrers](ctx, n, key, failure)
+		if kept != nil || artifactType == "" {
+			return kept
+		}
+		// The unfiltered list may be kept even if this one is not.
+		all := key
+		all.name = dgst.String() + "?"
+		if kept = keptListing[Referrers](ctx, n, all, failure); kept != nil {
+			kept.Index.Manifests = slices.DeleteFunc(kept.Index.Manifests, func(d ocispec.Descriptor) bool {
+				return d.ArtifactType != artifactType
+			})
+		}
+		return kept
 	})
-	return all, nil
 }
 
 // worthKeeping reports whether an upstream's list of referrers is kept. A client can
@@ -195,21 +189,31 @@ type list[T any] interface {
 }
 
 // listing asks the upstream for a list, unless the namespace is offline. Callers with
-// the same key at the same time share one answer.
-func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[shared[listKey], *T], key listKey, ask func(context.Context) (*T, error)) (*T, error) {
-	if n.spec.Offline {
-		return nil, n.offline(string(key.kind))
+// the same key at the same time share one answer. kept returns the answer of the cache
+// to a failure, nil if there is none.
+func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *flight.Group[shared[listKey], *T], key listKey,
+	ask func(context.Context) (*T, error), kept func(context.Context, error) *T,
+) (*T, error) {
+	var list *T
+	var led bool
+	var err error = n.offline(string(key.kind))
+	if !n.spec.Offline {
+		standIn := func(ctx context.Context) bool { return kept(ctx, n.busy()) != nil }
+		list, led, err = share(ctx, n, lookups, key, standIn, ask)
 	}
-	list, led, err := share(ctx, n, lookups, key, ask)
-	if err != nil {
+	switch {
+	case err != nil:
+		if stored := kept(ctx, err); stored != nil {
+			return stored, nil
+		}
 		return nil, err
-	}
-	if !led {
+	case !led:
 		shared := *list // the leader's answer keeps its own outcome
 		P(&shared).set(Outcome{Cache: Collapsed, Upstream: n.FirstUpstream()})
 		return &shared, nil
+	default:
+		return list, nil
 	}
-	return list, nil
 }
 
 func (n *Namespace) keepListing(ctx context.Context, key listKey, list any) {
@@ -222,23 +226,23 @@ func (n *Namespace) keepListing(ctx context.Context, key listKey, list any) {
 }
 
 // keptListing returns the answer that was kept if the namespace answers this
-// failure from the cache, and otherwise the failure.
-func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, key listKey, failure error) (*T, error) {
+// failure from the cache, and otherwise nil.
+func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, key listKey, failure error) *T {
 	doc, err := n.cache.catalog.Document(ctx, key.repo, string(key.kind), key.name)
 	if err != nil {
-		return nil, failure
+		return nil
 	}
 	o, ok := n.instead(failure, doc.Checked)
 	if !ok {
-		return nil, failure
+		return nil
 	}
 	kept := new(T)
 	// A document that cannot be read counts as none: the failure says more.
 	if oci.CheckShape(doc.Body) != nil || json.Unmarshal(doc.Body, kept) != nil {
-		return nil, failure
+		return nil
 	}
 	P(kept).set(o)
-	return kept, nil
+	return kept
 }
 
 // instead returns the outcome of an answer from the cache that was checked at a

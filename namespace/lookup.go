@@ -1,9 +1,11 @@
 package namespace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -46,6 +48,13 @@ func (k lookupKey) negative() lookupKey {
 	return k
 }
 
+func (k lookupKey) about() (repo storage.RepoID, reference string) {
+	if k.ref.IsTag() {
+		return k.repo, k.ref.Tag()
+	}
+	return k.repo, k.ref.Digest().String()
+}
+
 // listKey identifies a lookup of a list: the tags of a query, or the referrers of
 // a digest.
 type listKey struct {
@@ -54,8 +63,21 @@ type listKey struct {
 	name string
 }
 
+func (k listKey) about() (repo storage.RepoID, reference string) {
+	if k.kind == referrerList {
+		reference, _, _ = strings.Cut(k.name, "?") // the digest
+	}
+	return k.repo, reference
+}
+
+// lookupID is the key of a lookup. It tells the content that the lookup is about.
+type lookupID interface {
+	comparable
+	about() (repo storage.RepoID, reference string)
+}
+
 // shared is the key of a lookup for all callers that may wait for each other.
-type shared[K comparable] struct {
+type shared[K lookupID] struct {
 	key   K
 	trail string // of the requests from other mirrors that wait for no other lookup; else ""
 }
@@ -77,8 +99,27 @@ func (n *Namespace) apart(ctx context.Context) string {
 // from its callers: one caller's cancellation does not fail the others. led
 // reports whether this caller's request made it run. The lookup belongs to the
 // trace of that request; the spans of the others link to it.
-func share[K comparable, V any](ctx context.Context, n *Namespace, lookups *flight.Group[shared[K], V], key K, lookup func(context.Context) (V, error)) (value V, led bool, err error) {
-	answer, err := lookups.Do(ctx, shared[K]{key, n.apart(ctx)}, lookup)
+//
+// A lookup waits for a place of its namespace, and share returns a *BusyError if there is
+// none in time: soon if standIn reports that the cache has an answer in place of the
+// upstream's. standIn is nil if the cache has none.
+func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight.Group[shared[K], V], key K, standIn func(context.Context) bool, lookup func(context.Context) (V, error)) (value V, led bool, err error) {
+	admit := func(ctx context.Context) (release func(), err error) {
+		if ok, err := n.places.acquire(ctx, standIn); !ok {
+			return nil, cmp.Or(err, error(n.busy()))
+		}
+		return n.places.release, nil
+	}
+	answer, err := lookups.DoAdmitted(ctx, shared[K]{key, n.apart(ctx)}, admit, func(ctx context.Context) (V, error) {
+		limited, cancel := context.WithTimeout(ctx, maxLookupTime)
+		defer cancel()
+		value, err := lookup(limited)
+		if err != nil && limited.Err() != nil && ctx.Err() == nil {
+			repo, reference := key.about()
+			err = upstream.NewTooSlow(n.FirstUpstream(), repo.Name, reference)
+		}
+		return value, err
+	})
 	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
 		err = fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)
 	}

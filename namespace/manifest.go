@@ -78,7 +78,11 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 			return found{}, false, err
 		}
 	}
-	f, led, err = share(ctx, n, n.cache.manifests, key, func(ctx context.Context) (found, error) {
+	var standIn func(context.Context) bool
+	if known.state == due {
+		standIn = n.staleIfBusy(known.checked)
+	}
+	f, led, err = share(ctx, n, n.cache.manifests, key, standIn, func(ctx context.Context) (found, error) {
 		f, err := n.ask(ctx, key, known)
 		n.rememberNegative(key, err)
 		return f, err
@@ -297,7 +301,7 @@ func (n *Namespace) refetch(ctx context.Context, key lookupKey, failure error) (
 	case !evicted:
 		n.logger.Warn("cannot read a stored manifest; its upstream is asked", "repository", key.repo.String(), "digest", key.ref.Digest(), "error", failure)
 	}
-	f, led, err := share(ctx, n, n.cache.manifests, key, func(ctx context.Context) (found, error) {
+	f, led, err := share(ctx, n, n.cache.manifests, key, nil, func(ctx context.Context) (found, error) {
 		return n.fetch(ctx, key.repo, key.ref, "")
 	})
 	if err != nil {

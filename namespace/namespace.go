@@ -13,6 +13,7 @@
 //	table.go, route/    which namespace serves the name
 //	manifest.go         is the manifest in the cache, and fresh? else ask once for all
 //	lookup.go           one lookup for all that ask at once; remembered "not found"s
+//	places.go           how many lookups run at once
 //	possession.go       may this repository serve bytes that another one brought
 //	proof.go            does the upstream have the bytes that another repository brought
 //	lending.go          may the bytes of another namespace be used at all
@@ -28,6 +29,8 @@ package namespace
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -109,6 +112,7 @@ type Namespace struct {
 	spec   Spec
 	cache  *Cache
 	policy *tagPolicy
+	places *places // of lookups
 	logger *slog.Logger
 }
 
@@ -119,7 +123,7 @@ func newNamespace(cache *Cache, spec Spec) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("namespace %q: %w", spec.Key, err)
 	}
-	return &Namespace{spec: spec, cache: cache, policy: policy, logger: logger}, nil
+	return &Namespace{spec: spec, cache: cache, policy: policy, places: newPlaces(), logger: logger}, nil
 }
 
 // Key returns the first segments of the names that the namespace serves. Metrics
@@ -156,6 +160,12 @@ func (n *Namespace) repoID(repo string) storage.RepoID {
 // failure from the cache, or if the answer was checked too long ago.
 func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
 	class := upstream.ClassOf(upstream.Doubt(err))
+	reason := fmt.Sprintf("%s is %s", n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "))
+	// Without a lookup nothing is known about the upstream, as if it were away.
+	_, busy := errors.AsType[*BusyError](err)
+	if busy {
+		class, reason = upstream.ClassUnavailable, "the mirror has too many lookups of "+n.Key()
+	}
 	if !slices.Contains(n.spec.ServeStaleOn, class) || n.tooOld(checked) {
 		return Outcome{}, false
 	}
@@ -163,11 +173,20 @@ func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
 	if !checked.IsZero() {
 		age = time.Since(checked).Round(time.Second).String() + " ago"
 	}
-	return Outcome{
-		Cache: Stale, Upstream: n.FirstUpstream(), Failure: class,
-		Warning: fmt.Sprintf("%s is %s; served from the cache, last checked %s",
-			n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "), age),
-	}, true
+	o = Outcome{Cache: Stale, Upstream: n.FirstUpstream(), Failure: class, Warning: reason + "; served from the cache, last checked " + age}
+	if busy {
+		o.Failure = upstream.ClassOK
+	}
+	return o, true
+}
+
+// staleIfBusy returns a function that reports whether an answer from the cache that was
+// checked at a time stands in for a lookup that cannot begin.
+func (n *Namespace) staleIfBusy(checked time.Time) func(context.Context) bool {
+	return func(context.Context) bool {
+		_, ok := n.stale(n.busy(), checked)
+		return ok
+	}
 }
 
 // tooOld reports whether a tag or list that was checked at a time is no longer

@@ -48,7 +48,7 @@ func (n *Namespace) link(ctx context.Context, repo storage.RepoID, dgst digest.D
 // does not tell it.
 func (n *Namespace) statBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
 	key := blobKey(repo, dgst)
-	desc, _, err := share(ctx, n, n.cache.access, key, func(ctx context.Context) (ocispec.Descriptor, error) {
+	desc, _, err := share(ctx, n, n.cache.access, key, nil, func(ctx context.Context) (ocispec.Descriptor, error) {
 		desc, err := n.spec.Upstreams.StatBlob(ctx, repo.Name, dgst)
 		n.rememberNegative(key, err)
 		return desc, err

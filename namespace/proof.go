@@ -67,7 +67,7 @@ func (n *Namespace) prove(ctx context.Context, repo storage.RepoID, dgst digest.
 	if err != nil {
 		return fmt.Errorf("reading a blob for a comparison: %w", err)
 	}
-	_, _, err = share(ctx, n, n.cache.access, lookupKey{repo, op, oci.ByDigest(dgst)}, func(ctx context.Context) (none ocispec.Descriptor, err error) {
+	_, _, err = share(ctx, n, n.cache.access, lookupKey{repo, op, oci.ByDigest(dgst)}, nil, func(ctx context.Context) (none ocispec.Descriptor, err error) {
 		err = n.shown(ctx, repo, dgst, samples, size)
 		n.rememberNegative(blobKey(repo, dgst), err)
 		if err == nil && op == proveWhole {

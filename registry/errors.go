@@ -62,6 +62,9 @@ var errMethod = &Error{
 	Message: "the mirror answers GET and HEAD only",
 }
 
+// busyRetryAfter lets the lookups that wait end first, most of which take a round trip.
+const busyRetryAfter = 2 * time.Second
+
 // toWire is the one place where the failure of a request becomes an answer.
 func (h *Handler) toWire(e *entry, err error) *Error {
 	var wire *Error
@@ -69,6 +72,7 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 	var noRoute *route.UnknownError
 	var offline *namespace.OfflineError
 	var loop *LoopError
+	var busy *namespace.BusyError
 	isUpstream := errors.As(err, &failed)
 	if denied := h.deniedToWire(e, err); denied != nil {
 		return denied
@@ -89,6 +93,8 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 	case errors.Is(err, context.Canceled):
 		// The client is still there, so it is the mirror that goes.
 		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror is shutting down"}
+	case errors.As(err, &busy):
+		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: busy.Error(), RetryAfter: busyRetryAfter}
 	// The process has too many open files, for example. Content is not missing, and a
 	// retry may find it.
 	case shortage.Of(err) != nil:

@@ -71,6 +71,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	})
 	m.metrics = registry.NewMetrics(m.gatherer)
 	m.rules(access.Options{Anonymous: true})
+	namespace.RegisterMetrics(m.gatherer, &m.tables)
 	m.serve(specs...)
 	m.handler = registry.New(registry.Options{
 		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger, ID: "weir-me",

@@ -41,7 +41,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"namespace", "cache"}),
 		stale: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_stale_answers_total",
-			Help: "Answers that came from the cache since the upstream failed, by how it did: unavailable, rate_limited, denied or not_found.",
+			Help: "Answers that came from the cache since the upstream failed, by how it did: unavailable, rate_limited, denied or not_found; or busy, since the mirror had too many lookups to ask it.",
 		}, []string{"namespace", "reason"}),
 		aborted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_requests_aborted_total",
@@ -153,6 +153,7 @@ func (m *Metrics) namespaceSeries(key string) *namespaceMetrics {
 	for _, class := range []upstream.Class{upstream.ClassNotFound, upstream.ClassDenied, upstream.ClassUnavailable, upstream.ClassRateLimited} {
 		n.stale[class] = m.stale.WithLabelValues(key, class.String())
 	}
+	n.stale[upstream.ClassOK] = m.stale.WithLabelValues(key, "busy") // the upstream was not asked
 	pulls := []Operation{OpManifest, OpBlob, OpTags, OpReferrers}
 	m.preRegister(n, key, pulls, []int{200}, namespace.Hit, namespace.Miss, namespace.Collapsed)
 	m.preRegister(n, key, []Operation{OpBlob}, []int{206}, namespace.Hit, namespace.Miss, namespace.Collapsed)

@@ -27,7 +27,7 @@ func (m *mirror) series() map[string]float64 {
 			for _, label := range metric.GetLabel() {
 				name = append(name, label.GetValue())
 			}
-			all[strings.Join(name, " ")] = metric.GetCounter().GetValue() + float64(metric.GetHistogram().GetSampleCount())
+			all[strings.Join(name, " ")] = metric.GetCounter().GetValue() + metric.GetGauge().GetValue() + float64(metric.GetHistogram().GetSampleCount())
 		}
 	}
 	return all

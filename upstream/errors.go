@@ -190,6 +190,12 @@ func NewLoop(host, repo string, dgst digest.Digest) *Error {
 	return &Error{Host: host, Op: opBlob, Repository: repo, Reference: dgst.String(), Class: ClassUnavailable, Status: http.StatusLoopDetected}
 }
 
+// NewTooSlow returns the failure of a content for which an upstream took too long, although
+// no single request did.
+func NewTooSlow(host, repo, reference string) *Error {
+	return &Error{Host: host, Repository: repo, Reference: reference, Class: ClassUnavailable, Err: errTooSlow}
+}
+
 func isTimeout(err error) bool {
 	t, ok := errors.AsType[interface {
 		error
@@ -207,7 +213,7 @@ func (e timeoutError) Timeout() bool { return true }
 const (
 	errHeaderTimeout timeoutError = "no answer within the time limit"
 	errStalled       timeoutError = "the body stalled for longer than the read timeout"
-	errTooSlow       timeoutError = "the body comes too slowly"
+	errTooSlow       timeoutError = "the answer comes too slowly"
 )
 
 // failures are the errors of several attempts. They deliberately do not unwrap:

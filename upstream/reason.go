@@ -46,7 +46,7 @@ const (
 	AdmitPrivate                         // a redirect or a realm leads to a private address, without Options.AllowPrivateRedirects
 	TrustRealm                           // the registry names another token service than Options.TokenRealm
 	NeverAdmitted                        // a redirect or a realm leads to a link-local address
-	CheckSpeed                           // a manifest or a list comes too slowly
+	CheckSpeed                           // an answer other than a blob comes too slowly
 	CheckHelper                          // Options.Helper gives no password
 	RaiseLimits                          // this machine lacks open files, ports or memory
 )

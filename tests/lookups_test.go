@@ -1,0 +1,188 @@
+package tests
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// resets sends requests on one connection of HTTP/2, and resets each one after 10 ms.
+func resets(t *testing.T, w *harness.Weir, method string, paths []string) {
+	transport := &http.Transport{Protocols: new(http.Protocols)}
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	defer transport.CloseIdleConnections()
+	together(paths, func(path string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		req, err := http.NewRequestWithContext(ctx, method, w.URL+path, nil)
+		if err != nil {
+			t.Error(err)
+		} else if resp, err := transport.RoundTrip(req); err == nil {
+			resp.Body.Close()
+		}
+	})
+}
+
+// departures sends each request on a connection of its own, and closes that after 10 ms.
+func departures(t *testing.T, w *harness.Weir, method string, paths []string) {
+	together(paths, func(path string) {
+		conn, err := net.Dial("tcp", w.URL[len("http://"):])
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: mirror\r\n\r\n", method, path)
+		time.Sleep(10 * time.Millisecond)
+	})
+}
+
+// together calls a function for all paths, 45 at once.
+func together(paths []string, call func(path string)) {
+	queue := make(chan string)
+	var workers sync.WaitGroup
+	for range 45 {
+		workers.Go(func() {
+			for path := range queue {
+				call(path)
+			}
+		})
+	}
+	for _, path := range paths {
+		queue <- path
+	}
+	close(queue)
+	workers.Wait()
+}
+
+// Clients that ask and leave again and again, in many ways, have few lookups, which end
+// soon after them. Other registries answer meanwhile.
+func TestResetsKeepNoLookups(t *testing.T) {
+	testutil.Long(t, "attacks in eight ways")
+	t.Parallel()
+	tag := func(i int) string { return manifestPath("slow/org/app", fmt.Sprint("v", i)) }
+	byDigest := func(kind string) func(i int) string {
+		return func(i int) string {
+			return fmt.Sprintf("/v2/slow/org/app/%s/%s", kind, digest.FromString(fmt.Sprint(i)))
+		}
+	}
+	for name, c := range map[string]struct {
+		attack   func(*testing.T, *harness.Weir, string, []string)
+		method   string
+		path     func(i int) string
+		requests int
+		each     int // requests upstream of a lookup: one, and another one for a token
+		hangs    upstreamtest.Match
+	}{
+		"resets of manifests":           {resets, "GET", tag, 3375, 1, upstreamtest.Any},
+		"resets of HEADs":               {resets, "HEAD", tag, 1000, 1, upstreamtest.Any},
+		"resets of HEADs of blobs":      {resets, "HEAD", byDigest("blobs"), 1000, 1, upstreamtest.Any},
+		"resets of referrers":           {resets, "GET", byDigest("referrers"), 1000, 1, upstreamtest.Any},
+		"resets of lists":               {resets, "GET", func(i int) string { return fmt.Sprintf("/v2/slow/org/app%d/tags/list", i) }, 1000, 1, upstreamtest.Any},
+		"departures of manifests":       {departures, "GET", tag, 1000, 1, upstreamtest.Any},
+		"departures of referrers":       {departures, "GET", byDigest("referrers"), 1000, 1, upstreamtest.Any},
+		"resets, a token service hangs": {resets, "GET", func(i int) string { return manifestPath(fmt.Sprint("slow/org/app", i), "v1") }, 1000, 2, upstreamtest.Tokens},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const bound = 64
+			slow, other := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{})), upstreamtest.New(t)
+			slow.AddImage("org/app", "cached", []byte("a layer"))
+			other.AddImage("org/app", "v1", []byte("a layer"))
+			w := harness.StartWeir(t, blockOf("slow", []string{`serve_stale_on = ["unavailable"]`, `tag_ttl = "0s"`}, at(slow))+block("other", other))
+			expect(t, "before", w.Get(t, manifestPath("slow/org/app", "cached")), http.StatusOK, statusStored)
+			gate := upstreamtest.NewGate()
+			slow.Fault(c.hangs, upstreamtest.Hold(gate))
+			slow.ResetRequests()
+			var paths []string
+			for i := range c.requests {
+				paths = append(paths, c.path(i))
+			}
+			began := time.Now()
+			c.attack(t, w, c.method, paths)
+			asked := time.Now()
+			expect(t, "another registry", w.Get(t, manifestPath("other/org/app", "v1")), http.StatusOK, statusStored)
+			if took := time.Since(asked); took > 2*time.Second {
+				t.Errorf("another registry's manifest took %s", took)
+			}
+			harness.Eventually(t, "the lookups have ended", func() bool {
+				return w.Metric(t, "weir_lookups", "namespace", "slow") == 0
+			})
+			sent := len(slow.Requests()) + len(slow.TokenRequests())
+			generations := int(time.Since(began)/(2*time.Second)) + 1
+			t.Logf("%d requests made %d upstream", c.requests, sent)
+			if most := c.each * bound * generations; sent > most {
+				t.Errorf("%d requests upstream, want at most %d: %d at once, for 2 s", sent, most, bound)
+			}
+			gate.Open()
+		})
+	}
+}
+
+// An upstream hangs while patient clients ask for many tags. Cached tags are served stale
+// soon, other blocks notice nothing, and all clients have an answer when the upstream has
+// been silent for its time limit. It is found when it is back.
+func TestHangingUpstream(t *testing.T) {
+	testutil.Long(t, "waits for the time limit of an upstream")
+	t.Parallel()
+	slow, other := upstreamtest.New(t), upstreamtest.New(t)
+	cached := slow.AddImage("org/app", "cached", []byte("a layer"))
+	image := other.AddImage("org/app", "v1", []byte("a layer"))
+	w := harness.StartWeir(t, blockOf("slow", []string{`serve_stale_on = ["unavailable"]`, `tag_ttl = "0s"`}, at(slow, "read_timeout_secs = 6"))+block("other", other))
+	expect(t, "before", w.Get(t, manifestPath("slow/org/app", "cached")), http.StatusOK, statusStored)
+	hang := slow.Fault(upstreamtest.Any, upstreamtest.Hold(upstreamtest.NewGate()))
+	slow.ResetRequests()
+	const requests = 400
+	answers := make(chan int, requests)
+	began := time.Now()
+	for i := range requests {
+		go func() {
+			resp, err := http.Get(w.URL + manifestPath("slow/org/app", fmt.Sprint("v", i)))
+			if err != nil {
+				answers <- 0
+				return
+			}
+			resp.Body.Close()
+			answers <- resp.StatusCode
+		}()
+	}
+	w.MetricIs(t, requests-64, "weir_lookups", "namespace", "slow", "state", "waiting")
+	asked := time.Now()
+	stale := w.Get(t, manifestPath("slow/org/app", "cached"))
+	expectContent(t, "a cached tag", stale, cached.Digest, statusStale)
+	expectContent(t, "another block", w.Get(t, manifestPath("other/org/app", "v1")), image.Digest, statusStored)
+	expectContent(t, "a cached manifest", w.Get(t, manifestPath("slow/org/app", cached.Digest.String())), cached.Digest, statusHit)
+	if took := time.Since(asked); took > 3*time.Second {
+		t.Errorf("they took %s", took)
+	}
+	if sent := len(slow.Requests()); sent != 64 {
+		t.Errorf("%d requests upstream, want 64", sent)
+	}
+	for range requests {
+		if status := <-answers; status != http.StatusGatewayTimeout {
+			t.Errorf("a client got %d", status)
+		}
+	}
+	if took := time.Since(began); took > 15*time.Second {
+		t.Errorf("the last client waited for %s", took)
+	}
+	asked = time.Now()
+	expectContent(t, "a cached tag, later", w.Get(t, manifestPath("slow/org/app", "cached")), cached.Digest, statusStale)
+	if took := time.Since(asked); took > time.Second {
+		t.Errorf("it took %s", took)
+	}
+	hang.Remove()
+	harness.Eventually(t, "the upstream is back", func() bool {
+		return w.Get(t, manifestPath("slow/org/app", "cached")).Header.Get("Cache-Status") == statusRevalidated
+	})
+}
