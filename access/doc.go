@@ -14,10 +14,15 @@
 //     verify it (bearer.go, issuer.go, keys.go);
 //   - groups are added (groups.go).
 //
+// Permission passes layers (layers.go): the names that exist (names.go), the lists of
+// those who may (subject.go), rules in CEL (policy.go) whose "yes" is remembered
+// (verdicts.go), and a service that is asked (webhook.go).
+//
 // Rules are immutable, with all caches of verdicts in them, so a reload makes new ones
 // and [Current] swaps them. Its errors are typed reasons without a word of a credential;
 // the caller turns them into answers.
 //
 // The package knows neither handlers nor storage nor the configuration. It opens no
-// file, asks nobody but issuers for their keys, and takes no lock that a pull needs.
+// file, asks only issuers for their keys and webhooks for their verdicts, and takes no
+// lock that a pull needs.
 package access

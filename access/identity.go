@@ -95,7 +95,7 @@ const (
 	GetReferrers Action = "get-referrers"
 	GetToken     Action = "get-token"
 	ReadMetrics  Action = "metrics"
-	ReadPage     Action = "ui-page"
+	ReadPage     Action = "ui-asset" // the page at /
 )
 
 // Question is a request in the terms of access rules.
@@ -103,7 +103,7 @@ type Question struct {
 	Action       Action
 	Block        string        // key of the repository block; empty: the question is about none
 	Name         string        // of the repository below the block
-	Namespace    string        // of the repository as the client spells it
+	Namespace    string        // the block's key and the name below it, however the client spells them
 	Reference    string        // tag or digest of a manifest
 	Digest       digest.Digest // of a blob, of a subject, or of a manifest by digest
 	ArtifactType string        // of referrers

@@ -60,7 +60,7 @@ func (m *Metrics) setBlocks(keys []string) {
 	}
 	before := m.blocks.Swap(&now)
 	for key := range now {
-		for _, layer := range layers() {
+		for _, layer := range allLayers() {
 			m.denied.WithLabelValues(key, string(layer))
 		}
 	}

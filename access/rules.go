@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -20,36 +22,42 @@ type Options struct {
 	Issuers   []*Issuer
 	Tokens    TokenOptions
 	Groups    map[string][]Subject // members by the name of the group
-	Blocks    []Block
+	Policy    *Policy              // of all requests; nil: none
+	Webhook   string               // that is asked about all requests; empty: none
+	Webhooks  []Webhook
+	Blocks    []Block // all that there are: no request for another one is permitted
 	Metrics   *Metrics
 }
 
 // Block holds the rules of one repository block.
 type Block struct {
-	Key string
+	Key    string
+	Images []string  // globs on the names below the key that exist; empty: all
+	Allow  []Subject // empty: every identity
+	Policy *Policy   // asked after that of all requests; nil: none
+	// Webhook is asked instead of that of all requests; nil: that one, "": none.
+	Webhook *string
 }
 
 // Rules are the whole of a configuration's access rules. All methods may be called
 // concurrently.
 type Rules struct {
-	open      bool
-	anonymous bool
-	realm     string
-	accounts  *accounts
-	issuers   map[string]*Issuer // by name
-	tokens    *tokens            // nil: there is no token service
-	bearers   *bounded.Cache[tokenDigest, bearer]
-	groups    groups
-	blocks    map[string]*Block
-	metrics   *Metrics
+	open     bool
+	realm    string
+	accounts *accounts
+	issuers  map[string]*Issuer // by name
+	tokens   *tokens            // nil: there is no token service
+	bearers  *bounded.Cache[tokenDigest, bearer]
+	groups   groups
+	layers   *layers
+	metrics  *Metrics
 }
 
 // New returns the rules of a configuration. It returns an error for a name that two users
-// have.
+// have, and for a rule that cannot be used.
 func New(opts Options) (*Rules, error) {
 	r := &Rules{
-		anonymous: opts.Anonymous, realm: opts.Realm, groups: newGroups(opts.Groups), metrics: opts.Metrics,
-		accounts: newAccounts(opts.Accounts), blocks: make(map[string]*Block, len(opts.Blocks)),
+		realm: opts.Realm, groups: newGroups(opts.Groups), metrics: opts.Metrics, accounts: newAccounts(opts.Accounts),
 		issuers: make(map[string]*Issuer, len(opts.Issuers)), tokens: newTokens(opts.Tokens), bearers: newBearers(),
 	}
 	for _, issuer := range opts.Issuers {
@@ -58,10 +66,11 @@ func New(opts Options) (*Rules, error) {
 	if len(r.accounts.byUser) != len(opts.Accounts) {
 		return nil, fmt.Errorf("two accounts have the same user")
 	}
-	for _, block := range opts.Blocks {
-		r.blocks[block.Key] = &block
+	var err error
+	if r.layers, err = newLayers(opts); err != nil {
+		return nil, err
 	}
-	r.open = opts.Anonymous && len(opts.Accounts) == 0 && len(opts.Issuers) == 0
+	r.open = len(opts.Accounts) == 0 && len(opts.Issuers) == 0 && !r.layers.lock()
 	return r, nil
 }
 
@@ -131,17 +140,24 @@ func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, e
 }
 
 // Permit reports whether an identity may have an answer, with nil. It returns a
-// *[DeniedError] otherwise.
-func (r *Rules) Permit(_ context.Context, i *Identity, q Question) error {
-	if i.Anonymous && !r.anonymous {
-		return r.deny(i, q, LayerIdentity, "a request without credentials is not permitted")
+// *[DeniedError] otherwise, and the cause of ctx if that ends before a webhook has
+// answered. The request is for webhooks.
+func (r *Rules) Permit(ctx context.Context, i *Identity, q Question, p Presented) error {
+	refused, err := r.layers.judge(ctx, i, q, p)
+	if err != nil || refused == nil {
+		return err
 	}
-	return nil
+	r.metrics.deny(q.Block, refused.layer)
+	return &DeniedError{Layer: refused.layer, Anonymous: i.Anonymous, Who: i.Name(), Action: q.Action, Block: q.Block, Name: q.Name, Cause: refused.cause}
 }
 
-func (r *Rules) deny(i *Identity, q Question, layer Layer, reason string) error {
-	r.metrics.deny(q.Block, layer)
-	return &DeniedError{Layer: layer, Anonymous: i.Anonymous, Who: i.Name(), Block: q.Block, Reason: reason}
+// Shows reports whether a list may tell an identity of a repository: it may pull from
+// there. An empty name stands for the block as a whole. The question has no reference, so
+// a rule that reads one hides the repository.
+func (r *Rules) Shows(ctx context.Context, i *Identity, block, name string, p Presented) bool {
+	q := Question{Action: GetManifest, Block: block, Name: name, Namespace: strings.TrimSuffix(block+"/"+name, "/")}
+	refused, err := r.layers.judge(ctx, i, q, p)
+	return err == nil && refused == nil
 }
 
 // Challenge returns the value of WWW-Authenticate for a client without valid credentials
@@ -188,10 +204,9 @@ func (c *Current) Load() *Rules { return c.rules.Load() }
 // configuration is put in force, and a request must load them the other way round: a
 // request then meets rules that are at least as new as its table.
 func (c *Current) Store(r *Rules) {
-	keys := make([]string, 0, len(r.blocks))
-	for key := range r.blocks {
-		keys = append(keys, key)
+	r.metrics.setBlocks(slices.Collect(maps.Keys(r.layers.blocks)))
+	// Requests that met the last rules may still ask their webhooks.
+	if last := c.rules.Swap(r); last != nil {
+		last.layers.close()
 	}
-	r.metrics.setBlocks(keys)
-	c.rules.Store(r)
 }

@@ -160,7 +160,7 @@ func (r *Rules) Issue(ctx context.Context, p Presented) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	if err := r.Permit(ctx, identity, Question{Action: GetToken}); err != nil {
+	if err := r.Permit(ctx, identity, Question{Action: GetToken}, p); err != nil {
 		return Token{}, err
 	}
 	return r.tokens.issue(identity, r.accounts.byUser[identity.User])

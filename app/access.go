@@ -1,9 +1,11 @@
 package app
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/config"
@@ -26,6 +28,7 @@ func translateAccess(cfg *config.Config, issuers []*access.Issuer, metrics *acce
 	opts := access.Options{
 		Anonymous: cfg.Auth.Anonymous, Realm: cfg.Auth.Realm, Accounts: accounts,
 		Issuers: issuers, Groups: make(map[string][]access.Subject), Metrics: metrics,
+		Policy: translatePolicy(cfg.Global.AccessPolicy), Webhook: cfg.Global.AuthorizationWebhook,
 	}
 	if service := cfg.Auth.TokenService; service != nil {
 		key, err := service.Key()
@@ -34,28 +37,84 @@ func translateAccess(cfg *config.Config, issuers []*access.Issuer, metrics *acce
 		}
 		opts.Tokens = access.TokenOptions{Key: key, Realm: service.Realm, TTL: service.TTL}
 	}
+	for _, hook := range cfg.Auth.Webhooks {
+		translated, err := translateWebhook(hook)
+		if err != nil {
+			return nil, fmt.Errorf("auth.webhook.%q: %w", hook.Key, err)
+		}
+		opts.Webhooks = append(opts.Webhooks, translated)
+	}
 	for name, members := range cfg.Auth.Groups {
-		for _, text := range members {
-			member, err := access.ParseSubject(text)
-			if err != nil {
-				return nil, fmt.Errorf("auth.groups.%q: %q %w", name, text, err)
-			}
-			opts.Groups[name] = append(opts.Groups[name], member)
+		if opts.Groups[name], err = translateSubjects(members); err != nil {
+			return nil, fmt.Errorf("auth.groups.%q: %w", name, err)
 		}
 	}
 	for _, block := range cfg.Namespaces {
-		opts.Blocks = append(opts.Blocks, access.Block{Key: block.Key})
+		one := access.Block{Key: block.Key, Images: block.Images, Policy: translatePolicy(block.AccessPolicy), Webhook: block.AuthorizationWebhook}
+		if one.Allow, err = translateSubjects(block.Allow); err != nil {
+			return nil, fmt.Errorf("repository.%q.allow: %w", block.Key, err)
+		}
+		opts.Blocks = append(opts.Blocks, one)
 	}
 	return access.New(opts)
 }
 
+func translateSubjects(texts []string) ([]access.Subject, error) {
+	var subjects []access.Subject
+	for _, text := range texts {
+		subject, err := access.ParseSubject(text)
+		if err != nil {
+			return nil, fmt.Errorf("%q %w", text, err)
+		}
+		subjects = append(subjects, subject)
+	}
+	return subjects, nil
+}
+
+func translatePolicy(p *config.AccessPolicy) *access.Policy {
+	if p == nil {
+		return nil
+	}
+	return &access.Policy{DefaultAllow: p.Default == config.PolicyAllow, Rules: p.Rules}
+}
+
+func translateWebhook(w config.Webhook) (access.Webhook, error) {
+	hook := access.Webhook{
+		Name: w.Key, URL: w.URL.Std(), Timeout: time.Duration(w.TimeoutMS) * time.Millisecond,
+		BearerToken: w.BearerToken.Reveal(), Username: w.BasicAuth.Username, Password: w.BasicAuth.Password.Reveal(),
+		ForwardHeaders: w.ForwardHeaders, CacheTTL: w.CacheTTL,
+	}
+	files, err := readTLSFiles(w.ClientCertificate, w.ClientPrivateKey, w.ServerCABundle)
+	if err == nil {
+		hook.TLS, err = files.client()
+	}
+	return hook, err
+}
+
 // explainDenied returns the sentence that a client is told about a refusal.
 func explainDenied(e *access.DeniedError) string {
-	if e.Anonymous {
+	key := fmt.Sprintf("repository.%q", e.Block)
+	switch {
+	case e.Layer == access.LayerImages:
+		return fmt.Sprintf("this mirror does not serve %s/%s. The list images of %s leaves it out", e.Block, e.Name, key)
+	case e.Anonymous:
 		return "this mirror needs credentials. Log in to it"
+	case e.Layer == access.LayerAllow:
+		return fmt.Sprintf("%s may not pull from %s. The list allow of %s does not name it", e.Who, e.Block, key)
+	case e.Layer == access.LayerPolicy:
+		return fmt.Sprintf("the access policy of the mirror does not allow %s to %s. Check global.access_policy", e.Action, e.Who)
+	case e.Layer == access.LayerBlockPolicy:
+		return fmt.Sprintf("the access policy of %s does not allow %s to %s. Check access_policy of %s", e.Block, e.Action, e.Who, key)
+	case e.Layer == access.LayerWebhook:
+		return "the authorization webhook of the mirror does not allow this request"
+	default:
+		return "the authorization webhook of the mirror cannot decide at the moment. Check the log of the mirror"
 	}
-	return e.Reason
 }
+
+// seesKey is the context's key of a func(block string) bool: whether the client may know
+// of a block.
+type seesKey struct{}
 
 // guard lets those clients pass to a handler of ops that may take its action.
 type guard struct {
@@ -73,13 +132,14 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 		presented := access.Present(r, g.proxies)
 		identity, err := rules.Identify(r.Context(), presented)
 		if err == nil {
-			err = rules.Permit(r.Context(), identity, access.Question{Action: action})
+			err = rules.Permit(r.Context(), identity, access.Question{Action: action}, presented)
 		}
 		if err != nil {
 			refuse(w, rules.Challenge(presented, ""), err)
 			return
 		}
-		next.ServeHTTP(w, r)
+		sees := func(block string) bool { return rules.Shows(r.Context(), identity, block, "", presented) }
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seesKey{}, sees)))
 	})
 }
 

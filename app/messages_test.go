@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/credhelper"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/upstream"
@@ -55,6 +56,29 @@ var messages = []message{
 	{
 		name: "no host", path: "nginx/manifests/latest", status: 404, code: "NAME_UNKNOWN",
 		want: `no configured repository answers this name: nginx; names begin with ghcr.io`,
+	},
+	{
+		name: "a hidden name", prepare: permitting(access.Block{Images: []string{"!org/**"}}), header: asAlice, status: 404, code: "NAME_UNKNOWN",
+		want: `this mirror does not serve ghcr.io/org/app. The list images of repository."ghcr.io" leaves it out`,
+	},
+	{
+		name: "a list without the user", prepare: permitting(access.Block{Allow: []access.Subject{{}}}), header: asAlice, status: 403, code: "DENIED",
+		want: `alice may not pull from ghcr.io. The list allow of repository."ghcr.io" does not name it`,
+	},
+	{
+		name: "a policy of the block", prepare: permitting(access.Block{Policy: &access.Policy{}}), header: asAlice, status: 403, code: "DENIED",
+		want: `the access policy of ghcr.io does not allow get-manifest to alice. Check access_policy of repository."ghcr.io"`,
+	},
+	{
+		name: "no credentials", prepare: permitting(access.Block{Policy: &access.Policy{}}), status: 401, code: "UNAUTHORIZED",
+		want: `this mirror needs credentials. Log in to it`,
+	},
+	{
+		name: "a policy of all requests", prepare: func(t *testing.T, w *wire, _ *upstreamtest.Registry) {
+			w.permit(t, access.Options{Policy: &access.Policy{DefaultAllow: true, Rules: []string{`identity.username == 'alice'`}}})
+		},
+		header: asAlice, status: 403, code: "DENIED",
+		want: `the access policy of the mirror does not allow get-manifest to alice. Check global.access_policy`,
 	},
 	{
 		name: "unknown registry", path: "org/app/manifests/1.2?ns=quay.io", status: 404, code: "NAME_UNKNOWN",
@@ -409,6 +433,35 @@ const (
 )
 
 var otherCertificate = &x509.Certificate{DNSNames: []string{"other.example"}}
+
+// asAlice has the name and the password of the user of permit.
+var asAlice = http.Header{"Authorization": {"Basic YWxpY2U6c2VjcmV0"}}
+
+// permitting puts the rules of a block in force.
+func permitting(block access.Block) func(*testing.T, *wire, *upstreamtest.Registry) {
+	return func(t *testing.T, w *wire, _ *upstreamtest.Registry) {
+		block.Key = "ghcr.io"
+		w.permit(t, access.Options{Blocks: []access.Block{block}})
+	}
+}
+
+// permit puts rules in force, with the user alice.
+func (w *wire) permit(t *testing.T, opts access.Options) {
+	t.Helper()
+	hash, err := access.ParseHash("$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO") // of "secret", with the least cost
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Realm, opts.Accounts = "Weir", []access.Account{{User: "alice", Hash: hash}}
+	if opts.Blocks == nil {
+		opts.Blocks = []access.Block{{Key: "ghcr.io"}}
+	}
+	rules, err := access.New(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.access.Store(rules)
+}
 
 func wrongPassword(o *upstream.Options) { o.Username, o.Password = "reader", "wrong" }
 

@@ -70,8 +70,8 @@ For operators: /readyz, /metrics
 // plain text for other clients. It states no version, which would tell a scanner the
 // known faults of this mirror.
 //
-// The page lists the mirrored names, since every client may pull them and
-// /v2/_catalog shows more.
+// The page lists the mirrored names that the client may pull, of which /v2/_catalog
+// shows more.
 type page struct {
 	keys   func() []string // of the namespaces in force
 	html   executor
@@ -107,7 +107,11 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		chosen, contentType = p.html, "text/html; charset=utf-8"
 	}
 	var body bytes.Buffer
-	if err := chosen.Execute(&body, shorten(p.keys())); err != nil {
+	keys := p.keys()
+	if sees, ok := r.Context().Value(seesKey{}).(func(string) bool); ok {
+		keys = slices.DeleteFunc(keys, func(key string) bool { return !sees(key) })
+	}
+	if err := chosen.Execute(&body, shorten(keys)); err != nil {
 		panic(err) // the templates take any strings
 	}
 	header.Set("Content-Type", contentType)

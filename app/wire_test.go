@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/registry"
@@ -23,6 +24,7 @@ type wire struct {
 	t         testing.TB
 	downloads *download.Group
 	cache     *namespace.Cache
+	access    access.Current
 	handler   http.Handler
 }
 
@@ -50,8 +52,13 @@ func newWire(t testing.TB, specs ...namespace.Spec) *wire {
 	}
 	var tables namespace.Current
 	tables.Store(table)
+	rules, err := access.New(access.Options{Anonymous: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.access.Store(rules)
 	w.handler = registry.New(registry.Options{
-		Tables: &tables, Cache: w.cache, Explain: explain, Metrics: registry.NewMetrics(prometheus.NewRegistry()), Logger: logger, ID: "weir-me",
+		Access: &w.access, Tables: &tables, Cache: w.cache, Explain: explain, Metrics: registry.NewMetrics(prometheus.NewRegistry()), Logger: logger, ID: "weir-me",
 	})
 	return w
 }

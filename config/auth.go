@@ -3,7 +3,6 @@ package config
 import (
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +21,7 @@ type Auth struct {
 	Groups     Groups         `toml:"groups"`
 	Identities []AuthIdentity `toml:"identity"` // sorted by Key
 	OIDC       []OIDC         `toml:"oidc"`     // sorted by Key
+	Webhooks   []Webhook      `toml:"webhook"`  // sorted by Key
 
 	TokenService *TokenService `toml:"token_service"` // nil: passwords come with each request
 }
@@ -39,14 +39,6 @@ type Groups map[string][]string
 
 // identifies reports whether a client can identify itself with credentials of its own.
 func (a *Auth) identifies() bool { return a.Htpasswd != "" || len(a.Identities) > 0 || len(a.OIDC) > 0 }
-
-// auth decodes the table. Anonymous depends on the other keys unless it is set.
-func (d *decoder) auth(p place, n *node, dst *Auth) {
-	d.table(p, n, reflect.ValueOf(dst).Elem())
-	if t, ok := n.value.(table); ok && t["anonymous"] == nil {
-		dst.Anonymous = !dst.identifies()
-	}
-}
 
 // groups decodes a table of lists.
 func (d *decoder) groups(p place, n *node, dst *Groups) {
@@ -85,6 +77,9 @@ func (v *validator) auth() {
 		v.oidc(keyIn("auth.oidc", one.Key), one)
 	}
 	v.tokenService(a.TokenService)
+	for _, hook := range a.Webhooks {
+		v.webhook(keyIn("auth.webhook", hook.Key), hook)
+	}
 	for _, name := range slices.Sorted(maps.Keys(a.Groups)) {
 		v.group(keyIn("auth.groups", name), name, a.Groups[name])
 	}

@@ -128,21 +128,24 @@ func TestMirrorOfToday(t *testing.T) {
 
 func checkMirrorWarnings(t *testing.T, warnings []string) {
 	t.Helper()
-	if len(warnings) != 3 || !strings.Contains(warnings[1], "with and without credentials") {
+	if len(warnings) != 4 || !strings.Contains(warnings[2], "with and without credentials") {
 		t.Fatalf("warnings %q", warnings)
 	}
-	for _, key := range []string{"server.query_timeout (", "server.query_timeout_grace_period (", "global.access_policy (", "global.update_pull_time (", "ui (", "repository.library.retention_policy ("} {
+	for _, key := range []string{"server.query_timeout (", "server.query_timeout_grace_period (", "global.update_pull_time (", "ui (", "repository.library.retention_policy ("} {
 		if !strings.Contains(warnings[0], key) {
 			t.Errorf("%s is missing in: %s", key, warnings[0])
 		}
 	}
+	if !strings.Contains(warnings[1], "global.access_policy.default_allow (") || !strings.Contains(warnings[1], `Write default = "allow"`) {
+		t.Errorf("the older spelling: %s", warnings[1])
+	}
 	for _, key := range []string{"repository.internal.upstream[0] (", "repository.library.upstream[0] ("} {
-		if !strings.Contains(warnings[2], key) {
-			t.Errorf("%s is missing in: %s", key, warnings[2])
+		if !strings.Contains(warnings[3], key) {
+			t.Errorf("%s is missing in: %s", key, warnings[3])
 		}
 	}
-	if strings.Contains(warnings[2], "ghcr.io") || strings.Contains(warnings[1], "tiger") {
-		t.Errorf("says too much: %s", warnings[2])
+	if strings.Contains(warnings[3], "ghcr.io") || strings.Contains(warnings[2], "tiger") {
+		t.Errorf("says too much: %s", warnings[3])
 	}
 }
 

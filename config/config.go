@@ -84,8 +84,10 @@ type Global struct {
 	NegativeTTL             Duration      `toml:"negative_ttl" reload:"live"`
 	ServeStaleOn            []Class       `toml:"serve_stale_on" reload:"live"`
 	MaxStale                Duration      `toml:"max_stale" reload:"live"`
-	TrustedProxies          []Network     `toml:"trusted_proxies"`      // Angos' place for the key of Server
-	EnableBlobRedirect      bool          `toml:"enable_blob_redirect"` // accepted for files written for Angos; it has no effect on local disk
+	TrustedProxies          []Network     `toml:"trusted_proxies"`                     // Angos' place for the key of Server
+	AccessPolicy            *AccessPolicy `toml:"access_policy" reload:"live"`         // of all requests; nil: none
+	AuthorizationWebhook    string        `toml:"authorization_webhook" reload:"live"` // asked about all requests; empty: none
+	EnableBlobRedirect      bool          `toml:"enable_blob_redirect"`                // accepted for files written for Angos; it has no effect on local disk
 }
 
 // BlobStore is the place of verified content.
@@ -137,6 +139,11 @@ type Namespace struct {
 	Offline   bool       `toml:"offline"`   // no upstream is ever contacted
 	Upstreams []Upstream `toml:"upstream"`  // in the order in which they are tried
 	Warm      []Warm     `toml:"warm"`      // images that are kept in the cache
+
+	Images               []string      `toml:"images"` // globs on the names that exist; empty: all
+	Allow                []string      `toml:"allow"`  // who may pull; empty: every identity
+	AccessPolicy         *AccessPolicy `toml:"access_policy"`
+	AuthorizationWebhook *string       `toml:"authorization_webhook"` // nil: that of Global; "": none
 
 	ImmutableTags           bool     `toml:"immutable_tags"` // also true if it is true in Global
 	ImmutableTagsExclusions []string `toml:"immutable_tags_exclusions"`

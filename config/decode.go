@@ -36,7 +36,12 @@ type decoder struct {
 func decode(root *node) (*Config, Problems) {
 	d := decoder{config: base()}
 	d.config.source = source{positions: map[string]position{}, secretFiles: map[string]string{}, oddSecrets: map[string]string{}}
-	d.table(place{}, root, reflect.ValueOf(d.config).Elem())
+	d.table(place{}, d.placePolicy(root), reflect.ValueOf(d.config).Elem())
+	// Requests without credentials are refused if there is a way to identify clients,
+	// unless policies decide about them.
+	if _, isSet := d.config.source.positions["auth.anonymous"]; !isSet {
+		d.config.Auth.Anonymous = !d.config.Auth.identifies() || d.config.policyDecides()
+	}
 	return d.config, d.problems
 }
 
@@ -80,7 +85,7 @@ func (d *decoder) table(p place, n *node, dst reflect.Value) {
 
 // unknownKey handles a key that a table of type t does not have.
 func (d *decoder) unknownKey(p place, n *node, t reflect.Type, name string) {
-	switch verdict, err := judgeUnknownKey(p.generic, n); verdict {
+	switch verdict, err := judgeUnknownKey(p.generic); verdict {
 	case refused:
 		d.fail(p, n, err)
 	case ignored:
@@ -125,8 +130,6 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 	case **TLS:
 		*field = newTLS()
 		d.table(p, n, reflect.ValueOf(*field).Elem())
-	case *Auth:
-		d.auth(p, n, field)
 	case *Groups:
 		d.groups(p, n, field)
 	case *[]AuthIdentity:
@@ -135,6 +138,14 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		d.oidc(p, n, field)
 	case **TokenService:
 		d.tokenService(p, n, field)
+	case *[]Webhook:
+		named(d, p, n, newWebhook, field)
+	case **AccessPolicy:
+		d.accessPolicy(p, n, field)
+	case **string:
+		if s, ok := d.text(p, n); ok {
+			*field = &s
+		}
 	case **Redis:
 		d.redis(p, n, field)
 	case *[]Namespace:

@@ -164,19 +164,7 @@ func TestUnavailable(t *testing.T) {
 	const protects = plain + " (it restricts access: ignoring it would grant that access to everyone)"
 	tests := []struct{ text, want string }{
 		{"[blob_store.s3]\nbucket = \"b\"\n", "config.toml:1: blob_store.s3: " + plain},
-		{"[auth.webhook.opa]\nurl = \"https://x.io\"\n", "config.toml:1: auth.webhook: " + protects},
-		{"[authorization_webhook]\n", "config.toml:1: authorization_webhook: " + protects},
 		{"[[downstream]]\n", "config.toml:1: downstream: " + protects},
-		{"[global]\nauthorization_webhook = \"w\"\n", "config.toml:2: global.authorization_webhook: " + protects},
-		{"[global.access_policy]\n", "config.toml:1: global.access_policy: " + protects},
-		{"[global.access_policy]\ndefault = \"deny\"\n", "config.toml:1: global.access_policy: " + protects},
-		{"[global.access_policy]\ndefault_allow = false\n", "config.toml:1: global.access_policy: " + protects},
-		{"[global.access_policy]\ndefault = \"allow\"\nrules = [\"x\"]\n", "config.toml:1: global.access_policy: " + protects},
-		{"[global.access_policy]\ndefault = \"allow\"\nexcept = \"x\"\n", "config.toml:1: global.access_policy: " + protects},
-		{docker + "[repository.\"docker.io\".access_policy]\ndefault_allow = true\nrules = [\"x\"]\n",
-			"config.toml:4: repository.\"docker.io\".access_policy: " + protects},
-		{docker + "[repository.\"docker.io\"]\nauthorization_webhook = \"w\"\n",
-			"config.toml:5: repository.\"docker.io\".authorization_webhook: " + protects},
 		{docker + "[[repository.\"docker.io\".downstream]]\n", "config.toml:4: repository.\"docker.io\".downstream: " + protects},
 		{docker + "[repository.\"docker.io\".auth]\n", "config.toml:4: repository.\"docker.io\".auth: " + protects},
 	}

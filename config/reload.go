@@ -8,7 +8,7 @@ import (
 
 // RestartRequired returns the key paths that differ between two configurations and
 // that a running server cannot change, in the order of their declaration.
-// Namespaces, authentication, the tag policy, max_manifest_size, max_blob_size, Redis and log.level are swapped live.
+// Namespaces, access rules, the tag policy, max_manifest_size, max_blob_size, Redis and log.level are swapped live.
 func RestartRequired(old, new *Config) []string {
 	return frozenChanges("", reflect.ValueOf(*old), reflect.ValueOf(*new))
 }
@@ -60,7 +60,7 @@ func (c *Config) Overrides() []string {
 
 // Files returns the files that the configuration depends on, sorted: the
 // configuration files, the files of secrets and of users, and the certificates of the server, of
-// upstreams and of Redis. If one of them changes, the configuration must be loaded again.
+// upstreams, of webhooks and of Redis. If one of them changes, the configuration must be loaded again.
 func (c *Config) Files() []string {
 	files := slices.Clone(c.source.files)
 	for _, file := range c.source.secretFiles {
@@ -77,6 +77,9 @@ func (c *Config) Files() []string {
 	}
 	if t := c.Server.TLS; t != nil {
 		files = append(files, t.ServerCertificateBundle, t.ServerPrivateKey, t.ClientCABundle)
+	}
+	for _, w := range c.Auth.Webhooks {
+		files = append(files, w.ClientCertificate, w.ClientPrivateKey, w.ServerCABundle)
 	}
 	if r := c.Cache.Redis; r != nil {
 		files = append(files, r.ClientCertificate, r.ClientPrivateKey, r.ServerCABundle)

@@ -160,7 +160,7 @@ func (c *Config) schemaKeys() []string {
 // repository."docker.io".upstream[0].url, and auth.identity.*.username of
 // auth.identity.ci.username.
 func genericKey(key string) string {
-	key = regexp.MustCompile(`^(auth\.(?:identity|oidc))\.[a-z]+`).ReplaceAllString(key, "$1.*")
+	key = regexp.MustCompile(`^(auth\.(?:identity|oidc|webhook))\.[a-z]+`).ReplaceAllString(key, "$1.*")
 	return regexp.MustCompile(`"[^"]*"|\[\d+\]`).ReplaceAllStringFunc(key, func(s string) string {
 		if s[0] == '"' {
 			return "*"

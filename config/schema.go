@@ -130,7 +130,7 @@ const (
 // judgeUnknownKey returns the verdict on a key that Weir does not have, by its
 // generic path. Keys of Angos that change nothing for a mirror are ignored. Keys
 // that restrict access, or need a feature that this version lacks, are refused.
-func judgeUnknownKey(generic string, n *node) (verdict, error) {
+func judgeUnknownKey(generic string) (verdict, error) {
 	switch generic {
 	case "blob_store.s3":
 		return refused, errUnavailable
@@ -153,47 +153,9 @@ func judgeUnknownKey(generic string, n *node) (verdict, error) {
 	}
 	for _, scope := range []string{"", "global.", "repository.*."} {
 		switch generic {
-		case scope + "auth", scope + "authorization_webhook", scope + "downstream":
-			return refused, errProtects
-		case scope + "auth.webhook":
-			return refused, errProtects
-		case scope + "access_policy":
-			if allowsAll(n) { // Weir does the same
-				return ignored, nil
-			}
+		case scope + "auth", scope + "downstream":
 			return refused, errProtects
 		}
 	}
 	return unknown, nil
-}
-
-// allowsAll reports whether an access policy of Angos allows every access. A policy
-// without a default denies.
-func allowsAll(policy *node) bool {
-	t, ok := policy.value.(table)
-	if !ok {
-		return false
-	}
-	allows := false
-	for name, n := range t {
-		switch name {
-		case "default":
-			if n.value != "allow" {
-				return false
-			}
-			allows = true
-		case "default_allow": // the older spelling
-			if n.value != true {
-				return false
-			}
-			allows = true
-		case "rules":
-			if rules, ok := n.value.([]*node); !ok || len(rules) > 0 {
-				return false // a rule may deny
-			}
-		default:
-			return false // an unknown key may deny as well
-		}
-	}
-	return allows
 }

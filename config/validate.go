@@ -74,6 +74,8 @@ func (v *validator) server() {
 
 func (v *validator) global() {
 	g := v.config.Global
+	v.policy("global.access_policy", g.AccessPolicy)
+	v.webhookName("global.authorization_webhook", g.AuthorizationWebhook)
 	v.atLeastOne("global.max_concurrent_cache_jobs", g.MaxConcurrentCacheJobs)
 	v.atLeastOne("global.max_concurrent_fetches", g.MaxConcurrentFetches)
 	if g.MaxManifestSize <= 0 {

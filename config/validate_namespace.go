@@ -80,6 +80,7 @@ func (v *validator) namespace(at string, n Namespace) {
 	for i, warm := range n.Warm {
 		v.warm(elementOf(at+".warm", i), n.Key, warm)
 	}
+	v.rules(at, n)
 	v.tagPolicy(at, n.TagTTL, n.NegativeTTL, n.MaxStale)
 	// Inherited values have been reported at [global].
 	if g := v.config.Global; !slices.Equal(n.ImmutableTagsExclusions, g.ImmutableTagsExclusions) {

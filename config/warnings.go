@@ -40,6 +40,9 @@ func (c *Config) Warnings() []string {
 	for _, at := range c.missingHelpers() {
 		warnings = append(warnings, fmt.Sprintf("%s is no program that Weir can run, so this upstream gets no password. Install it, or give the absolute path of the program", c.named([]string{at})))
 	}
+	if plain := c.plainWebhooks(); len(plain) > 0 {
+		warnings = append(warnings, "a webhook is asked over http, so everyone on the way to it can allow what it denies. Use https in url of: "+c.named(plain))
+	}
 	if plain := c.plainCredentials(); len(plain) > 0 {
 		warnings = append(warnings, "credentials go over http, so everyone on the way to the upstream can read them. Use https in url of: "+c.named(plain))
 	}
@@ -77,7 +80,7 @@ func (c *Config) olderWarnings() []string {
 
 // openWarnings warns about a mirror that serves everyone who reaches it.
 func (c *Config) openWarnings() []string {
-	if !c.Auth.Anonymous || c.Server.TLS.RequiresClient() || hosts.Loopback(c.Server.BindAddress) {
+	if !c.Auth.Anonymous || c.Server.TLS.RequiresClient() || !slices.ContainsFunc(c.Namespaces, c.open) || hosts.Loopback(c.Server.BindAddress) {
 		return nil
 	}
 	open := fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. ", c.Server.BindAddress)
@@ -85,6 +88,16 @@ func (c *Config) openWarnings() []string {
 		return []string{open + "Every client can read all that these credentials can read: " + c.named(lent)}
 	}
 	return []string{open + "Every client that reaches it can pull. Set auth.htpasswd, or let a firewall choose the clients"}
+}
+
+// open reports whether no rule decides about requests without credentials to a block.
+func (c *Config) open(n Namespace) bool {
+	locks := func(p *AccessPolicy) bool { return p != nil && (p.Default == PolicyDeny || len(p.Rules) > 0) }
+	asked := c.Global.AuthorizationWebhook
+	if n.AuthorizationWebhook != nil {
+		asked = *n.AuthorizationWebhook
+	}
+	return len(n.Allow) == 0 && asked == "" && !locks(c.Global.AccessPolicy) && !locks(n.AccessPolicy)
 }
 
 // plainCredentials returns the key paths of the upstreams on other machines that receive
@@ -101,12 +114,13 @@ func (c *Config) plainCredentials() []string {
 	return keys
 }
 
-// lentCredentials returns the key paths of the upstreams that receive credentials.
+// lentCredentials returns the key paths of the upstreams that receive credentials and
+// whose blocks are open.
 func (c *Config) lentCredentials() []string {
 	var keys []string
 	for _, r := range c.Namespaces {
 		for i, u := range r.Upstreams {
-			if u.HasCredentials() {
+			if c.open(r) && u.HasCredentials() {
 				keys = append(keys, elementOf(keyIn("repository", r.Key)+".upstream", i))
 			}
 		}

@@ -149,6 +149,11 @@ func literal(value any) (string, bool) {
 		return strconv.FormatBool(v), true
 	case int:
 		return strconv.Itoa(v), true
+	case *string:
+		if v == nil {
+			return "", false
+		}
+		return quote(*v), true
 	case *float64:
 		if v == nil {
 			return "", false

@@ -1,16 +1,18 @@
 package registry
 
 import (
+	"cmp"
+	"context"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
-	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -52,21 +54,27 @@ type catalogNames struct {
 	mu    sync.Mutex
 	table *namespace.Table
 	list  []storage.RepoID
-	names []string
+	names []catalogName
+}
+
+// catalogName is a repository and the name by which clients pull it.
+type catalogName struct {
+	name string
+	repo storage.RepoID
 }
 
 // of returns the names of a list.
-func (c *catalogNames) of(table *namespace.Table, list []storage.RepoID) []string {
+func (c *catalogNames) of(table *namespace.Table, list []storage.RepoID) []catalogName {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.table != table || !same(c.list, list) {
-		names := make([]string, 0, len(list))
+		names := make([]catalogName, 0, len(list))
 		for _, repo := range list {
-			if name := catalogName(table, repo); name != "" {
-				names = append(names, name)
+			if name := nameOf(table, repo); name != "" {
+				names = append(names, catalogName{name, repo})
 			}
 		}
-		slices.Sort(names)
+		slices.SortFunc(names, func(a, b catalogName) int { return cmp.Compare(a.name, b.name) })
 		c.table, c.list, c.names = table, list, names
 	}
 	return c.names
@@ -81,8 +89,9 @@ func same(a, b []storage.RepoID) bool {
 // more, or for all, follows the link.
 const maxCatalogPage = 1000
 
-// catalog lists the cached repositories of the namespaces in force.
-func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, table *namespace.Table) error {
+// catalog lists the cached repositories of the namespaces in force that the client may
+// pull from.
+func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, table *namespace.Table, v visitor) error {
 	list, err := h.opts.Cache.Repositories(r.Context())
 	if err != nil {
 		return err
@@ -92,7 +101,7 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 		n = min(n, asked)
 	}
 	query := url.Values{"n": {strconv.Itoa(n)}, "last": {req.Query.Get("last")}}
-	page, more := oci.Page(h.names.of(table, list), query)
+	page, more := seenNames(r.Context(), h.names.of(table, list), query.Get("last"), n, v)
 	if more {
 		query.Set("last", page[len(page)-1])
 		linkNext(w, "/v2/_catalog", query)
@@ -101,15 +110,45 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 	return nil
 }
 
-// catalogName returns the name by which clients pull a repository. It returns "" if that
+// nameOf returns the name by which clients pull a repository. It returns "" if that
 // name leads to none, since its namespace is no longer configured, or to another one:
 // {ghcr.io, acme/app} is not pulled as ghcr.io/acme/app if there is a ghcr.io/acme.
-func catalogName(table *namespace.Table, repo storage.RepoID) string {
+func nameOf(table *namespace.Table, repo storage.RepoID) string {
 	ns, name, err := table.Resolve("", repo.String())
 	if err != nil || (storage.RepoID{Namespace: ns.Key(), Name: name}) != repo {
 		return ""
 	}
 	return ns.Key() + "/" + name
+}
+
+// maxLooking bounds the time for one page of the catalog, which a webhook may take for
+// each name.
+const maxLooking = 5 * time.Second
+
+// seenNames returns the first n names after last that a client may know of, and whether
+// there may be more.
+func seenNames(ctx context.Context, names []catalogName, last string, n int, v visitor) (page []string, more bool) {
+	ctx, cancel := context.WithTimeout(ctx, maxLooking)
+	defer cancel()
+	start, found := slices.BinarySearchFunc(names, last, func(c catalogName, last string) int { return cmp.Compare(c.name, last) })
+	if found {
+		start++
+	}
+	page = []string{}
+	if n == 0 { // asks for no name
+		return page, false
+	}
+	for _, candidate := range names[start:] {
+		// A name that is not decided about is not told.
+		if ctx.Err() != nil || !v.sees(ctx, candidate.repo) {
+			continue
+		}
+		if len(page) == n {
+			return page, true
+		}
+		page = append(page, candidate.name)
+	}
+	return page, false
 }
 
 // linkNext adds the Link header to the next page of a list (RFC 8288).

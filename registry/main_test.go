@@ -84,6 +84,11 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 // rules puts access rules in force.
 func (m *mirror) rules(opts access.Options) {
 	m.t.Helper()
+	if table := m.tables.Load(); table != nil && opts.Blocks == nil {
+		for _, ns := range table.Namespaces() {
+			opts.Blocks = append(opts.Blocks, access.Block{Key: ns.Key()})
+		}
+	}
 	door, err := access.New(opts)
 	if err != nil {
 		m.t.Fatal(err)

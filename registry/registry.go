@@ -104,7 +104,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 			return err
 		}
 		if req.Op == OpCatalog {
-			return h.catalog(w, r, req, table)
+			return h.catalog(w, r, req, table, e.visitor)
 		}
 		writeJSON(w, http.StatusOK, "application/json", struct{}{})
 		return nil

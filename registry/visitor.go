@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage"
 )
 
 // visitor is the sender of a request, and the rules that hold for it. The zero visitor
@@ -53,7 +54,12 @@ func (v visitor) permit(ctx context.Context, q access.Question) error {
 	if v.rules == nil {
 		return nil
 	}
-	return v.rules.Permit(ctx, v.identity, q)
+	return v.rules.Permit(ctx, v.identity, q, v.presented)
+}
+
+// sees reports whether a list may tell the sender of a repository.
+func (v visitor) sees(ctx context.Context, repo storage.RepoID) bool {
+	return v.rules == nil || v.rules.Shows(ctx, v.identity, repo.Namespace, repo.Name, v.presented)
 }
 
 // user returns the name of the sender for the log, or "" without one.
@@ -67,9 +73,11 @@ func (v visitor) user() string {
 // questionOf returns a request in the terms of access rules. The namespace is nil if the
 // request has no name.
 func questionOf(req Request, ns *namespace.Namespace, repo string) access.Question {
-	q := access.Question{Action: actionOf(req.Op), Name: repo, Namespace: req.Name, Reference: req.Reference.String(), Digest: req.Digest}
+	q := access.Question{Action: actionOf(req.Op), Name: repo, Reference: req.Reference.String(), Digest: req.Digest}
 	if ns != nil {
-		q.Block = ns.Key()
+		// One repository has one name in the rules, also if the client sends ns or the
+		// short name of an image of Docker Hub.
+		q.Block, q.Namespace = ns.Key(), ns.Key()+"/"+repo
 	}
 	if req.Op == OpReferrers {
 		q.ArtifactType = req.Query.Get("artifactType")
@@ -120,6 +128,8 @@ func (h *Handler) deniedToWire(e *entry, err error) *Error {
 	switch {
 	case !ok:
 		return nil
+	case denied.Layer == access.LayerImages: // for everyone
+		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: h.opts.Explain(e.ns, err)}
 	case denied.Anonymous:
 		return &Error{
 			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: e.visitor.challenge(),

@@ -76,6 +76,8 @@ var alone = map[string]string{
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp":   "registry",
 
 	"github.com/distribution/reference": "oci",
+	"cel.dev/cel-go/cel":                "access",
+	"github.com/bmatcuk/doublestar/v4":  "access",
 	"github.com/vbauerster/mpb/v8":      "cmd/weir",
 }
 
