@@ -29,6 +29,7 @@ type mirror struct {
 	routing  *routing
 	entrance *entrance // nil: plain HTTP
 	handler  http.Handler
+	admin    http.Handler // of operators, at an address of their own; nil: there is none
 }
 
 // build makes the mirror of a validated configuration. It contacts no upstream and
@@ -68,7 +69,11 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
 		page: newPage(m.routing.keys), proxies: proxies, access: &m.routing.access, logger: logger,
 	}
+	ops.apart = cfg.Server.AdminAddress != ""
 	operations := ops.handler()
+	if ops.apart {
+		m.admin = m.entrance.guard(ops.adminHandler(), probesOnly(operations))
+	}
 	m.handler = m.entrance.guard(mount(m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,

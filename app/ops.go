@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"runtime/debug"
 	"strconv"
 	"time"
@@ -35,24 +36,56 @@ type ops struct {
 	page     *page
 	proxies  forwarded.Proxies
 	access   *access.Current
-	unready  *episode.Episode // for the log
-	logger   *slog.Logger
+	// apart is set if operators have a listener of their own, see adminHandler.
+	apart   bool
+	unready *episode.Episode // for the log
+	logger  *slog.Logger
 }
 
 // handler serves the paths of ops, and answers 404 to all others.
 func (o *ops) handler() http.Handler {
+	router := o.probes()
+	guard := guard{o.access, o.proxies}
+	if !o.apart {
+		router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, o.metrics()))
+	}
+	router.Path("/token").Handler(tokenService{o.access, o.proxies})
+	router.Path("/").Handler(guard.handler(access.ReadPage, o.page))
+	return o.logged(router)
+}
+
+// adminHandler serves the paths of operators that have a listener of their own: the
+// metrics and the profiles of net/http/pprof. The rules hold there too: a profile tells
+// more than a metric.
+func (o *ops) adminHandler() http.Handler {
+	router := o.probes()
+	guard := guard{o.access, o.proxies}
+	router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, o.metrics()))
+	for path, profile := range map[string]http.HandlerFunc{
+		"/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
+	} {
+		router.Path(path).Handler(guard.handler(access.ReadMetrics, profile))
+	}
+	router.PathPrefix("/debug/pprof/").Handler(guard.handler(access.ReadMetrics, http.HandlerFunc(pprof.Index)))
+	return o.logged(router)
+}
+
+// probes returns a router for the probes, which have no credentials and learn nothing but
+// the state. Other paths are answered with 404.
+func (o *ops) probes() *mux.Router {
 	const calm = 10 * time.Second // two or three probes of Kubernetes
-	o.unready = episode.New(calm, func() { o.logger.Info("ready again: files can be created in the store") })
+	if o.unready == nil {
+		o.unready = episode.New(calm, func() { o.logger.Info("ready again: files can be created in the store") })
+	}
 	router := mux.NewRouter().SkipClean(true)
 	router.Path("/healthz").HandlerFunc(o.health)
 	router.Path("/readyz").HandlerFunc(o.readiness)
-	// Probes have no credentials, and learn nothing but the state.
-	guard := guard{o.access, o.proxies}
-	router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, promhttp.HandlerFor(o.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})))
-	router.Path("/token").Handler(tokenService{o.access, o.proxies})
-	router.Path("/").Handler(guard.handler(access.ReadPage, o.page))
 	router.NotFoundHandler = http.HandlerFunc(noEndpoint)
-	return o.logged(router)
+	return router
+}
+
+func (o *ops) metrics() http.Handler {
+	return promhttp.HandlerFor(o.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true})
 }
 
 // probesOnly passes on requests for the two probes, which any client may send.

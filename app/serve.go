@@ -60,7 +60,13 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	}
 	defer reloads.close()
 
-	server := m.newServer()
+	stopAdmin, err := m.startAdmin(cfg.Server)
+	if err != nil {
+		listener.Close()
+		return err
+	}
+	defer stopAdmin()
+	server := m.newServer(m.handler)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(m.entrance.listener(newStallListener(listener, logger))) }()
 	address := listener.Addr().String()
@@ -128,11 +134,11 @@ func notifySystemd(logger *slog.Logger, state string) {
 	}
 }
 
-// newServer returns the server of a mirror for HTTP/1.1, and for HTTP/2: without TLS if
+// newServer returns the server of a handler for HTTP/1.1, and for HTTP/2: without TLS if
 // a client begins with it, else if the handshake agreed on it. A transfer has no time limit, since a slow client may take hours. A
 // client that accepts no byte has one, if the server's listener is a [stallListener].
-func (m *mirror) newServer() *http.Server {
-	server := newServer(m.handler, m.logger)
+func (m *mirror) newServer(handler http.Handler) *http.Server {
+	server := newServer(handler, m.logger)
 	if m.entrance != nil {
 		server.ConnContext = m.entrance.door.ConnContext
 	}

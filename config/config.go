@@ -54,6 +54,7 @@ type Server struct {
 	Port        int    `toml:"port"`         // 0 picks a free port
 
 	TrustedProxies []Network `toml:"trusted_proxies"` // whose X-Forwarded-For names the client
+	AdminAddress   string    `toml:"admin_address"`   // host:port of the metrics and profiles; empty: that of clients, without profiles
 
 	TLS *TLS `toml:"tls"` // nil: plain HTTP
 }

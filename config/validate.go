@@ -3,10 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/dlclark/regexp2"
 	"golang.org/x/sys/unix"
@@ -68,8 +70,26 @@ func (v *validator) server() {
 	if s.Port < 0 || s.Port > 65535 {
 		v.fail("server.port", "must be between 0 and 65535, not %d", s.Port)
 	}
+	if s.AdminAddress != "" {
+		v.failed("server.admin_address", s.checkAdminAddress())
+	}
 	v.oneOf("log.level", l.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", l.Format, "auto", "text", "json")
+}
+
+// checkAdminAddress returns an error unless the address is one to listen on beside that of
+// clients.
+func (s Server) checkAdminAddress() error {
+	host, port, err := net.SplitHostPort(s.AdminAddress)
+	number, notNumber := strconv.ParseUint(port, 10, 16)
+	_, notAddress := netip.ParseAddr(host)
+	switch {
+	case err != nil || notNumber != nil || host != "" && notAddress != nil && !hostName.MatchString(host):
+		return errors.New(`must be an address and a port, such as "127.0.0.1:9000" or ":9000"`)
+	case int(number) == s.Port && s.Port != 0 && (host == s.BindAddress || host == "" || s.BindAddress == ""):
+		return errors.New("is the address of clients; choose another port")
+	}
+	return nil
 }
 
 func (v *validator) global() {
