@@ -17,6 +17,7 @@ import (
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/namespace/keepwarm"
 	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -175,7 +176,7 @@ func TestWarmerFollowsReloads(t *testing.T) {
 		}
 		w.Apply(m.warmTable(r, []string{"kept:v1", "added:v1"}).KeepWarm())
 		synctest.Wait()
-		if _, reader, err := m.downloads.Open(t.Context(), digest.FromString("layer of kept"), download.Source{}); err != nil || reader == nil || !reader.Joined() {
+		if _, reader, err := m.downloads.Open(t.Context(), digest.FromString("layer of kept"), download.Source{Repository: storage.RepoID{Namespace: "mirror", Name: "kept"}}); err != nil || reader == nil || !reader.Joined() {
 			t.Errorf("an image that stays is disturbed: %v", err)
 		} else {
 			reader.Close()

@@ -130,7 +130,7 @@ func TestProofOfPossession(t *testing.T) {
 	}
 }
 
-// TestProofDuringADownload has a liar join a running download: with nothing, with the
+// TestProofDuringADownload has a liar of the same namespace join a running download: with nothing, with the
 // bytes that have arrived, and with all but the tail.
 func TestProofDuringADownload(t *testing.T) {
 	const size = 400_000
@@ -154,12 +154,12 @@ func TestProofDuringADownload(t *testing.T) {
 				lying.AddBlobAs("app", dgst, lie)
 				gate := upstreamtest.NewGate()
 				private.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(200_000, gate))
-				first, err := m.namespace("private.example", private).Blob(t.Context(), "secret", dgst, 0, -1)
+				first, err := m.namespace("registry.example", private).Blob(t.Context(), "secret", dgst, 0, -1)
 				if err != nil {
 					t.Fatal(err)
 				}
 				synctest.Wait()
-				n := m.namespace("lying.example", lying)
+				n := m.namespace("registry.example", lying)
 				b, err := n.Blob(t.Context(), "app", dgst, 0, -1)
 				gate.Open()
 				if err == nil {
@@ -180,7 +180,7 @@ func TestProofDuringADownload(t *testing.T) {
 				io.Copy(io.Discard, first.Content)
 				first.Content.Close()
 				synctest.Wait()
-				if got := getBlob(t, m.namespace("lying.example", lying, offline), "app", dgst); !isOffline(got.err) {
+				if got := getBlob(t, m.namespace("registry.example", lying, offline), "app", dgst); !isOffline(got.err) {
 					t.Errorf("a link was made: %v", got.err)
 				}
 			})

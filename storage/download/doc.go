@@ -1,4 +1,4 @@
-// Package download runs at most one download per digest, with many readers.
+// Package download runs at most one download per digest and namespace, with many readers.
 //
 // A [Group] holds the running downloads. [Group.Open] searches the store without
 // a lock; if the content is missing, it joins the download of that digest or

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	ours   = storage.RepoID{Namespace: "docker.io", Name: "library/app"}
-	theirs = storage.RepoID{Namespace: "quay.io", Name: "org/app"}
+	theirs = storage.RepoID{Namespace: ours.Namespace, Name: "org/app"}
 )
 
 func random(n int) []byte {

@@ -61,19 +61,17 @@ type Group struct {
 type key struct {
 	digest digest.Digest
 	// within is the repository whose sources alone may join, of a Source that is Apart.
-	// It has no name, and stands for its namespace, if the Source has Lent. Else it is zero.
+	// Otherwise it has no name, and stands for its namespace: the upstreams of another one
+	// may be slow or hostile, and a reader that waits for their bytes could wait for ever.
 	within storage.RepoID
+	lent   bool // the sources have a Lent
 }
 
 func keyOf(dgst digest.Digest, src Source) key {
-	switch {
-	case src.Apart:
-		return key{dgst, src.Repository}
-	case src.Lent != nil:
-		return key{dgst, storage.RepoID{Namespace: src.Repository.Namespace}}
-	default:
-		return key{digest: dgst}
+	if src.Apart {
+		return key{digest: dgst, within: src.Repository}
 	}
+	return key{dgst, storage.RepoID{Namespace: src.Repository.Namespace}, src.Lent != nil}
 }
 
 // NewGroup returns a group that works until its Close.
@@ -94,8 +92,8 @@ func NewGroup(opts Options) *Group {
 
 // Open opens a stored content, or else joins its download or starts one from
 // src. Content that is not lent to src counts as not stored. Exactly one of the
-// three results is set. If another repository's
-// download brings the bytes, the caller must make sure that src's repository
+// three results is set. If the download
+// of another repository of the namespace brings the bytes, the caller must make sure that src's repository
 // may have them before it passes one on.
 func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
 	for {

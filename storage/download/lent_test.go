@@ -11,8 +11,8 @@ import (
 	"github.com/weirhq/weir/storage/download"
 )
 
-// Sources with Lent share downloads within their namespace only, and never with sources
-// without it: those may have begun before the namespaces kept their downloads apart.
+// Sources share downloads within their namespace only. Those with Lent never share with
+// those without it.
 func TestDownloadsWithinANamespace(t *testing.T) {
 	beside := storage.RepoID{Namespace: ours.Namespace, Name: "beside"}
 	elsewhere := storage.RepoID{Namespace: "elsewhere", Name: ours.Name}
@@ -22,7 +22,8 @@ func TestDownloadsWithinANamespace(t *testing.T) {
 		lent          [2]bool // whether the sources have a Lent
 		apart, joined bool    // apart: the second source
 	}{
-		{"all without", ours, elsewhere, [2]bool{false, false}, false, true},
+		{"the same namespace, without", ours, beside, [2]bool{false, false}, false, true},
+		{"another namespace, without", ours, elsewhere, [2]bool{false, false}, false, false},
 		{"the same repository", ours, ours, [2]bool{true, true}, false, true},
 		{"the same namespace", ours, beside, [2]bool{true, true}, false, true},
 		{"another namespace", ours, elsewhere, [2]bool{true, true}, false, false},
@@ -52,6 +53,33 @@ func TestDownloadsWithinANamespace(t *testing.T) {
 					r.Close()
 				}
 				close(o.step)
+			})
+		})
+	}
+}
+
+// A namespace whose upstream never sends a byte, or never the last one, holds up no reader
+// of another namespace that wants the same content.
+func TestStuckDownloadOfAnotherNamespace(t *testing.T) {
+	for name, begin := range map[string]int{"no byte": 0, "a part": 200 << 10, "all but one byte": 1<<20 - 1} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSetup(t, nil)
+				defer s.Close()
+				body := random(1 << 20)
+				stuck := &origin{body: body, step: make(chan int)}
+				squatter := s.reader(t, t.Context(), digest.FromBytes(body), stuck.source(storage.RepoID{Namespace: "elsewhere", Name: "x"}))
+				if begin > 0 {
+					stuck.step <- begin
+				}
+				synctest.Wait()
+				r := s.reader(t, t.Context(), digest.FromBytes(body), (&origin{body: body}).source(ours))
+				if got, err := readAll(r); err != nil || string(got) != string(body) {
+					t.Errorf("%d bytes, %v", len(got), err)
+				}
+				r.Close()
+				squatter.Close()
+				close(stuck.step)
 			})
 		})
 	}

@@ -20,9 +20,8 @@ type Source struct {
 	// Apart is set if the stored bytes and the downloads of other repositories are of
 	// no use: the content is downloaded from the Source, by itself.
 	Apart bool
-	// Lent, if set, reports whether the stored bytes may be used for Repository, and says
-	// that namespaces keep their downloads from each other: only sources of the same
-	// namespace with a Lent share one. It is called again before the content is
+	// Lent, if set, reports whether the stored bytes may be used for Repository. Sources
+	// with and without it share no downloads. It is called again before the content is
 	// downloaded, since an earlier download may have changed the answer.
 	Lent func(ctx context.Context) bool
 	// Prove, if set, shows that Repository possesses the content of a download that
