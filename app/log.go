@@ -22,14 +22,14 @@ const maxLogText = 16 << 10
 // "json" for machines, or "auto" for text on a terminal and json elsewhere.
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
 	if logsJSON(w, format) {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: forMachines}))
+		return slog.New(newFloodHandler(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: forMachines})))
 	}
 	// A terminal shows the log of a moment; a file needs the day.
 	layout := time.DateTime
 	if isTerminal(w) {
 		layout = time.TimeOnly
 	}
-	return slog.New(newConsoleHandler(w, layout, showsColours(w), level))
+	return slog.New(newFloodHandler(newConsoleHandler(w, layout, showsColours(w), level)))
 }
 
 // logsJSON reports whether the log on w is for machines.
