@@ -41,7 +41,7 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 	})
 	e.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: parts.store, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Pool: e.pool,
-		Content: parts.content, Records: parts.records,
+		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})
 	return e, nil

@@ -167,6 +167,23 @@ func (s *storageParts) damaged(ctx context.Context, stored storage.Info, size in
 	s.reportStuck(stored.Digest, err)
 }
 
+// brokeOff takes content out of the store whose file cannot be read to its end, and
+// reports whether that was the cause of an answer that broke off. Without it, each later
+// client would get the same part of the content.
+func (s *storageParts) brokeOff(ctx context.Context, dgst digest.Digest, err error) bool {
+	if !disk.IsDamage(err) {
+		return false
+	}
+	path, moved := s.driver.Quarantine(ctx, dgst)
+	if moved == nil {
+		s.quarantined.Inc()
+		s.logger.Error("stored content cannot be read to its end, and was quarantined. Check the disk, and run weir verify",
+			"digest", dgst, "path", path, "error", err)
+	}
+	s.reportStuck(dgst, moved)
+	return true
+}
+
 // reportStuck logs once that damaged content could not be quarantined. It stays
 // until a download replaces it.
 func (s *storageParts) reportStuck(dgst digest.Digest, err error) {

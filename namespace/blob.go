@@ -174,6 +174,14 @@ func downloading(r *download.Reader) Outcome {
 	return o
 }
 
+// BrokeOff is told that stored content could not be sent to its end. It reports whether
+// the store is the cause and not the client. Then the next request fetches the content
+// again.
+func (n *Namespace) BrokeOff(ctx context.Context, dgst digest.Digest, err error) bool {
+	// The client's request ends with its connection.
+	return n.cache.brokeOff != nil && n.cache.brokeOff(context.WithoutCancel(ctx), dgst, err)
+}
+
 // HeadBlob returns a blob's size. A blob that is not cached, or that only other
 // repositories possess, costs a HEAD upstream, and nothing is recorded: the answer to a
 // HEAD proves no possession.

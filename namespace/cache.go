@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/internal/bounded"
@@ -37,6 +38,7 @@ type Cache struct {
 	pool      *jobs.Pool
 	content   *storage.Health
 	records   *storage.Health
+	brokeOff  func(ctx context.Context, dgst digest.Digest, err error) bool
 	logger    *slog.Logger
 	id        via.ID
 
@@ -67,8 +69,11 @@ type CacheOptions struct {
 	Pool      *jobs.Pool      // of background jobs
 	Content   *storage.Health // of the store; may be nil
 	Records   *storage.Health // of the catalog's records; may be nil
-	Logger    *slog.Logger
-	ID        via.ID // of this process
+	// OnBrokeOff, if set, is told of stored content that could not be sent to its end. It
+	// reports whether the store is the cause, and then takes the content out of it.
+	OnBrokeOff func(ctx context.Context, dgst digest.Digest, err error) bool
+	Logger     *slog.Logger
+	ID         via.ID // of this process
 }
 
 // NewCache returns a cache over a store. The caller closes it before the store.
@@ -76,7 +81,7 @@ func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
 		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, pool: o.Pool,
-		content: o.Content, records: o.Records, logger: o.Logger, id: o.ID,
+		content: o.Content, records: o.Records, brokeOff: o.OnBrokeOff, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,
 		manifests: flight.NewGroup[shared[lookupKey], found](lookups),

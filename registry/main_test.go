@@ -1,6 +1,7 @@
 package registry_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
@@ -43,6 +45,7 @@ type mirror struct {
 	metrics   *registry.Metrics
 	handler   *registry.Handler
 	access    access.Current // open, until a test locks it
+	brokeOff  func(dgst digest.Digest, err error) bool
 	log       *logLines
 }
 
@@ -63,6 +66,9 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	})
 	m.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: store, Spools: spools, Catalog: catalog.New(records, catalog.Options{}), Downloads: m.downloads, Pool: pool, Logger: logger,
+		OnBrokeOff: func(_ context.Context, dgst digest.Digest, err error) bool {
+			return m.brokeOff != nil && m.brokeOff(dgst, err)
+		},
 	})
 	t.Cleanup(func() {
 		pool.Close()

@@ -47,7 +47,7 @@ func (p *pull) manifest() error {
 	if p.req.Digest == "" {
 		p.w.Header().Set("Cache-Control", "no-cache")
 	}
-	return p.send(m.Outcome, m.Content, m.Descriptor.Size)
+	return p.send(m.Outcome, m.Content, m.Descriptor.Digest, m.Descriptor.Size)
 }
 
 func (p *pull) blob() error {
@@ -65,7 +65,7 @@ func (p *pull) blob() error {
 	p.setCacheStatus(b.Outcome)
 	p.w.Header().Set("Content-Type", "application/octet-stream")
 	p.setContentHeaders(p.req.Digest)
-	return p.send(b.Outcome, b.Content, b.Size)
+	return p.send(b.Outcome, b.Content, p.req.Digest, b.Size)
 }
 
 // setCacheStatus records for the client and the log how the answer came about
@@ -90,7 +90,7 @@ func etag(dgst digest.Digest) string { return `"` + dgst.String() + `"` }
 // send writes content whose headers are set, and obeys conditions and ranges
 // (RFC 9110). Content that breaks off aborts the connection, so that no client takes
 // it for complete.
-func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) error {
+func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.Digest, size int64) error {
 	if content == nil {
 		// A HEAD needs the size only. RFC 9110 section 14.2 defines ranges for
 		// GET, so a Range is ignored.
@@ -115,12 +115,15 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 	// Content-Length, so the client notices it without an abort.
 	if o.Cache.Cached() && !multipart {
 		defer content.Close()
-		w := p.w
 		if size <= oneWrite {
-			w = struct{ http.ResponseWriter }{w} // without its io.ReaderFrom
+			// Without its io.ReaderFrom. Content of this size comes from memory.
+			http.ServeContent(struct{ http.ResponseWriter }{p.w}, p.r, "", time.Time{}, content)
+			return nil
 		}
 		// Content is not wrapped, so that the kernel can send an *os.File.
+		w := &sending{ResponseWriter: p.w}
 		http.ServeContent(w, p.r, "", time.Time{}, content)
+		p.brokeOff(dgst, w.err)
 		return nil
 	}
 	guarded := &guarded{content: content}
@@ -134,10 +137,34 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, size int64) 
 		http.ServeContent(p.w, p.r, "", time.Time{}, guarded)
 	}
 	if err := guarded.close(); err != nil {
+		if o.Cache.Cached() {
+			p.brokeOff(dgst, err)
+		}
 		p.entry.err = err
 		panic(http.ErrAbortHandler)
 	}
 	return nil
+}
+
+// brokeOff notes that stored content could not be sent to its end, if err is not nil.
+func (p *pull) brokeOff(dgst digest.Digest, err error) {
+	if err != nil && p.ns.BrokeOff(p.r.Context(), dgst, err) {
+		p.entry.err = err
+	}
+}
+
+// sending is the writer of stored content. It records a failed read or write, which
+// http.ServeContent does not report.
+type sending struct {
+	http.ResponseWriter
+	err error
+}
+
+// ReadFrom leaves the content to the writer's own ReadFrom, if it has one.
+func (s *sending) ReadFrom(content io.Reader) (int64, error) {
+	n, err := io.Copy(s.ResponseWriter, content)
+	s.err = err
+	return n, err
 }
 
 // sequential is the content of a running download.

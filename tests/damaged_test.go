@@ -204,3 +204,62 @@ func TestDamagedRecords(t *testing.T) {
 		})
 	}
 }
+
+// A stored blob that the disk cannot read to its end is fetched again by the next client.
+// A client that leaves is no damage.
+func TestReadErrorIsMended(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		nth     int
+		errno   syscall.Errno
+		request string // Range
+		damage  bool
+	}{
+		"from the start":          {nth: 1, errno: syscall.EIO, damage: true},
+		"in the middle":           {nth: 2, errno: syscall.EIO, damage: true},
+		"a range":                 {nth: 1, errno: syscall.EIO, request: "bytes=2000000-", damage: true},
+		"the disk's sector":       {nth: 2, errno: syscall.ENODATA, damage: true},
+		"a checksum":              {nth: 2, errno: syscall.EBADMSG, damage: true},
+		"the filesystem's order":  {nth: 1, errno: syscall.EUCLEAN, damage: true},
+		"the client is gone":      {nth: 1, errno: syscall.EPIPE},
+		"the connection is reset": {nth: 2, errno: syscall.ECONNRESET},
+		"no memory for a moment":  {nth: 1, errno: syscall.ENOMEM},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upstream := upstreamtest.New(t)
+			dgst := addRandom(t, upstream, "org/app", 16*mib, 310) // more than one call sends
+			path := blobPath("mirror/org/app", dgst)
+			s := startSupervised(t, t.TempDir(), block("mirror", upstream))
+			expectContent(t, "cold", s.Get(t, path), dgst, statusStored)
+			s.MetricIs(t, 0, "weir_downloads")
+			upstream.ResetRequests()
+			s.aim(sendfile, c.nth, c.errno)
+			var headers []string
+			if c.request != "" {
+				headers = []string{"Range", c.request}
+			}
+			a := s.Get(t, path, headers...)
+			if _, hit := s.rest(); !hit {
+				t.Fatal("no call was spoilt")
+			}
+			if a.Err == nil {
+				t.Errorf("the client took %d bytes for the whole", len(a.Body))
+			}
+			if !c.damage {
+				expectContent(t, "again", s.Get(t, path), dgst, statusHit)
+				expectWire(t, upstream, "no damage")
+				return
+			}
+			s.Logs(t, "stored content cannot be read to its end", dgst.String())
+			expectContent(t, "again", s.Get(t, path), dgst, statusStored)
+			s.MetricIs(t, 0, "weir_downloads")
+			expectContent(t, "mended", s.Get(t, path), dgst, statusHit)
+			expectWire(t, upstream, "mended", "GET "+blobPath("org/app", dgst)+" 200")
+			s.MetricIs(t, 1, "weir_store_quarantined_total")
+			if kept := s.Stored(t, "quarantine"); len(kept) != 1 {
+				t.Errorf("quarantined: %q", kept)
+			}
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"syscall"
 
 	"github.com/weirhq/weir/internal/regular"
@@ -83,4 +84,16 @@ func explain(doing string, err error) error {
 		}
 	}
 	return e
+}
+
+// damages are the errors of reading bytes that a disk has lost: those of the kernel's
+// block layer, and those of filesystems with checksums. No socket has them.
+var damages = []error{
+	syscall.EIO, syscall.EUCLEAN, syscall.EBADMSG, syscall.ENODATA, syscall.EREMOTEIO, syscall.EILSEQ,
+}
+
+// IsDamage reports whether a stored file could not be read since its disk or filesystem
+// is damaged. The error may be that of sending the file to a client.
+func IsDamage(err error) bool {
+	return slices.ContainsFunc(damages, func(damage error) bool { return errors.Is(err, damage) })
 }
