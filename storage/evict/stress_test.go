@@ -35,6 +35,7 @@ func TestStress(t *testing.T) {
 	must(t, err)
 	front := memcache.New(driver, memcache.Options{MaxBytes: 1 << 20, MaxObject: 64 << 10})
 	store := evict.New(front, quota, evict.Options{MinFree: 1, Free: driver.Spools().Free, Touch: driver.Touch})
+	store.SetShared(true) // by two repository blocks
 	<-store.Loaded()
 
 	var later sync.WaitGroup
