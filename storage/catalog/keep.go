@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -63,7 +64,8 @@ type KeepOptions struct {
 }
 
 // Keep keeps the records within limits until its context ends: those go first that were
-// not used for the longest time. It counts the records at the start, behind the first
+// not used for the longest time. If there are too many, a block that has more than half of
+// them loses its own. Keep counts the records at the start, behind the first
 // requests, and each hour.
 func (c *Catalog) Keep(ctx context.Context, opts KeepOptions) {
 	ticker := time.NewTicker(keepPause)
@@ -99,7 +101,7 @@ func (c *Catalog) keep(ctx context.Context, opts KeepOptions, limits Limits) err
 		if report.Removed > 0 {
 			opts.Logger.Info("removed records that were not used for the longest time", "records", report.Removed)
 		}
-		if report.Removed < trimBatch {
+		if report.Removed < trimBatch { // else older records may be left
 			return nil
 		}
 	}
@@ -118,26 +120,15 @@ func (c *Catalog) Trim(ctx context.Context, records storage.RecordKeeper, unused
 }
 
 func (c *Catalog) trim(ctx context.Context, records storage.RecordKeeper, limits Limits, dryRun bool) (TrimReport, error) {
-	var report TrimReport
-	var oldest youngestFirst
-	now := time.Now()
+	found := listing{now: time.Now()}
 	for entry, err := range records.AllRecords(ctx) {
 		if err != nil {
-			return report, fmt.Errorf("storage: cannot list the records: %w", err)
+			return TrimReport{}, fmt.Errorf("storage: cannot list the records: %w", err)
 		}
-		report.bytes += entry.Size
-		report.records++
-		if entry.Used.After(now) { // a clock ran ahead
-			entry.Used = now
-		}
-		switch {
-		case len(oldest) < trimBatch:
-			heap.Push(&oldest, entry)
-		case entry.Used.Before(oldest[0].Used):
-			oldest[0] = entry
-			heap.Fix(&oldest, 0)
-		}
+		found.add(entry)
 	}
+	found.endBlock()
+	report := TrimReport{bytes: found.all.bytes, records: found.all.records}
 	var used Usage
 	used.Add(report.bytes, report.records)
 	target := limits
@@ -145,23 +136,96 @@ func (c *Catalog) trim(ctx context.Context, records storage.RecordKeeper, limits
 		target.Bytes -= limits.Bytes / trimShare
 		target.Records -= limits.Records / trimShare
 	}
-	victims := make([]storage.RecordEntry, len(oldest))
-	for i := len(oldest) - 1; i >= 0; i-- {
-		victims[i] = heap.Pop(&oldest).(storage.RecordEntry)
-	}
-	for _, victim := range victims {
-		if old := limits.Unused > 0 && now.Sub(victim.Used) > limits.Unused; !old && !used.exceeds(target) {
-			break
+	removed := make(map[string]bool)
+	remove := func(victims []storage.RecordEntry, goes func(storage.RecordEntry) bool) error {
+		for _, victim := range victims {
+			if removed[victim.Key] {
+				continue
+			}
+			if !goes(victim) {
+				return nil
+			}
+			if err := c.forget(ctx, victim.Key, dryRun); errors.Is(err, errForeign) {
+				continue
+			} else if err != nil {
+				return err
+			}
+			removed[victim.Key] = true
+			used.Add(-victim.Size, -1)
+			report.Removed++
 		}
-		if err := c.forget(ctx, victim.Key, dryRun); errors.Is(err, errForeign) {
-			continue
-		} else if err != nil {
-			return report, err
-		}
-		used.Add(-victim.Size, -1)
-		report.Removed++
+		return nil
 	}
-	return report, nil
+	oldest := found.all.inOrder()
+	err := remove(oldest, func(r storage.RecordEntry) bool { return limits.Unused > 0 && found.now.Sub(r.Used) > limits.Unused })
+	// A flood of records of one block, such as tags that its upstream invents, must not
+	// remove those of others, which may be in use and yet touched some hours ago.
+	own := found.largest
+	err = cmp.Or(err, remove(own.inOrder(), func(r storage.RecordEntry) bool {
+		if !used.exceeds(target) || 2*own.records <= used.records.Load() {
+			return false
+		}
+		own.records--
+		return true
+	}))
+	err = cmp.Or(err, remove(oldest, func(storage.RecordEntry) bool { return used.exceeds(target) }))
+	return report, err
+}
+
+// listing is a listing of all records, those of each block together.
+type listing struct {
+	now          time.Time
+	all          ages
+	block        string // the first segment of the keys
+	own, largest ages   // of that block, and of the block with the most records
+}
+
+// add notes the next record.
+func (l *listing) add(entry storage.RecordEntry) {
+	if entry.Used.After(l.now) { // a clock ran ahead
+		entry.Used = l.now
+	}
+	if block, _, _ := strings.Cut(entry.Key, "/"); block != l.block {
+		l.endBlock()
+		l.block = block
+	}
+	l.all.add(entry)
+	l.own.add(entry)
+}
+
+// endBlock notes that all records of a block have been listed.
+func (l *listing) endBlock() {
+	if l.own.records > l.largest.records {
+		l.largest = l.own
+	}
+	l.own = ages{}
+}
+
+// ages counts records, and finds the oldest ones.
+type ages struct {
+	bytes, records int64
+	oldest         youngestFirst // trimBatch at most
+}
+
+func (a *ages) add(entry storage.RecordEntry) {
+	a.bytes += entry.Size
+	a.records++
+	switch {
+	case len(a.oldest) < trimBatch:
+		heap.Push(&a.oldest, entry)
+	case entry.Used.Before(a.oldest[0].Used):
+		a.oldest[0] = entry
+		heap.Fix(&a.oldest, 0)
+	}
+}
+
+// inOrder empties the heap, and returns its records, the oldest first.
+func (a *ages) inOrder() []storage.RecordEntry {
+	entries := make([]storage.RecordEntry, len(a.oldest))
+	for i := len(entries) - 1; i >= 0; i-- {
+		entries[i] = heap.Pop(&a.oldest).(storage.RecordEntry)
+	}
+	return entries
 }
 
 // errForeign says that no catalog made a record.

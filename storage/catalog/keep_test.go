@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -120,6 +121,68 @@ func TestKeepFollowsItsLimits(t *testing.T) {
 		cancel()
 		running.Wait()
 	})
+}
+
+// A flood of one block's records leaves those of others, though they were touched earlier,
+// until the block has no more than half of all.
+func TestFloodOfRecordsLeavesOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit           int64
+		honest, hostile int // records that are left, of 16 old ones and 64 new ones
+	}{
+		"within":               {limit: 80, honest: 16, hostile: 64},
+		"the flood goes":       {limit: 40, honest: 16, hostile: 22},
+		"both have half":       {limit: 33, honest: 15, hostile: 16},
+		"less than others had": {limit: 24, honest: 7, hostile: 16},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store, err := disk.Open(t.TempDir(), disk.Options{})
+			must(t, err)
+			defer store.Close()
+			kept := catalog.New(store.Records(), catalog.Options{})
+			now := time.Now()
+			put := func(block string, n int, age time.Duration) {
+				for i := range n {
+					repo := storage.RepoID{Namespace: block, Name: "app"}
+					must(t, kept.PutDocument(t.Context(), repo, "kind", fmt.Sprint(i), catalog.Document{Body: []byte("{}"), Checked: checked}))
+				}
+				for entry, err := range store.AllRecords(t.Context()) {
+					must(t, err)
+					if strings.HasPrefix(entry.Key, block+"/") {
+						must(t, store.TouchRecord(t.Context(), entry.Key, now.Add(-age)))
+					}
+				}
+			}
+			put("docker.io", 12, 5*time.Hour)
+			put("hostile.example", 64, time.Minute)
+			put("quay.io", 4, 6*time.Hour)
+			ctx, cancel := context.WithCancel(t.Context())
+			counted := make(chan struct{}, 8)
+			var running sync.WaitGroup
+			running.Go(func() {
+				kept.Keep(ctx, catalog.KeepOptions{
+					Records: store, Limits: func() catalog.Limits { return catalog.Limits{Records: c.limit} }, Usage: new(catalog.Usage),
+					Counted: func(int64) { counted <- struct{}{} }, Logger: slog.New(slog.DiscardHandler),
+				})
+			})
+			<-counted
+			cancel()
+			running.Wait()
+			honest, hostile := 0, 0
+			for entry, err := range store.AllRecords(t.Context()) {
+				must(t, err)
+				if strings.HasPrefix(entry.Key, "hostile.example/") {
+					hostile++
+				} else {
+					honest++
+				}
+			}
+			if honest != c.honest || hostile != c.hostile {
+				t.Errorf("%d and %d records are left, want %d and %d", honest, hostile, c.honest, c.hostile)
+			}
+		})
+	}
 }
 
 // A link that is removed is not remembered.
