@@ -123,7 +123,9 @@ func TestRecordsLeaveMinFree(t *testing.T) {
 	if free := int64(fs.Bavail) * fs.Bsize; free < 4*mib {
 		t.Errorf("%d bytes are free", free)
 	}
-	expectContent(t, "content", w.Get(t, blobPath("mirror/org/app", layer)), layer, "")
+	// The other block keeps its records, though they are older.
+	expectContent(t, "tag in use", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusHit)
+	expectContent(t, "content", w.Get(t, blobPath("mirror/org/app", layer)), layer, statusHit)
 	expect(t, "the last tag", w.Get(t, manifestPath("hostile/org/app", fmt.Sprint("tag", asked-1))), http.StatusOK, "")
 }
 
