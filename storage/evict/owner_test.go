@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -179,6 +180,39 @@ func TestShareOfTheFilesystem(t *testing.T) {
 		if !l.quota.MakeRoom("hostile", 700) || l.Usage().Objects != 0 {
 			t.Errorf("%+v is left of content that was idle for a day", l.Usage())
 		}
+	})
+}
+
+// An owner whose downloads take more than its share uses up no headroom again and again
+// at the cost of others: their content goes only if the kept space itself is short.
+func TestHeadroomIsNotRestoredForAFlood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var free atomic.Int64
+		free.Store(10_000)
+		l := newLimited(t, 0, evict.Options{MinFree: 1000, Free: func() (int64, error) { return free.Load(), nil }})
+		l.SetShared(true)
+		var honest []digest.Digest
+		for range 4 {
+			dgst, err := l.bring("honest", 100)
+			must(t, err)
+			honest = append(honest, dgst)
+		}
+		s, err := l.memory.Spools().Create("hostile", -1)
+		must(t, err)
+		_, err = s.Write(make([]byte, 600))
+		must(t, err)
+		for _, c := range []struct {
+			free int64 // the headroom is a twentieth of MinFree
+			kept bool
+		}{{1049, true}, {1020, true}, {1000, true}, {990, false}} {
+			free.Store(c.free)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			if left := l.has(honest); (left == len(honest)) != c.kept {
+				t.Errorf("%d bytes are free: %d contents are left", c.free, left)
+			}
+		}
+		must(t, s.Close())
 	})
 }
 
