@@ -18,10 +18,30 @@ func buildkit(m Mirror, namespaces []Namespace) Config {
 	if m.Plain {
 		tables = append(tables, fmt.Sprintf("[registry.%q]\n  http = true\n", m.Host))
 	}
+	if m.needsCerts() {
+		tables = append(tables, m.buildkitCerts())
+	}
 	if len(tables) > 0 {
 		comment := "# For buildx: docker buildx create --use --buildkitd-config /etc/buildkit/buildkitd.toml\n"
-		c.Files = []File{{"/etc/buildkit/buildkitd.toml", comment + strings.Join(tables, "\n")}}
+		c.Files = append([]File{{Path: "/etc/buildkit/buildkitd.toml", Content: comment + strings.Join(tables, "\n")}}, m.certs(buildkitDir)...)
 		c.Hints = []string{"merge this into the buildkitd.toml that you have; then restart buildkitd, or create a builder of buildx as the file says"}
 	}
 	return c
+}
+
+// buildkitDir is a directory that buildx copies into its container, since the file
+// below names what is in it.
+const buildkitDir = "/etc/buildkit/weir"
+
+// buildkitCerts returns the table that makes BuildKit trust the mirror, and the mirror
+// BuildKit.
+func (m Mirror) buildkitCerts() string {
+	text := fmt.Sprintf("[registry.%q]\n", m.Host)
+	if m.CA != "" {
+		text += fmt.Sprintf("  ca = [%q]\n", buildkitDir+"/"+caName)
+	}
+	if m.Certificate != "" {
+		text += fmt.Sprintf("  [[registry.%q.keypair]]\n    key = %q\n    cert = %q\n", m.Host, buildkitDir+"/"+keyName, buildkitDir+"/"+certificateName)
+	}
+	return text
 }

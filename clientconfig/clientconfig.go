@@ -39,6 +39,7 @@ type Config struct {
 type File struct {
 	Path    string // absolute
 	Content string
+	Secret  bool // only its owner may read it
 }
 
 // client makes the configuration of one client.
@@ -116,14 +117,17 @@ func unknownClient(name string) error {
 
 // Print returns the files as one text. A single file is its content alone, which is
 // not always of a kind that has comments. Each of several files begins with its path
-// as a comment, and an empty line separates them.
+// as a comment, and an empty line separates them. A secret is named, and not printed.
 func Print(files []File) string {
-	if len(files) == 1 {
+	if len(files) == 1 && !files[0].Secret {
 		return files[0].Content
 	}
 	texts := make([]string, len(files))
 	for i, f := range files {
 		texts[i] = "# " + f.Path + "\n" + f.Content
+		if f.Secret {
+			texts[i] = "# " + f.Path + "\n# is a secret, which --dir writes\n"
+		}
 	}
 	return strings.Join(texts, "\n")
 }

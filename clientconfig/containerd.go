@@ -53,6 +53,8 @@ func hostsFiles(client string, m Mirror, namespaces []Namespace, hints ...string
 	if m.Plain {
 		c.Files = append(c.Files, m.hosts(m.Host, m.URL))
 	}
+	// In this form containerd reads them for the mirror's own names by itself.
+	c.Files = append(c.Files, m.certs(certsD+"/"+m.Host)...)
 	if len(c.Files) > 0 {
 		c.Hints = hints
 	}
@@ -67,7 +69,15 @@ func (m Mirror) hosts(registry, server string) File {
 		fmt.Fprintf(&b, "server = %q\n\n", server)
 	}
 	fmt.Fprintf(&b, "[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", m.URL)
-	return File{certsD + "/" + registry + "/hosts.toml", b.String()}
+	// Relative, so that a rootless client may have the files elsewhere.
+	certs := "../" + m.Host + "/"
+	if m.CA != "" {
+		fmt.Fprintf(&b, "  ca = %q\n", certs+caName)
+	}
+	if m.Certificate != "" {
+		fmt.Fprintf(&b, "  client = [[%q, %q]]\n", certs+certificateName, certs+keyName)
+	}
+	return File{Path: certsD + "/" + registry + "/hosts.toml", Content: b.String()}
 }
 
 // server returns the URL of a registry whose images are named after host. It is

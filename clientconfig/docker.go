@@ -37,9 +37,10 @@ func docker(m Mirror, namespaces []Namespace) Config {
 		if err != nil {
 			panic(err) // strings can always be marshalled
 		}
-		c.Files = []File{{"/etc/docker/daemon.json", string(content) + "\n"}}
+		c.Files = []File{{Path: "/etc/docker/daemon.json", Content: string(content) + "\n"}}
 		c.Hints = append(c.Hints, "merge this into the daemon.json that you have; then: systemctl reload docker")
 	}
+	c.Files = append(c.Files, m.certs("/etc/docker/certs.d/"+m.Host)...)
 	var named []string
 	for _, n := range namespaces {
 		switch {

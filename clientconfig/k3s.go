@@ -38,7 +38,18 @@ func registriesYAML(client, path, comment string, m Mirror, namespaces []Namespa
 	for _, host := range hosts {
 		fmt.Fprintf(&b, "  %q:\n    endpoint:\n      - %q\n", host, m.URL)
 	}
-	c.Files = []File{{path, b.String()}}
+	if m.needsCerts() {
+		dir := strings.TrimSuffix(path, "/registries.yaml") + "/weir"
+		fmt.Fprintf(&b, "configs:\n  %q:\n    tls:\n", m.Host)
+		if m.CA != "" {
+			fmt.Fprintf(&b, "      ca_file: %q\n", dir+"/"+caName)
+		}
+		if m.Certificate != "" {
+			fmt.Fprintf(&b, "      cert_file: %q\n      key_file: %q\n", dir+"/"+certificateName, dir+"/"+keyName)
+		}
+		c.Files = m.certs(dir)
+	}
+	c.Files = append([]File{{Path: path, Content: b.String()}}, c.Files...)
 	c.Hints = []string{hint}
 	return c
 }

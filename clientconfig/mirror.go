@@ -16,7 +16,34 @@ type Mirror struct {
 	URL   string // http://mirror.example.com:8000
 	Host  string // mirror.example.com:8000
 	Plain bool   // HTTP without TLS, which clients must be told
+
+	// CA is the authority of the mirror's certificate in PEM form, "" if clients trust
+	// it already. Certificate and Key are those that clients show the mirror, if any.
+	CA, Certificate, Key string
 }
+
+// Names of the files that certs makes, as Docker and containerd expect them.
+const (
+	caName          = "ca.crt"
+	certificateName = "client.cert"
+	keyName         = "client.key"
+)
+
+// certs returns the files of the mirror's authority and of the client's certificate in a
+// directory.
+func (m Mirror) certs(dir string) []File {
+	var files []File
+	if m.CA != "" {
+		files = append(files, File{Path: dir + "/" + caName, Content: m.CA})
+	}
+	if m.Certificate != "" {
+		files = append(files, File{Path: dir + "/" + certificateName, Content: m.Certificate}, File{Path: dir + "/" + keyName, Content: m.Key, Secret: true})
+	}
+	return files
+}
+
+// needsCerts reports whether certs returns a file.
+func (m Mirror) needsCerts() bool { return m.CA != "" || m.Certificate != "" }
 
 var hostAndPort = regexp.MustCompile(`^([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[0-9]+)?$`)
 

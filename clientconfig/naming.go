@@ -8,29 +8,40 @@ import (
 // The clients of this file read no file that names mirrors. For most of them the
 // mirror is a part of each image's name, so their configuration consists of hints.
 
-// crane makes the hints about crane.
+// namingDir is the directory of the files that flags of these clients name.
+const namingDir = "/etc/weir/mirror"
+
+// flags are those of a client that has no file of its own.
+type flags struct {
+	plain                string // allows HTTP
+	ca, certificate, key string // take a file each; "": the client has no such flag
+}
+
+// crane makes the hints about crane, which trusts the authorities of one file, and shows
+// no certificate.
 func crane(m Mirror, namespaces []Namespace) Config {
-	return naming("crane", "crane manifest ", "--insecure ", "", ":TAG", m, namespaces)
+	return naming("crane", "crane manifest ", flags{plain: "--insecure "}, "", ":TAG", m, namespaces)
 }
 
 // oras makes the hints about oras.
 func oras(m Mirror, namespaces []Namespace) Config {
-	return naming("oras", "oras pull ", "--plain-http ", "", ":TAG", m, namespaces)
+	return naming("oras", "oras pull ", flags{"--plain-http ", "--ca-file", "--cert-file", "--key-file"}, "", ":TAG", m, namespaces)
 }
 
 // helm makes the hints about Helm.
 func helm(m Mirror, namespaces []Namespace) Config {
-	return naming("helm", "helm pull ", "--plain-http ", "oci://", " --version VERSION", m, namespaces)
+	return naming("helm", "helm pull ", flags{"--plain-http ", "--ca-file", "--cert-file", "--key-file"}, "oci://", " --version VERSION", m, namespaces)
 }
 
 // cosign makes the hints about cosign.
 func cosign(m Mirror, namespaces []Namespace) Config {
-	return naming("cosign", "cosign verify --key cosign.pub ", "--allow-http-registry ", "", ":TAG", m, namespaces)
+	return naming("cosign", "cosign verify --key cosign.pub ",
+		flags{"--allow-http-registry ", "--registry-cacert", "--registry-client-cert", "--registry-client-key"}, "", ":TAG", m, namespaces)
 }
 
 // naming makes the hints about a client that takes the mirror in the names of images
-// only. The flag plain allows HTTP; scheme goes before a name, and version after it.
-func naming(client, command, plain, scheme, version string, m Mirror, namespaces []Namespace) Config {
+// only. Scheme goes before a name, and version after it.
+func naming(client, command string, f flags, scheme, version string, m Mirror, namespaces []Namespace) Config {
 	var c Config
 	var named []string
 	for _, n := range namespaces {
@@ -44,7 +55,21 @@ func naming(client, command, plain, scheme, version string, m Mirror, namespaces
 		return c
 	}
 	if m.Plain {
-		command += plain
+		command += f.plain
+	}
+	c.Files = m.certs(namingDir)
+	switch {
+	case m.CA != "" && f.ca != "":
+		command += f.ca + " " + namingDir + "/" + caName + " "
+	// Go's own variable replaces the authorities of the system.
+	case m.CA != "":
+		command = "SSL_CERT_FILE=" + namingDir + "/" + caName + " " + command
+	}
+	switch {
+	case m.Certificate != "" && f.certificate != "":
+		command += fmt.Sprintf("%s %s/%s %s %s/%s ", f.certificate, namingDir, certificateName, f.key, namingDir, keyName)
+	case m.Certificate != "":
+		c.Warnings = append(c.Warnings, client+" cannot show a client certificate, so a mirror that requires one refuses it")
 	}
 	c.Hints = []string{fmt.Sprintf("%s has no file for mirrors: begin the names of images with the mirror, %s; as in: %s%s%s",
 		client, strings.Join(named, ", "), command, scheme, strings.TrimSuffix(named[0], "...")+"NAME"+version)}
@@ -60,6 +85,14 @@ func regctl(m Mirror, namespaces []Namespace) Config {
 	// Without TLS, regctl must be told; it would try HTTPS.
 	if m.Plain {
 		commands = append(commands, "regctl registry set --tls disabled "+m.Host)
+	}
+	c.Files = m.certs(namingDir)
+	read := func(name string) string { return `"$(cat ` + namingDir + "/" + name + `)"` }
+	if m.CA != "" {
+		commands = append(commands, "regctl registry set --cacert "+read(caName)+" "+m.Host)
+	}
+	if m.Certificate != "" {
+		commands = append(commands, "regctl registry set --client-cert "+read(certificateName)+" --client-key "+read(keyName)+" "+m.Host)
 	}
 	for _, n := range namespaces {
 		commands = append(commands, "regctl registry set --mirror "+m.Host+" "+n.Host)

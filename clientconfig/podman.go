@@ -37,7 +37,7 @@ func registriesConf(m Mirror, namespaces []Namespace, hint string) Config {
 		blocks = append(blocks, fmt.Sprintf("[[registry]]\nlocation = %q\n", m.Host)+m.insecure())
 	}
 	if len(blocks) > 0 {
-		c.Files = []File{{"/etc/containers/registries.conf.d/weir.conf", strings.Join(blocks, "\n")}}
+		c.Files = append([]File{{Path: "/etc/containers/registries.conf.d/weir.conf", Content: strings.Join(blocks, "\n")}}, m.certs("/etc/containers/certs.d/"+m.Host)...)
 		c.Hints = []string{hint}
 	}
 	return c

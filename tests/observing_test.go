@@ -27,7 +27,8 @@ func startObserved(t *testing.T) *harness.Weir {
 	upstream.Fault(upstreamtest.Any, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", "98;w=21600"))
 	image := upstream.AddImage("org/app", "1.2", []byte("a layer"))
 	blob := upstream.AddRandomBlob("org/app", 1000, 1)
-	w := harness.StartWeir(t, block("ghcr.io", upstream)+"[[repository.\"ghcr.io\".warm]]\nimages = [\"org/app:1.2\"]\n")
+	w := harness.StartWeir(t, block("ghcr.io", upstream)+"[[repository.\"ghcr.io\".warm]]\nimages = [\"org/app:1.2\"]\n[server.tls]\nself_signed = true\n")
+	w.Client = trusting(t, poolOf(leafOf(t, w.Addr)))
 	for _, path := range []string{
 		manifestPath("ghcr.io/org/app", "1.2"), blobPath("ghcr.io/org/app", blob),
 		"/v2/ghcr.io/org/app/tags/list", "/v2/ghcr.io/org/app/referrers/" + image.Digest.String(),

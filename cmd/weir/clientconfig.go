@@ -20,6 +20,7 @@ import (
 
 func clientConfigCommand(paths *[]string) *cobra.Command {
 	var url, dir string
+	var flags mirrorFlags
 	cmd := &cobra.Command{
 		Use:   "client-config CLIENT",
 		Short: "Print the files that make a client pull through the mirror",
@@ -41,6 +42,10 @@ pulls of the client cannot go through the mirror.
   crane, regctl, oras, helm, cosign
                   no files: standard error says how to name the mirror
 
+If the mirror has TLS, the authority of its certificate is among the files, unless it
+is a public one. It is that of the configured certificate, or the one of --ca. With
+--client-cert and --client-key the files have a client certificate, too.
+
 With --dir the files are written below a directory instead, and the paths
 written are printed. --dir / configures this machine. Files that exist with
 other content are named, and then nothing is written, with exit code 1.`,
@@ -59,7 +64,7 @@ other content are named, and then nothing is written, with exit code 1.`,
 			if err != nil {
 				return err
 			}
-			made, err := clientConfig(args[0], cfg, url)
+			made, err := clientConfig(args[0], cfg, url, flags)
 			if err != nil {
 				return err
 			}
@@ -67,6 +72,9 @@ other content are named, and then nothing is written, with exit code 1.`,
 		},
 	}
 	cmd.Flags().StringVar(&url, "url", "", "how clients reach the mirror, a `URL` (default: from server.bind_address and server.port)")
+	cmd.Flags().StringVar(&flags.ca, "ca", "", "authority of the mirror's certificate, a `FILE` (default: from server.tls)")
+	cmd.Flags().StringVar(&flags.certificate, "client-cert", "", "certificate that the client shows the mirror, a `FILE`")
+	cmd.Flags().StringVar(&flags.key, "client-key", "", "`FILE` of the key of --client-cert")
 	cmd.Flags().StringVar(&dir, "dir", "", "write the files below `DIR`")
 	return cmd
 }
@@ -90,7 +98,7 @@ func deliver(made clientconfig.Config, dir string, stdout, stderr io.Writer) err
 
 // clientConfig returns the files of a client for a configuration. An empty url
 // means the address that the server listens on.
-func clientConfig(client string, cfg *config.Config, url string) (clientconfig.Config, error) {
+func clientConfig(client string, cfg *config.Config, url string, flags mirrorFlags) (clientconfig.Config, error) {
 	var warnings []string
 	if url == "" {
 		s := cfg.Server
@@ -113,6 +121,11 @@ func clientConfig(client string, cfg *config.Config, url string) (clientconfig.C
 	if err != nil {
 		return clientconfig.Config{}, fmt.Errorf("--url %w", err)
 	}
+	trust, err := flags.addTo(&m, cfg)
+	if err != nil {
+		return clientconfig.Config{}, err
+	}
+	warnings = append(warnings, trust...)
 	namespaces := make([]clientconfig.Namespace, len(cfg.Namespaces))
 	for i, r := range cfg.Namespaces {
 		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Host, Default: r.Default}
@@ -163,7 +176,7 @@ func writeFiles(dir string, files []clientconfig.File, stdout io.Writer) error {
 	// Nothing is written before all files have been compared: half a
 	// configuration is worse than none.
 	for _, f := range missing {
-		if err := writeNew(f.Path, f.Content); err != nil {
+		if err := writeNew(f); err != nil {
 			return err
 		}
 		fmt.Fprintln(stdout, f.Path)
@@ -171,16 +184,21 @@ func writeFiles(dir string, files []clientconfig.File, stdout io.Writer) error {
 	return nil
 }
 
-// writeNew writes a file that every user may read, and that is not there yet.
-func writeNew(path, content string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+// writeNew writes a file that is not there yet. Every user may read it unless it is a
+// secret.
+func writeNew(file clientconfig.File) error {
+	if err := os.MkdirAll(filepath.Dir(file.Path), 0o755); err != nil {
 		return err
 	}
+	rights := fs.FileMode(0o644)
+	if file.Secret {
+		rights = 0o600
+	}
 	// O_EXCL: a file that came into being since the comparison stays as it is.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := os.OpenFile(file.Path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, rights)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(content)
+	_, err = f.WriteString(file.Content)
 	return errors.Join(err, f.Close())
 }

@@ -249,7 +249,7 @@ func TestWriteFilesReplacesNothing(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "there")
 	write(t, path, "mine")
-	if err := writeNew(path, "other"); !errors.Is(err, os.ErrExist) {
+	if err := writeNew(clientconfig.File{Path: path, Content: "other"}); !errors.Is(err, os.ErrExist) {
 		t.Error(err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "b"), 0o700); err != nil {

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/check"
+	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/door"
 	"github.com/weirhq/weir/internal/whoami"
@@ -135,6 +137,71 @@ func (f mirrorFlags) settings(local *config.Config) (*tls.Config, error) {
 	}
 	settings.RootCAs = pool
 	return settings, nil
+}
+
+// addTo adds the certificates to a mirror that its clients need, and returns warnings.
+func (f mirrorFlags) addTo(m *clientconfig.Mirror, cfg *config.Config) (warnings []string, err error) {
+	if _, err := f.settings(nil); err != nil {
+		return nil, err
+	}
+	if m.Plain {
+		if cfg.Server.TLS != nil {
+			warnings = append(warnings, "the mirror speaks TLS (server.tls), and "+m.URL+" is plain HTTP: give its https:// URL with --url")
+		}
+		return warnings, nil
+	}
+	if f.certificate != "" {
+		if m.Certificate, err = textOf(f.certificate); err == nil {
+			m.Key, err = textOf(f.key)
+		}
+		if err != nil {
+			return nil, err
+		}
+	} else if cfg.Server.TLS.RequiresClient() {
+		warnings = append(warnings, "the mirror serves only clients with a certificate (server.tls.client_auth): name one with --client-cert and --client-key")
+	}
+	if f.ca != "" {
+		m.CA, err = textOf(f.ca)
+		return warnings, err
+	}
+	// Another server speaks TLS before the mirror, and its certificate is not known here.
+	if cfg.Server.TLS == nil {
+		return warnings, nil
+	}
+	path, _, chain, err := serverCertificate(cfg)
+	if err != nil {
+		return nil, failure{exitFailed, err}
+	}
+	if u, err := url.Parse(m.URL); err == nil && chain[0].VerifyHostname(u.Hostname()) != nil {
+		warnings = append(warnings, fmt.Sprintf("clients refuse the certificate in %s at %s: it is for %s", path, m.URL, strings.Join(namesOf(chain[0]), ", ")))
+	}
+	if check.Public(chain) {
+		return warnings, nil
+	}
+	anchor := chain[len(chain)-1]
+	if anchor.CheckSignatureFrom(anchor) != nil && !slices.Equal(anchor.RawIssuer, anchor.RawSubject) {
+		warnings = append(warnings, fmt.Sprintf("%s does not hold the authority itself, so clients trust its last certificate, until that is renewed: name the authority with --ca", path))
+	}
+	m.CA = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: anchor.Raw}))
+	return warnings, nil
+}
+
+// namesOf returns the names that clients verify a certificate by.
+func namesOf(c *x509.Certificate) []string {
+	names := slices.Clone(c.DNSNames)
+	for _, address := range c.IPAddresses {
+		names = append(names, address.String())
+	}
+	return names
+}
+
+// textOf returns the content of a PEM file, which ends with a line end.
+func textOf(path string) (string, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", whoami.Explain(err)
+	}
+	return strings.TrimRight(string(content), "\r\n") + "\n", nil
 }
 
 // checkServed prints the state of the certificate that the mirror of this machine serves,

@@ -14,9 +14,12 @@ import (
 // containerd pulls through ctr, which pulls as the kubelet has containerd pull:
 // names stay, and the parameter ns tells the mirror the registry.
 func containerd(t *testing.T, m *mirror) puller {
+	return containerdWith(t, m, filepath.Join(m.ClientConfig(t, "containerd"), "etc/containerd/certs.d"))
+}
+
+func containerdWith(t *testing.T, m *mirror, hosts string) puller {
 	path, ctr := testutil.Program(t, "containerd", "containerd"), testutil.Program(t, "ctr", "containerd")
 	testutil.Root(t)
-	hosts := filepath.Join(m.ClientConfig(t, "containerd"), "etc/containerd/certs.d")
 	dir := harness.SocketDir(t, "containerd-")
 	socket, config := filepath.Join(dir, "sock"), filepath.Join(dir, "config.toml")
 	harness.WriteFile(t, config, fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",

@@ -26,8 +26,13 @@ type mirror struct {
 
 func startMirror(t *testing.T) *mirror {
 	t.Helper()
+	return startMirrorWith(t, "")
+}
+
+// startMirrorWith runs a mirror with further tables in its configuration.
+func startMirrorWith(t *testing.T, config string) *mirror {
+	t.Helper()
 	m := &mirror{upstream: harness.StartDistribution(t, http.DefaultClient, "http", "", ""), env: noWayAround(t)}
-	config := ""
 	for n, name := range registries() {
 		config += fmt.Sprintf("[repository.%[1]q]\ndefault = %[2]t\n[[repository.%[1]q.upstream]]\nurl = \"http://%[3]s/%[1]s\"\n", name, n == 0, m.upstream.Addr)
 	}

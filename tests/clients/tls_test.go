@@ -1,0 +1,110 @@
+package clients
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
+)
+
+// tlsClient pulls an image by its name from a mirror with TLS, with the files that weir
+// client-config has written below a directory.
+type tlsClient func(t *testing.T, m *mirror, files, name string, want *harness.Image)
+
+// Clients pull over TLS with the files of weir client-config: they trust the mirror's
+// private authority, and show a certificate where the mirror requires one. Without the
+// certificate a mirror that requires one serves none of them.
+func TestPullsOverTLS(t *testing.T) {
+	for name, c := range map[string]struct {
+		pull tlsClient
+		show bool // it can show a certificate
+	}{
+		"docker": {dockerOverTLS, true}, "containerd": {containerdOverTLS, true}, "podman": {podmanOverTLS, true}, "skopeo": {skopeoOverTLS, true}, "crane": {craneOverTLS, false},
+	} {
+		for _, auth := range []string{"optional", "required"} {
+			if auth == "required" && !c.show {
+				continue
+			}
+			t.Run(name+", "+auth, func(t *testing.T) {
+				authority := testutil.NewAuthority(t)
+				server, key := authority.IssueAs("server", time.Now().AddDate(1, 0, 0), withIPv6)
+				// dockerd verifies no certificate in 127.0.0.0/8. Other clients know no names of
+				// images with an address of IPv6.
+				address := "127.0.0.1"
+				if name == "docker" {
+					address = "::1"
+				}
+				m := startMirrorWith(t, fmt.Sprintf("[server]\nbind_address = %q\n[server.tls]\nserver_certificate_bundle = %q\nserver_private_key = %q\nclient_ca_bundle = %q\nclient_auth = %q\n",
+					address, server, key, authority.File(), auth))
+				image := harness.NewImage(t, 500_000, 10)
+				m.push().PushImage(t, "docker.io/org/app", "1.2", image)
+				args := []string{"--ca", authority.File()}
+				if auth == "required" {
+					certificate, key := authority.Issue("client", time.Now().AddDate(1, 0, 0))
+					args = append(args, "--client-cert", certificate, "--client-key", key)
+				}
+				kind := strings.NewReplacer("skopeo", "podman").Replace(name)
+				files := t.TempDir()
+				harness.Run(t, exec.CommandContext(t.Context(), harness.Binary(t),
+					append([]string{"client-config", kind, "--config", m.Config, "--url", m.URL, "--dir", files}, args...)...))
+				c.pull(t, m, files, "docker.io/org/app:1.2", image)
+				if gets(m.asked("docker.io/org/app"), "blobs/") == 0 {
+					t.Error("it did not pull through the mirror")
+				}
+			})
+		}
+	}
+}
+
+// dockerOverTLS has the certificates in the directory of the machine, since dockerd knows
+// no other.
+func dockerOverTLS(t *testing.T, m *mirror, files, name string, want *harness.Image) {
+	config, err := os.ReadFile(filepath.Join(files, "etc/docker/daemon.json"))
+	harness.Must(t, err)
+	const certs = "etc/docker/certs.d"
+	at := filepath.Join("/", certs, m.Addr)
+	harness.Must(t, os.MkdirAll(filepath.Dir(at), 0o755))
+	t.Cleanup(func() { os.RemoveAll(at) })
+	harness.Must(t, os.CopyFS(at, os.DirFS(filepath.Join(files, certs, m.Addr))))
+	harness.StartDocker(t, string(config), m.env...).Pull(name, want.ID())
+}
+
+func containerdOverTLS(t *testing.T, m *mirror, files, name string, want *harness.Image) {
+	containerdWith(t, m, filepath.Join(files, "etc/containerd/certs.d"))(t, name, want)
+}
+
+func podmanOverTLS(t *testing.T, m *mirror, files, name string, want *harness.Image) {
+	intoStorageWith(t, m, "podman", filepath.Join(files, "etc/containers/registries.conf.d/weir.conf"), homeWith(t, files))(t, name, want)
+}
+
+func skopeoOverTLS(t *testing.T, m *mirror, files, name string, want *harness.Image) {
+	m.env = append(m.env, "HOME="+homeWith(t, files))
+	skopeoWith(t, m, "", "--registries-conf", filepath.Join(files, "etc/containers/registries.conf.d/weir.conf"), "copy")(t, name, want)
+}
+
+// homeWith returns a home whose own directory of certificates is that of the files.
+func homeWith(t *testing.T, files string) string {
+	t.Helper()
+	home := t.TempDir()
+	harness.Must(t, os.MkdirAll(filepath.Join(home, ".config/containers"), 0o755))
+	harness.Must(t, os.CopyFS(filepath.Join(home, ".config/containers/certs.d"), os.DirFS(filepath.Join(files, "etc/containers/certs.d"))))
+	return home
+}
+
+func craneOverTLS(t *testing.T, m *mirror, files, name string, want *harness.Image) {
+	path, dir := harness.Tool(t, "clients", "crane"), t.TempDir()
+	cmd := m.command(t, path, "pull", "--platform", "linux/amd64", "--format", "oci", m.Addr+"/"+name, dir)
+	cmd.Env = append(cmd.Env, "SSL_CERT_FILE="+filepath.Join(files, "etc/weir/mirror/ca.crt"))
+	harness.Run(t, cmd)
+	expectLayout(t, dir, want)
+}
+
+func withIPv6(c *x509.Certificate) { c.IPAddresses = append(c.IPAddresses, net.IPv6loopback) }
