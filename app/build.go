@@ -59,7 +59,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		guarding: access.NewMetrics(m.gatherer),
 		issuers:  issuers{logger: logger},
 	}
-	m.entrance = newEntrance(cfg, m.gatherer, logger)
+	m.entrance = newEntrance(cfg, m.storage.driver.Records(), m.gatherer, logger)
 	namespace.RegisterMetrics(m.gatherer, &m.routing.tables)
 	if err = m.apply(cfg); err != nil {
 		return nil, err
@@ -100,14 +100,17 @@ func (m *mirror) apply(cfg *config.Config) error {
 	}
 	if err != nil {
 		m.shared.drop(redis)
+		m.entrance.drop(settings)
 		return err
 	}
 	m.shared.use(redis)
+	m.entrance.share(redis)
 	return m.entrance.use(settings)
 }
 
 // close ends the parts that exist, in the reverse order of use.
 func (m *mirror) close() {
+	m.entrance.close() // it writes to the store
 	if m.engine != nil {
 		m.engine.close()
 	}

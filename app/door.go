@@ -14,7 +14,9 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/door"
+	"github.com/weirhq/weir/door/acme"
 	"github.com/weirhq/weir/internal/whoami"
+	"github.com/weirhq/weir/storage"
 )
 
 // endsSoon is how long before the end of a certificate the log warns at a start and a
@@ -26,23 +28,43 @@ const endsSoon = 14 * 24 * time.Hour
 type entrance struct {
 	door   *door.Door // made by the first use
 	dir    string     // of the data
+	bind   string     // address of the listeners
+	store  storage.Records
+	locks  *acmeLocks
 	logger *slog.Logger
+
+	listening net.Addr // nil: before the start
+	acme      *authority
+}
+
+// authority is the manager of certificates for one table [server.tls.acme].
+type authority struct {
+	*acme.Manager
+	cfg config.ACME
+	ca  [sha256.Size]byte
+}
+
+// prepared is a configuration of an entrance that is not in force yet.
+type prepared struct {
+	settings door.Settings
+	acme     *authority // nil: certificates come from elsewhere
 }
 
 // newEntrance returns the TLS side of a configuration, nil if there is none. It has no
 // certificate before its first use.
-func newEntrance(cfg *config.Config, metrics prometheus.Registerer, logger *slog.Logger) *entrance {
+func newEntrance(cfg *config.Config, store storage.Records, metrics prometheus.Registerer, logger *slog.Logger) *entrance {
 	if cfg.Server.TLS == nil {
 		return nil
 	}
-	e := &entrance{dir: cfg.BlobStore.FS.RootDir, logger: logger}
+	dir := cfg.BlobStore.FS.RootDir
+	e := &entrance{dir: dir, bind: cfg.Server.BindAddress, store: store, locks: newACMELocks(dir, logger), logger: logger}
 	metrics.MustRegister(e)
 	return e
 }
 
 // prepare returns the settings of a configuration. It reads the certificate, or makes it.
 // It returns nil if the configuration has none, since TLS ends at the next start only.
-func (e *entrance) prepare(cfg *config.TLS) (*door.Settings, error) {
+func (e *entrance) prepare(cfg *config.TLS) (*prepared, error) {
 	if e == nil || cfg == nil {
 		return nil, nil //nolint:nilnil // no change is an answer
 	}
@@ -50,14 +72,26 @@ func (e *entrance) prepare(cfg *config.TLS) (*door.Settings, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server.tls: %w", err)
 	}
-	settings := &door.Settings{RequireClient: cfg.RequiresClient(), HTTP2: cfg.HTTP2}
-	if settings.ClientCAs, err = files.clients(); err != nil {
+	next := &prepared{settings: door.Settings{RequireClient: cfg.RequiresClient(), HTTP2: cfg.HTTP2}}
+	if next.settings.ClientCAs, err = files.clients(); err != nil {
 		return nil, fmt.Errorf("server.tls.client_ca_bundle: %w", err)
 	}
-	if settings.Source, err = e.source(cfg, files); err != nil {
-		return nil, err
+	if cfg.ACME == nil {
+		next.settings.Source, err = e.source(cfg, files)
+		return next, err
 	}
-	return settings, nil
+	if next.acme, err = e.authority(*cfg.ACME); err != nil {
+		return nil, fmt.Errorf("server.tls.acme: %w", err)
+	}
+	next.settings.Source = next.acme
+	return next, nil
+}
+
+// drop ends prepared settings that will not be used.
+func (e *entrance) drop(next *prepared) {
+	if next != nil && next.acme != nil && next.acme != e.acme {
+		next.acme.Close()
+	}
 }
 
 // source returns the one place that a configuration has a certificate from.
@@ -85,20 +119,61 @@ func (e *entrance) source(cfg *config.TLS, files tlsFiles) (door.Source, error) 
 }
 
 // use puts prepared settings in force; nil changes nothing.
-func (e *entrance) use(settings *door.Settings) error {
-	if settings == nil {
+func (e *entrance) use(next *prepared) error {
+	if next == nil {
 		return nil
 	}
 	if e.door == nil {
 		var err error
-		if e.door, err = door.New(*settings); err != nil {
+		if e.door, err = door.New(next.settings); err != nil {
 			return err
 		}
 	} else {
-		e.door.Set(*settings)
+		e.door.Set(next.settings)
+	}
+	last := e.acme
+	e.acme = next.acme
+	if last != nil && last != e.acme {
+		last.Close() // its listener has the port of the next one
 	}
 	e.warn(time.Now())
+	if e.acme != nil && e.acme != last && e.listening != nil {
+		return e.startACME()
+	}
 	return nil
+}
+
+// start begins the work that needs a listener. It must be open.
+func (e *entrance) start(listening net.Addr) error {
+	if e == nil {
+		return nil
+	}
+	e.listening = listening
+	if e.acme == nil {
+		return nil
+	}
+	return e.startACME()
+}
+
+func (e *entrance) startACME() error {
+	if err := e.acme.Start(e.listening); err != nil {
+		return fmt.Errorf("cannot listen for the challenge of the authority (server.tls.acme.http_port). Free the port, or use another challenge: %w", err)
+	}
+	return nil
+}
+
+// share has locks in a Redis from now on; nil stands for none.
+func (e *entrance) share(redis *sharedRedis) {
+	if e != nil {
+		e.locks.redis.Store(redis)
+	}
+}
+
+// close ends the work in the background.
+func (e *entrance) close() {
+	if e != nil && e.acme != nil {
+		e.acme.Close()
+	}
 }
 
 // warn logs certificates that clients refuse, or will soon.

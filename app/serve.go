@@ -53,6 +53,10 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	if err != nil {
 		return fmt.Errorf("cannot listen (server.bind_address, server.port): %w", err)
 	}
+	if err := m.entrance.start(listener.Addr()); err != nil {
+		listener.Close()
+		return err
+	}
 	reloads, err := startReloader(m.apply, source, cfg, level, m.gatherer, logger)
 	if err != nil {
 		listener.Close()

@@ -299,3 +299,62 @@ func read(t *testing.T, path string) string {
 	}
 	return string(content)
 }
+
+// An authority needs hosts, and exactly the keys of its challenge.
+func TestServerACME(t *testing.T) {
+	cert, key := certificate(t)
+	const at, hosts = "server.tls.acme", "hosts = [\"mirror.example.com\"]\n"
+	dns := func(lines string) string { return hosts + "challenge = \"dns-01\"\n[server.tls.acme.dns]\n" + lines }
+	const signed = "provider = \"rfc2136\"\nserver = \"ns1.example.com\"\nzone = \"example.com.\"\ntsig_name = \"key.\"\ntsig_secret = \"c2VjcmV0\"\n"
+	const account = "provider = \"acme-dns\"\nurl = \"https://auth.example.com\"\nusername = \"u\"\npassword = \"p\"\nsubdomain = \"s\"\n"
+	for name, tt := range map[string]struct{ text, want string }{
+		"hosts alone":         {hosts, ""},
+		"http-01":             {hosts + "challenge = \"http-01\"\n", ""},
+		"address":             {"hosts = [\"192.0.2.7\", \"2001:db8::7\"]\n", ""},
+		"private authority":   {hosts + "directory_url = \"https://ca.internal:9000/acme/acme/directory\"\nca_bundle = " + quote(cert) + "\n", ""},
+		"account":             {hosts + "eab_key_id = \"kid\"\neab_hmac_key = \"zWNDZM6eQGHW-_\"\n", ""},
+		"rfc2136":             {dns(signed), ""},
+		"rfc2136, port":       {dns(strings.Replace(signed, "ns1.example.com", "[2001:db8::53]:5353", 1)), ""},
+		"rfc2136, IPv6":       {dns(strings.Replace(signed, "ns1.example.com", "2001:db8::53", 1)), ""},
+		"acme-dns":            {dns(account), ""},
+		"exec":                {dns("provider = \"exec\"\ncommand = [\"sh\", \"-c\"]\n"), ""},
+		"wildcard":            {strings.Replace(dns(signed), "mirror.", "*.", 1), ""},
+		"no hosts":            {"", at + ".hosts: must name the hosts"},
+		"a URL":               {"hosts = [\"https://mirror.example.com\"]\n", at + ".hosts[0]: must be a host name"},
+		"a port":              {"hosts = [\"mirror.example.com:443\"]\n", at + ".hosts[0]: must be a host name"},
+		"an empty one":        {"hosts = [\"\"]\n", at + ".hosts[0]: must be a host name"},
+		"twice":               {"hosts = [\"a.test\", \"a.test\"]\n", at + ".hosts[1]: is there twice"},
+		"wildcard, no DNS":    {"hosts = [\"*.example.com\"]\n", at + ".hosts[0]: is a wildcard"},
+		"address by DNS":      {strings.Replace(dns(signed), "mirror.example.com", "192.0.2.7", 1), at + ".hosts[0]: is an address"},
+		"plain HTTP":          {hosts + "directory_url = \"http://ca.internal/directory\"\n", at + ".directory_url: must be the https:// URL"},
+		"another challenge":   {hosts + "challenge = \"dns\"\n", at + ".challenge: "},
+		"port of the mirror":  {hosts + "challenge = \"http-01\"\nhttp_port = 8000\n", at + ".http_port: is server.port"},
+		"port 0":              {hosts + "http_port = 0\n", at + ".http_port: must be between 1 and 65535"},
+		"half an account":     {hosts + "eab_key_id = \"kid\"\n", at + ".eab_hmac_key: is missing"},
+		"no base64url":        {hosts + "eab_key_id = \"kid\"\neab_hmac_key = \"a+b/\"\n", at + ".eab_hmac_key: is not base64url"},
+		"bundle without any":  {hosts + "ca_bundle = " + quote(key) + "\n", at + ".ca_bundle: holds no certificate"},
+		"DNS in vain":         {hosts + "[server.tls.acme.dns]\n" + signed, at + ".dns: has no effect"},
+		"DNS missing":         {hosts + "challenge = \"dns-01\"\n", at + ".dns: is missing"},
+		"no provider":         {dns(""), at + ".dns.provider: "},
+		"another provider":    {dns("provider = \"route53\"\n"), at + ".dns.provider: "},
+		"key of another":      {dns(signed + "subdomain = \"s\"\n"), at + ".dns.subdomain: is for provider = \"acme-dns\""},
+		"half a key":          {dns(strings.Replace(signed, "tsig_secret", "#", 1)), at + ".dns.tsig_secret: is missing"},
+		"no base64":           {dns(strings.Replace(signed, "c2VjcmV0", "secret!", 1)), at + ".dns.tsig_secret: is not base64"},
+		"weak algorithm":      {dns(signed + "tsig_algorithm = \"hmac-md5\"\n"), at + ".dns.tsig_algorithm: "},
+		"server with a path":  {dns(strings.Replace(signed, "ns1.example.com", "ns1/x", 1)), at + ".dns.server: must be"},
+		"no zone":             {dns(strings.Replace(signed, "zone", "#", 1)), at + ".dns.zone: is missing"},
+		"URL with a password": {dns(strings.Replace(account, "https://", "https://u:p@", 1)), at + ".dns.url: must be a URL"},
+		"no such program":     {dns("provider = \"exec\"\ncommand = [\"/none/hook\"]\n"), at + ".dns.command[0]: cannot be run"},
+		"no command":          {dns("provider = \"exec\"\n"), at + ".dns.command: is missing"},
+	} {
+		report := problemsOf(t, docker+"[server.tls.acme]\n"+tt.text)
+		if tt.want == "" && report != "" || !strings.Contains(report, tt.want) {
+			t.Errorf("%s: %s, want %s", name, report, tt.want)
+		}
+	}
+	for _, beside := range []string{"self_signed = true\n", "server_private_key = " + quote(key) + "\n"} {
+		if report := problemsOf(t, docker+"[server.tls]\n"+beside+"[server.tls.acme]\n"+hosts); !strings.Contains(report, at+": is there beside") {
+			t.Errorf("%s: %s", beside, report)
+		}
+	}
+}

@@ -154,6 +154,12 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		tables(d, p, n, newUpstream, field)
 	case *[]Warm:
 		tables(d, p, n, newWarm, field)
+	case **ACME:
+		*field = newACME()
+		d.table(p, n, reflect.ValueOf(*field).Elem())
+	case **ACMEDNS:
+		*field = newACMEDNS()
+		d.table(p, n, reflect.ValueOf(*field).Elem())
 	case encoding.TextUnmarshaler:
 		if s, ok := d.text(p, n); ok {
 			if err := field.UnmarshalText([]byte(s)); err != nil {

@@ -104,4 +104,14 @@ func newWarm() Warm { return Warm{Every: Duration(6 * time.Hour), Referrers: tru
 
 func newTLS() *TLS { return &TLS{ClientAuth: ClientAuthOptional} }
 
+func newACME() *ACME {
+	var directory URL
+	if err := directory.UnmarshalText([]byte("https://acme-v02.api.letsencrypt.org/directory")); err != nil {
+		panic(err) // a constant
+	}
+	return &ACME{Directory: directory, Challenge: ChallengeTLSALPN, HTTPPort: 80}
+}
+
+func newACMEDNS() *ACMEDNS { return &ACMEDNS{TSIGAlgorithm: "hmac-sha256"} }
+
 func newRedis() *Redis { return &Redis{KeyPrefix: "weir"} }

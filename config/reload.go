@@ -77,6 +77,9 @@ func (c *Config) Files() []string {
 	}
 	if t := c.Server.TLS; t != nil {
 		files = append(files, t.ServerCertificateBundle, t.ServerPrivateKey, t.ClientCABundle)
+		if t.ACME != nil {
+			files = append(files, t.ACME.CABundle)
+		}
 	}
 	for _, w := range c.Auth.Webhooks {
 		files = append(files, w.ClientCertificate, w.ClientPrivateKey, w.ServerCABundle)

@@ -31,6 +31,11 @@ func trusting(t *testing.T, pool *x509.CertPool, certificates ...tls.Certificate
 	return &http.Client{Transport: transport}
 }
 
+// dialAs connects to an address as a client that looks for a host.
+func dialAs(addr, host string) (*tls.Conn, error) {
+	return tls.Dial("tcp", addr, &tls.Config{ServerName: host, InsecureSkipVerify: true})
+}
+
 // leafOf returns the certificate that an address serves.
 func leafOf(t *testing.T, addr string) *x509.Certificate {
 	t.Helper()

@@ -83,6 +83,9 @@ func firstName(c *x509.Certificate) string {
 	}
 }
 
+// hostOf returns a host of a mirror that gets its certificate from an authority.
+func hostOf(a *config.ACME) string { return strings.Replace(a.Hosts[0], "*", "weir", 1) }
+
 // mirrorFlags are the flags of a command that is a client of a mirror.
 type mirrorFlags struct{ ca, certificate, key string }
 
@@ -118,7 +121,11 @@ func (f mirrorFlags) settings(local *config.Config) (*tls.Config, error) {
 		}
 		trusted = append(trusted, content)
 	}
-	if local != nil && local.Server.TLS != nil {
+	switch {
+	case local == nil || local.Server.TLS == nil:
+	case local.Server.TLS.ACME != nil:
+		settings.ServerName = hostOf(local.Server.TLS.ACME)
+	default:
 		_, content, chain, err := serverCertificate(local)
 		if err != nil {
 			return nil, failure{exitFailed, err}
@@ -168,6 +175,13 @@ func (f mirrorFlags) addTo(m *clientconfig.Mirror, cfg *config.Config) (warnings
 	if cfg.Server.TLS == nil {
 		return warnings, nil
 	}
+	if acme := cfg.Server.TLS.ACME; acme != nil {
+		// The authority of the directory's own server may be another one.
+		if acme.CABundle != "" {
+			warnings = append(warnings, "the authority of server.tls.acme is a private one: name the root of the certificates that it issues with --ca")
+		}
+		return warnings, nil
+	}
 	path, _, chain, err := serverCertificate(cfg)
 	if err != nil {
 		return nil, failure{exitFailed, err}
@@ -210,20 +224,23 @@ func checkServed(ctx context.Context, cfg *config.Config, w io.Writer) error {
 	if cfg.Server.TLS == nil {
 		return nil
 	}
-	var target check.ServedTarget
-	path, _, chain, err := serverCertificate(cfg)
-	switch {
-	case errors.Is(err, errNotMade):
-		fmt.Fprintf(w, "\nserver.tls:\n  remark: %v\n", err)
-		return nil
-	case err != nil:
-		return failure{exitFailed, err}
+	target := check.ServedTarget{URL: runningURL(cfg)}
+	if acme := cfg.Server.TLS.ACME; acme != nil {
+		target.ServerName = hostOf(acme)
+	} else {
+		path, _, chain, err := serverCertificate(cfg)
+		switch {
+		case errors.Is(err, errNotMade):
+			fmt.Fprintf(w, "\nserver.tls:\n  remark: %v\n", err)
+			return nil
+		case err != nil:
+			return failure{exitFailed, err}
+		}
+		target.File, target.Configured, target.ServerName = path, chain, firstName(chain[0])
 	}
-	target.File, target.Configured, target.ServerName = path, chain, firstName(chain[0])
-	target.URL = runningURL(cfg)
 	state, ok := check.CheckServed(ctx, target, time.Now())
 	if !ok {
-		fmt.Fprintln(w, "\nserver.tls:\n  remark: no mirror answers, and there is no file to read")
+		fmt.Fprintln(w, "\nserver.tls:\n  remark: no mirror answers with a certificate, so there is none to check")
 		return nil
 	}
 	var b strings.Builder

@@ -93,3 +93,20 @@ func TestFirstName(t *testing.T) {
 		}
 	}
 }
+
+// A mirror with an authority is asked by the name of its certificate.
+func TestMirrorWithAnAuthority(t *testing.T) {
+	t.Chdir(t.TempDir())
+	write(t, "config.toml", "[server.tls.acme]\nhosts = [\"*.example.com\"]\nchallenge = \"dns-01\"\n[server.tls.acme.dns]\nprovider = \"exec\"\ncommand = [\"sh\"]\n")
+	cfg, err := load([]string{"config.toml"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings, err := mirrorFlags{}.settings(cfg)
+	if err != nil || settings.ServerName != "weir.example.com" {
+		t.Errorf("%v, %v", settings, err)
+	}
+	if got := runCommand(t, "client-config", "docker", "--url", "https://a.example.com"); got.code != exitFine || strings.Contains(got.stderr, "warning:") || strings.Contains(got.stdout, "BEGIN CERTIFICATE") {
+		t.Errorf("%+v", got)
+	}
+}

@@ -1,0 +1,62 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tokencache/redistest"
+)
+
+// Instances with one Redis share a lock, wherever their data is. Without Redis each goes
+// on by itself, and says so.
+func TestLocksInRedis(t *testing.T) {
+	server := redistest.Start(t)
+	var log testutil.LogBuffer
+	locks := func() *acmeLocks {
+		l := newACMELocks(t.TempDir(), slog.New(slog.NewTextHandler(&log, nil)))
+		s := newSharing(t)
+		next, err := s.prepare(redisConfig(t, "url = \""+server.URL()+"\"\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.use(next)
+		l.redis.Store(next)
+		return l
+	}
+	first, second := locks(), locks()
+	if err := first.Lock(t.Context(), "issue"); err != nil {
+		t.Fatal(err)
+	}
+	brief, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := second.Lock(brief, "issue"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("held twice: %v", err)
+	}
+	if err := second.Lock(t.Context(), "other"); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(second.Unlock(t.Context(), "other"), first.Unlock(t.Context(), "issue")); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Lock(t.Context(), "issue"); err != nil {
+		t.Error(err)
+	}
+	if err := second.Unlock(t.Context(), "issue"); err != nil {
+		t.Error(err)
+	}
+	if text := log.String(); text != "" {
+		t.Errorf("the log is\n%s", text)
+	}
+
+	server.Stop()
+	if err := first.Lock(t.Context(), "issue"); err != nil || log.Count("another instance may ask for the same one") != 1 {
+		t.Errorf("without Redis: %v, the log is\n%s", err, log.String())
+	}
+	if err := first.Unlock(t.Context(), "issue"); err != nil {
+		t.Error(err)
+	}
+}
