@@ -99,8 +99,12 @@ func probesOnly(ops http.Handler) http.Handler {
 	})
 }
 
-// Alive is the body of a mirror's answer at /healthz.
-const Alive = "ok\n"
+const (
+	// Alive is the body of a mirror's answer at /healthz.
+	Alive = "ok\n"
+	// Ready begins the body of a ready mirror's answer at /readyz.
+	Ready = "ready"
+)
 
 func (o *ops) health(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write([]byte(Alive))
@@ -118,10 +122,10 @@ func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 	o.unready.Good()
 	// A mirror that cannot store is still of use, so it stays in rotation.
 	if err := o.content.Err(); err != nil {
-		fmt.Fprintf(w, "ready, but content is served without being stored: %s\n", public(err))
+		fmt.Fprintf(w, Ready+", but content is served without being stored: %s\n", public(err))
 		return
 	}
-	_, _ = w.Write([]byte("ready\n"))
+	_, _ = w.Write([]byte(Ready + "\n"))
 }
 
 // noEndpoint answers a path that nothing is served at. A client that has the

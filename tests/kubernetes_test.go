@@ -81,6 +81,9 @@ type probe struct {
 	HTTPGet struct {
 		Path string `yaml:"path"`
 	} `yaml:"httpGet"`
+	Exec struct {
+		Command []string `yaml:"command"`
+	} `yaml:"exec"`
 }
 
 // helm is the program that renders the chart.
@@ -145,6 +148,16 @@ func TestChart(t *testing.T) {
 			if mount.SubPath != "" {
 				t.Errorf("%s is mounted as a single file, which would never change", mount.MountPath)
 			}
+		}
+	})
+	t.Run("TLS", func(t *testing.T) {
+		c := h.render(t, "--set", "tls=true,serviceMonitor.enabled=true,serviceMonitor.tlsConfig.insecureSkipVerify=true")["StatefulSet"].Spec.Template.Spec.Containers[0]
+		const config = "--config=/etc/weir/config.toml"
+		if got := c.LivenessProbe; got.HTTPGet.Path != "" || !slices.Equal(got.Exec.Command, []string{"/weir", "healthcheck", config}) {
+			t.Errorf("liveness: %+v", got)
+		}
+		if got := c.ReadinessProbe; got.HTTPGet.Path != "" || !slices.Equal(got.Exec.Command, []string{"/weir", "healthcheck", "--ready", config}) {
+			t.Errorf("readiness: %+v", got)
 		}
 	})
 	t.Run("kinds", func(t *testing.T) {

@@ -147,7 +147,9 @@ func TestTLSKeysAreLive(t *testing.T) {
 func healthy(t *testing.T, w *harness.Weir) {
 	t.Helper()
 	base := filepath.Join(filepath.Dir(w.Config), "base.toml")
-	harness.Run(t, exec.CommandContext(t.Context(), harness.Binary(t), "healthcheck", "--config", base, "--config", w.Config))
+	for _, flags := range [][]string{nil, {"--ready"}} {
+		harness.Run(t, exec.CommandContext(t.Context(), harness.Binary(t), append([]string{"healthcheck", "--config", base, "--config", w.Config}, flags...)...))
+	}
 }
 
 // A restart keeps the certificate that clients trust. Another user's eyes do not see its

@@ -18,7 +18,8 @@ import (
 )
 
 func healthcheckCommand(paths *[]string) *cobra.Command {
-	return &cobra.Command{
+	var ready bool
+	cmd := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Ask a running mirror on this machine whether it is alive",
 		Long: `Ask the mirror that runs on this machine whether it is alive. The exit code is 0 if
@@ -26,16 +27,21 @@ it is, else 1. This is for containers, which have no shell.
 
 A mirror leaves its address in its data directory. If there is none, healthcheck
 asks the address of the configuration. A mistake in a configuration file does not
-matter, since the running mirror goes on with the last good one.`,
+matter, since the running mirror goes on with the last good one.
+
+It needs no certificate of a client, and verifies none of the mirror. With --ready it
+asks whether the mirror can do its work, as /readyz tells.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := askHealth(cmd.Context(), config.Source{Files: *paths}.Salvage()); err != nil {
+			if err := askHealth(cmd.Context(), config.Source{Files: *paths}.Salvage(), ready); err != nil {
 				return failure{exitFailed, err}
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), "healthy")
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&ready, "ready", false, "ask whether it is ready, rather than alive")
+	return cmd
 }
 
 // imageData is the data directory of the container image. It is looked into as well,
@@ -43,12 +49,12 @@ matter, since the running mirror goes on with the last good one.`,
 const imageData = "/var/lib/weir"
 
 // askHealth returns nil if a mirror answers at one of the addresses that it may have.
-func askHealth(ctx context.Context, cfg *config.Config) error {
+func askHealth(ctx context.Context, cfg *config.Config, ready bool) error {
 	var asked []string
 	var failed []error
 	ask := func(root string) bool {
 		asked = append(asked, root)
-		err := askHealthAt(ctx, root)
+		err := askHealthAt(ctx, root, ready)
 		if err != nil {
 			failed = append(failed, err)
 		}
@@ -73,14 +79,19 @@ func askHealth(ctx context.Context, cfg *config.Config) error {
 	return fmt.Errorf("no mirror answers: %w", errors.Join(failed...))
 }
 
-// askHealthAt returns an error unless a mirror answers at a URL.
-func askHealthAt(ctx context.Context, root string) error {
+// askHealthAt returns an error unless a mirror at a URL answers that it is alive, or
+// ready.
+func askHealthAt(ctx context.Context, root string, ready bool) error {
 	// Shorter than the timeout of the image's HEALTHCHECK, even if two addresses do
 	// not answer.
 	const limit = 2500 * time.Millisecond
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer within %s", units.Duration(limit)))
 	defer cancel()
-	url := root + "/healthz"
+	path, limitOfBody, want := "/healthz", len(app.Alive)+1, app.Alive
+	if ready {
+		path, limitOfBody, want = "/readyz", len(app.Ready), app.Ready
+	}
+	url := root + path
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -99,7 +110,7 @@ func askHealthAt(ctx context.Context, root string) error {
 		return fmt.Errorf("%s answers %s", url, resp.Status)
 	}
 	// The port that a mirror has left may belong to another program by now.
-	if body, err := io.ReadAll(io.LimitReader(resp.Body, int64(len(app.Alive))+1)); err != nil || string(body) != app.Alive {
+	if body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limitOfBody))); err != nil || string(body) != want {
 		return fmt.Errorf("%s is answered by another program than a mirror", url)
 	}
 	return nil

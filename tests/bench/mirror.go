@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,7 +22,11 @@ type mirror struct {
 	cmd    *exec.Cmd
 }
 
-func startMirror(ctx context.Context, dir, upstream string) (*mirror, error) {
+// startMirror builds and runs a mirror with further tables in its configuration.
+func startMirror(ctx context.Context, dir, upstream, tables string) (*mirror, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
 	m := &mirror{binary: filepath.Join(dir, "weir"), config: filepath.Join(dir, "config.toml")}
 	build := exec.CommandContext(ctx, "go", "build", "-o", m.binary, "github.com/weirhq/weir/cmd/weir")
 	build.Stderr = os.Stderr
@@ -35,10 +40,10 @@ level = "info"
 format = "json"
 [blob_store.fs]
 root_dir = %q
-[repository."bench"]
+%s[repository."bench"]
 [[repository."bench".upstream]]
 url = %q
-`, filepath.Join(dir, "data"), upstream)
+`, filepath.Join(dir, "data"), tables, upstream)
 	if err := os.WriteFile(m.config, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
@@ -60,13 +65,28 @@ func (m *mirror) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the mirror did not start: %w", err)
 	}
-	_, m.addr, _ = strings.Cut(strings.TrimSpace(line), "http://")
+	var announced struct{ URL string }
+	if err := json.Unmarshal([]byte(line), &announced); err != nil {
+		return fmt.Errorf("the mirror did not tell its address: %w", err)
+	}
+	_, m.addr, _ = strings.Cut(announced.URL, "://")
 	return nil
 }
 
-func (m *mirror) stop() {
-	_ = m.cmd.Process.Signal(syscall.SIGTERM)
-	_ = m.cmd.Wait()
+func (m *mirror) stop()      { m.daemon().stop() }
+func (m *mirror) cpu() usage { return m.daemon().cpu() }
+
+func (m *mirror) daemon() *daemon { return &daemon{m.cmd} }
+
+// process is a server that is measured.
+type process interface{ cpu() usage }
+
+// daemon is a process that SIGTERM ends.
+type daemon struct{ cmd *exec.Cmd }
+
+func (d *daemon) stop() {
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
+	_ = d.cmd.Wait()
 }
 
 func (m *mirror) restart(ctx context.Context) error {
@@ -78,16 +98,24 @@ func (m *mirror) restart(ctx context.Context) error {
 type usage struct{ user, system time.Duration }
 
 // since is the time used since before, divided by n.
-func (u usage) since(before usage, n float64) string {
-	user := (u.user - before.user).Seconds() / n
-	system := (u.system - before.system).Seconds() / n
-	return fmt.Sprintf("%.3f s (%.3f user, %.3f system)", user+system, user, system)
+func (u usage) since(before usage, n float64) string { return u.minus(before, n).String() }
+
+// minus returns the time used since before, divided by n.
+func (u usage) minus(before usage, n float64) usage {
+	return usage{time.Duration(float64(u.user-before.user) / n), time.Duration(float64(u.system-before.system) / n)}
 }
 
-// cpu reads the processor time of the mirror from proc_pid_stat(5), whose clock
+// total returns seconds.
+func (u usage) total() float64 { return (u.user + u.system).Seconds() }
+
+func (u usage) String() string {
+	return fmt.Sprintf("%.3f s (%.3f user, %.3f system)", u.total(), u.user.Seconds(), u.system.Seconds())
+}
+
+// cpu reads the processor time of the process from proc_pid_stat(5), whose clock
 // ticks 100 times a second.
-func (m *mirror) cpu() usage {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.cmd.Process.Pid))
+func (d *daemon) cpu() usage {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
 	if err != nil {
 		return usage{}
 	}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -71,6 +73,19 @@ func (up *upstream) addManifest() string {
 	dgst := digest.FromBytes(body)
 	up.blobs[dgst.String()] = func() io.ReadSeeker { return bytes.NewReader(body) }
 	return fmt.Sprintf("/v2/bench/app/manifests/%s", dgst)
+}
+
+// save writes a blob into a file.
+func (up *upstream) save(path, file string) error {
+	up.mu.Lock()
+	open := up.blobs[path[strings.LastIndexByte(path, '/')+1:]]
+	up.mu.Unlock()
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, open())
+	return errors.Join(err, f.Close())
 }
 
 func (up *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
