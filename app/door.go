@@ -138,7 +138,10 @@ func (e *entrance) use(next *prepared) error {
 	}
 	e.warn(time.Now())
 	if e.acme != nil && e.acme != last && e.listening != nil {
-		return e.startACME()
+		// The port could not be tried before: it may have been that of the last one.
+		if err := e.startACME(); err != nil {
+			e.logger.Error("no certificates are requested", "error", err)
+		}
 	}
 	return nil
 }
@@ -176,8 +179,12 @@ func (e *entrance) close() {
 	}
 }
 
-// warn logs certificates that clients refuse, or will soon.
+// warn logs certificates that clients refuse, or will soon. Those of an authority are
+// renewed, and their failures logged.
 func (e *entrance) warn(now time.Time) {
+	if e.acme != nil {
+		return
+	}
 	for _, c := range e.door.Served() {
 		switch attrs := []any{"host", c.Host, "begins", c.Begins, "ends", c.Ends}; {
 		case c.Ends.IsZero():

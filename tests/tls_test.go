@@ -79,7 +79,7 @@ func TestTLSFilesAreReplaced(t *testing.T) {
 		t.Errorf("the metric is %f", got)
 	}
 
-	// Through links, as a Secret of Kubernetes changes, and both at once.
+	// A file that cannot be used changes nothing.
 	for name, content := range map[string]string{"empty": "", "garbage": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {
 		harness.WriteFile(t, certificate, content)
 		errors := w.Log.Count(`"level":"ERROR"`)
@@ -89,6 +89,38 @@ func TestTLSFilesAreReplaced(t *testing.T) {
 		if !ends().Equal(renewed.Truncate(time.Second).UTC()) {
 			t.Errorf("%s: ends %s", name, ends())
 		}
+	}
+}
+
+// A Secret of Kubernetes changes both files at once: each is a link through a directory
+// that is a link, too.
+func TestTLSFilesOfKubernetes(t *testing.T) {
+	t.Parallel()
+	authority, dir := testutil.NewAuthority(t), t.TempDir()
+	begin := time.Now()
+	version := func(name string, years int) (until time.Time) {
+		until = begin.AddDate(years, 0, 0)
+		certificate, key := authority.Issue("server", until)
+		harness.Must(t, os.Mkdir(filepath.Join(dir, name), 0o700))
+		harness.Must(t, os.Rename(certificate, filepath.Join(dir, name, "tls.crt")))
+		harness.Must(t, os.Rename(key, filepath.Join(dir, name, "tls.key")))
+		symlink(t, name, filepath.Join(dir, "..data"))
+		return until.Truncate(time.Second).UTC()
+	}
+	first := version("..1", 1)
+	for _, name := range []string{"tls.crt", "tls.key"} {
+		symlink(t, "..data/"+name, filepath.Join(dir, name))
+	}
+	w := harness.StartWeir(t, tlsFiles(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")))
+	if got := leafOf(t, w.Addr).NotAfter; !got.Equal(first) {
+		t.Fatalf("it ends on %s", got)
+	}
+	for i, name := range []string{"..2", "..3"} {
+		want := version(name, i+2)
+		harness.Eventually(t, name, func() bool { return leafOf(t, w.Addr).NotAfter.Equal(want) })
+	}
+	if n := w.Log.Count(`"level":"ERROR"`); n > 0 {
+		t.Errorf("%d errors", n)
 	}
 }
 
