@@ -186,3 +186,39 @@ func TestHangingUpstream(t *testing.T) {
 		return w.Get(t, manifestPath("slow/org/app", "cached")).Header.Get("Cache-Status") == statusRevalidated
 	})
 }
+
+// Answers of one byte a second end a little after a minute.
+func TestDrippingAnswers(t *testing.T) {
+	testutil.Long(t, "waits for a minute")
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	for range 3 {
+		upstream.AddReferrer("org/app", image, "application/x", random(t, 100, 1))
+	}
+	for i := range 40 {
+		upstream.Tag("org/app", fmt.Sprint("another-tag-", i), image.Digest)
+	}
+	w := harness.StartWeir(t, block("mirror", upstream))
+	upstream.Fault(upstreamtest.Method(http.MethodGet), upstreamtest.Drip(1))
+	began := time.Now()
+	var clients sync.WaitGroup
+	for _, path := range []string{
+		manifestPath("mirror/org/app", "v1"), manifestPath("mirror/org/app", image.Digest.String()),
+		"/v2/mirror/org/app/tags/list", "/v2/mirror/org/app/referrers/" + image.Digest.String(),
+	} {
+		clients.Go(func() {
+			resp, err := http.Get(w.URL + path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			if took := time.Since(began); resp.StatusCode != http.StatusGatewayTimeout || took < 55*time.Second || took > 75*time.Second {
+				t.Errorf("%s: %s after %s", path, resp.Status, took)
+			}
+		})
+	}
+	clients.Wait()
+	w.MetricIs(t, 0, "weir_lookups")
+}
