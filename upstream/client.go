@@ -116,6 +116,7 @@ type Client struct {
 	routes      *routes
 	auth        *authorizer
 	cooldown    *registryCooldown
+	beside      *besideHosts
 	unreachable *episode.Episode // for the log
 	cooldowns   Cooldowns        // may be nil
 	heard       hearing          // from cooldowns
@@ -168,6 +169,7 @@ func NewClient(o Options) *Client {
 		listed:          newRecent[string](maxListed, listedTime),
 		pages:           newPages(),
 		cooldown:        newRegistryCooldown(),
+		beside:          newBesideHosts(),
 	}
 	readings, err := lru.New[digest.Digest, reading](maxReadings)
 	if err != nil {
@@ -347,7 +349,7 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 		if refused := c.besideAdmitted(req, call); refused != nil {
 			return nil, refused
 		}
-		resp, err := c.authenticated(req.URL, name, from).RoundTrip(req)
+		resp, err := c.sendBeside(req, c.placeOf(req.URL, call.limit), c.authenticated(req.URL, name, from).RoundTrip)
 		if err == nil {
 			from = zoneOf(resp, from)
 			mirror = mirror || via.IsMirror(resp.Header)

@@ -84,7 +84,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 			req = req.Clone(req.Context())
 			req.SetBasicAuth(creds.username, creds.password)
 		}
-		return s.client.transport(req.URL, from).RoundTrip(req)
+		return s.client.sendBeside(req, place, s.client.transport(req.URL, from).RoundTrip)
 	})
 	if refused, ok := errors.AsType[*Error](err); ok {
 		return tokencache.Token{}, refused
