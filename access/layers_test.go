@@ -94,6 +94,8 @@ func TestLayers(t *testing.T) {
 		{"a network, no credentials", allow("cidr:10.0.0.0/8"), inside, pull, ""},
 		{"a network opens what is locked", with(locked, allow("cidr:10.0.0.0/8")), inside, pull, ""},
 		{"a network opens the root if it opens everything", with(locked, allow("cidr:10.0.0.0/8")), inside, ping, ""},
+		{"a network gets tokens", with(locked, allow("cidr:10.0.0.0/8")), inside, Question{Action: GetToken}, ""},
+		{"another network gets none", with(locked, allow("cidr:10.0.0.0/8")), stranger, Question{Action: GetToken}, LayerIdentity},
 		{"another network", with(locked, allow("cidr:10.0.0.0/8")), stranger, pull, LayerIdentity},
 		{"another network", allow("cidr:10.0.0.0/8"), ci, pull, LayerAllow},
 		{"anonymous", allow("anonymous"), stranger, pull, ""},

@@ -152,10 +152,10 @@ func (r *Rules) Permit(ctx context.Context, i *Identity, q Question, p Presented
 }
 
 // Shows reports whether a list may tell an identity of a repository: it may pull from
-// there. An empty name stands for the block as a whole. The question has no reference, so
-// a rule that reads one hides the repository.
+// there. An empty name stands for the block as a whole, so that its namespace ends with a
+// slash. The question has no reference, so a rule that reads one hides the repository.
 func (r *Rules) Shows(ctx context.Context, i *Identity, block, name string, p Presented) bool {
-	q := Question{Action: GetManifest, Block: block, Name: name, Namespace: strings.TrimSuffix(block+"/"+name, "/")}
+	q := Question{Action: GetManifest, Block: block, Name: name, Namespace: block + "/" + name}
 	refused, err := r.layers.judge(ctx, i, q, p)
 	return err == nil && refused == nil
 }

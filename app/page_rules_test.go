@@ -17,18 +17,19 @@ func TestPageFollowsRules(t *testing.T) {
 	rules, err := access.New(access.Options{
 		Anonymous: true,
 		Policy:    &access.Policy{DefaultAllow: true, Rules: []string{`request.action == 'metrics'`}},
-		Blocks:    []access.Block{{Key: "ghcr.io/acme", Policy: &access.Policy{}}, {Key: "docker.io"}},
+		Blocks:    []access.Block{{Key: "ghcr.io/acme", Policy: &access.Policy{}}, {Key: "docker.io"}, {Key: "quay.io", Policy: &access.Policy{Rules: []string{`request.namespace.startsWith('quay.io/')`}}}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	o.access.Store(rules)
+	o.page = newPage(func() []string { return []string{"ghcr.io/acme", "docker.io", "quay.io"} })
 	get := func(path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		o.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", path, nil))
 		return w
 	}
-	if page := get("/"); page.Code != 200 || !strings.Contains(page.Body.String(), "docker.io/") || strings.Contains(page.Body.String(), "ghcr.io/acme") {
+	if page := get("/"); page.Code != 200 || !strings.Contains(page.Body.String(), "docker.io/") || !strings.Contains(page.Body.String(), "quay.io/") || strings.Contains(page.Body.String(), "ghcr.io/acme") {
 		t.Errorf("%d %s", page.Code, page.Body)
 	}
 	if metrics := get("/metrics"); metrics.Code != 401 {

@@ -144,7 +144,10 @@ func (v *validator) checkSubject(text string) error {
 	}
 	auth := v.config.Auth
 	group, isGroup := subject.Group()
+	provider, isProvider := subject.Provider()
 	switch {
+	case isProvider && !slices.ContainsFunc(auth.OIDC, func(o OIDC) bool { return o.Key == provider }):
+		return fmt.Errorf("%q is no issuer; add [auth.oidc.%s]", text, provider)
 	case isGroup && auth.Groups[group] == nil:
 		return fmt.Errorf("%q is no group of [auth.groups]", text)
 	case text == "anonymous" && !auth.Anonymous:
