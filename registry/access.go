@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -10,6 +11,7 @@ import (
 	"github.com/felixge/httpsnoop"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/namespace"
 )
@@ -76,8 +78,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	h.opts.Metrics.request(e, s)
 	level := slog.LevelInfo
+	denied, _ := errors.AsType[*access.DeniedError](e.err)
 	switch {
-	case s.status >= http.StatusInternalServerError:
+	// A rule that cannot be evaluated, or a webhook that is away, refuses requests that
+	// the operator may have meant to permit.
+	case s.status >= http.StatusInternalServerError, denied != nil && denied.Cause != nil:
 		level = slog.LevelWarn
 	case e.op == OpPing:
 		level = slog.LevelDebug // clients and load balancers ask all the time, and get no content

@@ -125,3 +125,18 @@ func subjects(t *testing.T, texts ...string) []access.Subject {
 	}
 	return all
 }
+
+// A rule that fails is a warning in the log, and a refusal is none.
+func TestFailedRulesAreWarnedOf(t *testing.T) {
+	_, m := pair(t)
+	opts, right, _ := alice(t, false)
+	for rule, want := range map[string]string{`identity.username == 'bob'`: "INFO", `identity.oidc.claims['a'] == 'b'`: "WARN"} {
+		opts.Policy = &access.Policy{Rules: []string{rule}}
+		m.rules(opts)
+		wantError(t, m.do("GET", "/v2/up.example/app/manifests/v1", "Authorization", right), http.StatusForbidden, "DENIED")
+		lines := m.log.requests(t)
+		if last := lines[len(lines)-1]; last["level"] != want {
+			t.Errorf("%s: %v", rule, last)
+		}
+	}
+}
