@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,8 +42,11 @@ func (e *entrance) authority(cfg config.ACME) (*authority, error) {
 		return e.acme, nil
 	}
 	opts := acme.Options{
-		Hosts: cfg.Hosts, Email: cfg.Email, Directory: cfg.Directory.String(), KeyID: cfg.EABKeyID, HMACKey: cfg.EABHMACKey.Reveal(),
+		Email: cfg.Email, Directory: cfg.Directory.String(), KeyID: cfg.EABKeyID, HMACKey: cfg.EABHMACKey.Reveal(),
 		HTTPAddress: net.JoinHostPort(e.bind, strconv.Itoa(cfg.HTTPPort)), Store: e.store, Locks: e.locks, Logger: e.logger,
+	}
+	for _, host := range cfg.Hosts {
+		opts.Hosts = append(opts.Hosts, strings.ToLower(host)) // as authorities write it
 	}
 	if opts.Roots, err = files.pool(); err != nil {
 		return nil, fmt.Errorf("ca_bundle: %w", err)

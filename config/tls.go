@@ -132,7 +132,7 @@ func (v *validator) acme(at string, a ACME) {
 		switch key := elementOf(at+".hosts", i); {
 		case notAddress != nil && !certificateHost.MatchString(strings.ToLower(host)):
 			v.fail(key, `must be a host name such as "mirror.example.com", without a port`)
-		case slices.Contains(a.Hosts[:i], host):
+		case slices.ContainsFunc(a.Hosts[:i], func(other string) bool { return strings.EqualFold(host, other) }):
 			v.fail(key, "is there twice")
 		// RFC 8555 section 7.1.3, and RFC 8738 section 7.
 		case strings.HasPrefix(host, "*.") && a.Challenge != ChallengeDNS:

@@ -169,7 +169,7 @@ func TestACMEAuthorityIsDown(t *testing.T) {
 	serves(t, w, acmeHost)
 
 	other := "other." + acmeZone
-	harness.WriteFile(t, w.Config, acmeTable(pebble, fmt.Sprintf("[%q, \"*.sub.%s\"]", other, acmeZone), rfc2136Table(server)))
+	harness.WriteFile(t, w.Config, acmeTable(pebble, fmt.Sprintf("[%q, \"*.sub.%s\"]", strings.ToUpper(other), acmeZone), rfc2136Table(server)))
 	serves(t, w, other)
 	serves(t, w, "a.sub."+acmeZone)
 	if strings.Contains(w.Log.String(), tsigSecret) {
