@@ -4,6 +4,7 @@
 # make build     the static binary, dist/weir
 # make image     the container image, weir:latest
 # make soak      ten minutes of pulls while everything around the mirror fails
+# make hostile   a minute of attacks in all ways at once, beside honest clients
 # make bench     the figures of docs/benchmarks.md; with nginx, also those over TLS
 # make fuzz      a minute of each fuzz target
 
@@ -19,7 +20,7 @@ FUZZTIME ?= 60s
 # compiled once.
 PROGRESS = $(GO) run -C tests/tools -race ./progress -C ../..
 
-.PHONY: all build image deps format vet lint test test-all soak bench fuzz
+.PHONY: all build image deps format vet lint test test-all soak hostile bench fuzz
 
 all: build
 
@@ -70,6 +71,9 @@ test-all: deps lint
 
 soak:
 	$(GO) test ./tests/soak -count 1 -soak.duration=10m -timeout 20m -v
+
+hostile:
+	$(GO) test ./tests/hostile -count 1 -hostile.duration=1m -timeout 10m -v
 
 bench:
 	$(GO) run ./tests/bench

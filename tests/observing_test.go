@@ -133,7 +133,7 @@ func TestTestsNameMetrics(t *testing.T) {
 	for _, found := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` ").FindAllStringSubmatch(readPage(t, "../docs/metrics.md").text, -1) {
 		listed[found[1]] = true
 	}
-	for _, dir := range []string{".", "soak", "clients"} {
+	for _, dir := range []string{".", "soak", "hostile", "clients"} {
 		for _, found := range regexp.MustCompile(`"(weir_[a-z_]+)"`).FindAllStringSubmatch(testSource(t, dir), -1) {
 			if !listed[found[1]] {
 				t.Errorf("a test in tests/%s names %s, which docs/metrics.md does not list", dir, found[1])

@@ -37,7 +37,7 @@ func Binary(t testing.TB) string {
 // and returns the path of the binary.
 func BuildShipped(t testing.TB) string {
 	t.Helper()
-	path, err := buildIn(t.TempDir())
+	path, err := buildIn(t.TempDir(), "-race=false") // whatever GOFLAGS says
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,9 @@
+package hostile
+
+import (
+	"testing"
+
+	"github.com/weirhq/weir/tests/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
