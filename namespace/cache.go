@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/internal/bounded"
+	"github.com/weirhq/weir/internal/bulk"
 	"github.com/weirhq/weir/internal/flight"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace/jobs"
@@ -27,6 +28,11 @@ const (
 	maxRemembered      = 16384
 	maxRememberedBytes = 12 << 20
 )
+
+// maxLong is how many long documents are in memory at once, each of another namespace. One
+// of 8 MiB takes about 40 MiB while it is decoded and kept. Two slow upstreams leave a place
+// to the others.
+const maxLong = 3
 
 // Cache is the state that all namespaces share and that outlives a change of
 // configuration.
@@ -49,6 +55,10 @@ type Cache struct {
 	tags      *flight.Group[shared[listKey], *Tags]
 	referrers *flight.Group[shared[listKey], *Referrers]
 	listings  *flight.Group[struct{}, []storage.RepoID]
+
+	// Places for long documents: those that lookups read and keep, and kept ones. No
+	// caller waits for an upstream while it has one of the second kind.
+	longFetched, longKept *bulk.Pool
 
 	repositories repositories
 	lenders      atomic.Pointer[lenders] // nil: all namespaces share their content
@@ -89,6 +99,9 @@ func NewCache(o CacheOptions) *Cache {
 		tags:      flight.NewGroup[shared[listKey], *Tags](lookups),
 		referrers: flight.NewGroup[shared[listKey], *Referrers](lookups),
 		listings:  flight.NewGroup[struct{}, []storage.RepoID](lookups),
+
+		longFetched: bulk.NewPool(maxLong),
+		longKept:    bulk.NewPool(2), // its callers wait for the disk only
 
 		negatives: bounded.New(maxRemembered, maxRememberedBytes, func(key lookupKey, n negative) int { return n.size(key) }),
 		book:      newTagBook(o),

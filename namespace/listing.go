@@ -218,6 +218,11 @@ func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *fligh
 
 func (n *Namespace) keepListing(ctx context.Context, key listKey, list any) {
 	ctx = context.WithoutCancel(ctx) // it is worth keeping, even if all clients have left
+	release, err := n.longKept.Take(ctx)
+	if err != nil {
+		return // cannot be: the context does not end
+	}
+	defer release()
 	body, err := json.Marshal(list)
 	if err == nil {
 		err = n.cache.catalog.PutDocument(ctx, key.repo, string(key.kind), key.name, catalog.Document{Body: body, Checked: time.Now()})
@@ -228,6 +233,11 @@ func (n *Namespace) keepListing(ctx context.Context, key listKey, list any) {
 // keptListing returns the answer that was kept if the namespace answers this
 // failure from the cache, and otherwise nil.
 func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, key listKey, failure error) *T {
+	release, err := n.longKept.Take(ctx)
+	if err != nil {
+		return nil
+	}
+	defer release()
 	doc, err := n.cache.catalog.Document(ctx, key.repo, string(key.kind), key.name)
 	if err != nil {
 		return nil

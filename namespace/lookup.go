@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/weirhq/weir/internal/bulk"
 	"github.com/weirhq/weir/internal/flight"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/oci"
@@ -110,6 +111,7 @@ func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight
 		}
 		return n.places.release, nil
 	}
+	lookup = bulk.Within(n.longFetched, lookup)
 	answer, err := lookups.DoAdmitted(ctx, shared[K]{key, n.apart(ctx)}, admit, func(ctx context.Context) (V, error) {
 		limited, cancel := context.WithTimeout(ctx, maxLookupTime)
 		defer cancel()

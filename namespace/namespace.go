@@ -37,6 +37,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weirhq/weir/internal/bulk"
 	"github.com/weirhq/weir/namespace/keepwarm"
 	"github.com/weirhq/weir/namespace/route"
 	"github.com/weirhq/weir/oci"
@@ -114,6 +115,8 @@ type Namespace struct {
 	policy *tagPolicy
 	places *places // of lookups
 	logger *slog.Logger
+
+	longFetched, longKept *bulk.Share // of the cache's places
 }
 
 func newNamespace(cache *Cache, spec Spec) (*Namespace, error) {
@@ -123,7 +126,10 @@ func newNamespace(cache *Cache, spec Spec) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("namespace %q: %w", spec.Key, err)
 	}
-	return &Namespace{spec: spec, cache: cache, policy: policy, places: newPlaces(), logger: logger}, nil
+	return &Namespace{
+		spec: spec, cache: cache, policy: policy, places: newPlaces(), logger: logger,
+		longFetched: cache.longFetched.Share(1), longKept: cache.longKept.Share(1),
+	}, nil
 }
 
 // Key returns the first segments of the names that the namespace serves. Metrics

@@ -141,7 +141,13 @@ func (k keptTags) answer(query url.Values) (*Tags, time.Time) {
 func (n *Namespace) keepTags(ctx context.Context, key listKey, query url.Values, list *Tags) {
 	now := time.Now()
 	ctx = context.WithoutCancel(ctx) // it is worth keeping, even if all clients have left
-	err := n.cache.catalog.UpdateDocument(ctx, key.repo, string(key.kind), "", func(doc catalog.Document) (catalog.Document, bool) {
+	// The kept list may be long although the page is short.
+	release, err := n.longKept.Take(ctx)
+	if err != nil {
+		return // cannot be: the context does not end
+	}
+	defer release()
+	err = n.cache.catalog.UpdateDocument(ctx, key.repo, string(key.kind), "", func(doc catalog.Document) (catalog.Document, bool) {
 		kept := readKept(doc)
 		if !kept.add(keptPage{Query: pageOf(query), Tags: list.Tags, Next: list.Next, Checked: now}) {
 			return doc, false
@@ -155,6 +161,11 @@ func (n *Namespace) keepTags(ctx context.Context, key listKey, query url.Values,
 // keptTags answers a failure from the list that was kept. It returns nil if there is
 // none, or if the namespace does not answer this failure from the cache.
 func (n *Namespace) keptTags(ctx context.Context, repo storage.RepoID, query url.Values, failure error) *Tags {
+	release, err := n.longKept.Take(ctx)
+	if err != nil {
+		return nil
+	}
+	defer release()
 	doc, err := n.cache.catalog.Document(ctx, repo, string(tagList), "")
 	if err != nil {
 		return nil

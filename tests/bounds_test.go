@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -232,5 +233,57 @@ func TestHugeLists(t *testing.T) {
 		t.Errorf("the heap has grown by %d MiB", grown/mib)
 	} else {
 		t.Logf("the heap has grown by %d MiB", grown/mib)
+	}
+}
+
+// Many registries send the worst lists that are allowed, all at once, and the memory does not
+// grow with their number. Before, 24 of them with four clients each took 4.4 GiB.
+func TestWorstListsOfManyRegistries(t *testing.T) {
+	testutil.Long(t, "reads lists of 8 MiB")
+	t.Parallel()
+	tags := make([]string, 99_000)
+	for i := range tags {
+		tags[i] = fmt.Sprintf(`"%080d"`, i)
+	}
+	var annotations []string
+	for letter := 'a'; letter < 'u'; letter++ {
+		annotations = append(annotations, fmt.Sprintf(`"%c":"abcdefghijk"`, letter))
+	}
+	referrers := make([]string, 9900)
+	for i := range referrers {
+		referrers[i] = fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":2,"annotations":{%s}}`,
+			ocispec.MediaTypeImageManifest, digest.FromString(fmt.Sprint(i)), strings.Join(annotations, ","))
+	}
+	lists := map[string]string{
+		"/tags/list": `{"tags":[` + strings.Join(tags, ",") + `]}`,
+		"/referrers/" + digest.FromString("x").String(): `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[` + strings.Join(referrers, ",") + `]}`,
+	}
+	const registries, clients = 10, 3
+	var config strings.Builder
+	for i := range registries {
+		upstream := upstreamtest.New(t)
+		for path, list := range lists {
+			upstream.Fault(upstreamtest.Path(path), upstreamtest.Status(200, list), upstreamtest.Header("Content-Type", ocispec.MediaTypeImageIndex))
+		}
+		config.WriteString(block(fmt.Sprint("r", i), upstream))
+	}
+	// The race detector would take most of the memory.
+	shipped := harness.BuildShipped(t)
+	for path := range lists {
+		w := harness.StartWeirAs(t, t.TempDir(), config.String(), func(cmd *exec.Cmd) { cmd.Path = shipped })
+		before := peak(t, w)
+		var all sync.WaitGroup
+		for i := range registries * clients {
+			all.Go(func() {
+				if a := w.Get(t, fmt.Sprintf("/v2/r%d/app%d%s", i%registries, i, path)); a.Status != 200 || len(a.Body) < 4*mib {
+					t.Errorf("%.20s is %d with %d bytes", path, a.Status, len(a.Body))
+				}
+			})
+		}
+		all.Wait()
+		grown := peak(t, w) - before
+		if t.Logf("%.20s: the memory has grown by %d MiB", path, grown/mib); grown > 400*mib {
+			t.Errorf("%.20s: the memory has grown by %d MiB", path, grown/mib)
+		}
 	}
 }

@@ -125,7 +125,6 @@ type Client struct {
 	readings    *lru.Cache[digest.Digest, reading]
 	answers     atomic.Int64     // of the registry itself, so far
 	noMirror    atomic.Bool      // the last answer came from no other mirror
-	longLists   chan struct{}    // holds a value for each long list that is read
 	listed      *recent[string]  // repositories of which the registry lists referrers
 	pages       pages            // of lists of tags
 	rateLow     atomic.Bool      // the rate limit is nearly used up, and that was logged
@@ -165,7 +164,6 @@ func NewClient(o Options) *Client {
 		heard:           hearing{stops: make(map[place]func())},
 		rejected:        newRecent[digest.Digest](maxRejections, rejectionTime),
 		named:           newRecent[named](maxNamed, namedTime),
-		longLists:       make(chan struct{}, maxLongLists),
 		listed:          newRecent[string](maxListed, listedTime),
 		pages:           newPages(),
 		cooldown:        newRegistryCooldown(),

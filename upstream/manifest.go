@@ -24,7 +24,7 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := readAll(resp, c.maxManifestSize, fmt.Errorf("%w: more than %d bytes", oci.ErrManifestTooLarge, c.maxManifestSize))
+	body, err := readAll(ctx, resp, c.maxManifestSize, fmt.Errorf("%w: more than %d bytes", oci.ErrManifestTooLarge, c.maxManifestSize))
 	if err == nil {
 		m := &oci.Manifest{Upstream: c.host}
 		err = eitherWay(resp.Header, body, c.maxManifestSize, func(body []byte) (err error) {
@@ -71,11 +71,11 @@ func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descr
 }
 
 // readAll reads a body of at most limit bytes, or fails with tooLarge.
-func readAll(resp *http.Response, limit int64, tooLarge error) ([]byte, error) {
+func readAll(ctx context.Context, resp *http.Response, limit int64, tooLarge error) ([]byte, error) {
 	if resp.ContentLength > limit {
 		return nil, tooLarge // without reading up to the limit first
 	}
-	body, err := readSmall(resp.Body, limit+1)
+	body, err := readDocument(ctx, resp.Body, limit+1)
 	if err != nil {
 		return nil, fmt.Errorf("reading the body: %w", err)
 	}

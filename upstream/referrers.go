@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/bulk"
 	"github.com/weirhq/weir/oci"
 )
 
@@ -183,8 +184,14 @@ type referrersList struct {
 func (c *Client) referrersPage(ctx context.Context, call call, list *referrersList, artifactType string) (http.Header, error) {
 	var page []ocispec.Descriptor
 	header, err := c.readList(ctx, call, func(body []byte, header http.Header) (err error) {
-		if list.bytes += len(body); list.bytes > maxListSize { // all pages are in memory at once
+		list.bytes += len(body) // all pages are in memory at once
+		switch {
+		case list.bytes > maxListSize:
 			return fmt.Errorf("the list exceeds %d bytes", maxListSize)
+		case list.bytes > shortDocument:
+			if err := bulk.Enter(ctx); err != nil {
+				return err
+			}
 		}
 		page, _, err = readIndex(body, header.Get("Content-Type"))
 		return err

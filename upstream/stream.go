@@ -1,12 +1,15 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"time"
 
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
+
+	"github.com/weirhq/weir/internal/bulk"
 )
 
 const (
@@ -66,14 +69,8 @@ func (s *stream) Close() error {
 	return err
 }
 
-// readSmall reads at most limit bytes of a small answer. Each single Read of its body has a
-// time limit, but a body that drips would never end: after smallBodyTime it needs an
-// average of smallBodySpeed.
-func readSmall(body io.Reader, limit int64) ([]byte, error) {
-	return io.ReadAll(io.LimitReader(&paced{body: body, began: time.Now()}, limit))
-}
-
-// paced is the body of a small answer.
+// paced is the body of a small answer. Each single Read of it has a time limit, but a body
+// that drips would never end: after smallBodyTime it needs an average of smallBodySpeed.
 type paced struct {
 	body  io.Reader
 	began time.Time
@@ -89,4 +86,24 @@ func (p *paced) Read(b []byte) (int, error) {
 		return n, errTooSlow
 	}
 	return n, err
+}
+
+// shortDocument is the length of a manifest or a list, in bytes, up to which any number is
+// in memory at once. Nearly all are shorter.
+const shortDocument = 256 << 10
+
+// readDocument reads at most limit bytes of a manifest or a list. It waits for a place
+// before it reads more than those of a short one.
+func readDocument(ctx context.Context, body io.Reader, limit int64) ([]byte, error) {
+	paced := &paced{body: body, began: time.Now()}
+	begin, err := io.ReadAll(io.LimitReader(paced, min(limit, shortDocument)))
+	if err != nil || len(begin) < shortDocument {
+		return begin, err
+	}
+	waited := time.Now()
+	if err := bulk.Enter(ctx); err != nil {
+		return nil, err
+	}
+	paced.began = paced.began.Add(time.Since(waited)) // which is no fault of the registry
+	return io.ReadAll(io.LimitReader(io.MultiReader(bytes.NewReader(begin), paced), limit))
 }

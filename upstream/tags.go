@@ -9,14 +9,8 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-const (
-	// maxListSize bounds a list with all its pages, in bytes. 10,000 descriptors have 3 MiB.
-	maxListSize = 8 << 20
-	// shortList is the length up to which any number of pages is read at once, and
-	// maxLongLists how many longer ones are, of one registry.
-	shortList    = 256 << 10
-	maxLongLists = 2
-)
+// maxListSize bounds a list with all its pages, in bytes. 10,000 descriptors have 3 MiB.
+const maxListSize = 8 << 20
 
 // Tags reads one page of a repository's tags. The query (n, last, and any other
 // parameter of an [oci.TagList]'s Next) goes to the registry as it is. The list has
@@ -51,9 +45,6 @@ func (c *Client) readTags(ctx context.Context, call call) (tags []string, header
 
 // readList reads one page of a list, and calls read with its body and header. An error of
 // read is a failure of the registry.
-//
-// Few long pages are in memory at once. A slow registry delays only its own, since each
-// client has places of its own.
 func (c *Client) readList(ctx context.Context, call call, read func([]byte, http.Header) error) (http.Header, error) {
 	resp, err := c.do(ctx, call)
 	if err != nil {
@@ -64,18 +55,7 @@ func (c *Client) readList(ctx context.Context, call call, read func([]byte, http
 	if resp.ContentLength > maxListSize {
 		return nil, c.badAnswer(ctx, call, tooLarge)
 	}
-	body, err := readSmall(resp.Body, shortList)
-	if err == nil && len(body) == shortList {
-		select {
-		case c.longLists <- struct{}{}:
-			defer func() { <-c.longLists }()
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		var rest []byte
-		rest, err = readSmall(resp.Body, maxListSize+1-shortList)
-		body = append(body, rest...)
-	}
+	body, err := readDocument(ctx, resp.Body, maxListSize+1)
 	switch {
 	case err != nil:
 		err = fmt.Errorf("reading a list: reading the body: %w", err)

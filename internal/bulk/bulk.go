@@ -1,0 +1,91 @@
+// Package bulk bounds how many long documents of strangers are in memory at once, such as
+// lists of a registry. Decoded, and written again as a record, one takes many times its
+// length.
+//
+// A [Pool] has a number of places. Each party, such as a mirrored registry, has a [Share]
+// of it. Of a share only so many callers wait for the pool as may have a place, and these
+// get it in the order of their arrival. So no party keeps the others away, however many
+// callers it has, and however slow its documents are.
+package bulk
+
+import (
+	"context"
+	"sync"
+
+	"golang.org/x/sync/semaphore"
+)
+
+// Pool has the places of all parties.
+type Pool struct{ places *semaphore.Weighted }
+
+// NewPool returns a pool of n places.
+func NewPool(n int) *Pool { return &Pool{semaphore.NewWeighted(int64(n))} }
+
+// Share returns the share of one party, which has n places at most.
+func (p *Pool) Share(n int) *Share { return &Share{pool: p, own: semaphore.NewWeighted(int64(n))} }
+
+// Share has the places of one party. Its methods may be called concurrently.
+type Share struct {
+	pool *Pool
+	own  *semaphore.Weighted
+}
+
+// Take waits for a place. It returns ctx's error if that ends first.
+func (s *Share) Take(ctx context.Context) (release func(), err error) {
+	if err := s.own.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	if err := s.pool.places.Acquire(ctx, 1); err != nil {
+		s.own.Release(1)
+		return nil, err
+	}
+	return func() {
+		s.pool.places.Release(1)
+		s.own.Release(1)
+	}, nil
+}
+
+type key struct{}
+
+// work is a call that may take a place.
+type work struct {
+	share *Share
+
+	mu      sync.Mutex
+	release func() // nil: it has no place
+}
+
+// Within returns a function that calls f and gives back the place that f has taken by
+// [Enter], if any, after f has returned.
+func Within[V any](s *Share, f func(context.Context) (V, error)) func(context.Context) (V, error) {
+	return func(ctx context.Context) (V, error) {
+		w := &work{share: s}
+		defer w.leave()
+		return f(context.WithValue(ctx, key{}, w))
+	}
+}
+
+// Enter waits for a place for the work that the context belongs to, see [Within], unless
+// it has one. Other work needs none. Enter returns ctx's error if that ends first.
+func Enter(ctx context.Context) error {
+	w, ok := ctx.Value(key{}).(*work)
+	if !ok {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.release != nil {
+		return nil
+	}
+	release, err := w.share.Take(ctx)
+	w.release = release
+	return err
+}
+
+func (w *work) leave() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.release != nil {
+		w.release()
+	}
+}

@@ -1,0 +1,64 @@
+package namespace_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// Long documents of a registry that does not end them delay no other registry, and none of
+// its own short ones.
+func TestLongDocumentsTakeTurns(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		slow, other := m.registry("slow.example"), m.registry("other.example")
+		add := func(r *upstreamtest.Registry, tag string) ocispec.Descriptor {
+			return r.AddManifest("app", tag, ocispec.MediaTypeImageIndex,
+				fmt.Appendf(nil, `{"schemaVersion":2,"manifests":[],"annotations":{"a":"%s%s"}}`, tag, strings.Repeat("x", 400<<10)))
+		}
+		gate := upstreamtest.NewGate()
+		slow.Fault(upstreamtest.Path("/long"), upstreamtest.StallAfter(300<<10, gate))
+		a, b := m.namespace("slow.example", slow), m.namespace("other.example", other)
+		var ended atomic.Int32
+		for i := range 5 {
+			tag := fmt.Sprint("long", i)
+			want := add(slow, tag)
+			go func() {
+				if got := get(t, a, "app", tag); got.err != nil || got.desc.Digest != want.Digest {
+					t.Errorf("%s: %+v", tag, got)
+				}
+				ended.Add(1)
+			}()
+		}
+		synctest.Wait()
+		// The others wait before the rest of a long one is read.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if gate.Arrived(ctx, 2) == nil {
+			t.Error("two long manifests of one registry are read at once")
+		}
+		for i := range 5 {
+			tag := fmt.Sprint("long", i)
+			want := add(other, tag)
+			wantManifest(t, get(t, b, "app", tag), namespace.Miss, want)
+		}
+		image := slow.AddImage("app", "v1", []byte("a layer"))
+		wantManifest(t, get(t, a, "app", "v1"), namespace.Miss, image)
+		if n := ended.Load(); n != 0 {
+			t.Errorf("%d slow manifests have ended before the gate is open", n)
+		}
+		gate.Open()
+		synctest.Wait()
+		if n := ended.Load(); n != 5 {
+			t.Errorf("%d slow manifests have ended", n)
+		}
+	})
+}
