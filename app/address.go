@@ -52,7 +52,7 @@ func replaceFile(path, content string) error {
 		err = os.Rename(file.Name(), path)
 	}
 	if err != nil {
-		_ = os.Remove(file.Name())
+		_ = os.Remove(file.Name()) // the first failure says more
 	}
 	return err
 }

@@ -107,7 +107,7 @@ const (
 )
 
 func (o *ops) health(w http.ResponseWriter, _ *http.Request) {
-	_, _ = w.Write([]byte(Alive))
+	_, _ = w.Write([]byte(Alive)) // a probe that was given up counts as failed
 }
 
 func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
@@ -125,7 +125,7 @@ func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, Ready+", but content is served without being stored: %s\n", public(err))
 		return
 	}
-	_, _ = w.Write([]byte(Ready + "\n"))
+	_, _ = w.Write([]byte(Ready + "\n")) // as in health
 }
 
 // noEndpoint answers a path that nothing is served at. A client that has the
@@ -140,7 +140,7 @@ func noEndpoint(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(http.StatusNotFound)
-	_, _ = w.Write(body)
+	_, _ = w.Write(body) // a client that has left needs no answer
 }
 
 // logged writes a line to the log for each request, for debugging unless it

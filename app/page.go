@@ -121,7 +121,7 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Referrer-Policy", "no-referrer") // the mirror's name is internal
 	header.Set("Cache-Control", "no-cache")      // a reload changes the names
 	header.Set("Vary", "Accept")
-	_, _ = w.Write(body.Bytes())
+	_, _ = w.Write(body.Bytes()) // a browser that has left needs no page
 }
 
 // listing is the names on the page.

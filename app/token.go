@@ -58,5 +58,5 @@ func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(err) // strings and a number are always JSON
 	}
 	header.Set("Content-Type", "application/json")
-	_, _ = w.Write(body)
+	_, _ = w.Write(body) // a client that has left needs no token
 }

@@ -57,7 +57,7 @@ func Run(ctx context.Context, targets []Target, images *Images, advice Advice) [
 			return nil // a probe's failure is part of its report
 		})
 	}
-	_ = group.Wait()
+	_ = group.Wait() // no probe returns an error
 	results := make([]Result, len(checks))
 	for i, c := range checks {
 		results[i] = c.result(time.Now(), advice)

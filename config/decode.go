@@ -248,11 +248,11 @@ func (d *decoder) secret(p place, direct *node, filePlace place, fileNode *node,
 	var inline, file string
 	if direct != nil {
 		d.config.source.positions[p.key] = direct.position
-		inline, _ = d.text(p, direct)
+		inline, _ = d.text(p, direct) // "" after a problem, which d has
 	}
 	if fileNode != nil {
 		d.config.source.positions[filePlace.key] = fileNode.position
-		file, _ = d.text(filePlace, fileNode)
+		file, _ = d.text(filePlace, fileNode) // likewise
 	}
 	*dst = Secret(inline)
 	switch {

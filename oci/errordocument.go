@@ -58,7 +58,7 @@ func ReadError(r io.Reader) (code, message string) {
 				break
 			}
 		}
-		_ = json.Unmarshal(told.Message, &message)
+		_ = json.Unmarshal(told.Message, &message) // likewise
 		return code, cleanText(message)
 	}
 	// A page for browsers says nothing that fits in a log line.

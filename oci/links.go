@@ -63,6 +63,7 @@ var errNotObject = errors.New("not a JSON object")
 func ReadReferences(r io.Reader, limit int64) (Links, error) {
 	buffered := bufio.NewReaderSize(io.LimitReader(r, limit+1), 512)
 	skipped := int64(0)
+	// A text that is shorter, or cannot be read, has no mark. The next Peek fails as well.
 	if mark, _ := buffered.Peek(len(byteOrderMark)); string(mark) == byteOrderMark {
 		n, _ := buffered.Discard(len(byteOrderMark)) // it has been peeked at, so it is there
 		skipped = int64(n)

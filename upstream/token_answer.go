@@ -129,7 +129,7 @@ func tokenLife(text string, now time.Time) time.Duration {
 	seconds, isNumber := parseSeconds(text)
 	life := toDuration(seconds, maxTokenLife)
 	if !isNumber {
-		life, _ = time.ParseDuration(text)
+		life, _ = time.ParseDuration(text) // 0 if it is none
 	}
 	// A number of seconds beyond all lives may be the Unix time of the end.
 	if end, ok := parseMoment(text); ok && end.After(now) && end.Sub(now) < maxTokenLife {

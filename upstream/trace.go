@@ -52,7 +52,7 @@ func (c *Client) startTry(ctx context.Context, call call, try int) (context.Cont
 
 // serverOf names the server of a request.
 func serverOf(u *url.URL) []attribute.KeyValue {
-	port, _ := strconv.Atoi(portOf(u))
+	port, _ := strconv.Atoi(portOf(u)) // 0 if the URL has a name in its place
 	return []attribute.KeyValue{semconv.ServerAddress(u.Hostname()), semconv.ServerPort(port)}
 }
 

@@ -189,7 +189,7 @@ func (w *walk) each(ctx context.Context, n int, f func(i int)) {
 			return nil
 		})
 	}
-	_ = group.Wait()
+	_ = group.Wait() // no job returns an error
 }
 
 func (w *walk) fetch(ctx context.Context, b blob) {

@@ -236,7 +236,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 			return nil
 		})
 	}
-	_ = group.Wait()
+	_ = group.Wait() // failures are in the sum
 	// The progress ends before the sum is printed, which belongs below it.
 	sum.ui.close()
 	return sum.conclude(ctx, writerUnlessQuiet(j.quiet, stdout))

@@ -47,7 +47,7 @@ func (r *Registry) start(name string, handler http.Handler, clientCert bool) *se
 	host := s.addr
 	if name == "token" && s.network == nil {
 		// Some clients (crane) refuse a realm at a loopback address.
-		_, port, _ := net.SplitHostPort(host)
+		_, port, _ := net.SplitHostPort(host) // a listener's address has one
 		host = net.JoinHostPort("localhost", port)
 	}
 	s.url = &url.URL{Scheme: scheme, Host: host}
