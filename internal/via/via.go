@@ -35,8 +35,9 @@ const MaxTrail = 8
 type ID string
 
 // idPattern has no dots, so that a proxy's host such as weir-proxy.example.com is no
-// mirror's ID.
-var idPattern = regexp.MustCompile(`^weir-[0-9a-z]+$`)
+// mirror's ID. Its length is bounded, since IDs go upstream: a registry refuses a long
+// header, and that answer is one for all clients that share the lookup.
+var idPattern = regexp.MustCompile(`^weir-[0-9a-z]{1,32}$`)
 
 // NewID returns a random ID.
 func NewID() ID {

@@ -19,6 +19,8 @@ func TestRead(t *testing.T) {
 		"one":                {http.Header{"Via": {"1.1 weir-a1"}}, via.Trail{"weir-a1"}},
 		"protocol by name":   {http.Header{"Via": {"HTTP/1.1 weir-a1"}}, via.Trail{"weir-a1"}},
 		"comment":            {http.Header{"Via": {"1.1 weir-a1 (a mirror, of mine)"}}, via.Trail{"weir-a1"}},
+		"long":               {http.Header{"Via": {"1.1 weir-" + strings.Repeat("a", 32)}}, via.Trail{via.ID("weir-" + strings.Repeat("a", 32))}},
+		"too long":           {http.Header{"Via": {"1.1 weir-" + strings.Repeat("a", 33) + ", 1.1 weir-b2"}, "Cdn-Loop": {"weir-" + strings.Repeat("0", 60_000)}}, via.Trail{"weir-b2"}},
 		"case":               {http.Header{"Via": {"1.1 WEIR-A1"}}, via.Trail{"weir-a1"}},
 		"two":                {http.Header{"Via": {"1.1 weir-a1, 1.1 weir-b2"}}, via.Trail{"weir-a1", "weir-b2"}},
 		"several headers":    {http.Header{"Via": {"1.1 weir-a1", "2 weir-b2"}}, via.Trail{"weir-a1", "weir-b2"}},
@@ -128,7 +130,7 @@ func FuzzRead(f *testing.F) {
 	f.Fuzz(func(t *testing.T, forwarded, loop string) {
 		trail := via.Read(http.Header{"Via": {forwarded}, "Cdn-Loop": {loop}})
 		for _, id := range trail {
-			if rest, ok := strings.CutPrefix(string(id), "weir-"); !ok || rest == "" || strings.Trim(rest, "0123456789abcdefghijklmnopqrstuvwxyz") != "" {
+			if rest, ok := strings.CutPrefix(string(id), "weir-"); !ok || rest == "" || len(rest) > 32 || strings.Trim(rest, "0123456789abcdefghijklmnopqrstuvwxyz") != "" {
 				t.Errorf("%q and %q: the trail has %q", forwarded, loop, id)
 			}
 		}
