@@ -45,6 +45,9 @@ func translateBlock(block config.Namespace, limits contentLimits, clients *clien
 		MaxStale:                block.MaxStale.Std(),
 		RecheckPossession:       block.RecheckPossession.Std(),
 		Unshared:                !block.Shared,
+		OnBehalf:                block.OnBehalf(),
+		AuthCheckTTL:            block.AuthCheckTTL.Std(),
+		AuthStaleGrace:          block.AuthStaleGrace.Std(),
 		MaxManifest:             limits.manifest,
 		Warm:                    translateWarm(block.Warm),
 	}

@@ -58,6 +58,8 @@ func newNamespace(key string, g Global) Namespace {
 		MaxStale:                g.MaxStale,
 		RecheckPossession:       unset,
 		Shared:                  true,
+		Authorize:               AuthorityMirror,
+		AuthCheckTTL:            Duration(time.Minute),
 	}
 }
 
@@ -66,9 +68,9 @@ const unset = Duration(math.MinInt64)
 
 // defaultRecheck returns how long a right to content holds in a block. Rights to private
 // images are withdrawn, and a day bounds how long that goes unnoticed. Public images are
-// everyone's.
+// everyone's. Where the upstream judges each client, it does so all the time.
 func defaultRecheck(n Namespace) Duration {
-	if n.HasCredentials() {
+	if n.HasCredentials() && !n.OnBehalf() {
 		return Duration(day)
 	}
 	return 0

@@ -82,9 +82,31 @@ func (v *validator) namespace(at string, n Namespace) {
 	}
 	v.rules(at, n)
 	v.tagPolicy(at, n.TagTTL, n.NegativeTTL, n.MaxStale)
+	if n.OnBehalf() {
+		v.onBehalf(at, n)
+	}
 	// Inherited values have been reported at [global].
 	if g := v.config.Global; !slices.Equal(n.ImmutableTagsExclusions, g.ImmutableTagsExclusions) {
 		v.patterns(at+".immutable_tags_exclusions", n.ImmutableTagsExclusions)
+	}
+}
+
+// onBehalf checks a block in which the rights of each client decide.
+func (v *validator) onBehalf(at string, n Namespace) {
+	if n.Offline {
+		v.fail(at+".authorize", `"upstream" needs an upstream that is asked, and offline = true asks none`)
+	}
+	// A client's password is for one registry, and must not reach another one.
+	if len(n.Upstreams) > 1 {
+		v.fail(at+".authorize", `"upstream" goes with one upstream: the credentials of clients are for one registry. Give each registry a block of its own`)
+	}
+	for i, u := range n.Upstreams {
+		if u.ClientCertificate != "" {
+			v.fail(elementOf(at+".upstream", i)+".client_certificate", `does not go with authorize = "upstream": each client would have the rights of the certificate`)
+		}
+	}
+	if n.RecheckPossession != 0 {
+		v.fail(at+".recheck_possession", `does not go with authorize = "upstream", which asks the upstream about each client. Set auth_check_ttl`)
 	}
 }
 

@@ -120,7 +120,7 @@ func (c *Config) lentCredentials() []string {
 	var keys []string
 	for _, r := range c.Namespaces {
 		for i, u := range r.Upstreams {
-			if c.open(r) && u.HasCredentials() {
+			if c.open(r) && u.HasCredentials() && !r.OnBehalf() {
 				keys = append(keys, elementOf(keyIn("repository", r.Key)+".upstream", i))
 			}
 		}

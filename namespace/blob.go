@@ -35,6 +35,9 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 	if n.spec.Offline {
 		return n.storedBlob(ctx, id, dgst)
 	}
+	if err := n.permit(ctx, id, dgst); err != nil {
+		return nil, err
+	}
 	b, err := n.awaitBlob(ctx, id, dgst, start, end, false)
 	if errors.Is(err, errNotShown) {
 		b, err = n.awaitBlob(ctx, id, dgst, start, end, true)
@@ -56,7 +59,7 @@ func (n *Namespace) awaitBlob(ctx context.Context, id storage.RepoID, dgst diges
 	if b.reader != nil {
 		if b.Size, err = await(b.reader, start, end); err != nil {
 			b.Content.Close()
-			n.rememberNegative(blobKey(id, dgst), err)
+			n.rememberNegative(ctx, blobKey(id, dgst), err)
 			return nil, err
 		}
 		b.Outcome = downloading(b.reader)
@@ -76,7 +79,7 @@ type openedBlob struct {
 func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest, apart bool) (*openedBlob, error) {
 	// Before the download: its end writes the link, too.
 	link, possessed := n.link(ctx, repo, dgst)
-	if err := n.cache.negativeHit(blobKey(repo, dgst)); err != nil {
+	if err := n.cache.negativeHit(ctx, blobKey(repo, dgst)); err != nil {
 		return nil, err
 	}
 	if err := n.checkLoop(ctx, repo, dgst); err != nil {
@@ -196,6 +199,9 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 		b.Content = nil
 		return b, nil
 	}
+	if err := n.permit(ctx, id, dgst); err != nil {
+		return nil, err
+	}
 	// Both are needed: this repository's right to the bytes, and the bytes. Without the
 	// right the store is not searched, which would be a use of content of others.
 	link, possessed := n.link(ctx, id, dgst)
@@ -215,7 +221,7 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 		}
 		return &Blob{Outcome: o, Size: info.Size}, nil
 	}
-	if err := n.cache.negativeHit(blobKey(id, dgst)); err != nil {
+	if err := n.cache.negativeHit(ctx, blobKey(id, dgst)); err != nil {
 		return nil, err
 	}
 	desc, err := n.statBlob(ctx, id, dgst)
@@ -252,12 +258,17 @@ func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst di
 // the repository's own upstream also proves that the repository may serve it.
 func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest.Digest) download.Source {
 	// A download outlives its client's context. Of that it needs the mirrors that
-	// the request has passed.
+	// the request has passed, and the client's credential.
 	trail := via.From(ctx)
+	credential, onBehalf := upstream.CredentialOf(ctx)
 	return download.Source{
 		Repository: repo,
+		Client:     credential.ID,
 		Open: func(ctx context.Context, offset, length int64) (*download.Stream, error) {
 			ctx = via.With(ctx, trail)
+			if onBehalf {
+				ctx = upstream.OnBehalf(ctx, credential)
+			}
 			body, err := n.spec.Upstreams.Blob(ctx, repo.Name, dgst, offset, length)
 			if err != nil {
 				return nil, err

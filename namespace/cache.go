@@ -63,7 +63,8 @@ type Cache struct {
 	repositories repositories
 	lenders      atomic.Pointer[lenders] // nil: all namespaces share their content
 
-	negatives *bounded.Cache[lookupKey, negative]
+	negatives *bounded.Cache[negativeKey, negative]
+	rights    *bounded.Cache[rightKey, right]
 	book      *tagBook
 	// subjects holds manifests whose empty lists of referrers may be kept, and the
 	// artifact types of those that were.
@@ -103,7 +104,8 @@ func NewCache(o CacheOptions) *Cache {
 		longFetched: bulk.NewPool(maxLong),
 		longKept:    bulk.NewPool(2), // its callers wait for the disk only
 
-		negatives: bounded.New(maxRemembered, maxRememberedBytes, func(key lookupKey, n negative) int { return n.size(key) }),
+		negatives: bounded.New(maxRemembered, maxRememberedBytes, func(key negativeKey, n negative) int { return n.size(key) }),
+		rights:    bounded.New(maxRights, maxRightBytes, func(key rightKey, r right) int { return r.size(key) }),
 		book:      newTagBook(o),
 		subjects:  bounded.New(maxRemembered, maxRememberedBytes, func(key content, types []string) int { return key.size() + len(strings.Join(types, " ")) }),
 	}

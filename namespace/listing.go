@@ -46,6 +46,7 @@ func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*T
 	key := listKey{n.repoID(repo), tagList, query.Encode()}
 	ask := func(ctx context.Context) (*Tags, error) {
 		page, err := n.spec.Upstreams.Tags(ctx, repo, query)
+		n.noteRight(ctx, key.repo, "", err)
 		if err != nil {
 			return nil, err
 		}
@@ -96,7 +97,7 @@ func (n *Namespace) localTags(ctx context.Context, repo storage.RepoID, query ur
 	}
 	list := &Tags{}
 	var ok bool
-	if list.Outcome, ok = n.instead(failure, oldest); !ok {
+	if list.Outcome, ok = n.instead(ctx, repo, failure, oldest); !ok {
 		return nil
 	}
 	page, more := oci.Page(names, query)
@@ -242,7 +243,7 @@ func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, key listKe
 	if err != nil {
 		return nil
 	}
-	o, ok := n.instead(failure, doc.Checked)
+	o, ok := n.instead(ctx, key.repo, failure, doc.Checked)
 	if !ok {
 		return nil
 	}
@@ -258,9 +259,9 @@ func keptListing[T any, P list[T]](ctx context.Context, n *Namespace, key listKe
 // instead returns the outcome of an answer from the cache that was checked at a
 // time and stands in for a failure: a hit while the namespace is offline, and else
 // a stale answer. It reports false if the namespace returns the failure.
-func (n *Namespace) instead(failure error, checked time.Time) (Outcome, bool) {
+func (n *Namespace) instead(ctx context.Context, repo storage.RepoID, failure error, checked time.Time) (Outcome, bool) {
 	if _, offline := errors.AsType[*OfflineError](failure); offline {
 		return Outcome{Cache: Hit}, true
 	}
-	return n.stale(failure, checked)
+	return n.stale(ctx, repo, failure, checked)
 }

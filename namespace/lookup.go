@@ -29,6 +29,7 @@ const (
 	proveBegun  // of a blob that another repository is downloading
 	proveWhole  // of a blob that is stored
 	recheckBlob // of a content whose link is old
+	proveRight  // of a client, by a manifest or a blob
 )
 
 // lookupKey identifies a lookup of a manifest or a blob. Keys are compared as
@@ -81,6 +82,8 @@ type lookupID interface {
 type shared[K lookupID] struct {
 	key   K
 	trail string // of the requests from other mirrors that wait for no other lookup; else ""
+	// The ID of the client's credential, if the lookup is made with it; else "".
+	client string
 }
 
 // apart returns the trail of a request that must not wait for a lookup or a download
@@ -112,7 +115,7 @@ func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight
 		return n.places.release, nil
 	}
 	lookup = bulk.Within(n.longFetched, lookup)
-	answer, err := lookups.DoAdmitted(ctx, shared[K]{key, n.apart(ctx)}, admit, func(ctx context.Context) (V, error) {
+	answer, err := lookups.DoAdmitted(ctx, shared[K]{key, n.apart(ctx), clientOf(ctx)}, admit, func(ctx context.Context) (V, error) {
 		limited, cancel := context.WithTimeout(ctx, maxLookupTime)
 		defer cancel()
 		value, err := lookup(limited)
@@ -143,13 +146,20 @@ type negative struct {
 
 // size returns the memory of the strings of an entry of the cache. The words of an
 // error are bounded, and those of a chain's members add up.
-func (n negative) size(key lookupKey) int {
-	return len(key.repo.Namespace) + len(key.repo.Name) + key.ref.Size() + n.words
+func (n negative) size(key negativeKey) int {
+	return len(key.client) + len(key.repo.Namespace) + len(key.repo.Name) + key.ref.Size() + n.words
+}
+
+// negativeKey identifies a remembered "not found". Some registries hide content in this way
+// from clients without a right to it, so it is that of one credential.
+type negativeKey struct {
+	lookupKey
+	client string
 }
 
 // negativeHit returns the remembered "not found" of a lookup, or nil.
-func (c *Cache) negativeHit(key lookupKey) error {
-	if r, ok := c.negatives.Get(key.negative()); ok && time.Now().Before(r.until) {
+func (c *Cache) negativeHit(ctx context.Context, key lookupKey) error {
+	if r, ok := c.negatives.Get(negativeKey{key.negative(), clientOf(ctx)}); ok && time.Now().Before(r.until) {
 		return r.err
 	}
 	return nil
@@ -157,8 +167,8 @@ func (c *Cache) negativeHit(key lookupKey) error {
 
 // rememberNegative keeps a "not found" for as long as the namespace says. Other
 // errors, and nil, are not remembered: the next request may succeed.
-func (n *Namespace) rememberNegative(key lookupKey, err error) {
+func (n *Namespace) rememberNegative(ctx context.Context, key lookupKey, err error) {
 	if errors.Is(upstream.Doubt(err), upstream.ErrNotFound) && n.spec.NegativeTTL > 0 {
-		n.cache.negatives.Add(key.negative(), negative{err, len(err.Error()), time.Now().Add(n.spec.NegativeTTL)})
+		n.cache.negatives.Add(negativeKey{key.negative(), clientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(n.spec.NegativeTTL)})
 	}
 }

@@ -61,6 +61,9 @@ func (n *Namespace) Head(ctx context.Context, repo string, ref oci.Reference) (*
 // lookup answers from the cache, or else asks the upstream, once for all callers
 // with the same key. led is false if another caller's request made it ask.
 func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f found, led bool, err error) {
+	if known.state == fresh && n.standing(ctx, key.repo) != inForce {
+		known.state, known.unproven = due, true // its right has to be confirmed, and not the content
+	}
 	switch {
 	// The cache answers by itself: no request leaves the mirror.
 	case known.state == fresh:
@@ -74,17 +77,18 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 	case known.state == absent:
 		// A cached tag is asked for in any case: it may have come back.
 		// A client that asks in a loop costs the upstream nothing.
-		if err := n.cache.negativeHit(key); err != nil {
+		if err := n.cache.negativeHit(ctx, key); err != nil {
 			return found{}, false, err
 		}
 	}
 	var standIn func(context.Context) bool
 	if known.state == due {
-		standIn = n.staleIfBusy(known.checked)
+		standIn = n.staleIfBusy(key.repo, known.checked)
 	}
 	f, led, err = share(ctx, n, n.cache.manifests, key, standIn, func(ctx context.Context) (found, error) {
 		f, err := n.ask(ctx, key, known)
-		n.rememberNegative(key, err)
+		n.rememberNegative(ctx, key, err)
+		n.noteRight(ctx, key.repo, f.desc.Digest, err)
 		return f, err
 	})
 	// Nothing is cached that could stand in for a failure.
@@ -112,6 +116,8 @@ type known struct {
 	desc    ocispec.Descriptor // of the cached manifest
 	checked time.Time          // a tag
 	other   bool               // the client does not accept the type of the tag's manifest
+	// unproven is set if the cache would answer a client with a right to the repository.
+	unproven bool
 }
 
 func (n *Namespace) known(ctx context.Context, repo storage.RepoID, ref oci.Reference) known {
@@ -249,12 +255,20 @@ func (f found) since(before known, op operation) found {
 // gone is forgotten; a load balancer's "not found" is not definite.
 func (n *Namespace) fallBack(ctx context.Context, key lookupKey, known known, failure error) (found, bool, error) {
 	failure = upstream.Doubt(failure)
-	if o, ok := n.stale(failure, known.checked); ok {
+	// The content needs no confirmation, and the right has some grace.
+	if known.unproven && n.standsIn(ctx, key.repo, failure) {
+		return found{Outcome: Outcome{Cache: Hit}, desc: known.desc}, true, nil
+	}
+	if o, ok := n.stale(ctx, key.repo, failure, known.checked); ok {
 		return found{Outcome: o, desc: known.desc}, true, nil
 	}
-	// "Not found" for a client that does not accept the manifest says nothing about others.
-	if errors.Is(failure, upstream.ErrNotFound) && !known.other {
+	// "Not found" for a client that does not accept the manifest, or that may not see it,
+	// says nothing about others.
+	if errors.Is(failure, upstream.ErrNotFound) && !known.other && !n.spec.OnBehalf {
 		n.cache.book.Gone(ctx, key.repo, key.ref.Tag())
+	}
+	if n.spec.OnBehalf && errors.Is(failure, upstream.ErrUnavailable) {
+		failure = &UndecidedError{manifestName(key.ref), failure}
 	}
 	return found{}, false, failure
 }

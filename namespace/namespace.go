@@ -21,6 +21,7 @@
 //	store.go            keep a manifest
 //	blob.go             join or start the download of a blob
 //	listing.go          tags and referrers
+//	rights.go           may this client have it, where the upstream decides
 //	outcome.go          how the answer came about
 //
 // Background work stands in packages of its own: jobs, keepwarm. The package knows
@@ -95,6 +96,13 @@ type Spec struct {
 	// Offline is set if upstreams are never contacted.
 	Offline bool
 
+	// OnBehalf is set if the rights of each client at the upstream decide what it may
+	// pull. A verdict of the upstream holds for AuthCheckTTL and, while the upstream is
+	// away, for AuthStaleGrace longer.
+	OnBehalf       bool
+	AuthCheckTTL   time.Duration
+	AuthStaleGrace time.Duration
+
 	// MaxManifest is the largest manifest, in bytes, that is read from the store;
 	// 0 means [oci.DefaultMaxManifest]. The upstreams have the same limit.
 	MaxManifest int64
@@ -164,8 +172,11 @@ func (n *Namespace) repoID(repo string) storage.RepoID {
 // stale returns the outcome of an answer from the cache that stands in for an
 // upstream's failure. It reports false if the namespace does not answer such a
 // failure from the cache, or if the answer was checked too long ago.
-func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
+func (n *Namespace) stale(ctx context.Context, repo storage.RepoID, err error, checked time.Time) (o Outcome, ok bool) {
 	class := upstream.ClassOf(upstream.Doubt(err))
+	if !n.standsIn(ctx, repo, upstream.Doubt(err)) {
+		return Outcome{}, false
+	}
 	reason := fmt.Sprintf("%s is %s", n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "))
 	// Without a lookup nothing is known about the upstream, as if it were away.
 	_, busy := errors.AsType[*BusyError](err)
@@ -188,9 +199,9 @@ func (n *Namespace) stale(err error, checked time.Time) (o Outcome, ok bool) {
 
 // staleIfBusy returns a function that reports whether an answer from the cache that was
 // checked at a time stands in for a lookup that cannot begin.
-func (n *Namespace) staleIfBusy(checked time.Time) func(context.Context) bool {
-	return func(context.Context) bool {
-		_, ok := n.stale(n.busy(), checked)
+func (n *Namespace) staleIfBusy(repo storage.RepoID, checked time.Time) func(context.Context) bool {
+	return func(ctx context.Context) bool {
+		_, ok := n.stale(ctx, repo, n.busy(), checked)
 		return ok
 	}
 }

@@ -69,7 +69,7 @@ func (n *Namespace) prove(ctx context.Context, repo storage.RepoID, dgst digest.
 	}
 	_, _, err = share(ctx, n, n.cache.access, lookupKey{repo, op, oci.ByDigest(dgst)}, nil, func(ctx context.Context) (none ocispec.Descriptor, err error) {
 		err = n.shown(ctx, repo, dgst, samples, size)
-		n.rememberNegative(blobKey(repo, dgst), err)
+		n.rememberNegative(ctx, blobKey(repo, dgst), err)
 		if err == nil && op == proveWhole {
 			n.cache.putLink(ctx, repo, ocispec.Descriptor{Digest: dgst, Size: size})
 		}

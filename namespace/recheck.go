@@ -36,9 +36,9 @@ func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocisp
 		return Outcome{}, nil // a missing link has been reported to the caller
 	}
 	key := lookupKey{repo, recheckBlob, oci.ByDigest(desc.Digest)}
-	failure := n.cache.negativeHit(key) // of the last minute
+	failure := n.cache.negativeHit(ctx, key) // of the last minute
 	if failure == nil {
-		_, _, failure = share(ctx, n, n.cache.access, key, n.staleIfBusy(proven), func(ctx context.Context) (ocispec.Descriptor, error) {
+		_, _, failure = share(ctx, n, n.cache.access, key, n.staleIfBusy(repo, proven), func(ctx context.Context) (ocispec.Descriptor, error) {
 			return desc, n.confirm(ctx, key, desc)
 		})
 	}
@@ -47,7 +47,7 @@ func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocisp
 	}
 	// A refusal counts, whatever is answered from the cache otherwise.
 	refused := errors.Is(failure, upstream.ErrNotFound) || errors.Is(failure, upstream.ErrDenied)
-	if o, ok := n.stale(failure, proven); ok && !refused {
+	if o, ok := n.stale(ctx, repo, failure, proven); ok && !refused {
 		return o, nil
 	}
 	return Outcome{}, failure
@@ -70,7 +70,7 @@ func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Des
 		n.logger.Info("a repository has lost its right to a content", "repository", key.repo.String(), "digest", desc.Digest, "error", err)
 		n.forget(ctx, key.repo, desc.Digest)
 	case upstream.ClassOf(err) != upstream.ClassOK:
-		n.cache.negatives.Add(key.negative(), negative{err, len(err.Error()), time.Now().Add(recheckPause)})
+		n.cache.negatives.Add(negativeKey{key.negative(), clientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(recheckPause)})
 	}
 	return err
 }

@@ -175,7 +175,7 @@ func (n *Namespace) keptTags(ctx context.Context, repo storage.RepoID, query url
 		return nil
 	}
 	var ok bool
-	if list.Outcome, ok = n.instead(failure, checked); !ok {
+	if list.Outcome, ok = n.instead(ctx, repo, failure, checked); !ok {
 		return nil
 	}
 	return list

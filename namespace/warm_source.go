@@ -107,7 +107,7 @@ func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _
 		case ctx.Err() != nil:
 			return false, context.Cause(ctx)
 		case b.reader.Repository() == id:
-			n.rememberNegative(blobKey(id, desc.Digest), failed)
+			n.rememberNegative(ctx, blobKey(id, desc.Digest), failed)
 			return false, markNotFound(failed)
 		}
 	}

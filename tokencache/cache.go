@@ -71,7 +71,7 @@ func (c *Cache) Token(ctx context.Context, key Key, acquire func(context.Context
 	entry, ok := c.memory.lookup(key)
 	c.metrics.memory(ok)
 	if ok {
-		if shared := c.shared.Load(); !entry.shared && shared != nil {
+		if shared := c.sharedFor(key); !entry.shared && shared != nil {
 			c.shareLate(shared, key, entry.token)
 		}
 		return entry.token, nil
@@ -136,7 +136,7 @@ func (c *Cache) Invalidate(ctx context.Context, key Key, rejected Token) {
 	// A flight under way may just have read the rejected token from the shared
 	// store: later callers start a new flight, which ignores that token.
 	c.flights.Forget(key)
-	shared := c.shared.Load()
+	shared := c.sharedFor(key)
 	if shared == nil {
 		return
 	}
@@ -160,8 +160,16 @@ func (c *Cache) Close() error {
 	return nil
 }
 
+// sharedFor returns the shared store for the token of a key, nil if there is none.
+func (c *Cache) sharedFor(key Key) *guard {
+	if key.Private {
+		return nil
+	}
+	return c.shared.Load()
+}
+
 func (c *Cache) readShared(ctx context.Context, allowed *budget, key Key) (Token, bool) {
-	shared := c.shared.Load()
+	shared := c.sharedFor(key)
 	if shared == nil {
 		return Token{}, false
 	}
@@ -172,7 +180,7 @@ func (c *Cache) readShared(ctx context.Context, allowed *budget, key Key) (Token
 }
 
 func (c *Cache) writeShared(ctx context.Context, allowed *budget, key Key, token Token) {
-	shared := c.shared.Load()
+	shared := c.sharedFor(key)
 	if shared == nil || !c.memory.setShared(key, token, true) {
 		return
 	}

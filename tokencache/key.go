@@ -19,9 +19,11 @@ type Key struct {
 	// Account is the [Fingerprint] of the credential that the token was
 	// acquired with, never the credential. Empty means anonymous.
 	Account string
+	// Private is set if the token is that of a client, and stays in this process.
+	Private bool
 }
 
-// digest names the key in places that should not show the mirrored repositories.
+// digest names the key of a token that is shared, in places that should not show the mirrored repositories.
 // It is the same in every instance, and distinct keys have distinct digests.
 func (k Key) digest() string {
 	h := sha256.New()

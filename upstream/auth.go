@@ -25,11 +25,13 @@ const (
 )
 
 // challengeKey is the place of a challenge: a host, there the API of a registry or
-// something else, such as a storage service, and a repository.
+// something else, such as a storage service, and a repository. A registry may challenge
+// one client and not another.
 type challengeKey struct {
 	origin     string
 	api        bool
 	repository string
+	client     string // the ID of its credential; empty if the configured one is used
 }
 
 // authorizer is the part of authentication that all requests of a client share:
@@ -43,7 +45,7 @@ type authorizer struct {
 
 func newAuthorizer(tokens *tokencache.Cache, service *tokenService) *authorizer {
 	remembered := bounded.New(maxChallenges, maxChallengeBytes, func(key challengeKey, c challenge) int {
-		return len(key.origin) + len(key.repository) + c.size()
+		return len(key.origin) + len(key.repository) + len(key.client) + c.size()
 	})
 	return &authorizer{remembered: remembered, tokens: tokens, service: service, root: newRootInquiry()}
 }
@@ -108,6 +110,10 @@ func (t *authTransport) recall() challenge {
 // next returns the challenge to answer by sending the request again. It returns
 // false if the response counts.
 func (t *authTransport) next(sent *authorized, resp *http.Response, wanted challenge, try int) (next challenge, ok bool) {
+	// The client has no other token, and may get one.
+	if t.login.token != "" {
+		return challenge{}, false
+	}
 	// Another token changes nothing about a rate limit, and costs requests.
 	if resp.StatusCode/100 == 4 && saysLimited(resp.StatusCode, peekCode(resp)) {
 		return challenge{}, false
@@ -180,22 +186,18 @@ func (a *authorized) old() bool {
 // the challenge wants. The zero challenge wants neither.
 func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, error) {
 	a := &authorized{Request: req.Clone(req.Context())}
-	switch c.scheme {
-	case "basic":
+	switch {
+	case t.login.token != "":
+		a.Header.Set("Authorization", "Bearer "+t.login.token)
+	case c.scheme == "basic":
 		var err error
 		if a.with, err = t.login.get(req.Context()); err != nil {
 			return nil, err
 		}
 		a.SetBasicAuth(a.with.username, a.with.password)
 		a.basic = true
-	case "bearer":
+	case c.scheme == "bearer":
 		if err := t.acquire(a, c); err != nil {
-			// The challenge may be out of date: the next request asks for it anew.
-			// A limit of the token service says nothing about the challenge, and a
-			// request without a token would only be refused.
-			if !errors.Is(err, ErrRateLimited) {
-				t.remembered.Remove(t.key())
-			}
 			return nil, err
 		}
 		a.Header.Set("Authorization", "Bearer "+a.token.Value)
@@ -215,6 +217,12 @@ func (t *authTransport) acquire(a *authorized, c challenge) error {
 		a.token, err = t.tokens.Token(a.Context(), a.key, func(ctx context.Context) (tokencache.Token, error) {
 			return t.service.fetch(ctx, t.origin, a.key, a.with, c.from)
 		})
+		// The challenge may be out of date: the next request asks for it anew. A limit
+		// of the token service says nothing about the challenge, and a request without a
+		// token would only be refused.
+		if err != nil && !errors.Is(err, ErrRateLimited) {
+			t.remembered.Remove(t.key())
+		}
 		if !errors.Is(err, ErrDenied) {
 			return err
 		}
@@ -227,12 +235,12 @@ func (t *authTransport) acquire(a *authorized, c challenge) error {
 }
 
 func (t *authTransport) key() challengeKey {
-	return challengeKey{origin: originOf(t.origin), api: t.api, repository: t.repository}
+	return challengeKey{origin: originOf(t.origin), api: t.api, repository: t.repository, client: t.login.client}
 }
 
 // rootKey is the place of the challenge of the API's root.
 func (t *authTransport) rootKey() challengeKey {
-	return challengeKey{origin: originOf(t.origin), api: t.api}
+	return challengeKey{origin: originOf(t.origin), api: t.api, client: t.login.client}
 }
 
 // tokenKey names the token to answer a challenge with. Its scope is to pull from the
@@ -248,7 +256,8 @@ func (t *authTransport) tokenKey(c challenge, with credentials) tokencache.Key {
 		Realm:    c.params["realm"],
 		Service:  c.params["service"],
 		Scope:    scope,
-		Account:  tokencache.Fingerprint(with.username, with.password),
+		Account:  t.login.accountOf(with),
+		Private:  t.login.client != "", // other instances have other IDs for it
 	}
 }
 

@@ -32,7 +32,7 @@ type besideHost struct {
 }
 
 func newBesideHosts() *besideHosts {
-	hosts, err := simplelru.NewLRU[place, *besideHost](maxLimitedHosts, nil)
+	hosts, err := simplelru.NewLRU[place, *besideHost](maxLimitedPlaces, nil)
 	if err != nil {
 		panic(err) // the size is a positive constant
 	}
@@ -97,6 +97,7 @@ func (c *Client) sendBeside(req *http.Request, p place, send func(*http.Request)
 	if p.host == "" || p.operation == ofBlobs {
 		return send(req)
 	}
+	p.client = "" // a host that is away is so for all clients
 	a, refused := c.beside.enter(p, time.Now())
 	if refused != nil {
 		return nil, refused

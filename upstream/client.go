@@ -225,6 +225,7 @@ type call struct {
 	query           url.Values
 	header          http.Header
 	observe         func(*http.Response) // called with each answer, redirects included; may be nil
+	sender          *login               // of the request; nil: the configured ones
 }
 
 // do sends a call to the registry and returns an answer of 200 or 206, whose
@@ -233,7 +234,8 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	leave, refused := c.cooldown.enter(time.Now(), call.limit, oci.IsContinuation(ctx))
+	call.sender = c.loginOf(ctx)
+	leave, refused := c.cooldown.enter(time.Now(), place{operation: call.limit, client: call.sender.client}, oci.IsContinuation(ctx))
 	if refused != nil {
 		return nil, c.identify(refused, call)
 	}
@@ -347,7 +349,7 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 		if refused := c.besideAdmitted(req, call); refused != nil {
 			return nil, refused
 		}
-		resp, err := c.sendBeside(req, c.placeOf(req.URL, call.limit), c.authenticated(req.URL, name, from).RoundTrip)
+		resp, err := c.sendBeside(req, c.placeOf(req.Context(), req.URL, call.limit), c.authenticated(ctx, req.URL, name, from).RoundTrip)
 		if err == nil {
 			from = zoneOf(resp, from)
 			mirror = mirror || via.IsMirror(resp.Header)
@@ -369,7 +371,7 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 	default:
 		refused := c.refusal(resp)
 		if refused.Class == ClassRateLimited {
-			p := c.placeOf(resp.Request.URL, call.limit)
+			p := c.placeOf(ctx, resp.Request.URL, call.limit)
 			c.limited(p, refused.RetryAfter)
 		}
 		failure = c.identify(refused, call)
@@ -381,7 +383,7 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 // besideAdmitted returns the refusal of a request to a host that the registry
 // redirects to, if that host cools down. For the registry itself, do has asked.
 func (c *Client) besideAdmitted(req *http.Request, call call) *Error {
-	p := c.placeOf(req.URL, call.limit)
+	p := c.placeOf(req.Context(), req.URL, call.limit)
 	if p.host == "" || oci.IsContinuation(req.Context()) {
 		return nil
 	}
@@ -407,10 +409,10 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 // Only the upstream's own API gets credentials. Any other target that challenges
 // gets an anonymous token, and none that was for the API. The zone is that of the
 // registry, if it has answered before.
-func (c *Client) authenticated(target *url.URL, repository string, from zone.Zone) *authTransport {
+func (c *Client) authenticated(ctx context.Context, target *url.URL, repository string, from zone.Zone) *authTransport {
 	t := &authTransport{authorizer: c.auth, base: c.transport(target, from), origin: target, api: c.isAPI(target), repository: repository, scope: repository, from: from, login: &login{}}
 	if c.ownAPI(target) {
-		t.login = c.login
+		t.login = c.loginOf(ctx)
 	} else if name := repositoryIn(target.Path); name != "" {
 		t.scope = name // registry.k8s.io, for example, redirects to a repository of another name
 	}
@@ -457,8 +459,9 @@ func (c *Client) identify(e *Error, call call) *Error {
 	identified := *e // a copy: all callers that wait for one token share its failure
 	identified.Host, identified.Repository, identified.Reference = c.host, c.repository(call.repo), call.reference
 	identified.Op = cmp.Or(e.Op, call.op)
-	identified.Credentials, identified.root = c.login.set(), c.root
-	identified.Message = c.login.hide(e.Message)
+	sender := cmp.Or(call.sender, c.login)
+	identified.Credentials, identified.root, identified.OnBehalf = sender.set(), c.root, sender.client != ""
+	identified.Message = sender.hide(e.Message)
 	return &identified
 }
 

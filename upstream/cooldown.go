@@ -136,14 +136,14 @@ func (c *registryCooldown) current(now time.Time) (state cooldownState, left tim
 	return state, max(0, c.corrupt.Until().Sub(now), connects)
 }
 
-// enter asks to send a request for an operation. While the registry cools down it
+// enter asks to send a request to a place of the registry. While the registry cools down it
 // returns an error of the class of the cause, else a function that must be called
 // when the request is over. The rest of a body under way is asked for in spite of a
 // limit: a client has a part of it, and would lose that.
-func (c *registryCooldown) enter(now time.Time, op operation, rest bool) (leave func(), refused *Error) {
+func (c *registryCooldown) enter(now time.Time, p place, rest bool) (leave func(), refused *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if left := c.limits.end(place{operation: op}).Sub(now); left > 0 && !rest {
+	if left := c.limits.end(p).Sub(now); left > 0 && !rest {
 		return nil, limitedError(left)
 	}
 	if state, _ := c.current(now); state == stateCorrupt {

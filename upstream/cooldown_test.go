@@ -52,7 +52,7 @@ func TestCooldownStates(t *testing.T) {
 				}
 				switch test.connects {
 				case "probing":
-					if _, refused := c.enter(start, ofBlobs, false); refused != nil {
+					if _, refused := c.enter(start, place{operation: ofBlobs}, false); refused != nil {
 						t.Fatal(refused)
 					}
 				case "watched":
@@ -77,7 +77,7 @@ func TestCooldownStates(t *testing.T) {
 					t.Errorf("%v for %v, want %v for %v of blobs", state, all, wantState, wantLeft)
 				}
 				if limit {
-					if _, refused := c.enter(now, ofBlobs, false); refused == nil || refused.Class != ClassRateLimited || refused.RetryAfter != limited-s {
+					if _, refused := c.enter(now, place{operation: ofBlobs}, false); refused == nil || refused.Class != ClassRateLimited || refused.RetryAfter != limited-s {
 						t.Errorf("a limited operation is refused with %v", refused)
 					}
 				}
@@ -86,7 +86,7 @@ func TestCooldownStates(t *testing.T) {
 				if limit {
 					op, rest = ofBlobs, true
 				}
-				_, refused := c.enter(now, op, rest)
+				_, refused := c.enter(now, place{operation: op}, rest)
 				if (left == 0) != (refused == nil) {
 					t.Errorf("refuses for %v more: %v", left, refused)
 				}
@@ -109,7 +109,7 @@ func TestCooldownStates(t *testing.T) {
 func TestLimitTable(t *testing.T) {
 	table, now := newLimitTable(), time.Now()
 	end := func(d time.Duration) time.Time { return now.Add(d) }
-	blobs, service, storage := place{operation: ofBlobs}, place{"https://auth.test", ofTokens}, place{"https://cdn.test", ofBlobs}
+	blobs, service, storage := place{operation: ofBlobs}, place{host: "https://auth.test", operation: ofTokens}, place{host: "https://cdn.test", operation: ofBlobs}
 	for _, p := range []place{blobs, service, storage} {
 		if !table.extend(p, end(time.Minute)) || table.extend(p, end(time.Minute+time.Second/2)) || table.extend(p, end(time.Second)) {
 			t.Errorf("%v: a limit is news once, and longer ones only", p)
@@ -118,7 +118,7 @@ func TestLimitTable(t *testing.T) {
 			t.Errorf("%v: the limit is not extended", p)
 		}
 	}
-	for _, p := range []place{{operation: ofManifests}, {operation: ofLists}, {"https://auth.test", ofBlobs}, {"http://auth.test", ofTokens}, {"https://other.test", ofTokens}, {"https://cdn.test", ofManifests}} {
+	for _, p := range []place{{operation: ofManifests}, {operation: ofLists}, {host: "https://auth.test", operation: ofBlobs}, {host: "http://auth.test", operation: ofTokens}, {host: "https://other.test", operation: ofTokens}, {host: "https://cdn.test", operation: ofManifests}} {
 		if got := table.end(p); !got.IsZero() {
 			t.Errorf("%v is limited until %v", p, got)
 		}
@@ -126,10 +126,10 @@ func TestLimitTable(t *testing.T) {
 	if table.last(ofTokens) != end(2*time.Minute) || !table.last(ofLists).IsZero() {
 		t.Error("the last limits are wrong")
 	}
-	for i := range 10 * maxLimitedHosts {
-		table.extend(place{fmt.Sprint("https://", i, ".test"), ofBlobs}, end(time.Hour))
+	for i := range 10 * maxLimitedPlaces {
+		table.extend(place{host: fmt.Sprint("https://", i, ".test"), operation: ofBlobs}, end(time.Hour))
 	}
-	if table.end(blobs) != end(2*time.Minute) || table.beside.Len() != maxLimitedHosts {
+	if table.end(blobs) != end(2*time.Minute) || table.beside.Len() != maxLimitedPlaces {
 		t.Errorf("after many hosts: %v, %d hosts", table.end(blobs), table.beside.Len())
 	}
 }
@@ -145,7 +145,7 @@ func TestCorruptCooldownEndsForAllAtOnce(t *testing.T) {
 			t.Errorf("the cooldown does not end after %v", now)
 		}
 	}
-	if _, refused := c.enter(start.Add(2*time.Second), ofBlobs, false); refused != nil {
+	if _, refused := c.enter(start.Add(2*time.Second), place{operation: ofBlobs}, false); refused != nil {
 		t.Error(refused)
 	}
 }
@@ -162,18 +162,18 @@ func TestLateProbeEndsNoOtherProbe(t *testing.T) {
 	}
 	fail(breakerThreshold)
 	now = now.Add(breakerPause)
-	leave, refused := c.enter(now, ofBlobs, false)
+	leave, refused := c.enter(now, place{operation: ofBlobs}, false)
 	if refused != nil {
 		t.Fatal(refused)
 	}
 	c.connected() // and waits for its answer
 	fail(breakerThreshold)
 	now = now.Add(breakerPause)
-	if _, refused := c.enter(now, ofBlobs, false); refused != nil {
+	if _, refused := c.enter(now, place{operation: ofBlobs}, false); refused != nil {
 		t.Fatal(refused)
 	}
 	leave()
-	if _, refused := c.enter(now, ofBlobs, false); refused == nil {
+	if _, refused := c.enter(now, place{operation: ofBlobs}, false); refused == nil {
 		t.Error("two probes at a time")
 	}
 }

@@ -12,6 +12,10 @@ const deniedEvery = 5 * time.Minute
 // noteDenied reports a refusal of the configured credentials, which are a password, a
 // client certificate, or both.
 func (c *Client) noteDenied(e *Error, call call) {
+	// The credential of a client is no business of the operator's.
+	if call.sender != nil && call.sender.client != "" {
+		return
+	}
 	if c.onDenied == nil || !c.deniesCredentials(e) || !isFinal(e, call) {
 		return
 	}

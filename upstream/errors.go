@@ -98,6 +98,8 @@ type Error struct {
 	Err        error // the cause; may be nil
 	// Credentials is whether a username and a password are configured.
 	Credentials bool
+	// OnBehalf is whether the request was sent with a client's own credential.
+	OnBehalf bool
 	// NotAsked is whether the upstream denied a request and did not ask for credentials,
 	// so that it never got them (RFC 9110 section 11.6.1).
 	NotAsked bool

@@ -57,7 +57,7 @@ func (c *Client) probe() {
 	if _, halfOpen := c.Health().Cooldown(); !halfOpen {
 		return
 	}
-	leave, refused := c.cooldown.enter(time.Now(), ofManifests, true)
+	leave, refused := c.cooldown.enter(time.Now(), place{operation: ofManifests}, true)
 	if refused != nil {
 		return // another request became the probe in between
 	}

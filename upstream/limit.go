@@ -1,13 +1,12 @@
 package upstream
 
 import (
+	"context"
 	"net/url"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
-
-	"github.com/weirhq/weir/tokencache"
 )
 
 // operation is a kind of request that registries limit by itself. Docker Hub, for
@@ -50,15 +49,20 @@ type Cooldowns interface {
 	Subscribe(upstream, account, operation string, onLimit func(until time.Time)) (stop func())
 }
 
-// maxLimitedHosts bounds the memory for hosts beside the registry. A registry has one
-// token service and a few storage hosts.
-const maxLimitedHosts = 64
+// maxLimitedPlaces bounds the memory for hosts beside the registry, and for clients with
+// credentials of their own. A registry has one token service and a few storage hosts.
+const maxLimitedPlaces = 1024
 
 // place is one operation at one host. The zero host is the registry's own API.
+// A limit of a client's own credential is that client's alone.
 type place struct {
 	host string // scheme, host and port
 	operation
+	client string // the ID of its credential; empty: the configured one is used
 }
+
+// isOwn reports whether a place is the registry's own, for the configured credentials.
+func (p place) isOwn() bool { return p.host == "" && p.client == "" }
 
 // shared returns the place as other clients know it.
 func (p place) shared() string {
@@ -71,11 +75,11 @@ func (p place) shared() string {
 // limitTable holds the end of each rate limit. Its owner serialises the calls.
 type limitTable struct {
 	own    [operations]time.Time            // that of tokens stays zero
-	beside *simplelru.LRU[place, time.Time] // token services, and hosts that the registry redirects to
+	beside *simplelru.LRU[place, time.Time] // token services, hosts that the registry redirects to, and clients
 }
 
 func newLimitTable() limitTable {
-	beside, err := simplelru.NewLRU[place, time.Time](maxLimitedHosts, nil)
+	beside, err := simplelru.NewLRU[place, time.Time](maxLimitedPlaces, nil)
 	if err != nil {
 		panic(err) // the size is a positive constant
 	}
@@ -84,7 +88,7 @@ func newLimitTable() limitTable {
 
 // end returns the end of a place's limit, which may have passed.
 func (l *limitTable) end(p place) time.Time {
-	if p.host == "" {
+	if p.isOwn() {
 		return l.own[p.operation]
 	}
 	until, _ := l.beside.Peek(p) // of no limit: the zero time
@@ -97,7 +101,7 @@ func (l *limitTable) extend(p place, until time.Time) bool {
 	if until.Sub(l.end(p)) < time.Second {
 		return false
 	}
-	if p.host == "" {
+	if p.isOwn() {
 		l.own[p.operation] = until
 	} else {
 		l.beside.Add(p, until)
@@ -113,7 +117,7 @@ func (l *limitTable) last(op operation) time.Time {
 	}
 	var last time.Time
 	for _, p := range l.beside.Keys() {
-		if until := l.end(p); p.operation == op && until.After(last) {
+		if until := l.end(p); p.operation == op && p.client == "" && until.After(last) {
 			last = until
 		}
 	}
@@ -123,11 +127,16 @@ func (l *limitTable) last(op operation) time.Time {
 // placeOf returns the place whose limit a request counts against. A host behind a
 // redirect has limits of its own, and so does a storage service beside the registry's
 // API on one host.
-func (c *Client) placeOf(target *url.URL, op operation) place {
-	if op != ofTokens && c.ownAPI(target) {
-		return place{operation: op}
+func (c *Client) placeOf(ctx context.Context, target *url.URL, op operation) place {
+	client := c.loginOf(ctx).client
+	switch {
+	case op == ofTokens:
+		return place{originOf(target), op, client}
+	case c.ownAPI(target):
+		return place{operation: op, client: client}
+	default:
+		return place{host: originOf(target), operation: op} // it gets no credential
 	}
-	return place{originOf(target), op}
 }
 
 // admitted returns the refusal of a request to a place that cools down, nil if there
@@ -144,15 +153,6 @@ func limitedError(left time.Duration) *Error {
 	return &Error{Class: ClassRateLimited, coolingDown: true, RetryAfter: left, Message: "no request is sent before the limit ends"}
 }
 
-// account names the credentials without revealing them. Those of a helper change, and are
-// those of one account.
-func (c *Client) account() string {
-	if c.login.helper != nil {
-		return tokencache.Fingerprint("credential helper", c.login.helper.Name())
-	}
-	return tokencache.Fingerprint(c.login.fixed.username, c.login.fixed.password)
-}
-
 // limited starts the cooldown that a 429 of a place asks for, and tells other clients of
 // it if they hear of that place.
 func (c *Client) limited(p place, after time.Duration) {
@@ -166,7 +166,7 @@ func (c *Client) limited(p place, after time.Duration) {
 	}
 	c.logger.Warn("the upstream limits the rate of requests. Weir sends none of this operation until the limit ends", attributes...)
 	if c.heard.has(p) {
-		c.cooldowns.Limit(c.label, c.account(), p.shared(), until)
+		c.cooldowns.Limit(c.label, c.login.account(), p.shared(), until)
 	}
 }
 
@@ -229,7 +229,7 @@ func (c *Client) hearOf(p place) {
 		return
 	}
 	// Under no lock, since a known limit calls the client at once.
-	stop := c.cooldowns.Subscribe(c.label, c.account(), p.shared(), func(until time.Time) { c.limitedElsewhere(p, until) })
+	stop := c.cooldowns.Subscribe(c.label, c.login.account(), p.shared(), func(until time.Time) { c.limitedElsewhere(p, until) })
 	if !c.heard.keep(p, stop) {
 		stop() // the client was closed meanwhile
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/weirhq/weir/internal/credhelper"
+	"github.com/weirhq/weir/tokencache"
 )
 
 // credentials are a username and a password.
@@ -21,12 +22,14 @@ func (c credentials) set() bool { return c.username != "" || c.password != "" }
 // one of the next ones.
 func (c credentials) mayHaveExpired() bool { return c.answer != nil && !c.answer.Fresh() }
 
+// shortestSecret is the length of the shortest text that is hidden. A shorter one would cut
+// harmless words into pieces, which shows it.
+const shortestSecret = 4
+
 // hide takes the password out of a text of the upstream's, which clients and the log
 // get. A misconfigured registry or proxy may repeat a request's header.
 func (c credentials) hide(text string) string {
-	// A shorter password would cut harmless words into pieces, which shows it.
-	const shortest = 4
-	if len(c.password) < shortest {
+	if len(c.password) < shortestSecret {
 		return text
 	}
 	basic := base64.StdEncoding.EncodeToString([]byte(c.username + ":" + c.password))
@@ -37,6 +40,8 @@ func (c credentials) hide(text string) string {
 type login struct {
 	fixed  credentials
 	helper *credhelper.Helper // in place of them
+	token  string             // of a client, in place of both
+	client string             // the ID of a client's credential; empty: the login is configured
 }
 
 func newLogin(o Options) *login {
@@ -69,8 +74,28 @@ func (l *login) denied(c credentials) {
 	}
 }
 
-// hide takes the last password out of a text.
+// account names the login without revealing its credentials. Those of a helper change, and
+// are those of one account.
+func (l *login) account() string {
+	if l.helper != nil {
+		return tokencache.Fingerprint("credential helper", l.helper.Name())
+	}
+	return l.accountOf(l.fixed)
+}
+
+// accountOf names some credentials of the login.
+func (l *login) accountOf(c credentials) string {
+	if l.client != "" {
+		return "client " + l.client
+	}
+	return tokencache.Fingerprint(c.username, c.password)
+}
+
+// hide takes the last password, or the token, out of a text.
 func (l *login) hide(text string) string {
+	if len(l.token) >= shortestSecret {
+		text = strings.ReplaceAll(text, l.token, "[hidden]")
+	}
 	last := l.fixed
 	if l.helper != nil {
 		if answer := l.helper.Last(); answer != nil {

@@ -92,5 +92,6 @@ func (c *Client) badAnswer(ctx context.Context, call call, err error) error {
 		return ctx.Err()
 	}
 	c.metrics.broken(call.op)
+	call.sender = c.loginOf(ctx)
 	return c.identify(asError(err), call)
 }

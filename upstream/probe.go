@@ -216,7 +216,7 @@ func (p *prober) suspect(e *Error) bool {
 // token that the refusal asks for.
 func (p *prober) authenticate(ctx context.Context, refused *http.Response) error {
 	c := p.client
-	way := c.authenticated(refused.Request.URL, "", zone.Public)
+	way := c.authenticated(ctx, refused.Request.URL, "", zone.Public)
 	wanted, ok := way.choose(refused)
 	if !ok { // no challenge, or one for credentials that are not configured
 		return c.identify(c.refusal(refused), call{})
@@ -256,7 +256,7 @@ func (p *prober) manifest(ctx context.Context) error {
 	_, err := p.client.head(ctx, call, p.options.Reference)
 	// The challenge for the repository counts, if there was one: that for the root
 	// may differ.
-	if answered, ok := p.client.auth.remembered.Get(challengeKey{originOf(p.client.url), true, p.client.repository(p.options.Repository)}); ok {
+	if answered, ok := p.client.auth.remembered.Get(challengeKey{origin: originOf(p.client.url), api: true, repository: p.client.repository(p.options.Repository)}); ok {
 		p.report.Challenge = answered.scheme
 	} else if err == nil {
 		p.report.Challenge = "" // the repository is open, although the root may not be

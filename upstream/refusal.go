@@ -32,9 +32,10 @@ func (c *Client) refusal(resp *http.Response) *Error {
 		e.Err = &redirectedError{host: target.Host}
 	}
 	// Without credentials, a challenge asks for them.
-	asks := !c.login.set() && resp.Header.Get("WWW-Authenticate") != ""
+	from := c.loginOf(resp.Request.Context())
+	asks := !from.set() && resp.Header.Get("WWW-Authenticate") != ""
 	// Another registry behind a redirect never gets the credentials.
-	sent := resp.Request.Header.Get("Authorization") != "" && (c.ownAPI(target) || !c.login.set())
+	sent := resp.Request.Header.Get("Authorization") != "" && (c.ownAPI(target) || !from.set())
 	e.NotAsked = e.Class == ClassDenied && !sent && !asks
 	// A body that breaks off is no registry's word.
 	e.foreign = e.Code == "" && (whole.err != nil || isForeign(body.Bytes()))

@@ -70,9 +70,9 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	req.Header.Set("Accept", "application/json")
 	s.client.setCommonHeaders(req)
 	resp, err := followRedirects(req, s.client.maxRedirects, func(req *http.Request) (*http.Response, error) {
-		place := s.client.placeOf(req.URL, ofTokens)
+		place := s.client.placeOf(ctx, req.URL, ofTokens)
 		// Clients of one registry share the limits of its own token service.
-		if sameOrigin(origin, s.client.url) {
+		if sameOrigin(origin, s.client.url) && place.client == "" {
 			s.client.hearOf(place)
 		}
 		if refused := s.client.admitted(place); refused != nil {
@@ -96,7 +96,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	if resp.StatusCode != http.StatusOK {
 		failure := s.refusal(resp, realm.Host)
 		if failure.Class == ClassRateLimited {
-			s.client.limited(s.client.placeOf(resp.Request.URL, ofTokens), failure.RetryAfter)
+			s.client.limited(s.client.placeOf(ctx, resp.Request.URL, ofTokens), failure.RetryAfter)
 		}
 		return tokencache.Token{}, failure
 	}

@@ -34,6 +34,10 @@ func (e *refusal) Unwrap() error { return e.error }
 // foreign reports whether another repository started the reader's download.
 func (r *Reader) foreign() bool { return r.download.src.Repository != r.src.Repository }
 
+// independent reports whether the failure of the download's source says nothing about the
+// reader's own.
+func (r *Reader) independent() bool { return r.foreign() || r.download.src.Client != r.src.Client }
+
 // admit makes sure that the reader's repository may have the bytes of the spool up to
 // end. A download that fails before it can be proven is an error, and no refusal.
 func (r *Reader) admit(end int64) error {

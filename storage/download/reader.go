@@ -221,7 +221,7 @@ func (r *Reader) recoverable(err error) bool {
 	}
 	var store storeError
 	return errors.As(err, &store) ||
-		r.foreign() && !(r.begun && errors.Is(err, storage.ErrCorrupt))
+		r.independent() && !(r.begun && errors.Is(err, storage.ErrCorrupt))
 }
 
 // awaitReady waits until the download knows the content's size, or has ended.

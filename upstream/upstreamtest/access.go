@@ -34,12 +34,51 @@ func (r *Registry) authorized(w http.ResponseWriter, req *http.Request, name str
 		if username == r.config.username && password == r.config.password {
 			return true
 		}
-		w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
-		refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
-		return false
+		return challengeBasic(w)
 	default:
-		return true
+		account, restricted := r.accountOf(req)
+		switch {
+		case !restricted:
+			return true
+		case account == nil:
+			return challengeBasic(w)
+		case name == "" || slices.Contains(account.Repositories, name):
+			return true
+		default:
+			refuse(w, http.StatusForbidden, "DENIED", "requested access to the resource is denied")
+			return false
+		}
 	}
+}
+
+func challengeBasic(w http.ResponseWriter) bool {
+	w.Header().Set("WWW-Authenticate", `Basic realm="registry"`)
+	refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
+	return false
+}
+
+// accountOf returns the account of a request with Basic or without credentials, nil if there
+// is none. It returns false if the registry has no accounts.
+func (r *Registry) accountOf(req *http.Request) (*Account, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	username, password, _ := req.BasicAuth()
+	for _, a := range r.config.accounts {
+		if a.Username == username && a.Password == password {
+			return &a, true
+		}
+	}
+	return nil, len(r.config.accounts) > 0
+}
+
+// scopesOf returns the scopes of a token request that an account has.
+func (a *Account) scopesOf(wanted []string) (granted []string) {
+	for _, repository := range a.Repositories {
+		if scope := "repository:" + repository + ":pull"; slices.Contains(wanted, scope) {
+			granted = append(granted, scope)
+		}
+	}
+	return granted
 }
 
 func (r *Registry) hasToken(w http.ResponseWriter, req *http.Request, name string) bool {
@@ -79,6 +118,14 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 	}
+	scopes := req.URL.Query()["scope"]
+	if account, restricted := r.accountOf(req); restricted {
+		if account == nil {
+			refuse(rec, http.StatusUnauthorized, "UNAUTHORIZED", "incorrect username or password")
+			return
+		}
+		scopes = account.scopesOf(scopes) // as Docker Hub does, with 200
+	}
 	life := b.TTL
 	if life == 0 {
 		life = defaultTokenLife
@@ -87,7 +134,7 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	r.serial++
 	token := fmt.Sprintf("token-%d", r.serial)
-	r.tokens[token] = grant{req.URL.Query()["scope"], now.Add(life)}
+	r.tokens[token] = grant{scopes, now.Add(life)}
 	r.mu.Unlock()
 	field := "token"
 	if b.AccessTokenOnly {

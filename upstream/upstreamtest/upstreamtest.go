@@ -59,6 +59,7 @@ type config struct {
 	clientCert    bool
 	username      string // Basic
 	password      string
+	accounts      []Account
 	bearer        *Bearer
 	cdn           *CDN
 	redirectTo    *Registry
@@ -88,6 +89,25 @@ func WithNetwork(n *Network, host string) Option {
 // WithBasic makes the registry challenge with Basic.
 func WithBasic(username, password string) Option {
 	return func(c *config) { c.username, c.password = username, password }
+}
+
+// WithAccounts gives the registry several users with rights of their own: with WithBearer
+// at its token service, and otherwise by Basic.
+func WithAccounts(accounts ...Account) Option {
+	return func(c *config) { c.accounts = accounts }
+}
+
+// Account is a user of a registry. One without a Username stands for anonymous requests.
+type Account struct {
+	Username, Password string
+	Repositories       []string // that it may read
+}
+
+// SetAccounts changes the users and their rights. Tokens that were issued before keep theirs.
+func (r *Registry) SetAccounts(accounts ...Account) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.config.accounts = accounts
 }
 
 // WithHiddenContent lets only the root of the API challenge. The answer to any other
