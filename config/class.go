@@ -30,27 +30,6 @@ func (c *Class) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Authority says whose rights at an upstream decide what a client may pull.
-type Authority string
-
-const (
-	AuthorityMirror   Authority = "mirror"   // those of the configured credentials
-	AuthorityUpstream Authority = "upstream" // the client's own
-)
-
-// MarshalText returns the name.
-func (a Authority) MarshalText() ([]byte, error) { return []byte(a), nil }
-
-// UnmarshalText reads a name. It returns an error for all but the two authorities.
-func (a *Authority) UnmarshalText(text []byte) error {
-	known := []string{string(AuthorityMirror), string(AuthorityUpstream)}
-	if !slices.Contains(known, string(text)) {
-		return errNotOneOf(string(text), known)
-	}
-	*a = Authority(text)
-	return nil
-}
-
 // errNotOneOf is the error for a value that is not among those allowed.
 func errNotOneOf(value string, allowed []string) error {
 	return fmt.Errorf("must be one of %s, not %q", strings.Join(allowed, ", "), value)

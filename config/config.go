@@ -156,14 +156,14 @@ type Namespace struct {
 	Shared                  bool     `toml:"shared"`             // its content may be used for other blocks
 	FallbackOn              []Class  `toml:"fallback_on"`        // after which failures the next upstream is asked about a tag
 
-	Authorize      Authority `toml:"authorize"`        // whose rights decide what a client may pull
-	AuthCheckTTL   Duration  `toml:"auth_check_ttl"`   // how long an upstream's verdict about a client holds
-	AuthStaleGrace Duration  `toml:"auth_stale_grace"` // and how much longer while the upstream is away
+	Authorize      string   `toml:"authorize"`        // mirror or upstream: whose rights decide what a client may pull
+	AuthCheckTTL   Duration `toml:"auth_check_ttl"`   // how long an upstream's verdict about a client holds
+	AuthStaleGrace Duration `toml:"auth_stale_grace"` // and how much longer while the upstream is away
 }
 
 // OnBehalf reports whether the rights of each client at the upstream decide what it may
 // pull from the block.
-func (n Namespace) OnBehalf() bool { return n.Authorize == AuthorityUpstream }
+func (n Namespace) OnBehalf() bool { return n.Authorize == "upstream" }
 
 // HasCredentials reports whether an upstream of the block is asked with credentials.
 func (n Namespace) HasCredentials() bool {

@@ -58,7 +58,7 @@ func newNamespace(key string, g Global) Namespace {
 		MaxStale:                g.MaxStale,
 		RecheckPossession:       unset,
 		Shared:                  true,
-		Authorize:               AuthorityMirror,
+		Authorize:               "mirror",
 		AuthCheckTTL:            Duration(time.Minute),
 	}
 }

@@ -82,6 +82,9 @@ func (v *validator) namespace(at string, n Namespace) {
 	}
 	v.rules(at, n)
 	v.tagPolicy(at, n.TagTTL, n.NegativeTTL, n.MaxStale)
+	v.oneOf(at+".authorize", n.Authorize, "mirror", "upstream")
+	v.notNegative(at+".auth_check_ttl", int64(n.AuthCheckTTL))
+	v.notNegative(at+".auth_stale_grace", int64(n.AuthStaleGrace))
 	if n.OnBehalf() {
 		v.onBehalf(at, n)
 	}
