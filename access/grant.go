@@ -1,0 +1,115 @@
+package access
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// Grant is what a client may show to an upstream: what its credential was exchanged for. It
+// is sealed into the token that the client gets, so that Weir keeps no credential of it.
+type Grant struct {
+	Block    string    `json:"b"` // key of the repository block; empty: a login, which opens nothing
+	Upstream string    `json:"h"` // its host
+	ID       string    `json:"i"` // of the credential
+	Username string    `json:"u,omitempty"`
+	Password string    `json:"p,omitempty"`
+	Token    string    `json:"t,omitempty"` // of the upstream, in place of both
+	Expires  time.Time `json:"e"`
+}
+
+// Grants seals grants into tokens and opens them (RFC 7516: JWE with a direct key and
+// AES-256-GCM). All methods may be called concurrently.
+type Grants struct {
+	sealing []byte // 32 bytes
+	naming  []byte
+	encrypt jose.Encrypter
+}
+
+const (
+	// MaxGrantToken bounds a sealed token, in bytes. An upstream's token has at most 16 KiB,
+	// and sealing makes a third more of it.
+	MaxGrantToken = 30 << 10
+	// grantPurpose and namePurpose keep the two keys apart.
+	grantPurpose = "weir grant token v1"
+	namePurpose  = "weir credential name v1"
+)
+
+var errNoGrant = errors.New("it is no valid token of this mirror")
+
+// NewGrants returns Grants with a secret that instances behind one address share. An empty
+// secret makes one that is known to this process alone. It returns an error if the secret
+// has less than 32 bytes.
+func NewGrants(secret []byte) (*Grants, error) {
+	if len(secret) == 0 {
+		secret = make([]byte, sha256.Size)
+		_, _ = rand.Read(secret) // it never fails
+	}
+	if len(secret) < sha256.Size {
+		return nil, fmt.Errorf("a secret of %d bytes is too short: %d are needed", len(secret), sha256.Size)
+	}
+	g := &Grants{sealing: derive(secret, grantPurpose), naming: derive(secret, namePurpose)}
+	var err error
+	g.encrypt, err = jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.DIRECT, Key: g.sealing}, nil)
+	return g, err
+}
+
+func derive(secret []byte, purpose string) []byte {
+	h := hmac.New(sha256.New, secret)
+	io.WriteString(h, purpose)
+	return h.Sum(nil)
+}
+
+// Name returns a name for a client's credential: the same for the same one only. It does
+// not reveal the credential to a reader who does not have the secret.
+func (g *Grants) Name(username, password, token string) string {
+	h := hmac.New(sha256.New, g.naming)
+	var length [8]byte
+	// With their lengths, so that no two credentials run together into the same bytes.
+	for _, field := range []string{username, password, token} {
+		binary.BigEndian.PutUint64(length[:], uint64(len(field)))
+		h.Write(length[:])
+		io.WriteString(h, field)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// Seal returns the token of a grant.
+func (g *Grants) Seal(grant Grant) (string, error) {
+	body, err := json.Marshal(grant)
+	if err != nil {
+		return "", err
+	}
+	sealed, err := g.encrypt.Encrypt(body)
+	if err != nil {
+		return "", err
+	}
+	return sealed.CompactSerialize()
+}
+
+// Open returns the grant of a token that has not expired. It returns an error for any other
+// text, which it does not quote.
+func (g *Grants) Open(token string) (Grant, error) {
+	if len(token) > MaxGrantToken {
+		return Grant{}, errNoGrant
+	}
+	sealed, err := jose.ParseEncryptedCompact(token, []jose.KeyAlgorithm{jose.DIRECT}, []jose.ContentEncryption{jose.A256GCM})
+	if err != nil {
+		return Grant{}, errNoGrant
+	}
+	body, err := sealed.Decrypt(g.sealing)
+	var grant Grant
+	if err != nil || json.Unmarshal(body, &grant) != nil || !time.Now().Before(grant.Expires) {
+		return Grant{}, errNoGrant
+	}
+	return grant, nil
+}
