@@ -84,8 +84,8 @@ func newAccounts(list []Account) *accounts {
 // the last minute takes microseconds and no lock. Any other one is compared with a hash,
 // in turn; an unknown user's with that of an account, so that both take the same time.
 // It returns a *CredentialsError, a *BusyError, or the cause of ctx.
-func (a *accounts) login(ctx context.Context, basic credentials, from netip.Addr) (*account, error) {
-	sum, known := a.mac(basic.user, basic.password), a.byUser[basic.user]
+func (a *accounts) login(ctx context.Context, basic Credentials, from netip.Addr) (*account, error) {
+	sum, known := a.mac(basic.User, basic.Password), a.byUser[basic.User]
 	right, decided := a.remembered(known, sum)
 	if !decided {
 		if len(a.all) == 0 {
@@ -126,14 +126,14 @@ func (a *accounts) remembered(known *account, sum mac) (right, decided bool) {
 
 // verify compares a password with the hash of the account, or of another one if there is
 // no such user, and remembers the verdict.
-func (a *accounts) verify(known *account, basic credentials, sum mac) bool {
+func (a *accounts) verify(known *account, basic Credentials, sum mac) bool {
 	of := known
 	if of == nil {
 		// The name chooses the account: its time is that of some user, the same each time.
-		choice := a.mac(basic.user, "")
+		choice := a.mac(basic.User, "")
 		of = a.all[binary.BigEndian.Uint64(choice[:])%uint64(len(a.all))]
 	}
-	right := of.Hash.Matches(basic.password) && known != nil
+	right := of.Hash.Matches(basic.Password) && known != nil
 	until := time.Now().Add(verdictTTL)
 	if right {
 		known.verdict.Store(&verdict{sum, until})

@@ -21,31 +21,32 @@ const (
 )
 
 const (
-	// maxAuthorization bounds the header. The tokens of issuers that put the groups of
-	// a user into them have some KiB.
-	maxAuthorization = 16 << 10
+	// maxAuthorization bounds the header. The longest is a sealed token of an upstream
+	// (MaxGrantToken). Those of issuers that put the groups of a user into them have some
+	// KiB.
+	maxAuthorization = 32 << 10
 	// maxUser bounds the name of an account, in bytes.
 	maxUser = 255
 )
 
-// credentials are the parts of a Basic header (RFC 7617).
-type credentials struct{ user, password string }
+// Credentials are the parts of a Basic header (RFC 7617).
+type Credentials struct{ User, Password string }
 
-// authorization is a parsed Authorization header.
-type authorization struct {
-	bearer string // the token; empty: the header has none
-	basic  *credentials
+// Authorization is a parsed Authorization header.
+type Authorization struct {
+	Bearer string // the token; empty: the header has none
+	Basic  *Credentials
 }
 
-// parseAuthorization reads the values of the Authorization header (RFC 9110, section
+// ParseAuthorization reads the values of the Authorization header (RFC 9110, section
 // 11.6.2). None is no error. It is pure, and its cost depends on the length only.
-func parseAuthorization(values []string) (authorization, error) {
-	fail := func(reason string) (authorization, error) {
-		return authorization{}, &CredentialsError{MethodUnknown, reason}
+func ParseAuthorization(values []string) (Authorization, error) {
+	fail := func(reason string) (Authorization, error) {
+		return Authorization{}, &CredentialsError{MethodUnknown, reason}
 	}
 	switch {
 	case len(values) == 0:
-		return authorization{}, nil
+		return Authorization{}, nil
 	case len(values) > 1: // a proxy and Weir might read different ones
 		return fail("several Authorization headers")
 	case len(values[0]) > maxAuthorization:
@@ -59,12 +60,12 @@ func parseAuthorization(values []string) (authorization, error) {
 		if reason != "" {
 			return fail(reason)
 		}
-		return authorization{basic: basic}, nil
+		return Authorization{Basic: basic}, nil
 	case "bearer":
 		if rest == "" || strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r >= unicode.MaxASCII }) {
 			return fail("the token of the Bearer header is no token")
 		}
-		return authorization{bearer: rest}, nil
+		return Authorization{Bearer: rest}, nil
 	default:
 		return fail("the scheme of the Authorization header is neither Basic nor Bearer")
 	}
@@ -72,7 +73,7 @@ func parseAuthorization(values []string) (authorization, error) {
 
 // parseBasic reads the user and the password of a Basic header. The password may hold
 // any character but control characters (RFC 7617, section 2).
-func parseBasic(encoded string) (_ *credentials, reason string) {
+func parseBasic(encoded string) (_ *Credentials, reason string) {
 	text, err := base64.StdEncoding.Strict().DecodeString(encoded)
 	// The decoder passes over line breaks.
 	if err != nil || strings.ContainsAny(encoded, "\r\n") {
@@ -87,7 +88,7 @@ func parseBasic(encoded string) (_ *credentials, reason string) {
 	case strings.ContainsFunc(password, unicode.IsControl):
 		return nil, "the password in the Basic header has a control character"
 	}
-	return &credentials{user, password}, ""
+	return &Credentials{user, password}, ""
 }
 
 // ValidUser reports whether a text can be the name of a user.

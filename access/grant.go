@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -95,6 +96,10 @@ func (g *Grants) Seal(grant Grant) (string, error) {
 	}
 	return sealed.CompactSerialize()
 }
+
+// IsGrant reports whether a token has the form of a sealed one, whose five parts no token of
+// a registry has: those are opaque, or signed, which makes three parts (RFC 7515).
+func IsGrant(token string) bool { return strings.Count(token, ".") == 4 }
 
 // Open returns the grant of a token that has not expired. It returns an error for any other
 // text, which it does not quote.

@@ -107,4 +107,7 @@ type Question struct {
 	Reference    string        // tag or digest of a manifest
 	Digest       digest.Digest // of a blob, of a subject, or of a manifest by digest
 	ArtifactType string        // of referrers
+	// ByUpstream is set if the upstream of the block identifies the client itself. Then no
+	// credentials for the mirror are needed.
+	ByUpstream bool
 }

@@ -154,6 +154,8 @@ func (l *layers) judge(ctx context.Context, i *Identity, q Question, p Presented
 func (l *layers) admit(i *Identity, q Question, block *blockRules) Layer {
 	lets := l.lets(i, block)
 	switch {
+	case q.ByUpstream && len(block.allow) == 0:
+		lets = true // the upstream identifies the client
 	case i.Anonymous && q.Action == GetVersion:
 		lets = l.openTo(i)
 	// A client gets its token before it tells which block it is for.

@@ -99,7 +99,7 @@ func (r *Rules) Identify(ctx context.Context, p Presented) (*Identity, error) {
 }
 
 func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, error) {
-	header, err := parseAuthorization(p.Authorization)
+	header, err := ParseAuthorization(p.Authorization)
 	if err != nil {
 		return MethodUnknown, nil, err
 	}
@@ -107,11 +107,11 @@ func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, e
 	if identity.Certificate = newCertificate(p.Certificates); identity.Certificate != nil {
 		method = MethodCertificate
 	}
-	token := header.bearer
+	token := header.Bearer
 	// Some clients, such as the kubelet, can send a token as a password only. The user
 	// beside it is no one's word, and does not count.
-	if header.basic != nil && len(r.issuers) > 0 && isJWT(header.basic.password) && !isOwn(header.basic.password) {
-		token = header.basic.password
+	if header.Basic != nil && len(r.issuers) > 0 && isJWT(header.Basic.Password) && !isOwn(header.Basic.Password) {
+		token = header.Basic.Password
 	}
 	switch {
 	case token != "":
@@ -126,9 +126,9 @@ func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, e
 		if found.account != nil || found.oidc != nil || method == MethodNone {
 			method = found.method
 		}
-	case header.basic != nil:
+	case header.Basic != nil:
 		method = MethodPassword
-		account, err := r.accounts.login(ctx, *header.basic, p.Address)
+		account, err := r.accounts.login(ctx, *header.Basic, p.Address)
 		if err != nil {
 			return method, nil, err
 		}
@@ -137,6 +137,35 @@ func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, e
 	identity.Anonymous = identity.User == "" && identity.Certificate == nil && identity.OIDC == nil
 	identity.Groups = r.groups.of(identity)
 	return method, identity, nil
+}
+
+// Owns reports whether an Authorization header is for the mirror, rightly or not: it names
+// one of its accounts, or has a token of the mirror or of one of its issuers. It must not
+// reach an upstream.
+func (r *Rules) Owns(header []string) bool {
+	shown, err := ParseAuthorization(header)
+	switch {
+	case err != nil:
+		return false
+	case shown.Basic != nil:
+		return r.accounts.byUser[shown.Basic.User] != nil || r.knowsToken(shown.Basic.Password)
+	default:
+		return r.knowsToken(shown.Bearer)
+	}
+}
+
+// knowsToken reports whether a token claims to be of the mirror or of one of its issuers.
+func (r *Rules) knowsToken(token string) bool {
+	if !isJWT(token) {
+		return false
+	}
+	name := issuerOf(token)
+	for _, issuer := range r.issuers {
+		if issuer.opts.URL == name {
+			return true
+		}
+	}
+	return isOwn(token)
 }
 
 // Permit reports whether an identity may have an answer, with nil. It returns a
@@ -167,15 +196,19 @@ func (r *Rules) Challenge(p Presented, scope string) string {
 	if r.tokens == nil {
 		return r.BasicChallenge()
 	}
-	realm := r.tokens.realm
-	if realm == "" {
-		realm = p.Scheme + "://" + p.Host + "/token"
-	}
-	challenge := "Bearer realm=" + quoted(realm) + ",service=" + quoted(TokenService)
+	challenge := "Bearer realm=" + quoted(r.TokenURL(p)) + ",service=" + quoted(TokenService)
 	if scope != "" {
 		challenge += ",scope=" + quoted(scope)
 	}
 	return challenge
+}
+
+// TokenURL returns the address of the token service, as the sender of a request reaches it.
+func (r *Rules) TokenURL(p Presented) string {
+	if r.tokens != nil && r.tokens.realm != "" {
+		return r.tokens.realm
+	}
+	return p.Scheme + "://" + p.Host + "/token"
 }
 
 // BasicChallenge is the Challenge of the token service itself, and of a configuration

@@ -148,8 +148,8 @@ func (r *Rules) Issue(ctx context.Context, p Presented) (Token, error) {
 	if r.tokens == nil {
 		return Token{}, &CredentialsError{MethodToken, "there is no token service"}
 	}
-	header, err := parseAuthorization(p.Authorization)
-	if err == nil && header.bearer != "" && isOwn(header.bearer) {
+	header, err := ParseAuthorization(p.Authorization)
+	if err == nil && header.Bearer != "" && isOwn(header.Bearer) {
 		err = &CredentialsError{MethodToken, "a token cannot be exchanged for a newer one"}
 		r.metrics.identify(MethodToken, failure)
 	}

@@ -20,6 +20,7 @@ func explain(ns *namespace.Namespace, err error) string {
 	offline, isOffline := errors.AsType[*namespace.OfflineError](err)
 	loop, isLoop := errors.AsType[*registry.LoopError](err)
 	denied, isDenied := errors.AsType[*access.DeniedError](err)
+	undecided, isUndecided := errors.AsType[*namespace.UndecidedError](err)
 	switch {
 	case isDenied:
 		return explainDenied(denied)
@@ -27,6 +28,9 @@ func explain(ns *namespace.Namespace, err error) string {
 		return fmt.Sprintf("%v. Check url of repository.%q.upstream", err, loop.Namespace)
 	case isLoop:
 		return err.Error() + ". Check url of each upstream of these mirrors"
+	case isUndecided && ns != nil:
+		return fmt.Sprintf("%s is cached, and the upstream has to say whether you may have it: %s. Set auth_stale_grace of repository.%q to answer known clients meanwhile",
+			undecided.Content, explain(ns, undecided.Err), ns.Key())
 	case isUpstream && ns != nil:
 		return ExplainUpstream(failed, func(host string) string { return upstreamKey(ns, host) })
 	case isOffline:
@@ -93,6 +97,9 @@ func explainMember(e *upstream.Error, key string) string {
 		// The page of a proxy that wants a password is no web filter.
 		case e.NotAsked && e.Foreign():
 			return fmt.Sprintf("%s denies %s%s. %s", e.Host, e.Content(), answer, upstreamRemedy(upstream.CheckForRegistry, e.Host, key))
+		case e.OnBehalf:
+			return fmt.Sprintf("%s does not give %s to this account%s. It is private or does not exist. Log in to this mirror with an account of %s that may read it",
+				e.Host, e.Content(), answer, e.Host)
 		case e.Credentials && e.NotAsked:
 			return fmt.Sprintf("%s denies %s and does not ask for the configured credentials%s. Check url of %s, and whether a proxy between removes WWW-Authenticate",
 				e.Host, e.Content(), answer, key)
@@ -105,6 +112,9 @@ func explainMember(e *upstream.Error, key string) string {
 		return fmt.Sprintf("%s does not give %s to everyone%s. It is private or does not exist. If it exists, set username and password of %s",
 			e.Host, e.Content(), answer, key)
 	case upstream.ClassRateLimited:
+		if e.OnBehalf {
+			return fmt.Sprintf("%s allows this account no more requests for %s%s", e.Host, e.RetryAfter.Round(time.Second), answer)
+		}
 		remedy := raiseLimit(e.Credentials, key)
 		if e.Remedy() == upstream.AwaitOtherHost {
 			answer += ": " + e.Err.Error()

@@ -64,6 +64,10 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}
+	grants, err := access.NewGrants(nil)
+	if err != nil {
+		return nil, err
+	}
 	proxies := forwarded.Proxies(cfg.TrustedProxies())
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
@@ -81,6 +85,8 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Explain: explain,
 		ID:      id,
 		Proxies: proxies,
+		Tokens:  tokenService{&m.routing.access, proxies},
+		Grants:  grants,
 		Metrics: m.routing.requests,
 		Logger:  logger,
 	})), operations), probesOnly(operations))

@@ -49,7 +49,6 @@ func (o *ops) handler() http.Handler {
 	if !o.apart {
 		router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, o.metrics()))
 	}
-	router.Path("/token").Handler(tokenService{o.access, o.proxies})
 	router.Path("/").Handler(guard.handler(access.ReadPage, o.page))
 	return o.logged(router)
 }
@@ -179,6 +178,7 @@ func mount(api, ops http.Handler) http.Handler {
 	// the client asked for, and the API refuses paths that are not canonical.
 	router := mux.NewRouter().SkipClean(true)
 	router.PathPrefix("/v2").Handler(api)
+	router.Path("/token").Handler(api)
 	router.PathPrefix("/").Handler(ops)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Content is a stranger's. A browser must not guess that it is a page, and run it

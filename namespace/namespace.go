@@ -99,8 +99,10 @@ type Spec struct {
 	// OnBehalf is set if the rights of each client at the upstream decide what it may
 	// pull. A verdict of the upstream holds for AuthCheckTTL and, while the upstream is
 	// away, for AuthStaleGrace longer.
-	OnBehalf       bool
-	AuthCheckTTL   time.Duration
+	OnBehalf     bool
+	AuthCheckTTL time.Duration
+	// Grant exchanges a client's credential. It is set if OnBehalf is.
+	Grant          func(ctx context.Context, repo string) (upstream.Grant, error)
 	AuthStaleGrace time.Duration
 
 	// MaxManifest is the largest manifest, in bytes, that is read from the store;
@@ -146,6 +148,16 @@ func (n *Namespace) Key() string { return n.spec.Key }
 
 // Host returns the value of the ns parameter that selects the namespace, or "".
 func (n *Namespace) Host() string { return n.spec.Host }
+
+// OnBehalf reports whether the rights of each client at the upstream decide what it may pull.
+// Then the context of each request needs the client's credential ([upstream.OnBehalf]).
+func (n *Namespace) OnBehalf() bool { return n.spec.OnBehalf }
+
+// Grant exchanges the client's credential of a context for a token of the upstream
+// ([upstream.Client.Grant]).
+func (n *Namespace) Grant(ctx context.Context, repo string) (upstream.Grant, error) {
+	return n.spec.Grant(ctx, repo)
+}
 
 func (n *Namespace) offline(content string) *OfflineError {
 	return &OfflineError{Content: content, Namespace: n.Key(), Upstream: n.FirstUpstream()}

@@ -49,6 +49,9 @@ const loginRetry = 2 * time.Second
 // issuerRetry is the time after which an issuer of tokens that was away is asked again.
 const issuerRetry = 10 * time.Second
 
+// undecidedRetry is about the time of a registry's restart.
+const undecidedRetry = 10 * time.Second
+
 var errInternal = &Error{
 	Status: http.StatusInternalServerError, Code: "UNKNOWN",
 	Message: "internal error; the mirror's log has the details",
@@ -73,6 +76,7 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 	var offline *namespace.OfflineError
 	var loop *LoopError
 	var busy *namespace.BusyError
+	var undecided *namespace.UndecidedError
 	isUpstream := errors.As(err, &failed)
 	if denied := h.deniedToWire(e, err); denied != nil {
 		return denied
@@ -86,6 +90,8 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: h.opts.Explain(e.ns, err)}
 	case errors.As(err, &offline):
 		return &Error{Status: http.StatusNotFound, Code: unknown(e.op), Message: h.opts.Explain(e.ns, err)}
+	case errors.As(err, &undecided):
+		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: h.opts.Explain(e.ns, err), RetryAfter: undecidedRetry}
 	case isUpstream:
 		return upstreamToWire(e, failed, h.opts.Explain(e.ns, err))
 	case errors.Is(err, storage.ErrCorrupt):

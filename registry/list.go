@@ -112,10 +112,15 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 
 // nameOf returns the name by which clients pull a repository. It returns "" if that
 // name leads to none, since its namespace is no longer configured, or to another one:
-// {ghcr.io, acme/app} is not pulled as ghcr.io/acme/app if there is a ghcr.io/acme.
+// {ghcr.io, acme/app} is not pulled as ghcr.io/acme/app if there is a ghcr.io/acme. So it
+// does for a repository whose upstream decides who may know of it.
 func nameOf(table *namespace.Table, repo storage.RepoID) string {
 	ns, name, err := table.Resolve("", repo.String())
 	if err != nil || (storage.RepoID{Namespace: ns.Key(), Name: name}) != repo {
+		return ""
+	}
+	// No upstream has said that the client may know of the repository.
+	if ns.OnBehalf() {
 		return ""
 	}
 	return ns.Key() + "/" + name

@@ -24,6 +24,7 @@ const (
 	OpBlob      Operation = "blob"
 	OpTags      Operation = "tags"
 	OpReferrers Operation = "referrers"
+	OpToken     Operation = "token"
 	OpWrite     Operation = "write" // any of those that a mirror refuses
 )
 

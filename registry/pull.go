@@ -12,8 +12,13 @@ import (
 	"github.com/weirhq/weir/namespace"
 )
 
-// immutable is the Cache-Control of content that is addressed by its digest.
-const immutable = "public, max-age=31536000, immutable"
+// immutable is the Cache-Control of content that is addressed by its digest, and private
+// that of such content behind access rules: a shared cache may not keep it (RFC 9111
+// section 5.2.2.7).
+const (
+	immutable = "public, max-age=31536000, immutable"
+	private   = "private, max-age=31536000, immutable"
+)
 
 // oneWrite is the size of the largest body that is copied behind its headers, in one
 // write. A larger body is left to the response writer's ReadFrom, which sends the
@@ -82,7 +87,11 @@ func (p *pull) setContentHeaders(dgst digest.Digest) {
 	h := p.w.Header()
 	h.Set("Docker-Content-Digest", dgst.String())
 	h.Set("Etag", etag(dgst))
-	h.Set("Cache-Control", immutable)
+	if p.ns.OnBehalf() || p.entry.visitor.rules != nil {
+		h.Set("Cache-Control", private)
+	} else {
+		h.Set("Cache-Control", immutable)
+	}
 }
 
 func etag(dgst digest.Digest) string { return `"` + dgst.String() + `"` }

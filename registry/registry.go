@@ -40,6 +40,10 @@ type Options struct {
 	ID via.ID
 	// Proxies are those whose X-Forwarded-For names the client in the log.
 	Proxies forwarded.Proxies
+	// Tokens issues the tokens of the mirror's own accounts. Nil: there are none.
+	Tokens http.Handler
+	// Grants seals the credentials of clients whose own rights decide.
+	Grants  *access.Grants
 	Metrics *Metrics
 	Logger  *slog.Logger
 }
@@ -48,13 +52,18 @@ type Options struct {
 type Handler struct {
 	opts  Options
 	names catalogNames
+
+	exchanges exchanges
 }
 
 func New(opts Options) *Handler {
+	if opts.Tokens == nil {
+		opts.Tokens = http.NotFoundHandler()
+	}
 	if opts.Explain == nil {
 		opts.Explain = func(_ *namespace.Namespace, err error) string { return err.Error() }
 	}
-	return &Handler{opts: opts}
+	return &Handler{opts: opts, exchanges: newExchanges()}
 }
 
 // api serves one request and records in its entry how it went.
@@ -82,6 +91,9 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 // serve parses a request, resolves its name, has it authorized and hands it to its
 // operation.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error {
+	if r.URL.Path == tokenPath {
+		return h.token(w, r, e)
+	}
 	req, err := parse(r.Method, r.URL)
 	e.op = req.Op
 	if err != nil {
@@ -95,19 +107,8 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if len(trail) > 0 { // a client's request has none, and its context stays as it is
 		r = r.WithContext(via.With(r.Context(), trail))
 	}
-	if err := h.identify(r, req, e); err != nil {
-		return err
-	}
-	// These two have no name to resolve, and may need permission all the same.
 	if req.Op == OpPing || req.Op == OpCatalog {
-		if err := e.visitor.permit(r.Context(), questionOf(req, nil, "")); err != nil {
-			return err
-		}
-		if req.Op == OpCatalog {
-			return h.catalog(w, r, req, table, e.visitor)
-		}
-		writeJSON(w, http.StatusOK, "application/json", struct{}{})
-		return nil
+		return h.nameless(w, r, e, req, table)
 	}
 	// The log shows the reference before anything can fail.
 	e.reference = req.Reference.String()
@@ -115,6 +116,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 		e.reference = req.Digest.String()
 	}
 	ns, repo, err := table.Resolve(req.NS, req.Name)
+	if err := h.identify(r, req, e, ns); err != nil {
+		return err
+	}
 	if err != nil {
 		e.repository = req.Name
 		// The answer names the configured blocks, which are not everyone's business.
@@ -132,8 +136,43 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo)); err != nil {
 		return err
 	}
-	p := &pull{w: w, r: r, req: req, ns: ns, repo: repo, entry: e}
-	switch req.Op {
+	asClient, err := h.onBehalf(r, e, ns)
+	if err == nil {
+		err = (&pull{w: w, r: asClient, req: req, ns: ns, repo: repo, entry: e}).answer()
+	}
+	if err != nil && ns.OnBehalf() {
+		return h.challenged(r, req, ns, err)
+	}
+	return err
+}
+
+// nameless answers a request without a name to resolve, which may need permission all the
+// same: for the version of the API, or for the catalog.
+func (h *Handler) nameless(w http.ResponseWriter, r *http.Request, e *entry, req Request, table *namespace.Table) error {
+	login := req.Op == OpPing && len(onBehalfOf(table)) > 0
+	if !login || !h.hasGrant(r) {
+		if err := h.identify(r, req, e, nil); err != nil {
+			return err
+		}
+		if err := e.visitor.permit(r.Context(), questionOf(req, nil, "")); err != nil {
+			return err
+		}
+	}
+	if req.Op == OpCatalog {
+		return h.catalog(w, r, req, table, e.visitor)
+	}
+	// Rules of the mirror's own know who the client is. Without any, upstreams do.
+	if login && e.visitor.rules == nil {
+		if err := h.ping(r, table); err != nil {
+			return h.challenged(r, req, nil, err)
+		}
+	}
+	writeJSON(w, http.StatusOK, "application/json", struct{}{})
+	return nil
+}
+
+func (p *pull) answer() error {
+	switch p.req.Op {
 	case OpManifest:
 		return p.manifest()
 	case OpBlob:

@@ -21,7 +21,10 @@ type visitor struct {
 
 // identify finds out who sends a request. The table was loaded before, so that the rules
 // are at least as new as it is (see [access.Current.Store]).
-func (h *Handler) identify(r *http.Request, req Request, e *entry) error {
+//
+// The namespace is nil if the request has no name. Where the upstream decides, the header
+// Authorization is for the upstream, unless it names an account of the mirror's.
+func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace.Namespace) error {
 	if h.opts.Access == nil {
 		return nil
 	}
@@ -30,6 +33,9 @@ func (h *Handler) identify(r *http.Request, req Request, e *entry) error {
 		return nil
 	}
 	presented := access.Present(r, h.opts.Proxies)
+	if ns != nil && ns.OnBehalf() && !rules.Owns(presented.Authorization) {
+		presented.Authorization = nil
+	}
 	identity, err := rules.Identify(r.Context(), presented)
 	e.visitor = visitor{rules, presented, identity, scopeOf(req)}
 	return err
@@ -78,6 +84,7 @@ func questionOf(req Request, ns *namespace.Namespace, repo string) access.Questi
 		// One repository has one name in the rules, also if the client sends ns or the
 		// short name of an image of Docker Hub.
 		q.Block, q.Namespace = ns.Key(), ns.Key()+"/"+repo
+		q.ByUpstream = ns.OnBehalf()
 	}
 	if req.Op == OpReferrers {
 		q.ArtifactType = req.Query.Get("artifactType")
@@ -97,6 +104,8 @@ func actionOf(op Operation) access.Action {
 		return access.ListTags
 	case OpReferrers:
 		return access.GetReferrers
+	case OpToken:
+		return access.GetToken
 	default: // a write is refused to all. Clients that may not pull do not learn why
 		return access.GetManifest
 	}

@@ -44,6 +44,8 @@ func (r *Registry) authorized(w http.ResponseWriter, req *http.Request, name str
 			return challengeBasic(w)
 		case name == "" || slices.Contains(account.Repositories, name):
 			return true
+		case account.Username == "":
+			return challengeBasic(w)
 		default:
 			refuse(w, http.StatusForbidden, "DENIED", "requested access to the resource is denied")
 			return false

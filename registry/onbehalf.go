@@ -1,0 +1,149 @@
+package registry
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
+)
+
+// In some namespaces the rights of each client at the upstream decide
+// (namespace.Spec.OnBehalf). There the Authorization of a request is for the upstream: a
+// token of ours, which holds what GET /token got for the client's password (token.go), the
+// password itself, or a token that the client got from the upstream. It says nothing about
+// the client's identity towards the mirror, unless it names one of the mirror's accounts.
+
+// anonymousID is the ID of clients without a credential. The names of credentials are longer.
+const anonymousID = "anonymous"
+
+// errOtherGrant refuses a token of ours that is not for the upstream of the request. A new
+// one may be.
+var errOtherGrant = &Error{
+	Status: http.StatusUnauthorized, Code: "UNAUTHORIZED",
+	Message: "the token is not one for this repository, or it has expired. Ask for a new one",
+}
+
+// onBehalf returns the request with its client's own credential for the upstream of a
+// namespace, if the rights of clients decide there.
+func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace) (*http.Request, error) {
+	if !ns.OnBehalf() {
+		return r, nil
+	}
+	header := r.Header.Values("Authorization")
+	if e.visitor.rules != nil && e.visitor.rules.Owns(header) {
+		header = nil // it was for the mirror
+	}
+	credential, err := h.credential(header, ns)
+	if err != nil {
+		return nil, err
+	}
+	return r.WithContext(upstream.OnBehalf(r.Context(), credential)), nil
+}
+
+// credential returns what a client shows for the upstream of a namespace.
+func (h *Handler) credential(header []string, ns *namespace.Namespace) (upstream.Credential, error) {
+	shown, err := access.ParseAuthorization(header)
+	switch {
+	case err != nil:
+		return upstream.Credential{}, err
+	case shown.Basic != nil:
+		return h.password(shown.Basic), nil
+	case shown.Bearer == "":
+		return upstream.Credential{ID: anonymousID}, nil
+	case !access.IsGrant(shown.Bearer):
+		return upstream.Credential{ID: h.opts.Grants.Name("", "", shown.Bearer), Token: shown.Bearer}, nil
+	}
+	// A token for another registry must not reach this one.
+	grant, err := h.opts.Grants.Open(shown.Bearer)
+	if err != nil || grant.Block != ns.Key() || grant.Upstream != ns.FirstUpstream() {
+		return upstream.Credential{}, errOtherGrant
+	}
+	return upstream.Credential{ID: grant.ID, Username: grant.Username, Password: grant.Password, Token: grant.Token}, nil
+}
+
+// password returns the credential of a client that sends a username and a password.
+func (h *Handler) password(basic *access.Credentials) upstream.Credential {
+	return upstream.Credential{
+		ID:       h.opts.Grants.Name(basic.User, basic.Password, ""),
+		Username: basic.User, Password: basic.Password,
+	}
+}
+
+// hasGrant reports whether a request shows a valid token of the mirror's.
+func (h *Handler) hasGrant(r *http.Request) bool {
+	shown, err := access.ParseAuthorization(r.Header.Values("Authorization"))
+	if err != nil || !access.IsGrant(shown.Bearer) {
+		return false
+	}
+	_, err = h.opts.Grants.Open(shown.Bearer)
+	return err == nil
+}
+
+// ping answers /v2/ if the rights of clients decide in a namespace. Docker decides by the
+// answer whether it sends a credential at all, so a client without one is asked for it.
+func (h *Handler) ping(r *http.Request, table *namespace.Table) error {
+	shown, err := access.ParseAuthorization(r.Header.Values("Authorization"))
+	switch {
+	case err != nil:
+		return err
+	case shown.Basic != nil:
+		return h.login(r.Context(), table, h.password(shown.Basic))
+	case shown.Bearer == "":
+		return &Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Message: "log in to this mirror with an account of the registry behind it"}
+	case access.IsGrant(shown.Bearer):
+		if _, err := h.opts.Grants.Open(shown.Bearer); err != nil {
+			return errOtherGrant
+		}
+		return nil
+	default:
+		return nil // a token of an upstream, which judges it with the first pull
+	}
+}
+
+// challenged returns the answer to a failure in a namespace where the rights of clients
+// decide. A refusal that another credential may change leads the client to the token
+// service (RFC 9110 section 11.6.1). The namespace is nil for a request without a name.
+func (h *Handler) challenged(r *http.Request, req Request, ns *namespace.Namespace, err error) error {
+	refused, isUpstream := errors.AsType[*upstream.Error](err)
+	_, invalid := errors.AsType[*access.CredentialsError](err)
+	wire, isWire := errors.AsType[*Error](err)
+	answer := Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: h.bearer(r, req)}
+	switch {
+	case isWire && wire.Status == http.StatusUnauthorized && req.Op != OpWrite:
+		answer.Message = wire.Message
+	case invalid:
+		answer.Message = "the credentials are not valid. Log in again"
+	// A registry that answers 403 knows the account, and so does one that denies a token.
+	case isUpstream && refused.Class == upstream.ClassDenied && (refused.Status == http.StatusUnauthorized || r.Header.Get("Authorization") == ""):
+		answer.Message = h.opts.Explain(ns, err)
+	default:
+		return err
+	}
+	return &answer
+}
+
+// onBehalfOf returns the namespaces in which the rights of clients decide.
+func onBehalfOf(table *namespace.Table) []*namespace.Namespace {
+	return slices.DeleteFunc(slices.Clone(table.Namespaces()), func(ns *namespace.Namespace) bool { return !ns.OnBehalf() })
+}
+
+// bearer returns the challenge that leads a client to the token service of this mirror
+// (distribution token specification). The repository is empty for a login.
+func (h *Handler) bearer(r *http.Request, req Request) string {
+	realm := h.opts.Access.Load().TokenURL(access.Present(r, h.opts.Proxies))
+	// The name alone does not lead to the registry.
+	if req.NS != "" {
+		realm += "?" + url.Values{"ns": {req.NS}}.Encode()
+	}
+	var b strings.Builder
+	b.WriteString(`Bearer realm="` + realm + `",service="` + access.TokenService + `"`)
+	if req.Name != "" {
+		b.WriteString(`,scope="repository:` + req.Name + `:pull"`)
+	}
+	return b.String()
+}

@@ -1,0 +1,258 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/internal/bounded"
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
+)
+
+const (
+	tokenPath = "/token"
+	// maxGrantLife bounds the life of a token of ours. A client asks for a new one then, so
+	// a password that was changed at the upstream ends that soon.
+	maxGrantLife = 5 * time.Minute
+	// minGrantLife is the shortest life of a token in its answer: clients take less for a
+	// minute (distribution token specification).
+	minGrantLife = time.Minute
+	// maxTokenForm bounds the body of a POST. It holds a user, a password and a few scopes.
+	maxTokenForm = 16 << 10
+	// maxExchanges bounds the exchanges that run at once: each is a request upstream that
+	// clients without an account can cause.
+	maxExchanges = 32
+	// refusedFor is how long a refused credential is refused without a request upstream.
+	// Upstreams lock accounts and addresses out after some wrong passwords.
+	refusedFor = time.Minute
+	maxRefused = 4096
+)
+
+// exchanges are the requests of clients for tokens.
+type exchanges struct {
+	running chan struct{} // holds a value for each exchange
+	refused *bounded.Cache[exchange, refusal]
+}
+
+// exchange is a credential and a namespace whose upstream judges it.
+type exchange struct{ credential, namespace string }
+
+type refusal struct {
+	err   error
+	until time.Time
+}
+
+func newExchanges() exchanges {
+	return exchanges{
+		running: make(chan struct{}, maxExchanges),
+		refused: bounded.New(maxRefused, 4<<20, func(e exchange, r refusal) int {
+			return len(e.credential) + len(e.namespace) + len(r.err.Error())
+		}),
+	}
+}
+
+// errManyLogins refuses an exchange while too many run.
+var errManyLogins = &Error{
+	Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", RetryAfter: time.Second,
+	Message: "too many clients log in at once. Try again in a moment",
+}
+
+// token answers GET and POST /token: it exchanges a client's credential for what the
+// upstream of a repository wants, and seals that into a token for the client (distribution
+// token specification, "Requesting a Token"; for POST its OAuth2 variant with
+// grant_type=password). Requests for other tokens are those of the mirror's own accounts.
+func (h *Handler) token(w http.ResponseWriter, r *http.Request, e *entry) error {
+	e.op = OpToken
+	table := h.opts.Tables.Load()
+	if len(onBehalfOf(table)) == 0 {
+		h.opts.Tokens.ServeHTTP(w, r)
+		return nil
+	}
+	wanted, err := tokenParameters(w, r)
+	if err != nil {
+		return err
+	}
+	ns, repo := wantedBy(wanted, table)
+	if ns == nil && !h.opts.Access.Load().Open() {
+		h.opts.Tokens.ServeHTTP(w, r)
+		return nil
+	}
+	err = h.giveToken(w, r, e, wanted, ns, repo)
+	_, invalid := errors.AsType[*access.CredentialsError](err)
+	if !invalid && !errors.Is(err, upstream.ErrDenied) {
+		return err
+	}
+	return &Error{
+		Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: `Basic realm="` + access.TokenService + `"`,
+		Message: "the registry does not accept these credentials. Check the username and the password",
+	}
+}
+
+// giveToken answers a request for a token for a repository of a namespace in which the
+// rights of clients decide or, if that is nil, for a login.
+func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wanted url.Values, ns *namespace.Namespace, repo string) error {
+	if ns != nil {
+		e.ns, e.namespace, e.repository = ns, ns.Key(), ns.Key()+"/"+repo
+		req := Request{Op: OpToken, Name: e.repository}
+		if err := h.identify(r, req, e, ns); err != nil {
+			return err
+		}
+		if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo)); err != nil {
+			return err
+		}
+	}
+	credential, err := h.tokenCredential(r, e, wanted)
+	if err != nil {
+		return err
+	}
+	if ns == nil {
+		if err := h.login(r.Context(), h.opts.Tables.Load(), credential); err != nil {
+			return err
+		}
+		return h.writeToken(w, access.Grant{ID: credential.ID}, maxGrantLife)
+	}
+	grant, err := h.exchange(r.Context(), ns, repo, credential)
+	if err != nil {
+		return err
+	}
+	life := maxGrantLife
+	if !grant.Expires.IsZero() {
+		life = min(life, time.Until(grant.Expires))
+	}
+	return h.writeToken(w, access.Grant{
+		Block: ns.Key(), Upstream: ns.FirstUpstream(), ID: grant.ID,
+		Username: grant.Username, Password: grant.Password, Token: grant.Token,
+	}, life)
+}
+
+// unsupported is the answer to a request for a token that cannot be understood.
+func unsupported(message string) error {
+	return &Error{Status: http.StatusBadRequest, Code: "UNSUPPORTED", Message: message}
+}
+
+// tokenParameters reads the parameters of a request for a token: of the query, and of the
+// form, which can be read again.
+func tokenParameters(w http.ResponseWriter, r *http.Request) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	switch {
+	case err != nil:
+		return nil, unsupported("the query of the URL does not decode")
+	case r.Method == http.MethodGet:
+		return query, nil
+	case r.Method != http.MethodPost:
+		return nil, errMethod
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxTokenForm))
+	form, formErr := url.ParseQuery(string(body))
+	if err != nil || formErr != nil {
+		return nil, unsupported("the form does not decode")
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if form["ns"] == nil {
+		form["ns"] = query["ns"]
+	}
+	return form, nil
+}
+
+// tokenCredential returns the credential in a request for a token.
+func (h *Handler) tokenCredential(r *http.Request, e *entry, wanted url.Values) (upstream.Credential, error) {
+	header := r.Header.Values("Authorization")
+	if r.Method == http.MethodPost {
+		// A refresh token would be a password that does not expire.
+		if wanted.Get("grant_type") != "password" {
+			return upstream.Credential{}, unsupported("only grant_type=password is supported")
+		}
+		account := wanted.Get("username") + ":" + wanted.Get("password")
+		header = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(account))}
+	}
+	if e.visitor.rules != nil && e.visitor.rules.Owns(header) {
+		header = nil // it was for the mirror
+	}
+	shown, err := access.ParseAuthorization(header)
+	switch {
+	case err != nil:
+		return upstream.Credential{}, err
+	case shown.Bearer != "":
+		return upstream.Credential{}, unsupported("a token is asked for with a username and a password")
+	case shown.Basic == nil:
+		return upstream.Credential{ID: anonymousID}, nil
+	default:
+		return h.password(shown.Basic), nil
+	}
+}
+
+// wantedBy returns the first repository among the scopes of a request for a token in whose
+// namespace the rights of clients decide. A token is for one upstream. The namespace is nil
+// if there is none.
+func wantedBy(query url.Values, table *namespace.Table) (*namespace.Namespace, string) {
+	for scope := range strings.FieldsSeq(strings.Join(query["scope"], " ")) {
+		kind, rest, _ := strings.Cut(scope, ":")
+		// The name of a repository may begin with a host that has a port.
+		at := strings.LastIndexByte(rest, ':')
+		if kind != "repository" || at < 0 {
+			continue
+		}
+		ns, repo, err := table.Resolve(query.Get("ns"), rest[:at])
+		if err == nil && ns.OnBehalf() {
+			return ns, repo
+		}
+	}
+	return nil, ""
+}
+
+// exchange exchanges a credential for a token of the upstream of a namespace.
+func (h *Handler) exchange(ctx context.Context, ns *namespace.Namespace, repo string, c upstream.Credential) (upstream.Grant, error) {
+	key := exchange{c.ID, ns.Key()}
+	if known, ok := h.exchanges.refused.Get(key); ok && time.Now().Before(known.until) {
+		return upstream.Grant{}, known.err
+	}
+	select {
+	case h.exchanges.running <- struct{}{}:
+		defer func() { <-h.exchanges.running }()
+	default:
+		return upstream.Grant{}, errManyLogins
+	}
+	grant, err := ns.Grant(upstream.OnBehalf(ctx, c), repo)
+	// The right of an anonymous client may come at any time, and guesses no password.
+	if errors.Is(err, upstream.ErrDenied) && !c.Anonymous() {
+		h.exchanges.refused.Add(key, refusal{err, time.Now().Add(refusedFor)})
+	}
+	return grant, err
+}
+
+// login checks a credential that is for no repository yet. With several registries it is
+// not known which of them it is for, and the others must not get it: the first pull checks
+// it then.
+func (h *Handler) login(ctx context.Context, table *namespace.Table, c upstream.Credential) error {
+	if candidates := onBehalfOf(table); len(candidates) == 1 && !c.Anonymous() {
+		_, err := h.exchange(ctx, candidates[0], "", c)
+		return err
+	}
+	return nil
+}
+
+// writeToken sends a grant as a token.
+func (h *Handler) writeToken(w http.ResponseWriter, grant access.Grant, life time.Duration) error {
+	now := time.Now()
+	grant.Expires = now.Add(life)
+	token, err := h.opts.Grants.Seal(grant)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-store") // RFC 6749 section 5.1
+	writeJSON(w, http.StatusOK, "application/json", struct {
+		Token       string    `json:"token"`
+		AccessToken string    `json:"access_token"`
+		ExpiresIn   int       `json:"expires_in"`
+		IssuedAt    time.Time `json:"issued_at"`
+	}{token, token, int(max(life, minGrantLife).Seconds()), now.UTC()})
+	return nil
+}
