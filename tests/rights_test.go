@@ -1,0 +1,154 @@
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// writeHtpasswd writes the accounts of a registry as name:password.
+func writeHtpasswd(t *testing.T, path string, accounts ...string) {
+	t.Helper()
+	var lines strings.Builder
+	for _, account := range accounts {
+		name, password, _ := strings.Cut(account, ":")
+		hash, err := bcrypt.GenerateFromPassword([]byte(password), bcrypt.MinCost)
+		harness.Must(t, err)
+		fmt.Fprintf(&lines, "%s:%s\n", name, hash)
+	}
+	harness.WriteFile(t, path, lines.String())
+}
+
+func basicOf(account string) string {
+	name, password, _ := strings.Cut(account, ":")
+	r := http.Request{Header: http.Header{}}
+	r.SetBasicAuth(name, password)
+	return r.Header.Get("Authorization")
+}
+
+// getAs sends a GET with the value of an Authorization header, or with none.
+func getAs(t *testing.T, w *harness.Weir, path, authorization string) harness.Answer {
+	t.Helper()
+	if authorization == "" {
+		return w.Get(t, path)
+	}
+	return w.Get(t, path, "Authorization", authorization)
+}
+
+// Accounts of a real registry open the mirror as they open the registry, cached or not, by
+// a real client too, and no longer once they are withdrawn.
+func TestRightsAtARealRegistry(t *testing.T) {
+	t.Parallel()
+	const alice, bob = "alice:secret-of-alice", "bob:secret-of-bob"
+	accounts := filepath.Join(t.TempDir(), "htpasswd")
+	writeHtpasswd(t, accounts, alice, bob)
+	registry := harness.StartDistribution(t, http.DefaultClient, "http", "", fmt.Sprintf("auth: {htpasswd: {realm: registry, path: %q}}", accounts))
+	image := harness.NewImage(t, 100_000)
+	name, password, _ := strings.Cut(alice, ":")
+	pusher := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + registry.Addr, Username: name, Password: password}
+	pusher.PushImage(t, "org/app", "v1", image)
+	w := harness.StartWeir(t, fmt.Sprintf("[repository.mirror]\nauthorize = \"upstream\"\nauth_check_ttl = \"1s\"\ntag_ttl = \"1h\"\n[[repository.mirror.upstream]]\nurl = \"http://%s\"\n", registry.Addr))
+
+	paths := []string{
+		manifestPath("mirror/org/app", "v1"), manifestPath("mirror/org/app", harness.DescriptorOf("", image.Manifest).Digest.String()),
+		blobPath("mirror/org/app", harness.DescriptorOf("", image.Config).Digest), blobPath("mirror/org/app", harness.DescriptorOf("", image.Layers[0]).Digest),
+		"/v2/mirror/org/app/tags/list",
+	}
+	all := func(label string, want int, authorization string) {
+		t.Helper()
+		for _, path := range paths {
+			expect(t, label+" "+path, getAs(t, w, path, authorization), want, "")
+		}
+	}
+	all("cold, a wrong password", 401, basicOf("alice:guessed"))
+	all("cold, nobody", 401, "")
+	all("alice", 200, basicOf(alice))
+	w.MetricIs(t, 0, "weir_downloads")
+	all("cached, nobody", 401, "")
+	all("cached, a wrong password", 401, basicOf("alice:guessed"))
+	all("bob", 200, basicOf(bob))
+
+	skopeo := func(account string) error {
+		dir := t.TempDir()
+		out, err := exec.CommandContext(t.Context(), testutil.Program(t, "skopeo", "skopeo"), "copy", "--src-tls-verify=false", "--src-creds", account,
+			"docker://"+w.Addr+"/mirror/org/app:v1", "dir:"+dir).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}
+	if err := skopeo(bob); err != nil {
+		t.Error(err)
+	}
+	if err := skopeo("bob:guessed"); err == nil || !strings.Contains(err.Error(), "unauthorized") {
+		t.Errorf("skopeo with a wrong password: %v", err)
+	}
+
+	writeHtpasswd(t, accounts, alice)
+	time.Sleep(1100 * time.Millisecond) // the real clock of the binary decides
+	all("withdrawn", 401, basicOf(bob))
+	all("alice still", 200, basicOf(alice))
+	for _, secret := range []string{"secret-of", "guessed", strings.TrimPrefix(basicOf(alice), "Basic ")} {
+		if strings.Contains(w.Log.String(), secret) {
+			t.Errorf("the log has %s", secret)
+		}
+	}
+}
+
+// A token service gives two users different rights. What one of them brought into the cache
+// is no answer to the other, by any way of asking. Verdicts count while the upstream is away
+// for as long as the grace.
+func TestRightsByATokenService(t *testing.T) {
+	t.Parallel()
+	alice := upstreamtest.Account{Username: "alice", Password: "secret-of-alice", Repositories: []string{"org/app"}}
+	bob := upstreamtest.Account{Username: "bob", Password: "secret-of-bob"}
+	upstream := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}), upstreamtest.WithAccounts(alice, bob))
+	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
+	layer := upstream.AddBlob("org/app", []byte("a layer"))
+	w := harness.StartWeir(t, block("mirror", upstream, `authorize = "upstream"`, `auth_stale_grace = "1h"`, `tag_ttl = "1h"`))
+	token := func(account string, want int) string {
+		t.Helper()
+		a := getAs(t, w, "/token?service=weir&scope=repository:mirror/org/app:pull", basicOf(account))
+		expect(t, "a token for "+account, a, want, "")
+		var answer struct{ Token string }
+		if want == 200 {
+			harness.Must(t, json.Unmarshal(a.Body, &answer))
+		}
+		return "Bearer " + answer.Token
+	}
+	ofAlice, ofBob := token("alice:secret-of-alice", 200), token("bob:secret-of-bob", 200)
+	token("alice:guessed", 401)
+	paths := []string{
+		manifestPath("mirror/org/app", "v1"), manifestPath("mirror/org/app", image.Digest.String()), blobPath("mirror/org/app", layer),
+		"/v2/mirror/org/app/tags/list", "/v2/mirror/org/app/referrers/" + image.Digest.String(),
+	}
+	all := func(label, header string, want int) {
+		t.Helper()
+		for _, path := range paths {
+			expect(t, label+" "+path, getAs(t, w, path, header), want, "")
+		}
+	}
+	all("alice", ofAlice, 200)
+	w.MetricIs(t, 0, "weir_downloads")
+	all("bob by his token", ofBob, 401)
+	all("bob by his password", basicOf("bob:secret-of-bob"), 401)
+	upstream.ResetRequests()
+	all("alice from the cache", ofAlice, 200)
+	expectWire(t, upstream, "lists alone ask", "GET /v2/org/app/tags/list 200", "GET /v2/org/app/referrers/"+image.Digest.String()+" 200")
+	upstream.Close()
+	all("alice while the upstream is away", ofAlice, 200)
+	for _, path := range paths[:3] {
+		expect(t, "bob while the upstream is away", getAs(t, w, path, ofBob), http.StatusServiceUnavailable, "")
+	}
+}
