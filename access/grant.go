@@ -1,19 +1,18 @@
 package access
 
 import (
-	"crypto/hmac"
+	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/weirhq/weir/internal/seal"
 )
 
 // Grant is what a client may show to an upstream: what its credential was exchanged for. It
@@ -31,9 +30,9 @@ type Grant struct {
 // Grants seals grants into tokens and opens them (RFC 7516: JWE with a direct key and
 // AES-256-GCM). All methods may be called concurrently.
 type Grants struct {
-	sealing []byte // 32 bytes
-	naming  []byte
+	key     []byte
 	encrypt jose.Encrypter
+	names   *seal.Sealer
 }
 
 const (
@@ -58,30 +57,19 @@ func NewGrants(secret []byte) (*Grants, error) {
 	if len(secret) < sha256.Size {
 		return nil, fmt.Errorf("a secret of %d bytes is too short: %d are needed", len(secret), sha256.Size)
 	}
-	g := &Grants{sealing: derive(secret, grantPurpose), naming: derive(secret, namePurpose)}
-	var err error
-	g.encrypt, err = jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.DIRECT, Key: g.sealing}, nil)
+	key, err := hkdf.Key(sha256.New, secret, nil, grantPurpose, sha256.Size)
+	if err != nil {
+		return nil, err
+	}
+	g := &Grants{key: key, names: seal.New(string(secret), namePurpose)}
+	g.encrypt, err = jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.DIRECT, Key: key}, nil)
 	return g, err
-}
-
-func derive(secret []byte, purpose string) []byte {
-	h := hmac.New(sha256.New, secret)
-	io.WriteString(h, purpose)
-	return h.Sum(nil)
 }
 
 // Name returns a name for a client's credential: the same for the same one only. It does
 // not reveal the credential to a reader who does not have the secret.
 func (g *Grants) Name(username, password, token string) string {
-	h := hmac.New(sha256.New, g.naming)
-	var length [8]byte
-	// With their lengths, so that no two credentials run together into the same bytes.
-	for _, field := range []string{username, password, token} {
-		binary.BigEndian.PutUint64(length[:], uint64(len(field)))
-		h.Write(length[:])
-		io.WriteString(h, field)
-	}
-	return hex.EncodeToString(h.Sum(nil)[:16])
+	return g.names.Seal(username, password, token)
 }
 
 // Seal returns the token of a grant.
@@ -111,7 +99,7 @@ func (g *Grants) Open(token string) (Grant, error) {
 	if err != nil {
 		return Grant{}, errNoGrant
 	}
-	body, err := sealed.Decrypt(g.sealing)
+	body, err := sealed.Decrypt(g.key)
 	var grant Grant
 	if err != nil || json.Unmarshal(body, &grant) != nil || !time.Now().Before(grant.Expires) {
 		return Grant{}, errNoGrant
