@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/sha256"
 	"log/slog"
 	"net/http"
 
@@ -65,12 +64,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}
-	var secret []byte // of this process, or of all instances
-	if redis := cfg.Cache.Redis; redis != nil && redis.SecretKey != "" {
-		key := sha256.Sum256([]byte(redis.SecretKey.Reveal()))
-		secret = key[:]
-	}
-	grants, err := access.NewGrants(secret)
+	grants, err := newGrants(cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,14 @@
 package app
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 
 	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/forwarded"
 )
 
@@ -59,4 +62,22 @@ func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	header.Set("Content-Type", "application/json")
 	_, _ = w.Write(body) // a client that has left needs no token
+}
+
+// newGrants returns the seal of the tokens that hold a client's credential. It has the secret
+// that all instances share, if there is one: that of the token service, or that for Redis.
+func newGrants(cfg *config.Config) (*access.Grants, error) {
+	var secret []byte
+	switch redis := cfg.Cache.Redis; {
+	case cfg.Auth.TokenService != nil:
+		key, err := cfg.Auth.TokenService.Key()
+		if err != nil {
+			return nil, fmt.Errorf("auth.token_service.secret_key: %w", err)
+		}
+		secret = key
+	case redis != nil && redis.SecretKey != "":
+		sum := sha256.Sum256([]byte(redis.SecretKey.Reveal()))
+		secret = sum[:]
+	}
+	return access.NewGrants(secret)
 }
