@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -352,6 +353,11 @@ func TestFloodOfLogins(t *testing.T) {
 		})
 	}
 	close(begin)
+	for turned := 0; turned == 0; runtime.Gosched() { // until the flood has filled the queue
+		mu.Lock()
+		turned = busy
+		mu.Unlock()
+	}
 	start := time.Now()
 	for range 1000 {
 		if _, err := rules.Identify(t.Context(), basic("alice", "secret")); err != nil {
@@ -368,9 +374,6 @@ func TestFloodOfLogins(t *testing.T) {
 	}
 	cancel()
 	flood.Wait()
-	if busy == 0 {
-		t.Error("no login of the flood was turned away")
-	}
 }
 
 // An unknown user costs what a known one does.
