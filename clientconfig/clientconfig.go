@@ -95,7 +95,7 @@ func For(name string, m Mirror, namespaces []Namespace) (Config, error) {
 			return Config{}, fmt.Errorf("%s cannot be the mirror, since it is also the registry that repository.%q mirrors", m.Host, n.Key)
 		}
 	}
-	return known[i].make(m, namespaces), nil
+	return m.loggedIn(known[i].name, known[i].make(m, namespaces)), nil
 }
 
 // unknownClient returns the error for a name that no client has. It suggests the

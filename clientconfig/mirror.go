@@ -16,6 +16,7 @@ type Mirror struct {
 	URL   string // http://mirror.example.com:8000
 	Host  string // mirror.example.com:8000
 	Plain bool   // HTTP without TLS, which clients must be told
+	Login *Login // nil: clients have no password
 
 	// CA is the authority of the mirror's certificate in PEM form, "" if clients trust
 	// it already. Certificate and Key are those that clients show the mirror, if any.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/hosts"
@@ -19,7 +20,7 @@ import (
 )
 
 func clientConfigCommand(paths *[]string) *cobra.Command {
-	var url, dir string
+	var url, dir, user string
 	var flags mirrorFlags
 	cmd := &cobra.Command{
 		Use:   "client-config CLIENT",
@@ -48,7 +49,11 @@ is a public one. It is that of the configured certificate, or the one of --ca. W
 
 With --dir the files are written below a directory instead, and the paths
 written are printed. --dir / configures this machine. Files that exist with
-other content are named, and then nothing is written, with exit code 1.`,
+other content are named, and then nothing is written, with exit code 1.
+
+With --username the files hold the login of that user at the mirror. The password
+is that of WEIR_CLIENT_PASSWORD, or it is asked for, or read from standard input.
+Files with a password are written by --dir only, for their owner alone.`,
 		Example: "  weir client-config docker --url http://mirror.example.com:8000 > daemon.json\n" +
 			"  weir client-config containerd --url https://mirror.example.com --dir /",
 		ValidArgs: clientconfig.Clients(),
@@ -64,7 +69,11 @@ other content are named, and then nothing is written, with exit code 1.`,
 			if err != nil {
 				return err
 			}
-			made, err := clientConfig(args[0], cfg, url, flags)
+			login, err := clientLogin(user, cmd.InOrStdin(), cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			made, err := clientConfig(args[0], cfg, url, flags, login)
 			if err != nil {
 				return err
 			}
@@ -75,8 +84,31 @@ other content are named, and then nothing is written, with exit code 1.`,
 	cmd.Flags().StringVar(&flags.ca, "ca", "", "authority of the mirror's certificate, a `FILE` (default: from server.tls)")
 	cmd.Flags().StringVar(&flags.certificate, "client-cert", "", "certificate that the client shows the mirror, a `FILE`")
 	cmd.Flags().StringVar(&flags.key, "client-key", "", "`FILE` of the key of --client-cert")
+	cmd.Flags().StringVar(&user, "username", "", "log clients in as `USER`")
 	cmd.Flags().StringVar(&dir, "dir", "", "write the files below `DIR`")
 	return cmd
+}
+
+// clientPassword is the variable of the environment with the password of --username. An
+// argument would be in the list of processes.
+const clientPassword = "WEIR_CLIENT_PASSWORD"
+
+// clientLogin returns the login of a user, or nil without one.
+func clientLogin(user string, in io.Reader, prompt io.Writer) (*clientconfig.Login, error) {
+	if user == "" {
+		return nil, nil //nolint:nilnil // no login is an answer
+	}
+	if !access.ValidUser(user) {
+		return nil, errors.New("--username must not hold a colon or a control character")
+	}
+	password := os.Getenv(clientPassword)
+	if password == "" {
+		var err error
+		if password, err = readPassword(in, prompt, false); err != nil {
+			return nil, fmt.Errorf("%w: set %s, or write the password to standard input", err, clientPassword)
+		}
+	}
+	return &clientconfig.Login{User: user, Password: password}, nil
 }
 
 // deliver prints the files of a client, or writes them below a directory unless dir is
@@ -98,7 +130,7 @@ func deliver(made clientconfig.Config, dir string, stdout, stderr io.Writer) err
 
 // clientConfig returns the files of a client for a configuration. An empty url
 // means the address that the server listens on.
-func clientConfig(client string, cfg *config.Config, url string, flags mirrorFlags) (clientconfig.Config, error) {
+func clientConfig(client string, cfg *config.Config, url string, flags mirrorFlags, login *clientconfig.Login) (clientconfig.Config, error) {
 	var warnings []string
 	if url == "" {
 		s := cfg.Server
@@ -126,6 +158,7 @@ func clientConfig(client string, cfg *config.Config, url string, flags mirrorFla
 		return clientconfig.Config{}, err
 	}
 	warnings = append(warnings, trust...)
+	m.Login = login
 	namespaces := make([]clientconfig.Namespace, len(cfg.Namespaces))
 	for i, r := range cfg.Namespaces {
 		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Host, Default: r.Default}

@@ -171,3 +171,49 @@ func TestClientConfigHelp(t *testing.T) {
 		}
 	}
 }
+
+// The password of a login comes from the environment or from standard input, and files that
+// hold it are for their owner.
+func TestClientConfigLogin(t *testing.T) {
+	_, config := loadText(t, twoRepositories)
+	run := func(input string, args ...string) (string, error) {
+		root := rootCommand()
+		var stdout, stderr strings.Builder
+		root.SetArgs(append([]string{"client-config", "podman", "--config", config, "--url", "https://mirror.example.com", "--username"}, args...))
+		root.SetIn(strings.NewReader(input))
+		root.SetOut(&stdout)
+		root.SetErr(&stderr)
+		err := root.ExecuteContext(t.Context())
+		return stdout.String(), err
+	}
+	const auth = "YWxpY2U6c2VjcmV0" // alice:secret
+	input := t.TempDir()
+	if out, err := run("secret\n", "alice", "--dir", input); err != nil || strings.Contains(out, auth) {
+		t.Errorf("%s, %v", out, err)
+	}
+	if text, err := os.ReadFile(filepath.Join(input, "root/.config/containers/auth.json")); err != nil || !strings.Contains(string(text), auth) {
+		t.Errorf("%s, %v", text, err)
+	}
+	// A terminal and its history are no place for a password.
+	if out, err := run("secret\n", "alice"); err != nil || strings.Contains(out, auth) || !strings.Contains(out, "auth.json") {
+		t.Errorf("%s, %v", out, err)
+	}
+	for _, wrong := range [][]string{{"", "alice"}, {"secret", "al:ice"}} {
+		if out, err := run(wrong[0], wrong[1]); err == nil || out != "" {
+			t.Errorf("%q: %s", wrong, out)
+		}
+	}
+	t.Setenv("WEIR_CLIENT_PASSWORD", "secret")
+	dir := t.TempDir()
+	if out, err := run("another\n", "alice", "--dir", dir); err != nil || strings.Contains(out, auth) {
+		t.Errorf("%s, %v", out, err)
+	}
+	path := filepath.Join(dir, "root/.config/containers/auth.json")
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(text), auth) {
+		t.Fatalf("%s, %v", text, err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+}

@@ -18,6 +18,18 @@ func containerd(t *testing.T, m *mirror) puller {
 }
 
 func containerdWith(t *testing.T, m *mirror, hosts string) puller {
+	command := startContainerd(t, m)
+	return func(t *testing.T, name string, want *harness.Image) {
+		harness.Run(t, command("images", "pull", "--hosts-dir", hosts, "--platform", "linux/amd64", "--snapshotter", "native", name))
+		if out := harness.Run(t, command("content", "ls", "--quiet")); !strings.Contains(out, want.ID()) {
+			t.Errorf("%s: containerd has no config %s:\n%s", name, want.ID(), out)
+		}
+		harness.Run(t, command("images", "rm", "--sync", name))
+	}
+}
+
+// startContainerd runs containerd, and returns the command ctr for it.
+func startContainerd(t *testing.T, m *mirror) func(args ...string) *exec.Cmd {
 	path, ctr := testutil.Program(t, "containerd", "containerd"), testutil.Program(t, "ctr", "containerd")
 	testutil.Root(t)
 	dir := harness.SocketDir(t, "containerd-")
@@ -29,11 +41,5 @@ func containerdWith(t *testing.T, m *mirror, hosts string) puller {
 		return m.command(t, ctr, append([]string{"--address", socket}, args...)...)
 	}
 	harness.Eventually(t, "containerd answers", func() bool { return command("version").Run() == nil })
-	return func(t *testing.T, name string, want *harness.Image) {
-		harness.Run(t, command("images", "pull", "--hosts-dir", hosts, "--platform", "linux/amd64", "--snapshotter", "native", name))
-		if out := harness.Run(t, command("content", "ls", "--quiet")); !strings.Contains(out, want.ID()) {
-			t.Errorf("%s: containerd has no config %s:\n%s", name, want.ID(), out)
-		}
-		harness.Run(t, command("images", "rm", "--sync", name))
-	}
+	return command
 }
