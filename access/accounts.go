@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"hash"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -62,14 +63,16 @@ type mac [sha256.Size]byte
 type accounts struct {
 	byUser map[string]*account
 	all    []*account // sorted by user
-	key    []byte     // of macs; new in each [Rules]
+	macs   sync.Pool  // of *maccer, with one key that is new in each [Rules]
 	wrong  *bounded.Cache[mac, time.Time]
 	queue  queue
 }
 
 func newAccounts(list []Account) *accounts {
-	a := &accounts{byUser: make(map[string]*account, len(list)), key: make([]byte, sha256.Size)}
-	rand.Read(a.key) //nolint:errcheck // it never fails
+	a := &accounts{byUser: make(map[string]*account, len(list))}
+	key := make([]byte, sha256.Size)
+	rand.Read(key) //nolint:errcheck // it never fails
+	a.macs.New = func() any { return &maccer{Hash: hmac.New(sha256.New, key)} }
 	for _, one := range list {
 		a.byUser[one.User] = &account{Account: one}
 		a.all = append(a.all, a.byUser[one.User])
@@ -143,12 +146,21 @@ func (a *accounts) verify(known *account, basic Credentials, sum mac) bool {
 	return right
 }
 
+// maccer computes macs. Making one costs more than a mac.
+type maccer struct {
+	hash.Hash
+	text []byte // buffer
+}
+
 func (a *accounts) mac(user, password string) (sum mac) {
-	h := hmac.New(sha256.New, a.key)
-	h.Write([]byte(user))
-	h.Write([]byte{':'}) // no user has one
-	h.Write([]byte(password))
-	h.Sum(sum[:0])
+	m := a.macs.Get().(*maccer)
+	m.Reset()
+	// A colon separates both, and no user has one.
+	m.text = append(append(append(m.text[:0], user...), ':'), password...)
+	_, _ = m.Write(m.text) // a hash never fails
+	copy(sum[:], m.Sum(m.text[:0]))
+	clear(m.text[:cap(m.text)]) // the password
+	a.macs.Put(m)
 	return sum
 }
 

@@ -54,14 +54,14 @@ func ParseAuthorization(values []string) (Authorization, error) {
 	}
 	scheme, rest, _ := strings.Cut(values[0], " ")
 	rest = strings.Trim(rest, " ") // more than one blank may follow the scheme
-	switch strings.ToLower(scheme) {
-	case "basic":
+	switch {
+	case strings.EqualFold(scheme, "basic"):
 		basic, reason := parseBasic(rest)
 		if reason != "" {
 			return fail(reason)
 		}
 		return Authorization{Basic: basic}, nil
-	case "bearer":
+	case strings.EqualFold(scheme, "bearer"):
 		if rest == "" || strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r >= unicode.MaxASCII }) {
 			return fail("the token of the Bearer header is no token")
 		}
@@ -74,7 +74,7 @@ func ParseAuthorization(values []string) (Authorization, error) {
 // parseBasic reads the user and the password of a Basic header. The password may hold
 // any character but control characters (RFC 7617, section 2).
 func parseBasic(encoded string) (_ *Credentials, reason string) {
-	text, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	text, err := base64.StdEncoding.DecodeString(encoded)
 	// The decoder passes over line breaks.
 	if err != nil || strings.ContainsAny(encoded, "\r\n") {
 		return nil, "the Basic header is not base64"

@@ -26,10 +26,8 @@ type Presented struct {
 // Present reads what a request shows of its sender. The proxies are those whose
 // X-Forwarded-For names the client.
 func Present(r *http.Request, proxies forwarded.Proxies) Presented {
-	client, _ := proxies.Client(r)
-	address, _ := netip.ParseAddr(client) // invalid for a peer without an address
 	p := Presented{
-		Authorization: r.Header["Authorization"], Address: address, Host: r.Host, Scheme: proxies.Scheme(r),
+		Authorization: r.Header["Authorization"], Address: proxies.Address(r), Host: r.Host, Scheme: proxies.Scheme(r),
 		Method: r.Method, URI: r.RequestURI, Header: r.Header,
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {

@@ -16,7 +16,7 @@ type visitor struct {
 	rules     *access.Rules
 	presented access.Presented
 	identity  *access.Identity // nil: the credentials are not valid
-	scope     string           // of the request, for a challenge
+	req       Request          // of the sender, for a challenge
 }
 
 // identify finds out who sends a request. The table was loaded before, so that the rules
@@ -37,7 +37,7 @@ func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace
 		presented.Authorization = nil
 	}
 	identity, err := rules.Identify(r.Context(), presented)
-	e.visitor = visitor{rules, presented, identity, scopeOf(req)}
+	e.visitor = visitor{rules, presented, identity, req}
 	return err
 }
 
@@ -54,7 +54,7 @@ func scopeOf(req Request) string {
 	}
 }
 
-func (v visitor) challenge() string { return v.rules.Challenge(v.presented, v.scope) }
+func (v visitor) challenge() string { return v.rules.Challenge(v.presented, scopeOf(v.req)) }
 
 func (v visitor) permit(ctx context.Context, q access.Question) error {
 	if v.rules == nil {

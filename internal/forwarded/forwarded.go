@@ -30,40 +30,58 @@ type Proxies []netip.Prefix
 // The header Forwarded (RFC 7239) is not read. Proxies that set X-Forwarded-For pass
 // the client's Forwarded on as it is.
 func (p Proxies) Client(r *http.Request) (client, peer string) {
-	address, ok := parse(r.RemoteAddr)
+	from, ok := parse(r.RemoteAddr)
 	if !ok { // such as the peer of a Unix socket
 		text := printable.Line(r.RemoteAddr, maxAddress)
 		return text, text
 	}
-	peer = address.String()
+	peer = from.String()
+	if address := p.behind(from, r.Header); address != from {
+		return address.String(), peer
+	}
+	return peer, peer
+}
+
+// Address returns the address of the client as [Proxies.Client] does. It is invalid if the
+// peer has none.
+func (p Proxies) Address(r *http.Request) netip.Addr {
+	from, ok := parse(r.RemoteAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return p.behind(from, r.Header)
+}
+
+// behind returns the address of the client behind a peer.
+func (p Proxies) behind(address netip.Addr, header http.Header) netip.Addr {
 	if !p.contain(address) {
-		return peer, peer
+		return address
 	}
 	hops := 0
 	// A proxy may add a header of its own instead of extending the last one.
-	headers := r.Header.Values("X-Forwarded-For")
+	headers := header.Values("X-Forwarded-For")
 	for i := len(headers) - 1; i >= 0; i-- {
 		for rest, more := headers[i], true; more; {
 			at := strings.LastIndexByte(rest, ',')
 			entry := strings.Trim(rest[at+1:], " \t")
 			rest, more = rest[:max(at, 0)], at >= 0
 			if hops++; hops > maxHops {
-				return address.String(), peer
+				return address
 			}
 			if entry == "" { // an element of a list may be empty (RFC 9110, section 5.6.1)
 				continue
 			}
 			next, ok := parse(entry)
 			if !ok {
-				return address.String(), peer
+				return address
 			}
 			address = next
 			if !p.contain(address) {
-				return address.String(), peer
+				return address
 			}
 		}
 	}
-	return address.String(), peer
+	return address
 }
 
 // Scheme returns the scheme by which the client asked: https over TLS, or if one of the
@@ -71,6 +89,9 @@ func (p Proxies) Client(r *http.Request) (client, peer string) {
 func (p Proxies) Scheme(r *http.Request) string {
 	if r.TLS != nil {
 		return "https"
+	}
+	if len(p) == 0 {
+		return "http"
 	}
 	address, ok := parse(r.RemoteAddr)
 	if ok && p.contain(address) && strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
