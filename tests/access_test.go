@@ -105,3 +105,23 @@ func TestAccess(t *testing.T) {
 	w.Logs(t, `"msg":"request"`, `"user":"alice"`, `"status":200`)
 	w.Logs(t, `"msg":"request"`, `"status":401`, "wrong password")
 }
+
+// weir warm logs in to a locked mirror.
+func TestWarmLogsIn(t *testing.T) {
+	t.Parallel()
+	r := upstreamtest.New(t)
+	r.AddImage("org/app", "v1", []byte("a layer"))
+	w := harness.StartWeir(t, "[auth.identity.ci]\nusername = \"ci\"\npassword = \"$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO\"\n"+blockOf("up", nil, at(r)))
+	for password, want := range map[string]int{"secret": 0, "guess": 1, "": 1} {
+		args := []string{"warm", "--url", w.URL, "up/org/app:v1"}
+		if password != "" {
+			args = append(args, "--username", "ci")
+		}
+		cmd := exec.Command(harness.Binary(t), args...)
+		cmd.Env = append(os.Environ(), "WEIR_CLIENT_PASSWORD="+password)
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != (want == 0) || password != "" && strings.Contains(string(out), password) {
+			t.Errorf("%q: %v, %s", password, err, out)
+		}
+	}
+}

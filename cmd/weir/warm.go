@@ -38,6 +38,7 @@ type warmFlags struct {
 	platforms []string
 	mirror    string
 	client    mirrorFlags
+	user      string
 	jobs      int
 	referrers bool
 	quiet     bool
@@ -74,6 +75,7 @@ again. The exit code is 0 if all images are in the cache now, else
 	cmd.Flags().StringSliceVar(&flags.platforms, "platform", nil, "only these `PLATFORMS` of an image, such as linux/amd64,linux/arm64; may be repeated (default: all)")
 	cmd.Flags().StringVar(&flags.mirror, "url", "", "the mirror's `URL`, such as http://mirror.internal:8000")
 	flags.client.flags(cmd)
+	cmd.Flags().StringVar(&flags.user, "username", "", "log in to the mirror as `USER`, with the password in "+clientPassword+" or from a prompt")
 	cmd.Flags().IntVar(&flags.jobs, "jobs", 2, "warm `N` images at once")
 	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "also the referrers of an image")
 	cmd.Flags().BoolVar(&flags.quiet, "quiet", false, "print only failures")
@@ -84,7 +86,8 @@ again. The exit code is 0 if all images are in the cache now, else
 type warmJob struct {
 	mirror  *url.URL
 	tls     *tls.Config
-	images  []string // as they were written
+	login   *url.Userinfo // nil: none
+	images  []string      // as they were written
 	parsed  []oci.Image
 	options warm.Options
 	jobs    int
@@ -104,7 +107,11 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 	if err != nil {
 		return nil, err
 	}
-	j := &warmJob{mirror: mirror, tls: settings, jobs: f.jobs, quiet: f.quiet,
+	login, err := f.login(stdin)
+	if err != nil {
+		return nil, err
+	}
+	j := &warmJob{mirror: mirror, login: login, tls: settings, jobs: f.jobs, quiet: f.quiet,
 		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce, MaxManifest: remote.MaxManifest}}
 	for _, image := range args {
 		if err := j.add(image); err != nil {
@@ -144,6 +151,19 @@ func (f warmFlags) findMirror(configs []string) (*url.URL, *tls.Config, error) {
 	}
 	settings, err := f.client.settings(cfg)
 	return u, settings, err
+}
+
+// login returns the login at the mirror, nil if there is none.
+func (f warmFlags) login(stdin io.Reader) (*url.Userinfo, error) {
+	// Standard input has the images then.
+	if f.user != "" && slices.Contains(f.files, "-") && os.Getenv(clientPassword) == "" {
+		return nil, errors.New("--username with --file -: set " + clientPassword)
+	}
+	login, err := clientLogin(f.user, stdin, os.Stderr)
+	if err != nil || login == nil {
+		return nil, err
+	}
+	return url.UserPassword(login.User, login.Password), nil
 }
 
 // addFile adds the images of a list. Its errors name the line, as editors count.
@@ -218,7 +238,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	version, _ := app.Version()
-	mirror := remote.New(j.mirror, j.tls, "weir-warm/"+version, j.jobs*contentsAtOnce)
+	mirror := remote.New(j.mirror, j.login, j.tls, "weir-warm/"+version, j.jobs*contentsAtOnce)
 	defer mirror.Close()
 	// One message for a mirror that is away, rather than one for each image.
 	if err := mirror.Ping(ctx); err != nil {

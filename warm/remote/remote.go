@@ -33,15 +33,16 @@ type Mirror struct {
 	client    *http.Client
 	root      *url.URL // of the API: http://host:port/v2
 	userAgent string
+	login     *url.Userinfo // nil: none
 }
 
-// New returns the mirror at an address such as http://mirror.internal:8000. The settings
-// are for one that has TLS; nil trusts the authorities of the system. It
+// New returns the mirror at an address such as http://mirror.internal:8000, for a user, or
+// nil for no login. The settings are for one that has TLS; nil trusts the authorities of the system. It
 // keeps as many idle connections as there are concurrent requests. Close must be
 // called at the end.
-func New(address *url.URL, settings *tls.Config, userAgent string, requests int) *Mirror {
+func New(address *url.URL, login *url.Userinfo, settings *tls.Config, userAgent string, requests int) *Mirror {
 	return &Mirror{
-		root: address.JoinPath("v2"), userAgent: userAgent,
+		root: address.JoinPath("v2"), userAgent: userAgent, login: login,
 		client: &http.Client{Transport: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			TLSClientConfig:       settings,

@@ -59,7 +59,7 @@ type failing struct{}
 
 // mirror returns a mirror that answers as the script says.
 func (s *script) mirror() *Mirror {
-	m := New(&url.URL{Scheme: "http", Host: "mirror"}, nil, "weir-warm/test", 1)
+	m := New(&url.URL{Scheme: "http", Host: "mirror"}, nil, nil, "weir-warm/test", 1)
 	m.client.Transport = s
 	return m
 }
@@ -192,7 +192,7 @@ func TestPing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := New(address, nil, "weir-warm/test", 1)
+	m := New(address, nil, nil, "weir-warm/test", 1)
 	defer m.Close()
 	if err := m.Ping(t.Context()); err != nil || path != "/mirror/v2/" || agent != "weir-warm/test" {
 		t.Errorf("%s asks %s: %v", agent, path, err)

@@ -58,6 +58,10 @@ func (m *Mirror) send(ctx context.Context, method string, target *url.URL, heade
 		req.Header[name] = values
 	}
 	req.Header.Set("User-Agent", m.userAgent)
+	if m.login != nil {
+		password, _ := m.login.Password()
+		req.SetBasicAuth(m.login.Username(), password)
+	}
 	resp, err := m.client.Do(req)
 	if err != nil {
 		return nil, err

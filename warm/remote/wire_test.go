@@ -73,7 +73,7 @@ func newWeir(t *testing.T) (s *weir, m *Mirror, digests []digest.Digest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m = New(address, nil, "weir-warm/test", 4)
+	m = New(address, nil, nil, "weir-warm/test", 4)
 	t.Cleanup(m.Close)
 	return s, m, digests
 }
