@@ -218,3 +218,62 @@ func TestLogins(t *testing.T) {
 		}
 	}
 }
+
+// Clients log in with accounts of the registry behind the mirror, which judges them there,
+// with cold and with cached content, until an account is removed.
+func TestUpstreamLogins(t *testing.T) {
+	testutil.Long(t, "logs eight clients in")
+	for name, client := range loginClients() {
+		if name == "helm" {
+			continue // its chart is in another block
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			accounts := filepath.Join(t.TempDir(), "htpasswd")
+			// The passwords are "secret".
+			const hash = "$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO"
+			harness.WriteFile(t, accounts, "alice:"+hash+"\nbob:"+hash+"\n")
+			registry := harness.StartDistribution(t, http.DefaultClient, "http", "", fmt.Sprintf("auth: {htpasswd: {realm: registry, path: %q}}", accounts))
+			pusher := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + registry.Addr, Username: "alice", Password: "secret"}
+			pusher.PushImage(t, "org/app", "1", harness.NewImage(t, 10_000, 10))
+			m := &locked{mirror: startMirrorWith(t, fmt.Sprintf(
+				"[repository.private]\nauthorize = \"upstream\"\nauth_check_ttl = \"1s\"\n[[repository.private.upstream]]\nurl = \"http://%s\"\n", registry.Addr))}
+			_, port, _ := strings.Cut(m.Addr, ":")
+			m.host = "localhost:" + port
+			image := m.host + "/private/org/app:1"
+			pull := func(c credentials, want bool) {
+				t.Helper()
+				run := client.program(t, m, m.files(t, client.client, c))
+				if out, err := run(client.pull(image, t.TempDir())...).CombinedOutput(); (err == nil) != want {
+					t.Errorf("%s with %q: %v, %s", c.user, c.password, err, out)
+				}
+				if client.login == nil {
+					return
+				}
+				login := run(append(client.login, "-u", c.user, m.host)...)
+				login.Stdin = strings.NewReader(c.password)
+				// crane does not ask the registry.
+				if out, err := login.CombinedOutput(); (err == nil) != want && name != "crane" {
+					t.Errorf("login of %s with %q: %v, %s", c.user, c.password, err, out)
+				}
+			}
+			pull(credentials{"alice", "guess"}, false)
+			pull(credentials{"alice", "secret"}, true)
+			pull(credentials{"bob", "secret"}, true) // from the cache
+			pull(credentials{"mallory", "secret"}, false)
+			harness.WriteFile(t, accounts, "alice:"+hash+"\n")
+			// A refused account is refused for a verdict's time at most.
+			harness.Eventually(t, "the account is removed", func() bool {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, m.URL+"/v2/private/org/app/manifests/1", nil)
+				harness.Must(t, err)
+				req.SetBasicAuth("bob", "secret")
+				resp, err := http.DefaultClient.Do(req)
+				harness.Must(t, err)
+				defer resp.Body.Close()
+				return resp.StatusCode == http.StatusUnauthorized
+			})
+			pull(credentials{"bob", "secret"}, false)
+			pull(credentials{"alice", "secret"}, true)
+		})
+	}
+}
