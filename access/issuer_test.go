@@ -264,7 +264,7 @@ func TestKeysRotate(t *testing.T) {
 	})
 }
 
-// Without keys nobody can tell whether a token is valid, which is no fault of the client.
+// Without keys no token can be verified, which is no fault of the client.
 // Logins work within 12 s after the issuer's return. Known keys stay while it is away.
 func TestIssuerIsAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

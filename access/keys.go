@@ -65,7 +65,7 @@ func (k *keys) forToken(ctx context.Context, id string) (*oidc.StaticKeySet, err
 		if timeout > 0 && wait == nil {
 			wait = make(chan struct{})
 			k.reading, k.tried = wait, time.Now()
-			// The reading serves all that wait, whoever of them leaves.
+			// The reading serves all that wait, also if some of them leave.
 			go k.renew(context.WithoutCancel(ctx), timeout, wait)
 		}
 		failure := k.failure

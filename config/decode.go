@@ -127,8 +127,41 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		decodeTexts(d, p, n, field, func(s string, dst *Network) error { return dst.UnmarshalText([]byte(s)) })
 	case *[]Platform:
 		decodeTexts(d, p, n, field, func(s string, dst *Platform) error { return dst.UnmarshalText([]byte(s)) })
+	case **string:
+		if s, ok := d.text(p, n); ok {
+			*field = &s
+		}
+	case **Redis:
+		d.redis(p, n, field)
+	case *[]Namespace:
+		d.namespaces(p, n, field)
+	case *[]Upstream:
+		tables(d, p, n, newUpstream, field)
+	case *[]Warm:
+		tables(d, p, n, newWarm, field)
+	case encoding.TextUnmarshaler:
+		if s, ok := d.text(p, n); ok {
+			if err := field.UnmarshalText([]byte(s)); err != nil {
+				d.fail(p, n, err)
+			}
+		}
+	default:
+		d.protection(p, n, dst)
+	}
+}
+
+// protection decodes one value into a field that has to do with TLS or access, or into any
+// other table.
+func (d *decoder) protection(p place, n *node, dst reflect.Value) {
+	switch field := dst.Addr().Interface().(type) {
 	case **TLS:
 		*field = newTLS()
+		d.table(p, n, reflect.ValueOf(*field).Elem())
+	case **ACME:
+		*field = newACME()
+		d.table(p, n, reflect.ValueOf(*field).Elem())
+	case **ACMEDNS:
+		*field = newACMEDNS()
 		d.table(p, n, reflect.ValueOf(*field).Elem())
 	case *Groups:
 		d.groups(p, n, field)
@@ -142,30 +175,6 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 		named(d, p, n, newWebhook, field)
 	case **AccessPolicy:
 		d.accessPolicy(p, n, field)
-	case **string:
-		if s, ok := d.text(p, n); ok {
-			*field = &s
-		}
-	case **Redis:
-		d.redis(p, n, field)
-	case *[]Namespace:
-		d.namespaces(p, n, field)
-	case *[]Upstream:
-		tables(d, p, n, newUpstream, field)
-	case *[]Warm:
-		tables(d, p, n, newWarm, field)
-	case **ACME:
-		*field = newACME()
-		d.table(p, n, reflect.ValueOf(*field).Elem())
-	case **ACMEDNS:
-		*field = newACMEDNS()
-		d.table(p, n, reflect.ValueOf(*field).Elem())
-	case encoding.TextUnmarshaler:
-		if s, ok := d.text(p, n); ok {
-			if err := field.UnmarshalText([]byte(s)); err != nil {
-				d.fail(p, n, err)
-			}
-		}
 	default:
 		d.table(p, n, dst)
 	}

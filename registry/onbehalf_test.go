@@ -249,7 +249,7 @@ func TestTokenService(t *testing.T) {
 	}
 }
 
-// A mirror without such a block has no token service, and asks nobody for credentials.
+// A mirror without such a block has no token service, and asks no client for credentials.
 func TestNoTokenService(t *testing.T) {
 	_, m := pair(t)
 	c := account{t, m, ""}

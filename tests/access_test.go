@@ -14,7 +14,7 @@ import (
 )
 
 // A locked mirror serves its users, of a file that htpasswd(1) writes and of the
-// configuration, and nobody else. Users come and go while it runs. Credentials of clients
+// configuration, and no one else. Users come and go while it runs. Credentials of clients
 // reach neither upstreams nor the log.
 func TestAccess(t *testing.T) {
 	t.Parallel()

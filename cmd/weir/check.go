@@ -29,14 +29,7 @@ type onlineOptions struct {
 	timeout time.Duration
 }
 
-func checkCommand(paths *[]string) *cobra.Command {
-	var online bool
-	var opts onlineOptions
-	var flags overrides
-	cmd := &cobra.Command{
-		Use:   "check [FILE...]",
-		Short: "Validate the configuration and print it with all defaults",
-		Long: `Validate the configuration and print the settings in force as TOML, with every
+const checkHelp = `Validate the configuration and print the settings in force as TOML, with every
 default filled in and secrets redacted, and where each value comes from. FILE stands
 for --config FILE. All problems are reported at once on standard
 error, with exit code 2.
@@ -51,9 +44,18 @@ is not contacted. With TLS it also checks the certificate that the mirror of thi
 machine serves to clients.
 
 The exit code is 1 if an upstream cannot be reached, refuses the credentials, or
-allows no more requests, or if clients refuse the mirror's own certificate. No HEAD, no ranges, a wrong clock and a certificate that
-is about to expire are remarks.`,
-		Args: cobra.ArbitraryArgs,
+allows no more requests, or if clients refuse the mirror's own certificate. No HEAD,
+no ranges, a wrong clock and a certificate that is about to expire are remarks.`
+
+func checkCommand(paths *[]string) *cobra.Command {
+	var online bool
+	var opts onlineOptions
+	var flags overrides
+	cmd := &cobra.Command{
+		Use:   "check [FILE...]",
+		Short: "Validate the configuration and print it with all defaults",
+		Long:  checkHelp,
+		Args:  cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := opts.validate(cmd, online); err != nil {
 				return err

@@ -19,13 +19,7 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-func clientConfigCommand(paths *[]string) *cobra.Command {
-	var url, dir, user string
-	var flags mirrorFlags
-	cmd := &cobra.Command{
-		Use:   "client-config CLIENT",
-		Short: "Print the files that make a client pull through the mirror",
-		Long: `Print the files that make a client pull through this mirror, for every repository
+const clientConfigHelp = `Print the files that make a client pull through this mirror, for every repository
 block of the configuration. If there is one file, standard output is its content
 and standard error has its path. Each of several files begins with its path, as a
 comment that is not part of it. Standard error says how to install them, and which
@@ -53,7 +47,15 @@ other content are named, and then nothing is written, with exit code 1.
 
 With --username the files hold the login of that user at the mirror. The password
 is that of WEIR_CLIENT_PASSWORD, or it is asked for, or read from standard input.
-Files with a password are written by --dir only, for their owner alone.`,
+Files with a password are written by --dir only, for their owner alone.`
+
+func clientConfigCommand(paths *[]string) *cobra.Command {
+	var url, dir, user string
+	var flags mirrorFlags
+	cmd := &cobra.Command{
+		Use:   "client-config CLIENT",
+		Short: "Print the files that make a client pull through the mirror",
+		Long:  clientConfigHelp,
 		Example: "  weir client-config docker --url http://mirror.example.com:8000 > daemon.json\n" +
 			"  weir client-config containerd --url https://mirror.example.com --dir /",
 		ValidArgs: clientconfig.Clients(),

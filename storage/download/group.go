@@ -92,9 +92,9 @@ func NewGroup(opts Options) *Group {
 
 // Open opens a stored content, or else joins its download or starts one from
 // src. Content that is not lent to src counts as not stored. Exactly one of the
-// three results is set. If the download
-// of another repository of the namespace brings the bytes, the caller must make sure that src's repository
-// may have them before it passes one on.
+// three results is set. If the download of another repository of the namespace
+// brings the bytes, the caller must make sure that src's repository may have them
+// before it passes one on.
 func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, *Reader, error) {
 	for {
 		// Without a lock: a slow store holds up this client alone.

@@ -31,7 +31,7 @@
 // several owners share the store, none of them takes it from the others. An owner that
 // has more than half of all bytes makes room by evicting its own content, or content
 // that has not been used for a day; beyond that it gets free room outside the headroom,
-// and is refused otherwise. Content that was there at the start belongs to nobody.
+// and is refused otherwise. Content that was there at the start has no owner.
 //
 // # Phases
 //

@@ -85,7 +85,7 @@ func (x *index) load(c listed) {
 func (x *index) insert(k key, other digest.Digest, size int64) (slot, *entry) {
 	s, e := x.lru.add(k, other)
 	e.phase, e.size = idle, size
-	x.ledger.add(nobody, size)
+	x.ledger.add(unowned, size)
 	return s, e
 }
 

@@ -250,24 +250,24 @@ func pick(r *rand.Rand, spools map[*upload]bool) *upload {
 func TestIndexDetachesWhatIsBeingCommitted(t *testing.T) {
 	x := index{lru: newLRU(), ledger: ledger{max: 1000}}
 	dgst := digest.FromString("x")
-	x.ledger.reserve(nobody, 300)
+	x.ledger.reserve(unowned, 300)
 	first := x.begin(dgst)
 	x.pin(first) // a second upload of the same content
-	x.ledger.reserve(nobody, 300)
+	x.ledger.reserve(unowned, 300)
 	x.detach(first)
-	if !x.commit(first, nobody, 300, 300) || x.commit(first, nobody, 300, 300) {
+	if !x.commit(first, unowned, 300, 300) || x.commit(first, unowned, 300, 300) {
 		t.Error("want the first commit alone to count")
 	}
 	if _, e := x.lru.find(keyOf(dgst)); e != nil {
 		t.Error("the deleted content can be found")
 	}
 	want := ledger{max: 1000, stored: 300, pinned: 300, reserved: 300}
-	want.accounts[nobody] = account{stored: 300, pinned: 300, reserved: 300}
+	want.accounts[unowned] = account{stored: 300, pinned: 300, reserved: 300}
 	if x.ledger != want {
 		t.Errorf("%+v, want %+v", x.ledger, want)
 	}
 	x.unpin(first)
-	x.ledger.release(nobody, 300)
+	x.ledger.release(unowned, 300)
 	x.unpin(first)
 	if want := (ledger{max: 1000}); x.ledger != want {
 		t.Errorf("%+v, want %+v", x.ledger, want)

@@ -76,7 +76,7 @@ func (l *ledger) evictable() int64 { return l.stored - l.pinned }
 // exceeds reports whether an owner, with n more bytes, has more than its share: half
 // of all bytes, if several owners share the store.
 func (l *ledger) exceeds(o owner, n int64) bool {
-	if o == nobody || !l.several {
+	if o == unowned || !l.several {
 		return false
 	}
 	a := &l.accounts[o]

@@ -17,13 +17,13 @@ func TestLedger(t *testing.T) {
 		},
 		"reserved": {
 			before: ledger{max: 1000},
-			do:     func(l *ledger) { l.reserve(nobody, 300) },
+			do:     func(l *ledger) { l.reserve(unowned, 300) },
 			want:   ledger{max: 1000, reserved: 300}, fits: 700, canFit: 700,
 		},
 		"too much is not reserved": {
 			before: ledger{max: 1000, stored: 500, reserved: 300},
 			do: func(l *ledger) {
-				if l.reserve(nobody, 201) {
+				if l.reserve(unowned, 201) {
 					l.max = 0
 				}
 			},
@@ -31,17 +31,17 @@ func TestLedger(t *testing.T) {
 		},
 		"released": {
 			before: ledger{max: 1000, reserved: 300},
-			do:     func(l *ledger) { l.release(nobody, 100) },
+			do:     func(l *ledger) { l.release(unowned, 100) },
 			want:   ledger{max: 1000, reserved: 200}, fits: 800, canFit: 800,
 		},
 		"committed: the sum stays": {
 			before: ledger{max: 1000, reserved: 300},
-			do:     func(l *ledger) { l.commit(nobody, 300, 300) },
+			do:     func(l *ledger) { l.commit(unowned, 300, 300) },
 			want:   ledger{max: 1000, stored: 300, pinned: 300}, fits: 700, canFit: 700,
 		},
 		"closed: it can be evicted": {
 			before: ledger{max: 1000, stored: 300, pinned: 300},
-			do:     func(l *ledger) { l.unpin(nobody, 300) },
+			do:     func(l *ledger) { l.unpin(unowned, 300) },
 			want:   ledger{max: 1000, stored: 300}, fits: 700, canFit: 1000,
 		},
 		"the headroom is used up": {
@@ -56,17 +56,17 @@ func TestLedger(t *testing.T) {
 		},
 		"the limit was lowered": {
 			before: ledger{max: 1000},
-			do:     func(l *ledger) { l.add(nobody, 2000); l.pin(nobody, 1500) },
+			do:     func(l *ledger) { l.add(unowned, 2000); l.pin(unowned, 1500) },
 			want:   ledger{max: 1000, stored: 2000, pinned: 1500}, fits: -1, canFit: -1, full: true, crowded: true,
 		},
 		"deleted for free space": {
 			before: ledger{max: 1000, stored: 500, requested: 300},
-			do:     func(l *ledger) { l.deleted(nobody, 200) },
+			do:     func(l *ledger) { l.deleted(unowned, 200) },
 			want:   ledger{max: 1000, stored: 300, requested: 100, freed: 200}, fits: 700, canFit: 1000,
 		},
 		"deleted more than was requested": {
 			before: ledger{max: 1000, stored: 500, requested: 100},
-			do:     func(l *ledger) { l.deleted(nobody, 200) },
+			do:     func(l *ledger) { l.deleted(unowned, 200) },
 			want:   ledger{max: 1000, stored: 300, freed: 200}, fits: 700, canFit: 1000,
 		},
 	} {
@@ -95,7 +95,7 @@ func TestLedger(t *testing.T) {
 // Without a limit everything fits, and nothing is ever evicted for its size.
 func TestLedgerWithoutALimit(t *testing.T) {
 	l := ledger{stored: 1 << 50}
-	if !l.reserve(nobody, 1<<50) || !l.canFit(1<<60) || l.full() || l.crowded() {
+	if !l.reserve(unowned, 1<<50) || !l.canFit(1<<60) || l.full() || l.crowded() {
 		t.Errorf("%+v has a limit", l)
 	}
 }

@@ -65,7 +65,7 @@ type lru struct {
 
 func newLRU() lru {
 	l := lru{byKey: make(map[key]slot), others: make(map[key]digest.Digest)}
-	l.addOwner() // nobody, whose ends are slot 0
+	l.addOwner() // of content without an owner, whose ends are slot 0
 	return l
 }
 

@@ -6,8 +6,8 @@ import "time"
 type owner uint8
 
 const (
-	// nobody is the owner of content that was stored before this process started.
-	nobody owner = 0
+	// unowned is the owner of content that was stored before this process started.
+	unowned owner = 0
 	// maxOwners bounds the owners. Those beyond it share the last number, and so its
 	// share of the store.
 	maxOwners = 256
@@ -20,7 +20,7 @@ const (
 // owner returns the number of an owner. The caller holds the mutex.
 func (i *inventory) owner(name string) owner {
 	if name == "" {
-		return nobody
+		return unowned
 	}
 	o, known := i.owners[name]
 	switch {

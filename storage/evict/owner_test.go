@@ -172,7 +172,7 @@ func TestShareOfTheFilesystem(t *testing.T) {
 		if !l.quota.MakeRoom("hostile", 150) || l.has(honest) != 4 || l.has(hostile) != 4 {
 			t.Errorf("%d and %d contents are left", l.has(honest), l.has(hostile))
 		}
-		// Nobody has more than half now, so the least recently used content goes.
+		// No owner has more than half now, so the least recently used content goes.
 		if !l.quota.MakeRoom("honest", 100) || l.has(honest) != 3 || l.has(hostile) != 4 {
 			t.Errorf("%d and %d contents are left", l.has(honest), l.has(hostile))
 		}

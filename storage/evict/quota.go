@@ -149,7 +149,7 @@ func (i *inventory) refusal(o owner, n, others int64) error {
 func (i *inventory) full(reason Reason, o owner, n int64) error {
 	l := &i.index.ledger
 	err := &FullError{Reason: reason, Want: n, Max: l.max, Reserved: l.reserved, Pinned: l.pinned}
-	if o != nobody {
+	if o != unowned {
 		a := &l.accounts[o]
 		err.Owner, err.Own, err.Running = i.name(o), a.stored+a.reserved, a.reserved
 	}

@@ -79,7 +79,7 @@ func TestFollowsBeforeItEvicts(t *testing.T) {
 		_, err := l.Stat(t.Context(), kept[0])
 		must(t, err)
 		more := l.add(1000)
-		l.expectOnly("one that nobody used went", append(kept, filler[1], filler[2], more)...)
+		l.expectOnly("one that was not used went", append(kept, filler[1], filler[2], more)...)
 	})
 }
 

@@ -259,7 +259,7 @@ func TestNeverEvictsWhatADownloadStillReads(t *testing.T) {
 		must(t, r.Close())
 		l.expectUsage("read", evict.Usage{Stored: 100, Objects: 1})
 		time.Sleep(time.Hour)
-		l.expectOnly("nobody is left")
+		l.expectOnly("none is left")
 	})
 }
 

@@ -8,7 +8,7 @@
 // registry with its token service and CDN, hostile clients of it and of the honest
 // blocks, a stranger in Redis, or one at the disk. The honest clients
 // (client_test.go) pull images that they know in advance, and compare each byte. By turns
-// they pull the same images through another mirror, which nobody attacks: a busy machine
+// they pull the same images through another mirror, which is not attacked: a busy machine
 // slows both.
 //
 // Without flags it takes half a minute. -hostile.race attacks a mirror that detects

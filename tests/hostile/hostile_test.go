@@ -48,7 +48,7 @@ type stage struct {
 	violations
 	t         *testing.T
 	mirror    *harness.Weir
-	alone     *harness.Weir     // another one, which nobody attacks
+	alone     *harness.Weir     // another one, which is not attacked
 	redis     *redistest.Server // nil: there is no Redis at hand
 	honest    map[string]*registry
 	attackers []*attacker
