@@ -112,7 +112,8 @@ url = "https://quay.io"
 url = "ftp://quay.io"
 client_certificate = "missing.crt"
 [repository."empty.example"]
-[auth.identity]
+[auth]
+htpasswd = "missing"
 `)
 	for _, name := range []string{"check", "serve"} {
 		got := command(t, dir, name, "--config", "one.toml", "--config", "two.toml")
@@ -128,7 +129,7 @@ client_certificate = "missing.crt"
 			`two.toml:5: repository."quay.io".upstream[1].client_private_key: `,
 			`two.toml:6: repository."quay.io".upstream[1].url: `,
 			`two.toml:8: repository."empty.example".upstream: `,
-			"two.toml:9: auth: ",
+			"two.toml:10: auth.htpasswd: ",
 		} {
 			if !strings.Contains(got.stderr, "\n"+want) {
 				t.Errorf("%s does not tell of %s:\n%s", name, want, got.stderr)
