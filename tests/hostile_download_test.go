@@ -377,6 +377,7 @@ func TestMaxBlobSize(t *testing.T) {
 func TestMinSpeed(t *testing.T) {
 	testutil.Long(t, "more than a minute, over which the speed is averaged")
 	t.Parallel()
+	var ends []func() // of each case, after the minute that all of them share
 	for name, c := range map[string]struct {
 		least   string
 		portion int // bytes, ten times a second
@@ -390,44 +391,24 @@ func TestMinSpeed(t *testing.T) {
 		"slower, with a client":   {least: "100KiB", portion: 1 << 10, stay: true},
 		"any speed":               {least: "0", portion: 1},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var connections atomic.Int64
-			drips := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if !strings.Contains(r.URL.Path, "/blobs/") {
-					return
-				}
-				connections.Add(1)
-				defer connections.Add(-1)
-				portion := make([]byte, 33<<10) // a KiB before the tail that is withheld
-				for r.Context().Err() == nil {
-					_, _ = w.Write(portion)
-					_ = http.NewResponseController(w).Flush()
-					portion = portion[:0]
-					if c.portion > 0 {
-						portion = make([]byte, c.portion)
-					}
-					time.Sleep(100 * time.Millisecond)
-				}
-			}))
-			t.Cleanup(drips.Close)
-			config := "[global]\n"
-			if c.least != "" {
-				config += fmt.Sprintf("min_speed = %q\n", c.least)
-			}
-			w := harness.StartWeir(t, config+blockOf("slow", nil, []string{fmt.Sprintf("url = %q", drips.URL)}))
-			path := blobPath("slow/org/app", invented(1))
-			if c.stay {
-				reading := w.OpenSlow(t, path)
-				defer reading.Body.Close()
-			} else {
-				leave(t, w, path, 1)
-			}
-			w.MetricIs(t, 1, "weir_downloads")
-			time.Sleep(65 * time.Second)
+		drips, connections := startDrips(t, c.portion)
+		config := "[global]\n"
+		if c.least != "" {
+			config += fmt.Sprintf("min_speed = %q\n", c.least)
+		}
+		w := harness.StartWeir(t, config+blockOf("slow", nil, []string{fmt.Sprintf("url = %q", drips.URL)}))
+		path := blobPath("slow/org/app", invented(1))
+		if c.stay {
+			reading := w.OpenSlow(t, path)
+			defer reading.Body.Close()
+		} else {
+			leave(t, w, path, 1)
+		}
+		w.MetricIs(t, 1, "weir_downloads")
+		ends = append(ends, func() {
 			if !c.ends {
 				if w.Metric(t, "weir_downloads") != 1 || connections.Load() != 1 {
-					t.Errorf("the download was given up")
+					t.Errorf("%s: the download was given up", name)
 				}
 				return
 			}
@@ -437,4 +418,30 @@ func TestMinSpeed(t *testing.T) {
 			w.Logs(t, "no client waits for it. The download was given up", "lower global.min_speed")
 		})
 	}
+	time.Sleep(65 * time.Second)
+	for _, end := range ends {
+		end()
+	}
+}
+
+// startDrips starts a registry whose blobs come in portions, ten times a second, and returns
+// the number of its connections too.
+func startDrips(t *testing.T, bytes int) (*httptest.Server, *atomic.Int64) {
+	connections := new(atomic.Int64)
+	drips := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return
+		}
+		connections.Add(1)
+		defer connections.Add(-1)
+		portion := make([]byte, 33<<10) // a KiB before the tail that is withheld
+		for r.Context().Err() == nil {
+			_, _ = w.Write(portion)
+			_ = http.NewResponseController(w).Flush()
+			portion = make([]byte, bytes)
+			time.Sleep(100 * time.Millisecond)
+		}
+	}))
+	t.Cleanup(drips.Close)
+	return drips, connections
 }
