@@ -52,6 +52,7 @@ func serves(t *testing.T, w *harness.Weir, host string) {
 // Each challenge and each kind of access to a DNS server gets a certificate, which a
 // restart has at once and the metric tells.
 func TestACME(t *testing.T) {
+	testutil.Long(t, "gets certificates from a real authority")
 	t.Parallel()
 	for name, c := range map[string]struct {
 		eab   bool

@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -208,6 +209,7 @@ func TestDamagedRecords(t *testing.T) {
 // A stored blob that the disk cannot read to its end is fetched again by the next client.
 // A client that leaves is no damage.
 func TestReadErrorIsMended(t *testing.T) {
+	testutil.Long(t, "stops the mirror at its reads")
 	t.Parallel()
 	for name, c := range map[string]struct {
 		nth     int

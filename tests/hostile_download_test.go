@@ -51,6 +51,7 @@ func invented(n int) digest.Digest { return digest.FromString(fmt.Sprint("invent
 // An upstream that announces much and sends little has no content of others evicted,
 // and does not keep new content from being stored.
 func TestAnnouncementsEvictNothing(t *testing.T) {
+	testutil.Long(t, "fills a store for each kind of announcement")
 	t.Parallel()
 	const limit, old = 32 * mib, 7
 	for name, c := range map[string]struct {
@@ -118,6 +119,7 @@ func TestAnnouncementsEvictNothing(t *testing.T) {
 // A flood of one block's content, complete or not, leaves the other blocks half of the
 // store, less the headroom, and room for new content.
 func TestFloodLeavesOthersTheirShare(t *testing.T) {
+	testutil.Long(t, "floods a full store in many ways")
 	t.Parallel()
 	const size, old = 2 * mib, 14 // of 32 MiB, or of what a tmpfs of 40 MiB has beyond min_free
 	for name, c := range map[string]struct {
