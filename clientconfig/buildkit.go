@@ -30,7 +30,7 @@ func buildkit(m Mirror, namespaces []Namespace) Config {
 }
 
 // buildkitDir is a directory that buildx copies into its container, since the file
-// below names what is in it.
+// below names the files in it.
 const buildkitDir = "/etc/buildkit/weir"
 
 // buildkitCerts returns the table that makes BuildKit trust the mirror, and the mirror

@@ -54,7 +54,7 @@ func (l *limited) has(contents []digest.Digest) (stored int) {
 func TestFloodLeavesOthersTheirShare(t *testing.T) {
 	const limit = 1000
 	for name, c := range map[string]struct {
-		one   bool // a single owner shares the store with nobody
+		one   bool // a single owner has the store
 		own   int  // contents of 100 bytes that the flooding owner has at the beginning
 		idle  time.Duration
 		owner string // of the others' contents
