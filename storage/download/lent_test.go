@@ -108,6 +108,7 @@ func TestLent(t *testing.T) {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
 		r.Close()
+		synctest.Wait() // the download has ended, so the next reader cannot join it
 		if n := s.store.Calls("Open") - searched; n != 0 {
 			t.Errorf("the store was searched %d times", n)
 		}
