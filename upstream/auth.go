@@ -22,6 +22,9 @@ const (
 	// may have expired, which some registries (ECR) answer with 403. Tokens live
 	// for minutes, so a younger one has not.
 	freshToken = 5 * time.Second
+	// maxClientToken bounds the use of a token that a client's password was exchanged for:
+	// some registries accept one for hours after the account was closed.
+	maxClientToken = 5 * time.Minute
 )
 
 // challengeKey is the place of a challenge: a host, there the API of a registry or
@@ -215,7 +218,11 @@ func (t *authTransport) acquire(a *authorized, c challenge) error {
 		}
 		a.key = t.tokenKey(c, a.with)
 		a.token, err = t.tokens.Token(a.Context(), a.key, func(ctx context.Context) (tokencache.Token, error) {
-			return t.service.fetch(ctx, t.origin, a.key, a.with, c.from)
+			token, err := t.service.fetch(ctx, t.origin, a.key, a.with, c.from)
+			if ends := time.Now().Add(maxClientToken); a.key.Private && token.Expires.After(ends) {
+				token.Expires = ends
+			}
+			return token, err
 		})
 		// The challenge may be out of date: the next request asks for it anew. A limit
 		// of the token service says nothing about the challenge, and a request without a

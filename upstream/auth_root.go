@@ -5,21 +5,34 @@ import (
 	"errors"
 	"net/http"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 // rootPause is how long an answer of the API's root without a challenge counts: a
 // registry that gets a login is noticed, and missing content costs no second request.
 const rootPause = 10 * time.Minute
 
+// maxQuiet bounds the clients of which a silent root is remembered. A lost one costs a
+// request.
+const maxQuiet = 1024
+
 // rootInquiry is the question for the challenge of the API's root. One request at
 // a time asks it.
 type rootInquiry struct {
 	slot chan struct{} // holds a value while a request asks
-	next *time.Time    // when the root may be asked again; guarded by slot
+	// quiet holds the clients to whose credentials the root gave no challenge, and the
+	// moment from which on it may be asked again. A client without a password cannot
+	// answer a challenge that another client can.
+	quiet *simplelru.LRU[string, time.Time] // guarded by slot
 }
 
 func newRootInquiry() rootInquiry {
-	return rootInquiry{slot: make(chan struct{}, 1), next: new(time.Time)}
+	quiet, err := simplelru.NewLRU[string, time.Time](maxQuiet, nil)
+	if err != nil {
+		panic(err) // the size is a positive constant
+	}
+	return rootInquiry{slot: make(chan struct{}, 1), quiet: quiet}
 }
 
 var errRootElsewhere = errors.New("the root of the API is on another host")
@@ -36,9 +49,10 @@ func (t *authTransport) rootChallenge(ctx context.Context) (challenge, bool) {
 	if known, ok := t.remembered.Get(t.rootKey()); ok {
 		return known, true // another request has asked meanwhile
 	}
-	if time.Now().Before(*t.root.next) {
+	if until, _ := t.root.quiet.Get(t.login.client); time.Now().Before(until) {
 		return challenge{}, false
 	}
+	pause := func(d time.Duration) { t.root.quiet.Add(t.login.client, time.Now().Add(d)) }
 	req, err := t.service.client.rootRequest(ctx)
 	if err != nil {
 		return challenge{}, false
@@ -55,7 +69,7 @@ func (t *authTransport) rootChallenge(ctx context.Context) (challenge, bool) {
 		// A redirect that leads nowhere stays one. After a broken connection, the next
 		// request asks again.
 		if !isA[*transportError](err) {
-			*t.root.next = time.Now().Add(rootPause)
+			pause(rootPause)
 		}
 		return challenge{}, false // the first answer counts
 	}
@@ -68,9 +82,9 @@ func (t *authTransport) rootChallenge(ctx context.Context) (challenge, bool) {
 	// A root that is limited or broken says nothing about its challenge.
 	switch failure := t.service.client.refusal(resp); {
 	case failure.RetryAfter > 0:
-		*t.root.next = time.Now().Add(failure.RetryAfter)
+		pause(failure.RetryAfter)
 	case resp.StatusCode < http.StatusInternalServerError:
-		*t.root.next = time.Now().Add(rootPause)
+		pause(rootPause)
 	}
 	return challenge{}, false
 }

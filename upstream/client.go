@@ -123,15 +123,15 @@ type Client struct {
 	rejected    *recent[digest.Digest]
 	named       *recent[named] // by HEADs of tags
 	readings    *lru.Cache[digest.Digest, reading]
-	answers     atomic.Int64     // of the registry itself, so far
-	noMirror    atomic.Bool      // the last answer came from no other mirror
-	listed      *recent[string]  // repositories of which the registry lists referrers
-	pages       pages            // of lists of tags
-	rateLow     atomic.Bool      // the rate limit is nearly used up, and that was logged
-	onDenied    func(*Error)     // may be nil
-	deniedAt    atomic.Int64     // Unix time in nanoseconds of its last call
-	closing     context.Context  // ends with Close
-	lacking     *episode.Episode // of a resource of this machine, for the log
+	answers     atomic.Int64        // of the registry itself, so far
+	noMirror    atomic.Bool         // the last answer came from no other mirror
+	listed      *recent[listedRepo] // repositories of which the registry lists referrers
+	pages       pages               // of lists of tags
+	rateLow     atomic.Bool         // the rate limit is nearly used up, and that was logged
+	onDenied    func(*Error)        // may be nil
+	deniedAt    atomic.Int64        // Unix time in nanoseconds of its last call
+	closing     context.Context     // ends with Close
+	lacking     *episode.Episode    // of a resource of this machine, for the log
 	close       context.CancelFunc
 
 	manifestHead, blobHead headSupport
@@ -164,7 +164,7 @@ func NewClient(o Options) *Client {
 		heard:           hearing{stops: make(map[place]func())},
 		rejected:        newRecent[digest.Digest](maxRejections, rejectionTime),
 		named:           newRecent[named](maxNamed, namedTime),
-		listed:          newRecent[string](maxListed, listedTime),
+		listed:          newRecent[listedRepo](maxListed, listedTime),
 		pages:           newPages(),
 		cooldown:        newRegistryCooldown(),
 		beside:          newBesideHosts(),

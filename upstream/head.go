@@ -39,7 +39,7 @@ func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (*oci
 	switch {
 	case err == nil:
 		if ref.IsTag() {
-			c.named.add(named{repo, desc.Digest})
+			c.named.add(named{c.loginOf(ctx).client, repo, desc.Digest})
 		}
 		return &oci.Manifest{Descriptor: desc, Upstream: c.host}, nil
 	case !answered(err):
@@ -178,8 +178,9 @@ func lengthOf(resp *http.Response) int64 {
 // isPage reports whether an answer says that it is a page for browsers.
 func isPage(header http.Header) bool { return oci.MediaType(header.Get("Content-Type")) == "text/html" }
 
-// named is a digest that a HEAD by tag named.
+// named is a digest that a HEAD by tag named to a client: another one may not read it.
 type named struct {
+	client string // the ID of its credential; empty: the configured one
 	repo   string
 	digest digest.Digest
 }
@@ -187,8 +188,8 @@ type named struct {
 // noteMissing notes that a manifest could not be read by its digest. If a HEAD named
 // that digest a moment ago, as a proxy does that converts manifests, then the next
 // question about a tag is a GET.
-func (c *Client) noteMissing(repo string, ref oci.Reference, err error) {
-	if answered(err) && c.named.has(named{repo, ref.Digest()}) {
+func (c *Client) noteMissing(ctx context.Context, repo string, ref oci.Reference, err error) {
+	if answered(err) && c.named.has(named{c.loginOf(ctx).client, repo, ref.Digest()}) {
 		c.distrust(&c.manifestHead, opManifest)
 	}
 }

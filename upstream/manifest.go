@@ -20,7 +20,7 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 	call := manifestCall(http.MethodGet, repo, ref)
 	resp, err := c.do(ctx, call)
 	if err != nil {
-		c.noteMissing(repo, ref, err)
+		c.noteMissing(ctx, repo, ref, err)
 		return nil, err
 	}
 	defer resp.Body.Close()
@@ -41,7 +41,7 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 		c.metrics.mismatch()
 	}
 	err = c.badAnswer(ctx, call, err)
-	c.noteMissing(repo, ref, err)
+	c.noteMissing(ctx, repo, ref, err)
 	return nil, err
 }
 

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/tokencache"
@@ -147,4 +150,131 @@ func TestLimitOfAClient(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// What a registry says to one client changes neither the requests that another one costs
+// nor their answers.
+func TestAnswersToAClientAreItsOwn(t *testing.T) {
+	bob := upstream.Credential{ID: "b", Username: "bob", Password: "secret of bob"}
+	guest := upstream.Credential{ID: "anonymous"}
+	accounts := upstreamtest.WithAccounts(
+		upstreamtest.Account{Username: "alice", Password: alice.Password, Repositories: []string{"app"}},
+		upstreamtest.Account{Username: "bob", Password: bob.Password},
+	)
+	broken := func(r *upstreamtest.Registry) {
+		r.Fault(upstreamtest.Referrers, upstreamtest.Status(http.StatusInternalServerError, ""))
+		r.Fault(upstreamtest.Manifests, upstreamtest.Status(http.StatusForbidden, `{"errors":[{"code":"DENIED"}]}`))
+	}
+	for name, test := range map[string]struct {
+		options []upstreamtest.Option
+		other   upstream.Credential // that asks first, or in between
+		first   func(ctx context.Context, c *upstream.Client, img digest.Digest) error
+		between func(r *upstreamtest.Registry)
+		ask     func(ctx context.Context, c *upstream.Client, img digest.Digest) error
+		sender  upstream.Credential
+	}{
+		"the root's challenge, after a client without a password": {
+			options: []upstreamtest.Option{upstreamtest.WithHiddenContent(http.StatusNotFound)}, other: guest, sender: alice,
+			first: func(ctx context.Context, c *upstream.Client, _ digest.Digest) error {
+				_, err := c.Grant(ctx, "app")
+				return err
+			},
+			ask: func(ctx context.Context, c *upstream.Client, _ digest.Digest) error {
+				_, err := c.Head(ctx, "app", oci.ByTag("v1"))
+				return err
+			},
+		},
+		"the check of a password, after a client without one": {
+			options: []upstreamtest.Option{upstreamtest.WithHiddenContent(http.StatusNotFound)}, other: guest, sender: upstream.Credential{ID: "w", Username: "alice", Password: "guessed"},
+			first: func(ctx context.Context, c *upstream.Client, _ digest.Digest) error {
+				_, err := c.Grant(ctx, "")
+				return err
+			},
+			ask: func(ctx context.Context, c *upstream.Client, _ digest.Digest) error {
+				_, err := c.Grant(ctx, "")
+				return err
+			},
+		},
+		"HEADs, after the refusal of a digest that one named": {
+			other: bob, sender: alice,
+			first: func(ctx context.Context, c *upstream.Client, img digest.Digest) error {
+				_, err := c.Manifest(ctx, "app", oci.ByDigest(img))
+				return err
+			},
+			ask: func(ctx context.Context, c *upstream.Client, _ digest.Digest) error {
+				_, err := c.Head(ctx, "app", oci.ByTag("v1"))
+				return err
+			},
+		},
+		"a broken list of referrers, after one that was read": {
+			other: alice, sender: bob,
+			first: func(ctx context.Context, c *upstream.Client, img digest.Digest) error {
+				_, err := c.Referrers(ctx, "app", img, "")
+				return err
+			},
+			between: broken,
+			ask: func(ctx context.Context, c *upstream.Client, img digest.Digest) error {
+				_, err := c.Referrers(ctx, "app", img, "")
+				return err
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			outcome := func(asked bool) (string, []string) {
+				r := upstreamtest.New(t, append(test.options, accounts)...)
+				img := r.AddImage("app", "v1", []byte("layer")).Digest
+				c := newClient(t, r)
+				_, _ = c.Head(as(t, alice), "app", oci.ByTag("v1"))
+				if test.options != nil { // the sender is new to the registry
+					c = newClient(t, r)
+				}
+				if asked {
+					_ = test.first(as(t, test.other), c, img)
+				}
+				if test.between != nil {
+					test.between(r)
+				}
+				r.ResetRequests()
+				err := test.ask(as(t, test.sender), c, img)
+				failure := "none"
+				if failed, ok := errors.AsType[*upstream.Error](err); ok {
+					failure = failed.Class.String() + " " + http.StatusText(failed.Status)
+				}
+				return failure, r.Requests()
+			}
+			wantFailure, wantRequests := outcome(false)
+			failure, requests := outcome(true)
+			if failure != wantFailure || !slices.Equal(requests, wantRequests) {
+				t.Errorf("%s by %q, and %s by %q without the other client", failure, requests, wantFailure, wantRequests)
+			}
+		})
+	}
+}
+
+// A token that a password was exchanged for ends after five minutes, however long the
+// registry accepts it: the account may be closed.
+func TestTokensOfClientsAreShort(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		account := upstreamtest.Account{Username: "alice", Password: alice.Password, Repositories: []string{"app"}}
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBearer(upstreamtest.Bearer{TTL: 12 * time.Hour}), upstreamtest.WithAccounts(account))
+		r.AddImage("app", "v1", []byte("layer"))
+		c := newClient(t, r, on(n))
+		ask := func() error { _, err := c.Head(as(t, alice), "app", oci.ByTag("v1")); return err }
+		if err := ask(); err != nil {
+			t.Fatal(err)
+		}
+		if grant, err := c.Grant(as(t, alice), "app"); err != nil || time.Until(grant.Expires) > 5*time.Minute {
+			t.Errorf("%v for %v", err, time.Until(grant.Expires))
+		}
+		account.Password = "another one"
+		r.SetAccounts(account)
+		time.Sleep(4 * time.Minute)
+		if err := ask(); err != nil {
+			t.Errorf("within five minutes: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if err := ask(); !errors.Is(err, upstream.ErrDenied) {
+			t.Errorf("after them: %v", err)
+		}
+	})
 }

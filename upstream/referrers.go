@@ -36,6 +36,12 @@ const (
 	listedTime = time.Hour
 )
 
+// listedRepo is a repository of which the registry listed referrers to a client.
+type listedRepo struct {
+	client string // the ID of its credential; empty: the configured one
+	repo   string
+}
+
 // Referrers reads the manifests that refer to dgst: all of them, or those of
 // artifactType if that is not empty. It reads up to 100 pages. If the registry
 // refuses the list, with any status, it may not know the path: Referrers then reads
@@ -83,7 +89,7 @@ func (c *Client) findReferrers(ctx context.Context, repo string, dgst digest.Dig
 		manifests, err = c.taggedReferrers(ctx, repo, dgst)
 		manifests = ofType(manifests, artifactType)
 		if tag, ok := errors.AsType[*Error](err); ok {
-			err = c.noReferrers(repo, list, tag)
+			err = c.noReferrers(listedRepo{c.loginOf(ctx).client, repo}, list, tag)
 		}
 	}
 	if err != nil {
@@ -111,10 +117,10 @@ func refusesReferrers(err error) (*Error, bool) {
 
 // noReferrers returns the failure to find referrers after the failures of the list and
 // of the fallback tag: "not found" if there are none.
-func (c *Client) noReferrers(repo string, list, tag *Error) error {
+func (c *Client) noReferrers(known listedRepo, list, tag *Error) error {
 	deniedBoth := list.Class == ClassDenied && (!list.foreign || tag.foreign)
 	switch {
-	case c.listed.has(repo) && !errors.Is(Doubt(list), ErrNotFound):
+	case c.listed.has(known) && !errors.Is(Doubt(list), ErrNotFound):
 		return Doubt(list) // the repository has a list, which is refused at the moment
 	case tag.Class == ClassDenied && tag.Status == http.StatusForbidden && !deniedBoth:
 		none := *tag
@@ -162,7 +168,7 @@ func (c *Client) listReferrers(ctx context.Context, repo string, dgst digest.Dig
 		if err != nil {
 			return nil, err
 		}
-		c.listed.add(repo)
+		c.listed.add(listedRepo{c.loginOf(ctx).client, repo})
 		call.query = nextPage(header)
 		if call.query == nil || list.repeats || list.asked[call.query.Encode()] {
 			break
