@@ -129,6 +129,7 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
+		w.Header().Set("Cache-Control", "no-store") // other clients may get other answers
 		presented := access.Present(r, g.proxies)
 		identity, err := rules.Identify(r.Context(), presented)
 		if err == nil {

@@ -62,6 +62,10 @@ var messages = []message{
 		want: `this mirror does not serve ghcr.io/org/app. The list images of repository."ghcr.io" leaves it out`,
 	},
 	{
+		name: "an unknown name of a client without rights", path: "nowhere/app/manifests/1", prepare: permitting(access.Block{Allow: []access.Subject{{}}}), header: asAlice, status: 404, code: "NAME_UNKNOWN",
+		want: `no configured repository answers this name: nowhere/app; there is none that you may pull from`,
+	},
+	{
 		name: "a list without the user", prepare: permitting(access.Block{Allow: []access.Subject{{}}}), header: asAlice, status: 403, code: "DENIED",
 		want: `alice may not pull from ghcr.io. The list allow of repository."ghcr.io" does not name it`,
 	},

@@ -119,7 +119,9 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("Content-Security-Policy", p.policy)
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Referrer-Policy", "no-referrer") // the mirror's name is internal
-	header.Set("Cache-Control", "no-cache")      // a reload changes the names
+	if header.Get("Cache-Control") == "" {       // else access is restricted, and no cache keeps the page
+		header.Set("Cache-Control", "no-cache") // a reload changes the names
+	}
 	header.Set("Vary", "Accept")
 	_, _ = w.Write(body.Bytes()) // a browser that has left needs no page
 }

@@ -35,6 +35,11 @@ func TestPageFollowsRules(t *testing.T) {
 	if metrics := get("/metrics"); metrics.Code != 401 {
 		t.Errorf("/metrics: %d", metrics.Code)
 	}
+	for _, path := range []string{"/", "/metrics"} {
+		if control := get(path).Header().Get("Cache-Control"); control != "no-store" {
+			t.Errorf("%s may be kept by a cache: %q", path, control)
+		}
+	}
 	if health := get("/healthz"); health.Code != 200 {
 		t.Errorf("/healthz: %d", health.Code)
 	}

@@ -52,7 +52,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			// Nothing was sent yet, so the client can still get a proper answer.
 			if m.Code == 0 && m.Written == 0 {
 				m.Code = http.StatusInternalServerError
-				errInternal.write(w)
+				errInternal.write(w, e.locked())
 				failure = nil
 			}
 		}

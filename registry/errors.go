@@ -162,8 +162,9 @@ func unknown(op Operation) string {
 	}
 }
 
-// write sends the error as an error document.
-func (e *Error) write(w http.ResponseWriter) {
+// write sends the error as an error document, of a locked mirror or of one that is open to
+// all.
+func (e *Error) write(w http.ResponseWriter, locked bool) {
 	item := oci.ErrorItem{Code: e.Code, Message: e.Message}
 	if e.Detail != nil { // a nil *Detail would be written as null
 		item.Detail = e.Detail
@@ -171,6 +172,9 @@ func (e *Error) write(w http.ResponseWriter) {
 	header := w.Header()
 	for _, name := range []string{"Cache-Control", "Content-Length", "Docker-Content-Digest", "Etag"} {
 		header.Del(name)
+	}
+	if locked {
+		header.Set("Cache-Control", refusing)
 	}
 	if e.RetryAfter > 0 {
 		header.Set("Retry-After", strconv.Itoa(wholeSeconds(e.RetryAfter)))

@@ -22,6 +22,7 @@ func (p *pull) tags() error {
 		return err
 	}
 	p.setCacheStatus(list.Outcome)
+	p.entry.keepPrivate(p.w)
 	if list.Next != nil {
 		next := linkQuery(list.Next)
 		if p.req.NS != "" {
@@ -41,6 +42,7 @@ func (p *pull) referrers() error {
 		return err
 	}
 	p.setCacheStatus(list.Outcome)
+	p.entry.keepPrivate(p.w)
 	if artifactType != "" {
 		p.w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}

@@ -34,7 +34,14 @@ func (h *Handler) endLoop(trail via.Trail, host string, req Request, table *name
 	case len(trail) == 0: // a client's request, nearly always
 		return nil
 	case h.opts.ID != "" && slices.Contains(trail, h.opts.ID):
-		return &LoopError{Namespace: leadsBack(host, req, table), Passed: len(trail)}
+		loop := &LoopError{Passed: len(trail)}
+		// The sender is not identified yet, and may be a stranger who has the ID from an
+		// earlier answer. Then the mirror or client at which the loop began has to find the
+		// block, by its own request.
+		if h.opts.Access == nil || h.opts.Access.Load().Open() {
+			loop.Namespace = leadsBack(host, req, table)
+		}
+		return loop
 	case len(trail) > via.MaxTrail:
 		return &LoopError{Passed: len(trail)}
 	default:

@@ -12,13 +12,26 @@ import (
 	"github.com/weirhq/weir/namespace"
 )
 
-// immutable is the Cache-Control of content that is addressed by its digest, and private
-// that of such content behind access rules: a shared cache may not keep it (RFC 9111
-// section 5.2.2.7).
+// Cache-Control of answers (RFC 9111 section 5.2.2). Nothing that one client got of a locked
+// mirror answers another one from a shared cache: not all that tells clients apart is in
+// headers that a cache knows.
 const (
-	immutable = "public, max-age=31536000, immutable"
-	private   = "private, max-age=31536000, immutable"
+	immutable     = "public, max-age=31536000, immutable" // content that is addressed by its digest
+	private       = "private, max-age=31536000, immutable"
+	moving        = "no-cache" // can change, so caches in between must ask again
+	privateMoving = "private, no-cache"
+	refusing      = "no-store" // an error of a locked mirror: rights come and go
 )
+
+// locked reports whether other clients may get another answer.
+func (e *entry) locked() bool { return e.visitor.rules != nil || e.ns != nil && e.ns.OnBehalf() }
+
+// keepPrivate keeps an answer that can change out of shared caches, if others may not have it.
+func (e *entry) keepPrivate(w http.ResponseWriter) {
+	if e.locked() {
+		w.Header().Set("Cache-Control", privateMoving)
+	}
+}
 
 // oneWrite is the size of the largest body that is copied behind its headers, in one
 // write. A larger body is left to the response writer's ReadFrom, which sends the
@@ -48,9 +61,9 @@ func (p *pull) manifest() error {
 	p.setCacheStatus(m.Outcome)
 	p.w.Header().Set("Content-Type", m.Descriptor.MediaType)
 	p.setContentHeaders(m.Descriptor.Digest)
-	// A tag can move, so caches in between must ask again.
 	if p.req.Digest == "" {
-		p.w.Header().Set("Cache-Control", "no-cache")
+		p.w.Header().Set("Cache-Control", moving)
+		p.entry.keepPrivate(p.w)
 	}
 	return p.send(m.Outcome, m.Content, m.Descriptor.Digest, m.Descriptor.Size)
 }
@@ -87,7 +100,7 @@ func (p *pull) setContentHeaders(dgst digest.Digest) {
 	h := p.w.Header()
 	h.Set("Docker-Content-Digest", dgst.String())
 	h.Set("Etag", etag(dgst))
-	if p.ns.OnBehalf() || p.entry.visitor.rules != nil {
+	if p.entry.locked() {
 		h.Set("Cache-Control", private)
 	} else {
 		h.Set("Cache-Control", immutable)

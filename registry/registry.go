@@ -78,9 +78,9 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 	// The client has left, so the error is most likely its own cancellation. It
 	// is logged as such, and not as a failure of the mirror.
 	case r.Context().Err() != nil:
-		errClientGone.write(w)
+		errClientGone.write(w, entry.locked())
 	default:
-		h.toWire(entry, err).write(w)
+		h.toWire(entry, err).write(w, entry.locked())
 	}
 	entry.err = err
 	if failed, ok := errors.AsType[*upstream.Error](err); ok {
@@ -125,7 +125,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 		if denied := e.visitor.permit(r.Context(), access.Question{Action: access.GetVersion}); denied != nil {
 			return denied
 		}
-		return err
+		return e.visitor.unknown(r.Context(), err)
 	}
 	e.ns, e.namespace = ns, ns.Key()
 	e.repository = ns.Key() + "/" + repo
@@ -158,6 +158,7 @@ func (h *Handler) nameless(w http.ResponseWriter, r *http.Request, e *entry, req
 			return err
 		}
 	}
+	e.keepPrivate(w)
 	if req.Op == OpCatalog {
 		return h.catalog(w, r, req, table, e.visitor)
 	}

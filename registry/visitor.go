@@ -7,6 +7,7 @@ import (
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/route"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -61,6 +62,16 @@ func (v visitor) permit(ctx context.Context, q access.Question) error {
 		return nil
 	}
 	return v.rules.Permit(ctx, v.identity, q, v.presented)
+}
+
+// unknown returns the error of a name without a block as the sender is told it: the keys of
+// blocks from which it may pull nothing are none of its business.
+func (v visitor) unknown(ctx context.Context, err error) error {
+	noRoute, ok := errors.AsType[*route.UnknownError](err)
+	if !ok || v.rules == nil {
+		return err
+	}
+	return noRoute.Telling(func(key string) bool { return v.sees(ctx, storage.RepoID{Namespace: key}) })
 }
 
 // sees reports whether a list may tell the sender of a repository.

@@ -2,12 +2,14 @@ package registry_test
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // requestsOfAll returns a request of each operation.
@@ -121,5 +123,91 @@ func TestUserInTheLog(t *testing.T) {
 		if strings.Contains(m.log.String(), secret) {
 			t.Errorf("the log has %q: %s", secret, m.log)
 		}
+	}
+}
+
+// A stranger who claims that its request has come back learns nothing of the blocks and
+// their upstreams.
+func TestLoopTellsStrangersNothing(t *testing.T) {
+	r, m := pair(t)
+	opts, _, _ := alice(t, false)
+	m.rules(opts)
+	for _, target := range []string{
+		"/v2/up.example/app/manifests/v1", "/v2/app/manifests/v1?ns=up.example", "http://" + r.Host + "/v2/nowhere/app/manifests/v1",
+		"/v2/nowhere/app/manifests/v1", "/v2/up.example/app/tags/list", "/v2/_catalog", "/v2/",
+	} {
+		message := wantError(t, m.do("GET", target, "Via", "1.1 weir-me"), http.StatusLoopDetected, "LOOP")
+		if message != "an upstream leads back to this mirror" {
+			t.Errorf("%s: %s", target, message)
+		}
+	}
+}
+
+// The message about an unknown name lists the blocks that the client may pull from, and
+// proposes no other one.
+func TestUnknownNamesTellWhatMayBePulled(t *testing.T) {
+	r := upstreamtest.New(t)
+	m := newMirror(t, block(t, r, named("open.example")), block(t, r, named("secret.example")), block(t, r, named("secret.example/deep")))
+	opts, right, _ := alice(t, true)
+	opts.Blocks = []access.Block{
+		{Key: "open.example"}, {Key: "secret.example", Allow: subjects(t, "bob")},
+		{Key: "secret.example/deep", Policy: &access.Policy{Rules: []string{`identity.username == 'bob'`}}},
+	}
+	m.rules(opts)
+	const none = "no configured repository answers this name: "
+	for name, want := range map[string]string{
+		"nowhere/app":           "; names begin with open.example",
+		"secert.example/app":    "; names begin with open.example",
+		"secret.exampel/deep/a": "; names begin with open.example",
+		"opne.example/app":      "; did you mean open.example/app? names begin with open.example",
+	} {
+		message := wantError(t, m.do("GET", "/v2/"+name+"/manifests/v1", "Authorization", right), http.StatusNotFound, "NAME_UNKNOWN")
+		if message != none+name+want {
+			t.Error(message)
+		}
+	}
+	message := wantError(t, m.do("GET", "/v2/app/manifests/v1?ns=secret.example.net", "Authorization", right), http.StatusNotFound, "NAME_UNKNOWN")
+	if strings.Contains(message, "secret.example/") || strings.Contains(message, "deep") {
+		t.Error(message)
+	}
+	opts.Blocks[0].Allow = subjects(t, "bob")
+	m.rules(opts)
+	message = wantError(t, m.do("GET", "/v2/nowhere/app/manifests/v1", "Authorization", right), http.StatusNotFound, "NAME_UNKNOWN")
+	if message != none+"nowhere/app; there is none that you may pull from" {
+		t.Error(message)
+	}
+}
+
+// A shared cache keeps no answer that another client may not have: not behind rules, and not
+// where the upstream decides. Errors in front of them are kept by none.
+func TestSharedCachesKeepNothingOfLockedMirrors(t *testing.T) {
+	r, m := pair(t)
+	r.AddImage("app", "v1", []byte("a layer"))
+	opts, right, wrong := alice(t, true)
+	opts.Blocks = []access.Block{{Key: "up.example", Allow: subjects(t, "alice")}}
+	m.rules(opts)
+	for _, header := range []string{right, wrong, ""} {
+		requests := requestsOfAll()
+		requests["missing"], requests["a name of no block"] = "GET /v2/up.example/app/manifests/v2", "GET /v2/nowhere/app/tags/list"
+		for name, line := range requests {
+			method, path, _ := strings.Cut(line, " ")
+			w := m.do(method, path, "Authorization", header)
+			if control := w.Header().Get("Cache-Control"); !strings.HasPrefix(control, "private") && control != "no-store" {
+				t.Errorf("%s, %q: %d, Cache-Control %q", name, header, w.Code, control)
+			}
+		}
+	}
+	// The certificate or the address of a client is in no header that tells a cache apart.
+	opts.Blocks[0].Allow = subjects(t, "cidr:192.0.2.1")
+	m.rules(opts)
+	for target, want := range map[string]string{"app/manifests/v1": "private, no-cache", "app/tags/list": "private, no-cache", "app/manifests/v2": "no-store"} {
+		req := httptest.NewRequestWithContext(t.Context(), "GET", "/v2/up.example/"+target, nil)
+		w := httptest.NewRecorder()
+		m.handler.ServeHTTP(w, req)
+		wantHeader(t, w.Header(), "Cache-Control", want)
+	}
+	_, own := rights(t)
+	for target, want := range map[string]string{"app/manifests/v1": "private, no-cache", "app/tags/list": "private, no-cache", "app/manifests/v2": "no-store"} {
+		wantHeader(t, own.do("GET", "/v2/up.example/"+target, "Authorization", asBasic(reader)).Header(), "Cache-Control", want)
 	}
 }

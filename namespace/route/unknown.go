@@ -19,7 +19,22 @@ type UnknownError struct {
 	NS      string // the host that the client sent, or ""
 	Name    string
 	Nearest string   // the name that may have been meant, or ""
-	Keys    []string // of all entries, sorted
+	Keys    []string // of the entries that the client may know of, sorted
+
+	nearest string // key of the entry of Nearest
+	hides   bool   // Keys are not those of all entries
+}
+
+// Telling returns the error for a client that may know only of the entries whose keys sees
+// reports.
+func (e *UnknownError) Telling(sees func(key string) bool) *UnknownError {
+	told := *e
+	told.Keys = slices.DeleteFunc(slices.Clone(e.Keys), func(key string) bool { return !sees(key) })
+	told.hides = len(told.Keys) < len(e.Keys)
+	if !slices.Contains(told.Keys, e.nearest) {
+		told.Nearest = ""
+	}
+	return &told
 }
 
 func (e *UnknownError) Error() string {
@@ -27,7 +42,10 @@ func (e *UnknownError) Error() string {
 	if e.NS != "" {
 		text = "no configured repository answers for the registry " + strconv.Quote(cut(e.NS)) + " (ns), asked for " + e.Name + "; "
 	}
-	if len(e.Keys) == 0 {
+	switch {
+	case len(e.Keys) == 0 && e.hides:
+		return text + "there is none that you may pull from"
+	case len(e.Keys) == 0:
 		return text + "no repository is configured"
 	}
 	if e.Nearest != "" {
@@ -51,7 +69,8 @@ func cut(host string) string {
 
 func (t *Table[T]) unknown(ns, name string) error {
 	full := strings.TrimPrefix(cut(ns)+"/"+name, "/") // ns may be empty
-	e := &UnknownError{NS: ns, Name: name, Nearest: t.nearest(full)}
+	e := &UnknownError{NS: ns, Name: name}
+	e.Nearest, e.nearest = t.nearestTo(full)
 	for _, entry := range t.byLength {
 		e.Keys = append(e.Keys, entry.Key)
 	}
@@ -59,12 +78,12 @@ func (t *Table[T]) unknown(ns, name string) error {
 	return e
 }
 
-// nearest returns the name with its first segments replaced by the key of the
-// entry whose key or host is most like them, or "" if none is. A key is like a text
-// if at most a third of its letters differ, such as gchr.io and ghcr.io.
-func (t *Table[T]) nearest(name string) string {
+// nearestTo returns the name with its first segments replaced by the key of the
+// entry whose key or host is most like them, and the key, or "" if none is. A key is like a
+// text if at most a third of its letters differ, such as gchr.io and ghcr.io.
+func (t *Table[T]) nearestTo(name string) (meant, key string) {
 	segments := strings.Split(name, "/")
-	best, meant := 0, ""
+	best := 0
 	for _, e := range t.byLength {
 		// A key without dots, such as hub, may belong to a host that the client
 		// wrote instead: docker.io.
@@ -76,11 +95,11 @@ func (t *Table[T]) nearest(name string) string {
 			}
 			d := distance(oci.CanonicalHost(strings.Join(segments[:count], "/")), oci.CanonicalHost(text))
 			if d <= len(text)/3 && (meant == "" || d < best) {
-				best, meant = d, strings.Join(append([]string{e.Key}, segments[count:]...), "/")
+				best, meant, key = d, strings.Join(append([]string{e.Key}, segments[count:]...), "/"), e.Key
 			}
 		}
 	}
-	return meant
+	return meant, key
 }
 
 // distance returns how many letters differ between two texts. Two neighbours that
