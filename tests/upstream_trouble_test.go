@@ -170,7 +170,7 @@ func TestLiar(t *testing.T) {
 	const size = mib
 	liar, sane := upstreamtest.New(t), upstreamtest.New(t)
 	liar.Fault(upstreamtest.Blobs, upstreamtest.Corrupt(size-tail/2))
-	w := harness.StartWeir(t, blockOf("mirror", nil, at(liar), at(sane)))
+	w := harness.StartWeir(t, blockOf("mirror", nil, at(liar), at(sane))+block("alone", liar))
 	for i := range 3 {
 		dgst := addRandom(t, liar, "org/app", size, uint64(30000+i))
 		addRandom(t, sane, "org/app", size, uint64(30000+i))
@@ -192,6 +192,16 @@ func TestLiar(t *testing.T) {
 	dgst := addRandom(t, sane, "org/app", size, 30099)
 	w.Pull(t, blobPath("mirror/org/app", dgst)).Whole(t, "while it rests", dgst)
 	expectWire(t, liar, "while it rests")
+	// Where no other upstream can answer, it is asked all the same, and the trouble goes on.
+	for i := range 10 {
+		dgst := addRandom(t, liar, "org/app", size, uint64(31000+i))
+		if p := w.Pull(t, blobPath("alone/org/app", dgst)).Wait(t); p.Err == nil && p.Digest != dgst {
+			t.Errorf("alone, blob %d: the client took %d wrong bytes for whole", i, p.Length)
+		}
+	}
+	if begins, ends := w.Log.Count("the upstream delivered corrupt content repeatedly"), w.Log.Count("is back")+w.Log.Count("reachable again"); begins != 1 || ends != 0 {
+		t.Errorf("the log has %d begins and %d ends of its trouble, want 1 and 0", begins, ends)
+	}
 	w.ExpectIntact(t)
 }
 

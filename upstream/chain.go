@@ -205,7 +205,8 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, fall
 		}
 		answer, err := question(member)
 		if err == nil {
-			logger.Log(ctx, slog.LevelInfo, "an upstream is back before the end of its cooldown", "upstream", member.Host())
+			// No line says that it is back: the member does so itself, once it has stayed
+			// sound for a while. A corrupt one answers well, and then sends wrong bytes.
 			return answer, nil
 		}
 		if failure, ok := errors.AsType[*Error](err); ok {

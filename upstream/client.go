@@ -118,6 +118,7 @@ type Client struct {
 	cooldown    *registryCooldown
 	beside      *besideHosts
 	unreachable *episode.Episode // for the log
+	corrupt     *episode.Episode // likewise
 	cooldowns   Cooldowns        // may be nil
 	heard       hearing          // from cooldowns
 	rejected    *recent[digest.Digest]
@@ -175,6 +176,9 @@ func NewClient(o Options) *Client {
 	}
 	c.readings = readings
 	c.unreachable = episode.New(reachableAfter, func() { c.logger.Info("the upstream is reachable again", "upstream", c.host) })
+	c.corrupt = episode.New(soundAfter, func() {
+		c.logger.Info("the upstream has delivered no corrupt content for some time", "upstream", c.host, "for", soundAfter)
+	})
 	c.lacking = episode.New(reachableAfter, func() { c.logger.Info("connections to the upstream can be opened again", "upstream", c.host) })
 	c.closing, c.close = context.WithCancel(context.Background())
 	c.routes = newRoutes(o)

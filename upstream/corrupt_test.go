@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -62,7 +63,7 @@ func TestRepeatedCorruptionCoolsDown(t *testing.T) {
 			if got := p.first.Requests(); len(got) != 0 {
 				t.Errorf("round %d: the first member was asked %q during its cooldown", round, got)
 			}
-			if got := strings.Count(p.log.String(), "delivered corrupt content repeatedly, backing off"); got != round+1 {
+			if got := p.log.Count("delivered corrupt content repeatedly, backing off"); got != 1 {
 				t.Errorf("round %d: %d log lines", round, got)
 			}
 		}
@@ -71,6 +72,56 @@ func TestRepeatedCorruptionCoolsDown(t *testing.T) {
 		p.ask(t, p.first)
 	})
 }
+
+// A registry that is alone is asked in spite of its cooldown, and answers each time with a
+// sound header and wrong bytes. The log has one line for the begin of that trouble, and one
+// for its end.
+func TestCorruptionHasOneBeginAndOneEnd(t *testing.T) {
+	for name, tries := range map[string]struct {
+		pause time.Duration
+		n     int
+	}{
+		"at once": {0, 50}, "by a client that tries again": {5 * time.Second, 200}, "once in a cooldown": {7 * time.Minute, 20},
+	} {
+		inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+			p := newPair(t, n)
+			chain := alone(p.a)
+			expect := func(when string, begins, ends int) {
+				t.Helper()
+				synctest.Wait()
+				begun, ended := p.log.Count("delivered corrupt content repeatedly, backing off"), p.log.Count("has delivered no corrupt content for some time")
+				if begun != begins || ended != ends {
+					t.Errorf("%s, %s: %d begins and %d ends, want %d and %d", name, when, begun, ended, begins, ends)
+				}
+				if got := p.log.Count("reachable again") + p.log.Count("is back"); got > 0 {
+					t.Errorf("%s, %s: %d lines say that it is back", name, when, got)
+				}
+			}
+			wrong := func(i int) {
+				t.Helper()
+				dgst := digest.FromString(fmt.Sprint("what it ought to be ", i))
+				p.first.AddBlobAs("repo", dgst, []byte("what it is"))
+				b, err := chain.Blob(t.Context(), "repo", dgst, 0, -1)
+				readBody(t, b, err)
+				b.Reject()
+			}
+			for i := range corruptThreshold {
+				wrong(i)
+			}
+			expect("several digests", 1, 0)
+			for i := range tries.n {
+				time.Sleep(tries.pause)
+				wrong(corruptThreshold + i)
+			}
+			expect("again and again", 1, 0)
+			time.Sleep(time.Hour)
+			expect("afterwards", 1, 1)
+		})
+	}
+}
+
+// corruptThreshold is how many digests with wrong bytes begin a cooldown.
+const corruptThreshold = 3
 
 // Corrupt bodies that were under way when a cooldown began do not prolong it.
 func TestCorruptAnswersAtOnce(t *testing.T) {

@@ -12,6 +12,10 @@ import (
 // reachable: behind a failing load balancer every other connect does.
 const reachableAfter = 10 * time.Second
 
+// soundAfter is how long an upstream must deliver no corrupt content before the log calls
+// that trouble over. It is longer than any pause for it, after which it may begin again.
+const soundAfter = corruptMaxPause + rejectionTime
+
 func (c *Client) connected() {
 	c.lacking.Good()
 	if c.cooldown.connected() {
@@ -45,10 +49,16 @@ const (
 // reject notes that the registry delivered corrupt content for a digest.
 func (c *Client) reject(dgst digest.Digest) {
 	c.rejected.add(dgst)
-	if pause := c.cooldown.deliveredCorrupt(time.Now(), c.rejected.count()); pause > 0 {
+	pause := c.cooldown.deliveredCorrupt(time.Now(), c.rejected.count())
+	if pause == 0 {
+		return
+	}
+	// An upstream that is alone is asked all the same, and each answer begins another pause.
+	if c.corrupt.Bad() {
 		c.logger.Warn("the upstream delivered corrupt content repeatedly, backing off. Check its storage, and any proxy between it and Weir",
 			"upstream", c.host, "for", pause)
 	}
+	c.corrupt.Good() // unless more of it follows
 }
 
 // probe finds out, in the background, whether an unreachable registry is back.
