@@ -367,6 +367,27 @@ func TestTokenForOIDC(t *testing.T) {
 		without.Issuers = nil
 		_, err = newRules(t, without).Identify(t.Context(), shown)
 		wantRefused(t, "the issuer is gone", nil, err)
+		// Another issuer of the same name, or one that accepts fewer tokens.
+		for name, change := range map[string]func(*access.IssuerOptions){
+			"nothing":       func(*access.IssuerOptions) {},
+			"a timeout":     func(o *access.IssuerOptions) { o.Timeout = time.Hour },
+			"the issuer":    func(o *access.IssuerOptions) { o.URL = "https://other.example.com" },
+			"the keys":      func(o *access.IssuerOptions) { o.KeysURL = "https://other.example.com/keys" },
+			"the audience":  func(o *access.IssuerOptions) { o.Audience = "another" },
+			"the claims":    func(o *access.IssuerOptions) { o.Claims = []string{"environment"} },
+			"the algorithm": func(o *access.IssuerOptions) { o.Algorithms = []string{"ES256"} },
+		} {
+			changed, _ := withIssuer(t, func(o *access.IssuerOptions) { o.Skew = 0; change(o) })
+			changed.Tokens = opts.Tokens
+			identity, err := newRules(t, changed).Identify(t.Context(), shown)
+			if name == "nothing" || name == "a timeout" {
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				continue
+			}
+			wantRefused(t, name, identity, err)
+		}
 		time.Sleep(10 * time.Minute)
 		_, err = rules.Identify(t.Context(), shown)
 		wantRefused(t, "the proof has ended", nil, err)

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -51,6 +52,7 @@ type claims struct {
 	jwt.RegisteredClaims        // the subject is the user
 	Password             string `json:"pwd,omitempty"` // fingerprint of the hash of the user's password
 	Provider             string `json:"idp,omitempty"`
+	Trust                string `json:"trs,omitempty"` // fingerprint of the settings by which the provider's token was accepted
 	Claims               any    `json:"clm,omitempty"` // of the provider's token
 }
 
@@ -69,7 +71,7 @@ func newTokens(opts TokenOptions) *tokens {
 func isOwn(token string) bool { return algorithmOf(token) == jwt.SigningMethodHS256.Alg() }
 
 // issue returns a token for an identity.
-func (t *tokens) issue(i *Identity, account *account) (Token, error) {
+func (t *tokens) issue(i *Identity, account *account, issuer *Issuer) (Token, error) {
 	now := time.Now()
 	ends := now.Add(t.ttl)
 	c := claims{}
@@ -77,7 +79,7 @@ func (t *tokens) issue(i *Identity, account *account) (Token, error) {
 	case account != nil:
 		c.Subject, c.Password = account.User, account.Hash.fingerprint()
 	case i.OIDC != nil:
-		c.Provider, c.Claims = i.OIDC.Provider, i.OIDC.Claims
+		c.Provider, c.Trust, c.Claims = i.OIDC.Provider, issuer.fingerprint(), i.OIDC.Claims
 		// It must not outlive the proof that it stands for.
 		if i.OIDC.expires.Before(ends) {
 			ends = i.OIDC.expires
@@ -128,8 +130,10 @@ func (r *Rules) holder(token string) (bearer, error) {
 	case c.Provider != "":
 		issuer := r.issuers[c.Provider]
 		values, ok := c.Claims.(map[string]any)
-		if issuer == nil || !ok {
-			return bearer{}, &CredentialsError{MethodToken, "the issuer of the token's holder is no longer configured"}
+		// The name alone says nothing: it may be that of another issuer by now, or of tokens for
+		// another audience.
+		if issuer == nil || !ok || subtle.ConstantTimeCompare([]byte(issuer.fingerprint()), []byte(c.Trust)) != 1 {
+			return bearer{}, &CredentialsError{MethodToken, "the issuer of the token's holder is no longer configured, or with other settings"}
 		}
 		return bearer{oidc: &OIDC{Provider: c.Provider, Type: issuer.kind(), Claims: values, expires: until}, until: until}, nil
 	default:
@@ -163,7 +167,21 @@ func (r *Rules) Issue(ctx context.Context, p Presented) (Token, error) {
 	if err := r.Permit(ctx, identity, Question{Action: GetToken}, p); err != nil {
 		return Token{}, err
 	}
-	return r.tokens.issue(identity, r.accounts.byUser[identity.User])
+	var issuer *Issuer
+	if identity.OIDC != nil {
+		issuer = r.issuers[identity.OIDC.Provider]
+	}
+	return r.tokens.issue(identity, r.accounts.byUser[identity.User], issuer)
+}
+
+// fingerprint identifies in a token the settings that decide which tokens of an issuer are
+// accepted.
+func (i *Issuer) fingerprint() string {
+	o := &i.opts
+	// Strings and lists of strings are always JSON.
+	text, _ := json.Marshal([]any{o.URL, o.KeysURL, o.Audience, o.Claims, o.Algorithms})
+	sum := sha256.Sum256(append([]byte("weir issuer fingerprint\x00"), text...))
+	return hex.EncodeToString(sum[:16])
 }
 
 // fingerprint identifies a hash in a token. It is one-way, since the token is in the

@@ -2,6 +2,7 @@ package access
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,10 +37,10 @@ func newVerdictKey(i *Identity, q Question, readsAddress bool) verdictKey {
 	}
 	if c := i.Certificate; c != nil {
 		key.common = c.CommonName
-		// NUL keeps apart lists that are the same when joined. An empty list differs
-		// from one with an empty element by the NUL before each.
+		// Lengths keep apart lists that are the same when joined: a name in a certificate
+		// may hold any character.
 		for _, organization := range c.Organizations {
-			key.organizations += "\x00" + organization
+			key.organizations += strconv.Itoa(len(organization)) + ":" + organization
 		}
 	}
 	return key
