@@ -1,14 +1,16 @@
 package access
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
+	"math/bits"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -25,10 +27,6 @@ const (
 	// maxWrong bounds the wrong passwords that are remembered. They come no faster than
 	// verifications end, so these are those of more than a minute.
 	maxWrong = 4096
-	// maxWaiting bounds the logins that wait, about ten seconds of work, and maxOfAddress
-	// those of one address: a guesser cannot take all places.
-	maxWaiting   = 256
-	maxOfAddress = 32
 )
 
 // Account is a user with a password.
@@ -62,7 +60,8 @@ type mac [sha256.Size]byte
 // accounts are all users with a password.
 type accounts struct {
 	byUser map[string]*account
-	all    []*account // sorted by user
+	all    []*account // sorted by the cost of their hashes
+	choice []byte     // key that chooses the account whose hash an unknown user's password is compared with
 	macs   sync.Pool  // of *maccer, with one key that is new in each [Rules]
 	wrong  *bounded.Cache[mac, time.Time]
 	queue  queue
@@ -77,9 +76,12 @@ func newAccounts(list []Account) *accounts {
 		a.byUser[one.User] = &account{Account: one}
 		a.all = append(a.all, a.byUser[one.User])
 	}
-	slices.SortFunc(a.all, func(x, y *account) int { return strings.Compare(x.User, y.User) })
+	slices.SortFunc(a.all, func(x, y *account) int {
+		return cmp.Or(strings.Compare(x.Hash.cost(), y.Hash.cost()), strings.Compare(x.User, y.User))
+	})
+	a.choice = choiceKey(a.all)
 	a.wrong = bounded.New(maxWrong, maxWrong*2*bounded.Overhead, func(mac, time.Time) int { return len(mac{}) })
-	a.queue = queue{slots: make(chan struct{}, runtime.GOMAXPROCS(0)), waiting: map[netip.Prefix]int{}}
+	a.queue = newQueue()
 	return a
 }
 
@@ -132,9 +134,7 @@ func (a *accounts) remembered(known *account, sum mac) (right, decided bool) {
 func (a *accounts) verify(known *account, basic Credentials, sum mac) bool {
 	of := known
 	if of == nil {
-		// The name chooses the account: its time is that of some user, the same each time.
-		choice := a.mac(basic.User, "")
-		of = a.all[binary.BigEndian.Uint64(choice[:])%uint64(len(a.all))]
+		of = a.standIn(basic.User)
 	}
 	right := of.Hash.Matches(basic.Password) && known != nil
 	until := time.Now().Add(verdictTTL)
@@ -144,6 +144,30 @@ func (a *accounts) verify(known *account, basic Credentials, sum mac) bool {
 		a.wrong.Add(sum, until)
 	}
 	return right
+}
+
+// standIn returns the account whose hash the password of an unknown user is compared with, so
+// that its time is that of some user. The name chooses it, the same one after a reload and, for
+// most names, after a change of some accounts: names whose time changes would be unknown.
+func (a *accounts) standIn(user string) *account {
+	h := hmac.New(sha256.New, a.choice)
+	_, _ = h.Write([]byte(user)) // a hash never fails
+	// The names are spread evenly over the accounts in their order of cost. A further account
+	// moves few of them to another cost.
+	at, _ := bits.Mul64(binary.BigEndian.Uint64(h.Sum(nil)), uint64(len(a.all)))
+	return a.all[at]
+}
+
+// choiceKey returns a key that strangers do not know, and that stays the same through most
+// changes of accounts: the least digest of their hashes.
+func choiceKey(all []*account) (least []byte) {
+	for _, one := range all {
+		sum := sha256.Sum256([]byte("weir stand-in\x00" + one.Hash.text))
+		if least == nil || bytes.Compare(sum[:], least) < 0 {
+			least = sum[:]
+		}
+	}
+	return least
 }
 
 // maccer computes macs. Making one costs more than a mac.
@@ -162,55 +186,4 @@ func (a *accounts) mac(user, password string) (sum mac) {
 	clear(m.text[:cap(m.text)]) // the password
 	a.macs.Put(m)
 	return sum
-}
-
-// queue lets as many verifications run as there are processors, and bounds those that
-// wait.
-type queue struct {
-	slots chan struct{}
-
-	mu      sync.Mutex
-	total   int
-	waiting map[netip.Prefix]int
-}
-
-// enter waits for a slot, until leave is called. It returns a *BusyError at once if too
-// many logins wait, and the cause of ctx if that ends before.
-func (q *queue) enter(ctx context.Context, from netip.Addr) (leave func(), err error) {
-	network := networkOf(from)
-	q.mu.Lock()
-	if q.total >= maxWaiting || q.waiting[network] >= maxOfAddress {
-		q.mu.Unlock()
-		return nil, &BusyError{}
-	}
-	q.total++
-	q.waiting[network]++
-	q.mu.Unlock()
-	defer func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.total--
-		if q.waiting[network]--; q.waiting[network] == 0 {
-			delete(q.waiting, network)
-		}
-	}()
-	select {
-	case q.slots <- struct{}{}:
-		return func() { <-q.slots }, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
-}
-
-// networkOf returns the network of a client: of IPv6, a site has at least 2^64 addresses.
-func networkOf(address netip.Addr) netip.Prefix {
-	bits := 64
-	if address.Is4() {
-		bits = 32
-	}
-	network, err := address.Prefix(bits)
-	if err != nil { // no address, such as of a Unix socket
-		return netip.Prefix{}
-	}
-	return network
 }

@@ -125,6 +125,15 @@ func parseArgon2(text string) (*Hash, error) {
 	return &Hash{text: text, argon2: h}, nil
 }
 
+// cost tells how much a verification costs: it is the same for hashes that cost the same.
+func (h *Hash) cost() string {
+	// Of $2y$10$SALT... and $argon2id$v=19$m=19456,t=2,p=1$SALT$SUM, all but the salt and the sum.
+	if h.bcrypt != nil {
+		return h.text[len("$2y$"):len("$2y$10")]
+	}
+	return h.text[:strings.LastIndexByte(h.text[:strings.LastIndexByte(h.text, '$')], '$')]
+}
+
 // Matches reports whether a password is the one of the hash. It takes the time that the
 // costs of the hash say, whatever the password.
 func (h *Hash) Matches(password string) bool {
