@@ -10,6 +10,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -59,6 +60,7 @@ func pullParts(t *testing.T, w *harness.Weir, repo string, image ocispec.Descrip
 // Ten images of ten MiB each pass through a store of forty. One of them is in
 // use all the time, if only by HEAD requests for its manifest.
 func TestMaxSize(t *testing.T) {
+	testutil.Long(t, "fills a store again and again")
 	t.Parallel()
 	const limit = 40 * mib
 	upstream := upstreamtest.New(t)

@@ -169,6 +169,7 @@ func startServing(t *testing.T, command, dir string, env ...string) *testutil.Lo
 
 // The first command of the README, as it stands, serves on port 8000.
 func TestReadmeServes(t *testing.T) {
+	testutil.Long(t, "compiles another copy of the source")
 	command := readPage(t, "../README.md").commands()[0]
 	if command != "go run ./cmd/weir serve" {
 		t.Fatalf("the README's first command is %q", command)

@@ -132,6 +132,7 @@ func TestRottenManifest(t *testing.T) {
 
 // Content that goes away while clients read it costs no client a byte.
 func TestGCWhileClientsPull(t *testing.T) {
+	testutil.Long(t, "pulls while content is removed")
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	var blobs []digest.Digest

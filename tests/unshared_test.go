@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -158,6 +159,7 @@ func TestUnsharedDownloads(t *testing.T) {
 // A client of another block cannot tell content of a block that does not share from
 // content that is not here.
 func TestUnsharedContentIsNotTold(t *testing.T) {
+	testutil.Long(t, "pulls as a stranger in many ways")
 	t.Parallel()
 	k := newKeepers(t, "private", "public")
 	k.Weir = harness.StartWeir(t, k.config("private"))
