@@ -82,7 +82,7 @@ func TestFullDisk(t *testing.T) {
 	// Serving goes on, so the mirror is ready, and reports the fault.
 	a := w.Get(t, "/readyz")
 	expect(t, "ready", a, http.StatusOK, "")
-	if !strings.Contains(string(a.Body), "content is served without being stored") {
+	if !strings.Contains(string(a.Body), "content is served without being stored") || strings.Contains(string(a.Body), w.Data) {
 		t.Errorf("/readyz says %q", a.Body)
 	}
 
