@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -19,7 +20,7 @@ import (
 // is sealed into the token that the client gets, so that Weir keeps no credential of it.
 type Grant struct {
 	Block    string    `json:"b"` // key of the repository block; empty: a login, which opens nothing
-	Upstream string    `json:"h"` // its host
+	Upstream string    `json:"h"` // the place there that it is for
 	ID       string    `json:"i"` // of the credential
 	Username string    `json:"u,omitempty"`
 	Password string    `json:"p,omitempty"`
@@ -29,7 +30,11 @@ type Grant struct {
 
 // Grants seals grants into tokens and opens them (RFC 7516: JWE with a direct key and
 // AES-256-GCM). All methods may be called concurrently.
-type Grants struct {
+type Grants struct{ current atomic.Pointer[grantKeys] }
+
+// grantKeys are made of one secret.
+type grantKeys struct {
+	of      [sha256.Size]byte // digest of the secret; zero: it is known to this process alone
 	key     []byte
 	encrypt jose.Encrypter
 	names   *seal.Sealer
@@ -50,26 +55,42 @@ var errNoGrant = errors.New("it is no valid token of this mirror")
 // secret makes one that is known to this process alone. It returns an error if the secret
 // has less than 32 bytes.
 func NewGrants(secret []byte) (*Grants, error) {
-	if len(secret) == 0 {
+	g := &Grants{}
+	return g, g.Use(secret)
+}
+
+// Use puts another secret in force, as for [NewGrants]. The tokens of the last one are
+// invalid from then on. The same secret, and none again, change nothing.
+func (g *Grants) Use(secret []byte) error {
+	var of [sha256.Size]byte
+	switch {
+	case len(secret) == 0:
 		secret = make([]byte, sha256.Size)
 		_, _ = rand.Read(secret) // it never fails
+	case len(secret) < sha256.Size:
+		return fmt.Errorf("a secret of %d bytes is too short: %d are needed", len(secret), sha256.Size)
+	default:
+		of = sha256.Sum256(secret)
 	}
-	if len(secret) < sha256.Size {
-		return nil, fmt.Errorf("a secret of %d bytes is too short: %d are needed", len(secret), sha256.Size)
+	if last := g.current.Load(); last != nil && last.of == of {
+		return nil
 	}
 	key, err := hkdf.Key(sha256.New, secret, nil, grantPurpose, sha256.Size)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	g := &Grants{key: key, names: seal.New(string(secret), namePurpose)}
-	g.encrypt, err = jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.DIRECT, Key: key}, nil)
-	return g, err
+	next := &grantKeys{of: of, key: key, names: seal.New(string(secret), namePurpose)}
+	if next.encrypt, err = jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.DIRECT, Key: key}, nil); err != nil {
+		return err
+	}
+	g.current.Store(next)
+	return nil
 }
 
 // Name returns a name for a client's credential: the same for the same one only. It does
 // not reveal the credential to a reader who does not have the secret.
 func (g *Grants) Name(username, password, token string) string {
-	return g.names.Seal(username, password, token)
+	return g.current.Load().names.Seal(username, password, token)
 }
 
 // Seal returns the token of a grant.
@@ -78,7 +99,7 @@ func (g *Grants) Seal(grant Grant) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	sealed, err := g.encrypt.Encrypt(body)
+	sealed, err := g.current.Load().encrypt.Encrypt(body)
 	if err != nil {
 		return "", err
 	}
@@ -99,7 +120,7 @@ func (g *Grants) Open(token string) (Grant, error) {
 	if err != nil {
 		return Grant{}, errNoGrant
 	}
-	body, err := sealed.Decrypt(g.key)
+	body, err := sealed.Decrypt(g.current.Load().key)
 	var grant Grant
 	if err != nil || json.Unmarshal(body, &grant) != nil || !time.Now().Before(grant.Expires) {
 		return Grant{}, errNoGrant

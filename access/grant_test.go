@@ -132,3 +132,32 @@ func FuzzGrants(f *testing.F) {
 		}
 	})
 }
+
+// Another secret ends the tokens of the last one, and the names of credentials. The same one,
+// or none again, changes nothing, so that no reload logs clients out.
+func TestGrantsOfAnotherSecret(t *testing.T) {
+	first, second := strings.Repeat("s", 32), strings.Repeat("o", 32)
+	for _, test := range []struct {
+		before, after string
+		valid         bool
+	}{{first, first, true}, {"", "", true}, {first, second, false}, {first, "", false}, {"", first, false}} {
+		g := newGrants(t, test.before)
+		token, err := g.Seal(access.Grant{ID: "i", Expires: time.Now().Add(time.Minute)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := g.Name("alice", "secret", "")
+		if err := g.Use([]byte(test.after)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.Open(token); (err == nil) != test.valid {
+			t.Errorf("from %q to %q: %v", test.before, test.after, err)
+		}
+		if same := g.Name("alice", "secret", "") == name; same != test.valid {
+			t.Errorf("from %q to %q: the name of a credential stays: %t", test.before, test.after, same)
+		}
+		if err := g.Use([]byte("short")); err == nil {
+			t.Error("a short secret is accepted")
+		}
+	}
+}

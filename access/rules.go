@@ -230,6 +230,13 @@ func quoted(text string) string {
 // Current holds the rules in force.
 type Current struct{ rules atomic.Pointer[Rules] }
 
+// Unrestricted returns rules that are open.
+func Unrestricted() *Current {
+	c := &Current{}
+	c.rules.Store(&Rules{open: true})
+	return c
+}
+
 // Load returns the rules in force.
 func (c *Current) Load() *Rules { return c.rules.Load() }
 

@@ -29,8 +29,8 @@ func explain(ns *namespace.Namespace, err error) string {
 	case isLoop:
 		return err.Error() + ". Check url of each upstream of these mirrors"
 	case isUndecided && ns != nil:
-		return fmt.Sprintf("%s is cached, and the upstream has to say whether you may have it: %s. Set auth_stale_grace of repository.%q to answer known clients meanwhile",
-			undecided.Content, explain(ns, undecided.Err), ns.Key())
+		return fmt.Sprintf("%s has to say whether this account may have %s, and cannot at the moment: %s. Set auth_stale_grace of repository.%q to answer known clients meanwhile",
+			ns.FirstUpstream(), undecided.Content, explain(ns, undecided.Err), ns.Key())
 	case isUpstream && ns != nil:
 		return ExplainUpstream(failed, func(host string) string { return upstreamKey(ns, host) })
 	case isOffline:

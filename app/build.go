@@ -27,6 +27,7 @@ type mirror struct {
 	shared   *shared
 	engine   *engine
 	routing  *routing
+	grants   access.Grants
 	entrance *entrance // nil: plain HTTP
 	handler  http.Handler
 	admin    http.Handler // of operators, at an address of their own; nil: there is none
@@ -64,10 +65,6 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}
-	grants, err := newGrants(cfg)
-	if err != nil {
-		return nil, err
-	}
 	proxies := forwarded.Proxies(cfg.TrustedProxies())
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
@@ -86,7 +83,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		ID:      id,
 		Proxies: proxies,
 		Tokens:  tokenService{&m.routing.access, proxies},
-		Grants:  grants,
+		Grants:  &m.grants,
 		Metrics: m.routing.requests,
 		Logger:  logger,
 	})), operations), probesOnly(operations))
@@ -96,6 +93,10 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 // apply puts the parts of a configuration in force that a running mirror can change,
 // or changes nothing and returns an error.
 func (m *mirror) apply(cfg *config.Config) error {
+	secret, err := grantSecret(cfg)
+	if err != nil {
+		return err
+	}
 	redis, err := m.shared.prepare(cfg.Cache.Redis)
 	if err != nil {
 		return err
@@ -103,6 +104,9 @@ func (m *mirror) apply(cfg *config.Config) error {
 	settings, err := m.entrance.prepare(cfg.Server.TLS)
 	if err == nil {
 		err = m.routing.apply(cfg)
+	}
+	if err == nil {
+		err = m.grants.Use(secret) // only a secret fails that cannot be valid
 	}
 	if err != nil {
 		m.shared.drop(redis)

@@ -38,12 +38,14 @@ type message struct {
 	change  func(*upstream.Options)                         // may be nil
 	header  http.Header                                     // of the client
 	offline bool
-	second  bool // there is another upstream that has nothing
-	status  int
-	code    string
-	want    string
-	retry   string
-	detail  string
+	// onBehalf lets the rights of clients decide.
+	onBehalf bool
+	second   bool // there is another upstream that has nothing
+	status   int
+	code     string
+	want     string
+	retry    string
+	detail   string
 }
 
 // messages are what docs/troubleshooting.md explains: all that clients are told
@@ -115,6 +117,24 @@ var messages = []message{
 		name: "not found on two", second: true, status: 404, code: "MANIFEST_UNKNOWN",
 		want: `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown). ` +
 			`mirror.example was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown)`,
+	},
+	{
+		name: "denied to an account", onBehalf: true, header: asAlice, options: []upstreamtest.Option{upstreamtest.WithAccounts(upstreamtest.Account{Username: "alice", Password: "secret"})},
+		status: 403, code: "DENIED",
+		want: `ghcr.io does not give org/app:1.2 to this account (403 Forbidden: DENIED: requested access to the resource is denied). ` +
+			`It is private or does not exist. Log in to this mirror with an account of ghcr.io that may read it`,
+		detail: `{"upstream":"ghcr.io","class":"denied","status":403}`,
+	},
+	{
+		name: "limit of an account", onBehalf: true, header: asAlice, status: 429, code: "TOOMANYREQUESTS", retry: "60",
+		fault: []upstreamtest.Effect{upstreamtest.Status(429, `{"errors":[{"code":"TOOMANYREQUESTS"}]}`), upstreamtest.Header("Retry-After", "60")},
+		want:  `ghcr.io allows this account no more requests for 1m0s (429 Too Many Requests)`,
+	},
+	{
+		name: "a right that cannot be told", onBehalf: true, header: asAlice, status: 503, code: "UNAVAILABLE", retry: "10",
+		fault: []upstreamtest.Effect{upstreamtest.Status(500, "")},
+		want: `ghcr.io has to say whether this account may have tag 1.2, and cannot at the moment: ghcr.io could not deliver org/app:1.2 (500 Internal Server Error). ` +
+			`Set auth_stale_grace of repository."ghcr.io" to answer known clients meanwhile`,
 	},
 	{
 		name: "denied to everyone", options: []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")}, status: 403, code: "DENIED",
@@ -503,7 +523,7 @@ func (test message) run(t *testing.T) {
 	if test.fault != nil {
 		r.Fault(upstreamtest.Any, test.fault...)
 	}
-	spec := namespace.Spec{Key: "ghcr.io", Host: "ghcr.io", Offline: test.offline}
+	spec := namespace.Spec{Key: "ghcr.io", Host: "ghcr.io", Offline: test.offline, OnBehalf: test.onBehalf}
 	var members []upstream.Member
 	add := func(host string, change ...func(*upstream.Options)) {
 		o := upstream.Options{

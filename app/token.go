@@ -64,20 +64,20 @@ func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body) // a client that has left needs no token
 }
 
-// newGrants returns the seal of the tokens that hold a client's credential. It has the secret
-// that all instances share, if there is one: that of the token service, or that for Redis.
-func newGrants(cfg *config.Config) (*access.Grants, error) {
-	var secret []byte
+// grantSecret returns the secret of the tokens that hold a client's credential: the one that
+// all instances share, if there is one, of the token service or for Redis.
+func grantSecret(cfg *config.Config) ([]byte, error) {
 	switch redis := cfg.Cache.Redis; {
 	case cfg.Auth.TokenService != nil:
 		key, err := cfg.Auth.TokenService.Key()
 		if err != nil {
 			return nil, fmt.Errorf("auth.token_service.secret_key: %w", err)
 		}
-		secret = key
+		return key, nil
 	case redis != nil && redis.SecretKey != "":
 		sum := sha256.Sum256([]byte(redis.SecretKey.Reveal()))
-		secret = sum[:]
+		return sum[:], nil
+	default:
+		return nil, nil
 	}
-	return access.NewGrants(secret)
 }

@@ -57,8 +57,12 @@ func newWire(t testing.TB, specs ...namespace.Spec) *wire {
 		t.Fatal(err)
 	}
 	w.access.Store(rules)
+	grants, err := access.NewGrants(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.handler = registry.New(registry.Options{
-		Access: &w.access, Tables: &tables, Cache: w.cache, Explain: explain, Metrics: registry.NewMetrics(prometheus.NewRegistry()), Logger: logger, ID: "weir-me",
+		Access: &w.access, Grants: grants, Tables: &tables, Cache: w.cache, Explain: explain, Metrics: registry.NewMetrics(prometheus.NewRegistry()), Logger: logger, ID: "weir-me",
 	})
 	return w
 }

@@ -271,6 +271,7 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 			}
 			body, err := n.spec.Upstreams.Blob(ctx, repo.Name, dgst, offset, length)
 			if err != nil {
+				n.noteRight(ctx, repo, blobProof, "", err)
 				return nil, err
 			}
 			return &download.Stream{ReadCloser: body, Size: body.Size(), Origin: body.Upstream(), Proves: true, Reject: body.Reject}, nil

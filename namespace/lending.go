@@ -35,9 +35,9 @@ func (c *Cache) lendAs(specs []Spec) {
 	shared, keeping := make(lenders, 0, len(specs)), make([]string, 0, len(specs))
 	for _, spec := range specs {
 		if spec.Unshared {
-			keeping = append(keeping, spec.Key)
+			keeping = append(keeping, spec.space())
 		} else {
-			shared = append(shared, spec.Key)
+			shared = append(shared, spec.space())
 		}
 	}
 	// If all share, nothing has to be asked or recorded.

@@ -46,7 +46,7 @@ func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*T
 	key := listKey{n.repoID(repo), tagList, query.Encode()}
 	ask := func(ctx context.Context) (*Tags, error) {
 		page, err := n.spec.Upstreams.Tags(ctx, repo, query)
-		n.noteRight(ctx, key.repo, "", err)
+		n.noteRight(ctx, key.repo, listProof, "", err)
 		if err != nil {
 			return nil, err
 		}
@@ -207,7 +207,7 @@ func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *fligh
 		if stored := kept(ctx, err); stored != nil {
 			return stored, nil
 		}
-		return nil, err
+		return nil, n.undecided(ctx, key.repo, listProof, "the list of "+string(key.kind), err)
 	case !led:
 		shared := *list // the leader's answer keeps its own outcome
 		P(&shared).set(Outcome{Cache: Collapsed, Upstream: n.FirstUpstream()})
@@ -263,5 +263,5 @@ func (n *Namespace) instead(ctx context.Context, repo storage.RepoID, failure er
 	if _, offline := errors.AsType[*OfflineError](failure); offline {
 		return Outcome{Cache: Hit}, true
 	}
-	return n.stale(ctx, repo, failure, checked)
+	return n.stale(ctx, repo, listProof, failure, checked)
 }

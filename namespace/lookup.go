@@ -29,7 +29,9 @@ const (
 	proveBegun  // of a blob that another repository is downloading
 	proveWhole  // of a blob that is stored
 	recheckBlob // of a content whose link is old
-	proveRight  // of a client, by a manifest or a blob
+	// Of a client's right:
+	proveByManifest
+	proveByBlob
 )
 
 // lookupKey identifies a lookup of a manifest or a blob. Keys are compared as

@@ -61,7 +61,7 @@ func (n *Namespace) Head(ctx context.Context, repo string, ref oci.Reference) (*
 // lookup answers from the cache, or else asks the upstream, once for all callers
 // with the same key. led is false if another caller's request made it ask.
 func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f found, led bool, err error) {
-	if known.state == fresh && n.standing(ctx, key.repo) != inForce {
+	if known.state == fresh && n.standing(ctx, key.repo, manifestProof) != inForce {
 		known.state, known.unproven = due, true // its right has to be confirmed, and not the content
 	}
 	switch {
@@ -74,8 +74,9 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 		return found{Outcome: o, desc: known.desc}, true, err
 	case n.spec.Offline:
 		return found{}, false, n.offline(manifestName(key.ref))
-	case known.state == absent:
-		// A cached tag is asked for in any case: it may have come back.
+	case known.state == absent, n.standing(ctx, key.repo, manifestProof) == unknownStanding:
+		// A cached tag is asked for in any case: it may have come back. A client without a
+		// verdict must not see that it is cached.
 		// A client that asks in a loop costs the upstream nothing.
 		if err := n.cache.negativeHit(ctx, key); err != nil {
 			return found{}, false, err
@@ -83,17 +84,17 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 	}
 	var standIn func(context.Context) bool
 	if known.state == due {
-		standIn = n.staleIfBusy(key.repo, known.checked)
+		standIn = n.staleIfBusy(key.repo, manifestProof, known.checked)
 	}
 	f, led, err = share(ctx, n, n.cache.manifests, key, standIn, func(ctx context.Context) (found, error) {
 		f, err := n.ask(ctx, key, known)
 		n.rememberNegative(ctx, key, err)
-		n.noteRight(ctx, key.repo, f.desc.Digest, err)
+		n.noteRight(ctx, key.repo, manifestProof, f.desc.Digest, err)
 		return f, err
 	})
 	// Nothing is cached that could stand in for a failure.
 	if known.state == absent {
-		return f, led, err
+		return f, led, n.undecided(ctx, key.repo, manifestProof, manifestName(key.ref), err)
 	}
 	if err != nil {
 		return n.fallBack(ctx, key, known, err)
@@ -158,7 +159,8 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	// A client that wants the manifest itself is helped by a HEAD only if the tag's last
 	// manifest is stored, which the HEAD may name. Other manifests that are stored are
 	// not this repository's: it gets them from its upstream.
-	if key.op == getManifest && known.state != due {
+	// A client without a verdict must not see by the kind of the request that it is not.
+	if key.op == getManifest && known.state != due && n.standing(ctx, repo, manifestProof) == inForce {
 		return n.fetch(ctx, repo, ref, ref.Tag())
 	}
 	m, err := n.spec.Upstreams.Head(ctx, repo.Name, ref)
@@ -254,12 +256,16 @@ func (f found) since(before known, op operation) found {
 // namespace does so, and otherwise returns the failure. A tag that is definitely
 // gone is forgotten; a load balancer's "not found" is not definite.
 func (n *Namespace) fallBack(ctx context.Context, key lookupKey, known known, failure error) (found, bool, error) {
+	// Nothing of the cache counts for a client without a verdict.
+	if n.standing(ctx, key.repo, manifestProof) == unknownStanding {
+		return found{}, false, n.undecided(ctx, key.repo, manifestProof, manifestName(key.ref), failure)
+	}
 	failure = upstream.Doubt(failure)
 	// The content needs no confirmation, and the right has some grace.
-	if known.unproven && n.standsIn(ctx, key.repo, failure) {
+	if known.unproven && n.standsIn(ctx, key.repo, manifestProof, failure) {
 		return found{Outcome: Outcome{Cache: Hit}, desc: known.desc}, true, nil
 	}
-	if o, ok := n.stale(ctx, key.repo, failure, known.checked); ok {
+	if o, ok := n.stale(ctx, key.repo, manifestProof, failure, known.checked); ok {
 		return found{Outcome: o, desc: known.desc}, true, nil
 	}
 	// "Not found" for a client that does not accept the manifest, or that may not see it,
@@ -267,10 +273,7 @@ func (n *Namespace) fallBack(ctx context.Context, key lookupKey, known known, fa
 	if errors.Is(failure, upstream.ErrNotFound) && !known.other && !n.spec.OnBehalf {
 		n.cache.book.Gone(ctx, key.repo, key.ref.Tag())
 	}
-	if n.spec.OnBehalf && errors.Is(failure, upstream.ErrUnavailable) {
-		failure = &UndecidedError{manifestName(key.ref), failure}
-	}
-	return found{}, false, failure
+	return found{}, false, n.undecided(ctx, key.repo, manifestProof, manifestName(key.ref), failure)
 }
 
 // open makes the answer for one of the callers that shared a lookup.

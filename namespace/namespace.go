@@ -31,6 +31,8 @@ package namespace
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -99,11 +101,13 @@ type Spec struct {
 	// OnBehalf is set if the rights of each client at the upstream decide what it may
 	// pull. A verdict of the upstream holds for AuthCheckTTL and, while the upstream is
 	// away, for AuthStaleGrace longer.
-	OnBehalf     bool
-	AuthCheckTTL time.Duration
-	// Grant exchanges a client's credential. It is set if OnBehalf is.
-	Grant          func(ctx context.Context, repo string) (upstream.Grant, error)
+	OnBehalf       bool
+	AuthCheckTTL   time.Duration
 	AuthStaleGrace time.Duration
+	// Grant exchanges a client's credential, and Place is what such a credential is for.
+	// Both are set if OnBehalf is.
+	Grant func(ctx context.Context, repo string) (upstream.Grant, error)
+	Place upstream.Place
 
 	// MaxManifest is the largest manifest, in bytes, that is read from the store;
 	// 0 means [oci.DefaultMaxManifest]. The upstreams have the same limit.
@@ -121,6 +125,7 @@ func (s Spec) Rule() route.Rule {
 // Namespace is one mirrored registry. Its methods may be called concurrently.
 type Namespace struct {
 	spec   Spec
+	space  string // that its repositories have in the cache
 	cache  *Cache
 	policy *tagPolicy
 	places *places // of lookups
@@ -137,7 +142,7 @@ func newNamespace(cache *Cache, spec Spec) (*Namespace, error) {
 		return nil, fmt.Errorf("namespace %q: %w", spec.Key, err)
 	}
 	return &Namespace{
-		spec: spec, cache: cache, policy: policy, places: newPlaces(), logger: logger,
+		spec: spec, space: spec.space(), cache: cache, policy: policy, places: newPlaces(), logger: logger,
 		longFetched: cache.longFetched.Share(1), longKept: cache.longKept.Share(1),
 	}, nil
 }
@@ -152,6 +157,9 @@ func (n *Namespace) Host() string { return n.spec.Host }
 // OnBehalf reports whether the rights of each client at the upstream decide what it may pull.
 // Then the context of each request needs the client's credential ([upstream.OnBehalf]).
 func (n *Namespace) OnBehalf() bool { return n.spec.OnBehalf }
+
+// Place returns what a client's credential is for, if OnBehalf.
+func (n *Namespace) Place() upstream.Place { return n.spec.Place }
 
 // Grant exchanges the client's credential of a context for a token of the upstream
 // ([upstream.Client.Grant]).
@@ -178,15 +186,27 @@ func (n *Namespace) UpstreamHosts() []string { return slices.Clone(n.spec.Upstre
 
 // repoID returns the identity of one of the namespace's repositories in the cache.
 func (n *Namespace) repoID(repo string) storage.RepoID {
-	return storage.RepoID{Namespace: n.spec.Key, Name: repo}
+	return storage.RepoID{Namespace: n.space, Name: repo}
+}
+
+// space returns the namespace of the repositories of a block in the cache. Where the rights
+// of clients decide, it is one of the upstream too: a right to what the block has from this
+// upstream is none to what it had from another one, before a reload.
+func (s Spec) space() string {
+	if !s.OnBehalf {
+		return s.Key
+	}
+	const enough = 8 // bytes, which tell the upstreams of one block apart
+	sum := sha256.Sum256([]byte(s.Place.String()))
+	return s.Key + "@" + hex.EncodeToString(sum[:enough])
 }
 
 // stale returns the outcome of an answer from the cache that stands in for an
 // upstream's failure. It reports false if the namespace does not answer such a
 // failure from the cache, or if the answer was checked too long ago.
-func (n *Namespace) stale(ctx context.Context, repo storage.RepoID, err error, checked time.Time) (o Outcome, ok bool) {
+func (n *Namespace) stale(ctx context.Context, repo storage.RepoID, kind proof, err error, checked time.Time) (o Outcome, ok bool) {
 	class := upstream.ClassOf(upstream.Doubt(err))
-	if !n.standsIn(ctx, repo, upstream.Doubt(err)) {
+	if !n.standsIn(ctx, repo, kind, upstream.Doubt(err)) {
 		return Outcome{}, false
 	}
 	reason := fmt.Sprintf("%s is %s", n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "))
@@ -211,9 +231,9 @@ func (n *Namespace) stale(ctx context.Context, repo storage.RepoID, err error, c
 
 // staleIfBusy returns a function that reports whether an answer from the cache that was
 // checked at a time stands in for a lookup that cannot begin.
-func (n *Namespace) staleIfBusy(repo storage.RepoID, checked time.Time) func(context.Context) bool {
+func (n *Namespace) staleIfBusy(repo storage.RepoID, kind proof, checked time.Time) func(context.Context) bool {
 	return func(ctx context.Context) bool {
-		_, ok := n.stale(ctx, repo, n.busy(), checked)
+		_, ok := n.stale(ctx, repo, kind, n.busy(), checked)
 		return ok
 	}
 }

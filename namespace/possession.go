@@ -50,6 +50,7 @@ func (n *Namespace) statBlob(ctx context.Context, repo storage.RepoID, dgst dige
 	key := blobKey(repo, dgst)
 	desc, _, err := share(ctx, n, n.cache.access, key, nil, func(ctx context.Context) (ocispec.Descriptor, error) {
 		desc, err := n.spec.Upstreams.StatBlob(ctx, repo.Name, dgst)
+		n.noteRight(ctx, repo, blobProof, "", err)
 		n.rememberNegative(ctx, key, err)
 		return desc, err
 	})

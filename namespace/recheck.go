@@ -38,7 +38,7 @@ func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocisp
 	key := lookupKey{repo, recheckBlob, oci.ByDigest(desc.Digest)}
 	failure := n.cache.negativeHit(ctx, key) // of the last minute
 	if failure == nil {
-		_, _, failure = share(ctx, n, n.cache.access, key, n.staleIfBusy(repo, proven), func(ctx context.Context) (ocispec.Descriptor, error) {
+		_, _, failure = share(ctx, n, n.cache.access, key, n.staleIfBusy(repo, blobProof, proven), func(ctx context.Context) (ocispec.Descriptor, error) {
 			return desc, n.confirm(ctx, key, desc)
 		})
 	}
@@ -47,7 +47,7 @@ func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocisp
 	}
 	// A refusal counts, whatever is answered from the cache otherwise.
 	refused := errors.Is(failure, upstream.ErrNotFound) || errors.Is(failure, upstream.ErrDenied)
-	if o, ok := n.stale(ctx, repo, failure, proven); ok && !refused {
+	if o, ok := n.stale(ctx, repo, blobProof, failure, proven); ok && !refused {
 		return o, nil
 	}
 	return Outcome{}, failure

@@ -3,6 +3,7 @@ package namespace
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -25,9 +26,9 @@ import (
 //	tokens, challenges, limits    an upstream and a credential (package upstream)
 //
 // So a client learns nothing about a repository before its own credential has opened it,
-// and the refusal of one client is not that of another. A verdict costs no request of its
-// own where the upstream is asked anyway: for a tag that is due, for content that is not
-// cached, for a list.
+// and the refusal of one client is not that of another. Nor do the answer, its time and the
+// requests upstream tell a client without a verdict what is cached: the upstream gets the
+// same requests in both cases.
 
 // maxRights and maxRightBytes bound the memory for verdicts. One takes about 300 bytes,
 // and a lost one costs a HEAD.
@@ -36,29 +37,66 @@ const (
 	maxRightBytes = 12 << 20
 )
 
-// rightKey is a credential and a repository that it may read at an upstream.
+// maxRead is how many manifests of a repository are remembered for a client: an index, the
+// manifest of its platform, and the same of another image.
+const maxRead = 4
+
+// maxListing bounds a manifest that is searched for a blob, in bytes. Each request of a client
+// may do so, and those of images have some KiB.
+const maxListing = 256 << 10
+
+// rightKey is a credential and a repository that it may read.
 type rightKey struct {
-	repo     storage.RepoID
-	upstream string
-	client   string
+	repo   storage.RepoID
+	client string
 }
 
-func (n *Namespace) rightKey(ctx context.Context, repo storage.RepoID) rightKey {
-	return rightKey{repo, n.FirstUpstream(), clientOf(ctx)}
-}
+// proof is what an upstream gave a client of a repository. Some registries have rights of
+// their own for each kind. A manifest opens the whole repository, since it is the first thing
+// that a pull asks for; the others open their kind alone.
+type proof uint8
+
+const (
+	manifestProof proof = iota
+	blobProof
+	listProof
+
+	proofs // how many there are
+)
 
 // right is an upstream's verdict for a credential.
 type right struct {
-	proven   time.Time
-	manifest digest.Digest // that the credential read last; empty: none
+	proven [proofs]time.Time // when the upstream gave something of the kind last; zero: never
+	read   []digest.Digest   // the manifests that the credential read last, the last one first; never changed
+}
+
+// last returns when a right to a kind of content was proven last.
+func (r right) last(kind proof) time.Time {
+	if r.proven[kind].After(r.proven[manifestProof]) {
+		return r.proven[kind]
+	}
+	return r.proven[manifestProof]
+}
+
+// add notes a proof. The manifest may be empty.
+func (r *right) add(by proof, manifest digest.Digest) {
+	r.proven[by] = time.Now()
+	if manifest != "" && (len(r.read) == 0 || r.read[0] != manifest) {
+		read := append([]digest.Digest{manifest}, slices.DeleteFunc(slices.Clone(r.read), func(d digest.Digest) bool { return d == manifest })...)
+		r.read = read[:min(len(read), maxRead)]
+	}
 }
 
 func (r right) size(key rightKey) int {
-	return len(key.repo.Namespace) + len(key.repo.Name) + len(key.upstream) + len(key.client) + len(r.manifest)
+	bytes := len(key.repo.Namespace) + len(key.repo.Name) + len(key.client)
+	for _, manifest := range r.read {
+		bytes += len(manifest)
+	}
+	return bytes
 }
 
-// UndecidedError says that an upstream could not tell whether a client may have content
-// that is cached.
+// UndecidedError says that an upstream could not tell whether a client may have content,
+// cached or not.
 type UndecidedError struct {
 	Content string
 	Err     error // of the upstream
@@ -85,16 +123,17 @@ func clientOf(ctx context.Context) string {
 	return c.ID
 }
 
-// standing returns the client's right to a repository. Everything that the mirror asks
-// for itself, such as a warming, has one.
-func (n *Namespace) standing(ctx context.Context, repo storage.RepoID) standing {
+// standing returns the client's right to content of a kind of a repository. Everything that
+// the mirror asks for itself, such as a warming, has one.
+func (n *Namespace) standing(ctx context.Context, repo storage.RepoID, kind proof) standing {
 	client := clientOf(ctx)
 	if !n.spec.OnBehalf || client == "" {
 		return inForce
 	}
-	r, ok := n.cache.rights.Get(n.rightKey(ctx, repo))
-	switch age := time.Since(r.proven); {
-	case !ok:
+	r, _ := n.cache.rights.Get(rightKey{repo, client})
+	proven := r.last(kind)
+	switch age := time.Since(proven); {
+	case proven.IsZero():
 		return unknownStanding
 	case age < n.spec.AuthCheckTTL:
 		return inForce
@@ -107,19 +146,17 @@ func (n *Namespace) standing(ctx context.Context, repo storage.RepoID) standing 
 
 // noteRight records that the upstream gave a client something of a repository, or refused.
 // A "not found" may hide a refusal, so it ends a right as well. A manifest may be empty.
-func (n *Namespace) noteRight(ctx context.Context, repo storage.RepoID, manifest digest.Digest, err error) {
+func (n *Namespace) noteRight(ctx context.Context, repo storage.RepoID, by proof, manifest digest.Digest, err error) {
 	client := clientOf(ctx)
 	if !n.spec.OnBehalf || client == "" {
 		return
 	}
-	key := n.rightKey(ctx, repo)
+	key := rightKey{repo, client}
 	switch {
 	case err == nil:
-		if manifest == "" {
-			known, _ := n.cache.rights.Get(key)
-			manifest = known.manifest
-		}
-		n.cache.rights.Add(key, right{time.Now(), manifest})
+		r, _ := n.cache.rights.Get(key)
+		r.add(by, manifest)
+		n.cache.rights.Add(key, r)
 	case errors.Is(err, upstream.ErrDenied), errors.Is(err, upstream.ErrNotFound):
 		n.cache.rights.Remove(key)
 	}
@@ -127,53 +164,97 @@ func (n *Namespace) noteRight(ctx context.Context, repo storage.RepoID, manifest
 
 // standsIn reports whether content of the cache may stand in for an upstream's failure
 // towards a client whose own rights decide.
-func (n *Namespace) standsIn(ctx context.Context, repo storage.RepoID, failure error) bool {
+func (n *Namespace) standsIn(ctx context.Context, repo storage.RepoID, kind proof, failure error) bool {
 	if !n.spec.OnBehalf {
 		return true
 	}
 	_, busy := errors.AsType[*BusyError](failure) // the upstream was not asked
 	away := busy || errors.Is(failure, upstream.ErrUnavailable) || errors.Is(failure, upstream.ErrRateLimited)
-	return away && n.standing(ctx, repo) != unknownStanding
+	return away && n.standing(ctx, repo, kind) != unknownStanding
+}
+
+// undecided returns the failure of a lookup as a client gets it. While the upstream is away,
+// a client whose right it has not confirmed gets one answer, whether the content is cached or
+// not.
+func (n *Namespace) undecided(ctx context.Context, repo storage.RepoID, kind proof, content string, failure error) error {
+	failed, isUpstream := errors.AsType[*upstream.Error](failure)
+	if !isUpstream || failed.Class != upstream.ClassUnavailable || failed.Loop() || n.standing(ctx, repo, kind) == inForce {
+		return failure
+	}
+	return &UndecidedError{content, failure}
 }
 
 // permit makes sure that a client may have a blob. Without a verdict, the upstream shows it
-// by the manifest that the client read last, with one request for all blobs of an image, or
-// else by the blob itself.
+// by a manifest that lists the blob and that the client has read, with one request for all
+// blobs of an image, or else by the blob itself.
 func (n *Namespace) permit(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
-	if n.standing(ctx, repo) == inForce {
+	if n.standing(ctx, repo, blobProof) == inForce {
 		return nil
 	}
-	known, _ := n.cache.rights.Get(n.rightKey(ctx, repo))
-	key := lookupKey{repo, proveRight, oci.ByDigest(dgst)}
-	if known.manifest != "" {
-		key.ref = oci.ByDigest(known.manifest)
-	}
-	_, _, err := share(ctx, n, n.cache.access, key, nil, func(ctx context.Context) (ocispec.Descriptor, error) {
-		return ocispec.Descriptor{}, n.inquire(ctx, repo, known.manifest, dgst)
-	})
-	switch {
-	case err == nil:
-		return nil
-	case n.standsIn(ctx, repo, err):
-		return nil
-	case errors.Is(err, upstream.ErrUnavailable):
-		return &UndecidedError{"blob " + dgst.String(), err}
-	default:
-		return err
-	}
-}
-
-// inquire asks the upstream whether it gives a client a manifest or, if that is empty or
-// gone, a blob, and records the answer.
-func (n *Namespace) inquire(ctx context.Context, repo storage.RepoID, manifest, blob digest.Digest) error {
-	if manifest != "" {
-		_, err := n.spec.Upstreams.Head(ctx, repo.Name, oci.ByDigest(manifest))
-		if !errors.Is(err, upstream.ErrNotFound) {
-			n.noteRight(ctx, repo, manifest, err)
+	err := error(nil)
+	if manifest := n.listedIn(ctx, repo, dgst); manifest != "" {
+		err = n.inquire(ctx, lookupKey{repo, proveByManifest, oci.ByDigest(manifest)}, func(ctx context.Context) error {
+			_, err := n.spec.Upstreams.Head(ctx, repo.Name, oci.ByDigest(manifest))
+			n.noteRight(ctx, repo, manifestProof, manifest, err)
 			return err
+		})
+		// The manifest may be gone, and the blob not.
+		if !errors.Is(err, upstream.ErrNotFound) {
+			return n.unlessStanding(ctx, repo, dgst, err)
 		}
 	}
-	_, err := n.spec.Upstreams.StatBlob(ctx, repo.Name, blob)
-	n.noteRight(ctx, repo, "", err)
+	err = n.inquire(ctx, lookupKey{repo, proveByBlob, oci.ByDigest(dgst)}, func(ctx context.Context) error {
+		_, err := n.spec.Upstreams.StatBlob(ctx, repo.Name, dgst)
+		n.noteRight(ctx, repo, blobProof, "", err)
+		return err
+	})
+	return n.unlessStanding(ctx, repo, dgst, err)
+}
+
+// inquire asks the upstream about a right, once for all requests of the client.
+func (n *Namespace) inquire(ctx context.Context, key lookupKey, ask func(context.Context) error) error {
+	_, _, err := share(ctx, n, n.cache.access, key, nil, func(ctx context.Context) (none ocispec.Descriptor, err error) {
+		return none, ask(ctx)
+	})
 	return err
+}
+
+// unlessStanding returns the failure to confirm a client's right to a blob, or nil if an
+// older verdict counts.
+func (n *Namespace) unlessStanding(ctx context.Context, repo storage.RepoID, dgst digest.Digest, failure error) error {
+	if failure == nil || n.standsIn(ctx, repo, blobProof, failure) {
+		return nil
+	}
+	return n.undecided(ctx, repo, blobProof, "blob "+dgst.String(), failure)
+}
+
+// listedIn returns a manifest that the client of a request has read and that lists a blob, or
+// "". Manifests that only other clients have read do not count: the requests upstream would
+// tell that they are cached.
+func (n *Namespace) listedIn(ctx context.Context, repo storage.RepoID, blob digest.Digest) digest.Digest {
+	known, _ := n.cache.rights.Get(rightKey{repo, clientOf(ctx)})
+	for _, manifest := range known.read {
+		if slices.ContainsFunc(n.contentOf(ctx, manifest), func(d ocispec.Descriptor) bool { return d.Digest == blob }) {
+			return manifest
+		}
+	}
+	return ""
+}
+
+// contentOf returns the content that a stored manifest lists, none if it cannot be read.
+func (n *Namespace) contentOf(ctx context.Context, manifest digest.Digest) []ocispec.Descriptor {
+	obj, err := n.cache.store.Open(ctx, manifest)
+	if err != nil {
+		return nil
+	}
+	defer obj.Content.Close()
+	body, err := oci.ReadManifest(obj.Content, maxListing)
+	if err != nil {
+		return nil
+	}
+	links, err := oci.References(body)
+	if err != nil {
+		return nil
+	}
+	return links.Content()
 }

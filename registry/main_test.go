@@ -78,18 +78,23 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m.metrics = registry.NewMetrics(m.gatherer)
 	m.rules(access.Options{Anonymous: true})
 	namespace.RegisterMetrics(m.gatherer, &m.tables)
-	grants, err := access.NewGrants(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	m.serve(specs...)
 	m.handler = registry.New(registry.Options{
 		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger, ID: "weir-me",
 		Proxies: forwarded.Proxies{netip.MustParsePrefix("192.0.2.0/24")}, // httptest's clients
 		Access:  &m.access,
-		Grants:  grants,
+		Grants:  grants(t),
 	})
 	return m
+}
+
+func grants(t testing.TB) *access.Grants {
+	t.Helper()
+	g, err := access.NewGrants(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
 }
 
 // rules puts access rules in force.

@@ -51,6 +51,9 @@ func (h *Handler) credential(header []string, ns *namespace.Namespace) (upstream
 	switch {
 	case err != nil:
 		return upstream.Credential{}, err
+	// Some clients can send a token as a password only.
+	case shown.Basic != nil && h.opens(shown.Basic.Password):
+		shown.Bearer = shown.Basic.Password
 	case shown.Basic != nil:
 		return h.password(shown.Basic), nil
 	case shown.Bearer == "":
@@ -60,7 +63,7 @@ func (h *Handler) credential(header []string, ns *namespace.Namespace) (upstream
 	}
 	// A token for another registry must not reach this one.
 	grant, err := h.opts.Grants.Open(shown.Bearer)
-	if err != nil || grant.Block != ns.Key() || grant.Upstream != ns.FirstUpstream() {
+	if err != nil || grant.Block != ns.Key() || grant.Upstream != ns.Place().String() {
 		return upstream.Credential{}, errOtherGrant
 	}
 	return upstream.Credential{ID: grant.ID, Username: grant.Username, Password: grant.Password, Token: grant.Token}, nil
@@ -77,10 +80,16 @@ func (h *Handler) password(basic *access.Credentials) upstream.Credential {
 // hasGrant reports whether a request shows a valid token of the mirror's.
 func (h *Handler) hasGrant(r *http.Request) bool {
 	shown, err := access.ParseAuthorization(r.Header.Values("Authorization"))
-	if err != nil || !access.IsGrant(shown.Bearer) {
+	return err == nil && h.opens(shown.Bearer)
+}
+
+// opens reports whether a text is a valid token of the mirror's. As such it is for no
+// upstream, also in place of a password.
+func (h *Handler) opens(text string) bool {
+	if !access.IsGrant(text) {
 		return false
 	}
-	_, err = h.opts.Grants.Open(shown.Bearer)
+	_, err := h.opts.Grants.Open(text)
 	return err == nil
 }
 
@@ -92,6 +101,9 @@ func (h *Handler) ping(r *http.Request, table *namespace.Table) error {
 	case err != nil:
 		return err
 	case shown.Basic != nil:
+		if h.opens(shown.Basic.Password) {
+			return nil
+		}
 		return h.login(r.Context(), table, h.password(shown.Basic))
 	case shown.Bearer == "":
 		return &Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Message: "log in to this mirror with an account of the registry behind it"}

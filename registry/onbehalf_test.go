@@ -2,6 +2,7 @@ package registry_test
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -18,7 +20,7 @@ import (
 func onBehalf(c *upstream.Client) func(*namespace.Spec) {
 	return func(s *namespace.Spec) {
 		s.OnBehalf, s.AuthCheckTTL = true, time.Minute
-		s.Upstreams, s.Grant = upstream.NewChain(upstream.ChainOptions{}, c), c.Grant
+		s.Upstreams, s.Grant, s.Place = upstream.NewChain(upstream.ChainOptions{}, c), c.Grant, c.Place()
 	}
 }
 
@@ -320,5 +322,115 @@ func TestRightsOfClientsBesideAccounts(t *testing.T) {
 		if user, _, _ := (&http.Request{Header: sent.Header}).BasicAuth(); user != "" && sent.Header.Get("Authorization") == own {
 			t.Errorf("the upstream got the password of the mirror's account: %s %s", sent.Method, sent.URI)
 		}
+	}
+}
+
+// A token service may refuse a right, or a password. A right that is refused says nothing
+// about others of the same account, and its client is not asked for the password again.
+func TestRefusedExchanges(t *testing.T) {
+	r, m := rights(t, bearer())
+	about := func(repo string) upstreamtest.Match {
+		return func(req *http.Request) bool {
+			return upstreamtest.Tokens(req) && strings.Contains(req.URL.Query().Get("scope"), ":"+repo+":")
+		}
+	}
+	r.Fault(about("public"), upstreamtest.Status(403, `{"errors":[{"code":"DENIED","message":"requested access to the resource is denied"}]}`))
+	for _, step := range []struct {
+		sender     upstream.Credential
+		repository string
+		want       int
+		asked      int // token requests upstream
+	}{
+		{reader, "public", 403, 1}, {reader, "public", 403, 0}, {reader, "app", 200, 1},
+		{guesser, "app", 401, 1}, {guesser, "app", 401, 0}, {guesser, "public", 401, 0}, {guesser, "other", 401, 0},
+		{reader, "app", 200, 0}, // whose token is still there
+	} {
+		r.ResetRequests()
+		w := account{t, m, asBasic(step.sender)}.do(http.MethodGet, "/token?scope=repository:up.example/"+step.repository+":pull")
+		if w.Code != step.want || (w.Code == 401) != (w.Header().Get("WWW-Authenticate") != "") {
+			t.Errorf("%s of %s: %d %q %s", step.repository, step.sender.Password, w.Code, w.Header().Get("WWW-Authenticate"), w.Body)
+		}
+		if got := len(r.TokenRequests()); got != step.asked {
+			t.Errorf("%s of %s: %d requests to the token service, want %d", step.repository, step.sender.Password, got, step.asked)
+		}
+	}
+}
+
+// A login without a repository is checked if all blocks mirror one registry. Otherwise no
+// registry gets the password.
+func TestLoginOfSeveralBlocks(t *testing.T) {
+	first, m := rights(t, bearer())
+	second := upstreamtest.New(t, bearer(), upstreamtest.WithAccounts(upstreamtest.Account{Username: "carol", Password: "x"}))
+	at := func(key string, r *upstreamtest.Registry, path string) namespace.Spec {
+		address := *r.URL
+		address.Path = path
+		c := upstream.NewClient(upstream.Options{URL: &address, ConnectTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second})
+		t.Cleanup(c.Close)
+		return block(t, r, onBehalf(c), func(s *namespace.Spec) { s.Key, s.Host = key, "" })
+	}
+	for name, test := range map[string]struct {
+		blocks []namespace.Spec
+		wrong  int
+		asked  bool
+	}{
+		"one registry":   {[]namespace.Spec{at("a", first, "/team"), at("b", first, "/other")}, 401, true},
+		"two registries": {[]namespace.Spec{at("a", first, "/team"), at("b", second, "")}, 200, false},
+	} {
+		m.serve(test.blocks...)
+		first.ResetRequests()
+		second.ResetRequests()
+		for target, want := range map[string]int{"/token?service=weir": test.wrong, "/v2/": test.wrong} {
+			if w := (account{t, m, asBasic(guesser)}).do(http.MethodGet, target); w.Code != want {
+				t.Errorf("%s, a wrong password at %s: %d %s", name, target, w.Code, w.Body)
+			}
+			if w := (account{t, m, asBasic(reader)}).do(http.MethodGet, target); w.Code != http.StatusOK {
+				t.Errorf("%s, the right one at %s: %d %s", name, target, w.Code, w.Body)
+			}
+		}
+		if asked := len(first.TokenRequests()) > 0; asked != test.asked || len(second.TokenRequests()) > 0 {
+			t.Errorf("%s: the registries got %q and %q", name, first.TokenRequests(), second.TokenRequests())
+		}
+	}
+}
+
+// Some clients can send a token as a password only. No upstream gets it, not even that of
+// another block.
+func TestTokenAsPassword(t *testing.T) {
+	r, m := rights(t, bearer())
+	token := tokenOf(t, account{t, m, asBasic(reader)}.do(http.MethodGet, "/token?scope=repository:up.example/app:pull"))
+	sender := account{t, m, basic("any", token)}
+	for target, want := range map[string]int{"/v2/up.example/app/manifests/v1": 200, "/v2/": 200, "/token?scope=repository:up.example/app:pull": 400} {
+		if w := sender.do(http.MethodGet, target); w.Code != want {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	other := upstreamtest.New(t, upstreamtest.WithAccounts(upstreamtest.Account{Username: "any", Password: token, Repositories: []string{"app"}}))
+	c := upstream.NewClient(upstream.Options{URL: other.URL, ConnectTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second})
+	t.Cleanup(c.Close)
+	m.serve(block(t, other, onBehalf(c)))
+	if w := sender.do(http.MethodGet, "/v2/up.example/app/manifests/v1"); w.Code != 401 {
+		t.Errorf("at another place: %d %s", w.Code, w.Body)
+	}
+	if got := append(other.Requests(), other.TokenRequests()...); len(got) != 0 {
+		t.Errorf("another registry got %q", got)
+	}
+	for _, sent := range r.Log() {
+		if user, password, _ := (&http.Request{Header: sent.Header}).BasicAuth(); user == "any" || password == token {
+			t.Errorf("the registry got the token as a password: %s %s", sent.Method, sent.URI)
+		}
+	}
+}
+
+// A handler without rules is open, in blocks whose upstream decides as well.
+func TestRightsWithoutRules(t *testing.T) {
+	_, m := rights(t, bearer())
+	m.handler = registry.New(registry.Options{Tables: &m.tables, Cache: m.cache, Grants: grants(t), Logger: slog.New(slog.DiscardHandler)})
+	for target, want := range map[string]int{"/v2/": 401, "/token": 200, "/v2/up.example/app/manifests/v1": 401, "/v2/_catalog": 200, "/v2/nowhere/x/manifests/v1": 404} {
+		if w := (account{t, m, ""}).do(http.MethodGet, target); w.Code != want {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+	}
+	if w := (account{t, m, asBasic(reader)}).pull("/v2/up.example/app/manifests/v1"); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
 	}
 }

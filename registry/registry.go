@@ -57,6 +57,9 @@ type Handler struct {
 }
 
 func New(opts Options) *Handler {
+	if opts.Access == nil {
+		opts.Access = access.Unrestricted()
+	}
 	if opts.Tokens == nil {
 		opts.Tokens = http.NotFoundHandler()
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,8 +43,9 @@ type exchanges struct {
 	refused *bounded.Cache[exchange, refusal]
 }
 
-// exchange is a credential and a namespace whose upstream judges it.
-type exchange struct{ credential, namespace string }
+// exchange is a credential and a repository of a place, or no repository of a registry if the
+// credential itself is refused.
+type exchange struct{ credential, place, repository string }
 
 type refusal struct {
 	err   error
@@ -54,7 +56,7 @@ func newExchanges() exchanges {
 	return exchanges{
 		running: make(chan struct{}, maxExchanges),
 		refused: bounded.New(maxRefused, 4<<20, func(e exchange, r refusal) int {
-			return len(e.credential) + len(e.namespace) + len(r.err.Error())
+			return len(e.credential) + len(e.place) + len(e.repository) + len(r.err.Error())
 		}),
 	}
 }
@@ -87,7 +89,8 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, e *entry) error 
 	}
 	err = h.giveToken(w, r, e, wanted, ns, repo)
 	_, invalid := errors.AsType[*access.CredentialsError](err)
-	if !invalid && !errors.Is(err, upstream.ErrDenied) {
+	// A registry that answers 403 knows the account.
+	if !invalid && !refusesAccount(err) {
 		return err
 	}
 	return &Error{
@@ -128,9 +131,15 @@ func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wa
 		life = min(life, time.Until(grant.Expires))
 	}
 	return h.writeToken(w, access.Grant{
-		Block: ns.Key(), Upstream: ns.FirstUpstream(), ID: grant.ID,
+		Block: ns.Key(), Upstream: ns.Place().String(), ID: grant.ID,
 		Username: grant.Username, Password: grant.Password, Token: grant.Token,
 	}, life)
+}
+
+// refusesAccount reports whether an upstream refuses an account as such.
+func refusesAccount(err error) bool {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	return ok && failed.Class == upstream.ClassDenied && failed.Status != http.StatusForbidden
 }
 
 // unsupported is the answer to a request for a token that cannot be understood.
@@ -180,7 +189,7 @@ func (h *Handler) tokenCredential(r *http.Request, e *entry, wanted url.Values) 
 	switch {
 	case err != nil:
 		return upstream.Credential{}, err
-	case shown.Bearer != "":
+	case shown.Bearer != "", shown.Basic != nil && h.opens(shown.Basic.Password):
 		return upstream.Credential{}, unsupported("a token is asked for with a username and a password")
 	case shown.Basic == nil:
 		return upstream.Credential{ID: anonymousID}, nil
@@ -210,9 +219,11 @@ func wantedBy(query url.Values, table *namespace.Table) (*namespace.Namespace, s
 
 // exchange exchanges a credential for a token of the upstream of a namespace.
 func (h *Handler) exchange(ctx context.Context, ns *namespace.Namespace, repo string, c upstream.Credential) (upstream.Grant, error) {
-	key := exchange{c.ID, ns.Key()}
-	if known, ok := h.exchanges.refused.Get(key); ok && time.Now().Before(known.until) {
-		return upstream.Grant{}, known.err
+	account, right := exchange{c.ID, ns.Place().Registry, ""}, exchange{c.ID, ns.Place().String(), repo}
+	for _, key := range []exchange{account, right} {
+		if known, ok := h.exchanges.refused.Get(key); ok && time.Now().Before(known.until) {
+			return upstream.Grant{}, known.err
+		}
 	}
 	select {
 	case h.exchanges.running <- struct{}{}:
@@ -223,20 +234,27 @@ func (h *Handler) exchange(ctx context.Context, ns *namespace.Namespace, repo st
 	grant, err := ns.Grant(upstream.OnBehalf(ctx, c), repo)
 	// The right of an anonymous client may come at any time, and guesses no password.
 	if errors.Is(err, upstream.ErrDenied) && !c.Anonymous() {
-		h.exchanges.refused.Add(key, refusal{err, time.Now().Add(refusedFor)})
+		refused := right
+		if refusesAccount(err) {
+			refused = account
+		}
+		h.exchanges.refused.Add(refused, refusal{err, time.Now().Add(refusedFor)})
 	}
 	return grant, err
 }
 
 // login checks a credential that is for no repository yet. With several registries it is
 // not known which of them it is for, and the others must not get it: the first pull checks
-// it then.
+// it then. Several blocks may mirror one registry.
 func (h *Handler) login(ctx context.Context, table *namespace.Table, c upstream.Credential) error {
-	if candidates := onBehalfOf(table); len(candidates) == 1 && !c.Anonymous() {
-		_, err := h.exchange(ctx, candidates[0], "", c)
-		return err
+	candidates := onBehalfOf(table)
+	if c.Anonymous() || len(candidates) == 0 || slices.ContainsFunc(candidates, func(ns *namespace.Namespace) bool {
+		return ns.Place().Registry != candidates[0].Place().Registry
+	}) {
+		return nil
 	}
-	return nil
+	_, err := h.exchange(ctx, candidates[0], "", c)
+	return err
 }
 
 // writeToken sends a grant as a token.

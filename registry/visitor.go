@@ -26,9 +26,6 @@ type visitor struct {
 // The namespace is nil if the request has no name. Where the upstream decides, the header
 // Authorization is for the upstream, unless it names an account of the mirror's.
 func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace.Namespace) error {
-	if h.opts.Access == nil {
-		return nil
-	}
 	rules := h.opts.Access.Load()
 	if rules.Open() {
 		return nil

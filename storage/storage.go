@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -50,10 +51,19 @@ var ErrCorrupt = errors.New("the bytes do not match their digest")
 // and the name below it. Both together are the cache's identity:
 // "ghcr.io/acme" with "app" and "ghcr.io" with "acme/app" are different ones,
 // since their credentials are.
+//
+// A @ may follow the key, and then the name of an upstream: what the block had from
+// another upstream is not that repository's.
 type RepoID struct{ Namespace, Name string }
 
-// String returns the namespace and the name, joined with a slash.
-func (r RepoID) String() string { return r.Namespace + "/" + r.Name }
+// Block returns the key of the configured block.
+func (r RepoID) Block() string {
+	key, _, _ := strings.Cut(r.Namespace, "@") // no key has one
+	return key
+}
+
+// String returns the block and the name, joined with a slash.
+func (r RepoID) String() string { return r.Block() + "/" + r.Name }
 
 // Info describes stored content.
 type Info struct {

@@ -23,6 +23,21 @@ type Credential struct {
 // Anonymous reports whether the client showed nothing.
 func (c Credential) Anonymous() bool { return c.Username == "" && c.Password == "" && c.Token == "" }
 
+// Place is what a client's credential is for: a registry, and the names of it that an
+// upstream stands for.
+type Place struct {
+	Registry string // URL of its API, and the token service that may get passwords
+	Path     string // before all names; may be empty
+}
+
+// String returns a text that is the same for the same place only.
+func (p Place) String() string { return p.Registry + " " + p.Path }
+
+// Place returns what a client's credential is for.
+func (c *Client) Place() Place {
+	return Place{Registry: originOf(c.url) + c.root + " " + c.tokenRealm, Path: c.repository("")}
+}
+
 type credentialKey struct{}
 
 // OnBehalf returns a context for requests that a client's credential authenticates, in

@@ -51,7 +51,7 @@ func (d *Download) watchSpeed(slot *lease) (stop func()) {
 			switch {
 			case speed >= least:
 			case !d.wanted():
-				slot.cancel(&TooSlowError{Upstream: d.view().origin, Namespace: d.Namespace(), Speed: speed, Min: least})
+				slot.cancel(&TooSlowError{Upstream: d.view().origin, Namespace: d.src.Repository.Block(), Speed: speed, Min: least})
 				return
 			case d.group.slots.contended():
 				slot.cancel(errYielded)
