@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+
+	"github.com/weirhq/weir/internal/hosts"
 )
 
 const (
@@ -39,14 +41,14 @@ func newQueue() queue {
 // enter waits for a slot, until leave is called. It returns a *BusyError if too many
 // logins wait, and the cause of ctx if that ends before.
 func (q *queue) enter(ctx context.Context, from netip.Addr) (leave func(), err error) {
-	turn, err := q.stand(networkOf(from))
+	turn, err := q.stand(hosts.Network(from))
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case err = <-turn:
 	case <-ctx.Done():
-		if err = context.Cause(ctx); !q.withdraw(networkOf(from), turn) && <-turn == nil {
+		if err = context.Cause(ctx); !q.withdraw(hosts.Network(from), turn) && <-turn == nil {
 			q.leave() // the slot came at the same moment
 		}
 	}
@@ -130,18 +132,4 @@ func (q *queue) remove(from *line, turn chan error) bool {
 		q.turns = slices.DeleteFunc(q.turns, func(l *line) bool { return l == from })
 	}
 	return true
-}
-
-// networkOf returns the network of a client. A site has a /48 of IPv6 (RFC 6177), and
-// chooses among 2^80 addresses.
-func networkOf(address netip.Addr) netip.Prefix {
-	bits := 48
-	if address.Is4() {
-		bits = 32
-	}
-	network, err := address.Prefix(bits)
-	if err != nil { // no address, such as of a Unix socket
-		return netip.Prefix{}
-	}
-	return network
 }

@@ -203,7 +203,7 @@ func (e *entrance) listener(inner net.Listener) net.Listener {
 	if e == nil {
 		return inner
 	}
-	return e.door.Listener(inner)
+	return e.door.Listener(inner, e.logger)
 }
 
 // guard returns a handler that stands before all others.
@@ -234,6 +234,11 @@ func (e *entrance) Collect(metrics chan<- prometheus.Metric) {
 	host := []string{"host"}
 	begins := prometheus.NewDesc("weir_tls_certificate_start_timestamp_seconds", "When the certificate that clients see begins to be valid; 0: there is none yet.", host, nil)
 	ends := prometheus.NewDesc("weir_tls_certificate_expiry_timestamp_seconds", "When the certificate that clients see, or one of its authorities, expires; 0: there is none yet.", host, nil)
+	handshakes := prometheus.NewDesc("weir_tls_handshakes_total", "TLS handshakes with clients, by result: completed, failed, or refused if too many were under way.", []string{"result"}, nil)
+	completed, failed, refused := e.door.Handshakes()
+	for result, n := range map[string]int64{"completed": completed, "failed": failed, "refused": refused} {
+		metrics <- prometheus.MustNewConstMetric(handshakes, prometheus.CounterValue, float64(n), result)
+	}
 	for _, c := range e.door.Served() {
 		metrics <- prometheus.MustNewConstMetric(begins, prometheus.GaugeValue, timestamp(c.Begins), c.Host)
 		metrics <- prometheus.MustNewConstMetric(ends, prometheus.GaugeValue, timestamp(c.Ends), c.Host)

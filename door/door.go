@@ -1,7 +1,8 @@
 // Package door is the TLS side of the server: the certificate that clients see, and the
 // certificates that are asked of them.
 //
-// A [Door] stands in front of a listener. Its [Settings] can change at any time: new
+// A [Door] stands in front of a listener. Strangers wait in a hall for their handshakes,
+// which are bounded (hall.go). The door's [Settings] can change at any time: new
 // connections get the new ones, and connections that exist are checked once more
 // (guard.go). A certificate comes from a [Source]: from files ([Fixed]), from the server
 // itself ([SelfSigned]), or from an authority.
@@ -14,7 +15,7 @@ package door
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"net"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -59,6 +60,10 @@ type Settings struct {
 type Door struct {
 	current atomic.Pointer[rules]
 	probe   *tls.Config
+	config  *tls.Config // of all handshakes, until they say what they are for
+
+	hall                       *hall
+	completed, failed, refused atomic.Int64 // handshakes
 }
 
 // rules are settings in force.
@@ -76,7 +81,8 @@ func New(s Settings) (*Door, error) {
 	}
 	d := &Door{probe: &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{own}, SessionTicketsDisabled: true,
-	}}
+	}, hall: newHall(runtime.GOMAXPROCS(0))}
+	d.config = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: d.configFor}
 	d.Set(s)
 	return d, nil
 }
@@ -105,30 +111,6 @@ func (d *Door) Set(s Settings) {
 	d.current.Store(r)
 }
 
-// Listener returns a listener whose connections speak TLS. A handshake has the time that
-// http.Server gives to a header.
-func (d *Door) Listener(inner net.Listener) net.Listener {
-	return tls.NewListener(marking{inner}, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: d.configFor})
-}
-
-// marking is a listener whose connections can be marked.
-type marking struct{ net.Listener }
-
-func (l marking) Accept() (net.Conn, error) {
-	inner, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return &conn{Conn: inner}, nil
-}
-
-// conn is a connection below TLS.
-type conn struct {
-	net.Conn
-	probe    atomic.Bool           // the handshake was for a Probe
-	admitted atomic.Pointer[rules] // that the connection was last checked against
-}
-
 // configFor returns the configuration of one handshake. Protocols that need no client
 // certificate are honoured only if the client asks for nothing else.
 func (d *Door) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
@@ -143,6 +125,12 @@ func (d *Door) configFor(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	default:
 		return r.http, nil
 	}
+}
+
+// Handshakes returns how many handshakes have been completed, have failed, and had to
+// make room for others.
+func (d *Door) Handshakes() (completed, failed, refused int64) {
+	return d.completed.Load(), d.failed.Load(), d.refused.Load()
 }
 
 // Served returns the certificates that clients see at the moment.

@@ -1,8 +1,10 @@
 package tests
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +13,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -283,4 +287,106 @@ func TestCheckOfTheServedCertificate(t *testing.T) {
 			}
 		})
 	}
+}
+
+// helloOf returns the first message of a client, which costs its sender nothing to send
+// again, and the server a key exchange and a signature.
+func helloOf(t *testing.T) []byte {
+	t.Helper()
+	near, far := net.Pipe()
+	defer near.Close()
+	go func() {
+		_ = tls.Client(far, &tls.Config{ServerName: "localhost"}).Handshake()
+		far.Close()
+	}()
+	hello := make([]byte, 16<<10)
+	n, err := near.Read(hello)
+	harness.Must(t, err)
+	return hello[:n]
+}
+
+// from returns a client with an address of its own, which trusts every mirror.
+func from(t *testing.T, address string) *http.Client {
+	t.Helper()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(address)}}
+	transport := &http.Transport{DialContext: dialer.DialContext, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport}
+}
+
+// A stranger floods the mirror with handshakes, and others hold as many open as they can.
+// Clients that are connected are served, and new ones get in.
+func TestFloodOfHandshakes(t *testing.T) {
+	testutil.Long(t, "floods a mirror for some seconds, and compares with a quiet one")
+	w := harness.StartWeir(t, "[server.tls]\nself_signed = true\n")
+	connected := from(t, "127.0.0.2")
+	// worst returns the time of the slowest of some requests of the client that is connected,
+	// and of new ones.
+	worst := func() (old, fresh time.Duration) {
+		for range 40 {
+			for client, slowest := range map[*http.Client]*time.Duration{connected: &old, from(t, "127.0.0.3"): &fresh} {
+				begin := time.Now()
+				resp, err := client.Get(w.URL + "/v2/")
+				harness.Must(t, err)
+				_, _ = io.Copy(io.Discard, resp.Body)
+				resp.Body.Close()
+				*slowest = max(*slowest, time.Since(begin))
+			}
+		}
+		return old, fresh
+	}
+	worst() // the first connection
+	quietOld, quietFresh := worst()
+
+	hello := helloOf(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var flood sync.WaitGroup
+	var sent atomic.Int64
+	for range 64 {
+		flood.Go(func() {
+			for ctx.Err() == nil {
+				conn, err := net.Dial("tcp", w.Addr)
+				if err != nil {
+					continue
+				}
+				_, _ = conn.Write(hello)
+				_, _ = conn.Read(make([]byte, 1)) // the mirror has computed its part
+				conn.Close()
+				sent.Add(1)
+			}
+		})
+	}
+	harness.Eventually(t, "the flood has begun", func() bool { return sent.Load() > 100 })
+	begin, before := time.Now(), sent.Load()
+	floodedOld, floodedFresh := worst()
+	rate := float64(sent.Load()-before) / time.Since(begin).Seconds()
+	cancel()
+	flood.Wait()
+	t.Logf("slowest request of 40: connected %s, with %.0f handshakes/s %s; new connection %s, with the flood %s", quietOld, rate, floodedOld, quietFresh, floodedFresh)
+	if floodedOld > 5*time.Second || floodedFresh > 5*time.Second {
+		t.Error("the flood holds up others")
+	}
+
+	// Silent ones: those of one network have half of the places at most.
+	const silent, places = 1200, 1024
+	var conns []net.Conn
+	for range silent {
+		conn, err := net.Dial("tcp", w.Addr)
+		harness.Must(t, err)
+		defer conn.Close()
+		conns = append(conns, conn)
+	}
+	for _, conn := range conns[:silent-places] { // the oldest make room
+		_ = conn.SetReadDeadline(time.Now().Add(harness.Patience))
+		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal("a silent connection beyond the limit stays open")
+		}
+	}
+	worst()
+	w.Client = connected
+	if n := w.Metric(t, "weir_tls_handshakes_total", "result", "refused"); n < silent-places {
+		t.Errorf("%v handshakes made room", n)
+	}
+	w.Logs(t, "too many TLS handshakes are under way")
 }

@@ -27,3 +27,18 @@ func ValidPort(port string) bool {
 	n, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && n > 0
 }
+
+// Network returns the network that counts as one stranger: one address of IPv4, or a site
+// of IPv6, which has a /48 (RFC 6177) and chooses among 2^80 addresses. It is invalid for an
+// invalid address, such as that of a Unix socket.
+func Network(address netip.Addr) netip.Prefix {
+	bits := 48
+	if address.Is4() {
+		bits = 32
+	}
+	network, err := address.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return network
+}

@@ -1,6 +1,7 @@
 package hosts_test
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/weirhq/weir/internal/hosts"
@@ -31,5 +32,18 @@ func TestValidPort(t *testing.T) {
 		if got := hosts.ValidPort(port); got != want {
 			t.Errorf("%q: %v", port, got)
 		}
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	for address, want := range map[string]string{
+		"192.0.2.1": "192.0.2.1/32", "2001:db8:1:2::3": "2001:db8:1::/48", "fe80::1%eth0": "fe80::/48", "::1": "::/48",
+	} {
+		if got := hosts.Network(netip.MustParseAddr(address)); got != netip.MustParsePrefix(want) {
+			t.Errorf("%s: %s", address, got)
+		}
+	}
+	if got := hosts.Network(netip.Addr{}); got.IsValid() {
+		t.Errorf("no address: %s", got)
 	}
 }
