@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -59,6 +60,48 @@ func TestLongDocumentsTakeTurns(t *testing.T) {
 		synctest.Wait()
 		if n := ended.Load(); n != 5 {
 			t.Errorf("%d slow manifests have ended", n)
+		}
+	})
+}
+
+// Long documents that drip, from as many registries as there are places, keep those of
+// another registry away for some seconds only. While no other one wants a place, they go on.
+func TestDrippingDocumentsYield(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		long := func(r *upstreamtest.Registry) ocispec.Descriptor {
+			return r.AddManifest("app", "long", ocispec.MediaTypeImageIndex,
+				fmt.Appendf(nil, `{"schemaVersion":2,"manifests":[],"annotations":{"a":"%s"}}`, strings.Repeat("x", 4<<20)))
+		}
+		var slow, ended sync.WaitGroup
+		var failed atomic.Int32
+		for i := range 4 {
+			r := m.registry(fmt.Sprintf("slow%d.example", i))
+			want := long(r)
+			// Above the lowest speed of all documents, 16 KiB/s.
+			r.Fault(upstreamtest.Path("/manifests/"), upstreamtest.Drip(20<<10))
+			n := m.namespace(r.Host, r)
+			slow.Go(func() {
+				if got := get(t, n, "app", "long"); got.err != nil {
+					failed.Add(1)
+				} else if got.desc.Digest != want.Digest {
+					t.Errorf("%+v", got)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		r := m.registry("quick.example")
+		want := long(r)
+		n := m.namespace("quick.example", r)
+		began := time.Now()
+		ended.Go(func() { wantManifest(t, get(t, n, "app", "long"), namespace.Miss, want) })
+		ended.Wait()
+		if took := time.Since(began); took > 40*time.Second {
+			t.Errorf("a document of another registry took %s", took)
+		}
+		slow.Wait()
+		if n := failed.Load(); n == 0 || n == 4 {
+			t.Errorf("%d slow documents have failed", n)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package oci_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ func FuzzReadTags(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		tags, err := oci.ReadTags(body)
+		tags, err := oci.ReadTags(bytes.NewReader(body))
 		if err != nil {
 			return
 		}
@@ -31,7 +32,7 @@ func FuzzReadTags(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if same, err := oci.ReadTags(again); err != nil || !slices.Equal(same, tags) {
+		if same, err := oci.ReadTags(bytes.NewReader(again)); err != nil || !slices.Equal(same, tags) {
 			t.Errorf("%q is read as %q, %v", again, same, err)
 		}
 	})

@@ -36,6 +36,11 @@ var (
 	ErrNoType = errors.New("it lacks schemaVersion 2, the fields of an image or an index, or a media type")
 )
 
+// typeFields returns the fields of a manifest that tell its type.
+func typeFields() []string {
+	return []string{"schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests"}
+}
+
 // ReadManifest reads a manifest of at most limit bytes. It returns an error that
 // matches ErrManifestTooLarge if there are more.
 func ReadManifest(r io.Reader, limit int64) ([]byte, error) {
@@ -60,10 +65,16 @@ func ReadManifest(r io.Reader, limit int64) ([]byte, error) {
 // of the image-spec, have no schemaVersion. Other JSON objects are no manifests, whatever
 // the header says: the answer of another kind of service must not reach clients.
 func ManifestType(body []byte, contentType string) (string, error) {
-	fields, err := Fields(TrimMark(body), "schemaVersion", "mediaType", "artifactType", "config", "layers", "blobs", "manifests")
+	fields, err := Fields(TrimMark(body), typeFields()...)
 	if err != nil {
 		return "", err
 	}
+	return manifestType(fields, contentType)
+}
+
+// manifestType is ManifestType of some fields of a manifest. Of a list or an object, the
+// bracket is enough.
+func manifestType(fields map[string]json.RawMessage, contentType string) (string, error) {
 	// Fields of another type count as missing, and so does a media type that cannot be
 	// served, such as text/html.
 	own := textOf(fields["mediaType"])

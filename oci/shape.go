@@ -1,9 +1,8 @@
 package oci
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
+	"io"
 )
 
 const (
@@ -16,22 +15,52 @@ const (
 	maxValues = 300_000
 )
 
+const (
+	// maxElement bounds an element of a list or another text that is decoded at once, in
+	// bytes. A descriptor has some hundred, but may repeat the annotations of its manifest.
+	maxElement = DefaultMaxManifest
+	// maxBlanks bounds the blanks between two values, in bytes. A decoder reads those that it
+	// has again with each part of the text, and writers indent by some.
+	maxBlanks = 64 << 10
+	// elementDepth is the depth at which the elements of a list of manifests or tags lie.
+	elementDepth = 2
+)
+
 // CheckShape returns an error if a JSON document has more values than any manifest or
 // list, or values that lie deeper in each other. It allocates nothing, so it comes before
 // a decoder, which takes a hundred times the memory of a hostile text. It does not check
 // the syntax otherwise.
-func CheckShape(text []byte) error { return checkShape(text, maxValues) }
+func CheckShape(text []byte) error {
+	return (&shape{values: maxValues, element: len(text), blanks: len(text)}).add(text)
+}
 
-func checkShape(text []byte, values int) error {
-	depth, count, quoted := 0, 0, false
-	for i := 0; i < len(text); i++ {
-		c := text[i]
+// shape counts the values of a JSON document, part by part.
+type shape struct {
+	values  int // the most
+	element int // the longest element of a list, in bytes
+	blanks  int // the most between two values
+
+	depth, count    int
+	length, blank   int  // of the element and the blanks so far
+	quoted, escaped bool // the next character is in a string, and no quote
+}
+
+// add counts the next part of the text.
+func (s *shape) add(text []byte) error {
+	depth, count, length, blank, quoted, escaped := s.depth, s.count, s.length, s.blank, s.quoted, s.escaped
+	for _, c := range text {
+		length++
+		blank++
+		if quoted || !isSpace(c) {
+			blank = 0
+		}
 		switch {
-		case quoted && c == '\\':
-			i++ // the next character is no quote
+		case escaped:
+			escaped = false
 		case c == '"':
 			quoted = !quoted
 		case quoted:
+			escaped = c == '\\'
 		case c == '{' || c == '[':
 			depth++
 			count++
@@ -40,34 +69,38 @@ func checkShape(text []byte, values int) error {
 		case c == ',':
 			count++
 		}
-		if depth > maxDepth {
+		switch {
+		case depth <= elementDepth && !quoted && (c == ',' || c == ':' || c == '{' || c == '['):
+			length = 0 // the next element
+		case length > s.element:
+			return fmt.Errorf("the document has an element of more than %d bytes", s.element)
+		case blank > s.blanks:
+			return fmt.Errorf("the document has more than %d blanks in a row", s.blanks)
+		case depth > maxDepth:
 			return fmt.Errorf("the document has values at a depth of more than %d", maxDepth)
-		}
-		if count > values {
-			return fmt.Errorf("the document has more than %d values", values)
+		case count > s.values:
+			return fmt.Errorf("the document has more than %d values", s.values)
 		}
 	}
+	s.depth, s.count, s.length, s.blank, s.quoted, s.escaped = depth, count, length, blank, quoted, escaped
 	return nil
 }
 
-// maxTags bounds the tags of one page. Registries send at most some thousands.
-const maxTags = 100_000
+// shapeReader reads a JSON document up to the first part that exceeds a bound of its shape.
+type shapeReader struct {
+	r     io.Reader
+	shape shape
+	err   error // of the shape
+}
 
-// ReadTags reads one page of a repository's tags (distribution-spec, "Listing Tags"). It
-// leaves out strings that are no tags, and returns an error if there are more than
-// 100,000. Other fields of the document do not matter, such as the manifests that
-// Google's registries list.
-func ReadTags(body []byte) ([]string, error) {
-	fields, err := Fields(TrimMark(body), "tags")
-	if err != nil || fields["tags"] == nil {
-		return nil, err
+// Read returns the text only after it was counted.
+func (s *shapeReader) Read(p []byte) (int, error) {
+	if s.err != nil {
+		return 0, s.err
 	}
-	if err := checkShape(fields["tags"], maxTags); err != nil {
-		return nil, err
+	n, err := s.r.Read(p)
+	if s.err = s.shape.add(p[:n]); s.err != nil {
+		return 0, s.err
 	}
-	var tags []string
-	if err := json.Unmarshal(fields["tags"], &tags); err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(tags, func(tag string) bool { return !tagPattern.MatchString(tag) }), nil
+	return n, err
 }

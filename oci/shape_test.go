@@ -90,18 +90,18 @@ func TestReadTags(t *testing.T) {
 		"other members": {`{"manifest":` + list(`{"tag":["x"]}`, 200_000) + `,"tags":["a"]}`, "[a]"},
 		"other case":    {`{"tags":["a"],"Tags":["b"]}`, "[a]"},
 	} {
-		if tags, err := oci.ReadTags([]byte(c.body)); err != nil || fmt.Sprint(tags) != c.want {
+		if tags, err := oci.ReadTags(strings.NewReader(c.body)); err != nil || fmt.Sprint(tags) != c.want {
 			t.Errorf("%s: %v, %v", name, tags, err)
 		}
 	}
-	if tags, err := oci.ReadTags([]byte(`{"tags":` + list(`"a"`, 100_000) + `}`)); err != nil || len(tags) != 100_000 {
+	if tags, err := oci.ReadTags(strings.NewReader(`{"tags":` + list(`"a"`, 100_000) + `}`)); err != nil || len(tags) != 100_000 {
 		t.Errorf("100,000 tags: %d, %v", len(tags), err)
 	}
 	for name, body := range map[string]string{
 		"too many": `{"tags":` + list(`"a"`, 100_001) + `}`, "deep": `{"tags":[` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `]}`,
 		"numbers": `{"tags":[1]}`, "an object": `{"tags":{"a":1}}`, "a page": "<html>", "cut": `{"tags":["a"`,
 	} {
-		if tags, err := oci.ReadTags([]byte(body)); err == nil {
+		if tags, err := oci.ReadTags(strings.NewReader(body)); err == nil {
 			t.Errorf("%s: %d tags", name, len(tags))
 		}
 	}

@@ -196,3 +196,23 @@ func jsonOf(header http.Header, body []byte, limit int64) []byte {
 	}
 	return decoded
 }
+
+// jsonReader is jsonOf of a body that is read as a stream: decoded unless its begin is that
+// of an object. No coding's begin is the same, nor that of a list.
+func jsonReader(header http.Header, body io.Reader) (io.Reader, error) {
+	codings := codingsOf(header)
+	if len(codings) == 0 {
+		return body, nil
+	}
+	buffered := bufio.NewReader(body)
+	// A body that is shorter, or cannot be read, fails again below.
+	begin, _ := buffered.Peek(512)
+	if bytes.HasPrefix(bytes.TrimSpace(oci.TrimMark(begin)), []byte("{")) {
+		return buffered, nil
+	}
+	decoder, err := newDecoder(buffered, codings)
+	if err != nil {
+		return nil, &encodingError{codings, errors.New("the body is no JSON object"), err}
+	}
+	return decoder, nil
+}

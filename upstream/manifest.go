@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/opencontainers/go-digest"
@@ -75,7 +76,7 @@ func readAll(ctx context.Context, resp *http.Response, limit int64, tooLarge err
 	if resp.ContentLength > limit {
 		return nil, tooLarge // without reading up to the limit first
 	}
-	body, err := readDocument(ctx, resp.Body, limit+1)
+	body, err := io.ReadAll(io.LimitReader(newDocument(ctx, resp.Body), limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the body: %w", err)
 	}

@@ -1,11 +1,11 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -16,7 +16,6 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/weirhq/weir/internal/bulk"
 	"github.com/weirhq/weir/oci"
 )
 
@@ -107,7 +106,7 @@ func refusesReferrers(err error) (*Error, bool) {
 	}
 	switch refused.Status {
 	case 0:
-		return refused, errors.Is(refused, errNoIndex)
+		return refused, errors.Is(refused, oci.ErrNoIndex)
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout, http.StatusLoopDetected:
 		return nil, false
 	default:
@@ -189,17 +188,8 @@ type referrersList struct {
 // referrersPage reads one page into a list.
 func (c *Client) referrersPage(ctx context.Context, call call, list *referrersList, artifactType string) (http.Header, error) {
 	var page []ocispec.Descriptor
-	header, err := c.readList(ctx, call, func(body []byte, header http.Header) (err error) {
-		list.bytes += len(body) // all pages are in memory at once
-		switch {
-		case list.bytes > maxListSize:
-			return fmt.Errorf("the list exceeds %d bytes", maxListSize)
-		case list.bytes > shortDocument:
-			if err := bulk.Enter(ctx); err != nil {
-				return err
-			}
-		}
-		page, _, err = readIndex(body, header.Get("Content-Type"))
+	header, err := c.readList(ctx, call, &list.bytes, func(body io.Reader, header http.Header) (err error) {
+		page, _, err = oci.ReadIndex(body, header.Get("Content-Type"))
 		return err
 	})
 	if err != nil {
@@ -221,30 +211,6 @@ func (c *Client) referrersPage(ctx context.Context, call call, list *referrersLi
 	}
 	list.manifests = append(list.manifests, page...)
 	return header, nil
-}
-
-// errNoIndex says that an answer is something else than an index.
-var errNoIndex = errors.New("the answer is no index")
-
-// readIndex returns the manifests of an index, except those whose digests are not valid,
-// and its media type. It returns an error that wraps errNoIndex if the body is
-// something else, such as a web page or an image. An index that is broken off is a
-// failure of another kind.
-func readIndex(body []byte, contentType string) (manifests []ocispec.Descriptor, mediaType string, err error) {
-	links, err := oci.References(body)
-	isObject := bytes.HasPrefix(bytes.TrimSpace(oci.TrimMark(body)), []byte("{"))
-	switch {
-	case isA[*json.SyntaxError](err) && !isObject, isA[*json.UnmarshalTypeError](err):
-		return nil, "", fmt.Errorf("%w: %w", errNoIndex, err)
-	case err != nil:
-		return nil, "", err
-	}
-	mediaType, err = oci.ManifestType(body, contentType)
-	// An index without manifests may have null for them, or nothing.
-	if links.Kind == oci.Index || links.Kind == oci.Neither && err == nil && mediaType == ocispec.MediaTypeImageIndex {
-		return links.Manifests, mediaType, nil
-	}
-	return nil, "", errNoIndex
 }
 
 // isFiltered reports whether a header says that the registry filtered by type.
@@ -275,12 +241,13 @@ func (c *Client) taggedReferrers(ctx context.Context, repo string, dgst digest.D
 	call.op = opReferrers // it still counts against the limit of manifests
 	var manifests []ocispec.Descriptor
 	found := false
-	_, err := c.readList(ctx, call, func(body []byte, header http.Header) error {
-		listed, mediaType, err := readIndex(body, header.Get("Content-Type"))
-		if err != nil && (!errors.Is(err, errNoIndex) || isA[*json.SyntaxError](err)) {
+	_, err := c.readList(ctx, call, new(int), func(body io.Reader, header http.Header) error {
+		hash := dgst.Algorithm().Digester()
+		listed, mediaType, err := oci.ReadIndex(io.TeeReader(body, hash.Hash()), header.Get("Content-Type"))
+		if err != nil && (!errors.Is(err, oci.ErrNoIndex) || isA[*json.SyntaxError](err)) {
 			return err // a page says nothing about the tag
 		}
-		if err == nil && mediaType == ocispec.MediaTypeImageIndex && refersTo(dgst, body, listed) {
+		if err == nil && mediaType == ocispec.MediaTypeImageIndex && hash.Digest() != dgst && refersTo(dgst, listed) {
 			manifests, found = listed, true
 		}
 		return nil
@@ -298,10 +265,7 @@ var errNoReferrers = errors.New("the fallback tag names no list of referrers")
 // registries answer with the subject itself, because they read the tag as a digest, or
 // with an index that holds the subject: the subject does not refer to itself. The
 // manifests of an index for several platforms name these, and referrers have none.
-func refersTo(subject digest.Digest, index []byte, manifests []ocispec.Descriptor) bool {
-	if subject.Algorithm().FromBytes(index) == subject {
-		return false
-	}
+func refersTo(subject digest.Digest, manifests []ocispec.Descriptor) bool {
 	return !slices.ContainsFunc(manifests, func(d ocispec.Descriptor) bool {
 		return d.Digest == subject || d.Platform != nil && (d.Platform.OS != "" || d.Platform.Architecture != "")
 	})

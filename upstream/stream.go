@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"time"
@@ -69,41 +68,53 @@ func (s *stream) Close() error {
 	return err
 }
 
-// paced is the body of a small answer. Each single Read of it has a time limit, but a body
-// that drips would never end: after smallBodyTime it needs an average of smallBodySpeed.
-type paced struct {
-	body  io.Reader
-	began time.Time
-	bytes int64
-}
-
-// Read returns errTooSlow if the body has become too slow.
-func (p *paced) Read(b []byte) (int, error) {
-	n, err := p.body.Read(b)
-	p.bytes += int64(n)
-	age := time.Since(p.began)
-	if err == nil && age > smallBodyTime && float64(p.bytes) < age.Seconds()*smallBodySpeed {
-		return n, errTooSlow
-	}
-	return n, err
-}
-
 // shortDocument is the length of a manifest or a list, in bytes, up to which any number is
 // in memory at once. Nearly all are shorter.
 const shortDocument = 256 << 10
 
-// readDocument reads at most limit bytes of a manifest or a list. It waits for a place
-// before it reads more than those of a short one.
-func readDocument(ctx context.Context, body io.Reader, limit int64) ([]byte, error) {
-	paced := &paced{body: body, began: time.Now()}
-	begin, err := io.ReadAll(io.LimitReader(paced, min(limit, shortDocument)))
-	if err != nil || len(begin) < shortDocument {
-		return begin, err
+// document is the body of a manifest or a list. Each single Read of it has a time limit, but
+// a body that drips would never end: after smallBodyTime it needs an average of
+// smallBodySpeed. One that is not short needs a place, see [bulk.Enter].
+type document struct {
+	ctx   context.Context
+	body  io.Reader
+	began time.Time
+	bytes int64
+	err   error // of the body
+}
+
+func newDocument(ctx context.Context, body io.Reader) *document {
+	return &document{ctx: ctx, body: body, began: time.Now()}
+}
+
+// Read waits for a place before it reads more than a short document. It returns errTooSlow
+// if the body has become too slow.
+func (d *document) Read(p []byte) (int, error) {
+	switch {
+	case d.err != nil:
+		return 0, d.err
+	case d.bytes < shortDocument:
+		p = p[:min(int64(len(p)), shortDocument-d.bytes)]
+	default:
+		if d.err = d.enter(); d.err != nil {
+			return 0, d.err
+		}
 	}
+	n, err := d.body.Read(p)
+	d.bytes += int64(n)
+	age := time.Since(d.began)
+	slow := age > smallBodyTime && float64(d.bytes) < age.Seconds()*smallBodySpeed
+	if err == nil && (slow || bulk.Advance(d.ctx, n) != nil) {
+		err = errTooSlow
+	}
+	d.err = err
+	return n, err
+}
+
+// enter waits for a place, which is no fault of the registry.
+func (d *document) enter() error {
 	waited := time.Now()
-	if err := bulk.Enter(ctx); err != nil {
-		return nil, err
-	}
-	paced.began = paced.began.Add(time.Since(waited)) // which is no fault of the registry
-	return io.ReadAll(io.LimitReader(io.MultiReader(bytes.NewReader(begin), paced), limit))
+	err := bulk.Enter(d.ctx)
+	d.began = d.began.Add(time.Since(waited))
+	return err
 }

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 
@@ -34,38 +35,62 @@ func (c *Client) Tags(ctx context.Context, repo string, query url.Values) (*oci.
 
 // readTags reads the tags of one page.
 func (c *Client) readTags(ctx context.Context, call call) (tags []string, header http.Header, err error) {
-	header, err = c.readList(ctx, call, func(body []byte, _ http.Header) (err error) {
-		if tags, err = oci.ReadTags(body); err != nil {
-			err = fmt.Errorf("reading a list: %w", err)
-		}
+	header, err = c.readList(ctx, call, new(int), func(body io.Reader, _ http.Header) (err error) {
+		tags, err = oci.ReadTags(body)
 		return err
 	})
 	return tags, header, err
 }
 
-// readList reads one page of a list, and calls read with its body and header. An error of
-// read is a failure of the registry.
-func (c *Client) readList(ctx context.Context, call call, read func([]byte, http.Header) error) (http.Header, error) {
+// readList reads one page of a list, and calls read with its body and header. Size is that
+// of the pages before, and grows. An error of read is a failure of the registry.
+func (c *Client) readList(ctx context.Context, call call, size *int, read func(io.Reader, http.Header) error) (http.Header, error) {
 	resp, err := c.do(ctx, call)
 	if err != nil {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	tooLarge := fmt.Errorf("reading a list: the list exceeds %d bytes", maxListSize)
-	if resp.ContentLength > maxListSize {
-		return nil, c.badAnswer(ctx, call, tooLarge)
+	doc := newDocument(ctx, resp.Body)
+	list := &listBody{doc: doc, size: size}
+	switch list.text, err = jsonReader(resp.Header, io.LimitReader(doc, maxListSize+1)); {
+	case resp.ContentLength > maxListSize:
+		err = errLongList
+	case err == nil:
+		err = read(list, resp.Header)
 	}
-	body, err := readDocument(ctx, resp.Body, maxListSize+1)
 	switch {
-	case err != nil:
-		err = fmt.Errorf("reading a list: reading the body: %w", err)
-	case len(body) > maxListSize:
-		err = tooLarge
-	default:
-		err = read(jsonOf(resp.Header, body, maxListSize), resp.Header)
+	case err == nil:
+		return resp.Header, nil
+	case doc.bytes > maxListSize:
+		err = errLongList
+	case doc.err != nil && doc.err != io.EOF:
+		err = fmt.Errorf("reading the body: %w", doc.err)
 	}
-	if err != nil {
-		return nil, c.badAnswer(ctx, call, err)
+	return nil, c.badAnswer(ctx, call, fmt.Errorf("reading a list: %w", err))
+}
+
+var errLongList = fmt.Errorf("the list exceeds %d bytes", maxListSize)
+
+// listBody is the body of a page of a list, decoded. It ends with errLongList if all pages together
+// are too long.
+type listBody struct {
+	doc  *document
+	text io.Reader
+	size *int // of all pages so far, in bytes
+}
+
+// Read waits for a place if the list is not short: what was decoded of its pages is in
+// memory at once.
+func (l *listBody) Read(p []byte) (int, error) {
+	n, err := l.text.Read(p)
+	*l.size += n
+	switch {
+	case *l.size > maxListSize:
+		return 0, errLongList
+	case *l.size > shortDocument:
+		if err := l.doc.enter(); err != nil {
+			return 0, err
+		}
 	}
-	return resp.Header, nil
+	return n, err
 }

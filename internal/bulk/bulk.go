@@ -4,22 +4,41 @@
 //
 // A [Pool] has a number of places. Each party, such as a mirrored registry, has a [Share]
 // of it. Of a share only so many callers wait for the pool as may have a place, and these
-// get it in the order of their arrival. So no party keeps the others away, however many
-// callers it has, and however slow its documents are.
+// get it in the order of their arrival. While others wait, a document has to come fast
+// enough to keep its place. So no party keeps the others away, however many callers it has,
+// and however slow its documents are.
 package bulk
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
 
+const (
+	// grace is how long a document has its place in any case. A list of 8 MiB takes less
+	// on most lines.
+	grace = 15 * time.Second
+	// speed is the average, in bytes per second, that a document needs to keep its place
+	// after that while others wait: that of a slow line. The longest takes a minute then.
+	speed = 128 << 10
+)
+
+// ErrTooSlow says that a document came too slowly to keep its place while others wait.
+var ErrTooSlow = errors.New("the document comes too slowly, and others wait for its place in memory")
+
 // Pool has the places of all parties.
-type Pool struct{ places *semaphore.Weighted }
+type Pool struct {
+	places  *semaphore.Weighted
+	waiting atomic.Int64 // callers of all parties that wait for the pool
+}
 
 // NewPool returns a pool of n places.
-func NewPool(n int) *Pool { return &Pool{semaphore.NewWeighted(int64(n))} }
+func NewPool(n int) *Pool { return &Pool{places: semaphore.NewWeighted(int64(n))} }
 
 // Share returns the share of one party, which has n places at most.
 func (p *Pool) Share(n int) *Share { return &Share{pool: p, own: semaphore.NewWeighted(int64(n))} }
@@ -35,6 +54,8 @@ func (s *Share) Take(ctx context.Context) (release func(), err error) {
 	if err := s.own.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
+	s.pool.waiting.Add(1)
+	defer s.pool.waiting.Add(-1)
 	if err := s.pool.places.Acquire(ctx, 1); err != nil {
 		s.own.Release(1)
 		return nil, err
@@ -52,7 +73,9 @@ type work struct {
 	share *Share
 
 	mu      sync.Mutex
-	release func() // nil: it has no place
+	release func()    // nil: it has no place
+	since   time.Time // it has its place
+	bytes   int64     // that came since then
 }
 
 // Within returns a function that calls f and gives back the place that f has taken by
@@ -78,8 +101,29 @@ func Enter(ctx context.Context) error {
 		return nil
 	}
 	release, err := w.share.Take(ctx)
-	w.release = release
+	w.release, w.since = release, time.Now()
 	return err
+}
+
+// Advance counts n more bytes of a document of the work that the context belongs to. It
+// returns ErrTooSlow if the work has had a place for more than 15 s, its documents came
+// with less than 128 KiB/s since then, and others wait for a place.
+func Advance(ctx context.Context, n int) error {
+	w, ok := ctx.Value(key{}).(*work)
+	if !ok {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.release == nil {
+		return nil
+	}
+	w.bytes += int64(n)
+	had := time.Since(w.since)
+	if had > grace && float64(w.bytes) < had.Seconds()*speed && w.share.pool.waiting.Load() > 0 {
+		return ErrTooSlow
+	}
+	return nil
 }
 
 func (w *work) leave() {

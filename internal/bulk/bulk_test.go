@@ -3,6 +3,7 @@ package bulk_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -67,6 +68,71 @@ func TestShares(t *testing.T) {
 			t.Errorf("%d are left, %d were the most at once", slows.Load(), most.Load())
 		}
 	})
+}
+
+// A document that drips loses its place, but only to others that wait for it.
+func TestSlowDocuments(t *testing.T) {
+	for name, c := range map[string]struct {
+		places, speed int // bytes per second
+		others        int // parties that want a place
+		least, most   time.Duration
+	}{
+		"one drips":                          {1, 1, 1, 15 * time.Second, 17 * time.Second},
+		"slow":                               {1, 100 << 10, 1, 15 * time.Second, 17 * time.Second},
+		"all drip":                           {3, 1, 3, 15 * time.Second, 17 * time.Second},
+		"it is fast enough":                  {1, 130 << 10, 1, time.Minute, time.Minute},
+		"no other one wants its place":       {1, 1, 0, time.Minute, time.Minute},
+		"there is another place for the one": {2, 1, 0, time.Minute, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := bulk.NewPool(c.places)
+				var dripping, waiting sync.WaitGroup
+				began := time.Now()
+				for range c.places {
+					drip := bulk.Within(pool.Share(1), func(ctx context.Context) (int, error) {
+						if err := bulk.Advance(ctx, 1); err != nil { // it has no place yet
+							return 0, err
+						}
+						if err := bulk.Enter(ctx); err != nil {
+							return 0, err
+						}
+						for range 60 {
+							time.Sleep(time.Second)
+							if err := bulk.Advance(ctx, c.speed); err != nil {
+								return 0, err
+							}
+						}
+						return 0, nil
+					})
+					dripping.Go(func() {
+						_, err := drip(t.Context())
+						took := time.Since(began)
+						if took < c.least || took > c.most || (err != nil) != (took < time.Minute) || err != nil && !errors.Is(err, bulk.ErrTooSlow) {
+							t.Errorf("%v after %s", err, took)
+						}
+					})
+				}
+				synctest.Wait()
+				for range c.others {
+					waiting.Go(func() {
+						release, err := pool.Share(1).Take(t.Context())
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						time.Sleep(time.Minute) // as long as all others
+						release()
+					})
+				}
+				dripping.Wait()
+				waiting.Wait()
+			})
+		})
+	}
+	if err := bulk.Advance(t.Context(), 1); err != nil { // no such work
+		t.Error(err)
+	}
 }
 
 // A place that was waited for in vain is free for others, and so is that of a call that

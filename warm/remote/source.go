@@ -67,23 +67,20 @@ func (r repository) Manifest(ctx context.Context, ref oci.Reference) (m warm.Man
 
 // Referrers reads the list of manifests that refer to subject.
 func (r repository) Referrers(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
-	var links oci.Links
+	var manifests []ocispec.Descriptor
 	err := insist(ctx, func() error {
 		resp, err := r.send(ctx, http.MethodGet, "referrers/"+subject.String(), nil)
 		if err != nil {
 			return err
 		}
 		defer resp.Body.Close()
-		body, err := oci.ReadManifest(resp.Body, MaxManifest)
-		if err != nil {
-			return err
-		}
-		if links, err = oci.References(body); err != nil {
+		manifests, _, err = oci.ReadIndex(io.LimitReader(resp.Body, MaxManifest), resp.Header.Get("Content-Type"))
+		if errors.Is(err, oci.ErrNoIndex) {
 			return permanent{fmt.Errorf("the mirror's list is not valid: %w", err)}
 		}
-		return nil
+		return err
 	})
-	return links.Manifests, err
+	return manifests, err
 }
 
 // Blob returns when the mirror has stored a blob. A HEAD, which transfers no
