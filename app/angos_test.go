@@ -115,6 +115,20 @@ rules = [
 			{user("deployer"), pull("prod"), true}, {user("deployer"), pull("dev"), false}, {token("github", map[string]any{"ref": "refs/heads/main"}), pull("prod"), true},
 			{token("github", map[string]any{"ref": "refs/heads/feature"}), pull("prod"), false},
 		}},
+		"pushes": {`[global.access_policy]
+rules = [
+  "identity.username == 'deployer' && request.action.startsWith('put-')",
+  "request.action in ['start-upload', 'update-upload', 'complete-upload', 'delete-manifest', 'delete-blob']",
+  "request.action == 'mount-blob' && has(request.from) && request.from.startsWith('dev/')",
+  "has(request.tags) && request.tags.exists(t, t == 'latest')",
+  "identity.username == 'reader'"
+]
+`, []answer{
+			{user("deployer"), pull("dev"), false}, {user("deployer"), blob, false}, {user("deployer"), root, false}, {stranger, pull("dev"), false}, {user("reader"), pull("dev"), true},
+		}},
+		"no pushes": {"[global.access_policy]\ndefault = \"allow\"\nrules = [\"request.action.startsWith('put-') || request.action.startsWith('delete-')\", \"has(request.from)\"]\n", []answer{
+			{user("deployer"), pull("dev"), true}, {stranger, blob, true}, {stranger, list, true},
+		}},
 		"global and repository": {"[global.access_policy]\nrules = [\"identity.username != null\"]\n[repository.prod.access_policy]\ndefault_allow = true\nrules = [\"identity.username == 'intern'\"]\n", []answer{
 			{user("intern"), pull("dev"), true}, {user("intern"), pull("prod"), false}, {user("admin"), pull("prod"), true}, {stranger, pull("prod"), false},
 		}},

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // The access rules in Angos' documentation load, and mean the same.
@@ -183,5 +186,90 @@ bearer_token_file = %q
 	again := mustLoad(t, text)
 	if d := diff(withoutSecrets(c), withoutSecrets(again)); d != "" {
 		t.Error(d)
+	}
+}
+
+// A configuration with every key of access control that Angos has loads without a problem and
+// without a warning, and each key counts.
+func TestAccessKeysOfAngos(t *testing.T) {
+	ca := testutil.NewAuthority(t)
+	certificate, key := ca.Issue("localhost", time.Now().Add(time.Hour))
+	token := write(t, "token", "a-token\n")
+	c := mustLoad(t, fmt.Sprintf(docker+`[repository."docker.io"]
+authorization_webhook = "opa"
+access_policy = { default = "deny", rules = ["identity.username == 'ci'"] }
+
+[server]
+bind_address = "0.0.0.0"
+[server.tls]
+server_certificate_bundle = %[1]q
+server_private_key = %[2]q
+client_ca_bundle = %[3]q
+client_auth = "required"
+
+[global]
+trusted_proxies = ["10.0.0.0/8"]
+authorization_webhook = "opa"
+[global.access_policy]
+default = "allow"
+rules = ["identity.oidc != null && identity.oidc.claims['x'] == 'y'"]
+
+[auth.identity.ci]
+username = "ci"
+password = %[5]q
+
+[auth.oidc.generic]
+issuer = "https://issuer.example.com"
+jwks_uri = "https://issuer.example.com/keys"
+server_ca_bundle = %[3]q
+client_certificate_bundle = %[1]q
+client_private_key = %[2]q
+bearer_token_file = %[4]q
+required_audience = "mirror"
+required_claims = ["sub"]
+clock_skew_tolerance = 5
+allowed_algorithms = ["ES256"]
+jwks_refresh_interval = 60
+http_request_timeout_secs = 3
+jwks_refresh_timeout_secs = 4
+
+[auth.token_service]
+secret_key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+realm = "https://mirror.example.com/token"
+ttl_secs = 300
+
+[auth.webhook.opa]
+url = "https://opa.example.com/authorize"
+timeout_ms = 500
+bearer_token = "a-token"
+client_certificate_bundle = %[1]q
+client_private_key = %[2]q
+server_ca_bundle = %[3]q
+forward_headers = ["Authorization"]
+cache_ttl = 7
+`, certificate, key, ca.File(), token, secretHash))
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if warnings := c.Warnings(); len(warnings) > 0 {
+		t.Errorf("warnings: %q", warnings)
+	}
+	issuer, hook, block := c.Auth.OIDC[0], c.Auth.Webhooks[0], c.Namespaces[0]
+	for name, holds := range map[string]bool{
+		"server.tls":             c.Server.TLS != nil && c.Server.TLS.ClientAuth == "required" && c.Server.TLS.ClientCABundle == ca.File(),
+		"global.trusted_proxies": len(c.TrustedProxies()) == 1,
+		"global.access_policy":   c.Global.AccessPolicy.Default == PolicyAllow && len(c.Global.AccessPolicy.Rules) == 1,
+		"access_policy":          block.AccessPolicy.Default == PolicyDeny && len(block.AccessPolicy.Rules) == 1,
+		"authorization_webhook":  c.Global.AuthorizationWebhook == "opa" && *block.AuthorizationWebhook == "opa",
+		"auth.identity":          c.Auth.Identities[0].Username == "ci",
+		"keys of the issuer":     issuer.JWKSURI != "" && issuer.BearerTokenFile == token && issuer.ServerCABundle == ca.File() && issuer.ClientCertificateBundle == certificate && issuer.ClientPrivateKey == key,
+		"claims":                 issuer.RequiredAudience == "mirror" && issuer.RequiredClaims[0] == "sub" && issuer.AllowedAlgorithms[0] == "ES256",
+		"times of the issuer":    issuer.ClockSkewTolerance == 5*time.Second && issuer.JWKSRefreshInterval == time.Minute && issuer.HTTPRequestTimeout == 3*time.Second && issuer.JWKSRefreshTimeout == 4*time.Second,
+		"auth.token_service":     c.Auth.TokenService.TTL == 5*time.Minute && c.Auth.TokenService.Realm == "https://mirror.example.com/token",
+		"auth.webhook":           hook.TimeoutMS == 500 && hook.CacheTTL == 7*time.Second && hook.ForwardHeaders[0] == "Authorization" && hook.BearerToken.Reveal() == "a-token" && hook.ServerCABundle == ca.File() && hook.ClientCertificate == certificate,
+	} {
+		if !holds {
+			t.Errorf("%s does not count: %+v", name, c.Auth)
+		}
 	}
 }

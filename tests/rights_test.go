@@ -152,3 +152,58 @@ func TestRightsByATokenService(t *testing.T) {
 		expect(t, "bob while the upstream is away", getAs(t, w, path, ofBob), http.StatusServiceUnavailable, "")
 	}
 }
+
+// A token outlives a reload, and ends with the secret that sealed it, and where its block is
+// led to another place. No other registry and no other repository gets it.
+func TestTokensAfterAReload(t *testing.T) {
+	t.Parallel()
+	account := upstreamtest.Account{Username: "alice", Password: "secret-of-alice", Repositories: []string{"org/app", "other/app"}}
+	upstream := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}), upstreamtest.WithAccounts(account))
+	elsewhere := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}), upstreamtest.WithAccounts(account))
+	for _, r := range []*upstreamtest.Registry{upstream, elsewhere} {
+		r.AddImage("org/app", "v1", []byte("a layer of org"))
+		r.AddImage("other/app", "v1", []byte("a layer of other"))
+	}
+	config := func(secret, url string, settings ...string) string {
+		return fmt.Sprintf("[auth.token_service]\nsecret_key = %q\n", secret) +
+			blockOf("mirror", append(settings, `authorize = "upstream"`), []string{fmt.Sprintf("url = %q", url)})
+	}
+	const first, second = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+	at := upstream.URL.String()
+	w := harness.StartWeir(t, config(first, at+"/org"))
+	token := func() string {
+		t.Helper()
+		a := getAs(t, w, "/token?scope=repository:mirror/app:pull", basicOf("alice:secret-of-alice"))
+		expect(t, "a token", a, http.StatusOK, "")
+		var answer struct{ Token string }
+		harness.Must(t, json.Unmarshal(a.Body, &answer))
+		return "Bearer " + answer.Token
+	}
+	old := token()
+	const path = "/v2/mirror/app/manifests/v1"
+	expect(t, "before", getAs(t, w, path, old), http.StatusOK, "")
+	for i, change := range []struct {
+		name, text string
+		want       int
+	}{
+		{"another setting", config(first, at+"/org", `tag_ttl = "1h"`), 200},
+		{"another account for warming", config(first, at+"/org") + "username = \"mirror\"\npassword = \"x\"\n", 200},
+		{"another secret", config(second, at+"/org"), 401},
+		{"the first secret again", config(first, at+"/org"), 200},
+		{"another path", config(first, at+"/other"), 401},
+		{"another token service", config(first, at+"/org") + "token_realm = \"127.0.0.2\"\n", 401},
+		{"another registry", config(first, elsewhere.URL.String()+"/org"), 401},
+	} {
+		harness.WriteFile(t, w.Config, change.text)
+		w.MetricIs(t, float64(i+1), "weir_config_reloads_total", "result", "success")
+		upstream.ResetRequests()
+		expect(t, change.name, getAs(t, w, path, old), change.want, "")
+		if got := upstream.Requests(); change.want == 401 && len(got) > 0 {
+			t.Errorf("%s: the upstream got %q", change.name, got)
+		}
+	}
+	if got := append(elsewhere.Requests(), elsewhere.TokenRequests()...); len(got) > 0 {
+		t.Errorf("the other registry got %q", got)
+	}
+	expect(t, "a new token", getAs(t, w, path, token()), http.StatusOK, "")
+}
