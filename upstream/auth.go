@@ -194,7 +194,7 @@ func (t *authTransport) authorize(req *http.Request, c challenge) (*authorized, 
 		a.Header.Set("Authorization", "Bearer "+t.login.token)
 	case c.scheme == "basic":
 		var err error
-		if a.with, err = t.login.get(req.Context()); err != nil {
+		if a.with, err = t.login.password(req.Context()); err != nil {
 			return nil, err
 		}
 		a.SetBasicAuth(a.with.username, a.with.password)

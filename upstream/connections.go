@@ -90,7 +90,7 @@ type answer struct {
 	second    bool     // of the second request
 }
 
-// send sends a GET or HEAD. If it gets a connection that was used before, and there is
+// send sends a GET or HEAD, or a request for a token. If it gets a connection that was used before, and there is
 // no byte of an answer for a while, send repeats it on a new connection, once, and
 // returns the answer that comes first. The first request goes on meanwhile: the registry
 // may be slow, such as a proxy that fetches the content itself.
@@ -194,8 +194,12 @@ func start(req *http.Request, transport *http.Transport, answers chan<- answer, 
 		},
 		GotFirstResponseByte: w.end,
 	})
+	req = req.WithContext(ctx)
+	if req.GetBody != nil { // each request reads its own
+		req.Body, _ = req.GetBody() // it does not fail
+	}
 	go func() {
-		resp, err := transport.RoundTrip(req.WithContext(ctx))
+		resp, err := transport.RoundTrip(req)
 		w.end()
 		a := answer{resp: resp, err: err, second: second}
 		if used := conn.Load(); used != nil {

@@ -18,6 +18,9 @@ type credentials struct {
 
 func (c credentials) set() bool { return c.username != "" || c.password != "" }
 
+// identity reports whether the password is a token for the token service alone.
+func (c credentials) identity() bool { return c.answer != nil && c.answer.Identity }
+
 // mayHaveExpired reports whether a refusal may be one of these credentials only, and not
 // one of the next ones.
 func (c credentials) mayHaveExpired() bool { return c.answer != nil && !c.answer.Fresh() }
@@ -65,6 +68,15 @@ func (l *login) get(ctx context.Context) (credentials, error) {
 		return credentials{}, err
 	}
 	return credentials{answer.Username, answer.Password, answer}, nil
+}
+
+// password returns the credentials of the moment for a registry that asks for a password.
+func (l *login) password(ctx context.Context) (credentials, error) {
+	c, err := l.get(ctx)
+	if err == nil && c.identity() {
+		return credentials{}, &Error{Class: ClassUnavailable, Err: l.helper.NoPassword()}
+	}
+	return c, err
 }
 
 // denied notes that the upstream denied credentials.

@@ -37,7 +37,12 @@ func newHelper(t *testing.T) *helper {
 
 func (h *helper) answer(password string) {
 	h.t.Helper()
-	if err := os.WriteFile(h.path+".answer", fmt.Appendf(nil, `{"Username":"user","Secret":%q}`, password), 0o600); err != nil {
+	h.answerAs("user", password)
+}
+
+func (h *helper) answerAs(username, password string) {
+	h.t.Helper()
+	if err := os.WriteFile(h.path+".answer", fmt.Appendf(nil, `{"Username":%q,"Secret":%q}`, username, password), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -97,6 +102,74 @@ func TestHelperOfCredentials(t *testing.T) {
 				pull("wrong again, and denied once more", "e", upstream.ErrDenied, 4)
 			})
 		})
+	}
+}
+
+// An identity token is exchanged at the token service alone, by a form. It shows in no
+// error, reaches no other host, and one that has expired is replaced.
+func TestIdentityTokenOfAHelper(t *testing.T) {
+	const identity = "identity-token-of-the-helper"
+	type step struct {
+		helper string        // its token
+		wait   time.Duration // before
+		want   error
+	}
+	for name, c := range map[string]struct {
+		option upstreamtest.Option
+		steps  []step
+	}{
+		"good":                     {upstreamtest.WithBearer(upstreamtest.Bearer{IdentityToken: identity}), []step{{identity, 0, nil}, {identity, 0, nil}}},
+		"good, access_token alone": {upstreamtest.WithBearer(upstreamtest.Bearer{IdentityToken: identity, AccessTokenOnly: true}), []step{{identity, 0, nil}}},
+		"without a scope":          {upstreamtest.WithBearer(upstreamtest.Bearer{IdentityToken: identity, OmitScope: true, OnRegistry: true}), []step{{identity, 0, nil}}},
+		"expired, then another":    {upstreamtest.WithBearer(upstreamtest.Bearer{IdentityToken: identity}), []step{{"expired-identity", 0, upstream.ErrDenied}, {identity, 2 * time.Minute, nil}}},
+		"a service for passwords":  {upstreamtest.WithBearer(upstreamtest.Bearer{Username: "user", Password: "hunter2"}), []step{{identity, 0, upstream.ErrDenied}}},
+		"a registry for passwords": {upstreamtest.WithBasic("user", "hunter2"), []step{{identity, 0, upstream.ErrUnavailable}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHelper(t)
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), c.option)
+				cl := newClient(t, r, on(n), h.option)
+				for i, s := range c.steps {
+					repo := fmt.Sprint("app", i)
+					r.AddImage(repo, "v1", []byte("layer"))
+					time.Sleep(s.wait)
+					h.answerAs("<token>", s.helper)
+					_, err := cl.Manifest(t.Context(), repo, oci.ByTag("v1"))
+					if !errors.Is(err, s.want) || s.want == nil && err != nil {
+						t.Errorf("step %d: %v, want %v", i, err, s.want)
+					}
+					if err != nil && strings.Contains(err.Error(), s.helper) {
+						t.Errorf("step %d: the token shows: %v", i, err)
+					}
+					if strings.HasPrefix(name, "a registry") && !strings.Contains(err.Error(), "asks for a username and a password") {
+						t.Errorf("the reason is %v", err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A token service that redirects to another host takes no identity token along, whether the
+// redirect keeps the method or not.
+func TestIdentityTokenStaysAtItsService(t *testing.T) {
+	h := newHelper(t)
+	h.answerAs("<token>", "identity-token-of-the-helper")
+	for _, status := range []int{http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect} {
+		other := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+		r := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}))
+		r.Fault(upstreamtest.Tokens, upstreamtest.Status(status, ""), upstreamtest.Header("Location", other.TokenURL()))
+		_, err := newClient(t, r, h.option).Manifest(t.Context(), "repo", oci.ByTag("latest"))
+		wantError(t, err, upstream.ErrDenied) // the other's token is worth nothing here
+		if len(other.TokenRequests()) == 0 {
+			t.Errorf("%d: the redirect was not followed", status)
+		}
+		for _, record := range other.Log() {
+			if record.Method != http.MethodGet || strings.Contains(record.URI+fmt.Sprint(record.Header), "identity-token") {
+				t.Errorf("%d: the other host got %v", status, record)
+			}
+		}
 	}
 }
 

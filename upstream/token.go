@@ -81,8 +81,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 		}
 		// A redirect to another host must not get the password.
 		if creds.set() && sameOrigin(req.URL, realm) {
-			req = req.Clone(req.Context())
-			req.SetBasicAuth(creds.username, creds.password)
+			req = authenticated(req, key, creds)
 		}
 		return s.client.sendBeside(req, place, s.client.transport(req.URL, from).RoundTrip)
 	})
@@ -95,6 +94,10 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		failure := s.refusal(resp, realm.Host)
+		// "invalid_grant": the token has expired (RFC 6749, section 5.2).
+		if creds.identity() && resp.StatusCode == http.StatusBadRequest {
+			failure.Class = ClassDenied
+		}
 		if failure.Class == ClassRateLimited {
 			s.client.limited(s.client.placeOf(ctx, resp.Request.URL, ofTokens), failure.RetryAfter)
 		}
@@ -105,6 +108,29 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 		return tokencache.Token{}, unavailable(err)
 	}
 	return token, nil
+}
+
+// authenticated returns a token request with credentials. An identity token goes into a
+// form, as docker sends it (https://distribution.github.io/distribution/spec/auth/oauth/).
+func authenticated(req *http.Request, key tokencache.Key, creds credentials) *http.Request {
+	req = req.Clone(req.Context())
+	if !creds.identity() {
+		req.SetBasicAuth(creds.username, creds.password)
+		return req
+	}
+	form := url.Values{"grant_type": {"refresh_token"}, "client_id": {"weir"}, "refresh_token": {creds.password}}
+	if key.Service != "" {
+		form.Set("service", key.Service)
+	}
+	if key.Scope != "" {
+		form.Set("scope", key.Scope)
+	}
+	text := form.Encode()
+	req.Method, req.ContentLength = http.MethodPost, int64(len(text))
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil }
+	req.Body, _ = req.GetBody() // it does not fail
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	return req
 }
 
 // readToken reads the token of an answer of 200.

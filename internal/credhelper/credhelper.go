@@ -75,8 +75,12 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Login is a helper's answer. It is not changed.
 type Login struct {
-	Username, Password string
-	issued             time.Time
+	Username string
+	Password string // or a token
+	// Identity says that Password is a token that a token service takes in place of a
+	// username and a password, and no registry does.
+	Identity bool
+	issued   time.Time
 }
 
 // Fresh reports whether a refusal of the login cannot mean that it has expired.
@@ -204,20 +208,21 @@ func causeOf(err error, output string) error {
 // errAnswer is the failure of an answer of another form. It does not repeat the answer.
 var errAnswer = errors.New("its answer is not JSON with a Username and a Secret")
 
-// identityToken is the name that goes with a token in place of a password.
+// identityToken is the name that goes with a token in place of a password
+// (https://docs.docker.com/reference/cli/docker/login, "Credential helper protocol").
 const identityToken = "<token>"
 
-var errIdentityToken = errors.New("it answers with an identity token, which Weir cannot use. Have it answer with a username and a password")
+var errIdentityToken = errors.New("it answers with an identity token, and the server asks for a username and a password. Have it answer with those")
+
+// NoPassword returns the error of a login without a password.
+func (h *Helper) NoPassword() *Error { return &Error{h.program, errIdentityToken} }
 
 func parse(output []byte) (*Login, error) {
 	var answer struct{ Username, Secret string }
 	if err := json.Unmarshal(output, &answer); err != nil || answer.Username == "" || answer.Secret == "" {
 		return nil, errAnswer
 	}
-	if answer.Username == identityToken {
-		return nil, errIdentityToken
-	}
-	return &Login{Username: answer.Username, Password: answer.Secret, issued: time.Now()}, nil
+	return &Login{Username: answer.Username, Password: answer.Secret, Identity: answer.Username == identityToken, issued: time.Now()}, nil
 }
 
 // limited is a buffer that ends the helper beyond a limit. It has no method of

@@ -49,7 +49,7 @@ func TestAnswers(t *testing.T) {
 		"no username":               {`echo '{"Secret":"s3cret"}'`, "", "its answer is not JSON"},
 		"two answers":               {works + "\n" + works, "", "its answer is not JSON"},
 		"nothing":                   {"", "", "its answer is not JSON"},
-		"an identity token":         {`echo '{"Username":"<token>","Secret":"s3cret"}'`, "", "identity token"},
+		"an identity token":         {`echo '{"Username":"<token>","Secret":"s3cret"}'`, "<token> s3cret", ""},
 		"an endless answer":         {"exec yes s3cret", "", "exceeds 65536 bytes"},
 		"killed":                    {"kill -9 $$", "", "signal: killed"},
 	} {
@@ -59,7 +59,7 @@ func TestAnswers(t *testing.T) {
 			helper := credhelper.New(path, "registry.test:5000", time.Hour, slog.New(slog.NewTextHandler(log, nil)))
 			login, err := helper.Get(t.Context())
 			switch failed, ok := errors.AsType[*credhelper.Error](err); {
-			case c.want != "" && (err != nil || login.Username+" "+login.Password != c.want):
+			case c.want != "" && (err != nil || login.Username+" "+login.Password != c.want || login.Identity != strings.HasPrefix(c.want, "<")):
 				t.Errorf("got %+v, %v", login, err)
 			case c.want == "" && (!ok || !strings.Contains(failed.Error(), c.message) || failed.Program != path):
 				t.Errorf("the error is %v", err)

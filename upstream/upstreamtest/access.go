@@ -121,6 +121,19 @@ func (r *Registry) serveToken(w http.ResponseWriter, req *http.Request) {
 		}
 	}
 	scopes := req.URL.Query()["scope"]
+	if b.IdentityToken != "" {
+		form := func(name string) string { return req.PostFormValue(name) }
+		switch {
+		case req.Method != http.MethodPost || form("grant_type") != "refresh_token" || form("client_id") == "" || form("service") != r.Host:
+			refuse(rec, http.StatusUnauthorized, "UNAUTHORIZED", "authentication required")
+			return
+		case form("refresh_token") != b.IdentityToken:
+			rec.WriteHeader(http.StatusBadRequest)
+			_, _ = rec.Write([]byte(`{"error":"invalid_grant"}`))
+			return
+		}
+		scopes = strings.Fields(form("scope"))
+	}
 	if account, restricted := r.accountOf(req); restricted {
 		if account == nil {
 			refuse(rec, http.StatusUnauthorized, "UNAUTHORIZED", "incorrect username or password")

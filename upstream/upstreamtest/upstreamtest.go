@@ -138,6 +138,7 @@ func WithoutReferrersFilter() Option { return func(c *config) { c.filterIgnored 
 // Bearer describes the tokens of a registry.
 type Bearer struct {
 	Username, Password string        // wanted by the token service; empty: anyone gets a token
+	IdentityToken      string        // in a form, in place of both (OAuth 2.0)
 	TTL                time.Duration // 0: 5 min
 	OmitExpiry         bool          // neither expires_in nor issued_at in the answer
 	AccessTokenOnly    bool          // access_token in place of token, as ACR does
