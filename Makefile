@@ -4,7 +4,7 @@
 # make build     the static binary, dist/weir
 # make image     the container image, weir:latest
 # make soak      ten minutes of pulls while everything around the mirror fails
-# make hostile   a minute of attacks in all ways at once, beside honest clients
+# make hostile   two minutes of attacks in all ways at once, beside honest clients
 # make bench     the figures of docs/benchmarks.md; with nginx, also those over TLS
 # make fuzz      a minute of each fuzz target
 

@@ -1,20 +1,40 @@
 package app
 
 import (
+	"context"
 	"log/slog"
 	"math"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"sync"
+	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// memoryShare is the part of the control group's memory that the Go runtime may use. The
-// rest is for memory that it does not count, such as the kernel's buffers of sockets.
-const memoryShare = 0.9
+const (
+	// memoryShare is the part of the control group's memory that the Go runtime may use. The
+	// rest is for memory that it does not count, such as the kernel's buffers of sockets.
+	memoryShare = 0.9
+	// modestMemory is the memory of a mirror of some hundred clients with the garbage that it
+	// makes. The program itself, some 40 MiB, comes on top.
+	modestMemory = 160 << 20
+	// stackMemory is about the memory of a thousand connections beside the heap.
+	stackMemory = 16 << 20
+	// garbageStep is how far the limit moves at least: each change stops the process for some
+	// microseconds.
+	garbageStep = 16 << 20
+	// garbageTick is how often the limit follows the live memory. A limit that is too low for
+	// that long costs half of the processors at most.
+	garbageTick = time.Second
+)
 
 // limitMemory makes the garbage collector keep the memory of the process below the limit
 // of its control group, at the expense of processor time. The kernel would end the
-// process at that limit. A GOMEMLIMIT of the environment stays in force.
-func limitMemory(logger *slog.Logger) {
+// process at that limit. A GOMEMLIMIT of the environment stays in force. Without any limit,
+// it limits the garbage, until stop is called.
+func limitMemory(logger *slog.Logger) (stop func()) {
 	limit, err := memlimit.Set(memlimit.WithRatio(memoryShare))
 	switch {
 	case err != nil:
@@ -24,5 +44,46 @@ func limitMemory(logger *slog.Logger) {
 		logger.Debug("memory has no limit")
 	default:
 		logger.Debug("memory has a limit for the garbage collector", "bytes", limit)
+		return func() {}
 	}
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return func() {} // off
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var ended sync.WaitGroup
+	ended.Go(func() { limitGarbage(ctx) })
+	return func() {
+		cancel()
+		ended.Wait()
+	}
+}
+
+// limitGarbage keeps a limit for the garbage collector that follows the live memory. By
+// itself, Go lets the garbage grow as large as that, so that strangers who make much memory
+// live for a moment would take twice as much of the machine.
+func limitGarbage(ctx context.Context) {
+	defer debug.SetMemoryLimit(math.MaxInt64)
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	tick := time.NewTicker(garbageTick)
+	defer tick.Stop()
+	for limit := int64(0); ; {
+		metrics.Read(live)
+		if next := garbageLimit(live[0].Value.Uint64()); next != limit {
+			limit = next
+			debug.SetMemoryLimit(limit)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// garbageLimit returns the limit for a live heap. A large mirror has room for half as much
+// garbage. So the collector never works without pause, as it does at a limit below the live
+// memory.
+func garbageLimit(live uint64) int64 {
+	needed := live + live/2 + stackMemory
+	return int64(max(modestMemory, (needed+garbageStep-1)/garbageStep*garbageStep))
 }

@@ -39,7 +39,7 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	level := new(slog.LevelVar)
 	level.Set(logLevel(cfg.Log.Level))
 	logger := newLogger(stderr, cfg.Log.Format, level)
-	limitMemory(logger)
+	defer limitMemory(logger)()
 	for _, warning := range cfg.Warnings() {
 		logger.Warn(warning)
 	}

@@ -3,6 +3,7 @@ package tests
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,4 +76,17 @@ func memoryGroup(t *testing.T, limits []int64) string {
 		}
 	}
 	return group
+}
+
+// Without a memory limit, the garbage has one. The environment can switch it off.
+func TestGarbageHasALimit(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	for env, want := range map[string]float64{"GOMEMLIMIT=": 160 * mib, "GOMEMLIMIT=off": math.MaxInt64, "GOMEMLIMIT=1GiB": 1024 * mib} {
+		w := harness.StartWeir(t, block("mirror", upstream), env)
+		if env == "GOMEMLIMIT=" && w.Log.Count("memory has a limit") > 0 {
+			continue // the test itself runs in a control group with one
+		}
+		harness.Eventually(t, env+" is in force", func() bool { return w.Metric(t, "go_gc_gomemlimit_bytes") == want })
+	}
 }

@@ -19,8 +19,9 @@ const (
 	maxIdleConnsPerHost = 64
 	// idleConnTimeout is that of http.DefaultTransport.
 	idleConnTimeout = 90 * time.Second
-	// readBufferSize is larger than Go's 4 KiB, for fewer system calls per blob.
-	readBufferSize = 64 << 10
+	// readBufferSize holds a record of TLS. A body is read past it, with the larger buffer of
+	// the reader: it costs no system calls, and each connection of a slow upstream has one.
+	readBufferSize = 16 << 10
 	// maxHeaderBytes bounds the header of an answer. Go's own limit is 10 MiB, and each
 	// request may hold that much. Signed URLs and challenges have a few KiB.
 	maxHeaderBytes = 64 << 10

@@ -11,6 +11,6 @@
 // they pull the same images through another mirror, which is not attacked: a busy machine
 // slows both.
 //
-// Without flags it takes half a minute. -hostile.race attacks a mirror that detects
+// Without flags it takes less than a minute. -hostile.race attacks a mirror that detects
 // data races, and -hostile.only=tarpit,ranger lets all other actors stay away.
 package hostile

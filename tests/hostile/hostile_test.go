@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	duration = flag.Duration("hostile.duration", 18*time.Second, "how long the attack lasts, all rounds together")
+	duration = flag.Duration("hostile.duration", 12*time.Second, "how long the attack lasts in each way, all rounds together")
 	race     = flag.Bool("hostile.race", false, "attack a mirror that detects data races: it is slower and larger, so neither is compared")
 	only     = flag.String("hostile.only", "", "names of attackers, separated by commas; all others stay away")
 )
@@ -47,6 +47,7 @@ const (
 type stage struct {
 	violations
 	t         *testing.T
+	limit     string // of the mirror's memory, a variable of its environment
 	mirror    *harness.Weir
 	alone     *harness.Weir     // another one, which is not attacked
 	redis     *redistest.Server // nil: there is no Redis at hand
@@ -59,10 +60,21 @@ type stage struct {
 }
 
 // While strangers attack the mirror in all ways together, honest clients get their
-// content, whole and nearly as fast as before, and the mirror stays within its bounds.
+// content, whole and nearly as fast as before, and the mirror stays within its bounds,
+// whether or not the machine limits its memory.
 func TestHostile(t *testing.T) {
 	testutil.Long(t, "attacks in all ways at once")
-	s := newStage(t)
+	for name, limit := range map[string]string{
+		"without a memory limit": "GOMEMLIMIT=",
+		// That of a control group of 222 MiB, nine tenths of it.
+		"with a memory limit": "GOMEMLIMIT=200MiB",
+	} {
+		t.Run(name, func(t *testing.T) { attack(t, limit) })
+	}
+}
+
+func attack(t *testing.T, limit string) {
+	s := newStage(t, limit)
 	// Content and tokens that the honest clients had before the attack.
 	s.round(2*time.Second, false)
 	s.settle(func(level) bool { return true })
@@ -105,8 +117,8 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-func newStage(t *testing.T) *stage {
-	s := &stage{t: t, honest: map[string]*registry{
+func newStage(t *testing.T, limit string) *stage {
+	s := &stage{t: t, limit: limit, honest: map[string]*registry{
 		"open": startRegistry(t, "open", false), "guarded": startRegistry(t, "guarded", true),
 	}}
 	if _, err := exec.LookPath("redis-server"); err == nil {

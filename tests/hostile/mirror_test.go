@@ -16,10 +16,6 @@ import (
 // maxSize is blob_store.fs.max_size, a small part of the content that clients ask for.
 const maxSize = 64 * mib
 
-// memoryLimit is the limit that Weir sets itself in a control group of 222 MiB, nine
-// tenths of it. The garbage collector keeps to it, if it can: live memory counts.
-const memoryLimit = "GOMEMLIMIT=200MiB"
-
 // start starts the mirror with a block for each actor that has a registry, and the
 // honest ones, and another mirror with those alone, which no stranger knows.
 func (s *stage) start() {
@@ -28,8 +24,8 @@ func (s *stage) start() {
 		shipped := harness.BuildShipped(s.t)
 		prepare = func(cmd *exec.Cmd) { cmd.Path, cmd.Args[0] = shipped, shipped }
 	}
-	s.mirror = harness.StartWeirAs(s.t, s.t.TempDir(), s.configuration(s.attackers), prepare, memoryLimit)
-	s.alone = harness.StartWeirAs(s.t, s.t.TempDir(), s.configuration(nil), prepare, memoryLimit)
+	s.mirror = harness.StartWeirAs(s.t, s.t.TempDir(), s.configuration(s.attackers), prepare, s.limit)
+	s.alone = harness.StartWeirAs(s.t, s.t.TempDir(), s.configuration(nil), prepare, s.limit)
 }
 
 func (s *stage) configuration(attackers []*attacker) string {
