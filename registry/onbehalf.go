@@ -29,8 +29,9 @@ var errOtherGrant = &Error{
 }
 
 // onBehalf returns the request with its client's own credential for the upstream of a
-// namespace, if the rights of clients decide there.
-func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace) (*http.Request, error) {
+// namespace, if the rights of clients decide there. A password that the upstream refused
+// within the last minute is refused without a request: upstreams lock accounts out.
+func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace, repo string) (*http.Request, error) {
 	if !ns.OnBehalf() {
 		return r, nil
 	}
@@ -39,10 +40,23 @@ func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace) (
 		header = nil // it was for the mirror
 	}
 	credential, err := h.credential(header, ns)
+	if err == nil && credential.Password != "" {
+		err = h.exchanges.refusalOf(credential, ns.Place(), repo, true)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return r.WithContext(upstream.OnBehalf(r.Context(), credential)), nil
+}
+
+// noteRefusal remembers that an upstream refused the password of a request.
+func (h *Handler) noteRefusal(r *http.Request, ns *namespace.Namespace, repo string, err error) {
+	credential, _ := upstream.CredentialOf(r.Context())
+	failed, ok := errors.AsType[*upstream.Error](err)
+	// A registry that answers 403 knows the account, which may get the right at any time.
+	if ok && credential.Password != "" && failed.Status == http.StatusUnauthorized && !failed.NotAsked {
+		h.exchanges.refuse(credential, ns.Place(), repo, true, err)
+	}
 }
 
 // credential returns what a client shows for the upstream of a namespace.

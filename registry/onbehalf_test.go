@@ -2,11 +2,13 @@ package registry_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -432,5 +434,80 @@ func TestRightsWithoutRules(t *testing.T) {
 	}
 	if w := (account{t, m, asBasic(reader)}).pull("/v2/up.example/app/manifests/v1"); w.Code != http.StatusOK {
 		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
+// A password that the registry refused is refused for a minute without asking it again, also
+// without a token of the mirror's, for that repository or, if its token service refused it,
+// for all. One that lacks a right is no guess.
+func TestRefusedPasswordsAreRemembered(t *testing.T) {
+	const app, public = "/v2/up.example/app/manifests/v1", "/v2/up.example/public/manifests/v1"
+	for name, test := range map[string]struct {
+		options []upstreamtest.Option
+		asked   map[string]bool // of the second request
+	}{
+		"passwords": {nil, map[string]bool{asBasic(guesser) + app: false, asBasic(guesser) + public: true, asBasic(outsider) + app: true, app: true}},
+		"tokens":    {[]upstreamtest.Option{bearer()}, map[string]bool{asBasic(guesser) + app: false, asBasic(guesser) + public: false, app: true}},
+	} {
+		for key, asked := range test.asked {
+			r, m := rights(t, test.options...)
+			sender, target, _ := strings.Cut(key, "/v2/")
+			target = "/v2/" + target
+			ask := func(target string) *httptest.ResponseRecorder {
+				return account{t, m, sender}.do(http.MethodGet, target)
+			}
+			first := ask(app)
+			r.ResetRequests()
+			second := ask(target)
+			if got := len(r.Requests())+len(r.TokenRequests()) > 0; got != asked {
+				t.Errorf("%s, %s: the upstream got %q", name, key, r.Requests())
+			}
+			if first.Code < 400 || target == app && first.Code != second.Code || second.Code == 401 && second.Header().Get("WWW-Authenticate") == "" {
+				t.Errorf("%s, %s: %d and %d %s", name, key, first.Code, second.Code, second.Body)
+			}
+			// The right password is not locked out by the guesses.
+			if w := (account{t, m, asBasic(reader)}).do(http.MethodGet, app); w.Code != http.StatusOK {
+				t.Errorf("%s, %s: the right password: %d %s", name, key, w.Code, w.Body)
+			}
+		}
+	}
+}
+
+// Logins at a registry that hangs are bounded, and stop none at another one.
+func TestLoginsOfEachRegistry(t *testing.T) {
+	slow, m := rights(t, bearer())
+	second := upstreamtest.New(t, bearer(), upstreamtest.WithAccounts(upstreamtest.Account{Username: "alice", Password: reader.Password, Repositories: []string{"app"}}))
+	other := upstream.NewClient(upstream.Options{URL: second.URL, ConnectTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second})
+	hanging := upstream.NewClient(upstream.Options{URL: slow.URL, ConnectTimeout: time.Minute, ReadTimeout: time.Minute})
+	t.Cleanup(other.Close)
+	t.Cleanup(hanging.Close)
+	m.serve(block(t, slow, onBehalf(hanging)), block(t, second, onBehalf(other), func(s *namespace.Spec) { s.Key, s.Host = "other.example", "" }))
+	gate := upstreamtest.NewGate()
+	slow.Fault(upstreamtest.Tokens, upstreamtest.Hold(gate))
+	login := func(i int, block string) int {
+		c := upstream.Credential{Username: "alice", Password: reader.Password}
+		if i >= 0 {
+			c.Password = fmt.Sprint(i)
+		}
+		return account{t, m, asBasic(c)}.do(http.MethodGet, "/token?scope=repository:"+block+"/app:pull").Code
+	}
+	var all sync.WaitGroup
+	const most = 32
+	for i := range most {
+		all.Go(func() { login(i, "up.example") })
+	}
+	if err := gate.Arrived(t.Context(), most); err != nil {
+		t.Fatal(err)
+	}
+	if got := login(most, "up.example"); got != http.StatusServiceUnavailable {
+		t.Errorf("one more login: %d", got)
+	}
+	if got := login(-1, "other.example"); got != http.StatusOK {
+		t.Errorf("a login at another registry: %d", got)
+	}
+	gate.Open()
+	all.Wait()
+	if got := login(-1, "up.example"); got != http.StatusOK {
+		t.Errorf("a login after them: %d", got)
 	}
 }

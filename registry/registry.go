@@ -139,9 +139,12 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo)); err != nil {
 		return err
 	}
-	asClient, err := h.onBehalf(r, e, ns)
+	asClient, err := h.onBehalf(r, e, ns, repo)
 	if err == nil {
 		err = (&pull{w: w, r: asClient, req: req, ns: ns, repo: repo, entry: e}).answer()
+		if err != nil && ns.OnBehalf() {
+			h.noteRefusal(asClient, ns, repo, err)
+		}
 	}
 	if err != nil && ns.OnBehalf() {
 		return h.challenged(r, req, ns, err)

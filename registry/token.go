@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/weirhq/weir/access"
@@ -28,8 +29,8 @@ const (
 	minGrantLife = time.Minute
 	// maxTokenForm bounds the body of a POST. It holds a user, a password and a few scopes.
 	maxTokenForm = 16 << 10
-	// maxExchanges bounds the exchanges that run at once: each is a request upstream that
-	// clients without an account can cause.
+	// maxExchanges bounds the exchanges of one registry that run at once: each is a request
+	// upstream that clients without an account can cause.
 	maxExchanges = 32
 	// refusedFor is how long a refused credential is refused without a request upstream.
 	// Upstreams lock accounts and addresses out after some wrong passwords.
@@ -39,13 +40,18 @@ const (
 
 // exchanges are the requests of clients for tokens.
 type exchanges struct {
-	running chan struct{} // holds a value for each exchange
+	mu      sync.Mutex
+	running map[string]int // by the registry: one that hangs must not stop logins at others
+
 	refused *bounded.Cache[exchange, refusal]
 }
 
 // exchange is a credential and a repository of a place, or no repository of a registry if the
 // credential itself is refused.
-type exchange struct{ credential, place, repository string }
+type exchange struct {
+	credential, place, repository string
+	pull                          bool // the refusal is one of a pull, and not of a token
+}
 
 type refusal struct {
 	err   error
@@ -54,11 +60,56 @@ type refusal struct {
 
 func newExchanges() exchanges {
 	return exchanges{
-		running: make(chan struct{}, maxExchanges),
+		running: make(map[string]int),
 		refused: bounded.New(maxRefused, 4<<20, func(e exchange, r refusal) int {
 			return len(e.credential) + len(e.place) + len(e.repository) + len(r.err.Error())
 		}),
 	}
+}
+
+// enter begins an exchange at a registry, until leave is called. It reports false if too many
+// run there.
+func (e *exchanges) enter(registry string) (leave func(), ok bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.running[registry] >= maxExchanges {
+		return nil, false
+	}
+	e.running[registry]++
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.running[registry]--; e.running[registry] == 0 {
+			delete(e.running, registry)
+		}
+	}, true
+}
+
+// refusalOf returns the refusal of a credential within the last minute, or nil: by a registry
+// as such, or for a repository of it.
+func (e *exchanges) refusalOf(c upstream.Credential, place upstream.Place, repo string, pull bool) error {
+	for _, key := range []exchange{{c.ID, place.Registry, "", false}, {c.ID, place.String(), repo, pull}} {
+		if known, ok := e.refused.Get(key); ok && time.Now().Before(known.until) {
+			return known.err
+		}
+	}
+	return nil
+}
+
+// refuse remembers the refusal of a credential. The right of an anonymous client may come at
+// any time, and guesses no password.
+func (e *exchanges) refuse(c upstream.Credential, place upstream.Place, repo string, pull bool, err error) {
+	failed, ok := errors.AsType[*upstream.Error](err)
+	if !ok || failed.Class != upstream.ClassDenied || c.Anonymous() {
+		return
+	}
+	key := exchange{c.ID, place.String(), repo, pull}
+	if refusesAccount(err) {
+		key = exchange{c.ID, place.Registry, "", false}
+	}
+	about := *failed
+	about.Reference = "" // the next request may be about other content
+	e.refused.Add(key, refusal{&about, time.Now().Add(refusedFor)})
 }
 
 // errManyLogins refuses an exchange while too many run.
@@ -139,7 +190,7 @@ func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wa
 // refusesAccount reports whether an upstream refuses an account as such.
 func refusesAccount(err error) bool {
 	failed, ok := errors.AsType[*upstream.Error](err)
-	return ok && failed.Class == upstream.ClassDenied && failed.Status != http.StatusForbidden
+	return ok && failed.Class == upstream.ClassDenied && failed.Op == "token" && failed.Status != http.StatusForbidden
 }
 
 // unsupported is the answer to a request for a token that cannot be understood.
@@ -219,27 +270,16 @@ func wantedBy(query url.Values, table *namespace.Table) (*namespace.Namespace, s
 
 // exchange exchanges a credential for a token of the upstream of a namespace.
 func (h *Handler) exchange(ctx context.Context, ns *namespace.Namespace, repo string, c upstream.Credential) (upstream.Grant, error) {
-	account, right := exchange{c.ID, ns.Place().Registry, ""}, exchange{c.ID, ns.Place().String(), repo}
-	for _, key := range []exchange{account, right} {
-		if known, ok := h.exchanges.refused.Get(key); ok && time.Now().Before(known.until) {
-			return upstream.Grant{}, known.err
-		}
+	if err := h.exchanges.refusalOf(c, ns.Place(), repo, false); err != nil {
+		return upstream.Grant{}, err
 	}
-	select {
-	case h.exchanges.running <- struct{}{}:
-		defer func() { <-h.exchanges.running }()
-	default:
+	leave, ok := h.exchanges.enter(ns.Place().Registry)
+	if !ok {
 		return upstream.Grant{}, errManyLogins
 	}
+	defer leave()
 	grant, err := ns.Grant(upstream.OnBehalf(ctx, c), repo)
-	// The right of an anonymous client may come at any time, and guesses no password.
-	if errors.Is(err, upstream.ErrDenied) && !c.Anonymous() {
-		refused := right
-		if refusesAccount(err) {
-			refused = account
-		}
-		h.exchanges.refused.Add(refused, refusal{err, time.Now().Add(refusedFor)})
-	}
+	h.exchanges.refuse(c, ns.Place(), repo, false, err)
 	return grant, err
 }
 
