@@ -35,6 +35,10 @@ const (
 	// recordBlocks is how many bytes of the filesystem a record takes with its
 	// directory: a block for each.
 	recordBlocks = 8 << 10
+	// quarantineShare is the part of max_size that damaged content may take beside it, and
+	// maxQuarantine its highest value.
+	quarantineShare = 20
+	maxQuarantine   = 1 << 30
 	// minRecordBytes leaves room for the records of a small store.
 	minRecordBytes = 1 << 20
 	// maxRecordBytes bounds the records of a large store, or of one without max_size.
@@ -70,7 +74,7 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 	// The driver's spools take part in the quota, so it comes first.
 	quota, usage := evict.NewQuota(int64(cfg.MaxSize)), new(catalog.Usage)
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
-		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, Logger: logger,
+		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, MaxQuarantine: quarantineLimit(int64(cfg.MaxSize)), Logger: logger,
 		OnRecord: func(bytes, records int64) {
 			usage.Add(bytes, records)
 			quota.AddRecords(bytes)
@@ -120,6 +124,15 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 		})
 	})
 	return s, nil
+}
+
+// quarantineLimit returns how many bytes of damaged content are kept for an operator: a
+// twentieth of max_size, beside which they lie.
+func quarantineLimit(maxSize int64) int64 {
+	if maxSize == 0 {
+		return maxQuarantine
+	}
+	return max(1, min(maxSize/quarantineShare, maxQuarantine)) // 0 would be no limit
 }
 
 // recordsWithin returns how many records a filesystem may have, of which content, running

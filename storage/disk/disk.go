@@ -51,6 +51,8 @@ type Options struct {
 	// Quota bounds the bytes of downloads and stored content together. Nil sets no
 	// limit.
 	Quota spool.Quota
+	// MaxQuarantine bounds the bytes of quarantined content. 0 sets no limit.
+	MaxQuarantine int64
 	// OnRecord, if set, is told each change of the records: by how many bytes, and
 	// by how many records, their sum has grown.
 	OnRecord func(bytes, records int64)
@@ -72,6 +74,8 @@ type Store struct {
 	workspace  *workspace
 	spools     *spool.Dir
 	unreadable *unreadable
+
+	maxQuarantine int64
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -147,6 +151,8 @@ func Open(root string, opts Options) (*Store, error) {
 		workspace:  workspace,
 		spools:     spool.NewDir(workspace.path, opts.MinFree, opts.Quota),
 		stop:       cancel,
+
+		maxQuarantine: opts.MaxQuarantine,
 	}
 	// The process that serves from the store does this work.
 	if !opts.Existing {

@@ -1,9 +1,12 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -23,9 +26,9 @@ const quarantineTime = "20060102T150405.000000000Z"
 
 // Quarantine takes a content that has become corrupt out of the store, for an
 // operator to look at, and returns the path that it has now. The move is atomic
-// and, with [Options.Sync], survives a power cut. Nothing serves from there, and
-// nothing removes it but the operator. It returns storage.ErrNotExist when there
-// is no such content.
+// and, with [Options.Sync], survives a power cut. Nothing serves from there. Beyond
+// [Options.MaxQuarantine] the oldest goes. It returns storage.ErrNotExist when there is no
+// such content.
 //
 // It may be called beside another process that serves from the same root. Readers
 // there that have the content open read on in the same file; the next pull finds
@@ -54,5 +57,39 @@ func (s *Store) Quarantine(_ context.Context, dgst digest.Digest) (string, error
 			return kept, explain("quarantine "+string(dgst), err)
 		}
 	}
+	if s.maxQuarantine > 0 {
+		s.trimQuarantine(dir)
+	}
 	return kept, nil
+}
+
+// quarantined is the name of a content in the quarantine.
+var quarantined = regexp.MustCompile(`^(?:sha256|sha512)-[0-9a-f]+\.([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)$`)
+
+// trimQuarantine removes the oldest contents of the quarantine, so that a disk that goes on
+// losing sectors does not fill with their remains. The newest one stays whatever its size.
+// Foreign files that were set aside stay too: an operator decides about them.
+func (s *Store) trimQuarantine(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // the next quarantine tries again
+	}
+	type kept struct {
+		path, time string
+		size       int64
+	}
+	var all []kept
+	for _, entry := range entries {
+		name := quarantined.FindStringSubmatch(entry.Name())
+		if info, err := entry.Info(); name != nil && err == nil && info.Mode().IsRegular() {
+			all = append(all, kept{filepath.Join(dir, entry.Name()), name[1], info.Size()})
+		}
+	}
+	slices.SortFunc(all, func(a, b kept) int { return cmp.Compare(b.time, a.time) }) // the newest first
+	sum := int64(0)
+	for n, k := range all {
+		if sum += k.size; n > 0 && sum > s.maxQuarantine {
+			_ = os.Remove(k.path) // another process may have removed it
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package disk_test
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -154,5 +155,47 @@ func TestExistingBesideAnotherProcess(t *testing.T) {
 	}
 	if err := server.Writable(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// Of quarantined content the newest stays, within a limit. Other files in the quarantine are
+// left to the operator.
+func TestQuarantineHasALimit(t *testing.T) {
+	for name, c := range map[string]struct {
+		limit int64
+		sizes []int // of the contents, in the order of their quarantine
+		kept  []int // of which these stay
+	}{
+		"no limit":             {0, []int{100, 100, 100}, []int{0, 1, 2}},
+		"below the limit":      {300, []int{100, 100, 100}, []int{0, 1, 2}},
+		"above it":             {299, []int{100, 100, 100}, []int{1, 2}},
+		"a large one":          {300, []int{50, 60, 290}, []int{2}},
+		"one beyond the limit": {100, []int{50, 1000}, []int{1}},
+		"empty ones":           {10, []int{0, 11, 0}, []int{2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			s := open(t, root, disk.Options{MaxQuarantine: c.limit})
+			s.WaitForCount()
+			dir := filepath.Join(root, "quarantine")
+			foreign := filepath.Join(dir, "blobs-sha256-00.20260101T000000.000000000Z")
+			if err := errors.Join(os.MkdirAll(dir, 0o750), os.WriteFile(foreign, make([]byte, 1000), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			var paths []string
+			for n, size := range c.sizes {
+				path, err := s.Quarantine(t.Context(), storagetest.Commit(t, s, s.Spools(), bytes.Repeat([]byte{byte(n)}, size)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				paths = append(paths, path)
+			}
+			for n, path := range append(paths, foreign) {
+				_, err := os.Stat(path)
+				if want := path == foreign || slices.Contains(c.kept, n); (err == nil) != want {
+					t.Errorf("content %d of %v, kept: %v, want %v", n, c.sizes, err == nil, want)
+				}
+			}
+		})
 	}
 }
