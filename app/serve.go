@@ -155,13 +155,15 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 	protocols.SetHTTP2(true) // over TLS; the handshake decides
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler:           endStalledStreams(handler),
+		Handler:           endStalledStreams(limitBodies(handler)),
 		Protocols:         protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+
+		DisableGeneralOptionsHandler: true, // see limitBodies
 	}
 }
 

@@ -114,6 +114,73 @@ func TestSlowHeaderIsCut(t *testing.T) {
 	})
 }
 
+// A client that does not send the body that it has announced is cut, whether a handler reads
+// it or not.
+func TestBodyThatDoesNotComeIsCut(t *testing.T) {
+	ignore := func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("answer")) }
+	reading := func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.ReadAll(r.Body); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the body ended with %v", err)
+		}
+		w.WriteHeader(http.StatusBadRequest)
+	}
+	closing := func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Connection", "close") }
+	const length, chunked = "Content-Length: 1000\r\n\r\nx", "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+	for name, c := range map[string]struct {
+		handler http.HandlerFunc
+		request string
+	}{
+		"no handler reads it":            {ignore, "POST /healthz HTTP/1.1\r\nHost: mirror\r\n" + length},
+		"in chunks":                      {ignore, "POST /healthz HTTP/1.1\r\nHost: mirror\r\n" + chunked},
+		"a handler reads it":             {reading, "POST /token HTTP/1.1\r\nHost: mirror\r\n" + length},
+		"a handler reads it, in chunks":  {reading, "POST /token HTTP/1.1\r\nHost: mirror\r\n" + chunked},
+		"the client waits for its turn":  {reading, "POST /token HTTP/1.1\r\nHost: mirror\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n"},
+		"the connection ends afterwards": {closing, "PUT /v2/a/manifests/b HTTP/1.1\r\nHost: mirror\r\n" + length},
+		"a request for no path":          {ignore, "OPTIONS * HTTP/1.1\r\nHost: mirror\r\n" + length},
+		"a GET":                          {ignore, "GET / HTTP/1.1\r\nHost: mirror\r\n" + length},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn := connect(t, c.handler)
+				start := time.Now()
+				send(t, conn, c.request)
+				if _, err := io.Copy(io.Discard, conn); err != nil {
+					t.Error(err)
+				}
+				// http.Server leaves a client half a second to read its answer.
+				if took := time.Since(start); took < bodyTimeout || took > bodyTimeout+time.Second {
+					t.Errorf("cut after %s, want %s", took, bodyTimeout)
+				}
+			})
+		})
+	}
+}
+
+// A body that has come limits nothing: neither the time of its answer nor the next request.
+func TestBodyThatHasComeLimitsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conn := connect(t, func(w http.ResponseWriter, r *http.Request) {
+			if _, err := io.ReadAll(r.Body); err != nil {
+				t.Error(err)
+			}
+			select {
+			case <-time.After(time.Hour):
+				w.WriteHeader(http.StatusAccepted)
+			case <-r.Context().Done():
+				t.Error(context.Cause(r.Context()))
+			}
+		})
+		from := bufio.NewReader(conn)
+		for range 2 {
+			send(t, conn, "POST /token HTTP/1.1\r\nHost: mirror\r\nContent-Length: 4\r\n\r\nbody")
+			if got := answer(t, from); got.StatusCode != http.StatusAccepted {
+				t.Errorf("status %d", got.StatusCode)
+			}
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
 // A connection without requests is kept for a while, and then cut. A header
 // that follows the first one has a limit too.
 func TestIdleClientIsCut(t *testing.T) {

@@ -21,6 +21,9 @@ const (
 	stallTimeout = 5 * time.Minute
 	// stallStep is how long one write waits before it looks for progress.
 	stallStep = time.Minute
+	// bodyTimeout is how long a client may take for the body of a request. Only the form of
+	// a login is read at all, and clients send it in one piece.
+	bodyTimeout = 10 * time.Second
 	// acceptCalm is how long connections have to be accepted before the log calls a
 	// shortage over.
 	acceptCalm = 10 * time.Second
@@ -187,3 +190,38 @@ func (s *stallStream) bound(deadline time.Time) {
 
 // Unwrap lets an http.ResponseController find the methods of the writer.
 func (s *stallStream) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+
+// limitBodies gives the bodies of requests their time. Without it, a client without an
+// account could hold a connection for ever with a body that it does not send: even if no
+// handler reads it, http.Server waits for it before the connection is closed or used again.
+func limitBodies(handler http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			control := http.NewResponseController(w)
+			_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // every connection of net/http has one
+			r.Body = &timedBody{r.Body, control}
+		}
+		// The answer of http.Server itself would wait for a body.
+		if r.Method == http.MethodOptions && r.RequestURI == "*" {
+			w.Header().Set("Content-Length", "0")
+			return
+		}
+		handler.ServeHTTP(w, r)
+	})
+}
+
+// timedBody is the body of a request that has to come within the bodyTimeout.
+type timedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		// From now on http.Server reads in order to notice that the client leaves. The
+		// answer may take longer than the body.
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
