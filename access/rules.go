@@ -78,6 +78,10 @@ func New(opts Options) (*Rules, error) {
 // credentials it has, and asking either question is a waste.
 func (r *Rules) Open() bool { return r.open }
 
+// OpenFor is Open for a request that a block answers. A block that a reload has removed, in the
+// middle of the request, may have been a locked one.
+func (r *Rules) OpenFor(block string) bool { return r.open && r.layers.blocks[block] != nil }
+
 // Identify returns the sender of a request. A certificate and a password must both be
 // valid, and the identity carries both.
 //
@@ -196,7 +200,13 @@ func (r *Rules) Challenge(p Presented, scope string) string {
 	if r.tokens == nil {
 		return r.BasicChallenge()
 	}
-	challenge := "Bearer realm=" + quoted(r.TokenURL(p)) + ",service=" + quoted(TokenService)
+	return BearerChallenge(r.TokenURL(p), scope)
+}
+
+// BearerChallenge returns the value of WWW-Authenticate that leads a client to a token service
+// (distribution-spec tokens, "How to authenticate"). The scope may be empty.
+func BearerChallenge(realm, scope string) string {
+	challenge := "Bearer realm=" + quoted(realm) + ",service=" + quoted(TokenService)
 	if scope != "" {
 		challenge += ",scope=" + quoted(scope)
 	}

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/namespace"
@@ -166,10 +165,9 @@ func (h *Handler) bearer(r *http.Request, req Request) string {
 	if req.NS != "" {
 		realm += "?" + url.Values{"ns": {req.NS}}.Encode()
 	}
-	var b strings.Builder
-	b.WriteString(`Bearer realm="` + realm + `",service="` + access.TokenService + `"`)
+	scope := ""
 	if req.Name != "" {
-		b.WriteString(`,scope="repository:` + req.Name + `:pull"`)
+		scope = "repository:" + req.Name + ":pull"
 	}
-	return b.String()
+	return access.BearerChallenge(realm, scope)
 }

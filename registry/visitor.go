@@ -27,7 +27,7 @@ type visitor struct {
 // Authorization is for the upstream, unless it names an account of the mirror's.
 func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace.Namespace) error {
 	rules := h.opts.Access.Load()
-	if rules.Open() {
+	if ns == nil && rules.Open() || ns != nil && rules.OpenFor(ns.Key()) {
 		return nil
 	}
 	presented := access.Present(r, h.opts.Proxies)

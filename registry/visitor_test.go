@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -209,5 +210,58 @@ func TestSharedCachesKeepNothingOfLockedMirrors(t *testing.T) {
 	_, own := rights(t)
 	for target, want := range map[string]string{"app/manifests/v1": "private, no-cache", "app/tags/list": "private, no-cache", "app/manifests/v2": "no-store"} {
 		wantHeader(t, own.do("GET", "/v2/up.example/"+target, "Authorization", asBasic(reader)).Header(), "Cache-Control", want)
+	}
+}
+
+// A request that found a block which a reload removes at this moment is not answered by rules
+// that do not know the block: it may have been a locked one.
+func TestRulesOfARemovedBlock(t *testing.T) {
+	r := upstreamtest.New(t)
+	r.AddImage("app", "v1", []byte("a layer"))
+	m := newMirror(t, block(t, r, named("secret.example")), block(t, r, named("open.example")))
+	right := basic("alice", "secret")
+	for name, opts := range map[string]access.Options{
+		"the mirror is open now": {Anonymous: true},
+		"another list":           {Anonymous: true, Blocks: []access.Block{{Key: "open.example", Allow: subjects(t, "authenticated")}}},
+	} {
+		if opts.Blocks == nil {
+			opts.Blocks = []access.Block{{Key: "open.example"}}
+		}
+		m.rules(opts)
+		for _, header := range []string{"", right} {
+			for _, path := range []string{"secret.example/app/manifests/v1", "secret.example/app/tags/list", "app/manifests/v1?ns=secret.example"} {
+				w := m.do("GET", "/v2/"+path, "Authorization", header)
+				if w.Code != http.StatusNotFound && w.Code != http.StatusUnauthorized {
+					t.Errorf("%s, %s: %d %s", name, path, w.Code, w.Body)
+				}
+			}
+		}
+	}
+	if asked := r.Requests(); len(asked) > 0 {
+		t.Errorf("the upstream was asked %q", asked)
+	}
+	m.rules(access.Options{Anonymous: true})
+	wantStatus(t, m.do("GET", "/v2/open.example/app/manifests/v1"), http.StatusOK)
+}
+
+// The host that a client sends stays inside its quotes in a challenge (RFC 9110 section
+// 5.6.4). HTTP/2, and an absolute URL, let it have any character.
+func TestChallengeWithAnOddHost(t *testing.T) {
+	_, own := rights(t)
+	_, locked := pair(t)
+	opts, _, _ := alice(t, false)
+	opts.Tokens = access.TokenOptions{Key: []byte(strings.Repeat("k", 32)), TTL: time.Hour}
+	locked.rules(opts)
+	for host, want := range map[string]string{
+		"mirror:8000": `"http://mirror:8000/token"`, `a",realm="http://evil.example/token`: `"http://a\",realm=\"http://evil.example/token/token"`, `a\`: `"http://a\\/token"`,
+	} {
+		for _, m := range []*mirror{own, locked} {
+			req := httptest.NewRequestWithContext(t.Context(), "GET", "/v2/up.example/app/manifests/v1", nil)
+			req.Host = host
+			w := httptest.NewRecorder()
+			m.handler.ServeHTTP(w, req)
+			wantStatus(t, w, http.StatusUnauthorized)
+			wantHeader(t, w.Header(), "WWW-Authenticate", "Bearer realm="+want+`,service="weir",scope="repository:up.example/app:pull"`)
+		}
 	}
 }
