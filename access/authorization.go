@@ -85,11 +85,14 @@ func parseBasic(encoded string) (_ *Credentials, reason string) {
 		return nil, "the Basic header has no colon"
 	case !ValidUser(user):
 		return nil, "the name in the Basic header can be no user's"
-	case strings.ContainsFunc(password, unicode.IsControl):
+	case !ValidPassword(password):
 		return nil, "the password in the Basic header has a control character"
 	}
 	return &Credentials{user, password}, ""
 }
+
+// ValidPassword reports whether a client can send a text as a password.
+func ValidPassword(text string) bool { return !strings.ContainsFunc(text, unicode.IsControl) }
 
 // ValidUser reports whether a text can be the name of a user.
 func ValidUser(name string) bool {

@@ -79,8 +79,11 @@ func New(opts Options) (*Rules, error) {
 func (r *Rules) Open() bool { return r.open }
 
 // OpenFor is Open for a request that a block answers. A block that a reload has removed, in the
-// middle of the request, may have been a locked one.
-func (r *Rules) OpenFor(block string) bool { return r.open && r.layers.blocks[block] != nil }
+// middle of the request, may have been a locked one. Rules without any block know none, and
+// are open for all.
+func (r *Rules) OpenFor(block string) bool {
+	return r.open && (len(r.layers.blocks) == 0 || r.layers.blocks[block] != nil)
+}
 
 // Identify returns the sender of a request. A certificate and a password must both be
 // valid, and the identity carries both.
@@ -243,7 +246,7 @@ type Current struct{ rules atomic.Pointer[Rules] }
 // Unrestricted returns rules that are open.
 func Unrestricted() *Current {
 	c := &Current{}
-	c.rules.Store(&Rules{open: true})
+	c.rules.Store(&Rules{open: true, layers: &layers{}})
 	return c
 }
 

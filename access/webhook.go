@@ -16,9 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/singleflight"
-
 	"github.com/weirhq/weir/internal/bounded"
+	"github.com/weirhq/weir/internal/flight"
 )
 
 const (
@@ -92,7 +91,7 @@ type webhook struct {
 	Webhook
 	client  *http.Client
 	slots   chan struct{}
-	running singleflight.Group
+	running *flight.Group[[sha256.Size]byte, bool]
 	answers *bounded.Cache[[sha256.Size]byte, answer] // nil: none is remembered
 }
 
@@ -102,7 +101,10 @@ type answer struct {
 }
 
 func newWebhook(w Webhook) *webhook {
-	asker := &webhook{Webhook: w, slots: make(chan struct{}, maxQuestions)}
+	asker := &webhook{
+		Webhook: w, slots: make(chan struct{}, maxQuestions),
+		running: flight.NewGroup[[sha256.Size]byte, bool](flight.NewScope()), // of the process, see close
+	}
 	if w.CacheTTL > 0 {
 		const limit = 8 << 20 // far above that of the number
 		asker.answers = bounded.New(maxAnswers, limit, func([sha256.Size]byte, answer) int { return 0 })
@@ -137,9 +139,12 @@ func (w *webhook) allows(ctx context.Context, i *Identity, q Question, p Present
 			return known.allowed, nil
 		}
 	}
-	// The question outlives its first asker, whose departure must not deny the others.
-	done := w.running.DoChan(string(key[:]), func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.Timeout)
+	// The question outlives its first asker, whose departure must not deny the others. It
+	// does not outlive all of them: clients that ask and leave would leave questions without
+	// end, each with the header of its request.
+	ends := time.Now().Add(w.Timeout)
+	result, err := w.running.DoAdmitted(ctx, key, w.admit(ends), func(ctx context.Context) (bool, error) {
+		ctx, cancel := context.WithDeadline(ctx, ends)
 		defer cancel()
 		allowed, err := w.ask(ctx, header)
 		if err == nil && w.answers != nil {
@@ -147,12 +152,20 @@ func (w *webhook) allows(ctx context.Context, i *Identity, q Question, p Present
 		}
 		return allowed, err
 	})
-	select {
-	case <-ctx.Done():
-		return false, context.Cause(ctx)
-	case result := <-done:
-		allowed, _ := result.Val.(bool)
-		return allowed, result.Err
+	return err == nil && result.Value, err
+}
+
+// admit waits for a slot until a time.
+func (w *webhook) admit(ends time.Time) flight.Admit {
+	return func(ctx context.Context) (func(), error) {
+		ctx, cancel := context.WithDeadline(ctx, ends)
+		defer cancel()
+		select {
+		case w.slots <- struct{}{}:
+			return func() { <-w.slots }, nil
+		case <-ctx.Done():
+			return nil, &WebhookError{Webhook: w.Name, Err: errors.New("too many questions at once")}
+		}
 	}
 }
 
@@ -160,12 +173,6 @@ func (w *webhook) allows(ctx context.Context, i *Identity, q Question, p Present
 func (w *webhook) ask(ctx context.Context, header http.Header) (bool, error) {
 	fail := func(status int, err error) (bool, error) {
 		return false, &WebhookError{Webhook: w.Name, Status: status, Err: err}
-	}
-	select {
-	case w.slots <- struct{}{}:
-		defer func() { <-w.slots }()
-	case <-ctx.Done():
-		return fail(0, errors.New("too many questions at once"))
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, w.URL.String(), nil)
 	if err != nil {

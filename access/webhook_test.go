@@ -7,6 +7,8 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -278,6 +280,53 @@ func TestWebhookIsSlow(t *testing.T) {
 		all.Wait()
 		if most.Load() > maxQuestions {
 			t.Errorf("%d questions at once", most.Load())
+		}
+	})
+}
+
+// Clients that ask and leave, each with a question of its own, leave no questions behind:
+// those that wait end with their client, and those that run soon after.
+func TestWebhookQuestionsEndWithTheirClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running atomic.Int32
+		hook := newWebhook(Webhook{Name: "opa", URL: &url.URL{Scheme: "http", Host: "opa"}, Timeout: time.Minute})
+		hook.client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			running.Add(1)
+			defer running.Add(-1)
+			<-r.Context().Done()
+			return nil, r.Context().Err()
+		})
+		before := runtime.NumGoroutine()
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		for n := range 10 * maxQuestions {
+			go func() {
+				p := asked
+				p.URI = "/v2/app/manifests/v1?" + strconv.Itoa(n)
+				if allowed, err := hook.allows(ctx, alice, pulled, p); allowed || !errors.Is(err, context.Canceled) {
+					t.Errorf("allowed %t, %v", allowed, err)
+				}
+			}()
+		}
+		synctest.Wait()
+		if running.Load() != maxQuestions {
+			t.Errorf("%d questions run", running.Load())
+		}
+		leave()
+		synctest.Wait()
+		if left := runtime.NumGoroutine() - before; left > 6*maxQuestions {
+			t.Errorf("%d goroutines are left, of questions that waited", left)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if running.Load() != 0 || len(hook.slots) != 0 {
+			t.Errorf("%d questions run, %d slots are taken", running.Load(), len(hook.slots))
+		}
+		hook.client.Transport = roundTrip(func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 200, Body: http.NoBody}, nil
+		})
+		if allowed, err := hook.allows(t.Context(), alice, pulled, asked); !allowed || err != nil {
+			t.Errorf("an honest client: allowed %t, %v", allowed, err)
 		}
 	})
 }

@@ -76,6 +76,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 		m.cache.Close()
 	})
 	m.metrics = registry.NewMetrics(m.gatherer)
+	m.rules(access.Options{Anonymous: true})
 	namespace.RegisterMetrics(m.gatherer, &m.tables)
 	m.serve(specs...)
 	m.handler = registry.New(registry.Options{
@@ -120,9 +121,6 @@ func (m *mirror) serve(specs ...namespace.Spec) {
 	}
 	m.tables.Store(table)
 	m.metrics.SetNamespaces(table)
-	if rules := m.access.Load(); rules == nil || rules.Open() {
-		m.rules(access.Options{Anonymous: true})
-	}
 }
 
 // block returns a block that one registry is the upstream of, by the key

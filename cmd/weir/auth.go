@@ -42,6 +42,9 @@ line of standard input.`,
 			if err != nil {
 				return err
 			}
+			if !access.ValidPassword(password) {
+				return errors.New("the password has a control character, such as a tab, which no client can send. Choose another one")
+			}
 			fmt.Fprintln(cmd.OutOrStdout(), access.NewHash(password))
 			return nil
 		},

@@ -13,7 +13,7 @@ import (
 func TestAuthHash(t *testing.T) {
 	for input, want := range map[string]string{
 		"secret\n": "secret", "secret": "secret", "secret\r\n": "secret", " a b \nnext\n": " a b ",
-		"": "", "\n": "", strings.Repeat("x", 5000): "",
+		"": "", "\n": "", "a\tb\n": "", "a\x00b": "", "a\u0085b": "", strings.Repeat("x", 5000): "",
 	} {
 		var stdout, stderr bytes.Buffer
 		root := rootCommand()
