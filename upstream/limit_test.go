@@ -203,30 +203,39 @@ func TestLimitedTokenService(t *testing.T) {
 // The limit of a host behind a redirect stops what that host would deliver, and not
 // another host nor the registry.
 func TestLimitBehindRedirect(t *testing.T) {
-	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
-		network := func(host string) upstreamtest.Option { return upstreamtest.WithNetwork(n, host) }
-		target := upstreamtest.New(t, network("target.test"))
-		r := upstreamtest.New(t, network("registry.test"), upstreamtest.WithRedirect(target))
-		all := questions(target.AddImage("repo", "latest", []byte("layer")), target.AddBlob("repo", blob))
-		other := upstreamtest.New(t, network("other.test"))
-		other.AddImage("elsewhere", "latest", []byte("layer"))
-		r.Fault(upstreamtest.Path("/elsewhere/"), upstreamtest.Status(307, ""), upstreamtest.Header("Location", other.URL.String()+"/v2/elsewhere/manifests/latest"))
-		c := newClient(t, r, on(n))
-		target.Fault(upstreamtest.Manifests, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30")).Times(1)
-		for range 2 {
-			for _, q := range all {
-				if err := q.ask(t.Context(), c, "repo"); errors.Is(err, upstream.ErrRateLimited) != (q.name == "manifest" || q.name == "head") {
-					t.Errorf("%s: %v", q.name, err)
+	const limited = `{"errors":[{"code":"TOOMANYREQUESTS","message":"slow down"}]}`
+	for name, answer := range map[string][]upstreamtest.Effect{
+		"429":                     {upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30")},
+		"429, with a document":    {upstreamtest.Status(429, limited), upstreamtest.Header("Retry-After", "30")},
+		"429, with another field": {upstreamtest.Status(429, ""), upstreamtest.Header("RateLimit-Reset", "30")},
+		"403, with the code":      {upstreamtest.Status(403, limited), upstreamtest.Header("Retry-After", "30")},
+		"400, with the code":      {upstreamtest.Status(400, limited), upstreamtest.Header("X-Retry-After", "30")},
+	} {
+		inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+			network := func(host string) upstreamtest.Option { return upstreamtest.WithNetwork(n, host) }
+			target := upstreamtest.New(t, network("target.test"))
+			r := upstreamtest.New(t, network("registry.test"), upstreamtest.WithRedirect(target))
+			all := questions(target.AddImage("repo", "latest", []byte("layer")), target.AddBlob("repo", blob))
+			other := upstreamtest.New(t, network("other.test"))
+			other.AddImage("elsewhere", "latest", []byte("layer"))
+			r.Fault(upstreamtest.Path("/elsewhere/"), upstreamtest.Status(307, ""), upstreamtest.Header("Location", other.URL.String()+"/v2/elsewhere/manifests/latest"))
+			c := newClient(t, r, on(n))
+			target.Fault(upstreamtest.Manifests, answer...).Times(1)
+			for range 2 {
+				for _, q := range all {
+					if err := q.ask(t.Context(), c, "repo"); errors.Is(err, upstream.ErrRateLimited) != (q.name == "manifest" || q.name == "head") {
+						t.Errorf("%s: %s: %v", name, q.name, err)
+					}
 				}
 			}
-		}
-		if got := target.Requests(); len(got) != 1+2*4 {
-			t.Errorf("the target was asked %q", got)
-		}
-		must[*oci.Manifest](t)(c.Manifest(t.Context(), "elsewhere", oci.ByTag("latest")))
-		time.Sleep(30 * time.Second)
-		must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
-	})
+			if got := target.Requests(); len(got) != 1+2*4 {
+				t.Errorf("%s: the target was asked %q", name, got)
+			}
+			must[*oci.Manifest](t)(c.Manifest(t.Context(), "elsewhere", oci.ByTag("latest")))
+			time.Sleep(30 * time.Second)
+			must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
+		})
+	}
 }
 
 // The limit of a host that other upstreams may redirect to is not told to their
