@@ -30,7 +30,7 @@ import (
 // requests upstream tell a client without a verdict what is cached: the upstream gets the
 // same requests in both cases.
 
-// maxRights and maxRightBytes bound the memory for verdicts. One takes about 300 bytes,
+// maxRights and maxRightBytes bound the memory for verdicts. One takes about 800 bytes,
 // and a lost one costs a HEAD.
 const (
 	maxRights     = 32768
@@ -88,7 +88,8 @@ func (r *right) add(by proof, manifest digest.Digest) {
 }
 
 func (r right) size(key rightKey) int {
-	bytes := len(key.repo.Namespace) + len(key.repo.Name) + len(key.client)
+	const fixed = 200 // of the times, the list and the headers of its strings
+	bytes := fixed + len(key.repo.Namespace) + len(key.repo.Name) + len(key.client)
 	for _, manifest := range r.read {
 		bytes += len(manifest)
 	}

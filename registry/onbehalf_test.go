@@ -511,3 +511,53 @@ func TestLoginsOfEachRegistry(t *testing.T) {
 		t.Errorf("a login after them: %d", got)
 	}
 }
+
+// A token that the client got from the registry itself opens what the registry gave it for,
+// and nothing that others have cached.
+func TestTokensOfTheUpstream(t *testing.T) {
+	r, m := rights(t, bearer())
+	get := func(c upstream.Credential, repository string) account {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.TokenURL()+"?scope=repository:"+repository+":pull", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(c.Username, c.Password)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var answer struct{ Token string }
+		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || answer.Token == "" {
+			t.Fatalf("%v %+v", err, answer)
+		}
+		return account{t, m, "Bearer " + answer.Token}
+	}
+	const app, public = "/v2/up.example/app/manifests/v1", "/v2/up.example/public/manifests/v1"
+	ofApp, ofPublic, without := get(reader, "app"), get(reader, "public"), get(outsider, "app")
+	for range 2 { // the second time from the cache
+		for name, step := range map[string]struct {
+			sender account
+			target string
+			want   int
+		}{
+			"its repository": {ofApp, app, 200}, "another one of the same account": {ofApp, public, 401}, "the other token": {ofPublic, public, 200},
+			"the other way round": {ofPublic, app, 401}, "no right": {without, app, 401}, "a part of a token": {account{t, m, ofApp.authorization[:len(ofApp.authorization)-1]}, app, 401},
+			"a longer token": {account{t, m, ofApp.authorization + strings.Repeat("x", 16<<10)}, app, 401}, "a giant one": {account{t, m, ofApp.authorization + strings.Repeat("x", 64<<10)}, app, 401},
+			"as a password": {account{t, m, basic("any", strings.TrimPrefix(ofApp.authorization, "Bearer "))}, app, 401},
+		} {
+			w := step.sender.do(http.MethodGet, step.target)
+			if w.Code != step.want || (w.Code == 401) != (w.Header().Get("WWW-Authenticate") != "") {
+				t.Errorf("%s: %d %s", name, w.Code, w.Body)
+			}
+		}
+	}
+	r.RevokeTokens()
+	if w := ofApp.do(http.MethodGet, "/v2/up.example/app/tags/list"); w.Code != http.StatusUnauthorized {
+		t.Errorf("after the end of the token: %d %s", w.Code, w.Body)
+	}
+	if w := ofApp.do(http.MethodGet, app); w.Code != http.StatusUnauthorized { // the refusal has ended the verdict
+		t.Errorf("cached, after the end of the token: %d %s", w.Code, w.Body)
+	}
+}
