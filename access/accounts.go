@@ -43,6 +43,7 @@ type Account struct {
 type account struct {
 	Account
 	verdict atomic.Pointer[verdict]
+	last    atomic.Pointer[Identity] // of the last login without a certificate
 }
 
 // expired reports whether the moment has come from which on the account is not valid.
@@ -71,7 +72,7 @@ func newAccounts(list []Account) *accounts {
 	a := &accounts{byUser: make(map[string]*account, len(list))}
 	key := make([]byte, sha256.Size)
 	rand.Read(key) //nolint:errcheck // it never fails
-	a.macs.New = func() any { return &maccer{Hash: hmac.New(sha256.New, key)} }
+	a.macs.New = func() any { return &maccer{Hash: hmac.New(sha256.New, key), text: make([]byte, 0, maxUser)} }
 	for _, one := range list {
 		a.byUser[one.User] = &account{Account: one}
 		a.all = append(a.all, a.byUser[one.User])

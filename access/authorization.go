@@ -32,10 +32,10 @@ const (
 // Credentials are the parts of a Basic header (RFC 7617).
 type Credentials struct{ User, Password string }
 
-// Authorization is a parsed Authorization header.
+// Authorization is a parsed Authorization header. It has at most one of both.
 type Authorization struct {
-	Bearer string // the token; empty: the header has none
-	Basic  *Credentials
+	Bearer string      // the token; empty: the header has none
+	Basic  Credentials // without a user: the header has none
 }
 
 // ParseAuthorization reads the values of the Authorization header (RFC 9110, section
@@ -62,7 +62,7 @@ func ParseAuthorization(values []string) (Authorization, error) {
 		}
 		return Authorization{Basic: basic}, nil
 	case strings.EqualFold(scheme, "bearer"):
-		if rest == "" || strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r >= unicode.MaxASCII }) {
+		if rest == "" || !visible(rest, '!') {
 			return fail("the token of the Bearer header is no token")
 		}
 		return Authorization{Bearer: rest}, nil
@@ -73,26 +73,41 @@ func ParseAuthorization(values []string) (Authorization, error) {
 
 // parseBasic reads the user and the password of a Basic header. The password may hold
 // any character but control characters (RFC 7617, section 2).
-func parseBasic(encoded string) (_ *Credentials, reason string) {
-	text, err := base64.StdEncoding.DecodeString(encoded)
+func parseBasic(encoded string) (_ Credentials, reason string) {
+	var short [1024]byte // of nearly all clients, so that decoding needs no memory of its own
+	text, err := base64.StdEncoding.AppendDecode(short[:0], []byte(encoded))
 	// The decoder passes over line breaks.
 	if err != nil || strings.ContainsAny(encoded, "\r\n") {
-		return nil, "the Basic header is not base64"
+		return Credentials{}, "the Basic header is not base64"
 	}
 	user, password, found := strings.Cut(string(text), ":")
 	switch {
 	case !found:
-		return nil, "the Basic header has no colon"
+		return Credentials{}, "the Basic header has no colon"
 	case !ValidUser(user):
-		return nil, "the name in the Basic header can be no user's"
+		return Credentials{}, "the name in the Basic header can be no user's"
 	case !ValidPassword(password):
-		return nil, "the password in the Basic header has a control character"
+		return Credentials{}, "the password in the Basic header has a control character"
 	}
-	return &Credentials{user, password}, ""
+	return Credentials{user, password}, ""
+}
+
+// visible reports whether a text has only characters of ASCII from the first one on, and
+// none that controls. Each byte of each request passes here: runes would cost more than all
+// the rest.
+func visible(text string, first byte) bool {
+	for i := range len(text) {
+		if text[i] < first || text[i] >= unicode.MaxASCII {
+			return false
+		}
+	}
+	return true
 }
 
 // ValidPassword reports whether a client can send a text as a password.
-func ValidPassword(text string) bool { return !strings.ContainsFunc(text, unicode.IsControl) }
+func ValidPassword(text string) bool {
+	return visible(text, ' ') || !strings.ContainsFunc(text, unicode.IsControl)
+}
 
 // ValidUser reports whether a text can be the name of a user.
 func ValidUser(name string) bool {

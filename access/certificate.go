@@ -1,6 +1,11 @@
 package access
 
-import "crypto/x509"
+import (
+	"crypto/x509"
+	"slices"
+
+	"github.com/bmatcuk/doublestar/v4"
+)
 
 // newCertificate returns the names in a verified chain, or nil without one.
 func newCertificate(chain []*x509.Certificate) *Certificate {
@@ -8,8 +13,8 @@ func newCertificate(chain []*x509.Certificate) *Certificate {
 		return nil
 	}
 	leaf := chain[0]
-	c := &Certificate{CommonName: leaf.Subject.CommonName, Organizations: leaf.Subject.Organization}
-	c.Names = append(c.Names, leaf.DNSNames...)
+	// The names of most certificates are DNS names only, and are not copied then.
+	c := &Certificate{CommonName: leaf.Subject.CommonName, Organizations: leaf.Subject.Organization, Names: slices.Clip(leaf.DNSNames)}
 	for _, address := range leaf.IPAddresses {
 		c.Names = append(c.Names, address.String())
 	}
@@ -29,6 +34,8 @@ func (c *Certificate) name() string {
 	return c.CommonName
 }
 
-// all returns the names of a certificate: its common name, and its subject alternative
-// names.
-func (c *Certificate) all() []string { return append([]string{c.CommonName}, c.Names...) }
+// has reports whether a glob matches the common name, or a subject alternative name.
+func (c *Certificate) has(glob string) bool {
+	matches := func(name string) bool { return doublestar.MatchUnvalidated(glob, name) }
+	return matches(c.CommonName) || slices.ContainsFunc(c.Names, matches)
+}

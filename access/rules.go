@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -47,7 +48,7 @@ type Rules struct {
 	accounts *accounts
 	issuers  map[string]*Issuer // by name
 	tokens   *tokens            // nil: there is no token service
-	bearers  *bounded.Cache[tokenDigest, bearer]
+	bearers  *bounded.Cache[headerDigest, bearer]
 	groups   groups
 	layers   *layers
 	metrics  *Metrics
@@ -93,57 +94,89 @@ func (r *Rules) OpenFor(block string) bool {
 // the keys of a token's issuer cannot be read, and the cause of ctx if that ends before.
 func (r *Rules) Identify(ctx context.Context, p Presented) (*Identity, error) {
 	method, identity, err := r.identify(ctx, p)
-	var crowd *BusyError
-	switch {
-	case err == nil:
+	if err == nil {
 		r.metrics.identify(method, success)
-	case errors.As(err, &crowd):
+		return identity, nil
+	}
+	if _, crowd := errors.AsType[*BusyError](err); crowd {
 		r.metrics.identify(method, busy)
-	case ctx.Err() == nil: // a client that has left is neither
+	} else if ctx.Err() == nil { // a client that has left is neither
 		r.metrics.identify(method, failure)
 	}
-	return identity, err
+	return nil, err
 }
 
 func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, error) {
-	header, err := ParseAuthorization(p.Authorization)
+	shown, err := r.credentials(ctx, p.Authorization, p.Address)
 	if err != nil {
-		return MethodUnknown, nil, err
+		return shown.method, nil, err
 	}
-	method, identity := MethodNone, &Identity{Address: p.Address}
-	if identity.Certificate = newCertificate(p.Certificates); identity.Certificate != nil {
-		method = MethodCertificate
+	// Requests with the same credentials mostly come from one address, and have one identity.
+	if last := shown.last; last != nil && len(p.Certificates) == 0 {
+		if identity := last.Load(); identity != nil && identity.Address == p.Address {
+			return shown.method, identity, nil
+		}
 	}
-	token := header.Bearer
-	// Some clients, such as the kubelet, can send a token as a password only. The user
-	// beside it is no one's word, and does not count.
-	if header.Basic != nil && len(r.issuers) > 0 && isJWT(header.Basic.Password) && !isOwn(header.Basic.Password) {
-		token = header.Basic.Password
-	}
-	switch {
-	case token != "":
-		found, err := r.bear(ctx, token)
-		if err != nil {
-			return found.method, nil, err
-		}
-		if identity.OIDC = found.oidc; found.account != nil {
-			identity.ID, identity.User = found.account.ID, found.account.User
-		}
-		// A token of Weir's own may be that of a client without credentials.
-		if found.account != nil || found.oidc != nil || method == MethodNone {
-			method = found.method
-		}
-	case header.Basic != nil:
-		method = MethodPassword
-		account, err := r.accounts.login(ctx, *header.Basic, p.Address)
-		if err != nil {
-			return method, nil, err
-		}
-		identity.ID, identity.User = account.ID, account.User
+	identity := &Identity{Address: p.Address, OIDC: shown.oidc, Certificate: newCertificate(p.Certificates)}
+	if shown.account != nil {
+		identity.ID, identity.User = shown.account.ID, shown.account.User
 	}
 	identity.Anonymous = identity.User == "" && identity.Certificate == nil && identity.OIDC == nil
 	identity.Groups = r.groups.of(identity)
-	return method, identity, nil
+	switch {
+	case identity.Certificate == nil && shown.last != nil:
+		shown.last.Store(identity)
+	// A token of Weir's own may be that of a client without credentials.
+	case identity.Certificate != nil && shown.account == nil && shown.oidc == nil:
+		shown.method = MethodCertificate
+	}
+	return shown.method, identity, nil
+}
+
+// credentials verifies those of an Authorization header, unless they were verified within
+// the last minute. With an error it returns the method that refused them.
+func (r *Rules) credentials(ctx context.Context, header []string, from netip.Addr) (credentials, error) {
+	sum, mayHaveToken := r.digestOf(header)
+	if mayHaveToken {
+		if known, ok, err := r.remembered(sum); ok {
+			return known.credentials, err
+		}
+	}
+	shown, err := ParseAuthorization(header)
+	if err != nil {
+		return credentials{method: MethodUnknown}, err
+	}
+	token := shown.Bearer
+	// Some clients, such as the kubelet, can send a token as a password only. The user
+	// beside it is no one's word, and does not count.
+	if len(r.issuers) > 0 && isJWT(shown.Basic.Password) && !isOwn(shown.Basic.Password) {
+		token = shown.Basic.Password
+	}
+	switch {
+	case token != "":
+		found, err := r.verify(ctx, token)
+		if err == nil && mayHaveToken {
+			r.remember(sum, found)
+		}
+		return found.credentials, err
+	case shown.Basic.User != "":
+		account, err := r.accounts.login(ctx, shown.Basic, from)
+		if err != nil {
+			return credentials{method: MethodPassword}, err
+		}
+		return credentials{MethodPassword, account, nil, &account.last}, nil
+	default:
+		return credentials{method: MethodNone}, nil
+	}
+}
+
+// credentials are verified ones: those of an account, a token of an issuer, or neither.
+type credentials struct {
+	method  Method
+	account *account
+	oidc    *OIDC
+	// last is the place of the identity that they last had; nil: it is not kept.
+	last *atomic.Pointer[Identity]
 }
 
 // Owns reports whether an Authorization header is for the mirror, rightly or not: it names
@@ -154,7 +187,7 @@ func (r *Rules) Owns(header []string) bool {
 	switch {
 	case err != nil:
 		return false
-	case shown.Basic != nil:
+	case shown.Basic.User != "":
 		return r.accounts.byUser[shown.Basic.User] != nil || r.knowsToken(shown.Basic.Password)
 	default:
 		return r.knowsToken(shown.Bearer)

@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/access"
@@ -414,4 +415,56 @@ func FuzzAuthorization(f *testing.F) {
 			t.Fatalf("%q is %+v", value, identity)
 		}
 	})
+}
+
+// A known credential has the same identity as long as it comes from the same address without
+// a certificate. Groups by address, and certificates, are those of each request.
+func TestIdentityIsThatOfTheRequest(t *testing.T) {
+	opts, _ := withIssuer(t)
+	opts.Tokens = access.TokenOptions{Key: tokenKey, TTL: time.Hour}
+	opts.Anonymous = true
+	opts.Groups = groups(t, map[string][]string{"office": {"cidr:192.0.2.0/24"}, "nodes": {"cert:node-1"}, "people": {"alice"}})
+	rules := newRules(t, opts)
+	foreign := sign(t, jwt.SigningMethodRS256, testKeys().rsa, "one", content())
+	for name, c := range map[string]struct {
+		shown  access.Presented
+		groups string // by itself, such as "people "
+	}{
+		"password": {basic("alice", "secret"), "people "}, "token": {bearerOf(t, rules, basic("alice", "secret")), "people "},
+		"OIDC": {header("Bearer " + foreign), ""}, "OIDC as a password": {basic("x", foreign), ""},
+		"nothing": {access.Presented{}, ""}, "a token for nothing": {bearerOf(t, rules, access.Presented{}), ""},
+	} {
+		ask := func(address string, certificate bool) *access.Identity {
+			t.Helper()
+			shown := c.shown
+			shown.Address = netip.MustParseAddr(address)
+			if certificate {
+				shown.Certificates = []*x509.Certificate{{Subject: pkix.Name{CommonName: "node-1"}}}
+			}
+			identity, err := rules.Identify(t.Context(), shown)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			want := c.groups
+			if address == "192.0.2.7" {
+				want = "office " + want
+			}
+			if certificate {
+				want = "nodes " + want
+			}
+			if got := strings.Join(identity.Groups, " "); got != strings.TrimSpace(want) || identity.Address.String() != address || (identity.Certificate != nil) != certificate {
+				t.Errorf("%s from %s, certificate %v: %+v, want the groups %s", name, address, certificate, identity, want)
+			}
+			return identity
+		}
+		for range 2 {
+			ask("192.0.2.7", false)
+			ask("192.0.2.7", true)
+			ask("198.51.100.7", true)
+			ask("198.51.100.7", false)
+		}
+		if ask("192.0.2.7", false) != ask("192.0.2.7", false) && !strings.Contains(name, "nothing") {
+			t.Errorf("%s: two identities", name)
+		}
+	}
 }

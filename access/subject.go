@@ -113,9 +113,7 @@ func (s Subject) matches(i *Identity) bool {
 	case byProvider:
 		return i.OIDC != nil && i.OIDC.Provider == s.value
 	case byCertificate:
-		return i.Certificate != nil && slices.ContainsFunc(i.Certificate.all(), func(name string) bool {
-			return doublestar.MatchUnvalidated(s.value, name)
-		})
+		return i.Certificate != nil && i.Certificate.has(s.value)
 	case byAddress:
 		return s.network.Contains(i.Address.Unmap())
 	case byAuthenticated:

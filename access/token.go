@@ -126,7 +126,7 @@ func (r *Rules) holder(token string) (bearer, error) {
 		if account == nil || account.expired() || subtle.ConstantTimeCompare([]byte(account.Hash.fingerprint()), []byte(c.Password)) != 1 {
 			return bearer{}, &CredentialsError{MethodToken, "the user of the token was removed, has expired or has another password"}
 		}
-		return bearer{account: account, until: until}, nil
+		return bearer{credentials: credentials{account: account}, until: until}, nil
 	case c.Provider != "":
 		issuer := r.issuers[c.Provider]
 		values, ok := c.Claims.(map[string]any)
@@ -135,7 +135,8 @@ func (r *Rules) holder(token string) (bearer, error) {
 		if issuer == nil || !ok || subtle.ConstantTimeCompare([]byte(issuer.fingerprint()), []byte(c.Trust)) != 1 {
 			return bearer{}, &CredentialsError{MethodToken, "the issuer of the token's holder is no longer configured, or with other settings"}
 		}
-		return bearer{oidc: &OIDC{Provider: c.Provider, Type: issuer.kind(), Claims: values, expires: until}, until: until}, nil
+		oidc := &OIDC{Provider: c.Provider, Type: issuer.kind(), Claims: values, expires: until}
+		return bearer{credentials: credentials{oidc: oidc}, until: until}, nil
 	default:
 		return bearer{until: until}, nil
 	}

@@ -65,9 +65,9 @@ func (h *Handler) credential(header []string, ns *namespace.Namespace) (upstream
 	case err != nil:
 		return upstream.Credential{}, err
 	// Some clients can send a token as a password only.
-	case shown.Basic != nil && h.opens(shown.Basic.Password):
+	case h.opens(shown.Basic.Password):
 		shown.Bearer = shown.Basic.Password
-	case shown.Basic != nil:
+	case shown.Basic.User != "":
 		return h.password(shown.Basic), nil
 	case shown.Bearer == "":
 		return upstream.Credential{ID: anonymousID}, nil
@@ -83,7 +83,7 @@ func (h *Handler) credential(header []string, ns *namespace.Namespace) (upstream
 }
 
 // password returns the credential of a client that sends a username and a password.
-func (h *Handler) password(basic *access.Credentials) upstream.Credential {
+func (h *Handler) password(basic access.Credentials) upstream.Credential {
 	return upstream.Credential{
 		ID:       h.opts.Grants.Name(basic.User, basic.Password, ""),
 		Username: basic.User, Password: basic.Password,
@@ -113,7 +113,7 @@ func (h *Handler) ping(r *http.Request, table *namespace.Table) error {
 	switch {
 	case err != nil:
 		return err
-	case shown.Basic != nil:
+	case shown.Basic.User != "":
 		if h.opens(shown.Basic.Password) {
 			return nil
 		}

@@ -136,7 +136,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if req.NS != "" && oci.SameHost(req.NS, ns.Host()) {
 		w.Header().Set("OCI-Namespace", req.NS)
 	}
-	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo)); err != nil {
+	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
 	asClient, err := h.onBehalf(r, e, ns, repo)
@@ -160,7 +160,7 @@ func (h *Handler) nameless(w http.ResponseWriter, r *http.Request, e *entry, req
 		if err := h.identify(r, req, e, nil); err != nil {
 			return err
 		}
-		if err := e.visitor.permit(r.Context(), questionOf(req, nil, "")); err != nil {
+		if err := e.visitor.permit(r.Context(), questionOf(req, nil, "", "")); err != nil {
 			return err
 		}
 	}

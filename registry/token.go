@@ -159,7 +159,7 @@ func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wa
 		if err := h.identify(r, req, e, ns); err != nil {
 			return err
 		}
-		if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo)); err != nil {
+		if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, ns.Key()+"/"+repo)); err != nil {
 			return err
 		}
 	}
@@ -240,9 +240,9 @@ func (h *Handler) tokenCredential(r *http.Request, e *entry, wanted url.Values) 
 	switch {
 	case err != nil:
 		return upstream.Credential{}, err
-	case shown.Bearer != "", shown.Basic != nil && h.opens(shown.Basic.Password):
+	case shown.Bearer != "", h.opens(shown.Basic.Password):
 		return upstream.Credential{}, unsupported("a token is asked for with a username and a password")
-	case shown.Basic == nil:
+	case shown.Basic.User == "":
 		return upstream.Credential{ID: anonymousID}, nil
 	default:
 		return h.password(shown.Basic), nil

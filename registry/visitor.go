@@ -17,7 +17,9 @@ type visitor struct {
 	rules     *access.Rules
 	presented access.Presented
 	identity  *access.Identity // nil: the credentials are not valid
-	req       Request          // of the sender, for a challenge
+
+	op   Operation // of the request, for a challenge
+	name string    // of its repository, for a challenge
 }
 
 // identify finds out who sends a request. The table was loaded before, so that the rules
@@ -30,31 +32,35 @@ func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace
 	if ns == nil && rules.Open() || ns != nil && rules.OpenFor(ns.Key()) {
 		return nil
 	}
-	presented := access.Present(r, h.opts.Proxies)
-	if ns != nil && ns.OnBehalf() && !rules.Owns(presented.Authorization) {
-		presented.Authorization = nil
+	v := &e.visitor
+	v.rules, v.op, v.name = rules, req.Op, req.Name
+	v.presented = access.Present(r, h.opts.Proxies)
+	if ns != nil && ns.OnBehalf() && !rules.Owns(v.presented.Authorization) {
+		v.presented.Authorization = nil
 	}
-	identity, err := rules.Identify(r.Context(), presented)
-	e.visitor = visitor{rules, presented, identity, req}
+	var err error
+	v.identity, err = rules.Identify(r.Context(), v.presented)
 	return err
 }
 
 // scopeOf returns what a request is for in the words of token services (distribution-spec
 // tokens, "Token Scope").
-func scopeOf(req Request) string {
+func scopeOf(op Operation, name string) string {
 	switch {
-	case req.Op == OpCatalog:
+	case op == OpCatalog:
 		return "registry:catalog:*"
-	case req.Name != "":
-		return "repository:" + req.Name + ":pull"
+	case name != "":
+		return "repository:" + name + ":pull"
 	default:
 		return ""
 	}
 }
 
-func (v visitor) challenge() string { return v.rules.Challenge(v.presented, scopeOf(v.req)) }
+func (v *visitor) challenge() string {
+	return v.rules.Challenge(v.presented, scopeOf(v.op, v.name))
+}
 
-func (v visitor) permit(ctx context.Context, q access.Question) error {
+func (v *visitor) permit(ctx context.Context, q access.Question) error {
 	if v.rules == nil {
 		return nil
 	}
@@ -72,26 +78,26 @@ func (v visitor) unknown(ctx context.Context, err error) error {
 }
 
 // sees reports whether a list may tell the sender of a repository.
-func (v visitor) sees(ctx context.Context, repo storage.RepoID) bool {
+func (v *visitor) sees(ctx context.Context, repo storage.RepoID) bool {
 	return v.rules == nil || v.rules.Shows(ctx, v.identity, repo.Namespace, repo.Name, v.presented)
 }
 
 // user returns the name of the sender for the log, or "" without one.
-func (v visitor) user() string {
+func (v *visitor) user() string {
 	if v.identity == nil || v.identity.Anonymous {
 		return ""
 	}
 	return v.identity.Name()
 }
 
-// questionOf returns a request in the terms of access rules. The namespace is nil if the
-// request has no name.
-func questionOf(req Request, ns *namespace.Namespace, repo string) access.Question {
+// questionOf returns a request in the terms of access rules. Canonical is the name of its
+// repository, with the key of the namespace, which is nil if the request has no name.
+func questionOf(req Request, ns *namespace.Namespace, repo, canonical string) access.Question {
 	q := access.Question{Action: actionOf(req.Op), Name: repo, Reference: req.Reference.String(), Digest: req.Digest}
 	if ns != nil {
 		// One repository has one name in the rules, also if the client sends ns or the
 		// short name of an image of Docker Hub.
-		q.Block, q.Namespace = ns.Key(), ns.Key()+"/"+repo
+		q.Block, q.Namespace = ns.Key(), canonical
 		q.ByUpstream = ns.OnBehalf()
 	}
 	if req.Op == OpReferrers {

@@ -129,11 +129,13 @@ func parse(text string) (netip.Addr, bool) {
 	if len(text) > maxAddress {
 		return netip.Addr{}, false
 	}
-	address, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
-	if err != nil {
-		var both netip.AddrPort
-		both, err = netip.ParseAddrPort(text)
-		address = both.Addr()
+	// An error costs more than the address, so the likely form is tried first: each peer has
+	// a port, and only the last of several colons of IPv6 is behind a bracket.
+	if strings.Count(text, ":") == 1 || strings.Contains(text, "]:") {
+		if both, err := netip.ParseAddrPort(text); err == nil {
+			return both.Addr().Unmap().WithZone(""), true
+		}
 	}
+	address, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]"))
 	return address.Unmap().WithZone(""), err == nil
 }

@@ -52,6 +52,9 @@ type Trail []ID
 // Read returns the trail of a request. A proxy between two mirrors may drop one of
 // the two headers, so both count.
 func Read(header http.Header) Trail {
+	if header["Via"] == nil && header["Cdn-Loop"] == nil {
+		return nil // of a client, nearly always
+	}
 	var trail Trail
 	for element := range elements(header["Via"]) {
 		// Of "HTTP/1.1 weir-1 (comment)" the second word is the host.
