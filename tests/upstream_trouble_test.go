@@ -192,12 +192,18 @@ func TestLiar(t *testing.T) {
 	dgst := addRandom(t, sane, "org/app", size, 30099)
 	w.Pull(t, blobPath("mirror/org/app", dgst)).Whole(t, "while it rests", dgst)
 	expectWire(t, liar, "while it rests")
-	// Where no other upstream can answer, it is asked all the same, and the trouble goes on.
-	for i := range 10 {
+	// Where no other upstream can answer, it is asked all the same, once for each pull, and
+	// the trouble goes on.
+	liar.ResetRequests()
+	const alone = 10
+	for i := range alone {
 		dgst := addRandom(t, liar, "org/app", size, uint64(31000+i))
 		if p := w.Pull(t, blobPath("alone/org/app", dgst)).Wait(t); p.Err == nil && p.Digest != dgst {
 			t.Errorf("alone, blob %d: the client took %d wrong bytes for whole", i, p.Length)
 		}
+	}
+	if got := len(liar.Requests()); got < alone || got > 2*alone {
+		t.Errorf("the liar got %d requests for %d pulls", got, alone)
 	}
 	if begins, ends := w.Log.Count("the upstream delivered corrupt content repeatedly"), w.Log.Count("is back")+w.Log.Count("reachable again"); begins != 1 || ends != 0 {
 		t.Errorf("the log has %d begins and %d ends of its trouble, want 1 and 0", begins, ends)
