@@ -67,6 +67,38 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
+// A bundle of which a part is missing at its end, or damaged, is not used.
+func TestHalfWrittenBundles(t *testing.T) {
+	cert, key := certificate(t)
+	other, _ := certificate(t)
+	leaf, next := read(t, cert), read(t, other)
+	for name, tt := range map[string]struct {
+		bundle string
+		cut    bool
+	}{
+		"the leaf alone":             {leaf, false},
+		"with an authority":          {leaf + next, false},
+		"without the last line feed": {leaf + strings.TrimSpace(next), false},
+		"with words between":         {"# the leaf, not -----BEGIN CERTIFICATE-----\n" + leaf + "\n# its authority\r\n" + next, false},
+		"with its key":               {leaf + read(t, key), false},
+		"cut at the next begin":      {leaf + "-----BEGIN CERTIFICATE-----\n", true},
+		"cut in the next body":       {leaf + next[:len(next)/2], true},
+		"cut in the next end":        {leaf + next[:len(next)-8], true},
+		"damaged between":            {leaf + strings.Replace(next, "-----END", "-----ENG", 1) + next, true},
+	} {
+		bundle := write(t, "bundle.pem", tt.bundle)
+		for _, table := range []string{
+			"[server.tls]\nserver_certificate_bundle = " + quote(bundle) + "\nserver_private_key = " + quote(key) + "\n",
+			"[server.tls]\nself_signed = true\nclient_ca_bundle = " + quote(bundle) + "\n",
+			docker + "server_ca_bundle = " + quote(bundle) + "\n",
+		} {
+			if report := problemsOf(t, table); strings.Contains(report, "cut or damaged") != tt.cut || !tt.cut && report != "" {
+				t.Errorf("%s in %s: %s", name, table, report)
+			}
+		}
+	}
+}
+
 // The certificates of Redis are checked and watched like those of an upstream.
 func TestRedisCertificates(t *testing.T) {
 	cert, key := certificate(t)
