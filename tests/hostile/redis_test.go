@@ -27,8 +27,9 @@ func planter(s *stage) actor {
 		a.sent.Add(1)
 		channel := redisPrefix + ":cooldowns"
 		for _, message := range []string{
-			"", "{", "null", fmt.Sprintf(`{"version":1,"name":"invented%d","left":900000000000,"sent":%d}`, n, time.Now().UnixNano()),
-			fmt.Sprintf(`{"v":1,"n":"%064x","l":-1,"s":9223372036854775807,"m":"AAAA"}`, n), strings.Repeat("[", 32*kib),
+			"", "{", "null", fmt.Sprintf(`{"version":2,"name":"%032x","left_ms":900000000000,"sent_ms":%d}`, n, time.Now().UnixMilli()),
+			fmt.Sprintf(`{"version":2,"name":"%032x","left_ms":900000,"sent_ms":9223372036854775807,"seal":"AAAA"}`, n),
+			fmt.Sprintf(`{"version":2,"name":"invented%d","left_ms":-1,"sent_ms":0}`, n), strings.Repeat("[", 32*kib),
 		} {
 			client.Publish(ctx, channel, message)
 		}
