@@ -192,9 +192,8 @@ func (n *Namespace) permit(ctx context.Context, repo storage.RepoID, dgst digest
 	if n.standing(ctx, repo, blobProof) == inForce {
 		return nil
 	}
-	err := error(nil)
 	if manifest := n.listedIn(ctx, repo, dgst); manifest != "" {
-		err = n.inquire(ctx, lookupKey{repo, proveByManifest, oci.ByDigest(manifest)}, func(ctx context.Context) error {
+		err := n.inquire(ctx, lookupKey{repo, proveByManifest, oci.ByDigest(manifest)}, func(ctx context.Context) error {
 			_, err := n.spec.Upstreams.Head(ctx, repo.Name, oci.ByDigest(manifest))
 			n.noteRight(ctx, repo, manifestProof, manifest, err)
 			return err
@@ -204,7 +203,7 @@ func (n *Namespace) permit(ctx context.Context, repo storage.RepoID, dgst digest
 			return n.unlessStanding(ctx, repo, dgst, err)
 		}
 	}
-	err = n.inquire(ctx, lookupKey{repo, proveByBlob, oci.ByDigest(dgst)}, func(ctx context.Context) error {
+	err := n.inquire(ctx, lookupKey{repo, proveByBlob, oci.ByDigest(dgst)}, func(ctx context.Context) error {
 		_, err := n.spec.Upstreams.StatBlob(ctx, repo.Name, dgst)
 		n.noteRight(ctx, repo, blobProof, "", err)
 		return err

@@ -119,6 +119,9 @@ func TestNothingIsLearnedFromTheCache(t *testing.T) {
 				{"nobody", ""}, {"bob", basicOf("bob:secret-of-bob")}, {"bob by token", "own"}, {"a guess", basicOf("alice:guessed")},
 				{"a forged token", "Bearer abc"}, {"a forged grant", "Bearer a.b.c.d.e"}, {"a giant token", "Bearer " + strings.Repeat("x", 20<<10)},
 			}
+			if name != "tokens" { // the others differ by the registry's answers only
+				everyone = everyone[:2]
+			}
 			compare := func(label string, by sender, way wayToAsk, told func(*harness.Weir, harness.Answer) string) {
 				t.Helper()
 				ask := func(w *harness.Weir) (string, []string) {
