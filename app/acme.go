@@ -23,13 +23,8 @@ import (
 	"github.com/weirhq/weir/door/acme"
 )
 
-const (
-	// hookTimeout bounds a run of the operator's program, which may wait for a record to
-	// reach all servers of a zone.
-	hookTimeout = 2 * time.Minute
-	// acmeDNSTimeout bounds a request to an acme-dns server.
-	acmeDNSTimeout = 30 * time.Second
-)
+// acmeDNSTimeout bounds a request to an acme-dns server.
+const acmeDNSTimeout = 30 * time.Second
 
 // authority returns the manager of a table [server.tls.acme]: the present one if nothing
 // has changed.
@@ -58,7 +53,7 @@ func (e *entrance) authority(cfg config.ACME) (*authority, error) {
 		opts.Challenge = acme.TLSALPN
 	case config.ChallengeDNS:
 		opts.Challenge = acme.DNS
-		if opts.DNS, err = dnsRecords(*cfg.DNS); err != nil {
+		if opts.DNS, err = dnsRecords(*cfg.DNS, e.logger); err != nil {
 			return nil, err
 		}
 	}
@@ -66,11 +61,11 @@ func (e *entrance) authority(cfg config.ACME) (*authority, error) {
 }
 
 // dnsRecords returns the access to the DNS server of a table [server.tls.acme.dns].
-func dnsRecords(cfg config.ACMEDNS) (acme.Records, error) {
+func dnsRecords(cfg config.ACMEDNS, logger *slog.Logger) (acme.Records, error) {
 	switch cfg.Provider {
 	case config.ProviderRFC2136:
 		return acme.RFC2136{
-			Server: cfg.ServerAddress(), Zone: cfg.Zone, KeyName: cfg.TSIGName, Algorithm: cfg.TSIGAlgorithm, Secret: cfg.TSIGSecret.Reveal(),
+			Server: cfg.ServerAddress(), Zone: cfg.Zone, KeyName: cfg.TSIGName, Algorithm: cfg.TSIGAlgorithm, Secret: cfg.TSIGSecret.Reveal(), Logger: logger,
 		}, nil
 	case config.ProviderACMEDNS:
 		u, err := url.Parse(cfg.URL)
@@ -78,7 +73,7 @@ func dnsRecords(cfg config.ACMEDNS) (acme.Records, error) {
 			URL: u, Username: cfg.Username, Password: cfg.Password.Reveal(), Subdomain: cfg.Subdomain, Client: &http.Client{Timeout: acmeDNSTimeout},
 		}, err
 	case config.ProviderExec:
-		return acme.Hook{Command: cfg.Command, Timeout: hookTimeout}, nil
+		return acme.Hook{Command: cfg.Command}, nil
 	default:
 		return nil, fmt.Errorf("dns.provider: no provider is called %q", cfg.Provider)
 	}

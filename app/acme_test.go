@@ -52,8 +52,40 @@ func TestLocksInRedis(t *testing.T) {
 		t.Errorf("the log is\n%s", text)
 	}
 
+	// A holder that has died leaves its lock for the rest of its lease.
+	client, key := server.Client(t), first.redis.Load().cfg.KeyPrefix+":lock:dead"
+	if err := client.Set(t.Context(), key, "a dead holder", lockLease).Err(); err != nil {
+		t.Fatal(err)
+	}
+	brief, cancel = context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := second.Lock(brief, "dead"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("within the lease of a dead holder: %v", err)
+	}
+	if err := client.PExpire(t.Context(), key, time.Millisecond).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Lock(t.Context(), "dead"); err != nil || client.Get(t.Context(), key).Val() == "" {
+		t.Errorf("after the lease of a dead holder: %v", err)
+	}
+	if err := second.Unlock(t.Context(), "dead"); err != nil {
+		t.Error(err)
+	}
+
+	// Redis hangs, and dies while a lock is held: nothing waits for ever.
+	if err := first.Lock(t.Context(), "held"); err != nil {
+		t.Error(err)
+	}
+	server.Pause()
+	if err := second.Lock(t.Context(), "issue"); err != nil || log.Count("another instance may ask for the same one") != 1 {
+		t.Errorf("while Redis hangs: %v, the log is\n%s", err, log.String())
+	}
+	server.Resume()
 	server.Stop()
-	if err := first.Lock(t.Context(), "issue"); err != nil || log.Count("another instance may ask for the same one") != 1 {
+	if err := errors.Join(second.Unlock(t.Context(), "issue"), first.Unlock(t.Context(), "held")); err != nil {
+		t.Error(err)
+	}
+	if err := first.Lock(t.Context(), "issue"); err != nil || log.Count("another instance may ask for the same one") != 2 {
 		t.Errorf("without Redis: %v, the log is\n%s", err, log.String())
 	}
 	if err := first.Unlock(t.Context(), "issue"); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -94,6 +95,23 @@ func TestACME(t *testing.T) {
 			serves(t, w, acmeHost)
 			w.Logs(t, "TLS handshakes are refused until the authority has issued it")
 			w.Logs(t, "the authority has issued a certificate")
+			keys := 0
+			harness.Must(t, filepath.WalkDir(filepath.Join(w.Data, "records", "_acme"), func(path string, entry fs.DirEntry, err error) error {
+				if err != nil || entry.IsDir() {
+					return err
+				}
+				info, err := entry.Info()
+				if strings.HasSuffix(path, ".key") {
+					keys++
+				}
+				if err == nil && info.Mode().Perm() != 0o600 {
+					t.Errorf("%s has mode %v", path, info.Mode())
+				}
+				return err
+			}))
+			if keys == 0 {
+				t.Error("no key is stored")
+			}
 			if name != "tls-alpn-01" {
 				return
 			}

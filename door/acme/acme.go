@@ -18,13 +18,16 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
 	"github.com/mholt/acmez/v3"
 	"github.com/mholt/acmez/v3/acme"
+	"github.com/miekg/dns"
 	"go.uber.org/zap"
 
 	"github.com/weirhq/weir/door"
@@ -74,6 +77,7 @@ type Manager struct {
 	config *certmagic.Config
 	cache  *certmagic.Cache
 	issuer *certmagic.ACMEIssuer
+	asked  map[string]bool // names that the authority may ask for a proof of
 	logger *slog.Logger
 
 	ctx    context.Context
@@ -88,7 +92,13 @@ var ErrNone = errors.New("there is no certificate from the authority yet")
 // New returns a manager that has the certificates in the store. It asks no authority
 // before it is started.
 func New(opts Options) *Manager {
-	m := &Manager{opts: opts, logger: opts.Logger}
+	m := &Manager{opts: opts, asked: make(map[string]bool), logger: opts.Logger}
+	for _, host := range opts.Hosts {
+		m.asked[host] = true
+		if reversed, err := dns.ReverseAddr(host); err == nil { // RFC 8738, section 6
+			m.asked[strings.TrimSuffix(reversed, ".")] = true
+		}
+	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	logger := zap.New(core{handler: opts.Logger.Handler()})
 	m.cache = certmagic.NewCache(certmagic.CacheOptions{
@@ -161,11 +171,28 @@ func (m *Manager) listen() error {
 	}
 	const short = 10 * time.Second // such a request has one packet
 	m.server = &http.Server{
-		Handler: m.issuer.HTTPChallengeHandler(http.NotFoundHandler()), ReadHeaderTimeout: short, ReadTimeout: short, WriteTimeout: short, IdleTimeout: short,
+		Handler: m.proofs(), ReadHeaderTimeout: short, ReadTimeout: short, WriteTimeout: short, IdleTimeout: short,
 		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(m.logger.Handler(), slog.LevelDebug),
 	}
 	m.ended.Go(func() { _ = m.server.Serve(listener) }) // until Close
 	return nil
+}
+
+// proofs answers the challenge HTTP. Only names that are configured are looked up in the
+// store: strangers may ask for any.
+func (m *Manager) proofs() http.Handler {
+	answer := m.issuer.HTTPChallengeHandler(http.NotFoundHandler())
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = strings.Trim(r.Host, "[]")
+		}
+		if !m.asked[strings.ToLower(host)] {
+			http.NotFound(w, r)
+			return
+		}
+		answer.ServeHTTP(w, r)
+	})
 }
 
 // load takes the certificates from the store, so that a restart serves at once.
@@ -202,8 +229,12 @@ func (m *Manager) event(_ context.Context, name string, data map[string]any) err
 }
 
 // Certificate returns the certificate for a handshake, or that of a challenge. Its error
-// is an ErrNone if the authority has issued none yet.
+// is an ErrNone if the authority has issued none yet, or a challenge is for a name that is
+// not configured: the store is not asked for those.
 func (m *Manager) Certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if slices.Equal(hello.SupportedProtos, []string{acmez.ACMETLS1Protocol}) && !m.asked[strings.ToLower(hello.ServerName)] {
+		return nil, fmt.Errorf("%w: the challenge is for another host", ErrNone)
+	}
 	certificate, err := m.config.GetCertificate(hello)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNone, err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 
 	"github.com/weirhq/weir/internal/printable"
 )
@@ -37,14 +38,18 @@ func (a ACMEDNS) Present(ctx context.Context, _, value string) error {
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("X-Api-User", a.Username)
 	req.Header.Set("X-Api-Key", a.Password)
-	resp, err := a.Client.Do(req)
+	// The headers hold the password, and a redirect would take them along.
+	client := *a.Client
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxReply))
-		return fmt.Errorf("%s answers %s: %s", a.URL.Host, resp.Status, printable.Line(string(text), maxReply))
+		hidden := strings.ReplaceAll(string(text), a.Password, "[hidden]") // it may repeat the request
+		return fmt.Errorf("%s answers %s: %s", a.URL.Host, resp.Status, printable.Line(hidden, maxReply))
 	}
 	return nil
 }

@@ -8,8 +8,11 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// dnsTimeout bounds one change of a record.
+// dnsTimeout bounds one change of a record, which may wait until all servers of a zone have
+// it.
 const dnsTimeout = 2 * time.Minute
+
+var errDNSTimeout = fmt.Errorf("it did not end within %s", dnsTimeout)
 
 // Records changes TXT records of a DNS server. Present returns when the record can be
 // read. Both are called with names such as _acme-challenge.mirror.example.com, without a
@@ -24,7 +27,7 @@ type Records interface {
 type solver struct{ records Records }
 
 func (s *solver) Present(ctx context.Context, c acme.Challenge) error {
-	ctx, cancel := context.WithTimeout(ctx, dnsTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, dnsTimeout, errDNSTimeout)
 	defer cancel()
 	name := c.DNS01TXTRecordName()
 	if err := s.records.Present(ctx, name, c.DNS01KeyAuthorization()); err != nil {
@@ -35,7 +38,7 @@ func (s *solver) Present(ctx context.Context, c acme.Challenge) error {
 
 func (s *solver) CleanUp(ctx context.Context, c acme.Challenge) error {
 	// The attempt may have been given up, and its record has to go all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dnsTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), dnsTimeout, errDNSTimeout)
 	defer cancel()
 	name := c.DNS01TXTRecordName()
 	if err := s.records.CleanUp(ctx, name, c.DNS01KeyAuthorization()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"syscall"
 	"time"
 
 	"github.com/weirhq/weir/internal/printable"
@@ -11,11 +12,9 @@ import (
 
 // Hook changes records by a program of the operator, which is run as
 // HOOK present|cleanup NAME VALUE. Its exit code is 0 if the record is as it is to be.
-// Its standard error is a part of the error message.
-type Hook struct {
-	Command []string
-	Timeout time.Duration
-}
+// Its standard error is a part of the error message. It ends with the context, and so do
+// the programs that it has started.
+type Hook struct{ Command []string }
 
 // Present implements [Records].
 func (h Hook) Present(ctx context.Context, name, value string) error {
@@ -28,11 +27,11 @@ func (h Hook) CleanUp(ctx context.Context, name, value string) error {
 }
 
 func (h Hook) run(ctx context.Context, args ...string) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, h.Timeout, fmt.Errorf("it did not end within %s", h.Timeout))
-	defer cancel()
 	cmd := exec.CommandContext(ctx, h.Command[0], append(h.Command[1:len(h.Command):len(h.Command)], args...)...)
 	var output limited
 	cmd.Stderr = &output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	// A child of the program may keep the output open.
 	const grace = time.Second
 	cmd.WaitDelay = grace

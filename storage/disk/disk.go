@@ -39,6 +39,8 @@ import (
 const (
 	dirMode  = 0o750
 	fileMode = 0o640
+	// recordMode leaves the group out: records may be keys, such as that of a certificate.
+	recordMode = 0o600
 )
 
 // Options configure a store on disk.

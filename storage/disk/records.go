@@ -83,7 +83,7 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 }
 
 func (r *records) write(path string, document []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, recordMode)
 	if err != nil {
 		return err
 	}

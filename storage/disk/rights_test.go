@@ -2,6 +2,7 @@ package disk_test
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,29 @@ import (
 
 	"github.com/weirhq/weir/storage/disk"
 )
+
+// Records are readable for their owner alone, new ones and those that replace others: some
+// are keys.
+func TestRightsOfRecords(t *testing.T) {
+	root := t.TempDir()
+	s, err := disk.Open(root, disk.Options{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	path := filepath.Join(root, "records", "_acme", "server.key")
+	for _, text := range []string{"first", "second"} {
+		if err := s.Records().Put(t.Context(), "_acme/server.key", []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", text, info.Mode(), err)
+		}
+		if err := os.Chmod(path, 0o640); err != nil { // as earlier versions wrote it
+			t.Fatal(err)
+		}
+	}
+}
 
 // A directory that another user may write to is refused, with a path and a cause.
 func TestRights(t *testing.T) {

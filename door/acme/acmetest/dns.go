@@ -23,6 +23,7 @@ type DNS struct {
 	mu    sync.Mutex
 	txt   map[string][]string
 	alias map[string]string
+	names []string // of the servers of the zone
 	added int
 }
 
@@ -102,6 +103,10 @@ func (d *DNS) answer(q dns.Question) []dns.RR {
 	switch q.Qtype {
 	case dns.TypeA:
 		rrs = append(rrs, &dns.A{Hdr: head, A: net.IPv4(127, 0, 0, 1)})
+	case dns.TypeNS:
+		for _, server := range d.names {
+			rrs = append(rrs, &dns.NS{Hdr: head, Ns: server})
+		}
 	case dns.TypeTXT:
 		if target := d.alias[name]; target != "" {
 			rrs = append(rrs, &dns.CNAME{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: 1}, Target: target})
@@ -142,6 +147,13 @@ func (d *DNS) Alias(name, target string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.alias[dns.CanonicalName(name)] = dns.CanonicalName(target)
+}
+
+// Serves names one more server of the zone.
+func (d *DNS) Serves(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.names = append(d.names, name)
 }
 
 // TXT returns the TXT records of a name.
