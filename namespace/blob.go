@@ -3,6 +3,7 @@ package namespace
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace/jobs"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/upstream"
@@ -143,15 +145,18 @@ func (n *Namespace) checkLoop(ctx context.Context, repo storage.RepoID, dgst dig
 			return nil
 		}
 	}
-	watched, looped := via.Watch(ctx)
-	_, err := n.spec.Upstreams.StatBlob(watched, repo.Name, dgst)
-	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Loop() {
-		return failed
-	}
-	if looped() {
-		return upstream.NewLoop(n.FirstUpstream(), repo.Name, dgst)
-	}
-	return nil
+	_, _, err := share(ctx, n, n.cache.access, lookupKey{repo, findLoop, oci.ByDigest(dgst)}, nil, func(ctx context.Context) (none ocispec.Descriptor, err error) {
+		ctx = via.Watch(ctx)
+		_, err = n.spec.Upstreams.StatBlob(ctx, repo.Name, dgst)
+		if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Loop() {
+			return none, failed
+		}
+		if via.Looped(ctx) {
+			return none, upstream.NewLoop(n.FirstUpstream(), repo.Name, dgst)
+		}
+		return none, nil // the download tells of any other failure
+	})
+	return err
 }
 
 // await waits for the first bytes of a download from start on. If an upstream was
@@ -263,7 +268,7 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 	credential, onBehalf := upstream.CredentialOf(ctx)
 	return download.Source{
 		Repository: repo,
-		Client:     credential.ID,
+		Client:     clientName(credential, trail),
 		Open: func(ctx context.Context, offset, length int64) (*download.Stream, error) {
 			ctx = via.With(ctx, trail)
 			if onBehalf {
@@ -284,6 +289,14 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 			n.cache.putDelivery(context.Background(), repo, info.Digest)
 		},
 	}
+}
+
+// clientName names all of a client's request that the requests upstream for it depend on.
+func clientName(credential upstream.Credential, trail via.Trail) string {
+	if len(trail) == 0 {
+		return credential.ID
+	}
+	return fmt.Sprint(trail, " ", credential.ID) // an ID of a mirror has no blanks
 }
 
 // CompleteOrAbandon decides about a download that all clients have left: a job of

@@ -76,6 +76,9 @@ func (n *Namespace) localTags(ctx context.Context, repo storage.RepoID, query ur
 	}
 	names, err := n.cache.catalog.Tags(ctx, repo)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil // the client has left
+		}
 		n.logger.Warn("cannot list the tags that are cached", "repository", repo.String(), "error", err)
 		return nil
 	}

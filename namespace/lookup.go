@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +30,7 @@ const (
 	proveBegun  // of a blob that another repository is downloading
 	proveWhole  // of a blob that is stored
 	recheckBlob // of a content whose link is old
+	findLoop    // of a blob, before its download is joined
 	// Of a client's right:
 	proveByManifest
 	proveByBlob
@@ -83,7 +85,7 @@ type lookupID interface {
 // shared is the key of a lookup for all callers that may wait for each other.
 type shared[K lookupID] struct {
 	key   K
-	trail string // of the requests from other mirrors that wait for no other lookup; else ""
+	trail string // of requests that wait for none of another trail; else ""
 	// The ID of the client's credential, if the lookup is made with it; else "".
 	client string
 }
@@ -117,7 +119,7 @@ func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight
 		return n.places.release, nil
 	}
 	lookup = bulk.Within(n.longFetched, lookup)
-	answer, err := lookups.DoAdmitted(ctx, shared[K]{key, n.apart(ctx), clientOf(ctx)}, admit, func(ctx context.Context) (V, error) {
+	run := func(ctx context.Context) (V, error) {
 		limited, cancel := context.WithTimeout(ctx, maxLookupTime)
 		defer cancel()
 		value, err := lookup(limited)
@@ -126,7 +128,18 @@ func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight
 			err = upstream.NewTooSlow(n.FirstUpstream(), repo.Name, reference)
 		}
 		return value, err
-	})
+	}
+	ask := shared[K]{key, n.apart(ctx), clientOf(ctx)}
+	if len(via.From(ctx)) > 0 {
+		ctx = via.Watch(ctx)
+	}
+	answer, err := lookups.DoAdmitted(ctx, ask, admit, run)
+	if !answer.Led && answer.Leader != nil && via.Looped(answer.Leader) && !slices.Equal(via.From(answer.Leader), via.From(ctx)) {
+		// Another client's request had passed a mirror that it was sent to again, or only
+		// claimed that. This one has not, and joins none but its like.
+		ask.trail = fmt.Sprint("only ", via.From(ctx))
+		answer, err = lookups.DoAdmitted(ctx, ask, admit, run)
+	}
 	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
 		err = fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)
 	}

@@ -272,3 +272,85 @@ func TestMirrorsInARingBeforeARegistry(t *testing.T) {
 		})
 	}
 }
+
+// A client that claims to come from the mirror upstream gets the loop that it claims, and no
+// other client that waits for the same content at the same moment.
+func TestForgedTrail(t *testing.T) {
+	layer, content := digest.FromString("layer"), "layer"
+	questions := map[string]func(context.Context, *namespace.Namespace) error{
+		"manifest": func(ctx context.Context, n *namespace.Namespace) error {
+			m, err := n.Manifest(ctx, "app", oci.ByTag("v1"))
+			if err == nil {
+				m.Content.Close()
+			}
+			return err
+		},
+		"head": func(ctx context.Context, n *namespace.Namespace) error {
+			_, err := n.Head(ctx, "app", oci.ByTag("v1"))
+			return err
+		},
+		"blob": func(ctx context.Context, n *namespace.Namespace) error {
+			b, err := n.Blob(ctx, "app", layer, 0, -1)
+			if err != nil {
+				return err
+			}
+			defer b.Content.Close()
+			if got, err := io.ReadAll(b.Content); err != nil || string(got) != content {
+				return fmt.Errorf("%q, %w", got, err)
+			}
+			return nil
+		},
+		"head of a blob": func(ctx context.Context, n *namespace.Namespace) error {
+			_, err := n.HeadBlob(ctx, "app", layer)
+			return err
+		},
+		"tags": func(ctx context.Context, n *namespace.Namespace) error {
+			_, err := n.Tags(ctx, "app", nil)
+			return err
+		},
+		"referrers": func(ctx context.Context, n *namespace.Namespace) error {
+			_, err := n.Referrers(ctx, "app", layer, "")
+			return err
+		},
+	}
+	for name, ask := range questions {
+		// The order of the IDs decides whether the requests share their lookups.
+		for _, ids := range [][2]via.ID{{"weir-2", "weir-1"}, {"weir-1", "weir-2"}} {
+			t.Run(fmt.Sprint(name, ids), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					hub := newMirrorOf(t, ids[1])
+					r := hub.registry("hub.example")
+					r.AddImage("app", "v1", []byte(content))
+					central := hub.namespace("ring", r)
+					n := leadingTo(t, ids[0], ids[1], &central)
+					var clients sync.WaitGroup
+					for _, trail := range []via.Trail{{ids[1]}, nil, nil, {"weir-0"}} {
+						clients.Go(func() {
+							err := ask(via.With(t.Context(), trail), n)
+							failed, ok := errors.AsType[*upstream.Error](err)
+							forged := slices.Contains(trail, ids[1])
+							if looped := ok && failed.Loop(); looped != forged || !forged && err != nil {
+								t.Errorf("the client with the trail %v got %v", trail, err)
+							}
+						})
+						time.Sleep(100 * time.Millisecond) // the forged request comes first
+					}
+					clients.Wait()
+				})
+			})
+		}
+	}
+}
+
+// leadingTo returns a namespace of a mirror whose upstream is another mirror.
+func leadingTo(t *testing.T, id, next via.ID, to **namespace.Namespace) *namespace.Namespace {
+	t.Helper()
+	table, err := namespace.NewTable(newMirrorOf(t, id).cache, []namespace.Spec{{
+		Key: "ring", MayLeadToMirror: func() bool { return true }, UpstreamHosts: []string{string(next)},
+		Upstreams: upstream.NewChain(upstream.ChainOptions{}, peer{id, next, to}),
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table.Namespaces()[0]
+}

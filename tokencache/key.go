@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"hash"
 	"io"
+	"strings"
 )
 
 // Key identifies the requests that a token is valid for. A token is never used
@@ -36,14 +37,15 @@ func (k Key) digest() string {
 const fingerprintDomain = "weir token cache account v1"
 
 // Fingerprint returns a short name for a credential: equal for equal
-// credentials in every instance, without revealing the credential. It is empty for
+// credentials in every instance, without revealing the credential. Its fields are a
+// username and a password, or three that name the source of both. It is empty for
 // anonymous access, with neither username nor password.
-func Fingerprint(username, password string) string {
-	if username == "" && password == "" {
+func Fingerprint(fields ...string) string {
+	if strings.Join(fields, "") == "" {
 		return ""
 	}
 	h := hmac.New(sha256.New, []byte(fingerprintDomain))
-	writeFields(h, username, password)
+	writeFields(h, fields...)
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // FuzzRecord reads any record of a client of Redis. Where there is
@@ -21,4 +23,18 @@ func FuzzRecord(f *testing.F) {
 			t.Errorf("%q is accepted without a valid seal", stored)
 		}
 	})
+}
+
+// Distinct keys have distinct names in Redis.
+func TestNamesOfKeysAreDistinct(t *testing.T) {
+	fields := func(k *Key) []*string { return []*string{&k.Registry, &k.Realm, &k.Service, &k.Scope, &k.Account} }
+	for first := range 4 {
+		for second := first + 1; second < 5; second++ {
+			testutil.Distinct(t, func(a, b string) (string, bool) {
+				var k Key
+				*fields(&k)[first], *fields(&k)[second] = a, b
+				return (&Redis{prefix: "weir"}).name(k), true
+			})
+		}
+	}
 }

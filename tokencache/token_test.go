@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tokencache"
 )
 
@@ -77,6 +78,13 @@ func TestFingerprint(t *testing.T) {
 	if got := tokencache.Fingerprint("alice", "correct horse"); got != want {
 		t.Errorf("Fingerprint = %q, want %q", got, want)
 	}
+	testutil.Distinct(t, func(a, b string) (string, bool) { return tokencache.Fingerprint(a, b), true })
+	testutil.Distinct(t, func(a, b string) (string, bool) {
+		if b == "" { // those of a helper are none of a user
+			return tokencache.Fingerprint(a, "c", ""), true
+		}
+		return tokencache.Fingerprint(a, b), true
+	})
 	seen := map[string]string{}
 	for _, credential := range [][2]string{
 		{"alice", "secret"}, {"alice", "Secret"}, {"alicesecret", ""}, {"", "alicesecret"}, {"alices", "ecret"},

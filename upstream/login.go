@@ -90,7 +90,7 @@ func (l *login) denied(c credentials) {
 // are those of one account.
 func (l *login) account() string {
 	if l.helper != nil {
-		return tokencache.Fingerprint("credential helper", l.helper.Name())
+		return tokencache.Fingerprint("credential helper", l.helper.Name(), "") // no username and password
 	}
 	return l.accountOf(l.fixed)
 }

@@ -1,6 +1,12 @@
 package upstream
 
-import "testing"
+import (
+	"fmt"
+	"net/url"
+	"testing"
+
+	"github.com/weirhq/weir/internal/testutil"
+)
 
 func TestParseContentRange(t *testing.T) {
 	tests := []struct {
@@ -25,5 +31,18 @@ func TestParseContentRange(t *testing.T) {
 		if start != test.start || size != test.size || (err == nil) != test.ok {
 			t.Errorf("%q: %d of %d, %v", test.value, start, size, err)
 		}
+	}
+}
+
+// Pages of lists, places of limits and challenges are not those of names that are spelt alike.
+func TestKeysAreDistinct(t *testing.T) {
+	for name, key := range map[string]func(a, b string) string{
+		"pages":         func(a, b string) string { p := pageOf(a, url.Values{"last": {b}}); return string(p[:]) },
+		"cursors":       func(a, b string) string { p := pageOf("app", url.Values{a: {b + "."}}); return string(p[:]) },
+		"shared limits": func(a, b string) string { return fmt.Sprintf("%q %s", a, place{host: b, operation: ofTokens}.shared()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			testutil.Distinct(t, func(a, b string) (string, bool) { return key(a, b), a != "n" })
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/weirhq/weir/internal/seal"
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 func TestSeal(t *testing.T) {
@@ -29,4 +30,16 @@ func TestSeal(t *testing.T) {
 	if none := seal.New("", "one"); none.Seal("a") != "" || !none.Valid("anything", "a") {
 		t.Error("without a secret, a seal matters")
 	}
+}
+
+// A seal is that of one list of fields.
+func TestSealsAreDistinct(t *testing.T) {
+	s := seal.New("secret", "purpose")
+	testutil.Distinct(t, func(a, b string) (string, bool) { return s.Seal(a, b), true })
+	testutil.Distinct(t, func(a, b string) (string, bool) {
+		if b == "" {
+			return s.Seal(a), true
+		}
+		return s.Seal(a, b), true
+	})
 }

@@ -120,17 +120,30 @@ func From(ctx context.Context) Trail {
 
 type watchKey struct{}
 
-// Watch returns a context for requests, and a function that reports whether one of
-// them was found to be in a loop, although another one may have succeeded.
-func Watch(ctx context.Context) (_ context.Context, looped func() bool) {
-	var found atomic.Bool
-	return context.WithValue(ctx, watchKey{}, &found), found.Load
+// watch is that of a context, within the one of an outer context, if that has one.
+type watch struct {
+	found atomic.Bool
+	outer *watch
 }
 
-// NoteLoop tells the context's Watch, if there is one, of a loop.
+// Watch returns a context for requests. [Looped] reports whether one of them was found to
+// be in a loop, although another one may have succeeded.
+func Watch(ctx context.Context) context.Context {
+	outer, _ := ctx.Value(watchKey{}).(*watch)
+	return context.WithValue(ctx, watchKey{}, &watch{outer: outer})
+}
+
+// Looped reports whether a request of the context's [Watch] was found to be in a loop.
+func Looped(ctx context.Context) bool {
+	w, ok := ctx.Value(watchKey{}).(*watch)
+	return ok && w.found.Load()
+}
+
+// NoteLoop tells the context's Watch, if there is one, and all outer ones of a loop.
 func NoteLoop(ctx context.Context) {
-	if found, ok := ctx.Value(watchKey{}).(*atomic.Bool); ok {
-		found.Store(true)
+	w, _ := ctx.Value(watchKey{}).(*watch)
+	for ; w != nil; w = w.outer {
+		w.found.Store(true)
 	}
 }
 

@@ -112,12 +112,16 @@ func TestAnswersNameTheMirror(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	via.NoteLoop(t.Context()) // without a watch nothing happens
-	ctx, looped := via.Watch(t.Context())
-	if looped() {
+	ctx := via.Watch(t.Context())
+	if via.Looped(ctx) {
 		t.Error("a loop before any request")
 	}
-	via.NoteLoop(via.With(ctx, via.Trail{"weir-a1"}))
-	if !looped() {
+	inner := via.Watch(ctx)
+	via.NoteLoop(via.With(inner, via.Trail{"weir-a1"}))
+	if !via.Looped(inner) || via.Looped(via.Watch(ctx)) {
+		t.Error("a loop is that of its own watch, and of those around it")
+	}
+	if !via.Looped(ctx) {
 		t.Error("the loop of a request was not noted")
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -36,4 +37,34 @@ func FuzzKeys(f *testing.F) {
 			keys[key] = sort
 		}
 	})
+}
+
+// Repositories and names that are spelt alike have records of their own.
+func TestKeysAreDistinct(t *testing.T) {
+	result := func(key string, err error) (string, bool) { return key, err == nil }
+	dgst := digest.FromString("x")
+	for name, key := range map[string]func(a, b string) (string, bool){
+		"links": func(a, b string) (string, bool) { return result(linkKey(storage.RepoID{Namespace: a, Name: b}, dgst)) },
+		"tags of repositories": func(a, b string) (string, bool) {
+			return result(tagKey(storage.RepoID{Namespace: a, Name: b}, "v1"))
+		},
+		"tags": func(a, b string) (string, bool) {
+			return result(tagKey(storage.RepoID{Namespace: "ghcr.io", Name: a}, b))
+		},
+		"documents": func(a, b string) (string, bool) {
+			return result(documentKey(storage.RepoID{Namespace: "ghcr.io", Name: a}, "list", b))
+		},
+		"kinds of documents": func(a, b string) (string, bool) {
+			return result(documentKey(storage.RepoID{Namespace: "ghcr.io", Name: "app"}, a, b))
+		},
+		// A record of a whole block is none of a repository.
+		"deliveries": func(a, b string) (string, bool) {
+			if b == "" {
+				return result(deliveryKey(a, dgst))
+			}
+			return result(linkKey(storage.RepoID{Namespace: a, Name: b}, dgst))
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testutil.Distinct(t, key) })
+	}
 }

@@ -10,8 +10,9 @@ import (
 // Source is the way of one repository to a content.
 type Source struct {
 	Repository storage.RepoID
-	// Client names the credential that Open uses, if that is a client's own; else "". The
-	// failure of one client's download is not that of another client.
+	// Client names the credential that Open uses, if that is a client's own, and the mirrors
+	// that the client's request has passed; "" is neither. The failure of one client's
+	// download is not that of another client.
 	Client string
 	// Size is the content's size as the repository's record has it; 0 if it is not
 	// known. Stored content of another size is damaged.

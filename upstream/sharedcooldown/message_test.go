@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/internal/seal"
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tokencache/redistest"
 )
 
@@ -161,5 +162,16 @@ func TestOnlyOwnCooldownsAreTold(t *testing.T) {
 	case <-read:
 	case <-time.After(20 * time.Second):
 		t.Error("a sealed cooldown is not read")
+	}
+}
+
+// Cooldowns of names that are spelt alike are not those of each other.
+func TestNamesAreDistinct(t *testing.T) {
+	for _, name := range []func(a, b string) string{
+		func(a, b string) string { return nameOf(a, b, "manifest") },
+		func(a, b string) string { return nameOf(a, "", b) },
+		func(a, b string) string { return nameOf("registry.example", a, b) },
+	} {
+		testutil.Distinct(t, func(a, b string) (string, bool) { return name(a, b), true })
 	}
 }
