@@ -13,21 +13,11 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/config"
-)
-
-const (
-	// settle is how long the files must be left alone before a reload. Editors write in
-	// several steps, all of them within some milliseconds.
-	settle = 150 * time.Millisecond
-	// settleAtMost bounds the wait in a directory where files change all the time. A
-	// change takes effect within two seconds.
-	settleAtMost = 10 * settle
 )
 
 // errEmptied and errNoRepositories refuse a configuration that is more likely to be
@@ -116,30 +106,24 @@ func (r *reloader) close() {
 }
 
 func (r *reloader) run(ctx context.Context) {
-	var settled <-chan time.Time
-	var first time.Time // of the events that are waiting to settle
+	var files settling
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-r.hangups:
 			if !r.reload() {
-				settled, first = time.After(settle), time.Now()
+				files.changed()
 			}
-		case <-settled:
+		case <-files.settled:
+			files = settling{}
 			// Most events are of other files in the directories.
-			settled = nil
 			if !maps.Equal(readFiles(r.files), r.seen) && !r.reload() {
-				settled, first = time.After(settle), time.Now()
+				files.changed()
 			}
 		case _, ok := <-r.watcher.Events:
-			switch {
-			case !ok:
-			case settled == nil:
-				settled, first = time.After(settle), time.Now()
-			// A later event of one change begins the wait anew.
-			case time.Since(first) < settleAtMost:
-				settled = time.After(settle)
+			if ok {
+				files.changed()
 			}
 		case err := <-r.watcher.Errors:
 			if err != nil && !errors.Is(err, fsnotify.ErrClosed) {

@@ -78,7 +78,7 @@ func (r *reloading) append(text string) {
 // eventually waits for a condition.
 func (r *reloading) eventually(holds func() bool) {
 	r.t.Helper()
-	for end := time.Now().Add(10 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			r.t.Fatalf("it did not come about; the log says\n%s", r.log.String())
 		}
@@ -275,22 +275,6 @@ func TestReloadAfterACut(t *testing.T) {
 	}
 }
 
-// A file that is written in steps is read once, when it is whole.
-func TestReloadWaitsForTheLastStep(t *testing.T) {
-	r := startReloading(t)
-	usable := read(t, r.path)
-	whole := usable + "# changed\n"
-	for end := range len(whole) / 8 {
-		write(t, r.path, whole[:end*8])
-		time.Sleep(settle / 8)
-	}
-	write(t, r.path, whole)
-	r.eventually(func() bool { return r.count() == 1 })
-	if got := r.values(); got != "1 1 0" {
-		t.Errorf("metrics %s: a part was tried", got)
-	}
-}
-
 // Files beside the configuration are none of its changes. SIGHUP reloads without a
 // change.
 func TestReloadBySignal(t *testing.T) {
@@ -338,7 +322,7 @@ func TestReloadThroughLinks(t *testing.T) {
 	link("two", "data")
 	select {
 	case <-applied:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the swapped link was not noticed")
 	}
 }

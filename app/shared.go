@@ -24,6 +24,7 @@ const tokensInMemory = 16384
 // shared is the state that all clients of upstreams have in common. With Redis, they
 // also share it with other instances.
 type shared struct {
+	dial      dialer
 	redis     *sharedRedis // nil: no Redis is configured
 	tokens    *tokencache.Cache
 	cooldowns *sharedcooldown.Cooldowns
@@ -40,6 +41,7 @@ type sharedRedis struct {
 func newShared(metrics prometheus.Registerer, logger *slog.Logger) *shared {
 	redis.SetLogger(redisLog{logger})
 	return &shared{
+		dial:      (&net.Dialer{}).DialContext,
 		cooldowns: sharedcooldown.New(sharedcooldown.Options{Logger: logger, Advice: redisAdvice}),
 		tokens: tokencache.New(tokencache.NewMemory(tokensInMemory), nil,
 			tokencache.WithMetrics(tokencache.NewMetrics(metrics)), tokencache.WithLogger(logger), tokencache.WithAdvice(redisAdvice)),
@@ -60,7 +62,7 @@ func (s *shared) prepare(cfg *config.Redis) (*sharedRedis, error) {
 	if s.redis != nil && s.redis.files == files.sum() && reflect.DeepEqual(s.redis.cfg, *cfg) {
 		return s.redis, nil
 	}
-	client, err := newRedis(cfg, files)
+	client, err := newRedis(cfg, files, s.dial)
 	if err != nil {
 		return nil, fmt.Errorf("cache.redis: %w", err)
 	}
@@ -95,7 +97,7 @@ func (s *shared) use(next *sharedRedis) {
 	}
 }
 
-func newRedis(cfg *config.Redis, files tlsFiles) (redis.UniversalClient, error) {
+func newRedis(cfg *config.Redis, files tlsFiles, dial dialer) (redis.UniversalClient, error) {
 	opts := &redis.UniversalOptions{
 		Addrs: cfg.Addrs, Username: cfg.Username, Password: cfg.Password.Reveal(), DB: cfg.DB, MasterName: cfg.MasterName,
 		SentinelUsername: cfg.SentinelUsername, SentinelPassword: cfg.SentinelPassword.Reveal(),
@@ -108,7 +110,6 @@ func newRedis(cfg *config.Redis, files tlsFiles) (redis.UniversalClient, error) 
 		// An account with few rights may not have that of this greeting.
 		DisableIdentity: true,
 	}
-	dial := dialer((&net.Dialer{}).DialContext)
 	if cfg.TLS {
 		settings, err := files.client()
 		if err != nil {

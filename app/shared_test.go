@@ -73,7 +73,7 @@ func (s *sharing) token(t *testing.T, scope, name string) string {
 
 func waitFor(t *testing.T, label string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not yet: %s", label)
 		}
@@ -198,7 +198,7 @@ func TestRedisReload(t *testing.T) {
 	one.cooldowns.Limit("registry.test:443", "", "manifest", time.Now().Add(time.Minute))
 	select {
 	case <-told:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("a cooldown does not reach the other instance through the new Redis")
 	}
 	authority.Issue("client", time.Now().AddDate(1, 0, 0)) // the same file, renewed
@@ -214,7 +214,12 @@ func TestRedisReload(t *testing.T) {
 	one.configure(t, first)
 	two.use(nil)
 	expect("no longer shared", "last", "two")
-	if log := one.log.String() + two.log.String(); strings.Contains(log, "WARN") || strings.Contains(log, "ERROR") {
-		t.Errorf("the log:\n%s", log)
+	for line := range strings.Lines(one.log.String() + two.log.String()) {
+		failed := strings.Contains(line, "WARN") || strings.Contains(line, "ERROR")
+		// On a busy machine an exchange with Redis may take too long at any time.
+		slow := strings.Contains(line, os.ErrDeadlineExceeded.Error()) || strings.Contains(line, context.DeadlineExceeded.Error())
+		if failed && !slow {
+			t.Errorf("the log: %s", line)
+		}
 	}
 }

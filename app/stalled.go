@@ -108,12 +108,26 @@ func (c *stallConn) ReadFrom(src io.Reader) (int64, error) {
 	return c.persist(func() (int64, error) {
 		before := part.N
 		n, err := to.ReadFrom(part)
-		// A copy in user space would have read bytes that were not sent, so it cannot go on.
-		if errors.Is(err, os.ErrDeadlineExceeded) && part.N != before-n {
-			err = io.ErrShortWrite
+		// The kernel is not even asked if the deadline was over at once, such as after the
+		// machine was suspended. A copy in user space then has read bytes that were not sent.
+		if unsent := before - n - part.N; unsent > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			if back := rewind(part, unsent); back != nil {
+				err = back
+			}
 		}
 		return n, err
 	})
+}
+
+// rewind makes a file be read again from some bytes before.
+func rewind(part *io.LimitedReader, bytes int64) error {
+	file, ok := part.R.(io.Seeker)
+	if !ok {
+		return io.ErrShortWrite
+	}
+	_, err := file.Seek(-bytes, io.SeekCurrent)
+	part.N += bytes
+	return err
 }
 
 // isFile reports whether the kernel can read content by itself.
