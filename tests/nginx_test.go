@@ -3,6 +3,7 @@ package tests
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net"
@@ -106,6 +107,37 @@ func TestBehindNginx(t *testing.T) {
 	for range 2 { // cold and warm
 		finish(t, p.open(t, client, blobPath("ghcr.io/org/app", blob), http.StatusOK), blob)
 	}
+}
+
+// The page's nginx tells the address and the scheme of a client, and a client cannot tell
+// another one.
+func TestNginxTellsTheClient(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	blob := addRandom(t, upstream, "org/app", mib, 1)
+	w := harness.StartWeir(t, "[server]\ntrusted_proxies = [\"127.0.0.1\", \"::1\"]\n"+
+		"[auth.token_service]\nsecret_key = \""+base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32)))+"\"\n"+
+		blockOf("ghcr.io", []string{`allow = ["cidr:127.0.0.5/32"]`}, at(upstream)))
+	p := startNginx(t, w)
+	path := blobPath("ghcr.io/org/app", blob)
+	finish(t, p.open(t, p.client(t, "127.0.0.5"), path, http.StatusOK), blob)
+	for name, headers := range map[string][]string{
+		"another address": nil, "it claims the address": {"X-Forwarded-For", "127.0.0.5"}, "and the scheme": {"X-Forwarded-For", "127.0.0.5, 127.0.0.1", "X-Forwarded-Proto", "http"},
+		"in another header": {"Forwarded", "for=127.0.0.5", "X-Real-Ip", "127.0.0.5"},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.url+path, nil)
+		harness.Must(t, err)
+		for i := 0; i < len(headers); i += 2 {
+			req.Header.Set(headers[i], headers[i+1])
+		}
+		resp, err := p.client(t, "127.0.0.6").Do(req)
+		harness.Must(t, err)
+		resp.Body.Close()
+		if challenge := resp.Header.Get("WWW-Authenticate"); resp.StatusCode != http.StatusUnauthorized || !strings.Contains(challenge, `realm="`+p.url+`/token"`) {
+			t.Errorf("%s: %s, %s", name, resp.Status, challenge)
+		}
+	}
+	w.Logs(t, `"client":"127.0.0.6","peer":"127.0.0.1"`)
 }
 
 // A fleet behind one address starts at once, and the limits of the page cut off none of

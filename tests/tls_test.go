@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -283,6 +285,86 @@ func TestCheckOfTheServedCertificate(t *testing.T) {
 			}
 			got := command(t, dir, "check", "--online", "--config", "base.toml", "--config", "config.toml")
 			if text := strings.Join(strings.Fields(got.stdout), " "); got.code != c.code || !strings.Contains(text, c.says) {
+				t.Errorf("code %d\n%s%s", got.code, got.stdout, got.stderr)
+			}
+		})
+	}
+}
+
+// Names of strangers in handshakes, and hostile names in certificates of clients, change
+// nothing but the certificate's own answers, and break no line of the log.
+func TestOddNamesInHandshakes(t *testing.T) {
+	t.Parallel()
+	authority := testutil.NewAuthority(t)
+	w := harness.StartWeir(t, fmt.Sprintf("[server.tls]\nself_signed = true\nclient_auth = \"optional\"\nclient_ca_bundle = %q\n[auth]\nanonymous = false\n", authority.File()))
+	own := leafOf(t, w.Addr)
+	for _, name := range []string{"localhost", "other.test", "../../etc/passwd", "*", "a\x00b", "\r\nX: y", "\u202e", strings.Repeat("a.", 125) + "test", strings.Repeat("x", 4000), "xn--", "-", ".."} {
+		conn, err := dialAs(w.Addr, name)
+		if err != nil {
+			continue // the client itself does not send some of them
+		}
+		if !conn.ConnectionState().PeerCertificates[0].Equal(own) {
+			t.Errorf("%q gets another certificate", name)
+		}
+		conn.Close()
+	}
+	var known tls.Certificate
+	for i, name := range []string{"alice\nlevel=ERROR msg=forged", "\x1b[2J", "\u202egnp", strings.Repeat("n", 60)} {
+		pair, err := tls.LoadX509KeyPair(authority.IssueAs(fmt.Sprint("client", i), time.Now().AddDate(1, 0, 0), func(c *x509.Certificate) {
+			c.Subject.CommonName, c.Subject.Organization = name, []string{name}
+			c.URIs = []*url.URL{{Scheme: "spiffe", Host: "test", Path: "/" + name}}
+		}))
+		harness.Must(t, err)
+		known = pair
+		resp, err := trusting(t, poolOf(own), pair).Get(w.URL + "/v2/_catalog")
+		harness.Must(t, err)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%q: %s", name, resp.Status)
+		}
+	}
+	w.Logs(t, `"user":"cert:alice\nlevel=ERROR msg=forged"`)
+	for line := range strings.Lines(w.Log.String()) {
+		if !json.Valid([]byte(line)) || strings.ContainsAny(line[:len(line)-1], "\x1b\u202e\r\n") {
+			t.Errorf("the log has the line %q", line)
+		}
+	}
+	w.Client = trusting(t, poolOf(own), known)
+	if metrics := string(w.Get(t, "/metrics").Body); !strings.Contains(metrics, "weir_auth_total") || strings.Contains(metrics, "forged") || strings.Contains(metrics, "other.test") {
+		t.Error("a metric has the name of a stranger")
+	}
+}
+
+// weir check --online and weir healthcheck work with every kind of certificate.
+func TestChecksOfEveryKindOfCertificate(t *testing.T) {
+	t.Parallel()
+	authority := testutil.NewAuthority(t)
+	required := fmt.Sprintf("client_auth = \"required\"\nclient_ca_bundle = %q\n", authority.File())
+	for name, c := range map[string]struct {
+		table   string
+		running bool
+		says    string
+	}{
+		"self-signed":                           {"[server.tls]\nself_signed = true\n", true, "from https://127.0.0.1:"},
+		"self-signed, with client certificates": {"[server.tls]\nself_signed = true\n" + required, true, "from https://127.0.0.1:"},
+		"self-signed, not made yet":             {"[server.tls]\nself_signed = true\n", false, "is made at the first start of the mirror"},
+		"files, with client certificates":       {tlsFiles(authority.Issue("server", time.Now().AddDate(1, 0, 0))) + required, true, "for localhost, 127.0.0.1"},
+		"HTTP/2":                                {"[server.tls]\nself_signed = true\nhttp2 = true\n", true, "from https://127.0.0.1:"},
+		"of an authority that is away": {fmt.Sprintf("[server.tls.acme]\nhosts = [\"mirror.example.test\"]\ndirectory_url = \"https://%s/dir\"\n", testutil.FreeAddr(t)), true,
+			"no mirror answers with a certificate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			config := c.table + blockOf("ghcr.io", []string{"offline = true"}, []string{`url = "https://ghcr.io"`})
+			if c.running {
+				healthy(t, harness.StartWeirIn(t, dir, config))
+			} else {
+				harness.WriteFile(t, filepath.Join(dir, "config.toml"), config)
+				harness.WriteFile(t, filepath.Join(dir, "base.toml"), "[server]\nport = 1\n[blob_store.fs]\nroot_dir = \"data\"\n")
+			}
+			got := command(t, dir, "check", "--online", "--config", "base.toml", "--config", "config.toml")
+			if text := strings.Join(strings.Fields(got.stdout), " "); got.code != 0 || !strings.Contains(text, c.says) {
 				t.Errorf("code %d\n%s%s", got.code, got.stdout, got.stderr)
 			}
 		})
