@@ -123,7 +123,7 @@ func TestCanaries(t *testing.T) {
 	for name, text := range map[string]string{"check": config, "check of a wrong configuration": broken} {
 		file := filepath.Join(t.TempDir(), "weir.toml")
 		harness.WriteFile(t, file, text)
-		for _, args := range [][]string{{"check", file}, {"check", "--online", "--timeout", "5s", file}} {
+		for _, args := range [][]string{{"check", file}, {"check", "--online", "--timeout", "1s", file}} {
 			out, err := exec.CommandContext(t.Context(), harness.Binary(t), args...).CombinedOutput()
 			expectNone(name, string(out))
 			if strings.Contains(name, "wrong") && err == nil {
