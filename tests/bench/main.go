@@ -21,17 +21,17 @@ type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
-	onlyTLS := flag.Bool("tls", false, "only compare with nginx over TLS")
+	only := flag.String("only", "", "measure one part only: logins, or tls beside nginx")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := bench(ctx, *dir, *onlyTLS, os.Stdout); err != nil {
+	if err := bench(ctx, *dir, *only, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, dir string, onlyTLS bool, out io.Writer) error {
+func bench(ctx context.Context, dir, only string, out io.Writer) error {
 	dir, err := os.MkdirTemp(dir, "weir-bench-")
 	if err != nil {
 		return err
@@ -44,26 +44,38 @@ func bench(ctx context.Context, dir string, onlyTLS bool, out io.Writer) error {
 	defer up.close()
 	fmt.Fprintf(out, "%s, %d processors, %s\n\n| measurement | figure |\n|---|---|\n",
 		runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
-	if !onlyTLS {
-		if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, out); err != nil {
-			return err
-		}
+	plain := []measure{coldBlob, warmBlob, warmManifests, loggedInManifests, manyColdBlobs}
+	switch only {
+	case "":
+	case "logins":
+		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{loggedInManifests}, out)
+	case "tls":
+		plain = nil
+	default:
+		return fmt.Errorf("-only knows logins and tls, and not %q", only)
+	}
+	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
+		return err
 	}
 	rows, err := warmBlobOverTLS(ctx, filepath.Join(dir, "tls"), up)
 	write(out, rows)
 	return err
 }
 
+// measure returns rows of the table.
+type measure func(context.Context, *mirror, *upstream) ([]row, error)
+
 // benchPlain measures a mirror without TLS.
-func benchPlain(ctx context.Context, dir string, up *upstream, out io.Writer) error {
+func benchPlain(ctx context.Context, dir string, up *upstream, measures []measure, out io.Writer) error {
+	if len(measures) == 0 {
+		return nil
+	}
 	m, err := startMirror(ctx, dir, up.url, "")
 	if err != nil {
 		return err
 	}
 	defer m.stop()
-	for _, measure := range []func(context.Context, *mirror, *upstream) ([]row, error){
-		coldBlob, warmBlob, warmManifests, manyColdBlobs,
-	} {
+	for _, measure := range measures {
 		rows, err := measure(ctx, m, up)
 		if err != nil {
 			return err

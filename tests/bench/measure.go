@@ -90,24 +90,32 @@ func warmManifests(ctx context.Context, m *mirror, up *upstream) ([]row, error) 
 	}, nil
 }
 
-// hammer is a client that costs little: it writes one prepared request and
-// reads the answer, again and again.
+// hammer asks for a path until ctx ends.
 func hammer(ctx context.Context, addr, path string, answers *atomic.Int64) error {
+	return request(ctx, addr, path, "", func() bool { answers.Add(1); return true })
+}
+
+// request is a client that costs little: it writes one prepared request and reads the
+// answer, again and again, as long as next wants another one and ctx has not ended. The
+// authorization may be empty.
+func request(ctx context.Context, addr, path, authorization string, next func() bool) error {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	request := []byte("GET " + path + " HTTP/1.1\r\nHost: " + addr + "\r\n\r\n")
-	r := bufio.NewReader(conn)
-	for ctx.Err() == nil {
-		if _, err := conn.Write(request); err != nil {
+	header := "GET " + path + " HTTP/1.1\r\nHost: " + addr + "\r\n"
+	if authorization != "" {
+		header += "Authorization: " + authorization + "\r\n"
+	}
+	text, r := []byte(header+"\r\n"), bufio.NewReader(conn)
+	for more := true; more && ctx.Err() == nil; more = next() {
+		if _, err := conn.Write(text); err != nil {
 			return err
 		}
 		if err := readAnswer(r); err != nil {
 			return err
 		}
-		answers.Add(1)
 	}
 	return nil
 }
