@@ -42,7 +42,7 @@ func TestWithAdvice(t *testing.T) {
 		},
 		{
 			&evict.FullError{Reason: evict.OverShare, Want: 1 << 20, Max: 20 << 20, Owner: "quay.io", Own: 12 << 20},
-			"spool: not enough free space: repository block \"quay.io\" has 12 MiB, more than half of all, and content that others have used within a day is not evicted for it. Set blob_store.fs.max_size to more if this block needs it.",
+			"spool: not enough free space: repository block \"quay.io\" has 12 MiB, more than any other one, and content that others have used within a day is not evicted for it. Set blob_store.fs.max_size to more if this block needs it.",
 		},
 		{
 			&evict.FullError{Reason: evict.CannotDelete, Err: &disk.Error{Doing: "remove x", Reason: disk.ReadOnly, Err: path}},

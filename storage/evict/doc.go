@@ -29,9 +29,10 @@
 //
 // Content belongs to the owner whose download brought it in: a repository block. If
 // several owners share the store, none of them takes it from the others. An owner that
-// has more than half of all bytes makes room by evicting its own content, or content
+// has more bytes than any other makes room by evicting its own content, or content
 // that has not been used for a day; beyond that it gets free room outside the headroom,
-// and is refused otherwise. Content that was there at the start has no owner.
+// and is refused otherwise. The others make room by evicting content of that owner. So
+// owners that want more and more have equal shares in the end. Content that was there at the start has no owner.
 //
 // # Phases
 //

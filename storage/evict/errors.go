@@ -18,7 +18,7 @@ const (
 	TooSlow
 	// CannotDelete means that deletions fail.
 	CannotDelete
-	// OverShare means that the owner of the download has more than half of all bytes,
+	// OverShare means that the owner of the download has more bytes than any other,
 	// and others have used their content within the last day.
 	OverShare
 	// notIndexed means that the number of stored bytes is not known yet.
@@ -49,7 +49,7 @@ func (e *FullError) Error() string {
 		return text + fmt.Sprintf("%s wanted; of the store's limit of %s, running downloads take %s and content that is being read %s",
 			units.IEC(e.Want), units.IEC(e.Max), units.IEC(e.Reserved), units.IEC(e.Pinned))
 	case OverShare:
-		return text + fmt.Sprintf("repository block %q has %s, more than half of all, and content that others have used within a day is not evicted for it",
+		return text + fmt.Sprintf("repository block %q has %s, more than any other one, and content that others have used within a day is not evicted for it",
 			e.Owner, units.IEC(e.Own))
 	case TooSlow:
 		return text + fmt.Sprintf("nothing was deleted in time to make room for %s within the store's limit of %s", units.IEC(e.Want), units.IEC(e.Max))

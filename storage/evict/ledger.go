@@ -46,6 +46,9 @@ type ledger struct {
 // account is the part of one owner in the bytes of a ledger.
 type account struct{ stored, pinned, reserved int64 }
 
+// bytes returns how many bytes an owner has, those of its running downloads included.
+func (a *account) bytes() int64 { return a.stored + a.reserved }
+
 // evictable returns how many bytes of an owner are not in use.
 func (a *account) evictable() int64 { return a.stored - a.pinned }
 
@@ -73,14 +76,29 @@ func (l *ledger) free() int64 {
 // are among them.
 func (l *ledger) evictable() int64 { return l.stored - l.pinned }
 
-// exceeds reports whether an owner, with n more bytes, has more than its share: half
-// of all bytes, if several owners share the store.
+// exceeds reports whether an owner, with n more bytes, has more than its share: more than
+// any other one, if several owners share the store.
 func (l *ledger) exceeds(o owner, n int64) bool {
 	if o == unowned || !l.several {
 		return false
 	}
-	a := &l.accounts[o]
-	return a.stored+a.reserved+n > (l.stored+l.reserved+n)/2
+	for other := range l.accounts {
+		if owner(other) != o && l.accounts[other].bytes() >= l.accounts[o].bytes()+n {
+			return false
+		}
+	}
+	return true
+}
+
+// largest returns the owner that has the most bytes of those that has reports true for.
+func (l *ledger) largest(has func(owner) bool) (most owner) {
+	bytes := int64(-1)
+	for o := range l.accounts {
+		if b := l.accounts[o].bytes(); b > bytes && has(owner(o)) {
+			most, bytes = owner(o), b
+		}
+	}
+	return most
 }
 
 // reserve sets n bytes aside for a spool, or reports false if they do not fit.

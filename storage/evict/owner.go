@@ -45,25 +45,28 @@ func (i *inventory) name(o owner) string {
 	return ""
 }
 
-// victim returns the content that is evicted next: the least recently used one. While
-// an owner has more than its share, that is one of its own, unless the content of
-// others has not been used for long. If it has none, content of others is evicted only
-// if that is urgent: no owner may use up the headroom again and again at their cost.
-// It returns nil if no content can be evicted.
+// victim returns the content that is evicted next: the least recently used one. If that
+// was used recently and several owners share the store, it is the one of the owner that has
+// the most bytes. So owners that want more and more have equal shares in the end, and none
+// loses content that has less. If all content of that owner is in use, content of the next
+// one is evicted only if that is urgent: no owner may use up the headroom again and again
+// at the cost of others. It returns nil if no content can be evicted.
 func (x *index) victim(urgent bool, now time.Time) (slot, *entry) {
 	s, e := x.lru.oldest()
-	if e == nil || !spared(e, now) {
+	if e == nil || !spared(e, now) || !x.ledger.several {
 		return s, e
 	}
-	for o := range x.lru.ends {
-		if !x.ledger.exceeds(owner(o), 0) {
-			continue
-		}
-		if own, oldest := x.lru.oldestOf(owner(o)); oldest != nil || !urgent {
-			return own, oldest
-		}
+	s, e = x.lru.oldestOf(x.ledger.largest(func(owner) bool { return true }))
+	if e != nil || !urgent {
+		return s, e
 	}
-	return s, e
+	return x.lru.oldestOf(x.ledger.largest(func(o owner) bool {
+		if int(o) >= len(x.lru.ends) {
+			return false
+		}
+		_, idle := x.lru.oldestOf(o)
+		return idle != nil
+	}))
 }
 
 // spared reports whether a content was used so recently that it is not evicted for an

@@ -123,7 +123,7 @@ func TestDownloadsOfOneOwnerReserveItsShare(t *testing.T) {
 			time.Sleep(time.Second)
 			synctest.Wait()
 		}
-		if !errors.As(refused, &full) || full.Reason != evict.OverShare || !full.CausedByInput() || !strings.Contains(refused.Error(), "more than half") {
+		if !errors.As(refused, &full) || full.Reason != evict.OverShare || !full.CausedByInput() || !strings.Contains(refused.Error(), "more than any other one") {
 			t.Errorf("a flood of downloads: %v", refused)
 		}
 		if left := l.has(others); left < 4 {
@@ -172,7 +172,7 @@ func TestShareOfTheFilesystem(t *testing.T) {
 		if !l.quota.MakeRoom("hostile", 150) || l.has(honest) != 4 || l.has(hostile) != 4 {
 			t.Errorf("%d and %d contents are left", l.has(honest), l.has(hostile))
 		}
-		// No owner has more than half now, so the least recently used content goes.
+		// No owner has more than the other now.
 		if !l.quota.MakeRoom("honest", 100) || l.has(honest) != 3 || l.has(hostile) != 4 {
 			t.Errorf("%d and %d contents are left", l.has(honest), l.has(hostile))
 		}
@@ -230,4 +230,50 @@ func TestManyOwners(t *testing.T) {
 			t.Errorf("%+v, want %+v", got, want)
 		}
 	})
+}
+
+// Floods of several owners at once leave another one as much as they get, whether it has
+// much or little and whether it was here before them.
+func TestFloodsOfManyLeaveAnEqualShare(t *testing.T) {
+	for name, c := range map[string]struct {
+		floods, honest int // owners, and contents of the honest one
+		owner          string
+		least          int // of its contents that are left
+	}{
+		"two":                     {2, 45, "honest", 15},
+		"three":                   {3, 45, "honest", 11},
+		"two, it has little":      {2, 10, "honest", 10},
+		"before the start":        {2, 45, "", 15},
+		"three, before the start": {3, 45, "", 11},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := newLimited(t, 5000, evict.Options{})
+				l.SetShared(true)
+				var honest []digest.Digest
+				for range c.honest {
+					dgst, err := l.bring(c.owner, 100)
+					must(t, err)
+					honest = append(honest, dgst)
+				}
+				for range 100 {
+					for flood := range c.floods {
+						_, err := l.bring(fmt.Sprint("hostile", flood), 100)
+						must(t, err)
+					}
+				}
+				if left := l.has(honest); left < c.least-1 {
+					t.Errorf("%d of %d contents are left, want %d", left, c.honest, c.least)
+				}
+				if u := l.Usage(); u.Stored < 4000 {
+					t.Errorf("%d bytes are stored of 5000", u.Stored)
+				}
+				// Another owner finds room beside them.
+				for range 5 {
+					_, err := l.bring("late", 100)
+					must(t, err)
+				}
+			})
+		})
+	}
 }

@@ -90,7 +90,7 @@ func (s *Store) SetMaxManifest(bytes int64) {
 }
 
 // SetShared says whether several owners share the store. Then none of them makes room by
-// evicting content that others have used within a day, once it has more than half.
+// evicting content that others have used within a day, once it has more than any other.
 func (s *Store) SetShared(several bool) {
 	s.inventory.mu.Lock()
 	defer s.inventory.mu.Unlock()
