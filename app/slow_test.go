@@ -157,6 +157,37 @@ func TestBodyThatDoesNotComeIsCut(t *testing.T) {
 	}
 }
 
+// A client whose body is too long to be read can read the answer before its connection is
+// reset, such as one that pushes a layer.
+func TestAnswerBesideALongBody(t *testing.T) {
+	const lingering = 500 * time.Millisecond // of http.Server
+	for name, handler := range map[string]http.HandlerFunc{
+		"no handler reads it": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusMethodNotAllowed) },
+		"read in part": func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.ReadFull(r.Body, make([]byte, 4))
+			w.WriteHeader(http.StatusMethodNotAllowed)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn := connect(t, handler)
+				start := time.Now()
+				send(t, conn, "PATCH /v2/org/app/blobs/uploads/1 HTTP/1.1\r\nHost: mirror\r\nContent-Length: 1048576\r\n\r\nbody")
+				from := bufio.NewReader(conn)
+				if got := answer(t, from); got.StatusCode != http.StatusMethodNotAllowed {
+					t.Errorf("status %d", got.StatusCode)
+				}
+				if _, err := io.Copy(io.Discard, from); err != nil {
+					t.Error(err)
+				}
+				if took := time.Since(start); took != lingering {
+					t.Errorf("the connection ended after %s, want %s", took, lingering)
+				}
+			})
+		})
+	}
+}
+
 // A body that has come limits nothing: neither the time of its answer nor the next request.
 func TestBodyThatHasComeLimitsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

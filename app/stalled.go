@@ -213,6 +213,9 @@ func limitBodies(handler http.Handler) http.Handler {
 		if r.ContentLength != 0 {
 			control := http.NewResponseController(w)
 			_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // every connection of net/http has one
+			// http.Server looks at the body of its own request. If that is not read to its end, it
+			// leaves the client time to read the answer, before the connection is reset.
+			r = r.WithContext(r.Context())
 			r.Body = &timedBody{r.Body, control}
 		}
 		// The answer of http.Server itself would wait for a body.
