@@ -32,9 +32,20 @@ func startMirror(t *testing.T) *mirror {
 // startMirrorWith runs a mirror with further tables in its configuration.
 func startMirrorWith(t *testing.T, config string) *mirror {
 	t.Helper()
+	return startMirrorFor(t, config, "")
+}
+
+// startMirrorFor is startMirrorWith, and one entry of allow alone may pull from ghcr.io.
+// All may if it is empty.
+func startMirrorFor(t *testing.T, config, entry string) *mirror {
+	t.Helper()
 	m := &mirror{upstream: harness.StartDistribution(t, http.DefaultClient, "http", "", ""), env: noWayAround(t)}
 	for n, name := range registries() {
-		config += fmt.Sprintf("[repository.%[1]q]\ndefault = %[2]t\n[[repository.%[1]q.upstream]]\nurl = \"http://%[3]s/%[1]s\"\n", name, n == 0, m.upstream.Addr)
+		config += fmt.Sprintf("[repository.%q]\ndefault = %t\n", name, n == 0)
+		if entry != "" && name == "ghcr.io" {
+			config += fmt.Sprintf("allow = [%q]\n", entry)
+		}
+		config += fmt.Sprintf("[[repository.%[1]q.upstream]]\nurl = \"http://%[2]s/%[1]s\"\n", name, m.upstream.Addr)
 	}
 	m.Weir = harness.StartWeir(t, config)
 	return m
