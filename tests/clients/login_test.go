@@ -66,14 +66,8 @@ func loginClients() map[string]loggedIn {
 			return []string{"copy", "--from-plain-http", "--platform", "linux/amd64", name, "--to-oci-layout", out + ":it"}
 		}, []string{"login", "--plain-http", "--password-stdin"}},
 		"helm": {"helm", func(t *testing.T, m *locked, files string) func(...string) *exec.Cmd {
-			command := at(func(t *testing.T) string { return harness.Tool(t, "helm", "helm") })(t, m, files)
-			dir := t.TempDir()
-			for _, args := range [][]string{{"create", "app"}, {"package", "app", "--version", "1.2.3"}, {"push", "--plain-http", "app-1.2.3.tgz", "oci://" + m.upstream.Addr + "/ghcr.io/org/charts"}} {
-				cmd := command(args...)
-				cmd.Dir = dir
-				harness.Run(t, cmd)
-			}
-			return command
+			m.pushChart(t)
+			return at(func(t *testing.T) string { return harness.Tool(t, "helm", "helm") })(t, m, files)
 		}, func(name, out string) []string {
 			host, _, _ := strings.Cut(name, "/")
 			return []string{"pull", "--plain-http", "--destination", out, "oci://" + host + "/ghcr.io/org/charts/app", "--version", "1.2.3"}

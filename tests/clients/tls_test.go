@@ -42,8 +42,12 @@ func TestPullsOverTLS(t *testing.T) {
 				if name == "docker" {
 					address = "::1"
 				}
-				m := startMirrorWith(t, fmt.Sprintf("[server]\nbind_address = %q\n[server.tls]\nserver_certificate_bundle = %q\nserver_private_key = %q\nclient_ca_bundle = %q\nclient_auth = %q\n",
-					address, server, key, authority.File(), auth))
+				config := fmt.Sprintf("[server]\nbind_address = %q\n[server.tls]\nserver_certificate_bundle = %q\nserver_private_key = %q\nclient_ca_bundle = %q\nclient_auth = %q\n",
+					address, server, key, authority.File(), auth)
+				if auth == "required" { // the certificate is the identity of the client, and alone may pull
+					config += "[access_policy]\ndefault = \"deny\"\nrules = [\"'client' in identity.certificate.common_names\"]\n"
+				}
+				m := startMirrorWith(t, config)
 				image := harness.NewImage(t, 500_000, 10)
 				m.push().PushImage(t, "docker.io/org/app", "1.2", image)
 				args := []string{"--ca", authority.File()}
