@@ -24,7 +24,7 @@ import (
 type gate struct {
 	armed   atomic.Bool
 	uses    atomic.Int64
-	entered chan struct{} // gets a value for each of the first uses
+	entered chan struct{} // gets a value for each use, before that waits
 	release chan struct{}
 }
 
@@ -35,7 +35,8 @@ func (g *gate) pass() {
 	g.uses.Add(1)
 	select {
 	case g.entered <- struct{}{}:
-	default:
+	case <-g.release:
+		return
 	}
 	<-g.release
 }
@@ -75,7 +76,7 @@ func (r gatedRecords) Put(ctx context.Context, key string, document []byte) erro
 func TestRefusalsCostNothing(t *testing.T) {
 	r := upstreamtest.New(t)
 	r.AddImage("app", "v1", []byte("a layer"))
-	g := &gate{entered: make(chan struct{}, 1), release: make(chan struct{})}
+	g := &gate{entered: make(chan struct{}), release: make(chan struct{})}
 	memory := storagetest.NewMemory(t)
 	c := upstream.NewClient(upstream.Options{URL: r.URL, ConnectTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second})
 	t.Cleanup(c.Close)
@@ -91,8 +92,8 @@ func TestRefusalsCostNothing(t *testing.T) {
 	defer close(g.release)
 	for _, path := range []string{blob, "/v2/up.example/app/tags/list", "/v2/up.example/app/manifests/other"} {
 		pulls.Go(func() { m.do("GET", path) })
+		<-g.entered // its only use until it is released
 	}
-	<-g.entered
 
 	hook := func(status int) access.Webhook {
 		service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
