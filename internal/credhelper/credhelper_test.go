@@ -97,9 +97,15 @@ func TestHelperThatHangs(t *testing.T) {
 		t.Errorf("after %s: %v", time.Since(start), err)
 	}
 	child, _ := os.ReadFile(path + ".child")
-	state, err := os.ReadFile("/proc/" + strings.TrimSpace(string(child)) + "/stat")
-	if err == nil && !strings.Contains(string(state), ") Z ") {
-		t.Errorf("its child runs on: %s", state)
+	// It was sent a signal, and ends when it runs the next time.
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		state, err := os.ReadFile("/proc/" + strings.TrimSpace(string(child)) + "/stat")
+		if err != nil || strings.Contains(string(state), ") Z ") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("its child runs on: %s", state)
+		}
 	}
 }
 
