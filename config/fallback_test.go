@@ -13,6 +13,7 @@ func TestFallbackOn(t *testing.T) {
 	const anonymous, password = "[[repository.app.upstream]]\nurl = \"https://public.example\"\n",
 		"[[repository.app.upstream]]\nurl = \"https://private.example\"\nusername = \"u\"\npassword = \"p\"\n"
 	const certificate = "[[repository.app.upstream]]\nurl = \"https://private.example\"\nclient_certificate = \"c\"\nclient_private_key = \"k\"\n"
+	const helper = "[[repository.app.upstream]]\nurl = \"https://private.example\"\ncredential_helper = \"pass\"\n"
 	all := []Class{ClassUnavailable, ClassRateLimited, ClassDenied, ClassNotFound}
 	away := []Class{ClassUnavailable, ClassRateLimited}
 	for _, tc := range []struct {
@@ -25,6 +26,8 @@ func TestFallbackOn(t *testing.T) {
 		{"two anonymous", "", anonymous + anonymous, all, false},
 		{"a password", "", password, away, false},
 		{"a certificate", "", certificate, away, false},
+		{"a credential helper", "", helper, away, false},
+		{"public, and private by a helper", "", anonymous + helper, away, true},
 		{"private and public", "", password + anonymous, away, true},
 		{"public and private", "", anonymous + certificate, away, true},
 		{"set", "fallback_on = [\"denied\"]\n", password + anonymous, []Class{ClassDenied}, true},

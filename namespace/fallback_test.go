@@ -1,10 +1,20 @@
 package namespace_test
 
 import (
+	"context"
 	"errors"
+	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -84,4 +94,82 @@ func TestRefusalOfAPrivateUpstream(t *testing.T) {
 			wantManifest(t, get(t, n, "app", image.Digest.String()), namespace.Miss, image)
 		})
 	}
+}
+
+// TestForgedLoopNamesNothing has a client claim to come from the private mirror that is
+// asked first, which therefore refuses its request, so that a public registry names the tag
+// and the lists. Only that client gets them: as an answer, and when the mirror is away later.
+func TestForgedLoopNamesNothing(t *testing.T) {
+	const id, private = via.ID("weir-1"), via.ID("weir-2")
+	subject := digest.FromString("subject")
+	for name, steps := range map[string]func(context.Context, *testing.T, *namespace.Namespace){
+		"GET": func(ctx context.Context, t *testing.T, n *namespace.Namespace) { pullAs(ctx, t, n, oci.ByTag("v1")) },
+		"HEAD, then GET by digest": func(ctx context.Context, t *testing.T, n *namespace.Namespace) {
+			m, err := n.Head(ctx, "app", oci.ByTag("v1"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pullAs(ctx, t, n, oci.ByDigest(m.Descriptor.Digest))
+			pullAs(ctx, t, n, oci.ByTag("v1")) // its content is stored now
+		},
+		"tags": func(ctx context.Context, t *testing.T, n *namespace.Namespace) {
+			if list, err := n.Tags(ctx, "app", nil); err != nil || !slices.Equal(list.Tags, []string{"theirs", "v1"}) {
+				t.Errorf("tags: %+v, %v", list, err)
+			}
+		},
+		"referrers": func(ctx context.Context, t *testing.T, n *namespace.Namespace) {
+			if list, err := n.Referrers(ctx, "app", subject, ""); err != nil || len(list.Index.Manifests) != 1 {
+				t.Errorf("referrers: %+v, %v", list, err)
+			}
+		},
+	} {
+		for _, policy := range []func(*namespace.Spec){immutable, func(s *namespace.Spec) { s.TagTTL = time.Hour }} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					hub, m := newMirrorOf(t, private), newMirrorOf(t, id)
+					ours, theirs := hub.registry("ours.example"), m.registry("theirs.example")
+					right := ours.AddImage("app", "v1", []byte("ours"))
+					theirs.AddImage("app", "v1", []byte("theirs"))
+					theirs.AddImage("app", "theirs", []byte("theirs"))
+					theirs.AddReferrer("app", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: subject, Size: 7}, "application/x", []byte("theirs"))
+					central := hub.namespace("app", ours)
+					first := peer{id, private, &central}
+					spec := namespace.Spec{
+						Key: "mix", MayLeadToMirror: func() bool { return true }, UpstreamHosts: []string{string(private)},
+						Upstreams:    upstream.NewChain(upstream.ChainOptions{FallbackOn: []upstream.Class{upstream.ClassUnavailable}}, first, m.client(theirs)),
+						ServeStaleOn: []upstream.Class{upstream.ClassUnavailable},
+					}
+					policy(&spec)
+					table, err := namespace.NewTable(m.cache, []namespace.Spec{spec})
+					if err != nil {
+						t.Fatal(err)
+					}
+					n := table.Namespaces()[0]
+					steps(via.With(t.Context(), via.Trail{private}), t, n)
+					synctest.Wait()
+					for _, key := range m.recordKeys(t) {
+						if !strings.Contains(key, "/_links/") && !strings.Contains(key, "/_deliveries/") {
+							t.Errorf("recorded: %s", key)
+						}
+					}
+					if got := get(t, n, "app", "v1"); got.err != nil || got.desc.Digest != right.Digest {
+						t.Errorf("another client got %s, %v", got.desc.Digest, got.err)
+					}
+					if list, err := n.Tags(t.Context(), "app", nil); err != nil || !slices.Equal(list.Tags, []string{"v1"}) {
+						t.Errorf("another client got the tags %+v, %v", list, err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// pullAs reads a manifest of the repository app.
+func pullAs(ctx context.Context, t *testing.T, n *namespace.Namespace, ref oci.Reference) {
+	t.Helper()
+	m, err := n.Manifest(ctx, "app", ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Content.Close()
 }

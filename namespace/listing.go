@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/internal/flight"
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
@@ -55,7 +56,11 @@ func (n *Namespace) Tags(ctx context.Context, repo string, query url.Values) (*T
 			Tags:    page.Tags,
 			Next:    page.Next,
 		}
-		n.keepTags(ctx, key, query, list)
+		// A client's Via may only claim that the first upstream is in a loop, so the list of
+		// another one is that client's alone.
+		if !via.Looped(ctx) {
+			n.keepTags(ctx, key, query, list)
+		}
 		return list, nil
 	}
 	return listing(ctx, n, n.cache.tags, key, ask, func(ctx context.Context, failure error) *Tags {
@@ -123,7 +128,7 @@ func (n *Namespace) Referrers(ctx context.Context, repo string, dgst digest.Dige
 			return nil, err
 		}
 		list := &Referrers{Outcome: Outcome{Cache: Passed, Upstream: r.Upstream}, Index: r.Index}
-		if n.worthKeeping(ctx, key.repo, dgst, artifactType, list) {
+		if !via.Looped(ctx) && n.worthKeeping(ctx, key.repo, dgst, artifactType, list) {
 			n.keepListing(ctx, key, list)
 			n.noteSubjects(key.repo, list)
 		}

@@ -9,6 +9,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
@@ -205,9 +206,14 @@ func (n *Namespace) fetchNamed(ctx context.Context, repo storage.RepoID, ref oci
 	return found{}, err
 }
 
+// onlyClaimed reports whether another upstream than the first named a tag because a request
+// of the lookup was in a loop. A client may have claimed the loop by its Via, so the answer is
+// that client's alone.
+func onlyClaimed(ctx context.Context, fallback bool) bool { return fallback && via.Looped(ctx) }
+
 // observe tells the book of tags about a tag, if there is one.
 func (n *Namespace) observe(ctx context.Context, repo storage.RepoID, tag string, s seen) {
-	if tag != "" {
+	if tag != "" && !onlyClaimed(ctx, s.fallback) {
 		s.at = time.Now()
 		n.cache.book.Observe(context.WithoutCancel(ctx), repo, tag, s)
 	}
@@ -227,6 +233,9 @@ func (n *Namespace) fetch(ctx context.Context, repo storage.RepoID, ref oci.Refe
 // it, if there is one.
 func (n *Namespace) store(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) found {
 	f := found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body}
+	if onlyClaimed(ctx, m.Fallback) {
+		tag = ""
+	}
 	ctx = context.WithoutCancel(ctx) // it is worth storing, even if all clients have left
 	// The client gets the manifest in any case: a full store costs it nothing.
 	if !n.cache.keep(ctx, repo, tag, m) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 
@@ -110,6 +111,19 @@ func TestProofOfPossession(t *testing.T) {
 				n := m.namespace("claiming.example", claiming)
 				if b, err := n.HeadBlob(t.Context(), "app", dgst); err == nil && b.Cache != namespace.Passed {
 					t.Errorf("HEAD: %+v", b)
+				}
+				// A range needs the same proof. Those that have more than the whole have its bytes.
+				if start := tc.size / 6 * 5; tc.failure != nil && tc.size > 0 && !strings.HasPrefix(tc.name, "has more") {
+					b, err := n.Blob(t.Context(), "app", dgst, start, start+100)
+					if err == nil {
+						b.Content.Seek(start, io.SeekStart)
+						got, _ := io.ReadAll(io.LimitReader(b.Content, 100))
+						b.Content.Close()
+						if bytes.Equal(got, content[start:start+100]) {
+							t.Error("a range was given out")
+						}
+					}
+					synctest.Wait()
 				}
 				got := getBlob(t, n, "app", dgst)
 				if tc.failure == nil {

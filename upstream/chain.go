@@ -51,8 +51,9 @@ type Health interface {
 // ChainOptions are the parts of a chain besides its members.
 type ChainOptions struct {
 	// FallbackOn are the failures after which the next member is asked about a tag: a
-	// manifest by tag, or a list. Nil: all of them. Content by digest may come from any
-	// member, since it is verified.
+	// manifest by tag, or a list. Nil: all of them. A shortage of this machine, which a
+	// client can cause, is none. Content by digest may come from any member, since it is
+	// verified.
 	FallbackOn []Class
 	Logger     *slog.Logger // may be nil
 }
@@ -190,7 +191,7 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, fall
 		}
 		failure, _ := errors.AsType[*Error](err)
 		failed = append(failed, failure)
-		if fallbackOn != nil && !slices.Contains(fallbackOn, failure.Class) {
+		if fallbackOn != nil && (failure.Local() || !slices.Contains(fallbackOn, failure.Class)) {
 			members = withoutLater(members, i, configured)
 		}
 		if i+1 < len(members) {

@@ -1,13 +1,18 @@
 package upstream_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"os"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
@@ -112,5 +117,72 @@ func TestHalfOpenMemberIsAskedAboutATag(t *testing.T) {
 	_, err := chain.Tags(t.Context(), "app", nil)
 	if !errors.Is(err, upstream.ErrUnavailable) || first.asked != 1 || second.asked != 1 || third.asked != 0 {
 		t.Errorf("asked %d, %d and %d times: %v", first.asked, second.asked, third.asked, err)
+	}
+}
+
+// TestFallbackOnOddFailures has a private member fail in ways that are neither an answer
+// about the tag nor a known absence, some of them by a client's or an attacker's doing. The
+// public second member is asked about a tag only if the list has the failure's class, and
+// never if this machine lacks a resource.
+func TestFallbackOnOddFailures(t *testing.T) {
+	bearer := upstreamtest.WithBearer(upstreamtest.Bearer{Username: "u", Password: "p"})
+	short := func(o *upstream.Options) {
+		o.DialContext = func(context.Context, string, string) (net.Conn, error) {
+			return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("socket", syscall.EMFILE)}
+		}
+	}
+	index := upstreamtest.Header("Content-Type", ocispec.MediaTypeImageIndex)
+	for name, tc := range map[string]struct {
+		options []upstreamtest.Option
+		match   upstreamtest.Match
+		effects []upstreamtest.Effect
+		client  func(*upstream.Options)
+		class   upstream.Class
+		never   bool
+	}{
+		"no open files":                   {client: short, class: upstream.ClassUnavailable, never: true},
+		"the token service refuses":       {options: []upstreamtest.Option{bearer}, class: upstream.ClassDenied},
+		"the token service has no such":   {options: []upstreamtest.Option{bearer}, match: upstreamtest.Tokens, effects: []upstreamtest.Effect{upstreamtest.Status(404, "")}, class: upstream.ClassUnavailable},
+		"the token service is limited":    {options: []upstreamtest.Option{bearer}, match: upstreamtest.Tokens, effects: []upstreamtest.Effect{upstreamtest.Status(429, "")}, class: upstream.ClassRateLimited},
+		"the token service is broken":     {options: []upstreamtest.Option{bearer}, match: upstreamtest.Tokens, effects: []upstreamtest.Effect{upstreamtest.Status(500, "")}, class: upstream.ClassUnavailable},
+		"the token service is dropped":    {options: []upstreamtest.Option{bearer}, match: upstreamtest.Tokens, effects: []upstreamtest.Effect{upstreamtest.Drop()}, class: upstream.ClassUnavailable},
+		"a loop that a client claims":     {effects: []upstreamtest.Effect{upstreamtest.Status(508, "")}, class: upstream.ClassUnavailable},
+		"legal reasons":                   {effects: []upstreamtest.Effect{upstreamtest.Status(451, "")}, class: upstream.ClassUnavailable},
+		"a login page":                    {effects: []upstreamtest.Effect{upstreamtest.Status(200, "<html>log in</html>"), upstreamtest.Header("Content-Type", "text/html")}, class: upstream.ClassUnavailable},
+		"a page of a load balancer":       {effects: []upstreamtest.Effect{upstreamtest.Status(404, "<html>")}, class: upstream.ClassNotFound},
+		"a limit, as a refusal":           {effects: []upstreamtest.Effect{upstreamtest.Status(403, `{"errors":[{"code":"TOOMANYREQUESTS"}]}`)}, class: upstream.ClassRateLimited},
+		"an empty document":               {effects: []upstreamtest.Effect{upstreamtest.Status(200, "{}"), index}, class: upstream.ClassUnavailable},
+		"a document that is cut off":      {effects: []upstreamtest.Effect{upstreamtest.Status(200, `{"schemaVersion":2,"mani`), index}, class: upstream.ClassUnavailable},
+		"a circle of redirects":           {effects: []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", "/v2/app/manifests/v1")}, class: upstream.ClassUnavailable},
+		"a redirect to a host that hides": {effects: []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://169.254.169.254/")}, class: upstream.ClassUnavailable},
+	} {
+		for _, list := range [][]upstream.Class{{}, {upstream.ClassUnavailable, upstream.ClassRateLimited}, {upstream.ClassDenied}, {upstream.ClassNotFound}} {
+			t.Run(fmt.Sprint(name, list), func(t *testing.T) {
+				first, second := upstreamtest.New(t, tc.options...), upstreamtest.New(t)
+				if tc.effects != nil {
+					match := tc.match
+					if match == nil {
+						match = upstreamtest.Any
+					}
+					first.Fault(match, tc.effects...)
+				}
+				second.AddImage("app", "v1", []byte("theirs"))
+				chain := upstream.NewChain(upstream.ChainOptions{FallbackOn: list}, newClient(t, first, func(o *upstream.Options) {
+					if tc.client != nil {
+						tc.client(o)
+					}
+				}), newClient(t, second))
+				m, err := chain.Manifest(t.Context(), "app", oci.ByTag("v1"))
+				mayAsk := slices.Contains(list, tc.class) && !tc.never
+				switch {
+				case mayAsk && (err != nil || !m.Fallback):
+					t.Errorf("the second member was not asked: %v", err)
+				case !mayAsk && (err == nil || len(second.Requests()) > 0):
+					t.Errorf("the second member was asked: %q, %v", second.Requests(), err)
+				case !mayAsk && upstream.ClassOf(err) != tc.class:
+					t.Errorf("the class of %v is %v, want %v", err, upstream.ClassOf(err), tc.class)
+				}
+			})
+		}
 	}
 }
