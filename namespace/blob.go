@@ -84,11 +84,11 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 	if err := n.cache.negativeHit(ctx, blobKey(repo, dgst)); err != nil {
 		return nil, err
 	}
-	if err := n.checkLoop(ctx, repo, dgst); err != nil {
-		return nil, err
-	}
 	source := n.source(ctx, repo, dgst)
 	source.Size, source.Apart, source.Lent = link.Size, apart && !possessed, n.cache.lent(repo, dgst)
+	if err := n.checkLoop(ctx, repo, dgst, source); err != nil {
+		return nil, err
+	}
 	if !possessed {
 		source.Prove = func(ctx context.Context, content io.ReadSeeker, have, size int64) error {
 			return n.prove(ctx, repo, dgst, content, have, size)
@@ -131,19 +131,13 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 	return b, nil
 }
 
-// checkLoop returns an error if a blob is not stored and a download of it could wait
-// for the mirror that the request comes from. A HEAD, which waits for no download,
+// checkLoop returns an error if a blob is not stored for its source, and a download of it
+// could wait for the mirror that the request comes from. A HEAD, which waits for no download,
 // shows whether an upstream leads back there. One blob is not downloaded twice at a
 // time for that, so the other mirror goes on to its next upstream.
-func (n *Namespace) checkLoop(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
-	if n.apart(ctx) == "" {
+func (n *Namespace) checkLoop(ctx context.Context, repo storage.RepoID, dgst digest.Digest, source download.Source) error {
+	if n.apart(ctx) == "" || n.cache.downloads.Stored(ctx, dgst, source) {
 		return nil
-	}
-	// Content that is not lent is downloaded, whether it is stored or not.
-	if lent := n.cache.lent(repo, dgst); lent == nil || lent(ctx) {
-		if _, err := n.cache.store.Stat(ctx, dgst); !errors.Is(err, storage.ErrNotExist) {
-			return nil
-		}
 	}
 	_, _, err := share(ctx, n, n.cache.access, lookupKey{repo, findLoop, oci.ByDigest(dgst)}, nil, func(ctx context.Context) (none ocispec.Descriptor, err error) {
 		ctx = via.Watch(ctx)

@@ -137,16 +137,16 @@ func (b peerBlob) Close() error               { return b.Content.Close() }
 func (b peerBlob) Reject() bool               { return false }
 
 // ring starts mirrors of which each has the next one as its upstream, and behind it
-// the given registry, if any.
-func ring(t *testing.T, ids []via.ID, registry func(m *mirror) upstream.Member) []*namespace.Namespace {
+// the registry that prepare returns for it, if any.
+func ring(t *testing.T, ids []via.ID, prepare func(m *mirror) upstream.Member) []*namespace.Namespace {
 	t.Helper()
 	mirrors := make([]*namespace.Namespace, len(ids))
 	for i, id := range ids {
 		m := newMirrorOf(t, id)
 		next := (i + 1) % len(ids)
 		members := []upstream.Member{peer{id, ids[next], &mirrors[next]}}
-		if registry != nil {
-			members = append(members, registry(m))
+		if registry := prepare(m); registry != nil {
+			members = append(members, registry)
 		}
 		table, err := namespace.NewTable(m.cache, []namespace.Spec{{
 			Key: "ring", MayLeadToMirror: func() bool { return true },
@@ -161,8 +161,32 @@ func ring(t *testing.T, ids []via.ID, registry func(m *mirror) upstream.Member) 
 	return mirrors
 }
 
+// storing returns the preparation of mirrors that have the content by a repository of
+// another block, and no registry.
+func storing(t *testing.T, content string) func(*mirror) upstream.Member {
+	return func(m *mirror) upstream.Member {
+		t.Helper()
+		s, err := m.store.Spools().Create("other", int64(len(content)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if _, err := io.WriteString(s, content); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Complete(); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.store.Commit(t.Context(), digest.FromString(content), s); err != nil {
+			t.Fatal(err)
+		}
+		return nil
+	}
+}
+
 // Mirrors that lead to each other and are asked for the same content at the same
-// moment do not wait for each other, in whatever order their IDs are.
+// moment do not wait for each other, in whatever order their IDs are. It is no difference
+// that they have the content for repositories of another block.
 func TestMirrorsInARing(t *testing.T) {
 	dgst := digest.FromString("layer")
 	questions := map[string]func(context.Context, *namespace.Namespace) error{
@@ -204,9 +228,9 @@ func TestMirrorsInARing(t *testing.T) {
 		{"weir-1", "weir-3", "weir-2", "weir-4"}, {"weir-1"},
 	} {
 		for name, ask := range questions {
-			t.Run(fmt.Sprint(name, ids), func(t *testing.T) {
+			ringOf := func(t *testing.T, prepare func(*mirror) upstream.Member) {
 				synctest.Test(t, func(t *testing.T) {
-					mirrors := ring(t, ids, nil)
+					mirrors := ring(t, ids, prepare)
 					// Two clients of each mirror, so that lookups are shared, too.
 					var clients sync.WaitGroup
 					start := time.Now()
@@ -224,52 +248,67 @@ func TestMirrorsInARing(t *testing.T) {
 						t.Errorf("answered after %s", took)
 					}
 				})
+			}
+			t.Run(fmt.Sprint(name, ids), func(t *testing.T) {
+				ringOf(t, func(*mirror) upstream.Member { return nil })
+			})
+			t.Run(fmt.Sprint(name, ids, " stored"), func(t *testing.T) { ringOf(t, storing(t, "layer")) })
+		}
+	}
+}
+
+// Mirrors that ask each other first and then the registry deliver its content, also if
+// they have it for repositories of another block.
+func TestMirrorsInARingBeforeARegistry(t *testing.T) {
+	for _, ids := range [][]via.ID{
+		{"weir-1", "weir-2"}, {"weir-2", "weir-1"},
+		{"weir-3", "weir-1", "weir-2"}, {"weir-1", "weir-2", "weir-3"}, {"weir-2", "weir-4", "weir-1", "weir-3"},
+	} {
+		for _, stored := range []bool{false, true} {
+			t.Run(fmt.Sprint(ids, " stored ", stored), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { pullFromRing(t, ids, stored) })
 			})
 		}
 	}
 }
 
-// Mirrors that ask each other first and then the registry deliver its content.
-func TestMirrorsInARingBeforeARegistry(t *testing.T) {
-	for _, ids := range [][]via.ID{{"weir-1", "weir-2"}, {"weir-2", "weir-1"}, {"weir-3", "weir-1", "weir-2"}} {
-		t.Run(fmt.Sprint(ids), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				hub := newMirror(t, 1, nil)
-				r := hub.registry("hub.example")
-				image := r.AddImage("app", "v1", []byte("layer"))
-				layer := digest.FromString("layer")
-				mirrors := ring(t, ids, func(*mirror) upstream.Member {
-					c := upstream.NewClient(upstream.Options{URL: r.URL, DialContext: hub.network.DialContext})
-					t.Cleanup(c.Close)
-					return c
-				})
-				var clients sync.WaitGroup
-				start := time.Now()
-				for _, n := range append(mirrors, mirrors...) {
-					clients.Go(func() {
-						if m := get(t, n, "app", "v1"); m.err != nil || m.desc.Digest != image.Digest {
-							t.Errorf("manifest: %v", m.err)
-						}
-						b, err := n.Blob(t.Context(), "app", layer, 0, -1)
-						if err != nil {
-							t.Errorf("blob: %v", err)
-							return
-						}
-						defer b.Content.Close()
-						if got, err := io.ReadAll(b.Content); err != nil || string(got) != "layer" {
-							t.Errorf("blob: %q, %v", got, err)
-						}
-						if _, err := n.Tags(t.Context(), "app", nil); err != nil {
-							t.Errorf("tags: %v", err)
-						}
-					})
-				}
-				clients.Wait()
-				if took := time.Since(start); took > time.Minute {
-					t.Errorf("answered after %s", took)
-				}
-			})
+func pullFromRing(t *testing.T, ids []via.ID, stored bool) {
+	hub := newMirror(t, 1, nil)
+	r := hub.registry("hub.example")
+	image := r.AddImage("app", "v1", []byte("layer"))
+	layer := digest.FromString("layer")
+	mirrors := ring(t, ids, func(m *mirror) upstream.Member {
+		if stored {
+			storing(t, "layer")(m)
+		}
+		c := upstream.NewClient(upstream.Options{URL: r.URL, DialContext: hub.network.DialContext})
+		t.Cleanup(c.Close)
+		return c
+	})
+	var clients sync.WaitGroup
+	start := time.Now()
+	for _, n := range append(mirrors, mirrors...) {
+		clients.Go(func() {
+			if m := get(t, n, "app", "v1"); m.err != nil || m.desc.Digest != image.Digest {
+				t.Errorf("manifest: %v", m.err)
+			}
+			b, err := n.Blob(t.Context(), "app", layer, 0, -1)
+			if err != nil {
+				t.Errorf("blob: %v", err)
+				return
+			}
+			defer b.Content.Close()
+			if got, err := io.ReadAll(b.Content); err != nil || string(got) != "layer" {
+				t.Errorf("blob: %q, %v", got, err)
+			}
+			if _, err := n.Tags(t.Context(), "app", nil); err != nil {
+				t.Errorf("tags: %v", err)
+			}
 		})
+	}
+	clients.Wait()
+	if took := time.Since(start); took > time.Minute {
+		t.Errorf("answered after %s", took)
 	}
 }
 

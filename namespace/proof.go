@@ -150,11 +150,11 @@ func (n *Namespace) compare(ctx context.Context, repo storage.RepoID, dgst diges
 
 // refusalOf returns a failed request for a part of a blob as errNotShown if the request
 // for the whole may succeed: the upstream or its proxy does not know ranges, or its blob
-// is too short.
+// is too short. No request leads out of a loop.
 func refusalOf(err error) error {
 	failed, ok := errors.AsType[*upstream.Error](err)
 	if ok && (errors.Is(err, oci.ErrNoRange) || failed.Status == http.StatusRequestedRangeNotSatisfiable ||
-		failed.Class == upstream.ClassUnavailable && failed.Answered()) {
+		failed.Class == upstream.ClassUnavailable && failed.Answered() && !failed.Loop()) {
 		return fmt.Errorf("%w: %w", errNotShown, err)
 	}
 	return err

@@ -186,6 +186,12 @@ func (e *Error) Local() bool { return shortage.Of(e.Err) != nil }
 // answer to a HEAD has no code, and no registry has another use for the status.
 func (e *Error) Loop() bool { return e.Status == http.StatusLoopDetected }
 
+// looped is [Error.Loop] of any error. No other question leads out of a loop.
+func looped(err error) bool {
+	failed, ok := errors.AsType[*Error](err)
+	return ok && failed.Loop()
+}
+
 // NewLoop returns the failure of a blob for which an upstream leads back to the mirror
 // that asks for it.
 func NewLoop(host, repo string, dgst digest.Digest) *Error {

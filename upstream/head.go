@@ -42,7 +42,7 @@ func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (*oci
 			c.named.add(named{c.loginOf(ctx).client, repo, desc.Digest})
 		}
 		return &oci.Manifest{Descriptor: desc, Upstream: c.host}, nil
-	case !answered(err):
+	case !answered(err) || looped(err):
 		c.noteSilence(&c.manifestHead, opManifest, err)
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func (c *Client) statBlob(ctx context.Context, repo string, dgst digest.Digest) 
 	switch {
 	case err == nil:
 		return desc, nil
-	case !answered(err):
+	case !answered(err) || looped(err):
 		c.noteSilence(&c.blobHead, opBlob, err)
 		return ocispec.Descriptor{}, err
 	}

@@ -392,3 +392,31 @@ func TestChainHead(t *testing.T) {
 	expectRequests(t, first, "GET /v2/repo/manifests/latest 404")
 	expectRequests(t, second, "HEAD /v2/repo/manifests/latest 200")
 }
+
+// A HEAD that has come back to its sender is repeated by no GET, which would come back, too.
+func TestHeadInALoop(t *testing.T) {
+	for name, question := range map[string]func(*upstream.Client) error{
+		"manifest": func(c *upstream.Client) error {
+			_, err := c.Head(t.Context(), "repo", oci.ByTag("latest"))
+			return err
+		},
+		"blob": func(c *upstream.Client) error {
+			_, err := c.StatBlob(t.Context(), "repo", digest.FromString("layer"))
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := upstreamtest.New(t)
+			c := newClient(t, r)
+			r.AddImage("repo", "latest", []byte("layer"))
+			r.Fault(upstreamtest.Any, upstreamtest.Status(http.StatusLoopDetected, ""))
+			failed, ok := errors.AsType[*upstream.Error](question(c))
+			if !ok || !failed.Loop() {
+				t.Errorf("got %v", failed)
+			}
+			if requests := r.Requests(); len(requests) != 1 {
+				t.Errorf("requests: %s", strings.Join(requests, ", "))
+			}
+		})
+	}
+}

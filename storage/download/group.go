@@ -123,11 +123,21 @@ func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*stor
 	}
 }
 
+// Stored reports whether [Group.Open] would find the content of a source in the store, or
+// fail to look. It is no use of the content.
+func (g *Group) Stored(ctx context.Context, dgst digest.Digest, src Source) bool {
+	if !src.borrows(ctx) {
+		return false
+	}
+	info, err := g.opts.Store.Stat(ctx, dgst)
+	return !errors.Is(err, storage.ErrNotExist) && (err != nil || src.Size == 0 || info.Size == src.Size)
+}
+
 // find opens a stored content. Content that does not have the size of a source, unless
 // that is 0, counts as not stored: a client must not take it for the whole.
 func (g *Group) find(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, error) {
 	// Before the store is touched: a search is a use of the content, and takes time.
-	if src.Apart || src.Lent != nil && !src.Lent(ctx) {
+	if !src.borrows(ctx) {
 		return nil, storage.ErrNotExist
 	}
 	size := src.Size

@@ -9,6 +9,7 @@ import (
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/download"
+	"github.com/weirhq/weir/storage/storagetest"
 )
 
 // Sources share downloads within their namespace only. Those with Lent never share with
@@ -123,4 +124,38 @@ func TestLent(t *testing.T) {
 			t.Errorf("%d requests", len(o.opens))
 		}
 	})
+}
+
+// Content is stored for a source if Open would find it, or could not look.
+func TestStored(t *testing.T) {
+	body := random(1000)
+	stored, missing := digest.FromBytes(body), digest.FromString("missing")
+	never, always := func(context.Context) bool { return false }, func(context.Context) bool { return true }
+	for name, test := range map[string]struct {
+		digest digest.Digest
+		source download.Source
+		want   bool
+	}{
+		"stored":                      {stored, download.Source{}, true},
+		"of the recorded size":        {stored, download.Source{Size: 1000}, true},
+		"damaged":                     {stored, download.Source{Size: 1001}, false},
+		"missing":                     {missing, download.Source{}, false},
+		"missing, of a recorded size": {missing, download.Source{Size: 1000}, false},
+		"not lent":                    {stored, download.Source{Lent: never}, false},
+		"lent":                        {stored, download.Source{Lent: always}, true},
+		"apart":                       {stored, download.Source{Apart: true}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSetup(t, nil)
+			if err := s.store.Commit(t.Context(), stored, storagetest.NewSpool(t, s.store.Spools(), body)); err != nil {
+				t.Fatal(err)
+			}
+			if got := s.Stored(t.Context(), test.digest, test.source); got != test.want {
+				t.Errorf("Stored = %v", got)
+			}
+			if n := s.store.Calls("Open"); n != 0 {
+				t.Errorf("the content was opened %d times", n)
+			}
+		})
+	}
 }

@@ -42,6 +42,11 @@ type Source struct {
 	Verified func(info storage.Info, proven bool)
 }
 
+// borrows reports whether the stored bytes may be used for the source.
+func (s Source) borrows(ctx context.Context) bool {
+	return !s.Apart && (s.Lent == nil || s.Lent(ctx))
+}
+
 // Stream delivers bytes of a content.
 type Stream struct {
 	io.ReadCloser
