@@ -71,11 +71,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		page: newPage(m.routing.keys), proxies: proxies, access: &m.routing.access, logger: logger,
 	}
 	ops.apart = cfg.Server.AdminAddress != ""
-	operations := ops.handler()
-	if ops.apart {
-		m.admin = m.entrance.guard(ops.adminHandler(), probesOnly(operations))
-	}
-	m.handler = m.entrance.guard(mount(m.tracing.handler(registry.New(registry.Options{
+	api := m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,
 		Access:  &m.routing.access,
@@ -86,7 +82,12 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Grants:  &m.grants,
 		Metrics: m.routing.requests,
 		Logger:  logger,
-	})), operations), probesOnly(operations))
+	}))
+	operations := ops.handler()
+	if ops.apart {
+		m.admin = m.entrance.guard(ops.adminHandler(api), probesOnly(operations))
+	}
+	m.handler = m.entrance.guard(mount(api, operations), probesOnly(operations))
 	return m, nil
 }
 

@@ -55,9 +55,11 @@ func (o *ops) handler() http.Handler {
 
 // adminHandler serves the paths of operators that have a listener of their own: the
 // metrics and the profiles of net/http/pprof. The rules hold there too: a profile tells
-// more than a metric.
-func (o *ops) adminHandler() http.Handler {
+// more than a metric. The challenge of a refusal names the token service at the host that
+// was asked, so the API answers /token there as well.
+func (o *ops) adminHandler(api http.Handler) http.Handler {
 	router := o.probes()
+	router.Path("/token").Handler(api)
 	guard := guard{o.access, o.proxies}
 	router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, o.metrics()))
 	for path, profile := range map[string]http.HandlerFunc{

@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
@@ -32,6 +33,7 @@ func TestAdminAddress(t *testing.T) {
 	for path, want := range map[string]int{
 		"/metrics": 200, "/debug/pprof/": 200, "/debug/pprof/heap": 200, "/debug/pprof/goroutine?debug=1": 200, "/debug/pprof/cmdline": 200, "/debug/pprof/symbol": 200,
 		"/": 404, "/v2/": 404, "/v2/_catalog": 404, "/debug/": 404, "/debug/vars": 404,
+		"/token": 404, // there is no token service
 	} {
 		if got, _ := admin(path, alice); got != want {
 			t.Errorf("operators get %d at %s, want %d", got, path, want)
@@ -53,5 +55,34 @@ func TestAdminAddress(t *testing.T) {
 	w.Logs(t, "listening for operators", addr)
 	if code := w.Terminate(t); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// The challenge at the operators' address leads to a token service that answers, and its
+// token opens the metrics there and at no other path.
+func TestTokensAtTheAdminAddress(t *testing.T) {
+	t.Parallel()
+	const alice = "Basic YWxpY2U6c2VjcmV0"
+	addr := testutil.FreeAddr(t)
+	harness.StartWeir(t, "[server]\nadmin_address = \""+addr+"\"\n[auth.token_service]\nsecret_key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n"+
+		usersOf+blockOf("up", nil, at(upstreamtest.New(t))))
+	operators := &harness.Weir{URL: "http://" + addr}
+	refused := operators.Get(t, "/metrics")
+	if got, want := refused.Header.Get("WWW-Authenticate"), `Bearer realm="http://`+addr+`/token",service="weir"`; refused.Status != 401 || got != want {
+		t.Fatalf("%d %q, want %q", refused.Status, got, want)
+	}
+	again := operators.Get(t, "/token?service=weir")
+	if got := again.Header.Get("WWW-Authenticate"); again.Status != 401 || !strings.HasPrefix(got, "Basic ") {
+		t.Errorf("a request for a token without credentials: %d %q", again.Status, got)
+	}
+	answer := operators.Get(t, "/token?service=weir", "Authorization", alice)
+	var document struct{ Token string }
+	if err := json.Unmarshal(answer.Body, &document); err != nil || document.Token == "" {
+		t.Fatalf("%d %s: %v", answer.Status, answer.Body, err)
+	}
+	for path, want := range map[string]int{"/metrics": 200, "/debug/pprof/cmdline": 200, "/v2/": 404, "/token/": 404} {
+		if got := operators.Get(t, path, "Authorization", "Bearer "+document.Token).Status; got != want {
+			t.Errorf("%d at %s with a token, want %d", got, path, want)
+		}
 	}
 }
