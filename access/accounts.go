@@ -8,9 +8,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"hash"
 	"math/bits"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +20,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/internal/bounded"
+	"github.com/weirhq/weir/internal/turns"
 )
 
 const (
@@ -27,6 +30,10 @@ const (
 	// maxWrong bounds the wrong passwords that are remembered. They come no faster than
 	// verifications end, so these are those of more than a minute.
 	maxWrong = 4096
+	// maxWaiting bounds the logins that wait, about ten seconds of work, and maxOfNetwork
+	// those of one network.
+	maxWaiting   = 256
+	maxOfNetwork = 32
 )
 
 // Account is a user with a password.
@@ -65,7 +72,7 @@ type accounts struct {
 	choice []byte     // key that chooses the account whose hash an unknown user's password is compared with
 	macs   sync.Pool  // of *maccer, with one key that is new in each [Rules]
 	wrong  *bounded.Cache[mac, time.Time]
-	queue  queue
+	queue  *turns.Queue
 }
 
 func newAccounts(list []Account) *accounts {
@@ -82,7 +89,8 @@ func newAccounts(list []Account) *accounts {
 	})
 	a.choice = choiceKey(a.all)
 	a.wrong = bounded.New(maxWrong, maxWrong*2*bounded.Overhead, func(mac, time.Time) int { return len(mac{}) })
-	a.queue = newQueue()
+	// As many verifications run as there are processors.
+	a.queue = turns.New(turns.Limits{Running: runtime.GOMAXPROCS(0), Waiting: maxWaiting, WaitingOfNetwork: maxOfNetwork})
 	return a
 }
 
@@ -97,7 +105,10 @@ func (a *accounts) login(ctx context.Context, basic Credentials, from netip.Addr
 		if len(a.all) == 0 {
 			return nil, &CredentialsError{MethodPassword, "there are no users"}
 		}
-		leave, err := a.queue.enter(ctx, from)
+		leave, err := a.queue.Enter(ctx, from)
+		if errors.Is(err, turns.ErrFull) {
+			err = &BusyError{}
+		}
 		if err != nil {
 			return nil, err
 		}

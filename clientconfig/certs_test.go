@@ -46,6 +46,9 @@ func TestCertificates(t *testing.T) {
 					t.Errorf("%s, %s: %s is %+v", client, kind, name, f)
 				}
 			}
+			if told := strings.Contains(strings.Join(c.Warnings, "\n"), "cannot show a client certificate"); told != (client == "crane" && m.Certificate != "") {
+				t.Errorf("%s, %s: the warnings are %q", client, kind, c.Warnings)
+			}
 			printed := clientconfig.Print(c.Files)
 			if len(c.Files) > 0 && strings.Contains(printed, "secret\n") {
 				t.Errorf("%s, %s: prints a key", client, kind)

@@ -117,7 +117,7 @@ func (h *Handler) ping(r *http.Request, table *namespace.Table) error {
 		if h.opens(shown.Basic.Password) {
 			return nil
 		}
-		return h.login(r.Context(), table, h.password(shown.Basic))
+		return h.login(r, table, h.password(shown.Basic))
 	case shown.Bearer == "":
 		return &Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Message: "log in to this mirror with an account of the registry behind it"}
 	case access.IsGrant(shown.Bearer):

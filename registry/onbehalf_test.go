@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -473,7 +472,7 @@ func TestRefusedPasswordsAreRemembered(t *testing.T) {
 	}
 }
 
-// Logins at a registry that hangs are bounded, and stop none at another one.
+// Logins at a registry that hangs are bounded, those that wait too, and stop none at another one.
 func TestLoginsOfEachRegistry(t *testing.T) {
 	slow, m := rights(t, bearer())
 	second := upstreamtest.New(t, bearer(), upstreamtest.WithAccounts(upstreamtest.Account{Username: "alice", Password: reader.Password, Repositories: []string{"app"}}))
@@ -484,30 +483,32 @@ func TestLoginsOfEachRegistry(t *testing.T) {
 	m.serve(block(t, slow, onBehalf(hanging)), block(t, second, onBehalf(other), func(s *namespace.Spec) { s.Key, s.Host = "other.example", "" }))
 	gate := upstreamtest.NewGate()
 	slow.Fault(upstreamtest.Tokens, upstreamtest.Hold(gate))
-	login := func(i int, block string) int {
-		c := upstream.Credential{Username: "alice", Password: reader.Password}
-		if i >= 0 {
-			c.Password = fmt.Sprint(i)
-		}
+	login := func(password, block string) int {
+		c := upstream.Credential{Username: "alice", Password: password}
 		return account{t, m, asBasic(c)}.do(http.MethodGet, "/token?scope=repository:"+block+"/app:pull").Code
 	}
-	var all sync.WaitGroup
-	const most = 32
-	for i := range most {
-		all.Go(func() { login(i, "up.example") })
+	const most = 32 + 128 // that run, and that wait of one network
+	answers := make(chan int, most+1)
+	for i := range most + 1 {
+		go func() { answers <- login(fmt.Sprint(i), "up.example") }()
 	}
-	if err := gate.Arrived(t.Context(), most); err != nil {
+	if err := gate.Arrived(t.Context(), 32); err != nil {
 		t.Fatal(err)
 	}
-	if got := login(most, "up.example"); got != http.StatusServiceUnavailable {
+	// All others wait for one that the registry holds up.
+	if got := <-answers; got != http.StatusServiceUnavailable {
 		t.Errorf("one more login: %d", got)
 	}
-	if got := login(-1, "other.example"); got != http.StatusOK {
+	if got := login(reader.Password, "other.example"); got != http.StatusOK {
 		t.Errorf("a login at another registry: %d", got)
 	}
 	gate.Open()
-	all.Wait()
-	if got := login(-1, "up.example"); got != http.StatusOK {
+	for range most {
+		if got := <-answers; got != http.StatusUnauthorized {
+			t.Errorf("a guess that waited: %d", got)
+		}
+	}
+	if got := login(reader.Password, "up.example"); got != http.StatusOK {
 		t.Errorf("a login after them: %d", got)
 	}
 }

@@ -2,9 +2,13 @@ package registry_test
 
 import (
 	"context"
+	"encoding/base64"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -106,6 +110,13 @@ func TestRefusalsCostNothing(t *testing.T) {
 	expired := opts
 	expired.Accounts = []access.Account{opts.Accounts[0]}
 	expired.Accounts[0].Expires = time.Now().Add(-time.Hour)
+	// Nothing listens at the port 0, so its keys cannot be read.
+	away := access.NewIssuer(access.IssuerOptions{
+		Name: "ci", URL: "http://127.0.0.1:0", Algorithms: []string{"RS256"}, Timeout: time.Minute, RotationTimeout: time.Minute,
+		Client: http.DefaultClient, Logger: slog.New(slog.DiscardHandler),
+	})
+	encode := base64.RawURLEncoding.EncodeToString
+	tokenOfIssuer := encode([]byte(`{"alg":"RS256","kid":"k"}`)) + "." + encode([]byte(`{"iss":"http://127.0.0.1:0"}`)) + "." + encode([]byte("signature"))
 	never := &access.Policy{Rules: []string{`false`}}
 	of := func(change func(*access.Block)) access.Options {
 		locked := opts
@@ -121,6 +132,18 @@ func TestRefusalsCostNothing(t *testing.T) {
 		return locked
 	}
 	nothing := of(func(*access.Block) {})
+	costsNothing := func(name string, ask func()) {
+		t.Helper()
+		r.ResetRequests()
+		before := g.uses.Load()
+		ask()
+		if uses := g.uses.Load() - before; uses > 0 {
+			t.Errorf("%s: %d uses of the store", name, uses)
+		}
+		if asked := r.Requests(); len(asked) > 0 {
+			t.Errorf("%s: the upstream was asked %q", name, asked)
+		}
+	}
 	for name, c := range map[string]struct {
 		opts   access.Options
 		header string
@@ -140,39 +163,43 @@ func TestRefusalsCostNothing(t *testing.T) {
 		"a policy of the block":     {of(func(b *access.Block) { b.Policy = never }), right, 403},
 		"a rule that fails":         {of(func(b *access.Block) { b.Policy = &access.Policy{Rules: []string{`identity.oidc.claims['a'] == 'b'`}} }), right, 403},
 		"a webhook":                 {all(func(o *access.Options) { o.Webhooks, o.Webhook = []access.Webhook{hook(403)}, "opa" }), right, 403},
+		"an issuer that is away":    {all(func(o *access.Options) { o.Issuers = []*access.Issuer{away} }), "Bearer " + tokenOfIssuer, 503},
 		"a webhook that is away":    {all(func(o *access.Options) { o.Webhooks, o.Webhook = []access.Webhook{hook(500)}, "opa" }), right, 403},
 		"a block that is gone":      {all(func(o *access.Options) { o.Blocks = []access.Block{{Key: "another.example"}} }), right, 404},
 		"a request that comes back": {nothing, right, 508},
 	} {
 		m.rules(c.opts)
-		r.ResetRequests()
-		before := g.uses.Load()
-		for operation, line := range requestsOfAll() {
-			method, path, _ := strings.Cut(line, " ")
-			if operation == "ping" || operation == "catalog" {
-				continue // they are for no repository, and may be permitted
-			}
-			headers := []string{"Authorization", c.header}
-			if c.status == 508 {
-				headers = append(headers, "Via", "1.1 weir-me")
-			}
-			for _, path := range []string{path, strings.Replace(path, "up.example", "own.example", 1)} {
-				// There, other words are for the upstream to judge.
-				if strings.Contains(path, "own.example") && c.status == 401 && c.header != wrong && c.header != right {
-					continue
+		costsNothing(name, func() {
+			for operation, line := range requestsOfAll() {
+				method, path, _ := strings.Cut(line, " ")
+				if operation == "ping" || operation == "catalog" {
+					continue // they are for no repository, and may be permitted
 				}
-				if w := m.do(method, path, headers...); w.Code != c.status {
-					t.Errorf("%s, %s %s: %d, want %d: %s", name, method, path, w.Code, c.status, w.Body)
+				headers := []string{"Authorization", c.header}
+				if c.status == 508 {
+					headers = append(headers, "Via", "1.1 weir-me")
+				}
+				for _, path := range []string{path, strings.Replace(path, "up.example", "own.example", 1)} {
+					// There, other words are for the upstream to judge.
+					if strings.Contains(path, "own.example") && c.status == 401 && c.header != wrong && c.header != right {
+						continue
+					}
+					if w := m.do(method, path, headers...); w.Code != c.status {
+						t.Errorf("%s, %s %s: %d, want %d: %s", name, method, path, w.Code, c.status, w.Body)
+					}
 				}
 			}
-		}
-		if uses := g.uses.Load() - before; uses > 0 {
-			t.Errorf("%s: %d uses of the store", name, uses)
-		}
-		if asked := r.Requests(); len(asked) > 0 {
-			t.Errorf("%s: the upstream was asked %q", name, asked)
-		}
+		})
 	}
+	costsNothing("a full queue of logins", func() {
+		const tries = 50
+		for i := 0; !m.refusesWhileLoginsWait(nothing); i++ {
+			if i == tries {
+				t.Error("no login was refused while the queue was full")
+				return
+			}
+		}
+	})
 	// Where the upstream decides, a token of the mirror that is not for this place.
 	m.rules(access.Options{Anonymous: true})
 	before := g.uses.Load()
@@ -182,4 +209,54 @@ func TestRefusalsCostNothing(t *testing.T) {
 	if asked := r.Requests(); len(asked) > 0 || g.uses.Load() != before {
 		t.Errorf("invalid tokens: the upstream was asked %q, the store was used %d times", asked, g.uses.Load()-before)
 	}
+}
+
+// refusesWhileLoginsWait fills the queue of logins with guesses of one address, sends a request
+// of each kind, and reports whether each was answered 503. It reports false if a guess ended
+// before them, which made room.
+func (m *mirror) refusesWhileLoginsWait(opts access.Options) bool {
+	m.t.Helper()
+	// A hash that takes many times as long as the requests.
+	hash, err := access.ParseHash("$2y$10$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	opts.Accounts = []access.Account{{User: "alice", Hash: hash}}
+	m.rules(opts)
+	ctx, cancel := context.WithCancel(m.t.Context())
+	var guesses sync.WaitGroup
+	defer guesses.Wait()
+	defer cancel()
+	ask := func(method, path, password string) int {
+		req := httptest.NewRequestWithContext(ctx, method, path, nil)
+		req.SetBasicAuth("alice", password)
+		w := httptest.NewRecorder()
+		m.handler.ServeHTTP(w, req)
+		return w.Code
+	}
+	const ofNetwork = 32 // that wait
+	refused := make(chan struct{}, 1)
+	for i := range runtime.GOMAXPROCS(0) + ofNetwork + 1 {
+		guesses.Go(func() {
+			if ask("GET", "/v2/", fmt.Sprint("guess ", i)) == http.StatusServiceUnavailable {
+				refused <- struct{}{}
+				return
+			}
+			cancel() // ends a request that waits, since a place was free
+		})
+	}
+	select {
+	case <-refused: // the queue is full
+	case <-ctx.Done():
+		return false
+	}
+	for _, line := range requestsOfAll() {
+		method, path, _ := strings.Cut(line, " ")
+		for _, path := range []string{path, strings.Replace(path, "up.example", "own.example", 1)} {
+			if ask(method, path, "another guess") != http.StatusServiceUnavailable {
+				return false
+			}
+		}
+	}
+	return true
 }

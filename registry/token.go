@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/bounded"
+	"github.com/weirhq/weir/internal/turns"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/upstream"
 )
@@ -32,6 +34,12 @@ const (
 	// maxExchanges bounds the exchanges of one registry that run at once: each is a request
 	// upstream that clients without an account can cause.
 	maxExchanges = 32
+	// maxWaitingExchanges bounds those that wait beside them, about a second of work of most
+	// registries, and maxWaitingOfNetwork those of one network, which may be a whole fleet.
+	maxWaitingExchanges = 256
+	maxWaitingOfNetwork = 128
+	// maxExchangeWait is how long one waits: clients give up soon after.
+	maxExchangeWait = 10 * time.Second
 	// refusedFor is how long a refused credential is refused without a request upstream.
 	// Upstreams lock accounts and addresses out after some wrong passwords.
 	refusedFor = time.Minute
@@ -40,10 +48,17 @@ const (
 
 // exchanges are the requests of clients for tokens.
 type exchanges struct {
-	mu      sync.Mutex
-	running map[string]int // by the registry: one that hangs must not stop logins at others
+	mu     sync.Mutex
+	queues map[string]*exchangeQueue // by the registry: one that hangs must not stop logins at others
 
 	refused *bounded.Cache[exchange, refusal]
+}
+
+// exchangeQueue are the exchanges of one registry, in which networks take turns: guessers
+// must not keep the logins of others out.
+type exchangeQueue struct {
+	*turns.Queue
+	users int // that run or wait
 }
 
 // exchange is a credential and a repository of a place, or no repository of a registry if the
@@ -60,29 +75,42 @@ type refusal struct {
 
 func newExchanges() exchanges {
 	return exchanges{
-		running: make(map[string]int),
+		queues: make(map[string]*exchangeQueue),
 		refused: bounded.New(maxRefused, 4<<20, func(e exchange, r refusal) int {
 			return len(e.credential) + len(e.place) + len(e.repository) + len(r.err.Error())
 		}),
 	}
 }
 
-// enter begins an exchange at a registry, until leave is called. It reports false if too many
-// run there.
-func (e *exchanges) enter(registry string) (leave func(), ok bool) {
+// enter begins an exchange at a registry, in turn, until leave is called. It returns
+// errManyLogins if too many run or wait there, and the cause of ctx if that ends before.
+func (e *exchanges) enter(ctx context.Context, registry string, from netip.Addr) (leave func(), err error) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.running[registry] >= maxExchanges {
-		return nil, false
+	queue := e.queues[registry]
+	if queue == nil {
+		queue = &exchangeQueue{Queue: turns.New(turns.Limits{Running: maxExchanges, Waiting: maxWaitingExchanges, WaitingOfNetwork: maxWaitingOfNetwork})}
+		e.queues[registry] = queue
 	}
-	e.running[registry]++
-	return func() {
+	queue.users++
+	e.mu.Unlock()
+	done := func() {
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if e.running[registry]--; e.running[registry] == 0 {
-			delete(e.running, registry)
+		if queue.users--; queue.users == 0 {
+			delete(e.queues, registry)
 		}
-	}, true
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, maxExchangeWait, errManyLogins)
+	defer cancel()
+	free, err := queue.Enter(waiting, from)
+	if errors.Is(err, turns.ErrFull) {
+		err = errManyLogins
+	}
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return func() { free(); done() }, nil
 }
 
 // refusalOf returns the refusal of a credential within the last minute, or nil: by a registry
@@ -168,12 +196,12 @@ func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wa
 		return err
 	}
 	if ns == nil {
-		if err := h.login(r.Context(), h.opts.Tables.Load(), credential); err != nil {
+		if err := h.login(r, h.opts.Tables.Load(), credential); err != nil {
 			return err
 		}
 		return h.writeToken(w, access.Grant{ID: credential.ID}, maxGrantLife)
 	}
-	grant, err := h.exchange(r.Context(), ns, repo, credential)
+	grant, err := h.exchange(r.Context(), h.opts.Proxies.Address(r), ns, repo, credential)
 	if err != nil {
 		return err
 	}
@@ -268,16 +296,20 @@ func wantedBy(query url.Values, table *namespace.Table) (*namespace.Namespace, s
 	return nil, ""
 }
 
-// exchange exchanges a credential for a token of the upstream of a namespace.
-func (h *Handler) exchange(ctx context.Context, ns *namespace.Namespace, repo string, c upstream.Credential) (upstream.Grant, error) {
+// exchange exchanges a client's credential for a token of the upstream of a namespace.
+func (h *Handler) exchange(ctx context.Context, from netip.Addr, ns *namespace.Namespace, repo string, c upstream.Credential) (upstream.Grant, error) {
 	if err := h.exchanges.refusalOf(c, ns.Place(), repo, false); err != nil {
 		return upstream.Grant{}, err
 	}
-	leave, ok := h.exchanges.enter(ns.Place().Registry)
-	if !ok {
-		return upstream.Grant{}, errManyLogins
+	leave, err := h.exchanges.enter(ctx, ns.Place().Registry, from)
+	if err != nil {
+		return upstream.Grant{}, err
 	}
 	defer leave()
+	// An earlier one in the queue may have had the same credential.
+	if err := h.exchanges.refusalOf(c, ns.Place(), repo, false); err != nil {
+		return upstream.Grant{}, err
+	}
 	grant, err := ns.Grant(upstream.OnBehalf(ctx, c), repo)
 	h.exchanges.refuse(c, ns.Place(), repo, false, err)
 	return grant, err
@@ -286,14 +318,14 @@ func (h *Handler) exchange(ctx context.Context, ns *namespace.Namespace, repo st
 // login checks a credential that is for no repository yet. With several registries it is
 // not known which of them it is for, and the others must not get it: the first pull checks
 // it then. Several blocks may mirror one registry.
-func (h *Handler) login(ctx context.Context, table *namespace.Table, c upstream.Credential) error {
+func (h *Handler) login(r *http.Request, table *namespace.Table, c upstream.Credential) error {
 	candidates := onBehalfOf(table)
 	if c.Anonymous() || len(candidates) == 0 || slices.ContainsFunc(candidates, func(ns *namespace.Namespace) bool {
 		return ns.Place().Registry != candidates[0].Place().Registry
 	}) {
 		return nil
 	}
-	_, err := h.exchange(ctx, candidates[0], "", c)
+	_, err := h.exchange(r.Context(), h.opts.Proxies.Address(r), candidates[0], "", c)
 	return err
 }
 

@@ -1,4 +1,4 @@
-package access
+package turns
 
 import (
 	"context"
@@ -10,28 +10,35 @@ import (
 	"testing/synctest"
 )
 
-// logins are the logins of a test in one queue, within a bubble of synctest.
-type logins struct {
-	queue
+// callers are those of a test in one queue, within a bubble of synctest.
+type callers struct {
+	*Queue
 	mu   sync.Mutex
 	runs []string // addresses of those that have a slot or had one, in their order
 	busy map[string]int
 	left int
 }
 
-func newLogins(slots int) *logins {
-	l := &logins{queue: newQueue(), busy: map[string]int{}}
-	l.free = slots
-	return l
+const (
+	maxWaiting   = 256
+	maxOfNetwork = 32
+)
+
+func limits(slots int) Limits {
+	return Limits{Running: slots, Waiting: maxWaiting, WaitingOfNetwork: maxOfNetwork}
 }
 
-// enter has a client log in, and waits until it runs, waits or is refused.
-func (l *logins) enter(ctx context.Context, address string) {
+func newCallers(slots int) *callers {
+	return &callers{Queue: New(limits(slots)), busy: map[string]int{}}
+}
+
+// enter has a client enter, and waits until it runs, waits or is refused.
+func (l *callers) enter(ctx context.Context, address string) {
 	go func() {
-		_, err := l.queue.enter(ctx, netip.MustParseAddr(address))
+		_, err := l.Enter(ctx, netip.MustParseAddr(address))
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if _, busy := errors.AsType[*BusyError](err); busy {
+		if errors.Is(err, ErrFull) {
 			l.busy[address]++
 		} else if err != nil {
 			l.left++
@@ -42,8 +49,8 @@ func (l *logins) enter(ctx context.Context, address string) {
 	synctest.Wait()
 }
 
-// next ends a verification, and returns the address of the login that runs then.
-func (l *logins) next() string {
+// next ends a call, and returns the address of the one that runs then.
+func (l *callers) next() string {
 	before := len(l.runs)
 	l.leave()
 	synctest.Wait()
@@ -53,11 +60,11 @@ func (l *logins) next() string {
 	return l.runs[before]
 }
 
-// A bounded number of logins waits, and a smaller one of each network. Each gets its turn,
+// A bounded number of callers waits, and a smaller one of each network. Each gets its turn,
 // and a client that leaves gives its place back.
 func TestQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLogins(2)
+		l := newCallers(2)
 		ctx, leave := context.WithCancel(t.Context())
 		defer leave()
 		for range 2 + maxOfNetwork + 5 {
@@ -91,8 +98,8 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// Guessers of many networks fill the queue. A client of another one gets a place all the
-// same, and waits for one login of each.
+// Callers of many networks fill the queue. A client of another one gets a place all the
+// same, and waits for one caller of each.
 func TestQueueIsFair(t *testing.T) {
 	for name, addressOf := range map[string]func(n int) string{
 		"some addresses":     func(n int) string { return fmt.Sprintf("198.51.100.%d", n%20) },
@@ -103,7 +110,7 @@ func TestQueueIsFair(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
-				l := newLogins(1)
+				l := newCallers(1)
 				for n := range 800 {
 					l.enter(ctx, addressOf(n))
 				}
@@ -118,7 +125,7 @@ func TestQueueIsFair(t *testing.T) {
 				for ; l.next() != honest && turns < 2*maxWaiting; turns++ {
 				}
 				if turns > networks {
-					t.Errorf("an honest client waits for %d logins of %d networks", turns, networks)
+					t.Errorf("an honest client waits for %d callers of %d networks", turns, networks)
 				}
 			})
 		})
@@ -127,14 +134,13 @@ func TestQueueIsFair(t *testing.T) {
 
 // A client that leaves in the moment in which its turn comes loses no slot.
 func TestQueueKeepsItsSlots(t *testing.T) {
-	q := newQueue()
-	q.free = 2
+	q := New(limits(2))
 	var all sync.WaitGroup
 	for n := range 400 {
 		all.Go(func() {
 			ctx, leave := context.WithCancel(t.Context())
 			go leave()
-			if free, err := q.enter(ctx, netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})); err == nil {
+			if free, err := q.Enter(ctx, netip.AddrFrom4([4]byte{10, 0, 0, byte(n)})); err == nil {
 				free()
 			}
 		})
@@ -142,52 +148,5 @@ func TestQueueKeepsItsSlots(t *testing.T) {
 	all.Wait()
 	if q.free != 2 || q.waiting != 0 || len(q.lines)+len(q.turns) != 0 {
 		t.Errorf("%d slots are free, %d wait in %d lines", q.free, q.waiting, len(q.lines))
-	}
-}
-
-// An unknown user costs the same after a reload, and after most changes of accounts: a name
-// whose cost changes while that of its account does not would be known to be unknown.
-func TestStandInsStay(t *testing.T) {
-	hash := func(text string) *Hash {
-		h, err := ParseHash(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return h
-	}
-	costs := []string{
-		"$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO",
-		"$argon2id$v=19$m=64,t=1,p=1$c2FsdHNhbHQ$TnDEl2tJgYtaYZt0/5f59Jf56vkIG4EtQACv6SLO2cI",
-		"$argon2id$v=19$m=128,t=1,p=1$c2FsdHNhbHQ$TnDEl2tJgYtaYZt0/5f59Jf56vkIG4EtQACv6SLO2cI",
-	}
-	var list []Account
-	for n := range 30 {
-		list = append(list, Account{User: fmt.Sprint("user", n), Hash: hash(costs[n%3])})
-	}
-	before := newAccounts(list)
-	// The new one does not have the least digest, as most new ones have not.
-	added := newAccounts(append(list[:len(list):len(list)], Account{User: "new", Hash: hash(costs[1])}))
-	perCost, same, kept := map[string]int{}, 0, 0
-	const names = 3000
-	again := newAccounts(list)
-	for n := range names {
-		name := fmt.Sprint("nobody", n)
-		cost := before.standIn(name).Hash.cost()
-		perCost[cost]++
-		if again.standIn(name).Hash.cost() == cost {
-			same++
-		}
-		if added.standIn(name).Hash.cost() == cost {
-			kept++
-		}
-	}
-	if same != names || kept < names*9/10 {
-		t.Errorf("%d of %d names have the same cost after a reload, %d with a further account", same, names, kept)
-	}
-	if len(perCost) != 3 {
-		t.Errorf("names are spread over %v", perCost)
-	}
-	if newAccounts(nil).all != nil { // no stand-in is asked for
-		t.Error("accounts from nowhere")
 	}
 }
