@@ -1,6 +1,7 @@
 package namespace_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -184,6 +185,73 @@ func TestInventedQuestions(t *testing.T) {
 			t.Errorf("%d records after %d, %v", len(m.recordKeys(t)), before, err)
 		}
 	})
+}
+
+// TestInventedQuestionsOfAgreeableRegistries has registries that answer what a client invents
+// with 200: an empty list of tags for any repository, the same page for any token, the same
+// referrers for any type, and a manifest by HEAD for any tag.
+func TestInventedQuestionsOfAgreeableRegistries(t *testing.T) {
+	for name, c := range map[string]struct {
+		match upstreamtest.Match
+		body  string
+		ask   func(ctx context.Context, n *namespace.Namespace, subject digest.Digest, i int) error
+		want  int // records that all of them leave
+	}{
+		"no tags": {upstreamtest.Tags, `{"tags":[]}`, func(ctx context.Context, n *namespace.Namespace, _ digest.Digest, i int) error {
+			_, err := n.Tags(ctx, fmt.Sprint("none", i), nil)
+			return err
+		}, 0},
+		"null": {upstreamtest.Tags, `{"name":"none","tags":null}`, func(ctx context.Context, n *namespace.Namespace, _ digest.Digest, i int) error {
+			_, err := n.Tags(ctx, fmt.Sprint("none", i), nil)
+			return err
+		}, 0},
+		"tokens of pages": {upstreamtest.Tags, `{"tags":["a","b"]}`, func(ctx context.Context, n *namespace.Namespace, _ digest.Digest, i int) error {
+			_, err := n.Tags(ctx, "app", url.Values{"page": {fmt.Sprint(i)}})
+			return err
+		}, 0},
+		"names of parameters": {upstreamtest.Tags, `{"tags":["a","b"]}`, func(ctx context.Context, n *namespace.Namespace, _ digest.Digest, i int) error {
+			_, err := n.Tags(ctx, "app", url.Values{fmt.Sprint("x", i): {"y"}})
+			return err
+		}, 0},
+		"lengths of pages": {upstreamtest.Tags, `{"tags":["a","b"]}`, func(ctx context.Context, n *namespace.Namespace, _ digest.Digest, i int) error {
+			_, err := n.Tags(ctx, "app", url.Values{"n": {fmt.Sprint(i + 2)}})
+			return err
+		}, 1},
+		"types of referrers": {nil, "", func(ctx context.Context, n *namespace.Namespace, subject digest.Digest, i int) error {
+			_, err := n.Referrers(ctx, "app", subject, fmt.Sprint("application/x", i))
+			return err
+		}, 8},
+		"tags by HEAD": {upstreamtest.Manifests, "", func(ctx context.Context, n *namespace.Namespace, _ digest.Digest, i int) error {
+			_, err := n.Head(ctx, "app", oci.ByTag(fmt.Sprint("x", i)))
+			return err
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example", upstreamtest.WithoutReferrersFilter())
+				n := m.namespace("up.example", r)
+				image := r.AddImage("app", "v1", []byte("a layer"))
+				r.AddReferrer("app", image, "application/sbom", []byte("sbom"))
+				get(t, n, "app", "v1")
+				before := len(m.recordKeys(t))
+				switch {
+				case c.body != "":
+					r.Fault(c.match, upstreamtest.Status(200, c.body))
+				case c.match != nil:
+					r.Fault(c.match, upstreamtest.Status(200, ""), upstreamtest.Header("Content-Type", image.MediaType),
+						upstreamtest.Header("Docker-Content-Digest", digest.FromString("x").String()), upstreamtest.Header("Content-Length", "7"))
+				}
+				for i := range 50 {
+					if err := c.ask(t.Context(), n, image.Digest, i); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if left := len(m.recordKeys(t)) - before; left != c.want {
+					t.Errorf("%d records after 50 questions, want %d: %q", left, c.want, m.recordKeys(t))
+				}
+			})
+		})
+	}
 }
 
 // TestTagsFromTheCache has lists that were never asked for.

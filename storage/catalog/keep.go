@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -48,7 +49,7 @@ func (u *Usage) Add(bytes, records int64) {
 
 // exceeds reports whether the records are over a limit.
 func (u *Usage) exceeds(l Limits) bool {
-	return l.Bytes > 0 && u.bytes.Load() > l.Bytes || l.Records > 0 && u.records.Load() > l.Records
+	return sum{u.bytes.Load(), u.records.Load()}.exceeds(l)
 }
 
 // KeepOptions configure [Catalog.Keep].
@@ -64,9 +65,9 @@ type KeepOptions struct {
 }
 
 // Keep keeps the records within limits until its context ends: those go first that were
-// not used for the longest time. If there are too many, a block that has more than half of
-// them loses its own. Keep counts the records at the start, behind the first
-// requests, and each hour.
+// not used for the longest time. If there are too many, or too many bytes of them, the
+// blocks that have most lose their own. Keep counts the records at the start, behind the
+// first requests, and each hour.
 func (c *Catalog) Keep(ctx context.Context, opts KeepOptions) {
 	ticker := time.NewTicker(keepPause)
 	defer ticker.Stop()
@@ -120,112 +121,123 @@ func (c *Catalog) Trim(ctx context.Context, records storage.RecordKeeper, unused
 }
 
 func (c *Catalog) trim(ctx context.Context, records storage.RecordKeeper, limits Limits, dryRun bool) (TrimReport, error) {
-	found := listing{now: time.Now()}
-	for entry, err := range records.AllRecords(ctx) {
-		if err != nil {
-			return TrimReport{}, fmt.Errorf("storage: cannot list the records: %w", err)
-		}
-		found.add(entry)
-	}
-	found.endBlock()
-	report := TrimReport{bytes: found.all.bytes, records: found.all.records}
-	var used Usage
-	used.Add(report.bytes, report.records)
-	target := limits
-	if used.exceeds(limits) {
-		target.Bytes -= limits.Bytes / trimShare
-		target.Records -= limits.Records / trimShare
-	}
-	removed := make(map[string]bool)
-	remove := func(victims []storage.RecordEntry, goes func(storage.RecordEntry) bool) error {
-		for _, victim := range victims {
-			if removed[victim.Key] {
-				continue
-			}
-			if !goes(victim) {
-				return nil
-			}
-			if err := c.forget(ctx, victim.Key, dryRun); errors.Is(err, errForeign) {
-				continue
-			} else if err != nil {
-				return err
-			}
-			removed[victim.Key] = true
-			used.Add(-victim.Size, -1)
-			report.Removed++
-		}
-		return nil
-	}
-	oldest := found.all.inOrder()
-	err := remove(oldest, func(r storage.RecordEntry) bool { return limits.Unused > 0 && found.now.Sub(r.Used) > limits.Unused })
-	// A flood of records of one block, such as tags that its upstream invents, must not
-	// remove those of others, which may be in use and yet touched some hours ago.
-	own := found.largest
-	err = cmp.Or(err, remove(own.inOrder(), func(r storage.RecordEntry) bool {
-		if !used.exceeds(target) || 2*own.records <= used.records.Load() {
-			return false
-		}
-		own.records--
+	t := trimming{catalog: c, dryRun: dryRun, blocks: make(map[string]sum), removed: make(map[string]bool)}
+	now := time.Now()
+	oldest, err := list(ctx, records, now, func(entry storage.RecordEntry) bool {
+		t.count(entry, 1)
 		return true
-	}))
-	err = cmp.Or(err, remove(oldest, func(storage.RecordEntry) bool { return used.exceeds(target) }))
+	})
+	report := TrimReport{bytes: t.all.bytes, records: t.all.records}
+	if err != nil {
+		return TrimReport{}, err
+	}
+	excessive := t.all.exceeds(limits)
+	err = t.remove(ctx, oldest, func(r storage.RecordEntry) bool { return limits.Unused > 0 && now.Sub(r.Used) > limits.Unused })
+	if err == nil && excessive {
+		limits.Bytes -= limits.Bytes / trimShare
+		limits.Records -= limits.Records / trimShare
+		err = t.shrink(ctx, records, now, limits)
+	}
+	report.Removed = len(t.removed)
 	return report, err
 }
 
-// listing is a listing of all records, those of each block together.
-type listing struct {
-	now          time.Time
-	all          ages
-	block        string // the first segment of the keys
-	own, largest ages   // of that block, and of the block with the most records
+// sum counts records.
+type sum struct{ bytes, records int64 }
+
+func (s sum) exceeds(l Limits) bool {
+	return l.Bytes > 0 && s.bytes > l.Bytes || l.Records > 0 && s.records > l.Records
 }
 
-// add notes the next record.
-func (l *listing) add(entry storage.RecordEntry) {
-	if entry.Used.After(l.now) { // a clock ran ahead
-		entry.Used = l.now
-	}
-	if block, _, _ := strings.Cut(entry.Key, "/"); block != l.block {
-		l.endBlock()
-		l.block = block
-	}
-	l.all.add(entry)
-	l.own.add(entry)
+// trimming is one removal of records.
+type trimming struct {
+	catalog *Catalog
+	dryRun  bool
+	all     sum
+	blocks  map[string]sum // by the first segment of the keys
+	removed map[string]bool
 }
 
-// endBlock notes that all records of a block have been listed.
-func (l *listing) endBlock() {
-	if l.own.records > l.largest.records {
-		l.largest = l.own
+// count adds a record to the sums, or takes it away if n is -1.
+func (t *trimming) count(entry storage.RecordEntry, n int64) {
+	of := t.blocks[blockOf(entry)]
+	for _, s := range []*sum{&t.all, &of} {
+		s.bytes += n * entry.Size
+		s.records += n
 	}
-	l.own = ages{}
+	t.blocks[blockOf(entry)] = of
 }
 
-// ages counts records, and finds the oldest ones.
-type ages struct {
-	bytes, records int64
-	oldest         youngestFirst // trimBatch at most
+func blockOf(entry storage.RecordEntry) string {
+	block, _, _ := strings.Cut(entry.Key, "/")
+	return block
 }
 
-func (a *ages) add(entry storage.RecordEntry) {
-	a.bytes += entry.Size
-	a.records++
-	switch {
-	case len(a.oldest) < trimBatch:
-		heap.Push(&a.oldest, entry)
-	case entry.Used.Before(a.oldest[0].Used):
-		a.oldest[0] = entry
-		heap.Fix(&a.oldest, 0)
+// shrink removes records until they are within limits. The blocks with most of them give
+// way, until they have equal parts: floods of several blocks, such as tags that their
+// upstreams invent, must not remove the records of others, which may be in use and yet
+// touched some hours ago.
+func (t *trimming) shrink(ctx context.Context, records storage.RecordKeeper, now time.Time, limits Limits) error {
+	var bytes, numbers []int64
+	for _, s := range t.blocks {
+		bytes, numbers = append(bytes, s.bytes), append(numbers, s.records)
 	}
+	most := Limits{Bytes: level(bytes, limits.Bytes), Records: level(numbers, limits.Records)}
+	gives := func(r storage.RecordEntry) bool {
+		return !t.removed[r.Key] && t.all.exceeds(limits) && t.blocks[blockOf(r)].exceeds(most)
+	}
+	oldest, err := list(ctx, records, now, gives)
+	return cmp.Or(err, t.remove(ctx, oldest, gives))
 }
 
-// inOrder empties the heap, and returns its records, the oldest first.
-func (a *ages) inOrder() []storage.RecordEntry {
-	entries := make([]storage.RecordEntry, len(a.oldest))
-	for i := len(entries) - 1; i >= 0; i-- {
-		entries[i] = heap.Pop(&a.oldest).(storage.RecordEntry)
+// level returns how much each block may have so that all together are within a limit. Those
+// that have less keep all. It returns 0, which is no limit, if they are.
+func level(blocks []int64, limit int64) int64 {
+	if limit <= 0 {
+		return 0
 	}
-	return entries
+	slices.Sort(blocks)
+	for i, has := range blocks {
+		if part := limit / int64(len(blocks)-i); has > part {
+			return max(part, 1)
+		}
+		limit -= has
+	}
+	return 0
+}
+
+// remove removes those of some records that have to go.
+func (t *trimming) remove(ctx context.Context, records []storage.RecordEntry, goes func(storage.RecordEntry) bool) error {
+	for _, r := range records {
+		if !goes(r) {
+			continue
+		}
+		if err := t.catalog.forget(ctx, r.Key, t.dryRun); errors.Is(err, errForeign) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		t.removed[r.Key] = true
+		t.count(r, -1)
+	}
+	return nil
+}
+
+// list returns the oldest of the records that are wanted, the oldest first.
+func list(ctx context.Context, records storage.RecordKeeper, now time.Time, wanted func(storage.RecordEntry) bool) ([]storage.RecordEntry, error) {
+	var oldest youngestFirst
+	for entry, err := range records.AllRecords(ctx) {
+		if err != nil {
+			return nil, fmt.Errorf("storage: cannot list the records: %w", err)
+		}
+		if entry.Used.After(now) { // a clock ran ahead
+			entry.Used = now
+		}
+		if wanted(entry) {
+			oldest.add(entry)
+		}
+	}
+	return oldest.inOrder(), nil
 }
 
 // errForeign says that no catalog made a record.
@@ -240,8 +252,28 @@ func (c *Catalog) forget(ctx context.Context, key string, dryRun bool) error {
 	return c.remove(ctx, record{key: key, sort: sort}, PruneOptions{DryRun: dryRun})
 }
 
-// youngestFirst is a heap of the oldest records, the youngest of them at its top.
+// youngestFirst is a heap of the oldest records, trimBatch at most, the youngest of them at
+// its top.
 type youngestFirst []storage.RecordEntry
+
+func (h *youngestFirst) add(entry storage.RecordEntry) {
+	switch {
+	case len(*h) < trimBatch:
+		heap.Push(h, entry)
+	case entry.Used.Before((*h)[0].Used):
+		(*h)[0] = entry
+		heap.Fix(h, 0)
+	}
+}
+
+// inOrder empties the heap, and returns its records, the oldest first.
+func (h *youngestFirst) inOrder() []storage.RecordEntry {
+	entries := make([]storage.RecordEntry, len(*h))
+	for i := len(entries) - 1; i >= 0; i-- {
+		entries[i] = heap.Pop(h).(storage.RecordEntry)
+	}
+	return entries
+}
 
 func (h youngestFirst) Len() int { return len(h) }
 func (h youngestFirst) Less(i, j int) bool {

@@ -1,6 +1,7 @@
 package catalog_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -123,17 +124,52 @@ func TestKeepFollowsItsLimits(t *testing.T) {
 	})
 }
 
-// A flood of one block's records leaves those of others, though they were touched earlier,
-// until the block has no more than half of all.
+// Floods of blocks' records leave those of others, though they were touched earlier, until
+// the blocks that have most have equal parts: by their number, and by their bytes.
 func TestFloodOfRecordsLeavesOthers(t *testing.T) {
+	type block struct {
+		name          string
+		records, size int
+		age           time.Duration
+		least, most   int // records that are left
+	}
+	old := 5 * time.Hour
 	for name, c := range map[string]struct {
-		limit           int64
-		honest, hostile int // records that are left, of 16 old ones and 64 new ones
+		limits catalog.Limits
+		blocks []block
 	}{
-		"within":               {limit: 80, honest: 16, hostile: 64},
-		"the flood goes":       {limit: 40, honest: 16, hostile: 22},
-		"both have half":       {limit: 33, honest: 15, hostile: 16},
-		"less than others had": {limit: 24, honest: 7, hostile: 16},
+		"within": {catalog.Limits{Records: 80}, []block{
+			{"docker.io", 12, 2, old, 12, 12}, {"hostile.example", 64, 2, 0, 64, 64}, {"quay.io", 4, 2, old, 4, 4},
+		}},
+		"the flood goes": {catalog.Limits{Records: 40}, []block{
+			{"docker.io", 12, 2, old, 12, 12}, {"hostile.example", 64, 2, 0, 22, 22}, {"quay.io", 4, 2, old, 4, 4},
+		}},
+		"both have half": {catalog.Limits{Records: 32}, []block{{"docker.io", 40, 2, old, 15, 15}, {"hostile.example", 64, 2, 0, 15, 15}}},
+		"less than others had": {catalog.Limits{Records: 24}, []block{
+			{"docker.io", 12, 2, old, 9, 10}, {"hostile.example", 64, 2, 0, 9, 10}, {"quay.io", 4, 2, old, 4, 4},
+		}},
+		"two floods": {catalog.Limits{Records: 48}, []block{
+			{"docker.io", 14, 2, old, 14, 14}, {"hostile.example", 40, 2, 0, 15, 16}, {"other.example", 45, 2, time.Minute, 15, 16},
+		}},
+		"two floods, each as large as the others": {catalog.Limits{Records: 48}, []block{
+			{"docker.io", 16, 2, old, 15, 16}, {"hostile.example", 16, 2, 0, 14, 15}, {"other.example", 17, 2, 0, 15, 15},
+		}},
+		"four floods": {catalog.Limits{Records: 48}, []block{
+			{"a.example", 20, 2, 0, 10, 10}, {"b.example", 20, 2, 0, 10, 10}, {"docker.io", 5, 2, old, 5, 5},
+			{"x.example", 20, 2, 0, 10, 10}, {"y.example", 20, 2, 0, 10, 10},
+		}},
+		// The block with most records has few bytes.
+		"a flood of bytes": {catalog.Limits{Bytes: 64 << 10}, []block{
+			{"docker.io", 60, 2, old, 60, 60}, {"hostile.example", 20, 6000, 0, 1, 7},
+		}},
+		"two floods of bytes": {catalog.Limits{Bytes: 64 << 10, Records: 1000}, []block{
+			{"docker.io", 60, 2, old, 60, 60}, {"hostile.example", 10, 6000, 0, 1, 4}, {"other.example", 10, 6000, time.Minute, 1, 4},
+		}},
+		"of bytes, and of records": {catalog.Limits{Bytes: 64 << 10, Records: 90}, []block{
+			{"docker.io", 20, 2, old, 20, 20}, {"hostile.example", 20, 6000, 0, 1, 7}, {"other.example", 100, 2, 0, 57, 64},
+		}},
+		// Its own records go, the oldest first.
+		"one block": {catalog.Limits{Records: 32}, []block{{"hostile.example", 64, 2, 0, 30, 30}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -142,44 +178,41 @@ func TestFloodOfRecordsLeavesOthers(t *testing.T) {
 			defer store.Close()
 			kept := catalog.New(store.Records(), catalog.Options{})
 			now := time.Now()
-			put := func(block string, n int, age time.Duration) {
-				for i := range n {
-					repo := storage.RepoID{Namespace: block, Name: "app"}
-					must(t, kept.PutDocument(t.Context(), repo, "kind", fmt.Sprint(i), catalog.Document{Body: []byte("{}"), Checked: checked}))
+			for _, b := range c.blocks {
+				repo := storage.RepoID{Namespace: b.name, Name: "app"}
+				for i := range b.records {
+					body := append([]byte(`"`), bytes.Repeat([]byte("x"), b.size)...)
+					must(t, kept.PutDocument(t.Context(), repo, "kind", fmt.Sprint(i), catalog.Document{Body: append(body, '"'), Checked: checked}))
 				}
 				for entry, err := range store.AllRecords(t.Context()) {
 					must(t, err)
-					if strings.HasPrefix(entry.Key, block+"/") {
-						must(t, store.TouchRecord(t.Context(), entry.Key, now.Add(-age)))
+					if strings.HasPrefix(entry.Key, b.name+"/") {
+						must(t, store.TouchRecord(t.Context(), entry.Key, now.Add(-b.age)))
 					}
 				}
 			}
-			put("docker.io", 12, 5*time.Hour)
-			put("hostile.example", 64, time.Minute)
-			put("quay.io", 4, 6*time.Hour)
 			ctx, cancel := context.WithCancel(t.Context())
 			counted := make(chan struct{}, 8)
 			var running sync.WaitGroup
 			running.Go(func() {
 				kept.Keep(ctx, catalog.KeepOptions{
-					Records: store, Limits: func() catalog.Limits { return catalog.Limits{Records: c.limit} }, Usage: new(catalog.Usage),
+					Records: store, Limits: func() catalog.Limits { return c.limits }, Usage: new(catalog.Usage),
 					Counted: func(int64) { counted <- struct{}{} }, Logger: slog.New(slog.DiscardHandler),
 				})
 			})
 			<-counted
 			cancel()
 			running.Wait()
-			honest, hostile := 0, 0
+			left := make(map[string]int)
 			for entry, err := range store.AllRecords(t.Context()) {
 				must(t, err)
-				if strings.HasPrefix(entry.Key, "hostile.example/") {
-					hostile++
-				} else {
-					honest++
-				}
+				block, _, _ := strings.Cut(entry.Key, "/")
+				left[block]++
 			}
-			if honest != c.honest || hostile != c.hostile {
-				t.Errorf("%d and %d records are left, want %d and %d", honest, hostile, c.honest, c.hostile)
+			for _, b := range c.blocks {
+				if n := left[b.name]; n < b.least || n > b.most {
+					t.Errorf("%s: %d of %d records are left, want %d to %d", b.name, n, b.records, b.least, b.most)
+				}
 			}
 		})
 	}
