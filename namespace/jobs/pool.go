@@ -24,8 +24,16 @@ const queuePerWorker = 64
 // second; a job that takes longer waits for an upstream that never ends.
 const longestJob = 6 * time.Hour
 
-// errTooLong ends a job that takes longer than longestJob.
-var errTooLong = errors.New("jobs: the job has taken too long")
+// longestTurn is how long a job may take while a block without one waits for a place.
+// A blob of 8 GiB comes in that time at 5 MiB a second.
+const longestTurn = 30 * time.Minute
+
+var (
+	// errTooLong ends a job that takes longer than longestJob.
+	errTooLong = errors.New("jobs: the job has taken too long")
+	// errTurnOver ends a job that takes longer than longestTurn.
+	errTurnOver = errors.New("jobs: another repository block waits for the place of the job")
+)
 
 // Key names a job. It is of a comparable type, and is compared as it is; its String
 // is for the log only.
@@ -41,7 +49,8 @@ type Key interface {
 // Repository blocks take turns. A block never runs more jobs than could still begin
 // after them: half of all if it is alone, and less if others run too. So the jobs of
 // an upstream that never ends them leave room for those of others. The same holds
-// for the places in the queue.
+// for the places in the queue. If the jobs of several blocks together have taken all
+// places, and a block without one waits, the oldest job ends after its turn.
 type Pool struct {
 	size    int
 	logger  *slog.Logger
@@ -52,7 +61,8 @@ type Pool struct {
 
 	mu      sync.Mutex
 	running map[string]int // by block
-	busy    int            // all that run
+	active  []*activeJob   // all that run, the oldest first
+	turn    *time.Timer    // ends the oldest one, if a block needs its place
 	queue   map[string][]job
 	queued  int
 	turns   []string     // the blocks with a queue; the first is next
@@ -65,11 +75,25 @@ type job struct {
 	run func(context.Context) error
 }
 
+// activeJob is a job that runs.
+type activeJob struct {
+	block string
+	began time.Time
+	end   context.CancelCauseFunc
+}
+
 // NewPool returns a pool that runs up to size jobs at once.
 func NewPool(size int, metrics *Metrics, logger *slog.Logger) *Pool {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Pool{size: size, logger: logger, metrics: metrics, ctx: ctx, cancel: cancel, keys: make(map[Key]bool),
+	p := &Pool{size: size, logger: logger, metrics: metrics, ctx: ctx, cancel: cancel, keys: make(map[Key]bool),
 		running: make(map[string]int), queue: make(map[string][]job)}
+	p.turn = time.AfterFunc(longestTurn, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.giveWay()
+	})
+	p.turn.Stop() // until a block needs a place
+	return p
 }
 
 // Size is how many jobs can run at once.
@@ -104,23 +128,49 @@ func (p *Pool) Submit(key Key, run func(context.Context) error) bool {
 	}
 	p.queue[block] = append(p.queue[block], job{key, run})
 	p.queued++
-	p.metrics.set(p.busy, p.queued)
+	p.metrics.set(len(p.active), p.queued)
+	p.giveWay()
 	return true
 }
 
 // admits reports whether a block may run a further job: it leaves as many places free
 // as it takes. The caller holds the mutex, as for start and admit.
 func (p *Pool) admits(block string) bool {
-	free := p.size - p.busy
+	free := p.size - len(p.active)
 	return free > 0 && p.running[block] < max(free, 1)
 }
 
 // start runs a job. A goroutine exists only while there is work.
 func (p *Pool) start(j job) {
 	p.running[j.key.Block()]++
-	p.busy++
-	p.metrics.set(p.busy, p.queued)
-	p.workers.Go(func() { p.work(j) })
+	limited, cancel := context.WithTimeoutCause(p.ctx, longestJob, errTooLong)
+	ctx, end := context.WithCancelCause(limited)
+	active := &activeJob{j.key.Block(), time.Now(), end}
+	p.active = append(p.active, active)
+	p.metrics.set(len(p.active), p.queued)
+	p.workers.Go(func() {
+		defer cancel()
+		p.work(ctx, j, active)
+	})
+}
+
+// giveWay ends the oldest job if its turn is over, and a block without a job waits for its
+// place. If the turn is not over yet, giveWay runs again then. The caller holds the mutex.
+func (p *Pool) giveWay() {
+	p.turn.Stop()
+	needed := slices.ContainsFunc(p.turns, func(block string) bool { return p.running[block] == 0 })
+	if p.closed || !needed || len(p.active) < p.size || p.size == 0 {
+		return
+	}
+	oldest := p.active[0]
+	if left := longestTurn - time.Since(oldest.began); left > 0 {
+		p.turn.Reset(left)
+		return
+	}
+	oldest.end(errTurnOver) // which starts the next one
+	if i := slices.Index(p.turns, oldest.block); i >= 0 {
+		p.turns = append(slices.Delete(p.turns, i, i+1), oldest.block) // others first
+	}
 }
 
 // admit starts waiting jobs, by turns between blocks.
@@ -155,17 +205,17 @@ func (p *Pool) Close() {
 	}
 	clear(p.queue)
 	p.turns, p.queued = nil, 0
-	p.metrics.set(p.busy, 0)
+	p.turn.Stop()
+	p.metrics.set(len(p.active), 0)
 	p.mu.Unlock()
 	p.cancel()
 	p.workers.Wait()
 }
 
 // work runs a job, and starts those that its end lets run.
-func (p *Pool) work(j job) {
-	ctx, cancel := context.WithTimeoutCause(p.ctx, longestJob, errTooLong)
+func (p *Pool) work(ctx context.Context, j job, active *activeJob) {
 	err := j.run(ctx)
-	cancel()
+	active.end(nil)
 	if err != nil {
 		p.logger.Warn("a cache job failed; a later pull does its work", "job", j.key.String(), "error", err)
 		p.metrics.ended("failed")
@@ -179,7 +229,8 @@ func (p *Pool) work(j job) {
 	if p.running[block]--; p.running[block] == 0 {
 		delete(p.running, block)
 	}
-	p.busy--
+	p.active = slices.DeleteFunc(p.active, func(a *activeJob) bool { return a == active })
 	p.admit()
-	p.metrics.set(p.busy, p.queued)
+	p.giveWay()
+	p.metrics.set(len(p.active), p.queued)
 }

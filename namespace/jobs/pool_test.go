@@ -226,6 +226,60 @@ func TestPoolSharesPlaces(t *testing.T) {
 	}
 }
 
+// Blocks that together hold all places lose one after half an hour if another block waits,
+// and none if no other one does.
+func TestPoolTakesTurns(t *testing.T) {
+	const turn = 30 * time.Minute
+	for name, c := range map[string]struct {
+		size, hostile, others int
+		within                time.Duration // until all jobs of the honest block are done
+	}{
+		"a place is free":        {size: 4, hostile: 2, others: 10},
+		"three blocks of four":   {size: 4, hostile: 3, others: 3, within: turn},
+		"four blocks of four":    {size: 4, hostile: 4, others: 3, within: 2 * turn},
+		"two blocks of two":      {size: 2, hostile: 2, others: 2, within: turn},
+		"more blocks than wait":  {size: 4, hostile: 7, others: 1, within: 2 * turn},
+		"one place, another one": {size: 1, hostile: 1, others: 1, within: turn},
+		"no other block waits":   {size: 4, hostile: 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := jobs.NewPool(c.size, nil, slog.New(slog.DiscardHandler))
+				defer pool.Close()
+				var ended atomic.Int32
+				for b := range c.hostile {
+					for i := range 100 {
+						pool.Submit(of{fmt.Sprint("hostile", b), i}, func(ctx context.Context) error {
+							<-ctx.Done()
+							ended.Add(1)
+							return context.Cause(ctx)
+						})
+					}
+				}
+				synctest.Wait()
+				var done atomic.Int32
+				for i := range c.others {
+					if !pool.Submit(of{"honest", i}, func(context.Context) error { done.Add(1); return nil }) {
+						t.Fatalf("job %d was dropped", i)
+					}
+				}
+				time.Sleep(c.within)
+				synctest.Wait()
+				if done.Load() != int32(c.others) {
+					t.Errorf("%d of %d jobs are done", done.Load(), c.others)
+				}
+				if c.within == 0 {
+					time.Sleep(5 * time.Hour)
+				}
+				synctest.Wait()
+				if got := ended.Load(); c.within == 0 && got != 0 || got > int32(c.size)*int32(c.within/turn) {
+					t.Errorf("%d jobs of others have ended", got)
+				}
+			})
+		})
+	}
+}
+
 // A job does not run for ever.
 func TestPoolEndsLongJobs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
