@@ -27,13 +27,40 @@ var errOtherGrant = &Error{
 	Message: "the token is not one for this repository, or it has expired. Ask for a new one",
 }
 
-// onBehalf returns the request with its client's own credential for the upstream of a
-// namespace, if the rights of clients decide there. A password that the upstream refused
-// within the last minute is refused without a request: upstreams lock accounts out.
-func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace, repo string) (*http.Request, error) {
-	if !ns.OnBehalf() {
-		return r, nil
+// answerOnBehalf answers a request in a namespace where the rights of clients decide.
+func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Request, e *entry, ns *namespace.Namespace, repo string) error {
+	if err := e.visitor.permitBeside(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
+		return err
 	}
+	p := &pull{w: w, r: r, req: req, ns: ns, repo: repo, entry: e}
+	if req.Op == OpWrite {
+		return p.answer() // it is refused, whatever the credentials are
+	}
+	if e.visitor.refused != nil {
+		return h.notAccepted(r, req, e.visitor.refused)
+	}
+	asClient, err := h.onBehalf(r, e, ns, repo)
+	if err == nil {
+		p.r = asClient
+		if err = p.answer(); err != nil {
+			h.noteRefusal(asClient, ns, repo, err)
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	refused, isUpstream := errors.AsType[*upstream.Error](err)
+	// Without rules the mirror has no accounts, and the client may know all that there is.
+	if isUpstream && refused.Class == upstream.ClassDenied && refused.Status == http.StatusUnauthorized && e.visitor.rules != nil && h.hasPassword(r) {
+		return h.notAccepted(r, req, err)
+	}
+	return h.challenged(r, req, ns, err)
+}
+
+// onBehalf returns the request with its client's own credential for the upstream of a
+// namespace. A password that the upstream refused within the last minute is refused without
+// a request: upstreams lock accounts out.
+func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace, repo string) (*http.Request, error) {
 	header := r.Header.Values("Authorization")
 	if e.visitor.rules != nil && e.visitor.rules.Owns(header) {
 		header = nil // it was for the mirror
@@ -96,6 +123,12 @@ func (h *Handler) hasGrant(r *http.Request) bool {
 	return err == nil && h.opens(shown.Bearer)
 }
 
+// hasPassword reports whether a request shows a username and a password.
+func (h *Handler) hasPassword(r *http.Request) bool {
+	shown, err := access.ParseAuthorization(r.Header.Values("Authorization"))
+	return err == nil && shown.Basic.User != "" && !h.opens(shown.Basic.Password)
+}
+
 // opens reports whether a text is a valid token of the mirror's. As such it is for no
 // upstream, also in place of a password.
 func (h *Handler) opens(text string) bool {
@@ -139,7 +172,7 @@ func (h *Handler) challenged(r *http.Request, req Request, ns *namespace.Namespa
 	wire, isWire := errors.AsType[*Error](err)
 	answer := Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: h.bearer(r, req)}
 	switch {
-	case isWire && wire.Status == http.StatusUnauthorized && req.Op != OpWrite:
+	case isWire && wire.Status == http.StatusUnauthorized:
 		answer.Message = wire.Message
 	case invalid:
 		answer.Message = "the credentials are not valid. Log in again"
@@ -150,6 +183,15 @@ func (h *Handler) challenged(r *http.Request, req Request, ns *namespace.Namespa
 		return err
 	}
 	return &answer
+}
+
+// notAccepted returns the answer to a password that is not valid, or that opens nothing. Its
+// words do not tell which of both it is, nor if its name is one of the mirror's accounts.
+func (h *Handler) notAccepted(r *http.Request, req Request, cause error) error {
+	return &quietError{cause: cause, told: &Error{
+		Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: h.bearer(r, req),
+		Message: "these credentials do not open this repository. Check the username, the password and the rights of the account",
+	}}
 }
 
 // onBehalfOf returns the namespaces in which the rights of clients decide.

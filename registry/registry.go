@@ -136,20 +136,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if req.NS != "" && oci.SameHost(req.NS, ns.Host()) {
 		w.Header().Set("OCI-Namespace", req.NS)
 	}
+	if ns.OnBehalf() {
+		return h.answerOnBehalf(w, r, req, e, ns, repo)
+	}
 	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	asClient, err := h.onBehalf(r, e, ns, repo)
-	if err == nil {
-		err = (&pull{w: w, r: asClient, req: req, ns: ns, repo: repo, entry: e}).answer()
-		if err != nil && ns.OnBehalf() {
-			h.noteRefusal(asClient, ns, repo, err)
-		}
-	}
-	if err != nil && ns.OnBehalf() {
-		return h.challenged(r, req, ns, err)
-	}
-	return err
+	return (&pull{w: w, r: r, req: req, ns: ns, repo: repo, entry: e}).answer()
 }
 
 // nameless answers a request without a name to resolve, which may need permission all the

@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
@@ -172,26 +171,35 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if !invalid && !refusesAccount(err) {
 		return err
 	}
-	return &Error{
+	return &quietError{cause: err, told: &Error{
 		Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: `Basic realm="` + access.TokenService + `"`,
 		Message: "the registry does not accept these credentials. Check the username and the password",
-	}
+	}}
 }
 
 // giveToken answers a request for a token for a repository of a namespace in which the
 // rights of clients decide or, if that is nil, for a login.
 func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wanted url.Values, ns *namespace.Namespace, repo string) error {
+	if r.Method == http.MethodPost {
+		var err error
+		if r, err = withForm(r, wanted); err != nil {
+			return err
+		}
+	}
 	if ns != nil {
 		e.ns, e.namespace, e.repository = ns, ns.Key(), ns.Key()+"/"+repo
 		req := Request{Op: OpToken, Name: e.repository}
 		if err := h.identify(r, req, e, ns); err != nil {
 			return err
 		}
-		if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, ns.Key()+"/"+repo)); err != nil {
+		if err := e.visitor.permitBeside(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 			return err
 		}
+		if e.visitor.refused != nil {
+			return e.visitor.refused
+		}
 	}
-	credential, err := h.tokenCredential(r, e, wanted)
+	credential, err := h.tokenCredential(r, e)
 	if err != nil {
 		return err
 	}
@@ -250,17 +258,21 @@ func tokenParameters(w http.ResponseWriter, r *http.Request) (url.Values, error)
 	return form, nil
 }
 
-// tokenCredential returns the credential in a request for a token.
-func (h *Handler) tokenCredential(r *http.Request, e *entry, wanted url.Values) (upstream.Credential, error) {
-	header := r.Header.Values("Authorization")
-	if r.Method == http.MethodPost {
-		// A refresh token would be a password that does not expire.
-		if wanted.Get("grant_type") != "password" {
-			return upstream.Credential{}, unsupported("only grant_type=password is supported")
-		}
-		account := wanted.Get("username") + ":" + wanted.Get("password")
-		header = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(account))}
+// withForm returns a POST for a token with the password of its form as that of its header, so
+// that both ways to send it are one from here on.
+func withForm(r *http.Request, form url.Values) (*http.Request, error) {
+	// A refresh token would be a password that does not expire.
+	if form.Get("grant_type") != "password" {
+		return nil, unsupported("only grant_type=password is supported")
 	}
+	r = r.Clone(r.Context())
+	r.SetBasicAuth(form.Get("username"), form.Get("password"))
+	return r, nil
+}
+
+// tokenCredential returns the credential in a request for a token.
+func (h *Handler) tokenCredential(r *http.Request, e *entry) (upstream.Credential, error) {
+	header := r.Header.Values("Authorization")
 	if e.visitor.rules != nil && e.visitor.rules.Owns(header) {
 		header = nil // it was for the mirror
 	}

@@ -17,6 +17,11 @@ type visitor struct {
 	rules     *access.Rules
 	presented access.Presented
 	identity  *access.Identity // nil: the credentials are not valid
+	// refused is set where the upstream decides, if the credentials name an account of the
+	// mirror and are not valid. The identity is then that of the request without them.
+	refused error
+	// upstreams is the Authorization for the upstream, of which the mirror knows nothing.
+	upstreams []string
 
 	op   Operation // of the request, for a challenge
 	name string    // of its repository, for a challenge
@@ -36,12 +41,52 @@ func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace
 	v.rules, v.op, v.name = rules, req.Op, req.Name
 	v.presented = access.Present(r, h.opts.Proxies)
 	if ns != nil && ns.OnBehalf() && !rules.Owns(v.presented.Authorization) {
-		v.presented.Authorization = nil
+		v.upstreams, v.presented.Authorization = v.presented.Authorization, nil
 	}
 	var err error
 	v.identity, err = rules.Identify(r.Context(), v.presented)
+	if _, invalid := errors.AsType[*access.CredentialsError](err); !invalid || ns == nil || !ns.OnBehalf() {
+		return err
+	}
+	v.refused, v.presented.Authorization = err, nil
+	v.identity, err = rules.Identify(r.Context(), v.presented)
 	return err
 }
+
+// permitBeside is permit for a namespace in which the upstream decides. Accounts of the
+// mirror's own stand beside those of the upstream there, and a guess must not tell which
+// names they have: an answer without the upstream is the same for each name, after the same
+// time.
+func (v *visitor) permitBeside(ctx context.Context, q access.Question) error {
+	denied := v.permit(ctx, q)
+	if denied == nil {
+		return nil
+	}
+	if v.refused != nil {
+		return &quietError{denied, v.refused}
+	}
+	if shown, err := access.ParseAuthorization(v.upstreams); err != nil || shown.Basic.User == "" {
+		return denied
+	}
+	presented := v.presented
+	presented.Authorization = v.upstreams
+	if _, err := v.rules.Identify(ctx, presented); err != nil {
+		if _, invalid := errors.AsType[*access.CredentialsError](err); !invalid {
+			return err // too many log in, or the client has left
+		}
+	}
+	return denied
+}
+
+// quietError is a failure of which the log tells more than the client is told.
+type quietError struct {
+	told  error
+	cause error
+}
+
+func (e *quietError) Error() string { return e.cause.Error() }
+
+func (e *quietError) Unwrap() error { return e.told }
 
 // scopeOf returns what a request is for in the words of token services (distribution-spec
 // tokens, "Token Scope").
@@ -152,13 +197,13 @@ func (h *Handler) deniedToWire(e *entry, err error) *Error {
 	case !ok:
 		return nil
 	case denied.Layer == access.LayerImages: // for everyone
-		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: h.opts.Explain(e.ns, err)}
+		return &Error{Status: http.StatusNotFound, Code: "NAME_UNKNOWN", Message: h.opts.Explain(e.ns, denied)}
 	case denied.Anonymous:
 		return &Error{
 			Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: e.visitor.challenge(),
-			Message: h.opts.Explain(e.ns, err),
+			Message: h.opts.Explain(e.ns, denied),
 		}
 	default:
-		return &Error{Status: http.StatusForbidden, Code: "DENIED", Message: h.opts.Explain(e.ns, err)}
+		return &Error{Status: http.StatusForbidden, Code: "DENIED", Message: h.opts.Explain(e.ns, denied)}
 	}
 }
