@@ -50,6 +50,7 @@ type Account struct {
 type account struct {
 	Account
 	verdict atomic.Pointer[verdict]
+	tag     tag                      // of all its credentials
 	last    atomic.Pointer[Identity] // of the last login without a certificate
 }
 

@@ -12,10 +12,11 @@
 //   - a password is compared with the hash of its account (password.go, accounts.go);
 //   - a token is one of Weir's own (token.go), or of an OpenID Connect issuer whose keys
 //     verify it (bearer.go, issuer.go, keys.go);
+//   - credentials that were right are remembered (known.go) by tags (tag.go);
 //   - groups are added (groups.go).
 //
 // Permission passes layers (layers.go): the names that exist (names.go), the lists of
-// those who may (subject.go), rules in CEL (policy.go) whose "yes" is remembered
+// those who may (subject.go) and rules in CEL (policy.go), whose "yes" is remembered
 // (verdicts.go), and a service that is asked (webhook.go).
 //
 // Rules are immutable, with all caches of verdicts in them, so a reload makes new ones

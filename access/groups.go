@@ -45,3 +45,13 @@ func (g *groups) of(i *Identity) []string {
 	slices.Sort(all)
 	return slices.Compact(all)
 }
+
+// readAddress reports whether a member of a group is a network.
+func (g *groups) readAddress() bool {
+	for _, members := range g.members {
+		if slices.ContainsFunc(members, Subject.isNetwork) {
+			return true
+		}
+	}
+	return false
+}

@@ -15,26 +15,33 @@ import (
 type Presented struct {
 	Authorization []string            // values of the header of that name
 	Certificates  []*x509.Certificate // verified by the listener, the leaf first; empty: none
-	Address       netip.Addr          // of the client, behind trusted proxies; invalid: unknown
-	Scheme, Host  string              // that the client asked, for challenges
-
-	// For a webhook only.
-	Method, URI string
-	Header      http.Header
+	// Request is the whole of it, and Proxies are those whose word about the client is
+	// believed. Only some rules read more than the fields above.
+	Request *http.Request
+	Proxies forwarded.Proxies
 }
 
 // Present reads what a request shows of its sender. The proxies are those whose
 // X-Forwarded-For names the client.
 func Present(r *http.Request, proxies forwarded.Proxies) Presented {
-	p := Presented{
-		Authorization: r.Header["Authorization"], Address: proxies.Address(r), Host: r.Host, Scheme: proxies.Scheme(r),
-		Method: r.Method, URI: r.RequestURI, Header: r.Header,
-	}
+	p := Presented{Authorization: r.Header["Authorization"], Request: r, Proxies: proxies}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		p.Certificates = r.TLS.VerifiedChains[0]
 	}
 	return p
 }
+
+// Address returns the address of the client, behind trusted proxies. It is invalid if that
+// is not known.
+func (p Presented) Address() netip.Addr {
+	if p.Request == nil { // as with the zero Presented, which shows nothing
+		return netip.Addr{}
+	}
+	return p.Proxies.Address(p.Request)
+}
+
+// Scheme returns the scheme by which the client asked.
+func (p Presented) Scheme() string { return p.Proxies.Scheme(p.Request) }
 
 // Identity is the sender of a request. It is not changed after [Rules.Identify] has
 // returned it.
@@ -44,8 +51,18 @@ type Identity struct {
 	Groups      []string     // sorted
 	Certificate *Certificate // nil: none was presented
 	OIDC        *OIDC        // nil: no token of an issuer was presented
-	Address     netip.Addr   // of the client; invalid: unknown
+	Address     netip.Addr   // of the client; invalid: unknown, or no rule reads it
 	Anonymous   bool         // the request came without credentials
+
+	sender sender
+}
+
+// sender tells apart the identities between which rules can make a difference. The zero
+// sender is of an identity that [Rules.Identify] has not returned: no verdict about it is
+// remembered.
+type sender struct {
+	credentials, certificate tag
+	address                  netip.Addr // invalid if no rule reads it
 }
 
 // Certificate holds the names in a client certificate.
@@ -108,4 +125,6 @@ type Question struct {
 	// ByUpstream is set if the upstream of the block identifies the client itself. Then no
 	// credentials for the mirror are needed.
 	ByUpstream bool
+
+	listed bool // the question is about one of the repositories of a list
 }

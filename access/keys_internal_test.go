@@ -1,6 +1,8 @@
 package access
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"net/http"
 	"strings"
@@ -12,19 +14,26 @@ import (
 // Verdicts and answers of webhooks are not those of requests that are spelt alike.
 func TestKeysOfVerdictsAreDistinct(t *testing.T) {
 	all := newAccounts(nil)
+	memory, err := newMemory()
+	if err != nil {
+		t.Fatal(err)
+	}
+	certified := func(common string, organizations, names []string) string {
+		leaf := &x509.Certificate{Subject: pkix.Name{CommonName: common, Organization: organizations}, DNSNames: names}
+		return fmt.Sprint(memory.certified([]*x509.Certificate{leaf}).tag)
+	}
 	for name, key := range map[string]func(a, b string) string{
 		"repositories": func(a, b string) string {
-			return fmt.Sprintf("%#v", newVerdictKey(&Identity{}, Question{Block: a, Namespace: b}, false))
+			return fmt.Sprintf("%#v", newVerdictKey(&Identity{}, &Question{Block: a, Namespace: b}))
 		},
-		"users": func(a, b string) string {
-			return fmt.Sprintf("%#v", newVerdictKey(&Identity{ID: a, User: b}, Question{}, false))
-		},
-		"organizations": func(a, b string) string {
-			return newVerdictKey(&Identity{Certificate: &Certificate{Organizations: []string{a, b}}}, Question{}, false).organizations
-		},
-		"values told to a webhook": func(a, b string) string { return fmt.Sprint(sumOf(http.Header{"A": {a, b}})) },
-		"fields told to a webhook": func(a, b string) string { return fmt.Sprint(sumOf(http.Header{"A": {a}, "B": {b}})) },
-		"names told to a webhook":  func(a, b string) string { return fmt.Sprint(sumOf(http.Header{a: {b}})) },
+		"texts":                      func(a, b string) string { return fmt.Sprint(memory.tags.of(a, b)) },
+		"a name and an organization": func(a, b string) string { return certified(a, []string{b}, nil) },
+		"organizations":              func(a, b string) string { return certified("", []string{a, b}, nil) },
+		"an organization and a name": func(a, b string) string { return certified("", []string{a}, []string{b}) },
+		"names":                      func(a, b string) string { return certified("", nil, []string{a, b}) },
+		"values told to a webhook":   func(a, b string) string { return fmt.Sprint(sumOf(http.Header{"A": {a, b}})) },
+		"fields told to a webhook":   func(a, b string) string { return fmt.Sprint(sumOf(http.Header{"A": {a}, "B": {b}})) },
+		"names told to a webhook":    func(a, b string) string { return fmt.Sprint(sumOf(http.Header{a: {b}})) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			testutil.Distinct(t, func(a, b string) (string, bool) { return key(a, b), true })

@@ -14,8 +14,6 @@ type layers struct {
 	global    blockRules
 	blocks    map[string]*blockRules
 	verdicts  *verdicts
-	// readsAddress is set if a policy reads the address of the client.
-	readsAddress bool
 }
 
 // blockRules are the layers of one repository block. Those of all requests have no names
@@ -27,7 +25,18 @@ type blockRules struct {
 	webhook *webhook  // nil: none
 	// ownWebhook is set if the webhook is the block's own, and not that of all requests.
 	ownWebhook bool
+
+	memory layersMemory
 }
+
+// layersMemory tells whether the layers before the webhook are remembered for a block.
+type layersMemory int
+
+const (
+	notRemembered    layersMemory = iota // they read the content that is asked for, or cost less than the memory
+	rememberedPulls                      // a list of repositories asks about each of them, and would fill the memory
+	rememberedAlways                     // a policy costs some microseconds
+)
 
 // newLayers compiles the rules of a configuration. The error names the block.
 func newLayers(opts Options) (*layers, error) {
@@ -51,11 +60,39 @@ func newLayers(opts Options) (*layers, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", block.Key, err)
 		}
+		rules.memory = memoryOf(l.global.policy, rules)
 		l.blocks[block.Key] = rules
-		l.readsAddress = l.readsAddress || rules.policy.noted().readsAddress
 	}
-	l.readsAddress = l.readsAddress || l.global.policy.noted().readsAddress
+	l.global.memory = memoryOf(l.global.policy, &l.global)
 	return l, nil
+}
+
+// memoryOf returns whether the layers of a block are remembered.
+func memoryOf(global *policy, b *blockRules) layersMemory {
+	switch {
+	case global.noted().readsContent || b.policy.noted().readsContent:
+		return notRemembered
+	case !global.allowsAll() || !b.policy.allowsAll():
+		return rememberedAlways
+	case !b.names.all() || len(b.allow) > 0:
+		return rememberedPulls
+	default:
+		return notRemembered
+	}
+}
+
+// readAddress reports whether any layer reads the address of the client.
+func (l *layers) readAddress() bool {
+	for _, b := range l.blocks {
+		if b.readAddress() {
+			return true
+		}
+	}
+	return l.global.readAddress()
+}
+
+func (b *blockRules) readAddress() bool {
+	return b.policy.noted().readsAddress || b.webhook != nil || slices.ContainsFunc(b.allow, Subject.isNetwork)
 }
 
 func newBlockRules(block Block, hooks map[string]*webhook, global *webhook) (_ *blockRules, err error) {
@@ -120,17 +157,13 @@ type refusal struct {
 func (l *layers) judge(ctx context.Context, i *Identity, q Question, p Presented) (*refusal, error) {
 	block := &l.global
 	if q.Block != "" {
-		block = l.blocks[q.Block]
 		// A block that a reload has removed, in the middle of this request, has no rules
 		// any more, and nothing that may be had.
-		if block == nil || q.Name != "" && !block.names.show(q.Name) {
+		if block = l.blocks[q.Block]; block == nil {
 			return &refusal{layer: LayerImages}, nil
 		}
 	}
-	if layer := l.admit(i, q, block); layer != "" {
-		return &refusal{layer: layer}, nil
-	}
-	if refused := l.askPolicies(i, q, block); refused != nil {
+	if refused := l.judgeByMemory(i, &q, block); refused != nil {
 		return refused, nil
 	}
 	if block.webhook == nil {
@@ -150,8 +183,33 @@ func (l *layers) judge(ctx context.Context, i *Identity, q Question, p Presented
 	}
 }
 
+// judgeByMemory is judge of the layers before the webhook. It does not ask them again about
+// the same request.
+func (l *layers) judgeByMemory(i *Identity, q *Question, block *blockRules) *refusal {
+	remember := i.sender != sender{} && (block.memory == rememberedAlways || block.memory == rememberedPulls && !q.listed)
+	var key verdictKey
+	if remember {
+		if key = newVerdictKey(i, q); l.verdicts.allowed(key) {
+			return nil
+		}
+	}
+	if q.Name != "" && !block.names.show(q.Name) {
+		return &refusal{layer: LayerImages}
+	}
+	if layer := l.admit(i, q, block); layer != "" {
+		return &refusal{layer: layer}
+	}
+	if refused := l.askPolicies(i, q, block); refused != nil {
+		return refused
+	}
+	if remember {
+		l.verdicts.allow(key)
+	}
+	return nil
+}
+
 // admit returns the layer that keeps an identity out before any policy is asked, or "".
-func (l *layers) admit(i *Identity, q Question, block *blockRules) Layer {
+func (l *layers) admit(i *Identity, q *Question, block *blockRules) Layer {
 	lets := l.lets(i, block)
 	switch {
 	case q.ByUpstream && len(block.allow) == 0:
@@ -206,7 +264,7 @@ func (l *layers) openInPart(i *Identity) bool {
 }
 
 // askPolicies returns the refusal of the policy of all requests or of the block's own.
-func (l *layers) askPolicies(i *Identity, q Question, block *blockRules) *refusal {
+func (l *layers) askPolicies(i *Identity, q *Question, block *blockRules) *refusal {
 	global, own := l.global.policy, block.policy
 	if block == &l.global {
 		own = nil
@@ -214,12 +272,7 @@ func (l *layers) askPolicies(i *Identity, q Question, block *blockRules) *refusa
 	if global.allowsAll() && own.allowsAll() {
 		return nil
 	}
-	key := newVerdictKey(i, q, l.readsAddress)
-	remember := !global.noted().readsContent && !own.noted().readsContent
-	if remember && l.verdicts.allowed(key) {
-		return nil
-	}
-	values := variables(i, q)
+	values := variables(i, *q)
 	for _, p := range []struct {
 		policy *policy
 		layer  Layer
@@ -227,9 +280,6 @@ func (l *layers) askPolicies(i *Identity, q Question, block *blockRules) *refusa
 		if allowed, err := p.policy.allows(values); !allowed {
 			return &refusal{layer: p.layer, cause: err}
 		}
-	}
-	if remember {
-		l.verdicts.allow(key)
 	}
 	return nil
 }

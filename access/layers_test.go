@@ -1,6 +1,9 @@
 package access
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"net/http"
 	"net/netip"
 	"strconv"
 	"testing"
@@ -165,37 +168,88 @@ func TestVerdictsAreOfOneRequest(t *testing.T) {
 
 // Each difference that a rule can read makes another verdict.
 func TestVerdictsDifferByWhatRulesRead(t *testing.T) {
-	q := Question{Action: GetManifest, Block: "b", Namespace: "b/app"}
-	certified := func(common string, organizations ...string) *Identity {
-		return &Identity{Certificate: &Certificate{CommonName: common, Organizations: organizations}}
+	hash, err := ParseHash("$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO")
+	if err != nil {
+		t.Fatal(err)
 	}
-	other := *robot.OIDC
+	rules, err := New(Options{
+		Accounts: []Account{{User: "alice", Hash: hash}, {User: "bob", ID: "alice", Hash: hash}},
+		Groups:   map[string][]Subject{"office": subjects(t, "cidr:10.0.0.0/8")}, // so that the address counts
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody, alice, bob := rules.memory.nobody, credentials{account: rules.accounts.byUser["alice"]}, credentials{account: rules.accounts.byUser["bob"]}
+	shows := func(header string, found credentials, address string, certificate ...*x509.Certificate) *Identity {
+		if header != "" {
+			found = rules.memory.remember(rules.memory.tags.of(header), proven{credentials: found})
+		}
+		return rules.identityOf(found, Presented{Certificates: certificate, Request: &http.Request{RemoteAddr: address}})
+	}
+	certified := func(common string, organizations ...string) *Identity {
+		return shows("", nobody, "", &x509.Certificate{Subject: pkix.Name{CommonName: common, Organization: organizations}})
+	}
+	node := &x509.Certificate{DNSNames: []string{"node"}}
+	q := Question{Action: GetManifest, Block: "b", Name: "app", Namespace: "b/app"}
 	seen := map[verdictKey]string{}
 	note := func(name string, i *Identity, q Question) {
 		t.Helper()
-		key := newVerdictKey(i, q, true)
+		key := newVerdictKey(i, &q)
 		if before, ok := seen[key]; ok {
 			t.Errorf("%s has the verdict of %s", name, before)
 		}
 		seen[key] = name
 	}
-	note("anonymous", &Identity{Anonymous: true}, q)
-	note("an address", &Identity{Anonymous: true, Address: netip.MustParseAddr("10.0.0.1")}, q)
-	note("a user", &Identity{User: "alice"}, q)
-	note("an ID", &Identity{ID: "alice"}, q)
-	note("a certificate", certified("alice"), q)
-	note("an organization", certified("", "alice"), q)
-	note("two organizations", certified("", "a", "b"), q)
-	note("one organization of both names", certified("", "ab"), q)
-	note("one organization with a NUL", certified("", "a\x00b"), q)
-	note("one organization like the key of two", certified("", "a1:b"), q)
-	note("an organization and an empty one", certified("", "", "ab"), q)
-	note("an empty organization", certified("", "a", "b", ""), q)
-	note("a token", robot, q)
-	note("another token", &Identity{OIDC: &other}, q)
-	note("another action", &Identity{User: "alice"}, Question{Action: GetBlob, Block: "b", Namespace: "b/app"})
-	note("another repository", &Identity{User: "alice"}, Question{Action: GetManifest, Block: "b", Namespace: "b/app2"})
-	note("another block", &Identity{User: "alice"}, Question{Action: GetManifest, Block: "b/app", Namespace: "b/app"})
+	// Twice, since an identity is remembered with its credentials.
+	for range 2 {
+		clear(seen)
+		note("anonymous", shows("", nobody, ""), q)
+		note("an address", shows("", nobody, "10.0.0.1"), q)
+		note("a user", shows("Basic alice", alice, ""), q)
+		note("a user with an address", shows("Basic alice", alice, "10.0.0.1"), q)
+		note("a user with a certificate", shows("Basic alice", alice, "", node), q)
+		note("another user", shows("Basic bob", bob, ""), q)
+		note("another user with a certificate", shows("Basic bob", bob, "", node), q)
+		note("a certificate with an alternative name", shows("", nobody, "", node), q)
+		note("a certificate with an address", shows("", nobody, "10.0.0.1", node), q)
+		note("a certificate", certified("alice"), q)
+		note("an organization", certified("", "alice"), q)
+		note("two organizations", certified("", "a", "b"), q)
+		note("one organization of both names", certified("", "ab"), q)
+		note("one organization with a NUL", certified("", "a\x00b"), q)
+		note("one organization like the text of two", certified("", "a\x01b"), q)
+		note("an organization and an empty one", certified("", "", "ab"), q)
+		note("an empty organization", certified("", "a", "b", ""), q)
+		note("a token", shows("Bearer a", credentials{oidc: robot.OIDC}, ""), q)
+		note("a token with a certificate", shows("Bearer a", credentials{oidc: robot.OIDC}, "", node), q)
+		note("another token", shows("Bearer b", credentials{oidc: robot.OIDC}, ""), q)
+		user := shows("Basic alice", alice, "")
+		note("another action", user, Question{Action: GetBlob, Block: "b", Name: "app", Namespace: "b/app"})
+		note("another repository", user, Question{Action: GetManifest, Block: "b", Name: "app2", Namespace: "b/app2"})
+		note("another block", user, Question{Action: GetManifest, Block: "b/app", Namespace: "b/app"})
+		note("an upstream that identifies the client", user, Question{Action: GetManifest, Block: "b", Name: "app", Namespace: "b/app", ByUpstream: true})
+	}
+	// The verdicts on a user hold for all credentials of it.
+	if one, other := shows("Basic alice", alice, ""), shows("Bearer of alice", alice, ""); newVerdictKey(one, &q) != newVerdictKey(other, &q) {
+		t.Error("a token of a user has other verdicts than the password")
+	}
+}
+
+// No verdict is remembered about an identity that comes from elsewhere.
+func TestVerdictsAreOfIdentifiedClients(t *testing.T) {
+	r, err := newLayers(Options{Anonymous: true, Blocks: []Block{{Key: "b", Allow: subjects(t, "alice")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pull := Question{Action: GetManifest, Block: "b", Name: "app", Namespace: "b/app"}
+	for _, c := range []struct {
+		id   *Identity
+		want bool
+	}{{alice, true}, {&Identity{User: "bob"}, false}, {stranger, false}} {
+		if refused, err := r.judge(t.Context(), c.id, pull, Presented{}); err != nil || (refused == nil) != c.want {
+			t.Errorf("%s: %v, %v", c.id.Name(), refused, err)
+		}
+	}
 }
 
 // The memory for verdicts is bounded, whatever names clients invent.
@@ -203,13 +257,13 @@ func TestVerdictsAreBounded(t *testing.T) {
 	v := newVerdicts()
 	long := make([]byte, 255)
 	for n := range 2 * maxVerdicts {
-		v.allow(verdictKey{namespace: strconv.Itoa(n), user: string(long)})
+		v.allow(verdictKey{namespace: strconv.Itoa(n), name: string(long)})
 	}
 	g := v.current.Load()
 	if g.number.Load() > maxVerdicts || g.bytes.Load() > maxVerdictBytes {
 		t.Errorf("%d verdicts in %d bytes", g.number.Load(), g.bytes.Load())
 	}
-	if last := (verdictKey{namespace: strconv.Itoa(2*maxVerdicts - 1), user: string(long)}); !v.allowed(last) {
+	if last := (verdictKey{namespace: strconv.Itoa(2*maxVerdicts - 1), name: string(long)}); !v.allowed(last) {
 		t.Error("the last verdict is forgotten")
 	}
 }

@@ -2,6 +2,7 @@ package access_test
 
 import (
 	"encoding/base64"
+	"net/http"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -47,3 +48,9 @@ func basic(user, password string) access.Presented {
 }
 
 func header(values ...string) access.Presented { return access.Presented{Authorization: values} }
+
+// from returns what a request shows that comes from an address.
+func from(address string, shown access.Presented) access.Presented {
+	shown.Request = &http.Request{RemoteAddr: address}
+	return shown
+}

@@ -9,20 +9,22 @@ import (
 // Metrics count identifications and refusals. Their labels are fixed words and the keys
 // of repository blocks. A nil *Metrics counts nothing.
 type Metrics struct {
-	identified map[identified]prometheus.Counter
+	identified map[Method]*[results]prometheus.Counter
 	denied     *prometheus.CounterVec // namespace, reason
 	blocks     atomic.Pointer[map[string]bool]
 }
 
-// Results of an identification.
+// result is that of an identification.
+type result int
+
 const (
-	success = "success"
-	failure = "failure"
-	busy    = "busy"
+	success result = iota
+	failure
+	busy
+	results // how many there are
 )
 
-// identified holds the labels of an identification.
-type identified struct{ method, result string }
+func (r result) String() string { return [results]string{"success", "failure", "busy"}[r] }
 
 // NewMetrics registers the package's metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
@@ -31,18 +33,19 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Help: "Requests while access is restricted, by the credentials in them and the result: success, failure, or busy if too many passwords waited to be verified.",
 	}, []string{"method", "result"})
 	m := &Metrics{
-		identified: make(map[identified]prometheus.Counter),
+		identified: make(map[Method]*[results]prometheus.Counter),
 		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_access_denied_total", Help: "Requests that a rule denied, by the rule. The namespace is empty for requests that are for none.",
 		}, []string{"namespace", "reason"}),
 	}
 	r.MustRegister(total, m.denied)
-	for method, results := range map[Method][]string{
+	for method, possible := range map[Method][]result{
 		MethodNone: {success}, MethodCertificate: {success}, MethodPassword: {success, failure, busy},
 		MethodToken: {success, failure}, MethodOIDC: {success, failure}, MethodUnknown: {failure},
 	} {
-		for _, result := range results {
-			m.identified[identified{string(method), result}] = total.WithLabelValues(string(method), result)
+		m.identified[method] = new([results]prometheus.Counter)
+		for _, one := range possible {
+			m.identified[method][one] = total.WithLabelValues(string(method), one.String())
 		}
 	}
 	m.setBlocks(nil)
@@ -75,9 +78,9 @@ func (m *Metrics) setBlocks(keys []string) {
 }
 
 // identify counts an identification.
-func (m *Metrics) identify(method Method, result string) {
+func (m *Metrics) identify(method Method, r result) {
 	if m != nil {
-		m.identified[identified{string(method), result}].Inc()
+		m.identified[method][r].Inc()
 	}
 }
 

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
-
-	"github.com/weirhq/weir/internal/bounded"
 )
 
 // Options are what [Rules] are made of.
@@ -48,10 +45,13 @@ type Rules struct {
 	accounts *accounts
 	issuers  map[string]*Issuer // by name
 	tokens   *tokens            // nil: there is no token service
-	bearers  *bounded.Cache[headerDigest, bearer]
+	memory   memory
 	groups   groups
 	layers   *layers
 	metrics  *Metrics
+	// readsAddress is set if the address of a client can make a difference: to a group, a
+	// list, a policy or a webhook. Then identities have one.
+	readsAddress bool
 }
 
 // New returns the rules of a configuration. It returns an error for a name that two users
@@ -59,7 +59,14 @@ type Rules struct {
 func New(opts Options) (*Rules, error) {
 	r := &Rules{
 		realm: opts.Realm, groups: newGroups(opts.Groups), metrics: opts.Metrics, accounts: newAccounts(opts.Accounts),
-		issuers: make(map[string]*Issuer, len(opts.Issuers)), tokens: newTokens(opts.Tokens), bearers: newBearers(),
+		issuers: make(map[string]*Issuer, len(opts.Issuers)), tokens: newTokens(opts.Tokens),
+	}
+	var err error
+	if r.memory, err = newMemory(); err != nil {
+		return nil, err
+	}
+	for user, account := range r.accounts.byUser {
+		account.tag = r.memory.tags.of("account", user)
 	}
 	for _, issuer := range opts.Issuers {
 		r.issuers[issuer.opts.Name] = issuer
@@ -67,10 +74,10 @@ func New(opts Options) (*Rules, error) {
 	if len(r.accounts.byUser) != len(opts.Accounts) {
 		return nil, fmt.Errorf("two accounts have the same user")
 	}
-	var err error
 	if r.layers, err = newLayers(opts); err != nil {
 		return nil, err
 	}
+	r.readsAddress = r.layers.readAddress() || r.groups.readAddress()
 	r.open = len(opts.Accounts) == 0 && len(opts.Issuers) == 0 && !r.layers.lock()
 	return r, nil
 }
@@ -93,58 +100,81 @@ func (r *Rules) OpenFor(block string) bool {
 // the request needs none, a *[BusyError] if too many clients log in, an *[IssuerError] if
 // the keys of a token's issuer cannot be read, and the cause of ctx if that ends before.
 func (r *Rules) Identify(ctx context.Context, p Presented) (*Identity, error) {
-	method, identity, err := r.identify(ctx, p)
+	shown, err := r.credentials(ctx, p)
 	if err == nil {
-		r.metrics.identify(method, success)
+		identity := r.identityOf(shown, p)
+		// A token of Weir's own may be that of a client without credentials.
+		if identity.Certificate != nil && shown.account == nil && shown.oidc == nil {
+			shown.method = MethodCertificate
+		}
+		r.metrics.identify(shown.method, success)
 		return identity, nil
 	}
 	if _, crowd := errors.AsType[*BusyError](err); crowd {
-		r.metrics.identify(method, busy)
+		r.metrics.identify(shown.method, busy)
 	} else if ctx.Err() == nil { // a client that has left is neither
-		r.metrics.identify(method, failure)
+		r.metrics.identify(shown.method, failure)
 	}
 	return nil, err
 }
 
-func (r *Rules) identify(ctx context.Context, p Presented) (Method, *Identity, error) {
-	shown, err := r.credentials(ctx, p.Authorization, p.Address)
-	if err != nil {
-		return shown.method, nil, err
+// identityOf returns the identity of verified credentials, and of the certificate and the
+// address that they came with. Most requests with the same credentials have one identity.
+func (r *Rules) identityOf(shown credentials, p Presented) *Identity {
+	from, last := sender{credentials: shown.tag}, shown.last
+	if r.readsAddress {
+		from.address = p.Address()
 	}
-	// Requests with the same credentials mostly come from one address, and have one identity.
-	if last := shown.last; last != nil && len(p.Certificates) == 0 {
-		if identity := last.Load(); identity != nil && identity.Address == p.Address {
-			return shown.method, identity, nil
-		}
+	certificate := r.memory.certified(p.Certificates)
+	if certificate != nil {
+		from.certificate, last = certificate.tag, &certificate.last
 	}
-	identity := &Identity{Address: p.Address, OIDC: shown.oidc, Certificate: newCertificate(p.Certificates)}
+	if identity := last.Load(); identity != nil && identity.sender == from {
+		return identity
+	}
+	identity := &Identity{Address: from.address, OIDC: shown.oidc, sender: from}
+	if certificate != nil {
+		identity.Certificate = certificate.names
+	}
 	if shown.account != nil {
 		identity.ID, identity.User = shown.account.ID, shown.account.User
 	}
 	identity.Anonymous = identity.User == "" && identity.Certificate == nil && identity.OIDC == nil
 	identity.Groups = r.groups.of(identity)
-	switch {
-	case identity.Certificate == nil && shown.last != nil:
-		shown.last.Store(identity)
-	// A token of Weir's own may be that of a client without credentials.
-	case identity.Certificate != nil && shown.account == nil && shown.oidc == nil:
-		shown.method = MethodCertificate
+	// Kept with the certificate, the claims of a token would outlive the memory of the token.
+	if certificate == nil || identity.OIDC == nil {
+		last.Store(identity)
 	}
-	return shown.method, identity, nil
+	return identity
 }
 
 // credentials verifies those of an Authorization header, unless they were verified within
 // the last minute. With an error it returns the method that refused them.
-func (r *Rules) credentials(ctx context.Context, header []string, from netip.Addr) (credentials, error) {
-	sum, mayHaveToken := r.digestOf(header)
-	if mayHaveToken {
-		if known, ok, err := r.remembered(sum); ok {
-			return known.credentials, err
+func (r *Rules) credentials(ctx context.Context, p Presented) (credentials, error) {
+	var header tag
+	switch {
+	case len(p.Authorization) == 0:
+		return r.memory.nobody, nil
+	// No other header can be valid.
+	case len(p.Authorization) == 1 && len(p.Authorization[0]) <= maxAuthorization:
+		header = r.memory.tags.of(p.Authorization[0])
+		if known, ok, err := r.memory.remembered(header); ok {
+			return known, err
 		}
 	}
-	shown, err := ParseAuthorization(header)
+	found, err := r.verifyHeader(ctx, p)
 	if err != nil {
-		return credentials{method: MethodUnknown}, err
+		return found.credentials, err
+	}
+	return r.memory.remember(header, found), nil
+}
+
+// verifyHeader verifies the credentials of an Authorization header. With an error it returns
+// the method that refused them.
+func (r *Rules) verifyHeader(ctx context.Context, p Presented) (proven, error) {
+	shown, err := ParseAuthorization(p.Authorization)
+	if err != nil {
+		return proven{credentials: credentials{method: MethodUnknown}}, err
 	}
 	token := shown.Bearer
 	// Some clients, such as the kubelet, can send a token as a password only. The user
@@ -152,31 +182,15 @@ func (r *Rules) credentials(ctx context.Context, header []string, from netip.Add
 	if len(r.issuers) > 0 && isJWT(shown.Basic.Password) && !isOwn(shown.Basic.Password) {
 		token = shown.Basic.Password
 	}
-	switch {
-	case token != "":
-		found, err := r.verify(ctx, token)
-		if err == nil && mayHaveToken {
-			r.remember(sum, found)
-		}
-		return found.credentials, err
-	case shown.Basic.User != "":
-		account, err := r.accounts.login(ctx, shown.Basic, from)
-		if err != nil {
-			return credentials{method: MethodPassword}, err
-		}
-		return credentials{MethodPassword, account, nil, &account.last}, nil
-	default:
-		return credentials{method: MethodNone}, nil
+	if token != "" {
+		return r.verify(ctx, token)
 	}
-}
-
-// credentials are verified ones: those of an account, a token of an issuer, or neither.
-type credentials struct {
-	method  Method
-	account *account
-	oidc    *OIDC
-	// last is the place of the identity that they last had; nil: it is not kept.
-	last *atomic.Pointer[Identity]
+	account, err := r.accounts.login(ctx, shown.Basic, p.Address())
+	if err != nil {
+		return proven{credentials: credentials{method: MethodPassword}}, err
+	}
+	// Only one password is right, so this is its verdict.
+	return proven{credentials: credentials{method: MethodPassword, account: account}, until: account.verdict.Load().until}, nil
 }
 
 // Owns reports whether an Authorization header is for the mirror, rightly or not: it names
@@ -224,7 +238,7 @@ func (r *Rules) Permit(ctx context.Context, i *Identity, q Question, p Presented
 // there. An empty name stands for the block as a whole, so that its namespace ends with a
 // slash. The question has no reference, so a rule that reads one hides the repository.
 func (r *Rules) Shows(ctx context.Context, i *Identity, block, name string, p Presented) bool {
-	q := Question{Action: GetManifest, Block: block, Name: name, Namespace: block + "/" + name}
+	q := Question{Action: GetManifest, Block: block, Name: name, Namespace: block + "/" + name, listed: true}
 	refused, err := r.layers.judge(ctx, i, q, p)
 	return err == nil && refused == nil
 }
@@ -254,7 +268,7 @@ func (r *Rules) TokenURL(p Presented) string {
 	if r.tokens != nil && r.tokens.realm != "" {
 		return r.tokens.realm
 	}
-	return p.Scheme + "://" + p.Host + "/token"
+	return p.Scheme() + "://" + p.Request.Host + "/token"
 }
 
 // BasicChallenge is the Challenge of the token service itself, and of a configuration

@@ -2,13 +2,14 @@ package access_test
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -170,7 +171,7 @@ func TestGroups(t *testing.T) {
 		"another address of IPv6":     {access.Presented{}, "2001:db8::2", []string{"guests"}},
 		"a client without an address": {access.Presented{}, "", []string{"guests"}},
 	} {
-		c.shown.Address, _ = netip.ParseAddr(c.address)
+		c.shown = from(c.address, c.shown)
 		identity, err := rules.Identify(t.Context(), c.shown)
 		if err != nil || !slices.Equal(identity.Groups, c.want) {
 			t.Errorf("%s: %v, %v", name, identity, err)
@@ -240,7 +241,7 @@ func TestChallenge(t *testing.T) {
 		`Bearer realm="https://mirror\".example/token",service="weir",scope="repository:app:pull"`:  withTokens(""),
 		`Bearer realm="https://token.example.com/token",service="weir",scope="repository:app:pull"`: withTokens("https://token.example.com/token"),
 	} {
-		if got := newRules(t, opts).Challenge(access.Presented{Scheme: "https", Host: `mirror".example`}, "repository:app:pull"); got != want {
+		if got := newRules(t, opts).Challenge(access.Presented{Request: &http.Request{TLS: &tls.ConnectionState{}, Host: `mirror".example`}}, "repository:app:pull"); got != want {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
@@ -336,8 +337,7 @@ func TestFloodOfLogins(t *testing.T) {
 	var flood sync.WaitGroup
 	for i := range 100 {
 		flood.Go(func() {
-			shown := basic("slow", fmt.Sprint(i))
-			shown.Address = netip.MustParseAddr("192.0.2.1")
+			shown := from("192.0.2.1", basic("slow", fmt.Sprint(i)))
 			if _, err := rules.Identify(ctx, shown); err == nil {
 				t.Error("a guess is right")
 			}
@@ -436,8 +436,7 @@ func TestIdentityIsThatOfTheRequest(t *testing.T) {
 	} {
 		ask := func(address string, certificate bool) *access.Identity {
 			t.Helper()
-			shown := c.shown
-			shown.Address = netip.MustParseAddr(address)
+			shown := from(address, c.shown)
 			if certificate {
 				shown.Certificates = []*x509.Certificate{{Subject: pkix.Name{CommonName: "node-1"}}}
 			}

@@ -103,6 +103,8 @@ func (s Subject) Group() (string, bool) { return s.value, s.kind == byGroup }
 // Provider returns the issuer of tokens that the subject names, if it is one.
 func (s Subject) Provider() (string, bool) { return s.value, s.kind == byProvider }
 
+func (s Subject) isNetwork() bool { return s.kind == byAddress }
+
 // matches reports whether an identity is in the set. The zero Subject is empty.
 func (s Subject) matches(i *Identity) bool {
 	switch s.kind {

@@ -114,31 +114,31 @@ func (t *tokens) verify(token string) (*claims, error) {
 
 // holder returns the identity that a token stands for: a user who still has the same
 // password, a token of an issuer that still is one, or a client without credentials.
-func (r *Rules) holder(token string) (bearer, error) {
+func (r *Rules) holder(token string) (proven, error) {
 	c, err := r.tokens.verify(token)
 	if err != nil {
-		return bearer{}, err
+		return proven{}, err
 	}
 	until := c.ExpiresAt.Time
 	switch {
 	case c.Subject != "":
 		account := r.accounts.byUser[c.Subject]
 		if account == nil || account.expired() || subtle.ConstantTimeCompare([]byte(account.Hash.fingerprint()), []byte(c.Password)) != 1 {
-			return bearer{}, &CredentialsError{MethodToken, "the user of the token was removed, has expired or has another password"}
+			return proven{}, &CredentialsError{MethodToken, "the user of the token was removed, has expired or has another password"}
 		}
-		return bearer{credentials: credentials{account: account}, until: until}, nil
+		return proven{credentials: credentials{account: account}, until: until}, nil
 	case c.Provider != "":
 		issuer := r.issuers[c.Provider]
 		values, ok := c.Claims.(map[string]any)
 		// The name alone says nothing: it may be that of another issuer by now, or of tokens for
 		// another audience.
 		if issuer == nil || !ok || subtle.ConstantTimeCompare([]byte(issuer.fingerprint()), []byte(c.Trust)) != 1 {
-			return bearer{}, &CredentialsError{MethodToken, "the issuer of the token's holder is no longer configured, or with other settings"}
+			return proven{}, &CredentialsError{MethodToken, "the issuer of the token's holder is no longer configured, or with other settings"}
 		}
 		oidc := &OIDC{Provider: c.Provider, Type: issuer.kind(), Claims: values, expires: until}
-		return bearer{credentials: credentials{oidc: oidc}, until: until}, nil
+		return proven{credentials: credentials{oidc: oidc}, until: until}, nil
 	default:
-		return bearer{until: until}, nil
+		return proven{until: until}, nil
 	}
 }
 

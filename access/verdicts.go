@@ -1,12 +1,9 @@
 package access
 
 import (
-	"net/netip"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"weak"
 )
 
 const (
@@ -16,39 +13,23 @@ const (
 	maxVerdictBytes = 8 << 20
 )
 
-// verdictKey is all that rules read which do not read the content of a request. Claims
-// are compared by their place in memory: the requests with one token share them for a
-// time. The pointer does not keep them there.
+// verdictKey is all that the layers read which do not read the content of a request.
 type verdictKey struct {
-	id, user      string
-	common        string
-	organizations string
-	oidc          weak.Pointer[OIDC]
-	address       netip.Addr // invalid if no rule reads it
-	block         string
-	namespace     string
-	action        Action
+	sender     sender
+	block      string
+	name       string
+	namespace  string
+	action     Action
+	byUpstream bool
 }
 
-func newVerdictKey(i *Identity, q Question, readsAddress bool) verdictKey {
-	key := verdictKey{id: i.ID, user: i.User, oidc: weak.Make(i.OIDC), block: q.Block, namespace: q.Namespace, action: q.Action}
-	if readsAddress {
-		key.address = i.Address
-	}
-	if c := i.Certificate; c != nil {
-		key.common = c.CommonName
-		// Lengths keep apart lists that are the same when joined: a name in a certificate
-		// may hold any character.
-		for _, organization := range c.Organizations {
-			key.organizations += strconv.Itoa(len(organization)) + ":" + organization
-		}
-	}
-	return key
+func newVerdictKey(i *Identity, q *Question) verdictKey {
+	return verdictKey{i.sender, q.Block, q.Name, q.Namespace, q.Action, q.ByUpstream}
 }
 
 func (k verdictKey) size() int64 {
-	const overhead = 256 // of the place in the map
-	return int64(len(k.id)+len(k.user)+len(k.common)+len(k.organizations)+len(k.block)+len(k.namespace)) + overhead
+	const overhead = 320 // of the place in the map
+	return int64(len(k.block)+len(k.name)+len(k.namespace)) + overhead
 }
 
 // verdicts remembers that requests were allowed. Reading takes no lock, since each pull
@@ -86,8 +67,8 @@ func (v *verdicts) allow(key verdictKey) {
 		}
 		g = next
 	}
-	// The namespace may be a part of a longer string, such as a request's URI.
-	key.namespace = strings.Clone(key.namespace)
+	// They may be parts of a longer string, such as a request's URI.
+	key.name, key.namespace = strings.Clone(key.name), strings.Clone(key.namespace)
 	if _, known := g.allowed.LoadOrStore(key, struct{}{}); !known {
 		g.number.Add(1)
 		g.bytes.Add(key.size())

@@ -222,12 +222,12 @@ func (w *webhook) header(i *Identity, q Question, p Presented) http.Header {
 		}
 	}
 	for _, name := range w.ForwardHeaders {
-		set(name, p.Header.Values(name)...)
+		set(name, p.Request.Header.Values(name)...)
 	}
-	set("X-Forwarded-Method", p.Method)
-	set("X-Forwarded-Proto", p.Scheme)
-	set("X-Forwarded-Host", p.Host)
-	set("X-Forwarded-Uri", p.URI)
+	set("X-Forwarded-Method", p.Request.Method)
+	set("X-Forwarded-Proto", p.Scheme())
+	set("X-Forwarded-Host", p.Request.Host)
+	set("X-Forwarded-Uri", p.Request.RequestURI)
 	if i.Address.IsValid() {
 		set("X-Forwarded-For", i.Address.String())
 	}

@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -67,9 +68,16 @@ func (s *service) webhook(t *testing.T, change func(*Webhook)) *webhook {
 	return asker
 }
 
-var asked = Presented{
-	Method: "GET", URI: "/v2/acme/app/manifests/v1?ns=ghcr.io&token=x", Host: "mirror.example.com", Scheme: "https",
+var asked = Presented{Request: &http.Request{
+	Method: "GET", RequestURI: "/v2/acme/app/manifests/v1?ns=ghcr.io&token=x", Host: "mirror.example.com", TLS: &tls.ConnectionState{},
 	Header: http.Header{"Authorization": {"Basic Y2xpZW50OnNlY3JldA=="}, "X-Custom": {"a", "b"}, "X-Registry-Username": {"admin"}, "Cookie": {"c=d"}},
+}}
+
+// askedWith returns asked with a change.
+func askedWith(change func(*http.Request)) Presented {
+	r := *asked.Request
+	change(&r)
+	return Presented{Request: &r}
 }
 
 var pulled = Question{Action: GetManifest, Block: "ghcr.io", Name: "acme/app", Namespace: "ghcr.io/acme/app", Reference: "v1", Digest: "sha256:aa"}
@@ -139,7 +147,7 @@ func TestWebhookIsTold(t *testing.T) {
 	}{
 		{"everything", nil, everything, pulled, asked, told, nil},
 		{"nothing", nil, &Identity{Anonymous: true}, Question{Action: GetBlob, Namespace: "ghcr.io/acme/app", Digest: "sha256:aa"},
-			Presented{Method: "HEAD", Scheme: "http", Host: "m", URI: "/v2/acme/app/blobs/sha256:aa"}, stranger, nil},
+			Presented{Request: &http.Request{Method: "HEAD", Host: "m", RequestURI: "/v2/acme/app/blobs/sha256:aa"}}, stranger, nil},
 		{"a token", func(w *Webhook) { w.BearerToken = "secret" }, everything, pulled, asked, told, http.Header{"Authorization": {"Bearer secret"}}},
 		{"a password", func(w *Webhook) { w.Username, w.Password = "webhook", "secret" }, everything, pulled, asked, told, http.Header{"Authorization": {"Basic d2ViaG9vazpzZWNyZXQ="}}},
 		{"headers of the client", func(w *Webhook) { w.ForwardHeaders = []string{"x-custom", "Authorization", "X-Missing"} }, everything, pulled, asked, told,
@@ -180,14 +188,9 @@ func TestWebhookAnswersHoldForTheSame(t *testing.T) {
 	}
 	ask("the first", 1, alice, pulled, asked)
 	ask("the same", 0, alice, pulled, asked)
-	other := asked
-	other.Header = http.Header{"X-Custom": {"a b"}}
-	ask("another forwarded header", 1, alice, pulled, other)
-	other.Header = http.Header{"X-Custom": {"a", "b"}, "X-Other": {"c"}}
-	ask("another header", 0, alice, pulled, other)
-	other = asked
-	other.URI += "&n=1"
-	ask("another query", 1, alice, pulled, other)
+	ask("another forwarded header", 1, alice, pulled, askedWith(func(r *http.Request) { r.Header = http.Header{"X-Custom": {"a b"}} }))
+	ask("another header", 0, alice, pulled, askedWith(func(r *http.Request) { r.Header = http.Header{"X-Custom": {"a", "b"}, "X-Other": {"c"}} }))
+	ask("another query", 1, alice, pulled, askedWith(func(r *http.Request) { r.RequestURI += "&n=1" }))
 	ask("another user", 1, &Identity{User: "alic", ID: "ealice-id", Address: alice.Address}, pulled, asked)
 	ask("another address", 1, &Identity{User: "alice", ID: "alice-id", Address: stranger.Address}, pulled, asked)
 	q := pulled
@@ -301,8 +304,7 @@ func TestWebhookQuestionsEndWithTheirClients(t *testing.T) {
 		defer leave()
 		for n := range 10 * maxQuestions {
 			go func() {
-				p := asked
-				p.URI = "/v2/app/manifests/v1?" + strconv.Itoa(n)
+				p := askedWith(func(r *http.Request) { r.RequestURI = "/v2/app/manifests/v1?" + strconv.Itoa(n) })
 				if allowed, err := hook.allows(ctx, alice, pulled, p); allowed || !errors.Is(err, context.Canceled) {
 					t.Errorf("allowed %t, %v", allowed, err)
 				}

@@ -54,7 +54,7 @@ func TestWebhookOverTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = rules.Permit(t.Context(), &access.Identity{User: "alice"}, access.Question{Action: access.GetManifest, Block: "up", Name: "app", Namespace: "up/app"}, access.Presented{Method: "GET", Scheme: "http"})
+		err = rules.Permit(t.Context(), &access.Identity{User: "alice"}, access.Question{Action: access.GetManifest, Block: "up", Name: "app", Namespace: "up/app"}, access.Presented{Request: &http.Request{Method: "GET"}})
 		if (err == nil) != c.want {
 			t.Errorf("%s: %v", name, err)
 		}
