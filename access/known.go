@@ -120,12 +120,8 @@ func (m *memory) certified(chain []*x509.Certificate) *certified {
 	c := &certified{names: newCertificate(chain)}
 	text := m.tags.begin()
 	text.add(c.names.CommonName)
-	for _, list := range [][]string{c.names.Organizations, c.names.Names} {
-		text.addNumber(len(list))
-		for _, name := range list {
-			text.add(name)
-		}
-	}
+	text.addAll(c.names.Organizations)
+	text.addAll(c.names.Names)
 	c.tag = m.tags.end(text)
 	m.certificates.Add(chain[0], c)
 	return c

@@ -39,14 +39,14 @@ const (
 )
 
 // newLayers compiles the rules of a configuration. The error names the block.
-func newLayers(opts Options) (*layers, error) {
+func newLayers(opts Options, tags *tagger) (*layers, error) {
 	l := &layers{
 		anonymous: opts.Anonymous,
 		blocks:    make(map[string]*blockRules, len(opts.Blocks)), verdicts: newVerdicts(),
 	}
 	hooks := make(map[string]*webhook, len(opts.Webhooks))
 	for _, hook := range opts.Webhooks {
-		hooks[hook.Name] = newWebhook(hook)
+		hooks[hook.Name] = newWebhook(hook, tags)
 	}
 	var err error
 	if l.global.policy, err = newPolicy(opts.Policy); err != nil {
@@ -170,13 +170,13 @@ func (l *layers) judge(ctx context.Context, i *Identity, q Question, p Presented
 		return nil, nil //nolint:nilnil // no refusal is the answer
 	}
 	allowed, err := block.webhook.allows(ctx, i, q, p)
-	failed := (*WebhookError)(nil)
+	_, failed := errors.AsType[*WebhookError](err)
 	switch {
 	case err == nil && allowed:
 		return nil, nil //nolint:nilnil // no refusal is the answer
 	case err == nil:
 		return &refusal{layer: LayerWebhook}, nil
-	case errors.As(err, &failed):
+	case failed:
 		return &refusal{layer: LayerWebhookFailure, cause: err}, nil
 	default: // the client has left
 		return nil, err

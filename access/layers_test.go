@@ -25,7 +25,7 @@ func subjects(t *testing.T, texts ...string) []Subject {
 // layerOf returns the layer that refuses a question, or "".
 func layerOf(t *testing.T, opts Options, i *Identity, q Question) Layer {
 	t.Helper()
-	r, err := newLayers(opts)
+	r, err := newLayers(opts, taggerOf(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +237,7 @@ func TestVerdictsDifferByWhatRulesRead(t *testing.T) {
 
 // No verdict is remembered about an identity that comes from elsewhere.
 func TestVerdictsAreOfIdentifiedClients(t *testing.T) {
-	r, err := newLayers(Options{Anonymous: true, Blocks: []Block{{Key: "b", Allow: subjects(t, "alice")}}})
+	r, err := newLayers(Options{Anonymous: true, Blocks: []Block{{Key: "b", Allow: subjects(t, "alice")}}}, taggerOf(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,7 +270,7 @@ func TestVerdictsAreBounded(t *testing.T) {
 
 // A verdict holds for the content that it was given for.
 func TestRulesThatReadContentAreAsked(t *testing.T) {
-	r, err := newLayers(Options{Anonymous: true, Blocks: []Block{{Key: "b", Policy: &Policy{Rules: []string{`request.reference == 'v1'`}}}}})
+	r, err := newLayers(Options{Anonymous: true, Blocks: []Block{{Key: "b", Policy: &Policy{Rules: []string{`request.reference == 'v1'`}}}}}, taggerOf(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func New(opts Options) (*Rules, error) {
 	if len(r.accounts.byUser) != len(opts.Accounts) {
 		return nil, fmt.Errorf("two accounts have the same user")
 	}
-	if r.layers, err = newLayers(opts); err != nil {
+	if r.layers, err = newLayers(opts, r.memory.tags); err != nil {
 		return nil, err
 	}
 	r.readsAddress = r.layers.readAddress() || r.groups.readAddress()

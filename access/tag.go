@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"sync"
 )
 
@@ -54,8 +55,20 @@ func (b *tagged) add(part string) {
 	b.text = append(binary.AppendUvarint(b.text, uint64(len(part))), part...)
 }
 
-// addNumber adds a number to a text, such as that of the parts to come.
-func (b *tagged) addNumber(n int) { b.text = binary.AppendUvarint(b.text, uint64(n)) }
+// addAll adds a list to a text.
+func (b *tagged) addAll(list []string) {
+	b.text = binary.AppendUvarint(b.text, uint64(len(list)))
+	for _, part := range list {
+		b.add(part)
+	}
+}
+
+// addAddress adds an address to a text.
+func (b *tagged) addAddress(address netip.Addr) {
+	var short [64]byte // of all addresses but those with a long zone
+	text := address.AppendTo(short[:0])
+	b.text = append(binary.AppendUvarint(b.text, uint64(len(text))), text...)
+}
 
 // end returns the tag of the text in a buffer, which must not be used any more.
 func (t *tagger) end(b *tagged) tag {

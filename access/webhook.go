@@ -2,7 +2,6 @@ package access
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
@@ -91,8 +90,9 @@ type webhook struct {
 	Webhook
 	client  *http.Client
 	slots   chan struct{}
-	running *flight.Group[[sha256.Size]byte, bool]
-	answers *bounded.Cache[[sha256.Size]byte, answer] // nil: none is remembered
+	tags    *tagger
+	running *flight.Group[tag, bool]
+	answers *bounded.Cache[tag, answer] // nil: none is remembered
 }
 
 type answer struct {
@@ -100,14 +100,14 @@ type answer struct {
 	at      time.Time
 }
 
-func newWebhook(w Webhook) *webhook {
+func newWebhook(w Webhook, tags *tagger) *webhook {
 	asker := &webhook{
-		Webhook: w, slots: make(chan struct{}, maxQuestions),
-		running: flight.NewGroup[[sha256.Size]byte, bool](flight.NewScope()), // of the process, see close
+		Webhook: w, slots: make(chan struct{}, maxQuestions), tags: tags,
+		running: flight.NewGroup[tag, bool](flight.NewScope()), // of the process, see close
 	}
 	if w.CacheTTL > 0 {
 		const limit = 8 << 20 // far above that of the number
-		asker.answers = bounded.New(maxAnswers, limit, func([sha256.Size]byte, answer) int { return 0 })
+		asker.answers = bounded.New(maxAnswers, limit, func(tag, answer) int { return 0 })
 	}
 	asker.client = &http.Client{
 		Transport: &http.Transport{
@@ -132,8 +132,7 @@ func (w *webhook) close() { w.client.CloseIdleConnections() }
 // share one question and, for a time, its answer. It returns a *WebhookError if the
 // webhook neither allows nor denies.
 func (w *webhook) allows(ctx context.Context, i *Identity, q Question, p Presented) (bool, error) {
-	header := w.header(i, q, p)
-	key := sumOf(header)
+	key := w.tag(i, q, p)
 	if w.answers != nil {
 		if known, ok := w.answers.Get(key); ok && time.Since(known.at) < w.CacheTTL {
 			return known.allowed, nil
@@ -143,6 +142,7 @@ func (w *webhook) allows(ctx context.Context, i *Identity, q Question, p Present
 	// does not outlive all of them: clients that ask and leave would leave questions without
 	// end, each with the header of its request.
 	ends := time.Now().Add(w.Timeout)
+	header := w.header(i, q, p)
 	result, err := w.running.DoAdmitted(ctx, key, w.admit(ends), func(ctx context.Context) (bool, error) {
 		ctx, cancel := context.WithDeadline(ctx, ends)
 		defer cancel()
@@ -211,54 +211,53 @@ func withoutURL(err error) error {
 	return err
 }
 
-// header returns all that the webhook is told of a request, in the words of Angos.
+// tell calls add for all that the webhook is told of a request besides the address of the
+// client, in the words of Angos, and addAll for lists. The names are the same for all
+// requests, but for those with a certificate. A value may be empty, and is not told then.
+func (w *webhook) tell(i *Identity, q Question, p Presented, add func(name, value string), addAll func(name string, values []string)) {
+	for _, name := range w.ForwardHeaders {
+		addAll(name, p.Request.Header.Values(name))
+	}
+	add("X-Forwarded-Method", p.Request.Method)
+	add("X-Forwarded-Proto", p.Scheme())
+	add("X-Forwarded-Host", p.Request.Host)
+	add("X-Forwarded-Uri", p.Request.RequestURI)
+	add("X-Registry-Action", string(q.Action))
+	add("X-Registry-Namespace", q.Namespace)
+	add("X-Registry-Reference", q.Reference)
+	add("X-Registry-Digest", q.digest())
+	add("X-Registry-Username", i.User)
+	add("X-Registry-Identity-Id", i.ID)
+	if c := i.Certificate; c != nil {
+		add("X-Registry-Certificate-Cn", c.CommonName)
+		addAll("X-Registry-Certificate-O", c.Organizations)
+	}
+}
+
+// header returns all that the webhook is told of a request.
 func (w *webhook) header(i *Identity, q Question, p Presented) http.Header {
 	header := make(http.Header)
-	set := func(name string, values ...string) {
-		for _, value := range values {
-			if value != "" {
-				header.Add(name, value)
-			}
+	add := func(name, value string) {
+		if value != "" {
+			header.Add(name, value)
 		}
 	}
-	for _, name := range w.ForwardHeaders {
-		set(name, p.Request.Header.Values(name)...)
-	}
-	set("X-Forwarded-Method", p.Request.Method)
-	set("X-Forwarded-Proto", p.Scheme())
-	set("X-Forwarded-Host", p.Request.Host)
-	set("X-Forwarded-Uri", p.Request.RequestURI)
 	if i.Address.IsValid() {
-		set("X-Forwarded-For", i.Address.String())
+		add("X-Forwarded-For", i.Address.String())
 	}
-	set("X-Registry-Action", string(q.Action))
-	set("X-Registry-Namespace", q.Namespace)
-	set("X-Registry-Reference", q.Reference)
-	set("X-Registry-Digest", q.digest())
-	set("X-Registry-Username", i.User)
-	set("X-Registry-Identity-Id", i.ID)
-	if c := i.Certificate; c != nil {
-		set("X-Registry-Certificate-Cn", c.CommonName)
-		set("X-Registry-Certificate-O", c.Organizations...)
-	}
+	w.tell(i, q, p, add, func(name string, values []string) {
+		for _, value := range values {
+			add(name, value)
+		}
+	})
 	return header
 }
 
-// sumOf returns a digest of a header. Lengths keep apart values that are the same when
-// joined.
-func sumOf(header http.Header) (sum [sha256.Size]byte) {
-	names := make([]string, 0, len(header))
-	for name := range header {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	h := sha256.New()
-	for _, name := range names {
-		fmt.Fprintf(h, "%d %s %d\n", len(name), name, len(header[name]))
-		for _, value := range header[name] {
-			fmt.Fprintf(h, "%d %s\n", len(value), value)
-		}
-	}
-	h.Sum(sum[:0])
-	return sum
+// tag returns the tag of all that the webhook is told of a request. Requests with one tag
+// have one header, since values of one name have one place in the text.
+func (w *webhook) tag(i *Identity, q Question, p Presented) tag {
+	text := w.tags.begin()
+	text.addAddress(i.Address)
+	w.tell(i, q, p, func(_, value string) { text.add(value) }, func(_ string, values []string) { text.addAll(values) })
+	return w.tags.end(text)
 }

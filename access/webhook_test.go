@@ -63,7 +63,7 @@ func (s *service) webhook(t *testing.T, change func(*Webhook)) *webhook {
 	if change != nil {
 		change(&w)
 	}
-	asker := newWebhook(w)
+	asker := newWebhook(w, taggerOf(t))
 	t.Cleanup(asker.close)
 	return asker
 }
@@ -209,7 +209,7 @@ func TestWebhookAnswersEnd(t *testing.T) {
 		}
 	}
 	hook = s.webhook(t, func(w *Webhook) { w.CacheTTL = time.Minute })
-	hook.answers.Add(sumOf(hook.header(alice, pulled, asked)), answer{allowed: true, at: time.Now().Add(-time.Minute)})
+	hook.answers.Add(hook.tag(alice, pulled, asked), answer{allowed: true, at: time.Now().Add(-time.Minute)})
 	s.answer(403)
 	if allowed, err := hook.allows(t.Context(), alice, pulled, asked); allowed || err != nil {
 		t.Errorf("an old answer holds: allowed %t, %v", allowed, err)
@@ -226,7 +226,7 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 func TestWebhookIsSlow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running, most, questions atomic.Int32
-		hook := newWebhook(Webhook{Name: "opa", URL: &url.URL{Scheme: "http", Host: "opa"}, Timeout: 3 * time.Second})
+		hook := newWebhook(Webhook{Name: "opa", URL: &url.URL{Scheme: "http", Host: "opa"}, Timeout: 3 * time.Second}, taggerOf(t))
 		hook.client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
 			questions.Add(1)
 			now := running.Add(1)
@@ -292,7 +292,7 @@ func TestWebhookIsSlow(t *testing.T) {
 func TestWebhookQuestionsEndWithTheirClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running atomic.Int32
-		hook := newWebhook(Webhook{Name: "opa", URL: &url.URL{Scheme: "http", Host: "opa"}, Timeout: time.Minute})
+		hook := newWebhook(Webhook{Name: "opa", URL: &url.URL{Scheme: "http", Host: "opa"}, Timeout: time.Minute}, taggerOf(t))
 		hook.client.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
 			running.Add(1)
 			defer running.Add(-1)

@@ -45,6 +45,9 @@ func warmManifests(t testing.TB) []warmManifest {
 		leaf := &x509.Certificate{Subject: pkix.Name{CommonName: "node-1", Organization: []string{"nodes"}}, DNSNames: []string{"node-1.example.com"}}
 		r.TLS = &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{leaf}}}
 	}
+	hook := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	t.Cleanup(hook.Close)
+	webhook := "[global]\nauthorization_webhook = \"opa\"\n[auth.webhook.opa]\nurl = \"" + hook.URL + "\"\ncache_ttl = 60\n"
 	return []warmManifest{
 		{"open", "", "", func(testing.TB, *mirror, *http.Request) {}},
 		{"anonymous", "[auth]\nanonymous = true\n" + user, "", func(testing.TB, *mirror, *http.Request) {}},
@@ -56,6 +59,7 @@ func warmManifests(t testing.TB) []warmManifest {
 		{"certificate", "", "allow = [\"cert:node-*\"]\n", certificate},
 		{"allow", user + group, "allow = [\"alice\", \"@robots\"]\n", token},
 		{"policy", user + policy, "", token},
+		{"webhook", user + webhook, "", token},
 		{"all", user + group + policy, "images = [\"org/**\", \"!org/internal/**\"]\nallow = [\"@robots\"]\n", token},
 	}
 }
