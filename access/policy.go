@@ -12,6 +12,7 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
+	"cel.dev/cel-go/interpreter"
 )
 
 const (
@@ -19,9 +20,6 @@ const (
 	maxRule = 16 << 10
 	// maxNesting bounds the depth of a rule, and with it the stack of the parser.
 	maxNesting = 100
-	// maxCost bounds the steps of one evaluation. A rule over a list of a thousand
-	// groups takes some thousand steps, and ten thousand take about a millisecond.
-	maxCost = 100_000
 )
 
 // Policy is a list of rules in CEL (Common Expression Language), and the answer if none
@@ -112,6 +110,7 @@ func newEnv() (*cel.Env, error) {
 		cel.Variable("request", fields),
 		cel.ParserExpressionSizeLimit(maxRule),
 		cel.ParserRecursionLimit(maxNesting),
+		cel.RegexProgramSizeLimit(maxPattern),
 	)
 }
 
@@ -138,7 +137,7 @@ func compileRule(language *cel.Env, text string) (cel.Program, *cel.Ast, error) 
 	if t := checked.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
 		return nil, nil, fmt.Errorf("yields %s, and must yield true or false", t)
 	}
-	program, err := language.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	program, err := language.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(costs{}), cel.CostLimit(maxCost))
 	if err != nil {
 		return nil, nil, fmt.Errorf("does not compile: %s", firstLine(err))
 	}
@@ -186,6 +185,9 @@ func selected(expr ast.Expr, id int64, fields ...string) bool {
 // errNotBoolean is the failure of a rule that yields something else than true or false.
 var errNotBoolean = errors.New("it yields neither true nor false")
 
+// errManySteps is the failure of a rule that takes too long.
+var errManySteps = fmt.Errorf("takes more than %d steps. Compare fewer values, or shorter ones", maxCost)
+
 // allows evaluates the rules in their order. The first one that yields true turns the
 // default around. An evaluation that fails denies, and so does a rule that yields no
 // boolean; the error then tells which.
@@ -195,6 +197,9 @@ func (p *policy) allows(variables map[string]any) (bool, error) {
 	}
 	for i, program := range p.programs {
 		value, _, err := program.Eval(variables)
+		if ended, ok := errors.AsType[interpreter.EvalCancelledError](err); ok && ended.Cause == interpreter.CostLimitExceeded {
+			err = errManySteps
+		}
 		if err != nil {
 			return false, &RuleError{Index: i, Err: err}
 		}
