@@ -140,7 +140,8 @@ func (e *entrance) use(next *prepared) error {
 	if e.acme != nil && e.acme != last && e.listening != nil {
 		// The port could not be tried before: it may have been that of the last one.
 		if err := e.startACME(); err != nil {
-			e.logger.Error("no certificates are requested", "error", err)
+			e.logger.Error("no certificates are requested until this works. It is tried again each second", "error", err)
+			e.acme.StartLater(e.listening)
 		}
 	}
 	return nil

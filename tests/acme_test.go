@@ -196,6 +196,24 @@ func TestACMEAuthorityIsDown(t *testing.T) {
 	}
 }
 
+// A reload asks for another challenge, whose port another program has. The mirror goes on, says
+// so, and listens as soon as the port is free.
+func TestACMEPortIsTaken(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	harness.Must(t, err)
+	defer taken.Close()
+	_, port, err := net.SplitHostPort(taken.Addr().String())
+	harness.Must(t, err)
+	table := fmt.Sprintf("[server.tls.acme]\nhosts = %s\ndirectory_url = \"https://%s/none\"\n", quotedHost(), testutil.FreeAddr(t))
+	w := harness.StartWeir(t, table)
+	harness.WriteFile(t, w.Config, table+"challenge = \"http-01\"\nhttp_port = "+port+"\n")
+	w.Logs(t, "no certificates are requested until this works", "Free the port, or use another challenge")
+	healthy(t, w)
+	harness.Must(t, taken.Close())
+	w.Logs(t, "listening for the challenge of the authority", "127.0.0.1:"+port)
+}
+
 // Two mirrors on one store ask the authority once, and serve the same certificate.
 func TestACMEIsAskedOnceForAStore(t *testing.T) {
 	t.Parallel()

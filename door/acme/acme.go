@@ -47,6 +47,10 @@ const (
 // authorities issue them for an hour.
 const renewCheck = time.Minute
 
+// startRetry is the pause between two attempts to listen for the challenge HTTP. One costs
+// nothing.
+const startRetry = time.Second
+
 // obtainTimeout bounds one attempt to get a certificate.
 const obtainTimeout = 5 * time.Minute
 
@@ -80,10 +84,11 @@ type Manager struct {
 	asked  map[string]bool // names that the authority may ask for a proof of
 	logger *slog.Logger
 
-	ctx    context.Context
-	cancel context.CancelFunc
-	server *http.Server // nil: no challenge HTTP
-	ended  sync.WaitGroup
+	ctx       context.Context
+	cancel    context.CancelFunc
+	server    *http.Server // nil: no challenge HTTP
+	listening bool         // for it
+	ended     sync.WaitGroup
 }
 
 // ErrNone says that there is no certificate yet.
@@ -114,6 +119,13 @@ func New(opts Options) *Manager {
 	})
 	m.issuer = certmagic.NewACMEIssuer(m.config, account(opts, logger))
 	m.config.Issuers = []certmagic.Issuer{m.issuer}
+	if opts.Challenge == HTTP {
+		const short = 10 * time.Second // such a request has one packet
+		m.server = &http.Server{
+			Handler: m.proofs(), ReadHeaderTimeout: short, ReadTimeout: short, WriteTimeout: short, IdleTimeout: short,
+			MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(m.logger.Handler(), slog.LevelDebug),
+		}
+	}
 	m.load()
 	return m
 }
@@ -133,6 +145,25 @@ func (m *Manager) Start(address net.Addr) error {
 	case DNS:
 	}
 	return m.config.ManageAsync(m.ctx, m.opts.Hosts)
+}
+
+// StartLater starts a manager in the background whose Start has failed, as soon as it can.
+func (m *Manager) StartLater(address net.Addr) {
+	m.ended.Go(func() {
+		ticker := time.NewTicker(startRetry)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-m.ctx.Done():
+				return
+			case <-ticker.C:
+				if m.Start(address) == nil {
+					m.logger.Info("listening for the challenge of the authority, so certificates are requested", "address", m.opts.HTTPAddress)
+					return
+				}
+			}
+		}
+	})
 }
 
 // account returns the account at the authority and the one challenge.
@@ -165,15 +196,14 @@ func splitAddress(address string) (host string, port int) {
 // listen answers the challenge HTTP, also that of another process on the same store. It
 // does so all the time: the authority may ask any of them.
 func (m *Manager) listen() error {
+	if m.listening {
+		return nil
+	}
 	listener, err := net.Listen("tcp", m.opts.HTTPAddress)
 	if err != nil {
 		return err
 	}
-	const short = 10 * time.Second // such a request has one packet
-	m.server = &http.Server{
-		Handler: m.proofs(), ReadHeaderTimeout: short, ReadTimeout: short, WriteTimeout: short, IdleTimeout: short,
-		MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(m.logger.Handler(), slog.LevelDebug),
-	}
+	m.listening = true
 	m.ended.Go(func() { _ = m.server.Serve(listener) }) // until Close
 	return nil
 }
@@ -262,6 +292,6 @@ func (m *Manager) Close() {
 	if m.server != nil {
 		m.server.Close()
 	}
-	m.cache.Stop()
 	m.ended.Wait()
+	m.cache.Stop()
 }

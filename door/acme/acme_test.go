@@ -606,3 +606,42 @@ func TestFileLocks(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The port of the challenge HTTP is taken when a manager should start. It starts as soon as
+// the port is free, and not after its end.
+func TestPortIsTaken(t *testing.T) {
+	taken := must(net.Listen("tcp", "127.0.0.1:0"))
+	address := taken.Addr().String()
+	var log testutil.LogBuffer
+	start := func() *Manager {
+		m := New(Options{
+			Hosts: []string{host}, Directory: "http://127.0.0.1:0", Challenge: HTTP, HTTPAddress: address,
+			Store: storagetest.NewMemory(t).Records(), Locks: NewFileLocks(t.TempDir()), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		if err := m.Start(&net.TCPAddr{}); err == nil {
+			t.Error("it listens at a port that is taken")
+		}
+		m.StartLater(&net.TCPAddr{})
+		return m
+	}
+	start().Close() // and so never listens
+	m := start()
+	defer m.Close()
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	const line = "listening for the challenge of the authority"
+	for end := time.Now().Add(time.Minute); log.Count(line) == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it does not listen:\n%s", log.String())
+		}
+	}
+	resp, err := http.Get("http://" + address + "/.well-known/acme-challenge/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusNotFound || log.Count(line) != 1 {
+		t.Errorf("%d, the log is\n%s", resp.StatusCode, log.String())
+	}
+}
