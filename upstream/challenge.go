@@ -108,13 +108,7 @@ func (p *challengeParser) value() string {
 	if strings.HasPrefix(p.rest, `"`) {
 		return p.quoted()
 	}
-	n := strings.IndexAny(p.rest, ", \t")
-	if n < 0 {
-		n = len(p.rest)
-	}
-	value := p.rest[:n]
-	p.rest = p.rest[n:]
-	return value
+	return p.until(", \t")
 }
 
 // skipToken68 drops the opaque value that some schemes (Negotiate) have in

@@ -35,6 +35,17 @@ func (p *fieldParser) token() string {
 	return token
 }
 
+// until reads up to the next of some characters, or to the end of the field.
+func (p *fieldParser) until(ends string) string {
+	n := strings.IndexAny(p.rest, ends)
+	if n < 0 {
+		n = len(p.rest)
+	}
+	text := p.rest[:n]
+	p.rest = p.rest[n:]
+	return text
+}
+
 // quoted reads a quoted-string. Without a closing quote it reaches to the end of
 // the field.
 func (p *fieldParser) quoted() string {

@@ -81,13 +81,7 @@ func (p *linkParser) value() string {
 	if strings.HasPrefix(p.rest, `"`) {
 		return p.quoted()
 	}
-	n := strings.IndexAny(p.rest, ";,")
-	if n < 0 {
-		n = len(p.rest)
-	}
-	value := p.rest[:n]
-	p.rest = p.rest[n:]
-	return strings.Trim(value, "' \t") // some quote as HTML allows
+	return strings.Trim(p.until(";,"), "' \t") // some quote as HTML allows
 }
 
 var (

@@ -93,21 +93,26 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		failure := s.refusal(resp, realm.Host)
-		// "invalid_grant": the token has expired (RFC 6749, section 5.2).
-		if creds.identity() && resp.StatusCode == http.StatusBadRequest {
-			failure.Class = ClassDenied
-		}
-		if failure.Class == ClassRateLimited {
-			s.client.limited(s.client.placeOf(ctx, resp.Request.URL, ofTokens), failure.RetryAfter)
-		}
-		return tokencache.Token{}, failure
+		return tokencache.Token{}, s.refused(ctx, resp, realm.Host, creds)
 	}
 	token, err := readToken(resp)
 	if err != nil {
 		return tokencache.Token{}, unavailable(err)
 	}
 	return token, nil
+}
+
+// refused returns the failure that an answer other than 200 is, and keeps its limit.
+func (s *tokenService) refused(ctx context.Context, resp *http.Response, host string, creds credentials) *Error {
+	failure := s.refusal(resp, host)
+	// "invalid_grant": the token has expired (RFC 6749, section 5.2).
+	if creds.identity() && resp.StatusCode == http.StatusBadRequest {
+		failure.Class = ClassDenied
+	}
+	if failure.Class == ClassRateLimited {
+		s.client.limited(s.client.placeOf(ctx, resp.Request.URL, ofTokens), failure.RetryAfter)
+	}
+	return failure
 }
 
 // authenticated returns a token request with credentials. An identity token goes into a

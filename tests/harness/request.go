@@ -40,13 +40,7 @@ func (w *Weir) Get(t *testing.T, path string, headers ...string) Answer {
 // Do is Get with another method.
 func (w *Weir) Do(t *testing.T, method, path string, headers ...string) Answer {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, w.URL+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		req.Header.Add(headers[i], headers[i+1])
-	}
+	req := w.request(t, method, path, headers)
 	client := http.DefaultClient
 	if w.Client != nil {
 		client = w.Client
@@ -59,6 +53,19 @@ func (w *Weir) Do(t *testing.T, method, path string, headers ...string) Answer {
 	a := Answer{Status: resp.StatusCode, Header: resp.Header}
 	a.Body, a.Err = io.ReadAll(resp.Body)
 	return a
+}
+
+// request returns a request with headers, each a name and a value.
+func (w *Weir) request(t *testing.T, method, path string, headers []string) *http.Request {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, w.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Add(headers[i], headers[i+1])
+	}
+	return req
 }
 
 // Open starts a request on a connection of its own. The caller reads the body
@@ -86,13 +93,7 @@ func (w *Weir) OpenSlow(t *testing.T, path string, headers ...string) *http.Resp
 
 func (w *Weir) openWith(t *testing.T, dialer *net.Dialer, path string, headers ...string) *http.Response {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.URL+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		req.Header.Add(headers[i], headers[i+1])
-	}
+	req := w.request(t, http.MethodGet, path, headers)
 	transport := &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, DisableCompression: true}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
@@ -115,13 +116,7 @@ type Pulling struct {
 // Pull starts a request and reads its body to the end, beside the test.
 func (w *Weir) Pull(t *testing.T, path string, headers ...string) *Pulling {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.URL+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; i+1 < len(headers); i += 2 {
-		req.Header.Add(headers[i], headers[i+1])
-	}
+	req := w.request(t, http.MethodGet, path, headers)
 	p := &Pulling{Done: make(chan struct{})}
 	go func() {
 		defer close(p.Done)
