@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -222,4 +224,62 @@ func TestDrippingAnswers(t *testing.T) {
 	}
 	clients.Wait()
 	w.MetricIs(t, 0, "weir_lookups")
+}
+
+// Upstreams of three blocks let long lists drip, fast enough for a list by itself, and take
+// all places for long documents. The list of an honest registry has a place soon.
+func TestDrippingListsGiveWay(t *testing.T) {
+	testutil.Long(t, "waits for the time that a slow document may keep its place")
+	t.Parallel()
+	const places, entries = 3, 10_000
+	honest := upstreamtest.New(t)
+	image := honest.AddImage("org/app", "v1", []byte("a layer"))
+	for i := range entries {
+		honest.Tag("org/app", fmt.Sprintf("a-tag-with-a-long-name-%010d", i), image.Digest)
+	}
+	config := block("mirror", honest)
+	var dripping sync.WaitGroup
+	for i := range places {
+		dripping.Add(1)
+		config += blockOf(fmt.Sprint("drip", i), nil, []string{fmt.Sprintf("url = %q", drippingList(t, dripping.Done))})
+	}
+	w := harness.StartWeir(t, config)
+	hostile := make([]*harness.Pulling, places)
+	for i := range places {
+		hostile[i] = w.Pull(t, fmt.Sprintf("/v2/drip%d/org/app/tags/list", i))
+	}
+	dripping.Wait()
+	asked := time.Now()
+	list := w.Pull(t, "/v2/mirror/org/app/tags/list")
+	// Without a place before a slow list ends, the honest one has to wait for minutes.
+	if !harness.Within(time.Minute, func() bool { return ended([]*harness.Pulling{list}) }) {
+		t.Fatalf("an honest list has no answer after a minute, and %v lookups run", w.Metric(t, "weir_lookups", "state", "running"))
+	}
+	if list.Status != http.StatusOK || list.Err != nil {
+		t.Errorf("an honest list is %d, %v", list.Status, list.Err)
+	}
+	t.Logf("an honest list of %d bytes took %s beside %d that drip", list.Length, time.Since(asked).Round(time.Millisecond), places)
+}
+
+// drippingList is a registry whose lists of tags begin with 300 KiB, and go on with 24 KiB/s
+// for five minutes. It tells when it has come that far.
+func drippingList(t *testing.T, drips func()) (url string) {
+	t.Helper()
+	var once sync.Once
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasSuffix(r.URL.Path, "/tags/list") {
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"name":"org/app","tags":["v1"%s`, strings.Repeat(`,"a-tag-of-a-slow-list"`, 300*kib/23))
+		for n := 0; r.Context().Err() == nil; n++ {
+			_, _ = fmt.Fprint(w, strings.Repeat(`,"a-tag-of-a-slow-list"`, 2400/23))
+			_ = http.NewResponseController(w).Flush()
+			if n == 10 {
+				once.Do(drips)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s.URL
 }
