@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -83,6 +84,47 @@ func TestTags(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestTagsOfAClientThatLeft has a client leave while its list is read. The tags that are
+// cached cannot be listed for it, and that is no trouble of the store.
+func TestTagsOfAClientThatLeft(t *testing.T) {
+	for name, leave := range map[string]func(t *testing.T, n *namespace.Namespace) (context.Context, context.CancelFunc){
+		"before": func(t *testing.T, _ *namespace.Namespace) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			return ctx, cancel
+		},
+		"while the upstream is asked": func(t *testing.T, _ *namespace.Namespace) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(t.Context(), time.Second)
+		},
+		"while it waits for a place": func(t *testing.T, n *namespace.Namespace) (context.Context, context.CancelFunc) {
+			for i := range 70 { // more than there are places
+				go n.Tags(t.Context(), fmt.Sprint("other", i), nil)
+			}
+			synctest.Wait()
+			return context.WithTimeout(t.Context(), time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r)
+				image := r.AddImage("app", "a", []byte("a"))
+				wantManifest(t, get(t, n, "app", "a"), namespace.Miss, image)
+				r.Fault(upstreamtest.Tags, upstreamtest.Hold(upstreamtest.NewGate()))
+				ctx, cancel := leave(t, n)
+				defer cancel()
+				if list, err := n.Tags(ctx, "app", nil); err == nil {
+					t.Errorf("the client that left got %v", list.Tags)
+				}
+				time.Sleep(time.Minute) // all lookups have ended
+				if log := m.log.String(); strings.Contains(log, "cannot list") {
+					t.Errorf("the log has\n%s", log)
+				}
+			})
+		})
+	}
 }
 
 // TestKeptTags lists in pages, whose links are the upstream's own, and asks for them in

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
@@ -212,6 +213,56 @@ func TestFullPlaces(t *testing.T) {
 				if h.most != lookupPlaces {
 					t.Errorf("%d lookups ran, want %d", h.most, lookupPlaces)
 				}
+			})
+		})
+	}
+}
+
+// TestFindingALoopTakesAPlace asks for a blob as another mirror does, while no lookup can
+// begin. The HEAD that would show a loop is a lookup: clients can claim to be mirrors.
+func TestFindingALoopTakesAPlace(t *testing.T) {
+	layer := digest.FromString("layer")
+	for name, c := range map[string]struct {
+		trail    via.Trail
+		lookups  int
+		took     time.Duration
+		busy     bool
+		requests []string
+	}{
+		"a mirror":                     {via.Trail{"weir-2"}, lookupPlaces, 30 * time.Second, true, nil},
+		"a mirror behind another one":  {via.Trail{"weir-0", "weir-3"}, lookupPlaces + 10, 30 * time.Second, true, nil},
+		"a mirror, and the last place": {via.Trail{"weir-2"}, lookupPlaces - 1, 0, false, []string{"HEAD", "GET"}},
+		// These may wait for any download, so they look for no loop.
+		"a mirror of a smaller ID": {via.Trail{"weir-0"}, lookupPlaces, 0, false, []string{"GET"}},
+		"a client":                 {nil, lookupPlaces, 0, false, []string{"GET"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMirrorOf(t, "weir-1")
+				r := m.registry("up.example")
+				r.AddBlob("app", []byte("layer"))
+				h := &hanging{open: make(chan struct{})}
+				n := m.namespace("up.example", r, func(s *namespace.Spec) {
+					h.Registry, s.Upstreams = s.Upstreams, h
+					s.MayLeadToMirror = func() bool { return true }
+				})
+				clients, leave := context.WithCancel(t.Context())
+				defer leave()
+				occupy(clients, n, c.lookups)
+				began := time.Now()
+				blob, err := n.Blob(via.With(t.Context(), c.trail), "app", layer, 0, -1)
+				if took := time.Since(began); took != c.took || isBusy(err) != c.busy || err != nil && !c.busy {
+					t.Errorf("after %v: %v; want %v, busy: %v", took, err, c.took, c.busy)
+				}
+				if err == nil {
+					blob.Content.Close()
+				}
+				synctest.Wait()
+				var want []string
+				for _, method := range c.requests {
+					want = append(want, fmt.Sprintf("%s /v2/app/blobs/%s 200", method, layer))
+				}
+				wantRequests(t, r, want...)
 			})
 		})
 	}
