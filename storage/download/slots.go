@@ -38,8 +38,10 @@ var errYielded = errors.New("storage: the download gave its place to another rep
 // A namespace may have all slots but the reserve while no other one waits. If one
 // does, each has an equal share: half of the slots if there are two. A namespace
 // that has more yields, its slowest downloads first. They wait for a slot again,
-// and go on where they stopped. A registry that never ends its bodies can therefore
-// keep its own clients waiting, but not those of others.
+// and go on where they stopped. If there are as many namespaces as slots, or nearly, so
+// that one has none although no other has more than its share, all take turns of ten
+// seconds. A registry that never ends its bodies can therefore keep its own clients
+// waiting, but not those of others.
 type slots struct {
 	size, reserved int
 
@@ -125,6 +127,10 @@ func (l *lease) release() {
 	s.free++
 	if l.yields {
 		s.yielding--
+		// The namespaces that it gives its slot to come first.
+		if i := slices.Index(s.turns, l.namespace); i >= 0 {
+			s.turns = append(slices.Delete(s.turns, i, i+1), l.namespace)
+		}
 	}
 	left := slices.DeleteFunc(s.running[l.namespace], func(other *lease) bool { return other == l })
 	if s.running[l.namespace] = left; len(left) == 0 {
@@ -152,12 +158,18 @@ func (s *slots) victims() (chosen []*lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	share := s.share()
-	wanted := s.reserved - s.free - s.yielding
+	wanted, without := s.reserved-s.free-s.yielding, 0
 	for namespace, queue := range s.waiting {
 		wanted += min(len(queue), max(0, share-len(s.running[namespace])))
+		if len(s.running[namespace]) == 0 {
+			without++
+		}
 	}
 	for range wanted {
 		l := s.victim(share)
+		if l == nil && without > s.free+s.yielding {
+			l = s.turnOver(share)
+		}
 		if l == nil { // all others have just begun
 			break
 		}
@@ -184,6 +196,24 @@ func (s *slots) victim(share int) *lease {
 		return nil
 	}
 	return slices.MinFunc(candidates, func(a, b *lease) int { return cmp.Compare(a.speed(), b.speed()) })
+}
+
+// turnOver returns the slowest of all downloads that have had their turn, or nil if there is
+// none or a namespace exceeds its share.
+func (s *slots) turnOver(share int) (slowest *lease) {
+	for _, leases := range s.running {
+		stay := slices.DeleteFunc(slices.Clone(leases), func(l *lease) bool { return l.yields })
+		if len(stay) > share {
+			return nil // its downloads yield as soon as they have had their time
+		}
+		for _, l := range stay {
+			had := l.cancel != nil && time.Since(l.since) >= healthyLease
+			if had && (slowest == nil || l.speed() < slowest.speed()) {
+				slowest = l
+			}
+		}
+	}
+	return slowest
 }
 
 // mayYield reports whether a download has had its time.
@@ -235,10 +265,14 @@ func (s *slots) take(namespace string) *lease {
 	return l
 }
 
-// admit gives free slots to waiting downloads, round-robin over namespaces.
+// admit gives free slots to waiting downloads, round-robin over namespaces. Those without
+// one come first.
 func (s *slots) admit() {
 	for {
-		i := slices.IndexFunc(s.turns, s.admits)
+		i := slices.IndexFunc(s.turns, func(n string) bool { return len(s.running[n]) == 0 && s.admits(n) })
+		if i < 0 {
+			i = slices.IndexFunc(s.turns, s.admits)
+		}
 		if i < 0 {
 			return
 		}

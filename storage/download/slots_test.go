@@ -260,3 +260,64 @@ func TestSlowNamespacesYield(t *testing.T) {
 		})
 	}
 }
+
+// If there are more namespaces than slots, or no slot is left although none has more than its
+// share, another namespace has a slot soon, again and again, and keeps it for its turn.
+func TestNamespacesTakeTurns(t *testing.T) {
+	for name, c := range map[string]struct {
+		size, slow int // slots, and namespaces that take all that they can, at no speed
+	}{
+		"two of two":   {2, 2},
+		"two of four":  {4, 2},
+		"four of four": {4, 4},
+		"nine of four": {4, 9},
+		"one of one":   {1, 1},
+		"three of one": {1, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSlots(c.size)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				for i := range c.slow {
+					for range c.size {
+						go func() {
+							for ctx.Err() == nil {
+								l, err := s.acquire(ctx, fmt.Sprint("slow", i))
+								if err != nil {
+									return
+								}
+								<-l.bind(ctx).ctx.Done()
+								l.release()
+							}
+						}()
+					}
+				}
+				time.Sleep(time.Minute)
+				rounds := time.Duration((c.slow + c.size) / c.size)
+				for range 5 {
+					asked := time.Now()
+					patient, leave := context.WithTimeout(ctx, 5*time.Minute)
+					l, err := s.acquire(patient, "other")
+					leave()
+					if err != nil {
+						t.Fatal("no slot in five minutes")
+					}
+					if waited := time.Since(asked); waited > rounds*(healthyLease+yieldPoll) {
+						t.Errorf("a slot after %s", waited)
+					}
+					l.bind(ctx)
+					got := time.Now()
+					select {
+					case <-l.ctx.Done():
+					case <-time.After(2 * healthyLease):
+					}
+					if turn := time.Since(got); turn < healthyLease {
+						t.Errorf("it had the slot for %s", turn)
+					}
+					l.release()
+				}
+			})
+		})
+	}
+}
