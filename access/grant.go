@@ -13,6 +13,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/internal/seal"
 )
 
@@ -38,6 +39,8 @@ type grantKeys struct {
 	key     []byte
 	encrypt jose.Encrypter
 	names   *seal.Sealer
+	tags    *tagger
+	shown   *bounded.Cache[tag, remembered]
 }
 
 const (
@@ -49,7 +52,9 @@ const (
 	namePurpose  = "weir credential name v1"
 )
 
-var errNoGrant = errors.New("it is no valid token of this mirror")
+// ErrGrant says that a text is no valid token of this mirror, or not one for the place that
+// it is shown for.
+var ErrGrant = errors.New("it is no valid token of this mirror")
 
 // NewGrants returns Grants with a secret that instances behind one address share. An empty
 // secret makes one that is known to this process alone. It returns an error if the secret
@@ -80,6 +85,10 @@ func (g *Grants) Use(secret []byte) error {
 		return err
 	}
 	next := &grantKeys{of: of, key: key, names: seal.New(string(secret), namePurpose)}
+	if next.tags, err = newTagger(); err != nil {
+		return err
+	}
+	next.shown = bounded.New(maxShown, maxShownBytes, func(_ tag, r remembered) int { return len(r.id) })
 	if next.encrypt, err = jose.NewEncrypter(jose.A256GCM, jose.Recipient{Algorithm: jose.DIRECT, Key: key}, nil); err != nil {
 		return err
 	}
@@ -110,20 +119,31 @@ func (g *Grants) Seal(grant Grant) (string, error) {
 // a registry has: those are opaque, or signed, which makes three parts (RFC 7515).
 func IsGrant(token string) bool { return strings.Count(token, ".") == 4 }
 
-// Open returns the grant of a token that has not expired. It returns an error for any other
-// text, which it does not quote.
-func (g *Grants) Open(token string) (Grant, error) {
+// Open returns the grant of a token that has not expired. It returns [ErrGrant] for any other
+// text.
+func (g *Grants) Open(token string) (Grant, error) { return g.current.Load().open(token) }
+
+func (k *grantKeys) open(token string) (Grant, error) {
+	grant, err := k.decrypt(token)
+	if err != nil || !time.Now().Before(grant.Expires) {
+		return Grant{}, ErrGrant
+	}
+	return grant, nil
+}
+
+// decrypt is open for a token that may have expired.
+func (k *grantKeys) decrypt(token string) (Grant, error) {
 	if len(token) > MaxGrantToken {
-		return Grant{}, errNoGrant
+		return Grant{}, ErrGrant
 	}
 	sealed, err := jose.ParseEncryptedCompact(token, []jose.KeyAlgorithm{jose.DIRECT}, []jose.ContentEncryption{jose.A256GCM})
 	if err != nil {
-		return Grant{}, errNoGrant
+		return Grant{}, ErrGrant
 	}
-	body, err := sealed.Decrypt(g.current.Load().key)
+	body, err := sealed.Decrypt(k.key)
 	var grant Grant
-	if err != nil || json.Unmarshal(body, &grant) != nil || !time.Now().Before(grant.Expires) {
-		return Grant{}, errNoGrant
+	if err != nil || json.Unmarshal(body, &grant) != nil {
+		return Grant{}, ErrGrant
 	}
 	return grant, nil
 }

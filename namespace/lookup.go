@@ -129,7 +129,7 @@ func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight
 		}
 		return value, err
 	}
-	ask := shared[K]{key, n.apart(ctx), clientOf(ctx)}
+	ask := shared[K]{key, n.apart(ctx), upstream.ClientOf(ctx)}
 	if len(via.From(ctx)) > 0 {
 		ctx = via.Watch(ctx)
 	}
@@ -174,7 +174,7 @@ type negativeKey struct {
 
 // negativeHit returns the remembered "not found" of a lookup, or nil.
 func (c *Cache) negativeHit(ctx context.Context, key lookupKey) error {
-	if r, ok := c.negatives.Get(negativeKey{key.negative(), clientOf(ctx)}); ok && time.Now().Before(r.until) {
+	if r, ok := c.negatives.Get(negativeKey{key.negative(), upstream.ClientOf(ctx)}); ok && time.Now().Before(r.until) {
 		return r.err
 	}
 	return nil
@@ -184,6 +184,6 @@ func (c *Cache) negativeHit(ctx context.Context, key lookupKey) error {
 // errors, and nil, are not remembered: the next request may succeed.
 func (n *Namespace) rememberNegative(ctx context.Context, key lookupKey, err error) {
 	if errors.Is(upstream.Doubt(err), upstream.ErrNotFound) && n.spec.NegativeTTL > 0 {
-		n.cache.negatives.Add(negativeKey{key.negative(), clientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(n.spec.NegativeTTL)})
+		n.cache.negatives.Add(negativeKey{key.negative(), upstream.ClientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(n.spec.NegativeTTL)})
 	}
 }

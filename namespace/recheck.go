@@ -70,7 +70,7 @@ func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Des
 		n.logger.Info("a repository has lost its right to a content", "repository", key.repo.String(), "digest", desc.Digest, "error", err)
 		n.forget(ctx, key.repo, desc.Digest)
 	case upstream.ClassOf(err) != upstream.ClassOK:
-		n.cache.negatives.Add(negativeKey{key.negative(), clientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(recheckPause)})
+		n.cache.negatives.Add(negativeKey{key.negative(), upstream.ClientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(recheckPause)})
 	}
 	return err
 }

@@ -118,16 +118,10 @@ const (
 	inForce
 )
 
-// clientOf returns the ID of the credential of a request, "" if the configured one counts.
-func clientOf(ctx context.Context) string {
-	c, _ := upstream.CredentialOf(ctx)
-	return c.ID
-}
-
 // standing returns the client's right to content of a kind of a repository. Everything that
 // the mirror asks for itself, such as a warming, has one.
 func (n *Namespace) standing(ctx context.Context, repo storage.RepoID, kind proof) standing {
-	client := clientOf(ctx)
+	client := upstream.ClientOf(ctx)
 	if !n.spec.OnBehalf || client == "" {
 		return inForce
 	}
@@ -148,7 +142,7 @@ func (n *Namespace) standing(ctx context.Context, repo storage.RepoID, kind proo
 // noteRight records that the upstream gave a client something of a repository, or refused.
 // A "not found" may hide a refusal, so it ends a right as well. A manifest may be empty.
 func (n *Namespace) noteRight(ctx context.Context, repo storage.RepoID, by proof, manifest digest.Digest, err error) {
-	client := clientOf(ctx)
+	client := upstream.ClientOf(ctx)
 	if !n.spec.OnBehalf || client == "" {
 		return
 	}
@@ -232,7 +226,7 @@ func (n *Namespace) unlessStanding(ctx context.Context, repo storage.RepoID, dgs
 // "". Manifests that only other clients have read do not count: the requests upstream would
 // tell that they are cached.
 func (n *Namespace) listedIn(ctx context.Context, repo storage.RepoID, blob digest.Digest) digest.Digest {
-	known, _ := n.cache.rights.Get(rightKey{repo, clientOf(ctx)})
+	known, _ := n.cache.rights.Get(rightKey{repo, upstream.ClientOf(ctx)})
 	for _, manifest := range known.read {
 		if slices.ContainsFunc(n.contentOf(ctx, manifest), func(d ocispec.Descriptor) bool { return d.Digest == blob }) {
 			return manifest

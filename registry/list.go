@@ -17,7 +17,7 @@ import (
 )
 
 func (p *pull) tags() error {
-	list, err := p.ns.Tags(p.r.Context(), p.repo, p.req.Query)
+	list, err := p.ns.Tags(p.ctx, p.repo, p.req.Query)
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (p *pull) tags() error {
 
 func (p *pull) referrers() error {
 	artifactType := p.req.Query.Get("artifactType")
-	list, err := p.ns.Referrers(p.r.Context(), p.repo, p.req.Digest, artifactType)
+	list, err := p.ns.Referrers(p.ctx, p.repo, p.req.Digest, artifactType)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/url"
@@ -32,18 +33,18 @@ func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Req
 	if err := e.visitor.permitBeside(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	p := &pull{w: w, r: r, req: req, ns: ns, repo: repo, entry: e}
+	p := &pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e}
 	if req.Op == OpWrite {
 		return p.answer() // it is refused, whatever the credentials are
 	}
 	if e.visitor.refused != nil {
 		return h.notAccepted(r, req, e.visitor.refused)
 	}
-	asClient, err := h.onBehalf(r, e, ns, repo)
+	ctx, err := h.onBehalf(r, e, ns, repo)
 	if err == nil {
-		p.r = asClient
+		p.ctx = ctx
 		if err = p.answer(); err != nil {
-			h.noteRefusal(asClient, ns, repo, err)
+			h.noteRefusal(ctx, ns, repo, err)
 		}
 	}
 	if err == nil {
@@ -57,56 +58,49 @@ func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Req
 	return h.challenged(r, req, ns, err)
 }
 
-// onBehalf returns the request with its client's own credential for the upstream of a
-// namespace. A password that the upstream refused within the last minute is refused without
+// onBehalf returns the context of a request with its client's own credential for the upstream
+// of a namespace. A password that the upstream refused within the last minute is refused without
 // a request: upstreams lock accounts out.
-func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace, repo string) (*http.Request, error) {
+func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace, repo string) (context.Context, error) {
 	header := r.Header.Values("Authorization")
 	if e.visitor.rules != nil && e.visitor.rules.Owns(header) {
 		header = nil // it was for the mirror
 	}
-	credential, err := h.credential(header, ns)
-	if err == nil && credential.Password != "" {
-		err = h.exchanges.refusalOf(credential, ns.Place(), repo, true)
+	place := ns.Place()
+	shown, err := h.opts.Grants.Show(header, ns.Key(), place.String())
+	switch {
+	case errors.Is(err, access.ErrGrant):
+		return nil, errOtherGrant
+	case err == nil && shown.HasPassword:
+		err = h.exchanges.refusalOf(shown.ID, place, repo, true)
+	case shown.ID == "":
+		shown.ID = anonymousID
 	}
 	if err != nil {
 		return nil, err
 	}
-	return r.WithContext(upstream.OnBehalf(r.Context(), credential)), nil
+	return upstream.OnBehalf(r.Context(), concealed(shown)), nil
+}
+
+// concealed is a client's credential for an upstream, which stays in the header of its
+// request until the upstream is asked.
+type concealed access.Shown
+
+func (c concealed) Client() string { return c.ID }
+
+func (c concealed) Reveal() upstream.Credential {
+	grant := access.Shown(c).Reveal()
+	return upstream.Credential{ID: c.ID, Username: grant.Username, Password: grant.Password, Token: grant.Token}
 }
 
 // noteRefusal remembers that an upstream refused the password of a request.
-func (h *Handler) noteRefusal(r *http.Request, ns *namespace.Namespace, repo string, err error) {
-	credential, _ := upstream.CredentialOf(r.Context())
+func (h *Handler) noteRefusal(ctx context.Context, ns *namespace.Namespace, repo string, err error) {
+	credential, _ := upstream.CredentialOf(ctx)
 	failed, ok := errors.AsType[*upstream.Error](err)
 	// A registry that answers 403 knows the account, which may get the right at any time.
 	if ok && credential.Password != "" && failed.Status == http.StatusUnauthorized && !failed.NotAsked {
 		h.exchanges.refuse(credential, ns.Place(), repo, true, err)
 	}
-}
-
-// credential returns what a client shows for the upstream of a namespace.
-func (h *Handler) credential(header []string, ns *namespace.Namespace) (upstream.Credential, error) {
-	shown, err := access.ParseAuthorization(header)
-	switch {
-	case err != nil:
-		return upstream.Credential{}, err
-	// Some clients can send a token as a password only.
-	case h.opens(shown.Basic.Password):
-		shown.Bearer = shown.Basic.Password
-	case shown.Basic.User != "":
-		return h.password(shown.Basic), nil
-	case shown.Bearer == "":
-		return upstream.Credential{ID: anonymousID}, nil
-	case !access.IsGrant(shown.Bearer):
-		return upstream.Credential{ID: h.opts.Grants.Name("", "", shown.Bearer), Token: shown.Bearer}, nil
-	}
-	// A token for another registry must not reach this one.
-	grant, err := h.opts.Grants.Open(shown.Bearer)
-	if err != nil || grant.Block != ns.Key() || grant.Upstream != ns.Place().String() {
-		return upstream.Credential{}, errOtherGrant
-	}
-	return upstream.Credential{ID: grant.ID, Username: grant.Username, Password: grant.Password, Token: grant.Token}, nil
 }
 
 // password returns the credential of a client that sends a username and a password.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strconv"
@@ -41,6 +42,7 @@ const oneWrite = 32 << 10
 
 // pull is one request to a repository of a namespace.
 type pull struct {
+	ctx   context.Context // of the request, perhaps with the credential of its client
 	w     http.ResponseWriter
 	r     *http.Request
 	req   Request
@@ -54,7 +56,7 @@ func (p *pull) manifest() error {
 	if p.r.Method == http.MethodHead {
 		ask = p.ns.Head
 	}
-	m, err := ask(p.r.Context(), p.repo, p.req.Reference.Accepting(p.r.Header.Values("Accept")...))
+	m, err := ask(p.ctx, p.repo, p.req.Reference.Accepting(p.r.Header.Values("Accept")...))
 	if err != nil {
 		return err
 	}
@@ -72,10 +74,10 @@ func (p *pull) blob() error {
 	var b *namespace.Blob
 	var err error
 	if p.r.Method == http.MethodHead {
-		b, err = p.ns.HeadBlob(p.r.Context(), p.repo, p.req.Digest)
+		b, err = p.ns.HeadBlob(p.ctx, p.repo, p.req.Digest)
 	} else {
 		start, end := rangeHint(p.r.Header, p.req.Digest)
-		b, err = p.ns.Blob(p.r.Context(), p.repo, p.req.Digest, start, end)
+		b, err = p.ns.Blob(p.ctx, p.repo, p.req.Digest, start, end)
 	}
 	if err != nil {
 		return err
@@ -170,7 +172,7 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.
 
 // brokeOff notes that stored content could not be sent to its end, if err is not nil.
 func (p *pull) brokeOff(dgst digest.Digest, err error) {
-	if err != nil && p.ns.BrokeOff(p.r.Context(), dgst, err) {
+	if err != nil && p.ns.BrokeOff(p.ctx, dgst, err) {
 		p.entry.err = err
 	}
 }

@@ -142,7 +142,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	return (&pull{w: w, r: r, req: req, ns: ns, repo: repo, entry: e}).answer()
+	return (&pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e}).answer()
 }
 
 // nameless answers a request without a name to resolve, which may need permission all the

@@ -112,10 +112,10 @@ func (e *exchanges) enter(ctx context.Context, registry string, from netip.Addr)
 	return func() { free(); done() }, nil
 }
 
-// refusalOf returns the refusal of a credential within the last minute, or nil: by a registry
+// refusalOf returns the refusal of a credential, by its ID, within the last minute, or nil: by a registry
 // as such, or for a repository of it.
-func (e *exchanges) refusalOf(c upstream.Credential, place upstream.Place, repo string, pull bool) error {
-	for _, key := range []exchange{{c.ID, place.Registry, "", false}, {c.ID, place.String(), repo, pull}} {
+func (e *exchanges) refusalOf(client string, place upstream.Place, repo string, pull bool) error {
+	for _, key := range []exchange{{client, place.Registry, "", false}, {client, place.String(), repo, pull}} {
 		if known, ok := e.refused.Get(key); ok && time.Now().Before(known.until) {
 			return known.err
 		}
@@ -310,7 +310,7 @@ func wantedBy(query url.Values, table *namespace.Table) (*namespace.Namespace, s
 
 // exchange exchanges a client's credential for a token of the upstream of a namespace.
 func (h *Handler) exchange(ctx context.Context, from netip.Addr, ns *namespace.Namespace, repo string, c upstream.Credential) (upstream.Grant, error) {
-	if err := h.exchanges.refusalOf(c, ns.Place(), repo, false); err != nil {
+	if err := h.exchanges.refusalOf(c.ID, ns.Place(), repo, false); err != nil {
 		return upstream.Grant{}, err
 	}
 	leave, err := h.exchanges.enter(ctx, ns.Place().Registry, from)
@@ -319,7 +319,7 @@ func (h *Handler) exchange(ctx context.Context, from netip.Addr, ns *namespace.N
 	}
 	defer leave()
 	// An earlier one in the queue may have had the same credential.
-	if err := h.exchanges.refusalOf(c, ns.Place(), repo, false); err != nil {
+	if err := h.exchanges.refusalOf(c.ID, ns.Place(), repo, false); err != nil {
 		return upstream.Grant{}, err
 	}
 	grant, err := ns.Grant(upstream.OnBehalf(ctx, c), repo)

@@ -28,33 +28,64 @@ func (c Credential) Anonymous() bool { return c.Username == "" && c.Password == 
 type Place struct {
 	Registry string // URL of its API, and the token service that may get passwords
 	Path     string // before all names; may be empty
+
+	text string // that String returns; empty: it is not known yet
 }
 
 // String returns a text that is the same for the same place only.
-func (p Place) String() string { return p.Registry + " " + p.Path }
+func (p Place) String() string {
+	if p.text != "" {
+		return p.text
+	}
+	return p.Registry + " " + p.Path
+}
 
 // Place returns what a client's credential is for.
 func (c *Client) Place() Place {
-	return Place{Registry: originOf(c.url) + c.root + " " + c.tokenRealm, Path: c.repository("")}
+	p := Place{Registry: originOf(c.url) + c.root + " " + c.tokenRealm, Path: c.repository("")}
+	p.text = p.String() // for each request, see [OnBehalf]
+	return p
 }
 
 type credentialKey struct{}
 
+// Concealed is a client's credential that is revealed when a request upstream needs it.
+type Concealed interface {
+	// Client returns the ID of the credential.
+	Client() string
+	// Reveal returns the credential, also after the client has left.
+	Reveal() Credential
+}
+
+// Client returns the ID.
+func (c Credential) Client() string { return c.ID }
+
+// Reveal returns the credential itself.
+func (c Credential) Reveal() Credential { return c }
+
 // OnBehalf returns a context for requests that a client's credential authenticates, in
 // place of the configured one. No part of what such a request learned about rights
 // counts for another credential: challenges, tokens and rate limits are kept apart.
-func OnBehalf(ctx context.Context, c Credential) context.Context {
-	return context.WithValue(ctx, credentialKey{}, &c)
+func OnBehalf(ctx context.Context, c Concealed) context.Context {
+	return context.WithValue(ctx, credentialKey{}, c)
 }
 
 // CredentialOf returns the credential of [OnBehalf]. It reports false if the configured
 // one counts.
 func CredentialOf(ctx context.Context) (Credential, bool) {
-	c, ok := ctx.Value(credentialKey{}).(*Credential)
+	own, ok := ctx.Value(credentialKey{}).(Concealed)
 	if !ok {
 		return Credential{}, false
 	}
-	return *c, true
+	return own.Reveal(), true
+}
+
+// ClientOf returns the ID of the credential of [OnBehalf], or "" if the configured one counts.
+func ClientOf(ctx context.Context) string {
+	if own, ok := ctx.Value(credentialKey{}).(Concealed); ok {
+		return own.Client()
+	}
+	return ""
 }
 
 // loginOf returns the login of the requests of a context.
