@@ -45,7 +45,8 @@ const (
 )
 
 // Warmer keeps images in the cache. At most half of the pool's jobs (but one in
-// any case) are warmings, so that downloads that clients have left find a place.
+// any case) are warmings of one block, so that downloads that its clients have left, and
+// the warmings of others, find a place.
 type Warmer struct {
 	pool    *jobs.Pool
 	metrics *Metrics
@@ -57,8 +58,8 @@ type Warmer struct {
 
 	mu      sync.Mutex // taken before the pool's; nothing is logged or read under it
 	images  map[identity]*scheduled
-	running int
-	runs    int // ever begun
+	running map[string]int // by the key of the block
+	runs    int            // ever begun
 }
 
 // New returns a Warmer that works on a pool until its Close.
@@ -66,7 +67,7 @@ func New(pool *jobs.Pool, metrics *Metrics, logger *slog.Logger) *Warmer {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := &Warmer{
 		pool: pool, metrics: metrics, logger: logger, ctx: ctx, cancel: cancel,
-		changed: notify.NewSignal(), images: make(map[identity]*scheduled),
+		changed: notify.NewSignal(), images: make(map[identity]*scheduled), running: make(map[string]int),
 	}
 	w.ended.Go(w.run)
 	return w
@@ -156,8 +157,9 @@ func (w *Warmer) begin() time.Duration {
 		if wait := time.Until(i.due); wait > 0 {
 			return min(wait, next)
 		}
-		if w.running == max(1, w.pool.Size()/2) {
-			break // the end of a running one wakes the goroutine
+		// Each block has a limit of its own, since the upstream of one may never end.
+		if w.running[i.namespace.Key()] >= max(1, w.pool.Size()/2) {
+			continue // the end of a running one wakes the goroutine
 		}
 		if !w.submit(i) {
 			next = firstRetry // nothing wakes the goroutine when the pool has room again
@@ -179,7 +181,7 @@ func (w *Warmer) submit(i *scheduled) bool {
 		return false
 	}
 	i.cancel = cancel
-	w.running++
+	w.running[n.Key()]++
 	return true
 }
 
@@ -236,7 +238,7 @@ func (w *Warmer) settle(i *scheduled, result warm.Result, cancelled bool) (err e
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	defer w.changed.Notify()
-	w.running--
+	w.running[i.namespace.Key()]--
 	i.cancel()
 	i.cancel = nil
 	// An image that is no longer wanted has no gauges to update, and a cancelled

@@ -3,6 +3,7 @@ package keepwarm_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -142,6 +143,38 @@ func TestFailureIsTriedAgainWithGrowingPauses(t *testing.T) {
 			t.Errorf("%d warmings", len(begun))
 		}
 	})
+}
+
+// Images of blocks whose upstreams never end delay no image of another block for more than
+// half an hour, however many there are.
+func TestEndlessWarmingsLeaveOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		size, hostile int // of the pool, and blocks
+		within        time.Duration
+	}{
+		"one block":            {4, 1, time.Minute},
+		"one block, one place": {1, 1, time.Hour},
+		"two blocks":           {4, 2, time.Minute},
+		"three blocks":         {4, 3, time.Hour},
+		"six blocks":           {4, 6, 2 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, c.size, func(t *testing.T, w *keepwarm.Warmer) {
+				var blocks []keepwarm.Namespace
+				for i := range c.hostile {
+					blocks = append(blocks, &fake{key: fmt.Sprint("hostile", i), images: every(time.Hour, "a", "b", "c", "d"), take: 1000 * time.Hour})
+				}
+				w.Apply(blocks)
+				time.Sleep(10 * time.Second) // all that can are running
+				honest := &fake{key: "up.example", images: every(24*time.Hour, "app"), take: time.Second, start: time.Now()}
+				w.Apply(append(blocks, honest))
+				time.Sleep(c.within)
+				if begun := honest.times(); len(begun) == 0 {
+					t.Errorf("it was not warmed within %s", c.within)
+				}
+			})
+		})
+	}
 }
 
 func TestHalfOfThePoolIsLeftToOthers(t *testing.T) {
