@@ -49,8 +49,11 @@ type podSpec struct {
 		} `yaml:"seccompProfile"`
 	} `yaml:"securityContext"`
 	Containers []struct {
-		Args            []string         `yaml:"args"`
-		EnvFrom         []map[string]any `yaml:"envFrom"`
+		Args      []string         `yaml:"args"`
+		EnvFrom   []map[string]any `yaml:"envFrom"`
+		Resources struct {
+			Limits map[string]string `yaml:"limits"`
+		} `yaml:"resources"`
 		SecurityContext struct {
 			AllowPrivilegeEscalation *bool `yaml:"allowPrivilegeEscalation"`
 			ReadOnlyRootFilesystem   bool  `yaml:"readOnlyRootFilesystem"`
@@ -137,6 +140,9 @@ func TestChart(t *testing.T) {
 		if s := c.SecurityContext; s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation || !s.ReadOnlyRootFilesystem ||
 			len(s.Capabilities.Drop) != 1 || s.Capabilities.Drop[0] != "ALL" {
 			t.Errorf("the container has too many rights: %+v", c)
+		}
+		if limits := c.Resources.Limits; limits["memory"] != "1Gi" {
+			t.Errorf("its limits are %v", limits)
 		}
 		if drain := drainSeconds(t); pod.TerminationGracePeriodSeconds <= drain {
 			t.Errorf("killed after %d s, want more than global.shutdown_drain_secs, %d", pod.TerminationGracePeriodSeconds, drain)

@@ -192,7 +192,7 @@ func TestSystemdService(t *testing.T) {
 	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "another one", w.Get(t, blobPath("docker.io/org/app", blob)), blob, statusHit)
 	limits := harness.Run(t, s.command("systemctl", "show", "--property", "MemoryMax,TasksMax,IPAddressDeny", "weir"))
-	for _, want := range []string{"MemoryMax=1073741824", "TasksMax=8192", "169.254.0.0/16", "fe80::/64"} {
+	for _, want := range []string{"MemoryMax=1073741824", "TasksMax=8192", "169.254.0.0/16", "fe80::/64", "100.100.100.200/32", "192.0.0.192/32", "fd00:ec2::254/128", "fd00:ec2::23/128"} {
 		if !strings.Contains(limits, want) {
 			t.Errorf("its limits lack %s: %q", want, limits)
 		}
