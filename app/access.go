@@ -119,7 +119,7 @@ type seesKey struct{}
 // guard lets those clients pass to a handler of ops that may take its action.
 type guard struct {
 	current *access.Current
-	proxies forwarded.Proxies
+	proxies *forwarded.Current
 }
 
 func (g guard) handler(action access.Action, next http.Handler) http.Handler {
@@ -130,7 +130,7 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 			return
 		}
 		w.Header().Set("Cache-Control", "no-store") // other clients may get other answers
-		presented := access.Present(r, g.proxies)
+		presented := access.Present(r, g.proxies.Load())
 		identity, err := rules.Identify(r.Context(), presented)
 		if err == nil {
 			err = rules.Permit(r.Context(), identity, access.Question{Action: action}, presented)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/config"
-	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
@@ -65,10 +64,9 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}
-	proxies := forwarded.Proxies(cfg.TrustedProxies())
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
-		page: newPage(m.routing.keys), proxies: proxies, access: &m.routing.access, logger: logger,
+		page: newPage(m.routing.keys), proxies: &m.routing.proxies, access: &m.routing.access, logger: logger,
 	}
 	ops.apart = cfg.Server.AdminAddress != ""
 	api := m.tracing.handler(registry.New(registry.Options{
@@ -77,8 +75,8 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Access:  &m.routing.access,
 		Explain: explain,
 		ID:      id,
-		Proxies: proxies,
-		Tokens:  tokenService{&m.routing.access, proxies},
+		Proxies: &m.routing.proxies,
+		Tokens:  tokenService{&m.routing.access, &m.routing.proxies},
 		Grants:  &m.grants,
 		Metrics: m.routing.requests,
 		Logger:  logger,

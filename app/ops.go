@@ -34,7 +34,7 @@ type ops struct {
 	content  *storage.Health
 	gatherer prometheus.Gatherer
 	page     *page
-	proxies  forwarded.Proxies
+	proxies  *forwarded.Current
 	access   *access.Current
 	// apart is set if operators have a listener of their own, see adminHandler.
 	apart   bool
@@ -168,7 +168,7 @@ func (o *ops) logged(next http.Handler) http.Handler {
 		attrs := append([]slog.Attr{
 			slog.String("method", printable.Method(r)), slog.String("operation", "other"), slog.String("path", printable.Path(r)),
 			slog.Int("status", m.Code), slog.Int64("bytes", m.Written), slog.Duration("duration", m.Duration), slog.String("cache", "none"),
-		}, o.proxies.Attrs(r)...)
+		}, o.proxies.Load().Attrs(r)...)
 		o.logger.LogAttrs(r.Context(), level, "request", attrs...)
 	})
 }

@@ -3,6 +3,7 @@ package app
 import (
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/storage/evict"
@@ -15,6 +16,7 @@ type routing struct {
 	clients  *clients
 	tables   namespace.Current
 	access   access.Current
+	proxies  forwarded.Current // that tell which client a rule is about
 	guarding *access.Metrics
 	issuers  issuers
 	engine   *engine
@@ -41,6 +43,7 @@ func (r *routing) apply(cfg *config.Config) error {
 	r.store.SetMaxManifest(int64(cfg.Global.MaxManifestSize))
 	r.store.SetShared(len(table.Namespaces()) > 1)
 	r.issuers.current = issuers
+	r.proxies.Store(cfg.TrustedProxies())
 	r.access.Store(rules) // before the table, see there
 	r.tables.Store(table)
 	r.requests.SetNamespaces(table)

@@ -21,7 +21,7 @@ const maxTokenForm = 32 << 10
 // (RFC 6749, section 4.3), which containerd tries first.
 type tokenService struct {
 	current *access.Current
-	proxies forwarded.Proxies
+	proxies *forwarded.Current
 }
 
 func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +32,7 @@ func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
-	presented := access.Present(r, s.proxies)
+	presented := access.Present(r, s.proxies.Load())
 	switch r.Method {
 	case http.MethodGet:
 	case http.MethodPost:

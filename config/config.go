@@ -53,8 +53,8 @@ type Server struct {
 	BindAddress string `toml:"bind_address"` // an IP address or a host name; empty: every interface
 	Port        int    `toml:"port"`         // 0 picks a free port
 
-	TrustedProxies []Network `toml:"trusted_proxies"` // whose X-Forwarded-For names the client
-	AdminAddress   string    `toml:"admin_address"`   // host:port of the metrics and profiles; empty: that of clients, without profiles
+	TrustedProxies []Network `toml:"trusted_proxies" reload:"live"` // whose X-Forwarded-For names the client
+	AdminAddress   string    `toml:"admin_address"`                 // host:port of the metrics and profiles; empty: that of clients, without profiles
 
 	TLS *TLS `toml:"tls"` // nil: plain HTTP
 }
@@ -85,7 +85,7 @@ type Global struct {
 	NegativeTTL             Duration      `toml:"negative_ttl" reload:"live"`
 	ServeStaleOn            []Class       `toml:"serve_stale_on" reload:"live"`
 	MaxStale                Duration      `toml:"max_stale" reload:"live"`
-	TrustedProxies          []Network     `toml:"trusted_proxies"`                     // Angos' place for the key of Server
+	TrustedProxies          []Network     `toml:"trusted_proxies" reload:"live"`       // Angos' place for the key of Server
 	AccessPolicy            *AccessPolicy `toml:"access_policy" reload:"live"`         // of all requests; nil: none
 	AuthorizationWebhook    string        `toml:"authorization_webhook" reload:"live"` // asked about all requests; empty: none
 	EnableBlobRedirect      bool          `toml:"enable_blob_redirect"`                // accepted for files written for Angos; it has no effect on local disk

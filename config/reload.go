@@ -8,7 +8,7 @@ import (
 
 // RestartRequired returns the key paths that differ between two configurations and
 // that a running server cannot change, in the order of their declaration.
-// Namespaces, access rules, the tag policy, max_manifest_size, max_blob_size, Redis and log.level are swapped live.
+// Namespaces, access rules, trusted proxies, the tag policy, max_manifest_size, max_blob_size, Redis and log.level are swapped live.
 func RestartRequired(old, new *Config) []string {
 	return frozenChanges("", reflect.ValueOf(*old), reflect.ValueOf(*new))
 }

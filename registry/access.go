@@ -110,7 +110,7 @@ func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
 		slog.Duration("duration", s.took),
 		slog.String("cache", cacheLabel(e.outcome.Cache)),
 	)
-	attrs = append(attrs, h.opts.Proxies.Attrs(r)...)
+	attrs = append(attrs, h.opts.Proxies.Load().Attrs(r)...)
 	if user := e.visitor.user(); user != "" {
 		attrs = append(attrs, slog.String("user", user))
 	}

@@ -79,9 +79,11 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m.rules(access.Options{Anonymous: true})
 	namespace.RegisterMetrics(m.gatherer, &m.tables)
 	m.serve(specs...)
+	proxies := new(forwarded.Current)
+	proxies.Store(forwarded.Proxies{netip.MustParsePrefix("192.0.2.0/24")}) // httptest's clients
 	m.handler = registry.New(registry.Options{
 		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger, ID: "weir-me",
-		Proxies: forwarded.Proxies{netip.MustParsePrefix("192.0.2.0/24")}, // httptest's clients
+		Proxies: proxies,
 		Access:  &m.access,
 		Grants:  grants(t),
 	})

@@ -196,7 +196,7 @@ func onBehalfOf(table *namespace.Table) []*namespace.Namespace {
 // bearer returns the challenge that leads a client to the token service of this mirror
 // (distribution token specification). The repository is empty for a login.
 func (h *Handler) bearer(r *http.Request, req Request) string {
-	realm := h.opts.Access.Load().TokenURL(access.Present(r, h.opts.Proxies))
+	realm := h.opts.Access.Load().TokenURL(access.Present(r, h.opts.Proxies.Load()))
 	// The name alone does not lead to the registry.
 	if req.NS != "" {
 		realm += "?" + url.Values{"ns": {req.NS}}.Encode()

@@ -38,8 +38,8 @@ type Options struct {
 	// ID is this process's in requests to upstreams. A request that carries it has
 	// come back. With an empty ID no loop is noticed.
 	ID via.ID
-	// Proxies are those whose X-Forwarded-For names the client in the log.
-	Proxies forwarded.Proxies
+	// Proxies are those whose X-Forwarded-For names the client.
+	Proxies *forwarded.Current
 	// Tokens issues the tokens of the mirror's own accounts. Nil: there are none.
 	Tokens http.Handler
 	// Grants seals the credentials of clients whose own rights decide.

@@ -209,7 +209,7 @@ func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wa
 		}
 		return h.writeToken(w, access.Grant{ID: credential.ID}, maxGrantLife)
 	}
-	grant, err := h.exchange(r.Context(), h.opts.Proxies.Address(r), ns, repo, credential)
+	grant, err := h.exchange(r.Context(), h.opts.Proxies.Load().Address(r), ns, repo, credential)
 	if err != nil {
 		return err
 	}
@@ -337,7 +337,7 @@ func (h *Handler) login(r *http.Request, table *namespace.Table, c upstream.Cred
 	}) {
 		return nil
 	}
-	_, err := h.exchange(r.Context(), h.opts.Proxies.Address(r), candidates[0], "", c)
+	_, err := h.exchange(r.Context(), h.opts.Proxies.Load().Address(r), candidates[0], "", c)
 	return err
 }
 

@@ -39,7 +39,7 @@ func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace
 	}
 	v := &e.visitor
 	v.rules, v.op, v.name = rules, req.Op, req.Name
-	v.presented = access.Present(r, h.opts.Proxies)
+	v.presented = access.Present(r, h.opts.Proxies.Load())
 	if ns != nil && ns.OnBehalf() && !rules.Owns(v.presented.Authorization) {
 		v.upstreams, v.presented.Authorization = v.presented.Authorization, nil
 	}

@@ -211,3 +211,27 @@ func TestAccessBehindProxy(t *testing.T) {
 	// A client that reaches the mirror without nginx cannot name an address.
 	w.Logs(t, `"client":"127.0.0.6"`, `"status":401`)
 }
+
+// Proxies are trusted, and no longer, without a restart: the client of a rule is another one
+// then.
+func TestTrustedProxiesAreLive(t *testing.T) {
+	t.Parallel()
+	r := upstreamtest.New(t)
+	r.AddImage("org/app", "v1", []byte("a layer"))
+	config := func(proxies string) string {
+		return "[server]\n" + proxies + "[auth]\nanonymous = false\n" + blockOf("up", []string{`allow = ["cidr:198.51.100.0/24"]`}, at(r))
+	}
+	w := harness.StartWeir(t, config(""))
+	for _, step := range []struct {
+		proxies string
+		want    int
+	}{{"", 401}, {"trusted_proxies = [\"127.0.0.1\"]\n", 200}, {"trusted_proxies = [\"192.0.2.1\"]\n", 401}, {"trusted_proxies = [\"127.0.0.0/8\"]\n", 200}, {"", 401}} {
+		harness.WriteFile(t, w.Config, config(step.proxies))
+		harness.Eventually(t, step.proxies, func() bool {
+			return w.Get(t, manifestPath("up/org/app", "v1"), "X-Forwarded-For", "198.51.100.7").Status == step.want
+		})
+	}
+	if got := w.Log.Count("restart"); got > 0 {
+		t.Errorf("%d lines tell of a restart", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 
 	"github.com/weirhq/weir/internal/printable"
 )
@@ -20,6 +21,24 @@ const (
 // Proxies are the addresses of the proxies whose X-Forwarded-For is believed. They
 // must have been unmapped: no IPv4 address in the form of IPv6.
 type Proxies []netip.Prefix
+
+// Current holds the proxies in force. A nil *Current has none, so that no header is believed.
+// All methods may be called concurrently.
+type Current struct{ proxies atomic.Pointer[Proxies] }
+
+// Load returns the proxies in force.
+func (c *Current) Load() Proxies {
+	if c == nil {
+		return nil
+	}
+	if proxies := c.proxies.Load(); proxies != nil {
+		return *proxies
+	}
+	return nil // before the first configuration
+}
+
+// Store puts proxies in force.
+func (c *Current) Store(proxies Proxies) { c.proxies.Store(&proxies) }
 
 // Client returns the addresses of the client and of the peer that is connected. They
 // differ if the peer is one of the proxies and its X-Forwarded-For names another
