@@ -42,6 +42,8 @@ func TestTarpitLeavesJobs(t *testing.T) {
 			}
 			w.MetricIs(t, float64(c.blocks*downloads), "weir_jobs") // running and queued
 			leave(t, w, blobPath("mirror/org/app", wanted), 1)
+			// A download that ends before the mirror notices the departure needs no job.
+			w.MetricIs(t, float64(c.blocks*downloads+1), "weir_jobs")
 			gate.Open()
 			began := time.Now()
 			w.MetricIs(t, 1, "weir_downloads_ended_total", "result", "stored")
