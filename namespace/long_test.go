@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -67,7 +68,21 @@ func TestLongDocumentsTakeTurns(t *testing.T) {
 // Long documents that drip, from as many registries as there are places, keep those of
 // another registry away for some seconds only. While no other one wants a place, they go on.
 func TestDrippingDocumentsYield(t *testing.T) {
+	for name, slowly := range map[string]func(*upstreamtest.Gate) upstreamtest.Effect{
+		// Above the lowest speed of all documents, 16 KiB/s.
+		"drip":   func(*upstreamtest.Gate) upstreamtest.Effect { return upstreamtest.Drip(20 << 10) },
+		"silent": func(gate *upstreamtest.Gate) upstreamtest.Effect { return upstreamtest.StallAfter(1<<20, gate) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testSlowDocuments(t, slowly)
+		})
+	}
+}
+
+func testSlowDocuments(t *testing.T, slowly func(*upstreamtest.Gate) upstreamtest.Effect) {
 	bubble(t, func(t *testing.T, m *mirror) {
+		gate := upstreamtest.NewGate()
 		long := func(r *upstreamtest.Registry) ocispec.Descriptor {
 			return r.AddManifest("app", "long", ocispec.MediaTypeImageIndex,
 				fmt.Appendf(nil, `{"schemaVersion":2,"manifests":[],"annotations":{"a":"%s"}}`, strings.Repeat("x", 4<<20)))
@@ -77,9 +92,10 @@ func TestDrippingDocumentsYield(t *testing.T) {
 		for i := range 4 {
 			r := m.registry(fmt.Sprintf("slow%d.example", i))
 			want := long(r)
-			// Above the lowest speed of all documents, 16 KiB/s.
-			r.Fault(upstreamtest.Path("/manifests/"), upstreamtest.Drip(20<<10))
-			n := m.namespace(r.Host, r)
+			r.Fault(upstreamtest.Path("/manifests/"), slowly(gate))
+			c := upstream.NewClient(upstream.Options{URL: r.URL, ConnectTimeout: time.Second, ReadTimeout: 5 * time.Minute, DialContext: m.network.DialContext})
+			t.Cleanup(c.Close)
+			n := m.namespace(r.Host, r, func(s *namespace.Spec) { s.Upstreams = c })
 			slow.Go(func() {
 				if got := get(t, n, "app", "long"); got.err != nil {
 					failed.Add(1)
@@ -99,6 +115,7 @@ func TestDrippingDocumentsYield(t *testing.T) {
 		if took := time.Since(began); took > 40*time.Second {
 			t.Errorf("a document of another registry took %s", took)
 		}
+		gate.Open()
 		slow.Wait()
 		if n := failed.Load(); n == 0 || n == 4 {
 			t.Errorf("%d slow documents have failed", n)

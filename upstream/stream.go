@@ -100,7 +100,9 @@ func (d *document) Read(p []byte) (int, error) {
 			return 0, d.err
 		}
 	}
+	stop := bulk.Watch(d.ctx, d.interrupt)
 	n, err := d.body.Read(p)
+	stop()
 	d.bytes += int64(n)
 	age := time.Since(d.began)
 	slow := age > smallBodyTime && float64(d.bytes) < age.Seconds()*smallBodySpeed
@@ -109,6 +111,13 @@ func (d *document) Read(p []byte) (int, error) {
 	}
 	d.err = err
 	return n, err
+}
+
+// interrupt ends a Read of the body that waits for bytes.
+func (d *document) interrupt() {
+	if s, ok := d.body.(*stream); ok {
+		s.cancel(errTooSlow)
+	}
 }
 
 // enter waits for a place, which is no fault of the registry.

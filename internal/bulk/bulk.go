@@ -26,6 +26,8 @@ const (
 	// speed is the average, in bytes per second, that a document needs to keep its place
 	// after that while others wait: that of a slow line. The longest takes a minute then.
 	speed = 128 << 10
+	// poll is how often a read that waits for bytes looks whether others wait for its place.
+	poll = time.Second
 )
 
 // ErrTooSlow says that a document came too slowly to keep its place while others wait.
@@ -119,11 +121,50 @@ func Advance(ctx context.Context, n int) error {
 		return nil
 	}
 	w.bytes += int64(n)
-	had := time.Since(w.since)
-	if had > grace && float64(w.bytes) < had.Seconds()*speed && w.share.pool.waiting.Load() > 0 {
+	if w.tooSlow() {
 		return ErrTooSlow
 	}
 	return nil
+}
+
+// tooSlow reports whether the work has to leave. The caller holds the mutex.
+func (w *work) tooSlow() bool {
+	had := time.Since(w.since)
+	return had > grace && float64(w.bytes) < had.Seconds()*speed && w.share.pool.waiting.Load() > 0
+}
+
+// Watch calls end as soon as [Advance] would return ErrTooSlow for the work that the context
+// belongs to, until stop is called: no byte may come that would call it. Work without a place
+// is not watched.
+func Watch(ctx context.Context, end func()) (stop func()) {
+	w, ok := ctx.Value(key{}).(*work)
+	if !ok {
+		return func() {}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.release == nil {
+		return func() {}
+	}
+	var timer *time.Timer
+	stopped := false
+	timer = time.AfterFunc(max(grace-time.Since(w.since), poll), func() {
+		w.mu.Lock()
+		ends := !stopped && w.tooSlow()
+		if !stopped && !ends {
+			timer.Reset(poll)
+		}
+		w.mu.Unlock()
+		if ends {
+			end()
+		}
+	})
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		stopped = true
+		timer.Stop()
+	}
 }
 
 func (w *work) leave() {

@@ -135,6 +135,61 @@ func TestSlowDocuments(t *testing.T) {
 	}
 }
 
+// A document that comes no further at all loses its place as one that drips.
+func TestSilentDocuments(t *testing.T) {
+	for name, c := range map[string]struct {
+		others bool
+		before int // bytes at once
+		most   time.Duration
+	}{
+		"others wait":             {true, 1, 17 * time.Second},
+		"no other one":            {false, 1, time.Minute},
+		"half of it came at once": {true, 4 << 20, 34 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				pool := bulk.NewPool(1)
+				silent := bulk.Within(pool.Share(1), func(ctx context.Context) (took time.Duration, err error) {
+					ended := make(chan struct{})
+					bulk.Watch(ctx, func() { t.Error("work without a place is watched") })()
+					if err := bulk.Enter(ctx); err != nil {
+						return 0, err
+					}
+					began := time.Now()
+					err = bulk.Advance(ctx, c.before)
+					stop := bulk.Watch(ctx, func() { close(ended) })
+					select {
+					case <-ended:
+					case <-time.After(time.Minute):
+					}
+					stop()
+					return time.Since(began), err
+				})
+				var all sync.WaitGroup
+				all.Go(func() {
+					if took, err := silent(t.Context()); err != nil || took > c.most || took < c.most-3*time.Second {
+						t.Errorf("%v after %s", err, took)
+					}
+				})
+				synctest.Wait()
+				if c.others {
+					all.Go(func() {
+						release, err := pool.Share(1).Take(t.Context())
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						release()
+					})
+				}
+				all.Wait()
+				time.Sleep(time.Hour) // a stopped watch does nothing more
+			})
+		})
+	}
+	bulk.Watch(t.Context(), nil)() // no such work
+}
+
 // A place that was waited for in vain is free for others, and so is that of a call that
 // failed or panicked.
 func TestPlacesAreGivenBack(t *testing.T) {
