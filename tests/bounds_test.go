@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -233,6 +234,51 @@ func TestHugeLists(t *testing.T) {
 		t.Errorf("the heap has grown by %d MiB", grown/mib)
 	} else {
 		t.Logf("the heap has grown by %d MiB", grown/mib)
+	}
+}
+
+// Images that are kept warm have manifests, or lists of referrers, that would take gigabytes
+// when they are decoded. Their warming fails, and the mirror goes on.
+func TestHugeWarmings(t *testing.T) {
+	testutil.Long(t, "reads manifests of many MiB")
+	t.Parallel()
+	fill := func(size int, before, value, after string) string {
+		return before + strings.Repeat(value+",", size/(len(value)+1)) + value + after
+	}
+	index := `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[`
+	forms := func(size int) map[string]string {
+		return map[string]string{
+			"objects":     fill(size, index, "{}", "]}"),
+			"annotations": fill(size, index+`{"annotations":{`, `"a":""`, "}}]}"),
+			"features":    fill(size, index+`{"platform":{"os.features":[`, `""`, "]}}]}"),
+			"keys":        fill(size, index+`],`, `"manifests":[{}]`, "}"),
+			"deep":        index + strings.Repeat("[", size),
+		}
+	}
+	honest := upstreamtest.New(t)
+	image := honest.AddImage("app", "v1", []byte("a layer"))
+	config, images := block("honest", honest), 0
+	// Below the bounds of bytes, so that the others hold.
+	for part, bodies := range map[string]map[string]string{"manifests": forms(4 * mib), "referrers": forms(7 * mib)} {
+		for form, body := range bodies {
+			upstream := upstreamtest.New(t)
+			upstream.AddImage("app", "v1", []byte("a layer"))
+			upstream.Fault(upstreamtest.Path("/"+part+"/"), upstreamtest.Status(200, body), upstreamtest.Header("Content-Type", ocispec.MediaTypeImageIndex))
+			key := part + "-" + form
+			config += block(key, upstream) + fmt.Sprintf("[[repository.%q.warm]]\nimages = [\"app:v1\"]\n", key)
+			images++
+		}
+	}
+	w := harness.StartWeir(t, config, "GOGC=10")
+	failing := func() int { return int(w.Metric(t, "weir_warm_failing")) }
+	if !harness.Within(2*time.Minute, func() bool { return failing() == images }) {
+		t.Errorf("%d of %d warmings have failed", failing(), images)
+	}
+	expectContent(t, "a neighbour", w.Get(t, manifestPath("honest/app", "v1")), image.Digest, statusStored)
+	// It never shrinks, so it is the most that there was.
+	heap := int(w.Metric(t, "go_memstats_heap_sys_bytes"))
+	if t.Logf("the heap has %d MiB", heap/mib); heap > 200*mib {
+		t.Errorf("the heap has %d MiB", heap/mib)
 	}
 }
 

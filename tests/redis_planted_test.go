@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
@@ -103,7 +104,10 @@ func TestPlantedCooldowns(t *testing.T) {
 	}
 
 	redis.Restart()
-	w.Logs(t, "rate limits of upstreams are shared through Redis again")
+	// The mirror says so when Redis has worked for ten seconds.
+	if !harness.Within(2*time.Minute, func() bool { return w.Log.Count("rate limits of upstreams are shared through Redis again") > 0 }) {
+		t.Fatal("the mirror does not return to Redis")
+	}
 	told := client.Keys(t.Context(), "victim:*").Val()
 	t.Logf("after %d invented names, the mirror tells Redis %d cooldowns", invented, len(told))
 	if len(told) > 0 {
