@@ -69,11 +69,12 @@ func (b *borrowed) Read(p []byte) (int, error) {
 		}
 		n, err := b.stream.Read(p)
 		// The place was wanted while the source let the reader wait.
-		if n == 0 && err != nil && b.slot.yielded() {
+		if n == 0 && err != nil && b.yielded() {
 			b.giveBack()
 			continue
 		}
 		b.slot.bytes.Add(int64(n))
+		b.share.bytes.Add(int64(n))
 		b.off += int64(n)
 		if b.length >= 0 {
 			b.length -= int64(n)
@@ -100,7 +101,7 @@ func (b *borrowed) open() error {
 		if err := b.acquire(); err != nil {
 			return err
 		}
-		ctx := b.slot.bind(r.ctx).ctx
+		ctx := b.share.bind(b.slot.bind(r.ctx).ctx).ctx
 		if r.begun {
 			ctx = oci.WithContinuation(ctx)
 		}
@@ -110,7 +111,7 @@ func (b *borrowed) open() error {
 			b.timer = time.AfterFunc(turn, b.endTurn)
 			return nil
 		}
-		yielded := b.slot.yielded()
+		yielded := b.yielded()
 		b.release()
 		if !yielded {
 			return err
@@ -200,6 +201,9 @@ func (b *borrowed) caughtUp() bool {
 	v := b.reader.download.view()
 	return v.err != nil || locate(b.off, v) != far
 }
+
+// yielded reports whether the stream has to end because its place is wanted.
+func (b *borrowed) yielded() bool { return b.slot.yielded() || b.share.yielded() }
 
 // release gives the place back.
 func (b *borrowed) release() {

@@ -2,7 +2,9 @@ package download_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/download"
 )
 
@@ -70,6 +73,55 @@ func TestReadersAheadTakePlaces(t *testing.T) {
 			t.Errorf("%d streams are open, want 2 at most", n)
 		}
 	})
+}
+
+// Readers whose source sends nothing give their places to those of another namespace, though
+// each of them waits for bytes.
+func TestReadersOfATarpitYield(t *testing.T) {
+	for _, tarpits := range []int{1, 2, 3} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSetup(t, func(o *download.Options) { o.MaxFetches = 16 })
+			var reading sync.WaitGroup
+			ctx, leave := context.WithCancel(t.Context())
+			defer reading.Wait()
+			defer leave()
+			for i := range tarpits {
+				hostile := storage.RepoID{Namespace: fmt.Sprint("hostile", i), Name: "app"}
+				o := &origin{body: random(20 << 20), step: make(chan int)}
+				dgst := digest.FromBytes(append(o.body, byte(i)))
+				for range 12 {
+					r := s.reader(t, ctx, dgst, o.source(hostile))
+					reading.Go(func() {
+						defer r.Close()
+						if _, err := r.Seek(10<<20, io.SeekStart); err == nil {
+							_, _ = r.Read(make([]byte, 1000))
+						}
+					})
+				}
+			}
+			time.Sleep(time.Minute)
+			body := random(20 << 20)
+			stuck(t, s, body)
+			direct := &origin{body: body}
+			patient, giveUp := context.WithTimeout(t.Context(), 10*time.Minute)
+			defer giveUp()
+			r := s.reader(t, patient, digest.FromBytes(body), direct.source(ours))
+			defer r.Close()
+			began, got := time.Now(), make([]byte, 1000)
+			if _, err := r.Wait(15<<20, 16<<20); err != nil {
+				t.Error(err)
+			}
+			if _, err := r.Seek(15<<20, io.SeekStart); err != nil {
+				t.Error(err)
+			}
+			if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, body[15<<20:15<<20+1000]) {
+				t.Error("other bytes")
+			}
+			if took := time.Since(began); took > 30*time.Second {
+				t.Errorf("%d tarpits: a range took %s", tarpits, took)
+			}
+		})
+	}
 }
 
 // A reader that gave its place back continues where it stopped.
