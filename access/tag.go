@@ -34,6 +34,7 @@ type tagged struct {
 }
 
 func newTagger() (*tagger, error) {
+	const enough = 1 << 10 // for most texts
 	var key [16]byte
 	rand.Read(key[:]) //nolint:errcheck // it never fails
 	block, err := aes.NewCipher(key[:])
@@ -44,7 +45,7 @@ func newTagger() (*tagger, error) {
 	if err != nil { // a mode of Go that knows no GCM
 		return nil, fmt.Errorf("AES-GCM cannot be used: %w", err)
 	}
-	return &tagger{gcm: gcm, buffers: sync.Pool{New: func() any { return new(tagged) }}}, nil
+	return &tagger{gcm: gcm, buffers: sync.Pool{New: func() any { return &tagged{text: make([]byte, 0, enough)} }}}, nil
 }
 
 // begin returns a buffer for a text.
@@ -63,11 +64,11 @@ func (b *tagged) addAll(list []string) {
 	}
 }
 
-// addAddress adds an address to a text.
+// addAddress adds an address to a text. An invalid one has no bits.
 func (b *tagged) addAddress(address netip.Addr) {
-	var short [64]byte // of all addresses but those with a long zone
-	text := address.AppendTo(short[:0])
-	b.text = append(binary.AppendUvarint(b.text, uint64(len(text))), text...)
+	bytes := address.As16()
+	b.text = append(append(b.text, byte(address.BitLen())), bytes[:]...)
+	b.add(address.Zone())
 }
 
 // end returns the tag of the text in a buffer, which must not be used any more.

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -37,6 +38,22 @@ func TestTags(t *testing.T) {
 		sum := tags.of(a, b)
 		return string(sum[:]), true
 	})
+}
+
+// Addresses that differ have different tags.
+func TestTagsOfAddresses(t *testing.T) {
+	tags := taggerOf(t)
+	seen := make(map[tag]string)
+	for _, text := range []string{"", "0.0.0.0", "::", "::ffff:0.0.0.0", "10.0.0.1", "::ffff:10.0.0.1", "::a00:1", "fe80::1", "fe80::1%eth0", "fe80::1%eth1"} {
+		address, _ := netip.ParseAddr(text) // invalid: none is known
+		b := tags.begin()
+		b.addAddress(address)
+		one := tags.end(b)
+		if before, ok := seen[one]; ok {
+			t.Errorf("%q has the tag of %q", text, before)
+		}
+		seen[one] = text
+	}
 }
 
 // No credential stays in the memory of a buffer.
