@@ -34,7 +34,12 @@ type Token struct {
 	AccessToken string `json:"access_token"` // the same, for clients of OAuth 2
 	ExpiresIn   int    `json:"expires_in"`   // seconds
 	IssuedAt    string `json:"issued_at"`
+
+	holder string
 }
+
+// Holder returns the name of the identity that the token is for, or "" without one.
+func (t Token) Holder() string { return t.holder }
 
 // tokens issues and verifies tokens. A token says who its holder is. The rules are asked
 // at each request, so that a token gives no right that its holder has lost. Scopes that a
@@ -172,7 +177,11 @@ func (r *Rules) Issue(ctx context.Context, p Presented) (Token, error) {
 	if identity.OIDC != nil {
 		issuer = r.issuers[identity.OIDC.Provider]
 	}
-	return r.tokens.issue(identity, r.accounts.byUser[identity.User], issuer)
+	token, err := r.tokens.issue(identity, r.accounts.byUser[identity.User], issuer)
+	if !identity.Anonymous {
+		token.holder = identity.Name()
+	}
+	return token, err
 }
 
 // fingerprint identifies in a token the settings that decide which tokens of an issuer are

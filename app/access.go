@@ -135,6 +135,7 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 		if err == nil {
 			err = rules.Permit(r.Context(), identity, access.Question{Action: action}, presented)
 		}
+		noteVisitor(r.Context(), identity, err)
 		if err != nil {
 			refuse(w, rules.Challenge(presented, ""), err)
 			return
@@ -149,6 +150,7 @@ func refuse(w http.ResponseWriter, challenge string, err error) {
 	denied, isDenied := errors.AsType[*access.DeniedError](err)
 	_, isBusy := errors.AsType[*access.BusyError](err)
 	_, isAway := errors.AsType[*access.IssuerError](err)
+	_, isInvalid := errors.AsType[*access.CredentialsError](err)
 	switch {
 	case isDenied && !denied.Anonymous:
 		http.Error(w, explainDenied(denied), http.StatusForbidden)
@@ -156,7 +158,11 @@ func refuse(w http.ResponseWriter, challenge string, err error) {
 		w.Header().Set("Retry-After", "10")
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 	default:
+		text := "this mirror needs credentials. Log in to it"
+		if isInvalid {
+			text = "the credentials are not valid. Check the username and the password"
+		}
 		w.Header().Set("WWW-Authenticate", challenge)
-		http.Error(w, "this mirror needs valid credentials", http.StatusUnauthorized)
+		http.Error(w, text, http.StatusUnauthorized)
 	}
 }

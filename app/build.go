@@ -76,7 +76,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Explain: explain,
 		ID:      id,
 		Proxies: &m.routing.proxies,
-		Tokens:  tokenService{&m.routing.access, &m.routing.proxies},
+		Tokens:  tokenService{&m.routing.access, &m.routing.proxies}.serve,
 		Grants:  &m.grants,
 		Metrics: m.routing.requests,
 		Logger:  logger,

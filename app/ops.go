@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -149,6 +150,8 @@ func noEndpoint(w http.ResponseWriter, r *http.Request) {
 // stack and answered with 500.
 func (o *ops) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from := &opsVisitor{}
+		r = r.WithContext(context.WithValue(r.Context(), opsVisitorKey{}, from))
 		m := httpsnoop.CaptureMetricsFn(w, func(w http.ResponseWriter) {
 			defer func() {
 				// A client that leaves in the middle aborts its handler.
@@ -164,13 +167,44 @@ func (o *ops) logged(next http.Handler) http.Handler {
 		// The log has said once why the mirror is not ready; probes go on.
 		if m.Code >= http.StatusInternalServerError && m.Code != http.StatusServiceUnavailable {
 			level = slog.LevelWarn
+		} else if from.refused != nil {
+			level = slog.LevelInfo // it may be a guess at a password
 		}
 		attrs := append([]slog.Attr{
 			slog.String("method", printable.Method(r)), slog.String("operation", "other"), slog.String("path", printable.Path(r)),
 			slog.Int("status", m.Code), slog.Int64("bytes", m.Written), slog.Duration("duration", m.Duration), slog.String("cache", "none"),
 		}, o.proxies.Load().Attrs(r)...)
+		if from.user != "" {
+			attrs = append(attrs, slog.String("user", from.user))
+		}
+		if from.refused != nil {
+			attrs = append(attrs, slog.Any("error", from.refused))
+		}
 		o.logger.LogAttrs(r.Context(), level, "request", attrs...)
 	})
+}
+
+// opsVisitor is the sender of a request, for the log.
+type opsVisitor struct {
+	user    string // "" without credentials
+	refused error  // of its credentials, or of a client that has some
+}
+
+type opsVisitorKey struct{}
+
+// noteVisitor keeps the sender of a request for its line in the log. A request without
+// credentials that needs some is none to note: browsers begin with it.
+func noteVisitor(ctx context.Context, identity *access.Identity, err error) {
+	from, ok := ctx.Value(opsVisitorKey{}).(*opsVisitor)
+	if !ok {
+		return
+	}
+	if identity != nil && !identity.Anonymous {
+		from.user = identity.Name()
+	}
+	if denied, isDenied := errors.AsType[*access.DeniedError](err); !isDenied || !denied.Anonymous {
+		from.refused = err
+	}
 }
 
 // mount puts the API and ops behind one listener. The API comes first, so a pull

@@ -24,11 +24,12 @@ type tokenService struct {
 	proxies *forwarded.Current
 }
 
-func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// serve answers a request. It returns the holder of the token, or the reason of a refusal.
+func (s tokenService) serve(w http.ResponseWriter, r *http.Request) (holder string, refused error) {
 	rules := s.current.Load()
 	if !rules.IssuesTokens() {
 		noEndpoint(w, r)
-		return
+		return "", nil
 	}
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
@@ -42,19 +43,19 @@ func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			header.Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusBadRequest)
 			_, _ = w.Write([]byte(`{"error":"unsupported_grant_type"}`)) // a client that has left does not need it
-			return
+			return "", nil
 		}
 		credentials := r.PostForm.Get("username") + ":" + r.PostForm.Get("password")
 		presented.Authorization = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(credentials))}
 	default:
 		header.Set("Allow", "GET, POST")
 		http.Error(w, "tokens are issued to GET and POST", http.StatusMethodNotAllowed)
-		return
+		return "", nil
 	}
 	token, err := rules.Issue(r.Context(), presented)
 	if err != nil {
 		refuse(w, rules.BasicChallenge(), err)
-		return
+		return "", err
 	}
 	body, err := json.Marshal(token)
 	if err != nil {
@@ -62,6 +63,7 @@ func (s tokenService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	header.Set("Content-Type", "application/json")
 	_, _ = w.Write(body) // a client that has left needs no token
+	return token.Holder(), nil
 }
 
 // grantSecret returns the secret of the tokens that hold a client's credential: the one that

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -26,6 +27,7 @@ type entry struct {
 	visitor    visitor
 	outcome    namespace.Outcome
 	err        error
+	holder     string // of the token that was issued
 }
 
 type entryKey struct{}
@@ -111,7 +113,7 @@ func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
 		slog.String("cache", cacheLabel(e.outcome.Cache)),
 	)
 	attrs = append(attrs, h.opts.Proxies.Load().Attrs(r)...)
-	if user := e.visitor.user(); user != "" {
+	if user := cmp.Or(e.visitor.user(), e.holder); user != "" {
 		attrs = append(attrs, slog.String("user", user))
 	}
 	if e.outcome.Upstream != "" {

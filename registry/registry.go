@@ -40,8 +40,9 @@ type Options struct {
 	ID via.ID
 	// Proxies are those whose X-Forwarded-For names the client.
 	Proxies *forwarded.Current
-	// Tokens issues the tokens of the mirror's own accounts. Nil: there are none.
-	Tokens http.Handler
+	// Tokens answers requests for tokens of the mirror's own accounts. It returns the name of
+	// the holder, and the reason of a refusal, for the log. Nil: there are none.
+	Tokens func(http.ResponseWriter, *http.Request) (holder string, refused error)
 	// Grants seals the credentials of clients whose own rights decide.
 	Grants  *access.Grants
 	Metrics *Metrics
@@ -61,7 +62,10 @@ func New(opts Options) *Handler {
 		opts.Access = access.Unrestricted()
 	}
 	if opts.Tokens == nil {
-		opts.Tokens = http.NotFoundHandler()
+		opts.Tokens = func(w http.ResponseWriter, r *http.Request) (string, error) {
+			http.NotFound(w, r)
+			return "", nil
+		}
 	}
 	if opts.Explain == nil {
 		opts.Explain = func(_ *namespace.Namespace, err error) string { return err.Error() }

@@ -153,7 +153,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, e *entry) error 
 	e.op = OpToken
 	table := h.opts.Tables.Load()
 	if len(onBehalfOf(table)) == 0 {
-		h.opts.Tokens.ServeHTTP(w, r)
+		e.holder, e.err = h.opts.Tokens(w, r)
 		return nil
 	}
 	wanted, err := tokenParameters(w, r)
@@ -162,7 +162,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, e *entry) error 
 	}
 	ns, repo := wantedBy(wanted, table)
 	if ns == nil && !h.opts.Access.Load().Open() {
-		h.opts.Tokens.ServeHTTP(w, r)
+		e.holder, e.err = h.opts.Tokens(w, r)
 		return nil
 	}
 	err = h.giveToken(w, r, e, wanted, ns, repo)

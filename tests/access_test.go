@@ -104,6 +104,10 @@ func TestAccess(t *testing.T) {
 	}
 	w.Logs(t, `"msg":"request"`, `"user":"alice"`, `"status":200`)
 	w.Logs(t, `"msg":"request"`, `"status":401`, "wrong password")
+	// Guesses at the pages, too. A browser begins without credentials, which is none.
+	w.Logs(t, `"level":"INFO"`, `"path":"/metrics"`, `"status":401`, `"error":"the credentials of the request are not valid (password: wrong password)"`)
+	w.Logs(t, `"level":"DEBUG"`, `"path":"/metrics"`, `"status":401`)
+	w.Logs(t, `"level":"DEBUG"`, `"path":"/metrics"`, `"status":200`, `"user":"robot"`)
 }
 
 // weir warm logs in to a locked mirror.

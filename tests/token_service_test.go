@@ -90,6 +90,9 @@ func TestTokenService(t *testing.T) {
 			t.Errorf("%s: %d %v", name, status, header)
 		}
 	}
+	// The log has the reason that the client is not told, and the user.
+	w.Logs(t, `"level":"INFO"`, `"operation":"token"`, `"status":401`, `"error":"the credentials of the request are not valid (password: wrong password)"`)
+	w.Logs(t, `"operation":"token"`, `"status":200`, `"user":"bob"`)
 	pull := func(token string) int { return w.Get(t, image, "Authorization", "Bearer "+token).Status }
 	_, alices, _ := ask("GET", "alice", "secret", nil)
 	_, bobs, _ := ask("POST", "", "", password("bob", "secret"))
