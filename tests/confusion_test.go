@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -62,4 +64,33 @@ func TestDependencyConfusion(t *testing.T) {
 		}
 	}
 	t.Logf("%d of 5 tags keep the public image", kept)
+}
+
+// A client claims by its Via to come from the private mirror that is asked first. That one
+// refuses the request as a loop, and a public registry names the tag. The answer is the
+// client's alone: before, all others got it for tag_ttl.
+func TestForgedLoopConfusesNoOther(t *testing.T) {
+	t.Parallel()
+	private, public := upstreamtest.New(t), upstreamtest.New(t)
+	ours := private.AddImage("org/app", "v1", []byte("ours"))
+	theirs := public.AddImage("org/app", "v1", []byte("theirs"))
+	central := harness.StartWeir(t, block("private", private))
+	expect(t, "the mirror shows its ID", central.Get(t, manifestPath("private/org/app", "v1")), http.StatusOK, "")
+	id := regexp.MustCompile(`weir-\w+`).FindString(private.Log()[0].Header.Get("Via"))
+	var config strings.Builder
+	ways := []string{"get", "head"}
+	for _, way := range ways {
+		config.WriteString(blockOf(way, []string{`tag_ttl = "1h"`, `fallback_on = ["unavailable"]`},
+			[]string{fmt.Sprintf("url = %q", central.URL+"/private")}, at(public)))
+	}
+	w := harness.StartWeir(t, config.String())
+	for _, way := range ways {
+		path, forged := manifestPath(way+"/org/app", "v1"), []string{"Via", "1.1 " + id}
+		if way == "head" { // as docker asks
+			expect(t, "the forged HEAD", w.Do(t, http.MethodHead, path, forged...), http.StatusOK, "")
+			expectContent(t, "and its GET", w.Get(t, manifestPath(way+"/org/app", theirs.Digest.String()), forged...), theirs.Digest, "")
+		}
+		expectContent(t, "the forged GET", w.Get(t, path, forged...), theirs.Digest, "")
+		expectContent(t, "another client", w.Get(t, path), ours.Digest, "")
+	}
 }
