@@ -3,7 +3,6 @@ package namespace_test
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/weirhq/weir/namespace"
 )
@@ -94,17 +93,13 @@ func TestPatternsHaveOneBudget(t *testing.T) {
 		get(t, n, "app", tag)
 		tags = append(tags, tag)
 	}
-	begin := time.Now()
 	for _, tag := range tags {
 		// None of them is taken for an immutable one.
 		if got := get(t, n, "app", tag); got.Cache != namespace.Revalidated {
 			t.Errorf("%s: %v", tag, got.Cache)
 		}
 	}
-	// Without the budget, 60 tags take six seconds.
-	if took := time.Since(begin); took > 4*time.Second {
-		t.Errorf("60 tags took %s", took)
-	}
+	// Without a budget for all of them together, the log says nothing.
 	if got := m.log.Count("have used up their time"); got != 1 {
 		t.Errorf("the log says so %d times", got)
 	}
