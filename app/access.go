@@ -147,22 +147,33 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 
 // refuse answers a client that the rules refuse, as text for people.
 func refuse(w http.ResponseWriter, challenge string, err error) {
+	status, _, text := refusalOf(w.Header(), challenge, err)
+	http.Error(w, text, status)
+}
+
+// refuseToken is refuse for clients of the token service, which show their user the message
+// of an error document only.
+func refuseToken(w http.ResponseWriter, challenge string, err error) {
+	status, code, text := refusalOf(w.Header(), challenge, err)
+	writeError(w, status, code, text)
+}
+
+// refusalOf returns the answer to a client that the rules refuse, and sets its header.
+func refusalOf(header http.Header, challenge string, err error) (status int, code, text string) {
 	denied, isDenied := errors.AsType[*access.DeniedError](err)
 	_, isBusy := errors.AsType[*access.BusyError](err)
 	_, isAway := errors.AsType[*access.IssuerError](err)
 	_, isInvalid := errors.AsType[*access.CredentialsError](err)
 	switch {
 	case isDenied && !denied.Anonymous:
-		http.Error(w, explainDenied(denied), http.StatusForbidden)
+		return http.StatusForbidden, "DENIED", explainDenied(denied)
 	case isBusy, isAway:
-		w.Header().Set("Retry-After", "10")
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-	default:
-		text := "this mirror needs credentials. Log in to it"
-		if isInvalid {
-			text = "the credentials are not valid. Check the username and the password"
-		}
-		w.Header().Set("WWW-Authenticate", challenge)
-		http.Error(w, text, http.StatusUnauthorized)
+		header.Set("Retry-After", "10")
+		return http.StatusServiceUnavailable, "UNAVAILABLE", err.Error()
 	}
+	header.Set("WWW-Authenticate", challenge)
+	if isInvalid {
+		return http.StatusUnauthorized, "UNAUTHORIZED", "the credentials are not valid. Check the username and the password"
+	}
+	return http.StatusUnauthorized, "UNAUTHORIZED", "this mirror needs credentials. Log in to it"
 }

@@ -133,15 +133,18 @@ func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 // noEndpoint answers a path that nothing is served at. A client that has the
 // mirror's address wrong by a path reads error documents only.
 func noEndpoint(w http.ResponseWriter, r *http.Request) {
-	body, err := json.Marshal(oci.ErrorDocument{Errors: []oci.ErrorItem{{
-		Code: "NAME_UNKNOWN", Message: `no such endpoint: "` + printable.Path(r) + `"`,
-	}}})
+	writeError(w, http.StatusNotFound, "NAME_UNKNOWN", `no such endpoint: "`+printable.Path(r)+`"`)
+}
+
+// writeError answers with an error document (distribution-spec, "Error Codes").
+func writeError(w http.ResponseWriter, status int, code, message string) {
+	body, err := json.Marshal(oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: code, Message: message}}})
 	if err != nil {
 		panic(err) // two strings are always JSON
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(http.StatusNotFound)
+	w.WriteHeader(status)
 	_, _ = w.Write(body) // a client that has left needs no answer
 }
 

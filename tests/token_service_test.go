@@ -90,6 +90,10 @@ func TestTokenService(t *testing.T) {
 			t.Errorf("%s: %d %v", name, status, header)
 		}
 	}
+	// A client shows its user the message of an error document only.
+	if got := w.Get(t, "/token", "Authorization", basicOf("alice:guess")); got.ErrorCode() != "UNAUTHORIZED" || !strings.Contains(string(got.Body), "the credentials are not valid. Check the username and the password") {
+		t.Errorf("a wrong password: %s", got.Body)
+	}
 	// The log has the reason that the client is not told, and the user.
 	w.Logs(t, `"level":"INFO"`, `"operation":"token"`, `"status":401`, `"error":"the credentials of the request are not valid (password: wrong password)"`)
 	w.Logs(t, `"operation":"token"`, `"status":200`, `"user":"bob"`)
