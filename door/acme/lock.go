@@ -39,6 +39,9 @@ func NewFileLocks(dir string) *FileLocks {
 
 // Lock implements [Locker].
 func (l *FileLocks) Lock(ctx context.Context, name string) error {
+	if ctx.Err() != nil { // no file for a manager that has ended
+		return ctx.Err()
+	}
 	const onlyOwner = 0o700
 	if err := os.MkdirAll(l.dir, onlyOwner); err != nil {
 		return err
