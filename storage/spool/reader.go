@@ -104,3 +104,8 @@ func (r *Reader) Close() error {
 	r.closed = true
 	return r.spool.unref()
 }
+
+// ReadAt reads at an offset of a complete spool. It may be called concurrently.
+func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
+	return r.spool.file.ReadAt(p, off)
+}

@@ -1,0 +1,408 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+)
+
+const blobsName = "blobs"
+
+// Stat asks for the object's header.
+func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
+	key, err := s.blobKey(dgst)
+	if err != nil {
+		return storage.Info{}, err
+	}
+	size, err := s.head(ctx, key)
+	if err != nil {
+		return storage.Info{}, err
+	}
+	return storage.Info{Digest: dgst, Size: size}, nil
+}
+
+// head returns the size of an object.
+func (s *Store) head(ctx context.Context, key string) (size int64, err error) {
+	err = s.call(ctx, opHead, func(ctx context.Context) error {
+		object, err := s.client.StatObject(ctx, s.opts.Bucket, key, minio.StatObjectOptions{})
+		if err == nil && object.Size < 0 {
+			err = errors.New("the object has no length")
+		}
+		size = object.Size
+		return err
+	})
+	return size, err
+}
+
+// Open opens the content. It can seek: each place that is read next costs a request.
+func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
+	body, size, err := s.OpenAt(ctx, dgst, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &storage.Object{
+		Info:    storage.Info{Digest: dgst, Size: size},
+		Content: &content{ctx: ctx, store: s, digest: dgst, size: size, body: body},
+	}, nil
+}
+
+// OpenAt opens the content at an offset, and returns the size of the whole. It waits some
+// seconds for the first byte, and as long for each further one. A body that ends early is
+// an error of its reader, and no io.EOF.
+func (s *Store) OpenAt(ctx context.Context, dgst digest.Digest, offset int64) (io.ReadCloser, int64, error) {
+	key, err := s.blobKey(dgst)
+	if err != nil {
+		return nil, 0, err
+	}
+	if s.discarded.Contains(dgst) {
+		return nil, 0, &Error{Operation: string(opGet), Reason: Missing, err: errors.New("the object has other bytes")}
+	}
+	reading, cancel := context.WithCancelCause(ctx)
+	var opened *body
+	err = s.within(ctx, opGet, min(firstByte, s.opts.OperationTimeout), func(limited context.Context) error {
+		// The body is read after the wait for its first byte, so it has a context of its own.
+		stop := context.AfterFunc(limited, func() { cancel(errTimeout) })
+		defer stop()
+		opened, err = s.get(reading, key, offset)
+		return err
+	})
+	if err != nil {
+		cancel(nil)
+		return nil, 0, err
+	}
+	opened.cancel = cancel
+	return opened, opened.total, nil
+}
+
+// get sends the request for an object from an offset on.
+func (s *Store) get(ctx context.Context, key string, offset int64) (*body, error) {
+	var opts minio.GetObjectOptions
+	if offset > 0 {
+		if err := opts.SetRange(offset, 0); err != nil {
+			return nil, err
+		}
+	}
+	stream, object, header, err := s.client.GetObject(ctx, s.opts.Bucket, key, opts)
+	if err != nil {
+		return nil, err
+	}
+	b := &body{stream: stream, metrics: s.opts.Metrics, left: object.Size, total: object.Size}
+	if offset > 0 {
+		var from, to, total int64
+		// RFC 9110, section 14.4. A server that does not know ranges sends the whole.
+		if _, err := fmt.Sscanf(header.Get("Content-Range"), "bytes %d-%d/%d", &from, &to, &total); err != nil || from != offset || total <= offset || to != total-1 {
+			stream.Close()
+			return nil, fmt.Errorf("the answer to a range is not that range: %.100q", header.Get("Content-Range"))
+		}
+		b.left, b.total = total-offset, total
+	}
+	if b.total < 0 {
+		stream.Close()
+		return nil, errors.New("the answer has no length")
+	}
+	return b, nil
+}
+
+// body reads an object to its announced end.
+type body struct {
+	stream  io.ReadCloser
+	metrics *Metrics
+	left    int64 // bytes until the end
+	total   int64 // of the whole object
+	cancel  context.CancelCauseFunc
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	if int64(len(p)) > b.left {
+		p = p[:b.left]
+	}
+	// A server that sends no byte is told from a slow one.
+	watch := time.AfterFunc(stall, func() { b.cancel(errTimeout) })
+	n, err := b.stream.Read(p)
+	watch.Stop()
+	b.left -= int64(n)
+	b.metrics.moved("in", int64(n))
+	switch {
+	case b.left == 0:
+		return n, io.EOF
+	case err == io.EOF:
+		return n, io.ErrUnexpectedEOF
+	default:
+		return n, err
+	}
+}
+
+func (b *body) Close() error {
+	b.cancel(nil)
+	return b.stream.Close()
+}
+
+// content is an open object that can seek.
+type content struct {
+	ctx    context.Context
+	store  *Store
+	digest digest.Digest
+	size   int64
+	off    int64
+	body   io.ReadCloser // nil: the next Read opens one at off
+}
+
+func (c *content) Read(p []byte) (int, error) {
+	if c.off >= c.size {
+		return 0, io.EOF
+	}
+	if c.body == nil {
+		body, size, err := c.store.OpenAt(c.ctx, c.digest, c.off)
+		if err != nil {
+			return 0, err
+		}
+		if size != c.size {
+			body.Close()
+			return 0, fmt.Errorf("s3: %s has %d bytes, and had %d", c.digest, size, c.size)
+		}
+		c.body = body
+	}
+	n, err := c.body.Read(p)
+	c.off += int64(n)
+	if n > 0 && err == io.EOF { // the next call finds the end
+		err = nil
+	}
+	return n, err
+}
+
+func (c *content) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += c.off
+	case io.SeekEnd:
+		offset += c.size
+	}
+	if offset < 0 {
+		return 0, errors.New("s3: cannot seek before the start")
+	}
+	if offset != c.off {
+		c.drop()
+	}
+	c.off = offset
+	return offset, nil
+}
+
+func (c *content) drop() {
+	if c.body != nil {
+		c.body.Close()
+		c.body = nil
+	}
+}
+
+func (c *content) Close() error {
+	c.drop()
+	return nil
+}
+
+// Commit uploads the spool's file.
+func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
+	if _, err := s.blobKey(dgst); err != nil {
+		return err
+	}
+	reader, err := sp.NewReader(ctx)
+	if err != nil {
+		return err
+	}
+	defer reader.Close()
+	info := storage.Info{Digest: dgst, Size: sp.Size()}
+	if lacks, err := s.Lacks(ctx, info); err != nil || !lacks {
+		return err
+	}
+	return s.Upload(ctx, info, reader)
+}
+
+// Lacks reports whether a content has to be uploaded: there is no object, or one of another
+// size or with other bytes.
+func (s *Store) Lacks(ctx context.Context, info storage.Info) (bool, error) {
+	if s.discarded.Contains(info.Digest) {
+		return true, nil
+	}
+	have, err := s.Stat(ctx, info.Digest)
+	if errors.Is(err, storage.ErrNotExist) {
+		return true, nil
+	}
+	return err == nil && have.Size != info.Size, err
+}
+
+// Upload stores a content that has been verified. It replaces an object of another size,
+// which is cut or a stranger's, and one that was discarded. An object of its size is left.
+func (s *Store) Upload(ctx context.Context, info storage.Info, from io.ReaderAt) error {
+	key, err := s.blobKey(info.Digest)
+	if err != nil {
+		return err
+	}
+	replace := s.discarded.Contains(info.Digest)
+	for {
+		conditional := !replace && !s.unconditional.Load()
+		err = s.put(ctx, key, info.Size, from, conditional)
+		switch {
+		case conditional && ReasonOf(err) == Unsupported:
+			s.unconditional.Store(true)
+		case conditional && ReasonOf(err) == Conflict:
+			// Another replica was faster, if its object is the right one.
+			if size, err := s.head(ctx, key); err == nil && size == info.Size {
+				return nil
+			}
+			replace = true
+		case err != nil:
+			return err
+		default:
+			s.discarded.Remove(info.Digest)
+			s.opts.Metrics.moved("out", info.Size)
+			return nil
+		}
+	}
+}
+
+// put writes an object, in parts if it is large.
+func (s *Store) put(ctx context.Context, key string, size int64, from io.ReaderAt, conditional bool) error {
+	opts := minio.PutObjectOptions{ContentType: "application/octet-stream", PartSize: uint64(s.partSize(size)), NumThreads: 1}
+	if size > parallelFrom {
+		opts.NumThreads = partsAtOnce
+	}
+	if conditional {
+		opts.SetMatchETagExcept("*")
+	}
+	parts := max(1, size/s.partSize(size))
+	return s.within(ctx, opPut, s.opts.OperationTimeout*time.Duration(parts), func(ctx context.Context) error {
+		_, err := s.client.Client.PutObject(ctx, s.opts.Bucket, key, io.NewSectionReader(from, 0, size), size, opts)
+		return err
+	})
+}
+
+// partSize returns the size of the parts of an object: equal ones, and never too many.
+func (s *Store) partSize(size int64) int64 {
+	if s.opts.PartSize > 0 {
+		return max(s.opts.PartSize, size/maxParts)
+	}
+	return max(smallestPart, size/maxParts+1)
+}
+
+// Delete removes the object. Bodies that are open can be read on, as far as the server
+// lets them.
+func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
+	key, err := s.blobKey(dgst)
+	if err != nil {
+		return err
+	}
+	return s.remove(ctx, key)
+}
+
+// Discard removes a content whose bytes are not those of its digest. Until the next Upload
+// replaces it, it counts as missing, even if it cannot be removed.
+func (s *Store) Discard(ctx context.Context, dgst digest.Digest) error {
+	key, err := s.blobKey(dgst)
+	if err != nil {
+		return err
+	}
+	s.discarded.Add(dgst, struct{}{})
+	return s.call(ctx, opDelete, func(ctx context.Context) error {
+		return s.client.RemoveObject(ctx, s.opts.Bucket, key, minio.RemoveObjectOptions{})
+	})
+}
+
+// remove removes an object, or returns ErrNotExist: the answer to a deletion does not
+// tell whether there was one.
+func (s *Store) remove(ctx context.Context, key string) error {
+	if _, err := s.head(ctx, key); err != nil {
+		return err
+	}
+	return s.call(ctx, opDelete, func(ctx context.Context) error {
+		return s.client.RemoveObject(ctx, s.opts.Bucket, key, minio.RemoveObjectOptions{})
+	})
+}
+
+// All lists the objects below blobs/. An entry's time is that of its upload.
+func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
+	return func(yield func(storage.Entry, error) bool) {
+		prefix := s.below(blobsName)
+		for object, err := range s.list(ctx, prefix) {
+			if err != nil {
+				yield(storage.Entry{}, err)
+				return
+			}
+			dgst, ok := digestOf(strings.TrimPrefix(object.Key, prefix))
+			if !ok || object.Size < 0 {
+				continue // it is not ours
+			}
+			if !yield(storage.Entry{Info: storage.Info{Digest: dgst, Size: object.Size}, Used: object.LastModified}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// digestOf returns the digest of a content's key. It reports false for keys that Weir
+// does not make.
+func digestOf(name string) (digest.Digest, bool) {
+	algorithm, rest, _ := strings.Cut(name, "/")
+	shard, hex, _ := strings.Cut(rest, "/")
+	dgst := digest.NewDigestFromEncoded(digest.Algorithm(algorithm), hex)
+	return dgst, storage.ValidateDigest(dgst) == nil && shard == hex[:2]
+}
+
+// list yields the objects whose keys begin with prefix. It ends after the first error.
+func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[minio.ObjectInfo, error] {
+	return func(yield func(minio.ObjectInfo, error) bool) {
+		if ctx.Err() != nil {
+			yield(minio.ObjectInfo{}, context.Cause(ctx))
+			return
+		}
+		pass, err := s.gate.enter(time.Now())
+		if err != nil {
+			s.opts.Metrics.ended(opList, paused, 0)
+			yield(minio.ObjectInfo{}, err)
+			return
+		}
+		begun, answered := time.Now(), false
+		for object := range s.client.ListObjectsIter(ctx, s.opts.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+			// The caller may have canceled between two objects of one page.
+			if ctx.Err() != nil {
+				pass.abandon()
+				s.opts.Metrics.ended(opList, canceled, time.Since(begun))
+				yield(minio.ObjectInfo{}, context.Cause(ctx))
+				return
+			}
+			if object.Err != nil {
+				err := s.explain(opList, object.Err)
+				pass.end(err)
+				s.opts.Metrics.ended(opList, resultOf(err), time.Since(begun))
+				yield(minio.ObjectInfo{}, err)
+				return
+			}
+			// A listing takes as long as its caller wants, and other requests may wait for a
+			// probe: the first page decides.
+			if !answered {
+				pass.end(nil)
+				answered = true
+			}
+			// A server may answer with keys that were not asked for.
+			if !strings.HasPrefix(object.Key, prefix) || len(object.Key) > 3*maxKey {
+				continue
+			}
+			if !yield(object, nil) {
+				break
+			}
+		}
+		pass.end(nil)
+		s.opts.Metrics.ended(opList, ok, time.Since(begun))
+	}
+}

@@ -1,0 +1,108 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxHeader bounds the header of an answer: S3 has some 2 KiB of metadata.
+	maxHeader = 64 << 10
+	// maxDocument bounds an answer in XML: a page of a listing has 1000 keys of at most
+	// 3 KiB each, percent-encoded.
+	maxDocument = 4 << 20
+)
+
+// errTooLong says that an answer is longer than it may be.
+var errTooLong = errors.New("s3: the answer is longer than it may be")
+
+// newTransport returns the connections to a bucket. It decodes no compression, since the
+// digest is that of the bytes as they are stored.
+func newTransport(attempt time.Duration) *http.Transport {
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: min(5*time.Second, attempt)}).DialContext,
+		TLSHandshakeTimeout:    10 * time.Second,
+		MaxIdleConns:           64,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        time.Minute,
+		ExpectContinueTimeout:  5 * time.Second,
+		MaxResponseHeaderBytes: maxHeader,
+		DisableCompression:     true,
+	}
+}
+
+// transport bounds each request to a bucket in time, and each answer but the content
+// of objects in bytes.
+type transport struct {
+	next    http.RoundTripper
+	timeout time.Duration
+	skew    atomic.Int64 // by how much the server's clock was ahead at its last answer
+}
+
+// RoundTrip sends a request. Its time ends when the body is closed, or when the content of
+// an object begins, which may be long: its readers notice a pause.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancelCause(r.Context())
+	timer := time.AfterFunc(t.timeout, func() { cancel(errTimeout) })
+	answer, err := t.next.RoundTrip(r.WithContext(ctx))
+	if err != nil {
+		// The library repeats a request whose time is over, unless its caller's is too.
+		if errors.Is(context.Cause(ctx), errTimeout) {
+			err = fmt.Errorf("%w of %s", errTimeout, t.timeout)
+		}
+		timer.Stop()
+		cancel(nil)
+		return nil, err
+	}
+	if date, err := http.ParseTime(answer.Header.Get("Date")); err == nil {
+		t.skew.Store(int64(time.Until(date)))
+	}
+	// The library would follow a redirect to any host, and stay there.
+	answer.Header.Del("Location")
+	body := &boundedBody{ReadCloser: answer.Body, left: maxDocument, end: func() {
+		timer.Stop()
+		cancel(nil)
+	}}
+	if isObject(r, answer) {
+		timer.Stop()
+		body.whole = true
+	}
+	answer.Body = body
+	return answer, nil
+}
+
+// isObject reports whether the body of an answer is the content of an object. Its length
+// is that of the header; one without a length is taken for a document.
+func isObject(r *http.Request, answer *http.Response) bool {
+	return r.Method == http.MethodGet && (answer.StatusCode == http.StatusOK || answer.StatusCode == http.StatusPartialContent) &&
+		r.URL.RawQuery == "" && answer.ContentLength >= 0
+}
+
+// boundedBody is a body of at most left bytes.
+type boundedBody struct {
+	io.ReadCloser
+	left  int64
+	whole bool   // its length is that of its header, and bounds it
+	end   func() // called by each Close
+}
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	if b.left < 0 && !b.whole {
+		return n, errTooLong
+	}
+	return n, err
+}
+
+func (b *boundedBody) Close() error {
+	defer b.end()
+	return b.ReadCloser.Close()
+}
