@@ -100,6 +100,9 @@ func remedyOf(err error) string {
 	if _, done := errors.AsType[advisedError](err); done {
 		return "" // the text has it already
 	}
+	if remedy := bucketRemedy(err); remedy != "" {
+		return remedy
+	}
 	// A failed deletion keeps the store full: the remedy for its cause comes first.
 	if failed, ok := errors.AsType[*disk.Error](err); ok {
 		if remedy := diskRemedy(failed.Reason); remedy != "" {

@@ -43,7 +43,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 			m.close()
 		}
 	}()
-	if m.storage, err = openStorage(cfg.BlobStore.FS, cfg.Global.MaxManifestSize, m.gatherer, logger); err != nil {
+	if m.storage, err = openStorage(cfg.BlobStore, cfg.Global.MaxManifestSize, m.gatherer, logger); err != nil {
 		return nil, err
 	}
 	m.shared = newShared(m.gatherer, logger)
@@ -65,7 +65,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		return nil, err
 	}
 	ops := &ops{
-		ready: m.storage.driver.Writable, content: m.storage.content, gatherer: m.gatherer,
+		ready: m.storage.driver.Writable, content: m.storage.content, bucket: m.storage.bucket.trouble, gatherer: m.gatherer,
 		page: newPage(m.routing.keys), proxies: &m.routing.proxies, access: &m.routing.access, logger: logger,
 	}
 	ops.apart = cfg.Server.AdminAddress != ""

@@ -28,8 +28,9 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 	e := &engine{pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger)}
 	e.warmer = keepwarm.New(e.pool, keepwarm.NewMetrics(metrics), logger)
 	e.downloads = download.NewGroup(download.Options{
-		Store:        parts.store,
+		Store:        parts.top,
 		Spools:       parts.driver.Spools(),
+		Origins:      parts.bucket.origins(),
 		MaxFetches:   cfg.MaxConcurrentFetches,
 		MinSpeed:     int64(cfg.MinSpeed),
 		OnUnattended: namespace.CompleteOrAbandon(e.pool),
@@ -40,7 +41,7 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 		Logger:       logger,
 	})
 	e.cache = namespace.NewCache(namespace.CacheOptions{
-		Store: parts.store, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Pool: e.pool,
+		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: parts.bucket.origins(), Pool: e.pool,
 		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})

@@ -32,7 +32,10 @@ type ops struct {
 	ready func(context.Context) error
 	// content is the health of the store. A mirror that cannot store content
 	// still serves it, so it is ready, and says so.
-	content  *storage.Health
+	content *storage.Health
+	// bucket returns why the bucket is not used at the moment. The mirror does its work
+	// without it.
+	bucket   func() error
 	gatherer prometheus.Gatherer
 	page     *page
 	proxies  *forwarded.Current
@@ -125,6 +128,10 @@ func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 	// A mirror that cannot store is still of use, so it stays in rotation.
 	if err := o.content.Err(); err != nil {
 		fmt.Fprintf(w, Ready+", but content is served without being stored: %s\n", public(err))
+		return
+	}
+	if o.bucket != nil && o.bucket() != nil {
+		fmt.Fprintf(w, Ready+", but the bucket is not used: %s\n", public(o.bucket()))
 		return
 	}
 	_, _ = w.Write([]byte(Ready + "\n")) // as in health

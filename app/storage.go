@@ -18,6 +18,7 @@ import (
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/memcache"
+	"github.com/weirhq/weir/storage/tier"
 )
 
 const (
@@ -54,7 +55,9 @@ const (
 type storageParts struct {
 	logger      *slog.Logger
 	driver      *disk.Store
-	store       *evict.Store // the top of the stack
+	store       *evict.Store
+	top         storage.Store // of the stack: store or, with a bucket, a tier in front of it
+	bucket      *bucket       // nil: there is none
 	catalog     *catalog.Catalog
 	content     *storage.Health
 	records     *storage.Health
@@ -70,7 +73,8 @@ type storageParts struct {
 const maxStuck = 1024
 
 // openStorage opens the store of a configuration.
-func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
+func openStorage(blobs config.BlobStore, maxManifest config.Size, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
+	cfg := blobs.FS
 	// The driver's spools take part in the quota, so it comes first.
 	quota, usage := evict.NewQuota(int64(cfg.MaxSize)), new(catalog.Usage)
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
@@ -108,10 +112,19 @@ func openStorage(cfg config.FS, maxManifest config.Size, metrics prometheus.Regi
 		Metrics:     evict.NewMetrics(metrics),
 		Logger:      logger,
 	})
+	// The records of this machine have limits, whether they are in a bucket too or not.
+	local := s.catalog
+	if s.top = s.store; blobs.S3 != nil {
+		if s.bucket, err = openBucket(blobs.S3, driver, metrics, logger); err != nil {
+			return nil, errors.Join(err, s.store.Close(), driver.Close())
+		}
+		s.top = tier.NewStore(s.store, s.bucket.uploads)
+		s.catalog = catalog.New(s.bucket.records, catalog.Options{Logger: logger, Shared: true})
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.stop = cancel
 	s.keeping.Go(func() {
-		s.catalog.Keep(ctx, catalog.KeepOptions{
+		local.Keep(ctx, catalog.KeepOptions{
 			Records: driver, Usage: usage, Counted: quota.AddRecords, Logger: logger,
 			Limits: func() catalog.Limits {
 				limits := recordLimits(cfg)
@@ -212,6 +225,11 @@ func (s *storageParts) reportStuck(dgst digest.Digest, err error) {
 func (s *storageParts) close() {
 	s.stop()
 	s.keeping.Wait()
+	if s.bucket != nil {
+		if err := s.bucket.close(); err != nil {
+			s.logger.Warn("closing the bucket", "error", err)
+		}
+	}
 	if err := s.store.Close(); err != nil {
 		s.logger.Warn("cannot write down when content was last used; it may be evicted too early", "error", err)
 	}

@@ -93,10 +93,11 @@ type Global struct {
 
 // BlobStore is the place of verified content.
 type BlobStore struct {
-	FS FS `toml:"fs"`
+	FS FS  `toml:"fs"`
+	S3 *S3 `toml:"s3"` // nil: there is no bucket
 }
 
-// FS is a blob store in a directory.
+// FS is a blob store in a directory or, beside a bucket, the local tier.
 type FS struct {
 	RootDir    string        `toml:"root_dir"`
 	SyncToDisk bool          `toml:"sync_to_disk"` // committed content survives a power cut

@@ -37,6 +37,7 @@ func decode(root *node) (*Config, Problems) {
 	d := decoder{config: base()}
 	d.config.source = source{positions: map[string]position{}, secretFiles: map[string]string{}, oddSecrets: map[string]string{}}
 	d.table(place{}, d.placePolicy(d.placeOlder(root)), reflect.ValueOf(d.config).Elem())
+	d.tierDefaults()
 	// Requests without credentials are refused if there is a way to identify clients,
 	// unless policies decide about them.
 	if _, isSet := d.config.source.positions["auth.anonymous"]; !isSet {
@@ -154,6 +155,8 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 // other table.
 func (d *decoder) protection(p place, n *node, dst reflect.Value) {
 	switch field := dst.Addr().Interface().(type) {
+	case **S3:
+		d.s3(p, n, field)
 	case **TLS:
 		*field = newTLS()
 		d.table(p, n, reflect.ValueOf(*field).Elem())

@@ -160,10 +160,8 @@ func TestProblems(t *testing.T) {
 }
 
 func TestUnavailable(t *testing.T) {
-	const plain = "not available in this version of Weir; remove it"
-	const protects = plain + " (it restricts access: ignoring it would grant that access to everyone)"
+	const protects = "not available in this version of Weir; remove it (it restricts access: ignoring it would grant that access to everyone)"
 	tests := []struct{ text, want string }{
-		{"[blob_store.s3]\nbucket = \"b\"\n", "config.toml:1: blob_store.s3: " + plain},
 		{"[[downstream]]\n", "config.toml:1: downstream: " + protects},
 		{docker + "[[repository.\"docker.io\".downstream]]\n", "config.toml:4: repository.\"docker.io\".downstream: " + protects},
 		{docker + "[repository.\"docker.io\".auth]\n", "config.toml:4: repository.\"docker.io\".auth: " + protects},

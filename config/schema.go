@@ -110,9 +110,6 @@ func errUnknownKey(t reflect.Type, name string) error {
 	return unknownKeyError("unknown key; known here are " + strings.Join(known, ", "))
 }
 
-// errUnavailable is the error for a key of a feature that this version lacks.
-var errUnavailable = errors.New("not available in this version of Weir; remove it")
-
 // errProtects is the error for a key that restricts access. If Weir ignored it, the
 // operator would believe in a protection that does not exist.
 var errProtects = errors.New("not available in this version of Weir; remove it " +
@@ -132,14 +129,15 @@ const (
 // that restrict access, or need a feature that this version lacks, are refused.
 func judgeUnknownKey(generic string) (verdict, error) {
 	switch generic {
-	case "blob_store.s3":
-		return refused, errUnavailable
 	case "server.handshake_timeout",
 		"global.max_concurrent_requests", "global.update_pull_time",
 		"global.enable_manifest_redirect", "global.allow_missing_manifest_references",
 		"global.namespace_walk_concurrency", "global.gc_grace_secs", "global.atime_audit_window_secs",
 		"global.max_concurrent_replication_jobs", "global.event_webhooks",
 		"global.job_queue", "global.retention_policy",
+		"blob_store.s3.multipart_copy_threshold", "blob_store.s3.multipart_copy_chunk_size", "blob_store.s3.multipart_copy_jobs",
+		"blob_store.s3.multipart_uniform_parts", "blob_store.s3.circuit_breaker_threshold", "blob_store.s3.circuit_breaker_cooldown_secs",
+		"blob_store.s3.children_scan_concurrency", "blob_store.s3.presign_ttl_secs",
 		"metadata_store", "event_webhook", "ui",
 		"repository.*.event_webhooks", "repository.*.retention_policy":
 		return ignored, nil

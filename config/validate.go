@@ -54,6 +54,7 @@ func (c *Config) validate() Problems {
 	v.tls()
 	v.global()
 	v.store()
+	v.s3()
 	v.redis()
 	v.tracing()
 	v.auth()

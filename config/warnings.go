@@ -40,6 +40,9 @@ func (c *Config) Warnings() []string {
 	for _, at := range c.missingHelpers() {
 		warnings = append(warnings, fmt.Sprintf("%s is no program that Weir can run, so this upstream gets no password. Install it, or give the absolute path of the program", c.named([]string{at})))
 	}
+	if c.plainBucket() {
+		warnings = append(warnings, "the bucket is reached over http, so everyone on the way can read and change its records and content. Use https in "+c.named([]string{"blob_store.s3.endpoint"}))
+	}
 	if plain := c.plainWebhooks(); len(plain) > 0 {
 		warnings = append(warnings, "a webhook is asked over http, so everyone on the way to it can allow what it denies. Use https in url of: "+c.named(plain))
 	}

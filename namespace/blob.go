@@ -238,7 +238,7 @@ func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst di
 	}
 	obj, err := n.cache.store.Open(ctx, dgst)
 	if errors.Is(err, storage.ErrNotExist) {
-		return nil, n.offline("blob " + dgst.String())
+		return n.recallBlob(ctx, repo, link)
 	}
 	if err != nil {
 		return nil, err

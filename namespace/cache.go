@@ -41,6 +41,7 @@ type Cache struct {
 	spools    *spool.Dir
 	catalog   *catalog.Catalog
 	downloads *download.Group
+	origins   []download.Origin
 	pool      *jobs.Pool
 	content   *storage.Health
 	records   *storage.Health
@@ -55,6 +56,7 @@ type Cache struct {
 	tags      *flight.Group[shared[listKey], *Tags]
 	referrers *flight.Group[shared[listKey], *Referrers]
 	listings  *flight.Group[struct{}, []storage.RepoID]
+	recalls   *flight.Group[digest.Digest, bool]
 
 	// Places for long documents: those that lookups read and keep, and kept ones. No
 	// caller waits for an upstream while it has one of the second kind.
@@ -76,10 +78,11 @@ type CacheOptions struct {
 	Store     storage.Store
 	Spools    *spool.Dir
 	Catalog   *catalog.Catalog
-	Downloads *download.Group // over the same store and spools
-	Pool      *jobs.Pool      // of background jobs
-	Content   *storage.Health // of the store; may be nil
-	Records   *storage.Health // of the catalog's records; may be nil
+	Downloads *download.Group   // over the same store and spools
+	Origins   []download.Origin // those of Downloads
+	Pool      *jobs.Pool        // of background jobs
+	Content   *storage.Health   // of the store; may be nil
+	Records   *storage.Health   // of the catalog's records; may be nil
 	// OnBrokeOff, if set, is told of stored content that could not be sent to its end. It
 	// reports whether the store is the cause, and then takes the content out of it.
 	OnBrokeOff func(ctx context.Context, dgst digest.Digest, err error) bool
@@ -91,7 +94,7 @@ type CacheOptions struct {
 func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, pool: o.Pool,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, pool: o.Pool,
 		content: o.Content, records: o.Records, brokeOff: o.OnBrokeOff, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,
@@ -100,6 +103,7 @@ func NewCache(o CacheOptions) *Cache {
 		tags:      flight.NewGroup[shared[listKey], *Tags](lookups),
 		referrers: flight.NewGroup[shared[listKey], *Referrers](lookups),
 		listings:  flight.NewGroup[struct{}, []storage.RepoID](lookups),
+		recalls:   flight.NewGroup[digest.Digest, bool](lookups),
 
 		longFetched: bulk.NewPool(maxLong),
 		longKept:    bulk.NewPool(2), // its callers wait for the disk only

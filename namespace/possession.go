@@ -2,6 +2,7 @@ package namespace
 
 import (
 	"context"
+	"errors"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -23,6 +24,11 @@ func (n *Namespace) has(ctx context.Context, repo storage.RepoID, dgst digest.Di
 		return desc, false // a link without a media type is that of a blob
 	}
 	info, err := n.cache.store.Stat(ctx, dgst)
+	// Where each client has rights of its own, the time of a recall would tell a client without
+	// them that the manifest is known.
+	if errors.Is(err, storage.ErrNotExist) && !n.spec.OnBehalf && n.cache.recall(ctx, repo, desc) {
+		info, err = n.cache.store.Stat(ctx, dgst)
+	}
 	if err != nil || damaged(desc, info) {
 		return desc, false
 	}

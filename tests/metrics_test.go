@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"github.com/weirhq/weir/storage/s3/s3test"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -39,7 +40,7 @@ func TestMetrics(t *testing.T) {
 	limited := upstreamtest.New(t)
 	limited.Fault(upstreamtest.Any, upstreamtest.Status(429, ""))
 	image := upstream.AddImage("group/unmistakable-name", "unmistakable-tag", []byte("a layer"))
-	w := harness.StartWeir(t, block("mirror", upstream)+block("limited", limited))
+	w := harness.StartWeir(t, s3test.New(t).Config()+block("mirror", upstream)+block("limited", limited))
 
 	name := "mirror/group/unmistakable-name"
 	manifest := w.Get(t, manifestPath(name, "unmistakable-tag"))
@@ -80,6 +81,13 @@ func TestMetrics(t *testing.T) {
 		"weir_config_last_reload_successful":                "",
 		"weir_config_last_reload_success_timestamp_seconds": "",
 		"weir_build_info":                                   "revision version",
+		"weir_s3_operations_total":                          "operation result",
+		"weir_s3_operation_seconds":                         "operation",
+		"weir_s3_bytes_total":                               "direction",
+		"weir_s3_paused":                                    "",
+		"weir_tier_uploads_total":                           "result",
+		"weir_tier_record_writes_total":                     "result",
+		"weir_tier_uploads_waiting":                         "",
 	} {
 		family := families[metric]
 		if len(family.GetMetric()) == 0 {

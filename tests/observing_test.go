@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/storage/s3/s3test"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -27,7 +28,7 @@ func startObserved(t *testing.T) *harness.Weir {
 	upstream.Fault(upstreamtest.Any, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", "98;w=21600"))
 	image := upstream.AddImage("org/app", "1.2", []byte("a layer"))
 	blob := upstream.AddRandomBlob("org/app", 1000, 1)
-	w := harness.StartWeir(t, block("ghcr.io", upstream)+"[[repository.\"ghcr.io\".warm]]\nimages = [\"org/app:1.2\"]\n[server.tls]\nself_signed = true\n")
+	w := harness.StartWeir(t, s3test.New(t).Config()+block("ghcr.io", upstream)+"[[repository.\"ghcr.io\".warm]]\nimages = [\"org/app:1.2\"]\n[server.tls]\nself_signed = true\n")
 	w.Client = trusting(t, poolOf(leafOf(t, w.Addr)))
 	for _, path := range []string{
 		manifestPath("ghcr.io/org/app", "1.2"), blobPath("ghcr.io/org/app", blob),
@@ -77,7 +78,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 			t.Errorf("docs/metrics.md does not have %s: %s", name, row)
 		}
 	}
-	for _, row := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` ").FindAllStringSubmatch(page, -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `(weir_[a-z0-9_]+)` ").FindAllStringSubmatch(page, -1) {
 		if rows[row[1]] == "" {
 			t.Errorf("docs/metrics.md has %s, which is not exported", row[1])
 		}
@@ -130,11 +131,11 @@ func TestQueriesNameMetrics(t *testing.T) {
 func TestTestsNameMetrics(t *testing.T) {
 	t.Parallel()
 	listed := make(map[string]bool)
-	for _, found := range regexp.MustCompile("(?m)^\\| `(weir_[a-z_]+)` ").FindAllStringSubmatch(readPage(t, "../docs/metrics.md").text, -1) {
+	for _, found := range regexp.MustCompile("(?m)^\\| `(weir_[a-z0-9_]+)` ").FindAllStringSubmatch(readPage(t, "../docs/metrics.md").text, -1) {
 		listed[found[1]] = true
 	}
-	for _, dir := range []string{".", "soak", "hostile", "clients"} {
-		for _, found := range regexp.MustCompile(`"(weir_[a-z_]+)"`).FindAllStringSubmatch(testSource(t, dir), -1) {
+	for _, dir := range []string{".", "soak", "hostile", "clients", "fleet"} {
+		for _, found := range regexp.MustCompile(`"(weir_[a-z0-9_]+)"`).FindAllStringSubmatch(testSource(t, dir), -1) {
 			if !listed[found[1]] {
 				t.Errorf("a test in tests/%s names %s, which docs/metrics.md does not list", dir, found[1])
 			}

@@ -40,11 +40,13 @@ byte of a blob. They belong to the image of --image, or to an image that the mir
 has cached, or to a well-known public one. A "?" stands for a feature that was not
 tried: there is no such image, or the registry counts reads of manifests against a
 rate limit and no --image allows spending two of them. A namespace that is offline
-is not contacted. With TLS it also checks the certificate that the mirror of this
+is not contacted. With a bucket (blob_store.s3) it also tries each use of that:
+it writes, reads, lists, presigns and deletes an object below the prefix,
+looks at the rules for incomplete uploads, and compares the clocks. With TLS it also checks the certificate that the mirror of this
 machine serves to clients.
 
 The exit code is 1 if an upstream cannot be reached, refuses the credentials, or
-allows no more requests, or if clients refuse the mirror's own certificate. No HEAD,
+allows no more requests, if the bucket fails, or if clients refuse the mirror's own certificate. No HEAD,
 no ranges, a wrong clock and a certificate that is about to expire are remarks.`
 
 func checkCommand(paths *[]string) *cobra.Command {
@@ -78,6 +80,7 @@ func checkCommand(paths *[]string) *cobra.Command {
 					out = cmd.ErrOrStderr()
 				}
 				err := checkOnline(cmd.Context(), cfg, opts, cmd.OutOrStdout(), cmd.ErrOrStderr())
+				err = errors.Join(err, checkBucket(cmd.Context(), cfg, opts.timeout, out))
 				return errors.Join(err, checkServed(cmd.Context(), cfg, out))
 			}
 			if err := cfg.WriteTOML(cmd.OutOrStdout()); err != nil {

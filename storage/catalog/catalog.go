@@ -51,6 +51,9 @@ type Options struct {
 	Tags   int          // tags kept in memory; 0 means 8192. They take at most 8 MiB
 	Links  int          // links kept in memory; 0 means 32768. They take at most 24 MiB
 	Logger *slog.Logger // of unreadable records; nil discards
+	// Shared is set if others change the records too. Then each use reads the record: it is
+	// the task of the records themselves to keep some in memory, and to know for how long.
+	Shared bool
 	// Touch notes the use of a record, for [Catalog.Keep]. A nil Touch notes nothing.
 	Touch func(ctx context.Context, key string, used time.Time) error
 }
@@ -68,8 +71,8 @@ const (
 // full disk must not turn every pull into a request upstream. A record that
 // cannot be read counts as absent, and the next Put replaces it.
 //
-// Nothing else may write the same records: a change by another process shows
-// only once the record has left this process's memory.
+// If something else writes the same records, they are [Options.Shared]. Otherwise a change
+// by another process shows only once the record has left this process's memory.
 //
 // All methods may be called concurrently. They return ErrInvalidKey, or an error
 // about the digest, if an argument cannot be part of a record's key, and
@@ -93,9 +96,12 @@ func New(records storage.Records, opts Options) *Catalog {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	tags := newTable(records, validTag, opts.Logger).remembering(opts.Tags, maxTagBytes, func(t *Tag) *ocispec.Descriptor { return &t.Descriptor })
+	tags := newTable(records, validTag, opts.Logger).describing(func(t *Tag) *ocispec.Descriptor { return &t.Descriptor })
+	links := newTable(records, validLink, opts.Logger).describing(func(l *link) *ocispec.Descriptor { return &l.Descriptor })
+	tags.remembering(opts.Tags, maxTagBytes)
+	links.remembering(opts.Links, maxLinkBytes)
 	tags.skipWrite = recentlyChecked
-	links := newTable(records, validLink, opts.Logger).remembering(opts.Links, maxLinkBytes, func(l *link) *ocispec.Descriptor { return &l.Descriptor })
+	tags.shared, links.shared = opts.Shared, opts.Shared
 	// Documents are read when an upstream has failed, seldom and each of another size:
 	// they have no place in memory.
 	documents := newTable(records, validDocument, opts.Logger)

@@ -154,6 +154,13 @@ func splitKey(key string) (repo storage.RepoID, of sort, ok bool) {
 	return storage.RepoID{Namespace: namespace, Name: name}, sorts[row], true
 }
 
+// Owns reports whether a key is that of a record that a [Catalog] makes. A store may hold
+// other records too, such as certificates with their private keys.
+func Owns(key string) bool {
+	_, _, ok := splitKey(key)
+	return ok || key == keepingKey
+}
+
 // digestBelow returns the digest that a key below a segment was made from.
 func digestBelow(segment, key string) digest.Digest {
 	at := strings.LastIndex(key, segment+"/") + len(segment) + 1

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -26,6 +27,9 @@ type table[T any] struct {
 	// skipWrite, if set, reports whether the stored record is close enough to a
 	// new value that only the memory needs the value.
 	skipWrite func(record, value T) bool
+	// shared is set if others change the records. The memory then holds only values that
+	// were not worth a write, each until its record has changed.
+	shared bool
 	// touch, if set, notes the use of a record. A use from memory is noted each few hours.
 	touch    func(ctx context.Context, key string, used time.Time) error
 	logger   *slog.Logger
@@ -61,15 +65,19 @@ func newTable[T any](records storage.Records, valid func(string, T) error, logge
 	return &table[T]{records: records, valid: valid, logger: logger, reported: reported}
 }
 
+// describing names the descriptor in the values of a table.
+func (t *table[T]) describing(descriptor func(*T) *ocispec.Descriptor) *table[T] {
+	t.descriptor = descriptor
+	return t
+}
+
 // remembering gives a table a memory of a number of values, which take at most max bytes
 // together. Upstreams choose their media types.
-func (t *table[T]) remembering(number, max int, descriptor func(*T) *ocispec.Descriptor) *table[T] {
-	t.descriptor = descriptor
+func (t *table[T]) remembering(number, max int) {
 	size := func(d *ocispec.Descriptor) int { return len(d.MediaType) + len(d.Digest) }
 	t.memory = bounded.New(number, max, func(key string, c cached[T]) int {
-		return len(key) + size(descriptor(&c.value)) + size(descriptor(&c.record))
+		return len(key) + size(t.descriptor(&c.value)) + size(t.descriptor(&c.record))
 	})
-	return t
 }
 
 func (t *table[T]) get(ctx context.Context, key string) (T, error) {
@@ -109,6 +117,11 @@ func (t *table[T]) put(ctx context.Context, key string, value T) error {
 	}
 	defer t.keys.Lock(key)()
 	known, ok := t.recall(key)
+	if t.shared {
+		var err error
+		known, err = t.load(ctx, key)
+		ok = err == nil
+	}
 	// The record keeps its old value, with which the next one is compared.
 	if ok && known.recorded && t.skipWrite != nil && t.skipWrite(known.record, value) {
 		known.value = value
@@ -171,10 +184,22 @@ func (t *table[T]) delete(ctx context.Context, key string) error {
 }
 
 func (t *table[T]) recall(key string) (cached[T], bool) {
-	if t.memory == nil {
+	if t.memory == nil || t.shared {
 		return cached[T]{}, false
 	}
 	return t.memory.Get(key)
+}
+
+// overlaid returns the value that was not worth a write since a shared record was written,
+// or that of the record.
+func (t *table[T]) overlaid(key string, record T) cached[T] {
+	if known, ok := t.memory.Get(key); ok {
+		if reflect.DeepEqual(known.record, record) {
+			return known
+		}
+		t.memory.Remove(key)
+	}
+	return cached[T]{value: record, record: record, recorded: true}
 }
 
 // load returns the value from memory, or from its record. The caller holds the
@@ -195,6 +220,9 @@ func (t *table[T]) load(ctx context.Context, key string) (cached[T], error) {
 			t.logger.Warn("ignoring an unreadable record", "key", key, "error", err)
 		}
 		return cached[T]{}, fmt.Errorf("%w: record %q", storage.ErrNotExist, key)
+	}
+	if t.shared {
+		return t.overlaid(key, value), nil
 	}
 	return t.remember(cached[T]{value: value, record: value, recorded: true}, key), nil
 }
@@ -230,7 +258,7 @@ func (t *table[T]) store(ctx context.Context, key string, value T) error {
 }
 
 func (t *table[T]) remember(known cached[T], key string) cached[T] {
-	if t.memory != nil {
+	if t.memory != nil && !t.shared {
 		t.memory.Add(key, known)
 	}
 	return known

@@ -93,7 +93,7 @@ func (r *Reader) choose() error {
 		how = failedForMe
 	}
 	// The readable bytes of a failed download are wrong, or cannot be proven any more.
-	if how == replaceable && (errors.Is(v.err, storage.ErrCorrupt) || r.foreign() && r.src.Prove != nil && r.possession == unproven) {
+	if how == replaceable && (errors.Is(v.err, storage.ErrCorrupt) || r.lent() && r.src.Prove != nil && r.possession == unproven) {
 		return r.openOwn()
 	}
 	switch steps[locate(r.off, v)][how] {

@@ -57,18 +57,21 @@ type Download struct {
 
 	// The download's goroutine writes these before it closes done; then they
 	// stay as they are. Until then, only that goroutine reads them.
-	sum      checksum // of the bytes in the spool
-	unproven bool     // a stream contributed that proves no possession
-	stored   bool
+	sum     checksum // of the bytes in the spool
+	stored  bool
+	origins []Origin      // that are left to be read before src
+	lent    []func() bool // the Reject of each stream of an origin that contributed
 
-	mu      sync.Mutex
-	phase   phase
-	spool   *spool.Spool     // nil before copying, and when nothing needs it any more
-	origin  string           // of the last stream
-	err     error            // of an ended download
-	holders int              // readers and callers of Complete
-	clients int              // readers that read
-	held    notify.Broadcast // holders is no longer zero
+	mu     sync.Mutex
+	phase  phase
+	spool  *spool.Spool // nil before copying, and when nothing needs it any more
+	origin string       // of the last stream
+	// unproven is set while a stream contributes that proves no possession.
+	unproven bool
+	err      error            // of an ended download
+	holders  int              // readers and callers of Complete
+	clients  int              // readers that read
+	held     notify.Broadcast // holders is no longer zero
 }
 
 func newDownload(g *Group, dgst digest.Digest, src Source) *Download {

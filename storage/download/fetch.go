@@ -37,6 +37,7 @@ func (d *Download) fetchAll() error {
 	d.mu.Lock()
 	d.spool = s
 	d.mu.Unlock()
+	d.origins = d.usable()
 	for {
 		err := d.fetch(s)
 		switch {
@@ -53,7 +54,7 @@ func (d *Download) fetchAll() error {
 		// Reset fails once a reader has seen a byte, which cannot be taken back.
 		case errors.Is(err, errElsewhere) && s.Reset():
 			d.sum.reset()
-			d.unproven = false
+			d.forgetLent()
 		default:
 			return err
 		}
@@ -94,20 +95,49 @@ func (d *Download) fetch(s *spool.Spool) error {
 	return err
 }
 
-// fetchRest opens the source where the spool ends, and copies from it.
+// fetchRest copies the rest of the content, from the origins that are left and then from
+// the repository's own source. Each continues where the one before broke off.
 func (d *Download) fetchRest(slot *lease, s *spool.Spool) error {
 	ctx := slot.ctx
 	if s.Written() > 0 {
 		ctx = oci.WithContinuation(ctx) // after a pause, which a rate limit must not turn into an end
 	}
+	for {
+		stream, err := d.openOrigin(ctx, s)
+		if err != nil {
+			return err
+		}
+		if stream == nil {
+			break
+		}
+		before := s.Written()
+		err = d.fetchFrom(slot, s, stream)
+		if err == nil || !d.goesOn(slot, err) {
+			return err
+		}
+		// A long body breaks off at times. An origin that delivers none is left.
+		if s.Written()-before < window {
+			d.origins = d.origins[1:]
+		}
+	}
 	stream, err := d.src.Open(ctx, s.Written(), -1)
 	if err != nil {
 		return err
 	}
+	// Its upstream knows the content, and the origin had another one.
+	if size := s.Size(); len(d.lent) > 0 && stream.Size >= 0 && size >= 0 && stream.Size != size {
+		defer stream.Close()
+		return d.reject(stream, fmt.Errorf("%d bytes in place of %d", size, stream.Size))
+	}
+	return d.fetchFrom(slot, s, stream)
+}
+
+// fetchFrom copies from a stream and verifies the content at its end.
+func (d *Download) fetchFrom(slot *lease, s *spool.Spool, stream *Stream) error {
 	defer stream.Close()
+	d.mu.Lock()
 	// One stream without proof is enough: its bytes are in the content.
 	d.unproven = d.unproven || !stream.Proves
-	d.mu.Lock()
 	d.origin = stream.Origin
 	d.mu.Unlock()
 	// A size that cannot fit is refused now, before any content goes for it.
@@ -173,8 +203,12 @@ func (d *Download) verify(s *spool.Spool, stream *Stream) error {
 	return nil
 }
 
-// reject blames the source for bytes that do not match the digest.
+// reject blames the source for bytes that do not match the digest. If bytes of an origin
+// are among them, that is blamed: a store that others write to is the likelier liar.
 func (d *Download) reject(stream *Stream, why error) error {
+	if len(d.lent) > 0 {
+		return d.rejectLent(why)
+	}
 	kind := storage.ErrCorrupt
 	if stream.Reject != nil && stream.Reject() {
 		kind = errElsewhere
@@ -189,7 +223,7 @@ func (d *Download) reject(stream *Stream, why error) error {
 func (d *Download) commit(s *spool.Spool) {
 	// Before the commit, so that no lookup finds the content without its records.
 	if d.src.Verified != nil {
-		d.src.Verified(storage.Info{Digest: d.digest, Size: s.Size()}, !d.unproven)
+		d.src.Verified(storage.Info{Digest: d.digest, Size: s.Size()}, !d.isUnproven())
 	}
 	if err := d.group.opts.Store.Commit(d.ctx, d.digest, s); err != nil {
 		d.group.opts.Health.Failed(err, "digest", d.digest)

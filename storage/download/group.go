@@ -20,6 +20,9 @@ type Options struct {
 	// Spools makes spools that Store can commit: for a store on disk, files in
 	// its own filesystem.
 	Spools *spool.Dir
+	// Origins are read in front of each Source, in this order, if the stored bytes may be
+	// used for its repository too.
+	Origins []Origin
 	// MaxFetches bounds the downloads that run at once, together with the streams that
 	// readers open by themselves, which take half of the places at most. More wait, and
 	// their namespaces take turns.

@@ -13,7 +13,7 @@ import (
 const firstSample = 64 << 10
 
 // possession is how far a reader's repository has proven that it possesses the content
-// of a download that another repository started.
+// of a download whose bytes are not its own upstream's.
 //
 //	unproven ──► begun ──► proven
 //	   │                      ▲
@@ -34,6 +34,10 @@ func (e *refusal) Unwrap() error { return e.error }
 // foreign reports whether another repository started the reader's download.
 func (r *Reader) foreign() bool { return r.download.src.Repository != r.src.Repository }
 
+// lent reports whether the bytes of the reader's download prove nothing for its repository:
+// another one's upstream delivered them, or an [Origin].
+func (r *Reader) lent() bool { return r.foreign() || r.download.isUnproven() }
+
 // independent reports whether the failure of the download's source says nothing about the
 // reader's own.
 func (r *Reader) independent() bool { return r.foreign() || r.download.src.Client != r.src.Client }
@@ -42,7 +46,7 @@ func (r *Reader) independent() bool { return r.foreign() || r.download.src.Clien
 // end. A download that fails before it can be proven is an error, and no refusal.
 func (r *Reader) admit(end int64) error {
 	switch {
-	case !r.foreign() || r.src.Prove == nil || r.possession == proven:
+	case !r.lent() || r.src.Prove == nil || r.possession == proven:
 		return nil
 	case r.refused != nil:
 		return r.refused

@@ -4,6 +4,8 @@ import (
 	"context"
 	"io"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/weirhq/weir/storage"
 )
 
@@ -47,6 +49,15 @@ func (s Source) borrows(ctx context.Context) bool {
 	return !s.Apart && (s.Lent == nil || s.Lent(ctx))
 }
 
+// Origin is a source of contents in front of all repositories' own upstreams, such as an
+// object store that several mirrors share. Its bytes prove no right to them, so the Proves
+// of its streams is false.
+type Origin interface {
+	// Open opens a content from an offset to its end. Any error sends the download to its
+	// next source, and so does a read error of the stream.
+	Open(ctx context.Context, dgst digest.Digest, offset int64) (*Stream, error)
+}
+
 // Stream delivers bytes of a content.
 type Stream struct {
 	io.ReadCloser
@@ -57,6 +68,7 @@ type Stream struct {
 	// upstream. Bytes of a peer or of an object store prove nothing.
 	Proves bool
 	// Reject, if set, tells the source that its bytes do not match the digest.
-	// It reports whether a further attempt would ask another upstream.
+	// It reports whether a further attempt would ask another upstream. An Origin takes
+	// the content out of its store.
 	Reject func() bool
 }

@@ -1,0 +1,263 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/download"
+	"github.com/weirhq/weir/storage/s3"
+	"github.com/weirhq/weir/storage/tier"
+)
+
+const (
+	// surveyPause is how long after a grave failure the bucket is surveyed again.
+	surveyPause = time.Minute
+	// discardPatience bounds the removal of a corrupt object, which a download waits for.
+	discardPatience = 10 * time.Second
+)
+
+// bucket is the bucket of [blob_store.s3], and the work in the background that brings content
+// and records there.
+type bucket struct {
+	store   *s3.Store
+	uploads *tier.Uploader
+	records *tier.Records
+	logger  *slog.Logger
+
+	stop      context.CancelFunc
+	surveying sync.WaitGroup
+}
+
+// translateS3 returns the options of a bucket's store.
+func translateS3(cfg *config.S3) s3.Options {
+	style := s3.PathAuto
+	switch cfg.PathStyle {
+	case config.PathStyleAlways:
+		style = s3.PathAlways
+	case config.PathStyleNever:
+		style = s3.PathNever
+	}
+	return s3.Options{
+		Endpoint: cfg.Endpoint.Std(), Bucket: cfg.Bucket, CreateBucket: cfg.CreateBucket, Region: cfg.Region,
+		AccessKeyID: cfg.AccessKeyID, SecretKey: cfg.SecretKey.Reveal(),
+		KeyPrefix: cfg.KeyPrefix, PathStyle: style, PartSize: int64(cfg.PartSize),
+		MaxAttempts: cfg.MaxAttempts, AttemptTimeout: cfg.AttemptTimeout, OperationTimeout: cfg.OperationTimeout,
+	}
+}
+
+// openBucket opens the bucket of a configuration, beside the driver of the local tier. It
+// sends no request before the first one that needs the bucket; the survey runs behind.
+func openBucket(cfg *config.S3, driver tierDriver, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
+	opts := translateS3(cfg)
+	opts.Metrics, opts.Logger = s3.NewMetrics(metrics), logger
+	store, err := s3.New(opts)
+	if err != nil {
+		return nil, err
+	}
+	counts := tier.NewMetrics(metrics)
+	ctx, cancel := context.WithCancel(context.Background())
+	b := &bucket{store: store, logger: logger, stop: cancel}
+	b.uploads = tier.NewUploader(tier.UploaderOptions{Near: driver, Far: store, Metrics: counts, Logger: logger})
+	b.records = tier.NewRecords(tier.RecordsOptions{
+		Near: driver.Records(), Far: struct {
+			storage.Records
+			newRecords
+		}{store.Records(), store},
+		Shares: catalog.Owns, Paused: store.Paused, TTL: cfg.RecordsTTL.Std(), Touch: driver.TouchRecord, Metrics: counts, Logger: logger,
+	})
+	b.surveying.Go(func() { b.survey(ctx) })
+	return b, nil
+}
+
+// tierDriver is the driver of the local tier, as far as the bucket needs it.
+type tierDriver interface {
+	storage.Driver
+	TouchRecord(ctx context.Context, key string, used time.Time) error
+}
+
+// newRecords writes records that are not there.
+type newRecords interface {
+	PutNew(ctx context.Context, key string, document []byte) error
+}
+
+// survey tries each use that the mirror makes of the bucket, and logs each failure once.
+func (b *bucket) survey(ctx context.Context) {
+	said := map[s3.Step]bool{}
+	for {
+		grave := false
+		for _, finding := range b.store.Survey(ctx) {
+			grave = grave || finding.Grave
+			if ctx.Err() != nil || said[finding.Step] {
+				continue
+			}
+			said[finding.Step] = finding.Err != nil || finding.Note != ""
+			switch {
+			case finding.Err != nil:
+				b.logger.Error("the bucket lacks something that the mirror needs. Pulls go on without it", "step", finding.Step, "error", surveyError{finding})
+			case finding.Note != "":
+				b.logger.Warn("the bucket works, and this is worth knowing", "step", finding.Step, "note", finding.Note)
+			}
+		}
+		if !grave {
+			return
+		}
+		select {
+		case <-time.After(surveyPause):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// trouble returns the failure for which the bucket is not used at the moment, or nil.
+func (b *bucket) trouble() error {
+	if b == nil {
+		return nil
+	}
+	return b.store.Err()
+}
+
+// drain waits until content and records are in the bucket.
+func (b *bucket) drain(ctx context.Context) error {
+	if b == nil {
+		return nil
+	}
+	if err := b.uploads.Drain(ctx); err != nil {
+		return err
+	}
+	return b.records.Drain(ctx)
+}
+
+// close ends the work in the background. The rest is uploaded after the next start.
+func (b *bucket) close() error {
+	b.stop()
+	b.surveying.Wait()
+	b.uploads.Close()
+	b.records.Close()
+	return b.store.Close()
+}
+
+// origins returns the sources of downloads in front of the upstreams.
+func (b *bucket) origins() []download.Origin {
+	if b == nil {
+		return nil
+	}
+	return []download.Origin{bucketOrigin{b}}
+}
+
+// bucketOrigin reads downloads from a bucket.
+type bucketOrigin struct{ *bucket }
+
+// Open opens the object from an offset on.
+func (o bucketOrigin) Open(ctx context.Context, dgst digest.Digest, offset int64) (*download.Stream, error) {
+	body, size, err := o.store.OpenAt(ctx, dgst, offset)
+	if err != nil {
+		o.uploads.Lost(dgst)
+		return nil, err
+	}
+	o.uploads.Comes(dgst)
+	return &download.Stream{ReadCloser: body, Size: size, Origin: o.store.Host(), Reject: func() bool {
+		o.uploads.Lost(dgst)
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardPatience)
+		defer cancel()
+		if err := o.store.Discard(limited, dgst); err != nil {
+			o.logger.Error("an object of the bucket has not the bytes of its digest and cannot be removed. It is not read any more, and the next upload replaces it",
+				"digest", dgst, "error", err)
+		}
+		return true
+	}}, nil
+}
+
+// BucketReport is the result of one step of a survey, for people.
+type BucketReport struct {
+	Step   string
+	Failed string // "": it did not
+	Note   string
+}
+
+// SurveyBucket tries each use that a mirror makes of the bucket of a configuration. It writes below
+// the prefix only, and removes its objects but the marker.
+func SurveyBucket(ctx context.Context, cfg *config.S3) ([]BucketReport, error) {
+	store, err := s3.New(translateS3(cfg))
+	if err != nil {
+		return nil, err
+	}
+	findings := store.Survey(ctx)
+	reports := make([]BucketReport, len(findings))
+	for i, finding := range findings {
+		reports[i] = BucketReport{Step: string(finding.Step), Note: finding.Note}
+		if finding.Err != nil {
+			reports[i].Failed = advised(surveyError{finding})
+		}
+	}
+	return slices.Clip(reports), store.Close()
+}
+
+// surveyError is a failed step. The remedy for a refusal depends on the step.
+type surveyError struct{ s3.Finding }
+
+func (e surveyError) Error() string { return e.Err.Error() }
+
+func (e surveyError) Unwrap() error { return e.Err }
+
+// bucketRemedy returns the remedy for a failure of the bucket, or "".
+func bucketRemedy(err error) string {
+	failed, ok := errors.AsType[*s3.Error](err)
+	if !ok {
+		return ""
+	}
+	switch failed.Reason {
+	case s3.NoBucket:
+		return "Create the bucket, or correct blob_store.s3.bucket."
+	case s3.Denied:
+		return deniedRemedy(err)
+	case s3.BadCredentials:
+		return "Check blob_store.s3.access_key_id and secret_key or, without them, the role of this machine or pod."
+	case s3.WrongRegion:
+		if failed.Region != "" {
+			return "Set blob_store.s3.region to " + failed.Region + ", and its endpoint to that of this region."
+		}
+		return "Set blob_store.s3.region and endpoint to those of the bucket."
+	case s3.WrongClock:
+		return "Synchronise the clock of this machine."
+	case s3.Throttled:
+		return "Weir asks again later. If this lasts, ask the provider for more requests, or raise blob_store.fs.max_size."
+	case s3.Unreachable:
+		return "Check blob_store.s3.endpoint and the way there."
+	case s3.Format:
+		return "Update Weir, or set blob_store.s3.key_prefix to an unused one."
+	default:
+		return ""
+	}
+}
+
+// deniedRemedy names the permission that a step of a survey lacks.
+func deniedRemedy(err error) string {
+	const all = "Allow s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject and s3:DeleteObject on the keys below blob_store.s3.key_prefix."
+	failed, ok := errors.AsType[surveyError](err)
+	if !ok {
+		return all
+	}
+	switch failed.Step {
+	case s3.StepBucket, s3.StepList:
+		return "Allow s3:ListBucket on the bucket. Without it, the records of other mirrors are not compared after a restart, and missing objects count as refused."
+	case s3.StepDelete:
+		return "Allow s3:DeleteObject on the keys below blob_store.s3.key_prefix. Without it, corrupt objects stay, and nothing is evicted from the bucket."
+	case s3.StepWrite:
+		return "Allow s3:PutObject on the keys below blob_store.s3.key_prefix."
+	case s3.StepRead, s3.StepPresign:
+		return "Allow s3:GetObject on the keys below blob_store.s3.key_prefix."
+	default:
+		return all
+	}
+}

@@ -1,0 +1,131 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/internal/hosts"
+)
+
+// Values of [S3.PathStyle].
+const (
+	PathStyleAuto   = "auto"
+	PathStyleAlways = "always"
+	PathStyleNever  = "never"
+)
+
+// S3 is a bucket that several Weirs may share. Beside it, [FS] is the local tier.
+type S3 struct {
+	Endpoint         URL           `toml:"endpoint"`
+	Bucket           string        `toml:"bucket"`
+	CreateBucket     bool          `toml:"create_bucket"` // if there is none
+	Region           string        `toml:"region"`        // empty: the server tells it
+	AccessKeyID      string        `toml:"access_key_id"` // empty: from the environment of the process or the machine
+	SecretKey        Secret        `toml:"secret_key"`
+	KeyPrefix        string        `toml:"key_prefix"` // a slash at its end is dropped
+	PathStyle        string        `toml:"path_style"` // auto, always or never
+	PartSize         SizeLimit     `toml:"multipart_part_size"`
+	MaxAttempts      int           `toml:"max_attempts"`
+	OperationTimeout time.Duration `toml:"operation_timeout_secs"`
+	AttemptTimeout   time.Duration `toml:"operation_attempt_timeout_secs"`
+	RecordsTTL       Duration      `toml:"records_ttl"` // how long a record that was read is believed
+}
+
+// tierSize is the default of blob_store.fs.max_size beside a bucket. Files from before know
+// no such key, and their disk must not fill.
+const tierSize = 10 << 30
+
+func newS3() *S3 {
+	return &S3{
+		CreateBucket: true, PathStyle: PathStyleAuto, MaxAttempts: 3,
+		OperationTimeout: 15 * time.Minute, AttemptTimeout: 5 * time.Minute, RecordsTTL: Duration(10 * time.Second),
+	}
+}
+
+// s3 decodes the table of a bucket.
+func (d *decoder) s3(p place, n *node, dst **S3) {
+	*dst = newS3()
+	d.table(p, n, reflect.ValueOf(*dst).Elem())
+	(*dst).KeyPrefix = strings.TrimSuffix((*dst).KeyPrefix, "/") // as Angos' examples have it
+}
+
+// tierDefaults fills in the defaults of the local tier.
+func (d *decoder) tierDefaults() {
+	store := &d.config.BlobStore
+	if _, isSet := d.config.source.positions["blob_store.fs.max_size"]; !isSet && store.S3 != nil {
+		store.FS.MaxSize = tierSize
+	}
+}
+
+// bucketName is the grammar of the names that all servers take.
+var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+
+// s3 checks the table [blob_store.s3], if there is one.
+func (v *validator) s3() {
+	s := v.config.BlobStore.S3
+	if s == nil {
+		return
+	}
+	const at = "blob_store.s3"
+	switch endpoint := s.Endpoint.Std(); {
+	case endpoint.Host == "":
+		v.fail(at+".endpoint", `is missing; it looks like "https://s3.eu-west-1.amazonaws.com"`)
+	case strings.Trim(endpoint.Path, "/") != "":
+		v.fail(at+".endpoint", "must end with the host; the bucket goes into blob_store.s3.bucket")
+	}
+	switch {
+	case s.Bucket == "":
+		v.fail(at+".bucket", "is missing; name a bucket")
+	case !bucketName.MatchString(s.Bucket) || strings.Contains(s.Bucket, ".."):
+		v.fail(at+".bucket", "must have 3 to 63 lower case letters, digits, dots and hyphens")
+	}
+	v.together(at, "access_key_id", s.AccessKeyID, "secret_key", s.SecretKey.Reveal())
+	if s.KeyPrefix != "" {
+		v.failed(at+".key_prefix", checkKeyPrefix(s.KeyPrefix))
+	}
+	v.oneOf(at+".path_style", s.PathStyle, PathStyleAuto, PathStyleAlways, PathStyleNever)
+	// S3 takes no smaller parts, and no larger ones.
+	if s.PartSize != 0 && (s.PartSize < 5<<20 || s.PartSize > 5<<30) {
+		v.fail(at+".multipart_part_size", `must be between 5MiB and 5GiB; write "" to let the size of the content decide`)
+	}
+	v.atLeastOne(at+".max_attempts", s.MaxAttempts)
+	for key, value := range map[string]time.Duration{"operation_timeout_secs": s.OperationTimeout, "operation_attempt_timeout_secs": s.AttemptTimeout} {
+		if value <= 0 {
+			v.fail(at+"."+key, "must be larger than 0")
+		}
+	}
+}
+
+// maxKeyPrefix leaves most of the 1024 bytes of a key to the names of records.
+const maxKeyPrefix = 256
+
+// checkKeyPrefix returns an error unless all servers, tools and URLs treat a prefix alike.
+func checkKeyPrefix(prefix string) error {
+	if len(prefix) > maxKeyPrefix {
+		return fmt.Errorf("has %d bytes; %d are allowed", len(prefix), maxKeyPrefix)
+	}
+	for segment := range strings.SplitSeq(prefix, "/") {
+		switch segment {
+		case "":
+			return errors.New(`must not begin with a slash, nor have two in a row; write it like "mirrors/weir"`)
+		case ".", "..":
+			return fmt.Errorf("has the segment %q, which servers and tools take for a directory; leave it out", segment)
+		}
+	}
+	for _, c := range prefix {
+		if !strings.ContainsRune("/-_.=", c) && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return fmt.Errorf("has the character %q; letters, digits, slashes and -_.= are allowed", c)
+		}
+	}
+	return nil
+}
+
+// plainBucket reports whether a bucket on another machine is reached without TLS.
+func (c *Config) plainBucket() bool {
+	s := c.BlobStore.S3
+	return s != nil && s.Endpoint.Std().Scheme == "http" && !hosts.Loopback(s.Endpoint.Std().Hostname())
+}

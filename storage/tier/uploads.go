@@ -1,0 +1,373 @@
+package tier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/notify"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
+)
+
+const (
+	// uploadsAtOnce is how many contents are uploaded at once: more than one, so that a
+	// large one does not hold up manifests, and few, since clients come first.
+	uploadsAtOnce = 4
+	// maxWaiting bounds the contents that wait for their upload. Beyond, they wait for
+	// the next comparison.
+	maxWaiting = 100_000
+	// maxCame is how many contents that come from far are remembered until they are
+	// committed. If one is forgotten, its upload ends with the first request.
+	maxCame = 8192
+	// maxAttempts is how often an upload is tried. With the pauses, that takes some ten
+	// minutes.
+	maxAttempts = 8
+	// firstPause and longestPause bound the growing pause between two attempts.
+	firstPause   = time.Second
+	longestPause = 5 * time.Minute
+	// comparePause is how long after a comparison with failures the next one begins.
+	comparePause = 6 * time.Hour
+)
+
+// Far is a store that mirrors share.
+type Far interface {
+	// Lacks reports whether a content has to be uploaded.
+	Lacks(ctx context.Context, info storage.Info) (bool, error)
+	// Upload stores a content that has been verified. It succeeds if the content is there.
+	Upload(ctx context.Context, info storage.Info, content io.ReaderAt) error
+	// Paused reports whether no request is sent at the moment, since the last ones failed.
+	Paused() bool
+}
+
+// Store decorates a near store: committed content is uploaded too.
+type Store struct {
+	storage.Store
+	uploads *Uploader
+}
+
+// NewStore returns a Store over near, which Uploader reads too.
+func NewStore(near storage.Store, uploads *Uploader) *Store { return &Store{near, uploads} }
+
+// Unwrap returns the near store.
+func (s *Store) Unwrap() storage.Store { return s.Store }
+
+// Commit stores the content near, and asks for its upload.
+func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
+	err := s.Store.Commit(ctx, dgst, sp)
+	// Content that has just come from far is there.
+	if err == nil && !s.uploads.came.Contains(dgst) {
+		s.uploads.add(dgst)
+	}
+	return err
+}
+
+// UploaderOptions configure an [Uploader].
+type UploaderOptions struct {
+	// Near has the contents that are uploaded. To read them for that is no use of them, so it
+	// is the driver, and no store that evicts.
+	Near    storage.Store
+	Far     Far
+	Metrics *Metrics
+	Logger  *slog.Logger
+}
+
+// Uploader uploads contents in the background.
+type Uploader struct {
+	opts UploaderOptions
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+	came    *lru.Cache[digest.Digest, struct{}] // contents that are being read from far
+
+	mu      sync.Mutex
+	waiting map[digest.Digest]*upload // also those under way
+	ready   []digest.Digest           // whose attempt is due
+	changed notify.Broadcast
+	logged  bool // a failure since the last success
+	missed  bool // one was given up or had no place
+}
+
+// upload is a content that is to be uploaded.
+type upload struct {
+	attempts int
+	running  bool
+	again    bool // it was added while it ran
+}
+
+// NewUploader returns an Uploader that compares near and far, and uploads, until Close.
+func NewUploader(opts UploaderOptions) *Uploader {
+	ctx, cancel := context.WithCancel(context.Background())
+	came, err := lru.New[digest.Digest, struct{}](maxCame)
+	if err != nil {
+		panic(err) // cannot be: the size is positive
+	}
+	u := &Uploader{opts: opts, stop: cancel, came: came, waiting: make(map[digest.Digest]*upload)}
+	for range uploadsAtOnce {
+		u.running.Go(func() { u.work(ctx) })
+	}
+	u.running.Go(func() { u.compare(ctx) })
+	return u
+}
+
+// Drain waits until no upload is left, or far is paused. It returns the context's error if
+// that ends first: the rest is uploaded after the next start.
+func (u *Uploader) Drain(ctx context.Context) error {
+	for {
+		u.mu.Lock()
+		left, changed := len(u.waiting), u.changed.Wait()
+		u.mu.Unlock()
+		if left == 0 || u.opts.Far.Paused() {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// Comes notes that a content is read from far, so that its commit needs no upload.
+func (u *Uploader) Comes(dgst digest.Digest) { u.came.Add(dgst, struct{}{}) }
+
+// Lost notes that far has lost a content, or had other bytes.
+func (u *Uploader) Lost(dgst digest.Digest) { u.came.Remove(dgst) }
+
+// Close ends the uploads under way.
+func (u *Uploader) Close() {
+	u.stop()
+	u.running.Wait()
+}
+
+// add asks for the upload of a content. It does not wait.
+func (u *Uploader) add(dgst digest.Digest) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	switch known := u.waiting[dgst]; {
+	case known != nil:
+		known.again = known.running
+		return
+	case len(u.waiting) >= maxWaiting:
+		u.missed = true
+		u.opts.Metrics.upload(dropped)
+		return
+	}
+	u.waiting[dgst] = new(upload)
+	u.ready = append(u.ready, dgst)
+	u.opts.Metrics.wait(len(u.waiting))
+	u.changed.Notify()
+}
+
+// compare asks for the upload of all near contents, at the start and after failures: an
+// upload ends at once if far has the content.
+func (u *Uploader) compare(ctx context.Context) {
+	for {
+		u.mu.Lock()
+		u.missed = false
+		u.mu.Unlock()
+		for entry, err := range u.opts.Near.All(ctx) {
+			if err != nil {
+				if ctx.Err() == nil {
+					u.opts.Logger.Warn("cannot list the local tier, so content from before the start is not uploaded", "error", err)
+				}
+				break
+			}
+			if !u.awaitPlace(ctx) {
+				return
+			}
+			u.add(entry.Digest)
+		}
+		for again := false; !again; {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(comparePause):
+			}
+			u.mu.Lock()
+			again = u.missed
+			u.mu.Unlock()
+		}
+	}
+}
+
+// awaitPlace waits until half of the places are free, so that a comparison never takes
+// those of content that has just come. It reports false if the context ends.
+func (u *Uploader) awaitPlace(ctx context.Context) bool {
+	for {
+		u.mu.Lock()
+		full, changed := len(u.waiting) > maxWaiting/2, u.changed.Wait()
+		u.mu.Unlock()
+		if !full {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// work uploads one content after the other.
+func (u *Uploader) work(ctx context.Context) {
+	for awaitFar(ctx, u.opts.Far.Paused) {
+		dgst, attempts, ok := u.next(ctx)
+		if !ok {
+			return
+		}
+		err := u.upload(ctx, dgst)
+		if ctx.Err() != nil {
+			return
+		}
+		u.ended(ctx, dgst, attempts, err)
+	}
+}
+
+// awaitFar waits until far may be asked. It reports false if the context ends.
+func awaitFar(ctx context.Context, paused func() bool) bool {
+	for paused() {
+		select {
+		case <-time.After(firstPause):
+		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// next waits for an upload that is due.
+func (u *Uploader) next(ctx context.Context) (dgst digest.Digest, attempts int, ok bool) {
+	for {
+		u.mu.Lock()
+		if len(u.ready) > 0 {
+			dgst, u.ready = u.ready[0], u.ready[1:]
+			known := u.waiting[dgst]
+			known.running = true
+			known.attempts++
+			attempts = known.attempts
+			u.mu.Unlock()
+			return dgst, attempts, true
+		}
+		changed := u.changed.Wait()
+		u.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return "", 0, false
+		}
+	}
+}
+
+// upload is one attempt.
+func (u *Uploader) upload(ctx context.Context, dgst digest.Digest) error {
+	object, err := u.opts.Near.Open(ctx, dgst)
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil // it was evicted meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	defer object.Content.Close()
+	if lacks, err := u.opts.Far.Lacks(ctx, object.Info); err != nil || !lacks {
+		return err
+	}
+	from, ok := object.Content.(io.ReaderAt)
+	if !ok {
+		from = &seeking{content: object.Content}
+	}
+	// It was verified when it was stored, which may be long ago, and disks rot.
+	verifier := dgst.Verifier()
+	if _, err := io.Copy(verifier, io.NewSectionReader(from, 0, object.Size)); err != nil {
+		return fmt.Errorf("reading the content: %w", err)
+	}
+	if !verifier.Verified() {
+		return fmt.Errorf("%w: %s has become corrupt here", storage.ErrCorrupt, dgst)
+	}
+	return u.opts.Far.Upload(ctx, object.Info, from)
+}
+
+// ended notes the result of an attempt, and plans the next one after a failure.
+func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, err error) {
+	u.mu.Lock()
+	known := u.waiting[dgst]
+	known.running = false
+	var first, again, corrupt bool
+	pause := min(firstPause<<min(attempts-1, 16), longestPause)
+	switch {
+	case err == nil && known.again:
+		known.again, known.attempts, again, pause = false, 0, true, 0
+	case err == nil:
+		delete(u.waiting, dgst)
+		u.logged = false
+		u.opts.Metrics.upload(uploaded)
+	case errors.Is(err, storage.ErrCorrupt):
+		delete(u.waiting, dgst) // weir verify finds it, and so does its next reader
+		corrupt = true
+		u.opts.Metrics.upload(givenUp)
+	case u.opts.Far.Paused():
+		known.attempts-- // it says nothing about this content
+		again = true
+	case attempts < maxAttempts:
+		again = true
+		u.opts.Metrics.upload(repeated)
+	default:
+		delete(u.waiting, dgst)
+		u.missed, first, u.logged = true, !u.logged, true
+		u.opts.Metrics.upload(givenUp)
+	}
+	u.opts.Metrics.wait(len(u.waiting))
+	u.changed.Notify()
+	u.mu.Unlock()
+	if first {
+		u.opts.Logger.Error("content was not uploaded to the bucket, and is tried again in some hours. Other mirrors fetch it from upstream until then",
+			"digest", dgst, "attempts", attempts, "error", err)
+	}
+	if corrupt {
+		u.opts.Logger.Error("stored content has become corrupt and is not uploaded. Check the disk, and run weir verify", "digest", dgst)
+	}
+	if again {
+		u.running.Go(func() { u.later(ctx, dgst, pause) })
+	}
+}
+
+// later makes an upload due after a pause.
+func (u *Uploader) later(ctx context.Context, dgst digest.Digest, pause time.Duration) {
+	select {
+	case <-time.After(pause):
+	case <-ctx.Done():
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ready = append(u.ready, dgst)
+	u.changed.Notify()
+}
+
+// seeking reads a content that can seek as one that is read anywhere.
+type seeking struct {
+	mu      sync.Mutex
+	content io.ReadSeeker
+}
+
+func (s *seeking) ReadAt(p []byte, off int64) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.content.Seek(off, io.SeekStart); err != nil {
+		return 0, err
+	}
+	n, err := io.ReadFull(s.content, p)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
+}

@@ -1,0 +1,292 @@
+package fleet
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/storage/s3/s3test"
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// getBlob matches reads of content.
+func getBlob(r *http.Request) bool {
+	return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/")
+}
+
+func anyRequest(*http.Request) bool { return true }
+
+// instead answers the requests that match with another handler.
+func instead(match func(*http.Request) bool, answer func(w http.ResponseWriter, r *http.Request, next http.Handler)) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if match(r) {
+				answer(w, r, next)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+}
+
+// cutting passes so many bytes of a body on, and then breaks the connection.
+type cutting struct {
+	http.ResponseWriter
+	left int
+	hang <-chan struct{} // if set, the rest is silence until it is closed
+}
+
+func (c *cutting) Write(p []byte) (int, error) {
+	if len(p) < c.left {
+		c.left -= len(p)
+		return c.ResponseWriter.Write(p)
+	}
+	_, _ = c.ResponseWriter.Write(p[:c.left])
+	c.ResponseWriter.(http.Flusher).Flush()
+	if c.hang != nil {
+		<-c.hang
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// No fault of the bucket makes a client fail while the upstream is well, and no wrong byte
+// completes.
+func TestBucketFaults(t *testing.T) {
+	t.Parallel()
+	layer := content(2*mib, 3)
+	for name, tc := range map[string]struct {
+		fault func(*testing.T, *s3test.Server, image) // before the second mirror starts
+		// breaks is set if a client may see its first pull break off, as from a lying upstream.
+		breaks bool
+		slow   string // why it takes its time
+	}{
+		"500":      {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.FailIf(anyRequest, 500, "InternalError") }},
+		"SlowDown": {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.FailIf(anyRequest, 503, "SlowDown") }},
+		"denied":   {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.FailIf(anyRequest, 403, "AccessDenied") }},
+		"no list": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
+			s.FailIf(func(r *http.Request) bool { return r.URL.Query().Has("list-type") }, 403, "AccessDenied")
+		}},
+		"wrong clock": {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }},
+		"wrong region": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
+			s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed")
+		}},
+		"no bucket":      {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.FailIf(anyRequest, 404, "NoSuchBucket") }},
+		"a later format": {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.Put("weir.json", []byte(`{"format":7}`)) }},
+		"connections break": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
+			s.Intercept(instead(anyRequest, func(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }))
+		}},
+		"cut bodies": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
+			s.Intercept(instead(getBlob, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				next.ServeHTTP(&cutting{ResponseWriter: w, left: 100_000}, r)
+			}))
+		}},
+		"bodies that stall": {slow: "waits for the end of a stalled body", fault: func(t *testing.T, s *s3test.Server, _ image) {
+			end := make(chan struct{})
+			t.Cleanup(func() { close(end) })
+			s.Intercept(instead(getBlob, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				next.ServeHTTP(&cutting{ResponseWriter: w, left: 100_000, hang: end}, r)
+			}))
+		}},
+		"silence": {slow: "waits for answers that never come", fault: func(t *testing.T, s *s3test.Server, _ image) {
+			end := make(chan struct{})
+			t.Cleanup(func() { close(end) })
+			s.Intercept(instead(anyRequest, func(http.ResponseWriter, *http.Request, http.Handler) { <-end }))
+		}},
+		"objects are gone": {fault: func(_ *testing.T, s *s3test.Server, i image) {
+			s.Delete(key(i.layer))
+			s.Delete(key(i.manifest))
+		}},
+		"objects are cut": {fault: func(_ *testing.T, s *s3test.Server, i image) {
+			s.Put(key(i.layer), layer[:mib])
+			s.Put(key(i.manifest), []byte("{}"))
+		}},
+		"objects have grown": {fault: func(_ *testing.T, s *s3test.Server, i image) { s.Put(key(i.layer), append(slices.Clone(layer), 1)) }},
+		"wrong bytes": {breaks: true, fault: func(_ *testing.T, s *s3test.Server, i image) {
+			wrong := slices.Clone(layer)
+			wrong[mib] ^= 1
+			s.Put(key(i.layer), wrong)
+			manifest, _ := s.Get(key(i.manifest))
+			s.Put(key(i.manifest), append([]byte(" "), manifest.Content[1:]...))
+		}},
+		"records are gone": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
+			for _, key := range s.Keys("records/") {
+				s.Delete(key)
+			}
+		}},
+		"records are garbage": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
+			for _, key := range s.Keys("records/") {
+				s.Put(key, []byte("\x00{"))
+			}
+		}},
+		"records are huge": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
+			for _, key := range s.Keys("records/") {
+				s.Put(key, make([]byte, 17*mib))
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if tc.slow != "" {
+				testutil.Long(t, tc.slow)
+			}
+			server, upstream := s3test.New(t), upstreamtest.New(t)
+			i := addImage(upstream, "1.0", layer)
+			config := server.Config("max_attempts = 1", `records_ttl = "1s"`) + block(upstream)
+			first := harness.StartWeir(t, config)
+			pull(t, first, i, "1.0")
+			inBucket(t, server, 3, i.manifest, i.layer)
+			first.Kill()
+			tc.fault(t, server, i)
+			second := harness.StartWeir(t, config)
+			// Wrong bytes that a client has seen cannot be taken back.
+			if answer := second.Get(t, i.layerPath()); answer.Err != nil && !tc.breaks || answer.Err == nil && string(answer.Body) != string(layer) {
+				t.Errorf("the first pull: %d, %d bytes, %v", answer.Status, len(answer.Body), answer.Err)
+			}
+			pull(t, second, i, "1.0")
+			second.ExpectIntact(t)
+			if answer := second.Get(t, "/readyz"); answer.Status != http.StatusOK {
+				t.Errorf("/readyz: %d %s", answer.Status, answer.Body)
+			}
+			// The content from upstream replaces damaged objects.
+			if strings.HasPrefix(name, "objects") || tc.breaks {
+				harness.Eventually(t, "the bucket has the right bytes again", func() bool {
+					object, _ := server.Get(key(i.layer))
+					return string(object.Content) == string(layer)
+				})
+			}
+		})
+	}
+}
+
+// Bytes of the bucket prove no right. A repository whose upstream does not have a blob, or
+// refuses it, does not get the bytes of another one.
+func TestBucketProvesNothing(t *testing.T) {
+	t.Parallel()
+	server, public, private := s3test.New(t), upstreamtest.New(t), upstreamtest.New(t)
+	i := addImage(public, "1.0", content(mib, 5))
+	shown := addImage(private, "1.0", content(mib, 6))
+	public.AddBlob("org/app", content(mib, 6))
+	config := server.Config() + block(public) + "[repository.other]\n[[repository.other.upstream]]\nurl = \"" + private.URL.String() + "\"\n"
+	first := harness.StartWeir(t, config)
+	pull(t, first, i, "1.0")
+	if answer := first.Get(t, shown.layerPath()); answer.Status != http.StatusOK {
+		t.Fatalf("%d", answer.Status)
+	}
+	inBucket(t, server, 3, i.manifest, i.layer, shown.layer)
+	first.Kill()
+
+	w := harness.StartWeir(t, config)
+	other := func(i image) string { return strings.Replace(i.layerPath(), "/mirror/", "/other/", 1) }
+	if answer := w.Get(t, other(i)); answer.Status != http.StatusNotFound {
+		t.Errorf("a blob that the upstream does not have: %d, %d bytes", answer.Status, len(answer.Body))
+	}
+	before := w.Metric(t, "weir_upstream_bytes_total", "upstream", private.Host)
+	answer := w.Get(t, other(shown))
+	if answer.Status != http.StatusOK || string(answer.Body) != string(content(mib, 6)) {
+		t.Errorf("a blob that the upstream has: %d, %d bytes", answer.Status, len(answer.Body))
+	}
+	if sent := w.Metric(t, "weir_upstream_bytes_total", "upstream", private.Host) - before; sent > 64<<10 {
+		t.Errorf("the upstream sent %v bytes for a proof", sent)
+	}
+}
+
+// A mirror starts and serves without its bucket, says so, and catches up later.
+func TestBucketAway(t *testing.T) {
+	t.Parallel()
+	server, upstream := s3test.New(t), upstreamtest.New(t)
+	i := addImage(upstream, "1.0", content(mib, 7))
+	server.FailIf(anyRequest, 500, "InternalError")
+	w := harness.StartWeir(t, server.Config("max_attempts = 1")+block(upstream))
+	pull(t, w, i, "1.0")
+	harness.Eventually(t, "/readyz tells of the bucket", func() bool {
+		answer := w.Get(t, "/readyz")
+		return answer.Status == http.StatusOK && strings.HasPrefix(string(answer.Body), "ready, but the bucket is not used")
+	})
+	w.Logs(t, "the bucket cannot be used")
+	w.MetricIs(t, 1, "weir_s3_paused")
+	begun := time.Now()
+	pull(t, w, i, "1.0")
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("a warm pull took %v", took)
+	}
+	server.Intercept(nil)
+	inBucket(t, server, 3, i.manifest, i.layer)
+	w.MetricIs(t, 0, "weir_s3_paused")
+	if n := w.Log.Count("the bucket cannot be used"); n != 1 {
+		t.Errorf("%d lines about one outage", n)
+	}
+}
+
+// Content that is not in the bucket when a mirror ends is uploaded after the next start.
+func TestUploadsGoOnAfterRestart(t *testing.T) {
+	t.Parallel()
+	server, upstream := s3test.New(t), upstreamtest.New(t)
+	i := addImage(upstream, "1.0", content(mib, 8))
+	server.FailIf(func(r *http.Request) bool { return r.Method == http.MethodPut }, 500, "InternalError")
+	dir, config := t.TempDir(), server.Config("max_attempts = 1")+block(upstream)
+	first := harness.StartWeirIn(t, dir, config)
+	pull(t, first, i, "1.0")
+	first.Kill()
+	if keys := server.Keys(""); len(keys) != 0 {
+		t.Fatalf("the bucket has %q", keys)
+	}
+	server.Intercept(nil)
+	harness.StartWeirIn(t, dir, config)
+	inBucket(t, server, 3, i.manifest, i.layer)
+}
+
+// A namespace that contacts no upstream serves from the bucket, as from its disk.
+func TestOfflineMirrorReadsBucket(t *testing.T) {
+	t.Parallel()
+	server, upstream := s3test.New(t), upstreamtest.New(t)
+	i := addImage(upstream, "1.0", content(mib, 9))
+	first := harness.StartWeir(t, server.Config()+block(upstream))
+	pull(t, first, i, "1.0")
+	inBucket(t, server, 3, i.manifest, i.layer)
+	first.Kill()
+	upstream.ResetRequests()
+	pull(t, harness.StartWeir(t, server.Config()+block(upstream, "offline = true")), i, "1.0")
+	if got := upstream.Requests(); len(got) != 0 {
+		t.Errorf("the upstream was asked %q", got)
+	}
+}
+
+// Each trouble with a bucket is named once in the log, with its remedy, and by weir check.
+func TestBucketTroubleIsNamed(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		fault func(*s3test.Server)
+		want  string
+		fine  bool
+	}{
+		"no right to delete": {func(s *s3test.Server) {
+			s.FailIf(func(r *http.Request) bool { return r.Method == http.MethodDelete }, 403, "AccessDenied")
+		}, "Allow s3:DeleteObject", false},
+		"no right to list": {func(s *s3test.Server) {
+			s.FailIf(func(r *http.Request) bool { return r.URL.Query().Has("list-type") }, 403, "AccessDenied")
+		}, "Allow s3:ListBucket", false},
+		"wrong clock":     {func(s *s3test.Server) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }, "Synchronise the clock", false},
+		"wrong region":    {func(s *s3test.Server) { s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed") }, "Set blob_store.s3.region", false},
+		"another program": {func(s *s3test.Server) { s.Put("docker/registry/v2/x", nil) }, "keys of another program, such as docker/", true},
+		"a later format":  {func(s *s3test.Server) { s.Put("weir.json", []byte(`{"format":7}`)) }, "Update Weir", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server, upstream := s3test.New(t), upstreamtest.New(t)
+			tc.fault(server)
+			w := harness.StartWeir(t, server.Config("max_attempts = 1")+block(upstream))
+			w.Logs(t, tc.want)
+			w.Kill()
+			server.Delete("weir.json")
+			tc.fault(server)
+			code, out := weir(t, "check", "--online", "--config", w.Config)
+			if !strings.Contains(strings.Join(strings.Fields(out), " "), tc.want) || (code == 0) != tc.fine {
+				t.Errorf("weir check: exit code %d\n%s", code, out)
+			}
+		})
+	}
+}
