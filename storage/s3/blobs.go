@@ -12,6 +12,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -57,8 +58,9 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 }
 
 // OpenAt opens the content at an offset, and returns the size of the whole. It waits some
-// seconds for the first byte, and as long for each further one. A body that ends early is
-// an error of its reader, and no io.EOF.
+// seconds for the first byte, and as long for each further one. A body that ends early, or
+// that is very slow, is an error of its reader, and no io.EOF. After several of them in a
+// row the content of the bucket is not read for a time.
 func (s *Store) OpenAt(ctx context.Context, dgst digest.Digest, offset int64) (io.ReadCloser, int64, error) {
 	key, err := s.blobKey(dgst)
 	if err != nil {
@@ -66,6 +68,11 @@ func (s *Store) OpenAt(ctx context.Context, dgst digest.Digest, offset int64) (i
 	}
 	if s.discarded.Contains(dgst) {
 		return nil, 0, &Error{Operation: string(opGet), Reason: Missing, err: errors.New("the object has other bytes")}
+	}
+	reads, err := s.bodies.enter(time.Now())
+	if err != nil {
+		s.opts.Metrics.ended(opGet, paused, 0)
+		return nil, 0, err
 	}
 	reading, cancel := context.WithCancelCause(ctx)
 	var opened *body
@@ -78,9 +85,10 @@ func (s *Store) OpenAt(ctx context.Context, dgst digest.Digest, offset int64) (i
 	})
 	if err != nil {
 		cancel(nil)
+		reads.abandon()
 		return nil, 0, err
 	}
-	opened.cancel = cancel
+	opened.ctx, opened.cancel, opened.reads = reading, cancel, reads
 	return opened, opened.total, nil
 }
 
@@ -117,9 +125,15 @@ func (s *Store) get(ctx context.Context, key string, offset int64) (*body, error
 type body struct {
 	stream  io.ReadCloser
 	metrics *Metrics
-	left    int64 // bytes until the end
-	total   int64 // of the whole object
+	left    int64           // bytes until the end
+	total   int64           // of the whole object
+	ctx     context.Context // of the stream
 	cancel  context.CancelCauseFunc
+	reads   pass // of the whole body
+	told    bool // reads has ended
+
+	waited time.Duration // for the last got bytes
+	got    int64
 }
 
 func (b *body) Read(p []byte) (int, error) {
@@ -130,6 +144,7 @@ func (b *body) Read(p []byte) (int, error) {
 		p = p[:b.left]
 	}
 	// A server that sends no byte is told from a slow one.
+	begun := time.Now()
 	watch := time.AfterFunc(stall, func() { b.cancel(errTimeout) })
 	n, err := b.stream.Read(p)
 	watch.Stop()
@@ -137,15 +152,54 @@ func (b *body) Read(p []byte) (int, error) {
 	b.metrics.moved("in", int64(n))
 	switch {
 	case b.left == 0:
-		return n, io.EOF
+		err = io.EOF
+		b.tell(nil)
 	case err == io.EOF:
-		return n, io.ErrUnexpectedEOF
-	default:
-		return n, err
+		err = io.ErrUnexpectedEOF
+		b.tell(err)
+	case err == nil && b.isSlow(n, time.Since(begun)):
+		err = errSlow
+		b.tell(err)
+	case err != nil:
+		b.tell(err)
 	}
+	return n, err
+}
+
+// errSlow ends a body that comes more slowly than from any upstream.
+var errSlow = fmt.Errorf("s3: less than %s came within %s", units.IEC(slowest), stall)
+
+// isSlow counts bytes and the time that was waited for them, without that between two reads.
+func (b *body) isSlow(n int, took time.Duration) bool {
+	b.got += int64(n)
+	if b.waited += took; b.waited < stall {
+		return false
+	}
+	slow := b.got < slowest
+	b.got, b.waited = 0, 0
+	return slow
+}
+
+// tell ends the pass of the body, unless it has ended.
+func (b *body) tell(err error) {
+	switch {
+	case b.told:
+		return
+	case err == nil:
+		b.reads.end(nil)
+	case b.ctx.Err() != nil && !errors.Is(context.Cause(b.ctx), errTimeout): // the reader left
+		b.reads.abandon()
+	default:
+		b.reads.end(&Error{Operation: string(opGet), Reason: Unreachable, err: fmt.Errorf("a body broke off: %w", err)})
+	}
+	b.told = true
 }
 
 func (b *body) Close() error {
+	if !b.told {
+		b.told = true
+		b.reads.abandon()
+	}
 	b.cancel(nil)
 	return b.stream.Close()
 }
@@ -257,8 +311,14 @@ func (s *Store) Upload(ctx context.Context, info storage.Info, from io.ReaderAt)
 		case conditional && ReasonOf(err) == Unsupported:
 			s.unconditional.Store(true)
 		case conditional && ReasonOf(err) == Conflict:
-			// Another replica was faster, if its object is the right one.
-			if size, err := s.head(ctx, key); err == nil && size == info.Size {
+			// Another replica was faster, if its object is the right one. An object that is
+			// not there, or that cannot be seen, is one that is being written, or was removed:
+			// the caller tries again later.
+			size, seen := s.head(ctx, key)
+			if seen != nil {
+				return err
+			}
+			if size == info.Size {
 				return nil
 			}
 			replace = true
@@ -366,7 +426,7 @@ func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[minio.ObjectI
 			yield(minio.ObjectInfo{}, context.Cause(ctx))
 			return
 		}
-		pass, err := s.gate.enter(time.Now())
+		pass, err := s.enter(ctx)
 		if err != nil {
 			s.opts.Metrics.ended(opList, paused, 0)
 			yield(minio.ObjectInfo{}, err)

@@ -151,6 +151,10 @@ func (s *Store) explain(op operation, err error) error {
 		failed.Reason = Unreachable
 		failed.err = errors.New(printable.Line(err.Error(), maxMessage))
 	}
+	// Without the permission to list, S3 hides which objects are missing behind this.
+	if failed.Reason == Denied && failed.Status != http.StatusMethodNotAllowed && s.unlisted.Load() && (op == opGet || op == opHead || op == opRead) {
+		failed.Reason = Missing
+	}
 	return failed
 }
 

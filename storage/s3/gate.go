@@ -22,10 +22,10 @@ const (
 	calm = 10 * time.Second
 )
 
-// gate is the circuit breaker of a bucket.
+// gate is the circuit breaker of a bucket's requests, or of the bodies of its content.
 type gate struct {
 	logger  *slog.Logger
-	metrics *Metrics
+	pausing func(bool) // tells the metrics
 	trouble *episode.Episode
 
 	mu      sync.Mutex
@@ -34,9 +34,9 @@ type gate struct {
 	refused error // if set, no request is sent any more
 }
 
-func newGate(logger *slog.Logger, metrics *Metrics) *gate {
+func newGate(logger *slog.Logger, pausing func(bool)) *gate {
 	return &gate{
-		logger: logger, metrics: metrics,
+		logger: logger, pausing: pausing,
 		breaker: cooldown.New(cooldown.Options{Threshold: failuresToPause, Pause: firstPause, MaxPause: longestPause}),
 		trouble: episode.New(calm, func() { logger.Info("the bucket works again") }),
 	}
@@ -75,6 +75,9 @@ func (p pass) abandon() {
 // end notes the outcome of a request.
 func (p pass) end(err error) {
 	g := p.gate
+	if g == nil { // of a survey
+		return
+	}
 	g.mu.Lock()
 	failed := isTrouble(err)
 	if failed {
@@ -86,7 +89,7 @@ func (p pass) end(err error) {
 	}
 	closed := g.breaker.Closed()
 	g.mu.Unlock()
-	g.metrics.pausing(!closed)
+	g.pausing(!closed)
 	// The log, which can be slow, is written without the mutex.
 	switch {
 	case !failed:
@@ -117,7 +120,7 @@ func (g *gate) refuse(err error) {
 	g.mu.Lock()
 	g.refused = err
 	g.mu.Unlock()
-	g.metrics.pausing(true)
+	g.pausing(true)
 }
 
 func (g *gate) paused() bool {

@@ -1,9 +1,11 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -18,7 +20,7 @@ import (
 func TestPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := new(testutil.LogBuffer)
-		g := newGate(slog.New(slog.NewTextHandler(log, nil)), nil)
+		g := newGate(slog.New(slog.NewTextHandler(log, nil)), func(bool) {})
 		try := func(err error) error {
 			pass, refused := g.enter(time.Now())
 			if refused != nil {
@@ -120,5 +122,69 @@ func TestPartSize(t *testing.T) {
 		if got := s.partSize(tc.size); got != tc.want || tc.size/got >= 10_000 {
 			t.Errorf("%d bytes with parts of %d: %d, want %d", tc.size, tc.configured, got, tc.want)
 		}
+	}
+}
+
+// trickle delivers bytes at a pace.
+type trickle struct {
+	each  int
+	pause time.Duration
+	ctx   context.Context
+}
+
+func (r *trickle) Read(p []byte) (int, error) {
+	select {
+	case <-time.After(r.pause):
+		return min(r.each, len(p)), nil
+	case <-r.ctx.Done():
+		return 0, r.ctx.Err()
+	}
+}
+
+func (*trickle) Close() error { return nil }
+
+// A body that stalls or trickles fails and counts as a failure; the pace of its reader says
+// nothing.
+func TestPace(t *testing.T) {
+	for name, tc := range map[string]struct {
+		each   int
+		pause  time.Duration
+		reader time.Duration // its pause between two reads
+		want   error
+	}{
+		"fast":                  {1 << 20, time.Millisecond, 0, nil},
+		"slow":                  {100 << 10, time.Second, 0, nil},
+		"a slow reader":         {100 << 10, time.Second, time.Minute, nil},
+		"stalls":                {1 << 20, time.Minute, 0, errTimeout},
+		"trickles":              {1, time.Second, 0, errSlow},
+		"one byte before stall": {1, stall - time.Millisecond, 0, errSlow},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGate(slog.New(slog.DiscardHandler), func(bool) {})
+				for range failuresToPause {
+					pass, err := g.enter(time.Now())
+					if err != nil {
+						t.Fatal(err)
+					}
+					ctx, cancel := context.WithCancelCause(t.Context())
+					b := &body{stream: &trickle{tc.each, tc.pause, ctx}, left: 8 << 20, total: 8 << 20, ctx: ctx, cancel: cancel, reads: pass}
+					for err == nil {
+						time.Sleep(tc.reader)
+						_, err = b.Read(make([]byte, 1<<20))
+					}
+					if errors.Is(err, context.Canceled) {
+						err = context.Cause(ctx)
+					}
+					if want := cmp.Or(tc.want, io.EOF); err != want {
+						t.Errorf("the body ends with %v, want %v", err, want)
+					}
+					b.Close()
+				}
+				if g.paused() != (tc.want != nil) {
+					t.Errorf("paused: %v", g.paused())
+				}
+			})
+		})
 	}
 }

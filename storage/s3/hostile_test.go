@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -241,6 +244,28 @@ func TestUpload(t *testing.T) {
 	}
 }
 
+// An upload that meets another one which has not ended, or an object that cannot be seen, fails,
+// and is the caller's to repeat. It replaces nothing.
+func TestUploadBesideAnother(t *testing.T) {
+	for code, status := range map[string]int{"ConditionalRequestConflict": 409, "OperationAborted": 409, "PreconditionFailed": 412} {
+		server := s3test.New(t)
+		store := open(t, server, nil)
+		server.FailIf(func(r *http.Request) bool { return r.Header.Get("If-None-Match") != "" }, status, code)
+		dgst := digest.FromString("content")
+		err := store.Upload(t.Context(), storage.Info{Digest: dgst, Size: 7}, strings.NewReader("content"))
+		if s3.ReasonOf(err) != s3.Conflict || store.Paused() {
+			t.Errorf("%s: %v, paused: %v", code, err, store.Paused())
+		}
+		if keys := server.Keys(""); len(keys) > 0 {
+			t.Errorf("%s: the bucket has %q", code, keys)
+		}
+		server.Intercept(nil)
+		if err := store.Upload(t.Context(), storage.Info{Digest: dgst, Size: 7}, strings.NewReader("content")); err != nil {
+			t.Errorf("%s: the repetition: %v", code, err)
+		}
+	}
+}
+
 // faster makes another mirror's upload end in the middle of the first one.
 func faster(s *s3test.Server, key string, content []byte, status int, code string) {
 	s.Intercept(func(next http.Handler) http.Handler {
@@ -292,7 +317,8 @@ func TestSurvey(t *testing.T) {
 	}{
 		"no bucket":          {func(s *s3test.Server) { s.RemoveBucket() }, nil, s3.StepBucket, s3.NoBucket, ""},
 		"a new bucket":       {func(s *s3test.Server) { s.RemoveBucket() }, func(o *s3.Options) { o.CreateBucket = true }, s3.StepBucket, s3.Other, "was made"},
-		"no right to list":   {func(s *s3test.Server) { s.FailIf(method("GET", "list-type"), 403, "AccessDenied") }, nil, s3.StepBucket, s3.Denied, ""},
+		"no right to list":   {func(s *s3test.Server) { s.FailIf(method("GET", "list-type"), 403, "AccessDenied") }, nil, s3.StepList, s3.Denied, ""},
+		"no right at all":    {func(s *s3test.Server) { s.FailIf(anyRequest, 403, "AccessDenied") }, nil, s3.StepBucket, s3.Denied, ""},
 		"no right to write":  {func(s *s3test.Server) { s.FailIf(method("PUT", "/probe/"), 403, "AccessDenied") }, nil, s3.StepWrite, s3.Denied, ""},
 		"no right to delete": {func(s *s3test.Server) { s.FailIf(method("DELETE", ""), 403, "AccessDenied") }, nil, s3.StepDelete, s3.Denied, ""},
 		"wrong region":       {func(s *s3test.Server) { s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed") }, nil, s3.StepBucket, s3.WrongRegion, ""},
@@ -359,5 +385,131 @@ func TestLaterFormat(t *testing.T) {
 	}
 	if requests := server.Requests(); len(requests) > 0 {
 		t.Errorf("requests were sent: %q", requests)
+	}
+}
+
+// Without the permission to list, S3 answers for a missing object as for one that may not be
+// read. Once the survey has shown that objects can be read, that is a miss.
+func TestUnlisted(t *testing.T) {
+	hides := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			answer := httptest.NewRecorder()
+			next.ServeHTTP(answer, r)
+			if r.URL.Query().Has("list-type") || (r.Method == http.MethodGet || r.Method == http.MethodHead) && answer.Code == http.StatusNotFound {
+				s3test.Fail(w, http.StatusForbidden, "AccessDenied")
+				return
+			}
+			maps.Copy(w.Header(), answer.Header())
+			w.WriteHeader(answer.Code)
+			_, _ = w.Write(answer.Body.Bytes())
+		})
+	}
+	server := s3test.New(t)
+	server.Intercept(hides)
+	store := open(t, server, nil)
+	dgst := digest.FromString("missing")
+	for range 5 { // until the requests are stopped
+		if _, err := store.Stat(t.Context(), dgst); err == nil || errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("before the survey: %v", err)
+		}
+	}
+	for _, finding := range store.Survey(t.Context()) {
+		if (finding.Err != nil) != (finding.Step == s3.StepList) || finding.Grave {
+			t.Errorf("%+v", finding)
+		}
+	}
+	if _, ok := server.Get("mirrors/weir/weir.json"); !ok {
+		t.Error("no marker was written")
+	}
+	again := open(t, server, nil)
+	again.Survey(t.Context())
+	for range 5 {
+		if _, err := again.Stat(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("Stat: %v", err)
+		}
+		if _, _, err := again.OpenAt(t.Context(), dgst, 0); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("OpenAt: %v", err)
+		}
+		if _, err := again.Records().Get(t.Context(), "a/key"); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("Records.Get: %v", err)
+		}
+	}
+	if again.Paused() {
+		t.Error("misses stopped the requests")
+	}
+	ours := storagetest.Commit(t, again, again.Spools(), []byte("content"))
+	if got := storagetest.Read(t, again, ours); string(got) != "content" {
+		t.Errorf("read %q", got)
+	}
+	// A refused deletion or write is no miss.
+	server.FailIf(anyRequest, 403, "AccessDenied")
+	if err := again.Records().Put(t.Context(), "a/key", nil); s3.ReasonOf(err) != s3.Denied {
+		t.Errorf("Put: %v", err)
+	}
+}
+
+// A later version's marker that cannot be read is not replaced.
+func TestHiddenMarker(t *testing.T) {
+	server := s3test.New(t)
+	const marker = `{"format":9}`
+	server.Put("mirrors/weir/weir.json", []byte(marker))
+	server.FailIf(func(r *http.Request) bool {
+		return r.URL.Query().Has("list-type") || r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "weir.json")
+	}, 403, "AccessDenied")
+	open(t, server, nil).Survey(t.Context())
+	if object, _ := server.Get("mirrors/weir/weir.json"); string(object.Content) != marker {
+		t.Errorf("the marker is %s", object.Content)
+	}
+}
+
+// Bodies that end early, stall or trickle stop the reading of content after three of them,
+// although their headers come. A reader that leaves decides nothing.
+func TestBodiesThatFail(t *testing.T) {
+	server := s3test.New(t)
+	store := open(t, server, nil)
+	content := make([]byte, 1<<20)
+	dgst := storagetest.Commit(t, store, store.Spools(), content)
+	server.Intercept(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+				next.ServeHTTP(w, r)
+				return
+			}
+			w.Header().Set("Content-Length", strconv.Itoa(len(content)))
+			w.Header().Set("Last-Modified", time.Now().UTC().Format(http.TimeFormat))
+			_, _ = w.Write(content[:1000])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		})
+	})
+	for range 5 {
+		leaving, leave := context.WithCancel(t.Context())
+		body, _, err := store.OpenAt(leaving, dgst, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave()
+		body.Close()
+	}
+	for range 3 {
+		body, _, err := store.OpenAt(t.Context(), dgst, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(body); err == nil {
+			t.Error("the body is whole")
+		}
+		body.Close()
+	}
+	server.Requests()
+	if _, _, err := store.OpenAt(t.Context(), dgst, 0); !errors.Is(err, s3.ErrPaused) || store.Err() == nil {
+		t.Errorf("OpenAt: %v", err)
+	}
+	if requests := server.Requests(); len(requests) > 0 {
+		t.Errorf("requests were sent: %q", requests)
+	}
+	// Records and uploads go on.
+	if err := store.Records().Put(t.Context(), "a/key", nil); err != nil || store.Paused() {
+		t.Errorf("Put: %v", err)
 	}
 }

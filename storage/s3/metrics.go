@@ -2,6 +2,7 @@ package s3
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,7 +71,14 @@ type Metrics struct {
 	seconds    *prometheus.HistogramVec
 	bytes      *prometheus.CounterVec
 	paused     prometheus.Gauge
+	reasons    atomic.Int32 // bits of those for which no request is sent
 }
+
+// Reasons for which no request is sent.
+const (
+	requestsFail int32 = 1 << iota
+	bodiesFail
+)
 
 // NewMetrics registers the metrics of a bucket.
 func NewMetrics(r prometheus.Registerer) *Metrics {
@@ -121,12 +129,17 @@ func (m *Metrics) moved(direction string, bytes int64) {
 	}
 }
 
-func (m *Metrics) pausing(now bool) {
-	switch {
-	case m == nil:
-	case now:
-		m.paused.Set(1)
-	default:
-		m.paused.Set(0)
+// pausing returns a function that notes whether requests are not sent for a reason.
+func (m *Metrics) pausing(reason int32) func(now bool) {
+	return func(now bool) {
+		if m == nil {
+			return
+		}
+		if now {
+			m.reasons.Or(reason)
+		} else {
+			m.reasons.And(^reason)
+		}
+		m.paused.Set(float64(min(m.reasons.Load(), 1)))
 	}
 }

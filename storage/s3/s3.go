@@ -62,6 +62,9 @@ const (
 	recordPatience = 3 * time.Second
 	// stall is the longest pause between two reads of a body.
 	stall = 15 * time.Second
+	// slowest is how many bytes of a body have to come while a stall's time is waited for
+	// them: an upstream is faster than 70 KB/s, or no worse.
+	slowest = 1 << 20
 )
 
 // PathStyle is the place of the bucket's name in URLs.
@@ -101,12 +104,16 @@ type Store struct {
 	client    *minio.Core
 	http      *http.Transport
 	transport *transport
-	gate      *gate
+	gate      *gate // of all requests
+	bodies    *gate // of content that is read: its headers may come, and its bytes not
 	records   *records
 	logger    *slog.Logger
 	discarded *lru.Cache[digest.Digest, struct{}] // see Discard
 	// unconditional is set once the server has refused a write with a condition.
 	unconditional atomic.Bool
+	// unlisted is set if the credentials may not list the bucket. A server hides then which
+	// objects are missing.
+	unlisted atomic.Bool
 }
 
 var _ storage.Driver = (*Store)(nil)
@@ -137,7 +144,9 @@ func New(opts Options) (*Store, error) {
 	if s.discarded, err = lru.New[digest.Digest, struct{}](maxDiscarded); err != nil {
 		panic(err) // cannot be: the size is positive
 	}
-	s.gate = newGate(opts.Logger.With("endpoint", opts.Endpoint.Host, "bucket", opts.Bucket), opts.Metrics)
+	logger := opts.Logger.With("endpoint", opts.Endpoint.Host, "bucket", opts.Bucket)
+	s.gate = newGate(logger, opts.Metrics.pausing(requestsFail))
+	s.bodies = newGate(logger, opts.Metrics.pausing(bodiesFail))
 	s.records = &records{store: s}
 	return s, nil
 }
@@ -188,9 +197,15 @@ func (s *Store) Host() string { return s.opts.Endpoint.Host }
 func (s *Store) refuse(err error) { s.gate.refuse(err) }
 
 // Err returns the failure for which no request is sent at the moment, or nil.
-func (s *Store) Err() error { return s.gate.err() }
+func (s *Store) Err() error {
+	if err := s.gate.err(); err != nil {
+		return err
+	}
+	return s.bodies.err()
+}
 
 // Paused reports whether requests are refused at the moment, since the last ones failed.
+// Those that read content may be refused by themselves.
 func (s *Store) Paused() bool { return s.gate.paused() }
 
 // key returns the key of an object below the prefix.
@@ -214,7 +229,7 @@ func (s *Store) call(ctx context.Context, op operation, do func(context.Context)
 
 // within is call with a time of its own.
 func (s *Store) within(ctx context.Context, op operation, limit time.Duration, do func(context.Context) error) error {
-	pass, err := s.gate.enter(time.Now())
+	pass, err := s.enter(ctx)
 	if err != nil {
 		s.opts.Metrics.ended(op, paused, 0)
 		return err
@@ -235,6 +250,18 @@ func (s *Store) within(ctx context.Context, op operation, limit time.Duration, d
 	pass.end(err)
 	s.opts.Metrics.ended(op, resultOf(err), time.Since(begun))
 	return err
+}
+
+// surveyed is the key of a context whose requests are those of a survey. They are sent
+// also while others are not: a survey is seldom, and finds out why.
+type surveyed struct{}
+
+// enter returns the leave to send a request.
+func (s *Store) enter(ctx context.Context) (pass, error) {
+	if ctx.Value(surveyed{}) != nil {
+		return pass{}, nil
+	}
+	return s.gate.enter(time.Now())
 }
 
 // errTimeout ends an operation that takes too long.

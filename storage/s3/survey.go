@@ -68,13 +68,21 @@ type Finding struct {
 // Options.CreateBucket allows it. It writes below probe/ and the marker only. After a
 // grave failure there are no further findings.
 func (s *Store) Survey(ctx context.Context) []Finding {
+	ctx = context.WithValue(ctx, surveyed{}, true)
 	var findings []Finding
 	note := func(step Step, text string, err error) bool {
 		grave := err != nil && (step == StepBucket || step == StepPrefix || step == StepWrite)
 		findings = append(findings, Finding{Step: step, Note: text, Err: err, Grave: grave})
 		return !grave
 	}
+	key, document := s.key(probeName+"/"+rand.Text()), []byte(rand.Text())
 	made, err := s.ensureBucket(ctx)
+	// The listing is a step of its own, if that is all that is denied.
+	unlisted := ReasonOf(err) == Denied && s.isReadable(ctx, key, document)
+	s.unlisted.Store(unlisted)
+	if unlisted {
+		err = nil
+	}
 	if !note(StepBucket, noteIf(made, "the bucket was missing, and was made"), err) {
 		return findings
 	}
@@ -83,7 +91,6 @@ func (s *Store) Survey(ctx context.Context) []Finding {
 		s.refuse(err)
 		return findings
 	}
-	key, document := s.key(probeName+"/"+rand.Text()), []byte(rand.Text())
 	if !note(StepWrite, "", s.putSmall(ctx, opSurvey, key, document, false)) {
 		return findings
 	}
@@ -124,6 +131,15 @@ func (s *Store) ensureBucket(ctx context.Context) (made bool, err error) {
 	return err == nil, err
 }
 
+// isReadable reports whether an object can be written and read.
+func (s *Store) isReadable(ctx context.Context, key string, document []byte) bool {
+	if err := s.putSmall(ctx, opSurvey, key, document, false); err != nil {
+		return false
+	}
+	read, err := s.readSmall(ctx, key, maxMarker)
+	return err == nil && bytes.Equal(read, document)
+}
+
 // first asks for the first key that begins with prefix. It tells whether the bucket is
 // there and can be listed.
 func (s *Store) first(ctx context.Context, prefix string) error {
@@ -154,13 +170,17 @@ func (s *Store) claim(ctx context.Context) (foreign string, err error) {
 		}
 		return "", nil
 	}
-	if foreign, err = s.others(ctx); err != nil {
-		return "", err
+	unlisted := s.unlisted.Load()
+	if !unlisted {
+		if foreign, err = s.others(ctx); err != nil {
+			return "", err
+		}
 	}
 	if document, err = json.Marshal(marker{format}); err != nil {
 		return "", err
 	}
-	return foreign, s.putSmall(ctx, opSurvey, key, document, false)
+	// A marker that cannot be read looks like a missing one if nothing may be listed.
+	return foreign, s.putSmall(ctx, opSurvey, key, document, unlisted)
 }
 
 // others returns a note about the keys below the prefix that are not Weir's, or "".
@@ -196,7 +216,7 @@ func (s *Store) others(ctx context.Context) (string, error) {
 
 // readSmall reads an object of at most limit bytes.
 func (s *Store) readSmall(ctx context.Context, key string, limit int64) (document []byte, err error) {
-	err = s.call(ctx, opSurvey, func(ctx context.Context) error {
+	err = s.call(ctx, opRead, func(ctx context.Context) error {
 		stream, object, _, err := s.client.GetObject(ctx, s.opts.Bucket, key, minio.GetObjectOptions{})
 		if err != nil {
 			return err
