@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/download"
@@ -52,12 +54,27 @@ func translateS3(cfg *config.S3) s3.Options {
 		AccessKeyID: cfg.AccessKeyID, SecretKey: cfg.SecretKey.Reveal(),
 		KeyPrefix: cfg.KeyPrefix, PathStyle: style, PartSize: int64(cfg.PartSize),
 		MaxAttempts: cfg.MaxAttempts, AttemptTimeout: cfg.AttemptTimeout, OperationTimeout: cfg.OperationTimeout,
+		PresignTTL: cfg.PresignTTL, RedirectEndpoint: cfg.RedirectEndpoint.Std(),
+	}
+}
+
+// redirectedClients returns the clients that are sent to the bucket for blobs, or nil.
+func redirectedClients(cfg *config.Config) func(netip.Addr) bool {
+	bucket := cfg.BlobStore.S3
+	if bucket == nil || !cfg.Global.EnableBlobRedirect {
+		return nil
+	}
+	return func(client netip.Addr) bool {
+		return len(bucket.RedirectClients) == 0 || slices.ContainsFunc(bucket.RedirectClients, func(network config.Network) bool {
+			return netip.Prefix(network).Contains(client.Unmap())
+		})
 	}
 }
 
 // openBucket opens the bucket of a configuration, beside the driver of the local tier. It
-// sends no request before the first one that needs the bucket; the survey runs behind.
-func openBucket(cfg *config.S3, driver tierDriver, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
+// sends no request before the first one that needs the bucket; the survey runs behind. If
+// forget is not nil, it removes content of the local tier that is in the bucket.
+func openBucket(cfg *config.S3, driver tierDriver, forget func(context.Context, storage.Info) error, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
 	opts := translateS3(cfg)
 	opts.Metrics, opts.Logger = s3.NewMetrics(metrics), logger
 	store, err := s3.New(opts)
@@ -67,7 +84,7 @@ func openBucket(cfg *config.S3, driver tierDriver, metrics prometheus.Registerer
 	counts := tier.NewMetrics(metrics)
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &bucket{store: store, logger: logger, stop: cancel}
-	b.uploads = tier.NewUploader(tier.UploaderOptions{Near: driver, Far: store, Metrics: counts, Logger: logger})
+	b.uploads = tier.NewUploader(tier.UploaderOptions{Near: driver, Far: store, Forget: forget, Metrics: counts, Logger: logger})
 	b.records = tier.NewRecords(tier.RecordsOptions{
 		Near: driver.Records(), Far: struct {
 			storage.Records
@@ -153,6 +170,14 @@ func (b *bucket) origins() []download.Origin {
 		return nil
 	}
 	return []download.Origin{bucketOrigin{b}}
+}
+
+// links returns the place where clients can read content by themselves, or nil.
+func (b *bucket) links() namespace.Links {
+	if b == nil {
+		return nil
+	}
+	return b.store
 }
 
 // bucketOrigin reads downloads from a bucket.
@@ -249,8 +274,8 @@ func deniedRemedy(err error) string {
 		return all
 	}
 	switch failed.Step {
-	case s3.StepBucket, s3.StepList:
-		return "Allow s3:ListBucket on the bucket. Without it, the records of other mirrors are not compared after a restart, and missing objects count as refused."
+	case s3.StepList:
+		return "Allow s3:ListBucket on the bucket. Without it, the records of other mirrors are not compared after a restart, and nothing is evicted from the bucket."
 	case s3.StepDelete:
 		return "Allow s3:DeleteObject on the keys below blob_store.s3.key_prefix. Without it, corrupt objects stay, and nothing is evicted from the bucket."
 	case s3.StepWrite:

@@ -54,10 +54,10 @@ func TestBucketAdvice(t *testing.T) {
 func TestTranslateS3(t *testing.T) {
 	opts := translateS3(&config.S3{
 		Bucket: "b", CreateBucket: true, Region: "r", AccessKeyID: "id", SecretKey: "s", KeyPrefix: "p", PathStyle: config.PathStyleNever,
-		PartSize: 1, MaxAttempts: 2, OperationTimeout: 3 * time.Second, AttemptTimeout: 4 * time.Second,
+		PartSize: 1, PresignTTL: 5 * time.Second, RedirectEndpoint: config.URL{Scheme: "https", Host: "outside"}, MaxAttempts: 2, OperationTimeout: 3 * time.Second, AttemptTimeout: 4 * time.Second,
 	})
 	if opts.Bucket != "b" || !opts.CreateBucket || opts.Region != "r" || opts.AccessKeyID != "id" || opts.SecretKey != "s" || opts.KeyPrefix != "p" ||
-		opts.PathStyle != s3.PathNever || opts.PartSize != 1 || opts.MaxAttempts != 2 || opts.OperationTimeout != 3*time.Second || opts.AttemptTimeout != 4*time.Second {
+		opts.PresignTTL != 5*time.Second || opts.RedirectEndpoint.Host != "outside" || opts.PathStyle != s3.PathNever || opts.PartSize != 1 || opts.MaxAttempts != 2 || opts.OperationTimeout != 3*time.Second || opts.AttemptTimeout != 4*time.Second {
 		t.Errorf("%+v", opts)
 	}
 }

@@ -80,6 +80,8 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Grants:  &m.grants,
 		Metrics: m.routing.requests,
 		Logger:  logger,
+
+		Redirects: redirectedClients(cfg),
 	}))
 	operations := ops.handler()
 	if ops.apart {

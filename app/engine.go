@@ -41,7 +41,7 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 		Logger:       logger,
 	})
 	e.cache = namespace.NewCache(namespace.CacheOptions{
-		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: parts.bucket.origins(), Pool: e.pool,
+		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: parts.bucket.origins(), Links: parts.bucket.links(), Pool: e.pool,
 		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})

@@ -38,7 +38,7 @@ func (s *storageParts) measure(cfg config.FS, metrics prometheus.Registerer) {
 		return float64(objects)
 	})
 	gauge("weir_store_max_bytes", "Bytes that content and running downloads may take (blob_store.fs.max_size); 0 is no cap.", nil, func() float64 {
-		return float64(cfg.MaxSize)
+		return float64(max(cfg.MaxSize, 0))
 	})
 	gauge("weir_store_free_bytes", "Bytes that are free on the filesystem of the store; -1 if it does not say.", nil, func() float64 {
 		free, err := s.driver.Spools().Free()

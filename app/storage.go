@@ -42,6 +42,9 @@ const (
 	maxQuarantine   = 1 << 30
 	// minRecordBytes leaves room for the records of a small store.
 	minRecordBytes = 1 << 20
+	// passingUnused is how long content stays of which a local tier keeps none: small
+	// content, and that which cannot be uploaded.
+	passingUnused = time.Hour
 	// maxRecordBytes bounds the records of a large store, or of one without max_size.
 	maxRecordBytes = 1 << 30
 	// maxRecords bounds their number: a store of that many contents has some 5 TB.
@@ -74,11 +77,17 @@ const maxStuck = 1024
 
 // openStorage opens the store of a configuration.
 func openStorage(blobs config.BlobStore, maxManifest config.Size, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
-	cfg := blobs.FS
+	cfg, maxSize, maxUnused := blobs.FS, int64(blobs.FS.MaxSize), time.Duration(blobs.FS.MaxUnused)
+	if blobs.FS.MaxSize == config.NothingKept {
+		maxSize = 0
+		if maxUnused == 0 || maxUnused > passingUnused {
+			maxUnused = passingUnused
+		}
+	}
 	// The driver's spools take part in the quota, so it comes first.
-	quota, usage := evict.NewQuota(int64(cfg.MaxSize)), new(catalog.Usage)
+	quota, usage := evict.NewQuota(maxSize), new(catalog.Usage)
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
-		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, MaxQuarantine: quarantineLimit(int64(cfg.MaxSize)), Logger: logger,
+		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, MaxQuarantine: quarantineLimit(maxSize), Logger: logger,
 		OnRecord: func(bytes, records int64) {
 			usage.Add(bytes, records)
 			quota.AddRecords(bytes)
@@ -107,7 +116,7 @@ func openStorage(blobs config.BlobStore, maxManifest config.Size, metrics promet
 		MaxManifest: int64(maxManifest),
 		MinFree:     int64(cfg.MinFree),
 		Free:        driver.Spools().Free,
-		MaxUnused:   time.Duration(cfg.MaxUnused),
+		MaxUnused:   maxUnused,
 		Touch:       driver.Touch,
 		Metrics:     evict.NewMetrics(metrics),
 		Logger:      logger,
@@ -115,7 +124,7 @@ func openStorage(blobs config.BlobStore, maxManifest config.Size, metrics promet
 	// The records of this machine have limits, whether they are in a bucket too or not.
 	local := s.catalog
 	if s.top = s.store; blobs.S3 != nil {
-		if s.bucket, err = openBucket(blobs.S3, driver, metrics, logger); err != nil {
+		if s.bucket, err = openBucket(blobs.S3, driver, s.forget(cfg), metrics, logger); err != nil {
 			return nil, errors.Join(err, s.store.Close(), driver.Close())
 		}
 		s.top = tier.NewStore(s.store, s.bucket.uploads)
@@ -137,6 +146,21 @@ func openStorage(blobs config.BlobStore, maxManifest config.Size, metrics promet
 		})
 	})
 	return s, nil
+}
+
+// forget returns a function that removes content of the local tier as soon as it is in the
+// bucket, or nil if the tier keeps content. Manifests and other small content stay for a
+// time: they are asked for by each pull, and memory holds them.
+func (s *storageParts) forget(cfg config.FS) func(context.Context, storage.Info) error {
+	if cfg.MaxSize != config.NothingKept {
+		return nil
+	}
+	return func(ctx context.Context, info storage.Info) error {
+		if info.Size <= hotObject {
+			return nil
+		}
+		return s.store.Delete(ctx, info.Digest)
+	}
 }
 
 // quarantineLimit returns how many bytes of damaged content are kept for an operator: a

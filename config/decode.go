@@ -36,8 +36,10 @@ type decoder struct {
 func decode(root *node) (*Config, Problems) {
 	d := decoder{config: base()}
 	d.config.source = source{positions: map[string]position{}, secretFiles: map[string]string{}, oddSecrets: map[string]string{}}
-	d.table(place{}, d.placePolicy(d.placeOlder(root)), reflect.ValueOf(d.config).Elem())
-	d.tierDefaults()
+	root = d.placePolicy(d.placeOlder(root))
+	keepsNothing := takeNothingKept(root)
+	d.table(place{}, root, reflect.ValueOf(d.config).Elem())
+	d.tierDefaults(keepsNothing)
 	// Requests without credentials are refused if there is a way to identify clients,
 	// unless policies decide about them.
 	if _, isSet := d.config.source.positions["auth.anonymous"]; !isSet {

@@ -1,6 +1,9 @@
 package config
 
-import "errors"
+import (
+	"errors"
+	"math"
+)
 
 // errNoLimit is the error for a limit of 0, under which nothing could be stored.
 var errNoLimit = errors.New(`must be larger than 0; write "" for no limit`)
@@ -8,12 +11,20 @@ var errNoLimit = errors.New(`must be larger than 0; write "" for no limit`)
 // SizeLimit is an upper limit on a [Size]. No limit is 0, and is written as "".
 type SizeLimit Size
 
+// NothingKept is the limit of a local tier that keeps no blobs beyond their downloads. It is
+// written as "0", and there is none without a bucket.
+const NothingKept SizeLimit = math.MinInt64
+
 // String returns the form that [SizeLimit.UnmarshalText] reads.
 func (l SizeLimit) String() string {
-	if l == 0 {
+	switch l {
+	case 0:
 		return ""
+	case NothingKept:
+		return "0"
+	default:
+		return Size(l).String()
 	}
-	return Size(l).String()
 }
 
 // MarshalText returns the form that UnmarshalText reads.

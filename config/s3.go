@@ -32,7 +32,10 @@ type S3 struct {
 	MaxAttempts      int           `toml:"max_attempts"`
 	OperationTimeout time.Duration `toml:"operation_timeout_secs"`
 	AttemptTimeout   time.Duration `toml:"operation_attempt_timeout_secs"`
-	RecordsTTL       Duration      `toml:"records_ttl"` // how long a record that was read is believed
+	PresignTTL       time.Duration `toml:"presign_ttl_secs"`  // how long the URL of a redirect is good
+	RedirectEndpoint URL           `toml:"redirect_endpoint"` // that clients reach; empty: Endpoint
+	RedirectClients  []Network     `toml:"redirect_clients"`  // that are redirected; empty: all
+	RecordsTTL       Duration      `toml:"records_ttl"`       // how long a record that was read is believed
 }
 
 // tierSize is the default of blob_store.fs.max_size beside a bucket. Files from before know
@@ -42,21 +45,61 @@ const tierSize = 10 << 30
 func newS3() *S3 {
 	return &S3{
 		CreateBucket: true, PathStyle: PathStyleAuto, MaxAttempts: 3,
-		OperationTimeout: 15 * time.Minute, AttemptTimeout: 5 * time.Minute, RecordsTTL: Duration(10 * time.Second),
+		OperationTimeout: 15 * time.Minute, AttemptTimeout: 5 * time.Minute, PresignTTL: 30 * time.Minute, RecordsTTL: Duration(10 * time.Second),
 	}
 }
 
 // s3 decodes the table of a bucket.
 func (d *decoder) s3(p place, n *node, dst **S3) {
 	*dst = newS3()
+	// The name of a host is enough, which has the scheme of the endpoint.
+	keys, _ := n.value.(table)
+	if place := keys["redirect_endpoint"]; place != nil && keys["endpoint"] != nil {
+		host, _ := place.value.(string)
+		endpoint, _ := keys["endpoint"].value.(string)
+		if scheme, _, found := strings.Cut(endpoint, "://"); found && host != "" && !strings.Contains(host, "://") {
+			place.value = scheme + "://" + host
+		}
+	}
 	d.table(p, n, reflect.ValueOf(*dst).Elem())
 	(*dst).KeyPrefix = strings.TrimSuffix((*dst).KeyPrefix, "/") // as Angos' examples have it
 }
 
+// takeNothingKept reports whether the local tier of a bucket has a max_size of 0, and takes
+// that value out of the tree: a [SizeLimit] of 0 is refused elsewhere.
+func takeNothingKept(root *node) bool {
+	top, _ := root.value.(table)
+	store := top["blob_store"]
+	if store == nil {
+		return false
+	}
+	stores, _ := store.value.(table)
+	fs, s3 := stores["fs"], stores["s3"]
+	if fs == nil || s3 == nil {
+		return false
+	}
+	keys, _ := fs.value.(table)
+	limit := keys["max_size"]
+	if limit == nil {
+		return false
+	}
+	var size Size
+	text, _ := limit.value.(string)
+	if text == "" || size.UnmarshalText([]byte(text)) != nil || size != 0 {
+		return false
+	}
+	limit.value = ""
+	return true
+}
+
 // tierDefaults fills in the defaults of the local tier.
-func (d *decoder) tierDefaults() {
+func (d *decoder) tierDefaults(keepsNothing bool) {
 	store := &d.config.BlobStore
-	if _, isSet := d.config.source.positions["blob_store.fs.max_size"]; !isSet && store.S3 != nil {
+	_, isSet := d.config.source.positions["blob_store.fs.max_size"]
+	switch {
+	case keepsNothing:
+		store.FS.MaxSize = NothingKept
+	case !isSet && store.S3 != nil:
 		store.FS.MaxSize = tierSize
 	}
 }
@@ -93,6 +136,17 @@ func (v *validator) s3() {
 		v.fail(at+".multipart_part_size", `must be between 5MiB and 5GiB; write "" to let the size of the content decide`)
 	}
 	v.atLeastOne(at+".max_attempts", s.MaxAttempts)
+	switch place := s.RedirectEndpoint.Std(); {
+	case place.Host == "":
+	case strings.Trim(place.Path, "/") != "":
+		v.fail(at+".redirect_endpoint", "must end with the host")
+	case s.Region == "":
+		v.fail(at+".redirect_endpoint", "needs blob_store.s3.region, which is part of the signature")
+	}
+	// The longest life that signatures of version 4 have is a week.
+	if s.PresignTTL < time.Minute || s.PresignTTL > 7*24*time.Hour {
+		v.fail(at+".presign_ttl_secs", "must be between 60 and 604800")
+	}
 	for key, value := range map[string]time.Duration{"operation_timeout_secs": s.OperationTimeout, "operation_attempt_timeout_secs": s.AttemptTimeout} {
 		if value <= 0 {
 			v.fail(at+"."+key, "must be larger than 0")

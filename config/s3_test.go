@@ -3,16 +3,20 @@ package config
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 const bucketTable = "[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"mirror\"\n"
 
 func TestBucket(t *testing.T) {
 	c := mustLoad(t, bucketTable+"access_key_id = \"id\"\nsecret_key = \"tiger\"\nkey_prefix = \"blobs/\"\nmultipart_part_size = \"50MiB\"\n"+
-		"multipart_copy_jobs = 4\ncircuit_breaker_threshold = 5\npresign_ttl_secs = 60\n"+docker)
+		"multipart_copy_jobs = 4\ncircuit_breaker_threshold = 5\npresign_ttl_secs = 60\nregion = \"eu\"\nredirect_endpoint = \"s3.outside.example:9000\"\nredirect_clients = [\"10.0.0.0/8\", \"2001:db8::1\"]\n"+docker)
 	s := c.BlobStore.S3
 	if s.KeyPrefix != "blobs" || s.PartSize != 50<<20 || s.SecretKey.Reveal() != "tiger" || !s.CreateBucket {
 		t.Errorf("%+v", s)
+	}
+	if s.PresignTTL != time.Minute || s.RedirectEndpoint.String() != "https://s3.outside.example:9000" || len(s.RedirectClients) != 2 {
+		t.Errorf("redirects: %+v", s)
 	}
 	if c.BlobStore.FS.MaxSize != tierSize {
 		t.Errorf("the local tier has %s", c.BlobStore.FS.MaxSize)
@@ -31,6 +35,8 @@ func TestTierSize(t *testing.T) {
 	for text, want := range map[string]SizeLimit{
 		docker: 0, bucketTable + docker: tierSize,
 		bucketTable + "[blob_store.fs]\nmax_size = \"\"\n" + docker:                       0,
+		bucketTable + "[blob_store.fs]\nmax_size = \"0\"\n" + docker:                      NothingKept,
+		"[blob_store.fs]\nmax_size = \"0B\"\n" + bucketTable + docker:                     NothingKept,
 		bucketTable + "[blob_store.fs]\nmax_size = \"1TiB\"\n" + docker:                   1 << 40,
 		"[storage.s3]\nendpoint = \"http://127.0.0.1:9000\"\nbucket = \"old\"\n" + docker: tierSize,
 	} {
@@ -60,6 +66,12 @@ func TestBucketProblems(t *testing.T) {
 		{`multipart_part_size = "6GiB"`, "must be between 5MiB and 5GiB"},
 		{`max_attempts = 0`, "must be at least 1, not 0"},
 		{`operation_timeout_secs = 0`, "must be larger than 0"},
+		{`presign_ttl_secs = 0`, "must be between 60 and 604800"},
+		{`presign_ttl_secs = 700000`, "must be between 60 and 604800"},
+		{`redirect_endpoint = "https://s3.outside.example"`, "needs blob_store.s3.region"},
+		{`redirect_endpoint = "https://s3.outside.example/bucket"`, "must end with the host"},
+		{`redirect_endpoint = "ftp://s3.outside.example"`, "must start with https:// or http://"},
+		{`redirect_clients = ["ten"]`, "blob_store.s3.redirect_clients"},
 		{`bukket = "x"`, `unknown key; did you mean "bucket"?`},
 	} {
 		if got := problemsOf(t, bucketTable+tt.line+"\n"+docker); !strings.Contains(got, tt.want) || strings.Count(got, "\n") > 0 {
@@ -77,6 +89,18 @@ func TestBucketProblems(t *testing.T) {
 		if got := problemsOf(t, text+docker); !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q", text, got, want)
 		}
+	}
+}
+
+// Only beside a bucket a mirror can do without content of its own, and the printed form of
+// that is read again.
+func TestNothingKept(t *testing.T) {
+	if got := problemsOf(t, "[blob_store.fs]\nmax_size = \"0\"\n"+docker); !strings.Contains(got, `must be larger than 0; write "" for no limit`) {
+		t.Errorf("without a bucket: %q", got)
+	}
+	printed := effective(t, mustLoad(t, bucketTable+"[blob_store.fs]\nmax_size = \"0\"\n"+docker))
+	if !strings.Contains(printed, `max_size = "0"`) {
+		t.Errorf("printed:\n%s", printed)
 	}
 }
 

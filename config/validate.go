@@ -110,7 +110,9 @@ func (v *validator) global() {
 
 func (v *validator) store() {
 	fs, manifest := v.config.BlobStore.FS, v.config.Global.MaxManifestSize
-	v.notNegative("blob_store.fs.max_size", int64(fs.MaxSize))
+	if fs.MaxSize != NothingKept {
+		v.notNegative("blob_store.fs.max_size", int64(fs.MaxSize))
+	}
 	// Such a store could never take the largest manifest.
 	if fs.MaxSize > 0 && fs.MaxSize < SizeLimit(manifest) {
 		v.fail("blob_store.fs.max_size", "must be at least %s: a manifest may be that large (global.max_manifest_size)", manifest)

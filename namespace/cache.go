@@ -42,6 +42,7 @@ type Cache struct {
 	catalog   *catalog.Catalog
 	downloads *download.Group
 	origins   []download.Origin
+	links     Links // may be nil
 	pool      *jobs.Pool
 	content   *storage.Health
 	records   *storage.Health
@@ -80,6 +81,7 @@ type CacheOptions struct {
 	Catalog   *catalog.Catalog
 	Downloads *download.Group   // over the same store and spools
 	Origins   []download.Origin // those of Downloads
+	Links     Links             // where clients can read by themselves; may be nil
 	Pool      *jobs.Pool        // of background jobs
 	Content   *storage.Health   // of the store; may be nil
 	Records   *storage.Health   // of the catalog's records; may be nil
@@ -94,7 +96,7 @@ type CacheOptions struct {
 func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, pool: o.Pool,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, pool: o.Pool,
 		content: o.Content, records: o.Records, brokeOff: o.OnBrokeOff, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,

@@ -47,6 +47,7 @@ type mirror struct {
 	access    access.Current // open, until a test locks it
 	brokeOff  func(dgst digest.Digest, err error) bool
 	log       *logLines
+	place     *place // nil: no client is redirected
 }
 
 // newMirror returns a mirror in memory of the given blocks.
@@ -65,7 +66,7 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 		Store: store, Spools: spools, MaxFetches: 8, OnUnattended: namespace.CompleteOrAbandon(pool), Logger: logger,
 	})
 	m.cache = namespace.NewCache(namespace.CacheOptions{
-		Store: store, Spools: spools, Catalog: catalog.New(records, catalog.Options{}), Downloads: m.downloads, Pool: pool, Logger: logger,
+		Store: store, Spools: spools, Catalog: catalog.New(records, catalog.Options{}), Downloads: m.downloads, Pool: pool, Logger: logger, Links: elsewhere{m},
 		OnBrokeOff: func(_ context.Context, dgst digest.Digest, err error) bool {
 			return m.brokeOff != nil && m.brokeOff(dgst, err)
 		},
@@ -84,8 +85,8 @@ func newMirrorOver(t testing.TB, store storage.Store, records storage.Records, s
 	m.handler = registry.New(registry.Options{
 		Tables: &m.tables, Cache: m.cache, Metrics: m.metrics, Logger: logger, ID: "weir-me",
 		Proxies: proxies,
-		Access:  &m.access,
-		Grants:  grants(t),
+		Access:  &m.access, Redirects: m.redirects,
+		Grants: grants(t),
 	})
 	return m
 }

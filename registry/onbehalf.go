@@ -33,7 +33,7 @@ func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Req
 	if err := e.visitor.permitBeside(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	p := &pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e}
+	p := &pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts}
 	if req.Op == OpWrite {
 		return p.answer() // it is refused, whatever the credentials are
 	}

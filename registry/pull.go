@@ -49,6 +49,7 @@ type pull struct {
 	ns    *namespace.Namespace
 	repo  string
 	entry *entry
+	opts  *Options
 }
 
 func (p *pull) manifest() error {
@@ -76,6 +77,9 @@ func (p *pull) blob() error {
 	if p.r.Method == http.MethodHead {
 		b, err = p.ns.HeadBlob(p.ctx, p.repo, p.req.Digest)
 	} else {
+		if done, err := p.redirect(); done || err != nil {
+			return err
+		}
 		start, end := rangeHint(p.r.Header, p.req.Digest)
 		b, err = p.ns.Blob(p.ctx, p.repo, p.req.Digest, start, end)
 	}

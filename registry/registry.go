@@ -14,6 +14,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/forwarded"
@@ -40,6 +41,8 @@ type Options struct {
 	ID via.ID
 	// Proxies are those whose X-Forwarded-For names the client.
 	Proxies *forwarded.Current
+	// Redirects reports whether a client may be sent to the Links of Cache. Nil: none is.
+	Redirects func(client netip.Addr) bool
 	// Tokens answers requests for tokens of the mirror's own accounts. It returns the name of
 	// the holder, and the reason of a refusal, for the log. Nil: there are none.
 	Tokens func(http.ResponseWriter, *http.Request) (holder string, refused error)
@@ -146,7 +149,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	return (&pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e}).answer()
+	return (&pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts}).answer()
 }
 
 // nameless answers a request without a name to resolve, which may need permission all the

@@ -12,7 +12,7 @@ import (
 // usable returns the origins that may be read for the download: those whose bytes its
 // repository could use if they were stored here.
 func (d *Download) usable() []Origin {
-	if d.src.Apart || len(d.group.opts.Origins) == 0 || d.src.Lent != nil && !d.src.Lent(d.ctx) {
+	if len(d.group.opts.Origins) == 0 || !d.src.borrows(d.ctx) {
 		return nil
 	}
 	return d.group.opts.Origins

@@ -21,20 +21,33 @@ const blobsName = "blobs"
 
 // Stat asks for the object's header.
 func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
+	return s.stat(ctx, dgst, s.opts.OperationTimeout)
+}
+
+// stat is Stat within a time of its own.
+func (s *Store) stat(ctx context.Context, dgst digest.Digest, limit time.Duration) (storage.Info, error) {
 	key, err := s.blobKey(dgst)
 	if err != nil {
 		return storage.Info{}, err
 	}
-	size, err := s.head(ctx, key)
+	size, err := s.headWithin(ctx, key, limit)
+	if errors.Is(err, storage.ErrNotExist) {
+		s.gone(dgst)
+	}
 	if err != nil {
 		return storage.Info{}, err
 	}
+	s.there(dgst, size)
 	return storage.Info{Digest: dgst, Size: size}, nil
 }
 
 // head returns the size of an object.
 func (s *Store) head(ctx context.Context, key string) (size int64, err error) {
-	err = s.call(ctx, opHead, func(ctx context.Context) error {
+	return s.headWithin(ctx, key, s.opts.OperationTimeout)
+}
+
+func (s *Store) headWithin(ctx context.Context, key string, limit time.Duration) (size int64, err error) {
+	err = s.within(ctx, opHead, limit, func(ctx context.Context) error {
 		object, err := s.client.StatObject(ctx, s.opts.Bucket, key, minio.StatObjectOptions{})
 		if err == nil && object.Size < 0 {
 			err = errors.New("the object has no length")
@@ -86,8 +99,12 @@ func (s *Store) OpenAt(ctx context.Context, dgst digest.Digest, offset int64) (i
 	if err != nil {
 		cancel(nil)
 		reads.abandon()
+		if errors.Is(err, storage.ErrNotExist) {
+			s.gone(dgst)
+		}
 		return nil, 0, err
 	}
+	s.there(dgst, opened.total)
 	opened.ctx, opened.cancel, opened.reads = reading, cancel, reads
 	return opened, opened.total, nil
 }
@@ -289,6 +306,9 @@ func (s *Store) Lacks(ctx context.Context, info storage.Info) (bool, error) {
 	if s.discarded.Contains(info.Digest) {
 		return true, nil
 	}
+	if k, _ := s.known.Get(info.Digest); k.size == info.Size && time.Now().Before(k.until) {
+		return false, nil
+	}
 	have, err := s.Stat(ctx, info.Digest)
 	if errors.Is(err, storage.ErrNotExist) {
 		return true, nil
@@ -319,6 +339,7 @@ func (s *Store) Upload(ctx context.Context, info storage.Info, from io.ReaderAt)
 				return err
 			}
 			if size == info.Size {
+				s.there(info.Digest, size)
 				return nil
 			}
 			replace = true
@@ -326,6 +347,7 @@ func (s *Store) Upload(ctx context.Context, info storage.Info, from io.ReaderAt)
 			return err
 		default:
 			s.discarded.Remove(info.Digest)
+			s.there(info.Digest, info.Size)
 			s.opts.Metrics.moved("out", info.Size)
 			return nil
 		}
@@ -363,6 +385,7 @@ func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	s.gone(dgst)
 	return s.remove(ctx, key)
 }
 
@@ -374,6 +397,7 @@ func (s *Store) Discard(ctx context.Context, dgst digest.Digest) error {
 		return err
 	}
 	s.discarded.Add(dgst, struct{}{})
+	s.gone(dgst)
 	return s.call(ctx, opDelete, func(ctx context.Context) error {
 		return s.client.RemoveObject(ctx, s.opts.Bucket, key, minio.RemoveObjectOptions{})
 	})

@@ -109,6 +109,10 @@ func TestHostileAnswers(t *testing.T) {
 				},
 				"Survey": func(ctx context.Context, s *s3.Store) error { s.Survey(ctx); return nil },
 			} {
+				// An answer without end costs the time of its bound, and these read it as others do.
+				if strings.Contains(name, "endless") && (call == "All" || call == "Survey") {
+					continue
+				}
 				store := open(t, server, func(o *s3.Options) { o.AttemptTimeout = 10 * time.Second })
 				server.Intercept(always(answer))
 				err := do(t.Context(), store)

@@ -34,6 +34,7 @@ import (
 	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -93,6 +94,9 @@ type Options struct {
 	AttemptTimeout   time.Duration // of one request with its body; 0: 5 min
 	OperationTimeout time.Duration // of all attempts together; 0: 15 min
 
+	PresignTTL       time.Duration // how long a URL of Link is good; 0: 30 min
+	RedirectEndpoint *url.URL      // that clients reach; nil or empty: Endpoint. Region must be set
+
 	Spools  *spool.Dir // for callers of Spools; may be nil
 	Metrics *Metrics
 	Logger  *slog.Logger // the default discards
@@ -102,6 +106,8 @@ type Options struct {
 type Store struct {
 	opts      Options
 	client    *minio.Core
+	links     *minio.Client // signs the URLs of clients
+	known     *bounded.Cache[digest.Digest, known]
 	http      *http.Transport
 	transport *transport
 	gate      *gate // of all requests
@@ -126,21 +132,29 @@ func New(opts Options) (*Store, error) {
 	opts.MaxAttempts = cmp.Or(max(opts.MaxAttempts, 0), 3)
 	opts.AttemptTimeout = cmp.Or(opts.AttemptTimeout, 5*time.Minute)
 	opts.OperationTimeout = cmp.Or(opts.OperationTimeout, 15*time.Minute)
+	opts.PresignTTL = cmp.Or(opts.PresignTTL, 30*time.Minute)
 	dialer := newTransport(opts.AttemptTimeout)
-	bounded := &transport{next: dialer, timeout: opts.AttemptTimeout}
-	client, err := minio.NewCore(opts.Endpoint.Host, &minio.Options{
+	limits := &transport{next: dialer, timeout: opts.AttemptTimeout}
+	settings := &minio.Options{
 		Creds:        newCredentials(opts),
 		Secure:       opts.Endpoint.Scheme == "https",
-		Transport:    bounded,
+		Transport:    limits,
 		Region:       opts.Region,
 		BucketLookup: opts.PathStyle.lookup(),
 		MaxRetries:   opts.MaxAttempts,
-	})
+	}
+	client, err := minio.NewCore(opts.Endpoint.Host, settings)
 	if err != nil {
 		return nil, fmt.Errorf("s3: %w", err)
 	}
 	client.SetAppInfo("weir", "1")
-	s := &Store{opts: opts, client: client, http: dialer, transport: bounded, logger: opts.Logger}
+	s := &Store{
+		opts: opts, client: client, http: dialer, transport: limits, logger: opts.Logger,
+		known: bounded.New(knownObjects, knownBytes, func(dgst digest.Digest, k known) int { return k.bytes(dgst) }),
+	}
+	if s.links, err = s.newLinks(settings); err != nil {
+		return nil, fmt.Errorf("s3: %w", err)
+	}
 	if s.discarded, err = lru.New[digest.Digest, struct{}](maxDiscarded); err != nil {
 		panic(err) // cannot be: the size is positive
 	}

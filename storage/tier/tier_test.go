@@ -493,3 +493,32 @@ func TestCorruptContentIsNotUploaded(t *testing.T) {
 		}
 	})
 }
+
+// A tier that keeps nothing forgets content once it is far, and not before.
+func TestContentIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, f := storagetest.NewMemory(t), newFar()
+		f.gate = make(chan struct{})
+		u := tier.NewUploader(tier.UploaderOptions{
+			Near: near, Far: f, Logger: slog.New(slog.DiscardHandler),
+			Forget: func(ctx context.Context, info storage.Info) error { return near.Delete(ctx, info.Digest) },
+		})
+		t.Cleanup(u.Close)
+		store := tier.NewStore(near, u)
+		came := digest.FromString("came from far")
+		u.Comes(came)
+		storagetest.Commit(t, store, near.Spools(), []byte("came from far"))
+		ours := storagetest.Commit(t, store, near.Spools(), []byte("ours"))
+		synctest.Wait()
+		if _, err := near.Stat(t.Context(), ours); err != nil {
+			t.Errorf("content was forgotten before its upload: %v", err)
+		}
+		close(f.gate)
+		synctest.Wait()
+		for _, dgst := range []digest.Digest{came, ours} {
+			if _, err := near.Stat(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) || !f.has(dgst) {
+				t.Errorf("%s: near %v, far %v", dgst, err, f.has(dgst))
+			}
+		}
+	})
+}

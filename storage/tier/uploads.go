@@ -62,8 +62,8 @@ func (s *Store) Unwrap() storage.Store { return s.Store }
 // Commit stores the content near, and asks for its upload.
 func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
 	err := s.Store.Commit(ctx, dgst, sp)
-	// Content that has just come from far is there.
-	if err == nil && !s.uploads.came.Contains(dgst) {
+	// Content that has just come from far is there, and is to be forgotten perhaps.
+	if err == nil && (s.uploads.opts.Forget != nil || !s.uploads.came.Contains(dgst)) {
 		s.uploads.add(dgst)
 	}
 	return err
@@ -73,8 +73,10 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 type UploaderOptions struct {
 	// Near has the contents that are uploaded. To read them for that is no use of them, so it
 	// is the driver, and no store that evicts.
-	Near    storage.Store
-	Far     Far
+	Near storage.Store
+	Far  Far
+	// Forget, if set, is told of each content that is far now, and removes it near.
+	Forget  func(ctx context.Context, info storage.Info) error
 	Metrics *Metrics
 	Logger  *slog.Logger
 }
@@ -278,9 +280,21 @@ func (u *Uploader) upload(ctx context.Context, dgst digest.Digest) error {
 		return err
 	}
 	defer object.Content.Close()
-	if lacks, err := u.opts.Far.Lacks(ctx, object.Info); err != nil || !lacks {
-		return err
+	lacks, err := u.opts.Far.Lacks(ctx, object.Info)
+	if err == nil && lacks {
+		err = u.send(ctx, object)
 	}
+	if err == nil && u.opts.Forget != nil {
+		if err := u.opts.Forget(ctx, object.Info); err != nil && !errors.Is(err, storage.ErrNotExist) {
+			u.opts.Logger.Warn("content is in the bucket, and cannot be removed from the local tier", "digest", dgst, "error", err)
+		}
+	}
+	return err
+}
+
+// send uploads an open content.
+func (u *Uploader) send(ctx context.Context, object *storage.Object) error {
+	dgst := object.Digest
 	from, ok := object.Content.(io.ReaderAt)
 	if !ok {
 		from = &seeking{content: object.Content}

@@ -135,7 +135,7 @@ func TestBucketFaults(t *testing.T) {
 			}
 			server, upstream := s3test.New(t), upstreamtest.New(t)
 			i := addImage(upstream, "1.0", layer)
-			config := server.Config("max_attempts = 1", `records_ttl = "1s"`) + block(upstream)
+			config := server.Config("max_attempts = 1", `records_ttl = "1s"`) + streamed + block(upstream)
 			first := harness.StartWeir(t, config)
 			pull(t, first, i, "1.0")
 			inBucket(t, server, 3, i.manifest, i.layer)
@@ -170,7 +170,7 @@ func TestBucketProvesNothing(t *testing.T) {
 	i := addImage(public, "1.0", content(mib, 5))
 	shown := addImage(private, "1.0", content(mib, 6))
 	public.AddBlob("org/app", content(mib, 6))
-	config := server.Config() + block(public) + "[repository.other]\n[[repository.other.upstream]]\nurl = \"" + private.URL.String() + "\"\n"
+	config := server.Config() + streamed + block(public) + "[repository.other]\n[[repository.other.upstream]]\nurl = \"" + private.URL.String() + "\"\n"
 	first := harness.StartWeir(t, config)
 	pull(t, first, i, "1.0")
 	if answer := first.Get(t, shown.layerPath()); answer.Status != http.StatusOK {
@@ -200,7 +200,7 @@ func TestBucketAway(t *testing.T) {
 	server, upstream := s3test.New(t), upstreamtest.New(t)
 	i := addImage(upstream, "1.0", content(mib, 7))
 	server.FailIf(anyRequest, 500, "InternalError")
-	w := harness.StartWeir(t, server.Config("max_attempts = 1")+block(upstream))
+	w := harness.StartWeir(t, server.Config("max_attempts = 1")+streamed+block(upstream))
 	pull(t, w, i, "1.0")
 	harness.Eventually(t, "/readyz tells of the bucket", func() bool {
 		answer := w.Get(t, "/readyz")
@@ -227,7 +227,7 @@ func TestUploadsGoOnAfterRestart(t *testing.T) {
 	server, upstream := s3test.New(t), upstreamtest.New(t)
 	i := addImage(upstream, "1.0", content(mib, 8))
 	server.FailIf(func(r *http.Request) bool { return r.Method == http.MethodPut }, 500, "InternalError")
-	dir, config := t.TempDir(), server.Config("max_attempts = 1")+block(upstream)
+	dir, config := t.TempDir(), server.Config("max_attempts = 1")+streamed+block(upstream)
 	first := harness.StartWeirIn(t, dir, config)
 	pull(t, first, i, "1.0")
 	first.Kill()
@@ -244,12 +244,12 @@ func TestOfflineMirrorReadsBucket(t *testing.T) {
 	t.Parallel()
 	server, upstream := s3test.New(t), upstreamtest.New(t)
 	i := addImage(upstream, "1.0", content(mib, 9))
-	first := harness.StartWeir(t, server.Config()+block(upstream))
+	first := harness.StartWeir(t, server.Config()+streamed+block(upstream))
 	pull(t, first, i, "1.0")
 	inBucket(t, server, 3, i.manifest, i.layer)
 	first.Kill()
 	upstream.ResetRequests()
-	pull(t, harness.StartWeir(t, server.Config()+block(upstream, "offline = true")), i, "1.0")
+	pull(t, harness.StartWeir(t, server.Config()+streamed+block(upstream, "offline = true")), i, "1.0")
 	if got := upstream.Requests(); len(got) != 0 {
 		t.Errorf("the upstream was asked %q", got)
 	}
@@ -278,7 +278,7 @@ func TestBucketTroubleIsNamed(t *testing.T) {
 			t.Parallel()
 			server, upstream := s3test.New(t), upstreamtest.New(t)
 			tc.fault(server)
-			w := harness.StartWeir(t, server.Config("max_attempts = 1")+block(upstream))
+			w := harness.StartWeir(t, server.Config("max_attempts = 1")+streamed+block(upstream))
 			w.Logs(t, tc.want)
 			w.Kill()
 			server.Delete("weir.json")

@@ -21,6 +21,9 @@ import (
 
 const mib = 1 << 20
 
+// streamed lets no client be redirected, so that the mirror reads the bucket.
+const streamed = "[global]\nenable_blob_redirect = false\n"
+
 // block is a repository block named "mirror" with one upstream.
 func block(upstream *upstreamtest.Registry, settings ...string) string {
 	return fmt.Sprintf("[repository.mirror]\n%s\n[[repository.mirror.upstream]]\nurl = %q\n", strings.Join(settings, "\n"), upstream.URL)
@@ -79,7 +82,7 @@ func TestSecondMirrorReadsBucket(t *testing.T) {
 	t.Parallel()
 	server, upstream := s3test.New(t), upstreamtest.New(t)
 	i := addImage(upstream, "1.0", content(3*mib, 1))
-	config := server.Config() + block(upstream)
+	config := server.Config() + streamed + block(upstream)
 	first := harness.StartWeir(t, config)
 	pull(t, first, i, "1.0")
 	inBucket(t, server, 3, i.manifest, i.layer)
@@ -124,7 +127,7 @@ func TestMirrorsOnRealServer(t *testing.T) {
 	t.Parallel()
 	bucket, upstream := harness.StartBucket(t), upstreamtest.New(t)
 	i := addImage(upstream, "1.0", content(40*mib, 2))
-	config := bucket.Config("key_prefix = \"mirrors/weir\"") + block(upstream)
+	config := bucket.Config("key_prefix = \"mirrors/weir\"") + streamed + block(upstream)
 	first := harness.StartWeir(t, config)
 	pull(t, first, i, "1.0")
 	harness.Eventually(t, "content and records are in the bucket", func() bool {
