@@ -228,6 +228,31 @@ func SurveyBucket(ctx context.Context, cfg *config.S3) ([]BucketReport, error) {
 	return slices.Clip(reports), store.Close()
 }
 
+// Bucket is the content and the records in a bucket, for commands beside the mirrors.
+type Bucket struct{ *s3.Store }
+
+// OpenBucket opens the bucket of a configuration. It returns an error if no mirror has used
+// the bucket yet.
+func OpenBucket(ctx context.Context, cfg *config.S3) (*Bucket, error) {
+	store, err := s3.New(translateS3(cfg))
+	if err != nil {
+		return nil, err
+	}
+	err = store.Known(ctx)
+	if errors.Is(err, storage.ErrNotExist) {
+		err = errors.New("no mirror has used the bucket yet. Check blob_store.s3.bucket and key_prefix")
+	}
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return &Bucket{store}, nil
+}
+
+// Quarantine removes a corrupt object: the next pull fetches the content from upstream.
+func (b *Bucket) Quarantine(ctx context.Context, dgst digest.Digest) (place string, err error) {
+	return "removed from the bucket", b.Discard(ctx, dgst)
+}
+
 // surveyError is a failed step. The remedy for a refusal depends on the step.
 type surveyError struct{ s3.Finding }
 

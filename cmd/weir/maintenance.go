@@ -9,10 +9,12 @@ import (
 	"syscall"
 
 	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/units"
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
 	"github.com/weirhq/weir/storage/maintain"
 )
@@ -38,7 +40,33 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 	if err != nil {
 		return failure{exitFailed, app.WithAdvice(err)}
 	}
-	err = errors.Join(work(ctx, store), store.Close())
+	return ended(ctx, errors.Join(work(ctx, store), store.Close()))
+}
+
+// contents is a store that a command works on.
+type contents interface {
+	storage.Store
+	Records() storage.Records
+	// Quarantine takes a corrupt content out of the store, and returns its new place.
+	Quarantine(ctx context.Context, dgst digest.Digest) (place string, err error)
+}
+
+// withBucket is withStore for the bucket of a configuration.
+func withBucket(ctx context.Context, cfg *config.Config, work func(context.Context, contents) error) error {
+	if cfg.BlobStore.S3 == nil {
+		return failure{exitUsage, errors.New("--bucket needs a bucket. Set [blob_store.s3]")}
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	bucket, err := app.OpenBucket(ctx, cfg.BlobStore.S3)
+	if err != nil {
+		return failure{exitFailed, app.WithAdvice(err)}
+	}
+	return ended(ctx, errors.Join(work(ctx, bucket), bucket.Close()))
+}
+
+// ended returns the error of a command whose work has ended.
+func ended(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -17,7 +17,7 @@ import (
 
 func verifyCommand(paths *[]string) *cobra.Command {
 	var jobs int
-	var quiet bool
+	var quiet, bucket bool
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Check all stored content for bit rot",
@@ -26,6 +26,9 @@ match is moved to the directory quarantine in blob_store.fs.root_dir and never
 served again: the next pull downloads it anew. Quarantined files are yours to look
 at and to remove. Content that cannot be read is reported and stays where it is.
 Below each finding are the images that it belongs to.
+
+With --bucket it reads the bucket of blob_store.s3, each object of it by one GET,
+and removes objects that do not match.
 ` + besideServer + `
 
 The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.`,
@@ -38,12 +41,17 @@ The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.
 			if err != nil {
 				return err
 			}
-			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
+			work := func(ctx context.Context, store contents) error {
 				return verify(ctx, store, verifyOptions{jobs, quiet, int64(cfg.Global.MaxManifestSize)}, cmd.OutOrStdout(), cmd.ErrOrStderr())
-			})
+			}
+			if bucket {
+				return withBucket(cmd.Context(), cfg, work)
+			}
+			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error { return work(ctx, store) })
 		},
 	}
 	cmd.Flags().IntVar(&jobs, "jobs", 2, "read `N` objects at once")
+	cmd.Flags().BoolVar(&bucket, "bucket", false, "check the bucket of blob_store.s3, and remove corrupt objects")
 	cmd.Flags().BoolVar(&quiet, "quiet", false, "print only content that is corrupt or cannot be read")
 	return cmd
 }
@@ -56,7 +64,7 @@ type verifyOptions struct {
 
 // verify checks a store. It shows its progress on stderr and prints its findings on
 // stdout, each with the images that it belongs to.
-func verify(ctx context.Context, store *disk.Store, opts verifyOptions, stdout, stderr io.Writer) error {
+func verify(ctx context.Context, store contents, opts verifyOptions, stdout, stderr io.Writer) error {
 	total, err := count(ctx, store)
 	if err != nil {
 		return err

@@ -464,6 +464,9 @@ func TestHiddenMarker(t *testing.T) {
 	if object, _ := server.Get("mirrors/weir/weir.json"); string(object.Content) != marker {
 		t.Errorf("the marker is %s", object.Content)
 	}
+	if left := server.Keys("mirrors/weir/probe/"); len(left) > 0 {
+		t.Errorf("the survey left %q", left)
+	}
 }
 
 // Bodies that end early, stall or trickle stop the reading of content after three of them,

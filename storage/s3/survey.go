@@ -137,6 +137,10 @@ func (s *Store) isReadable(ctx context.Context, key string, document []byte) boo
 		return false
 	}
 	read, err := s.readSmall(ctx, key, maxMarker)
+	// A later step may end the survey. Whether it can be deleted is a step of its own.
+	_ = s.call(ctx, opSurvey, func(ctx context.Context) error {
+		return s.client.RemoveObject(ctx, s.opts.Bucket, key, minio.RemoveObjectOptions{})
+	})
 	return err == nil && bytes.Equal(read, document)
 }
 
@@ -151,24 +155,29 @@ func (s *Store) first(ctx context.Context, prefix string) error {
 	})
 }
 
+// Known returns an error unless this version of Weir knows the format of the keys below the
+// prefix. It matches storage.ErrNotExist if no mirror has used the prefix yet.
+func (s *Store) Known(ctx context.Context) error {
+	key := s.key(markerName)
+	document, err := s.readSmall(ctx, key, maxMarker)
+	if err != nil {
+		return err
+	}
+	var m marker
+	if err := json.Unmarshal(document, &m); err != nil || m.Format < 1 {
+		return &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the object %s is no marker of Weir", key)}
+	}
+	if m.Format > format {
+		return &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the keys below the prefix have format %d, and this version knows %d", m.Format, format)}
+	}
+	return nil
+}
+
 // claim reads the marker below the prefix, and writes it if there is none. Then it tells
 // which other keys are there.
 func (s *Store) claim(ctx context.Context) (foreign string, err error) {
-	key := s.key(markerName)
-	document, err := s.readSmall(ctx, key, maxMarker)
-	switch {
-	case errors.Is(err, storage.ErrNotExist):
-	case err != nil:
+	if err := s.Known(ctx); !errors.Is(err, storage.ErrNotExist) {
 		return "", err
-	default:
-		var m marker
-		if err := json.Unmarshal(document, &m); err != nil || m.Format < 1 {
-			return "", &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the object %s is no marker of Weir", key)}
-		}
-		if m.Format > format {
-			return "", &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the keys below the prefix have format %d, and this version knows %d", m.Format, format)}
-		}
-		return "", nil
 	}
 	unlisted := s.unlisted.Load()
 	if !unlisted {
@@ -176,11 +185,12 @@ func (s *Store) claim(ctx context.Context) (foreign string, err error) {
 			return "", err
 		}
 	}
-	if document, err = json.Marshal(marker{format}); err != nil {
+	document, err := json.Marshal(marker{format})
+	if err != nil {
 		return "", err
 	}
 	// A marker that cannot be read looks like a missing one if nothing may be listed.
-	return foreign, s.putSmall(ctx, opSurvey, key, document, unlisted)
+	return foreign, s.putSmall(ctx, opSurvey, s.key(markerName), document, unlisted)
 }
 
 // others returns a note about the keys below the prefix that are not Weir's, or "".
