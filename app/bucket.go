@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -102,9 +103,10 @@ type tierDriver interface {
 	TouchRecord(ctx context.Context, key string, used time.Time) error
 }
 
-// newRecords writes records that are not there.
+// newRecords writes records that are not there, and lists those that are.
 type newRecords interface {
 	PutNew(ctx context.Context, key string, document []byte) error
+	RecordKeys(ctx context.Context) iter.Seq2[string, error]
 }
 
 // survey tries each use that the mirror makes of the bucket, and logs each failure once.

@@ -443,7 +443,8 @@ func digestOf(name string) (digest.Digest, bool) {
 	return dgst, storage.ValidateDigest(dgst) == nil && shard == hex[:2]
 }
 
-// list yields the objects whose keys begin with prefix. It ends after the first error.
+// list yields the objects whose keys begin with prefix. It ends after the first error. A page
+// that does not come within a minute is one, and so are more keys than any mirror makes.
 func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[minio.ObjectInfo, error] {
 	return func(yield func(minio.ObjectInfo, error) bool) {
 		if ctx.Err() != nil {
@@ -456,21 +457,23 @@ func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[minio.ObjectI
 			yield(minio.ObjectInfo{}, err)
 			return
 		}
-		begun, answered := time.Now(), false
-		for object := range s.client.ListObjectsIter(ctx, s.opts.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
-			// The caller may have canceled between two objects of one page.
-			if ctx.Err() != nil {
-				pass.abandon()
-				s.opts.Metrics.ended(opList, canceled, time.Since(begun))
-				yield(minio.ObjectInfo{}, context.Cause(ctx))
-				return
+		listing, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		watch := time.AfterFunc(pagePatience, func() { cancel(errTimeout) })
+		defer watch.Stop()
+		var failed error
+		begun, answered, seen := time.Now(), false, 0
+		for object := range s.client.ListObjectsIter(listing, s.opts.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+			// The caller's own time is none of the server's.
+			watch.Stop()
+			if ctx.Err() != nil { // the caller may have canceled between two objects of one page
+				break
 			}
-			if object.Err != nil {
-				err := s.explain(opList, object.Err)
-				pass.end(err)
-				s.opts.Metrics.ended(opList, resultOf(err), time.Since(begun))
-				yield(minio.ObjectInfo{}, err)
-				return
+			if seen++; seen > maxListed {
+				object.Err = fmt.Errorf("%w: a listing of more than %d keys", errTooLong, maxListed)
+			}
+			if failed = object.Err; failed != nil {
+				break
 			}
 			// A listing takes as long as its caller wants, and other requests may wait for a
 			// probe: the first page decides.
@@ -479,14 +482,30 @@ func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[minio.ObjectI
 				answered = true
 			}
 			// A server may answer with keys that were not asked for.
-			if !strings.HasPrefix(object.Key, prefix) || len(object.Key) > 3*maxKey {
-				continue
+			if strings.HasPrefix(object.Key, prefix) && len(object.Key) <= 3*maxKey && !yield(object, nil) {
+				pass.end(nil)
+				s.opts.Metrics.ended(opList, ok, time.Since(begun))
+				return
 			}
-			if !yield(object, nil) {
-				break
-			}
+			watch.Reset(pagePatience)
 		}
-		pass.end(nil)
-		s.opts.Metrics.ended(opList, ok, time.Since(begun))
+		took := time.Since(begun)
+		// The library ends a listing whose context has ended as if it were complete.
+		switch {
+		case ctx.Err() != nil:
+			pass.abandon()
+			s.opts.Metrics.ended(opList, canceled, took)
+			yield(minio.ObjectInfo{}, context.Cause(ctx))
+			return
+		case listing.Err() != nil:
+			failed = &Error{Operation: string(opList), Reason: Unreachable, err: fmt.Errorf("a page: %w of %s", errTimeout, pagePatience)}
+		default:
+			failed = s.explain(opList, failed)
+		}
+		s.leave(pass, opList, failed)
+		s.opts.Metrics.ended(opList, resultOf(failed), took)
+		if failed != nil {
+			yield(minio.ObjectInfo{}, failed)
+		}
 	}
 }

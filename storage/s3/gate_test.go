@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,6 +110,22 @@ func TestEscape(t *testing.T) {
 		if key, ok := unescape(name); ok {
 			t.Errorf("unescape(%q) = %q, want none", name, key)
 		}
+	}
+}
+
+// Keys that are sorted in memory are bounded, however many a server lists.
+func TestSortedKeysAreBounded(t *testing.T) {
+	asked := 0
+	endless := func(yield func(string, error) bool) {
+		for ; yield(fmt.Sprint("key ", asked), nil); asked++ {
+		}
+	}
+	if keys, err := sorted(endless, 1000); ReasonOf(err) != Bounds || asked > 1000/keyCost {
+		t.Errorf("%d keys of %d, %v", len(keys), asked, err)
+	}
+	some := func(yield func(string, error) bool) { _ = yield("b", nil) && yield("a", nil) }
+	if keys, err := sorted(some, 1000); err != nil || !slices.Equal(keys, []string{"a", "b"}) {
+		t.Errorf("%q, %v", keys, err)
 	}
 }
 

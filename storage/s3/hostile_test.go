@@ -520,3 +520,79 @@ func TestBodiesThatFail(t *testing.T) {
 		t.Errorf("Put: %v", err)
 	}
 }
+
+// A listing that its caller leaves between two pages is not taken for a whole one.
+func TestListingThatIsLeft(t *testing.T) {
+	server := s3test.New(t)
+	store := open(t, server, nil)
+	for i := range 1500 {
+		hex := digest.FromString(strconv.Itoa(i)).Encoded()
+		server.Put("mirrors/weir/blobs/sha256/"+hex[:2]+"/"+hex, nil)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	seen, last := 0, error(nil)
+	for _, err := range store.All(ctx) {
+		if last = err; err == nil {
+			seen++
+		}
+		if seen == 1000 {
+			cancel()
+		}
+	}
+	if seen != 1000 || !errors.Is(last, context.Canceled) {
+		t.Errorf("%d entries, %v", seen, last)
+	}
+}
+
+// The survey follows no redirect, and its findings do not have the URL with its signature.
+func TestSurveyKeepsItsURL(t *testing.T) {
+	var strayed atomic.Int64
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { strayed.Add(1) }))
+	t.Cleanup(other.Close)
+	for name, answer := range map[string]http.HandlerFunc{
+		"a redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other.URL, http.StatusFound) },
+		"no answer":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	} {
+		server := s3test.New(t)
+		store := open(t, server, nil)
+		server.Intercept(func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Query().Has("X-Amz-Signature") {
+					answer(w, r)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
+		})
+		for _, f := range store.Survey(t.Context()) {
+			if failed := f.Step == s3.StepPresign; failed != (f.Err != nil) || failed && strings.Contains(f.Err.Error(), "X-Amz-") {
+				t.Errorf("%s: %+v", name, f)
+			}
+		}
+	}
+	if n := strayed.Load(); n > 0 {
+		t.Errorf("%d requests went to another host", n)
+	}
+}
+
+// Credentials that may not delete or list can do the rest.
+func TestRefusalsThatStopNothing(t *testing.T) {
+	server := s3test.New(t)
+	store := open(t, server, nil)
+	dgst := storagetest.Commit(t, store, store.Spools(), []byte("content"))
+	server.FailIf(func(r *http.Request) bool { return r.Method == http.MethodDelete || r.URL.Query().Has("list-type") }, 403, "AccessDenied")
+	for range 5 {
+		if err := store.Discard(t.Context(), digest.FromString("other")); s3.ReasonOf(err) != s3.Denied {
+			t.Errorf("Discard: %v", err)
+		}
+		for _, err := range store.Records().List(t.Context(), "") {
+			if s3.ReasonOf(err) != s3.Denied {
+				t.Errorf("List: %v", err)
+			}
+		}
+	}
+	if got := storagetest.Read(t, store, dgst); string(got) != "content" || store.Err() != nil {
+		t.Errorf("read %q; %v", got, store.Err())
+	}
+}

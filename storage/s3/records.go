@@ -2,6 +2,7 @@ package s3
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -50,8 +51,17 @@ func (r *records) Get(ctx context.Context, key string) (document []byte, err err
 		if object.Size < 0 || object.Size > maxRecord {
 			return fmt.Errorf("%w: a record of %d bytes", errTooLong, object.Size)
 		}
-		document = make([]byte, object.Size)
-		_, err = io.ReadFull(stream, document)
+		if object.Size > longRecord {
+			if err := s.long.Acquire(ctx, 1); err != nil {
+				return err
+			}
+			defer s.long.Release(1)
+		}
+		// Memory is for bytes that came, not for those that were announced.
+		document, err = io.ReadAll(io.LimitReader(stream, object.Size))
+		if err == nil && int64(len(document)) < object.Size {
+			err = io.ErrUnexpectedEOF
+		}
 		return err
 	})
 	if ReasonOf(err) == Bounds { // no record of ours; the next Put replaces it
@@ -120,33 +130,65 @@ func (r *records) Delete(ctx context.Context, key string) error {
 // List lists the objects and sorts their keys: not all servers sort them as S3 does.
 func (r *records) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		root := r.store.below(recordsName)
-		below := root
+		below, most := "", maxKeys
 		if prefix != "" {
 			name, err := r.key(prefix)
 			if err != nil {
 				yield("", err)
 				return
 			}
-			below = name + "/"
+			below, most = name+"/", maxKeysBelow
 		}
-		var keys []string
-		for object, err := range r.store.list(ctx, below) {
-			if err != nil {
-				yield("", err)
-				return
-			}
-			if key, ok := unescape(strings.TrimPrefix(object.Key, root)); ok && storage.ValidateKey(key) == nil {
-				keys = append(keys, key)
-			}
+		keys, err := sorted(r.keys(ctx, cmp.Or(below, r.store.below(recordsName))), most)
+		if err != nil {
+			yield("", err)
+			return
 		}
-		slices.Sort(keys)
 		for _, key := range keys {
 			if ctx.Err() != nil {
 				yield("", context.Cause(ctx))
 				return
 			}
 			if !yield(key, nil) {
+				return
+			}
+		}
+	}
+}
+
+// sorted sorts keys that take at most so many bytes, with keyCost for each.
+func sorted(keys iter.Seq2[string, error], most int) ([]string, error) {
+	var all []string
+	size := 0
+	for key, err := range keys {
+		if err != nil {
+			return nil, err
+		}
+		if size += len(key) + keyCost; size > most {
+			return nil, &Error{Operation: string(opList), Reason: Bounds, err: fmt.Errorf("%w: the keys of more than %d records", errTooLong, len(all))}
+		}
+		all = append(all, key)
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// RecordKeys yields the keys of all records, in the order of the server. It keeps none in
+// memory.
+func (s *Store) RecordKeys(ctx context.Context) iter.Seq2[string, error] {
+	return s.records.keys(ctx, s.below(recordsName))
+}
+
+// keys yields the keys of the records whose objects have a prefix.
+func (r *records) keys(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		root := r.store.below(recordsName)
+		for object, err := range r.store.list(ctx, prefix) {
+			if err != nil {
+				yield("", err)
+				return
+			}
+			if key, ok := unescape(strings.TrimPrefix(object.Key, root)); ok && storage.ValidateKey(key) == nil && !yield(key, nil) {
 				return
 			}
 		}

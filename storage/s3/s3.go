@@ -33,6 +33,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/storage"
@@ -61,6 +62,20 @@ const (
 	// recordPatience is how long the reading of a record may take. A lookup waits for it,
 	// and can do without it.
 	recordPatience = 3 * time.Second
+	// longRecord is the size from which on a record waits for one of longAtOnce places. Links
+	// and tags are shorter, and the lengths of the rest are the server's words.
+	longRecord = 64 << 10
+	longAtOnce = 8
+	// maxListed is how many keys a listing has at most, so that each one ends.
+	maxListed = 20_000_000
+	// maxKeys bounds the keys of all records that are sorted in memory, in bytes with keyCost
+	// for each: over a million. maxKeysBelow is that for one repository, such as its tags.
+	maxKeys      = 256 << 20
+	maxKeysBelow = 16 << 20
+	keyCost      = 48
+	// pagePatience is how long a page of a listing may take: servers that keep objects as
+	// files read many directories for one.
+	pagePatience = time.Minute
 	// stall is the longest pause between two reads of a body.
 	stall = 15 * time.Second
 	// slowest is how many bytes of a body have to come while a stall's time is waited for
@@ -113,6 +128,7 @@ type Store struct {
 	gate      *gate // of all requests
 	bodies    *gate // of content that is read: its headers may come, and its bytes not
 	records   *records
+	long      *semaphore.Weighted // places of records that are long
 	logger    *slog.Logger
 	discarded *lru.Cache[digest.Digest, struct{}] // see Discard
 	// unconditional is set once the server has refused a write with a condition.
@@ -149,7 +165,7 @@ func New(opts Options) (*Store, error) {
 	}
 	client.SetAppInfo("weir", "1")
 	s := &Store{
-		opts: opts, client: client, http: dialer, transport: limits, logger: opts.Logger,
+		opts: opts, client: client, http: dialer, transport: limits, logger: opts.Logger, long: semaphore.NewWeighted(longAtOnce),
 		known: bounded.New(knownObjects, knownBytes, func(dgst digest.Digest, k known) int { return k.bytes(dgst) }),
 	}
 	if s.links, err = s.newLinks(settings); err != nil {
@@ -261,9 +277,19 @@ func (s *Store) within(ctx context.Context, op operation, limit time.Duration, d
 	if err != nil && limited.Err() != nil {
 		err = &Error{Operation: string(op), Reason: Unreachable, err: fmt.Errorf("%w of %s", errTimeout, limit)}
 	}
-	pass.end(err)
+	s.leave(pass, op, err)
 	s.opts.Metrics.ended(op, resultOf(err), time.Since(begun))
 	return err
+}
+
+// leave ends a pass. Credentials that may not delete or list can do the rest, and the survey
+// tells what they lack.
+func (s *Store) leave(pass pass, op operation, err error) {
+	if ReasonOf(err) == Denied && (op == opDelete || op == opList) {
+		pass.abandon()
+		return
+	}
+	pass.end(err)
 }
 
 // surveyed is the key of a context whose requests are those of a survey. They are sent

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -288,7 +289,12 @@ func (s *Store) tryPresigned(ctx context.Context, key string, written []byte) er
 		if err != nil {
 			return err
 		}
-		answer, err := (&http.Client{Transport: s.http}).Do(request)
+		// The server must not lead the survey to other hosts.
+		client := &http.Client{Transport: s.http, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		answer, err := client.Do(request)
+		if failed, ok := errors.AsType[*url.Error](err); ok {
+			err = failed.Err // without the URL, which is a secret for a time
+		}
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"log/slog"
 	"sync"
@@ -39,6 +40,8 @@ type FarRecords interface {
 	storage.Records
 	// PutNew writes a record if there is none, and otherwise does nothing.
 	PutNew(ctx context.Context, key string, document []byte) error
+	// RecordKeys yields all keys in any order. There may be any number of them.
+	RecordKeys(ctx context.Context) iter.Seq2[string, error]
 }
 
 // RecordsOptions configure [Records].
@@ -426,32 +429,56 @@ func (r *Records) merge(ctx context.Context) {
 	}
 }
 
-// mergeOnce compares the lists of both, and writes the difference.
+// mergeOnce compares the lists of both, and writes the difference. It remembers near keys
+// only, by a number each: the number of those in far is a stranger's choice.
 func (r *Records) mergeOnce(ctx context.Context) error {
-	far := make(map[string]struct{})
-	for key, err := range r.opts.Far.List(ctx, "") {
+	seed := maphash.MakeSeed()
+	lacking := make(map[uint64]struct{})
+	for key, err := range r.opts.Near.List(ctx, "") {
 		if err != nil {
 			return err
 		}
-		far[key] = struct{}{}
+		if r.opts.Shares(key) {
+			lacking[maphash.String(seed, key)] = struct{}{}
+		}
+	}
+	for key, err := range r.opts.Far.RecordKeys(ctx) {
+		if err != nil {
+			return err
+		}
+		delete(lacking, maphash.String(seed, key))
 	}
 	for key, err := range r.opts.Near.List(ctx, "") {
 		if err != nil {
 			return err
 		}
-		if _, there := far[key]; there || !r.opts.Shares(key) {
+		if _, lacks := lacking[maphash.String(seed, key)]; !lacks || !r.opts.Shares(key) {
 			continue
 		}
-		document, err := r.opts.Near.Get(ctx, key)
-		if errors.Is(err, storage.ErrNotExist) { // it was removed meanwhile
-			continue
-		}
-		if err == nil {
-			err = r.opts.Far.PutNew(ctx, key, document)
-		}
-		if err != nil {
+		if err := r.mergeRecord(ctx, key); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// mergeRecord writes one near record that far lacks.
+func (r *Records) mergeRecord(ctx context.Context, key string) error {
+	document, err := r.opts.Near.Get(ctx, key)
+	if errors.Is(err, storage.ErrNotExist) { // it was removed meanwhile
+		return nil
+	}
+	if err == nil {
+		err = r.opts.Far.PutNew(ctx, key, document)
+	}
+	if err != nil {
+		return err
+	}
+	// A record that was removed while it was written must not come back: it may be a right
+	// that was withdrawn.
+	defer r.keys.Lock(key)()
+	if _, err := r.opts.Near.Get(ctx, key); errors.Is(err, storage.ErrNotExist) {
+		r.change(key, nil)
 	}
 	return nil
 }

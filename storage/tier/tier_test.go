@@ -239,6 +239,7 @@ type farRecords struct {
 	fail   error
 	asked  int
 	paused bool
+	onNew  func() // if set, it is called before a record is written that was not there
 }
 
 func (f *farRecords) err() error {
@@ -286,6 +287,9 @@ func (f *farRecords) PutNew(ctx context.Context, key string, document []byte) er
 	if _, err := f.Records().Get(ctx, key); err == nil {
 		return nil
 	}
+	if f.onNew != nil {
+		f.onNew()
+	}
 	return f.Put(ctx, key, document)
 }
 
@@ -302,6 +306,8 @@ func (f *farRecords) List(ctx context.Context, prefix string) iter.Seq2[string, 
 	}
 	return f.Records().List(ctx, prefix)
 }
+
+func (f *farRecords) RecordKeys(ctx context.Context) iter.Seq2[string, error] { return f.List(ctx, "") }
 
 // shared returns records over near and far, which end with the bubble.
 func shared(t *testing.T, near storage.Records, f *farRecords) *tier.Records {
@@ -443,6 +449,26 @@ func TestRecordsAreMerged(t *testing.T) {
 		expect(t, f.Records(), "a/tag", "v2")
 		expect(t, f.Records(), "private/key", "")
 		expect(t, r, "a/tag", "v2")
+	})
+}
+
+// A record that is removed while the comparison writes it does not come back.
+func TestRecordIsRemovedBesideTheMerge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, f := storagetest.NewMemory(t), &farRecords{Memory: storagetest.NewMemory(t)}
+		put(t, near.Records(), "a/link", "a right")
+		reached, removed := make(chan struct{}), make(chan struct{})
+		f.onNew = func() { close(reached); <-removed }
+		r := shared(t, near.Records(), f)
+		<-reached
+		if err := r.Delete(t.Context(), "a/link"); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait() // the removal is far
+		close(removed)
+		time.Sleep(time.Minute)
+		expect(t, f.Records(), "a/link", "")
+		expect(t, r, "a/link", "")
 	})
 }
 
