@@ -16,6 +16,7 @@ import (
 // The driver behaves against a real server as storage wants it, below a prefix and without
 // one.
 func TestDriverOnRealServer(t *testing.T) {
+	t.Parallel()
 	bucket := harness.StartBucket(t)
 	var drivers atomic.Int64
 	storagetest.Run(t, func(t *testing.T) storage.Driver {
