@@ -27,7 +27,7 @@ const (
 	// writersAtOnce is how many records are written far at once.
 	writersAtOnce = 8
 	// maxUnwritten bounds the records that are not far yet, and maxUnwrittenBytes their
-	// bytes. Beyond, they stay near only, until the next start.
+	// bytes. Beyond, they stay near only, and give way to those that far has.
 	maxUnwritten      = 100_000
 	maxUnwrittenBytes = 64 << 20
 	// touchPause is how long the use of a near record is not noted again.
