@@ -60,7 +60,9 @@ func carriesLogin(r *http.Request, target *url.URL) bool {
 		return false
 	}
 	place := plainHost(target.Host)
-	for _, host := range append(r.Header.Values("X-Forwarded-Host"), r.Host) {
+	// Each proxy of a chain may add one.
+	forwarded := strings.Join(r.Header.Values("X-Forwarded-Host"), ",")
+	for _, host := range append(strings.Split(forwarded, ","), r.Host) {
 		if host = plainHost(host); place == host || strings.HasSuffix(place, "."+host) {
 			return true
 		}

@@ -86,6 +86,7 @@ func TestRedirect(t *testing.T) {
 		"another spelling of it":     {place: "Mirror.EXAMPLE.", header: []string{"Authorization", login}, status: 200},
 		"a host below":               {place: "bucket.mirror.example", header: []string{"Authorization", login}, status: 200},
 		"below the host of a proxy":  {place: "s3.outer.example", header: []string{"Authorization", login, "X-Forwarded-Host", "outer.example"}, status: 200},
+		"below one of several":       {place: "s3.outer.example", header: []string{"Authorization", login, "X-Forwarded-Host", "outer.example, inner.example"}, status: 200},
 		"another address":            {place: "[::1]:9000", header: []string{"Authorization", login}, status: 307},
 		"no such place":              {place: "-", status: 200},
 	} {
