@@ -55,7 +55,7 @@ func TestDocsCiteWhatExists(t *testing.T) {
 				return strings.Contains(source, strings.ReplaceAll(text, "\n", " "))
 			},
 		},
-		"metrics": {troubleshooting, matching(`\b(weir_[a-z_]+)`), 8, inSource},
+		"metrics": {troubleshooting, matching(`\b(weir_[a-z0-9_]+)`), 8, inSource},
 		"settings": {
 			troubleshooting, matching("`([a-z]+(?:_[a-z]+)+)(?: = [^`]*)?`"), 12,
 			func(p *page, key string) bool { return isSetting(string(example), key) || inSource(p, key) },

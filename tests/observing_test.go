@@ -114,7 +114,7 @@ func TestQueriesNameMetrics(t *testing.T) {
 	for _, file := range append(pages(t), "../contrib/grafana/weir.json", "../contrib/prometheus/weir.rules.yml") {
 		text, err := os.ReadFile(file)
 		harness.Must(t, err)
-		for _, name := range regexp.MustCompile(`:?\b(weir|process|go)_[a-z_]+:?`).FindAllString(string(text), -1) {
+		for _, name := range regexp.MustCompile(`:?\b(weir|process|go)_[a-z0-9_]+:?`).FindAllString(string(text), -1) {
 			if strings.Contains(name, ":") {
 				continue // a series that a rule records
 			}
