@@ -239,6 +239,10 @@ func TestUploadsGoOnAfterRestart(t *testing.T) {
 	dir, config := t.TempDir(), server.Config("max_attempts = 1")+streamed+block(upstream)
 	first := harness.StartWeirIn(t, dir, config)
 	pull(t, first, i, "1.0")
+	// The last byte is sent before the content is stored.
+	harness.Eventually(t, "the content and its records are stored here", func() bool {
+		return len(first.Stored(t, "blobs")) >= 2 && len(first.Stored(t, "records")) >= 3
+	})
 	first.Kill()
 	if keys := server.Keys(""); len(keys) != 0 {
 		t.Fatalf("the bucket has %q", keys)
