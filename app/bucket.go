@@ -186,8 +186,9 @@ func (b *bucket) links() namespace.Links {
 type bucketOrigin struct{ *bucket }
 
 // Open opens the object from an offset on.
-func (o bucketOrigin) Open(ctx context.Context, dgst digest.Digest, offset int64) (*download.Stream, error) {
-	body, size, err := o.store.OpenAt(ctx, dgst, offset)
+func (o bucketOrigin) Open(ctx context.Context, want download.Want) (*download.Stream, error) {
+	dgst := want.Digest
+	body, size, err := o.store.OpenAt(ctx, dgst, want.Offset)
 	if err != nil {
 		o.uploads.Lost(dgst)
 		return nil, err

@@ -166,9 +166,9 @@ func await(r *download.Reader, start, end int64) (size int64, err error) {
 
 // downloading is the outcome of a blob that is being downloaded.
 func downloading(r *download.Reader) Outcome {
-	o := Outcome{Cache: Miss, Upstream: r.Origin()}
+	o := Outcome{Cache: Miss, Upstream: r.Origin(), FromPeer: r.FromPeer()}
 	switch {
-	case r.Joined():
+	case r.Joined(), o.FromPeer: // of this mirror, or of a fleet
 		o.Cache = Collapsed
 	case !r.Stored():
 		o.Cache = Passed
@@ -263,6 +263,7 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 	return download.Source{
 		Repository: repo,
 		Client:     clientName(credential, trail),
+		Own:        n.mayLoop(ctx),
 		Open: func(ctx context.Context, offset, length int64) (*download.Stream, error) {
 			ctx = via.With(ctx, trail)
 			if onBehalf {

@@ -42,7 +42,8 @@ type Cache struct {
 	catalog   *catalog.Catalog
 	downloads *download.Group
 	origins   []download.Origin
-	links     Links // may be nil
+	links     Links   // may be nil
+	answers   Answers // nil: they are not shared
 	pool      *jobs.Pool
 	content   *storage.Health
 	records   *storage.Health
@@ -82,6 +83,7 @@ type CacheOptions struct {
 	Downloads *download.Group   // over the same store and spools
 	Origins   []download.Origin // those of Downloads
 	Links     Links             // where clients can read by themselves; may be nil
+	Answers   Answers           // of upstreams, shared by replicas; may be nil
 	Pool      *jobs.Pool        // of background jobs
 	Content   *storage.Health   // of the store; may be nil
 	Records   *storage.Health   // of the catalog's records; may be nil
@@ -96,7 +98,7 @@ type CacheOptions struct {
 func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, pool: o.Pool,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, pool: o.Pool,
 		content: o.Content, records: o.Records, brokeOff: o.OnBrokeOff, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,

@@ -184,6 +184,6 @@ func (c *Cache) negativeHit(ctx context.Context, key lookupKey) error {
 // errors, and nil, are not remembered: the next request may succeed.
 func (n *Namespace) rememberNegative(ctx context.Context, key lookupKey, err error) {
 	if errors.Is(upstream.Doubt(err), upstream.ErrNotFound) && n.spec.NegativeTTL > 0 {
-		n.cache.negatives.Add(negativeKey{key.negative(), upstream.ClientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(n.spec.NegativeTTL)})
+		n.cache.negatives.Add(negativeKey{key.negative(), upstream.ClientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(n.spec.NegativeTTL - ageOf(err))})
 	}
 }

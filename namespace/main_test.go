@@ -81,7 +81,7 @@ func newMirrorOf(t *testing.T, id via.ID) *mirror {
 	return newMirrorWith(t, store, store, 4, nil, id)
 }
 
-func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store, pool int, metrics *jobs.Metrics, id via.ID) *mirror {
+func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store, pool int, metrics *jobs.Metrics, id via.ID, change ...func(*namespace.CacheOptions)) *mirror {
 	t.Helper()
 	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: memory, log: new(testutil.LogBuffer)}
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
@@ -92,10 +92,14 @@ func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store
 		Store: store, Spools: memory.Spools(), MaxFetches: 8,
 		OnUnattended: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})
-	m.cache = namespace.NewCache(namespace.CacheOptions{
+	options := namespace.CacheOptions{
 		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool,
 		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger, ID: id,
-	})
+	}
+	for _, f := range change {
+		f(&options)
+	}
+	m.cache = namespace.NewCache(options)
 	t.Cleanup(func() {
 		m.pool.Close()
 		m.downloads.Close()

@@ -31,6 +31,8 @@ type found struct {
 	Outcome
 	desc ocispec.Descriptor
 	body []byte
+	// standIn is set if another upstream than the first said so.
+	standIn bool
 }
 
 // describe returns the answer without its content.
@@ -153,9 +155,9 @@ func (n *Namespace) isFresh(tag string, record catalog.Tag) bool {
 		!record.Fallback && n.policy.isImmutable(tag)
 }
 
-// ask asks the upstream: with a HEAD if that may be enough, and else with a GET,
+// askUpstream asks the upstream: with a HEAD if that may be enough, and else with a GET,
 // whose manifest is then stored.
-func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found, error) {
+func (n *Namespace) askUpstream(ctx context.Context, key lookupKey, known known) (found, error) {
 	repo, ref := key.repo, key.ref
 	// A client that wants the manifest itself is helped by a HEAD only if the tag's last
 	// manifest is stored, which the HEAD may name. Other manifests that are stored are
@@ -171,21 +173,27 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	if m.Body != nil {
 		return n.store(ctx, repo, ref.Tag(), m), nil // the HEAD was no use, and a GET decided
 	}
-	desc := m.Descriptor
+	if own, ok := n.has(ctx, repo, m.Descriptor.Digest); ok && n.spec.RecheckPossession > 0 {
+		n.cache.putLink(ctx, repo, own) // the same HEAD confirms the right
+	}
+	return n.named(ctx, key, m, time.Now())
+}
+
+// named answers a lookup with the manifest that an upstream named at some time, without its
+// content.
+func (n *Namespace) named(ctx context.Context, key lookupKey, m *oci.Manifest, at time.Time) (found, error) {
+	repo, ref, desc := key.repo, key.ref, m.Descriptor
 	if own, ok := n.has(ctx, repo, desc.Digest); ok {
-		n.observe(ctx, repo, ref.Tag(), seen{desc: own, stored: true, fallback: m.Fallback})
-		if n.spec.RecheckPossession > 0 {
-			n.cache.putLink(ctx, repo, own) // the same HEAD confirms the right
-		}
-		return found{Outcome: Outcome{Cache: Revalidated, Upstream: m.Upstream}, desc: own}, nil
+		n.observe(ctx, repo, ref.Tag(), seen{desc: own, at: at, stored: true, fallback: m.Fallback})
+		return found{Outcome: Outcome{Cache: Revalidated, Upstream: m.Upstream}, desc: own, standIn: m.Fallback}, nil
 	}
 	if key.op == headManifest {
 		if desc.MediaType == "" || desc.Size <= 0 {
 			// The HEAD says too little for an answer, the manifest says it all.
 			return n.fetch(ctx, repo, ref, ref.Tag())
 		}
-		n.observe(ctx, repo, ref.Tag(), seen{desc: desc, fallback: m.Fallback})
-		return found{Outcome: Outcome{Cache: Passed, Upstream: m.Upstream}, desc: desc}, nil
+		n.observe(ctx, repo, ref.Tag(), seen{desc: desc, at: at, fallback: m.Fallback})
+		return found{Outcome: Outcome{Cache: Passed, Upstream: m.Upstream}, desc: desc, standIn: m.Fallback}, nil
 	}
 	return n.fetchNamed(ctx, repo, ref, m)
 }
@@ -214,7 +222,9 @@ func onlyClaimed(ctx context.Context, fallback bool) bool { return fallback && v
 // observe tells the book of tags about a tag, if there is one.
 func (n *Namespace) observe(ctx context.Context, repo storage.RepoID, tag string, s seen) {
 	if tag != "" && !onlyClaimed(ctx, s.fallback) {
-		s.at = time.Now()
+		if s.at.IsZero() {
+			s.at = time.Now()
+		}
 		n.cache.book.Observe(context.WithoutCancel(ctx), repo, tag, s)
 	}
 }
@@ -232,7 +242,7 @@ func (n *Namespace) fetch(ctx context.Context, repo storage.RepoID, ref oci.Refe
 // store keeps a manifest that an upstream delivered, together with the tag that names
 // it, if there is one.
 func (n *Namespace) store(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) found {
-	f := found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body}
+	f := found{Outcome: Outcome{Cache: Miss, Upstream: m.Upstream}, desc: m.Descriptor, body: m.Body, standIn: m.Fallback}
 	if onlyClaimed(ctx, m.Fallback) {
 		tag = ""
 	}

@@ -31,6 +31,8 @@ func (s CacheStatus) Cached() bool { return s == Hit || s == Revalidated || s ==
 type Outcome struct {
 	Cache    CacheStatus
 	Upstream string // host of the upstream that was asked; "" if none was
+	// FromPeer is set if the content comes from another replica.
+	FromPeer bool
 	// Of a stale answer: how the upstream failed, ClassOK if it was not asked because the
 	// mirror was busy, and the warning for the client.
 	Failure upstream.Class

@@ -40,7 +40,7 @@ func (c *Cache) recall(ctx context.Context, repo storage.RepoID, link ocispec.De
 
 // recallFrom stores a manifest of one origin.
 func (c *Cache) recallFrom(ctx context.Context, origin download.Origin, block string, link ocispec.Descriptor) error {
-	stream, err := origin.Open(ctx, link.Digest, 0)
+	stream, err := origin.Open(ctx, download.Want{Digest: link.Digest, Block: block})
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,8 @@ import "github.com/weirhq/weir/namespace"
 
 // cacheStatus returns the value of the Cache-Status header (RFC 9211). It is empty
 // for an answer that the cache has no part in.
-func cacheStatus(s namespace.CacheStatus) string {
-	switch s {
+func cacheStatus(o namespace.Outcome) string {
+	switch o.Cache {
 	case namespace.Hit:
 		return "weir; hit"
 	case namespace.Revalidated:
@@ -17,6 +17,9 @@ func cacheStatus(s namespace.CacheStatus) string {
 	case namespace.Moved:
 		return "weir; fwd=stale"
 	case namespace.Collapsed:
+		if o.FromPeer {
+			return "weir; fwd=uri-miss; collapsed; detail=peer"
+		}
 		return "weir; fwd=uri-miss; collapsed"
 	case namespace.Passed:
 		return "weir; fwd=uri-miss"

@@ -15,9 +15,13 @@ func TestTroubleshootingHasEveryCacheStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for s := namespace.Hit; registry.CacheStatus(s) != ""; s++ {
-		if !strings.Contains(string(page), "\n| `"+registry.CacheStatus(s)+"` |") {
-			t.Errorf("%s is not explained", registry.CacheStatus(s))
+	explained := func(o namespace.Outcome) {
+		if !strings.Contains(string(page), "\n| `"+registry.CacheStatus(o)+"` |") {
+			t.Errorf("%s is not explained", registry.CacheStatus(o))
 		}
 	}
+	for s := namespace.Hit; registry.CacheStatus(namespace.Outcome{Cache: s}) != ""; s++ {
+		explained(namespace.Outcome{Cache: s})
+	}
+	explained(namespace.Outcome{Cache: namespace.Collapsed, FromPeer: true})
 }

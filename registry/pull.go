@@ -96,7 +96,7 @@ func (p *pull) blob() error {
 // (RFC 9211, and RFC 7234 section 5.5 for the warning).
 func (p *pull) setCacheStatus(o namespace.Outcome) {
 	p.entry.outcome = o
-	p.w.Header().Set("Cache-Status", cacheStatus(o.Cache))
+	p.w.Header().Set("Cache-Status", cacheStatus(o))
 	if o.Warning != "" {
 		p.w.Header().Set("Warning", "299 - "+strconv.Quote(o.Warning))
 	}

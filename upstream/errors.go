@@ -198,6 +198,11 @@ func NewLoop(host, repo string, dgst digest.Digest) *Error {
 	return &Error{Host: host, Op: opBlob, Repository: repo, Reference: dgst.String(), Class: ClassUnavailable, Status: http.StatusLoopDetected}
 }
 
+// NewGone returns the "not found" that a registry has answered to another replica.
+func NewGone(host, repo, reference string, status int, code, message string) *Error {
+	return &Error{Host: host, Op: opManifest, Repository: repo, Reference: reference, Class: ClassNotFound, Status: status, Code: code, Message: message}
+}
+
 // NewTooSlow returns the failure of a content for which an upstream took too long, although
 // no single request did.
 func NewTooSlow(host, repo, reference string) *Error {

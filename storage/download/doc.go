@@ -32,7 +32,7 @@
 // # Sources and proofs
 //
 // A [Source] is two things. Open delivers bytes, from wherever they may come: the
-// repository's own upstream today, other replicas or an object store in time.
+// repository's own upstream or, in front of it, an [Origin]: an object store, other replicas.
 // The digest vouches for bytes, never for rights. Verified therefore learns
 // whether the delivery also proves that the repository possesses the content,
 // which only a stream of the repository's own upstream does ([Stream.Proves]).

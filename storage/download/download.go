@@ -61,11 +61,14 @@ type Download struct {
 	stored  bool
 	origins []Origin      // that are left to be read before src
 	lent    []func() bool // the Reject of each stream of an origin that contributed
+	resumes int           // how often streams of origins broke off
+	endings []func(stored bool)
 
 	mu     sync.Mutex
 	phase  phase
 	spool  *spool.Spool // nil before copying, and when nothing needs it any more
 	origin string       // of the last stream
+	peer   bool         // the last stream is that of another mirror
 	// unproven is set while a stream contributes that proves no possession.
 	unproven bool
 	err      error            // of an ended download
@@ -155,6 +158,7 @@ func (d *Download) run(request trace.Span) {
 		d.group.opts.Health.Failed(failed.error, "digest", d.digest)
 	}
 	d.end(err)
+	d.callEndings()
 	metrics.downloadEnded(d.result(), time.Since(d.started))
 }
 
@@ -281,13 +285,14 @@ type view struct {
 	spool   *spool.Spool // nil if there is none
 	written int64        // bytes in the spool
 	origin  string       // the host that delivers; "" while none does
+	peer    bool         // another mirror delivers
 	err     error        // nil while the download runs, and if it succeeded
 }
 
 func (d *Download) view() view {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	v := view{spool: d.spool, origin: d.origin, err: d.err}
+	v := view{spool: d.spool, origin: d.origin, peer: d.peer, err: d.err}
 	if v.spool != nil {
 		v.written = v.spool.Written()
 	}

@@ -40,6 +40,9 @@ func (d *Download) fetchAll() error {
 	d.origins = d.usable()
 	for {
 		err := d.fetch(s)
+		if err != nil {
+			d.callEndings() // other mirrors need not wait for this one
+		}
 		switch {
 		case err == nil:
 			d.commit(s)
@@ -115,10 +118,7 @@ func (d *Download) fetchRest(slot *lease, s *spool.Spool) error {
 		if err == nil || !d.goesOn(slot, err) {
 			return err
 		}
-		// A long body breaks off at times. An origin that delivers none is left.
-		if s.Written()-before < window {
-			d.origins = d.origins[1:]
-		}
+		d.brokeOff(stream, s.Written()-before)
 	}
 	stream, err := d.src.Open(ctx, s.Written(), -1)
 	if err != nil {
@@ -138,7 +138,7 @@ func (d *Download) fetchFrom(slot *lease, s *spool.Spool, stream *Stream) error 
 	d.mu.Lock()
 	// One stream without proof is enough: its bytes are in the content.
 	d.unproven = d.unproven || !stream.Proves
-	d.origin = stream.Origin
+	d.origin, d.peer = stream.Origin, stream.Peer
 	d.mu.Unlock()
 	// A size that cannot fit is refused now, before any content goes for it.
 	if stream.Size >= 0 {

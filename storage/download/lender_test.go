@@ -21,8 +21,8 @@ type lender struct {
 	size int64 // that it announces; 0: the true one
 }
 
-func (l lender) Open(ctx context.Context, _ digest.Digest, offset int64) (*download.Stream, error) {
-	stream, err := l.open(ctx, offset, -1)
+func (l lender) Open(ctx context.Context, want download.Want) (*download.Stream, error) {
+	stream, err := l.open(ctx, want.Offset, -1)
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,9 @@ func (r *Reader) Repository() storage.RepoID { return r.download.src.Repository 
 // messages; "" while none does.
 func (r *Reader) Origin() string { return r.download.view().origin }
 
+// FromPeer reports whether another mirror of the same fleet delivers the content.
+func (r *Reader) FromPeer() bool { return r.download.view().peer }
+
 // Stored reports whether, as far as is known now, the content is on its way into
 // the store.
 func (r *Reader) Stored() bool { return r.download.view().err == nil }

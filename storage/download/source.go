@@ -2,6 +2,7 @@ package download
 
 import (
 	"context"
+	"errors"
 	"io"
 
 	"github.com/opencontainers/go-digest"
@@ -26,6 +27,9 @@ type Source struct {
 	// Apart is set if the stored bytes and the downloads of other repositories are of
 	// no use: the content is downloaded from the Source, by itself.
 	Apart bool
+	// Own is set if no [Origin] may be read: another mirror of the fleet could wait for the
+	// mirror that the request comes from.
+	Own bool
 	// Lent, if set, reports whether the stored bytes may be used for Repository. Sources
 	// with and without it share no downloads. It is called again before the content is
 	// downloaded, since an earlier download may have changed the answer.
@@ -54,8 +58,24 @@ func (s Source) borrows(ctx context.Context) bool {
 // of its streams is false.
 type Origin interface {
 	// Open opens a content from an offset to its end. Any error sends the download to its
-	// next source, and so does a read error of the stream.
-	Open(ctx context.Context, dgst digest.Digest, offset int64) (*Stream, error)
+	// next source, and so does a read error of the stream. After ErrTurn the origin is asked
+	// again if the download is interrupted.
+	Open(ctx context.Context, want Want) (*Stream, error)
+}
+
+// ErrTurn is the answer of an [Origin] that knows of other mirrors: it is the turn of this
+// one to ask the upstreams, and the others wait for it.
+var ErrTurn = errors.New("storage: it is the turn of this mirror to ask the upstreams")
+
+// Want is the content that an [Origin] is asked for.
+type Want struct {
+	Digest digest.Digest
+	Block  string // the key of the repository block that downloads it
+	Offset int64
+	// OnEnd, if set, registers a function that is called once: when the download has ended,
+	// with whether its content was stored, or before that if the download pauses, or yields
+	// its place. It is nil for a content that is not downloaded but recalled.
+	OnEnd func(ended func(stored bool))
 }
 
 // Stream delivers bytes of a content.
@@ -71,4 +91,9 @@ type Stream struct {
 	// It reports whether a further attempt would ask another upstream. An Origin takes
 	// the content out of its store.
 	Reject func() bool
+	// Resumes is set by an Origin that may know another place for the rest of the content
+	// if the stream breaks off. It is asked again then, a bounded number of times.
+	Resumes bool
+	// Peer is set if the bytes come from another mirror of the same fleet.
+	Peer bool
 }

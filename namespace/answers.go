@@ -1,0 +1,148 @@
+package namespace
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/internal/via"
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/upstream"
+)
+
+// Answers shares answers of upstreams between replicas, so that one of them asks.
+type Answers interface {
+	// Ask returns the answer that another replica got to a question, and its age. If there is
+	// none, body is nil, and the caller asks the upstream. It calls settle once with the
+	// answer and how long that is fresh, or with nil.
+	Ask(ctx context.Context, question string) (body []byte, age time.Duration, settle func(body []byte, fresh time.Duration))
+}
+
+// sharedAnswer is an upstream's word about a tag, in the form that replicas share: the
+// manifest that the tag names, or a "not found".
+type sharedAnswer struct {
+	Digest    digest.Digest `json:"digest,omitempty"`
+	MediaType string        `json:"type,omitempty"`
+	Size      int64         `json:"size,omitempty"`
+	Host      string        `json:"host,omitempty"` // of the upstream
+	Gone      *goneAnswer   `json:"gone,omitempty"`
+}
+
+type goneAnswer struct {
+	Status  int    `json:"status"`
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// sharesAnswers reports whether the answer to a lookup may be that of another replica. An
+// answer to a client with rights of its own is for that client alone. A request that has
+// passed other mirrors waits for none, see apart.
+func (n *Namespace) sharesAnswers(ctx context.Context, key lookupKey) bool {
+	return n.cache.answers != nil && key.ref.IsTag() && !n.spec.OnBehalf && !n.mayLoop(ctx)
+}
+
+// mayLoop reports whether a request has passed another mirror, and could come back here or
+// to another replica.
+func (n *Namespace) mayLoop(ctx context.Context) bool {
+	return len(via.From(ctx)) > 0 && n.spec.MayLeadToMirror != nil && n.spec.MayLeadToMirror()
+}
+
+// ask answers a lookup with the word of an upstream: one that another replica got, or else
+// this one.
+func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found, error) {
+	if !n.sharesAnswers(ctx, key) {
+		return n.askUpstream(ctx, key, known)
+	}
+	// A block that leads elsewhere has other answers.
+	question := strings.Join([]string{n.FirstUpstream(), key.repo.Namespace, key.repo.Name, key.ref.Tag(), key.ref.Accept()}, "\n")
+	body, age, settle := n.cache.answers.Ask(ctx, question)
+	a, ok := parseAnswer(body)
+	switch {
+	case ok:
+		return n.believe(ctx, key, a, age)
+	case body != nil: // of another version, or garbage
+		return n.askUpstream(ctx, key, known)
+	}
+	f, err := n.askUpstream(ctx, key, known)
+	settle(n.shareable(f, err))
+	return f, err
+}
+
+// shareable returns what other replicas may know of an answer, and for how long it is
+// fresh; nil: nothing.
+func (n *Namespace) shareable(f found, err error) (body []byte, fresh time.Duration) {
+	a := sharedAnswer{Digest: f.desc.Digest, MediaType: f.desc.MediaType, Size: f.desc.Size, Host: f.Upstream}
+	fresh = n.spec.TagTTL
+	if err != nil {
+		failed, ok := errors.AsType[*upstream.Error](upstream.Doubt(err))
+		if !ok || failed.Class != upstream.ClassNotFound || n.spec.NegativeTTL <= 0 {
+			return nil, 0
+		}
+		a = sharedAnswer{Host: failed.Host, Gone: &goneAnswer{failed.Status, failed.Code, failed.Message}}
+		fresh = n.spec.NegativeTTL
+	} else if f.standIn {
+		return nil, 0 // another replica may reach the first upstream
+	}
+	body, err = json.Marshal(a)
+	if err != nil {
+		return nil, 0 // cannot be: strings and numbers
+	}
+	return body, fresh
+}
+
+// parseAnswer reads an answer of another replica. It returns false for one that does not
+// name a manifest and is no "not found".
+func parseAnswer(body []byte) (a sharedAnswer, ok bool) {
+	if len(body) == 0 || json.Unmarshal(body, &a) != nil {
+		return a, false
+	}
+	if a.Gone != nil {
+		return a, true
+	}
+	_, err := oci.ParseDigest(a.Digest.String())
+	return a, err == nil && a.Size > 0 && a.Size <= oci.DefaultMaxManifest && oci.IsManifestType(a.MediaType)
+}
+
+// believe answers a lookup with the word of another replica's upstream. It stands in for a
+// HEAD alone: a manifest without a link is fetched from this repository's own upstream.
+func (n *Namespace) believe(ctx context.Context, key lookupKey, a sharedAnswer, age time.Duration) (found, error) {
+	repo, ref := key.repo, key.ref
+	if a.Gone != nil {
+		return found{}, &agedError{upstream.NewGone(n.FirstUpstream(), repo.Name, ref.Tag(), a.Gone.Status, a.Gone.Code, a.Gone.Message), age}
+	}
+	desc := ocispec.Descriptor{MediaType: a.MediaType, Digest: a.Digest, Size: a.Size}
+	m := &oci.Manifest{Descriptor: desc, Upstream: a.Host}
+	f, err := n.named(ctx, key, m, time.Now().Add(-age))
+	if err != nil || f.Cache != Revalidated || n.spec.RecheckPossession <= 0 {
+		return f, err
+	}
+	// The word about a tag confirms no right.
+	proven, err := n.cache.catalog.Proven(ctx, repo, f.desc.Digest)
+	if err != nil || time.Since(proven) < n.spec.RecheckPossession {
+		return f, nil // a link that is missing by now was there a moment ago
+	}
+	return f, n.confirm(ctx, lookupKey{repo, recheckBlob, oci.ByDigest(f.desc.Digest)}, f.desc)
+}
+
+// agedError is a failure that another replica learned some time ago.
+type agedError struct {
+	failure *upstream.Error
+	age     time.Duration
+}
+
+func (e *agedError) Error() string { return e.failure.Error() }
+
+func (e *agedError) Unwrap() error { return e.failure }
+
+// ageOf returns how long ago another replica learned of a failure.
+func ageOf(err error) time.Duration {
+	if aged, ok := errors.AsType[*agedError](err); ok {
+		return aged.age
+	}
+	return 0
+}
