@@ -27,7 +27,7 @@ var rows = [][]string{
 	{"upstream", "upstream/sharedcooldown", "warm", "warm/remote"},
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain", "storage/tier", "door/acme"},
 	{"storage", "storage/spool", "storage/disk", "storage/s3"},
-	{"tokencache", "config", "clientconfig", "door"},
+	{"tokencache", "config", "clientconfig", "door", "cluster"},
 	{"access"},
 	{"oci", "internal/bounded", "internal/bulk", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal", "internal/shortage", "internal/credhelper", "internal/turns"},
 }
@@ -60,7 +60,7 @@ var alone = map[string]string{
 	"github.com/dlclark/regexp2":   "config namespace",
 	"github.com/gorilla/mux":       "app",
 	"github.com/bsm/redislock":     "app",
-	"github.com/redis/go-redis/v9": "app internal/rediscluster tokencache upstream/sharedcooldown",
+	"github.com/redis/go-redis/v9": "app cluster internal/rediscluster tokencache upstream/sharedcooldown",
 	"github.com/felixge/httpsnoop": "app registry",
 	"github.com/google/go-cmp/cmp": "",
 	"go.uber.org/goleak":           "",

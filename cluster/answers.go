@@ -1,0 +1,179 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+)
+
+const (
+	// askLife is how long a replica that died while it asked holds up the others.
+	askLife = 2 * time.Second
+	// maxAsk is how long the answer of another replica is waited for.
+	maxAsk = 10 * time.Second
+	// firstLook and lastLook bound the growing time between two looks for it.
+	firstLook = 10 * time.Millisecond
+	lastLook  = 150 * time.Millisecond
+	// joinLife is how long an answer stays for those who waited for it, although it is not
+	// fresh for others.
+	joinLife = 5 * time.Second
+	// maxAnswer bounds an answer.
+	maxAnswer = 4 << 10
+	// maxFresh bounds how long an answer of another replica is believed.
+	maxFresh = 24 * time.Hour
+)
+
+// answer is the value of a key that holds an answer of an upstream.
+type answer struct {
+	Version int    `json:"v"`
+	Token   string `json:"token"`
+	Life    int64  `json:"life_ms"`  // of the key, so that the rest of it tells the age
+	Fresh   int64  `json:"fresh_ms"` // how long the answer is believed without waiting for it
+	Body    []byte `json:"body"`     // empty: the replica that asked got no answer
+	Seal    string `json:"seal,omitempty"`
+}
+
+func (a answer) fields(key string) []string {
+	return []string{key, strconv.Itoa(a.Version), a.Token, strconv.FormatInt(a.Life, 10), strconv.FormatInt(a.Fresh, 10), string(a.Body)}
+}
+
+// Ask returns the answer that another replica got to a question, and its age: one that is
+// fresh, or one that was being asked for when Ask was called. Otherwise answer is nil, and
+// the caller asks by itself.
+//
+// The caller calls settle once with its answer, for all replicas that wait or for which it is
+// fresh; nil: there is none. It does not wait for Redis.
+func (c *Cluster) Ask(ctx context.Context, question string) (body []byte, age time.Duration, settle func(answer []byte, fresh time.Duration)) {
+	q := &asking{cluster: c, name: short(question)}
+	ctx, cancel := context.WithTimeout(ctx, maxAsk)
+	defer cancel()
+	for pause := firstLook; ; pause = min(2*pause, lastLook) {
+		body, age, done := q.look(ctx)
+		if done {
+			return body, age, q.settle
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, 0, q.settle
+		}
+	}
+}
+
+// asking is a question that is to be answered.
+type asking struct {
+	cluster *Cluster
+	name    string
+	looked  bool
+	first   string // the value of the answer at the first look
+	lease   string // the value by which this replica asks; empty: it does not, or without a lease
+	end     context.CancelFunc
+}
+
+func (q *asking) keys(prefix string) (answered, asked string) {
+	return prefix + ":tag:" + q.name, prefix + ":asks:" + q.name
+}
+
+// look looks for an answer, and else takes the turn to ask. It reports whether the wait is
+// over.
+func (q *asking) look(ctx context.Context) (body []byte, age time.Duration, done bool) {
+	c := q.cluster
+	err := c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
+		answered, asked := q.keys(prefix)
+		entries, err := b.Read(ctx, answered, asked)
+		if err != nil {
+			return err
+		}
+		a, valid := c.readAnswer(answered, entries[0].value)
+		age = time.Duration(a.Life)*time.Millisecond - entries[0].left
+		fresh := age < time.Duration(a.Fresh)*time.Millisecond
+		// An answer that came while this replica waited is one that it waited for.
+		joined := q.looked && entries[0].value != q.first
+		if !q.looked {
+			q.looked, q.first = true, entries[0].value
+		}
+		switch {
+		case valid && joined && len(a.Body) == 0: // no answer: all ask by themselves
+			done = true
+			return nil
+		case valid && len(a.Body) > 0 && age >= 0 && (joined || fresh):
+			body, done = a.Body, true
+			return nil
+		case entries[1].value != "":
+			return nil // another replica asks
+		}
+		value := c.newNote(asked)
+		done, err = b.Replace(ctx, asked, "", value, askLife)
+		if done {
+			q.keep(asked, value)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, 0, true
+	}
+	return body, age, done
+}
+
+// keep renews the word that this replica asks, until its question is settled.
+func (q *asking) keep(asked, value string) {
+	ctx, end := context.WithTimeout(q.cluster.ctx, maxAsk)
+	q.lease, q.end = value, end
+	q.cluster.running.Go(func() {
+		tick := time.NewTicker(askLife / 3)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			_ = q.cluster.gate.call(ctx, func(ctx context.Context, b board, _ string) error {
+				_, err := b.Replace(ctx, asked, value, value, askLife)
+				return err
+			})
+		}
+	})
+}
+
+// settle publishes the answer.
+func (q *asking) settle(body []byte, fresh time.Duration) {
+	if q.end != nil {
+		q.end()
+	}
+	if len(body) > maxAnswer {
+		body = nil
+	}
+	if body == nil && q.lease == "" {
+		return // no replica waits for this one
+	}
+	c := q.cluster
+	fresh = min(max(fresh, 0), maxFresh)
+	a := answer{Version: version, Life: (fresh + joinLife).Milliseconds(), Fresh: fresh.Milliseconds(), Body: body}
+	c.inBackground(func(ctx context.Context) {
+		_ = c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
+			answered, asked := q.keys(prefix)
+			a.Token = randomToken()
+			a.Seal = c.sealer.Seal(a.fields(answered)...)
+			if err := b.Write(ctx, answered, encode(a), time.Duration(a.Life)*time.Millisecond); err != nil || q.lease == "" {
+				return err
+			}
+			return b.Remove(ctx, asked, q.lease)
+		})
+	})
+}
+
+// readAnswer reads the value of a key. It returns false for one of another version, or that
+// no replica with the same secret wrote for this key.
+func (c *Cluster) readAnswer(key, value string) (answer, bool) {
+	var a answer
+	if json.Unmarshal([]byte(value), &a) != nil || a.Version != version || len(a.Body) > maxAnswer {
+		return answer{}, false
+	}
+	valid := a.Life >= 0 && a.Fresh >= 0 && a.Life <= (maxFresh+joinLife).Milliseconds() && a.Fresh <= a.Life
+	return a, valid && c.sealer.Valid(a.Seal, a.fields(key)...)
+}
+
+// Sealed reports whether answers of other replicas are proven to be theirs.
+func (c *Cluster) Sealed() bool { return c.sealer != nil }

@@ -1,0 +1,181 @@
+package cluster_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirhq/weir/cluster"
+)
+
+// Many replicas ask at once, and one of them asks the upstream. Those who waited get an answer
+// that is fresh for no other.
+func TestAskedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		var asked atomic.Int64
+		var everyone sync.WaitGroup
+		for n := range 5 {
+			r := b.start(fmt.Sprint("replica", n))
+			everyone.Go(func() {
+				body, _, settle := r.Ask(t.Context(), "question")
+				if body == nil {
+					asked.Add(1)
+					time.Sleep(6 * time.Second) // its upstream is slow
+					settle([]byte("answer"), 0)
+				} else if string(body) != "answer" {
+					t.Errorf("got %q", body)
+				}
+			})
+		}
+		everyone.Wait()
+		if got := asked.Load(); got != 1 {
+			t.Errorf("%d replicas asked", got)
+		}
+		synctest.Wait()
+		late := b.start("late")
+		body, _, settle := late.Ask(t.Context(), "question")
+		if body != nil {
+			t.Errorf("an answer that is not fresh was believed: %q", body)
+		}
+		settle(nil, 0)
+	})
+}
+
+// An answer is believed while it is fresh, with its age, by those who ask the same question.
+func TestFreshAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one, two := b.start("one"), b.start("two")
+		_, _, settle := one.Ask(t.Context(), "question")
+		settle([]byte("answer"), time.Minute)
+		synctest.Wait()
+		time.Sleep(50 * time.Second)
+		if body, age, _ := two.Ask(t.Context(), "question"); string(body) != "answer" || age != 50*time.Second {
+			t.Errorf("%q of age %s", body, age)
+		}
+		if body, _, _ := two.Ask(t.Context(), "another question"); body != nil {
+			t.Errorf("another question got %q", body)
+		}
+		time.Sleep(11 * time.Second)
+		if body, _, _ := two.Ask(t.Context(), "question"); body != nil {
+			t.Errorf("an old answer was believed: %q", body)
+		}
+	})
+}
+
+// A replica that gets no answer, dies, or takes too long does not hold up the others.
+func TestAskerFails(t *testing.T) {
+	const slow = 4 * time.Second // of each upstream
+	for name, tc := range map[string]struct {
+		fail   func(one *replica, settle func([]byte, time.Duration))
+		within time.Duration
+	}{
+		"it gets no answer": {func(_ *replica, settle func([]byte, time.Duration)) { settle(nil, 0) }, time.Second + slow},
+		// Of the others one asks, in vain, and then the next one.
+		"it dies":       {func(one *replica, _ func([]byte, time.Duration)) { one.UseBoard(nil, "") }, 3*time.Second + 2*slow},
+		"it takes long": {func(*replica, func([]byte, time.Duration)) {}, 11*time.Second + slow},
+		"its answer is too long": {func(_ *replica, settle func([]byte, time.Duration)) {
+			settle([]byte(strings.Repeat("x", 5<<10)), time.Minute)
+		}, time.Second + slow},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				one, two, three := b.start("one"), b.start("two"), b.start("three")
+				_, _, settle := one.Ask(t.Context(), "question")
+				begun := time.Now()
+				var both sync.WaitGroup
+				for _, r := range []*replica{two, three} {
+					both.Go(func() {
+						body, _, settle := r.Ask(t.Context(), "question")
+						if body != nil {
+							t.Errorf("got %q", body)
+						}
+						time.Sleep(slow)
+						settle(nil, 0)
+					})
+				}
+				time.Sleep(100 * time.Millisecond)
+				tc.fail(one, settle)
+				both.Wait()
+				if took := time.Since(begun); took > tc.within {
+					t.Errorf("it took %s, want %s", took, tc.within)
+				}
+				settle(nil, 0)
+			})
+		})
+	}
+}
+
+// Redis away: each replica asks by itself, at once.
+func TestAskWithoutRedis(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one := b.start("one")
+		b.redis.set(nil, true)
+		begun := time.Now()
+		for range 10 {
+			body, _, settle := one.Ask(t.Context(), "question")
+			if body != nil {
+				t.Errorf("got %q", body)
+			}
+			settle([]byte("answer"), time.Minute)
+		}
+		if took := time.Since(begun); took > 500*time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// An answer that no replica with the same secret gave, to this question, is not believed.
+func TestForgedAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one := b.start("one")
+		stranger := b.start("stranger", func(o *cluster.Options) { o.Secret = strings.ToUpper(secret) })
+		publish := func(r *replica, question string) (key, value string) {
+			b.redis.flush()
+			_, _, settle := r.Ask(t.Context(), question)
+			settle([]byte("answer"), time.Hour)
+			synctest.Wait()
+			key = b.redis.named(prefix + ":tag:")[0]
+			return key, b.redis.get(key)
+		}
+		key, sealed := publish(one, "question")
+		if body, _, _ := one.Ask(t.Context(), "question"); body == nil {
+			t.Error("its own answer is not believed")
+		}
+		_, moved := publish(one, "another")
+		_, forged := publish(stranger, "question")
+		for name, value := range map[string]string{
+			"no JSON": "answer", "null": "null", "a list": "[]", "of another question": moved, "another secret": forged,
+			"another body":    strings.Replace(sealed, `"body":"`, `"body":"AAAA`, 1),
+			"a longer life":   strings.Replace(sealed, `"fresh_ms":3600000`, `"fresh_ms":3605000`, 1),
+			"another version": strings.Replace(sealed, `"v":1`, `"v":2`, 1),
+		} {
+			b.redis.flush()
+			if err := b.redis.Write(t.Context(), key, value, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			body, _, settle := one.Ask(t.Context(), "question")
+			if body != nil {
+				t.Errorf("%s: got %q", name, body)
+			}
+			settle(nil, 0)
+			synctest.Wait()
+		}
+		// One that is kept alive by a stranger ends with its own life.
+		b.redis.flush()
+		if err := b.redis.Write(t.Context(), key, sealed, 48*time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		if body, age, _ := one.Ask(t.Context(), "question"); body != nil {
+			t.Errorf("got %q of age %s", body, age)
+		}
+	})
+}

@@ -1,0 +1,197 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"syscall"
+	"time"
+
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const (
+	// maxServing bounds the requests of other replicas that are served at once.
+	maxServing = 256
+	// soon is how long an answer is waited for before the replica says that it lives.
+	soon = 50 * time.Millisecond
+	// beat is the time between two of these words.
+	beat = time.Second
+	// readLimit is how long a replica may accept no byte.
+	readLimit = 30 * time.Second
+	// sendStep is how many bytes are sent under one limit, and copyBuffer how many are read
+	// from a download at once.
+	sendStep   = 1 << 20
+	copyBuffer = 128 << 10
+)
+
+// handler serves the contents of this replica to others.
+func (c *Cluster) handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.handling.Add(1)
+		defer c.handling.Done()
+		w.Header().Set(versionHeader, strconv.Itoa(version))
+		status := c.serve(w, r)
+		if status == 0 {
+			return // it has been answered
+		}
+		if status == http.StatusUnauthorized || status == http.StatusBadRequest {
+			w.Header().Set("Connection", "close") // a stranger
+		}
+		w.WriteHeader(status)
+	})
+}
+
+// serve answers a request, or returns the status of the answer that has no body.
+func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) (status int) {
+	var wanted request
+	isPing := r.URL.Path == pingPath
+	if r.ContentLength != 0 { // no request of a replica has a body
+		return http.StatusBadRequest
+	}
+	if !isPing {
+		var ok bool
+		if wanted, ok = parseRequest(r); !ok {
+			return http.StatusBadRequest
+		}
+	}
+	switch err := c.signer.check(r.Header, wanted, time.Now()); {
+	case errors.Is(err, ErrClock):
+		return http.StatusForbidden
+	case err != nil:
+		return http.StatusUnauthorized
+	case r.Method != http.MethodGet:
+		return http.StatusMethodNotAllowed
+	// The client sees it in the header of the answer, and does not read on.
+	case r.Header.Get(versionHeader) != strconv.Itoa(version):
+		return http.StatusBadRequest
+	case isPing:
+		w.Header().Set(idHeader, c.id)
+		return http.StatusOK
+	}
+	select {
+	case c.serving <- struct{}{}:
+		defer func() { <-c.serving }()
+	default:
+		return http.StatusServiceUnavailable
+	}
+	content, err := c.await(w, r, wanted)
+	if err != nil {
+		c.opts.Logger.Debug("another replica asks for a content in vain", "digest", wanted.digest, "error", err)
+		return http.StatusNotFound
+	}
+	defer content.Close()
+	c.send(w, r, wanted, content)
+	return 0
+}
+
+// await opens a content, and says meanwhile that this replica lives.
+func (c *Cluster) await(w http.ResponseWriter, r *http.Request, wanted request) (*Content, error) {
+	type result struct {
+		content *Content
+		err     error
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	opened := make(chan result, 1)
+	go func() {
+		content, err := c.opts.Contents.Open(ctx, Want{Digest: wanted.digest, Block: wanted.block, Offset: wanted.offset}, wanted.stored)
+		opened <- result{content, err}
+	}()
+	timer := time.NewTimer(soon)
+	defer timer.Stop()
+	for {
+		select {
+		case got := <-opened:
+			if got.err != nil {
+				cancel()
+				return nil, got.err
+			}
+			// The context is that of all reading.
+			got.content.ReadCloser = &ending{got.content.ReadCloser, cancel}
+			return got.content, nil
+		case <-timer.C:
+			w.WriteHeader(http.StatusProcessing)
+			timer.Reset(beat)
+		}
+	}
+}
+
+// ending is a content that ends its context when it is closed.
+type ending struct {
+	io.ReadCloser
+	end context.CancelFunc
+}
+
+func (e *ending) Close() error {
+	defer e.end()
+	return e.ReadCloser.Close()
+}
+
+// send sends a content. If it breaks off, so does the connection, so that the other replica
+// does not take a part for the whole.
+func (c *Cluster) send(w http.ResponseWriter, r *http.Request, wanted request, content *Content) {
+	h := w.Header()
+	if content.Size >= 0 && content.Size < wanted.offset {
+		w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+		return
+	}
+	h.Set(placeHeader, place(wanted.offset, content.Size))
+	h.Set("Content-Type", "application/octet-stream")
+	if content.Size >= 0 {
+		h.Set("Content-Length", strconv.FormatInt(content.Size-wanted.offset, 10))
+	}
+	if content.Link != nil {
+		ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+		own := content.Link(trace.SpanContextFromContext(ctx))
+		propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), own), propagation.HeaderCarrier(h))
+	}
+	w.WriteHeader(http.StatusPartialContent)
+	if err := c.copy(w, content); err != nil {
+		c.opts.Logger.Debug("an answer to another replica broke off", "digest", wanted.digest, "error", err)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// copy sends the bytes as they come.
+func (c *Cluster) copy(w http.ResponseWriter, content *Content) error {
+	control := http.NewResponseController(w)
+	if err := control.Flush(); err != nil { // the header: the first bytes may take long
+		return err
+	}
+	bound := func() { _ = control.SetWriteDeadline(time.Now().Add(readLimit)) } // every writer of net/http has one
+	inner := content.ReadCloser.(*ending).ReadCloser                            // as await has made it
+	if _, isFile := inner.(syscall.Conn); isFile {
+		for {
+			bound()
+			n, err := io.Copy(w, io.LimitReader(inner, sendStep))
+			c.opts.Metrics.moved(sent, n)
+			if err != nil || n == 0 {
+				return err
+			}
+		}
+	}
+	buf := make([]byte, copyBuffer)
+	for {
+		n, err := content.Read(buf)
+		if n > 0 {
+			bound()
+			written, err := w.Write(buf[:n])
+			c.opts.Metrics.moved(sent, int64(written))
+			if err != nil {
+				return err
+			}
+			if err := control.Flush(); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package cluster
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// haveLife is how long the others know that a replica has a content. Later it may
+	// have evicted it, and the images of a deployment are pulled within minutes.
+	haveLife = time.Hour
+	// giveBackTime bounds the end of a turn. The lease ends by itself later.
+	giveBackTime = 5 * time.Second
+)
+
+// leaseKey is the name of the lease of a content. The block is part of it: clients of one
+// block must not wait for the upstream of another one.
+func leaseKey(prefix string, want Want) string {
+	return prefix + ":lease:" + want.Digest.String() + ":" + short(want.Block)
+}
+
+// haveKey is the name of the key that tells where a content is.
+func haveKey(prefix string, dgst digest.Digest) string { return prefix + ":have:" + dgst.String() }
+
+// short returns a name that is as good as a text of any length and characters.
+func short(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:16])
+}
+
+// lease is the turn of this replica to download a content.
+type lease struct {
+	cluster    *Cluster
+	want       Want
+	key, value string
+	end        context.CancelFunc // of the renewals
+}
+
+// take takes a free lease, or that with the value failed, whose holder failed. It reports
+// false if another replica has it now.
+func (c *Cluster) take(ctx context.Context, want Want, failed string) (bool, error) {
+	l := &lease{cluster: c, want: want}
+	taken := false
+	err := c.gate.call(ctx, func(ctx context.Context, b board, prefix string) (err error) {
+		l.key = leaseKey(prefix, want)
+		l.value = c.newNote(l.key)
+		taken, err = b.Replace(ctx, l.key, failed, l.value, c.opts.Lease)
+		// Its life may have ended meanwhile.
+		if err == nil && !taken && failed != "" {
+			taken, err = b.Replace(ctx, l.key, "", l.value, c.opts.Lease)
+		}
+		return err
+	})
+	if err != nil || !taken {
+		return false, err
+	}
+	renewing, end := context.WithCancel(c.ctx)
+	l.end = end
+	c.mu.Lock()
+	c.held[l.key] = l
+	c.mu.Unlock()
+	c.running.Go(func() { l.renew(renewing) })
+	want.OnEnd(l.giveBack)
+	if failed == "" {
+		c.opts.Metrics.lease(acquired)
+	} else {
+		c.opts.Metrics.lease(takenOver)
+	}
+	return true, nil
+}
+
+// holds reports whether a turn of this process has a lease.
+func (c *Cluster) holds(key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held[key] != nil
+}
+
+// renew keeps a lease until the context ends, or another replica has it.
+func (l *lease) renew(ctx context.Context) {
+	tick := time.NewTicker(l.cluster.opts.Lease / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		kept := false
+		err := l.cluster.gate.call(ctx, func(ctx context.Context, b board, _ string) (err error) {
+			kept, err = b.Replace(ctx, l.key, l.value, l.value, l.cluster.opts.Lease)
+			// Redis may have lost it, or its life has ended while Redis was away.
+			if err == nil && !kept {
+				kept, err = b.Replace(ctx, l.key, "", l.value, l.cluster.opts.Lease)
+			}
+			return err
+		})
+		// While Redis is away the next renewal tries again.
+		if err == nil && !kept {
+			l.cluster.opts.Metrics.lease(lost)
+			l.cluster.forget(l)
+			return
+		}
+	}
+}
+
+func (c *Cluster) forget(l *lease) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held[l.key] == l {
+		delete(c.held, l.key)
+	}
+}
+
+// giveBack ends the turn. If the content is stored, the others read it from here. It does
+// not wait for Redis.
+func (l *lease) giveBack(stored bool) {
+	l.end()
+	l.cluster.forget(l)
+	l.cluster.inBackground(func(ctx context.Context) {
+		// First, so that no replica finds neither of them.
+		if stored {
+			l.cluster.tell(ctx, l.want.Digest)
+		}
+		_ = l.cluster.gate.call(ctx, func(ctx context.Context, b board, _ string) error {
+			return b.Remove(ctx, l.key, l.value)
+		})
+	})
+}
+
+// tell tells the others that this replica has a content.
+func (c *Cluster) tell(ctx context.Context, dgst digest.Digest) {
+	_ = c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
+		key := haveKey(prefix, dgst)
+		return b.Write(ctx, key, c.newNote(key), haveLife)
+	})
+}
+
+// untell removes the word of a replica that does not have the content.
+func (c *Cluster) untell(ctx context.Context, dgst digest.Digest, value string) {
+	_ = c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
+		return b.Remove(ctx, haveKey(prefix, dgst), value)
+	})
+}
+
+// inBackground runs a short work that no caller but Close waits for.
+func (c *Cluster) inBackground(work func(ctx context.Context)) {
+	c.releases.Go(func() {
+		ctx, cancel := context.WithTimeout(c.ctx, giveBackTime)
+		defer cancel()
+		work(ctx)
+	})
+}

@@ -1,0 +1,63 @@
+package cluster_test
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirhq/weir/cluster"
+)
+
+// Replicas that cannot work together say why, once. One that is started again is no twin of
+// itself.
+func TestPresence(t *testing.T) {
+	at := func(url string) func(*cluster.Options) { return func(o *cluster.Options) { o.URL = url } }
+	for name, tc := range map[string]struct {
+		others func(b *bench)
+		texts  []string // of the one line
+	}{
+		"alone":        {func(*bench) {}, nil},
+		"another one":  {func(b *bench) { b.start("two") }, []string{"level=INFO", "another replica is reached", "http://two:8001"}},
+		"a twin":       {func(b *bench) { b.start("two", at("http://one:8001")) }, []string{"level=WARN", "another replica has the same address"}},
+		"unreachable":  {func(b *bench) { b.start("two", at("http://nowhere:8001")) }, []string{"level=WARN", "another replica cannot be reached", "http://nowhere:8001", "connection refused"}},
+		"a wrong port": {func(b *bench) { b.start("two", at("http://public:8000")) }, []string{"level=WARN", "another replica cannot be reached", "the answer is none of a replica"}},
+		"leads here":   {func(b *bench) { b.start("two", at("http://balancer:8001")) }, []string{"level=WARN", "the address of another replica leads here"}},
+		"a stranger":   {func(b *bench) { b.start("two", func(o *cluster.Options) { o.Secret = secret + secret }) }, nil},
+		"another version": {func(b *bench) {
+			b.redis.members[`{"v":2,"id":"x","url":"http://two:8001"}`] = time.Now().Add(time.Hour)
+		}, []string{"level=WARN", "a replica of another version shares this Redis"}},
+		"started again": {func(b *bench) {
+			earlier := b.start("earlier", at("http://one:8001"))
+			time.Sleep(lease)
+			earlier.UseBoard(nil, "")
+		}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				unsealed := func(o *cluster.Options) {
+					if name == "another version" { // it has other fields, which none can seal
+						o.Secret = ""
+					}
+				}
+				// A server of clients.
+				script(t, b.network, "public:8000", say("HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
+				if name != "leads here" {
+					tc.others(b)
+				}
+				one := b.start("one", unsealed)
+				// A balancer in front of this replica.
+				b.network.alias("balancer:8001", "one:8001")
+				if name == "leads here" {
+					tc.others(b)
+				}
+				time.Sleep(10 * lease)
+				synctest.Wait()
+				lines := one.log.Count("level=WARN") + one.log.Count("level=INFO")
+				if len(tc.texts) == 0 && lines != 0 || len(tc.texts) > 0 && (lines != 1 || one.log.Count(tc.texts...) != 1) {
+					t.Errorf("want one line with %q:\n%s", tc.texts, one.log)
+				}
+			})
+		})
+	}
+}

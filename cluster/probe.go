@@ -1,0 +1,50 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// probeTime bounds the question to one replica.
+const probeTime = 5 * time.Second
+
+// Report is how a replica answers.
+type Report struct {
+	URL string
+	Err error // nil: it is reached, and has the same secret or authority
+}
+
+// Probe asks each replica that Redis knows for its name, without becoming one of them. It
+// returns an error if Redis cannot be read.
+func Probe(ctx context.Context, client redis.UniversalClient, prefix string, opts Options) ([]Report, error) {
+	c := New(opts) // it has no Redis, so it notes nothing
+	defer c.Close()
+	key := replicasKey(prefix)
+	values, err := client.ZRange(ctx, key, 0, maxMembers-1).Result()
+	if err != nil {
+		return nil, failure("reading from", err)
+	}
+	members := c.readMembers(key, values)
+	reports := make([]Report, len(members))
+	var probing sync.WaitGroup
+	for i, m := range members {
+		probing.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, probeTime)
+			defer cancel()
+			name, err := c.peers.name(ctx, m.URL)
+			switch {
+			case err == nil && m.Version != version:
+				err = ErrVersion
+			case err == nil && name != m.ID:
+				err = fmt.Errorf("%w: another process answers", ErrTwin)
+			}
+			reports[i] = Report{m.URL, err}
+		})
+	}
+	probing.Wait()
+	return reports, nil
+}
