@@ -25,6 +25,7 @@ type mirror struct {
 	storage  *storageParts
 	shared   *shared
 	engine   *engine
+	fleet    *fleet // nil: the mirror works alone
 	routing  *routing
 	grants   access.Grants
 	entrance *entrance // nil: plain HTTP
@@ -47,10 +48,14 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		return nil, err
 	}
 	m.shared = newShared(m.gatherer, logger)
-	id := via.NewID()
-	if m.engine, err = newEngine(cfg.Global, m.storage, m.tracing.downloadTracer(), m.gatherer, id, logger); err != nil {
+	if m.fleet, err = openFleet(cfg, m.storage, m.gatherer, logger); err != nil {
 		return nil, err
 	}
+	id := via.NewID()
+	if m.engine, err = newEngine(cfg.Global, m.storage, m.fleet, m.tracing.downloadTracer(), m.gatherer, id, logger); err != nil {
+		return nil, err
+	}
+	m.fleet.serve(m.engine.downloads)
 	m.routing = &routing{
 		clients:  newClients(m.shared.tokens, m.shared.cooldowns, upstream.NewMetrics(m.gatherer), id, logger),
 		engine:   m.engine,
@@ -114,6 +119,7 @@ func (m *mirror) apply(cfg *config.Config) error {
 		m.entrance.drop(settings)
 		return err
 	}
+	m.fleet.use(redis) // before the last client is closed
 	m.shared.use(redis)
 	m.entrance.share(redis)
 	return m.entrance.use(settings)
@@ -128,6 +134,7 @@ func (m *mirror) close() {
 	if m.routing != nil {
 		m.routing.close()
 	}
+	m.fleet.close()
 	if m.shared != nil {
 		m.shared.close()
 	}

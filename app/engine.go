@@ -24,13 +24,14 @@ type engine struct {
 	cache     *namespace.Cache
 }
 
-func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metrics prometheus.Registerer, id via.ID, logger *slog.Logger) (*engine, error) {
+func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trace.Tracer, metrics prometheus.Registerer, id via.ID, logger *slog.Logger) (*engine, error) {
 	e := &engine{pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger)}
 	e.warmer = keepwarm.New(e.pool, keepwarm.NewMetrics(metrics), logger)
+	origins := append(parts.bucket.origins(), fleet.origins()...) // the bucket first
 	e.downloads = download.NewGroup(download.Options{
 		Store:        parts.top,
 		Spools:       parts.driver.Spools(),
-		Origins:      parts.bucket.origins(),
+		Origins:      origins,
 		MaxFetches:   cfg.MaxConcurrentFetches,
 		MinSpeed:     int64(cfg.MinSpeed),
 		OnUnattended: namespace.CompleteOrAbandon(e.pool),
@@ -41,7 +42,8 @@ func newEngine(cfg config.Global, parts *storageParts, tracer trace.Tracer, metr
 		Logger:       logger,
 	})
 	e.cache = namespace.NewCache(namespace.CacheOptions{
-		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: parts.bucket.origins(), Links: parts.bucket.links(), Pool: e.pool,
+		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: origins, Links: parts.bucket.links(),
+		Answers: fleet.answers(), Pool: e.pool,
 		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})

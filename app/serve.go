@@ -185,6 +185,10 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	if err == nil {
 		err = m.engine.downloads.Drain(ctx)
 	}
+	if err == nil {
+		// Other replicas may be behind the end of a download.
+		err = m.fleet.drain(ctx)
+	}
 	if err == nil && m.storage.bucket.drain(ctx) != nil {
 		m.logger.Warn("some content or records are not in the bucket yet. They are uploaded after the next start on the same root_dir")
 	}

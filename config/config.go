@@ -41,6 +41,7 @@ type Config struct {
 	Global        Global        `toml:"global"`
 	BlobStore     BlobStore     `toml:"blob_store"`
 	Cache         Cache         `toml:"cache"`
+	Cluster       *Cluster      `toml:"cluster"` // nil: this Weir works alone
 	Observability Observability `toml:"observability"`
 	Auth          Auth          `toml:"auth" reload:"live"`
 	Namespaces    []Namespace   `toml:"repository" reload:"live"` // sorted by Key

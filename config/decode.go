@@ -159,6 +159,8 @@ func (d *decoder) protection(p place, n *node, dst reflect.Value) {
 	switch field := dst.Addr().Interface().(type) {
 	case **S3:
 		d.s3(p, n, field)
+	case **Cluster:
+		d.cluster(p, n, field)
 	case **TLS:
 		*field = newTLS()
 		d.table(p, n, reflect.ValueOf(*field).Elem())

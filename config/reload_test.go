@@ -131,6 +131,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	uncommented := regexp.MustCompile(`(?m)^#([a-z\[])`).ReplaceAllString(string(text), "$1")
+	uncommented = strings.Replace(uncommented, "[cluster]\n# A secret of all replicas, such as the output of: openssl rand -hex 32.\nsecret = \"\"", "[cluster]\nsecret = \""+strings.Repeat("x", 32)+"\"", 1)
 	// The file of users is the only one that must exist.
 	all := mustLoad(t, strings.Replace(uncommented, "/etc/weir/htpasswd", write(t, "htpasswd", ""), 1))
 	if err := all.Validate(); err != nil {

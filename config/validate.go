@@ -56,6 +56,7 @@ func (c *Config) validate() Problems {
 	v.store()
 	v.s3()
 	v.redis()
+	v.cluster()
 	v.tracing()
 	v.auth()
 	v.namespaces()

@@ -28,7 +28,9 @@ func startObserved(t *testing.T) *harness.Weir {
 	upstream.Fault(upstreamtest.Any, upstreamtest.Header("RateLimit-Limit", "100;w=21600"), upstreamtest.Header("RateLimit-Remaining", "98;w=21600"))
 	image := upstream.AddImage("org/app", "1.2", []byte("a layer"))
 	blob := upstream.AddRandomBlob("org/app", 1000, 1)
-	w := harness.StartWeir(t, s3test.New(t).Config()+block("ghcr.io", upstream)+"[[repository.\"ghcr.io\".warm]]\nimages = [\"org/app:1.2\"]\n[server.tls]\nself_signed = true\n")
+	// A Redis that is away changes nothing.
+	alone := fmt.Sprintf("[cache.redis]\nurl = \"redis://%s\"\n[cluster]\npeer_port = 0\nsecret = %q\n", testutil.FreeAddr(t), strings.Repeat("x", 32))
+	w := harness.StartWeir(t, s3test.New(t).Config()+alone+block("ghcr.io", upstream)+"[[repository.\"ghcr.io\".warm]]\nimages = [\"org/app:1.2\"]\n[server.tls]\nself_signed = true\n")
 	w.Client = trusting(t, poolOf(leafOf(t, w.Addr)))
 	for _, path := range []string{
 		manifestPath("ghcr.io/org/app", "1.2"), blobPath("ghcr.io/org/app", blob),

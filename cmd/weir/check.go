@@ -42,11 +42,12 @@ tried: there is no such image, or the registry counts reads of manifests against
 rate limit and no --image allows spending two of them. A namespace that is offline
 is not contacted. With a bucket (blob_store.s3) it also tries each use of that:
 it writes, reads, lists, presigns and deletes an object below the prefix,
-looks at the rules for incomplete uploads, and compares the clocks. With TLS it also checks the certificate that the mirror of this
+looks at the rules for incomplete uploads, and compares the clocks. In a fleet
+(cluster) it asks each running replica for its name. With TLS it also checks the certificate that the mirror of this
 machine serves to clients.
 
 The exit code is 1 if an upstream cannot be reached, refuses the credentials, or
-allows no more requests, if the bucket fails, or if clients refuse the mirror's own certificate. No HEAD,
+allows no more requests, if the bucket fails, if a replica is not reached, or if clients refuse the mirror's own certificate. No HEAD,
 no ranges, a wrong clock and a certificate that is about to expire are remarks.`
 
 func checkCommand(paths *[]string) *cobra.Command {
@@ -81,6 +82,7 @@ func checkCommand(paths *[]string) *cobra.Command {
 				}
 				err := checkOnline(cmd.Context(), cfg, opts, cmd.OutOrStdout(), cmd.ErrOrStderr())
 				err = errors.Join(err, checkBucket(cmd.Context(), cfg, opts.timeout, out))
+				err = errors.Join(err, checkReplicas(cmd.Context(), cfg, opts.timeout, out))
 				return errors.Join(err, checkServed(cmd.Context(), cfg, out))
 			}
 			if err := cfg.WriteTOML(cmd.OutOrStdout()); err != nil {

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/app"
+	"github.com/weirhq/weir/config"
+)
+
+// checkReplicas prints which running replicas this machine reaches, if the configuration is
+// that of a fleet. Its error says that one is not reached.
+func checkReplicas(ctx context.Context, cfg *config.Config, limit time.Duration, w io.Writer) error {
+	if cfg.Cluster == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it was not done within %s (--timeout)", limit))
+	defer cancel()
+	reports, err := app.ProbeReplicas(ctx, cfg)
+	if err != nil {
+		return failure{exitFailed, err}
+	}
+	var b strings.Builder
+	failed := false
+	b.WriteString("\nreplicas (cluster):\n")
+	if len(reports) == 0 {
+		indented(&b, "  ", "remark: none is running with this secret")
+	}
+	for _, report := range reports {
+		if report.Failed == "" {
+			indented(&b, "  ", report.URL+": ok")
+			continue
+		}
+		failed = true
+		indented(&b, "  ", report.URL+": error: "+report.Failed)
+	}
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return failure{exitFailed, err}
+	}
+	if failed {
+		return failure{exitFailed, errors.New("a replica (cluster) is not reached")}
+	}
+	return nil
+}

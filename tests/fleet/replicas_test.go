@@ -1,0 +1,202 @@
+package fleet
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/tokencache/redistest"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+const replicaSecret = "a secret that all replicas of a fleet have"
+
+// replicaConfig is the configuration of each replica. The lease is short, so that tests wait
+// little for one that died.
+func replicaConfig(redis, upstream string, more ...string) string {
+	return fmt.Sprintf("[cache.redis]\nurl = %q\n[cluster]\nsecret = %q\npeer_port = 0\nlease_secs = 2\n%s\n", redis, replicaSecret, strings.Join(more, "\n")) + upstream
+}
+
+// fleet is several replicas.
+type fleet struct {
+	upstream *upstreamtest.Registry
+	redis    *redistest.Server
+	replicas []*harness.Weir
+}
+
+// startFleet starts replicas without a bucket: each has a disk of its own.
+func startFleet(t *testing.T, n int, settings ...string) *fleet {
+	t.Helper()
+	f := &fleet{upstream: upstreamtest.New(t), redis: redistest.Start(t)}
+	for range n {
+		f.replicas = append(f.replicas, harness.StartWeir(t, replicaConfig(f.redis.URL(), block(f.upstream, settings...))))
+	}
+	return f
+}
+
+// bodies returns the GETs of a blob that ask for all that is left of it, and not for a
+// sample.
+func (f *fleet) bodies(dgst digest.Digest) []string {
+	var list []string
+	for _, r := range f.upstream.Log() {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URI, "/blobs/"+dgst.String()) && (r.Header.Get("Range") == "" || strings.HasSuffix(r.Header.Get("Range"), "-")) {
+			list = append(list, r.String())
+		}
+	}
+	return list
+}
+
+// Three replicas with a disk each get a cold image from their upstream once, however many
+// clients pull it from each of them.
+func TestReplicasDownloadOnce(t *testing.T) {
+	testutil.Long(t, "768 pulls of layers")
+	t.Parallel()
+	unstarved(t, func() bool { return downloadOnce(t, startFleet(t, 3)) })
+}
+
+func downloadOnce(t *testing.T, f *fleet) (hungry bool) {
+	t.Helper()
+	const layers, clients = 8, 96
+	var bodies [][]byte
+	for n := range layers {
+		bodies = append(bodies, content(mib, byte(n)))
+	}
+	manifest := f.upstream.AddImage("org/app", "1.0", bodies...)
+	var all sync.WaitGroup
+	for n := range clients {
+		all.Go(func() {
+			w := f.replicas[n%len(f.replicas)]
+			if got := w.Pull(t, "/v2/mirror/org/app/manifests/1.0").Wait(t); got.Err != nil || got.Digest != manifest.Digest {
+				t.Errorf("client %d: the manifest: %d, %v", n, got.Status, got.Err)
+			}
+			for i, body := range bodies {
+				w.Pull(t, "/v2/mirror/org/app/blobs/"+digest.FromBytes(body).String()).Whole(t, fmt.Sprintf("client %d, layer %d", n, i), digest.FromBytes(body))
+			}
+		})
+	}
+	all.Wait()
+	for _, w := range f.replicas {
+		w.ExpectIntact(t)
+	}
+	if starved(t, f.replicas) {
+		return true
+	}
+	for i, body := range bodies {
+		if got := f.bodies(digest.FromBytes(body)); len(got) != 1 {
+			t.Errorf("layer %d was downloaded %d times: %q", i, len(got), got)
+		}
+	}
+	return false
+}
+
+// Bytes of another replica prove no right: a repository whose upstream refuses a blob does not get it
+// from a replica that has it for another repository.
+func TestPeerProvesNothing(t *testing.T) {
+	t.Parallel()
+	f := startFleet(t, 2)
+	layer := content(mib, 20)
+	f.upstream.AddBlob("org/app", layer)
+	dgst := digest.FromBytes(layer)
+	f.replicas[0].Pull(t, "/v2/mirror/org/app/blobs/"+dgst.String()).Whole(t, "its own", dgst)
+	if got := f.replicas[1].Get(t, "/v2/mirror/other/app/blobs/"+dgst.String()); got.Status != http.StatusNotFound || strings.Contains(string(got.Body), string(layer[:100])) {
+		t.Errorf("a repository without the blob gets %d, %d bytes", got.Status, len(got.Body))
+	}
+	// One that has it gets the bytes from the replica, and shows some of its own.
+	got := f.replicas[1].Get(t, "/v2/mirror/org/app/blobs/"+dgst.String())
+	if got.Status != http.StatusOK || digest.FromBytes(got.Body) != dgst {
+		t.Errorf("%d, %d bytes", got.Status, len(got.Body))
+	}
+	if starved(t, f.replicas) {
+		return // it works alone
+	}
+	if status := got.Header.Get("Cache-Status"); status != "weir; fwd=uri-miss; collapsed; detail=peer" {
+		t.Error(status)
+	}
+	if list := f.bodies(dgst); len(list) > 2 { // the first download, and the one that was refused
+		t.Errorf("the upstream got %q", list)
+	}
+}
+
+// A tag is checked once for all replicas, and a "not found" is shared.
+func TestReplicasCheckTagsOnce(t *testing.T) {
+	t.Parallel()
+	unstarved(t, func() bool {
+		f := startFleet(t, 3, `tag_ttl = "1h"`, `negative_ttl = "1h"`)
+		f.upstream.AddImage("org/app", "1.0", content(1000, 21))
+		for tag, status := range map[string]int{"1.0": http.StatusOK, "missing": http.StatusNotFound} {
+			var pulls []*harness.Pulling
+			for _, w := range f.replicas {
+				pulls = append(pulls, w.Pull(t, "/v2/mirror/org/app/manifests/"+tag))
+			}
+			for n, pull := range pulls {
+				if pull.Wait(t); pull.Status != status {
+					t.Errorf("%s, replica %d: %d", tag, n, pull.Status)
+				}
+			}
+		}
+		if starved(t, f.replicas) {
+			return true
+		}
+		for _, tag := range []string{"1.0", "missing"} {
+			asked := slices.DeleteFunc(f.upstream.Requests(), func(r string) bool { return !strings.Contains(r, "/manifests/"+tag) })
+			if len(asked) != 1 {
+				t.Errorf("%s: the upstream was asked %q", tag, asked)
+			}
+		}
+		return false
+	})
+}
+
+// Replicas with certificates speak TLS, and a client without one of the fleet's authority is not
+// served. Their user of Redis has the rights of docs/operations.md and no others.
+func TestReplicasWithCertificates(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/operations.md")
+	harness.Must(t, err)
+	user := regexp.MustCompile(`(?m)^ACL SETUSER (.*)$`).FindSubmatch(page)
+	more := regexp.MustCompile("With `\\[cluster\\]` the user also needs `([^`]+)`").FindSubmatch(page)
+	if user == nil || more == nil {
+		t.Fatal("docs/operations.md does not say what a user of Redis needs")
+	}
+	rules := strings.Fields(strings.Replace(string(user[1]), "PASSWORD", "p4ss", 1) + " " + string(more[1]))
+	redis := redistest.Start(t, append([]string{"--user"}, rules...)...)
+	authority, upstream := testutil.NewAuthority(t), upstreamtest.New(t)
+	certificate, key := authority.IssueAs("replica", time.Now().AddDate(1, 0, 0), func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+	config := fmt.Sprintf("[cache.redis]\nurl = \"redis://weir:p4ss@%s/0\"\nsecret_key = %q\n[cluster]\npeer_port = 0\nlease_secs = 2\ncertificate = %q\nkey = %q\nclient_ca_bundle = %q\n%s",
+		redis.Addr(), replicaSecret, certificate, key, authority.File(), block(upstream))
+	f := &fleet{upstream: upstream, redis: redis, replicas: []*harness.Weir{harness.StartWeir(t, config), harness.StartWeir(t, config)}}
+	fo := follow(t, f, content(2*mib, 22), mib)
+	fo.gate.Open()
+	for n, pull := range fo.pulls {
+		pull.Whole(t, fmt.Sprintf("replica %d", n), fo.layer)
+	}
+	if got := f.bodies(fo.layer); len(got) != 1 && !starved(t, f.replicas) {
+		t.Errorf("the upstream got %q", got)
+	}
+	for _, w := range f.replicas {
+		w.Logs(t, "another replica is reached", "https://127.0.0.1:")
+	}
+	refused, err := redis.Client(t).Do(t.Context(), "ACL", "LOG").Slice()
+	if err != nil || len(refused) != 0 {
+		t.Errorf("Redis refused %v, %v", refused, err)
+	}
+	at := regexp.MustCompile(`https://127\.0\.0\.1:[0-9]+`).FindString(f.replicas[0].Log.String())
+	stranger := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: authority.Pool()}}}
+	if answer, err := stranger.Get(at + "/replica"); err == nil {
+		answer.Body.Close()
+		t.Errorf("a client without a certificate gets %s", answer.Status)
+	}
+}
