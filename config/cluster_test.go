@@ -59,8 +59,8 @@ func TestClusterProblems(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"[cluster]\nsecret = \"0123456789abcdef0123456789abcdef\"\n": "cluster: needs [cache.redis]",
-		redisTable + "[cluster]\n":                                  "cluster.secret: is missing",
-		redisTable + "[cluster]\nsecret = \"short\"\n":              "must have at least 32 characters",
+		redisTable + "[cluster]\n":                                   "cluster.secret: is missing",
+		redisTable + "[cluster]\nsecret = \"short\"\n":               "must have at least 32 characters",
 	} {
 		if got := problemsOf(t, text+docker); !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q", text, got, want)
