@@ -365,9 +365,21 @@ func (s *Store) put(ctx context.Context, key string, size int64, from io.ReaderA
 	}
 	parts := max(1, size/s.partSize(size))
 	return s.within(ctx, opPut, s.opts.OperationTimeout*time.Duration(parts), func(ctx context.Context) error {
-		_, err := s.client.Client.PutObject(ctx, s.opts.Bucket, key, io.NewSectionReader(from, 0, size), size, opts)
-		return err
+		return s.send(ctx, key, io.NewSectionReader(from, 0, size), size, opts)
 	})
+}
+
+// send sends an object. Without TLS the library signs the pieces of a body. If there are no
+// bytes, only an HTTP chunk of unknown length is left of that: Amazon S3 refuses it, and
+// versitygw reads its end as the next request. An empty body is therefore signed as a whole.
+func (s *Store) send(ctx context.Context, key string, from io.Reader, size int64, opts minio.PutObjectOptions) error {
+	if size == 0 {
+		opts.DisableContentSha256 = true
+		_, err := s.client.PutObject(ctx, s.opts.Bucket, key, from, 0, "", digest.SHA256.FromBytes(nil).Encoded(), opts)
+		return err
+	}
+	_, err := s.client.Client.PutObject(ctx, s.opts.Bucket, key, from, size, opts)
+	return err
 }
 
 // partSize returns the size of the parts of an object: equal ones, and never too many.

@@ -113,8 +113,7 @@ func (s *Store) putSmall(ctx context.Context, op operation, key string, document
 		if conditional {
 			opts.SetMatchETagExcept("*")
 		}
-		_, err := s.client.Client.PutObject(ctx, s.opts.Bucket, key, bytes.NewReader(document), int64(len(document)), opts)
-		return err
+		return s.send(ctx, key, bytes.NewReader(document), int64(len(document)), opts)
 	})
 }
 

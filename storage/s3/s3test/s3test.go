@@ -168,6 +168,10 @@ func Fail(w http.ResponseWriter, status int, code string) {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength < 0 { // Amazon S3 wants to know the length of each body
+		Fail(w, http.StatusNotImplemented, "NotImplemented")
+		return
+	}
 	body, err := readBody(r)
 	if err != nil {
 		Fail(w, http.StatusBadRequest, "IncompleteBody")
