@@ -281,6 +281,9 @@ func TestServerTLS(t *testing.T) {
 		"a CA without any":      {"self_signed = true\nclient_ca_bundle = " + quote(key) + "\n", "server.tls.client_ca_bundle: holds no certificate in PEM form"},
 		"another word":          {"self_signed = true\nclient_auth = \"always\"\n", "server.tls.client_auth: "},
 		"misspelt":              {"selfsigned = true\n", "server.tls.selfsigned: unknown key; did you mean \"self_signed\"?"},
+		"ACME elsewhere":        {"self_signed = true\n[server.acme]\nhosts = [\"a.test\"]\n", "server.acme: unknown key; did you mean [server.tls.acme]?"},
+		"TLS at the top":        {"self_signed = true\n[tls]\nself_signed = true\n", ": tls: unknown key; did you mean [server.tls]?"},
+		"DNS elsewhere":         {"self_signed = true\n[server.tls.dns]\nprovider = \"exec\"\n", "server.tls.dns: unknown key; did you mean [server.tls.acme.dns]?"},
 		"not a table's":         {"self_signed = \"yes\"\n", "server.tls.self_signed: must be true or false, not a string"},
 		"a secret is none here": {"server_private_key_file = \"x\"\n", "server.tls.server_private_key_file: unknown key"},
 	} {
@@ -295,6 +298,51 @@ func TestServerTLS(t *testing.T) {
 		for _, file := range []string{cert, key, otherCert} {
 			if !slices.Contains(mustLoad(t, text).Files(), file) {
 				t.Errorf("%s is not watched", file)
+			}
+		}
+	}
+}
+
+// A pair that does not go together is named with its cause and the remedy.
+func TestPairAdvice(t *testing.T) {
+	cert, key := certificate(t)
+	otherCert, otherKey := certificate(t)
+	content := func(files ...string) (text string) {
+		for _, file := range files {
+			text += read(t, file)
+		}
+		return text
+	}
+	block, _ := pem.Decode([]byte(read(t, cert)))
+	keyBlock, _ := pem.Decode([]byte(read(t, key)))
+	old := pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Headers: map[string]string{"Proc-Type": "4,ENCRYPTED", "DEK-Info": "AES-128-CBC,00"}, Bytes: []byte("x")})
+	for name, tt := range map[string]struct{ cert, key, want string }{
+		"good":                      {content(cert), content(key), ""},
+		"with an authority":         {content(cert, otherCert), content(key), ""},
+		"a key with parameters":     {content(cert), "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + content(key), ""},
+		"swapped":                   {content(key), content(cert), "each of them names the file of the other one. Swap them"},
+		"the authority first":       {content(otherCert, cert), content(key), "the key is that of certificate 2 in the file. Write this one first"},
+		"the server's own last":     {content(otherCert, otherCert, cert), content(key), "the key is that of certificate 3 in the file"},
+		"another key":               {content(cert), content(otherKey), "the key is another one's. Name the key that the certificate was issued for"},
+		"PKCS #8, encrypted":        {content(cert), "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "openssl pkey -in ENCRYPTED"},
+		"encrypted as of old":       {content(cert), string(old), "the key is encrypted, and there is no passphrase"},
+		"DER":                       {string(block.Bytes), content(key), "openssl x509 -inform der"},
+		"a key in DER":              {content(cert), string(keyBlock.Bytes), "the file of the key holds none in PEM form"},
+		"the certificate twice":     {content(cert), content(cert), "the file of the key holds none in PEM form"},
+		"the key twice":             {content(key), content(key), "the file of the certificate holds none in PEM form"},
+		"a request":                 {strings.ReplaceAll(content(cert), "CERTIFICATE", "CERTIFICATE REQUEST"), content(key), "the file of the certificate holds none"},
+		"an empty file":             {"", content(key), "the file of the certificate holds none"},
+		"a certificate that is cut": {content(cert)[:100], content(key), "the file of the certificate has a block of PEM that is cut"},
+		"a key that is cut":         {content(cert), content(key)[:100], "the file of the key has a block of PEM that is cut"},
+	} {
+		certFile, keyFile := write(t, "c.pem", tt.cert), write(t, "k.pem", tt.key)
+		for at, lines := range map[string]string{
+			"server.tls.server_certificate_bundle":                  docker + "[server.tls]\nserver_certificate_bundle = " + quote(certFile) + "\nserver_private_key = " + quote(keyFile) + "\n",
+			`repository."docker.io".upstream[0].client_certificate`: docker + "client_certificate = " + quote(certFile) + "\nclient_private_key = " + quote(keyFile) + "\n",
+		} {
+			report := problemsOf(t, lines)
+			if tt.want == "" && report != "" || tt.want != "" && (!strings.Contains(report, at+": does not go with ") || !strings.Contains(report, tt.want)) {
+				t.Errorf("%s: %s, want %s", name, report, tt.want)
 			}
 		}
 	}

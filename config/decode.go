@@ -368,6 +368,11 @@ func named[T any](d *decoder, p place, n *node, defaults func(key string) T, dst
 		return
 	}
 	for _, key := range slices.Sorted(maps.Keys(elements)) {
+		// A key that belongs into a table with a name, and stands in the one around it.
+		if _, isTable := elements[key].value.(table); !isTable {
+			d.failKind(p.in(key), elements[key], "in a table with a name, such as ["+p.key+".NAME]")
+			continue
+		}
 		value := defaults(key)
 		d.table(place{p.in(key).key, p.generic + ".*"}, elements[key], reflect.ValueOf(&value).Elem())
 		*dst = append(*dst, value)

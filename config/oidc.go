@@ -110,9 +110,12 @@ func algorithms() []string {
 }
 
 func (v *validator) oidc(at string, o OIDC) {
-	v.failed(at+".issuer", checkEndpoint(o.Issuer))
+	v.failed(at+".issuer", checkIssuer(o.Issuer))
 	if o.JWKSURI != "" {
 		v.failed(at+".jwks_uri", checkEndpoint(o.JWKSURI))
+	}
+	if strings.HasPrefix(o.Issuer, "https://") && strings.HasPrefix(o.JWKSURI, "http://") {
+		v.fail(at+".jwks_uri", "must be https:// as issuer is: whoever changes the keys on the way makes valid tokens")
 	}
 	for _, other := range v.config.Auth.OIDC {
 		if other.Key < o.Key && other.Issuer == o.Issuer {
@@ -169,6 +172,15 @@ func (v *validator) tokenService(s *TokenService) {
 	if s.TTL < minTokenTTL || s.TTL > maxTokenTTL {
 		v.fail(at+".ttl_secs", "must be between %d and %d", int(minTokenTTL.Seconds()), int(maxTokenTTL.Seconds()))
 	}
+}
+
+// checkIssuer returns an error unless a text can be the name of an issuer in its tokens.
+func checkIssuer(text string) error {
+	issuer, isDocument := strings.CutSuffix(text, "/.well-known/openid-configuration")
+	if isDocument {
+		return fmt.Errorf("is the address of the discovery document; write the issuer as its tokens name it, such as %q", issuer)
+	}
+	return checkEndpoint(text)
 }
 
 // checkEndpoint returns an error unless a text is a URL of http or https with a host, and

@@ -107,6 +107,12 @@ func errUnknownKey(t reflect.Type, name string) error {
 			return unknownKeyError("unknown key; did you mean " + key + "?")
 		}
 	}
+	// Or it may be a table that belongs into another one.
+	for _, key := range allKeys(reflect.TypeFor[Config](), "") {
+		if at := strings.Index("."+key, "."+name+"."); at >= 0 {
+			return unknownKeyError("unknown key; did you mean [" + strings.ReplaceAll(key[:at+len(name)], "*", "NAME") + "]?")
+		}
+	}
 	return unknownKeyError("unknown key; known here are " + strings.Join(known, ", "))
 }
 

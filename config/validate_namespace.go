@@ -1,10 +1,6 @@
 package config
 
 import (
-	"bytes"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"net/url"
 	"regexp"
@@ -165,58 +161,6 @@ func (v *validator) together(at, nameA, a, nameB, b string) bool {
 		v.fail(keyIn(at, nameA), "is missing: %s is set, and the two come together", nameB)
 	}
 	return a != "" && b != ""
-}
-
-// pair checks the files of a certificate and its key, which come together.
-func (v *validator) pair(at, nameA, certificateFile, nameB, keyFile string) {
-	if !v.together(at, nameA, certificateFile, nameB, keyFile) {
-		return
-	}
-	// Both files are read before the pair is judged, so that one report names both.
-	certificate, certificateErr := readRegular(certificateFile)
-	v.failed(at+"."+nameA, certificateErr)
-	key, keyErr := readRegular(keyFile)
-	v.failed(at+"."+nameB, keyErr)
-	if certificateErr != nil || keyErr != nil {
-		return
-	}
-	if _, err := tls.X509KeyPair(certificate, key); err != nil {
-		v.fail(at+"."+nameA, "does not go with %s: %w", nameB, err)
-		return
-	}
-	v.failed(at+"."+nameA, checkWhole(certificate))
-}
-
-// errCutPEM says that a file is half-written.
-var errCutPEM = errors.New("has a block of PEM that is cut or damaged. Write the file again, best by renaming a complete one over it")
-
-// checkWhole returns an error if a block of PEM has no end. Decoders pass over such a block:
-// a half-written file would lose an intermediate certificate, or an authority.
-func checkWhole(text []byte) error {
-	begun, whole := 0, 0
-	for line := range bytes.Lines(text) {
-		if bytes.HasPrefix(line, []byte("-----BEGIN ")) {
-			begun++
-		}
-	}
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		whole++
-	}
-	if whole < begun {
-		return errCutPEM
-	}
-	return nil
-}
-
-func checkBundle(file string) error {
-	text, err := readRegular(file)
-	if err != nil {
-		return err
-	}
-	if !x509.NewCertPool().AppendCertsFromPEM(text) {
-		return errors.New("holds no certificate in PEM form")
-	}
-	return checkWhole(text)
 }
 
 // ProxyURL returns the URL of the proxy, or nil if the environment decides. It
