@@ -184,19 +184,13 @@ func (n *Namespace) BrokeOff(ctx context.Context, dgst digest.Digest, err error)
 	return n.cache.brokeOff != nil && n.cache.brokeOff(context.WithoutCancel(ctx), dgst, err)
 }
 
-// HeadBlob returns a blob's size. A blob that is not cached, or that only other
-// repositories possess, costs a HEAD upstream, and nothing is recorded: the answer to a
-// HEAD proves no possession.
+// HeadBlob returns a blob's size. A blob that is neither stored nor in the bucket, or that
+// only other repositories possess, costs a HEAD upstream, and nothing is recorded: the answer
+// to a HEAD proves no possession.
 func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Digest) (*Blob, error) {
 	id := n.repoID(repo)
 	if n.spec.Offline {
-		b, err := n.storedBlob(ctx, id, dgst)
-		if err != nil {
-			return nil, err
-		}
-		b.Content.Close()
-		b.Content = nil
-		return b, nil
+		return n.storedHead(ctx, id, dgst)
 	}
 	if err := n.permit(ctx, id, dgst); err != nil {
 		return nil, err
@@ -204,21 +198,18 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 	// Both are needed: this repository's right to the bytes, and the bytes. Without the
 	// right the store is not searched, which would be a use of content of others.
 	link, possessed := n.link(ctx, id, dgst)
-	var info storage.Info
 	if possessed {
-		var err error
-		info, err = n.cache.store.Stat(ctx, dgst)
-		possessed = err == nil && !damaged(link, info) // else the next GET fetches it
-	}
-	if possessed {
-		o, err := n.recheck(ctx, id, link)
-		if err != nil {
-			return nil, err
+		// Content that is away, or has another size, is fetched by the next GET.
+		if size, ok := n.cache.sizeOf(ctx, link); ok {
+			o, err := n.recheck(ctx, id, link)
+			if err != nil {
+				return nil, err
+			}
+			if o.Cache == None {
+				o.Cache = Hit
+			}
+			return &Blob{Outcome: o, Size: size}, nil
 		}
-		if o.Cache == None {
-			o.Cache = Hit
-		}
-		return &Blob{Outcome: o, Size: info.Size}, nil
 	}
 	if err := n.cache.negativeHit(ctx, blobKey(id, dgst)); err != nil {
 		return nil, err
@@ -228,6 +219,24 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 		return nil, err
 	}
 	return &Blob{Outcome: Outcome{Cache: Passed, Upstream: n.FirstUpstream()}, Size: desc.Size}, nil
+}
+
+// storedHead returns a blob's size without contacting an upstream. A bucket is asked for it,
+// not read.
+func (n *Namespace) storedHead(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (*Blob, error) {
+	if link, possessed := n.link(ctx, repo, dgst); possessed {
+		if size, ok := n.cache.sizeOf(ctx, link); ok {
+			return &Blob{Outcome: Outcome{Cache: Hit}, Size: size}, nil
+		}
+	}
+	// A damaged one is logged, and other mirrors may have one that is missing.
+	b, err := n.storedBlob(ctx, repo, dgst)
+	if err != nil {
+		return nil, err
+	}
+	b.Content.Close()
+	b.Content = nil
+	return b, nil
 }
 
 // storedBlob opens a blob without contacting an upstream.

@@ -5,6 +5,7 @@ import (
 	"net/url"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Links are places outside of the mirror where clients can read content by themselves, such as
@@ -13,6 +14,8 @@ type Links interface {
 	// Link returns a URL by which a client can read a content of some size, or nil if there is
 	// none.
 	Link(ctx context.Context, dgst digest.Digest, size int64) *url.URL
+	// Has reports whether the content is there with that size.
+	Has(ctx context.Context, dgst digest.Digest, size int64) bool
 }
 
 // Elsewhere returns the URL of a place where a client can read a blob of at least some bytes,
@@ -47,4 +50,14 @@ func (n *Namespace) Elsewhere(ctx context.Context, repo string, dgst digest.Dige
 		o.Cache = Hit
 	}
 	return target, o, nil
+}
+
+// sizeOf returns the size of a content that a repository has a link to, if it can be served
+// without an upstream: it is stored, or it is at another place.
+func (c *Cache) sizeOf(ctx context.Context, link ocispec.Descriptor) (size int64, ok bool) {
+	if info, err := c.store.Stat(ctx, link.Digest); err == nil && !damaged(link, info) {
+		return info.Size, true
+	}
+	// A link without a size cannot be compared with an object.
+	return link.Size, c.links != nil && link.Size > 0 && c.links.Has(ctx, link.Digest, link.Size)
 }

@@ -2,9 +2,12 @@ package registry_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"net/netip"
 	"net/url"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -18,6 +21,7 @@ import (
 // place is a place outside of the mirror that has all content, and counts the questions.
 type place struct {
 	host  string
+	size  int64 // of its content, for Has; 0: the right one
 	asked int
 }
 
@@ -29,11 +33,23 @@ func (p *place) Link(_ context.Context, dgst digest.Digest, _ int64) *url.URL {
 	return &url.URL{Scheme: "https", Host: p.host, Path: "/bucket/" + dgst.Encoded(), RawQuery: "X-Amz-Signature=1"}
 }
 
+func (p *place) Has(_ context.Context, _ digest.Digest, size int64) bool {
+	if p == nil || p.host == "" {
+		return false
+	}
+	p.asked++
+	return p.size == 0 || p.size == size
+}
+
 // elsewhere is the place of a mirror, if its test has set one.
 type elsewhere struct{ *mirror }
 
 func (e elsewhere) Link(ctx context.Context, dgst digest.Digest, size int64) *url.URL {
 	return e.place.Link(ctx, dgst, size)
+}
+
+func (e elsewhere) Has(ctx context.Context, dgst digest.Digest, size int64) bool {
+	return e.place.Has(ctx, dgst, size)
 }
 
 // redirects lets all clients of the place go there but those of one network.
@@ -184,5 +200,72 @@ func TestRedirectOnBehalf(t *testing.T) {
 	}
 	if w := (account{t, m, asBasic(reader)}).do("GET", path); w.Code != 307 {
 		t.Errorf("the reader: %d", w.Code)
+	}
+}
+
+// A HEAD of a blob that is elsewhere only is answered without the upstream, unless the right has
+// to be shown. Without a right the place is not asked.
+func TestHeadElsewhere(t *testing.T) {
+	const head = "HEAD /v2/app/blobs/"
+	large := bytes.Repeat([]byte("large"), 1<<18)
+	dgst := digest.FromBytes(large).String()
+	for name, tc := range map[string]struct {
+		change func(*namespace.Spec)
+		open   func(*mirror, *upstreamtest.Registry)
+		repo   string
+		place  place
+		status int
+		cache  string
+		asked  int      // the place
+		want   []string // requests upstream
+	}{
+		"there":                 {place: place{host: "bucket.example"}, status: 200, cache: "weir; hit", asked: 1},
+		"of a small size":       {place: place{host: "bucket.example", size: 1}, status: 200, cache: "weir; fwd=uri-miss", asked: 1, want: []string{head + dgst + " 200"}},
+		"of a great size":       {place: place{host: "bucket.example", size: int64(len(large)) + 1}, status: 200, cache: "weir; fwd=uri-miss", asked: 1, want: []string{head + dgst + " 200"}},
+		"not there":             {status: 200, cache: "weir; fwd=uri-miss", want: []string{head + dgst + " 200"}},
+		"of another repository": {repo: "other", place: place{host: "bucket.example"}, status: 404, want: []string{"HEAD /v2/other/blobs/" + dgst + " 404", "GET /v2/other/blobs/" + dgst + " bytes=0-0 404"}},
+		"of a refused client":   {open: func(m *mirror, _ *upstreamtest.Registry) { m.rules(access.Options{}) }, place: place{host: "bucket.example"}, status: 401},
+		"whose right is shown again": {change: func(s *namespace.Spec) { s.RecheckPossession = time.Nanosecond },
+			place: place{host: "bucket.example"}, status: 200, cache: "weir; hit; detail=revalidated", asked: 1, want: []string{head + dgst + " 200"}},
+		"whose right has gone": {change: func(s *namespace.Spec) { s.RecheckPossession = time.Nanosecond },
+			open: func(_ *mirror, r *upstreamtest.Registry) {
+				r.Fault(upstreamtest.Any, upstreamtest.Status(404, `{"errors":[{"code":"BLOB_UNKNOWN"}]}`))
+			}, place: place{host: "bucket.example"}, status: 404, asked: 1, want: []string{head + dgst + " 404", "GET /v2/app/blobs/" + dgst + " bytes=0-0 404"}},
+		"while the upstream is away": {open: func(_ *mirror, r *upstreamtest.Registry) { r.Fault(upstreamtest.Any, upstreamtest.Status(503, "")) },
+			place: place{host: "bucket.example"}, status: 200, cache: "weir; hit", asked: 1},
+		"of an offline block": {open: func(m *mirror, r *upstreamtest.Registry) {
+			m.serve(block(m.t, r, func(s *namespace.Spec) { s.Offline = true }))
+		}, place: place{host: "bucket.example"}, status: 200, cache: "weir; hit", asked: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var change []func(*namespace.Spec)
+			if tc.change != nil {
+				change = append(change, tc.change)
+			}
+			r, m := pair(t, change...)
+			r.AddImage("app", "v1", large)
+			r.AddImage("other", "v1", []byte("another layer"))
+			wantStatus(t, m.do("GET", "/v2/up.example/app/blobs/"+dgst), 200)
+			m.settle()
+			if err := m.store.Delete(t.Context(), digest.Digest(dgst)); err != nil {
+				t.Fatal(err)
+			}
+			m.place = &tc.place
+			if tc.open != nil {
+				tc.open(m, r)
+			}
+			r.ResetRequests()
+			w := m.do("HEAD", "/v2/up.example/"+cmp.Or(tc.repo, "app")+"/blobs/"+dgst)
+			wantStatus(t, w, tc.status)
+			if tc.status == 200 {
+				wantHeader(t, w.Header(), "Content-Length", strconv.Itoa(len(large)), "Docker-Content-Digest", dgst, "Cache-Status", tc.cache)
+			}
+			if got := r.Requests(); !slices.Equal(got, tc.want) {
+				t.Errorf("the upstream was asked %q, want %q", got, tc.want)
+			}
+			if m.place.asked != tc.asked {
+				t.Errorf("the place was asked %d times, want %d", m.place.asked, tc.asked)
+			}
+		})
 	}
 }

@@ -51,23 +51,34 @@ func (s *Store) gone(dgst digest.Digest) {
 	s.known.Add(dgst, known{size: -1, until: time.Now().Add(absenceLife)})
 }
 
-// Link returns a URL by which a client can read a content of some size for at least half
-// of Options.PresignTTL, or nil if the bucket does not have it or cannot be asked. It sends a request
-// if it does not know of the object, and waits for that a short time only.
-func (s *Store) Link(ctx context.Context, dgst digest.Digest, size int64) *url.URL {
-	now := time.Now()
+// Has reports whether the bucket has a content of some size. It sends a request if it does
+// not know of the object, and waits for that a short time only.
+func (s *Store) Has(ctx context.Context, dgst digest.Digest, size int64) bool {
+	_, ok := s.find(ctx, dgst, size)
+	return ok
+}
+
+// find returns what is known about an object that is there with some size.
+func (s *Store) find(ctx context.Context, dgst digest.Digest, size int64) (known, bool) {
 	k, _ := s.known.Get(dgst)
 	if s.discarded.Contains(dgst) || s.Err() != nil {
-		return nil
+		return known{}, false
 	}
-	if now.After(k.until) {
-		seen, err := s.stat(ctx, dgst, linkPatience)
-		if err != nil || seen.Size != size {
-			return nil
+	if time.Now().After(k.until) {
+		if _, err := s.stat(ctx, dgst, linkPatience); err != nil {
+			return known{}, false
 		}
 		k, _ = s.known.Get(dgst)
 	}
-	if k.size != size {
+	return k, k.size == size
+}
+
+// Link returns a URL by which a client can read a content of some size for at least half
+// of Options.PresignTTL, or nil if the bucket does not have it or cannot be asked, as Has tells.
+func (s *Store) Link(ctx context.Context, dgst digest.Digest, size int64) *url.URL {
+	now := time.Now()
+	k, ok := s.find(ctx, dgst, size)
+	if !ok {
 		return nil
 	}
 	if k.url == "" || now.After(k.fresh) {

@@ -94,6 +94,9 @@ func TestSecondMirrorReadsBucket(t *testing.T) {
 
 	upstream.ResetRequests()
 	second := harness.StartWeir(t, config)
+	if answer := second.Do(t, http.MethodHead, i.layerPath()); answer.Status != http.StatusOK || answer.Header.Get("Content-Length") != fmt.Sprint(i.size) {
+		t.Errorf("HEAD of a blob in the bucket: %d %v", answer.Status, answer.Header)
+	}
 	pull(t, second, i, "1.0")
 	if got := upstream.Requests(); len(got) != 1 || !strings.HasPrefix(got[0], "HEAD /v2/org/app/manifests/1.0") {
 		t.Errorf("the upstream was asked %q, want one HEAD of the tag", got)
