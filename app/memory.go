@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
@@ -29,6 +30,14 @@ const (
 	// that long costs half of the processors at most.
 	garbageTick = time.Second
 )
+
+// limitThreads lets at most so many threads run at once; 0 is no limit. More than there are
+// processors, or than the control group may use, would only take turns.
+func limitThreads(most int) {
+	if most > 0 && most < runtime.GOMAXPROCS(0) {
+		runtime.GOMAXPROCS(most)
+	}
+}
 
 // limitMemory makes the garbage collector keep the memory of the process below the limit
 // of its control group, at the expense of processor time. The kernel would end the

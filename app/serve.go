@@ -40,6 +40,7 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	level.Set(logLevel(cfg.Log.Level))
 	logger := newLogger(stderr, cfg.Log.Format, level)
 	defer limitMemory(logger)()
+	limitThreads(cfg.Global.MaxConcurrentRequests)
 	for _, warning := range cfg.Warnings() {
 		logger.Warn(warning)
 	}

@@ -147,7 +147,7 @@ func TestMirrorOfToday(t *testing.T) {
 		library.Upstreams[0].Password != "tiger" || library.Upstreams[1].MaxRedirect != 5 {
 		t.Errorf("library = %+v", library)
 	}
-	if c.Global.MaxConcurrentCacheJobs != 8 || c.Cache.Redis.KeyPrefix != "angos" || c.Server.Address() != "0.0.0.0:8000" {
+	if c.Global.MaxConcurrentCacheJobs != 8 || c.Global.MaxConcurrentRequests != 64 || c.Cache.Redis.KeyPrefix != "angos" || c.Server.Address() != "0.0.0.0:8000" {
 		t.Errorf("got %+v", c)
 	}
 	for _, file := range []string{cert, key} {
@@ -171,6 +171,9 @@ func checkMirrorWarnings(t *testing.T, warnings []string) {
 	if !strings.Contains(warnings[1], "global.access_policy.default_allow (") || !strings.Contains(warnings[1], `Write default = "allow"`) {
 		t.Errorf("the older spelling: %s", warnings[1])
 	}
+	if strings.Contains(strings.Join(warnings, "\n"), "max_concurrent_requests") {
+		t.Error("a key that counts is called one that changes nothing")
+	}
 	for _, key := range []string{"repository.internal.upstream[0] (", "repository.library.upstream[0] ("} {
 		if !strings.Contains(warnings[3], key) {
 			t.Errorf("%s is missing in: %s", key, warnings[3])
@@ -189,6 +192,7 @@ query_timeout = 3600
 query_timeout_grace_period = 60
 
 [global]
+max_concurrent_requests = 64
 max_concurrent_cache_jobs = 8
 update_pull_time = true
 

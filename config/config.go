@@ -74,6 +74,7 @@ type Log struct {
 // Global holds limits of the whole process, and the tag policy of every
 // namespace that does not set its own.
 type Global struct {
+	MaxConcurrentRequests   int           `toml:"max_concurrent_requests"` // threads that run at once, as in Angos; 0: one for each processor
 	MaxConcurrentCacheJobs  int           `toml:"max_concurrent_cache_jobs"`
 	MaxConcurrentFetches    int           `toml:"max_concurrent_fetches"`
 	MaxManifestSize         Size          `toml:"max_manifest_size" reload:"live"`

@@ -136,7 +136,7 @@ const (
 func judgeUnknownKey(generic string) (verdict, error) {
 	switch generic {
 	case "server.handshake_timeout",
-		"global.max_concurrent_requests", "global.update_pull_time",
+		"global.update_pull_time",
 		"global.enable_manifest_redirect", "global.allow_missing_manifest_references",
 		"global.namespace_walk_concurrency", "global.gc_grace_secs", "global.atime_audit_window_secs",
 		"global.max_concurrent_replication_jobs", "global.event_webhooks",

@@ -98,6 +98,7 @@ func (v *validator) global() {
 	g := v.config.Global
 	v.policy("global.access_policy", g.AccessPolicy)
 	v.webhookName("global.authorization_webhook", g.AuthorizationWebhook)
+	v.notNegative("global.max_concurrent_requests", int64(g.MaxConcurrentRequests))
 	v.atLeastOne("global.max_concurrent_cache_jobs", g.MaxConcurrentCacheJobs)
 	v.atLeastOne("global.max_concurrent_fetches", g.MaxConcurrentFetches)
 	if g.MaxManifestSize <= 0 {

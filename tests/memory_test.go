@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,6 +42,28 @@ func TestMemoryLimitOfTheControlGroup(t *testing.T) {
 			w := harness.StartWeirAs(t, t.TempDir(), block("mirror", upstream), func(cmd *exec.Cmd) { startWithin(t, group, cmd) }, c.env...)
 			w.Logs(t, `"level":"DEBUG"`, c.want)
 		})
+	}
+}
+
+// max_concurrent_requests limits the threads that run at once, to no more than there are
+// processors.
+func TestMaxConcurrentRequests(t *testing.T) {
+	t.Parallel()
+	registry := upstreamtest.New(t)
+	registry.AddImage("org/app", "v1", []byte("a layer"))
+	threads := func(limit string) float64 {
+		w := harness.StartWeir(t, limit+block("mirror", registry))
+		expect(t, limit, w.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusOK, "")
+		if w.Log.Count("max_concurrent_requests") > 0 {
+			t.Errorf("%s is warned about", limit)
+		}
+		return w.Metric(t, "go_sched_gomaxprocs_threads")
+	}
+	all := threads("")
+	for limit, want := range map[string]float64{"0": all, "1": 1, "64": min(all, 64)} {
+		if got := threads("[global]\nmax_concurrent_requests = " + limit + "\n"); got != want {
+			t.Errorf("with a limit of %s, %v threads, want %v", limit, got, want)
+		}
 	}
 }
 
