@@ -19,6 +19,7 @@ func replicaAdvice(err error) string {
 		{cluster.ErrClock, "Synchronise the clocks of the two machines"},
 		{cluster.ErrForeign, "Check that cluster.advertise of that replica leads to its cluster.peer_port"},
 		{cluster.ErrVersion, "The two download by themselves until all replicas are updated"},
+		{cluster.ErrScheme, "Set cluster.certificate at all replicas, or at none"},
 		{cluster.ErrTwin, "Set cluster.advertise of each replica to an address of its own"},
 	} {
 		if errors.Is(err, answer.reason) {

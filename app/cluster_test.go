@@ -27,6 +27,7 @@ func TestReplicaAdvice(t *testing.T) {
 		{cluster.ErrClock, "Synchronise the clocks"},
 		{cluster.ErrForeign, "cluster.peer_port"},
 		{cluster.ErrVersion, "until all replicas are updated"},
+		{cluster.ErrScheme, "cluster.certificate at all"},
 		{cluster.ErrTwin, "an address of its own"},
 		{&url.Error{Op: "Get", Err: x509.UnknownAuthorityError{}}, "cluster.client_ca_bundle"},
 		{x509.HostnameError{Certificate: &x509.Certificate{}, Host: "x"}, "Issue cluster.certificate"},

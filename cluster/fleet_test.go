@@ -140,10 +140,13 @@ func (g *growing) fail(err error) { g.update(func() { g.failed = err }) }
 func dgstOf(g *growing) digest.Digest { return g.dgst }
 
 // hang makes all contents silent: no byte comes, and nothing is found.
-func (c *contents) hang() {
+func (c *contents) hang()   { c.setHangs(true) }
+func (c *contents) resume() { c.setHangs(false) }
+
+func (c *contents) setHangs(hangs bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.hangs = true
+	c.hangs = hangs
 }
 
 func (c *contents) set(dgst digest.Digest, g *growing) {

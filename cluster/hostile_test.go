@@ -2,6 +2,7 @@ package cluster_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,6 +73,7 @@ func TestHostileReplica(t *testing.T) {
 	}{
 		"says nothing":                 {say(""), false, time.Second},
 		"lives, and delivers nothing":  {every(time.Second, "", "HTTP/1.1 102 Processing\r\n\r\n"), false, 3 * lease},
+		"lives without end":            {every(0, "", strings.Repeat("HTTP/1.1 102 Processing\r\n\r\n", 100)), false, never},
 		"lives once":                   {say("HTTP/1.1 102 Processing\r\n\r\n"), false, lease},
 		"is another server":            {say("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-9/10\r\nContent-Length: 10\r\n\r\n0123456789"), false, never},
 		"answers with a page":          {say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), false, never},
@@ -172,6 +174,100 @@ func TestBusyReplica(t *testing.T) {
 		busy.end(false)
 		synctest.Wait()
 		busy.counts(t, "lost", 0)
+	})
+}
+
+// An upstream that lies or hangs does so through the replica that downloads from it. That one
+// is passed over for the upstream's block alone.
+func TestTroubleOfOneBlock(t *testing.T) {
+	dgst, bytes := body(1000)
+	of := func(r *replica, block string) cluster.Want {
+		want := r.want(dgst, 0)
+		want.Block = block
+		return want
+	}
+	for name, trouble := range map[string]func(t *testing.T, g *growing, holder, one *replica){
+		"it lies": func(t *testing.T, g *growing, _, one *replica) {
+			g.add(bytes)
+			stream, err := one.Open(t.Context(), of(one, "hostile"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			stream.Reject()
+			stream.Close()
+		},
+		"it delivers no byte": func(t *testing.T, _ *growing, _, one *replica) {
+			stream, err := one.Open(t.Context(), of(one, "hostile"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, stream); !errors.Is(err, cluster.ErrSilent) {
+				t.Errorf("the stream ends with %v", err)
+			}
+			stream.Close()
+		},
+		"it gives no answer": func(t *testing.T, _ *growing, holder, one *replica) {
+			for range 5 {
+				holder.contents.hang()
+				_, _ = one.Open(t.Context(), of(one, "hostile"))
+				one.end(false)
+			}
+			holder.contents.resume()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				holder, one := b.start("holder"), b.start("one")
+				for _, block := range []string{"hostile", "good"} {
+					if _, err := holder.Open(t.Context(), of(holder, block)); !errors.Is(err, cluster.ErrTurn) {
+						t.Fatal(err)
+					}
+				}
+				g := newGrowing(len(bytes))
+				holder.contents.set(dgst, g)
+				trouble(t, g, holder, one)
+				if stream, err := one.Open(t.Context(), of(one, "hostile")); err == nil {
+					t.Error("the replica is read for the same block")
+					stream.Close()
+				}
+				stream, err := one.Open(t.Context(), of(one, "good"))
+				if err != nil {
+					t.Fatalf("another block: %v", err)
+				}
+				stream.Close()
+				one.end(false)
+				holder.end(false)
+			})
+		})
+	}
+}
+
+// A replica with a certificate tells nothing to one without, to which a forged value may lead.
+func TestEncryptionIsNotLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		script(t, b.network, "evil:8001", say("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"))
+		plain := b.start("plain", func(o *cluster.Options) { o.URL, o.Secret = "http://evil:8001", "" })
+		one := b.start("one", func(o *cluster.Options) {
+			o.URL, o.Secret, o.TLS = "https://one:8001", "", &tls.Config{MinVersion: tls.VersionTLS13}
+		})
+		dgst, _ := body(1000)
+		plain.turn(t, dgst, 0)
+		one.turn(t, dgst, 0)
+		plain.end(true)
+		synctest.Wait()
+		other, _ := body(999)
+		if err := b.redis.Write(t.Context(), cluster.HaveKey(prefix, one.want(other, 0)), plain.Note(""), time.Hour); err != nil {
+			t.Error(err)
+		}
+		one.turn(t, other, 0)
+		one.end(false)
+		for _, host := range b.network.dialed() {
+			if host == "evil:8001" {
+				t.Errorf("connected to %s", host)
+			}
+		}
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,6 +41,9 @@ const (
 	// patience is how many times the life of a lease a replica may deliver nothing while it
 	// renews its lease: its upstream may be as slow.
 	patience = 3
+	// maxWords bounds how often a replica says that it lives before it answers: it does so
+	// once in each beat, for as long as it is waited for.
+	maxWords = 256
 )
 
 // Reasons for which a replica is not read, for the advice of operators.
@@ -50,6 +54,7 @@ var (
 	ErrForeign     = errors.New("cluster: the answer is none of a replica")
 	ErrVersion     = errors.New("cluster: the replica speaks another version")
 	ErrTwin        = errors.New("cluster: two replicas have one address")
+	ErrScheme      = errors.New("cluster: one of the two replicas has a certificate, and the other one has none")
 )
 
 var (
@@ -64,16 +69,21 @@ type peers struct {
 	cluster   *Cluster
 	transport *http.Transport
 
-	mu    sync.Mutex
-	known *bounded.LRU[string, *peer] // by URL
+	mu      sync.Mutex
+	known   *bounded.LRU[string, *peer]      // by URL
+	shunned *bounded.LRU[atBlock, time.Time] // until when a replica is passed over
 }
 
 // peer is the health of one replica.
 type peer struct {
 	breaker cooldown.Breaker
-	shunned time.Time // until then it is passed over
 	trouble *episode.Episode
 }
+
+// atBlock is a replica, as a source of the contents of one block. Wrong bytes and silence may
+// be those of the block's upstream, which the replica passes on. So an upstream that lies or
+// hangs keeps the replicas apart for its own block alone.
+type atBlock struct{ url, block string }
 
 func newPeers(c *Cluster) *peers {
 	return &peers{
@@ -89,7 +99,8 @@ func newPeers(c *Cluster) *peers {
 			MaxResponseHeaderBytes: maxHeader,
 			DisableCompression:     true,
 		},
-		known: bounded.NewLRU(maxPeers, maxPeerBytes, func(url string, _ *peer) int { return len(url) }),
+		known:   bounded.NewLRU(maxPeers, maxPeerBytes, func(url string, _ *peer) int { return len(url) }),
+		shunned: bounded.NewLRU(maxPeers, maxPeerBytes, func(at atBlock, _ time.Time) int { return len(at.url) + len(at.block) }),
 	}
 }
 
@@ -110,7 +121,7 @@ func (p *peers) close() { p.transport.CloseIdleConnections() }
 // open asks a replica for a content. If held is a lease, the content is the download of its
 // holder, else a stored one.
 func (p *peers) open(ctx context.Context, at string, want Want, held named) (*Stream, error) {
-	if !p.allow(at) {
+	if !p.allow(at, want.Block) {
 		return nil, errShunned
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -118,6 +129,9 @@ func (p *peers) open(ctx context.Context, at string, want Want, held named) (*St
 	if err != nil {
 		cancel(err)
 		p.concluded(ctx, at, err)
+		if errors.Is(err, errSilent) {
+			p.shun(at, want.Block, err)
+		}
 		return nil, err
 	}
 	size, ok := parsePlace(answer.Header.Get(placeHeader), want.Offset)
@@ -129,7 +143,7 @@ func (p *peers) open(ctx context.Context, at string, want Want, held named) (*St
 	}
 	p.concluded(ctx, at, nil)
 	linkTo(ctx, trace.SpanContextFromContext(propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(answer.Header))))
-	f := &following{peers: p, at: at, held: held, body: answer.Body, ctx: ctx, cancel: cancel, left: -1, closed: make(chan struct{})}
+	f := &following{peers: p, at: at, block: want.Block, held: held, body: answer.Body, ctx: ctx, cancel: cancel, left: -1, closed: make(chan struct{})}
 	if size >= 0 {
 		f.left = size - want.Offset
 	}
@@ -138,19 +152,28 @@ func (p *peers) open(ctx context.Context, at string, want Want, held named) (*St
 	if u, err := url.Parse(at); err == nil {
 		host = u.Host
 	}
-	return &Stream{ReadCloser: f, Size: size, Host: host, Reject: func() { p.shun(at, errCorrupt) }}, nil
+	return &Stream{ReadCloser: f, Size: size, Host: host, Reject: func() { p.shun(at, want.Block, errCorrupt) }}, nil
 }
 
 // ask sends a request and waits for the header of its answer. A replica that awaits its
 // upstream says so, and gets more time.
 func (p *peers) ask(ctx context.Context, cancel context.CancelCauseFunc, at string, r request) (*http.Response, error) {
+	// With certificates nothing is told to a host that shows none. Values of Redis may have no
+	// seal then.
+	if encrypted := p.cluster.opts.TLS != nil; strings.HasPrefix(at, "https://") != encrypted {
+		return nil, ErrScheme
+	}
 	lease := p.cluster.opts.Lease
 	silence := time.AfterFunc(reachTime, func() { cancel(ErrUnreachable) })
 	defer silence.Stop()
 	all := time.AfterFunc(patience*lease, func() { cancel(errSilent) })
 	defer all.Stop()
+	words := 0
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: func(int, textproto.MIMEHeader) error {
+			if words++; words > maxWords {
+				return ErrForeign
+			}
 			silence.Reset(lease)
 			return nil
 		},
@@ -225,25 +248,25 @@ func (p *peers) of(at string) *peer {
 	return known
 }
 
-func (p *peers) allow(at string) bool {
+func (p *peers) allow(at, block string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	known, now := p.of(at), time.Now()
-	if now.Before(known.shunned) {
+	now := time.Now()
+	if until, shunned := p.shunned.Get(atBlock{at, block}); shunned && now.Before(until) {
 		return false
 	}
-	allowed, _ := known.breaker.Allow(now)
+	allowed, _ := p.of(at).breaker.Allow(now)
 	return allowed
 }
 
 // concluded notes how a request ended. The context is that of the request.
 func (p *peers) concluded(ctx context.Context, at string, err error) {
-	own := errors.Is(err, ErrUnreachable) || errors.Is(err, errSilent) || errors.Is(err, ErrForeign)
+	own := errors.Is(err, ErrUnreachable) || errors.Is(err, ErrForeign)
 	p.mu.Lock()
 	known := p.of(at)
 	trouble := known.trouble
 	switch {
-	case err == nil, errors.Is(err, ErrNotHere), errors.Is(err, errBusy):
+	case err == nil, errors.Is(err, ErrNotHere), errors.Is(err, errBusy), errors.Is(err, errSilent):
 		known.breaker.Success()
 		p.mu.Unlock()
 		trouble.Good()
@@ -260,14 +283,14 @@ func (p *peers) concluded(ctx context.Context, at string, err error) {
 	}
 }
 
-// shun passes a replica over for a time.
-func (p *peers) shun(at string, why error) {
+// shun passes a replica over for a time, as a source of one block.
+func (p *peers) shun(at, block string, why error) {
 	p.mu.Lock()
 	known := p.of(at)
-	known.shunned = time.Now().Add(shunTime)
+	p.shunned.Add(atBlock{at, block}, time.Now().Add(shunTime))
 	p.mu.Unlock()
 	if known.trouble.Bad() {
-		p.cluster.opts.Logger.Warn("a replica is passed over for a time", "replica", at, "for", shunTime, "error", why)
+		p.cluster.opts.Logger.Warn("a replica is passed over for a time", "replica", at, "block", block, "for", shunTime, "error", why)
 	}
 }
 
@@ -275,6 +298,7 @@ func (p *peers) shun(at string, why error) {
 type following struct {
 	peers  *peers
 	at     string
+	block  string
 	held   named // the lease that it follows; its value is empty for a stored content
 	body   io.ReadCloser
 	ctx    context.Context
@@ -374,7 +398,7 @@ func (f *following) starved(interval time.Duration) bool {
 func (f *following) leaves(idle, lease time.Duration) bool {
 	if f.held.value == "" { // a stored content needs no upstream
 		if idle >= lease {
-			f.peers.shun(f.at, errSilent)
+			f.peers.shun(f.at, f.block, errSilent)
 		}
 		return idle >= lease
 	}
@@ -385,7 +409,7 @@ func (f *following) leaves(idle, lease time.Duration) bool {
 	case !still: // it died, or hangs
 		return true
 	case idle >= patience*lease:
-		f.peers.shun(f.at, errSilent)
+		f.peers.shun(f.at, f.block, errSilent)
 		return true
 	default: // it lives, and its upstream may be slow
 		return false
