@@ -40,6 +40,9 @@ func Sign(secret string, want Want, stored bool, at time.Time) string {
 	return h["Authorization"][0]
 }
 
+// SignName is Sign for the name of a replica.
+func SignName(secret string, at time.Time) string { return Sign(secret, Want{}, false, at) }
+
 // LeaseKey and HaveKey are the names of keys.
 func LeaseKey(prefix string, want Want) string { return leaseKey(prefix, want) }
 func HaveKey(prefix string, want Want) string  { return haveKey(prefix, want.Digest) }
@@ -57,5 +60,6 @@ var (
 
 const (
 	MaxServing = maxServing
+	MaxConns   = maxConns
 	MaxValue   = maxValue
 )

@@ -50,6 +50,8 @@ func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) (status int) {
 	var wanted request
 	isPing := r.URL.Path == pingPath
 	if r.ContentLength != 0 { // no request of a replica has a body
+		// The server would read it, for as long as the stranger takes to send it.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now())
 		return http.StatusBadRequest
 	}
 	if !isPing {
@@ -68,7 +70,9 @@ func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) (status int) {
 	// The client sees it in the header of the answer, and does not read on.
 	case r.Header.Get(versionHeader) != strconv.Itoa(version):
 		return http.StatusBadRequest
-	case isPing:
+	}
+	keepConn(r.Context())
+	if isPing {
 		w.Header().Set(idHeader, c.id)
 		return http.StatusOK
 	}

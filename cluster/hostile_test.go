@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"sync"
 	"testing"
@@ -401,6 +402,91 @@ func TestRequests(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A stranger does not hold a connection by a body that never comes.
+func TestEndlessBody(t *testing.T) {
+	for name, header := range map[string]string{"a length": "Content-Length: 100000", "chunks": "Transfer-Encoding: chunked"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				b.start("one")
+				conn, err := b.network.Dial(t.Context(), "", "one:8001")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer conn.Close()
+				begun := time.Now()
+				_, _ = io.WriteString(conn, "POST /replica HTTP/1.1\r\nHost: one\r\n"+header+"\r\n\r\n")
+				_ = conn.SetReadDeadline(begun.Add(time.Hour))
+				if answer, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 400 ") {
+					t.Errorf("%q, %v", answer, err)
+				}
+				if took := time.Since(begun); took > 5*time.Second {
+					t.Errorf("the connection was held for %s", took)
+				}
+			})
+		})
+	}
+}
+
+// Strangers who hold all connections, and come back at once, do not keep replicas out; those
+// of replicas do not make room for them.
+func TestStrangersMakeRoom(t *testing.T) {
+	c := cluster.New(cluster.Options{Lease: time.Hour, Secret: secret})
+	server := c.Server()
+	listener, err := cluster.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = c.Serve(server, listener) })
+	defer func() {
+		server.Close()
+		serving.Wait()
+		c.Close()
+	}()
+	at := listener.Addr().String()
+	crowd := func() (leave func()) {
+		var conns []net.Conn
+		for range cluster.MaxConns {
+			conn, err := net.Dial("tcp", at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, conn)
+		}
+		return func() {
+			for _, conn := range conns {
+				conn.Close()
+			}
+		}
+	}
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	ask := func() (reused bool) {
+		t.Helper()
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused }})
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at+"/replica", nil)
+		req.Header.Set("Authorization", cluster.SignName(secret, time.Now()))
+		req.Header.Set("Weir-Cluster", "1")
+		answer, err := transport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != http.StatusOK {
+			t.Fatal(answer.Status)
+		}
+		return reused
+	}
+	leave := crowd()
+	ask()
+	leave()
+	defer crowd()()
+	if !ask() {
+		t.Error("the connection of a replica made room for a stranger")
+	}
 }
 
 // Each request of a replica has a place, and one whose replica does not read gives it back.
