@@ -52,15 +52,29 @@ return 0`)
 	removeScript = redis.NewScript(`
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0`)
-	// The time is that of Redis, so that the clocks of replicas need not agree.
+	// The time is that of Redis, so that the clocks of replicas need not agree. A key of
+	// another type is replaced: it would keep the replicas apart for ever.
 	enterScript = redis.NewScript(`
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZADD', KEYS[1], now, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return redis.call('ZRANGE', KEYS[1], 0, ARGV[3])`)
+local added = redis.pcall('ZADD', KEYS[1], now, ARGV[3])
+if type(added) == 'table' and added.err then
+	if not string.find(added.err, 'WRONGTYPE', 1, true) then return added end
+	redis.call('DEL', KEYS[1])
+	redis.call('ZADD', KEYS[1], now, ARGV[3])
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])` + membersOfSet)
+	membersScript = redis.NewScript(membersOfSet)
 )
+
+// membersOfSet returns the first members of a set that are not too long to be read.
+const membersOfSet = `
+local members = {}
+for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[1])) do
+	if #member <= tonumber(ARGV[2]) then members[#members + 1] = member end
+end
+return members`
 
 // redisBoard is the board of a client.
 type redisBoard struct{ client redis.UniversalClient }
@@ -108,8 +122,14 @@ func (b *redisBoard) Remove(ctx context.Context, key, value string) error {
 }
 
 func (b *redisBoard) Enter(ctx context.Context, key, member string, within time.Duration) ([]string, error) {
-	members, err := enterScript.Run(ctx, b.client, []string{key}, member, within.Milliseconds(), maxMembers-1).StringSlice()
+	members, err := enterScript.Run(ctx, b.client, []string{key}, maxMembers-1, maxValue, member, within.Milliseconds()).StringSlice()
 	return members, failure("writing to", err)
+}
+
+// readSet returns the members of a set, without becoming one.
+func readSet(ctx context.Context, client redis.UniversalClient, key string) ([]string, error) {
+	members, err := membersScript.Run(ctx, client, []string{key}, maxMembers-1, maxValue).StringSlice()
+	return members, ofKey("reading from", err)
 }
 
 func (b *redisBoard) Ready(ctx context.Context) error {

@@ -224,6 +224,17 @@ func TestBoards(t *testing.T) {
 	if got, err := b.Enter(ctx, "others", "here", time.Minute); len(got) != 1 || err != nil {
 		t.Errorf("members %q, %v", got, err)
 	}
+	// Of one that is too long not a byte is read.
+	client.ZAdd(ctx, "others", redisMember(strings.Repeat("x", cluster.MaxValue+1), 1e15))
+	if got, err := b.Enter(ctx, "others", "here", time.Minute); len(got) != 1 || err != nil {
+		t.Errorf("%d members, %v", len(got), err)
+	}
+	if err := client.Set(ctx, "text", "x", 0).Err(); err != nil {
+		t.Error(err)
+	}
+	if got, err := b.Enter(ctx, "text", "here", time.Minute); len(got) != 1 || err != nil {
+		t.Errorf("in place of a text: members %q, %v", got, err)
+	}
 	server.Stop()
 	if err := b.Ready(ctx); err != nil {
 		return // a single server is probed by the calls themselves

@@ -105,21 +105,19 @@ func (p *presence) note(ctx context.Context, members []member) {
 			twin = true
 			continue
 		}
-		if m.Version != version {
-			if at := m.URL + " " + m.ID; !p.probed[at] {
-				p.probed[at] = true
-				c.warn("a replica of another version shares this Redis", "replica", m.URL, ErrVersion)
-			}
+		at := m.URL + " " + m.ID
+		if p.probed[at] || probes >= maxProbes {
 			continue
 		}
 		if len(p.probed) >= maxProbed {
 			clear(p.probed) // many have come and gone
 		}
-		if at := m.URL + " " + m.ID; !p.probed[at] && probes < maxProbes {
-			p.probed[at] = true
-			probes++
-			p.probe(ctx, m)
+		p.probed[at] = true
+		if probes++; m.Version != version {
+			c.warn("a replica of another version shares this Redis", "replica", m.URL, ErrVersion)
+			continue
 		}
+		p.probe(ctx, m)
 	}
 	if p.twin++; !twin {
 		p.twin = 0

@@ -1,12 +1,28 @@
 package cluster_test
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/weirhq/weir/cluster"
 )
+
+// However many replicas a stranger invents, few are told of at once.
+func TestManyMembers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		for n := range 1000 {
+			b.redis.members[fmt.Sprintf(`{"v":%d,"id":"x","url":"http://nowhere:%d"}`, 1+n%2, 1000+n)] = time.Now().Add(time.Hour)
+		}
+		one := b.start("one", func(o *cluster.Options) { o.Secret = "" })
+		synctest.Wait()
+		if lines := one.log.Count("level=WARN"); lines == 0 || lines > 8 {
+			t.Errorf("%d lines at the first heartbeat", lines)
+		}
+	})
+}
 
 // Replicas that cannot work together say why, once. One that is started again is no twin of
 // itself.

@@ -24,9 +24,9 @@ func Probe(ctx context.Context, client redis.UniversalClient, prefix string, opt
 	c := New(opts) // it has no Redis, so it notes nothing
 	defer c.Close()
 	key := replicasKey(prefix)
-	values, err := client.ZRange(ctx, key, 0, maxMembers-1).Result()
+	values, err := readSet(ctx, client, key)
 	if err != nil {
-		return nil, failure("reading from", err)
+		return nil, err
 	}
 	members := c.readMembers(key, values)
 	reports := make([]Report, len(members))
