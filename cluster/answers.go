@@ -30,12 +30,28 @@ type answer struct {
 	Token   string `json:"token"`
 	Life    int64  `json:"life_ms"`  // of the key, so that the rest of it tells the age
 	Fresh   int64  `json:"fresh_ms"` // how long the answer is believed without waiting for it
+	At      int64  `json:"at_ms"`    // when it was given, by the clock of the replica that asked
 	Body    []byte `json:"body"`     // empty: the replica that asked got no answer
 	Seal    string `json:"seal,omitempty"`
 }
 
 func (a answer) fields(key string) []string {
-	return []string{key, strconv.Itoa(a.Version), a.Token, strconv.FormatInt(a.Life, 10), strconv.FormatInt(a.Fresh, 10), string(a.Body)}
+	return []string{key, strconv.Itoa(a.Version), a.Token, strconv.FormatInt(a.Life, 10), strconv.FormatInt(a.Fresh, 10), strconv.FormatInt(a.At, 10), string(a.Body)}
+}
+
+// age is how long ago the answer was given, if its key lives for some time more. That alone
+// tells it without a comparison of clocks. But a client of Redis may write an old answer once
+// more, and then the clocks tell that it is old, less the difference that they may have.
+func (a answer) age(left time.Duration) time.Duration {
+	byClock := time.Since(time.UnixMilli(a.At))
+	if byClock < -maxAge {
+		return -1 // it is of the future
+	}
+	age := time.Duration(a.Life)*time.Millisecond - left
+	if age < 0 {
+		return age
+	}
+	return max(age, byClock-maxAge)
 }
 
 // Ask returns the answer that another replica got to a question, and its age: one that is
@@ -67,6 +83,7 @@ type asking struct {
 	name    string
 	looked  bool
 	first   string // the value of the answer at the first look
+	refused bool   // at the last look the turn was refused, although no other replica had it
 	lease   string // the value by which this replica asks; empty: it does not, or without a lease
 	end     context.CancelFunc
 }
@@ -86,10 +103,11 @@ func (q *asking) look(ctx context.Context) (body []byte, age time.Duration, done
 			return err
 		}
 		a, valid := c.readAnswer(answered, entries[0].value)
-		age = time.Duration(a.Life)*time.Millisecond - entries[0].left
+		age = a.age(entries[0].left)
+		valid = valid && age >= 0
 		fresh := age < time.Duration(a.Fresh)*time.Millisecond
 		// An answer that came while this replica waited is one that it waited for.
-		joined := q.looked && entries[0].value != q.first
+		joined := q.looked && entries[0].value != q.first && age < maxAsk
 		if !q.looked {
 			q.looked, q.first = true, entries[0].value
 		}
@@ -97,17 +115,22 @@ func (q *asking) look(ctx context.Context) (body []byte, age time.Duration, done
 		case valid && joined && len(a.Body) == 0: // no answer: all ask by themselves
 			done = true
 			return nil
-		case valid && len(a.Body) > 0 && age >= 0 && (joined || fresh):
+		case valid && len(a.Body) > 0 && (joined || fresh):
 			body, done = a.Body, true
 			return nil
 		case entries[1].value != "":
-			return nil // another replica asks
+			// Another replica asks; or another version, or a stranger.
+			_, readable := c.readNote(asked, entries[1].value)
+			done = !readable || entries[1].left > askLife
+			return nil
 		}
 		value := c.newNote(asked)
-		done, err = b.Replace(ctx, asked, "", value, askLife)
-		if done {
+		taken, err := b.Replace(ctx, asked, "", value, askLife)
+		if taken {
 			q.keep(asked, value)
 		}
+		// Once, another replica was faster. Twice, the key has no value that can be read.
+		done, q.refused = taken || q.refused, !taken
 		return err
 	})
 	if err != nil {
@@ -150,7 +173,7 @@ func (q *asking) settle(body []byte, fresh time.Duration) {
 	}
 	c := q.cluster
 	fresh = min(max(fresh, 0), maxFresh)
-	a := answer{Version: version, Life: (fresh + joinLife).Milliseconds(), Fresh: fresh.Milliseconds(), Body: body}
+	a := answer{Version: version, Life: (fresh + joinLife).Milliseconds(), Fresh: fresh.Milliseconds(), At: time.Now().UnixMilli(), Body: body}
 	c.inBackground(func(ctx context.Context) {
 		_ = c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
 			answered, asked := q.keys(prefix)

@@ -169,6 +169,43 @@ func TestForgedAnswers(t *testing.T) {
 			settle(nil, 0)
 			synctest.Wait()
 		}
+		// One that a stranger writes once more gets no younger than the clocks allow.
+		time.Sleep(59*time.Minute + 30*time.Second)
+		again := func() ([]byte, time.Duration) {
+			b.redis.flush()
+			if err := b.redis.Write(t.Context(), key, sealed, time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			body, age, settle := one.Ask(t.Context(), "question")
+			settle(nil, 0)
+			synctest.Wait()
+			return body, age
+		}
+		if body, age := again(); body == nil || age < 58*time.Minute {
+			t.Errorf("an old answer: got %q of age %s", body, age)
+		}
+		time.Sleep(2 * time.Minute)
+		if body, age := again(); body != nil {
+			t.Errorf("one that is over: got %q of age %s", body, age)
+		}
+		// Nor is it believed by those who wait for the answer of another replica.
+		b.redis.flush()
+		two := b.start("two")
+		_, _, settle := two.Ask(t.Context(), "question")
+		waiting := make(chan []byte)
+		go func() {
+			body, _, _ := one.Ask(t.Context(), "question")
+			waiting <- body
+		}()
+		time.Sleep(time.Second)
+		if err := b.redis.Write(t.Context(), key, sealed, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		settle([]byte("the true answer"), 0)
+		if body := <-waiting; string(body) != "the true answer" {
+			t.Errorf("one who waits: got %q", body)
+		}
 		// One that is kept alive by a stranger ends with its own life.
 		b.redis.flush()
 		if err := b.redis.Write(t.Context(), key, sealed, 48*time.Hour); err != nil {
@@ -176,6 +213,44 @@ func TestForgedAnswers(t *testing.T) {
 		}
 		if body, age, _ := one.Ask(t.Context(), "question"); body != nil {
 			t.Errorf("got %q of age %s", body, age)
+		}
+	})
+}
+
+// A word that no replica gave, or that a stranger keeps, holds up no question.
+func TestForgedAsking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one := b.start("one")
+		_, _, settle := one.Ask(t.Context(), "question")
+		synctest.Wait()
+		key := b.redis.named(prefix + ":asks:")[0]
+		sealed := b.redis.get(key)
+		settle(nil, 0)
+		synctest.Wait()
+		for name, tc := range map[string]struct {
+			value string
+			life  time.Duration
+		}{
+			"no JSON":             {"x", time.Hour},
+			"no seal":             {`{"v":1,"token":"x","url":"http://one:8001"}`, time.Second},
+			"another version":     {strings.Replace(sealed, `"v":1`, `"v":2`, 1), time.Second},
+			"kept by a stranger":  {sealed, time.Hour},
+			"cannot be read":      {strings.Repeat("x", cluster.MaxValue+1), time.Hour},
+			"of another question": {one.Note(prefix + ":asks:other"), time.Second},
+			"of a lease":          {one.Note(prefix + ":lease:other"), time.Second},
+		} {
+			b.redis.flush()
+			if err := b.redis.Write(t.Context(), key, tc.value, tc.life); err != nil {
+				t.Fatal(err)
+			}
+			begun := time.Now()
+			body, _, settle := one.Ask(t.Context(), "question")
+			if took := time.Since(begun); body != nil || took > 100*time.Millisecond {
+				t.Errorf("%s: %q after %s", name, body, took)
+			}
+			settle(nil, 0)
+			synctest.Wait()
 		}
 	})
 }
