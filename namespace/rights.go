@@ -121,8 +121,11 @@ const (
 // standing returns the client's right to content of a kind of a repository. Everything that
 // the mirror asks for itself, such as a warming, has one.
 func (n *Namespace) standing(ctx context.Context, repo storage.RepoID, kind proof) standing {
+	if !n.spec.OnBehalf {
+		return inForce
+	}
 	client := upstream.ClientOf(ctx)
-	if !n.spec.OnBehalf || client == "" {
+	if client == "" {
 		return inForce
 	}
 	r, _ := n.cache.rights.Get(rightKey{repo, client})

@@ -62,7 +62,7 @@ func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Req
 // of a namespace. A password that the upstream refused within the last minute is refused without
 // a request: upstreams lock accounts out.
 func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace, repo string) (context.Context, error) {
-	header := r.Header.Values("Authorization")
+	header := r.Header["Authorization"]
 	if e.visitor.rules != nil && e.visitor.rules.Owns(header) {
 		header = nil // it was for the mirror
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weirhq/weir/access"
@@ -51,6 +52,7 @@ type exchanges struct {
 	queues map[string]*exchangeQueue // by the registry: one that hangs must not stop logins at others
 
 	refused *bounded.Cache[exchange, refusal]
+	ends    atomic.Pointer[time.Time] // when the last of the refusals ends; nil: there was none
 }
 
 // exchangeQueue are the exchanges of one registry, in which networks take turns: guessers
@@ -115,8 +117,12 @@ func (e *exchanges) enter(ctx context.Context, registry string, from netip.Addr)
 // refusalOf returns the refusal of a credential, by its ID, within the last minute, or nil: by a registry
 // as such, or for a repository of it.
 func (e *exchanges) refusalOf(client string, place upstream.Place, repo string, pull bool) error {
+	// Mostly none was refused within the last minute, and each pull with a password asks.
+	if ends := e.ends.Load(); ends == nil || time.Until(*ends) <= 0 {
+		return nil
+	}
 	for _, key := range []exchange{{client, place.Registry, "", false}, {client, place.String(), repo, pull}} {
-		if known, ok := e.refused.Get(key); ok && time.Now().Before(known.until) {
+		if known, ok := e.refused.Get(key); ok && time.Until(known.until) > 0 {
 			return known.err
 		}
 	}
@@ -136,7 +142,9 @@ func (e *exchanges) refuse(c upstream.Credential, place upstream.Place, repo str
 	}
 	about := *failed
 	about.Reference = "" // the next request may be about other content
-	e.refused.Add(key, refusal{&about, time.Now().Add(refusedFor)})
+	until := time.Now().Add(refusedFor)
+	e.refused.Add(key, refusal{&about, until})
+	e.ends.Store(&until)
 }
 
 // errManyLogins refuses an exchange while too many run.
