@@ -134,7 +134,7 @@ func (k *keys) renew(ctx context.Context, timeout time.Duration, done chan struc
 	// Each further failure of an issuer that is away would be the same line.
 	switch {
 	case err != nil && changed:
-		k.opts.Logger.Warn("the keys of an issuer of tokens cannot be read", "issuer", k.opts.Name, "error", err)
+		k.opts.Logger.Warn("the keys of an issuer of tokens cannot be read, so no new key is accepted until this works. Check that the issuer is written as its discovery document has it, and that it can be reached from here", "issuer", k.opts.Name, "error", err)
 	case err == nil && changed:
 		k.opts.Logger.Info("read the keys of an issuer of tokens", "issuer", k.opts.Name, "keys", len(found))
 	}

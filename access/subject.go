@@ -97,6 +97,12 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return network, nil
 }
 
+// User returns the user that the subject names, if it is one.
+func (s Subject) User() (string, bool) { return s.value, s.kind == byUser }
+
+// IsCertificate reports whether the subject stands for client certificates.
+func (s Subject) IsCertificate() bool { return s.kind == byCertificate }
+
 // Group returns the group that the subject names, if it is one.
 func (s Subject) Group() (string, bool) { return s.value, s.kind == byGroup }
 

@@ -37,6 +37,7 @@ func (c *Config) Warnings() []string {
 	warnings = append(warnings, c.patternWarnings()...)
 	warnings = append(warnings, c.mixedWarnings()...)
 	warnings = append(warnings, c.openWarnings()...)
+	warnings = append(warnings, c.accessWarnings()...)
 	for _, at := range c.missingHelpers() {
 		warnings = append(warnings, fmt.Sprintf("%s is no program that Weir can run, so this upstream gets no password. Install it, or give the absolute path of the program", c.named([]string{at})))
 	}
@@ -94,13 +95,16 @@ func (c *Config) openWarnings() []string {
 }
 
 // open reports whether no rule decides about requests without credentials to a block.
-func (c *Config) open(n Namespace) bool {
+func (c *Config) open(n Namespace) bool { return len(n.Allow) == 0 && !c.ruled(n) }
+
+// ruled reports whether a policy or a webhook decides about requests to a block.
+func (c *Config) ruled(n Namespace) bool {
 	locks := func(p *AccessPolicy) bool { return p != nil && (p.Default == PolicyDeny || len(p.Rules) > 0) }
 	asked := c.Global.AuthorizationWebhook
 	if n.AuthorizationWebhook != nil {
 		asked = *n.AuthorizationWebhook
 	}
-	return len(n.Allow) == 0 && asked == "" && !locks(c.Global.AccessPolicy) && !locks(n.AccessPolicy)
+	return asked != "" || locks(c.Global.AccessPolicy) || locks(n.AccessPolicy)
 }
 
 // plainCredentials returns the key paths of the upstreams on other machines that receive

@@ -1,0 +1,120 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/access"
+)
+
+// maxNamed bounds the entries of a warning. A longer list has one cause.
+const maxNamed = 10
+
+// publicIssuers give tokens to everyone who has an account there, for any audience.
+func publicIssuers() []string {
+	return []string{githubIssuer, "https://gitlab.com", "https://accounts.google.com", "https://agent.buildkite.com"}
+}
+
+// accessWarnings warns about access rules that let nobody in, or more clients than they seem
+// to. None is an error: users and authorities may come later.
+func (c *Config) accessWarnings() []string {
+	var warnings []string
+	warn := func(text string, entries []string) {
+		if left := len(entries) - maxNamed; left > 0 {
+			entries = append(entries[:maxNamed], fmt.Sprintf("and %d more", left))
+		}
+		if len(entries) > 0 {
+			warnings = append(warnings, text+": "+strings.Join(entries, ", "))
+		}
+	}
+	accounts, _ := c.Auth.ReadHtpasswd() // an error is a problem of its own
+	unknown, uncertified := c.idleSubjects(accounts)
+	warn("no user has these names, so they let nobody in. Check auth.htpasswd and the username of [auth.identity.NAME]", unknown)
+	warn("no client is asked for a certificate, so these rules let nobody in. Set server.tls.client_ca_bundle", uncertified)
+	warn("these users have expired, so their logins are refused. Remove them, or set another date", c.expired(time.Now()))
+	if c.Auth.TokenService != nil && !c.Auth.identifies() && !slices.ContainsFunc(c.Namespaces, Namespace.OnBehalf) {
+		warn("there are no users, so nobody needs a token. Set auth.htpasswd, [auth.identity.NAME] or [auth.oidc.NAME], or remove", []string{c.named([]string{"auth.token_service"})})
+	}
+	var foreign []string
+	for _, o := range c.Auth.OIDC {
+		at := keyIn("auth.oidc", o.Key)
+		if o.RequiredAudience == "" {
+			foreign = append(foreign, c.named([]string{at}))
+		}
+		if open := c.openToTokens(o); slices.Contains(publicIssuers(), o.Issuer) && len(open) > 0 {
+			warn("everyone can get a token of "+o.Issuer+", so everyone can pull from the repositories of "+c.named([]string{at})+
+				`. Set an access_policy with a rule about a claim, such as identity.oidc.claims["repository_owner"] == "acme", for`, open)
+		}
+	}
+	warn("tokens for other services are accepted, so these services can pull with the tokens that they get. Set required_audience", foreign)
+	return warnings
+}
+
+// idleSubjects returns the entries of groups and lists that stand for no client at the
+// moment: names that no user has, and certificates if none is asked for.
+func (c *Config) idleSubjects(accounts []access.Account) (unknown, uncertified []string) {
+	users := make(map[string]bool)
+	for _, account := range accounts {
+		users[account.User] = true
+	}
+	owners := make(map[string]string) // the user of each identity
+	for _, one := range c.Auth.Identities {
+		users[one.Username], owners[one.Key] = true, one.Username
+	}
+	asked := c.Server.TLS != nil && c.Server.TLS.ClientCABundle != ""
+	look := func(at string, texts []string) {
+		for i, text := range texts {
+			subject, err := access.ParseSubject(text)
+			entry := fmt.Sprintf("%q in %s", text, c.named([]string{elementOf(at, i)}))
+			user, isUser := subject.User()
+			switch {
+			case err != nil: // a problem of its own
+			case isUser && !users[user]:
+				// A table and its user may have different names, and lists name the user.
+				if owner := owners[user]; owner != "" {
+					entry += fmt.Sprintf(", where the user is %q", owner)
+				}
+				unknown = append(unknown, entry)
+			case subject.IsCertificate() && !asked:
+				uncertified = append(uncertified, entry)
+			}
+		}
+	}
+	for _, group := range slices.Sorted(maps.Keys(c.Auth.Groups)) {
+		look(keyIn("auth.groups", group), c.Auth.Groups[group])
+	}
+	for _, n := range c.Namespaces {
+		look(keyIn("repository", n.Key)+".allow", n.Allow)
+	}
+	return unknown, uncertified
+}
+
+// expired returns the users of the configuration whose time is over.
+func (c *Config) expired(now time.Time) (entries []string) {
+	for _, one := range c.Auth.Identities {
+		if !one.Expires.IsZero() && !now.Before(one.Expires.Time) {
+			entries = append(entries, c.named([]string{keyIn("auth.identity", one.Key)}))
+		}
+	}
+	return entries
+}
+
+// openToTokens returns the blocks that any token of an issuer may pull from, whatever its
+// claims.
+func (c *Config) openToTokens(o OIDC) (entries []string) {
+	lets := func(text string) bool { return text == "authenticated" || text == "oidc:"+o.Key }
+	for _, n := range c.Namespaces {
+		listed := len(n.Allow) == 0 || slices.ContainsFunc(n.Allow, func(text string) bool {
+			group, isGroup := strings.CutPrefix(text, "@")
+			return lets(text) || isGroup && slices.ContainsFunc(c.Auth.Groups[group], lets)
+		})
+		// Without credentials everyone may pull there too, and the upstream judges its clients itself.
+		if listed && !c.Auth.Anonymous && !n.OnBehalf() && !c.ruled(n) {
+			entries = append(entries, c.named([]string{keyIn("repository", n.Key)}))
+		}
+	}
+	return entries
+}

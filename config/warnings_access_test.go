@@ -1,0 +1,76 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Rules that let nobody in, or more clients than they seem to, are warned about.
+func TestAccessWarnings(t *testing.T) {
+	cert, _ := certificate(t)
+	users := write(t, "htpasswd", "bob:"+secretHash+"\n")
+	const (
+		audience = "required_audience = \"weir\"\n"
+		robot    = "[auth.identity.ci]\nusername = \"robot\"\npassword = \"" + secretHash + "\"\n"
+		other    = "[repository.other]\n[[repository.other.upstream]]\nurl = \"https://other.example\"\n"
+	)
+	file := "[auth]\nhtpasswd = " + quote(users) + "\n"
+	allow := func(entries string) string { return "[repository.\"docker.io\"]\nallow = [" + entries + "]\n" }
+	for name, c := range map[string]struct {
+		text string
+		want []string // each in one warning; none: no warning
+	}{
+		"known users":                 {file + alice + allow(`"alice", "bob", "authenticated", "cidr:10.0.0.0/8"`), nil},
+		"an unknown one":              {file + alice + allow(`"alice", "bobby"`), []string{`no user has these names`, `"bobby" in repository."docker.io".allow[1] (`}},
+		"no users at all":             {allow(`"alice"`), []string{`"alice" in repository."docker.io".allow[0] (`}},
+		"a user in capitals":          {file + allow(`"Bob"`), []string{`"Bob" in `}},
+		"a name of a table":           {robot + allow(`"ci"`), []string{`"ci" in `, `where the user is "robot"`}},
+		"in a group":                  {file + "groups = { ops = [\"bob\", \"carol\"] }\n" + allow(`"@ops"`), []string{`"carol" in auth.groups.ops[1] (`}},
+		"many":                        {file + "groups = { ops = [" + strings.Repeat(`"x", `, 25) + "] }\n", []string{"and 15 more"}},
+		"certificates that are asked": {"[server.tls]\nself_signed = true\nclient_ca_bundle = " + quote(cert) + "\n" + allow(`"cert:node-*"`), nil},
+		"certificates without TLS":    {allow(`"cert:node-*"`), []string{`no client is asked for a certificate`, `"cert:node-*" in repository."docker.io".allow[0] (`, "Set server.tls.client_ca_bundle"}},
+		"certificates without a CA":   {"[server.tls]\nself_signed = true\n[auth.groups]\nnodes = [\"cert:*\"]\n", []string{`"cert:*" in auth.groups.nodes[0] (`}},
+		"an expired user":             {alice + "expires = \"2020-01-01\"\n", []string{"these users have expired", "auth.identity.alice ("}},
+		"one that is valid":           {alice + "expires = \"2999-01-01\"\n", nil},
+		"tokens without users":        {service, []string{"nobody needs a token", "auth.token_service ("}},
+		"tokens for users":            {service + alice, nil},
+		"tokens for an upstream":      {service + "[repository.\"docker.io\"]\nauthorize = \"upstream\"\n", nil},
+		"any audience":                {"[auth.oidc.ci]\nissuer = \"https://sso.example\"\n", []string{"tokens for other services are accepted", "auth.oidc.ci ("}},
+		"one audience":                {"[auth.oidc.ci]\nissuer = \"https://sso.example\"\n" + audience, nil},
+		"a public issuer":             {github + audience, []string{"everyone can get a token of https://token.actions.githubusercontent.com", `repository."docker.io" (`, "repository_owner"}},
+		"another public issuer":       {"[auth.oidc.lab]\nissuer = \"https://gitlab.com\"\n" + audience, []string{"everyone can get a token of https://gitlab.com"}},
+		"of one that lists it":        {github + audience + allow(`"oidc:github"`), []string{"everyone can get a token"}},
+		"of one with a group of it":   {github + audience + "[auth.groups]\nci = [\"oidc:github\"]\n" + allow(`"@ci"`), []string{"everyone can get a token"}},
+		"of one that lists others":    {github + audience + file + allow(`"bob"`), nil},
+		"a rule about a claim":        {github + audience + "[access_policy]\nrules = [\"identity.oidc.claims['repository_owner'] == 'acme'\"]\n", nil},
+		"rules of one block alone":    {github + audience + "[repository.\"docker.io\".access_policy]\ndefault = \"deny\"\n" + other, []string{"everyone can get a token", "repository.other ("}},
+		"open to all anyway":          {github + audience + "[auth]\nanonymous = true\n", nil},
+		"rights of each client":       {github + audience + "[repository.\"docker.io\"]\nauthorize = \"upstream\"\n", nil},
+	} {
+		config := mustLoad(t, docker+c.text)
+		if err := config.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		warnings := config.accessWarnings()
+		text := strings.Join(warnings, "\n")
+		if len(warnings) != min(len(c.want), 1) {
+			t.Errorf("%s: %d warnings: %s", name, len(warnings), text)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: %s, want %s", name, text, want)
+			}
+		}
+		if all := strings.Join(config.Warnings(), "\n"); !strings.Contains(all, text) {
+			t.Errorf("%s: not among the warnings: %s", name, all)
+		}
+	}
+	// Each entry has its file and line.
+	c := mustLoad(t, docker+allow(`"alice"`))
+	if text := strings.Join(c.accessWarnings(), ""); !strings.Contains(text, fmt.Sprintf("%s:5)", filepath.Base(c.source.files[0]))) {
+		t.Error(text)
+	}
+}
