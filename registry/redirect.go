@@ -3,8 +3,11 @@ package registry
 import (
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
+
+	"github.com/weirhq/weir/internal/zone"
 )
 
 // leastRedirected is the size of the smallest blob that a client is sent elsewhere for. A
@@ -21,7 +24,7 @@ func (p *pull) redirect() (bool, error) {
 		return false, nil
 	}
 	target, outcome, err := p.ns.Elsewhere(p.ctx, p.repo, p.req.Digest, leastRedirected)
-	if err != nil || target == nil || carriesLogin(p.r, target) {
+	if err != nil || target == nil || carriesLogin(p.r, target) || refusesAddress(p.r, target) {
 		return false, err
 	}
 	p.setCacheStatus(outcome)
@@ -68,6 +71,14 @@ func carriesLogin(r *http.Request, target *url.URL) bool {
 		}
 	}
 	return false
+}
+
+// refusesAddress reports whether a client follows no redirect to the address of a place: crane,
+// and all other programs with go-containerregistry 0.22 or later, follow none from a name to a
+// private address, and fail. They follow one to a name, whatever its address is.
+func refusesAddress(r *http.Request, target *url.URL) bool {
+	address, err := netip.ParseAddr(plainHost(target.Host))
+	return err == nil && zone.Of(address) != zone.Public && strings.Contains(r.UserAgent(), "go-containerregistry")
 }
 
 // plainHost returns a host without its port, and in the one form that is compared.

@@ -72,7 +72,7 @@ func TestRedirect(t *testing.T) {
 	wantStatus(t, m.do("GET", "/v2/up.example/app/manifests/v1"), 200)
 	m.settle()
 	ofLarge := digest.FromBytes(large)
-	const login = "Bearer token"
+	const login, crane = "Bearer token", "crane/0.22.1 go-containerregistry/v0.22.1"
 	for name, tc := range map[string]struct {
 		method, path, place string
 		header              []string
@@ -105,6 +105,15 @@ func TestRedirect(t *testing.T) {
 		"below one of several":       {place: "s3.outer.example", header: []string{"Authorization", login, "X-Forwarded-Host", "outer.example, inner.example"}, status: 200},
 		"another address":            {place: "[::1]:9000", header: []string{"Authorization", login}, status: 307},
 		"no such place":              {place: "-", status: 200},
+		"crane, and a name":          {header: []string{"User-Agent", crane}, status: 307},
+		"crane, and a local name":    {place: "minio:9000", header: []string{"User-Agent", crane}, status: 307},
+		"crane, a public address":    {place: "8.8.8.8", header: []string{"User-Agent", crane}, status: 307},
+		"crane, a private address":   {place: "10.0.0.5:9000", header: []string{"User-Agent", crane}, status: 200},
+		"crane, this machine":        {place: "127.0.0.1:9000", header: []string{"User-Agent", crane}, status: 200},
+		"crane, a private IPv6":      {place: "[fd00::5]:9000", header: []string{"User-Agent", crane}, status: 200},
+		"crane, a link-local one":    {place: "[fe80::5]", header: []string{"User-Agent", crane}, status: 200},
+		"its library elsewhere":      {place: "192.168.1.5", header: []string{"User-Agent", "cosign/v2.6.0 (linux; amd64) go-containerregistry/v0.22.1"}, status: 200},
+		"docker, a private address":  {place: "10.0.0.5:9000", header: []string{"User-Agent", "docker/20.10.24+dfsg1 go/go1.19.8"}, status: 307},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tc.method == "" {
