@@ -1,12 +1,15 @@
 package tests
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
@@ -91,9 +94,9 @@ func TestAccess(t *testing.T) {
 	eventually("clients without credentials are let in", 200, "", "")
 	eventually("wrong ones are not", 401, "alice", "a-guess")
 
-	for _, asked := range r.Requests() {
-		if strings.Contains(asked, "alice") {
-			t.Error(asked)
+	for _, sent := range r.Authorizations() {
+		if sent != "" && sent != basicOf("reader:upstreams-word") {
+			t.Errorf("the upstream got %q", sent)
 		}
 	}
 	metrics := string(get("/metrics", "robot", "cis-word").Body)
@@ -108,6 +111,62 @@ func TestAccess(t *testing.T) {
 	w.Logs(t, `"level":"INFO"`, `"path":"/metrics"`, `"status":401`, `"error":"the credentials of the request are not valid (password: wrong password)"`)
 	w.Logs(t, `"level":"DEBUG"`, `"path":"/metrics"`, `"status":401`)
 	w.Logs(t, `"level":"DEBUG"`, `"path":"/metrics"`, `"status":200`, `"user":"robot"`)
+}
+
+// No header and no query of a client's credentials reaches an upstream, its token service or its
+// CDN, whether the mirror asks for them or not: dockerd sends an open mirror the password of Docker
+// Hub. Upstreams get the credentials of the configuration.
+func TestCredentialsOfClientsStay(t *testing.T) {
+	t.Parallel()
+	upstreams := map[string]*upstreamtest.Registry{
+		"open": upstreamtest.New(t), "basic": upstreamtest.New(t, upstreamtest.WithBasic("reader", "upstreams-word")),
+		"token": upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{Username: "reader", Password: "upstreams-word"}), upstreamtest.WithCDN(upstreamtest.CDN{})),
+	}
+	layers := make(map[string]string) // paths
+	blocks := ""
+	for key, r := range upstreams {
+		image := r.AddImage("org/app", "v1", []byte("a layer of "+key))
+		r.AddReferrer("org/app", image, "application/x", []byte("a referrer"))
+		layers[key] = blobPath(key+"/org/app", digest.FromString("a layer of "+key))
+		settings := []string{}
+		if key != "open" {
+			settings = []string{`username = "reader"`, `password = "upstreams-word"`}
+		}
+		blocks += blockOf(key, nil, at(r, settings...))
+	}
+	const word = "canary-of-the-client"
+	for name, auth := range map[string]string{
+		"an open mirror": "", "a locked one": "[auth.identity.alice]\nusername = \"alice\"\npassword = \"$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO\"\n",
+	} {
+		w := harness.StartWeir(t, auth+blocks)
+		right := basicOf("alice:secret") // at an open mirror, any
+		for _, authorization := range []string{right, basicOf("hub-user:" + word), "Bearer " + word} {
+			status := http.StatusOK
+			if auth != "" && authorization != right {
+				status = http.StatusUnauthorized
+			}
+			for key, layer := range layers {
+				query := "?token=" + word + "&account=" + word
+				headers := []string{"Authorization", authorization, "Cookie", "session=" + word, "Proxy-Authorization", "Basic " + word, "X-Registry-Auth", word, "X-Forwarded-User", word}
+				for _, path := range []string{"/v2/", manifestPath(key+"/org/app", "v1") + query, layer + query, "/v2/" + key + "/org/app/tags/list" + query} {
+					expect(t, name+": "+path, w.Get(t, path, headers...), status, "")
+				}
+				w.Get(t, manifestPath(key+"/org/app", "missing-"+key)+query, headers...)
+				w.Get(t, "/v2/"+key+"/org/app/referrers/"+digest.FromString(word).String()+query, headers...)
+			}
+		}
+	}
+	for key, r := range upstreams {
+		asked := r.Log()
+		if len(asked) < 8 {
+			t.Errorf("%s was asked %d times only", key, len(asked))
+		}
+		for _, request := range asked {
+			if all := fmt.Sprint(request.URI, request.Header); strings.Contains(all, word) || strings.Contains(all, basicOf("alice:secret")) || strings.Contains(all, basicOf("hub-user:"+word)) {
+				t.Errorf("%s got %s", key, all)
+			}
+		}
+	}
 }
 
 // weir warm logs in to a locked mirror.

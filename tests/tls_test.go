@@ -22,6 +22,7 @@ import (
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // tlsFiles returns the lines of a pair of files in [server.tls].
@@ -58,8 +59,13 @@ func TestTLSFilesAreReplaced(t *testing.T) {
 	authority := testutil.NewAuthority(t)
 	first, renewed := time.Now().AddDate(1, 0, 0), time.Now().AddDate(2, 0, 0)
 	certificate, key := authority.Issue("server", first)
-	w := harness.StartWeir(t, tlsFiles(certificate, key))
+	upstream, gate := upstreamtest.New(t), upstreamtest.NewGate()
+	dgst := addRandom(t, upstream, "org/app", 4*mib, 31)
+	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(mib, gate))
+	w := harness.StartWeir(t, tlsFiles(certificate, key)+block("mirror", upstream))
 	w.Client = trusting(t, authority.Pool())
+	transfer := w.Pull(t, blobPath("mirror/org/app", dgst))
+	arrived(t, gate, 1)
 	ends := func() time.Time { return leafOf(t, w.Addr).NotAfter }
 	if !strings.HasPrefix(w.URL, "https://") || !ends().Equal(first.Truncate(time.Second).UTC()) {
 		t.Fatalf("%s ends %s", w.URL, ends())
@@ -84,6 +90,8 @@ func TestTLSFilesAreReplaced(t *testing.T) {
 	if got := w.Metric(t, "weir_tls_certificate_expiry_timestamp_seconds"); int64(got) != renewed.Unix() {
 		t.Errorf("the metric is %f", got)
 	}
+	gate.Open()
+	transfer.Whole(t, "a transfer that began with the first certificate", dgst)
 
 	// A file that cannot be used changes nothing.
 	for name, content := range map[string]string{"empty": "", "garbage": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"} {

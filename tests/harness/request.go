@@ -118,9 +118,15 @@ func (w *Weir) Pull(t *testing.T, path string, headers ...string) *Pulling {
 	t.Helper()
 	req := w.request(t, http.MethodGet, path, headers)
 	p := &Pulling{Done: make(chan struct{})}
+	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true}
+	if w.Client != nil {
+		if own, ok := w.Client.Transport.(*http.Transport); ok {
+			transport.TLSClientConfig = own.TLSClientConfig.Clone()
+		}
+	}
 	go func() {
 		defer close(p.Done)
-		resp, err := (&http.Transport{DisableKeepAlives: true, DisableCompression: true}).RoundTrip(req)
+		resp, err := transport.RoundTrip(req)
 		if err != nil {
 			p.Err = err
 			return
