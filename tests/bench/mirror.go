@@ -27,7 +27,8 @@ func startMirror(ctx context.Context, dir, upstream, tables string) (*mirror, er
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	m := &mirror{binary: filepath.Join(dir, "weir"), config: filepath.Join(dir, "config.toml")}
+	// Mirrors beside each other have one binary, which is linked once.
+	m := &mirror{binary: filepath.Join(filepath.Dir(dir), "weir"), config: filepath.Join(dir, "config.toml")}
 	build := exec.CommandContext(ctx, "go", "build", "-o", m.binary, "github.com/weirhq/weir/cmd/weir")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
@@ -128,18 +129,23 @@ func (d *daemon) cpu() usage {
 	return usage{user: ticks(14), system: ticks(15)}
 }
 
-// peakMemory reads the peak of the mirror's resident memory in bytes from
-// proc_pid_status(5).
-func (m *mirror) peakMemory() int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.cmd.Process.Pid))
+// memory reads the peak of the mirror's resident memory from proc_pid_status(5), and how
+// much of it are pages of the program's file, which the kernel can drop and processes share.
+func (d *daemon) memory() (peak, program int64) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	for line := range strings.Lines(string(status)) {
-		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, _ := strconv.ParseInt(strings.Fields(value)[0], 10, 64)
-			return kib << 10
+		name, value, _ := strings.Cut(line, ":")
+		kib, _, _ := strings.Cut(strings.TrimSpace(value), " ")
+		bytes, _ := strconv.ParseInt(kib, 10, 64)
+		switch name {
+		case "VmHWM":
+			peak = bytes << 10
+		case "RssFile":
+			program = bytes << 10
 		}
 	}
-	return 0
+	return peak, program
 }
