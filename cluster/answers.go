@@ -102,21 +102,12 @@ func (q *asking) look(ctx context.Context) (body []byte, age time.Duration, done
 		if err != nil {
 			return err
 		}
-		a, valid := c.readAnswer(answered, entries[0].value)
-		age = a.age(entries[0].left)
-		valid = valid && age >= 0
-		fresh := age < time.Duration(a.Fresh)*time.Millisecond
-		// An answer that came while this replica waited is one that it waited for.
-		joined := q.looked && entries[0].value != q.first && age < maxAsk
 		if !q.looked {
 			q.looked, q.first = true, entries[0].value
 		}
+		body, age, done = q.judge(answered, entries[0])
 		switch {
-		case valid && joined && len(a.Body) == 0: // no answer: all ask by themselves
-			done = true
-			return nil
-		case valid && len(a.Body) > 0 && (joined || fresh):
-			body, done = a.Body, true
+		case done:
 			return nil
 		case entries[1].value != "":
 			// Another replica asks; or another version, or a stranger.
@@ -126,17 +117,45 @@ func (q *asking) look(ctx context.Context) (body []byte, age time.Duration, done
 		}
 		value := c.newNote(asked)
 		taken, err := b.Replace(ctx, asked, "", value, askLife)
-		if taken {
-			q.keep(asked, value)
-		}
 		// Once, another replica was faster. Twice, the key has no value that can be read.
 		done, q.refused = taken || q.refused, !taken
-		return err
+		if err != nil || !taken {
+			return err
+		}
+		// Another replica may have asked, and got its answer, since the look above.
+		if entries, err = b.Read(ctx, answered); err != nil {
+			return err
+		}
+		var late bool
+		if body, age, late = q.judge(answered, entries[0]); late {
+			return b.Remove(ctx, asked, value)
+		}
+		q.keep(asked, value)
+		return nil
 	})
 	if err != nil {
 		return nil, 0, true
 	}
 	return body, age, done
+}
+
+// judge reads the value of the key of an answer. It reports whether that ends the wait: the
+// answer is fresh, or it came while this replica waited. Without a body that is the word that
+// there is no answer, and all ask by themselves.
+func (q *asking) judge(answered string, found entry) (body []byte, age time.Duration, ends bool) {
+	a, valid := q.cluster.readAnswer(answered, found.value)
+	age = a.age(found.left)
+	joined := found.value != q.first && age < maxAsk
+	switch {
+	case !valid || age < 0:
+		return nil, 0, false
+	case len(a.Body) == 0:
+		return nil, 0, joined
+	case joined || age < time.Duration(a.Fresh)*time.Millisecond:
+		return a.Body, age, true
+	default:
+		return nil, 0, false
+	}
 }
 
 // keep renews the word that this replica asks, until its question is settled.

@@ -112,6 +112,29 @@ func TestAskerFails(t *testing.T) {
 	}
 }
 
+// A replica that finds no answer, and takes the turn to ask after another replica has got one in
+// between, gets that one.
+func TestAnswerBetweenLookAndTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one, two := b.start("one"), b.start("two")
+		b.redis.before = func() {
+			_, _, settle := one.Ask(t.Context(), "question")
+			settle([]byte("answer"), 0)
+			synctest.Wait()
+		}
+		body, _, settle := two.Ask(t.Context(), "question")
+		settle(nil, 0)
+		synctest.Wait()
+		if string(body) != "answer" {
+			t.Errorf("got %q", body)
+		}
+		if asks := b.redis.named(prefix + ":asks:"); len(asks) != 0 {
+			t.Errorf("keys are left: %q", asks)
+		}
+	})
+}
+
 // Redis away: each replica asks by itself, at once.
 func TestAskWithoutRedis(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -41,8 +41,9 @@ type lease struct {
 }
 
 // take takes a free lease, or that with the value failed, whose holder failed. It reports
-// false if another replica has it now.
-func (c *Cluster) take(ctx context.Context, want Want, failed string) (bool, error) {
+// false if another replica has it now, or has told since the look at have that it has the
+// content.
+func (c *Cluster) take(ctx context.Context, want Want, failed string, have named) (bool, error) {
 	l := &lease{cluster: c, want: want}
 	taken := false
 	err := c.gate.call(ctx, func(ctx context.Context, b board, prefix string) (err error) {
@@ -52,6 +53,16 @@ func (c *Cluster) take(ctx context.Context, want Want, failed string) (bool, err
 		// Its life may have ended meanwhile.
 		if err == nil && !taken && failed != "" {
 			taken, err = b.Replace(ctx, l.key, "", l.value, c.opts.Lease)
+		}
+		if err != nil || !taken {
+			return err
+		}
+		// The lease was free at the look, or its holder failed. It may have been taken and
+		// given back since.
+		entries, err := b.Read(ctx, have.key)
+		if err == nil && entries[0].value != "" && entries[0].value != have.value {
+			taken = false
+			err = b.Remove(ctx, l.key, l.value)
 		}
 		return err
 	})

@@ -22,6 +22,7 @@ type memory struct {
 	fault   error // answer to all calls
 	hang    bool  // no call is answered
 	calls   int
+	before  func() // called once, when the next Replace has come in and before it is done
 }
 
 type memoryKey struct {
@@ -108,6 +109,13 @@ func (m *memory) Write(ctx context.Context, key, value string, life time.Duratio
 func (m *memory) Replace(ctx context.Context, key, old, value string, life time.Duration) (bool, error) {
 	if err := m.enter(ctx); err != nil {
 		return false, err
+	}
+	m.mu.Lock()
+	before := m.before
+	m.before = nil
+	m.mu.Unlock()
+	if before != nil {
+		before()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -52,7 +52,7 @@ func (c *Cluster) Open(ctx context.Context, want Want) (*Stream, error) {
 		case want.OnEnd == nil:
 			return nil, errAlone
 		case held.value == "" || held.value == failed:
-			taken, err := c.take(ctx, want, failed)
+			taken, err := c.take(ctx, want, failed, have)
 			if taken {
 				return nil, ErrTurn
 			}
@@ -60,7 +60,7 @@ func (c *Cluster) Open(ctx context.Context, want Want) (*Stream, error) {
 				c.opts.Metrics.lease(alone)
 				return nil, err
 			}
-			continue // another replica was faster
+			continue // another replica was or is faster
 		case !held.readable, c.holds(held.key):
 			// Of another version, or that of another download of the same content here.
 			c.opts.Metrics.lease(alone)

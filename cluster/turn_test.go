@@ -52,6 +52,7 @@ func TestTurn(t *testing.T) {
 			t.Errorf("leases are left: %q", leases)
 		}
 		all(t, three.reads(t, dgst, 0, one), bytes)
+		synctest.Wait() // a byte is counted when it has been sent
 		one.counts(t, "acquired", 1)
 		one.counts(t, "sent", 300_000+240_000+300_000)
 		two.counts(t, "received", 300_000)
@@ -198,6 +199,30 @@ func TestSlowReader(t *testing.T) {
 		stream := two.reads(t, dgst, 0, one)
 		time.Sleep(20 * time.Second)
 		all(t, stream, bytes)
+	})
+}
+
+// A replica that finds no lease, and takes one after another replica has downloaded the content
+// in between, reads it from there.
+func TestTurnBetweenLookAndTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one, two := b.start("one"), b.start("two")
+		dgst, bytes := body(1000)
+		b.redis.before = func() {
+			one.turn(t, dgst, 0)
+			download := newGrowing(len(bytes))
+			download.stored = true
+			one.contents.set(dgst, download)
+			download.add(bytes)
+			one.end(true)
+			synctest.Wait()
+		}
+		all(t, two.reads(t, dgst, 0, one), bytes)
+		if leases := b.redis.named(prefix + ":lease:"); len(leases) != 0 {
+			t.Errorf("leases are left: %q", leases)
+		}
+		two.counts(t, "acquired", 0)
 	})
 }
 
