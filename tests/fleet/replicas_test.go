@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/storage/s3/s3test"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -37,12 +38,24 @@ type fleet struct {
 	replicas []*harness.Weir
 }
 
+// stores are the tables of what replicas keep: a disk each, or a bucket that all share.
+var stores = map[string]func(*testing.T) string{
+	"a disk each": func(*testing.T) string { return "" },
+	"a bucket":    func(t *testing.T) string { return s3test.New(t).Config() + streamed },
+}
+
 // startFleet starts replicas without a bucket: each has a disk of its own.
 func startFleet(t *testing.T, n int, settings ...string) *fleet {
 	t.Helper()
+	return startFleetOn(t, n, "", settings...)
+}
+
+// startFleetOn starts replicas with the table of a bucket, or with none.
+func startFleetOn(t *testing.T, n int, bucket string, settings ...string) *fleet {
+	t.Helper()
 	f := &fleet{upstream: upstreamtest.New(t), redis: redistest.Start(t)}
 	for range n {
-		f.replicas = append(f.replicas, harness.StartWeir(t, replicaConfig(f.redis.URL(), block(f.upstream, settings...))))
+		f.replicas = append(f.replicas, harness.StartWeir(t, bucket+replicaConfig(f.redis.URL(), block(f.upstream, settings...))))
 	}
 	return f
 }
