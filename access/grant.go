@@ -20,12 +20,24 @@ import (
 // Grant is what a client may show to an upstream: what its credential was exchanged for. It
 // is sealed into the token that the client gets, so that Weir keeps no credential of it.
 type Grant struct {
-	Block    string    `json:"b"` // key of the repository block; empty: a login, which opens nothing
-	Upstream string    `json:"h"` // the place there that it is for
-	ID       string    `json:"i"` // of the credential
-	Username string    `json:"u,omitempty"`
-	Password string    `json:"p,omitempty"`
-	Token    string    `json:"t,omitempty"` // of the upstream, in place of both
+	Block    string // key of the repository block; empty: a login, which opens nothing
+	Upstream string // the place there that it is for
+	ID       string // of the credential
+	Username string
+	Password string
+	Token    string // of the upstream, in place of both
+	Expires  time.Time
+}
+
+// sealedGrant is a Grant as its token holds it. The bytes of a client are base64, so that their
+// number alone makes the length of the token, and that they need not be UTF-8.
+type sealedGrant struct {
+	Block    string    `json:"b"`
+	Upstream string    `json:"h"`
+	ID       string    `json:"i"`
+	Username []byte    `json:"u,omitempty"`
+	Password []byte    `json:"p,omitempty"`
+	Token    string    `json:"t,omitempty"`
 	Expires  time.Time `json:"e"`
 }
 
@@ -39,6 +51,7 @@ type grantKeys struct {
 	key     []byte
 	encrypt jose.Encrypter
 	names   *seal.Sealer
+	decoys  []byte // key of the decoys
 	tags    *tagger
 	shown   *bounded.Cache[tag, remembered]
 }
@@ -47,9 +60,10 @@ const (
 	// MaxGrantToken bounds a sealed token, in bytes. An upstream's token has at most 16 KiB,
 	// and sealing makes a third more of it.
 	MaxGrantToken = 30 << 10
-	// grantPurpose and namePurpose keep the two keys apart.
+	// These purposes keep the keys apart.
 	grantPurpose = "weir grant token v1"
 	namePurpose  = "weir credential name v1"
+	decoyPurpose = "weir decoy v1"
 )
 
 // ErrGrant says that a text is no valid token of this mirror, or not one for the place that
@@ -85,6 +99,9 @@ func (g *Grants) Use(secret []byte) error {
 		return err
 	}
 	next := &grantKeys{of: of, key: key, names: seal.New(string(secret), namePurpose)}
+	if next.decoys, err = hkdf.Key(sha256.New, secret, nil, decoyPurpose, sha256.Size); err != nil {
+		return err
+	}
 	if next.tags, err = newTagger(); err != nil {
 		return err
 	}
@@ -104,7 +121,10 @@ func (g *Grants) Name(username, password, token string) string {
 
 // Seal returns the token of a grant.
 func (g *Grants) Seal(grant Grant) (string, error) {
-	body, err := json.Marshal(grant)
+	body, err := json.Marshal(sealedGrant{
+		Block: grant.Block, Upstream: grant.Upstream, ID: grant.ID,
+		Username: []byte(grant.Username), Password: []byte(grant.Password), Token: grant.Token, Expires: grant.Expires,
+	})
 	if err != nil {
 		return "", err
 	}
@@ -115,9 +135,12 @@ func (g *Grants) Seal(grant Grant) (string, error) {
 	return sealed.CompactSerialize()
 }
 
-// IsGrant reports whether a token has the form of a sealed one, whose five parts no token of
-// a registry has: those are opaque, or signed, which makes three parts (RFC 7515).
-func IsGrant(token string) bool { return strings.Count(token, ".") == 4 }
+// IsGrant reports whether a text has the form of a sealed token: five parts, of which the
+// first one is an object (RFC 7516, section 7.1). No token of a registry has it, since those are
+// opaque, or signed, which makes three parts (RFC 7515), and no password that a person chooses.
+func IsGrant(text string) bool {
+	return strings.HasPrefix(text, "eyJ") && strings.Count(text, ".") == 4
+}
 
 // Open returns the grant of a token that has not expired. It returns [ErrGrant] for any other
 // text.
@@ -141,9 +164,12 @@ func (k *grantKeys) decrypt(token string) (Grant, error) {
 		return Grant{}, ErrGrant
 	}
 	body, err := sealed.Decrypt(k.key)
-	var grant Grant
+	var grant sealedGrant
 	if err != nil || json.Unmarshal(body, &grant) != nil {
 		return Grant{}, ErrGrant
 	}
-	return grant, nil
+	return Grant{
+		Block: grant.Block, Upstream: grant.Upstream, ID: grant.ID,
+		Username: string(grant.Username), Password: string(grant.Password), Token: grant.Token, Expires: grant.Expires,
+	}, nil
 }

@@ -102,20 +102,30 @@ func (r *Rules) OpenFor(block string) bool {
 func (r *Rules) Identify(ctx context.Context, p Presented) (*Identity, error) {
 	shown, err := r.credentials(ctx, p)
 	if err == nil {
-		identity := r.identityOf(shown, p)
-		// A token of Weir's own may be that of a client without credentials.
-		if identity.Certificate != nil && shown.account == nil && shown.oidc == nil {
-			shown.method = MethodCertificate
-		}
-		r.metrics.identify(shown.method, success)
-		return identity, nil
+		return r.counted(shown, p), nil
 	}
-	if _, crowd := errors.AsType[*BusyError](err); crowd {
-		r.metrics.identify(shown.method, busy)
-	} else if ctx.Err() == nil { // a client that has left is neither
-		r.metrics.identify(shown.method, failure)
-	}
+	r.countFailure(ctx, shown.method, err)
 	return nil, err
+}
+
+// counted is identityOf for an identification that is counted.
+func (r *Rules) counted(shown credentials, p Presented) *Identity {
+	identity := r.identityOf(shown, p)
+	// A token of Weir's own may be that of a client without credentials.
+	if identity.Certificate != nil && shown.account == nil && shown.oidc == nil {
+		shown.method = MethodCertificate
+	}
+	r.metrics.identify(shown.method, success)
+	return identity
+}
+
+// countFailure counts credentials that could not be verified.
+func (r *Rules) countFailure(ctx context.Context, method Method, err error) {
+	if _, crowd := errors.AsType[*BusyError](err); crowd {
+		r.metrics.identify(method, busy)
+	} else if ctx.Err() == nil { // a client that has left is neither
+		r.metrics.identify(method, failure)
+	}
 }
 
 // identityOf returns the identity of verified credentials, and of the certificate and the
@@ -191,21 +201,6 @@ func (r *Rules) verifyHeader(ctx context.Context, p Presented) (proven, error) {
 	}
 	// Only one password is right, so this is its verdict.
 	return proven{credentials: credentials{method: MethodPassword, account: account}, until: account.verdict.Load().until}, nil
-}
-
-// Owns reports whether an Authorization header is for the mirror, rightly or not: it names
-// one of its accounts, or has a token of the mirror or of one of its issuers. It must not
-// reach an upstream.
-func (r *Rules) Owns(header []string) bool {
-	shown, err := ParseAuthorization(header)
-	switch {
-	case err != nil:
-		return false
-	case shown.Basic.User != "":
-		return r.accounts.byUser[shown.Basic.User] != nil || r.knowsToken(shown.Basic.Password)
-	default:
-		return r.knowsToken(shown.Bearer)
-	}
 }
 
 // knowsToken reports whether a token claims to be of the mirror or of one of its issuers.

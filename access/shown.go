@@ -79,14 +79,10 @@ func (k *grantKeys) read(header []string) (Grant, error) {
 	if err != nil {
 		return Grant{}, err
 	}
-	// Some clients can send a token as a password only.
-	if IsGrant(shown.Basic.Password) {
-		if grant, err := k.open(shown.Basic.Password); err == nil {
-			return grant, nil
-		}
-	}
-	if IsGrant(shown.Bearer) {
-		return k.open(shown.Bearer)
+	// Some clients can send a token as a password only. One that opens nothing may still hold a
+	// credential, of an instance with another secret: it is no password for an upstream.
+	if token := cmp.Or(shown.Bearer, shown.Basic.Password); IsGrant(token) {
+		return k.open(token)
 	}
 	grant := plain(shown)
 	grant.ID = k.names.Seal(grant.Username, grant.Password, grant.Token)

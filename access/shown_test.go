@@ -27,6 +27,8 @@ func TestShown(t *testing.T) {
 	of := func(shown access.Presented) []string { return shown.Authorization }
 	token, forOther := sealed(t, grants, grant), grant
 	forOther.Upstream = "elsewhere"
+	expired := grant
+	expired.Expires = time.Now().Add(-time.Second)
 	password := access.Grant{Block: "b", Upstream: "here", ID: "bob's", Username: "bob", Password: "secret", Expires: grant.Expires}
 	for name, c := range map[string]struct {
 		header []string
@@ -44,7 +46,13 @@ func TestShown(t *testing.T) {
 		"a token for another place":    {[]string{"Bearer " + sealed(t, grants, forOther)}, access.Grant{}, access.ErrGrant},
 		"the same, as password":        {of(basic("anyone", sealed(t, grants, forOther))), access.Grant{}, access.ErrGrant},
 		"a token of another mirror":    {[]string{"Bearer " + sealed(t, newGrants(t, strings.Repeat("b", 32)), grant)}, access.Grant{}, access.ErrGrant},
-		"the form of a token of ours":  {[]string{"Bearer a.b.c.d.e"}, access.Grant{}, access.ErrGrant},
+		"the same, as a password":      {of(basic("anyone", sealed(t, newGrants(t, strings.Repeat("b", 32)), grant))), access.Grant{}, access.ErrGrant},
+		"an expired token":             {[]string{"Bearer " + sealed(t, grants, expired)}, access.Grant{}, access.ErrGrant},
+		"the same, as the password":    {of(basic("anyone", sealed(t, grants, expired))), access.Grant{}, access.ErrGrant},
+		"a cut token, as a password":   {of(basic("anyone", token[:len(token)-1])), access.Grant{}, access.ErrGrant},
+		"the form of a token of ours":  {[]string{"Bearer eyJ.b.c.d.e"}, access.Grant{}, access.ErrGrant},
+		"that form, as a password":     {of(basic("anyone", "eyJ.b.c.d.e")), access.Grant{}, access.ErrGrant},
+		"a password with dots":         {of(basic("bob", "a.b.c.d.e")), access.Grant{ID: grants.Name("bob", "a.b.c.d.e", ""), Username: "bob", Password: "a.b.c.d.e"}, nil},
 	} {
 		for range 3 { // the second time it is remembered
 			shown, err := grants.Show(c.header, "b", "here")

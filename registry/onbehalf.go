@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -40,7 +41,7 @@ func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Req
 	if e.visitor.refused != nil {
 		return h.notAccepted(r, req, e.visitor.refused)
 	}
-	ctx, err := h.onBehalf(r, e, ns, repo)
+	ctx, err := h.onBehalf(r.Context(), e.visitor.upstreams, ns, repo)
 	if err == nil {
 		p.ctx = ctx
 		if err = p.answer(); err != nil {
@@ -52,20 +53,16 @@ func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Req
 	}
 	refused, isUpstream := errors.AsType[*upstream.Error](err)
 	// Without rules the mirror has no accounts, and the client may know all that there is.
-	if isUpstream && refused.Class == upstream.ClassDenied && refused.Status == http.StatusUnauthorized && e.visitor.rules != nil && h.hasPassword(r) {
-		return h.notAccepted(r, req, err)
+	if isUpstream && refused.Class == upstream.ClassDenied && refused.Status == http.StatusUnauthorized && e.visitor.rules != nil && hasPassword(r) {
+		return h.notAccepted(r, req, e.visitor.wrong(err))
 	}
 	return h.challenged(r, req, ns, err)
 }
 
 // onBehalf returns the context of a request with its client's own credential for the upstream
-// of a namespace. A password that the upstream refused within the last minute is refused without
-// a request: upstreams lock accounts out.
-func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace, repo string) (context.Context, error) {
-	header := r.Header["Authorization"]
-	if e.visitor.rules != nil && e.visitor.rules.Owns(header) {
-		header = nil // it was for the mirror
-	}
+// of a namespace, as an Authorization header shows it. A password that the upstream refused
+// within the last minute is refused without a request: upstreams lock accounts out.
+func (h *Handler) onBehalf(ctx context.Context, header []string, ns *namespace.Namespace, repo string) (context.Context, error) {
 	place := ns.Place()
 	shown, err := h.opts.Grants.Show(header, ns.Key(), place.String())
 	switch {
@@ -79,7 +76,7 @@ func (h *Handler) onBehalf(r *http.Request, e *entry, ns *namespace.Namespace, r
 	if err != nil {
 		return nil, err
 	}
-	return upstream.OnBehalf(r.Context(), concealed(shown)), nil
+	return upstream.OnBehalf(ctx, concealed(shown)), nil
 }
 
 // concealed is a client's credential for an upstream, which stays in the header of its
@@ -113,45 +110,38 @@ func (h *Handler) password(basic access.Credentials) upstream.Credential {
 
 // hasGrant reports whether a request shows a valid token of the mirror's.
 func (h *Handler) hasGrant(r *http.Request) bool {
-	shown, err := access.ParseAuthorization(r.Header.Values("Authorization"))
-	return err == nil && h.opens(shown.Bearer)
+	shown, err := access.ParseAuthorization(r.Header["Authorization"])
+	if err != nil || !access.IsGrant(shown.Bearer) {
+		return false
+	}
+	_, err = h.opts.Grants.Open(shown.Bearer)
+	return err == nil
 }
 
 // hasPassword reports whether a request shows a username and a password.
-func (h *Handler) hasPassword(r *http.Request) bool {
-	shown, err := access.ParseAuthorization(r.Header.Values("Authorization"))
-	return err == nil && shown.Basic.User != "" && !h.opens(shown.Basic.Password)
-}
-
-// opens reports whether a text is a valid token of the mirror's. As such it is for no
-// upstream, also in place of a password.
-func (h *Handler) opens(text string) bool {
-	if !access.IsGrant(text) {
-		return false
-	}
-	_, err := h.opts.Grants.Open(text)
-	return err == nil
+func hasPassword(r *http.Request) bool {
+	shown, err := access.ParseAuthorization(r.Header["Authorization"])
+	return err == nil && shown.Basic.User != "" && !access.IsGrant(shown.Basic.Password)
 }
 
 // ping answers /v2/ if the rights of clients decide in a namespace. Docker decides by the
 // answer whether it sends a credential at all, so a client without one is asked for it.
 func (h *Handler) ping(r *http.Request, table *namespace.Table) error {
-	shown, err := access.ParseAuthorization(r.Header.Values("Authorization"))
+	shown, err := access.ParseAuthorization(r.Header["Authorization"])
+	// Some clients can send a token as a password only.
+	token := cmp.Or(shown.Bearer, shown.Basic.Password)
 	switch {
 	case err != nil:
 		return err
-	case shown.Basic.User != "":
-		if h.opens(shown.Basic.Password) {
-			return nil
-		}
-		return h.login(r, table, h.password(shown.Basic))
-	case shown.Bearer == "":
-		return &Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Message: "log in to this mirror with an account of the registry behind it"}
-	case access.IsGrant(shown.Bearer):
-		if _, err := h.opts.Grants.Open(shown.Bearer); err != nil {
+	case access.IsGrant(token):
+		if _, err := h.opts.Grants.Open(token); err != nil {
 			return errOtherGrant
 		}
 		return nil
+	case shown.Basic.User != "":
+		return h.login(r, table, h.password(shown.Basic))
+	case shown.Bearer == "":
+		return &Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Message: "log in to this mirror with an account of the registry behind it"}
 	default:
 		return nil // a token of an upstream, which judges it with the first pull
 	}

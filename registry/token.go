@@ -179,7 +179,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, e *entry) error 
 	if !invalid && !refusesAccount(err) {
 		return err
 	}
-	return &quietError{cause: err, told: &Error{
+	return &quietError{cause: e.visitor.wrong(err), told: &Error{
 		Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: `Basic realm="` + access.TokenService + `"`,
 		Message: "the registry does not accept these credentials. Check the username and the password",
 	}}
@@ -207,7 +207,11 @@ func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wa
 			return e.visitor.refused
 		}
 	}
-	credential, err := h.tokenCredential(r, e)
+	header := e.visitor.upstreams
+	if ns == nil {
+		header = r.Header["Authorization"] // there are no accounts of the mirror's
+	}
+	credential, err := h.tokenCredential(header)
 	if err != nil {
 		return err
 	}
@@ -278,17 +282,13 @@ func withForm(r *http.Request, form url.Values) (*http.Request, error) {
 	return r, nil
 }
 
-// tokenCredential returns the credential in a request for a token.
-func (h *Handler) tokenCredential(r *http.Request, e *entry) (upstream.Credential, error) {
-	header := r.Header.Values("Authorization")
-	if e.visitor.rules != nil && e.visitor.rules.Owns(header) {
-		header = nil // it was for the mirror
-	}
+// tokenCredential returns the credential in the Authorization of a request for a token.
+func (h *Handler) tokenCredential(header []string) (upstream.Credential, error) {
 	shown, err := access.ParseAuthorization(header)
 	switch {
 	case err != nil:
 		return upstream.Credential{}, err
-	case shown.Bearer != "", h.opens(shown.Basic.Password):
+	case shown.Bearer != "", access.IsGrant(shown.Basic.Password):
 		return upstream.Credential{}, unsupported("a token is asked for with a username and a password")
 	case shown.Basic.User == "":
 		return upstream.Credential{ID: anonymousID}, nil
@@ -351,7 +351,8 @@ func (h *Handler) login(r *http.Request, table *namespace.Table, c upstream.Cred
 
 // writeToken sends a grant as a token.
 func (h *Handler) writeToken(w http.ResponseWriter, grant access.Grant, life time.Duration) error {
-	now := time.Now()
+	// Whole seconds, so that the length of the answer does not depend on the moment.
+	now := time.Now().Truncate(time.Second)
 	grant.Expires = now.Add(life)
 	token, err := h.opts.Grants.Seal(grant)
 	if err != nil {

@@ -17,11 +17,12 @@ type visitor struct {
 	rules     *access.Rules
 	presented access.Presented
 	identity  *access.Identity // nil: the credentials are not valid
-	// refused is set where the upstream decides, if the credentials name an account of the
-	// mirror and are not valid. The identity is then that of the request without them.
-	refused error
-	// upstreams is the Authorization for the upstream, of which the mirror knows nothing.
+	// upstreams is the Authorization for the upstream where that decides, of which the mirror
+	// knows nothing.
 	upstreams []string
+	// guess and refused are set where the upstream decides, if the credentials are the mirror's
+	// and not valid (see [access.Beside]).
+	guess, refused error
 
 	op   Operation // of the request, for a challenge
 	name string    // of its repository, for a challenge
@@ -31,51 +32,50 @@ type visitor struct {
 // are at least as new as it is (see [access.Current.Store]).
 //
 // The namespace is nil if the request has no name. Where the upstream decides, the header
-// Authorization is for the upstream, unless it names an account of the mirror's.
-func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace.Namespace) error {
+// Authorization is for the upstream, unless it is for the mirror.
+func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace.Namespace) (err error) {
+	v, beside := &e.visitor, ns != nil && ns.OnBehalf()
+	if beside {
+		v.upstreams = r.Header["Authorization"]
+	}
 	rules := h.opts.Access.Load()
 	if ns == nil && rules.Open() || ns != nil && rules.OpenFor(ns.Key()) {
 		return nil
 	}
-	v := &e.visitor
 	v.rules, v.op, v.name = rules, req.Op, req.Name
 	v.presented = access.Present(r, h.opts.Proxies.Load())
-	if ns != nil && ns.OnBehalf() && !rules.Owns(v.presented.Authorization) {
-		v.upstreams, v.presented.Authorization = v.presented.Authorization, nil
-	}
-	var err error
-	v.identity, err = rules.Identify(r.Context(), v.presented)
-	if _, invalid := errors.AsType[*access.CredentialsError](err); !invalid || ns == nil || !ns.OnBehalf() {
+	if !beside {
+		v.identity, err = rules.Identify(r.Context(), v.presented)
 		return err
 	}
-	v.refused, v.presented.Authorization = err, nil
-	v.identity, err = rules.Identify(r.Context(), v.presented)
+	sender, err := rules.IdentifyBeside(r.Context(), v.presented, h.opts.Grants)
+	v.identity, v.upstreams, v.guess, v.refused = sender.Identity, sender.Upstreams, sender.Guess, sender.Refused
+	if v.guess != nil || v.refused != nil || len(v.upstreams) > 0 {
+		v.presented.Authorization = nil
+	}
 	return err
 }
 
-// permitBeside is permit for a namespace in which the upstream decides. Accounts of the
-// mirror's own stand beside those of the upstream there, and a guess must not tell which
-// names they have: an answer without the upstream is the same for each name, after the same
-// time.
+// permitBeside is permit for a namespace in which the upstream decides. The log tells that a
+// password of the mirror's was wrong, the answer does not.
 func (v *visitor) permitBeside(ctx context.Context, q access.Question) error {
 	denied := v.permit(ctx, q)
-	if denied == nil {
-		return nil
-	}
-	if v.refused != nil {
-		return &quietError{denied, v.refused}
-	}
-	if shown, err := access.ParseAuthorization(v.upstreams); err != nil || shown.Basic.User == "" {
-		return denied
-	}
-	presented := v.presented
-	presented.Authorization = v.upstreams
-	if _, err := v.rules.Identify(ctx, presented); err != nil {
-		if _, invalid := errors.AsType[*access.CredentialsError](err); !invalid {
-			return err // too many log in, or the client has left
-		}
+	if wrong := v.wrong(nil); denied != nil && wrong != nil {
+		return &quietError{denied, wrong}
 	}
 	return denied
+}
+
+// wrong returns why credentials of the mirror's are not valid, or else another cause.
+func (v *visitor) wrong(other error) error {
+	switch {
+	case v.refused != nil:
+		return v.refused
+	case v.guess != nil:
+		return v.guess
+	default:
+		return other
+	}
 }
 
 // quietError is a failure of which the log tells more than the client is told.

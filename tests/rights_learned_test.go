@@ -117,7 +117,7 @@ func TestNothingIsLearnedFromTheCache(t *testing.T) {
 			}
 			everyone := []sender{
 				{"nobody", ""}, {"bob", basicOf("bob:secret-of-bob")}, {"bob by token", "own"}, {"a guess", basicOf("alice:guessed")},
-				{"a forged token", "Bearer abc"}, {"a forged grant", "Bearer a.b.c.d.e"}, {"a giant token", "Bearer " + strings.Repeat("x", 20<<10)},
+				{"a forged token", "Bearer abc"}, {"a forged grant", "Bearer eyJ.b.c.d.e"}, {"a giant token", "Bearer " + strings.Repeat("x", 20<<10)},
 			}
 			if name != "tokens" { // the others differ by the registry's answers only
 				everyone = everyone[:2]
