@@ -271,7 +271,7 @@ func bucketRemedy(err error) string {
 	}
 	switch failed.Reason {
 	case s3.NoBucket:
-		return "Create the bucket, or correct blob_store.s3.bucket."
+		return "Create the bucket, or correct blob_store.s3.bucket or path_style."
 	case s3.Denied:
 		return deniedRemedy(err)
 	case s3.BadCredentials:
@@ -286,7 +286,7 @@ func bucketRemedy(err error) string {
 	case s3.Throttled:
 		return "Weir asks again later. If this lasts, ask the provider for more requests, or raise blob_store.fs.max_size."
 	case s3.Unreachable:
-		return "Check blob_store.s3.endpoint and the way there."
+		return "Check blob_store.s3.endpoint and path_style, and the way there."
 	case s3.Format:
 		return "Update Weir, or set blob_store.s3.key_prefix to an unused one."
 	default:

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"regexp"
 	"strings"
@@ -131,6 +132,9 @@ func (v *validator) s3() {
 		v.failed(at+".key_prefix", checkKeyPrefix(s.KeyPrefix))
 	}
 	v.oneOf(at+".path_style", s.PathStyle, PathStyleAuto, PathStyleAlways, PathStyleNever)
+	if _, err := netip.ParseAddr(s.Endpoint.Std().Hostname()); err == nil && s.PathStyle == PathStyleNever {
+		v.fail(at+".path_style", `"never" puts the bucket's name before the host's, and an address has no names before it; write "auto"`)
+	}
 	// S3 takes no smaller parts, and no larger ones.
 	if s.PartSize != 0 && (s.PartSize < 5<<20 || s.PartSize > 5<<30) {
 		v.fail(at+".multipart_part_size", `must be between 5MiB and 5GiB; write "" to let the size of the content decide`)

@@ -79,12 +79,14 @@ func TestBucketProblems(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"[blob_store.s3]\nbucket = \"mirror\"\n":                                               "blob_store.s3.endpoint: is missing",
-		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\n":                             "blob_store.s3.bucket: is missing",
-		"[blob_store.s3]\nendpoint = \"https://s3.example.com/mirror\"\nbucket = \"mirror\"\n": "the bucket goes into blob_store.s3.bucket",
-		"[blob_store.s3]\nendpoint = \"s3.example.com\"\nbucket = \"mirror\"\n":                "must start with https:// or http://",
-		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"My_Bucket\"\n":     "must have 3 to 63 lower case letters",
-		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"a/b\"\n":           "must have 3 to 63 lower case letters",
+		"[blob_store.s3]\nbucket = \"mirror\"\n":                                                               "blob_store.s3.endpoint: is missing",
+		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\n":                                             "blob_store.s3.bucket: is missing",
+		"[blob_store.s3]\nendpoint = \"https://s3.example.com/mirror\"\nbucket = \"mirror\"\n":                 "the bucket goes into blob_store.s3.bucket",
+		"[blob_store.s3]\nendpoint = \"s3.example.com\"\nbucket = \"mirror\"\n":                                "must start with https:// or http://",
+		"[blob_store.s3]\nendpoint = \"http://10.0.0.5:9000\"\nbucket = \"mirror\"\npath_style = \"never\"\n":  "an address has no names before it",
+		"[blob_store.s3]\nendpoint = \"http://[fd00::5]:9000\"\nbucket = \"mirror\"\npath_style = \"never\"\n": "an address has no names before it",
+		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"My_Bucket\"\n":                     "must have 3 to 63 lower case letters",
+		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"a/b\"\n":                           "must have 3 to 63 lower case letters",
 	} {
 		if got := problemsOf(t, text+docker); !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q", text, got, want)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/storage/s3/s3test"
@@ -21,6 +22,13 @@ func getBlob(r *http.Request) bool {
 func getRecord(r *http.Request) bool {
 	return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/records/")
 }
+
+// putBlob matches uploads of content, and conditional those that must not replace any.
+func putBlob(r *http.Request) bool {
+	return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/blobs/")
+}
+
+func conditional(r *http.Request) bool { return r.Header.Get("If-None-Match") != "" }
 
 func anyRequest(*http.Request) bool { return true }
 
@@ -106,6 +114,33 @@ func TestBucketFaults(t *testing.T) {
 			t.Cleanup(func() { close(end) })
 			s.Intercept(instead(anyRequest, func(http.ResponseWriter, *http.Request, http.Handler) { <-end }))
 		}},
+		"uploads hang": {fault: func(t *testing.T, s *s3test.Server, i image) {
+			end := make(chan struct{})
+			t.Cleanup(func() { close(end) })
+			s.Delete(key(i.layer))
+			s.Intercept(instead(putBlob, func(http.ResponseWriter, *http.Request, http.Handler) { <-end }))
+		}},
+		"uploads are refused": {fault: func(_ *testing.T, s *s3test.Server, i image) {
+			s.Delete(key(i.layer))
+			s.FailIf(putBlob, 403, "AccessDenied")
+		}},
+		"objects are gone, and conditions are refused": {fault: func(_ *testing.T, s *s3test.Server, i image) {
+			s.Delete(key(i.layer))
+			s.FailIf(conditional, 501, "NotImplemented")
+		}},
+		"objects are gone, and conditions are ignored": {fault: func(_ *testing.T, s *s3test.Server, i image) {
+			s.Delete(key(i.layer))
+			s.Intercept(instead(conditional, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				r.Header.Del("If-None-Match")
+				next.ServeHTTP(w, r)
+			}))
+		}},
+		"wrong bytes that may not be removed": {breaks: true, fault: func(_ *testing.T, s *s3test.Server, i image) {
+			wrong := slices.Clone(layer)
+			wrong[mib] ^= 1
+			s.Put(key(i.layer), wrong)
+			s.FailIf(func(r *http.Request) bool { return r.Method == http.MethodDelete }, 403, "AccessDenied")
+		}},
 		"objects are gone": {fault: func(_ *testing.T, s *s3test.Server, i image) {
 			s.Delete(key(i.layer))
 			s.Delete(key(i.manifest))
@@ -153,6 +188,7 @@ func TestBucketFaults(t *testing.T) {
 				object, _ := filled.Get(key)
 				server.Put(key, object.Content)
 			}
+			server.Put("blobs/of/another/program", layer[:9])
 			tc.fault(t, server, i)
 			second := harness.StartWeir(t, server.Config("max_attempts = 1", `records_ttl = "1s"`)+streamed+block(upstream))
 			// Wrong bytes that a client has seen cannot be taken back.
@@ -163,6 +199,9 @@ func TestBucketFaults(t *testing.T) {
 			second.ExpectIntact(t)
 			if answer := second.Get(t, "/readyz"); answer.Status != http.StatusOK {
 				t.Errorf("/readyz: %d %s", answer.Status, answer.Body)
+			}
+			if object, _ := server.Get("blobs/of/another/program"); string(object.Content) != string(layer[:9]) {
+				t.Error("an object of another program has changed")
 			}
 			// The content from upstream replaces damaged objects.
 			if strings.HasPrefix(name, "objects") || tc.breaks {
@@ -272,28 +311,58 @@ func TestOfflineMirrorReadsBucket(t *testing.T) {
 func TestBucketTroubleIsNamed(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		fault func(*s3test.Server)
-		want  string
-		fine  bool
+		fault  func(*s3test.Server)
+		want   string
+		fine   bool
+		change func(config string) string // nil: none
 	}{
-		"no right to delete": {func(s *s3test.Server) {
+		"no right to delete": {fault: func(s *s3test.Server) {
 			s.FailIf(func(r *http.Request) bool { return r.Method == http.MethodDelete }, 403, "AccessDenied")
-		}, "Allow s3:DeleteObject", false},
-		"no right to list": {func(s *s3test.Server) {
+		}, want: "Allow s3:DeleteObject"},
+		"no right to list": {fault: func(s *s3test.Server) {
 			s.FailIf(func(r *http.Request) bool { return r.URL.Query().Has("list-type") }, 403, "AccessDenied")
-		}, "Allow s3:ListBucket", false},
-		"wrong clock":     {func(s *s3test.Server) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }, "Synchronise the clock", false},
-		"wrong region":    {func(s *s3test.Server) { s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed") }, "Set blob_store.s3.region", false},
-		"another program": {func(s *s3test.Server) { s.Put("docker/registry/v2/x", nil) }, "keys of another program, such as docker/", true},
-		"a later format":  {func(s *s3test.Server) { s.Put("weir.json", []byte(`{"format":7}`)) }, "Update Weir", false},
+		}, want: "Allow s3:ListBucket"},
+		"no right to write": {fault: func(s *s3test.Server) {
+			s.FailIf(func(r *http.Request) bool {
+				return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/probe/")
+			}, 403, "AccessDenied")
+		}, want: "Allow s3:PutObject"},
+		"URLs lead nowhere": {fault: func(s *s3test.Server) {
+			s.FailIf(func(r *http.Request) bool { return r.URL.Query().Has("X-Amz-Signature") }, 403, "AccessDenied")
+		}, want: "a presigned URL does not lead to the object"},
+		"wrong clock": {fault: func(s *s3test.Server) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }, want: "Synchronise the clock"},
+		"a clock that is an hour ahead": {fault: func(s *s3test.Server) {
+			s.Intercept(instead(anyRequest, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				w.Header().Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+				next.ServeHTTP(w, r)
+			}))
+		}, want: "behind that of the bucket's server", fine: true},
+		"wrong region":    {fault: func(s *s3test.Server) { s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed") }, want: "Set blob_store.s3.region"},
+		"another program": {fault: func(s *s3test.Server) { s.Put("docker/registry/v2/x", nil) }, want: "keys of another program, such as docker/", fine: true},
+		"a later format":  {fault: func(s *s3test.Server) { s.Put("weir.json", []byte(`{"format":7}`)) }, want: "Update Weir"},
+		"no conditional writes": {fault: func(s *s3test.Server) { s.FailIf(conditional, 501, "NotImplemented") },
+			want: "the server refuses If-None-Match", fine: true},
+		"no rule for incomplete uploads": {fault: func(*s3test.Server) {}, want: "no rule removes incomplete uploads", fine: true},
+		// The server knows the bucket in the path only.
+		"a name before the host": {fault: func(*s3test.Server) {}, want: "path_style", change: func(config string) string {
+			return strings.Replace(config, "127.0.0.1", "localhost", 1) + "path_style = \"never\"\n"
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, upstream := s3test.New(t), upstreamtest.New(t)
 			tc.fault(server)
-			w := harness.StartWeir(t, server.Config("max_attempts = 1")+streamed+block(upstream))
+			if tc.change == nil {
+				tc.change = func(config string) string { return config }
+			}
+			i := addImage(upstream, "1.0", content(mib, 14))
+			w := harness.StartWeir(t, tc.change(server.Config("max_attempts = 1"))+streamed+block(upstream))
 			w.Logs(t, tc.want)
+			pull(t, w, i, "1.0")
 			w.Kill()
+			if n := w.Log.Count(tc.want, `"level":"ERROR"`) + w.Log.Count(tc.want, `"level":"WARN"`); n > 2 {
+				t.Errorf("%d lines about one trouble", n)
+			}
 			server.Delete("weir.json")
 			tc.fault(server)
 			code, out := weir(t, "check", "--online", "--config", w.Config)

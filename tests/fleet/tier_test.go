@@ -93,6 +93,7 @@ func TestSecondMirrorReadsBucket(t *testing.T) {
 	}
 
 	upstream.ResetRequests()
+	server.Requests()
 	second := harness.StartWeir(t, config)
 	if answer := second.Do(t, http.MethodHead, i.layerPath()); answer.Status != http.StatusOK || answer.Header.Get("Content-Length") != fmt.Sprint(i.size) {
 		t.Errorf("HEAD of a blob in the bucket: %d %v", answer.Status, answer.Header)
@@ -102,6 +103,10 @@ func TestSecondMirrorReadsBucket(t *testing.T) {
 		t.Errorf("the upstream was asked %q, want one HEAD of the tag", got)
 	}
 	second.ExpectIntact(t)
+	asked := slices.DeleteFunc(server.Requests(), func(r string) bool { return !strings.Contains(r, key(i.layer)) })
+	if len(asked) != 2 || !strings.HasPrefix(asked[0], "HEAD blobs/") || !strings.HasPrefix(asked[1], "GET blobs/") {
+		t.Errorf("a HEAD and a pull of the layer cost %q, want a HEAD and a GET", asked)
+	}
 	// Content of the local tier is served without the bucket.
 	server.Requests()
 	pull(t, second, i, "1.0")
