@@ -48,7 +48,7 @@ func (i *Issuer) kind() string {
 	if i.opts.URL == "https://token.actions.githubusercontent.com" {
 		return "GitHub Actions"
 	}
-	return "Generic"
+	return "Generic OIDC"
 }
 
 // verify returns the content of a token (OpenID Connect Core 1.0, section 3.1.3.7). Its

@@ -156,6 +156,15 @@ func TestOIDC(t *testing.T) {
 				t.Errorf("%s: %+v, %v", name, identity, err)
 			}
 		}
+		// Rules see the kind of the issuer in Angos' words.
+		for url, want := range map[string]string{issuerURL: "Generic OIDC", "https://token.actions.githubusercontent.com": "GitHub Actions"} {
+			of, simulated := withIssuer(t, func(o *access.IssuerOptions) { o.URL = url })
+			simulated.document = `{"issuer":"` + url + `","jwks_uri":"` + url + `/keys"}`
+			identity, err := newRules(t, of).Identify(t.Context(), header("Bearer "+sign(t, rs, testKeys().rsa, "one", content("iss", url))))
+			if err != nil || identity.OIDC.Type != want {
+				t.Errorf("%s: %+v, %v", url, identity, err)
+			}
+		}
 		// Passwords go on as before.
 		if identity, err := rules.Identify(t.Context(), basic("alice", "secret")); err != nil || identity.User != "alice" {
 			t.Errorf("%+v, %v", identity, err)

@@ -40,12 +40,14 @@ type TokenService struct {
 	TTL       time.Duration `toml:"ttl_secs"`
 }
 
-// Limits of a token service. Clients take a token with a shorter life than a minute for
-// one of a minute.
+// Limits of a token service, those of Angos.
 const (
 	minTokenKey = 32 // bytes
-	minTokenTTL = time.Minute
+	minTokenTTL = time.Second
 	maxTokenTTL = 24 * time.Hour
+	// Clients take a token with a shorter life than a minute for one of a minute
+	// (distribution-spec tokens, "Token Response Fields").
+	leastKeptToken = time.Minute
 )
 
 // Key returns the secret that signs tokens.

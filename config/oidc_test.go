@@ -79,8 +79,10 @@ func TestOIDCProblems(t *testing.T) {
 		service + "realm = \"https://x.example/tokens\"":                                      at + `3: auth.token_service.realm: must be the URL at which clients reach /token here, such as "https://mirror.example.com/token"`,
 		service + "realm = \"/token\"":                                                        at + `3: auth.token_service.realm: must be the URL at which clients reach /token here, such as "https://mirror.example.com/token"`,
 		service + "realm = \"https://x.example/token?a=/token\"":                              at + `3: auth.token_service.realm: must be the URL at which clients reach /token here, such as "https://mirror.example.com/token"`,
-		service + "ttl_secs = 59":                                                             at + "3: auth.token_service.ttl_secs: must be between 60 and 86400",
-		service + "ttl_secs = 86401":                                                          at + "3: auth.token_service.ttl_secs: must be between 60 and 86400",
+		service + "ttl_secs = 0":                                                              at + "3: auth.token_service.ttl_secs: must be between 1 and 86400",
+		service + "ttl_secs = 1":                                                              "",
+		service + "ttl_secs = 86400":                                                          "",
+		service + "ttl_secs = 86401":                                                          at + "3: auth.token_service.ttl_secs: must be between 1 and 86400",
 	} {
 		if got := problemsOf(t, text); got != want {
 			t.Errorf("%s\ngot\n%s\nwant\n%s", text, got, want)

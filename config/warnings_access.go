@@ -38,6 +38,9 @@ func (c *Config) accessWarnings() []string {
 	if c.Auth.TokenService != nil && !c.Auth.identifies() && !slices.ContainsFunc(c.Namespaces, Namespace.OnBehalf) {
 		warn("there are no users, so nobody needs a token. Set auth.htpasswd, [auth.identity.NAME] or [auth.oidc.NAME], or remove", []string{c.named([]string{"auth.token_service"})})
 	}
+	if t := c.Auth.TokenService; t != nil && t.TTL < leastKeptToken {
+		warn("clients keep a token for a minute at least, so their requests fail once it has ended. Set at least 60", []string{c.named([]string{"auth.token_service.ttl_secs"})})
+	}
 	var foreign []string
 	for _, o := range c.Auth.OIDC {
 		at := keyIn("auth.oidc", o.Key)

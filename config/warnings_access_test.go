@@ -36,6 +36,8 @@ func TestAccessWarnings(t *testing.T) {
 		"one that is valid":           {alice + "expires = \"2999-01-01\"\n", nil},
 		"tokens without users":        {service, []string{"nobody needs a token", "auth.token_service ("}},
 		"tokens for users":            {service + alice, nil},
+		"tokens of half a minute":     {service + "ttl_secs = 30\n" + alice, []string{"clients keep a token for a minute at least", "auth.token_service.ttl_secs ("}},
+		"tokens of a minute":          {service + "ttl_secs = 60\n" + alice, nil},
 		"tokens for an upstream":      {service + "[repository.\"docker.io\"]\nauthorize = \"upstream\"\n", nil},
 		"any audience":                {"[auth.oidc.ci]\nissuer = \"https://sso.example\"\n", []string{"tokens for other services are accepted", "auth.oidc.ci ("}},
 		"one audience":                {"[auth.oidc.ci]\nissuer = \"https://sso.example\"\n" + audience, nil},
