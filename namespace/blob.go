@@ -266,12 +266,12 @@ func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst di
 // the repository's own upstream also proves that the repository may serve it.
 func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest.Digest) download.Source {
 	// A download outlives its client's context. Of that it needs the mirrors that
-	// the request has passed, and the client's credential.
+	// the request has passed, and the client's credential, which only a request upstream opens.
 	trail := via.From(ctx)
-	credential, onBehalf := upstream.CredentialOf(ctx)
+	credential, onBehalf := upstream.ConcealedOf(ctx)
 	return download.Source{
 		Repository: repo,
-		Client:     clientName(credential, trail),
+		Client:     clientName(upstream.ClientOf(ctx), trail),
 		Own:        n.mayLoop(ctx),
 		Open: func(ctx context.Context, offset, length int64) (*download.Stream, error) {
 			ctx = via.With(ctx, trail)
@@ -296,11 +296,11 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 }
 
 // clientName names all of a client's request that the requests upstream for it depend on.
-func clientName(credential upstream.Credential, trail via.Trail) string {
+func clientName(client string, trail via.Trail) string {
 	if len(trail) == 0 {
-		return credential.ID
+		return client
 	}
-	return fmt.Sprint(trail, " ", credential.ID) // an ID of a mirror has no blanks
+	return fmt.Sprint(trail, " ", client) // an ID of a mirror has no blanks
 }
 
 // CompleteOrAbandon decides about a download that all clients have left: a job of

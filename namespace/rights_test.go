@@ -289,3 +289,47 @@ func TestLookupsOfEachClient(t *testing.T) {
 		})
 	})
 }
+
+// sealed is a credential that counts how often it is opened.
+type sealed struct {
+	upstream.Credential
+	opened *int
+}
+
+func (s sealed) Reveal() upstream.Credential {
+	*s.opened++
+	return s.Credential
+}
+
+// A credential is opened for requests upstream only, and not for content that the cache answers.
+func TestCredentialsOpenForTheUpstreamAlone(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("registry.test", upstreamtest.WithAccounts(account(alice, "app")))
+		img := addImage(r, "a layer")
+		n := m.namespace("registry.test", r, onBehalf(0))
+		opened := 0
+		ctx := upstream.OnBehalf(t.Context(), sealed{alice, &opened})
+		for range 2 {
+			for _, q := range questions(t)[:5] { // lists are asked for each time
+				if err := q.ask(ctx, n, img); err != nil {
+					t.Errorf("%s: %v", q.name, err)
+				}
+				synctest.Wait()
+			}
+			if r.ResetRequests(); opened == 0 {
+				t.Error("the upstream got no credential")
+			}
+			opened = 0
+			for _, q := range questions(t)[:5] {
+				if err := q.ask(ctx, n, img); err != nil {
+					t.Errorf("%s from the cache: %v", q.name, err)
+				}
+				synctest.Wait()
+			}
+			if got := r.Requests(); opened != 0 || len(got) > 0 {
+				t.Errorf("the credential was opened %d times, and the upstream got %q", opened, got)
+			}
+			time.Sleep(time.Minute) // the verdict ends
+		}
+	})
+}

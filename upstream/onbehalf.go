@@ -70,10 +70,16 @@ func OnBehalf(ctx context.Context, c Concealed) context.Context {
 	return context.WithValue(ctx, credentialKey{}, c)
 }
 
-// CredentialOf returns the credential of [OnBehalf]. It reports false if the configured
-// one counts.
-func CredentialOf(ctx context.Context) (Credential, bool) {
+// ConcealedOf returns the credential of [OnBehalf] as it was given. It reports false if the
+// configured one counts.
+func ConcealedOf(ctx context.Context) (Concealed, bool) {
 	own, ok := ctx.Value(credentialKey{}).(Concealed)
+	return own, ok
+}
+
+// CredentialOf is ConcealedOf for a request that needs the credential now.
+func CredentialOf(ctx context.Context) (Credential, bool) {
+	own, ok := ConcealedOf(ctx)
 	if !ok {
 		return Credential{}, false
 	}
@@ -82,7 +88,7 @@ func CredentialOf(ctx context.Context) (Credential, bool) {
 
 // ClientOf returns the ID of the credential of [OnBehalf], or "" if the configured one counts.
 func ClientOf(ctx context.Context) string {
-	if own, ok := ctx.Value(credentialKey{}).(Concealed); ok {
+	if own, ok := ConcealedOf(ctx); ok {
 		return own.Client()
 	}
 	return ""
