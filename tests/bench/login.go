@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -20,33 +22,58 @@ const (
 	// The account's password is "secret".
 	benchPassword = "bench:secret"
 	benchService  = "[auth.token_service]\nsecret_key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n"
-	benchAccount  = "[auth.identity.bench]\nusername = \"bench\"\npassword = \"$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO\"\n"
+	// benchHook is asked about all requests, and its answers are remembered.
+	benchHook = "[global]\nauthorization_webhook = \"hook\"\n[auth.webhook.hook]\nurl = %q\ncache_ttl = 3600\n"
+	// benchOwn is a block whose upstream decides about each client.
+	benchOwn     = "[repository.\"own\"]\nauthorize = \"upstream\"\nauth_check_ttl = \"1h\"\n[[repository.\"own\".upstream]]\nurl = %q\n"
+	benchAccount = "[auth.identity.bench]\nusername = \"bench\"\npassword = \"$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO\"\n"
 )
 
 // loggedInManifests compares a warm manifest from an open mirror with one for a client that
-// shows a token or a password. The rounds alternate, so that a busy machine slows all alike.
+// shows a token or a password, also if a webhook or the upstream has allowed it. The rounds
+// alternate, so that a busy machine slows all alike.
 func loggedInManifests(ctx context.Context, open *mirror, up *upstream) ([]row, error) {
-	locked, err := startMirror(ctx, filepath.Join(filepath.Dir(open.config), "locked"), up.url, benchService+benchAccount)
+	dir := filepath.Dir(open.config)
+	locked, err := startMirror(ctx, filepath.Join(dir, "locked"), up.url, benchService+benchAccount)
 	if err != nil {
 		return nil, err
 	}
 	defer locked.stop()
+	hook := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer hook.Close()
+	hooked, err := startMirror(ctx, filepath.Join(dir, "hooked"), up.url, benchAccount+fmt.Sprintf(benchHook, hook.URL))
+	if err != nil {
+		return nil, err
+	}
+	defer hooked.stop()
+	own, err := startMirror(ctx, filepath.Join(dir, "own"), up.url, fmt.Sprintf(benchOwn, up.url))
+	if err != nil {
+		return nil, err
+	}
+	defer own.stop()
 	password := "Basic " + base64.StdEncoding.EncodeToString([]byte(benchPassword))
 	token, err := locked.token(ctx, password)
 	if err != nil {
 		return nil, err
 	}
+	path := up.addManifest()
 	clients := []struct {
 		label, authorization string
 		mirror               *mirror
+		path                 string
 		seconds              []float64 // of processor time for 1,000 requests, one for each round
-	}{{"open mirror", "", open, nil}, {"token", "Bearer " + token, locked, nil}, {"password", password, locked, nil}}
-	path := up.addManifest()
+	}{
+		{"open mirror", "", open, path, nil},
+		{"token", "Bearer " + token, locked, path, nil},
+		{"password", password, locked, path, nil},
+		{"password and webhook", password, hooked, path, nil},
+		{"password of the upstream", password, own, strings.Replace(path, "/bench/", "/own/", 1), nil},
+	}
 	for round := range loginRounds + 1 {
 		for i := range clients {
 			c := &clients[i]
 			before := c.mirror.cpu()
-			if err := c.mirror.ask(ctx, path, c.authorization); err != nil {
+			if err := c.mirror.ask(ctx, c.path, c.authorization); err != nil {
 				return nil, err
 			}
 			if round > 0 { // the first one fills the cache
