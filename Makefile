@@ -3,7 +3,7 @@
 # make lint      format, vet, static analysis
 # make build     the static binary, dist/weir
 # make image     the container image, weir:latest
-# make soak      ten minutes of pulls while everything around the mirror fails
+# make soak      ten minutes of pulls while everything around the mirror fails, and ten with replicas
 # make hostile   two minutes of attacks in all ways at once, beside honest clients
 # make bench     the figures of docs/benchmarks.md; with nginx, also those over TLS
 # make fuzz      a minute of each fuzz target
@@ -72,7 +72,7 @@ test-all: deps lint
 	$(call run_tests,-timeout 20m)
 
 soak:
-	$(GO) test ./tests/soak -count 1 -soak.duration=10m -timeout 20m -v
+	$(GO) test ./tests/soak -count 1 -soak.duration=10m -timeout 40m -v
 
 hostile:
 	$(GO) test ./tests/hostile -count 1 -hostile.duration=1m -timeout 10m -v

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -80,6 +81,38 @@ func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill()
 	_ = p.cmd.Wait() // its error says that the process was killed
 	p.cmd = nil
+}
+
+// Terminate asks the server to end, as a supervisor does, and returns when it has. A server
+// that does not is killed, and the test fails.
+func (p *Process) Terminate() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return
+	}
+	killed := time.AfterFunc(2*Patience, func() { _ = p.cmd.Process.Kill() })
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.cmd.Wait() // an exit code other than 0 is told by the state
+	if !killed.Stop() {
+		p.t.Errorf("%s does not end:\n%s", p.name, p.tail())
+	}
+	p.cmd = nil
+}
+
+// Signal sends a signal to the server, if it runs.
+func (p *Process) Signal(signal os.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		_ = p.cmd.Process.Signal(signal)
+	}
+}
+
+// tail returns the end of the log.
+func (p *Process) tail() string {
+	log := p.Log()
+	return log[max(0, len(log)-8<<10):]
 }
 
 // Log returns the standard error of all starts.

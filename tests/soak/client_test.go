@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -22,11 +23,13 @@ const (
 // client pulls through the mirror, and checks each answer.
 type client struct {
 	key     string // of the block that it pulls through
-	mirror  *mirror
+	mirrors *balancer
 	content *content
+	images  []image // of which it chooses
 	weather *weather
 	score   *score
-	proxies []*proxy
+	strict  bool // a pull that does not come is a violation while the mirror and an upstream are well
+	liars   []*atomic.Int64
 	random  *rand.Rand
 	http    *http.Client
 }
@@ -44,8 +47,8 @@ func (s *soak) newClient(number int) *client {
 		transport.Protocols.SetUnencryptedHTTP2(true)
 	}
 	return &client{
-		key: []string{"one", "two"}[number%2], mirror: s.mirror, content: s.content, weather: s.weather,
-		score: s.score, proxies: s.proxies,
+		key: []string{"one", "two"}[number%2], mirrors: s.mirrors, content: s.content, images: s.images, weather: s.weather,
+		score: s.score, strict: s.strict, liars: s.liars,
 		random: rand.New(rand.NewChaCha8(seedOf(s.seed, fmt.Sprint("client ", number)))),
 		http:   &http.Client{Transport: transport},
 	}
@@ -55,7 +58,7 @@ func (s *soak) newClient(number int) *client {
 func (c *client) run(ctx context.Context) {
 	defer c.http.CloseIdleConnections()
 	for ctx.Err() == nil {
-		image := c.content.images[c.random.IntN(len(c.content.images))]
+		image := c.images[c.random.IntN(len(c.images))]
 		switch n := c.random.IntN(100); {
 		case n < 40:
 			c.pull(ctx, image, c.docker)
@@ -85,6 +88,9 @@ func (c *client) pull(ctx context.Context, i image, kind func(context.Context, i
 		c.score.givenUp.Add(1)
 		if !c.weather.wasDark(start) {
 			c.score.inLight.Add(1)
+			if c.strict {
+				c.violation("the pull of %s:%s through %s does not come in spite of all tries", i.repo, i.tag, c.key)
+			}
 		}
 	}
 }
@@ -241,7 +247,7 @@ func (c *client) persist(ctx context.Context, ask func() failure) bool {
 			return false
 		}
 		pause(ctx, 100*time.Millisecond<<try)
-		c.mirror.awaitUp(ctx)
+		c.mirrors.awaitUp(ctx)
 	}
 	return false
 }
@@ -255,8 +261,8 @@ func (c *client) violation(format string, args ...any) failure {
 // lastLie is when a proxy last changed a byte.
 func (c *client) lastLie() time.Time {
 	var last int64
-	for _, p := range c.proxies {
-		last = max(last, p.lastLie.Load())
+	for _, liar := range c.liars {
+		last = max(last, liar.Load())
 	}
 	return time.Unix(0, last)
 }

@@ -15,8 +15,9 @@ import (
 // pipelined, so a request's first byte ends the answer before.
 type exchange struct {
 	mu         sync.Mutex
-	verifiable bool   // the request says the digest of the answer's body
-	header     []byte // the answer's header so far; nil when it is complete
+	verifiable bool                 // the request says the digest of the answer's body
+	asked      func(request []byte) // sees each request; may be nil
+	header     []byte               // the answer's header so far; nil when it is complete
 	inHeader   bool
 	left       int64 // bytes of the body before the one to change; negative: none
 }
@@ -26,6 +27,9 @@ func (x *exchange) Write(p []byte) (int, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	line, _, _ := bytes.Cut(p, []byte("\r\n"))
+	if x.asked != nil {
+		x.asked(p)
+	}
 	x.verifiable = bytes.HasPrefix(line, []byte("GET ")) && bytes.Contains(line, []byte("sha256:"))
 	x.header, x.inHeader, x.left = nil, true, -1
 	return len(p), nil

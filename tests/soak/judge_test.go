@@ -44,6 +44,9 @@ func (t target) path(key string) string {
 	return "/v2/" + key + "/" + t.repo + "/" + t.kind + "/" + t.ref
 }
 
+// upstreamPath is the path at an upstream.
+func (t target) upstreamPath() string { return "/v2/" + t.repo + "/" + t.kind + "/" + t.ref }
+
 func manifest(repo, ref string, dgst digest.Digest) target {
 	return target{repo, "manifests", ref, dgst}
 }
@@ -61,7 +64,7 @@ type part struct {
 // a success. Errors that no client may see are violations.
 func (c *client) request(ctx context.Context, method, path string, header http.Header) (*http.Response, failure) {
 	start := time.Now()
-	req, err := http.NewRequestWithContext(ctx, method, c.mirror.URL()+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, c.mirrors.pick().URL()+path, nil)
 	if err != nil {
 		return nil, c.violation("%s %s: %v", method, path, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,31 +29,30 @@ const maxSize = 32 * mib
 // mirror is the process under test. It can be killed and started again.
 type mirror struct {
 	*harness.Process
-	t      *testing.T
-	addr   string
-	dir    string // of its configuration and data
-	redis  string // URL
-	first  string // URLs of the upstreams
-	second string
+	t       *testing.T
+	addr    string
+	dir     string // of its configuration and data
+	redis   string // URL
+	first   string // URLs of the upstreams
+	second  string
+	more    string // further tables of the configuration
+	crosses bool   // the second block has the upstreams in the other order
 
 	mu      sync.Mutex
 	up      chan struct{} // closed while the mirror answers
 	slowest time.Duration // from a start to the first answer
 }
 
-func newMirror(t *testing.T, binary, redis, first, second string) *mirror {
+func newMirror(t *testing.T, binary, name string, m *mirror) *mirror {
 	t.Helper()
-	m := &mirror{
-		t: t, addr: testutil.FreeAddr(t), dir: t.TempDir(),
-		redis: redis, first: first, second: second, up: make(chan struct{}),
-	}
+	m.t, m.addr, m.dir, m.up = t, testutil.FreeAddr(t), t.TempDir(), make(chan struct{})
 	m.configure(m.configuration(variant{}))
 	t.Cleanup(func() {
 		if log := m.Log(); t.Failed() {
-			t.Logf("the end of the mirror's log:\n%s", log[max(0, len(log)-8*kib):])
+			t.Logf("the end of the log of %s:\n%s", name, log[max(0, len(log)-8*kib):])
 		}
 	})
-	m.Process = harness.NewProcess(t, "weir",
+	m.Process = harness.NewProcess(t, name,
 		func() *exec.Cmd { return exec.Command(binary, "serve", "--config", m.configPath()) },
 		func(stdout io.Reader) bool {
 			_, err := bufio.NewReader(stdout).ReadString('\n')
@@ -68,17 +68,49 @@ func (m *mirror) URL() string { return "http://" + m.addr }
 func (m *mirror) start() {
 	took := m.Start()
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.slowest = max(m.slowest, took)
-	close(m.up)
+	m.mu.Unlock()
+	m.appear()
 }
 
 // kill ends the process without any notice.
 func (m *mirror) kill() {
-	m.mu.Lock()
-	m.up = make(chan struct{})
-	m.mu.Unlock()
+	m.vanish()
 	m.Kill()
+}
+
+// vanish says that the mirror does not answer from now on, and appear that it does.
+func (m *mirror) vanish() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.answers() {
+		m.up = make(chan struct{})
+	}
+}
+
+func (m *mirror) appear() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.answers() {
+		close(m.up)
+	}
+}
+
+// isUp reports whether the mirror answers.
+func (m *mirror) isUp() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.answers()
+}
+
+// answers is isUp for a caller that holds the mutex.
+func (m *mirror) answers() bool {
+	select {
+	case <-m.up:
+		return true
+	default:
+		return false
+	}
 }
 
 // awaitUp waits until the mirror answers.
@@ -94,6 +126,19 @@ func (m *mirror) awaitUp(ctx context.Context) {
 
 func (m *mirror) data() string       { return filepath.Join(m.dir, "data") }
 func (m *mirror) configPath() string { return filepath.Join(m.dir, "config", "config.toml") }
+
+// ready reports whether the mirror says that it is ready.
+func (m *mirror) ready() bool {
+	answer, err := observing.Get(m.URL() + "/readyz")
+	if err != nil {
+		return false
+	}
+	answer.Body.Close()
+	return answer.StatusCode == http.StatusOK
+}
+
+// observing is the client of the observers.
+var observing = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 
 // logged counts the lines of the log that hold a text.
 func (m *mirror) logged(text string) int { return strings.Count(m.Log(), text) }
@@ -117,15 +162,16 @@ func (m *mirror) configuration(v variant) string {
 	fmt.Fprintf(&b, "[cache.redis]\nurl = %q\n", m.redis)
 	fmt.Fprintf(&b, "[blob_store.fs]\nroot_dir = %q\n", m.data())
 	fmt.Fprintf(&b, "max_size = %q\n", bytesOf(maxSize))
-	upstreams := []string{m.first, m.second}
-	if v.swapped {
-		upstreams[0], upstreams[1] = upstreams[1], upstreams[0]
-	}
+	b.WriteString(m.more)
 	blocks := []string{"one", "two"}
 	if v.spare {
 		blocks = append(blocks, "spare")
 	}
-	for _, key := range blocks {
+	for number, key := range blocks {
+		upstreams := []string{m.first, m.second}
+		if v.swapped != (m.crosses && number%2 == 1) {
+			slices.Reverse(upstreams)
+		}
 		fmt.Fprintf(&b, "[repository.%q]\n", key)
 		if v.tagTTL != "" {
 			fmt.Fprintf(&b, "tag_ttl = %q\n", v.tagTTL)
@@ -163,8 +209,7 @@ func (m *mirror) metrics(ctx context.Context) (metrics, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
-	resp, err := client.Do(req)
+	resp, err := observing.Do(req)
 	if err != nil {
 		return nil, err
 	}

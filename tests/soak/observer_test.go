@@ -19,6 +19,8 @@ type observer struct {
 	fds        float64 // the highest
 	stored     int64   // bytes of content; the highest
 	downloads  float64 // the highest
+	unready    int     // samples in a row in which the mirror was not ready
+	longest    int     // the highest
 }
 
 // run takes a sample each second. It does so while the mirror is up.
@@ -33,8 +35,13 @@ func (o *observer) run(ctx context.Context) {
 		}
 		sample, err := o.mirror.metrics(ctx)
 		if err != nil {
+			o.unready = 0
 			continue // it is being killed
 		}
+		if o.unready++; o.mirror.ready() {
+			o.unready = 0
+		}
+		o.longest = max(o.longest, o.unready)
 		o.samples++
 		o.rss = max(o.rss, sample["process_resident_memory_bytes"])
 		o.goroutines = max(o.goroutines, sample["go_goroutines"])
@@ -44,22 +51,24 @@ func (o *observer) run(ctx context.Context) {
 	}
 }
 
-// settle waits until the mirror has nothing under way and holds accepts its
+// settle waits until a mirror has nothing under way and holds accepts its
 // level, and returns that level. If this never happens, it returns the last
-// level. The upstreams hang up first: a connection that the mirror keeps open
-// for the next request is no leak.
-func (s *soak) settle(holds func(level) bool) (level, bool) {
-	for _, proxy := range s.proxies {
-		proxy.hangUp()
-	}
+// level. The other ends of its connections hang up: a connection that the
+// mirror keeps open for the next request is no leak.
+func (s *soak) settle(m *mirror, holds func(level) bool) (level, bool) {
 	var last level
 	settled := harness.Within(patience, func() bool {
-		now, err := s.mirror.metrics(s.t.Context())
+		now, err := m.metrics(s.t.Context())
 		if err != nil {
 			return false
 		}
 		last = level{now["go_goroutines"], now["process_open_fds"]}
-		idle := now["weir_downloads"] == 0 && now["weir_download_readers"] == 0 && now["weir_jobs"] == 0
+		idle := now["weir_downloads"] == 0 && now["weir_download_readers"] == 0 && now["weir_jobs"] == 0 && now["weir_tier_uploads_waiting"] == 0
+		if idle {
+			for _, hangUp := range s.hangUps {
+				hangUp()
+			}
+		}
 		return idle && holds(last)
 	})
 	return last, settled

@@ -1,10 +1,14 @@
 package soak
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -27,7 +31,8 @@ type proxy struct {
 	lastLie    atomic.Int64 // when, in Unix nanoseconds
 
 	mu       sync.Mutex
-	listener net.Listener // nil while it is stopped
+	bodies   map[string]int // requests for all that is left of a blob, by the path of the request
+	listener net.Listener   // nil while it is stopped
 	conns    map[net.Conn]struct{}
 	running  sync.WaitGroup
 }
@@ -139,7 +144,7 @@ func (p *proxy) serve(client net.Conn) {
 		return
 	}
 	defer p.release(registry)
-	var x exchange
+	x := exchange{asked: p.note}
 	p.running.Go(func() {
 		// The end of one direction ends both, and with it the other copy.
 		defer client.Close()
@@ -147,6 +152,31 @@ func (p *proxy) serve(client net.Conn) {
 		_, _ = io.Copy(registry, io.TeeReader(client, &x))
 	})
 	p.deliver(client, registry, &x)
+}
+
+// asked returns how often a blob was asked for.
+func (p *proxy) asked(path string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bodies[path]
+}
+
+// note counts a request for the body of a blob from its first byte on. One for
+// a sample, or for the rest of a body, is none.
+func (p *proxy) note(request []byte) {
+	parsed, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(request)))
+	if err != nil || parsed.Method != http.MethodGet || !strings.Contains(parsed.URL.Path, "/blobs/") {
+		return
+	}
+	if part := parsed.Header.Get("Range"); part != "" && part != "bytes=0-" {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bodies == nil {
+		p.bodies = make(map[string]int)
+	}
+	p.bodies[parsed.URL.Path]++
 }
 
 // deliver copies the answers of the registry, under the conditions of the

@@ -11,14 +11,39 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// report is the table that the soak ends with.
+// rows are a table of names and values.
+type rows struct{ strings.Builder }
+
+func (r *rows) row(name, format string, args ...any) {
+	fmt.Fprintf(r, "| %s | %s |\n", name, fmt.Sprintf(format, args...))
+}
+
+// report is the table that the soak of one mirror ends with.
 func (s *soak) report(start, end level) string {
-	var b strings.Builder
-	row := func(name string, format string, args ...any) {
-		fmt.Fprintf(&b, "| %s | %s |\n", name, fmt.Sprintf(format, args...))
-	}
+	b := s.common("the soak", clients)
+	row := b.row
+	row("time without mirror or any good upstream", "%s", s.weather.darkness().Round(100*time.Millisecond))
+	row("SIGKILLs; slowest start after one", "%d; %s", s.kills.Load(), s.mirror.slowest.Round(time.Millisecond))
+	row("configurations put in force, refused", "%d, %d", s.mirror.logged("the changed configuration is in force"), s.mirror.logged("the changed configuration cannot be used"))
+	row("slow clients cut", "%d", s.score.slow.Load())
+	b.levels(s.observer, start, end)
+	row("content stored: highest, at the end", "%s, %s", bytesOf(s.observer.stored), bytesOf(s.mirror.stored("blobs")))
+	return b.String()
+}
+
+// levels adds the levels of a mirror.
+func (r *rows) levels(o *observer, start, end level) {
+	r.row("resident memory, highest", "%s", bytesOf(int64(o.rss)))
+	r.row("goroutines: idle at the start, highest, idle at the end", "%.0f, %.0f, %.0f", start.goroutines, o.goroutines, end.goroutines)
+	r.row("file descriptors: idle at the start, highest, idle at the end", "%.0f, %.0f, %.0f", start.fds, o.fds, end.fds)
+}
+
+// common returns the rows of each soak.
+func (s *soak) common(title string, clients int) *rows {
+	b := &rows{}
+	row := b.row
 	all, lit, violations, _ := s.score.counts()
-	b.WriteString("\n| the soak | |\n|---|---|\n")
+	fmt.Fprintf(b, "\n| %s | |\n|---|---|\n", title)
 	row("duration, seed", "%s, %d", s.duration, s.seed)
 	row("mirror", "%s", cmp.Or(map[bool]string{true: "built with the race detector"}[s.race], "as shipped"))
 	row("clients", "%d", clients)
@@ -33,20 +58,12 @@ func (s *soak) report(start, end level) string {
 		row("allowed: "+string(f)+"; of them with an upstream well", "%d; %d", all[f], lit[f])
 	}
 	row("pulls given up after all tries; of them with an upstream well", "%d; %d", s.score.givenUp.Load(), s.score.inLight.Load())
-	row("time without mirror or any good upstream", "%s", s.weather.darkness().Round(100*time.Millisecond))
-	row("SIGKILLs; slowest start after one", "%d; %s", s.kills.Load(), s.mirror.slowest.Round(time.Millisecond))
-	row("configurations put in force, refused", "%d, %d", s.mirror.logged("the changed configuration is in force"), s.mirror.logged("the changed configuration cannot be used"))
 	row("bytes corrupted on the way", "%d", s.lies())
 	row("tokens signed", "%d", s.tokens.signed.Load())
-	row("slow clients cut", "%d", s.score.slow.Load())
 	for _, name := range slices.Sorted(maps.Keys(s.trouble.made)) {
 		row("fault: "+name, "%d", s.trouble.made[name])
 	}
-	row("resident memory, highest", "%s", bytesOf(int64(s.observer.rss)))
-	row("goroutines: idle at the start, highest, idle at the end", "%.0f, %.0f, %.0f", start.goroutines, s.observer.goroutines, end.goroutines)
-	row("file descriptors: idle at the start, highest, idle at the end", "%.0f, %.0f, %.0f", start.fds, s.observer.fds, end.fds)
-	row("content stored: highest, at the end", "%s, %s", bytesOf(s.observer.stored), bytesOf(s.mirror.stored("blobs")))
-	return b.String()
+	return b
 }
 
 func bytesOf(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

@@ -35,6 +35,9 @@ const (
 	// and connections to Redis, of which it keeps up to ten for each core.
 	goroutineSlack = 10
 	fdSlack        = 24
+	// mostUnready is for how many seconds in a row a mirror that answers may not
+	// be ready.
+	mostUnready = 15
 	// lastLife is the part of the soak in which the mirror is not killed.
 	lastLife = 4
 )
@@ -47,15 +50,22 @@ type soak struct {
 	race     bool
 	started  time.Time
 
-	content  *content
-	tokens   *tokens
-	proxies  []*proxy
-	mirror   *mirror
-	weather  *weather
-	score    *score
-	trouble  *troublemaker
-	observer *observer
-	kills    atomic.Int64
+	content    *content
+	images     []image // that clients pull
+	tokens     *tokens
+	registries []*registry
+	proxies    []*proxy // before the registries
+	redis      *redistest.Server
+	mirror     *mirror
+	mirrors    *balancer
+	liars      []*atomic.Int64 // when a byte was last changed
+	strict     bool
+	weather    *weather
+	score      *score
+	hangUps    []func() // at the other ends of a mirror's connections
+	trouble    *troublemaker
+	observer   *observer
+	kills      atomic.Int64
 }
 
 // While everything around the mirror fails, no client ever gets wrong bytes or
@@ -64,7 +74,7 @@ func TestSoak(t *testing.T) {
 	testutil.Long(t, "the soak")
 	s := newSoak(t)
 	before := s.pass(s.content.images[:1])
-	start, settled := s.settle(func(level) bool { return true })
+	start, settled := s.settle(s.mirror, func(level) bool { return true })
 	if !before || !settled {
 		t.Fatal("the mirror does not work even while nothing is broken")
 	}
@@ -72,9 +82,7 @@ func TestSoak(t *testing.T) {
 	s.live()
 
 	whole := s.pass(s.content.images)
-	end, settled := s.settle(func(l level) bool {
-		return l.goroutines <= start.goroutines+goroutineSlack && l.fds <= start.fds+fdSlack
-	})
+	end, settled := s.settle(s.mirror, start.holds)
 	fmt.Println(s.report(start, end))
 	if !whole {
 		t.Error("not all content can be pulled although nothing is broken any more")
@@ -82,18 +90,44 @@ func TestSoak(t *testing.T) {
 	if !settled {
 		t.Errorf("the idle mirror holds %v, and held %v at the start", end, start)
 	}
-	s.expectBounds()
+	s.expectBounds(s.mirror, s.observer)
+	if s.observer.samples == 0 {
+		t.Error("the mirror was not observed")
+	}
+	s.expectNoViolations()
+}
+
+// holds reports whether an idle mirror that had this level at the start has
+// lost nothing meanwhile.
+func (l level) holds(now level) bool {
+	return now.goroutines <= l.goroutines+goroutineSlack && now.fds <= l.fds+fdSlack
+}
+
+// expectNoViolations fails the test for answers that no client may see.
+func (s *soak) expectNoViolations() {
+	s.t.Helper()
 	_, _, violations, reasons := s.score.counts()
 	for _, reason := range reasons {
-		t.Log("with the mirror and an upstream well: ", reason)
+		s.t.Log("with the mirror and an upstream well: ", reason)
 	}
 	for _, violation := range violations[:min(20, len(violations))] {
-		t.Error(violation)
+		s.t.Error(violation)
 	}
 }
 
-// newSoak brings the cast together.
+// newSoak brings the cast together, with one mirror.
 func newSoak(t *testing.T) *soak {
+	s := newCast(t)
+	s.mirror = newMirror(t, s.binary(), "weir", &mirror{redis: s.redis.URL(), first: s.proxies[0].URL(), second: s.proxies[1].URL()})
+	s.mirrors = &balancer{[]*mirror{s.mirror}}
+	s.mirror.start()
+	s.observer = &observer{mirror: s.mirror}
+	return s
+}
+
+// newCast returns the cast around the mirrors.
+func newCast(t *testing.T) *soak {
+	t.Helper()
 	s := &soak{t: t, duration: *duration, seed: *seed, race: *duration < longSoak, score: newScore(), weather: newWeather(2)}
 	if s.seed == 0 {
 		s.seed = rand.Uint64()
@@ -103,20 +137,17 @@ func newSoak(t *testing.T) *soak {
 		t.Fatalf("a soak of %s needs a test timeout of %s at least: set -timeout", s.duration, s.duration+5*patience+time.Second)
 	}
 	s.content = newContent(s.seed)
+	s.images = s.content.images
 	s.tokens = startTokens(t)
 	root := t.TempDir()
-	registries := []*registry{startRegistry(t, "open", root, ""), startRegistry(t, "guarded", root, s.tokens.auth())}
-	registries[0].push(t, s.content)
-	for _, registry := range registries {
-		s.proxies = append(s.proxies, startProxy(t, registry.addr))
+	s.registries = []*registry{startRegistry(t, "open", root, ""), startRegistry(t, "guarded", root, s.tokens.auth())}
+	s.registries[0].push(t, s.content)
+	for _, registry := range s.registries {
+		proxy := startProxy(t, registry.addr)
+		s.proxies, s.liars, s.hangUps = append(s.proxies, proxy), append(s.liars, &proxy.lastLie), append(s.hangUps, proxy.hangUp)
 	}
-	redis := redistest.Start(t)
-	s.mirror = newMirror(t, s.binary(), redis.URL(), s.proxies[0].URL(), s.proxies[1].URL())
-	s.mirror.start()
-	s.observer = &observer{mirror: s.mirror}
-	s.trouble = &troublemaker{
-		t: t, soak: s, redis: redis, registries: registries, longest: 5 * time.Second, made: make(map[string]int),
-	}
+	s.redis = redistest.Start(t)
+	s.trouble = &troublemaker{t: t, soak: s, longest: 5 * time.Second, made: make(map[string]int)}
 	if s.race {
 		s.trouble.longest = 1500 * time.Millisecond
 	}
@@ -146,7 +177,9 @@ func (s *soak) live() {
 	for range slowClients {
 		all.Go(func() { s.dawdle(ctx) })
 	}
-	all.Go(func() { s.trouble.run(ctx, kills) })
+	all.Go(func() {
+		s.trouble.run(ctx, lane{"upstream 1", s.trouble.upstream(0)}, lane{"upstream 2", s.trouble.upstream(1)}, lane{"the rest", s.trouble.rest(kills)})
+	})
 	all.Go(func() { s.observer.run(ctx) })
 	all.Wait()
 	s.mirror.configure(s.mirror.configuration(variant{}))
@@ -174,21 +207,25 @@ func (s *soak) pass(images []image) bool {
 
 // expectBounds fails the test where the mirror was too large, raced or
 // panicked, or left something behind.
-func (s *soak) expectBounds() {
+func (s *soak) expectBounds(m *mirror, o *observer) {
+	s.t.Helper()
 	most := float64(mostMemory)
 	if s.race {
 		most *= raceFactor
 	}
-	if s.observer.samples == 0 || s.observer.rss > most {
-		s.t.Errorf("the mirror had %s of resident memory, want at most %s (%d samples)", bytesOf(int64(s.observer.rss)), bytesOf(int64(most)), s.observer.samples)
+	if o.rss > most {
+		s.t.Errorf("the mirror had %s of resident memory, want at most %s (%d samples)", bytesOf(int64(o.rss)), bytesOf(int64(most)), o.samples)
 	}
-	if got := max(s.observer.stored, s.mirror.stored("blobs")); got > maxSize {
+	if got := max(o.stored, m.stored("blobs")); got > maxSize {
 		s.t.Errorf("%s were stored, and the cap is %s", bytesOf(got), bytesOf(maxSize))
 	}
-	if got := s.mirror.stored("tmp"); got > 0 {
+	if o.longest > mostUnready {
+		s.t.Errorf("the mirror answered and was not ready for %d s", o.longest)
+	}
+	if got := m.stored("tmp"); got > 0 {
 		s.t.Errorf("%s of downloads are left behind", bytesOf(got))
 	}
-	log := s.mirror.Log()
+	log := m.Log()
 	for _, bad := range []string{"DATA RACE", "panic", "fatal error"} {
 		if at := strings.Index(log, bad); at >= 0 {
 			s.t.Errorf("the mirror's log: %.4000s", log[at:])

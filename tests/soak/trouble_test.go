@@ -2,13 +2,10 @@ package soak
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/weirhq/weir/tokencache/redistest"
 )
 
 // trouble is one kind of fault: how it begins, and how it ends. A trouble that
@@ -26,24 +23,27 @@ type trouble struct {
 // bounds the sequences, and how long a trouble lasts, and the calm after it, is
 // drawn from the seed: that these are real times is the nature of a soak.
 type troublemaker struct {
-	t          *testing.T
-	soak       *soak
-	redis      *redistest.Server
-	registries []*registry
-	longest    time.Duration // of a trouble, and of the calm after it
+	t       *testing.T
+	soak    *soak
+	longest time.Duration // of a trouble, and of the calm after it
 
 	mu   sync.Mutex
 	made map[string]int // troubles by name
 }
 
-// run makes trouble until the context ends, and mends everything.
-func (m *troublemaker) run(ctx, kills context.Context) {
-	var lanes sync.WaitGroup
-	for i := range m.registries {
-		lanes.Go(func() { m.lane(ctx, fmt.Sprint("upstream ", i+1), m.upstream(i)) })
+// lane has troubles that come one after the other.
+type lane struct {
+	name string
+	deck []trouble
+}
+
+// run makes trouble in all lanes until the context ends, and mends everything.
+func (m *troublemaker) run(ctx context.Context, lanes ...lane) {
+	var all sync.WaitGroup
+	for _, l := range lanes {
+		all.Go(func() { m.lane(ctx, l.name, l.deck) })
 	}
-	lanes.Go(func() { m.lane(ctx, "the rest", m.rest(kills)) })
-	lanes.Wait()
+	all.Wait()
 }
 
 // lane plays the troubles of a deck one after the other, and shuffles it each
@@ -86,7 +86,7 @@ func (m *troublemaker) log(lane, label string) {
 // upstream returns the troubles of an upstream. All but the slow network are
 // failures.
 func (m *troublemaker) upstream(i int) []trouble {
-	proxy, registry, weather := m.soak.proxies[i], m.registries[i], m.soak.weather
+	proxy, registry, weather := m.soak.proxies[i], m.soak.registries[i], m.soak.weather
 	var mended func()
 	fails := func(name string, begin, end func()) trouble {
 		return trouble{name: name, begin: func() { mended = weather.upstreamFails(i); begin() }, end: func() { end(); mended() }}
@@ -101,11 +101,17 @@ func (m *troublemaker) upstream(i int) []trouble {
 		under("upstream's connections reset", conditions{cutAfter: mib}),
 		under("upstream corrupts a byte of each body", conditions{corrupt: true}),
 		under("upstream corrupts and resets", conditions{corrupt: true, cutAfter: 3 * mib}),
-		{
-			name:  "upstream throttled",
-			begin: func() { proxy.set(conditions{pace: 20 * time.Millisecond}) },
-			end:   func() { proxy.set(conditions{}) },
-		},
+		m.throttled(i),
+	}
+}
+
+// throttled is the slow network of an upstream.
+func (m *troublemaker) throttled(i int) trouble {
+	proxy := m.soak.proxies[i]
+	return trouble{
+		name:  "upstream throttled",
+		begin: func() { proxy.set(conditions{pace: 20 * time.Millisecond}) },
+		end:   func() { proxy.set(conditions{}) },
 	}
 }
 
@@ -120,8 +126,8 @@ func (m *troublemaker) rest(kills context.Context) []trouble {
 	kill := trouble{name: "mirror killed", begin: m.kill, over: func() bool { return kills.Err() != nil }}
 	return []trouble{
 		kill, kill,
-		{name: "Redis killed", begin: m.redis.Stop, end: m.redis.Restart},
-		{name: "Redis frozen", begin: m.redis.Pause, end: m.redis.Resume},
+		{name: "Redis killed", begin: m.soak.redis.Stop, end: m.soak.redis.Restart},
+		{name: "Redis frozen", begin: m.soak.redis.Pause, end: m.soak.redis.Resume},
 		{
 			name:  "configuration that cannot be used",
 			begin: func() { mirror.configure("[repository.\"one\"\nupstream = ") },
