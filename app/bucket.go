@@ -13,11 +13,13 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weirhq/weir/cluster"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/download"
+	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/s3"
 	"github.com/weirhq/weir/storage/tier"
 )
@@ -35,6 +37,9 @@ type bucket struct {
 	store   *s3.Store
 	uploads *tier.Uploader
 	records *tier.Records
+	uses    *evict.Uses
+	evictor *evict.Shared // nil: there are no limits
+	turn    *cluster.Turn // nil: the bucket itself has the lease of the eviction
 	logger  *slog.Logger
 
 	stop      context.CancelFunc
@@ -73,9 +78,10 @@ func redirectedClients(cfg *config.Config) func(netip.Addr) bool {
 }
 
 // openBucket opens the bucket of a configuration, beside the driver of the local tier. It
-// sends no request before the first one that needs the bucket; the survey runs behind. If
+// waits for no request; the survey runs behind. If
 // forget is not nil, it removes content of the local tier that is in the bucket.
-func openBucket(cfg *config.S3, driver tierDriver, forget func(context.Context, storage.Info) error, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
+func openBucket(whole *config.Config, driver tierDriver, forget func(context.Context, storage.Info) error, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
+	cfg := whole.BlobStore.S3
 	opts := translateS3(cfg)
 	opts.Metrics, opts.Logger = s3.NewMetrics(metrics), logger
 	store, err := s3.New(opts)
@@ -93,8 +99,52 @@ func openBucket(cfg *config.S3, driver tierDriver, forget func(context.Context, 
 		}{store.Records(), store},
 		Shares: catalog.Owns, Paused: store.Paused, TTL: cfg.RecordsTTL.Std(), Touch: driver.TouchRecord, Metrics: counts, Logger: logger,
 	})
+	b.uses = evict.NewUses(evict.UsesOptions{Notes: store.Notes(), Interval: cfg.EvictionInterval.Std(), Forget: store.Forget, Logger: logger})
+	store.Evicts(b.uses)
+	b.evict(whole, metrics)
 	b.surveying.Go(func() { b.survey(ctx) })
 	return b, nil
+}
+
+// evict keeps the bucket within the limits of a configuration, if there are any.
+func (b *bucket) evict(whole *config.Config, metrics prometheus.Registerer) {
+	cfg := whole.BlobStore.S3
+	counts := evict.NewSharedMetrics(metrics)
+	if cfg.MaxSize == 0 && cfg.MaxUnused == 0 {
+		return
+	}
+	opts := evict.SharedOptions{
+		Store: b.store, Notes: b.store.Notes(), MaxBytes: int64(cfg.MaxSize), MaxUnused: time.Duration(cfg.MaxUnused),
+		Interval: cfg.EvictionInterval.Std(), Metrics: counts, Logger: b.logger,
+		Refused: func(err error) bool { return s3.ReasonOf(err) == s3.Denied },
+	}
+	if whole.Global.EnableBlobRedirect {
+		opts.Presigned = cfg.PresignTTL
+	}
+	if opts.Lease = b.store.NewLease(); whole.Cache.Redis != nil {
+		b.turn = cluster.NewTurn("eviction " + cfg.Endpoint.String() + " " + cfg.Bucket + " " + cfg.KeyPrefix)
+		opts.Lease = b.turn
+	}
+	b.evictor = evict.NewShared(opts)
+}
+
+// share asks a prepared client of Redis which mirror evicts.
+func (b *bucket) share(next *sharedRedis) {
+	switch {
+	case b == nil || b.turn == nil:
+	case next == nil:
+		b.turn.Use(nil, "")
+	default:
+		b.turn.Use(next.UniversalClient, next.cfg.KeyPrefix)
+	}
+}
+
+// stopEvicting ends the eviction while Redis can still be told so.
+func (b *bucket) stopEvicting() {
+	if b != nil && b.evictor != nil {
+		b.evictor.Close()
+		b.evictor = nil
+	}
 }
 
 // tierDriver is the driver of the local tier, as far as the bucket needs it.
@@ -163,6 +213,8 @@ func (b *bucket) close() error {
 	b.surveying.Wait()
 	b.uploads.Close()
 	b.records.Close()
+	b.stopEvicting()
+	b.uses.Close()
 	return b.store.Close()
 }
 

@@ -44,7 +44,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 			m.close()
 		}
 	}()
-	if m.storage, err = openStorage(cfg.BlobStore, cfg.Global.MaxManifestSize, m.gatherer, logger); err != nil {
+	if m.storage, err = openStorage(cfg, m.gatherer, logger); err != nil {
 		return nil, err
 	}
 	m.shared = newShared(m.gatherer, logger)
@@ -120,6 +120,7 @@ func (m *mirror) apply(cfg *config.Config) error {
 		return err
 	}
 	m.fleet.use(redis) // before the last client is closed
+	m.storage.bucket.share(redis)
 	m.shared.use(redis)
 	m.entrance.share(redis)
 	return m.entrance.use(settings)
@@ -135,6 +136,9 @@ func (m *mirror) close() {
 		m.routing.close()
 	}
 	m.fleet.close()
+	if m.storage != nil {
+		m.storage.bucket.stopEvicting() // it gives a lease in Redis back
+	}
 	if m.shared != nil {
 		m.shared.close()
 	}

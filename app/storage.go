@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -59,8 +60,9 @@ type storageParts struct {
 	logger      *slog.Logger
 	driver      *disk.Store
 	store       *evict.Store
-	top         storage.Store // of the stack: store or, with a bucket, a tier in front of it
-	bucket      *bucket       // nil: there is none
+	top         storage.Store              // of the stack: store or, with a bucket, a tier in front of it
+	bucket      *bucket                    // nil: there is none
+	uses        atomic.Pointer[evict.Uses] // of the bucket
 	catalog     *catalog.Catalog
 	content     *storage.Health
 	records     *storage.Health
@@ -76,7 +78,8 @@ type storageParts struct {
 const maxStuck = 1024
 
 // openStorage opens the store of a configuration.
-func openStorage(blobs config.BlobStore, maxManifest config.Size, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
+func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
+	blobs := whole.BlobStore
 	cfg, maxSize, maxUnused := blobs.FS, int64(blobs.FS.MaxSize), time.Duration(blobs.FS.MaxUnused)
 	if blobs.FS.MaxSize == config.NothingKept {
 		maxSize = 0
@@ -113,20 +116,22 @@ func openStorage(blobs config.BlobStore, maxManifest config.Size, metrics promet
 	// must see each use, also one that memory answers.
 	hot := memcache.New(driver, memcache.Options{MaxBytes: hotBytes, MaxObject: hotObject, OnCorrupt: s.quarantine})
 	s.store = evict.New(hot, quota, evict.Options{
-		MaxManifest: int64(maxManifest),
+		MaxManifest: int64(whole.Global.MaxManifestSize),
 		MinFree:     int64(cfg.MinFree),
 		Free:        driver.Spools().Free,
 		MaxUnused:   maxUnused,
-		Touch:       driver.Touch,
+		Touch:       s.touch,
+		Referred:    s.referred,
 		Metrics:     evict.NewMetrics(metrics),
 		Logger:      logger,
 	})
 	// The records of this machine have limits, whether they are in a bucket too or not.
 	local := s.catalog
 	if s.top = s.store; blobs.S3 != nil {
-		if s.bucket, err = openBucket(blobs.S3, driver, s.forget(cfg), metrics, logger); err != nil {
+		if s.bucket, err = openBucket(whole, driver, s.forget(cfg), metrics, logger); err != nil {
 			return nil, errors.Join(err, s.store.Close(), driver.Close())
 		}
+		s.uses.Store(s.bucket.uses)
 		s.top = tier.NewStore(s.store, s.bucket.uploads)
 		s.catalog = catalog.New(s.bucket.records, catalog.Options{Logger: logger, Shared: true})
 	}
@@ -146,6 +151,19 @@ func openStorage(blobs config.BlobStore, maxManifest config.Size, metrics promet
 		})
 	})
 	return s, nil
+}
+
+// touch notes the use of a content of this machine, for the bucket too.
+func (s *storageParts) touch(ctx context.Context, dgst digest.Digest, used time.Time) error {
+	s.referred(dgst)
+	return s.driver.Touch(ctx, dgst, used)
+}
+
+// referred notes the use of a content that is in the bucket perhaps.
+func (s *storageParts) referred(dgst digest.Digest) {
+	if uses := s.uses.Load(); uses != nil {
+		uses.Used(dgst)
+	}
 }
 
 // forget returns a function that removes content of the local tier as soon as it is in the
@@ -249,13 +267,14 @@ func (s *storageParts) reportStuck(dgst digest.Digest, err error) {
 func (s *storageParts) close() {
 	s.stop()
 	s.keeping.Wait()
+	if err := s.store.Close(); err != nil {
+		s.logger.Warn("cannot write down when content was last used; it may be evicted too early", "error", err)
+	}
+	// The bucket is told of the last uses too.
 	if s.bucket != nil {
 		if err := s.bucket.close(); err != nil {
 			s.logger.Warn("closing the bucket", "error", err)
 		}
-	}
-	if err := s.store.Close(); err != nil {
-		s.logger.Warn("cannot write down when content was last used; it may be evicted too early", "error", err)
 	}
 	if err := s.driver.Close(); err != nil {
 		s.logger.Warn("closing the store", "error", err)

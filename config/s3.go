@@ -37,6 +37,9 @@ type S3 struct {
 	RedirectEndpoint URL           `toml:"redirect_endpoint"` // that clients reach; empty: Endpoint
 	RedirectClients  []Network     `toml:"redirect_clients"`  // that are redirected; empty: all
 	RecordsTTL       Duration      `toml:"records_ttl"`       // how long a record that was read is believed
+	MaxSize          SizeLimit     `toml:"max_size"`          // cap on content and records; the least recently used is evicted
+	MaxUnused        DurationLimit `toml:"max_unused"`        // content that no Weir used for that long is deleted
+	EvictionInterval Duration      `toml:"eviction_interval"` // how often Weirs tell each other what they use and what goes
 }
 
 // tierSize is the default of blob_store.fs.max_size beside a bucket. Files from before know
@@ -47,6 +50,7 @@ func newS3() *S3 {
 	return &S3{
 		CreateBucket: true, PathStyle: PathStyleAuto, MaxAttempts: 3,
 		OperationTimeout: 15 * time.Minute, AttemptTimeout: 5 * time.Minute, PresignTTL: 30 * time.Minute, RecordsTTL: Duration(10 * time.Second),
+		EvictionInterval: Duration(5 * time.Minute),
 	}
 }
 
@@ -151,10 +155,24 @@ func (v *validator) s3() {
 	if s.PresignTTL < time.Minute || s.PresignTTL > 7*24*time.Hour {
 		v.fail(at+".presign_ttl_secs", "must be between 60 and 604800")
 	}
+	v.eviction(at, s)
 	for key, value := range map[string]time.Duration{"operation_timeout_secs": s.OperationTimeout, "operation_attempt_timeout_secs": s.AttemptTimeout} {
 		if value <= 0 {
 			v.fail(at+"."+key, "must be larger than 0")
 		}
+	}
+}
+
+// eviction checks the limits of a bucket.
+func (v *validator) eviction(at string, s *S3) {
+	// It could not take the largest manifest.
+	if manifest := v.config.Global.MaxManifestSize; s.MaxSize != 0 && s.MaxSize < SizeLimit(manifest) {
+		v.fail(at+".max_size", "must be at least %s: a manifest may be that large (global.max_manifest_size)", manifest)
+	}
+	v.notNegative(at+".max_unused", int64(s.MaxUnused))
+	// Each Weir writes and reads small objects that often.
+	if s.EvictionInterval.Std() < time.Second || s.EvictionInterval.Std() > time.Hour {
+		v.fail(at+".eviction_interval", "must be between 1s and 1h")
 	}
 }
 

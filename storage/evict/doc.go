@@ -59,6 +59,19 @@
 // soon after its first use and always before the next eviction. The times of last
 // use are recorded once a minute, so that the order survives a restart.
 //
+// # Stores that mirrors share
+//
+// [Shared] keeps a store within limits that several mirrors use, such as a bucket, with an index of
+// its own. One mirror at a time evicts; [Uses] is the part of each. Content is not removed at
+// once, but leaves first:
+//
+//	idle -- chosen, written into the plan --> leaving (deleting) -- grace is over --> deleted
+//	  ^                                          |
+//	  +--------- a mirror tells a use -----------+
+//
+// A mirror makes no promises about content that leaves, and none if it has not read the plan
+// lately. The grace is longer than that, and than all promises.
+//
 // # Goroutines and locks
 //
 // Requests do no I/O for this package. Four goroutines do: one scans the store at

@@ -34,6 +34,13 @@ type inventory struct {
 	changed     notify.Broadcast // waiting downloads and commits should look again
 }
 
+func newInventory(maxBytes int64) *inventory {
+	return &inventory{
+		started: time.Now(), wake: notify.NewSignal(), loaded: make(chan struct{}),
+		used: notify.NewSignal(), index: index{lru: newLRU(), ledger: ledger{max: maxBytes}}, owners: make(map[string]owner),
+	}
+}
+
 // await waits for a change. Like the Wait of a condition variable it lets go of
 // the mutex, which the caller holds, while it waits. It reports false if the time
 // is over.

@@ -14,6 +14,11 @@ type Metrics struct {
 
 const day = 24 * 60 * 60 // seconds
 
+// ages returns the bounds of the ages of evicted content.
+func ages() []float64 {
+	return []float64{60, 600, 3600, 6 * 3600, day, 3 * day, 7 * day, 14 * day, 30 * day, 60 * day, 90 * day}
+}
+
 // NewMetrics registers the metrics of evictions.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	evictedBytes := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -23,11 +28,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		evictedBytes: make(map[reason]prometheus.Counter),
 		evictedAge: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "weir_store_evicted_age_seconds",
-			Help: "How long evicted content had not been used.",
-			Buckets: []float64{
-				60, 600, 3600, 6 * 3600, day, 3 * day, 7 * day, 14 * day, 30 * day, 60 * day, 90 * day,
-			},
+			Name:    "weir_store_evicted_age_seconds",
+			Help:    "How long evicted content had not been used.",
+			Buckets: ages(),
 		}),
 	}
 	// All series exist from the start, because rate() misses the first value of
@@ -43,5 +46,75 @@ func (m *Metrics) evicted(why reason, bytes int64, unused time.Duration) {
 	if m != nil {
 		m.evictedBytes[why].Add(float64(bytes))
 		m.evictedAge.Observe(unused.Seconds())
+	}
+}
+
+// SharedMetrics counts the evictions from a shared store. A nil *SharedMetrics counts nothing.
+type SharedMetrics struct {
+	evictedBytes, evictedObjects map[reason]prometheus.Counter
+	evictedAge                   prometheus.Histogram
+	objects, bytes, listed       prometheus.Gauge
+}
+
+// NewSharedMetrics registers the metrics of evictions from a bucket.
+func NewSharedMetrics(r prometheus.Registerer) *SharedMetrics {
+	evictedBytes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_s3_evicted_bytes_total",
+		Help: "Bytes of content that this mirror evicted from the bucket, by the reason: size or unused.",
+	}, []string{"reason"})
+	evictedObjects := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_s3_evicted_objects_total",
+		Help: "Contents that this mirror evicted from the bucket, by the reason: size or unused.",
+	}, []string{"reason"})
+	m := &SharedMetrics{
+		evictedBytes: make(map[reason]prometheus.Counter), evictedObjects: make(map[reason]prometheus.Counter),
+		evictedAge: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "weir_s3_evicted_age_seconds",
+			Help:    "How long content had not been used that was evicted from the bucket.",
+			Buckets: ages(),
+		}),
+		objects: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_s3_index_objects",
+			Help: "Contents in the bucket, while this mirror is the one that evicts there, else 0.",
+		}),
+		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_s3_index_bytes",
+			Help: "Bytes of content and records in the bucket, while this mirror is the one that evicts there, else 0.",
+		}),
+		listed: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_s3_index_timestamp_seconds",
+			Help: "When this mirror last listed the bucket as a whole, while it is the one that evicts there, else 0.",
+		}),
+	}
+	for _, why := range []reason{forSize, forUnused} {
+		m.evictedBytes[why] = evictedBytes.WithLabelValues(string(why))
+		m.evictedObjects[why] = evictedObjects.WithLabelValues(string(why))
+	}
+	r.MustRegister(evictedBytes, evictedObjects, m.evictedAge, m.objects, m.bytes, m.listed)
+	return m
+}
+
+func (m *SharedMetrics) evicted(why reason, bytes int64, unused time.Duration) {
+	if m != nil {
+		m.evictedBytes[why].Add(float64(bytes))
+		m.evictedObjects[why].Inc()
+		m.evictedAge.Observe(unused.Seconds())
+	}
+}
+
+func (m *SharedMetrics) indexed(objects int, bytes int64, listed time.Time) {
+	if m != nil {
+		m.objects.Set(float64(objects))
+		m.bytes.Set(float64(bytes))
+		m.listed.Set(float64(listed.Unix()))
+	}
+}
+
+// idle says that another mirror evicts, or none.
+func (m *SharedMetrics) idle() {
+	if m != nil {
+		m.objects.Set(0)
+		m.bytes.Set(0)
+		m.listed.Set(0)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/weirhq/weir/internal/notify"
 	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -29,13 +28,7 @@ var _ spool.Quota = (*Quota)(nil)
 // NewQuota returns a quota of maxBytes for content and running downloads together.
 // Zero is no limit: downloads then wait for free space in the filesystem only.
 // With a limit, nothing can be reserved until [New] has loaded the index.
-func NewQuota(maxBytes int64) *Quota {
-	i := &inventory{
-		started: time.Now(), wake: notify.NewSignal(), loaded: make(chan struct{}),
-		used: notify.NewSignal(), index: index{lru: newLRU(), ledger: ledger{max: maxBytes}}, owners: make(map[string]owner),
-	}
-	return &Quota{inventory: i}
-}
+func NewQuota(maxBytes int64) *Quota { return &Quota{inventory: newInventory(maxBytes)} }
 
 // Check returns a [*FullError] if n bytes could not be reserved, whatever is
 // evicted. It reserves and evicts nothing.

@@ -31,6 +31,7 @@ const (
 type references struct {
 	inventory *inventory
 	next      storage.Store
+	referred  func(digest.Digest) // see Options; nil: not told
 
 	requests chan chan struct{} // each is closed when all uses before it were followed
 
@@ -39,13 +40,13 @@ type references struct {
 	others    map[uint64]struct{} // contents that are no manifests, by the start of their keys
 }
 
-func newReferences(i *inventory, next storage.Store) *references {
+func newReferences(i *inventory, next storage.Store, referred func(digest.Digest)) *references {
 	manifests, err := simplelru.NewLRU[key, []key](math.MaxInt, nil)
 	if err != nil {
 		panic(err) // cannot be: the number of entries is positive
 	}
 	return &references{
-		inventory: i, next: next, requests: make(chan chan struct{}),
+		inventory: i, next: next, referred: referred, requests: make(chan chan struct{}),
 		manifests: manifests, others: make(map[uint64]struct{}),
 	}
 }
@@ -124,14 +125,29 @@ func (r *references) followOne(ctx context.Context, s slot) {
 	if err != nil {
 		return // its next use is another attempt
 	}
+	for _, k := range r.use(refs, used) {
+		if r.referred != nil {
+			r.referred(digest.NewDigestFromBytes(digest.SHA256, k[:]))
+		}
+	}
+}
+
+// use notes the use of contents, and returns those that the index does not know.
+func (r *references) use(refs []key, used int64) (unknown []key) {
+	i := r.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	now := time.Now().UnixNano()
 	for _, k := range refs {
-		if s, e := i.index.lru.find(k); e != nil && (e.used < used || e.used > now) && e.phase != deleting {
+		s, e := i.index.lru.find(k)
+		switch {
+		case e == nil:
+			unknown = append(unknown, k)
+		case (e.used < used || e.used > now) && e.phase != deleting:
 			i.use(s, used)
 		}
 	}
+	return unknown
 }
 
 // of returns the references of a content, or none if it is no manifest. Most content

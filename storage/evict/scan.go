@@ -3,6 +3,7 @@ package evict
 import (
 	"cmp"
 	"context"
+	"iter"
 	"log/slog"
 	"slices"
 	"time"
@@ -28,8 +29,14 @@ const (
 // It is one goroutine.
 type scanner struct {
 	inventory *inventory
-	next      storage.Store
+	next      lister
 	logger    *slog.Logger
+}
+
+// lister is a store as far as a scanner needs it.
+type lister interface {
+	Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error)
+	All(ctx context.Context) iter.Seq2[storage.Entry, error]
 }
 
 // run scans until its context ends.

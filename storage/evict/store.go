@@ -35,9 +35,12 @@ type Options struct {
 	MaxManifest int64
 	// Touch records when a content was last used, so that the order of use
 	// survives a restart. If it is nil, nothing is recorded.
-	Touch   func(ctx context.Context, dgst digest.Digest, used time.Time) error
-	Metrics *Metrics
-	Logger  *slog.Logger // the default discards
+	Touch func(ctx context.Context, dgst digest.Digest, used time.Time) error
+	// Referred is told of the contents that a used manifest refers to and the store does not
+	// have, if their digests are sha256. They may be elsewhere. If it is nil, nothing is told.
+	Referred func(digest.Digest)
+	Metrics  *Metrics
+	Logger   *slog.Logger // the default discards
 }
 
 // Store decorates a store: it pins content that is open, and notes uses. Three
@@ -69,7 +72,7 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 	i.recording, i.maxManifest = opts.Touch != nil, opts.MaxManifest
 	s := &Store{
 		next: next, inventory: i, stop: cancel,
-		references: newReferences(i, next),
+		references: newReferences(i, next, opts.Referred),
 		touches:    &touches{inventory: i, record: opts.Touch, logger: opts.Logger},
 	}
 	evictor := &evictor{inventory: i, next: next, references: s.references, opts: opts}

@@ -105,6 +105,7 @@ func (s *Store) OpenAt(ctx context.Context, dgst digest.Digest, offset int64) (i
 		return nil, 0, err
 	}
 	s.there(dgst, opened.total)
+	s.used(dgst)
 	opened.ctx, opened.cancel, opened.reads = reading, cancel, reads
 	return opened, opened.total, nil
 }
@@ -301,8 +302,12 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 }
 
 // Lacks reports whether a content has to be uploaded: there is no object, or one of another
-// size or with other bytes.
+// size or with other bytes. It returns an error that matches spool.ErrBusy if the content is
+// about to be removed.
 func (s *Store) Lacks(ctx context.Context, info storage.Info) (bool, error) {
+	if err := s.use(info.Digest); err != nil {
+		return false, err
+	}
 	if s.discarded.Contains(info.Digest) {
 		return true, nil
 	}
@@ -323,6 +328,11 @@ func (s *Store) Upload(ctx context.Context, info storage.Info, from io.ReaderAt)
 	if err != nil {
 		return err
 	}
+	// An object that is written while its content leaves would be removed soon.
+	if err := s.use(info.Digest); err != nil {
+		return err
+	}
+	defer s.used(info.Digest) // the upload may have taken long
 	replace := s.discarded.Contains(info.Digest)
 	for {
 		conditional := !replace && !s.unconditional.Load()
@@ -458,6 +468,11 @@ func digestOf(name string) (digest.Digest, bool) {
 // list yields the objects whose keys begin with prefix. It ends after the first error. A page
 // that does not come within a minute is one, and so are more keys than any mirror makes.
 func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[minio.ObjectInfo, error] {
+	return s.listBelow(ctx, prefix, true)
+}
+
+// listBelow is list with one entry for all keys below a slash unless it is recursive.
+func (s *Store) listBelow(ctx context.Context, prefix string, recursive bool) iter.Seq2[minio.ObjectInfo, error] {
 	return func(yield func(minio.ObjectInfo, error) bool) {
 		if ctx.Err() != nil {
 			yield(minio.ObjectInfo{}, context.Cause(ctx))
@@ -475,7 +490,7 @@ func (s *Store) list(ctx context.Context, prefix string) iter.Seq2[minio.ObjectI
 		defer watch.Stop()
 		var failed error
 		begun, answered, seen := time.Now(), false, 0
-		for object := range s.client.ListObjectsIter(listing, s.opts.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+		for object := range s.client.ListObjectsIter(listing, s.opts.Bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: recursive}) {
 			// The caller's own time is none of the server's.
 			watch.Stop()
 			if ctx.Err() != nil { // the caller may have canceled between two objects of one page

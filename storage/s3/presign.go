@@ -38,6 +38,9 @@ func (k known) bytes(dgst digest.Digest) int { return len(dgst) + len(k.url) + 8
 
 // there notes that an object of a size was just seen or written.
 func (s *Store) there(dgst digest.Digest, size int64) {
+	if s.leaves(dgst) { // it may be gone at any time
+		return
+	}
 	k, _ := s.known.Get(dgst)
 	if k.size != size {
 		k.url = ""
@@ -55,6 +58,9 @@ func (s *Store) gone(dgst digest.Digest) {
 // not know of the object, and waits for that a short time only.
 func (s *Store) Has(ctx context.Context, dgst digest.Digest, size int64) bool {
 	_, ok := s.find(ctx, dgst, size)
+	if ok {
+		s.used(dgst)
+	}
 	return ok
 }
 
@@ -76,11 +82,15 @@ func (s *Store) find(ctx context.Context, dgst digest.Digest, size int64) (known
 // Link returns a URL by which a client can read a content of some size for at least half
 // of Options.PresignTTL, or nil if the bucket does not have it or cannot be asked, as Has tells.
 func (s *Store) Link(ctx context.Context, dgst digest.Digest, size int64) *url.URL {
+	if !s.stays(ctx, dgst) {
+		return nil
+	}
 	now := time.Now()
 	k, ok := s.find(ctx, dgst, size)
 	if !ok {
 		return nil
 	}
+	s.used(dgst)
 	if k.url == "" || now.After(k.fresh) {
 		signed, life, err := s.sign(ctx, dgst)
 		if err != nil {

@@ -3,6 +3,7 @@
 //	PREFIX/weir.json                                      the format of the keys below
 //	PREFIX/blobs/<algorithm>/<first two hex digits>/<hex>  content
 //	PREFIX/records/<key>                                  records
+//	PREFIX/eviction/<name>                                of the mirrors that use and evict content
 //	PREFIX/probe/<random>                                 of a [Store.Survey]; removed at its end
 //
 // Objects with other keys belong to others, and are left alone.
@@ -136,6 +137,9 @@ type Store struct {
 	// unlisted is set if the credentials may not list the bucket. A server hides then which
 	// objects are missing.
 	unlisted atomic.Bool
+	// oneByOne is set once the server has refused to delete several objects at once.
+	oneByOne atomic.Bool
+	eviction atomic.Pointer[Eviction] // nil: nothing is evicted
 }
 
 var _ storage.Driver = (*Store)(nil)

@@ -39,7 +39,8 @@ const (
 
 // Far is a store that mirrors share.
 type Far interface {
-	// Lacks reports whether a content has to be uploaded.
+	// Lacks reports whether a content has to be uploaded. It returns an error that matches
+	// spool.ErrBusy if far is about to remove it: the next comparison tries again.
 	Lacks(ctx context.Context, info storage.Info) (bool, error)
 	// Upload stores a content that has been verified. It succeeds if the content is there.
 	Upload(ctx context.Context, info storage.Info, content io.ReaderAt) error
@@ -328,6 +329,10 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 		delete(u.waiting, dgst) // weir verify finds it, and so does its next reader
 		corrupt = true
 		u.opts.Metrics.upload(givenUp)
+	case errors.Is(err, spool.ErrBusy): // far is about to remove the content, or not: its use was told
+		delete(u.waiting, dgst)
+		u.missed = true
+		u.opts.Metrics.upload(repeated)
 	case u.opts.Far.Paused():
 		known.attempts-- // it says nothing about this content
 		again = true

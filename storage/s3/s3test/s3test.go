@@ -202,6 +202,8 @@ func (s *Server) serveBucket(w http.ResponseWriter, r *http.Request, body []byte
 		Fail(w, http.StatusNotFound, "NoSuchLifecycleConfiguration")
 	case query.Has("lifecycle"):
 		_, _ = w.Write(s.lifecycle)
+	case query.Has("delete") && r.Method == http.MethodPost:
+		s.deleteAll(w, body)
 	case r.Method == http.MethodPut:
 		s.missing = false
 	case query.Has("location"):
@@ -209,6 +211,26 @@ func (s *Server) serveBucket(w http.ResponseWriter, r *http.Request, body []byte
 	case r.Method == http.MethodGet:
 		s.list(w, query)
 	}
+}
+
+// deleteAll answers DeleteObjects. The caller holds the mutex.
+func (s *Server) deleteAll(w http.ResponseWriter, body []byte) {
+	var request struct {
+		Objects []struct{ Key string } `xml:"Object"`
+	}
+	if err := xml.Unmarshal(body, &request); err != nil || len(request.Objects) > 1000 {
+		Fail(w, http.StatusBadRequest, "MalformedXML")
+		return
+	}
+	var answer struct {
+		XMLName xml.Name `xml:"DeleteResult"`
+		Deleted []struct{ Key string }
+	}
+	for _, object := range request.Objects {
+		delete(s.objects, object.Key)
+		answer.Deleted = append(answer.Deleted, struct{ Key string }{object.Key})
+	}
+	_ = xml.NewEncoder(w).Encode(answer) // a client that has left needs none
 }
 
 // listing is the answer to ListObjectsV2.
@@ -302,6 +324,8 @@ func (s *Server) serveObject(w http.ResponseWriter, r *http.Request, key string,
 	object, there := s.objects[key]
 	switch {
 	case r.Method == http.MethodPut && there && r.Header.Get("If-None-Match") == "*":
+		Fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
+	case r.Method == http.MethodPut && r.Header.Get("If-Match") != "" && (!there || r.Header.Get("If-Match") != etag(object.Content)):
 		Fail(w, http.StatusPreconditionFailed, "PreconditionFailed")
 	case r.Method == http.MethodPut:
 		s.objects[key] = Object{body, time.Now()}

@@ -1,0 +1,119 @@
+package evict
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+)
+
+// Mirrors that share a store tell each other what they use, and what one of them is about
+// to remove, in notes beside the content:
+//
+//	uses/<random>  contents that a mirror has used; read, and then removed, by the mirror that evicts
+//	plan           contents that leave; written by the mirror that evicts, and read by all
+//	order          when contents were last used; of the mirror that evicts, for its successor
+//
+// A note is foreign, as the whole store is. All of it is bounded before it is believed. A
+// forged one can change the order of eviction, or have clients served by the mirrors in
+// place of a redirect, and nothing else.
+const (
+	usesFolder = "uses"
+	planName   = "plan"
+	orderName  = "order"
+
+	// noteFormat is that of plans and uses. A version that cannot read the older ones
+	// counts it up.
+	noteFormat = 1
+	// maxUses bounds the contents of one note of uses, and so its bytes: some 5 MB. A mirror
+	// that uses more within minutes writes several.
+	maxUses = 65_536
+	// maxLeaving bounds the contents of a plan. It is read by each mirror each few minutes.
+	maxLeaving = 32_768
+	// maxLine bounds a line of a note: a digest has 135 bytes at most.
+	maxLine = 160
+)
+
+// Notes are small documents that all mirrors of a shared store can read and write.
+type Notes interface {
+	// Read returns a note and when it was written, by the clock of this machine. It returns
+	// storage.ErrNotExist, or storage.ErrTooLarge if the note has more than limit bytes.
+	Read(ctx context.Context, name string, limit int64) (document []byte, written time.Time, err error)
+	Write(ctx context.Context, name string, document []byte) error
+	// Remove removes a note. It succeeds if there is none.
+	Remove(ctx context.Context, name string) error
+	// List lists the notes of a folder in no particular order, each with the time at which it
+	// was written.
+	List(ctx context.Context, folder string) iter.Seq2[storage.RecordEntry, error]
+}
+
+// header is the first line of a note.
+type header struct {
+	Format int `json:"format"`
+	// Evictor and Turn tell the plan of one mirror from that of another one.
+	Evictor string `json:"evictor,omitempty"`
+	Turn    int    `json:"turn,omitempty"`
+	// Off is set in a plan if its mirror cannot evict: nobody needs to tell uses.
+	Off bool `json:"off,omitempty"`
+}
+
+// encodeNote returns a note: its header, and a digest on each further line.
+func encodeNote(h header, contents iter.Seq[digest.Digest]) []byte {
+	h.Format = noteFormat
+	document, err := json.Marshal(h)
+	if err != nil {
+		panic(err) // cannot be: it has texts and numbers only
+	}
+	for dgst := range contents {
+		document = append(append(document, '\n'), dgst...)
+	}
+	return document
+}
+
+var errNote = errors.New("the note is not of this version of Weir")
+
+// decodeNote returns the header of a note and its digests, at most limit. Lines that are no
+// digests are left out: a hostile mirror could leave others out as well.
+func decodeNote(document []byte, limit int) (header, []digest.Digest, error) {
+	first, rest, _ := bytes.Cut(document, []byte("\n"))
+	var h header
+	if len(first) > 4*maxLine {
+		return header{}, nil, fmt.Errorf("%w: its first line is too long", errNote)
+	}
+	if err := json.Unmarshal(first, &h); err != nil || h.Format != noteFormat {
+		return header{}, nil, fmt.Errorf("%w: format %d", errNote, h.Format)
+	}
+	var contents []digest.Digest
+	for line := range bytes.SplitSeq(rest, []byte("\n")) {
+		if len(contents) == limit {
+			break
+		}
+		if len(line) > maxLine {
+			continue
+		}
+		if dgst := digest.Digest(line); storage.ValidateDigest(dgst) == nil {
+			contents = append(contents, dgst)
+		}
+	}
+	return h, contents, nil
+}
+
+// readPlan returns the plan and when it was written.
+func readPlan(ctx context.Context, notes Notes) (h header, leaving []digest.Digest, written time.Time, err error) {
+	document, written, err := notes.Read(ctx, planName, maxLeaving*maxLine)
+	if errors.Is(err, storage.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", errNote, err)
+	}
+	if err != nil {
+		return header{}, nil, time.Time{}, err
+	}
+	h, leaving, err = decodeNote(document, maxLeaving)
+	return h, leaving, written, err
+}

@@ -1,0 +1,65 @@
+package evict
+
+import (
+	"encoding/binary"
+	"sort"
+	"time"
+)
+
+const (
+	// orderEntry is how many bytes a content takes in an order: the start of its key, and the
+	// seconds of its last use since 1970.
+	orderEntry = 8 + 4
+	// maxOrder bounds the contents of an order: 48 MiB. Those that were used last are in it.
+	maxOrder = 4 << 20
+)
+
+// order is when contents were last used, as it is written down. It is sorted, and searched as
+// it is: a map of a million contents would take more memory than their index.
+type order []byte
+
+// order returns the order of the contents of an index.
+func (x *index) order() order {
+	var o order
+	end := x.lru.ends[unowned]
+	for s := x.lru.at(end).next; s != end && len(o) < maxOrder*orderEntry; s = x.lru.at(s).next {
+		e := x.lru.at(s)
+		o = binary.BigEndian.AppendUint64(o, short(e.key))
+		o = binary.BigEndian.AppendUint32(o, uint32(max(0, time.Unix(0, e.used).Unix())))
+	}
+	sort.Sort(sorting(o))
+	return o
+}
+
+// sorting sorts an order in place.
+type sorting order
+
+func (o sorting) Len() int           { return len(o) / orderEntry }
+func (o sorting) Less(i, j int) bool { return order(o).key(i) < order(o).key(j) }
+func (o sorting) Swap(i, j int) {
+	var entry [orderEntry]byte
+	copy(entry[:], o[i*orderEntry:])
+	copy(o[i*orderEntry:(i+1)*orderEntry], o[j*orderEntry:])
+	copy(o[j*orderEntry:(j+1)*orderEntry], entry[:])
+}
+
+func (o order) key(i int) uint64 { return binary.BigEndian.Uint64(o[i*orderEntry:]) }
+
+// parseOrder returns the order of a note. A forged one finds no content, or gives it another
+// time.
+func parseOrder(document []byte) order { return order(document[:len(document)/orderEntry*orderEntry]) }
+
+// used returns when a content was last used, or the zero time. It is never later than now.
+func (o order) used(k key, now time.Time) time.Time {
+	wanted := short(k)
+	n := len(o) / orderEntry
+	i := sort.Search(n, func(i int) bool { return o.key(i) >= wanted })
+	if i == n || o.key(i) != wanted {
+		return time.Time{}
+	}
+	used := time.Unix(int64(binary.BigEndian.Uint32(o[i*orderEntry+8:])), 0)
+	if used.After(now) {
+		return now
+	}
+	return used
+}

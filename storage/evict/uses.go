@@ -1,0 +1,215 @@
+package evict
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/notify"
+	"github.com/weirhq/weir/storage"
+)
+
+const (
+	// lookAgain is how long after a failure the plan is read again, and how long an objection
+	// waits for others.
+	lookAgain = 5 * time.Second
+	// planIntervals is for how many intervals after its last change a plan stands for a mirror
+	// that evicts. That writes it each interval, and has lost its lease by then.
+	planIntervals = 12
+)
+
+// staleAfter is after how many intervals without a look at the plan a mirror does not know
+// which contents leave. The mirror that evicts waits longer than that.
+const staleAfter = 2
+
+// UsesOptions configure [Uses].
+type UsesOptions struct {
+	Notes Notes
+	// Interval is how often uses are told and the plan is read. All mirrors have the same.
+	Interval time.Duration
+	// Forget is told of each content that begins to leave, or does not any more: what is
+	// known about it may be wrong from now on. It may be nil.
+	Forget func(digest.Digest)
+	Logger *slog.Logger // the default discards
+}
+
+// Uses is the part that each mirror of a shared store has in its eviction: it tells which
+// contents it uses, and knows which ones leave.
+type Uses struct {
+	opts   UsesOptions
+	wake   notify.Signal
+	looked chan struct{} // closed after the first look
+
+	stop    context.CancelFunc
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	pending map[digest.Digest]struct{} // used, and not told yet
+	leaving map[digest.Digest]struct{}
+	known   time.Time // leaving was right then
+	read    bool      // the plan was read at the last look
+	wanted  bool      // a mirror evicts, and reads uses
+	told    bool      // that the plan cannot be read
+}
+
+// NewUses returns the part of this mirror. It tells uses until Close.
+func NewUses(opts UsesOptions) *Uses {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Forget == nil {
+		opts.Forget = func(digest.Digest) {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	u := &Uses{
+		opts: opts, wake: notify.NewSignal(), looked: make(chan struct{}), stop: cancel,
+		pending: make(map[digest.Digest]struct{}), leaving: make(map[digest.Digest]struct{}),
+	}
+	u.running.Go(func() { u.run(ctx) })
+	return u
+}
+
+// Used notes the use of a content. It does not wait.
+func (u *Uses) Used(dgst digest.Digest) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.pending) < maxUses {
+		u.pending[dgst] = struct{}{}
+	}
+	// A content that leaves stays if its use is told in time.
+	if _, leaves := u.leaving[dgst]; leaves || len(u.pending) == maxUses {
+		u.wake.Notify()
+	}
+}
+
+// Leaves reports whether a content is about to be removed.
+func (u *Uses) Leaves(dgst digest.Digest) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, leaves := u.leaving[dgst]
+	return leaves
+}
+
+// Stays reports whether a content can be promised to a client: it does not leave, and that is
+// known. It waits for the first look at the plan.
+func (u *Uses) Stays(ctx context.Context, dgst digest.Digest) bool {
+	select {
+	case <-u.looked:
+	case <-ctx.Done():
+		return false
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	_, leaves := u.leaving[dgst]
+	return !leaves && !u.known.IsZero() && time.Since(u.known) < staleAfter*u.opts.Interval
+}
+
+// Close tells the uses that were not told yet, within a short time.
+func (u *Uses) Close() {
+	u.stop()
+	u.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), closingPatience)
+	defer cancel()
+	u.tell(ctx)
+}
+
+func (u *Uses) run(ctx context.Context) {
+	u.look(ctx)
+	close(u.looked)
+	for ctx.Err() == nil {
+		u.tell(ctx)
+		pause := u.opts.Interval
+		if u.failed() {
+			pause = min(pause, lookAgain)
+		}
+		select {
+		case <-time.After(pause):
+		case <-u.wake.C():
+			// Objections come in groups, as the layers of an image do.
+			select {
+			case <-time.After(min(lookAgain, u.opts.Interval/8)):
+			case <-ctx.Done():
+			}
+		case <-ctx.Done():
+		}
+		if ctx.Err() == nil {
+			u.look(ctx)
+		}
+	}
+}
+
+// failed reports whether the last look failed.
+func (u *Uses) failed() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return !u.read
+}
+
+// look reads the plan.
+func (u *Uses) look(ctx context.Context) {
+	began := time.Now()
+	h, leaving, written, err := readPlan(ctx, u.opts.Notes)
+	absent := errors.Is(err, storage.ErrNotExist)
+	u.mu.Lock()
+	u.read = err == nil || absent
+	first := errors.Is(err, errNote) && !u.told
+	u.told = errors.Is(err, errNote)
+	if !u.read {
+		u.mu.Unlock()
+		if first {
+			u.opts.Logger.Warn("the plan of the mirror that evicts cannot be read, so clients are not redirected to the bucket. Use the same version at all mirrors", "error", err)
+		}
+		return
+	}
+	before := u.leaving
+	u.mu.Unlock()
+	evicts := !absent && began.Sub(written) < planIntervals*u.opts.Interval
+	if !evicts { // nothing leaves any more
+		leaving = nil
+	}
+	after := make(map[digest.Digest]struct{}, len(leaving))
+	for _, dgst := range leaving {
+		after[dgst] = struct{}{}
+	}
+	// Those that leave no more are forgotten while they still count as leaving.
+	for dgst := range before {
+		u.opts.Forget(dgst)
+	}
+	u.mu.Lock()
+	u.leaving = after
+	u.known, u.wanted = began, evicts && !h.Off
+	u.mu.Unlock()
+	for dgst := range after {
+		u.opts.Forget(dgst)
+	}
+}
+
+// tell writes the uses since the last time, if they are wanted.
+func (u *Uses) tell(ctx context.Context) {
+	u.mu.Lock()
+	uses, wanted := u.pending, u.wanted
+	if len(uses) == 0 || !wanted {
+		u.mu.Unlock()
+		return
+	}
+	u.pending = make(map[digest.Digest]struct{})
+	u.mu.Unlock()
+	err := u.opts.Notes.Write(ctx, usesFolder+"/"+rand.Text(), encodeNote(header{}, maps.Keys(uses)))
+	if err == nil {
+		return
+	}
+	u.opts.Logger.Debug("cannot tell which contents of the bucket were used. This is tried again", "error", err)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for dgst := range uses {
+		if len(u.pending) < maxUses {
+			u.pending[dgst] = struct{}{}
+		}
+	}
+}
