@@ -36,6 +36,7 @@ type fleet struct {
 	upstream *upstreamtest.Registry
 	redis    *redistest.Server
 	replicas []*harness.Weir
+	images   int // of shares
 }
 
 // stores are the tables of what replicas keep: a disk each, or a bucket that all share.
@@ -174,19 +175,28 @@ func TestReplicasCheckTagsOnce(t *testing.T) {
 	})
 }
 
+// replicaUser returns the user of docs/operations.md for replicas, in the form of
+// redistest.Start. Its password is p4ss.
+func replicaUser(t *testing.T) []string {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/operations.md")
+	harness.Must(t, err)
+	rules := ""
+	for _, sentence := range []string{"(?m)^ACL SETUSER (.*PASSWORD.*)$", "With `\\[cluster\\]` the user also needs `([^`]+)`", "A user of a cluster also needs `([^`]+)`"} {
+		found := regexp.MustCompile(sentence).FindSubmatch(page)
+		if found == nil {
+			t.Fatalf("docs/operations.md does not say what a user of Redis needs: %s", sentence)
+		}
+		rules += string(found[1]) + " "
+	}
+	return append([]string{"--user"}, strings.Fields(strings.Replace(rules, "PASSWORD", "p4ss", 1))...)
+}
+
 // Replicas with certificates speak TLS, and a client without one of the fleet's authority is not
 // served. Their user of Redis has the rights of docs/operations.md and no others.
 func TestReplicasWithCertificates(t *testing.T) {
 	t.Parallel()
-	page, err := os.ReadFile("../../docs/operations.md")
-	harness.Must(t, err)
-	user := regexp.MustCompile(`(?m)^ACL SETUSER (.*)$`).FindSubmatch(page)
-	more := regexp.MustCompile("With `\\[cluster\\]` the user also needs `([^`]+)`").FindSubmatch(page)
-	if user == nil || more == nil {
-		t.Fatal("docs/operations.md does not say what a user of Redis needs")
-	}
-	rules := strings.Fields(strings.Replace(string(user[1]), "PASSWORD", "p4ss", 1) + " " + string(more[1]))
-	redis := redistest.Start(t, append([]string{"--user"}, rules...)...)
+	redis := redistest.Start(t, replicaUser(t)...)
 	authority, upstream := testutil.NewAuthority(t), upstreamtest.New(t)
 	certificate, key := authority.IssueAs("replica", time.Now().AddDate(1, 0, 0), func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
 	config := fmt.Sprintf("[cache.redis]\nurl = \"redis://weir:p4ss@%s/0\"\nsecret_key = %q\n[cluster]\npeer_port = 0\nlease_secs = 2\ncertificate = %q\nkey = %q\nclient_ca_bundle = %q\n%s",
