@@ -24,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mholt/acmez/v3/acme"
 	"github.com/miekg/dns"
 
 	"github.com/weirhq/weir/door/acme/acmetest"
@@ -479,6 +480,29 @@ func TestHook(t *testing.T) {
 		if took := time.Since(begin); took > 20*time.Second {
 			t.Errorf("%s took %s", name, took)
 		}
+	}
+}
+
+// A hook removes what it added, also after the attempt was given up.
+func TestHookCleansUp(t *testing.T) {
+	noted := filepath.Join(t.TempDir(), "noted")
+	h := Hook{[]string{"/bin/sh", "-c", `echo "$@" >> "$0"; test "$1" = present || test "$3" != bad || { echo "no such record" >&2; exit 1; }`, noted}}
+	s := &solver{h}
+	challenge := acme.Challenge{Type: "dns-01", Token: "t", KeyAuthorization: "t.key", Identifier: acme.Identifier{Type: "dns", Value: host}}
+	if err := s.Present(t.Context(), challenge); err != nil {
+		t.Fatal(err)
+	}
+	given, giveUp := context.WithCancel(t.Context())
+	giveUp()
+	if err := s.CleanUp(given, challenge); err != nil {
+		t.Error(err)
+	}
+	name, value := challenge.DNS01TXTRecordName(), challenge.DNS01KeyAuthorization()
+	if got, want := string(must(os.ReadFile(noted))), fmt.Sprintf("present %[1]s %[2]s\ncleanup %[1]s %[2]s\n", name, value); got != want {
+		t.Errorf("the hook was run as %q, want %q", got, want)
+	}
+	if err := h.CleanUp(t.Context(), name, "bad"); err == nil || !strings.Contains(err.Error(), "no such record") {
+		t.Errorf("a failure: %v", err)
 	}
 }
 

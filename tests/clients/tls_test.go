@@ -20,8 +20,8 @@ import (
 type tlsClient func(t *testing.T, m *mirror, files, name string, want *harness.Image)
 
 // Clients pull over TLS with the files of weir client-config: they trust the mirror's
-// private authority, and show a certificate where the mirror requires one. Without the
-// certificate a mirror that requires one serves none of them.
+// private authority, and show a certificate where the mirror requires one, which is the
+// identity that may pull there.
 func TestPullsOverTLS(t *testing.T) {
 	for name, c := range map[string]struct {
 		pull tlsClient
