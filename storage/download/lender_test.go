@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,6 +132,38 @@ func TestCorruptOrigin(t *testing.T) {
 				t.Errorf("stored: %v after %v", s.stored(t, dgst), err)
 			}
 		})
+	}
+}
+
+// endless is an origin that tells no size, and whose body never ends.
+type endless struct{ read atomic.Int64 }
+
+func (e *endless) Open(context.Context, download.Want) (*download.Stream, error) {
+	return &download.Stream{ReadCloser: io.NopCloser(e), Size: -1, Origin: "replica.test", Peer: true, Reject: func() bool { return true }}, nil
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.read.Add(int64(len(p))) > 10<<20 {
+		return 0, errors.New("nothing ends it")
+	}
+	return len(p), nil
+}
+
+// An origin delivers no more bytes than the content has, as far as a record tells.
+func TestEndlessOrigin(t *testing.T) {
+	body := random(200_000)
+	upstream, evil := &origin{body: body}, &endless{}
+	s := newSetup(t, func(o *download.Options) { o.Origins = []download.Origin{evil} })
+	t.Cleanup(s.Close)
+	src := upstream.source(ours)
+	src.Size = int64(len(body))
+	r := s.reader(t, t.Context(), digest.FromBytes(body), src)
+	awaitAsked(t, upstream)
+	if got, err := readAll(r); err != nil || !bytes.Equal(got, body) {
+		t.Errorf("read %d bytes, %v", len(got), err)
+	}
+	if got := evil.read.Load(); got > 1<<20 {
+		t.Errorf("%d bytes of it were read for %d", got, len(body))
 	}
 }
 

@@ -44,9 +44,10 @@ func (d *Download) openOrigin(ctx context.Context, s *spool.Spool) (*Stream, err
 			}
 			continue
 		}
-		// A size that cannot fit may be a lie, and the repository's own source decides.
-		if stream.Size >= 0 {
-			if err := s.Announce(stream.Size); err != nil {
+		// A size that cannot fit may be a lie, and the repository's own source decides. An
+		// origin that tells none delivers no more than the record has.
+		if size := wanted(d.src.Size, s.Size(), stream.Size); size >= 0 {
+			if err := s.Announce(size); err != nil {
 				stream.Close()
 				continue
 			}
