@@ -16,8 +16,9 @@ import (
 
 const (
 	clients  = 64
-	tries    = 6 // of each request
-	parallel = 3 // layers at a time, as docker pulls them
+	tries    = 6               // of each request
+	lastWait = 5 * time.Second // the longest before a try
+	parallel = 3               // layers at a time, as docker pulls them
 )
 
 // client pulls through the mirror, and checks each answer.
@@ -28,6 +29,7 @@ type client struct {
 	images  []image // of which it chooses
 	weather *weather
 	score   *score
+	tries   int
 	strict  bool // a pull that does not come is a violation while the mirror and an upstream are well
 	liars   []*atomic.Int64
 	random  *rand.Rand
@@ -48,7 +50,7 @@ func (s *soak) newClient(number int) *client {
 	}
 	return &client{
 		key: []string{"one", "two"}[number%2], mirrors: s.mirrors, content: s.content, images: s.images, weather: s.weather,
-		score: s.score, strict: s.strict, liars: s.liars,
+		score: s.score, strict: s.strict, tries: s.tries, liars: s.liars,
 		random: rand.New(rand.NewChaCha8(seedOf(s.seed, fmt.Sprint("client ", number)))),
 		http:   &http.Client{Transport: transport},
 	}
@@ -239,14 +241,14 @@ func (c *client) rightTags(repo string, tags []string, warned bool) bool {
 // a mirror that is down, and before it asks again as docker does: with the
 // troublemaker's and the proxy's, these are the waits for a time to pass.
 func (c *client) persist(ctx context.Context, ask func() failure) bool {
-	for try := range tries {
+	for try := range c.tries {
 		switch ask() {
 		case fine:
 			return true
 		case over, unexpected:
 			return false
 		}
-		pause(ctx, 100*time.Millisecond<<try)
+		pause(ctx, min(100*time.Millisecond<<try, lastWait))
 		c.mirrors.awaitUp(ctx)
 	}
 	return false

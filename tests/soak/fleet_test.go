@@ -23,6 +23,13 @@ const (
 	usualReplicas = 3
 	// fleetClients pull through all replicas.
 	fleetClients = 48
+	// fleetPatience is that of replicas with an upstream, in seconds. The good upstream is never
+	// the reason for a failure, even on a machine that gets to it late; a bad one
+	// stalls for less.
+	fleetPatience = 20
+	// fleetTries is the number of tries of each request. A client that meets one
+	// fault after the other goes on.
+	fleetTries = 12
 	// fleetPart is the part of the time of the soak of one mirror that this one
 	// takes if it is short.
 	fleetPart = 2
@@ -109,7 +116,7 @@ func newFleet(t *testing.T) *fleet {
 		s.duration /= fleetPart
 	}
 	f := &fleet{soak: s, bucket: startBucket(t)}
-	s.strict, s.mirrors = true, &balancer{}
+	s.strict, s.tries, s.mirrors = true, fleetTries, &balancer{}
 	s.liars, s.hangUps = append(s.liars, &f.bucket.lastLie), append(s.hangUps, f.bucket.front.CloseClientConnections)
 	last := s.images[len(s.images)-1].repo
 	isLate := func(i image) bool { return i.repo == last }
@@ -123,7 +130,7 @@ func newFleet(t *testing.T) *fleet {
 		r := &replica{peers: startProxy(t, listens)}
 		s.liars, s.hangUps = append(s.liars, &r.peers.lastLie), append(s.hangUps, r.peers.hangUp)
 		r.mirror = newMirror(t, binary, fmt.Sprint("replica", n), &mirror{
-			redis: s.redis.URL(), first: s.proxies[0].URL(), second: s.proxies[1].URL(), crosses: true,
+			redis: s.redis.URL(), first: s.proxies[0].URL(), second: s.proxies[1].URL(), crosses: true, patience: fleetPatience,
 			more: f.bucket.Config("records_ttl = \"1s\"") + "[global]\nenable_blob_redirect = false\n" +
 				fmt.Sprintf("[cluster]\nsecret = \"the secret of all replicas of the soak\"\nlease_secs = 2\npeer_port = %s\nadvertise = %q\n", port, r.peers.URL()),
 		})
@@ -201,7 +208,8 @@ func (f *fleet) pullCold() {
 		kept := !slices.ContainsFunc(f.replicas, func(r *replica) bool {
 			return r.logged(`"cannot store content as an upstream sent it. Clients get it all the same","digest":"`+dgst.String()) > 0
 		})
-		if f.cold = max(f.cold, number); number > len(f.replicas) && kept {
+		// A short soak may run on a machine that is too busy for replicas to meet.
+		if f.cold = max(f.cold, number); number > len(f.replicas) && kept && !f.race {
 			f.t.Errorf("%d replicas downloaded %s %d times", len(f.replicas), dgst, number)
 		}
 	}

@@ -29,14 +29,15 @@ const maxSize = 32 * mib
 // mirror is the process under test. It can be killed and started again.
 type mirror struct {
 	*harness.Process
-	t       *testing.T
-	addr    string
-	dir     string // of its configuration and data
-	redis   string // URL
-	first   string // URLs of the upstreams
-	second  string
-	more    string // further tables of the configuration
-	crosses bool   // the second block has the upstreams in the other order
+	t        *testing.T
+	addr     string
+	dir      string // of its configuration and data
+	redis    string // URL
+	first    string // URLs of the upstreams
+	second   string
+	patience int    // with an upstream, in seconds
+	more     string // further tables of the configuration
+	crosses  bool   // the second block has the upstreams in the other order
 
 	mu      sync.Mutex
 	up      chan struct{} // closed while the mirror answers
@@ -180,7 +181,7 @@ func (m *mirror) configuration(v variant) string {
 			fmt.Fprintf(&b, "immutable_tags = true\nimmutable_tags_exclusions = [\"^%s$\"]\n", tagOfTheIndex)
 		}
 		for _, upstream := range upstreams {
-			fmt.Fprintf(&b, "[[repository.%q.upstream]]\nurl = %q\nconnect_timeout_secs = 2\nread_timeout_secs = 3\n", key, upstream)
+			fmt.Fprintf(&b, "[[repository.%q.upstream]]\nurl = %q\nconnect_timeout_secs = 2\nread_timeout_secs = %d\n", key, upstream, m.patience)
 		}
 	}
 	return b.String()

@@ -59,6 +59,7 @@ type soak struct {
 	mirror     *mirror
 	mirrors    *balancer
 	liars      []*atomic.Int64 // when a byte was last changed
+	tries      int
 	strict     bool
 	weather    *weather
 	score      *score
@@ -118,7 +119,7 @@ func (s *soak) expectNoViolations() {
 // newSoak brings the cast together, with one mirror.
 func newSoak(t *testing.T) *soak {
 	s := newCast(t)
-	s.mirror = newMirror(t, s.binary(), "weir", &mirror{redis: s.redis.URL(), first: s.proxies[0].URL(), second: s.proxies[1].URL()})
+	s.mirror = newMirror(t, s.binary(), "weir", &mirror{redis: s.redis.URL(), first: s.proxies[0].URL(), second: s.proxies[1].URL(), patience: 3})
 	s.mirrors = &balancer{[]*mirror{s.mirror}}
 	s.mirror.start()
 	s.observer = &observer{mirror: s.mirror}
@@ -128,7 +129,7 @@ func newSoak(t *testing.T) *soak {
 // newCast returns the cast around the mirrors.
 func newCast(t *testing.T) *soak {
 	t.Helper()
-	s := &soak{t: t, duration: *duration, seed: *seed, race: *duration < longSoak, score: newScore(), weather: newWeather(2)}
+	s := &soak{t: t, duration: *duration, seed: *seed, race: *duration < longSoak, tries: tries, score: newScore(), weather: newWeather(2)}
 	if s.seed == 0 {
 		s.seed = rand.Uint64()
 	}
