@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,11 +26,16 @@ type object struct {
 	Automount *bool             `yaml:"automountServiceAccountToken"` // of a ServiceAccount
 	Data      map[string]string `yaml:"data"`                         // of a ConfigMap
 	Spec      struct {
+		Replicas    int      `yaml:"replicas"`    // of a StatefulSet
 		Groups      []any    `yaml:"groups"`      // of a PrometheusRule
 		PolicyTypes []string `yaml:"policyTypes"` // of a NetworkPolicy
 		Ingress     []struct {
-			From []any `yaml:"from"`
+			From  []any `yaml:"from"`
+			Ports []struct {
+				Port any `yaml:"port"`
+			} `yaml:"ports"`
 		} `yaml:"ingress"`
+		Egress               []any `yaml:"egress"`
 		VolumeClaimTemplates []any `yaml:"volumeClaimTemplates"`
 		Template             struct {
 			Spec podSpec `yaml:"spec"`
@@ -51,6 +57,7 @@ type podSpec struct {
 	Containers []struct {
 		Args      []string         `yaml:"args"`
 		EnvFrom   []map[string]any `yaml:"envFrom"`
+		Env       []variable       `yaml:"env"`
 		Resources struct {
 			Limits map[string]string `yaml:"limits"`
 		} `yaml:"resources"`
@@ -78,6 +85,16 @@ type podSpec struct {
 		Name     string         `yaml:"name"`
 		EmptyDir map[string]any `yaml:"emptyDir"`
 	} `yaml:"volumes"`
+}
+
+type variable struct {
+	Name      string `yaml:"name"`
+	Value     string `yaml:"value"`
+	ValueFrom struct {
+		FieldRef struct {
+			FieldPath string `yaml:"fieldPath"`
+		} `yaml:"fieldRef"`
+	} `yaml:"valueFrom"`
 }
 
 type probe struct {
@@ -187,6 +204,8 @@ func TestChart(t *testing.T) {
 	})
 	t.Run("nonsense", func(t *testing.T) {
 		for _, values := range []string{"replica=2", "replicas=two", "service.type=Loadbalancer", "persistence.size=100GB", "ingress.enabled=true", "persistence.accessModes={ReadWriteMany}",
+			"replicaCount=two", "cluster.enabled=true", "cluster.port=8001", "s3.enabled=true", "s3.enabled=true,s3.bucket=b,s3.endpoint=s3.example.com",
+			"s3.enabled=true,s3.bucket=b,s3.endpoint=https://s3.example.com,s3.accessKeyId=id", "s3.secret=x", "redis.url=redis://u:p@redis", "redis.url=redis",
 			"extraArgs={--listen=:9000}", "extraVolumes[0].name=data", "extraVolumeMounts[0].name=ca", "networkPolicy.from=all", "serviceAccount.automount=true"} {
 			if out, err := h.command(t, "template", chart, "--kube-version", "1.31.0", "--set", values).CombinedOutput(); err == nil || !strings.Contains(string(out), "schema") {
 				t.Errorf("%s is accepted: %v\n%s", values, err, out)
@@ -195,6 +214,7 @@ func TestChart(t *testing.T) {
 	})
 	t.Run("address", func(t *testing.T) { h.testAddress(t) })
 	t.Run("extras", func(t *testing.T) { h.testExtras(t) })
+	t.Run("fleet", func(t *testing.T) { h.testFleet(t) })
 	t.Run("rules", func(t *testing.T) {
 		var want struct{ Groups []any }
 		rules, err := os.ReadFile("../contrib/prometheus/weir.rules.yml")
@@ -266,5 +286,60 @@ func (h helm) testExtras(t *testing.T) {
 	}
 	if account := h.render(t)["StatefulSet"].Spec.Template.Spec.ServiceAccountName; account != "default" {
 		t.Errorf("the account is %s", account)
+	}
+}
+
+// testFleet checks the values of a fleet: the environment that they give the pod makes the
+// configuration that is meant, and only replicas reach the port of replicas.
+func (h helm) testFleet(t *testing.T) {
+	for name, tc := range map[string]struct {
+		set, ip string
+		want    []string
+		not     string
+	}{
+		"IPv4 and a key": {"s3.accessKeyId=id,s3.keyPrefix=weir,s3.localSize=90GiB", "10.1.2.3",
+			[]string{`advertise = "http://10.1.2.3:8001"`, `access_key_id = "id"`, "secret_key_file = ", `key_prefix = "weir"`, `max_size = "90GiB"`}, ""},
+		"IPv6 and a role": {"cluster.ipv6=true", "fd00::7", []string{`advertise = "http://[fd00::7]:8001"`, `access_key_id = ""`, `max_size = "10GiB"`}, "secret_key_file = "},
+	} {
+		dir := t.TempDir()
+		got := h.render(t, "--set", "replicaCount=3,secretName=fleet,redis.url=redis://redis:6379/0,networkPolicy.enabled=true,networkPolicy.egress[0].ports[0].port=443",
+			"--set", "cluster.enabled=true,s3.enabled=true,s3.endpoint=https://s3.example.com,s3.bucket=mirror,s3.region=eu", "--set", tc.set)
+		if n := got["StatefulSet"].Spec.Replicas; n != 3 || got["PodDisruptionBudget"].Kind == "" {
+			t.Errorf("%s: %d replicas, and the objects are %v", name, n, slices.Collect(maps.Keys(got)))
+		}
+		for _, secret := range []string{"cluster", "s3"} {
+			harness.WriteFile(t, filepath.Join(dir, secret), strings.Repeat(secret, 8)+"\n")
+			harness.Must(t, os.Chmod(filepath.Join(dir, secret), 0o600))
+		}
+		harness.WriteFile(t, filepath.Join(dir, "config.toml"), got["ConfigMap"].Data["config.toml"])
+		check := exec.CommandContext(t.Context(), harness.Binary(t), "check")
+		check.Dir, check.Env = dir, os.Environ()
+		for _, v := range got["StatefulSet"].Spec.Template.Spec.Containers[0].Env {
+			if v.ValueFrom.FieldRef.FieldPath == "status.podIP" {
+				v.Value = tc.ip
+			}
+			// The kubelet does so with variables that stand before.
+			value := strings.NewReplacer("$(POD_IP)", tc.ip, "/run/secrets/weir", dir).Replace(v.Value)
+			check.Env = append(check.Env, v.Name+"="+value)
+		}
+		printed := harness.Run(t, check)
+		for _, line := range append(tc.want, "peer_port = 8001", "secret_file = ", `url = "redis://redis:6379/0"`, `endpoint = "https://s3.example.com"`, `bucket = "mirror"`, `region = "eu"`) {
+			if !strings.Contains(printed, "\n"+line) {
+				t.Errorf("%s: the configuration lacks %s:\n%s", name, line, printed)
+			}
+		}
+		if tc.not != "" && strings.Contains(printed, "\n"+tc.not) {
+			t.Errorf("%s: the configuration has %s:\n%s", name, tc.not, printed)
+		}
+		policy := got["NetworkPolicy"].Spec
+		if n := len(policy.Ingress); n != 2 || len(policy.Ingress[1].From) != 1 || policy.Ingress[1].Ports[0].Port != "peers" || len(policy.Egress) != 2 {
+			t.Errorf("%s: the policy is %+v", name, policy)
+		}
+	}
+	if n := h.render(t, "--set", "replicaCount=3,replicas=2")["StatefulSet"].Spec.Replicas; n != 2 {
+		t.Errorf("the older name of replicaCount gives %d replicas", n)
+	}
+	if got := h.render(t)["StatefulSet"].Spec; got.Replicas != 1 || len(got.Template.Spec.Containers[0].Env) != 0 {
+		t.Errorf("by default there are %d replicas, with %v", got.Replicas, got.Template.Spec.Containers[0].Env)
 	}
 }

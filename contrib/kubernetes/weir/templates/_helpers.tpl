@@ -54,3 +54,46 @@ have no function for it.
   {{- end }}
 {{- end }}
 {{- end }}
+
+{{- define "weir.replicas" -}}
+{{- if kindIs "invalid" .Values.replicas }}{{ .Values.replicaCount }}{{ else }}{{ .Values.replicas }}{{ end }}
+{{- end }}
+
+{{/*
+weir.env has the keys of the configuration that are values of this chart, and the
+pod's address. Secrets are files.
+*/}}
+{{- define "weir.env" -}}
+{{- with .Values.redis.url }}
+- {name: WEIR_CACHE_REDIS_URL, value: {{ . | quote }}}
+{{- end }}
+{{- if .Values.cluster.enabled }}
+- name: POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+- {name: WEIR_CLUSTER_ADVERTISE, value: {{ ternary "http://[$(POD_IP)]:8001" "http://$(POD_IP):8001" .Values.cluster.ipv6 | quote }}}
+- {name: WEIR_CLUSTER_PEER_PORT, value: "8001"}
+- {name: WEIR_CLUSTER_SECRET_FILE, value: {{ printf "/run/secrets/weir/%s" .Values.cluster.secretKey | quote }}}
+{{- end }}
+{{- with .Values.s3 }}
+{{- if .enabled }}
+- {name: WEIR_BLOB_STORE_S3_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: WEIR_BLOB_STORE_S3_BUCKET, value: {{ .bucket | quote }}}
+{{- with .region }}
+- {name: WEIR_BLOB_STORE_S3_REGION, value: {{ . | quote }}}
+{{- end }}
+{{- with .keyPrefix }}
+- {name: WEIR_BLOB_STORE_S3_KEY_PREFIX, value: {{ . | quote }}}
+{{- end }}
+{{- if .accessKeyId }}
+- {name: WEIR_BLOB_STORE_S3_ACCESS_KEY_ID, value: {{ .accessKeyId | quote }}}
+- {name: WEIR_BLOB_STORE_S3_SECRET_KEY_FILE, value: {{ printf "/run/secrets/weir/%s" .secretKey | quote }}}
+{{- end }}
+{{- with .localSize }}
+- {name: WEIR_BLOB_STORE_FS_MAX_SIZE, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with .Values.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
