@@ -3,6 +3,7 @@ package access
 import (
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -281,5 +282,69 @@ func TestRulesThatReadContentAreAsked(t *testing.T) {
 				t.Errorf("%q: refused %v", reference, refused)
 			}
 		}
+	}
+}
+
+// What was allowed is allowed again without an evaluation, for the same identity, repository and
+// action, until other rules are in force.
+func TestDecisionsAreRemembered(t *testing.T) {
+	hash, err := ParseHash("$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := func(rule string) *Rules {
+		r, err := New(Options{
+			Accounts: []Account{{User: "alice", Hash: hash}, {User: "bob", Hash: hash}},
+			Blocks:   []Block{{Key: "b", Policy: &Policy{Rules: []string{rule}}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	asked := func(r *Rules, user string, q Question) bool {
+		t.Helper()
+		header := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":secret"))
+		p := Presented{Authorization: []string{header}}
+		identity, err := r.Identify(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Permit(t.Context(), identity, q, p) != nil // the policy in force allows nothing
+	}
+	pull := Question{Action: GetManifest, Block: "b", Name: "app", Namespace: "b/app", Reference: "v1"}
+	other := func(change func(*Question)) Question {
+		q := pull
+		change(&q)
+		return q
+	}
+	never, err := newPolicy(&Policy{Rules: []string{"false"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for rule, reads := range map[string]bool{`identity.username != ''`: false, `request.reference == 'v1'`: true} {
+		r := rules(rule)
+		if asked(r, "alice", pull) {
+			t.Fatalf("%s refuses", rule)
+		}
+		r.layers.blocks["b"].policy = never
+		for name, c := range map[string]struct {
+			user string
+			q    Question
+			want bool
+		}{
+			"the same":           {"alice", pull, reads},
+			"another tag":        {"alice", other(func(q *Question) { q.Reference = "v2" }), reads},
+			"another identity":   {"bob", pull, true},
+			"another repository": {"alice", other(func(q *Question) { q.Name, q.Namespace = "web", "b/web" }), true},
+			"another action":     {"alice", other(func(q *Question) { q.Action = GetBlob }), true},
+		} {
+			if got := asked(r, c.user, c.q); got != c.want {
+				t.Errorf("%s, %s: the policy is asked: %t", rule, name, got)
+			}
+		}
+	}
+	if !asked(rules("false"), "alice", pull) {
+		t.Error("a decision outlives its rules")
 	}
 }

@@ -181,3 +181,15 @@ func BenchmarkIdentifyByToken(b *testing.B) {
 		}
 	}
 }
+
+// To get a token is an action of its own in policies.
+func TestActionOfTokens(t *testing.T) {
+	for rule, refused := range map[string]bool{`request.action == 'get-token'`: true, `request.action == 'get-manifest'`: false} {
+		opts := withTokens(t)
+		opts.Policy = &access.Policy{DefaultAllow: true, Rules: []string{rule}}
+		_, err := newRules(t, opts).Issue(t.Context(), basic("alice", "secret"))
+		if _, denied := errors.AsType[*access.DeniedError](err); denied != refused || !refused && err != nil {
+			t.Errorf("%s: %v", rule, err)
+		}
+	}
+}

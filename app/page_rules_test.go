@@ -44,3 +44,22 @@ func TestPageFollowsRules(t *testing.T) {
 		t.Errorf("/healthz: %d", health.Code)
 	}
 }
+
+// The page is an asset of the user interface in the words of policies.
+func TestActionOfThePage(t *testing.T) {
+	var ready error
+	o := newOps(&ready, new(testutil.LogBuffer))
+	rules, err := access.New(access.Options{Anonymous: true, Policy: &access.Policy{DefaultAllow: true, Rules: []string{`request.action.startsWith('ui-')`}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.access.Store(rules)
+	o.page = newPage(func() []string { return nil })
+	for path, want := range map[string]int{"/": 401, "/metrics": 200, "/healthz": 200} {
+		w := httptest.NewRecorder()
+		o.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", path, nil))
+		if w.Code != want {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+}

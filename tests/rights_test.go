@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/bcrypt"
 
@@ -47,7 +46,8 @@ func getAs(t *testing.T, w *harness.Weir, path, authorization string) harness.An
 }
 
 // Accounts of a real registry open the mirror as they open the registry, cached or not, by
-// a real client too, and no longer once they are withdrawn.
+// a real client too, and no longer once they are withdrawn. While the registry is away, cached
+// content is answered for the grace, and not without one.
 func TestRightsAtARealRegistry(t *testing.T) {
 	t.Parallel()
 	const alice, bob = "alice:secret-of-alice", "bob:secret-of-bob"
@@ -58,18 +58,26 @@ func TestRightsAtARealRegistry(t *testing.T) {
 	name, password, _ := strings.Cut(alice, ":")
 	pusher := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + registry.Addr, Username: name, Password: password}
 	pusher.PushImage(t, "org/app", "v1", image)
-	w := harness.StartWeir(t, fmt.Sprintf("[repository.mirror]\nauthorize = \"upstream\"\nauth_check_ttl = \"1s\"\ntag_ttl = \"1h\"\n[[repository.mirror.upstream]]\nurl = \"http://%s\"\n", registry.Addr))
+	start := func(grace string) *harness.Weir {
+		return harness.StartWeir(t, blockOf("mirror", []string{`authorize = "upstream"`, `auth_check_ttl = "1s"`, `tag_ttl = "1h"`, fmt.Sprintf("auth_stale_grace = %q", grace)},
+			[]string{fmt.Sprintf("url = \"http://%s\"", registry.Addr)}))
+	}
+	w, graceful := start("0s"), start("1h")
 
 	paths := []string{
 		manifestPath("mirror/org/app", "v1"), manifestPath("mirror/org/app", harness.DescriptorOf("", image.Manifest).Digest.String()),
 		blobPath("mirror/org/app", harness.DescriptorOf("", image.Config).Digest), blobPath("mirror/org/app", harness.DescriptorOf("", image.Layers[0]).Digest),
 		"/v2/mirror/org/app/tags/list",
 	}
-	all := func(label string, want int, authorization string) {
+	allOf := func(label string, w *harness.Weir, want int, authorization string) {
 		t.Helper()
 		for _, path := range paths {
 			expect(t, label+" "+path, getAs(t, w, path, authorization), want, "")
 		}
+	}
+	all := func(label string, want int, authorization string) {
+		t.Helper()
+		allOf(label, w, want, authorization)
 	}
 	all("cold, a wrong password", 401, basicOf("alice:guessed"))
 	all("cold, nobody", 401, "")
@@ -95,10 +103,24 @@ func TestRightsAtARealRegistry(t *testing.T) {
 		t.Errorf("skopeo with a wrong password: %v", err)
 	}
 
+	allOf("with grace", graceful, 200, basicOf(alice))
+	graceful.MetricIs(t, 0, "weir_downloads")
+	becomes := func(label string, want int, account string) {
+		t.Helper()
+		for _, path := range paths { // lists have verdicts of their own
+			harness.Eventually(t, label+" "+path, func() bool { return getAs(t, w, path, basicOf(account)).Status == want })
+		}
+	}
 	writeHtpasswd(t, accounts, alice)
-	time.Sleep(1100 * time.Millisecond) // the real clock of the binary decides
-	all("withdrawn", 401, basicOf(bob))
+	becomes("withdrawn", 401, bob)
 	all("alice still", 200, basicOf(alice))
+
+	harness.Must(t, registry.Cmd.Process.Kill())
+	// This verdict is younger than that of the other mirror.
+	becomes("alice, away, without grace", 503, alice)
+	allOf("alice, away, with grace", graceful, 200, basicOf(alice))
+	allOf("bob, away, with grace", graceful, 503, basicOf(bob))
+	allOf("a guess, away, with grace", graceful, 503, basicOf("alice:guessed"))
 	for _, secret := range []string{"secret-of", "guessed", strings.TrimPrefix(basicOf(alice), "Basic ")} {
 		if strings.Contains(w.Log.String(), secret) {
 			t.Errorf("the log has %s", secret)
@@ -107,13 +129,14 @@ func TestRightsAtARealRegistry(t *testing.T) {
 }
 
 // A token service gives two users different rights. What one of them brought into the cache
-// is no answer to the other, by any way of asking. Verdicts count while the upstream is away
-// for as long as the grace.
+// is no answer to the other, by any way of asking. A right that is withdrawn ends. Verdicts count
+// while the upstream is away for as long as the grace, and not without one.
 func TestRightsByATokenService(t *testing.T) {
 	t.Parallel()
 	alice := upstreamtest.Account{Username: "alice", Password: "secret-of-alice", Repositories: []string{"org/app"}}
 	bob := upstreamtest.Account{Username: "bob", Password: "secret-of-bob"}
-	upstream := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}), upstreamtest.WithAccounts(alice, bob))
+	carol := upstreamtest.Account{Username: "carol", Password: "secret-of-carol", Repositories: []string{"org/app"}}
+	upstream := upstreamtest.New(t, upstreamtest.WithBearer(upstreamtest.Bearer{}), upstreamtest.WithAccounts(alice, bob, carol))
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 	layer := upstream.AddBlob("org/app", []byte("a layer"))
 	w := harness.StartWeir(t, block("mirror", upstream, `authorize = "upstream"`, `auth_stale_grace = "1h"`, `tag_ttl = "1h"`))
@@ -146,7 +169,25 @@ func TestRightsByATokenService(t *testing.T) {
 	upstream.ResetRequests()
 	all("alice from the cache", ofAlice, 200)
 	expectWire(t, upstream, "lists alone ask", "GET /v2/org/app/tags/list 200", "GET /v2/org/app/referrers/"+image.Digest.String()+" 200")
+
+	// Another mirror asks each second, and has no grace.
+	brief := harness.StartWeir(t, block("mirror", upstream, `authorize = "upstream"`, `auth_check_ttl = "1s"`, `tag_ttl = "1h"`))
+	becomes := func(label, account string, want int) {
+		t.Helper()
+		header := basicOf(account)
+		for _, path := range paths { // lists have verdicts of their own
+			harness.Eventually(t, label+" "+path, func() bool { return getAs(t, brief, path, header).Status == want })
+		}
+	}
+	becomes("alice of another mirror", "alice:secret-of-alice", 200)
+	becomes("carol of another mirror", "carol:secret-of-carol", 200)
+	brief.MetricIs(t, 0, "weir_downloads")
+	upstream.SetAccounts(upstreamtest.Account{Username: "alice", Password: "secret-of-alice"}, bob, carol)
+	upstream.RevokeTokens()
+	becomes("alice without the right", "alice:secret-of-alice", 401)
+	becomes("carol still", "carol:secret-of-carol", 200)
 	upstream.Close()
+	becomes("carol of another mirror, without grace", "carol:secret-of-carol", 503)
 	all("alice while the upstream is away", ofAlice, 200)
 	for _, path := range paths[:3] {
 		expect(t, "bob while the upstream is away", getAs(t, w, path, ofBob), http.StatusServiceUnavailable, "")
