@@ -99,7 +99,7 @@ func (e *entrance) source(cfg *config.TLS, files tlsFiles) (door.Source, error) 
 	if cfg.SelfSigned {
 		certificate, created, err := door.SelfSigned(e.dir)
 		if err != nil {
-			return nil, fmt.Errorf("server.tls.self_signed: cannot keep a certificate in blob_store.fs.root_dir: %w", whoami.Explain(err))
+			return nil, fmt.Errorf("server.tls.self_signed: cannot use the certificate below blob_store.fs.root_dir, or make one there: %w", whoami.Explain(err))
 		}
 		if created {
 			sum := sha256.Sum256(certificate.Certificate[0])

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/internal/hosts"
 )
 
 // maxNamed bounds the entries of a warning. A longer list has one cause.
@@ -37,6 +38,11 @@ func (c *Config) accessWarnings() []string {
 	warn("these users have expired, so their logins are refused. Remove them, or set another date", c.expired(time.Now()))
 	if c.Auth.TokenService != nil && !c.Auth.identifies() && !slices.ContainsFunc(c.Namespaces, Namespace.OnBehalf) {
 		warn("there are no users, so nobody needs a token. Set auth.htpasswd, [auth.identity.NAME] or [auth.oidc.NAME], or remove", []string{c.named([]string{"auth.token_service"})})
+	}
+	// A proxy that ends TLS is on this machine, or has to be trusted.
+	if c.Server.TLS == nil && c.Auth.identifies() && !hosts.Loopback(c.Server.BindAddress) && len(c.TrustedProxies()) == 0 {
+		warn("clients send passwords or tokens to the mirror without TLS, so everyone on the way can read them. Set server.tls, or server.trusted_proxies if a proxy speaks TLS to them",
+			[]string{c.named([]string{"server.bind_address"})})
 	}
 	if t := c.Auth.TokenService; t != nil && t.TTL < leastKeptToken {
 		warn("clients keep a token for a minute at least, so their requests fail once it has ended. Set at least 60", []string{c.named([]string{"auth.token_service.ttl_secs"})})

@@ -12,9 +12,10 @@ func TestAccessWarnings(t *testing.T) {
 	cert, _ := certificate(t)
 	users := write(t, "htpasswd", "bob:"+secretHash+"\n")
 	const (
-		audience = "required_audience = \"weir\"\n"
-		robot    = "[auth.identity.ci]\nusername = \"robot\"\npassword = \"" + secretHash + "\"\n"
-		other    = "[repository.other]\n[[repository.other.upstream]]\nurl = \"https://other.example\"\n"
+		everywhere = "[server]\nbind_address = \"0.0.0.0\"\n"
+		audience   = "required_audience = \"weir\"\n"
+		robot      = "[auth.identity.ci]\nusername = \"robot\"\npassword = \"" + secretHash + "\"\n"
+		other      = "[repository.other]\n[[repository.other.upstream]]\nurl = \"https://other.example\"\n"
 	)
 	file := "[auth]\nhtpasswd = " + quote(users) + "\n"
 	allow := func(entries string) string { return "[repository.\"docker.io\"]\nallow = [" + entries + "]\n" }
@@ -34,6 +35,12 @@ func TestAccessWarnings(t *testing.T) {
 		"certificates without a CA":   {"[server.tls]\nself_signed = true\n[auth.groups]\nnodes = [\"cert:*\"]\n", []string{`"cert:*" in auth.groups.nodes[0] (`}},
 		"an expired user":             {alice + "expires = \"2020-01-01\"\n", []string{"these users have expired", "auth.identity.alice ("}},
 		"one that is valid":           {alice + "expires = \"2999-01-01\"\n", nil},
+		"passwords without TLS":       {everywhere + file, []string{"clients send passwords or tokens to the mirror without TLS", "server.bind_address ("}},
+		"tokens without TLS":          {everywhere + "[auth.oidc.ci]\nissuer = \"https://sso.example\"\n" + audience, []string{"without TLS"}},
+		"passwords over TLS":          {everywhere + file + "[server.tls]\nself_signed = true\n", nil},
+		"passwords behind a proxy":    {everywhere + "trusted_proxies = [\"10.0.0.7\"]\n" + file, nil},
+		"passwords on this machine":   {file, nil},
+		"no passwords, without TLS":   {everywhere, nil},
 		"tokens without users":        {service, []string{"nobody needs a token", "auth.token_service ("}},
 		"tokens for users":            {service + alice, nil},
 		"tokens of half a minute":     {service + "ttl_secs = 30\n" + alice, []string{"clients keep a token for a minute at least", "auth.token_service.ttl_secs ("}},

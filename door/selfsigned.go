@@ -70,16 +70,16 @@ func SelfSigned(dir string) (certificate *tls.Certificate, created bool, err err
 
 func readSelfSigned(at string) (*tls.Certificate, error) {
 	certificate, err := regular.ReadFile(filepath.Join(at, certificateFile), maxPEM)
-	if err != nil {
-		return nil, err
+	var key []byte
+	if err == nil {
+		key, err = regular.ReadFile(filepath.Join(at, keyFile), maxPEM)
 	}
-	key, err := regular.ReadFile(filepath.Join(at, keyFile), maxPEM)
-	if err != nil {
-		return nil, err
+	var pair tls.Certificate
+	if err == nil {
+		pair, err = tls.X509KeyPair(certificate, key)
 	}
-	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w. Remove that directory to have a new certificate", at, err)
+		return nil, fmt.Errorf("%s: %w. Restore the two files in it, or remove the directory to have a new certificate, which clients have to be told of", at, err)
 	}
 	return &pair, nil
 }

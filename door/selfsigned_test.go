@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -130,6 +131,9 @@ func TestSelfSignedOfEarlier(t *testing.T) {
 			certificate, created, err := door.SelfSigned(dir)
 			if (err != nil) != c.fails || created != c.replaced {
 				t.Errorf("created %v, %v", created, err)
+			}
+			if err != nil && (!strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "remove the directory to have a new certificate")) {
+				t.Errorf("the error has no remedy: %v", err)
 			}
 			if err == nil && time.Until(certificate.Leaf.NotAfter) < 20*24*time.Hour {
 				t.Errorf("it ends on %s", certificate.Leaf.NotAfter)

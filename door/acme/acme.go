@@ -43,6 +43,19 @@ const (
 	DNS                      // a TXT record (RFC 8555, section 8.4)
 )
 
+// advice tells what an authority needs for the proof of a host.
+func (c Challenge) advice() string {
+	const begin = "Check that the authority's directory can be reached from here and its certificate is trusted, and that "
+	switch c {
+	case HTTP:
+		return begin + "port 80 of the host leads to this listener for http-01"
+	case DNS:
+		return begin + "the TXT record can be added, and is seen in the public DNS"
+	default:
+		return begin + "port 443 of the host leads to this mirror without another TLS between"
+	}
+}
+
 // renewCheck is how often certificates are looked at. The look costs nothing, and some
 // authorities issue them for an hour.
 const renewCheck = time.Minute
@@ -249,11 +262,11 @@ func (m *Manager) event(_ context.Context, name string, data map[string]any) err
 	case "cert_obtained":
 		m.logger.Info("the authority has issued a certificate", "host", host, "renewal", renewal)
 	case "cert_failed":
-		text := "cannot get a certificate, so TLS handshakes are refused. It is tried again"
+		text := "cannot get a certificate, so TLS handshakes are refused. It is tried again. "
 		if renewal {
-			text = "cannot renew a certificate. It is tried again, and the old one is served until it expires"
+			text = "cannot renew a certificate. It is tried again, and the old one is served until it expires. "
 		}
-		m.logger.Error(text, "host", host, "error", data["error"])
+		m.logger.Error(text+m.opts.Challenge.advice(), "host", host, "error", data["error"])
 	}
 	return nil
 }
