@@ -89,8 +89,9 @@ type Cluster struct {
 	releases sync.WaitGroup
 	handling sync.WaitGroup // requests of other replicas
 
-	mu   sync.Mutex
-	held map[string]*lease // by the name of the key
+	mu     sync.Mutex
+	closed bool              // no request is served any more
+	held   map[string]*lease // by the name of the key
 }
 
 // New returns a replica without Redis: it works alone until [Cluster.Use].
@@ -143,6 +144,9 @@ func (c *Cluster) Close() {
 	if c == nil {
 		return
 	}
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
 	c.handling.Wait() // the server is closed
 	c.releases.Wait() // giveBackTime at most
 	c.stop()

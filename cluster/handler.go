@@ -31,7 +31,9 @@ const (
 // handler serves the contents of this replica to others.
 func (c *Cluster) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c.handling.Add(1)
+		if !c.begin() {
+			panic(http.ErrAbortHandler)
+		}
 		defer c.handling.Done()
 		w.Header().Set(versionHeader, strconv.Itoa(version))
 		status := c.serve(w, r)
@@ -43,6 +45,17 @@ func (c *Cluster) handler() http.Handler {
 		}
 		w.WriteHeader(status)
 	})
+}
+
+// begin counts a request that Close waits for. It returns false for one that comes later: the
+// end of the server cuts connections, and a request that has just arrived on one goes on.
+func (c *Cluster) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.handling.Add(1)
+	}
+	return !c.closed
 }
 
 // serve answers a request, or returns the status of the answer that has no body.

@@ -489,6 +489,24 @@ func TestStrangersMakeRoom(t *testing.T) {
 	}
 }
 
+// A request that arrives after the end is not served: its content is closed by then.
+func TestLateRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one, two := b.start("one"), b.start("two")
+		dgst, bytes := body(1000)
+		g := newGrowing(len(bytes))
+		g.stored = true
+		g.add(bytes)
+		one.contents.set(dgst, g)
+		one.turn(t, dgst, 0)
+		one.end(true)
+		one.Close()
+		two.turn(t, dgst, 0)
+		two.end(false)
+	})
+}
+
 // Each request of a replica has a place, and one whose replica does not read gives it back.
 func TestPlacesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
