@@ -21,7 +21,7 @@ type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
-	only := flag.String("only", "", "measure one part only: logins, replicas, or tls beside nginx")
+	only := flag.String("only", "", "measure one part only: logins, replicas, bucket, or tls beside nginx")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -44,17 +44,19 @@ func bench(ctx context.Context, dir, only string, out io.Writer) error {
 	defer up.close()
 	fmt.Fprintf(out, "%s, %d processors, %s\n\n| measurement | figure |\n|---|---|\n",
 		runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
-	plain := []measure{coldBlob, warmBlob, warmManifests, loggedInManifests, manyColdBlobs, coldImage}
+	plain := []measure{coldBlob, warmBlob, warmManifests, loggedInManifests, manyColdBlobs, coldImage, bucketCosts}
 	switch only {
 	case "":
 	case "logins":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{loggedInManifests}, out)
 	case "replicas":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{coldImage}, out)
+	case "bucket":
+		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{bucketCosts}, out)
 	case "tls":
 		plain = nil
 	default:
-		return fmt.Errorf("-only knows logins, replicas and tls, and not %q", only)
+		return fmt.Errorf("-only knows logins, replicas, bucket and tls, and not %q", only)
 	}
 	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
 		return err

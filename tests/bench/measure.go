@@ -125,7 +125,7 @@ func readAnswer(r *bufio.Reader) error {
 	if err != nil {
 		return err
 	}
-	if !strings.HasPrefix(string(status), "HTTP/1.1 200 ") {
+	if text := string(status); !strings.HasPrefix(text, "HTTP/1.1 200 ") && !strings.HasPrefix(text, "HTTP/1.1 307 ") {
 		return fmt.Errorf("answer %q", status)
 	}
 	length := -1
