@@ -3,8 +3,10 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -113,19 +115,58 @@ func (b *bucket) evict(whole *config.Config, metrics prometheus.Registerer) {
 	if cfg.MaxSize == 0 && cfg.MaxUnused == 0 {
 		return
 	}
+	opts := evictionOptions(whole, b.store)
+	opts.Metrics, opts.Logger = counts, b.logger
+	if opts.Lease = b.store.NewLease(); whole.Cache.Redis != nil {
+		b.turn = newTurn(cfg)
+		opts.Lease = b.turn
+	}
+	b.evictor = evict.NewShared(opts)
+}
+
+// evictionOptions returns the options of an eviction, without its lease.
+func evictionOptions(whole *config.Config, store *s3.Store) evict.SharedOptions {
+	cfg := whole.BlobStore.S3
 	opts := evict.SharedOptions{
-		Store: b.store, Notes: b.store.Notes(), MaxBytes: int64(cfg.MaxSize), MaxUnused: time.Duration(cfg.MaxUnused),
-		Interval: cfg.EvictionInterval.Std(), Metrics: counts, Logger: b.logger,
-		Refused: func(err error) bool { return s3.ReasonOf(err) == s3.Denied },
+		Store: store, Notes: store.Notes(), MaxBytes: int64(cfg.MaxSize), MaxUnused: time.Duration(cfg.MaxUnused),
+		Interval: cfg.EvictionInterval.Std(),
+		Refused:  func(err error) bool { return s3.ReasonOf(err) == s3.Denied },
 	}
 	if whole.Global.EnableBlobRedirect {
 		opts.Presigned = cfg.PresignTTL
 	}
-	if opts.Lease = b.store.NewLease(); whole.Cache.Redis != nil {
-		b.turn = cluster.NewTurn("eviction " + cfg.Endpoint.String() + " " + cfg.Bucket + " " + cfg.KeyPrefix)
-		opts.Lease = b.turn
+	return opts
+}
+
+// newTurn returns the turn to evict from a bucket, which Redis has.
+func newTurn(cfg *config.S3) *cluster.Turn {
+	return cluster.NewTurn("eviction " + cfg.Endpoint.String() + " " + cfg.Bucket + " " + cfg.KeyPrefix)
+}
+
+// Evict removes content that is over the limits of a collection, as a mirror that evicts does.
+// It returns what is left.
+func (b *Bucket) Evict(ctx context.Context, whole *config.Config, c evict.Collection) (objects, bytes int64, err error) {
+	opts := evictionOptions(whole, b.Store)
+	opts.Lease = b.NewLease()
+	if whole.Cache.Redis != nil {
+		files, err := readTLSFiles(whole.Cache.Redis.ClientCertificate, whole.Cache.Redis.ClientPrivateKey, whole.Cache.Redis.ServerCABundle)
+		if err != nil {
+			return 0, 0, fmt.Errorf("cache.redis: %w", err)
+		}
+		client, err := newRedis(whole.Cache.Redis, files, (&net.Dialer{}).DialContext)
+		if err != nil {
+			return 0, 0, fmt.Errorf("cache.redis: %w", err)
+		}
+		defer client.Close()
+		turn := newTurn(whole.BlobStore.S3)
+		turn.Use(client, whole.Cache.Redis.KeyPrefix)
+		opts.Lease = turn
 	}
-	b.evictor = evict.NewShared(opts)
+	objects, bytes, err = evict.Collect(ctx, opts, c)
+	if errors.Is(err, evict.ErrEvicting) {
+		err = fmt.Errorf("%w. Set blob_store.s3.max_size or max_unused of the mirrors, or try again later", err)
+	}
+	return objects, bytes, err
 }
 
 // share asks a prepared client of Redis which mirror evicts.

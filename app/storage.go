@@ -155,7 +155,9 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 
 // touch notes the use of a content of this machine, for the bucket too.
 func (s *storageParts) touch(ctx context.Context, dgst digest.Digest, used time.Time) error {
-	s.referred(dgst)
+	if uses := s.uses.Load(); uses != nil {
+		uses.UsedAt(dgst, used)
+	}
 	return s.driver.Touch(ctx, dgst, used)
 }
 

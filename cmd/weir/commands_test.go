@@ -206,7 +206,7 @@ func TestGCLimits(t *testing.T) {
 		"flag beside":        {gcOptions{maxUnused: &unused}, config.FS{MaxSize: 10}, "10 1h0m0s"},
 		"flag over the file": {gcOptions{maxUnused: &unused}, config.FS{MaxUnused: config.DurationLimit(time.Minute)}, "- 1h0m0s"},
 	} {
-		limits := c.opts.limits(c.fs)
+		limits := c.opts.limits(int64(c.fs.MaxSize), time.Duration(c.fs.MaxUnused))
 		got := []string{"-", "-"}
 		if limits.MaxBytes != nil {
 			got[0] = fmt.Sprint(*limits.MaxBytes)

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
@@ -27,6 +28,7 @@ type gcOptions struct {
 	maxUnused *config.Duration // nil: not given
 	dryRun    bool
 	records   bool
+	bucket    bool
 }
 
 func gcCommand(paths *[]string) *cobra.Command {
@@ -47,6 +49,12 @@ records without a use after the same time as content, and empty directories at
 once. Do this while the mirror is stopped, or bear with a
 repository that is pulled again staying out of the catalogue until the mirror
 has been restarted.
+
+With --bucket it evicts from the bucket of blob_store.s3, whose limits count then.
+Content leaves first, so that no client is redirected to it, and is removed when
+all redirects have ended: after two and a half times eviction_interval and, with
+redirects, presign_ttl_secs. Content that a mirror uses meanwhile stays. A mirror
+that has limits evicts by itself, and keeps this command from doing so.
 ` + besideServer,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -54,11 +62,19 @@ has been restarted.
 			if err != nil {
 				return err
 			}
-			limits := opts.limits(cfg.BlobStore.FS)
+			limits := opts.limits(int64(cfg.BlobStore.FS.MaxSize), time.Duration(cfg.BlobStore.FS.MaxUnused))
+			if s3 := cfg.BlobStore.S3; opts.bucket && s3 != nil {
+				limits = opts.limits(int64(s3.MaxSize), time.Duration(s3.MaxUnused))
+			}
 			// A command that removes nothing by default would look like one that
 			// has done its work.
 			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records {
 				return errors.New("there is no limit to evict to: give --max-size or --max-unused, or set blob_store.fs.max_size or max_unused")
+			}
+			if opts.bucket {
+				return withBucket(cmd.Context(), cfg, func(ctx context.Context, bucket *app.Bucket) error {
+					return opts.runBucket(ctx, bucket, cfg, limits, cmd.OutOrStdout())
+				})
 			}
 			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
 				return opts.run(ctx, store, limits, int64(cfg.Global.MaxManifestSize), cmd.OutOrStdout())
@@ -75,20 +91,21 @@ has been restarted.
 		return opts.maxUnused.UnmarshalText([]byte(text))
 	})
 	flags.BoolVar(&opts.dryRun, "dry-run", false, "remove nothing, and print how much would be removed")
+	flags.BoolVar(&opts.bucket, "bucket", false, "evict from the bucket of blob_store.s3")
 	flags.BoolVar(&opts.records, "prune-records", false, "forget tags and links of content that is gone")
 	return cmd
 }
 
 // limits are those of the configuration, unless a flag says otherwise.
-func (o gcOptions) limits(fs config.FS) maintain.EvictOptions {
+func (o gcOptions) limits(maxSize int64, maxUnused time.Duration) maintain.EvictOptions {
 	limits := maintain.EvictOptions{DryRun: o.dryRun}
 	// 0 in the configuration stands for no limit. A flag of 0 is a limit: it
 	// leaves nothing.
-	if fs.MaxSize > 0 {
-		limits.MaxBytes = new(int64(fs.MaxSize))
+	if maxSize > 0 {
+		limits.MaxBytes = &maxSize
 	}
-	if fs.MaxUnused > 0 {
-		limits.MaxUnused = new(time.Duration(fs.MaxUnused))
+	if maxUnused > 0 {
+		limits.MaxUnused = &maxUnused
 	}
 	if o.maxSize != nil {
 		limits.MaxBytes = new(int64(*o.maxSize))

@@ -52,7 +52,7 @@ type contents interface {
 }
 
 // withBucket is withStore for the bucket of a configuration.
-func withBucket(ctx context.Context, cfg *config.Config, work func(context.Context, contents) error) error {
+func withBucket(ctx context.Context, cfg *config.Config, work func(context.Context, *app.Bucket) error) error {
 	if cfg.BlobStore.S3 == nil {
 		return failure{exitUsage, errors.New("--bucket needs a bucket. Set [blob_store.s3]")}
 	}

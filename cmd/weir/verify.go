@@ -9,6 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
@@ -45,7 +46,7 @@ The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.
 				return verify(ctx, store, verifyOptions{jobs, quiet, int64(cfg.Global.MaxManifestSize)}, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
 			if bucket {
-				return withBucket(cmd.Context(), cfg, work)
+				return withBucket(cmd.Context(), cfg, func(ctx context.Context, bucket *app.Bucket) error { return work(ctx, bucket) })
 			}
 			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error { return work(ctx, store) })
 		},

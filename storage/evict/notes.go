@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -37,8 +38,10 @@ const (
 	maxUses = 65_536
 	// maxLeaving bounds the contents of a plan. It is read by each mirror each few minutes.
 	maxLeaving = 32_768
-	// maxLine bounds a line of a note: a digest has 135 bytes at most.
+	// maxLine bounds a line of a note: a digest has 135 bytes at most, and an age 10.
 	maxLine = 160
+	// maxAge is the highest age in seconds: a century, which 32 bits take.
+	maxAge = 100 * 365 * 24 * 60 * 60
 )
 
 // Notes are small documents that all mirrors of a shared store can read and write.
@@ -64,15 +67,25 @@ type header struct {
 	Off bool `json:"off,omitempty"`
 }
 
-// encodeNote returns a note: its header, and a digest on each further line.
-func encodeNote(h header, contents iter.Seq[digest.Digest]) []byte {
+// told is a content in a note.
+type told struct {
+	digest digest.Digest
+	age    time.Duration // of its last use when the note was written
+}
+
+// encodeNote returns a note: its header, and a digest with an age in seconds, unless that is
+// zero, on each further line.
+func encodeNote(h header, contents iter.Seq2[digest.Digest, time.Duration]) []byte {
 	h.Format = noteFormat
 	document, err := json.Marshal(h)
 	if err != nil {
 		panic(err) // cannot be: it has texts and numbers only
 	}
-	for dgst := range contents {
+	for dgst, age := range contents {
 		document = append(append(document, '\n'), dgst...)
+		if seconds := int64(age / time.Second); seconds > 0 {
+			document = fmt.Appendf(document, " %d", min(seconds, maxAge))
+		}
 	}
 	return document
 }
@@ -81,7 +94,7 @@ var errNote = errors.New("the note is not of this version of Weir")
 
 // decodeNote returns the header of a note and its digests, at most limit. Lines that are no
 // digests are left out: a hostile mirror could leave others out as well.
-func decodeNote(document []byte, limit int) (header, []digest.Digest, error) {
+func decodeNote(document []byte, limit int) (header, []told, error) {
 	first, rest, _ := bytes.Cut(document, []byte("\n"))
 	var h header
 	if len(first) > 4*maxLine {
@@ -90,7 +103,7 @@ func decodeNote(document []byte, limit int) (header, []digest.Digest, error) {
 	if err := json.Unmarshal(first, &h); err != nil || h.Format != noteFormat {
 		return header{}, nil, fmt.Errorf("%w: format %d", errNote, h.Format)
 	}
-	var contents []digest.Digest
+	var contents []told
 	for line := range bytes.SplitSeq(rest, []byte("\n")) {
 		if len(contents) == limit {
 			break
@@ -98,15 +111,17 @@ func decodeNote(document []byte, limit int) (header, []digest.Digest, error) {
 		if len(line) > maxLine {
 			continue
 		}
-		if dgst := digest.Digest(line); storage.ValidateDigest(dgst) == nil {
-			contents = append(contents, dgst)
+		name, age, _ := bytes.Cut(line, []byte(" "))
+		if dgst := digest.Digest(name); storage.ValidateDigest(dgst) == nil {
+			seconds, _ := strconv.ParseUint(string(age), 10, 32) // none is zero
+			contents = append(contents, told{dgst, time.Duration(seconds) * time.Second})
 		}
 	}
 	return h, contents, nil
 }
 
 // readPlan returns the plan and when it was written.
-func readPlan(ctx context.Context, notes Notes) (h header, leaving []digest.Digest, written time.Time, err error) {
+func readPlan(ctx context.Context, notes Notes) (h header, leaving []told, written time.Time, err error) {
 	document, written, err := notes.Read(ctx, planName, maxLeaving*maxLine)
 	if errors.Is(err, storage.ErrTooLarge) {
 		err = fmt.Errorf("%w: %w", errNote, err)

@@ -3,7 +3,6 @@ package evict
 import (
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"log/slog"
 	"sync"
@@ -92,17 +91,25 @@ type Shared struct {
 
 // NewShared returns an evictor that works until Close.
 func NewShared(opts SharedOptions) *Shared {
+	s := newShared(opts)
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.running.Go(func() { s.run(ctx) })
+	return s
+}
+
+// newShared returns an evictor that does nothing yet.
+func newShared(opts SharedOptions) *Shared {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if opts.Refused == nil {
 		opts.Refused = func(error) bool { return false }
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &Shared{opts: opts, stop: cancel}
-	s.failing = episode.New(calm, func() { opts.Logger.Info("content can be evicted from the bucket again") })
-	s.running.Go(func() { s.run(ctx) })
-	return s
+	return &Shared{
+		opts:    opts,
+		failing: episode.New(calm, func() { opts.Logger.Info("content can be evicted from the bucket again") }),
+	}
 }
 
 // Close ends the eviction, and gives the lease back. Content that leaves stays.
@@ -121,7 +128,8 @@ func (s *Shared) run(ctx context.Context) {
 			s.opts.Logger.Debug("cannot ask for the lease of the bucket's eviction", "error", err)
 		}
 		if held {
-			err := s.tenure(ctx, began.Add(life))
+			t := newTenure(s)
+			err := t.tend(ctx, began.Add(life), t.work)
 			s.ended(ctx, err)
 			if s.opts.Refused(err) {
 				pause = refusedPause
@@ -146,14 +154,13 @@ func (s *Shared) ended(ctx context.Context, err error) {
 
 var errLeaseLost = errors.New("evict: the lease is lost")
 
-// tenure evicts until the context ends, the lease is lost, or something fails.
-func (s *Shared) tenure(ctx context.Context, until time.Time) error {
+// tend works while the lease can be renewed, and gives it back in the end.
+func (t *tenure) tend(ctx context.Context, until time.Time, work func(context.Context) error) error {
 	working, cancel := context.WithCancelCause(ctx)
-	t := newTenure(s)
 	t.until.Store(&until)
 	var renewing sync.WaitGroup
 	renewing.Go(func() { t.renew(working, cancel) })
-	err := t.work(working)
+	err := work(working)
 	if cause := context.Cause(working); cause != nil && ctx.Err() == nil {
 		err = cause
 	}
@@ -171,13 +178,15 @@ type tenure struct {
 	id        string
 	until     atomic.Pointer[time.Time] // the lease is sure until then
 
-	order   order // of the predecessor; nil once the index is built
-	others  others
-	leaving map[slot]leaving
-	turn    int             // of the last plan
-	merged  map[string]bool // notes whose uses are in the index, and not in the order yet
-	ordered time.Time       // the order was written
-	scanned time.Time       // the index was compared with the store
+	order    order // of the predecessor; nil once the index is built
+	others   others
+	leaving  map[slot]leaving
+	turn     int                 // of the last plan
+	merged   map[string]bool     // notes whose uses are in the index, and not in the order yet
+	ordered  time.Time           // the order was written
+	scanned  time.Time           // the index was compared with the store
+	spares   int64               // uses after that time keep content that leaves
+	removing func(storage.Entry) // is told of each content that is gone; may be nil
 }
 
 // leaving is a content that is in the plan, or will be.
@@ -238,6 +247,3 @@ func (t *tenure) end(err error) {
 	}
 	t.opts.Lease.Release(ctx)
 }
-
-// fail wraps a failure with the work that it ended.
-func fail(work string, err error) error { return fmt.Errorf("%s: %w", work, err) }

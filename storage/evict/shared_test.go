@@ -699,6 +699,7 @@ func TestUses(t *testing.T) {
 		if got := s.uses(); len(got) > 0 {
 			t.Errorf("uses were told to nobody: %v", got)
 		}
+		u.Used(dgst)
 		s.failIf(func(operation, name string) error {
 			if operation == "write" && strings.HasPrefix(name, "uses/") {
 				return errors.New("away")

@@ -215,10 +215,13 @@ func (t *tenure) merge(ctx context.Context) error {
 			t.opts.Logger.Debug("a note of uses cannot be read", "note", note.Key, "error", err)
 			continue
 		}
-		used := min(written.UnixNano(), time.Now().UnixNano())
-		for _, dgst := range uses {
-			if !t.use(dgst, used) && len(unknown) < maxUnknown {
-				unknown[dgst] = used
+		if now := time.Now(); written.After(now) {
+			written = now
+		}
+		for _, content := range uses {
+			used := written.Add(-content.age).UnixNano()
+			if !t.use(content.digest, used) && len(unknown) < maxUnknown {
+				unknown[content.digest] = max(used, unknown[content.digest])
 			}
 		}
 	}
@@ -238,7 +241,7 @@ func (t *tenure) use(dgst digest.Digest, used int64) bool {
 	case e.used >= used:
 		return true
 	}
-	if _, leaves := t.leaving[s]; leaves {
+	if _, leaves := t.leaving[s]; leaves && used > t.spares {
 		delete(t.leaving, s)
 		i.index.finishDelete(s, false, used)
 		return true
@@ -373,28 +376,37 @@ func (t *tenure) due(now time.Time) map[digest.Digest]slot {
 func (t *tenure) removed(s slot, dgst digest.Digest) {
 	i := t.inventory
 	i.mu.Lock()
-	e := *i.index.lru.at(s)
-	l := t.leaving[s]
+	entry, l := i.index.entry(s), t.leaving[s]
 	delete(t.leaving, s)
 	i.index.finishDelete(s, true, 0)
 	i.deletions.Add(1)
 	i.mu.Unlock()
-	unused := time.Since(time.Unix(0, e.used))
-	t.opts.Metrics.evicted(l.why, e.size, unused)
-	t.opts.Logger.Debug("evicted from the bucket", "digest", dgst, "bytes", e.size, "unused", unused.Round(time.Second), "reason", string(l.why))
+	unused := time.Since(entry.Used)
+	if t.removing != nil {
+		t.removing(entry)
+	}
+	t.opts.Metrics.evicted(l.why, entry.Size, unused)
+	t.opts.Logger.Debug("evicted from the bucket", "digest", dgst, "bytes", entry.Size, "unused", unused.Round(time.Second), "reason", string(l.why))
 }
 
 // writePlan tells the mirrors which contents leave. It is written in each pass, so that they
 // know that this mirror lives.
 func (t *tenure) writePlan(ctx context.Context, off bool) error {
 	t.turn++
-	document := encodeNote(header{Evictor: t.id, Turn: t.turn, Off: off}, t.contents())
+	planned := t.planned()
+	document := encodeNote(header{Evictor: t.id, Turn: t.turn, Off: off}, func(yield func(digest.Digest, time.Duration) bool) {
+		for _, dgst := range planned {
+			if !yield(dgst, 0) {
+				return
+			}
+		}
+	})
 	if err := t.opts.Notes.Write(ctx, planName, document); err != nil {
 		return err
 	}
 	now := time.Now()
-	for s, l := range t.leaving {
-		if l.since.IsZero() {
+	for s := range planned {
+		if l := t.leaving[s]; l.since.IsZero() {
 			l.since = now
 			t.leaving[s] = l
 		}
@@ -402,17 +414,20 @@ func (t *tenure) writePlan(ctx context.Context, off bool) error {
 	return nil
 }
 
-// contents yields the digests of the contents that leave.
-func (t *tenure) contents() iter.Seq[digest.Digest] {
-	return func(yield func(digest.Digest) bool) {
-		t.inventory.mu.Lock()
-		defer t.inventory.mu.Unlock()
-		for s := range t.leaving {
-			if !yield(t.inventory.index.lru.digest(t.inventory.index.lru.at(s))) {
-				return
+// planned returns the contents of the next plan: those of the last one, and as many others as
+// a plan may have.
+func (t *tenure) planned() map[slot]digest.Digest {
+	t.inventory.mu.Lock()
+	defer t.inventory.mu.Unlock()
+	planned := make(map[slot]digest.Digest)
+	for _, before := range []bool{true, false} {
+		for s, l := range t.leaving {
+			if len(planned) < maxLeaving && l.since.IsZero() != before {
+				planned[s] = t.inventory.index.lru.digest(t.inventory.index.lru.at(s))
 			}
 		}
 	}
+	return planned
 }
 
 // writeOrder writes down the order of use, and removes the notes that are in it.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
@@ -50,7 +49,7 @@ type Uses struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex
-	pending map[digest.Digest]struct{} // used, and not told yet
+	pending map[digest.Digest]time.Time // last uses that were not told yet
 	leaving map[digest.Digest]struct{}
 	known   time.Time // leaving was right then
 	read    bool      // the plan was read at the last look
@@ -69,22 +68,31 @@ func NewUses(opts UsesOptions) *Uses {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &Uses{
 		opts: opts, wake: notify.NewSignal(), looked: make(chan struct{}), stop: cancel,
-		pending: make(map[digest.Digest]struct{}), leaving: make(map[digest.Digest]struct{}),
+		pending: make(map[digest.Digest]time.Time), leaving: make(map[digest.Digest]struct{}),
 	}
 	u.running.Go(func() { u.run(ctx) })
 	return u
 }
 
-// Used notes the use of a content. It does not wait.
-func (u *Uses) Used(dgst digest.Digest) {
+// Used notes the use of a content now. It does not wait.
+func (u *Uses) Used(dgst digest.Digest) { u.UsedAt(dgst, time.Now()) }
+
+// UsedAt notes the use of a content at some time.
+func (u *Uses) UsedAt(dgst digest.Digest, at time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if len(u.pending) < maxUses {
-		u.pending[dgst] = struct{}{}
-	}
+	u.note(dgst, at)
 	// A content that leaves stays if its use is told in time.
 	if _, leaves := u.leaving[dgst]; leaves || len(u.pending) == maxUses {
 		u.wake.Notify()
+	}
+}
+
+// note notes a use if there is a place for it. The caller holds the mutex.
+func (u *Uses) note(dgst digest.Digest, at time.Time) {
+	before, noted := u.pending[dgst]
+	if noted && at.After(before) || !noted && len(u.pending) < maxUses {
+		u.pending[dgst] = at
 	}
 }
 
@@ -174,8 +182,8 @@ func (u *Uses) look(ctx context.Context) {
 		leaving = nil
 	}
 	after := make(map[digest.Digest]struct{}, len(leaving))
-	for _, dgst := range leaving {
-		after[dgst] = struct{}{}
+	for _, content := range leaving {
+		after[content.digest] = struct{}{}
 	}
 	// Those that leave no more are forgotten while they still count as leaving.
 	for dgst := range before {
@@ -198,18 +206,22 @@ func (u *Uses) tell(ctx context.Context) {
 		u.mu.Unlock()
 		return
 	}
-	u.pending = make(map[digest.Digest]struct{})
+	u.pending = make(map[digest.Digest]time.Time)
 	u.mu.Unlock()
-	err := u.opts.Notes.Write(ctx, usesFolder+"/"+rand.Text(), encodeNote(header{}, maps.Keys(uses)))
+	err := u.opts.Notes.Write(ctx, usesFolder+"/"+rand.Text(), encodeNote(header{}, func(yield func(digest.Digest, time.Duration) bool) {
+		for dgst, at := range uses {
+			if !yield(dgst, time.Since(at)) {
+				return
+			}
+		}
+	}))
 	if err == nil {
 		return
 	}
 	u.opts.Logger.Debug("cannot tell which contents of the bucket were used. This is tried again", "error", err)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for dgst := range uses {
-		if len(u.pending) < maxUses {
-			u.pending[dgst] = struct{}{}
-		}
+	for dgst, at := range uses {
+		u.note(dgst, at)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/minio/minio-go/v7"
@@ -193,6 +194,39 @@ func (r *records) keys(ctx context.Context, prefix string) iter.Seq2[string, err
 		}
 	}
 }
+
+// AllRecords lists all records, sorted by their keys. The time of an entry is that of its last
+// change: a bucket knows no uses of records.
+func (s *Store) AllRecords(ctx context.Context) iter.Seq2[storage.RecordEntry, error] {
+	return func(yield func(storage.RecordEntry, error) bool) {
+		root, size := s.below(recordsName), 0
+		var all []storage.RecordEntry
+		for object, err := range s.list(ctx, root) {
+			if err != nil {
+				yield(storage.RecordEntry{}, err)
+				return
+			}
+			key, ok := unescape(strings.TrimPrefix(object.Key, root))
+			if !ok || storage.ValidateKey(key) != nil {
+				continue // it is not ours
+			}
+			if size += len(key) + keyCost; size > maxKeys {
+				yield(storage.RecordEntry{}, &Error{Operation: string(opList), Reason: Bounds, err: fmt.Errorf("%w: the keys of more than %d records", errTooLong, len(all))})
+				return
+			}
+			all = append(all, storage.RecordEntry{Key: key, Size: object.Size, Used: s.local(object.LastModified)})
+		}
+		slices.SortFunc(all, func(a, b storage.RecordEntry) int { return strings.Compare(a.Key, b.Key) })
+		for _, entry := range all {
+			if !yield(entry, nil) {
+				return
+			}
+		}
+	}
+}
+
+// TouchRecord does nothing: a bucket knows no uses of records.
+func (s *Store) TouchRecord(context.Context, string, time.Time) error { return nil }
 
 // escape writes a record's key with characters that all servers take and that need no
 // care in URLs and XML. A "!" and two digits stand for every other byte.
