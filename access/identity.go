@@ -113,6 +113,10 @@ const (
 	ReadPage     Action = "ui-asset" // the page at /
 )
 
+// Page is the part of a list that a request asks for (distribution-spec, "Listing Tags"), as
+// decimal digits and text. Both may be empty.
+type Page struct{ N, Last string }
+
 // Question is a request in the terms of access rules.
 type Question struct {
 	Action       Action
@@ -122,6 +126,7 @@ type Question struct {
 	Reference    string        // tag or digest of a manifest
 	Digest       digest.Digest // of a blob, of a subject, or of a manifest by digest
 	ArtifactType string        // of referrers
+	Page         Page          // of a list of tags, or of the catalog
 	// ByUpstream is set if the upstream of the block identifies the client itself. Then no
 	// credentials for the mirror are needed.
 	ByUpstream bool

@@ -150,6 +150,7 @@ func TestVerdictsAreOfOneRequest(t *testing.T) {
 		`request.reference == 'latest'`:                                       {readsContent: true},
 		`has(request.digest) || request.action == 'x'`:                        {readsContent: true},
 		`request['reference'] == 'latest'`:                                    {readsContent: true},
+		`has(request.n) && request.n > 100`:                                   {readsContent: true},
 		`"reference" in request`:                                              {readsContent: true},
 		`[request].exists(r, r.reference == 'a')`:                             {readsContent: true},
 		`size(request) == 3`:                                                  {readsContent: true},

@@ -3,6 +3,7 @@ package access
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"cel.dev/cel-go/cel"
@@ -245,11 +246,15 @@ func identityValue(id *Identity) map[string]any {
 func requestValue(q Question) map[string]any {
 	value := map[string]any{"action": string(q.Action)}
 	for name, text := range map[string]string{
-		"namespace": q.Namespace, "reference": q.Reference, "digest": q.digest(), "artifact_type": q.ArtifactType,
+		"namespace": q.Namespace, "reference": q.Reference, "digest": q.digest(), "artifact_type": q.ArtifactType, "last": q.Page.Last,
 	} {
 		if text != "" {
 			value[name] = text
 		}
+	}
+	// A number for Angos, too.
+	if n, err := strconv.ParseInt(q.Page.N, 10, 64); err == nil {
+		value["n"] = n
 	}
 	return value
 }

@@ -22,6 +22,7 @@ func TestRules(t *testing.T) {
 	manifest := Question{Action: GetManifest, Namespace: "docker-io/library/nginx", Reference: "latest"}
 	blob := Question{Action: GetBlob, Namespace: "docker-io/library/nginx", Digest: "sha256:aa"}
 	ping := Question{Action: GetVersion}
+	page := Question{Action: ListTags, Namespace: "docker-io/library/nginx", Page: Page{N: "200", Last: "v1"}}
 	for _, test := range []struct {
 		rule string
 		id   *Identity
@@ -70,6 +71,13 @@ func TestRules(t *testing.T) {
 		{`has(request.tags) && request.tags.exists(t, t.startsWith('v'))`, alice, manifest, "false"},
 		{`request.action == 'mount-blob' && has(request.from) && request.from.startsWith('dev/')`, alice, manifest, "false"},
 		{`request.from != null`, alice, manifest, "fails"},
+		{`has(request.n) && request.n > 100`, alice, page, "true"},
+		{`has(request.n) && request.n > 200`, alice, page, "false"},
+		{`has(request.n) && request.n > 100`, alice, manifest, "false"},
+		{`request.n == 200`, alice, manifest, "fails"},
+		{`has(request.n)`, alice, Question{Action: ListTags, Page: Page{N: "x"}}, "false"},
+		{`request.last.startsWith('v')`, alice, page, "true"},
+		{`has(request.last)`, alice, manifest, "false"},
 		{`identity.username != ''`, alice, manifest, "true"},
 		{`size(identity.certificate.organizations) > 0`, node, manifest, "true"},
 		{`identity.username`, alice, manifest, "fails"},

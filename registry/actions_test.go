@@ -53,3 +53,19 @@ func TestActionOfExchanges(t *testing.T) {
 		}
 	}
 }
+
+// Rules see which part of a list a request asks for, and ask again for each part.
+func TestPagesInRules(t *testing.T) {
+	r, m := pair(t)
+	r.AddImage("app", "v1", []byte("a layer"))
+	opts, right, _ := alice(t, false)
+	opts.Policy = &access.Policy{DefaultAllow: true, Rules: []string{"has(request.n) && request.n > 100", "has(request.last) && request.last == 'secret'"}}
+	m.rules(opts)
+	for _, list := range []string{"up.example/app/tags/list", "_catalog"} {
+		for query, want := range map[string]int{"": 200, "?n=100": 200, "?n=101": 403, "?n=0101": 403, "?last=a": 200, "?n=1&last=secret": 403} {
+			if w := m.do("GET", "/v2/"+list+query, "Authorization", right); w.Code != want {
+				t.Errorf("%s%s: %d %s", list, query, w.Code, w.Body)
+			}
+		}
+	}
+}

@@ -145,8 +145,11 @@ func questionOf(req Request, ns *namespace.Namespace, repo, canonical string) ac
 		q.Block, q.Namespace = ns.Key(), canonical
 		q.ByUpstream = ns.OnBehalf()
 	}
-	if req.Op == OpReferrers {
+	switch req.Op {
+	case OpReferrers:
 		q.ArtifactType = req.Query.Get("artifactType")
+	case OpTags, OpCatalog:
+		q.Page = access.Page{N: req.Query.Get("n"), Last: req.Query.Get("last")}
 	}
 	return q
 }
