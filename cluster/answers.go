@@ -77,6 +77,36 @@ func (c *Cluster) Ask(ctx context.Context, question string) (body []byte, age ti
 	}
 }
 
+// Look returns an answer of another replica that is fresh, and its age; nil: there is none. It
+// waits for no replica.
+func (c *Cluster) Look(ctx context.Context, question string) (body []byte, age time.Duration) {
+	q := &asking{cluster: c, name: short(question)}
+	_ = c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
+		answered, _ := q.keys(prefix)
+		entries, err := b.Read(ctx, answered)
+		if err == nil {
+			q.first = entries[0].value // this replica has not waited for it
+			body, age, _ = q.judge(answered, entries[0])
+		}
+		return err
+	})
+	return body, age
+}
+
+// Tell shares an answer for as long as it is fresh. The others can see it when Tell returns,
+// unless Redis is away.
+func (c *Cluster) Tell(ctx context.Context, question string, body []byte, fresh time.Duration) {
+	if len(body) > maxAnswer {
+		return
+	}
+	q, a := &asking{cluster: c, name: short(question)}, newAnswer(body, fresh)
+	// It is worth telling, even if all clients have left.
+	_ = c.gate.call(context.WithoutCancel(ctx), func(ctx context.Context, b board, prefix string) error {
+		answered, _ := q.keys(prefix)
+		return c.publish(ctx, b, answered, a)
+	})
+}
+
 // asking is a question that is to be answered.
 type asking struct {
 	cluster *Cluster
@@ -191,19 +221,29 @@ func (q *asking) settle(body []byte, fresh time.Duration) {
 		return // no replica waits for this one
 	}
 	c := q.cluster
-	fresh = min(max(fresh, 0), maxFresh)
-	a := answer{Version: version, Life: (fresh + joinLife).Milliseconds(), Fresh: fresh.Milliseconds(), At: time.Now().UnixMilli(), Body: body}
+	a := newAnswer(body, fresh)
 	c.inBackground(func(ctx context.Context) {
 		_ = c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
 			answered, asked := q.keys(prefix)
-			a.Token = randomToken()
-			a.Seal = c.sealer.Seal(a.fields(answered)...)
-			if err := b.Write(ctx, answered, encode(a), time.Duration(a.Life)*time.Millisecond); err != nil || q.lease == "" {
+			if err := c.publish(ctx, b, answered, a); err != nil || q.lease == "" {
 				return err
 			}
 			return b.Remove(ctx, asked, q.lease)
 		})
 	})
+}
+
+// newAnswer returns an answer of this moment.
+func newAnswer(body []byte, fresh time.Duration) answer {
+	fresh = min(max(fresh, 0), maxFresh)
+	return answer{Version: version, Life: (fresh + joinLife).Milliseconds(), Fresh: fresh.Milliseconds(), At: time.Now().UnixMilli(), Body: body}
+}
+
+// publish writes an answer to its key.
+func (c *Cluster) publish(ctx context.Context, b board, key string, a answer) error {
+	a.Token = randomToken()
+	a.Seal = c.sealer.Seal(a.fields(key)...)
+	return b.Write(ctx, key, encode(a), time.Duration(a.Life)*time.Millisecond)
 }
 
 // readAnswer reads the value of a key. It returns false for one of another version, or that

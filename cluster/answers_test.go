@@ -1,6 +1,7 @@
 package cluster_test
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"sync"
@@ -131,6 +132,46 @@ func TestAnswerBetweenLookAndTurn(t *testing.T) {
 		}
 		if asks := b.redis.named(prefix + ":asks:"); len(asks) != 0 {
 			t.Errorf("keys are left: %q", asks)
+		}
+	})
+}
+
+// A word that is told without a turn is seen by the others at once, while it is fresh, and an
+// answer that is only for those who waited is not.
+func TestTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one, two := b.start("one"), b.start("two")
+		if body, _ := two.Look(t.Context(), "question"); body != nil {
+			t.Errorf("nothing was told: %q", body)
+		}
+		one.Tell(t.Context(), "question", []byte("gone"), time.Minute)
+		one.Tell(t.Context(), "long", bytes.Repeat([]byte("x"), 5<<10), time.Minute)
+		if body, _ := two.Look(t.Context(), "long"); body != nil {
+			t.Errorf("a long word: %d bytes", len(body))
+		}
+		time.Sleep(10 * time.Second)
+		if body, age := two.Look(t.Context(), "question"); string(body) != "gone" || age != 10*time.Second {
+			t.Errorf("got %q of age %s", body, age)
+		}
+		time.Sleep(50 * time.Second)
+		if body, _ := two.Look(t.Context(), "question"); body != nil {
+			t.Errorf("an old word: %q", body)
+		}
+		_, _, settle := one.Ask(t.Context(), "question")
+		settle([]byte("answer"), 0)
+		synctest.Wait()
+		if body, _ := two.Look(t.Context(), "question"); body != nil {
+			t.Errorf("an answer for those who waited: %q", body)
+		}
+		b.redis.set(nil, true)
+		begun := time.Now()
+		for range 10 {
+			one.Tell(t.Context(), "question", []byte("gone"), time.Minute)
+			one.Look(t.Context(), "question")
+		}
+		if took := time.Since(begun); took > 500*time.Millisecond {
+			t.Errorf("without Redis it took %s", took)
 		}
 	})
 }

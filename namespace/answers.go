@@ -15,12 +15,17 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// Answers shares answers of upstreams between replicas, so that one of them asks.
+// Answers shares answers of upstreams between replicas, so that one of them asks. Its methods
+// return soon, whatever becomes of the service that shares them.
 type Answers interface {
 	// Ask returns the answer that another replica got to a question, and its age. If there is
 	// none, body is nil, and the caller asks the upstream. It calls settle once with the
 	// answer and how long that is fresh, or with nil.
 	Ask(ctx context.Context, question string) (body []byte, age time.Duration, settle func(body []byte, fresh time.Duration))
+	// Look is Ask without a turn: it returns an answer that is fresh, and waits for none.
+	Look(ctx context.Context, question string) (body []byte, age time.Duration)
+	// Tell shares an answer for as long as it is fresh. The others can see it when Tell returns.
+	Tell(ctx context.Context, question string, body []byte, fresh time.Duration)
 }
 
 // sharedAnswer is an upstream's word about a tag, in the form that replicas share: the
@@ -43,7 +48,21 @@ type goneAnswer struct {
 // answer to a client with rights of its own is for that client alone. A request that has
 // passed other mirrors waits for none, see apart.
 func (n *Namespace) sharesAnswers(ctx context.Context, key lookupKey) bool {
-	return n.cache.answers != nil && key.ref.IsTag() && !n.spec.OnBehalf && !n.mayLoop(ctx)
+	return n.cache.answers != nil && !n.spec.OnBehalf && !n.mayLoop(ctx)
+}
+
+// question is the question that a lookup asks an upstream, for all replicas. A block that leads
+// elsewhere has other answers.
+func (n *Namespace) question(key lookupKey) string {
+	what := key.ref.Tag()
+	switch {
+	case key.ref.IsTag():
+	case key.op == statBlob:
+		what = "blob " + key.ref.Digest().String() // no tag has a blank
+	default:
+		what = "manifest " + key.ref.Digest().String()
+	}
+	return strings.Join([]string{n.FirstUpstream(), key.repo.Namespace, key.repo.Name, what, key.ref.Accept()}, "\n")
 }
 
 // mayLoop reports whether a request has passed another mirror, and could come back here or
@@ -55,12 +74,13 @@ func (n *Namespace) mayLoop(ctx context.Context) bool {
 // ask answers a lookup with the word of an upstream: one that another replica got, or else
 // this one.
 func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found, error) {
-	if !n.sharesAnswers(ctx, key) {
+	switch {
+	case !n.sharesAnswers(ctx, key):
 		return n.askUpstream(ctx, key, known)
+	case !key.ref.IsTag():
+		return n.askByDigest(ctx, key, known)
 	}
-	// A block that leads elsewhere has other answers.
-	question := strings.Join([]string{n.FirstUpstream(), key.repo.Namespace, key.repo.Name, key.ref.Tag(), key.ref.Accept()}, "\n")
-	body, age, settle := n.cache.answers.Ask(ctx, question)
+	body, age, settle := n.cache.answers.Ask(ctx, n.question(key))
 	a, ok := parseAnswer(body)
 	switch {
 	case ok:
@@ -71,6 +91,47 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	f, err := n.askUpstream(ctx, key, known)
 	settle(n.shareable(f, err))
 	return f, err
+}
+
+// askByDigest is ask for a manifest by its digest. Of another replica only a "not found"
+// counts: the manifest itself is fetched from this repository's own upstream, which proves its
+// right, and no replica waits for another one's proof.
+func (n *Namespace) askByDigest(ctx context.Context, key lookupKey, known known) (found, error) {
+	if err := n.refusedElsewhere(ctx, key); err != nil {
+		return found{}, err
+	}
+	f, err := n.askUpstream(ctx, key, known)
+	n.tellRefusal(ctx, key, err)
+	return f, err
+}
+
+// refusedElsewhere returns the "not found" of the upstream that another replica got for a
+// content a short time ago, or nil.
+func (n *Namespace) refusedElsewhere(ctx context.Context, key lookupKey) error {
+	if n.spec.NegativeTTL <= 0 || !n.sharesAnswers(ctx, key) {
+		return nil
+	}
+	body, age := n.cache.answers.Look(ctx, n.question(key))
+	a, ok := parseAnswer(body)
+	if !ok || a.Gone == nil || age >= n.spec.NegativeTTL {
+		return nil
+	}
+	host, dgst := n.FirstUpstream(), key.ref.Digest()
+	if key.op == statBlob {
+		return &agedError{upstream.NewGoneBlob(host, key.repo.Name, dgst, a.Gone.Status, a.Gone.Code, a.Gone.Message), age}
+	}
+	return &agedError{upstream.NewGone(host, key.repo.Name, dgst.String(), a.Gone.Status, a.Gone.Code, a.Gone.Message), age}
+}
+
+// tellRefusal tells the other replicas of a "not found" of the upstream for a content. Other
+// results are none of theirs.
+func (n *Namespace) tellRefusal(ctx context.Context, key lookupKey, err error) {
+	if err == nil || !n.sharesAnswers(ctx, key) {
+		return
+	}
+	if body, fresh := n.shareable(found{}, err); body != nil {
+		n.cache.answers.Tell(ctx, n.question(key), body, fresh)
+	}
 }
 
 // shareable returns what other replicas may know of an answer, and for how long it is

@@ -3,11 +3,16 @@ package namespace_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
@@ -45,6 +50,22 @@ func (s *shelf) Ask(_ context.Context, question string) (body []byte, age time.D
 			s.answers[question] = shelved{body, time.Now(), fresh}
 		}
 	}
+}
+
+func (s *shelf) Look(_ context.Context, question string) (body []byte, age time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, question)
+	if a, ok := s.answers[question]; ok && time.Since(a.at) < a.fresh {
+		return a.body, time.Since(a.at)
+	}
+	return nil, 0
+}
+
+func (s *shelf) Tell(_ context.Context, question string, body []byte, fresh time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answers[question] = shelved{body, time.Now(), fresh}
 }
 
 // put makes another replica's answer to the last question of any kind.
@@ -138,6 +159,109 @@ func TestReplicasShareNotFound(t *testing.T) {
 			time.Sleep(time.Hour) // whatever cools down
 			r.ResetRequests()
 		}
+	}, negativeTTL(time.Minute))
+}
+
+// A definite "not found" about a digest is shared too, of a manifest and of a blob each.
+func TestReplicasShareMissingDigests(t *testing.T) {
+	for name, tc := range map[string]struct {
+		ask  func(t *testing.T, n *namespace.Namespace, dgst digest.Digest) error
+		code string
+	}{
+		"a manifest": {func(t *testing.T, n *namespace.Namespace, dgst digest.Digest) error {
+			return get(t, n, "app", dgst.String()).err
+		}, "MANIFEST_UNKNOWN"},
+		"the head of a manifest": {func(t *testing.T, n *namespace.Namespace, dgst digest.Digest) error {
+			return head(t, n, "app", dgst.String()).err
+		}, ""},
+		"a blob": {func(t *testing.T, n *namespace.Namespace, dgst digest.Digest) error {
+			_, err := n.Blob(t.Context(), "app", dgst, 0, -1)
+			return err
+		}, "BLOB_UNKNOWN"},
+		"the head of a blob": {func(t *testing.T, n *namespace.Namespace, dgst digest.Digest) error {
+			_, err := n.HeadBlob(t.Context(), "app", dgst)
+			return err
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			shelfBubble(t, func(t *testing.T, _ *shelf, r *upstreamtest.Registry, one, two *namespace.Namespace) {
+				missing := digest.FromString("missing")
+				asked := func(n *namespace.Namespace) int {
+					t.Helper()
+					r.ResetRequests()
+					if err := tc.ask(t, n, missing); !errors.Is(err, upstream.ErrNotFound) || !strings.Contains(err.Error(), tc.code) {
+						t.Errorf("%v", err)
+					}
+					return len(r.Requests())
+				}
+				first := asked(one)
+				time.Sleep(20 * time.Second)
+				if again := asked(two); first == 0 || again != 0 {
+					t.Errorf("the upstream was asked %d times, and %d times by the other replica", first, again)
+				}
+				// A minute after the upstream's word, and not after it was heard.
+				time.Sleep(41 * time.Second)
+				if again := asked(two); again == 0 {
+					t.Errorf("the upstream was asked %d times a minute later", again)
+				}
+				// A refusal is no answer about another repository or another kind of content.
+				for _, other := range []func() error{
+					func() error { return get(t, two, "other", missing.String()).err },
+					func() error { _, err := two.HeadBlob(t.Context(), "other", missing); return err },
+				} {
+					r.ResetRequests()
+					if err := other(); err == nil || len(r.Requests()) == 0 {
+						t.Errorf("%v after %q", err, r.Requests())
+					}
+				}
+				// Other failures are not shared.
+				for status, kind := range map[int]upstreamtest.Effect{403: upstreamtest.Status(403, ""), 500: upstreamtest.Status(500, ""), 404: upstreamtest.Status(404, "<html>")} {
+					missing = digest.FromString(fmt.Sprint(status))
+					fault := r.Fault(upstreamtest.Path(missing.Encoded()), kind)
+					_ = tc.ask(t, one, missing)
+					r.ResetRequests()
+					_ = tc.ask(t, two, missing)
+					if len(r.Requests()) == 0 {
+						t.Errorf("%d is shared", status)
+					}
+					fault.Remove()
+					time.Sleep(time.Hour) // whatever cools down
+				}
+			}, negativeTTL(time.Minute))
+		})
+	}
+}
+
+// What another replica was refused takes nothing away, and its bytes prove nothing: a repository
+// with a right keeps its stored content.
+func TestRefusalElsewhereRemovesNothing(t *testing.T) {
+	shelfBubble(t, func(t *testing.T, _ *shelf, r *upstreamtest.Registry, one, two *namespace.Namespace) {
+		layer := []byte("a layer")
+		image := r.AddImage("app", "v1", layer)
+		blob := func() *namespace.Blob {
+			t.Helper()
+			b, err := two.Blob(t.Context(), "app", digest.FromBytes(layer), 0, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, b.Content); err != nil {
+				t.Error(err)
+			}
+			b.Content.Close()
+			return b
+		}
+		blob()
+		get(t, two, "app", image.Digest.String())
+		synctest.Wait()
+		r.Fault(upstreamtest.Any, upstreamtest.Status(404, `{"errors":[{"code":"BLOB_UNKNOWN"}]}`))
+		if _, err := one.HeadBlob(t.Context(), "app", digest.FromBytes(layer)); !errors.Is(err, upstream.ErrNotFound) {
+			t.Errorf("%v", err)
+		}
+		get(t, one, "app", image.Digest.String())
+		if b := blob(); b.Cache != namespace.Hit {
+			t.Errorf("the blob: %v", b.Cache)
+		}
+		wantManifest(t, get(t, two, "app", image.Digest.String()), namespace.Hit, image)
 	}, negativeTTL(time.Minute))
 }
 

@@ -278,9 +278,17 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 			if onBehalf {
 				ctx = upstream.OnBehalf(ctx, credential)
 			}
+			// The middle of a blob that was there a moment ago is asked for in any case.
+			if offset == 0 {
+				if err := n.refusedElsewhere(ctx, blobKey(repo, dgst)); err != nil {
+					return nil, err
+				}
+			}
 			body, err := n.spec.Upstreams.Blob(ctx, repo.Name, dgst, offset, length)
 			if err != nil {
 				n.noteRight(ctx, repo, blobProof, "", err)
+				// Before the turn ends, so that the next replica need not ask.
+				n.tellRefusal(ctx, blobKey(repo, dgst), err)
 				return nil, err
 			}
 			return &download.Stream{ReadCloser: body, Size: body.Size(), Origin: body.Upstream(), Proves: true, Reject: body.Reject}, nil

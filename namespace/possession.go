@@ -55,8 +55,12 @@ func (n *Namespace) link(ctx context.Context, repo storage.RepoID, dgst digest.D
 func (n *Namespace) statBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
 	key := blobKey(repo, dgst)
 	desc, _, err := share(ctx, n, n.cache.access, key, nil, func(ctx context.Context) (ocispec.Descriptor, error) {
+		if err := n.refusedElsewhere(ctx, key); err != nil {
+			return ocispec.Descriptor{}, err
+		}
 		desc, err := n.spec.Upstreams.StatBlob(ctx, repo.Name, dgst)
 		n.noteRight(ctx, repo, blobProof, "", err)
+		n.tellRefusal(ctx, key, err)
 		n.rememberNegative(ctx, key, err)
 		return desc, err
 	})

@@ -203,6 +203,13 @@ func NewGone(host, repo, reference string, status int, code, message string) *Er
 	return &Error{Host: host, Op: opManifest, Repository: repo, Reference: reference, Class: ClassNotFound, Status: status, Code: code, Message: message}
 }
 
+// NewGoneBlob is NewGone for a blob.
+func NewGoneBlob(host, repo string, dgst digest.Digest, status int, code, message string) *Error {
+	failed := NewGone(host, repo, dgst.String(), status, code, message)
+	failed.Op = opBlob
+	return failed
+}
+
 // NewTooSlow returns the failure of a content for which an upstream took too long, although
 // no single request did.
 func NewTooSlow(host, repo, reference string) *Error {

@@ -145,7 +145,7 @@ func TestPeerProvesNothing(t *testing.T) {
 	}
 }
 
-// A tag is checked once for all replicas, and a "not found" is shared.
+// A tag is checked once for all replicas, and a "not found" of a tag or a blob is shared.
 func TestReplicasCheckTagsOnce(t *testing.T) {
 	t.Parallel()
 	unstarved(t, func() bool {
@@ -162,13 +162,24 @@ func TestReplicasCheckTagsOnce(t *testing.T) {
 				}
 			}
 		}
+		// The replica that asks for a blob tells the others, which wait for its turn to end.
+		missing := digest.FromString("missing")
+		var pulls []*harness.Pulling
+		for _, w := range f.replicas {
+			pulls = append(pulls, w.Pull(t, "/v2/mirror/org/app/blobs/"+missing.String()))
+		}
+		for n, pull := range pulls {
+			if pull.Wait(t); pull.Status != http.StatusNotFound {
+				t.Errorf("a missing blob, replica %d: %d", n, pull.Status)
+			}
+		}
 		if starved(t, f.replicas) {
 			return true
 		}
-		for _, tag := range []string{"1.0", "missing"} {
-			asked := slices.DeleteFunc(f.upstream.Requests(), func(r string) bool { return !strings.Contains(r, "/manifests/"+tag) })
+		for _, part := range []string{"/manifests/1.0", "/manifests/missing", missing.String()} {
+			asked := slices.DeleteFunc(f.upstream.Requests(), func(r string) bool { return !strings.Contains(r, part) })
 			if len(asked) != 1 {
-				t.Errorf("%s: the upstream was asked %q", tag, asked)
+				t.Errorf("%s: the upstream was asked %q", part, asked)
 			}
 		}
 		return false
