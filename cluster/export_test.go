@@ -26,6 +26,9 @@ func NewRedisBoard(client redis.UniversalClient) Board { return &redisBoard{clie
 // UseBoard works with a stand-in of Redis.
 func (c *Cluster) UseBoard(b Board, prefix string) { c.gate.use(b, prefix) }
 
+// UseBoard works with a stand-in of Redis.
+func UseBoard(t *Turn, b Board, prefix string) { t.board, t.prefix = b, prefix }
+
 // Dial makes connections to other replicas in another way.
 func (c *Cluster) Dial(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
 	c.peers.transport.DialContext = dial

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,6 +72,31 @@ func TestUsesWhatAManifestRefersTo(t *testing.T) {
 }
 
 // The same when there is no time between a manifest's use and an eviction.
+// Contents that a used manifest refers to and the store does not have are told: they may be
+// elsewhere.
+func TestReferred(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		told := map[digest.Digest]bool{}
+		l := newLimited(t, 0, evict.Options{Referred: func(dgst digest.Digest) {
+			mu.Lock()
+			defer mu.Unlock()
+			told[dgst] = true
+		}})
+		all := l.image("pulled")
+		gone := digest.FromString("of another platform")
+		index := l.index(all[0], gone)
+		l.use(index)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if len(told) != 1 || !told[gone] {
+			t.Errorf("told %v, want %s", told, gone)
+		}
+	})
+}
+
 func TestFollowsBeforeItEvicts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimited(t, 6000, evict.Options{})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/spool"
 	"github.com/weirhq/weir/storage/storagetest"
 	"github.com/weirhq/weir/storage/tier"
 )
@@ -30,6 +31,7 @@ type far struct {
 	attempts map[digest.Digest]int
 	fail     error
 	isPaused bool
+	leaves   bool          // all content is about to be removed
 	gate     chan struct{} // if set, an upload waits for it
 	running  int
 	most     int // that ran at once
@@ -64,6 +66,12 @@ func (f *far) Upload(ctx context.Context, info storage.Info, content io.ReaderAt
 }
 
 func (f *far) Lacks(_ context.Context, info storage.Info) (bool, error) {
+	f.mu.Lock()
+	leaves := f.leaves
+	f.mu.Unlock()
+	if leaves {
+		return false, spool.ErrBusy
+	}
 	return !f.has(info.Digest), nil
 }
 
@@ -99,6 +107,30 @@ func uploader(t *testing.T, near *storagetest.Memory, f *far) (*tier.Store, *tie
 	u := tier.NewUploader(tier.UploaderOptions{Near: near, Far: f, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	t.Cleanup(u.Close)
 	return tier.NewStore(near, u), u, log
+}
+
+// A content that is about to leave far is not uploaded now. Nothing waits for it, and the next
+// comparison tries again.
+func TestUploadOfContentThatLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, f := storagetest.NewMemory(t), newFar()
+		f.leaves = true
+		store, u, log := uploader(t, near, f)
+		dgst := storagetest.Commit(t, store, near.Spools(), []byte("content"))
+		synctest.Wait()
+		if err := u.Drain(t.Context()); err != nil || f.tried(dgst) > 0 {
+			t.Errorf("Drain: %v; uploads: %d", err, f.tried(dgst))
+		}
+		f.set(func(f *far) { f.leaves = false })
+		time.Sleep(7 * time.Hour)
+		synctest.Wait()
+		if !f.has(dgst) {
+			t.Error("the content was not uploaded later")
+		}
+		if log.Count("level=ERROR") > 0 {
+			t.Errorf("the log has an error:\n%s", log.String())
+		}
+	})
 }
 
 func TestConformance(t *testing.T) {
