@@ -13,14 +13,14 @@ import (
 	"github.com/weirhq/weir/tests/harness"
 )
 
-// The driver behaves against a real server as storage wants it, below a prefix and without
-// one.
+// The driver behaves against a real server as storage wants it, below a prefix of all odd characters
+// that are allowed.
 func TestDriverOnRealServer(t *testing.T) {
 	t.Parallel()
 	bucket := harness.StartBucket(t)
 	var drivers atomic.Int64
 	storagetest.Run(t, func(t *testing.T) storage.Driver {
-		return open(t, bucket, fmt.Sprintf("mirrors/%d", drivers.Add(1)))
+		return open(t, bucket, fmt.Sprintf("mirrors=1/._-/%d", drivers.Add(1)))
 	})
 }
 

@@ -16,7 +16,7 @@ func TestRedirectToRealServer(t *testing.T) {
 	bucket, upstream := harness.StartBucket(t), upstreamtest.New(t)
 	layer := content(3*mib, 11)
 	i := addImage(upstream, "1.0", layer)
-	w := harness.StartWeir(t, bucket.Config("key_prefix = \"weir\"\nredirect_endpoint = \""+strings.Replace(bucket.URL, "127.0.0.1", "localhost", 1)+"\"")+block(upstream))
+	w := harness.StartWeir(t, bucket.Config("key_prefix = \"weir=1/._-\"\nredirect_endpoint = \""+strings.Replace(bucket.URL, "127.0.0.1", "localhost", 1)+"\"")+block(upstream))
 	pull(t, w, i, "1.0")
 	w.Client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	harness.Eventually(t, "a client is sent to the bucket", func() bool {
