@@ -235,3 +235,39 @@ func TestReplicasWithCertificates(t *testing.T) {
 		t.Errorf("a client without a certificate gets %s", answer.Status)
 	}
 }
+
+// While a replica uploads a content to the bucket, the others read it from that replica: it is
+// downloaded once and uploaded once.
+func TestUploadTakesItsTime(t *testing.T) {
+	t.Parallel()
+	unstarved(t, func() bool {
+		server, hold := s3test.New(t), make(chan struct{})
+		release := sync.OnceFunc(func() { close(hold) })
+		t.Cleanup(release)
+		server.Intercept(instead(func(r *http.Request) bool { return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/blobs/") },
+			func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+				<-hold
+				next.ServeHTTP(w, r)
+			}))
+		f := startFleetOn(t, 3, server.Config()+streamed)
+		layer := content(mib, 25)
+		f.upstream.AddBlob("org/app", layer)
+		dgst := digest.FromBytes(layer)
+		for n, w := range f.replicas {
+			w.Pull(t, "/v2/mirror/org/app/blobs/"+dgst.String()).Whole(t, fmt.Sprintf("replica %d", n), dgst)
+		}
+		release()
+		inBucket(t, server, 0, dgst)
+		if starved(t, f.replicas) {
+			return true
+		}
+		if got := f.bodies(dgst); len(got) != 1 {
+			t.Errorf("the upstream got %q", got)
+		}
+		uploads := slices.DeleteFunc(server.Requests(), func(r string) bool { return r != "PUT "+key(dgst) })
+		if len(uploads) != 1 {
+			t.Errorf("the bucket got %q", uploads)
+		}
+		return false
+	})
+}
