@@ -73,12 +73,19 @@ func (f *fleet) bodies(dgst digest.Digest) []string {
 	return list
 }
 
-// Three replicas with a disk each get a cold image from their upstream once, however many
-// clients pull it from each of them.
+// Three replicas, with a disk each or with a bucket on a real server, get a cold image from their
+// upstream once, however many clients pull it from each of them.
 func TestReplicasDownloadOnce(t *testing.T) {
-	testutil.Long(t, "768 pulls of layers")
-	t.Parallel()
-	unstarved(t, func() bool { return downloadOnce(t, startFleet(t, 3)) })
+	testutil.Long(t, "1536 pulls of layers")
+	for name, store := range map[string]func(*testing.T) string{
+		"a disk each": stores["a disk each"],
+		"a bucket":    func(t *testing.T) string { return harness.StartBucket(t).Config("") + streamed },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			unstarved(t, func() bool { return downloadOnce(t, startFleetOn(t, 3, store(t))) })
+		})
+	}
 }
 
 func downloadOnce(t *testing.T, f *fleet) (hungry bool) {
@@ -244,7 +251,9 @@ func TestUploadTakesItsTime(t *testing.T) {
 		server, hold := s3test.New(t), make(chan struct{})
 		release := sync.OnceFunc(func() { close(hold) })
 		t.Cleanup(release)
-		server.Intercept(instead(func(r *http.Request) bool { return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/blobs/") },
+		server.Intercept(instead(func(r *http.Request) bool {
+			return r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/blobs/")
+		},
 			func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				<-hold
 				next.ServeHTTP(w, r)
