@@ -123,7 +123,7 @@ func (t *tenure) build(ctx context.Context) error {
 	}
 	t.scanned, t.ordered = began, began
 	if t.others.foreign > 0 {
-		t.opts.Logger.Warn("the bucket has keys of other programs. They are left alone, and max_size does not count them", "keys", t.others.foreign, "example", t.others.example)
+		t.opts.Logger.Warn("the bucket has keys of other programs. They are left alone, and no limit counts them", "keys", t.others.foreign, "example", t.others.example)
 	}
 	t.measure()
 	return nil

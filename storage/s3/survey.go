@@ -246,7 +246,7 @@ func (s *Store) readSmall(ctx context.Context, key string, limit int64) (documen
 // tryCondition writes an object that is there, on the condition that it is not.
 func (s *Store) tryCondition(ctx context.Context, key string) (note string, err error) {
 	err = s.putSmall(ctx, opSurvey, key, []byte("replaced"), true)
-	const harmless = ". Two replicas may upload the same content twice, which costs the transfer only. Without a Redis, let one Weir evict (max_size and max_unused)"
+	const harmless = ". Two replicas may upload the same content twice, which costs the transfer only. Without a Redis, set the limits of the bucket at one Weir only"
 	switch {
 	case err == nil:
 		// The other steps compare the object.
