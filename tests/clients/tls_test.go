@@ -68,9 +68,50 @@ func TestPullsOverTLS(t *testing.T) {
 	}
 }
 
-// dockerOverTLS has the certificates in the directory of the machine, since dockerd knows
-// no other.
+// An engine whose certificate may not pull is answered 403 by the mirror, and finds no way
+// around it.
+func TestCertificateThatMayNotPull(t *testing.T) {
+	testutil.Long(t, "starts two engines")
+	for name, pull := range map[string]func(t *testing.T, m *mirror, files, image string) *exec.Cmd{
+		"docker": func(t *testing.T, m *mirror, files, image string) *exec.Cmd {
+			return startDockerWith(t, m, files).Command("pull", image)
+		},
+		"containerd": func(t *testing.T, m *mirror, files, image string) *exec.Cmd {
+			return startContainerd(t, m)("images", "pull", "--hosts-dir", filepath.Join(files, "etc/containerd/certs.d"), "--platform", "linux/amd64", image)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			authority := testutil.NewAuthority(t)
+			server, key := authority.IssueAs("server", time.Now().AddDate(1, 0, 0), withIPv6)
+			address := "127.0.0.1"
+			if name == "docker" { // as above
+				address = "::1"
+			}
+			m := startMirrorWith(t, fmt.Sprintf("[server]\nbind_address = %q\n[server.tls]\nserver_certificate_bundle = %q\nserver_private_key = %q\nclient_ca_bundle = %q\nclient_auth = \"required\"\n"+
+				"[access_policy]\ndefault = \"deny\"\nrules = [\"'node-1' in identity.certificate.common_names\"]\n", address, server, key, authority.File()))
+			m.push().PushImage(t, "docker.io/org/app", "1.2", harness.NewImage(t, 10_000, 10))
+			certificate, key := authority.Issue("guest", time.Now().AddDate(1, 0, 0))
+			files := t.TempDir()
+			harness.Run(t, exec.CommandContext(t.Context(), harness.Binary(t), "client-config", name, "--config", m.Config, "--url", m.URL, "--dir", files,
+				"--ca", authority.File(), "--client-cert", certificate, "--client-key", key))
+			if out, err := pull(t, m, files, "docker.io/org/app:1.2").CombinedOutput(); err == nil {
+				t.Errorf("it has pulled: %s", out)
+			}
+			m.Logs(t, `"user":"cert:guest"`, `"status":403`)
+			if asked := m.asked("docker.io/org/app"); len(asked) > 0 {
+				t.Errorf("the refused pull has asked the upstream: %v", asked)
+			}
+		})
+	}
+}
+
 func dockerOverTLS(t *testing.T, m *mirror, files, name string, want *harness.Image) {
+	startDockerWith(t, m, files).Pull(name, want.ID())
+}
+
+// startDockerWith runs an engine that has the certificates in the directory of the machine,
+// since dockerd knows no other.
+func startDockerWith(t *testing.T, m *mirror, files string) *harness.Docker {
 	config, err := os.ReadFile(filepath.Join(files, "etc/docker/daemon.json"))
 	harness.Must(t, err)
 	const certs = "etc/docker/certs.d"
@@ -78,7 +119,7 @@ func dockerOverTLS(t *testing.T, m *mirror, files, name string, want *harness.Im
 	harness.Must(t, os.MkdirAll(filepath.Dir(at), 0o755))
 	t.Cleanup(func() { os.RemoveAll(at) })
 	harness.Must(t, os.CopyFS(at, os.DirFS(filepath.Join(files, certs, m.Addr))))
-	harness.StartDocker(t, string(config), m.env...).Pull(name, want.ID())
+	return harness.StartDocker(t, string(config), m.env...)
 }
 
 func containerdOverTLS(t *testing.T, m *mirror, files, name string, want *harness.Image) {

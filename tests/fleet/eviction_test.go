@@ -1,13 +1,17 @@
 package fleet
 
 import (
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/storage/s3/s3test"
 	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -17,9 +21,24 @@ import (
 func TestEvictionFromBucket(t *testing.T) {
 	testutil.Long(t, "a lease has to end, and evicted content leaves for 2.5 s")
 	t.Parallel()
+	for name, lease := range map[string]func(*testing.T) string{
+		"a lease in the bucket": func(*testing.T) string { return "" },
+		"a lease in Redis": func(t *testing.T) string {
+			return fmt.Sprintf("[cache.redis]\nurl = %q\n", redistest.Start(t).URL())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testEviction(t, lease(t))
+		})
+	}
+}
+
+// testEviction runs the mirrors with the settings of where their lease is.
+func testEviction(t *testing.T, lease string) {
 	bucket, upstream := harness.StartBucket(t), upstreamtest.New(t)
 	a, b, c := addImage(upstream, "a", content(3*mib, 1)), addImage(upstream, "b", content(3*mib, 2)), addImage(upstream, "c", content(3*mib, 3))
-	config := bucket.Config("max_size = \"8MiB\"\neviction_interval = \"1s\"") + streamed + block(upstream)
+	config := bucket.Config("max_size = \"8MiB\"\neviction_interval = \"1s\"") + lease + streamed + block(upstream)
 	has := func(i image) bool {
 		_, err := os.Stat(filepath.Join(bucket.Dir, key(i.layer)))
 		return err == nil
@@ -55,4 +74,45 @@ func TestEvictionFromBucket(t *testing.T) {
 		return second.Metric(t, "weir_s3_evicted_bytes_total", "reason", "size") >= 3*mib
 	})
 	pull(t, harness.StartWeir(t, config), b, "b")
+}
+
+// A bucket that does not let itself be listed, or forbids deletions, holds up neither the start
+// nor pulls, and nothing is evicted. The log says so once.
+func TestEvictionIsRefused(t *testing.T) {
+	t.Parallel()
+	isList := func(r *http.Request) bool { return r.URL.Query().Has("list-type") }
+	isDelete := func(r *http.Request) bool { return r.Method == http.MethodDelete || r.URL.Query().Has("delete") }
+	end := make(chan struct{})
+	t.Cleanup(func() { close(end) })
+	for name, tc := range map[string]struct {
+		fault func(*s3test.Server)
+		log   string // empty: none
+	}{
+		"lists never end": {fault: func(s *s3test.Server) {
+			s.Intercept(instead(isList, func(http.ResponseWriter, *http.Request, http.Handler) { <-end }))
+		}},
+		"no permission to list":   {func(s *s3test.Server) { s.FailIf(isList, 403, "AccessDenied") }, "nothing is evicted from the bucket"},
+		"no permission to delete": {func(s *s3test.Server) { s.FailIf(isDelete, 403, "AccessDenied") }, "nothing is evicted from the bucket"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bucket, upstream := s3test.New(t), upstreamtest.New(t)
+			tc.fault(bucket)
+			a := addImage(upstream, "a", content(3*mib, 1))
+			w := harness.StartWeir(t, bucket.Config("max_size = \"1MiB\"\neviction_interval = \"1s\"")+streamed+block(upstream))
+			if answer := w.Get(t, "/readyz"); answer.Status != http.StatusOK {
+				t.Errorf("/readyz: %d", answer.Status)
+			}
+			pull(t, w, a, "a")
+			inBucket(t, bucket, 3, a.manifest, a.layer)
+			if tc.log != "" {
+				w.Logs(t, tc.log)
+				if n := w.Log.Count(tc.log); n != 1 {
+					t.Errorf("%d lines say %q", n, tc.log)
+				}
+			}
+			w.MetricIs(t, 0, "weir_s3_evicted_bytes_total")
+			w.MetricIs(t, 0, "weir_s3_index_timestamp_seconds")
+		})
+	}
 }
