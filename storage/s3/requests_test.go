@@ -145,3 +145,41 @@ func TestOperationsAreCounted(t *testing.T) {
 		t.Errorf("counted %v, want %v", got, want)
 	}
 }
+
+// A server that answers before it has read an upload leaves a connection that still reads the
+// content. The next attempt begins at the first byte all the same.
+func TestRefusedUploadsAreRepeated(t *testing.T) {
+	const size = zeros(8 << 20)
+	server := s3test.New(t)
+	var mu sync.Mutex
+	refused := make(map[string]int)
+	server.Intercept(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mu.Lock()
+			refuses := r.Method == http.MethodPut && refused[r.URL.Path] < 2
+			if refuses {
+				refused[r.URL.Path]++
+			}
+			mu.Unlock()
+			if refuses {
+				s3test.Fail(w, http.StatusServiceUnavailable, "SlowDown")
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	store := open(t, server, func(o *s3.Options) { o.MaxAttempts = 3 })
+	var uploads sync.WaitGroup
+	for _, name := range []string{"a", "b", "c", "d"} {
+		uploads.Go(func() {
+			dgst := digest.FromString(name)
+			if err := store.Upload(t.Context(), storage.Info{Digest: dgst, Size: int64(size)}, size); err != nil {
+				t.Errorf("Upload: %v", err)
+			}
+			if object, _ := server.Get("mirrors/weir/blobs/sha256/" + dgst.Encoded()[:2] + "/" + dgst.Encoded()); len(object.Content) != int(size) {
+				t.Errorf("the object has %d bytes", len(object.Content))
+			}
+		})
+	}
+	uploads.Wait()
+}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -51,7 +52,13 @@ type transport struct {
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	timer := time.AfterFunc(t.timeout, func() { cancel(errTimeout) })
-	answer, err := t.next.RoundTrip(r.WithContext(ctx))
+	r = r.WithContext(ctx)
+	if r.Body != nil && r.Body != http.NoBody {
+		lent := &lentBody{ReadCloser: r.Body}
+		defer lent.takeBack()
+		r.Body = lent
+	}
+	answer, err := t.next.RoundTrip(r)
 	if err != nil {
 		// The library repeats a request whose time is over, unless its caller's is too.
 		if errors.Is(context.Cause(ctx), errTimeout) {
@@ -76,6 +83,34 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	answer.Body = body
 	return answer, nil
+}
+
+// lentBody is the body of a request until RoundTrip returns. The connection may go on reading
+// it after that (see [http.RoundTripper]), for instance if the server refuses a request before
+// its end, and the library rewinds the same content for the next attempt.
+type lentBody struct {
+	io.ReadCloser
+
+	mu   sync.Mutex // held while the content is read, which is a file or memory
+	back bool
+}
+
+// errTakenBack ends a request that has been answered before its end.
+var errTakenBack = errors.New("s3: the request has been answered")
+
+func (b *lentBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.back {
+		return 0, errTakenBack
+	}
+	return b.ReadCloser.Read(p)
+}
+
+func (b *lentBody) takeBack() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.back = true
 }
 
 // isObject reports whether the body of an answer is the content of an object. Its length
