@@ -82,24 +82,24 @@ func TestEvictionIsRefused(t *testing.T) {
 	t.Parallel()
 	isList := func(r *http.Request) bool { return r.URL.Query().Has("list-type") }
 	isDelete := func(r *http.Request) bool { return r.Method == http.MethodDelete || r.URL.Query().Has("delete") }
-	end := make(chan struct{})
-	t.Cleanup(func() { close(end) })
 	for name, tc := range map[string]struct {
-		fault func(*s3test.Server)
+		fault func(*testing.T, *s3test.Server)
 		log   string // empty: none
 	}{
-		"lists never end": {fault: func(s *s3test.Server) {
+		"lists never end": {fault: func(t *testing.T, s *s3test.Server) {
+			end := make(chan struct{})
+			t.Cleanup(func() { close(end) })
 			s.Intercept(instead(isList, func(http.ResponseWriter, *http.Request, http.Handler) { <-end }))
 		}},
-		"no permission to list":   {func(s *s3test.Server) { s.FailIf(isList, 403, "AccessDenied") }, "nothing is evicted from the bucket"},
-		"no permission to delete": {func(s *s3test.Server) { s.FailIf(isDelete, 403, "AccessDenied") }, "nothing is evicted from the bucket"},
+		"no permission to list":   {func(_ *testing.T, s *s3test.Server) { s.FailIf(isList, 403, "AccessDenied") }, "nothing is evicted from the bucket"},
+		"no permission to delete": {func(_ *testing.T, s *s3test.Server) { s.FailIf(isDelete, 403, "AccessDenied") }, "nothing is evicted from the bucket"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bucket, upstream := s3test.New(t), upstreamtest.New(t)
-			tc.fault(bucket)
-			a := addImage(upstream, "a", content(3*mib, 1))
-			w := harness.StartWeir(t, bucket.Config("max_size = \"1MiB\"\neviction_interval = \"1s\"")+streamed+block(upstream))
+			tc.fault(t, bucket)
+			a := addImage(upstream, "a", content(6*mib, 1))
+			w := harness.StartWeir(t, bucket.Config("max_size = \"5MiB\"\neviction_interval = \"1s\"")+streamed+block(upstream))
 			if answer := w.Get(t, "/readyz"); answer.Status != http.StatusOK {
 				t.Errorf("/readyz: %d", answer.Status)
 			}

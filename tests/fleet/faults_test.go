@@ -1,7 +1,9 @@
 package fleet
 
 import (
+	"maps"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -106,7 +108,12 @@ func TestBucketFaults(t *testing.T) {
 			end := make(chan struct{})
 			t.Cleanup(func() { close(end) })
 			s.Intercept(instead(getBlob, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-				next.ServeHTTP(&cutting{ResponseWriter: w, left: 100_000, hang: end}, r)
+				// The server answers other requests meanwhile.
+				answer := httptest.NewRecorder()
+				next.ServeHTTP(answer, r)
+				maps.Copy(w.Header(), answer.Header())
+				w.WriteHeader(answer.Code)
+				_, _ = (&cutting{ResponseWriter: w, left: 100_000, hang: end}).Write(answer.Body.Bytes())
 			}))
 		}},
 		"silence": {slow: "waits for answers that never come", fault: func(t *testing.T, s *s3test.Server, _ image) {
