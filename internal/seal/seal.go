@@ -1,4 +1,5 @@
-// Package seal proves that a text was written by an instance that knows a secret.
+// Package seal proves that a text was written by an instance that knows a secret ([Sealer]),
+// and hides texts from all others ([Box]).
 package seal
 
 import (
