@@ -64,7 +64,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		guarding: access.NewMetrics(m.gatherer),
 		issuers:  issuers{logger: logger},
 	}
-	m.entrance = newEntrance(cfg, m.storage.driver.Records(), m.gatherer, logger)
+	m.entrance = newEntrance(cfg, m.storage, m.gatherer, logger)
 	namespace.RegisterMetrics(m.gatherer, &m.routing.tables)
 	if err = m.apply(cfg); err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (m *mirror) apply(cfg *config.Config) error {
 	m.fleet.use(redis) // before the last client is closed
 	m.storage.bucket.share(redis)
 	m.shared.use(redis)
-	m.entrance.share(redis)
+	m.entrance.share(redis, cfg)
 	return m.entrance.use(settings)
 }
 

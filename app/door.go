@@ -30,6 +30,7 @@ type entrance struct {
 	dir    string     // of the data
 	bind   string     // address of the listeners
 	store  storage.Records
+	shared *acme.Shared // the store, if there is a bucket; else nil
 	locks  *acmeLocks
 	logger *slog.Logger
 
@@ -51,13 +52,20 @@ type prepared struct {
 }
 
 // newEntrance returns the TLS side of a configuration, nil if there is none. It has no
-// certificate before its first use.
-func newEntrance(cfg *config.Config, store storage.Records, metrics prometheus.Registerer, logger *slog.Logger) *entrance {
+// certificate before its first use. Certificates of an authority are in the records of this
+// machine and, if there is a bucket and a secret, there too: past the records of the tier, which
+// are written later and remembered.
+func newEntrance(cfg *config.Config, parts *storageParts, metrics prometheus.Registerer, logger *slog.Logger) *entrance {
 	if cfg.Server.TLS == nil {
 		return nil
 	}
 	dir := cfg.BlobStore.FS.RootDir
-	e := &entrance{dir: dir, bind: cfg.Server.BindAddress, store: store, locks: newACMELocks(dir, logger), logger: logger}
+	e := &entrance{dir: dir, bind: cfg.Server.BindAddress, store: parts.driver.Records(), locks: newACMELocks(dir, logger), logger: logger}
+	if parts.bucket != nil {
+		e.shared = acme.NewShared(acme.SharedOptions{Near: e.store, Far: parts.bucket.store.Records(), Logger: logger})
+		e.shared.Use(replicaSecret(cfg))
+		e.store = e.shared
+	}
 	metrics.MustRegister(e)
 	return e
 }
@@ -137,6 +145,11 @@ func (e *entrance) use(next *prepared) error {
 		last.Close() // its listener has the port of the next one
 	}
 	e.warn(time.Now())
+	if e.acme != nil && e.acme != last && e.shared != nil && !e.shared.Shares() {
+		// The bucket is no place for a private key in clear.
+		e.logger.Warn("each replica asks for certificates of its own, since there is a bucket and no secret to encrypt them with. " +
+			"Set cache.redis.secret_key or cluster.secret at all replicas to share them")
+	}
 	if e.acme != nil && e.acme != last && e.listening != nil {
 		// The port could not be tried before: it may have been that of the last one.
 		if err := e.startACME(); err != nil {
@@ -166,11 +179,27 @@ func (e *entrance) startACME() error {
 	return nil
 }
 
-// share has locks in a Redis from now on; nil stands for none.
-func (e *entrance) share(redis *sharedRedis) {
-	if e != nil {
-		e.locks.redis.Store(redis)
+// share has locks in a Redis from now on, nil stands for none, and shares certificates by the
+// secret of a configuration.
+func (e *entrance) share(redis *sharedRedis, cfg *config.Config) {
+	if e == nil {
+		return
 	}
+	e.locks.redis.Store(redis)
+	if e.shared != nil {
+		e.shared.Use(replicaSecret(cfg))
+	}
+}
+
+// replicaSecret returns the secret that all replicas have, or "".
+func replicaSecret(cfg *config.Config) string {
+	if cfg.Cluster != nil && cfg.Cluster.Secret != "" {
+		return cfg.Cluster.Secret.Reveal()
+	}
+	if cfg.Cache.Redis != nil {
+		return cfg.Cache.Redis.SecretKey.Reveal()
+	}
+	return ""
 }
 
 // close ends the work in the background.

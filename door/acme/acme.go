@@ -1,7 +1,8 @@
 // Package acme gets the certificates of a door from an authority (RFC 8555), and renews
 // them. The protocol is that of caddyserver/certmagic; this package gives it the records
-// of a store to keep keys and certificates in (storage.go), locks between processes
-// (lock.go), and DNS servers for its challenges (dns.go, rfc2136.go, acmedns.go, hook.go).
+// of a store to keep keys and certificates in (storage.go), which machines can share by a
+// secret (shared.go), locks between processes (lock.go), and DNS servers for its challenges
+// (dns.go, rfc2136.go, acmedns.go, hook.go).
 //
 // [Manager] is the [door.Source]. It works in the background: as long as there is no
 // certificate, handshakes fail, and the log says why.

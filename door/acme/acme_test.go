@@ -542,7 +542,7 @@ func TestStorage(t *testing.T) {
 	ctx := t.Context()
 	memory := storagetest.NewMemory(t).Records()
 	r := records{records: memory}
-	for _, key := range []string{"certificates/ca/a.test/a.test.crt", "certificates/ca/a.test/a.test.key", "certificates/ca/wildcard_.b.test/wildcard_.b.test.crt", "acme/ca/users/default/default.key"} {
+	for _, key := range []string{"certificates/ca/a.test/a.test.crt", "certificates/ca/a.test/a.test.json", "certificates/ca/wildcard_.b.test/wildcard_.b.test.crt", "acme/ca/users/default/default.key"} {
 		if err := r.Store(ctx, key, []byte(key)); err != nil {
 			t.Fatal(err)
 		}
@@ -558,7 +558,7 @@ func TestStorage(t *testing.T) {
 	for at, want := range map[string]struct{ names, all []string }{
 		"certificates/ca": {
 			[]string{"certificates/ca/a.test", "certificates/ca/wildcard_.b.test"},
-			[]string{"certificates/ca/a.test/a.test.crt", "certificates/ca/a.test/a.test.key", "certificates/ca/wildcard_.b.test/wildcard_.b.test.crt"},
+			[]string{"certificates/ca/a.test/a.test.crt", "certificates/ca/a.test/a.test.json", "certificates/ca/wildcard_.b.test/wildcard_.b.test.crt"},
 		},
 		"acme": {[]string{"acme/ca"}, []string{"acme/ca/users/default/default.key"}},
 	} {
@@ -582,7 +582,7 @@ func TestStorage(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := errors.Join(r.Delete(ctx, "certificates/ca/a.test"), r.Delete(ctx, "none")); err != nil || r.Exists(ctx, "certificates/ca/a.test/a.test.key") || !r.Exists(ctx, "certificates/ca") {
+	if err := errors.Join(r.Delete(ctx, "certificates/ca/a.test"), r.Delete(ctx, "none")); err != nil || r.Exists(ctx, "certificates/ca/a.test/a.test.json") || !r.Exists(ctx, "certificates/ca") {
 		t.Errorf("after removal: %v", err)
 	}
 	// A damaged record is asked for anew.

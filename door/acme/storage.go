@@ -2,6 +2,7 @@ package acme
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,8 +49,30 @@ func (r records) Load(ctx context.Context, key string) ([]byte, error) {
 }
 
 // load returns a document, or fs.ErrNotExist as certmagic expects it. A record that is
-// damaged counts as absent, and is written again.
+// damaged counts as absent, and is written again. So does a certificate whose key is that of
+// another one: an interrupted write leaves such a pair, or a stranger who puts an old
+// record back. Certmagic would try to use it for ever.
 func (r records) load(ctx context.Context, key string) (document, error) {
+	d, err := r.read(ctx, key)
+	name, isCertificate := strings.CutSuffix(key, ".crt")
+	if err != nil || !isCertificate {
+		return d, err
+	}
+	private, err := r.read(ctx, name+".key")
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // certmagic looks for the key by itself
+		return d, nil
+	case err != nil:
+		return document{}, err
+	}
+	if _, err := tls.X509KeyPair(d.Value, private.Value); err != nil {
+		return document{}, fmt.Errorf("%s: %w: %w", key, fs.ErrNotExist, err)
+	}
+	return d, nil
+}
+
+// read returns a document as it is stored.
+func (r records) read(ctx context.Context, key string) (document, error) {
 	var d document
 	text, err := r.records.Get(ctx, path.Join(prefix, key))
 	if errors.Is(err, storage.ErrNotExist) {
