@@ -40,15 +40,26 @@ const (
 )
 
 // A certificate is renewed before it ends, without a handshake that fails. Of two processes
-// on one store one asks, and both serve what it got.
+// on one store one asks, and both serve what it got. So do two machines that share records.
 func TestRenewal(t *testing.T) {
+	t.Run("one store", func(t *testing.T) {
+		store := storagetest.NewMemory(t).Records()
+		testRenewal(t, store, store)
+	})
+	t.Run("shared records", func(t *testing.T) {
+		far := storagetest.NewMemory(t).Records()
+		testRenewal(t, newReplica(t, far, replicaSecret), newReplica(t, far, replicaSecret))
+	})
+}
+
+func testRenewal(t *testing.T, stores ...storage.Records) {
 	server := acmetest.StartDNS(t, zone, "key", secret)
 	pebble := acmetest.StartPebble(t, acmetest.PebbleOptions{DNS: server, Validity: 15 * time.Second})
 	var log testutil.LogBuffer
-	store, locks := &issued{t: t, Records: storagetest.NewMemory(t).Records()}, t.TempDir()
+	orders, locks := &orders{t: t}, t.TempDir()
 	var both []*Manager
-	for range 2 {
-		m := manage(t, server, pebble, store, locks, &log)
+	for _, store := range stores {
+		m := manage(t, server, pebble, issued{store, orders}, locks, &log)
 		if served := m.Served(); len(served) != 1 || served[0].Host != host || !served[0].Ends.IsZero() {
 			t.Errorf("before the first one: %+v", served)
 		}
@@ -112,12 +123,17 @@ func manage(t *testing.T, server *acmetest.DNS, pebble *acmetest.Pebble, store s
 // processes have asked for the same one.
 type issued struct {
 	storage.Records
+	*orders
+}
+
+// orders are those of all processes.
+type orders struct {
 	t    *testing.T
 	mu   sync.Mutex
 	last *x509.Certificate
 }
 
-func (i *issued) Put(ctx context.Context, key string, text []byte) error {
+func (i issued) Put(ctx context.Context, key string, text []byte) error {
 	if strings.HasSuffix(key, ".crt") {
 		var d document
 		if err := json.Unmarshal(text, &d); err != nil {
