@@ -4,6 +4,8 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,8 +70,8 @@ func TestPullsOverTLS(t *testing.T) {
 	}
 }
 
-// An engine whose certificate may not pull is answered 403 by the mirror, and finds no way
-// around it.
+// An engine whose certificate may not pull is answered 403 by the mirror, which asks no
+// registry for it.
 func TestCertificateThatMayNotPull(t *testing.T) {
 	testutil.Long(t, "starts two engines")
 	for name, pull := range map[string]func(t *testing.T, m *mirror, files, image string) *exec.Cmd{
@@ -89,6 +91,10 @@ func TestCertificateThatMayNotPull(t *testing.T) {
 			}
 			m := startMirrorWith(t, fmt.Sprintf("[server]\nbind_address = %q\n[server.tls]\nserver_certificate_bundle = %q\nserver_private_key = %q\nclient_ca_bundle = %q\nclient_auth = \"required\"\n"+
 				"[access_policy]\ndefault = \"deny\"\nrules = [\"'node-1' in identity.certificate.common_names\"]\n", address, server, key, authority.File()))
+			// A refused engine tries the registry itself, and is refused there too.
+			proxy := httptest.NewServer(http.NotFoundHandler())
+			t.Cleanup(proxy.Close)
+			m.env = []string{"HTTP_PROXY=" + proxy.URL, "HTTPS_PROXY=" + proxy.URL, "NO_PROXY="}
 			m.push().PushImage(t, "docker.io/org/app", "1.2", harness.NewImage(t, 10_000, 10))
 			certificate, key := authority.Issue("guest", time.Now().AddDate(1, 0, 0))
 			files := t.TempDir()
