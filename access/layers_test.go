@@ -286,7 +286,7 @@ func TestRulesThatReadContentAreAsked(t *testing.T) {
 	}
 }
 
-// What was allowed is allowed again without an evaluation, for the same identity, repository and
+// An allowed question is allowed again without an evaluation, for the same identity, repository and
 // action, until other rules are in force.
 func TestDecisionsAreRemembered(t *testing.T) {
 	hash, err := ParseHash("$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO")

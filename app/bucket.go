@@ -144,7 +144,7 @@ func newTurn(cfg *config.S3) *cluster.Turn {
 }
 
 // Evict removes content that is over the limits of a collection, as a mirror that evicts does.
-// It returns what is left.
+// It returns the number and bytes of the contents that are left.
 func (b *Bucket) Evict(ctx context.Context, whole *config.Config, c evict.Collection) (objects, bytes int64, err error) {
 	opts := evictionOptions(whole, b.Store)
 	opts.Lease = b.NewLease()

@@ -136,7 +136,7 @@ func (f *fleet) use(next *sharedRedis) {
 	}
 }
 
-// drain waits until the other replicas have read what they are reading.
+// drain waits until other replicas have read to the end of their contents.
 func (f *fleet) drain(ctx context.Context) error {
 	if f == nil {
 		return nil

@@ -43,8 +43,8 @@ const (
 	maxQuarantine   = 1 << 30
 	// minRecordBytes leaves room for the records of a small store.
 	minRecordBytes = 1 << 20
-	// passingUnused is how long content stays of which a local tier keeps none: small
-	// content, and that which cannot be uploaded.
+	// passingUnused is how long small content, and content that cannot be uploaded, stays on a
+	// local tier that keeps no content.
 	passingUnused = time.Hour
 	// maxRecordBytes bounds the records of a large store, or of one without max_size.
 	maxRecordBytes = 1 << 30
@@ -80,13 +80,8 @@ const maxStuck = 1024
 // openStorage opens the store of a configuration.
 func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
 	blobs := whole.BlobStore
-	cfg, maxSize, maxUnused := blobs.FS, int64(blobs.FS.MaxSize), time.Duration(blobs.FS.MaxUnused)
-	if blobs.FS.MaxSize == config.NothingKept {
-		maxSize = 0
-		if maxUnused == 0 || maxUnused > passingUnused {
-			maxUnused = passingUnused
-		}
-	}
+	cfg := blobs.FS
+	maxSize, maxUnused := localLimits(cfg)
 	// The driver's spools take part in the quota, so it comes first.
 	quota, usage := evict.NewQuota(maxSize), new(catalog.Usage)
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
@@ -135,22 +130,41 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		s.top = tier.NewStore(s.store, s.bucket.uploads)
 		s.catalog = catalog.New(s.bucket.records, catalog.Options{Logger: logger, Shared: true})
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	s.stop = cancel
-	s.keeping.Go(func() {
-		local.Keep(ctx, catalog.KeepOptions{
-			Records: driver, Usage: usage, Counted: quota.AddRecords, Logger: logger,
-			Limits: func() catalog.Limits {
-				limits := recordLimits(cfg)
-				held, known := quota.Held()
-				if free, err := driver.Spools().Free(); cfg.MinFree > 0 && known && err == nil {
-					limits.Records = min(limits.Records, recordsWithin(held+free-int64(cfg.MinFree)))
-				}
-				return limits
-			},
-		})
+	s.keep(local, catalog.KeepOptions{
+		Records: driver, Usage: usage, Counted: quota.AddRecords, Logger: logger,
+		Limits: func() catalog.Limits { return s.recordLimits(cfg, quota) },
 	})
 	return s, nil
+}
+
+// localLimits returns the limits of the content of this machine; 0: there is none.
+func localLimits(cfg config.FS) (maxSize int64, maxUnused time.Duration) {
+	maxSize, maxUnused = int64(cfg.MaxSize), time.Duration(cfg.MaxUnused)
+	if cfg.MaxSize != config.NothingKept {
+		return maxSize, maxUnused
+	}
+	if maxUnused == 0 || maxUnused > passingUnused {
+		maxUnused = passingUnused
+	}
+	return 0, maxUnused
+}
+
+// recordLimits returns the limits of the records of this machine, which count in the space that
+// is left.
+func (s *storageParts) recordLimits(cfg config.FS, quota *evict.Quota) catalog.Limits {
+	limits := recordLimits(cfg)
+	held, known := quota.Held()
+	if free, err := s.driver.Spools().Free(); cfg.MinFree > 0 && known && err == nil {
+		limits.Records = min(limits.Records, recordsWithin(held+free-int64(cfg.MinFree)))
+	}
+	return limits
+}
+
+// keep keeps the records of this machine within limits, until the storage is closed.
+func (s *storageParts) keep(local *catalog.Catalog, opts catalog.KeepOptions) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	s.keeping.Go(func() { local.Keep(ctx, opts) })
 }
 
 // touch notes the use of a content of this machine, for the bucket too.

@@ -37,7 +37,7 @@ func (m member) fields(key string) []string {
 	return []string{key, strconv.Itoa(m.Version), m.ID, m.URL}
 }
 
-// presence is what a replica knows about others, for lines of the log.
+// presence is a replica's knowledge of the others, for lines of the log.
 type presence struct {
 	cluster *Cluster
 	twin    int             // heartbeats in a row at which another process had this URL

@@ -22,7 +22,7 @@ type Turn struct {
 	prefix string
 }
 
-// NewTurn returns a turn without Redis, which nobody has until [Turn.Use].
+// NewTurn returns a turn without Redis. No process has it until [Turn.Use].
 func NewTurn(name string) *Turn { return &Turn{name: name, value: randomToken()} }
 
 // Use asks a client of Redis from now on; nil: none.

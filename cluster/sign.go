@@ -42,7 +42,7 @@ type request struct {
 	digest digest.Digest
 	block  string
 	offset int64
-	stored bool // only what is stored is wanted
+	stored bool // a running download is no answer
 }
 
 func (r request) fields(at string) []string {

@@ -117,7 +117,7 @@ func (v *validator) oidc(at string, o OIDC) {
 		v.failed(at+".jwks_uri", checkEndpoint(o.JWKSURI))
 	}
 	if strings.HasPrefix(o.Issuer, "https://") && strings.HasPrefix(o.JWKSURI, "http://") {
-		v.fail(at+".jwks_uri", "must be https:// as issuer is: whoever changes the keys on the way makes valid tokens")
+		v.fail(at+".jwks_uri", "must be https:// as issuer is: an attacker who changes the keys on the way makes valid tokens")
 	}
 	for _, other := range v.config.Auth.OIDC {
 		if other.Key < o.Key && other.Issuer == o.Issuer {

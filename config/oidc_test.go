@@ -58,7 +58,7 @@ func TestOIDCProblems(t *testing.T) {
 	for text, want := range map[string]string{
 		"[auth.oidc.ci]\n": at + "1: auth.oidc.ci.issuer: is missing",
 		"[auth.oidc.ci]\nissuer = \"https://x.example/r/.well-known/openid-configuration\"":   at + `2: auth.oidc.ci.issuer: is the address of the discovery document; write the issuer as its tokens name it, such as "https://x.example/r"`,
-		github + "jwks_uri = \"http://x.example/keys\"":                                       at + "3: auth.oidc.github.jwks_uri: must be https:// as issuer is: whoever changes the keys on the way makes valid tokens",
+		github + "jwks_uri = \"http://x.example/keys\"":                                       at + "3: auth.oidc.github.jwks_uri: must be https:// as issuer is: an attacker who changes the keys on the way makes valid tokens",
 		"[auth.oidc.ci]\nissuer = \"http://x.internal\"\njwks_uri = \"http://keys.internal\"": "",
 		"[auth.oidc]\nissuer = \"https://x.example\"":                                         at + "2: auth.oidc.issuer: must be in a table with a name, such as [auth.oidc.NAME], not a string",
 		"[oidc.ci]\nissuer = \"https://x.example\"":                                           at + "1: oidc: unknown key; did you mean [auth.oidc]?",

@@ -30,7 +30,7 @@ func (v *validator) pair(at, nameA, certificateFile, nameB, keyFile string) {
 	v.failed(at+"."+nameA, checkWhole(certificate))
 }
 
-// pemFile is what a PEM file holds, as far as it matters for a certificate with its key.
+// pemFile is the content of a PEM file, as far as it matters for a certificate with its key.
 type pemFile struct {
 	certificates [][]byte // DER
 	key          bool

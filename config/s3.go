@@ -39,7 +39,7 @@ type S3 struct {
 	RecordsTTL       Duration      `toml:"records_ttl"`       // how long a record that was read is believed
 	MaxSize          SizeLimit     `toml:"max_size"`          // cap on content and records; the least recently used is evicted
 	MaxUnused        DurationLimit `toml:"max_unused"`        // content that no Weir used for that long is deleted
-	EvictionInterval Duration      `toml:"eviction_interval"` // how often Weirs tell each other what they use and what goes
+	EvictionInterval Duration      `toml:"eviction_interval"` // between two notes of uses, and two plans of evictions
 }
 
 // tierSize is the default of blob_store.fs.max_size beside a bucket. Files from before know

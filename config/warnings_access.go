@@ -14,13 +14,13 @@ import (
 // maxNamed bounds the entries of a warning. A longer list has one cause.
 const maxNamed = 10
 
-// publicIssuers give tokens to everyone who has an account there, for any audience.
+// publicIssuers are issuers where anybody can open an account and get tokens for any audience.
 func publicIssuers() []string {
 	return []string{githubIssuer, "https://gitlab.com", "https://accounts.google.com", "https://agent.buildkite.com"}
 }
 
-// accessWarnings warns about access rules that let nobody in, or more clients than they seem
-// to. None is an error: users and authorities may come later.
+// accessWarnings warns about access rules by which no client may pull, or more clients than it
+// seems. None is an error: users and authorities may come later.
 func (c *Config) accessWarnings() []string {
 	var warnings []string
 	warn := func(text string, entries []string) {

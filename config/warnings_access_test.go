@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Rules that let nobody in, or more clients than they seem to, are warned about.
+// Rules by which no client may pull, or more clients than it seems, are warned about.
 func TestAccessWarnings(t *testing.T) {
 	cert, _ := certificate(t)
 	users := write(t, "htpasswd", "bob:"+secretHash+"\n")

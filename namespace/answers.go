@@ -134,7 +134,7 @@ func (n *Namespace) tellRefusal(ctx context.Context, key lookupKey, err error) {
 	}
 }
 
-// shareable returns what other replicas may know of an answer, and for how long it is
+// shareable returns the part of an answer that other replicas may know, and for how long it is
 // fresh; nil: nothing.
 func (n *Namespace) shareable(f found, err error) (body []byte, fresh time.Duration) {
 	a := sharedAnswer{Digest: f.desc.Digest, MediaType: f.desc.MediaType, Size: f.desc.Size, Host: f.Upstream}

@@ -38,11 +38,16 @@ func checkBucket(ctx context.Context, cfg *config.Config, limit time.Duration, w
 			indented(&b, "  ", report.Step+": ok")
 		}
 	}
-	if _, err := io.WriteString(w, b.String()); err != nil {
+	return concluded(w, b.String(), failed, "the bucket (blob_store.s3) fails")
+}
+
+// concluded prints the report of a check, and returns an error with the reason if it failed.
+func concluded(w io.Writer, report string, failed bool, reason string) error {
+	if _, err := io.WriteString(w, report); err != nil {
 		return failure{exitFailed, err}
 	}
 	if failed {
-		return failure{exitFailed, errors.New("the bucket (blob_store.s3) fails")}
+		return failure{exitFailed, errors.New(reason)}
 	}
 	return nil
 }

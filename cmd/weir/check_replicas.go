@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -38,11 +37,5 @@ func checkReplicas(ctx context.Context, cfg *config.Config, limit time.Duration,
 		failed = true
 		indented(&b, "  ", report.URL+": error: "+report.Failed)
 	}
-	if _, err := io.WriteString(w, b.String()); err != nil {
-		return failure{exitFailed, err}
-	}
-	if failed {
-		return failure{exitFailed, errors.New("a replica (cluster) is not reached")}
-	}
-	return nil
+	return concluded(w, b.String(), failed, "a replica (cluster) is not reached")
 }

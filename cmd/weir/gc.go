@@ -31,12 +31,7 @@ type gcOptions struct {
 	bucket    bool
 }
 
-func gcCommand(paths *[]string) *cobra.Command {
-	var opts gcOptions
-	cmd := &cobra.Command{
-		Use:   "gc",
-		Short: "Evict stored content now",
-		Long: `Remove stored content that has not been used for longer than a duration, and then
+const gcLong = `Remove stored content that has not been used for longer than a duration, and then
 the least recently used content, until the rest fits into a size. Both limits come
 from the configuration (blob_store.fs) unless a flag sets them. Removed content is
 downloaded again when a client asks for it. Running pulls end undisturbed. The
@@ -55,21 +50,28 @@ Content leaves first, so that no client is redirected to it, and is removed when
 all redirects have ended: after two and a half times eviction_interval and, with
 redirects, presign_ttl_secs. Content that a mirror uses meanwhile stays. A mirror
 that has limits evicts by itself, and keeps this command from doing so.
-` + besideServer,
-		Args: cobra.NoArgs,
+`
+
+func gcCommand(paths *[]string) *cobra.Command {
+	var opts gcOptions
+	cmd := &cobra.Command{
+		Use:   "gc",
+		Short: "Evict stored content now",
+		Long:  gcLong + besideServer,
+		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load(*paths)
 			if err != nil {
 				return err
 			}
-			limits := opts.limits(int64(cfg.BlobStore.FS.MaxSize), time.Duration(cfg.BlobStore.FS.MaxUnused))
+			limits, at := opts.limits(int64(cfg.BlobStore.FS.MaxSize), time.Duration(cfg.BlobStore.FS.MaxUnused)), "blob_store.fs"
 			if s3 := cfg.BlobStore.S3; opts.bucket && s3 != nil {
-				limits = opts.limits(int64(s3.MaxSize), time.Duration(s3.MaxUnused))
+				limits, at = opts.limits(int64(s3.MaxSize), time.Duration(s3.MaxUnused)), "blob_store.s3"
 			}
 			// A command that removes nothing by default would look like one that
 			// has done its work.
 			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records {
-				return errors.New("there is no limit to evict to: give --max-size or --max-unused, or set blob_store.fs.max_size or max_unused")
+				return fmt.Errorf("there is no limit to evict to: give --max-size or --max-unused, or set max_size or max_unused of %s", at)
 			}
 			if opts.bucket {
 				return withBucket(cmd.Context(), cfg, func(ctx context.Context, bucket *app.Bucket) error {

@@ -40,7 +40,7 @@ const (
 )
 
 // A certificate is renewed before it ends, without a handshake that fails. Of two processes
-// on one store one asks, and both serve what it got. So do two machines that share records.
+// on one store one asks, and both serve its certificate. So do two machines that share records.
 func TestRenewal(t *testing.T) {
 	t.Run("one store", func(t *testing.T) {
 		store := storagetest.NewMemory(t).Records()
@@ -499,7 +499,7 @@ func TestHook(t *testing.T) {
 	}
 }
 
-// A hook removes what it added, also after the attempt was given up.
+// A hook removes its own record, also after the attempt was given up.
 func TestHookCleansUp(t *testing.T) {
 	noted := filepath.Join(t.TempDir(), "noted")
 	h := Hook{[]string{"/bin/sh", "-c", `echo "$@" >> "$0"; test "$1" = present || test "$3" != bad || { echo "no such record" >&2; exit 1; }`, noted}}

@@ -279,7 +279,7 @@ func (a *away) List(ctx context.Context, below string) iter.Seq2[string, error] 
 func (a *away) is(how string) { a.failure.Store(&how) }
 
 // While the store is away, or refuses, this machine goes on with its copies and by itself, and
-// waits for the store once. Afterwards the others get what it has.
+// waits for the store once. Afterwards the others get its records.
 func TestSharedStoreIsAway(t *testing.T) {
 	for _, how := range []string{hangs, refuses} {
 		t.Run(how, func(t *testing.T) {

@@ -15,8 +15,8 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// Mirrors that share a store tell each other what they use, and what one of them is about
-// to remove, in notes beside the content:
+// Mirrors that share a store tell each other their uses, and the contents that one of them is
+// about to remove, in notes beside the content:
 //
 //	uses/<random>  contents that a mirror has used; read, and then removed, by the mirror that evicts
 //	plan           contents that leave; written by the mirror that evicts, and read by all
@@ -63,7 +63,7 @@ type header struct {
 	// Evictor and Turn tell the plan of one mirror from that of another one.
 	Evictor string `json:"evictor,omitempty"`
 	Turn    int    `json:"turn,omitempty"`
-	// Off is set in a plan if its mirror cannot evict: nobody needs to tell uses.
+	// Off is set in a plan if its mirror cannot evict: no mirror needs to tell its uses.
 	Off bool `json:"off,omitempty"`
 }
 

@@ -70,7 +70,7 @@ type SharedOptions struct {
 }
 
 // grace is how long content leaves before it is removed. Each mirror has looked at the plan
-// since then, or redirects no client, and what it told clients before has ended.
+// since then, or redirects no client, and its earlier promises to clients have ended.
 func (o *SharedOptions) grace() time.Duration {
 	grace := staleAfter*o.Interval + o.Interval/2
 	if o.Presigned > 0 {

@@ -516,23 +516,27 @@ func (s *Store) listBelow(ctx context.Context, prefix string, recursive bool) it
 			}
 			watch.Reset(pagePatience)
 		}
-		took := time.Since(begun)
 		// The library ends a listing whose context has ended as if it were complete.
-		switch {
-		case ctx.Err() != nil:
-			pass.abandon()
-			s.opts.Metrics.ended(opList, canceled, took)
-			yield(minio.ObjectInfo{}, context.Cause(ctx))
-			return
-		case listing.Err() != nil:
+		if ctx.Err() == nil && listing.Err() != nil {
 			failed = &Error{Operation: string(opList), Reason: Unreachable, err: fmt.Errorf("a page: %w of %s", errTimeout, pagePatience)}
-		default:
-			failed = s.explain(opList, failed)
 		}
-		s.leave(pass, opList, failed)
-		s.opts.Metrics.ended(opList, resultOf(failed), took)
-		if failed != nil {
-			yield(minio.ObjectInfo{}, failed)
+		if err := s.listed(ctx, pass, begun, failed); err != nil {
+			yield(minio.ObjectInfo{}, err)
 		}
 	}
+}
+
+// listed ends the pass of a listing that came to its end or failed, and returns its error for the
+// caller.
+func (s *Store) listed(ctx context.Context, pass pass, begun time.Time, err error) error {
+	took := time.Since(begun)
+	if ctx.Err() != nil {
+		pass.abandon()
+		s.opts.Metrics.ended(opList, canceled, took)
+		return context.Cause(ctx)
+	}
+	err = s.explain(opList, err)
+	s.leave(pass, opList, err)
+	s.opts.Metrics.ended(opList, resultOf(err), took)
+	return err
 }

@@ -302,7 +302,7 @@ func TestLeaseFaults(t *testing.T) {
 	}
 }
 
-// discard is an answer that nobody gets.
+// discard is an answer without a reader.
 type discard struct{}
 
 func (discard) Header() http.Header         { return http.Header{} }
@@ -394,7 +394,7 @@ func TestLeaving(t *testing.T) {
 		t.Errorf("read %q, %v; %d uses", read, err, e.used-before)
 	}
 	body.Close()
-	// The evicting mirror removes it. What was seen meanwhile is not believed.
+	// The evicting mirror removes it. Its presence in between proves nothing.
 	server.Delete(blobKey(info.Digest))
 	*e = eviction{stays: true}
 	if store.Link(t.Context(), info.Digest, info.Size) != nil {

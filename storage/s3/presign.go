@@ -64,7 +64,7 @@ func (s *Store) Has(ctx context.Context, dgst digest.Digest, size int64) bool {
 	return ok
 }
 
-// find returns what is known about an object that is there with some size.
+// find returns the knowledge of an object that is there with some size.
 func (s *Store) find(ctx context.Context, dgst digest.Digest, size int64) (known, bool) {
 	k, _ := s.known.Get(dgst)
 	if s.discarded.Contains(dgst) || s.Err() != nil {

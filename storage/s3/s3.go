@@ -287,7 +287,7 @@ func (s *Store) within(ctx context.Context, op operation, limit time.Duration, d
 }
 
 // leave ends a pass. Credentials that may not delete or list can do the rest, and the survey
-// tells what they lack.
+// names the missing permission.
 func (s *Store) leave(pass pass, op operation, err error) {
 	if ReasonOf(err) == Denied && (op == opDelete || op == opList) {
 		pass.abandon()

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -53,7 +51,7 @@ func bucketCosts(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
 	if err := errors.Join(first.pull(ctx, small), first.inBucket(ctx, small)); err != nil {
 		return nil, err
 	}
-	redirects, err := first.redirects(ctx, small)
+	redirects, err := first.hammered(ctx, small, "redirects to the bucket", "redirects")
 	if err != nil {
 		return nil, err
 	}
@@ -93,24 +91,4 @@ func (m *mirror) inBucket(ctx context.Context, path string) error {
 		}
 	}
 	return fmt.Errorf("%s does not come into the bucket", path)
-}
-
-// redirects asks for a blob in the bucket as fast as the answers come.
-func (m *mirror) redirects(ctx context.Context, path string) ([]row, error) {
-	ctx, cancel := context.WithTimeout(ctx, manifestTime)
-	defer cancel()
-	before, start := m.cpu(), time.Now()
-	var answers atomic.Int64
-	var clients errgroup.Group
-	for range manifestClients {
-		clients.Go(func() error { return hammer(ctx, m.addr, path, &answers) })
-	}
-	if err := clients.Wait(); err != nil {
-		return nil, err
-	}
-	rate := float64(answers.Load()) / time.Since(start).Seconds()
-	return []row{
-		{fmt.Sprintf("redirects to the bucket, %d connections", manifestClients), fmt.Sprintf("%.0f requests/s", rate)},
-		{"redirects: CPU of the mirror per 1,000 requests", m.cpu().since(before, float64(answers.Load())/1000)},
-	}, nil
 }

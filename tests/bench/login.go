@@ -83,16 +83,22 @@ func loggedInManifests(ctx context.Context, open *mirror, up *upstream) ([]row, 
 	}
 	var rows []row
 	for _, c := range clients {
-		ratios := make([]float64, loginRounds)
-		for i := range ratios {
-			ratios[i] = c.seconds[i] / clients[0].seconds[i]
-		}
-		rows = append(rows, row{
-			"warm manifest, " + c.label + ": CPU of the mirror per 1,000 requests, and the open mirror is 1",
-			fmt.Sprintf("%.3f s, %.2f", median(c.seconds), median(ratios)),
-		})
+		rows = append(rows, loginRow(c.label, c.seconds, clients[0].seconds))
 	}
 	return rows, nil
+}
+
+// loginRow compares the processor times of one kind of client with those of the open mirror,
+// round by round.
+func loginRow(label string, seconds, open []float64) row {
+	ratios := make([]float64, len(seconds))
+	for i := range ratios {
+		ratios[i] = seconds[i] / open[i]
+	}
+	return row{
+		"warm manifest, " + label + ": CPU of the mirror per 1,000 requests, and the open mirror is 1",
+		fmt.Sprintf("%.3f s, %.2f", median(seconds), median(ratios)),
+	}
 }
 
 // ask sends a number of requests on each of some connections.

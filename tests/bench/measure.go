@@ -68,31 +68,37 @@ func warmManifests(ctx context.Context, m *mirror, up *upstream) ([]row, error) 
 		return nil, err
 	}
 	asked := up.requests.Load()
+	rows, err := m.hammered(ctx, path, "warm manifest by digest", "warm manifest")
+	if err != nil {
+		return nil, err
+	}
+	if n := up.requests.Load() - asked; n != 0 {
+		return nil, fmt.Errorf("warm manifests caused %d upstream requests", n)
+	}
+	return rows, nil
+}
+
+// hammered asks for a path as fast as the answers come, on connections that stay open. The two
+// names are those of the rows.
+func (m *mirror) hammered(ctx context.Context, path, rateOf, costOf string) ([]row, error) {
 	ctx, cancel := context.WithTimeout(ctx, manifestTime)
 	defer cancel()
 	before, start := m.cpu(), time.Now()
 	var answers atomic.Int64
 	var clients errgroup.Group
 	for range manifestClients {
-		clients.Go(func() error { return hammer(ctx, m.addr, path, &answers) })
+		clients.Go(func() error {
+			return request(ctx, m.addr, path, "", func() bool { answers.Add(1); return true })
+		})
 	}
 	if err := clients.Wait(); err != nil {
 		return nil, err
 	}
-	took := time.Since(start)
-	if n := up.requests.Load() - asked; n != 0 {
-		return nil, fmt.Errorf("warm manifests caused %d upstream requests", n)
-	}
-	rate := float64(answers.Load()) / took.Seconds()
+	rate := float64(answers.Load()) / time.Since(start).Seconds()
 	return []row{
-		{fmt.Sprintf("warm manifest by digest, %d connections", manifestClients), fmt.Sprintf("%.0f requests/s", rate)},
-		{"warm manifest: CPU of the mirror per 1,000 requests", m.cpu().since(before, float64(answers.Load())/1000)},
+		{fmt.Sprintf("%s, %d connections", rateOf, manifestClients), fmt.Sprintf("%.0f requests/s", rate)},
+		{costOf + ": CPU of the mirror per 1,000 requests", m.cpu().since(before, float64(answers.Load())/1000)},
 	}, nil
-}
-
-// hammer asks for a path until ctx ends.
-func hammer(ctx context.Context, addr, path string, answers *atomic.Int64) error {
-	return request(ctx, addr, path, "", func() bool { answers.Add(1); return true })
 }
 
 // request is a client that costs little: it writes one prepared request and reads the

@@ -1,4 +1,3 @@
-// Package fleet tests mirrors that share a bucket: the real binary against real servers.
 package fleet
 
 import (
