@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"time"
-
 )
 
 const (
