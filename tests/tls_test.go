@@ -141,6 +141,7 @@ func TestTLSFilesOfKubernetes(t *testing.T) {
 // TLS is turned on and off at a restart only, and the log says so. Everything else
 // changes at once.
 func TestTLSKeysAreLive(t *testing.T) {
+	testutil.Long(t, "changes each key of a running mirror")
 	t.Parallel()
 	authority := testutil.NewAuthority(t)
 	plain := harness.StartWeir(t, "")

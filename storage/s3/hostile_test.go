@@ -18,6 +18,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/s3"
 	"github.com/weirhq/weir/storage/s3/s3test"
@@ -43,6 +44,7 @@ func endless(w io.Writer, text string, written *atomic.Int64) {
 
 // No answer of a server makes a call wait for ever, read without end, or report a wrong result.
 func TestHostileAnswers(t *testing.T) {
+	testutil.Long(t, "reads endless answers up to their bounds")
 	const page = `<?xml version="1.0"?><ListBucketResult>`
 	// A success that proves nothing. The next reading shows the object.
 	successes := []string{"a web page", "garbage", "a body of no length", "an endless page", "endless values", "an absurd length"}

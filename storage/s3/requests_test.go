@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/s3"
 	"github.com/weirhq/weir/storage/s3/s3test"
@@ -36,6 +37,7 @@ func (z zeros) ReadAt(p []byte, off int64) (int, error) {
 // Parts of content above 64 MiB are on their way together, and those of smaller content one
 // after the other.
 func TestPartsAtOnce(t *testing.T) {
+	testutil.Long(t, "sends contents above 64 MiB")
 	for name, tc := range map[string]struct {
 		size zeros
 		want int // parts at once

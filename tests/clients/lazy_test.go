@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -19,6 +20,7 @@ import (
 // it. Each is answered at once, here while the download is held up near its
 // beginning, and the layer is downloaded once beside that.
 func TestLazyPuller(t *testing.T) {
+	testutil.Long(t, "reads a hundred ranges of a large blob")
 	const size, ranges, length = 32 << 20, 100, 4 << 10
 	const first = 4 << 20 // a range nearer than this to the download waits for it
 	upstream := upstreamtest.New(t)

@@ -25,6 +25,7 @@ type tlsClient func(t *testing.T, m *mirror, files, name string, want *harness.I
 // private authority, and show a certificate where the mirror requires one, which is the
 // identity that may pull there.
 func TestPullsOverTLS(t *testing.T) {
+	testutil.Long(t, "pulls with five clients")
 	for name, c := range map[string]struct {
 		pull tlsClient
 		show bool // it can show a certificate

@@ -255,6 +255,7 @@ func TestBucketProvesNothing(t *testing.T) {
 
 // A mirror starts and serves without its bucket, says so, and catches up later.
 func TestBucketAway(t *testing.T) {
+	testutil.Long(t, "waits until a bucket is tried again")
 	t.Parallel()
 	server, upstream := s3test.New(t), upstreamtest.New(t)
 	i := addImage(upstream, "1.0", content(mib, 7))

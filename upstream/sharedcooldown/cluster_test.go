@@ -17,6 +17,7 @@ import (
 // and the log has at most one line for each of the two changes, although most keys are
 // on servers that work.
 func TestClusterFailover(t *testing.T) {
+	testutil.Long(t, "waits for the failover of a Redis Cluster")
 	cluster := redistest.StartCluster(t)
 	start := func() *instance {
 		i := &instance{log: new(testutil.LogBuffer)}
