@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -218,6 +219,8 @@ func (t *tenure) merge(ctx context.Context) error {
 		if now := time.Now(); written.After(now) {
 			written = now
 		}
+		// The order of use is that in which uses are noted here.
+		slices.SortFunc(uses, func(a, b told) int { return cmp.Compare(b.age, a.age) })
 		for _, content := range uses {
 			used := written.Add(-content.age).UnixNano()
 			if !t.use(content.digest, used) && len(unknown) < maxUnknown {
@@ -274,9 +277,10 @@ func (t *tenure) learn(ctx context.Context, unknown map[digest.Digest]int64) err
 	if err := asks.Wait(); err != nil {
 		return fail("asking for new content", err)
 	}
-	for dgst, size := range found {
+	byUse := func(a, b digest.Digest) int { return cmp.Compare(unknown[a], unknown[b]) }
+	for _, dgst := range slices.SortedFunc(maps.Keys(found), byUse) {
 		t.inventory.mu.Lock()
-		t.inventory.index.discover(dgst, size)
+		t.inventory.index.discover(dgst, found[dgst])
 		t.inventory.mu.Unlock()
 		t.use(dgst, unknown[dgst])
 	}
