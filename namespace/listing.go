@@ -207,7 +207,7 @@ func listing[T any, P list[T]](ctx context.Context, n *Namespace, lookups *fligh
 	var led bool
 	var err error = n.offline(string(key.kind))
 	if !n.spec.Offline {
-		standIn := func(ctx context.Context) bool { return kept(ctx, n.busy()) != nil }
+		standIn := func(ctx context.Context, failure error) bool { return kept(ctx, failure) != nil }
 		list, led, err = share(ctx, n, lookups, key, standIn, ask)
 	}
 	switch {

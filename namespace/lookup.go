@@ -102,26 +102,39 @@ func (n *Namespace) apart(ctx context.Context) string {
 	return fmt.Sprint(trail)
 }
 
+// standIn reports whether the cache has an answer in place of a failure of the upstream.
+type standIn func(ctx context.Context, failure error) bool
+
 // share runs one lookup for all callers with the same key, but apart from those that
 // must not wait for it. The lookup is detached
 // from its callers: one caller's cancellation does not fail the others. led
 // reports whether this caller's request made it run. The lookup belongs to the
 // trace of that request; the spans of the others link to it.
 //
+// standIn reports whether the cache has an answer in place of a failure of the upstream; nil
+// means that it has none. With such an answer a caller does not wait while the upstream is
+// asked again: share returns the first failure, and the lookup goes on without the caller.
+//
 // A lookup waits for a place of its namespace, and share returns a *BusyError if there is
-// none in time: soon if standIn reports that the cache has an answer in place of the
-// upstream's. standIn is nil if the cache has none.
-func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight.Group[shared[K], V], key K, standIn func(context.Context) bool, lookup func(context.Context) (V, error)) (value V, led bool, err error) {
-	admit := func(ctx context.Context) (release func(), err error) {
-		if ok, err := n.places.acquire(ctx, standIn); !ok {
+// none in time: soon if standIn says that the cache has an answer.
+func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight.Group[shared[K], V], key K, standIn standIn, lookup func(context.Context) (V, error)) (value V, led bool, err error) {
+	ifBusy := func(ctx context.Context) bool { return standIn != nil && standIn(ctx, n.busy()) }
+	terms := flight.Terms{Admit: func(ctx context.Context) (release func(), err error) {
+		if ok, err := n.places.acquire(ctx, ifBusy); !ok {
 			return nil, cmp.Or(err, error(n.busy()))
 		}
 		return n.places.release, nil
+	}}
+	if standIn != nil {
+		terms.Heed = func(setback error) bool { return standIn(ctx, setback) }
 	}
 	lookup = bulk.Within(n.longFetched, lookup)
-	run := func(ctx context.Context) (V, error) {
+	run := func(ctx context.Context, setback func(error)) (V, error) {
 		limited, cancel := context.WithTimeout(ctx, maxLookupTime)
 		defer cancel()
+		if standIn != nil {
+			limited = upstream.OnSetback(limited, setback)
+		}
 		value, err := lookup(limited)
 		if err != nil && limited.Err() != nil && ctx.Err() == nil {
 			repo, reference := key.about()
@@ -129,16 +142,16 @@ func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight
 		}
 		return value, err
 	}
-	ask := shared[K]{key, n.apart(ctx), upstream.ClientOf(ctx)}
+	asked := shared[K]{key, n.apart(ctx), upstream.ClientOf(ctx)}
 	if len(via.From(ctx)) > 0 {
 		ctx = via.Watch(ctx)
 	}
-	answer, err := lookups.DoAdmitted(ctx, ask, admit, run)
+	answer, err := lookups.DoOn(ctx, asked, terms, run)
 	if !answer.Led && answer.Leader != nil && via.Looped(answer.Leader) && !slices.Equal(via.From(answer.Leader), via.From(ctx)) {
 		// Another client's request had passed a mirror that it was sent to again, or only
 		// claimed that. This one has not, and joins none but its like.
-		ask.trail = fmt.Sprint("only ", via.From(ctx))
-		answer, err = lookups.DoAdmitted(ctx, ask, admit, run)
+		asked.trail = fmt.Sprint("only ", via.From(ctx))
+		answer, err = lookups.DoOn(ctx, asked, terms, run)
 	}
 	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
 		err = fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)

@@ -85,16 +85,14 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 			return found{}, false, err
 		}
 	}
-	var standIn func(context.Context) bool
+	var standIn standIn
 	if known.state == due {
-		standIn = n.staleIfBusy(key.repo, manifestProof, known.checked)
+		standIn = func(ctx context.Context, failure error) bool {
+			_, ok := n.insteadOf(ctx, key.repo, known, failure)
+			return ok
+		}
 	}
-	f, led, err = share(ctx, n, n.cache.manifests, key, standIn, func(ctx context.Context) (found, error) {
-		f, err := n.ask(ctx, key, known)
-		n.rememberNegative(ctx, key, err)
-		n.noteRight(ctx, key.repo, manifestProof, f.desc.Digest, err)
-		return f, err
-	})
+	f, led, err = n.shareAsk(ctx, key, known, standIn)
 	// Nothing is cached that could stand in for a failure.
 	if known.state == absent {
 		return f, led, n.undecided(ctx, key.repo, manifestProof, manifestName(key.ref), err)
@@ -103,6 +101,16 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 		return n.fallBack(ctx, key, known, err)
 	}
 	return f.since(known, key.op), led, nil
+}
+
+// shareAsk asks the upstream, once for all callers with the same key.
+func (n *Namespace) shareAsk(ctx context.Context, key lookupKey, known known, standIn standIn) (f found, led bool, err error) {
+	return share(ctx, n, n.cache.manifests, key, standIn, func(ctx context.Context) (found, error) {
+		f, err := n.ask(ctx, key, known)
+		n.rememberNegative(ctx, key, err)
+		n.noteRight(ctx, key.repo, manifestProof, f.desc.Digest, err)
+		return f, err
+	})
 }
 
 // state is how far the cache can answer for a reference.
@@ -279,20 +287,32 @@ func (n *Namespace) fallBack(ctx context.Context, key lookupKey, known known, fa
 	if n.standing(ctx, key.repo, manifestProof) == unknownStanding {
 		return found{}, false, n.undecided(ctx, key.repo, manifestProof, manifestName(key.ref), failure)
 	}
-	failure = upstream.Doubt(failure)
-	// The content needs no confirmation, and the right has some grace.
-	if known.unproven && n.standsIn(ctx, key.repo, manifestProof, failure) {
-		return found{Outcome: Outcome{Cache: Hit}, desc: known.desc}, true, nil
-	}
-	if o, ok := n.stale(ctx, key.repo, manifestProof, failure, known.checked); ok {
+	if o, ok := n.insteadOf(ctx, key.repo, known, failure); ok {
 		return found{Outcome: o, desc: known.desc}, true, nil
 	}
+	failure = upstream.Doubt(failure)
 	// "Not found" for a client that does not accept the manifest, or that may not see it,
 	// says nothing about others.
 	if errors.Is(failure, upstream.ErrNotFound) && !known.other && !n.spec.OnBehalf {
 		n.cache.book.Gone(ctx, key.repo, key.ref.Tag())
 	}
 	return found{}, false, n.undecided(ctx, key.repo, manifestProof, manifestName(key.ref), failure)
+}
+
+// insteadOf returns the outcome of an answer with a cached manifest in place of an upstream's
+// failure. It reports false if the failure is the answer.
+func (n *Namespace) insteadOf(ctx context.Context, repo storage.RepoID, known known, failure error) (Outcome, bool) {
+	failure = upstream.Doubt(failure)
+	switch {
+	// Nothing of the cache counts for a client without a verdict.
+	case n.standing(ctx, repo, manifestProof) == unknownStanding:
+		return Outcome{}, false
+	// The content needs no confirmation, and the right has some grace.
+	case known.unproven && n.standsIn(ctx, repo, manifestProof, failure):
+		return Outcome{Cache: Hit}, true
+	default:
+		return n.stale(ctx, repo, manifestProof, failure, known.checked)
+	}
 }
 
 // open makes the answer for one of the callers that shared a lookup.

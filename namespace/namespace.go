@@ -229,11 +229,11 @@ func (n *Namespace) stale(ctx context.Context, repo storage.RepoID, kind proof, 
 	return o, true
 }
 
-// staleIfBusy returns a function that reports whether an answer from the cache that was
-// checked at a time stands in for a lookup that cannot begin.
-func (n *Namespace) staleIfBusy(repo storage.RepoID, kind proof, checked time.Time) func(context.Context) bool {
-	return func(ctx context.Context) bool {
-		_, ok := n.stale(ctx, repo, kind, n.busy(), checked)
+// staleFor returns a function that reports whether an answer from the cache that was checked
+// at a time stands in for a failure.
+func (n *Namespace) staleFor(repo storage.RepoID, kind proof, checked time.Time) standIn {
+	return func(ctx context.Context, failure error) bool {
+		_, ok := n.stale(ctx, repo, kind, failure, checked)
 		return ok
 	}
 }

@@ -48,7 +48,7 @@ func newPlaces() *places { return &places{free: semaphore.NewWeighted(maxLookups
 
 // acquire waits for a place, which release gives back. It reports false if there is none
 // in time, and returns the cause of the context if that ends first. standIn reports whether
-// the cache has an answer if there is no place; nil means that it has none.
+// the cache has an answer if there is no place.
 func (p *places) acquire(ctx context.Context, standIn func(context.Context) bool) (ok bool, err error) {
 	if p.free.TryAcquire(1) {
 		p.running.Add(1)
@@ -59,7 +59,7 @@ func (p *places) acquire(ctx context.Context, standIn func(context.Context) bool
 		return false, nil
 	}
 	longest := maxWait
-	if standIn != nil && standIn(ctx) {
+	if standIn(ctx) {
 		longest = patience
 	}
 	waiting, cancel := context.WithTimeout(ctx, longest)

@@ -38,7 +38,7 @@ func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocisp
 	key := lookupKey{repo, recheckBlob, oci.ByDigest(desc.Digest)}
 	failure := n.cache.negativeHit(ctx, key) // of the last minute
 	if failure == nil {
-		_, _, failure = share(ctx, n, n.cache.access, key, n.staleIfBusy(repo, blobProof, proven), func(ctx context.Context) (ocispec.Descriptor, error) {
+		_, _, failure = share(ctx, n, n.cache.access, key, n.staleFor(repo, blobProof, proven), func(ctx context.Context) (ocispec.Descriptor, error) {
 			return desc, n.confirm(ctx, key, desc)
 		})
 	}

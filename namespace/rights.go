@@ -208,9 +208,10 @@ func (n *Namespace) permit(ctx context.Context, repo storage.RepoID, dgst digest
 	return n.unlessStanding(ctx, repo, dgst, err)
 }
 
-// inquire asks the upstream about a right, once for all requests of the client.
+// inquire asks the upstream about a right to a blob, once for all requests of the client.
 func (n *Namespace) inquire(ctx context.Context, key lookupKey, ask func(context.Context) error) error {
-	_, _, err := share(ctx, n, n.cache.access, key, nil, func(ctx context.Context) (none ocispec.Descriptor, err error) {
+	standIn := func(ctx context.Context, failure error) bool { return n.standsIn(ctx, key.repo, blobProof, failure) }
+	_, _, err := share(ctx, n, n.cache.access, key, standIn, func(ctx context.Context) (none ocispec.Descriptor, err error) {
 		return none, ask(ctx)
 	})
 	return err

@@ -62,7 +62,7 @@ func openBlob(ctx context.Context, logger *slog.Logger, members []Member, repo s
 		b.end = b.limit
 	}
 	b.begun = oci.IsContinuation(ctx)
-	_, err := ask(ctx, logger, members, nil, func(m Member) (struct{}, error) {
+	_, err := ask(ctx, logger, members, nil, func(_ context.Context, m Member) (struct{}, error) {
 		err := b.open(m)
 		if err != nil && b.begun {
 			b.retry.opened(slices.Index(members, m))

@@ -93,27 +93,27 @@ func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offse
 
 // StatBlob is [Client.StatBlob] on the first member that has the blob.
 func (c *Chain) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
-	return ask(ctx, c.logger, c.members, nil, func(m Member) (ocispec.Descriptor, error) { return m.StatBlob(ctx, repo, dgst) })
+	return ask(ctx, c.logger, c.members, nil, func(ctx context.Context, m Member) (ocispec.Descriptor, error) { return m.StatBlob(ctx, repo, dgst) })
 }
 
 // Manifest is [Client.Manifest] on the first member that has it.
 func (c *Chain) Manifest(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
-	return c.askManifest(ctx, ref, func(m Member) (*oci.Manifest, error) { return m.Manifest(ctx, repo, ref) })
+	return c.askManifest(ctx, ref, func(ctx context.Context, m Member) (*oci.Manifest, error) { return m.Manifest(ctx, repo, ref) })
 }
 
 // Head is [Client.Head] on the first member that has the manifest.
 func (c *Chain) Head(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
-	return c.askManifest(ctx, ref, func(m Member) (*oci.Manifest, error) { return m.Head(ctx, repo, ref) })
+	return c.askManifest(ctx, ref, func(ctx context.Context, m Member) (*oci.Manifest, error) { return m.Head(ctx, repo, ref) })
 }
 
 // askManifest asks for a manifest, and notes whether the first member answered.
-func (c *Chain) askManifest(ctx context.Context, ref oci.Reference, question func(Member) (*oci.Manifest, error)) (*oci.Manifest, error) {
+func (c *Chain) askManifest(ctx context.Context, ref oci.Reference, question func(context.Context, Member) (*oci.Manifest, error)) (*oci.Manifest, error) {
 	var fallbackOn []Class
 	if ref.IsTag() {
 		fallbackOn = c.fallbackOn
 	}
-	return ask(ctx, c.logger, c.members, fallbackOn, func(member Member) (*oci.Manifest, error) {
-		m, err := question(member)
+	return ask(ctx, c.logger, c.members, fallbackOn, func(ctx context.Context, member Member) (*oci.Manifest, error) {
+		m, err := question(ctx, member)
 		if err == nil {
 			m.Fallback = member != c.members[0]
 		}
@@ -123,14 +123,14 @@ func (c *Chain) askManifest(ctx context.Context, ref oci.Reference, question fun
 
 // Tags is [Client.Tags] of the first member that has the repository.
 func (c *Chain) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
-	return ask(ctx, c.logger, c.members, c.fallbackOn, func(m Member) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
+	return ask(ctx, c.logger, c.members, c.fallbackOn, func(ctx context.Context, m Member) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
 }
 
 // Referrers is [Client.Referrers] of the first member that can list them, and
 // an empty index if no member can. No digest vouches for such a list, so the next member
 // is asked as about a tag.
 func (c *Chain) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
-	referrers, err := ask(ctx, c.logger, c.members, c.fallbackOn, func(m Member) (*oci.Referrers, error) {
+	referrers, err := ask(ctx, c.logger, c.members, c.fallbackOn, func(ctx context.Context, m Member) (*oci.Referrers, error) {
 		if m, ok := m.(referrersFinder); ok {
 			return m.findReferrers(ctx, repo, dgst, artifactType)
 		}
@@ -167,17 +167,18 @@ func advances(err error) bool {
 // ask puts one question to the members in order, until one has the answer. After a
 // failure of a class that is not in fallbackOn, unless that is nil, no later member is
 // asked: its answer could be about another content of the same name.
-func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, fallbackOn []Class, question func(Member) (T, error)) (T, error) {
+func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, fallbackOn []Class, question func(context.Context, Member) (T, error)) (T, error) {
 	var none T
 	var failed []*Error
 	configured, halfOpen := members, 0
 	// To ask another member first is to fall back on it.
-	if fallbackOn == nil || slices.Contains(fallbackOn, ClassUnavailable) {
+	fallsBack := fallbackOn == nil || slices.Contains(fallbackOn, ClassUnavailable)
+	if fallsBack {
 		members, halfOpen = halfOpenLast(members)
 	}
 	for i := 0; i < len(members); i++ {
 		member := members[i]
-		answer, err := question(member)
+		answer, err := question(inChain(ctx, failed, fallsBack && i+1 < len(members)), member)
 		if err == nil {
 			// Half-open members that were not needed are probed in the
 			// background, so that no request has to wait for that.
@@ -204,7 +205,7 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, fall
 		if !lastResort(member, failed[i], failed) {
 			continue
 		}
-		answer, err := question(member)
+		answer, err := question(ctx, member)
 		if err == nil {
 			// No line says that it is back: the member does so itself, once it has stayed
 			// sound for a while. A corrupt one answers well, and then sends wrong bytes.

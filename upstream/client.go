@@ -294,7 +294,11 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 			via.NoteLoop(ctx)
 		}
 		wait := backoff(firstWait, try)
-		if try == maxTries || !retryable(failure) || time.Since(start)+wait >= c.readTimeout || !sleep(ctx, wait) {
+		if try == maxTries || !retryable(failure) || time.Since(start)+wait >= c.readTimeout {
+			return nil, nil, failure
+		}
+		reportSetback(ctx, failure)
+		if !sleep(ctx, wait) {
 			return nil, nil, failure
 		}
 	}

@@ -7,6 +7,9 @@
 // during some seconds is cancelled: otherwise a client that asks and leaves again and
 // again would have calls without end.
 //
+// A call may have a setback, such as the first failure of a question that is asked again.
+// Callers with something else to go on with do not wait for the end ([Terms]).
+//
 // Detached work needs an owner. That is the [Scope]: it can wait until no call
 // is under way and refuses new ones from then on, so that a store is not closed
 // while a call still writes to it. Groups of different types share one scope:

@@ -34,9 +34,14 @@ type call[V any] struct {
 	err    error
 
 	// The group's mutex guards these.
-	waiting  int         // callers
-	admitted bool        // it runs
-	unwanted *time.Timer // since the last caller has left; nil before
+	waiting   int         // callers, and those that have left with the setback
+	admitted  bool        // it runs
+	unwanted  *time.Timer // since the last caller has left; nil before
+	forgotten *time.Timer // frees the key after the setback; nil before
+
+	// The setback is set before hurt is closed.
+	hurt    chan struct{}
+	setback error
 }
 
 // NewGroup returns a group whose calls belong to a scope.
@@ -56,6 +61,13 @@ type Result[V any] struct {
 // Admit waits until a call may run. The call ends with release. An error ends the call.
 type Admit func(context.Context) (release func(), err error)
 
+// Terms are those of a caller of DoOn.
+type Terms struct {
+	Admit Admit // nil: the call runs at once
+	// Heed reports whether the caller leaves with a setback of the call; nil: it never does.
+	Heed func(setback error) bool
+}
+
 // Do runs f, or joins the call of the key that is under way, and returns its
 // value. f's context has the values of the starting caller's, but ends only when
 // the scope is closed or, with ErrUnwanted, some seconds after the last caller has left.
@@ -71,16 +83,35 @@ func (g *Group[K, V]) Do(ctx context.Context, key K, f func(context.Context) (V,
 // DoAdmitted is Do of a call that admit lets run; nil does so at once. A call that still
 // waits for that ends as soon as its last caller leaves: it has cost nothing.
 func (g *Group[K, V]) DoAdmitted(ctx context.Context, key K, admit Admit, f func(context.Context) (V, error)) (Result[V], error) {
-	c, led, err := g.join(ctx, key, admit, f)
+	return g.DoOn(ctx, key, Terms{Admit: admit}, func(ctx context.Context, _ func(error)) (V, error) { return f(ctx) })
+}
+
+// DoOn is DoAdmitted of a function that may report a setback, a failure after which it goes on.
+// Callers that heed the setback return with it, and so do those that come within the next
+// seconds. The call goes on to its end without them. After those seconds callers start a call
+// of their own, so that a call which hangs does not stand for the present.
+func (g *Group[K, V]) DoOn(ctx context.Context, key K, terms Terms, f func(ctx context.Context, setback func(error)) (V, error)) (Result[V], error) {
+	c, led, err := g.join(ctx, key, terms.Admit, f)
 	if err != nil {
 		return Result[V]{}, err // the scope is closed
 	}
-	select {
-	case <-c.done:
-		return Result[V]{Value: c.value, Led: led, Leader: c.leader}, c.err
-	case <-ctx.Done():
-		g.leave(key, c)
-		return Result[V]{Led: led, Leader: c.leader}, context.Cause(ctx)
+	hurt := c.hurt
+	if terms.Heed == nil {
+		hurt = nil
+	}
+	for {
+		select {
+		case <-c.done:
+			return Result[V]{Value: c.value, Led: led, Leader: c.leader}, c.err
+		case <-hurt:
+			// The caller still counts, so that the call goes on to its end.
+			if hurt = nil; !c.ended() && terms.Heed(c.setback) {
+				return Result[V]{Led: led, Leader: c.leader}, c.setback
+			}
+		case <-ctx.Done():
+			g.leave(key, c)
+			return Result[V]{Led: led, Leader: c.leader}, context.Cause(ctx)
+		}
 	}
 }
 
@@ -93,7 +124,9 @@ func (g *Group[K, V]) Forget(key K) {
 }
 
 // join returns the call of a key, which it starts if there is none.
-func (g *Group[K, V]) join(ctx context.Context, key K, admit Admit, f func(context.Context) (V, error)) (c *call[V], led bool, err error) {
+func (g *Group[K, V]) join(ctx context.Context, key K, admit Admit,
+	f func(ctx context.Context, setback func(error)) (V, error),
+) (c *call[V], led bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c := g.calls[key]; c != nil {
@@ -107,7 +140,7 @@ func (g *Group[K, V]) join(ctx context.Context, key K, admit Admit, f func(conte
 		return nil, false, err
 	}
 	detached, cancel := context.WithCancelCause(detached)
-	c = &call[V]{leader: ctx, cancel: cancel, done: make(chan struct{}), waiting: 1, admitted: admit == nil}
+	c = &call[V]{leader: ctx, cancel: cancel, done: make(chan struct{}), hurt: make(chan struct{}), waiting: 1, admitted: admit == nil}
 	g.calls[key] = c
 	go func() {
 		// Last, so that the scope is idle only when the key is free again.
@@ -125,10 +158,28 @@ func (g *Group[K, V]) join(ctx context.Context, key K, admit Admit, f func(conte
 			if err := g.begin(c); err != nil {
 				return none, err
 			}
-			return f(ctx)
+			return f(ctx, func(failure error) { g.hurt(key, c, failure) })
 		})
 	}()
 	return c, true, nil
+}
+
+// hurt notes the first setback of a call, for its callers.
+func (g *Group[K, V]) hurt(key K, c *call[V], failure error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c.forgotten != nil {
+		return
+	}
+	c.setback = failure
+	close(c.hurt)
+	c.forgotten = time.AfterFunc(grace, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.calls[key] == c { // else the call has ended
+			delete(g.calls, key)
+		}
+	})
 }
 
 // begin notes that a call runs. It returns ErrUnwanted if the call was given up in the
@@ -184,7 +235,20 @@ func (g *Group[K, V]) remove(key K, c *call[V]) {
 	if c.unwanted != nil {
 		c.unwanted.Stop()
 	}
+	if c.forgotten != nil {
+		c.forgotten.Stop()
+	}
 	close(c.done)
+}
+
+// ended reports whether the result of a call is there.
+func (c *call[V]) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // run calls f and keeps its results.

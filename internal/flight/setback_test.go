@@ -1,0 +1,87 @@
+package flight_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirhq/weir/internal/flight"
+)
+
+var errSetback, errEnd = errors.New("a setback"), errors.New("the end")
+
+// heeding are the terms of a caller that leaves with a setback.
+var heeding = flight.Terms{Heed: func(err error) bool { return err == errSetback }}
+
+// A caller that heeds a setback leaves with it, also if it comes later. Others wait for the
+// end. The call goes on without callers, and is forgotten after some seconds.
+func TestSetback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope()
+		defer scope.Close()
+		group := flight.NewGroup[string, int](scope)
+		runs, ended := 0, 0
+		call := func(ctx context.Context, setback func(error)) (int, error) {
+			runs++
+			time.Sleep(time.Second)
+			setback(errSetback)
+			setback(errors.New("another setback")) // the first one counts
+			time.Sleep(time.Minute)
+			if ctx.Err() == nil {
+				ended++
+			}
+			return 0, errEnd
+		}
+		expect := func(terms flight.Terms, after time.Duration, want error, led bool) {
+			t.Helper()
+			begin := time.Now()
+			got, err := group.DoOn(t.Context(), "key", terms, call)
+			if err != want || got.Led != led || time.Since(begin) != after {
+				t.Errorf("got %v after %v, led: %v, want %v after %v, led: %v", err, time.Since(begin), got.Led, want, after, led)
+			}
+		}
+		expect(heeding, time.Second, errSetback, true)
+		expect(heeding, 0, errSetback, false)
+		patient := make(chan struct{})
+		go func() {
+			defer close(patient)
+			expect(flight.Terms{}, time.Minute, errEnd, false)
+		}()
+		synctest.Wait()
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		expect(heeding, time.Second, errSetback, true) // a second call, beside the first
+		<-patient
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if runs != 2 || ended != 2 {
+			t.Errorf("%d calls, %d of which ran to their end, want 2", runs, ended)
+		}
+	})
+}
+
+// A setback that no caller heeds changes nothing: a call without callers is cancelled.
+func TestSetbackThatNoCallerHeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope()
+		defer scope.Close()
+		group := flight.NewGroup[string, int](scope)
+		ctx, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		cause := make(chan error, 1)
+		_, err := group.DoOn(ctx, "key", flight.Terms{Heed: func(error) bool { return false }}, func(ctx context.Context, setback func(error)) (int, error) {
+			setback(errSetback)
+			<-ctx.Done()
+			cause <- context.Cause(ctx)
+			return 0, nil
+		})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		if err := <-cause; err != flight.ErrUnwanted {
+			t.Errorf("the call ended with %v", err)
+		}
+	})
+}
