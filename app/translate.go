@@ -41,6 +41,7 @@ func translateBlock(block config.Namespace, limits contentLimits, clients *clien
 		ImmutableTags:           block.ImmutableTags,
 		ImmutableTagsExclusions: block.ImmutableTagsExclusions,
 		TagTTL:                  block.TagTTL.Std(),
+		TagSWR:                  block.TagSWR.Std(),
 		NegativeTTL:             block.NegativeTTL.Std(),
 		MaxStale:                block.MaxStale.Std(),
 		RecheckPossession:       block.RecheckPossession.Std(),

@@ -84,6 +84,7 @@ type Global struct {
 	ImmutableTags           bool          `toml:"immutable_tags" reload:"live"`
 	ImmutableTagsExclusions []string      `toml:"immutable_tags_exclusions" reload:"live"`
 	TagTTL                  Duration      `toml:"tag_ttl" reload:"live"`
+	TagSWR                  Duration      `toml:"tag_swr" reload:"live"` // stale-while-revalidate
 	NegativeTTL             Duration      `toml:"negative_ttl" reload:"live"`
 	ServeStaleOn            []Class       `toml:"serve_stale_on" reload:"live"`
 	MaxStale                Duration      `toml:"max_stale" reload:"live"`
@@ -152,6 +153,7 @@ type Namespace struct {
 	ImmutableTags           bool     `toml:"immutable_tags"` // also true if it is true in Global
 	ImmutableTagsExclusions []string `toml:"immutable_tags_exclusions"`
 	TagTTL                  Duration `toml:"tag_ttl"`
+	TagSWR                  Duration `toml:"tag_swr"` // how much longer a tag is served while it is checked
 	NegativeTTL             Duration `toml:"negative_ttl"`
 	ServeStaleOn            []Class  `toml:"serve_stale_on"`
 	MaxStale                Duration `toml:"max_stale"`          // 0: no limit

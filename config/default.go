@@ -53,6 +53,7 @@ func newNamespace(key string, g Global) Namespace {
 		ImmutableTags:           g.ImmutableTags,
 		ImmutableTagsExclusions: g.ImmutableTagsExclusions,
 		TagTTL:                  g.TagTTL,
+		TagSWR:                  g.TagSWR,
 		NegativeTTL:             g.NegativeTTL,
 		ServeStaleOn:            g.ServeStaleOn,
 		MaxStale:                g.MaxStale,

@@ -106,7 +106,7 @@ func (v *validator) global() {
 	}
 	v.notNegative("global.max_blob_size", int64(g.MaxBlobSize))
 	v.notNegative("global.shutdown_drain_secs", int64(g.ShutdownDrain))
-	v.tagPolicy("global", g.TagTTL, g.NegativeTTL, g.MaxStale)
+	v.tagPolicy("global", g.TagTTL, g.TagSWR, g.NegativeTTL, g.MaxStale)
 	v.patterns("global.immutable_tags_exclusions", g.ImmutableTagsExclusions)
 }
 
@@ -123,8 +123,9 @@ func (v *validator) store() {
 	v.notNegative("blob_store.fs.max_unused", int64(fs.MaxUnused))
 }
 
-func (v *validator) tagPolicy(table string, tagTTL, negativeTTL, maxStale Duration) {
+func (v *validator) tagPolicy(table string, tagTTL, tagSWR, negativeTTL, maxStale Duration) {
 	v.notNegative(keyIn(table, "tag_ttl"), int64(tagTTL))
+	v.notNegative(keyIn(table, "tag_swr"), int64(tagSWR))
 	v.notNegative(keyIn(table, "negative_ttl"), int64(negativeTTL))
 	v.notNegative(keyIn(table, "max_stale"), int64(maxStale))
 }

@@ -79,7 +79,7 @@ func (v *validator) namespace(at string, n Namespace) {
 		v.warm(elementOf(at+".warm", i), n.Key, warm)
 	}
 	v.rules(at, n)
-	v.tagPolicy(at, n.TagTTL, n.NegativeTTL, n.MaxStale)
+	v.tagPolicy(at, n.TagTTL, n.TagSWR, n.NegativeTTL, n.MaxStale)
 	v.oneOf(at+".authorize", n.Authorize, "mirror", "upstream")
 	v.notNegative(at+".auth_check_ttl", int64(n.AuthCheckTTL))
 	v.notNegative(at+".auth_stale_grace", int64(n.AuthStaleGrace))

@@ -68,8 +68,11 @@ type Cache struct {
 	lenders      atomic.Pointer[lenders] // nil: all namespaces share their content
 
 	negatives *bounded.Cache[negativeKey, negative]
-	rights    *bounded.Cache[rightKey, right]
-	book      *tagBook
+	// Failures of checks that ran behind an answer, for the next requests.
+	failedChecks *bounded.Cache[tagID, failedCheck]
+	checks       checkCounters
+	rights       *bounded.Cache[rightKey, right]
+	book         *tagBook
 	// subjects holds manifests whose empty lists of referrers may be kept, and the
 	// artifact types of those that were.
 	subjects *bounded.Cache[content, []string]
@@ -112,10 +115,11 @@ func NewCache(o CacheOptions) *Cache {
 		longFetched: bulk.NewPool(maxLong),
 		longKept:    bulk.NewPool(2), // its callers wait for the disk only
 
-		negatives: bounded.New(maxRemembered, maxRememberedBytes, func(key negativeKey, n negative) int { return n.size(key) }),
-		rights:    bounded.New(maxRights, maxRightBytes, func(key rightKey, r right) int { return r.size(key) }),
-		book:      newTagBook(o),
-		subjects:  bounded.New(maxRemembered, maxRememberedBytes, func(key content, types []string) int { return key.size() + len(strings.Join(types, " ")) }),
+		failedChecks: bounded.New(maxRemembered, maxRememberedBytes, func(key tagID, f failedCheck) int { return f.size(key) }),
+		negatives:    bounded.New(maxRemembered, maxRememberedBytes, func(key negativeKey, n negative) int { return n.size(key) }),
+		rights:       bounded.New(maxRights, maxRightBytes, func(key rightKey, r right) int { return r.size(key) }),
+		book:         newTagBook(o),
+		subjects:     bounded.New(maxRemembered, maxRememberedBytes, func(key content, types []string) int { return key.size() + len(strings.Join(types, " ")) }),
 	}
 }
 

@@ -42,7 +42,11 @@ func (f found) describe() *Manifest { return &Manifest{Outcome: f.Outcome, Descr
 // an error of package upstream.
 func (n *Namespace) Manifest(ctx context.Context, repo string, ref oci.Reference) (*Manifest, error) {
 	key := lookupKey{n.repoID(repo), getManifest, ref.Question()}
-	f, led, err := n.lookup(ctx, key, n.known(ctx, key.repo, ref))
+	return n.manifest(ctx, key, n.known(ctx, key.repo, ref))
+}
+
+func (n *Namespace) manifest(ctx context.Context, key lookupKey, known known) (*Manifest, error) {
+	f, led, err := n.lookup(ctx, key, known)
 	if err != nil {
 		return nil, err
 	}
@@ -67,12 +71,18 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 	if known.state == fresh && n.standing(ctx, key.repo, manifestProof) != inForce {
 		known.state, known.unproven = due, true // its right has to be confirmed, and not the content
 	}
+	if known.state == overdue {
+		if o, ok := n.answerFirst(ctx, key, known); ok {
+			return found{Outcome: o, desc: known.desc}, true, nil
+		}
+		known.state = due
+	}
 	switch {
 	// The cache answers by itself: no request leaves the mirror.
 	case known.state == fresh:
 		o, err := n.recheck(ctx, key.repo, known.desc)
 		if o.Cache == None {
-			o.Cache = Hit
+			o.Cache, o.Checked = Hit, known.checked
 		}
 		return found{Outcome: o, desc: known.desc}, true, err
 	case n.spec.Offline:
@@ -117,9 +127,10 @@ func (n *Namespace) shareAsk(ctx context.Context, key lookupKey, known known, st
 type state uint8
 
 const (
-	absent state = iota // the manifest is not cached, or not known to be this repository's
-	due                 // the tag's manifest is cached, but the upstream has to confirm it
-	fresh               // the cache answers
+	absent  state = iota // the manifest is not cached, or not known to be this repository's
+	due                  // the tag's manifest is cached, but the upstream has to confirm it
+	overdue              // the cache answers, and the tag is checked behind the answer
+	fresh                // the cache answers
 )
 
 // known is the cache's knowledge of a reference.
@@ -140,13 +151,23 @@ func (n *Namespace) known(ctx context.Context, repo storage.RepoID, ref oci.Refe
 			return known{}
 		}
 		dgst, k.checked = record.Descriptor.Digest, record.Checked
-		if !n.isFresh(ref.Tag(), record) {
+		switch {
+		case n.isFresh(ref.Tag(), record):
+		case n.isOverdue(ctx, record.Checked):
+			k.state = overdue
+		default:
 			k.state = due
 		}
 	}
 	var ok bool
 	if k.desc, ok = n.has(ctx, repo, dgst); !ok {
 		return known{} // evicted, or its record is lost
+	}
+	// The HEAD of a check before the answer also confirms a right that is old.
+	if k.state == overdue {
+		if _, old := n.oldRight(ctx, repo, dgst); old {
+			k.state = due
+		}
 	}
 	// The upstream may have another manifest for this client, or none.
 	if k.other = ref.IsTag() && !ref.Accepts(k.desc.MediaType); k.other && !n.spec.Offline {

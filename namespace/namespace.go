@@ -17,6 +17,7 @@
 //	possession.go       may this repository serve bytes that another one brought
 //	proof.go            does the upstream have the bytes that another repository brought
 //	lending.go          may the bytes of another namespace be used at all
+//	behind.go           checks of tags behind their answers
 //	tags.go             which manifest a tag names: the only writer of tags
 //	store.go            keep a manifest
 //	blob.go             join or start the download of a blob
@@ -84,6 +85,8 @@ type Spec struct {
 	ImmutableTagsExclusions []string
 	// TagTTL is how long a checked tag is served without asking again.
 	TagTTL time.Duration
+	// TagSWR is how much longer it is served at once, and checked behind the answer.
+	TagSWR time.Duration
 	// NegativeTTL is how long an upstream's "not found" is remembered.
 	NegativeTTL time.Duration
 	// ServeStaleOn are the failures that are answered from the cache, with tags
@@ -222,7 +225,7 @@ func (n *Namespace) stale(ctx context.Context, repo storage.RepoID, kind proof, 
 	if !checked.IsZero() {
 		age = time.Since(checked).Round(time.Second).String() + " ago"
 	}
-	o = Outcome{Cache: Stale, Upstream: n.FirstUpstream(), Failure: class, Warning: reason + "; served from the cache, last checked " + age}
+	o = Outcome{Cache: Stale, Upstream: n.FirstUpstream(), Checked: checked, Failure: class, Warning: reason + "; served from the cache, last checked " + age}
 	if busy {
 		o.Failure = upstream.ClassOK
 	}

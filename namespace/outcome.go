@@ -1,6 +1,10 @@
 package namespace
 
-import "github.com/weirhq/weir/upstream"
+import (
+	"time"
+
+	"github.com/weirhq/weir/upstream"
+)
 
 // CacheStatus is the part that the cache had in an answer.
 type CacheStatus int
@@ -31,6 +35,12 @@ func (s CacheStatus) Cached() bool { return s == Hit || s == Revalidated || s ==
 type Outcome struct {
 	Cache    CacheStatus
 	Upstream string // host of the upstream that was asked; "" if none was
+	// Of a cached answer that no upstream confirmed for this request: when one did so last;
+	// zero if that is not known, or if the answer cannot change.
+	Checked time.Time
+	// Overdue is for how long the answer should have been checked again; 0: it is fresh, or
+	// the upstream failed. The check runs behind the answer.
+	Overdue time.Duration
 	// FromPeer is set if the content comes from another replica.
 	FromPeer bool
 	// Of a stale answer: how the upstream failed, ClassOK if it was not asked because the

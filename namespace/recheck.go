@@ -28,12 +28,9 @@ const recheckPause = time.Minute
 // recheck makes sure that a repository still has the right to a stored content. The outcome
 // is that of a stale answer if the upstream cannot tell, and else zero.
 func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocispec.Descriptor) (Outcome, error) {
-	if n.spec.RecheckPossession <= 0 || n.spec.Offline {
+	proven, old := n.oldRight(ctx, repo, desc.Digest)
+	if !old {
 		return Outcome{}, nil
-	}
-	proven, err := n.cache.catalog.Proven(ctx, repo, desc.Digest)
-	if err != nil || time.Since(proven) < n.spec.RecheckPossession {
-		return Outcome{}, nil // a missing link has been reported to the caller
 	}
 	key := lookupKey{repo, recheckBlob, oci.ByDigest(desc.Digest)}
 	failure := n.cache.negativeHit(ctx, key) // of the last minute
@@ -51,6 +48,17 @@ func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocisp
 		return o, nil
 	}
 	return Outcome{}, failure
+}
+
+// oldRight reports whether the upstream has to confirm the right of a repository to a stored
+// content, and when it did so last.
+func (n *Namespace) oldRight(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (proven time.Time, old bool) {
+	if n.spec.RecheckPossession <= 0 || n.spec.Offline {
+		return time.Time{}, false
+	}
+	proven, err := n.cache.catalog.Proven(ctx, repo, dgst)
+	// A missing link has been reported to the caller.
+	return proven, err == nil && time.Since(proven) >= n.spec.RecheckPossession
 }
 
 // confirm asks the upstream whether a repository still has a content, and records the

@@ -51,7 +51,14 @@ type warmSource struct {
 // Manifest reads a manifest through the cache. It returns an error if the manifest
 // could not be stored.
 func (s warmSource) Manifest(ctx context.Context, ref oci.Reference) (warm.Manifest, error) {
-	m, err := s.namespace.Manifest(ctx, s.repo, ref)
+	n := s.namespace
+	key := lookupKey{n.repoID(s.repo), getManifest, ref.Question()}
+	known := n.known(ctx, key.repo, ref)
+	// A warming is there to find out that a tag has moved, and no client waits for it.
+	if known.state == overdue {
+		known.state = due
+	}
+	m, err := n.manifest(ctx, key, known)
 	if err != nil {
 		return warm.Manifest{}, markNotFound(err)
 	}
@@ -60,7 +67,7 @@ func (s warmSource) Manifest(ctx context.Context, ref oci.Reference) (warm.Manif
 	if m.Cache == Passed {
 		return warm.Manifest{}, errNotStored
 	}
-	body, err := oci.ReadManifest(m.Content, s.namespace.spec.MaxManifest)
+	body, err := oci.ReadManifest(m.Content, n.spec.MaxManifest)
 	return warm.Manifest{Body: body, There: m.Cache.Cached(), Stale: m.Warning}, err
 }
 

@@ -97,7 +97,7 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 
 // describe returns the attributes of a request's line.
 func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
-	const most = 15 // attributes of a line
+	const most = 16 // attributes of a line
 	attrs := make([]slog.Attr, 0, most)
 	attrs = append(attrs, slog.String("method", printable.Method(r)), slog.String("operation", e.op.logged()))
 	// A request without a repository is named by its path.
@@ -112,6 +112,9 @@ func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
 		slog.Duration("duration", s.took),
 		slog.String("cache", cacheLabel(e.outcome.Cache)),
 	)
+	if e.outcome.Overdue > 0 {
+		attrs = append(attrs, slog.Duration("overdue", e.outcome.Overdue))
+	}
 	attrs = append(attrs, h.opts.Proxies.Load().Attrs(r)...)
 	if user := cmp.Or(e.visitor.user(), e.holder); user != "" {
 		attrs = append(attrs, slog.String("user", user))

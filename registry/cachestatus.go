@@ -1,12 +1,21 @@
 package registry
 
-import "github.com/weirhq/weir/namespace"
+import (
+	"strconv"
+	"time"
+
+	"github.com/weirhq/weir/namespace"
+)
 
 // cacheStatus returns the value of the Cache-Status header (RFC 9211). It is empty
 // for an answer that the cache has no part in.
 func cacheStatus(o namespace.Outcome) string {
 	switch o.Cache {
 	case namespace.Hit:
+		// RFC 9211 section 2.5: how long the answer is fresh, which is negative for a stale one.
+		if o.Overdue > 0 {
+			return "weir; hit; ttl=-" + wholeSeconds(o.Overdue+time.Second-1)
+		}
 		return "weir; hit"
 	case namespace.Revalidated:
 		return "weir; hit; detail=revalidated"
@@ -27,6 +36,9 @@ func cacheStatus(o namespace.Outcome) string {
 		return ""
 	}
 }
+
+// wholeSeconds returns a duration in seconds, without their fraction.
+func wholeSeconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 // cacheLabel returns the status as metrics and the access log name it.
 func cacheLabel(s namespace.CacheStatus) string {

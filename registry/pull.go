@@ -93,10 +93,13 @@ func (p *pull) blob() error {
 }
 
 // setCacheStatus records for the client and the log how the answer came about
-// (RFC 9211, and RFC 7234 section 5.5 for the warning).
+// (RFC 9211, RFC 9111 section 5.1 for the age, and RFC 7234 section 5.5 for the warning).
 func (p *pull) setCacheStatus(o namespace.Outcome) {
 	p.entry.outcome = o
 	p.w.Header().Set("Cache-Status", cacheStatus(o))
+	if !o.Checked.IsZero() {
+		p.w.Header().Set("Age", wholeSeconds(max(0, time.Since(o.Checked))))
+	}
 	if o.Warning != "" {
 		p.w.Header().Set("Warning", "299 - "+strconv.Quote(o.Warning))
 	}
