@@ -18,6 +18,7 @@ max_manifest_size = "1MiB"
 namespace = "docker.io"
 default = true
 tag_ttl = "5m"
+tag_swr = "30s"
 negative_ttl = "1m"
 max_stale = "2h"
 immutable_tags = true
@@ -54,7 +55,7 @@ func TestTranslate(t *testing.T) {
 	if s.Key != "docker" || s.Host != "docker.io" || !s.Default || s.Offline || s.Unshared || !s.DockerHub || s.MaxManifest != 1<<20 {
 		t.Errorf("%+v", s)
 	}
-	if s.TagTTL != 5*time.Minute || s.NegativeTTL != time.Minute || s.MaxStale != 2*time.Hour || !s.ImmutableTags {
+	if s.TagTTL != 5*time.Minute || s.TagSWR != 30*time.Second || s.NegativeTTL != time.Minute || s.MaxStale != 2*time.Hour || !s.ImmutableTags {
 		t.Errorf("%+v", s)
 	}
 	if !slices.Equal(s.ImmutableTagsExclusions, []string{"^latest$"}) ||

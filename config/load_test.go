@@ -113,6 +113,7 @@ func TestInheritance(t *testing.T) {
 immutable_tags = true
 immutable_tags_exclusions = ["^latest$"]
 tag_ttl = "1d"
+tag_swr = "1m"
 negative_ttl = "1s"
 serve_stale_on = ["denied"]
 max_stale = "7d"
@@ -122,6 +123,7 @@ immutable_tags_exclusions = []
 [repository."localhost:5000"]
 immutable_tags_exclusions = ["^edge$"]
 tag_ttl = "0s"
+tag_swr = "0s"
 negative_ttl = "0s"
 serve_stale_on = []
 max_stale = "0s"
@@ -147,6 +149,7 @@ namespace = "ACME.example"
 		want[i].ImmutableTags = true
 		want[i].ImmutableTagsExclusions = []string{"^latest$"}
 		want[i].TagTTL = Duration(day)
+		want[i].TagSWR = Duration(time.Minute)
 		want[i].NegativeTTL = Duration(time.Second)
 		want[i].ServeStaleOn = []Class{"denied"}
 		want[i].MaxStale = Duration(7 * day)

@@ -20,7 +20,7 @@ func TestRestartRequired(t *testing.T) {
 		{"", "", nil},
 		{"", docker, nil},
 		{docker, docker + "max_redirect = 1\n", nil},
-		{"", "[log]\nlevel = \"debug\"\n[global]\ntag_ttl = \"1s\"\nnegative_ttl = \"1s\"\nserve_stale_on = []\nmax_stale = \"1s\"\n" +
+		{"", "[log]\nlevel = \"debug\"\n[global]\ntag_ttl = \"1s\"\ntag_swr = \"1s\"\nnegative_ttl = \"1s\"\nserve_stale_on = []\nmax_stale = \"1s\"\n" +
 			"immutable_tags = true\nimmutable_tags_exclusions = [\"x\"]\nmax_manifest_size = \"1MiB\"\n", nil},
 		{"", "[server]\nbind_address = \"::1\"\nport = 1\n[log]\nformat = \"json\"\n", []string{"server.bind_address", "server.port", "log.format"}},
 		{"", "[global]\nmax_concurrent_cache_jobs = 1\nmax_concurrent_fetches = 1\nshutdown_drain_secs = 1\nenable_blob_redirect = false\n",

@@ -11,12 +11,13 @@ import (
 func TestValidateBuilt(t *testing.T) {
 	t.Chdir(t.TempDir())
 	c := Default()
-	c.Global.TagTTL = -1
+	c.Global.TagTTL, c.Global.TagSWR = -1, -1
 	c.BlobStore.FS.MaxSize, c.BlobStore.FS.MinFree, c.BlobStore.FS.MaxUnused = -1, -1, -1
 	c.Cache.Redis = &Redis{URL: "redis://h/x"}
 	c.Namespaces = append(c.Namespaces[:1], c.Namespaces[0])
 	c.Namespaces[1].Upstreams = []Upstream{{URL: mustURL(t, "https://x.io"), ConnectTimeout: time.Millisecond, ReadTimeout: time.Second}}
 	want := `global.tag_ttl: must not be negative
+global.tag_swr: must not be negative
 blob_store.fs.max_size: must not be negative
 blob_store.fs.min_free: must not be negative
 blob_store.fs.max_unused: must not be negative

@@ -57,7 +57,7 @@ func (n *Namespace) isOverdue(ctx context.Context, checked time.Time) bool {
 // way that is not answered from the cache, or the pool has no place for another one.
 func (n *Namespace) answerFirst(ctx context.Context, key lookupKey, known known) (o Outcome, ok bool) {
 	id := tagID{key.repo, key.ref.Tag()}
-	o = Outcome{Cache: Hit, Checked: known.checked, Overdue: time.Since(known.checked) - n.spec.TagTTL}
+	o = Outcome{Cache: Hit, Checked: known.checked, Overdue: max(time.Since(known.checked)-n.spec.TagTTL, 1)}
 	// A record that has changed since the failure was checked by another request.
 	if failed, found := n.cache.failedChecks.Get(id); found && failed.since.Equal(known.checked) {
 		if o, ok = n.stale(ctx, key.repo, manifestProof, failed.err, known.checked); !ok {

@@ -189,6 +189,9 @@ type answer struct {
 	desc  ocispec.Descriptor
 	warn  string
 	err   error
+
+	checked time.Time
+	overdue time.Duration
 }
 
 func reference(t *testing.T, text string) oci.Reference {
@@ -225,7 +228,7 @@ func read(t *testing.T) func(m *namespace.Manifest, err error) answer {
 		if m.Descriptor.Digest.Algorithm().FromBytes(body) != m.Descriptor.Digest || m.Descriptor.Size != int64(len(body)) {
 			t.Errorf("the body is not that of %s with %d bytes: %q", m.Descriptor.Digest, m.Descriptor.Size, body)
 		}
-		return answer{Cache: m.Cache, Body: string(body), desc: m.Descriptor, warn: m.Warning}
+		return answer{Cache: m.Cache, Body: string(body), desc: m.Descriptor, warn: m.Warning, checked: m.Checked, overdue: m.Overdue}
 	}
 }
 
@@ -239,7 +242,7 @@ func head(t *testing.T, n *namespace.Namespace, repo, ref string) answer {
 	if m.Content != nil {
 		t.Error("a HEAD has content")
 	}
-	return answer{Cache: m.Cache, desc: m.Descriptor, warn: m.Warning}
+	return answer{Cache: m.Cache, desc: m.Descriptor, warn: m.Warning, checked: m.Checked, overdue: m.Overdue}
 }
 
 // wantManifest checks the cache status of an answer and the manifest that it names.

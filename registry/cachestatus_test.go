@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/registry"
@@ -24,4 +25,16 @@ func TestTroubleshootingHasEveryCacheStatus(t *testing.T) {
 		explained(namespace.Outcome{Cache: s})
 	}
 	explained(namespace.Outcome{Cache: namespace.Collapsed, FromPeer: true})
+	explained(namespace.Outcome{Cache: namespace.Hit, Overdue: 7 * time.Second})
+}
+
+// The freshness of an overdue answer is a whole number of seconds, and negative.
+func TestOverdueCacheStatus(t *testing.T) {
+	for overdue, want := range map[time.Duration]string{
+		0: "weir; hit", 1: "weir; hit; ttl=-1", time.Second: "weir; hit; ttl=-1", time.Second + 1: "weir; hit; ttl=-2", time.Hour: "weir; hit; ttl=-3600",
+	} {
+		if got := registry.CacheStatus(namespace.Outcome{Cache: namespace.Hit, Overdue: overdue}); got != want {
+			t.Errorf("overdue for %v: %q, want %q", overdue, got, want)
+		}
+	}
 }
