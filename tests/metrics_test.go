@@ -74,6 +74,7 @@ func TestMetrics(t *testing.T) {
 		"weir_token_cache_total":                            "layer result",
 		"weir_downloads":                                    "",
 		"weir_download_readers":                             "",
+		"weir_tag_checks_behind_total":                      "namespace result",
 		"weir_jobs":                                         "state",
 		"weir_jobs_total":                                   "result",
 		"weir_store_bytes":                                  "",

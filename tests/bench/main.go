@@ -21,7 +21,7 @@ type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
-	only := flag.String("only", "", "measure one part only: logins, replicas, bucket, or tls beside nginx")
+	only := flag.String("only", "", "measure one part only: logins, replicas, bucket, tags, or tls beside nginx")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -53,13 +53,20 @@ func bench(ctx context.Context, dir, only string, out io.Writer) error {
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{coldImage}, out)
 	case "bucket":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{bucketCosts}, out)
+	case "tags":
+		return benchTags(ctx, dir, out)
 	case "tls":
 		plain = nil
 	default:
-		return fmt.Errorf("-only knows logins, replicas, bucket and tls, and not %q", only)
+		return fmt.Errorf("-only knows logins, replicas, bucket, tags and tls, and not %q", only)
 	}
 	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
 		return err
+	}
+	if only == "" {
+		if err := benchTags(ctx, dir, out); err != nil {
+			return err
+		}
 	}
 	rows, err := warmBlobOverTLS(ctx, filepath.Join(dir, "tls"), up)
 	write(out, rows)

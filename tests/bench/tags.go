@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	tagRounds = 5
+	tagPulls  = 10 // of each kind, in each round
+	// tagPause is the time between two pulls: the tries of the one before are over.
+	tagPause = 400 * time.Millisecond
+	// tagDistance is the time that the upstream takes to answer where it is far away.
+	tagDistance = 20 * time.Millisecond
+)
+
+// tagUpstream is a registry with one tag.
+type tagUpstream struct {
+	url      string
+	server   *http.Server
+	body     string
+	distance atomic.Int64 // time before an answer
+	mode     atomic.Pointer[string]
+	requests atomic.Int64
+}
+
+func startTagUpstream() (*tagUpstream, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	up := &tagUpstream{
+		url:  "http://" + listener.Addr().String(),
+		body: `{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageManifest + `","layers":[]}`,
+	}
+	up.server = &http.Server{Handler: up, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = up.server.Serve(listener) }()
+	return up, nil
+}
+
+// ServeHTTP answers as the mode says: 503, reset, or as a registry does.
+func (up *tagUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	up.requests.Add(1)
+	time.Sleep(time.Duration(up.distance.Load()))
+	switch *up.mode.Load() {
+	case "503":
+		http.Error(w, "no backend", http.StatusServiceUnavailable)
+		return
+	case "reset":
+		panic(http.ErrAbortHandler)
+	}
+	w.Header().Set("Docker-Content-Digest", digest.FromString(up.body).String())
+	w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+	w.Header().Set("Content-Length", fmt.Sprint(len(up.body)))
+	if r.Method == http.MethodGet {
+		_, _ = io.WriteString(w, up.body)
+	}
+}
+
+// tagCase is a pull of a cached tag whose check is due.
+type tagCase struct {
+	label    string
+	tables   string // of the mirror's configuration
+	mode     string
+	distance time.Duration
+}
+
+// benchTags measures how long a client waits for a cached tag that has to be checked, while
+// the upstream is far away or fails. The cases take turns.
+func benchTags(ctx context.Context, dir string, out io.Writer) error {
+	up, err := startTagUpstream()
+	if err != nil {
+		return err
+	}
+	defer up.server.Close()
+	swr := "[global]\ntag_swr = \"30s\"\n"
+	cases := []tagCase{
+		{"cached tag, upstream 20 ms away", "", "ok", tagDistance},
+		{"cached tag, upstream 20 ms away, tag_swr", swr, "ok", tagDistance},
+		{"cached tag, upstream answers 503", "", "503", 0},
+		{"cached tag, upstream resets connections", "", "reset", 0},
+	}
+	mirrors := map[string]*mirror{}
+	for i, c := range cases {
+		if mirrors[c.tables] != nil {
+			continue
+		}
+		m, err := startMirror(ctx, filepath.Join(dir, fmt.Sprint("tags", i)), up.url, c.tables)
+		if err != nil {
+			return err
+		}
+		defer m.stop()
+		mirrors[c.tables] = m
+	}
+	times, requests := make([][]time.Duration, len(cases)), make([]int64, len(cases))
+	for range tagRounds {
+		for i, c := range cases {
+			took, asked, err := up.pulls(ctx, mirrors[c.tables], c)
+			if err != nil {
+				return fmt.Errorf("%s: %w", c.label, err)
+			}
+			times[i], requests[i] = append(times[i], took...), requests[i]+asked
+		}
+	}
+	for i, c := range cases {
+		slices.Sort(times[i])
+		median := times[i][len(times[i])/2]
+		fmt.Fprintf(out, "| %s: median time; upstream requests for a pull | %.1f ms; %.1f |\n",
+			c.label, float64(median.Microseconds())/1000, float64(requests[i])/float64(len(times[i])))
+	}
+	return nil
+}
+
+// pulls makes the pulls of a round. It returns their times and the upstream requests that
+// they caused.
+func (up *tagUpstream) pulls(ctx context.Context, m *mirror, c tagCase) (times []time.Duration, asked int64, err error) {
+	const path = "/v2/bench/app/manifests/v1"
+	sound := "ok"
+	up.mode.Store(&sound)
+	up.distance.Store(0)
+	if err := m.pull(ctx, path); err != nil { // so that it is cached
+		return nil, 0, err
+	}
+	time.Sleep(tagPause)
+	up.mode.Store(&c.mode)
+	up.distance.Store(int64(c.distance))
+	before := up.requests.Load()
+	for range tagPulls {
+		began := time.Now()
+		if err := m.pull(ctx, path); err != nil {
+			return nil, 0, err
+		}
+		times = append(times, time.Since(began))
+		time.Sleep(tagPause)
+	}
+	return times, up.requests.Load() - before, nil
+}
