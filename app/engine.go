@@ -19,13 +19,18 @@ import (
 // and its limits take effect at the next start.
 type engine struct {
 	pool      *jobs.Pool
+	checks    *jobs.Pool
 	warmer    *keepwarm.Warmer
 	downloads *download.Group
 	cache     *namespace.Cache
 }
 
 func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trace.Tracer, metrics prometheus.Registerer, id via.ID, logger *slog.Logger) (*engine, error) {
-	e := &engine{pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger)}
+	e := &engine{
+		pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger),
+		// The namespaces count the checks of tags.
+		checks: jobs.NewPool(cfg.MaxConcurrentCacheJobs, nil, logger),
+	}
 	e.warmer = keepwarm.New(e.pool, keepwarm.NewMetrics(metrics), logger)
 	origins := append(parts.bucket.origins(), fleet.origins()...) // the bucket first
 	e.downloads = download.NewGroup(download.Options{
@@ -43,7 +48,7 @@ func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trac
 	})
 	e.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: origins, Links: parts.bucket.links(),
-		Answers: fleet.answers(), Pool: e.pool,
+		Answers: fleet.answers(), Pool: e.pool, Checks: e.checks,
 		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})
@@ -59,6 +64,7 @@ func (e *engine) close() {
 	if e.cache != nil { // nil if newEngine has failed
 		e.cache.Close()
 	}
+	e.checks.Close()
 	e.pool.Close()
 	e.downloads.Close()
 }

@@ -169,14 +169,15 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 }
 
 // drain stops accepting and lets requests, then lookups and downloads, end within a
-// limit. Their last spans are sent within it too. Warming ends at once, since the
-// next start continues it.
+// limit. Their last spans are sent within it too. Warming and checks of tags end at
+// once, since the next start continues them.
 func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.logger.Info("shutting down: waiting for running requests and downloads", "limit", limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	m.engine.warmer.Close()
 	err := server.Shutdown(ctx)
+	m.engine.checks.Close() // a tag whose check is overdue is checked by a later request
 	if err == nil {
 		// A lookup may run on although its clients have left. Its answer is worth
 		// keeping for the next start. Lookups are short, so they come first: a

@@ -15,7 +15,8 @@ import (
 //	    |--- a hit ------|--- a hit, and a check ---|--- checked before the answer
 //
 // The finding of the check is the answer of the next request: the manifest that the tag
-// names now, or a failure. The check is a job of the pool, one for each tag.
+// names now, or a failure. The check is a job, one for each tag. Checks have a pool of their
+// own: they take about a round trip, and must not wait for jobs that complete downloads.
 
 // errNotKept says that a tag has moved to a manifest that could not be stored. Its clients
 // get it from the upstream.
@@ -65,7 +66,7 @@ func (n *Namespace) answerFirst(ctx context.Context, key lookupKey, known known)
 		}
 	}
 	key.op = getManifest // its answer is stored, so that a HEAD gets it next time
-	return o, n.cache.pool.Submit(tagCheck{id}, func(ctx context.Context) error {
+	return o, n.cache.checkPool.Submit(tagCheck{id}, func(ctx context.Context) error {
 		n.checkBehind(ctx, key, known.checked)
 		return nil // the next request finds out, and so does the log
 	})

@@ -279,7 +279,7 @@ func TestCheckBehindWithoutPlace(t *testing.T) {
 		get(t, n, "app", "tag")
 		end := make(chan struct{})
 		busy := func(context.Context) error { <-end; return nil }
-		m.pool.Submit(named("running"), busy)
+		m.checks.Submit(named("running"), busy)
 		time.Sleep(time.Hour)
 		r.ResetRequests()
 		wantManifest(t, get(t, n, "app", "tag"), namespace.Hit, image) // its check waits
@@ -294,7 +294,7 @@ func TestCheckBehindWithoutPlace(t *testing.T) {
 		wantRequests(t, r)
 
 		end = make(chan struct{})
-		for i := 0; m.pool.Submit(named(fmt.Sprint("full", i)), busy); i++ {
+		for i := 0; m.checks.Submit(named(fmt.Sprint("full", i)), busy); i++ {
 		}
 		time.Sleep(time.Hour)
 		wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, image)

@@ -45,6 +45,7 @@ type Cache struct {
 	links     Links   // may be nil
 	answers   Answers // nil: they are not shared
 	pool      *jobs.Pool
+	checkPool *jobs.Pool
 	content   *storage.Health
 	records   *storage.Health
 	brokeOff  func(ctx context.Context, dgst digest.Digest, err error) bool
@@ -70,7 +71,7 @@ type Cache struct {
 	negatives *bounded.Cache[negativeKey, negative]
 	// Failures of checks that ran behind an answer, for the next requests.
 	failedChecks *bounded.Cache[tagID, failedCheck]
-	checks       checkCounters
+	checked      checkCounters
 	rights       *bounded.Cache[rightKey, right]
 	book         *tagBook
 	// subjects holds manifests whose empty lists of referrers may be kept, and the
@@ -88,6 +89,7 @@ type CacheOptions struct {
 	Links     Links             // where clients can read by themselves; may be nil
 	Answers   Answers           // of upstreams, shared by replicas; may be nil
 	Pool      *jobs.Pool        // of background jobs
+	Checks    *jobs.Pool        // of those that check tags behind their answers; nil if no namespace has a TagSWR
 	Content   *storage.Health   // of the store; may be nil
 	Records   *storage.Health   // of the catalog's records; may be nil
 	// OnBrokeOff, if set, is told of stored content that could not be sent to its end. It
@@ -101,7 +103,7 @@ type CacheOptions struct {
 func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, pool: o.Pool,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, pool: o.Pool, checkPool: o.Checks,
 		content: o.Content, records: o.Records, brokeOff: o.OnBrokeOff, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,

@@ -50,6 +50,7 @@ type mirror struct {
 	store     *storagetest.Memory
 	catalog   *catalog.Catalog
 	pool      *jobs.Pool
+	checks    *jobs.Pool
 	downloads *download.Group
 	cache     *namespace.Cache
 	log       *testutil.LogBuffer
@@ -86,14 +87,14 @@ func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store
 	m := &mirror{t: t, network: upstreamtest.NewNetwork(), store: memory, log: new(testutil.LogBuffer)}
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
 	m.catalog = catalog.New(m.store.Records(), catalog.Options{Logger: logger})
-	m.pool = jobs.NewPool(pool, metrics, logger)
+	m.pool, m.checks = jobs.NewPool(pool, metrics, logger), jobs.NewPool(pool, nil, logger)
 	content := storage.NewHealth(logger, "content")
 	m.downloads = download.NewGroup(download.Options{
 		Store: store, Spools: memory.Spools(), MaxFetches: 8,
 		OnUnattended: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})
 	options := namespace.CacheOptions{
-		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool,
+		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool, Checks: m.checks,
 		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger, ID: id,
 	}
 	for _, f := range change {
@@ -101,6 +102,7 @@ func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store
 	}
 	m.cache = namespace.NewCache(options)
 	t.Cleanup(func() {
+		m.checks.Close()
 		m.pool.Close()
 		m.downloads.Close()
 		m.cache.Close()

@@ -34,7 +34,7 @@ func (c *checkCounters) of(block string) *[checkResults]atomic.Int64 {
 	return counts.(*[checkResults]atomic.Int64)
 }
 
-func (n *Namespace) countCheck(r checkResult) { n.cache.checks.of(n.Key())[r].Add(1) }
+func (n *Namespace) countCheck(r checkResult) { n.cache.checked.of(n.Key())[r].Add(1) }
 
 // namespaceCollector reads the lookups and the checks of all namespaces in force at each
 // scrape.
@@ -70,7 +70,7 @@ func (c namespaceCollector) Collect(metrics chan<- prometheus.Metric) {
 		running, waiting := n.places.load()
 		metrics <- prometheus.MustNewConstMetric(c.lookups, prometheus.GaugeValue, float64(running), n.Key(), "running")
 		metrics <- prometheus.MustNewConstMetric(c.lookups, prometheus.GaugeValue, float64(waiting), n.Key(), "waiting")
-		counts := n.cache.checks.of(n.Key())
+		counts := n.cache.checked.of(n.Key())
 		for r := range checkResults {
 			metrics <- prometheus.MustNewConstMetric(c.checks, prometheus.CounterValue, float64(counts[r].Load()), n.Key(), r.String())
 		}

@@ -22,6 +22,10 @@ type Group[K comparable, V any] struct {
 // asks again within it, and finds the call.
 const grace = 2 * time.Second
 
+// setbackGrace is that time after a setback. A question that is asked again comes to its end
+// by then, even if each try takes more than a second.
+const setbackGrace = 10 * time.Second
+
 // ErrUnwanted is the cause of the context of calls that no caller waits for any more.
 var ErrUnwanted = errors.New("no caller waits for the result")
 
@@ -34,7 +38,7 @@ type call[V any] struct {
 	err    error
 
 	// The group's mutex guards these.
-	waiting   int         // callers, and those that have left with the setback
+	waiting   int         // callers
 	admitted  bool        // it runs
 	unwanted  *time.Timer // since the last caller has left; nil before
 	forgotten *time.Timer // frees the key after the setback; nil before
@@ -88,8 +92,8 @@ func (g *Group[K, V]) DoAdmitted(ctx context.Context, key K, admit Admit, f func
 
 // DoOn is DoAdmitted of a function that may report a setback, a failure after which it goes on.
 // Callers that heed the setback return with it, and so do those that come within the next
-// seconds. The call goes on to its end without them. After those seconds callers start a call
-// of their own, so that a call which hangs does not stand for the present.
+// seconds. The call goes on without them, for some seconds more than others. Later callers
+// start a call of their own, so that a call which hangs does not stand for the present.
 func (g *Group[K, V]) DoOn(ctx context.Context, key K, terms Terms, f func(ctx context.Context, setback func(error)) (V, error)) (Result[V], error) {
 	c, led, err := g.join(ctx, key, terms.Admit, f)
 	if err != nil {
@@ -104,8 +108,8 @@ func (g *Group[K, V]) DoOn(ctx context.Context, key K, terms Terms, f func(ctx c
 		case <-c.done:
 			return Result[V]{Value: c.value, Led: led, Leader: c.leader}, c.err
 		case <-hurt:
-			// The caller still counts, so that the call goes on to its end.
 			if hurt = nil; !c.ended() && terms.Heed(c.setback) {
+				g.leave(key, c)
 				return Result[V]{Led: led, Leader: c.leader}, c.setback
 			}
 		case <-ctx.Done():
@@ -199,14 +203,18 @@ func (g *Group[K, V]) leave(key K, c *call[V]) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c.waiting--
+	left := grace
+	if c.setback != nil {
+		left = setbackGrace
+	}
 	switch {
 	case c.waiting > 0:
 	case !c.admitted:
 		g.giveUp(key, c)
 	case c.unwanted != nil:
-		c.unwanted.Reset(grace)
+		c.unwanted.Reset(left)
 	default:
-		c.unwanted = time.AfterFunc(grace, func() {
+		c.unwanted = time.AfterFunc(left, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			if c.waiting == 0 { // else a caller came at the last moment

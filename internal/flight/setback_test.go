@@ -28,7 +28,7 @@ func TestSetback(t *testing.T) {
 			time.Sleep(time.Second)
 			setback(errSetback)
 			setback(errors.New("another setback")) // the first one counts
-			time.Sleep(time.Minute)
+			time.Sleep(5 * time.Second)
 			if ctx.Err() == nil {
 				ended++
 			}
@@ -47,7 +47,7 @@ func TestSetback(t *testing.T) {
 		patient := make(chan struct{})
 		go func() {
 			defer close(patient)
-			expect(flight.Terms{}, time.Minute, errEnd, false)
+			expect(flight.Terms{}, 5*time.Second, errEnd, false)
 		}()
 		synctest.Wait()
 		time.Sleep(2 * time.Second)
@@ -58,6 +58,26 @@ func TestSetback(t *testing.T) {
 		synctest.Wait()
 		if runs != 2 || ended != 2 {
 			t.Errorf("%d calls, %d of which ran to their end, want 2", runs, ended)
+		}
+	})
+}
+
+// A call that hangs after its setback ends some seconds after its last caller has left.
+func TestCallThatHangsAfterSetback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope()
+		defer scope.Close()
+		group := flight.NewGroup[string, int](scope)
+		cause := make(chan error, 1)
+		began := time.Now()
+		_, err := group.DoOn(t.Context(), "key", heeding, func(ctx context.Context, setback func(error)) (int, error) {
+			setback(errSetback)
+			<-ctx.Done()
+			cause <- context.Cause(ctx)
+			return 0, nil
+		})
+		if got := <-cause; err != errSetback || got != flight.ErrUnwanted || time.Since(began) != 10*time.Second {
+			t.Errorf("%v; the call ended with %v after %v", err, got, time.Since(began))
 		}
 	})
 }
