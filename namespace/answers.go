@@ -88,8 +88,17 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	case body != nil: // of another version, or garbage
 		return n.askUpstream(ctx, key, known)
 	}
-	f, err := n.askUpstream(ctx, key, known)
-	settle(n.shareable(f, err))
+	// Other replicas wait for an answer, and not while the upstream is asked again.
+	given := false
+	f, err := n.askUpstream(upstream.OnSetback(ctx, func(error) {
+		if !given {
+			settle(nil, 0)
+			given = true
+		}
+	}), key, known)
+	if !given {
+		settle(n.shareable(f, err))
+	}
 	return f, err
 }
 

@@ -13,6 +13,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/storage/storagetest"
 	"github.com/weirhq/weir/upstream"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -331,6 +332,43 @@ func TestEndDuringRetries(t *testing.T) {
 		m.cache.Close()
 		if took := time.Since(began); took != 0 {
 			t.Errorf("closing took %v", took)
+		}
+	})
+}
+
+// settled are answers that are shared with replicas, and the times at which they came.
+type settled struct {
+	bodies []string
+	at     []time.Time
+}
+
+func (s *settled) Ask(context.Context, string) (body []byte, age time.Duration, settle func([]byte, time.Duration)) {
+	return nil, 0, func(body []byte, _ time.Duration) {
+		s.bodies, s.at = append(s.bodies, string(body)), append(s.at, time.Now())
+	}
+}
+
+// Other replicas do not wait for the retries either: they hear at the first failure that this
+// one has no answer, and nothing after that.
+func TestReplicasAtFirstFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		answers, store := new(settled), storagetest.NewMemory(t)
+		m := newMirrorWith(t, store, store, 4, nil, "", func(o *namespace.CacheOptions) { o.Answers = answers })
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, staleOn(upstream.ClassUnavailable))
+		image := r.AddImage("app", "tag", []byte("a layer"))
+		get(t, n, "app", "tag")
+		*answers = settled{}
+		r.Fault(upstreamtest.Manifests, upstreamtest.Status(503, "")).Times(2)
+		began := time.Now()
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Stale, image)
+		time.Sleep(time.Second)
+		if len(answers.at) != 1 || answers.bodies[0] != "" || !answers.at[0].Equal(began) {
+			t.Errorf("told %q at %v, want nothing at %v", answers.bodies, answers.at, began)
+		}
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, image)
+		if len(answers.at) != 2 || answers.bodies[1] == "" {
+			t.Errorf("told %q", answers.bodies)
 		}
 	})
 }

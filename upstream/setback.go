@@ -10,8 +10,17 @@ type setbackKey struct{}
 
 // OnSetback returns a context whose questions report each failure after which the upstream is
 // asked again, before the pause. A caller with an older answer at hand need not wait for the
-// end. report must not block. A chain reports a failure only if no further member may answer.
+// end. report must not block; that of an outer context follows. A chain reports a failure only
+// if no further member may answer.
 func OnSetback(ctx context.Context, report func(error)) context.Context {
+	return reportingTo(ctx, func(failure error) {
+		report(failure)
+		reportSetback(ctx, failure)
+	})
+}
+
+// reportingTo returns a context whose failures are reported to one place only; nil: nowhere.
+func reportingTo(ctx context.Context, report func(error)) context.Context {
 	return context.WithValue(ctx, setbackKey{}, report)
 }
 
@@ -30,11 +39,11 @@ func inChain(ctx context.Context, failed []*Error, more bool) context.Context {
 	case ctx.Value(setbackKey{}) == nil:
 		return ctx
 	case more:
-		return OnSetback(ctx, nil)
+		return reportingTo(ctx, nil)
 	case len(failed) == 0:
 		return ctx
 	}
-	return OnSetback(ctx, func(err error) {
+	return reportingTo(ctx, func(err error) {
 		if failure, ok := errors.AsType[*Error](err); ok {
 			reportSetback(ctx, mostHopeful(append(slices.Clone(failed), failure)))
 		}
