@@ -88,15 +88,19 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	case body != nil: // of another version, or garbage
 		return n.askUpstream(ctx, key, known)
 	}
-	// Other replicas wait for an answer, and not while the upstream is asked again.
-	given := false
-	f, err := n.askUpstream(upstream.OnSetback(ctx, func(error) {
-		if !given {
-			settle(nil, 0)
-			given = true
-		}
-	}), key, known)
-	if !given {
+	settled := false
+	if known.state == due {
+		// Other replicas have the tag, too. They wait for an answer, and not while the
+		// upstream is asked again.
+		ctx = upstream.OnSetback(ctx, func(error) {
+			if !settled {
+				settle(nil, 0)
+				settled = true
+			}
+		})
+	}
+	f, err := n.askUpstream(ctx, key, known)
+	if !settled {
 		settle(n.shareable(f, err))
 	}
 	return f, err
