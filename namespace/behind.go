@@ -18,9 +18,9 @@ import (
 // names now, or a failure. The check is a job, one for each tag. Checks have a pool of their
 // own: they take about a round trip, and must not wait for jobs that complete downloads.
 
-// errNotKept says that a tag has moved to a manifest that could not be stored. Its clients
-// get it from the upstream.
-var errNotKept = errors.New("the tag has moved, and its manifest could not be stored")
+// errNotKept says that the manifest which a tag names could not be stored. Its clients get it
+// from the upstream.
+var errNotKept = errors.New("the manifest of the tag could not be stored")
 
 // tagID is a tag of a repository.
 type tagID struct {
@@ -87,20 +87,20 @@ func (n *Namespace) checkBehind(ctx context.Context, key lookupKey, before time.
 	if ctx.Err() != nil {
 		return // the mirror ends
 	}
-	id := tagID{key.repo, key.ref.Tag()}
 	switch {
 	case err != nil:
 		n.countCheck(checkFailed)
 		// The answer has been given; only a tag that is gone is forgotten here.
 		_, _, _ = n.fallBack(ctx, key, known, err)
-	case f.Cache == Passed:
-		n.countCheck(checkMoved)
-		err = errNotKept
 	case f.desc.Digest == known.desc.Digest:
 		n.countCheck(checkConfirmed)
 	default:
 		n.countCheck(checkMoved)
 	}
+	if err == nil && f.Cache == Passed {
+		err = errNotKept
+	}
+	id := tagID{key.repo, key.ref.Tag()}
 	if err == nil {
 		n.cache.failedChecks.Remove(id)
 	} else {
