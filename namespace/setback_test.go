@@ -348,6 +348,10 @@ func (s *settled) Ask(context.Context, string) (body []byte, age time.Duration, 
 	}
 }
 
+func (*settled) Look(context.Context, string) (body []byte, age time.Duration) { return nil, 0 }
+
+func (*settled) Tell(context.Context, string, []byte, time.Duration) {}
+
 // Other replicas do not wait for the retries either: they hear at the first failure that this
 // one has no answer, and nothing after that.
 func TestReplicasAtFirstFailure(t *testing.T) {

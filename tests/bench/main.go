@@ -44,7 +44,7 @@ func bench(ctx context.Context, dir, only string, out io.Writer) error {
 	defer up.close()
 	fmt.Fprintf(out, "%s, %d processors, %s\n\n| measurement | figure |\n|---|---|\n",
 		runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
-	plain := []measure{coldBlob, warmBlob, warmManifests, loggedInManifests, manyColdBlobs, coldImage, bucketCosts}
+	plain := []measure{coldBlob, warmBlob, warmManifests, loggedInManifests, manyColdBlobs, coldImage, bucketCosts, cachedTags}
 	switch only {
 	case "":
 	case "logins":
@@ -54,7 +54,7 @@ func bench(ctx context.Context, dir, only string, out io.Writer) error {
 	case "bucket":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{bucketCosts}, out)
 	case "tags":
-		return benchTags(ctx, dir, out)
+		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{cachedTags}, out)
 	case "tls":
 		plain = nil
 	default:
@@ -62,11 +62,6 @@ func bench(ctx context.Context, dir, only string, out io.Writer) error {
 	}
 	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
 		return err
-	}
-	if only == "" {
-		if err := benchTags(ctx, dir, out); err != nil {
-			return err
-		}
 	}
 	rows, err := warmBlobOverTLS(ctx, filepath.Join(dir, "tls"), up)
 	write(out, rows)

@@ -75,12 +75,12 @@ type tagCase struct {
 	distance time.Duration
 }
 
-// benchTags measures how long a client waits for a cached tag that has to be checked, while
+// cachedTags measures how long a client waits for a cached tag that has to be checked, while
 // the upstream is far away or fails. The cases take turns.
-func benchTags(ctx context.Context, dir string, out io.Writer) error {
+func cachedTags(ctx context.Context, m *mirror, _ *upstream) (rows []row, err error) {
 	up, err := startTagUpstream()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer up.server.Close()
 	swr := "[global]\ntag_swr = \"30s\"\n"
@@ -95,9 +95,9 @@ func benchTags(ctx context.Context, dir string, out io.Writer) error {
 		if mirrors[c.tables] != nil {
 			continue
 		}
-		m, err := startMirror(ctx, filepath.Join(dir, fmt.Sprint("tags", i)), up.url, c.tables)
+		m, err := startMirror(ctx, filepath.Join(filepath.Dir(filepath.Dir(m.config)), fmt.Sprint("tags", i)), up.url, c.tables)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer m.stop()
 		mirrors[c.tables] = m
@@ -107,7 +107,7 @@ func benchTags(ctx context.Context, dir string, out io.Writer) error {
 		for i, c := range cases {
 			took, asked, err := up.pulls(ctx, mirrors[c.tables], c)
 			if err != nil {
-				return fmt.Errorf("%s: %w", c.label, err)
+				return nil, fmt.Errorf("%s: %w", c.label, err)
 			}
 			times[i], requests[i] = append(times[i], took...), requests[i]+asked
 		}
@@ -115,10 +115,12 @@ func benchTags(ctx context.Context, dir string, out io.Writer) error {
 	for i, c := range cases {
 		slices.Sort(times[i])
 		median := times[i][len(times[i])/2]
-		fmt.Fprintf(out, "| %s: median time; upstream requests for a pull | %.1f ms; %.1f |\n",
-			c.label, float64(median.Microseconds())/1000, float64(requests[i])/float64(len(times[i])))
+		rows = append(rows, row{
+			c.label + ": median time; upstream requests for a pull",
+			fmt.Sprintf("%.1f ms; %.1f", float64(median.Microseconds())/1000, float64(requests[i])/float64(len(times[i]))),
+		})
 	}
-	return nil
+	return rows, nil
 }
 
 // pulls makes the pulls of a round. It returns their times and the upstream requests that
