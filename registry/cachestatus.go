@@ -2,7 +2,6 @@ package registry
 
 import (
 	"strconv"
-	"time"
 
 	"github.com/weirhq/weir/namespace"
 )
@@ -14,7 +13,7 @@ func cacheStatus(o namespace.Outcome) string {
 	case namespace.Hit:
 		// RFC 9211 section 2.5: how long the answer is fresh, which is negative for a stale one.
 		if o.Overdue > 0 {
-			return "weir; hit; ttl=-" + wholeSeconds(o.Overdue+time.Second-1)
+			return "weir; hit; ttl=-" + strconv.Itoa(wholeSeconds(o.Overdue))
 		}
 		return "weir; hit"
 	case namespace.Revalidated:
@@ -36,9 +35,6 @@ func cacheStatus(o namespace.Outcome) string {
 		return ""
 	}
 }
-
-// wholeSeconds returns a duration in seconds, without their fraction.
-func wholeSeconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 // cacheLabel returns the status as metrics and the access log name it.
 func cacheLabel(s namespace.CacheStatus) string {

@@ -98,7 +98,7 @@ func (p *pull) setCacheStatus(o namespace.Outcome) {
 	p.entry.outcome = o
 	p.w.Header().Set("Cache-Status", cacheStatus(o))
 	if !o.Checked.IsZero() {
-		p.w.Header().Set("Age", wholeSeconds(max(0, time.Since(o.Checked))))
+		p.w.Header().Set("Age", strconv.Itoa(int(max(0, time.Since(o.Checked))/time.Second)))
 	}
 	if o.Warning != "" {
 		p.w.Header().Set("Warning", "299 - "+strconv.Quote(o.Warning))

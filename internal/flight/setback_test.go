@@ -3,6 +3,7 @@ package flight_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,15 +23,15 @@ func TestSetback(t *testing.T) {
 		scope := flight.NewScope()
 		defer scope.Close()
 		group := flight.NewGroup[string, int](scope)
-		runs, ended := 0, 0
+		var runs, ended atomic.Int32
 		call := func(ctx context.Context, setback func(error)) (int, error) {
-			runs++
+			runs.Add(1)
 			time.Sleep(time.Second)
 			setback(errSetback)
 			setback(errors.New("another setback")) // the first one counts
 			time.Sleep(5 * time.Second)
 			if ctx.Err() == nil {
-				ended++
+				ended.Add(1)
 			}
 			return 0, errEnd
 		}
@@ -56,8 +57,8 @@ func TestSetback(t *testing.T) {
 		<-patient
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if runs != 2 || ended != 2 {
-			t.Errorf("%d calls, %d of which ran to their end, want 2", runs, ended)
+		if runs.Load() != 2 || ended.Load() != 2 {
+			t.Errorf("%d calls, %d of which ran to their end, want 2", runs.Load(), ended.Load())
 		}
 	})
 }
