@@ -414,3 +414,31 @@ func TestChecksBehindApart(t *testing.T) {
 		}
 	})
 }
+
+// At the end of the mirror a check that hangs delays nothing: its pool ends first, and its
+// lookup has no caller then.
+func TestEndDuringCheckBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		n := m.namespace("up.example", r, tagTTL(time.Hour), tagSWR(time.Minute))
+		image := r.AddImage("app", "tag", []byte("a layer"))
+		get(t, n, "app", "tag")
+		time.Sleep(time.Hour)
+		gate := upstreamtest.NewGate()
+		held := r.Fault(upstreamtest.Manifests, upstreamtest.Hold(gate))
+		wantManifest(t, get(t, n, "app", "tag"), namespace.Hit, image)
+		synctest.Wait()
+		if held.Hits() != 1 {
+			t.Fatalf("%d checks hang, want 1", held.Hits())
+		}
+		began := time.Now()
+		m.checks.Close()
+		if err := m.cache.Drain(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the end took %v", took)
+		}
+		m.wantChecks(t, 0, 0, 0)
+	})
+}

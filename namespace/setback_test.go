@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -403,4 +406,63 @@ func TestGraceAtFirstFailure(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 	})
+}
+
+// An upstream that cannot be reached costs a cached tag no pause either.
+func TestStaleWithoutConnection(t *testing.T) {
+	// answering returns a connection to a server that says something else than TLS.
+	answering := func(text string) func() (net.Conn, error) {
+		return func() (net.Conn, error) {
+			client, server := net.Pipe()
+			go func() {
+				defer server.Close()
+				_, _ = server.Read(make([]byte, 64<<10)) // the whole hello
+				_, _ = io.WriteString(server, text)
+			}()
+			return client, nil
+		}
+	}
+	for name, dial := range map[string]func() (net.Conn, error){
+		"refused":      func() (net.Conn, error) { return nil, syscall.ECONNREFUSED },
+		"no route":     func() (net.Conn, error) { return nil, syscall.EHOSTUNREACH },
+		"no such host": func() (net.Conn, error) { return nil, &net.DNSError{Err: "no such host", IsNotFound: true} },
+		"DNS is away":  func() (net.Conn, error) { return nil, &net.DNSError{Err: "server misbehaving", IsTemporary: true} },
+		"no TLS":       answering("HTTP/1.1 400 Bad Request\r\n\r\n"),
+		"a TLS alert":  answering("\x15\x03\x03\x00\x02\x02\x28"), // handshake_failure
+		"closed":       answering(""),
+	} {
+		for way, ask := range ways {
+			t.Run(name+", "+way, func(t *testing.T) {
+				bubble(t, func(t *testing.T, m *mirror) {
+					r := m.registry("up.example", upstreamtest.WithTLS())
+					away := false
+					client := upstream.NewClient(upstream.Options{
+						URL: r.URL, RootCAs: r.RootCAs(), ConnectTimeout: 2 * time.Second, ReadTimeout: 5 * time.Second,
+						DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+							if away {
+								return dial()
+							}
+							return m.network.DialContext(ctx, network, addr)
+						},
+					})
+					defer client.Close()
+					n := m.namespace("up.example", r, staleOn(upstream.ClassUnavailable), func(s *namespace.Spec) {
+						s.Upstreams = upstream.NewChain(upstream.ChainOptions{}, client)
+					})
+					image := r.AddImage("app", "tag", []byte("a layer"))
+					get(t, n, "app", "tag")
+					time.Sleep(time.Hour) // no connection is left
+					away = true
+					began := time.Now()
+					for range 5 {
+						wantManifest(t, ask(t, n, "app", "tag"), namespace.Stale, image)
+					}
+					if took := time.Since(began); took != 0 {
+						t.Errorf("the clients waited for %v", took)
+					}
+					time.Sleep(time.Minute)
+				})
+			})
+		}
+	}
 }
