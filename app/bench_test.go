@@ -186,7 +186,7 @@ func TestWarmManifestAllocations(t *testing.T) {
 		}
 		return float64(least)
 	}
-	const most = 47
+	const most = 26
 	open := 0.0
 	for _, c := range warmManifests(t) {
 		got := allocations(c.pulled(t))

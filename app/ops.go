@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,10 +11,9 @@ import (
 	"net/http/pprof"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/felixge/httpsnoop"
-	"github.com/gorilla/mux"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -21,6 +21,7 @@ import (
 	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/printable"
+	"github.com/weirhq/weir/internal/reply"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
@@ -48,13 +49,13 @@ type ops struct {
 
 // handler serves the paths of ops, and answers 404 to all others.
 func (o *ops) handler() http.Handler {
-	router := o.probes()
+	paths := o.probes()
 	guard := guard{o.access, o.proxies}
 	if !o.apart {
-		router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, o.metrics()))
+		paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics())
 	}
-	router.Path("/").Handler(guard.handler(access.ReadPage, o.page))
-	return o.logged(router)
+	paths["/"] = guard.handler(access.ReadPage, o.page)
+	return o.logged(paths)
 }
 
 // adminHandler serves the paths of operators that have a listener of their own: the
@@ -62,31 +63,45 @@ func (o *ops) handler() http.Handler {
 // more than a metric. The challenge of a refusal names the token service at the host that
 // was asked, so the API answers /token there as well.
 func (o *ops) adminHandler(api http.Handler) http.Handler {
-	router := o.probes()
-	router.Path("/token").Handler(api)
+	paths := o.probes()
+	paths["/token"] = api
 	guard := guard{o.access, o.proxies}
-	router.Path("/metrics").Handler(guard.handler(access.ReadMetrics, o.metrics()))
+	paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics())
 	for path, profile := range map[string]http.HandlerFunc{
 		"/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
 	} {
-		router.Path(path).Handler(guard.handler(access.ReadMetrics, profile))
+		paths[path] = guard.handler(access.ReadMetrics, profile)
 	}
-	router.PathPrefix("/debug/pprof/").Handler(guard.handler(access.ReadMetrics, http.HandlerFunc(pprof.Index)))
-	return o.logged(router)
+	paths[profilesBelow] = guard.handler(access.ReadMetrics, http.HandlerFunc(pprof.Index))
+	return o.logged(paths)
 }
 
-// probes returns a router for the probes, which have no credentials and learn nothing but
-// the state. Other paths are answered with 404.
-func (o *ops) probes() *mux.Router {
+// profilesBelow begins the paths of all other profiles of net/http/pprof.
+const profilesBelow = "/debug/pprof/"
+
+// endpoints are handlers by their paths. Paths are taken as they come: a cleaned one, as
+// http.ServeMux has it, would not be the path that the client asked for.
+type endpoints map[string]http.Handler
+
+func (e endpoints) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	handler := e[r.URL.Path]
+	if handler == nil && strings.HasPrefix(r.URL.Path, profilesBelow) {
+		handler = e[profilesBelow]
+	}
+	if handler == nil {
+		noEndpoint(w, r)
+		return
+	}
+	handler.ServeHTTP(w, r)
+}
+
+// probes returns the probes, which have no credentials and learn nothing but the state.
+func (o *ops) probes() endpoints {
 	const calm = 10 * time.Second // two or three probes of Kubernetes
 	if o.unready == nil {
 		o.unready = episode.New(calm, func() { o.logger.Info("ready again: files can be created in the store") })
 	}
-	router := mux.NewRouter().SkipClean(true)
-	router.Path("/healthz").HandlerFunc(o.health)
-	router.Path("/readyz").HandlerFunc(o.readiness)
-	router.NotFoundHandler = http.HandlerFunc(noEndpoint)
-	return router
+	return endpoints{"/healthz": http.HandlerFunc(o.health), "/readyz": http.HandlerFunc(o.readiness)}
 }
 
 func (o *ops) metrics() http.Handler {
@@ -162,27 +177,19 @@ func (o *ops) logged(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from := &opsVisitor{}
 		r = r.WithContext(context.WithValue(r.Context(), opsVisitorKey{}, from))
-		m := httpsnoop.CaptureMetricsFn(w, func(w http.ResponseWriter) {
-			defer func() {
-				// A client that leaves in the middle aborts its handler.
-				if failure := recover(); failure != nil && failure != http.ErrAbortHandler {
-					o.logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
-						"method", printable.Method(r), "path", printable.Path(r), "panic", failure, "stack", string(debug.Stack()))
-					http.Error(w, "internal error; the mirror's log has the details", http.StatusInternalServerError)
-				}
-			}()
-			next.ServeHTTP(w, r)
-		})
+		start, answer := time.Now(), &reply.Writer{ResponseWriter: w}
+		o.serve(next, answer, r)
+		status := cmp.Or(answer.Status, http.StatusOK) // which net/http sends if no handler sets a status
 		level := slog.LevelDebug
 		// The log has said once why the mirror is not ready; probes go on.
-		if m.Code >= http.StatusInternalServerError && m.Code != http.StatusServiceUnavailable {
+		if status >= http.StatusInternalServerError && status != http.StatusServiceUnavailable {
 			level = slog.LevelWarn
 		} else if from.refused != nil {
 			level = slog.LevelInfo // it may be a guess at a password
 		}
 		attrs := append([]slog.Attr{
 			slog.String("method", printable.Method(r)), slog.String("operation", "other"), slog.String("path", printable.Path(r)),
-			slog.Int("status", m.Code), slog.Int64("bytes", m.Written), slog.Duration("duration", m.Duration), slog.String("cache", "none"),
+			slog.Int("status", status), slog.Int64("bytes", answer.Written), slog.Duration("duration", time.Since(start)), slog.String("cache", "none"),
 		}, o.proxies.Load().Attrs(r)...)
 		if from.user != "" {
 			attrs = append(attrs, slog.String("user", from.user))
@@ -192,6 +199,19 @@ func (o *ops) logged(next http.Handler) http.Handler {
 		}
 		o.logger.LogAttrs(r.Context(), level, "request", attrs...)
 	})
+}
+
+// serve serves a request, and survives a panic of its handler.
+func (o *ops) serve(handler http.Handler, w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		// A client that leaves in the middle aborts its handler.
+		if failure := recover(); failure != nil && failure != http.ErrAbortHandler {
+			o.logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
+				"method", printable.Method(r), "path", printable.Path(r), "panic", failure, "stack", string(debug.Stack()))
+			http.Error(w, "internal error; the mirror's log has the details", http.StatusInternalServerError)
+		}
+	}()
+	handler.ServeHTTP(w, r)
 }
 
 // opsVisitor is the sender of a request, for the log.
@@ -220,16 +240,16 @@ func noteVisitor(ctx context.Context, identity *access.Identity, err error) {
 // mount puts the API and ops behind one listener. The API comes first, so a pull
 // passes no other route.
 func mount(api, ops http.Handler) http.Handler {
-	// Paths are taken as they come: a cleaned one would not be the path that
-	// the client asked for, and the API refuses paths that are not canonical.
-	router := mux.NewRouter().SkipClean(true)
-	router.PathPrefix("/v2").Handler(api)
-	router.Path("/token").Handler(api)
-	router.PathPrefix("/").Handler(ops)
+	nosniff := []string{"nosniff"}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Content is a stranger's. A browser must not guess that it is a page, and run it
 		// as one of the mirror's (Fetch standard, section 3.6).
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		router.ServeHTTP(w, r)
+		w.Header()["X-Content-Type-Options"] = nosniff
+		// The API refuses paths that are not canonical.
+		if strings.HasPrefix(r.URL.Path, "/v2") || r.URL.Path == "/token" {
+			api.ServeHTTP(w, r)
+			return
+		}
+		ops.ServeHTTP(w, r)
 	})
 }

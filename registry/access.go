@@ -2,18 +2,17 @@ package registry
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
 	"time"
 
-	"github.com/felixge/httpsnoop"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/printable"
+	"github.com/weirhq/weir/internal/reply"
 	"github.com/weirhq/weir/namespace"
 )
 
@@ -30,17 +29,20 @@ type entry struct {
 	holder     string // of the token that was issued
 }
 
-type entryKey struct{}
-
-func entryOf(ctx context.Context) *entry { return ctx.Value(entryKey{}).(*entry) }
+// transaction is a request and its answer, of which each has one allocation.
+type transaction struct {
+	entry entry
+	reply reply.Writer
+	pull  pull
+}
 
 // ServeHTTP serves a request, writes its line to the log and counts it. A panic
 // is logged with its stack and answered with 500, or aborts an answer that has
 // begun.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	e := &entry{}
-	var m httpsnoop.Metrics // Code stays 0 until a handler has set a status
+	x := &transaction{reply: reply.Writer{ResponseWriter: w}}
+	e, answer := &x.entry, &x.reply
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
 		// No handler reads a body. Unless the connection is given up, the
 		// server would wait for it before it sends the answer.
@@ -52,17 +54,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.opts.Logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
 				"method", printable.Method(r), "path", printable.Path(r), "panic", failure, "stack", string(debug.Stack()))
 			// Nothing was sent yet, so the client can still get a proper answer.
-			if m.Code == 0 && m.Written == 0 {
-				m.Code = http.StatusInternalServerError
+			if answer.Status == 0 && answer.Written == 0 {
+				answer.Status = http.StatusInternalServerError
 				errInternal.write(w, e.locked())
 				failure = nil
 			}
 		}
-		if m.Code == 0 && failure == nil {
-			m.Code = http.StatusOK // which net/http sends if no handler sets a status
+		if answer.Status == 0 && failure == nil {
+			answer.Status = http.StatusOK // which net/http sends if no handler sets a status
 		}
 		s := served{
-			status: m.Code, bytes: m.Written, took: time.Since(start),
+			status: answer.Status, bytes: answer.Written, took: time.Since(start),
 			aborted: failure != nil && r.Context().Err() == nil,
 		}
 		h.logAndCount(r, e, s)
@@ -71,9 +73,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 	}()
-	m.CaptureMetrics(w, func(w http.ResponseWriter) {
-		h.api(w, r.WithContext(context.WithValue(r.Context(), entryKey{}, e)))
-	})
+	h.api(answer, r, x)
 }
 
 // logAndCount logs and counts a request that has ended.

@@ -30,11 +30,12 @@ var errOtherGrant = &Error{
 }
 
 // answerOnBehalf answers a request in a namespace where the rights of clients decide.
-func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Request, e *entry, ns *namespace.Namespace, repo string) error {
+func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Request, x *transaction, ns *namespace.Namespace, repo string) error {
+	e, p := &x.entry, &x.pull
 	if err := e.visitor.permitBeside(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	p := &pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts}
+	*p = pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts}
 	if req.Op == OpWrite {
 		return p.answer() // it is refused, whatever the credentials are
 	}

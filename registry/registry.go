@@ -77,11 +77,11 @@ func New(opts Options) *Handler {
 }
 
 // api serves one request and records in its entry how it went.
-func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
+func (h *Handler) api(w http.ResponseWriter, r *http.Request, x *transaction) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	h.opts.ID.Name(w.Header())
-	entry := entryOf(r.Context())
-	err := h.serve(w, r, entry)
+	entry := &x.entry
+	err := h.serve(w, r, x)
 	switch {
 	case err == nil:
 		return
@@ -100,7 +100,8 @@ func (h *Handler) api(w http.ResponseWriter, r *http.Request) {
 
 // serve parses a request, resolves its name, has it authorized and hands it to its
 // operation.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, x *transaction) error {
+	e := &x.entry
 	if r.URL.Path == tokenPath {
 		return h.token(w, r, e)
 	}
@@ -144,12 +145,13 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *entry) error 
 		w.Header().Set("OCI-Namespace", req.NS)
 	}
 	if ns.OnBehalf() {
-		return h.answerOnBehalf(w, r, req, e, ns, repo)
+		return h.answerOnBehalf(w, r, req, x, ns, repo)
 	}
 	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	return (&pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts}).answer()
+	x.pull = pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts}
+	return x.pull.answer()
 }
 
 // nameless answers a request without a name to resolve, which may need permission all the

@@ -21,17 +21,18 @@ type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
-	only := flag.String("only", "", "measure one part only: logins, replicas, bucket, tags, or tls beside nginx")
+	only := flag.String("only", "", "measure one part only: manifests, start, logins, replicas, bucket, tags, or tls beside nginx")
+	against := flag.String("against", "", "an older binary, which -only manifests and -only start measure by turns with this tree")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := bench(ctx, *dir, *only, os.Stdout); err != nil {
+	if err := bench(ctx, *dir, *only, *against, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func bench(ctx context.Context, dir, only string, out io.Writer) error {
+func bench(ctx context.Context, dir, only, against string, out io.Writer) error {
 	dir, err := os.MkdirTemp(dir, "weir-bench-")
 	if err != nil {
 		return err
@@ -47,6 +48,14 @@ func bench(ctx context.Context, dir, only string, out io.Writer) error {
 	plain := []measure{coldBlob, warmBlob, warmManifests, loggedInManifests, manyColdBlobs, coldImage, bucketCosts, cachedTags}
 	switch only {
 	case "":
+	case "manifests":
+		rows, err := manifestsAgainst(ctx, dir, up, against)
+		write(out, rows)
+		return err
+	case "start":
+		rows, err := startsAgainst(ctx, dir, up, against)
+		write(out, rows)
+		return err
 	case "logins":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{loggedInManifests}, out)
 	case "replicas":
@@ -58,7 +67,7 @@ func bench(ctx context.Context, dir, only string, out io.Writer) error {
 	case "tls":
 		plain = nil
 	default:
-		return fmt.Errorf("-only knows logins, replicas, bucket, tags and tls, and not %q", only)
+		return fmt.Errorf("-only knows manifests, start, logins, replicas, bucket, tags and tls, and not %q", only)
 	}
 	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
 		return err

@@ -24,15 +24,23 @@ type mirror struct {
 
 // startMirror builds and runs a mirror with further tables in its configuration.
 func startMirror(ctx context.Context, dir, upstream, tables string) (*mirror, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
 	// Mirrors beside each other have one binary, which is linked once.
 	m := &mirror{binary: filepath.Join(filepath.Dir(dir), "weir"), config: filepath.Join(dir, "config.toml")}
+	if err := m.configure(dir, upstream, tables); err != nil {
+		return nil, err
+	}
 	build := exec.CommandContext(ctx, "go", "build", "-o", m.binary, "github.com/weirhq/weir/cmd/weir")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		return nil, fmt.Errorf("building the mirror: %w", err)
+	}
+	return m, m.start(ctx)
+}
+
+// configure writes the configuration of a mirror that keeps its data in dir.
+func (m *mirror) configure(dir, upstream, tables string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
 	}
 	config := fmt.Sprintf(`[server]
 port = 0
@@ -45,10 +53,7 @@ root_dir = %q
 [[repository."bench".upstream]]
 url = %q
 `, filepath.Join(dir, "data"), tables, upstream)
-	if err := os.WriteFile(m.config, []byte(config), 0o600); err != nil {
-		return nil, err
-	}
-	return m, m.start(ctx)
+	return os.WriteFile(m.config, []byte(config), 0o600)
 }
 
 // start runs the mirror with a log that is written, as in real life, but to
