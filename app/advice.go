@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/weirhq/weir/internal/shortage"
@@ -39,7 +40,7 @@ func (e advisedError) Unwrap() error { return e.error }
 func advised(err error) string {
 	text := err.Error() + owner(err)
 	if remedy := remedyOf(err); remedy != "" {
-		text += ". " + remedy
+		text = strings.TrimSuffix(text, ".") + ". " + remedy // a server's own words may end with one
 	}
 	return text
 }
@@ -82,7 +83,7 @@ func public(err error) string {
 		text = cause.Error()
 	}
 	if remedy := remedyOf(err); remedy != "" {
-		text += ". " + remedy
+		text = strings.TrimSuffix(text, ".") + ". " + remedy // a server's own words may end with one
 	}
 	return text
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage/evict"
+	"github.com/weirhq/weir/storage/s3"
 )
 
 // The log tells causes and remedies, in either format.
@@ -31,6 +32,10 @@ func TestLogAdvises(t *testing.T) {
 	want := `tag v1: not cached, and the namespace is offline. Remove offline = true from repository."ghcr.io" to fetch it from ghcr.io.`
 	if got := advised(offline); got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	// A server's own words may end with a full stop.
+	if got := advised(fmt.Errorf("%w: It is too late.", &s3.Error{Operation: "get", Reason: s3.WrongClock})); !strings.HasSuffix(got, "It is too late. Synchronise the clock of this machine.") {
+		t.Errorf("got %q", got)
 	}
 	if got := advised(errors.New("odd")); got != "odd" {
 		t.Errorf("an error without a remedy is %q", got)
