@@ -75,13 +75,13 @@ const maxMessage = 300
 // byCode are the reasons of the codes that servers answer with.
 func byCode(code string) Reason {
 	switch code {
-	case "NoSuchKey", "NoSuchVersion", "ObjectParentIsFile", "KeyTooLongError":
+	case "NoSuchKey", "NoSuchVersion", "NotFound", "ObjectParentIsFile", "KeyTooLongError":
 		return Missing
 	case "NoSuchBucket":
 		return NoBucket
 	case "AccessDenied", "AllAccessDisabled", "AccountProblem", "MethodNotAllowed":
 		return Denied
-	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "InvalidClientTokenId":
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired", "InvalidClientTokenId", "XAdminUserNotFound":
 		return BadCredentials
 	case "AuthorizationHeaderMalformed", "PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException", "InvalidRegion":
 		return WrongRegion
@@ -89,7 +89,8 @@ func byCode(code string) Reason {
 		return WrongClock
 	case "SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestThrottled", "TooManyRequests", "ServiceUnavailable":
 		return Throttled
-	case "PreconditionFailed", "ConditionalRequestConflict", "OperationAborted":
+	// A rule of the bucket may end an upload in parts.
+	case "PreconditionFailed", "ConditionalRequestConflict", "OperationAborted", "NoSuchUpload":
 		return Conflict
 	case "NotImplemented", "UnsupportedOperation":
 		return Unsupported
@@ -98,11 +99,10 @@ func byCode(code string) Reason {
 	}
 }
 
-// byStatus are the reasons of statuses without a code that says more.
+// byStatus are the reasons of statuses without a code that says more. A 404 is none of a missing
+// object then: an account may be what is missing.
 func byStatus(status int) Reason {
 	switch {
-	case status == http.StatusNotFound:
-		return Missing
 	case status == http.StatusForbidden, status == http.StatusMethodNotAllowed:
 		return Denied
 	case status == http.StatusUnauthorized:

@@ -330,6 +330,8 @@ func TestSurvey(t *testing.T) {
 		"wrong region":       {func(s *s3test.Server) { s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed") }, nil, s3.StepBucket, s3.WrongRegion, ""},
 		"wrong clock":        {func(s *s3test.Server) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }, nil, s3.StepBucket, s3.WrongClock, ""},
 		"wrong key":          {func(s *s3test.Server) { s.FailIf(anyRequest, 403, "InvalidAccessKeyId") }, nil, s3.StepBucket, s3.BadCredentials, ""},
+		"an unknown account": {func(s *s3test.Server) { s.FailIf(anyRequest, 404, "XAdminUserNotFound") }, nil, s3.StepBucket, s3.BadCredentials, ""},
+		"a page of a proxy":  {func(s *s3test.Server) { s.Intercept(always(proxyPage)) }, nil, s3.StepBucket, s3.Unreachable, ""},
 		"another program":    {func(s *s3test.Server) { s.Put("mirrors/weir/docker/registry/v2/x", nil) }, nil, s3.StepPrefix, s3.Other, "docker/"},
 		"a later version":    {func(s *s3test.Server) { s.Put("mirrors/weir/weir.json", []byte(`{"format":2}`)) }, nil, s3.StepPrefix, s3.Format, ""},
 		"no marker of ours":  {func(s *s3test.Server) { s.Put("mirrors/weir/weir.json", []byte(`{"version":"1"}`)) }, nil, s3.StepPrefix, s3.Format, ""},
@@ -368,6 +370,83 @@ func TestSurvey(t *testing.T) {
 }
 
 func anyRequest(*http.Request) bool { return true }
+
+// proxyPage is the answer of a proxy that has lost the server behind it.
+func proxyPage(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "404 page not found", http.StatusNotFound)
+}
+
+// Only an object store's own word makes an object or a record missing. A 404 of a proxy in front
+// of it, or of a store that does not know the account, is a failure of the bucket: the requests
+// stop, and no right counts as removed.
+func TestMissingIsSaidByTheStore(t *testing.T) {
+	page := func(kind, text string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, text)
+		}
+	}
+	of := func(code string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { s3test.Fail(w, http.StatusNotFound, code) }
+	}
+	for name, tc := range map[string]struct {
+		answer  http.HandlerFunc
+		missing bool
+		reason  s3.Reason
+	}{
+		"an object":                 {of("NoSuchKey"), true, s3.Missing},
+		"a version of it":           {of("NoSuchVersion"), true, s3.Missing},
+		"the bucket":                {of("NoSuchBucket"), false, s3.NoBucket},
+		"an account":                {of("XAdminUserNotFound"), false, s3.BadCredentials},
+		"another thing":             {of("NoSuchTenant"), false, s3.Other},
+		"an error without a code":   {of(""), false, s3.Unreachable},
+		"Traefik":                   {proxyPage, false, s3.Unreachable},
+		"nginx":                     {page("text/html", "<html>\n<head><title>404 Not Found</title></head></html>"), false, s3.Unreachable},
+		"a page that is XML":        {page("text/html; charset=utf-8", `<?xml version="1.0"?><html><Code>NoSuchKey</Code></html>`), false, s3.Unreachable},
+		"Envoy":                     {page("", ""), false, s3.Unreachable},
+		"an API":                    {page("application/json", `{"Code":"NoSuchKey"}`), false, s3.Unreachable},
+		"a document that is cut":    {page("application/xml", `<Error><Code>NoSuchKey</Co`), false, s3.Unreachable},
+		"a document that is longer": {page("application/xml", "<Error><Code>NoSuchKey</Code>"+strings.Repeat(" ", 1<<20)+"</Error>"), false, s3.Unreachable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := s3test.New(t)
+			store := open(t, server, nil)
+			server.Intercept(always(tc.answer))
+			read := func(label string, err error) {
+				t.Helper()
+				if errors.Is(err, storage.ErrNotExist) != tc.missing || s3.ReasonOf(err) != tc.reason && !errors.Is(err, s3.ErrPaused) {
+					t.Errorf("%s: %v, want reason %d", label, err, tc.reason)
+				}
+			}
+			for range 3 {
+				_, err := store.Records().Get(t.Context(), "a/key")
+				read("Records.Get", err)
+				_, _, err = store.OpenAt(t.Context(), digest.FromString("content"), 0)
+				read("OpenAt", err)
+			}
+			if store.Paused() == tc.missing {
+				t.Errorf("the bucket is paused: %v", store.Paused())
+			}
+		})
+	}
+}
+
+// An answer to HEAD has no document. Of one that is missing only the type is left.
+func TestMissingByHeader(t *testing.T) {
+	for kind, missing := range map[string]bool{"": true, "application/xml": true, "text/plain": true, "text/html": false, "text/html; charset=utf-8": false} {
+		server := s3test.New(t)
+		store := open(t, server, nil)
+		server.Intercept(always(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind)
+			w.WriteHeader(http.StatusNotFound)
+		}))
+		if _, err := store.Stat(t.Context(), digest.FromString("content")); errors.Is(err, storage.ErrNotExist) != missing {
+			t.Errorf("%q: %v", kind, err)
+		}
+	}
+}
 
 // dated makes a server whose clock is ahead.
 func dated(s *s3test.Server, ahead time.Duration) {

@@ -1,12 +1,15 @@
 package s3
 
 import (
+	"bytes"
 	"context"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,7 +85,51 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		body.whole = true
 	}
 	answer.Body = body
+	if answer.StatusCode == http.StatusNotFound {
+		if err := isOfStore(r, answer); err != nil {
+			answer.Body.Close()
+			return nil, err
+		}
+	}
 	return answer, nil
+}
+
+// maxError bounds a document that says what is missing. It has some 300 bytes.
+const maxError = 64 << 10
+
+// errNotOfStore says that something else than an object store answers.
+var errNotOfStore = errors.New("s3: the 404 is not that of an object store, and may be one of a proxy in front of it")
+
+// isOfStore returns an error if a 404 is none of an object store. A store names the missing thing
+// in a document. A proxy that has lost its server, or has another one, answers with a page or with
+// nothing, and would make all content and all rights look like removed ones. An answer to HEAD has
+// no document, and only its type can tell.
+func isOfStore(r *http.Request, answer *http.Response) error {
+	if r.Method == http.MethodHead {
+		if kind, _, _ := strings.Cut(answer.Header.Get("Content-Type"), ";"); kind == "text/html" {
+			return errNotOfStore
+		}
+		return nil
+	}
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxError))
+	if err != nil {
+		return err
+	}
+	var document struct {
+		XMLName xml.Name `xml:"Error"`
+		Code    string
+	}
+	if xml.Unmarshal(text, &document) != nil || document.Code == "" {
+		return errNotOfStore
+	}
+	answer.Body = &readAgain{bytes.NewReader(text), answer.Body}
+	return nil
+}
+
+// readAgain is a body whose bytes have been read.
+type readAgain struct {
+	io.Reader
+	io.Closer
 }
 
 // lentBody is the body of a request until RoundTrip returns. The connection may go on reading

@@ -34,6 +34,11 @@ func conditional(r *http.Request) bool { return r.Header.Get("If-None-Match") !=
 
 func anyRequest(*http.Request) bool { return true }
 
+// proxyPage is the answer of a proxy that has lost the server behind it.
+func proxyPage(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	http.Error(w, "404 page not found", http.StatusNotFound)
+}
+
 // instead answers the requests that match with another handler.
 func instead(match func(*http.Request) bool, answer func(w http.ResponseWriter, r *http.Request, next http.Handler)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
@@ -90,7 +95,8 @@ func TestBucketFaults(t *testing.T) {
 		"no list": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
 			s.FailIf(func(r *http.Request) bool { return r.URL.Query().Has("list-type") }, 403, "AccessDenied")
 		}},
-		"wrong clock": {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }},
+		"a proxy without its server": {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.Intercept(instead(anyRequest, proxyPage)) }},
+		"wrong clock":                {fault: func(_ *testing.T, s *s3test.Server, _ image) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }},
 		"wrong region": {fault: func(_ *testing.T, s *s3test.Server, _ image) {
 			s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed")
 		}},
@@ -345,9 +351,11 @@ func TestBucketTroubleIsNamed(t *testing.T) {
 				next.ServeHTTP(w, r)
 			}))
 		}, want: "behind that of the bucket's server", fine: true},
-		"wrong region":    {fault: func(s *s3test.Server) { s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed") }, want: "Set blob_store.s3.region"},
-		"another program": {fault: func(s *s3test.Server) { s.Put("docker/registry/v2/x", nil) }, want: "keys of another program, such as docker/", fine: true},
-		"a later format":  {fault: func(s *s3test.Server) { s.Put("weir.json", []byte(`{"format":7}`)) }, want: "Update Weir"},
+		"wrong region":               {fault: func(s *s3test.Server) { s.FailIf(anyRequest, 400, "AuthorizationHeaderMalformed") }, want: "Set blob_store.s3.region"},
+		"another account":            {fault: func(s *s3test.Server) { s.FailIf(anyRequest, 404, "XAdminUserNotFound") }, want: "Check blob_store.s3.access_key_id"},
+		"a proxy without its server": {fault: func(s *s3test.Server) { s.Intercept(instead(anyRequest, proxyPage)) }, want: "Check blob_store.s3.endpoint"},
+		"another program":            {fault: func(s *s3test.Server) { s.Put("docker/registry/v2/x", nil) }, want: "keys of another program, such as docker/", fine: true},
+		"a later format":             {fault: func(s *s3test.Server) { s.Put("weir.json", []byte(`{"format":7}`)) }, want: "Update Weir"},
 		"no conditional writes": {fault: func(s *s3test.Server) { s.FailIf(conditional, 501, "NotImplemented") },
 			want: "the server refuses If-None-Match", fine: true},
 		"no rule for incomplete uploads": {fault: func(*s3test.Server) {}, want: "no rule removes incomplete uploads", fine: true},
