@@ -333,11 +333,21 @@ func TestSurvey(t *testing.T) {
 		"an unknown account": {func(s *s3test.Server) { s.FailIf(anyRequest, 404, "XAdminUserNotFound") }, nil, s3.StepBucket, s3.BadCredentials, ""},
 		"a page of a proxy":  {func(s *s3test.Server) { s.Intercept(always(proxyPage)) }, nil, s3.StepBucket, s3.Unreachable, ""},
 		"another program":    {func(s *s3test.Server) { s.Put("mirrors/weir/docker/registry/v2/x", nil) }, nil, s3.StepPrefix, s3.Other, "docker/"},
-		"a later version":    {func(s *s3test.Server) { s.Put("mirrors/weir/weir.json", []byte(`{"format":2}`)) }, nil, s3.StepPrefix, s3.Format, ""},
-		"no marker of ours":  {func(s *s3test.Server) { s.Put("mirrors/weir/weir.json", []byte(`{"version":"1"}`)) }, nil, s3.StepPrefix, s3.Format, ""},
-		"a huge marker":      {func(s *s3test.Server) { s.Put("mirrors/weir/weir.json", make([]byte, 1<<20)) }, nil, s3.StepPrefix, s3.Bounds, ""},
+		"another program beside Weir": {func(s *s3test.Server) {
+			s.Put("mirrors/weir/weir.json", []byte(`{"format":1}`))
+			s.Put("mirrors/weir/backup.tar", nil)
+		}, nil, s3.StepPrefix, s3.Other, "backup.tar"},
+		"a later version":   {func(s *s3test.Server) { s.Put("mirrors/weir/weir.json", []byte(`{"format":2}`)) }, nil, s3.StepPrefix, s3.Format, ""},
+		"no marker of ours": {func(s *s3test.Server) { s.Put("mirrors/weir/weir.json", []byte(`{"version":"1"}`)) }, nil, s3.StepPrefix, s3.Format, ""},
+		"a huge marker":     {func(s *s3test.Server) { s.Put("mirrors/weir/weir.json", make([]byte, 1<<20)) }, nil, s3.StepPrefix, s3.Bounds, ""},
 		"no conditions": {func(s *s3test.Server) {
 			s.FailIf(func(r *http.Request) bool { return r.Header.Get("If-None-Match") != "" }, 501, "NotImplemented")
+		}, nil, s3.StepConditions, s3.Other, "refuses If-None-Match"},
+		"conditions are wrong arguments": {func(s *s3test.Server) {
+			s.FailIf(func(r *http.Request) bool { return r.Header.Get("If-None-Match") != "" }, 400, "InvalidArgument")
+		}, nil, s3.StepConditions, s3.Other, "refuses If-None-Match"},
+		"conditions are not allowed": {func(s *s3test.Server) {
+			s.FailIf(func(r *http.Request) bool { return r.Header.Get("If-None-Match") != "" }, 405, "MethodNotAllowed")
 		}, nil, s3.StepConditions, s3.Other, "refuses If-None-Match"},
 		"no rule":       {func(*s3test.Server) {}, nil, s3.StepLifecycle, s3.Other, "no rule removes incomplete uploads"},
 		"clocks differ": {func(s *s3test.Server) { dated(s, time.Hour) }, nil, s3.StepClock, s3.Other, "behind that of the bucket's server"},

@@ -174,17 +174,22 @@ func (s *Store) Known(ctx context.Context) error {
 	return nil
 }
 
-// claim reads the marker below the prefix, and writes it if there is none. Then it tells
+// claim reads the marker below the prefix, and writes it if there is none. It also tells
 // which other keys are there.
 func (s *Store) claim(ctx context.Context) (foreign string, err error) {
-	if err := s.Known(ctx); !errors.Is(err, storage.ErrNotExist) {
-		return "", err
+	known := s.Known(ctx)
+	if known != nil && !errors.Is(known, storage.ErrNotExist) {
+		return "", known
 	}
 	unlisted := s.unlisted.Load()
 	if !unlisted {
-		if foreign, err = s.others(ctx); err != nil {
-			return "", err
-		}
+		foreign, err = s.others(ctx)
+	}
+	if known == nil { // the listing is a step of its own
+		return foreign, nil
+	}
+	if err != nil {
+		return "", err
 	}
 	document, err := json.Marshal(marker{format})
 	if err != nil {
@@ -253,11 +258,28 @@ func (s *Store) tryCondition(ctx context.Context, key string) (note string, err 
 		return "the server ignores If-None-Match" + harmless, nil
 	case ReasonOf(err) == Conflict:
 		return "", nil
-	case ReasonOf(err) == Unsupported:
+	case refusesCondition(err):
 		s.unconditional.Store(true)
 		return "the server refuses If-None-Match" + harmless, nil
 	default:
 		return "", err
+	}
+}
+
+// refusesCondition reports whether a server knows no conditions, if the same write without one was
+// allowed before. Not all of them say so with 501: some take the header for a wrong argument.
+func refusesCondition(err error) bool {
+	failed, ok := errors.AsType[*Error](err)
+	if !ok {
+		return false
+	}
+	switch failed.Reason {
+	case Unsupported:
+		return true
+	case Other:
+		return failed.Status >= http.StatusBadRequest && failed.Status < http.StatusInternalServerError
+	default:
+		return failed.Status == http.StatusMethodNotAllowed
 	}
 }
 

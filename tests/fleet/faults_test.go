@@ -379,8 +379,6 @@ func TestBucketTroubleIsNamed(t *testing.T) {
 			if n := w.Log.Count(tc.want, `"level":"ERROR"`) + w.Log.Count(tc.want, `"level":"WARN"`); n > 2 {
 				t.Errorf("%d lines about one trouble", n)
 			}
-			server.Delete("weir.json")
-			tc.fault(server)
 			code, out := weir(t, "check", "--online", "--config", w.Config)
 			if !strings.Contains(strings.Join(strings.Fields(out), " "), tc.want) || (code == 0) != tc.fine {
 				t.Errorf("weir check: exit code %d\n%s", code, out)
