@@ -86,6 +86,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 	quota, usage := evict.NewQuota(maxSize), new(catalog.Usage)
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
 		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, MaxQuarantine: quarantineLimit(maxSize), Logger: logger,
+		Listed: maxSize > 0 || maxUnused > 0, // for the index
 		OnRecord: func(bytes, records int64) {
 			usage.Add(bytes, records)
 			quota.AddRecords(bytes)
@@ -115,6 +116,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		MinFree:     int64(cfg.MinFree),
 		Free:        driver.Spools().Free,
 		MaxUnused:   maxUnused,
+		Lazy:        true,
 		Touch:       s.touch,
 		Referred:    s.referred,
 		Metrics:     evict.NewMetrics(metrics),
@@ -154,6 +156,10 @@ func localLimits(cfg config.FS) (maxSize int64, maxUnused time.Duration) {
 func (s *storageParts) recordLimits(cfg config.FS, quota *evict.Quota) catalog.Limits {
 	limits := recordLimits(cfg)
 	held, known := quota.Held()
+	if !known && s.driver.Counted() { // the index is not needed
+		held, _ = s.driver.Size()
+		known = true
+	}
 	if free, err := s.driver.Spools().Free(); cfg.MinFree > 0 && known && err == nil {
 		limits.Records = min(limits.Records, recordsWithin(held+free-int64(cfg.MinFree)))
 	}

@@ -123,16 +123,17 @@ func (c *Catalog) Trim(ctx context.Context, records storage.RecordKeeper, unused
 func (c *Catalog) trim(ctx context.Context, records storage.RecordKeeper, limits Limits, dryRun bool) (TrimReport, error) {
 	t := trimming{catalog: c, dryRun: dryRun, blocks: make(map[string]sum), removed: make(map[string]bool)}
 	now := time.Now()
+	isUnused := func(r storage.RecordEntry) bool { return limits.Unused > 0 && now.Sub(r.Used) > limits.Unused }
 	oldest, err := list(ctx, records, now, func(entry storage.RecordEntry) bool {
 		t.count(entry, 1)
-		return true
+		return isUnused(entry)
 	})
 	report := TrimReport{bytes: t.all.bytes, records: t.all.records}
 	if err != nil {
 		return TrimReport{}, err
 	}
 	excessive := t.all.exceeds(limits)
-	err = t.remove(ctx, oldest, func(r storage.RecordEntry) bool { return limits.Unused > 0 && now.Sub(r.Used) > limits.Unused })
+	err = t.remove(ctx, oldest, isUnused)
 	if err == nil && excessive {
 		limits.Bytes -= limits.Bytes / trimShare
 		limits.Records -= limits.Records / trimShare

@@ -1,13 +1,11 @@
 package disk
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -27,14 +25,22 @@ type blobs struct {
 	shards map[string]*shard // by the first characters of the digest: "sha256:" and two digits
 
 	bytes, objects atomic.Int64 // in those shards that have been counted
+	counted        atomic.Int64 // shards
 }
+
+// algorithms are those of the digests that a store has content of.
+var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA512}
+
+// prefixes is how many shards an algorithm has: one for each two hex digits.
+const prefixes = 256
 
 func newBlobs(root string) *blobs {
 	b := &blobs{root: root, shards: make(map[string]*shard)}
-	for _, algorithm := range []digest.Algorithm{digest.SHA256, digest.SHA512} {
-		for i := range 256 {
-			prefix := fmt.Sprintf("%02x", i)
-			b.shards[algorithm.String()+":"+prefix] = &shard{
+	for _, algorithm := range algorithms {
+		for i := range prefixes {
+			key := shardKey(algorithm, i)
+			prefix := key[len(key)-2:]
+			b.shards[key] = &shard{
 				algorithm: algorithm,
 				prefix:    prefix,
 				dir:       filepath.Join(root, algorithm.String(), prefix),
@@ -195,26 +201,6 @@ func (s *Store) Touch(_ context.Context, dgst digest.Digest, used time.Time) err
 		return notStored(dgst, "note the use of", err)
 	}
 	return notStored(dgst, "note the use of", os.Chtimes(path, time.Time{}, used))
-}
-
-// All reads one directory after the other. An entry's time is the one that Touch was
-// last given, else that of the last byte that was written to it.
-func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
-	return func(yield func(storage.Entry, error) bool) {
-		// A root that has vanished is an error and no empty store.
-		_, err := os.Stat(s.blobs.root)
-		if err := cmp.Or(context.Cause(ctx), explain("list the contents", err)); err != nil {
-			yield(storage.Entry{}, err)
-			return
-		}
-		for _, shard := range s.blobs.shards {
-			for entry, err := range shard.entries(ctx) {
-				if !yield(entry, explain("list the contents", err)) || err != nil {
-					return
-				}
-			}
-		}
-	}
 }
 
 // fileSize returns the size of a regular file, or fs.ErrNotExist if there is

@@ -2,14 +2,18 @@ package disk
 
 import (
 	"fmt"
-	"maps"
 	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
 )
 
 // TestCensus takes each interleaving of a count with two changes of one file, and
 // compares the sum of the steps with the file's size in the end.
 func TestCensus(t *testing.T) {
-	const path = "blob"
+	blob := digest.FromString("a blob")
+	path := blob.Encoded()
 	count := []string{"start", "list", "finish"}
 	changes := []string{"begin", "apply", "end", "begin", "apply", "end"}
 	for _, sizes := range [][3]int64{{absent, 5, 7}, {5, absent, 7}, {5, 7, absent}, {absent, 5, absent}, {5, absent, absent}} {
@@ -22,21 +26,19 @@ func TestCensus(t *testing.T) {
 					total += sign * size
 				}
 			}
-			var listed map[string]int64
+			var listed []storage.Entry
 			for _, step := range order {
 				switch step {
 				case "start":
 					s.startCount()
 				case "list":
-					listed = map[string]int64{}
+					listed = nil
 					if file != absent {
-						listed[path] = file
+						listed = append(listed, storage.Entry{Info: storage.Info{Digest: blob, Size: file}})
 					}
 				case "finish":
-					s.endCount(listed)
-					for size := range maps.Values(listed) {
-						add(size, 1)
-					}
+					bytes, _ := s.endCount(listed)
+					total += bytes
 				case "begin":
 					s.begin(path)
 					before = file

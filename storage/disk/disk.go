@@ -62,6 +62,9 @@ type Options struct {
 	// store. It opens only a store that is there, and leaves the removal of
 	// leftovers and the counting to that process: Size stays zero.
 	Existing bool
+	// Listed says that All is called soon, which counts the content on its way. Otherwise
+	// Open has it counted in the background.
+	Listed bool
 	// Logger gets leftovers and failed counts. The default discards.
 	Logger *slog.Logger
 }
@@ -159,7 +162,9 @@ func Open(root string, opts Options) (*Store, error) {
 	// The process that serves from the store does this work.
 	if !opts.Existing {
 		s.background.Go(func() { workspace.sweep(ctx, opts.Logger) })
-		s.background.Go(func() { s.blobs.count(ctx, opts.Logger) })
+		if !opts.Listed {
+			s.background.Go(func() { s.count(ctx, opts.Logger) })
+		}
 	}
 	return s, nil
 }
@@ -176,6 +181,9 @@ func (s *Store) Spools() *spool.Dir { return s.spools }
 func (s *Store) Size() (bytes, objects int64) {
 	return s.blobs.bytes.Load(), s.blobs.objects.Load()
 }
+
+// Counted reports whether Size has counted all content.
+func (s *Store) Counted() bool { return s.blobs.counted.Load() == int64(len(s.blobs.shards)) }
 
 // Writable returns an error, fit for an operator, if a file cannot be created
 // in the store. It writes nothing into that file: a full disk stops caching, not

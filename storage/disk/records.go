@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/weirhq/weir/storage"
 )
 
@@ -171,67 +173,82 @@ func (s *Store) TouchRecord(_ context.Context, key string, used time.Time) error
 // AllRecords reads directories and the sizes and times of files, and opens no file.
 func (s *Store) AllRecords(ctx context.Context) iter.Seq2[storage.RecordEntry, error] {
 	return func(yield func(storage.RecordEntry, error) bool) {
-		for key, err := range s.records.List(ctx, "") {
-			if err != nil {
-				yield(storage.RecordEntry{}, err)
-				return
+		failed := func(err error) { yield(storage.RecordEntry{}, err) }
+		s.records.each(ctx, "", failed, func(dir int, name, key string) bool {
+			var stat unix.Stat_t
+			if unix.Fstatat(dir, name, &stat, unix.AT_SYMLINK_NOFOLLOW) != nil { // it went since it was listed
+				return true
 			}
-			info, err := os.Lstat(filepath.Join(s.records.root, filepath.FromSlash(key)))
-			if err != nil { // it went since it was listed
-				continue
-			}
-			if !yield(storage.RecordEntry{Key: key, Size: info.Size(), Used: info.ModTime()}, nil) {
-				return
-			}
-		}
+			return yield(storage.RecordEntry{Key: key, Size: stat.Size, Used: time.Unix(stat.Mtim.Unix())}, nil)
+		})
 	}
 }
 
 // List reads directories only, one after the other as the caller proceeds.
 func (r *records) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		dir := r.root
-		if prefix != "" {
-			path, err := r.path(prefix)
-			if err != nil {
-				yield("", err)
-				return
-			}
-			dir, prefix = path, prefix+"/"
-		}
-		// A root that has vanished is an error and no empty list.
-		_, err := os.Stat(r.root)
-		if err := cmp.Or(context.Cause(ctx), explain("list the records", err)); err != nil {
-			yield("", err)
-			return
-		}
-		r.walk(ctx, dir, prefix, yield)
+		failed := func(err error) { yield("", err) }
+		r.each(ctx, prefix, failed, func(_ int, _, key string) bool { return yield(key, nil) })
 	}
 }
 
-// walk yields the keys of the files below dir, each beginning with prefix. It
-// reports whether the caller wants more.
-func (r *records) walk(ctx context.Context, dir, prefix string, yield func(string, error) bool) bool {
-	entries, err := os.ReadDir(dir)
+// each calls visit for each record below a prefix, with its name in the directory that is
+// open as dir, until visit reports false. It calls failed if it cannot go on.
+func (r *records) each(ctx context.Context, prefix string, failed func(error), visit func(dir int, name, key string) bool) {
+	dir := r.root
+	if prefix != "" {
+		path, err := r.path(prefix)
+		if err != nil {
+			failed(err)
+			return
+		}
+		dir, prefix = path, prefix+"/"
+	}
+	// A root that has vanished is an error and no empty list.
+	_, err := os.Stat(r.root)
+	if err := cmp.Or(context.Cause(ctx), explain("list the records", err)); err != nil {
+		failed(err)
+		return
+	}
+	w := walk{failed: failed, visit: visit}
+	w.below(ctx, dir, prefix)
+}
+
+// walk is one way through the records.
+type walk struct {
+	failed func(error)
+	visit  func(dir int, name, key string) bool
+}
+
+// below visits the files below a directory, whose keys begin with prefix. It reports
+// whether the caller wants more.
+func (w *walk) below(ctx context.Context, path, prefix string) bool {
+	dir, err := os.Open(path)
 	if noRecord(err) { // no record with that prefix, or the last one has just gone
 		return true
 	}
 	if err != nil {
-		yield("", explain("list the records", err))
+		w.failed(explain("list the records", err))
+		return false
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(-1)
+	if err != nil && !noRecord(err) {
+		w.failed(explain("list the records", err))
 		return false
 	}
 	slices.SortFunc(entries, compareKeys)
 	for _, entry := range entries {
 		if ctx.Err() != nil {
-			yield("", context.Cause(ctx))
+			w.failed(context.Cause(ctx))
 			return false
 		}
 		more := true
 		switch name := entry.Name(); {
 		case entry.IsDir():
-			more = r.walk(ctx, filepath.Join(dir, name), prefix+name+"/", yield)
+			more = w.below(ctx, filepath.Join(path, name), prefix+name+"/")
 		case entry.Type().IsRegular():
-			more = yield(prefix+name, nil)
+			more = w.visit(int(dir.Fd()), name, prefix+name)
 		}
 		if !more {
 			return false
@@ -244,14 +261,25 @@ func (r *records) walk(ctx context.Context, dir, prefix string, yield func(strin
 // to. Below a directory a key continues with a slash, which comes after some
 // bytes that a name may hold: "a-b" is before "a/b".
 func compareKeys(a, b fs.DirEntry) int {
-	return cmp.Compare(keyStart(a), keyStart(b))
+	left, right := a.Name(), b.Name()
+	common := min(len(left), len(right))
+	return cmp.Or(
+		cmp.Compare(left[:common], right[:common]),
+		cmp.Compare(keyByte(a, common), keyByte(b, common)),
+	)
 }
 
-func keyStart(entry fs.DirEntry) string {
-	if entry.IsDir() {
-		return entry.Name() + "/"
+// keyByte returns the byte of a key at an index that is not beyond the end of the entry's
+// name, or -1 at the end of the key.
+func keyByte(entry fs.DirEntry, at int) int {
+	switch name := entry.Name(); {
+	case at < len(name):
+		return int(name[at])
+	case entry.IsDir():
+		return '/'
+	default:
+		return -1
 	}
-	return entry.Name()
 }
 
 // noRecord reports whether an error means that a path has no record. That is so

@@ -18,6 +18,10 @@ const (
 	freePoll = 5 * time.Second
 	// farFreePoll is how often it asks if there is more free space.
 	farFreePoll = 30 * time.Second
+	// nearShortage is how many times the minimum of free space is so little that a lazy
+	// index is loaded. A million contents take about ten seconds, and a fast download does
+	// not fill twice the usual minimum of 1 GiB in that time.
+	nearShortage = 4
 	// retryDelay is how long nothing is deleted after a deletion failed. The next
 	// one is likely to fail too, as on a disk that has become read-only.
 	retryDelay = 5 * time.Second
@@ -59,11 +63,7 @@ type victim struct {
 // run evicts until its context ends. It begins when the index is complete, because
 // the order of use is not known before.
 func (v *evictor) run(ctx context.Context) {
-	select {
-	case <-v.inventory.loaded:
-	case <-ctx.Done():
-		return
-	}
+	v.awaitIndex(ctx)
 	for ctx.Err() == nil {
 		// Blobs of a manifest in use must not be taken for unused.
 		v.references.settle(ctx)
@@ -74,6 +74,28 @@ func (v *evictor) run(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		timer.Stop()
+	}
+}
+
+// awaitIndex returns when the index is complete, or the context ends. It asks for a lazy
+// index before free space runs short.
+func (v *evictor) awaitIndex(ctx context.Context) {
+	ticker := time.NewTicker(freePoll)
+	defer ticker.Stop()
+	for {
+		if v.opts.Free != nil && v.opts.MinFree > 0 {
+			// If the filesystem does not say, the evictor will log it.
+			if free, err := v.opts.Free(); err != nil || free < nearShortage*v.opts.MinFree {
+				v.inventory.wanted.Notify()
+			}
+		}
+		select {
+		case <-v.inventory.loaded:
+			return
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

@@ -16,6 +16,7 @@ type inventory struct {
 	started   time.Time
 	wake      notify.Signal // the evictor should look for work
 	used      notify.Signal // manifests is no longer empty
+	wanted    notify.Signal // the index should be loaded
 	loaded    chan struct{} // closed when the index is complete
 	recording bool          // times of last use are recorded; set by New, before the first use
 	deletions atomic.Uint64 // that have ended; changed with the mutex held
@@ -36,7 +37,7 @@ type inventory struct {
 
 func newInventory(maxBytes int64) *inventory {
 	return &inventory{
-		started: time.Now(), wake: notify.NewSignal(), loaded: make(chan struct{}),
+		started: time.Now(), wake: notify.NewSignal(), wanted: notify.NewSignal(), loaded: make(chan struct{}),
 		used: notify.NewSignal(), index: index{lru: newLRU(), ledger: ledger{max: maxBytes}}, owners: make(map[string]owner),
 	}
 }

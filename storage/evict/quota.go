@@ -187,7 +187,10 @@ func (q *Quota) Removable(owner string, n int64) (removable int64, limited error
 func (i *inventory) removable(o owner, n int64) (bytes int64, own bool) {
 	l := &i.index.ledger
 	switch {
-	case !i.ready || i.closed || i.stuck():
+	case !i.ready:
+		i.wanted.Notify()
+		return 0, false
+	case i.closed || i.stuck():
 		return 0, false
 	case i.index.confined(o, n, time.Now()):
 		return min(l.accounts[o].evictable(), l.evictable()-l.requested), true

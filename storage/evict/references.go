@@ -31,7 +31,8 @@ const (
 type references struct {
 	inventory *inventory
 	next      storage.Store
-	referred  func(digest.Digest) // see Options; nil: not told
+	referred  func(digest.Digest)                                   // see Options; nil: not told
+	touch     func(context.Context, digest.Digest, time.Time) error // see Options; nil: not recorded
 
 	requests chan chan struct{} // each is closed when all uses before it were followed
 
@@ -40,13 +41,13 @@ type references struct {
 	others    map[uint64]struct{} // contents that are no manifests, by the start of their keys
 }
 
-func newReferences(i *inventory, next storage.Store, referred func(digest.Digest)) *references {
+func newReferences(i *inventory, next storage.Store, opts Options) *references {
 	manifests, err := simplelru.NewLRU[key, []key](math.MaxInt, nil)
 	if err != nil {
 		panic(err) // cannot be: the number of entries is positive
 	}
 	return &references{
-		inventory: i, next: next, referred: referred, requests: make(chan chan struct{}),
+		inventory: i, next: next, referred: opts.Referred, touch: opts.Touch, requests: make(chan chan struct{}),
 		manifests: manifests, others: make(map[uint64]struct{}),
 	}
 }
@@ -125,15 +126,22 @@ func (r *references) followOne(ctx context.Context, s slot) {
 	if err != nil {
 		return // its next use is another attempt
 	}
-	for _, k := range r.use(refs, used) {
+	unknown, complete := r.use(refs, used)
+	for _, k := range unknown {
+		dgst := digest.NewDigestFromBytes(digest.SHA256, k[:])
+		// A lazy index was not needed up to now. The next process may need the time.
+		if !complete && r.touch != nil {
+			_ = r.touch(ctx, dgst, time.Unix(0, used)) // the content may be elsewhere
+		}
 		if r.referred != nil {
-			r.referred(digest.NewDigestFromBytes(digest.SHA256, k[:]))
+			r.referred(dgst)
 		}
 	}
 }
 
-// use notes the use of contents, and returns those that the index does not know.
-func (r *references) use(refs []key, used int64) (unknown []key) {
+// use notes the use of contents. It returns those that the index does not know, and
+// whether the index is complete.
+func (r *references) use(refs []key, used int64) (unknown []key, complete bool) {
 	i := r.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -147,7 +155,7 @@ func (r *references) use(refs []key, used int64) (unknown []key) {
 			i.use(s, used)
 		}
 	}
-	return unknown
+	return unknown, i.ready
 }
 
 // of returns the references of a content, or none if it is no manifest. Most content

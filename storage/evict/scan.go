@@ -39,8 +39,13 @@ type lister interface {
 	All(ctx context.Context) iter.Seq2[storage.Entry, error]
 }
 
-// run scans until its context ends.
+// run scans until its context ends. It begins when the index is wanted.
 func (c *scanner) run(ctx context.Context) {
+	select {
+	case <-c.inventory.wanted.C():
+	case <-ctx.Done():
+		return
+	}
 	scan := c.load
 	for {
 		began, pause := time.Now(), rescanInterval

@@ -8,11 +8,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/evict"
@@ -206,4 +208,93 @@ func TestAfterAWrongClock(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A store that nothing limits is not indexed before free space is near its end. Uses from
+// before count then.
+func TestLazyIndex(t *testing.T) {
+	for name, c := range map[string]struct {
+		max    int64
+		opts   evict.Options
+		free   int64
+		loaded bool
+	}{
+		"nothing limits it":        {0, evict.Options{}, 0, false},
+		"much is free":             {0, evict.Options{MinFree: 1000}, 4000, false},
+		"little is free":           {0, evict.Options{MinFree: 1000}, 3999, true},
+		"a limit":                  {1 << 30, evict.Options{}, 0, true},
+		"unused content shall go":  {0, evict.Options{MaxUnused: time.Hour}, 0, true},
+		"a limit and enough space": {1 << 30, evict.Options{MinFree: 1000}, 1 << 30, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				quota := evict.NewQuota(c.max)
+				m := storagetest.NewMemoryWithin(t, quota)
+				free := c.free
+				c.opts.Lazy, c.opts.Free = true, func() (int64, error) { return free, nil }
+				l := evict.New(m, quota, c.opts)
+				defer func() { must(t, l.Close()) }()
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				select {
+				case <-l.Loaded():
+					if !c.loaded {
+						t.Error("the store was indexed")
+					}
+				default:
+					if c.loaded {
+						t.Error("the store was not indexed")
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestLazyIndexIsLoadedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := evict.NewQuota(0)
+		m := storagetest.NewMemoryWithin(t, quota)
+		old := put(t, m, m.Spools(), []byte("not used since the start"))
+		used := put(t, m, m.Spools(), []byte("used since the start"))
+		must(t, m.Touch(t.Context(), old, time.Now().Add(-time.Hour)))
+		must(t, m.Touch(t.Context(), used, time.Now().Add(-2*time.Hour)))
+		var short atomic.Bool
+		l := evict.New(m, quota, evict.Options{Lazy: true, MinFree: 1000, Free: func() (int64, error) {
+			if _, err := m.Stat(context.Background(), old); err == nil && short.Load() {
+				return 1049, nil // less than MinFree with its headroom, by one byte
+			}
+			return 1 << 20, nil
+		}})
+		defer func() { must(t, l.Close()) }()
+		_, err := l.Stat(t.Context(), used)
+		must(t, err)
+		time.Sleep(time.Minute)
+		short.Store(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		expectStored(t, "the older use went", m, used)
+	})
+}
+
+// A process that never needed its index writes down what its manifests refer to.
+func TestLazyIndexRecordsReferences(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := evict.NewQuota(0)
+		m := storagetest.NewMemoryWithin(t, quota)
+		layer := put(t, m, m.Spools(), []byte("a layer"))
+		manifest := put(t, m, m.Spools(), document(t, ocispec.Manifest{Layers: []ocispec.Descriptor{descriptor(layer)}}))
+		l := evict.New(m, quota, evict.Options{Lazy: true, Touch: m.Touch})
+		time.Sleep(time.Hour)
+		before := time.Now()
+		_, err := l.Stat(t.Context(), manifest)
+		must(t, err)
+		must(t, l.Close())
+		for entry, err := range m.All(t.Context()) {
+			must(t, err)
+			if entry.Used.Before(before) {
+				t.Errorf("%s was used at %v, want %v", entry.Digest, entry.Used, before)
+			}
+		}
+	})
 }

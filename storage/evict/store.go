@@ -30,6 +30,9 @@ type Options struct {
 	Free    func() (int64, error)
 	// MaxUnused is how long content stays that is not used.
 	MaxUnused time.Duration
+	// Lazy leaves the index of the stored content out until a limit needs it: without a
+	// limit of the Quota and without MaxUnused that is when free space runs short.
+	Lazy bool
 	// MaxManifest is the largest manifest, in bytes, whose references are
 	// followed. The default is oci.DefaultMaxManifest.
 	MaxManifest int64
@@ -72,12 +75,15 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 	i.recording, i.maxManifest = opts.Touch != nil, opts.MaxManifest
 	s := &Store{
 		next: next, inventory: i, stop: cancel,
-		references: newReferences(i, next, opts.Referred),
+		references: newReferences(i, next, opts),
 		touches:    &touches{inventory: i, record: opts.Touch, logger: opts.Logger},
 	}
 	evictor := &evictor{inventory: i, next: next, references: s.references, opts: opts}
 	evictor.failing = episode.New(calm, func() { opts.Logger.Info("content can be deleted again") })
 	scanner := &scanner{inventory: i, next: next, logger: opts.Logger}
+	if !opts.Lazy || opts.MaxUnused > 0 || i.index.ledger.max > 0 {
+		i.wanted.Notify()
+	}
 	s.running.Go(func() { scanner.run(ctx) })
 	s.running.Go(func() { evictor.run(ctx) })
 	s.running.Go(func() { s.references.run(ctx) })

@@ -1,0 +1,94 @@
+package disk_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+// addFiles makes n contents of one byte each, as an earlier process left them.
+func addFiles(t *testing.T, root string, n int) {
+	t.Helper()
+	for i := range n {
+		path := blobPath(root, digest.FromString(fmt.Sprint(i)))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, []byte("1"), 0o640)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The listing that the index is made from counts the content on its way: there is no
+// second one. One that is given up counts nothing twice.
+func TestListingCounts(t *testing.T) {
+	root := t.TempDir()
+	const n = 500
+	addFiles(t, root, n)
+	s := open(t, root, disk.Options{Listed: true})
+	s.WaitForCount()
+	if bytes, objects := s.Size(); bytes != 0 || objects != 0 || s.Counted() {
+		t.Errorf("%d bytes in %d objects were counted by a listing of its own", bytes, objects)
+	}
+	seen := 0
+	for _, err := range s.All(t.Context()) {
+		if seen++; err != nil || seen == n/2 {
+			break
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, err := range s.All(gone) {
+		if err == nil {
+			t.Error("a listing went on after its context")
+		}
+	}
+	if s.Counted() {
+		t.Error("a part counts as all")
+	}
+	between := []byte("one that comes between the listings")
+	storagetest.Commit(t, s, s.Spools(), between)
+	for range 2 {
+		listed := 0
+		for _, err := range s.All(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			listed++
+		}
+		if listed != n+1 || !s.Counted() {
+			t.Errorf("%d contents are listed, want %d, all counted: %v", listed, n+1, s.Counted())
+		}
+		wantSize(t, s, n+int64(len(between)), n+1)
+	}
+}
+
+// A listing of a large store makes little garbage.
+func TestListingAllocatesLittle(t *testing.T) {
+	root := t.TempDir()
+	const n = 1000
+	for i := range n {
+		path := blobPath(root, digest.NewDigestFromEncoded(digest.SHA256, fmt.Sprintf("%064x", i)))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o750), os.WriteFile(path, nil, 0o640)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := open(t, root, disk.Options{Listed: true})
+	allocations := testing.AllocsPerRun(2, func() {
+		for _, err := range s.All(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	// Its name, its name for the kernel, and its digest.
+	if each := allocations / n; each > 5 {
+		t.Errorf("%.1f allocations for each content, want 5 at most", each)
+	}
+}
