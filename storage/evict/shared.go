@@ -124,7 +124,12 @@ func (s *Shared) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		pause, began := s.opts.Interval, time.Now()
 		held, err := s.opts.Lease.Hold(ctx, life)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case s.opts.Refused(err): // the lease is an object, which may not be written
+			s.ended(ctx, fail("asking for the lease", err))
+			pause = refusedPause
+		default:
 			s.opts.Logger.Debug("cannot ask for the lease of the bucket's eviction", "error", err)
 		}
 		if held {
@@ -148,7 +153,7 @@ func (s *Shared) ended(ctx context.Context, err error) {
 		return
 	}
 	if s.failing.Bad() {
-		s.opts.Logger.Error("nothing is evicted from the bucket, so it may exceed its limits. Check that it can be reached, and that its keys may be listed and deleted", "error", err)
+		s.opts.Logger.Error("nothing is evicted from the bucket, so it may exceed its limits. Check that it can be reached, and that its keys may be listed, written and deleted", "error", err)
 	}
 }
 

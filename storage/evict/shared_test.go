@@ -540,6 +540,8 @@ func TestSharedFaults(t *testing.T) {
 		"deletions fail":                     {"delete", "", away, 0},
 		"deletions are not allowed":          {"remove", "try", errDenied, 25},
 		"deletions are not allowed any more": {"delete", "", errDenied, 25},
+		"writes are not allowed":             {"write", "try", errDenied, 25},
+		"the lease may not be written":       {"hold", "", errDenied, 25},
 		"the plan cannot be written":         {"write", "plan", away, 0},
 		"the plan cannot be read":            {"read", "plan", away, 0},
 		"uses cannot be read":                {"read", "uses/", away, 0},

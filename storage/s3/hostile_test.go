@@ -667,12 +667,14 @@ func TestSurveyKeepsItsURL(t *testing.T) {
 	}
 }
 
-// Credentials that may not delete or list can do the rest.
+// Credentials that may not write, delete or list can do the rest.
 func TestRefusalsThatStopNothing(t *testing.T) {
 	server := s3test.New(t)
 	store := open(t, server, nil)
 	dgst := storagetest.Commit(t, store, store.Spools(), []byte("content"))
-	server.FailIf(func(r *http.Request) bool { return r.Method == http.MethodDelete || r.URL.Query().Has("list-type") }, 403, "AccessDenied")
+	server.FailIf(func(r *http.Request) bool {
+		return r.Method != http.MethodGet && r.Method != http.MethodHead || r.URL.Query().Has("list-type")
+	}, 403, "AccessDenied")
 	for range 5 {
 		if err := store.Discard(t.Context(), digest.FromString("other")); s3.ReasonOf(err) != s3.Denied {
 			t.Errorf("Discard: %v", err)
@@ -681,6 +683,13 @@ func TestRefusalsThatStopNothing(t *testing.T) {
 			if s3.ReasonOf(err) != s3.Denied {
 				t.Errorf("List: %v", err)
 			}
+		}
+		if err := store.Records().Put(t.Context(), "a/key", nil); s3.ReasonOf(err) != s3.Denied {
+			t.Errorf("Put: %v", err)
+		}
+		more := storage.Info{Digest: digest.FromString("more"), Size: int64(len("more"))}
+		if err := store.Upload(t.Context(), more, strings.NewReader("more")); s3.ReasonOf(err) != s3.Denied {
+			t.Errorf("Upload: %v", err)
 		}
 	}
 	if got := storagetest.Read(t, store, dgst); string(got) != "content" || store.Err() != nil {

@@ -286,12 +286,15 @@ func (s *Store) within(ctx context.Context, op operation, limit time.Duration, d
 	return err
 }
 
-// leave ends a pass. Credentials that may not delete or list can do the rest, and the survey
-// names the missing permission.
+// leave ends a pass. Credentials that may not write, delete or list can do the rest, and the
+// survey names the missing permission. A mirror that may only read is such a one.
 func (s *Store) leave(pass pass, op operation, err error) {
-	if ReasonOf(err) == Denied && (op == opDelete || op == opList) {
-		pass.abandon()
-		return
+	if ReasonOf(err) == Denied {
+		switch op {
+		case opPut, opWrite, opDelete, opList:
+			pass.abandon()
+			return
+		}
 	}
 	pass.end(err)
 }
