@@ -91,6 +91,7 @@ type write struct {
 	document []byte // nil: a deletion
 	version  int    // counts the changes
 	attempts int
+	failed   bool // it was given up
 }
 
 // NewRecords returns records that are written far in the background until Close.
@@ -121,6 +122,42 @@ func (r *Records) Drain(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+	}
+}
+
+// Await waits until the changes of a record are far. It returns an error if one is given up,
+// or far is paused.
+func (r *Records) Await(ctx context.Context, key string) error {
+	r.mu.Lock()
+	known := r.unwritten[key]
+	r.mu.Unlock()
+	for known != nil {
+		r.mu.Lock()
+		ended, failed, changed := r.unwritten[key] != known, known.failed, r.changed.Wait()
+		r.mu.Unlock()
+		switch {
+		case failed:
+			return errNotFar
+		case ended:
+			return nil
+		case r.opts.Paused():
+			return errNotFar
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// Reread makes the next Get read a record from far if none was there at the last one: another
+// mirror has written it since.
+func (r *Records) Reread(key string) {
+	defer r.keys.Lock(key)()
+	if known, ok := r.memory.Get(key); ok && known.document == nil {
+		r.memory.Remove(key)
 	}
 }
 
@@ -372,7 +409,7 @@ func (r *Records) wrote(ctx context.Context, key string, change write, err error
 	case change.attempts < maxAttempts:
 		r.opts.Metrics.write(repeated)
 	default:
-		again, first, r.lost = false, !r.lost, true
+		again, first, r.lost, known.failed = false, !r.lost, true, true
 		r.opts.Metrics.write(givenUp)
 	}
 	if !again {

@@ -19,7 +19,8 @@ import (
 
 const (
 	// uploadsAtOnce is how many contents are uploaded at once: more than one, so that a
-	// large one does not hold up manifests, and few, since clients come first.
+	// large one does not hold up the rest, and few, since clients come first. One more worker
+	// has contents that others wait for, such as manifests.
 	uploadsAtOnce = 4
 	// maxWaiting bounds the contents that wait for their upload. Beyond, they wait for
 	// the next comparison.
@@ -93,6 +94,7 @@ type Uploader struct {
 	mu      sync.Mutex
 	waiting map[digest.Digest]*upload // also those under way
 	ready   []digest.Digest           // whose attempt is due
+	prompt  []digest.Digest           // as ready, and others wait for them
 	changed notify.Broadcast
 	logged  bool // a failure since the last success
 	missed  bool // one was given up or had no place
@@ -103,6 +105,7 @@ type upload struct {
 	attempts int
 	running  bool
 	again    bool // it was added while it ran
+	failed   bool // it has ended, and far does not have the content
 }
 
 // NewUploader returns an Uploader that compares near and far, and uploads, until Close.
@@ -114,8 +117,9 @@ func NewUploader(opts UploaderOptions) *Uploader {
 	}
 	u := &Uploader{opts: opts, stop: cancel, came: came, waiting: make(map[digest.Digest]*upload)}
 	for range uploadsAtOnce {
-		u.running.Go(func() { u.work(ctx) })
+		u.running.Go(func() { u.work(ctx, &u.ready) })
 	}
+	u.running.Go(func() { u.work(ctx, &u.prompt) })
 	u.running.Go(func() { u.compare(ctx) })
 	return u
 }
@@ -136,6 +140,41 @@ func (u *Uploader) Drain(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// errNotFar says that far does not have a content or a record, and that no wait changes that.
+var errNotFar = errors.New("storage: it is not in the bucket")
+
+// Await waits until far has a content that was committed, and lets it go before others. It
+// returns an error if the upload fails, or far is paused. A content that is not about to be
+// uploaded is taken for one that far has.
+func (u *Uploader) Await(ctx context.Context, dgst digest.Digest) error {
+	u.mu.Lock()
+	known := u.waiting[dgst]
+	if known != nil && !known.running && known.attempts == 0 {
+		u.prompt = append(u.prompt, dgst)
+		u.changed.Notify()
+	}
+	u.mu.Unlock()
+	for known != nil {
+		u.mu.Lock()
+		ended, failed, changed := u.waiting[dgst] != known, known.failed, u.changed.Wait()
+		u.mu.Unlock()
+		switch {
+		case failed:
+			return errNotFar
+		case ended:
+			return nil
+		case u.opts.Far.Paused():
+			return errNotFar
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // Comes notes that a content is read from far, so that its commit needs no upload.
@@ -219,10 +258,10 @@ func (u *Uploader) awaitPlace(ctx context.Context) bool {
 	}
 }
 
-// work uploads one content after the other.
-func (u *Uploader) work(ctx context.Context) {
+// work uploads one content of a queue after the other.
+func (u *Uploader) work(ctx context.Context, queue *[]digest.Digest) {
 	for awaitFar(ctx, u.opts.Far.Paused) {
-		dgst, attempts, ok := u.next(ctx)
+		dgst, attempts, ok := u.next(ctx, queue)
 		if !ok {
 			return
 		}
@@ -248,13 +287,17 @@ func awaitFar(ctx context.Context, paused func() bool) bool {
 	return ctx.Err() == nil
 }
 
-// next waits for an upload that is due.
-func (u *Uploader) next(ctx context.Context) (dgst digest.Digest, attempts int, ok bool) {
+// next waits for an upload of a queue that is due.
+func (u *Uploader) next(ctx context.Context, queue *[]digest.Digest) (dgst digest.Digest, attempts int, ok bool) {
 	for {
 		u.mu.Lock()
-		if len(u.ready) > 0 {
-			dgst, u.ready = u.ready[0], u.ready[1:]
+		for len(*queue) > 0 {
+			dgst, *queue = (*queue)[0], (*queue)[1:]
 			known := u.waiting[dgst]
+			// A content may be in both queues.
+			if known == nil || known.running {
+				continue
+			}
 			known.running = true
 			known.attempts++
 			attempts = known.attempts
@@ -327,11 +370,11 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 		u.opts.Metrics.upload(uploaded)
 	case errors.Is(err, storage.ErrCorrupt):
 		delete(u.waiting, dgst) // weir verify finds it, and so does its next reader
-		corrupt = true
+		corrupt, known.failed = true, true
 		u.opts.Metrics.upload(givenUp)
 	case errors.Is(err, spool.ErrBusy): // far is about to remove the content, or not: its use was told
 		delete(u.waiting, dgst)
-		u.missed = true
+		u.missed, known.failed = true, true
 		u.opts.Metrics.upload(repeated)
 	case u.opts.Far.Paused():
 		known.attempts-- // it says nothing about this content
@@ -341,7 +384,7 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 		u.opts.Metrics.upload(repeated)
 	default:
 		delete(u.waiting, dgst)
-		u.missed, first, u.logged = true, !u.logged, true
+		u.missed, known.failed, first, u.logged = true, true, !u.logged, true
 		u.opts.Metrics.upload(givenUp)
 	}
 	u.opts.Metrics.wait(len(u.waiting))
