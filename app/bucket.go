@@ -42,6 +42,7 @@ type bucket struct {
 	uses    *evict.Uses
 	evictor *evict.Shared // nil: there are no limits
 	turn    *cluster.Turn // nil: the bucket itself has the lease of the eviction
+	absence time.Duration // for which a record that is not there is not looked for again
 	logger  *slog.Logger
 
 	stop      context.CancelFunc
@@ -92,7 +93,7 @@ func openBucket(whole *config.Config, driver tierDriver, forget func(context.Con
 	}
 	counts := tier.NewMetrics(metrics)
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &bucket{store: store, logger: logger, stop: cancel}
+	b := &bucket{store: store, absence: cfg.RecordsTTL.Std(), logger: logger, stop: cancel}
 	b.uploads = tier.NewUploader(tier.UploaderOptions{Near: driver, Far: store, Forget: forget, Metrics: counts, Logger: logger})
 	b.records = tier.NewRecords(tier.RecordsOptions{
 		Near: driver.Records(), Far: struct {
@@ -274,6 +275,40 @@ func (b *bucket) links() namespace.Links {
 	}
 	return b.store
 }
+
+// commons returns the content and the links that replicas share, or nil.
+func (b *bucket) commons() namespace.Commons {
+	if b == nil {
+		return nil
+	}
+	return bucketCommons{b}
+}
+
+// bucketCommons are content and links in a bucket.
+type bucketCommons struct{ *bucket }
+
+// Await waits for the upload of a content and of the link to it.
+func (c bucketCommons) Await(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
+	key, err := catalog.LinkKey(repo, dgst)
+	if err != nil {
+		return err
+	}
+	if err := c.uploads.Await(ctx, dgst); err != nil {
+		return err
+	}
+	return c.records.Await(ctx, key)
+}
+
+// Reread makes the next use of a link ask the bucket, if there was none.
+func (c bucketCommons) Reread(repo storage.RepoID, dgst digest.Digest) {
+	if key, err := catalog.LinkKey(repo, dgst); err == nil {
+		c.records.Reread(key)
+	}
+}
+
+func (c bucketCommons) Absence() time.Duration { return c.absence }
+
+func (c bucketCommons) Paused() bool { return c.store.Paused() }
 
 // bucketOrigin reads downloads from a bucket.
 type bucketOrigin struct{ *bucket }

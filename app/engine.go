@@ -48,7 +48,7 @@ func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trac
 	})
 	e.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: origins, Links: parts.bucket.links(),
-		Answers: fleet.answers(), Pool: e.pool, Checks: e.checks,
+		Answers: fleet.answers(), Commons: parts.bucket.commons(), Pool: e.pool, Checks: e.checks,
 		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})

@@ -28,8 +28,8 @@ type Answers interface {
 	Tell(ctx context.Context, question string, body []byte, fresh time.Duration)
 }
 
-// sharedAnswer is an upstream's word about a tag, in the form that replicas share: the
-// manifest that the tag names, or a "not found".
+// sharedAnswer is an upstream's word about a tag or a digest, in the form that replicas share:
+// the manifest that the tag names, the digest of one that was fetched, or a "not found".
 type sharedAnswer struct {
 	Digest    digest.Digest `json:"digest,omitempty"`
 	MediaType string        `json:"type,omitempty"`
@@ -37,6 +37,10 @@ type sharedAnswer struct {
 	Host      string        `json:"host,omitempty"` // of the upstream
 	Gone      *goneAnswer   `json:"gone,omitempty"`
 }
+
+// maxSharedGone bounds how long a "not found" is shared. Clients may invent any number of
+// names, and nothing else bounds those that Redis has at once.
+const maxSharedGone = time.Minute
 
 type goneAnswer struct {
 	Status  int    `json:"status"`
@@ -101,15 +105,19 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	}
 	f, err := n.askUpstream(ctx, key, known)
 	if !settled {
-		settle(n.shareable(f, err))
+		n.settleTag(key, f, err, settle)
 	}
 	return f, err
 }
 
-// askByDigest is ask for a manifest by its digest. Of another replica only a "not found"
-// counts: the manifest itself is fetched from this repository's own upstream, which proves its
-// right, and no replica waits for another one's proof.
+// askByDigest is ask for a manifest by its digest. Replicas that share their links let one of
+// them fetch it. Otherwise only a "not found" of another replica counts: the manifest itself is
+// fetched from this repository's own upstream, which proves its right, and no replica waits
+// for another one's proof. Nor does any wait for the answer to a HEAD, which proves nothing.
 func (n *Namespace) askByDigest(ctx context.Context, key lookupKey, known known) (found, error) {
+	if key.op == getManifest && n.cache.sharing.usable() {
+		return n.fetchOnce(ctx, key, func() (found, error) { return n.askUpstream(ctx, key, known) })
+	}
 	if err := n.refusedElsewhere(ctx, key); err != nil {
 		return found{}, err
 	}
@@ -129,11 +137,16 @@ func (n *Namespace) refusedElsewhere(ctx context.Context, key lookupKey) error {
 	if !ok || a.Gone == nil || age >= n.spec.NegativeTTL {
 		return nil
 	}
+	return n.refusal(key, a.Gone, age)
+}
+
+// refusal returns the "not found" that another replica got for a content.
+func (n *Namespace) refusal(key lookupKey, gone *goneAnswer, age time.Duration) error {
 	host, dgst := n.FirstUpstream(), key.ref.Digest()
 	if key.op == statBlob {
-		return &agedError{upstream.NewGoneBlob(host, key.repo.Name, dgst, a.Gone.Status, a.Gone.Code, a.Gone.Message), age}
+		return &agedError{upstream.NewGoneBlob(host, key.repo.Name, dgst, gone.Status, gone.Code, gone.Message), age}
 	}
-	return &agedError{upstream.NewGone(host, key.repo.Name, dgst.String(), a.Gone.Status, a.Gone.Code, a.Gone.Message), age}
+	return &agedError{upstream.NewGone(host, key.repo.Name, dgst.String(), gone.Status, gone.Code, gone.Message), age}
 }
 
 // tellRefusal tells the other replicas of a "not found" of the upstream for a content. Other
@@ -150,32 +163,41 @@ func (n *Namespace) tellRefusal(ctx context.Context, key lookupKey, err error) {
 // shareable returns the part of an answer that other replicas may know, and for how long it is
 // fresh; nil: nothing.
 func (n *Namespace) shareable(f found, err error) (body []byte, fresh time.Duration) {
-	a := sharedAnswer{Digest: f.desc.Digest, MediaType: f.desc.MediaType, Size: f.desc.Size, Host: f.Upstream}
-	fresh = n.spec.TagTTL
-	if err != nil {
-		failed, ok := errors.AsType[*upstream.Error](upstream.Doubt(err))
-		if !ok || failed.Class != upstream.ClassNotFound || n.spec.NegativeTTL <= 0 {
-			return nil, 0
-		}
-		a = sharedAnswer{Host: failed.Host, Gone: &goneAnswer{failed.Status, failed.Code, failed.Message}}
-		fresh = n.spec.NegativeTTL
-	} else if f.standIn {
+	switch {
+	case err == nil && f.standIn:
 		return nil, 0 // another replica may reach the first upstream
+	case err == nil:
+		a := sharedAnswer{Digest: f.desc.Digest, MediaType: f.desc.MediaType, Size: f.desc.Size, Host: f.Upstream}
+		return a.encode(), n.spec.TagTTL
 	}
-	body, err = json.Marshal(a)
-	if err != nil {
-		return nil, 0 // cannot be: strings and numbers
+	failed, ok := errors.AsType[*upstream.Error](upstream.Doubt(err))
+	if !ok || failed.Class != upstream.ClassNotFound || n.spec.NegativeTTL <= 0 {
+		return nil, 0
 	}
-	return body, fresh
+	a := sharedAnswer{Host: failed.Host, Gone: &goneAnswer{failed.Status, failed.Code, failed.Message}}
+	return a.encode(), min(n.spec.NegativeTTL, maxSharedGone)
 }
 
-// parseAnswer reads an answer of another replica. It returns false for one that does not
-// name a manifest and is no "not found".
-func parseAnswer(body []byte) (a sharedAnswer, ok bool) {
-	if len(body) == 0 || json.Unmarshal(body, &a) != nil {
-		return a, false
+func (a sharedAnswer) encode() []byte {
+	body, err := json.Marshal(a)
+	if err != nil {
+		return nil // cannot be: strings and numbers
 	}
-	if a.Gone != nil {
+	return body
+}
+
+// decodeAnswer reads an answer of another replica. One that cannot be read says nothing.
+func decodeAnswer(body []byte) (a sharedAnswer) {
+	if len(body) == 0 || json.Unmarshal(body, &a) != nil {
+		return sharedAnswer{}
+	}
+	return a
+}
+
+// parseAnswer reads an answer about a tag. It returns false for one that does not name a
+// manifest and is no "not found".
+func parseAnswer(body []byte) (a sharedAnswer, ok bool) {
+	if a = decodeAnswer(body); a.Gone != nil {
 		return a, true
 	}
 	_, err := oci.ParseDigest(a.Digest.String())
@@ -183,11 +205,16 @@ func parseAnswer(body []byte) (a sharedAnswer, ok bool) {
 }
 
 // believe answers a lookup with the word of another replica's upstream. It stands in for a
-// HEAD alone: a manifest without a link is fetched from this repository's own upstream.
+// HEAD alone: a manifest without a link is fetched from this repository's own upstream, once
+// for all replicas that share their links.
 func (n *Namespace) believe(ctx context.Context, key lookupKey, a sharedAnswer, age time.Duration) (found, error) {
 	repo, ref := key.repo, key.ref
 	if a.Gone != nil {
 		return found{}, &agedError{upstream.NewGone(n.FirstUpstream(), repo.Name, ref.Tag(), a.Gone.Status, a.Gone.Code, a.Gone.Message), age}
+	}
+	// The replica that asked may have brought the manifest since this one looked for its link.
+	if n.cache.sharing.usable() {
+		n.cache.sharing.commons.Reread(repo, a.Digest)
 	}
 	desc := ocispec.Descriptor{MediaType: a.MediaType, Digest: a.Digest, Size: a.Size}
 	m := &oci.Manifest{Descriptor: desc, Upstream: a.Host}

@@ -44,6 +44,7 @@ type Cache struct {
 	origins   []download.Origin
 	links     Links   // may be nil
 	answers   Answers // nil: they are not shared
+	sharing   *sharing
 	pool      *jobs.Pool
 	checkPool *jobs.Pool
 	content   *storage.Health
@@ -88,6 +89,7 @@ type CacheOptions struct {
 	Origins   []download.Origin // those of Downloads
 	Links     Links             // where clients can read by themselves; may be nil
 	Answers   Answers           // of upstreams, shared by replicas; may be nil
+	Commons   Commons           // what replicas share beside answers; may be nil
 	Pool      *jobs.Pool        // of background jobs
 	Checks    *jobs.Pool        // of those that check tags behind their answers; nil if no namespace has a TagSWR
 	Content   *storage.Health   // of the store; may be nil
@@ -103,7 +105,7 @@ type CacheOptions struct {
 func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, pool: o.Pool, checkPool: o.Checks,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, sharing: newSharing(o.Commons), pool: o.Pool, checkPool: o.Checks,
 		content: o.Content, records: o.Records, brokeOff: o.OnBrokeOff, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,
@@ -131,7 +133,10 @@ func (c *Cache) Drain(ctx context.Context) error { return c.lookups.Drain(ctx) }
 
 // Close cancels the lookups under way and waits for their end. From then on the
 // cache reads and writes neither the store nor the catalog by itself.
-func (c *Cache) Close() { c.lookups.Close() }
+func (c *Cache) Close() {
+	c.lookups.Close()
+	c.sharing.close()
+}
 
 // putLink records that a repository may serve a content, even if the client has left. It
 // reports whether the record was written.

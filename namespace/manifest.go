@@ -224,16 +224,28 @@ func (n *Namespace) named(ctx context.Context, key lookupKey, m *oci.Manifest, a
 		n.observe(ctx, repo, ref.Tag(), seen{desc: desc, at: at, fallback: m.Fallback})
 		return found{Outcome: Outcome{Cache: Passed, Upstream: m.Upstream}, desc: desc, standIn: m.Fallback}, nil
 	}
-	return n.fetchNamed(ctx, repo, ref, m)
+	return n.fetchNamed(ctx, key, m, at)
 }
 
-// fetchNamed gets the manifest with the digest that a HEAD named. By digest the
+// fetchNamed gets the manifest with the digest that a HEAD named at some time. By digest the
 // manifest is verified to be the one that the tag names, so any upstream may deliver it.
-func (n *Namespace) fetchNamed(ctx context.Context, repo storage.RepoID, ref oci.Reference, head *oci.Manifest) (found, error) {
-	m, err := n.spec.Upstreams.Manifest(ctx, repo.Name, ref.WithDigest(head.Descriptor.Digest))
-	if err == nil {
+func (n *Namespace) fetchNamed(ctx context.Context, key lookupKey, head *oci.Manifest, at time.Time) (found, error) {
+	repo, ref := key.repo, key.ref
+	byDigest := lookupKey{repo, key.op, ref.WithDigest(head.Descriptor.Digest)}
+	f, err := n.fetchOnce(ctx, byDigest, func() (found, error) {
+		m, err := n.spec.Upstreams.Manifest(ctx, repo.Name, byDigest.ref)
+		if err != nil {
+			return found{}, err
+		}
 		m.Fallback = head.Fallback
 		return n.store(ctx, repo, ref.Tag(), m), nil
+	})
+	if err == nil {
+		if f.Cache == Collapsed { // another replica brought it, and has its own records of tags
+			f.standIn = head.Fallback
+			n.observe(ctx, repo, ref.Tag(), seen{desc: f.desc, at: at, stored: true, fallback: head.Fallback})
+		}
+		return f, nil
 	}
 	// A HEAD may name a digest that GET does not find: a replica lags, or a proxy
 	// converts manifests. The tag is not gone before a GET of the tag says so.

@@ -172,7 +172,7 @@ func (c *Catalog) Tags(ctx context.Context, repo storage.RepoID) ([]string, erro
 // Link returns the descriptor under which a repository possesses a digest, or
 // ErrNotExist. Its media type is that of a manifest, and empty for a blob.
 func (c *Catalog) Link(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, error) {
-	key, err := linkKey(repo, dgst)
+	key, err := LinkKey(repo, dgst)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -184,7 +184,7 @@ func (c *Catalog) Link(ctx context.Context, repo storage.RepoID, dgst digest.Dig
 // may serve a content. It is the zero time if the record tells no time or one that lies
 // in the future.
 func (c *Catalog) Proven(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (time.Time, error) {
-	key, err := linkKey(repo, dgst)
+	key, err := LinkKey(repo, dgst)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -194,7 +194,7 @@ func (c *Catalog) Proven(ctx context.Context, repo storage.RepoID, dgst digest.D
 
 // DeleteLink forgets that a repository may serve a content, or returns ErrNotExist.
 func (c *Catalog) DeleteLink(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
-	key, err := linkKey(repo, dgst)
+	key, err := LinkKey(repo, dgst)
 	if err != nil {
 		return err
 	}
@@ -232,7 +232,7 @@ func (c *Catalog) Links(ctx context.Context, repo storage.RepoID) iter.Seq2[ocis
 // content is put without one: a manifest that was read as a blob is still a
 // manifest.
 func (c *Catalog) PutLink(ctx context.Context, repo storage.RepoID, descriptor ocispec.Descriptor) error {
-	key, err := linkKey(repo, descriptor.Digest)
+	key, err := LinkKey(repo, descriptor.Digest)
 	if err != nil {
 		return err
 	}

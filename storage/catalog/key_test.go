@@ -21,7 +21,7 @@ func FuzzKeys(f *testing.F) {
 		keys := make(map[string]string)
 		for sort, key := range map[string]func() (string, error){
 			tagsSegment:      func() (string, error) { return tagKey(repo, leaf) },
-			linksSegment:     func() (string, error) { return linkKey(repo, digest.FromString(leaf)) },
+			linksSegment:     func() (string, error) { return LinkKey(repo, digest.FromString(leaf)) },
 			documentsSegment: func() (string, error) { return documentKey(repo, "list", leaf) },
 		} {
 			key, err := key()
@@ -44,7 +44,7 @@ func TestKeysAreDistinct(t *testing.T) {
 	result := func(key string, err error) (string, bool) { return key, err == nil }
 	dgst := digest.FromString("x")
 	for name, key := range map[string]func(a, b string) (string, bool){
-		"links": func(a, b string) (string, bool) { return result(linkKey(storage.RepoID{Namespace: a, Name: b}, dgst)) },
+		"links": func(a, b string) (string, bool) { return result(LinkKey(storage.RepoID{Namespace: a, Name: b}, dgst)) },
 		"tags of repositories": func(a, b string) (string, bool) {
 			return result(tagKey(storage.RepoID{Namespace: a, Name: b}, "v1"))
 		},
@@ -62,7 +62,7 @@ func TestKeysAreDistinct(t *testing.T) {
 			if b == "" {
 				return result(deliveryKey(a, dgst))
 			}
-			return result(linkKey(storage.RepoID{Namespace: a, Name: b}, dgst))
+			return result(LinkKey(storage.RepoID{Namespace: a, Name: b}, dgst))
 		},
 	} {
 		t.Run(name, func(t *testing.T) { testutil.Distinct(t, key) })
