@@ -33,8 +33,7 @@ const (
 	// shareTime is how long the other replicas wait until a manifest that one of them has
 	// is shared: the patience for a record. Beyond, each asks by itself.
 	shareTime = 3 * time.Second
-	// slowPause is how long no replica waits for this one after it could not share a manifest
-	// in time.
+	// slowPause is how long a replica takes no part after a manifest was not shared in time.
 	slowPause = time.Minute
 	// maxSharing bounds the manifests that are being shared. Beyond, each replica asks by itself.
 	maxSharing = 256
@@ -70,6 +69,12 @@ func (s *sharing) usable() bool {
 	return slow == nil || time.Now().After(*slow)
 }
 
+// slowed notes that a manifest was not shared in time.
+func (s *sharing) slowed() {
+	until := time.Now().Add(slowPause)
+	s.slow.Store(&until)
+}
+
 // share calls then as soon as a manifest of a repository is shared, and tells whether it is.
 // It does not wait for that.
 func (s *sharing) share(repo storage.RepoID, dgst digest.Digest, then func(shared bool)) {
@@ -85,8 +90,7 @@ func (s *sharing) share(repo storage.RepoID, dgst digest.Digest, then func(share
 		defer cancel()
 		err := s.commons.Await(ctx, repo, dgst)
 		if ctx.Err() != nil && s.ctx.Err() == nil {
-			until := time.Now().Add(slowPause)
-			s.slow.Store(&until)
+			s.slowed()
 		}
 		then(err == nil)
 	})
@@ -98,7 +102,11 @@ func (n *Namespace) fetchOnce(ctx context.Context, key lookupKey, fetch func() (
 	if key.op != getManifest || !n.sharesAnswers(ctx, key) || !n.cache.sharing.usable() {
 		return fetch()
 	}
+	begun := time.Now()
 	body, age, settle := n.cache.answers.Ask(ctx, n.question(key))
+	if body == nil && time.Since(begun) >= shareTime {
+		n.cache.sharing.slowed() // another replica could not share it, or its upstream is slow
+	}
 	switch a := decodeAnswer(body); {
 	case a.Gone != nil:
 		return found{}, n.refusal(key, a.Gone, age)

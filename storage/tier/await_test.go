@@ -1,0 +1,120 @@
+package tier_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/weirhq/weir/storage/storagetest"
+)
+
+// A content that is waited for goes before others, however many and large they are.
+func TestAwaitedContentGoesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, f := storagetest.NewMemory(t), newFar()
+		f.gate = make(chan struct{})
+		store, u, _ := uploader(t, near, f)
+		for n := range 20 {
+			storagetest.Commit(t, store, near.Spools(), []byte(fmt.Sprint("layer ", n)))
+		}
+		synctest.Wait() // all workers are busy
+		manifest := storagetest.Commit(t, store, near.Spools(), []byte("manifest"))
+		waited := make(chan error)
+		go func() { waited <- u.Await(t.Context(), manifest) }()
+		synctest.Wait()
+		if f.tried(manifest) != 1 {
+			t.Error("a content that is waited for is not uploaded at once")
+		}
+		select {
+		case err := <-waited:
+			t.Errorf("the wait ended before the upload: %v", err)
+		default:
+		}
+		close(f.gate)
+		if err := <-waited; err != nil || !f.has(manifest) {
+			t.Errorf("%v, and far has it: %v", err, f.has(manifest))
+		}
+		if err := u.Drain(t.Context()); err != nil || f.tried(manifest) != 1 {
+			t.Errorf("%v, and %d attempts", err, f.tried(manifest))
+		}
+		if err := u.Await(t.Context(), manifest); err != nil {
+			t.Errorf("one that is far: %v", err)
+		}
+	})
+}
+
+// A wait ends with its context, with an upload that fails for good, and while far is paused.
+func TestAwaitEnds(t *testing.T) {
+	for name, tc := range map[string]struct {
+		trouble func(*far)
+		within  time.Duration
+	}{
+		"it is slow":     {func(f *far) { f.gate = make(chan struct{}) }, 3 * time.Second},
+		"it is paused":   {func(f *far) { f.isPaused = true }, 0},
+		"it fails":       {func(f *far) { f.fail = errors.New("denied") }, 3 * time.Second},
+		"content leaves": {func(f *far) { f.leaves = true }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, f := storagetest.NewMemory(t), newFar()
+				tc.trouble(f)
+				store, u, _ := uploader(t, near, f)
+				dgst := storagetest.Commit(t, store, near.Spools(), []byte("content"))
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				begun := time.Now()
+				// Content that leaves may have ended before the wait, and is looked for in vain.
+				if err := u.Await(ctx, dgst); err == nil && !f.leaves {
+					t.Error("the wait succeeds")
+				}
+				if took := time.Since(begun); took != tc.within {
+					t.Errorf("it took %s", took)
+				}
+			})
+		})
+	}
+}
+
+// A record can be waited for until it is far. An absence that is remembered can be read again, and
+// a record that is remembered stays.
+func TestRecordIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &farRecords{Memory: storagetest.NewMemory(t)}
+		one, two := shared(t, storagetest.NewMemory(t).Records(), f), shared(t, storagetest.NewMemory(t).Records(), f)
+		synctest.Wait()
+		expect(t, two, "a/key", "")
+		put(t, one, "a/key", "one")
+		if err := one.Await(t.Context(), "a/key"); err != nil {
+			t.Error(err)
+		}
+		expect(t, f.Records(), "a/key", "one")
+		expect(t, two, "a/key", "") // it remembers the absence
+		two.Reread("a/key")
+		expect(t, two, "a/key", "one")
+		put(t, one, "a/key", "two")
+		if err := one.Await(t.Context(), "a/key"); err != nil {
+			t.Error(err)
+		}
+		two.Reread("a/key")
+		expect(t, two, "a/key", "one")
+		f.set(errors.New("denied"), false)
+		put(t, one, "a/key", "three")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := one.Await(ctx, "a/key"); err == nil {
+			t.Error("a record that cannot be written is far")
+		}
+		// It is given up in the end.
+		if err := one.Await(t.Context(), "a/key"); err == nil {
+			t.Error("a record that was given up is far")
+		}
+		f.set(nil, true)
+		put(t, one, "a/key", "four")
+		if err := one.Await(t.Context(), "a/key"); err == nil {
+			t.Error("a record is far although far is paused")
+		}
+	})
+}
