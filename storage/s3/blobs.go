@@ -345,6 +345,10 @@ func (s *Store) Upload(ctx context.Context, info storage.Info, from io.ReaderAt)
 			// not there, or that cannot be seen, is one that is being written, or was removed:
 			// the caller tries again later.
 			size, seen := s.head(ctx, key)
+			if errors.Is(seen, storage.ErrNotExist) && isPrecondition(err) {
+				replace = true // it exists, the server says, and is not there: no wait changes that
+				continue
+			}
 			if seen != nil {
 				return err
 			}

@@ -69,6 +69,13 @@ func ReasonOf(err error) Reason {
 	return Other
 }
 
+// isPrecondition reports whether a server refused a write since an object is there, and not
+// since another write of it is under way.
+func isPrecondition(err error) bool {
+	failed, ok := errors.AsType[*Error](err)
+	return ok && failed.Reason == Conflict && (failed.Status == http.StatusPreconditionFailed || failed.Code == "PreconditionFailed")
+}
+
 // maxMessage bounds the words of the server in messages.
 const maxMessage = 300
 
