@@ -293,6 +293,7 @@ func (c bucketCommons) Await(ctx context.Context, repo storage.RepoID, dgst dige
 	if err != nil {
 		return err
 	}
+	c.uploads.Hasten(dgst)
 	if err := c.uploads.Await(ctx, dgst); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/cluster"
@@ -62,9 +63,13 @@ func openFleet(cfg *config.Config, parts *storageParts, metrics prometheus.Regis
 		at = scheme + "://" + net.JoinHostPort(host.reached, port)
 	}
 	f := &fleet{contents: &replicaContents{store: parts.top}, bucket: parts.bucket, listener: listener, logger: logger}
+	var uploaded func(context.Context, digest.Digest) error
+	if parts.bucket != nil {
+		uploaded = parts.bucket.uploads.Await
+	}
 	f.member = cluster.New(cluster.Options{
 		URL: at, Lease: c.Lease, Secret: c.Secret.Reveal(), RedisSecret: cfg.Cache.Redis.SecretKey.Reveal(), TLS: settings,
-		Contents: f.contents, Metrics: cluster.NewMetrics(metrics), RedisAdvice: redisAdvice, ReplicaAdvice: replicaAdvice, Logger: logger,
+		Contents: f.contents, Uploaded: uploaded, Metrics: cluster.NewMetrics(metrics), RedisAdvice: redisAdvice, ReplicaAdvice: replicaAdvice, Logger: logger,
 	})
 	if !f.member.Sealed() {
 		logger.Warn("checks of tags are not shared between replicas, since any client of Redis could forge them. Set cluster.secret or cache.redis.secret_key")

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/redis/go-redis/v9"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/weirhq/weir/internal/seal"
 )
@@ -34,6 +35,9 @@ type Options struct {
 	TLS *tls.Config
 	// Contents are served to other replicas.
 	Contents Contents
+	// Uploaded waits until a stored content is in a bucket that all replicas read, or until that
+	// cannot be expected soon; nil: there is none.
+	Uploaded func(ctx context.Context, dgst digest.Digest) error
 	Metrics  *Metrics
 	// RedisAdvice and ReplicaAdvice return the remedy for a failure of Redis, and of another
 	// replica; nil: there is none.
@@ -88,6 +92,10 @@ type Cluster struct {
 	// releases are ends of turns, which others wait for: they are let end.
 	releases sync.WaitGroup
 	handling sync.WaitGroup // requests of other replicas
+	// lingering has a place for each lease that waits for an upload, and open ends with Close.
+	lingering *semaphore.Weighted
+	open      context.Context
+	endOpen   context.CancelFunc
 
 	mu     sync.Mutex
 	closed bool              // no request is served any more
@@ -107,6 +115,7 @@ func New(opts Options) *Cluster {
 		opts.ReplicaAdvice = none
 	}
 	ctx, stop := context.WithCancel(context.Background())
+	open, endOpen := context.WithCancel(ctx)
 	secret := opts.Secret
 	if secret == "" {
 		secret = opts.RedisSecret
@@ -117,6 +126,7 @@ func New(opts Options) *Cluster {
 		gate:    newGate(opts.Logger, opts.RedisAdvice),
 		serving: make(chan struct{}, maxServing),
 		ctx:     ctx, stop: stop, held: make(map[string]*lease),
+		lingering: semaphore.NewWeighted(maxLingering), open: open, endOpen: endOpen,
 	}
 	c.peers = newPeers(c)
 	c.running.Go(func() { c.heartbeat(ctx) })
@@ -147,6 +157,7 @@ func (c *Cluster) Close() {
 	c.mu.Lock()
 	c.closed = true
 	c.mu.Unlock()
+	c.endOpen()
 	c.handling.Wait() // the server is closed
 	c.releases.Wait() // giveBackTime at most
 	c.stop()

@@ -65,4 +65,6 @@ const (
 	MaxServing = maxServing
 	MaxConns   = maxConns
 	MaxValue   = maxValue
+
+	MaxLingering = maxLingering
 )

@@ -212,6 +212,7 @@ type replica struct {
 	metrics  *prometheus.Registry
 	ended    []func(bool)
 	mu       sync.Mutex
+	close    func() // which the end of the test calls too
 }
 
 // bench has replicas, a network and a Redis in memory.
@@ -240,11 +241,12 @@ func (b *bench) start(name string, change ...func(*cluster.Options)) *replica {
 	listener := b.network.listen(name + ":8001")
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = r.server.Serve(listener) })
-	b.t.Cleanup(func() {
+	r.close = sync.OnceFunc(func() {
 		r.server.Close()
 		serving.Wait()
 		r.Close()
 	})
+	b.t.Cleanup(r.close)
 	return r
 }
 

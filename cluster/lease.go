@@ -15,6 +15,12 @@ const (
 	haveLife = time.Hour
 	// giveBackTime bounds the end of a turn. The lease ends by itself later.
 	giveBackTime = 5 * time.Second
+	// uploadTime is how long a lease outlives its download at most, for the upload: all attempts
+	// take about as long.
+	uploadTime = 10 * time.Minute
+	// maxLingering bounds the leases that do so, since each is renewed. Others rely on the key
+	// that tells where the content is.
+	maxLingering = 64
 )
 
 // leaseKey is the name of the lease of a content. The block is part of it: clients of one
@@ -127,9 +133,30 @@ func (c *Cluster) forget(l *lease) {
 	}
 }
 
-// giveBack ends the turn. If the content is stored, the others read it from here. It does
-// not wait for Redis.
+// giveBack ends the turn. If the content is stored, the others read it from here. With a bucket
+// the lease stays until it is uploaded: Redis may evict the key that tells where it is, and the
+// next replica would ask the upstream. It does not wait for Redis.
 func (l *lease) giveBack(stored bool) {
+	c := l.cluster
+	if !stored || c.opts.Uploaded == nil || !c.lingering.TryAcquire(1) {
+		l.release(stored)
+		return
+	}
+	c.releases.Go(func() {
+		defer c.lingering.Release(1)
+		telling, cancel := context.WithTimeout(c.ctx, giveBackTime)
+		defer cancel()
+		c.tell(telling, l.want.Digest)
+		uploading, cancel := context.WithTimeout(c.open, uploadTime)
+		defer cancel()
+		_ = c.opts.Uploaded(uploading, l.want.Digest) // the lease ends in any case
+		l.release(false)
+	})
+}
+
+// release gives the lease back, and tells before that, if the content is stored, that it is
+// here.
+func (l *lease) release(stored bool) {
 	l.end()
 	l.cluster.forget(l)
 	l.cluster.inBackground(func(ctx context.Context) {

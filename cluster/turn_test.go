@@ -1,12 +1,16 @@
 package cluster_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/cluster"
 )
@@ -347,5 +351,71 @@ func TestRecall(t *testing.T) {
 			t.Fatal(err)
 		}
 		all(t, stream, bytes)
+	})
+}
+
+// With a bucket a lease outlives its download until the upload has ended: if Redis evicts the key
+// that tells where the content is, it is not downloaded again.
+func TestLeaseLastsUntilUpload(t *testing.T) {
+	for name, end := range map[string]func(one *replica, uploaded chan struct{}){
+		"it is uploaded":    func(_ *replica, uploaded chan struct{}) { close(uploaded) },
+		"it takes too long": func(*replica, chan struct{}) { time.Sleep(11 * time.Minute) },
+		"the replica ends":  func(one *replica, _ chan struct{}) { one.close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b, uploaded := newBench(t), make(chan struct{})
+				one := b.start("one", func(o *cluster.Options) {
+					o.Uploaded = func(ctx context.Context, _ digest.Digest) error {
+						select {
+						case <-uploaded:
+						case <-ctx.Done():
+						}
+						return ctx.Err()
+					}
+				})
+				two, three := b.start("two"), b.start("three")
+				dgst, bytes := body(300_000)
+				one.turn(t, dgst, 0)
+				stored := newGrowing(len(bytes))
+				stored.add(bytes)
+				stored.stored = true
+				one.contents.set(dgst, stored)
+				one.end(true)
+				synctest.Wait()
+				all(t, two.reads(t, dgst, 0, one), bytes)
+				for range 3 {
+					b.redis.flush() // whatever Redis loses, the lease is renewed
+					time.Sleep(lease)
+					all(t, three.reads(t, dgst, 0, one), bytes)
+				}
+				end(one, uploaded)
+				synctest.Wait()
+				if leases := b.redis.named(prefix + ":lease:"); len(leases) != 0 {
+					t.Errorf("leases are left: %q", leases)
+				}
+			})
+		})
+	}
+}
+
+// Leases that wait for an upload are bounded. Beyond, a lease ends with its download.
+func TestLeasesThatWaitForUploads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one := b.start("one", func(o *cluster.Options) {
+			o.Uploaded = func(ctx context.Context, _ digest.Digest) error {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+		})
+		for n := range cluster.MaxLingering + 10 {
+			one.turn(t, digest.FromString(fmt.Sprint(n)), 0)
+			one.end(true)
+		}
+		synctest.Wait()
+		if leases, haves := b.redis.named(prefix+":lease:"), b.redis.named(prefix+":have:"); len(leases) != cluster.MaxLingering || len(haves) != cluster.MaxLingering+10 {
+			t.Errorf("%d leases and %d contents", len(leases), len(haves))
+		}
 	})
 }

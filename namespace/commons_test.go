@@ -111,6 +111,7 @@ const recordsTTL = 10 * time.Second
 func (c pailCommons) Await(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
 	key, err := catalog.LinkKey(repo, dgst)
 	if err == nil {
+		c.uploads.Hasten(dgst)
 		err = c.uploads.Await(ctx, dgst)
 	}
 	if err == nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// A content that is waited for goes before others, however many and large they are.
-func TestAwaitedContentGoesFirst(t *testing.T) {
+// A content that others wait for goes before the rest, however many and large they are.
+func TestHastenedContentGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, f := storagetest.NewMemory(t), newFar()
 		f.gate = make(chan struct{})
@@ -22,6 +22,7 @@ func TestAwaitedContentGoesFirst(t *testing.T) {
 		}
 		synctest.Wait() // all workers are busy
 		manifest := storagetest.Commit(t, store, near.Spools(), []byte("manifest"))
+		u.Hasten(manifest)
 		waited := make(chan error)
 		go func() { waited <- u.Await(t.Context(), manifest) }()
 		synctest.Wait()

@@ -145,16 +145,22 @@ func (u *Uploader) Drain(ctx context.Context) error {
 // errNotFar says that far does not have a content or a record, and that no wait changes that.
 var errNotFar = errors.New("storage: it is not in the bucket")
 
-// Await waits until far has a content that was committed, and lets it go before others. It
-// returns an error if the upload fails, or far is paused. A content that is not about to be
-// uploaded is taken for one that far has.
-func (u *Uploader) Await(ctx context.Context, dgst digest.Digest) error {
+// Hasten lets a content that waits for its first attempt go before others.
+func (u *Uploader) Hasten(dgst digest.Digest) {
 	u.mu.Lock()
-	known := u.waiting[dgst]
-	if known != nil && !known.running && known.attempts == 0 {
+	defer u.mu.Unlock()
+	if known := u.waiting[dgst]; known != nil && !known.running && known.attempts == 0 {
 		u.prompt = append(u.prompt, dgst)
 		u.changed.Notify()
 	}
+}
+
+// Await waits until far has a content that was committed. It returns an error if the upload
+// fails, or far is paused. A content that is not about to be uploaded is taken for one that far
+// has.
+func (u *Uploader) Await(ctx context.Context, dgst digest.Digest) error {
+	u.mu.Lock()
+	known := u.waiting[dgst]
 	u.mu.Unlock()
 	for known != nil {
 		u.mu.Lock()
