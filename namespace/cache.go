@@ -105,7 +105,7 @@ type CacheOptions struct {
 func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, sharing: newSharing(o.Commons), pool: o.Pool, checkPool: o.Checks,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, sharing: newSharing(o.Commons, o.Logger), pool: o.Pool, checkPool: o.Checks,
 		content: o.Content, records: o.Records, brokeOff: o.OnBrokeOff, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,

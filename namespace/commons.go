@@ -2,6 +2,7 @@ package namespace
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +43,7 @@ const (
 // sharing is the work of sharing manifests in the background.
 type sharing struct {
 	commons Commons // nil: there are none
+	logger  *slog.Logger
 
 	ctx     context.Context
 	stop    context.CancelFunc
@@ -50,9 +52,9 @@ type sharing struct {
 	slow    atomic.Pointer[time.Time] // the end of the last slowPause
 }
 
-func newSharing(commons Commons) *sharing {
+func newSharing(commons Commons, logger *slog.Logger) *sharing {
 	ctx, stop := context.WithCancel(context.Background())
-	return &sharing{commons: commons, ctx: ctx, stop: stop, places: make(chan struct{}, maxSharing)}
+	return &sharing{commons: commons, logger: logger, ctx: ctx, stop: stop, places: make(chan struct{}, maxSharing)}
 }
 
 func (s *sharing) close() {
@@ -70,9 +72,10 @@ func (s *sharing) usable() bool {
 }
 
 // slowed notes that a manifest was not shared in time.
-func (s *sharing) slowed() {
+func (s *sharing) slowed(dgst digest.Digest) {
 	until := time.Now().Add(slowPause)
 	s.slow.Store(&until)
+	s.logger.Info("a manifest was not in the bucket in time. Each replica fetches manifests by itself for a while", "digest", dgst, "limit", shareTime, "pause", slowPause)
 }
 
 // share calls then as soon as a manifest of a repository is shared, and tells whether it is.
@@ -90,7 +93,7 @@ func (s *sharing) share(repo storage.RepoID, dgst digest.Digest, then func(share
 		defer cancel()
 		err := s.commons.Await(ctx, repo, dgst)
 		if ctx.Err() != nil && s.ctx.Err() == nil {
-			s.slowed()
+			s.slowed(dgst)
 		}
 		then(err == nil)
 	})
@@ -105,7 +108,7 @@ func (n *Namespace) fetchOnce(ctx context.Context, key lookupKey, fetch func() (
 	begun := time.Now()
 	body, age, settle := n.cache.answers.Ask(ctx, n.question(key))
 	if body == nil && time.Since(begun) >= shareTime {
-		n.cache.sharing.slowed() // another replica could not share it, or its upstream is slow
+		n.cache.sharing.slowed(key.ref.Digest()) // another replica could not share it, or its upstream is slow
 	}
 	switch a := decodeAnswer(body); {
 	case a.Gone != nil:
