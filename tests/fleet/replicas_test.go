@@ -77,31 +77,42 @@ func (f *fleet) bodies(dgst digest.Digest) []string {
 // upstream once, however many clients pull it from each of them.
 func TestReplicasDownloadOnce(t *testing.T) {
 	testutil.Long(t, "1536 pulls of layers")
-	for name, store := range map[string]func(*testing.T) string{
-		"a disk each": stores["a disk each"],
-		"a bucket":    func(t *testing.T) string { return harness.StartBucket(t).Config("") + streamed },
+	for name, tc := range map[string]struct {
+		store     func(*testing.T) string
+		manifests int // GETs of manifests: by tag, and by digest
+	}{
+		// Each proves its own right: one by the tag, and the others by the digest that it names.
+		"a disk each": {stores["a disk each"], 3 + 3},
+		// As for one client.
+		"a bucket": {func(t *testing.T) string { return harness.StartBucket(t).Config("") + streamed }, 1 + 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			unstarved(t, func() bool { return downloadOnce(t, startFleetOn(t, 3, store(t))) })
+			unstarved(t, func() bool { return downloadOnce(t, startFleetOn(t, 3, tc.store(t)), tc.manifests) })
 		})
 	}
 }
 
-func downloadOnce(t *testing.T, f *fleet) (hungry bool) {
+func downloadOnce(t *testing.T, f *fleet, manifests int) (hungry bool) {
 	t.Helper()
 	const layers, clients = 8, 96
 	var bodies [][]byte
 	for n := range layers {
 		bodies = append(bodies, content(mib, byte(n)))
 	}
-	manifest := f.upstream.AddImage("org/app", "1.0", bodies...)
+	manifest := f.upstream.AddImage("org/app", "1.0-amd64", bodies...)
+	index := f.upstream.AddIndex("org/app", "1.0", manifest)
 	var all sync.WaitGroup
 	for n := range clients {
 		all.Go(func() {
 			w := f.replicas[n%len(f.replicas)]
-			if got := w.Pull(t, "/v2/mirror/org/app/manifests/1.0").Wait(t); got.Err != nil || got.Digest != manifest.Digest {
-				t.Errorf("client %d: the manifest: %d, %v", n, got.Status, got.Err)
+			for _, m := range []struct {
+				ref    string
+				digest digest.Digest
+			}{{"1.0", index.Digest}, {manifest.Digest.String(), manifest.Digest}} {
+				if got := w.Pull(t, "/v2/mirror/org/app/manifests/"+m.ref).Wait(t); got.Err != nil || got.Digest != m.digest {
+					t.Errorf("client %d: %s: %d, %v", n, m.ref, got.Status, got.Err)
+				}
 			}
 			for i, body := range bodies {
 				w.Pull(t, "/v2/mirror/org/app/blobs/"+digest.FromBytes(body).String()).Whole(t, fmt.Sprintf("client %d, layer %d", n, i), digest.FromBytes(body))
@@ -119,6 +130,12 @@ func downloadOnce(t *testing.T, f *fleet) (hungry bool) {
 		if got := f.bodies(digest.FromBytes(body)); len(got) != 1 {
 			t.Errorf("layer %d was downloaded %d times: %q", i, len(got), got)
 		}
+	}
+	asked := slices.DeleteFunc(f.upstream.Requests(), func(r string) bool {
+		return !strings.HasPrefix(r, http.MethodGet) || !strings.Contains(r, "/manifests/")
+	})
+	if len(asked) != manifests {
+		t.Errorf("the upstream sent manifests %d times, want %d: %q", len(asked), manifests, asked)
 	}
 	return false
 }
