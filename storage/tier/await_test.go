@@ -47,6 +47,34 @@ func TestHastenedContentGoesFirst(t *testing.T) {
 	})
 }
 
+// A content that went first and failed waits for its next attempt as others do, although it is
+// still among those that came before it.
+func TestHastenedContentPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, f := storagetest.NewMemory(t), newFar()
+		gate := make(chan struct{})
+		f.gate, f.fail = gate, errors.New("denied")
+		store, u, _ := uploader(t, near, f)
+		for n := range 4 {
+			storagetest.Commit(t, store, near.Spools(), []byte(fmt.Sprint("layer ", n)))
+		}
+		synctest.Wait() // all workers but one are busy
+		f.set(func(f *far) { f.gate = nil })
+		manifest := storagetest.Commit(t, store, near.Spools(), []byte("manifest"))
+		u.Hasten(manifest)
+		synctest.Wait()
+		close(gate)
+		synctest.Wait()
+		if tries := f.tried(manifest); tries != 1 {
+			t.Errorf("%d attempts at once", tries)
+		}
+		f.set(func(f *far) { f.fail = nil })
+		if err := u.Drain(t.Context()); err != nil || !f.has(manifest) || f.tried(manifest) != 2 {
+			t.Errorf("%v, and %d attempts", err, f.tried(manifest))
+		}
+	})
+}
+
 // A wait ends with its context, with an upload that fails for good, and while far is paused.
 func TestAwaitEnds(t *testing.T) {
 	for name, tc := range map[string]struct {

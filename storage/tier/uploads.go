@@ -104,6 +104,7 @@ type Uploader struct {
 type upload struct {
 	attempts int
 	running  bool
+	pausing  bool // until its next attempt
 	again    bool // it was added while it ran
 	failed   bool // it has ended, and far does not have the content
 }
@@ -300,8 +301,8 @@ func (u *Uploader) next(ctx context.Context, queue *[]digest.Digest) (dgst diges
 		for len(*queue) > 0 {
 			dgst, *queue = (*queue)[0], (*queue)[1:]
 			known := u.waiting[dgst]
-			// A content may be in both queues.
-			if known == nil || known.running {
+			// A content may be in both queues, and in one of them after it was tried from the other.
+			if known == nil || known.running || known.pausing {
 				continue
 			}
 			known.running = true
@@ -393,6 +394,7 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 		u.missed, known.failed, first, u.logged = true, true, !u.logged, true
 		u.opts.Metrics.upload(givenUp)
 	}
+	known.pausing = again
 	u.opts.Metrics.wait(len(u.waiting))
 	u.changed.Notify()
 	u.mu.Unlock()
@@ -417,6 +419,7 @@ func (u *Uploader) later(ctx context.Context, dgst digest.Digest, pause time.Dur
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.waiting[dgst].pausing = false // only an attempt takes it out
 	u.ready = append(u.ready, dgst)
 	u.changed.Notify()
 }
