@@ -213,7 +213,8 @@ func (n *Namespace) believe(ctx context.Context, key lookupKey, a sharedAnswer, 
 		return found{}, &agedError{upstream.NewGone(n.FirstUpstream(), repo.Name, ref.Tag(), a.Gone.Status, a.Gone.Code, a.Gone.Message), age}
 	}
 	// The replica that asked may have brought the manifest since this one looked for its link.
-	if n.cache.sharing.usable() {
+	// Later no replica remembers that there was none.
+	if n.cache.sharing.usable() && age < n.cache.sharing.commons.Absence() {
 		n.cache.sharing.commons.Reread(repo, a.Digest)
 	}
 	desc := ocispec.Descriptor{MediaType: a.MediaType, Digest: a.Digest, Size: a.Size}

@@ -73,6 +73,9 @@ func (s *sharing) usable() bool {
 
 // slowed notes that a manifest was not shared in time.
 func (s *sharing) slowed(dgst digest.Digest) {
+	if !s.usable() {
+		return // another one was late too
+	}
 	until := time.Now().Add(slowPause)
 	s.slow.Store(&until)
 	s.logger.Info("a manifest was not in the bucket in time. Each replica fetches manifests by itself for a while", "digest", dgst, "limit", shareTime, "pause", slowPause)

@@ -37,6 +37,7 @@ type pail struct {
 	contents map[digest.Digest][]byte
 	isPaused bool
 	hangs    bool // no upload ends
+	reads    int  // of links
 }
 
 func newPail(t *testing.T) *pail {
@@ -74,6 +75,13 @@ func (p *pail) Upload(ctx context.Context, info storage.Info, content io.ReaderA
 func (p *pail) Put(ctx context.Context, key string, document []byte) error {
 	time.Sleep(100 * time.Millisecond)
 	return p.Records.Put(ctx, key, document)
+}
+
+func (p *pail) Get(ctx context.Context, key string) ([]byte, error) {
+	if strings.Contains(key, "sha256") {
+		p.set(func(p *pail) { p.reads++ })
+	}
+	return p.Records.Get(ctx, key)
 }
 
 func (p *pail) PutNew(ctx context.Context, key string, document []byte) error {
@@ -384,6 +392,24 @@ func TestSharedManifestNeedsLink(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A client that asks again and again for a tag's digest alone, and never for the manifest, costs the
+// bucket no read each time.
+func TestLinkIsNotReadForEachAnswer(t *testing.T) {
+	pailBubble(t, func(t *testing.T, p *pailed) {
+		p.registry.AddImage("app", "v1", []byte("a layer"))
+		head(t, p.replicas[0], "app", "v1")
+		time.Sleep(recordsTTL)
+		p.pail.set(func(p *pail) { p.reads = 0 })
+		for range 10 {
+			head(t, p.replicas[1], "app", "v1")
+		}
+		if p.pail.reads != 1 {
+			t.Errorf("the link was read %d times", p.pail.reads)
+		}
+		wantRequests(t, p.registry, manifestRequest("HEAD", "app", "v1", 200))
+	}, tagTTL(time.Minute))
 }
 
 // Replicas do not wait for each other where clients have rights of their own, nor for a request
