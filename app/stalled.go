@@ -198,6 +198,13 @@ func (s *stallStream) Write(p []byte) (sent int, err error) {
 	}
 }
 
+// FlushError sends the bytes that are buffered. http.ResponseController calls it.
+func (s *stallStream) FlushError() error {
+	s.bound(time.Now().Add(stallTimeout))
+	defer s.bound(time.Time{})
+	return s.control.Flush()
+}
+
 func (s *stallStream) bound(deadline time.Time) {
 	_ = s.control.SetWriteDeadline(deadline) // every writer of net/http has one
 }

@@ -50,6 +50,8 @@ type pull struct {
 	repo  string
 	entry *entry
 	opts  *Options
+
+	buffers *sync.Pool // of *[oneWrite]byte
 }
 
 func (p *pull) manifest() error {
@@ -157,15 +159,15 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.
 		p.brokeOff(dgst, w.err)
 		return nil
 	}
-	guarded := &guarded{content: content}
+	guarded := &guarded{content: content, buffers: p.buffers}
 	defer guarded.close()
 	if size < 0 {
 		// Without a size there are no ranges, and only the end of the body
 		// tells the client that it is complete.
 		p.w.WriteHeader(http.StatusOK)
-		_, _ = io.Copy(p.w, guarded) // guarded keeps the errors that count
+		_, _ = guarded.sendTo(p.w, -1) // guarded keeps the errors that count
 	} else {
-		http.ServeContent(p.w, p.r, "", time.Time{}, guarded)
+		http.ServeContent(&following{p.w, guarded}, p.r, "", time.Time{}, guarded)
 	}
 	if err := guarded.close(); err != nil {
 		if o.Cache.Cached() {
@@ -202,47 +204,4 @@ func (s *sending) ReadFrom(content io.Reader) (int64, error) {
 type sequential interface {
 	// Sequential makes the content ask for no range by itself.
 	Sequential()
-}
-
-// guarded records a failed read, which http.ServeContent does not report. Its close
-// ends all reading: http.ServeContent reads several ranges in a goroutine that may
-// outlive it when the client leaves.
-type guarded struct {
-	mu      sync.Mutex
-	content io.ReadSeekCloser
-	err     error
-	closed  bool
-}
-
-func (g *guarded) Read(p []byte) (int, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return 0, http.ErrAbortHandler
-	}
-	n, err := g.content.Read(p)
-	if err != nil && err != io.EOF {
-		g.err = err
-	}
-	return n, err
-}
-
-func (g *guarded) Seek(offset int64, whence int) (int64, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return 0, http.ErrAbortHandler
-	}
-	return g.content.Seek(offset, whence)
-}
-
-// close closes the content, once, and returns the error of its reads.
-func (g *guarded) close() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.closed {
-		g.closed = true
-		g.content.Close()
-	}
-	return g.err
 }

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync"
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/forwarded"
@@ -58,6 +59,7 @@ type Handler struct {
 	names catalogNames
 
 	exchanges exchanges
+	buffers   sync.Pool // of *[oneWrite]byte, for content that is being downloaded
 }
 
 func New(opts Options) *Handler {
@@ -73,7 +75,7 @@ func New(opts Options) *Handler {
 	if opts.Explain == nil {
 		opts.Explain = func(_ *namespace.Namespace, err error) string { return err.Error() }
 	}
-	return &Handler{opts: opts, exchanges: newExchanges()}
+	return &Handler{opts: opts, exchanges: newExchanges(), buffers: sync.Pool{New: func() any { return new([oneWrite]byte) }}}
 }
 
 // api serves one request and records in its entry how it went.
@@ -150,7 +152,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, x *transaction) 
 	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	x.pull = pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts}
+	x.pull = pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts, buffers: &h.buffers}
 	return x.pull.answer()
 }
 

@@ -14,8 +14,8 @@ import (
 
 const (
 	// copyBuffer is how many bytes a download moves at a time: large enough
-	// that system calls cost little, small enough to wake readers often.
-	copyBuffer = 128 << 10
+	// that system calls cost little, small enough for hundreds of downloads.
+	copyBuffer = 64 << 10
 	// unattendedGrace is how long a download without holders keeps its upstream
 	// connection. A client that reconnects after a cut comes within it.
 	unattendedGrace = time.Second
@@ -161,7 +161,9 @@ func (d *Download) awaitSlot() (*lease, error) {
 }
 
 func (d *Download) copy(slot *lease, s *spool.Spool, stream *Stream) error {
-	buf := make([]byte, copyBuffer)
+	pooled := d.group.buffers.Get().(*[copyBuffer]byte)
+	defer d.group.buffers.Put(pooled)
+	buf := pooled[:]
 	for {
 		n, readErr := stream.Read(buf)
 		if n > 0 {

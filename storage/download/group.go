@@ -55,6 +55,7 @@ type Group struct {
 	ctx     context.Context // of all downloads
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+	buffers sync.Pool // of *[copyBuffer]byte
 
 	mu        sync.Mutex // no I/O under it: all digests share it
 	downloads map[key]*Download
@@ -89,6 +90,7 @@ func NewGroup(opts Options) *Group {
 		streams:   newSlots(max(1, opts.MaxFetches/2)),
 		ctx:       ctx,
 		cancel:    cancel,
+		buffers:   sync.Pool{New: func() any { return new([copyBuffer]byte) }},
 		downloads: make(map[key]*Download),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
@@ -155,6 +156,36 @@ func (r *Reader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// Stretch waits for bytes of the download and returns the next ones, at most limit or, if
+// that is -1, any number, as a part of the download's file: the kernel can send them. The
+// caller tells by Advance how many it has used, and uses the part no more. Stretch returns
+// nil if the next bytes have to be Read, which also returns the errors: they are the first
+// ones, or the withheld tail, or come from the reader's own source.
+func (r *Reader) Stretch(limit int64) *io.LimitedReader {
+	if r.closed || !r.follows || r.at != r.off {
+		return nil
+	}
+	if limit < 0 {
+		limit = math.MaxInt64 - r.off
+	}
+	if r.size >= 0 {
+		limit = min(limit, r.size-spool.TailHold-r.off)
+	}
+	part := r.current.(*spool.Reader).Stretch(limit)
+	if part == nil || r.admit(r.off+part.N) != nil {
+		return nil
+	}
+	return part
+}
+
+// Advance moves the offset behind n bytes of a Stretch.
+func (r *Reader) Advance(n int64) {
+	r.current.(*spool.Reader).Advance(n)
+	r.off += n
+	r.at = r.off
+	r.begun = r.begun || n > 0
 }
 
 // Seek sets the offset of the next Read. Seeking from the end needs a size.

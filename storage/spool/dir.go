@@ -95,6 +95,7 @@ func (d *Dir) create(owner string, size int64, wait bool) (*Spool, error) {
 		dir:      d,
 		owner:    owner,
 		file:     file,
+		path:     file.Name(),
 		noWait:   !wait,
 		size:     size,
 		allotted: reserved,

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+
+	"github.com/weirhq/weir/internal/regular"
 )
 
 // Reader follows a spool from its own offset. It is an io.ReadSeekCloser for
@@ -13,7 +17,11 @@ type Reader struct {
 	spool  *Spool
 	ctx    context.Context
 	off    int64
+	waiter waiter
 	closed bool
+
+	own      *os.File // the same file by a descriptor of this reader's own; nil before it is needed
+	unopened bool     // it cannot be opened
 }
 
 // NewReader returns a reader at the start of the spool, whose waits end with
@@ -25,7 +33,7 @@ func (s *Spool) NewReader(ctx context.Context) (*Reader, error) {
 		return nil, ErrClosed
 	}
 	s.refs++
-	return &Reader{spool: s, ctx: ctx}, nil
+	return &Reader{spool: s, ctx: ctx, waiter: newWaiter()}, nil
 }
 
 // Read blocks until there is a byte to read at the reader's offset. It returns
@@ -38,7 +46,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	if len(p) == 0 { // await would block for a byte that nothing reads
 		return 0, nil
 	}
-	n, err := r.spool.await(r.ctx, r.off, int64(len(p)))
+	n, err := r.spool.await(r.ctx, &r.waiter, r.off, int64(len(p)), true)
 	if err != nil {
 		return 0, err
 	}
@@ -50,30 +58,65 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return read, nil
 }
 
-// await returns how many of want bytes can be read at off, at least one.
-func (s *Spool) await(ctx context.Context, off, want int64) (int64, error) {
-	for {
-		s.mu.Lock()
-		// Visible bytes come before the failure of a spool.
-		if n := min(s.visible()-off, want); n > 0 {
-			s.read = max(s.read, off+n)
-			s.mu.Unlock()
-			return n, nil
-		}
-		complete, err, advanced := s.complete, s.err, s.advanced.Wait()
-		s.mu.Unlock()
-		if complete {
-			return 0, io.EOF
-		}
-		if err != nil {
-			return 0, err
-		}
-		select {
-		case <-advanced:
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
+// Stretch blocks as Read does, and returns the next bytes, at most limit, as a part of
+// the file that the kernel can send by itself. The reader's offset stays; Advance
+// moves it. A following call uses the same file, so the part ends with it. Stretch returns
+// nil if there is only the way of Read, which also tells the reason: the spool has ended,
+// or the file cannot be opened once more.
+func (r *Reader) Stretch(limit int64) *io.LimitedReader {
+	if r.closed || limit <= 0 || !r.open() {
+		return nil
+	}
+	n, err := r.spool.await(r.ctx, &r.waiter, r.off, limit, true)
+	if err != nil {
+		return nil
+	}
+	if _, err := r.own.Seek(r.off, io.SeekStart); err != nil {
+		return nil
+	}
+	return &io.LimitedReader{R: r.own, N: n}
+}
+
+// Advance moves the offset behind n bytes of a Stretch.
+func (r *Reader) Advance(n int64) { r.off += n }
+
+// open opens the file once more, for this reader alone: sendfile(2) reads at the position
+// of a file, and all users of one descriptor share that. It reports false if it cannot.
+func (r *Reader) open() bool {
+	if r.own != nil || r.unopened {
+		return r.own != nil
+	}
+	file, err := r.spool.reopen()
+	// It may have been renamed between the look at its path and the call.
+	if errors.Is(err, fs.ErrNotExist) {
+		file, err = r.spool.reopen()
+	}
+	r.own, r.unopened = file, err != nil
+	return err == nil
+}
+
+// reopen opens the spool's file by its path. It returns an error if another file has the
+// place, such as content that was evicted and stored anew.
+func (s *Spool) reopen() (*os.File, error) {
+	s.mu.Lock()
+	path := s.path
+	s.mu.Unlock()
+	file, _, err := regular.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	there, err := file.Stat()
+	if err == nil {
+		var want fs.FileInfo
+		if want, err = s.file.Stat(); err == nil && !os.SameFile(there, want) {
+			err = fs.ErrExist
 		}
 	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 // Seek sets the offset of the next Read. Seeking from the end needs a spool
@@ -102,7 +145,11 @@ func (r *Reader) Close() error {
 		return ErrClosed
 	}
 	r.closed = true
-	return r.spool.unref()
+	var err error
+	if r.own != nil { // before the quota gets the bytes back
+		err = r.own.Close()
+	}
+	return errors.Join(err, r.spool.unref())
 }
 
 // ReadAt reads at an offset of a complete spool. It may be called concurrently.

@@ -2,8 +2,9 @@
 //
 // One writer appends (or writes at offsets, so that several segments can arrive
 // at once); the spool keeps a watermark, the number of bytes that are there
-// without a gap. Readers block on a channel that is replaced at each advance,
-// so that a wait can be cancelled and a slow reader delays no other reader.
+// without a gap. A reader that has come to the watermark waits until it has moved
+// far enough to be worth a wake-up (see wake.go). A wait can be cancelled, and a
+// slow reader delays no other reader.
 //
 // The last [TailHold] bytes are kept from readers until [Spool.Complete] says
 // that the content has been verified. A reader of a corrupt or truncated
@@ -12,13 +13,11 @@
 package spool
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
 	"sync"
-
-	"github.com/weirhq/weir/internal/notify"
+	"time"
 )
 
 // TailHold is the number of bytes at the end of a spool that its readers cannot
@@ -62,9 +61,12 @@ type Spool struct {
 	broken   bool // interrupted: no more bytes will come, and the present ones are good
 	renamed  bool
 	err      error
-	advanced notify.Broadcast // of a change of the above
-	refs     int              // the owner's and each reader's; the last one closes the file
-	closed   func()           // called after that, when set
+	path     string      // of the file
+	waiters  []*waiter   // for a change of the above
+	overdue  *time.Timer // wakes those that wait for more bytes; nil before it is needed
+	timed    bool        // overdue runs
+	refs     int         // the owner's and each reader's; the last one closes the file
+	closed   func()      // called after that, when set
 }
 
 // Complete declares the content verified and releases the withheld tail. It
@@ -80,7 +82,7 @@ func (s *Spool) Complete() error {
 	}
 	s.size = written
 	s.complete = true
-	s.advanced.Notify()
+	s.wakeAll()
 	return nil
 }
 
@@ -92,7 +94,7 @@ func (s *Spool) Fail(err error) {
 	// The first end counts: readers may have seen it already.
 	if s.err == nil && !s.complete {
 		s.err = err
-		s.advanced.Notify()
+		s.wakeAll()
 	}
 }
 
@@ -107,7 +109,7 @@ func (s *Spool) Interrupt(err error) {
 	if s.err == nil && !s.complete {
 		s.err = err
 		s.broken = true
-		s.advanced.Notify()
+		s.wakeAll()
 	}
 }
 
@@ -170,28 +172,6 @@ func (s *Spool) Size() int64 {
 	return s.size
 }
 
-// Await blocks until a reader would get a byte or the end, and returns the
-// spool's failure if it ends in one before, or the context's error.
-func (s *Spool) Await(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		visible, complete, err, advanced := s.visible(), s.complete, s.err, s.advanced.Wait()
-		s.mu.Unlock()
-		// Visible bytes can be read even if the spool has failed behind them.
-		if visible > 0 || complete {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		select {
-		case <-advanced:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
 // Sync flushes the file to stable storage.
 func (s *Spool) Sync() error { return s.file.Sync() }
 
@@ -202,7 +182,7 @@ func (s *Spool) Rename(path string) error {
 		return err
 	}
 	s.mu.Lock()
-	s.renamed = true
+	s.renamed, s.path = true, path
 	s.mu.Unlock()
 	return nil
 }

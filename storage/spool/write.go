@@ -21,7 +21,7 @@ func (s *Spool) Announce(size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.size = size
-	s.advanced.Notify()
+	s.wakeAll()
 	return nil
 }
 
@@ -116,7 +116,7 @@ func (s *Spool) wrote(gap extent, n int64) {
 		s.dir.release(used)
 	}
 	if s.covered.start() > before {
-		s.advanced.Notify()
+		s.wakeReady()
 	}
 }
 

@@ -26,6 +26,10 @@ const (
 	manifestTime    = 10 * time.Second
 	coldDownloads   = 64
 	coldSize        = 100 * mib
+	warmStreams     = 8
+	herdClients     = 32
+	herdLayers      = 8 // of herdSize
+	herdSize        = 16 * mib
 )
 
 // coldBlob pulls 1 GiB that the mirror does not have.
@@ -41,7 +45,7 @@ func coldBlob(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
 	}, nil
 }
 
-// warmBlob pulls 1 GiB that the mirror has, several times in a row.
+// warmBlob pulls 1 GiB that the mirror has, several times in a row and then at once.
 func warmBlob(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
 	path := up.add(gib)
 	if err := m.pull(ctx, path); err != nil {
@@ -54,9 +58,65 @@ func warmBlob(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
 		}
 	}
 	took := time.Since(start)
-	return []row{
+	rows := []row{
 		{"warm 1 GiB blob, one client: throughput", fmt.Sprintf("%.0f MiB/s", warmPulls*1024/took.Seconds())},
 		{"warm 1 GiB blob: CPU of the mirror per GiB", m.cpu().since(before, warmPulls)},
+	}
+	// A new process, so that its peak is that of stored content.
+	if err := m.restart(ctx); err != nil {
+		return nil, err
+	}
+	before = m.cpu()
+	if err := m.pullAtOnce(ctx, warmStreams, []string{path}); err != nil {
+		return nil, err
+	}
+	return append(rows,
+		row{"warm 1 GiB blob, 8 streams at once: CPU of the mirror per GiB", m.cpu().since(before, warmStreams)},
+		row{"warm 1 GiB blob, 8 streams: peak resident memory of the mirror", m.peak()},
+	), nil
+}
+
+// pullAtOnce has clients that each pull all paths, one after the other.
+func (m *mirror) pullAtOnce(ctx context.Context, n int, paths []string) error {
+	var clients errgroup.Group
+	for range n {
+		clients.Go(func() error {
+			for _, path := range paths {
+				if err := m.pull(ctx, path); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return clients.Wait()
+}
+
+// peak describes the peak of the mirror's resident memory.
+func (m *mirror) peak() string {
+	peak, program := m.daemon().memory()
+	return fmt.Sprintf("%d MiB, with %d MiB of the program", peak/mib, program/mib)
+}
+
+// herd has many clients pull the layers of one image that the mirror does not have.
+func herd(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
+	var paths []string
+	for range herdLayers {
+		paths = append(paths, up.add(herdSize))
+	}
+	if err := m.restart(ctx); err != nil {
+		return nil, err
+	}
+	asked, before := up.requests.Load(), m.cpu()
+	if err := m.pullAtOnce(ctx, herdClients, paths); err != nil {
+		return nil, err
+	}
+	if n := up.requests.Load() - asked; n != herdLayers {
+		return nil, fmt.Errorf("%d layers caused %d upstream requests", herdLayers, n)
+	}
+	return []row{
+		{"32 clients, one cold image of 128 MiB: CPU of the mirror", m.cpu().since(before, 1)},
+		{"32 clients, one cold image: peak resident memory of the mirror", m.peak()},
 	}, nil
 }
 
@@ -173,10 +233,9 @@ func manyColdBlobs(ctx context.Context, m *mirror, up *upstream) ([]row, error) 
 	}
 	took := time.Since(start)
 	total := float64(coldDownloads*coldSize) / mib
-	peak, program := m.daemon().memory()
 	return []row{
 		{"64 cold blobs of 100 MiB at once: throughput", fmt.Sprintf("%.0f MiB/s", total/took.Seconds())},
-		{"64 cold blobs: peak resident memory of the mirror", fmt.Sprintf("%d MiB, with %d MiB of the program", peak/mib, program/mib)},
+		{"64 cold blobs: peak resident memory of the mirror", m.peak()},
 		{"64 cold blobs: CPU of the mirror per GiB", m.cpu().since(before, total/1024)},
 	}, nil
 }
