@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/weirhq/weir/cluster"
 	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 func redisMember(name string, score float64) redis.Z { return redis.Z{Member: name, Score: score} }
@@ -29,82 +29,6 @@ const (
 	prefix = "test"
 	lease  = 10 * time.Second
 )
-
-// network connects replicas in memory.
-type network struct {
-	mu    sync.Mutex
-	hosts map[string]chan net.Conn
-	dials []string
-}
-
-// Dial connects to a host. One that is not there refuses.
-func (n *network) Dial(ctx context.Context, _, address string) (net.Conn, error) {
-	n.mu.Lock()
-	host := n.hosts[address]
-	n.dials = append(n.dials, address)
-	n.mu.Unlock()
-	if host == nil {
-		return nil, errors.New("connection refused")
-	}
-	here, there := net.Pipe()
-	select {
-	case host <- there:
-		return here, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (n *network) dialed() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return append([]string{}, n.dials...)
-}
-
-// listen returns the listener of a host.
-func (n *network) listen(address string) net.Listener {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	l := &pipeListener{network: n, address: address, conns: make(chan net.Conn), closed: make(chan struct{})}
-	n.hosts[address] = l.conns
-	return l
-}
-
-// alias makes a second name of a host.
-func (n *network) alias(name, of string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.hosts[name] = n.hosts[of]
-}
-
-type pipeListener struct {
-	network *network
-	address string
-	conns   chan net.Conn
-	closed  chan struct{}
-	once    sync.Once
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-l.conns:
-		return conn, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error {
-	l.once.Do(func() {
-		l.network.mu.Lock()
-		delete(l.network.hosts, l.address)
-		l.network.mu.Unlock()
-		close(l.closed)
-	})
-	return nil
-}
-
-func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 // contents are those of a replica: what a test says.
 type contents struct {
@@ -218,12 +142,12 @@ type replica struct {
 // bench has replicas, a network and a Redis in memory.
 type bench struct {
 	t       *testing.T
-	network *network
+	network *upstreamtest.Network
 	redis   *memory
 }
 
 func newBench(t *testing.T) *bench {
-	return &bench{t: t, network: &network{hosts: map[string]chan net.Conn{}}, redis: newMemory()}
+	return &bench{t: t, network: upstreamtest.NewNetwork(), redis: newMemory()}
 }
 
 // start starts a replica.
@@ -235,10 +159,13 @@ func (b *bench) start(name string, change ...func(*cluster.Options)) *replica {
 		c(&opts)
 	}
 	r.Cluster = cluster.New(opts)
-	r.Dial(b.network.Dial)
+	r.Dial(b.network.DialContext)
 	r.UseBoard(b.redis, prefix)
 	r.server = r.Server()
-	listener := b.network.listen(name + ":8001")
+	listener, err := b.network.Listen(name + ":8001")
+	if err != nil {
+		b.t.Fatal(err)
+	}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = r.server.Serve(listener) })
 	r.close = sync.OnceFunc(func() {

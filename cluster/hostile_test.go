@@ -17,12 +17,16 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/cluster"
+	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
 // script answers each connection with a text, and holds it open.
-func script(t *testing.T, n *network, address string, answer func(c net.Conn)) {
+func script(t *testing.T, n *upstreamtest.Network, address string, answer func(c net.Conn)) {
 	t.Helper()
-	l := n.listen(address)
+	l, err := n.Listen(address)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var serving sync.WaitGroup
 	done := make(chan struct{})
 	serving.Go(func() {
@@ -121,7 +125,7 @@ func TestHostileReplica(t *testing.T) {
 				if took := time.Since(begun); took > tc.within+time.Second {
 					t.Errorf("it took %s, want %s", took, tc.within)
 				}
-				for _, host := range b.network.dialed() {
+				for _, host := range b.network.Dialed() {
 					if host != "evil:8001" && host != "one:8001" {
 						t.Errorf("connected to %s", host)
 					}
@@ -264,7 +268,7 @@ func TestEncryptionIsNotLeft(t *testing.T) {
 		}
 		one.turn(t, other, 0)
 		one.end(false)
-		for _, host := range b.network.dialed() {
+		for _, host := range b.network.Dialed() {
 			if host == "evil:8001" {
 				t.Errorf("connected to %s", host)
 			}
@@ -329,7 +333,7 @@ func TestHostileValues(t *testing.T) {
 				synctest.Wait()
 			}
 		}
-		for _, host := range b.network.dialed() {
+		for _, host := range b.network.Dialed() {
 			t.Errorf("connected to %s", host)
 		}
 	})
@@ -350,7 +354,7 @@ func TestRequests(t *testing.T) {
 		now := time.Now()
 		good := cluster.Sign(secret, want, false, now)
 		other, _ := body(999)
-		transport := &http.Transport{DialContext: b.network.Dial, DisableKeepAlives: true}
+		transport := &http.Transport{DialContext: b.network.DialContext, DisableKeepAlives: true}
 		defer transport.CloseIdleConnections()
 		for name, tc := range map[string]struct {
 			method, path, authorization, byteRange, version, body string
@@ -411,7 +415,7 @@ func TestEndlessBody(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t)
 				b.start("one")
-				conn, err := b.network.Dial(t.Context(), "", "one:8001")
+				conn, err := b.network.DialContext(t.Context(), "", "one:8001")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -519,7 +523,7 @@ func TestPlacesAreBounded(t *testing.T) {
 		one.contents.set(dgst, g)
 		want := cluster.Want{Digest: dgst, Block: "docker.io"}
 		ask := func() *http.Response {
-			conn, err := b.network.Dial(t.Context(), "", "one:8001")
+			conn, err := b.network.DialContext(t.Context(), "", "one:8001")
 			if err != nil {
 				t.Fatal(err)
 			}

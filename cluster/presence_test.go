@@ -38,7 +38,7 @@ func TestPresence(t *testing.T) {
 		"alone":        {func(*bench) {}, nil},
 		"another one":  {func(b *bench) { b.start("two") }, []string{"level=INFO", "another replica is reached", "http://two:8001"}},
 		"a twin":       {func(b *bench) { b.start("two", at("http://one:8001")) }, []string{"level=WARN", "another replica has the same address"}},
-		"unreachable":  {func(b *bench) { b.start("two", at("http://nowhere:8001")) }, []string{"level=WARN", "another replica cannot be reached", "http://nowhere:8001", "connection refused"}},
+		"unreachable":  {func(b *bench) { b.start("two", at("http://nowhere:8001")) }, []string{"level=WARN", "another replica cannot be reached", "http://nowhere:8001", "connection to nowhere:8001 refused"}},
 		"a wrong port": {func(b *bench) { b.start("two", at("http://public:8000")) }, []string{"level=WARN", "another replica cannot be reached", "the answer is none of a replica"}},
 		"leads here":   {func(b *bench) { b.start("two", at("http://balancer:8001")) }, []string{"level=WARN", "the address of another replica leads here"}},
 		"a stranger":   {func(b *bench) { b.start("two", func(o *cluster.Options) { o.Secret = secret + secret }) }, nil},
@@ -66,7 +66,7 @@ func TestPresence(t *testing.T) {
 				}
 				one := b.start("one", unsealed)
 				// A balancer in front of this replica.
-				b.network.alias("balancer:8001", "one:8001")
+				b.network.Alias("balancer:8001", "one:8001")
 				if name == "leads here" {
 					tc.others(b)
 				}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -80,7 +82,7 @@ func (s *server) listen() {
 
 func (s *server) listener() (net.Listener, error) {
 	if s.network != nil {
-		return s.network.listen(s.addr)
+		return s.network.Listen(s.addr)
 	}
 	return net.Listen("tcp", s.addr)
 }
@@ -96,8 +98,8 @@ func (s *server) stop() {
 	s.http = nil
 }
 
-// Network is a network in memory. Its names need no DNS. A connection to a name
-// without a listener is refused.
+// Network is a network in memory, of registries or of any other servers. Its names need no DNS.
+// A connection to a name without a listener is refused.
 type Network struct {
 	mu        sync.Mutex
 	listeners map[string]*pipeListener
@@ -149,7 +151,22 @@ func (n *Network) Dials(addr string) int {
 	return n.dials[addr]
 }
 
-func (n *Network) listen(addr string) (net.Listener, error) {
+// Dialed returns all addresses that were connected to, failed connects included.
+func (n *Network) Dialed() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Collect(maps.Keys(n.dials))
+}
+
+// Alias makes an address lead to the server of another one.
+func (n *Network) Alias(addr, of string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listeners[addr] = n.listeners[of]
+}
+
+// Listen returns the listener of addr (host:port).
+func (n *Network) Listen(addr string) (net.Listener, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.listeners[addr] != nil {
