@@ -81,7 +81,12 @@ func (v *validator) advertise(at string, c Cluster) {
 	if u.Scheme != scheme {
 		v.fail(at, "must start with %s://, since cluster.certificate is %s", scheme, map[string]string{"http": "not set", "https": "set"}[scheme])
 	}
-	if addr, err := netip.ParseAddr(u.Hostname()); err == nil && addr.IsUnspecified() {
+	addr, err := netip.ParseAddr(u.Hostname())
+	switch addr = addr.Unmap(); {
+	case err != nil: // a name
+	case addr.IsUnspecified():
 		v.fail(at, "is an address to listen on, which no other replica can connect to; write that of this machine")
+	case addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		v.fail(at, "is an address of many machines, which no other replica can connect to; write that of this machine")
 	}
 }

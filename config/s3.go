@@ -112,6 +112,10 @@ func (d *decoder) tierDefaults(keepsNothing bool) {
 // bucketName is the grammar of the names that all servers take.
 var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
 
+// regionName is the grammar of regions. They are a part of signatures, which slashes and blanks
+// would break.
+var regionName = regexp.MustCompile(`^[A-Za-z0-9._-]*$`)
+
 // s3 checks the table [blob_store.s3], if there is one.
 func (v *validator) s3() {
 	s := v.config.BlobStore.S3
@@ -119,18 +123,7 @@ func (v *validator) s3() {
 		return
 	}
 	const at = "blob_store.s3"
-	switch endpoint := s.Endpoint.Std(); {
-	case endpoint.Host == "":
-		v.fail(at+".endpoint", `is missing; it looks like "https://s3.eu-west-1.amazonaws.com"`)
-	case strings.Trim(endpoint.Path, "/") != "":
-		v.fail(at+".endpoint", "must end with the host; the bucket goes into blob_store.s3.bucket")
-	}
-	switch {
-	case s.Bucket == "":
-		v.fail(at+".bucket", "is missing; name a bucket")
-	case !bucketName.MatchString(s.Bucket) || strings.Contains(s.Bucket, ".."):
-		v.fail(at+".bucket", "must have 3 to 63 lower case letters, digits, dots and hyphens")
-	}
+	v.bucketPlace(at, s)
 	v.together(at, "access_key_id", s.AccessKeyID, "secret_key", s.SecretKey.Reveal())
 	if s.KeyPrefix != "" {
 		v.failed(at+".key_prefix", checkKeyPrefix(s.KeyPrefix))
@@ -160,6 +153,29 @@ func (v *validator) s3() {
 		if value <= 0 {
 			v.fail(at+"."+key, "must be larger than 0")
 		}
+	}
+}
+
+// bucketPlace checks the keys that say where a bucket is.
+func (v *validator) bucketPlace(at string, s *S3) {
+	switch endpoint := s.Endpoint.Std(); {
+	case endpoint.Host == "":
+		v.fail(at+".endpoint", `is missing; it looks like "https://s3.eu-west-1.amazonaws.com"`)
+	case strings.Trim(endpoint.Path, "/") != "":
+		v.fail(at+".endpoint", "must end with the host; the bucket goes into blob_store.s3.bucket")
+	}
+	switch {
+	case s.Bucket == "":
+		v.fail(at+".bucket", "is missing; name a bucket")
+	case !bucketName.MatchString(s.Bucket) || strings.Contains(s.Bucket, ".."):
+		v.fail(at+".bucket", "must have 3 to 63 lower case letters, digits, dots and hyphens")
+	default:
+		if _, err := netip.ParseAddr(s.Bucket); err == nil {
+			v.fail(at+".bucket", "is an address, which no bucket may be named after")
+		}
+	}
+	if !regionName.MatchString(s.Region) {
+		v.fail(at+".region", `must have letters, digits, dots, hyphens and underscores only, such as "eu-west-1"`)
 	}
 }
 

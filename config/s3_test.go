@@ -64,6 +64,10 @@ func TestBucketProblems(t *testing.T) {
 		{`path_style = "virtual"`, `must be one of auto, always, never, not "virtual"`},
 		{`multipart_part_size = "1MiB"`, "must be between 5MiB and 5GiB"},
 		{`multipart_part_size = "6GiB"`, "must be between 5MiB and 5GiB"},
+		{`region = "eu west"`, "must have letters, digits, dots, hyphens and underscores only"},
+		{`region = "eu-west-1/s3"`, "must have letters, digits, dots, hyphens and underscores only"},
+		{`region = "eu-west-1\nX-Header: 1"`, "must have letters, digits, dots, hyphens and underscores only"},
+		{`region = "münchen"`, "must have letters, digits, dots, hyphens and underscores only"},
 		{`max_attempts = 0`, "must be at least 1, not 0"},
 		{`operation_timeout_secs = 0`, "must be larger than 0"},
 		{`presign_ttl_secs = 0`, "must be between 60 and 604800"},
@@ -94,6 +98,7 @@ func TestBucketProblems(t *testing.T) {
 		"[blob_store.s3]\nendpoint = \"http://10.0.0.5:9000\"\nbucket = \"mirror\"\npath_style = \"never\"\n":  "an address has no names before it",
 		"[blob_store.s3]\nendpoint = \"http://[fd00::5]:9000\"\nbucket = \"mirror\"\npath_style = \"never\"\n": "an address has no names before it",
 		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"My_Bucket\"\n":                     "must have 3 to 63 lower case letters",
+		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"192.168.1.1\"\n":                   "is an address, which no bucket may be named after",
 		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"a/b\"\n":                           "must have 3 to 63 lower case letters",
 	} {
 		if got := problemsOf(t, text+docker); !strings.Contains(got, want) {
