@@ -6,6 +6,7 @@
 # make soak      ten minutes of pulls while everything around the mirror fails, and ten with replicas
 # make hostile   two minutes of attacks in all ways at once, beside honest clients
 # make bench     the figures of docs/benchmarks.md; with nginx, also those over TLS
+# make compare   Weir beside Docker's registry and nginx, for half an hour: the table of docs/benchmarks.md
 # make fuzz      a minute of each fuzz target
 
 GO ?= go
@@ -20,7 +21,7 @@ FUZZTIME ?= 60s
 # compiled once.
 PROGRESS = $(GO) run -C tests/tools -race ./progress -C ../..
 
-.PHONY: all build image deps format vet lint test test-all soak hostile bench fuzz
+.PHONY: all build image deps format vet lint test test-all soak hostile bench compare fuzz
 
 all: build
 
@@ -80,6 +81,10 @@ hostile:
 bench:
 	$(GO) run ./tests/bench
 	$(GO) test -run '^$$' -bench . -benchmem ./storage/... ./registry ./app ./namespace ./tokencache
+
+compare:
+	@tests/deps.sh short
+	$(GO) run ./tests/compare
 
 fuzz:
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \
