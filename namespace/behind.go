@@ -81,9 +81,7 @@ func (n *Namespace) checkBehind(ctx context.Context, key lookupKey, before time.
 		return
 	}
 	known.state = due
-	// A client may join whose cached answer stands in for a failure; the job waits for the end.
-	patient := func(context.Context, error) bool { return false }
-	f, _, err := n.shareAsk(ctx, key, known, patient)
+	f, _, err := n.shareAsk(ctx, key, known, false)
 	if ctx.Err() != nil {
 		return // the mirror ends
 	}

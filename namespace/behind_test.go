@@ -262,8 +262,36 @@ func TestCheckBehindHerd(t *testing.T) {
 	})
 }
 
-// If the pool has no place for a check, the tag is checked before the answer. A check that
-// had to wait for its turn is not made if another request has made it meanwhile.
+// A check that had to wait for its turn is not made if another request has made it meanwhile.
+func TestCheckBehindMadeByAnother(t *testing.T) {
+	for _, ttl := range []time.Duration{0, time.Hour} {
+		t.Run(ttl.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMirror(t, 1, nil)
+				r := m.registry("up.example")
+				n := m.namespace("up.example", r, tagTTL(ttl), tagSWR(time.Minute))
+				image := r.AddImage("app", "tag", []byte("a layer"))
+				get(t, n, "app", "tag")
+				end := make(chan struct{})
+				m.checks.Submit(named("running"), func(context.Context) error { <-end; return nil })
+				time.Sleep(ttl)
+				r.ResetRequests()
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Hit, image) // its check waits
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Hit, image)
+				synctest.Wait()
+				wantRequests(t, r)
+				time.Sleep(time.Minute)
+				wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, image)
+				wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200))
+				close(end)
+				synctest.Wait()
+				wantRequests(t, r)
+			})
+		})
+	}
+}
+
+// If the pool has no place for a check, the tag is checked before the answer.
 func TestCheckBehindWithoutPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMirror(t, 1, nil)
@@ -272,25 +300,10 @@ func TestCheckBehindWithoutPlace(t *testing.T) {
 		image := r.AddImage("app", "tag", []byte("a layer"))
 		get(t, n, "app", "tag")
 		end := make(chan struct{})
-		busy := func(context.Context) error { <-end; return nil }
-		m.checks.Submit(named("running"), busy)
-		time.Sleep(time.Hour)
-		r.ResetRequests()
-		wantManifest(t, get(t, n, "app", "tag"), namespace.Hit, image) // its check waits
-		wantManifest(t, get(t, n, "app", "tag"), namespace.Hit, image)
-		synctest.Wait()
-		wantRequests(t, r)
-		time.Sleep(time.Minute)
-		wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, image)
-		wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200))
-		close(end)
-		synctest.Wait()
-		wantRequests(t, r)
-
-		end = make(chan struct{})
-		for i := 0; m.checks.Submit(named(fmt.Sprint("full", i)), busy); i++ {
+		for i := 0; m.checks.Submit(named(fmt.Sprint("full", i)), func(context.Context) error { <-end; return nil }); i++ {
 		}
 		time.Sleep(time.Hour)
+		r.ResetRequests()
 		wantManifest(t, get(t, n, "app", "tag"), namespace.Revalidated, image)
 		wantRequests(t, r, manifestRequest("HEAD", "app", "tag", 200))
 		close(end)

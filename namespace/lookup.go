@@ -118,13 +118,8 @@ type standIn func(ctx context.Context, failure error) bool
 // A lookup waits for a place of its namespace, and share returns a *BusyError if there is
 // none in time: soon if standIn says that the cache has an answer.
 func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight.Group[shared[K], V], key K, standIn standIn, lookup func(context.Context) (V, error)) (value V, led bool, err error) {
-	ifBusy := func(ctx context.Context) bool { return standIn != nil && standIn(ctx, n.busy()) }
-	terms := flight.Terms{Admit: func(ctx context.Context) (release func(), err error) {
-		if ok, err := n.places.acquire(ctx, ifBusy); !ok {
-			return nil, cmp.Or(err, error(n.busy()))
-		}
-		return n.places.release, nil
-	}}
+	asked := askedBy(ctx, n, key)
+	terms := flight.Terms{Admit: n.admit(standIn)}
 	if standIn != nil {
 		terms.Heed = func(setback error) bool { return standIn(ctx, setback) }
 	}
@@ -142,27 +137,63 @@ func share[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight
 		}
 		return value, err
 	}
-	asked := shared[K]{key, n.apart(ctx), upstream.ClientOf(ctx)}
 	if len(via.From(ctx)) > 0 {
 		ctx = via.Watch(ctx)
 	}
 	answer, err := lookups.DoOn(ctx, asked, terms, run)
-	if !answer.Led && answer.Leader != nil && via.Looped(answer.Leader) && !slices.Equal(via.From(answer.Leader), via.From(ctx)) {
-		// Another client's request had passed a mirror that it was sent to again, or only
-		// claimed that. This one has not, and joins none but its like.
+	if inLoopOfAnother(ctx, answer) {
 		asked.trail = fmt.Sprint("only ", via.From(ctx))
 		answer, err = lookups.DoOn(ctx, asked, terms, run)
 	}
-	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
-		err = fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)
+	return answer.Value, answer.Led, outcome(ctx, answer, err)
+}
+
+// join is share for a caller that need not start a lookup. It reports false if none that
+// serves the caller is under way. It allocates nothing, and standIn does not outlive it.
+func join[K lookupID, V any](ctx context.Context, n *Namespace, lookups *flight.Group[shared[K], V], key K, standIn standIn) (value V, ok bool, err error) {
+	answer, ok, err := lookups.Join(ctx, askedBy(ctx, n, key), func(setback error) bool { return standIn(ctx, setback) })
+	if !ok || inLoopOfAnother(ctx, answer) {
+		return value, false, nil
 	}
+	return answer.Value, true, outcome(ctx, answer, err)
+}
+
+// askedBy returns the key of a lookup for one of its callers.
+func askedBy[K lookupID](ctx context.Context, n *Namespace, key K) shared[K] {
+	return shared[K]{key, n.apart(ctx), upstream.ClientOf(ctx)}
+}
+
+// admit returns a function that waits for a place for a lookup.
+func (n *Namespace) admit(standIn standIn) flight.Admit {
+	ifBusy := func(ctx context.Context) bool { return standIn != nil && standIn(ctx, n.busy()) }
+	return func(ctx context.Context) (release func(), err error) {
+		if ok, err := n.places.acquire(ctx, ifBusy); !ok {
+			return nil, cmp.Or(err, error(n.busy()))
+		}
+		return n.places.release, nil
+	}
+}
+
+// inLoopOfAnother reports whether another client's request began a lookup and had passed a
+// mirror that it was sent to again, or only claimed that. The caller's has not, and joins none
+// but its like.
+func inLoopOfAnother[V any](ctx context.Context, answer flight.Result[V]) bool {
+	return !answer.Led && answer.Leader != nil && via.Looped(answer.Leader) && !slices.Equal(via.From(answer.Leader), via.From(ctx))
+}
+
+// outcome returns the error of a lookup for one of its callers, and links the caller's span
+// to the lookup.
+func outcome[V any](ctx context.Context, answer flight.Result[V], err error) error {
 	// The upstream's requests are spans of another client's trace.
 	if !answer.Led && answer.Leader != nil {
 		if leader := trace.SpanContextFromContext(answer.Leader); leader.IsSampled() {
 			trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: leader})
 		}
 	}
-	return answer.Value, answer.Led, err
+	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
+		return fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)
+	}
+	return err
 }
 
 // negative is a definite "not found" of an upstream: a registry's word to a GET.

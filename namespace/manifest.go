@@ -95,14 +95,7 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 			return found{}, false, err
 		}
 	}
-	var standIn standIn
-	if known.state == due {
-		standIn = func(ctx context.Context, failure error) bool {
-			_, ok := n.insteadOf(ctx, key.repo, known, failure)
-			return ok
-		}
-	}
-	f, led, err = n.shareAsk(ctx, key, known, standIn)
+	f, led, err = n.shareAsk(ctx, key, known, true)
 	// Nothing is cached that could stand in for a failure.
 	if known.state == absent {
 		return f, led, n.undecided(ctx, key.repo, manifestProof, manifestName(key.ref), err)
@@ -113,14 +106,40 @@ func (n *Namespace) lookup(ctx context.Context, key lookupKey, known known) (f f
 	return f.since(known, key.op), led, nil
 }
 
-// shareAsk asks the upstream, once for all callers with the same key.
-func (n *Namespace) shareAsk(ctx context.Context, key lookupKey, known known, standIn standIn) (f found, led bool, err error) {
+// shareAsk asks the upstream, once for all callers with the same key. A caller that leaves
+// does so with the first failure that the cache can answer.
+func (n *Namespace) shareAsk(ctx context.Context, key lookupKey, known known, leaves bool) (f found, led bool, err error) {
+	leaves = leaves && known.state == due
+	// Nearly all requests for a busy tag join a lookup. They do without the closures of one.
+	f, ok, err := join(ctx, n, n.cache.manifests, key, func(ctx context.Context, failure error) bool {
+		return leaves && n.standsInFor(ctx, key, known, failure)
+	})
+	if ok {
+		return f, false, err
+	}
+	return n.beginAsk(ctx, key, known, leaves)
+}
+
+// beginAsk is shareAsk if no lookup is under way.
+func (n *Namespace) beginAsk(ctx context.Context, key lookupKey, known known, leaves bool) (f found, led bool, err error) {
+	var standIn standIn
+	if known.state == due { // also for a caller that stays: others may join, and leave
+		standIn = func(ctx context.Context, failure error) bool {
+			return leaves && n.standsInFor(ctx, key, known, failure)
+		}
+	}
 	return share(ctx, n, n.cache.manifests, key, standIn, func(ctx context.Context) (found, error) {
 		f, err := n.ask(ctx, key, known)
 		n.rememberNegative(ctx, key, err)
 		n.noteRight(ctx, key.repo, manifestProof, f.desc.Digest, err)
 		return f, err
 	})
+}
+
+// standsInFor reports whether a cached manifest is the answer in place of an upstream's failure.
+func (n *Namespace) standsInFor(ctx context.Context, key lookupKey, known known, failure error) bool {
+	_, ok := n.insteadOf(ctx, key.repo, known, failure)
+	return ok
 }
 
 // state is how far the cache can answer for a reference.

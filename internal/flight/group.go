@@ -99,8 +99,30 @@ func (g *Group[K, V]) DoOn(ctx context.Context, key K, terms Terms, f func(ctx c
 	if err != nil {
 		return Result[V]{}, err // the scope is closed
 	}
+	return g.wait(ctx, key, c, led, terms.Heed)
+}
+
+// Join is DoOn of a caller that starts no call: it reports false if none is under way. It
+// allocates nothing. So a caller that often joins does so before it makes the function of a
+// call.
+func (g *Group[K, V]) Join(ctx context.Context, key K, heed func(setback error) bool) (r Result[V], ok bool, err error) {
+	g.mu.Lock()
+	c := g.calls[key]
+	if c != nil {
+		c.enter()
+	}
+	g.mu.Unlock()
+	if c == nil {
+		return Result[V]{}, false, nil
+	}
+	r, err = g.wait(ctx, key, c, false, heed)
+	return r, true, err
+}
+
+// wait returns the result of a call for one of its callers.
+func (g *Group[K, V]) wait(ctx context.Context, key K, c *call[V], led bool, heed func(setback error) bool) (Result[V], error) {
 	hurt := c.hurt
-	if terms.Heed == nil {
+	if heed == nil {
 		hurt = nil
 	}
 	for {
@@ -108,7 +130,7 @@ func (g *Group[K, V]) DoOn(ctx context.Context, key K, terms Terms, f func(ctx c
 		case <-c.done:
 			return Result[V]{Value: c.value, Led: led, Leader: c.leader}, c.err
 		case <-hurt:
-			if hurt = nil; !c.ended() && terms.Heed(c.setback) {
+			if hurt = nil; !c.ended() && heed(c.setback) {
 				g.leave(key, c)
 				return Result[V]{Led: led, Leader: c.leader}, c.setback
 			}
@@ -134,9 +156,7 @@ func (g *Group[K, V]) join(ctx context.Context, key K, admit Admit,
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c := g.calls[key]; c != nil {
-		if c.waiting++; c.unwanted != nil {
-			c.unwanted.Stop()
-		}
+		c.enter()
 		return c, false, nil
 	}
 	detached, done, err := g.scope.Begin(ctx)
@@ -184,6 +204,13 @@ func (g *Group[K, V]) hurt(key K, c *call[V], failure error) {
 			delete(g.calls, key)
 		}
 	})
+}
+
+// enter counts a further caller. The caller holds the mutex.
+func (c *call[V]) enter() {
+	if c.waiting++; c.unwanted != nil {
+		c.unwanted.Stop()
+	}
 }
 
 // begin notes that a call runs. It returns ErrUnwanted if the call was given up in the

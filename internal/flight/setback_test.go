@@ -106,3 +106,71 @@ func TestSetbackThatNoCallerHeeds(t *testing.T) {
 		}
 	})
 }
+
+// Join waits as DoOn does, and starts nothing.
+func TestJoin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope()
+		defer scope.Close()
+		group := flight.NewGroup[string, int](scope)
+		never := func(error) bool { return false }
+		if _, ok, err := group.Join(t.Context(), "key", never); ok || err != nil {
+			t.Errorf("joined a call that is not there: %v, %v", ok, err)
+		}
+		go func() {
+			_, _ = group.DoOn(t.Context(), "key", flight.Terms{}, func(_ context.Context, setback func(error)) (int, error) {
+				time.Sleep(time.Second)
+				setback(errSetback)
+				time.Sleep(time.Second)
+				return 7, errEnd
+			})
+		}()
+		synctest.Wait()
+		for _, c := range []struct {
+			heed  func(error) bool
+			value int
+			err   error
+			after time.Duration
+		}{{heeding.Heed, 0, errSetback, time.Second}, {heeding.Heed, 0, errSetback, 0}, {never, 7, errEnd, time.Second}} {
+			began := time.Now()
+			r, ok, err := group.Join(t.Context(), "key", c.heed)
+			if !ok || r.Led || r.Value != c.value || err != c.err || time.Since(began) != c.after {
+				t.Errorf("got %+v, %v, %v after %v, want %d, %v after %v", r, ok, err, time.Since(began), c.value, c.err, c.after)
+			}
+		}
+		if _, ok, _ := group.Join(t.Context(), "key", never); ok {
+			t.Error("joined a call that has ended")
+		}
+	})
+}
+
+// A caller that joins keeps a call wanted, and allocates nothing.
+func TestJoinIsACaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scope := flight.NewScope()
+		defer scope.Close()
+		group := flight.NewGroup[string, int](scope)
+		cause := make(chan error, 1)
+		_, err := group.DoOn(t.Context(), "key", heeding, func(ctx context.Context, setback func(error)) (int, error) {
+			setback(errSetback)
+			<-ctx.Done()
+			cause <- context.Cause(ctx)
+			return 0, nil
+		})
+		if err != errSetback {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if n := testing.AllocsPerRun(10, func() {
+			if _, ok, err := group.Join(t.Context(), "key", func(err error) bool { return err == errSetback }); !ok || err != errSetback {
+				t.Errorf("got %v, %v", ok, err)
+			}
+		}); n != 0 {
+			t.Errorf("%v allocations, want none", n)
+		}
+		began := time.Now() // ten seconds after the last caller has left
+		if err := <-cause; err != flight.ErrUnwanted || time.Since(began) != 10*time.Second {
+			t.Errorf("the call ended with %v after %v", err, time.Since(began))
+		}
+	})
+}
