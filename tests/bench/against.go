@@ -16,22 +16,12 @@ const againstRounds = 15
 // manifestsAgainst compares the warm manifests of this tree with those of an older binary. The
 // rounds alternate, so that a busy machine slows both alike.
 func manifestsAgainst(ctx context.Context, dir string, up *upstream, older string) ([]row, error) {
-	now, err := startMirror(ctx, filepath.Join(dir, "now"), up.url, "")
+	mirrors, err := startPair(ctx, dir, up.url, older)
+	for _, m := range mirrors {
+		defer m.stop()
+	}
 	if err != nil {
 		return nil, err
-	}
-	defer now.stop()
-	mirrors := []*mirror{now}
-	if older != "" {
-		before := &mirror{binary: older, config: filepath.Join(dir, "older.toml")}
-		if err := before.configure(filepath.Join(dir, "older"), up.url, ""); err != nil {
-			return nil, err
-		}
-		if err := before.start(ctx); err != nil {
-			return nil, err
-		}
-		defer before.stop()
-		mirrors = append(mirrors, before)
 	}
 	path := up.addManifest()
 	seconds := make([][]float64, len(mirrors))
@@ -55,6 +45,26 @@ func manifestsAgainst(ctx context.Context, dir string, up *upstream, older strin
 		rows = append(rows, row{"the same of the older binary, and this one's part of it", fmt.Sprintf("%.4f s, %.2f", median(seconds[1]), median(ratios))})
 	}
 	return rows, nil
+}
+
+// startPair starts a mirror of this tree and, unless older is empty, one of an older binary. It
+// returns those that run, also with an error.
+func startPair(ctx context.Context, dir, upstream, older string) ([]*mirror, error) {
+	now, err := startMirror(ctx, filepath.Join(dir, "now"), upstream, "")
+	if err != nil {
+		return nil, err
+	}
+	if older == "" {
+		return []*mirror{now}, nil
+	}
+	before := &mirror{binary: older, config: filepath.Join(dir, "older.toml")}
+	if err := before.configure(filepath.Join(dir, "older"), upstream, ""); err != nil {
+		return []*mirror{now}, err
+	}
+	if err := before.start(ctx); err != nil {
+		return []*mirror{now}, err
+	}
+	return []*mirror{now, before}, nil
 }
 
 // startRounds are the starts of each of two binaries.

@@ -21,8 +21,8 @@ type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
-	only := flag.String("only", "", "measure one part only: cold, many, herd, warm, manifests, start, logins, replicas, bucket, tags, or tls beside nginx")
-	against := flag.String("against", "", "an older binary, which -only manifests and -only start measure by turns with this tree")
+	only := flag.String("only", "", "measure one part only: cold, many, herd, warm, manifests, start, logins, replicas, bucket, tag, tags, or tls beside nginx")
+	against := flag.String("against", "", "an older binary, which -only manifests, -only start and -only tag measure by turns with this tree")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -55,6 +55,10 @@ func bench(ctx context.Context, dir, only, against string, out io.Writer) error 
 		rows, err := manifestsAgainst(ctx, dir, up, against)
 		write(out, rows)
 		return err
+	case "tag":
+		rows, err := busyTagAgainst(ctx, dir, against)
+		write(out, rows)
+		return err
 	case "start":
 		rows, err := startsAgainst(ctx, dir, up, against)
 		write(out, rows)
@@ -70,7 +74,7 @@ func bench(ctx context.Context, dir, only, against string, out io.Writer) error 
 	case "tls":
 		plain = nil
 	default:
-		return fmt.Errorf("-only knows cold, many, herd, warm, manifests, start, logins, replicas, bucket, tags and tls, and not %q", only)
+		return fmt.Errorf("-only knows cold, many, herd, warm, manifests, start, logins, replicas, bucket, tag, tags and tls, and not %q", only)
 	}
 	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
 		return err

@@ -13,7 +13,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -26,8 +25,6 @@ const (
 	tagEnd = time.Second
 	// tagDistance is the time that the upstream takes to answer where it is far away.
 	tagDistance = 20 * time.Millisecond
-	tagClients  = 64 // that pull one tag again and again, for tagTime
-	tagTime     = 5 * time.Second
 )
 
 // tagUpstream is a registry whose tags all name one manifest.
@@ -108,10 +105,6 @@ func cachedTags(ctx context.Context, m *mirror, _ *upstream) (rows []row, err er
 		defer m.stop()
 		mirrors[c.tables] = m
 	}
-	rows, err = up.busyTag(ctx, mirrors[""])
-	if err != nil {
-		return nil, err
-	}
 	times, requests := make([][]time.Duration, len(cases)), make([]int64, len(cases))
 	for range tagRounds {
 		for i, c := range cases {
@@ -133,33 +126,6 @@ func cachedTags(ctx context.Context, m *mirror, _ *upstream) (rows []row, err er
 		})
 	}
 	return rows, nil
-}
-
-// busyTag measures many clients of one tag that is checked at each pull. The clients that
-// come during a check share it.
-func (up *tagUpstream) busyTag(ctx context.Context, m *mirror) ([]row, error) {
-	sound := "ok"
-	up.mode.Store(&sound)
-	up.distance.Store(int64(tagDistance))
-	ctx, cancel := context.WithTimeout(ctx, tagTime)
-	defer cancel()
-	before, start, asked := m.cpu(), time.Now(), up.requests.Load()
-	var answers atomic.Int64
-	var clients errgroup.Group
-	for range tagClients {
-		clients.Go(func() error {
-			return request(ctx, m.addr, "/v2/bench/app/manifests/busy", "", func() bool { answers.Add(1); return true })
-		})
-	}
-	if err := clients.Wait(); err != nil {
-		return nil, err
-	}
-	thousands := float64(answers.Load()) / 1000
-	return []row{
-		{fmt.Sprintf("one tag, %d connections, upstream 20 ms away", tagClients), fmt.Sprintf("%.0f requests/s", 1000*thousands/time.Since(start).Seconds())},
-		{"one tag: CPU of the mirror per 1,000 requests", m.cpu().since(before, thousands)},
-		{"one tag: upstream requests per 1,000", fmt.Sprintf("%.1f", float64(up.requests.Load()-asked)/thousands)},
-	}, nil
 }
 
 // pulls makes the pulls of a round. It returns their times and the upstream requests that
