@@ -174,9 +174,10 @@ func TestFailedCheckBehind(t *testing.T) {
 							image := r.AddImage("app", "tag", []byte("a layer"))
 							get(t, n, "app", "tag")
 							time.Sleep(time.Hour)
-							r.Fault(upstreamtest.Manifests, effect)
+							fault := r.Fault(upstreamtest.Manifests, effect)
 							wantManifest(t, ask(t, n, "app", "tag"), namespace.Hit, image)
 							time.Sleep(time.Second) // the retries
+							asked := fault.Hits()
 							for range 3 {
 								got := ask(t, n, "app", "tag")
 								if class == served {
@@ -185,6 +186,10 @@ func TestFailedCheckBehind(t *testing.T) {
 									t.Errorf("got %+v, want a failure of class %v", got, class)
 								}
 								time.Sleep(time.Second)
+							}
+							// A tag that is gone was forgotten by the check, and its "not found" remembered.
+							if class == upstream.ClassNotFound && class != served && fault.Hits() != asked {
+								t.Errorf("%d requests after the check", fault.Hits()-asked)
 							}
 							r.ClearFaults()
 							time.Sleep(2 * time.Minute) // the cooldown of a limit, and a remembered "not found"
