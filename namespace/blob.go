@@ -52,7 +52,7 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 
 // awaitBlob opens a blob, and waits for the first bytes of its download.
 func (n *Namespace) awaitBlob(ctx context.Context, id storage.RepoID, dgst digest.Digest, start, end int64, apart bool) (*openedBlob, error) {
-	b, err := n.openBlob(ctx, id, dgst, apart)
+	b, err := n.openBlob(ctx, id, dgst, start, end, apart)
 	if err != nil {
 		return nil, err
 	}
@@ -75,16 +75,17 @@ type openedBlob struct {
 	reader *download.Reader // the Content if the blob is being downloaded, else nil
 }
 
-// openBlob opens a blob that is stored, or else joins or starts its download and
-// does not wait for it. If it is apart, the repository downloads the blob for itself, since
+// openBlob opens a blob, of which the range from start to end is wanted, that is stored, or
+// else joins or starts its download and does not wait for it. If it is apart, the repository downloads the blob for itself, since
 // its upstream could not show that it has the bytes that another repository brought.
-func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest, apart bool) (*openedBlob, error) {
+func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest, start, end int64, apart bool) (*openedBlob, error) {
 	// Before the download: its end writes the link, too.
 	link, possessed := n.link(ctx, repo, dgst)
 	if err := n.cache.negativeHit(ctx, blobKey(repo, dgst)); err != nil {
 		return nil, err
 	}
 	source := n.source(ctx, repo, dgst)
+	source.Start, source.End = start, end
 	source.Size, source.Apart, source.Lent = link.Size, apart && !possessed, n.cache.lent(repo, dgst)
 	if err := n.checkLoop(ctx, repo, dgst, source); err != nil {
 		return nil, err
@@ -285,6 +286,9 @@ func (n *Namespace) source(ctx context.Context, repo storage.RepoID, dgst digest
 				}
 			}
 			body, err := n.spec.Upstreams.Blob(ctx, repo.Name, dgst, offset, length)
+			if errors.Is(err, oci.ErrNoRange) {
+				return nil, err // it says nothing about the blob
+			}
 			if err != nil {
 				n.noteRight(ctx, repo, blobProof, "", err)
 				// Before the turn ends, so that the next replica need not ask.

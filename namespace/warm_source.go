@@ -87,7 +87,7 @@ func (s warmSource) Blob(ctx context.Context, desc ocispec.Descriptor, _ bool, _
 	var failed error
 	apart := false
 	for range maxRetries {
-		b, err := n.openBlob(ctx, id, desc.Digest, apart)
+		b, err := n.openBlob(ctx, id, desc.Digest, 0, -1, apart)
 		if errors.Is(err, errNotShown) && !apart {
 			apart = true
 			continue

@@ -41,14 +41,18 @@ func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offs
 	if err := c.checkSize(offset); err != nil {
 		return nil, c.badAnswer(ctx, call, err)
 	}
+	part := oci.IsPart(ctx) && end >= 0
 	resp, err := c.do(ctx, call)
 	if err != nil {
+		if part {
+			err = withoutPart(err)
+		}
 		return nil, err
 	}
 	encoded := len(codingsOf(resp.Header)) > 0
 	// Skipping to a sample could cost gigabytes, and a part of an encoded body is not
 	// a part of the blob.
-	if oci.IsSample(ctx) && end >= 0 && (encoded || resp.StatusCode != http.StatusPartialContent) {
+	if (oci.IsSample(ctx) && end >= 0 || part) && (encoded || resp.StatusCode != http.StatusPartialContent) {
 		resp.Body.Close()
 		return nil, c.identify(&Error{Class: ClassUnavailable, Err: oci.ErrNoRange}, call)
 	}
@@ -56,6 +60,18 @@ func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offs
 		return c.encodedBlob(ctx, call, resp, dgst, offset, end)
 	}
 	return c.plainBlob(ctx, call, resp, dgst, offset, end)
+}
+
+// withoutPart makes a refusal match oci.ErrNoRange, if the registry may send the bytes with the
+// whole blob: a firewall, for example, may refuse every Range.
+func withoutPart(err error) error {
+	failed, ok := errors.AsType[*Error](err)
+	if !ok || failed.Class != ClassDenied {
+		return err
+	}
+	refused := *failed // a copy: callers that wait for one token share its failure
+	refused.part = true
+	return &refused
 }
 
 // plainBlob opens a blob in an answer whose bytes are those of the blob: at offset, up to

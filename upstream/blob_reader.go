@@ -212,7 +212,10 @@ func (b *blobReader) complete() bool {
 
 func (b *blobReader) progress(p []byte) {
 	b.offset += int64(len(p))
-	b.delivered[b.retry.current] = true
+	if !b.delivered[b.retry.current] {
+		b.delivered[b.retry.current] = true
+		oci.AssemblyOf(b.ctx).Delivered(b.upstream)
+	}
 	if b.hash != nil {
 		b.hash.Write(p)
 	}
@@ -328,7 +331,7 @@ func (b *blobReader) Reject() (elsewhere bool) {
 		if b.delivered[i] {
 			// If several members contributed, the bad one is unknown, and none
 			// may cool down for the fault of another.
-			m.Health().Reject(b.dgst, culprits == 1)
+			m.Health().Reject(b.dgst, culprits == 1 && !oci.AssemblyOf(b.ctx).Mixed())
 		}
 	}
 	return news && slices.ContainsFunc(b.members, func(m Member) bool { return !m.Health().Rejected(b.dgst) })

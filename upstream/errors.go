@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/internal/shortage"
+	"github.com/weirhq/weir/oci"
 )
 
 // The four ways in which an upstream fails. An [*Error] matches the one of its
@@ -110,6 +111,7 @@ type Error struct {
 	contentRange string   // of an answer of 416
 	foreign      bool     // the refusal is not one of a registry
 	page         bool     // the refusal is a page for browsers
+	part         bool     // a part of a blob was refused, which says nothing about the whole
 }
 
 // Error describes the failure for the operator, with those of the other
@@ -144,8 +146,11 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// Is reports whether target is the sentinel of the error's class.
-func (e *Error) Is(target error) bool { return target != nil && target == e.Class.sentinel() }
+// Is reports whether target is the sentinel of the error's class, or oci.ErrNoRange if the
+// failure is one of a part alone.
+func (e *Error) Is(target error) bool {
+	return target != nil && target == e.Class.sentinel() || e.part && target == oci.ErrNoRange
+}
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }

@@ -46,7 +46,7 @@ func TestReadersAheadTakePlaces(t *testing.T) {
 		const clients = 10
 		var answered sync.WaitGroup
 		for range clients {
-			r := s.reader(t, t.Context(), digest.FromBytes(body), direct.source(ours))
+			r := s.reader(t, t.Context(), digest.FromBytes(body), direct.source(theirs))
 			t.Cleanup(func() { r.Close() })
 			answered.Go(func() {
 				if _, err := r.Wait(10<<20, -1); err != nil {
@@ -133,7 +133,7 @@ func TestReaderContinuesAfterItsTurn(t *testing.T) {
 		direct := &origin{body: body}
 		var both sync.WaitGroup
 		for range 2 {
-			r := s.reader(t, t.Context(), digest.FromBytes(body), direct.source(ours))
+			r := s.reader(t, t.Context(), digest.FromBytes(body), direct.source(theirs))
 			both.Go(func() {
 				defer r.Close()
 				if _, err := r.Wait(15<<20, 16<<20); err != nil {

@@ -102,17 +102,43 @@ func (r *Reader) choose() error {
 	case openRest:
 		return r.openRest()
 	case openWindow:
-		// A sequential reader comes by and by to the bytes that are far ahead.
-		if r.inOrder && how == alive {
-			return r.follow(v)
-		}
-		err := r.openWindow()
-		if errors.Is(err, errCaughtUp) {
-			return r.choose()
-		}
-		return err
+		return r.jump(v, how)
 	default:
 		return v.err
+	}
+}
+
+// jump reads bytes that the download has not come to.
+func (r *Reader) jump(v view, how condition) error {
+	var err error
+	switch {
+	// A sequential reader comes by and by to the bytes that are far ahead.
+	case (r.inOrder || r.patient) && how == alive:
+		return r.follow(v)
+	case how == alive && v.spool != nil && !r.alone && !r.independent():
+		err = r.openAhead(v)
+	default:
+		err = r.openWindow()
+	}
+	if r.turns(err) {
+		return r.choose()
+	}
+	return err
+}
+
+// turns reports whether the reader has to choose anew.
+func (r *Reader) turns(err error) bool {
+	switch {
+	case errors.Is(err, errCaughtUp):
+		return true
+	case errors.Is(err, errAlone):
+		r.alone = true
+		return true
+	case errors.Is(err, errPatience):
+		r.patient = true
+		return true
+	default:
+		return false
 	}
 }
 
@@ -158,6 +184,9 @@ func (r *Reader) openRest() error {
 	sum, err := r.download.sum.clone()
 	if err != nil {
 		return err
+	}
+	if sum.written != r.off { // it could not be read back
+		return r.download.view().err
 	}
 	return r.openVerified(sum)
 }

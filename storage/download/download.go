@@ -57,15 +57,20 @@ type Download struct {
 
 	// The download's goroutine writes these before it closes done; then they
 	// stay as they are. Until then, only that goroutine reads them.
-	sum     checksum // of the bytes in the spool
+	sum     checksum // of the bytes in the spool up to its watermark, once they are hashed
+	opened  bool     // the source was asked
 	stored  bool
 	origins []Origin      // that are left to be read before src
 	lent    []func() bool // the Reject of each stream of an origin that contributed
 	resumes int           // how often streams of origins broke off
 	endings []func(stored bool)
 
+	working sync.WaitGroup // fetches of parts
+
 	mu     sync.Mutex
 	phase  phase
+	parts  parts
+	slot   *lease       // nil without one
 	spool  *spool.Spool // nil before copying, and when nothing needs it any more
 	origin string       // of the last stream
 	peer   bool         // the last stream is that of another mirror
@@ -150,8 +155,15 @@ func (d *Download) run(request trace.Span) {
 	}
 	metrics.downloadStarted()
 	d.trace(request)
+	s, err := d.createSpool()
 	close(d.searched)
-	err := d.fetchAll()
+	if err == nil {
+		err = d.fetchAll(s)
+	}
+	d.endParts(true)
+	if err != nil {
+		d.hashRest()
+	}
 	var failed storeError
 	// A failed source says nothing about the store.
 	if errors.As(err, &failed) {

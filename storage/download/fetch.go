@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/weirhq/weir/oci"
@@ -24,19 +26,27 @@ const (
 // errUnattended ends a fetch that nothing holds.
 var errUnattended = errors.New("storage: the download has no readers now")
 
+// errCutShort ends a stream in front of bytes that are there, or on their way.
+var errCutShort = errors.New("storage: the next bytes are there")
+
 // errElsewhere marks corrupt bytes that another upstream may have right.
 var errElsewhere = fmt.Errorf("%w, another upstream may do better", storage.ErrCorrupt)
 
-// fetchAll fetches until the content is complete and stored. It pauses without
-// holders, and starts anew after a source delivered other bytes.
-func (d *Download) fetchAll() error {
+// createSpool creates the spool, before any reader looks for it.
+func (d *Download) createSpool() (*spool.Spool, error) {
 	s, err := d.group.opts.Spools.Create(d.Namespace(), -1)
 	if err != nil {
-		return storeError{err}
+		return nil, storeError{err}
 	}
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.spool = s
-	d.mu.Unlock()
+	return s, nil
+}
+
+// fetchAll fetches until the content is complete and stored. It pauses without
+// holders, and starts anew after a source delivered other bytes.
+func (d *Download) fetchAll(s *spool.Spool) error {
 	d.origins = d.usable()
 	for {
 		err := d.fetch(s)
@@ -55,13 +65,24 @@ func (d *Download) fetchAll() error {
 			d.span.AddEvent("waits: another repository block had its turn")
 			d.group.opts.Metrics.downloadYielded()
 		// Reset fails once a reader has seen a byte, which cannot be taken back.
-		case errors.Is(err, errElsewhere) && s.Reset():
-			d.sum.reset()
-			d.forgetLent()
+		case errors.Is(err, errElsewhere) && d.reset(s):
 		default:
 			return err
 		}
 	}
+}
+
+// reset empties the spool after wrong bytes. What brings parts meanwhile ends first, and no
+// more parts are fetched: the source may have lied in one of them.
+func (d *Download) reset(s *spool.Spool) bool {
+	d.endParts(false)
+	if !s.Reset() {
+		return false
+	}
+	d.sum.reset()
+	d.forgetLent()
+	d.forgetParts()
+	return true
 }
 
 // pause waits for a holder.
@@ -83,6 +104,8 @@ func (d *Download) fetch(s *spool.Spool) error {
 	}
 	defer slot.release()
 	slot.bind(d.ctx)
+	d.has(slot)
+	defer d.has(nil)
 	defer d.watchSpeed(slot)()
 	d.enter(copying)
 	err = d.fetchRest(slot, s)
@@ -98,15 +121,18 @@ func (d *Download) fetch(s *spool.Spool) error {
 	return err
 }
 
+// has notes the place that the download has; nil: none.
+func (d *Download) has(slot *lease) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.slot = slot
+}
+
 // fetchRest copies the rest of the content, from the origins that are left and then from
 // the repository's own source. Each continues where the one before broke off.
 func (d *Download) fetchRest(slot *lease, s *spool.Spool) error {
-	ctx := slot.ctx
-	if s.Written() > 0 {
-		ctx = oci.WithContinuation(ctx) // after a pause, which a rate limit must not turn into an end
-	}
 	for {
-		stream, err := d.openOrigin(ctx, s)
+		stream, err := d.openOrigin(slot.ctx, s)
 		if err != nil {
 			return err
 		}
@@ -114,26 +140,91 @@ func (d *Download) fetchRest(slot *lease, s *spool.Spool) error {
 			break
 		}
 		before := s.Written()
-		err = d.fetchFrom(slot, s, stream)
-		if err == nil || !d.goesOn(slot, err) {
+		err = d.fetchFrom(slot, s, stream, gap{from: before, through: true})
+		if err == nil {
+			return d.verify(s)
+		}
+		if !d.goesOn(slot, err) {
 			return err
 		}
 		d.brokeOff(stream, s.Written()-before)
 	}
-	stream, err := d.src.Open(ctx, s.Written(), -1)
-	if err != nil {
-		return err
+	return d.fetchOwn(slot, s)
+}
+
+// fetchOwn copies what is missing from the repository's own source: the gaps between the
+// parts, one after the other. Most contents have one gap, which is all of them.
+func (d *Download) fetchOwn(slot *lease, s *spool.Spool) error {
+	for {
+		arrival, changed := s.Arrival(), d.partsChanged()
+		if err := d.catchUp(s); err != nil {
+			return err
+		}
+		gap, state := d.nextGap(s)
+		switch state {
+		case allThere:
+			return d.verify(s)
+		case onTheirWay:
+			if err := d.awaitParts(slot, s, arrival, changed); err != nil {
+				return err
+			}
+			continue
+		}
+		toEnd, err := d.fetchGap(slot, s, gap)
+		if err != nil {
+			return err
+		}
+		end := s.Covered(gap.from)
+		switch {
+		case !toEnd:
+		case end == s.Written(): // the digest tells whether it is the end of the content
+			return d.verify(s)
+		case s.Size() < 0: // parts bring the bytes before it
+			if err := s.Announce(end); err != nil {
+				return storeError{err}
+			}
+		case end < s.Size():
+			return io.ErrUnexpectedEOF
+		}
 	}
+}
+
+// fetchGap copies a gap from the repository's own source. It reports whether the stream went
+// to the end of the content, and came to its own.
+func (d *Download) fetchGap(slot *lease, s *spool.Spool, gap gap) (toEnd bool, err error) {
+	ctx := oci.WithAssembly(slot.ctx, d.assembly())
+	if s.Written() > 0 {
+		ctx = oci.WithContinuation(ctx) // after a pause, which a rate limit must not turn into an end
+	}
+	length := int64(-1)
+	if gap.bounded {
+		length = gap.to - gap.from
+		ctx = oci.WithPart(ctx)
+	}
+	stream, err := d.src.Open(ctx, gap.from, length)
+	if gap.bounded && errors.Is(err, oci.ErrNoRange) {
+		d.wholeOnly()
+		return false, nil // the next gap is the whole rest
+	}
+	if err != nil {
+		return false, err
+	}
+	d.opened = true
 	// Its upstream knows the content, and the origin had another one.
 	if size := s.Size(); len(d.lent) > 0 && stream.Size >= 0 && size >= 0 && stream.Size != size {
 		defer stream.Close()
-		return d.reject(stream, fmt.Errorf("%d bytes in place of %d", size, stream.Size))
+		return false, d.reject(fmt.Errorf("%d bytes in place of %d", size, stream.Size))
 	}
-	return d.fetchFrom(slot, s, stream)
+	d.contributes(stream)
+	err = d.fetchFrom(slot, s, stream, gap)
+	if errors.Is(err, errCutShort) {
+		return false, nil
+	}
+	return err == nil && !gap.bounded, err
 }
 
-// fetchFrom copies from a stream and verifies the content at its end.
-func (d *Download) fetchFrom(slot *lease, s *spool.Spool, stream *Stream) error {
+// fetchFrom copies a gap from a stream of it.
+func (d *Download) fetchFrom(slot *lease, s *spool.Spool, stream *Stream, g gap) error {
 	defer stream.Close()
 	d.mu.Lock()
 	// One stream without proof is enough: its bytes are in the content.
@@ -147,10 +238,7 @@ func (d *Download) fetchFrom(slot *lease, s *spool.Spool, stream *Stream) error 
 		}
 	}
 	d.markReady()
-	if err := d.copy(slot, s, stream); err != nil {
-		return err
-	}
-	return d.verify(s, stream)
+	return d.copy(slot, s, stream, g)
 }
 
 func (d *Download) awaitSlot() (*lease, error) {
@@ -160,25 +248,33 @@ func (d *Download) awaitSlot() (*lease, error) {
 	return d.group.slots.acquire(d.ctx, d.src.Repository.Namespace)
 }
 
-func (d *Download) copy(slot *lease, s *spool.Spool, stream *Stream) error {
+// copy copies the stream of a gap. It returns errCutShort where bytes follow that are there, or
+// on their way.
+func (d *Download) copy(slot *lease, s *spool.Spool, stream *Stream, g gap) error {
 	pooled := d.group.buffers.Get().(*[copyBuffer]byte)
 	defer d.group.buffers.Put(pooled)
 	buf := pooled[:]
-	for {
+	for at := g.from; !g.bounded || at < g.to; {
 		n, readErr := stream.Read(buf)
 		if n > 0 {
-			written, err := s.Write(buf[:n])
-			d.sum.write(buf[:written])
+			written, own, err := s.Put(buf[:n], at)
 			slot.bytes.Add(int64(written))
+			if failed := d.hash(s, buf[:written], at, own); failed != nil {
+				return failed
+			}
+			at += int64(written)
 			switch {
 			// More bytes than the source announced: they cannot match the digest.
 			case errors.Is(err, spool.ErrSize):
-				return d.reject(stream, err)
+				return d.reject(err)
 			case err != nil:
 				return storeError{err}
 			}
 		}
-		if readErr == io.EOF { // the digest tells whether it is the end of the content
+		if readErr == io.EOF {
+			if g.bounded && at < min(g.to, sizeOr(s, g.to)) {
+				return io.ErrUnexpectedEOF
+			}
 			return nil
 		}
 		if readErr != nil {
@@ -187,37 +283,92 @@ func (d *Download) copy(slot *lease, s *spool.Spool, stream *Stream) error {
 		if !d.attended(unattendedGrace) {
 			return errUnattended
 		}
+		if d.obstructed(s, at, g) {
+			return errCutShort
+		}
+	}
+	return nil
+}
+
+// sizeOr returns the size of a content, or n if it is not known.
+func sizeOr(s *spool.Spool, n int64) int64 {
+	if size := s.Size(); size >= 0 {
+		return size
+	}
+	return n
+}
+
+// hash hashes bytes that were written at an offset, and those behind them that are there
+// already. Bytes before the watermark's hash, or not written by the caller, are read back:
+// the hash is that of the file.
+func (d *Download) hash(s *spool.Spool, p []byte, at int64, own bool) error {
+	if own && at == d.sum.written {
+		d.sum.write(p)
+	}
+	return d.catchUp(s)
+}
+
+// catchUp hashes the bytes before the watermark that are not hashed yet.
+func (d *Download) catchUp(s *spool.Spool) error {
+	if d.sum.written == s.Written() { // the bytes came in order
+		return nil
+	}
+	buf := d.group.buffers.Get().(*[copyBuffer]byte)
+	defer d.group.buffers.Put(buf)
+	for d.sum.written < s.Written() {
+		n, err := s.ReadBack(buf[:min(copyBuffer, s.Written()-d.sum.written)], d.sum.written)
+		if err != nil {
+			return storeError{err}
+		}
+		d.sum.write(buf[:n])
+	}
+	return nil
+}
+
+// hashRest hashes what has come, after the download has failed: its readers go on behind that.
+// If it cannot be read back, none does.
+func (d *Download) hashRest() {
+	if s := d.view().spool; s != nil {
+		_ = d.catchUp(s)
 	}
 }
 
 // verify compares the digest of the bytes that came, and releases the withheld
 // tail to the readers.
-func (d *Download) verify(s *spool.Spool, stream *Stream) error {
+func (d *Download) verify(s *spool.Spool) error {
 	if err := d.sum.verify(); err != nil {
-		return d.reject(stream, err)
+		return d.reject(err)
 	}
 	// Before the readers learn of it: the first may leave at once, and must not
 	// leave an unattended download behind.
 	d.enter(committing)
 	if err := s.Complete(); err != nil {
-		return d.reject(stream, err)
+		return d.reject(err)
 	}
 	return nil
 }
 
-// reject blames the source for bytes that do not match the digest. If bytes of an origin
-// are among them, that is blamed: a store that others write to is the likelier liar.
-func (d *Download) reject(stream *Stream, why error) error {
+// reject blames the source for bytes that do not match the digest, in each stream that brought
+// some. If bytes of an origin are among them, that is blamed: a store that others write to is
+// the likelier liar.
+func (d *Download) reject(why error) error {
 	if len(d.lent) > 0 {
 		return d.rejectLent(why)
 	}
 	kind := storage.ErrCorrupt
-	if stream.Reject != nil && stream.Reject() {
-		kind = errElsewhere
+	var from []string
+	for _, stream := range d.contributors() {
+		if stream.Reject != nil && stream.Reject() {
+			kind = errElsewhere
+		}
+		if !slices.Contains(from, stream.Origin) {
+			from = append(from, stream.Origin)
+		}
 	}
+	hosts := strings.Join(from, ", ")
 	d.group.opts.Logger.Warn("an upstream delivered bytes that do not match their digest. Nothing was stored",
-		"upstream", stream.Origin, "repository", d.src.Repository.String(), "digest", d.digest, "error", why)
-	return fmt.Errorf("%w: %s from %s: %w", kind, d.digest, stream.Origin, why)
+		"upstream", hosts, "repository", d.src.Repository.String(), "digest", d.digest, "error", why)
+	return fmt.Errorf("%w: %s from %s: %w", kind, d.digest, hosts, why)
 }
 
 // commit stores a complete spool. If the store fails, the content is not cached;

@@ -28,6 +28,8 @@ type Reader struct {
 	begun    bool  // the client has bytes
 	closed   bool
 	inOrder  bool // see Sequential
+	alone    bool // bytes far ahead come from streams of its own
+	patient  bool // bytes far ahead come with the download
 
 	possession possession
 	refused    *refusal // the end of the reader's right to the download's bytes
@@ -142,7 +144,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 			return n, nil
 		case err == io.EOF && r.windowEnd >= 0 && r.off >= r.windowEnd:
 			r.drop() // the download may have caught up with the window's end
-		case errors.Is(err, errCaughtUp):
+		case r.turns(err):
 			r.drop()
 		// A source's clean end before the known size is a cut connection.
 		case err == io.EOF && r.size >= 0 && r.off < r.size:

@@ -20,9 +20,14 @@ type Source struct {
 	// Size is the content's size as the repository's record has it; 0 if it is not
 	// known. Stored content of another size is damaged.
 	Size int64
+	// Start and End are the range that the client asks for. An End of 0 or -1 is the end of
+	// the content. If the range is far ahead, a download that begins for it does not fetch
+	// these bytes twice.
+	Start, End int64
 	// Open opens the content at an offset, for length bytes or, if length is
 	// -1, to its end. It resumes by itself after a broken connection; an error
-	// that it returns, or a read error of its stream, is final.
+	// that it returns, or a read error of its stream, is final. A call for a part
+	// ([oci.WithPart]) fails with oci.ErrNoRange if the source sends none.
 	Open func(ctx context.Context, offset, length int64) (*Stream, error)
 	// Apart is set if the stored bytes and the downloads of other repositories are of
 	// no use: the content is downloaded from the Source, by itself.

@@ -1,5 +1,10 @@
 package spool
 
+import (
+	"slices"
+	"sort"
+)
+
 // extent is a half-open range of bytes.
 type extent struct{ from, to int64 }
 
@@ -73,35 +78,31 @@ func (x extents) gaps(e extent) []extent {
 	return gaps
 }
 
+// next returns the end of the range that has off; off if none has.
+func (x extents) next(off int64) int64 {
+	for _, have := range x {
+		if have.from <= off && off < have.to {
+			return have.to
+		}
+	}
+	return off
+}
+
 // add adds the bytes of e, and joins the ranges that it overlaps or touches.
 func (x *extents) add(e extent) {
 	if e.from >= e.to {
 		return
 	}
-	// Most writes extend the last range.
-	if n := len(*x); n > 0 && (*x)[n-1].from <= e.from && e.from <= (*x)[n-1].to {
-		(*x)[n-1].to = max((*x)[n-1].to, e.to)
-		return
+	set := *x
+	// Those from first up to and without last overlap or touch e.
+	first := sort.Search(len(set), func(i int) bool { return set[i].to >= e.from })
+	last := first
+	for last < len(set) && set[last].from <= e.to {
+		e = extent{min(e.from, set[last].from), max(e.to, set[last].to)}
+		last++
 	}
-	joined := make(extents, 0, len(*x)+1)
-	placed := false
-	for _, have := range *x {
-		switch {
-		case have.to < e.from:
-			joined = append(joined, have)
-		case have.from > e.to:
-			if !placed { // e has joined all ranges before this one
-				joined, placed = append(joined, e), true
-			}
-			joined = append(joined, have)
-		default: // they overlap or touch
-			e = extent{min(e.from, have.from), max(e.to, have.to)}
-		}
-	}
-	if !placed {
-		joined = append(joined, e)
-	}
-	*x = joined
+	// Most writes extend one range, which costs no memory.
+	*x = slices.Replace(set, first, last, e)
 }
 
 // remove removes the bytes of e.

@@ -234,7 +234,7 @@ func TestSpoolEndsWhileItAsksForSpace(t *testing.T) {
 				t.Fatal(err)
 			}
 			grown := make(chan error)
-			go func() { grown <- s.grow(600, 600, 400) }()
+			go func() { grown <- s.grow(600, 400) }()
 			<-quota.asked
 			if err := end(s); err != nil {
 				t.Fatal(err)

@@ -18,6 +18,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/weirhq/weir/internal/notify"
 )
 
 // TailHold is the number of bytes at the end of a spool that its readers cannot
@@ -55,18 +57,20 @@ type Spool struct {
 	writing  extents    // the bytes that writers are about to add to them
 	allotted int64      // taken from dir's quota for the file, written or not
 	reserved int64      // promised by dir and not yet written
+	pending  int64      // pledged to writes that are under way
 	read     int64      // the furthest offset that a reader has been given
 	settled  *sync.Cond // a writer has finished
 	complete bool
 	broken   bool // interrupted: no more bytes will come, and the present ones are good
 	renamed  bool
 	err      error
-	path     string      // of the file
-	waiters  []*waiter   // for a change of the above
-	overdue  *time.Timer // wakes those that wait for more bytes; nil before it is needed
-	timed    bool        // overdue runs
-	refs     int         // the owner's and each reader's; the last one closes the file
-	closed   func()      // called after that, when set
+	path     string           // of the file
+	waiters  []*waiter        // for a change of the above
+	overdue  *time.Timer      // wakes those that wait for more bytes; nil before it is needed
+	timed    bool             // overdue runs
+	arrived  notify.Broadcast // bytes anywhere
+	refs     int              // the owner's and each reader's; the last one closes the file
+	closed   func()           // called after that, when set
 }
 
 // Complete declares the content verified and releases the withheld tail. It
@@ -119,8 +123,9 @@ func (s *Spool) shrink() {
 	s.mu.Lock()
 	var surplus, reserved int64
 	if s.complete || s.err != nil {
-		// Bytes beyond a gap are in the file too, so the quota still counts them.
-		surplus, reserved = max(0, s.allotted-s.covered.end()), s.reserved
+		// Bytes beyond a gap are in the file too, so the quota still counts them, and those
+		// that are being written.
+		surplus, reserved = max(0, s.allotted-s.covered.total()-s.pending), s.reserved
 		s.allotted -= surplus
 		s.reserved = 0
 	}
@@ -136,7 +141,7 @@ func (s *Spool) Reset() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// A failed truncation leaves old bytes behind the new ones.
-	if s.read > 0 || len(s.writing) > 0 || s.complete || s.err != nil || s.file.Truncate(0) != nil {
+	if s.read > 0 || s.pending > 0 || len(s.writing) > 0 || s.complete || s.err != nil || s.file.Truncate(0) != nil {
 		return false
 	}
 	s.covered, s.size = nil, -1
@@ -155,6 +160,52 @@ func (s *Spool) Written() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.covered.start()
+}
+
+// Covered returns the end of the bytes that are there from off on without a gap; off if
+// there is none.
+func (s *Spool) Covered(off int64) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.covered.next(off)
+}
+
+// Ahead returns the begin and the end of the first stretch of at least n bytes that are
+// there and begin at or behind off, and -1 if there is none.
+func (s *Spool) Ahead(off, n int64) (from, to int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.covered {
+		if from := max(off, e.from); e.to-from >= n {
+			return from, e.to
+		}
+	}
+	return -1, -1
+}
+
+// Stretches returns how many stretches of bytes, with gaps between them, there are.
+func (s *Spool) Stretches() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.covered)
+}
+
+// Arrival returns a channel that is closed when further bytes are there, at any offset.
+func (s *Spool) Arrival() <-chan struct{} { return s.arrived.Wait() }
+
+// ReadBack reads bytes that are there, whether or not readers may have them: into the hash,
+// or for the client that asked for just these. It returns fewer than len(p) bytes only if
+// the others are not there.
+func (s *Spool) ReadBack(p []byte, off int64) (int, error) {
+	n := min(int64(len(p)), s.Covered(off)-off)
+	if n <= 0 {
+		return 0, nil
+	}
+	read, err := s.file.ReadAt(p[:n], off)
+	if err != nil {
+		return read, fmt.Errorf("spool: cannot read back: %w", err)
+	}
+	return read, nil
 }
 
 // Readable returns the number of bytes that readers can see now.

@@ -25,17 +25,16 @@ func (s *Spool) Announce(size int64) error {
 	return nil
 }
 
-// grow reserves space for n bytes that have come and end at offset end, and up to
-// ahead bytes more if they are free now. That can take long, but does not block
-// readers.
-func (s *Spool) grow(end, n, ahead int64) error {
+// grow reserves space for the n bytes of a write that have come, and up to ahead bytes more
+// if they are free now. That can take long, but does not block readers.
+func (s *Spool) grow(n, ahead int64) error {
 	s.growing.Lock()
 	defer s.growing.Unlock()
 	s.mu.Lock()
-	// The file's share of the quota is for its length. The promise of the
-	// filesystem is for those bytes that are not written yet.
-	allot, more := max(0, end-s.allotted), max(0, n-s.reserved)
-	ahead = max(0, ahead-max(0, s.allotted-end)) // it may be there, after a Reset
+	// The file is sparse: bytes before a gap cost nothing, whatever their offset.
+	allot, more := s.lacking(n)
+	ahead = max(0, ahead-max(0, -allot)) // it may be there, after a Reset
+	allot, more = max(0, allot), max(0, more)
 	s.mu.Unlock()
 	extra, err := s.dir.reserve(s.owner, allot, more, ahead, !s.noWait)
 	if err != nil {
@@ -48,6 +47,12 @@ func (s *Spool) grow(end, n, ahead int64) error {
 	// The spool may have ended meanwhile, and needs the space no more.
 	s.shrink()
 	return nil
+}
+
+// lacking returns how many bytes of the quota and of the promised space are missing for a
+// write of n bytes beside those that are under way. The caller holds the mutex.
+func (s *Spool) lacking(n int64) (allot, more int64) {
+	return s.covered.total() + s.pending + n - s.allotted, s.pending + n - s.reserved
 }
 
 // withOwn adds the bytes that the spool has already to a lack of space.
@@ -71,20 +76,32 @@ func (s *Spool) Write(p []byte) (int, error) {
 // of p, from its start, the spool has. It returns ErrSize for bytes beyond the
 // announced size, ErrNoSpace, or the error of the filesystem.
 func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
+	n, _, err := s.Put(p, off)
+	return n, err
+}
+
+// Put is WriteAt, and reports whether the bytes that it counts are those of p. If not, the
+// spool had some of them before, which may differ: only what the file holds may be hashed.
+func (s *Spool) Put(p []byte, off int64) (n int, own bool, err error) {
 	want := extent{off, off + int64(len(p))}
-	if err := s.ensure(want.to, int64(len(p))); err != nil {
-		return 0, err
+	pledged, err := s.ensure(want)
+	if err != nil {
+		return 0, true, err
 	}
-	for _, gap := range s.claim(want) {
+	gaps := s.claim(want)
+	own = len(p) == 0 || len(gaps) == 1 && gaps[0] == want
+	defer func() { s.unpledge(pledged) }()
+	for _, gap := range gaps {
 		n, err := s.file.WriteAt(p[gap.from-off:gap.to-off], gap.from)
 		s.wrote(gap, int64(n))
+		pledged -= int64(n)
 		if err != nil {
 			// Other writers may fill the gaps that this one gives up.
 			s.unclaim(extent{gap.to, want.to})
-			return int(gap.from-off) + n, s.dir.writeError(err)
+			return int(gap.from-off) + n, own, s.dir.writeError(err)
 		}
 	}
-	return len(p), nil
+	return len(p), own, nil
 }
 
 // claim returns the parts of want that the spool lacks, for the caller to write.
@@ -115,9 +132,11 @@ func (s *Spool) wrote(gap extent, n int64) {
 		s.reserved -= used
 		s.dir.release(used)
 	}
+	s.pending -= n
 	if s.covered.start() > before {
 		s.wakeReady()
 	}
+	s.arrived.Notify()
 }
 
 // unclaim gives back the claims within e.
@@ -128,23 +147,52 @@ func (s *Spool) unclaim(e extent) {
 	s.settled.Broadcast()
 }
 
-// ensure checks that a write of n bytes up to end fits the announced size, and
-// reserves space for it unless Create or an earlier write has.
-func (s *Spool) ensure(end, n int64) error {
+// unpledge ends the part of a write's pledge that it did not use.
+func (s *Spool) unpledge(n int64) {
 	s.mu.Lock()
-	size, reserved, allotted := s.size, s.reserved, s.allotted
-	missing := n - s.covered.count(extent{end - n, end}) // the others are in the file
-	come := s.covered.total() + missing
-	s.mu.Unlock()
-	switch {
-	case size >= 0 && end > size:
-		return fmt.Errorf("%w: byte %d of %d", ErrSize, end, size)
-	case reserved >= missing && end <= allotted:
-		return nil
+	defer s.mu.Unlock()
+	s.pending -= n
+}
+
+// ensure checks that a write fits the announced size, and reserves space for it unless
+// Create or an earlier write has. The bytes that are missing are pledged to the write.
+func (s *Spool) ensure(want extent) (pledged int64, err error) {
+	for {
+		s.mu.Lock()
+		missing := want.to - want.from - s.covered.count(want) // the others are in the file
+		allot, more := s.lacking(missing)
+		fits := s.size < 0 || want.to <= s.size
+		if fits && allot <= 0 && more <= 0 {
+			s.pending += missing
+			s.mu.Unlock()
+			return missing, nil
+		}
+		come := s.covered.total() + s.pending + missing
+		size := s.size
+		s.mu.Unlock()
+		if !fits {
+			return 0, fmt.Errorf("%w: byte %d of %d", ErrSize, want.to, size)
+		}
+		ahead := min(come, maxAhead)
+		if size >= 0 {
+			ahead = max(0, min(ahead, size-come))
+		}
+		if err := s.grow(missing, ahead); err != nil {
+			return 0, err
+		}
+		// A spool that has ended gets no space, and takes the bytes that are under way.
+		if s.over() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.pending += missing
+			return missing, nil
+		}
 	}
-	ahead := min(come, maxAhead)
-	if size >= 0 {
-		ahead = min(ahead, size-end)
-	}
-	return s.grow(end, missing, ahead)
+}
+
+// over reports whether the spool has ended.
+func (s *Spool) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.complete || s.err != nil
 }
