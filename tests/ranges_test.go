@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -46,6 +48,49 @@ func TestRangesCostOneRequest(t *testing.T) {
 		}
 		expectWire(t, upstream, tc.name, "GET "+blobPath("org/app", dgst)+" 200")
 	}
+}
+
+// The bytes of a range of a cold blob come once, and the blob around them later.
+func TestRangesOfAColdBlobComeOnce(t *testing.T) {
+	t.Parallel()
+	const size = 32 * mib
+	upstream := upstreamtest.New(t)
+	w := harness.StartWeir(t, block("mirror", upstream))
+	for i, tc := range []struct {
+		name   string
+		ranges []string // of clients, at once
+	}{
+		{"a quarter", []string{"8388608-16777215"}},
+		{"to the end", []string{"8388608-"}},
+		{"the last quarter", []string{"25165824-33554431"}},
+		{"a megabyte", []string{"16777216-17825791"}},
+		{"the same range of 32 clients", slices.Repeat([]string{"16777216-25165823"}, 32)},
+	} {
+		content := random(t, size, uint64(90+i))
+		dgst := upstream.AddBlob("org/app", content)
+		before := w.Metric(t, "weir_upstream_bytes_total")
+		var clients sync.WaitGroup
+		for _, r := range tc.ranges {
+			clients.Go(func() {
+				a := w.Get(t, blobPath("mirror/org/app", dgst), "Range", "bytes="+r)
+				expect(t, tc.name, a, http.StatusPartialContent, "")
+				var from int64
+				fmt.Sscanf(r, "%d-", &from)
+				if !bytes.Equal(a.Body, content[from:from+int64(len(a.Body))]) {
+					t.Errorf("%s: other bytes", tc.name)
+				}
+			})
+		}
+		clients.Wait()
+		if a := w.Get(t, blobPath("mirror/org/app", dgst)); digest.FromBytes(a.Body) != dgst {
+			t.Errorf("%s: the whole has %d other bytes", tc.name, len(a.Body))
+		}
+		if got := w.Metric(t, "weir_upstream_bytes_total") - before; got != size {
+			t.Errorf("%s: %v bytes came from upstream for a blob of %d: %q", tc.name, got, size, upstream.Requests())
+		}
+		upstream.ResetRequests()
+	}
+	w.ExpectIntact(t)
 }
 
 // Clients that ask for ranges far ahead, and do not read them, take no more connections

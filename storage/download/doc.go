@@ -29,6 +29,20 @@
 // delivered other bytes sends the download from copying back to waiting, if no
 // reader has seen a byte and another upstream may have the right ones.
 //
+// # Parts
+//
+// The bytes of a content need not come in order. A range of a reader far ahead of the
+// watermark is a part, with a stream of its own:
+//
+//	0 ............ watermark ......... from ========> .... to ............. size
+//	 hashed, readable   the download's stream    a part, read by its client alone
+//
+//	wanted ──► active ──► ended     Wanted parts wait for a place. The download skips
+//	    │                           active ones, and what they brought.
+//	    └──────────────────►        The download has come near meanwhile.
+//
+// Parts never fail the download: it fetches what they leave. They end before it does.
+//
 // # Sources and proofs
 //
 // A [Source] is two things. Open delivers bytes, from wherever they may come: the

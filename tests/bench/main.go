@@ -21,7 +21,7 @@ type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
-	only := flag.String("only", "", "measure one part only: cold, many, herd, warm, manifests, start, logins, replicas, bucket, tag, tags, or tls beside nginx")
+	only := flag.String("only", "", "measure one part only: cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags, or tls beside nginx")
 	against := flag.String("against", "", "an older binary, which -only manifests, -only start and -only tag measure by turns with this tree")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -45,11 +45,11 @@ func bench(ctx context.Context, dir, only, against string, out io.Writer) error 
 	defer up.close()
 	fmt.Fprintf(out, "%s, %d processors, %s\n\n| measurement | figure |\n|---|---|\n",
 		runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format(time.DateOnly))
-	plain := []measure{coldBlob, warmBlob, warmManifests, loggedInManifests, manyColdBlobs, herd, coldImage, bucketCosts, cachedTags}
-	downloads := map[string]measure{"cold": coldBlob, "many": manyColdBlobs, "herd": herd, "warm": warmBlob}
+	plain := []measure{coldBlob, warmBlob, warmManifests, loggedInManifests, manyColdBlobs, herd, rangeThenWhole, coldImage, bucketCosts, cachedTags}
+	downloads := map[string]measure{"cold": coldBlob, "many": manyColdBlobs, "herd": herd, "warm": warmBlob, "ranges": rangeThenWhole}
 	switch only {
 	case "":
-	case "cold", "many", "herd", "warm":
+	case "cold", "many", "herd", "warm", "ranges":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{downloads[only]}, out)
 	case "manifests":
 		rows, err := manifestsAgainst(ctx, dir, up, against)
@@ -74,7 +74,7 @@ func bench(ctx context.Context, dir, only, against string, out io.Writer) error 
 	case "tls":
 		plain = nil
 	default:
-		return fmt.Errorf("-only knows cold, many, herd, warm, manifests, start, logins, replicas, bucket, tag, tags and tls, and not %q", only)
+		return fmt.Errorf("-only knows cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags and tls, and not %q", only)
 	}
 	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
 		return err

@@ -24,6 +24,7 @@ import (
 type upstream struct {
 	url      string
 	requests atomic.Int64
+	sent     atomic.Int64 // bytes of bodies
 	server   *http.Server
 	noise    []byte
 
@@ -100,7 +101,19 @@ func (up *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Docker-Content-Digest", dgst)
 	w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
-	http.ServeContent(w, r, "", time.Time{}, open())
+	http.ServeContent(w, r, "", time.Time{}, &counted{open(), &up.sent})
+}
+
+// counted counts the bytes that are read.
+type counted struct {
+	io.ReadSeeker
+	n *atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.ReadSeeker.Read(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 // pattern is head, and then noise without end.
