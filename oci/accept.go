@@ -2,7 +2,6 @@ package oci
 
 import (
 	"mime"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,10 +28,6 @@ const (
 	maxFurtherTypes = 8
 	maxFurtherSize  = 512
 )
-
-// furtherType is the grammar of a vendor's JSON type. A subtype has up to 127 characters
-// (RFC 6838 section 4.2).
-var furtherType = regexp.MustCompile(`^application/vnd\.[a-z0-9!#$&^_.+-]{1,118}\+json$`)
 
 // Accepting returns the reference as a client asks for it that sends these values of the
 // Accept header (RFC 9110 section 12.5.1). The types of manifests among them that Weir
@@ -92,7 +87,7 @@ func mediaRanges(accept []string) func(yield func(string) bool) {
 // isFurtherType reports whether a media type is one of manifests that is asked for only
 // if a client accepts it.
 func isFurtherType(mediaType string) bool {
-	return !isOwnType(mediaType) && IsManifestType(mediaType) && furtherType.MatchString(mediaType) &&
+	return !isOwnType(mediaType) && isVendors(mediaType) && len(mediaType) > len("application/vnd.+json") && ValidMediaType(mediaType) &&
 		!strings.HasPrefix(mediaType, mediaTypeDockerSchema1)
 }
 

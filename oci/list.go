@@ -36,7 +36,7 @@ func ReadTags(r io.Reader) ([]string, error) {
 		_, err := text.elements(maxTags, "tags", func() error {
 			tag = "" // null leaves it as it is
 			err := text.decoder.Decode(&tag)
-			if err == nil && tagPattern.MatchString(tag) {
+			if err == nil && isTag(tag) {
 				tags = append(tags, tag)
 			}
 			return err

@@ -2,19 +2,37 @@ package oci
 
 import (
 	"mime"
-	"regexp"
 	"strings"
 )
 
-// maxMediaType bounds a media type, in bytes: two names of at most 127 characters
-// (RFC 6838 section 4.2).
-const maxMediaType = 255
-
-var mediaTypePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}$`)
+const (
+	// maxRestricted bounds each of the two names of a media type, in bytes (RFC 6838 section 4.2).
+	maxRestricted = 127
+	maxMediaType  = maxRestricted + len("/") + maxRestricted
+)
 
 // ValidMediaType reports whether a string is a media type without parameters
 // (RFC 6838 section 4.2).
-func ValidMediaType(s string) bool { return len(s) <= maxMediaType && mediaTypePattern.MatchString(s) }
+func ValidMediaType(s string) bool {
+	kind, subtype, ok := strings.Cut(s, "/")
+	return ok && isRestricted(kind) && isRestricted(subtype)
+}
+
+// isRestricted reports whether s is a restricted-name of RFC 6838 section 4.2:
+// [a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}
+func isRestricted(s string) bool {
+	if s == "" || len(s) > maxRestricted {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		// Only letters and digits begin a name.
+		if !isLower(c) && !isDigit(c) && !isUpper(c) && (i == 0 || strings.IndexByte("!#$&^_.+-", c) < 0) {
+			return false
+		}
+	}
+	return true
+}
 
 // IsServed reports whether a media type may be the Content-Type of a manifest: one of
 // applications. A browser would show others, such as text/html, as a page of the mirror.
@@ -26,8 +44,12 @@ func IsServed(mediaType string) bool {
 // are to come: a vendor's JSON, such as application/vnd.oci.artifact.manifest.v1+json.
 // Types such as text/html and application/octet-stream are none.
 func IsManifestType(mediaType string) bool {
-	isVendors := strings.HasPrefix(mediaType, "application/vnd.") && strings.HasSuffix(mediaType, "+json")
-	return (isVendors || strings.HasPrefix(mediaType, mediaTypeDockerSchema1)) && ValidMediaType(mediaType)
+	return (isVendors(mediaType) || strings.HasPrefix(mediaType, mediaTypeDockerSchema1)) && ValidMediaType(mediaType)
+}
+
+// isVendors reports whether a media type has the form of a vendor's JSON.
+func isVendors(mediaType string) bool {
+	return strings.HasPrefix(mediaType, "application/vnd.") && strings.HasSuffix(mediaType, "+json")
 }
 
 // MediaType returns a Content-Type without its parameters, such as charset.

@@ -1,25 +1,70 @@
 package oci
 
-import (
-	"regexp"
-	"strings"
-)
+import "strings"
 
 // maxName bounds a repository name in bytes. Clients refuse longer names too,
 // since many registries do (distribution-spec, "Pulling manifests").
 const maxName = 255
 
-const nameSegment = `[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*`
+// ValidName reports whether name is a repository name (distribution-spec, "Pulling
+// manifests"), or the first segments of one: at most 255 bytes of lower-case letters and
+// digits, with single separators between them. The specification has no port; here the
+// first segment may end in one, since a mirror's names begin with the host of a registry,
+// such as localhost:5000/team/app.
+func ValidName(name string) bool {
+	if len(name) > maxName {
+		return false
+	}
+	first, rest, more := strings.Cut(name, "/")
+	if host, port, ok := strings.Cut(first, ":"); ok {
+		if !isPort(port) {
+			return false
+		}
+		first = host
+	}
+	for segment := first; isSegment(segment); segment, rest, more = strings.Cut(rest, "/") {
+		if !more {
+			return true
+		}
+	}
+	return false
+}
 
-// namePattern is <name> of the distribution-spec. The specification has no port;
-// here the first segment may end in one, since a mirror's names begin with the
-// host of a registry, such as localhost:5000/team/app.
-var namePattern = regexp.MustCompile(`^` + nameSegment + `(?::[0-9]{1,5})?(?:/` + nameSegment + `)*$`)
+// isPort reports whether s has one to five digits.
+func isPort(s string) bool {
+	for i := range len(s) {
+		if !isDigit(s[i]) {
+			return false
+		}
+	}
+	return 1 <= len(s) && len(s) <= len("65535")
+}
 
-// ValidName reports whether name is a repository name, or the first segments of
-// one: at most 255 bytes of lower-case letters and digits, with single separators
-// between them. The first segment may end in a port.
-func ValidName(name string) bool { return len(name) <= maxName && namePattern.MatchString(name) }
+// isSegment reports whether s is one segment of a name:
+// [a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*
+func isSegment(s string) bool {
+	for {
+		letters := 0
+		for letters < len(s) && (isLower(s[letters]) || isDigit(s[letters])) {
+			letters++
+		}
+		if letters == 0 || letters == len(s) {
+			return letters > 0
+		}
+		switch s = s[letters:]; {
+		case s[0] == '.':
+			s = s[1:]
+		case strings.HasPrefix(s, "__"):
+			s = s[2:]
+		case s[0] == '_':
+			s = s[1:]
+		case s[0] == '-':
+			s = strings.TrimLeft(s, "-")
+		default:
+			return false
+		}
+	}
+}
 
 // IsHost reports whether clients take the first segment of an image's name for the
 // host of a registry, and not for a user of Docker Hub: it has a dot or a port, or
