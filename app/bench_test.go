@@ -186,7 +186,7 @@ func TestWarmManifestAllocations(t *testing.T) {
 		}
 		return float64(least)
 	}
-	const most = 26
+	const most = 11
 	open := 0.0
 	for _, c := range warmManifests(t) {
 		got := allocations(c.pulled(t))

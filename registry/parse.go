@@ -181,7 +181,11 @@ func parseRead(req Request, path string) (Request, error) {
 func (req Request) own() Request {
 	req.Name, req.NS = strings.Clone(req.Name), strings.Clone(req.NS)
 	req.Digest = digest.Digest(strings.Clone(string(req.Digest)))
-	req.Reference = req.Reference.Clone()
+	if req.Digest != "" && !req.Reference.IsTag() && req.Op == OpManifest {
+		req.Reference = oci.ByDigest(req.Digest) // one copy for both
+	} else {
+		req.Reference = req.Reference.Clone()
+	}
 	return req
 }
 

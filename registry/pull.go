@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -52,6 +53,9 @@ type pull struct {
 	opts  *Options
 
 	buffers *sync.Pool // of *[oneWrite]byte
+
+	values [8]string // of the answer's headers; a cached content has eight at most
+	filled int
 }
 
 func (p *pull) manifest() error {
@@ -64,10 +68,10 @@ func (p *pull) manifest() error {
 		return err
 	}
 	p.setCacheStatus(m.Outcome)
-	p.w.Header().Set("Content-Type", m.Descriptor.MediaType)
+	p.set("Content-Type", m.Descriptor.MediaType)
 	p.setContentHeaders(m.Descriptor.Digest)
 	if p.req.Digest == "" {
-		p.w.Header().Set("Cache-Control", moving)
+		p.set("Cache-Control", moving)
 		p.entry.keepPrivate(p.w)
 	}
 	return p.send(m.Outcome, m.Content, m.Descriptor.Digest, m.Descriptor.Size)
@@ -89,7 +93,7 @@ func (p *pull) blob() error {
 		return err
 	}
 	p.setCacheStatus(b.Outcome)
-	p.w.Header().Set("Content-Type", "application/octet-stream")
+	p.set("Content-Type", "application/octet-stream")
 	p.setContentHeaders(p.req.Digest)
 	return p.send(b.Outcome, b.Content, p.req.Digest, b.Size)
 }
@@ -98,24 +102,37 @@ func (p *pull) blob() error {
 // (RFC 9211, RFC 9111 section 5.1 for the age, and RFC 7234 section 5.5 for the warning).
 func (p *pull) setCacheStatus(o namespace.Outcome) {
 	p.entry.outcome = o
-	p.w.Header().Set("Cache-Status", cacheStatus(o))
+	p.set("Cache-Status", cacheStatus(o))
 	if !o.Checked.IsZero() {
-		p.w.Header().Set("Age", strconv.Itoa(int(max(0, time.Since(o.Checked))/time.Second)))
+		p.set("Age", strconv.Itoa(int(max(0, time.Since(o.Checked))/time.Second)))
 	}
 	if o.Warning != "" {
-		p.w.Header().Set("Warning", "299 - "+strconv.Quote(o.Warning))
+		p.set("Warning", "299 - "+strconv.Quote(o.Warning))
 	}
 }
 
 func (p *pull) setContentHeaders(dgst digest.Digest) {
-	h := p.w.Header()
-	h.Set("Docker-Content-Digest", dgst.String())
-	h.Set("Etag", etag(dgst))
+	tag := etag(dgst)
+	p.set("Docker-Content-Digest", tag[1:len(tag)-1])
+	p.set("Etag", tag)
 	if p.entry.locked() {
-		h.Set("Cache-Control", private)
+		p.set("Cache-Control", private)
 	} else {
-		h.Set("Cache-Control", immutable)
+		p.set("Cache-Control", immutable)
 	}
+}
+
+// set sets a header whose name is in the form of http.CanonicalHeaderKey. The values of an
+// answer are part of its transaction, so that they cost no allocation.
+func (p *pull) set(name, value string) {
+	if p.filled == len(p.values) {
+		p.w.Header().Set(name, value)
+		return
+	}
+	at := p.filled
+	p.filled++
+	p.values[at] = value
+	p.w.Header()[name] = p.values[at : at+1 : at+1]
 }
 
 func etag(dgst digest.Digest) string { return `"` + dgst.String() + `"` }
@@ -125,6 +142,9 @@ func etag(dgst digest.Digest) string { return `"` + dgst.String() + `"` }
 // it for complete.
 func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.Digest, size int64) error {
 	if content == nil {
+		if size >= 0 && p.unconditional() {
+			return p.sendWhole(nil, size)
+		}
 		// A HEAD needs the size only. RFC 9110 section 14.2 defines ranges for
 		// GET, so a Range is ignored.
 		p.r.Header.Del("Range")
@@ -148,6 +168,10 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.
 	// Content-Length, so the client notices it without an abort.
 	if o.Cache.Cached() && !multipart {
 		defer content.Close()
+		_, isFile := content.(syscall.Conn)
+		if whole, ok := content.(io.WriterTo); ok && !isFile && size <= oneWrite && p.unconditional() {
+			return p.sendWhole(whole, size)
+		}
 		if size <= oneWrite {
 			// Without its io.ReaderFrom. Content of this size comes from memory.
 			http.ServeContent(struct{ http.ResponseWriter }{p.w}, p.r, "", time.Time{}, content)
@@ -175,6 +199,28 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.
 		}
 		p.entry.err = err
 		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// unconditional reports whether a request asks for all of a content, whatever its client has.
+func (p *pull) unconditional() bool {
+	for _, name := range [...]string{"Range", "If-Range", "If-Match", "If-None-Match"} {
+		if p.r.Header[name] != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// sendWhole writes a small content, or nil for a HEAD, as http.ServeContent does for a request
+// without conditions and ranges: it seeks nothing and copies through no buffer of its own.
+func (p *pull) sendWhole(content io.WriterTo, size int64) error {
+	p.set("Accept-Ranges", "bytes")
+	p.set("Content-Length", strconv.FormatInt(size, 10))
+	p.w.WriteHeader(http.StatusOK)
+	if content != nil {
+		_, _ = content.WriteTo(p.w) // a body that is too short is noticed by its client
 	}
 	return nil
 }

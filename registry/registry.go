@@ -13,6 +13,7 @@ package registry
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -55,8 +56,9 @@ type Options struct {
 
 // Handler serves the distribution API below /v2. Other paths are answered with 404.
 type Handler struct {
-	opts  Options
-	names catalogNames
+	opts   Options
+	names  catalogNames
+	always http.Header // of each answer
 
 	exchanges exchanges
 	buffers   sync.Pool // of *[oneWrite]byte, for content that is being downloaded
@@ -75,13 +77,14 @@ func New(opts Options) *Handler {
 	if opts.Explain == nil {
 		opts.Explain = func(_ *namespace.Namespace, err error) string { return err.Error() }
 	}
-	return &Handler{opts: opts, exchanges: newExchanges(), buffers: sync.Pool{New: func() any { return new([oneWrite]byte) }}}
+	always := http.Header{"Docker-Distribution-Api-Version": {"registry/2.0"}}
+	opts.ID.Name(always)
+	return &Handler{opts: opts, always: always, exchanges: newExchanges(), buffers: sync.Pool{New: func() any { return new([oneWrite]byte) }}}
 }
 
 // api serves one request and records in its entry how it went.
 func (h *Handler) api(w http.ResponseWriter, r *http.Request, x *transaction) {
-	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
-	h.opts.ID.Name(w.Header())
+	maps.Copy(w.Header(), h.always)
 	entry := &x.entry
 	err := h.serve(w, r, x)
 	switch {

@@ -78,14 +78,23 @@ var sorts = []sort{
 // repositoryKey returns the key below which a repository's records of one sort
 // lie.
 func repositoryKey(repo storage.RepoID, segment string) (string, error) {
-	if repo.Namespace == "" {
-		return "", fmt.Errorf("%w: repository %q has no namespace", storage.ErrInvalidKey, repo.Name)
-	}
-	if strings.HasPrefix(repo.Name, "_") || strings.Contains(repo.Name, "/_") {
-		return "", fmt.Errorf("%w: repository %q has a segment that begins with an underscore", storage.ErrInvalidKey, repo.Name)
+	if err := checkRepository(repo); err != nil {
+		return "", err
 	}
 	key := url.PathEscape(repo.Namespace) + "/" + repo.Name + "/" + segment
 	return key, storage.ValidateKey(key)
+}
+
+// checkRepository returns an error that matches storage.ErrInvalidKey for a repository whose
+// records would lie among those of another one.
+func checkRepository(repo storage.RepoID) error {
+	if repo.Namespace == "" {
+		return fmt.Errorf("%w: repository %q has no namespace", storage.ErrInvalidKey, repo.Name)
+	}
+	if strings.HasPrefix(repo.Name, "_") || strings.Contains(repo.Name, "/_") {
+		return fmt.Errorf("%w: repository %q has a segment that begins with an underscore", storage.ErrInvalidKey, repo.Name)
+	}
+	return nil
 }
 
 func tagKey(repo storage.RepoID, tag string) (string, error) {
@@ -98,7 +107,13 @@ func LinkKey(repo storage.RepoID, dgst digest.Digest) (string, error) {
 	if err := storage.ValidateDigest(dgst); err != nil {
 		return "", err
 	}
-	return leafKey(repo, linksSegment+"/"+dgst.Algorithm().String(), dgst.Encoded())
+	if err := checkRepository(repo); err != nil {
+		return "", err
+	}
+	// Each warm pull makes this key, in one piece.
+	algorithm, encoded, _ := strings.Cut(string(dgst), ":")
+	key := url.PathEscape(repo.Namespace) + "/" + repo.Name + "/" + linksSegment + "/" + algorithm + "/" + encoded
+	return key, storage.ValidateKey(key)
 }
 
 func deliveryKey(namespace string, dgst digest.Digest) (string, error) {
