@@ -20,6 +20,7 @@ import (
 type engine struct {
 	pool      *jobs.Pool
 	checks    *jobs.Pool
+	ahead     *jobs.Pool // prefetches layers
 	warmer    *keepwarm.Warmer
 	downloads *download.Group
 	cache     *namespace.Cache
@@ -30,6 +31,8 @@ func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trac
 		pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger),
 		// The namespaces count the checks of tags.
 		checks: jobs.NewPool(cfg.MaxConcurrentCacheJobs, nil, logger),
+		// A prefetch may wait long for a place, and must not keep jobs that clients began waiting.
+		ahead: jobs.NewPool(cfg.MaxConcurrentCacheJobs, nil, logger),
 	}
 	e.warmer = keepwarm.New(e.pool, keepwarm.NewMetrics(metrics), logger)
 	origins := append(parts.bucket.origins(), fleet.origins()...) // the bucket first
@@ -48,7 +51,7 @@ func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trac
 	})
 	e.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: origins, Links: parts.bucket.links(),
-		Answers: fleet.answers(), Commons: parts.bucket.commons(), Pool: e.pool, Checks: e.checks,
+		Answers: fleet.answers(), Commons: parts.bucket.commons(), Pool: e.pool, Checks: e.checks, Prefetches: e.ahead,
 		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})
@@ -65,6 +68,7 @@ func (e *engine) close() {
 		e.cache.Close()
 	}
 	e.checks.Close()
+	e.ahead.Close()
 	e.pool.Close()
 	e.downloads.Close()
 }

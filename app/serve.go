@@ -169,13 +169,14 @@ func newServer(handler http.Handler, logger *slog.Logger) *http.Server {
 }
 
 // drain stops accepting and lets requests, then lookups and downloads, end within a
-// limit. Their last spans are sent within it too. Warming and checks of tags end at
-// once, since the next start continues them.
+// limit. Their last spans are sent within it too. Warming, prefetching and checks of tags
+// end at once: the next start or the next pull continues them.
 func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.logger.Info("shutting down: waiting for running requests and downloads", "limit", limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	m.engine.warmer.Close()
+	m.engine.ahead.Close()
 	err := server.Shutdown(ctx)
 	m.engine.checks.Close() // a tag whose check is overdue is checked by a later request
 	if err == nil {

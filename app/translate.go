@@ -46,6 +46,7 @@ func translateBlock(block config.Namespace, limits contentLimits, clients *clien
 		MaxStale:                block.MaxStale.Std(),
 		RecheckPossession:       block.RecheckPossession.Std(),
 		Unshared:                !block.Shared,
+		Prefetch:                block.Prefetch,
 		OnBehalf:                block.OnBehalf(),
 		AuthCheckTTL:            block.AuthCheckTTL.Std(),
 		AuthStaleGrace:          block.AuthStaleGrace.Std(),

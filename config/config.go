@@ -159,6 +159,7 @@ type Namespace struct {
 	MaxStale                Duration `toml:"max_stale"`          // 0: no limit
 	RecheckPossession       Duration `toml:"recheck_possession"` // 0: never
 	Shared                  bool     `toml:"shared"`             // its content may be used for other blocks
+	Prefetch                bool     `toml:"prefetch"`           // the other layers of an image that is pulled
 	FallbackOn              []Class  `toml:"fallback_on"`        // after which failures the next upstream is asked about a tag
 
 	Authorize      string   `toml:"authorize"`        // mirror or upstream: whose rights decide what a client may pull

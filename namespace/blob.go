@@ -47,6 +47,11 @@ func (n *Namespace) Blob(ctx context.Context, repo string, dgst digest.Digest, s
 	if err != nil {
 		return nil, err
 	}
+	n.cache.ahead.asked(aheadKey{n.Key(), dgst})
+	// A puller that asks for parts of layers may never want the whole ones.
+	if b.reader != nil && !b.reader.Joined() && start == 0 && end < 0 {
+		n.prefetchBeside(ctx, id, dgst)
+	}
 	return &b.Blob, nil
 }
 

@@ -47,11 +47,16 @@ type Cache struct {
 	sharing   *sharing
 	pool      *jobs.Pool
 	checkPool *jobs.Pool
-	content   *storage.Health
-	records   *storage.Health
-	brokeOff  func(ctx context.Context, dgst digest.Digest, err error) bool
-	logger    *slog.Logger
-	id        via.ID
+	// prefetchPool runs the jobs that prefetch layers, served has the manifests that clients of a
+	// repository have read last, and ahead the layers that were prefetched.
+	prefetchPool *jobs.Pool
+	served       *bounded.Cache[storage.RepoID, []digest.Digest]
+	ahead        ahead
+	content      *storage.Health
+	records      *storage.Health
+	brokeOff     func(ctx context.Context, dgst digest.Digest, err error) bool
+	logger       *slog.Logger
+	id           via.ID
 
 	// Lookups under way, each shared by all callers with the same key.
 	lookups   *flight.Scope
@@ -82,18 +87,19 @@ type Cache struct {
 
 // CacheOptions are the parts of a Cache.
 type CacheOptions struct {
-	Store     storage.Store
-	Spools    *spool.Dir
-	Catalog   *catalog.Catalog
-	Downloads *download.Group   // over the same store and spools
-	Origins   []download.Origin // those of Downloads
-	Links     Links             // where clients can read by themselves; may be nil
-	Answers   Answers           // of upstreams, shared by replicas; may be nil
-	Commons   Commons           // what replicas share beside answers; may be nil
-	Pool      *jobs.Pool        // of background jobs
-	Checks    *jobs.Pool        // of those that check tags behind their answers; nil if no namespace has a TagSWR
-	Content   *storage.Health   // of the store; may be nil
-	Records   *storage.Health   // of the catalog's records; may be nil
+	Store      storage.Store
+	Spools     *spool.Dir
+	Catalog    *catalog.Catalog
+	Downloads  *download.Group   // over the same store and spools
+	Origins    []download.Origin // those of Downloads
+	Links      Links             // where clients can read by themselves; may be nil
+	Answers    Answers           // of upstreams, shared by replicas; may be nil
+	Commons    Commons           // what replicas share beside answers; may be nil
+	Pool       *jobs.Pool        // of background jobs
+	Checks     *jobs.Pool        // of those that check tags behind their answers; nil if no namespace has a TagSWR
+	Prefetches *jobs.Pool        // of those that prefetch layers; nil if no namespace has Prefetch
+	Content    *storage.Health   // of the store; may be nil
+	Records    *storage.Health   // of the catalog's records; may be nil
 	// OnBrokeOff, if set, is told of stored content that could not be sent to its end. It
 	// reports whether the store is the cause, and then takes the content out of it.
 	OnBrokeOff func(ctx context.Context, dgst digest.Digest, err error) bool
@@ -105,7 +111,7 @@ type CacheOptions struct {
 func NewCache(o CacheOptions) *Cache {
 	lookups := flight.NewScope()
 	return &Cache{
-		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, sharing: newSharing(o.Commons, o.Logger), pool: o.Pool, checkPool: o.Checks,
+		store: o.Store, spools: o.Spools, catalog: o.Catalog, downloads: o.Downloads, origins: o.Origins, links: o.Links, answers: o.Answers, sharing: newSharing(o.Commons, o.Logger), pool: o.Pool, checkPool: o.Checks, prefetchPool: o.Prefetches,
 		content: o.Content, records: o.Records, brokeOff: o.OnBrokeOff, logger: o.Logger, id: o.ID,
 
 		lookups:   lookups,
@@ -119,6 +125,9 @@ func NewCache(o CacheOptions) *Cache {
 		longFetched: bulk.NewPool(maxLong),
 		longKept:    bulk.NewPool(2), // its callers wait for the disk only
 
+		served: bounded.New(maxRemembered, maxRememberedBytes, func(key storage.RepoID, manifests []digest.Digest) int {
+			return len(key.Namespace) + len(key.Name) + len(manifests)*servedSize
+		}),
 		failedChecks: bounded.New(maxRemembered, maxRememberedBytes, func(key tagID, f failedCheck) int { return f.size(key) }),
 		negatives:    bounded.New(maxRemembered, maxRememberedBytes, func(key negativeKey, n negative) int { return n.size(key) }),
 		rights:       bounded.New(maxRights, maxRightBytes, func(key rightKey, r right) int { return r.size(key) }),

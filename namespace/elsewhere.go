@@ -49,6 +49,7 @@ func (n *Namespace) Elsewhere(ctx context.Context, repo string, dgst digest.Dige
 	if o.Cache == None {
 		o.Cache = Hit
 	}
+	n.cache.ahead.asked(aheadKey{n.Key(), dgst})
 	return target, o, nil
 }
 

@@ -51,6 +51,7 @@ type mirror struct {
 	catalog   *catalog.Catalog
 	pool      *jobs.Pool
 	checks    *jobs.Pool
+	ahead     *jobs.Pool
 	downloads *download.Group
 	cache     *namespace.Cache
 	log       *testutil.LogBuffer
@@ -88,13 +89,14 @@ func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store
 	logger := slog.New(slog.NewTextHandler(m.log, nil))
 	m.catalog = catalog.New(m.store.Records(), catalog.Options{Logger: logger})
 	m.pool, m.checks = jobs.NewPool(pool, metrics, logger), jobs.NewPool(pool, nil, logger)
+	m.ahead = jobs.NewPool(pool, nil, logger)
 	content := storage.NewHealth(logger, "content")
 	m.downloads = download.NewGroup(download.Options{
 		Store: store, Spools: memory.Spools(), MaxFetches: 8,
 		OnUnattended: namespace.CompleteOrAbandon(m.pool), Health: content, Logger: logger,
 	})
 	options := namespace.CacheOptions{
-		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool, Checks: m.checks,
+		Store: store, Spools: memory.Spools(), Catalog: m.catalog, Downloads: m.downloads, Pool: m.pool, Checks: m.checks, Prefetches: m.ahead,
 		Content: content, Records: storage.NewHealth(logger, "records"), Logger: logger, ID: id,
 	}
 	for _, f := range change {
@@ -103,6 +105,7 @@ func newMirrorWith(t *testing.T, memory *storagetest.Memory, store storage.Store
 	m.cache = namespace.NewCache(options)
 	t.Cleanup(func() {
 		m.checks.Close()
+		m.ahead.Close()
 		m.pool.Close()
 		m.downloads.Close()
 		m.cache.Close()

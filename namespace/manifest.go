@@ -42,7 +42,11 @@ func (f found) describe() *Manifest { return &Manifest{Outcome: f.Outcome, Descr
 // an error of package upstream.
 func (n *Namespace) Manifest(ctx context.Context, repo string, ref oci.Reference) (*Manifest, error) {
 	key := lookupKey{n.repoID(repo), getManifest, ref.Question()}
-	return n.manifest(ctx, key, n.known(ctx, key.repo, ref))
+	m, err := n.manifest(ctx, key, n.known(ctx, key.repo, ref))
+	if err == nil {
+		n.noteServed(key.repo, m.Descriptor.Digest)
+	}
+	return m, err
 }
 
 func (n *Namespace) manifest(ctx context.Context, key lookupKey, known known) (*Manifest, error) {

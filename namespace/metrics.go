@@ -41,6 +41,8 @@ func (n *Namespace) countCheck(r checkResult) { n.cache.checked.of(n.Key())[r].A
 type namespaceCollector struct {
 	tables          *Current
 	lookups, checks *prometheus.Desc
+
+	prefetched, unused *prometheus.Desc
 }
 
 // RegisterMetrics registers the metrics of the namespaces in force.
@@ -53,12 +55,18 @@ func RegisterMetrics(r prometheus.Registerer, tables *Current) {
 		checks: prometheus.NewDesc("weir_tag_checks_behind_total",
 			"Checks of tags that ran behind an answer from the cache, by result: confirmed, moved or failed.",
 			[]string{"namespace", "result"}, nil),
+		prefetched: prometheus.NewDesc("weir_prefetched_bytes_total",
+			"Bytes of layers that were downloaded before a client asked for them.", []string{"namespace"}, nil),
+		unused: prometheus.NewDesc("weir_prefetched_unused_bytes_total",
+			"Bytes of prefetched layers that no client asked for within an hour.", []string{"namespace"}, nil),
 	})
 }
 
 func (c namespaceCollector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- c.lookups
 	descs <- c.checks
+	descs <- c.prefetched
+	descs <- c.unused
 }
 
 func (c namespaceCollector) Collect(metrics chan<- prometheus.Metric) {
@@ -70,6 +78,9 @@ func (c namespaceCollector) Collect(metrics chan<- prometheus.Metric) {
 		running, waiting := n.places.load()
 		metrics <- prometheus.MustNewConstMetric(c.lookups, prometheus.GaugeValue, float64(running), n.Key(), "running")
 		metrics <- prometheus.MustNewConstMetric(c.lookups, prometheus.GaugeValue, float64(waiting), n.Key(), "waiting")
+		all, unused := n.cache.ahead.counts(n.Key())
+		metrics <- prometheus.MustNewConstMetric(c.prefetched, prometheus.CounterValue, float64(all), n.Key())
+		metrics <- prometheus.MustNewConstMetric(c.unused, prometheus.CounterValue, float64(unused), n.Key())
 		counts := n.cache.checked.of(n.Key())
 		for r := range checkResults {
 			metrics <- prometheus.MustNewConstMetric(c.checks, prometheus.CounterValue, float64(counts[r].Load()), n.Key(), r.String())

@@ -98,6 +98,8 @@ type Spec struct {
 	RecheckPossession time.Duration
 	// Unshared is set if content of the namespace is never used for another one.
 	Unshared bool
+	// Prefetch is set if the other layers of an image are downloaded when a client pulls one.
+	Prefetch bool
 	// Offline is set if upstreams are never contacted.
 	Offline bool
 

@@ -241,18 +241,23 @@ func (n *Namespace) listedIn(ctx context.Context, repo storage.RepoID, blob dige
 
 // contentOf returns the content that a stored manifest lists, none if it cannot be read.
 func (n *Namespace) contentOf(ctx context.Context, manifest digest.Digest) []ocispec.Descriptor {
+	return n.linksOf(ctx, manifest).Content()
+}
+
+// linksOf returns the links of a stored manifest, none if it cannot be read.
+func (n *Namespace) linksOf(ctx context.Context, manifest digest.Digest) (none oci.Links) {
 	obj, err := n.cache.store.Open(ctx, manifest)
 	if err != nil {
-		return nil
+		return none
 	}
 	defer obj.Content.Close()
 	body, err := oci.ReadManifest(obj.Content, maxListing)
 	if err != nil {
-		return nil
+		return none
 	}
 	links, err := oci.References(body)
 	if err != nil {
-		return nil
+		return none
 	}
-	return links.Content()
+	return links
 }

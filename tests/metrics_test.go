@@ -75,6 +75,8 @@ func TestMetrics(t *testing.T) {
 		"weir_downloads":                                    "",
 		"weir_download_readers":                             "",
 		"weir_tag_checks_behind_total":                      "namespace result",
+		"weir_prefetched_bytes_total":                       "namespace",
+		"weir_prefetched_unused_bytes_total":                "namespace",
 		"weir_jobs":                                         "state",
 		"weir_jobs_total":                                   "result",
 		"weir_store_bytes":                                  "",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -80,11 +81,14 @@ type Download struct {
 	holders  int              // readers and callers of Complete
 	clients  int              // readers that read
 	held     notify.Broadcast // holders is no longer zero
+
+	spare   atomic.Bool      // no client has asked for the content so far
+	claimed notify.Broadcast // one has
 }
 
 func newDownload(g *Group, dgst digest.Digest, src Source) *Download {
 	ctx, cancel := context.WithCancel(g.ctx)
-	return &Download{
+	d := &Download{
 		group:    g,
 		digest:   dgst,
 		key:      keyOf(dgst, src),
@@ -99,6 +103,8 @@ func newDownload(g *Group, dgst digest.Digest, src Source) *Download {
 		sum:      newChecksum(dgst),
 		holders:  1,
 	}
+	d.spare.Store(src.spare)
+	return d
 }
 
 // Digest returns the digest of the content.

@@ -245,6 +245,9 @@ func (d *Download) awaitSlot() (*lease, error) {
 	d.enter(waiting)
 	d.group.opts.Metrics.downloadWaits(1)
 	defer d.group.opts.Metrics.downloadWaits(-1)
+	if l, err := d.awaitSpare(); l != nil || err != nil {
+		return l, err
+	}
 	return d.group.slots.acquire(d.ctx, d.src.Repository.Namespace)
 }
 

@@ -60,6 +60,7 @@ type lease struct {
 	since     time.Time
 	bytes     atomic.Int64 // that came meanwhile
 	yields    bool         // it will be released; the mutex of slots guards it
+	spare     *atomic.Bool // true as long as the place is needed for nothing else; nil: never
 
 	// ctx ends with that of bind, or with errYielded. The two are nil before bind.
 	ctx    context.Context
@@ -104,6 +105,19 @@ func (s *slots) acquire(ctx context.Context, namespace string) (*lease, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// acquireSpare returns a free slot that no download waits for, or nil. The lease yields to
+// any download that waits, as long as spare is true.
+func (s *slots) acquireSpare(namespace string, spare *atomic.Bool) *lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.turns) > 0 || !s.admits(namespace) {
+		return nil
+	}
+	l := s.take(namespace)
+	l.spare = spare
+	return l
 }
 
 // bind gives a lease the context of the fetch that has it, which can be made to yield
@@ -157,6 +171,7 @@ func (s *slots) press() {
 func (s *slots) victims() (chosen []*lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	chosen = s.spareVictims()
 	share := s.share()
 	wanted, without := s.reserved-s.free-s.yielding, 0
 	for namespace, queue := range s.waiting {
@@ -176,6 +191,25 @@ func (s *slots) victims() (chosen []*lease) {
 		l.yields = true
 		s.yielding++
 		chosen = append(chosen, l)
+	}
+	return chosen
+}
+
+// spareVictims chooses a spare lease for each waiting download that has no slot to come.
+func (s *slots) spareVictims() (chosen []*lease) {
+	wanted := -s.free - s.yielding
+	for _, queue := range s.waiting {
+		wanted += len(queue)
+	}
+	for _, leases := range s.running {
+		for _, l := range leases {
+			if wanted > 0 && !l.yields && l.cancel != nil && l.spare != nil && l.spare.Load() {
+				l.yields = true
+				s.yielding++
+				wanted--
+				chosen = append(chosen, l)
+			}
+		}
 	}
 	return chosen
 }

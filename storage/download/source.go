@@ -51,6 +51,8 @@ type Source struct {
 	// then never missing. Proven reports whether every stream that delivered a
 	// part of the content proves that Repository possesses it.
 	Verified func(info storage.Info, proven bool)
+
+	spare bool // no client has asked for the content, see Group.Prefetch
 }
 
 // borrows reports whether the stored bytes may be used for the source.

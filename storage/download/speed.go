@@ -75,4 +75,7 @@ func (d *Download) attend(more int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.clients += more
+	if more > 0 && d.spare.Swap(false) {
+		d.claimed.Notify()
+	}
 }

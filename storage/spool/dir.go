@@ -153,6 +153,10 @@ func (d *Dir) check(owner string, allot, n int64) error {
 	return err
 }
 
+// Fits reports whether there can be room for n bytes of an owner, whatever is removed for
+// them, as far as is known now.
+func (d *Dir) Fits(owner string, n int64) bool { return d.check(owner, n, n) == nil }
+
 // largest is the largest size that is told apart from larger ones. No filesystem holds
 // it, and sums of such sizes do not overflow.
 const largest = 1 << 60

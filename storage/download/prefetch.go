@@ -1,0 +1,61 @@
+package download
+
+import (
+	"context"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Prefetch downloads a content that no client has asked for yet, and returns when the
+// download has ended. It reports whether it began one: not if the content is stored, or is
+// being downloaded for others. The download has a place only as long as no other one waits
+// for one, until a client joins it; then it is one like all others. It ends with the context
+// unless a client holds it.
+func (g *Group) Prefetch(ctx context.Context, dgst digest.Digest, src Source) (began bool, err error) {
+	if g.Stored(ctx, dgst, src) {
+		return false, nil
+	}
+	src.spare = true
+	d, joined, err := g.joinOrStart(ctx, dgst, src)
+	if err != nil {
+		return false, err
+	}
+	if joined {
+		// Its clients may have left meanwhile.
+		if d.release() && g.opts.OnUnattended != nil {
+			g.opts.OnUnattended(d)
+		}
+		return false, nil
+	}
+	err = d.await(ctx)
+	if d.release() {
+		d.Abandon()
+	}
+	return !d.found, err
+}
+
+// awaitSpare waits for a place that no other download waits for. It returns nil if the
+// download is, or becomes, one that a client has asked for.
+func (d *Download) awaitSpare() (*lease, error) {
+	if !d.spare.Load() {
+		return nil, nil
+	}
+	poll := time.NewTicker(yieldPoll)
+	defer poll.Stop()
+	for {
+		claimed := d.claimed.Wait()
+		if !d.spare.Load() {
+			return nil, nil
+		}
+		if l := d.group.slots.acquireSpare(d.Namespace(), &d.spare); l != nil {
+			return l, nil
+		}
+		select {
+		case <-claimed:
+		case <-poll.C:
+		case <-d.ctx.Done():
+			return nil, context.Cause(d.ctx)
+		}
+	}
+}
