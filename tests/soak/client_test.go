@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -31,6 +32,8 @@ type client struct {
 	score   *score
 	tries   int
 	strict  bool // a pull that does not come is a violation while the mirror and an upstream are well
+	follows bool // it is one of those that the mirror redirects to the bucket
+	working func() []image
 	liars   []*atomic.Int64
 	random  *rand.Rand
 	http    *http.Client
@@ -41,6 +44,10 @@ type client struct {
 // HTTP/2.
 func (s *soak) newClient(number int) *client {
 	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: parallel}
+	follows := s.redirects && slices.Contains([]int{2, 5, 6, 7}, number%8) // some of each block
+	if follows {
+		transport.DialContext = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(redirectedClient)}}).DialContext
+	}
 	switch number % 8 {
 	case 1, 5:
 		transport.DisableKeepAlives = true
@@ -51,8 +58,9 @@ func (s *soak) newClient(number int) *client {
 	return &client{
 		key: []string{"one", "two"}[number%2], mirrors: s.mirrors, content: s.content, images: s.images, weather: s.weather,
 		score: s.score, strict: s.strict, tries: s.tries, liars: s.liars,
-		random: rand.New(rand.NewChaCha8(seedOf(s.seed, fmt.Sprint("client ", number)))),
-		http:   &http.Client{Transport: transport},
+		random:  rand.New(rand.NewChaCha8(seedOf(s.seed, fmt.Sprint("client ", number)))),
+		follows: follows, working: s.working,
+		http: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 	}
 }
 
@@ -60,7 +68,11 @@ func (s *soak) newClient(number int) *client {
 func (c *client) run(ctx context.Context) {
 	defer c.http.CloseIdleConnections()
 	for ctx.Err() == nil {
-		image := c.images[c.random.IntN(len(c.images))]
+		images := c.images
+		if c.working != nil {
+			images = c.working()
+		}
+		image := images[c.random.IntN(len(images))]
 		switch n := c.random.IntN(100); {
 		case n < 40:
 			c.pull(ctx, image, c.docker)
@@ -139,17 +151,19 @@ func (c *client) children(ctx context.Context, i image) bool {
 }
 
 // fetch gets a whole content as docker does: after a cut it goes on where it
-// was, and where the digest then is a wrong one it begins again.
+// was, and where the digest then is a wrong one it begins again. After a failure
+// of the bucket it asks the mirror itself.
 func (c *client) fetch(ctx context.Context, t target) bool {
 	size := int64(len(c.content.bodies[t.digest]))
 	var have int64
-	wrong := false
+	wrong, here := false, false
 	return c.persist(ctx, func() failure {
 		if have > 0 && have < size {
 			c.score.resumed.Add(1)
 		}
-		p := c.read(ctx, t, have, size)
+		p := c.read(ctx, t, have, size, here)
 		wrong = wrong || p.wrong
+		here = here || p.elsewhere && (p.failure != fine || p.wrong)
 		have = min(have+p.read, size)
 		if p.failure == fine && wrong {
 			p.failure = cut // it was, before
@@ -170,7 +184,12 @@ func (c *client) ranges(ctx context.Context, i image) bool {
 	parts := 2 + c.random.Int64N(3)
 	for n := range parts {
 		from, to := n*size/parts, (n+1)*size/parts
-		if !c.persist(ctx, func() failure { return c.read(ctx, t, from, to).failure }) {
+		here := false
+		if !c.persist(ctx, func() failure {
+			p := c.read(ctx, t, from, to, here)
+			here = here || p.elsewhere
+			return p.failure
+		}) {
 			return false
 		}
 	}

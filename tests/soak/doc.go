@@ -15,7 +15,8 @@
 //
 // TestFleetSoak does the same to replicas that share a bucket and a Redis
 // (fleet_test.go, bucket_test.go): a pull that a client tries again elsewhere
-// always comes.
+// always comes. Half of the clients are redirected to the bucket
+// (redirect_test.go), and one more mirror evicts from it (evictor_test.go).
 //
 // Without flags it takes less than a minute, with a mirror that detects data
 // races; from two minutes on the mirror is the one that is shipped.

@@ -2,11 +2,14 @@ package soak
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -32,6 +35,11 @@ const (
 	fleetTries = 12
 	// provenWhole is up to which size a blob from elsewhere is fetched as a proof.
 	provenWhole = 64 * kib
+	// bucketSize is the limit of the bucket: one repository has some 20 MiB, and clients pull one at
+	// a time, for so many parts of a long soak. The one before leaves then. That takes a minute and a
+	// half, since the URLs of redirects are good for a minute.
+	bucketSize = 32 * mib
+	turns      = 5
 	// fleetPart is the part of the time of the soak of one mirror that this one
 	// takes if it is short.
 	fleetPart = 2
@@ -42,6 +50,7 @@ type fleet struct {
 	*soak
 	bucket   *bucket
 	replicas []*replica
+	evictor  *evictor
 	late     []image // that no client pulls before the end
 	cold     int     // the most downloads of one of their blobs
 }
@@ -63,6 +72,7 @@ func TestFleetSoak(t *testing.T) {
 	for _, r := range f.replicas {
 		r.mirror.start()
 	}
+	f.evictor.begin()
 	samples := 0
 	for n, r := range f.replicas {
 		whole, settled := f.passThrough(r, f.images[:1]), false
@@ -92,7 +102,11 @@ func TestFleetSoak(t *testing.T) {
 		now, comes := f.settle(r.mirror, r.start.holds)
 		r.end, settled = now, settled && comes
 	}
+	evicts := f.evictor.end()
 	fmt.Println(f.report())
+	if !evicts {
+		t.Error("the bucket is larger than its limit although nothing is broken any more")
+	}
 	if !whole {
 		t.Error("not all content can be pulled although nothing is broken any more")
 	}
@@ -117,8 +131,8 @@ func newFleet(t *testing.T) *fleet {
 	if s.race {
 		s.duration /= fleetPart
 	}
-	f := &fleet{soak: s, bucket: startBucket(t)}
-	s.strict, s.tries, s.mirrors = true, fleetTries, &balancer{}
+	f := &fleet{soak: s, bucket: startBucket(t, s.content, s.score.violated)}
+	s.strict, s.redirects, s.tries, s.mirrors = true, true, fleetTries, &balancer{}
 	s.liars, s.hangUps = append(s.liars, &f.bucket.lastLie), append(s.hangUps, f.bucket.front.CloseClientConnections)
 	last := s.images[len(s.images)-1].repo
 	isLate := func(i image) bool { return i.repo == last }
@@ -133,14 +147,22 @@ func newFleet(t *testing.T) *fleet {
 		s.liars, s.hangUps = append(s.liars, &r.peers.lastLie), append(s.hangUps, r.peers.hangUp)
 		r.mirror = newMirror(t, binary, fmt.Sprint("replica", n), &mirror{
 			redis: s.redis.URL(), first: s.proxies[0].URL(), second: s.proxies[1].URL(), crosses: true, patience: fleetPatience,
-			more: f.bucket.Config("records_ttl = \"1s\"") + "[global]\nenable_blob_redirect = false\n" +
+			more: f.bucketConfig() +
 				fmt.Sprintf("[cluster]\nsecret = \"the secret of all replicas of the soak\"\nlease_secs = 2\npeer_port = %s\nadvertise = %q\n", port, r.peers.URL()),
 		})
 		r.observer = &observer{mirror: r.mirror}
 		f.replicas = append(f.replicas, r)
 		s.mirrors.mirrors = append(s.mirrors.mirrors, r.mirror)
 	}
+	f.evictor = newEvictor(f, binary)
 	return f
+}
+
+// bucketConfig is the table of the bucket with some further settings, one line each.
+func (f *fleet) bucketConfig(settings ...string) string {
+	return f.bucket.UserConfig(strings.Join(append(settings,
+		`records_ttl = "1s"`, `eviction_interval = "5s"`, "presign_ttl_secs = 60", fmt.Sprintf("redirect_clients = [%q]", redirectedClient),
+	), "\n"))
 }
 
 // leave ends a replica as a supervisor does: it gets no further requests, and
@@ -164,12 +186,13 @@ func (f *fleet) live() {
 	all.Go(func() {
 		m.run(ctx,
 			lane{"upstream 1", []trouble{m.throttled(0)}}, lane{"upstream 2", m.upstream(1)},
-			lane{"Redis", m.redis()}, lane{"bucket", m.bucket(f.bucket)},
+			lane{"Redis", m.redis()}, lane{"bucket", m.bucket(f)},
 			lane{"replicas", m.replicas(f)}, lane{"network", m.network(f)})
 	})
 	for _, r := range f.replicas {
 		all.Go(func() { r.observer.run(ctx) })
 	}
+	f.evictor.observe(ctx, &all)
 	all.Wait()
 }
 
@@ -224,7 +247,14 @@ func (f *fleet) pullCold() {
 // expectNothingLeft fails the test for wrong content in the bucket and for
 // leases of replicas that download nothing.
 func (f *fleet) expectNothingLeft() {
-	wrong, _ := f.bucket.wrong()
+	wrong, planted, _ := f.bucket.wrong()
+	if planted > 0 { // no mirror has read them since
+		f.verify()
+		_, planted, _ = f.bucket.wrong()
+	}
+	if planted > 0 {
+		f.t.Errorf("%d wrong objects are left", planted)
+	}
 	for _, path := range wrong {
 		f.t.Errorf("the content of an object does not match its key: %s", path)
 	}
@@ -245,11 +275,24 @@ func (f *fleet) expectNothingLeft() {
 	}
 }
 
+// verify has the command of the operator remove the wrong objects of the bucket.
+func (f *fleet) verify() {
+	out, err := exec.CommandContext(f.t.Context(), f.binary(), "verify", "--bucket", "--config", f.replicas[0].configPath()).CombinedOutput()
+	if failed, ok := errors.AsType[*exec.ExitError](err); !ok || failed.ExitCode() != 1 {
+		f.t.Errorf("weir verify: %v\n%s", err, out)
+	}
+}
+
 // report is the table that the soak of replicas ends with.
 func (f *fleet) report() string {
 	b := f.common("the soak of replicas", fleetClients)
-	_, objects := f.bucket.wrong()
-	b.row("objects of content in the bucket", "%d", objects)
+	_, planted, objects := f.bucket.wrong()
+	b.row("redirects to the bucket, and bytes from there", "%d, %s", f.score.redirected.Load(), bytesOf(f.score.elsewhere.Load()))
+	b.row("objects of content in the bucket; wrong ones that were planted, of them left", "%d; %d, %d", objects, len(f.bucket.planted), planted)
+	if f.evictor != nil {
+		b.row("objects evicted from the bucket; its size in the end", "%d; %s", f.bucket.evicted.Load(), bytesOf(f.bucket.bytes()))
+		b.levels(f.evictor.observer, f.evictor.before, f.evictor.after)
+	}
 	b.row("downloads of a blob above 64 KiB that all replicas pulled at once at the end, at most", "%d", f.cold)
 	for n, r := range f.replicas {
 		b.row(fmt.Sprintf("**replica %d**: slowest start", n), "%s", r.slowest.Round(time.Millisecond))

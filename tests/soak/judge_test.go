@@ -22,6 +22,7 @@ const (
 	fine       failure = ""
 	connection failure = "connection refused or reset"
 	cut        failure = "body cut"
+	refused    failure = "wrong bytes of the bucket, refused by the client"
 	over       failure = "the soak is over"
 	unexpected failure = "violation"
 )
@@ -57,6 +58,8 @@ func blob(repo string, dgst digest.Digest) target { return target{repo, "blobs",
 type part struct {
 	read  int64 // bytes that arrived
 	wrong bool  // some of them are not the content's
+	// elsewhere is set if they are the bucket's, and not the mirror's.
+	elsewhere bool
 	failure
 }
 
@@ -90,6 +93,10 @@ func (c *client) request(ctx context.Context, method, path string, header http.H
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent:
 		return resp, fine
+	case http.StatusTemporaryRedirect:
+		if c.follows && method == http.MethodGet && strings.Contains(path, "/blobs/") && header.Get(noRedirect) == "" {
+			return resp, fine
+		}
 	}
 	defer resp.Body.Close()
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, kib)) // it is for the report only
@@ -109,15 +116,16 @@ func (c *client) request(ctx context.Context, method, path string, header http.H
 var errHung = errors.New("the answer takes too long")
 
 // read asks for the bytes of a content from one offset up to, and without,
-// another, and compares those that come with the truth.
-func (c *client) read(ctx context.Context, t target, from, to int64) part {
+// another, and compares those that come with the truth. It wants them from the
+// mirror itself if here is set.
+func (c *client) read(ctx context.Context, t target, from, to int64, here bool) part {
 	start := time.Now()
-	p := c.readPart(ctx, t, from, to)
+	p := c.readPart(ctx, t, from, to, here)
 	c.score.failed(p.failure, !c.weather.wasDark(start))
 	return p
 }
 
-func (c *client) readPart(ctx context.Context, t target, from, to int64) part {
+func (c *client) readPart(ctx context.Context, t target, from, to int64, here bool) part {
 	ctx, cancel := context.WithTimeoutCause(ctx, hung, errHung)
 	defer cancel()
 	truth := c.content.bodies[t.digest]
@@ -125,11 +133,17 @@ func (c *client) readPart(ctx context.Context, t target, from, to int64) part {
 	if from > 0 || to < int64(len(truth)) {
 		header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, to-1))
 	}
+	if here {
+		header.Set(noRedirect, "1")
+	}
 	resp, failed := c.request(ctx, http.MethodGet, t.path(c.key), header)
 	if failed != fine {
 		return part{failure: failed}
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusTemporaryRedirect {
+		return c.readElsewhere(ctx, t, resp, header, from, to)
+	}
 	if resp.StatusCode == http.StatusOK {
 		from, to = 0, int64(len(truth))
 	} else if got, want := resp.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-%d/%d", from, to-1, len(truth)); got != want {
@@ -189,6 +203,11 @@ func (c *client) judge(t target, p part, from, to int64) part {
 	clean := p.failure == fine
 	lied := c.lastLie().Add(lieWindow).After(time.Now())
 	switch {
+	case p.elsewhere && lied && clean && whole && p.wrong:
+		c.score.unverified.Add(1) // the bucket verifies nothing, and its client does
+		p.failure = refused
+	case p.elsewhere && lied && clean && p.read < to-from:
+		p.failure = cut
 	case clean && p.read < to-from:
 		p.failure = c.violation("GET %s: %d bytes of %d, under a clean end", t.path(c.key), p.read, to-from)
 	case p.wrong && (clean && whole || !lied):

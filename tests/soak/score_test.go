@@ -21,6 +21,8 @@ type score struct {
 	resumed    atomic.Int64 // bodies that went on after a cut
 	left       atomic.Int64 // bodies that their client did not want any more
 	slow       atomic.Int64 // clients that did not send their header and were cut
+	redirected atomic.Int64 // requests that went to the bucket
+	elsewhere  atomic.Int64 // bytes of bodies that came from there
 	unverified atomic.Int64 // parts with wrong bytes, not taken for whole by anybody
 
 	mu         sync.Mutex

@@ -61,6 +61,8 @@ type soak struct {
 	liars      []*atomic.Int64 // when a byte was last changed
 	tries      int
 	strict     bool
+	redirects  bool           // some clients are redirected to the bucket
+	working    func() []image // the images that clients pull at the moment; nil: all
 	weather    *weather
 	score      *score
 	hangUps    []func() // at the other ends of a mirror's connections
