@@ -276,14 +276,6 @@ func (b *bucket) links() namespace.Links {
 	return b.store
 }
 
-// commons returns the content and the links that replicas share, or nil.
-func (b *bucket) commons() namespace.Commons {
-	if b == nil {
-		return nil
-	}
-	return bucketCommons{b}
-}
-
 // bucketCommons are content and links in a bucket.
 type bucketCommons struct{ *bucket }
 
@@ -307,7 +299,10 @@ func (c bucketCommons) Reread(repo storage.RepoID, dgst digest.Digest) {
 	}
 }
 
-func (c bucketCommons) Absence() time.Duration { return c.absence }
+func (bucketCommons) Links() bool { return true }
+
+// Lasting is for how long an absence is remembered. Later the replicas see the link by themselves.
+func (c bucketCommons) Lasting() time.Duration { return c.absence }
 
 func (c bucketCommons) Paused() bool { return c.store.Paused() }
 

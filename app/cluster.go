@@ -175,6 +175,36 @@ func (f *fleet) answers() namespace.Answers {
 	return f.member
 }
 
+// commons returns the content that replicas share, or nil: it is in a bucket, or else each replica
+// has its own and the others read that.
+func (f *fleet) commons(b *bucket) namespace.Commons {
+	switch {
+	case f == nil:
+		return nil
+	case b != nil:
+		return bucketCommons{b}
+	default:
+		return fleetCommons{f}
+	}
+}
+
+// fleetCommons are the contents of replicas that have a disk each.
+type fleetCommons struct{ *fleet }
+
+// Await tells the others that this replica has a content.
+func (c fleetCommons) Await(ctx context.Context, _ storage.RepoID, dgst digest.Digest) error {
+	return c.member.Has(ctx, dgst)
+}
+
+func (fleetCommons) Reread(storage.RepoID, digest.Digest) {}
+
+func (fleetCommons) Links() bool { return false }
+
+// Lasting is for how long the others know that this replica has a content.
+func (fleetCommons) Lasting() time.Duration { return cluster.HaveLife }
+
+func (fleetCommons) Paused() bool { return false }
+
 // fleetOrigin reads downloads from other replicas.
 type fleetOrigin struct{ *fleet }
 

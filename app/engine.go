@@ -51,7 +51,7 @@ func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trac
 	})
 	e.cache = namespace.NewCache(namespace.CacheOptions{
 		Store: parts.top, Spools: parts.driver.Spools(), Catalog: parts.catalog, Downloads: e.downloads, Origins: origins, Links: parts.bucket.links(),
-		Answers: fleet.answers(), Commons: parts.bucket.commons(), Pool: e.pool, Checks: e.checks, Prefetches: e.ahead,
+		Answers: fleet.answers(), Commons: fleet.commons(parts.bucket), Pool: e.pool, Checks: e.checks, Prefetches: e.ahead,
 		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})

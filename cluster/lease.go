@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// haveLife is how long the others know that a replica has a content. Later it may
+	// HaveLife is how long the others know that a replica has a content. Later it may
 	// have evicted it, and the images of a deployment are pulled within minutes.
-	haveLife = time.Hour
+	HaveLife = time.Hour
 	// giveBackTime bounds the end of a turn. The lease ends by itself later.
 	giveBackTime = 5 * time.Second
 	// uploadTime is how long a lease outlives its download at most, for the upload: all attempts
@@ -146,7 +146,7 @@ func (l *lease) giveBack(stored bool) {
 		defer c.lingering.Release(1)
 		telling, cancel := context.WithTimeout(c.ctx, giveBackTime)
 		defer cancel()
-		c.tell(telling, l.want.Digest)
+		_ = c.Has(telling, l.want.Digest) // the lease tells too
 		uploading, cancel := context.WithTimeout(c.open, uploadTime)
 		defer cancel()
 		_ = c.opts.Uploaded(uploading, l.want.Digest) // the lease ends in any case
@@ -162,7 +162,7 @@ func (l *lease) release(stored bool) {
 	l.cluster.inBackground(func(ctx context.Context) {
 		// First, so that no replica finds neither of them.
 		if stored {
-			l.cluster.tell(ctx, l.want.Digest)
+			_ = l.cluster.Has(ctx, l.want.Digest) // else another replica downloads it
 		}
 		_ = l.cluster.gate.call(ctx, func(ctx context.Context, b board, _ string) error {
 			return b.Remove(ctx, l.key, l.value)
@@ -170,11 +170,11 @@ func (l *lease) release(stored bool) {
 	})
 }
 
-// tell tells the others that this replica has a content.
-func (c *Cluster) tell(ctx context.Context, dgst digest.Digest) {
-	_ = c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
+// Has tells the others that this replica has a content. It returns an error if Redis is away.
+func (c *Cluster) Has(ctx context.Context, dgst digest.Digest) error {
+	return c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
 		key := haveKey(prefix, dgst)
-		return b.Write(ctx, key, c.newNote(key), haveLife)
+		return b.Write(ctx, key, c.newNote(key), HaveLife)
 	})
 }
 

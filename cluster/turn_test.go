@@ -354,6 +354,31 @@ func TestRecall(t *testing.T) {
 	})
 }
 
+// A content that was not downloaded, such as a manifest, is read from the replica that tells of it.
+func TestHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		one, two := b.start("one"), b.start("two")
+		dgst, bytes := body(1000)
+		g := newGrowing(len(bytes))
+		g.stored = true
+		g.add(bytes)
+		one.contents.set(dgst, g)
+		if err := one.Has(t.Context(), dgst); err != nil {
+			t.Fatal(err)
+		}
+		stream, err := two.Open(t.Context(), cluster.Want{Digest: dgst, Block: "docker.io"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all(t, stream, bytes)
+		one.UseBoard(nil, prefix)
+		if err := one.Has(t.Context(), dgst); err == nil {
+			t.Error("without Redis the others know")
+		}
+	})
+}
+
 // With a bucket a lease outlives its download until the upload has ended: if Redis evicts the key
 // that tells where the content is, it is not downloaded again.
 func TestLeaseLastsUntilUpload(t *testing.T) {

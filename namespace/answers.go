@@ -29,7 +29,7 @@ type Answers interface {
 }
 
 // sharedAnswer is an upstream's word about a tag or a digest, in the form that replicas share:
-// the manifest that the tag names, the digest of one that was fetched, or a "not found".
+// the manifest that the tag names or that was fetched, or a "not found".
 type sharedAnswer struct {
 	Digest    digest.Digest `json:"digest,omitempty"`
 	MediaType string        `json:"type,omitempty"`
@@ -110,10 +110,8 @@ func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found,
 	return f, err
 }
 
-// askByDigest is ask for a manifest by its digest. Replicas that share their links let one of
-// them fetch it. Otherwise only a "not found" of another replica counts: the manifest itself is
-// fetched from this repository's own upstream, which proves its right, and no replica waits
-// for another one's proof. Nor does any wait for the answer to a HEAD, which proves nothing.
+// askByDigest is ask for a manifest by its digest. Replicas let one of them fetch it. Of a HEAD
+// only the "not found" of another replica counts, and no replica waits for its answer.
 func (n *Namespace) askByDigest(ctx context.Context, key lookupKey, known known) (found, error) {
 	if key.op == getManifest && n.cache.sharing.usable() {
 		return n.fetchOnce(ctx, key, func() (found, error) { return n.askUpstream(ctx, key, known) })
@@ -167,8 +165,7 @@ func (n *Namespace) shareable(f found, err error) (body []byte, fresh time.Durat
 	case err == nil && f.standIn:
 		return nil, 0 // another replica may reach the first upstream
 	case err == nil:
-		a := sharedAnswer{Digest: f.desc.Digest, MediaType: f.desc.MediaType, Size: f.desc.Size, Host: f.Upstream}
-		return a.encode(), n.spec.TagTTL
+		return describe(f).encode(), n.spec.TagTTL
 	}
 	failed, ok := errors.AsType[*upstream.Error](upstream.Doubt(err))
 	if !ok || failed.Class != upstream.ClassNotFound || n.spec.NegativeTTL <= 0 {
@@ -176,6 +173,11 @@ func (n *Namespace) shareable(f found, err error) (body []byte, fresh time.Durat
 	}
 	a := sharedAnswer{Host: failed.Host, Gone: &goneAnswer{failed.Status, failed.Code, failed.Message}}
 	return a.encode(), min(n.spec.NegativeTTL, maxSharedGone)
+}
+
+// describe returns the answer that names the manifest of a lookup.
+func describe(f found) sharedAnswer {
+	return sharedAnswer{Digest: f.desc.Digest, MediaType: f.desc.MediaType, Size: f.desc.Size, Host: f.Upstream}
 }
 
 func (a sharedAnswer) encode() []byte {
@@ -214,7 +216,7 @@ func (n *Namespace) believe(ctx context.Context, key lookupKey, a sharedAnswer, 
 	}
 	// The replica that asked may have brought the manifest since this one looked for its link.
 	// Later no replica remembers that there was none.
-	if n.cache.sharing.usable() && age < n.cache.sharing.commons.Absence() {
+	if n.cache.sharing.usable() && age < n.cache.sharing.commons.Lasting() {
 		n.cache.sharing.commons.Reread(repo, a.Digest)
 	}
 	desc := ocispec.Descriptor{MediaType: a.MediaType, Digest: a.Digest, Size: a.Size}

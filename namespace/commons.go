@@ -8,24 +8,30 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
 
-// Replicas that share their content and their links, in a bucket, get a manifest from the
-// upstream once. One of them has the turn to ask. The others wait until the manifest and the
-// link are in the bucket, read the link, and recall the manifest: their right is that of
-// the link, as it is later without a wait.
+// Replicas get a manifest from the upstream once. One of them has the turn to ask. The others
+// wait until the manifest is where they can read it. In a bucket they read the link too: their
+// right is that of the link, as it is later without a wait. Without one the first replica has
+// proven the right of the repository with the whole manifest, a HEAD of each further replica
+// confirms it, and the bytes come from the first one.
 
-// Commons are the content and the links that replicas share.
+// Commons are the content that replicas share, and the links in a bucket.
 type Commons interface {
-	// Await waits until a content of this replica, and the link of a repository to it, are
-	// there for all. It returns an error if that cannot be expected.
+	// Await waits until a content of this replica, and the link of a repository to it if links
+	// are shared, are there for all. It returns an error if that cannot be expected.
 	Await(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error
 	// Reread makes the next use of a link read it, if there was none at the last one.
 	Reread(repo storage.RepoID, dgst digest.Digest)
-	// Absence is for how long a replica may remember that there is no link.
-	Absence() time.Duration
+	// Links reports whether links are shared.
+	Links() bool
+	// Lasting is for how long it is worth telling that a content is there. With links it is
+	// for how long a replica may remember that there is none.
+	Lasting() time.Duration
 	// Paused reports whether they are not used at the moment.
 	Paused() bool
 }
@@ -78,7 +84,7 @@ func (s *sharing) slowed(dgst digest.Digest) {
 	}
 	until := time.Now().Add(slowPause)
 	s.slow.Store(&until)
-	s.logger.Info("a manifest was not in the bucket in time. Each replica fetches manifests by itself for a while", "digest", dgst, "limit", shareTime, "pause", slowPause)
+	s.logger.Info("replicas did not share a manifest in time. Each fetches manifests by itself for a while", "digest", dgst, "limit", shareTime, "pause", slowPause)
 }
 
 // share calls then as soon as a manifest of a repository is shared, and tells whether it is.
@@ -117,8 +123,8 @@ func (n *Namespace) fetchOnce(ctx context.Context, key lookupKey, fetch func() (
 	case a.Gone != nil:
 		return found{}, n.refusal(key, a.Gone, age)
 	case a.Digest == key.ref.Digest():
-		if f, ok := n.brought(ctx, key); ok {
-			return f, nil
+		if f, ok, err := n.brought(ctx, key, a); ok || err != nil {
+			return f, err
 		}
 	}
 	f, err := fetch()
@@ -128,12 +134,40 @@ func (n *Namespace) fetchOnce(ctx context.Context, key lookupKey, fetch func() (
 	return f, err
 }
 
-// brought returns the manifest that another replica has brought to the commons, if this
-// repository has a link to it there.
-func (n *Namespace) brought(ctx context.Context, key lookupKey) (found, bool) {
-	n.cache.sharing.commons.Reread(key.repo, key.ref.Digest())
-	own, ok := n.has(ctx, key.repo, key.ref.Digest())
-	return found{Outcome: Outcome{Cache: Collapsed, Upstream: n.FirstUpstream()}, desc: own}, ok
+// brought returns the manifest that another replica has brought to the commons. It reports false
+// if it is not there, or if this repository's right to it is not proven.
+func (n *Namespace) brought(ctx context.Context, key lookupKey, a sharedAnswer) (found, bool, error) {
+	commons := n.cache.sharing.commons
+	commons.Reread(key.repo, a.Digest)
+	own, ok := n.has(ctx, key.repo, a.Digest)
+	if !ok && !commons.Links() {
+		return n.confirmed(ctx, key, a)
+	}
+	return found{Outcome: Outcome{Cache: Collapsed, Upstream: n.FirstUpstream()}, desc: own}, ok, nil
+}
+
+// confirmed returns a manifest of which another replica says that this repository's upstream
+// delivered it there. One HEAD confirms that, and the bytes come from the replica. The HEAD alone
+// would prove nothing, since an upstream may say yes to any digest.
+func (n *Namespace) confirmed(ctx context.Context, key lookupKey, a sharedAnswer) (found, bool, error) {
+	desc := ocispec.Descriptor{MediaType: a.MediaType, Digest: a.Digest, Size: a.Size}
+	if !oci.IsManifestType(a.MediaType) { // clients may accept any other text as a type
+		return found{}, false, nil
+	}
+	m, err := n.spec.Upstreams.Head(ctx, key.repo.Name, key.ref)
+	switch {
+	case err != nil:
+		return found{}, false, err
+	case m.Body != nil: // the HEAD was no use, and a GET decided
+		return n.store(ctx, key.repo, "", m), true, nil
+	case m.Descriptor.Digest != desc.Digest, m.Descriptor.Size > 0 && m.Descriptor.Size != desc.Size:
+		return found{}, false, nil
+	}
+	// A replica may be gone, or have evicted it.
+	if !n.cache.recall(ctx, key.repo, desc) || !n.cache.putLink(ctx, key.repo, desc) {
+		return found{}, false, nil
+	}
+	return found{Outcome: Outcome{Cache: Collapsed, Upstream: m.Upstream, FromPeer: true}, desc: desc}, true, nil
 }
 
 // settleManifest tells the other replicas the answer to a question about a digest: a refusal at
@@ -148,8 +182,7 @@ func (n *Namespace) settleManifest(key lookupKey, f found, err error, settle fun
 			settle(nil, 0)
 			return
 		}
-		// Later the others see the link by themselves.
-		settle(sharedAnswer{Digest: key.ref.Digest()}.encode(), n.cache.sharing.commons.Absence())
+		settle(describe(f).encode(), n.cache.sharing.commons.Lasting())
 	})
 }
 
@@ -171,5 +204,12 @@ func (n *Namespace) settleTag(key lookupKey, f found, err error, settle func(bod
 		settle(body, fresh)
 		return
 	}
-	n.shareStored(key.repo, f, func(bool) { settle(body, fresh) })
+	n.shareStored(key.repo, f, func(shared bool) {
+		// Without a link in common, the others ask for the digest next.
+		if s := n.cache.sharing; shared && !s.commons.Links() {
+			byDigest := lookupKey{key.repo, getManifest, key.ref.WithDigest(f.desc.Digest)}
+			n.cache.answers.Tell(s.ctx, n.question(byDigest), describe(f).encode(), s.commons.Lasting())
+		}
+		settle(body, fresh)
+	})
 }

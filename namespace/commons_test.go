@@ -134,7 +134,9 @@ func (c pailCommons) Reread(repo storage.RepoID, dgst digest.Digest) {
 	}
 }
 
-func (pailCommons) Absence() time.Duration { return recordsTTL }
+func (pailCommons) Links() bool { return true }
+
+func (pailCommons) Lasting() time.Duration { return recordsTTL }
 
 // queue is a shelf on which one replica asks at a time. The others wait for its answer.
 type queue struct {

@@ -255,7 +255,9 @@ func (n *Namespace) named(ctx context.Context, key lookupKey, m *oci.Manifest, a
 func (n *Namespace) fetchNamed(ctx context.Context, key lookupKey, head *oci.Manifest, at time.Time) (found, error) {
 	repo, ref := key.repo, key.ref
 	byDigest := lookupKey{repo, key.op, ref.WithDigest(head.Descriptor.Digest)}
+	fetched := false
 	f, err := n.fetchOnce(ctx, byDigest, func() (found, error) {
+		fetched = true
 		m, err := n.spec.Upstreams.Manifest(ctx, repo.Name, byDigest.ref)
 		if err != nil {
 			return found{}, err
@@ -264,9 +266,9 @@ func (n *Namespace) fetchNamed(ctx context.Context, key lookupKey, head *oci.Man
 		return n.store(ctx, repo, ref.Tag(), m), nil
 	})
 	if err == nil {
-		if f.Cache == Collapsed { // another replica brought it, and has its own records of tags
+		if !fetched { // another replica brought it, and has its own records of tags
 			f.standIn = head.Fallback
-			n.observe(ctx, repo, ref.Tag(), seen{desc: f.desc, at: at, stored: true, fallback: head.Fallback})
+			n.observe(ctx, repo, ref.Tag(), seen{desc: f.desc, at: at, stored: f.Cache != Passed, fallback: head.Fallback})
 		}
 		return f, nil
 	}

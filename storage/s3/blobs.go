@@ -341,14 +341,13 @@ func (s *Store) Upload(ctx context.Context, info storage.Info, from io.ReaderAt)
 		case conditional && ReasonOf(err) == Unsupported:
 			s.unconditional.Store(true)
 		case conditional && ReasonOf(err) == Conflict:
-			// Another replica was faster, if its object is the right one. An object that is
-			// not there, or that cannot be seen, is one that is being written, or was removed:
-			// the caller tries again later.
+			// Another replica was faster, if its object is the right one.
 			size, seen := s.head(ctx, key)
 			if errors.Is(seen, storage.ErrNotExist) && isPrecondition(err) {
 				replace = true // it exists, the server says, and is not there: no wait changes that
 				continue
 			}
+			// It is being written, or cannot be seen: the caller tries again later.
 			if seen != nil {
 				return err
 			}

@@ -94,8 +94,8 @@ func starved(t *testing.T, replicas []*harness.Weir) bool {
 	t.Helper()
 	hungry := false
 	for _, w := range replicas {
-		if w.Log.Count("was not in the bucket in time") > 0 {
-			t.Log("a bucket had no time")
+		if w.Log.Count("did not share a manifest in time") > 0 {
+			t.Log("a manifest came late")
 			hungry = true
 			continue
 		}
