@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/minio/minio-go/v7"
+
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/storage/s3/s3test"
 	"github.com/weirhq/weir/tests/harness"
@@ -17,7 +19,8 @@ import (
 
 // Mirrors on one bucket with a limit evict by the uses of all of them. The one that evicts is
 // killed after it has chosen: another one takes over, and removes the right content and no
-// other. What is gone is pulled from upstream.
+// other. What is gone is pulled from upstream. Objects of other programs in the same bucket stay as
+// they are, and the log says so.
 func TestEvictionFromBucket(t *testing.T) {
 	testutil.Long(t, "a lease has to end, and evicted content leaves for 2.5 s")
 	t.Parallel()
@@ -42,6 +45,11 @@ func testEviction(t *testing.T, lease string) {
 	has := func(i image) bool {
 		_, err := os.Stat(filepath.Join(bucket.Dir, key(i.layer)))
 		return err == nil
+	}
+	foreign := map[string]string{"docker/registry/v2/x": "an image", "blobs/sha256/photo.jpg": "a photo", "blobs/sha256/ab/" + strings.Repeat("c", 63): "no digest", "eviction/uses/a b": "no note"}
+	for name, body := range foreign {
+		_, err := bucket.Owner.PutObject(t.Context(), "mirror", name, strings.NewReader(body), int64(len(body)), minio.PutObjectOptions{})
+		harness.Must(t, err)
 	}
 	evicting := func(w *harness.Weir) func() bool {
 		return func() bool { return w.Metric(t, "weir_s3_index_timestamp_seconds") > 0 }
@@ -74,6 +82,13 @@ func testEviction(t *testing.T, lease string) {
 		return second.Metric(t, "weir_s3_evicted_bytes_total", "reason", "size") >= 3*mib
 	})
 	pull(t, harness.StartWeir(t, config), b, "b")
+	for name, body := range foreign {
+		if now, err := os.ReadFile(filepath.Join(bucket.Dir, name)); err != nil || string(now) != body {
+			t.Errorf("an object of another program: %v, %q", err, now)
+		}
+	}
+	keeper.Logs(t, "there are keys of another program, such as docker/") // at the start
+	second.Logs(t, `"msg":"the bucket has keys of other programs`)
 }
 
 // A bucket that does not let itself be listed, or forbids deletions, holds up neither the start
