@@ -70,7 +70,7 @@ const inUserSpace = 32<<10 + spool.TailHold
 // TestSendfileOfADownload has the bytes of a running download reach the ResponseWriter as a
 // file, so that the kernel can send them.
 func TestSendfileOfADownload(t *testing.T) {
-	const size = 3 << 20
+	const size = 1 << 20
 	content, _ := io.ReadAll(upstreamtest.RandomBlob(size, 1))
 	for name, test := range map[string]struct {
 		byteRange  string
@@ -114,7 +114,7 @@ func TestSendfileOfADownload(t *testing.T) {
 // A lying upstream's last bytes are in no stretch, and a file that cannot be read breaks the
 // answer off.
 func TestSendfileOfABadDownload(t *testing.T) {
-	const size = 3 << 20
+	const size = 1 << 20
 	for name, test := range map[string]struct {
 		effect upstreamtest.Effect
 		before func(*os.File)
@@ -158,7 +158,7 @@ func (*failing) Removable(string, int64) (int64, error) { return 0, nil }
 // The store fails in the middle of a download, and then the client leaves in the middle of
 // another one. In the first case it gets all bytes, in the second the store does.
 func TestSendfileAndFailures(t *testing.T) {
-	const size = 3 << 20
+	const size = 1 << 20
 	content, _ := io.ReadAll(upstreamtest.RandomBlob(size, 1))
 	r := upstreamtest.New(t)
 	store := storagetest.NewMemory(t)
@@ -200,11 +200,11 @@ func (k *leavingKernel) ReadFrom(r io.Reader) (int64, error) {
 // TestTrickle has an upstream that sends some bytes, and then none for long. The client must
 // get those that have come, in every protocol.
 func TestTrickle(t *testing.T) {
-	const size = 3 << 20
+	const size = 1 << 20
 	content, _ := io.ReadAll(upstreamtest.RandomBlob(size, 1))
 	for _, protocol := range []string{"HTTP/1.1", "HTTP/1.1 over TLS", "h2c", "h2 over TLS"} {
 		for _, chunked := range []bool{false, true} {
-			for _, come := range []int{100, 1_000_001} {
+			for _, come := range []int{100, 300_001} {
 				// Of a content of unknown size the last bytes may always be the tail.
 				visible := come
 				if chunked {

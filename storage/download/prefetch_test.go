@@ -48,7 +48,7 @@ func TestPrefetchYields(t *testing.T) {
 				// In no time: no client waits for the end of anything.
 				for i, o := range origins {
 					if n := len(o.asked()); n != 1 {
-						t.Errorf("the upstream was asked %d times for client %d's content", n, i)
+						t.Fatalf("the upstream was asked %d times for client %d's content", n, i)
 					}
 				}
 				if ahead.closed != 1 {
@@ -92,7 +92,7 @@ func TestPrefetchWaits(t *testing.T) {
 		first.step <- 1000
 		synctest.Wait()
 		if len(second.asked()) != 1 || len(ahead.asked()) != 0 {
-			t.Errorf("the second client's upstream was asked %v, that of the prefetch %v", second.asked(), ahead.asked())
+			t.Fatalf("the second client's upstream was asked %v, that of the prefetch %v", second.asked(), ahead.asked())
 		}
 		third := &origin{body: random(1000), step: make(chan int)}
 		joined := s.reader(t, t.Context(), digest.FromBytes(ahead.body), ahead.source(ours))
@@ -103,7 +103,7 @@ func TestPrefetchWaits(t *testing.T) {
 		second.step <- 1000
 		synctest.Wait()
 		if len(ahead.asked()) != 1 || len(third.asked()) != 0 {
-			t.Errorf("a client joined first: the upstream was asked %v, that of a later client %v", ahead.asked(), third.asked())
+			t.Fatalf("a client joined first: the upstream was asked %v, that of a later client %v", ahead.asked(), third.asked())
 		}
 		ahead.step <- 1000
 		if got := <-ended; got != "true <nil>" {
