@@ -248,12 +248,12 @@ func (f *fleet) pullCold() {
 // leases of replicas that download nothing.
 func (f *fleet) expectNothingLeft() {
 	wrong, planted, _ := f.bucket.wrong()
-	if planted > 0 { // no mirror has read them since
+	// No mirror has read these since. A short soak has no time for a command that reads all.
+	if planted > 0 && !f.race {
 		f.verify()
-		_, planted, _ = f.bucket.wrong()
-	}
-	if planted > 0 {
-		f.t.Errorf("%d wrong objects are left", planted)
+		if _, planted, _ = f.bucket.wrong(); planted > 0 {
+			f.t.Errorf("%d wrong objects are left", planted)
+		}
 	}
 	for _, path := range wrong {
 		f.t.Errorf("the content of an object does not match its key: %s", path)
@@ -278,7 +278,8 @@ func (f *fleet) expectNothingLeft() {
 // verify has the command of the operator remove the wrong objects of the bucket.
 func (f *fleet) verify() {
 	out, err := exec.CommandContext(f.t.Context(), f.binary(), "verify", "--bucket", "--config", f.replicas[0].configPath()).CombinedOutput()
-	if failed, ok := errors.AsType[*exec.ExitError](err); !ok || failed.ExitCode() != 1 {
+	// It tells of the objects with its exit code, unless they have been evicted meanwhile.
+	if failed, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || failed.ExitCode() != 1) {
 		f.t.Errorf("weir verify: %v\n%s", err, out)
 	}
 }
