@@ -2,8 +2,9 @@ package oci
 
 import (
 	"fmt"
+	"strings"
 
-	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 )
 
 // Image is an image as people write it. Images are comparable.
@@ -16,29 +17,23 @@ type Image struct {
 // both. The digest counts if there are both ("app:1.2@sha256:..."). The tag is
 // "latest" if there is neither. The name is not expanded: "nginx" stays "nginx".
 func ParseImage(text string) (Image, error) {
-	parsed, err := reference.Parse(text)
-	if err != nil {
-		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": %w`, text, err)
+	name, dgst, digested := strings.Cut(text, "@")
+	image := Image{Name: name, Reference: ByTag("latest")}
+	// A colon before a slash belongs to the port of a host.
+	if at := strings.LastIndexByte(name, ':'); at > strings.LastIndexByte(name, '/') {
+		image.Name, image.Reference = name[:at], ByTag(name[at+1:])
 	}
-	named, ok := parsed.(reference.Named)
-	if !ok { // a digest alone
+	switch {
+	case image.Name == "" && digested:
 		return Image{}, fmt.Errorf(`%q has a digest and no name; write one like "org/app@sha256:..."`, text)
-	}
-	image := Image{Name: named.Name(), Reference: ByTag("latest")}
-	// The library also takes names that only it knows, such as bracketed IPv6
-	// hosts and upper-case ones.
-	if !ValidName(image.Name) {
-		return Image{}, fmt.Errorf("%q is not the name of an image: it takes lower-case letters, digits, and . _ - between them", image.Name)
-	}
-	if tagged, ok := parsed.(reference.Tagged); ok {
-		image.Reference = ByTag(tagged.Tag())
-	}
-	if digested, ok := parsed.(reference.Digested); ok {
-		dgst, err := ParseDigest(digested.Digest().String())
-		if err != nil { // sha384, which go-digest knows and no registry uses
-			return Image{}, fmt.Errorf("%q cannot be pulled: %w", text, err)
-		}
-		image.Reference = ByDigest(dgst)
+	case !ValidName(image.Name):
+		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its name takes lower-case letters, digits, and . _ - between them`, text)
+	case !isTag(image.Reference.Tag()):
+		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its tag takes 128 letters, digits, and . _ -`, text)
+	case digested && !isDigest(dgst):
+		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its digest is none of sha256 or sha512`, text)
+	case digested:
+		image.Reference = ByDigest(digest.Digest(dgst))
 	}
 	return image, nil
 }

@@ -80,10 +80,9 @@ var alone = map[string]string{
 	"github.com/minio/minio-go/v7/pkg/credentials": "storage/s3",
 	"github.com/minio/minio-go/v7/pkg/lifecycle":   "storage/s3",
 
-	"github.com/distribution/reference": "oci",
-	"cel.dev/cel-go/cel":                "access",
-	"github.com/bmatcuk/doublestar/v4":  "access",
-	"github.com/vbauerster/mpb/v8":      "cmd/weir",
+	"cel.dev/cel-go/cel":               "access",
+	"github.com/bmatcuk/doublestar/v4": "access",
+	"github.com/vbauerster/mpb/v8":     "cmd/weir",
 }
 
 func TestImportsPointOneWay(t *testing.T) {

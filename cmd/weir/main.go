@@ -10,11 +10,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	_ "golang.org/x/crypto/x509roots/fallback" // for images and machines without CA certificates
 )
 
 func main() {
+	useFallbackRoots()
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
 }
 
