@@ -21,7 +21,7 @@ type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
-	only := flag.String("only", "", "measure one part only: cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags, or tls beside nginx")
+	only := flag.String("only", "", "measure one part only: cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags, small, restart, or tls beside nginx")
 	against := flag.String("against", "", "an older binary, which -only manifests, -only start and -only tag measure by turns with this tree")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -69,12 +69,16 @@ func bench(ctx context.Context, dir, only, against string, out io.Writer) error 
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{coldImage}, out)
 	case "bucket":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{bucketCosts}, out)
+	case "small":
+		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{smallObjects}, out)
+	case "restart":
+		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{restart}, out)
 	case "tags":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{cachedTags}, out)
 	case "tls":
 		plain = nil
 	default:
-		return fmt.Errorf("-only knows cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags and tls, and not %q", only)
+		return fmt.Errorf("-only knows cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags, small, restart and tls, and not %q", only)
 	}
 	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
 		return err
