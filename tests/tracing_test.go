@@ -21,6 +21,7 @@ import (
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/tokencache/redistest"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -191,6 +192,49 @@ func TestTraces(t *testing.T) {
 		if request.Header.Get("Traceparent") != "" || request.Header.Get("Tracestate") != "" || request.Header.Get("Baggage") != "" {
 			t.Errorf("%s tells of the trace", request)
 		}
+	}
+}
+
+// The download of a replica and that of a replica which follows it are parts of two traces that
+// refer to each other.
+func TestTracesOfReplicas(t *testing.T) {
+	t.Parallel()
+	r, upstream, redis := startReceiver(t), upstreamtest.New(t), redistest.Start(t)
+	config := tracingTo(r, "") + fmt.Sprintf("[cache.redis]\nurl = %q\n[cluster]\nsecret = %q\npeer_port = 0\n", redis.URL(), strings.Repeat("secret ", 6)) + blockOf("ghcr.io", nil, at(upstream))
+	holder, follower := harness.StartWeir(t, config), harness.StartWeir(t, config)
+	const received, leases = "weir_cluster_peer_bytes_total", "weir_cluster_lease_total"
+	for seed := uint64(0); ; seed++ {
+		blob := upstream.AddRandomBlob("org/app", 3*mib, seed)
+		path := blobPath("ghcr.io/org/app", blob)
+		gate := upstreamtest.NewGate()
+		upstream.Fault(upstreamtest.Path(blob.Encoded()), upstreamtest.StallAfter(mib, gate)).Times(1)
+		alone := follower.Metric(t, leases, "result", "alone")
+		first := holder.Pull(t, path)
+		arrived(t, gate, 1)
+		second := follower.Pull(t, path)
+		harness.Eventually(t, "the second replica follows the first one, or works alone", func() bool {
+			return follower.Metric(t, received, "direction", "received") >= mib || follower.Metric(t, leases, "result", "alone") > alone
+		})
+		gate.Open()
+		first.Whole(t, "the holder", blob)
+		second.Whole(t, "the follower", blob)
+		// A replica that gets no processor for a second is passed over, which is right.
+		if follower.Metric(t, leases, "result", "alone") == alone {
+			break
+		}
+		if seed == 4 {
+			t.Fatal("the replica worked alone each time")
+		}
+	}
+	for _, w := range []*harness.Weir{holder, follower} {
+		if code := w.Terminate(t); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	}
+	downloads := find(r.all(), "download")
+	held, followed := downloads[len(downloads)-2], downloads[len(downloads)-1]
+	if string(held.TraceId) == string(followed.TraceId) || !linked(held, followed) || !linked(followed, held) {
+		t.Errorf("the holder's download %v and the follower's %v do not refer to each other", held, followed)
 	}
 }
 
