@@ -16,6 +16,7 @@ func replicaAdvice(err error) string {
 	}{
 		{cluster.ErrUnreachable, "Check that cluster.advertise of that replica is an address that this one reaches, and that no firewall closes its cluster.peer_port"},
 		{cluster.ErrRefused, "Set the same cluster.secret at all replicas"},
+		{cluster.ErrSecret, "Set the same cluster.secret and cache.redis.secret_key at all replicas, and another cache.redis.key_prefix for each other fleet"},
 		{cluster.ErrClock, "Synchronise the clocks of the two machines"},
 		{cluster.ErrForeign, "Check that cluster.advertise of that replica leads to its cluster.peer_port"},
 		{cluster.ErrVersion, "The two download by themselves until all replicas are updated"},

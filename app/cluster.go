@@ -81,7 +81,7 @@ func openFleet(cfg *config.Config, parts *storageParts, metrics prometheus.Regis
 
 // ReplicaReport is how a running replica answers, for people.
 type ReplicaReport struct {
-	URL    string
+	URL    string // or that it has another secret
 	Failed string // "": it is reached
 }
 
@@ -100,7 +100,7 @@ func ProbeReplicas(ctx context.Context, cfg *config.Config) ([]ReplicaReport, er
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
-	found, err := cluster.Probe(ctx, client, cfg.Cache.Redis.KeyPrefix, cluster.Options{
+	found, strangers, err := cluster.Probe(ctx, client, cfg.Cache.Redis.KeyPrefix, cluster.Options{
 		Lease: cfg.Cluster.Lease, Secret: cfg.Cluster.Secret.Reveal(), RedisSecret: cfg.Cache.Redis.SecretKey.Reveal(), TLS: settings,
 	})
 	if err != nil {
@@ -112,6 +112,9 @@ func ProbeReplicas(ctx context.Context, cfg *config.Config) ([]ReplicaReport, er
 		if report.Err != nil {
 			reports[i].Failed = report.Err.Error() + ". " + replicaAdvice(report.Err)
 		}
+	}
+	if strangers > 0 {
+		reports = append(reports, ReplicaReport{URL: "with another secret", Failed: fmt.Sprintf("%d of them. %s", strangers, replicaAdvice(cluster.ErrSecret))})
 	}
 	return reports, nil
 }

@@ -24,6 +24,7 @@ func TestReplicaAdvice(t *testing.T) {
 	}{
 		{cluster.ErrUnreachable, "cluster.advertise"},
 		{fmt.Errorf("asking: %w", cluster.ErrRefused), "cluster.secret"},
+		{cluster.ErrSecret, "cache.redis.key_prefix for each other fleet"},
 		{cluster.ErrClock, "Synchronise the clocks"},
 		{cluster.ErrForeign, "cluster.peer_port"},
 		{cluster.ErrVersion, "until all replicas are updated"},

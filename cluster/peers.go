@@ -50,6 +50,7 @@ const (
 var (
 	ErrUnreachable = errors.New("cluster: the replica did not answer within a second")
 	ErrRefused     = errors.New("cluster: the replica refuses the request")
+	ErrSecret      = errors.New("cluster: the seal is not that of this replica's secret")
 	ErrClock       = errors.New("cluster: the clocks of the two replicas differ by more than a minute")
 	ErrForeign     = errors.New("cluster: the answer is none of a replica")
 	ErrVersion     = errors.New("cluster: the replica speaks another version")

@@ -12,8 +12,8 @@ const (
 	// awayInterval is the time between two heartbeats while Redis is away, so that its
 	// return is noticed soon.
 	awayInterval = time.Second
-	// sureAfter is how many heartbeats in a row a twin must live: the earlier process of a
-	// replica that was started again does so for a while.
+	// sureAfter is how many heartbeats in a row a twin or a stranger must live: the earlier process
+	// of a replica that was started again does so for a while.
 	sureAfter = 3
 	// maxProbed bounds the replicas that were asked for their names.
 	maxProbed = maxMembers
@@ -42,6 +42,8 @@ type presence struct {
 	cluster *Cluster
 	twin    int             // heartbeats in a row at which another process had this URL
 	told    bool            // about the twin
+	foreign int             // heartbeats in a row at which another process had another secret
+	warned  bool            // about the foreign one
 	probed  map[string]bool // URLs and names that were asked
 }
 
@@ -52,9 +54,10 @@ func (c *Cluster) heartbeat(ctx context.Context) {
 	interval := c.opts.Lease / 3
 	for {
 		pause := interval
-		members, err := c.enter(ctx, interval*3/2)
+		members, strangers, err := c.enter(ctx, interval*3/2)
 		if err == nil {
 			p.note(ctx, members)
+			p.noteStrangers(strangers)
 		} else {
 			pause = min(awayInterval, interval)
 		}
@@ -69,29 +72,46 @@ func (c *Cluster) heartbeat(ctx context.Context) {
 // replicasKey is the name of the set of replicas.
 func replicasKey(prefix string) string { return prefix + ":replicas" }
 
-// enter notes this replica in Redis, and returns those that did so within some time.
-func (c *Cluster) enter(ctx context.Context, within time.Duration) (members []member, err error) {
+// enter notes this replica in Redis, and returns those that did so within some time, with the
+// number of those that have another secret.
+func (c *Cluster) enter(ctx context.Context, within time.Duration) (members []member, strangers int, err error) {
 	err = c.gate.probe(ctx, func(ctx context.Context, b board, prefix string) error {
 		key := replicasKey(prefix)
 		own := member{Version: version, ID: c.id, URL: c.opts.URL}
 		own.Seal = c.sealer.Seal(own.fields(key)...)
 		values, err := b.Enter(ctx, key, encode(own), within)
-		members = c.readMembers(key, values)
+		members, strangers = c.readMembers(key, values)
 		return err
 	})
-	return members, err
+	return members, strangers, err
 }
 
-// readMembers reads the replicas of a list. Those with another secret are left out.
-func (c *Cluster) readMembers(key string, values []string) []member {
-	var members []member
+// readMembers reads the replicas of a list. Those with another secret are left out and counted:
+// any client of Redis may have written their names.
+func (c *Cluster) readMembers(key string, values []string) (members []member, strangers int) {
 	for _, value := range values[:min(len(values), maxMembers)] {
 		var m member
-		if len(value) <= maxValue && json.Unmarshal([]byte(value), &m) == nil && c.sealer.Valid(m.Seal, m.fields(key)...) && validURL(m.URL) {
+		switch {
+		case len(value) > maxValue || json.Unmarshal([]byte(value), &m) != nil || !validURL(m.URL):
+		case c.sealer.Valid(m.Seal, m.fields(key)...):
 			members = append(members, m)
+		default:
+			strangers++
 		}
 	}
-	return members
+	return members, strangers
+}
+
+// noteStrangers logs once that other processes have another secret. While the secret is changed
+// the earlier process of a replica seems to have one for a while.
+func (p *presence) noteStrangers(number int) {
+	if p.foreign++; number == 0 {
+		p.foreign = 0
+	}
+	if p.foreign >= sureAfter && !p.warned {
+		p.warned = true
+		p.cluster.warn("replicas with another secret share this Redis. They and this one download by themselves", "replicas", strconv.Itoa(number), ErrSecret)
+	}
 }
 
 // note logs each thing once that keeps replicas from reading each other.

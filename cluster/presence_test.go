@@ -41,7 +41,20 @@ func TestPresence(t *testing.T) {
 		"unreachable":  {func(b *bench) { b.start("two", at("http://nowhere:8001")) }, []string{"level=WARN", "another replica cannot be reached", "http://nowhere:8001", "connection to nowhere:8001 refused"}},
 		"a wrong port": {func(b *bench) { b.start("two", at("http://public:8000")) }, []string{"level=WARN", "another replica cannot be reached", "the answer is none of a replica"}},
 		"leads here":   {func(b *bench) { b.start("two", at("http://balancer:8001")) }, []string{"level=WARN", "the address of another replica leads here"}},
-		"a stranger":   {func(b *bench) { b.start("two", func(o *cluster.Options) { o.Secret = secret + secret }) }, nil},
+		"a stranger":   {func(b *bench) { b.start("two", func(o *cluster.Options) { o.Secret = secret + secret }) }, []string{"level=WARN", "replicas with another secret share this Redis", "replicas=1"}},
+		"strangers for a moment": {func(b *bench) {
+			b.redis.members[`{"v":1,"id":"x","url":"http://two:8001","seal":"old"}`] = time.Now()
+		}, nil},
+		"strangers, one with a seal of another": {func(b *bench) {
+			for _, seal := range []string{"", "AAAA"} {
+				b.redis.members[fmt.Sprintf(`{"v":1,"id":"x","url":"http://two:8001","seal":%q}`, seal)] = time.Now().Add(time.Hour)
+			}
+		}, []string{"level=WARN", "replicas with another secret share this Redis", "replicas=2"}},
+		"garbage": {func(b *bench) {
+			for _, value := range []string{"", "{", `{"url":"x"}`, `[1]`, `{"v":1,"id":"x","url":"http://a/b"}`} {
+				b.redis.members[value] = time.Now().Add(time.Hour)
+			}
+		}, nil},
 		"another version": {func(b *bench) {
 			b.redis.members[`{"v":2,"id":"x","url":"http://two:8001"}`] = time.Now().Add(time.Hour)
 		}, []string{"level=WARN", "a replica of another version shares this Redis"}},

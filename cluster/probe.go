@@ -18,18 +18,19 @@ type Report struct {
 	Err error // nil: it is reached, and has the same secret or authority
 }
 
-// Probe asks each replica that Redis knows for its name, without becoming one of them. It
-// returns an error if Redis cannot be read.
-func Probe(ctx context.Context, client redis.UniversalClient, prefix string, opts Options) ([]Report, error) {
+// Probe asks each replica that Redis knows for its name, without becoming one of them. It also
+// returns the number of those that have another secret, which are not asked, and an error if
+// Redis cannot be read.
+func Probe(ctx context.Context, client redis.UniversalClient, prefix string, opts Options) (reports []Report, strangers int, err error) {
 	c := New(opts) // it has no Redis, so it notes nothing
 	defer c.Close()
 	key := replicasKey(prefix)
 	values, err := readSet(ctx, client, key)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	members := c.readMembers(key, values)
-	reports := make([]Report, len(members))
+	members, strangers := c.readMembers(key, values)
+	reports = make([]Report, len(members))
 	var probing sync.WaitGroup
 	for i, m := range members {
 		probing.Go(func() {
@@ -46,5 +47,5 @@ func Probe(ctx context.Context, client redis.UniversalClient, prefix string, opt
 		})
 	}
 	probing.Wait()
-	return reports, nil
+	return reports, strangers, nil
 }

@@ -359,4 +359,12 @@ func TestOtherSecret(t *testing.T) {
 	if got := f.bodies(dgst); len(got) != 2 {
 		t.Errorf("the upstream got %q, want two downloads", got)
 	}
+	const line = "replicas with another secret share this Redis"
+	for _, w := range []*harness.Weir{f.replicas[0], other} {
+		w.Logs(t, line, "Set the same cluster.secret")
+	}
+	code, out := weir(t, "check", "--online", "--config", other.Config)
+	if code != 1 || !strings.Contains(strings.Join(strings.Fields(out), " "), "with another secret: error: 1 of them. Set the same cluster.secret") {
+		t.Errorf("weir check: exit code %d\n%s", code, out)
+	}
 }
