@@ -57,7 +57,7 @@ type Spool struct {
 	writing  extents    // the bytes that writers are about to add to them
 	allotted int64      // taken from dir's quota for the file, written or not
 	reserved int64      // promised by dir and not yet written
-	pending  int64      // pledged to writes that are under way
+	pending  int64      // claimed by writes that are under way
 	read     int64      // the furthest offset that a reader has been given
 	settled  *sync.Cond // a writer has finished
 	complete bool

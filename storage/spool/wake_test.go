@@ -109,7 +109,7 @@ func TestReadersAreWokenForTheLastBytes(t *testing.T) {
 		"announced":            {-1, func(s *Spool) { _ = s.Announce(size) }, 68<<10 - 10},
 		"failed":               {-1, func(s *Spool) { s.Fail(errors.New("a failure")) }, 68<<10 - 10},
 		"interrupted":          {-1, func(s *Spool) { s.Interrupt(errors.New("a failure")) }, size - 10},
-		"interrupted, of more": {size + 1, func(s *Spool) { s.Interrupt(errors.New("a failure")) }, size - 10},
+		"interrupted, of more": {2 * size, func(s *Spool) { s.Interrupt(errors.New("a failure")) }, size - 10},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -84,17 +84,14 @@ func (s *Spool) WriteAt(p []byte, off int64) (int, error) {
 // spool had some of them before, which may differ: only what the file holds may be hashed.
 func (s *Spool) Put(p []byte, off int64) (n int, own bool, err error) {
 	want := extent{off, off + int64(len(p))}
-	pledged, err := s.ensure(want)
+	gaps, err := s.claim(want)
 	if err != nil {
 		return 0, true, err
 	}
-	gaps := s.claim(want)
 	own = len(p) == 0 || len(gaps) == 1 && gaps[0] == want
-	defer func() { s.unpledge(pledged) }()
 	for _, gap := range gaps {
 		n, err := s.file.WriteAt(p[gap.from-off:gap.to-off], gap.from)
 		s.wrote(gap, int64(n))
-		pledged -= int64(n)
 		if err != nil {
 			// Other writers may fill the gaps that this one gives up.
 			s.unclaim(extent{gap.to, want.to})
@@ -104,19 +101,43 @@ func (s *Spool) Put(p []byte, off int64) (n int, own bool, err error) {
 	return len(p), own, nil
 }
 
-// claim returns the parts of want that the spool lacks, for the caller to write.
-// No other writer gets them until they are written or given back.
-func (s *Spool) claim(want extent) []extent {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.writing.overlap(want) {
-		s.settled.Wait()
+// claim returns the parts of want that the spool lacks, for the caller to write. No other
+// writer gets them until they are written or given back. A claim has its space: claim checks
+// that want fits the announced size, and reserves the space unless Create or an earlier write has.
+func (s *Spool) claim(want extent) ([]extent, error) {
+	for asked := false; ; asked = true {
+		s.mu.Lock()
+		// Before the bytes are counted, so that no two writers reserve space for the same ones.
+		for s.writing.overlap(want) {
+			s.settled.Wait()
+		}
+		missing := want.to - want.from - s.covered.count(want) // the others are in the file
+		allot, more := s.lacking(missing)
+		size := s.size
+		fits := size < 0 || want.to <= size
+		// A spool that has ended gets no space, and takes the bytes that are under way.
+		if fits && (allot <= 0 && more <= 0 || asked && (s.complete || s.err != nil)) {
+			gaps := s.covered.gaps(want)
+			for _, gap := range gaps {
+				s.writing.add(gap)
+			}
+			s.pending += missing
+			s.mu.Unlock()
+			return gaps, nil
+		}
+		come := s.covered.total() + s.pending + missing
+		s.mu.Unlock()
+		if !fits {
+			return nil, fmt.Errorf("%w: byte %d of %d", ErrSize, want.to, size)
+		}
+		ahead := min(come, maxAhead)
+		if size >= 0 {
+			ahead = max(0, min(ahead, size-come))
+		}
+		if err := s.grow(missing, ahead); err != nil {
+			return nil, err
+		}
 	}
-	gaps := s.covered.gaps(want)
-	for _, gap := range gaps {
-		s.writing.add(gap)
-	}
-	return gaps
 }
 
 // wrote adds the first n bytes of a claimed gap to the spool, and ends the claim.
@@ -132,67 +153,18 @@ func (s *Spool) wrote(gap extent, n int64) {
 		s.reserved -= used
 		s.dir.release(used)
 	}
-	s.pending -= n
+	s.pending -= gap.to - gap.from
 	if s.covered.start() > before {
 		s.wakeReady()
 	}
 	s.arrived.Notify()
 }
 
-// unclaim gives back the claims within e.
+// unclaim gives back the claims within e, which are the caller's.
 func (s *Spool) unclaim(e extent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.pending -= s.writing.count(e)
 	s.writing.remove(e)
 	s.settled.Broadcast()
-}
-
-// unpledge ends the part of a write's pledge that it did not use.
-func (s *Spool) unpledge(n int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.pending -= n
-}
-
-// ensure checks that a write fits the announced size, and reserves space for it unless
-// Create or an earlier write has. The bytes that are missing are pledged to the write.
-func (s *Spool) ensure(want extent) (pledged int64, err error) {
-	for {
-		s.mu.Lock()
-		missing := want.to - want.from - s.covered.count(want) // the others are in the file
-		allot, more := s.lacking(missing)
-		fits := s.size < 0 || want.to <= s.size
-		if fits && allot <= 0 && more <= 0 {
-			s.pending += missing
-			s.mu.Unlock()
-			return missing, nil
-		}
-		come := s.covered.total() + s.pending + missing
-		size := s.size
-		s.mu.Unlock()
-		if !fits {
-			return 0, fmt.Errorf("%w: byte %d of %d", ErrSize, want.to, size)
-		}
-		ahead := min(come, maxAhead)
-		if size >= 0 {
-			ahead = max(0, min(ahead, size-come))
-		}
-		if err := s.grow(missing, ahead); err != nil {
-			return 0, err
-		}
-		// A spool that has ended gets no space, and takes the bytes that are under way.
-		if s.over() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.pending += missing
-			return missing, nil
-		}
-	}
-}
-
-// over reports whether the spool has ended.
-func (s *Spool) over() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.complete || s.err != nil
 }
