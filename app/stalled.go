@@ -19,8 +19,9 @@ const (
 	// stallTimeout ends an answer of which the client accepts no byte. It is longer than
 	// the pauses of a client that unpacks one layer while it fetches the next.
 	stallTimeout = 5 * time.Minute
-	// stallStep is how long one write waits before it looks for progress.
-	stallStep = time.Minute
+	// stallStep is how long one write waits before it looks for progress. An answer may take
+	// so much longer than stallTimeout to be ended.
+	stallStep = 15 * time.Second
 	// bodyTimeout is how long a client may take for the body of a request. Only the form of
 	// a login is read at all, and clients send it in one piece.
 	bodyTimeout = 10 * time.Second

@@ -36,9 +36,9 @@ func TestWarmProblems(t *testing.T) {
 		{"no images", warm + "every = \"1h\"\n",
 			`config.toml:4: repository."docker.io".warm[0].images: is missing; name images such as "org/app:1.2"`},
 		{"no image", warm + "images = [\"nginx\", \"Nginx\"]\n",
-			`config.toml:5: repository."docker.io".warm[0].images[1]: "Nginx" is not an image, such as "org/app:1.2": repository name must be lowercase`},
+			`config.toml:5: repository."docker.io".warm[0].images[1]: "Nginx" is not an image, such as "org/app:1.2": its name takes lower-case letters, digits, and . _ - between them`},
 		{"no image before one of another registry", warm + "images = [\"Nginx\", \"ghcr.io/org/app\"]\n",
-			`config.toml:5: repository."docker.io".warm[0].images[0]: "Nginx" is not an image, such as "org/app:1.2": repository name must be lowercase` + "\n" +
+			`config.toml:5: repository."docker.io".warm[0].images[0]: "Nginx" is not an image, such as "org/app:1.2": its name takes lower-case letters, digits, and . _ - between them` + "\n" +
 				`config.toml:5: repository."docker.io".warm[0].images[1]: ghcr.io/org/app is not below docker.io; move it to the block of ghcr.io, or put docker.io/ before it if that is how the upstream calls it`},
 		{"too often", warm + "images = [\"nginx\"]\nevery = \"10s\"\n",
 			`config.toml:6: repository."docker.io".warm[0].every: must be at least 1m`},

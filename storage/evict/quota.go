@@ -183,15 +183,16 @@ func (q *Quota) Removable(owner string, n int64) (removable int64, limited error
 }
 
 // removable is how many bytes can be evicted for n bytes of an owner, and whether that
-// is content of its own alone. The caller holds the mutex.
+// is content of its own alone. Before the index is complete it is n. The caller holds the
+// mutex.
 func (i *inventory) removable(o owner, n int64) (bytes int64, own bool) {
 	l := &i.index.ledger
 	switch {
-	case !i.ready:
-		i.wanted.Notify()
-		return 0, false
 	case i.closed || i.stuck():
 		return 0, false
+	case !i.ready: // MakeRoom finds out
+		i.wanted.Notify()
+		return n, false
 	case i.index.confined(o, n, time.Now()):
 		return min(l.accounts[o].evictable(), l.evictable()-l.requested), true
 	default:
@@ -201,18 +202,24 @@ func (i *inventory) removable(o owner, n int64) (bytes int64, own bool) {
 
 // MakeRoom evicts at least n bytes and waits until they are deleted. It reports
 // false at once if there is not that much to evict, and after a second if the
-// deletions take longer.
+// deletions take longer, or the index that they need is not complete by then.
 func (q *Quota) MakeRoom(owner string, n int64) bool {
 	i := q.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	patience := time.Now().Add(evictionPatience)
+	// A lazy index is wanted now at the latest: a small filesystem is soon full.
+	for i.wanted.Notify(); !i.ready; {
+		if !i.await(patience) || i.closed {
+			return false
+		}
+	}
 	l := &i.index.ledger
 	if removable, _ := i.removable(i.owner(owner), n); n > removable {
 		return false
 	}
 	l.requested += n
 	target := l.freed + l.requested
-	patience := time.Now().Add(evictionPatience)
 	for l.freed < target {
 		if !i.await(patience) || i.closed || i.stuck() {
 			l.requested = max(0, l.requested-n) // a part may have been freed already

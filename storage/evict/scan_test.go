@@ -277,6 +277,27 @@ func TestLazyIndexIsLoadedInTime(t *testing.T) {
 	})
 }
 
+// A small filesystem may be full before the next look at its free space.
+func TestLazyIndexIsLoadedForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := evict.NewQuota(0)
+		m := storagetest.NewMemoryWithin(t, quota)
+		old := put(t, m, m.Spools(), []byte("not used since the start"))
+		l := evict.New(m, quota, evict.Options{Lazy: true, MinFree: 1000, Free: func() (int64, error) { return 1 << 20, nil }})
+		defer func() { must(t, l.Close()) }()
+		time.Sleep(time.Minute)
+		if removable, limited := quota.Removable("", 10); removable < 10 || limited != nil {
+			t.Errorf("%d bytes can be removed, %v, want 10 before the index is there", removable, limited)
+		}
+		if !quota.MakeRoom("", 10) {
+			t.Error("there is no room")
+		}
+		if _, err := m.Stat(t.Context(), old); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("the content is still there: %v", err)
+		}
+	})
+}
+
 // A process that never needed its index writes down what its manifests refer to.
 func TestLazyIndexRecordsReferences(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
