@@ -11,6 +11,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
@@ -123,11 +124,10 @@ func TestCheckBehindFindsMove(t *testing.T) {
 	}
 }
 
-// wantChecks compares the checks behind answers that the block up.example has counted:
-// confirmed, moved and failed.
-func (m *mirror) wantChecks(t *testing.T, want ...int) {
+// gather returns the metrics of a further table with the block up.example, as after a reload.
+func (m *mirror) gather(t *testing.T) (*prometheus.Registry, []*dto.MetricFamily) {
 	t.Helper()
-	table, err := namespace.NewTable(m.cache, []namespace.Spec{{Key: "up.example"}}) // of a reload
+	table, err := namespace.NewTable(m.cache, []namespace.Spec{{Key: "up.example"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,6 +139,14 @@ func (m *mirror) wantChecks(t *testing.T, want ...int) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return registry, families
+}
+
+// wantChecks compares the checks behind answers that the block up.example has counted:
+// confirmed, moved and failed.
+func (m *mirror) wantChecks(t *testing.T, want ...int) {
+	t.Helper()
+	registry, families := m.gather(t)
 	got := map[string]int{}
 	for _, family := range families {
 		for _, sample := range family.GetMetric() {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
@@ -275,18 +274,7 @@ func TestPrefetchFails(t *testing.T) {
 // wantPrefetched compares the counters of the block up.example.
 func (m *mirror) wantPrefetched(t *testing.T, all, unused float64) {
 	t.Helper()
-	table, err := namespace.NewTable(m.cache, []namespace.Spec{{Key: "up.example"}}) // of a reload
-	if err != nil {
-		t.Fatal(err)
-	}
-	tables := new(namespace.Current)
-	tables.Store(table)
-	registry := prometheus.NewRegistry()
-	namespace.RegisterMetrics(registry, tables)
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, families := m.gather(t)
 	got := map[string]float64{}
 	for _, family := range families {
 		if strings.HasPrefix(family.GetName(), "weir_prefetched_") {

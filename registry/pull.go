@@ -164,24 +164,8 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.
 	if download, ok := content.(sequential); ok && multipart {
 		download.Sequential()
 	}
-	// A failed read of stored content leaves the body shorter than its
-	// Content-Length, so the client notices it without an abort.
 	if o.Cache.Cached() && !multipart {
-		defer content.Close()
-		_, isFile := content.(syscall.Conn)
-		if whole, ok := content.(io.WriterTo); ok && !isFile && size <= oneWrite && p.unconditional() {
-			return p.sendWhole(whole, size)
-		}
-		if size <= oneWrite {
-			// Without its io.ReaderFrom. Content of this size comes from memory.
-			http.ServeContent(struct{ http.ResponseWriter }{p.w}, p.r, "", time.Time{}, content)
-			return nil
-		}
-		// Content is not wrapped, so that the kernel can send an *os.File.
-		w := &sending{ResponseWriter: p.w}
-		http.ServeContent(w, p.r, "", time.Time{}, content)
-		p.brokeOff(dgst, w.err)
-		return nil
+		return p.sendStored(content, dgst, size)
 	}
 	guarded := &guarded{content: content, buffers: p.buffers}
 	defer guarded.close()
@@ -200,6 +184,26 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.
 		p.entry.err = err
 		panic(http.ErrAbortHandler)
 	}
+	return nil
+}
+
+// sendStored writes stored content, and closes it. A failed read leaves the body shorter than
+// its Content-Length, so the client notices it without an abort.
+func (p *pull) sendStored(content io.ReadSeekCloser, dgst digest.Digest, size int64) error {
+	defer content.Close()
+	_, isFile := content.(syscall.Conn)
+	if whole, ok := content.(io.WriterTo); ok && !isFile && size <= oneWrite && p.unconditional() {
+		return p.sendWhole(whole, size)
+	}
+	if size <= oneWrite {
+		// Without its io.ReaderFrom. Content of this size comes from memory.
+		http.ServeContent(struct{ http.ResponseWriter }{p.w}, p.r, "", time.Time{}, content)
+		return nil
+	}
+	// Content is not wrapped, so that the kernel can send an *os.File.
+	w := &sending{ResponseWriter: p.w}
+	http.ServeContent(w, p.r, "", time.Time{}, content)
+	p.brokeOff(dgst, w.err)
 	return nil
 }
 

@@ -70,6 +70,7 @@ func TestRecordsAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	config := block("mirror", upstream, "tag_ttl = \"1h\"") + "[blob_store.fs]\nmax_size = \"16MiB\"\n"
 	w := harness.StartWeirIn(t, dir, config)
+	w.Logs(t, "indexed the content of the store") // a manifest before that is stored behind its answer
 	expectContent(t, "cold", w.Get(t, manifestPath("mirror/org/app", "v1")), image.Digest, statusStored)
 	if code := w.Terminate(t); code != 0 {
 		t.Fatalf("exit %d", code)

@@ -116,26 +116,11 @@ func Open(root string, opts Options) (*Store, error) {
 	if root == "" {
 		return nil, ErrNoRoot
 	}
-	root, err := filepath.Abs(root)
+	tree, err := openTree(root, opts)
 	if err != nil {
-		return nil, explain("open the store", err)
+		return nil, err
 	}
-	// Maintenance of a directory without a store is a mistake in its path.
-	if opts.Existing {
-		if _, err := os.Stat(filepath.Join(root, "blobs")); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w in %s", ErrNoStore, root)
-		}
-	}
-	tree := &tree{sync: opts.Sync, flush: (*os.File).Sync, logger: opts.Logger}
-	for _, dir := range []string{"", "blobs", "records", "tmp"} {
-		if err := tree.mkdirAll(filepath.Join(root, dir)); err != nil {
-			return nil, explain("create the store's directories", err)
-		}
-	}
-	// From here on, a root that vanishes is an error. A volume may have been
-	// unmounted, and a new root would fill the filesystem beneath.
-	tree.root = root
-
+	root = tree.root
 	workspace, err := newWorkspace(filepath.Join(root, "tmp"))
 	if err != nil {
 		return nil, explain("create a directory for this process", err)
@@ -167,6 +152,30 @@ func Open(root string, opts Options) (*Store, error) {
 		}
 	}
 	return s, nil
+}
+
+// openTree creates the directories of a store that are missing.
+func openTree(root string, opts Options) (*tree, error) {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return nil, explain("open the store", err)
+	}
+	// Maintenance of a directory without a store is a mistake in its path.
+	if opts.Existing {
+		if _, err := os.Stat(filepath.Join(root, "blobs")); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w in %s", ErrNoStore, root)
+		}
+	}
+	tree := &tree{sync: opts.Sync, flush: (*os.File).Sync, logger: opts.Logger}
+	for _, dir := range []string{"", "blobs", "records", "tmp"} {
+		if err := tree.mkdirAll(filepath.Join(root, dir)); err != nil {
+			return nil, explain("create the store's directories", err)
+		}
+	}
+	// From here on, a root that vanishes is an error. A volume may have been
+	// unmounted, and a new root would fill the filesystem beneath.
+	tree.root = root
+	return tree, nil
 }
 
 // Records returns the records beside the content.

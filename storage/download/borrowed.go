@@ -162,7 +162,7 @@ func (b *borrowed) acquire() error {
 	defer watch.Wait()
 	defer cancel(nil)
 	if running {
-		watch.Go(func() { b.lookAround(ctx, cancel) })
+		watch.Go(func() { lookAround(ctx, b.caughtUp, cancel) })
 	}
 	var err error
 	if b.share, err = group.streams.acquire(ctx, namespace); err != nil {
@@ -180,8 +180,8 @@ func (b *borrowed) acquire() error {
 	return nil
 }
 
-// lookAround cancels the wait for a place once the reader needs none.
-func (b *borrowed) lookAround(ctx context.Context, cancel context.CancelCauseFunc) {
+// lookAround cancels the wait for a place with errCaughtUp once none is needed any more.
+func lookAround(ctx context.Context, caughtUp func() bool, cancel context.CancelCauseFunc) {
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
 	for {
@@ -189,7 +189,7 @@ func (b *borrowed) lookAround(ctx context.Context, cancel context.CancelCauseFun
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			if b.caughtUp() {
+			if caughtUp() {
 				cancel(errCaughtUp)
 			}
 		}

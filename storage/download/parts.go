@@ -271,7 +271,8 @@ func (d *Download) fetchPart(ctx context.Context, s *spool.Spool, src Source, p 
 func (d *Download) partPlaces(ctx context.Context, s *spool.Spool, p *part) (share, slot *lease, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	d.working.Go(func() { d.lookAround(ctx, s, p, cancel) })
+	near := func() bool { return p.from <= s.Written()+reach }
+	d.working.Go(func() { lookAround(ctx, near, cancel) })
 	if share, err = d.group.streams.acquire(ctx, d.Namespace()); err != nil {
 		return nil, nil, err
 	}
@@ -280,22 +281,6 @@ func (d *Download) partPlaces(ctx context.Context, s *spool.Spool, p *part) (sha
 		return nil, nil, err
 	}
 	return share, slot, nil
-}
-
-// lookAround ends a wait for places once the download needs the part no more.
-func (d *Download) lookAround(ctx context.Context, s *spool.Spool, p *part, cancel context.CancelCauseFunc) {
-	ticker := time.NewTicker(lookInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			if p.from <= s.Written()+reach {
-				cancel(errCaughtUp)
-			}
-		}
-	}
 }
 
 // activate makes the download skip a part, unless it has come near to it meanwhile.
