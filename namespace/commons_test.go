@@ -211,7 +211,7 @@ func pailBubble(t *testing.T, test func(t *testing.T, p *pailed), change ...func
 		synctest.Wait() // the records are compared
 		test(t, p)
 		p.pail.set(func(p *pail) { p.hangs = false })
-		time.Sleep(time.Second) // what is being shared
+		time.Sleep(time.Second) // for the records that are being shared
 	})
 }
 

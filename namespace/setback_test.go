@@ -62,7 +62,7 @@ func TestStaleAtFirstFailure(t *testing.T) {
 	}
 }
 
-// The retries behind a stale answer find what is there, for the next one.
+// The retries behind a stale answer find the present answer for the next request.
 func TestRetriesBehindAnswer(t *testing.T) {
 	for way, ask := range ways {
 		for failures := 1; failures <= 5; failures++ {

@@ -66,7 +66,7 @@ func TestSmallContent(t *testing.T) {
 	}
 }
 
-// The values of headers of two answers are not the same memory: what is written behind the
+// The values of headers of two answers are not the same memory: bytes that are written behind the
 // mirror into one of them, such as by middleware, must not show in the other.
 func TestHeadersAreOwn(t *testing.T) {
 	r, m := pair(t)

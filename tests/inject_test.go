@@ -92,6 +92,10 @@ func countChanges(t *testing.T) map[string]int {
 	return counted
 }
 
+// isChance reports whether a call may be missing from a run of the scenario, however often it
+// occurred in others: only the temporary files of downloads that were not needed are removed.
+func isChance(name string) bool { return name == "unlinkat" }
+
 // spread returns at most limit of the numbers from 1 to n, the first and the
 // last among them.
 func spread(n, limit int) []int {
@@ -123,7 +127,7 @@ func TestWriteFailuresInTurn(t *testing.T) {
 				}
 			}
 			// How the work is divided among calls may differ a little.
-			if hits*2 < tries {
+			if !isChance(name) && hits*2 < tries {
 				t.Errorf("%d of %d failures were injected", hits, tries)
 			}
 			s.ExpectIntact(t)
@@ -170,7 +174,7 @@ func TestKillAtEveryStep(t *testing.T) {
 				}
 			}
 			// A call that occurred once may have been chance.
-			if len(steps) > 1 && kills*2 < len(steps) {
+			if len(steps) > 1 && !isChance(name) && kills*2 < len(steps) {
 				t.Errorf("%d of %d kills happened", kills, len(steps))
 			}
 		})

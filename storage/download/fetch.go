@@ -152,7 +152,7 @@ func (d *Download) fetchRest(slot *lease, s *spool.Spool) error {
 	return d.fetchOwn(slot, s)
 }
 
-// fetchOwn copies what is missing from the repository's own source: the gaps between the
+// fetchOwn copies the missing bytes from the repository's own source: the gaps between the
 // parts, one after the other. Most contents have one gap, which is all of them.
 func (d *Download) fetchOwn(slot *lease, s *spool.Spool) error {
 	for {
@@ -328,7 +328,7 @@ func (d *Download) catchUp(s *spool.Spool) error {
 	return nil
 }
 
-// hashRest hashes what has come, after the download has failed: its readers go on behind that.
+// hashRest hashes the bytes that have come, after the download has failed: its readers go on behind that.
 // If it cannot be read back, none does.
 func (d *Download) hashRest() {
 	if s := d.view().spool; s != nil {

@@ -23,7 +23,7 @@ const (
 	worthCutting = 4 << 20
 	// maxAhead is how far ahead of the watermark gaps are filled.
 	maxAhead = 128 << 20
-	// maxStretches bounds the memory for what is there of a content, 16 bytes each. Beyond it
+	// maxStretches bounds the memory for the present bytes of a content, 16 bytes each. Beyond it
 	// the readers of ranges read by themselves.
 	maxStretches = 1024
 	// stealAfter is how long the download waits for a part without any new byte. Then it

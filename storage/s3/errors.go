@@ -107,7 +107,7 @@ func byCode(code string) Reason {
 }
 
 // byStatus are the reasons of statuses without a code that says more. A 404 is none of a missing
-// object then: an account may be what is missing.
+// object then: the account may be missing.
 func byStatus(status int) Reason {
 	switch {
 	case status == http.StatusForbidden, status == http.StatusMethodNotAllowed:

@@ -94,7 +94,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return answer, nil
 }
 
-// maxError bounds a document that says what is missing. It has some 300 bytes.
+// maxError bounds a document about a missing object. It has some 300 bytes.
 const maxError = 64 << 10
 
 // errNotOfStore says that something else than an object store answers.

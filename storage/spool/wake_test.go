@@ -25,7 +25,7 @@ func stretches(r *Reader, limit int64) (got func() int64) {
 			n = part.N
 		}
 	}()
-	synctest.Wait() // it takes what is there, or waits
+	synctest.Wait() // it takes the present bytes, or waits
 	return func() int64 {
 		synctest.Wait()
 		mu.Lock()

@@ -135,7 +135,7 @@ func startNginxFiles(ctx context.Context, k *kind, dir, _, _ string) (*process, 
 	return startNginx(ctx, k, dir, "", fmt.Sprintf("root %s/www; default_type application/vnd.oci.image.manifest.v1+json;", dir))
 }
 
-// startNginxCache keeps each answer for a day. One request at a time fetches what is missing.
+// startNginxCache keeps each answer for a day. One request at a time fetches a missing one.
 func startNginxCache(ctx context.Context, k *kind, dir, upstream, _ string) (*process, error) {
 	return startNginx(ctx, k, dir,
 		fmt.Sprintf("proxy_cache_path %s/cache levels=1:2 keys_zone=all:64m max_size=64g inactive=1d use_temp_path=off;", dir),

@@ -19,7 +19,7 @@ import (
 
 // Mirrors on one bucket with a limit evict by the uses of all of them. The one that evicts is
 // killed after it has chosen: another one takes over, and removes the right content and no
-// other. What is gone is pulled from upstream. Objects of other programs in the same bucket stay as
+// other. Evicted content is pulled from upstream. Objects of other programs in the same bucket stay as
 // they are, and the log says so.
 func TestEvictionFromBucket(t *testing.T) {
 	testutil.Long(t, "a lease has to end, and evicted content leaves for 2.5 s")

@@ -73,7 +73,7 @@ func StartBucket(t *testing.T) *Bucket {
 }
 
 // Allow lets the user do all in the bucket but some actions of S3, such as s3:DeleteObject. It
-// replaces what was allowed before, at once.
+// replaces the earlier permissions at once.
 func (b *Bucket) Allow(t *testing.T, but ...string) {
 	t.Helper()
 	statement := func(effect string, actions ...string) map[string]any {
