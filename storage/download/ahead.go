@@ -71,6 +71,9 @@ func (a *ahead) await() error {
 		if err := a.next(d); err != nil {
 			return err
 		}
+		if a.part == nil {
+			continue // the byte has come meanwhile
+		}
 		select {
 		case <-arrival:
 		case <-changed:
@@ -81,7 +84,7 @@ func (a *ahead) await() error {
 	}
 }
 
-// next makes sure that a part brings the byte.
+// next makes sure that a part brings the byte, unless it is there.
 func (a *ahead) next(d *Download) error {
 	if a.part != nil {
 		select {
@@ -93,10 +96,9 @@ func (a *ahead) next(d *Download) error {
 			return err
 		}
 	}
-	if a.part = d.demand(a.reader, a.spool, a.off); a.part == nil {
-		return errAlone
-	}
-	return nil
+	var err error
+	a.part, err = d.demand(a.reader, a.spool, a.off)
+	return err
 }
 
 // failure returns the end that the end of a part is for the reader; nil if there may be another

@@ -181,14 +181,18 @@ func (d *Download) steal(off int64) {
 	d.parts.changed.Notify()
 }
 
-// demand returns the part that brings the byte at an offset, which is not there. It starts one
-// if there is none, for the range of the reader. It returns nil if the reader has to read by
-// itself.
-func (d *Download) demand(r *Reader, s *spool.Spool, off int64) *part {
+// demand returns the part that brings the byte at an offset, and nil if the byte is there. It
+// starts a part if there is none, for the range of the reader. It returns errAlone if the
+// reader has to read by itself.
+func (d *Download) demand(r *Reader, s *spool.Spool, off int64) (*part, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	// The part of another reader may have ended since the caller looked.
+	if s.Covered(off) > off {
+		return nil, nil
+	}
 	if d.parts.sealed || d.parts.whole || d.phase >= committing {
-		return nil
+		return nil, errAlone
 	}
 	to := off + window
 	if r.end > off {
@@ -201,9 +205,9 @@ func (d *Download) demand(r *Reader, s *spool.Spool, off int64) *part {
 		if p.from <= off && off < p.to {
 			// A byte that comes soon is worth the wait.
 			if off <= max(p.from, s.Covered(p.from))+window {
-				return p
+				return p, nil
 			}
-			return nil
+			return nil, errAlone
 		}
 		if p.from > off {
 			to = min(to, p.from)
@@ -213,7 +217,7 @@ func (d *Download) demand(r *Reader, s *spool.Spool, off int64) *part {
 		to = min(to, from)
 	}
 	if to <= off || s.Stretches()+len(d.parts.running) >= maxStretches {
-		return nil
+		return nil, errAlone
 	}
 	ctx, cancel := context.WithCancelCause(d.ctx)
 	if r.begun {
@@ -228,7 +232,7 @@ func (d *Download) demand(r *Reader, s *spool.Spool, off int64) *part {
 		p.err = d.fetchPart(ctx, s, src, p)
 		d.partEnded(p)
 	})
-	return p
+	return p, nil
 }
 
 func (d *Download) partEnded(p *part) {

@@ -269,6 +269,39 @@ func TestSmallRangesAreReadThrough(t *testing.T) {
 	})
 }
 
+// A range that many clients read at once is asked for once, also by a client that comes when it
+// ends.
+func TestRangeOfManyIsAskedOnce(t *testing.T) {
+	const ranges, clients, length = 100, 8, 100
+	s := newSetup(t, nil)
+	defer s.Close()
+	body := random(6 * mib)
+	gate := make(chan struct{})
+	w := &wire{body: body, gates: map[int64]<-chan struct{}{0: gate}}
+	front := s.reader(t, t.Context(), digest.FromBytes(body), w.source(ours))
+	defer front.Close()
+	var reading sync.WaitGroup
+	for n := range ranges {
+		at := 4*mib + n*length
+		for range clients {
+			reading.Go(func() {
+				if err := s.read(t.Context(), w.source(ours), body, stretch{at, at + length, at + length}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		reading.Wait()
+	}
+	close(gate)
+	if got, err := readAll(front); err != nil || !bytes.Equal(got, body) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	w.expect(t, len(body)+ranges*length)
+	if len(w.requests) != 1+ranges {
+		t.Errorf("%d requests, want one for the whole and one for each of %d ranges", len(w.requests), ranges)
+	}
+}
+
 // A wrong byte of a range makes the whole content wrong, however small the range is and
 // whatever came with the download: it is in the file. Each stream is blamed, and the readers of
 // the whole never see the end.
