@@ -349,7 +349,7 @@ func (r *Records) List(ctx context.Context, prefix string) iter.Seq2[string, err
 
 // work writes one change after the other.
 func (r *Records) work(ctx context.Context) {
-	for awaitFar(ctx, r.opts.Paused) {
+	for {
 		key, change, ok := r.next(ctx)
 		if !ok {
 			return
@@ -370,11 +370,12 @@ func (r *Records) work(ctx context.Context) {
 	}
 }
 
-// next waits for a change that is due, and returns a copy of it.
+// next waits for a change that is due while far may be asked, and returns a copy of it.
 func (r *Records) next(ctx context.Context) (key string, change write, ok bool) {
 	for {
 		r.mu.Lock()
-		if len(r.ready) > 0 {
+		paused := r.opts.Paused() // since the last change, perhaps
+		if len(r.ready) > 0 && !paused {
 			key, r.ready = r.ready[0], r.ready[1:]
 			known := r.unwritten[key]
 			known.attempts++
@@ -384,6 +385,12 @@ func (r *Records) next(ctx context.Context) (key string, change write, ok bool) 
 		}
 		changed := r.changed.Wait()
 		r.mu.Unlock()
+		if paused {
+			if !awaitFar(ctx, r.opts.Paused) {
+				return "", write{}, false
+			}
+			continue
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():

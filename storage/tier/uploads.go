@@ -267,7 +267,7 @@ func (u *Uploader) awaitPlace(ctx context.Context) bool {
 
 // work uploads one content of a queue after the other.
 func (u *Uploader) work(ctx context.Context, queue *[]digest.Digest) {
-	for awaitFar(ctx, u.opts.Far.Paused) {
+	for {
 		dgst, attempts, ok := u.next(ctx, queue)
 		if !ok {
 			return
@@ -294,11 +294,12 @@ func awaitFar(ctx context.Context, paused func() bool) bool {
 	return ctx.Err() == nil
 }
 
-// next waits for an upload of a queue that is due.
+// next waits for an upload of a queue that is due while far may be asked.
 func (u *Uploader) next(ctx context.Context, queue *[]digest.Digest) (dgst digest.Digest, attempts int, ok bool) {
 	for {
 		u.mu.Lock()
-		for len(*queue) > 0 {
+		paused := u.opts.Far.Paused() // since the last upload, perhaps
+		for len(*queue) > 0 && !paused {
 			dgst, *queue = (*queue)[0], (*queue)[1:]
 			known := u.waiting[dgst]
 			// A content may be in both queues, and in one of them after it was tried from the other.
@@ -313,6 +314,12 @@ func (u *Uploader) next(ctx context.Context, queue *[]digest.Digest) (dgst diges
 		}
 		changed := u.changed.Wait()
 		u.mu.Unlock()
+		if paused {
+			if !awaitFar(ctx, u.opts.Far.Paused) {
+				return "", 0, false
+			}
+			continue
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
