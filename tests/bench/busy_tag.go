@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/tests/load"
 )
 
 const (
@@ -73,7 +75,7 @@ func busyTag(ctx context.Context, m *mirror) (answers int64, err error) {
 	var clients errgroup.Group
 	for range tagClients {
 		clients.Go(func() error {
-			return request(ctx, m.addr, "/v2/bench/app/manifests/v1", "", func() bool { n.Add(1); return true })
+			return load.Request(ctx, m.addr, "/v2/bench/app/manifests/v1", "", func() bool { n.Add(1); return true })
 		})
 	}
 	err = clients.Wait()

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/tests/load"
 )
 
 const (
@@ -104,10 +106,14 @@ func loginRow(label string, seconds, open []float64) row {
 // ask sends a number of requests on each of some connections.
 func (m *mirror) ask(ctx context.Context, path, authorization string) error {
 	var clients errgroup.Group
+	fields := ""
+	if authorization != "" {
+		fields = "Authorization: " + authorization + "\r\n"
+	}
 	for range manifestClients {
 		clients.Go(func() error {
 			left := loginRequests
-			return request(ctx, m.addr, path, authorization, func() bool { left--; return left > 0 })
+			return load.Request(ctx, m.addr, path, fields, func() bool { left--; return left > 0 })
 		})
 	}
 	return clients.Wait()

@@ -1,20 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/tests/load"
 )
 
 const (
@@ -148,7 +144,7 @@ func (m *mirror) hammered(ctx context.Context, path, rateOf, costOf string) ([]r
 	var clients errgroup.Group
 	for range manifestClients {
 		clients.Go(func() error {
-			return request(ctx, m.addr, path, "", func() bool { answers.Add(1); return true })
+			return load.Request(ctx, m.addr, path, "", func() bool { answers.Add(1); return true })
 		})
 	}
 	if err := clients.Wait(); err != nil {
@@ -159,58 +155,6 @@ func (m *mirror) hammered(ctx context.Context, path, rateOf, costOf string) ([]r
 		{fmt.Sprintf("%s, %d connections", rateOf, manifestClients), fmt.Sprintf("%.0f requests/s", rate)},
 		{costOf + ": CPU of the mirror per 1,000 requests", m.cpu().since(before, float64(answers.Load())/1000)},
 	}, nil
-}
-
-// request is a client that costs little: it writes one prepared request and reads the
-// answer, again and again, as long as next wants another one and ctx has not ended. The
-// authorization may be empty.
-func request(ctx context.Context, addr, path, authorization string, next func() bool) error {
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	header := "GET " + path + " HTTP/1.1\r\nHost: " + addr + "\r\n"
-	if authorization != "" {
-		header += "Authorization: " + authorization + "\r\n"
-	}
-	text, r := []byte(header+"\r\n"), bufio.NewReader(conn)
-	for more := true; more && ctx.Err() == nil; more = next() {
-		if _, err := conn.Write(text); err != nil {
-			return err
-		}
-		if err := readAnswer(r); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func readAnswer(r *bufio.Reader) error {
-	status, err := r.ReadSlice('\n')
-	if err != nil {
-		return err
-	}
-	if text := string(status); !strings.HasPrefix(text, "HTTP/1.1 200 ") && !strings.HasPrefix(text, "HTTP/1.1 307 ") {
-		return fmt.Errorf("answer %q", status)
-	}
-	length := -1
-	for {
-		line, err := r.ReadSlice('\n')
-		if err != nil {
-			return err
-		}
-		if len(line) <= 2 {
-			break
-		}
-		if value, ok := strings.CutPrefix(string(line), "Content-Length: "); ok {
-			if length, err = strconv.Atoi(strings.TrimSpace(value)); err != nil {
-				return err
-			}
-		}
-	}
-	_, err = r.Discard(length)
-	return err
 }
 
 // manyColdBlobs pulls many blobs that the mirror does not have at once.
@@ -240,8 +184,6 @@ func manyColdBlobs(ctx context.Context, m *mirror, up *upstream) ([]row, error) 
 	}, nil
 }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
-
 // pull requests a path of the mirror and reads the answer to its end.
 func (m *mirror) pull(ctx context.Context, path string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.addr+path, nil)
@@ -257,12 +199,5 @@ func (m *mirror) pull(ctx context.Context, path string) error {
 		text, _ := io.ReadAll(resp.Body)
 		return fmt.Errorf("%s: %s: %s", path, resp.Status, text)
 	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	// Without the wrapper the copy would choose its own, smaller buffer.
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, *buf)
-	if err == nil && n != resp.ContentLength {
-		err = errors.New("short body")
-	}
-	return err
+	return load.ReadAll(resp, 0)
 }

@@ -8,10 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/weirhq/weir/tests/load"
 )
 
 // mirror is the process that is measured.
@@ -118,39 +119,15 @@ func (u usage) String() string {
 	return fmt.Sprintf("%.3f s (%.3f user, %.3f system)", u.total(), u.user.Seconds(), u.system.Seconds())
 }
 
-// cpu reads the processor time of the process from proc_pid_stat(5), whose clock
-// ticks 100 times a second.
+func (d *daemon) proc() string { return fmt.Sprintf("/proc/%d", d.cmd.Process.Pid) }
+
 func (d *daemon) cpu() usage {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", d.cmd.Process.Pid))
-	if err != nil {
-		return usage{}
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	ticks := func(field int) time.Duration {
-		n, _ := strconv.ParseInt(fields[field-3], 10, 64)
-		return time.Duration(n) * 10 * time.Millisecond
-	}
-	return usage{user: ticks(14), system: ticks(15)}
+	user, system := load.CPU(d.proc())
+	return usage{user, system}
 }
 
-// memory reads the peak of the mirror's resident memory from proc_pid_status(5), and how
-// much of it are pages of the program's file, which the kernel can drop and processes share.
+// memory returns the peak of the mirror's resident memory, and how much of it are pages of the
+// program's file, which the kernel can drop and processes share.
 func (d *daemon) memory() (peak, program int64) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
-	if err != nil {
-		return 0, 0
-	}
-	for line := range strings.Lines(string(status)) {
-		name, value, _ := strings.Cut(line, ":")
-		kib, _, _ := strings.Cut(strings.TrimSpace(value), " ")
-		bytes, _ := strconv.ParseInt(kib, 10, 64)
-		switch name {
-		case "VmHWM":
-			peak = bytes << 10
-		case "RssFile":
-			program = bytes << 10
-		}
-	}
-	return peak, program
+	return load.Memory(d.proc(), "VmHWM"), load.Memory(d.proc(), "RssFile")
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/door"
+	"github.com/weirhq/weir/tests/load"
 )
 
 // tlsRounds is how often the large blob is read from each of the two servers, by turns: a busy
@@ -94,13 +94,10 @@ func read(ctx context.Context, client *http.Client, url string) (cipher uint16, 
 		return 0, err
 	}
 	defer resp.Body.Close()
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, *buf)
-	if err == nil && (n != gib || resp.StatusCode != http.StatusOK) {
-		err = errors.New("short body, or " + resp.Status)
+	if resp.StatusCode != http.StatusOK || resp.ContentLength != gib {
+		return 0, fmt.Errorf("%s with %d bytes", resp.Status, resp.ContentLength)
 	}
-	return resp.TLS.CipherSuite, err
+	return resp.TLS.CipherSuite, load.ReadAll(resp, 0)
 }
 
 // startNginx serves one blob of the upstream from a file over TLS.

@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +15,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/tests/load"
 )
 
 // upstream is a registry of blobs that differ in their first bytes only, so
@@ -26,7 +26,7 @@ type upstream struct {
 	requests atomic.Int64
 	sent     atomic.Int64 // bytes of bodies
 	server   *http.Server
-	noise    []byte
+	noise    *load.Noise
 
 	mu    sync.Mutex
 	blobs map[string]func() io.ReadSeeker // by digest
@@ -37,8 +37,7 @@ func startUpstream() (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	up := &upstream{url: "http://" + listener.Addr().String(), noise: make([]byte, mib), blobs: make(map[string]func() io.ReadSeeker)}
-	rand.Read(up.noise)
+	up := &upstream{url: "http://" + listener.Addr().String(), noise: load.NewNoise(), blobs: make(map[string]func() io.ReadSeeker)}
 	up.server = &http.Server{Handler: up, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = up.server.Serve(listener) }()
 	return up, nil
@@ -50,11 +49,8 @@ func (up *upstream) close() { up.server.Close() }
 func (up *upstream) add(size int64) string {
 	up.mu.Lock()
 	defer up.mu.Unlock()
-	var head [8]byte
-	binary.BigEndian.PutUint64(head[:], uint64(len(up.blobs)))
-	open := func() io.ReadSeeker {
-		return io.NewSectionReader(&pattern{head: head, noise: up.noise}, 0, size)
-	}
+	number := uint64(len(up.blobs))
+	open := func() io.ReadSeeker { return up.noise.Content(number, size) }
 	dgst, err := digest.FromReader(open())
 	if err != nil {
 		panic(err) // reading memory does not fail
@@ -114,20 +110,4 @@ func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.ReadSeeker.Read(p)
 	c.n.Add(int64(n))
 	return n, err
-}
-
-// pattern is head, and then noise without end.
-type pattern struct {
-	head  [8]byte
-	noise []byte
-}
-
-func (p *pattern) ReadAt(buf []byte, off int64) (int, error) {
-	for n := 0; n < len(buf); {
-		n += copy(buf[n:], p.noise[(off+int64(n))%int64(len(p.noise)):])
-	}
-	if off < int64(len(p.head)) {
-		copy(buf, p.head[off:])
-	}
-	return len(buf), nil
 }

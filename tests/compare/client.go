@@ -1,19 +1,18 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/tests/load"
 )
 
 // layersAtOnce is how many layers of an image a client pulls at once, as Docker does.
@@ -34,8 +33,6 @@ func newClient(s *server) *client {
 
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, 256*kib); return &b }}
-
 // get reads a path below the repository. Ranges may be empty; a server may answer with the whole
 // all the same. The function first, if any, is called at the first byte of the body.
 func (c *client) get(ctx context.Context, path, ranges string, first func()) error {
@@ -55,21 +52,14 @@ func (c *client) get(ctx context.Context, path, ranges string, first func()) err
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent {
 		return fmt.Errorf("GET %s: %s", path, resp.Status)
 	}
+	var read int64
 	if first != nil {
-		if _, err := io.CopyN(io.Discard, resp.Body, 1); err != nil {
+		if read, err = io.CopyN(io.Discard, resp.Body, 1); err != nil {
 			return err
 		}
 		first()
-		resp.ContentLength--
 	}
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	// Without the wrapper the copy would choose its own, smaller buffer.
-	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, resp.Body, *buf)
-	if err == nil && resp.ContentLength >= 0 && n != resp.ContentLength {
-		err = fmt.Errorf("GET %s: %d bytes of %d", path, n, resp.ContentLength)
-	}
-	return err
+	return load.ReadAll(resp, read)
 }
 
 // pull reads an image as Docker does. It returns when the first byte of a layer came.
@@ -97,12 +87,12 @@ func (c *client) pull(ctx context.Context, img *image) (firstByte time.Time, err
 func (c *client) hammer(ctx context.Context, path string, clients int, long time.Duration) (answers int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, long)
 	defer cancel()
+	host, rest, _ := strings.Cut(strings.TrimPrefix(c.base+path, "http://"), "/")
 	counts := make([]int, clients)
 	var all errgroup.Group
 	for i := range clients {
-		all.Go(func() (err error) {
-			counts[i], err = repeat(ctx, c.base+path)
-			return err
+		all.Go(func() error {
+			return load.Request(ctx, host, "/"+rest, "Accept: "+accept+"\r\n", func() bool { counts[i]++; return true })
 		})
 	}
 	err = all.Wait()
@@ -110,52 +100,4 @@ func (c *client) hammer(ctx context.Context, path string, clients int, long time
 		answers += n
 	}
 	return answers, err
-}
-
-// repeat writes one prepared request and reads the answer, until ctx has ended.
-func repeat(ctx context.Context, url string) (answers int, err error) {
-	host, path, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
-	conn, err := net.Dial("tcp", host)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	text, r := []byte("GET /"+path+" HTTP/1.1\r\nHost: "+host+"\r\nAccept: "+accept+"\r\n\r\n"), bufio.NewReader(conn)
-	for ; ctx.Err() == nil; answers++ {
-		if _, err := conn.Write(text); err != nil {
-			return answers, err
-		}
-		if err := readAnswer(r); err != nil {
-			return answers, err
-		}
-	}
-	return answers, nil
-}
-
-// readAnswer reads an answer with status 200 and a length.
-func readAnswer(r *bufio.Reader) error {
-	status, err := r.ReadSlice('\n')
-	if err != nil {
-		return err
-	}
-	if !strings.HasPrefix(string(status), "HTTP/1.1 200 ") {
-		return fmt.Errorf("answer %q", status)
-	}
-	length := -1
-	for {
-		line, err := r.ReadSlice('\n')
-		if err != nil {
-			return err
-		}
-		if len(line) <= 2 {
-			break
-		}
-		if value, ok := strings.CutPrefix(string(line), "Content-Length: "); ok {
-			if length, err = strconv.Atoi(strings.TrimSpace(value)); err != nil {
-				return err
-			}
-		}
-	}
-	_, err = r.Discard(length)
-	return err
 }

@@ -9,9 +9,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/weirhq/weir/tests/load"
 )
 
 // patience bounds how long a server may take to start.
@@ -67,61 +68,35 @@ func (p *process) stop() error {
 // members returns the directories in /proc of the server and its children.
 func (p *process) members() []string {
 	var members []string
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil
 	}
-	for _, path := range stats {
-		if fields := statOf(path); len(fields) > 5 && fields[5-3] == strconv.Itoa(p.cmd.Process.Pid) {
-			members = append(members, filepath.Dir(path))
+	for _, dir := range dirs {
+		if fields := load.Stat(dir); len(fields) > 5 && fields[5-3] == strconv.Itoa(p.cmd.Process.Pid) {
+			members = append(members, dir)
 		}
 	}
 	return members
 }
 
-// statOf returns the fields of a proc_pid_stat(5) file from the third one on.
-func statOf(path string) []string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil
-	}
-	_, rest, _ := strings.Cut(string(text), ") ")
-	return strings.Fields(rest)
-}
-
-// cpu returns the processor time of the server in seconds. The kernel's clock ticks 100 times
-// a second.
+// cpu returns the processor time of the server in seconds.
 func (p *process) cpu() float64 {
-	ticks := 0
+	var sum time.Duration
 	for _, dir := range p.members() {
-		fields := statOf(filepath.Join(dir, "stat"))
-		for _, field := range []int{14, 15} {
-			if len(fields) > field-3 {
-				n, _ := strconv.Atoi(fields[field-3])
-				ticks += n
-			}
-		}
+		user, system := load.CPU(dir)
+		sum += user + system
 	}
-	return float64(ticks) / 100
+	return sum.Seconds()
 }
 
-// memory returns the sum of a value of proc_pid_status(5) over the server and its children, in
-// MiB: VmHWM is the peak of resident memory, VmRSS its present size.
+// memory returns the sum of a value of load.Memory over the server and its children, in MiB.
 func (p *process) memory(value string) float64 {
-	kib := 0
+	var sum int64
 	for _, dir := range p.members() {
-		status, err := os.ReadFile(filepath.Join(dir, "status"))
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(status)) {
-			if rest, ok := strings.CutPrefix(line, value+":"); ok {
-				n, _ := strconv.Atoi(strings.Fields(rest)[0])
-				kib += n
-			}
-		}
+		sum += load.Memory(dir, value)
 	}
-	return float64(kib) / 1024
+	return float64(sum) / mib
 }
 
 // freeAddr returns an address of the loopback interface at which nothing listens.

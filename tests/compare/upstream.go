@@ -3,11 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +19,8 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/time/rate"
+
+	"github.com/weirhq/weir/tests/load"
 )
 
 const (
@@ -47,7 +47,7 @@ var wan = distance{latency: 20 * time.Millisecond, each: 50e6, together: 200e6}
 type upstream struct {
 	url    string
 	server *http.Server
-	noise  []byte
+	noise  *load.Noise
 
 	requests, bytes atomic.Int64
 	broken          atomic.Bool // answers 503
@@ -85,9 +85,7 @@ func startUpstream() (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	up := &upstream{url: "http://" + listener.Addr().String(), noise: make([]byte, mib), content: make(map[string]*content)}
-	source := rand.NewChaCha8([32]byte{})
-	_, _ = source.Read(up.noise) // never fails
+	up := &upstream{url: "http://" + listener.Addr().String(), noise: load.NewNoise(), content: make(map[string]*content)}
 	up.place(distance{})
 	up.server = &http.Server{Handler: up, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = up.server.Serve(listener) }()
@@ -112,12 +110,9 @@ func limiter(bytesPerSecond float64) *rate.Limiter {
 func (up *upstream) addBlob(size int64) digest.Digest {
 	up.mu.Lock()
 	up.made++
-	var head [8]byte
-	binary.BigEndian.PutUint64(head[:], up.made)
+	number := up.made
 	up.mu.Unlock()
-	return up.add("application/octet-stream", size, func() io.ReadSeeker {
-		return io.NewSectionReader(&pattern{head, up.noise}, 0, size)
-	})
+	return up.add("application/octet-stream", size, func() io.ReadSeeker { return up.noise.Content(number, size) })
 }
 
 func (up *upstream) addBytes(mediaType string, body []byte) digest.Digest {
@@ -246,20 +241,4 @@ func (w *slowWriter) Write(buf []byte) (written int, err error) {
 		}
 	}
 	return written, nil
-}
-
-// pattern is head, and then noise without end.
-type pattern struct {
-	head  [8]byte
-	noise []byte
-}
-
-func (p *pattern) ReadAt(buf []byte, off int64) (int, error) {
-	for n := 0; n < len(buf); {
-		n += copy(buf[n:], p.noise[(off+int64(n))%int64(len(p.noise)):])
-	}
-	if off < int64(len(p.head)) {
-		copy(buf, p.head[off:])
-	}
-	return len(buf), nil
 }
