@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/weirhq/weir/internal/reply"
 	"github.com/weirhq/weir/internal/seal"
 )
 
@@ -56,7 +57,7 @@ type Contents interface {
 
 // Content is a content of this replica.
 type Content struct {
-	io.ReadCloser       // a syscall.Conn is sent by the kernel
+	io.ReadCloser       // a syscall.Conn, or a stretch of a reply.Growing, is sent by the kernel
 	Size          int64 // of the whole; -1 if it is not known yet
 	// Link, if set, makes the trace of the download refer to that of its follower, and
 	// returns its own.
@@ -85,6 +86,7 @@ type Cluster struct {
 	gate    *gate
 	peers   *peers
 	serving chan struct{} // a place for each request that is served
+	copier  reply.Copier
 
 	ctx     context.Context // of all work in the background
 	stop    context.CancelFunc

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"syscall"
@@ -22,10 +23,8 @@ const (
 	beat = time.Second
 	// readLimit is how long a replica may accept no byte.
 	readLimit = 30 * time.Second
-	// sendStep is how many bytes are sent under one limit, and copyBuffer how many are read
-	// from a download at once.
-	sendStep   = 1 << 20
-	copyBuffer = 128 << 10
+	// sendStep is how many bytes are sent under one limit.
+	sendStep = 1 << 20
 )
 
 // handler serves the contents of this replica to others.
@@ -172,43 +171,61 @@ func (c *Cluster) send(w http.ResponseWriter, r *http.Request, wanted request, c
 	}
 }
 
-// copy sends the bytes as they come.
+// copy sends the bytes as they come. Those in a file are sent by the kernel.
 func (c *Cluster) copy(w http.ResponseWriter, content *Content) error {
-	control := http.NewResponseController(w)
-	if err := control.Flush(); err != nil { // the header: the first bytes may take long
+	out := &timely{w, c.opts.Metrics}
+	if err := out.FlushError(); err != nil { // the header: the first bytes may take long
 		return err
 	}
-	bound := func() { _ = control.SetWriteDeadline(time.Now().Add(readLimit)) } // every writer of net/http has one
-	inner := content.ReadCloser.(*ending).ReadCloser                            // as await has made it
+	inner := content.ReadCloser.(*ending).ReadCloser // as await has made it
 	if _, isFile := inner.(syscall.Conn); isFile {
-		for {
-			bound()
-			n, err := io.Copy(w, io.LimitReader(inner, sendStep))
-			c.opts.Metrics.moved(sent, n)
-			if err != nil || n == 0 {
-				return err
-			}
+		_, err := out.ReadFrom(inner)
+		return err
+	}
+	_, err := c.copier.Follow(out, inner, -1)
+	return err
+}
+
+// timely is the writer of an answer, whose bytes the other replica must accept in time. It
+// counts them.
+type timely struct {
+	http.ResponseWriter
+	metrics *Metrics
+}
+
+// bound limits the time of the next write. Every writer of net/http can do so.
+func (t *timely) bound() {
+	_ = http.NewResponseController(t.ResponseWriter).SetWriteDeadline(time.Now().Add(readLimit))
+}
+
+func (t *timely) Write(p []byte) (int, error) {
+	t.bound()
+	n, err := t.ResponseWriter.Write(p)
+	t.metrics.moved(sent, int64(n))
+	return n, err
+}
+
+// ReadFrom leaves a file, or a part of one, to the writer's own ReadFrom, step by step.
+func (t *timely) ReadFrom(src io.Reader) (sum int64, err error) {
+	part, ok := src.(*io.LimitedReader)
+	if !ok {
+		part = &io.LimitedReader{R: src, N: math.MaxInt64}
+	}
+	for part.N > 0 {
+		t.bound()
+		step := &io.LimitedReader{R: part.R, N: min(part.N, sendStep)}
+		n, err := io.Copy(t.ResponseWriter, step)
+		t.metrics.moved(sent, n)
+		sum += n
+		part.N -= n
+		if err != nil || step.N > 0 { // the end
+			return sum, err
 		}
 	}
-	buf := make([]byte, copyBuffer)
-	for {
-		n, err := content.Read(buf)
-		if n > 0 {
-			bound()
-			written, err := w.Write(buf[:n])
-			c.opts.Metrics.moved(sent, int64(written))
-			if err != nil {
-				return err
-			}
-			if err := control.Flush(); err != nil {
-				return err
-			}
-		}
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return sum, nil
+}
+
+func (t *timely) FlushError() error {
+	t.bound()
+	return http.NewResponseController(t.ResponseWriter).Flush()
 }

@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"sync"
+
+	"github.com/weirhq/weir/internal/reply"
 )
 
 // following is the writer of a content that is still being downloaded. It makes
@@ -25,22 +27,13 @@ func (f *following) ReadFrom(src io.Reader) (int64, error) {
 	return n, err
 }
 
-// stretched is the content of a running download, of which bytes are in a file.
-type stretched interface {
-	// Stretch returns the next bytes, limit at most or, if that is -1, any number, as a part
-	// of a file, or nil if they have to be read.
-	Stretch(limit int64) *io.LimitedReader
-	// Advance tells how many bytes of a Stretch have been used.
-	Advance(n int64)
-}
-
 // guarded records a failed read, which http.ServeContent does not report. Its close
 // ends all reading: http.ServeContent reads several ranges in a goroutine that may
 // outlive it when the client leaves.
 type guarded struct {
 	mu      sync.Mutex
 	content io.ReadSeekCloser
-	buffers *sync.Pool // of *[oneWrite]byte
+	copier  *reply.Copier
 	err     error
 	closed  bool
 }
@@ -63,78 +56,31 @@ func (g *guarded) read(p []byte) (int, error) {
 	return n, err
 }
 
-// sendTo writes the next n bytes or, if that is -1, all that are left. Bytes in a file are
-// left to the writer's own ReadFrom, so that they reach a client over HTTP/1.1 without a copy
-// in user space. An end before n bytes is an error, as in io.CopyN.
-func (g *guarded) sendTo(w http.ResponseWriter, n int64) (sent int64, err error) {
+// sendTo writes the next n bytes or, if that is -1, all that are left. It is one call of the
+// content's reading: a close waits for it.
+func (g *guarded) sendTo(w http.ResponseWriter, n int64) (int64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	content, ok := g.content.(stretched)
-	for sent != n {
-		left := n
-		if n >= 0 {
-			left -= sent
-		}
-		var part *io.LimitedReader
-		if ok && !g.closed {
-			part = content.Stretch(left)
-		}
-		var m int64
-		if part != nil {
-			m, err = g.sendStretch(w, content, part)
-		} else {
-			m, err = g.sendRead(w, left)
-		}
-		sent += m
-		switch {
-		case sent == n: // whatever follows
-		case n < 0 && err == io.EOF:
-			return sent, nil
-		case err != nil:
-			return sent, err
-		default:
-			// The next bytes may take long to come, and the writer may keep the last ones.
-			_ = http.NewResponseController(w).Flush()
-		}
-	}
-	return sent, nil
-}
-
-// sendStretch sends a part of a file. A failed read of that is told from a failed write,
-// which is the client's: the next byte cannot be read either, or is missing.
-func (g *guarded) sendStretch(w io.Writer, content stretched, part *io.LimitedReader) (int64, error) {
-	length := part.N
-	buf := g.buffers.Get().(*[oneWrite]byte)
-	defer g.buffers.Put(buf)
-	n, err := io.CopyBuffer(w, part, buf[:])
-	content.Advance(n)
-	switch {
-	case n == length:
-	case err != nil:
-		_, _ = g.read(buf[:1])
-	default:
-		err = io.ErrUnexpectedEOF
+	sent, err := g.copier.Follow(w, locked{g}, n)
+	if err == io.ErrUnexpectedEOF && g.err == nil { // a file is shorter than it was
 		g.err = err
 	}
-	return n, err
+	return sent, err
 }
 
-// sendRead reads once, n bytes at most or, if that is -1, any number, and writes them.
-func (g *guarded) sendRead(w io.Writer, n int64) (int64, error) {
-	buf := g.buffers.Get().(*[oneWrite]byte)
-	defer g.buffers.Put(buf)
-	want := int64(oneWrite)
-	if n >= 0 {
-		want = min(n, want)
+// locked is the content of a guarded for a caller that holds the mutex.
+type locked struct{ *guarded }
+
+func (l locked) Read(p []byte) (int, error) { return l.read(p) }
+
+func (l locked) Stretch(limit int64) *io.LimitedReader {
+	if content, ok := l.content.(reply.Growing); ok && !l.closed {
+		return content.Stretch(limit)
 	}
-	m, failed := g.read(buf[:want])
-	if m > 0 {
-		if written, err := w.Write(buf[:m]); err != nil {
-			return int64(written), err
-		}
-	}
-	return int64(m), failed
+	return nil
 }
+
+func (l locked) Advance(n int64) { l.content.(reply.Growing).Advance(n) } // of a Stretch
 
 func (g *guarded) Seek(offset int64, whence int) (int64, error) {
 	g.mu.Lock()

@@ -35,7 +35,7 @@ func (h *Handler) answerOnBehalf(w http.ResponseWriter, r *http.Request, req Req
 	if err := e.visitor.permitBeside(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	*p = pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts, buffers: &h.buffers}
+	*p = pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts, copier: &h.copier}
 	if req.Op == OpWrite {
 		return p.answer() // it is refused, whatever the credentials are
 	}

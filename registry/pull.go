@@ -5,12 +5,12 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/reply"
 	"github.com/weirhq/weir/namespace"
 )
 
@@ -52,7 +52,7 @@ type pull struct {
 	entry *entry
 	opts  *Options
 
-	buffers *sync.Pool // of *[oneWrite]byte
+	copier *reply.Copier
 
 	values [8]string // of the answer's headers; a cached content has eight at most
 	filled int
@@ -167,7 +167,7 @@ func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.
 	if o.Cache.Cached() && !multipart {
 		return p.sendStored(content, dgst, size)
 	}
-	guarded := &guarded{content: content, buffers: p.buffers}
+	guarded := &guarded{content: content, copier: p.copier}
 	defer guarded.close()
 	if size < 0 {
 		// Without a size there are no ranges, and only the end of the body

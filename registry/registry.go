@@ -16,10 +16,10 @@ import (
 	"maps"
 	"net/http"
 	"net/netip"
-	"sync"
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/forwarded"
+	"github.com/weirhq/weir/internal/reply"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
@@ -61,7 +61,7 @@ type Handler struct {
 	always http.Header // of each answer
 
 	exchanges exchanges
-	buffers   sync.Pool // of *[oneWrite]byte, for content that is being downloaded
+	copier    reply.Copier // of content that is being downloaded
 }
 
 func New(opts Options) *Handler {
@@ -79,7 +79,7 @@ func New(opts Options) *Handler {
 	}
 	always := http.Header{"Docker-Distribution-Api-Version": {"registry/2.0"}}
 	opts.ID.Name(always)
-	return &Handler{opts: opts, always: always, exchanges: newExchanges(), buffers: sync.Pool{New: func() any { return new([oneWrite]byte) }}}
+	return &Handler{opts: opts, always: always, exchanges: newExchanges()}
 }
 
 // api serves one request and records in its entry how it went.
@@ -155,7 +155,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, x *transaction) 
 	if err := e.visitor.permit(r.Context(), questionOf(req, ns, repo, e.repository)); err != nil {
 		return err
 	}
-	x.pull = pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts, buffers: &h.buffers}
+	x.pull = pull{ctx: r.Context(), w: w, r: r, req: req, ns: ns, repo: repo, entry: e, opts: &h.opts, copier: &h.copier}
 	return x.pull.answer()
 }
 

@@ -235,6 +235,75 @@ func TestFollow(t *testing.T) {
 	}
 }
 
+// A follower gives the bytes in front of the tail as parts of a file, for the kernel to send,
+// from its own offset on. It reads the tail once that is verified, and errors are read too.
+func TestFollowStretch(t *testing.T) {
+	for _, noSize := range []bool{false, true} {
+		for _, lies := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSetup(t, nil)
+				body := random(300_000)
+				upstream := &origin{body: body, step: make(chan int), noSize: noSize}
+				dgst := digest.FromBytes(body)
+				if lies {
+					upstream.corrupt = func(p []byte) []byte { p[299_999] ^= 1; return p }
+				}
+				r := s.reader(t, t.Context(), dgst, upstream.source(ours))
+				defer r.Close()
+				upstream.step <- 100_000
+				synctest.Wait()
+				f, err := s.Follow(t.Context(), dgst, ours.Namespace, 1000)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer f.Close()
+				got := append(take(t, f, 10_000), take(t, f, -1)...)
+				var rest []byte
+				var failed error
+				var reading sync.WaitGroup
+				reading.Go(func() {
+					for part := f.Stretch(-1); part != nil; part = f.Stretch(-1) {
+						bytes, _ := io.ReadAll(part)
+						f.Advance(int64(len(bytes)))
+						got = append(got, bytes...)
+					}
+					rest, failed = io.ReadAll(f)
+				})
+				upstream.step <- 200_000
+				reading.Wait()
+				visible := body[1000 : 300_000-spool.TailHold]
+				switch {
+				case !lies && noSize: // the last stretch comes when all is verified
+					if !bytes.Equal(got, body[1000:]) || len(rest) > 0 || failed != nil {
+						t.Errorf("%d bytes in stretches, then %d, %v", len(got), len(rest), failed)
+					}
+				case !bytes.Equal(got, visible):
+					t.Errorf("%d bytes in stretches, want %d", len(got), len(visible))
+				case lies && (!errors.Is(failed, storage.ErrCorrupt) || len(rest) > 0):
+					t.Errorf("%d bytes of a wrong tail, %v", len(rest), failed)
+				case !lies && (failed != nil || !bytes.Equal(rest, body[300_000-spool.TailHold:])):
+					t.Errorf("the tail has %d bytes, %v", len(rest), failed)
+				}
+			})
+		}
+	}
+}
+
+// take reads one stretch of a follower, at most limit bytes.
+func take(t *testing.T, f *download.Follower, limit int64) []byte {
+	t.Helper()
+	part := f.Stretch(limit)
+	if part == nil || limit >= 0 && part.N > limit {
+		t.Fatalf("a stretch of %d bytes: %v", limit, part)
+	}
+	got, err := io.ReadAll(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Advance(int64(len(got)))
+	return got
+}
+
 // A follower of a download that fails or is given up fails too, and so does one that comes
 // when the download has ended.
 func TestFollowFails(t *testing.T) {

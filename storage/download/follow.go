@@ -19,6 +19,7 @@ type Follower struct {
 	download *Download
 	reader   *spool.Reader
 	size     int64
+	off      int64
 }
 
 // Follow opens the running download of a digest in a block, at an offset. It waits until the
@@ -74,7 +75,7 @@ func (f *Follower) open(ctx context.Context, offset int64) error {
 	if f.reader, err = v.spool.NewReader(ctx); err != nil {
 		return err
 	}
-	_, err = f.reader.Seek(offset, io.SeekStart)
+	f.off, err = f.reader.Seek(offset, io.SeekStart)
 	return err
 }
 
@@ -93,7 +94,25 @@ func (f *Follower) Link(follower trace.SpanContext) trace.SpanContext {
 
 // Read reads on, and waits for bytes that are not there yet. Only io.EOF says that the
 // content is complete and verified.
-func (f *Follower) Read(p []byte) (int, error) { return f.reader.Read(p) }
+func (f *Follower) Read(p []byte) (int, error) {
+	n, err := f.reader.Read(p)
+	f.off += int64(n)
+	return n, err
+}
+
+// Stretch waits for bytes and returns the next ones, at most limit or, if that is -1, any number,
+// as a part of the download's file: the kernel can send them. The caller tells by Advance how
+// many it has used, and uses the part no more. Stretch returns nil if the next bytes have to be
+// Read, which also returns the errors: they are the withheld tail, or the download has failed.
+func (f *Follower) Stretch(limit int64) *io.LimitedReader {
+	return f.reader.Stretch(stretchLimit(f.off, f.size, limit))
+}
+
+// Advance moves the offset behind n bytes of a Stretch.
+func (f *Follower) Advance(n int64) {
+	f.reader.Advance(n)
+	f.off += n
+}
 
 // Close gives up the hold on the download.
 func (f *Follower) Close() error {

@@ -169,17 +169,23 @@ func (r *Reader) Stretch(limit int64) *io.LimitedReader {
 	if r.closed || !r.follows || r.at != r.off {
 		return nil
 	}
-	if limit < 0 {
-		limit = math.MaxInt64 - r.off
-	}
-	if r.size >= 0 {
-		limit = min(limit, r.size-spool.TailHold-r.off)
-	}
-	part := r.current.(*spool.Reader).Stretch(limit)
+	part := r.current.(*spool.Reader).Stretch(stretchLimit(r.off, r.size, limit))
 	if part == nil || r.admit(r.off+part.N) != nil {
 		return nil
 	}
 	return part
+}
+
+// stretchLimit returns how long a stretch at an offset may be: limit bytes or, if that is -1, any
+// number, but none of the withheld tail of a content whose size is known.
+func stretchLimit(off, size, limit int64) int64 {
+	if limit < 0 {
+		limit = math.MaxInt64 - off
+	}
+	if size >= 0 {
+		limit = min(limit, size-spool.TailHold-off)
+	}
+	return limit
 }
 
 // Advance moves the offset behind n bytes of a Stretch.
