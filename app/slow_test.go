@@ -481,3 +481,55 @@ func TestLimitOfWrites(t *testing.T) {
 		}
 	})
 }
+
+// countedDeadlines is a connection that counts how often a deadline for writes is set.
+type countedDeadlines struct {
+	net.Conn
+	set int
+}
+
+func (c *countedDeadlines) SetWriteDeadline(t time.Time) error {
+	c.set++
+	return c.Conn.SetWriteDeadline(t)
+}
+
+// Writes in a row share a deadline, of which each has half at least. A client that then reads
+// nothing is cut after the timeout all the same, also if the layer above took its own limit back.
+func TestWritesShareADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		below := &countedDeadlines{Conn: server}
+		conn := &stallConn{Conn: below, timeout: stallTimeout, step: stallStep}
+		reads := make(chan int)
+		go func() {
+			for n := range reads {
+				_, _ = io.CopyN(io.Discard, client, int64(n)) // a byte that does not come fails the write
+			}
+		}()
+		for _, c := range []struct {
+			pause time.Duration
+			set   int
+		}{{0, 1}, {0, 1}, {stallStep / 2, 1}, {1, 2}, {0, 2}, {time.Hour, 3}} {
+			time.Sleep(c.pause)
+			reads <- 4
+			if _, err := conn.Write([]byte("body")); err != nil || below.set != c.set {
+				t.Errorf("after %s: %v, and a deadline was set %d times, want %d", c.pause, err, below.set, c.set)
+			}
+		}
+		close(reads)
+		for _, again := range []bool{false, true} {
+			begin := time.Now()
+			if again {
+				if err := conn.SetWriteDeadline(time.Time{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := conn.Write([]byte("body"))
+			if took := time.Since(begin); err == nil || took < stallTimeout || took > stallTimeout+stallStep {
+				t.Errorf("%v after %s", err, took)
+			}
+		}
+		client.Close()
+		server.Close()
+	})
+}

@@ -7,7 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
@@ -65,28 +65,46 @@ func (l stallListener) Accept() (net.Conn, error) {
 type stallConn struct {
 	net.Conn
 	timeout, step time.Duration
-	limit         atomic.Pointer[time.Time] // of the layer above, such as TLS for its farewell; nil or zero: none
+
+	mu    sync.Mutex // held for the fields below, and while the connection's deadline is set
+	limit time.Time  // of the layer above, such as TLS for its farewell; zero: none
+	armed time.Time  // the deadline that the last attempt has set; zero: another one is in force
 }
 
 // SetWriteDeadline sets a limit that is independent of the timeout.
 func (c *stallConn) SetWriteDeadline(t time.Time) error {
-	c.limit.Store(&t)
-	return c.Conn.SetWriteDeadline(t)
+	return c.bound(t, c.Conn.SetWriteDeadline)
 }
 
 // SetDeadline sets the limit for reads and writes.
 func (c *stallConn) SetDeadline(t time.Time) error {
-	c.limit.Store(&t)
-	return c.Conn.SetDeadline(t)
+	return c.bound(t, c.Conn.SetDeadline)
 }
 
-// until returns the deadline of one attempt to write, and whether it is the limit.
-func (c *stallConn) until(now time.Time) (deadline time.Time, last bool) {
-	deadline = now.Add(c.step)
-	if limit := c.limit.Load(); limit != nil && !limit.IsZero() && limit.Before(deadline) {
-		return *limit, true
+func (c *stallConn) bound(limit time.Time, set func(time.Time) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.limit, c.armed = limit, time.Time{}
+	return set(limit)
+}
+
+// arm sets the deadline of one attempt to write, and reports whether it is the limit. The
+// deadline of an earlier attempt stays if half a step of it is left: to set one costs more
+// than the rest of a short write. The attempt is shorter then, and the timeout is not, since
+// it is measured from the last progress.
+func (c *stallConn) arm(now time.Time) (last bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	deadline := now.Add(c.step)
+	if !c.limit.IsZero() && c.limit.Before(deadline) {
+		c.armed = time.Time{}
+		return true, c.Conn.SetWriteDeadline(c.limit)
 	}
-	return deadline, false
+	if c.armed.Sub(now) >= c.step/2 {
+		return false, nil
+	}
+	c.armed = deadline
+	return false, c.Conn.SetWriteDeadline(deadline)
 }
 
 func (c *stallConn) Write(p []byte) (int, error) {
@@ -139,18 +157,23 @@ func isFile(content io.Reader) bool {
 
 // persist repeats a write that continues where it stopped, as long as there is progress.
 func (c *stallConn) persist(write func() (int64, error)) (sent int64, err error) {
-	progress := time.Now()
+	now := time.Now()
+	progress := now
 	for {
-		deadline, last := c.until(time.Now())
-		if err := c.Conn.SetWriteDeadline(deadline); err != nil {
+		last, err := c.arm(now)
+		if err != nil {
 			return sent, err
 		}
 		n, err := write()
 		sent += n
-		if n > 0 {
-			progress = time.Now()
+		if !errors.Is(err, os.ErrDeadlineExceeded) || last {
+			return sent, err
 		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || last || time.Since(progress) >= c.timeout {
+		now = time.Now()
+		if n > 0 {
+			progress = now
+		}
+		if now.Sub(progress) >= c.timeout {
 			return sent, err
 		}
 	}
