@@ -18,18 +18,32 @@ import (
 // stack of a panic, has some KiB.
 const maxLogText = 16 << 10
 
+// requestMessage is the message of the line of a request.
+const requestMessage = "request"
+
 // newLogger returns a logger in a format of the configuration: "text" for people,
 // "json" for machines, or "auto" for text on a terminal and json elsewhere.
 func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
-	if logsJSON(w, format) {
-		return slog.New(newFloodHandler(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: forMachines})))
+	return slog.New(newFloodHandler(newLineHandler(w, w, format, level)))
+}
+
+// newBatchedLogger is newLogger for a busy mirror. The batch has to be closed.
+func newBatchedLogger(w io.Writer, format string, level slog.Leveler) (*slog.Logger, *batch) {
+	lines := newBatch(w)
+	return slog.New(newFloodHandler(batchHandler{newLineHandler(lines, w, format, level), lines})), lines
+}
+
+// newLineHandler returns a handler that writes lines to w, in a form for the file that they end in.
+func newLineHandler(w, file io.Writer, format string, level slog.Leveler) slog.Handler {
+	if logsJSON(file, format) {
+		return machineHandler{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})}
 	}
 	// A terminal shows the log of a moment; a file needs the day.
 	layout := time.DateTime
-	if isTerminal(w) {
+	if isTerminal(file) {
 		layout = time.TimeOnly
 	}
-	return slog.New(newFloodHandler(newConsoleHandler(w, layout, showsColours(w), level)))
+	return newConsoleHandler(w, layout, showsColours(file), level)
 }
 
 // logsJSON reports whether the log on w is for machines.
@@ -48,15 +62,53 @@ func showsColours(w io.Writer) bool {
 	return isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }
 
-// forMachines writes attributes for programs that read the log. A duration is a number
-// of seconds, and its key says so: "duration_s".
-func forMachines(_ []string, a slog.Attr) slog.Attr {
-	if a.Value.Kind() == slog.KindDuration {
+// machineHandler writes attributes for programs that read the log. It changes them before the
+// JSON handler sees them: with a ReplaceAttr that one takes a slow way, in which the level
+// alone costs more than all else.
+type machineHandler struct{ slog.Handler }
+
+func (h machineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return machineHandler{h.Handler.WithAttrs(allForMachines(attrs))}
+}
+
+func (h machineHandler) WithGroup(name string) slog.Handler {
+	return machineHandler{h.Handler.WithGroup(name)}
+}
+
+func (h machineHandler) Handle(ctx context.Context, r slog.Record) error {
+	line := slog.NewRecord(r.Time, r.Level, printable.Lines(r.Message, maxLogText), r.PC)
+	var room [16]slog.Attr // enough for a request
+	attrs := room[:0]
+	r.Attrs(func(a slog.Attr) bool {
+		attrs = append(attrs, forMachines(a))
+		return true
+	})
+	line.AddAttrs(attrs...)
+	return h.Handler.Handle(ctx, line)
+}
+
+// forMachines returns an attribute as programs read it. A duration is a number of seconds,
+// and its key says so: "duration_s".
+func forMachines(a slog.Attr) slog.Attr {
+	a.Value = a.Value.Resolve()
+	switch a.Value.Kind() {
+	case slog.KindDuration:
 		seconds := a.Value.Duration().Seconds()
 		return slog.Float64(a.Key+"_s", math.Round(seconds*1e6)/1e6) // microseconds
+	case slog.KindGroup:
+		a.Value = slog.GroupValue(allForMachines(a.Value.Group())...)
+	default:
+		a.Value = harmless(a.Value)
 	}
-	a.Value = harmless(a.Value)
 	return a
+}
+
+func allForMachines(attrs []slog.Attr) []slog.Attr {
+	changed := make([]slog.Attr, len(attrs))
+	for i, a := range attrs {
+		changed[i] = forMachines(a)
+	}
+	return changed
 }
 
 // harmless returns a value whose texts are bounded and change nothing on a terminal:

@@ -34,7 +34,7 @@ func (h consoleHandler) WithGroup(name string) slog.Handler {
 }
 
 func (h consoleHandler) Handle(ctx context.Context, r slog.Record) error {
-	if r.Message == "request" {
+	if r.Message == requestMessage {
 		r = requestLine(r)
 	}
 	return h.Handler.Handle(ctx, r)

@@ -43,7 +43,7 @@ func (h floodHandler) WithGroup(name string) slog.Handler {
 }
 
 func (h floodHandler) Handle(ctx context.Context, r slog.Record) error {
-	if r.Message == "request" || r.Level < slog.LevelInfo {
+	if r.Message == requestMessage || r.Level < slog.LevelInfo {
 		return h.Handler.Handle(ctx, r)
 	}
 	// The trouble of one upstream must not hide that of another one.

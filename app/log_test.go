@@ -43,9 +43,9 @@ func TestLogDurations(t *testing.T) {
 		-time.Second:             {"-1", "-1s"},
 	} {
 		var asJSON, text bytes.Buffer
-		newLogger(&asJSON, "json", slog.LevelInfo).Info("x", "duration", took)
+		newLogger(&asJSON, "json", slog.LevelInfo).Info("x", slog.Group("g", "wait", took), "duration", took)
 		newLogger(&text, "text", slog.LevelInfo).Info("x", "duration", took)
-		if !strings.Contains(asJSON.String(), `"duration_s":`+want.json+"}") || !strings.HasSuffix(text.String(), " duration="+want.text+"\n") {
+		if !strings.Contains(asJSON.String(), `"g":{"wait_s":`+want.json+`},"duration_s":`+want.json+"}") || !strings.HasSuffix(text.String(), " duration="+want.text+"\n") {
 			t.Errorf("%s: %s%s", took, asJSON.String(), text.String())
 		}
 	}
@@ -139,6 +139,7 @@ func TestLogIsHarmless(t *testing.T) {
 			"message": func(l *slog.Logger) { l.Warn(text) },
 			"with":    func(l *slog.Logger) { l.With("path", text).Info("hello") },
 			"group":   func(l *slog.Logger) { l.WithGroup("g").Info("hello", "path", text) },
+			"members": func(l *slog.Logger) { l.Info("hello", slog.Group("g", "path", text)) },
 		} {
 			for format, handler := range map[string]func(io.Writer) slog.Handler{
 				"json":     func(w io.Writer) slog.Handler { return newLogger(w, "json", slog.LevelInfo).Handler() },

@@ -187,17 +187,17 @@ func (o *ops) logged(next http.Handler) http.Handler {
 		} else if from.refused != nil {
 			level = slog.LevelInfo // it may be a guess at a password
 		}
-		attrs := append([]slog.Attr{
+		attrs := o.proxies.Load().AppendAttrs([]slog.Attr{
 			slog.String("method", printable.Method(r)), slog.String("operation", "other"), slog.String("path", printable.Path(r)),
 			slog.Int("status", status), slog.Int64("bytes", answer.Written), slog.Duration("duration", time.Since(start)), slog.String("cache", "none"),
-		}, o.proxies.Load().Attrs(r)...)
+		}, r)
 		if from.user != "" {
 			attrs = append(attrs, slog.String("user", from.user))
 		}
 		if from.refused != nil {
 			attrs = append(attrs, slog.Any("error", from.refused))
 		}
-		o.logger.LogAttrs(r.Context(), level, "request", attrs...)
+		o.logger.LogAttrs(r.Context(), level, requestMessage, attrs...)
 	})
 }
 

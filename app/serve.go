@@ -38,7 +38,8 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 	defer stop()
 	level := new(slog.LevelVar)
 	level.Set(logLevel(cfg.Log.Level))
-	logger := newLogger(stderr, cfg.Log.Format, level)
+	logger, lines := newBatchedLogger(stderr, cfg.Log.Format, level)
+	defer lines.close()
 	defer limitMemory(logger)()
 	limitThreads(cfg.Global.MaxConcurrentRequests)
 	for _, warning := range cfg.Warnings() {

@@ -91,14 +91,13 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	}
 	// Collecting the attributes of a line that is dropped would cost each pull.
 	if h.opts.Logger.Enabled(r.Context(), level) {
-		h.opts.Logger.LogAttrs(r.Context(), level, "request", h.describe(r, e, s)...)
+		var room [16]slog.Attr // for the attributes of any line
+		h.opts.Logger.LogAttrs(r.Context(), level, "request", h.describe(room[:0], r, e, s)...)
 	}
 }
 
-// describe returns the attributes of a request's line.
-func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
-	const most = 16 // attributes of a line
-	attrs := make([]slog.Attr, 0, most)
+// describe appends the attributes of a request's line.
+func (h *Handler) describe(attrs []slog.Attr, r *http.Request, e *entry, s served) []slog.Attr {
 	attrs = append(attrs, slog.String("method", printable.Method(r)), slog.String("operation", e.op.logged()))
 	// A request without a repository is named by its path.
 	if e.repository == "" {
@@ -115,7 +114,7 @@ func (h *Handler) describe(r *http.Request, e *entry, s served) []slog.Attr {
 	if e.outcome.Overdue > 0 {
 		attrs = append(attrs, slog.Duration("overdue", e.outcome.Overdue))
 	}
-	attrs = append(attrs, h.opts.Proxies.Load().Attrs(r)...)
+	attrs = h.opts.Proxies.Load().AppendAttrs(attrs, r)
 	if user := cmp.Or(e.visitor.user(), e.holder); user != "" {
 		attrs = append(attrs, slog.String("user", user))
 	}

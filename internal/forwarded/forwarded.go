@@ -119,11 +119,11 @@ func (p Proxies) Scheme(r *http.Request) string {
 	return "http"
 }
 
-// Attrs returns the attributes of a request's line in the log that tell its client:
+// AppendAttrs appends the attributes of a request's line in the log that tell its client:
 // its address, that of the peer if there is a proxy between, and its program.
-func (p Proxies) Attrs(r *http.Request) []slog.Attr {
+func (p Proxies) AppendAttrs(attrs []slog.Attr, r *http.Request) []slog.Attr {
 	client, peer := p.Client(r)
-	attrs := []slog.Attr{slog.String("client", client)}
+	attrs = append(attrs, slog.String("client", client))
 	if peer != client {
 		attrs = append(attrs, slog.String("peer", peer))
 	}

@@ -17,8 +17,11 @@ func Line(text string, limit int) string { return escape(text, limit, "") }
 func Lines(text string, limit int) string { return escape(text, limit, "\n\t") }
 
 func escape(text string, limit int, allowed string) string {
+	if len(text) <= limit && isASCII(text) { // nearly all text
+		return text
+	}
 	plain := func(r rune) bool { return unicode.IsPrint(r) || strings.ContainsRune(allowed, r) }
-	// Most text is clean, and is returned without a copy.
+	// Clean text is returned without a copy.
 	if len(text) <= limit && utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return !plain(r) }) {
 		return text
 	}
@@ -38,4 +41,14 @@ func escape(text string, limit int, allowed string) string {
 		i += size
 	}
 	return b.String()
+}
+
+// isASCII reports whether text has characters of ASCII alone, without control characters.
+func isASCII(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
