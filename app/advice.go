@@ -181,6 +181,8 @@ func diskRemedy(reason disk.Reason) string {
 		return "Move away the link, pipe or device in the place of this file."
 	case disk.TooLarge:
 		return "Move away this file."
+	case disk.Torn:
+		return "Check the disk, unless the power has failed."
 	case disk.Exposed:
 		return "Run chmod o-w,g-w on it, or set blob_store.fs.root_dir to a new directory below it, which weir makes for itself."
 	case disk.ForeignOwner:

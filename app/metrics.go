@@ -8,6 +8,7 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/disk"
 )
 
 // newGatherer returns a registry of metrics with those of the process: its build,
@@ -54,10 +55,28 @@ func (s *storageParts) measure(cfg config.FS, metrics prometheus.Registerer) {
 		gauge("weir_store_failing", "Whether the last content, or record of a tag or of possession, could not be stored; content that is not stored is served straight from upstream.",
 			prometheus.Labels{"kind": kind}, func() float64 { return boolGauge(health.Err() != nil) })
 	}
+	s.measureFlushes(metrics)
 	s.quarantined = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "weir_store_quarantined_total", Help: "Contents that had become corrupt in the store and were taken out of it.",
 	})
 	metrics.MustRegister(s.quarantined)
+}
+
+// measureFlushes registers the metrics of flushes behind commits.
+func (s *storageParts) measureFlushes(metrics prometheus.Registerer) {
+	counter := func(name, help, result string, value func(disk.FlushStats) int64) {
+		opts := prometheus.CounterOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"result": result}}
+		metrics.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(value(s.driver.FlushStats())) }))
+	}
+	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weir_store_unflushed_objects", Help: "Contents that are stored and may not survive a power cut yet.",
+	}, func() float64 { return float64(s.driver.FlushStats().Marked) }))
+	const flushes = "Flushes of the filesystem of the store (blob_store.fs.sync_to_disk)."
+	counter("weir_store_flushes_total", flushes, "ok", func(f disk.FlushStats) int64 { return f.Flushes })
+	counter("weir_store_flushes_total", flushes, "error", func(f disk.FlushStats) int64 { return f.Failures })
+	const suspects = "Contents that an earlier process had not flushed, and that were hashed."
+	counter("weir_store_suspects_total", suspects, "intact", func(f disk.FlushStats) int64 { return f.Intact })
+	counter("weir_store_suspects_total", suspects, "damaged", func(f disk.FlushStats) int64 { return f.Damaged })
 }
 
 // boolGauge returns 1 for true and 0 for false.

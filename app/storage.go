@@ -85,7 +85,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 	// The driver's spools take part in the quota, so it comes first.
 	quota, usage := evict.NewQuota(maxSize), new(catalog.Usage)
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
-		Sync: cfg.SyncToDisk, MinFree: int64(cfg.MinFree), Quota: quota, MaxQuarantine: quarantineLimit(maxSize), Logger: logger,
+		Durability: durability(cfg.SyncToDisk), MinFree: int64(cfg.MinFree), Quota: quota, MaxQuarantine: quarantineLimit(maxSize), Logger: logger,
 		Listed: maxSize > 0 || maxUnused > 0, // for the index
 		OnRecord: func(bytes, records int64) {
 			usage.Add(bytes, records)
@@ -283,6 +283,18 @@ func (s *storageParts) reportStuck(dgst digest.Digest, err error) {
 	if seen, _ := s.stuck.ContainsOrAdd(dgst, struct{}{}); !seen {
 		s.logger.Error("stored content is damaged and cannot be quarantined. Clients get it from upstream",
 			"digest", dgst, "user", whoami.User(), "error", err)
+	}
+}
+
+// durability returns when content of the disk survives a power cut.
+func durability(sync config.SyncToDisk) disk.Durability {
+	switch sync {
+	case config.SyncAlways:
+		return disk.Always
+	case config.SyncNever:
+		return disk.Never
+	default:
+		return disk.Behind
 	}
 }
 

@@ -103,11 +103,22 @@ type BlobStore struct {
 // FS is a blob store in a directory or, beside a bucket, the local tier.
 type FS struct {
 	RootDir    string        `toml:"root_dir"`
-	SyncToDisk bool          `toml:"sync_to_disk"` // committed content survives a power cut
+	SyncToDisk SyncToDisk    `toml:"sync_to_disk"` // when committed content survives a power cut
 	MaxSize    SizeLimit     `toml:"max_size"`     // cap on stored content; the least recently used is evicted
 	MinFree    Size          `toml:"min_free"`     // space that the filesystem always keeps free
 	MaxUnused  DurationLimit `toml:"max_unused"`   // content that was not pulled for that long is deleted
 }
+
+// SyncToDisk says when stored content is flushed to the disk. It is written as true, false or
+// "always".
+type SyncToDisk string
+
+// Values of [SyncToDisk].
+const (
+	SyncBehind SyncToDisk = "true"   // the whole filesystem, within seconds
+	SyncNever  SyncToDisk = "false"  // when the kernel likes to
+	SyncAlways SyncToDisk = "always" // each file before its commit ends
+)
 
 // Cache is the place where instances share upstream tokens.
 type Cache struct {

@@ -153,10 +153,12 @@ func (d *decoder) value(p place, n *node, dst reflect.Value) {
 	}
 }
 
-// protection decodes one value into a field that has to do with TLS or access, or into any
-// other table.
+// protection decodes one value into a field that has to do with storage, TLS or access, or
+// into any other table.
 func (d *decoder) protection(p place, n *node, dst reflect.Value) {
 	switch field := dst.Addr().Interface().(type) {
+	case *SyncToDisk:
+		d.syncToDisk(p, n, field)
 	case **S3:
 		d.s3(p, n, field)
 	case **Cluster:
@@ -184,6 +186,19 @@ func (d *decoder) protection(p place, n *node, dst reflect.Value) {
 		d.accessPolicy(p, n, field)
 	default:
 		d.table(p, n, dst)
+	}
+}
+
+func (d *decoder) syncToDisk(p place, n *node, dst *SyncToDisk) {
+	switch n.value {
+	case true:
+		*dst = SyncBehind
+	case false:
+		*dst = SyncNever
+	case string(SyncAlways):
+		*dst = SyncAlways
+	default:
+		d.fail(p, n, errors.New(`must be true, false or "always"`))
 	}
 }
 

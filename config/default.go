@@ -41,7 +41,7 @@ func base() *Config {
 			EnableBlobRedirect:     true,
 		},
 		Auth:      Auth{Realm: "Weir", Anonymous: true},
-		BlobStore: BlobStore{FS: FS{RootDir: "./weir-data", SyncToDisk: true, MinFree: 1 << 30}},
+		BlobStore: BlobStore{FS: FS{RootDir: "./weir-data", SyncToDisk: SyncBehind, MinFree: 1 << 30}},
 	}
 }
 

@@ -199,7 +199,7 @@ func variableOf(key []string) string {
 func scalar(text string, key []string, at position) *node {
 	switch t := typeAt(reflect.TypeFor[Config](), key); {
 	case t == nil:
-	case t.Kind() == reflect.Bool:
+	case t.Kind() == reflect.Bool, t == reflect.TypeFor[SyncToDisk]():
 		if b, err := strconv.ParseBool(text); err == nil {
 			return &node{b, at}
 		}

@@ -171,6 +171,7 @@ func typeName(t *testing.T, of reflect.Type) string {
 		reflect.TypeFor[*string]():       "string",
 		reflect.TypeFor[PolicyDefault](): "string",
 		reflect.TypeFor[bool]():          "boolean",
+		reflect.TypeFor[SyncToDisk]():    "boolean or word",
 		reflect.TypeFor[int]():           "integer",
 		reflect.TypeFor[*float64]():      "number",
 		reflect.TypeFor[time.Duration](): "seconds",

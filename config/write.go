@@ -147,6 +147,11 @@ func literal(value any) (string, bool) {
 		return quote(v), true
 	case bool:
 		return strconv.FormatBool(v), true
+	case SyncToDisk:
+		if v == SyncAlways {
+			return quote(string(v)), true
+		}
+		return string(v), true
 	case int:
 		return strconv.Itoa(v), true
 	case *string:

@@ -95,8 +95,9 @@ type Store interface {
 	// ErrUnreadable matches too.
 	Open(ctx context.Context, dgst digest.Digest) (*Object, error)
 	// Commit publishes a complete spool, whose bytes the caller has verified
-	// against dgst, under that digest: durably and atomically, so that a
-	// crash leaves either the whole content or none. Committing content that
+	// against dgst, under that digest: atomically, so that a crash leaves either
+	// the whole content or none, or a content that the driver recognises as torn and
+	// does not serve. Committing content that
 	// the store has already succeeds. The spool stays readable and stays the
 	// caller's to close.
 	Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error

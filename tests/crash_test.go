@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,6 +69,62 @@ func TestCrash(t *testing.T) {
 	expectWire(t, s.upstream, "the blob", "GET "+blobPath("org/app", s.digest)+" 200")
 	next.MetricIs(t, 0, "weir_downloads")
 	next.ExpectIntact(t)
+}
+
+// After a power cut the files that were not flushed may have any bytes. The mirror serves
+// none of them, fetches the torn content again, and keeps the rest.
+func TestPowerCut(t *testing.T) {
+	t.Parallel()
+	for name, tear := range map[string]func(content []byte) []byte{
+		"empty": func([]byte) []byte { return nil },
+		"cut":   func(content []byte) []byte { return content[:len(content)/2] },
+		"zeros": func(content []byte) []byte { return make([]byte, len(content)) },
+		"half zero": func(content []byte) []byte {
+			return append(content[:len(content)/2], make([]byte, (len(content)+1)/2)...)
+		},
+		"intact": func(content []byte) []byte { return content },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			upstream := upstreamtest.New(t)
+			image := addScenario(t, upstream, 7)
+			first := harness.StartWeirIn(t, t.TempDir(), block("mirror", upstream))
+			image.pull(t, "before the power cut", first)
+			first.Kill()
+			torn := 0
+			for _, file := range first.Stored(t) {
+				path := filepath.Join(first.Data, file)
+				info, err := os.Stat(path)
+				harness.Must(t, err)
+				if info.Mode()&os.ModeSticky == 0 {
+					continue
+				}
+				content, err := os.ReadFile(path)
+				harness.Must(t, err)
+				harness.WriteFile(t, path, string(tear(content)))
+				torn++
+			}
+			if torn < 6 { // three contents and their records
+				t.Fatalf("%d files were marked", torn)
+			}
+
+			upstream.ResetRequests()
+			next := harness.StartWeirIn(t, filepath.Dir(first.Data), block("mirror", upstream))
+			image.pull(t, "after the power cut", next)
+			image.pull(t, "and again", next)
+			next.ExpectIntact(t)
+			result := "damaged"
+			if name == "intact" {
+				result = "intact"
+			}
+			next.MetricIs(t, 3, "weir_store_suspects_total", "result", result)
+			if fetched := slices.ContainsFunc(upstream.Requests(), func(request string) bool {
+				return strings.HasPrefix(request, "GET "+blobPath(image.repo, image.layers[1]))
+			}); fetched != (name != "intact") {
+				t.Errorf("%q", upstream.Requests())
+			}
+		})
+	}
 }
 
 // A record that does not make sense counts as none: the upstream is asked

@@ -31,7 +31,11 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	fs := cfg.BlobStore.FS
-	store, err := disk.Open(fs.RootDir, disk.Options{Sync: fs.SyncToDisk, Existing: true})
+	durability := disk.Always
+	if fs.SyncToDisk == config.SyncNever {
+		durability = disk.Never
+	}
+	store, err := disk.Open(fs.RootDir, disk.Options{Durability: durability, Existing: true})
 	// A directory without a store is a mistake of the command line or of the
 	// configuration, not a failure of the disk.
 	if errors.Is(err, disk.ErrNoStore) {

@@ -20,16 +20,16 @@ var (
 	ErrTooLarge = errors.New("too large")
 )
 
-// Open opens a regular file for reading, and returns its size. It neither follows a
-// link in the place of the file nor waits for the writer of a pipe. Links above the
-// file are followed.
-func Open(path string) (*os.File, int64, error) {
+// Open opens a regular file for reading, and returns what the filesystem says about it. It
+// neither follows a link in the place of the file nor waits for the writer of a pipe. Links
+// above the file are followed.
+func Open(path string) (*os.File, fs.FileInfo, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO) { // a link; a socket or a device without a driver
-		return nil, 0, &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}
+		return nil, nil, &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}
 	}
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	info, err := file.Stat()
 	switch {
@@ -39,25 +39,31 @@ func Open(path string) (*os.File, int64, error) {
 	case !info.Mode().IsRegular():
 		err = &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}
 	default:
-		return file, info.Size(), nil
+		return file, info, nil
 	}
-	return nil, 0, errors.Join(err, file.Close())
+	return nil, nil, errors.Join(err, file.Close())
 }
 
 // ReadFile reads a regular file of at most limit bytes. The size that a file claims is
 // no bound by itself: a file without blocks may claim any.
 func ReadFile(path string, limit int64) ([]byte, error) {
-	file, size, err := Open(path)
+	content, _, err := ReadFileInfo(path, limit)
+	return content, err
+}
+
+// ReadFileInfo is ReadFile, with what the filesystem says about the file.
+func ReadFileInfo(path string, limit int64) ([]byte, fs.FileInfo, error) {
+	file, info, err := Open(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer file.Close()
-	if size > limit {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: ErrTooLarge}
+	if info.Size() > limit {
+		return nil, nil, &fs.PathError{Op: "read", Path: path, Err: ErrTooLarge}
 	}
-	content := make([]byte, size)
+	content := make([]byte, info.Size())
 	if _, err := io.ReadFull(file, content); err != nil {
-		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		return nil, nil, &fs.PathError{Op: "read", Path: path, Err: err}
 	}
-	return content, nil
+	return content, info, nil
 }

@@ -2,7 +2,6 @@ package disk
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,7 +33,7 @@ var algorithms = []digest.Algorithm{digest.SHA256, digest.SHA512}
 // prefixes is how many shards an algorithm has: one for each two hex digits.
 const prefixes = 256
 
-func newBlobs(root string) *blobs {
+func newBlobs(root string, marked func(digest.Digest)) *blobs {
 	b := &blobs{root: root, shards: make(map[string]*shard)}
 	for _, algorithm := range algorithms {
 		for i := range prefixes {
@@ -44,6 +43,7 @@ func newBlobs(root string) *blobs {
 				algorithm: algorithm,
 				prefix:    prefix,
 				dir:       filepath.Join(root, algorithm.String(), prefix),
+				marked:    marked,
 			}
 		}
 	}
@@ -62,29 +62,37 @@ func (b *blobs) locate(dgst digest.Digest) (*shard, string, error) {
 }
 
 // Stat asks the filesystem.
-func (s *Store) Stat(_ context.Context, dgst digest.Digest) (storage.Info, error) {
+func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
 	_, path, err := s.blobs.locate(dgst)
 	if err != nil {
 		return storage.Info{}, err
 	}
-	size, err := fileSize(path)
+	info, err := fileInfo(path)
+	if err == nil && s.isSuspect(path, info) {
+		var object *storage.Object
+		if object, err = s.Open(ctx, dgst); err == nil {
+			return object.Info, object.Content.Close()
+		}
+		return storage.Info{}, err
+	}
 	if err != nil {
 		return storage.Info{}, notStored(dgst, "look up", err)
 	}
-	return storage.Info{Digest: dgst, Size: size}, nil
+	return storage.Info{Digest: dgst, Size: info.Size()}, nil
 }
 
 // Open opens the content. The object's Content is an *os.File. A file that cannot
-// be opened, or that is not a regular one, counts as unreadable.
+// be opened, or that is not a regular one, counts as unreadable. A file that an earlier
+// process had not flushed is hashed first.
 func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
 	_, path, err := s.blobs.locate(dgst)
 	if err != nil {
 		return nil, err
 	}
-	file, size, err := s.tree.openRegular(path)
+	file, info, err := s.openTrusted(ctx, dgst, path)
 	switch {
 	case err == nil:
-		return &storage.Object{Info: storage.Info{Digest: dgst, Size: size}, Content: file}, nil
+		return &storage.Object{Info: storage.Info{Digest: dgst, Size: info.Size()}, Content: file}, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, notStored(dgst, "open", err)
 	default:
@@ -94,30 +102,48 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 
 // Commit makes the spool's file the content, without a copy. It replaces a file of
 // another length that has the digest's name, since a filesystem that lost data in a
-// power cut leaves such files, and a file that cannot be opened.
+// power cut leaves such files, a file that cannot be opened, and one that an earlier process
+// had not flushed.
 func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) error {
 	shard, path, err := s.blobs.locate(dgst)
 	if err != nil {
 		return err
 	}
 	doing := "store " + string(dgst)
-	if file, size, err := s.tree.openRegular(path); err == nil && file.Close() == nil && size == sp.Size() {
+	if s.present(path, sp.Size()) {
 		// Another commit may have put it there, and still be flushing the directory.
 		return explain(doing, s.tree.syncDir(shard.dir))
 	}
-	// Before the rename, or a power cut leaves the name without the bytes.
-	if s.tree.sync {
-		if err := sp.Sync(); err != nil {
-			return explain(doing, err)
-		}
+	mode := fs.FileMode(fileMode)
+	if s.flusher.marking() {
+		mode |= mark
 	}
-	if err := s.makeShard(shard); err != nil {
-		return explain(doing, err)
+	info, err := sp.Prepare(mode)
+	// A filesystem that is full or broken may keep less than was written.
+	if err == nil && info.Size() != sp.Size() {
+		err = fmt.Errorf("its file has %d bytes in place of %d", info.Size(), sp.Size())
 	}
-	if err := s.publish(shard, sp, path); err != nil {
-		return explain(doing, err)
+	// Before the rename, or a power cut leaves the name without the bytes, and without a mark.
+	if err == nil && mode&mark == 0 && s.durability != Never {
+		err = sp.Sync()
 	}
-	return explain(doing, s.tree.syncDir(shard.dir))
+	if err == nil {
+		err = s.makeShard(shard)
+	}
+	if err == nil {
+		err = s.publish(shard, sp, path, info)
+	}
+	if err == nil && mode&mark == 0 && s.durability != Never {
+		err = s.tree.flushDir(shard.dir)
+	}
+	return explain(doing, err)
+}
+
+// present reports whether a content of that size is stored, whose bytes are right as far as
+// this process can know.
+func (s *Store) present(path string, size int64) bool {
+	file, info, err := s.tree.openRegular(path)
+	return err == nil && file.Close() == nil && info.Size() == size && !s.isSuspect(path, info)
 }
 
 // makeShard makes a shard's directory. Once that is done, commits do not wait for
@@ -133,45 +159,35 @@ func (s *Store) makeShard(shard *shard) error {
 	return nil
 }
 
-// publish moves a spool's file to its final path. It goes by way of the
-// workspace, where its length and mode are made right before it can be found.
-func (s *Store) publish(shard *shard, sp *spool.Spool, path string) error {
-	staged := filepath.Join(s.workspace.path, "commit-"+rand.Text())
-	if err := sp.Rename(staged); err != nil {
-		return err
+// publish moves a spool's file to its final path.
+func (s *Store) publish(shard *shard, sp *spool.Spool, path string, info fs.FileInfo) error {
+	return s.blobs.replace(shard, path, sp.Size(), func() error {
+		err := sp.Rename(path)
+		switch {
+		// The directory has vanished since it was made, or a file has its place.
+		case noDirectory(err):
+			shard.made.Store(false)
+			err = s.makeShard(shard)
+		case isDirectory(err):
+			err = s.tree.setAside(path)
+		default:
+			return s.published(path, info, err)
+		}
+		if err != nil {
+			return err
+		}
+		return s.published(path, info, sp.Rename(path))
+	})
+}
+
+// published notes that a file has its final path, if it has no error.
+func (s *Store) published(path string, info fs.FileInfo, err error) error {
+	if err == nil && isMarked(info) {
+		s.flusher.commitFile(path, info)
+	} else if err == nil {
+		s.marks.forget(path)
 	}
-	// A filesystem that is full or broken may keep less than was written.
-	size, err := fileSize(staged)
-	if err == nil && size != sp.Size() {
-		err = fmt.Errorf("%s has %d bytes in place of %d", staged, size, sp.Size())
-	}
-	if err == nil {
-		err = os.Chmod(staged, fileMode)
-	}
-	if err == nil {
-		err = s.blobs.replace(shard, path, sp.Size(), func() error {
-			err := os.Rename(staged, path)
-			switch {
-			// The directory has vanished since it was made, or a file has its place.
-			case noDirectory(err):
-				shard.made.Store(false)
-				err = s.makeShard(shard)
-			case isDirectory(err):
-				err = s.tree.setAside(path)
-			default:
-				return err
-			}
-			if err != nil {
-				return err
-			}
-			return os.Rename(staged, path)
-		})
-	}
-	if err != nil {
-		// The spool does not remove a file that was renamed.
-		return errors.Join(err, os.Remove(staged))
-	}
-	return nil
+	return err
 }
 
 // Delete removes the file. Open files can be read on.
@@ -184,7 +200,10 @@ func (s *Store) Delete(_ context.Context, dgst digest.Digest) error {
 	if _, err := s.tree.plainSize(path); err != nil {
 		return notStored(dgst, "remove", err)
 	}
-	err = s.blobs.replace(shard, path, absent, func() error { return os.Remove(path) })
+	err = s.blobs.replace(shard, path, absent, func() error {
+		s.marks.forget(path)
+		return os.Remove(path)
+	})
 	return notStored(dgst, "remove", err)
 }
 
@@ -203,15 +222,21 @@ func (s *Store) Touch(_ context.Context, dgst digest.Digest, used time.Time) err
 	return notStored(dgst, "note the use of", os.Chtimes(path, time.Time{}, used))
 }
 
-// fileSize returns the size of a regular file, or fs.ErrNotExist if there is
-// none.
-func fileSize(path string) (int64, error) {
+// fileInfo returns what the filesystem says about a regular file, or fs.ErrNotExist if there
+// is none.
+func fileInfo(path string) (fs.FileInfo, error) {
 	info, err := os.Lstat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "lstat", Path: path, Err: fs.ErrNotExist}
+	}
+	return info, err
+}
+
+// fileSize returns the size of a regular file, or fs.ErrNotExist if there is none.
+func fileSize(path string) (int64, error) {
+	info, err := fileInfo(path)
 	if err != nil {
 		return 0, err
-	}
-	if !info.Mode().IsRegular() {
-		return 0, &fs.PathError{Op: "lstat", Path: path, Err: fs.ErrNotExist}
 	}
 	return info.Size(), nil
 }

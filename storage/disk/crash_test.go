@@ -97,7 +97,7 @@ func TestAnotherProcessIsLeftAlone(t *testing.T) {
 // The kernel frees the lock of a process that was killed.
 func TestKilledProcess(t *testing.T) {
 	if root := os.Getenv("DISK_TEST_ROOT"); root != "" {
-		s, err := disk.Open(root, disk.Options{Sync: true})
+		s, err := disk.Open(root, disk.Options{Durability: disk.Always})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -6,10 +6,23 @@
 //	root/quarantine/<algorithm>-<hex>.<time>              content that had become corrupt
 //
 // Content and records are renamed out of tmp when they are complete, so that a
-// crash leaves each of them whole or absent. With [Options.Sync] the file is
-// flushed before its rename, and the directory after it, so that stored content
-// survives a power cut too. Removals are not flushed: after a power cut a removed
-// file may be back, which costs a cache only its space.
+// crash leaves each of them whole or absent. A power cut is another matter: it may leave the
+// name of a file without its bytes. [Durability] has two remedies.
+//
+// With [Always] the file is flushed before its rename, and the directory after it. With
+// [Behind] the file is born with a mark, the sticky bit of its mode, which says that it may
+// be torn. One syncfs(2) every few seconds flushes the filesystem, and after it the marks
+// of those files are cleared that had their names before it began:
+//
+//	spool (marked) ── rename ──► content (marked) ── syncfs ── chmod ──► content
+//
+// So a content without a mark is on the disk. A process that finds a marked one, which it
+// has not written itself, hashes it before it serves it, and quarantines it if it is torn.
+// Records keep their mark and begin with a checksum, which is compared at each reading: a
+// record that was torn counts as absent.
+//
+// Removals are not flushed: after a power cut a removed file may be back, which costs a
+// cache only its space.
 //
 // Every process has its own directory below tmp and holds a lock in it. A new
 // process removes those whose lock is free: their process has ended. Several
@@ -32,6 +45,9 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/notify"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/spool"
 )
@@ -45,9 +61,9 @@ const (
 
 // Options configure a store on disk.
 type Options struct {
-	// Sync makes stored content survive a power cut, at the price of an fsync
-	// for the file and one for its directory.
-	Sync bool
+	// Durability says when stored content survives a power cut. The default is Never.
+	// Behind is the same as Always on a filesystem that it does not fit.
+	Durability Durability
 	// MinFree is the number of bytes that downloads leave free on the filesystem.
 	MinFree int64
 	// Quota bounds the bytes of downloads and stored content together. Nil sets no
@@ -79,11 +95,18 @@ type Store struct {
 	workspace  *workspace
 	spools     *spool.Dir
 	unreadable *unreadable
+	marks      *marks
+	suspects   *suspects
+	flusher    *flusher
+	durability Durability
+	existing   bool
+	logger     *slog.Logger
 
 	maxQuarantine int64
 
 	stop       context.CancelFunc
-	background sync.WaitGroup
+	background sync.WaitGroup // ends by itself
+	endless    sync.WaitGroup
 }
 
 var (
@@ -131,27 +154,78 @@ func Open(root string, opts Options) (*Store, error) {
 			return nil, explain("trust the data directory", errors.Join(err, workspace.close()))
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	unreadable := newUnreadable(opts.Logger)
-	s := &Store{
+	s := newStore(tree, workspace, opts)
+	if err := s.chooseFlush(opts); err != nil {
+		return nil, explain("open the store", errors.Join(err, workspace.close()))
+	}
+	s.start(opts)
+	return s, nil
+}
+
+// newStore returns a store without background work.
+func newStore(tree *tree, workspace *workspace, opts Options) *Store {
+	marks, suspects, unreadable := newMarks(), newSuspects(), newUnreadable(opts.Logger)
+	found := suspects.find
+	if opts.Existing {
+		found = func(digest.Digest) {}
+	}
+	blobs := newBlobs(filepath.Join(tree.root, "blobs"), found)
+	flusher := &flusher{
+		blobs: blobs, marks: marks, logger: opts.Logger, written: notify.NewSignal(),
+		syncfs: func() error { return syncfs(workspace.lock) },
+	}
+	return &Store{
 		tree:       tree,
-		blobs:      newBlobs(filepath.Join(root, "blobs")),
+		blobs:      blobs,
 		unreadable: unreadable,
-		records:    &records{tree: tree, unreadable: unreadable, root: filepath.Join(root, "records"), tmp: workspace.path, changed: opts.OnRecord},
+		records: &records{
+			tree: tree, unreadable: unreadable, root: filepath.Join(tree.root, "records"), tmp: workspace.path, flusher: flusher, changed: opts.OnRecord,
+		},
 		workspace:  workspace,
 		spools:     spool.NewDir(workspace.path, opts.MinFree, opts.Quota),
-		stop:       cancel,
+		marks:      marks,
+		suspects:   suspects,
+		flusher:    flusher,
+		durability: opts.Durability,
+		existing:   opts.Existing,
+		logger:     opts.Logger,
 
 		maxQuarantine: opts.MaxQuarantine,
 	}
-	// The process that serves from the store does this work.
-	if !opts.Existing {
-		s.background.Go(func() { workspace.sweep(ctx, opts.Logger) })
-		if !opts.Listed {
-			s.background.Go(func() { s.count(ctx, opts.Logger) })
-		}
+}
+
+// chooseFlush decides whether files are flushed by their commits or behind them.
+func (s *Store) chooseFlush(opts Options) error {
+	// A short process has nothing to gain from a flush behind its work.
+	if opts.Durability != Behind || opts.Existing {
+		return nil
 	}
-	return s, nil
+	reason, err := unfit(s.workspace.path)
+	if err != nil {
+		return err
+	}
+	if reason != "" {
+		opts.Logger.Info("each stored file is flushed by itself", "reason", reason)
+		return nil
+	}
+	s.flusher.behind.Store(true)
+	s.tree.each = func() bool { return !s.flusher.behind.Load() }
+	return nil
+}
+
+// start begins the background work. The process that serves from the store does it.
+func (s *Store) start(opts Options) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = cancel
+	if opts.Existing {
+		return
+	}
+	s.background.Go(func() { s.workspace.sweep(ctx, opts.Logger) })
+	if !opts.Listed {
+		s.background.Go(func() { s.count(ctx, opts.Logger) })
+	}
+	s.endless.Go(func() { s.check(ctx, opts.Logger) })
+	s.endless.Go(func() { s.flusher.run(ctx) })
 }
 
 // openTree creates the directories of a store that are missing.
@@ -166,7 +240,7 @@ func openTree(root string, opts Options) (*tree, error) {
 			return nil, fmt.Errorf("%w in %s", ErrNoStore, root)
 		}
 	}
-	tree := &tree{sync: opts.Sync, flush: (*os.File).Sync, logger: opts.Logger}
+	tree := &tree{flush: (*os.File).Sync, logger: opts.Logger, each: func() bool { return opts.Durability != Never }}
 	for _, dir := range []string{"", "blobs", "records", "tmp"} {
 		if err := tree.mkdirAll(filepath.Join(root, dir)); err != nil {
 			return nil, explain("create the store's directories", err)
@@ -208,11 +282,25 @@ func (s *Store) Writable(ctx context.Context) error {
 	return explain("write to the store", errors.Join(file.Close(), os.Remove(file.Name())))
 }
 
-// Close stops the background work and removes this process's temporary files.
-// Spools have to be closed before; content that is open can be read on.
+// FlushStats returns the counts of the work of [Behind].
+func (s *Store) FlushStats() FlushStats {
+	return FlushStats{
+		Marked:  s.marks.count(),
+		Flushes: s.flusher.flushes.Load(), Failures: s.flusher.failures.Load(),
+		Intact: s.suspects.intact.Load(), Damaged: s.suspects.damaged.Load(),
+	}
+}
+
+// Close stops the background work, flushes what was not flushed yet, and removes this
+// process's temporary files. Spools have to be closed before; content that is open can be
+// read on.
 func (s *Store) Close() error {
 	s.stop()
 	s.background.Wait()
+	s.endless.Wait()
+	if s.durability != Never {
+		s.flusher.end()
+	}
 	if err := s.workspace.close(); err != nil {
 		return fmt.Errorf("disk: cannot remove the temporary files: %w", err)
 	}

@@ -2,7 +2,9 @@ package disk_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -37,10 +39,10 @@ func open(t *testing.T, root string, opts disk.Options) *disk.Store {
 }
 
 func TestConformance(t *testing.T) {
-	for name, sync := range map[string]bool{"sync": true, "nosync": false} {
+	for name, durability := range map[string]disk.Durability{"never": disk.Never, "behind": disk.Behind, "always": disk.Always} {
 		t.Run(name, func(t *testing.T) {
 			storagetest.Run(t, func(t *testing.T) storage.Driver {
-				return open(t, filepath.Join(t.TempDir(), "not", "there", "yet"), disk.Options{Sync: sync})
+				return open(t, filepath.Join(t.TempDir(), "not", "there", "yet"), disk.Options{Durability: durability})
 			})
 		})
 	}
@@ -56,7 +58,7 @@ func TestLayout(t *testing.T) {
 	hex := dgst.Encoded()
 	for path, want := range map[string]string{
 		filepath.Join("blobs", "sha256", hex[:2], hex): "content",
-		filepath.Join("records", "a", "key"):           "document",
+		filepath.Join("records", "a", "key"):           fmt.Sprintf("weir-record-sha256 %x\ndocument", sha256.Sum256([]byte("document"))),
 	} {
 		if got, err := os.ReadFile(filepath.Join(root, path)); string(got) != want || err != nil {
 			t.Errorf("%s holds %q, %v", path, got, err)
@@ -201,7 +203,7 @@ func TestGarbageIsIgnored(t *testing.T) {
 
 func TestReopen(t *testing.T) {
 	root := t.TempDir()
-	first, err := disk.Open(root, disk.Options{Sync: true})
+	first, err := disk.Open(root, disk.Options{Durability: disk.Always})
 	if err != nil {
 		t.Fatal(err)
 	}

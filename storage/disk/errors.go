@@ -28,6 +28,7 @@ const (
 	Vanished            // a directory of the store is gone
 	NotRegular          // a link, a pipe or a device has the place of a file of the store
 	TooLarge            // a record is larger than any that the store writes
+	Torn                // a record does not have the bytes that were written
 	Exposed             // other users may write to a directory of the store
 	ForeignOwner        // a directory of the store belongs to another user
 )
@@ -46,6 +47,7 @@ var reasons = []struct {
 	{syscall.ELOOP, NotRegular},
 	{syscall.ENXIO, NotRegular}, // a socket, or a device without a driver
 	{regular.ErrTooLarge, TooLarge},
+	{errTorn, Torn},
 	{errExposed, Exposed},
 	{errForeignOwner, ForeignOwner},
 	{syscall.EMFILE, ProcessFiles},

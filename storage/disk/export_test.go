@@ -1,9 +1,25 @@
 package disk
 
-import "os"
+import (
+	"os"
+	"runtime"
+)
 
 // WaitForCount waits until the background work of Open has ended.
 func (s *Store) WaitForCount() { s.background.Wait() }
+
+// WaitForSuspects waits until so many contents of an earlier process were hashed.
+func (s *Store) WaitForSuspects(n int64) {
+	for s.suspects.intact.Load()+s.suspects.damaged.Load() < n {
+		runtime.Gosched()
+	}
+}
+
+// OnSyncfs calls f, in place of syncfs, to flush the filesystem.
+func (s *Store) OnSyncfs(f func() error) { s.flusher.syncfs = f }
+
+// Flush flushes now what was written since the last flush.
+func (s *Store) Flush() { s.flusher.flush() }
 
 // OnFlush calls f, in place of fsync, for each file and directory that the
 // store flushes, except for spools.

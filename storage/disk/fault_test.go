@@ -56,7 +56,7 @@ func fill(t *testing.T, dir string) []string {
 // succeeds once there is room.
 func TestCommitWithoutSpaceForItsDirectory(t *testing.T) {
 	root := mountTmpfs(t, "nr_inodes=64")
-	s := open(t, root, disk.Options{Sync: true})
+	s := open(t, root, disk.Options{Durability: disk.Always})
 	s.WaitForCount()
 	content := bytes.Repeat([]byte("x"), 100)
 	dgst := digest.FromBytes(content)

@@ -139,7 +139,7 @@ func TestForeignDirectory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
-			s := open(t, root, disk.Options{Sync: true})
+			s := open(t, root, disk.Options{Durability: disk.Always})
 			dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
 			const key = "docker.io/library/app/_tags/latest"
 			if err := s.Records().Put(t.Context(), key, []byte("a")); err != nil {

@@ -170,10 +170,14 @@ func (s *shard) entry(fd int, name string, stat *unix.Stat_t) (storage.Entry, bo
 	if err := unix.Fstatat(fd, name, stat, unix.AT_SYMLINK_NOFOLLOW); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
 		return storage.Entry{}, false
 	}
-	return storage.Entry{
+	entry := storage.Entry{
 		Info: storage.Info{Digest: digest.Digest(string(s.algorithm) + ":" + name), Size: stat.Size},
 		Used: time.Unix(stat.Mtim.Unix()),
-	}, true
+	}
+	if stat.Mode&unix.S_ISVTX != 0 {
+		s.marked(entry.Digest)
+	}
+	return entry, true
 }
 
 // isHex reports whether a name has only the digits that digests are written with.

@@ -33,19 +33,27 @@ const (
 
 // openRegular opens a file of the store: a regular one, below directories that are no
 // links.
-func (t *tree) openRegular(path string) (*os.File, int64, error) {
+func (t *tree) openRegular(path string) (*os.File, fs.FileInfo, error) {
 	if link := t.foreign(filepath.Dir(path)); link != "" {
-		return nil, 0, &fs.PathError{Op: "open", Path: link, Err: syscall.ENOTDIR}
+		return nil, nil, &fs.PathError{Op: "open", Path: link, Err: syscall.ENOTDIR}
 	}
 	return regular.Open(path)
 }
 
-// readRecord reads a file of at most maxRecord bytes.
+// readRecord reads the document of a file of at most maxRecord bytes.
 func (t *tree) readRecord(path string) ([]byte, error) {
 	if link := t.foreign(filepath.Dir(path)); link != "" {
 		return nil, &fs.PathError{Op: "open", Path: link, Err: regular.ErrNotRegular}
 	}
-	return regular.ReadFile(path, maxRecord)
+	content, info, err := regular.ReadFileInfo(path, int64(maxRecord+checksumSize))
+	if err != nil {
+		return nil, err
+	}
+	document, err := unseal(path, content, isMarked(info))
+	if err == nil && len(document) > maxRecord {
+		err = &fs.PathError{Op: "read", Path: path, Err: regular.ErrTooLarge}
+	}
+	return document, err
 }
 
 // unreadable logs once for each path that a file cannot be read.

@@ -3,6 +3,8 @@ package disk
 import (
 	"cmp"
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -34,6 +36,12 @@ const quarantineTime = "20060102T150405.000000000Z"
 // there that have the content open read on in the same file; the next pull finds
 // nothing, and downloads the content anew.
 func (s *Store) Quarantine(_ context.Context, dgst digest.Digest) (string, error) {
+	return s.quarantine(dgst, nil)
+}
+
+// quarantine is Quarantine of one file. If it is nil, that is the one in the place of the
+// content.
+func (s *Store) quarantine(dgst digest.Digest, file fs.FileInfo) (string, error) {
 	shard, path, err := s.blobs.locate(dgst)
 	if err != nil {
 		return "", err
@@ -47,13 +55,24 @@ func (s *Store) Quarantine(_ context.Context, dgst digest.Digest) (string, error
 	}
 	name := dgst.Algorithm().String() + "-" + dgst.Encoded() + "." + time.Now().UTC().Format(quarantineTime)
 	kept := filepath.Join(dir, name)
-	err = s.blobs.replace(shard, path, absent, func() error { return os.Rename(path, kept) })
+	err = s.blobs.replace(shard, path, absent, func() error {
+		if file != nil {
+			if now, err := os.Lstat(path); err != nil || !os.SameFile(now, file) {
+				return errors.Join(err, &fs.PathError{Op: "rename", Path: path, Err: fs.ErrNotExist})
+			}
+		}
+		s.marks.forget(path)
+		return os.Rename(path, kept)
+	})
 	if err != nil {
 		return "", notStored(dgst, "quarantine", err)
 	}
 	// In this order, a power cut leaves the content in both directories at worst.
 	for _, dir := range []string{dir, shard.dir} {
-		if err := s.tree.syncDir(dir); err != nil {
+		if s.durability == Never {
+			break
+		}
+		if err := s.tree.flushDir(dir); err != nil {
 			return kept, explain("quarantine "+string(dgst), err)
 		}
 	}

@@ -74,7 +74,7 @@ func TestQuarantine(t *testing.T) {
 
 func TestQuarantineSurvivesAPowerCut(t *testing.T) {
 	root := t.TempDir()
-	s := open(t, root, disk.Options{Sync: true})
+	s := open(t, root, disk.Options{Durability: disk.Always})
 	dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
 	flushed := recordFlushes(s, root)
 	if _, err := s.Quarantine(t.Context(), dgst); err != nil {

@@ -1,9 +1,12 @@
 package disk
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,7 +28,46 @@ type records struct {
 	root       string
 	unreadable *unreadable
 	tmp        string // where a record is written before it takes its place
+	flusher    *flusher
 	changed    func(bytes, records int64)
+}
+
+const (
+	// checksumPrefix begins the first line of a record. A record of an earlier version has no
+	// such line: those were JSON or PEM.
+	checksumPrefix = "weir-record-sha256 "
+	// checksumSize is the length of that line.
+	checksumSize = len(checksumPrefix) + 2*sha256.Size + 1
+	// joined is the largest record that is copied behind its checksum, to be written in one
+	// call.
+	joined = 64 << 10
+)
+
+// errTorn says that a record does not have the bytes that were written.
+var errTorn = errors.New("its bytes do not match its checksum")
+
+// checksum returns the first line of a record's file.
+func checksum(document []byte) []byte {
+	sum := sha256.Sum256(document)
+	line := make([]byte, 0, checksumSize+min(len(document), joined))
+	line = append(line, checksumPrefix...)
+	line = hex.AppendEncode(line, sum[:])
+	return append(line, '\n')
+}
+
+// unseal returns the document of a record's file. A file that has neither a checksum nor the
+// mark is one of an earlier version. It returns errTorn if the bytes are not those that
+// were written, as after a power cut.
+func unseal(path string, content []byte, marked bool) ([]byte, error) {
+	if !marked && !bytes.HasPrefix(content, []byte(checksumPrefix)) {
+		return content, nil
+	}
+	if len(content) >= checksumSize {
+		if document := content[checksumSize:]; bytes.Equal(content[:checksumSize], checksum(document)) {
+			return document, nil
+		}
+	}
+	return nil, &fs.PathError{Op: "read", Path: path, Err: errTorn}
 }
 
 func (r *records) path(key string) (string, error) {
@@ -53,7 +95,9 @@ func (r *records) Get(ctx context.Context, key string) ([]byte, error) {
 	}
 }
 
-// Put writes a new file and renames it over the old one.
+// Put writes a new file and renames it over the old one. The file bears the mark from its
+// creation on, and begins with a checksum: after a power cut it may have the name of the
+// record, and none of its bytes.
 func (r *records) Put(_ context.Context, key string, document []byte) error {
 	path, err := r.path(key)
 	if err != nil {
@@ -69,14 +113,16 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 	if err == nil {
 		err = r.tree.place(path, func(path string) error { return os.Rename(staged, path) })
 	}
+	size := int64(checksumSize + len(document))
 	switch {
 	case err != nil:
 		os.Remove(staged) // fails if it was renamed before the error
 	case absent == nil:
-		r.changed(int64(len(document))-before, 0)
+		r.changed(size-before, 0)
 	default:
-		r.changed(int64(len(document)), 1)
+		r.changed(size, 1)
 	}
+	r.flusher.commitRecord()
 	// The whole path may be too long for the filesystem, though no segment is.
 	if errors.Is(err, syscall.ENAMETOOLONG) || errors.Is(err, syscall.EILSEQ) {
 		return fmt.Errorf("%w %q: %w", storage.ErrInvalidKey, key, err)
@@ -85,12 +131,19 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 }
 
 func (r *records) write(path string, document []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, recordMode)
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, recordMode|mark)
 	if err != nil {
 		return err
 	}
-	_, err = file.Write(document)
-	if err == nil && r.tree.sync {
+	first := checksum(document)
+	if len(document) <= joined {
+		first, document = append(first, document...), nil
+	}
+	_, err = file.Write(first)
+	if err == nil && len(document) > 0 {
+		_, err = file.Write(document)
+	}
+	if err == nil && r.tree.each() {
 		err = r.tree.flush(file)
 	}
 	return errors.Join(err, file.Close())

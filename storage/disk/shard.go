@@ -18,8 +18,10 @@ type shard struct {
 	algorithm digest.Algorithm
 	prefix    string
 	dir       string
-	// made says that the directory exists and, with Options.Sync, is flushed.
+	// made says that the directory exists and, if each one is flushed by itself, is flushed.
 	made atomic.Bool
+	// marked is told of marked files that a listing meets.
+	marked func(digest.Digest)
 
 	mu sync.Mutex // no I/O under it: all content of the shard shares it
 	census

@@ -35,7 +35,7 @@ func recordFlushes(s *disk.Store, root string) *[]string {
 
 func TestSync(t *testing.T) {
 	root := t.TempDir()
-	s := open(t, root, disk.Options{Sync: true})
+	s := open(t, root, disk.Options{Durability: disk.Always})
 	flushed := recordFlushes(s, root)
 	expect := func(doing string, want ...string) {
 		t.Helper()
@@ -59,7 +59,7 @@ func TestSync(t *testing.T) {
 	}
 	expect("Put of what is there", "record", "/records/a/b")
 
-	s = open(t, root, disk.Options{Sync: false})
+	s = open(t, root, disk.Options{Durability: disk.Never})
 	flushed = recordFlushes(s, root)
 	storagetest.Commit(t, s, s.Spools(), []byte("another"))
 	if err := s.Records().Put(t.Context(), "another/key", nil); err != nil {
@@ -70,7 +70,7 @@ func TestSync(t *testing.T) {
 
 func TestSyncFails(t *testing.T) {
 	root := t.TempDir()
-	s := open(t, root, disk.Options{Sync: true})
+	s := open(t, root, disk.Options{Durability: disk.Always})
 	s.WaitForCount()
 	content := []byte("content")
 	dgst := digest.FromBytes(content)
@@ -112,7 +112,7 @@ func TestSyncFails(t *testing.T) {
 
 // A flush that takes long holds up no other content of the same directory.
 func TestSlowFlushHoldsUpNoOtherContent(t *testing.T) {
-	s := open(t, t.TempDir(), disk.Options{Sync: true})
+	s := open(t, t.TempDir(), disk.Options{Durability: disk.Always})
 	s.WaitForCount()
 	dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
 	// Contents whose digests begin alike share a directory.
@@ -160,7 +160,7 @@ func TestSlowFlushHoldsUpNoOtherContent(t *testing.T) {
 // A directory that another program has removed is made again.
 func TestDirectoryVanishes(t *testing.T) {
 	root := t.TempDir()
-	s := open(t, root, disk.Options{Sync: true})
+	s := open(t, root, disk.Options{Durability: disk.Always})
 	dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
 	if err := os.RemoveAll(filepath.Dir(blobPath(root, dgst))); err != nil {
 		t.Fatal(err)

@@ -18,7 +18,8 @@ import (
 // tree creates directories, and places files in them, below one root.
 type tree struct {
 	root string // never created again; "" until it exists
-	sync bool
+	// each reports whether each file and directory is flushed by itself.
+	each func() bool
 	// logger gets foreign files that were moved away.
 	logger *slog.Logger
 	// flush makes a file or the entries of a directory survive a power cut.
@@ -171,11 +172,17 @@ func (t *tree) setAside(path string) error {
 	return nil
 }
 
-// syncDir makes the entries of a directory survive a power cut.
+// syncDir makes the entries of a directory survive a power cut, if each directory is
+// flushed by itself.
 func (t *tree) syncDir(dir string) error {
-	if !t.sync {
+	if !t.each() {
 		return nil
 	}
+	return t.flushDir(dir)
+}
+
+// flushDir makes the entries of a directory survive a power cut.
+func (t *tree) flushDir(dir string) error {
 	d, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0) // not a pipe, which would wait
 	if err != nil {
 		return err

@@ -1,13 +1,21 @@
 package spool
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
 )
+
+// Mode is the mode of a spool's file, less the umask. The sticky bit means nothing to Linux in
+// the mode of a file. Package disk knows content by it that may not survive a power cut,
+// and the bit has to be there before the bytes are.
+const Mode = fs.ModeSticky | 0o640
 
 // Quota bounds the bytes of spools and stored content together. Each spool has an
 // owner, of which a quota may bound the share; "" is none. Its methods may be called
@@ -85,7 +93,7 @@ func (d *Dir) create(owner string, size int64, wait bool) (*Spool, error) {
 	if _, err := d.reserve(owner, reserved, reserved, 0, wait); err != nil {
 		return nil, err
 	}
-	file, err := os.CreateTemp(d.path, "spool-")
+	file, err := os.OpenFile(filepath.Join(d.path, "spool-"+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, Mode)
 	if err != nil {
 		d.release(reserved)
 		d.quota.Release(owner, reserved)

@@ -101,16 +101,13 @@ func (s *Spool) reopen() (*os.File, error) {
 	s.mu.Lock()
 	path := s.path
 	s.mu.Unlock()
-	file, _, err := regular.Open(path)
+	file, there, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	there, err := file.Stat()
-	if err == nil {
-		var want fs.FileInfo
-		if want, err = s.file.Stat(); err == nil && !os.SameFile(there, want) {
-			err = fs.ErrExist
-		}
+	want, err := s.file.Stat()
+	if err == nil && !os.SameFile(there, want) {
+		err = fs.ErrExist
 	}
 	if err != nil {
 		file.Close()

@@ -15,6 +15,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 	"time"
@@ -221,6 +222,19 @@ func (s *Spool) Size() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.size
+}
+
+// Prepare gives the file the mode that it has in its final place, and returns what the
+// filesystem says about it then. It does not flush the file.
+func (s *Spool) Prepare(mode fs.FileMode) (fs.FileInfo, error) {
+	info, err := s.file.Stat()
+	if err != nil || info.Mode() == mode {
+		return info, err
+	}
+	if err := s.file.Chmod(mode); err != nil {
+		return nil, err
+	}
+	return s.file.Stat()
 }
 
 // Sync flushes the file to stable storage.
