@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/weirhq/weir/internal/hosts"
@@ -110,7 +111,9 @@ func (d *decoder) tierDefaults(keepsNothing bool) {
 }
 
 // bucketName is the grammar of the names that all servers take.
-var bucketName = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+var bucketName = sync.OnceValue(func() *regexp.Regexp { // compiled if there is a bucket
+	return regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+})
 
 // regionName is the grammar of regions. They are a part of signatures, which slashes and blanks
 // would break.
@@ -167,7 +170,7 @@ func (v *validator) bucketPlace(at string, s *S3) {
 	switch {
 	case s.Bucket == "":
 		v.fail(at+".bucket", "is missing; name a bucket")
-	case !bucketName.MatchString(s.Bucket) || strings.Contains(s.Bucket, ".."):
+	case !bucketName().MatchString(s.Bucket) || strings.Contains(s.Bucket, ".."):
 		v.fail(at+".bucket", "must have 3 to 63 lower case letters, digits, dots and hyphens")
 	default:
 		if _, err := netip.ParseAddr(s.Bucket); err == nil {

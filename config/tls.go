@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/weirhq/weir/internal/hosts"
 )
@@ -120,7 +121,9 @@ func (v *validator) tls() {
 const maxCertificateHosts = 100
 
 // certificateHost is a host name with a dot or without, as a certificate can have it.
-var certificateHost = regexp.MustCompile(`^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var certificateHost = sync.OnceValue(func() *regexp.Regexp { // compiled if there are certificates of an authority
+	return regexp.MustCompile(`^(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+})
 
 func (v *validator) acme(at string, a ACME) {
 	v.oneOf(at+".challenge", a.Challenge, ChallengeHTTP, ChallengeTLSALPN, ChallengeDNS)
@@ -130,7 +133,7 @@ func (v *validator) acme(at string, a ACME) {
 	for i, host := range a.Hosts {
 		_, notAddress := netip.ParseAddr(host)
 		switch key := elementOf(at+".hosts", i); {
-		case notAddress != nil && !certificateHost.MatchString(strings.ToLower(host)):
+		case notAddress != nil && !certificateHost().MatchString(strings.ToLower(host)):
 			v.fail(key, `must be a host name such as "mirror.example.com", without a port`)
 		case slices.ContainsFunc(a.Hosts[:i], func(other string) bool { return strings.EqualFold(host, other) }):
 			v.fail(key, "is there twice")
@@ -210,7 +213,7 @@ func (v *validator) rfc2136(at string, d ACMEDNS) {
 	if host, port, err := net.SplitHostPort(d.ServerAddress()); d.Server != "" && (err != nil || !hosts.ValidPort(port) || !hostName.MatchString(host) && net.ParseIP(host) == nil) {
 		v.fail(at+".server", `must be a host name or an IP address, with an optional port, such as "ns1.example.com" or "[2001:db8::53]:53"`)
 	}
-	if d.Zone != "" && !certificateHost.MatchString(strings.TrimSuffix(strings.ToLower(d.Zone), ".")) {
+	if d.Zone != "" && !certificateHost().MatchString(strings.TrimSuffix(strings.ToLower(d.Zone), ".")) {
 		v.fail(at+".zone", `must be the name of a zone, such as "example.com"`)
 	}
 	if v.together(at, "tsig_name", d.TSIGName, "tsig_secret", d.TSIGSecret.Reveal()) {

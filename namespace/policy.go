@@ -30,7 +30,9 @@ const (
 // referrers (distribution-spec, "Referrers Tag Schema"), whose hash is cut to 64
 // digits, and tags with a suffix, such as cosign's .sig, .att and .sbom. A new
 // signature moves them.
-var derivedTag = regexp.MustCompile(`^(sha[0-9]{3}|blake3)-[0-9a-f]{32,128}(\..*)?$`)
+var derivedTag = sync.OnceValue(func() *regexp.Regexp { // compiled if tags are immutable
+	return regexp.MustCompile(`^(sha[0-9]{3}|blake3)-[0-9a-f]{32,128}(\..*)?$`)
+})
 
 // tagPolicy tells immutable tags from mutable ones. A verdict depends on the tag
 // alone, so it is remembered: a pattern that runs into its timeout costs that time
@@ -72,7 +74,7 @@ func newTagPolicy(spec Spec, logger *slog.Logger) (*tagPolicy, error) {
 
 // isImmutable reports whether the upstream is never asked again for a cached tag.
 func (p *tagPolicy) isImmutable(tag string) bool {
-	if !p.immutable || derivedTag.MatchString(tag) {
+	if !p.immutable || derivedTag().MatchString(tag) {
 		return false
 	}
 	if verdict, ok := p.verdicts.Get(tag); ok {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -200,7 +201,9 @@ func (n *Notes) Remove(ctx context.Context, name string) error {
 }
 
 // noteName is the grammar of the names in a folder. Other keys there are a stranger's.
-var noteName = regexp.MustCompile(`^[A-Za-z0-9]{1,64}$`)
+var noteName = sync.OnceValue(func() *regexp.Regexp { // compiled if there is a bucket
+	return regexp.MustCompile(`^[A-Za-z0-9]{1,64}$`)
+})
 
 // List lists the notes of a folder. The time of an entry is when it was written, by the clock
 // of this machine.
@@ -214,7 +217,7 @@ func (n *Notes) List(ctx context.Context, folder string) iter.Seq2[storage.Recor
 			}
 			name := strings.TrimPrefix(object.Key, root)
 			entry := storage.RecordEntry{Key: name, Size: object.Size, Used: n.store.local(object.LastModified)}
-			if noteName.MatchString(strings.TrimPrefix(name, folder+"/")) && !yield(entry, nil) {
+			if noteName().MatchString(strings.TrimPrefix(name, folder+"/")) && !yield(entry, nil) {
 				return
 			}
 		}
