@@ -101,7 +101,7 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLim
 	opts := upstream.Options{
 		URL: u.URL.Std(), APIPath: u.APIPath.Path(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, TokenRealm: u.TokenRealm, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
-		MaxManifestSize: limits.manifest, MaxBlobSize: limits.blob, UserAgent: "weir/" + version, ID: c.id,
+		MaxManifestSize: limits.manifest, MaxBlobSize: limits.blob, Segments: u.Segments, UserAgent: "weir/" + version, ID: c.id,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 		OnDenied: func(e *upstream.Error) { c.denied.warn(u, e) },
 	}

@@ -54,6 +54,7 @@ func TestClientsAreReused(t *testing.T) {
 	for what, change := range map[string]func(u *config.Upstream, size *int64){
 		"the password":                     func(u *config.Upstream, _ *int64) { u.Password = "two" },
 		"the URL":                          func(u *config.Upstream, _ *int64) { u.URL.Host = "quay.io" },
+		"segments":                         func(u *config.Upstream, _ *int64) { u.Segments = 2 },
 		"max_redirect":                     func(u *config.Upstream, _ *int64) { u.MaxRedirect = 6 },
 		"the client certificate":           func(u *config.Upstream, _ *int64) { u.ClientCertificate, u.ClientPrivateKey = "", "" },
 		"max_manifest_size":                func(_ *config.Upstream, size *int64) { *size = 2000 },

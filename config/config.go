@@ -216,6 +216,7 @@ type Upstream struct {
 	ConnectTimeout    time.Duration `toml:"connect_timeout_secs"`
 	ReadTimeout       time.Duration `toml:"read_timeout_secs"` // longest pause between two reads
 	Proxy             Secret        `toml:"proxy"`             // a URL that may hold a password; empty: from the environment
+	Segments          int           `toml:"segments"`          // streams that may bring one large blob at once
 	// TokenRealm is the only host that gets the credentials besides that of URL.
 	TokenRealm string `toml:"token_realm"`
 	// AllowPrivateRedirects admits redirects and token services at private addresses

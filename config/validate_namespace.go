@@ -111,6 +111,9 @@ func (v *validator) onBehalf(at string, n Namespace) {
 	}
 }
 
+// maxSegments bounds the connections for one blob. More are those of an attack, for a registry.
+const maxSegments = 16
+
 func (v *validator) upstream(at string, u Upstream) {
 	if u.URL == (URL{}) {
 		v.fail(at+".url", `is missing; it looks like "https://registry.example.com"`)
@@ -128,6 +131,9 @@ func (v *validator) upstream(at string, u Upstream) {
 		v.failed(at+".server_ca_bundle", checkBundle(u.ServerCABundle))
 	}
 	v.notNegative(at+".max_redirect", int64(u.MaxRedirect))
+	if u.Segments < 1 || u.Segments > maxSegments {
+		v.fail(at+".segments", "must be from 1, which is one stream for each blob, to %d", maxSegments)
+	}
 	// Less than a second is too short for a distant registry.
 	if u.ConnectTimeout < time.Second {
 		v.fail(at+".connect_timeout_secs", "must be at least 1")

@@ -15,7 +15,7 @@ func TestValidateBuilt(t *testing.T) {
 	c.BlobStore.FS.MaxSize, c.BlobStore.FS.MinFree, c.BlobStore.FS.MaxUnused = -1, -1, -1
 	c.Cache.Redis = &Redis{URL: "redis://h/x"}
 	c.Namespaces = append(c.Namespaces[:1], c.Namespaces[0])
-	c.Namespaces[1].Upstreams = []Upstream{{URL: mustURL(t, "https://x.io"), ConnectTimeout: time.Millisecond, ReadTimeout: time.Second}}
+	c.Namespaces[1].Upstreams = []Upstream{{URL: mustURL(t, "https://x.io"), Segments: 4, ConnectTimeout: time.Millisecond, ReadTimeout: time.Second}}
 	want := `global.tag_ttl: must not be negative
 global.tag_swr: must not be negative
 blob_store.fs.max_size: must not be negative

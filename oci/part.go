@@ -23,8 +23,9 @@ func IsPart(ctx context.Context) bool { return ctx.Value(partKey{}) != nil }
 // Assembly is the knowledge about a blob that several calls of [Registry.Blob] bring
 // together. Its methods may be called concurrently, and on a nil Assembly.
 type Assembly struct {
-	mu    sync.Mutex
-	hosts map[string]bool
+	mu      sync.Mutex
+	hosts   map[string]bool
+	version version
 }
 
 // WithAssembly marks the calls of [Registry.Blob] that bring one blob together.

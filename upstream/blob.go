@@ -41,6 +41,9 @@ func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offs
 	if err := c.checkSize(offset); err != nil {
 		return nil, c.badAnswer(ctx, call, err)
 	}
+	if oci.IsSegment(ctx) {
+		return c.segment(ctx, call, dgst, offset, end)
+	}
 	part := oci.IsPart(ctx) && end >= 0
 	resp, err := c.do(ctx, call)
 	if err != nil {
@@ -50,6 +53,7 @@ func (c *Client) Blob(ctx context.Context, repo string, dgst digest.Digest, offs
 		return nil, err
 	}
 	encoded := len(codingsOf(resp.Header)) > 0
+	c.segments.learn(resp)
 	// Skipping to a sample could cost gigabytes, and a part of an encoded body is not
 	// a part of the blob.
 	if (oci.IsSample(ctx) && end >= 0 || part) && (encoded || resp.StatusCode != http.StatusPartialContent) {
@@ -88,6 +92,7 @@ func (c *Client) plainBlob(ctx context.Context, call call, resp *http.Response, 
 	if size >= 0 && (end < 0 || end > size) {
 		end = size // so that Read notices a body that ends early
 	}
+	oci.AssemblyOf(ctx).Began(c.host, size, resp.Header.Get("Etag"), c.segments)
 	return &stretch{ctx: ctx, client: c, call: call, dgst: dgst, body: resp.Body, size: size, offset: offset, end: end}, nil
 }
 

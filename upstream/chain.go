@@ -78,10 +78,15 @@ func NewChain(opts ChainOptions, members ...Member) *Chain {
 // Blob opens a blob on the first member that has it. If a stream breaks off, the
 // blob continues at its offset, on the same member or another one: the digest
 // makes the bytes of all members equal. Members that lately delivered corrupt
-// bytes for the digest are asked last.
+// bytes for the digest are asked last. A segment comes from the member that is named for it,
+// or not at all.
 func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
+	members := c.members
+	if host, ok := oci.SegmentOf(ctx); ok {
+		members = slices.DeleteFunc(slices.Clone(members), func(m Member) bool { return m.Host() != host })
+	}
 	var ordered, last []Member
-	for _, member := range c.members {
+	for _, member := range members {
 		if member.Health().Rejected(dgst) {
 			last = append(last, member)
 		} else {

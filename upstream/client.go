@@ -81,6 +81,7 @@ type Options struct {
 
 	MaxManifestSize int64             // bytes; 0: 5 MiB
 	MaxBlobSize     int64             // bytes; 0: no limit
+	Segments        int               // streams that may bring one large blob at once; 0: 1
 	Tokens          *tokencache.Cache // nil: one of its own
 	Cooldowns       Cooldowns         // nil: other clients' 429s stay unknown
 	Metrics         *Metrics          // may be nil
@@ -113,7 +114,11 @@ type Client struct {
 	metrics         *upstreamMetrics // may be nil
 	logger          *slog.Logger
 
-	routes      *routes
+	routes *routes
+	// Segments of one blob have a connection each. Those of HTTP/2 would share one.
+	segmentRoutes *routes
+	segments      *segments
+
 	auth        *authorizer
 	cooldown    *registryCooldown
 	beside      *besideHosts
@@ -181,7 +186,11 @@ func NewClient(o Options) *Client {
 	})
 	c.lacking = episode.New(reachableAfter, func() { c.logger.Info("connections to the upstream can be opened again", "upstream", c.host) })
 	c.closing, c.close = context.WithCancel(context.Background())
-	c.routes = newRoutes(o)
+	c.routes = newRoutes(o, nil)
+	single := new(http.Protocols)
+	single.SetHTTP1(true)
+	c.segmentRoutes = newRoutes(o, single)
+	c.segments = &segments{most: max(1, o.Segments), host: c.host, logger: c.logger}
 	tokens := o.Tokens
 	if tokens == nil {
 		tokens = tokencache.New(tokencache.NewMemory(defaultTokens), nil, tokencache.WithLogger(c.logger))
@@ -218,6 +227,7 @@ func (c *Client) Close() {
 	}
 	c.metrics.remove(c)
 	c.routes.closeIdle()
+	c.segmentRoutes.closeIdle()
 }
 
 // call is one request in terms of the distribution API.
@@ -378,13 +388,16 @@ func (c *Client) attempt(ctx context.Context, call call) (*http.Response, *Error
 		return resp, nil
 	default:
 		refused := c.refusal(resp)
-		if refused.Class == ClassRateLimited {
+		// A limit that segments have met is none of single streams, which meet their own.
+		if refused.Class == ClassRateLimited && !oci.IsSegment(ctx) {
 			p := c.placeOf(ctx, resp.Request.URL, call.limit)
 			c.limited(p, refused.RetryAfter)
 		}
 		failure = c.identify(refused, call)
 	}
-	c.noteDenied(failure, call)
+	if !oci.IsSegment(ctx) {
+		c.noteDenied(failure, call)
+	}
 	return nil, failure
 }
 
@@ -418,7 +431,7 @@ func (c *Client) setCommonHeaders(req *http.Request) {
 // gets an anonymous token, and none that was for the API. The zone is that of the
 // registry, if it has answered before.
 func (c *Client) authenticated(ctx context.Context, target *url.URL, repository string, from zone.Zone) *authTransport {
-	t := &authTransport{authorizer: c.auth, base: c.transport(target, from), origin: target, api: c.isAPI(target), repository: repository, scope: repository, from: from, login: &login{}}
+	t := &authTransport{authorizer: c.auth, base: c.transport(c.routesOf(ctx), target, from), origin: target, api: c.isAPI(target), repository: repository, scope: repository, from: from, login: &login{}}
 	if c.ownAPI(target) {
 		t.login = c.loginOf(ctx)
 	} else if name := repositoryIn(target.Path); name != "" {
@@ -452,15 +465,23 @@ func (c *Client) isAPI(u *url.URL) bool {
 
 // transport returns the transport to an origin, without authentication, for a registry
 // that answered from a zone.
-func (c *Client) transport(target *url.URL, from zone.Zone) http.RoundTripper {
+func (c *Client) transport(r *routes, target *url.URL, from zone.Zone) http.RoundTripper {
 	if sameOrigin(target, c.url) {
-		return originTransport{connTransport{c.routes.origin}, c}
+		return originTransport{connTransport{r.origin}, c}
 	}
-	return c.routes.to(target, from)
+	return r.to(target, from)
+}
+
+// routesOf returns the connections for a call.
+func (c *Client) routesOf(ctx context.Context) *routes {
+	if oci.IsSegment(ctx) {
+		return c.segmentRoutes
+	}
+	return c.routes
 }
 
 // ownTransport is the transport to the registry itself, without authentication.
-func (c *Client) ownTransport() http.RoundTripper { return c.transport(c.url, zone.Public) }
+func (c *Client) ownTransport() http.RoundTripper { return c.transport(c.routes, c.url, zone.Public) }
 
 // identify returns the error with the host and the content of its request.
 func (c *Client) identify(e *Error, call call) *Error {

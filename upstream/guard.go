@@ -111,18 +111,19 @@ type routes struct {
 	all     bool                     // the operator allows all zones
 }
 
-func newRoutes(o Options) *routes {
+// newRoutes returns the routes of a client over some protocols; nil: HTTP/1.1 and HTTP/2.
+func newRoutes(o Options, protocols *http.Protocols) *routes {
 	proxy := proxyFunc(http.ProxyFromEnvironment)
 	if o.Proxy != nil {
 		proxy = http.ProxyURL(o.Proxy)
 	}
 	r := &routes{proxy: proxy, all: o.AllowPrivateRedirects}
 	open := dialer(o, nil)
-	r.origin = newConnections(o, func() *http.Transport { return newTransport(o, o.Certificate, proxy, open) })
-	r.proxied = newConnections(o, func() *http.Transport { return newTransport(o, nil, proxy, open) })
+	r.origin = newConnections(o, func() *http.Transport { return newTransport(o, protocols, o.Certificate, proxy, open) })
+	r.proxied = newConnections(o, func() *http.Transport { return newTransport(o, protocols, nil, proxy, open) })
 	for z := range zone.Zones {
 		guarded := dialer(o, &guard{z, r.all})
-		r.direct[z] = newConnections(o, func() *http.Transport { return newTransport(o, nil, nil, guarded) })
+		r.direct[z] = newConnections(o, func() *http.Transport { return newTransport(o, protocols, nil, nil, guarded) })
 	}
 	return r
 }

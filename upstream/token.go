@@ -83,7 +83,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 		if creds.set() && sameOrigin(req.URL, realm) {
 			req = authenticated(req, key, creds)
 		}
-		return s.client.sendBeside(req, place, s.client.transport(req.URL, from).RoundTrip)
+		return s.client.sendBeside(req, place, s.client.transport(s.client.routes, req.URL, from).RoundTrip)
 	})
 	if refused, ok := errors.AsType[*Error](err); ok {
 		return tokencache.Token{}, refused

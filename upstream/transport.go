@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/internal/shortage"
+	"github.com/weirhq/weir/oci"
 )
 
 const (
@@ -31,8 +32,8 @@ const (
 )
 
 // newTransport returns an HTTP transport. A nil proxy means none, also none of the
-// environment.
-func newTransport(o Options, certificate *tls.Certificate, proxy proxyFunc, dial dialFunc) *http.Transport {
+// environment. Nil protocols are HTTP/1.1 and HTTP/2.
+func newTransport(o Options, protocols *http.Protocols, certificate *tls.Certificate, proxy proxyFunc, dial dialFunc) *http.Transport {
 	config := &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12}
 	if certificate != nil {
 		config.Certificates = []tls.Certificate{*certificate}
@@ -45,6 +46,7 @@ func newTransport(o Options, certificate *tls.Certificate, proxy proxyFunc, dial
 		ResponseHeaderTimeout: o.ReadTimeout,
 		DisableCompression:    true, // a digest is that of the bytes as the registry sends them
 		ForceAttemptHTTP2:     true,
+		Protocols:             protocols,
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingAfter},
 		MaxIdleConnsPerHost:   maxIdleConnsPerHost,
 		IdleConnTimeout:       idleConnTimeout,
@@ -112,6 +114,9 @@ func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	// A client that left, or its own time limit, says nothing about the registry.
 	ours := cause == nil || cause == errHeaderTimeout
 	switch {
+	// The registry may bear no further connection for one blob. Other requests find out
+	// whether it is away.
+	case failed && oci.IsSegment(req.Context()):
 	case failed && failure.connected && ours && isTimeout(failure.err) && t.client.answers.Load() == answers:
 		t.client.connectFailed(failure.err)
 	case !failed || failure.connected:

@@ -92,7 +92,8 @@ func (a *ahead) next(d *Download) error {
 		default:
 			return nil
 		}
-		if err := a.failure(a.part.err); err != nil {
+		// A segment fails for the download. The reader's own part tells more.
+		if err := a.failure(a.part.err); err != nil && !a.part.segment {
 			return err
 		}
 	}

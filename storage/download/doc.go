@@ -43,6 +43,9 @@
 //
 // Parts never fail the download: it fetches what they leave. They end before it does.
 //
+// Segments are parts that the download demands by itself, to have several streams bring
+// a large content. See team.
+//
 // # Sources and proofs
 //
 // A [Source] is two things. Open delivers bytes, from wherever they may come: the

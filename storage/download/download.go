@@ -65,6 +65,7 @@ type Download struct {
 	lent    []func() bool // the Reject of each stream of an origin that contributed
 	resumes int           // how often streams of origins broke off
 	endings []func(stored bool)
+	team    team // with fields of its own that mu guards
 
 	working sync.WaitGroup // fetches of parts
 

@@ -160,6 +160,7 @@ func (d *Download) fetchOwn(slot *lease, s *spool.Spool) error {
 		if err := d.catchUp(s); err != nil {
 			return err
 		}
+		d.recruit(slot, s, span{})
 		gap, state := d.nextGap(s)
 		switch state {
 		case allThere:
@@ -258,7 +259,7 @@ func (d *Download) copy(slot *lease, s *spool.Spool, stream *Stream, g gap) erro
 	defer d.group.buffers.Put(pooled)
 	buf := pooled[:]
 	for at := g.from; !g.bounded || at < g.to; {
-		n, readErr := stream.Read(buf)
+		n, readErr := stream.Read(buf[:d.team.lane(at, g)])
 		if n > 0 {
 			written, own, err := s.Put(buf[:n], at)
 			slot.bytes.Add(int64(written))
@@ -286,7 +287,8 @@ func (d *Download) copy(slot *lease, s *spool.Spool, stream *Stream, g gap) erro
 		if !d.attended(unattendedGrace) {
 			return errUnattended
 		}
-		if d.obstructed(s, at, g) {
+		d.teamwork(slot, s, at, g)
+		if d.obstructed(s, at, g) || d.deserted(s, at, g) {
 			return errCutShort
 		}
 	}

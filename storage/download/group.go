@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	"go.opentelemetry.io/otel/trace"
@@ -57,6 +58,8 @@ type Group struct {
 	running sync.WaitGroup
 	buffers sync.Pool // of *[copyBuffer]byte
 
+	dispensable atomic.Bool // true: the lease of a segment yields to any download
+
 	mu        sync.Mutex // no I/O under it: all digests share it
 	downloads map[key]*Download
 }
@@ -84,7 +87,7 @@ func NewGroup(opts Options) *Group {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Group{
+	g := &Group{
 		opts:      opts,
 		slots:     newSlots(opts.MaxFetches),
 		streams:   newSlots(max(1, opts.MaxFetches/2)),
@@ -93,6 +96,8 @@ func NewGroup(opts Options) *Group {
 		buffers:   sync.Pool{New: func() any { return new([copyBuffer]byte) }},
 		downloads: make(map[key]*Download),
 	}
+	g.dispensable.Store(true)
+	return g
 }
 
 // Open opens a stored content, or else joins its download or starts one from

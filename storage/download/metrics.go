@@ -12,7 +12,18 @@ type Metrics struct {
 	ended                     map[result]prometheus.Counter
 	yielded                   prometheus.Counter
 	duration                  prometheus.Histogram
+	segments                  map[segmentResult]prometheus.Counter
 }
+
+// segmentResult is how a segment ended.
+type segmentResult string
+
+const (
+	segmentDone    segmentResult = "complete"
+	segmentYielded segmentResult = "yielded"
+	segmentFailed  segmentResult = "failed"
+	segmentDropped segmentResult = "dropped"
+)
 
 // NewMetrics registers the package's metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
@@ -20,7 +31,12 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Name: "weir_downloads_ended_total",
 		Help: "Downloads from upstreams that ended, by result: stored, unstored (the store did not take it), corrupt, failed (no upstream delivered it), abandoned (its last client left) or slow (no client waited, and its upstream was too slow).",
 	}, []string{"result"})
+	segments := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_download_segments_total",
+		Help: "Segments of large contents that came beside the stream of their download, by result: complete, yielded (another download needed its place), failed (the download went on with one stream) or dropped (the download ended or paused, or a range of a client took over).",
+	}, []string{"result"})
 	m := &Metrics{
+		segments: make(map[segmentResult]prometheus.Counter),
 		running: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_downloads", Help: "Downloads from upstreams that are running or paused.",
 		}),
@@ -44,7 +60,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, result := range results() {
 		m.ended[result] = ended.WithLabelValues(string(result))
 	}
-	r.MustRegister(m.running, m.waiting, m.readers, ended, m.yielded, m.duration)
+	for _, result := range []segmentResult{segmentDone, segmentYielded, segmentFailed, segmentDropped} {
+		m.segments[result] = segments.WithLabelValues(string(result))
+	}
+	r.MustRegister(m.running, m.waiting, m.readers, ended, m.yielded, m.duration, segments)
 	return m
 }
 
@@ -63,6 +82,12 @@ func (m *Metrics) downloadWaits(more float64) {
 func (m *Metrics) downloadYielded() {
 	if m != nil {
 		m.yielded.Inc()
+	}
+}
+
+func (m *Metrics) segmentEnded(result segmentResult) {
+	if m != nil {
+		m.segments[result].Inc()
 	}
 }
 

@@ -35,13 +35,16 @@ const (
 var errPartSize = errors.New("storage: the part belongs to a content of another size")
 
 // part is a stretch of a content ahead of the watermark that a stream of its own brings into
-// the spool, for a reader that asked for it.
+// the spool, for a reader that asked for it, or as a segment.
 //
 //	wanted ──► active ──► ended      active: it has a place, and the download skips it
 //	    └─────────────────►
+//
+// The download's mutex guards to, which may come nearer, and active.
 type part struct {
 	from, to int64 // without to
 	active   bool
+	segment  bool // the download itself demands it, see team
 	cancel   context.CancelCauseFunc
 	done     chan struct{} // closed at the end, with
 	err      error         // nil: all of it is there
@@ -95,6 +98,9 @@ func (d *Download) nextGap(s *spool.Spool) (gap, gapState) {
 	if start := d.src.Start; !d.opened && start > from+reach && (d.src.End <= 0 || d.src.End-start >= worthSkipping) && (g.to < 0 || start < g.to) {
 		g.to = start
 	}
+	if end := d.team.share(from, size); end >= 0 && (g.to < 0 || end < g.to) {
+		g.to = end
+	}
 	g.bounded = g.to >= 0 && (size < 0 || g.to < size)
 	return g, missing
 }
@@ -136,7 +142,8 @@ func (d *Download) obstructed(s *spool.Spool, at int64, g gap) bool {
 	end := s.Covered(at)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.parts.whole {
+	// Segments were refused, so the stream that is open is worth more than bytes that come once.
+	if d.parts.whole || d.team.refused && !g.bounded {
 		return false
 	}
 	for _, part := range d.parts.running {
@@ -207,7 +214,10 @@ func (d *Download) demand(r *Reader, s *spool.Spool, off int64) (*part, error) {
 			if off <= max(p.from, s.Covered(p.from))+window {
 				return p, nil
 			}
-			return nil, errAlone
+			if !p.segment {
+				return nil, errAlone
+			}
+			p.to = off // the segment ends where the reader begins
 		}
 		if p.from > off {
 			to = min(to, p.from)
@@ -238,7 +248,7 @@ func (d *Download) demand(r *Reader, s *spool.Spool, off int64) (*part, error) {
 func (d *Download) partEnded(p *part) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if errors.Is(p.err, oci.ErrNoRange) {
+	if errors.Is(p.err, oci.ErrNoRange) && !p.segment {
 		d.parts.whole = true
 	}
 	d.parts.running = slices.DeleteFunc(d.parts.running, func(other *part) bool { return other == p })
@@ -261,7 +271,11 @@ func (d *Download) fetchPart(ctx context.Context, s *spool.Spool, src Source, p 
 	stream, err := src.Open(oci.WithAssembly(oci.WithPart(ctx), d.assembly()), p.from, p.to-p.from)
 	if err == nil {
 		d.contributes(stream)
-		err = d.copyPart(ctx, slot, share, s, stream, p)
+		err = d.copyPart(ctx, s, stream, p, func(n int) {
+			slot.bytes.Add(int64(n))
+			share.bytes.Add(int64(n))
+			d.partBytes(n)
+		})
 		stream.Close()
 	}
 	// A part that has to end fails with whatever was under way.
@@ -296,25 +310,22 @@ func (d *Download) activate(s *spool.Spool, p *part) bool {
 	return p.active
 }
 
-// copyPart copies the stream of a part into the spool.
-func (d *Download) copyPart(ctx context.Context, slot, share *lease, s *spool.Spool, stream *Stream, p *part) error {
+// copyPart copies the stream of a part into the spool, and tells how many bytes came.
+func (d *Download) copyPart(ctx context.Context, s *spool.Spool, stream *Stream, p *part, came func(n int)) error {
 	if err := d.announcePart(s, stream); err != nil {
 		return err
 	}
 	buf := d.group.buffers.Get().(*[copyBuffer]byte)
 	defer d.group.buffers.Put(buf)
-	end := min(p.to, sizeOr(s, p.to))
-	for at := p.from; at < end; {
+	for at, end := p.from, d.endOf(s, p); at < end; end = d.endOf(s, p) {
 		n, readErr := stream.Read(buf[:min(copyBuffer, end-at)])
 		written, err := s.WriteAt(buf[:n], at)
-		slot.bytes.Add(int64(written))
-		share.bytes.Add(int64(written))
-		d.partBytes(written)
+		came(written)
 		at += int64(written)
 		switch {
 		case err != nil:
 			return storeError{err}
-		case at == end:
+		case at >= end:
 		case readErr == io.EOF:
 			return io.ErrUnexpectedEOF
 		case readErr != nil:
@@ -327,6 +338,13 @@ func (d *Download) copyPart(ctx context.Context, slot, share *lease, s *spool.Sp
 		}
 	}
 	return nil
+}
+
+// endOf returns the end of a part, or of the content if that is nearer.
+func (d *Download) endOf(s *spool.Spool, p *part) int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return min(p.to, sizeOr(s, p.to))
 }
 
 // announcePart tells the spool the size that the source of a part told.

@@ -153,6 +153,13 @@ func (l *lease) release() {
 	s.admit()
 }
 
+// taken returns how many slots are not free.
+func (s *slots) taken() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.size - s.free
+}
+
 // contended reports whether a download waits for a slot.
 func (s *slots) contended() bool {
 	s.mu.Lock()
@@ -197,10 +204,15 @@ func (s *slots) victims() (chosen []*lease) {
 
 // spareVictims chooses a spare lease for each waiting download that has no slot to come.
 func (s *slots) spareVictims() (chosen []*lease) {
-	wanted := -s.free - s.yielding
-	for _, queue := range s.waiting {
+	wanted, reserved := -s.free-s.yielding, 0
+	for namespace, queue := range s.waiting {
 		wanted += len(queue)
+		// Only the first download of a namespace may have a slot of the reserve.
+		if len(queue) > 1 || s.running[namespace] != nil {
+			reserved = s.reserved
+		}
 	}
+	wanted += reserved
 	for _, leases := range s.running {
 		for _, l := range leases {
 			if wanted > 0 && !l.yields && l.cancel != nil && l.spare != nil && l.spare.Load() {
