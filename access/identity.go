@@ -83,17 +83,39 @@ type OIDC struct {
 
 // Name returns the identity as logs and messages name it: alice, cert:node-1,
 // oidc:github:SUBJECT or anonymous.
-func (i *Identity) Name() string {
+func (i *Identity) Name() string { return i.Who().String() }
+
+// Who returns the parts of the name, without joining them.
+func (i *Identity) Who() Name {
 	switch {
 	case i.User != "":
-		return i.User
+		return Name{Subject: i.User}
 	case i.OIDC != nil:
 		subject, _ := i.OIDC.Claims["sub"].(string)
-		return "oidc:" + i.OIDC.Provider + ":" + subject
+		return Name{Kind: "oidc", Issuer: i.OIDC.Provider, Subject: subject}
 	case i.Certificate != nil:
-		return "cert:" + i.Certificate.name()
+		return Name{Kind: "cert", Subject: i.Certificate.name()}
 	default:
-		return "anonymous"
+		return Name{Subject: "anonymous"}
+	}
+}
+
+// Name is the name of an identity in its parts. The zero Name is that of none.
+type Name struct {
+	Kind    string // empty, oidc or cert
+	Issuer  string // of an oidc
+	Subject string
+}
+
+// String joins the parts with colons.
+func (n Name) String() string {
+	switch {
+	case n.Issuer != "":
+		return n.Kind + ":" + n.Issuer + ":" + n.Subject
+	case n.Kind != "":
+		return n.Kind + ":" + n.Subject
+	default:
+		return n.Subject
 	}
 }
 

@@ -83,6 +83,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Proxies: &m.routing.proxies,
 		Tokens:  tokenService{&m.routing.access, &m.routing.proxies}.serve,
 		Grants:  &m.grants,
+		Pulls:   m.engine.pulls,
 		Metrics: m.routing.requests,
 		Logger:  logger,
 

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"log/slog"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +12,7 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/namespace/keepwarm"
+	"github.com/weirhq/weir/namespace/pulls"
 	"github.com/weirhq/weir/storage/download"
 )
 
@@ -24,6 +26,7 @@ type engine struct {
 	warmer    *keepwarm.Warmer
 	downloads *download.Group
 	cache     *namespace.Cache
+	pulls     *pulls.Counter
 }
 
 func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trace.Tracer, metrics prometheus.Registerer, id via.ID, logger *slog.Logger) (*engine, error) {
@@ -55,12 +58,14 @@ func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trac
 		Content: parts.content, Records: parts.records, OnBrokeOff: parts.brokeOff,
 		Logger: logger, ID: id,
 	})
+	e.pulls = pulls.New(pulls.Options{Records: parts.catalog, Mirror: parts.name, Health: parts.records})
 	return e, nil
 }
 
 // close ends all work. When it returns, nothing of the engine reads or writes the
 // store.
 func (e *engine) close() {
+	e.pulls.Close(context.Background())
 	// Warming ends first, because it starts downloads. Jobs of the pool wait for
 	// downloads, so the pool is closed before them.
 	e.warmer.Close()

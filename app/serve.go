@@ -179,6 +179,7 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.engine.warmer.Close()
 	m.engine.ahead.Close()
 	err := server.Shutdown(ctx)
+	m.engine.pulls.Close(ctx)
 	m.engine.checks.Close() // a tag whose check is overdue is checked by a later request
 	if err == nil {
 		// A lookup may run on although its clients have left. Its answer is worth

@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"log/slog"
 	"sync"
@@ -67,6 +69,7 @@ type storageParts struct {
 	content     *storage.Health
 	records     *storage.Health
 	quarantined prometheus.Counter
+	name        func() string // of this mirror among those on one bucket
 
 	stop    context.CancelFunc // of the keeping of records
 	keeping sync.WaitGroup
@@ -107,6 +110,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		content: storage.NewHealth(logger, "content"),
 		records: storage.NewHealth(logger, "records of tags and possession"),
 	}
+	s.name = sync.OnceValue(func() string { return nameOf(driver.Records()) })
 	s.measure(cfg, metrics)
 	// From the disk upwards: small content in memory, then eviction, which
 	// must see each use, also one that memory answers.
@@ -137,6 +141,30 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		Limits: func() catalog.Limits { return s.recordLimits(cfg, quota) },
 	})
 	return s, nil
+}
+
+const (
+	// nameKey is the key of the record with the name of a mirror. It is of no sort of the
+	// catalog's, so it stays on this machine.
+	nameKey = "_mirror"
+	// nameBytes is the length of a name before it is encoded: two of some thousand mirrors are
+	// never the same.
+	nameBytes = 8
+)
+
+// nameOf returns the name of the mirror that has some records, and writes it if there is none.
+// A mirror that cannot write it has another name after a restart.
+func nameOf(records storage.Records) string {
+	ctx := context.Background()
+	known, err := records.Get(ctx, nameKey)
+	if name, invalid := hex.DecodeString(string(known)); err == nil && invalid == nil && len(name) == nameBytes {
+		return hex.EncodeToString(name)
+	}
+	random := make([]byte, nameBytes)
+	_, _ = rand.Read(random) // it never fails
+	name := hex.EncodeToString(random)
+	_ = records.Put(ctx, nameKey, []byte(name)) // the record of pulls fails next, and is reported
+	return name
 }
 
 // localLimits returns the limits of the content of this machine; 0: there is none.

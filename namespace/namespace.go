@@ -189,6 +189,9 @@ func (n *Namespace) FirstUpstream() string {
 // asked.
 func (n *Namespace) UpstreamHosts() []string { return slices.Clone(n.spec.UpstreamHosts) }
 
+// Repository returns the identity of one of the namespace's repositories in the cache.
+func (n *Namespace) Repository(repo string) storage.RepoID { return n.repoID(repo) }
+
 // repoID returns the identity of one of the namespace's repositories in the cache.
 func (n *Namespace) repoID(repo string) storage.RepoID {
 	return storage.RepoID{Namespace: n.space, Name: repo}

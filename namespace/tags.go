@@ -19,7 +19,8 @@ import (
 // for a slow client and are short enough that tags seldom move meanwhile.
 const pendingLife = 10 * time.Minute
 
-// tagBook holds the tags that are known, and is the only writer of their records.
+// tagBook holds the tags that are known, and is the only writer of their records and of their
+// histories.
 //
 // A tag leads to a manifest that is stored. A tag that was seen to name another
 // manifest is pending until that one is stored: the old manifest can still be
@@ -103,11 +104,31 @@ func (b *tagBook) Stored(ctx context.Context, repo storage.RepoID, dgst digest.D
 
 // Gone forgets a tag that its upstream no longer has.
 func (b *tagBook) Gone(ctx context.Context, repo storage.RepoID, tag string) {
+	if known, ok := b.Current(ctx, repo, tag); ok {
+		b.leave(ctx, repo, tag, known)
+	}
 	if err := b.catalog.DeleteTag(ctx, repo, tag); err != nil && !errors.Is(err, storage.ErrNotExist) {
 		b.logger.Warn("cannot forget a tag that its upstream no longer has", "repository", repo.String(), "tag", tag, "error", err)
 	}
 }
 
+// leave notes in the history of a tag the manifest that it names no more.
+func (b *tagBook) leave(ctx context.Context, repo storage.RepoID, tag string, known catalog.Tag) {
+	named := catalog.Named{Digest: known.Descriptor.Digest, First: known.Since, Last: known.Checked}
+	recorded(b.health, b.catalog.AddHistory(ctx, repo, tag, named), repo, "tag", tag)
+}
+
+// put records a tag. The manifest that it named before goes into its history.
 func (b *tagBook) put(ctx context.Context, repo storage.RepoID, tag string, record catalog.Tag) {
+	known, ok := b.Current(ctx, repo, tag)
+	switch {
+	case !ok:
+		record.Since = record.Checked
+	case known.Descriptor.Digest == record.Descriptor.Digest:
+		record.Since = known.Since
+	default:
+		record.Since = record.Checked
+		b.leave(ctx, repo, tag, known)
+	}
 	recorded(b.health, b.catalog.PutTag(ctx, repo, tag, record), repo, "tag", tag)
 }

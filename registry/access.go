@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -14,6 +15,7 @@ import (
 	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/internal/reply"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/pulls"
 )
 
 // entry collects the facts about a request for the log and the metrics.
@@ -68,12 +70,30 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			aborted: failure != nil && r.Context().Err() == nil,
 		}
 		h.logAndCount(r, e, s)
+		h.countPull(r, x, s)
 		e.annotateSpan(trace.SpanFromContext(r.Context()), r.Method, s)
 		if failure != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}()
 	h.api(answer, r, x)
+}
+
+// warmAgent begins the User-Agent of weir warm, which is no client that wants an image.
+const warmAgent = "weir-warm/"
+
+// countPull counts a request that got a whole manifest.
+func (h *Handler) countPull(r *http.Request, x *transaction, s served) {
+	p := &x.pull
+	whole := p.manifestOf != "" && s.status == http.StatusOK && !s.aborted && r.Method == http.MethodGet
+	if h.opts.Pulls == nil || !whole || strings.HasPrefix(r.UserAgent(), warmAgent) {
+		return
+	}
+	by := pulls.Client{User: x.entry.visitor.who()}
+	if by.User == (access.Name{}) {
+		by.Address = h.opts.Proxies.Load().Address(r)
+	}
+	h.opts.Pulls.Count(p.ns.Repository(p.repo), p.req.Reference.Tag(), p.manifestOf, by)
 }
 
 // logAndCount logs and counts a request that has ended.

@@ -54,6 +54,8 @@ type pull struct {
 
 	copier *reply.Copier
 
+	manifestOf digest.Digest // of the answer; empty: it has no manifest
+
 	values [8]string // of the answer's headers; a cached content has eight at most
 	filled int
 }
@@ -67,6 +69,7 @@ func (p *pull) manifest() error {
 	if err != nil {
 		return err
 	}
+	p.manifestOf = m.Descriptor.Digest
 	p.setCacheStatus(m.Outcome)
 	p.set("Content-Type", m.Descriptor.MediaType)
 	p.setContentHeaders(m.Descriptor.Digest)

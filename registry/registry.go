@@ -22,6 +22,7 @@ import (
 	"github.com/weirhq/weir/internal/reply"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/pulls"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 )
@@ -50,6 +51,7 @@ type Options struct {
 	Tokens func(http.ResponseWriter, *http.Request) (holder string, refused error)
 	// Grants seals the credentials of clients whose own rights decide.
 	Grants  *access.Grants
+	Pulls   *pulls.Counter // of manifests; nil counts nothing
 	Metrics *Metrics
 	Logger  *slog.Logger
 }

@@ -128,11 +128,14 @@ func (v *visitor) sees(ctx context.Context, repo storage.RepoID) bool {
 }
 
 // user returns the name of the sender for the log, or "" without one.
-func (v *visitor) user() string {
+func (v *visitor) user() string { return v.who().String() }
+
+// who returns the parts of the name of the sender, none without one.
+func (v *visitor) who() access.Name {
 	if v.identity == nil || v.identity.Anonymous {
-		return ""
+		return access.Name{}
 	}
-	return v.identity.Name()
+	return v.identity.Who()
 }
 
 // questionOf returns a request in the terms of access rules. Canonical is the name of its

@@ -5,6 +5,8 @@
 //     repository's link says nothing about another repository.
 //   - A delivery says that a namespace's own upstreams delivered all bytes of a digest.
 //   - A [Document] is another answer of an upstream, such as a list of tags.
+//   - [RepositoryPulls] are the pulls that a mirror has counted.
+//   - A [History] has the manifests that a tag named before.
 package catalog
 
 import (
@@ -31,12 +33,16 @@ type Tag struct {
 	Checked    time.Time          `json:"checked"` // when an upstream last said so
 	// Fallback is set if another upstream than the first one said so.
 	Fallback bool `json:"fallback,omitempty"`
+	// Since is when the tag was first seen to name this manifest; the zero time if that is
+	// not known.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // link is the record that a repository possesses a content.
 type link struct {
 	ocispec.Descriptor
 	Proven time.Time `json:"proven,omitzero"` // when its upstream last showed or confirmed it
+	Since  time.Time `json:"since,omitzero"`  // when the repository got it
 }
 
 // Document is an answer of an upstream that is kept for when it cannot be asked,
@@ -83,6 +89,8 @@ type Catalog struct {
 	links      *table[link]
 	deliveries *table[delivery]
 	documents  *table[Document]
+	pulls      *table[RepositoryPulls]
+	histories  *table[History]
 }
 
 // New returns a catalog over records.
@@ -108,7 +116,13 @@ func New(records storage.Records, opts Options) *Catalog {
 	// Deliveries are read when a repository is about to use bytes that it did not bring.
 	deliveries := newTable(records, validDelivery, opts.Logger)
 	tags.touch, links.touch, deliveries.touch, documents.touch = opts.Touch, opts.Touch, opts.Touch, opts.Touch
-	return &Catalog{records: records, tags: tags, links: links, deliveries: deliveries, documents: documents}
+	// Pulls and histories are read by people, and are written seldom.
+	pulls := newTable(records, validRepositoryPulls, opts.Logger)
+	histories := newTable(records, validHistory, opts.Logger)
+	return &Catalog{
+		records: records, tags: tags, links: links, deliveries: deliveries, documents: documents,
+		pulls: pulls, histories: histories,
+	}
 }
 
 // Tag returns the last known state of a tag, or ErrNotExist. Checked is the zero time
@@ -119,7 +133,7 @@ func (c *Catalog) Tag(ctx context.Context, repo storage.RepoID, tag string) (Tag
 		return Tag{}, err
 	}
 	value, err := c.tags.get(ctx, key)
-	value.Checked = pastOnly(value.Checked)
+	value.Checked, value.Since = pastOnly(value.Checked), pastOnly(value.Since)
 	return value, err
 }
 
@@ -192,6 +206,17 @@ func (c *Catalog) Proven(ctx context.Context, repo storage.RepoID, dgst digest.D
 	return pastOnly(known.Proven), err
 }
 
+// Since returns when a repository got a content. It is the zero time if the record tells no
+// time or one that lies in the future.
+func (c *Catalog) Since(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (time.Time, error) {
+	key, err := LinkKey(repo, dgst)
+	if err != nil {
+		return time.Time{}, err
+	}
+	known, err := c.links.get(ctx, key)
+	return pastOnly(known.Since), err
+}
+
 // DeleteLink forgets that a repository may serve a content, or returns ErrNotExist.
 func (c *Catalog) DeleteLink(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
 	key, err := LinkKey(repo, dgst)
@@ -238,7 +263,10 @@ func (c *Catalog) PutLink(ctx context.Context, repo storage.RepoID, descriptor o
 	}
 	now := time.Now()
 	return c.links.update(ctx, key, func(known link) link {
-		proven := link{Descriptor: core(descriptor), Proven: now}
+		proven := link{Descriptor: core(descriptor), Proven: now, Since: known.Since}
+		if known.Digest == "" {
+			proven.Since = now
+		}
 		proven.MediaType = cmp.Or(proven.MediaType, known.MediaType)
 		return proven
 	}, recentlyProven)

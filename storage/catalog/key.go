@@ -30,6 +30,8 @@ const (
 	linksSegment      = "_links"      // /<algorithm>/<hex>
 	documentsSegment  = "_documents"  // /<kind>/<sha256 of the document's name>
 	deliveriesSegment = "_deliveries" // /<algorithm>/<hex>, of a namespace
+	pullsSegment      = "_pulls"      // /<mirror>
+	historySegment    = "_history"    // /<tag>
 )
 
 // sort is one sort of record.
@@ -72,6 +74,14 @@ var sorts = []sort{
 	{
 		segment: documentsSegment,
 		delete:  func(ctx context.Context, c *Catalog, key string) error { return c.documents.delete(ctx, key) },
+	},
+	{
+		segment: pullsSegment,
+		delete:  func(ctx context.Context, c *Catalog, key string) error { return c.pulls.delete(ctx, key) },
+	},
+	{
+		segment: historySegment,
+		delete:  func(ctx context.Context, c *Catalog, key string) error { return c.histories.delete(ctx, key) },
 	},
 }
 

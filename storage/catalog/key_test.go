@@ -23,6 +23,8 @@ func FuzzKeys(f *testing.F) {
 			tagsSegment:      func() (string, error) { return tagKey(repo, leaf) },
 			linksSegment:     func() (string, error) { return LinkKey(repo, digest.FromString(leaf)) },
 			documentsSegment: func() (string, error) { return documentKey(repo, "list", leaf) },
+			historySegment:   func() (string, error) { return leafKey(repo, historySegment, leaf) },
+			pullsSegment:     func() (string, error) { return leafKey(repo, pullsSegment, leaf) },
 		} {
 			key, err := key()
 			if err != nil {
