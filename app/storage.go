@@ -114,7 +114,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 	s.measure(cfg, metrics)
 	// From the disk upwards: small content in memory, then eviction, which
 	// must see each use, also one that memory answers.
-	hot := memcache.New(driver, memcache.Options{MaxBytes: hotBytes, MaxObject: hotObject, OnCorrupt: s.quarantine})
+	hot := memcache.New(driver, memcache.Options{MaxBytes: hotBytes, MaxObject: hotObject, Keeps: isDocument, OnCorrupt: s.quarantine})
 	s.store = evict.New(hot, quota, evict.Options{
 		MaxManifest: int64(whole.Global.MaxManifestSize),
 		MinFree:     int64(cfg.MinFree),
@@ -312,6 +312,12 @@ func (s *storageParts) reportStuck(dgst digest.Digest, err error) {
 		s.logger.Error("stored content is damaged and cannot be quarantined. Clients get it from upstream",
 			"digest", dgst, "user", whoami.User(), "error", err)
 	}
+}
+
+// isDocument reports whether a small content is a manifest or a configuration, by its first byte:
+// these are JSON. Memory is not for small layers, which each node pulls once.
+func isDocument(first byte) bool {
+	return first == '{' || first == ' ' || first == '\n' || first == '\t' || first == '\r'
 }
 
 // durability returns when content of the disk survives a power cut.

@@ -34,6 +34,7 @@ type Store struct {
 	next      storage.Store
 	maxBytes  int64
 	maxObject int64
+	keeps     func(first byte) bool
 	discard   func(context.Context, digest.Digest) error // takes corrupt content out of next
 
 	mu        sync.Mutex
@@ -55,6 +56,9 @@ const overhead = 256
 type Options struct {
 	MaxBytes  int64 // of all content in memory; the least recently used goes first
 	MaxObject int64 // larger content is not kept in memory
+	// Keeps tells by its first byte whether a content gains from memory; those that do not
+	// are verified when they are read, as all small ones are. The default keeps all.
+	Keeps func(first byte) bool
 	// OnCorrupt takes content that is corrupt or cannot be read out of the store
 	// below, or returns the reason why it could not. The default deletes it.
 	OnCorrupt func(context.Context, digest.Digest) error
@@ -65,13 +69,16 @@ func New(next storage.Store, opts Options) *Store {
 	if opts.OnCorrupt == nil {
 		opts.OnCorrupt = next.Delete
 	}
+	if opts.Keeps == nil {
+		opts.Keeps = func(byte) bool { return true }
+	}
 	objects, err := simplelru.NewLRU[digest.Digest, []byte](math.MaxInt, nil)
 	if err != nil {
 		panic(err) // cannot be: the number of entries is positive
 	}
 	return &Store{
 		next: next, maxBytes: opts.MaxBytes, maxObject: min(opts.MaxObject, opts.MaxBytes-overhead),
-		discard: opts.OnCorrupt, objects: objects,
+		keeps: opts.Keeps, discard: opts.OnCorrupt, objects: objects,
 	}
 }
 
@@ -107,7 +114,9 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", storage.ErrUnreadable, dgst, errors.Join(err, s.discard(ctx, dgst)))
 	}
-	s.add(dgst, content, deletions)
+	if len(content) == 0 || s.keeps(content[0]) {
+		s.add(dgst, content, deletions)
+	}
 	return newObject(dgst, content), nil
 }
 
@@ -117,7 +126,7 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	if err := s.next.Commit(ctx, dgst, sp); err != nil {
 		return err
 	}
-	if size := sp.Size(); !known && size <= s.maxObject {
+	if size := sp.Size(); !known && size <= s.maxObject && s.keepsSpool(sp) {
 		// If the spool cannot be read, the first Open reads the store.
 		if content, err := readSpool(ctx, sp, size); err == nil {
 			s.add(dgst, content, deletions)
@@ -165,6 +174,13 @@ func (s *Store) add(dgst digest.Digest, content []byte, deletions uint64) {
 		_, oldest, _ := s.objects.RemoveOldest()
 		s.bytes -= cost(oldest)
 	}
+}
+
+// keepsSpool reports whether a complete spool is kept in memory.
+func (s *Store) keepsSpool(sp *spool.Spool) bool {
+	var first [1]byte
+	n, err := sp.ReadBack(first[:], 0)
+	return err == nil && (n == 0 || s.keeps(first[0]))
 }
 
 func cost(content []byte) int64 { return int64(len(content)) + overhead }

@@ -68,6 +68,24 @@ func TestHotPassesLargeFilesThrough(t *testing.T) {
 	}
 }
 
+// Content that is not kept is verified at each reading all the same.
+func TestHotKeepsSome(t *testing.T) {
+	m := storagetest.NewMemory(t)
+	hot := memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 100, Keeps: func(first byte) bool { return first == '{' }})
+	for body, opens := range map[string]int{"{}": 0, "layer": 2, "": 0} {
+		dgst := storagetest.Commit(t, hot, m.Spools(), []byte(body))
+		before := m.Calls("Open")
+		for range 2 {
+			if got := storagetest.Read(t, hot, dgst); string(got) != body {
+				t.Errorf("read %q", got)
+			}
+		}
+		if got := m.Calls("Open") - before; got != opens {
+			t.Errorf("%q: %d opens below, want %d", body, got, opens)
+		}
+	}
+}
+
 func TestHotIsBounded(t *testing.T) {
 	m := storagetest.NewMemory(t)
 	const room = 4 * 1256 // for 4 objects of 1000 bytes, each with what it costs beside them
