@@ -20,7 +20,7 @@ const (
 // request costs more than the rest of its line. Lines wait for the batchDelay at most, and
 // their order stays that in which they came.
 //
-// If the file takes no more, as a pipe that nobody reads, a full batch makes its loggers wait,
+// If the file takes no more, such as a pipe without a reader, a full batch makes its loggers wait,
 // as they did without one. So no line is lost, and memory is bounded by two batches.
 type batch struct {
 	w io.Writer

@@ -77,7 +77,7 @@ func TestLinesOfRequestsAreWrittenTogether(t *testing.T) {
 	}
 }
 
-// While nobody reads the log, requests wait once a batch is full. No line is lost, and those of one
+// While the log is not read, requests wait once a batch is full. No line is lost, and those of one
 // request keep their order.
 func TestFullBatchMakesRequestsWait(t *testing.T) {
 	const clients, requests, size = 8, 200, 512

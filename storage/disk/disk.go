@@ -291,7 +291,7 @@ func (s *Store) FlushStats() FlushStats {
 	}
 }
 
-// Close stops the background work, flushes what was not flushed yet, and removes this
+// Close stops the background work, flushes the files of the last seconds, and removes this
 // process's temporary files. Spools have to be closed before; content that is open can be
 // read on.
 func (s *Store) Close() error {

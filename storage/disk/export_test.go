@@ -18,7 +18,7 @@ func (s *Store) WaitForSuspects(n int64) {
 // OnSyncfs calls f, in place of syncfs, to flush the filesystem.
 func (s *Store) OnSyncfs(f func() error) { s.flusher.syncfs = f }
 
-// Flush flushes now what was written since the last flush.
+// Flush flushes the files that were written since the last flush, without a delay.
 func (s *Store) Flush() { s.flusher.flush() }
 
 // OnFlush calls f, in place of fsync, for each file and directory that the

@@ -211,7 +211,7 @@ func TestPowerCut(t *testing.T) {
 }
 
 // expectRecovery fails the test unless a store over the state after a power cut serves nothing
-// wrong, and stores anew what is missing. In the other order, downloads come before readers.
+// wrong, and stores missing contents anew. In the other order, downloads come before readers.
 func (w *worker) expectRecovery(left image, readersFirst bool) {
 	w.t.Helper()
 	root := w.t.TempDir()
@@ -265,7 +265,7 @@ func TestFlushedContentIsNoSuspect(t *testing.T) {
 	}
 }
 
-// The goroutine of the next process hashes what nobody asks for. Damaged content goes to the
+// The goroutine of the next process hashes the contents that no client asks for. Damaged content goes to the
 // quarantine, and intact content loses its mark with the next flush.
 func TestSuspectsAreChecked(t *testing.T) {
 	root := t.TempDir()

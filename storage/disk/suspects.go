@@ -22,7 +22,7 @@ const hashStep = 256 << 10
 
 // suspects are marked files that this process has not written: an earlier process ended, or
 // its machine did, before they were flushed. Each is hashed before it is served. The
-// listing of the store finds them, and a goroutine hashes those that nobody asks for.
+// listing of the store finds them, and a goroutine hashes those that no client asks for.
 type suspects struct {
 	hashing keylock.Map[string] // by path
 

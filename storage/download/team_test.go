@@ -211,7 +211,7 @@ func TestSegmentsStayNear(t *testing.T) {
 	})
 }
 
-// What goes wrong with a segment costs the pull nothing but its speed.
+// A fault of a segment costs the pull nothing but its speed.
 func TestSegmentFails(t *testing.T) {
 	testutil.Long(t, "it downloads large contents")
 	first := int64(12 * mib) // of the first segment, behind the 4 MiB and the lead of the stream
