@@ -13,6 +13,8 @@ import (
 	"slices"
 	"sync"
 	"testing"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // server is an HTTP server that can stop and start again on its address.
@@ -32,13 +34,15 @@ type server struct {
 // start starts one of the registry's servers.
 func (r *Registry) start(name string, handler http.Handler, clientCert bool) *server {
 	r.t.Helper()
-	s := &server{t: r.t, handler: handler, network: r.config.network, addr: "127.0.0.1:0"}
+	s := &server{t: r.t, handler: handler, network: r.config.network}
 	scheme := "http"
 	if r.certs != nil {
 		scheme = "https"
 		s.tls = r.certs.serverConfig(clientCert)
 	}
-	if s.network != nil {
+	if s.network == nil {
+		s.addr = testutil.FreeAddr(r.t)
+	} else {
 		s.addr = r.config.host
 		if name != "" {
 			s.addr = name + "." + s.addr
