@@ -70,7 +70,7 @@ test:
 	$(call run_tests,-short -timeout 10m)
 
 test-all: deps lint
-	$(call run_tests,-timeout 20m)
+	$(call run_tests,-timeout 40m)
 
 soak:
 	$(GO) test ./tests/soak -count 1 -soak.duration=10m -timeout 40m -v

@@ -106,15 +106,19 @@ func TestCounterIsBounded(t *testing.T) {
 			c.Count(storage.RepoID{Namespace: "ghcr.io", Name: fmt.Sprint("app", i/100)}, "", digest.FromString(fmt.Sprint(i)), alice)
 		}
 		synctest.Wait()
-		m.FailPut(nil)
-		writings := m.Calls("Put")
-		if writings == 0 {
+		if m.Calls("Put") == 0 {
 			t.Error("nothing was written before a minute was over")
 		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		if n := m.Calls("Put") - writings; n != 41 {
-			t.Errorf("%d repositories had pulls in memory, want 41", n)
+		images := 0
+		for i := range 50 {
+			got, err := c.Of(t.Context(), storage.RepoID{Namespace: "ghcr.io", Name: fmt.Sprint("app", i)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			images += len(got.Images)
+		}
+		if images != 4096 {
+			t.Errorf("%d images had pulls in memory, want 4096", images)
 		}
 	})
 }

@@ -44,7 +44,7 @@ func TestKeep(t *testing.T) {
 			must(t, err)
 			defer store.Close()
 			kept := catalog.New(store.Records(), catalog.Options{Touch: store.TouchRecord})
-			document := catalog.Document{Body: make([]byte, 117), Checked: checked} // 200 bytes as JSON
+			document := catalog.Document{Body: make([]byte, 54), Checked: checked} // 200 bytes with its checksum
 			for i := range 64 {
 				must(t, kept.PutDocument(t.Context(), app, "kind", fmt.Sprint(i), document))
 			}
