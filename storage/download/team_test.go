@@ -158,11 +158,11 @@ func TestSegments(t *testing.T) {
 		"20 MiB, of which 16 remain": {size: 20 * mib, faster: 1.5, most: 2,
 			requests: []string{"0+-1", "12582912+8388608"}},
 		"less than 16 MiB remain": {size: 20*mib - 1, most: 1, requests: []string{"0+-1"}},
-		"one stream is the rule":  {size: 64 * mib, change: func(l *line) { l.streams = 1 }, most: 1, requests: []string{"0+-1"}},
+		"one stream is the rule":  {size: 24 * mib, change: func(l *line) { l.streams = 1 }, most: 1, requests: []string{"0+-1"}},
 		"two streams":             {size: 64 * mib, change: func(l *line) { l.streams = 2 }, faster: 1.7, most: 2},
-		"one place":               {size: 64 * mib, options: func(o *download.Options) { o.MaxFetches = 1 }, most: 1, requests: []string{"0+-1"}},
+		"one place":               {size: 24 * mib, options: func(o *download.Options) { o.MaxFetches = 1 }, most: 1, requests: []string{"0+-1"}},
 		"two places":              {size: 64 * mib, options: func(o *download.Options) { o.MaxFetches = 2 }, faster: 1.7, most: 2},
-		"an unknown size":         {size: 64 * mib, change: func(l *line) { l.noSize = true }, most: 1, requests: []string{"0+-1"}},
+		"an unknown size":         {size: 24 * mib, change: func(l *line) { l.noSize = true }, most: 1, requests: []string{"0+-1"}},
 		"segments of 16 MiB":      {size: 128 * mib, faster: 3, most: 4},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -193,11 +193,11 @@ func TestSegments(t *testing.T) {
 // Segments are never more than 128 MiB ahead of the watermark, and the file has no more than
 // that behind a gap, however long the stream at the watermark takes.
 func TestSegmentsStayNear(t *testing.T) {
-	testutil.Long(t, "it downloads 400 MiB")
+	testutil.Long(t, "it downloads 256 MiB")
 	synctest.Test(t, func(t *testing.T) {
 		s := newSetup(t, nil)
 		defer s.Close()
-		l := newLine(random(400 * mib))
+		l := newLine(random(256 * mib))
 		l.begins = func(from int64) error {
 			l.wire.mu.Lock()
 			defer l.wire.mu.Unlock()
@@ -207,7 +207,7 @@ func TestSegmentsStayNear(t *testing.T) {
 			return nil
 		}
 		s.pull(t, l)
-		l.expect(t, 400*mib)
+		l.expect(t, 256*mib)
 	})
 }
 
