@@ -179,7 +179,7 @@ func TestDamagedRecords(t *testing.T) {
 			}
 			first.MetricIs(t, 0, "weir_downloads")
 			first.Terminate(t)
-			for _, record := range first.Stored(t, "records") {
+			for _, record := range first.Stored(t, "records", "mirror") {
 				// A record that shares its directory with another one is gone already.
 				err := damage(filepath.Join(first.Data, record))
 				if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ENOTDIR) {
