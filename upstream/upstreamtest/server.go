@@ -40,9 +40,7 @@ func (r *Registry) start(name string, handler http.Handler, clientCert bool) *se
 		scheme = "https"
 		s.tls = r.certs.serverConfig(clientCert)
 	}
-	if s.network == nil {
-		s.addr = testutil.FreeAddr(r.t)
-	} else {
+	if s.network != nil {
 		s.addr = r.config.host
 		if name != "" {
 			s.addr = name + "." + s.addr
@@ -88,7 +86,18 @@ func (s *server) listener() (net.Listener, error) {
 	if s.network != nil {
 		return s.network.Listen(s.addr)
 	}
-	return net.Listen("tcp", s.addr)
+	if s.addr != "" {
+		return net.Listen("tcp", s.addr)
+	}
+	// A server of another test may take the address meanwhile.
+	var listener net.Listener
+	var err error
+	for range 10 {
+		if listener, err = net.Listen("tcp", testutil.FreeAddr(s.t)); err == nil {
+			return listener, nil
+		}
+	}
+	return nil, err
 }
 
 func (s *server) stop() {
