@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/weirhq/weir/tests/harness"
 )
 
 // actor is one attacker: a registry that a block of the mirror leads to, clients, or
@@ -108,8 +110,17 @@ func (a *attacker) get(ctx context.Context, path string, headers ...string) answ
 	return a.do(ctx, http.MethodGet, path, headers...)
 }
 
+// getWhole requests a path as an honest client does, who waits for all of the answer.
+func (a *attacker) getWhole(ctx context.Context, path string) answer {
+	return a.within(ctx, harness.Patience, http.MethodGet, path)
+}
+
 func (a *attacker) do(ctx context.Context, method, path string, headers ...string) answer {
-	ctx, cancel := context.WithTimeout(ctx, patient)
+	return a.within(ctx, patient, method, path, headers...)
+}
+
+func (a *attacker) within(ctx context.Context, patience time.Duration, method, path string, headers ...string) answer {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, a.stage.mirror.URL+path, nil)
 	if err != nil {

@@ -30,7 +30,7 @@ func vandal(s *stage) actor {
 			s.violated("%s: %v", a.name, err)
 			return
 		}
-		if got := a.get(ctx, path); ctx.Err() == nil && (got.status != http.StatusOK || !bytes.Equal(got.body, open.body(dgst))) {
+		if got := a.getWhole(ctx, path); ctx.Err() == nil && (got.status != http.StatusOK || !bytes.Equal(got.body, open.body(dgst))) {
 			s.violated("%s: after damage %d, a blob is %d with %d bytes of %d", a.name, n%damages, got.status, len(got.body), len(open.body(dgst)))
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 
@@ -108,9 +109,28 @@ func (s *stage) peak() (bytes int64) {
 }
 
 // onDisk is the size of all files of the mirror, of content, records, running downloads and
-// all others.
-func (s *stage) onDisk() (sum int64) {
-	err := filepath.WalkDir(s.mirror.Data, func(_ string, entry fs.DirEntry, err error) error {
+// all others. Files come, go and move while they are counted: a download takes the room of
+// content that was counted and then evicted, or becomes content. Either is counted twice in
+// one order of the directories and not in the other, so the smaller sum is nearer.
+func (s *stage) onDisk() int64 {
+	entries, err := os.ReadDir(s.mirror.Data)
+	if err != nil {
+		s.violated("the data of the mirror: %v", err)
+	}
+	there := s.sizeOf(entries)
+	slices.Reverse(entries)
+	return min(there, s.sizeOf(entries))
+}
+
+func (s *stage) sizeOf(entries []fs.DirEntry) (sum int64) {
+	for _, entry := range entries {
+		sum += s.sizeBelow(filepath.Join(s.mirror.Data, entry.Name()))
+	}
+	return sum
+}
+
+func (s *stage) sizeBelow(path string) (sum int64) {
+	err := filepath.WalkDir(path, func(_ string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return ignoreMissing(err)
 		}
