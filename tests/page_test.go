@@ -146,8 +146,8 @@ func (p *page) rows(t *testing.T, column string, cells int) [][]string {
 // pages returns the paths of all pages that are written for readers.
 func pages(t *testing.T) []string {
 	t.Helper()
-	found := []string{"../README.md"}
-	for _, pattern := range []string{"../docs/*.md", "../docs/*/*.md", "../contrib/*/*.md"} {
+	var found []string
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../docs/*/*.md", "../contrib/*/*.md"} {
 		names, err := filepath.Glob(pattern)
 		harness.Must(t, err)
 		found = append(found, names...)
