@@ -133,6 +133,7 @@ const (
 	GetToken     Action = "get-token"
 	ReadMetrics  Action = "metrics"
 	ReadPage     Action = "ui-asset" // the page at /
+	ReadAPI      Action = "ui-api"   // what is cached, below /api/v1
 )
 
 // Page is the part of a list that a request asks for (distribution-spec, "Listing Tags"), as

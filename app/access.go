@@ -112,9 +112,16 @@ func explainDenied(e *access.DeniedError) string {
 	}
 }
 
-// seesKey is the context's key of a func(block string) bool: whether the client may know
-// of a block.
+// seesKey is the context's key of a func(block, name string) bool: whether the client may know
+// of a repository, or of a block if the name is empty.
 type seesKey struct{}
+
+// sees reports whether the client of a request may know of a repository, or of a block if the
+// name is empty.
+func sees(ctx context.Context, block, name string) bool {
+	shows, ok := ctx.Value(seesKey{}).(func(string, string) bool)
+	return !ok || shows(block, name) // without rules, everything is open
+}
 
 // guard lets those clients pass to a handler of ops that may take its action.
 type guard struct {
@@ -137,11 +144,15 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 		}
 		noteVisitor(r.Context(), identity, err)
 		if err != nil {
-			refuse(w, rules.Challenge(presented, ""), err)
+			answer := refuse
+			if action == access.ReadAPI {
+				answer = refuseDocument
+			}
+			answer(w, rules.Challenge(presented, ""), err)
 			return
 		}
-		sees := func(block string) bool { return rules.Shows(r.Context(), identity, block, "", presented) }
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seesKey{}, sees)))
+		shows := func(block, name string) bool { return rules.Shows(r.Context(), identity, block, name, presented) }
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seesKey{}, shows)))
 	})
 }
 
@@ -151,9 +162,9 @@ func refuse(w http.ResponseWriter, challenge string, err error) {
 	http.Error(w, text, status)
 }
 
-// refuseToken is refuse for clients of the token service, which show their user the message
-// of an error document only.
-func refuseToken(w http.ResponseWriter, challenge string, err error) {
+// refuseDocument is refuse for programs, such as clients of the token service, which show their
+// user the message of an error document only.
+func refuseDocument(w http.ResponseWriter, challenge string, err error) {
 	status, code, text := refusalOf(w.Header(), challenge, err)
 	writeError(w, status, code, text)
 }

@@ -74,7 +74,8 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		page: newPage(m.routing.keys), proxies: &m.routing.proxies, access: &m.routing.access, logger: logger,
 	}
 	ops.apart = cfg.Server.AdminAddress != ""
-	api := m.tracing.handler(registry.New(registry.Options{
+	ops.api = newAPI(cfg.Global, m.storage, m.engine, &m.routing.tables, logger)
+	pulls := m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,
 		Access:  &m.routing.access,
@@ -91,9 +92,9 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	}))
 	operations := ops.handler()
 	if ops.apart {
-		m.admin = m.entrance.guard(ops.adminHandler(api), probesOnly(operations))
+		m.admin = m.entrance.guard(ops.adminHandler(pulls), probesOnly(operations))
 	}
-	m.handler = m.entrance.guard(mount(api, operations), probesOnly(operations))
+	m.handler = m.entrance.guard(mount(pulls, operations), probesOnly(operations))
 	return m, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/api"
 	"github.com/weirhq/weir/internal/episode"
 	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/printable"
@@ -26,8 +27,8 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// ops answers probes and scrapes, at /healthz, /readyz and /metrics, and people, at /.
-// It knows nothing of the API, so it can have a listener of its own.
+// ops answers probes and scrapes, at /healthz, /readyz and /metrics, people, at /, and both at
+// the API for what is cached. It knows nothing of /v2, so it can have a listener of its own.
 type ops struct {
 	// ready reports why the mirror cannot do its work at the moment.
 	ready func(context.Context) error
@@ -39,6 +40,7 @@ type ops struct {
 	bucket   func() error
 	gatherer prometheus.Gatherer
 	page     *page
+	api      http.Handler // below api.Prefix
 	proxies  *forwarded.Current
 	access   *access.Current
 	// apart is set if operators have a listener of their own, see adminHandler.
@@ -53,20 +55,22 @@ func (o *ops) handler() http.Handler {
 	guard := guard{o.access, o.proxies}
 	if !o.apart {
 		paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics())
+		paths[api.Prefix] = guard.handler(access.ReadAPI, o.api)
 	}
 	paths["/"] = guard.handler(access.ReadPage, o.page)
 	return o.logged(paths)
 }
 
-// adminHandler serves the paths of operators that have a listener of their own: the
-// metrics and the profiles of net/http/pprof. The rules hold there too: a profile tells
-// more than a metric. The challenge of a refusal names the token service at the host that
-// was asked, so the API answers /token there as well.
-func (o *ops) adminHandler(api http.Handler) http.Handler {
+// adminHandler serves the paths of operators that have a listener of their own: the metrics,
+// the API for what is cached and the profiles of net/http/pprof. The rules hold there too: a
+// profile tells more than a metric. The challenge of a refusal names the token service at the host that
+// was asked, so the registry answers /token there as well.
+func (o *ops) adminHandler(registry http.Handler) http.Handler {
 	paths := o.probes()
-	paths["/token"] = api
+	paths["/token"] = registry
 	guard := guard{o.access, o.proxies}
 	paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics())
+	paths[api.Prefix] = guard.handler(access.ReadAPI, o.api)
 	for path, profile := range map[string]http.HandlerFunc{
 		"/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
 	} {
@@ -85,8 +89,10 @@ type endpoints map[string]http.Handler
 
 func (e endpoints) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	handler := e[r.URL.Path]
-	if handler == nil && strings.HasPrefix(r.URL.Path, profilesBelow) {
-		handler = e[profilesBelow]
+	for _, prefix := range []string{profilesBelow, api.Prefix} {
+		if handler == nil && strings.HasPrefix(r.URL.Path, prefix) {
+			handler = e[prefix]
+		}
 	}
 	if handler == nil {
 		noEndpoint(w, r)

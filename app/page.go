@@ -108,9 +108,7 @@ func (p *page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var body bytes.Buffer
 	keys := p.keys()
-	if sees, ok := r.Context().Value(seesKey{}).(func(string) bool); ok {
-		keys = slices.DeleteFunc(keys, func(key string) bool { return !sees(key) })
-	}
+	keys = slices.DeleteFunc(keys, func(key string) bool { return !sees(r.Context(), key, "") })
 	if err := chosen.Execute(&body, shorten(keys)); err != nil {
 		panic(err) // the templates take any strings
 	}

@@ -54,7 +54,7 @@ func (s tokenService) serve(w http.ResponseWriter, r *http.Request) (holder stri
 	}
 	token, err := rules.Issue(r.Context(), presented)
 	if err != nil {
-		refuseToken(w, rules.BasicChallenge(), err)
+		refuseDocument(w, rules.BasicChallenge(), err)
 		return "", err
 	}
 	body, err := json.Marshal(token)

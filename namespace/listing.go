@@ -151,6 +151,20 @@ func (n *Namespace) Referrers(ctx context.Context, repo string, dgst digest.Dige
 	})
 }
 
+// KeptReferrers returns the list of the referrers of a manifest that was kept, without asking an
+// upstream; none if no list was kept.
+func (c *Cache) KeptReferrers(ctx context.Context, repo storage.RepoID, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	doc, err := c.catalog.Document(ctx, repo, string(referrerList), subject.String()+"?")
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil, nil
+	}
+	var kept Referrers
+	if err != nil || oci.CheckShape(doc.Body) != nil || json.Unmarshal(doc.Body, &kept) != nil {
+		return nil, err // a document that cannot be read counts as none
+	}
+	return slices.DeleteFunc(kept.Index.Manifests, func(d ocispec.Descriptor) bool { return storage.ValidateDigest(d.Digest) != nil }), nil
+}
+
 // worthKeeping reports whether an upstream's list of referrers is kept. A client can
 // invent digests and types without number, which have no referrers. An empty list is
 // kept only for a subject that the repository has, or that is itself in a kept list, since

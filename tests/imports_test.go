@@ -22,8 +22,8 @@ const module = "github.com/weirhq/weir/"
 var rows = [][]string{
 	{"cmd/weir"},
 	{"app", "check"},
-	{"registry"},
-	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/pulls"},
+	{"registry", "api"},
+	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/pulls", "namespace/inventory"},
 	{"upstream", "upstream/sharedcooldown", "warm", "warm/remote"},
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain", "storage/tier", "door/acme"},
 	{"storage", "storage/spool", "storage/disk", "storage/s3"},
@@ -61,7 +61,9 @@ var alone = map[string]string{
 	"github.com/bsm/redislock":     "app",
 	"github.com/redis/go-redis/v9": "app cluster internal/rediscluster tokencache upstream/sharedcooldown",
 	"github.com/google/go-cmp/cmp": "",
-	"go.uber.org/goleak":           "",
+
+	"github.com/getkin/kin-openapi/openapi3": "",
+	"go.uber.org/goleak":                     "",
 
 	"github.com/coreos/go-systemd/v22/daemon": "app",
 

@@ -1,0 +1,227 @@
+// Package api tells people and programs what a mirror has cached and how it is used, as JSON
+// below /api/v1. It reads from small views, and never asks an upstream.
+//
+// openapi.json describes it, and is served with it. A test holds the file to the handlers.
+//
+// The name of a repository is one segment of a path, with its slashes as %2F, since any word
+// may be a segment of a name:
+//
+//	/api/v1/repositories/ghcr.io%2Facme%2Ftags/tags
+package api
+
+import (
+	"context"
+	_ "embed" // openapi.json
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/printable"
+	"github.com/weirhq/weir/namespace/inventory"
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+)
+
+// Prefix begins the paths of the API.
+const Prefix = "/api/v1/"
+
+const (
+	// atOnce is how many requests read the records at once, and maxWaiting is how many more wait.
+	atOnce     = 4
+	maxWaiting = 64
+	// longest is how long a request waits and reads.
+	longest = 30 * time.Second
+)
+
+// Repository is a cached repository and the name by which clients pull it.
+type Repository struct {
+	ID    storage.RepoID
+	Block string // key of its block
+	Name  string // the key of the block and the name below it
+}
+
+// Names knows the repositories of the configuration in force that may be told.
+type Names interface {
+	// All returns the cached repositories in the order of their names.
+	All(ctx context.Context) ([]Repository, error)
+	// Find returns the repository of a name. It reports false if there can be none.
+	Find(name string) (Repository, bool)
+	// Sees reports whether the sender of a request may know of a repository.
+	Sees(ctx context.Context, r Repository) bool
+}
+
+// Inventory knows what is cached.
+type Inventory interface {
+	// Repository returns zeros for a repository of which nothing is cached.
+	Repository(ctx context.Context, repo storage.RepoID) (inventory.Repository, error)
+	// Tags returns the tags in lexical order.
+	Tags(ctx context.Context, repo storage.RepoID) ([]string, error)
+	// Tag returns an error that matches storage.ErrNotExist if the tag is not cached.
+	Tag(ctx context.Context, repo storage.RepoID, tag string) (inventory.Tag, error)
+	// History returns the last manifest first.
+	History(ctx context.Context, repo storage.RepoID, tag string) ([]catalog.Named, error)
+	// Manifest returns an error that matches storage.ErrNotExist if the repository has no such manifest.
+	Manifest(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (inventory.Manifest, error)
+}
+
+// Options are the views of a [Handler].
+type Options struct {
+	Names     Names
+	Inventory Inventory
+	Logger    *slog.Logger
+}
+
+// Handler answers requests below [Prefix]. The caller has asked whether their senders may
+// read the API.
+type Handler struct {
+	opts    Options
+	waiting chan struct{} // has a place for each request that waits or reads
+	places  chan struct{} // has a place for each request that reads
+	figures *lru.Cache[storage.RepoID, figures]
+	mux     *http.ServeMux
+}
+
+//go:embed openapi.json
+var description []byte
+
+// route is a path of the API below [Prefix], its parameters and the document at it.
+type route struct {
+	path   string
+	query  []string
+	answer func(h *Handler, ctx context.Context, r *http.Request) (any, error)
+}
+
+// routes are the paths beside openapi.json.
+var routes = []route{
+	{"repositories", []string{"block", "q", "sort", "n", "last"}, (*Handler).repositories},
+	{"repositories/{name}", nil, (*Handler).repository},
+	{"repositories/{name}/tags", []string{"n", "last"}, (*Handler).tags},
+	{"repositories/{name}/tags/{tag}", nil, (*Handler).tag},
+	{"repositories/{name}/tags/{tag}/history", nil, (*Handler).history},
+	{"repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
+}
+
+// New returns the handler of the API.
+func New(opts Options) *Handler {
+	known, err := lru.New[storage.RepoID, figures](maxFigures)
+	if err != nil {
+		panic(err) // cannot be: the size is positive
+	}
+	h := &Handler{
+		opts: opts, waiting: make(chan struct{}, atOnce+maxWaiting), places: make(chan struct{}, atOnce), figures: known,
+		mux: http.NewServeMux(),
+	}
+	h.mux.HandleFunc(Prefix, noRoute)
+	h.mux.HandleFunc("GET "+Prefix+"openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(description) // a client that has left needs no answer
+	})
+	for _, one := range routes {
+		h.mux.HandleFunc("GET "+Prefix+one.path, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, one) })
+	}
+	return h
+}
+
+// ServeHTTP answers one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.ServeHTTP(w, r) }
+
+// serve answers with the document of a route.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
+	ctx, cancel := context.WithTimeout(r.Context(), longest)
+	defer cancel()
+	document, err := h.answer(ctx, r, to)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	if w.Header().Get("Cache-Control") == "" { // else access is restricted, and no cache keeps it
+		w.Header().Set("Cache-Control", "no-cache")
+	}
+	write(w, http.StatusOK, document)
+}
+
+// answer returns the document of a route when there is a place to read it.
+func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (any, error) {
+	select {
+	case h.waiting <- struct{}{}:
+		defer func() { <-h.waiting }()
+	default:
+		return nil, errBusy
+	}
+	for name := range r.URL.Query() {
+		if !slices.Contains(to.query, name) { // a misspelt one would have no effect
+			return nil, invalid("a parameter is not one of this path. " + Prefix + "openapi.json has its parameters")
+		}
+	}
+	select {
+	case h.places <- struct{}{}:
+		defer func() { <-h.places }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	return to.answer(h, ctx, r)
+}
+
+// failure is an error that the client is told.
+type failure struct {
+	status  int
+	code    string
+	message string
+}
+
+func (f *failure) Error() string { return f.message }
+
+var errBusy = errors.New("api: too many requests wait")
+
+func invalid(message string) error {
+	return &failure{http.StatusBadRequest, "UNSUPPORTED", message}
+}
+
+// fail answers with an error document. Failures of the store are the log's.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	told, ok := errors.AsType[*failure](err)
+	switch {
+	case ok:
+	case r.Context().Err() != nil: // the client has left
+		return
+	case errors.Is(err, errBusy):
+		w.Header().Set("Retry-After", "10")
+		told = &failure{http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests to the API wait already. Ask again later"}
+	case errors.Is(err, context.DeadlineExceeded):
+		w.Header().Set("Retry-After", "10")
+		told = &failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the records could not be read in time. Ask for a smaller page, or later"}
+	default:
+		h.opts.Logger.Warn("the API cannot read records or content. Check that the store is readable", "path", printable.Path(r), "error", err)
+		told = &failure{http.StatusInternalServerError, "UNKNOWN", "the records cannot be read. The log of the mirror has the reason"}
+	}
+	write(w, told.status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: told.code, Message: told.message}}})
+}
+
+// noRoute answers requests that no route answers.
+func noRoute(w http.ResponseWriter, r *http.Request) {
+	status, code, message := http.StatusNotFound, "NAME_UNKNOWN", "the API has no such path. "+Prefix+"openapi.json has its paths"
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		status, code, message = http.StatusMethodNotAllowed, "UNSUPPORTED", "the API can only be read"
+	}
+	write(w, status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: code, Message: message}}})
+}
+
+func write(w http.ResponseWriter, status int, document any) {
+	body, err := json.Marshal(document)
+	if err != nil {
+		panic(err) // the documents are plain values
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a client that has left needs no answer
+}

@@ -1,0 +1,322 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/goleak"
+
+	"github.com/weirhq/weir/namespace/inventory"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// mirror is a handler over views that a test fills.
+type mirror struct {
+	*Handler
+	repos  []Repository
+	hidden string
+	known  map[string]inventory.Repository
+	tagsOf []string
+	fail   error
+	gate   chan struct{} // nil: open
+	reads  atomic.Int32
+}
+
+func newMirror(t *testing.T, names ...string) *mirror {
+	t.Helper()
+	m := &mirror{known: make(map[string]inventory.Repository)}
+	for _, name := range names {
+		m.repos = append(m.repos, repositoryOf(name))
+		m.known[name] = inventory.Repository{Tags: 1, Contents: 1}
+	}
+	slices.SortFunc(m.repos, func(a, b Repository) int { return cmp.Compare(a.Name, b.Name) })
+	m.Handler = New(Options{Names: m, Inventory: m, Logger: slog.New(slog.DiscardHandler)})
+	return m
+}
+
+func repositoryOf(name string) Repository {
+	block, below, _ := strings.Cut(name, "/")
+	return Repository{ID: storage.RepoID{Namespace: block, Name: below}, Block: block, Name: name}
+}
+
+func (m *mirror) All(context.Context) ([]Repository, error) { return m.repos, m.fail }
+
+func (m *mirror) Find(name string) (Repository, bool) {
+	return repositoryOf(name), strings.Contains(name, "/")
+}
+func (m *mirror) Sees(_ context.Context, r Repository) bool { return r.Name != m.hidden }
+
+func (m *mirror) Repository(ctx context.Context, repo storage.RepoID) (inventory.Repository, error) {
+	m.reads.Add(1)
+	if m.gate != nil {
+		select {
+		case <-m.gate:
+		case <-ctx.Done():
+			return inventory.Repository{}, ctx.Err()
+		}
+	}
+	return m.known[repo.String()], m.fail
+}
+
+func (m *mirror) Tags(context.Context, storage.RepoID) ([]string, error) { return m.tagsOf, m.fail }
+
+func (m *mirror) Tag(_ context.Context, _ storage.RepoID, tag string) (inventory.Tag, error) {
+	if tag != "v1" {
+		return inventory.Tag{}, storage.ErrNotExist
+	}
+	desc := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("v1")}
+	return inventory.Tag{Tag: catalog.Tag{Descriptor: desc, Checked: time.Unix(1, 0)}, Pulls: catalog.PullsAt(3, time.Unix(86400, 0), catalog.Client{Name: "alice"})}, m.fail
+}
+
+func (m *mirror) History(context.Context, storage.RepoID, string) ([]catalog.Named, error) {
+	return []catalog.Named{{Digest: digest.FromString("v0"), Last: time.Unix(1, 0)}}, m.fail
+}
+
+func (m *mirror) Manifest(_ context.Context, _ storage.RepoID, dgst digest.Digest) (inventory.Manifest, error) {
+	if dgst != digest.FromString("v1") {
+		return inventory.Manifest{}, storage.ErrNotExist
+	}
+	part := inventory.Part{Descriptor: ocispec.Descriptor{Digest: digest.FromString("part"), Size: 7}, Cached: true}
+	return inventory.Manifest{
+		Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: dgst, Size: 9}, Cached: true, Size: 16, Config: &part,
+		Image:  &inventory.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, Labels: map[string]string{"<script>": "\u202e</script>"}},
+		Layers: []inventory.Part{part}, Referrers: []inventory.Part{part},
+	}, m.fail
+}
+
+func (m *mirror) do(t *testing.T, method, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), method, Prefix+path, nil))
+	return w
+}
+
+func (m *mirror) get(t *testing.T, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	return m.do(t, http.MethodGet, path)
+}
+
+// names returns the names of a list and the path of its next page below Prefix.
+func (m *mirror) names(t *testing.T, path string) (names []string, next string) {
+	t.Helper()
+	w := m.get(t, path)
+	expectDescribed(t, "/repositories", w.Code, w.Body.Bytes())
+	var document repositoriesDocument
+	if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%s: %d %s", path, w.Code, w.Body)
+	}
+	for _, one := range document.Repositories {
+		names = append(names, one.Name)
+	}
+	return names, strings.TrimPrefix(document.Next, Prefix)
+}
+
+// Each path answers as its description says, also if it fails.
+func TestAnswersAreDescribed(t *testing.T) {
+	m := newMirror(t, "a/app")
+	m.tagsOf = []string{"v1", "v2"}
+	manifests := "repositories/a%2Fapp/manifests/"
+	for _, one := range []struct {
+		route, path string
+		status      int
+	}{
+		{"/repositories", "repositories", 200},
+		{"/repositories", "repositories?sort=colour", 400},
+		{"/repositories", "repositories?n=1001", 400},
+		{"/repositories", "repositories?n=x", 400},
+		{"/repositories", "repositories?page=2", 400},
+		{"/repositories", "repositories?q=" + strings.Repeat("x", 513), 400},
+		{"/repositories/{name}", "repositories/a%2Fapp", 200},
+		{"/repositories/{name}", "repositories/a%2Fother", 404},
+		{"/repositories/{name}", "repositories/none", 404},
+		{"/repositories/{name}/tags", "repositories/a%2Fapp/tags?n=1", 200},
+		{"/repositories/{name}/tags", "repositories/a%2Fapp/tags?q=1", 400},
+		{"/repositories/{name}/tags/{tag}", "repositories/a%2Fapp/tags/v1", 200},
+		{"/repositories/{name}/tags/{tag}", "repositories/a%2Fapp/tags/v2", 404},
+		{"/repositories/{name}/tags/{tag}", "repositories/a%2Fapp/tags/%3Cscript%3E", 400},
+		{"/repositories/{name}/tags/{tag}/history", "repositories/a%2Fapp/tags/v1/history", 200},
+		{"/repositories/{name}/manifests/{digest}", manifests + digest.FromString("v1").String(), 200},
+		{"/repositories/{name}/manifests/{digest}", manifests + digest.FromString("v2").String(), 404},
+		{"/repositories/{name}/manifests/{digest}", manifests + "v1", 400},
+	} {
+		w := m.get(t, one.path)
+		expectDescribed(t, one.route, w.Code, w.Body.Bytes())
+		if w.Code != one.status {
+			t.Errorf("%s: %d %s", one.path, w.Code, w.Body)
+		}
+		if one.status != http.StatusOK {
+			continue
+		}
+		m.fail = errors.New("the disk at /secret is broken")
+		m.figures.Purge()
+		w = m.get(t, one.path)
+		expectDescribed(t, one.route, w.Code, w.Body.Bytes())
+		if w.Code != http.StatusInternalServerError || strings.Contains(w.Body.String(), "secret") {
+			t.Errorf("%s: %d %s", one.path, w.Code, w.Body)
+		}
+		m.fail = nil
+	}
+}
+
+// A list comes in pages, in the order of the names or of a figure, without the repositories
+// that the client may not know of.
+func TestListOfRepositories(t *testing.T) {
+	m := newMirror(t, "a/one", "a/two", "b/one", "b/secret", "b/three")
+	m.hidden = "b/secret"
+	m.known["a/two"] = inventory.Repository{Tags: 2, Size: 10, Pulls: catalog.PullsAt(1, time.Unix(30, 0))}
+	m.known["b/one"] = inventory.Repository{Tags: 3, Size: 20, Pulls: catalog.PullsAt(2, time.Unix(20, 0))}
+	m.known["b/secret"] = inventory.Repository{Tags: 3, Size: 30}
+	m.known["b/three"] = inventory.Repository{Tags: 1, Size: 5, Pulls: catalog.PullsAt(3, time.Unix(10, 0))}
+	for query, want := range map[string]string{
+		"":                  "a/one a/two b/one b/three",
+		"?sort=name":        "a/one a/two b/one b/three",
+		"?block=b":          "b/one b/three",
+		"?q=one":            "a/one b/one",
+		"?q=secret":         "",
+		"?sort=size":        "b/one a/two b/three a/one",
+		"?sort=pulls":       "b/three b/one a/two a/one",
+		"?sort=last&q=t":    "a/two b/three",
+		"?last=a/two":       "b/one b/three",
+		"?last=b/secret":    "b/three",
+		"?last=zzz":         "",
+		"?sort=size&n=1000": "b/one a/two b/three a/one",
+	} {
+		if got, next := m.names(t, "repositories"+query); strings.Join(got, " ") != want || next != "" {
+			t.Errorf("%s: %q, next %q", query, got, next)
+		}
+		var paged []string
+		path := "repositories?n=1"
+		if query != "" && !strings.Contains(query, "n=") {
+			path += "&" + query[1:]
+		} else if query != "" {
+			continue
+		}
+		for pages := 0; path != "" && pages < 10; pages++ {
+			var names []string
+			names, path = m.names(t, path)
+			paged = append(paged, names...)
+		}
+		if strings.Join(paged, " ") != want {
+			t.Errorf("%s in pages: %q", query, paged)
+		}
+	}
+	if w := m.get(t, "repositories?sort=size&last=b/secret"); w.Code != http.StatusBadRequest {
+		t.Errorf("the place of a hidden repository: %d %s", w.Code, w.Body)
+	}
+}
+
+// No more repositories are sorted than the records of which can be read.
+func TestSortedListIsBounded(t *testing.T) {
+	var names []string
+	for i := range maxSorted + 1 {
+		names = append(names, fmt.Sprintf("a/%05d", i))
+	}
+	m := newMirror(t, names...)
+	if w := m.get(t, "repositories?sort=size"); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "block") || m.reads.Load() != 0 {
+		t.Errorf("%d %s after %d reads", w.Code, w.Body, m.reads.Load())
+	}
+	if got, _ := m.names(t, "repositories?sort=size&q=a/00"); len(got) != usualPage || m.reads.Load() != 1000 {
+		t.Errorf("%d names after %d reads", len(got), m.reads.Load())
+	}
+	if got, next := m.names(t, "repositories?n=1000"); len(got) != 1000 || next == "" {
+		t.Errorf("%d names, next %q", len(got), next)
+	}
+}
+
+// The figures of a list are read again after a minute.
+func TestFiguresAreKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror(t, "a/app")
+		m.names(t, "repositories")
+		if m.names(t, "repositories"); m.reads.Load() != 1 {
+			t.Errorf("%d reads", m.reads.Load())
+		}
+		time.Sleep(figuresAge)
+		if m.names(t, "repositories"); m.reads.Load() != 2 {
+			t.Errorf("%d reads after a minute", m.reads.Load())
+		}
+	})
+}
+
+// Tags come in pages.
+func TestPagesOfTags(t *testing.T) {
+	m := newMirror(t, "a/app")
+	for i := range 10_000 {
+		m.tagsOf = append(m.tagsOf, fmt.Sprintf("v%05d", i))
+	}
+	var got []string
+	path := "repositories/a%2Fapp/tags?n=1000"
+	for pages := 0; path != "" && pages < 20; pages++ {
+		w := m.get(t, path)
+		expectDescribed(t, "/repositories/{name}/tags", w.Code, w.Body.Bytes())
+		var document tagsDocument
+		if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil {
+			t.Fatal(err)
+		}
+		got, path = append(got, document.Tags...), strings.TrimPrefix(document.Next, Prefix)
+	}
+	if !slices.Equal(got, m.tagsOf) {
+		t.Errorf("%d tags", len(got))
+	}
+}
+
+// A hidden repository is as unknown as one that is not there.
+func TestHiddenRepository(t *testing.T) {
+	m := newMirror(t, "a/secret")
+	m.hidden = "a/secret"
+	for _, below := range []string{"", "/tags", "/tags/v1", "/tags/v1/history", "/manifests/" + digest.FromString("v1").String()} {
+		hidden := m.get(t, "repositories/"+url.PathEscape("a/secret")+below)
+		none := m.get(t, "repositories/none"+below)
+		if hidden.Code != http.StatusNotFound || hidden.Body.String() != none.Body.String() {
+			t.Errorf("%q: %d %s, and %s", below, hidden.Code, hidden.Body, none.Body)
+		}
+	}
+}
+
+// A few requests read at once. Some more wait for a while, and others are told to come later.
+func TestReadersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror(t, "a/app")
+		m.gate = make(chan struct{})
+		codes := make(chan *httptest.ResponseRecorder, 100)
+		for range atOnce + maxWaiting {
+			go func() { codes <- m.get(t, "repositories/a%2Fapp") }()
+		}
+		synctest.Wait()
+		if m.reads.Load() != atOnce {
+			t.Errorf("%d requests read at once", m.reads.Load())
+		}
+		w := m.get(t, "repositories/a%2Fapp")
+		expectDescribed(t, "/repositories/{name}", w.Code, w.Body.Bytes())
+		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+			t.Errorf("one more: %d %s", w.Code, w.Body)
+		}
+		for range atOnce + maxWaiting { // after half a minute
+			if w := <-codes; w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "in time") {
+				t.Errorf("%d %s", w.Code, w.Body)
+			}
+		}
+		m.gate = nil
+		if w := m.get(t, "repositories/a%2Fapp"); w.Code != http.StatusOK {
+			t.Errorf("then: %d %s", w.Code, w.Body)
+		}
+	})
+}

@@ -1,0 +1,145 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/storage"
+)
+
+const (
+	// maxSorted is how many repositories are sorted by a figure: the records of all of them are
+	// read for that.
+	maxSorted = 5000
+	// figuresAge is for how long the figures of a repository count: pulls are written each
+	// minute too.
+	figuresAge = time.Minute
+	// maxFigures is how many repositories have figures in memory. They take 200 bytes each.
+	maxFigures = 2 * maxSorted
+)
+
+// figures are the numbers of a repository in a list.
+type figures struct {
+	tags  int
+	size  int64
+	pulls int64
+	last  time.Time
+	read  time.Time
+}
+
+// orders are the values of the parameter sort beside "name". The largest comes first.
+var orders = map[string]func(a, b figures) int{
+	"size":  func(a, b figures) int { return cmp.Compare(b.size, a.size) },
+	"pulls": func(a, b figures) int { return cmp.Compare(b.pulls, a.pulls) },
+	"last":  func(a, b figures) int { return b.last.Compare(a.last) },
+}
+
+// repositories lists the cached repositories that the client may know of.
+func (h *Handler) repositories(ctx context.Context, r *http.Request) (any, error) {
+	query := r.URL.Query()
+	p, err := pageOf(query)
+	if err != nil {
+		return nil, err
+	}
+	by := query.Get("sort")
+	order := orders[by]
+	if order == nil && by != "" && by != "name" {
+		return nil, invalid("the parameter sort must be name, size, pulls or last")
+	}
+	all, err := h.opts.Names.All(ctx)
+	if err != nil {
+		return nil, err
+	}
+	wanted := func(one Repository) bool {
+		block := query.Get("block")
+		return (block == "" || one.Block == block) && strings.Contains(one.Name, query.Get("q")) && h.opts.Names.Sees(ctx, one)
+	}
+	var found []Repository
+	if order == nil {
+		found = behind(all, p, wanted)
+	} else if found, err = h.sorted(ctx, all, p, order, wanted); err != nil {
+		return nil, err
+	}
+	document := repositoriesDocument{Repositories: []namedDocument{}}
+	for _, one := range found[:min(len(found), p.n)] {
+		f, err := h.figuresOf(ctx, one.ID)
+		if err != nil {
+			return nil, err
+		}
+		document.Repositories = append(document.Repositories, namedDocument{one.Name, one.Block, f.tags, f.size, f.pulls, f.last.UTC()})
+	}
+	if len(found) > p.n {
+		document.Next = next(r, found[p.n-1].Name)
+	}
+	return document, ctx.Err() // the rules may not have been asked about all
+}
+
+// behind returns the wanted repositories behind the last one in the order of their names: those
+// of a page, and one more if there is one.
+func behind(all []Repository, p page, wanted func(Repository) bool) (found []Repository) {
+	start, is := slices.BinarySearchFunc(all, p.last, func(r Repository, last string) int { return cmp.Compare(r.Name, last) })
+	if is {
+		start++
+	}
+	for _, one := range all[start:] {
+		if wanted(one) {
+			found = append(found, one)
+		}
+		if len(found) > p.n {
+			break
+		}
+	}
+	return found
+}
+
+// sorted returns the wanted repositories behind the last one in the order of a figure.
+func (h *Handler) sorted(ctx context.Context, all []Repository, p page, order func(a, b figures) int, wanted func(Repository) bool) ([]Repository, error) {
+	var found []Repository
+	for _, one := range all {
+		if wanted(one) {
+			found = append(found, one)
+		}
+		if len(found) > maxSorted {
+			return nil, invalid("more than " + strconv.Itoa(maxSorted) + " repositories would have to be sorted. Give a block or a part of the name in q, or sort by name")
+		}
+	}
+	known := make(map[storage.RepoID]figures, len(found))
+	for _, one := range found {
+		f, err := h.figuresOf(ctx, one.ID)
+		if err != nil {
+			return nil, err
+		}
+		known[one.ID] = f
+	}
+	slices.SortStableFunc(found, func(a, b Repository) int { return order(known[a.ID], known[b.ID]) }) // then by name
+	if p.last == "" {
+		return found, nil
+	}
+	at := slices.IndexFunc(found, func(r Repository) bool { return r.Name == p.last })
+	if at < 0 {
+		return nil, invalid("the repository of the parameter last is in the list no more. Begin without last")
+	}
+	return found[at+1:], nil
+}
+
+// figuresOf returns figures that are a minute old at most.
+func (h *Handler) figuresOf(ctx context.Context, repo storage.RepoID) (figures, error) {
+	if f, ok := h.figures.Get(repo); ok && time.Since(f.read) < figuresAge {
+		return f, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return figures{}, err
+	}
+	known, err := h.opts.Inventory.Repository(ctx, repo)
+	if err != nil {
+		return figures{}, err
+	}
+	f := figures{known.Tags, known.Size, known.Pulls.Total, known.Pulls.Last, time.Now()}
+	h.figures.Add(repo, f)
+	return f, nil
+}

@@ -1,0 +1,225 @@
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/disk"
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+const apiPrefix = "/api/v1/"
+
+// apiPath returns a path of the API about a repository.
+func apiPath(name, below string) string {
+	return apiPrefix + "repositories/" + url.PathEscape(name) + below
+}
+
+// tell returns a document of the API.
+func tell(t *testing.T, w *harness.Weir, path string, headers ...string) map[string]any {
+	t.Helper()
+	a := w.Get(t, path, headers...)
+	var document map[string]any
+	if err := json.Unmarshal(a.Body, &document); err != nil || a.Status != http.StatusOK || a.Header.Get("Content-Type") != "application/json" {
+		t.Fatalf("%s: %d %.500s", path, a.Status, a.Body)
+	}
+	return document
+}
+
+// inside returns a part of a document, such as "layers.0.size", as text.
+func inside(document any, path string) string {
+	for part := range strings.SplitSeq(path, ".") {
+		switch of := document.(type) {
+		case map[string]any:
+			document = of[part]
+		case []any:
+			var n int
+			if _, err := fmt.Sscan(part, &n); err != nil || n >= len(of) {
+				return ""
+			}
+			document = of[n]
+		}
+	}
+	return fmt.Sprint(document)
+}
+
+func expectInside(t *testing.T, document any, want map[string]string) {
+	t.Helper()
+	for path, value := range want {
+		if got := inside(document, path); got != value {
+			t.Errorf("%s is %q, want %q in %v", path, got, value, document)
+		}
+	}
+}
+
+// namesOf are the names of a list of repositories.
+func namesOf(document map[string]any) (names []string) {
+	for _, one := range document["repositories"].([]any) {
+		names = append(names, one.(map[string]any)["name"].(string))
+	}
+	return names
+}
+
+// addLabelled adds an image whose configuration has labels.
+func addLabelled(t *testing.T, r *upstreamtest.Registry, repo, tag string, labels map[string]string) (image ocispec.Descriptor, manifest ocispec.Manifest) {
+	t.Helper()
+	config := ocispec.Image{Platform: ocispec.Platform{Architecture: "arm64", OS: "linux"}, Config: ocispec.ImageConfig{Labels: labels}}
+	manifest = ocispec.Manifest{
+		MediaType: ocispec.MediaTypeImageManifest, Config: harness.DescriptorOf(ocispec.MediaTypeImageConfig, harness.Marshal(t, config)),
+		Layers: []ocispec.Descriptor{harness.DescriptorOf(ocispec.MediaTypeImageLayer, []byte("first")), harness.DescriptorOf(ocispec.MediaTypeImageLayer, []byte("second"))},
+	}
+	manifest.SchemaVersion = 2
+	for _, blob := range [][]byte{harness.Marshal(t, config), []byte("first"), []byte("second")} {
+		r.AddBlob(repo, blob)
+	}
+	return r.AddManifest(repo, tag, manifest.MediaType, harness.Marshal(t, manifest)), manifest
+}
+
+// The API tells what pulls have cached, down to the layers, and asks no upstream.
+func TestAPI(t *testing.T) {
+	t.Parallel()
+	r := upstreamtest.New(t)
+	labels := map[string]string{"<script>alert(1)</script>": "\u202egnp.exe", "long": strings.Repeat("x", 64*kib)}
+	image, manifest := addLabelled(t, r, "org/app", "v1", labels)
+	old := image
+	artifact := r.AddReferrer("org/app", image, "application/vnd.example.signature", []byte("signed"))
+	w := harness.StartWeir(t, block("mirror", r))
+	for _, path := range []string{
+		manifestPath("mirror/org/app", "v1"), blobPath("mirror/org/app", manifest.Config.Digest), blobPath("mirror/org/app", manifest.Layers[0].Digest),
+		"/v2/mirror/org/app/referrers/" + image.Digest.String(),
+	} {
+		expect(t, path, w.Get(t, path), http.StatusOK, "")
+	}
+	asked := len(r.Requests())
+	list := tell(t, w, apiPrefix+"repositories")
+	expectInside(t, list, map[string]string{"repositories.0.name": "mirror/org/app", "repositories.0.block": "mirror", "repositories.0.tags": "1", "repositories.0.pulls": "1", "next": "<nil>"})
+	expectInside(t, tell(t, w, apiPath("mirror/org/app", "")), map[string]string{"tags": "1", "contents": "3", "pulls.total": "1", "pulls.clients.0.client": "127.0.0.1"})
+	expectInside(t, tell(t, w, apiPath("mirror/org/app", "/tags")), map[string]string{"tags": "[v1]"})
+	expectInside(t, tell(t, w, apiPath("mirror/org/app", "/tags/v1")), map[string]string{"digest": image.Digest.String(), "pulls.total": "1"})
+	expectInside(t, tell(t, w, apiPath("mirror/org/app", "/tags/v1/history")), map[string]string{"history": "[]"})
+	one := tell(t, w, apiPath("mirror/org/app", "/manifests/"+image.Digest.String()))
+	expectInside(t, one, map[string]string{
+		"cached": "true", "config.cached": "true", "layers.0.cached": "true", "layers.1.cached": "false", "layers.1.digest": manifest.Layers[1].Digest.String(), "layers.1.size": "6",
+		"image.platform.architecture": "arm64", "referrers.0.digest": artifact.Digest.String(), "referrers.0.artifactType": "application/vnd.example.signature", "referrers.0.cached": "false", "pulls.total": "1",
+	})
+	for name, value := range labels {
+		if got := one["image"].(map[string]any)["labels"].(map[string]any)[name]; got != value {
+			t.Errorf("label %q is %.100q", name, got)
+		}
+	}
+	if got := r.Requests()[asked:]; len(got) != 0 {
+		t.Errorf("the API asked the upstream: %q", got)
+	}
+
+	image = r.AddImage("org/app", "v1", []byte("a new layer"))
+	expect(t, "the moved tag", w.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusOK, "")
+	expectInside(t, tell(t, w, apiPath("mirror/org/app", "/tags/v1")), map[string]string{"digest": image.Digest.String()})
+	expectInside(t, tell(t, w, apiPath("mirror/org/app", "/tags/v1/history")), map[string]string{"history.0.digest": old.Digest.String()})
+	if code := w.Terminate(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// With rules, ui-api opens the API, and a client is told of those repositories only that it may
+// pull from.
+func TestAPIFollowsTheRules(t *testing.T) {
+	t.Parallel()
+	const alice, bob, wrong = "Basic YWxpY2U6c2VjcmV0", "Basic Ym9iOnNlY3JldA==", "Basic Ym9iOndyb25n"
+	r := upstreamtest.New(t)
+	image := r.AddImage("org/app", "v1", []byte("a layer"))
+	w := harness.StartWeir(t, usersOf+"[global.access_policy]\ndefault = \"allow\"\nrules = [\"request.action == 'ui-api' && identity.username == 'carol'\"]\n"+
+		blockOf("open", nil, at(r))+blockOf("closed", []string{`allow = ["alice"]`}, at(r))+blockOf("theirs", []string{`authorize = "upstream"`}, at(r)))
+	for _, name := range []string{"open/org/app", "closed/org/app"} {
+		expect(t, name, w.Get(t, manifestPath(name, "v1"), "Authorization", alice), http.StatusOK, "")
+	}
+	for credentials, want := range map[string]string{alice: "closed/org/app open/org/app", bob: "open/org/app"} {
+		for _, query := range []string{"", "?sort=size", "?q=org", "?last=a"} {
+			if got := strings.Join(namesOf(tell(t, w, apiPrefix+"repositories"+query, "Authorization", credentials)), " "); got != want {
+				t.Errorf("%s: %s is told of %q", query, credentials, got)
+			}
+		}
+	}
+	for _, below := range []string{"", "/tags", "/tags/v1", "/tags/v1/history", "/manifests/" + image.Digest.String()} {
+		for credentials, want := range map[string]int{alice: 200, bob: 404, wrong: 401} {
+			if got := w.Get(t, apiPath("closed/org/app", below), "Authorization", credentials); got.Status != want || want != 200 && !json.Valid(got.Body) {
+				t.Errorf("%q: %d %s for %s", below, got.Status, got.Body, credentials)
+			}
+		}
+		if got := w.Get(t, apiPath("closed/org/app", below)); got.Status != http.StatusUnauthorized || got.Header.Get("WWW-Authenticate") == "" {
+			t.Errorf("%q without credentials: %d", below, got.Status)
+		}
+		if got := w.Get(t, apiPath("theirs/org/app", below), "Authorization", alice); got.Status != http.StatusNotFound {
+			t.Errorf("%q of an upstream that decides itself: %d", below, got.Status)
+		}
+	}
+}
+
+// Hostile names are data: they are refused or not found, and break nothing.
+func TestAPIWithHostileNames(t *testing.T) {
+	t.Parallel()
+	w := harness.StartWeir(t, block("mirror", upstreamtest.New(t)))
+	var all []string
+	for _, name := range []string{"..", "../../etc/passwd", "mirror/../x", "mirror//x", "<script>", "\u202e", "\x00", "mirror/" + strings.Repeat("x", 5000), "mirror", "mirror/", "MIRROR/X", "mirror/_pulls", "%2F%2F"} {
+		escaped := strings.ReplaceAll(url.PathEscape(name), ".", "%2E")
+		all = append(all, apiPrefix+"repositories/"+escaped, apiPrefix+"repositories/"+escaped+"/tags/v1", apiPrefix+"repositories/mirror%2Fx/tags/"+escaped,
+			apiPrefix+"repositories/mirror%2Fx/manifests/"+escaped, apiPrefix+"repositories?sort="+url.QueryEscape(name), apiPrefix+"repositories?"+url.QueryEscape(name)+"=1")
+	}
+	for _, path := range all {
+		a := w.Get(t, path)
+		if a.Status != http.StatusNotFound && a.Status != http.StatusBadRequest || a.ErrorCode() == "" {
+			t.Errorf("%.100q: %d %.300s", path, a.Status, a.Body)
+		}
+	}
+	if got := namesOf(tell(t, w, apiPrefix+"repositories?q="+url.QueryEscape("<script>")+"&block=%00&last=%FF")); len(got) != 0 {
+		t.Errorf("%q", got)
+	}
+}
+
+// A repository with 10,000 tags is listed page by page.
+func TestAPIWithManyTags(t *testing.T) {
+	testutil.Long(t, "writes 10,000 records")
+	t.Parallel()
+	dir := t.TempDir()
+	store, err := disk.Open(filepath.Join(dir, "data"), disk.Options{})
+	harness.Must(t, err)
+	records, repo := catalog.New(store.Records(), catalog.Options{}), storage.RepoID{Namespace: "mirror", Name: "org/app"}
+	var want []string
+	for i := range 10_000 {
+		want = append(want, fmt.Sprintf("v%05d", i))
+		harness.Must(t, records.PutTag(t.Context(), repo, want[i], catalog.Tag{
+			Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString(want[i]), Size: 10}, Checked: time.Now(),
+		}))
+	}
+	harness.Must(t, store.Close())
+	w := harness.StartWeirIn(t, dir, block("mirror", upstreamtest.New(t)))
+	expectInside(t, tell(t, w, apiPrefix+"repositories?sort=size"), map[string]string{"repositories.0.tags": "10000"})
+	var got []string
+	for path := apiPath("mirror/org/app", "/tags?n=1000"); path != "" && len(got) < 20_000; {
+		document := tell(t, w, path)
+		page := document["tags"].([]any)
+		if len(page) > 1000 {
+			t.Fatalf("a page of %d tags", len(page))
+		}
+		for _, tag := range page {
+			got = append(got, tag.(string))
+		}
+		path, _ = document["next"].(string)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("%d tags are listed", len(got))
+	}
+}
