@@ -54,6 +54,8 @@ type Names interface {
 	All(ctx context.Context) ([]Repository, error)
 	// Find returns the repository of a name. It reports false if there can be none.
 	Find(name string) (Repository, bool)
+	// Of returns the repository with an ID. It reports false if no name leads to it.
+	Of(id storage.RepoID) (Repository, bool)
 	// Sees reports whether the sender of a request may know of a repository.
 	Sees(ctx context.Context, r Repository) bool
 }
@@ -76,6 +78,7 @@ type Inventory interface {
 type Options struct {
 	Names     Names
 	Inventory Inventory
+	Downloads Downloads
 	Logger    *slog.Logger
 }
 
@@ -107,6 +110,7 @@ var routes = []route{
 	{"repositories/{name}/tags/{tag}", nil, (*Handler).tag},
 	{"repositories/{name}/tags/{tag}/history", nil, (*Handler).history},
 	{"repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
+	{"downloads", nil, (*Handler).downloads},
 }
 
 // New returns the handler of the API.

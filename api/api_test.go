@@ -24,6 +24,7 @@ import (
 	"github.com/weirhq/weir/namespace/inventory"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/download"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,6 +39,7 @@ type mirror struct {
 	fail   error
 	gate   chan struct{} // nil: open
 	reads  atomic.Int32
+	runs   []download.State
 }
 
 func newMirror(t *testing.T, names ...string) *mirror {
@@ -48,7 +50,7 @@ func newMirror(t *testing.T, names ...string) *mirror {
 		m.known[name] = inventory.Repository{Tags: 1, Contents: 1}
 	}
 	slices.SortFunc(m.repos, func(a, b Repository) int { return cmp.Compare(a.Name, b.Name) })
-	m.Handler = New(Options{Names: m, Inventory: m, Logger: slog.New(slog.DiscardHandler)})
+	m.Handler = New(Options{Names: m, Inventory: m, Downloads: m, Logger: slog.New(slog.DiscardHandler)})
 	return m
 }
 
@@ -62,6 +64,13 @@ func (m *mirror) All(context.Context) ([]Repository, error) { return m.repos, m.
 func (m *mirror) Find(name string) (Repository, bool) {
 	return repositoryOf(name), strings.Contains(name, "/")
 }
+
+func (m *mirror) Of(id storage.RepoID) (Repository, bool) {
+	return repositoryOf(id.String()), id.Namespace != "removed"
+}
+
+func (m *mirror) Running() []download.State { return m.runs }
+
 func (m *mirror) Sees(_ context.Context, r Repository) bool { return r.Name != m.hidden }
 
 func (m *mirror) Repository(ctx context.Context, repo storage.RepoID) (inventory.Repository, error) {
@@ -319,4 +328,30 @@ func TestReadersAreBounded(t *testing.T) {
 			t.Errorf("then: %d %s", w.Code, w.Body)
 		}
 	})
+}
+
+// The running downloads are told, but for those of repositories that the client may not know of
+// or that are in no block any more.
+func TestDownloads(t *testing.T) {
+	m := newMirror(t)
+	m.hidden = "b/secret"
+	for _, repo := range []storage.RepoID{{Namespace: "a", Name: "app"}, {Namespace: "b", Name: "secret"}, {Namespace: "removed", Name: "app"}} {
+		m.runs = append(m.runs, download.State{Repository: repo, Digest: digest.FromString("x"), Activity: download.Running, Size: -1})
+	}
+	for range maxPage {
+		m.runs = append(m.runs, download.State{Repository: storage.RepoID{Namespace: "a", Name: "other"}, Activity: download.Waiting, Size: 0, Offset: 7, Origin: "up.example", Clients: 2})
+	}
+	w := m.get(t, "downloads")
+	expectDescribed(t, "/downloads", w.Code, w.Body.Bytes())
+	var document downloadsDocument
+	if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil || len(document.Downloads) != maxPage || document.Omitted != 1 {
+		t.Fatalf("%d downloads, %d omitted: %v", len(document.Downloads), document.Omitted, err)
+	}
+	first, second := document.Downloads[0], document.Downloads[1]
+	if first.Name != "a/app" || first.Size != nil || first.State != download.Running {
+		t.Errorf("%+v", first)
+	}
+	if second.Name != "a/other" || second.Size == nil || *second.Size != 0 || second.Offset != 7 || second.Source != "up.example" || second.Readers != 2 {
+		t.Errorf("%+v", second)
+	}
 }

@@ -20,6 +20,7 @@ import (
 
 // documents are the documents of the paths.
 var documents = map[string]any{
+	"/downloads":                              downloadsDocument{},
 	"/repositories":                           repositoriesDocument{},
 	"/repositories/{name}":                    repositoryDocument{},
 	"/repositories/{name}/tags":               tagsDocument{},

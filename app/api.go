@@ -25,7 +25,8 @@ func newAPI(cfg config.Global, parts *storageParts, e *engine, tables *namespace
 		Inventory: inventory.New(inventory.Options{
 			Catalog: parts.catalog, Stores: stores, Pulls: e.pulls, Referrers: e.cache, MaxManifest: int64(cfg.MaxManifestSize),
 		}),
-		Logger: logger,
+		Downloads: e.downloads,
+		Logger:    logger,
 	})
 }
 
@@ -55,8 +56,7 @@ func (n *names) All(ctx context.Context) ([]api.Repository, error) {
 	}
 	known := make([]api.Repository, 0, len(list))
 	for _, id := range list {
-		// A repository of another block may have the same name, or none leads to it any more.
-		if r, ok := find(table, id.String()); ok && r.ID == id {
+		if r, ok := named(table, id); ok {
 			known = append(known, r)
 		}
 	}
@@ -66,6 +66,15 @@ func (n *names) All(ctx context.Context) ([]api.Repository, error) {
 }
 
 func (n *names) Find(name string) (api.Repository, bool) { return find(n.tables.Load(), name) }
+
+func (n *names) Of(id storage.RepoID) (api.Repository, bool) { return named(n.tables.Load(), id) }
+
+// named returns the repository with an ID. It reports false if its name leads to the repository of
+// another block, or to none any more.
+func named(table *namespace.Table, id storage.RepoID) (api.Repository, bool) {
+	r, ok := find(table, id.String())
+	return r, ok && r.ID == id
+}
 
 func find(table *namespace.Table, name string) (api.Repository, bool) {
 	ns, below, err := table.Resolve("", name)

@@ -168,6 +168,35 @@ func TestAPIFollowsTheRules(t *testing.T) {
 	}
 }
 
+// A running download is told to those who may pull from its repository, and to nobody at its end.
+func TestAPITellsDownloads(t *testing.T) {
+	t.Parallel()
+	const alice, bob = "Basic YWxpY2U6c2VjcmV0", "Basic Ym9iOnNlY3JldA=="
+	r, gate := upstreamtest.New(t), upstreamtest.NewGate()
+	blob := addRandom(t, r, "org/app", mib, 1)
+	r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(512*kib, gate))
+	w := harness.StartWeir(t, usersOf+blockOf("closed", []string{`allow = ["alice"]`}, at(r)))
+	pulling := w.Pull(t, blobPath("closed/org/app", blob), "Authorization", alice)
+	var document map[string]any
+	harness.Eventually(t, "half of the content has come", func() bool {
+		document = tell(t, w, apiPrefix+"downloads", "Authorization", alice)
+		return inside(document, "downloads.0.offset") == fmt.Sprint(float64(512*kib))
+	})
+	expectInside(t, document, map[string]string{
+		"downloads.0.name": "closed/org/app", "downloads.0.block": "closed", "downloads.0.digest": blob.String(), "downloads.0.state": "running",
+		"downloads.0.source": r.URL.Host, "downloads.0.size": fmt.Sprint(float64(mib)), "downloads.0.readers": "1", "omitted": "0",
+	})
+	expectInside(t, tell(t, w, apiPrefix+"downloads", "Authorization", bob), map[string]string{"downloads": "[]"})
+	if got := w.Get(t, apiPrefix+"downloads").Status; got != http.StatusUnauthorized {
+		t.Errorf("%d without credentials", got)
+	}
+	gate.Open()
+	pulling.Whole(t, "the blob", blob)
+	harness.Eventually(t, "the download has ended", func() bool {
+		return inside(tell(t, w, apiPrefix+"downloads", "Authorization", alice), "downloads") == "[]"
+	})
+}
+
 // Hostile names are data: they are refused or not found, and break nothing.
 func TestAPIWithHostileNames(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,58 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage/download"
+)
+
+// Downloads knows the downloads that have begun and not ended.
+type Downloads interface {
+	// Running returns their states, the oldest first.
+	Running() []download.State
+}
+
+type downloadsDocument struct {
+	Downloads []downloadDocument `json:"downloads"`
+	Omitted   int                `json:"omitted"`
+}
+
+type downloadDocument struct {
+	Name    string            `json:"name"`
+	Block   string            `json:"block"`
+	Digest  digest.Digest     `json:"digest"`
+	State   download.Activity `json:"state"`
+	Started time.Time         `json:"started"`
+	Source  string            `json:"source,omitempty"`
+	Offset  int64             `json:"offset"`
+	Size    *int64            `json:"size,omitempty"`
+	Readers int               `json:"readers"`
+}
+
+// downloads lists the downloads of the repositories that the client may know of.
+func (h *Handler) downloads(ctx context.Context, _ *http.Request) (any, error) {
+	document := downloadsDocument{Downloads: []downloadDocument{}}
+	for _, s := range h.opts.Downloads.Running() {
+		repo, ok := h.opts.Names.Of(s.Repository)
+		if !ok || !h.opts.Names.Sees(ctx, repo) {
+			continue
+		}
+		if len(document.Downloads) == maxPage {
+			document.Omitted++
+			continue
+		}
+		one := downloadDocument{
+			Name: repo.Name, Block: repo.Block, Digest: s.Digest, State: s.Activity, Started: s.Started.UTC(),
+			Source: s.Origin, Offset: s.Offset, Readers: s.Clients,
+		}
+		if s.Size >= 0 {
+			one.Size = &s.Size
+		}
+		document.Downloads = append(document.Downloads, one)
+	}
+	return document, ctx.Err() // the rules may not have been asked about all
+}
