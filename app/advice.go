@@ -14,6 +14,7 @@ import (
 	"github.com/weirhq/weir/storage/download"
 	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/spool"
+	"github.com/weirhq/weir/upstream"
 )
 
 // Packages below app return typed reasons and know no configuration. The tables of
@@ -114,6 +115,7 @@ func remedyOf(err error) string {
 	_, tooSlow := errors.AsType[*download.TooSlowError](err)
 	full, isFull := errors.AsType[*evict.FullError](err)
 	noSpace, short := errors.AsType[*spool.NoSpaceError](err)
+	_, crowded := errors.AsType[*upstream.CrowdedError](err)
 	lack := shortage.Of(err)
 	switch {
 	case lack == syscall.EMFILE:
@@ -134,6 +136,8 @@ func remedyOf(err error) string {
 		return freeSpace
 	case tooSlow:
 		return "Check the upstream, or lower global.min_speed if it is always that slow."
+	case crowded:
+		return "Set max_connections of this upstream higher if it bears more."
 	case isFull:
 		return evictRemedy(full)
 	case isOffline:

@@ -22,6 +22,7 @@ type clients struct {
 	id        via.ID
 	logger    *slog.Logger
 	denied    *deniedLog
+	bandwidth *upstream.Bandwidth // of all clients together
 	current   clientSet
 }
 
@@ -44,7 +45,7 @@ type contentLimits struct {
 }
 
 func newClients(tokens *tokencache.Cache, cooldowns upstream.Cooldowns, metrics *upstream.Metrics, id via.ID, logger *slog.Logger) *clients {
-	return &clients{tokens: tokens, cooldowns: cooldowns, metrics: metrics, id: id, logger: logger, denied: &deniedLog{logger: logger}, current: clientSet{}}
+	return &clients{tokens: tokens, cooldowns: cooldowns, metrics: metrics, id: id, logger: logger, denied: &deniedLog{logger: logger}, bandwidth: upstream.NewBandwidth(0), current: clientSet{}}
 }
 
 // commit makes a set the current one and closes the clients that are no longer in
@@ -101,7 +102,7 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLim
 	opts := upstream.Options{
 		URL: u.URL.Std(), APIPath: u.APIPath.Path(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, TokenRealm: u.TokenRealm, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
-		MaxManifestSize: limits.manifest, MaxBlobSize: limits.blob, Segments: u.Segments, UserAgent: "weir/" + version, ID: c.id,
+		MaxManifestSize: limits.manifest, MaxBlobSize: limits.blob, Segments: u.Segments, MaxConnections: u.MaxConnections, MaxBandwidth: int64(u.MaxBandwidth), Bandwidth: c.bandwidth, UserAgent: "weir/" + version, ID: c.id,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 		OnDenied: func(e *upstream.Error) { c.denied.warn(u, e) },
 	}

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage/evict"
 	"github.com/weirhq/weir/storage/s3"
+	"github.com/weirhq/weir/upstream"
 )
 
 // The log tells causes and remedies, in either format.
@@ -32,6 +34,10 @@ func TestLogAdvises(t *testing.T) {
 	want := `tag v1: not cached, and the namespace is offline. Remove offline = true from repository."ghcr.io" to fetch it from ghcr.io.`
 	if got := advised(offline); got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	crowded := &upstream.Error{Host: "ghcr.io", Class: upstream.ClassUnavailable, Err: &upstream.CrowdedError{Host: "ghcr.io", Limit: 3, Wait: time.Second}}
+	if got := advised(crowded); !strings.HasSuffix(got, "the limit of 3 connections to ghcr.io was reached for 1s. Set max_connections of this upstream higher if it bears more.") {
+		t.Errorf("got %q", got)
 	}
 	// A server's own words may end with a full stop.
 	if got := advised(fmt.Errorf("%w: It is too late.", &s3.Error{Operation: "get", Reason: s3.WrongClock})); !strings.HasSuffix(got, "It is too late. Synchronise the clock of this machine.") {

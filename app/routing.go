@@ -48,6 +48,7 @@ func (r *routing) apply(cfg *config.Config) error {
 	r.tables.Store(table)
 	r.requests.SetNamespaces(table)
 	r.clients.commit(next)
+	r.clients.bandwidth.Set(int64(cfg.Global.MaxBandwidth))
 	r.clients.denied.inForce.Store(cfg)
 	r.engine.warmer.Apply(table.KeepWarm())
 	return nil

@@ -76,7 +76,7 @@ func translateBlock(block config.Namespace, limits contentLimits, clients *clien
 		t.spec.Grant, t.spec.Place = t.clients[0].Grant, t.clients[0].Place() // it is the only one
 	}
 	t.spec.MayLeadToMirror = func() bool { return slices.ContainsFunc(t.clients, (*upstream.Client).MayBeMirror) }
-	t.spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: clients.logger, FallbackOn: fallbackOn}, members...)
+	t.spec.Upstreams = upstream.NewChain(upstream.ChainOptions{Logger: clients.logger, Block: block.Key, FallbackOn: fallbackOn}, members...)
 	return t, nil
 }
 

@@ -79,7 +79,8 @@ type Global struct {
 	MaxConcurrentFetches    int           `toml:"max_concurrent_fetches"`
 	MaxManifestSize         Size          `toml:"max_manifest_size" reload:"live"`
 	MaxBlobSize             SizeLimit     `toml:"max_blob_size" reload:"live"`
-	MinSpeed                Size          `toml:"min_speed"` // bytes per second
+	MinSpeed                Size          `toml:"min_speed"`                   // bytes per second
+	MaxBandwidth            SizeLimit     `toml:"max_bandwidth" reload:"live"` // bytes per second from all upstreams; 0: no limit
 	ShutdownDrain           time.Duration `toml:"shutdown_drain_secs"`
 	ImmutableTags           bool          `toml:"immutable_tags" reload:"live"`
 	ImmutableTagsExclusions []string      `toml:"immutable_tags_exclusions" reload:"live"`
@@ -217,6 +218,8 @@ type Upstream struct {
 	ReadTimeout       time.Duration `toml:"read_timeout_secs"` // longest pause between two reads
 	Proxy             Secret        `toml:"proxy"`             // a URL that may hold a password; empty: from the environment
 	Segments          int           `toml:"segments"`          // streams that may bring one large blob at once
+	MaxBandwidth      SizeLimit     `toml:"max_bandwidth"`     // bytes per second; 0: no limit
+	MaxConnections    int           `toml:"max_connections"`   // that carry a request; 0: no limit
 	// TokenRealm is the only host that gets the credentials besides that of URL.
 	TokenRealm string `toml:"token_realm"`
 	// AllowPrivateRedirects admits redirects and token services at private addresses

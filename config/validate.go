@@ -104,6 +104,7 @@ func (v *validator) global() {
 	if g.MaxManifestSize <= 0 {
 		v.fail("global.max_manifest_size", "must be larger than 0")
 	}
+	v.bandwidth("global.max_bandwidth", g.MaxBandwidth)
 	v.notNegative("global.max_blob_size", int64(g.MaxBlobSize))
 	v.notNegative("global.shutdown_drain_secs", int64(g.ShutdownDrain))
 	v.tagPolicy("global", g.TagTTL, g.TagSWR, g.NegativeTTL, g.MaxStale)

@@ -111,6 +111,16 @@ func (v *validator) onBehalf(at string, n Namespace) {
 	}
 }
 
+// minBandwidth is the least limit of bytes per second. Below it clients and proxies take a
+// transfer for dead.
+const minBandwidth SizeLimit = 64 << 10
+
+func (v *validator) bandwidth(key string, limit SizeLimit) {
+	if limit != 0 && limit < minBandwidth {
+		v.fail(key, `must be at least %s, in bytes per second; write "" for no limit`, minBandwidth)
+	}
+}
+
 // maxSegments bounds the connections for one blob. More are those of an attack, for a registry.
 const maxSegments = 16
 
@@ -131,6 +141,8 @@ func (v *validator) upstream(at string, u Upstream) {
 		v.failed(at+".server_ca_bundle", checkBundle(u.ServerCABundle))
 	}
 	v.notNegative(at+".max_redirect", int64(u.MaxRedirect))
+	v.bandwidth(at+".max_bandwidth", u.MaxBandwidth)
+	v.notNegative(at+".max_connections", int64(u.MaxConnections))
 	if u.Segments < 1 || u.Segments > maxSegments {
 		v.fail(at+".segments", "must be from 1, which is one stream for each blob, to %d", maxSegments)
 	}

@@ -30,7 +30,7 @@ func startObserved(t *testing.T) *harness.Weir {
 	blob := upstream.AddRandomBlob("org/app", 1000, 1)
 	// A Redis that is away changes nothing.
 	alone := fmt.Sprintf("[cache.redis]\nurl = \"redis://%s\"\n[cluster]\npeer_port = 0\nsecret = %q\n", testutil.FreeAddr(t), strings.Repeat("x", 32))
-	w := harness.StartWeir(t, s3test.New(t).Config()+alone+block("ghcr.io", upstream)+"[[repository.\"ghcr.io\".warm]]\nimages = [\"org/app:1.2\"]\n[server.tls]\nself_signed = true\n")
+	w := harness.StartWeir(t, s3test.New(t).Config()+alone+block("ghcr.io", upstream)+"max_connections = 9\n[[repository.\"ghcr.io\".warm]]\nimages = [\"org/app:1.2\"]\n[server.tls]\nself_signed = true\n")
 	w.Client = trusting(t, poolOf(leafOf(t, w.Addr)))
 	for _, path := range []string{
 		manifestPath("ghcr.io/org/app", "1.2"), blobPath("ghcr.io/org/app", blob),

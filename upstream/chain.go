@@ -56,6 +56,7 @@ type ChainOptions struct {
 	// verified.
 	FallbackOn []Class
 	Logger     *slog.Logger // may be nil
+	Block      string       // whose requests take turns with those of other blocks at one upstream
 }
 
 // Chain reads several registries that hold the same content, in order. It asks
@@ -66,13 +67,14 @@ type Chain struct {
 	members    []Member
 	fallbackOn []Class // nil: all classes
 	logger     *slog.Logger
+	block      string
 }
 
 var _ oci.Registry = (*Chain)(nil)
 
 // NewChain returns a chain of members in the order in which they are asked.
 func NewChain(opts ChainOptions, members ...Member) *Chain {
-	return &Chain{members: members, fallbackOn: opts.FallbackOn, logger: loggerOr(opts.Logger)}
+	return &Chain{members: members, fallbackOn: opts.FallbackOn, logger: loggerOr(opts.Logger), block: opts.Block}
 }
 
 // Blob opens a blob on the first member that has it. If a stream breaks off, the
@@ -93,12 +95,12 @@ func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offse
 			ordered = append(ordered, member)
 		}
 	}
-	return openBlob(ctx, c.logger, append(ordered, last...), repo, dgst, offset, length)
+	return openBlob(inBlock(ctx, c.block), c.logger, append(ordered, last...), repo, dgst, offset, length)
 }
 
 // StatBlob is [Client.StatBlob] on the first member that has the blob.
 func (c *Chain) StatBlob(ctx context.Context, repo string, dgst digest.Digest) (ocispec.Descriptor, error) {
-	return ask(ctx, c.logger, c.members, nil, func(ctx context.Context, m Member) (ocispec.Descriptor, error) { return m.StatBlob(ctx, repo, dgst) })
+	return ask(inBlock(ctx, c.block), c.logger, c.members, nil, func(ctx context.Context, m Member) (ocispec.Descriptor, error) { return m.StatBlob(ctx, repo, dgst) })
 }
 
 // Manifest is [Client.Manifest] on the first member that has it.
@@ -117,7 +119,7 @@ func (c *Chain) askManifest(ctx context.Context, ref oci.Reference, question fun
 	if ref.IsTag() {
 		fallbackOn = c.fallbackOn
 	}
-	return ask(ctx, c.logger, c.members, fallbackOn, func(ctx context.Context, member Member) (*oci.Manifest, error) {
+	return ask(inBlock(ctx, c.block), c.logger, c.members, fallbackOn, func(ctx context.Context, member Member) (*oci.Manifest, error) {
 		m, err := question(ctx, member)
 		if err == nil {
 			m.Fallback = member != c.members[0]
@@ -128,14 +130,14 @@ func (c *Chain) askManifest(ctx context.Context, ref oci.Reference, question fun
 
 // Tags is [Client.Tags] of the first member that has the repository.
 func (c *Chain) Tags(ctx context.Context, repo string, query url.Values) (*oci.TagList, error) {
-	return ask(ctx, c.logger, c.members, c.fallbackOn, func(ctx context.Context, m Member) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
+	return ask(inBlock(ctx, c.block), c.logger, c.members, c.fallbackOn, func(ctx context.Context, m Member) (*oci.TagList, error) { return m.Tags(ctx, repo, query) })
 }
 
 // Referrers is [Client.Referrers] of the first member that can list them, and
 // an empty index if no member can. No digest vouches for such a list, so the next member
 // is asked as about a tag.
 func (c *Chain) Referrers(ctx context.Context, repo string, dgst digest.Digest, artifactType string) (*oci.Referrers, error) {
-	referrers, err := ask(ctx, c.logger, c.members, c.fallbackOn, func(ctx context.Context, m Member) (*oci.Referrers, error) {
+	referrers, err := ask(inBlock(ctx, c.block), c.logger, c.members, c.fallbackOn, func(ctx context.Context, m Member) (*oci.Referrers, error) {
 		if m, ok := m.(referrersFinder); ok {
 			return m.findReferrers(ctx, repo, dgst, artifactType)
 		}

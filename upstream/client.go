@@ -82,6 +82,9 @@ type Options struct {
 	MaxManifestSize int64             // bytes; 0: 5 MiB
 	MaxBlobSize     int64             // bytes; 0: no limit
 	Segments        int               // streams that may bring one large blob at once; 0: 1
+	MaxBandwidth    int64             // bytes per second; 0: no limit
+	Bandwidth       *Bandwidth        // of all clients together; nil: no limit
+	MaxConnections  int               // requests at once, to the registry and through its proxy; 0: no limit
 	Tokens          *tokencache.Cache // nil: one of its own
 	Cooldowns       Cooldowns         // nil: other clients' 429s stay unknown
 	Metrics         *Metrics          // may be nil
@@ -118,6 +121,8 @@ type Client struct {
 	// Segments of one blob have a connection each. Those of HTTP/2 would share one.
 	segmentRoutes *routes
 	segments      *segments
+	limit         *connectionLimit // nil: there is none
+	bandwidth     [2]*Bandwidth    // its own, and that of all clients
 
 	auth        *authorizer
 	cooldown    *registryCooldown
@@ -163,6 +168,7 @@ func NewClient(o Options) *Client {
 		maxManifestSize: cmp.Or(o.MaxManifestSize, defaultMaxManifestSize),
 		maxBlobSize:     o.MaxBlobSize,
 		userAgent:       o.UserAgent,
+		bandwidth:       [2]*Bandwidth{NewBandwidth(o.MaxBandwidth), o.Bandwidth},
 		id:              o.ID,
 		logger:          loggerOr(o.Logger),
 		cooldowns:       o.Cooldowns,
@@ -186,22 +192,34 @@ func NewClient(o Options) *Client {
 	})
 	c.lacking = episode.New(reachableAfter, func() { c.logger.Info("connections to the upstream can be opened again", "upstream", c.host) })
 	c.closing, c.close = context.WithCancel(context.Background())
-	c.routes = newRoutes(o, nil)
-	single := new(http.Protocols)
-	single.SetHTTP1(true)
-	c.segmentRoutes = newRoutes(o, single)
-	c.segments = &segments{most: max(1, o.Segments), host: c.host, logger: c.logger}
+	c.makeRoutes(o)
 	tokens := o.Tokens
 	if tokens == nil {
 		tokens = tokencache.New(tokencache.NewMemory(defaultTokens), nil, tokencache.WithLogger(c.logger))
 	}
 	c.auth = newAuthorizer(tokens, &tokenService{client: c})
 	c.metrics = o.Metrics.add(c)
+	if c.limit != nil {
+		c.limit.waited = c.metrics.waitedForConnection
+	}
 	// Last, since a known limit calls the client at once.
 	for _, op := range []operation{ofManifests, ofBlobs, ofLists} {
 		c.hearOf(place{operation: op})
 	}
 	return c
+}
+
+// makeRoutes makes the connections of a client that is new, with their limit.
+func (c *Client) makeRoutes(o Options) {
+	c.limit = newConnectionLimit(o.MaxConnections, c.host, c.logger)
+	c.routes = newRoutes(o, nil, c.limit)
+	single := new(http.Protocols)
+	single.SetHTTP1(true)
+	c.segmentRoutes = newRoutes(o, single, c.limit)
+	c.segments = &segments{most: max(1, o.Segments), host: c.host, logger: c.logger}
+	if o.MaxConnections > 0 { // further streams would get no connection
+		c.segments.most = min(c.segments.most, o.MaxConnections)
+	}
 }
 
 func loggerOr(logger *slog.Logger) *slog.Logger {
@@ -256,9 +274,14 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	defer leave()
 	// A timer and not a context's deadline, which would bound the body too.
 	attempts, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(c.timeToHeaders(), func() { cancel(errHeaderTimeout) })
-	resp, span, err := c.doWithRetry(attempts, call)
-	timer.Stop()
+	timer := newHeaderTimer(c.timeToHeaders(), func() { cancel(errHeaderTimeout) })
+	asking := attempts
+	if c.limit != nil {
+		block, _ := ctx.Value(blockKey{}).(string)
+		asking = context.WithValue(attempts, visitKey{}, &visit{block: block, blob: call.limit == ofBlobs && call.method == http.MethodGet, timer: timer})
+	}
+	resp, span, err := c.doWithRetry(asking, call)
+	timer.timer.Stop()
 	if err != nil {
 		cancel(nil)
 		if ctx.Err() != nil {
@@ -266,7 +289,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.received, span)
+	resp.Body = newStream(attempts, cancel, resp.Body, c.readTimeout, c.metrics.received, span, throttle{limits: c.bandwidth, blob: call.limit == ofBlobs, waited: c.metrics.throttled})
 	return resp, nil
 }
 
@@ -281,6 +304,8 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 	start := time.Now()
 	for try := 1; ; try++ {
 		asked := time.Now()
+		visit := visitOf(ctx)
+		visit.waited = 0
 		traced, span := c.startTry(ctx, call, try)
 		resp, failure := c.attempt(traced, call)
 		// The caller left, which counts neither as an answer nor as a failure. Our
@@ -294,12 +319,12 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 			return nil, nil, cause
 		}
 		if failure == nil {
-			c.metrics.request(call.op, ClassOK, time.Since(asked))
+			c.metrics.request(call.op, ClassOK, time.Since(asked)-visit.waited)
 			noteAnswer(span, resp.StatusCode, ClassOK)
 			return resp, span, nil
 		}
 		endFailed(span, failure)
-		c.metrics.request(call.op, failure.Class, time.Since(asked))
+		c.metrics.request(call.op, failure.Class, time.Since(asked)-visit.waited)
 		if failure.Loop() {
 			via.NoteLoop(ctx)
 		}

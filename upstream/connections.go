@@ -30,6 +30,7 @@ type connections struct {
 	newTransport func() *http.Transport
 	silence      time.Duration
 	logger       *slog.Logger
+	limit        *connectionLimit // nil: none
 
 	mu        sync.Mutex
 	current   *http.Transport
@@ -90,11 +91,27 @@ type answer struct {
 	second    bool     // of the second request
 }
 
-// send sends a GET or HEAD, or a request for a token. If it gets a connection that was used before, and there is
-// no byte of an answer for a while, send repeats it on a new connection, once, and
-// returns the answer that comes first. The first request goes on meanwhile: the registry
-// may be slow, such as a proxy that fetches the content itself.
+// send sends a GET or HEAD, or a request for a token, when the limit admits it.
 func (c *connections) send(req *http.Request) answer {
+	leave, err := c.limit.enter(req.Context())
+	if err != nil {
+		return answer{err: err}
+	}
+	a := c.sendAdmitted(req)
+	if a.resp == nil {
+		leave()
+	} else if c.limit != nil {
+		hold(a.resp, leave)
+	}
+	return a
+}
+
+// sendAdmitted sends a request. If it gets a connection that was used before, and there is
+// no byte of an answer for a while, sendAdmitted repeats it on a new connection, once, and
+// returns the answer that comes first. The first request goes on meanwhile: the registry
+// may be slow, such as a proxy that fetches the content itself. If no further connection is
+// free then, the second request takes the place of the first one.
+func (c *connections) sendAdmitted(req *http.Request) answer {
 	answers := make(chan answer, 2) // room for both, so that neither waits for a reader
 	silent := make(chan struct{}, 1)
 	current := c.transport()
@@ -109,6 +126,11 @@ func (c *connections) send(req *http.Request) answer {
 		return a
 	default:
 	}
+	leave, ok := c.limit.tryEnter()
+	if !ok {
+		return c.sendInstead(req, current, cancelFirst, answers)
+	}
+	defer leave() // one of the two requests ends here
 	cancelSecond := start(req, c.replace(current), answers, true, nil)
 	a := <-answers
 	if a.err != nil {
@@ -131,6 +153,21 @@ func (c *connections) send(req *http.Request) answer {
 			late.resp.Body.Close()
 		}
 	}()
+	return a
+}
+
+// sendInstead ends the first request, and then repeats it on a new connection.
+func (c *connections) sendInstead(req *http.Request, old *http.Transport, cancelFirst context.CancelFunc, answers chan answer) answer {
+	cancelFirst()
+	if first := <-answers; first.resp != nil {
+		first.resp.Body.Close()
+	}
+	began := time.Now()
+	start(req, c.replace(old), answers, true, nil)
+	a := <-answers
+	if a.err == nil && time.Since(began) >= c.silence {
+		c.noteSlow() // the new connection was silent as well
+	}
 	return a
 }
 

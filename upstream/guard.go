@@ -111,8 +111,10 @@ type routes struct {
 	all     bool                     // the operator allows all zones
 }
 
-// newRoutes returns the routes of a client over some protocols; nil: HTTP/1.1 and HTTP/2.
-func newRoutes(o Options, protocols *http.Protocols) *routes {
+// newRoutes returns the routes of a client over some protocols; nil: HTTP/1.1 and HTTP/2. A
+// limit counts requests to the upstream's own origin, and those through the proxy that leads
+// there. Other hosts, such as storage hosts, have other limits than the registry.
+func newRoutes(o Options, protocols *http.Protocols, limit *connectionLimit) *routes {
 	proxy := proxyFunc(http.ProxyFromEnvironment)
 	if o.Proxy != nil {
 		proxy = http.ProxyURL(o.Proxy)
@@ -121,6 +123,10 @@ func newRoutes(o Options, protocols *http.Protocols) *routes {
 	open := dialer(o, nil)
 	r.origin = newConnections(o, func() *http.Transport { return newTransport(o, protocols, o.Certificate, proxy, open) })
 	r.proxied = newConnections(o, func() *http.Transport { return newTransport(o, protocols, nil, proxy, open) })
+	r.origin.limit = limit
+	if r.isProxied(o.URL) {
+		r.proxied.limit = limit
+	}
 	for z := range zone.Zones {
 		guarded := dialer(o, &guard{z, r.all})
 		r.direct[z] = newConnections(o, func() *http.Transport { return newTransport(o, protocols, nil, nil, guarded) })

@@ -21,6 +21,8 @@ type Metrics struct {
 	limit     *prometheus.GaugeVec     // upstream
 	remaining *prometheus.GaugeVec     // upstream
 	tokens    *prometheus.CounterVec   // upstream, result
+	connWait  *prometheus.CounterVec   // upstream
+	throttled *prometheus.CounterVec   // upstream, limit
 
 	mu      sync.Mutex
 	clients map[*Client]struct{}
@@ -59,9 +61,17 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 			Name: "weir_token_requests_total",
 			Help: "Requests to the token services of upstream registries by outcome.",
 		}, []string{"upstream", "result"}),
+		connWait: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_upstream_connection_wait_seconds_total",
+			Help: "Time that requests to an upstream registry waited for a connection, since the limit was reached.",
+		}, upstream),
+		throttled: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "weir_upstream_throttled_seconds_total",
+			Help: "Time that bodies from an upstream registry waited for the limit of bytes per second of the upstream, or that of all upstreams (global).",
+		}, []string{"upstream", "limit"}),
 		clients: make(map[*Client]struct{}),
 	}
-	registerer.MustRegister(m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens, cooldownCollector{m})
+	registerer.MustRegister(m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens, m.connWait, m.throttled, cooldownCollector{m}, connectionCollector{m})
 	return m
 }
 
@@ -78,6 +88,8 @@ func (m *Metrics) add(c *Client) *upstreamMetrics {
 		duration: m.duration.WithLabelValues(c.label),
 		bytes:    m.bytes.WithLabelValues(c.label),
 		corrupt:  m.corrupt.WithLabelValues(c.label),
+		connWait: m.connWait.WithLabelValues(c.label),
+		slowed:   [2]prometheus.Counter{m.throttled.WithLabelValues(c.label, "upstream"), m.throttled.WithLabelValues(c.label, "global")},
 		requests: make(map[string]*[classes]prometheus.Counter),
 	}
 	for class := ClassOK; class < classes; class++ {
@@ -110,6 +122,8 @@ type upstreamMetrics struct {
 	host           string // host:port
 	duration       prometheus.Observer
 	bytes, corrupt prometheus.Counter
+	connWait       prometheus.Counter
+	slowed         [2]prometheus.Counter // by the limit of a throttle
 	tokens         [classes]prometheus.Counter
 	requests       map[string]*[classes]prometheus.Counter // by operation
 }
@@ -129,7 +143,7 @@ func (u *upstreamMetrics) remove(c *Client) {
 	label := prometheus.Labels{"upstream": c.label}
 	for _, vec := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
-	}{m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens} {
+	}{m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens, m.connWait, m.throttled} {
 		vec.DeletePartialMatch(label)
 	}
 }
@@ -162,6 +176,18 @@ func (u *upstreamMetrics) token(class Class) {
 func (u *upstreamMetrics) received(n int) {
 	if u != nil {
 		u.bytes.Add(float64(n))
+	}
+}
+
+func (u *upstreamMetrics) waitedForConnection(d time.Duration) {
+	if u != nil {
+		u.connWait.Add(d.Seconds())
+	}
+}
+
+func (u *upstreamMetrics) throttled(limit int, d time.Duration) {
+	if u != nil {
+		u.slowed[limit].Add(d.Seconds())
 	}
 }
 

@@ -32,19 +32,26 @@ type stream struct {
 	count   func(n int)
 	span    trace.Span // of the try; ends with the body
 	read    int        // bytes
+	pace    throttle
 }
 
-func newStream(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, timeout time.Duration, count func(n int), span trace.Span) *stream {
+func newStream(ctx context.Context, cancel context.CancelCauseFunc, body io.ReadCloser, timeout time.Duration, count func(n int), span trace.Span, pace throttle) *stream {
 	timer := time.AfterFunc(timeout, func() { cancel(errStalled) })
 	timer.Stop()
-	return &stream{ctx: ctx, cancel: cancel, body: body, timer: timer, timeout: timeout, count: count, span: span}
+	return &stream{ctx: ctx, cancel: cancel, body: body, timer: timer, timeout: timeout, count: count, span: span, pace: pace}
 }
 
 // Read returns the cause of ctx's end as its error if ctx has ended.
 func (s *stream) Read(p []byte) (int, error) {
+	p, err := s.pace.await(s.ctx, p)
+	if err != nil {
+		noteBroken(s.span, err)
+		return 0, err
+	}
 	s.timer.Reset(s.timeout)
 	n, err := s.body.Read(p)
 	s.timer.Stop()
+	s.pace.spend(n)
 	s.count(n)
 	s.read += n
 	if err != nil && err != io.EOF {

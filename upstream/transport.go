@@ -84,6 +84,9 @@ func (t connTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t connTransport) roundTrip(req *http.Request) (*http.Response, net.Addr, error) {
 	answer := t.base.send(req)
 	if err := answer.err; err != nil {
+		if _, ok := err.(*CrowdedError); ok {
+			return nil, nil, &Error{Class: ClassUnavailable, coolingDown: true, Err: err}
+		}
 		// The context's cause names Weir's own time limit, if that ended it.
 		if cause := context.Cause(req.Context()); cause != nil {
 			err = cause
@@ -106,6 +109,9 @@ type originTransport struct {
 func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	answers := t.client.answers.Load()
 	resp, from, err := t.roundTrip(req)
+	if _, ok := err.(*Error); ok {
+		return nil, err // no request was sent
+	}
 	failure, failed := err.(*transportError)
 	cause := context.Cause(req.Context())
 	if !failed {
