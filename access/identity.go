@@ -132,8 +132,9 @@ const (
 	GetReferrers Action = "get-referrers"
 	GetToken     Action = "get-token"
 	ReadMetrics  Action = "metrics"
-	ReadPage     Action = "ui-asset" // the page at /
-	ReadAPI      Action = "ui-api"   // what is cached, below /api/v1
+	ReadPage     Action = "ui-asset"  // the page at /
+	ReadAPI      Action = "ui-api"    // what is cached, below /api/v1
+	ChangeAPI    Action = "ui-change" // changes of that
 )
 
 // Page is the part of a list that a request asks for (distribution-spec, "Listing Tags"), as

@@ -1,5 +1,5 @@
 // Package api tells people and programs what a mirror has cached and how it is used, as JSON
-// below /api/v1. It reads from small views, and never asks an upstream.
+// below /api/v1. It reads from small views, and asks an upstream only to refresh a tag.
 //
 // openapi.json describes it, and is served with it. A test holds the file to the handlers.
 //
@@ -79,6 +79,7 @@ type Options struct {
 	Names     Names
 	Inventory Inventory
 	Downloads Downloads
+	Refresher Refresher
 	Logger    *slog.Logger
 }
 
@@ -86,10 +87,37 @@ type Options struct {
 // read the API.
 type Handler struct {
 	opts    Options
-	waiting chan struct{} // has a place for each request that waits or reads
-	places  chan struct{} // has a place for each request that reads
+	reads   gate
+	changes gate // an upstream may let them wait
 	figures *lru.Cache[storage.RepoID, figures]
 	mux     *http.ServeMux
+}
+
+// gate admits a few requests at once, and lets some more wait.
+type gate struct {
+	waiting chan struct{} // has a place for each request that waits or works
+	places  chan struct{} // has a place for each request that works
+}
+
+func newGate() gate {
+	return gate{make(chan struct{}, atOnce+maxWaiting), make(chan struct{}, atOnce)}
+}
+
+// enter waits for a place. The caller leaves if there is no error. It returns errBusy if too many
+// requests wait already.
+func (g gate) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case g.waiting <- struct{}{}:
+	default:
+		return nil, errBusy
+	}
+	select {
+	case g.places <- struct{}{}:
+		return func() { <-g.places; <-g.waiting }, nil
+	case <-ctx.Done():
+		<-g.waiting
+		return nil, ctx.Err()
+	}
 }
 
 //go:embed openapi.json
@@ -97,6 +125,7 @@ var description []byte
 
 // route is a path of the API below [Prefix], its parameters and the document at it.
 type route struct {
+	method string
 	path   string
 	query  []string
 	answer func(h *Handler, ctx context.Context, r *http.Request) (any, error)
@@ -104,13 +133,14 @@ type route struct {
 
 // routes are the paths beside openapi.json.
 var routes = []route{
-	{"repositories", []string{"block", "q", "sort", "n", "last"}, (*Handler).repositories},
-	{"repositories/{name}", nil, (*Handler).repository},
-	{"repositories/{name}/tags", []string{"n", "last"}, (*Handler).tags},
-	{"repositories/{name}/tags/{tag}", nil, (*Handler).tag},
-	{"repositories/{name}/tags/{tag}/history", nil, (*Handler).history},
-	{"repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
-	{"downloads", nil, (*Handler).downloads},
+	{http.MethodGet, "repositories", []string{"block", "q", "sort", "n", "last"}, (*Handler).repositories},
+	{http.MethodGet, "repositories/{name}", nil, (*Handler).repository},
+	{http.MethodGet, "repositories/{name}/tags", []string{"n", "last"}, (*Handler).tags},
+	{http.MethodGet, "repositories/{name}/tags/{tag}", nil, (*Handler).tag},
+	{http.MethodGet, "repositories/{name}/tags/{tag}/history", nil, (*Handler).history},
+	{http.MethodGet, "repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
+	{http.MethodGet, "downloads", nil, (*Handler).downloads},
+	{http.MethodPost, "refresh", nil, (*Handler).refresh},
 }
 
 // New returns the handler of the API.
@@ -120,8 +150,7 @@ func New(opts Options) *Handler {
 		panic(err) // cannot be: the size is positive
 	}
 	h := &Handler{
-		opts: opts, waiting: make(chan struct{}, atOnce+maxWaiting), places: make(chan struct{}, atOnce), figures: known,
-		mux: http.NewServeMux(),
+		opts: opts, reads: newGate(), changes: newGate(), figures: known, mux: http.NewServeMux(),
 	}
 	h.mux.HandleFunc(Prefix, noRoute)
 	h.mux.HandleFunc("GET "+Prefix+"openapi.json", func(w http.ResponseWriter, _ *http.Request) {
@@ -129,7 +158,7 @@ func New(opts Options) *Handler {
 		_, _ = w.Write(description) // a client that has left needs no answer
 	})
 	for _, one := range routes {
-		h.mux.HandleFunc("GET "+Prefix+one.path, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, one) })
+		h.mux.HandleFunc(one.method+" "+Prefix+one.path, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, one) })
 	}
 	return h
 }
@@ -152,25 +181,22 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
 	write(w, http.StatusOK, document)
 }
 
-// answer returns the document of a route when there is a place to read it.
+// answer returns the document of a route when there is a place to work on it.
 func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (any, error) {
-	select {
-	case h.waiting <- struct{}{}:
-		defer func() { <-h.waiting }()
-	default:
-		return nil, errBusy
-	}
 	for name := range r.URL.Query() {
 		if !slices.Contains(to.query, name) { // a misspelt one would have no effect
 			return nil, invalid("a parameter is not one of this path. " + Prefix + "openapi.json has its parameters")
 		}
 	}
-	select {
-	case h.places <- struct{}{}:
-		defer func() { <-h.places }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	door := h.reads
+	if to.method != http.MethodGet {
+		door = h.changes
 	}
+	leave, err := door.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	return to.answer(h, ctx, r)
 }
 
@@ -201,7 +227,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 		told = &failure{http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests to the API wait already. Ask again later"}
 	case errors.Is(err, context.DeadlineExceeded):
 		w.Header().Set("Retry-After", "10")
-		told = &failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the records could not be read in time. Ask for a smaller page, or later"}
+		told = &failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the mirror could not answer in time. Ask for a smaller page, or later"}
 	default:
 		h.opts.Logger.Warn("the API cannot read records or content. Check that the store is readable", "path", printable.Path(r), "error", err)
 		told = &failure{http.StatusInternalServerError, "UNKNOWN", "the records cannot be read. The log of the mirror has the reason"}
@@ -212,9 +238,11 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 // noRoute answers requests that no route answers.
 func noRoute(w http.ResponseWriter, r *http.Request) {
 	status, code, message := http.StatusNotFound, "NAME_UNKNOWN", "the API has no such path. "+Prefix+"openapi.json has its paths"
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		status, code, message = http.StatusMethodNotAllowed, "UNSUPPORTED", "the API can only be read"
+	isRead := r.Method == http.MethodGet || r.Method == http.MethodHead
+	isChange := r.URL.Path == Prefix+"refresh"
+	if isRead == isChange {
+		w.Header().Set("Allow", map[bool]string{true: http.MethodPost, false: "GET, HEAD"}[isChange])
+		status, code, message = http.StatusMethodNotAllowed, "UNSUPPORTED", "the path has another method. "+Prefix+"openapi.json has its methods"
 	}
 	write(w, status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: code, Message: message}}})
 }

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -21,10 +22,12 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.uber.org/goleak"
 
+	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/inventory"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/download"
+	"github.com/weirhq/weir/upstream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -40,6 +43,8 @@ type mirror struct {
 	gate   chan struct{} // nil: open
 	reads  atomic.Int32
 	runs   []download.State
+	result namespace.Manifest
+	asked  []string
 }
 
 func newMirror(t *testing.T, names ...string) *mirror {
@@ -50,7 +55,7 @@ func newMirror(t *testing.T, names ...string) *mirror {
 		m.known[name] = inventory.Repository{Tags: 1, Contents: 1}
 	}
 	slices.SortFunc(m.repos, func(a, b Repository) int { return cmp.Compare(a.Name, b.Name) })
-	m.Handler = New(Options{Names: m, Inventory: m, Downloads: m, Logger: slog.New(slog.DiscardHandler)})
+	m.Handler = New(Options{Names: m, Inventory: m, Downloads: m, Refresher: m, Logger: slog.New(slog.DiscardHandler)})
 	return m
 }
 
@@ -67,6 +72,11 @@ func (m *mirror) Find(name string) (Repository, bool) {
 
 func (m *mirror) Of(id storage.RepoID) (Repository, bool) {
 	return repositoryOf(id.String()), id.Namespace != "removed"
+}
+
+func (m *mirror) Refresh(_ context.Context, r Repository, tag string) (*namespace.Manifest, error) {
+	m.asked = append(m.asked, r.Name+":"+tag)
+	return &m.result, m.fail
 }
 
 func (m *mirror) Running() []download.State { return m.runs }
@@ -353,5 +363,49 @@ func TestDownloads(t *testing.T) {
 	}
 	if second.Name != "a/other" || second.Size == nil || *second.Size != 0 || second.Offset != 7 || second.Source != "up.example" || second.Readers != 2 {
 		t.Errorf("%+v", second)
+	}
+}
+
+// A refresh tells what it found or why it failed, and asks about valid images only.
+func TestRefresh(t *testing.T) {
+	m := newMirror(t, "a/app")
+	m.hidden = "a/secret"
+	post := func(body string, status int, want string) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		m.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodPost, Prefix+"refresh", strings.NewReader(body)))
+		expectDescribed(t, "/refresh", w.Code, w.Body.Bytes())
+		if w.Code != status || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%.100s: %d %s", body, w.Code, w.Body)
+		}
+	}
+	for _, body := range []string{
+		"", "[]", "{}", `{"image": "a/app:v1", "more": 1}`, `{"image": "a/app@` + digest.FromString("x").String() + `"}`, `{"image": "a/<script>"}`,
+		`{"image": "a/` + strings.Repeat("x", maxText) + `"}`, `{"image": "` + strings.Repeat(" ", maxBody) + `a/app"}`,
+	} {
+		post(body, http.StatusBadRequest, "such as")
+	}
+	post(`{"image": "none"}`, http.StatusNotFound, "no such repository")
+	post(`{"image": "a/secret:v1"}`, http.StatusNotFound, "no such repository")
+	if len(m.asked) != 0 {
+		t.Errorf("the upstream was asked about %q", m.asked)
+	}
+	m.result.Descriptor = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("v1")}
+	for cache, want := range map[namespace.CacheStatus]string{
+		namespace.Revalidated: `"unchanged"`, namespace.Moved: `"moved"`, namespace.Miss: `"fetched"`, namespace.Passed: `"not stored"`,
+	} {
+		m.result.Cache = cache
+		post(`{"image": "a/app:v1"}`, http.StatusOK, want)
+	}
+	if m.asked[0] != "a/app:v1" {
+		t.Errorf("the upstream was asked about %q", m.asked)
+	}
+	for want, err := range map[string]error{
+		"404 no such tag": upstream.ErrNotFound, "409 offline": &namespace.OfflineError{}, "503 wait": &namespace.BusyError{}, "502 The log": errors.New("/secret"),
+	} {
+		m.fail = err
+		status, text, _ := strings.Cut(want, " ")
+		n, _ := strconv.Atoi(status)
+		post(`{"image": "a/app"}`, n, text)
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 // documents are the documents of the paths.
 var documents = map[string]any{
+	"/refresh":                                refreshDocument{},
 	"/downloads":                              downloadsDocument{},
 	"/repositories":                           repositoriesDocument{},
 	"/repositories/{name}":                    repositoryDocument{},
@@ -66,6 +67,11 @@ func TestDescriptionIsThatOfTheHandler(t *testing.T) {
 				}
 			}
 			described[method+" "+path] = query
+			if body := op.RequestBody; (body != nil) != (method == http.MethodPost) {
+				t.Errorf("%s %s has a body: %v", method, path, body != nil)
+			} else if body != nil {
+				compare(t, path+" request", body.Value.Content.Get("application/json").Schema, reflect.TypeFor[refreshRequest]())
+			}
 			schema := op.Responses.Value("200").Value.Content.Get("application/json").Schema
 			compare(t, path, schema, reflect.TypeOf(documents[path]))
 			for status := range op.Responses.Map() {
@@ -77,7 +83,7 @@ func TestDescriptionIsThatOfTheHandler(t *testing.T) {
 	}
 	served := make(map[string][]string)
 	for _, one := range routes {
-		served["GET /"+one.path] = one.query
+		served[one.method+" /"+one.path] = one.query
 	}
 	if diff := cmp.Diff(served, described); diff != "" {
 		t.Errorf("the handler (-) has other routes than the description (+):\n%s", diff)
@@ -157,7 +163,11 @@ func expectDescribed(t *testing.T, route string, status int, body []byte) {
 	if path == nil {
 		t.Fatalf("%s is not described", route)
 	}
-	answer := path.Get.Responses.Value(fmt.Sprint(status))
+	op := path.Get
+	if op == nil {
+		op = path.Post
+	}
+	answer := op.Responses.Value(fmt.Sprint(status))
 	var document any
 	if err := json.Unmarshal(body, &document); err != nil || answer == nil {
 		t.Fatalf("%s: %d %.200s: %v", route, status, body, err)
@@ -180,5 +190,8 @@ func TestDescriptionIsServed(t *testing.T) {
 	}
 	if w := m.do(t, http.MethodPost, "repositories"); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
 		t.Errorf("POST: %d %s", w.Code, w.Body)
+	}
+	if w := m.get(t, "refresh"); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != http.MethodPost {
+		t.Errorf("GET: %d %s", w.Code, w.Body)
 	}
 }

@@ -59,9 +59,15 @@ func (h *Handler) named(ctx context.Context, r *http.Request) (Repository, error
 	repo, ok := h.opts.Names.Find(name)
 	// Names that are longer than any record's, or have another form, are never cached.
 	if !ok || len(name) > maxText || !oci.ValidName(name) || !h.opts.Names.Sees(ctx, repo) {
-		return Repository{}, cmp.Or(ctx.Err(), error(&failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it. Write its slashes as %2F, and begin with the key of its block"}))
+		return Repository{}, unknownRepository(ctx)
 	}
 	return repo, nil
+}
+
+// unknownRepository is the error for a repository that the client may not know of. The rules may
+// not have been asked if the context has ended.
+func unknownRepository(ctx context.Context) error {
+	return cmp.Or(ctx.Err(), error(&failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it. Write its slashes as %2F, and begin with the key of its block"}))
 }
 
 func (h *Handler) repository(ctx context.Context, r *http.Request) (any, error) {

@@ -132,6 +132,11 @@ type guard struct {
 func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rules := g.current.Load()
+		if rules.Open() && action == access.ChangeAPI && !g.isLocal(r) {
+			writeError(w, http.StatusForbidden, "DENIED",
+				"without access rules, only clients on the machine of the mirror may change what is cached. Ask at localhost there, or set [auth]")
+			return
+		}
 		if rules.Open() {
 			next.ServeHTTP(w, r)
 			return
@@ -142,10 +147,13 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 		if err == nil {
 			err = rules.Permit(r.Context(), identity, access.Question{Action: action}, presented)
 		}
+		if err == nil && action == access.ChangeAPI && identity.Anonymous {
+			err = &access.DeniedError{Anonymous: true, Action: action}
+		}
 		noteVisitor(r.Context(), identity, err)
 		if err != nil {
 			answer := refuse
-			if action == access.ReadAPI {
+			if action == access.ReadAPI || action == access.ChangeAPI {
 				answer = refuseDocument
 			}
 			answer(w, rules.Challenge(presented, ""), err)

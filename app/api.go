@@ -4,11 +4,16 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"net"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/api"
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/hosts"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/inventory"
 	"github.com/weirhq/weir/storage"
@@ -20,8 +25,9 @@ func newAPI(cfg config.Global, parts *storageParts, e *engine, tables *namespace
 	if parts.bucket != nil {
 		stores = append(stores, parts.bucket.store)
 	}
+	known := &names{tables: tables, cache: e.cache}
 	return api.New(api.Options{
-		Names: &names{tables: tables, cache: e.cache},
+		Names: known, Refresher: known,
 		Inventory: inventory.New(inventory.Options{
 			Catalog: parts.catalog, Stores: stores, Pulls: e.pulls, Referrers: e.cache, MaxManifest: int64(cfg.MaxManifestSize),
 		}),
@@ -84,7 +90,51 @@ func find(table *namespace.Table, name string) (api.Repository, bool) {
 	return api.Repository{ID: ns.Repository(below), Block: ns.Key(), Name: ns.Key() + "/" + below}, true
 }
 
+// Refresh asks the upstream of a repository about a tag.
+func (n *names) Refresh(ctx context.Context, r api.Repository, tag string) (*namespace.Manifest, error) {
+	ns, below, err := n.tables.Load().Resolve("", r.Name)
+	if err != nil {
+		return nil, err // a reload has removed the block
+	}
+	return ns.Refresh(ctx, below, tag)
+}
+
 func (n *names) Sees(ctx context.Context, r api.Repository) bool {
 	_, below, err := n.tables.Load().Resolve("", r.Name)
 	return err == nil && sees(ctx, r.Block, below)
+}
+
+// guardAPI lets those clients pass to the API that may read it or, with another method than GET and
+// HEAD, change what is cached.
+//
+// Without rules, changes are for clients on this machine. A name that a page of a stranger has made
+// lead to this machine (DNS rebinding) is no address of it, and a request that a proxy has passed
+// on may come from anywhere. With rules, changes need a known sender.
+func (g guard) guardAPI(next http.Handler) http.Handler {
+	reads, changes := g.handler(access.ReadAPI, next), g.handler(access.ChangeAPI, next)
+	origins := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodGet || r.Method == http.MethodHead:
+			reads.ServeHTTP(w, r)
+		case origins.Check(r) != nil:
+			writeError(w, http.StatusForbidden, "DENIED", "pages of other sites may change nothing here")
+		default:
+			changes.ServeHTTP(w, r)
+		}
+	})
+}
+
+// isLocal reports whether a request was sent on this machine, to a loopback address.
+func (g guard) isLocal(r *http.Request) bool {
+	host := r.Host
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	for _, header := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Forwarded"} {
+		if r.Header[header] != nil {
+			return false
+		}
+	}
+	return hosts.Loopback(strings.Trim(host, "[]")) && g.proxies.Load().Address(r).Unmap().IsLoopback()
 }

@@ -55,7 +55,7 @@ func (o *ops) handler() http.Handler {
 	guard := guard{o.access, o.proxies}
 	if !o.apart {
 		paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics())
-		paths[api.Prefix] = guard.handler(access.ReadAPI, o.api)
+		paths[api.Prefix] = guard.guardAPI(o.api)
 	}
 	paths["/"] = guard.handler(access.ReadPage, o.page)
 	return o.logged(paths)
@@ -70,7 +70,7 @@ func (o *ops) adminHandler(registry http.Handler) http.Handler {
 	paths["/token"] = registry
 	guard := guard{o.access, o.proxies}
 	paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics())
-	paths[api.Prefix] = guard.handler(access.ReadAPI, o.api)
+	paths[api.Prefix] = guard.guardAPI(o.api)
 	for path, profile := range map[string]http.HandlerFunc{
 		"/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
 	} {

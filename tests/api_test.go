@@ -197,6 +197,94 @@ func TestAPITellsDownloads(t *testing.T) {
 	})
 }
 
+// refresh asks for a refresh of an image.
+func refresh(t *testing.T, w *harness.Weir, image string, headers ...string) (status int, document map[string]any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.URL+apiPrefix+"refresh", strings.NewReader(`{"image": "`+image+`"}`))
+	harness.Must(t, err)
+	for i := 0; i < len(headers); i += 2 {
+		if req.Header.Set(headers[i], headers[i+1]); headers[i] == "Host" {
+			req.Host = headers[i+1]
+		}
+	}
+	resp, err := http.DefaultClient.Do(req)
+	harness.Must(t, err)
+	defer resp.Body.Close()
+	harness.Must(t, json.NewDecoder(resp.Body).Decode(&document))
+	return resp.StatusCode, document
+}
+
+// A refresh checks a tag at once, also an immutable one, and clients get what it found. Without
+// rules, only clients on this machine may ask for it, and pages of other sites never.
+func TestAPIRefreshes(t *testing.T) {
+	t.Parallel()
+	r := upstreamtest.New(t)
+	old := r.AddImage("org/app", "v1", []byte("a layer"))
+	w := harness.StartWeir(t, block("mirror", r, "immutable_tags = true"))
+	expectTag := func(label string, want digest.Digest) {
+		t.Helper()
+		if got := w.Get(t, manifestPath("mirror/org/app", "v1")).Header.Get("Docker-Content-Digest"); got != want.String() {
+			t.Errorf("%s: %s", label, got)
+		}
+	}
+	expectRefresh := func(wantStatus int, want map[string]string, headers ...string) {
+		t.Helper()
+		status, document := refresh(t, w, "mirror/org/app:v1", headers...)
+		if status != wantStatus {
+			t.Errorf("%d %v, want %d", status, document, wantStatus)
+		}
+		expectInside(t, document, want)
+	}
+	expectRefresh(200, map[string]string{"result": "fetched", "digest": old.Digest.String(), "name": "mirror/org/app", "tag": "v1"})
+	expectRefresh(200, map[string]string{"result": "unchanged"})
+	moved := r.AddImage("org/app", "v1", []byte("another layer"))
+	expectTag("before", old.Digest)
+	asked := len(r.Requests())
+	for _, headers := range [][]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://evil.example"}, {"Host", "evil.example"}, {"X-Forwarded-For", "127.0.0.1"}, {"Forwarded", "for=127.0.0.1"}} {
+		expectRefresh(403, map[string]string{"errors.0.code": "DENIED"}, headers...)
+	}
+	if got := r.Requests()[asked:]; len(got) != 0 {
+		t.Errorf("refused refreshes asked the upstream: %q", got)
+	}
+	expectRefresh(200, map[string]string{"result": "moved", "digest": moved.Digest.String()})
+	expectTag("after", moved.Digest)
+	r.Tag("org/app", "gone", moved.Digest)
+	if status, document := refresh(t, w, "mirror/org/app:gone"); status != 200 {
+		t.Errorf("%d %v", status, document)
+	}
+	r.Untag("org/app", "gone")
+	if status, document := refresh(t, w, "mirror/org/app:gone"); status != 404 {
+		t.Errorf("a tag that is gone: %d %v", status, document)
+	}
+	expectInside(t, tell(t, w, apiPath("mirror/org/app", "/tags")), map[string]string{"tags": "[v1]"})
+	r.Close()
+	expectRefresh(502, map[string]string{"errors.0.code": "UNAVAILABLE"})
+	expectTag("with an upstream that is down", moved.Digest)
+}
+
+// With rules, ui-change decides, a client without credentials never changes anything, and nobody
+// refreshes what it may not pull.
+func TestAPIRefreshFollowsTheRules(t *testing.T) {
+	t.Parallel()
+	const alice, bob = "Basic YWxpY2U6c2VjcmV0", "Basic Ym9iOnNlY3JldA=="
+	r := upstreamtest.New(t)
+	r.AddImage("org/app", "v1", []byte("a layer"))
+	w := harness.StartWeir(t, "[auth]\nanonymous = true\n"+usersOf+"[global.access_policy]\ndefault = \"allow\"\nrules = [\"request.action == 'ui-change' && identity.username == 'bob'\"]\n"+
+		blockOf("open", nil, at(r))+blockOf("closed", []string{`allow = ["bob"]`}, at(r)))
+	for _, c := range []struct {
+		image string
+		want  int
+		as    []string
+	}{
+		{"open/org/app:v1", 200, []string{"Authorization", alice}}, {"open/org/app:v1", 403, []string{"Authorization", bob}}, {"open/org/app:v1", 401, nil},
+		{"closed/org/app:v1", 404, []string{"Authorization", alice}}, {"open/org/app:v2", 404, []string{"Authorization", alice}},
+	} {
+		if status, document := refresh(t, w, c.image, c.as...); status != c.want {
+			t.Errorf("%s for %q: %d %v", c.image, c.as, status, document)
+		}
+	}
+}
+
 // Hostile names are data: they are refused or not found, and break nothing.
 func TestAPIWithHostileNames(t *testing.T) {
 	t.Parallel()

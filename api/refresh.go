@@ -1,0 +1,88 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/internal/printable"
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/upstream"
+)
+
+// maxBody bounds the body of a request. The longest image has less than a KiB.
+const maxBody = 4 << 10
+
+// Refresher asks upstreams about tags.
+type Refresher interface {
+	// Refresh asks the upstream of a repository about a tag, however lately it was checked.
+	// Its errors are those of [namespace.Namespace.Refresh].
+	Refresh(ctx context.Context, repo Repository, tag string) (*namespace.Manifest, error)
+}
+
+type refreshRequest struct {
+	Image string `json:"image"`
+}
+
+type refreshDocument struct {
+	Name      string        `json:"name"`
+	Tag       string        `json:"tag"`
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Result    string        `json:"result"`
+}
+
+// results are the results of a refresh by what the lookup found. Another one found a manifest
+// for a tag that was not cached.
+var results = map[namespace.CacheStatus]string{
+	namespace.Revalidated: "unchanged", namespace.Moved: "moved", namespace.Passed: "not stored",
+}
+
+// refresh asks the upstream about the tag of an image.
+func (h *Handler) refresh(ctx context.Context, r *http.Request) (any, error) {
+	var request refreshRequest
+	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&request); err != nil {
+		return nil, invalid(`the body must be a JSON object such as {"image": "docker.io/library/alpine:3"}`)
+	}
+	image, err := oci.ParseImage(request.Image)
+	if err != nil || !image.Reference.IsTag() || len(image.Name) > maxText {
+		return nil, invalid(`image must be a name with a tag, such as "docker.io/library/alpine:3". What a digest names never changes`)
+	}
+	repo, ok := h.opts.Names.Find(image.Name)
+	if !ok || !h.opts.Names.Sees(ctx, repo) {
+		return nil, unknownRepository(ctx)
+	}
+	m, err := h.opts.Refresher.Refresh(ctx, repo, image.Reference.Tag())
+	if err != nil {
+		return nil, h.unrefreshed(ctx, r, err)
+	}
+	result := results[m.Cache]
+	if result == "" {
+		result = "fetched"
+	}
+	return refreshDocument{repo.Name, image.Reference.Tag(), m.Descriptor.Digest, m.Descriptor.MediaType, result}, nil
+}
+
+// unrefreshed returns the error for a refresh that failed.
+func (h *Handler) unrefreshed(ctx context.Context, r *http.Request, err error) error {
+	_, isOffline := errors.AsType[*namespace.OfflineError](err)
+	_, isBusy := errors.AsType[*namespace.BusyError](err)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case isOffline:
+		return &failure{http.StatusConflict, "UNSUPPORTED", "the block of the repository is offline, so its upstream is never asked"}
+	case isBusy:
+		return errBusy
+	case errors.Is(err, upstream.ErrNotFound):
+		return &failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the upstream has no such tag"}
+	}
+	h.opts.Logger.Warn("a tag cannot be refreshed. Check its upstream", "path", printable.Path(r), "error", err)
+	return &failure{http.StatusBadGateway, "UNAVAILABLE", "the upstream cannot say what the tag names. The log of the mirror has the reason"}
+}
