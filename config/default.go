@@ -59,6 +59,7 @@ func newNamespace(key string, g Global) Namespace {
 		MaxStale:                g.MaxStale,
 		RecheckPossession:       unset,
 		Shared:                  true,
+		Prefetch:                true,
 		Authorize:               "mirror",
 		AuthCheckTTL:            Duration(time.Minute),
 	}

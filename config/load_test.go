@@ -141,7 +141,7 @@ namespace = "ACME.example"
 	}
 	for i := range want {
 		want[i].FallbackOn = []Class{"unavailable", "rate_limited", "denied", "not_found"}
-		want[i].Shared = true
+		want[i].Shared, want[i].Prefetch = true, true
 		want[i].Authorize, want[i].AuthCheckTTL = "mirror", Duration(time.Minute)
 	}
 	want[4].ServeStaleOn = []Class{}

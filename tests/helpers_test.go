@@ -39,11 +39,21 @@ const (
 // settings of theirs, one line each.
 func blockOf(key string, settings []string, upstreams ...[]string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "[repository.%q]\n%s\n", key, strings.Join(settings, "\n"))
+	fmt.Fprintf(&b, "[repository.%q]\n%s\n", key, inOrder(settings))
 	for _, lines := range upstreams {
 		fmt.Fprintf(&b, "[[repository.%q.upstream]]\n%s\n", key, strings.Join(lines, "\n"))
 	}
 	return b.String()
+}
+
+// inOrder returns the settings of a block whose upstream is asked only for what a client has
+// asked for, in the same order, unless they tell about layers ahead of the client.
+func inOrder(settings []string) string {
+	text := strings.Join(settings, "\n")
+	if strings.Contains(text, "prefetch = ") {
+		return text
+	}
+	return "prefetch = false\n" + text
 }
 
 // at is an upstream of a block.

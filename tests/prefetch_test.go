@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -9,14 +10,14 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// A pull that begins has the other layers of its image downloaded, with prefetch alone. A client
-// that may not pull begins nothing.
+// A pull that begins has the other layers of its image downloaded, unless prefetch is false. A
+// client that may not pull begins nothing.
 func TestPrefetch(t *testing.T) {
 	t.Parallel()
 	hub := upstreamtest.New(t)
-	w := harness.StartWeir(t, blockOf("ahead", []string{"prefetch = true"}, at(hub))+
-		blockOf("hidden", []string{"prefetch = true", `images = ["!org/**"]`}, at(hub))+block("usual", hub))
-	for i, name := range []string{"usual", "hidden", "ahead"} {
+	w := harness.StartWeir(t, fmt.Sprintf("[[repository.ahead.upstream]]\nurl = %q\n", hub.URL)+ // the default
+		block("hidden", hub, "prefetch = true", `images = ["!org/**"]`)+block("never", hub, "prefetch = false"))
+	for i, name := range []string{"never", "hidden", "ahead"} {
 		repo := "org/app-" + name
 		var layers []digest.Digest
 		var contents [][]byte
@@ -42,7 +43,7 @@ func TestPrefetch(t *testing.T) {
 			expectContent(t, name+": a later layer", w.Get(t, blobPath(name+"/"+repo, layer)), layer, later)
 		}
 	}
-	w.MetricIs(t, 0, "weir_prefetched_bytes_total", "namespace", "usual")
+	w.MetricIs(t, 0, "weir_prefetched_bytes_total", "namespace", "never")
 	if n := len(hub.Requests()); n != 8 { // of two images
 		t.Errorf("the upstream got %d requests: %v", n, hub.Requests())
 	}

@@ -16,7 +16,7 @@ import (
 // block is a repository block with one upstream.
 func block(key string, upstream *upstreamtest.Registry, settings ...string) string {
 	return fmt.Sprintf("[repository.%q]\n%s\n[[repository.%[1]q.upstream]]\nurl = %[3]q\n",
-		key, strings.Join(settings, "\n"), upstream.URL.String())
+		key, inOrder(settings), upstream.URL.String())
 }
 
 // expectWire fails the test unless the upstream was asked exactly this since
