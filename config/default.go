@@ -90,7 +90,7 @@ func defaultFallbackOn(n Namespace) []Class {
 }
 
 func newUpstream() Upstream {
-	return Upstream{CredentialTTL: Duration(30 * time.Minute), MaxRedirect: 5, Segments: 1, ConnectTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second}
+	return Upstream{CredentialTTL: Duration(30 * time.Minute), MaxRedirect: 5, Segments: 4, ConnectTimeout: 10 * time.Second, ReadTimeout: 60 * time.Second}
 }
 
 func newIdentity(key string) AuthIdentity { return AuthIdentity{Key: key} }

@@ -230,7 +230,7 @@ func TestRangeAheadOfTheDownload(t *testing.T) {
 	dgst := addRandom(t, upstream, "org/app", size, 8)
 	gate := upstreamtest.NewGate()
 	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(mib, gate)).Times(1)
-	w := harness.StartWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream)+"segments = 1\n")
 
 	whole := w.Pull(t, blobPath("mirror/org/app", dgst))
 	arrived(t, gate, 1)

@@ -113,7 +113,8 @@ func TestPrometheusRules(t *testing.T) {
 func TestQueriesNameMetrics(t *testing.T) {
 	t.Parallel()
 	rows := exported(t)
-	for _, file := range append(pages(t), "../contrib/grafana/weir.json", "../contrib/prometheus/weir.rules.yml") {
+	present := slices.DeleteFunc(pages(t), func(path string) bool { return path == "../CHANGELOG.md" }) // which tells of older names
+	for _, file := range append(present, "../contrib/grafana/weir.json", "../contrib/prometheus/weir.rules.yml") {
 		text, err := os.ReadFile(file)
 		harness.Must(t, err)
 		for _, name := range regexp.MustCompile(`:?\b(weir|process|go)_[a-z0-9_]+:?`).FindAllString(string(text), -1) {

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bytes"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -29,7 +30,7 @@ func TestLargeBlobComesInSegments(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	content, stalled := segmentedBlob(t, upstream, 300)
-	w := harness.StartWeir(t, block("mirror", upstream)+"segments = 4\n")
+	w := harness.StartWeir(t, block("mirror", upstream))
 	p := w.Pull(t, blobPath("mirror/org/app", digest.FromBytes(content)))
 	w.MetricIs(t, 3, "weir_download_segments_total", "result", "complete")
 	requests := upstream.Requests()
@@ -54,7 +55,7 @@ func TestKillAmongSegments(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	content, stalled := segmentedBlob(t, upstream, 301)
 	dir := t.TempDir()
-	w := harness.StartWeirIn(t, dir, block("mirror", upstream)+"segments = 4\n")
+	w := harness.StartWeirIn(t, dir, block("mirror", upstream))
 	path := blobPath("mirror/org/app", digest.FromBytes(content))
 	p := w.Pull(t, path)
 	w.MetricIs(t, 3, "weir_download_segments_total", "result", "complete")
@@ -63,7 +64,7 @@ func TestKillAmongSegments(t *testing.T) {
 	if p.Wait(t); p.Err == nil {
 		t.Errorf("the client took %d of %d bytes for whole", p.Length, len(content))
 	}
-	next := harness.StartWeirIn(t, dir, block("mirror", upstream)+"segments = 4\n")
+	next := harness.StartWeirIn(t, dir, block("mirror", upstream))
 	if a := next.Get(t, path); !bytes.Equal(a.Body, content) {
 		t.Errorf("the next mirror sent %d bytes, want %d", len(a.Body), len(content))
 	}
@@ -72,13 +73,49 @@ func TestKillAmongSegments(t *testing.T) {
 	next.ExpectIntact(t)
 }
 
-// Without the key a blob comes in one stream, however large it is.
+// A member of a block that lies in one of its segments is blamed: its client gets no end, and the
+// next one the blob from the second member.
+func TestLieInASegment(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ at int64 }{
+		"in the first segment": {at: 13 * mib}, "in a later one": {at: 40 * mib}, "in the last one": {at: 64*mib - 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			liar, honest := upstreamtest.New(t), upstreamtest.New(t)
+			content, stalled := segmentedBlob(t, liar, 303)
+			dgst := honest.AddBlob("org/app", content)
+			segment := func(r *http.Request) bool { return upstreamtest.Blobs(r) && r.Header.Get("Range") != "" }
+			lie := liar.Fault(segment, upstreamtest.Corrupt(c.at))
+			w := harness.StartWeir(t, blockOf("mirror", nil, at(liar), at(honest)))
+			path := blobPath("mirror/org/app", dgst)
+			p := w.Pull(t, path)
+			w.MetricIs(t, 3, "weir_download_segments_total", "result", "complete")
+			stalled.Open()
+			if p.Wait(t); p.Err == nil || p.Length >= int64(len(content)) {
+				t.Errorf("the client took %d bytes for whole", p.Length)
+			}
+			if lie.Hits() < 3 {
+				t.Errorf("the liar was asked for %d segments", lie.Hits())
+			}
+			w.MetricIs(t, 0, "weir_downloads")
+			liar.ResetRequests()
+			w.Pull(t, path).Whole(t, "the next client", dgst)
+			if asked := liar.Requests(); len(asked) > 0 {
+				t.Errorf("the liar was asked again: %q", asked)
+			}
+			w.ExpectIntact(t)
+		})
+	}
+}
+
+// With one stream as the rule, a blob comes in one, however large it is.
 func TestSegmentsAreOff(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)
 	content, stalled := segmentedBlob(t, upstream, 302)
 	stalled.Open()
-	w := harness.StartWeir(t, block("mirror", upstream))
+	w := harness.StartWeir(t, block("mirror", upstream)+"segments = 1\n")
 	if a := w.Get(t, blobPath("mirror/org/app", digest.FromBytes(content))); !bytes.Equal(a.Body, content) {
 		t.Errorf("%d other bytes", len(a.Body))
 	}
