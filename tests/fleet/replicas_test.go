@@ -93,7 +93,7 @@ func downloadOnce(t *testing.T, f *fleet) (hungry bool) {
 	const layers, clients = 8, 96
 	var bodies [][]byte
 	for n := range layers {
-		bodies = append(bodies, content(mib, byte(n)))
+		bodies = append(bodies, content(mib/4, byte(n)))
 	}
 	manifest := f.upstream.AddImage("org/app", "1.0-amd64", bodies...)
 	index := f.upstream.AddIndex("org/app", "1.0", manifest)
