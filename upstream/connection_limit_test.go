@@ -313,3 +313,19 @@ func TestConnectionsComeBack(t *testing.T) {
 		})
 	}
 }
+
+// A registry that hides content from anonymous clients is asked for its challenge while its
+// refusal is still open. With one connection that takes no wait.
+func TestConnectionOfRootChallenge(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBasic("user", "secret"), upstreamtest.WithHiddenContent(http.StatusNotFound))
+		r.AddImage("app", "v1", []byte("layer"))
+		r.Fault(upstreamtest.Manifests, upstreamtest.Status(http.StatusNotFound, strings.Repeat("a long page ", 100<<10))).Times(1)
+		c := newClient(t, r, on(n), connections(1), func(o *upstream.Options) { o.Username, o.Password = "user", "secret" })
+		began := time.Now()
+		must[*oci.Manifest](t)(c.Manifest(t.Context(), "app", oci.ByTag("v1")))
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("it took %v: %q", took, r.Requests())
+		}
+	})
+}
