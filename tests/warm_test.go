@@ -307,7 +307,7 @@ func TestWarmFromARealRegistry(t *testing.T) {
 	pusher := &harness.Pusher{Client: http.DefaultClient, Base: "http://" + real.Addr}
 	images := map[string]*harness.Image{"amd64": harness.NewImage(t, 30*kib, 10*kib), "arm64": harness.NewImage(t, 20*kib)}
 	index := digest.FromBytes(pusher.PushIndex(t, "org/app", "v1", images))
-	w := harness.StartWeir(t, fmt.Sprintf("[[repository.mirror.upstream]]\nurl = \"http://%s\"\n", real.Addr))
+	w := harness.StartWeir(t, fmt.Sprintf("[repository.mirror]\n%s[[repository.mirror.upstream]]\nurl = \"http://%s\"\n", inOrder(nil), real.Addr))
 	expectWarm(t, "cold", warm(t, w, "mirror/org/app:v1"), "images: 1 warm, 0 failed; new 8 objects, ")
 	before := real.Served("GET", "")
 	expectWarm(t, "warm", warm(t, w, "mirror/org/app:v1"), "new 0 objects, 0 B; already there 8 objects, ")

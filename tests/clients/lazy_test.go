@@ -28,7 +28,7 @@ func TestLazyPuller(t *testing.T) {
 	gate := upstreamtest.NewGate()
 	whole := func(r *http.Request) bool { return upstreamtest.Blobs(r) && r.Header.Get("Range") == "" }
 	upstream.Fault(whole, upstreamtest.StallAfter(1<<20, gate)).Times(1)
-	w := harness.StartWeir(t, fmt.Sprintf("[repository.mirror]\n[[repository.mirror.upstream]]\nurl = %q\n", upstream.URL))
+	w := harness.StartWeir(t, fmt.Sprintf("[repository.mirror]\n[[repository.mirror.upstream]]\nurl = %q\nsegments = 1\n", upstream.URL))
 	path := "/v2/mirror/org/app/blobs/" + layer.String()
 	content, err := io.ReadAll(upstreamtest.RandomBlob(size, 1))
 	harness.Must(t, err)
