@@ -71,19 +71,22 @@ func (n *names) All(ctx context.Context) ([]api.Repository, error) {
 	return known, nil
 }
 
-func (n *names) Find(name string) (api.Repository, bool) { return find(n.tables.Load(), name) }
+func (n *names) Find(name string) (api.Repository, bool) {
+	return resolved(n.tables.Load().Resolve("", name))
+}
 
 func (n *names) Of(id storage.RepoID) (api.Repository, bool) { return named(n.tables.Load(), id) }
 
 // named returns the repository with an ID. It reports false if its name leads to the repository of
 // another block, or to none any more.
 func named(table *namespace.Table, id storage.RepoID) (api.Repository, bool) {
-	r, ok := find(table, id.String())
+	r, ok := resolved(table.Resolve("", id.String()))
 	return r, ok && r.ID == id
 }
 
-func find(table *namespace.Table, name string) (api.Repository, bool) {
-	ns, below, err := table.Resolve("", name)
+// resolved returns the repository that a table has resolved a name to. It reports false if there
+// is none, or if its upstream decides who may know of it.
+func resolved(ns *namespace.Namespace, below string, err error) (api.Repository, bool) {
 	if err != nil || ns.OnBehalf() {
 		return api.Repository{}, false
 	}
