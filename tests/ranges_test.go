@@ -102,8 +102,9 @@ func TestUnreadRangesTakeBoundedPlaces(t *testing.T) {
 	large := upstream.AddRandomBlob("org/app", size, 80)
 	small := addRandom(t, upstream, "org/app", mib, 81)
 	// The download of the large blob hangs, so that every range is ahead of it.
-	upstream.Fault(upstreamtest.All(upstreamtest.Path(large.Encoded()), func(r *http.Request) bool { return !ranged(r) }),
-		upstreamtest.StallAfter(kib, upstreamtest.NewGate()))
+	// It may end where the first range begins, if that was there before it.
+	fromStart := func(r *http.Request) bool { return !ranged(r) || strings.HasPrefix(r.Header.Get("Range"), "bytes=0-") }
+	upstream.Fault(upstreamtest.All(upstreamtest.Path(large.Encoded()), fromStart), upstreamtest.StallAfter(kib, upstreamtest.NewGate()))
 	w := harness.StartWeir(t, fmt.Sprintf("[global]\nmax_concurrent_fetches = %d\n", places)+block("mirror", upstream))
 	for i := range attackers {
 		conn, err := net.Dial("tcp", w.Addr)
@@ -118,14 +119,16 @@ func TestUnreadRangesTakeBoundedPlaces(t *testing.T) {
 	w.MetricIs(t, attackers, "weir_download_readers")
 	time.Sleep(time.Second) // further requests would come now
 	requests := 0
-	for _, line := range upstream.Requests() {
-		if strings.Contains(line, large.Encoded()) {
+	for _, r := range upstream.Log() {
+		var from, to int
+		_, err := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to)
+		// The few bytes between the beginnings of two ranges come at once, and need no connection any more.
+		if brief := err == nil && to-from < 64*kib; strings.Contains(r.URI, large.Encoded()) && !brief {
 			requests++
 		}
 	}
-	t.Logf("%d clients made %d requests upstream", attackers, requests)
-	if requests > places {
-		t.Errorf("%d clients that do not read have %d connections to the upstream, want %d at most", attackers, requests, places)
+	if t.Logf("%d clients made %d requests upstream", attackers, requests); requests > places {
+		t.Errorf("%d clients that do not read have %d connections to the upstream, want %d at most: %q", attackers, requests, places, upstream.Requests())
 	}
 	started := time.Now()
 	expectContent(t, "another blob", w.Get(t, blobPath("mirror/org/app", small)), small, statusStored)
