@@ -133,7 +133,7 @@ const (
 	GetToken     Action = "get-token"
 	ReadMetrics  Action = "metrics"
 	ReadPage     Action = "ui-asset"  // the page at /
-	ReadAPI      Action = "ui-api"    // what is cached, below /api/v1
+	ReadAPI      Action = "ui-api"    // cached content, below /api/v1
 	ChangeAPI    Action = "ui-change" // changes of that
 )
 

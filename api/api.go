@@ -60,7 +60,7 @@ type Names interface {
 	Sees(ctx context.Context, r Repository) bool
 }
 
-// Inventory knows what is cached.
+// Inventory knows the cached content and its use.
 type Inventory interface {
 	// Repository returns zeros for a repository of which nothing is cached.
 	Repository(ctx context.Context, repo storage.RepoID) (inventory.Repository, error)

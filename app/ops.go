@@ -28,7 +28,7 @@ import (
 )
 
 // ops answers probes and scrapes, at /healthz, /readyz and /metrics, people, at /, and both at
-// the API for what is cached. It knows nothing of /v2, so it can have a listener of its own.
+// the API for cached content. It knows nothing of /v2, so it can have a listener of its own.
 type ops struct {
 	// ready reports why the mirror cannot do its work at the moment.
 	ready func(context.Context) error
@@ -62,7 +62,7 @@ func (o *ops) handler() http.Handler {
 }
 
 // adminHandler serves the paths of operators that have a listener of their own: the metrics,
-// the API for what is cached and the profiles of net/http/pprof. The rules hold there too: a
+// the API for cached content and the profiles of net/http/pprof. The rules hold there too: a
 // profile tells more than a metric. The challenge of a refusal names the token service at the host that
 // was asked, so the registry answers /token there as well.
 func (o *ops) adminHandler(registry http.Handler) http.Handler {

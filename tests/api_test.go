@@ -168,7 +168,7 @@ func TestAPIFollowsTheRules(t *testing.T) {
 	}
 }
 
-// A running download is told to those who may pull from its repository, and to nobody at its end.
+// A running download is told to clients that may pull from its repository, and to none after its end.
 func TestAPITellsDownloads(t *testing.T) {
 	t.Parallel()
 	const alice, bob = "Basic YWxpY2U6c2VjcmV0", "Basic Ym9iOnNlY3JldA=="
@@ -262,8 +262,8 @@ func TestAPIRefreshes(t *testing.T) {
 	expectTag("with an upstream that is down", moved.Digest)
 }
 
-// With rules, ui-change decides, a client without credentials never changes anything, and nobody
-// refreshes what it may not pull.
+// With rules, ui-change decides, a client without credentials never changes anything, and no client
+// refreshes an image that it may not pull.
 func TestAPIRefreshFollowsTheRules(t *testing.T) {
 	t.Parallel()
 	const alice, bob = "Basic YWxpY2U6c2VjcmV0", "Basic Ym9iOnNlY3JldA=="

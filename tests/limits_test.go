@@ -11,8 +11,8 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// Bytes of an upstream with max_bandwidth wait for their time, whole and in ranges. What is
-// cached does not.
+// Bytes of an upstream with max_bandwidth wait for their time, whole and in ranges.
+// Cached content does not.
 func TestMaxBandwidth(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)

@@ -53,7 +53,7 @@ type Inventory struct{ opts Options }
 // New returns the inventory of a store.
 func New(opts Options) *Inventory { return &Inventory{opts} }
 
-// Repository is what is known about a repository.
+// Repository has the figures of a repository.
 type Repository struct {
 	Tags     int
 	Contents int   // that the repository may serve, stored or not
@@ -61,7 +61,7 @@ type Repository struct {
 	Pulls    catalog.Pulls
 }
 
-// Repository returns what is known about a repository; zeros if nothing is.
+// Repository returns the figures of a repository; zeros if nothing of it is cached.
 func (v *Inventory) Repository(ctx context.Context, repo storage.RepoID) (Repository, error) {
 	tags, err := v.opts.Catalog.Tags(ctx, repo)
 	if err != nil {
@@ -85,13 +85,13 @@ func (v *Inventory) Tags(ctx context.Context, repo storage.RepoID) ([]string, er
 	return v.opts.Catalog.Tags(ctx, repo)
 }
 
-// Tag is what is known about a tag.
+// Tag has the record of a tag and its pulls.
 type Tag struct {
 	catalog.Tag
 	Pulls catalog.Pulls // by the tag, and not by the digest of its manifest
 }
 
-// Tag returns what is known about a tag, or ErrNotExist.
+// Tag returns the record of a tag and its pulls, or ErrNotExist.
 func (v *Inventory) Tag(ctx context.Context, repo storage.RepoID, tag string) (Tag, error) {
 	record, err := v.opts.Catalog.Tag(ctx, repo, tag)
 	if err != nil {
@@ -116,7 +116,7 @@ type Part struct {
 	Cached     bool // stored here, and the repository may serve it
 }
 
-// Manifest is what is known about a manifest.
+// Manifest describes a manifest, its parts and its pulls.
 type Manifest struct {
 	Descriptor ocispec.Descriptor
 	Since      time.Time // when the repository got it; the zero time if that is not known
@@ -140,7 +140,7 @@ type Image struct {
 	Labels   map[string]string
 }
 
-// Manifest returns what is known about a manifest of a repository, or ErrNotExist if the
+// Manifest returns the description of a manifest of a repository, or ErrNotExist if the
 // repository has no manifest of that digest.
 func (v *Inventory) Manifest(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (Manifest, error) {
 	link, err := v.opts.Catalog.Link(ctx, repo, dgst)
