@@ -72,9 +72,8 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, bucket: m.storage.bucket.trouble, gatherer: m.gatherer,
 		page: newPage(m.routing.keys), proxies: &m.routing.proxies, access: &m.routing.access, logger: logger,
+		apart: cfg.Server.AdminAddress != "", api: newAPI(cfg.Global, m.storage, m.engine, &m.routing.tables, logger),
 	}
-	ops.apart = cfg.Server.AdminAddress != ""
-	ops.api = newAPI(cfg.Global, m.storage, m.engine, &m.routing.tables, logger)
 	pulls := m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,
