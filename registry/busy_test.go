@@ -46,7 +46,7 @@ func TestBusy(t *testing.T) {
 			done <- struct{}{}
 		}()
 	}
-	for deadline := time.Now().Add(20 * time.Second); m.series()["weir_lookups up.example waiting"] != 2048; {
+	for deadline := time.Now().Add(time.Minute); m.series()["weir_lookups up.example waiting"] != 2048; {
 		if time.Sleep(10 * time.Millisecond); time.Now().After(deadline) {
 			t.Fatal("the queue is not full")
 		}

@@ -38,7 +38,7 @@ func testFailover(t *testing.T, fail, mend func(*redistest.Server)) {
 	// Ten tokens in a row are on all three masters, with near certainty.
 	wait := func(label string) {
 		t.Helper()
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(time.Minute)
 		for inARow := 0; inARow < 10; inARow++ {
 			if !shared() {
 				inARow = -1
@@ -54,7 +54,7 @@ func testFailover(t *testing.T, fail, mend func(*redistest.Server)) {
 	mend(failed)
 	wait("after the old master is back")
 	// The log says so after a time of calm.
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for log.Count("the shared token cache is back") == 0 && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond)
 	}

@@ -43,7 +43,7 @@ func TestClusterFailover(t *testing.T) {
 	}
 	wait := func(label string) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); !shared(); {
+		for deadline := time.Now().Add(time.Minute); !shared(); {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: not shared\n%s\n%s", label, one.log, other.log)
 			}

@@ -72,7 +72,7 @@ func (i *instance) watchOperation(t *testing.T, upstream, account, operation str
 func (w watching) expect(t *testing.T, when string, until time.Time) {
 	t.Helper()
 	var got time.Time
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for until.Sub(got) > 2*time.Second {
 		select {
 		case got = <-w.told:
@@ -342,7 +342,7 @@ func (i *instance) waitFor(t *testing.T, text string, times int) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for strings.Count(i.log.String(), text) < times {
 		select {
 		case <-tick.C:
