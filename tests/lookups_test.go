@@ -114,7 +114,7 @@ func TestResetsKeepNoLookups(t *testing.T) {
 			c.attack(t, w, c.method, paths)
 			asked := time.Now()
 			expect(t, "another registry", w.Get(t, manifestPath("other/org/app", "v1")), http.StatusOK, statusStored)
-			if took := time.Since(asked); took > 10*time.Second { // a lookup of the slow one takes a minute
+			if took := time.Since(asked); took > 30*time.Second { // a lookup of the slow one takes a minute
 				t.Errorf("another registry's manifest took %s", took)
 			}
 			harness.Eventually(t, "the lookups have ended", func() bool {
@@ -164,7 +164,7 @@ func TestHangingUpstream(t *testing.T) {
 	expectContent(t, "a cached tag", stale, cached.Digest, statusStale)
 	expectContent(t, "another block", w.Get(t, manifestPath("other/org/app", "v1")), image.Digest, statusStored)
 	expectContent(t, "a cached manifest", w.Get(t, manifestPath("slow/org/app", cached.Digest.String())), cached.Digest, statusHit)
-	if took := time.Since(asked); took > 10*time.Second {
+	if took := time.Since(asked); took > 30*time.Second {
 		t.Errorf("they took %s", took)
 	}
 	if sent := len(slow.Requests()); sent != 64 {
@@ -181,7 +181,7 @@ func TestHangingUpstream(t *testing.T) {
 	}
 	asked = time.Now()
 	expectContent(t, "a cached tag, later", w.Get(t, manifestPath("slow/org/app", "cached")), cached.Digest, statusStale)
-	if took := time.Since(asked); took > 5*time.Second {
+	if took := time.Since(asked); took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	hang.Remove()

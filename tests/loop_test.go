@@ -45,7 +45,7 @@ func TestUpstreamThatLeadsBack(t *testing.T) {
 				!strings.Contains(string(answer.Body), fmt.Sprintf(`Let url of repository.\"%s\".upstream[0] name the registry itself`, key)) {
 				t.Errorf("%s: %d %s", path, answer.Status, answer.Body)
 			}
-			if took := time.Since(start); took > 5*time.Second {
+			if took := time.Since(start); took > 20*time.Second {
 				t.Errorf("%s: answered after %s", path, took)
 			}
 			if answer := a.Do(t, http.MethodHead, path); answer.Status != http.StatusLoopDetected {
@@ -73,7 +73,7 @@ func TestMirrorsThatLeadToEachOther(t *testing.T) {
 	hub := upstreamtest.New(t)
 	first, second := testutil.FreeAddr(t), testutil.FreeAddr(t)
 	leading := func(key, url string) []string {
-		return []string{fmt.Sprintf("url = \"http://%s/%s\"\nread_timeout_secs = 20", url, key)}
+		return []string{fmt.Sprintf("url = \"http://%s/%s\"\nread_timeout_secs = 60", url, key)}
 	}
 	blocks := func(other string) string {
 		return blockOf("only", nil, leading("only", other)) + blockOf("before", nil, leading("before", other), at(hub))
@@ -102,7 +102,7 @@ func TestMirrorsThatLeadToEachOther(t *testing.T) {
 					})
 				}
 				clients.Wait()
-				if took := time.Since(start); took > 10*time.Second {
+				if took := time.Since(start); took > 45*time.Second {
 					t.Fatalf("%s: answered after %s", path, took)
 				}
 			}

@@ -84,7 +84,7 @@ func TestTLSFilesAreReplaced(t *testing.T) {
 	begin := time.Now()
 	harness.Must(t, os.Rename(nextKey, key))
 	harness.Eventually(t, "the renewed certificate is served", func() bool { return ends().Equal(renewed.Truncate(time.Second).UTC()) })
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	if got := w.Metric(t, "weir_tls_certificate_expiry_timestamp_seconds"); int64(got) != renewed.Unix() {
@@ -455,7 +455,7 @@ func TestFloodOfHandshakes(t *testing.T) {
 	cancel()
 	flood.Wait()
 	t.Logf("slowest request of 40: connected %s, with %.0f handshakes/s %s; new connection %s, with the flood %s", quietOld, rate, floodedOld, quietFresh, floodedFresh)
-	if floodedOld > 5*time.Second || floodedFresh > 5*time.Second {
+	if floodedOld > 20*time.Second || floodedFresh > 20*time.Second {
 		t.Error("the flood holds up others")
 	}
 

@@ -102,12 +102,12 @@ func TestTokensAreShared(t *testing.T) {
 }
 
 // promptly fails the test if a pull waits for Redis for longer than it should,
-// half a second, on a busy machine.
+// half a second. A machine may be busy.
 func (s *sharing) promptly(t *testing.T, label string, w *harness.Weir, repo string, want int) {
 	t.Helper()
 	start := time.Now()
 	s.expectPull(t, label, w, repo, want)
-	if took := time.Since(start); took > 3*time.Second {
+	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("%s: the pull took %s", label, took)
 	}
 }
