@@ -120,6 +120,19 @@ func (g gate) enter(ctx context.Context) (leave func(), err error) {
 	}
 }
 
+// run runs work when there is a place for it, within the longest time. It returns errBusy if too
+// many works wait already.
+func (g gate) run(ctx context.Context, work func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, longest)
+	defer cancel()
+	leave, err := g.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return work(ctx)
+}
+
 //go:embed openapi.json
 var description []byte
 
@@ -168,9 +181,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.Serv
 
 // serve answers with the document of a route.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
-	ctx, cancel := context.WithTimeout(r.Context(), longest)
-	defer cancel()
-	document, err := h.answer(ctx, r, to)
+	document, err := h.answer(r.Context(), r, to)
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -182,57 +193,77 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
 }
 
 // answer returns the document of a route when there is a place to work on it.
-func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (any, error) {
+func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (document any, err error) {
 	for name := range r.URL.Query() {
 		if !slices.Contains(to.query, name) { // a misspelt one would have no effect
 			return nil, invalid("a parameter is not one of this path. " + Prefix + "openapi.json has its parameters")
 		}
 	}
-	door := h.reads
+	wait := h.Read
 	if to.method != http.MethodGet {
-		door = h.changes
+		wait = h.Change
 	}
-	leave, err := door.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	return to.answer(h, ctx, r)
+	err = wait(ctx, func(ctx context.Context) (err error) {
+		document, err = to.answer(h, ctx, r)
+		return err
+	})
+	return document, err
 }
 
-// failure is an error that the client is told.
-type failure struct {
-	status  int
-	code    string
-	message string
+// Read runs work that reads by methods of the handler when there is a place for it. The number of
+// such works and their time are bounded, and the routes share the places. Work must not call Read.
+func (h *Handler) Read(ctx context.Context, work func(ctx context.Context) error) error {
+	return h.reads.run(ctx, work)
 }
 
-func (f *failure) Error() string { return f.message }
+// Change is Read for work that changes what is cached.
+func (h *Handler) Change(ctx context.Context, work func(ctx context.Context) error) error {
+	return h.changes.run(ctx, work)
+}
+
+// Failure is an error that the client is told.
+type Failure struct {
+	Status  int    // of HTTP
+	Code    string // of the specification
+	Message string
+}
+
+func (f *Failure) Error() string { return f.Message }
 
 var errBusy = errors.New("api: too many requests wait")
 
 func invalid(message string) error {
-	return &failure{http.StatusBadRequest, "UNSUPPORTED", message}
+	return &Failure{http.StatusBadRequest, "UNSUPPORTED", message}
 }
 
-// fail answers with an error document. Failures of the store are the log's.
-func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	told, ok := errors.AsType[*failure](err)
+// Explain returns what the client of a request is told about an error of a method; nil if the
+// client has left. It logs failures of the store, and tells the client no more than that.
+func (h *Handler) Explain(r *http.Request, err error) *Failure {
+	told, ok := errors.AsType[*Failure](err)
 	switch {
 	case ok:
-	case r.Context().Err() != nil: // the client has left
-		return
+		return told
+	case r.Context().Err() != nil:
+		return nil
 	case errors.Is(err, errBusy):
-		w.Header().Set("Retry-After", "10")
-		told = &failure{http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests to the API wait already. Ask again later"}
+		return &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests to the API wait already. Ask again later"}
 	case errors.Is(err, context.DeadlineExceeded):
-		w.Header().Set("Retry-After", "10")
-		told = &failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the mirror could not answer in time. Ask for a smaller page, or later"}
-	default:
-		h.opts.Logger.Warn("the API cannot read records or content. Check that the store is readable", "path", printable.Path(r), "error", err)
-		told = &failure{http.StatusInternalServerError, "UNKNOWN", "the records cannot be read. The log of the mirror has the reason"}
+		return &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the mirror could not answer in time. Ask for a smaller page, or later"}
 	}
-	write(w, told.status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: told.code, Message: told.message}}})
+	h.opts.Logger.Warn("the API cannot read records or content. Check that the store is readable", "path", printable.Path(r), "error", err)
+	return &Failure{http.StatusInternalServerError, "UNKNOWN", "the records cannot be read. The log of the mirror has the reason"}
+}
+
+// fail answers with an error document.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	told := h.Explain(r, err)
+	if told == nil {
+		return
+	}
+	if told.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "10")
+	}
+	write(w, told.Status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: told.Code, Message: told.Message}}})
 }
 
 // noRoute answers requests that no route answers.

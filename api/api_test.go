@@ -138,7 +138,7 @@ func (m *mirror) names(t *testing.T, path string) (names []string, next string) 
 	t.Helper()
 	w := m.get(t, path)
 	expectDescribed(t, "/repositories", w.Code, w.Body.Bytes())
-	var document repositoriesDocument
+	var document RepositoriesDocument
 	if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil || w.Code != http.StatusOK {
 		t.Fatalf("%s: %d %s", path, w.Code, w.Body)
 	}
@@ -286,7 +286,7 @@ func TestPagesOfTags(t *testing.T) {
 	for pages := 0; path != "" && pages < 20; pages++ {
 		w := m.get(t, path)
 		expectDescribed(t, "/repositories/{name}/tags", w.Code, w.Body.Bytes())
-		var document tagsDocument
+		var document TagsDocument
 		if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil {
 			t.Fatal(err)
 		}
@@ -353,7 +353,7 @@ func TestDownloads(t *testing.T) {
 	}
 	w := m.get(t, "downloads")
 	expectDescribed(t, "/downloads", w.Code, w.Body.Bytes())
-	var document downloadsDocument
+	var document DownloadsDocument
 	if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil || len(document.Downloads) != maxPage || document.Omitted != 1 {
 		t.Fatalf("%d downloads, %d omitted: %v", len(document.Downloads), document.Omitted, err)
 	}

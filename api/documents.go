@@ -12,44 +12,49 @@ import (
 
 // The documents of the API. openapi.json describes their fields.
 
-type pullsDocument struct {
+// PullsDocument counts the pulls of a repository, a tag or a manifest.
+type PullsDocument struct {
 	Total   int64            `json:"total"`
 	Last    time.Time        `json:"last,omitzero"`
-	Days    []dayDocument    `json:"days"`
-	Clients []clientDocument `json:"clients"`
+	Days    []DayDocument    `json:"days"`
+	Clients []ClientDocument `json:"clients"`
 }
 
-type dayDocument struct {
+// DayDocument counts the pulls of a day in UTC.
+type DayDocument struct {
 	Day   string `json:"day"`
 	Pulls int64  `json:"pulls"`
 }
 
-type clientDocument struct {
+// ClientDocument names a client, and its last pull.
+type ClientDocument struct {
 	Client string    `json:"client"`
 	Last   time.Time `json:"last"`
 }
 
 // documentOf returns the pulls of the days that have any, the last day first.
-func documentOf(p catalog.Pulls) pullsDocument {
-	d := pullsDocument{Total: p.Total, Last: p.Last.UTC(), Days: []dayDocument{}, Clients: []clientDocument{}}
+func documentOf(p catalog.Pulls) PullsDocument {
+	d := PullsDocument{Total: p.Total, Last: p.Last.UTC(), Days: []DayDocument{}, Clients: []ClientDocument{}}
 	for ago, n := range p.Days {
 		if n > 0 {
 			day := time.Unix((p.Newest-int64(ago))*int64(24*time.Hour/time.Second), 0).UTC()
-			d.Days = append(d.Days, dayDocument{day.Format(time.DateOnly), n})
+			d.Days = append(d.Days, DayDocument{day.Format(time.DateOnly), n})
 		}
 	}
 	for _, c := range p.Clients {
-		d.Clients = append(d.Clients, clientDocument{c.Name, c.Last.UTC()})
+		d.Clients = append(d.Clients, ClientDocument{c.Name, c.Last.UTC()})
 	}
 	return d
 }
 
-type repositoriesDocument struct {
-	Repositories []namedDocument `json:"repositories"`
+// RepositoriesDocument is a page of the list of repositories.
+type RepositoriesDocument struct {
+	Repositories []NamedDocument `json:"repositories"`
 	Next         string          `json:"next,omitempty"`
 }
 
-type namedDocument struct {
+// NamedDocument is a repository in a list.
+type NamedDocument struct {
 	Name     string    `json:"name"`
 	Block    string    `json:"block"`
 	Tags     int       `json:"tags"`
@@ -58,66 +63,74 @@ type namedDocument struct {
 	LastPull time.Time `json:"lastPull,omitzero"`
 }
 
-type repositoryDocument struct {
+// RepositoryDocument has the figures of a repository.
+type RepositoryDocument struct {
 	Name     string        `json:"name"`
 	Block    string        `json:"block"`
 	Tags     int           `json:"tags"`
 	Contents int           `json:"contents"`
 	Size     int64         `json:"size"`
-	Pulls    pullsDocument `json:"pulls"`
+	Pulls    PullsDocument `json:"pulls"`
 }
 
-type tagsDocument struct {
+// TagsDocument is a page of the tags of a repository.
+type TagsDocument struct {
 	Name string   `json:"name"`
 	Tags []string `json:"tags"`
 	Next string   `json:"next,omitempty"`
 }
 
-type tagDocument struct {
+// TagDocument tells what a tag names.
+type TagDocument struct {
 	Name      string        `json:"name"`
 	Tag       string        `json:"tag"`
 	Digest    digest.Digest `json:"digest"`
 	MediaType string        `json:"mediaType"`
 	Checked   time.Time     `json:"checked,omitzero"`
 	Since     time.Time     `json:"since,omitzero"`
-	Pulls     pullsDocument `json:"pulls"`
+	Pulls     PullsDocument `json:"pulls"`
 }
 
-type historyDocument struct {
+// HistoryDocument has the manifests that a tag named, the last one first.
+type HistoryDocument struct {
 	Name    string            `json:"name"`
 	Tag     string            `json:"tag"`
-	History []historyManifest `json:"history"`
+	History []HistoryManifest `json:"history"`
 }
 
-type historyManifest struct {
+// HistoryManifest is a manifest that a tag named.
+type HistoryManifest struct {
 	Digest digest.Digest `json:"digest"`
 	First  time.Time     `json:"first,omitzero"`
 	Last   time.Time     `json:"last"`
 }
 
-type manifestDocument struct {
+// ManifestDocument describes a manifest down to its layers.
+type ManifestDocument struct {
 	Name      string         `json:"name"`
 	Digest    digest.Digest  `json:"digest"`
 	MediaType string         `json:"mediaType"`
 	Cached    bool           `json:"cached"`
 	Since     time.Time      `json:"since,omitzero"`
 	Size      int64          `json:"size"`
-	Config    *partDocument  `json:"config,omitempty"`
-	Image     *imageDocument `json:"image,omitempty"`
-	Layers    []partDocument `json:"layers"`
-	Manifests []partDocument `json:"manifests"`
-	Referrers []partDocument `json:"referrers"`
+	Config    *PartDocument  `json:"config,omitempty"`
+	Image     *ImageDocument `json:"image,omitempty"`
+	Layers    []PartDocument `json:"layers"`
+	Manifests []PartDocument `json:"manifests"`
+	Referrers []PartDocument `json:"referrers"`
 	Omitted   int            `json:"omitted"`
-	Pulls     pullsDocument  `json:"pulls"`
+	Pulls     PullsDocument  `json:"pulls"`
 }
 
-type imageDocument struct {
+// ImageDocument is a part of the configuration of an image.
+type ImageDocument struct {
 	Created  time.Time         `json:"created,omitzero"`
 	Platform ocispec.Platform  `json:"platform"`
 	Labels   map[string]string `json:"labels,omitempty"`
 }
 
-type partDocument struct {
+// PartDocument is a content that a manifest refers to, or a referrer of it.
+type PartDocument struct {
 	Digest       digest.Digest     `json:"digest"`
 	MediaType    string            `json:"mediaType"`
 	ArtifactType string            `json:"artifactType,omitempty"`
@@ -126,13 +139,13 @@ type partDocument struct {
 	Cached       bool              `json:"cached"`
 }
 
-func partOf(p inventory.Part) partDocument {
+func partOf(p inventory.Part) PartDocument {
 	d := p.Descriptor
-	return partDocument{Digest: d.Digest, MediaType: d.MediaType, ArtifactType: d.ArtifactType, Size: d.Size, Platform: d.Platform, Cached: p.Cached}
+	return PartDocument{Digest: d.Digest, MediaType: d.MediaType, ArtifactType: d.ArtifactType, Size: d.Size, Platform: d.Platform, Cached: p.Cached}
 }
 
-func partsOf(parts []inventory.Part) []partDocument {
-	documents := make([]partDocument, 0, len(parts))
+func partsOf(parts []inventory.Part) []PartDocument {
+	documents := make([]PartDocument, 0, len(parts))
 	for _, p := range parts {
 		documents = append(documents, partOf(p))
 	}

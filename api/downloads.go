@@ -16,12 +16,14 @@ type Downloads interface {
 	Running() []download.State
 }
 
-type downloadsDocument struct {
-	Downloads []downloadDocument `json:"downloads"`
+// DownloadsDocument lists the running downloads.
+type DownloadsDocument struct {
+	Downloads []DownloadDocument `json:"downloads"`
 	Omitted   int                `json:"omitted"`
 }
 
-type downloadDocument struct {
+// DownloadDocument is a running download.
+type DownloadDocument struct {
 	Name    string            `json:"name"`
 	Block   string            `json:"block"`
 	Digest  digest.Digest     `json:"digest"`
@@ -33,9 +35,13 @@ type downloadDocument struct {
 	Readers int               `json:"readers"`
 }
 
-// downloads lists the downloads of the repositories that the client may know of.
 func (h *Handler) downloads(ctx context.Context, _ *http.Request) (any, error) {
-	document := downloadsDocument{Downloads: []downloadDocument{}}
+	return h.Downloads(ctx)
+}
+
+// Downloads lists the downloads of the repositories that the client may know of.
+func (h *Handler) Downloads(ctx context.Context) (DownloadsDocument, error) {
+	document := DownloadsDocument{Downloads: []DownloadDocument{}}
 	for _, s := range h.opts.Downloads.Running() {
 		repo, ok := h.opts.Names.Of(s.Repository)
 		if !ok || !h.opts.Names.Sees(ctx, repo) {
@@ -45,7 +51,7 @@ func (h *Handler) downloads(ctx context.Context, _ *http.Request) (any, error) {
 			document.Omitted++
 			continue
 		}
-		one := downloadDocument{
+		one := DownloadDocument{
 			Name: repo.Name, Block: repo.Block, Digest: s.Digest, State: s.Activity, Started: s.Started.UTC(),
 			Source: s.Origin, Offset: s.Offset, Readers: s.Clients,
 		}

@@ -20,14 +20,14 @@ import (
 
 // documents are the documents of the paths.
 var documents = map[string]any{
-	"/refresh":                                refreshDocument{},
-	"/downloads":                              downloadsDocument{},
-	"/repositories":                           repositoriesDocument{},
-	"/repositories/{name}":                    repositoryDocument{},
-	"/repositories/{name}/tags":               tagsDocument{},
-	"/repositories/{name}/tags/{tag}":         tagDocument{},
-	"/repositories/{name}/tags/{tag}/history": historyDocument{},
-	"/repositories/{name}/manifests/{digest}": manifestDocument{},
+	"/refresh":                                RefreshDocument{},
+	"/downloads":                              DownloadsDocument{},
+	"/repositories":                           RepositoriesDocument{},
+	"/repositories/{name}":                    RepositoryDocument{},
+	"/repositories/{name}/tags":               TagsDocument{},
+	"/repositories/{name}/tags/{tag}":         TagDocument{},
+	"/repositories/{name}/tags/{tag}/history": HistoryDocument{},
+	"/repositories/{name}/manifests/{digest}": ManifestDocument{},
 }
 
 // readDescription reads the description once for all tests.

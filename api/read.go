@@ -27,22 +27,30 @@ type page struct {
 	last string
 }
 
-// pageOf reads the parameters n and last, and returns an error if they or another parameter are too long.
+// pageOf reads the parameters n and last.
 func pageOf(query url.Values) (page, error) {
-	p := page{usualPage, query.Get("last")}
-	for _, name := range []string{"last", "q", "block"} {
-		if len(query.Get(name)) > maxText {
-			return page{}, invalid("the parameter " + name + " is too long. Give " + strconv.Itoa(maxText) + " bytes at most")
-		}
-	}
+	n := usualPage
 	if text := query.Get("n"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil || n < 1 || n > maxPage {
-			return page{}, invalid("the parameter n must be a number from 1 to " + strconv.Itoa(maxPage))
+		var err error
+		if n, err = strconv.Atoi(text); err != nil || n == 0 {
+			n = -1
 		}
-		p.n = n
 	}
-	return p, nil
+	return boundedPage(n, query.Get("last"))
+}
+
+// boundedPage returns a page of n entries behind a last one; of 100 if n is 0. It returns an error
+// if that are too many, or if one of the texts is too long.
+func boundedPage(n int, last string, others ...string) (page, error) {
+	for _, text := range append(others, last) {
+		if len(text) > maxText {
+			return page{}, invalid("a parameter is too long. Give " + strconv.Itoa(maxText) + " bytes at most")
+		}
+	}
+	if n < 0 || n > maxPage {
+		return page{}, invalid("the parameter n must be a number from 1 to " + strconv.Itoa(maxPage))
+	}
+	return page{cmp.Or(n, usualPage), last}, nil
 }
 
 // next returns the path and query of the page behind a last entry.
@@ -52,10 +60,9 @@ func next(r *http.Request, last string) string {
 	return r.URL.EscapedPath() + "?" + query.Encode()
 }
 
-// named returns the repository that a request names. One that the client may not know of is as
-// unknown as one that is not there.
-func (h *Handler) named(ctx context.Context, r *http.Request) (Repository, error) {
-	name := r.PathValue("name")
+// named returns the repository of a name. One that the client may not know of is as unknown as
+// one that is not there.
+func (h *Handler) named(ctx context.Context, name string) (Repository, error) {
 	repo, ok := h.opts.Names.Find(name)
 	// Names that are longer than any record's, or have another form, are never cached.
 	if !ok || len(name) > maxText || !oci.ValidName(name) || !h.opts.Names.Sees(ctx, repo) {
@@ -67,22 +74,27 @@ func (h *Handler) named(ctx context.Context, r *http.Request) (Repository, error
 // unknownRepository is the error for a repository that the client may not know of. The rules may
 // not have been asked if the context has ended.
 func unknownRepository(ctx context.Context) error {
-	return cmp.Or(ctx.Err(), error(&failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it. Write its slashes as %2F, and begin with the key of its block"}))
+	return cmp.Or(ctx.Err(), error(&Failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it. Write its slashes as %2F, and begin with the key of its block"}))
 }
 
 func (h *Handler) repository(ctx context.Context, r *http.Request) (any, error) {
-	repo, err := h.named(ctx, r)
+	return h.Repository(ctx, r.PathValue("name"))
+}
+
+// Repository returns the figures of a repository.
+func (h *Handler) Repository(ctx context.Context, name string) (RepositoryDocument, error) {
+	repo, err := h.named(ctx, name)
 	if err != nil {
-		return nil, err
+		return RepositoryDocument{}, err
 	}
 	known, err := h.opts.Inventory.Repository(ctx, repo.ID)
 	if err != nil {
-		return nil, err
+		return RepositoryDocument{}, err
 	}
 	if known.Tags == 0 && known.Contents == 0 {
-		return nil, &failure{http.StatusNotFound, "NAME_UNKNOWN", "nothing of the repository is cached. It is, after the first pull"}
+		return RepositoryDocument{}, &Failure{http.StatusNotFound, "NAME_UNKNOWN", "nothing of the repository is cached. It is, after the first pull"}
 	}
-	return repositoryDocument{
+	return RepositoryDocument{
 		Name: repo.Name, Block: repo.Block, Tags: known.Tags, Contents: known.Contents, Size: known.Size,
 		Pulls: documentOf(known.Pulls),
 	}, nil
@@ -93,94 +105,123 @@ func (h *Handler) tags(ctx context.Context, r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	repo, err := h.named(ctx, r)
+	document, err := h.Tags(ctx, r.PathValue("name"), p.n, p.last)
+	if document.Next != "" {
+		document.Next = next(r, document.Next)
+	}
+	return document, err
+}
+
+// Tags lists n tags of a repository behind a last one; 100 if n is 0. Next is the last one of the
+// page if there is another page.
+func (h *Handler) Tags(ctx context.Context, name string, n int, last string) (TagsDocument, error) {
+	p, err := boundedPage(n, last)
 	if err != nil {
-		return nil, err
+		return TagsDocument{}, err
+	}
+	repo, err := h.named(ctx, name)
+	if err != nil {
+		return TagsDocument{}, err
 	}
 	all, err := h.opts.Inventory.Tags(ctx, repo.ID)
 	if err != nil {
-		return nil, err
+		return TagsDocument{}, err
 	}
 	start, found := slices.BinarySearch(all, p.last)
 	if found {
 		start++
 	}
-	document := tagsDocument{Name: repo.Name, Tags: append([]string{}, all[start:min(len(all), start+p.n)]...)}
+	document := TagsDocument{Name: repo.Name, Tags: append([]string{}, all[start:min(len(all), start+p.n)]...)}
 	if start+p.n < len(all) {
-		document.Next = next(r, document.Tags[p.n-1])
+		document.Next = document.Tags[p.n-1]
 	}
 	return document, nil
 }
 
-// namedTag returns the repository and the tag that a request names.
-func (h *Handler) namedTag(ctx context.Context, r *http.Request) (Repository, string, error) {
-	ref, err := oci.ParseReference(r.PathValue("tag"))
+// namedTag returns the repository of a name, and a tag.
+func (h *Handler) namedTag(ctx context.Context, name, tag string) (Repository, string, error) {
+	ref, err := oci.ParseReference(tag)
 	if err != nil || !ref.IsTag() {
 		return Repository{}, "", invalid("a tag has letters, digits, and . _ - inside, and at most 128 of them")
 	}
-	repo, err := h.named(ctx, r)
+	repo, err := h.named(ctx, name)
 	return repo, ref.Tag(), err
 }
 
 // absent returns the error for a content or record that is not there, or any other error.
 func absent(err error, message string) error {
 	if errors.Is(err, storage.ErrNotExist) {
-		return &failure{http.StatusNotFound, "MANIFEST_UNKNOWN", message + ". It is, after the first pull"}
+		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", message + ". It is, after the first pull"}
 	}
 	return err
 }
 
 func (h *Handler) tag(ctx context.Context, r *http.Request) (any, error) {
-	repo, tag, err := h.namedTag(ctx, r)
+	return h.Tag(ctx, r.PathValue("name"), r.PathValue("tag"))
+}
+
+// Tag tells what a tag of a repository names.
+func (h *Handler) Tag(ctx context.Context, name, text string) (TagDocument, error) {
+	repo, tag, err := h.namedTag(ctx, name, text)
 	if err != nil {
-		return nil, err
+		return TagDocument{}, err
 	}
 	known, err := h.opts.Inventory.Tag(ctx, repo.ID, tag)
 	if err != nil {
-		return nil, absent(err, "the tag is not cached")
+		return TagDocument{}, absent(err, "the tag is not cached")
 	}
-	return tagDocument{
+	return TagDocument{
 		Name: repo.Name, Tag: tag, Digest: known.Descriptor.Digest, MediaType: known.Descriptor.MediaType,
 		Checked: known.Checked, Since: known.Since, Pulls: documentOf(known.Pulls),
 	}, nil
 }
 
 func (h *Handler) history(ctx context.Context, r *http.Request) (any, error) {
-	repo, tag, err := h.namedTag(ctx, r)
+	return h.History(ctx, r.PathValue("name"), r.PathValue("tag"))
+}
+
+// History lists the manifests that a tag of a repository named before.
+func (h *Handler) History(ctx context.Context, name, text string) (HistoryDocument, error) {
+	repo, tag, err := h.namedTag(ctx, name, text)
 	if err != nil {
-		return nil, err
+		return HistoryDocument{}, err
 	}
 	known, err := h.opts.Inventory.History(ctx, repo.ID, tag)
 	if err != nil {
-		return nil, err
+		return HistoryDocument{}, err
 	}
-	document := historyDocument{Name: repo.Name, Tag: tag, History: []historyManifest{}}
+	document := HistoryDocument{Name: repo.Name, Tag: tag, History: []HistoryManifest{}}
 	for _, named := range known {
-		document.History = append(document.History, historyManifest(named))
+		document.History = append(document.History, HistoryManifest(named))
 	}
 	return document, nil
 }
 
 func (h *Handler) manifest(ctx context.Context, r *http.Request) (any, error) {
-	ref, err := oci.ParseReference(r.PathValue("digest"))
+	return h.Manifest(ctx, r.PathValue("name"), r.PathValue("digest"))
+}
+
+// Manifest describes a manifest of a repository down to its layers.
+func (h *Handler) Manifest(ctx context.Context, name, dgst string) (ManifestDocument, error) {
+	ref, err := oci.ParseReference(dgst)
 	if err != nil || ref.IsTag() {
-		return nil, invalid("a digest has an algorithm, a colon and hexadecimal digits, such as sha256:...")
+		return ManifestDocument{}, invalid("a digest has an algorithm, a colon and hexadecimal digits, such as sha256:...")
 	}
-	repo, err := h.named(ctx, r)
+	repo, err := h.named(ctx, name)
 	if err != nil {
-		return nil, err
+		return ManifestDocument{}, err
 	}
 	known, err := h.opts.Inventory.Manifest(ctx, repo.ID, ref.Digest())
 	if err != nil {
-		return nil, absent(err, "the manifest is not cached")
+		return ManifestDocument{}, absent(err, "the manifest is not cached")
 	}
-	document := manifestDocument{
+	document := ManifestDocument{
 		Name: repo.Name, Digest: known.Descriptor.Digest, MediaType: known.Descriptor.MediaType, Cached: known.Cached,
 		Since: known.Since, Size: known.Size, Layers: partsOf(known.Layers), Manifests: partsOf(known.Manifests),
 		Referrers: partsOf(known.Referrers), Omitted: known.Omitted, Pulls: documentOf(known.Pulls),
 	}
 	if known.Image != nil {
-		image := imageDocument(*known.Image)
+		image := ImageDocument(*known.Image)
 		document.Image = &image
 	}
 	if known.Config != nil {

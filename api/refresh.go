@@ -8,7 +8,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
@@ -28,7 +27,8 @@ type refreshRequest struct {
 	Image string `json:"image"`
 }
 
-type refreshDocument struct {
+// RefreshDocument tells what a refresh found.
+type RefreshDocument struct {
 	Name      string        `json:"name"`
 	Tag       string        `json:"tag"`
 	Digest    digest.Digest `json:"digest"`
@@ -42,7 +42,7 @@ var results = map[namespace.CacheStatus]string{
 	namespace.Revalidated: "unchanged", namespace.Moved: "moved", namespace.Passed: "not stored",
 }
 
-// refresh asks the upstream about the tag of an image.
+// refresh asks the upstream about the tag of the image in the body.
 func (h *Handler) refresh(ctx context.Context, r *http.Request) (any, error) {
 	var request refreshRequest
 	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
@@ -50,39 +50,44 @@ func (h *Handler) refresh(ctx context.Context, r *http.Request) (any, error) {
 	if err := decoder.Decode(&request); err != nil {
 		return nil, invalid(`the body must be a JSON object such as {"image": "docker.io/library/alpine:3"}`)
 	}
-	image, err := oci.ParseImage(request.Image)
+	return h.Refresh(ctx, request.Image)
+}
+
+// Refresh asks the upstream about the tag of an image, such as docker.io/library/alpine:3.
+func (h *Handler) Refresh(ctx context.Context, text string) (RefreshDocument, error) {
+	image, err := oci.ParseImage(text)
 	if err != nil || !image.Reference.IsTag() || len(image.Name) > maxText {
-		return nil, invalid(`image must be a name with a tag, such as "docker.io/library/alpine:3". What a digest names never changes`)
+		return RefreshDocument{}, invalid(`image must be a name with a tag, such as "docker.io/library/alpine:3". What a digest names never changes`)
 	}
 	repo, ok := h.opts.Names.Find(image.Name)
 	if !ok || !h.opts.Names.Sees(ctx, repo) {
-		return nil, unknownRepository(ctx)
+		return RefreshDocument{}, unknownRepository(ctx)
 	}
 	m, err := h.opts.Refresher.Refresh(ctx, repo, image.Reference.Tag())
 	if err != nil {
-		return nil, h.unrefreshed(ctx, r, err)
+		return RefreshDocument{}, h.unrefreshed(ctx, image, err)
 	}
 	result := results[m.Cache]
 	if result == "" {
 		result = "fetched"
 	}
-	return refreshDocument{repo.Name, image.Reference.Tag(), m.Descriptor.Digest, m.Descriptor.MediaType, result}, nil
+	return RefreshDocument{repo.Name, image.Reference.Tag(), m.Descriptor.Digest, m.Descriptor.MediaType, result}, nil
 }
 
 // unrefreshed returns the error for a refresh that failed.
-func (h *Handler) unrefreshed(ctx context.Context, r *http.Request, err error) error {
+func (h *Handler) unrefreshed(ctx context.Context, image oci.Image, err error) error {
 	_, isOffline := errors.AsType[*namespace.OfflineError](err)
 	_, isBusy := errors.AsType[*namespace.BusyError](err)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case isOffline:
-		return &failure{http.StatusConflict, "UNSUPPORTED", "the block of the repository is offline, so its upstream is never asked"}
+		return &Failure{http.StatusConflict, "UNSUPPORTED", "the block of the repository is offline, so its upstream is never asked"}
 	case isBusy:
 		return errBusy
 	case errors.Is(err, upstream.ErrNotFound):
-		return &failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the upstream has no such tag"}
+		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the upstream has no such tag"}
 	}
-	h.opts.Logger.Warn("a tag cannot be refreshed. Check its upstream", "path", printable.Path(r), "error", err)
-	return &failure{http.StatusBadGateway, "UNAVAILABLE", "the upstream cannot say what the tag names. The log of the mirror has the reason"}
+	h.opts.Logger.Warn("a tag cannot be refreshed. Check its upstream", "image", image.String(), "error", err)
+	return &Failure{http.StatusBadGateway, "UNAVAILABLE", "the upstream cannot say what the tag names. The log of the mirror has the reason"}
 }

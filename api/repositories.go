@@ -39,42 +39,63 @@ var orders = map[string]func(a, b figures) int{
 	"last":  func(a, b figures) int { return b.last.Compare(a.last) },
 }
 
-// repositories lists the cached repositories that the client may know of.
+// Query selects repositories and one page of their list.
+type Query struct {
+	Block string // "" for all blocks
+	Text  string // a part of the name
+	Sort  string // "name", "size", "pulls" or "last"; "" for "name"
+	N     int    // repositories on the page; 0 for 100
+	Last  string // the last repository of the page before; "" for the first page
+}
+
+// repositories lists the repositories of the parameters.
 func (h *Handler) repositories(ctx context.Context, r *http.Request) (any, error) {
 	query := r.URL.Query()
 	p, err := pageOf(query)
 	if err != nil {
 		return nil, err
 	}
-	by := query.Get("sort")
-	order := orders[by]
-	if order == nil && by != "" && by != "name" {
-		return nil, invalid("the parameter sort must be name, size, pulls or last")
+	document, err := h.Repositories(ctx, Query{query.Get("block"), query.Get("q"), query.Get("sort"), p.n, p.last})
+	if document.Next != "" {
+		document.Next = next(r, document.Next)
+	}
+	return document, err
+}
+
+// Repositories lists the cached repositories that the client may know of. Next is the last one of
+// the page if there is another page.
+func (h *Handler) Repositories(ctx context.Context, q Query) (RepositoriesDocument, error) {
+	p, err := boundedPage(q.N, q.Last, q.Text, q.Block)
+	if err != nil {
+		return RepositoriesDocument{}, err
+	}
+	order := orders[q.Sort]
+	if order == nil && q.Sort != "" && q.Sort != "name" {
+		return RepositoriesDocument{}, invalid("the parameter sort must be name, size, pulls or last")
 	}
 	all, err := h.opts.Names.All(ctx)
 	if err != nil {
-		return nil, err
+		return RepositoriesDocument{}, err
 	}
 	wanted := func(one Repository) bool {
-		block := query.Get("block")
-		return (block == "" || one.Block == block) && strings.Contains(one.Name, query.Get("q")) && h.opts.Names.Sees(ctx, one)
+		return (q.Block == "" || one.Block == q.Block) && strings.Contains(one.Name, q.Text) && h.opts.Names.Sees(ctx, one)
 	}
 	var found []Repository
 	if order == nil {
 		found = behind(all, p, wanted)
 	} else if found, err = h.sorted(ctx, all, p, order, wanted); err != nil {
-		return nil, err
+		return RepositoriesDocument{}, err
 	}
-	document := repositoriesDocument{Repositories: []namedDocument{}}
+	document := RepositoriesDocument{Repositories: []NamedDocument{}}
 	for _, one := range found[:min(len(found), p.n)] {
 		f, err := h.figuresOf(ctx, one.ID)
 		if err != nil {
-			return nil, err
+			return RepositoriesDocument{}, err
 		}
-		document.Repositories = append(document.Repositories, namedDocument{one.Name, one.Block, f.tags, f.size, f.pulls, f.last.UTC()})
+		document.Repositories = append(document.Repositories, NamedDocument{one.Name, one.Block, f.tags, f.size, f.pulls, f.last.UTC()})
 	}
 	if len(found) > p.n {
-		document.Next = next(r, found[p.n-1].Name)
+		document.Next = found[p.n-1].Name
 	}
 	return document, ctx.Err() // the rules may not have been asked about all
 }
