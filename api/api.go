@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -80,6 +81,7 @@ type Options struct {
 	Inventory Inventory
 	Downloads Downloads
 	Refresher Refresher
+	Remover   Remover
 	Logger    *slog.Logger
 }
 
@@ -154,6 +156,7 @@ var routes = []route{
 	{http.MethodGet, "repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
 	{http.MethodGet, "downloads", nil, (*Handler).downloads},
 	{http.MethodPost, "refresh", nil, (*Handler).refresh},
+	{http.MethodDelete, "images/{image}", nil, (*Handler).removeImage},
 }
 
 // New returns the handler of the API.
@@ -170,6 +173,9 @@ func New(opts Options) *Handler {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(description) // a client that has left needs no answer
 	})
+	for path, methods := range methodsOf(routes) {
+		h.mux.HandleFunc(Prefix+path, func(w http.ResponseWriter, _ *http.Request) { otherMethod(w, methods) })
+	}
 	for _, one := range routes {
 		h.mux.HandleFunc(one.method+" "+Prefix+one.path, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, one) })
 	}
@@ -263,19 +269,35 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if told.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "10")
 	}
-	write(w, told.Status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: told.Code, Message: told.Message}}})
+	tell(w, told)
 }
 
-// noRoute answers requests that no route answers.
-func noRoute(w http.ResponseWriter, r *http.Request) {
-	status, code, message := http.StatusNotFound, "NAME_UNKNOWN", "the API has no such path. "+Prefix+"openapi.json has its paths"
-	isRead := r.Method == http.MethodGet || r.Method == http.MethodHead
-	isChange := r.URL.Path == Prefix+"refresh"
-	if isRead == isChange {
-		w.Header().Set("Allow", map[bool]string{true: http.MethodPost, false: "GET, HEAD"}[isChange])
-		status, code, message = http.StatusMethodNotAllowed, "UNSUPPORTED", "the path has another method. "+Prefix+"openapi.json has its methods"
+// methodsOf returns the methods of each path.
+func methodsOf(routes []route) map[string][]string {
+	methods := map[string][]string{"openapi.json": {http.MethodGet, http.MethodHead}}
+	for _, one := range routes {
+		methods[one.path] = append(methods[one.path], one.method)
+		if one.method == http.MethodGet {
+			methods[one.path] = append(methods[one.path], http.MethodHead)
+		}
 	}
-	write(w, status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: code, Message: message}}})
+	return methods
+}
+
+// noRoute answers requests for paths that the API does not have.
+func noRoute(w http.ResponseWriter, _ *http.Request) {
+	tell(w, &Failure{http.StatusNotFound, "NAME_UNKNOWN", "the API has no such path. " + Prefix + "openapi.json has its paths"})
+}
+
+// otherMethod answers requests for a path with a method that it does not have.
+func otherMethod(w http.ResponseWriter, methods []string) {
+	w.Header().Set("Allow", strings.Join(methods, ", "))
+	tell(w, &Failure{http.StatusMethodNotAllowed, "UNSUPPORTED", "the path has another method. " + Prefix + "openapi.json has its methods"})
+}
+
+// tell answers with an error document.
+func tell(w http.ResponseWriter, f *Failure) {
+	write(w, f.Status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: f.Code, Message: f.Message}}})
 }
 
 func write(w http.ResponseWriter, status int, document any) {

@@ -21,6 +21,7 @@ import (
 // documents are the documents of the paths.
 var documents = map[string]any{
 	"/refresh":                                RefreshDocument{},
+	"/images/{image}":                         RemovedDocument{},
 	"/downloads":                              DownloadsDocument{},
 	"/repositories":                           RepositoriesDocument{},
 	"/repositories/{name}":                    RepositoryDocument{},
@@ -164,8 +165,10 @@ func expectDescribed(t *testing.T, route string, status int, body []byte) {
 		t.Fatalf("%s is not described", route)
 	}
 	op := path.Get
-	if op == nil {
-		op = path.Post
+	for _, other := range []*openapi3.Operation{path.Post, path.Delete} {
+		if op == nil {
+			op = other
+		}
 	}
 	answer := op.Responses.Value(fmt.Sprint(status))
 	var document any

@@ -27,7 +27,7 @@ func newAPI(cfg config.Global, parts *storageParts, e *engine, tables *namespace
 	}
 	known := &names{tables: tables, cache: e.cache}
 	return api.New(api.Options{
-		Names: known, Refresher: known,
+		Names: known, Refresher: known, Remover: newRemover(cfg, parts, e.cache),
 		Inventory: inventory.New(inventory.Options{
 			Catalog: parts.catalog, Stores: stores, Pulls: e.pulls, Referrers: e.cache, MaxManifest: int64(cfg.MaxManifestSize),
 		}),

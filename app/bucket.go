@@ -43,10 +43,18 @@ type bucket struct {
 	evictor *evict.Shared // nil: there are no limits
 	turn    *cluster.Turn // nil: the bucket itself has the lease of the eviction
 	absence time.Duration // for which a record that is not there is not looked for again
-	logger  *slog.Logger
+	// promises is how long clients may read by themselves after a redirect; 0: there are none.
+	promises time.Duration
+	logger   *slog.Logger
 
+	stopped   context.Context // ends with the bucket
 	stop      context.CancelFunc
 	surveying sync.WaitGroup
+	removing  sync.WaitGroup
+
+	mu        sync.Mutex
+	removals  int // that wait for the end of redirects
+	postponed int // their contents
 }
 
 // translateS3 returns the options of a bucket's store.
@@ -93,7 +101,10 @@ func openBucket(whole *config.Config, driver tierDriver, forget func(context.Con
 	}
 	counts := tier.NewMetrics(metrics)
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &bucket{store: store, absence: cfg.RecordsTTL.Std(), logger: logger, stop: cancel}
+	b := &bucket{store: store, absence: cfg.RecordsTTL.Std(), logger: logger, stopped: ctx, stop: cancel}
+	if whole.Global.EnableBlobRedirect {
+		b.promises = cfg.PresignTTL
+	}
 	b.uploads = tier.NewUploader(tier.UploaderOptions{Near: driver, Far: store, Forget: forget, Metrics: counts, Logger: logger})
 	b.records = tier.NewRecords(tier.RecordsOptions{
 		Near: driver.Records(), Far: struct {
@@ -253,6 +264,7 @@ func (b *bucket) drain(ctx context.Context) error {
 func (b *bucket) close() error {
 	b.stop()
 	b.surveying.Wait()
+	b.removing.Wait()
 	b.uploads.Close()
 	b.records.Close()
 	b.stopEvicting()

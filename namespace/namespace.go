@@ -20,6 +20,7 @@
 //	behind.go           checks of tags behind their answers
 //	tags.go             which manifest a tag names: the only writer of tags
 //	store.go            keep a manifest
+//	remove.go           take an image out of the cache
 //	blob.go             join or start the download of a blob
 //	listing.go          tags and referrers
 //	rights.go           may this client have it, where the upstream decides

@@ -48,6 +48,13 @@ func (r *repositories) load() ([]storage.RepoID, bool) {
 	return r.current, r.known != nil && time.Now().Before(r.until)
 }
 
+// outdate makes the next use of the list read the records again.
+func (r *repositories) outdate() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.until = time.Time{}
+}
+
 // begin is called before the records are listed: repositories that come meanwhile may
 // be missing in the list.
 func (r *repositories) begin() {

@@ -26,8 +26,8 @@ const pendingLife = 10 * time.Minute
 // manifest is pending until that one is stored: the old manifest can still be
 // served if the upstream fails, and the new one may never arrive.
 //
-//	Observe, stored                       Gone
-//	--------------------------> recorded ------->
+//	Observe, stored                     Gone, Drop
+//	--------------------------> recorded ----------->
 //	Observe, not stored             ^
 //	--------------------> pending --+ Stored
 type tagBook struct {
@@ -110,6 +110,17 @@ func (b *tagBook) Gone(ctx context.Context, repo storage.RepoID, tag string) {
 	if err := b.catalog.DeleteTag(ctx, repo, tag); err != nil && !errors.Is(err, storage.ErrNotExist) {
 		b.logger.Warn("cannot forget a tag that its upstream no longer has", "repository", repo.String(), "tag", tag, "error", err)
 	}
+}
+
+// Drop forgets a tag that is taken out of the cache. It succeeds if there is none.
+func (b *tagBook) Drop(ctx context.Context, repo storage.RepoID, tag string) error {
+	if known, ok := b.Current(ctx, repo, tag); ok {
+		b.leave(ctx, repo, tag, known)
+	}
+	if err := b.catalog.DeleteTag(ctx, repo, tag); err != nil && !errors.Is(err, storage.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // leave notes in the history of a tag the manifest that it names no more.

@@ -1,0 +1,82 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/weirhq/weir/internal/printable"
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
+)
+
+// Remover takes images out of the cache.
+type Remover interface {
+	// Remove removes a part of a repository. Its errors are those of [namespace.Remover.Remove].
+	Remove(ctx context.Context, repo storage.RepoID, part namespace.Selection) (namespace.Removed, error)
+}
+
+// RemovedDocument tells how much a removal took out of the cache.
+type RemovedDocument struct {
+	Name      string   `json:"name"`
+	Tags      []string `json:"tags"`
+	Manifests int      `json:"manifests"`
+	Contents  int      `json:"contents"`
+	Bytes     int64    `json:"bytes"`
+}
+
+// RemoveImage takes an image out of the cache: name:tag, name@digest, or name for all of a
+// repository. The next pull fetches it again.
+func (h *Handler) RemoveImage(ctx context.Context, image string) (RemovedDocument, error) {
+	repo, part, err := h.selected(ctx, image)
+	if err != nil {
+		return RemovedDocument{}, err
+	}
+	removed, err := h.opts.Remover.Remove(ctx, repo.ID, part)
+	h.figures.Remove(repo.ID)
+	if err != nil {
+		return RemovedDocument{}, h.unremoved(ctx, image, err)
+	}
+	document := RemovedDocument{repo.Name, removed.Tags, removed.Manifests, removed.Contents, removed.Bytes}
+	if document.Tags == nil {
+		document.Tags = []string{}
+	}
+	return document, nil
+}
+
+// selected returns the part of a repository that a text names.
+func (h *Handler) selected(ctx context.Context, text string) (Repository, namespace.Selection, error) {
+	image, err := oci.ParseImage(text)
+	if err != nil || len(image.Name) > maxText {
+		return Repository{}, namespace.Selection{}, invalid("an image is a name, such as docker.io%2Flibrary%2Falpine, with a :tag or a @digest or, for all of the repository, with neither. Its slashes are %2F")
+	}
+	repo, ok := h.opts.Names.Find(image.Name)
+	if !ok || !h.opts.Names.Sees(ctx, repo) {
+		return Repository{}, namespace.Selection{}, unknownRepository(ctx)
+	}
+	part := namespace.Selection{Digest: image.Reference.Digest()}
+	if image.Name != text && image.Reference.IsTag() {
+		part.Tag = image.Reference.Tag()
+	}
+	return repo, part, nil
+}
+
+// unremoved returns the error for a removal that failed.
+func (h *Handler) unremoved(ctx context.Context, image string, err error) error {
+	switch {
+	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+		return cmp.Or(ctx.Err(), err)
+	case errors.Is(err, storage.ErrNotExist):
+		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "nothing of the image is cached, so there is nothing to remove"}
+	case errors.Is(err, namespace.ErrTooMany):
+		return &Failure{http.StatusConflict, "UNSUPPORTED", "the repository has too many contents for one removal. Remove all of it, or evict by age with weir gc"}
+	}
+	h.opts.Logger.Warn("an image cannot be removed as a whole. Check that the store is writable", "image", printable.Line(image, 2*maxText), "error", err)
+	return &Failure{http.StatusInternalServerError, "UNKNOWN", "the image was not removed as a whole. The log of the mirror has the reason. Send the request again once that is mended"}
+}
+
+func (h *Handler) removeImage(ctx context.Context, r *http.Request) (any, error) {
+	return h.RemoveImage(ctx, r.PathValue("image"))
+}

@@ -1,0 +1,217 @@
+package namespace_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// removing is a mirror whose images are removed.
+type removing struct {
+	*mirror
+	remover *namespace.Remover
+	r       *upstreamtest.Registry
+	n       *namespace.Namespace
+}
+
+func newRemoving(t *testing.T, m *mirror) *removing {
+	t.Helper()
+	r := m.registry("up.example")
+	return &removing{m, m.remover(nil), r, m.namespace("up.example", r)}
+}
+
+func (m *mirror) remover(far func(context.Context, []digest.Digest) error) *namespace.Remover {
+	return namespace.NewRemover(namespace.RemoverOptions{Cache: m.cache, Stores: []storage.Store{m.store}, MaxManifest: oci.DefaultMaxManifest, Far: far})
+}
+
+// pull pulls a manifest and all that it refers to, and returns the digests.
+func (m *removing) pull(t *testing.T, repo, ref string) (all []digest.Digest) {
+	t.Helper()
+	got := get(t, m.n, repo, ref)
+	if got.err != nil {
+		t.Fatal(got.err)
+	}
+	links, err := oci.References([]byte(got.Body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = append(all, got.desc.Digest)
+	for _, manifest := range links.Manifests {
+		all = append(all, m.pull(t, repo, manifest.Digest.String())...)
+	}
+	links.Manifests = nil
+	for _, blob := range links.Content() {
+		if got := getBlob(t, m.n, repo, blob.Digest); got.err != nil {
+			t.Fatal(got.err)
+		}
+		all = append(all, blob.Digest)
+	}
+	return all
+}
+
+// remove removes a part of a repository, and checks what is left in the store and in the links of
+// all repositories, and which tags were removed.
+func (m *removing) remove(t *testing.T, repo string, s namespace.Selection, wantTags string, left ...[]digest.Digest) namespace.Removed {
+	t.Helper()
+	removed, err := m.remover.Remove(t.Context(), storage.RepoID{Namespace: "up.example", Name: repo}, s)
+	if err != nil || strings.Join(removed.Tags, " ") != wantTags {
+		t.Errorf("removing %+v of %s: %+v, %v, want the tags %q", s, repo, removed, err, wantTags)
+	}
+	want := slices.Compact(slices.Sorted(slices.Values(slices.Concat(left...))))
+	var stored []digest.Digest
+	for entry, err := range m.store.All(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored = append(stored, entry.Digest)
+	}
+	slices.Sort(stored)
+	if !slices.Equal(stored, want) {
+		t.Errorf("removing %+v of %s left\n%v, want\n%v", s, repo, stored, want)
+	}
+	var linked []digest.Digest
+	for _, key := range m.recordKeys(t) {
+		if _, encoded, ok := strings.Cut(key, "/_links/sha256/"); ok {
+			linked = append(linked, digest.NewDigestFromEncoded(digest.SHA256, encoded))
+		}
+	}
+	slices.Sort(linked)
+	if linked = slices.Compact(linked); !slices.Equal(linked, want) {
+		t.Errorf("removing %+v of %s left links to\n%v, want\n%v", s, repo, linked, want)
+	}
+	return removed
+}
+
+// A removal takes exactly that which nothing else refers to, and the next pull gets it again.
+func TestRemove(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w := newRemoving(t, m)
+		shared := []byte("a layer of several images")
+		one := w.r.AddImage("app", "one", []byte("one"), shared)
+		w.r.Tag("app", "alias", one.Digest)
+		two := w.r.AddImage("app", "two", []byte("two"), shared)
+		other := w.r.AddImage("other", "v1", []byte("one"))
+		index := w.r.AddIndex("app", "index", two, w.r.AddImage("app", "three", []byte("three")))
+		ones, twos, others, indexes := w.pull(t, "app", "one"), w.pull(t, "app", "two"), w.pull(t, "other", "v1"), w.pull(t, "app", "index")
+		w.pull(t, "app", "alias")
+
+		w.remove(t, "app", namespace.Selection{Tag: "alias"}, "alias", ones, twos, others, indexes)
+		oneLayer := digest.FromString("one") // the other repository has it too
+		w.remove(t, "app", namespace.Selection{Tag: "two"}, "two", ones, twos, others, indexes)
+		removed := w.remove(t, "app", namespace.Selection{Tag: "one"}, "one", others, indexes)
+		if removed.Manifests != 1 || removed.Contents != 2 || removed.Bytes == 0 {
+			t.Errorf("removed %+v, want the manifest and the configuration", removed)
+		}
+		if _, err := m.catalog.Link(t.Context(), storage.RepoID{Namespace: "up.example", Name: "app"}, oneLayer); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("the link to a layer that stays for another repository: %v", err)
+		}
+		// A manifest that an index names goes if it is meant, and the index stays.
+		w.remove(t, "app", namespace.Selection{Digest: two.Digest}, "", others, slices.DeleteFunc(slices.Clone(indexes), func(d digest.Digest) bool { return slices.Contains(twos, d) }))
+		w.r.ResetRequests()
+		wantManifest(t, get(t, w.n, "app", two.Digest.String()), namespace.Miss, two)
+		if got := w.pull(t, "app", "index"); !slices.Equal(got, indexes) {
+			t.Errorf("the index leads to %v, want %v", got, indexes)
+		}
+		if w.r.Tag("app", "latest", index.Digest); get(t, w.n, "app", "latest").err != nil {
+			t.Error("the tag latest")
+		}
+		w.remove(t, "app", namespace.Selection{Digest: index.Digest}, "index latest", others)
+		w.pull(t, "app", "one")
+		w.remove(t, "app", namespace.Selection{}, "one", others)
+		for _, key := range m.recordKeys(t) {
+			if strings.HasPrefix(key, "up.example/app/") {
+				t.Errorf("the record %s is left", key)
+			}
+		}
+		for _, s := range []namespace.Selection{{}, {Tag: "one"}, {Digest: one.Digest}, {Digest: other.Digest}} {
+			if removed, err := w.remover.Remove(t.Context(), storage.RepoID{Namespace: "up.example", Name: "app"}, s); !errors.Is(err, storage.ErrNotExist) {
+				t.Errorf("removing %+v twice: %+v, %v", s, removed, err)
+			}
+		}
+		if got := w.pull(t, "app", "one"); !slices.Equal(got, ones) {
+			t.Errorf("pulled %v, want %v", got, ones)
+		}
+	})
+}
+
+// Signatures go with their image, and keep nothing of it. One with a tag of its own stays.
+func TestRemoveReferrers(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w := newRemoving(t, m)
+		image := w.r.AddImage("app", "v1", []byte("layer"))
+		signature := w.r.AddReferrer("app", image, "application/vnd.example.signature", []byte("signed"))
+		of := w.r.AddReferrer("app", signature, "application/vnd.example.signature", []byte("twice"))
+		w.pull(t, "app", "v1")
+		w.pull(t, "app", signature.Digest.String())
+		w.pull(t, "app", of.Digest.String())
+		w.remove(t, "app", namespace.Selection{Tag: "v1"}, "v1")
+
+		w.pull(t, "app", "v1")
+		w.r.Tag("app", "signature", signature.Digest)
+		signed := slices.Concat(w.pull(t, "app", "signature"), w.pull(t, "app", of.Digest.String()))
+		w.remove(t, "app", namespace.Selection{Tag: "v1"}, "v1", signed)
+	})
+}
+
+// A removal that broke off can be made once more, and a reader keeps what it has open.
+func TestRemoveAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w := newRemoving(t, m)
+		w.r.AddImage("app", "v1", []byte("layer"))
+		all := w.pull(t, "app", "v1")
+		open, err := w.n.Blob(t.Context(), "app", digest.FromString("layer"), 0, -1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken := errors.New("the bucket is away")
+		w.remover = m.remover(func(_ context.Context, contents []digest.Digest) error {
+			if len(contents) != len(all) {
+				t.Errorf("%v is taken out of the bucket, want %v", contents, all)
+			}
+			return broken
+		})
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		if _, err := w.remover.Remove(t.Context(), repo, namespace.Selection{Tag: "v1"}); !errors.Is(err, broken) {
+			t.Errorf("a removal that breaks off: %v", err)
+		}
+		// The manifest is gone, and its tag and links are there.
+		broken = nil
+		w.remover = m.remover(func(context.Context, []digest.Digest) error { return nil })
+		if removed, err := w.remover.Remove(t.Context(), repo, namespace.Selection{}); err != nil || removed.Manifests != 1 || len(removed.Tags) != 1 {
+			t.Errorf("the second removal: %+v, %v", removed, err)
+		}
+		got := make([]byte, 10)
+		if n, _ := open.Content.Read(got); string(got[:n]) != "layer" {
+			t.Errorf("a reader got %q", got[:n])
+		}
+		open.Content.Close()
+	})
+}
+
+// The references in memory are bounded. They are not needed if all of a repository goes.
+func TestRemoveIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w := newRemoving(t, m)
+		for _, tag := range []string{"one", "two"} {
+			w.r.AddImage("app", tag, []byte(tag))
+			w.pull(t, "app", tag)
+		}
+		bounded := namespace.NewRemover(namespace.RemoverOptions{Cache: m.cache, Stores: []storage.Store{m.store}, MaxManifest: oci.DefaultMaxManifest, MaxEdges: 3})
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		if removed, err := bounded.Remove(t.Context(), repo, namespace.Selection{Tag: "one"}); !errors.Is(err, namespace.ErrTooMany) {
+			t.Errorf("with four references: %+v, %v", removed, err)
+		}
+		if removed, err := bounded.Remove(t.Context(), repo, namespace.Selection{}); err != nil || removed.Manifests != 2 {
+			t.Errorf("all of the repository: %+v, %v", removed, err)
+		}
+	})
+}

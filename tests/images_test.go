@@ -1,0 +1,133 @@
+package tests
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"testing"
+
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// change sends a request without a body about an image to the API.
+func change(t *testing.T, w *harness.Weir, method, path, image string, headers ...string) (status int, document map[string]any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, w.URL+apiPrefix+path+"/"+url.PathEscape(image), nil)
+	harness.Must(t, err)
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	harness.Must(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	harness.Must(t, err)
+	harness.Must(t, json.Unmarshal(body, &document))
+	return resp.StatusCode, document
+}
+
+// An image is taken out down to its files, but for content that another image has, and the next
+// pull fetches it again.
+func TestAPIRemovesImages(t *testing.T) {
+	t.Parallel()
+	r := upstreamtest.New(t)
+	shared := []byte("a layer of both")
+	one, two := r.AddImage("org/app", "one", []byte("one"), shared), r.AddImage("org/app", "two", []byte("two"), shared)
+	w := harness.StartWeir(t, block("mirror", r, "immutable_tags = true"))
+	pull := func(tag, status string) {
+		t.Helper()
+		a := w.Get(t, manifestPath("mirror/org/app", tag))
+		expect(t, tag, a, http.StatusOK, status)
+		for _, dgst := range contentOf(t, a.Body) {
+			expectContent(t, tag, w.Get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+		}
+	}
+	pull("one", "")
+	pull("two", "")
+	harness.Eventually(t, "both images are stored", func() bool { return len(w.Stored(t, "blobs")) == 7 })
+	status, document := change(t, w, http.MethodDelete, "images", "mirror/org/app:one")
+	if status != http.StatusOK {
+		t.Errorf("%d %v", status, document)
+	}
+	expectInside(t, document, map[string]string{"name": "mirror/org/app", "tags": "[one]", "manifests": "1", "contents": "3"})
+	if got := w.Stored(t, "blobs"); len(got) != 4 {
+		t.Errorf("left %q", got)
+	}
+	if status, document := change(t, w, http.MethodDelete, "images", "mirror/org/app:one"); status != http.StatusNotFound {
+		t.Errorf("once more: %d %v", status, document)
+	}
+	r.ResetRequests()
+	pull("two", "")
+	if got := r.Requests(); len(got) != 0 {
+		t.Errorf("the other image asked the upstream: %q", got)
+	}
+	pull("one", "")
+	if got := r.Requests(); len(got) != 3 {
+		t.Errorf("the upstream was asked %q, want the manifest, its configuration and its own layer", got)
+	}
+	harness.Eventually(t, "both images are stored again", func() bool { return len(w.Stored(t, "blobs")) == 7 })
+	status, document = change(t, w, http.MethodDelete, "images", "mirror/org/app@"+two.Digest.String())
+	expectInside(t, document, map[string]string{"tags": "[two]", "contents": "3"})
+	if status, document = change(t, w, http.MethodDelete, "images", "mirror/org/app"); status != http.StatusOK || len(w.Stored(t, "blobs")) != 0 {
+		t.Errorf("the repository: %d %v, left %q", status, document, w.Stored(t, "blobs"))
+	}
+	if got := w.Get(t, apiPath("mirror/org/app", "")); got.Status != http.StatusNotFound {
+		t.Errorf("the repository is told after its removal: %d %s", got.Status, got.Body)
+	}
+	pull("one", "")
+	w.ExpectIntact(t)
+	expectInside(t, tell(t, w, apiPath("mirror/org/app", "/tags/one")), map[string]string{"digest": one.Digest.String()})
+}
+
+// A removal during a pull breaks neither that pull nor the next ones.
+func TestAPIRemovesDuringPulls(t *testing.T) {
+	t.Parallel()
+	r, gate := upstreamtest.New(t), upstreamtest.NewGate()
+	blob := addRandom(t, r, "org/app", mib, 1)
+	r.AddImage("org/app", "v1", []byte("layer"))
+	r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(512*kib, gate))
+	w := harness.StartWeir(t, block("mirror", r))
+	expect(t, "the manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusOK, "")
+	pulling := w.Pull(t, blobPath("mirror/org/app", blob))
+	harness.Eventually(t, "half of the content has come", func() bool {
+		return inside(tell(t, w, apiPrefix+"downloads"), "downloads.0.state") == "running"
+	})
+	if status, document := change(t, w, http.MethodDelete, "images", "mirror/org/app"); status != http.StatusOK {
+		t.Errorf("%d %v", status, document)
+	}
+	gate.Open()
+	pulling.Whole(t, "the blob", blob)
+	r.ClearFaults()
+	expect(t, "the manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusOK, "")
+	expectContent(t, "the blob", w.Get(t, blobPath("mirror/org/app", blob)), blob, "")
+	w.ExpectIntact(t)
+}
+
+// Rules decide about removals as about other changes, and a client removes only that which it may
+// pull.
+func TestAPIRemovalFollowsTheRules(t *testing.T) {
+	t.Parallel()
+	const alice, bob = "Basic YWxpY2U6c2VjcmV0", "Basic Ym9iOnNlY3JldA=="
+	r := upstreamtest.New(t)
+	r.AddImage("org/app", "v1", []byte("a layer"))
+	w := harness.StartWeir(t, "[auth]\nanonymous = true\n"+usersOf+"[global.access_policy]\ndefault = \"allow\"\nrules = [\"request.action == 'ui-change' && identity.username == 'bob'\"]\n"+
+		blockOf("open", nil, at(r))+blockOf("closed", []string{`allow = ["bob"]`}, at(r))+blockOf("theirs", []string{`authorize = "upstream"`}, at(r)))
+	for _, name := range []string{"open/org/app", "closed/org/app"} {
+		expect(t, name, w.Get(t, manifestPath(name, "v1"), "Authorization", bob), http.StatusOK, "")
+	}
+	for _, c := range []struct {
+		image string
+		want  int
+		as    []string
+	}{
+		{"open/org/app", 401, nil}, {"open/org/app", 403, []string{"Authorization", bob}}, {"closed/org/app", 404, []string{"Authorization", alice}},
+		{"theirs/org/app", 404, []string{"Authorization", alice}}, {"open/org/app", 403, []string{"Authorization", alice, "Sec-Fetch-Site", "cross-site"}},
+		{"open/org/app", 200, []string{"Authorization", alice}},
+	} {
+		if status, document := change(t, w, http.MethodDelete, "images", c.image, c.as...); status != c.want {
+			t.Errorf("%s for %q: %d %v, want %d", c.image, c.as, status, document, c.want)
+		}
+	}
+}
