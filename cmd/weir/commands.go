@@ -14,6 +14,7 @@ import (
 
 	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/buildinfo"
 	"github.com/weirhq/weir/internal/hosts"
 )
 
@@ -135,7 +136,7 @@ func printVersion(w io.Writer) {
 }
 
 func versionLine() string {
-	version, revision := app.Version()
+	version, revision := buildinfo.Version()
 	return fmt.Sprintf("weir %s (%s, %s, %s/%s)", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 

@@ -20,7 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/weirhq/weir/app"
+	"github.com/weirhq/weir/internal/buildinfo"
 	"github.com/weirhq/weir/internal/hosts"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage/maintain"
@@ -237,7 +237,7 @@ func sameHost(a, b string) bool {
 func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	version, _ := app.Version()
+	version, _ := buildinfo.Version()
 	mirror := remote.New(j.mirror, j.login, j.tls, "weir-warm/"+version, j.jobs*contentsAtOnce)
 	defer mirror.Close()
 	// One message for a mirror that is away, rather than one for each image.
