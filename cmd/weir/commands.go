@@ -37,7 +37,7 @@ and continues to serve when upstreams fail.`,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: the first of "+strings.Join(config.Places(), ", ")+"; else built-in)")
 	root.SetVersionTemplate("{{.Version}}\n")
 	root.AddCommand(serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths), versionCommand())
-	root.AddCommand(warmCommand(&paths), verifyCommand(&paths), gcCommand(&paths))
+	root.AddCommand(warmCommand(&paths), verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
 	root.AddCommand(clientConfigCommand(&paths), authCommand())
 	return root
 }

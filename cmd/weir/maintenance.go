@@ -35,7 +35,7 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 	if fs.SyncToDisk == config.SyncNever {
 		durability = disk.Never
 	}
-	store, err := disk.Open(fs.RootDir, disk.Options{Durability: durability, Existing: true})
+	store, err := disk.Open(fs.RootDir, disk.Options{Durability: durability, MinFree: int64(fs.MinFree), Existing: true})
 	// A directory without a store is a mistake of the command line or of the
 	// configuration, not a failure of the disk.
 	if errors.Is(err, disk.ErrNoStore) {

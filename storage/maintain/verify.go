@@ -1,5 +1,5 @@
 // Package maintain verifies and evicts the content of a store that another
-// process may serve from.
+// process may serve from, and imports content into it.
 package maintain
 
 import (

@@ -15,6 +15,7 @@ import (
 type Distribution struct {
 	*Daemon
 	Addr string
+	Data string // the directory in which it stores
 }
 
 // StartDistribution runs a registry. More is added to the http section of its
@@ -24,8 +25,9 @@ func StartDistribution(t *testing.T, client *http.Client, scheme, httpMore, topM
 	t.Helper()
 	addr := testutil.FreeAddr(t)
 	log := "log: {accesslog: {disabled: false}, level: warn}"
-	config := writeDistributionConfig(t, filepath.Join(t.TempDir(), "data"), log, "  addr: "+addr+"\n"+httpMore, topMore)
-	d := &Distribution{Daemon: StartDaemon(t, exec.CommandContext(t.Context(), distribution(t), "serve", config)), Addr: addr}
+	data := filepath.Join(t.TempDir(), "data")
+	config := writeDistributionConfig(t, data, log, "  addr: "+addr+"\n"+httpMore, topMore)
+	d := &Distribution{Daemon: StartDaemon(t, exec.CommandContext(t.Context(), distribution(t), "serve", config)), Addr: addr, Data: data}
 	Eventually(t, "the registry answers", func() bool { return Answers(client, scheme+"://"+addr+"/v2/") })
 	return d
 }
