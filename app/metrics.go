@@ -55,11 +55,45 @@ func (s *storageParts) measure(cfg config.FS, metrics prometheus.Registerer) {
 		gauge("weir_store_failing", "Whether the last content, or record of a tag or of possession, could not be stored; content that is not stored is served straight from upstream.",
 			prometheus.Labels{"kind": kind}, func() float64 { return boolGauge(health.Err() != nil) })
 	}
+	metrics.MustRegister(newBlockCollector(s))
 	s.measureFlushes(metrics)
 	s.quarantined = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "weir_store_quarantined_total", Help: "Contents that had become corrupt in the store and were taken out of it.",
 	})
 	metrics.MustRegister(s.quarantined)
+}
+
+// blockCollector reads the bytes of the repository blocks from the store at each scrape.
+type blockCollector struct {
+	storage      *storageParts
+	bytes, limit *prometheus.Desc
+}
+
+func newBlockCollector(s *storageParts) blockCollector {
+	return blockCollector{
+		storage: s,
+		bytes: prometheus.NewDesc("weir_store_block_bytes", "Bytes of stored content that a repository block brought in, once the content of the store is indexed.",
+			[]string{"namespace"}, nil),
+		limit: prometheus.NewDesc("weir_store_block_max_bytes", "Bytes of stored content that a repository block may have (its max_size); 0 is no cap.",
+			[]string{"namespace"}, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c blockCollector) Describe(descs chan<- *prometheus.Desc) {
+	descs <- c.bytes
+	descs <- c.limit
+}
+
+// Collect implements prometheus.Collector.
+func (c blockCollector) Collect(metrics chan<- prometheus.Metric) {
+	blocks, known := c.storage.store.Blocks()
+	for _, block := range blocks {
+		if known {
+			metrics <- prometheus.MustNewConstMetric(c.bytes, prometheus.GaugeValue, float64(block.Bytes), block.Name)
+		}
+		metrics <- prometheus.MustNewConstMetric(c.limit, prometheus.GaugeValue, float64(block.Limit), block.Name)
+	}
 }
 
 // measureFlushes registers the metrics of flushes behind commits.

@@ -42,6 +42,7 @@ func (r *routing) apply(cfg *config.Config) error {
 	// Eviction follows all manifests that the new clients may deliver.
 	r.store.SetMaxManifest(int64(cfg.Global.MaxManifestSize))
 	r.store.SetShared(len(table.Namespaces()) > 1)
+	r.store.SetBlocks(blockCaps(cfg))
 	r.issuers.current = issuers
 	r.proxies.Store(cfg.TrustedProxies())
 	r.access.Store(rules) // before the table, see there

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,7 +90,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 	quota, usage := evict.NewQuota(maxSize), new(catalog.Usage)
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
 		Durability: durability(cfg.SyncToDisk), MinFree: int64(cfg.MinFree), Quota: quota, MaxQuarantine: quarantineLimit(maxSize), Logger: logger,
-		Listed: maxSize > 0 || maxUnused > 0, // for the index
+		Listed: maxSize > 0 || maxUnused > 0 || hasCaps(whole), // for the index
 		OnRecord: func(bytes, records int64) {
 			usage.Add(bytes, records)
 			quota.AddRecords(bytes)
@@ -122,6 +123,8 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		MaxUnused:   maxUnused,
 		Lazy:        true,
 		Touch:       s.touch,
+		Owners:      driver.Records(),
+		Blocks:      blockCaps(whole),
 		Referred:    s.referred,
 		Metrics:     evict.NewMetrics(metrics),
 		Logger:      logger,
@@ -165,6 +168,21 @@ func nameOf(records storage.Records) string {
 	name := hex.EncodeToString(random)
 	_ = records.Put(ctx, nameKey, []byte(name)) // the record of pulls fails next, and is reported
 	return name
+}
+
+// blockCaps returns the keys of all repository blocks, each with the cap on the content that it
+// brought in; 0: none.
+func blockCaps(cfg *config.Config) map[string]int64 {
+	caps := make(map[string]int64, len(cfg.Namespaces))
+	for _, n := range cfg.Namespaces {
+		caps[n.Key] = int64(n.MaxSize)
+	}
+	return caps
+}
+
+// hasCaps reports whether a repository block has a cap.
+func hasCaps(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Namespaces, func(n config.Namespace) bool { return n.MaxSize > 0 })
 }
 
 // localLimits returns the limits of the content of this machine; 0: there is none.

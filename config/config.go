@@ -162,17 +162,18 @@ type Namespace struct {
 	AccessPolicy         *AccessPolicy `toml:"access_policy"`
 	AuthorizationWebhook *string       `toml:"authorization_webhook"` // nil: that of Global; "": none
 
-	ImmutableTags           bool     `toml:"immutable_tags"` // also true if it is true in Global
-	ImmutableTagsExclusions []string `toml:"immutable_tags_exclusions"`
-	TagTTL                  Duration `toml:"tag_ttl"`
-	TagSWR                  Duration `toml:"tag_swr"` // how much longer a tag is served while it is checked
-	NegativeTTL             Duration `toml:"negative_ttl"`
-	ServeStaleOn            []Class  `toml:"serve_stale_on"`
-	MaxStale                Duration `toml:"max_stale"`          // 0: no limit
-	RecheckPossession       Duration `toml:"recheck_possession"` // 0: never
-	Shared                  bool     `toml:"shared"`             // its content may be used for other blocks
-	Prefetch                bool     `toml:"prefetch"`           // the other layers of an image that is pulled
-	FallbackOn              []Class  `toml:"fallback_on"`        // after which failures the next upstream is asked about a tag
+	ImmutableTags           bool      `toml:"immutable_tags"` // also true if it is true in Global
+	ImmutableTagsExclusions []string  `toml:"immutable_tags_exclusions"`
+	TagTTL                  Duration  `toml:"tag_ttl"`
+	TagSWR                  Duration  `toml:"tag_swr"` // how much longer a tag is served while it is checked
+	NegativeTTL             Duration  `toml:"negative_ttl"`
+	ServeStaleOn            []Class   `toml:"serve_stale_on"`
+	MaxStale                Duration  `toml:"max_stale"`          // 0: no limit
+	RecheckPossession       Duration  `toml:"recheck_possession"` // 0: never
+	Shared                  bool      `toml:"shared"`             // its content may be used for other blocks
+	Prefetch                bool      `toml:"prefetch"`           // the other layers of an image that is pulled
+	MaxSize                 SizeLimit `toml:"max_size"`           // cap on the stored content that the block brought in; 0: none
+	FallbackOn              []Class   `toml:"fallback_on"`        // after which failures the next upstream is asked about a tag
 
 	Authorize      string   `toml:"authorize"`        // mirror or upstream: whose rights decide what a client may pull
 	AuthCheckTTL   Duration `toml:"auth_check_ttl"`   // how long an upstream's verdict about a client holds

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -142,6 +143,15 @@ func TestProblems(t *testing.T) {
 				`config.toml:3: blob_store.fs.max_unused: "1 month" is not a duration within range; write one like "30s", "5m", "12h", "7d" or "1d12h"`},
 		{"too small for a manifest", "[blob_store.fs]\nmax_size = \"4MiB\"\n" + docker,
 			`config.toml:2: blob_store.fs.max_size: must be at least 5MiB: a manifest may be that large (global.max_manifest_size)`},
+		{"a block too small for a manifest", capped("a", "4MiB"),
+			`config.toml:2: repository.a.max_size: must be at least 5MiB: a manifest may be that large (global.max_manifest_size)`},
+		{"a block without room", capped("a", "0"), `config.toml:2: repository.a.max_size: must be larger than 0; write "" for no limit`},
+		{"too many blocks with a limit", func() (text string) {
+			for i := range 202 {
+				text += capped(fmt.Sprintf("b%03d", i), "1GiB")
+			}
+			return text
+		}(), `config.toml:802: repository.b200.max_size: at most 200 blocks can have it`},
 		{"no redis url", "[cache.redis]\nkey_prefix = \"x\"\n" + docker,
 			`config.toml:1: cache.redis.url: is missing; it looks like redis://127.0.0.1:6379/0`},
 		{"sentinel user alone", "[cache.redis]\nurl = \"redis://h?master_name=m\"\nsentinel_username = \"u\"\n" + docker,

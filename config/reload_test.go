@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"reflect"
 	"regexp"
@@ -20,6 +21,7 @@ func TestRestartRequired(t *testing.T) {
 		{"", "", nil},
 		{"", docker, nil},
 		{docker, docker + "max_redirect = 1\n", nil},
+		{docker, docker + capped("a", "1GiB"), nil},
 		{"", "[log]\nlevel = \"debug\"\n[global]\ntag_ttl = \"1s\"\ntag_swr = \"1s\"\nnegative_ttl = \"1s\"\nserve_stale_on = []\nmax_stale = \"1s\"\n" +
 			"immutable_tags = true\nimmutable_tags_exclusions = [\"x\"]\nmax_manifest_size = \"1MiB\"\n", nil},
 		{"", "[server]\nbind_address = \"::1\"\nport = 1\n[log]\nformat = \"json\"\n", []string{"server.bind_address", "server.port", "log.format"}},
@@ -38,6 +40,11 @@ func TestRestartRequired(t *testing.T) {
 	}
 }
 
+// capped is a repository block with a max_size.
+func capped(key, limit string) string {
+	return fmt.Sprintf("[repository.%s]\nmax_size = %q\n[[repository.%s.upstream]]\nurl = \"https://%s.example\"\n", key, limit, key, key)
+}
+
 func TestWarnings(t *testing.T) {
 	credentials := docker + "username = \"u\"\npassword = \"p\"\n"
 	for _, tt := range []struct{ text, want string }{
@@ -47,6 +54,11 @@ func TestWarnings(t *testing.T) {
 		{"[blob_store.fs]\nmin_free = \"4EiB\"\n" + docker, "nothing will be stored: blob_store.fs.min_free ("},
 		{"[blob_store.fs]\nmax_size = \"4EiB\"\n" + docker, "is larger than the whole disk of ./weir-data"},
 		{"[blob_store.fs]\nmax_size = \"4EiB\"\nroot_dir = \"/missing/for/now\"\n" + docker, "is larger than the whole disk of /missing/for/now"},
+		{"[blob_store.fs]\nmax_size = \"1GiB\"\n" + docker + capped("a", "1GiB"), ""},
+		{"[blob_store.fs]\nmax_size = \"1GiB\"\n" + docker + capped("a", "1025MiB"), "the blocks' max_size add up to 1025MiB, more than 1GiB (blob_store.fs.max_size)"},
+		{"[blob_store.fs]\nmax_size = \"1GiB\"\n" + docker + capped("a", "600MiB") + capped("b", "600MiB"), "add up to 1200MiB, more than 1GiB (blob_store.fs.max_size), so blocks can fill the store"},
+		{docker + capped("a", "4EiB") + capped("b", "4EiB"), ""},
+		{bucketTable + "max_size = \"1GiB\"\n" + docker + capped("a", "2GiB"), "add up to 2GiB, more than 1GiB (blob_store.s3.max_size)"},
 		{"[blob_store.fs]\nmin_free = \"4EiB\"\nroot_dir = \"\"\n" + docker, ""},
 		{credentials, ""},
 		{"[server]\nbind_address = \"localhost\"\n" + credentials, ""},

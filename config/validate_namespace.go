@@ -23,10 +23,19 @@ func defaultHost(key string) string {
 	return ""
 }
 
+// maxCapped is how many blocks can have a max_size: the store tells so many apart for certain.
+const maxCapped = 200
+
 func (v *validator) namespaces() {
 	keys, claimed, defaultKey := map[string]bool{}, map[string]string{}, ""
+	capped := 0
 	for _, n := range v.config.Namespaces {
 		at := keyIn("repository", n.Key)
+		if n.MaxSize != 0 {
+			if capped++; capped == maxCapped+1 {
+				v.fail(at+".max_size", "at most %d blocks can have it", maxCapped)
+			}
+		}
 		if keys[n.Key] {
 			v.fail(at, "is there twice")
 		}
@@ -79,6 +88,10 @@ func (v *validator) namespace(at string, n Namespace) {
 		v.warm(elementOf(at+".warm", i), n.Key, warm)
 	}
 	v.rules(at, n)
+	v.notNegative(at+".max_size", int64(n.MaxSize))
+	if manifest := v.config.Global.MaxManifestSize; n.MaxSize > 0 && n.MaxSize < SizeLimit(manifest) {
+		v.fail(at+".max_size", "must be at least %s: a manifest may be that large (global.max_manifest_size)", manifest)
+	}
 	v.tagPolicy(at, n.TagTTL, n.TagSWR, n.NegativeTTL, n.MaxStale)
 	v.oneOf(at+".authorize", n.Authorize, "mirror", "upstream")
 	v.notNegative(at+".auth_check_ttl", int64(n.AuthCheckTTL))

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -34,6 +35,7 @@ func (c *Config) Warnings() []string {
 	warnings = append(warnings, c.olderWarnings()...)
 	warnings = append(warnings, c.secretWarnings()...)
 	warnings = append(warnings, c.diskWarnings()...)
+	warnings = append(warnings, c.capWarnings()...)
 	warnings = append(warnings, c.patternWarnings()...)
 	warnings = append(warnings, c.mixedWarnings()...)
 	warnings = append(warnings, c.openWarnings()...)
@@ -198,6 +200,28 @@ func (c *Config) diskWarnings() []string {
 			c.named([]string{"blob_store.fs.max_size"}), fs.RootDir, Size(size)))
 	}
 	return warnings
+}
+
+// capWarnings warns about caps of blocks that add up to more than the store may have: the
+// store's limit is reached before all of theirs.
+func (c *Config) capWarnings() []string {
+	limit, key := c.BlobStore.FS.MaxSize, "blob_store.fs.max_size"
+	if c.BlobStore.S3 != nil {
+		limit, key = c.BlobStore.S3.MaxSize, "blob_store.s3.max_size"
+	}
+	var keys []string
+	var sum float64 // many large ones exceed an integer
+	for _, n := range c.Namespaces {
+		if n.MaxSize > 0 {
+			keys = append(keys, keyIn("repository", n.Key)+".max_size")
+			sum += float64(n.MaxSize)
+		}
+	}
+	if limit <= 0 || sum <= float64(limit) {
+		return nil
+	}
+	return []string{fmt.Sprintf("the blocks' max_size add up to %s, more than %s (%s), so blocks can fill the store before they reach their own limit: %s. Lower them, or raise that of the store",
+		Size(min(sum, math.MaxInt64/2)), Size(limit), key, c.named(keys))}
 }
 
 // diskSize returns the size in bytes of the filesystem of a directory, or of its

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/internal/testutil"
@@ -115,6 +116,60 @@ func TestMaxSize(t *testing.T) {
 		t.Errorf("an older one: %d answers from the cache, want neither of its layers", hits)
 	}
 	within("at the end", 20*mib)
+}
+
+// A block with a cap loses its own content, and another block none: while the mirror runs, after a
+// restart, and when the cap changes while it runs. No pull fails for the cap.
+func TestMaxSizeOfABlock(t *testing.T) {
+	testutil.Long(t, "fills a block again and again")
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	var capped, other []digest.Digest
+	for i := range uint64(8) {
+		capped = append(capped, addRandom(t, upstream, "org/capped", 3*mib, 150+i))
+		other = append(other, addRandom(t, upstream, "org/other", mib, 160+i))
+	}
+	config := func(limit string) string {
+		return blockOf("capped", []string{fmt.Sprintf("max_size = %q", limit)}, at(upstream)) + blockOf("other", nil, at(upstream))
+	}
+	dir := t.TempDir()
+	w := harness.StartWeirIn(t, dir, config("10MiB"))
+	for i := range capped {
+		expectContent(t, "capped", w.Get(t, blobPath("capped/org/capped", capped[i])), capped[i], statusStored)
+		expectContent(t, "other", w.Get(t, blobPath("other/org/other", other[i])), other[i], statusStored)
+		w.MetricIs(t, 0, "weir_downloads")
+	}
+	stored := func(contents []digest.Digest) (n int) {
+		for _, dgst := range contents {
+			if _, err := os.Stat(filepath.Join(w.Data, "blobs", "sha256", dgst.Encoded()[:2], dgst.Encoded())); err == nil {
+				n++
+			}
+		}
+		return n
+	}
+	expectLeft := func(what string, n int) {
+		t.Helper()
+		harness.Eventually(t, what, func() bool { return stored(capped) == n })
+		if stored(capped[8-n:]) != n || stored(other) != len(other) {
+			t.Errorf("%s: %d of the newest contents of the block are left, and %d of the other block", what, stored(capped[8-n:]), stored(other))
+		}
+	}
+	expectLeft("the block is within its cap", 3)
+	w.MetricIs(t, 9*mib, "weir_store_block_bytes", "namespace", "capped")
+	w.MetricIs(t, 8*mib, "weir_store_block_bytes", "namespace", "other")
+	w.MetricIs(t, 10*mib, "weir_store_block_max_bytes", "namespace", "capped")
+	w.MetricIs(t, 15*mib, "weir_store_evicted_bytes_total", "reason", "block")
+	if code := w.Terminate(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+
+	w = harness.StartWeirIn(t, dir, config("7MiB"))
+	expectLeft("a smaller cap after a restart", 2)
+	harness.WriteFile(t, w.Config, config("5MiB"))
+	expectLeft("a smaller cap after a reload", 1)
+	expectContent(t, "other", w.Get(t, blobPath("other/org/other", other[0])), other[0], statusHit)
+	expectContent(t, "capped", w.Get(t, blobPath("capped/org/capped", capped[0])), capped[0], statusStored)
+	w.ExpectIntact(t)
 }
 
 // Content that is larger than the store, or for which the store has no room

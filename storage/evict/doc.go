@@ -27,12 +27,17 @@
 //
 // # Shares
 //
-// Content belongs to the owner whose download brought it in: a repository block. If
+// Content belongs to the owner whose download brought it in, a repository block, until it is
+// evicted. Records keep the owners beyond a restart. If
 // several owners share the store, none of them takes it from the others. An owner that
 // has more bytes than any other makes room by evicting its own content, or content
 // that has not been used for a day; beyond that it gets free room outside the headroom,
 // and is refused otherwise. The others make room by evicting content of that owner. So
-// owners that want more and more have equal shares in the end. Content that was there at the start has no owner.
+// owners that want more and more have equal shares in the end. Content whose owner was not written
+// down has none, as if that were one more.
+//
+// An owner may have a cap on its stored bytes. While it has more, its least recently used content
+// is evicted. No download waits for that, and none is refused.
 //
 // # Phases
 //
@@ -74,9 +79,9 @@
 //
 // # Goroutines and locks
 //
-// Requests do no I/O for this package. Four goroutines do: one scans the store at
+// Requests do no I/O for this package. Five goroutines do: one scans the store at
 // the start and each hour, one evicts, one follows references, one records times of
-// last use. Nothing is evicted before the first scan is complete, because the order
+// last use, and one records owners. Nothing is evicted before the first scan is complete, because the order
 // is not known; with a limit nothing is stored either, after a short wait, because
 // the number of stored bytes is not known. Changes by other processes are noticed
 // when a content is used, and by the next scan.

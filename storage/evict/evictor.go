@@ -39,6 +39,7 @@ const (
 	forSize   reason = "size"
 	forFree   reason = "free"
 	forUnused reason = "unused"
+	forBlock  reason = "block"
 )
 
 // evictor deletes the least recently used contents until all limits are kept. It is
@@ -154,8 +155,10 @@ func (v *evictor) choose(deficit int64) (victim, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	now, l, why := time.Now(), &i.index.ledger, v.shortage(deficit)
-	s, e := i.index.lru.oldest()
-	if why != "" {
+	s, e := i.index.overCap()
+	if e != nil {
+		why = forBlock
+	} else if s, e = i.index.lru.oldest(); why != "" {
 		urgent := l.full() || l.requested > 0 || deficit > headroom(v.opts.MinFree)
 		s, e = i.index.victim(urgent, now)
 	}

@@ -65,28 +65,65 @@ func (x *index) discover(dgst digest.Digest, size int64) (slot, *entry) {
 	k, other := split(dgst)
 	s, e := x.lru.find(k)
 	if e == nil {
-		s, e = x.insert(k, other, size)
+		s, e = x.insert(k, other, size, unowned)
 		x.lru.pushFront(s)
 	}
 	return s, e
 }
 
-// load adds a content as the least recently used one, unless it is known.
-func (x *index) load(c listed) {
-	if _, known := x.lru.find(c.key); known != nil {
+// load adds a content as the least recently used one of its owner. If it is known, it gets
+// its owner.
+func (x *index) load(c listed, o owner) {
+	if s, known := x.lru.find(c.key); known != nil {
+		x.give(s, o)
 		return
 	}
-	s, e := x.insert(c.key, c.other, c.size)
+	s, e := x.insert(c.key, c.other, c.size, o)
 	e.used = c.used
 	x.lru.pushBack(s)
 }
 
 // insert adds an idle entry. The caller puts it into the order of use.
-func (x *index) insert(k key, other digest.Digest, size int64) (slot, *entry) {
+func (x *index) insert(k key, other digest.Digest, size int64, o owner) (slot, *entry) {
 	s, e := x.lru.add(k, other)
-	e.phase, e.size = idle, size
-	x.ledger.add(unowned, size)
+	e.phase, e.size, e.owner = idle, size, o
+	x.ledger.add(o, size)
 	return s, e
+}
+
+// give makes an owner that of a stored content without one.
+func (x *index) give(s slot, o owner) {
+	e := x.lru.at(s)
+	if e.owner != unowned || o == unowned || e.phase != idle && e.phase != pinned && e.phase != deleting {
+		return
+	}
+	x.ledger.give(o, e.size, e.phase == pinned)
+	if e.phase != idle {
+		e.owner = o
+		return
+	}
+	x.lru.remove(s)
+	e.owner = o
+	if x.outgrows(e) {
+		x.lru.pushBack(s)
+	} else {
+		x.lru.pushByUse(s)
+	}
+}
+
+// enqueue puts an idle entry into the order of use, as the one that was used last.
+func (x *index) enqueue(s slot) {
+	if x.outgrows(x.lru.at(s)) {
+		x.lru.pushBack(s) // it goes first, and leaves the rest of its owner's content alone
+	} else {
+		x.lru.pushFront(s)
+	}
+}
+
+// outgrows reports whether a content is larger than the cap of its owner.
+func (x *index) outgrows(e *entry) bool {
+	limit := x.ledger.accounts[e.owner].cap
+	return limit > 0 && e.size > limit
 }
 
 // touch notes the use of a content.
@@ -95,7 +132,7 @@ func (x *index) touch(s slot, used int64) {
 	e.used = used
 	if e.phase == idle {
 		x.lru.remove(s)
-		x.lru.pushFront(s)
+		x.enqueue(s)
 	}
 }
 
@@ -124,7 +161,7 @@ func (x *index) unpin(s slot) {
 	case pinned:
 		e.phase = idle
 		x.ledger.unpin(e.owner, e.size)
-		x.lru.pushFront(s)
+		x.enqueue(s)
 	case detached:
 		x.ledger.unpin(e.owner, e.size)
 		x.ledger.remove(e.owner, e.size)

@@ -134,7 +134,7 @@ func TestIndexCountsEachByteOnce(t *testing.T) {
 func step(r *rand.Rand, x *index, m *model, dgst digest.Digest, size int64) {
 	s, e := x.lru.find(keyOf(dgst))
 	f := m.find(dgst)
-	switch r.IntN(7) {
+	switch r.IntN(8) {
 	case 0: // a download begins
 		u := &upload{digest: dgst, size: size, owner: owner(r.IntN(4))}
 		if size > x.ledger.max || len(m.spools) > 4 || !x.ledger.reserve(u.owner, size) {
@@ -182,6 +182,13 @@ func step(r *rand.Rand, x *index, m *model, dgst digest.Digest, size int64) {
 		if s, e := x.lru.oldest(); e != nil {
 			x.beginDelete(s)
 			x.finishDelete(s, false, 1)
+		}
+	case 7: // the owner of a content becomes known
+		if o := owner(r.IntN(4)); f != nil && !f.gone {
+			x.give(f.slot, o)
+			if f.owner == unowned {
+				f.owner = o
+			}
 		}
 	case 6: // a content is deleted while it is in use
 		if f != nil && f.handles > 0 {

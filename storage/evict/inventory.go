@@ -24,6 +24,8 @@ type inventory struct {
 	mu          sync.Mutex
 	index       index
 	owners      map[string]owner
+	blocks      []string         // the names of the owners that are configured, in alphabetical order
+	unwritten   [ownerParts]bool // parts of the owners that have changed since they were written
 	ready       bool             // loaded is closed
 	scan        uint16           // number of the last comparison with the store
 	maxManifest int64            // larger contents are not looked into for references
@@ -67,6 +69,14 @@ func (i *inventory) stuck() bool { return i.failure != nil && time.Since(i.faile
 // check wakes the evictor if the headroom is used up. The caller holds the mutex.
 func (i *inventory) check() {
 	if i.index.ledger.crowded() {
+		i.wake.Notify()
+	}
+}
+
+// checkOwner is check for a change that can take an owner over its cap, too.
+func (i *inventory) checkOwner(o owner) {
+	i.check()
+	if i.index.ledger.accounts[o].exceeded() {
 		i.wake.Notify()
 	}
 }

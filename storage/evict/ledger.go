@@ -43,14 +43,26 @@ type ledger struct {
 	accounts [maxOwners]account
 }
 
-// account is the part of one owner in the bytes of a ledger.
-type account struct{ stored, pinned, reserved int64 }
+// account is the part of one owner in the bytes of a ledger, and its cap on stored ones; 0:
+// no cap.
+type account struct{ stored, pinned, reserved, cap int64 }
 
 // bytes returns how many bytes an owner has, those of its running downloads included.
 func (a *account) bytes() int64 { return a.stored + a.reserved }
 
 // evictable returns how many bytes of an owner are not in use.
 func (a *account) evictable() int64 { return a.stored - a.pinned }
+
+// exceeded reports whether content of the owner has to go for its cap. Bytes in use count in
+// the cap, unless they exceed it by themselves: no eviction changes that, so idle content
+// does not go for a moment's use.
+func (a *account) exceeded() bool {
+	used := a.pinned
+	if used > a.cap {
+		used = 0
+	}
+	return a.cap > 0 && a.evictable()+used > a.cap
+}
 
 // fits reports whether n more bytes can be reserved now.
 func (l *ledger) fits(n int64) bool { return l.max <= 0 || l.stored+l.records+l.reserved+n <= l.max }
@@ -134,6 +146,16 @@ func (l *ledger) add(o owner, size int64) {
 
 // remove stops counting a content.
 func (l *ledger) remove(o owner, size int64) { l.add(o, -size) }
+
+// give makes an owner that of a content without one.
+func (l *ledger) give(o owner, size int64, used bool) {
+	l.remove(unowned, size)
+	l.add(o, size)
+	if used {
+		l.unpin(unowned, size)
+		l.pin(o, size)
+	}
+}
 
 // pin counts a stored content as being in use.
 func (l *ledger) pin(o owner, size int64) {

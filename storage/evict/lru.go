@@ -148,6 +148,21 @@ func (l *lru) pushBack(s slot) {
 	l.insert(s, l.at(end).prev, end)
 }
 
+// maxSteps bounds the search for a place in the order of use.
+const maxSteps = 1024
+
+// pushByUse puts an entry behind those of its owner that were used later. It was used
+// lately itself, so that they are few.
+func (l *lru) pushByUse(s slot) {
+	e := l.at(s)
+	end := l.ends[e.owner]
+	next := l.at(end).next
+	for steps := 0; next != end && l.at(next).used > e.used && steps < maxSteps; steps++ {
+		next = l.at(next).next
+	}
+	l.insert(s, l.at(next).prev, next)
+}
+
 func (l *lru) insert(s, prev, next slot) {
 	e := l.at(s)
 	e.prev, e.next = prev, next

@@ -23,19 +23,19 @@ func ages() []float64 {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	evictedBytes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_store_evicted_bytes_total",
-		Help: "Bytes of content that were evicted, by the reason: size (the limit of the store), free (its filesystem ran short of space) or unused (not used for too long).",
+		Help: "Bytes of content that were evicted, by the reason: size (the limit of the store), block (that of a repository block), free (its filesystem ran short of space) or unused (not used for too long).",
 	}, []string{"reason"})
 	m := &Metrics{
 		evictedBytes: make(map[reason]prometheus.Counter),
 		evictedAge: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_store_evicted_age_seconds",
-			Help:    "How long evicted content had not been used.",
+			Help:    "How long content had not been used that was evicted for other reasons than the limit of its repository block.",
 			Buckets: ages(),
 		}),
 	}
 	// All series exist from the start, because rate() misses the first value of
 	// a counter that appears later.
-	for _, why := range []reason{forSize, forFree, forUnused} {
+	for _, why := range []reason{forSize, forBlock, forFree, forUnused} {
 		m.evictedBytes[why] = evictedBytes.WithLabelValues(string(why))
 	}
 	r.MustRegister(evictedBytes, m.evictedAge)
@@ -45,7 +45,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 func (m *Metrics) evicted(why reason, bytes int64, unused time.Duration) {
 	if m != nil {
 		m.evictedBytes[why].Add(float64(bytes))
-		m.evictedAge.Observe(unused.Seconds())
+		if why != forBlock {
+			m.evictedAge.Observe(unused.Seconds())
+		}
 	}
 }
 

@@ -1,12 +1,16 @@
 package evict
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // owner is the number of a repository block whose downloads brought content in.
 type owner uint8
 
 const (
-	// unowned is the owner of content that was stored before this process started.
+	// unowned is the owner of content whose owner is not known: another process stored it, or
+	// this one was killed before it wrote the owner down.
 	unowned owner = 0
 	// maxOwners bounds the owners. Those beyond it share the last number, and so its
 	// share of the store.
@@ -17,8 +21,10 @@ const (
 	sparedFor = 24 * time.Hour
 )
 
-// owner returns the number of an owner. The caller holds the mutex.
+// owner returns the number of an owner. What a block has from another upstream than its
+// first one, whose name follows an @, is the block's too. The caller holds the mutex.
 func (i *inventory) owner(name string) owner {
+	name, _, _ = strings.Cut(name, "@")
 	if name == "" {
 		return unowned
 	}

@@ -30,6 +30,7 @@ const (
 type scanner struct {
 	inventory *inventory
 	next      lister
+	owners    func(context.Context) owned // reads who brought the content in
 	logger    *slog.Logger
 }
 
@@ -89,10 +90,11 @@ func (c *scanner) load(ctx context.Context) error {
 		contents = append(contents, listed{key: k, other: other, size: found.Size, used: found.Used.UnixNano()})
 	}
 	slices.SortFunc(contents, func(a, b listed) int { return cmp.Compare(b.used, a.used) })
+	owned := c.owners(ctx)
 	for part := range slices.Chunk(contents, batch) {
 		i.mu.Lock()
 		for _, content := range part {
-			i.index.load(content)
+			i.index.load(content, owned.of(content.key))
 		}
 		i.mu.Unlock()
 	}

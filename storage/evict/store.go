@@ -39,6 +39,11 @@ type Options struct {
 	// Touch records when a content was last used, so that the order of use
 	// survives a restart. If it is nil, nothing is recorded.
 	Touch func(ctx context.Context, dgst digest.Digest, used time.Time) error
+	// Owners keeps the owners of content beyond a restart. If it is nil, content of before the
+	// start has none.
+	Owners storage.Records
+	// Blocks is that of the first SetBlocks.
+	Blocks map[string]int64
 	// Referred is told of the contents that a used manifest refers to and the store does not
 	// have, if their digests are sha256. They may be elsewhere. If it is nil, nothing is told.
 	Referred func(digest.Digest)
@@ -46,13 +51,14 @@ type Options struct {
 	Logger   *slog.Logger // the default discards
 }
 
-// Store decorates a store: it pins content that is open, and notes uses. Three
-// goroutines evict, follow references and record times of last use until Close.
+// Store decorates a store: it pins content that is open, and notes uses. Four
+// goroutines evict, follow references, and record times of last use and owners until Close.
 type Store struct {
 	next       storage.Store
 	inventory  *inventory
 	references *references
 	touches    *touches
+	owners     *owners
 	changing   keylock.Map[key] // contents that are committed, or deleted by Delete
 
 	stop    context.CancelFunc
@@ -77,10 +83,12 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 		next: next, inventory: i, stop: cancel,
 		references: newReferences(i, next, opts),
 		touches:    &touches{inventory: i, record: opts.Touch, logger: opts.Logger},
+		owners:     &owners{inventory: i, records: opts.Owners, logger: opts.Logger},
 	}
+	s.SetBlocks(opts.Blocks)
 	evictor := &evictor{inventory: i, next: next, references: s.references, opts: opts}
 	evictor.failing = episode.New(calm, func() { opts.Logger.Info("content can be deleted again") })
-	scanner := &scanner{inventory: i, next: next, logger: opts.Logger}
+	scanner := &scanner{inventory: i, next: next, owners: s.owners.read, logger: opts.Logger}
 	if !opts.Lazy || opts.MaxUnused > 0 || i.index.ledger.max > 0 {
 		i.wanted.Notify()
 	}
@@ -88,6 +96,7 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 	s.running.Go(func() { evictor.run(ctx) })
 	s.running.Go(func() { s.references.run(ctx) })
 	s.running.Go(func() { s.touches.run(ctx) })
+	s.running.Go(func() { s.owners.run(ctx) })
 	return s
 }
 
@@ -106,7 +115,7 @@ func (s *Store) SetShared(several bool) {
 	s.inventory.index.ledger.several = several
 }
 
-// Close ends the work in the background and records the times of last use that
+// Close ends the work in the background and records the times of last use, and the owners, that
 // have not been recorded yet. Waiting downloads are refused. The Store can still be
 // used, but it evicts no more.
 func (s *Store) Close() error {
@@ -120,7 +129,7 @@ func (s *Store) Close() error {
 	defer cancel()
 	// The use of a manifest is a use of its blobs, so references go first.
 	s.references.follow(ctx)
-	return s.touches.write(ctx)
+	return errors.Join(s.touches.write(ctx), s.owners.write(ctx))
 }
 
 // Stat returns the size of a content, and counts as a use of it.
@@ -257,7 +266,10 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	i := s.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if !i.index.commit(slot, i.owner(h.owner), size, reserved) {
+	if o := i.owner(h.owner); i.index.commit(slot, o, size, reserved) {
+		i.unwritten[ownerPart(keyOf(dgst))] = true
+		i.checkOwner(o)
+	} else {
 		// The content had been stored already: the spool's file is a second one
 		// until it is closed.
 		h.surplus = reserved
@@ -399,8 +411,9 @@ func (s *Store) unpin(slot slot) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.use(slot, time.Now().UnixNano())
+	o := i.index.lru.at(slot).owner
 	i.index.unpin(slot)
-	i.check()
+	i.checkOwner(o)
 	if l := &i.index.ledger; l.waiting > 0 || l.requested > 0 {
 		i.changed.Notify() // there is more to evict than before
 	}

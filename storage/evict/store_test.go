@@ -74,7 +74,12 @@ type limited struct {
 // newLimited makes a Store that has loaded its index. It is for use in a bubble.
 func newLimited(t *testing.T, maxBytes int64, opts evict.Options) *limited {
 	quota := evict.NewQuota(maxBytes)
-	l := &limited{t: t, quota: quota, memory: storagetest.NewMemoryWithin(t, quota), metrics: prometheus.NewRegistry()}
+	return newLimitedOver(t, storagetest.NewMemoryWithin(t, quota), quota, opts)
+}
+
+// newLimitedOver makes a Store over one that may have content.
+func newLimitedOver(t *testing.T, memory *storagetest.Memory, quota *evict.Quota, opts evict.Options) *limited {
+	l := &limited{t: t, quota: quota, memory: memory, metrics: prometheus.NewRegistry()}
 	opts.Touch, opts.Metrics = l.memory.Touch, evict.NewMetrics(l.metrics)
 	opts.Logger = slog.New(slog.NewTextHandler(&l.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	l.Store = evict.New(l.memory, quota, opts)
@@ -153,14 +158,15 @@ func (l *limited) expectUsage(what string, want evict.Usage) {
 }
 
 // expectEvicted fails the test unless so many bytes were evicted for each reason.
-func (l *limited) expectEvicted(size, free, unused int) {
+func (l *limited) expectEvicted(size, free, unused, block int) {
 	l.t.Helper()
-	want := fmt.Sprintf(`# HELP weir_store_evicted_bytes_total Bytes of content that were evicted, by the reason: size (the limit of the store), free (its filesystem ran short of space) or unused (not used for too long).
+	want := fmt.Sprintf(`# HELP weir_store_evicted_bytes_total Bytes of content that were evicted, by the reason: size (the limit of the store), block (that of a repository block), free (its filesystem ran short of space) or unused (not used for too long).
 # TYPE weir_store_evicted_bytes_total counter
+weir_store_evicted_bytes_total{reason="block"} %d
 weir_store_evicted_bytes_total{reason="free"} %d
 weir_store_evicted_bytes_total{reason="size"} %d
 weir_store_evicted_bytes_total{reason="unused"} %d
-`, free, size, unused)
+`, block, free, size, unused)
 	if err := testutil.GatherAndCompare(l.metrics, strings.NewReader(want), "weir_store_evicted_bytes_total"); err != nil {
 		l.t.Error(err)
 	}
@@ -183,7 +189,7 @@ func TestEvictsWhatWasUsedLeastRecently(t *testing.T) {
 		d = append(d, l.add(100), l.add(100))
 		l.expectOnly("the fourth and fifth went", d[0], d[1], d[2], d[5], d[6], d[7], d[8], d[9], d[10])
 		l.expectUsage("at the end", evict.Usage{Stored: 900, Objects: 9})
-		l.expectEvicted(200, 0, 0)
+		l.expectEvicted(200, 0, 0, 0)
 		if n := testutil.CollectAndCount(l.metrics, "weir_store_evicted_age_seconds"); n != 1 {
 			t.Errorf("%d histograms of age", n)
 		}
@@ -233,7 +239,7 @@ func TestNeverEvictsWhatIsOpen(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		l.expectOnly("an hour after it was closed")
 		l.expectUsage("at the end", evict.Usage{})
-		l.expectEvicted(300, 0, 1000)
+		l.expectEvicted(300, 0, 1000, 0)
 	})
 }
 
@@ -272,7 +278,7 @@ func TestMaxUnused(t *testing.T) {
 			l.use(used)
 		}
 		l.expectOnly("after forty days", used)
-		l.expectEvicted(0, 0, 100)
+		l.expectEvicted(0, 0, 100, 0)
 		if _, err := l.Stat(t.Context(), idle); !errors.Is(err, storage.ErrNotExist) {
 			t.Errorf("Stat of what was evicted: %v", err)
 		}
@@ -299,7 +305,7 @@ func TestMinFree(t *testing.T) {
 		elsewhere.Store(200)
 		time.Sleep(time.Minute)
 		l.expectOnly("900 free", b, c)
-		l.expectEvicted(0, 300, 0)
+		l.expectEvicted(0, 300, 0, 0)
 
 		if l.quota.MakeRoom("", 601) {
 			t.Error("MakeRoom of more than there is")

@@ -40,7 +40,7 @@ func newTenure(s *Shared) *tenure {
 		leaving: make(map[slot]leaving), merged: make(map[string]bool),
 	}
 	t.inventory.maxManifest = -1 // references are followed by the mirrors that use them
-	t.scanner = &scanner{inventory: t.inventory, next: t, logger: s.opts.Logger}
+	t.scanner = &scanner{inventory: t.inventory, next: t, owners: func(context.Context) owned { return nil }, logger: s.opts.Logger}
 	return t
 }
 
