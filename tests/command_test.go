@@ -25,10 +25,16 @@ type result struct {
 // command runs the mirror's binary to its end in a directory.
 func command(t *testing.T, dir string, args ...string) result {
 	t.Helper()
+	return commandWith(t, dir, nil, args...)
+}
+
+// commandWith is command with variables of the environment.
+func commandWith(t *testing.T, dir string, env []string, args ...string) result {
+	t.Helper()
 	var stdout, stderr strings.Builder
 	cmd := exec.CommandContext(t.Context(), harness.Binary(t), args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = dir, &stdout, &stderr
-	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // else a second each
+	cmd.Env = append(append(os.Environ(), "GORACE=atexit_sleep_ms=0"), env...) // else a second each
 	err := cmd.Run()
 	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		t.Fatal(err)

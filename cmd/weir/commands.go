@@ -36,10 +36,21 @@ and continues to serve when upstreams fail.`,
 	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: the first of "+strings.Join(config.Places(), ", ")+"; else built-in)")
 	root.SetVersionTemplate("{{.Version}}\n")
-	root.AddCommand(serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths), versionCommand())
-	root.AddCommand(warmCommand(&paths), verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
-	root.AddCommand(clientConfigCommand(&paths), authCommand())
+	addGroup(root, "Run a mirror:", serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths))
+	addGroup(root, "See and steer a running mirror:", lsCommand(&paths), inspectCommand(&paths), refreshCommand(&paths), warmCommand(&paths))
+	addGroup(root, "Care for its store:", verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
+	addGroup(root, "Set up clients and users:", clientConfigCommand(&paths), authCommand())
+	root.AddCommand(versionCommand())
 	return root
+}
+
+// addGroup adds commands below a title of the help.
+func addGroup(root *cobra.Command, title string, commands ...*cobra.Command) {
+	root.AddGroup(&cobra.Group{ID: title, Title: title})
+	for _, one := range commands {
+		one.GroupID = title
+	}
+	root.AddCommand(commands...)
 }
 
 func serveCommand(paths *[]string) *cobra.Command {
@@ -111,15 +122,20 @@ func localURL(cfg *config.Config) (*url.URL, error) {
 	if cfg.Server.Port == 0 {
 		return nil, errors.New("server.port is 0, so the port of the running mirror is not known here: configure a fixed one")
 	}
-	host := cfg.Server.BindAddress
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
-	}
 	scheme := "http"
 	if cfg.Server.TLS != nil {
 		scheme = "https"
 	}
-	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(host, strconv.Itoa(cfg.Server.Port))}, nil
+	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(localHost(cfg.Server.BindAddress), strconv.Itoa(cfg.Server.Port))}, nil
+}
+
+// localHost returns the host at which a listener is reached from this machine. An address that
+// stands for all of them names no place to connect to.
+func localHost(bind string) string {
+	if ip := net.ParseIP(bind); bind == "" || ip != nil && ip.IsUnspecified() {
+		return "localhost"
+	}
+	return bind
 }
 
 func versionCommand() *cobra.Command {

@@ -79,6 +79,10 @@ again. The exit code is 0 if all images are in the cache now, else
 	cmd.Flags().IntVar(&flags.jobs, "jobs", 2, "warm `N` images at once")
 	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "also the referrers of an image")
 	cmd.Flags().BoolVar(&flags.quiet, "quiet", false, "print only failures")
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		asked := apiFlags{mirror: flags.mirror, client: flags.client, user: flags.user}
+		return asked.completeImages(paths)(cmd, args, word)
+	}
 	return cmd
 }
 
@@ -133,12 +137,7 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 // it.
 func (f warmFlags) findMirror(configs []string) (*url.URL, *tls.Config, error) {
 	if f.mirror != "" {
-		u, err := url.Parse(f.mirror)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, nil, errors.New("--url takes one like http://mirror.internal:8000")
-		}
-		settings, err := f.client.settings(nil)
-		return u, settings, err
+		return parseMirror(f.mirror, f.client)
 	}
 	cfg, err := load(configs)
 	if err != nil {
@@ -150,6 +149,16 @@ func (f warmFlags) findMirror(configs []string) (*url.URL, *tls.Config, error) {
 		return nil, nil, failure{exitFailed, fmt.Errorf("%w, or name the mirror with --url", err)}
 	}
 	settings, err := f.client.settings(cfg)
+	return u, settings, err
+}
+
+// parseMirror reads the URL of a mirror, and returns how to speak TLS to it.
+func parseMirror(text string, flags mirrorFlags) (*url.URL, *tls.Config, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, nil, errors.New("--url takes one like http://mirror.internal:8000")
+	}
+	settings, err := flags.settings(nil)
 	return u, settings, err
 }
 
@@ -207,13 +216,7 @@ func (j *warmJob) addFile(name string, stdin io.Reader) error {
 
 // add adds an image, once. The mirror's address may stand before its name.
 func (j *warmJob) add(text string) error {
-	name := text
-	// An image can be named as in a pull from the mirror. The mirror itself
-	// knows the name without its own address.
-	if host, rest, ok := strings.Cut(text, "/"); ok && sameHost(host, j.mirror.Host) {
-		name = rest
-	}
-	image, err := oci.ParseImage(name)
+	image, err := oci.ParseImage(withoutHost(text, j.mirror.Host))
 	if err != nil {
 		return err
 	}

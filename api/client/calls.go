@@ -1,0 +1,114 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/api"
+	"github.com/weirhq/weir/oci"
+)
+
+const (
+	// pageSize is how many entries of a list are asked for at once: the mirror reads records for
+	// each of them within its time for a request.
+	pageSize = 500
+	// MaxList bounds the entries of a list. They take about 300 bytes each.
+	MaxList = 200_000
+)
+
+// ErrTooMany says that a list has more than [MaxList] entries.
+var ErrTooMany = errors.New("the list is too long")
+
+// Repositories returns the cached repositories with a text in their names, in the order of their
+// names. It returns an error that matches [ErrTooMany] if
+// there are more than [MaxList].
+func (c *Client) Repositories(ctx context.Context, text string) ([]api.NamedDocument, error) {
+	var all []api.NamedDocument
+	query := url.Values{"n": {strconv.Itoa(pageSize)}, "q": {text}}
+	for {
+		page, err := ask[api.RepositoriesDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories"}, query: query})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Repositories...)
+		if page.Next == "" || len(page.Repositories) == 0 {
+			return all, nil
+		}
+		if len(all) > MaxList {
+			return nil, fmt.Errorf("%w: more than %d repositories", ErrTooMany, MaxList)
+		}
+		query.Set("last", page.Repositories[len(page.Repositories)-1].Name)
+	}
+}
+
+// Page is a part of the list of repositories.
+type Page struct {
+	Text string // in the names
+	N    int    // how many at most
+	Last string // the name before the first one
+}
+
+// SomeRepositories returns one page of the cached repositories, in the order of their names.
+func (c *Client) SomeRepositories(ctx context.Context, page Page) ([]api.NamedDocument, error) {
+	query := url.Values{"n": {strconv.Itoa(page.N)}, "q": {page.Text}, "last": {page.Last}}
+	found, err := ask[api.RepositoriesDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories"}, query: query})
+	return found.Repositories, err
+}
+
+// Repository tells about a repository.
+func (c *Client) Repository(ctx context.Context, name string) (api.RepositoryDocument, error) {
+	return ask[api.RepositoryDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name}})
+}
+
+// Tags returns the cached tags of a repository in lexical order. It returns an error that matches
+// [ErrTooMany] if there are more than [MaxList].
+func (c *Client) Tags(ctx context.Context, name string) ([]string, error) {
+	var all []string
+	query := url.Values{"n": {"1000"}}
+	for {
+		page, err := ask[api.TagsDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name, "tags"}, query: query})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Tags...)
+		if page.Next == "" || len(page.Tags) == 0 {
+			return all, nil
+		}
+		if len(all) > MaxList {
+			return nil, fmt.Errorf("%w: %s has more than %d tags", ErrTooMany, name, MaxList)
+		}
+		query.Set("last", page.Tags[len(page.Tags)-1])
+	}
+}
+
+// Tag tells about a tag.
+func (c *Client) Tag(ctx context.Context, name, tag string) (api.TagDocument, error) {
+	return ask[api.TagDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name, "tags", tag}})
+}
+
+// History returns the manifests that a tag named before, the last one first.
+func (c *Client) History(ctx context.Context, name, tag string) (api.HistoryDocument, error) {
+	return ask[api.HistoryDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name, "tags", tag, "history"}})
+}
+
+// Manifest tells about a manifest and its parts.
+func (c *Client) Manifest(ctx context.Context, name string, dgst digest.Digest) (api.ManifestDocument, error) {
+	return ask[api.ManifestDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name, "manifests", dgst.String()}})
+}
+
+// Downloads tells about the running downloads.
+func (c *Client) Downloads(ctx context.Context) (api.DownloadsDocument, error) {
+	return ask[api.DownloadsDocument](ctx, c, call{method: http.MethodGet, path: []string{"downloads"}})
+}
+
+// Refresh makes the mirror ask its upstream about the tag of an image.
+func (c *Client) Refresh(ctx context.Context, image oci.Image) (api.RefreshDocument, error) {
+	body := map[string]string{"image": image.String()}
+	return ask[api.RefreshDocument](ctx, c, call{method: http.MethodPost, path: []string{"refresh"}, body: body})
+}

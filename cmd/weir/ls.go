@@ -1,0 +1,275 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weirhq/weir/api"
+	"github.com/weirhq/weir/api/client"
+	"github.com/weirhq/weir/internal/units"
+)
+
+// The forms of the output of ls and inspect beside a table.
+const (
+	outputJSON = "json"
+	outputWide = "wide"
+)
+
+// The orders of ls beside that of the names.
+const (
+	bySize  = "size"
+	byPulls = "pulls"
+	byLast  = "last"
+)
+
+// lsFlags are the flags of ls.
+type lsFlags struct {
+	api    apiFlags
+	tags   bool
+	sort   string
+	output string
+}
+
+func lsCommand(paths *[]string) *cobra.Command {
+	var flags lsFlags
+	cmd := &cobra.Command{
+		Use:   "ls [PREFIX]",
+		Short: "List what a running mirror has cached",
+		Long: `List the repositories that a running mirror has cached, or those whose names begin
+with PREFIX: tags, size, pulls by clients, last pull. A size counts each content once,
+also one that was evicted.
+
+With --tags, list their tags: the manifest that each names, pulls by this tag, last
+pull. The sizes of images take some more requests for each tag, so they are shown with
+-o wide, and for --sort size.
+` + besideMirror,
+		Example: "  weir ls --sort size\n  weir ls docker.io/library/ --tags --sort pulls",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := flags.check(); err != nil {
+				return err
+			}
+			m, err := flags.api.connect(*paths, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			return m.run(cmd.Context(), func(ctx context.Context) error {
+				return flags.list(ctx, m, withoutHost(at(args, 0), m.url.Host), cmd.OutOrStdout(), cmd.ErrOrStderr())
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&flags.tags, "tags", false, "list the tags of the repositories")
+	cmd.Flags().StringVar(&flags.sort, "sort", "", "sort by `FIGURE`: size, pulls or last, the largest or latest first (default: by name)")
+	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "print another `FORM`: wide, with more columns, or json")
+	completeWords(cmd, "sort", bySize, byPulls, byLast)
+	completeWords(cmd, "output", outputWide, outputJSON)
+	flags.api.flags(cmd)
+	cmd.ValidArgsFunction = flags.api.completeImages(paths)
+	return cmd
+}
+
+func (f lsFlags) check() error {
+	if !slices.Contains([]string{"", "name", bySize, byPulls, byLast}, f.sort) {
+		return fmt.Errorf("--sort is %q: it must be name, size, pulls or last", f.sort)
+	}
+	if !slices.Contains([]string{"", outputWide, outputJSON}, f.output) {
+		return fmt.Errorf("--output is %q: it must be wide or json", f.output)
+	}
+	return nil
+}
+
+func (f lsFlags) list(ctx context.Context, m *mirror, prefix string, stdout, stderr io.Writer) error {
+	repositories, err := m.Repositories(ctx, prefix)
+	if errors.Is(err, client.ErrTooMany) {
+		return fmt.Errorf("%w. Give a longer PREFIX", err)
+	}
+	if err != nil {
+		return err
+	}
+	repositories = slices.DeleteFunc(repositories, func(r api.NamedDocument) bool { return !strings.HasPrefix(r.Name, prefix) })
+	if len(repositories) == 0 && f.output != outputJSON {
+		fmt.Fprintln(stderr, nothingCached(prefix))
+		return nil
+	}
+	if f.tags {
+		return f.listTags(ctx, m, repositories, stdout)
+	}
+	sortBy(f.sort, repositories, func(r api.NamedDocument) figures { return figures{r.Size, r.Pulls, r.LastPull} })
+	if f.output == outputJSON {
+		return writeDocument(stdout, nonNil(repositories))
+	}
+	rows := [][]string{{"REPOSITORY", "TAGS", "SIZE", "PULLS", "LAST PULL"}}
+	if f.output == outputWide {
+		rows[0] = append(rows[0], "BLOCK")
+	}
+	for _, r := range repositories {
+		row := []string{r.Name, humanize.Comma(int64(r.Tags)), units.IEC(r.Size), humanize.Comma(r.Pulls), ago(r.LastPull)}
+		if f.output == outputWide {
+			row = append(row, r.Block)
+		}
+		rows = append(rows, row)
+	}
+	return writeCells(stdout, rows)
+}
+
+func nothingCached(prefix string) string {
+	if prefix == "" {
+		return "nothing is cached yet, or nothing that this client may pull"
+	}
+	return fmt.Sprintf("no cached repository that this client may pull begins with %q", prefix)
+}
+
+// nonNil returns a list that is [] in JSON if it is empty.
+func nonNil[E any](list []E) []E { return append([]E{}, list...) }
+
+// figures are the numbers that a list is sorted by.
+type figures struct {
+	size, pulls int64
+	last        time.Time
+}
+
+// sortBy sorts a list by a figure, the largest or latest first. The others keep their order.
+func sortBy[E any](figure string, list []E, of func(E) figures) {
+	compare := map[string]func(a, b figures) int{
+		bySize:  func(a, b figures) int { return cmp.Compare(b.size, a.size) },
+		byPulls: func(a, b figures) int { return cmp.Compare(b.pulls, a.pulls) },
+		byLast:  func(a, b figures) int { return b.last.Compare(a.last) },
+	}[figure]
+	if compare != nil {
+		slices.SortStableFunc(list, func(a, b E) int { return compare(of(a), of(b)) })
+	}
+}
+
+// listedTag is a tag in the list.
+type listedTag struct {
+	Name      string        `json:"name"`
+	Tag       string        `json:"tag"`
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Size      *int64        `json:"size,omitempty"` // absent if it was not asked for, or is not known
+	Pulls     int64         `json:"pulls"`
+	LastPull  time.Time     `json:"lastPull,omitzero"`
+	Checked   time.Time     `json:"checked,omitzero"`
+	Since     time.Time     `json:"since,omitzero"`
+}
+
+func (t listedTag) figures() figures {
+	f := figures{pulls: t.Pulls, last: t.LastPull}
+	if t.Size != nil {
+		f.size = *t.Size
+	}
+	return f
+}
+
+func (f lsFlags) listTags(ctx context.Context, m *mirror, repositories []api.NamedDocument, stdout io.Writer) error {
+	isSized := f.sort == bySize || f.output == outputWide
+	tags, err := tagsOf(ctx, m, repositories, isSized)
+	if err != nil {
+		return err
+	}
+	sortBy(f.sort, tags, listedTag.figures)
+	if f.output == outputJSON {
+		return writeDocument(stdout, nonNil(tags))
+	}
+	head := []string{"IMAGE", "DIGEST", "PULLS", "LAST PULL"}
+	if isSized {
+		head = append(head, "SIZE")
+	}
+	if f.output == outputWide {
+		head = append(head, "CHECKED", "SINCE", "TYPE")
+	}
+	rows := [][]string{head}
+	for _, t := range tags {
+		row := []string{t.Name + ":" + t.Tag, brief(t.Digest), humanize.Comma(t.Pulls), ago(t.LastPull)}
+		if f.output == outputWide {
+			row[1] = t.Digest.String()
+		}
+		if isSized {
+			row = append(row, sizeText(t.Size))
+		}
+		if f.output == outputWide {
+			row = append(row, ago(t.Checked), ago(t.Since), t.MediaType)
+		}
+		rows = append(rows, row)
+	}
+	return writeCells(stdout, rows)
+}
+
+func sizeText(size *int64) string {
+	if size == nil {
+		return "-"
+	}
+	return units.IEC(*size)
+}
+
+// tagsOf asks about all tags of repositories, in their order. A tag that is gone meanwhile is left
+// out.
+func tagsOf(ctx context.Context, m *mirror, repositories []api.NamedDocument, isSized bool) ([]listedTag, error) {
+	var all []listedTag
+	for _, r := range repositories {
+		names, err := m.Tags(ctx, r.Name)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(all)+len(names) > client.MaxList {
+			return nil, fmt.Errorf("%w: more than %d tags. Give a longer PREFIX", client.ErrTooMany, client.MaxList)
+		}
+		for _, tag := range names {
+			all = append(all, listedTag{Name: r.Name, Tag: tag})
+		}
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(client.AtOnce)
+	for i := range all {
+		group.Go(func() error { return all[i].fill(ctx, m, isSized) })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(all, func(t listedTag) bool { return t.Digest == "" }), nil
+}
+
+// fill asks about the tag. The tag has no digest afterwards if it is gone.
+func (t *listedTag) fill(ctx context.Context, m *mirror, isSized bool) error {
+	known, err := m.Tag(ctx, t.Name, t.Tag)
+	if isGone(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if isSized {
+		image, err := inspectManifest(ctx, m, t.Name, known.Digest)
+		if err != nil && !isGone(err) {
+			return err
+		}
+		if err == nil && image.Cached {
+			size := image.size()
+			t.Size = &size
+		}
+	}
+	t.Digest, t.MediaType, t.Checked, t.Since = known.Digest, known.MediaType, known.Checked, known.Since
+	t.Pulls, t.LastPull = known.Pulls.Total, known.Pulls.Last
+	return nil
+}
+
+// isGone reports whether the mirror has no such repository, tag or manifest.
+func isGone(err error) bool {
+	refused, ok := errors.AsType[*client.RefusalError](err)
+	return ok && refused.Status == http.StatusNotFound
+}

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func refreshCommand(paths *[]string) *cobra.Command {
+	var flags apiFlags
+	cmd := &cobra.Command{
+		Use:   "refresh IMAGE",
+		Short: "Make a running mirror check a tag at its upstream now",
+		Long: `Make a running mirror ask the upstream about a tag now, although it was checked within
+tag_ttl or is immutable, and print what it found: the tag is unchanged, has moved, or
+was fetched since it was not cached. "not stored" says that the mirror could not store
+the manifest. If the upstream fails, the cached tag stays, and the exit code is 1.
+
+Without access rules, only clients on the mirror's own machine may do so; with rules,
+the action ui-change decides.
+` + besideMirror,
+		Example: "  weir refresh docker.io/library/alpine:3",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			m, err := flags.connect(*paths, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			image, err := m.image(args[0])
+			if err != nil {
+				return err
+			}
+			if !image.Reference.IsTag() {
+				return errors.New("refresh takes an image with a tag: the content of a digest never changes")
+			}
+			return m.run(cmd.Context(), func(ctx context.Context) error {
+				found, err := m.Refresh(ctx, image)
+				if err != nil {
+					return fmt.Errorf("%s: %w", image, err)
+				}
+				return writeCells(cmd.OutOrStdout(), [][]string{{found.Name + ":" + found.Tag, found.Result, found.Digest.String()}})
+			})
+		},
+	}
+	flags.flags(cmd)
+	cmd.ValidArgsFunction = flags.completeImages(paths)
+	return cmd
+}

@@ -1,0 +1,169 @@
+package tests
+
+import (
+	"encoding/json"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/tests/harness"
+	"github.com/weirhq/weir/upstream/upstreamtest"
+)
+
+// ask runs a command on a running mirror, and fails the test if the command does.
+func ask(t *testing.T, w *harness.Weir, args ...string) string {
+	t.Helper()
+	got := command(t, t.TempDir(), append(args, "--url", w.URL)...)
+	if got.code != 0 || got.stderr != "" {
+		t.Fatalf("weir %s: %+v", args, got)
+	}
+	return got.stdout
+}
+
+// expectLines compares lines of columns, in which each run of blanks counts as one.
+func expectLines(t *testing.T, label, got string, want ...string) {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(got) {
+		lines = append(lines, strings.Join(strings.Fields(line), " "))
+	}
+	if strings.Join(lines, "\n") != strings.Join(want, "\n") {
+		t.Errorf("%s:\n%s\nwant\n%s", label, got, strings.Join(want, "\n"))
+	}
+}
+
+// pulledMirror is a mirror from which clients have pulled two repositories: org/app, an image for
+// two platforms of which one is cached, and org/tool, an image.
+func pulledMirror(t *testing.T, settings string) (*harness.Weir, *upstreamtest.Registry, published) {
+	t.Helper()
+	upstream := upstreamtest.New(t)
+	app := publish(t, upstream, "org/app", "v1", kib)
+	tool := upstream.AddImage("org/tool", "v2", []byte("a layer"))
+	w := harness.StartWeir(t, settings+block("mirror", upstream))
+	for _, path := range []string{
+		manifestPath("mirror/org/app", "v1"), manifestPath("mirror/org/app", app.amd64.Digest.String()), blobPath("mirror/org/app", app.blobs[0]),
+		manifestPath("mirror/org/tool", "v2"), manifestPath("mirror/org/tool", tool.Digest.String()), manifestPath("mirror/org/tool", tool.Digest.String()),
+	} {
+		expect(t, path, w.Get(t, path), http.StatusOK, "")
+	}
+	return w, upstream, app
+}
+
+// ls lists repositories and tags, with a prefix and in the orders of their figures.
+func TestLs(t *testing.T) {
+	t.Parallel()
+	w, _, app := pulledMirror(t, "")
+	var repositories, tags []map[string]any
+	harness.Must(t, json.Unmarshal([]byte(ask(t, w, "ls", "-o", "json")), &repositories))
+	if len(repositories) != 2 {
+		t.Fatalf("%v", repositories)
+	}
+	expectInside(t, repositories[0], map[string]string{"name": "mirror/org/app", "block": "mirror", "tags": "1", "pulls": "2"})
+	head := "REPOSITORY TAGS SIZE PULLS LAST PULL"
+	for args, want := range map[string]string{
+		"ls": "mirror/org/app mirror/org/tool", "ls mirror/org/t": "mirror/org/tool", "ls --sort pulls": "mirror/org/tool mirror/org/app",
+		"ls --sort size": "mirror/org/app mirror/org/tool", "ls org": "",
+	} {
+		got := command(t, t.TempDir(), append(strings.Fields(args), "--url", w.URL)...)
+		var names []string
+		for n, line := range strings.Split(strings.TrimSpace(got.stdout), "\n") {
+			if cells := strings.Fields(line); n == 0 && want != "" && strings.Join(cells, " ") != head {
+				t.Errorf("%s begins with %q", args, line)
+			} else if n > 0 {
+				names = append(names, cells[0])
+			}
+		}
+		if strings.Join(names, " ") != want || got.code != 0 {
+			t.Errorf("%s: %+v, want %s", args, got, want)
+		}
+	}
+	// The tag was asked for once; later pulls are those of the digest.
+	brief := app.index.Digest.String()[:len("sha256:")+12]
+	if got := ask(t, w, "ls", "--tags", "mirror/org/app"); !regexp.MustCompile(`^IMAGE +DIGEST +PULLS +LAST PULL\nmirror/org/app:v1 +` + brief + ` +1 +[^\n]+\n$`).MatchString(got) {
+		t.Errorf("tags:\n%s", got)
+	}
+	harness.Must(t, json.Unmarshal([]byte(ask(t, w, "ls", "--tags", "--sort", "size", "-o", "json")), &tags))
+	if len(tags) != 2 {
+		t.Fatalf("%v", tags)
+	}
+	expectInside(t, tags[0], map[string]string{"name": "mirror/org/app", "tag": "v1", "digest": app.index.Digest.String(), "pulls": "1"})
+	if size, _ := tags[0]["size"].(float64); size < 2*kib || size > 5*kib { // two layers of the cached platform, and manifests
+		t.Errorf("the size is %v", tags[0]["size"])
+	}
+}
+
+// inspect shows an image down to its layers, and which of them are cached. It asks no upstream.
+func TestInspect(t *testing.T) {
+	t.Parallel()
+	w, upstream, app := pulledMirror(t, "")
+	asked := len(upstream.Requests())
+	got := ask(t, w, "inspect", w.Addr+"/mirror/org/app:v1") // as in a pull
+	for _, want := range []string{
+		"(?m)^mirror/org/app:v1$", "digest +" + app.index.Digest.String(), "pulls +1, the last one 20", "clients +127.0.0.1 \\(", "cached +the manifest, and 1 of its 2 parts",
+		"linux/amd64 +" + app.amd64.Digest.String()[:19] + " +[0-9.]+ KiB +2 +1 +yes", "linux/arm64 +" + app.arm64.Digest.String()[:19] + " +- +- +- +no",
+		"Layers of " + app.amd64.Digest.String()[:19], app.blobs[0].String()[:19] + " +1.0 KiB +yes", app.blobs[1].String()[:19] + " +1.0 KiB +no",
+	} {
+		if !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+	var report map[string]any
+	harness.Must(t, json.Unmarshal([]byte(ask(t, w, "inspect", "mirror/org/app@"+app.amd64.Digest.String(), "-o", "json")), &report))
+	expectInside(t, report, map[string]string{
+		"image": "mirror/org/app@" + app.amd64.Digest.String(), "manifest.cached": "true", "manifest.layers.0.cached": "true", "manifest.layers.1.cached": "false",
+	})
+	if missing := command(t, t.TempDir(), "inspect", "mirror/org/app", "--url", w.URL); missing.code != 1 || !strings.Contains(missing.stderr, "weir ls --tags mirror/org/app") {
+		t.Errorf("%+v", missing)
+	}
+	if more := upstream.Requests()[asked:]; len(more) > 0 {
+		t.Errorf("asked the upstream: %q", more)
+	}
+}
+
+// refresh checks a tag at its upstream.
+func TestRefreshCommand(t *testing.T) {
+	t.Parallel()
+	w, upstream, app := pulledMirror(t, "")
+	expectLines(t, "the same", ask(t, w, "refresh", "mirror/org/app:v1"), "mirror/org/app:v1 unchanged "+app.index.Digest.String())
+	moved := upstream.AddImage("org/app", "v1", []byte("another layer"))
+	expectLines(t, "another one", ask(t, w, "refresh", "mirror/org/app:v1"), "mirror/org/app:v1 moved "+moved.Digest.String())
+	if gone := command(t, t.TempDir(), "refresh", "mirror/org/app:v0", "--url", w.URL); gone.code != 1 || !strings.Contains(gone.stderr, "mirror/org/app:v0: the upstream has no such tag") {
+		t.Errorf("%+v", gone)
+	}
+}
+
+// Without --url, the mirror is that of the configuration: at the address for operators if there is
+// one, with the mirror's own certificate. A user logs in.
+func TestCommandsFindTheMirror(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	upstream.AddImage("org/app", "v1", []byte("a layer"))
+	admin := testutil.FreeAddr(t)
+	settings := "[server]\nport = 0\nbind_address = \"127.0.0.1\"\nadmin_address = \"" + admin + "\"\n[server.tls]\nself_signed = true\n" + usersOf
+	dir := t.TempDir()
+	w := harness.StartWeirIn(t, dir, settings+block("mirror", upstream))
+	configs := []string{"--config", filepath.Join(dir, "base.toml"), "--config", w.Config}
+	run := func(env string, args ...string) result {
+		return commandWith(t, dir, []string{"WEIR_CLIENT_PASSWORD=" + env}, append(args, configs...)...)
+	}
+	if got := run("secret", "refresh", "mirror/org/app:v1", "--username", "alice"); got.code != 0 || !strings.Contains(got.stdout, "fetched") {
+		t.Errorf("%+v", got)
+	}
+	if got := run("secret", "ls", "--username", "alice"); got.code != 0 || !strings.Contains(got.stdout, "mirror/org/app") {
+		t.Errorf("%+v", got)
+	}
+	if got := run("wrong", "ls", "--username", "alice"); got.code != 1 || !strings.Contains(got.stderr, "Check the user alice and the password in WEIR_CLIENT_PASSWORD") {
+		t.Errorf("%+v", got)
+	}
+	if got := run("", "ls"); got.code != 1 || !strings.Contains(got.stderr, "Log in with --username") {
+		t.Errorf("%+v", got)
+	}
+	// Its other address has no API.
+	got := command(t, dir, "ls", "--url", w.URL, "--ca", filepath.Join(w.Data, "tls", "server.crt"))
+	if got.code != 1 || !strings.Contains(got.stderr, "with server.admin_address, its API is at that address") {
+		t.Errorf("%+v", got)
+	}
+}
