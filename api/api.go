@@ -82,6 +82,8 @@ type Options struct {
 	Downloads Downloads
 	Refresher Refresher
 	Remover   Remover
+	State     State
+	Traffic   Traffic
 	Logger    *slog.Logger
 }
 
@@ -155,6 +157,7 @@ var routes = []route{
 	{http.MethodGet, "repositories/{name}/tags/{tag}/history", nil, (*Handler).history},
 	{http.MethodGet, "repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
 	{http.MethodGet, "downloads", nil, (*Handler).downloads},
+	{http.MethodGet, "status", nil, (*Handler).status},
 	{http.MethodPost, "refresh", nil, (*Handler).refresh},
 	{http.MethodDelete, "images/{image}", nil, (*Handler).removeImage},
 }

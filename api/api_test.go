@@ -35,16 +35,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // mirror is a handler over views that a test fills.
 type mirror struct {
 	*Handler
-	repos  []Repository
-	hidden string
-	known  map[string]inventory.Repository
-	tagsOf []string
-	fail   error
-	gate   chan struct{} // nil: open
-	reads  atomic.Int32
-	runs   []download.State
-	result namespace.Manifest
-	asked  []string
+	repos   []Repository
+	hidden  string
+	known   map[string]inventory.Repository
+	tagsOf  []string
+	fail    error
+	gate    chan struct{} // nil: open
+	reads   atomic.Int32
+	runs    []download.State
+	result  namespace.Manifest
+	asked   []string
+	counted counted
 }
 
 func newMirror(t *testing.T, names ...string) *mirror {
@@ -55,7 +56,7 @@ func newMirror(t *testing.T, names ...string) *mirror {
 		m.known[name] = inventory.Repository{Tags: 1, Contents: 1}
 	}
 	slices.SortFunc(m.repos, func(a, b Repository) int { return cmp.Compare(a.Name, b.Name) })
-	m.Handler = New(Options{Names: m, Inventory: m, Downloads: m, Refresher: m, Logger: slog.New(slog.DiscardHandler)})
+	m.Handler = New(Options{Names: m, Inventory: m, Downloads: m, Refresher: m, State: &m.counted, Traffic: &m.counted, Logger: slog.New(slog.DiscardHandler)})
 	return m
 }
 

@@ -23,6 +23,7 @@ var documents = map[string]any{
 	"/refresh":                                RefreshDocument{},
 	"/images/{image}":                         RemovedDocument{},
 	"/downloads":                              DownloadsDocument{},
+	"/status":                                 Status{},
 	"/repositories":                           RepositoriesDocument{},
 	"/repositories/{name}":                    RepositoryDocument{},
 	"/repositories/{name}/tags":               TagsDocument{},
@@ -115,7 +116,7 @@ func compare(t *testing.T, at string, ref *openapi3.SchemaRef, of reflect.Type) 
 		compareFields(t, at, schema, of)
 	default:
 		want := map[reflect.Kind]string{
-			reflect.String: openapi3.TypeString, reflect.Bool: openapi3.TypeBoolean, reflect.Int: openapi3.TypeInteger, reflect.Int64: openapi3.TypeInteger,
+			reflect.String: openapi3.TypeString, reflect.Bool: openapi3.TypeBoolean, reflect.Int: openapi3.TypeInteger, reflect.Int64: openapi3.TypeInteger, reflect.Float64: openapi3.TypeNumber,
 		}[of.Kind()]
 		expectType(t, at, schema, want)
 	}

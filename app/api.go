@@ -20,7 +20,8 @@ import (
 )
 
 // newAPI returns the handler of the API over the parts of a mirror.
-func newAPI(cfg config.Global, parts *storageParts, e *engine, tables *namespace.Current, logger *slog.Logger) *api.Handler {
+func newAPI(cfg config.Global, m *mirror, logger *slog.Logger) *api.Handler {
+	parts, e, tables := m.storage, m.engine, &m.routing.tables
 	stores := []storage.Store{parts.driver}
 	if parts.bucket != nil {
 		stores = append(stores, parts.bucket.store)
@@ -32,7 +33,8 @@ func newAPI(cfg config.Global, parts *storageParts, e *engine, tables *namespace
 			Catalog: parts.catalog, Stores: stores, Pulls: e.pulls, Referrers: e.cache, MaxManifest: int64(cfg.MaxManifestSize),
 		}),
 		Downloads: e.downloads,
-		Logger:    logger,
+		State:     m.state, Traffic: e.traffic,
+		Logger: logger,
 	})
 }
 

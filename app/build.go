@@ -27,6 +27,7 @@ type mirror struct {
 	engine   *engine
 	fleet    *fleet // nil: the mirror works alone
 	routing  *routing
+	state    *state
 	grants   access.Grants
 	entrance *entrance // nil: plain HTTP
 	handler  http.Handler
@@ -51,13 +52,13 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if m.fleet, err = openFleet(cfg, m.storage, m.gatherer, logger); err != nil {
 		return nil, err
 	}
-	id := via.NewID()
-	if m.engine, err = newEngine(cfg.Global, m.storage, m.fleet, m.tracing.downloadTracer(), m.gatherer, id, logger); err != nil {
+	id, upstreams := via.NewID(), upstream.NewMetrics(m.gatherer)
+	if m.engine, err = newEngine(cfg.Global, m.storage, m.fleet, m.tracing.downloadTracer(), upstreams.Fetched, m.gatherer, id, logger); err != nil {
 		return nil, err
 	}
 	m.fleet.serve(m.engine.downloads)
 	m.routing = &routing{
-		clients:  newClients(m.shared.tokens, m.shared.cooldowns, upstream.NewMetrics(m.gatherer), id, logger),
+		clients:  newClients(m.shared.tokens, m.shared.cooldowns, upstreams, id, logger),
 		engine:   m.engine,
 		store:    m.storage.store,
 		requests: registry.NewMetrics(m.gatherer),
@@ -69,12 +70,24 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 	if err = m.apply(cfg); err != nil {
 		return nil, err
 	}
+	m.state = newState(m, cfg.BlobStore.FS)
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, bucket: m.storage.bucket.trouble, gatherer: m.gatherer,
 		page: newPage(m.routing.keys), proxies: &m.routing.proxies, access: &m.routing.access, logger: logger,
-		apart: cfg.Server.AdminAddress != "", api: newAPI(cfg.Global, m.storage, m.engine, &m.routing.tables, logger),
+		apart: cfg.Server.AdminAddress != "", api: newAPI(cfg.Global, m, logger),
 	}
-	pulls := m.tracing.handler(registry.New(registry.Options{
+	pulls := m.newRegistry(cfg, id)
+	operations := ops.handler()
+	if ops.apart {
+		m.admin = m.entrance.guard(ops.adminHandler(pulls), probesOnly(operations))
+	}
+	m.handler = m.entrance.guard(mount(pulls, operations), probesOnly(operations))
+	return m, nil
+}
+
+// newRegistry returns the handler of pulls.
+func (m *mirror) newRegistry(cfg *config.Config, id via.ID) http.Handler {
+	return m.tracing.handler(registry.New(registry.Options{
 		Tables:  &m.routing.tables,
 		Cache:   m.engine.cache,
 		Access:  &m.routing.access,
@@ -84,17 +97,13 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		Tokens:  tokenService{&m.routing.access, &m.routing.proxies}.serve,
 		Grants:  &m.grants,
 		Pulls:   m.engine.pulls,
+		Traffic: m.engine.traffic,
+		Recent:  m.engine.recent,
 		Metrics: m.routing.requests,
-		Logger:  logger,
+		Logger:  m.logger,
 
 		Redirects: redirectedClients(cfg),
 	}))
-	operations := ops.handler()
-	if ops.apart {
-		m.admin = m.entrance.guard(ops.adminHandler(pulls), probesOnly(operations))
-	}
-	m.handler = m.entrance.guard(mount(pulls, operations), probesOnly(operations))
-	return m, nil
 }
 
 // apply puts the parts of a configuration in force that a running mirror can change,

@@ -13,6 +13,7 @@ import (
 	"github.com/weirhq/weir/namespace/jobs"
 	"github.com/weirhq/weir/namespace/keepwarm"
 	"github.com/weirhq/weir/namespace/pulls"
+	"github.com/weirhq/weir/namespace/traffic"
 	"github.com/weirhq/weir/storage/download"
 )
 
@@ -27,9 +28,11 @@ type engine struct {
 	downloads *download.Group
 	cache     *namespace.Cache
 	pulls     *pulls.Counter
+	traffic   *traffic.Counter
+	recent    *traffic.Recent
 }
 
-func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trace.Tracer, metrics prometheus.Registerer, id via.ID, logger *slog.Logger) (*engine, error) {
+func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trace.Tracer, fetched func() int64, metrics prometheus.Registerer, id via.ID, logger *slog.Logger) (*engine, error) {
 	e := &engine{
 		pool: jobs.NewPool(cfg.MaxConcurrentCacheJobs, jobs.NewMetrics(metrics), logger),
 		// The namespaces count the checks of tags.
@@ -59,6 +62,8 @@ func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trac
 		Logger: logger, ID: id,
 	})
 	e.pulls = pulls.New(pulls.Options{Records: parts.catalog, Mirror: parts.name, Health: parts.records})
+	e.traffic = traffic.New(traffic.Options{Records: parts.catalog, Mirror: parts.name, Fetched: fetched, Health: parts.records})
+	e.recent = traffic.NewRecent()
 	return e, nil
 }
 
@@ -66,6 +71,7 @@ func newEngine(cfg config.Global, parts *storageParts, fleet *fleet, tracer trac
 // store.
 func (e *engine) close() {
 	e.pulls.Close(context.Background())
+	e.traffic.Close(context.Background())
 	// Warming ends first, because it starts downloads. Jobs of the pool wait for
 	// downloads, so the pool is closed before them.
 	e.warmer.Close()

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/fsnotify/fsnotify"
@@ -63,6 +64,7 @@ type reloader struct {
 	texts contents
 	keys  []string
 
+	failed     atomic.Bool // the configuration on disk is not the one in force
 	successful prometheus.Gauge
 	lastTime   prometheus.Gauge
 	reloads    *prometheus.CounterVec // result
@@ -155,6 +157,7 @@ func (r *reloader) reload() (done bool) {
 	}
 	if err != nil {
 		r.successful.Set(0)
+		r.failed.Store(true)
 		r.reloads.WithLabelValues("failure").Inc()
 		r.logger.Error("the changed configuration cannot be used; the last one stays in force", "error", err)
 		return true
@@ -228,6 +231,7 @@ func filled(text string) bool {
 
 func (r *reloader) succeeded(cfg *config.Config) {
 	r.successful.Set(1)
+	r.failed.Store(false)
 	r.lastTime.SetToCurrentTime()
 	r.files, r.keys = cfg.Files(), nil
 	if cfg.HasRepositories() { // else the built-in ones are in force

@@ -1,6 +1,8 @@
 package app
 
 import (
+	"sync/atomic"
+
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/forwarded"
@@ -13,15 +15,16 @@ import (
 // the rules that say for whom. A changed configuration swaps all of it at once; requests that have begun end with
 // the namespaces that they began with.
 type routing struct {
-	clients  *clients
-	tables   namespace.Current
-	access   access.Current
-	proxies  forwarded.Current // that tell which client a rule is about
-	guarding *access.Metrics
-	issuers  issuers
-	engine   *engine
-	store    *evict.Store
-	requests *registry.Metrics
+	clients    *clients
+	tables     namespace.Current
+	access     access.Current
+	proxies    forwarded.Current // that tell which client a rule is about
+	guarding   *access.Metrics
+	issuers    issuers
+	engine     *engine
+	store      *evict.Store
+	requests   *registry.Metrics
+	registries atomic.Pointer[registries] // of the table in force
 }
 
 // apply puts the namespaces of a configuration in force, or changes nothing and
@@ -29,7 +32,7 @@ type routing struct {
 // health.
 func (r *routing) apply(cfg *config.Config) error {
 	next := make(clientSet)
-	table, err := r.table(cfg, next)
+	table, read, err := r.table(cfg, next)
 	var rules *access.Rules
 	var issuers []issuer
 	if err == nil {
@@ -47,6 +50,7 @@ func (r *routing) apply(cfg *config.Config) error {
 	r.proxies.Store(cfg.TrustedProxies())
 	r.access.Store(rules) // before the table, see there
 	r.tables.Store(table)
+	r.registries.Store(&read)
 	r.requests.SetNamespaces(table)
 	r.clients.commit(next)
 	r.clients.bandwidth.Set(int64(cfg.Global.MaxBandwidth))
@@ -55,16 +59,17 @@ func (r *routing) apply(cfg *config.Config) error {
 	return nil
 }
 
-func (r *routing) table(cfg *config.Config, next clientSet) (*namespace.Table, error) {
+func (r *routing) table(cfg *config.Config, next clientSet) (*namespace.Table, registries, error) {
 	translated, err := translate(cfg, r.clients, next)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	specs := make([]namespace.Spec, len(translated))
 	for i, t := range translated {
 		specs[i] = t.spec
 	}
-	return namespace.NewTable(r.engine.cache, specs)
+	table, err := namespace.NewTable(r.engine.cache, specs)
+	return table, registriesOf(translated), err
 }
 
 // rules returns the access rules of a configuration, and the issuers in them.

@@ -65,6 +65,7 @@ func Run(ctx context.Context, source config.Source, cfg *config.Config, stdout, 
 		return err
 	}
 	defer reloads.close()
+	m.state.reloads.Store(reloads)
 
 	stopAdmin, err := m.startAdmin(cfg.Server)
 	if err != nil {
@@ -180,6 +181,7 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.engine.ahead.Close()
 	err := server.Shutdown(ctx)
 	m.engine.pulls.Close(ctx)
+	m.engine.traffic.Close(ctx)
 	m.engine.checks.Close() // a tag whose check is overdue is checked by a later request
 	if err == nil {
 		// A lookup may run on although its clients have left. Its answer is worth

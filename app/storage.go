@@ -70,6 +70,7 @@ type storageParts struct {
 	content     *storage.Health
 	records     *storage.Health
 	quarantined prometheus.Counter
+	evictions   *evict.Metrics
 	name        func() string // of this mirror among those on one bucket
 
 	stop    context.CancelFunc // of the keeping of records
@@ -110,6 +111,8 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		catalog: catalog.New(driver.Records(), catalog.Options{Logger: logger, Touch: driver.TouchRecord}),
 		content: storage.NewHealth(logger, "content"),
 		records: storage.NewHealth(logger, "records of tags and possession"),
+
+		evictions: evict.NewMetrics(metrics),
 	}
 	s.name = sync.OnceValue(func() string { return nameOf(driver.Records()) })
 	s.measure(cfg, metrics)
@@ -126,7 +129,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		Owners:      driver.Records(),
 		Blocks:      blockCaps(whole),
 		Referred:    s.referred,
-		Metrics:     evict.NewMetrics(metrics),
+		Metrics:     s.evictions,
 		Logger:      logger,
 	})
 	// The records of this machine have limits, whether they are in a bucket too or not.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,39 +27,61 @@ func (c *Config) WriteTOML(w io.Writer) error {
 	return err
 }
 
+// Setting is a value of the configuration in force.
+type Setting struct {
+	Key    string // such as repository."docker.io".tag_ttl
+	Value  string // in TOML, without secrets
+	Origin string // a place in a file, a variable, a flag or another key; "" if it is built in
+}
+
+// Settings returns the configuration in force, with defaults and inherited values, in the order of
+// [Config.WriteTOML]. Secrets are redacted.
+func (c *Config) Settings() []Setting {
+	p := printer{source: c.source}
+	p.table("", "", reflect.ValueOf(*c))
+	return p.settings
+}
+
 type printer struct {
 	bytes.Buffer
-	source source
-	set    [][2]string // key path and origin of each value that is no default
+	source   source
+	settings []Setting
 }
 
 // origins writes where the values come from, as comments behind the settings: most
 // values are defaults, and a comment at each one would hide them.
 func (p *printer) origins() {
-	if len(p.set) == 0 {
+	set := slices.DeleteFunc(slices.Clone(p.settings), func(s Setting) bool { return s.Origin == "" })
+	if len(set) == 0 {
 		return
 	}
 	longest := 0
-	for _, setting := range p.set {
-		longest = max(longest, len(setting[0]))
+	for _, setting := range set {
+		longest = max(longest, len(setting.Key))
 	}
 	p.WriteString("\n# Where values come from, unless they are built in:\n")
-	for _, setting := range p.set {
-		fmt.Fprintf(p, "#   %-*s  %s\n", longest, setting[0], setting[1])
+	for _, setting := range set {
+		fmt.Fprintf(p, "#   %-*s  %s\n", longest, setting.Key, setting.Origin)
 	}
 }
 
-// origin notes where a value comes from. A block inherits the values of global that it
+// value writes a value, by the key path of the setting and by a name in its table.
+func (p *printer) value(key, name, text string) {
+	fmt.Fprintf(p, "%s = %s\n", name, text)
+	p.settings = append(p.settings, Setting{key, text, p.origin(key, name)})
+}
+
+// origin returns where a value comes from. A block inherits the values of global that it
 // does not set.
-func (p *printer) origin(key, name string) {
+func (p *printer) origin(key, name string) string {
 	at, ok := p.source.positions[key]
 	if _, isSet := p.source.positions[keyIn("global", name)]; !ok && isSet && strings.HasPrefix(key, "repository.") && !strings.Contains(key, "[") {
-		p.set = append(p.set, [2]string{key, "global." + name})
-		return
+		return "global." + name
 	}
-	if ok && at.file != "" {
-		p.set = append(p.set, [2]string{key, at.String()})
+	if !ok {
+		return ""
 	}
+	return at.String() // empty for what is built in
 }
 
 func (p *printer) header(files []string) {
@@ -91,8 +114,7 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 	if secret, ok := value.(Secret); ok {
 		// A secret from a file is written as that file, so that it can be loaded.
 		if file := p.source.secretFiles[key]; file != "" {
-			fmt.Fprintf(p, "%s = %s\n", name+fileSuffix, quote(file))
-			p.origin(key, name)
+			p.value(key, name+fileSuffix, quote(file))
 			return
 		}
 		// Of a URL only the password is secret.
@@ -111,8 +133,7 @@ func (p *printer) setting(key, name string, v reflect.Value, value any) {
 		}
 	}
 	if text, ok := literal(value); ok {
-		fmt.Fprintf(p, "%s = %s\n", name, text)
-		p.origin(key, name)
+		p.value(key, name, text)
 	}
 }
 

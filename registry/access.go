@@ -16,6 +16,7 @@ import (
 	"github.com/weirhq/weir/internal/reply"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/pulls"
+	"github.com/weirhq/weir/namespace/traffic"
 )
 
 // entry collects the facts about a request for the log and the metrics.
@@ -99,6 +100,8 @@ func (h *Handler) countPull(r *http.Request, x *transaction, s served) {
 // logAndCount logs and counts a request that has ended.
 func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	h.opts.Metrics.request(e, s)
+	h.opts.Traffic.Answered(s.bytes, e.outcome.Cache != namespace.None, e.outcome.Cache.Cached())
+	h.remember(r, e, s)
 	level := slog.LevelInfo
 	denied, _ := errors.AsType[*access.DeniedError](e.err)
 	switch {
@@ -114,6 +117,18 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 		var room [16]slog.Attr // for the attributes of any line
 		h.opts.Logger.LogAttrs(r.Context(), level, "request", h.describe(room[:0], r, e, s)...)
 	}
+}
+
+// remember keeps a request for those who look at the last ones. Pings come all the time, and get no content.
+func (h *Handler) remember(r *http.Request, e *entry, s served) {
+	if h.opts.Recent == nil || e.op == OpPing {
+		return
+	}
+	h.opts.Recent.Add(traffic.Request{
+		Time: time.Now(), Method: r.Method, Operation: e.op.logged(), Repository: e.repository, Reference: e.reference,
+		Status: s.status, Bytes: s.bytes, Took: s.took, Cache: cacheLabel(e.outcome.Cache),
+		User: e.visitor.who(), Address: h.opts.Proxies.Load().Address(r), Upstream: e.outcome.Upstream, Known: e.ns != nil,
+	})
 }
 
 // describe appends the attributes of a request's line.

@@ -23,6 +23,7 @@ import (
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/pulls"
+	"github.com/weirhq/weir/namespace/traffic"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 )
@@ -51,7 +52,9 @@ type Options struct {
 	Tokens func(http.ResponseWriter, *http.Request) (holder string, refused error)
 	// Grants seals the credentials of clients whose own rights decide.
 	Grants  *access.Grants
-	Pulls   *pulls.Counter // of manifests; nil counts nothing
+	Pulls   *pulls.Counter   // of manifests; nil counts nothing
+	Traffic *traffic.Counter // of answers; nil counts nothing
+	Recent  *traffic.Recent  // remembers the last answers; may be nil
 	Metrics *Metrics
 	Logger  *slog.Logger
 }

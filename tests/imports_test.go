@@ -24,6 +24,8 @@ var rows = [][]string{
 	{"app", "check"},
 	{"registry", "api", "api/client"},
 	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/pulls", "namespace/inventory"},
+	{"registry", "api"},
+	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/pulls", "namespace/inventory", "namespace/traffic"},
 	{"upstream", "upstream/sharedcooldown", "warm", "warm/remote"},
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain", "storage/tier", "door/acme"},
 	{"storage", "storage/spool", "storage/disk", "storage/s3"},

@@ -115,6 +115,7 @@ type Client struct {
 	userAgent       string
 	id              via.ID
 	metrics         *upstreamMetrics // may be nil
+	tally           tally
 	logger          *slog.Logger
 
 	routes *routes
@@ -319,12 +320,12 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 			return nil, nil, cause
 		}
 		if failure == nil {
-			c.metrics.request(call.op, ClassOK, time.Since(asked)-visit.waited)
+			c.countRequest(call.op, ClassOK, time.Since(asked)-visit.waited)
 			noteAnswer(span, resp.StatusCode, ClassOK)
 			return resp, span, nil
 		}
 		endFailed(span, failure)
-		c.metrics.request(call.op, failure.Class, time.Since(asked)-visit.waited)
+		c.countRequest(call.op, failure.Class, time.Since(asked)-visit.waited)
 		if failure.Loop() {
 			via.NoteLoop(ctx)
 		}
@@ -337,6 +338,11 @@ func (c *Client) doWithRetry(ctx context.Context, call call) (*http.Response, tr
 			return nil, nil, failure
 		}
 	}
+}
+
+func (c *Client) countRequest(op string, class Class, took time.Duration) {
+	c.metrics.request(op, class, took)
+	c.tally.request(class, took)
 }
 
 // retryable reports whether the same request may succeed in a moment: if a
@@ -536,6 +542,7 @@ func (c *Client) noteRateLimit(header http.Header) {
 		return
 	}
 	c.metrics.rateLimit(limit, remaining)
+	c.tally.limit.Store(&rateLimit{limit, remaining})
 	low := remaining*10 < limit
 	if c.rateLow.Swap(low) != low && low {
 		c.logger.Warn("the upstream's rate limit is nearly used up. Configure credentials for it, or let tags be checked less often", "upstream", c.host, "remaining", remaining, "limit", limit)

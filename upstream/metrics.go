@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,6 +24,8 @@ type Metrics struct {
 	tokens    *prometheus.CounterVec   // upstream, result
 	connWait  *prometheus.CounterVec   // upstream
 	throttled *prometheus.CounterVec   // upstream, limit
+
+	fetched atomic.Int64 // bytes of content, of all upstreams that there were
 
 	mu      sync.Mutex
 	clients map[*Client]struct{}
@@ -74,6 +77,9 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	registerer.MustRegister(m.requests, m.duration, m.bytes, m.corrupt, m.limit, m.remaining, m.tokens, m.connWait, m.throttled, cooldownCollector{m}, connectionCollector{m})
 	return m
 }
+
+// Fetched returns how many bytes of content were read from upstream registries since the start.
+func (m *Metrics) Fetched() int64 { return m.fetched.Load() }
 
 // add returns the metrics of a client's upstream.
 func (m *Metrics) add(c *Client) *upstreamMetrics {
@@ -176,6 +182,7 @@ func (u *upstreamMetrics) token(class Class) {
 func (u *upstreamMetrics) received(n int) {
 	if u != nil {
 		u.bytes.Add(float64(n))
+		u.all.fetched.Add(int64(n))
 	}
 }
 

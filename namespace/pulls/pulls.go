@@ -42,7 +42,8 @@ type Client struct {
 	Address netip.Addr
 }
 
-func (c Client) name() string {
+// String returns the name of the user, or the address. It is valid UTF-8 of bounded length, and empty if nothing is known.
+func (c Client) String() string {
 	name := c.User.String()
 	if name == "" && c.Address.IsValid() {
 		name = c.Address.String()
@@ -205,7 +206,7 @@ func (t *tally) note(by Client, at time.Time) {
 func (t *tally) sum() catalog.Pulls {
 	var clients []catalog.Client
 	for _, s := range t.clients {
-		if name := s.name(); name != "" {
+		if name := s.String(); name != "" {
 			clients = append(clients, catalog.Client{Name: name, Last: s.last.UTC()})
 		}
 	}

@@ -7,6 +7,7 @@
 //   - A [Document] is another answer of an upstream, such as a list of tags.
 //   - [RepositoryPulls] are the pulls that a mirror has counted.
 //   - A [History] has the manifests that a tag named before.
+//   - [Traffic] is what a mirror has answered, over time.
 package catalog
 
 import (
@@ -91,6 +92,7 @@ type Catalog struct {
 	documents  *table[Document]
 	pulls      *table[RepositoryPulls]
 	histories  *table[History]
+	traffic    *table[Traffic]
 }
 
 // New returns a catalog over records.
@@ -116,12 +118,12 @@ func New(records storage.Records, opts Options) *Catalog {
 	// Deliveries are read when a repository is about to use bytes that it did not bring.
 	deliveries := newTable(records, validDelivery, opts.Logger)
 	tags.touch, links.touch, deliveries.touch, documents.touch = opts.Touch, opts.Touch, opts.Touch, opts.Touch
-	// Pulls and histories are read by people, and are written seldom.
+	// Pulls, histories and traffic are read by people, and are written seldom.
 	pulls := newTable(records, validRepositoryPulls, opts.Logger)
 	histories := newTable(records, validHistory, opts.Logger)
 	return &Catalog{
 		records: records, tags: tags, links: links, deliveries: deliveries, documents: documents,
-		pulls: pulls, histories: histories,
+		pulls: pulls, histories: histories, traffic: newTable(records, validTraffic, opts.Logger),
 	}
 }
 

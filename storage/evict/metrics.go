@@ -1,6 +1,7 @@
 package evict
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,6 +11,7 @@ import (
 type Metrics struct {
 	evictedBytes map[reason]prometheus.Counter
 	evictedAge   prometheus.Histogram
+	lastAge      atomic.Int64 // in nanoseconds; 0: nothing was evicted
 }
 
 const day = 24 * 60 * 60 // seconds
@@ -48,8 +50,14 @@ func (m *Metrics) evicted(why reason, bytes int64, unused time.Duration) {
 		if why != forBlock {
 			m.evictedAge.Observe(unused.Seconds())
 		}
+		m.evictedAge.Observe(unused.Seconds())
+		m.lastAge.Store(int64(max(1, unused)))
 	}
 }
+
+// LastAge returns how long the content that was evicted last had not been used, or 0 if nothing
+// was evicted since the start.
+func (m *Metrics) LastAge() time.Duration { return time.Duration(m.lastAge.Load()) }
 
 // SharedMetrics counts the evictions from a shared store. A nil *SharedMetrics counts nothing.
 type SharedMetrics struct {

@@ -1,0 +1,113 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/api"
+)
+
+const withSecret = twoRepositories + "username = \"u\"\npassword = \"tiger\"\n"
+
+// The state of a mirror has its upstreams, each once, its configuration without secrets, and what is wrong.
+func TestState(t *testing.T) {
+	cfg, path := loadText(t, withSecret)
+	m, err := build(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	ups := m.state.Upstreams(t.Context())
+	if len(ups) != 2 || ups[0].Name != "ghcr.io" || !slices.Equal(ups[0].Blocks, []string{"ghcr.io", "quay.io"}) || ups[1].Name != "quay.io" || ups[0].State != "unknown" || ups[0].Requests != 0 {
+		t.Errorf("%+v", ups)
+	}
+	settings := m.state.Configuration(t.Context())
+	for _, want := range []api.Setting{
+		{Key: `repository."ghcr.io".upstream[0].url`, Value: `"https://ghcr.io"`, Origin: path + ":7"},
+		{Key: `repository."quay.io".upstream[1].password`, Value: `"[redacted]"`, Origin: path + ":13"},
+		{Key: "server.port", Value: "8000", Origin: "default"},
+	} {
+		if !slices.Contains(settings, want) {
+			t.Errorf("%+v is missing in %+v", want, settings)
+		}
+	}
+	if ready, problems := m.state.Problems(t.Context()); !ready || len(problems) != 0 {
+		t.Errorf("%v, %+v", ready, problems)
+	}
+	m.storage.content.Failed(&os.PathError{Op: "open", Path: "/secret", Err: errors.New("disk full")})
+	failed := &reloader{}
+	failed.failed.Store(true)
+	m.state.reloads.Store(failed)
+	if ready, problems := m.state.Problems(t.Context()); !ready || len(problems) != 2 || problems[0].Summary != "content is served without being stored: disk full" || problems[0].Remedy == "" {
+		t.Errorf("%v, %+v", ready, problems)
+	}
+	if s := m.state.Store(t.Context()); s.Kind != "disk" || s.Free == nil || s.EvictionAge != nil {
+		t.Errorf("%+v", s)
+	}
+	if b := m.state.Build(); b.Version == "" || b.Started.IsZero() || !strings.HasPrefix(b.Go, "go") {
+		t.Errorf("%+v", b)
+	}
+}
+
+// A client learns of the upstreams of those blocks that it may know of, and the configuration only if these are all.
+func TestStateHidesBlocks(t *testing.T) {
+	cfg, _ := loadText(t, twoRepositories)
+	m, err := build(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	ctx := context.WithValue(t.Context(), seesKey{}, func(block, _ string) bool { return block != "quay.io" })
+	if ups := m.state.Upstreams(ctx); len(ups) != 1 || !slices.Equal(ups[0].Blocks, []string{"ghcr.io"}) {
+		t.Errorf("%+v", ups)
+	}
+	if settings := m.state.Configuration(ctx); len(settings) != 0 {
+		t.Errorf("%+v", settings)
+	}
+}
+
+// Pulls show in the traffic of the mirror, with what was fetched for them.
+func TestStateCountsPulls(t *testing.T) {
+	const manifest = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
+		w.Header().Set("Docker-Content-Digest", digest.FromString(manifest).String())
+		_, _ = w.Write([]byte(manifest))
+	}))
+	defer up.Close()
+	cfg, _ := loadText(t, "[[repository.\"up.example\".upstream]]\nurl = \""+up.URL+"\"\n")
+	m, err := build(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	for range 3 {
+		if w := get(t, m.handler, "/v2/up.example/app/manifests/v1"); w.Code != http.StatusOK {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	w := get(t, m.handler, "/api/v1/status")
+	var s api.Status
+	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	size := int64(len(manifest))
+	if s.Traffic.Now.Requests != 3 || s.Traffic.Now.Hits != 2 || s.Traffic.Now.Served != 3*size || s.Traffic.Now.Fetched != size || s.Traffic.Month != s.Traffic.Now {
+		t.Errorf("%+v", s.Traffic)
+	}
+	if len(s.Upstreams) != 1 || s.Upstreams[0].State != "ok" || s.Upstreams[0].Requests == 0 || s.Upstreams[0].Latency <= 0 {
+		t.Errorf("%+v", s.Upstreams)
+	}
+	if last := m.engine.recent.Since(0); len(last) != 3 || last[0].Repository != "up.example/app" || last[0].Reference != "v1" || last[0].Status != 200 || last[0].Cache == "" {
+		t.Errorf("%+v", last)
+	}
+}
