@@ -23,8 +23,6 @@ var rows = [][]string{
 	{"cmd/weir"},
 	{"app", "check"},
 	{"registry", "api", "api/client"},
-	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/pulls", "namespace/inventory"},
-	{"registry", "api"},
 	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/pulls", "namespace/inventory", "namespace/traffic"},
 	{"upstream", "upstream/sharedcooldown", "warm", "warm/remote"},
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain", "storage/tier", "door/acme"},

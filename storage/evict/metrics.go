@@ -49,9 +49,8 @@ func (m *Metrics) evicted(why reason, bytes int64, unused time.Duration) {
 		m.evictedBytes[why].Add(float64(bytes))
 		if why != forBlock {
 			m.evictedAge.Observe(unused.Seconds())
+			m.lastAge.Store(int64(max(1, unused)))
 		}
-		m.evictedAge.Observe(unused.Seconds())
-		m.lastAge.Store(int64(max(1, unused)))
 	}
 }
 
