@@ -2,11 +2,15 @@ package tests
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/creack/pty"
 
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
@@ -166,4 +170,52 @@ func TestCommandsFindTheMirror(t *testing.T) {
 	if got.code != 1 || !strings.Contains(got.stderr, "with server.admin_address, its API is at that address") {
 		t.Errorf("%+v", got)
 	}
+}
+
+// rm takes tags and whole repositories out of the cache. It asks on a terminal, and needs --yes
+// without one. A pull then fetches the image again.
+func TestRm(t *testing.T) {
+	t.Parallel()
+	w, upstream, app := pulledMirror(t, "")
+	if got := command(t, t.TempDir(), "rm", "mirror/org/app", "--url", w.URL); got.code != 2 || !strings.Contains(got.stderr, "Confirm with --yes") {
+		t.Errorf("without a terminal: %+v", got)
+	}
+	for answer, want := range map[string]string{"n": "nothing was removed", "": "nothing was removed"} {
+		code, out := answering(t, answer+"\n", "rm", "mirror/org/app", "--url", w.URL)
+		if code != 1 || !strings.Contains(out, "mirror/org/app: all of the repository, with 1 tag and ") || !strings.Contains(out, want) {
+			t.Errorf("the answer %q: %d, %q", answer, code, out)
+		}
+	}
+	if got := ask(t, w, "ls", "mirror/org/app", "--tags"); !strings.Contains(got, "mirror/org/app:v1") {
+		t.Errorf("it was removed: %s", got)
+	}
+	if code, out := answering(t, "y\n", "rm", w.Addr+"/mirror/org/app:v1", "--url", w.URL); code != 0 || !strings.Contains(out, "removed mirror/org/app:v1: 1 tag, ") {
+		t.Errorf("the answer y: %d, %q", code, out)
+	}
+	got := command(t, t.TempDir(), "rm", "--yes", "mirror/org/app:v1", "mirror/org/tool", "--url", w.URL)
+	if got.code != 1 || !strings.HasPrefix(got.stdout, "removed mirror/org/tool: 1 tag, 1 manifest, ") ||
+		!strings.Contains(got.stderr, "failed mirror/org/app:v1: nothing of the image is cached") || !strings.Contains(got.stderr, "images that failed: 1 of 2") {
+		t.Errorf("one of two: %+v", got)
+	}
+	before := len(upstream.Requests())
+	expectContent(t, "a pull afterwards", w.Get(t, manifestPath("mirror/org/app", "v1")), app.index.Digest, statusStored)
+	if len(upstream.Requests()) == before {
+		t.Error("the manifest was still cached")
+	}
+}
+
+// answering runs a command on a terminal with an input, and returns its exit code and all that the
+// terminal shows.
+func answering(t *testing.T, input string, args ...string) (code int, out string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), harness.Binary(t), args...)
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
+	harness.Must(t, err)
+	defer terminal.Close()
+	_, err = io.WriteString(terminal, input)
+	harness.Must(t, err)
+	var shown testutil.LogBuffer
+	_, _ = io.Copy(&shown, terminal) // ends with EIO when the command has ended
+	_ = cmd.Wait()
+	return cmd.ProcessState.ExitCode(), shown.String()
 }

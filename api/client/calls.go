@@ -112,3 +112,8 @@ func (c *Client) Refresh(ctx context.Context, image oci.Image) (api.RefreshDocum
 	body := map[string]string{"image": image.String()}
 	return ask[api.RefreshDocument](ctx, c, call{method: http.MethodPost, path: []string{"refresh"}, body: body})
 }
+
+// Remove takes an image out of the cache: name:tag, name@digest, or name for all of a repository.
+func (c *Client) Remove(ctx context.Context, image string) (api.RemovedDocument, error) {
+	return ask[api.RemovedDocument](ctx, c, call{method: http.MethodDelete, path: []string{"images", image}})
+}
