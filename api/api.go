@@ -84,6 +84,7 @@ type Options struct {
 	Remover   Remover
 	State     State
 	Traffic   Traffic
+	Recent    Recent
 	Logger    *slog.Logger
 }
 
@@ -158,6 +159,7 @@ var routes = []route{
 	{http.MethodGet, "repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
 	{http.MethodGet, "downloads", nil, (*Handler).downloads},
 	{http.MethodGet, "status", nil, (*Handler).status},
+	{http.MethodGet, "requests", []string{"status", "cache", "client", "q"}, (*Handler).requests},
 	{http.MethodPost, "refresh", nil, (*Handler).refresh},
 	{http.MethodDelete, "images/{image}", nil, (*Handler).removeImage},
 }

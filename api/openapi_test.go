@@ -20,14 +20,15 @@ import (
 
 // documents are the documents of the paths.
 var documents = map[string]any{
-	"/refresh":                                RefreshDocument{},
-	"/images/{image}":                         RemovedDocument{},
-	"/downloads":                              DownloadsDocument{},
-	"/status":                                 Status{},
-	"/repositories":                           RepositoriesDocument{},
-	"/repositories/{name}":                    RepositoryDocument{},
-	"/repositories/{name}/tags":               TagsDocument{},
-	"/repositories/{name}/tags/{tag}":         TagDocument{},
+	"/refresh":                        RefreshDocument{},
+	"/images/{image}":                 RemovedDocument{},
+	"/downloads":                      DownloadsDocument{},
+	"/status":                         Status{},
+	"/requests":                       RequestsDocument{},
+	"/repositories":                   RepositoriesDocument{},
+	"/repositories/{name}":            RepositoryDocument{},
+	"/repositories/{name}/tags":       TagsDocument{},
+	"/repositories/{name}/tags/{tag}": TagDocument{},
 	"/repositories/{name}/tags/{tag}/history": HistoryDocument{},
 	"/repositories/{name}/manifests/{digest}": ManifestDocument{},
 }

@@ -17,6 +17,8 @@ type State interface {
 	Store(ctx context.Context) Store
 	// Upstreams returns the registries of the blocks that the client may know of.
 	Upstreams(ctx context.Context) []Upstream
+	// SeesAll reports whether the client may know of all blocks.
+	SeesAll(ctx context.Context) bool
 	// Configuration returns nothing to a client that may not know of all blocks.
 	Configuration(ctx context.Context) []Setting
 }

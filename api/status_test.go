@@ -17,7 +17,10 @@ import (
 type counted struct {
 	figures traffic.Figures
 	fail    error
+	blind   bool
 }
+
+func (c *counted) SeesAll(context.Context) bool { return !c.blind }
 
 func (c *counted) Build() Build { return Build{"v1", "abc", "go1", time.Unix(0, 0).UTC()} }
 

@@ -33,7 +33,7 @@ func newAPI(cfg config.Global, m *mirror, logger *slog.Logger) *api.Handler {
 			Catalog: parts.catalog, Stores: stores, Pulls: e.pulls, Referrers: e.cache, MaxManifest: int64(cfg.MaxManifestSize),
 		}),
 		Downloads: e.downloads,
-		State:     m.state, Traffic: e.traffic,
+		State:     m.state, Traffic: e.traffic, Recent: e.recent,
 		Logger: logger,
 	})
 }

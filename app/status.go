@@ -142,7 +142,7 @@ func merge(one *api.Upstream, is upstream.Status) {
 // may not know of all blocks is told nothing.
 func (s *state) Configuration(ctx context.Context) []api.Setting {
 	cfg := s.routing.clients.denied.inForce.Load()
-	if cfg == nil || !seesAll(ctx, s.routing.keys()) {
+	if cfg == nil || !s.SeesAll(ctx) {
 		return nil
 	}
 	var all []api.Setting
@@ -152,7 +152,7 @@ func (s *state) Configuration(ctx context.Context) []api.Setting {
 	return all
 }
 
-// seesAll reports whether the client of a request may know of all blocks.
-func seesAll(ctx context.Context, keys []string) bool {
-	return !slices.ContainsFunc(keys, func(key string) bool { return !sees(ctx, key, "") })
+// SeesAll reports whether the client of a request may know of all blocks.
+func (s *state) SeesAll(ctx context.Context) bool {
+	return !slices.ContainsFunc(s.routing.keys(), func(key string) bool { return !sees(ctx, key, "") })
 }
