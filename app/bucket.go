@@ -40,8 +40,6 @@ type bucket struct {
 	uploads *tier.Uploader
 	records *tier.Records
 	uses    *evict.Uses
-	evictor *evict.Shared // nil: there are no limits
-	turn    *cluster.Turn // nil: the bucket itself has the lease of the eviction
 	absence time.Duration // for which a record that is not there is not looked for again
 	// promises is how long clients may read by themselves after a redirect; 0: there are none.
 	promises time.Duration
@@ -55,6 +53,14 @@ type bucket struct {
 	mu        sync.Mutex
 	removals  int // that wait for the end of redirects
 	postponed int // their contents
+
+	started *config.Config // of the start, whose limits of the bucket still hold
+	metrics *evict.SharedMetrics
+
+	evicting sync.Mutex    // is for the rest
+	evictor  *evict.Shared // nil: there are no limits
+	turn     *cluster.Turn // nil: the bucket itself has the lease of the eviction
+	ended    bool          // the eviction has ended for good
 }
 
 // translateS3 returns the options of a bucket's store.
@@ -89,9 +95,10 @@ func redirectedClients(cfg *config.Config) func(netip.Addr) bool {
 }
 
 // openBucket opens the bucket of a configuration, beside the driver of the local tier. It
-// waits for no request; the survey runs behind. If
-// forget is not nil, it removes content of the local tier that is in the bucket.
-func openBucket(whole *config.Config, driver tierDriver, forget func(context.Context, storage.Info) error, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
+// waits for no request; the survey runs behind. The key of the repository block that brought a
+// content in is that of owner, or "". If forget is not nil, it removes content of the local tier
+// that is in the bucket.
+func openBucket(whole *config.Config, driver tierDriver, owner func(digest.Digest) string, forget func(context.Context, storage.Info) error, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
 	cfg := whole.BlobStore.S3
 	opts := translateS3(cfg)
 	opts.Metrics, opts.Logger = s3.NewMetrics(metrics), logger
@@ -101,11 +108,19 @@ func openBucket(whole *config.Config, driver tierDriver, forget func(context.Con
 	}
 	counts := tier.NewMetrics(metrics)
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &bucket{store: store, absence: cfg.RecordsTTL.Std(), logger: logger, stopped: ctx, stop: cancel}
+	b := &bucket{
+		store: store, absence: cfg.RecordsTTL.Std(), logger: logger, stopped: ctx, stop: cancel,
+		started: whole, metrics: evict.NewSharedMetrics(metrics),
+	}
 	if whole.Global.EnableBlobRedirect {
 		b.promises = cfg.PresignTTL
 	}
-	b.uploads = tier.NewUploader(tier.UploaderOptions{Near: driver, Far: store, Forget: forget, Metrics: counts, Logger: logger})
+	b.uses = evict.NewUses(evict.UsesOptions{Notes: store.Notes(), Interval: cfg.EvictionInterval.Std(), Forget: store.Forget, Logger: logger})
+	store.Evicts(b.uses)
+	b.uploads = tier.NewUploader(tier.UploaderOptions{
+		Near: driver, Far: store, Forget: forget, Metrics: counts, Logger: logger,
+		Uploaded: func(dgst digest.Digest) { b.uses.Owned(dgst, owner(dgst)) },
+	})
 	b.records = tier.NewRecords(tier.RecordsOptions{
 		Near: driver.Records(), Far: struct {
 			storage.Records
@@ -113,24 +128,32 @@ func openBucket(whole *config.Config, driver tierDriver, forget func(context.Con
 		}{store.Records(), store},
 		Shares: catalog.Owns, Paused: store.Paused, TTL: cfg.RecordsTTL.Std(), Touch: driver.TouchRecord, Metrics: counts, Logger: logger,
 	})
-	b.uses = evict.NewUses(evict.UsesOptions{Notes: store.Notes(), Interval: cfg.EvictionInterval.Std(), Forget: store.Forget, Logger: logger})
-	store.Evicts(b.uses)
-	b.evict(whole, metrics)
+	b.limit(whole)
 	b.surveying.Go(func() { b.survey(ctx) })
 	return b, nil
 }
 
-// evict keeps the bucket within the limits of a configuration, if there are any.
-func (b *bucket) evict(whole *config.Config, metrics prometheus.Registerer) {
-	cfg := whole.BlobStore.S3
-	counts := evict.NewSharedMetrics(metrics)
-	if cfg.MaxSize == 0 && cfg.MaxUnused == 0 {
+// limit puts the limits of the repository blocks in force. It begins to evict from the bucket if
+// that has a limit, or a block.
+func (b *bucket) limit(cfg *config.Config) {
+	if b == nil {
 		return
 	}
-	opts := evictionOptions(whole, b.store)
-	opts.Metrics, opts.Logger = counts, b.logger
-	if opts.Lease = b.store.NewLease(); whole.Cache.Redis != nil {
-		b.turn = newTurn(cfg)
+	b.evicting.Lock()
+	defer b.evicting.Unlock()
+	b.metrics.Configured(blockCaps(cfg))
+	limits := b.started.BlobStore.S3
+	switch {
+	case b.evictor != nil:
+		b.evictor.SetBlocks(blockCaps(cfg))
+		return
+	case b.ended || limits.MaxSize == 0 && limits.MaxUnused == 0 && !hasCaps(cfg):
+		return
+	}
+	opts := evictionOptions(b.started, b.store)
+	opts.Metrics, opts.Logger, opts.Blocks = b.metrics, b.logger, blockCaps(cfg)
+	if opts.Lease = b.store.NewLease(); cfg.Cache.Redis != nil {
+		b.turn = newTurn(limits)
 		opts.Lease = b.turn
 	}
 	b.evictor = evict.NewShared(opts)
@@ -183,8 +206,13 @@ func (b *Bucket) Evict(ctx context.Context, whole *config.Config, c evict.Collec
 
 // share asks a prepared client of Redis which mirror evicts.
 func (b *bucket) share(next *sharedRedis) {
+	if b == nil {
+		return
+	}
+	b.evicting.Lock()
+	defer b.evicting.Unlock()
 	switch {
-	case b == nil || b.turn == nil:
+	case b.turn == nil:
 	case next == nil:
 		b.turn.Use(nil, "")
 	default:
@@ -194,7 +222,13 @@ func (b *bucket) share(next *sharedRedis) {
 
 // stopEvicting ends the eviction while Redis can still be told so.
 func (b *bucket) stopEvicting() {
-	if b != nil && b.evictor != nil {
+	if b == nil {
+		return
+	}
+	b.evicting.Lock()
+	defer b.evicting.Unlock()
+	b.ended = true
+	if b.evictor != nil {
 		b.evictor.Close()
 		b.evictor = nil
 	}

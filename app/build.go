@@ -130,6 +130,7 @@ func (m *mirror) apply(cfg *config.Config) error {
 		return err
 	}
 	m.fleet.use(redis) // before the last client is closed
+	m.storage.bucket.limit(cfg)
 	m.storage.bucket.share(redis)
 	m.shared.use(redis)
 	m.entrance.share(redis, cfg)

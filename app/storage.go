@@ -135,7 +135,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 	// The records of this machine have limits, whether they are in a bucket too or not.
 	local := s.catalog
 	if s.top = s.store; blobs.S3 != nil {
-		if s.bucket, err = openBucket(whole, driver, s.forget(cfg), metrics, logger); err != nil {
+		if s.bucket, err = openBucket(whole, driver, s.store.Owner, s.forget(cfg), metrics, logger); err != nil {
 			return nil, errors.Join(err, s.store.Close(), driver.Close())
 		}
 		s.uses.Store(s.bucket.uses)

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // MaxCaps is how many owners can have a cap. They have numbers of their own, beside those of
@@ -60,6 +62,17 @@ func (s *Store) Blocks() (blocks []Block, known bool) {
 	return i.listBlocks(), i.ready
 }
 
+// Owner returns the owner of a content, or "" if it is not known.
+func (s *Store) Owner(dgst digest.Digest) string {
+	i := s.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if _, e := i.index.lru.find(keyOf(dgst)); e != nil && e.owner != unowned {
+		return i.name(e.owner)
+	}
+	return ""
+}
+
 // listBlocks returns the configured owners. The caller holds the mutex.
 func (i *inventory) listBlocks() []Block {
 	blocks := make([]Block, 0, len(i.blocks))
@@ -73,10 +86,10 @@ func (i *inventory) listBlocks() []Block {
 }
 
 // overCap returns the least recently used content of an owner that has more than its cap, or
-// nil. It may be content that others have used since: all count as uses.
-func (x *index) overCap() (slot, *entry) {
+// nil. Leaving is how many bytes of each owner go already. The content may be content that others have used since: all count as uses.
+func (x *index) overCap(leaving *[maxOwners]int64) (slot, *entry) {
 	for o := range x.lru.ends {
-		if !x.ledger.accounts[o].exceeded() {
+		if !x.ledger.accounts[o].exceeded(leaving[o]) {
 			continue
 		}
 		if s, e := x.lru.oldestOf(owner(o)); e != nil {

@@ -74,6 +74,8 @@
 //	  ^                                          |
 //	  +--------- a mirror tells a use -----------+
 //
+// The owners of content are told as uses are, and written down with the order for the next mirror.
+//
 // A mirror makes no promises about content that leaves, and none if it has not read the plan
 // lately. The grace is longer than that, and than all promises.
 //

@@ -155,7 +155,7 @@ func (v *evictor) choose(deficit int64) (victim, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	now, l, why := time.Now(), &i.index.ledger, v.shortage(deficit)
-	s, e := i.index.overCap()
+	s, e := i.index.overCap(&[maxOwners]int64{})
 	if e != nil {
 		why = forBlock
 	} else if s, e = i.index.lru.oldest(); why != "" {

@@ -76,7 +76,7 @@ func (i *inventory) check() {
 // checkOwner is check for a change that can take an owner over its cap, too.
 func (i *inventory) checkOwner(o owner) {
 	i.check()
-	if i.index.ledger.accounts[o].exceeded() {
+	if i.index.ledger.accounts[o].exceeded(0) {
 		i.wake.Notify()
 	}
 }

@@ -53,15 +53,16 @@ func (a *account) bytes() int64 { return a.stored + a.reserved }
 // evictable returns how many bytes of an owner are not in use.
 func (a *account) evictable() int64 { return a.stored - a.pinned }
 
-// exceeded reports whether content of the owner has to go for its cap. Bytes in use count in
+// exceeded reports whether content of the owner has to go for its cap, if so many bytes go
+// already. Bytes in use count in
 // the cap, unless they exceed it by themselves: no eviction changes that, so idle content
 // does not go for a moment's use.
-func (a *account) exceeded() bool {
+func (a *account) exceeded(leaving int64) bool {
 	used := a.pinned
 	if used > a.cap {
 		used = 0
 	}
-	return a.cap > 0 && a.evictable()+used > a.cap
+	return a.cap > 0 && a.evictable()-leaving+used > a.cap
 }
 
 // fits reports whether n more bytes can be reserved now.

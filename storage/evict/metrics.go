@@ -63,23 +63,24 @@ type SharedMetrics struct {
 	evictedBytes, evictedObjects map[reason]prometheus.Counter
 	evictedAge                   prometheus.Histogram
 	objects, bytes, listed       prometheus.Gauge
+	blockBytes                   *prometheus.GaugeVec // namespace
 }
 
 // NewSharedMetrics registers the metrics of evictions from a bucket.
 func NewSharedMetrics(r prometheus.Registerer) *SharedMetrics {
 	evictedBytes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_s3_evicted_bytes_total",
-		Help: "Bytes of content that this mirror evicted from the bucket, by the reason: size or unused.",
+		Help: "Bytes of content that this mirror evicted from the bucket, by the reason: size, block (the limit of a repository block) or unused.",
 	}, []string{"reason"})
 	evictedObjects := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_s3_evicted_objects_total",
-		Help: "Contents that this mirror evicted from the bucket, by the reason: size or unused.",
+		Help: "Contents that this mirror evicted from the bucket, by the reason: size, block (the limit of a repository block) or unused.",
 	}, []string{"reason"})
 	m := &SharedMetrics{
 		evictedBytes: make(map[reason]prometheus.Counter), evictedObjects: make(map[reason]prometheus.Counter),
 		evictedAge: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_s3_evicted_age_seconds",
-			Help:    "How long content had not been used that was evicted from the bucket.",
+			Help:    "How long content had not been used that was evicted from the bucket for other reasons than the limit of its repository block.",
 			Buckets: ages(),
 		}),
 		objects: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -95,11 +96,15 @@ func NewSharedMetrics(r prometheus.Registerer) *SharedMetrics {
 			Help: "When this mirror last listed the bucket as a whole, while it is the one that evicts there, else 0.",
 		}),
 	}
-	for _, why := range []reason{forSize, forUnused} {
+	m.blockBytes = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "weir_s3_block_bytes",
+		Help: "Bytes of content in the bucket that a repository block brought in, while this mirror is the one that evicts there, else 0.",
+	}, []string{"namespace"})
+	for _, why := range []reason{forSize, forBlock, forUnused} {
 		m.evictedBytes[why] = evictedBytes.WithLabelValues(string(why))
 		m.evictedObjects[why] = evictedObjects.WithLabelValues(string(why))
 	}
-	r.MustRegister(evictedBytes, evictedObjects, m.evictedAge, m.objects, m.bytes, m.listed)
+	r.MustRegister(evictedBytes, evictedObjects, m.evictedAge, m.objects, m.bytes, m.listed, m.blockBytes)
 	return m
 }
 
@@ -107,21 +112,41 @@ func (m *SharedMetrics) evicted(why reason, bytes int64, unused time.Duration) {
 	if m != nil {
 		m.evictedBytes[why].Add(float64(bytes))
 		m.evictedObjects[why].Inc()
-		m.evictedAge.Observe(unused.Seconds())
+		if why != forBlock {
+			m.evictedAge.Observe(unused.Seconds())
+		}
 	}
 }
 
-func (m *SharedMetrics) indexed(objects int, bytes int64, listed time.Time) {
+func (m *SharedMetrics) indexed(objects int, bytes int64, listed time.Time, blocks []Block) {
 	if m != nil {
+		m.blockBytes.Reset() // the configuration may have changed
+		for _, block := range blocks {
+			m.blockBytes.WithLabelValues(block.Name).Set(float64(block.Bytes))
+		}
 		m.objects.Set(float64(objects))
 		m.bytes.Set(float64(bytes))
 		m.listed.Set(float64(listed.Unix()))
 	}
 }
 
-// idle says that another mirror evicts, or none.
-func (m *SharedMetrics) idle() {
+// Configured says which repository blocks there are, before this mirror evicts: rate() and alerts
+// need series from the start.
+func (m *SharedMetrics) Configured(blocks map[string]int64) {
 	if m != nil {
+		for name := range blocks {
+			m.blockBytes.WithLabelValues(name)
+		}
+	}
+}
+
+// idle says that another mirror evicts, or none.
+func (m *SharedMetrics) idle(blocks []Block) {
+	if m != nil {
+		m.blockBytes.Reset()
+		for _, block := range blocks {
+			m.blockBytes.WithLabelValues(block.Name)
+		}
 		m.objects.Set(0)
 		m.bytes.Set(0)
 		m.listed.Set(0)

@@ -19,16 +19,20 @@ import (
 // about to remove, in notes beside the content:
 //
 //	uses/<random>  contents that a mirror has used; read, and then removed, by the mirror that evicts
+//	owned/<random> contents that a mirror has uploaded for one repository block; in the same way
 //	plan           contents that leave; written by the mirror that evicts, and read by all
 //	order          when contents were last used; of the mirror that evicts, for its successor
+//	owners         the repository blocks that brought contents in; in the same way
 //
 // A note is foreign, as the whole store is. All of it is bounded before it is believed. A
 // forged one can change the order of eviction, or have clients served by the mirrors in
 // place of a redirect, and nothing else.
 const (
-	usesFolder = "uses"
-	planName   = "plan"
-	orderName  = "order"
+	usesFolder  = "uses"
+	ownedFolder = "owned"
+	planName    = "plan"
+	orderName   = "order"
+	ownersName  = "owners"
 
 	// noteFormat is that of plans and uses. A version that cannot read the older ones
 	// counts it up.
@@ -36,6 +40,9 @@ const (
 	// maxUses bounds the contents of one note of uses, and so its bytes: some 5 MB. A mirror
 	// that uses more within minutes writes several.
 	maxUses = 65_536
+	// maxOwned bounds the contents of one note of owners: the mirror that evicts asks for all of
+	// them in one pass.
+	maxOwned = 1024
 	// maxLeaving bounds the contents of a plan. It is read by each mirror each few minutes.
 	maxLeaving = 32_768
 	// maxLine bounds a line of a note: a digest has 135 bytes at most, and an age 10.
@@ -65,6 +72,11 @@ type header struct {
 	Turn    int    `json:"turn,omitempty"`
 	// Off is set in a plan if its mirror cannot evict: no mirror needs to tell its uses.
 	Off bool `json:"off,omitempty"`
+	// Owners is set in a plan if its mirror reads notes of owners. One of an earlier version
+	// would leave them.
+	Owners bool `json:"owners,omitempty"`
+	// Block is the owner of the contents in a note of owners.
+	Block string `json:"block,omitempty"`
 }
 
 // told is a content in a note.

@@ -20,15 +20,29 @@ type order []byte
 
 // order returns the order of the contents of an index.
 func (x *index) order() order {
-	var o order
-	end := x.lru.ends[unowned]
-	for s := x.lru.at(end).next; s != end && len(o) < maxOrder*orderEntry; s = x.lru.at(s).next {
-		e := x.lru.at(s)
-		o = binary.BigEndian.AppendUint64(o, short(e.key))
-		o = binary.BigEndian.AppendUint32(o, uint32(max(0, time.Unix(0, e.used).Unix())))
+	o := make(order, 0, min(x.lru.length, maxOrder)*orderEntry)
+	for _, end := range x.lru.ends {
+		for s, left := x.lru.at(end).next, x.ordered(end); s != end && left > 0; s, left = x.lru.at(s).next, left-1 {
+			e := x.lru.at(s)
+			o = binary.BigEndian.AppendUint64(o, short(e.key))
+			o = binary.BigEndian.AppendUint32(o, uint32(max(0, time.Unix(0, e.used).Unix())))
+		}
 	}
 	sort.Sort(sorting(o))
 	return o
+}
+
+// ordered returns how many contents of an owner are in an order: all, or its part of those that
+// an order may have.
+func (x *index) ordered(end slot) int {
+	if x.lru.length <= maxOrder {
+		return x.lru.length
+	}
+	contents := 0
+	for s := x.lru.at(end).next; s != end; s = x.lru.at(s).next {
+		contents++
+	}
+	return contents * maxOrder / x.lru.length
 }
 
 // sorting sorts an order in place.

@@ -118,7 +118,10 @@ func (d *ownersDocument) bytes() []byte {
 	return slices.Concat(heading, []byte("\n"), d.entries)
 }
 
-var errOwners = errors.New("the owners of content are not those of this version of Weir")
+var (
+	errOwners      = errors.New("the owners of content are not those of this version of Weir")
+	errLaterOwners = fmt.Errorf("%w: a later one wrote them", errOwners)
+)
 
 // parseOwners returns the names and the entries of a document of owners. A forged one gives
 // content to another owner, or to none.
@@ -128,7 +131,11 @@ func parseOwners(document []byte) (names []string, entries sortedEntries, err er
 	if len(first) > maxHeading {
 		return nil, nil, fmt.Errorf("%w: the heading is too long", errOwners)
 	}
-	if err := json.Unmarshal(first, &heading); err != nil || heading.Format != ownersFormat || len(heading.Owners) > maxOwners {
+	err = json.Unmarshal(first, &heading)
+	if err == nil && heading.Format > ownersFormat {
+		return nil, nil, errLaterOwners
+	}
+	if err != nil || heading.Format != ownersFormat || len(heading.Owners) > maxOwners {
 		return nil, nil, fmt.Errorf("%w: format %d", errOwners, heading.Format)
 	}
 	return heading.Owners, sortedEntries(rest[:len(rest)/ownedEntry*ownedEntry]), nil

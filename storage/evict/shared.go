@@ -58,6 +58,8 @@ type SharedOptions struct {
 	MaxBytes int64
 	// MaxUnused is how long content stays that no mirror uses; 0: no limit.
 	MaxUnused time.Duration
+	// Blocks is that of the first SetBlocks.
+	Blocks map[string]int64
 	// Interval is that of [UsesOptions].
 	Interval time.Duration
 	// Presigned is how long clients may read a content by themselves after they were told its
@@ -84,6 +86,7 @@ type Shared struct {
 	opts        SharedOptions
 	failing     *episode.Episode
 	undeletable bool // the last deletion failed
+	blocks      atomic.Pointer[map[string]int64]
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -106,11 +109,17 @@ func newShared(opts SharedOptions) *Shared {
 	if opts.Refused == nil {
 		opts.Refused = func(error) bool { return false }
 	}
-	return &Shared{
+	s := &Shared{
 		opts:    opts,
 		failing: episode.New(calm, func() { opts.Logger.Info("content can be evicted from the bucket again") }),
 	}
+	s.SetBlocks(opts.Blocks)
+	return s
 }
+
+// SetBlocks says which owners are configured, and what cap each has on the bytes of content that
+// it brought in; 0: no cap. It takes effect within an interval.
+func (s *Shared) SetBlocks(caps map[string]int64) { s.blocks.Store(&caps) }
 
 // Close ends the eviction, and gives the lease back. Content that leaves stays.
 func (s *Shared) Close() {
@@ -184,6 +193,8 @@ type tenure struct {
 	until     atomic.Pointer[time.Time] // the lease is sure until then
 
 	order    order // of the predecessor; nil once the index is built
+	owned    owned // as order
+	unowning bool  // the owners of the predecessor are there and cannot be read, so they stay as they are
 	others   others
 	leaving  map[slot]leaving
 	turn     int                 // of the last plan
@@ -236,7 +247,10 @@ func (t *tenure) holds() bool { return time.Now().Before(*t.until.Load()) }
 
 // end gives the work to the next mirror.
 func (t *tenure) end(err error) {
-	t.opts.Metrics.idle()
+	t.inventory.mu.Lock()
+	blocks := t.inventory.listBlocks()
+	t.inventory.mu.Unlock()
+	t.opts.Metrics.idle(blocks)
 	if errors.Is(err, errLeaseLost) {
 		return
 	}

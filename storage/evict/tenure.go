@@ -40,8 +40,16 @@ func newTenure(s *Shared) *tenure {
 		leaving: make(map[slot]leaving), merged: make(map[string]bool),
 	}
 	t.inventory.maxManifest = -1 // references are followed by the mirrors that use them
-	t.scanner = &scanner{inventory: t.inventory, next: t, owners: func(context.Context) owned { return nil }, logger: s.opts.Logger}
+	t.scanner = &scanner{inventory: t.inventory, next: t, owners: func(context.Context) owned { return t.owned }, logger: s.opts.Logger}
+	t.applyBlocks()
 	return t
+}
+
+// applyBlocks puts the caps in force that were set last.
+func (t *tenure) applyBlocks() {
+	t.inventory.mu.Lock()
+	defer t.inventory.mu.Unlock()
+	t.inventory.setBlocks(*t.blocks.Load())
 }
 
 // Stat and All make a tenure the store that its index is built from.
@@ -118,7 +126,8 @@ func (t *tenure) build(ctx context.Context) error {
 		t.opts.Logger.Warn("cannot read when the content of the bucket was last used. It is evicted in the order of its upload", "error", err)
 	}
 	t.order = parseOrder(document)
-	defer func() { t.order = nil }()
+	t.readOwners(ctx)
+	defer func() { t.order, t.owned = nil, nil }()
 	if err := t.scanner.load(ctx); err != nil {
 		return err
 	}
@@ -130,13 +139,33 @@ func (t *tenure) build(ctx context.Context) error {
 	return nil
 }
 
+// readOwners reads the owners of the predecessor. If they cannot be read now, or are those of a
+// later version, they are left to the next mirror, with all notes of owners. Damaged ones are
+// replaced.
+func (t *tenure) readOwners(ctx context.Context) {
+	document, _, err := t.opts.Notes.Read(ctx, ownersName, maxHeading+maxOrder*ownedEntry)
+	if errors.Is(err, storage.ErrNotExist) {
+		return
+	}
+	var part ownedPart
+	if err == nil {
+		part, err = t.inventory.ownedPart(document)
+	}
+	if err == nil {
+		t.owned = owned{part}
+		return
+	}
+	t.unowning = errors.Is(err, errLaterOwners) || !errors.Is(err, errOwners) && !errors.Is(err, storage.ErrTooLarge)
+	t.opts.Logger.Warn("cannot read which repository blocks brought the content of the bucket in, so it counts in no block's limit", "error", err)
+}
+
 // measure counts the records, and tells the metrics.
 func (t *tenure) measure() {
 	i := t.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.index.ledger.records = t.others.records
-	t.opts.Metrics.indexed(len(i.index.lru.byKey), i.index.ledger.stored+i.index.ledger.records, t.scanned)
+	t.opts.Metrics.indexed(len(i.index.lru.byKey), i.index.ledger.stored+i.index.ledger.records, t.scanned, i.listBlocks())
 }
 
 // pass does all that is due.
@@ -151,6 +180,7 @@ func (t *tenure) pass(ctx context.Context) error {
 		}
 		t.scanned = began
 	}
+	t.applyBlocks()
 	t.measure()
 	if err := t.remove(ctx); err != nil {
 		return err
@@ -183,13 +213,13 @@ func (t *tenure) confirm(ctx context.Context) error {
 	return nil
 }
 
-// merge reads the uses that mirrors have told.
-func (t *tenure) merge(ctx context.Context) error {
+// notes returns the notes of a folder that were not read yet, the oldest first.
+func (t *tenure) notes(ctx context.Context, folder string) ([]storage.RecordEntry, error) {
 	var notes []storage.RecordEntry
 	seen := 0
-	for note, err := range t.opts.Notes.List(ctx, usesFolder) {
+	for note, err := range t.opts.Notes.List(ctx, folder) {
 		if err != nil {
-			return fail("listing the uses", err)
+			return nil, fail("listing the "+folder+" of mirrors", err)
 		}
 		if !t.merged[note.Key] {
 			notes = append(notes, note)
@@ -199,8 +229,17 @@ func (t *tenure) merge(ctx context.Context) error {
 		}
 	}
 	slices.SortFunc(notes, func(a, b storage.RecordEntry) int { return a.Used.Compare(b.Used) })
+	return notes[:min(len(notes), max(0, maxMerged-len(t.merged)))], nil
+}
+
+// merge reads the uses and the owners that mirrors have told.
+func (t *tenure) merge(ctx context.Context) error {
+	notes, err := t.notes(ctx, usesFolder)
+	if err != nil {
+		return err
+	}
 	unknown := make(map[digest.Digest]int64)
-	for _, note := range notes[:min(len(notes), max(0, maxMerged-len(t.merged)))] {
+	for _, note := range notes {
 		document, written, err := t.opts.Notes.Read(ctx, note.Key, maxUses*maxLine)
 		switch {
 		case ctx.Err() != nil:
@@ -228,7 +267,73 @@ func (t *tenure) merge(ctx context.Context) error {
 			}
 		}
 	}
-	return t.learn(ctx, unknown)
+	if err := t.learn(ctx, unknown); err != nil {
+		return err
+	}
+	return t.mergeOwners(ctx)
+}
+
+// mergeOwners reads the owners that mirrors have told. The first one that brought a content in
+// keeps it until the content is evicted.
+func (t *tenure) mergeOwners(ctx context.Context) error {
+	if t.unowning {
+		return nil
+	}
+	notes, err := t.notes(ctx, ownedFolder)
+	if err != nil {
+		return err
+	}
+	unknown, owners := make(map[digest.Digest]int64), make(map[digest.Digest]string)
+	var read []string
+	for _, note := range notes {
+		if len(unknown) > maxUnknown-maxOwned { // the next pass reads the rest
+			break
+		}
+		document, written, err := t.opts.Notes.Read(ctx, note.Key, (maxOwned+4)*maxLine)
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, storage.ErrNotExist):
+			continue
+		case err != nil && !errors.Is(err, storage.ErrTooLarge):
+			return fail("reading the owners", err)
+		}
+		read = append(read, note.Key)
+		h, contents, err := decodeNote(document, maxOwned)
+		if err != nil || h.Block == "" || len(h.Block) > maxOwnerName { // a stranger's: it goes with the others
+			t.opts.Logger.Debug("a note of owners cannot be read", "note", note.Key, "error", err)
+			continue
+		}
+		for _, content := range contents {
+			if _, told := owners[content.digest]; !told && !t.give(content.digest, h.Block) {
+				unknown[content.digest], owners[content.digest] = min(written.UnixNano(), time.Now().UnixNano()), h.Block
+			}
+		}
+	}
+	if err := t.learn(ctx, unknown); err != nil {
+		return err
+	}
+	for dgst, block := range owners {
+		t.give(dgst, block)
+	}
+	for _, name := range read {
+		t.merged[name] = true
+	}
+	return nil
+}
+
+// give makes a block the owner of a content that has none. It reports false if the index does
+// not know the content.
+func (t *tenure) give(dgst digest.Digest, block string) bool {
+	i := t.inventory
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	s, e := i.index.lru.find(keyOf(dgst))
+	if e == nil {
+		return false
+	}
+	i.index.give(s, i.owner(block))
+	return true
 }
 
 // use notes the use of a content, which does not leave then. It reports false if the index
@@ -293,27 +398,42 @@ func (t *tenure) choose(now time.Time) {
 	i := t.inventory
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	var bytes int64 // that leave
+	var bytes int64 // that leave, and those of each owner
+	var owned [maxOwners]int64
 	for s := range t.leaving {
-		bytes += i.index.lru.at(s).size
+		e := i.index.lru.at(s)
+		bytes += e.size
+		owned[e.owner] += e.size
 	}
 	for len(t.leaving) < maxLeaving {
-		s, e := i.index.lru.oldest()
+		s, e := i.index.overCap(&owned)
+		why := forBlock
 		if e == nil {
-			return
+			s, e = i.index.lru.oldest()
+			why = t.reason(e, bytes, now)
 		}
-		var why reason
-		switch {
-		case t.opts.MaxUnused > 0 && now.Sub(time.Unix(0, e.used)) > t.opts.MaxUnused:
-			why = forUnused
-		case t.exceeds(&i.index, bytes):
-			why = forSize
-		default:
+		if why == "" {
 			return
 		}
 		i.index.beginDelete(s)
 		t.leaving[s] = leaving{why: why}
 		bytes += e.size
+		owned[e.owner] += e.size
+	}
+}
+
+// reason returns the reason for which the least recently used content has to leave, after so
+// many bytes, or nothing.
+func (t *tenure) reason(e *entry, bytes int64, now time.Time) reason {
+	switch {
+	case e == nil:
+		return ""
+	case t.opts.MaxUnused > 0 && now.Sub(time.Unix(0, e.used)) > t.opts.MaxUnused:
+		return forUnused
+	case t.exceeds(&t.inventory.index, bytes):
+		return forSize
+	default:
+		return ""
 	}
 }
 
@@ -398,7 +518,7 @@ func (t *tenure) removed(s slot, dgst digest.Digest) {
 func (t *tenure) writePlan(ctx context.Context, off bool) error {
 	t.turn++
 	planned := t.planned()
-	document := encodeNote(header{Evictor: t.id, Turn: t.turn, Off: off}, func(yield func(digest.Digest, time.Duration) bool) {
+	document := encodeNote(header{Evictor: t.id, Turn: t.turn, Off: off, Owners: !t.unowning}, func(yield func(digest.Digest, time.Duration) bool) {
 		for _, dgst := range planned {
 			if !yield(dgst, 0) {
 				return
@@ -434,12 +554,31 @@ func (t *tenure) planned() map[slot]digest.Digest {
 	return planned
 }
 
-// writeOrder writes down the order of use, and removes the notes that are in it.
+// writeOwners writes down the owners of content.
+func (t *tenure) writeOwners(ctx context.Context) error {
+	if t.unowning {
+		return nil
+	}
+	var d ownersDocument
+	t.inventory.collectOwners(func(key) *ownersDocument {
+		if d.entries.Len() == maxOrder {
+			return nil
+		}
+		return &d
+	})
+	return t.opts.Notes.Write(ctx, ownersName, d.bytes())
+}
+
+// writeOrder writes down the order of use and the owners, and removes the notes that are in
+// them.
 func (t *tenure) writeOrder(ctx context.Context) {
 	t.inventory.mu.Lock()
 	order := t.inventory.index.order()
 	t.inventory.mu.Unlock()
-	err := t.opts.Notes.Write(ctx, orderName, order)
+	err := t.writeOwners(ctx)
+	if err == nil {
+		err = t.opts.Notes.Write(ctx, orderName, order)
+	}
 	for name := range t.merged {
 		if err == nil {
 			err = t.opts.Notes.Remove(ctx, name)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,10 +51,12 @@ type Uses struct {
 
 	mu      sync.Mutex
 	pending map[digest.Digest]time.Time // last uses that were not told yet
+	owned   map[digest.Digest]string    // owners that were not told yet
 	leaving map[digest.Digest]struct{}
 	known   time.Time // leaving was right then
 	read    bool      // the plan was read at the last look
 	wanted  bool      // a mirror evicts, and reads uses
+	owners  bool      // it reads owners, too
 	told    bool      // that the plan cannot be read
 }
 
@@ -68,7 +71,7 @@ func NewUses(opts UsesOptions) *Uses {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &Uses{
 		opts: opts, wake: notify.NewSignal(), looked: make(chan struct{}), stop: cancel,
-		pending: make(map[digest.Digest]time.Time), leaving: make(map[digest.Digest]struct{}),
+		pending: make(map[digest.Digest]time.Time), owned: make(map[digest.Digest]string), leaving: make(map[digest.Digest]struct{}),
 	}
 	u.running.Go(func() { u.run(ctx) })
 	return u
@@ -93,6 +96,21 @@ func (u *Uses) note(dgst digest.Digest, at time.Time) {
 	before, noted := u.pending[dgst]
 	if noted && at.After(before) || !noted && len(u.pending) < maxUses {
 		u.pending[dgst] = at
+	}
+}
+
+// Owned notes that this mirror has uploaded a content, and which repository block brought it
+// in.
+func (u *Uses) Owned(dgst digest.Digest, block string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.noteOwner(dgst, block)
+}
+
+// noteOwner notes an owner if there is a place for it. The caller holds the mutex.
+func (u *Uses) noteOwner(dgst digest.Digest, block string) {
+	if _, noted := u.owned[dgst]; !noted && len(u.owned) < maxUses && block != "" && len(block) <= maxOwnerName {
+		u.owned[dgst] = block
 	}
 }
 
@@ -125,6 +143,7 @@ func (u *Uses) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closingPatience)
 	defer cancel()
 	u.tell(ctx)
+	u.tellOwners(ctx)
 }
 
 func (u *Uses) run(ctx context.Context) {
@@ -132,6 +151,7 @@ func (u *Uses) run(ctx context.Context) {
 	close(u.looked)
 	for ctx.Err() == nil {
 		u.tell(ctx)
+		u.tellOwners(ctx)
 		pause := u.opts.Interval
 		if u.failed() {
 			pause = min(pause, lookAgain)
@@ -192,6 +212,7 @@ func (u *Uses) look(ctx context.Context) {
 	u.mu.Lock()
 	u.leaving = after
 	u.known, u.wanted = began, evicts && !h.Off
+	u.owners = u.wanted && h.Owners
 	u.mu.Unlock()
 	for dgst := range after {
 		u.opts.Forget(dgst)
@@ -223,5 +244,41 @@ func (u *Uses) tell(ctx context.Context) {
 	defer u.mu.Unlock()
 	for dgst, at := range uses {
 		u.note(dgst, at)
+	}
+}
+
+// tellOwners writes the owners since the last time, if they are wanted: a note for each owner.
+func (u *Uses) tellOwners(ctx context.Context) {
+	u.mu.Lock()
+	owned := u.owned
+	if len(owned) == 0 || !u.owners {
+		u.mu.Unlock()
+		return
+	}
+	u.owned = make(map[digest.Digest]string)
+	u.mu.Unlock()
+	byBlock := make(map[string][]digest.Digest)
+	for dgst, block := range owned {
+		byBlock[block] = append(byBlock[block], dgst)
+	}
+	for block, contents := range byBlock {
+		for part := range slices.Chunk(contents, maxOwned) {
+			err := u.opts.Notes.Write(ctx, ownedFolder+"/"+rand.Text(), encodeNote(header{Block: block}, func(yield func(digest.Digest, time.Duration) bool) {
+				for _, dgst := range part {
+					if !yield(dgst, 0) {
+						return
+					}
+				}
+			}))
+			if err == nil {
+				continue
+			}
+			u.opts.Logger.Debug("cannot tell which repository block brought content of the bucket in. This is tried again", "error", err)
+			u.mu.Lock()
+			for _, dgst := range part {
+				u.noteOwner(dgst, block)
+			}
+			u.mu.Unlock()
+		}
 	}
 }

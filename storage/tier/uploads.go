@@ -77,6 +77,8 @@ type UploaderOptions struct {
 	// is the driver, and no store that evicts.
 	Near storage.Store
 	Far  Far
+	// Uploaded, if set, is told of each content that this mirror has brought far.
+	Uploaded func(digest.Digest)
 	// Forget, if set, is told of each content that is far now, and removes it near.
 	Forget  func(ctx context.Context, info storage.Info) error
 	Metrics *Metrics
@@ -340,7 +342,9 @@ func (u *Uploader) upload(ctx context.Context, dgst digest.Digest) error {
 	defer object.Content.Close()
 	lacks, err := u.opts.Far.Lacks(ctx, object.Info)
 	if err == nil && lacks {
-		err = u.send(ctx, object)
+		if err = u.send(ctx, object); err == nil && u.opts.Uploaded != nil {
+			u.opts.Uploaded(dgst)
+		}
 	}
 	if err == nil && u.opts.Forget != nil {
 		if err := u.opts.Forget(ctx, object.Info); err != nil && !errors.Is(err, storage.ErrNotExist) {

@@ -91,6 +91,65 @@ func testEviction(t *testing.T, lease string) {
 	second.Logs(t, `"msg":"the bucket has keys of other programs`)
 }
 
+// A repository block with a limit loses its own content in the bucket, and another one none,
+// though several mirrors upload for both, and another mirror evicts after the first one has ended.
+// The limit is changed while mirrors run.
+func TestEvictionOfABlockFromBucket(t *testing.T) {
+	testutil.Long(t, "evicted content leaves for 2.5 s each time")
+	t.Parallel()
+	bucket, upstream := harness.StartBucket(t), upstreamtest.New(t)
+	var limited, other []image
+	for i := range 4 {
+		limited = append(limited, addImage(upstream, fmt.Sprint("l", i), content(3*mib, byte(10+i))))
+		other = append(other, addImage(upstream, fmt.Sprint("o", i), content(3*mib, byte(20+i))))
+	}
+	config := func(limit string) string {
+		return bucket.Config("eviction_interval = \"1s\"") + streamed + block(upstream, fmt.Sprintf("max_size = %q", limit)) +
+			strings.ReplaceAll(block(upstream), "repository.mirror", "repository.other")
+	}
+	stored := func(images []image) (n int) {
+		for _, i := range images {
+			if _, err := os.Stat(filepath.Join(bucket.Dir, key(i.layer))); err == nil {
+				n++
+			}
+		}
+		return n
+	}
+	one := harness.StartWeir(t, config("1GiB"))
+	harness.Eventually(t, "the first mirror evicts", func() bool { return one.Metric(t, "weir_s3_index_timestamp_seconds") > 0 })
+	two := harness.StartWeir(t, config("1GiB"))
+	for i := range limited {
+		w := []*harness.Weir{one, two}[i%2]
+		pull(t, w, limited[i], fmt.Sprint("l", i))
+		path := "/v2/other/org/app/blobs/" + other[i].layer.String()
+		w.Pull(t, path).Whole(t, path, other[i].layer)
+	}
+	harness.Eventually(t, "all is in the bucket", func() bool { return stored(limited) == 4 && stored(other) == 4 })
+	harness.Eventually(t, "the owners are known", func() bool {
+		return one.Metric(t, "weir_s3_block_bytes", "namespace", "mirror") >= 12*mib && one.Metric(t, "weir_s3_block_bytes", "namespace", "other") >= 12*mib
+	})
+	expectLeft := func(what string, n int) {
+		t.Helper()
+		harness.Eventually(t, what, func() bool { return stored(limited) == n })
+		if stored(other) != 4 {
+			t.Errorf("%s: %d layers of the other block are left, want 4", what, stored(other))
+		}
+	}
+	harness.WriteFile(t, one.Config, config("10MiB"))
+	expectLeft("a limit that came while the mirror runs", 3)
+	if code := one.Terminate(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	harness.Eventually(t, "the second mirror evicts, and knows the owners", func() bool {
+		return two.Metric(t, "weir_s3_block_bytes", "namespace", "mirror") >= 9*mib
+	})
+	harness.WriteFile(t, two.Config, config("7MiB"))
+	expectLeft("a limit of the successor", 2)
+	harness.Eventually(t, "the metrics tell so", func() bool {
+		return two.Metric(t, "weir_s3_evicted_bytes_total", "reason", "block") >= 3*mib
+	})
+}
+
 // A bucket that does not let itself be listed, or forbids deletions, holds up neither the start
 // nor pulls, and nothing is evicted. The log says so once.
 func TestEvictionIsRefused(t *testing.T) {
