@@ -48,6 +48,14 @@ func TestDocsCiteWhatExists(t *testing.T) {
 				return strings.Contains(readme.text, "]("+strings.TrimPrefix(path, "../")+")")
 			},
 		},
+		"index": {
+			[]string{"../docs/README.md"},
+			func(*page) []string { return append(manual, "../docs/clients/README.md") },
+			10,
+			func(index *page, path string) bool {
+				return path == index.path || strings.Contains(index.text, "]("+strings.TrimPrefix(path, "../docs/")+")")
+			},
+		},
 		// A test of package registry holds the page to its messages to clients.
 		"lines of the log": {
 			troubleshooting, matching(`[ (]"([a-z][^"]{15,})"`), 6,
@@ -88,6 +96,31 @@ func TestDocsCiteWhatExists(t *testing.T) {
 				t.Errorf("found %d, want at least %d: has the form of the pages changed?", n, c.least)
 			}
 		})
+	}
+}
+
+// The configurations of these pages are accepted as they stand, once their files exist.
+func TestConfigurationsOfPages(t *testing.T) {
+	t.Parallel()
+	for page, least := range map[string]int{"recipes": 6, "migrating": 3, "container": 1} {
+		examples := readPage(t, "../docs/"+page+".md").code("toml")
+		if len(examples) < least {
+			t.Errorf("%s.md has %d examples, want %d: has the form of the page changed?", page, len(examples), least)
+		}
+		for n, example := range examples {
+			dir := t.TempDir()
+			for name, content := range map[string]string{
+				"hub": "password\n", "ghcr": "password\n", "registry": "password\n",
+				"htpasswd": "alice:$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO\n",
+			} {
+				harness.WriteFile(t, filepath.Join(dir, name), content)
+			}
+			example = strings.NewReplacer("/etc/weir/", dir+"/", "/var/lib/weir", dir+"/data").Replace(example)
+			harness.WriteFile(t, filepath.Join(dir, "weir.toml"), example)
+			if got := command(t, dir, "check", "--config", "weir.toml"); got.code != 0 || !strings.Contains(got.stdout, "# ok") {
+				t.Errorf("%s.md, example %d: exit code %d\n%s\n%s", page, n, got.code, example, got.stderr)
+			}
+		}
 	}
 }
 
