@@ -219,3 +219,45 @@ func answering(t *testing.T, input string, args ...string) (code int, out string
 	_ = cmd.Wait()
 	return cmd.ProcessState.ExitCode(), shown.String()
 }
+
+// stats shows the mirror's figures once without a terminal, and follows them on one until Ctrl-C,
+// which leaves the terminal as it was.
+func TestStats(t *testing.T) {
+	t.Parallel()
+	upstream, gate := upstreamtest.New(t), upstreamtest.NewGate()
+	blob := addRandom(t, upstream, "org/app", mib, 7)
+	upstream.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(512*kib, gate))
+	w := harness.StartWeir(t, block("mirror", upstream))
+	var document map[string]any
+	harness.Must(t, json.Unmarshal([]byte(ask(t, w, "stats", "-o", "json")), &document))
+	expectInside(t, document, map[string]string{"status.ready": "true", "status.store.kind": "disk", "status.upstreams.0.blocks.0": "mirror", "downloads.downloads": "[]"})
+	pulling := w.Pull(t, blobPath("mirror/org/app", blob))
+	cmd := exec.CommandContext(t.Context(), harness.Binary(t), "stats", "--url", w.URL)
+	terminal, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
+	harness.Must(t, err)
+	defer terminal.Close()
+	shown, read := new(testutil.LogBuffer), make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(shown, terminal) // ends with EIO when the command has ended
+	}()
+	half := regexp.MustCompile(`mirror/org/app +` + blob.String()[:19] + ` +` + upstream.Host + ` +512 KiB / 1\.0 MiB +0 B/s +1`)
+	harness.Eventually(t, "the stalled download is shown, with its rate", func() bool { return half.MatchString(shown.String()) })
+	gate.Open()
+	pulling.Whole(t, "the blob", blob)
+	_, err = terminal.Write([]byte{3}) // the terminal sends SIGINT
+	harness.Must(t, err)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("Ctrl-C: %v", err)
+	}
+	<-read
+	if got := shown.String(); !strings.HasPrefix(got, "\x1b[?1049h") || !strings.HasSuffix(got, "\x1b[?1049l") {
+		t.Errorf("the terminal is left with another screen: %q", got)
+	}
+	got := ask(t, w, "stats")
+	for _, want := range []string{w.URL + " +ready, weir ", `store \(disk\) +1\.0 MiB in 1 objects`, "LAST +REQUESTS +CACHED", "  minute +1 ", "Upstreams:\n  NAME +STATE", "  " + upstream.Host} {
+		if !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}

@@ -117,3 +117,8 @@ func (c *Client) Refresh(ctx context.Context, image oci.Image) (api.RefreshDocum
 func (c *Client) Remove(ctx context.Context, image string) (api.RemovedDocument, error) {
 	return ask[api.RemovedDocument](ctx, c, call{method: http.MethodDelete, path: []string{"images", image}})
 }
+
+// Status tells how the mirror is, and what it has answered.
+func (c *Client) Status(ctx context.Context) (api.Status, error) {
+	return ask[api.Status](ctx, c, call{method: http.MethodGet, path: []string{"status"}})
+}
