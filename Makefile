@@ -6,7 +6,7 @@
 # make soak      ten minutes of pulls while everything around the mirror fails, and ten with replicas
 # make hostile   two minutes of attacks in all ways at once, beside honest clients
 # make bench     the figures of docs/benchmarks.md; with nginx, also those over TLS
-# make compare   Weir beside Docker's registry and nginx, for half an hour: the table of docs/benchmarks.md
+# make compare   Weir beside Docker's registry and nginx, for half an hour: prints a table (docs/comparison.md)
 # make fuzz      a minute of each fuzz target
 
 GO ?= go
