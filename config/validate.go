@@ -11,7 +11,6 @@ import (
 	"strconv"
 
 	"github.com/dlclark/regexp2"
-	"golang.org/x/sys/unix"
 
 	"github.com/weirhq/weir/internal/whoami"
 )
@@ -179,7 +178,7 @@ func writable(dir string) error {
 			return fmt.Errorf("cannot be used: %s is not a directory", at)
 		}
 		// Permission bits would be wrong for root, ACLs and read-only mounts.
-		if err := unix.Access(at, unix.W_OK|unix.X_OK); err != nil {
+		if err := mayWrite(at); err != nil {
 			return fmt.Errorf("cannot be written by %s: %s: %w", whoami.User(), at, err)
 		}
 		return nil

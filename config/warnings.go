@@ -3,13 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/weirhq/weir/internal/credhelper"
 	"github.com/weirhq/weir/internal/hosts"
@@ -232,12 +231,11 @@ func diskSize(dir string) (int64, error) {
 		return 0, err
 	}
 	for {
-		var stat unix.Statfs_t
-		err := unix.Statfs(at, &stat)
+		size, err := sizeOfDisk(at)
 		if err == nil {
-			return int64(stat.Blocks) * stat.Bsize, nil
+			return size, nil
 		}
-		if parent := filepath.Dir(at); !errors.Is(err, unix.ENOENT) || parent == at {
+		if parent := filepath.Dir(at); !errors.Is(err, fs.ErrNotExist) || parent == at {
 			return 0, err
 		}
 		at = filepath.Dir(at)

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -10,12 +12,8 @@ import (
 	"github.com/weirhq/weir/check"
 )
 
-const (
-	// tableWidth is the width with which terminals start.
-	tableWidth = 80
-	// cellGap separates two columns.
-	cellGap = 2
-)
+// tableWidth is the width with which terminals start.
+const tableWidth = 80
 
 func writeJSON(w io.Writer, results []check.Result) error {
 	encoder := json.NewEncoder(w)
@@ -97,14 +95,6 @@ func writeRows(b *strings.Builder, rows [][]string) {
 			b.WriteString(strings.TrimRight(text.String(), " ") + "\n")
 		}
 	}
-}
-
-// at returns an element of a list, or "" beyond its end.
-func at(list []string, i int) string {
-	if i < len(list) {
-		return list[i]
-	}
-	return ""
 }
 
 // writeDetails writes the paragraph of one upstream.

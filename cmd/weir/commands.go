@@ -12,10 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/buildinfo"
-	"github.com/weirhq/weir/internal/hosts"
 )
 
 func rootCommand() *cobra.Command {
@@ -51,69 +49,6 @@ func addGroup(root *cobra.Command, title string, commands ...*cobra.Command) {
 		one.GroupID = title
 	}
 	root.AddCommand(commands...)
-}
-
-func serveCommand(paths *[]string) *cobra.Command {
-	var opts overrides
-	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Run the mirror",
-		Long: `Run the mirror until SIGINT or SIGTERM. Running requests and downloads then have
-global.shutdown_drain_secs to end; the exit code is 0 when all of them did.
-A change of a configuration file, or SIGHUP, takes effect without a restart.
-
-Each setting that is no list is also a variable: WEIR_SERVER_PORT is server.port.
-Variables win over files, and flags over both.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			source, err := opts.source(*paths)
-			if err != nil {
-				return err
-			}
-			cfg, err := loadSource(source)
-			if err != nil {
-				return err
-			}
-			if err := app.Run(cmd.Context(), source, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr()); err != nil {
-				return failure{exitFailed, err}
-			}
-			return nil
-		},
-	}
-	opts.flags(cmd)
-	return cmd
-}
-
-// overrides are the flags that replace values of the configuration.
-type overrides struct{ listen, data, level string }
-
-func (o *overrides) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&o.listen, "listen", "", "listen on `ADDR`, such as 0.0.0.0:8000 or :8000 for every interface (server.bind_address, server.port)")
-	cmd.Flags().StringVar(&o.data, "data", "", "store content below `DIR` (blob_store.fs.root_dir)")
-	cmd.Flags().StringVar(&o.level, "log-level", "", "log from `LEVEL` on: debug, info, warn or error (log.level)")
-}
-
-// source returns the source of the configuration with these flags.
-func (o *overrides) source(files []string) (config.Source, error) {
-	source := config.Source{Files: files}
-	add := func(flag, value string, key ...string) {
-		source.Overrides = append(source.Overrides, config.Override{Key: key, Value: value, Origin: flag})
-	}
-	if o.listen != "" {
-		host, port, err := net.SplitHostPort(o.listen)
-		if err != nil || !hosts.ValidPort(port) && port != "0" {
-			return source, fmt.Errorf("--listen is %q: it must be an address with a port, such as 0.0.0.0:8000 or :8000", o.listen)
-		}
-		add("--listen", host, "server", "bind_address")
-		add("--listen", port, "server", "port")
-	}
-	if o.data != "" {
-		add("--data", o.data, "blob_store", "fs", "root_dir")
-	}
-	if o.level != "" {
-		add("--log-level", o.level, "log", "level")
-	}
-	return source, nil
 }
 
 // localURL returns the URL of the mirror with a configuration, as it is reached from

@@ -1,22 +1,19 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os/signal"
 	"syscall"
 
-	"github.com/dustin/go-humanize"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
-	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/disk"
-	"github.com/weirhq/weir/storage/maintain"
 )
 
 // besideServer is a part of the help of each command that works on the store.
@@ -79,21 +76,4 @@ func ended(ctx context.Context, err error) error {
 		err = errors.New("interrupted before it was done")
 	}
 	return failure{exitFailed, app.WithAdvice(err)}
-}
-
-// describe returns an amount as it is printed, such as "3 objects, 1.2 MiB".
-func describe(a maintain.Amount) string {
-	noun := "objects"
-	if a.Objects == 1 {
-		noun = "object"
-	}
-	return fmt.Sprintf("%s %s, %s", humanize.Comma(a.Objects), noun, units.IEC(a.Bytes))
-}
-
-// writerUnlessQuiet returns w, or a writer that discards everything.
-func writerUnlessQuiet(quiet bool, w io.Writer) io.Writer {
-	if quiet {
-		return io.Discard
-	}
-	return w
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weirhq/weir/api/client"
-	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/buildinfo"
@@ -102,7 +101,7 @@ func (f apiFlags) find(configs []string) (*url.URL, *tls.Config, error) {
 func apiURL(cfg *config.Config) (*url.URL, error) {
 	if cfg.Server.AdminAddress == "" {
 		// A mirror has left the port that the system has chosen.
-		if left, err := app.LeftURL(cfg.BlobStore.FS.RootDir); cfg.Server.Port == 0 && err == nil && left != "" {
+		if left, err := leftURL(cfg.BlobStore.FS.RootDir); cfg.Server.Port == 0 && err == nil && left != "" {
 			return url.Parse(left)
 		}
 		return localURL(cfg)

@@ -18,8 +18,20 @@ import (
 	"github.com/weirhq/weir/internal/printable"
 )
 
-// maxCell bounds a cell of a table, in bytes. Names of images fit in.
-const maxCell = 512
+const (
+	// maxCell bounds a cell of a table, in bytes. Names of images fit in.
+	maxCell = 512
+	// cellGap separates two columns.
+	cellGap = 2
+)
+
+// at returns an element of a list, or "" beyond its end.
+func at(list []string, i int) string {
+	if i < len(list) {
+		return list[i]
+	}
+	return ""
+}
 
 // writeCells writes rows with aligned columns, for a terminal. Text of strangers in them becomes
 // printable.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/vbauerster/cupwriter"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
@@ -130,4 +131,21 @@ func progressLine(doing string, done, total maintain.Amount) string {
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// describe returns an amount as it is printed, such as "3 objects, 1.2 MiB".
+func describe(a maintain.Amount) string {
+	noun := "objects"
+	if a.Objects == 1 {
+		noun = "object"
+	}
+	return fmt.Sprintf("%s %s, %s", humanize.Comma(a.Objects), noun, units.IEC(a.Bytes))
+}
+
+// writerUnlessQuiet returns w, or a writer that discards everything.
+func writerUnlessQuiet(quiet bool, w io.Writer) io.Writer {
+	if quiet {
+		return io.Discard
+	}
+	return w
 }

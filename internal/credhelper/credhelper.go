@@ -19,7 +19,6 @@ import (
 	"regexp"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/weirhq/weir/internal/episode"
@@ -175,9 +174,7 @@ func (h *Helper) run(ctx context.Context) (*Login, error) {
 	output := &limited{left: maxOutput, end: cancel}
 	cmd := exec.CommandContext(ctx, h.program, "get")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(h.server+"\n"), output, io.Discard
-	// A helper may be a script, whose own children must end with it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	endWithChildren(cmd)
 	cmd.WaitDelay = leave
 	err := cmd.Run()
 	switch {

@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 var (
@@ -24,7 +22,7 @@ var (
 // neither follows a link in the place of the file nor waits for the writer of a pipe. Links
 // above the file are followed.
 func Open(path string) (*os.File, fs.FileInfo, error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	file, err := os.OpenFile(path, os.O_RDONLY|onlyRegular, 0)
 	if errors.Is(err, syscall.ELOOP) || errors.Is(err, syscall.ENXIO) { // a link; a socket or a device without a driver
 		return nil, nil, &fs.PathError{Op: "open", Path: path, Err: ErrNotRegular}
 	}

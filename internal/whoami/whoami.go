@@ -10,7 +10,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"syscall"
 )
 
 // User returns the user whose rights count, such as "user weir (uid 65532)". An image
@@ -31,11 +30,11 @@ func name(id int) string {
 func Owner(path string) string {
 	for {
 		if info, err := os.Lstat(path); err == nil {
-			stat, ok := info.Sys().(*syscall.Stat_t)
+			uid, ok := ownerOf(info)
 			if !ok {
 				return ""
 			}
-			return fmt.Sprintf("%s belongs to %s, mode %s", path, name(int(stat.Uid)), info.Mode())
+			return fmt.Sprintf("%s belongs to %s, mode %s", path, name(uid), info.Mode())
 		}
 		parent := filepath.Dir(path)
 		if parent == path {

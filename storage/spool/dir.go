@@ -8,8 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-
-	"golang.org/x/sys/unix"
 )
 
 // Mode is the mode of a spool's file, less the umask. The sticky bit means nothing to Linux in
@@ -233,22 +231,6 @@ func (d *Dir) release(n int64) {
 	d.pending -= n
 	d.released += n
 	d.mu.Unlock()
-}
-
-func freeBytes(path string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bavail) * st.Bsize, nil
-}
-
-func totalBytes(path string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Blocks) * st.Bsize, nil
 }
 
 // unlimited is the quota of a Dir without one.

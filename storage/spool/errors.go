@@ -3,8 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 
 	"github.com/weirhq/weir/internal/units"
 )
@@ -65,7 +64,7 @@ func (e *NoSpaceError) Unwrap() error { return e.Err }
 
 // writeError gives a failed write its type.
 func (d *Dir) writeError(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return &NoSpaceError{Path: d.path, Err: err}
 	}
 	return fmt.Errorf("spool: %w", err)
