@@ -38,7 +38,7 @@ and continues to serve when upstreams fail.`,
 	addGroup(root, "See and steer a running mirror:", lsCommand(&paths), inspectCommand(&paths), refreshCommand(&paths), rmCommand(&paths), statsCommand(&paths), warmCommand(&paths))
 	addGroup(root, "Care for its store:", verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
 	addGroup(root, "Set up clients and users:", clientConfigCommand(&paths), authCommand())
-	root.AddCommand(versionCommand())
+	root.AddCommand(versionCommand(), manCommand())
 	return root
 }
 
