@@ -3,6 +3,7 @@
 # make lint      format, vet, static analysis
 # make build     the static binary, dist/weir
 # make image     the container image, weir:latest
+# make release   what a release consists of, in dist/release: for all platforms, from the tag
 # make soak      ten minutes of pulls while everything around the mirror fails, and ten with replicas
 # make hostile   two minutes of attacks in all ways at once, beside honest clients
 # make bench     the figures of docs/benchmarks.md; with nginx, also those over TLS
@@ -21,7 +22,7 @@ FUZZTIME ?= 60s
 # compiled once.
 PROGRESS = $(GO) run -C tests/tools -race ./progress -C ../..
 
-.PHONY: all build image deps format vet lint test test-all soak hostile bench compare fuzz
+.PHONY: all build image release deps format vet lint test test-all soak hostile bench compare fuzz
 
 all: build
 
@@ -29,9 +30,15 @@ build:
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS_STATIC) -o dist/weir ./cmd/weir
 
 # The image is made FROM scratch and of what lies in dist/ and contrib/docker
-# alone, so an engine that can pull nothing can build it.
+# alone, so an engine that can pull nothing can build it. It gets no other file.
 image: build
-	DOCKER_BUILDKIT=0 docker build --tag $(IMAGE) .
+	tar -c dist/weir contrib/docker | DOCKER_BUILDKIT=0 docker build --tag $(IMAGE) --file contrib/docker/Dockerfile -
+
+# The program is a module of its own: its libraries are none of the mirror's.
+release:
+	rm -rf dist/release
+	$(GO) build -C tools/release -ldflags=-s -o ../../dist/release-tool .
+	dist/release-tool -source . -out dist/release $(RELEASE_FLAGS) -- $(GOFLAGS_STATIC)
 
 deps:
 	@tests/deps.sh all
@@ -46,6 +53,9 @@ vet:
 
 lint: format vet
 	$(GO) -C tests/tools vet -race ./...
+	$(GO) -C tools/release vet ./...
+	@echo "the program on other systems"
+	@$(GO) run -C tests/tools -race ./crosscheck -C ../.. darwin windows
 	@echo "staticcheck (the first time, this compiles it)"
 	@staticcheck=$$($(PROGRESS) $(STATICCHECK)) && GOFLAGS=-race $(PROGRESS) $$staticcheck ./...
 	@$(PROGRESS) $(GO) mod tidy -diff
@@ -58,7 +68,7 @@ lint: format vet
 # processes, so four at once suit two processors. Symbols for a debugger would take a quarter of the linker's time.
 define run_tests
 	@WEIR_MISSING=$$(mktemp); WEIR_LEFT_OUT=$$(mktemp); export WEIR_MISSING WEIR_LEFT_OUT; \
-	$(PROGRESS) $(GO) test -race -vet=off -count 1 -parallel 4 -ldflags=-w $(1) ./tests ./tests/clients ./...; code=$$?; \
+	$(PROGRESS) $(GO) test -race -vet=off -count 1 -parallel 4 -ldflags=-w $(1) ./tests ./tests/clients ./tests/release ./...; code=$$?; \
 	if [ -s "$$WEIR_MISSING" ]; then echo; echo "These tests could not run here:"; sort -u "$$WEIR_MISSING"; fi; \
 	if [ -s "$$WEIR_LEFT_OUT" ]; then echo; echo "These tests were left out, and static analysis. make test-all runs everything:"; sort -u "$$WEIR_LEFT_OUT"; fi; \
 	rm -f "$$WEIR_MISSING" "$$WEIR_LEFT_OUT"; exit $$code

@@ -27,6 +27,7 @@ if [ "${1:-all}" != short ]; then
 	need buildah buildah
 	need runc runc
 	need promtool prometheus
+	need rpm rpm
 	need systemd-analyze systemd
 	need redis-cli redis-tools
 fi

@@ -1,0 +1,6 @@
+#!/bin/sh
+# Runs behind a removal or an upgrade. The store, /var/lib/weir, and its user stay.
+set -e
+if [ -d /run/systemd/system ]; then
+	systemctl daemon-reload
+fi

@@ -1,0 +1,9 @@
+package release
+
+import (
+	"testing"
+
+	"github.com/weirhq/weir/tests/harness"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
