@@ -96,6 +96,11 @@ type Handler struct {
 	changes gate // an upstream may let them wait
 	figures *lru.Cache[storage.RepoID, figures]
 	mux     *http.ServeMux
+
+	sampler sampler
+	streams chan struct{}   // has a place for each stream of events
+	closing context.Context // ends with Close
+	stop    context.CancelFunc
 }
 
 // gate admits a few requests at once, and lets some more wait.
@@ -159,6 +164,7 @@ var routes = []route{
 	{http.MethodGet, "repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
 	{http.MethodGet, "downloads", nil, (*Handler).downloads},
 	{http.MethodGet, "status", nil, (*Handler).status},
+	{http.MethodGet, "events", nil, nil},
 	{http.MethodGet, "requests", []string{"status", "cache", "client", "q"}, (*Handler).requests},
 	{http.MethodPost, "refresh", nil, (*Handler).refresh},
 	{http.MethodDelete, "images/{image}", nil, (*Handler).removeImage},
@@ -173,6 +179,8 @@ func New(opts Options) *Handler {
 	h := &Handler{
 		opts: opts, reads: newGate(), changes: newGate(), figures: known, mux: http.NewServeMux(),
 	}
+	h.streams = make(chan struct{}, maxStreams)
+	h.closing, h.stop = context.WithCancel(context.Background())
 	h.mux.HandleFunc(Prefix, noRoute)
 	h.mux.HandleFunc("GET "+Prefix+"openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -182,6 +190,10 @@ func New(opts Options) *Handler {
 		h.mux.HandleFunc(Prefix+path, func(w http.ResponseWriter, _ *http.Request) { otherMethod(w, methods) })
 	}
 	for _, one := range routes {
+		if one.answer == nil {
+			h.mux.HandleFunc(one.method+" "+Prefix+one.path, h.events)
+			continue
+		}
 		h.mux.HandleFunc(one.method+" "+Prefix+one.path, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, one) })
 	}
 	return h

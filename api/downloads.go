@@ -41,8 +41,13 @@ func (h *Handler) downloads(ctx context.Context, _ *http.Request) (any, error) {
 
 // Downloads lists the downloads of the repositories that the client may know of.
 func (h *Handler) Downloads(ctx context.Context) (DownloadsDocument, error) {
+	return h.downloadsOf(ctx, h.opts.Downloads.Running())
+}
+
+// downloadsOf lists those of some downloads that the client may know of.
+func (h *Handler) downloadsOf(ctx context.Context, running []download.State) (DownloadsDocument, error) {
 	document := DownloadsDocument{Downloads: []DownloadDocument{}}
-	for _, s := range h.opts.Downloads.Running() {
+	for _, s := range running {
 		repo, ok := h.opts.Names.Of(s.Repository)
 		if !ok || !h.opts.Names.Sees(ctx, repo) {
 			continue

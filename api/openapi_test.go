@@ -75,6 +75,9 @@ func TestDescriptionIsThatOfTheHandler(t *testing.T) {
 			} else if body != nil {
 				compare(t, path+" request", body.Value.Content.Get("application/json").Schema, reflect.TypeFor[refreshRequest]())
 			}
+			if path == "/events" { // no document, but a stream
+				continue
+			}
 			schema := op.Responses.Value("200").Value.Content.Get("application/json").Schema
 			compare(t, path, schema, reflect.TypeOf(documents[path]))
 			for status := range op.Responses.Map() {

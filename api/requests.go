@@ -64,19 +64,21 @@ func (h *Handler) Requests(ctx context.Context, f RequestFilter) (RequestsDocume
 	if len(f.Client) > maxText || len(f.Part) > maxText {
 		return RequestsDocument{}, invalid("the parameters client and q have " + strconv.Itoa(maxText) + " bytes at most")
 	}
-	return h.requestsSince(ctx, 0, f)
+	document, _, err := h.requestsSince(ctx, 0, f)
+	return document, err
 }
 
-// requestsSince lists the requests behind the one with a number.
-func (h *Handler) requestsSince(ctx context.Context, number uint64, f RequestFilter) (RequestsDocument, error) {
-	document := RequestsDocument{Requests: []RequestDocument{}}
+// requestsSince lists the requests behind the one with a number. It returns the number of the last one, told or not.
+func (h *Handler) requestsSince(ctx context.Context, number uint64, f RequestFilter) (document RequestsDocument, last uint64, err error) {
+	document = RequestsDocument{Requests: []RequestDocument{}}
 	for _, one := range h.opts.Recent.Since(number) {
+		last = max(last, one.Number)
 		told := requestDocumentOf(one)
 		if f.selects(told) && h.seesRequest(ctx, one) {
 			document.Requests = append(document.Requests, told)
 		}
 	}
-	return document, ctx.Err() // the rules may not have been asked about all
+	return document, last, ctx.Err() // the rules may not have been asked about all
 }
 
 func (h *Handler) seesRequest(ctx context.Context, one traffic.Request) bool {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ type counted struct {
 	figures traffic.Figures
 	fail    error
 	blind   bool
+	looks   atomic.Int32
 }
 
 func (c *counted) SeesAll(context.Context) bool { return !c.blind }
@@ -43,7 +45,10 @@ func (c *counted) Configuration(context.Context) []Setting {
 
 func (c *counted) Figures(context.Context) (traffic.Figures, error) { return c.figures, c.fail }
 
-func (c *counted) Now() catalog.Amounts { return c.figures.Now }
+func (c *counted) Now() catalog.Amounts {
+	c.looks.Add(1)
+	return c.figures.Now
+}
 
 func TestStatus(t *testing.T) {
 	m := newMirror(t)

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/api"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
@@ -28,6 +29,7 @@ type mirror struct {
 	fleet    *fleet // nil: the mirror works alone
 	routing  *routing
 	state    *state
+	api      *api.Handler
 	grants   access.Grants
 	entrance *entrance // nil: plain HTTP
 	handler  http.Handler
@@ -71,10 +73,11 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		return nil, err
 	}
 	m.state = newState(m, cfg.BlobStore.FS)
+	m.api = newAPI(cfg.Global, m, logger)
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, bucket: m.storage.bucket.trouble, gatherer: m.gatherer,
 		page: newPage(m.routing.keys), proxies: &m.routing.proxies, access: &m.routing.access, logger: logger,
-		apart: cfg.Server.AdminAddress != "", api: newAPI(cfg.Global, m, logger),
+		apart: cfg.Server.AdminAddress != "", api: m.api,
 	}
 	pulls := m.newRegistry(cfg, id)
 	operations := ops.handler()
@@ -139,6 +142,9 @@ func (m *mirror) apply(cfg *config.Config) error {
 
 // close ends the parts that exist, in the reverse order of use.
 func (m *mirror) close() {
+	if m.api != nil {
+		m.api.Close()
+	}
 	m.entrance.close() // it writes to the store
 	if m.engine != nil {
 		m.engine.close()

@@ -177,6 +177,7 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	m.logger.Info("shutting down: waiting for running requests and downloads", "limit", limit)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
+	m.api.Close() // streams of events would go on
 	m.engine.warmer.Close()
 	m.engine.ahead.Close()
 	err := server.Shutdown(ctx)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -109,5 +111,39 @@ func TestStateCountsPulls(t *testing.T) {
 	}
 	if last := m.engine.recent.Since(0); len(last) != 3 || last[0].Repository != "up.example/app" || last[0].Reference != "v1" || last[0].Status != 200 || last[0].Cache == "" {
 		t.Errorf("%+v", last)
+	}
+}
+
+// A client that follows events does not keep the mirror from ending. A stream lasts longer than
+// the drain here.
+func TestDrainEndsStreams(t *testing.T) {
+	cfg, _ := loadText(t, twoRepositories)
+	m, err := build(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	server := httptest.NewServer(m.handler)
+	defer server.Close()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/api/v1/events", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := server.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	lines := bufio.NewScanner(answer.Body)
+	for lines.Scan() && lines.Text() != "event: downloads" { // the first event was sent at once
+	}
+	begun := time.Now()
+	if err := m.drain(server.Config, 30*time.Second); err != nil {
+		t.Errorf("after %s: %v", time.Since(begun), err)
+	}
+	for lines.Scan() {
+	}
+	if err := lines.Err(); err != nil {
+		t.Errorf("the stream did not end whole: %v", err)
 	}
 }
