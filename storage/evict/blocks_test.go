@@ -343,3 +343,26 @@ func TestCapsOfManyBlocks(t *testing.T) {
 		}
 	})
 }
+
+// A content counts from its commit on, while clients still read it from its spool.
+func TestCapCountsContentOnceItIsStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimited(t, 0, evict.Options{Blocks: caps()})
+		var small []digest.Digest
+		for range 5 {
+			dgst, err := l.bring("a", 100)
+			must(t, err)
+			small = append(small, dgst)
+		}
+		content := bytes.Repeat([]byte("c"), 200)
+		s, err := l.memory.Spools().Create("a", -1)
+		must(t, err)
+		_, err = s.Write(content)
+		must(t, err)
+		must(t, s.Complete())
+		must(t, l.Commit(t.Context(), digest.FromBytes(content), s))
+		synctest.Wait()
+		expectStored(t, "the spool is open", l.memory, append(slices.Clone(small[2:]), digest.FromBytes(content))...)
+		must(t, s.Close())
+	})
+}
