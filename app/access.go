@@ -129,12 +129,12 @@ type guard struct {
 	proxies *forwarded.Current
 }
 
-func (g guard) handler(action access.Action, next http.Handler) http.Handler {
+// handler lets clients pass that may take an action. It answers others with refuse.
+func (g guard) handler(action access.Action, next http.Handler, refuse refusal) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rules := g.current.Load()
 		if rules.Open() && action == access.ChangeAPI && !g.isLocal(r) {
-			writeError(w, http.StatusForbidden, "DENIED",
-				"without access rules, only clients on the machine of the mirror may change what is cached. Ask at localhost there, or set [auth]")
+			refuse(w, "", errNotLocal)
 			return
 		}
 		if rules.Open() {
@@ -152,17 +152,19 @@ func (g guard) handler(action access.Action, next http.Handler) http.Handler {
 		}
 		noteVisitor(r.Context(), identity, err)
 		if err != nil {
-			answer := refuse
-			if action == access.ReadAPI || action == access.ChangeAPI {
-				answer = refuseDocument
-			}
-			answer(w, rules.Challenge(presented, ""), err)
+			refuse(w, rules.Challenge(presented, ""), err)
 			return
 		}
 		shows := func(block, name string) bool { return rules.Shows(r.Context(), identity, block, name, presented) }
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seesKey{}, shows)))
 	})
 }
+
+// refusal answers a client that the rules refuse. The challenge asks for credentials.
+type refusal func(w http.ResponseWriter, challenge string, err error)
+
+// errNotLocal refuses changes by clients on other machines while there are no rules.
+var errNotLocal = errors.New("without access rules, only clients on the machine of the mirror may change what is cached. Ask at localhost there, or set [auth]")
 
 // refuse answers a client that the rules refuse, as text for people.
 func refuse(w http.ResponseWriter, challenge string, err error) {
@@ -184,6 +186,8 @@ func refusalOf(header http.Header, challenge string, err error) (status int, cod
 	_, isAway := errors.AsType[*access.IssuerError](err)
 	_, isInvalid := errors.AsType[*access.CredentialsError](err)
 	switch {
+	case errors.Is(err, errNotLocal):
+		return http.StatusForbidden, "DENIED", err.Error()
 	case isDenied && !denied.Anonymous:
 		return http.StatusForbidden, "DENIED", explainDenied(denied)
 	case isBusy, isAway:

@@ -116,7 +116,7 @@ func (n *names) Sees(ctx context.Context, r api.Repository) bool {
 // lead to this machine (DNS rebinding) is no address of it, and a request that a proxy has passed
 // on may come from anywhere. With rules, changes need a known sender.
 func (g guard) guardAPI(next http.Handler) http.Handler {
-	reads, changes := g.handler(access.ReadAPI, next), g.handler(access.ChangeAPI, next)
+	reads, changes := g.handler(access.ReadAPI, next, refuseDocument), g.handler(access.ChangeAPI, next, refuseDocument)
 	origins := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

@@ -40,6 +40,7 @@ type ops struct {
 	bucket   func() error
 	gatherer prometheus.Gatherer
 	page     *page
+	browsers browsers     // the pages for people, where the API is
 	api      http.Handler // below api.Prefix
 	proxies  *forwarded.Current
 	access   *access.Current
@@ -54,10 +55,14 @@ func (o *ops) handler() http.Handler {
 	paths := o.probes()
 	guard := guard{o.access, o.proxies}
 	if !o.apart {
-		paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics())
+		paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics(), refuse)
 		paths[api.Prefix] = guard.guardAPI(o.api)
 	}
-	paths["/"] = guard.handler(access.ReadPage, o.page)
+	text := guard.handler(access.ReadPage, o.page, refuse)
+	paths["/"] = text
+	if !o.apart {
+		o.browsers.add(paths, guard, text)
+	}
 	return o.logged(paths)
 }
 
@@ -69,14 +74,15 @@ func (o *ops) adminHandler(registry http.Handler) http.Handler {
 	paths := o.probes()
 	paths["/token"] = registry
 	guard := guard{o.access, o.proxies}
-	paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics())
+	paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics(), refuse)
 	paths[api.Prefix] = guard.guardAPI(o.api)
+	o.browsers.add(paths, guard, nil)
 	for path, profile := range map[string]http.HandlerFunc{
 		"/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
 	} {
-		paths[path] = guard.handler(access.ReadMetrics, profile)
+		paths[path] = guard.handler(access.ReadMetrics, profile, refuse)
 	}
-	paths[profilesBelow] = guard.handler(access.ReadMetrics, http.HandlerFunc(pprof.Index))
+	paths[profilesBelow] = guard.handler(access.ReadMetrics, http.HandlerFunc(pprof.Index), refuse)
 	return o.logged(paths)
 }
 

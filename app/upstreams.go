@@ -1,8 +1,10 @@
 package app
 
 import (
+	"fmt"
 	"log/slog"
 
+	"github.com/weirhq/weir/check"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
@@ -42,4 +44,19 @@ func OpenUpstreams(cfg *config.Config) (*Upstreams, error) {
 func (u *Upstreams) Close() {
 	u.clients.close()
 	u.tokens.Close()
+}
+
+// Targets returns all upstreams of the configuration that they are of, in its order.
+func (u *Upstreams) Targets(cfg *config.Config) []check.Target {
+	var targets []check.Target
+	for n, repo := range cfg.Namespaces {
+		for i, one := range repo.Upstreams {
+			targets = append(targets, check.Target{
+				Namespace: repo.Key, Key: fmt.Sprintf("repository.%q.upstream[%d]", repo.Key, i),
+				URL: one.URL.Std(), Client: u.Clients[n][i], Offline: repo.Offline,
+				Credentials: one.Username != "", Certificate: one.ClientCertificate != "",
+			})
+		}
+	}
+	return targets
 }

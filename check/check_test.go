@@ -12,9 +12,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"go.uber.org/goleak"
 
-	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
@@ -23,10 +21,12 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// advice is that of the command.
-var advice = Advice{Failure: app.ExplainUpstream, MoreRequests: app.MoreRequests}
+// advice is that of the command. Package app imports this one, so the test of another package
+// gives it.
+var advice Advice
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// UseAdvice sets the advice of the tests.
+func UseAdvice(a Advice) { advice = a }
 
 // target returns the target of an upstream that a namespace names.
 func target(t *testing.T, namespace string, client *upstream.Client, address string) Target {

@@ -163,7 +163,7 @@ func checkMirrorWarnings(t *testing.T, warnings []string) {
 	if len(warnings) != 4 || !strings.Contains(warnings[2], "with and without credentials") {
 		t.Fatalf("warnings %q", warnings)
 	}
-	for _, key := range []string{"server.query_timeout (", "server.query_timeout_grace_period (", "global.update_pull_time (", "ui (", "repository.library.retention_policy ("} {
+	for _, key := range []string{"server.query_timeout (", "server.query_timeout_grace_period (", "global.update_pull_time (", "repository.library.retention_policy ("} {
 		if !strings.Contains(warnings[0], key) {
 			t.Errorf("%s is missing in: %s", key, warnings[0])
 		}

@@ -37,6 +37,7 @@ import (
 // server; see [RestartRequired].
 type Config struct {
 	Server        Server        `toml:"server"`
+	UI            UI            `toml:"ui" reload:"live"`
 	Log           Log           `toml:"log"`
 	Global        Global        `toml:"global"`
 	BlobStore     BlobStore     `toml:"blob_store"`
@@ -63,6 +64,12 @@ type Server struct {
 // Address returns the address to listen on, in the form of [net.Listen].
 func (s Server) Address() string {
 	return net.JoinHostPort(s.BindAddress, strconv.Itoa(s.Port))
+}
+
+// UI are the pages for browsers.
+type UI struct {
+	Enabled bool   `toml:"enabled"`
+	Name    string `toml:"name"` // of the mirror, in titles
 }
 
 // Log holds the level and the format of the log.

@@ -29,6 +29,7 @@ func builtIn() *node {
 func base() *Config {
 	return &Config{
 		Server: Server{BindAddress: "127.0.0.1", Port: 8000},
+		UI:     UI{Enabled: true, Name: "Weir"},
 		Log:    Log{Level: "info", Format: "auto"},
 		Global: Global{
 			MaxConcurrentCacheJobs: 4,

@@ -144,7 +144,7 @@ func judgeUnknownKey(generic string) (verdict, error) {
 		"blob_store.s3.multipart_copy_threshold", "blob_store.s3.multipart_copy_chunk_size", "blob_store.s3.multipart_copy_jobs",
 		"blob_store.s3.multipart_uniform_parts", "blob_store.s3.circuit_breaker_threshold", "blob_store.s3.circuit_breaker_cooldown_secs",
 		"blob_store.s3.children_scan_concurrency",
-		"metadata_store", "event_webhook", "ui",
+		"metadata_store", "event_webhook",
 		"repository.*.event_webhooks", "repository.*.retention_policy":
 		return ignored, nil
 	}

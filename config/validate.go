@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/dlclark/regexp2"
 
@@ -62,6 +64,9 @@ func (c *Config) validate() Problems {
 	return v.problems
 }
 
+// maxNameOfPages bounds the name in the title of each page.
+const maxNameOfPages = 64
+
 func (v *validator) server() {
 	s, l := v.config.Server, v.config.Log
 	// The empty address is every interface.
@@ -73,6 +78,9 @@ func (v *validator) server() {
 	}
 	if s.AdminAddress != "" {
 		v.failed("server.admin_address", s.checkAdminAddress())
+	}
+	if name := v.config.UI.Name; name == "" || len(name) > maxNameOfPages || strings.ContainsFunc(name, unicode.IsControl) {
+		v.fail("ui.name", "must be a name of 1 to %d bytes without control characters", maxNameOfPages)
 	}
 	v.oneOf("log.level", l.Level, "debug", "info", "warn", "error")
 	v.oneOf("log.format", l.Format, "auto", "text", "json")

@@ -33,7 +33,7 @@ func TestAdminAddress(t *testing.T) {
 	for path, want := range map[string]int{
 		"/metrics": 200, "/debug/pprof/": 200, "/debug/pprof/heap": 200, "/debug/pprof/goroutine?debug=1": 200, "/debug/pprof/cmdline": 200, "/debug/pprof/symbol": 200,
 		"/api/v1/repositories": 200,
-		"/":                    404, "/v2/": 404, "/v2/_catalog": 404, "/debug/": 404, "/debug/vars": 404,
+		"/":                    200, "/repositories": 200, "/v2/": 404, "/v2/_catalog": 404, "/debug/": 404, "/debug/vars": 404,
 		"/token": 404, // there is no token service
 	} {
 		if got, _ := admin(path, alice); got != want {
@@ -43,7 +43,7 @@ func TestAdminAddress(t *testing.T) {
 			t.Errorf("operators without credentials get %d %q at %s", got, challenge, path)
 		}
 	}
-	for path, want := range map[string]int{"/metrics": 404, "/api/v1/repositories": 404, "/debug/pprof/": 404, "/debug/pprof/heap": 404, "/": 200, "/v2/": 200, "/healthz": 200, "/readyz": 200} {
+	for path, want := range map[string]int{"/metrics": 404, "/api/v1/repositories": 404, "/repositories": 404, "/debug/pprof/": 404, "/debug/pprof/heap": 404, "/": 200, "/v2/": 200, "/healthz": 200, "/readyz": 200} {
 		if got := w.Get(t, path, "Authorization", alice).Status; got != want {
 			t.Errorf("clients get %d at %s, want %d", got, path, want)
 		}

@@ -21,7 +21,7 @@ const module = "github.com/weirhq/weir/"
 // imports packages of the rows below its own only.
 var rows = [][]string{
 	{"cmd/weir"},
-	{"app", "check"},
+	{"app", "check", "pages"},
 	{"registry", "api", "api/client"},
 	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/pulls", "namespace/inventory", "namespace/traffic"},
 	{"upstream", "upstream/sharedcooldown", "warm", "warm/remote"},
@@ -36,7 +36,8 @@ var rows = [][]string{
 // neither package is a sibling that must not know the other.
 var within = map[string][]string{
 	"api/client":              {"api"},
-	"app":                     {"check"},
+	"app":                     {"check", "pages"},
+	"pages":                   {"check"},
 	"namespace":               {"namespace/route", "namespace/jobs", "namespace/keepwarm"},
 	"namespace/keepwarm":      {"namespace/jobs"},
 	"upstream":                {"upstream/sharedcooldown"},

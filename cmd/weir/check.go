@@ -139,7 +139,7 @@ func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, st
 	}
 	probing, cancel := context.WithTimeoutCause(ctx, opts.timeout, fmt.Errorf("it was not done within %s (--timeout)", opts.timeout))
 	defer cancel()
-	results := check.Run(probing, targets(cfg, open), images, check.Advice{Failure: app.ExplainUpstream, MoreRequests: app.MoreRequests})
+	results := check.Run(probing, open.Targets(cfg), images, check.Advice{Failure: app.ExplainUpstream, MoreRequests: app.MoreRequests})
 	// Only the outer context is asked: after --timeout the report is still
 	// worth reading, and after a signal it is not wanted.
 	if ctx.Err() != nil {
@@ -200,19 +200,4 @@ func addCached(ctx context.Context, cfg *config.Config, images *check.Images) er
 	}
 	defer store.Close()
 	return app.WithAdvice(images.AddCached(ctx, catalog.New(store.Records(), catalog.Options{})))
-}
-
-// targets returns all upstreams of a configuration, in its order.
-func targets(cfg *config.Config, open *app.Upstreams) []check.Target {
-	var targets []check.Target
-	for n, repo := range cfg.Namespaces {
-		for i, u := range repo.Upstreams {
-			targets = append(targets, check.Target{
-				Namespace: repo.Key, Key: fmt.Sprintf("repository.%q.upstream[%d]", repo.Key, i),
-				URL: u.URL.Std(), Client: open.Clients[n][i], Offline: repo.Offline,
-				Credentials: u.Username != "", Certificate: u.ClientCertificate != "",
-			})
-		}
-	}
-	return targets
 }

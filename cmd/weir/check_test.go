@@ -37,7 +37,7 @@ url = "https://registry.example"
 		t.Fatal(err)
 	}
 	defer open.Close()
-	found := targets(cfg, open)
+	found := open.Targets(cfg)
 	var got []string
 	for _, f := range found {
 		got = append(got, fmt.Sprint(f.Namespace, " ", f.URL, " ", f.Credentials, f.Offline, f.Client == found[0].Client))

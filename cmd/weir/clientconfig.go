@@ -13,10 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/hosts"
-	"github.com/weirhq/weir/oci"
 )
 
 const clientConfigHelp = `Print the files that make a client pull through this mirror, for every repository
@@ -161,14 +161,7 @@ func clientConfig(client string, cfg *config.Config, url string, flags mirrorFla
 	}
 	warnings = append(warnings, trust...)
 	m.Login = login
-	namespaces := make([]clientconfig.Namespace, len(cfg.Namespaces))
-	for i, r := range cfg.Namespaces {
-		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Host, Default: r.Default}
-		if oci.IsDockerHub(r.Host) {
-			namespaces[i].Host = oci.DockerHub // the name that all clients use
-		}
-	}
-	made, err := clientconfig.For(client, m, namespaces)
+	made, err := clientconfig.For(client, m, app.ClientNamespaces(cfg))
 	made.Warnings = append(warnings, made.Warnings...)
 	return made, err
 }

@@ -1,0 +1,221 @@
+package app
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+
+	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/api"
+	"github.com/weirhq/weir/check"
+	"github.com/weirhq/weir/clientconfig"
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/door"
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/pages"
+	"github.com/weirhq/weir/storage/catalog"
+)
+
+// browsers are the pages for browsers, as far as the configuration in force has them.
+type browsers struct {
+	*pages.Handler
+
+	enabled func() bool
+}
+
+// newBrowsers returns the pages over the parts of a mirror.
+func (m *mirror) newBrowsers(o *ops, documents *api.Handler) browsers {
+	inForce := m.routing.clients.denied.inForce.Load
+	guard := guard{&m.routing.access, &m.routing.proxies}
+	return browsers{
+		Handler: pages.New(pages.Options{
+			API:       documents,
+			Name:      func() string { return inForce().UI.Name },
+			Blocks:    func(ctx context.Context) []string { return visible(ctx, m.routing.keys()) },
+			MayChange: guard.mayChange,
+			Trouble:   o.trouble,
+			Client: func(_ context.Context, client, url string) (clientconfig.Config, error) {
+				return clientFiles(inForce(), client, url)
+			},
+			Check: func(ctx context.Context) ([]check.Result, error) {
+				return checkUpstreams(ctx, inForce(), m.storage.catalog)
+			},
+			Configuration: func(ctx context.Context) string {
+				if keys := m.routing.keys(); len(visible(ctx, keys)) < len(keys) {
+					return ""
+				}
+				var text bytes.Buffer
+				_ = inForce().WriteTOML(&text) // a buffer takes all
+				return text.String()
+			},
+		}),
+		enabled: func() bool { return inForce().UI.Enabled },
+	}
+}
+
+// visible returns the keys of those blocks that the client may know of.
+func visible(ctx context.Context, keys []string) []string {
+	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return !sees(ctx, key, "") })
+}
+
+// add adds the paths of the pages. At / other clients than browsers get a text if there is one.
+func (b browsers) add(paths endpoints, guard guard, text http.Handler) {
+	if b.Handler == nil {
+		return
+	}
+	guarded := guard.guardPages(b.Handler)
+	for _, path := range b.Paths() {
+		paths[path] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			isRoot := path == "/" && text != nil
+			switch {
+			case isRoot && (!b.enabled() || !acceptsHTML(r.Header.Values("Accept"))):
+				text.ServeHTTP(w, r)
+			case !b.enabled():
+				noEndpoint(w, r)
+			default:
+				guarded.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+// guardPages is guardAPI for pages, whose refusals are texts.
+func (g guard) guardPages(next http.Handler) http.Handler {
+	reads, changes := g.handler(access.ReadAPI, next, refuse), g.handler(access.ChangeAPI, next, refuse)
+	origins := http.NewCrossOriginProtection()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodGet || r.Method == http.MethodHead:
+			reads.ServeHTTP(w, r)
+		case origins.Check(r) != nil:
+			http.Error(w, "pages of other sites may change nothing here", http.StatusForbidden)
+		default:
+			changes.ServeHTTP(w, r)
+		}
+	})
+}
+
+// mayChange reports whether the sender of a request may change what is cached. It decides which
+// buttons a page has; the guard decides about each change.
+func (g guard) mayChange(r *http.Request) bool {
+	rules := g.current.Load()
+	if rules.Open() {
+		return g.isLocal(r)
+	}
+	presented := access.Present(r, g.proxies.Load())
+	identity, err := rules.Identify(r.Context(), presented)
+	return err == nil && !identity.Anonymous && rules.Permit(r.Context(), identity, access.Question{Action: access.ChangeAPI}, presented) == nil
+}
+
+// trouble returns why the mirror cannot do all of its work at the moment, for clients; "" if it can.
+func (o *ops) trouble(ctx context.Context) string {
+	if err := o.ready(ctx); err != nil {
+		return "No file can be created in the store: " + public(err)
+	}
+	if err := o.content.Err(); err != nil {
+		return "Content is served without being stored: " + public(err)
+	}
+	if o.bucket != nil && o.bucket() != nil {
+		return "The bucket is not used: " + public(o.bucket())
+	}
+	return ""
+}
+
+// checkUpstreams probes the upstreams of a configuration. It asks for images that are cached.
+func checkUpstreams(ctx context.Context, cfg *config.Config, cached *catalog.Catalog) ([]check.Result, error) {
+	open, err := OpenUpstreams(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer open.Close()
+	images, err := check.NewImages(open.Specs)
+	if err == nil {
+		err = images.AddCached(ctx, cached)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return check.Run(ctx, open.Targets(cfg), images, check.Advice{Failure: ExplainUpstream, MoreRequests: MoreRequests}), nil
+}
+
+// clientFiles returns the files of a client that reaches a mirror at a URL. They hold the
+// authority of the mirror's certificate if that is not public.
+func clientFiles(cfg *config.Config, client, url string) (clientconfig.Config, error) {
+	m, err := clientconfig.ParseMirror(url)
+	if err != nil {
+		return clientconfig.Config{}, fmt.Errorf("the address of the mirror %w", err)
+	}
+	var warnings []string
+	if !m.Plain {
+		m.CA, warnings = privateAuthority(cfg)
+	}
+	made, err := clientconfig.For(client, m, ClientNamespaces(cfg))
+	made.Warnings = append(warnings, made.Warnings...)
+	return made, err
+}
+
+// ClientNamespaces returns the blocks of a configuration as clients see them.
+func ClientNamespaces(cfg *config.Config) []clientconfig.Namespace {
+	namespaces := make([]clientconfig.Namespace, len(cfg.Namespaces))
+	for i, r := range cfg.Namespaces {
+		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Host, Default: r.Default}
+		if oci.IsDockerHub(r.Host) {
+			namespaces[i].Host = oci.DockerHub // the name that all clients use
+		}
+	}
+	return namespaces
+}
+
+// privateAuthority returns the authority of the certificate that a mirror serves, in PEM form; "" if
+// clients trust it already or another server speaks TLS before the mirror.
+func privateAuthority(cfg *config.Config) (text string, warnings []string) {
+	t := cfg.Server.TLS
+	if t == nil {
+		return "", nil
+	}
+	if t.RequiresClient() {
+		warnings = append(warnings, "the mirror serves only clients with a certificate (server.tls.client_auth). weir client-config adds it with --client-cert and --client-key")
+	}
+	path := t.ServerCertificateBundle
+	switch {
+	case t.ACME != nil && t.ACME.CABundle != "":
+		return "", append(warnings, "the authority of server.tls.acme is a private one. weir client-config adds its root with --ca")
+	case t.ACME != nil:
+		return "", warnings
+	case t.SelfSigned:
+		path = door.SelfSignedPath(cfg.BlobStore.FS.RootDir)
+	}
+	chain, err := readChain(path)
+	if err != nil {
+		return "", append(warnings, "the certificate of the mirror cannot be read, so its authority is missing here. Check the files of server.tls")
+	}
+	if check.Public(chain) {
+		return "", warnings
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: chain[len(chain)-1].Raw})), warnings
+}
+
+// readChain reads the certificates of a PEM file.
+func readChain(path string) (chain []*x509.Certificate, err error) {
+	content, err := os.ReadFile(path)
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" { // such as the key in a combined file
+			continue
+		}
+		one, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, one)
+	}
+	if err == nil && len(chain) == 0 {
+		err = errors.New("no certificate in PEM form")
+	}
+	return chain, err
+}

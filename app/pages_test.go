@@ -1,0 +1,152 @@
+package app
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// newPagesMirror returns a mirror with one block and an upstream that has one image.
+func newPagesMirror(t *testing.T, more string) *mirror {
+	t.Helper()
+	manifest := `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"<b>","digest":"sha256:` + strings.Repeat("a", 64) + `","size":2},"layers":[{"mediaType":"<script>alert(1)</script>\u202e","digest":"sha256:` + strings.Repeat("b", 64) + `","size":9}]}`
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.URL.Path, "/app/manifests/") {
+			http.NotFound(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+		_, _ = w.Write([]byte(manifest)) // the mirror's test fails without it
+	}))
+	t.Cleanup(up.Close)
+	cfg, _ := loadText(t, more+"[repository.up]\nprefetch = false\n[[repository.up.upstream]]\nurl = \""+up.URL+"\"\n")
+	m, err := build(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.close)
+	return m
+}
+
+// visit sends a request of a browser on the mirror's own machine.
+func visit(t *testing.T, h http.Handler, method, path string, form url.Values, header ...string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), method, "http://localhost:8000"+path, strings.NewReader(form.Encode()))
+	r.RemoteAddr = "127.0.0.1:5000"
+	r.Header.Set("Accept", "text/html")
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// Each page tells what it is about, runs nothing but its script, and shows a stranger's text as text.
+func TestPages(t *testing.T) {
+	m := newPagesMirror(t, "[ui]\nname = \"<Mirror>\"\n")
+	if w := visit(t, m.handler, "GET", "/", nil); w.Code != 200 || !strings.Contains(w.Body.String(), "Nothing is cached yet") {
+		t.Errorf("the first page: %d %s", w.Code, w.Body)
+	}
+	if w := visit(t, m.handler, "GET", "/v2/up/app/manifests/v1", nil); w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	for path, want := range map[string]string{
+		"/": "up/app", "/repositories": "up/app", "/repositories?q=none": "No cached repository matches", "/repositories?sort=colour": "must be name",
+		"/repository?name=up%2Fapp": "v1", "/image?name=up%2Fapp&tag=v1": "&lt;script&gt;alert(1)", "/upstreams": "Check now",
+		"/clients": "registry-mirrors", "/clients?client=containerd": "hosts.toml", "/clients?client=none": "unknown client", "/clients?url=x": "must be a URL",
+		"/configuration": "[ui]",
+	} {
+		w := visit(t, m.handler, "GET", path, nil)
+		body := w.Body.String()
+		if w.Code != 200 || !strings.Contains(strings.ToLower(body), strings.ToLower(want)) {
+			t.Errorf("%s: %d, without %s:\n%s", path, w.Code, want, body)
+		}
+		if !strings.Contains(body, "&lt;Mirror&gt;</title>") || strings.Contains(body, "<script>") || strings.Contains(body, " style=") || strings.Contains(body, " onclick=") {
+			t.Errorf("%s has markup of a stranger:\n%s", path, body)
+		}
+		policy := w.Header().Get("Content-Security-Policy")
+		for _, rule := range []string{"default-src 'none'", "script-src 'self'", "base-uri 'none'", "frame-ancestors 'none'"} {
+			if !strings.Contains(policy, rule) || strings.Contains(policy, "unsafe") {
+				t.Errorf("%s: the policy is %q", path, policy)
+			}
+		}
+		if w.Header().Get("X-Content-Type-Options") != "nosniff" || w.Header().Get("Referrer-Policy") != "no-referrer" {
+			t.Errorf("%s: %v", path, w.Header())
+		}
+	}
+	for path, want := range map[string]int{
+		"/repository?name=up%2Fnone": 404, "/repository": 404, "/image?name=up%2Fapp&tag=v9": 404, "/image?name=up%2Fapp&tag=%3Cb%3E": 400, "/image?name=up%2Fapp": 400,
+		"/assets/weir.css": 200, "/assets/weir.js": 200, "/assets/weir.svg": 200, "/assets/../pages.go": 404, "/assets/": 404, "/favicon.ico": 404, "/refresh": 405,
+	} {
+		if w := visit(t, m.handler, "GET", path, nil); w.Code != want {
+			t.Errorf("%s: %d, want %d", path, w.Code, want)
+		}
+	}
+}
+
+// A form changes what it says, for senders on the mirror's own machine, and leads back to a page.
+func TestFormsOfPages(t *testing.T) {
+	m := newPagesMirror(t, "")
+	visit(t, m.handler, "GET", "/v2/up/app/manifests/v1", nil)
+	image := url.Values{"image": {"up/app:v1"}}
+	for _, path := range []string{"/refresh", "/remove", "/upstreams"} {
+		if w := visit(t, m.handler, "POST", path, image, "Sec-Fetch-Site", "cross-site"); w.Code != 403 {
+			t.Errorf("%s from another site: %d", path, w.Code)
+		}
+		if w := visit(t, m.handler, "POST", path, image, "X-Forwarded-For", "192.0.2.1"); w.Code != 403 {
+			t.Errorf("%s from another machine: %d", path, w.Code)
+		}
+	}
+	const page = "/image?name=up%2Fapp&tag=v1"
+	if w := visit(t, m.handler, "GET", page, nil, "X-Forwarded-For", "192.0.2.1"); w.Code != 200 || strings.Contains(w.Body.String(), "<form method=\"post\"") {
+		t.Errorf("a client that may change nothing has buttons: %d %s", w.Code, w.Body)
+	}
+	if w := visit(t, m.handler, "POST", "/refresh", image); w.Code != 303 || w.Header().Get("Location") != "/image?done=unchanged&name=up%2Fapp&tag=v1" {
+		t.Errorf("refresh: %d %v", w.Code, w.Header())
+	}
+	if w := visit(t, m.handler, "GET", page+"&done=unchanged", nil); !strings.Contains(w.Body.String(), "has the same image") {
+		t.Errorf("the notice is missing:\n%s", w.Body)
+	}
+	if w := visit(t, m.handler, "POST", "/remove", image); w.Code != 303 || !strings.Contains(w.Header().Get("Location"), "done=removed") {
+		t.Errorf("remove: %d %v", w.Code, w.Header())
+	}
+	if w := visit(t, m.handler, "GET", page, nil); w.Code != 404 {
+		t.Errorf("the removed tag: %d", w.Code)
+	}
+	if w := visit(t, m.handler, "POST", "/upstreams", nil); w.Code != 303 {
+		t.Errorf("check: %d %s", w.Code, w.Body)
+	}
+	if w := visit(t, m.handler, "GET", "/upstreams", nil); !strings.Contains(w.Body.String(), "✓ ok") && !strings.Contains(w.Body.String(), "✗ failed") {
+		t.Errorf("the report of the check is missing:\n%s", w.Body)
+	}
+}
+
+// The rules of the API are those of the pages, and no button is for anonymous clients.
+func TestPagesFollowRulesOfTheAPI(t *testing.T) {
+	m := newPagesMirror(t, "[global.access_policy]\ndefault = \"allow\"\nrules = [\"request.action == 'ui-api'\"]\n")
+	for _, path := range []string{"/", "/repositories", "/configuration", "/assets/weir.css"} {
+		if w := visit(t, m.handler, "GET", path, nil); w.Code != 401 {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+	if w := visit(t, m.handler, "GET", "/", nil, "Accept", "*/*"); w.Code != 200 {
+		t.Errorf("the text at /: %d", w.Code)
+	}
+}
+
+// Pages that are turned off leave a text at /.
+func TestPagesTurnedOff(t *testing.T) {
+	m := newPagesMirror(t, "[ui]\nenabled = false\n")
+	if w := visit(t, m.handler, "GET", "/", nil); w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/plain") {
+		t.Errorf("/: %d %v", w.Code, w.Header())
+	}
+	for _, path := range []string{"/repositories", "/assets/weir.css", "/configuration"} {
+		if w := visit(t, m.handler, "GET", path, nil); w.Code != 404 {
+			t.Errorf("%s: %d", path, w.Code)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package pages
+
+import (
+	"fmt"
+	"html/template"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/dustin/go-humanize"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/weirhq/weir/internal/units"
+)
+
+// functions are those of the templates.
+var functions = template.FuncMap{
+	"bytes":    units.IEC,
+	"count":    func(n any) string { return humanize.Comma(toInt(n)) },
+	"percent":  func(ratio float64) string { return fmt.Sprintf("%.1f %%", ratio*100) },
+	"relative": func(t time.Time) string { return humanize.Time(t) },
+	"exact":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") },
+	"machine":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"short":    short,
+	"link":     link,
+	"platform": platformOf,
+	"cut":      cut,
+	"plural":   plural,
+	"seconds":  func(s float64) string { return units.Duration(time.Duration(s * float64(time.Second))) },
+	"bars":     bars,
+	"sentence": sentence,
+	"pair":     func(path, target, text string) item { return item{path, target, text} },
+	"options":  options,
+	"value":    func(n *int64) int64 { return *n },
+}
+
+// item is a link of the navigation on the page with a path.
+type item struct{ Path, Target, Text string }
+
+// option is a choice of a form.
+type option struct{ Value, Text string }
+
+// options returns the choices of values and their texts, in turn.
+func options(texts ...string) (all []option) {
+	for i := 0; i+1 < len(texts); i += 2 {
+		all = append(all, option{texts[i], texts[i+1]})
+	}
+	return all
+}
+
+func toInt(n any) int64 {
+	switch n := n.(type) {
+	case int:
+		return int64(n)
+	case int64:
+		return n
+	}
+	return 0
+}
+
+// short returns the first twelve digits of a digest.
+func short(dgst fmt.Stringer) string {
+	algorithm, digits, found := strings.Cut(dgst.String(), ":")
+	if !found {
+		return algorithm
+	}
+	return digits[:min(12, len(digits))]
+}
+
+// link returns a path with parameters, such as link "/image" "name" .Name "tag" .Tag.
+func link(path string, pairs ...any) string {
+	query := make(url.Values)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if value := fmt.Sprint(pairs[i+1]); value != "" {
+			query.Set(fmt.Sprint(pairs[i]), value)
+		}
+	}
+	if len(query) == 0 {
+		return path
+	}
+	return path + "?" + query.Encode()
+}
+
+// platformOf returns the text of a platform, or of a pointer to one.
+func platformOf(value any) string {
+	p, isPointer := value.(*ocispec.Platform)
+	if one, ok := value.(ocispec.Platform); ok {
+		p, isPointer = &one, true
+	}
+	if !isPointer || p == nil || p.OS == "" {
+		return ""
+	}
+	text := p.OS + "/" + p.Architecture
+	if p.Variant != "" {
+		text += "/" + p.Variant
+	}
+	if p.OSVersion != "" {
+		text += " " + p.OSVersion
+	}
+	return text
+}
+
+// maxShown is how many bytes of a stranger's text are shown.
+const maxShown = 2000
+
+// cut returns the first bytes of a long text.
+func cut(text string) string {
+	if len(text) <= maxShown {
+		return text
+	}
+	end := maxShown
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + fmt.Sprintf(" … (%s in all)", units.IEC(int64(len(text))))
+}
+
+// plural returns a number with its noun: 1 tag, 2 tags.
+func plural(n any, one, many string) string {
+	if toInt(n) == 1 {
+		return "1 " + one
+	}
+	return humanize.Comma(toInt(n)) + " " + many
+}

@@ -1,0 +1,221 @@
+package pages
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/weirhq/weir/api"
+	"github.com/weirhq/weir/clientconfig"
+)
+
+// overview shows whether the mirror serves, and what it does at the moment.
+func (h *Handler) overview(ctx context.Context, r *http.Request) (page, error) {
+	running, err := h.opts.API.Downloads(ctx)
+	if err != nil {
+		return page{}, err
+	}
+	popular, err := h.opts.API.Repositories(ctx, api.Query{Sort: "last", N: 10})
+	if tooMany(err) {
+		popular, err = h.opts.API.Repositories(ctx, api.Query{N: 10})
+	}
+	if err != nil {
+		return page{}, err
+	}
+	return page{"Overview", "overview", struct {
+		Trouble  string
+		Running  api.DownloadsDocument
+		Latest   []api.NamedDocument
+		Blocks   []string
+		Host     string
+		Example  string
+		MoreRepo bool
+	}{h.opts.Trouble(ctx), running, popular.Repositories, h.blocks(ctx), r.Host, h.example(ctx, r.Host), popular.Next != ""}}, nil
+}
+
+// tooMany reports whether a list is too long to be sorted.
+func tooMany(err error) bool {
+	told, ok := errors.AsType[*api.Failure](err)
+	return ok && told.Status == http.StatusBadRequest
+}
+
+func (h *Handler) blocks(ctx context.Context) []string {
+	return slices.Sorted(slices.Values(h.opts.Blocks(ctx)))
+}
+
+// example returns an image that a client can pull through the mirror.
+func (h *Handler) example(ctx context.Context, host string) string {
+	blocks := h.blocks(ctx)
+	switch {
+	case slices.Contains(blocks, "docker.io"):
+		return host + "/docker.io/library/alpine:3"
+	case len(blocks) > 0:
+		return host + "/" + blocks[0] + "/NAME:TAG"
+	}
+	return ""
+}
+
+// list are the values of the list of repositories.
+type list struct {
+	Query        api.Query
+	Repositories []api.NamedDocument
+	Next         string
+	Blocks       []string
+	Example      string
+	Problem      string
+}
+
+func (h *Handler) repositories(ctx context.Context, r *http.Request) (page, error) {
+	query := r.URL.Query()
+	values := list{
+		Query:  api.Query{Block: query.Get("block"), Text: query.Get("q"), Sort: query.Get("sort"), N: 50, Last: query.Get("last")},
+		Blocks: h.blocks(ctx), Example: h.example(ctx, r.Host),
+	}
+	document, err := h.opts.API.Repositories(ctx, values.Query)
+	if tooMany(err) { // the form stays, to be filled in otherwise
+		values.Problem, err = sentence(err.Error()), nil
+	}
+	values.Repositories, values.Next = document.Repositories, document.Next
+	return page{"Repositories", "repositories", values}, err
+}
+
+// sentence returns a message as a sentence of its own.
+func sentence(text string) string {
+	if text == "" {
+		return ""
+	}
+	return strings.ToUpper(text[:1]) + text[1:] + "."
+}
+
+// tagRow is a tag in the list of a repository.
+type tagRow struct {
+	api.TagDocument
+
+	Gone bool // since the list was read
+}
+
+func (h *Handler) repository(ctx context.Context, r *http.Request) (page, error) {
+	name := r.URL.Query().Get("name")
+	known, err := h.opts.API.Repository(ctx, name)
+	if err != nil {
+		return page{}, err
+	}
+	tags, err := h.opts.API.Tags(ctx, name, 50, r.URL.Query().Get("last"))
+	if err != nil {
+		return page{}, err
+	}
+	rows := make([]tagRow, 0, len(tags.Tags))
+	for _, tag := range tags.Tags {
+		one, err := h.opts.API.Tag(ctx, name, tag)
+		if told, ok := errors.AsType[*api.Failure](err); ok && told.Status == http.StatusNotFound {
+			rows = append(rows, tagRow{api.TagDocument{Name: name, Tag: tag}, true})
+			continue
+		}
+		if err != nil {
+			return page{}, err
+		}
+		rows = append(rows, tagRow{one, false})
+	}
+	return page{known.Name, "repository", struct {
+		api.RepositoryDocument
+
+		Rows []tagRow
+		Next string
+		Last string
+		Host string
+	}{known, rows, tags.Next, r.URL.Query().Get("last"), r.Host}}, nil
+}
+
+// imageValues are the values of the page of a tag or of a manifest.
+type imageValues struct {
+	Name     string
+	Tag      *api.TagDocument // nil for a digest
+	History  []api.HistoryManifest
+	Manifest *api.ManifestDocument // nil if it is not cached
+	Pull     string
+	Image    string // as refresh takes it
+}
+
+func (h *Handler) image(ctx context.Context, r *http.Request) (page, error) {
+	query := r.URL.Query()
+	values := imageValues{Name: query.Get("name")}
+	dgst := query.Get("digest")
+	if tag := query.Get("tag"); tag != "" {
+		known, err := h.opts.API.Tag(ctx, values.Name, tag)
+		if err != nil {
+			return page{}, err
+		}
+		history, err := h.opts.API.History(ctx, values.Name, tag)
+		if err != nil {
+			return page{}, err
+		}
+		values.Tag, values.History, dgst = &known, history.History, known.Digest.String()
+	}
+	manifest, err := h.opts.API.Manifest(ctx, values.Name, dgst)
+	told, isTold := errors.AsType[*api.Failure](err)
+	switch {
+	case err == nil:
+		values.Manifest = &manifest
+	case values.Tag == nil || !isTold || told.Status != http.StatusNotFound:
+		return page{}, err
+	}
+	values.Image = values.Name + "@" + dgst
+	if values.Tag != nil {
+		values.Image = values.Name + ":" + values.Tag.Tag
+	}
+	values.Pull = r.Host + "/" + values.Image
+	return page{values.Image, "image", values}, nil
+}
+
+// clients shows the files of a client.
+func (h *Handler) clients(ctx context.Context, r *http.Request) (page, error) {
+	query := r.URL.Query()
+	values := struct {
+		Clients []string
+		Client  string
+		URL     string
+		Made    clientconfig.Config
+		Test    string
+		Problem string
+	}{Clients: clientconfig.Clients(), Client: query.Get("client"), URL: query.Get("url")}
+	if values.Client == "" {
+		values.Client = "docker"
+	}
+	if values.URL == "" {
+		scheme := "http"
+		if r.TLS != nil {
+			scheme = "https"
+		}
+		values.URL = (&url.URL{Scheme: scheme, Host: r.Host}).String()
+	}
+	var err error
+	if values.Made, err = h.opts.Client(ctx, values.Client, values.URL); err != nil {
+		values.Problem = sentence(err.Error())
+	}
+	if at, err := url.Parse(values.URL); err == nil {
+		values.Test = testOf(values.Client, h.example(ctx, at.Host))
+	}
+	return page{"Clients", "clients", values}, ctx.Err()
+}
+
+// tests are commands that show whether a client uses the mirror. Each is followed by an image.
+// Those of clients that send pulls of Docker Hub to the mirror by themselves name Docker Hub.
+var tests = map[string]string{
+	"docker": "docker pull ", "containerd": "ctr images pull --hosts-dir /etc/containerd/certs.d ", "nerdctl": "nerdctl pull ",
+	"kubernetes": "crictl pull ", "podman": "podman pull ", "buildah": "buildah pull ", "skopeo": "skopeo inspect docker://", "crio": "crictl pull ",
+	"k3s": "k3s crictl pull ", "rke2": "crictl pull ", "crane": "crane manifest ", "regctl": "regctl manifest head ", "oras": "oras manifest fetch ",
+}
+
+func testOf(client, image string) string {
+	if tests[client] == "" || image == "" {
+		return ""
+	}
+	return tests[client] + image
+}
+
+func (h *Handler) configuration(ctx context.Context, _ *http.Request) (page, error) {
+	return page{"Configuration", "configuration", h.opts.Configuration(ctx)}, ctx.Err()
+}
