@@ -85,6 +85,7 @@ type Options struct {
 	State     State
 	Traffic   Traffic
 	Recent    Recent
+	Pins      Pins
 	Logger    *slog.Logger
 }
 
@@ -168,6 +169,9 @@ var routes = []route{
 	{http.MethodGet, "requests", []string{"status", "cache", "client", "q"}, (*Handler).requests},
 	{http.MethodPost, "refresh", nil, (*Handler).refresh},
 	{http.MethodDelete, "images/{image}", nil, (*Handler).removeImage},
+	{http.MethodGet, "pins", nil, (*Handler).pins},
+	{http.MethodPut, "pins/{image}", nil, (*Handler).pin},
+	{http.MethodDelete, "pins/{image}", nil, (*Handler).unpin},
 }
 
 // New returns the handler of the API.

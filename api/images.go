@@ -70,6 +70,8 @@ func (h *Handler) unremoved(ctx context.Context, image string, err error) error 
 		return cmp.Or(ctx.Err(), err)
 	case errors.Is(err, storage.ErrNotExist):
 		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "nothing of the image is cached, so there is nothing to remove"}
+	case errors.Is(err, namespace.ErrPinned):
+		return &Failure{http.StatusConflict, "DENIED", "the image, or an image of it, is pinned. Unpin it first: " + Prefix + "pins lists the pins"}
 	case errors.Is(err, namespace.ErrTooMany):
 		return &Failure{http.StatusConflict, "UNSUPPORTED", "the repository has too many contents for one removal. Remove all of it, or evict by age with weir gc"}
 	}

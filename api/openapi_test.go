@@ -25,6 +25,8 @@ var documents = map[string]any{
 	"/downloads":                      DownloadsDocument{},
 	"/status":                         Status{},
 	"/requests":                       RequestsDocument{},
+	"/pins":                           PinsDocument{},
+	"/pins/{image}":                   PinDocument{},
 	"/repositories":                   RepositoriesDocument{},
 	"/repositories/{name}":            RepositoryDocument{},
 	"/repositories/{name}/tags":       TagsDocument{},
@@ -170,7 +172,7 @@ func expectDescribed(t *testing.T, route string, status int, body []byte) {
 		t.Fatalf("%s is not described", route)
 	}
 	op := path.Get
-	for _, other := range []*openapi3.Operation{path.Post, path.Delete} {
+	for _, other := range []*openapi3.Operation{path.Post, path.Put, path.Delete} {
 		if op == nil {
 			op = other
 		}

@@ -116,6 +116,10 @@ func explainDenied(e *access.DeniedError) string {
 // of a repository, or of a block if the name is empty.
 type seesKey struct{}
 
+// senderKey is the context's key of a string: the user that has sent a request or, without rules,
+// the address.
+type senderKey struct{}
+
 // sees reports whether the client of a request may know of a repository, or of a block if the
 // name is empty.
 func sees(ctx context.Context, block, name string) bool {
@@ -138,7 +142,7 @@ func (g guard) handler(action access.Action, next http.Handler, refuse refusal) 
 			return
 		}
 		if rules.Open() {
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), senderKey{}, g.proxies.Load().Address(r).Unmap().String())))
 			return
 		}
 		w.Header().Set("Cache-Control", "no-store") // other clients may get other answers
@@ -156,7 +160,8 @@ func (g guard) handler(action access.Action, next http.Handler, refuse refusal) 
 			return
 		}
 		shows := func(block, name string) bool { return rules.Shows(r.Context(), identity, block, name, presented) }
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), seesKey{}, shows)))
+		ctx := context.WithValue(r.Context(), senderKey{}, identity.Name())
+		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, seesKey{}, shows)))
 	})
 }
 

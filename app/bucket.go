@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -44,6 +45,8 @@ type bucket struct {
 	// promises is how long clients may read by themselves after a redirect; 0: there are none.
 	promises time.Duration
 	logger   *slog.Logger
+
+	pinned func() []digest.Digest // contents that are never evicted
 
 	stopped   context.Context // ends with the bucket
 	stop      context.CancelFunc
@@ -97,8 +100,8 @@ func redirectedClients(cfg *config.Config) func(netip.Addr) bool {
 // openBucket opens the bucket of a configuration, beside the driver of the local tier. It
 // waits for no request; the survey runs behind. The key of the repository block that brought a
 // content in is that of owner, or "". If forget is not nil, it removes content of the local tier
-// that is in the bucket.
-func openBucket(whole *config.Config, driver tierDriver, owner func(digest.Digest) string, forget func(context.Context, storage.Info) error, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
+// that is in the bucket. Contents of pinned are never evicted.
+func openBucket(whole *config.Config, driver tierDriver, owner func(digest.Digest) string, forget func(context.Context, storage.Info) error, pinned func() []digest.Digest, metrics prometheus.Registerer, logger *slog.Logger) (*bucket, error) {
 	cfg := whole.BlobStore.S3
 	opts := translateS3(cfg)
 	opts.Metrics, opts.Logger = s3.NewMetrics(metrics), logger
@@ -128,6 +131,7 @@ func openBucket(whole *config.Config, driver tierDriver, owner func(digest.Diges
 		}{store.Records(), store},
 		Shares: catalog.Owns, Paused: store.Paused, TTL: cfg.RecordsTTL.Std(), Touch: driver.TouchRecord, Metrics: counts, Logger: logger,
 	})
+	b.pinned = pinned
 	b.limit(whole)
 	b.surveying.Go(func() { b.survey(ctx) })
 	return b, nil
@@ -151,7 +155,7 @@ func (b *bucket) limit(cfg *config.Config) {
 		return
 	}
 	opts := evictionOptions(b.started, b.store)
-	opts.Metrics, opts.Logger, opts.Blocks = b.metrics, b.logger, blockCaps(cfg)
+	opts.Metrics, opts.Logger, opts.Blocks, opts.Pinned = b.metrics, b.logger, blockCaps(cfg), b.pinned
 	if opts.Lease = b.store.NewLease(); cfg.Cache.Redis != nil {
 		b.turn = newTurn(limits)
 		opts.Lease = b.turn
@@ -182,6 +186,13 @@ func newTurn(cfg *config.S3) *cluster.Turn {
 // It returns the number and bytes of the contents that are left.
 func (b *Bucket) Evict(ctx context.Context, whole *config.Config, c evict.Collection) (objects, bytes int64, err error) {
 	opts := evictionOptions(whole, b.Store)
+	pinned, err := namespace.PinnedContents(ctx, namespace.PinsOptions{
+		Catalog: catalog.New(b.Records(), catalog.Options{}), Stores: []storage.Store{b}, MaxManifest: int64(whole.Global.MaxManifestSize), Limit: pinLimit(whole),
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	opts.Pinned = func() []digest.Digest { return slices.Collect(maps.Keys(pinned)) }
 	opts.Lease = b.NewLease()
 	if whole.Cache.Redis != nil {
 		files, err := readTLSFiles(whole.Cache.Redis.ClientCertificate, whole.Cache.Redis.ClientPrivateKey, whole.Cache.Redis.ServerCABundle)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/whoami"
+	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/disk"
@@ -67,6 +68,8 @@ type storageParts struct {
 	bucket      *bucket                    // nil: there is none
 	uses        atomic.Pointer[evict.Uses] // of the bucket
 	catalog     *catalog.Catalog
+	pins        *namespace.Pins
+	pinned      atomic.Pointer[[]digest.Digest] // contents of the pins, for the bucket
 	content     *storage.Health
 	records     *storage.Health
 	quarantined prometheus.Counter
@@ -125,6 +128,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		Free:        driver.Spools().Free,
 		MaxUnused:   maxUnused,
 		Lazy:        true,
+		Holds:       true,
 		Touch:       s.touch,
 		Owners:      driver.Records(),
 		Blocks:      blockCaps(whole),
@@ -135,7 +139,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 	// The records of this machine have limits, whether they are in a bucket too or not.
 	local := s.catalog
 	if s.top = s.store; blobs.S3 != nil {
-		if s.bucket, err = openBucket(whole, driver, s.store.Owner, s.forget(cfg), metrics, logger); err != nil {
+		if s.bucket, err = openBucket(whole, driver, s.store.Owner, s.forget(cfg), s.pinnedContents, metrics, logger); err != nil {
 			return nil, errors.Join(err, s.store.Close(), driver.Close())
 		}
 		s.uses.Store(s.bucket.uses)
@@ -146,6 +150,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		Records: driver, Usage: usage, Counted: quota.AddRecords, Logger: logger,
 		Limits: func() catalog.Limits { return s.recordLimits(cfg, quota) },
 	})
+	s.pins = s.openPins(whole, maxSize)
 	return s, nil
 }
 
@@ -356,6 +361,7 @@ func durability(sync config.SyncToDisk) disk.Durability {
 func (s *storageParts) close() {
 	s.stop()
 	s.keeping.Wait()
+	s.pins.Close()
 	if err := s.store.Close(); err != nil {
 		s.logger.Warn("cannot write down when content was last used; it may be evicted too early", "error", err)
 	}

@@ -21,6 +21,7 @@
 //	tags.go             which manifest a tag names: the only writer of tags
 //	store.go            keep a manifest
 //	remove.go           take an image out of the cache
+//	pins.go             keep an image from eviction
 //	blob.go             join or start the download of a blob
 //	listing.go          tags and referrers
 //	rights.go           may this client have it, where the upstream decides

@@ -83,8 +83,8 @@ func NewRemover(opts RemoverOptions) *Remover {
 // A manifest goes with its referrers and with all that it refers to. Contents go before the
 // records that lead to them, so that a removal that broke off can be made once more.
 //
-// It returns storage.ErrNotExist if nothing of the selection is cached, ErrTooMany, or an error of
-// the store or the records.
+// It returns storage.ErrNotExist if nothing of the selection is cached, ErrPinned, ErrTooMany, or an
+// error of the store or the records.
 func (r *Remover) Remove(ctx context.Context, repo storage.RepoID, s Selection) (Removed, error) {
 	select {
 	case r.turn <- struct{}{}:
@@ -98,6 +98,9 @@ func (r *Remover) Remove(ctx context.Context, repo storage.RepoID, s Selection) 
 	}
 	tags, gone, err := g.choose(s)
 	if err != nil {
+		return Removed{}, err
+	}
+	if err := r.pinned(ctx, repo, g, s, tags, gone); err != nil {
 		return Removed{}, err
 	}
 	removed, err := r.take(ctx, repo, g, gone)

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -130,4 +131,57 @@ func TestAPIRemovalFollowsTheRules(t *testing.T) {
 			t.Errorf("%s for %q: %d %v, want %d", c.image, c.as, status, document, c.want)
 		}
 	}
+}
+
+// A pinned image survives an eviction of all the rest, a restart, and weir gc, until it is unpinned.
+func TestAPIPinsImages(t *testing.T) {
+	t.Parallel()
+	r := upstreamtest.New(t)
+	pinned := r.AddImage("org/app", "pinned", random(t, mib, 1))
+	dir := t.TempDir()
+	config := block("mirror", r) + "[blob_store.fs]\nmax_size = \"8MiB\"\n"
+	w := harness.StartWeirIn(t, dir, config)
+	pull := func(tag string) {
+		t.Helper()
+		a := w.Get(t, manifestPath("mirror/org/app", tag))
+		expect(t, tag, a, http.StatusOK, "")
+		for _, dgst := range contentOf(t, a.Body) {
+			expectContent(t, tag, w.Get(t, blobPath("mirror/org/app", dgst)), dgst, "")
+		}
+	}
+	pull("pinned")
+	harness.Eventually(t, "the image is stored", func() bool { return len(w.Stored(t, "blobs")) == 3 })
+	if status, document := change(t, w, http.MethodPut, "pins", "mirror/org/app:pinned"); status != http.StatusOK {
+		t.Fatalf("%d %v", status, document)
+	}
+	expectInside(t, tell(t, w, apiPrefix+"pins"), map[string]string{
+		"pins.0.image": "mirror/org/app:pinned", "pins.0.digest": pinned.Digest.String(), "pins.0.by": "127.0.0.1", "limit": fmt.Sprint(float64(4 * mib)),
+	})
+	if status, document := change(t, w, http.MethodDelete, "images", "mirror/org/app"); status != http.StatusConflict {
+		t.Errorf("a removal: %d %v", status, document)
+	}
+	w.Terminate(t)
+	w = harness.StartWeirIn(t, dir, config)
+	for i := range uint64(10) {
+		r.AddImage("org/app", "other", random(t, 2*mib, 2+i))
+		pull("other")
+	}
+	r.ResetRequests()
+	pull("pinned")
+	if got := r.Requests(); len(got) != 1 {
+		t.Errorf("the pinned image cost %q, want a HEAD of its tag", got)
+	}
+	expectResult(t, "gc", maintain(t, w, "gc", "--max-size", "0"), 0, "left 3 objects")
+	r.AddImage("org/app", "large", random(t, 5*mib, 99))
+	pull("large")
+	if status, document := change(t, w, http.MethodPut, "pins", "mirror/org/app:large"); status != http.StatusConflict {
+		t.Errorf("an image that has no room among the pins: %d %v", status, document)
+	}
+	if status, document := change(t, w, http.MethodDelete, "pins", "mirror/org/app:pinned"); status != http.StatusOK {
+		t.Errorf("%d %v", status, document)
+	}
+	if status, document := change(t, w, http.MethodDelete, "images", "mirror/org/app:pinned"); status != http.StatusOK {
+		t.Errorf("%d %v", status, document)
+	}
+	w.ExpectIntact(t)
 }

@@ -38,6 +38,7 @@ the least recently used content, until the rest fits into a size. Both limits co
 from the configuration (blob_store.fs) unless a flag sets them. Removed content is
 downloaded again when a client asks for it. Running pulls end undisturbed. The
 output has a line for each image that lost content; shared content counts in each.
+Pinned images stay.
 
 With --prune-records it also forgets the tags and links of content that is gone,
 from now or from before, and so the repositories that have nothing left: they
@@ -81,6 +82,11 @@ func gcCommand(paths *[]string) *cobra.Command {
 				})
 			}
 			return withStore(cmd.Context(), cfg, func(ctx context.Context, store *disk.Store) error {
+				pinned, err := app.PinnedContents(ctx, cfg, store)
+				if err != nil {
+					return err
+				}
+				limits.Keeps = func(dgst digest.Digest) bool { return pinned[dgst] }
 				return opts.run(ctx, store, limits, int64(cfg.Global.MaxManifestSize), cmd.OutOrStdout())
 			})
 		},

@@ -8,6 +8,7 @@
 //   - [RepositoryPulls] are the pulls that a mirror has counted.
 //   - A [History] has the manifests that a tag named before.
 //   - [Traffic] is what a mirror has answered, over time.
+//   - A [Pin] says that an image is to be kept.
 package catalog
 
 import (
@@ -93,6 +94,7 @@ type Catalog struct {
 	pulls      *table[RepositoryPulls]
 	histories  *table[History]
 	traffic    *table[Traffic]
+	pins       *table[Pin]
 }
 
 // New returns a catalog over records.
@@ -124,6 +126,7 @@ func New(records storage.Records, opts Options) *Catalog {
 	return &Catalog{
 		records: records, tags: tags, links: links, deliveries: deliveries, documents: documents,
 		pulls: pulls, histories: histories, traffic: newTable(records, validTraffic, opts.Logger),
+		pins: newTable(records, validPin, opts.Logger),
 	}
 }
 

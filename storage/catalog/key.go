@@ -185,7 +185,7 @@ func splitKey(key string) (repo storage.RepoID, of sort, ok bool) {
 // other records too, such as certificates with their private keys.
 func Owns(key string) bool {
 	_, _, ok := splitKey(key)
-	return ok || key == keepingKey || strings.HasPrefix(key, trafficSegment+"/")
+	return ok || key == keepingKey || strings.HasPrefix(key, trafficSegment+"/") || strings.HasPrefix(key, pinsSegment+"/")
 }
 
 // digestBelow returns the digest that a key below a segment was made from.

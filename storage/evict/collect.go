@@ -37,6 +37,7 @@ func Collect(ctx context.Context, opts SharedOptions, c Collection) (objects, by
 	if err := t.merge(ctx); err != nil {
 		return 0, 0, err
 	}
+	t.hold()
 	err = t.collect(ctx, c)
 	return int64(len(t.inventory.index.lru.byKey)), t.inventory.index.ledger.stored, err
 }

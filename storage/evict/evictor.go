@@ -49,6 +49,7 @@ type evictor struct {
 	next       storage.Store
 	references *references
 	opts       Options
+	held       <-chan struct{}  // closed when the contents to hold are known
 	failing    *episode.Episode // deletions fail
 }
 
@@ -65,6 +66,7 @@ type victim struct {
 // the order of use is not known before.
 func (v *evictor) run(ctx context.Context) {
 	v.awaitIndex(ctx)
+	v.awaitHold(ctx)
 	for ctx.Err() == nil {
 		// Blobs of a manifest in use must not be taken for unused.
 		v.references.settle(ctx)

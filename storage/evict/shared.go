@@ -65,6 +65,8 @@ type SharedOptions struct {
 	// Presigned is how long clients may read a content by themselves after they were told its
 	// place; 0: they are not told.
 	Presigned time.Duration
+	// Pinned returns the contents that never leave; nil: there are none.
+	Pinned func() []digest.Digest
 	// Refused reports whether a failure is a missing permission.
 	Refused func(error) bool
 	Metrics *SharedMetrics
@@ -197,6 +199,7 @@ type tenure struct {
 	unowning bool  // the owners of the predecessor are there and cannot be read, so they stay as they are
 	others   others
 	leaving  map[slot]leaving
+	held     map[slot]bool       // pinned contents
 	turn     int                 // of the last plan
 	merged   map[string]bool     // notes whose uses are in the index, and not in the order yet
 	ordered  time.Time           // the order was written

@@ -33,6 +33,8 @@ type Options struct {
 	// Lazy leaves the index of the stored content out until a limit needs it: without a
 	// limit of the Quota and without MaxUnused that is when free space runs short.
 	Lazy bool
+	// Holds is set if Hold is called soon. Nothing is evicted before, for half a minute at most.
+	Holds bool
 	// MaxManifest is the largest manifest, in bytes, whose references are
 	// followed. The default is oci.DefaultMaxManifest.
 	MaxManifest int64
@@ -60,6 +62,7 @@ type Store struct {
 	touches    *touches
 	owners     *owners
 	changing   keylock.Map[key] // contents that are committed, or deleted by Delete
+	holds      holds
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -80,13 +83,13 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 	i := quota.inventory
 	i.recording, i.maxManifest = opts.Touch != nil, opts.MaxManifest
 	s := &Store{
-		next: next, inventory: i, stop: cancel,
+		next: next, inventory: i, stop: cancel, holds: newHolds(),
 		references: newReferences(i, next, opts),
 		touches:    &touches{inventory: i, record: opts.Touch, logger: opts.Logger},
 		owners:     &owners{inventory: i, records: opts.Owners, logger: opts.Logger},
 	}
 	s.SetBlocks(opts.Blocks)
-	evictor := &evictor{inventory: i, next: next, references: s.references, opts: opts}
+	evictor := &evictor{inventory: i, next: next, references: s.references, opts: opts, held: s.holds.first}
 	evictor.failing = episode.New(calm, func() { opts.Logger.Info("content can be deleted again") })
 	scanner := &scanner{inventory: i, next: next, owners: s.owners.read, logger: opts.Logger}
 	if !opts.Lazy || opts.MaxUnused > 0 || i.index.ledger.max > 0 {

@@ -37,7 +37,7 @@ const (
 func newTenure(s *Shared) *tenure {
 	t := &tenure{
 		Shared: s, id: rand.Text(), inventory: newInventory(s.opts.MaxBytes),
-		leaving: make(map[slot]leaving), merged: make(map[string]bool),
+		leaving: make(map[slot]leaving), held: make(map[slot]bool), merged: make(map[string]bool),
 	}
 	t.inventory.maxManifest = -1 // references are followed by the mirrors that use them
 	t.scanner = &scanner{inventory: t.inventory, next: t, owners: func(context.Context) owned { return t.owned }, logger: s.opts.Logger}
@@ -182,9 +182,11 @@ func (t *tenure) pass(ctx context.Context) error {
 	}
 	t.applyBlocks()
 	t.measure()
+	t.hold()
 	if err := t.remove(ctx); err != nil {
 		return err
 	}
+	t.hold() // other mirrors may have told of content that was not known
 	t.choose(time.Now())
 	if err := t.writePlan(ctx, false); err != nil {
 		return fail("writing the plan", err)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/weirhq/weir/storage"
 )
 
@@ -16,6 +18,8 @@ type EvictOptions struct {
 	MaxBytes  *int64         // of all content together; nil: no limit
 	MaxUnused *time.Duration // since the last use of a content; nil: no limit
 	DryRun    bool           // report the same, and remove nothing
+	// Keeps, if set, reports whether a content stays whatever the limits.
+	Keeps func(digest.Digest) bool
 	// Evicted, if set, is called for each content that is removed.
 	Evicted func(storage.Entry)
 }
@@ -51,6 +55,9 @@ func Evict(ctx context.Context, store storage.Store, opts EvictOptions) (EvictRe
 		unused := opts.MaxUnused != nil && now.Sub(entry.Used) > *opts.MaxUnused
 		if !large && !unused {
 			break // all others have been used since
+		}
+		if opts.Keeps != nil && opts.Keeps(entry.Digest) {
+			continue
 		}
 		if err := context.Cause(ctx); err != nil {
 			return report, err

@@ -1,0 +1,180 @@
+package namespace_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+)
+
+// holding remembers the contents that are held.
+type holding struct {
+	mu   sync.Mutex
+	held []digest.Digest
+}
+
+func (h *holding) hold(_ context.Context, contents []storage.Info) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = nil
+	for _, content := range contents {
+		h.held = append(h.held, content.Digest)
+	}
+}
+
+// expect checks the held contents, in any order.
+func (h *holding) expect(t *testing.T, label string, want ...digest.Digest) {
+	t.Helper()
+	synctest.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if got, want := slices.Sorted(slices.Values(h.held)), slices.Compact(slices.Sorted(slices.Values(want))); !slices.Equal(got, want) {
+		t.Errorf("%s: held\n%v, want\n%v", label, got, want)
+	}
+}
+
+func (m *mirror) pins(t *testing.T, h *holding, limit int64) *namespace.Pins {
+	t.Helper()
+	p := namespace.NewPins(namespace.PinsOptions{
+		Catalog: m.catalog, Stores: []storage.Store{m.store}, MaxManifest: oci.DefaultMaxManifest, Limit: limit,
+		Hold: h.hold, Pause: time.Minute, Logger: slog.New(slog.DiscardHandler),
+	})
+	t.Cleanup(p.Close)
+	return p
+}
+
+// A pinned image is held with all that it refers to, a pinned tag is followed, and a pin outlives
+// a restart.
+func TestPins(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w, h := newRemoving(t, m), new(holding)
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		one, two := w.r.AddImage("app", "one", []byte("one")), w.r.AddImage("app", "two", []byte("two"))
+		w.r.AddIndex("app", "index", two, one)
+		p := m.pins(t, h, 0)
+		if _, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: "one"}, "alice"); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("an image that is not cached: %v", err)
+		}
+		ones, indexes := w.pull(t, "app", "one"), w.pull(t, "app", "index")
+		if _, err := p.Pin(t.Context(), repo, namespace.Selection{Digest: digest.FromString("one")}, "alice"); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("a layer: %v", err)
+		}
+		pinned, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: "one"}, "alice")
+		if err != nil || pinned.Digest != one.Digest || pinned.By != "alice" || pinned.Bytes <= one.Size {
+			t.Errorf("pinned %+v, %v", pinned, err)
+		}
+		h.expect(t, "a tag", ones...)
+		time.Sleep(time.Hour)
+		if again, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: "one"}, "bob"); err != nil || again.By != "alice" || !again.Since.Equal(pinned.Since) {
+			t.Errorf("pinned again: %+v, %v", again, err)
+		}
+		index, err := m.catalog.Tag(t.Context(), repo, "index")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Pin(t.Context(), repo, namespace.Selection{Digest: index.Descriptor.Digest}, "bob"); err != nil {
+			t.Error(err)
+		}
+		h.expect(t, "an index", indexes...)
+		if all, err := p.All(t.Context()); err != nil || len(all) != 2 || all[0].Tag != "one" || all[1].Digest != index.Descriptor.Digest {
+			t.Errorf("the pins are %+v, %v", all, err)
+		}
+		if _, err := p.Unpin(t.Context(), repo, namespace.Selection{Digest: index.Descriptor.Digest}); err != nil {
+			t.Error(err)
+		}
+		h.expect(t, "after the end of a pin", ones...)
+		p.Close()
+		h.held = nil
+		p = m.pins(t, h, 0)
+		h.expect(t, "after a restart", ones...)
+
+		moved := w.r.AddImage("app", "one", []byte("a new one"))
+		news := w.pull(t, "app", "one")
+		time.Sleep(2 * time.Minute)
+		h.expect(t, "a tag that moved", news...)
+		w.r.Untag("app", "one")
+		get(t, w.n, "app", "one")
+		time.Sleep(2 * time.Minute)
+		h.expect(t, "a tag that is gone", news...)
+		if got, err := p.Unpin(t.Context(), repo, namespace.Selection{Tag: "one"}); err != nil || got.Digest != moved.Digest {
+			t.Errorf("unpinned %+v, %v", got, err)
+		}
+		if _, err := p.Unpin(t.Context(), repo, namespace.Selection{Tag: "one"}); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("unpinned twice: %v", err)
+		}
+		h.expect(t, "in the end")
+	})
+}
+
+// Pins are bounded in bytes and in number. Parts that several pins share count once.
+func TestPinsAreBounded(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w, h := newRemoving(t, m), new(holding)
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		layer := make([]byte, 4000)
+		w.r.AddImage("app", "one", layer)
+		w.r.AddImage("app", "two", layer, []byte("two"))
+		w.r.AddImage("app", "three", append(layer, 1))
+		for _, tag := range []string{"one", "two", "three"} {
+			w.pull(t, "app", tag)
+		}
+		p := m.pins(t, h, 8000)
+		for tag, want := range map[string]error{"one": nil, "two": nil} {
+			if _, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: tag}, "alice"); !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", tag, err, want)
+			}
+		}
+		if _, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: "three"}, "alice"); !errors.Is(err, namespace.ErrPinsFull) {
+			t.Errorf("one more: %v", err)
+		}
+		for i := range catalog.MaxPins - 2 {
+			if err := m.catalog.PutPin(t.Context(), catalog.Pin{Repo: repo, Digest: digest.FromBytes([]byte{byte(i), byte(i >> 8)}), Since: time.Now()}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.r.AddImage("app", "small", []byte("small"))
+		w.pull(t, "app", "small")
+		if _, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: "small"}, "alice"); !errors.Is(err, namespace.ErrTooManyPins) {
+			t.Errorf("beyond the number: %v", err)
+		}
+	})
+}
+
+// An image that is pinned is not removed, nor a part of it, before it is unpinned.
+func TestPinnedImageIsNotRemoved(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w, h := newRemoving(t, m), new(holding)
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		one := w.r.AddImage("app", "one", []byte("one"))
+		index := w.r.AddIndex("app", "index", one)
+		w.r.AddImage("app", "other", []byte("other"))
+		ones, indexes := w.pull(t, "app", "one"), w.pull(t, "app", "index")
+		w.pull(t, "app", "other")
+		p := m.pins(t, h, 0)
+		if _, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: "index"}, "alice"); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range []namespace.Selection{{}, {Tag: "index"}, {Digest: index.Digest}, {Digest: one.Digest}} {
+			if removed, err := w.remover.Remove(t.Context(), repo, s); !errors.Is(err, namespace.ErrPinned) || removed.Contents != 0 {
+				t.Errorf("%+v: %+v, %v", s, removed, err)
+			}
+		}
+		w.remove(t, "app", namespace.Selection{Tag: "other"}, "other", ones, indexes)
+		w.remove(t, "app", namespace.Selection{Tag: "one"}, "one", indexes)
+		if _, err := p.Unpin(t.Context(), repo, namespace.Selection{Tag: "index"}); err != nil {
+			t.Fatal(err)
+		}
+		w.remove(t, "app", namespace.Selection{}, "index")
+	})
+}
