@@ -366,3 +366,23 @@ func TestCapCountsContentOnceItIsStored(t *testing.T) {
 		must(t, s.Close())
 	})
 }
+
+// Owners that could not be written down are written later.
+func TestOwnersAreWrittenLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := storagetest.NewMemory(t)
+		l := newLimitedOver(t, memory, evict.NewQuota(0), evict.Options{Owners: memory.Records()})
+		memory.FailPut(errors.New("read-only"))
+		_, err := l.bring("a", 100)
+		must(t, err)
+		time.Sleep(2 * time.Minute)
+		memory.FailPut(nil)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		for _, err := range memory.Records().List(t.Context(), "_owners") {
+			must(t, err)
+			return
+		}
+		t.Error("no owner was written")
+	})
+}
