@@ -261,3 +261,24 @@ func TestStats(t *testing.T) {
 		}
 	}
 }
+
+// pin keeps an image and unpin ends that. Without an image, pin lists the pins.
+func TestPinCommand(t *testing.T) {
+	t.Parallel()
+	w, _, _ := pulledMirror(t, "[blob_store.fs]\nmax_size = \"1GiB\"\n")
+	if got := ask(t, w, "pin", "mirror/org/tool:v2"); !strings.HasPrefix(got, "pinned mirror/org/tool:v2: ") {
+		t.Errorf("%s", got)
+	}
+	if got := ask(t, w, "pin"); !regexp.MustCompile(`^IMAGE +DIGEST +SIZE +SINCE +BY\nmirror/org/tool:v2 +sha256:[^\n]+\n\n1 pin: `).MatchString(got) {
+		t.Errorf("%s", got)
+	}
+	if got := ask(t, w, "unpin", "mirror/org/tool:v2"); !strings.HasPrefix(got, "unpinned mirror/org/tool:v2: ") {
+		t.Errorf("%s", got)
+	}
+	if got := ask(t, w, "pin"); !strings.HasPrefix(got, "IMAGE") || !strings.Contains(got, "\n0 pins: 0 B") {
+		t.Errorf("%s", got)
+	}
+	if got := command(t, t.TempDir(), "unpin", "mirror/org/tool:v2", "--url", w.URL); got.code != 1 || !strings.Contains(got.stderr, "mirror/org/tool:v2: ") {
+		t.Errorf("%+v", got)
+	}
+}

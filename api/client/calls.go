@@ -122,3 +122,18 @@ func (c *Client) Remove(ctx context.Context, image string) (api.RemovedDocument,
 func (c *Client) Status(ctx context.Context) (api.Status, error) {
 	return ask[api.Status](ctx, c, call{method: http.MethodGet, path: []string{"status"}})
 }
+
+// Pins lists the images that are kept from eviction.
+func (c *Client) Pins(ctx context.Context) (api.PinsDocument, error) {
+	return ask[api.PinsDocument](ctx, c, call{method: http.MethodGet, path: []string{"pins"}})
+}
+
+// Pin keeps an image from eviction: name:tag, or name@digest.
+func (c *Client) Pin(ctx context.Context, image string) (api.PinDocument, error) {
+	return ask[api.PinDocument](ctx, c, call{method: http.MethodPut, path: []string{"pins", image}})
+}
+
+// Unpin lets a pinned image be evicted again.
+func (c *Client) Unpin(ctx context.Context, image string) (api.PinDocument, error) {
+	return ask[api.PinDocument](ctx, c, call{method: http.MethodDelete, path: []string{"pins", image}})
+}

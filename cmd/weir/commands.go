@@ -35,7 +35,7 @@ and continues to serve when upstreams fail.`,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: the first of "+strings.Join(config.Places(), ", ")+"; else built-in)")
 	root.SetVersionTemplate("{{.Version}}\n")
 	addGroup(root, "Run a mirror:", serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths))
-	addGroup(root, "See and steer a running mirror:", lsCommand(&paths), inspectCommand(&paths), refreshCommand(&paths), rmCommand(&paths), statsCommand(&paths), warmCommand(&paths))
+	addGroup(root, "See and steer a running mirror:", lsCommand(&paths), inspectCommand(&paths), pinCommand(&paths), refreshCommand(&paths), rmCommand(&paths), statsCommand(&paths), unpinCommand(&paths), warmCommand(&paths))
 	addGroup(root, "Care for its store:", verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
 	addGroup(root, "Set up clients and users:", clientConfigCommand(&paths), authCommand())
 	root.AddCommand(versionCommand(), manCommand())
