@@ -62,6 +62,7 @@ func TestDockerfile(t *testing.T) {
 	clone := copyRepository(t)
 	program := exec.CommandContext(t.Context(), "make", "build")
 	program.Dir = clone
+	program.Env = append(program.Environ(), "GOFLAGS=-buildvcs=true") // the version, or an error
 	harness.Run(t, program)
 	harness.Run(t, exec.CommandContext(t.Context(), "mv", filepath.Join(clone, "dist/weir"), base))
 	harness.WriteFile(t, filepath.Join(base, "Dockerfile"), "FROM scratch\nCOPY make weir /\nENV PATH=/\n")
