@@ -17,7 +17,6 @@ import (
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/door"
-	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/pages"
 	"github.com/weirhq/weir/storage/catalog"
 )
@@ -155,21 +154,13 @@ func clientFiles(cfg *config.Config, client, url string) (clientconfig.Config, e
 	if !m.Plain {
 		m.CA, warnings = privateAuthority(cfg)
 	}
-	made, err := clientconfig.For(client, m, ClientNamespaces(cfg))
-	made.Warnings = append(warnings, made.Warnings...)
-	return made, err
-}
-
-// ClientNamespaces returns the blocks of a configuration as clients see them.
-func ClientNamespaces(cfg *config.Config) []clientconfig.Namespace {
 	namespaces := make([]clientconfig.Namespace, len(cfg.Namespaces))
 	for i, r := range cfg.Namespaces {
-		namespaces[i] = clientconfig.Namespace{Key: r.Key, Host: r.Host, Default: r.Default}
-		if oci.IsDockerHub(r.Host) {
-			namespaces[i].Host = oci.DockerHub // the name that all clients use
-		}
+		namespaces[i] = clientconfig.NewNamespace(r.Key, r.Host, r.Default)
 	}
-	return namespaces
+	made, err := clientconfig.For(client, m, namespaces)
+	made.Warnings = append(warnings, made.Warnings...)
+	return made, err
 }
 
 // privateAuthority returns the authority of the certificate that a mirror serves, in PEM form; "" if

@@ -28,6 +28,15 @@ type Namespace struct {
 	Default bool   // it serves the names that no key matches
 }
 
+// NewNamespace returns the namespace of a repository block. Any name of Docker Hub becomes the one
+// that all clients use.
+func NewNamespace(key, host string, isDefault bool) Namespace {
+	if oci.IsDockerHub(host) {
+		host = oci.DockerHub
+	}
+	return Namespace{Key: key, Host: host, Default: isDefault}
+}
+
 // Config holds the files of a client, and notes for the operator.
 type Config struct {
 	Files    []File

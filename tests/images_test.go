@@ -69,7 +69,9 @@ func TestAPIRemovesImages(t *testing.T) {
 		t.Errorf("the upstream was asked %q, want the manifest, its configuration and its own layer", got)
 	}
 	harness.Eventually(t, "both images are stored again", func() bool { return len(w.Stored(t, "blobs")) == 7 })
-	status, document = change(t, w, http.MethodDelete, "images", "mirror/org/app@"+two.Digest.String())
+	if status, document = change(t, w, http.MethodDelete, "images", "mirror/org/app@"+two.Digest.String()); status != http.StatusOK {
+		t.Errorf("a digest: %d %v", status, document)
+	}
 	expectInside(t, document, map[string]string{"tags": "[two]", "contents": "3"})
 	if status, document = change(t, w, http.MethodDelete, "images", "mirror/org/app"); status != http.StatusOK || len(w.Stored(t, "blobs")) != 0 {
 		t.Errorf("the repository: %d %v, left %q", status, document, w.Stored(t, "blobs"))

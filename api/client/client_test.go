@@ -120,7 +120,7 @@ func TestErrors(t *testing.T) {
 		"a refusal without one": {http.NotFound, true, "404 Not Found"},
 		"a listener without it": {refusal(404, "NAME_UNKNOWN", `no such endpoint: "/api/v1/downloads"`), true, "404 Not Found"},
 		"an error of a proxy":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(502) }, false, "502 Bad Gateway"},
-		"a redirect":            {http.RedirectHandler(elsewhere.URL, 307).ServeHTTP, true, "307 Temporary Redirect"},
+		"a redirect":            {http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect).ServeHTTP, true, "307 Temporary Redirect"},
 		"a page":                {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, true, "not the JSON"},
 		"an endless answer": {func(w http.ResponseWriter, _ *http.Request) {
 			for piece := bytes.Repeat([]byte(" "), 1<<20); ; {

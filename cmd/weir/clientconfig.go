@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weirhq/weir/access"
-	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/hosts"
@@ -161,7 +160,11 @@ func clientConfig(client string, cfg *config.Config, url string, flags mirrorFla
 	}
 	warnings = append(warnings, trust...)
 	m.Login = login
-	made, err := clientconfig.For(client, m, app.ClientNamespaces(cfg))
+	namespaces := make([]clientconfig.Namespace, len(cfg.Namespaces))
+	for i, r := range cfg.Namespaces {
+		namespaces[i] = clientconfig.NewNamespace(r.Key, r.Host, r.Default)
+	}
+	made, err := clientconfig.For(client, m, namespaces)
 	made.Warnings = append(warnings, made.Warnings...)
 	return made, err
 }

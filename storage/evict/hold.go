@@ -52,9 +52,9 @@ func (s *Store) hold(ctx context.Context, dgst digest.Digest, k key) {
 	i := s.inventory
 	deletions := i.deletions.Load()
 	i.mu.Lock()
-	slot, e := i.index.lru.find(k)
+	_, known := i.index.lru.find(k)
 	i.mu.Unlock()
-	if e == nil {
+	if known == nil {
 		info, err := s.next.Stat(ctx, dgst)
 		if err != nil {
 			return
@@ -65,7 +65,8 @@ func (s *Store) hold(ctx context.Context, dgst digest.Digest, k key) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if slot, e = i.index.lru.find(k); e == nil || e.phase != idle && e.phase != pinned {
+	slot, e := i.index.lru.find(k)
+	if e == nil || e.phase != idle && e.phase != pinned {
 		return // it comes or goes at the moment: the next call looks again
 	}
 	i.index.pin(slot)
