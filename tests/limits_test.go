@@ -56,8 +56,9 @@ func TestMaxConnections(t *testing.T) {
 		blobs = append(blobs, addRandom(t, upstream, "org/app", 64*kib, uint64(70000+i)))
 		pulls = append(pulls, w.Pull(t, blobPath("mirror/org/app", blobs[i])))
 	}
-	tag := w.Pull(t, manifestPath("mirror/org/app", "v1"))
 	host := upstream.URL.Host
+	w.MetricIs(t, 5, "weir_upstream_connections", "upstream", host, "state", "waiting") // all places are taken
+	tag := w.Pull(t, manifestPath("mirror/org/app", "v1"))
 	w.MetricIs(t, 6, "weir_upstream_connections", "upstream", host, "state", "waiting")
 	w.MetricIs(t, 3, "weir_upstream_connections", "upstream", host, "state", "busy")
 	if got := upstream.Requests(); len(got) != 3 {
