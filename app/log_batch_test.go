@@ -128,6 +128,8 @@ func TestLongLineOfABatch(t *testing.T) {
 		}
 	}
 	lines.close()
+	lines.writing.Lock() // the timer may end at the same moment
+	defer lines.writing.Unlock()
 	if file.String() != "before\n"+long+"behind\n" || cap(lines.lines) > 2*maxBatch || cap(lines.spare) > 2*maxBatch {
 		t.Errorf("%d bytes; %d and %d are kept", file.Len(), cap(lines.lines), cap(lines.spare))
 	}

@@ -100,7 +100,9 @@ func (h *Handler) countPull(r *http.Request, x *transaction, s served) {
 // logAndCount logs and counts a request that has ended.
 func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	h.opts.Metrics.request(e, s)
-	h.opts.Traffic.Answered(s.bytes, e.outcome.Cache != namespace.None, e.outcome.Cache.Cached())
+	if e.outcome.Cache != namespace.None {
+		h.opts.Traffic.Answered(s.bytes, e.outcome.Cache.Cached())
+	}
 	h.remember(r, e, s)
 	level := slog.LevelInfo
 	denied, _ := errors.AsType[*access.DeniedError](e.err)

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -116,7 +118,10 @@ func TestShutdownRunsOutOfTime(t *testing.T) {
 	if s.Log.Count("weir: ", "shutdown_drain_secs") != 1 {
 		t.Error("the mirror does not say that time ran out")
 	}
-	if left := s.Stored(t); len(left) != 0 {
+	left := slices.DeleteFunc(s.Stored(t), func(name string) bool { // the mirror has answered something
+		return name == "records/_mirror" || strings.HasPrefix(name, "records/_traffic/")
+	})
+	if len(left) != 0 {
 		t.Errorf("left over: %q", left)
 	}
 }
@@ -136,7 +141,7 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
-// An idle mirror ends at once.
+// An idle mirror ends at once, and leaves no more than its name.
 func TestShutdownOfAnIdleMirror(t *testing.T) {
 	t.Parallel()
 	w := harness.StartWeir(t, "[global]\nshutdown_drain_secs = 3600\n"+block("mirror", upstreamtest.New(t)))
@@ -144,7 +149,7 @@ func TestShutdownOfAnIdleMirror(t *testing.T) {
 	if code := w.Terminate(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	if left := w.Stored(t); len(left) != 0 {
+	if left := w.Stored(t); len(left) > 1 || len(left) == 1 && left[0] != "records/_mirror" {
 		t.Errorf("left over: %q", left)
 	}
 }

@@ -124,16 +124,14 @@ func (c *Counter) Close(ctx context.Context) {
 	c.write(ctx)
 }
 
-// Answered counts an answer with a body of so many bytes. An error or the answer of a ping adds its bytes
-// only: the cache has no part in it.
-func (c *Counter) Answered(bytes int64, counts, hit bool) {
+// Answered counts an answer with a body of so many bytes, in which the cache had a part. Errors and
+// pings have none: a mirror that is only probed writes no record.
+func (c *Counter) Answered(bytes int64, hit bool) {
 	if c == nil {
 		return
 	}
 	c.served.Add(bytes)
-	if counts {
-		c.requests.Add(1)
-	}
+	c.requests.Add(1)
 	if hit {
 		c.hits.Add(1)
 	}

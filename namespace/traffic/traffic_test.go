@@ -52,11 +52,10 @@ func TestPeriods(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one := start(storagetest.NewMemory(t), "one")
 		defer one.Close(context.Background())
-		one.Answered(100, true, true)
-		one.Answered(50, true, false)
-		one.Answered(7, false, false)
+		one.Answered(100, true)
+		one.Answered(50, false)
 		one.fetched.Store(30)
-		want := catalog.Amounts{Requests: 2, Hits: 1, Served: 157, Fetched: 30}
+		want := catalog.Amounts{Requests: 2, Hits: 1, Served: 150, Fetched: 30}
 		none := catalog.Amounts{}
 		for _, step := range []struct {
 			after                 time.Duration
@@ -93,7 +92,7 @@ func TestFiguresOutliveTheProcess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := storagetest.NewMemory(t)
 		one := start(m, "one")
-		one.Answered(1, true, true)
+		one.Answered(1, true)
 		after(61 * time.Second)
 		if n := m.Calls("Put"); n != 1 {
 			t.Errorf("%d writings in a minute", n)
@@ -102,14 +101,14 @@ func TestFiguresOutliveTheProcess(t *testing.T) {
 		if n := m.Calls("Put"); n != 1 {
 			t.Errorf("%d writings without an answer", n)
 		}
-		one.Answered(2, true, true)
+		one.Answered(2, true)
 		one.Close(t.Context())
 		again := start(m, "one")
 		after(time.Second)
 		if got := again.of(t); got.Hour.Served != 3 || got.Month.Requests != 2 {
 			t.Errorf("after a restart: %+v", got.Hour)
 		}
-		again.Answered(4, true, true)
+		again.Answered(4, true)
 		again.Close(t.Context())
 		if got, err := catalog.New(m.Records(), catalog.Options{}).Traffic(t.Context(), "one"); err != nil || got.Days.Slots[0].Served != 7 {
 			t.Errorf("%+v, %v", got, err)
@@ -124,8 +123,8 @@ func TestMirrorsAddUp(t *testing.T) {
 		one, two := start(m, "one"), start(m, "two")
 		defer one.Close(context.Background())
 		defer two.Close(context.Background())
-		one.Answered(1, true, true)
-		two.Answered(10, true, true)
+		one.Answered(1, true)
+		two.Answered(10, true)
 		if got := one.of(t); got.Day.Served != 1 {
 			t.Errorf("at once: %+v", got.Day)
 		}
@@ -141,11 +140,11 @@ func TestRecordsThatFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := storagetest.NewMemory(t)
 		one := start(m, "one")
-		one.Answered(1, true, true)
+		one.Answered(1, true)
 		one.Close(t.Context())
 		m.FailPut(errors.New("disk full"))
 		again := start(m, "one")
-		again.Answered(2, true, true)
+		again.Answered(2, true)
 		after(3 * time.Minute)
 		m.FailPut(nil)
 		after(time.Minute)
@@ -154,7 +153,7 @@ func TestRecordsThatFail(t *testing.T) {
 		}
 		again.Close(t.Context())
 		var none *traffic.Counter
-		none.Answered(1, true, true)
+		none.Answered(1, true)
 		none.Close(t.Context())
 	})
 }
@@ -176,12 +175,12 @@ func TestRecordIsReadBeforeItIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := storagetest.NewMemory(t)
 		one := start(m, "one")
-		one.Answered(1, true, true)
+		one.Answered(1, true)
 		one.Close(t.Context())
 		records := &unreadable{Catalog: catalog.New(m.Records(), catalog.Options{})}
 		records.fail.Store(true)
 		c := traffic.New(traffic.Options{Records: records, Mirror: func() string { return "one" }, Fetched: func() int64 { return 0 }})
-		c.Answered(2, true, true)
+		c.Answered(2, true)
 		after(3 * time.Minute)
 		if n := m.Calls("Put"); n != 1 {
 			t.Errorf("%d writings", n)
