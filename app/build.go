@@ -79,7 +79,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		page: newPage(m.routing.keys), proxies: &m.routing.proxies, access: &m.routing.access, logger: logger,
 		apart: cfg.Server.AdminAddress != "", api: m.api,
 	}
-	ops.browsers = m.newBrowsers(ops, m.api)
+	ops.browsers = m.newBrowsers(m.api)
 	pulls := m.newRegistry(cfg, id)
 	operations := ops.handler()
 	if ops.apart {

@@ -29,7 +29,7 @@ type browsers struct {
 }
 
 // newBrowsers returns the pages over the parts of a mirror.
-func (m *mirror) newBrowsers(o *ops, documents *api.Handler) browsers {
+func (m *mirror) newBrowsers(documents *api.Handler) browsers {
 	inForce := m.routing.clients.denied.inForce.Load
 	guard := guard{&m.routing.access, &m.routing.proxies}
 	return browsers{
@@ -38,7 +38,6 @@ func (m *mirror) newBrowsers(o *ops, documents *api.Handler) browsers {
 			Name:      func() string { return inForce().UI.Name },
 			Blocks:    func(ctx context.Context) []string { return visible(ctx, m.routing.keys()) },
 			MayChange: guard.mayChange,
-			Trouble:   o.trouble,
 			Client: func(_ context.Context, client, url string) (clientconfig.Config, error) {
 				return clientFiles(inForce(), client, url)
 			},
@@ -110,20 +109,6 @@ func (g guard) mayChange(r *http.Request) bool {
 	presented := access.Present(r, g.proxies.Load())
 	identity, err := rules.Identify(r.Context(), presented)
 	return err == nil && !identity.Anonymous && rules.Permit(r.Context(), identity, access.Question{Action: access.ChangeAPI}, presented) == nil
-}
-
-// trouble returns why the mirror cannot do all of its work at the moment, for clients; "" if it can.
-func (o *ops) trouble(ctx context.Context) string {
-	if err := o.ready(ctx); err != nil {
-		return "No file can be created in the store: " + public(err)
-	}
-	if err := o.content.Err(); err != nil {
-		return "Content is served without being stored: " + public(err)
-	}
-	if o.bucket != nil && o.bucket() != nil {
-		return "The bucket is not used: " + public(o.bucket())
-	}
-	return ""
 }
 
 // checkUpstreams probes the upstreams of a configuration. It asks for images that are cached.

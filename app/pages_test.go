@@ -58,7 +58,7 @@ func TestPages(t *testing.T) {
 		"/": "up/app", "/repositories": "up/app", "/repositories?q=none": "No cached repository matches", "/repositories?sort=colour": "must be name",
 		"/repository?name=up%2Fapp": "v1", "/image?name=up%2Fapp&tag=v1": "&lt;script&gt;alert(1)", "/upstreams": "Check now",
 		"/clients": "registry-mirrors", "/clients?client=containerd": "hosts.toml", "/clients?client=none": "unknown client", "/clients?url=x": "must be a URL",
-		"/configuration": "[ui]",
+		"/configuration": "[ui]", "/pins": "No image is pinned", "/activity": "up/app", "/activity?cache=hit": "No such request", "/activity?status=abc": "must be a status",
 	} {
 		w := visit(t, m.handler, "GET", path, nil)
 		body := w.Body.String()
@@ -93,7 +93,7 @@ func TestFormsOfPages(t *testing.T) {
 	m := newPagesMirror(t, "")
 	visit(t, m.handler, "GET", "/v2/up/app/manifests/v1", nil)
 	image := url.Values{"image": {"up/app:v1"}}
-	for _, path := range []string{"/refresh", "/remove", "/upstreams"} {
+	for _, path := range []string{"/refresh", "/remove", "/pin", "/unpin", "/upstreams"} {
 		if w := visit(t, m.handler, "POST", path, image, "Sec-Fetch-Site", "cross-site"); w.Code != 403 {
 			t.Errorf("%s from another site: %d", path, w.Code)
 		}
@@ -110,6 +110,21 @@ func TestFormsOfPages(t *testing.T) {
 	}
 	if w := visit(t, m.handler, "GET", page+"&done=unchanged", nil); !strings.Contains(w.Body.String(), "has the same image") {
 		t.Errorf("the notice is missing:\n%s", w.Body)
+	}
+	if w := visit(t, m.handler, "POST", "/pin", image); w.Code != 303 || w.Header().Get("Location") != "/image?done=pinned&name=up%2Fapp&tag=v1" {
+		t.Errorf("pin: %d %v", w.Code, w.Header())
+	}
+	if w := visit(t, m.handler, "GET", page, nil); !strings.Contains(w.Body.String(), `action="/unpin"`) || strings.Contains(w.Body.String(), `action="/remove"`) {
+		t.Errorf("the page of a pinned image:\n%s", w.Body)
+	}
+	if w := visit(t, m.handler, "GET", "/pins", nil); !strings.Contains(w.Body.String(), "/image?name=up%2Fapp&amp;tag=v1") {
+		t.Errorf("the pins:\n%s", w.Body)
+	}
+	if w := visit(t, m.handler, "POST", "/remove", image); w.Code != 409 {
+		t.Errorf("the removal of a pinned image: %d", w.Code)
+	}
+	if w := visit(t, m.handler, "POST", "/unpin", image); w.Code != 303 || w.Header().Get("Location") != "/pins?done=unpinned" {
+		t.Errorf("unpin: %d %v", w.Code, w.Header())
 	}
 	if w := visit(t, m.handler, "POST", "/remove", image); w.Code != 303 || !strings.Contains(w.Header().Get("Location"), "done=removed") {
 		t.Errorf("remove: %d %v", w.Code, w.Header())

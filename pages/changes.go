@@ -33,6 +33,23 @@ func (h *Handler) remove(ctx context.Context, r *http.Request) (string, error) {
 	return link("/repository", "name", removed.Name, "done", "removed"), err
 }
 
+// pin keeps an image from eviction.
+func (h *Handler) pin(ctx context.Context, r *http.Request) (string, error) {
+	pinned, err := h.opts.API.Pin(ctx, r.PostForm.Get("image"))
+	if err != nil {
+		return "", err
+	}
+	return imagePage(pinned.Image, "done", "pinned"), nil
+}
+
+// unpin ends a pin.
+func (h *Handler) unpin(ctx context.Context, r *http.Request) (string, error) {
+	if _, err := h.opts.API.Unpin(ctx, r.PostForm.Get("image")); err != nil {
+		return "", err
+	}
+	return link("/pins", "done", "unpinned"), nil
+}
+
 // checkLimit is how long a check of the upstreams takes at most, as weir check --online has it.
 const checkLimit = 25 * time.Second
 

@@ -1,44 +1,98 @@
 package pages
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/weirhq/weir/api"
+	"github.com/weirhq/weir/internal/units"
 )
+
+// chart is a picture of columns, and the table that says the same.
+type chart struct {
+	Title string
+	Head  string // of the column of times in the table
+	Unit  string // head of the column of values
+	Width int
+	Bars  []bar
+}
 
 // bar is a column of a chart in units of its picture.
 type bar struct {
 	X, Y, Width, Height int
-	Label               string
-	Value               int64
+	Label, Text         string
+}
+
+// point is a value of a chart and what is said about it.
+type point struct {
+	label, text string
+	value       float64
 }
 
 const (
-	chartDays   = 30
 	chartHeight = 60
-	barWidth    = 10
+	// chartWidth is that of all columns with the gaps between them.
+	chartWidth = 384
 )
 
-// bars returns the pulls of the last 30 days, the oldest first; none without a pull.
-func bars(p api.PullsDocument) []bar {
-	counts := make(map[string]int64, len(p.Days))
-	var most int64
-	for _, day := range p.Days {
-		counts[day.Day] = day.Pulls
-		most = max(most, day.Pulls)
+// draw adds the columns of points to a chart, the first one on the left. The largest value of a
+// chart is top; 0 means the largest of the points. A chart without any value has no columns.
+func (c chart) draw(top float64, points []point) chart {
+	largest := 0.0
+	for _, p := range points {
+		largest = max(largest, p.value)
 	}
-	if most == 0 {
-		return nil
+	if largest == 0 {
+		return c
 	}
-	today := time.Now().UTC()
-	all := make([]bar, chartDays)
-	for i := range all {
-		day := today.AddDate(0, 0, i-chartDays+1).Format(time.DateOnly)
-		height := int(float64(counts[day]) / float64(most) * chartHeight)
-		if counts[day] > 0 {
+	if top == 0 {
+		top = largest
+	}
+	step := chartWidth / len(points)
+	c.Width = step * len(points)
+	for i, p := range points {
+		height := int(min(1, p.value/top) * chartHeight)
+		if p.value > 0 {
 			height = max(height, 1)
 		}
-		all[i] = bar{X: i * (barWidth + 2), Y: chartHeight - height, Width: barWidth, Height: height, Label: day, Value: counts[day]}
+		c.Bars = append(c.Bars, bar{X: i * step, Y: chartHeight - height, Width: step - max(1, step/6), Height: height, Label: p.label, Text: p.text})
 	}
-	return all
+	return c
+}
+
+// chartDays is how many days the API tells pulls of.
+const chartDays = 30
+
+// pullsPerDay draws the pulls of the last 30 days.
+func pullsPerDay(p api.PullsDocument) chart {
+	counts := make(map[string]int64, len(p.Days))
+	for _, day := range p.Days {
+		counts[day.Day] = day.Pulls
+	}
+	today := time.Now().UTC()
+	points := make([]point, chartDays)
+	for i := range points {
+		day := today.AddDate(0, 0, i-chartDays+1).Format(time.DateOnly)
+		points[i] = point{day, count(counts[day]), float64(counts[day])}
+	}
+	return chart{Title: "Pulls per day, the last 30 days", Head: "Day (UTC)", Unit: "Pulls"}.draw(0, points)
+}
+
+// dayCharts draws the last 24 hours in quarters of an hour.
+func dayCharts(curve []api.Point) []chart {
+	var hits, saved []point
+	for _, p := range curve {
+		label := p.Time.UTC().Format("2006-01-02 15:04")
+		ratio := 0.0
+		if p.Requests > 0 {
+			ratio = float64(p.Hits) / float64(p.Requests)
+		}
+		hits = append(hits, point{label, fmt.Sprintf("%s of %s", percent(ratio), plural(p.Requests, "request", "requests")), ratio})
+		bytes := max(0, p.Served-p.Fetched)
+		saved = append(saved, point{label, units.IEC(bytes), float64(bytes)})
+	}
+	return []chart{
+		chart{Title: "Hit ratio, the last 24 hours", Head: "Time (UTC)", Unit: "Hit ratio"}.draw(1, hits),
+		chart{Title: "Bytes saved, the last 24 hours", Head: "Time (UTC)", Unit: "Saved"}.draw(0, saved),
+	}
 }

@@ -11,14 +11,15 @@ import (
 	"github.com/dustin/go-humanize"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/api"
 	"github.com/weirhq/weir/internal/units"
 )
 
 // functions are those of the templates.
 var functions = template.FuncMap{
 	"bytes":    units.IEC,
-	"count":    func(n any) string { return humanize.Comma(toInt(n)) },
-	"percent":  func(ratio float64) string { return fmt.Sprintf("%.1f %%", ratio*100) },
+	"count":    count,
+	"percent":  percent,
 	"relative": func(t time.Time) string { return humanize.Time(t) },
 	"exact":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") },
 	"machine":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
@@ -28,11 +29,13 @@ var functions = template.FuncMap{
 	"cut":      cut,
 	"plural":   plural,
 	"seconds":  func(s float64) string { return units.Duration(time.Duration(s * float64(time.Second))) },
-	"bars":     bars,
+	"days":     pullsPerDay,
 	"sentence": sentence,
 	"pair":     func(path, target, text string) item { return item{path, target, text} },
 	"options":  options,
 	"value":    func(n *int64) int64 { return *n },
+	"amounts":  func(period string, a api.Amounts) amounts { return amounts{period, a} },
+	"join":     strings.Join,
 }
 
 // item is a link of the navigation on the page with a path.
@@ -48,6 +51,16 @@ func options(texts ...string) (all []option) {
 	}
 	return all
 }
+
+// amounts are what was answered in a period, as a row of a table.
+type amounts struct {
+	Period string
+	api.Amounts
+}
+
+func count(n any) string { return humanize.Comma(toInt(n)) }
+
+func percent(ratio float64) string { return fmt.Sprintf("%.1f %%", ratio*100) }
 
 func toInt(n any) int64 {
 	switch n := n.(type) {
@@ -121,5 +134,5 @@ func plural(n any, one, many string) string {
 	if toInt(n) == 1 {
 		return "1 " + one
 	}
-	return humanize.Comma(toInt(n)) + " " + many
+	return count(n) + " " + many
 }

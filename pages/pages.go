@@ -35,8 +35,6 @@ type Options struct {
 	Blocks func(ctx context.Context) []string
 	// MayChange reports whether the sender of a request may change what is cached.
 	MayChange func(r *http.Request) bool
-	// Trouble returns why the mirror cannot serve or store at the moment, for clients; "" if it can.
-	Trouble func(ctx context.Context) string
 	// Client returns the files of a client that reaches the mirror at a URL.
 	Client func(ctx context.Context, client, url string) (clientconfig.Config, error)
 	// Check probes the upstreams of the blocks in force.
@@ -101,6 +99,8 @@ func New(opts Options) *Handler {
 		"/repositories":  h.repositories,
 		"/repository":    h.repository,
 		"/image":         h.image,
+		"/pins":          h.pins,
+		"/activity":      h.activity,
 		"/upstreams":     h.upstreams,
 		"/clients":       h.clients,
 		"/configuration": h.configuration,
@@ -108,6 +108,8 @@ func New(opts Options) *Handler {
 	h.changes = map[string]change{
 		"/refresh":   h.refresh,
 		"/remove":    h.remove,
+		"/pin":       h.pin,
+		"/unpin":     h.unpin,
 		"/upstreams": h.checkUpstreams,
 	}
 	return h
@@ -269,5 +271,7 @@ var notices = map[string]string{
 	"unchanged":  "The upstream has the same image for this tag.",
 	"moved":      "The tag has moved at the upstream. The new image is cached as far as it has been pulled.",
 	"fetched":    "The tag was fetched.",
+	"pinned":     "The image is pinned.",
+	"unpinned":   "The image is not pinned any more.",
 	"not stored": "The upstream has the tag. It could not be stored.",
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirhq/weir/api"
 	"github.com/weirhq/weir/clientconfig"
+	"github.com/weirhq/weir/oci"
 )
 
 // overview shows whether the mirror serves, and what it does at the moment.
@@ -25,15 +26,19 @@ func (h *Handler) overview(ctx context.Context, r *http.Request) (page, error) {
 	if err != nil {
 		return page{}, err
 	}
+	status, err := h.opts.API.Status(ctx)
+	if err != nil {
+		return page{}, err
+	}
 	return page{"Overview", "overview", struct {
-		Trouble  string
+		Status   api.Status
+		Charts   []chart
 		Running  api.DownloadsDocument
 		Latest   []api.NamedDocument
 		Blocks   []string
-		Host     string
 		Example  string
 		MoreRepo bool
-	}{h.opts.Trouble(ctx), running, popular.Repositories, h.blocks(ctx), r.Host, h.example(ctx, r.Host), popular.Next != ""}}, nil
+	}{status, dayCharts(status.Curve), running, popular.Repositories, h.blocks(ctx), h.example(ctx, r.Host), popular.Next != ""}}, nil
 }
 
 // tooMany reports whether a list is too long to be sorted.
@@ -135,8 +140,9 @@ type imageValues struct {
 	Tag      *api.TagDocument // nil for a digest
 	History  []api.HistoryManifest
 	Manifest *api.ManifestDocument // nil if it is not cached
+	Pin      *api.PinDocument      // nil if the image is not pinned
 	Pull     string
-	Image    string // as refresh takes it
+	Image    string // as changes take it
 }
 
 func (h *Handler) image(ctx context.Context, r *http.Request) (page, error) {
@@ -167,7 +173,62 @@ func (h *Handler) image(ctx context.Context, r *http.Request) (page, error) {
 		values.Image = values.Name + ":" + values.Tag.Tag
 	}
 	values.Pull = r.Host + "/" + values.Image
+	pins, err := h.opts.API.Pins(ctx)
+	if err != nil {
+		return page{}, err
+	}
+	if i := slices.IndexFunc(pins.Pins, func(p api.PinDocument) bool { return p.Image == values.Image }); i >= 0 {
+		values.Pin = &pins.Pins[i]
+	}
 	return page{values.Image, "image", values}, nil
+}
+
+// imagePage returns the path of the page of an image, with more parameters.
+func imagePage(image string, more ...any) string {
+	parsed, err := oci.ParseImage(image)
+	if err != nil {
+		return "/repositories"
+	}
+	kind, value := "digest", parsed.Reference.String()
+	if parsed.Reference.IsTag() {
+		kind = "tag"
+	}
+	return link("/image", append([]any{"name", parsed.Name, kind, value}, more...)...)
+}
+
+// pinRow is a pin and the page of its image.
+type pinRow struct {
+	api.PinDocument
+
+	Page string
+}
+
+func (h *Handler) pins(ctx context.Context, _ *http.Request) (page, error) {
+	known, err := h.opts.API.Pins(ctx)
+	rows := make([]pinRow, 0, len(known.Pins))
+	for _, one := range known.Pins {
+		rows = append(rows, pinRow{one, imagePage(one.Image)})
+	}
+	return page{"Pins", "pins", struct {
+		Pins         []pinRow
+		Bytes, Limit int64
+	}{rows, known.Bytes, known.Limit}}, err
+}
+
+// activity shows the last requests.
+func (h *Handler) activity(ctx context.Context, r *http.Request) (page, error) {
+	query := r.URL.Query()
+	values := struct {
+		Filter   api.RequestFilter
+		Requests []api.RequestDocument
+		Problem  string
+	}{Filter: api.RequestFilter{Status: query.Get("status"), Cache: query.Get("cache"), Client: query.Get("client"), Part: query.Get("q")}}
+	document, err := h.opts.API.Requests(ctx, values.Filter)
+	if tooMany(err) { // the form stays, to be filled in otherwise
+		values.Problem, err = sentence(err.Error()), nil
+	}
+	values.Requests = document.Requests
+	return page{"Activity", "activity", values}, err
 }
 
 // clients shows the files of a client.
