@@ -28,7 +28,8 @@ var functions = template.FuncMap{
 	"platform": platformOf,
 	"cut":      cut,
 	"plural":   plural,
-	"seconds":  func(s float64) string { return units.Duration(time.Duration(s * float64(time.Second))) },
+	"seconds":  seconds,
+	"brief":    brief,
 	"days":     pullsPerDay,
 	"sentence": sentence,
 	"pair":     func(path, target, text string) item { return item{path, target, text} },
@@ -79,6 +80,28 @@ func short(dgst fmt.Stringer) string {
 		return algorithm
 	}
 	return digits[:min(12, len(digits))]
+}
+
+// brief returns a reference with a digest of twelve digits.
+func brief(reference string) string {
+	algorithm, digits, found := strings.Cut(reference, ":")
+	if !found {
+		return cut(reference)
+	}
+	return algorithm + ":" + digits[:min(12, len(digits))]
+}
+
+// seconds returns a length of time with two or three digits that say something.
+func seconds(s float64) string {
+	switch {
+	case s < 0.01:
+		return fmt.Sprintf("%.1f ms", s*1000)
+	case s < 1:
+		return fmt.Sprintf("%.0f ms", s*1000)
+	case s < 60:
+		return fmt.Sprintf("%.1f s", s)
+	}
+	return units.Duration(time.Duration(s) * time.Second)
 }
 
 // link returns a path with parameters, such as link "/image" "name" .Name "tag" .Tag.
