@@ -171,6 +171,9 @@ type refusal func(w http.ResponseWriter, challenge string, err error)
 // errNotLocal refuses changes by clients on other machines while there are no rules.
 var errNotLocal = errors.New("without access rules, only clients on the machine of the mirror may change what is cached. Ask at localhost there, or set [auth]")
 
+// errOtherSite refuses changes that a browser sends for a page of another site.
+var errOtherSite = errors.New("pages of other sites may change nothing here")
+
 // refuse answers a client that the rules refuse, as text for people.
 func refuse(w http.ResponseWriter, challenge string, err error) {
 	status, _, text := refusalOf(w.Header(), challenge, err)
@@ -191,7 +194,7 @@ func refusalOf(header http.Header, challenge string, err error) (status int, cod
 	_, isAway := errors.AsType[*access.IssuerError](err)
 	_, isInvalid := errors.AsType[*access.CredentialsError](err)
 	switch {
-	case errors.Is(err, errNotLocal):
+	case errors.Is(err, errNotLocal), errors.Is(err, errOtherSite):
 		return http.StatusForbidden, "DENIED", err.Error()
 	case isDenied && !denied.Anonymous:
 		return http.StatusForbidden, "DENIED", explainDenied(denied)

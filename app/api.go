@@ -109,21 +109,21 @@ func (n *names) Sees(ctx context.Context, r api.Repository) bool {
 	return err == nil && sees(ctx, r.Block, below)
 }
 
-// guardAPI lets those clients pass to the API that may read it or, with another method than GET and
-// HEAD, change what is cached.
+// guardAPI lets those clients pass to the API or the pages that may read them or, with another method
+// than GET and HEAD, change the cache.
 //
 // Without rules, changes are for clients on this machine. A name that a page of a stranger has made
 // lead to this machine (DNS rebinding) is no address of it, and a request that a proxy has passed
 // on may come from anywhere. With rules, changes need a known sender.
-func (g guard) guardAPI(next http.Handler) http.Handler {
-	reads, changes := g.handler(access.ReadAPI, next, refuseDocument), g.handler(access.ChangeAPI, next, refuseDocument)
+func (g guard) guardAPI(next http.Handler, refuse refusal) http.Handler {
+	reads, changes := g.handler(access.ReadAPI, next, refuse), g.handler(access.ChangeAPI, next, refuse)
 	origins := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodGet || r.Method == http.MethodHead:
 			reads.ServeHTTP(w, r)
 		case origins.Check(r) != nil:
-			writeError(w, http.StatusForbidden, "DENIED", "pages of other sites may change nothing here")
+			refuse(w, "", errOtherSite)
 		default:
 			changes.ServeHTTP(w, r)
 		}

@@ -56,7 +56,7 @@ func (o *ops) handler() http.Handler {
 	guard := guard{o.access, o.proxies}
 	if !o.apart {
 		paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics(), refuse)
-		paths[api.Prefix] = guard.guardAPI(o.api)
+		paths[api.Prefix] = guard.guardAPI(o.api, refuseDocument)
 	}
 	text := guard.handler(access.ReadPage, o.page, refuse)
 	paths["/"] = text
@@ -75,7 +75,7 @@ func (o *ops) adminHandler(registry http.Handler) http.Handler {
 	paths["/token"] = registry
 	guard := guard{o.access, o.proxies}
 	paths["/metrics"] = guard.handler(access.ReadMetrics, o.metrics(), refuse)
-	paths[api.Prefix] = guard.guardAPI(o.api)
+	paths[api.Prefix] = guard.guardAPI(o.api, refuseDocument)
 	o.browsers.add(paths, guard, nil)
 	for path, profile := range map[string]http.HandlerFunc{
 		"/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile, "/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,

@@ -67,7 +67,7 @@ func (b browsers) add(paths endpoints, guard guard, text http.Handler) {
 	if b.Handler == nil {
 		return
 	}
-	guarded := guard.guardPages(b.Handler)
+	guarded := guard.guardAPI(b.Handler, refuse)
 	for _, path := range b.Paths() {
 		paths[path] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			isRoot := path == "/" && text != nil
@@ -81,22 +81,6 @@ func (b browsers) add(paths endpoints, guard guard, text http.Handler) {
 			}
 		})
 	}
-}
-
-// guardPages is guardAPI for pages, whose refusals are texts.
-func (g guard) guardPages(next http.Handler) http.Handler {
-	reads, changes := g.handler(access.ReadAPI, next, refuse), g.handler(access.ChangeAPI, next, refuse)
-	origins := http.NewCrossOriginProtection()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.Method == http.MethodGet || r.Method == http.MethodHead:
-			reads.ServeHTTP(w, r)
-		case origins.Check(r) != nil:
-			http.Error(w, "pages of other sites may change nothing here", http.StatusForbidden)
-		default:
-			changes.ServeHTTP(w, r)
-		}
-	})
 }
 
 // mayChange reports whether the sender of a request may change what is cached. It decides which

@@ -85,6 +85,24 @@ type storageParts struct {
 // lines of the log, one may come once more.
 const maxStuck = 1024
 
+// newStorageParts returns the parts over a driver that no limit decides about.
+func newStorageParts(driver *disk.Store, metrics prometheus.Registerer, logger *slog.Logger) *storageParts {
+	stuck, err := lru.New[digest.Digest, struct{}](maxStuck)
+	if err != nil {
+		panic(err) // cannot be: the size is positive
+	}
+	return &storageParts{
+		stuck:     stuck,
+		logger:    logger,
+		driver:    driver,
+		catalog:   catalog.New(driver.Records(), catalog.Options{Logger: logger, Touch: driver.TouchRecord}),
+		content:   storage.NewHealth(logger, "content"),
+		records:   storage.NewHealth(logger, "records of tags and possession"),
+		evictions: evict.NewMetrics(metrics),
+		name:      sync.OnceValue(func() string { return nameOf(driver.Records()) }),
+	}
+}
+
 // openStorage opens the store of a configuration.
 func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *slog.Logger) (*storageParts, error) {
 	blobs := whole.BlobStore
@@ -103,21 +121,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 	if err != nil {
 		return nil, WithAdvice(err)
 	}
-	stuck, err := lru.New[digest.Digest, struct{}](maxStuck)
-	if err != nil {
-		panic(err) // cannot be: the size is positive
-	}
-	s := &storageParts{
-		stuck:   stuck,
-		logger:  logger,
-		driver:  driver,
-		catalog: catalog.New(driver.Records(), catalog.Options{Logger: logger, Touch: driver.TouchRecord}),
-		content: storage.NewHealth(logger, "content"),
-		records: storage.NewHealth(logger, "records of tags and possession"),
-
-		evictions: evict.NewMetrics(metrics),
-	}
-	s.name = sync.OnceValue(func() string { return nameOf(driver.Records()) })
+	s := newStorageParts(driver, metrics, logger)
 	s.measure(cfg, metrics)
 	// From the disk upwards: small content in memory, then eviction, which
 	// must see each use, also one that memory answers.
