@@ -243,7 +243,7 @@ func (h *Handler) Read(ctx context.Context, work func(ctx context.Context) error
 	return h.reads.run(ctx, work)
 }
 
-// Change is Read for work that changes what is cached.
+// Change is Read for work that changes the cache.
 func (h *Handler) Change(ctx context.Context, work func(ctx context.Context) error) error {
 	return h.changes.run(ctx, work)
 }

@@ -113,7 +113,7 @@ type stream struct {
 	spoken time.Time
 }
 
-// write tells what has changed. A client that reads nothing is cut off by the server, and the write fails.
+// write sends the changes. A client that reads nothing is cut off by the server, and the write fails.
 func (s *stream) write(ctx context.Context) error {
 	status, running := s.h.sample(ctx)
 	if err := s.event("status", status); err != nil {

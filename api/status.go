@@ -23,7 +23,7 @@ type State interface {
 	Configuration(ctx context.Context) []Setting
 }
 
-// Traffic tells what was answered.
+// Traffic has the figures of the answers.
 type Traffic interface {
 	// Figures may read records. Those of the last minute are of this mirror alone.
 	Figures(ctx context.Context) (traffic.Figures, error)
@@ -102,7 +102,7 @@ type Periods struct {
 	Month Amounts `json:"month"`
 }
 
-// Amounts are what was answered in some time.
+// Amounts are the figures of the answers in a period.
 type Amounts struct {
 	Requests int64   `json:"requests"`
 	Hits     int64   `json:"hits"`
@@ -112,7 +112,7 @@ type Amounts struct {
 	Saved    int64   `json:"saved"`
 }
 
-// Point is what was answered in a quarter of an hour.
+// Point has the figures of the answers in a quarter of an hour.
 type Point struct {
 	Time     time.Time `json:"time"`
 	Requests int64     `json:"requests"`

@@ -83,7 +83,7 @@ func (b browsers) add(paths endpoints, guard guard, text http.Handler) {
 	}
 }
 
-// mayChange reports whether the sender of a request may change what is cached. It decides which
+// mayChange reports whether the sender of a request may change the cache. It decides which
 // buttons a page has; the guard decides about each change.
 func (g guard) mayChange(r *http.Request) bool {
 	rules := g.current.Load()

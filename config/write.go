@@ -81,7 +81,7 @@ func (p *printer) origin(key, name string) string {
 	if !ok {
 		return ""
 	}
-	return at.String() // empty for what is built in
+	return at.String() // empty for a built-in value
 }
 
 func (p *printer) header(files []string) {

@@ -51,7 +51,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// What is skipped or left out is said, and is the exit code.
+// Skipped and left out content is reported, and sets the exit code.
 func TestImportOfSome(t *testing.T) {
 	large := strings.Repeat("large ", 2<<20)
 	_, path := loadText(t, "max_size = \"6MiB\"\n"+twoRepositories)
