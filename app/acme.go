@@ -112,6 +112,9 @@ func (l *acmeLocks) Lock(ctx context.Context, name string) error {
 		return nil
 	}
 	lock, err := obtain(ctx, client, client.cfg.KeyPrefix+":lock:"+name)
+	if deadline, ok := ctx.Deadline(); ok && err != nil && time.Until(deadline) <= 0 {
+		<-ctx.Done() // the timer of the connection may be ahead of the context's
+	}
 	switch {
 	case ctx.Err() != nil:
 		return errors.Join(ctx.Err(), l.files.Unlock(ctx, name))
