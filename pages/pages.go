@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/weirhq/weir/api"
@@ -72,8 +73,9 @@ var templateFiles embed.FS
 //go:embed assets
 var assetFiles embed.FS
 
-// templates are the templates of the pages by their names, each in the common frame.
-var templates = parse()
+// templates returns the templates of the pages by their names, each in the common frame. They are
+// parsed for the first page, since a mirror without browsers never needs them.
+var templates = sync.OnceValue(parse)
 
 func parse() map[string]*template.Template {
 	frame := template.Must(template.New("frame.html").Funcs(functions).ParseFS(templateFiles, "templates/frame.html", "templates/parts.html"))
@@ -236,7 +238,7 @@ func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, mad
 		Name: h.opts.Name(), Title: made.title, Path: r.URL.Path, Self: r.URL.RequestURI(), Notice: notices[r.URL.Query().Get("done")],
 		MayChange: h.opts.MayChange(r), Data: made.data,
 	}
-	if err := templates[made.template].ExecuteTemplate(&body, "frame.html", values); err != nil {
+	if err := templates()[made.template].ExecuteTemplate(&body, "frame.html", values); err != nil {
 		panic(err) // a template does not match its values
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
