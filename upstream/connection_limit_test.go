@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
@@ -111,12 +112,28 @@ func TestConnectionLimit(t *testing.T) {
 				if got := values["upstream_connection_wait_seconds_total "+hostOf(r)]; got < 40 || got > 41 {
 					t.Errorf("two requests waited for %v s, want 40", got)
 				}
+				if took := durations(t, metrics); took > 1 {
+					t.Errorf("the answers took %v s, with the waits for connections", took)
+				}
 				if got := values["upstream_connections busy "+hostOf(r)]; got != 0 {
 					t.Errorf("%v connections are lost", got)
 				}
 			})
 		})
 	}
+}
+
+// durations returns the time that all answers took together, by the metrics, in seconds.
+func durations(t *testing.T, registry *prometheus.Registry) (sum float64) {
+	t.Helper()
+	for _, family := range must[[]*dto.MetricFamily](t)(registry.Gather()) {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "weir_upstream_request_duration_seconds" {
+				sum += m.GetHistogram().GetSampleSum()
+			}
+		}
+	}
+	return sum
 }
 
 // hostOf returns host and port of a registry, as metrics name it.
@@ -206,6 +223,72 @@ func TestLimitedRegistryHangs(t *testing.T) {
 		}
 		all.Wait()
 		l.ClearFaults()
+	})
+}
+
+// The time limit of all tries goes on when a request has got its connection.
+func TestTimeLimitAfterConnectionWait(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		l := newLimited(t, n)
+		held := l.take(t)
+		slow, never := upstreamtest.NewGate(), upstreamtest.NewGate()
+		l.Fault(upstreamtest.Manifests, upstreamtest.Status(503, ""), upstreamtest.Hold(slow))
+		began := time.Now()
+		ended := make(chan error)
+		go func() {
+			_, err := l.client.Manifest(t.Context(), "app", oci.ByTag("v1"))
+			ended <- err
+		}()
+		time.Sleep(time.Second)
+		held.Close()
+		time.Sleep(3 * time.Second)
+		l.ClearFaults()
+		l.Fault(upstreamtest.Manifests, upstreamtest.Hold(never))
+		slow.Open()
+		wantError(t, <-ended, upstream.ErrUnavailable)
+		if took := time.Since(began); took != (1+7)*time.Second {
+			t.Errorf("a request that had waited for 1 s ended after %v", took)
+		}
+		never.Open()
+	})
+}
+
+// A request whose token waits for a connection says so, and blames no silence.
+func TestTokenWaitsForConnection(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		l := &limited{Registry: upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test"), upstreamtest.WithBearer(upstreamtest.Bearer{OnRegistry: true}))}
+		l.AddBlob("app", []byte("first"))
+		l.AddImage("other", "v1", []byte("layer"))
+		l.client = newClient(t, l.Registry, on(n), connections(1))
+		held := l.take(t)
+		ended := make(chan error)
+		go func() {
+			_, err := l.client.Manifest(t.Context(), "other", oci.ByTag("v1"))
+			ended <- err
+		}()
+		synctest.Wait()
+		next := make(chan oci.Blob)
+		go func() { next <- l.take(t) }() // gets the connection after the manifest's challenge
+		synctest.Wait()
+		held.Close()
+		defer (<-next).Close()
+		err := <-ended
+		if wantError(t, err, upstream.ErrUnavailable); !strings.Contains(err.Error(), "the limit of 1 connections to registry.test:80 was reached for 7s") {
+			t.Error(err)
+		}
+	})
+}
+
+// A connection that becomes free as its next request gives up is not lost.
+func TestConnectionFreeAtEndOfWait(t *testing.T) {
+	inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+		l := newLimited(t, n)
+		for range 100 {
+			held := l.take(t)
+			time.AfterFunc(30*time.Second, func() { held.Close() })
+			l.client.Manifest(t.Context(), "app", oci.ByTag("v1")) //nolint:errcheck // either is right
+			synctest.Wait()
+		}
 	})
 }
 
