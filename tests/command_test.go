@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -262,6 +263,25 @@ func TestFixedPort(t *testing.T) {
 	w.Terminate(t)
 	if got := command(t, dir, append([]string{"healthcheck"}, configs...)...); got.code != 1 || !strings.Contains(got.stderr, "no mirror answers") {
 		t.Errorf("healthcheck of no mirror: %+v", got)
+	}
+}
+
+// A mirror that listens on all addresses is found on a system without /etc/hosts, and no DNS
+// server is asked for localhost.
+func TestHealthcheckWithoutHostsFile(t *testing.T) {
+	t.Parallel()
+	testutil.Root(t)
+	w := harness.StartWeir(t, block("mirror", upstreamtest.New(t)))
+	_, port, err := net.SplitHostPort(w.Addr)
+	harness.Must(t, err)
+	dir := t.TempDir()
+	harness.WriteFile(t, filepath.Join(dir, "weir.toml"),
+		fmt.Sprintf("[server]\nport = %s\nbind_address = \"0.0.0.0\"\n[blob_store.fs]\nroot_dir = %q\n", port, filepath.Join(dir, "data")))
+	const empty = `mount --bind /dev/null /etc/hosts && mount --bind /dev/null /etc/resolv.conf && exec "$0" healthcheck --config weir.toml`
+	cmd := exec.CommandContext(t.Context(), testutil.Program(t, "unshare", "util-linux"), "--mount", "--propagation", "private", "sh", "-c", empty, harness.Binary(t))
+	cmd.Dir = dir
+	if out := harness.Run(t, cmd); out != "healthy\n" {
+		t.Errorf("healthcheck: %q", out)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"time"
 
@@ -99,7 +100,7 @@ func askHealthAt(ctx context.Context, root string, ready bool) error {
 		return err
 	}
 	client := http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10, TLSClientConfig: probeTLS()},
+		Transport: &http.Transport{DialContext: dialLocal, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10, TLSClientConfig: probeTLS()},
 		// A mirror answers by itself. A redirect comes from another program.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -116,6 +117,24 @@ func askHealthAt(ctx context.Context, root string, ready bool) error {
 		return fmt.Errorf("%s is answered by another program than a mirror", url)
 	}
 	return nil
+}
+
+// dialLocal connects to an address. No DNS server is asked for localhost (RFC 6761, section
+// 6.3), which would be if there is no /etc/hosts, as in the smallest systems.
+func dialLocal(ctx context.Context, network, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host != "localhost" {
+		return dialer.DialContext(ctx, network, address)
+	}
+	conn, err := dialer.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	if err == nil {
+		return conn, nil
+	}
+	if conn, err6 := dialer.DialContext(ctx, network, net.JoinHostPort("::1", port)); err6 == nil {
+		return conn, nil
+	}
+	return nil, err
 }
 
 // probeTLS returns the settings of a client that asks only whether a mirror is alive. No
