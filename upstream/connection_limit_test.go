@@ -115,8 +115,10 @@ func TestConnectionLimit(t *testing.T) {
 				if took := durations(t, metrics); took > 1 {
 					t.Errorf("the answers took %v s, with the waits for connections", took)
 				}
-				if got := values["upstream_connections busy "+hostOf(r)]; got != 0 {
-					t.Errorf("%v connections are lost", got)
+				for _, state := range []string{"busy", "waiting"} {
+					if got := values["upstream_connections "+state+" "+hostOf(r)]; got != 0 {
+						t.Errorf("%s: %v after all requests have ended", state, got)
+					}
 				}
 			})
 		})
