@@ -1,7 +1,9 @@
 package pages
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/weirhq/weir/api"
@@ -13,6 +15,9 @@ type chart struct {
 	Title string
 	Head  string // of the column of times in the table
 	Unit  string // head of the column of values
+	Top   string // what the height of the picture stands for
+	First string // what the left end of the picture stands for, and the right one
+	Last  string
 	Width int
 	Bars  []bar
 }
@@ -38,15 +43,12 @@ const (
 // draw adds the columns of points to a chart, the first one on the left. The largest value of a
 // chart is top; 0 means the largest of the points. A chart without any value has no columns.
 func (c chart) draw(top float64, points []point) chart {
-	largest := 0.0
-	for _, p := range points {
-		largest = max(largest, p.value)
-	}
-	if largest == 0 {
+	largest := slices.MaxFunc(points, func(a, b point) int { return cmp.Compare(a.value, b.value) })
+	if largest.value == 0 {
 		return c
 	}
 	if top == 0 {
-		top = largest
+		top, c.Top = largest.value, largest.text
 	}
 	step := chartWidth / len(points)
 	c.Width = step * len(points)
@@ -75,7 +77,7 @@ func pullsPerDay(p api.PullsDocument) chart {
 		day := today.AddDate(0, 0, i-chartDays+1).Format(time.DateOnly)
 		points[i] = point{day, count(counts[day]), float64(counts[day])}
 	}
-	return chart{Title: "Pulls per day, the last 30 days", Head: "Day (UTC)", Unit: "Pulls"}.draw(0, points)
+	return chart{Title: "Pulls per day, the last 30 days", Head: "Day (UTC)", Unit: "Pulls", First: "30 days ago", Last: "today"}.draw(0, points)
 }
 
 // dayCharts draws the last 24 hours in quarters of an hour.
@@ -92,7 +94,7 @@ func dayCharts(curve []api.Point) []chart {
 		saved = append(saved, point{label, units.IEC(bytes), float64(bytes)})
 	}
 	return []chart{
-		chart{Title: "Hit ratio, the last 24 hours", Head: "Time (UTC)", Unit: "Hit ratio"}.draw(1, hits),
-		chart{Title: "Bytes saved, the last 24 hours", Head: "Time (UTC)", Unit: "Saved"}.draw(0, saved),
+		chart{Title: "Hit ratio, the last 24 hours", Head: "Time (UTC)", Unit: "Hit ratio", Top: percent(1), First: "24 hours ago", Last: "now"}.draw(1, hits),
+		chart{Title: "Bytes saved, the last 24 hours", Head: "Time (UTC)", Unit: "Saved", First: "24 hours ago", Last: "now"}.draw(0, saved),
 	}
 }

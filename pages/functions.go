@@ -17,26 +17,28 @@ import (
 
 // functions are those of the templates.
 var functions = template.FuncMap{
-	"bytes":    units.IEC,
-	"count":    count,
-	"percent":  percent,
-	"relative": func(t time.Time) string { return humanize.Time(t) },
-	"exact":    func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") },
-	"machine":  func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	"short":    short,
-	"link":     link,
-	"platform": platformOf,
-	"cut":      cut,
-	"plural":   plural,
-	"seconds":  seconds,
-	"brief":    brief,
-	"days":     pullsPerDay,
-	"sentence": sentence,
-	"pair":     func(path, target, text string) item { return item{path, target, text} },
-	"options":  options,
-	"value":    func(n *int64) int64 { return *n },
-	"amounts":  func(period string, a api.Amounts) amounts { return amounts{period, a} },
-	"join":     strings.Join,
+	"bytes":        units.IEC,
+	"count":        count,
+	"percent":      percent,
+	"relative":     func(t time.Time) string { return humanize.Time(t) },
+	"exact":        func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 MST") },
+	"machine":      func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"short":        short,
+	"link":         link,
+	"platform":     platformOf,
+	"cut":          cut,
+	"plural":       plural,
+	"seconds":      seconds,
+	"brief":        brief,
+	"milliseconds": func(ms *float64) string { return seconds(*ms / 1000) },
+	"rows":         func(label string, all any) rows { return rows{label, all} },
+	"days":         pullsPerDay,
+	"sentence":     sentence,
+	"pair":         func(path, target, text string) item { return item{path, target, text} },
+	"options":      options,
+	"value":        func(n *int64) int64 { return *n },
+	"amounts":      func(period string, a api.Amounts) amounts { return amounts{period, a} },
+	"join":         strings.Join,
 }
 
 // item is a link of the navigation on the page with a path.
@@ -51,6 +53,12 @@ func options(texts ...string) (all []option) {
 		all = append(all, option{texts[i], texts[i+1]})
 	}
 	return all
+}
+
+// rows are those of a table with a label.
+type rows struct {
+	Label string
+	Rows  any
 }
 
 // amounts are what was answered in a period, as a row of a table.
