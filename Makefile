@@ -68,7 +68,7 @@ lint: format vet
 # processes, so four at once suit two processors. Symbols for a debugger would take a quarter of the linker's time.
 define run_tests
 	@WEIR_MISSING=$$(mktemp); WEIR_LEFT_OUT=$$(mktemp); export WEIR_MISSING WEIR_LEFT_OUT; \
-	$(PROGRESS) $(GO) test -race -vet=off -count 1 -parallel 4 -ldflags=-w $(1) ./tests ./tests/clients ./tests/release ./...; code=$$?; \
+	$(PROGRESS) $(GO) test -race -vet=off -count 1 -parallel 4 -ldflags=-w $(1) ./tests ./tests/clients ./tests/release ./tests/pages ./...; code=$$?; \
 	if [ -s "$$WEIR_MISSING" ]; then echo; echo "These tests could not run here:"; sort -u "$$WEIR_MISSING"; fi; \
 	if [ -s "$$WEIR_LEFT_OUT" ]; then echo; echo "These tests were left out, and static analysis. make test-all runs everything:"; sort -u "$$WEIR_LEFT_OUT"; fi; \
 	rm -f "$$WEIR_MISSING" "$$WEIR_LEFT_OUT"; exit $$code

@@ -30,6 +30,8 @@ if [ "${1:-all}" != short ]; then
 	need rpm rpm
 	need systemd-analyze systemd
 	need redis-cli redis-tools
+	need chromium chromium
+	[ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] || missing="$missing fonts-dejavu-core" # for the browser
 fi
 
 [ -n "$missing" ] || exit 0

@@ -12,7 +12,7 @@ import (
 // tests build the image or the static binary. Tests that need them are long.
 // tests/deps.sh lists them too.
 func heavyPackages() []string {
-	return []string{"docker.io", "docker-compose", "containerd", "podman", "buildah", "runc", "prometheus", "systemd"}
+	return []string{"docker.io", "docker-compose", "containerd", "podman", "buildah", "runc", "prometheus", "systemd", "chromium"}
 }
 
 // Long skips a test with go test -short and notes that in the file that

@@ -55,7 +55,7 @@ func buildIn(dir string, flags ...string) (path string, err error) {
 }
 
 // Main runs the tests of a package and ends the process. TestMain calls it.
-func Main(m *testing.M) {
+func Main(m interface{ Run() int }) {
 	dir, err := os.MkdirTemp("", "weir-tests-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
