@@ -86,6 +86,7 @@ type Options struct {
 	Traffic   Traffic
 	Recent    Recent
 	Pins      Pins
+	Warmer    Warmer
 	Logger    *slog.Logger
 }
 
@@ -172,6 +173,9 @@ var routes = []route{
 	{http.MethodGet, "pins", nil, (*Handler).pins},
 	{http.MethodPut, "pins/{image}", nil, (*Handler).pin},
 	{http.MethodDelete, "pins/{image}", nil, (*Handler).unpin},
+	{http.MethodPost, "warm", nil, (*Handler).warm},
+	{http.MethodGet, "jobs", nil, (*Handler).jobs},
+	{http.MethodDelete, "jobs/{id}", nil, (*Handler).cancelJob},
 }
 
 // New returns the handler of the API.
@@ -216,7 +220,11 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
 	if w.Header().Get("Cache-Control") == "" { // else access is restricted, and no cache keeps it
 		w.Header().Set("Cache-Control", "no-cache")
 	}
-	write(w, http.StatusOK, document)
+	status := http.StatusOK
+	if other, ok := document.(interface{ status() int }); ok {
+		status = other.status()
+	}
+	write(w, status, document)
 }
 
 // answer returns the document of a route when there is a place to work on it.

@@ -46,6 +46,7 @@ type mirror struct {
 	result  namespace.Manifest
 	asked   []string
 	counted counted
+	warms   warms
 }
 
 func newMirror(t *testing.T, names ...string) *mirror {
@@ -56,7 +57,7 @@ func newMirror(t *testing.T, names ...string) *mirror {
 		m.known[name] = inventory.Repository{Tags: 1, Contents: 1}
 	}
 	slices.SortFunc(m.repos, func(a, b Repository) int { return cmp.Compare(a.Name, b.Name) })
-	m.Handler = New(Options{Names: m, Inventory: m, Downloads: m, Refresher: m, State: &m.counted, Traffic: &m.counted, Logger: slog.New(slog.DiscardHandler)})
+	m.Handler = New(Options{Names: m, Inventory: m, Downloads: m, Refresher: m, State: &m.counted, Traffic: &m.counted, Warmer: &m.warms, Logger: slog.New(slog.DiscardHandler)})
 	return m
 }
 

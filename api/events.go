@@ -82,7 +82,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), streamTime)
 	defer cancel()
 	defer context.AfterFunc(h.closing, cancel)()
-	s := &stream{h: h, w: w, seen: h.firstUnseen(r)}
+	s := &stream{h: h, w: w, seen: h.firstUnseen(r), sees: make(map[string]bool)}
 	fmt.Fprint(w, "retry: 1000\n\n")
 	ticker := time.NewTicker(eventPause)
 	defer ticker.Stop()
@@ -110,6 +110,7 @@ type stream struct {
 	w      http.ResponseWriter
 	seen   uint64            // number of the last request
 	told   map[string]string // the last event of each kind
+	sees   map[string]bool   // by the ID of a job, whether the client may know of it
 	spoken time.Time
 }
 
@@ -122,6 +123,13 @@ func (s *stream) write(ctx context.Context) error {
 	downloads, err := s.h.downloadsOf(ctx, running)
 	if err == nil {
 		err = s.event("downloads", downloads)
+	}
+	if err != nil {
+		return err
+	}
+	jobs, err := s.current(ctx)
+	if err == nil {
+		err = s.event("jobs", jobs)
 	}
 	if err != nil {
 		return err

@@ -26,6 +26,9 @@ var documents = map[string]any{
 	"/status":                         Status{},
 	"/requests":                       RequestsDocument{},
 	"/pins":                           PinsDocument{},
+	"/warm":                           StartedDocument{},
+	"/jobs":                           JobsDocument{},
+	"/jobs/{id}":                      JobDocument{},
 	"/pins/{image}":                   PinDocument{},
 	"/repositories":                   RepositoriesDocument{},
 	"/repositories/{name}":            RepositoryDocument{},
@@ -34,6 +37,9 @@ var documents = map[string]any{
 	"/repositories/{name}/tags/{tag}/history": HistoryDocument{},
 	"/repositories/{name}/manifests/{digest}": ManifestDocument{},
 }
+
+// bodies are the bodies of requests.
+var bodies = map[string]any{"/refresh": refreshRequest{}, "/warm": warmRequest{}}
 
 // readDescription reads the description once for all tests.
 var readDescription = sync.OnceValues(func() (*openapi3.T, error) {
@@ -75,15 +81,19 @@ func TestDescriptionIsThatOfTheHandler(t *testing.T) {
 			if body := op.RequestBody; (body != nil) != (method == http.MethodPost) {
 				t.Errorf("%s %s has a body: %v", method, path, body != nil)
 			} else if body != nil {
-				compare(t, path+" request", body.Value.Content.Get("application/json").Schema, reflect.TypeFor[refreshRequest]())
+				compare(t, path+" request", body.Value.Content.Get("application/json").Schema, reflect.TypeOf(bodies[path]))
 			}
 			if path == "/events" { // no document, but a stream
 				continue
 			}
-			schema := op.Responses.Value("200").Value.Content.Get("application/json").Schema
+			success := "200"
+			if _, ok := documents[path].(interface{ status() int }); ok {
+				success = "202"
+			}
+			schema := op.Responses.Value(success).Value.Content.Get("application/json").Schema
 			compare(t, path, schema, reflect.TypeOf(documents[path]))
 			for status := range op.Responses.Map() {
-				if answer := op.Responses.Value(status).Value.Content.Get("application/json").Schema; status != "200" {
+				if answer := op.Responses.Value(status).Value.Content.Get("application/json").Schema; status != success {
 					compare(t, path+" "+status, answer, reflect.TypeFor[oci.ErrorDocument]())
 				}
 			}

@@ -28,7 +28,7 @@ func newAPI(cfg config.Global, m *mirror, logger *slog.Logger) *api.Handler {
 	}
 	known := &names{tables: tables, cache: e.cache}
 	return api.New(api.Options{
-		Names: known, Refresher: known, Remover: newRemover(cfg, parts, e.cache), Pins: pinner{parts.pins},
+		Names: known, Refresher: known, Remover: newRemover(cfg, parts, e.cache), Pins: pinner{parts.pins}, Warmer: warmer{m.warmings},
 		Inventory: inventory.New(inventory.Options{
 			Catalog: parts.catalog, Stores: stores, Pulls: e.pulls, Referrers: e.cache, MaxManifest: int64(cfg.MaxManifestSize),
 		}),

@@ -12,6 +12,7 @@ import (
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/namespace/ondemand"
 	"github.com/weirhq/weir/registry"
 	"github.com/weirhq/weir/upstream"
 )
@@ -30,6 +31,7 @@ type mirror struct {
 	routing  *routing
 	state    *state
 	api      *api.Handler
+	warmings *ondemand.Runner // for operators
 	grants   access.Grants
 	entrance *entrance // nil: plain HTTP
 	handler  http.Handler
@@ -73,6 +75,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		return nil, err
 	}
 	m.state = newState(m, cfg.BlobStore.FS)
+	m.warmings = ondemand.New(ondemand.Options{Open: openToWarm(&m.routing.tables), Logger: logger})
 	m.api = newAPI(cfg.Global, m, logger)
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, bucket: m.storage.bucket.trouble, gatherer: m.gatherer,
@@ -145,6 +148,9 @@ func (m *mirror) apply(cfg *config.Config) error {
 func (m *mirror) close() {
 	if m.api != nil {
 		m.api.Close()
+	}
+	if m.warmings != nil {
+		m.warmings.Close() // it reads from the engine
 	}
 	m.entrance.close() // it writes to the store
 	if m.engine != nil {

@@ -178,6 +178,7 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	m.api.Close() // streams of events would go on
+	m.warmings.Close()
 	m.engine.warmer.Close()
 	m.engine.ahead.Close()
 	err := server.Shutdown(ctx)

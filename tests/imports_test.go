@@ -23,7 +23,7 @@ var rows = [][]string{
 	{"cmd/weir"},
 	{"app", "check", "pages"},
 	{"registry", "api", "api/client"},
-	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/pulls", "namespace/inventory", "namespace/traffic"},
+	{"namespace", "namespace/route", "namespace/jobs", "namespace/keepwarm", "namespace/ondemand", "namespace/pulls", "namespace/inventory", "namespace/traffic"},
 	{"upstream", "upstream/sharedcooldown", "warm", "warm/remote"},
 	{"storage/download", "storage/evict", "storage/catalog", "storage/memcache", "storage/maintain", "storage/tier", "door/acme"},
 	{"storage", "storage/spool", "storage/disk", "storage/s3"},

@@ -137,3 +137,21 @@ func (c *Client) Pin(ctx context.Context, image string) (api.PinDocument, error)
 func (c *Client) Unpin(ctx context.Context, image string) (api.PinDocument, error) {
 	return ask[api.PinDocument](ctx, c, call{method: http.MethodDelete, path: []string{"pins", image}})
 }
+
+// Warm starts a job that brings images into the cache, of some platforms or, without any, of all.
+// It returns the ID of the job.
+func (c *Client) Warm(ctx context.Context, images, platforms []string) (id string, err error) {
+	body := map[string][]string{"images": images, "platforms": platforms}
+	started, err := ask[api.StartedDocument](ctx, c, call{method: http.MethodPost, path: []string{"warm"}, body: body})
+	return started.ID, err
+}
+
+// Jobs lists the last jobs.
+func (c *Client) Jobs(ctx context.Context) (api.JobsDocument, error) {
+	return ask[api.JobsDocument](ctx, c, call{method: http.MethodGet, path: []string{"jobs"}})
+}
+
+// CancelJob ends a job.
+func (c *Client) CancelJob(ctx context.Context, id string) (api.JobDocument, error) {
+	return ask[api.JobDocument](ctx, c, call{method: http.MethodDelete, path: []string{"jobs", id}})
+}
