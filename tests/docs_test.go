@@ -73,6 +73,14 @@ func TestDocsCiteWhatExists(t *testing.T) {
 			func(p *page, flag string) bool { return inSource(p, strings.TrimPrefix(flag, "--")) },
 		},
 		"links of troubleshooting": {troubleshooting, linksOf, 3, func(p *page, to string) bool { return leads(t, p, to) }},
+		"tests of the README": {
+			[]string{"../README.md"}, matching("\\[`(Test[A-Za-z0-9]+`\\]\\([a-z0-9_/]+\\.go)\\)"), 10,
+			func(_ *page, test string) bool {
+				name, file, _ := strings.Cut(test, "`](")
+				source, err := os.ReadFile(filepath.Join("..", file))
+				return err == nil && strings.Contains(string(source), "\nfunc "+name+"(t *testing.T)")
+			},
+		},
 		"tests": {
 			[]string{"../docs/proofs.md"}, func(p *page) []string { return citedTests(t, p) }, 50,
 			func(_ *page, test string) bool {
