@@ -26,7 +26,7 @@ func told(t *testing.T) []string {
 		switch {
 		case !strings.HasPrefix(line, "|"):
 			inside = false
-		case first == "the client is told":
+		case first == "message to the client":
 			inside = true
 		case inside && strings.HasPrefix(first, "`"):
 			all = append(all, strings.Trim(first, "`"))

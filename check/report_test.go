@@ -42,7 +42,7 @@ func TestResultAsJSON(t *testing.T) {
 		"full": {full, `{"upstream":"ghcr.io","blocks":["b"],"keys":["k"],"status":"ok","image":"app:1","reachable":true,"latency_ms":12.345,` +
 			`"authentication":"anonymous","challenge":"bearer","head":true,"range":false,` +
 			`"rate_limit":{"limit":100,"remaining":7,"window_seconds":21600},"redirects_to":["cdn"],"clock_skew_seconds":2,` +
-			`"certificate_expires":"2027-03-04T04:06:07Z","errors":[],"remarks":["it ignores ranges: a download that breaks off begins anew"]}`},
+			`"certificate_expires":"2027-03-04T04:06:07Z","errors":[],"remarks":["it ignores ranges. A download that breaks off starts over"]}`},
 		"offline": {check{blocks: []string{"b"}, keys: []string{"k"}, host: "ghcr.io", offline: true, image: full.image, report: full.report},
 			`{"upstream":"ghcr.io","blocks":["b"],"keys":["k"],"status":"skipped","image":"","reachable":false,"latency_ms":null,` +
 				`"authentication":"unknown","challenge":"","head":null,"range":null,"rate_limit":null,"redirects_to":[],` +

@@ -126,11 +126,11 @@ func (c *check) classify(r *Result, advice Advice) {
 	switch {
 	case failed.Class == upstream.ClassNotFound:
 		// The upstream works; only the image was a wrong guess.
-		r.Remarks = append(r.Remarks, text+". Name an image that it has with --image")
+		r.Remarks = append(r.Remarks, text+". Name an image that exists with --image")
 	case failed.Class == upstream.ClassDenied && c.image.origin == public && !c.credentials && !failed.Foreign():
 		// A public registry that has dropped its well-known image says "denied"
 		// to anonymous clients.
-		r.Remarks = append(r.Remarks, text+". Name an image that it has with --image")
+		r.Remarks = append(r.Remarks, text+". Name an image that exists with --image")
 	case failed.Class == upstream.ClassDenied:
 		r.Authentication = LoginRefused
 		r.Errors = append(r.Errors, text)
@@ -144,17 +144,17 @@ func (c *check) remark(r *Result, now time.Time) {
 	p := c.report
 	add := func(format string, args ...any) { r.Remarks = append(r.Remarks, fmt.Sprintf(format, args...)) }
 	if p.Head == upstream.Unsupported {
-		add("it refuses HEAD: each check of a tag reads the manifest, which may count against a rate limit")
+		add("it refuses HEAD. Each check of a tag reads the manifest, which may count against a rate limit")
 	}
 	if p.Range == upstream.Unsupported {
-		add("it ignores ranges: a download that breaks off begins anew")
+		add("it ignores ranges. A download that breaks off starts over")
 	}
 	if p.Skew.Abs() > skewLimit {
 		direction := "ahead of"
 		if p.Skew < 0 {
 			direction = "behind"
 		}
-		add("its clock is %s %s this machine's. Check NTP here, since tokens and certificates have times in them", p.Skew.Abs(), direction)
+		add("its clock is %s %s this machine's. Check NTP on this machine, since tokens and certificates contain times", p.Skew.Abs(), direction)
 	}
 	// A certificate that has expired already is an error of the probe itself.
 	if left := p.CertificateExpires.Sub(now); !p.CertificateExpires.IsZero() && left < expirySoon {
@@ -163,9 +163,9 @@ func (c *check) remark(r *Result, now time.Time) {
 	switch {
 	case p.Err != nil: // says itself why nothing more was tried
 	case c.image.origin == unknown:
-		add("HEAD and ranges were not tried: name an image of it with --image")
+		add("HEAD and ranges were not tried. Name one of its images with --image")
 	case p.Range == upstream.Untried && p.RateLimit != nil && c.image.origin != named:
-		add("ranges were not tried, since that takes up to two requests of the rate limit: name an image with --image to do so")
+		add("ranges were not tried, since this takes up to two requests of the rate limit. Name an image with --image to try them")
 	}
 }
 

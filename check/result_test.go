@@ -127,7 +127,7 @@ func TestResults(t *testing.T) {
 		"denied":                       {check{report: failed(upstream.ClassDenied), image: asked}, StatusFailed, LoginRefused, "private or does not exist", ""},
 		"denied a guess":               {check{report: failed(upstream.ClassDenied), image: guess}, StatusOK, LoginUnknown, "", "--image"},
 		"denied a guess all the same":  {check{report: failed(upstream.ClassDenied), image: guess, credentials: true}, StatusFailed, LoginRefused, "org/app", ""},
-		"not found":                    {check{report: failed(upstream.ClassNotFound), image: asked}, StatusOK, LoginUnknown, "", "does not have it. Name an image that it has with --image"},
+		"not found":                    {check{report: failed(upstream.ClassNotFound), image: asked}, StatusOK, LoginUnknown, "", "does not have it. Name an image that exists with --image"},
 		"rate limited":                 {check{report: failed(upstream.ClassRateLimited), image: asked}, StatusFailed, LoginUnknown, "allows no more requests until", ""},
 		"unavailable":                  {check{report: failed(upstream.ClassUnavailable), image: asked}, StatusFailed, LoginUnknown, "could not deliver", ""},
 		"limit used up": {check{report: report(func(r *upstream.Report) {
@@ -138,7 +138,7 @@ func TestResults(t *testing.T) {
 		}), image: asked}, StatusOK, LoginAnonymous, "", ""},
 		"ranges spared": {check{report: report(func(r *upstream.Report) {
 			r.Range, r.RateLimit = upstream.Untried, &upstream.RateLimit{Limit: 100, Remaining: 50}
-		}), image: guess}, StatusOK, LoginAnonymous, "", "name an image with --image"},
+		}), image: guess}, StatusOK, LoginAnonymous, "", "Name an image with --image"},
 		"nothing to try": {check{report: upstream.Report{Reached: true, Accepted: true}}, StatusOK, LoginAnonymous, "", "HEAD and ranges were not tried"},
 		"no HEAD":        {check{report: report(func(r *upstream.Report) { r.Head = upstream.Unsupported }), image: asked}, StatusOK, LoginAnonymous, "", "refuses HEAD"},
 		"no ranges":      {check{report: report(func(r *upstream.Report) { r.Range = upstream.Unsupported }), image: asked}, StatusOK, LoginAnonymous, "", "ignores ranges"},

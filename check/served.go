@@ -96,19 +96,19 @@ func (s *Served) judge(chain []*x509.Certificate, now time.Time) {
 		}
 	}
 	if len(s.Names) == 0 {
-		s.Errors = append(s.Errors, "it has no subject alternative name, and clients ignore the common name. Issue it with names")
+		s.Errors = append(s.Errors, "it has no subject alternative name, and clients ignore the common name. Issue it with alternative names")
 	}
 	switch left := s.Expires.Sub(now); {
 	case left < 0:
-		s.Errors = append(s.Errors, fmt.Sprintf("it has expired on %s. Renew it", s.Expires.UTC().Format(time.DateOnly)))
+		s.Errors = append(s.Errors, fmt.Sprintf("it expired on %s. Renew it", s.Expires.UTC().Format(time.DateOnly)))
 	case now.Before(leaf.NotBefore):
-		s.Errors = append(s.Errors, fmt.Sprintf("it is valid from %s only. Check the clock of this machine", leaf.NotBefore.UTC().Format(time.DateTime)))
+		s.Errors = append(s.Errors, fmt.Sprintf("it is not valid before %s. Check the clock of this machine", leaf.NotBefore.UTC().Format(time.DateTime)))
 	// A short-lived certificate is renewed late.
 	case left < min(expirySoon, leaf.NotAfter.Sub(leaf.NotBefore)/4):
 		s.Remarks = append(s.Remarks, fmt.Sprintf("it expires on %s", s.Expires.UTC().Format(time.DateOnly)))
 	}
 	if !Public(chain) {
-		remark := "its authority is not a public one: clients need that of weir client-config"
+		remark := "its authority is not public. Clients need the authority that weir client-config prints"
 		// Public authorities name the place of the missing certificate.
 		if len(chain) == 1 && len(leaf.IssuingCertificateURL) > 0 {
 			remark += ", or the bundle lacks its intermediate authority: " + strings.Join(leaf.IssuingCertificateURL, ", ")

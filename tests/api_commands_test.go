@@ -106,7 +106,7 @@ func TestInspect(t *testing.T) {
 	asked := len(upstream.Requests())
 	got := ask(t, w, "inspect", w.Addr+"/mirror/org/app:v1") // as in a pull
 	for _, want := range []string{
-		"(?m)^mirror/org/app:v1$", "digest +" + app.index.Digest.String(), "pulls +1, the last one 20", "clients +127.0.0.1 \\(", "cached +the manifest, and 1 of its 2 parts",
+		"(?m)^mirror/org/app:v1$", "digest +" + app.index.Digest.String(), "pulls +1, last 20", "clients +127.0.0.1 \\(", "cached +the manifest, and 1 of its 2 parts",
 		"linux/amd64 +" + app.amd64.Digest.String()[:19] + " +[0-9.]+ KiB +2 +1 +yes", "linux/arm64 +" + app.arm64.Digest.String()[:19] + " +- +- +- +no",
 		"Layers of " + app.amd64.Digest.String()[:19], app.blobs[0].String()[:19] + " +1.0 KiB +yes", app.blobs[1].String()[:19] + " +1.0 KiB +no",
 	} {
@@ -182,7 +182,7 @@ func TestRm(t *testing.T) {
 	}
 	for answer, want := range map[string]string{"n": "nothing was removed", "": "nothing was removed"} {
 		code, out := answering(t, answer+"\n", "rm", "mirror/org/app", "--url", w.URL)
-		if code != 1 || !strings.Contains(out, "mirror/org/app: all of the repository, with 1 tag and ") || !strings.Contains(out, want) {
+		if code != 1 || !strings.Contains(out, "mirror/org/app: the whole repository, 1 tag, ") || !strings.Contains(out, want) {
 			t.Errorf("the answer %q: %d, %q", answer, code, out)
 		}
 	}
@@ -194,7 +194,7 @@ func TestRm(t *testing.T) {
 	}
 	got := command(t, t.TempDir(), "rm", "--yes", "mirror/org/app:v1", "mirror/org/tool", "--url", w.URL)
 	if got.code != 1 || !strings.HasPrefix(got.stdout, "removed mirror/org/tool: 1 tag, 1 manifest, ") ||
-		!strings.Contains(got.stderr, "failed mirror/org/app:v1: nothing of the image is cached") || !strings.Contains(got.stderr, "images that failed: 1 of 2") {
+		!strings.Contains(got.stderr, "failed mirror/org/app:v1: nothing of the image is cached") || !strings.Contains(got.stderr, "failed images: 1 of 2") {
 		t.Errorf("one of two: %+v", got)
 	}
 	before := len(upstream.Requests())

@@ -143,7 +143,7 @@ func TestCheckOnlineTimeout(t *testing.T) {
 	got := checkOnline(t, blockOf("held", nil, at(held))+blockOf("fine", nil, at(fine)),
 		"--timeout", "2s", "--image", "held/org/app:1.2", "--image", "fine/org/app:1.2", "--output", "json")
 	results := byKey(t, got.stdout)
-	if r := results["held"]; got.code != 1 || len(r.Errors) != 1 || !strings.Contains(r.Errors[0], "it was not done within 2s (--timeout)") || !r.Reachable {
+	if r := results["held"]; got.code != 1 || len(r.Errors) != 1 || !strings.Contains(r.Errors[0], "it did not finish within 2s (--timeout)") || !r.Reachable {
 		t.Errorf("exit code %d, %+v", got.code, r)
 	}
 	if r := results["fine"]; r.Status != "ok" {
@@ -163,7 +163,7 @@ func TestCheckOnlineInterrupted(t *testing.T) {
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
 		t.Errorf("it ended with %v", err)
 	}
-	harness.Eventually(t, "it says so", func() bool { return out.Count("weir: interrupted before it was done") > 0 })
+	harness.Eventually(t, "it says so", func() bool { return out.Count("weir: interrupted") > 0 })
 }
 
 // A real registry with a password, looked at on a terminal.
@@ -209,11 +209,11 @@ func TestCheckOnlineRegistry(t *testing.T) {
 func TestCheckOnlineUsage(t *testing.T) {
 	t.Parallel()
 	for args, want := range map[string]string{
-		"--image app":                            "--image is for check --online",
-		"--output json":                          "--output is for check --online",
-		"--timeout 1s":                           "--timeout is for check --online",
-		"--online --output xml":                  `--output is "xml": it can be table or json`,
-		"--online --timeout 0s":                  "--timeout is 0s: it must be more than nothing",
+		"--image app":                            "--image needs --online",
+		"--output json":                          "--output needs --online",
+		"--timeout 1s":                           "--timeout needs --online",
+		"--online --output xml":                  `--output is "xml". It must be table or json`,
+		"--online --timeout 0s":                  "--timeout is 0s. It must be greater than 0",
 		"--online --image ghcr.oi/org/app":       "did you mean ghcr.io/org/app?",
 		"--online --image ghcr.io/org/app:a:b:c": `--image: "ghcr.io/org/app:a:b:c" is not an image`,
 	} {

@@ -74,7 +74,7 @@ func TestExitCodes(t *testing.T) {
 		{"check --config good.toml --config missing.toml", 2, "", "missing.toml: cannot read the configuration"},
 
 		{"--version", 0, "weir ", ""},
-		{"check good.toml", 0, "# ok: the configuration can be used (good.toml)", ""},
+		{"check good.toml", 0, "# ok: the configuration is valid (good.toml)", ""},
 		{"check good.toml", 0, "server.port  ", ""},
 		{"check --listen 127.0.0.1:9 --data d --log-level warn", 0, `root_dir = "d"`, ""},
 		{"check --listen 127.0.0.1", 2, "", "--listen is"},

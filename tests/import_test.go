@@ -24,7 +24,7 @@ func TestImportFromRegistry(t *testing.T) {
 	const contents = 4 // the manifest, the config and two layers
 	for _, want := range []string{
 		fmt.Sprintf("imported %d objects, ", contents),
-		fmt.Sprintf("imported 0 objects, 0 B; there already %d objects, ", contents),
+		fmt.Sprintf("imported 0 objects, 0 B; already stored %d objects, ", contents),
 	} {
 		expectResult(t, "import", maintain(t, w, "import", "--from-registry-dir", d.Data), 0, want)
 	}

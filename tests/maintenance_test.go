@@ -227,7 +227,7 @@ func TestGCPrunesTheCatalogue(t *testing.T) {
 	}
 	expectContent(t, "dead, from memory", w.Get(t, manifestPath("mirror/org/dead", dead.Digest.String())), dead.Digest, statusHit)
 	w.Kill()
-	expectResult(t, "prune", maintain(t, w, "gc", "--prune-records"), 0, "removed 0 objects", "forgot tags: 1, links: 1, repositories: 1")
+	expectResult(t, "prune", maintain(t, w, "gc", "--prune-records"), 0, "removed 0 objects", "removed tags: 1, links: 1, repositories: 1")
 
 	next := harness.StartWeirIn(t, dir, block("mirror", upstream))
 	if got := catalog(next); strings.Contains(got, "org/dead") || !strings.Contains(got, "org/live") {

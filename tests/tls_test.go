@@ -271,10 +271,10 @@ func TestCheckOfTheServedCertificate(t *testing.T) {
 		"good":          {until: year, running: true, says: "from https://127.0.0.1:"},
 		"not running":   {until: year, says: "no mirror answers, so the file was read"},
 		"ends soon":     {until: time.Now().Add(100 * time.Hour), running: true, says: "it expires on"},
-		"expired":       {until: time.Now().Add(-time.Hour), running: true, code: 1, says: "it has expired on"},
+		"expired":       {until: time.Now().Add(-time.Hour), running: true, code: 1, says: "it expired on"},
 		"without names": {until: year, change: func(c *x509.Certificate) { c.DNSNames, c.IPAddresses = nil, nil }, code: 1, says: "no subject alternative name"},
-		"not yet":       {until: year, change: func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }, code: 1, says: "it is valid from"},
-		"private":       {until: year, says: "its authority is not a public one"},
+		"not yet":       {until: year, change: func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }, code: 1, says: "it is not valid before"},
+		"private":       {until: year, says: "its authority is not public"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			change := func(x *x509.Certificate) {

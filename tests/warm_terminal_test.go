@@ -68,15 +68,15 @@ func TestWarmLeavesTheTerminalClean(t *testing.T) {
 			func(t *testing.T, _ *exec.Cmd, terminal *os.File, _ *upstreamtest.Gate) {
 				_, err := terminal.Write([]byte{3}) // the terminal sends SIGINT, and echoes ^C
 				harness.Must(t, err)
-			}, []string{"images: 0 warm, 0 failed; #", "weir: interrupted before it was done; run it again to go on, which transfers nothing twice", ""},
+			}, []string{"images: 0 warm, 0 failed; #", "weir: interrupted. Run the command again to continue; nothing is transferred twice", ""},
 		},
 		"SIGTERM": {
 			func(t *testing.T, cmd *exec.Cmd, _ *os.File, _ *upstreamtest.Gate) {
 				harness.Must(t, cmd.Process.Signal(syscall.SIGTERM))
-			}, []string{"images: 0 warm, 0 failed; #", "weir: interrupted before it was done; run it again to go on, which transfers nothing twice", ""},
+			}, []string{"images: 0 warm, 0 failed; #", "weir: interrupted. Run the command again to continue; nothing is transferred twice", ""},
 		},
 		"failure": {
-			func(_ *testing.T, _ *exec.Cmd, _ *os.File, gate *upstreamtest.Gate) { gate.Open() }, []string{"images: 0 warm, 1 failed; #", "weir: images that failed: 1", ""},
+			func(_ *testing.T, _ *exec.Cmd, _ *os.File, gate *upstreamtest.Gate) { gate.Open() }, []string{"images: 0 warm, 1 failed; #", "weir: failed images: 1", ""},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

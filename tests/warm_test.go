@@ -84,7 +84,7 @@ func TestWarmOnTheWire(t *testing.T) {
 	w := harness.StartWeir(t, block("mirror", upstream))
 
 	got := warm(t, w, "mirror/org/app:v1")
-	expectWarm(t, "cold", got, "warm mirror/org/app:v1: new 13 objects, ", "; already there 0 objects, 0 B\n", "images: 1 warm, 0 failed; new 13 objects, ")
+	expectWarm(t, "cold", got, "warm mirror/org/app:v1: new 13 objects, ", "; already cached 0 objects, 0 B\n", "images: 1 warm, 0 failed; new 13 objects, ")
 	requests := asked(upstream)
 	if len(requests) == 0 || requests[0] != "GET "+manifestPath("org/app", "v1")+" 200" {
 		t.Errorf("asked first: %q", requests)
@@ -101,13 +101,13 @@ func TestWarmOnTheWire(t *testing.T) {
 	}
 
 	got = warm(t, w, "mirror/org/app:v1")
-	expectWarm(t, "warm", got, "images: 1 warm, 0 failed; new 0 objects, 0 B; already there 13 objects, ")
+	expectWarm(t, "warm", got, "images: 1 warm, 0 failed; new 0 objects, 0 B; already cached 13 objects, ")
 	if requests := asked(upstream); !slices.Equal(requests, []string{"HEAD " + manifestPath("org/app", "v1") + " 200"}) {
 		t.Errorf("a warm image: asked %q", requests)
 	}
 
 	got = warm(t, w, "--referrers=false", "mirror/org/app@"+image.index.Digest.String())
-	expectWarm(t, "by digest", got, "new 0 objects, 0 B; already there 8 objects, ")
+	expectWarm(t, "by digest", got, "new 0 objects, 0 B; already cached 8 objects, ")
 	expectWire(t, upstream, "by digest, without referrers")
 	w.ExpectIntact(t)
 }
@@ -130,7 +130,7 @@ func TestWarmPlatforms(t *testing.T) {
 	got := warm(t, w, "--platform", "linux/s390x,windows/amd64", "mirror/org/app:v1")
 	expectFailed(t, "no such platform", got, 1,
 		"failed mirror/org/app:v1: v1 has none of the platforms that are wanted (linux/s390x, windows/amd64), only linux/amd64, linux/arm64\n",
-		"images: 0 warm, 1 failed", "weir: images that failed: 1")
+		"images: 0 warm, 1 failed", "weir: failed images: 1")
 	expectWarm(t, "all, with the fallback tag of referrers", warm(t, w, "mirror/org/app:v1"), "images: 1 warm, 0 failed")
 	for _, dgst := range []digest.Digest{image.arm64.Digest, image.signature.Digest, image.armSignature.Digest} {
 		expectContent(t, "a manifest", w.Get(t, manifestPath("mirror/org/app", dgst.String())), dgst, statusHit)
@@ -216,7 +216,7 @@ func TestWarmFailures(t *testing.T) {
 		"failed unknown/app: manifest latest: 404: ",
 		"warm mirror/org/good:v1: new 1", // the empty configuration may be there already
 		"images: 1 warm, 3 failed; new ",
-		"weir: images that failed: 3\n")
+		"weir: failed images: 3\n")
 	if quiet := warm(t, w, "--quiet", "mirror/org/good:v1"); quiet != (result{}) {
 		t.Errorf("quiet: %+v", quiet)
 	}
@@ -245,7 +245,7 @@ func TestWarmInterrupted(t *testing.T) {
 	harness.Eventually(t, "the others are there", func() bool { return len(w.Stored(t, "blobs")) == 12 })
 	harness.Must(t, cmd.Process.Signal(os.Interrupt))
 	_ = cmd.Wait()
-	for _, want := range []string{"unfinished mirror/org/app:v1: new ", "images: 0 warm, 0 failed", "weir: interrupted before it was done; run it again to go on"} {
+	for _, want := range []string{"unfinished mirror/org/app:v1: new ", "images: 0 warm, 0 failed", "weir: interrupted. Run the command again to go on"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("printed %q, want %q", out.String(), want)
 		}
@@ -310,7 +310,7 @@ func TestWarmFromARealRegistry(t *testing.T) {
 	w := harness.StartWeir(t, fmt.Sprintf("[repository.mirror]\n%s[[repository.mirror.upstream]]\nurl = \"http://%s\"\n", inOrder(nil), real.Addr))
 	expectWarm(t, "cold", warm(t, w, "mirror/org/app:v1"), "images: 1 warm, 0 failed; new 8 objects, ")
 	before := real.Served("GET", "")
-	expectWarm(t, "warm", warm(t, w, "mirror/org/app:v1"), "new 0 objects, 0 B; already there 8 objects, ")
+	expectWarm(t, "warm", warm(t, w, "mirror/org/app:v1"), "new 0 objects, 0 B; already cached 8 objects, ")
 	expectContent(t, "the tag", w.Get(t, manifestPath("mirror/org/app", "v1")), index, statusRevalidated)
 	for _, image := range images {
 		expectContent(t, "a manifest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)

@@ -17,10 +17,10 @@ import (
 func authCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "auth",
-		Short: "Make the hashes of passwords",
+		Short: "Create password hashes",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("a command is missing: %s --help lists them", cmd.CommandPath())
+			return fmt.Errorf("the command is missing. Run %s --help for a list", cmd.CommandPath())
 		},
 	}
 	cmd.AddCommand(hashCommand())
@@ -32,9 +32,9 @@ func hashCommand() *cobra.Command {
 		Use:   "hash",
 		Short: "Read a password and print its hash",
 		Long: `Read a password and print its Argon2id hash, for the key password of an
-[auth.identity] or, behind a user and a colon, for the file of auth.htpasswd. On a
-terminal the password is asked for twice and not shown. Otherwise it is the first
-line of standard input.`,
+[auth.identity] or, after a user name and a colon, for the file of auth.htpasswd. On
+a terminal, it asks for the password twice and does not show it. Otherwise it reads
+the first line of standard input.`,
 		Example: "  weir auth hash\n  printf '%s\\n' \"$PASSWORD\" | weir auth hash",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -43,7 +43,7 @@ line of standard input.`,
 				return err
 			}
 			if !access.ValidPassword(password) {
-				return errors.New("the password has a control character, such as a tab, which no client can send. Choose another one")
+				return errors.New("the password contains a control character, such as a tab, which no client can send. Choose another password")
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), access.NewHash(password))
 			return nil
@@ -77,12 +77,12 @@ func readPassword(in io.Reader, prompt io.Writer, isNew bool) (string, error) {
 	if !isNew {
 		return password, nil
 	}
-	again, err := ask("Again: ")
+	again, err := ask("Repeat the password: ")
 	if err != nil {
 		return "", fmt.Errorf("cannot read the password: %w", err)
 	}
 	if again != password {
-		return "", errors.New("the two passwords differ")
+		return "", errors.New("the passwords do not match")
 	}
 	return password, nil
 }

@@ -32,25 +32,27 @@ type onlineOptions struct {
 }
 
 const checkHelp = `Validate the configuration and print the settings in force as TOML, with every
-default filled in and secrets redacted, and where each value comes from. FILE stands
-for --config FILE. All problems are reported at once on standard
-error, with exit code 2.
+default filled in and secrets redacted, followed by the origin of each value. FILE is
+the same as --config FILE. All problems are reported at once on standard error, with
+exit code 2.
 
-With --online it prints the state of each upstream instead. It contacts the
-upstream with its credentials and asks for the headers of a manifest and the first
-byte of a blob. They belong to the image of --image, or to an image that the mirror
-has cached, or to a well-known public one. A "?" stands for a feature that was not
-tried: there is no such image, or the registry counts reads of manifests against a
-rate limit and no --image allows spending two of them. A namespace that is offline
-is not contacted. With a bucket (blob_store.s3) it also tries each use of that:
-it writes, reads, lists, presigns and deletes an object below the prefix,
-looks at the rules for incomplete uploads, and compares the clocks. In a fleet
-(cluster) it asks each running replica for its name. With TLS it also checks the certificate that the mirror of this
-machine serves to clients.
+With --online, print the state of each upstream instead. Weir contacts the upstream
+with its credentials and requests the headers of a manifest and the first byte of a
+blob. They belong to the image given with --image, else to an image that the mirror
+has cached, else to a well-known public image. A "?" marks a feature that was not
+tried, because there is no such image, or because the registry counts reads of
+manifests against a rate limit and no --image permits two of them. Blocks with
+offline = true are not contacted.
 
-The exit code is 1 if an upstream cannot be reached, refuses the credentials, or
-allows no more requests, if the bucket fails, if a replica is not reached, or if clients refuse the mirror's own certificate. No HEAD,
-no ranges, a wrong clock and a certificate that is about to expire are remarks.`
+With a bucket (blob_store.s3), --online also writes, reads, lists, presigns and
+deletes an object below the prefix, looks at the rules for incomplete uploads, and
+compares the clocks. In a cluster, it asks each running replica for its name. With
+TLS, it checks the certificate that the mirror on this machine serves to clients.
+
+The exit code is 1 if an upstream cannot be reached, refuses the credentials or
+allows no more requests, if the bucket fails, if a replica cannot be reached, or if
+clients refuse the mirror's own certificate. A missing HEAD, missing ranges, a wrong
+clock and a certificate that expires soon are reported as notes.`
 
 func checkCommand(paths *[]string) *cobra.Command {
 	var online bool
@@ -91,14 +93,14 @@ func checkCommand(paths *[]string) *cobra.Command {
 				return failure{exitFailed, err}
 			}
 			// A comment, so that all of the output is a configuration.
-			fmt.Fprintf(cmd.OutOrStdout(), "\n# ok: the configuration can be used (%s)\n", cfg.Sources())
+			fmt.Fprintf(cmd.OutOrStdout(), "\n# ok: the configuration is valid (%s)\n", cfg.Sources())
 			return nil
 		},
 	}
 	flags.flags(cmd)
-	cmd.Flags().BoolVar(&online, "online", false, "contact each upstream, and print how it is doing")
-	cmd.Flags().StringArrayVar(&opts.images, "image", nil, "ask the upstreams of its repository for image `NAME`, as clients name it; may be repeated (with --online)")
-	cmd.Flags().StringVar(&opts.output, "output", "table", "print a `FORM`: table or json (with --online)")
+	cmd.Flags().BoolVar(&online, "online", false, "contact each upstream and print its state")
+	cmd.Flags().StringArrayVar(&opts.images, "image", nil, "ask the upstreams of its block for the image `NAME`, as clients name it; may be repeated (with --online)")
+	cmd.Flags().StringVar(&opts.output, "output", "table", "print in the `FORMAT` table or json (with --online)")
 	cmd.Flags().DurationVar(&opts.timeout, "timeout", 30*time.Second, "give up after `DURATION` (with --online)")
 	return cmd
 }
@@ -108,14 +110,14 @@ func (o onlineOptions) validate(cmd *cobra.Command, online bool) error {
 	// the output would be taken for that of a probe.
 	for _, name := range []string{"image", "output", "timeout"} {
 		if !online && cmd.Flags().Changed(name) {
-			return fmt.Errorf("--%s is for check --online", name)
+			return fmt.Errorf("--%s needs --online", name)
 		}
 	}
 	if o.output != "table" && o.output != "json" {
-		return fmt.Errorf("--output is %s: it can be table or json", strconv.Quote(o.output))
+		return fmt.Errorf("--output is %s. It must be table or json", strconv.Quote(o.output))
 	}
 	if o.timeout <= 0 {
-		return fmt.Errorf("--timeout is %s: it must be more than nothing", o.timeout)
+		return fmt.Errorf("--timeout is %s. It must be greater than 0", o.timeout)
 	}
 	return nil
 }
@@ -135,15 +137,15 @@ func checkOnline(ctx context.Context, cfg *config.Config, opts onlineOptions, st
 	}
 	// Without the cache there are well-known images, so the check goes on.
 	if err := addCached(ctx, cfg, images); err != nil {
-		fmt.Fprintln(stderr, "warning: cannot look for cached images to ask the upstreams for:", err)
+		fmt.Fprintln(stderr, "warning: cannot look for cached images to try the upstreams with:", err)
 	}
-	probing, cancel := context.WithTimeoutCause(ctx, opts.timeout, fmt.Errorf("it was not done within %s (--timeout)", opts.timeout))
+	probing, cancel := context.WithTimeoutCause(ctx, opts.timeout, fmt.Errorf("it did not finish within %s (--timeout)", opts.timeout))
 	defer cancel()
 	results := check.Run(probing, open.Targets(cfg), images, check.Advice{Failure: app.ExplainUpstream, MoreRequests: app.MoreRequests})
 	// Only the outer context is asked: after --timeout the report is still
 	// worth reading, and after a signal it is not wanted.
 	if ctx.Err() != nil {
-		return failure{exitFailed, errors.New("interrupted before it was done")}
+		return failure{exitFailed, errors.New("interrupted")}
 	}
 	return report(results, opts.output, stdout)
 }

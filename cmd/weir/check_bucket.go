@@ -20,7 +20,7 @@ func checkBucket(ctx context.Context, cfg *config.Config, limit time.Duration, w
 	if cfg.BlobStore.S3 == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it was not done within %s (--timeout)", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not finish within %s (--timeout)", limit))
 	defer cancel()
 	reports, err := app.SurveyBucket(ctx, cfg.BlobStore.S3)
 	if err != nil {
@@ -35,12 +35,12 @@ func checkBucket(ctx context.Context, cfg *config.Config, limit time.Duration, w
 			failed = true
 			indented(&b, "  ", report.Step+": error: "+report.Failed)
 		case report.Note != "":
-			indented(&b, "  ", report.Step+": remark: "+report.Note)
+			indented(&b, "  ", report.Step+": note: "+report.Note)
 		default:
 			indented(&b, "  ", report.Step+": ok")
 		}
 	}
-	return concluded(w, b.String(), failed, "the bucket (blob_store.s3) fails")
+	return concluded(w, b.String(), failed, "the check of the bucket failed (blob_store.s3)")
 }
 
 // concluded prints the report of a check, and returns an error with the reason if it failed.

@@ -19,7 +19,7 @@ func checkReplicas(ctx context.Context, cfg *config.Config, limit time.Duration,
 	if cfg.Cluster == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it was not done within %s (--timeout)", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not finish within %s (--timeout)", limit))
 	defer cancel()
 	reports, err := app.ProbeReplicas(ctx, cfg)
 	if err != nil {
@@ -29,7 +29,7 @@ func checkReplicas(ctx context.Context, cfg *config.Config, limit time.Duration,
 	failed := false
 	b.WriteString("\nreplicas (cluster):\n")
 	if len(reports) == 0 {
-		indented(&b, "  ", "remark: none is running with this secret")
+		indented(&b, "  ", "note: no replica with this secret is running")
 	}
 	for _, report := range reports {
 		if report.Failed == "" {
@@ -39,5 +39,5 @@ func checkReplicas(ctx context.Context, cfg *config.Config, limit time.Duration,
 		failed = true
 		indented(&b, "  ", report.URL+": error: "+report.Failed)
 	}
-	return concluded(w, b.String(), failed, "a replica (cluster) is not reached")
+	return concluded(w, b.String(), failed, "a replica cannot be reached (cluster)")
 }

@@ -29,7 +29,7 @@ func checkServed(ctx context.Context, cfg *config.Config, w io.Writer) error {
 		path, _, chain, err := serverCertificate(cfg)
 		switch {
 		case errors.Is(err, errNotMade):
-			fmt.Fprintf(w, "\nserver.tls:\n  remark: %v\n", err)
+			fmt.Fprintf(w, "\nserver.tls:\n  note: %v\n", err)
 			return nil
 		case err != nil:
 			return failure{exitFailed, err}
@@ -38,7 +38,7 @@ func checkServed(ctx context.Context, cfg *config.Config, w io.Writer) error {
 	}
 	state, ok := check.CheckServed(ctx, target, time.Now())
 	if !ok {
-		fmt.Fprintln(w, "\nserver.tls:\n  remark: no mirror answers with a certificate, so there is none to check")
+		fmt.Fprintln(w, "\nserver.tls:\n  note: no running mirror answers with a certificate")
 		return nil
 	}
 	var b strings.Builder
@@ -50,7 +50,7 @@ func checkServed(ctx context.Context, cfg *config.Config, w io.Writer) error {
 		indented(&b, "  ", "error: "+text)
 	}
 	for _, text := range state.Remarks {
-		indented(&b, "  ", "remark: "+text)
+		indented(&b, "  ", "note: "+text)
 	}
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return failure{exitFailed, err}

@@ -105,7 +105,7 @@ func writeDetails(b *strings.Builder, r check.Result) {
 		indented(b, "  ", "not contacted: offline = true")
 		return
 	}
-	asked := "asked for the root of the API only"
+	asked := "asked only for the root of the API"
 	if r.Image != "" {
 		asked = "asked for " + r.Image
 	}
@@ -126,7 +126,7 @@ func writeDetails(b *strings.Builder, r check.Result) {
 		indented(b, "  ", "error: "+text)
 	}
 	for _, text := range r.Remarks {
-		indented(b, "  ", "remark: "+text)
+		indented(b, "  ", "note: "+text)
 	}
 }
 

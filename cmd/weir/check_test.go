@@ -92,13 +92,13 @@ func sampleResults() []check.Result {
 			Upstream: "registry-1.docker.io", Blocks: []string{"docker.io"}, Keys: []string{`repository."docker.io".upstream[0]`},
 			Status: check.StatusOK, Image: "library/alpine:latest", Reachable: true, LatencyMS: &far,
 			Authentication: check.LoginAccepted, Head: &yes, RateLimit: &check.RateLimit{Limit: 200, Remaining: 187, WindowSeconds: 21600},
-			Remarks: []string{"ranges were not tried, since that takes up to two requests of the rate limit: name an image with --image to do so"},
+			Remarks: []string{"ranges were not tried, since this takes up to two requests of the rate limit. Name an image with --image to try them"},
 		},
 		{
 			Upstream: "ghcr.io", Blocks: []string{"ghcr.io", "team"}, Keys: []string{`repository."ghcr.io".upstream[0]`, `repository."team".upstream[0]`},
 			Status: check.StatusOK, Image: "org/app:1.2", Reachable: true, LatencyMS: &near,
 			Authentication: check.LoginAnonymous, Head: &yes, Range: &no, ClockSkewSeconds: &skew, RedirectsTo: []string{"pkg-containers.githubusercontent.com"},
-			Remarks: []string{"it ignores ranges: a download that breaks off begins anew"},
+			Remarks: []string{"it ignores ranges. A download that breaks off starts over"},
 		},
 		{
 			Upstream: "nexus.internal", Blocks: []string{"nexus.internal"}, Keys: []string{`repository."nexus.internal".upstream[0]`},

@@ -19,9 +19,9 @@ import (
 )
 
 const clientConfigHelp = `Print the files that make a client pull through this mirror, for every repository
-block of the configuration. If there is one file, standard output is its content
-and standard error has its path. Each of several files begins with its path, as a
-comment that is not part of it. Standard error says how to install them, and which
+block of the configuration. A single file is printed on standard output, and its path
+on standard error. Each of several files begins with its path, in a comment that is
+not part of the file. Standard error explains how to install the files and which
 pulls of the client cannot go through the mirror.
 
   docker          Docker Engine
@@ -34,19 +34,19 @@ pulls of the client cannot go through the mirror.
   buildkit        buildkitd, and builders of docker buildx
   k3s, rke2       K3s and RKE2
   crane, regctl, oras, helm, cosign
-                  no files: standard error says how to name the mirror
+                  no files: standard error explains how to name the mirror
 
-If the mirror has TLS, the authority of its certificate is among the files, unless it
-is a public one. It is that of the configured certificate, or the one of --ca. With
---client-cert and --client-key the files have a client certificate, too.
+If the mirror has TLS, the files include the authority of its certificate, unless the
+authority is public: that of the configured certificate, or the one given with --ca.
+With --client-cert and --client-key, the files include a client certificate.
 
-With --dir the files are written below a directory instead, and the paths
-written are printed. --dir / configures this machine. Files that exist with
-other content are named, and then nothing is written, with exit code 1.
+With --dir, write the files below a directory instead and print their paths. --dir /
+configures this machine. If a file exists with other content, nothing is written,
+with exit code 1.
 
-With --username the files hold the login of that user at the mirror. The password
-is that of WEIR_CLIENT_PASSWORD, or it is asked for, or read from standard input.
-Files with a password are written by --dir only, for their owner alone.`
+With --username, the files contain the login of that user at the mirror. The password
+comes from WEIR_CLIENT_PASSWORD, from a prompt, or from standard input. Files with a
+password are only written with --dir, readable by their owner alone.`
 
 func clientConfigCommand(paths *[]string) *cobra.Command {
 	var url, dir, user string
@@ -61,7 +61,7 @@ func clientConfigCommand(paths *[]string) *cobra.Command {
 		Args: func(cmd *cobra.Command, args []string) error {
 			// cobra's own message does not list the clients.
 			if len(args) != 1 {
-				return fmt.Errorf("%s takes one client (%s), not %d", cmd.CommandPath(), strings.Join(clientconfig.Clients(), ", "), len(args))
+				return fmt.Errorf("%s needs exactly one client (%s), not %d", cmd.CommandPath(), strings.Join(clientconfig.Clients(), ", "), len(args))
 			}
 			return nil
 		},
@@ -81,10 +81,10 @@ func clientConfigCommand(paths *[]string) *cobra.Command {
 			return deliver(made, dir, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	cmd.Flags().StringVar(&url, "url", "", "how clients reach the mirror, a `URL` (default: from server.bind_address and server.port)")
-	cmd.Flags().StringVar(&flags.ca, "ca", "", "authority of the mirror's certificate, a `FILE` (default: from server.tls)")
-	cmd.Flags().StringVar(&flags.certificate, "client-cert", "", "certificate that the client shows the mirror, a `FILE`")
-	cmd.Flags().StringVar(&flags.key, "client-key", "", "`FILE` of the key of --client-cert")
+	cmd.Flags().StringVar(&url, "url", "", "`URL` at which clients reach the mirror (default: from server.bind_address and server.port)")
+	cmd.Flags().StringVar(&flags.ca, "ca", "", "`FILE` with the authority of the mirror's certificate (default: from server.tls)")
+	cmd.Flags().StringVar(&flags.certificate, "client-cert", "", "`FILE` with the client certificate")
+	cmd.Flags().StringVar(&flags.key, "client-key", "", "`FILE` with the key of --client-cert")
 	cmd.Flags().StringVar(&user, "username", "", "log clients in as `USER`")
 	cmd.Flags().StringVar(&dir, "dir", "", "write the files below `DIR`")
 	return cmd
@@ -100,13 +100,13 @@ func clientLogin(user string, in io.Reader, prompt io.Writer) (*clientconfig.Log
 		return nil, nil //nolint:nilnil // no login is an answer
 	}
 	if !access.ValidUser(user) {
-		return nil, errors.New("--username must not hold a colon or a control character")
+		return nil, errors.New("--username must not contain a colon or a control character")
 	}
 	password := os.Getenv(clientPassword)
 	if password == "" {
 		var err error
 		if password, err = readPassword(in, prompt, false); err != nil {
-			return nil, fmt.Errorf("%w: set %s, or write the password to standard input", err, clientPassword)
+			return nil, fmt.Errorf("%w. Set %s, or write the password to standard input", err, clientPassword)
 		}
 	}
 	return &clientconfig.Login{User: user, Password: password}, nil
@@ -138,8 +138,8 @@ func clientConfig(client string, cfg *config.Config, url string, flags mirrorFla
 		// An address that stands for all, and a port that the system chooses,
 		// name no place for clients to connect to.
 		if s.Port == 0 || hosts.Unspecified(s.BindAddress) {
-			return clientconfig.Config{}, fmt.Errorf("--url is missing: server.bind_address %q and server.port %d do not say how clients reach the mirror; "+
-				"name its address, as in --url http://mirror.example.com:8000", s.BindAddress, s.Port)
+			return clientconfig.Config{}, fmt.Errorf("--url is missing, and server.bind_address %q and server.port %d do not say how clients reach the mirror. "+
+				"Name its address, as in --url http://mirror.example.com:8000", s.BindAddress, s.Port)
 		}
 		url = "http://" + s.Address()
 		if s.TLS != nil {
@@ -147,7 +147,7 @@ func clientConfig(client string, cfg *config.Config, url string, flags mirrorFla
 		}
 		// The files are right for clients on this machine, so this is a warning.
 		if hosts.Loopback(s.BindAddress) {
-			warnings = append(warnings, "clients reach "+url+" from this machine only: give the address for others with --url")
+			warnings = append(warnings, "clients can reach "+url+" only from this machine. Use --url to name an address for other machines")
 		}
 	}
 	m, err := clientconfig.ParseMirror(url)
@@ -178,7 +178,7 @@ func printFiles(files []clientconfig.File, stdout, stderr io.Writer) {
 	case 1:
 		fmt.Fprintln(stderr, "file:", files[0].Path)
 	default:
-		fmt.Fprintf(stderr, "hint: these are %d files. --dir DIR writes them below a directory, --dir / on this machine\n", len(files))
+		fmt.Fprintf(stderr, "hint: to write these %d files below a directory, use --dir DIR; to install them on this machine, --dir /\n", len(files))
 	}
 }
 
@@ -201,7 +201,7 @@ func writeFiles(dir string, files []clientconfig.File, stdout io.Writer) error {
 		}
 	}
 	if len(differ) > 0 {
-		return fmt.Errorf("nothing was written, since these files exist with other content; move them away, or merge the output without --dir into them:\n  %s",
+		return fmt.Errorf("nothing was written, because these files exist with other content. Move them away, or merge the output without --dir into them:\n  %s",
 			strings.Join(differ, "\n  "))
 	}
 	// Nothing is written before all files have been compared: half a

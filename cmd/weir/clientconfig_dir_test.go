@@ -122,14 +122,14 @@ func TestClientConfigErrors(t *testing.T) {
 	itself := config("itself.toml", "[server]\nbind_address = \"localhost\"\nport = 5000")
 	bad := config("bad.toml", "[server]\nprot = 1")
 	for args, want := range map[string]string{
-		"":                                       "weir client-config takes one client (docker, containerd, nerdctl, kubernetes, podman, buildah, skopeo, crio, buildkit, k3s, rke2, crane, regctl, oras, helm, cosign), not 0",
-		"docker podman":                          "takes one client (docker, containerd, nerdctl, kubernetes, podman, buildah, skopeo, crio, buildkit, k3s, rke2, crane, regctl, oras, helm, cosign), not 2",
+		"":                                       "weir client-config needs exactly one client (docker, containerd, nerdctl, kubernetes, podman, buildah, skopeo, crio, buildkit, k3s, rke2, crane, regctl, oras, helm, cosign), not 0",
+		"docker podman":                          "needs exactly one client (docker, containerd, nerdctl, kubernetes, podman, buildah, skopeo, crio, buildkit, k3s, rke2, crane, regctl, oras, helm, cosign), not 2",
 		"dokcer":                                 `unknown client "dokcer"; did you mean docker? known are docker, containerd, nerdctl, `,
 		"docker --url http://example.com/weir":   "--url must have no path",
 		"docker --url http://a:hunter2@b.c":      "--url must not hold credentials",
-		"docker --config " + everywhere:          `--url is missing: server.bind_address "0.0.0.0" and server.port 8000 do not say how clients reach the mirror`,
-		"docker --config " + everywhere6:         `--url is missing: server.bind_address "::"`,
-		"docker --config " + empty:               `--url is missing: server.bind_address ""`,
+		"docker --config " + everywhere:          `--url is missing, and server.bind_address "0.0.0.0" and server.port 8000 do not say how clients reach the mirror`,
+		"docker --config " + everywhere6:         `--url is missing, and server.bind_address "::"`,
+		"docker --config " + empty:               `--url is missing, and server.bind_address ""`,
 		"docker --config " + anyPort:             "server.port 0 do not say",
 		"docker --config " + itself:              `localhost:5000 cannot be the mirror, since it is also the registry that repository."localhost:5000" mirrors`,
 		"docker --config " + bad:                 "server.prot: unknown key",

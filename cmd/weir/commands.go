@@ -22,21 +22,21 @@ func rootCommand() *cobra.Command {
 		Use:     "weir",
 		Version: versionLine(),
 		Short:   "A pull-through mirror for OCI container registries",
-		Long: `Weir puts Docker Hub, ghcr.io, quay.io and private registries under one host.
-It serves cached content from its store, streams other content while storing it,
-and continues to serve when upstreams fail.`,
+		Long: `Weir puts Docker Hub, ghcr.io, quay.io and private registries behind one host.
+It serves cached content from its store, streams the rest while storing it,
+and keeps serving when upstreams fail.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("a command is missing: %s --help lists them", cmd.CommandPath())
+			return fmt.Errorf("the command is missing. Run %s --help for a list", cmd.CommandPath())
 		},
 	}
 	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: the first of "+strings.Join(config.Places(), ", ")+"; else built-in)")
 	root.SetVersionTemplate("{{.Version}}\n")
 	addGroup(root, "Run a mirror:", serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths))
-	addGroup(root, "See and steer a running mirror:", lsCommand(&paths), inspectCommand(&paths), pinCommand(&paths), refreshCommand(&paths), rmCommand(&paths), statsCommand(&paths), unpinCommand(&paths), warmCommand(&paths))
-	addGroup(root, "Care for its store:", verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
+	addGroup(root, "Look at and control a running mirror:", lsCommand(&paths), inspectCommand(&paths), pinCommand(&paths), refreshCommand(&paths), rmCommand(&paths), statsCommand(&paths), unpinCommand(&paths), warmCommand(&paths))
+	addGroup(root, "Maintain its store:", verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
 	addGroup(root, "Set up clients and users:", clientConfigCommand(&paths), authCommand())
 	root.AddCommand(versionCommand(), manCommand())
 	return root
@@ -55,7 +55,7 @@ func addGroup(root *cobra.Command, title string, commands ...*cobra.Command) {
 // this machine. It returns an error if the configuration leaves the port open.
 func localURL(cfg *config.Config) (*url.URL, error) {
 	if cfg.Server.Port == 0 {
-		return nil, errors.New("server.port is 0, so the port of the running mirror is not known here: configure a fixed one")
+		return nil, errors.New("server.port is 0, so the port of the running mirror is unknown. Set a fixed port")
 	}
 	scheme := "http"
 	if cfg.Server.TLS != nil {
@@ -116,5 +116,5 @@ func unusable(err error) error {
 	if err == nil {
 		return nil
 	}
-	return failure{exitUsage, fmt.Errorf("the configuration cannot be used:\n%w", err)}
+	return failure{exitUsage, fmt.Errorf("the configuration is invalid:\n%w", err)}
 }

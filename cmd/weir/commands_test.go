@@ -170,7 +170,7 @@ func TestCheckOnlineInterrupted(t *testing.T) {
 	cancel()
 	var stdout, stderr strings.Builder
 	code := run(ctx, []string{"check", "--online", "--config", path}, &stdout, &stderr)
-	if code != exitFailed || stdout.String() != "" || stderr.String() != "weir: interrupted before it was done\n" {
+	if code != exitFailed || stdout.String() != "" || stderr.String() != "weir: interrupted\n" {
 		t.Errorf("%d, %q, %q", code, stdout.String(), stderr.String())
 	}
 }

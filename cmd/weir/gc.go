@@ -33,26 +33,24 @@ type gcOptions struct {
 	bucket    bool
 }
 
-const gcLong = `Remove stored content that has not been used for longer than a duration, and then
-the least recently used content, until the rest fits into a size. Both limits come
-from the configuration (blob_store.fs) unless a flag sets them. Removed content is
-downloaded again when a client asks for it. Running pulls end undisturbed. The
-output has a line for each image that lost content; shared content counts in each.
-Pinned images stay.
+const gcLong = `Remove stored content that has not been used for a given time, then the least
+recently used content until the rest fits into a given size. Both limits come from
+the configuration (blob_store.fs) unless a flag sets them. Removed content is
+downloaded again when a client asks for it. Running pulls are not disturbed. Pinned
+images stay. The output has a line for each image that lost content; shared content
+counts for each of them.
 
-With --prune-records it also forgets the tags and links of content that is gone,
-from now or from before, and so the repositories that have nothing left: they
-vanish from the catalogue. Lists of repositories without content go after a day,
-records without a use after the same time as content, and empty directories at
-once. Do this while the mirror is stopped, or bear with a
-repository that is pulled again staying out of the catalogue until the mirror
-has been restarted.
+With --prune-records, also remove the tags and links of content that is gone, and
+thereby the repositories that have nothing left from the catalog. Lists of
+repositories without content are removed after a day, unused records after the same
+time as content, and empty directories at once. Stop the mirror first. Otherwise a
+repository that is pulled again stays out of the catalog until the mirror restarts.
 
-With --bucket it evicts from the bucket of blob_store.s3, whose limits count then.
-Content leaves first, so that no client is redirected to it, and is removed when
-all redirects have ended: after two and a half times eviction_interval and, with
-redirects, presign_ttl_secs. Content that a mirror uses meanwhile stays. A mirror
-that has limits evicts by itself, and keeps this command from doing so.
+With --bucket, evict from the bucket of blob_store.s3, to its limits. Content is
+marked first, so that no client is redirected to it, and removed when all redirects
+have expired: after two and a half times eviction_interval and, with redirects,
+presign_ttl_secs. Content that a mirror uses in the meantime stays. This is refused
+while a mirror with limits evicts by itself.
 `
 
 func gcCommand(paths *[]string) *cobra.Command {
@@ -74,7 +72,7 @@ func gcCommand(paths *[]string) *cobra.Command {
 			// A command that removes nothing by default would look like one that
 			// has done its work.
 			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records {
-				return fmt.Errorf("there is no limit to evict to: give --max-size or --max-unused, or set max_size or max_unused of %s", at)
+				return fmt.Errorf("there is no limit to evict to. Use --max-size or --max-unused, or set max_size or max_unused of %s", at)
 			}
 			if opts.bucket {
 				return withBucket(cmd.Context(), cfg, func(ctx context.Context, bucket *app.Bucket) error {
@@ -92,17 +90,17 @@ func gcCommand(paths *[]string) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.Func("max-size", "leave at most `SIZE` of content, such as 200GiB; 0 leaves none", func(text string) error {
+	flags.Func("max-size", "keep at most `SIZE` of content, such as 200GiB; 0 keeps none", func(text string) error {
 		opts.maxSize = new(config.Size)
 		return opts.maxSize.UnmarshalText([]byte(text))
 	})
-	flags.Func("max-unused", "remove content that was not used for `DURATION`, such as 30d", func(text string) error {
+	flags.Func("max-unused", "remove content that has not been used for `DURATION`, such as 30d", func(text string) error {
 		opts.maxUnused = new(config.Duration)
 		return opts.maxUnused.UnmarshalText([]byte(text))
 	})
-	flags.BoolVar(&opts.dryRun, "dry-run", false, "remove nothing, and print how much would be removed")
+	flags.BoolVar(&opts.dryRun, "dry-run", false, "remove nothing and print what would be removed")
 	flags.BoolVar(&opts.bucket, "bucket", false, "evict from the bucket of blob_store.s3")
-	flags.BoolVar(&opts.records, "prune-records", false, "forget tags and links of content that is gone")
+	flags.BoolVar(&opts.records, "prune-records", false, "remove tags and links of content that is gone")
 	return cmd
 }
 
@@ -141,11 +139,11 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 		evicted[entry.Digest] = o.dryRun
 	}
 	report, err := maintain.Evict(ctx, store, limits)
-	removed, forgot := "removed", "forgot"
+	removed := "removed"
 	if o.dryRun {
-		removed, forgot = "would remove", "would forget"
+		removed = "would remove"
 	}
-	fmt.Fprintf(stdout, "%s %s; left %s\n", removed, describe(report.Removed), describe(report.Left))
+	fmt.Fprintf(stdout, "%s %s; kept %s\n", removed, describe(report.Removed), describe(report.Left))
 	printByImage(stdout, entries, images)
 	// Content that could not be removed keeps its records.
 	if err != nil || !o.records {
@@ -163,7 +161,7 @@ func (o gcOptions) run(ctx context.Context, store *disk.Store, limits maintain.E
 			return false, err
 		},
 	})
-	fmt.Fprintf(stdout, "%s tags: %d, links: %d, repositories: %d\n", forgot, pruned.Tags, pruned.Links, pruned.Repositories)
+	fmt.Fprintf(stdout, "%s tags: %d, links: %d, repositories: %d\n", removed, pruned.Tags, pruned.Links, pruned.Repositories)
 	if err != nil {
 		return err
 	}

@@ -51,26 +51,26 @@ func (o gcOptions) runBucket(ctx context.Context, bucket *app.Bucket, cfg *confi
 				return errDry
 			}
 			if len(chosen) > 0 {
-				fmt.Fprintf(stdout, "%d contents leave, and are removed in %s\n", len(chosen), units.Duration(grace))
+				fmt.Fprintf(stdout, "marked %d objects, which are removed in %s\n", len(chosen), units.Duration(grace))
 			}
 			return nil
 		},
 	})
-	removed, forgot := "removed", "forgot"
+	removed := "removed"
 	report.Left = maintain.Amount{Objects: objects, Bytes: bytes}
 	if errors.Is(err, errDry) {
 		err = nil
-		removed, forgot = "would remove", "would forget"
+		removed = "would remove"
 		report.Left.Objects -= report.Removed.Objects
 		report.Left.Bytes -= report.Removed.Bytes
 	}
-	fmt.Fprintf(stdout, "%s %s; left %s\n", removed, describe(report.Removed), describe(report.Left))
+	fmt.Fprintf(stdout, "%s %s; kept %s\n", removed, describe(report.Removed), describe(report.Left))
 	printByImage(stdout, entries, images)
 	if err != nil || !o.records {
 		return err
 	}
 	pruned, err := o.pruneBucket(ctx, bucket, entries)
-	fmt.Fprintf(stdout, "%s tags: %d, links: %d, repositories: %d\n", forgot, pruned.Tags, pruned.Links, pruned.Repositories)
+	fmt.Fprintf(stdout, "%s tags: %d, links: %d, repositories: %d\n", removed, pruned.Tags, pruned.Links, pruned.Repositories)
 	if pruned.Documents > 0 {
 		fmt.Fprintf(stdout, "%s unused records: %d\n", removed, pruned.Documents)
 	}

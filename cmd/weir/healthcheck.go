@@ -24,16 +24,16 @@ func healthcheckCommand(paths *[]string) *cobra.Command {
 	var ready bool
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
-		Short: "Ask a running mirror on this machine whether it is alive",
-		Long: `Ask the mirror that runs on this machine whether it is alive. The exit code is 0 if
-it is, else 1. This is for containers, which have no shell.
+		Short: "Check that the mirror on this machine is alive",
+		Long: `Check that the mirror on this machine is alive. The exit code is 0 if it is, else 1.
+This is for containers, which have no shell.
 
-A mirror leaves its address in its data directory. If there is none, healthcheck
-asks the address of the configuration. A mistake in a configuration file does not
-matter, since the running mirror goes on with the last good one.
+A mirror writes its address into its data directory. If there is none, the command
+uses the address in the configuration. A mistake in a configuration file does not
+matter, since a running mirror keeps the last valid configuration.
 
-It needs no certificate of a client, and verifies none of the mirror. With --ready it
-asks whether the mirror can do its work, as /readyz tells.`,
+The command needs no client certificate and does not verify that of the mirror. With
+--ready, it checks whether the mirror can do its work, as /readyz reports.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := askHealth(cmd.Context(), config.Source{Files: *paths}.Salvage(), ready); err != nil {
@@ -43,7 +43,7 @@ asks whether the mirror can do its work, as /readyz tells.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&ready, "ready", false, "ask whether it is ready, rather than alive")
+	cmd.Flags().BoolVar(&ready, "ready", false, "check that the mirror is ready, not only alive")
 	return cmd
 }
 
@@ -77,7 +77,7 @@ func askHealth(ctx context.Context, cfg *config.Config, ready bool) error {
 	case err == nil && ask(configured.String()):
 		return nil
 	case err != nil && len(asked) == 0:
-		failed = append(failed, fmt.Errorf("no mirror has left its address in %s, and %w", cfg.BlobStore.FS.RootDir, err))
+		failed = append(failed, fmt.Errorf("there is no address of a mirror in %s, and %w", cfg.BlobStore.FS.RootDir, err))
 	}
 	return fmt.Errorf("no mirror answers: %w", errors.Join(failed...))
 }
@@ -114,7 +114,7 @@ func askHealthAt(ctx context.Context, root string, ready bool) error {
 	}
 	// The port that a mirror has left may belong to another program by now.
 	if body, err := io.ReadAll(io.LimitReader(resp.Body, int64(limitOfBody))); err != nil || string(body) != want {
-		return fmt.Errorf("%s is answered by another program than a mirror", url)
+		return fmt.Errorf("%s is answered by another program, not a mirror", url)
 	}
 	return nil
 }

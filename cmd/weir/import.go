@@ -19,26 +19,26 @@ import (
 	"github.com/weirhq/weir/storage/spool"
 )
 
-const importLong = `Copy the stored content of another registry into the store: that of Docker's
-registry (Distribution), of Harbor or of Angos. PATH is the directory in which that
-registry stores, such as /var/lib/registry, or one below. It is only read.
+const importLong = `Copy the stored content of another registry into the store. The other registry may be
+Docker's registry (Distribution), Harbor or Angos. PATH is its data directory, such as
+/var/lib/registry, or a directory below it. Nothing is written there.
 
-Each content is compared with its digest while it is copied. Links, devices, and files
-that are damaged or cannot be read are skipped, and reported. Content that the store
-has already is not read, so an import that was interrupted goes on where it ended.
-The newest content comes first. Content for which max_size or min_free leaves no room
-is left out; nothing is evicted for it.
+All content is compared with its digest while it is copied. Links, devices, damaged
+files and unreadable files are skipped and reported. Content that is already stored is
+not read, so an interrupted import continues where it ended. The newest content is
+copied first. Content that does not fit into max_size, or would use up min_free, is
+left out; nothing is evicted to make room for it.
 
-An import gives no rights: the first pull of an image asks its upstream for the
-manifest and for some bytes of each layer, and downloads no layer that was imported.
+An import grants no rights: the first pull of an image asks its upstream for the
+manifest and for some bytes of each layer, and downloads no imported layer.
 
-With --bucket it copies into the bucket of blob_store.s3.
+With --bucket, copy into the bucket of blob_store.s3.
 
-It may run before the first start of the mirror, or beside the mirror, which counts
-the new content within an hour. Run it as the mirror's user.
+The command may run before the first start of the mirror, or while the mirror runs,
+which counts the new content within an hour. Run it as the mirror's user.
 
-The exit code is 0 if all content is in the store, 1 if any was skipped or left out,
-or if it was interrupted.`
+The exit code is 0 if all content is in the store, and 1 if any was skipped or left
+out or if the command was interrupted.`
 
 // importOptions are the flags of import.
 type importOptions struct {
@@ -53,15 +53,15 @@ func importCommand(paths *[]string) *cobra.Command {
 	var opts importOptions
 	cmd := &cobra.Command{
 		Use:   "import --from-registry-dir PATH",
-		Short: "Adopt the stored content of another registry",
+		Short: "Import the stored content of another registry",
 		Long:  importLong,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.from == "" {
-				return errors.New("--from-registry-dir is missing: it is the directory in which the other registry stores")
+				return errors.New("--from-registry-dir is missing. Set it to the data directory of the other registry")
 			}
 			if opts.jobs < 1 {
-				return fmt.Errorf("--jobs is %d: it takes at least one", opts.jobs)
+				return fmt.Errorf("--jobs is %d. It must be at least 1", opts.jobs)
 			}
 			cfg, err := load(*paths)
 			if err != nil {
@@ -71,9 +71,9 @@ func importCommand(paths *[]string) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&opts.from, "from-registry-dir", "", "the `PATH` in which the other registry stores")
+	flags.StringVar(&opts.from, "from-registry-dir", "", "`PATH` of the data directory of the other registry")
 	flags.IntVar(&opts.jobs, "jobs", 2, "copy `N` objects at once")
-	flags.BoolVar(&opts.dryRun, "dry-run", false, "copy nothing, and print how much would be imported")
+	flags.BoolVar(&opts.dryRun, "dry-run", false, "copy nothing and print how much would be imported")
 	flags.BoolVar(&opts.bucket, "bucket", false, "import into the bucket of blob_store.s3")
 	flags.BoolVar(&opts.quiet, "quiet", false, "print only content that is skipped or left out")
 	return cmd
@@ -141,7 +141,7 @@ func (o importOptions) run(ctx context.Context, dir *maintain.RegistryDir, into 
 	if o.dryRun {
 		imported = "would import"
 	}
-	fmt.Fprintf(writerUnlessQuiet(o.quiet, stdout), "%s %s; there already %s\n", imported, describe(report.Imported), describe(report.Present))
+	fmt.Fprintf(writerUnlessQuiet(o.quiet, stdout), "%s %s; already stored %s\n", imported, describe(report.Imported), describe(report.Present))
 	return errors.Join(err, printLeft(stdout, report, into.table))
 }
 
@@ -157,10 +157,10 @@ func printLeft(w io.Writer, report maintain.ImportReport, table string) error {
 	}
 	var err error
 	if n := report.Skips.Count; n > 0 {
-		err = fmt.Errorf("files and directories that were skipped: %d", n)
+		err = fmt.Errorf("skipped files and directories: %d", n)
 	}
 	if report.LeftOut.Objects > 0 {
-		err = errors.Join(err, fmt.Errorf("there is no room for %s. Raise %s.max_size, free space on the disk, or leave them to the next pulls",
+		err = errors.Join(err, fmt.Errorf("there is no room for %s. Raise %s.max_size, free some disk space, or let the next pulls fetch them",
 			describe(report.LeftOut), table))
 	}
 	return err

@@ -29,9 +29,9 @@ func TestImport(t *testing.T) {
 	cfg, path := loadText(t, twoRepositories)
 	from := registryDir(t, map[string]string{"one": "one", "two": "two", "three": "three"})
 	for _, step := range []struct{ args, stdout string }{
-		{"--dry-run", "would import 3 objects, 11 B; there already 0 objects, 0 B\n"},
-		{"--jobs 1", "imported 3 objects, 11 B; there already 0 objects, 0 B\n"},
-		{"", "imported 0 objects, 0 B; there already 3 objects, 11 B\n"},
+		{"--dry-run", "would import 3 objects, 11 B; already stored 0 objects, 0 B\n"},
+		{"--jobs 1", "imported 3 objects, 11 B; already stored 0 objects, 0 B\n"},
+		{"", "imported 0 objects, 0 B; already stored 3 objects, 11 B\n"},
 		{"--quiet", ""},
 	} {
 		code, stdout, stderr := invoke(t, append([]string{"import", "--config", path, "--from-registry-dir", from}, strings.Fields(step.args)...)...)
@@ -58,7 +58,7 @@ func TestImportOfSome(t *testing.T) {
 	from := registryDir(t, map[string]string{"one": "one", "two": "tvo"})
 	code, stdout, stderr := invoke(t, "import", "--config", path, "--from-registry-dir", from)
 	if code != exitFailed || !strings.HasPrefix(stdout, "imported 1 object, 3 B; ") || !strings.Contains(stdout, "\nskipped "+from) ||
-		!strings.HasSuffix(stderr, "files and directories that were skipped: 1\n") {
+		!strings.HasSuffix(stderr, "skipped files and directories: 1\n") {
 		t.Errorf("%d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 	from = registryDir(t, map[string]string{large: large, "one": "one"})

@@ -25,17 +25,16 @@ func inspectCommand(paths *[]string) *cobra.Command {
 		Use:   "inspect IMAGE",
 		Short: "Show a cached image down to its layers",
 		Long: `Show an image as a running mirror has cached it: its manifest, platforms and layers,
-and which of them are cached; pulls and the last clients; the manifests that the tag
-named before; labels; referrers, such as signatures. No upstream is asked.
+and which of them are cached; its pulls and last clients; the manifests that the tag
+named before; its labels; its referrers, such as signatures. No upstream is contacted.
 
-An IMAGE is written as in a pull from the mirror. Without a tag or digest it is the
-one with the tag latest.
+Write an IMAGE as in a pull from the mirror. Without a tag or digest, the tag is latest.
 ` + besideMirror,
 		Example: "  weir inspect docker.io/library/alpine:3.20\n  weir inspect ghcr.io/org/app@sha256:... -o json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "" && output != outputJSON {
-				return fmt.Errorf("--output is %q: it must be json", output)
+				return fmt.Errorf("--output is %q. It must be json", output)
 			}
 			m, err := flags.connect(*paths, cmd.InOrStdin())
 			if err != nil {
@@ -57,7 +56,7 @@ one with the tag latest.
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "print another `FORM`: json")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "print in the `FORMAT` json")
 	completeWords(cmd, "output", outputJSON)
 	flags.flags(cmd)
 	cmd.ValidArgsFunction = flags.completeImages(paths)
@@ -67,7 +66,7 @@ one with the tag latest.
 // notCached adds to an error about an image how to find others.
 func notCached(err error, image oci.Image) error {
 	if isGone(err) {
-		return fmt.Errorf("%s: %w. List the cached tags: weir ls --tags %s", image, err, image.Name)
+		return fmt.Errorf("%s: %w. To list the cached tags, run weir ls --tags %s", image, err, image.Name)
 	}
 	return fmt.Errorf("%s: %w", image, err)
 }
@@ -254,7 +253,7 @@ func pullsText(p api.PullsDocument) string {
 	if p.Total == 0 {
 		return "0"
 	}
-	return humanize.Comma(p.Total) + ", the last one " + moment(p.Last)
+	return humanize.Comma(p.Total) + ", last " + moment(p.Last)
 }
 
 // cachedParts tells how much of a manifest is cached.

@@ -48,11 +48,11 @@ func lsCommand(paths *[]string) *cobra.Command {
 		Use:   "ls [PREFIX]",
 		Short: "List what a running mirror has cached",
 		Long: `List the repositories that a running mirror has cached, or those whose names begin
-with PREFIX: tags, size, pulls by clients, last pull. A size counts each content once,
-also one that was evicted.
+with PREFIX, with their tags, size, pulls by clients and last pull. A size counts each
+blob and manifest once, including those that were evicted.
 
-With --tags, list their tags: the manifest that each names, pulls by this tag, last
-pull. The sizes of images take some more requests for each tag, so they are shown with
+With --tags, list their tags, with the manifest that each names, the pulls by this tag
+and the last pull. Sizes take additional requests for each tag, so they are shown with
 -o wide, and for --sort size.
 ` + besideMirror,
 		Example: "  weir ls --sort size\n  weir ls docker.io/library/ --tags --sort pulls",
@@ -71,8 +71,8 @@ pull. The sizes of images take some more requests for each tag, so they are show
 		},
 	}
 	cmd.Flags().BoolVar(&flags.tags, "tags", false, "list the tags of the repositories")
-	cmd.Flags().StringVar(&flags.sort, "sort", "", "sort by `FIGURE`: size, pulls or last, the largest or latest first (default: by name)")
-	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "print another `FORM`: wide, with more columns, or json")
+	cmd.Flags().StringVar(&flags.sort, "sort", "", "sort by `FIGURE`, which is size, pulls or last, largest or latest first (default: by name)")
+	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "print in the `FORMAT` wide, with more columns, or json")
 	completeWords(cmd, "sort", bySize, byPulls, byLast)
 	completeWords(cmd, "output", outputWide, outputJSON)
 	flags.api.flags(cmd)
@@ -82,10 +82,10 @@ pull. The sizes of images take some more requests for each tag, so they are show
 
 func (f lsFlags) check() error {
 	if !slices.Contains([]string{"", "name", bySize, byPulls, byLast}, f.sort) {
-		return fmt.Errorf("--sort is %q: it must be name, size, pulls or last", f.sort)
+		return fmt.Errorf("--sort is %q. It must be name, size, pulls or last", f.sort)
 	}
 	if !slices.Contains([]string{"", outputWide, outputJSON}, f.output) {
-		return fmt.Errorf("--output is %q: it must be wide or json", f.output)
+		return fmt.Errorf("--output is %q. It must be wide or json", f.output)
 	}
 	return nil
 }
@@ -93,7 +93,7 @@ func (f lsFlags) check() error {
 func (f lsFlags) list(ctx context.Context, m *mirror, prefix string, stdout, stderr io.Writer) error {
 	repositories, err := m.Repositories(ctx, prefix)
 	if errors.Is(err, client.ErrTooMany) {
-		return fmt.Errorf("%w. Give a longer PREFIX", err)
+		return fmt.Errorf("%w. Use a longer PREFIX", err)
 	}
 	if err != nil {
 		return err
@@ -126,7 +126,7 @@ func (f lsFlags) list(ctx context.Context, m *mirror, prefix string, stdout, std
 
 func nothingCached(prefix string) string {
 	if prefix == "" {
-		return "nothing is cached yet, or nothing that this client may pull"
+		return "nothing that this client may pull is cached yet"
 	}
 	return fmt.Sprintf("no cached repository that this client may pull begins with %q", prefix)
 }
@@ -227,7 +227,7 @@ func tagsOf(ctx context.Context, m *mirror, repositories []api.NamedDocument, is
 			return nil, err
 		}
 		if len(all)+len(names) > client.MaxList {
-			return nil, fmt.Errorf("%w: more than %d tags. Give a longer PREFIX", client.ErrTooMany, client.MaxList)
+			return nil, fmt.Errorf("%w: more than %d tags. Use a longer PREFIX", client.ErrTooMany, client.MaxList)
 		}
 		for _, tag := range names {
 			all = append(all, listedTag{Name: r.Name, Tag: tag})

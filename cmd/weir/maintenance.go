@@ -18,8 +18,8 @@ import (
 
 // besideServer is a part of the help of each command that works on the store.
 const besideServer = `
-It may run beside the mirror that serves from the same directory. Run it as the
-same user.`
+The command may run while a mirror serves from the same directory. Run it as the same
+user.`
 
 // withStore opens the store that a configuration names, for work beside the
 // mirror that serves from it, and does that work until it is done or a signal
@@ -73,7 +73,7 @@ func ended(ctx context.Context, err error) error {
 	}
 	// The signal is the cause. The errors of work are its effects.
 	if ctx.Err() != nil {
-		err = errors.New("interrupted before it was done")
+		err = errors.New("interrupted")
 	}
 	return failure{exitFailed, app.WithAdvice(err)}
 }

@@ -27,7 +27,7 @@ import (
 // besideMirror is a part of the help of each command that asks the API of a running mirror.
 const besideMirror = `
 The mirror is the one that runs on this machine with the same configuration, or the
-one that --url names.`
+one at --url.`
 
 // apiFlags are the flags of a command that asks the API of a running mirror.
 type apiFlags struct {
@@ -37,7 +37,7 @@ type apiFlags struct {
 }
 
 func (f *apiFlags) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.mirror, "url", "", "the mirror's `URL`, such as http://mirror.internal:8000; with server.admin_address, that address")
+	cmd.Flags().StringVar(&f.mirror, "url", "", "`URL` of the mirror, such as http://mirror.internal:8000; with server.admin_address, that address")
 	f.client.flags(cmd)
 	cmd.Flags().StringVar(&f.user, "username", "", "log in to the mirror as `USER`, with the password in "+clientPassword+" or from a prompt")
 }
@@ -79,7 +79,7 @@ func (f apiFlags) find(configs []string) (*url.URL, *tls.Config, error) {
 	if f.mirror != "" {
 		address, settings, err := parseMirror(f.mirror, f.client)
 		if err == nil && address.User != nil { // the list of processes would show it
-			err = errors.New("--url must hold no user and no password. Name the user with --username, and set " + clientPassword)
+			err = errors.New("--url must not contain a user or a password. Name the user with --username and set " + clientPassword)
 		}
 		return address, settings, err
 	}
@@ -111,7 +111,7 @@ func apiURL(cfg *config.Config) (*url.URL, error) {
 		return nil, fmt.Errorf("server.admin_address: %w", err)
 	}
 	if port == "0" {
-		return nil, errors.New("the port in server.admin_address is 0, so that of the running mirror is not known here: configure a fixed one")
+		return nil, errors.New("the port in server.admin_address is 0, so the port of the running mirror is unknown. Set a fixed port")
 	}
 	scheme := "http"
 	if cfg.Server.TLS != nil {
@@ -130,7 +130,7 @@ func (m *mirror) run(ctx context.Context, work func(context.Context) error) erro
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		err = errors.New("interrupted before it was done")
+		err = errors.New("interrupted")
 	}
 	return failure{exitFailed, m.explain(err)}
 }

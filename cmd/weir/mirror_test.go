@@ -82,7 +82,7 @@ func TestErrorsOfTheAPI(t *testing.T) {
 		"ls --url " + refusing:                                       "the mirror wants a login. Log in with --username",
 		"ls --username alice --url " + refusing:                      "the mirror wants a login. Check the user alice and the password in WEIR_CLIENT_PASSWORD",
 		"refresh mirror/app --url " + refusing:                       "mirror/app:latest: only clients on the machine of the mirror",
-		"inspect mirror/app:v1 --url " + refusing:                    "mirror/app:v1: it is not there. List the cached tags: weir ls --tags mirror/app",
+		"inspect mirror/app:v1 --url " + refusing:                    "mirror/app:v1: it is not there. To list the cached tags, run weir ls --tags mirror/app",
 	} {
 		code, stdout, stderr := invoke(t, strings.Fields(args)...)
 		if code != exitFailed || stdout != "" || !matches(stderr, want) || strings.Contains(stderr, "secret") {
@@ -108,14 +108,14 @@ func TestUsageOfTheAPI(t *testing.T) {
 	url := serveAPI(t, nil)
 	for args, want := range map[string]string{
 		"ls a b":                              "accepts at most 1 arg",
-		"ls --sort age":                       "--sort is \"age\": it must be name, size, pulls or last",
-		"ls -o yaml":                          "--output is \"yaml\": it must be wide or json",
-		"ls --url mirror:8000":                "--url takes one like http://mirror.internal:8000",
-		"ls --url http://alice:secret@mirror": "--url must hold no user and no password. Name the user with --username, and set WEIR_CLIENT_PASSWORD",
+		"ls --sort age":                       "--sort is \"age\". It must be name, size, pulls or last",
+		"ls -o yaml":                          "--output is \"yaml\". It must be wide or json",
+		"ls --url mirror:8000":                "--url must be a URL such as http://mirror.internal:8000",
+		"ls --url http://alice:secret@mirror": "--url must not contain a user or a password. Name the user with --username and set WEIR_CLIENT_PASSWORD",
 		"inspect":                             "accepts 1 arg",
 		"inspect UPPER --url " + url:          `"UPPER" is not an image`,
-		"inspect a -o wide":                   "--output is \"wide\": it must be json",
-		"refresh a@" + hash + " --url " + url: "refresh takes an image with a tag",
+		"inspect a -o wide":                   "--output is \"wide\". It must be json",
+		"refresh a@" + hash + " --url " + url: "refresh needs an image with a tag",
 	} {
 		if code, stdout, stderr := invoke(t, strings.Fields(args)...); code != exitUsage || stdout != "" || !strings.Contains(stderr, want) || strings.Contains(stderr, "secret") {
 			t.Errorf("%s: %d, %q, %q", args, code, stdout, stderr)
@@ -127,7 +127,7 @@ func TestUsageOfTheAPI(t *testing.T) {
 func TestListOfNothing(t *testing.T) {
 	url := serveAPI(t, map[string]string{"GET /api/v1/repositories": `{"repositories": []}`})
 	for args, want := range map[string][2]string{
-		"ls":                {"", "nothing is cached yet, or nothing that this client may pull\n"},
+		"ls":                {"", "nothing that this client may pull is cached yet\n"},
 		"ls quay.io":        {"", "no cached repository that this client may pull begins with \"quay.io\"\n"},
 		"ls -o json":        {"[]\n", ""},
 		"ls --tags -o json": {"[]\n", ""},

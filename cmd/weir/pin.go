@@ -15,12 +15,12 @@ func pinCommand(paths *[]string) *cobra.Command {
 	var flags apiFlags
 	cmd := &cobra.Command{
 		Use:   "pin [IMAGE...]",
-		Short: "Keep images from eviction, or list those that are kept",
-		Long: `Keep images from eviction until weir unpin, with all that they refer to, as far as it is
-cached. A pinned tag is followed when it moves. Pinned images may have half of max_size.
-Without an IMAGE, list the pins.
+		Short: "Protect images from eviction, or list the pinned images",
+		Long: `Protect images from eviction until weir unpin, together with everything they refer to
+that is cached. A pin of a tag follows the tag when it moves. Pinned images may take up
+to half of max_size. Without an IMAGE, list the pins.
 
-Without access rules, only clients on the mirror's own machine may pin; with rules, the
+Without access rules, only clients on the mirror's own machine may pin. With rules, the
 action ui-change decides.
 ` + besideMirror,
 		Example: "  weir pin docker.io/library/alpine:3.20\n  weir pin",
@@ -48,9 +48,9 @@ func unpinCommand(paths *[]string) *cobra.Command {
 	var flags apiFlags
 	cmd := &cobra.Command{
 		Use:   "unpin IMAGE...",
-		Short: "Let pinned images be evicted again",
-		Long: `Let images be evicted again that weir pin keeps. Their content stays until space is
-needed. weir pin lists the pins.
+		Short: "Remove the protection of pinned images",
+		Long: `Remove the pins of images, so that they can be evicted again. Their content stays until
+space is needed. weir pin lists the pins.
 ` + besideMirror,
 		Example: "  weir unpin docker.io/library/alpine:3.20",
 		Args:    cobra.MinimumNArgs(1),

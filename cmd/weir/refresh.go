@@ -13,12 +13,12 @@ func refreshCommand(paths *[]string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "refresh IMAGE",
 		Short: "Make a running mirror check a tag at its upstream now",
-		Long: `Make a running mirror ask the upstream about a tag now, although it was checked within
-tag_ttl or is immutable, and print what it found: the tag is unchanged, has moved, or
-was fetched since it was not cached. "not stored" says that the mirror could not store
-the manifest. If the upstream fails, the cached tag stays, and the exit code is 1.
+		Long: `Make a running mirror check a tag at its upstream now, even if it was checked within
+tag_ttl or is immutable, and print the result: the tag is unchanged, has moved, or was
+fetched because it was not cached. "not stored" means that the mirror could not store
+the manifest. If the upstream fails, the cached tag stays and the exit code is 1.
 
-Without access rules, only clients on the mirror's own machine may do so; with rules,
+Without access rules, only clients on the mirror's own machine may do this. With rules,
 the action ui-change decides.
 ` + besideMirror,
 		Example: "  weir refresh docker.io/library/alpine:3",
@@ -33,7 +33,7 @@ the action ui-change decides.
 				return err
 			}
 			if !image.Reference.IsTag() {
-				return errors.New("refresh takes an image with a tag: the content of a digest never changes")
+				return errors.New("refresh needs an image with a tag. The content of a digest never changes")
 			}
 			return m.run(cmd.Context(), func(ctx context.Context) error {
 				found, err := m.Refresh(ctx, image)

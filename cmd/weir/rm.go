@@ -24,15 +24,15 @@ func rmCommand(paths *[]string) *cobra.Command {
 	var isSure bool
 	cmd := &cobra.Command{
 		Use:   "rm IMAGE...",
-		Short: "Take images out of the cache of a running mirror",
-		Long: `Take images out of the cache of a running mirror: a tag, a digest or, for a name with
-neither, all of a repository. Content goes that nothing else refers to. The registries
-keep their images, and the next pull fetches them again.
+		Short: "Remove images from the cache of a running mirror",
+		Long: `Remove images from the cache of a running mirror: a tag, a digest or, for a name with
+neither, a whole repository. Content that nothing else refers to is removed with them.
+The registries keep their images, and the next pull fetches them again.
 
-It asks before it removes anything. Without a terminal it needs --yes. An image that
-fails does not stop the others; the exit code is 1 then.
+The command asks before it removes anything. Without a terminal it needs --yes. A
+failure does not stop the removal of the other images; the exit code is then 1.
 
-Without access rules, only clients on the mirror's own machine may do so; with rules,
+Without access rules, only clients on the mirror's own machine may do this. With rules,
 the action ui-change decides.
 ` + besideMirror,
 		Example: "  weir rm docker.io/library/alpine:3.19\n  weir rm --yes ghcr.io/org/app",
@@ -40,7 +40,7 @@ the action ui-change decides.
 		RunE: func(cmd *cobra.Command, args []string) error {
 			terminal := terminalOf(cmd.InOrStdin())
 			if !isSure && terminal == nil {
-				return errors.New("rm asks before it removes anything, and there is no terminal to ask at. Confirm with --yes")
+				return errors.New("rm asks before it removes anything, but there is no terminal. Confirm with --yes")
 			}
 			m, err := flags.connect(*paths, cmd.InOrStdin())
 			if err != nil {
@@ -106,14 +106,14 @@ func isWhole(image string) bool {
 
 // confirm asks at a terminal whether images shall be removed.
 func (m *mirror) confirm(ctx context.Context, images []string, terminal io.Reader, prompt io.Writer) bool {
-	fmt.Fprintln(prompt, "These leave the cache:")
+	fmt.Fprintln(prompt, "These images will be removed from the cache:")
 	for _, image := range images {
 		line := "  " + image
 		if isWhole(image) {
-			line += ": all of the repository"
+			line += ": the whole repository"
 			// The question is asked without the figures, too.
 			if r, err := m.Repository(ctx, image); err == nil {
-				line = fmt.Sprintf("  %s: all of the repository, with %s and %s", printable.Line(r.Name, maxCell), quantity(r.Tags, "tag"), units.IEC(r.Size))
+				line = fmt.Sprintf("  %s: the whole repository, %s, %s", printable.Line(r.Name, maxCell), quantity(r.Tags, "tag"), units.IEC(r.Size))
 			}
 		}
 		fmt.Fprintln(prompt, line)
@@ -146,13 +146,13 @@ func (m *mirror) each(ctx context.Context, images []string, stderr io.Writer, wo
 		failed++
 	}
 	if failed > 0 {
-		return fmt.Errorf("images that failed: %d of %d", failed, len(images))
+		return fmt.Errorf("failed images: %d of %d", failed, len(images))
 	}
 	return nil
 }
 
 func removedLine(image string, r api.RemovedDocument) string {
-	return fmt.Sprintf("removed %s: %s, %s, %s, %s", image, quantity(len(r.Tags), "tag"), quantity(r.Manifests, "manifest"), quantity(r.Contents, "content"), units.IEC(r.Bytes))
+	return fmt.Sprintf("removed %s: %s, %s, %s, %s", image, quantity(len(r.Tags), "tag"), quantity(r.Manifests, "manifest"), quantity(r.Contents, "object"), units.IEC(r.Bytes))
 }
 
 // quantity returns a number and its noun, such as "1 tag" and "1,200 tags".

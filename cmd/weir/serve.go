@@ -19,11 +19,11 @@ func serveCommand(paths *[]string) *cobra.Command {
 		Use:   "serve",
 		Short: "Run the mirror",
 		Long: `Run the mirror until SIGINT or SIGTERM. Running requests and downloads then have
-global.shutdown_drain_secs to end; the exit code is 0 when all of them did.
-A change of a configuration file, or SIGHUP, takes effect without a restart.
+global.shutdown_drain_secs to finish; the exit code is 0 if all of them did.
+A change to a configuration file takes effect without a restart, and so does SIGHUP.
 
-Each setting that is no list is also a variable: WEIR_SERVER_PORT is server.port.
-Variables win over files, and flags over both.`,
+Every setting that is not a list can be set by an environment variable:
+WEIR_SERVER_PORT sets server.port. Variables override files, and flags override both.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			source, err := opts.source(*paths)
@@ -49,8 +49,8 @@ type overrides struct{ listen, data, level string }
 
 func (o *overrides) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.listen, "listen", "", "listen on `ADDR`, such as 0.0.0.0:8000 or :8000 for every interface (server.bind_address, server.port)")
-	cmd.Flags().StringVar(&o.data, "data", "", "store content below `DIR` (blob_store.fs.root_dir)")
-	cmd.Flags().StringVar(&o.level, "log-level", "", "log from `LEVEL` on: debug, info, warn or error (log.level)")
+	cmd.Flags().StringVar(&o.data, "data", "", "store content in `DIR` (blob_store.fs.root_dir)")
+	cmd.Flags().StringVar(&o.level, "log-level", "", "log messages of `LEVEL` and above: debug, info, warn or error (log.level)")
 }
 
 // source returns the source of the configuration with these flags.
@@ -62,7 +62,7 @@ func (o *overrides) source(files []string) (config.Source, error) {
 	if o.listen != "" {
 		host, port, err := net.SplitHostPort(o.listen)
 		if err != nil || !hosts.ValidPort(port) && port != "0" {
-			return source, fmt.Errorf("--listen is %q: it must be an address with a port, such as 0.0.0.0:8000 or :8000", o.listen)
+			return source, fmt.Errorf("--listen is %q. It must be an address with a port, such as 0.0.0.0:8000 or :8000", o.listen)
 		}
 		add("--listen", host, "server", "bind_address")
 		add("--listen", port, "server", "port")

@@ -28,20 +28,19 @@ func statsCommand(paths *[]string) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "stats",
-		Short: "Show what a running mirror does: traffic, store, upstreams, downloads",
-		Long: `Show what a running mirror does: whether it is ready and, if not, why; the requests of
-the last minute, hour, day and 30 days, the share that came from the cache, and the
+		Short: "Show the traffic, store, upstreams and downloads of a running mirror",
+		Long: `Show the state of a running mirror: whether it is ready and, if not, why; the requests
+of the last minute, hour, day and 30 days, the share served from the cache, and the
 bytes served, fetched and saved; the store; the upstreams with their cooldowns and rate
 limits; the running downloads.
 
-On a terminal this is a screen that follows the mirror until Ctrl-C. Otherwise it is
-printed once.
+On a terminal, the output is updated until Ctrl-C. Otherwise it is printed once.
 ` + besideMirror,
 		Example: "  weir stats\n  weir stats -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "" && output != outputJSON {
-				return fmt.Errorf("--output is %q: it must be json", output)
+				return fmt.Errorf("--output is %q. It must be json", output)
 			}
 			m, err := flags.connect(*paths, cmd.InOrStdin())
 			if err != nil {
@@ -52,7 +51,7 @@ printed once.
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "print another `FORM`: json")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "print in the `FORMAT` json")
 	completeWords(cmd, "output", outputJSON)
 	flags.flags(cmd)
 	return cmd
@@ -123,7 +122,7 @@ func followStats(ctx context.Context, m *mirror, terminal *os.File, now stats) e
 		case err == nil:
 			before, now, trouble = now, next, ""
 		case ctx.Err() == nil: // the figures stay, with the reason
-			trouble = printable.Line(fmt.Sprintf("No answer, these figures are of %s: %v", now.at.Format(time.TimeOnly), m.explain(err)), maxCell) + "\n\n"
+			trouble = printable.Line(fmt.Sprintf("No answer. These figures are from %s: %v", now.at.Format(time.TimeOnly), m.explain(err)), maxCell) + "\n\n"
 		}
 	}
 }
@@ -183,7 +182,7 @@ func (s stats) facts(url string) [][]string {
 	}
 	if store.EvictionAge != nil {
 		age := time.Duration(*store.EvictionAge * float64(time.Second))
-		content += ", evicted content had not been used for " + units.Duration(age.Round(time.Minute))
+		content += ", evicted content had been unused for " + units.Duration(age.Round(time.Minute))
 	}
 	return [][]string{
 		{url, ready + ", weir " + s.Status.Version + ", started " + ago(s.Status.Started)},

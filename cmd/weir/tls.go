@@ -22,7 +22,7 @@ import (
 )
 
 // errNotMade says that a mirror has not made its self-signed certificate yet.
-var errNotMade = errors.New("the self-signed certificate is made at the first start of the mirror")
+var errNotMade = errors.New("the mirror creates its self-signed certificate at its first start")
 
 // serverCertificate returns the certificate that a mirror with a configuration serves,
 // with its chain, as a file has it.
@@ -61,7 +61,7 @@ func parseChain(path string, content []byte) ([]*x509.Certificate, error) {
 		chain = append(chain, c)
 	}
 	if len(chain) == 0 {
-		return nil, fmt.Errorf("%s holds no certificate in PEM form", path)
+		return nil, fmt.Errorf("%s contains no PEM certificate", path)
 	}
 	return chain, nil
 }
@@ -86,9 +86,9 @@ func hostOf(a *config.ACME) string { return strings.Replace(a.Hosts[0], "*", "we
 type mirrorFlags struct{ ca, certificate, key string }
 
 func (f *mirrorFlags) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.ca, "ca", "", "trust the authorities in `FILE` besides those of the system, for a mirror with TLS")
-	cmd.Flags().StringVar(&f.certificate, "client-cert", "", "show the mirror the client certificate in `FILE`")
-	cmd.Flags().StringVar(&f.key, "client-key", "", "`FILE` of the key of --client-cert")
+	cmd.Flags().StringVar(&f.ca, "ca", "", "trust the authorities in `FILE` in addition to those of the system, for a mirror with TLS")
+	cmd.Flags().StringVar(&f.certificate, "client-cert", "", "use the client certificate in `FILE`")
+	cmd.Flags().StringVar(&f.key, "client-key", "", "`FILE` with the key of --client-cert")
 }
 
 // settings returns the TLS settings of a client. With a configuration the mirror is that
@@ -97,7 +97,7 @@ func (f *mirrorFlags) flags(cmd *cobra.Command) {
 func (f mirrorFlags) settings(local *config.Config) (*tls.Config, error) {
 	settings := &tls.Config{MinVersion: tls.VersionTLS12}
 	if (f.certificate == "") != (f.key == "") {
-		return nil, errors.New("--client-cert and --client-key come together")
+		return nil, errors.New("--client-cert and --client-key must be used together")
 	}
 	if f.certificate != "" {
 		pair, err := tls.LoadX509KeyPair(f.certificate, f.key)
@@ -149,7 +149,7 @@ func (f mirrorFlags) addTo(m *clientconfig.Mirror, cfg *config.Config) (warnings
 	}
 	if m.Plain {
 		if cfg.Server.TLS != nil {
-			warnings = append(warnings, "the mirror speaks TLS (server.tls), and "+m.URL+" is plain HTTP: give its https:// URL with --url")
+			warnings = append(warnings, "the mirror speaks TLS (server.tls), but "+m.URL+" is plain HTTP. Use its https:// URL with --url")
 		}
 		return warnings, nil
 	}
@@ -161,7 +161,7 @@ func (f mirrorFlags) addTo(m *clientconfig.Mirror, cfg *config.Config) (warnings
 			return nil, err
 		}
 	} else if cfg.Server.TLS.RequiresClient() {
-		warnings = append(warnings, "the mirror serves only clients with a certificate (server.tls.client_auth): name one with --client-cert and --client-key")
+		warnings = append(warnings, "the mirror serves only clients with a certificate (server.tls.client_auth). Name one with --client-cert and --client-key")
 	}
 	if f.ca != "" {
 		m.CA, err = textOf(f.ca)
@@ -174,7 +174,7 @@ func (f mirrorFlags) addTo(m *clientconfig.Mirror, cfg *config.Config) (warnings
 	if acme := cfg.Server.TLS.ACME; acme != nil {
 		// The authority of the directory's own server may be another one.
 		if acme.CABundle != "" {
-			warnings = append(warnings, "the authority of server.tls.acme is a private one: name the root of the certificates that it issues with --ca")
+			warnings = append(warnings, "the authority of server.tls.acme is private. Name the root of the certificates that it issues with --ca")
 		}
 		return warnings, nil
 	}
@@ -183,14 +183,14 @@ func (f mirrorFlags) addTo(m *clientconfig.Mirror, cfg *config.Config) (warnings
 		return nil, failure{exitFailed, err}
 	}
 	if u, err := url.Parse(m.URL); err == nil && chain[0].VerifyHostname(u.Hostname()) != nil {
-		warnings = append(warnings, fmt.Sprintf("clients refuse the certificate in %s at %s: it is for %s", path, m.URL, strings.Join(namesOf(chain[0]), ", ")))
+		warnings = append(warnings, fmt.Sprintf("clients will refuse the certificate in %s at %s. It is for %s", path, m.URL, strings.Join(namesOf(chain[0]), ", ")))
 	}
 	if check.Public(chain) {
 		return warnings, nil
 	}
 	anchor := chain[len(chain)-1]
 	if anchor.CheckSignatureFrom(anchor) != nil && !slices.Equal(anchor.RawIssuer, anchor.RawSubject) {
-		warnings = append(warnings, fmt.Sprintf("%s does not hold the authority itself, so clients trust its last certificate, until that is renewed: name the authority with --ca", path))
+		warnings = append(warnings, fmt.Sprintf("%s does not contain the authority itself, so clients trust its last certificate until that is renewed. Name the authority with --ca", path))
 	}
 	m.CA = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: anchor.Raw}))
 	return warnings, nil

@@ -38,19 +38,19 @@ func TestClientConfigOverTLS(t *testing.T) {
 		warns       string
 	}{
 		"chain with its authority": {config: files(chain), url: here, ca: authority.File()},
-		"leaf alone":               {config: files(leaf), url: here, ca: leaf, warns: "does not hold the authority itself"},
+		"leaf alone":               {config: files(leaf), url: here, ca: leaf, warns: "does not contain the authority itself"},
 		"leaf, and --ca":           {config: files(leaf), url: here, flags: []string{"--ca", authority.File()}, ca: authority.File()},
 		"self-signed":              {config: "[server.tls]\nself_signed = true\n[blob_store.fs]\nroot_dir = '" + own + "'\n", url: here, ca: door.SelfSignedPath(own)},
-		"not made yet":             {config: "[server.tls]\nself_signed = true\n", url: here, code: exitFailed, warns: "made at the first start"},
-		"another name":             {config: files(chain), url: "https://mirror.example.com", ca: authority.File(), warns: "it is for localhost, 127.0.0.1"},
+		"not made yet":             {config: "[server.tls]\nself_signed = true\n", url: here, code: exitFailed, warns: "creates its self-signed certificate at its first start"},
+		"another name":             {config: files(chain), url: "https://mirror.example.com", ca: authority.File(), warns: "It is for localhost, 127.0.0.1"},
 		"plain URL":                {config: files(chain), url: "http://localhost:8443", warns: "the mirror speaks TLS"},
 		"a proxy's certificate":    {url: "https://mirror.example.com"},
 		"a proxy's, and --ca":      {url: "https://mirror.example.com", flags: []string{"--ca", authority.File()}, ca: authority.File()},
 		"required":                 {config: files(chain) + required, url: here, ca: authority.File(), warns: "--client-cert"},
 		"required and given":       {config: files(chain) + required, url: here, flags: []string{"--client-cert", foreign, "--client-key", foreignKey}, ca: authority.File()},
-		"half a pair":              {config: files(chain), url: here, flags: []string{"--client-cert", foreign}, code: exitUsage, warns: "come together"},
+		"half a pair":              {config: files(chain), url: here, flags: []string{"--client-cert", foreign}, code: exitUsage, warns: "must be used together"},
 		"of two pairs":             {config: files(chain), url: here, flags: []string{"--client-cert", foreign, "--client-key", key}, code: exitUsage, warns: "--client-cert, --client-key: "},
-		"--ca without any":         {config: files(chain), url: here, flags: []string{"--ca", key}, code: exitUsage, warns: "holds no certificate in PEM form"},
+		"--ca without any":         {config: files(chain), url: here, flags: []string{"--ca", key}, code: exitUsage, warns: "contains no PEM certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			write(t, "config.toml", c.config+"[repository.\"docker.io\"]\ndefault = true\n[[repository.\"docker.io\".upstream]]\nurl = \"https://registry-1.docker.io\"\n")

@@ -25,20 +25,21 @@ func verifyCommand(paths *[]string) *cobra.Command {
 		Use:   "verify",
 		Short: "Check all stored content for bit rot",
 		Long: `Read all stored content and compare it with its digests. Content that does not
-match is moved to the directory quarantine in blob_store.fs.root_dir and never
-served again: the next pull downloads it anew. Quarantined files are yours to look
-at and to remove. Content that cannot be read is reported and stays where it is.
-Below each finding are the images that it belongs to.
+match is moved to the directory quarantine in blob_store.fs.root_dir and is not
+served again: the next pull downloads it anew. You may inspect and remove quarantined
+files. Content that cannot be read is reported and stays where it is. The images that
+it belongs to are listed below each finding.
 
-With --bucket it reads the bucket of blob_store.s3, each object of it by one GET,
-and removes objects that do not match.
+With --bucket, read the bucket of blob_store.s3, one GET for each object, and remove
+objects that do not match.
 ` + besideServer + `
 
-The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.`,
+The exit code is 0 if all content is intact, and 1 if any is not or if the command was
+interrupted.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if jobs < 1 {
-				return fmt.Errorf("--jobs is %d: it takes at least one", jobs)
+				return fmt.Errorf("--jobs is %d. It must be at least 1", jobs)
 			}
 			cfg, err := load(*paths)
 			if err != nil {
@@ -54,8 +55,8 @@ The exit code is 0 if all is well, 1 if anything is wrong or it was interrupted.
 		},
 	}
 	cmd.Flags().IntVar(&jobs, "jobs", 2, "read `N` objects at once")
-	cmd.Flags().BoolVar(&bucket, "bucket", false, "check the bucket of blob_store.s3, and remove corrupt objects")
-	cmd.Flags().BoolVar(&quiet, "quiet", false, "print only content that is corrupt or cannot be read")
+	cmd.Flags().BoolVar(&bucket, "bucket", false, "check the bucket of blob_store.s3 and remove corrupt objects")
+	cmd.Flags().BoolVar(&quiet, "quiet", false, "print only corrupt and unreadable content")
 	return cmd
 }
 
@@ -96,7 +97,7 @@ func verify(ctx context.Context, store contents, opts verifyOptions, stdout, std
 		}
 	}
 	if n := len(report.Wrong); n > 0 {
-		err = errors.Join(err, fmt.Errorf("objects that are corrupt or cannot be read: %d", n))
+		err = errors.Join(err, fmt.Errorf("corrupt or unreadable objects: %d", n))
 	}
 	return err
 }
@@ -120,7 +121,7 @@ func finding(f maintain.Finding) string {
 	case f.Path != "":
 		return fmt.Sprintf("quarantined %s: %s", content, f.Path)
 	case errors.Is(f.Err, storage.ErrCorrupt):
-		return fmt.Sprintf("corrupt, and not quarantined %s: %v", content, f.Err)
+		return fmt.Sprintf("corrupt but not quarantined %s: %v", content, f.Err)
 	default:
 		return fmt.Sprintf("unreadable %s: %v", content, f.Err)
 	}

@@ -49,17 +49,16 @@ func warmCommand(paths *[]string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "warm IMAGE...",
 		Short: "Pull images into the cache of a running mirror",
-		Long: `Pull images through a running mirror, so that they are in its cache: all
-platforms, and all referrers, such as signatures. An IMAGE is written as in a pull
-from the mirror, with the mirror's address before it or without:
-docker.io/library/nginx:1.27, nginx, ghcr.io/org/app@sha256:...
+		Long: `Pull images through a running mirror to bring them into its cache, with all platforms
+and all referrers, such as signatures. Write an IMAGE as in a pull from the mirror,
+with or without the mirror's address: docker.io/library/nginx:1.27, nginx,
+ghcr.io/org/app@sha256:...
 
-The mirror is the one that runs on this machine with the same configuration, or
-the one that --url names.
+The mirror is the one that runs on this machine with the same configuration, or the
+one at --url.
 
-Cached content is not transferred, so it is safe to interrupt this and to run it
-again. The exit code is 0 if all images are in the cache now, else
-1.`,
+Cached content is not transferred, so it is safe to interrupt the command and run it
+again. The exit code is 0 if all images are now in the cache, else 1.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			job, err := flags.job(*paths, args, cmd.InOrStdin())
 			if err != nil {
@@ -71,13 +70,13 @@ again. The exit code is 0 if all images are in the cache now, else
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVar(&flags.files, "file", nil, "read images from `LIST`, one a line, # begins a comment; - is standard input; may be repeated")
+	cmd.Flags().StringArrayVar(&flags.files, "file", nil, "read images from `FILE`, one per line, with comments after #; - is standard input; may be repeated")
 	cmd.Flags().StringSliceVar(&flags.platforms, "platform", nil, "only these `PLATFORMS` of an image, such as linux/amd64,linux/arm64; may be repeated (default: all)")
-	cmd.Flags().StringVar(&flags.mirror, "url", "", "the mirror's `URL`, such as http://mirror.internal:8000")
+	cmd.Flags().StringVar(&flags.mirror, "url", "", "`URL` of the mirror, such as http://mirror.internal:8000")
 	flags.client.flags(cmd)
 	cmd.Flags().StringVar(&flags.user, "username", "", "log in to the mirror as `USER`, with the password in "+clientPassword+" or from a prompt")
 	cmd.Flags().IntVar(&flags.jobs, "jobs", 2, "warm `N` images at once")
-	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "also the referrers of an image")
+	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "include the referrers of an image")
 	cmd.Flags().BoolVar(&flags.quiet, "quiet", false, "print only failures")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		asked := apiFlags{mirror: flags.mirror, client: flags.client, user: flags.user}
@@ -101,7 +100,7 @@ type warmJob struct {
 // job checks the command line completely before anything is done.
 func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error) {
 	if f.jobs < 1 {
-		return nil, fmt.Errorf("--jobs is %d: it takes at least one", f.jobs)
+		return nil, fmt.Errorf("--jobs is %d. It must be at least 1", f.jobs)
 	}
 	platforms, err := parsePlatforms(f.platforms)
 	if err != nil {
@@ -128,7 +127,7 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 		}
 	}
 	if len(j.images) == 0 {
-		return nil, errors.New("name images, or with --file a list of them")
+		return nil, errors.New("no image is given. Name images, or a list of images with --file")
 	}
 	return j, nil
 }
@@ -156,7 +155,7 @@ func (f warmFlags) findMirror(configs []string) (*url.URL, *tls.Config, error) {
 func parseMirror(text string, flags mirrorFlags) (*url.URL, *tls.Config, error) {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, nil, errors.New("--url takes one like http://mirror.internal:8000")
+		return nil, nil, errors.New("--url must be a URL such as http://mirror.internal:8000")
 	}
 	settings, err := flags.settings(nil)
 	return u, settings, err
@@ -166,7 +165,7 @@ func parseMirror(text string, flags mirrorFlags) (*url.URL, *tls.Config, error) 
 func (f warmFlags) login(stdin io.Reader) (*url.Userinfo, error) {
 	// Standard input has the images then.
 	if f.user != "" && slices.Contains(f.files, "-") && os.Getenv(clientPassword) == "" {
-		return nil, errors.New("--username with --file -: set " + clientPassword)
+		return nil, errors.New("--username cannot read a password while --file reads standard input. Set " + clientPassword)
 	}
 	login, err := clientLogin(f.user, stdin, os.Stderr)
 	if err != nil || login == nil {
@@ -207,7 +206,7 @@ func (j *warmJob) addFile(name string, stdin io.Reader) error {
 	switch err := scanner.Err(); {
 	// Lists have one image a line. This is another kind of file.
 	case errors.Is(err, bufio.ErrTooLong):
-		return fmt.Errorf("line %d of %s is longer than %d bytes, so it is no image", n+1, from, bufio.MaxScanTokenSize)
+		return fmt.Errorf("line %d of %s is longer than %d bytes and cannot be an image", n+1, from, bufio.MaxScanTokenSize)
 	case err != nil:
 		return fmt.Errorf("--file %s: %w", name, err)
 	}
@@ -315,15 +314,15 @@ func (s *warmSum) conclude(ctx context.Context, stdout io.Writer) error {
 	switch {
 	// An interruption explains the images that are missing from the sum.
 	case ctx.Err() != nil:
-		return errors.New("interrupted before it was done; run it again to go on, which transfers nothing twice")
+		return errors.New("interrupted. Run the command again to continue; nothing is transferred twice")
 	case s.failed > 0:
-		return fmt.Errorf("images that failed: %d", s.failed)
+		return fmt.Errorf("failed images: %d", s.failed)
 	}
 	return nil
 }
 
 func amounts(brought, present warm.Amount) string {
-	return "new " + describe(maintain.Amount(brought)) + "; already there " + describe(maintain.Amount(present))
+	return "new " + describe(maintain.Amount(brought)) + "; already cached " + describe(maintain.Amount(present))
 }
 
 // parsePlatforms reads the platforms of the command line.

@@ -33,12 +33,12 @@ func TestWarmJobErrors(t *testing.T) {
 	}{
 		"--jobs is 0":                        {warmFlags{mirror: url}, []string{"alpine"}},
 		"--platform: \"linux\"":              {warmFlags{mirror: url, jobs: 1, platforms: []string{"linux"}}, []string{"alpine"}},
-		"--url takes one like":               {warmFlags{mirror: "mirror:8000", jobs: 1}, []string{"alpine"}},
+		"--url must be a URL such as":        {warmFlags{mirror: "mirror:8000", jobs: 1}, []string{"alpine"}},
 		"server.port is 0":                   {warmFlags{jobs: 1}, []string{"alpine"}},
 		`"UPPER" is not`:                     {warmFlags{mirror: url, jobs: 1}, []string{"UPPER"}},
 		"line 4 of " + list + `: "UPPER" is`: {warmFlags{mirror: url, jobs: 1, files: []string{list}}, nil},
 		"--file: open /missing:":             {warmFlags{mirror: url, jobs: 1, files: []string{"/missing"}}, nil},
-		"name images, or":                    {warmFlags{mirror: url, jobs: 1}, nil},
+		"no image is given":                  {warmFlags{mirror: url, jobs: 1}, nil},
 	} {
 		_, err := flags.job([]string{path}, flags.images, strings.NewReader(""))
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -142,13 +142,13 @@ func warmedMirror(t *testing.T) *httptest.Server {
 func TestWarmCommand(t *testing.T) {
 	mirror := warmedMirror(t)
 	code, stdout, stderr := invoke(t, "warm", "--url", mirror.URL, "--referrers=false", "app")
-	if want := "warm app: new 0 objects, 0 B; already there 2 objects, "; code != exitFine || !strings.HasPrefix(stdout, want) ||
+	if want := "warm app: new 0 objects, 0 B; already cached 2 objects, "; code != exitFine || !strings.HasPrefix(stdout, want) ||
 		!strings.Contains(stdout, "images: 1 warm, 0 failed; ") {
 		t.Errorf("%d, %q, %q", code, stdout, stderr)
 	}
 	code, stdout, stderr = invoke(t, "warm", "--url", mirror.URL, "--referrers=false", "--quiet", "app", "other")
 	if code != exitFailed || stdout != "failed other: 404: no such image\n" && !strings.Contains(stdout, "no such image") ||
-		strings.Contains(stdout, "warm app") || !strings.Contains(stderr, "images that failed: 1") {
+		strings.Contains(stdout, "warm app") || !strings.Contains(stderr, "failed images: 1") {
 		t.Errorf("%d, %q, %q", code, stdout, stderr)
 	}
 	mirror.Close()
@@ -163,7 +163,7 @@ func TestWarmInterrupted(t *testing.T) {
 	cancel()
 	sum := &warmSum{}
 	var out strings.Builder
-	if err := sum.conclude(ctx, &out); err == nil || !strings.Contains(err.Error(), "run it again to go on") {
+	if err := sum.conclude(ctx, &out); err == nil || !strings.Contains(err.Error(), "Run the command again") {
 		t.Error(err)
 	}
 }
@@ -189,7 +189,7 @@ func TestHealthcheck(t *testing.T) {
 		}
 	}
 	_, path := loadText(t, "[server]\nport = 0\n")
-	if code, _, stderr := invoke(t, "healthcheck", "--config", path); code != exitFailed || !strings.Contains(stderr, "configure a fixed one") {
+	if code, _, stderr := invoke(t, "healthcheck", "--config", path); code != exitFailed || !strings.Contains(stderr, "Set a fixed port") {
 		t.Errorf("%d, %q", code, stderr)
 	}
 }
@@ -204,15 +204,15 @@ func TestVersion(t *testing.T) {
 // Wrong usage has an exit code of its own, and the error names the command.
 func TestUsage(t *testing.T) {
 	for want, args := range map[string][]string{
-		"a command is missing: weir --help lists them": nil,
-		"unknown command":                        {"sing"},
-		"unknown flag: --loud":                   {"serve", "--loud"},
-		"--image is for check --online":          {"check", "--image", "alpine"},
-		`--output is "xml"`:                      {"check", "--online", "--output", "xml"},
-		"--timeout is 0s":                        {"check", "--online", "--timeout", "0s"},
-		"--jobs is 0":                            {"verify", "--jobs", "0"},
-		"the configuration cannot be used":       {"serve", "--config", "/missing.toml"},
-		"weir client-config takes one client (d": {"client-config"},
+		"the command is missing. Run weir --help for a list": nil,
+		"unknown command":                                {"sing"},
+		"unknown flag: --loud":                           {"serve", "--loud"},
+		"--image needs --online":                         {"check", "--image", "alpine"},
+		`--output is "xml"`:                              {"check", "--online", "--output", "xml"},
+		"--timeout is 0s":                                {"check", "--online", "--timeout", "0s"},
+		"--jobs is 0":                                    {"verify", "--jobs", "0"},
+		"the configuration is invalid":                   {"serve", "--config", "/missing.toml"},
+		"weir client-config needs exactly one client (d": {"client-config"},
 	} {
 		if code, _, stderr := invoke(t, args...); code != exitUsage || !strings.Contains(stderr, want) {
 			t.Errorf("%q: %d, %q, want %s", args, code, stderr, want)

@@ -37,14 +37,14 @@ func TestCollectBucket(t *testing.T) {
 	}
 	before := len(server.Keys("blobs/"))
 	if out := collect("--dry-run", "--max-size", "0", "--prune-records"); !strings.Contains(out, "would remove 4 objects") || !strings.Contains(out, "left 0 objects") ||
-		!strings.Contains(out, "mirror/org/app:a") || !strings.Contains(out, "would forget tags: 2, links: 4, repositories: 1") {
+		!strings.Contains(out, "mirror/org/app:a") || !strings.Contains(out, "would remove tags: 2, links: 4, repositories: 1") {
 		t.Errorf("a dry run printed\n%s", out)
 	}
 	if after := len(server.Keys("blobs/")); after != before {
 		t.Errorf("a dry run left %d objects of %d", after, before)
 	}
 	out := collect("--max-size", "0", "--prune-records")
-	if !strings.Contains(out, "removed 4 objects") || !strings.Contains(out, "mirror/org/app:b") || !strings.Contains(out, "forgot tags: 2, links: 4, repositories: 1") {
+	if !strings.Contains(out, "removed 4 objects") || !strings.Contains(out, "mirror/org/app:b") || !strings.Contains(out, "removed tags: 2, links: 4, repositories: 1") {
 		t.Errorf("weir gc --bucket printed\n%s", out)
 	}
 	if left := append(server.Keys("blobs/"), server.Keys("records/mirror/")...); len(left) > 0 {
