@@ -202,6 +202,8 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return fmt.Sprintf("%s sends clients there. Try again later, or add another upstream beside %s", host, key)
 	case upstream.AdmitPrivate:
 		return fmt.Sprintf("%s sends clients there. If that host is to be trusted, set allow_private_redirects = true of %s", host, key)
+	case upstream.StayPublic:
+		return "A page may name registries at public addresses only. Set ui.allow_private_registries = true, or write the block into a configuration file"
 	case upstream.TrustRealm:
 		return "If that host is to be trusted, let token_realm name it, of " + key
 	case upstream.CheckHelper:

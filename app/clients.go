@@ -101,7 +101,7 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLim
 	version, _ := Version()
 	opts := upstream.Options{
 		URL: u.URL.Std(), APIPath: u.APIPath.Path(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
-		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, TokenRealm: u.TokenRealm, ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
+		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, TokenRealm: u.TokenRealm, Reach: reachOf(u.Reach), ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
 		MaxManifestSize: limits.manifest, MaxBlobSize: limits.blob, Segments: u.Segments, MaxConnections: u.MaxConnections, MaxBandwidth: int64(u.MaxBandwidth), Bandwidth: c.bandwidth, UserAgent: "weir/" + version, ID: c.id,
 		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
 		OnDenied: func(e *upstream.Error) { c.denied.warn(u, e) },
@@ -116,6 +116,17 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLim
 		return nil, err
 	}
 	return upstream.NewClient(opts), nil
+}
+
+// reachOf returns where an upstream may be.
+func reachOf(r config.Reach) upstream.Reach {
+	switch r {
+	case config.ReachPublic:
+		return upstream.ReachPublic
+	case config.ReachNear:
+		return upstream.ReachNear
+	}
+	return upstream.ReachAny
 }
 
 // helperServer returns the name by which credential helpers know an upstream: its host,

@@ -44,6 +44,7 @@ func (m *mirror) newBrowsers(documents *api.Handler) browsers {
 			Check: func(ctx context.Context) ([]check.Result, error) {
 				return checkUpstreams(ctx, inForce(), m.storage.catalog)
 			},
+			Registrar: registrar{m},
 			Configuration: func(ctx context.Context) string {
 				if keys := m.routing.keys(); len(visible(ctx, keys)) < len(keys) {
 					return ""

@@ -70,6 +70,8 @@ func (s Server) Address() string {
 type UI struct {
 	Enabled bool   `toml:"enabled"`
 	Name    string `toml:"name"` // of the mirror, in titles
+	// AllowPrivateRegistries lets a page try registries at private and loopback addresses.
+	AllowPrivateRegistries bool `toml:"allow_private_registries"`
 }
 
 // Log holds the level and the format of the log.
@@ -233,4 +235,17 @@ type Upstream struct {
 	// AllowPrivateRedirects admits redirects and token services at private addresses
 	// although the upstream itself has none.
 	AllowPrivateRedirects bool `toml:"allow_private_redirects"`
+
+	// Reach is where the upstream itself may be. No key sets it.
+	Reach Reach
 }
+
+// Reach is where an upstream may be.
+type Reach uint8
+
+// Values of [Reach]. The zero value is that of an upstream that an operator has written into a file.
+const (
+	ReachAny    Reach = iota
+	ReachNear         // everywhere but at link-local addresses
+	ReachPublic       // at public addresses
+)

@@ -27,11 +27,16 @@ func readDocument(file string) (*node, *Problem) {
 	if err != nil {
 		return nil, &Problem{File: file, Err: fmt.Errorf("cannot read the configuration: %w", whoami.Explain(errors.Unwrap(err)))}
 	}
+	return parseDocument(file, string(text))
+}
+
+// parseDocument parses the text of a file. Its error is a *Problem.
+func parseDocument(file, text string) (*node, *Problem) {
 	var values map[string]any
-	if _, err := toml.Decode(string(text), &values); err != nil {
+	if _, err := toml.Decode(text, &values); err != nil {
 		return nil, syntaxProblem(file, err)
 	}
-	return newNode(values, "", position{file: file}, locate(string(text))), nil
+	return newNode(values, "", position{file: file}, locate(text)), nil
 }
 
 // salvageDocument parses a file without the lines that are not TOML. A file that

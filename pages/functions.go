@@ -39,6 +39,18 @@ var functions = template.FuncMap{
 	"value":        func(n *int64) int64 { return *n },
 	"amounts":      func(period string, a api.Amounts) amounts { return amounts{period, a} },
 	"join":         strings.Join,
+
+	"field": func(name, label, value, kind string, longest int, example, hint, problem string, required bool) field {
+		return field{name, label, value, kind, longest, example, hint, problem, required}
+	},
+}
+
+// field is a labelled field of a form, with its hint and what is wrong with its value.
+type field struct {
+	Name, Label, Value, Type string
+	Longest                  int // of the value, in bytes
+	Example, Hint, Problem   string
+	Required                 bool
 }
 
 // item is a link of the navigation on the page with a path.

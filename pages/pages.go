@@ -43,6 +43,8 @@ type Options struct {
 	// Configuration returns the configuration in force without secrets; "" if the client may not
 	// know of all blocks.
 	Configuration func(ctx context.Context) string
+	// Registrar makes blocks of the configuration.
+	Registrar Registrar
 }
 
 // Handler serves the pages. The caller has asked whether their senders may read the API or, with
@@ -51,7 +53,9 @@ type Handler struct {
 	opts    Options
 	views   map[string]view
 	changes map[string]change
+	forms   map[string]form
 	report  report
+	trials  chan struct{} // has a place for each trial that runs
 }
 
 // view makes a page of a GET.
@@ -59,6 +63,9 @@ type view func(ctx context.Context, r *http.Request) (page, error)
 
 // change works on a POST, and returns the path of the page that shows its result.
 type change func(ctx context.Context, r *http.Request) (to string, err error)
+
+// form works on a POST, and returns the page with its result, or the path of that page.
+type form func(ctx context.Context, r *http.Request) (made page, to string, err error)
 
 // page is a template of a page and its values.
 type page struct {
@@ -95,7 +102,7 @@ func parse() map[string]*template.Template {
 
 // New returns the handler of the pages.
 func New(opts Options) *Handler {
-	h := &Handler{opts: opts}
+	h := &Handler{opts: opts, trials: make(chan struct{}, maxTrials)}
 	h.views = map[string]view{
 		"/":              h.overview,
 		"/repositories":  h.repositories,
@@ -106,7 +113,9 @@ func New(opts Options) *Handler {
 		"/upstreams":     h.upstreams,
 		"/clients":       h.clients,
 		"/configuration": h.configuration,
+		"/add-registry":  h.addRegistry,
 	}
+	h.forms = map[string]form{"/add-registry": h.submitRegistry}
 	h.changes = map[string]change{
 		"/refresh":   h.refresh,
 		"/remove":    h.remove,
@@ -124,6 +133,9 @@ func (h *Handler) Paths() []string {
 		paths = append(paths, one)
 	}
 	for one := range h.changes {
+		paths = append(paths, one)
+	}
+	for one := range h.forms {
 		paths = append(paths, one)
 	}
 	slices.Sort(paths)
@@ -152,10 +164,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		header.Set("Cache-Control", "no-cache")
 	}
 	header.Add("Vary", "Accept") // other clients than browsers read / as text
-	show, change := h.views[r.URL.Path], h.changes[r.URL.Path]
+	show, change := h.views[r.URL.Path], h.formOf(r.URL.Path)
 	switch {
 	case change != nil && r.Method == http.MethodPost:
-		h.change(w, r, change)
+		h.submit(w, r, change)
 	case show != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		h.show(w, r, show)
 	default:
@@ -191,22 +203,38 @@ func (h *Handler) show(w http.ResponseWriter, r *http.Request, show view) {
 	h.render(w, r, http.StatusOK, made)
 }
 
-func (h *Handler) change(w http.ResponseWriter, r *http.Request, change change) {
+// formOf returns what works on a POST to a path; nil if nothing does.
+func (h *Handler) formOf(path string) form {
+	if change := h.changes[path]; change != nil {
+		return func(ctx context.Context, r *http.Request) (page, string, error) {
+			to, err := change(ctx, r)
+			return page{}, to, err
+		}
+	}
+	return h.forms[path]
+}
+
+func (h *Handler) submit(w http.ResponseWriter, r *http.Request, form form) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		h.fail(w, r, &api.Failure{Status: http.StatusBadRequest, Message: "The form cannot be read. Load its page again."})
 		return
 	}
+	var made page
 	var to string
 	err := h.opts.API.Change(r.Context(), func(ctx context.Context) (err error) {
-		to, err = change(ctx, r)
+		made, to, err = form(ctx, r)
 		return err
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		h.fail(w, r, err)
-		return
+	case to != "":
+		http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // the path is one of the handler's own
+	default:
+		w.Header().Set("Cache-Control", "no-store")
+		h.render(w, r, http.StatusOK, made)
 	}
-	http.Redirect(w, r, to, http.StatusSeeOther) //nolint:gosec // the path is one of the handler's own
 }
 
 // fail answers with a page that says what failed.

@@ -76,6 +76,8 @@ type Options struct {
 	// AllowPrivateRedirects admits redirects and realms that lead to private and
 	// loopback addresses although the registry itself has none.
 	AllowPrivateRedirects bool
+	// Reach is where the registry itself may be.
+	Reach Reach
 	// DialContext connects in place of a net.Dialer. It is for tests.
 	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
 
@@ -497,10 +499,13 @@ func (c *Client) isAPI(u *url.URL) bool {
 // transport returns the transport to an origin, without authentication, for a registry
 // that answered from a zone.
 func (c *Client) transport(r *routes, target *url.URL, from zone.Zone) http.RoundTripper {
-	if sameOrigin(target, c.url) {
-		return originTransport{connTransport{r.origin}, c}
+	switch {
+	case !sameOrigin(target, c.url):
+		return r.to(target, from)
+	case r.refused != nil:
+		return refusingTransport{r.refused}
 	}
-	return r.to(target, from)
+	return originTransport{connTransport{r.origin}, c}
 }
 
 // routesOf returns the connections for a call.

@@ -20,11 +20,32 @@ import (
 // address that is connected to, after DNS: a name that resolves differently the next
 // time changes nothing.
 
+// The upstream's own host is guarded too if Options.Reach says so.
+
+// Reach is where a registry itself may be.
+type Reach uint8
+
+// Values of [Reach].
+const (
+	ReachAny    Reach = iota // the operator has named the registry
+	ReachNear                // everywhere but at link-local addresses
+	ReachPublic              // at public addresses
+)
+
+// guard returns the guard of the registry's own host; nil: there is none.
+func (r Reach) guard() *guard {
+	if r == ReachAny {
+		return nil
+	}
+	return &guard{upstream: zone.Public, all: r == ReachNear, own: true}
+}
+
 // guard admits public addresses, those of the zone of the upstream, and all but
 // link-local ones if the operator allows it.
 type guard struct {
 	upstream zone.Zone
 	all      bool
+	own      bool // the guarded host is the upstream's own
 }
 
 func (g guard) admits(z zone.Zone) bool {
@@ -45,14 +66,20 @@ func (g guard) judge(z zone.Zone) error {
 	if g.admits(z) {
 		return nil
 	}
-	return &refusedZoneError{z}
+	return &refusedZoneError{z, g.own}
 }
 
 // refusedZoneError says that a redirect or a realm leads to a zone that the upstream is
-// not in.
-type refusedZoneError struct{ zone zone.Zone }
+// not in, or that the upstream itself is where Options.Reach does not admit it.
+type refusedZoneError struct {
+	zone zone.Zone
+	own  bool
+}
 
 func (e *refusedZoneError) Error() string {
+	if e.own {
+		return "it has a " + e.zone.String() + " address, at which this upstream may not be"
+	}
 	if e.zone == zone.LinkLocal {
 		return "it has a link-local address, to which no upstream may lead"
 	}
@@ -109,6 +136,8 @@ type routes struct {
 	proxied *connections
 	direct  [zone.Zones]*connections // by the zone of the upstream
 	all     bool                     // the operator allows all zones
+	guarded bool                     // Options.Reach bounds where the upstream may be
+	refused error                    // the proxy would lead to an upstream that is refused by its name; nil: not so
 }
 
 // newRoutes returns the routes of a client over some protocols; nil: HTTP/1.1 and HTTP/2. A
@@ -119,16 +148,22 @@ func newRoutes(o Options, protocols *http.Protocols, limit *connectionLimit) *ro
 	if o.Proxy != nil {
 		proxy = http.ProxyURL(o.Proxy)
 	}
-	r := &routes{proxy: proxy, all: o.AllowPrivateRedirects}
+	r := &routes{proxy: proxy, all: o.AllowPrivateRedirects, guarded: o.Reach != ReachAny}
 	open := dialer(o, nil)
-	r.origin = newConnections(o, func() *http.Transport { return newTransport(o, protocols, o.Certificate, proxy, open) })
+	own, ownProxy := open, proxy
+	if g := o.Reach.guard(); g != nil && r.isProxied(o.URL) {
+		r.refused = g.judge(zone.OfName(o.URL.Hostname()))
+	} else if g != nil {
+		own, ownProxy = dialer(o, g), nil // a proxy may be at any address, and would be refused
+	}
+	r.origin = newConnections(o, func() *http.Transport { return newTransport(o, protocols, o.Certificate, ownProxy, own) })
 	r.proxied = newConnections(o, func() *http.Transport { return newTransport(o, protocols, nil, proxy, open) })
 	r.origin.limit = limit
 	if r.isProxied(o.URL) {
 		r.proxied.limit = limit
 	}
 	for z := range zone.Zones {
-		guarded := dialer(o, &guard{z, r.all})
+		guarded := dialer(o, &guard{upstream: z, all: r.all})
 		r.direct[z] = newConnections(o, func() *http.Transport { return newTransport(o, protocols, nil, nil, guarded) })
 	}
 	return r
@@ -154,7 +189,7 @@ func (r *routes) to(target *url.URL, upstream zone.Zone) http.RoundTripper {
 	if !r.isProxied(target) {
 		return otherTransport{r.direct[upstream]}
 	}
-	g := guard{upstream, r.all}
+	g := guard{upstream: upstream, all: r.all}
 	if err := g.judge(zone.OfName(target.Hostname())); err != nil {
 		return refusingTransport{err}
 	}
@@ -181,12 +216,17 @@ func (t otherTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return resp, err
 	}
-	if refused, ok := errors.AsType[*refusedZoneError](failed.err); ok {
-		failed.err = refused // without the address that the name resolves to
-	} else if strings.Contains(failed.err.Error(), `"`) {
-		failed.err = errNoHTTP
-	}
+	failed.redact()
 	return nil, failed
+}
+
+// redact takes the address of a host and the words of its answer out of a failure.
+func (e *transportError) redact() {
+	if refused, ok := errors.AsType[*refusedZoneError](e.err); ok {
+		e.err = refused // without the address that the name resolves to
+	} else if strings.Contains(e.err.Error(), `"`) {
+		e.err = errNoHTTP
+	}
 }
 
 // zoneKey is the key of the zone that an answer came from, in the context of its request.

@@ -48,6 +48,7 @@ const (
 	NeverAdmitted                        // a redirect or a realm leads to a link-local address
 	CheckSpeed                           // an answer other than a blob comes too slowly
 	CheckHelper                          // Options.Helper gives no password
+	StayPublic                           // the upstream is at an address that Options.Reach does not admit
 	RaiseLimits                          // this machine lacks open files, ports or memory
 )
 
@@ -79,10 +80,7 @@ func (e *Error) Remedy() Remedy {
 	case isA[*otherRealmError](e.Err):
 		return TrustRealm
 	case isA[*refusedZoneError](e.Err):
-		if refused, _ := errors.AsType[*refusedZoneError](e.Err); refused.zone == zone.LinkLocal {
-			return NeverAdmitted
-		}
-		return AdmitPrivate
+		return zoneRemedy(e.Err)
 	case e.Foreign() && e.Status == http.StatusBadRequest:
 		// Web servers answer so to plain HTTP on a port of TLS.
 		return CheckPort
@@ -97,6 +95,19 @@ func (e *Error) Remedy() Remedy {
 	default:
 		return e.connectionRemedy()
 	}
+}
+
+// zoneRemedy returns the kind of change that may end the refusal of an address.
+func zoneRemedy(err error) Remedy {
+	switch refused, _ := errors.AsType[*refusedZoneError](err); {
+	case refused.zone == zone.LinkLocal && !refused.own:
+		return NeverAdmitted
+	case refused.zone == zone.LinkLocal:
+		return NoRemedy
+	case refused.own:
+		return StayPublic
+	}
+	return AdmitPrivate
 }
 
 // connectionRemedy returns the kind of change that may end a failure below HTTP, or a

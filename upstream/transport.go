@@ -113,6 +113,9 @@ func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err // no request was sent
 	}
 	failure, failed := err.(*transportError)
+	if failed && t.client.routes.guarded {
+		failure.redact()
+	}
 	cause := context.Cause(req.Context())
 	if !failed {
 		t.client.answers.Add(1)

@@ -1,0 +1,237 @@
+package pages
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/weirhq/weir/api"
+	"github.com/weirhq/weir/check"
+)
+
+// Registrar makes blocks of the configuration. Each method refuses clients that may not know of all
+// blocks.
+type Registrar interface {
+	// Permit returns an error for a client that the other methods refuse.
+	Permit(ctx context.Context) error
+	// Draft returns a block as TOML without its password, or the problems of its fields.
+	Draft(ctx context.Context, r Registry) (text string, problems []FieldProblem, err error)
+	// Try probes the registry of a block without problems.
+	Try(ctx context.Context, r Registry) ([]check.Result, error)
+}
+
+// Registry is a block with one upstream, as the form describes it.
+type Registry struct {
+	Key, URL           string
+	Username, Password string
+	Image              string // to ask the registry for, below the block; "": none
+
+	Default     bool   // it serves the names without a block
+	Helper      string // the program that gives the password; "": none
+	Authority   bool   // the operator adds the file of an authority
+	Certificate bool   // the operator adds the files of a certificate
+}
+
+// byHand reports whether the operator has to complete the block in a file.
+func (r Registry) byHand() bool { return r.Helper != "" || r.Authority || r.Certificate }
+
+// FieldProblem is what is wrong with a field of the form.
+type FieldProblem struct {
+	Field   string // its name; "": the problem is one of the whole block
+	Message string
+}
+
+// kind is a kind of registry with its own form.
+type kind struct {
+	ID, Title, Note string
+	Registry               // the values of the form
+	Fixed           bool   // Key and URL are not asked for
+	Login           bool   // a username and a password are asked for
+	NeedsLogin      bool   // they are required
+	UserHint        string // about the username
+	PasswordHint    string
+	KeyExample      string
+	URLExample      string
+}
+
+// kinds are all of them. The first one is shown first.
+var kinds = []kind{
+	{
+		ID: "docker.io", Title: "Docker Hub", Fixed: true, Login: true,
+		Registry: Registry{Key: "docker.io", URL: "https://registry-1.docker.io", Default: true},
+		Note:     "An account raises the limit of pulls, and reads its private images.",
+		UserHint: "Your Docker ID.", PasswordHint: "A personal access token with the right to read.",
+	},
+	{
+		ID: "ghcr.io", Title: "GitHub (ghcr.io)", Fixed: true, Login: true,
+		Registry: Registry{Key: "ghcr.io", URL: "https://ghcr.io"},
+		Note:     "Public images need no login.",
+		UserHint: "Your GitHub name.", PasswordHint: "A classic personal access token with read:packages.",
+	},
+	{
+		ID: "quay.io", Title: "Quay.io", Fixed: true, Login: true,
+		Registry: Registry{Key: "quay.io", URL: "https://quay.io"},
+		Note:     "Public images need no login.",
+		UserHint: "A robot account, such as team+mirror.", PasswordHint: "Its token.",
+	},
+	{
+		ID: "gitlab", Title: "GitLab", Login: true,
+		Registry:   Registry{Key: "registry.gitlab.com", URL: "https://registry.gitlab.com"},
+		Note:       "GitLab.com, or a GitLab of your own. Public images need no login.",
+		KeyExample: "registry.gitlab.com", URLExample: "https://registry.gitlab.com",
+		UserHint: "The name of a deploy token.", PasswordHint: "The deploy token, with read_registry.",
+	},
+	{
+		ID: "ecr", Title: "Amazon ECR",
+		Registry:   Registry{Helper: "ecr-login"},
+		Note:       "Passwords of ECR end after twelve hours, so a credential helper gets them with the rights of the mirror's machine.",
+		KeyExample: "123456789012.dkr.ecr.eu-central-1.amazonaws.com", URLExample: "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com",
+	},
+	{
+		ID: "gar", Title: "Google Artifact Registry", Login: true, NeedsLogin: true,
+		Registry:   Registry{Username: "_json_key_base64"},
+		Note:       "A service account with the role Artifact Registry Reader.",
+		KeyExample: "europe-docker.pkg.dev", URLExample: "https://europe-docker.pkg.dev",
+		UserHint: "_json_key_base64 for the key of a service account.", PasswordHint: "The key file, in base64 and one line.",
+	},
+	{
+		ID: "acr", Title: "Azure Container Registry", Login: true, NeedsLogin: true,
+		Note:       "A token of the registry with the scope map _repositories_pull, or a service principal with the role AcrPull.",
+		KeyExample: "example.azurecr.io", URLExample: "https://example.azurecr.io",
+		UserHint: "The name of the token, or the ID of the service principal.", PasswordHint: "Its password.",
+	},
+	{
+		ID: "private", Title: "Another registry", Login: true,
+		KeyExample: "registry.example.com", URLExample: "https://registry.example.com",
+	},
+	{
+		ID: "private-ca", Title: "Another registry, with an authority of your own", Login: true,
+		Registry:   Registry{Authority: true},
+		Note:       "For a registry whose certificate no public authority has signed.",
+		KeyExample: "registry.example.com", URLExample: "https://registry.example.com",
+	},
+	{
+		ID: "mtls", Title: "Another registry, with a client certificate", Login: true,
+		Registry:   Registry{Authority: true, Certificate: true},
+		Note:       "For a registry that asks the mirror for a certificate. Remove the line of the authority if that is a public one.",
+		KeyExample: "registry.example.com", URLExample: "https://registry.example.com",
+	},
+}
+
+// kindOf returns the kind with an ID; the first one if there is none.
+func kindOf(id string) kind {
+	for _, one := range kinds {
+		if one.ID == id {
+			return one
+		}
+	}
+	return kinds[0]
+}
+
+const (
+	// maxTrials is how many trials run at once. A trial is a few requests of one registry.
+	maxTrials = 2
+	// trialLimit is how long a trial takes at most.
+	trialLimit = 20 * time.Second
+)
+
+// registryForm are the values of the page.
+type registryForm struct {
+	Kinds    []kind
+	Kind     kind
+	Values   Registry // without the password
+	Problems map[string]string
+	Text     string // the block for people to paste
+	Tried    bool
+	Results  []check.Result
+	ByHand   bool
+}
+
+// addRegistry shows the form of a kind of registry.
+func (h *Handler) addRegistry(ctx context.Context, r *http.Request) (page, error) {
+	if !h.opts.MayChange(r) {
+		return page{}, &api.Failure{Status: http.StatusForbidden, Message: "Only those may add registries who may change what is cached, and know of all blocks"}
+	}
+	one := kindOf(r.URL.Query().Get("kind"))
+	if err := h.opts.Registrar.Permit(ctx); err != nil {
+		return page{}, err
+	}
+	return one.page(registryForm{Values: one.Registry}), nil
+}
+
+func (k kind) page(values registryForm) page {
+	values.Kinds, values.Kind, values.ByHand = kinds, k, k.byHand()
+	return page{"Add a registry", "registry", values}
+}
+
+// submitRegistry makes the block of the form, and tries it.
+func (h *Handler) submitRegistry(ctx context.Context, r *http.Request) (page, string, error) {
+	one := kindOf(r.PostForm.Get("kind"))
+	described := one.read(r.PostForm)
+	values := registryForm{Values: described}
+	values.Values.Password = ""
+	if strings.Contains(described.URL, "@") { // it may hold a password
+		values.Values.URL = ""
+	}
+	text, problems, err := h.opts.Registrar.Draft(ctx, described)
+	if err != nil {
+		return page{}, "", err
+	}
+	if len(problems) > 0 {
+		values.Problems = make(map[string]string)
+		for _, p := range problems {
+			values.Problems[p.Field] = strings.TrimSpace(values.Problems[p.Field] + " " + sentence(p.Message))
+		}
+		return one.page(values), "", nil
+	}
+	values.Text = text
+	if !one.byHand() {
+		values.Tried = true
+		if values.Results, err = h.try(ctx, described); err != nil {
+			return page{}, "", err
+		}
+	}
+	return one.page(values), "", nil
+}
+
+// read returns the block that a posted form describes.
+func (k kind) read(form url.Values) Registry {
+	r := k.Registry
+	if !k.Fixed {
+		r.URL = strings.TrimSpace(form.Get("url"))
+		r.Key = cmp.Or(strings.TrimSpace(form.Get("key")), hostOf(r.URL))
+	}
+	if k.Login {
+		r.Username = strings.TrimSpace(form.Get("username"))
+	}
+	if k.Login && !k.byHand() {
+		r.Password = form.Get("password")
+	}
+	r.Image = strings.TrimSpace(form.Get("image"))
+	return r
+}
+
+// hostOf returns the host of a URL; "" if it has none.
+func hostOf(text string) string {
+	parsed, err := url.Parse(text)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(parsed.Host)
+}
+
+// try probes the registry of a block. Few trials run at once.
+func (h *Handler) try(ctx context.Context, r Registry) ([]check.Result, error) {
+	select {
+	case h.trials <- struct{}{}:
+		defer func() { <-h.trials }()
+	default:
+		return nil, &api.Failure{Status: http.StatusConflict, Message: "Other registries are being tried. Send the form again in some seconds"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, trialLimit)
+	defer cancel()
+	return h.opts.Registrar.Try(ctx, r)
+}
