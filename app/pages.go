@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/api"
@@ -44,7 +45,7 @@ func (m *mirror) newBrowsers(documents *api.Handler) browsers {
 			Check: func(ctx context.Context) ([]check.Result, error) {
 				return checkUpstreams(ctx, inForce(), m.storage.catalog)
 			},
-			Registrar: registrar{m},
+			Registrar: registrar{m, new(sync.Mutex)},
 			Configuration: func(ctx context.Context) string {
 				if keys := m.routing.keys(); len(visible(ctx, keys)) < len(keys) {
 					return ""

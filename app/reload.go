@@ -54,15 +54,18 @@ type reloader struct {
 	logger  *slog.Logger
 	watcher *fsnotify.Watcher
 	hangups chan os.Signal
+	asks    chan chan<- error // for a reload at once; the answer is why the files are not in force
 	ended   sync.WaitGroup
 	cancel  context.CancelFunc
 
 	seen contents // when a configuration was last tried
 	// Of the last usable configuration: its files, their texts, and the keys of its
 	// repository blocks.
-	files []string
-	texts contents
-	keys  []string
+	files   []string
+	editDir string // where pages write blocks; "": nowhere
+	texts   contents
+	keys    []string
+	err     error // why the files that were last tried are not in force
 
 	failed     atomic.Bool // the configuration on disk is not the one in force
 	successful prometheus.Gauge
@@ -80,7 +83,7 @@ func startReloader(apply func(*config.Config) error, source config.Source, cfg *
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &reloader{
 		apply: apply, source: source, started: cfg, level: level, logger: logger, watcher: watcher, cancel: cancel,
-		hangups: make(chan os.Signal, 1),
+		hangups: make(chan os.Signal, 1), asks: make(chan chan<- error),
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_config_last_reload_successful", Help: "Whether the configuration on disk is the one in force: 1, or 0 when it cannot be used.",
 		}),
@@ -120,9 +123,11 @@ func (r *reloader) run(ctx context.Context) {
 		case <-files.settled:
 			files = settling{}
 			// Most events are of other files in the directories.
-			if !maps.Equal(readFiles(r.files), r.seen) && !r.reload() {
+			if !maps.Equal(r.read(), r.seen) && !r.reload() {
 				files.changed()
 			}
+		case answer := <-r.asks:
+			answer <- r.reloadNow()
 		case _, ok := <-r.watcher.Events:
 			if ok {
 				files.changed()
@@ -135,14 +140,52 @@ func (r *reloader) run(ctx context.Context) {
 	}
 }
 
+// errChanging says that the files do not keep still.
+var errChanging = errors.New("the configuration files are changing. Look at the configuration in some seconds")
+
+// reloadNow reloads the configuration if the files have changed. It returns why they are not in force.
+func (r *reloader) reloadNow() error {
+	for range 10 {
+		if maps.Equal(r.read(), r.seen) || r.reload() {
+			return r.err
+		}
+	}
+	return errChanging
+}
+
+// now is reloadNow for other goroutines.
+func (r *reloader) now(ctx context.Context) error {
+	answer := make(chan error, 1)
+	select {
+	case r.asks <- answer:
+	case <-ctx.Done():
+		return errChanging
+	}
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return errChanging
+	}
+}
+
+// read reads the files of the last usable configuration, and those that have come into edit_dir.
+func (r *reloader) read() contents {
+	written, err := config.WrittenFiles(r.editDir)
+	if err != nil {
+		written = nil // loading reports it
+	}
+	return readFiles(slices.Concat(r.files, written))
+}
+
 // reload loads, validates and applies the configuration. After a failure the last
 // usable one stays in force. It reports false, and does nothing, if the files change
 // while they are read.
 func (r *reloader) reload() (done bool) {
-	before := readFiles(r.files)
+	before := r.read()
 	cfg, err := r.source.Load()
 	// Read twice: a file that is being written may be valid at each moment.
-	if !maps.Equal(readFiles(r.files), before) {
+	if !maps.Equal(r.read(), before) {
 		return false
 	}
 	r.seen = before
@@ -155,7 +198,7 @@ func (r *reloader) reload() (done bool) {
 	if err == nil {
 		err = r.apply(cfg)
 	}
-	if err != nil {
+	if r.err = err; err != nil {
 		r.successful.Set(0)
 		r.failed.Store(true)
 		r.reloads.WithLabelValues("failure").Inc()
@@ -233,13 +276,13 @@ func (r *reloader) succeeded(cfg *config.Config) {
 	r.successful.Set(1)
 	r.failed.Store(false)
 	r.lastTime.SetToCurrentTime()
-	r.files, r.keys = cfg.Files(), nil
+	r.files, r.editDir, r.keys = cfg.Files(), cfg.UI.EditDir, nil
 	if cfg.HasRepositories() { // else the built-in ones are in force
 		for _, n := range cfg.Namespaces {
 			r.keys = append(r.keys, n.Key)
 		}
 	}
-	r.texts = readFiles(r.files)
+	r.texts = r.read()
 	// A change since they were loaded is still to come.
 	for file, text := range r.seen {
 		if _, ok := r.texts[file]; ok {
@@ -254,6 +297,9 @@ func (r *reloader) succeeded(cfg *config.Config) {
 // links, and no others.
 func (r *reloader) watch() {
 	wanted := make(map[string]bool)
+	if r.editDir != "" {
+		wanted[filepath.Clean(r.editDir)] = true
+	}
 	for _, file := range r.files {
 		wanted[filepath.Dir(file)] = true
 		// The link and its target may be in different directories, and a change of

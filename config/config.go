@@ -70,7 +70,9 @@ func (s Server) Address() string {
 type UI struct {
 	Enabled bool   `toml:"enabled"`
 	Name    string `toml:"name"` // of the mirror, in titles
-	// AllowPrivateRegistries lets a page try registries at private and loopback addresses.
+	// EditDir is the directory to which a page writes blocks, one in each file; empty: it writes none.
+	EditDir string `toml:"edit_dir"`
+	// AllowPrivateRegistries lets a page try and add registries at private and loopback addresses.
 	AllowPrivateRegistries bool `toml:"allow_private_registries"`
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -107,6 +108,15 @@ func (n *Namespace) confine(allowPrivate bool) {
 	for i := range n.Upstreams {
 		n.Upstreams[i].Reach = reach
 	}
+}
+
+// FileName returns the name of the file that a page writes the block to. Different keys have
+// different names.
+func (d Draft) FileName() string { return "registry-" + url.PathEscape(d.Key) + ".toml" }
+
+// File returns the content of that file, with the password.
+func (d Draft) File() string {
+	return "# The page \"Add a registry\" has written this file. Edit or remove it as any other one.\n\n" + d.document()
 }
 
 // document returns the block as a file has it, with the password.

@@ -17,6 +17,7 @@ type source struct {
 	older       []olderKey          // older spellings
 	optedOut    []string            // key paths of immutable_tags = false that have no effect
 	passedOver  []string            // default places whose file is not Weir's
+	written     []string            // files of edit_dir
 	strange     []string            // variables of the environment that are no setting
 }
 
@@ -43,7 +44,12 @@ func Load(files ...string) (*Config, error) { return Source{Files: files}.Load()
 // [Config.Validate] checks the values. The error is a [Problems]. If Load fails,
 // the error also holds the problems that Validate finds in the other keys, so that
 // one report has all problems.
-func (s Source) Load() (*Config, error) {
+func (s Source) Load() (*Config, error) { return s.load(nil) }
+
+// LoadWith is Load with the block of a draft, as if it were in a file of edit_dir.
+func (s Source) LoadWith(d Draft) (*Config, error) { return s.load(&d) }
+
+func (s Source) load(more *Draft) (*Config, error) {
 	files, passedOver := s.files()
 	var unread Problems
 	root := &node{value: table{}}
@@ -55,9 +61,16 @@ func (s Source) Load() (*Config, error) {
 		}
 		root = merge(root, document)
 	}
-	root, strange, problems := s.over(root)
+	written, misplaced := s.written(root, more)
+	unread = append(unread, misplaced...)
+	root, strange, problems := s.over(root, documents(written)...)
 	c, found := decode(root)
 	problems = append(problems, found...)
+	for _, block := range written {
+		files = append(files, block.file)
+		c.source.written = append(c.source.written, block.file)
+	}
+	c.confineWritten()
 	c.source.files, c.source.passedOver, c.source.strange = files, passedOver, strange
 	// After a file that could not be read, keys would seem to be missing.
 	if len(problems) > 0 && len(unread) == 0 {

@@ -95,11 +95,11 @@ func (c *Config) Files() []string {
 // Documents returns the configuration files in the order of merging.
 func (c *Config) Documents() []string { return slices.Clone(c.source.files) }
 
-// HasRepositories reports whether the files have a repository block. If not, the
-// built-in ones are in force.
+// HasRepositories reports whether the files have a repository block, beside those that pages have
+// written. If not, the built-in ones are in force.
 func (c *Config) HasRepositories() bool {
 	for key, at := range c.source.positions {
-		if strings.HasPrefix(key, "repository.") && at.file != "" { // the built-in ones are in no file
+		if strings.HasPrefix(key, "repository.") && at.file != "" && !slices.Contains(c.source.written, at.file) { // the built-in ones are in no file
 			return true
 		}
 	}

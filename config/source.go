@@ -83,16 +83,19 @@ func isOurs(file string) bool {
 	return false
 }
 
-// over puts the built-in repository blocks below the values of files, and the
-// environment and the overrides above them. It returns the variables that look like
+// over puts the built-in repository blocks below the values of files, the blocks of pages
+// beside these, and the environment and the overrides above them. It returns the variables that look like
 // settings and are none.
-func (s Source) over(root *node) (_ *node, strange []string, problems Problems) {
+func (s Source) over(root *node, written ...*node) (_ *node, strange []string, problems Problems) {
 	files, ok := root.value.(table)
 	if !ok {
 		return root, nil, nil // decode reports it
 	}
 	if blocks, ok := files["repository"]; !ok || isEmpty(blocks) {
 		root = merge(root, builtIn())
+	}
+	for _, block := range written {
+		root = merge(root, block)
 	}
 	e := newEnvironment(os.Environ())
 	root = e.over(root)

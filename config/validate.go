@@ -25,6 +25,11 @@ func (c *Config) Validate() error {
 	if err := writable(c.BlobStore.FS.RootDir); err != nil {
 		problems = append(problems, c.problemAt("blob_store.fs.root_dir", "%w", err))
 	}
+	if dir := c.UI.EditDir; dir != "" {
+		if err := checkEditDir(dir); err != nil {
+			problems = append(problems, c.problemAt("ui.edit_dir", "%w", err))
+		}
+	}
 	return problems.sorted(c.source.files).err()
 }
 

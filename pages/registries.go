@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,12 @@ type Registrar interface {
 	Draft(ctx context.Context, r Registry) (text string, problems []FieldProblem, err error)
 	// Try probes the registry of a block without problems.
 	Try(ctx context.Context, r Registry) ([]check.Result, error)
+	// Writes reports whether Add can write blocks.
+	Writes() bool
+	// Conflicts returns why a block without problems cannot be added.
+	Conflicts(ctx context.Context, r Registry) ([]FieldProblem, error)
+	// Add writes a block into the configuration, and puts it in force.
+	Add(ctx context.Context, r Registry) error
 }
 
 // Registry is a block with one upstream, as the form describes it.
@@ -148,6 +155,12 @@ type registryForm struct {
 	Tried    bool
 	Results  []check.Result
 	ByHand   bool
+	Writes   bool
+	Conflict string // why the block cannot be added here
+	Unadded  bool   // the trial has failed, so the block was not added
+	Added    string // key of a block that is in force
+	Missing  string // key of a block that is not
+	Host     string // of the mirror
 }
 
 // addRegistry shows the form of a kind of registry.
@@ -159,15 +172,22 @@ func (h *Handler) addRegistry(ctx context.Context, r *http.Request) (page, error
 	if err := h.opts.Registrar.Permit(ctx); err != nil {
 		return page{}, err
 	}
-	return one.page(registryForm{Values: one.Registry}), nil
+	values := registryForm{Values: one.Registry, Host: r.Host}
+	if added := r.URL.Query().Get("added"); slices.Contains(h.opts.Blocks(ctx), added) {
+		values.Added = added
+	} else {
+		values.Missing = added
+	}
+	return h.formPage(one, values), nil
 }
 
-func (k kind) page(values registryForm) page {
-	values.Kinds, values.Kind, values.ByHand = kinds, k, k.byHand()
+func (h *Handler) formPage(k kind, values registryForm) page {
+	values.Kinds, values.Kind, values.ByHand, values.Writes = kinds, k, k.byHand(), h.opts.Registrar.Writes()
 	return page{"Add a registry", "registry", values}
 }
 
-// submitRegistry makes the block of the form, and tries it.
+// submitRegistry makes the block of the form, and tries it. The block of a registry that works is
+// added if the form says so.
 func (h *Handler) submitRegistry(ctx context.Context, r *http.Request) (page, string, error) {
 	one := kindOf(r.PostForm.Get("kind"))
 	described := one.read(r.PostForm)
@@ -176,25 +196,64 @@ func (h *Handler) submitRegistry(ctx context.Context, r *http.Request) (page, st
 	if strings.Contains(described.URL, "@") { // it may hold a password
 		values.Values.URL = ""
 	}
+	adds := r.PostForm.Get("action") == "add" && h.opts.Registrar.Writes() && !one.byHand()
 	text, problems, err := h.opts.Registrar.Draft(ctx, described)
+	if err == nil && len(problems) == 0 && h.opts.Registrar.Writes() && !one.byHand() {
+		problems, err = h.conflicts(ctx, described, adds, &values)
+	}
 	if err != nil {
 		return page{}, "", err
 	}
 	if len(problems) > 0 {
-		values.Problems = make(map[string]string)
-		for _, p := range problems {
-			values.Problems[p.Field] = strings.TrimSpace(values.Problems[p.Field] + " " + sentence(p.Message))
-		}
-		return one.page(values), "", nil
+		values.Problems = one.atFields(problems)
+		return h.formPage(one, values), "", nil
 	}
 	values.Text = text
-	if !one.byHand() {
-		values.Tried = true
-		if values.Results, err = h.try(ctx, described); err != nil {
-			return page{}, "", err
-		}
+	if one.byHand() {
+		return h.formPage(one, values), "", nil
 	}
-	return one.page(values), "", nil
+	values.Tried = true
+	if values.Results, err = h.try(ctx, described); err != nil {
+		return page{}, "", err
+	}
+	if values.Unadded = adds && !allWork(values.Results); values.Unadded || !adds {
+		return h.formPage(one, values), "", nil
+	}
+	return page{}, link("/add-registry", "kind", one.ID, "added", described.Key), h.opts.Registrar.Add(ctx, described)
+}
+
+// conflicts returns why a block cannot be added, or notes it if it is only to be tried.
+func (h *Handler) conflicts(ctx context.Context, described Registry, adds bool, values *registryForm) ([]FieldProblem, error) {
+	found, err := h.opts.Registrar.Conflicts(ctx, described)
+	if adds || err != nil {
+		return found, err
+	}
+	for _, p := range found {
+		text := p.Message
+		if p.Field == "key" {
+			text = "its name " + text
+		}
+		values.Conflict = strings.TrimSpace(values.Conflict + " " + sentence(text))
+	}
+	return nil, nil
+}
+
+// atFields returns the texts of problems by the fields of the form.
+func (k kind) atFields(problems []FieldProblem) map[string]string {
+	texts := make(map[string]string)
+	for _, p := range problems {
+		field, text := p.Field, p.Message
+		if k.Fixed && (field == "key" || field == "url") { // the form has no such field
+			field, text = "", "the block "+k.Key+" "+text
+		}
+		texts[field] = strings.TrimSpace(texts[field] + " " + sentence(text))
+	}
+	return texts
+}
+
+// allWork reports whether all upstreams of a trial work.
+func allWork(results []check.Result) bool {
+	return !slices.ContainsFunc(results, func(r check.Result) bool { return r.Status != check.StatusOK })
 }
 
 // read returns the block that a posted form describes.

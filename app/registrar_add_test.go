@@ -1,0 +1,203 @@
+package app
+
+import (
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/testutil"
+)
+
+// editing is a mirror whose page adds blocks.
+type editing struct {
+	*mirror
+
+	dir  string // ui.edit_dir
+	path string // of the configuration
+	log  *testutil.LogBuffer
+}
+
+func newEditing(t *testing.T, ui, more string) editing {
+	t.Helper()
+	e := editing{dir: t.TempDir(), log: new(testutil.LogBuffer)}
+	if err := os.Chmod(e.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg, path := loadText(t, "[ui]\nedit_dir = \""+e.dir+"\"\n"+ui+more)
+	logger := slog.New(slog.NewTextHandler(e.log, nil))
+	m, err := build(cfg, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.close)
+	reloads, err := startReloader(m.apply, config.Source{Files: []string{path}}, cfg, new(slog.LevelVar), m.gatherer, logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(reloads.close)
+	m.state.reloads.Store(reloads)
+	e.mirror, e.path = m, path
+	return e
+}
+
+func (e editing) files(t *testing.T) []string {
+	t.Helper()
+	entries, err := os.ReadDir(e.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// adding is the form of a registry that works, with the button that adds it.
+func adding(address string, more ...string) url.Values {
+	form := registryForm(address, "username", "alice", "password", "s3cret-word", "action", "add")
+	for i := 0; i+1 < len(more); i += 2 {
+		form.Set(more[i], more[i+1])
+	}
+	return form
+}
+
+const privateToo = "allow_private_registries = true\n"
+
+// The page writes a block to a file of its own, which is in force at once. The file can be removed.
+func TestAddRegistryWritesABlock(t *testing.T) {
+	server, _ := newCounted(t)
+	e := newEditing(t, privateToo, "")
+	w := visit(t, e.handler, "POST", addPage, adding(server.URL))
+	to := w.Header().Get("Location")
+	if w.Code != 303 || to != "/add-registry?added=registry.example&kind=private" || !slices.Contains(e.routing.keys(), "registry.example") {
+		t.Fatalf("%d %s, blocks %q\n%s\n%s", w.Code, to, e.routing.keys(), w.Body, e.log)
+	}
+	if w := visit(t, e.handler, "GET", to, nil); !strings.Contains(w.Body.String(), "is in force") {
+		t.Errorf("%s", w.Body)
+	}
+	if w := visit(t, e.handler, "GET", "/add-registry?added=other.example", nil); !strings.Contains(w.Body.String(), "is not in force") {
+		t.Errorf("%s", w.Body)
+	}
+	path := filepath.Join(e.dir, "registry-registry.example.toml")
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 || len(e.files(t)) != 1 {
+		t.Fatalf("%v %v, files %q", info, err, e.files(t))
+	}
+	cfg, err := config.Load(e.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(cfg.Namespaces, func(n config.Namespace) bool { return n.Key == "registry.example" })
+	if u := cfg.Namespaces[i].Upstreams[0]; u.Password != "s3cret-word" || u.Username != "alice" || u.Reach != config.ReachNear {
+		t.Errorf("%+v", u)
+	}
+	if log := e.log.String(); strings.Contains(log, "s3cret-word") || !strings.Contains(log, "a page has written a block") {
+		t.Errorf("the log says %s", log)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(time.Minute); slices.Contains(e.routing.keys(), "registry.example"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the block stays without its file\n%s", e.log)
+		}
+	}
+}
+
+// Nothing is written for a block that takes names from another one, that does not work, or that the
+// whole configuration does not bear.
+func TestAddRegistryRefuses(t *testing.T) {
+	server, requests := newCounted(t)
+	e := newEditing(t, privateToo, "[[repository.\"taken.example\".upstream]]\nurl = \"https://taken.example\"\n[repository.hub]\nnamespace = \"host.example\"\n[[repository.hub.upstream]]\nurl = \"https://hub.example\"\n")
+	write(t, filepath.Join(e.dir, "registry-mine.example.toml.off"), "mine")
+	for says, form := range map[string]url.Values{
+		"Exists already":                adding(server.URL, "key", "taken.example"),
+		"Is below the block":            adding(server.URL, "key", "taken.example/team"),
+		"Must begin with a host name":   adding(server.URL, "key", "library"),
+		"Is the registry of the block":  adding(server.URL, "key", "host.example"),
+		"first segments":                adding(server.URL, "key", "../x"),
+		"the trial has failed":          adding(server.URL, "password", "wr0ng"),
+		"Must not hold credentials":     adding("https://a:b@registry.example"),
+		"it has a link-local address":   adding("http://169.254.169.254"),
+		"so this page does not try":     adding(server.URL, "kind", "mtls"),
+		"This page cannot add the bloc": adding(server.URL, "key", "taken.example", "action", "try"),
+	} {
+		w := visit(t, e.handler, "POST", addPage, form)
+		if w.Code != 200 || !strings.Contains(w.Body.String(), says) {
+			t.Errorf("%d, without %q\n%s", w.Code, says, w.Body)
+		}
+	}
+	if names := e.files(t); len(names) != 1 {
+		t.Errorf("files %q", names)
+	}
+	// The files of the operator have a mistake of their own.
+	before := requests.Load()
+	write(t, e.path, read(t, e.path)+"[log]\nlevel = \"secret-colour\"\n")
+	w := visit(t, e.handler, "POST", addPage, adding(server.URL))
+	if body := w.Body.String(); w.Code != 200 || !strings.Contains(body, "problems of their own") || strings.Contains(body, "secret-colour") || requests.Load() != before {
+		t.Errorf("%d, %d requests\n%s", w.Code, requests.Load()-before, body)
+	}
+	closed := newEditing(t, "", "")
+	if w := visit(t, closed.handler, "POST", addPage, adding(server.URL)); !strings.Contains(w.Body.String(), "the trial has failed") || len(closed.files(t)) != 0 {
+		t.Errorf("a private address: %s", w.Body)
+	}
+	if w := visit(t, closed.handler, "POST", addPage, adding(server.URL), "X-Forwarded-For", "192.0.2.1"); w.Code != 403 {
+		t.Errorf("a client on another machine: %d", w.Code)
+	}
+}
+
+// A file that is there stays, and a reload that fails takes the new one away.
+func TestAddRegistryLeavesFiles(t *testing.T) {
+	server, _ := newCounted(t)
+	e := newEditing(t, privateToo, "")
+	path := filepath.Join(e.dir, "registry-registry.example.toml")
+	if err := os.Mkdir(path, 0o700); err != nil { // what is no file is not read
+		t.Fatal(err)
+	}
+	if w := visit(t, e.handler, "POST", addPage, adding(server.URL)); w.Code != 409 || !strings.Contains(w.Body.String(), "already") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	e.state.reloads.Load().apply = func(*config.Config) error { return errors.New("no memory") }
+	if w := visit(t, e.handler, "POST", addPage, adding(server.URL)); w.Code != 409 || !strings.Contains(w.Body.String(), "no memory") || len(e.files(t)) != 0 {
+		t.Errorf("%d, files %q\n%s", w.Code, e.files(t), w.Body)
+	}
+}
+
+// A written file is whole, replaces nothing, follows no link, and leaves nothing beside it.
+func TestWriteNew(t *testing.T) {
+	dir := t.TempDir()
+	path, err := writeNew(dir, "a.toml", "text")
+	if err != nil || read(t, path) != "text" {
+		t.Fatal(path, err)
+	}
+	target := filepath.Join(t.TempDir(), "target")
+	if err := os.Symlink(target, filepath.Join(dir, "b.toml")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a.toml", "b.toml"} {
+		if _, err := writeNew(dir, name, "other"); !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := os.Stat(target); err == nil || read(t, path) != "text" {
+		t.Error("a file was replaced, or written through a link")
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 2 {
+		t.Errorf("%v", entries)
+	}
+	if _, err := writeNew(filepath.Join(dir, "none"), "a.toml", ""); err == nil {
+		t.Error("a file in a directory that is not there")
+	}
+}
