@@ -8,6 +8,7 @@
 # make hostile   two minutes of attacks in all ways at once, beside honest clients
 # make bench     the figures of docs/benchmarks.md; with nginx, also those over TLS
 # make compare   Weir beside Docker's registry and nginx, for half an hour: prints a table (docs/comparison.md)
+# make screenshots  the pictures of docs/pages.md, in Chromium
 # make fuzz      a minute of each fuzz target
 
 GO ?= go
@@ -22,7 +23,7 @@ FUZZTIME ?= 60s
 # compiled once.
 PROGRESS = $(GO) run -C tests/tools -race ./progress -C ../..
 
-.PHONY: all build image release deps format vet lint test test-all soak hostile bench compare fuzz
+.PHONY: all build image release deps format vet lint test test-all soak hostile bench compare screenshots fuzz
 
 all: build
 
@@ -95,6 +96,10 @@ bench:
 compare:
 	@tests/deps.sh short
 	$(GO) run ./tests/compare
+
+screenshots:
+	@tests/deps.sh all
+	$(GO) test ./tests/pages -count 1 -run '^TestScreenshots$$' -pages.screenshots='$(CURDIR)/docs/screenshots'
 
 fuzz:
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do \

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/chromedp/chromedp"
+
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -101,5 +103,52 @@ func TestCopyButtons(t *testing.T) {
 	b.wait("window.copied")
 	if copied := evaluate[string](b, "window.copied"); copied != m.image.String() {
 		t.Errorf("copied %q, want %q", copied, m.image)
+	}
+}
+
+// The form that makes the block of a registry names the field of a mistake, and shows what was
+// typed as text. It is accessible in each state.
+func TestAddRegistry(t *testing.T) {
+	t.Parallel()
+	m, b := startMirror(t), newTab(t)
+	b.open(m.URL+address("/add-registry", "kind", "private"), http.StatusOK)
+	b.mu.Lock()
+	b.failing = m.URL + "/add-registry" // the answer to a mistake
+	b.mu.Unlock()
+	b.fill("url", "https://127.0.0.1:1")
+	b.fill("key", hostile)
+	b.click("form.fields button[value='try']")
+	b.wait(`document.querySelector("[aria-invalid]")?.id === "key"`)
+	if typed := evaluate[string](b, `document.querySelector("#key").value`); typed != hostile {
+		t.Errorf("the field has %q", typed)
+	}
+	b.expectText("with a mistake")
+	b.fill("key", "private.example")
+	b.click("form.fields button[value='try']")
+	b.wait(`document.querySelector("#block") && document.querySelector("#trial")`)
+	if text := evaluate[string](b, "document.querySelector('main').innerText"); !strings.Contains(text, `[repository."private.example"]`) || !strings.Contains(text, "does not work") {
+		t.Errorf("the block and the trial are\n%s", text)
+	}
+	b.expectText("with a trial")
+}
+
+// fill replaces the value of a field.
+func (b *tab) fill(id, value string) {
+	b.t.Helper()
+	b.do(chromedp.SetValue(chromedp.CSS("#"+id), value))
+}
+
+// expectText fails the test if a page is not accessible, does not fit, or has run a stranger's
+// script.
+func (b *tab) expectText(state string) {
+	b.t.Helper()
+	if title := evaluate[string](b, "document.title"); title == "run" {
+		b.t.Errorf("%s: a stranger's script has run", state)
+	}
+	b.do(chromedp.Evaluate[chromedp.Void](readAxe(b.t)))
+	for _, width := range []int64{360, 1280} {
+		b.window(width, "light")
+		b.expectFits(state, width)
+		b.expectAccessible(state)
 	}
 }

@@ -131,6 +131,8 @@ func (m *mirror) views() []view {
 		{"activity", "/activity", 200},
 		{"activity-none", address("/activity", "q", hostile, "client", hostile), 200},
 		{"upstreams", "/upstreams", 200},
+		{"registry", "/add-registry", 200},
+		{"registry-private", address("/add-registry", "kind", "private"), 200},
 		{"clients", "/clients", 200},
 		{"clients-containerd", address("/clients", "client", "containerd"), 200},
 		{"clients-wrong", address("/clients", "client", "docker", "url", hostile), 200},
