@@ -243,6 +243,9 @@ func fileSize(path string) (int64, error) {
 
 // plainSize is fileSize of a file below directories that are no links.
 func (t *tree) plainSize(path string) (int64, error) {
+	if size, err := t.sizeAtOnce(path); !errors.Is(err, errUnsure) {
+		return size, err
+	}
 	if link := t.foreign(filepath.Dir(path)); link != "" {
 		return 0, &fs.PathError{Op: "lstat", Path: link, Err: fs.ErrNotExist}
 	}

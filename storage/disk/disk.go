@@ -249,6 +249,7 @@ func openTree(root string, opts Options) (*tree, error) {
 	// From here on, a root that vanishes is an error. A volume may have been
 	// unmounted, and a new root would fill the filesystem beneath.
 	tree.root = root
+	tree.refusing = refusesLinks(root)
 	return tree, nil
 }
 

@@ -46,6 +46,13 @@ func TestConformance(t *testing.T) {
 			})
 		})
 	}
+	t.Run("by parts", func(t *testing.T) {
+		storagetest.Run(t, func(t *testing.T) storage.Driver {
+			s := open(t, t.TempDir(), disk.Options{})
+			s.LookByParts()
+			return s
+		})
+	})
 }
 
 func TestLayout(t *testing.T) {

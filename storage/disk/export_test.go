@@ -24,3 +24,11 @@ func (s *Store) Flush() { s.flusher.flush() }
 // OnFlush calls f, in place of fsync, for each file and directory that the
 // store flushes, except for spools.
 func (s *Store) OnFlush(f func(*os.File) error) { s.tree.flush = f }
+
+// LookByParts has the store look at each part of a path by itself, as it does if the kernel
+// cannot refuse links. It reports whether the kernel can.
+func (s *Store) LookByParts() bool {
+	refusing := s.tree.refusing
+	s.tree.refusing = false
+	return refusing
+}

@@ -3,6 +3,8 @@ package disk_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -56,7 +58,24 @@ func listen(path string) error {
 	return errors.Join(l.Close(), os.Rename(filepath.Join(dir, "s"), path))
 }
 
-func TestForeignContent(t *testing.T) {
+type opener func(*testing.T, string, disk.Options) *disk.Store
+
+// eachWay runs a test of stores whose paths the kernel looks at, and of stores that do so
+// themselves.
+func eachWay(t *testing.T, test func(*testing.T, opener)) {
+	t.Run("by the kernel", func(t *testing.T) { test(t, open) })
+	t.Run("by parts", func(t *testing.T) {
+		test(t, func(t *testing.T, root string, opts disk.Options) *disk.Store {
+			s := open(t, root, opts)
+			s.LookByParts()
+			return s
+		})
+	})
+}
+
+func TestForeignContent(t *testing.T) { eachWay(t, testForeignContent) }
+
+func testForeignContent(t *testing.T, open opener) {
 	for name, plant := range foreign {
 		t.Run(name, func(t *testing.T) {
 			root, log := t.TempDir(), new(testutil.LogBuffer)
@@ -87,7 +106,9 @@ func TestForeignContent(t *testing.T) {
 }
 
 // A record that cannot be read counts as absent, and the next one replaces it.
-func TestForeignRecord(t *testing.T) {
+func TestForeignRecord(t *testing.T) { eachWay(t, testForeignRecord) }
+
+func testForeignRecord(t *testing.T, open opener) {
 	plants := map[string]func(path string) error{
 		// Its size is no bound for reading: a file without blocks takes no space.
 		"huge and sparse": func(path string) error {
@@ -130,7 +151,9 @@ func TestForeignRecord(t *testing.T) {
 }
 
 // A file in the place of a directory is moved away too, and so is a link.
-func TestForeignDirectory(t *testing.T) {
+func TestForeignDirectory(t *testing.T) { eachWay(t, testForeignDirectory) }
+
+func testForeignDirectory(t *testing.T, open opener) {
 	for name, plant := range map[string]func(path string) error{
 		"file":            func(path string) error { return os.WriteFile(path, []byte("foreign"), 0o644) },
 		"pipe":            foreign["pipe"],
@@ -167,6 +190,113 @@ func TestForeignDirectory(t *testing.T) {
 				t.Errorf("in quarantine: %v, want both files", kept)
 			}
 		})
+	}
+}
+
+// A link to another directory is not followed, whatever that has below the same names.
+func TestLinkedDirectoryIsNotFollowed(t *testing.T) { eachWay(t, testLinkedDirectory) }
+
+func testLinkedDirectory(t *testing.T, open opener) {
+	const key = "docker.io/library/app/_tags/latest"
+	for _, linked := range []string{"blobs/sha256/%s", "records/docker.io", "records/docker.io/library/app", "records/docker.io/library/app/_tags"} {
+		t.Run(linked, func(t *testing.T) {
+			root, elsewhere := t.TempDir(), filepath.Join(t.TempDir(), "elsewhere")
+			s := open(t, root, disk.Options{Durability: disk.Behind})
+			dgst := storagetest.Commit(t, s, s.Spools(), []byte("content"))
+			if err := s.Records().Put(t.Context(), key, []byte("a")); err != nil {
+				t.Fatal(err)
+			}
+			dir := filepath.Join(root, strings.Replace(linked, "%s", dgst.Encoded()[:2], 1))
+			if err := errors.Join(os.Rename(dir, elsewhere), os.Symlink(elsewhere, dir)); err != nil {
+				t.Fatal(err)
+			}
+			before := tree(t, elsewhere)
+			if strings.HasPrefix(linked, "blobs") {
+				if _, err := s.Open(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
+					t.Errorf("Open: %v, want ErrNotExist", err)
+				}
+				if err := s.Delete(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
+					t.Errorf("Delete: %v, want ErrNotExist", err)
+				}
+			} else {
+				if got, err := s.Records().Get(t.Context(), key); !errors.Is(err, storage.ErrNotExist) {
+					t.Errorf("Get = %q, %v, want ErrNotExist", got, err)
+				}
+				if err := s.Records().Delete(t.Context(), key); !errors.Is(err, storage.ErrNotExist) {
+					t.Errorf("Delete: %v, want ErrNotExist", err)
+				}
+				if err := s.Records().Put(t.Context(), key, []byte("b")); err != nil {
+					t.Error(err)
+				}
+				if got, err := s.Records().Get(t.Context(), key); string(got) != "b" || err != nil {
+					t.Errorf("Get = %q, %v after the next Put", got, err)
+				}
+			}
+			if after := tree(t, elsewhere); after != before {
+				t.Errorf("elsewhere was\n%sand is\n%s", before, after)
+			}
+		})
+	}
+}
+
+// tree returns the paths and contents of the files below a directory.
+func tree(t *testing.T, dir string) string {
+	t.Helper()
+	all := new(strings.Builder)
+	err := fs.WalkDir(os.DirFS(dir), ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(filepath.Join(dir, path))
+		fmt.Fprintf(all, "%s: %q\n", path, content)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all.String()
+}
+
+// A root below a link is the operator's choice: the store looks at the paths below it by
+// itself. It does so too if a link takes the place of a directory above the root later.
+func TestRootBelowALink(t *testing.T) {
+	t.Run("from the start", func(t *testing.T) {
+		above := t.TempDir()
+		real, link := filepath.Join(above, "real"), filepath.Join(above, "link")
+		if err := errors.Join(os.Mkdir(real, 0o750), os.Symlink(real, link)); err != nil {
+			t.Fatal(err)
+		}
+		s := open(t, filepath.Join(link, "root"), disk.Options{})
+		works(t, s)
+		if s.LookByParts() {
+			t.Error("the kernel opens a root below a link although it refuses links")
+		}
+	})
+	t.Run("later", func(t *testing.T) {
+		above := t.TempDir()
+		real, moved := filepath.Join(above, "real"), filepath.Join(above, "moved")
+		s := open(t, filepath.Join(real, "root"), disk.Options{})
+		works(t, s)
+		if err := errors.Join(os.Rename(real, moved), os.Symlink(moved, real)); err != nil {
+			t.Fatal(err)
+		}
+		works(t, s)
+	})
+}
+
+// works stores a record and a content, and reads both.
+func works(t *testing.T, s *disk.Store) {
+	t.Helper()
+	for _, document := range []string{"a", "b"} {
+		if err := s.Records().Put(t.Context(), "ns/app/_tags/a", []byte(document)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Records().Get(t.Context(), "ns/app/_tags/a"); string(got) != document || err != nil {
+			t.Errorf("Get = %q, %v", got, err)
+		}
+	}
+	if got := storagetest.Read(t, s, storagetest.Commit(t, s, s.Spools(), []byte("content"))); string(got) != "content" {
+		t.Errorf("read %q", got)
 	}
 }
 

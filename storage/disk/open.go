@@ -34,6 +34,9 @@ const (
 // openRegular opens a file of the store: a regular one, below directories that are no
 // links.
 func (t *tree) openRegular(path string) (*os.File, fs.FileInfo, error) {
+	if file, info, err := t.openAtOnce(path); !errors.Is(err, errUnsure) {
+		return file, info, err
+	}
 	if link := t.foreign(filepath.Dir(path)); link != "" {
 		return nil, nil, &fs.PathError{Op: "open", Path: link, Err: syscall.ENOTDIR}
 	}
@@ -42,18 +45,30 @@ func (t *tree) openRegular(path string) (*os.File, fs.FileInfo, error) {
 
 // readRecord reads the document of a file of at most maxRecord bytes.
 func (t *tree) readRecord(path string) ([]byte, error) {
-	if link := t.foreign(filepath.Dir(path)); link != "" {
-		return nil, &fs.PathError{Op: "open", Path: link, Err: regular.ErrNotRegular}
+	content, marked, err := t.readAtOnce(path, int64(maxRecord+checksumSize))
+	if errors.Is(err, errUnsure) {
+		content, marked, err = t.readByParts(path, int64(maxRecord+checksumSize))
 	}
-	content, info, err := regular.ReadFileInfo(path, int64(maxRecord+checksumSize))
 	if err != nil {
 		return nil, err
 	}
-	document, err := unseal(path, content, isMarked(info))
+	document, err := unseal(path, content, marked)
 	if err == nil && len(document) > maxRecord {
 		err = &fs.PathError{Op: "read", Path: path, Err: regular.ErrTooLarge}
 	}
 	return document, err
+}
+
+// readByParts reads a file of at most limit bytes, after a look at each part of its path.
+func (t *tree) readByParts(path string, limit int64) (content []byte, marked bool, err error) {
+	if link := t.foreign(filepath.Dir(path)); link != "" {
+		return nil, false, &fs.PathError{Op: "open", Path: link, Err: regular.ErrNotRegular}
+	}
+	content, info, err := regular.ReadFileInfo(path, limit)
+	if err != nil {
+		return nil, false, err
+	}
+	return content, isMarked(info), nil
 }
 
 // unreadable logs once for each path that a file cannot be read.

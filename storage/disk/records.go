@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/weirhq/weir/internal/regular"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -107,20 +108,19 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 	if len(document) > maxRecord {
 		return fmt.Errorf("%w: the record %q has %d bytes", storage.ErrTooLarge, key, len(document))
 	}
-	before, absent := r.tree.plainSize(path)
-	staged := filepath.Join(r.tmp, "record-"+rand.Text())
+	staged, before := filepath.Join(r.tmp, "record-"+rand.Text()), int64(0)
 	err = r.write(staged, document)
 	if err == nil {
-		err = r.tree.place(path, func(path string) error { return os.Rename(staged, path) })
+		before, err = r.tree.place(staged, path)
 	}
 	size := int64(checksumSize + len(document))
 	switch {
 	case err != nil:
 		os.Remove(staged) // fails if it was renamed before the error
-	case absent == nil:
-		r.changed(size-before, 0)
-	default:
+	case before == absent:
 		r.changed(size, 1)
+	default:
+		r.changed(size-before, 0)
 	}
 	r.flusher.commitRecord()
 	// The whole path may be too long for the filesystem, though no segment is.
@@ -131,7 +131,7 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 }
 
 func (r *records) write(path string, document []byte) error {
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, recordMode|mark)
+	file, err := regular.Create(path, recordMode|mark)
 	if err != nil {
 		return err
 	}

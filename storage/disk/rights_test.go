@@ -124,34 +124,3 @@ func TestRights(t *testing.T) {
 		})
 	}
 }
-
-// A link in the place of a directory deep in the store leads nowhere.
-func TestLinkedDirectoryIsNotFollowed(t *testing.T) {
-	root, elsewhere := t.TempDir(), t.TempDir()
-	s := open(t, root, disk.Options{})
-	const key = "docker.io/library/app/_tags/latest"
-	outside := filepath.Join(elsewhere, "_tags", "latest")
-	if err := errors.Join(
-		s.Records().Put(t.Context(), key, []byte("ours")),
-		os.RemoveAll(filepath.Join(root, "records", "docker.io", "library", "app")),
-		os.Symlink(elsewhere, filepath.Join(root, "records", "docker.io", "library", "app")),
-		os.Mkdir(filepath.Dir(outside), 0o755), os.WriteFile(outside, []byte("theirs"), 0o644),
-	); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := s.Records().Get(t.Context(), key); err == nil {
-		t.Errorf("Get = %q", got)
-	}
-	if err := s.Records().Delete(t.Context(), key); err == nil {
-		t.Error("Delete followed the link")
-	}
-	if err := s.Records().Put(t.Context(), key, []byte("ours")); err != nil {
-		t.Error(err)
-	}
-	if got, err := s.Records().Get(t.Context(), key); string(got) != "ours" || err != nil {
-		t.Errorf("Get = %q, %v after Put", got, err)
-	}
-	if got, err := os.ReadFile(outside); string(got) != "theirs" || err != nil {
-		t.Errorf("the file outside has %q, %v", got, err)
-	}
-}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weirhq/weir/internal/keylock"
+	"github.com/weirhq/weir/internal/regular"
 )
 
 // tree creates directories, and places files in them, below one root.
@@ -25,38 +26,48 @@ type tree struct {
 	// flush makes a file or the entries of a directory survive a power cut.
 	flush func(*os.File) error
 
+	// refusing says that the kernel refuses links in paths below the root by itself.
+	refusing bool
+
 	// A directory is locked while it is created and its parent flushed. One that
 	// exists has therefore been flushed too.
 	making keylock.Map[string]
 }
 
-// place gives a file its final path with the rename function, which is called
-// once that path's directory exists, and flushes the directory.
-func (t *tree) place(path string, rename func(path string) error) error {
+// place moves a staged file to its final path, makes the directories above it as far as they
+// are missing, and flushes the directory. It returns the size of the file that was replaced,
+// or absent.
+func (t *tree) place(staged, path string) (before int64, err error) {
+	if before, placed := t.placeAtOnce(staged, path); placed {
+		return before, nil
+	}
+	if before, err = t.plainSize(path); err != nil {
+		before = absent
+	}
 	dir := filepath.Dir(path)
 	enter := func() error {
 		if err := t.mkdirAll(dir); err != nil {
 			return err
 		}
-		return rename(path)
+		return regular.Rename(staged, path)
 	}
-	err := enter()
+	err = enter()
 	// Another call may remove the directory as empty just before its first file comes.
 	for tries := 0; tries < maxPlacing && errors.Is(err, fs.ErrNotExist) && t.exists(); tries++ {
 		err = enter()
 	}
 	if isDirectory(err) {
 		if err = t.setAside(path); err == nil {
-			err = rename(path)
+			err = regular.Rename(staged, path)
 		}
 	}
 	if err != nil {
-		return err
+		return absent, err
 	}
 	if err := t.syncDir(dir); !errors.Is(err, fs.ErrNotExist) { // else the file is removed already
-		return err
+		return before, err
 	}
-	return nil
+	return before, nil
 }
 
 // maxPlacing is how often a file is placed anew whose directory vanishes meanwhile. Each

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/weirhq/weir/internal/regular"
 )
 
 // Mode is the mode of a spool's file, less the umask. The sticky bit means nothing to Linux in
@@ -91,7 +92,7 @@ func (d *Dir) create(owner string, size int64, wait bool) (*Spool, error) {
 	if _, err := d.reserve(owner, reserved, reserved, 0, wait); err != nil {
 		return nil, err
 	}
-	file, err := os.OpenFile(filepath.Join(d.path, "spool-"+rand.Text()), os.O_RDWR|os.O_CREATE|os.O_EXCL, Mode)
+	file, err := regular.Create(filepath.Join(d.path, "spool-"+rand.Text()), Mode)
 	if err != nil {
 		d.release(reserved)
 		d.quota.Release(owner, reserved)

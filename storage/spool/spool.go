@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/internal/notify"
+	"github.com/weirhq/weir/internal/regular"
 )
 
 // TailHold is the number of bytes at the end of a spool that its readers cannot
@@ -243,7 +244,7 @@ func (s *Spool) Sync() error { return s.file.Sync() }
 // Rename moves the file to its final place in the same filesystem. Readers
 // read on, and Close no longer removes it.
 func (s *Spool) Rename(path string) error {
-	if err := os.Rename(s.file.Name(), path); err != nil {
+	if err := regular.Rename(s.file.Name(), path); err != nil {
 		return err
 	}
 	s.mu.Lock()
