@@ -1,6 +1,7 @@
 package namespace
 
 import (
+	"bytes"
 	"context"
 	"strings"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -80,7 +82,16 @@ func (n *Namespace) prefetchBeside(ctx context.Context, repo storage.RepoID, blo
 	}
 	served, _ := n.cache.served.Get(repo)
 	for _, manifest := range served {
-		layers := n.linksOf(ctx, manifest).Layers
+		body := n.stored(ctx, manifest)
+		// Most manifests do not list the blob, and need not be decoded for that to show.
+		if !bytes.Contains(body, []byte(blob.Encoded())) {
+			continue
+		}
+		links, err := oci.References(body)
+		if err != nil {
+			continue
+		}
+		layers := links.Layers
 		for _, layer := range layers {
 			if layer.Digest == blob {
 				// If the pool has no place, the client fetches its layers itself.

@@ -241,23 +241,23 @@ func (n *Namespace) listedIn(ctx context.Context, repo storage.RepoID, blob dige
 
 // contentOf returns the content that a stored manifest lists, none if it cannot be read.
 func (n *Namespace) contentOf(ctx context.Context, manifest digest.Digest) []ocispec.Descriptor {
-	return n.linksOf(ctx, manifest).Content()
+	links, err := oci.References(n.stored(ctx, manifest))
+	if err != nil {
+		return nil
+	}
+	return links.Content()
 }
 
-// linksOf returns the links of a stored manifest, none if it cannot be read.
-func (n *Namespace) linksOf(ctx context.Context, manifest digest.Digest) (none oci.Links) {
+// stored returns the bytes of a stored manifest, or nil.
+func (n *Namespace) stored(ctx context.Context, manifest digest.Digest) []byte {
 	obj, err := n.cache.store.Open(ctx, manifest)
 	if err != nil {
-		return none
+		return nil
 	}
 	defer obj.Content.Close()
 	body, err := oci.ReadManifest(obj.Content, maxListing)
 	if err != nil {
-		return none
+		return nil
 	}
-	links, err := oci.References(body)
-	if err != nil {
-		return none
-	}
-	return links
+	return body
 }

@@ -110,10 +110,6 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 		return err
 	}
 	doing := "store " + string(dgst)
-	if s.present(path, sp.Size()) {
-		// Another commit may have put it there, and still be flushing the directory.
-		return explain(doing, s.tree.syncDir(shard.dir))
-	}
 	mode := fs.FileMode(fileMode)
 	if s.flusher.marking() {
 		mode |= mark
@@ -159,9 +155,12 @@ func (s *Store) makeShard(shard *shard) error {
 	return nil
 }
 
-// publish moves a spool's file to its final path.
+// publish moves a spool's file to its final path, unless the content is there.
 func (s *Store) publish(shard *shard, sp *spool.Spool, path string, info fs.FileInfo) error {
-	return s.blobs.replace(shard, path, sp.Size(), func() error {
+	return s.blobs.replace(shard, path, sp.Size(), func(before int64) error {
+		if before == sp.Size() && s.present(path, before) {
+			return nil // another commit may be flushing the directory, so this one does so too
+		}
 		err := sp.Rename(path)
 		switch {
 		// The directory has vanished since it was made, or a file has its place.
@@ -200,7 +199,7 @@ func (s *Store) Delete(_ context.Context, dgst digest.Digest) error {
 	if _, err := s.tree.plainSize(path); err != nil {
 		return notStored(dgst, "remove", err)
 	}
-	err = s.blobs.replace(shard, path, absent, func() error {
+	err = s.blobs.replace(shard, path, absent, func(int64) error {
 		s.marks.forget(path)
 		return os.Remove(path)
 	})

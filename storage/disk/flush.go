@@ -144,7 +144,7 @@ func (f *flusher) fail(err error) {
 		"contents", len(lost), "error", err)
 	for _, path := range lost {
 		shard := f.blobs.shards[filepath.Base(filepath.Dir(filepath.Dir(path)))+":"+filepath.Base(filepath.Dir(path))]
-		err := f.blobs.replace(shard, path, absent, func() error { return os.Remove(path) })
+		err := f.blobs.replace(shard, path, absent, func(int64) error { return os.Remove(path) })
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			// It keeps its mark, and is hashed before each use.
 			f.logger.Warn("cannot remove a content that the disk may have lost", "path", path, "error", err)

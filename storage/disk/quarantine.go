@@ -55,7 +55,7 @@ func (s *Store) quarantine(dgst digest.Digest, file fs.FileInfo) (string, error)
 	}
 	name := dgst.Algorithm().String() + "-" + dgst.Encoded() + "." + time.Now().UTC().Format(quarantineTime)
 	kept := filepath.Join(dir, name)
-	err = s.blobs.replace(shard, path, absent, func() error {
+	err = s.blobs.replace(shard, path, absent, func(int64) error {
 		if file != nil {
 			if now, err := os.Lstat(path); err != nil || !os.SameFile(now, file) {
 				return errors.Join(err, &fs.PathError{Op: "rename", Path: path, Err: fs.ErrNotExist})

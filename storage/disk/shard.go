@@ -124,9 +124,9 @@ func (s *shard) endCount(listed []storage.Entry) (bytes, objects int64) {
 }
 
 // replace runs change, after which the content at path has the given size or is
-// absent, and keeps count of the difference. Only changes of the same content
-// wait for each other.
-func (b *blobs) replace(shard *shard, path string, size int64, change func() error) error {
+// absent, and keeps count of the difference. It tells change the size before. Only changes
+// of the same content wait for each other.
+func (b *blobs) replace(shard *shard, path string, size int64, change func(before int64) error) error {
 	defer b.paths.Lock(path)()
 	name := filepath.Base(path)
 	shard.begin(name)
@@ -134,7 +134,7 @@ func (b *blobs) replace(shard *shard, path string, size int64, change func() err
 	if err != nil {
 		before = absent
 	}
-	err = change()
+	err = change(before)
 	// A change can fail halfway, so that the file is asked once more.
 	if err != nil {
 		var missing error

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/weirhq/weir/internal/regular"
 )
@@ -50,10 +51,25 @@ type Dir struct {
 	total   func(path string) (int64, error)
 	quota   Quota
 
+	reuse time.Duration // how long a measured free space counts
+
 	mu       sync.Mutex
 	pending  int64 // bytes reserved and not yet written
 	released int64 // bytes that were pending once, since the start
+	last     measured
 }
+
+// measured is the free space of the filesystem at a moment.
+type measured struct {
+	at       time.Time
+	free     int64
+	released int64 // at that moment
+}
+
+// reuse is how long a measured free space counts while there is enough of it. A download of
+// a small content asks three times. Only the bytes of other programs go unseen
+// for that time.
+const reuse = 20 * time.Millisecond
 
 // NewDir returns a Dir over an existing directory, which must lie in the
 // filesystem that finished spools are renamed into. Spools leave minFree bytes of
@@ -64,7 +80,7 @@ func NewDir(path string, minFree int64, quota Quota) *Dir {
 	if quota == nil {
 		quota = unlimited{}
 	}
-	return &Dir{path: path, minFree: minFree, free: freeBytes, total: totalBytes, quota: quota}
+	return &Dir{path: path, minFree: minFree, free: freeBytes, total: totalBytes, quota: quota, reuse: reuse}
 }
 
 // Free returns the bytes that the filesystem has free, less those promised to
@@ -205,26 +221,34 @@ func (d *Dir) measure(n int64) (short int64, err error) {
 	if d.minFree <= 0 { // no limit, so the filesystem is not asked
 		return 0, nil
 	}
+	if time.Since(d.last.at) < d.reuse && d.short(d.last, n) <= 0 {
+		return 0, nil
+	}
 	for {
-		released := d.released
+		now := measured{at: time.Now(), released: d.released}
 		d.mu.Unlock()
-		free, err := d.free(d.path)
+		now.free, err = d.free(d.path)
 		d.mu.Lock()
 		if err != nil {
 			return 0, fmt.Errorf("spool: cannot read the free space below %s: %w", d.path, err)
 		}
-		// Bytes that were written meanwhile are no longer pending, but free may
-		// still include them: they count as pending.
-		since := d.released - released
-		short := d.minFree - (free - d.pending - since - n)
+		d.last = now
+		short := d.short(now, n)
 		switch {
 		case short <= 0:
 			return 0, nil
-		case short <= since:
+		case short <= d.released-now.released:
 			continue // without these bytes there may be room: measure once more
 		}
-		return short, &NoSpaceError{Path: d.path, Want: n, Free: free, Promised: d.pending, Keep: d.minFree}
+		return short, &NoSpaceError{Path: d.path, Want: n, Free: now.free, Promised: d.pending, Keep: d.minFree}
 	}
+}
+
+// short returns how many bytes are short if n more are wanted, by what was measured. Bytes
+// that were written since are no longer pending, but the free space may still include them:
+// they count as pending. The caller holds the mutex.
+func (d *Dir) short(m measured, n int64) int64 {
+	return d.minFree - (m.free - d.pending - (d.released - m.released) - n)
 }
 
 func (d *Dir) release(n int64) {

@@ -29,7 +29,7 @@ func TestOverlappingWrites(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir, quota := withQuota(t, 1000)
-			dir.minFree, dir.free = 1, func(string) (int64, error) { return 1 << 30, nil }
+			dir.minFree, dir.reuse, dir.free = 1, 0, func(string) (int64, error) { return 1 << 30, nil }
 			s, err := dir.Create("", size)
 			if err != nil {
 				t.Fatal(err)
@@ -175,14 +175,14 @@ func TestWritersThatDisagree(t *testing.T) {
 // A filesystem that is slow to tell its free space holds up no other download.
 func TestSlowStatfsHoldsUpNobody(t *testing.T) {
 	dir := NewDir(t.TempDir(), 0, nil)
-	dir.minFree, dir.free = 100, func(string) (int64, error) { return 10_000, nil }
+	dir.minFree, dir.reuse, dir.free = 100, 0, func(string) (int64, error) { return 10_000, nil }
 	running, err := dir.Create("", 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer running.Close()
 	asked, answer := make(chan struct{}), make(chan struct{})
-	dir.free = func(string) (int64, error) {
+	dir.reuse, dir.free = 0, func(string) (int64, error) {
 		close(asked)
 		<-answer
 		return 10_000, nil
@@ -224,14 +224,14 @@ func TestFreeSpaceWhileWriting(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := NewDir(t.TempDir(), 100, nil)
-			dir.free = func(string) (int64, error) { return 10_000, nil }
+			dir.reuse, dir.free = 0, func(string) (int64, error) { return 10_000, nil }
 			running, err := dir.Create("", 500)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer running.Close()
 			asked := 0
-			dir.free = func(string) (int64, error) {
+			dir.reuse, dir.free = 0, func(string) (int64, error) {
 				if asked == 0 {
 					write(t, running, pattern(500))
 				}
@@ -250,4 +250,42 @@ func TestFreeSpaceWhileWriting(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A measured free space counts for a while if it is enough, less the bytes that were written
+// since. One that is not enough is measured again.
+func TestFreeSpaceCountsForAWhile(t *testing.T) {
+	dir := NewDir(t.TempDir(), 100, nil)
+	asked, free := 0, int64(1100)
+	dir.reuse, dir.free = time.Hour, func(string) (int64, error) {
+		asked++
+		return free, nil
+	}
+	expect := func(size int64, ok bool, times int) {
+		t.Helper()
+		s, err := dir.Create("", size)
+		if ok != (err == nil) {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+		if asked != times {
+			t.Errorf("measured %d times, want %d", asked, times)
+		}
+		if s != nil {
+			t.Cleanup(func() { s.Close() })
+			write(t, s, pattern(int(size)))
+		}
+	}
+	expect(400, true, 1)
+	free = 700
+	expect(500, true, 1)
+	free = 200
+	expect(200, false, 2) // 100 are left by the first measurement
+	expect(100, true, 2)
+	free = 100
+	expect(1, false, 3)
+	free = 1100
+	expect(1000, true, 4)
+	dir.reuse = 0
+	free = 1100
+	expect(1, true, 5)
 }

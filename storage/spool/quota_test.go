@@ -183,7 +183,7 @@ func TestHandOver(t *testing.T) {
 func TestMakeRoom(t *testing.T) {
 	dir, quota := withQuota(t, 1<<40)
 	free := int64(1000)
-	dir.minFree, dir.free = 400, func(string) (int64, error) { return free, nil }
+	dir.minFree, dir.reuse, dir.free = 400, 0, func(string) (int64, error) { return free, nil }
 	quota.room, quota.made = 250, func(n int64) { free += n }
 	if _, err := dir.CreateNoWait("", 800); !errors.Is(err, ErrBusy) || quota.room != 250 {
 		t.Errorf("200 short, and no time to make room: %v with %d left, want ErrBusy with 250", err, quota.room)
@@ -272,7 +272,7 @@ func TestAnnouncementCostsNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir, quota := withQuota(t, 1<<40)
 			free := int64(4 * mib) // beyond the kept space
-			dir.minFree, dir.free = mib, func(string) (int64, error) { return mib + free, nil }
+			dir.minFree, dir.reuse, dir.free = mib, 0, func(string) (int64, error) { return mib + free, nil }
 			quota.room = 2 << 30
 			removed := int64(0)
 			quota.made = func(n int64) { free += n; removed += n }
@@ -310,7 +310,7 @@ func TestAnnouncementCostsNothing(t *testing.T) {
 // A length that cannot fit is refused before anything is removed for it.
 func TestAnnouncementThatCannotFit(t *testing.T) {
 	dir, quota := withQuota(t, 1<<40)
-	dir.minFree, dir.free = 100, func(string) (int64, error) { return 1100, nil }
+	dir.minFree, dir.reuse, dir.free = 100, 0, func(string) (int64, error) { return 1100, nil }
 	quota.room, quota.made = 500, func(int64) { t.Error("something was removed") }
 	s, err := dir.Create("", -1)
 	if err != nil {
@@ -336,7 +336,7 @@ func TestAnnouncementPromisesNothing(t *testing.T) {
 			dir, quota := withQuota(t, 1<<62)
 			quota.taken = 10
 			var during int64
-			dir.minFree, dir.free = 100, func(string) (int64, error) { during = max(during, dir.pending); return 1050, nil }
+			dir.minFree, dir.reuse, dir.free = 100, 0, func(string) (int64, error) { during = max(during, dir.pending); return 1050, nil }
 			dir.pending = 1000 // of other downloads: less than minFree is left
 			s := &Spool{dir: dir}
 			if err := s.Announce(size); !errors.Is(err, ErrNoSpace) {

@@ -265,7 +265,7 @@ func TestResetOnlyBeforeAnybodyRead(t *testing.T) {
 // Free space is promised to one download only, and given back.
 func TestReservation(t *testing.T) {
 	dir := NewDir(t.TempDir(), 100, nil)
-	dir.free = func(string) (int64, error) { return 1000, nil }
+	dir.reuse, dir.free = 0, func(string) (int64, error) { return 1000, nil }
 	a, err := dir.Create("", 600)
 	if err != nil {
 		t.Fatal(err)
@@ -297,7 +297,7 @@ func TestReservation(t *testing.T) {
 
 func TestUnknownSizeReservesAsItGrows(t *testing.T) {
 	dir := NewDir(t.TempDir(), 100, nil)
-	dir.free = func(string) (int64, error) { return 100 + 2000, nil }
+	dir.reuse, dir.free = 0, func(string) (int64, error) { return 100 + 2000, nil }
 	s, err := dir.Create("", -1)
 	if err != nil {
 		t.Fatal(err)
