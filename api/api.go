@@ -99,6 +99,8 @@ type Handler struct {
 	figures *lru.Cache[storage.RepoID, figures]
 	mux     *http.ServeMux
 
+	counting counting
+
 	sampler sampler
 	streams chan struct{}   // has a place for each stream of events
 	closing context.Context // ends with Close

@@ -277,6 +277,42 @@ func TestFiguresAreKept(t *testing.T) {
 	})
 }
 
+// A list that is wanted soon has older figures, or none, while the repositories are counted.
+func TestFiguresSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror(t, "a/app", "a/tool")
+		m.gate = make(chan struct{})
+		list := func(want int) {
+			t.Helper()
+			began, counted := time.Now(), 0
+			document, err := m.Repositories(t.Context(), Query{Sort: "size", Soon: true})
+			if took := time.Since(began); err != nil || took > patience || len(document.Repositories) != 2 {
+				t.Fatalf("%+v after %s: %v", document, took, err)
+			}
+			for _, one := range document.Repositories {
+				if one.Counted {
+					counted++
+				}
+			}
+			if counted != want {
+				t.Errorf("%d repositories are counted, want %d", counted, want)
+			}
+		}
+		list(0)
+		for n := range 2 {
+			m.gate <- struct{}{}
+			synctest.Wait()
+			list(n + 1)
+		}
+		time.Sleep(figuresAge)
+		list(2) // the older figures
+		if n := m.reads.Load(); n != 3 {
+			t.Errorf("%d reads", n)
+		}
+		m.Close()
+	})
+}
+
 // Tags come in pages.
 func TestPagesOfTags(t *testing.T) {
 	m := newMirror(t, "a/app")

@@ -61,6 +61,9 @@ type NamedDocument struct {
 	Size     int64     `json:"size"`
 	Pulls    int64     `json:"pulls"`
 	LastPull time.Time `json:"lastPull,omitzero"`
+	// Counted tells whether the figures are known. They always are if the list was asked for
+	// without Soon.
+	Counted bool `json:"-"`
 }
 
 // RepositoryDocument has the figures of a repository.

@@ -7,30 +7,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/weirhq/weir/storage"
 )
 
-const (
-	// maxSorted is how many repositories are sorted by a figure: the records of all of them are
-	// read for that.
-	maxSorted = 5000
-	// figuresAge is for how long the figures of a repository count: pulls are written each
-	// minute too.
-	figuresAge = time.Minute
-	// maxFigures is how many repositories have figures in memory. They take 200 bytes each.
-	maxFigures = 2 * maxSorted
-)
-
-// figures are the numbers of a repository in a list.
-type figures struct {
-	tags  int
-	size  int64
-	pulls int64
-	last  time.Time
-	read  time.Time
-}
+// maxSorted is how many repositories are sorted by a figure: the records of all of them are read
+// for that.
+const maxSorted = 5000
 
 // orders are the values of the parameter sort beside "name". The largest comes first.
 var orders = map[string]func(a, b figures) int{
@@ -46,6 +29,9 @@ type Query struct {
 	Sort  string // "name", "size", "pulls" or "last"; "" for "name"
 	N     int    // repositories on the page; 0 for 100
 	Last  string // the last repository of the page before; "" for the first page
+	// Soon is set if the list must not wait for figures that take long. Then they may be older
+	// than a minute, or missing: see [NamedDocument.Counted].
+	Soon bool
 }
 
 // repositories lists the repositories of the parameters.
@@ -55,7 +41,7 @@ func (h *Handler) repositories(ctx context.Context, r *http.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
-	document, err := h.Repositories(ctx, Query{query.Get("block"), query.Get("q"), query.Get("sort"), p.n, p.last})
+	document, err := h.Repositories(ctx, Query{query.Get("block"), query.Get("q"), query.Get("sort"), p.n, p.last, false})
 	if document.Next != "" {
 		document.Next = next(r, document.Next)
 	}
@@ -80,19 +66,22 @@ func (h *Handler) Repositories(ctx context.Context, q Query) (RepositoriesDocume
 	wanted := func(one Repository) bool {
 		return (q.Block == "" || one.Block == q.Block) && strings.Contains(one.Name, q.Text) && h.opts.Names.Sees(ctx, one)
 	}
+	patient, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	read := func(one Repository) (figures, error) { return h.figuresOf(ctx, patient, one.ID, q.Soon) }
 	var found []Repository
 	if order == nil {
 		found = behind(all, p, wanted)
-	} else if found, err = h.sorted(ctx, all, p, order, wanted); err != nil {
+	} else if found, err = sorted(all, p, order, wanted, read); err != nil {
 		return RepositoriesDocument{}, err
 	}
 	document := RepositoriesDocument{Repositories: []NamedDocument{}}
 	for _, one := range found[:min(len(found), p.n)] {
-		f, err := h.figuresOf(ctx, one.ID)
+		f, err := read(one)
 		if err != nil {
 			return RepositoriesDocument{}, err
 		}
-		document.Repositories = append(document.Repositories, NamedDocument{one.Name, one.Block, f.tags, f.size, f.pulls, f.last.UTC()})
+		document.Repositories = append(document.Repositories, NamedDocument{one.Name, one.Block, f.tags, f.size, f.pulls, f.last.UTC(), !f.read.IsZero()})
 	}
 	if len(found) > p.n {
 		document.Next = found[p.n-1].Name
@@ -119,7 +108,7 @@ func behind(all []Repository, p page, wanted func(Repository) bool) (found []Rep
 }
 
 // sorted returns the wanted repositories behind the last one in the order of a figure.
-func (h *Handler) sorted(ctx context.Context, all []Repository, p page, order func(a, b figures) int, wanted func(Repository) bool) ([]Repository, error) {
+func sorted(all []Repository, p page, order func(a, b figures) int, wanted func(Repository) bool, read func(Repository) (figures, error)) ([]Repository, error) {
 	var found []Repository
 	for _, one := range all {
 		if wanted(one) {
@@ -131,7 +120,7 @@ func (h *Handler) sorted(ctx context.Context, all []Repository, p page, order fu
 	}
 	known := make(map[storage.RepoID]figures, len(found))
 	for _, one := range found {
-		f, err := h.figuresOf(ctx, one.ID)
+		f, err := read(one)
 		if err != nil {
 			return nil, err
 		}
@@ -146,21 +135,4 @@ func (h *Handler) sorted(ctx context.Context, all []Repository, p page, order fu
 		return nil, invalid("the repository of the parameter last is in the list no more. Begin without last")
 	}
 	return found[at+1:], nil
-}
-
-// figuresOf returns figures that are a minute old at most.
-func (h *Handler) figuresOf(ctx context.Context, repo storage.RepoID) (figures, error) {
-	if f, ok := h.figures.Get(repo); ok && time.Since(f.read) < figuresAge {
-		return f, nil
-	}
-	if err := ctx.Err(); err != nil {
-		return figures{}, err
-	}
-	known, err := h.opts.Inventory.Repository(ctx, repo)
-	if err != nil {
-		return figures{}, err
-	}
-	f := figures{known.Tags, known.Size, known.Pulls.Total, known.Pulls.Last, time.Now()}
-	h.figures.Add(repo, f)
-	return f, nil
 }

@@ -15,6 +15,9 @@ const (
 	// relistShare bounds the time that listing takes on a large store, to one part in
 	// twenty.
 	relistShare = 20
+	// relistWait is how long a caller waits for a new list if there is an older one: millions
+	// of records take seconds.
+	relistWait = 100 * time.Millisecond
 	// maxRepositories bounds the list. The names of so many take about 10 MB.
 	maxRepositories = 100_000
 )
@@ -41,11 +44,12 @@ func (r *repositories) add(repo storage.RepoID) {
 	r.current = append(r.current, repo) // a list that was handed out keeps its length
 }
 
-// load returns the list, or false if the records have to be listed.
-func (r *repositories) load() ([]storage.RepoID, bool) {
+// load returns the list. It is fresh if the records need not be listed, and usable if a list that
+// was fresh may stand in for one that is late.
+func (r *repositories) load() (list []storage.RepoID, fresh, usable bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.current, r.known != nil && time.Now().Before(r.until)
+	return r.current, r.known != nil && time.Now().Before(r.until), !r.until.IsZero()
 }
 
 // outdate makes the next use of the list read the records again.
@@ -89,11 +93,37 @@ func (r *repositories) replace(listed []storage.RepoID, took time.Duration) []st
 // Repositories returns the repositories that have something cached, in no particular
 // order. The list comes from memory. It is shared, and must not be changed: a change of
 // the repositories makes a longer list or another one. All callers share one listing of
-// the records, at most each few seconds.
+// the records, at most each few seconds. While a listing takes long, they get the list before it,
+// unless that is known to be wrong.
 func (c *Cache) Repositories(ctx context.Context) ([]storage.RepoID, error) {
-	if list, ok := c.repositories.load(); ok {
-		return list, nil
+	older, fresh, usable := c.repositories.load()
+	if fresh {
+		return older, nil
 	}
+	if !usable {
+		return c.relist(ctx)
+	}
+	listed := make(chan struct{})
+	var list []storage.RepoID
+	var err error
+	go func() { // the listing goes on when its callers have left
+		defer close(listed)
+		list, err = c.relist(context.WithoutCancel(ctx))
+	}()
+	wait := time.NewTimer(relistWait)
+	defer wait.Stop()
+	select {
+	case <-listed:
+		return list, err
+	case <-wait.C:
+		return older, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// relist lists the records, once for all callers.
+func (c *Cache) relist(ctx context.Context) ([]storage.RepoID, error) {
 	answer, err := c.listings.Do(ctx, struct{}{}, func(ctx context.Context) ([]storage.RepoID, error) {
 		began := time.Now()
 		c.repositories.begin()

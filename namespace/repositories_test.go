@@ -1,10 +1,16 @@
 package namespace_test
 
 import (
+	"context"
+	"iter"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/catalog"
+	"github.com/weirhq/weir/storage/storagetest"
 )
 
 // The list of repositories is read again after five seconds, since weir gc may have
@@ -52,5 +58,47 @@ func TestRepositories(t *testing.T) {
 		if list, err := m.cache.Repositories(t.Context()); err != nil || list[0] != (storage.RepoID{Namespace: "up.example", Name: "three"}) {
 			t.Errorf("%v, %v", list, err)
 		}
+	})
+}
+
+// slowList are records whose listing takes long.
+type slowList struct {
+	storage.Records
+	takes time.Duration
+}
+
+func (s *slowList) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
+	time.Sleep(s.takes)
+	return s.Records.List(ctx, prefix)
+}
+
+// While the records are listed again for long, callers get the list before.
+func TestOlderListStandsInForALateOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := storagetest.NewMemory(t)
+		records := &slowList{Records: store.Records()}
+		m := newMirrorWith(t, store, store, 4, nil, "", func(o *namespace.CacheOptions) { o.Catalog = catalog.New(records, catalog.Options{}) })
+		r := m.registry("up.example")
+		r.AddImage("one", "v1", []byte("one"))
+		get(t, m.namespace("up.example", r), "one", "v1")
+		list := func(want int, most time.Duration) {
+			t.Helper()
+			began := time.Now()
+			got, err := m.cache.Repositories(t.Context())
+			if took := time.Since(began); err != nil || len(got) != want || took > most {
+				t.Errorf("%v after %s: %v", got, took, err)
+			}
+		}
+		list(1, 0)
+		for _, key := range m.recordKeys(t) {
+			if err := store.Records().Delete(t.Context(), key); err != nil {
+				t.Fatal(err)
+			}
+		}
+		records.takes = 3 * time.Second
+		time.Sleep(6 * time.Second)
+		list(1, time.Second)
+		time.Sleep(3 * time.Second)
+		list(0, 0)
 	})
 }

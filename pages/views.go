@@ -19,9 +19,9 @@ func (h *Handler) overview(ctx context.Context, r *http.Request) (page, error) {
 	if err != nil {
 		return page{}, err
 	}
-	popular, err := h.opts.API.Repositories(ctx, api.Query{Sort: "last", N: 10})
+	popular, err := h.opts.API.Repositories(ctx, api.Query{Sort: "last", N: 10, Soon: true})
 	if tooMany(err) {
-		popular, err = h.opts.API.Repositories(ctx, api.Query{N: 10})
+		popular, err = h.opts.API.Repositories(ctx, api.Query{N: 10, Soon: true})
 	}
 	if err != nil {
 		return page{}, err
@@ -76,7 +76,7 @@ type list struct {
 func (h *Handler) repositories(ctx context.Context, r *http.Request) (page, error) {
 	query := r.URL.Query()
 	values := list{
-		Query:  api.Query{Block: query.Get("block"), Text: query.Get("q"), Sort: query.Get("sort"), N: 50, Last: query.Get("last")},
+		Query:  api.Query{Block: query.Get("block"), Text: query.Get("q"), Sort: query.Get("sort"), N: 50, Last: query.Get("last"), Soon: true},
 		Blocks: h.blocks(ctx), Example: h.example(ctx, r.Host),
 	}
 	document, err := h.opts.API.Repositories(ctx, values.Query)

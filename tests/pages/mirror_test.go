@@ -133,6 +133,7 @@ func (m *mirror) views() []view {
 		{"upstreams", "/upstreams", 200},
 		{"registry", "/add-registry", 200},
 		{"registry-private", address("/add-registry", "kind", "private"), 200},
+		{"registry-missing", address("/add-registry", "added", hostile), 200},
 		{"clients", "/clients", 200},
 		{"clients-containerd", address("/clients", "client", "containerd"), 200},
 		{"clients-wrong", address("/clients", "client", "docker", "url", hostile), 200},
