@@ -21,7 +21,7 @@ type row struct{ label, figure string }
 
 func main() {
 	dir := flag.String("dir", os.TempDir(), "where the mirror keeps its data during the run; about 8 GiB")
-	only := flag.String("only", "", "measure one part only: cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags, small, restart, or tls beside nginx")
+	only := flag.String("only", "", "measure one part only: cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags, small, restart, pages, or tls beside nginx")
 	against := flag.String("against", "", "an older binary, which -only manifests, -only start and -only tag measure by turns with this tree")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -71,6 +71,8 @@ func bench(ctx context.Context, dir, only, against string, out io.Writer) error 
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{bucketCosts}, out)
 	case "small":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{smallObjects}, out)
+	case "pages":
+		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{pagesOfMany}, out)
 	case "restart":
 		return benchPlain(ctx, filepath.Join(dir, "plain"), up, []measure{restart}, out)
 	case "tags":
@@ -78,7 +80,7 @@ func bench(ctx context.Context, dir, only, against string, out io.Writer) error 
 	case "tls":
 		plain = nil
 	default:
-		return fmt.Errorf("-only knows cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags, small, restart and tls, and not %q", only)
+		return fmt.Errorf("-only knows cold, many, herd, warm, manifests, start, logins, ranges, replicas, bucket, tag, tags, small, restart, pages and tls, and not %q", only)
 	}
 	if err := benchPlain(ctx, filepath.Join(dir, "plain"), up, plain, out); err != nil {
 		return err
