@@ -3,12 +3,12 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/weirhq/weir/internal/sse"
 	"github.com/weirhq/weir/storage/download"
 )
 
@@ -17,8 +17,6 @@ const (
 	maxStreams = 64
 	// eventPause is the time between two writes of a stream.
 	eventPause = time.Second
-	// heartbeat is the longest silence of a stream. Proxies end connections that are silent for a minute.
-	heartbeat = 15 * time.Second
 	// streamTime is how long a stream lasts. The client's program then asks again, as EventSource does, and the rules
 	// and the credentials are looked at anew.
 	streamTime = time.Minute
@@ -73,24 +71,23 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, errBusy)
 		return
 	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no") // of nginx, which would hold events back
+	out := sse.Begin(w)
 	if r.Method == http.MethodHead {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), streamTime)
+	ctx, cancel := h.Streaming(r.Context())
 	defer cancel()
-	defer context.AfterFunc(h.closing, cancel)()
-	s := &stream{h: h, w: w, seen: h.firstUnseen(r), sees: make(map[string]bool)}
-	fmt.Fprint(w, "retry: 1000\n\n")
-	ticker := time.NewTicker(eventPause)
-	defer ticker.Stop()
-	for ctx.Err() == nil && s.write(ctx) == nil {
-		select {
-		case <-ctx.Done():
-		case <-ticker.C:
-		}
+	s := &stream{h: h, out: out, seen: h.firstUnseen(r), sees: make(map[string]bool), told: make(map[string]string)}
+	out.Follow(ctx, eventPause, func() error { return s.add(ctx) })
+}
+
+// Streaming returns the context of a stream, which ends after a minute, and with Close.
+func (h *Handler) Streaming(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, streamTime)
+	stop := context.AfterFunc(h.closing, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
 	}
 }
 
@@ -106,62 +103,46 @@ func (h *Handler) firstUnseen(r *http.Request) uint64 {
 
 // stream is what one client was told.
 type stream struct {
-	h      *Handler
-	w      http.ResponseWriter
-	seen   uint64            // number of the last request
-	told   map[string]string // the last event of each kind
-	sees   map[string]bool   // by the ID of a job, whether the client may know of it
-	spoken time.Time
+	h    *Handler
+	out  *sse.Stream
+	seen uint64            // number of the last request
+	told map[string]string // the last event of each kind
+	sees map[string]bool   // by the ID of a job, whether the client may know of it
 }
 
-// write sends the changes. A client that reads nothing is cut off by the server, and the write fails.
-func (s *stream) write(ctx context.Context) error {
+// add adds the changes to the stream.
+func (s *stream) add(ctx context.Context) error {
 	status, running := s.h.sample(ctx)
-	if err := s.event("status", status); err != nil {
-		return err
-	}
 	downloads, err := s.h.downloadsOf(ctx, running)
-	if err == nil {
-		err = s.event("downloads", downloads)
-	}
 	if err != nil {
 		return err
 	}
 	jobs, err := s.current(ctx)
-	if err == nil {
-		err = s.event("jobs", jobs)
-	}
 	if err != nil {
 		return err
 	}
 	requests, last, err := s.h.requestsSince(ctx, s.seen, RequestFilter{})
-	if s.seen = max(s.seen, last); err == nil && len(requests.Requests) > 0 {
-		err = s.event("requests", requests)
-	}
-	if err == nil && time.Since(s.spoken) >= heartbeat {
-		err = s.text(": alive\n\n")
-	}
-	if err == nil {
-		err = http.NewResponseController(s.w).Flush()
-	}
-	return err
-}
-
-// event writes an event, unless it is the same as the last one of its kind.
-func (s *stream) event(kind string, document any) error {
-	data, err := json.Marshal(document)
-	if err != nil || s.told[kind] == string(data) {
+	if err != nil {
 		return err
 	}
-	if s.told == nil {
-		s.told = make(map[string]string)
+	s.event("status", status)
+	s.event("downloads", downloads)
+	s.event("jobs", jobs)
+	if s.seen = max(s.seen, last); len(requests.Requests) > 0 {
+		s.event("requests", requests)
 	}
-	s.told[kind] = string(data)
-	return s.text(fmt.Sprintf("event: %s\nid: %d\ndata: %s\n\n", kind, s.seen, data))
+	return nil
 }
 
-func (s *stream) text(text string) error {
-	s.spoken = time.Now()
-	_, err := fmt.Fprint(s.w, text)
-	return err
+// event adds an event, unless it is the same as the last one of its kind.
+func (s *stream) event(kind string, document any) {
+	data, err := json.Marshal(document)
+	if err != nil {
+		panic(err) // the documents are plain values
+	}
+	if s.told[kind] == string(data) {
+		return
+	}
+	s.told[kind] = string(data)
+	s.out.Event(kind, strconv.FormatUint(s.seen, 10), data)
 }

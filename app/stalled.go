@@ -197,7 +197,7 @@ func endStalledStreams(handler http.Handler) http.Handler {
 			handler.ServeHTTP(w, r)
 			return
 		}
-		s := &stallStream{w, http.NewResponseController(w)}
+		s := &stallStream{ResponseWriter: w, control: http.NewResponseController(w)}
 		handler.ServeHTTP(s, r)
 		s.bound(time.Now().Add(stallTimeout)) // for the bytes that are buffered
 	})
@@ -207,6 +207,14 @@ func endStalledStreams(handler http.Handler) http.Handler {
 type stallStream struct {
 	http.ResponseWriter
 	control *http.ResponseController
+	limit   time.Time // of the handler; zero: none
+}
+
+// SetWriteDeadline sets a limit that is independent of the stallTimeout. http.ResponseController
+// calls it.
+func (s *stallStream) SetWriteDeadline(t time.Time) error {
+	s.limit = t
+	return s.control.SetWriteDeadline(t)
 }
 
 func (s *stallStream) Write(p []byte) (sent int, err error) {
@@ -230,6 +238,9 @@ func (s *stallStream) FlushError() error {
 }
 
 func (s *stallStream) bound(deadline time.Time) {
+	if !s.limit.IsZero() && (deadline.IsZero() || s.limit.Before(deadline)) {
+		deadline = s.limit
+	}
 	_ = s.control.SetWriteDeadline(deadline) // every writer of net/http has one
 }
 

@@ -29,7 +29,7 @@ var rows = [][]string{
 	{"storage", "storage/spool", "storage/disk", "storage/s3"},
 	{"tokencache", "config", "clientconfig", "door", "cluster"},
 	{"access"},
-	{"oci", "internal/bounded", "internal/bulk", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal", "internal/shortage", "internal/credhelper", "internal/turns", "internal/reply", "internal/buildinfo"},
+	{"oci", "internal/bounded", "internal/bulk", "internal/flight", "internal/cooldown", "internal/notify", "internal/keylock", "internal/units", "internal/hosts", "internal/zone", "internal/via", "internal/whoami", "internal/regular", "internal/printable", "internal/episode", "internal/forwarded", "internal/rediscluster", "internal/seal", "internal/shortage", "internal/credhelper", "internal/turns", "internal/reply", "internal/sse", "internal/buildinfo"},
 }
 
 // within are the imports that stay within a row. Before you add one, check that
