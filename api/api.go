@@ -117,13 +117,13 @@ func newGate() gate {
 	return gate{make(chan struct{}, atOnce+maxWaiting), make(chan struct{}, atOnce)}
 }
 
-// enter waits for a place. The caller leaves if there is no error. It returns errBusy if too many
+// enter waits for a place. The caller leaves if there is no error. It returns ErrBusy if too many
 // requests wait already.
 func (g gate) enter(ctx context.Context) (leave func(), err error) {
 	select {
 	case g.waiting <- struct{}{}:
 	default:
-		return nil, errBusy
+		return nil, ErrBusy
 	}
 	select {
 	case g.places <- struct{}{}:
@@ -134,7 +134,7 @@ func (g gate) enter(ctx context.Context) (leave func(), err error) {
 	}
 }
 
-// run runs work when there is a place for it, within the longest time. It returns errBusy if too
+// run runs work when there is a place for it, within the longest time. It returns ErrBusy if too
 // many works wait already.
 func (g gate) run(ctx context.Context, work func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, longest)
@@ -267,7 +267,8 @@ type Failure struct {
 
 func (f *Failure) Error() string { return f.Message }
 
-var errBusy = errors.New("api: too many requests wait")
+// ErrBusy says that too many requests wait.
+var ErrBusy = errors.New("api: too many requests wait")
 
 func invalid(message string) error {
 	return &Failure{http.StatusBadRequest, "UNSUPPORTED", message}
@@ -282,7 +283,7 @@ func (h *Handler) Explain(r *http.Request, err error) *Failure {
 		return told
 	case r.Context().Err() != nil:
 		return nil
-	case errors.Is(err, errBusy):
+	case errors.Is(err, ErrBusy):
 		return &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests to the API wait already. Ask again later"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the mirror could not answer in time. Ask for a smaller page, or later"}

@@ -68,7 +68,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	case h.streams <- struct{}{}:
 		defer func() { <-h.streams }()
 	default:
-		h.fail(w, r, errBusy)
+		h.fail(w, r, ErrBusy)
 		return
 	}
 	out := sse.Begin(w)
@@ -85,6 +85,9 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 func (h *Handler) Streaming(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, streamTime)
 	stop := context.AfterFunc(h.closing, cancel)
+	if h.closing.Err() != nil {
+		cancel() // AfterFunc takes its time
+	}
 	return ctx, func() {
 		stop()
 		cancel()

@@ -84,7 +84,7 @@ func (h *Handler) unrefreshed(ctx context.Context, image oci.Image, err error) e
 	case isOffline:
 		return &Failure{http.StatusConflict, "UNSUPPORTED", "the block of the repository is offline, so its upstream is never asked"}
 	case isBusy:
-		return errBusy
+		return ErrBusy
 	case errors.Is(err, upstream.ErrNotFound):
 		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the upstream has no such tag"}
 	}

@@ -1,8 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +26,18 @@ type Recent interface {
 // RequestsDocument lists requests, the last one first.
 type RequestsDocument struct {
 	Requests []RequestDocument `json:"requests"`
+	Clients  []TopClient       `json:"clients,omitempty"` // those with most requests among these; none in an event
 }
+
+// TopClient counts the requests of a client.
+type TopClient struct {
+	Client   string `json:"client"`
+	Requests int    `json:"requests"`
+	Bytes    int64  `json:"bytes"`
+}
+
+// maxTop is how many clients are told.
+const maxTop = 10
 
 // RequestDocument is a request that was answered.
 type RequestDocument struct {
@@ -65,7 +79,21 @@ func (h *Handler) Requests(ctx context.Context, f RequestFilter) (RequestsDocume
 		return RequestsDocument{}, invalid("the parameters client and q have " + strconv.Itoa(maxText) + " bytes at most")
 	}
 	document, _, err := h.requestsSince(ctx, 0, f)
+	document.Clients = topClients(document.Requests)
 	return document, err
+}
+
+// topClients returns the clients with most requests.
+func topClients(requests []RequestDocument) []TopClient {
+	counts := make(map[string]TopClient)
+	for _, one := range requests {
+		known := counts[one.Client]
+		counts[one.Client] = TopClient{one.Client, known.Requests + 1, known.Bytes + one.Bytes}
+	}
+	top := slices.SortedFunc(maps.Values(counts), func(a, b TopClient) int {
+		return cmp.Or(cmp.Compare(b.Requests, a.Requests), cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.Client, b.Client))
+	})
+	return top[:min(len(top), maxTop)]
 }
 
 // requestsSince lists the requests behind the one with a number. It returns the number of the last one, told or not.

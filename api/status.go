@@ -15,6 +15,8 @@ type State interface {
 	// Problems are those that keep the mirror from a part of its work. It is not ready if it cannot serve.
 	Problems(ctx context.Context) (ready bool, problems []Problem)
 	Store(ctx context.Context) Store
+	// Blocks returns the blocks that the client may know of.
+	Blocks(ctx context.Context) []Block
 	// Upstreams returns the registries of the blocks that the client may know of.
 	Upstreams(ctx context.Context) []Upstream
 	// SeesAll reports whether the client may know of all blocks.
@@ -52,6 +54,22 @@ type Store struct {
 	Free    *int64 `json:"free,omitempty"` // nil: the filesystem does not say
 	// EvictionAge is how long the content that was evicted last had not been used; nil if nothing was evicted since the start.
 	EvictionAge *float64 `json:"evictionAgeSeconds,omitempty"`
+	Bucket      *Bucket  `json:"bucket,omitempty"` // nil: there is none, or this mirror is not the one that evicts there
+}
+
+// Bucket is the content of a bucket when it was last looked through.
+type Bucket struct {
+	Bytes   int64     `json:"bytes"` // with the records
+	Limit   int64     `json:"limit"` // 0: there is none
+	Objects int64     `json:"objects"`
+	Listed  time.Time `json:"listed"`
+}
+
+// Block is a repository block and the stored content that it brought in.
+type Block struct {
+	Name  string `json:"name"`
+	Bytes *int64 `json:"bytes,omitempty"` // nil: the store is not indexed yet
+	Limit int64  `json:"limit"`           // 0: there is none
 }
 
 // Upstream is a registry that blocks read.
@@ -88,6 +106,7 @@ type Status struct {
 	Ready         bool       `json:"ready"`
 	Problems      []Problem  `json:"problems"`
 	Store         Store      `json:"store"`
+	Blocks        []Block    `json:"blocks"`
 	Upstreams     []Upstream `json:"upstreams"`
 	Traffic       Periods    `json:"traffic"`
 	Curve         []Point    `json:"curve"`
@@ -140,6 +159,7 @@ func (h *Handler) Status(ctx context.Context) (Status, error) {
 	build := h.opts.State.Build()
 	s := Status{
 		Version: build.Version, Revision: build.Revision, Go: build.Go, Started: build.Started, Store: h.opts.State.Store(ctx),
+		Blocks:    append([]Block{}, h.opts.State.Blocks(ctx)...),
 		Upstreams: append([]Upstream{}, h.opts.State.Upstreams(ctx)...), Configuration: append([]Setting{}, h.opts.State.Configuration(ctx)...),
 		Traffic: Periods{amountsOf(f.Now), amountsOf(f.Hour), amountsOf(f.Day), amountsOf(f.Month)},
 		Curve:   make([]Point, len(f.Curve)),

@@ -35,6 +35,11 @@ func (c *counted) Store(context.Context) Store {
 	return Store{Kind: "disk", Bytes: 1, Limit: 2, Objects: 3, Free: &free, EvictionAge: &age}
 }
 
+func (c *counted) Blocks(context.Context) []Block {
+	bytes := int64(3)
+	return []Block{{Name: "a", Bytes: &bytes, Limit: 9}, {Name: "b"}}
+}
+
 func (c *counted) Upstreams(context.Context) []Upstream {
 	return []Upstream{{Name: "ghcr.io", Blocks: []string{"ghcr.io"}, State: "cooldown", CooldownUntil: time.Unix(1, 0).UTC(), RateLimit: &RateLimit{100, 3}, Requests: 4, Errors: map[string]int64{"denied": 1}, Latency: .1}}
 }

@@ -74,7 +74,7 @@ func (b browsers) add(paths endpoints, guard guard, text http.Handler) {
 		paths[path] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			isRoot := path == "/" && text != nil
 			switch {
-			case isRoot && (!b.enabled() || !acceptsHTML(r.Header.Values("Accept"))):
+			case isRoot && (!b.enabled() || !acceptsHTML(r.Header.Values("Accept")) && r.Header.Get("Accept") != pages.Events):
 				text.ServeHTTP(w, r)
 			case !b.enabled():
 				noEndpoint(w, r)

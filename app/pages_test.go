@@ -1,11 +1,14 @@
 package app
 
 import (
+	"bufio"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // newPagesMirror returns a mirror with one block and an upstream that has one image.
@@ -93,7 +96,7 @@ func TestFormsOfPages(t *testing.T) {
 	m := newPagesMirror(t, "")
 	visit(t, m.handler, "GET", "/v2/up/app/manifests/v1", nil)
 	image := url.Values{"image": {"up/app:v1"}}
-	for _, path := range []string{"/refresh", "/remove", "/pin", "/unpin", "/upstreams"} {
+	for _, path := range []string{"/refresh", "/remove", "/pin", "/unpin", "/warm", "/cancel", "/upstreams"} {
 		if w := visit(t, m.handler, "POST", path, image, "Sec-Fetch-Site", "cross-site"); w.Code != 403 {
 			t.Errorf("%s from another site: %d", path, w.Code)
 		}
@@ -137,6 +140,81 @@ func TestFormsOfPages(t *testing.T) {
 	}
 	if w := visit(t, m.handler, "GET", "/upstreams", nil); !strings.Contains(w.Body.String(), "✓ ok") && !strings.Contains(w.Body.String(), "✗ failed") {
 		t.Errorf("the report of the check is missing:\n%s", w.Body)
+	}
+}
+
+// The page of an image starts a job, and the page of the activity shows it with its end.
+func TestPagesWarm(t *testing.T) {
+	m := newPagesMirror(t, "")
+	image := url.Values{"image": {"up/app:v1"}}
+	if w := visit(t, m.handler, "POST", "/warm", url.Values{"image": {"up/app:v1"}, "platform": {"linux"}}); w.Code != 400 {
+		t.Errorf("no platform: %d", w.Code)
+	}
+	w := visit(t, m.handler, "POST", "/warm", image)
+	if w.Code != 303 || w.Header().Get("Location") != "/activity?done=warming" {
+		t.Fatalf("warm: %d %v %s", w.Code, w.Header(), w.Body)
+	}
+	for range 1000 { // the blobs of the image are not there
+		if jobs := m.warmings.Jobs(); !jobs[0].Ended.IsZero() {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	body := visit(t, m.handler, "GET", "/activity?done=warming", nil).Body.String()
+	for _, want := range []string{"A job brings the image into the cache", "/image?name=up%2Fapp&amp;tag=v1", "✗ failed", "up/app:v1: ", "<h2>Jobs</h2>"} {
+		if !strings.Contains(body, want) {
+			t.Errorf("without %q:\n%s", want, body)
+		}
+	}
+	id := m.warmings.Jobs()[0].ID
+	if w := visit(t, m.handler, "POST", "/cancel", url.Values{"job": {id}}); w.Code != 303 || w.Header().Get("Location") != "/activity?done=cancelled" {
+		t.Errorf("cancel: %d %v", w.Code, w.Header())
+	}
+	if w := visit(t, m.handler, "POST", "/cancel", url.Values{"job": {"none"}}); w.Code != 404 {
+		t.Errorf("cancel no job: %d", w.Code)
+	}
+	if body := visit(t, m.handler, "GET", "/image?name=up%2Fapp&tag=v1", nil).Body.String(); !strings.Contains(body, `action="/warm"`) {
+		t.Errorf("no button:\n%s", body)
+	}
+	if body := visit(t, m.handler, "GET", "/", nil).Body.String(); strings.Contains(body, "<h2>Jobs</h2>") || !strings.Contains(body, "<h2>Blocks</h2>") {
+		t.Errorf("the overview:\n%s", body)
+	}
+}
+
+// A page that is followed sends its live parts, and does not keep the mirror from ending.
+func TestPagesAreFollowed(t *testing.T) {
+	m := newPagesMirror(t, "")
+	server := httptest.NewServer(m.handler)
+	defer server.Close()
+	for path, ids := range map[string][]string{
+		"/": {"state", "downloads", "jobs", "traffic", "upstreams", "store", "blocks"}, "/activity": {"jobs", "top", "requests"},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Accept", "text/event-stream")
+		answer, err := server.Client().Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		if answer.StatusCode != 200 || answer.Header.Get("Content-Type") != "text/event-stream" || answer.Header.Get("Cache-Control") != "no-store" {
+			t.Fatalf("%s: %d %v", path, answer.StatusCode, answer.Header)
+		}
+		lines := bufio.NewScanner(answer.Body)
+		for len(ids) > 0 && lines.Scan() {
+			ids = slices.DeleteFunc(ids, func(id string) bool { return strings.HasPrefix(lines.Text(), `data: {"id":"`+id+`",`) })
+		}
+		if len(ids) > 0 {
+			t.Errorf("%s: the stream ended without %q", path, ids)
+		}
+	}
+	if err := m.drain(server.Config, 30*time.Second); err != nil {
+		t.Error(err)
+	}
+	if w := visit(t, m.handler, "GET", "/", nil, "Accept", "text/event-stream"); w.Code != 200 || strings.Contains(w.Body.String(), "part") {
+		t.Errorf("after the end: %d %s", w.Code, w.Body)
 	}
 }
 

@@ -70,7 +70,29 @@ func (s *state) Store(context.Context) api.Store {
 	if age := s.storage.evictions.LastAge().Seconds(); age > 0 {
 		one.EvictionAge = &age
 	}
+	if s.storage.bucket != nil {
+		if known, ok := s.storage.bucket.metrics.Indexed(); ok {
+			one.Bucket = &api.Bucket{Bytes: known.Bytes, Objects: known.Objects, Listed: known.Listed.UTC(), Limit: int64(s.storage.bucket.started.BlobStore.S3.MaxSize)}
+		}
+	}
 	return one
+}
+
+// Blocks tells of the content of this machine that the blocks brought in.
+func (s *state) Blocks(ctx context.Context) []api.Block {
+	blocks, known := s.storage.store.Blocks()
+	var all []api.Block
+	for _, block := range blocks {
+		if !sees(ctx, block.Name, "") {
+			continue
+		}
+		one := api.Block{Name: block.Name, Limit: block.Limit}
+		if known {
+			one.Bytes = &block.Bytes
+		}
+		all = append(all, one)
+	}
+	return all
 }
 
 // registries are the registries of a configuration with the keys of the blocks that read them.

@@ -50,6 +50,27 @@ func (h *Handler) unpin(ctx context.Context, r *http.Request) (string, error) {
 	return link("/pins", "done", "unpinned"), nil
 }
 
+// warm starts a job that warms an image.
+func (h *Handler) warm(ctx context.Context, r *http.Request) (string, error) {
+	image := r.PostForm.Get("image")
+	var platforms []string
+	if one := r.PostForm.Get("platform"); one != "" {
+		platforms = []string{one}
+	}
+	if _, err := h.opts.API.Warm(ctx, []string{image}, platforms); err != nil {
+		return "", err
+	}
+	return link("/activity", "done", "warming"), nil
+}
+
+// cancelJob ends a job.
+func (h *Handler) cancelJob(ctx context.Context, r *http.Request) (string, error) {
+	if _, err := h.opts.API.CancelJob(ctx, r.PostForm.Get("job")); err != nil {
+		return "", err
+	}
+	return link("/activity", "done", "cancelled"), nil
+}
+
 // checkLimit is how long a check of the upstreams takes at most, as weir check --online has it.
 const checkLimit = 25 * time.Second
 

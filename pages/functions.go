@@ -38,6 +38,8 @@ var functions = template.FuncMap{
 	"options":      options,
 	"value":        func(n *int64) int64 { return *n },
 	"amounts":      func(period string, a api.Amounts) amounts { return amounts{period, a} },
+	"jobs":         func(rows []jobRow, mayChange bool) jobTable { return jobTable{rows, mayChange} },
+	"less":         func(a, b int) int { return a - b },
 	"join":         strings.Join,
 
 	"field": func(name, label, value, kind string, longest int, example, hint, problem string, required bool) field {
@@ -51,6 +53,12 @@ type field struct {
 	Longest                  int // of the value, in bytes
 	Example, Hint, Problem   string
 	Required                 bool
+}
+
+// jobTable are jobs, with buttons for those who may change the cache.
+type jobTable struct {
+	Jobs      []jobRow
+	MayChange bool
 }
 
 // item is a link of the navigation on the page with a path.

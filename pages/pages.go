@@ -56,6 +56,7 @@ type Handler struct {
 	forms   map[string]form
 	report  report
 	trials  chan struct{} // has a place for each trial that runs
+	streams chan struct{} // has a place for each page that is followed
 }
 
 // view makes a page of a GET.
@@ -102,7 +103,7 @@ func parse() map[string]*template.Template {
 
 // New returns the handler of the pages.
 func New(opts Options) *Handler {
-	h := &Handler{opts: opts, trials: make(chan struct{}, maxTrials)}
+	h := &Handler{opts: opts, streams: make(chan struct{}, maxStreams), trials: make(chan struct{}, maxTrials)}
 	h.views = map[string]view{
 		"/":              h.overview,
 		"/repositories":  h.repositories,
@@ -121,6 +122,8 @@ func New(opts Options) *Handler {
 		"/remove":    h.remove,
 		"/pin":       h.pin,
 		"/unpin":     h.unpin,
+		"/warm":      h.warm,
+		"/cancel":    h.cancelJob,
 		"/upstreams": h.checkUpstreams,
 	}
 	return h
@@ -168,6 +171,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case change != nil && r.Method == http.MethodPost:
 		h.submit(w, r, change)
+	case show != nil && r.Method == http.MethodGet && r.Header.Get("Accept") == Events:
+		h.follow(w, r, show)
 	case show != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		h.show(w, r, show)
 	default:
@@ -261,6 +266,15 @@ type frame struct {
 }
 
 func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, made page) {
+	body := h.execute(r, made)
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	_, _ = w.Write(body) // a browser that has left needs no page
+}
+
+// execute returns the HTML of a page.
+func (h *Handler) execute(r *http.Request, made page) []byte {
 	var body bytes.Buffer
 	values := frame{
 		Name: h.opts.Name(), Title: made.title, Path: r.URL.Path, Self: r.URL.RequestURI(), Notice: notices[r.URL.Query().Get("done")],
@@ -269,10 +283,7 @@ func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, mad
 	if err := templates()[made.template].ExecuteTemplate(&body, "frame.html", values); err != nil {
 		panic(err) // a template does not match its values
 	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(body.Len()))
-	w.WriteHeader(status)
-	_, _ = w.Write(body.Bytes()) // a browser that has left needs no page
+	return body.Bytes()
 }
 
 // started is the time of the assets: they change with the program only.
@@ -303,5 +314,7 @@ var notices = map[string]string{
 	"fetched":    "The tag was fetched.",
 	"pinned":     "The image is pinned.",
 	"unpinned":   "The image is not pinned any more.",
+	"warming":    "A job brings the image into the cache. It is in the list below.",
+	"cancelled":  "The job was cancelled. What has come stays in the cache.",
 	"not stored": "The upstream has the tag. It could not be stored.",
 }

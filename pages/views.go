@@ -30,16 +30,47 @@ func (h *Handler) overview(ctx context.Context, r *http.Request) (page, error) {
 	if err != nil {
 		return page{}, err
 	}
+	jobs, err := h.unendedJobs(ctx)
+	if err != nil {
+		return page{}, err
+	}
 	return page{"Overview", "overview", struct {
 		Status   api.Status
+		Jobs     []jobRow
 		Charts   []chart
 		Running  api.DownloadsDocument
 		Latest   []api.NamedDocument
 		Blocks   []string
 		Example  string
 		MoreRepo bool
-	}{status, dayCharts(status.Curve), running, popular.Repositories, h.blocks(ctx), h.example(ctx, r.Host), popular.Next != ""}}, nil
+	}{status, jobs, dayCharts(status.Curve), running, popular.Repositories, h.blocks(ctx), h.example(ctx, r.Host), popular.Next != ""}}, nil
 }
+
+// jobRow is a job and the page of its first image.
+type jobRow struct {
+	api.JobDocument
+
+	Page    string
+	Unended bool
+}
+
+// allJobs returns the jobs, the last one first.
+func (h *Handler) allJobs(ctx context.Context) (rows []jobRow, err error) {
+	known, err := h.opts.API.Jobs(ctx)
+	for _, one := range known.Jobs {
+		rows = append(rows, jobRow{one, imagePage(one.Image), one.Ended.IsZero()})
+	}
+	return rows, err
+}
+
+// unendedJobs returns the jobs that run or wait.
+func (h *Handler) unendedJobs(ctx context.Context) ([]jobRow, error) {
+	rows, err := h.allJobs(ctx)
+	return slices.DeleteFunc(rows, func(one jobRow) bool { return !one.Unended }), err
+}
+
+// shownJobs is how many jobs the page of the activity shows.
+const shownJobs = 10
 
 // tooMany reports whether a list is too long to be sorted.
 func tooMany(err error) bool {
@@ -136,13 +167,14 @@ func (h *Handler) repository(ctx context.Context, r *http.Request) (page, error)
 
 // imageValues are the values of the page of a tag or of a manifest.
 type imageValues struct {
-	Name     string
-	Tag      *api.TagDocument // nil for a digest
-	History  []api.HistoryManifest
-	Manifest *api.ManifestDocument // nil if it is not cached
-	Pin      *api.PinDocument      // nil if the image is not pinned
-	Pull     string
-	Image    string // as changes take it
+	Name      string
+	Tag       *api.TagDocument // nil for a digest
+	History   []api.HistoryManifest
+	Manifest  *api.ManifestDocument // nil if it is not cached
+	Pin       *api.PinDocument      // nil if the image is not pinned
+	Platforms []string              // of an index, to warm one of them
+	Pull      string
+	Image     string // as changes take it
 }
 
 func (h *Handler) image(ctx context.Context, r *http.Request) (page, error) {
@@ -164,7 +196,7 @@ func (h *Handler) image(ctx context.Context, r *http.Request) (page, error) {
 	told, isTold := errors.AsType[*api.Failure](err)
 	switch {
 	case err == nil:
-		values.Manifest = &manifest
+		values.Manifest, values.Platforms = &manifest, platformsOf(manifest)
 	case values.Tag == nil || !isTold || told.Status != http.StatusNotFound:
 		return page{}, err
 	}
@@ -181,6 +213,21 @@ func (h *Handler) image(ctx context.Context, r *http.Request) (page, error) {
 		values.Pin = &pins.Pins[i]
 	}
 	return page{values.Image, "image", values}, nil
+}
+
+// platformsOf returns the platforms of an index, without the manifests that are no images, such as
+// attestations.
+func platformsOf(m api.ManifestDocument) (texts []string) {
+	for _, one := range m.Manifests {
+		if one.Platform == nil {
+			continue
+		}
+		text := oci.FormatPlatform(*one.Platform)
+		if _, err := oci.ParsePlatform(text); err == nil && one.Platform.OS != "unknown" && !slices.Contains(texts, text) {
+			texts = append(texts, text)
+		}
+	}
+	return texts
 }
 
 // imagePage returns the path of the page of an image, with more parameters.
@@ -215,19 +262,26 @@ func (h *Handler) pins(ctx context.Context, _ *http.Request) (page, error) {
 	}{rows, known.Bytes, known.Limit}}, err
 }
 
-// activity shows the last requests.
+// activity shows jobs, the last requests and their clients.
 func (h *Handler) activity(ctx context.Context, r *http.Request) (page, error) {
 	query := r.URL.Query()
 	values := struct {
 		Filter   api.RequestFilter
 		Requests []api.RequestDocument
+		Clients  []api.TopClient
+		Jobs     []jobRow
 		Problem  string
 	}{Filter: api.RequestFilter{Status: query.Get("status"), Cache: query.Get("cache"), Client: query.Get("client"), Part: query.Get("q")}}
 	document, err := h.opts.API.Requests(ctx, values.Filter)
 	if tooMany(err) { // the form stays, to be filled in otherwise
 		values.Problem, err = sentence(err.Error()), nil
 	}
-	values.Requests = document.Requests
+	if err != nil {
+		return page{}, err
+	}
+	values.Requests, values.Clients = document.Requests, document.Clients
+	values.Jobs, err = h.allJobs(ctx)
+	values.Jobs = values.Jobs[:min(len(values.Jobs), shownJobs)]
 	return page{"Activity", "activity", values}, err
 }
 

@@ -29,27 +29,90 @@ document.addEventListener("click", async (event) => {
 	setTimeout(() => { button.textContent = "Copy"; }, 1500);
 });
 
-// The live parts of a page are replaced by those of the same page as it is now.
-async function refreshLiveParts() {
-	const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
-	if (!answer.ok) return;
-	const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-	for (const part of document.querySelectorAll("[data-live]")) {
-		const next = page.getElementById(part.id);
-		if (!next || next.innerHTML === part.dataset.seen || part.contains(document.activeElement)) continue;
-		part.dataset.seen = next.innerHTML;
-		part.replaceChildren(...next.childNodes);
+// The mirror sends the live parts of this page when they change. A part with a button or link that
+// has the focus is replaced when the focus has left it. A table keeps the focus and its place.
+const parts = new Map();
+
+function showParts() {
+	for (const [id, html] of parts) {
+		const part = document.getElementById(id);
+		const focus = part?.contains(document.activeElement) ? document.activeElement : undefined;
+		if (focus && !focus.matches(".wide")) continue;
+		parts.delete(id);
+		if (!part || !part.hasAttribute("data-live")) continue;
+		const tables = [...part.querySelectorAll(".wide")];
+		const places = tables.map((table) => table.scrollLeft);
+		part.innerHTML = html;
+		part.querySelectorAll(".wide").forEach((table, i) => {
+			table.scrollLeft = places[i] ?? 0;
+			if (focus && focus === tables[i]) table.focus({ preventScroll: true });
+		});
 		showCopyButtons(part);
+	}
+}
+
+document.addEventListener("focusout", () => setTimeout(showParts));
+
+function tell(text) {
+	const stale = document.getElementById("stale");
+	if (stale && stale.textContent !== text) stale.textContent = text;
+}
+
+// A mirror that has no place for one more page, or is away, is asked again after so long.
+const pauseAfterRefusal = 15000;
+let stream, pause, lost;
+
+function unfollow() {
+	stream?.close();
+	clearTimeout(pause);
+	clearTimeout(lost);
+	stream = undefined;
+}
+
+function follow() {
+	unfollow();
+	stream = new EventSource(location.href);
+	stream.addEventListener("open", () => {
+		clearTimeout(lost);
+		lost = undefined;
+		tell("");
+	});
+	stream.addEventListener("part", (event) => {
+		const { id, html } = JSON.parse(event.data);
+		parts.set(id, html);
+		showParts();
+	});
+	stream.addEventListener("error", () => {
+		// A stream ends each minute, and the browser asks for the next one by itself.
+		if (stream.readyState === EventSource.CLOSED) {
+			unfollow();
+			reload();
+			pause = setTimeout(follow, pauseAfterRefusal);
+		} else {
+			lost ??= setTimeout(() => tell("The mirror does not answer. The figures are of " + new Date().toLocaleTimeString() + "."), 5000);
+		}
+	});
+}
+
+// A page that may not follow the mirror is loaded anew now and then.
+async function reload() {
+	try {
+		const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+		if (!answer.ok) throw new Error(answer.statusText);
+		const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+		for (const part of page.querySelectorAll("[data-live]")) parts.set(part.id, part.innerHTML);
+		showParts();
+		tell("Many pages follow the mirror, so this one is brought up to date every 15 seconds only.");
+	} catch {
+		tell("The mirror does not answer. The figures may be old.");
 	}
 }
 
 showCopyButtons(document);
 if (document.querySelector("[data-live]")) {
-	const tick = async () => {
-		if (!document.hidden) {
-			try { await refreshLiveParts(); } catch { /* the mirror is away: the next try may work */ }
-		}
-		setTimeout(tick, 1000);
-	};
-	setTimeout(tick, 1000);
+	// A hidden page takes no place of others.
+	document.addEventListener("visibilitychange", () => { if (document.hidden) unfollow(); else follow(); });
+	addEventListener("pagehide", unfollow);
+	addEventListener("pageshow", (event) => { if (event.persisted && !document.hidden) follow(); });
+	if (!document.hidden) follow();
 }

@@ -64,6 +64,25 @@ type SharedMetrics struct {
 	evictedAge                   prometheus.Histogram
 	objects, bytes, listed       prometheus.Gauge
 	blockBytes                   *prometheus.GaugeVec // namespace
+	index                        atomic.Pointer[SharedIndex]
+}
+
+// SharedIndex is how much a shared store had when it was last looked through.
+type SharedIndex struct {
+	Objects, Bytes int64 // bytes with those of records
+	Listed         time.Time
+}
+
+// Indexed returns how much the store has. It reports false while another mirror evicts, or none.
+func (m *SharedMetrics) Indexed() (SharedIndex, bool) {
+	if m == nil {
+		return SharedIndex{}, false
+	}
+	known := m.index.Load()
+	if known == nil {
+		return SharedIndex{}, false
+	}
+	return *known, true
 }
 
 // NewSharedMetrics registers the metrics of evictions from a bucket.
@@ -127,6 +146,7 @@ func (m *SharedMetrics) indexed(objects int, bytes int64, listed time.Time, bloc
 		m.objects.Set(float64(objects))
 		m.bytes.Set(float64(bytes))
 		m.listed.Set(float64(listed.Unix()))
+		m.index.Store(&SharedIndex{int64(objects), bytes, listed})
 	}
 }
 
@@ -150,5 +170,6 @@ func (m *SharedMetrics) idle(blocks []Block) {
 		m.objects.Set(0)
 		m.bytes.Set(0)
 		m.listed.Set(0)
+		m.index.Store(nil)
 	}
 }

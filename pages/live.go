@@ -1,0 +1,86 @@
+package pages
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"regexp"
+	"time"
+
+	"github.com/weirhq/weir/api"
+	"github.com/weirhq/weir/internal/sse"
+)
+
+const (
+	// Events is the type of a stream of events, which EventSource of browsers accepts only.
+	Events = "text/event-stream"
+	// maxStreams bounds the pages that are followed. Hidden pages follow nothing, and pages that find
+	// no place are loaded anew now and then.
+	maxStreams = 64
+	// livePause is the time between two looks at a page that is followed.
+	livePause = time.Second
+)
+
+// part is a live part of a page as it is now, the data of an event.
+type part struct {
+	ID   string `json:"id"`
+	HTML string `json:"html"`
+}
+
+// livePart finds the live parts of a page. The templates have no section in a live part, and
+// escape the texts of strangers, so that none looks like the end of one.
+var livePart = regexp.MustCompile(`(?s)<section id="([a-z]+)" data-live[^>]*>(.*?)</section>`)
+
+// partsOf returns the live parts of a page.
+func partsOf(body []byte) (parts []part) {
+	for _, found := range livePart.FindAllSubmatch(body, -1) {
+		parts = append(parts, part{string(found[1]), string(found[2])})
+	}
+	return parts
+}
+
+// follow sends the live parts of a page, and each of them again when it has changed.
+func (h *Handler) follow(w http.ResponseWriter, r *http.Request, show view) {
+	select {
+	case h.streams <- struct{}{}:
+		defer func() { <-h.streams }()
+	default:
+		h.fail(w, r, &api.Failure{Status: http.StatusServiceUnavailable, Message: "as many pages are followed as may be"})
+		return
+	}
+	ctx, cancel := h.opts.API.Streaming(r.Context())
+	defer cancel()
+	told := make(map[string]string)
+	out := sse.Begin(w)
+	out.Follow(ctx, livePause, func() error {
+		parts, err := h.look(ctx, r, show)
+		for _, one := range parts {
+			if last, known := told[one.ID]; known && last == one.HTML { // a part may be empty
+				continue
+			}
+			told[one.ID] = one.HTML
+			data, err := json.Marshal(one)
+			if err != nil {
+				return err
+			}
+			out.Event("part", "", data)
+		}
+		return err
+	})
+}
+
+// look returns the live parts of a page as it is now: none if the mirror is too busy for it.
+func (h *Handler) look(ctx context.Context, r *http.Request, show view) (parts []part, err error) {
+	err = h.opts.API.Read(ctx, func(ctx context.Context) error {
+		made, err := show(ctx, r)
+		if err == nil {
+			parts = partsOf(h.execute(r, made))
+		}
+		return err
+	})
+	if errors.Is(err, api.ErrBusy) {
+		return nil, nil
+	}
+	return parts, err
+}
