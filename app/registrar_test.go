@@ -73,15 +73,29 @@ func TestAddRegistryNeedsRights(t *testing.T) {
 			t.Errorf("%v: %d", header, w.Code)
 		}
 	}
-	const user = "[auth.identity.a]\nusername = \"a\"\npassword = \"$2y$04$S9UBgx8KMJdgPGtUvzC0b.nWPvxxg1.IU11Io3.xmh/PEbUzUKfXS\"\n"
-	locked := newPagesMirror(t, private+user+"[repository.hidden]\nallow = [\"nobody\"]\n[[repository.hidden.upstream]]\nurl = \"https://hidden.example\"\n")
-	for auth, want := range map[string]int{"": 401, "Basic YTp3cm9uZw==": 401} {
-		if w := visit(t, locked.handler, "POST", addPage, form, "Authorization", auth); w.Code != want {
-			t.Errorf("%q: %d, want %d", auth, w.Code, want)
+	const user = "[auth.identity.a]\nusername = \"a\"\npassword = \"$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO\"\n" // secret
+	const hidden = "[repository.hidden]\nallow = [\"nobody\"]\n[[repository.hidden.upstream]]\nurl = \"https://hidden.example\"\n"
+	const right = "Basic YTpzZWNyZXQ="
+	locked := newPagesMirror(t, private+user+hidden)
+	for auth, want := range map[string]int{"": 401, "Basic YTp3cm9uZw==": 401, right: 403} {
+		for _, method := range []string{"GET", "POST"} {
+			if w := visit(t, locked.handler, method, addPage, form, "Authorization", auth); w.Code != want {
+				t.Errorf("%s %q: %d, want %d", method, auth, w.Code, want)
+			}
+		}
+	}
+	readers := newPagesMirror(t, private+user+"[global.access_policy]\ndefault = \"allow\"\nrules = [\"request.action == 'ui-change'\"]\n")
+	for _, method := range []string{"GET", "POST"} {
+		if w := visit(t, readers.handler, method, addPage, form, "Authorization", right); w.Code != 403 {
+			t.Errorf("%s by one who may change nothing: %d", method, w.Code)
 		}
 	}
 	if n := requests.Load(); n != 0 {
 		t.Errorf("the registry got %d requests", n)
+	}
+	open := newPagesMirror(t, private+user)
+	if w := visit(t, open.handler, "POST", addPage, form, "Authorization", right); w.Code != 200 || requests.Load() == 0 {
+		t.Errorf("one who may add registries: %d, %d requests", w.Code, requests.Load())
 	}
 }
 

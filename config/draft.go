@@ -59,6 +59,8 @@ func (d Draft) Check() error {
 			err = errors.New("must be UTF-8 text")
 		case strings.ContainsFunc(field.text, unicode.IsControl):
 			err = errors.New("must be one line without control characters")
+		case !field.literal && strings.ContainsFunc(field.text, func(r rune) bool { return unicode.Is(unicode.Cf, r) }):
+			err = errors.New("must not hold characters that cannot be seen")
 		case !field.literal && strings.Contains(field.text, "${"):
 			err = errors.New("must not name variables of the environment")
 		}

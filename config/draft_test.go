@@ -80,6 +80,7 @@ func TestRefusedDrafts(t *testing.T) {
 		{func(d *Draft) { d.URL = "https://a:b@c" }, at + ".url", "must not hold credentials"},
 		{func(d *Draft) { d.URL = "https://h/${HOME}" }, at + ".url", "variables"},
 		{func(d *Draft) { d.Username = "${HOME}" }, at + ".username", "variables"},
+		{func(d *Draft) { d.Username = "a\u202eb" }, at + ".username", "cannot be seen"},
 		{func(d *Draft) { d.Username = "" }, at + ".username", "come together"},
 		{func(d *Draft) { d.Password = "" }, at + ".password", "come together"},
 		{func(d *Draft) { d.Password = "a\nb" }, at + ".password", "one line"},
