@@ -63,7 +63,7 @@ func ParseAuthorization(values []string) (Authorization, error) {
 		return Authorization{Basic: basic}, nil
 	case strings.EqualFold(scheme, "bearer"):
 		if rest == "" || !visible(rest, '!') {
-			return fail("the token of the Bearer header is no token")
+			return fail("the Bearer header contains no valid token")
 		}
 		return Authorization{Bearer: rest}, nil
 	default:

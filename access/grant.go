@@ -68,7 +68,7 @@ const (
 
 // ErrGrant says that a text is no valid token of this mirror, or not one for the place that
 // it is shown for.
-var ErrGrant = errors.New("it is no valid token of this mirror")
+var ErrGrant = errors.New("it is not a valid token of this mirror")
 
 // NewGrants returns Grants with a secret that instances behind one address share. An empty
 // secret makes one that is known to this process alone. It returns an error if the secret

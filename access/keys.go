@@ -194,7 +194,7 @@ func verifies(public any) bool {
 func (k *keys) get(ctx context.Context, address string, into any) error {
 	target, err := url.Parse(address)
 	if err != nil || target.Scheme != "https" && target.Scheme != "http" || target.Host == "" {
-		return errors.New("the address of its keys is no URL")
+		return errors.New("the address of its keys is not a URL")
 	}
 	own, _ := url.Parse(k.opts.URL) // validated
 	if own.Scheme == "https" && target.Scheme != "https" {

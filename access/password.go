@@ -36,7 +36,7 @@ const (
 )
 
 // ErrHash says that a text is no hash of a password that can be verified.
-var ErrHash = errors.New("is no bcrypt or Argon2 hash of a password. `weir auth hash` and `htpasswd -B` write such hashes")
+var ErrHash = errors.New("is not a bcrypt or Argon2 hash of a password. `weir auth hash` and `htpasswd -B` write such hashes")
 
 // Hash is the hash of a password, by bcrypt or Argon2.
 type Hash struct {

@@ -83,7 +83,7 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	if err != nil {
 		address, err := netip.ParseAddr(text)
 		if err != nil || address.Zone() != "" {
-			return netip.Prefix{}, errors.New("is no range of addresses; write one such as cidr:10.0.0.0/8")
+			return netip.Prefix{}, errors.New("is not a range of addresses; write one such as cidr:10.0.0.0/8")
 		}
 		network = netip.PrefixFrom(address, address.BitLen())
 	}

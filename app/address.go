@@ -28,7 +28,7 @@ func leaveAddress(dir, scheme string, address net.Addr, logger *slog.Logger) (fo
 	path, line := filepath.Join(dir, addressFile), scheme+"://"+reachable(address)+"\n"
 	// Renamed into place, so that a healthcheck reads it whole.
 	if err := replaceFile(path, line); err != nil {
-		logger.Warn("cannot leave the address for weir healthcheck, which will rely on the configuration", "error", whoami.Explain(err))
+		logger.Warn("cannot write the address for weir healthcheck, which will use the address in the configuration", "error", whoami.Explain(err))
 		return func() {}
 	}
 	return func() {

@@ -74,7 +74,7 @@ func redisAnswerRemedy(err error) string {
 		{"OOM", "Set maxmemory-policy allkeys-lru in Redis"},
 		{"MOVED", "That server belongs to a cluster. Write several of its servers into cache.redis.url, separated by commas"},
 		{"CLUSTERDOWN", "Run redis-cli --cluster check: no server of the cluster has some of the keys"},
-		{"This instance has cluster support disabled", "The addresses in cache.redis.url are no cluster. Write one address, or end the URL with ?master_name=NAME if they are Sentinels"},
+		{"This instance has cluster support disabled", "The addresses in cache.redis.url are not a cluster. Write one address, or end the URL with ?master_name=NAME if they are Sentinels"},
 	} {
 		if redis.HasErrorPrefix(err, answer.prefix) {
 			return answer.remedy

@@ -272,7 +272,7 @@ func (b *bucket) survey(ctx context.Context) {
 			case finding.Err != nil:
 				b.logger.Error("the bucket lacks something that the mirror needs. Pulls go on without it", "step", finding.Step, "error", surveyError{finding})
 			case finding.Note != "":
-				b.logger.Warn("the bucket works, and this is worth knowing", "step", finding.Step, "note", finding.Note)
+				b.logger.Warn("the bucket works, but has a limitation", "step", finding.Step, "note", finding.Note)
 			}
 		}
 		if !grave {
@@ -380,7 +380,7 @@ func (o bucketOrigin) Open(ctx context.Context, want download.Want) (*download.S
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardPatience)
 		defer cancel()
 		if err := o.store.Discard(limited, dgst); err != nil {
-			o.logger.Error("an object of the bucket has not the bytes of its digest and cannot be removed. It is not read any more, and the next upload replaces it",
+			o.logger.Error("an object in the bucket does not match its digest and cannot be removed. It is no longer read, and the next upload replaces it",
 				"digest", dgst, "error", err)
 		}
 		return true

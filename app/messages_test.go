@@ -374,7 +374,7 @@ var messages = []message{
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.AddManifest("org/app", "1.2", "text/html", []byte("<html>please log in</html>"))
 		},
-		want: `ghcr.io could not deliver org/app:1.2: the answer is no manifest: invalid character '<' looking for beginning of value. ` +
+		want: `ghcr.io could not deliver org/app:1.2: the answer is not a manifest: invalid character '<' looking for beginning of value. ` +
 			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
 	},
 	{

@@ -137,7 +137,7 @@ func announce(stdout io.Writer, url string, asJSON bool) {
 // process and waits for that (sd_notify(3)).
 func notifySystemd(logger *slog.Logger, state string) {
 	if _, err := daemon.SdNotify(false, state); err != nil {
-		logger.Warn("cannot report to systemd, which takes the service for one that does not start", "error", err)
+		logger.Warn("cannot report to systemd, which will consider the start failed", "error", err)
 	}
 }
 

@@ -124,7 +124,7 @@ func TestRedisAdvice(t *testing.T) {
 		{"replica", `url = "redis://` + replica.Addr() + `"`, "That server is a replica"},
 		{"full", `url = "redis://` + full.Addr() + `"`, "Set maxmemory-policy allkeys-lru"},
 		{"cluster without keys", `url = "redis://` + member.Addr() + `"`, "redis-cli --cluster check"},
-		{"servers of no cluster", `url = "redis://` + plain.Addr() + "," + plain.Addr() + `"`, "are no cluster"},
+		{"servers of no cluster", `url = "redis://` + plain.Addr() + "," + plain.Addr() + `"`, "are not a cluster"},
 		{"no server", `url = "redis://` + testutil.FreeAddr(t) + `"`, "Check that Redis runs, can be reached"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

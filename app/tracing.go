@@ -27,7 +27,7 @@ import (
 )
 
 // flushLimit bounds how long shutdown waits for the last spans. A collector that is
-// down must not hold up a restart.
+// down must not contain up a restart.
 const flushLimit = 3 * time.Second
 
 // tracing sends spans to a receiver. Nothing waits for it: spans that cannot be sent

@@ -56,7 +56,7 @@ func ParseMirror(raw string) (Mirror, error) {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		return Mirror{}, errors.New("must be a URL such as http://mirror.example.com:8000 or https://mirror.example.com")
 	case u.User != nil:
-		return Mirror{}, errors.New("must not hold credentials: they would be written into files that every user can read")
+		return Mirror{}, errors.New("must not contain credentials: they would be written into files that every user can read")
 	case u.Path != "" && u.Path != "/":
 		return Mirror{}, errors.New("must have no path: the registry API is at the root of a host, and Docker's registry-mirrors take no path")
 	case strings.ContainsAny(raw, "?#"):
@@ -65,7 +65,7 @@ func ParseMirror(raw string) (Mirror, error) {
 	m := Mirror{Host: strings.ToLower(u.Host), Plain: u.Scheme == "http"}
 	m.URL = u.Scheme + "://" + m.Host
 	if !hostAndPort.MatchString(m.Host) {
-		return Mirror{}, fmt.Errorf("names %q, which is no host name or IP address with an optional port", u.Host)
+		return Mirror{}, fmt.Errorf("names %q, which is not a host name or IP address with an optional port", u.Host)
 	}
 	if u.Port() != "" && !hosts.ValidPort(u.Port()) {
 		return Mirror{}, errors.New("names a port that is not between 1 and 65535")

@@ -156,7 +156,7 @@ func TestReplicaSendsMore(t *testing.T) {
 		// Wrong bytes: the replica is passed over for a minute, and that is logged.
 		stream.Reject()
 		one.turn(t, dgst, 0)
-		if err := logged(one.log, "a replica is passed over for a time", "do not match their digest"); err != nil {
+		if err := logged(one.log, "a replica is skipped for a time", "do not match their digest"); err != nil {
 			t.Error(err)
 		}
 	})

@@ -242,7 +242,7 @@ func (p *peers) of(at string) *peer {
 	if !ok {
 		known = &peer{
 			breaker: cooldown.New(cooldown.Options{Threshold: maxFailures, Pause: 5 * time.Second, MaxPause: time.Minute}),
-			trouble: episode.New(10*time.Second, func() { p.cluster.opts.Logger.Info("a replica is read again", "replica", at) }),
+			trouble: episode.New(10*time.Second, func() { p.cluster.opts.Logger.Info("a replica is used again", "replica", at) }),
 		}
 		p.known.Add(at, known)
 	}
@@ -291,7 +291,7 @@ func (p *peers) shun(at, block string, why error) {
 	p.shunned.Add(atBlock{at, block}, time.Now().Add(shunTime))
 	p.mu.Unlock()
 	if known.trouble.Bad() {
-		p.cluster.opts.Logger.Warn("a replica is passed over for a time", "replica", at, "block", block, "for", shunTime, "error", why)
+		p.cluster.opts.Logger.Warn("a replica is skipped for a time", "replica", at, "block", block, "for", shunTime, "error", why)
 	}
 }
 

@@ -67,7 +67,7 @@ func TestTurn(t *testing.T) {
 	})
 }
 
-// Blocks take turns apart: the upstream of one must not hold up the clients of another one.
+// Blocks take turns apart: the upstream of one must not contain up the clients of another one.
 func TestBlocksTakeTurnsApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

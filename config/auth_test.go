@@ -64,9 +64,9 @@ func TestAuthProblems(t *testing.T) {
 	for text, want := range map[string]string{
 		"[auth.identity.ci]\npassword = \"" + secretHash + "\"": at + "1: auth.identity.ci.username: is missing",
 		"[auth.identity.ci]\nusername = \"ci\"":                 at + "1: auth.identity.ci.password: is missing; `weir auth hash` makes one",
-		strings.Replace(alice, secretHash, "secret", 1):         at + "3: auth.identity.alice.password: is no bcrypt or Argon2 hash of a password. `weir auth hash` and `htpasswd -B` write such hashes",
+		strings.Replace(alice, secretHash, "secret", 1):         at + "3: auth.identity.alice.password: is not a bcrypt or Argon2 hash of a password. `weir auth hash` and `htpasswd -B` write such hashes",
 		strings.Replace(alice, "$2y$04", "$2y$17", 1):           at + "3: auth.identity.alice.password: has bcrypt cost 17: verifying it would take more than 5 s. Use at most 15",
-		strings.Replace(alice, `"alice"`, `"al:ice"`, 1):        at + "2: auth.identity.alice.username: must not hold a colon or a control character, nor be longer than 255 bytes",
+		strings.Replace(alice, `"alice"`, `"al:ice"`, 1):        at + "2: auth.identity.alice.username: must not contain a colon or a control character, nor be longer than 255 bytes",
 		alice + second: at + `5: auth.identity.other.username: "alice" is also the user of auth.identity.alice`,
 		alice + "[auth]\nhtpasswd = \"" + users + "\"\n": at + `2: auth.identity.alice.username: "alice" is also the user of ` + users,
 		alice + "expires = \"tomorrow\"":                 at + `4: auth.identity.alice.expires: "tomorrow" is not a date; write one like "2027-01-01" or "2027-01-01T12:00:00Z"`,
@@ -75,7 +75,7 @@ func TestAuthProblems(t *testing.T) {
 		alice + "pasword = \"x\"":                        at + `4: auth.identity.alice.pasword: unknown key; did you mean "password"?`,
 		"[auth]\nrealm = \"a\\nb\"":                      at + `2: auth.realm: must be printable ASCII text, such as "Weir"`,
 		"[auth]\nhtpasswd = \"/nowhere\"":                at + "2: auth.htpasswd: cannot read the file: stat /nowhere: no such file or directory",
-		"[auth]\nhtpasswd = \"" + bad + "\"": at + "2: auth.htpasswd: " + bad + `: line 1: the password of "bob" is no bcrypt or Argon2 hash of a password. ` +
+		"[auth]\nhtpasswd = \"" + bad + "\"": at + "2: auth.htpasswd: " + bad + `: line 1: the password of "bob" is not a bcrypt or Argon2 hash of a password. ` +
 			"`weir auth hash` and `htpasswd -B` write such hashes\nline 2: is not of the form user:hash",
 		"[auth.groups]\nci = \"alice\"":               at + "2: auth.groups.ci: must be an array of strings, not a string",
 		"[auth]\ngroups = [\"ci\"]":                   at + `2: auth.groups: must be a table of lists such as ci = ["alice"], not an array`,
@@ -86,7 +86,7 @@ func TestAuthProblems(t *testing.T) {
 		"[auth.webhook]\ntimeout_ms = 5":              at + `2: auth.webhook.timeout_ms: must be in a table with a name, such as [auth.webhook.NAME], not a whole number`,
 		"[identity.alice]\nusername = \"alice\"":      at + `1: identity: unknown key; did you mean [auth.identity]?`,
 		"[auth]\nidentity = \"alice\"":                at + "2: auth.identity: must be tables such as [auth.identity.NAME], not a string",
-		"[auth.groups]\n\"a:b\" = []":                 at + `2: auth.groups."a:b": is no name of a group: it must not hold a colon or a control character, nor be longer than 255 bytes`,
+		"[auth.groups]\n\"a:b\" = []":                 at + `2: auth.groups."a:b": is not a valid name of a group: it must not contain a colon or a control character, nor be longer than 255 bytes`,
 		alice + "password_file = \"" + users + "\"\n": at + "4: auth.identity.alice.password_file: auth.identity.alice.password is set too (config.toml:3); set one of the two",
 	} {
 		if got := problemsOf(t, text); got != want {

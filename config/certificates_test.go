@@ -50,7 +50,7 @@ func TestCertificates(t *testing.T) {
 			at + "client_certificate: cannot read the file: stat /none/c: no such",
 			at + "client_private_key: cannot read the file: stat /none/k: no such",
 			at + "server_ca_bundle: cannot read the file: stat /none/ca: no such"}},
-		{"bundle without certificates", cert, key, otherKey, []string{at + "server_ca_bundle: holds no certificate in PEM form"}},
+		{"bundle without certificates", cert, key, otherKey, []string{at + "server_ca_bundle: contains no PEM certificate"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			report := problemsOf(t, docker+"client_certificate = "+quote(tt.cert)+"\nclient_private_key = "+quote(tt.key)+"\nserver_ca_bundle = "+quote(tt.ca)+"\n")
@@ -109,7 +109,7 @@ func TestRedisCertificates(t *testing.T) {
 		{"pair alone", cert, key, "", ""},
 		{"of two pairs", cert, otherKey, "", "cache.redis.client_certificate: does not go with client_private_key: "},
 		{"missing", cert, "/none/k", "", "cache.redis.client_private_key: cannot read the file: stat /none/k: no such"},
-		{"bundle without certificates", "", "", key, "cache.redis.server_ca_bundle: holds no certificate in PEM form"},
+		{"bundle without certificates", "", "", key, "cache.redis.server_ca_bundle: contains no PEM certificate"},
 	} {
 		text := docker + "[cache.redis]\nurl = \"rediss://h\"\nclient_certificate = " + quote(tt.cert) +
 			"\nclient_private_key = " + quote(tt.key) + "\nserver_ca_bundle = " + quote(tt.ca) + "\n"
@@ -282,7 +282,7 @@ func TestServerTLS(t *testing.T) {
 		"missing":               {files("/none/c", key), "server.tls.server_certificate_bundle: cannot read the file: stat /none/c: no such"},
 		"a directory":           {files(cert, t.TempDir()), "server.tls.server_private_key: "},
 		"required, no CA":       {"self_signed = true\nclient_auth = \"required\"\n", "server.tls.client_ca_bundle: is missing: client_auth is \"required\""},
-		"a CA without any":      {"self_signed = true\nclient_ca_bundle = " + quote(key) + "\n", "server.tls.client_ca_bundle: holds no certificate in PEM form"},
+		"a CA without any":      {"self_signed = true\nclient_ca_bundle = " + quote(key) + "\n", "server.tls.client_ca_bundle: contains no PEM certificate"},
 		"another word":          {"self_signed = true\nclient_auth = \"always\"\n", "server.tls.client_auth: "},
 		"misspelt":              {"selfsigned = true\n", "server.tls.selfsigned: unknown key; did you mean \"self_signed\"?"},
 		"ACME elsewhere":        {"self_signed = true\n[server.acme]\nhosts = [\"a.test\"]\n", "server.acme: unknown key; did you mean [server.tls.acme]?"},
@@ -324,18 +324,18 @@ func TestPairAdvice(t *testing.T) {
 		"good":                      {content(cert), content(key), ""},
 		"with an authority":         {content(cert, otherCert), content(key), ""},
 		"a key with parameters":     {content(cert), "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + content(key), ""},
-		"swapped":                   {content(key), content(cert), "each of them names the file of the other one. Swap them"},
+		"swapped":                   {content(key), content(cert), "each names the file of the other. Swap them"},
 		"the authority first":       {content(otherCert, cert), content(key), "the key is that of certificate 2 in the file. Write this one first"},
 		"the server's own last":     {content(otherCert, otherCert, cert), content(key), "the key is that of certificate 3 in the file"},
 		"another key":               {content(cert), content(otherKey), "the key is another one's. Name the key that the certificate was issued for"},
 		"PKCS #8, encrypted":        {content(cert), "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "openssl pkey -in ENCRYPTED"},
-		"encrypted as of old":       {content(cert), string(old), "the key is encrypted, and there is no passphrase"},
+		"encrypted as of old":       {content(cert), string(old), "the key is encrypted, and Weir has no passphrase"},
 		"DER":                       {string(block.Bytes), content(key), "openssl x509 -inform der"},
-		"a key in DER":              {content(cert), string(keyBlock.Bytes), "the file of the key holds none in PEM form"},
-		"the certificate twice":     {content(cert), content(cert), "the file of the key holds none in PEM form"},
-		"the key twice":             {content(key), content(key), "the file of the certificate holds none in PEM form"},
-		"a request":                 {strings.ReplaceAll(content(cert), "CERTIFICATE", "CERTIFICATE REQUEST"), content(key), "the file of the certificate holds none"},
-		"an empty file":             {"", content(key), "the file of the certificate holds none"},
+		"a key in DER":              {content(cert), string(keyBlock.Bytes), "the key file contains no PEM key"},
+		"the certificate twice":     {content(cert), content(cert), "the key file contains no PEM key"},
+		"the key twice":             {content(key), content(key), "the certificate file contains no PEM certificate"},
+		"a request":                 {strings.ReplaceAll(content(cert), "CERTIFICATE", "CERTIFICATE REQUEST"), content(key), "the certificate file contains no PEM certificate"},
+		"an empty file":             {"", content(key), "the certificate file contains no PEM certificate"},
 		"a certificate that is cut": {content(cert)[:100], content(key), "the file of the certificate has a block of PEM that is cut"},
 		"a key that is cut":         {content(cert), content(key)[:100], "the file of the key has a block of PEM that is cut"},
 	} {
@@ -417,7 +417,7 @@ func TestServerACME(t *testing.T) {
 		"port 0":              {hosts + "http_port = 0\n", at + ".http_port: must be between 1 and 65535"},
 		"half an account":     {hosts + "eab_key_id = \"kid\"\n", at + ".eab_hmac_key: is missing"},
 		"no base64url":        {hosts + "eab_key_id = \"kid\"\neab_hmac_key = \"a+b/\"\n", at + ".eab_hmac_key: is not base64url"},
-		"bundle without any":  {hosts + "ca_bundle = " + quote(key) + "\n", at + ".ca_bundle: holds no certificate"},
+		"bundle without any":  {hosts + "ca_bundle = " + quote(key) + "\n", at + ".ca_bundle: contains no PEM certificate"},
 		"DNS in vain":         {hosts + "[server.tls.acme.dns]\n" + signed, at + ".dns: has no effect"},
 		"DNS missing":         {hosts + "challenge = \"dns-01\"\n", at + ".dns: is missing"},
 		"no provider":         {dns(""), at + ".dns.provider: "},

@@ -35,7 +35,7 @@ func TestCredentialHelper(t *testing.T) {
 		t.Errorf("a helper gives no credentials: %+v", block)
 	}
 	warnings := strings.Join(c.Warnings(), "\n")
-	for _, want := range []string{"repository.a.upstream[0].credential_helper", "no program that Weir can run", "credentials go over http"} {
+	for _, want := range []string{"repository.a.upstream[0].credential_helper", "not a program that Weir can run", "credentials go over http"} {
 		if !strings.Contains(warnings, want) {
 			t.Errorf("the warnings lack %q: %s", want, fmt.Sprint(warnings))
 		}

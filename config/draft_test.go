@@ -77,7 +77,7 @@ func TestRefusedDrafts(t *testing.T) {
 		{func(d *Draft) { d.Key = strings.Repeat("k", 129) }, "repository." + strings.Repeat("k", 129), "128 bytes"},
 		{func(d *Draft) { d.URL = "" }, at + ".url", "is missing"},
 		{func(d *Draft) { d.URL = "file:///etc/passwd" }, at + ".url", "https://"},
-		{func(d *Draft) { d.URL = "https://a:b@c" }, at + ".url", "must not hold credentials"},
+		{func(d *Draft) { d.URL = "https://a:b@c" }, at + ".url", "must not contain credentials"},
 		{func(d *Draft) { d.URL = "https://h/${HOME}" }, at + ".url", "variables"},
 		{func(d *Draft) { d.Username = "${HOME}" }, at + ".username", "variables"},
 		{func(d *Draft) { d.Username = "a\u202eb" }, at + ".username", "cannot be seen"},

@@ -65,15 +65,15 @@ func explainPair(certificateText, keyText []byte, err error) error {
 	case key.err != nil:
 		return fmt.Errorf("the file of the key %w", key.err)
 	case len(certificate.certificates) == 0 && certificate.key && len(key.certificates) > 0:
-		return errors.New("each of them names the file of the other one. Swap them")
+		return errors.New("each names the file of the other. Swap them")
 	case key.encrypted:
-		return errors.New("the key is encrypted, and there is no passphrase. Write it without one, readable by Weir alone: openssl pkey -in ENCRYPTED -out KEY")
+		return errors.New("the key is encrypted, and Weir has no passphrase. Write it without encryption, readable by Weir alone: openssl pkey -in ENCRYPTED -out KEY")
 	case len(certificate.certificates) == 0 && isDER(certificateText):
 		return errors.New("the certificate is in DER form. Write it in PEM form: openssl x509 -inform der -in CERTIFICATE -out PEM")
 	case len(certificate.certificates) == 0:
-		return errors.New("the file of the certificate holds none in PEM form. " + names)
+		return errors.New("the certificate file contains no PEM certificate. " + names)
 	case !key.key:
-		return errors.New("the file of the key holds none in PEM form. " + names)
+		return errors.New("the key file contains no PEM key. " + names)
 	}
 	for i, der := range certificate.certificates[1:] {
 		alone := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
@@ -117,7 +117,7 @@ func checkBundle(file string) error {
 		return err
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(text) {
-		return errors.New("holds no certificate in PEM form")
+		return errors.New("contains no PEM certificate")
 	}
 	return checkWhole(text)
 }

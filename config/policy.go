@@ -47,7 +47,7 @@ func (p *AccessPolicy) mustMatch() bool { return p != nil && p.Default == Policy
 func newAccessPolicy() *AccessPolicy { return &AccessPolicy{Default: PolicyDeny, Rules: []string{}} }
 
 // errTwoPolicies says that the policy of all requests is in both of its places.
-var errTwoPolicies = errors.New("is the same as [global.access_policy], which is there too; remove one of them")
+var errTwoPolicies = errors.New("is the same table as [global.access_policy], which is also set; remove one of them")
 
 // placePolicy returns the document with the table access_policy in global, where Angos
 // has it.
@@ -147,9 +147,9 @@ func (v *validator) checkSubject(text string) error {
 	provider, isProvider := subject.Provider()
 	switch {
 	case isProvider && !slices.ContainsFunc(auth.OIDC, func(o OIDC) bool { return o.Key == provider }):
-		return fmt.Errorf("%q is no issuer; add [auth.oidc.%s]", text, provider)
+		return fmt.Errorf("%q is not an issuer; add [auth.oidc.%s]", text, provider)
 	case isGroup && auth.Groups[group] == nil:
-		return fmt.Errorf("%q is no group of [auth.groups]", text)
+		return fmt.Errorf("%q is not a group in [auth.groups]", text)
 	case text == "anonymous" && !auth.Anonymous:
 		return errors.New(`"anonymous" has no effect: requests without credentials are refused everywhere. Set auth.anonymous = true, and allow = ["authenticated"] in the other repositories`)
 	}

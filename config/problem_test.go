@@ -99,7 +99,7 @@ func TestProblems(t *testing.T) {
 		{"scheme", "[[repository.\"ghcr.io\".upstream]]\nurl = \"ghcr.io\"\n",
 			`config.toml:2: repository."ghcr.io".upstream[0].url: must start with https:// or http://`},
 		{"credentials in the url", "[[repository.x.upstream]]\nurl = \"https://u:tiger@x.io\"\n",
-			`config.toml:2: repository.x.upstream[0].url: must not hold credentials; put them into username and password`},
+			`config.toml:2: repository.x.upstream[0].url: must not contain credentials; put them into username and password`},
 		{"url is invalid", "[[repository.x.upstream]]\nurl = \"https://u:ti%ger@x.io\"\n",
 			`config.toml:2: repository.x.upstream[0].url: is not a valid URL; it looks like "https://registry.example.com"`},
 		{"no host", "[[repository.x.upstream]]\nurl = \"https:///team\"\n",

@@ -37,7 +37,7 @@ func (u *URL) UnmarshalText(text []byte) error {
 	case parsed.Scheme != "https" && parsed.Scheme != "http":
 		return errors.New("must start with https:// or http://")
 	case parsed.User != nil:
-		return errors.New("must not hold credentials; put them into username and password")
+		return errors.New("must not contain credentials; put them into username and password")
 	case parsed.Hostname() == "":
 		return errors.New("names no host")
 	case !hosts.ValidPort(cmp.Or(parsed.Port(), "443")):
@@ -69,7 +69,7 @@ func (a *APIPath) UnmarshalText(text []byte) error {
 		*a = APIPath(text[:min(1, len(text))])
 		return nil
 	case strings.EqualFold(segments[len(segments)-1], "v2"):
-		return fmt.Errorf("must not hold /v2 itself, which always follows it; write %q", strings.Join(segments[:len(segments)-1], "/")+"/")
+		return fmt.Errorf("must not contain /v2 itself, which always follows it; write %q", strings.Join(segments[:len(segments)-1], "/")+"/")
 	case !apiPath.MatchString(path) || slices.Contains(segments, ".") || slices.Contains(segments, ".."):
 		return errors.New(`must be a path such as "/artifactory/api/docker/hub": letters, digits and . _ ~ - between slashes; the host goes into url`)
 	}
@@ -97,5 +97,5 @@ func (u Upstream) checkPath() error {
 	if at > 0 {
 		advice += fmt.Sprintf(" and api_path = %q", "/"+strings.Join(segments[:at], "/"))
 	}
-	return fmt.Errorf("must not hold /%s, which Weir adds before each repository's name; %s", segments[at], advice)
+	return fmt.Errorf("must not contain /%s, which Weir adds before each repository's name; %s", segments[at], advice)
 }

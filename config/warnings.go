@@ -29,7 +29,7 @@ func (c *Config) Warnings() []string {
 			strings.Join(c.source.passedOver, ", "))
 	}
 	if len(c.source.strange) > 0 {
-		warnings = append(warnings, "variables of the environment that are no setting have no effect; lists can be set in files only: "+strings.Join(c.source.strange, ", "))
+		warnings = append(warnings, "environment variables that do not name a setting have no effect; lists can only be set in files: "+strings.Join(c.source.strange, ", "))
 	}
 	warnings = append(warnings, c.olderWarnings()...)
 	warnings = append(warnings, c.secretWarnings()...)
@@ -40,7 +40,7 @@ func (c *Config) Warnings() []string {
 	warnings = append(warnings, c.openWarnings()...)
 	warnings = append(warnings, c.accessWarnings()...)
 	for _, at := range c.missingHelpers() {
-		warnings = append(warnings, fmt.Sprintf("%s is no program that Weir can run, so this upstream gets no password. Install it, or give the absolute path of the program", c.named([]string{at})))
+		warnings = append(warnings, fmt.Sprintf("%s is not a program that Weir can run, so this upstream gets no password. Install it, or give the absolute path of the program", c.named([]string{at})))
 	}
 	if c.plainBucket() {
 		warnings = append(warnings, "the bucket is reached over http, so everyone on the way can read and change its records and content. Use https in "+c.named([]string{"blob_store.s3.endpoint"}))

@@ -386,7 +386,7 @@ func TestFloodOfHandshakes(t *testing.T) {
 		if completed, failed, refused := l.(*listener).door.Handshakes(); completed != 41 || failed != 0 || refused != 5 {
 			t.Errorf("%d completed, %d failed, %d had to make room", completed, failed, refused)
 		}
-		if most != 2 || log.Count("too many TLS handshakes are under way") != 1 {
+		if most != 2 || log.Count("too many TLS handshakes are in progress") != 1 {
 			t.Errorf("%d computed at once. The log is\n%s", most, log.String())
 		}
 		for _, c := range clients {

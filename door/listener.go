@@ -24,7 +24,7 @@ const calm = 10 * time.Second
 // handshakes that are under way.
 func (d *Door) Listener(inner net.Listener, logger *slog.Logger) net.Listener {
 	l := &listener{Listener: inner, door: d, logger: logger, ready: make(chan net.Conn), failed: make(chan error), closed: make(chan struct{})}
-	l.crowded = episode.New(calm, func() { logger.Info("no TLS handshake has to make room any more") })
+	l.crowded = episode.New(calm, func() { logger.Info("TLS handshakes are no longer ended to make room") })
 	go l.run()
 	return l
 }
@@ -97,7 +97,7 @@ func (l *listener) noteCrowd(expelled *handshake) {
 	if expelled == nil {
 		l.crowded.Good()
 	} else if l.crowded.Bad() {
-		l.logger.Warn("too many TLS handshakes are under way, so those that have waited for their clients for the longest time are ended. "+
+		l.logger.Warn("too many TLS handshakes are in progress, so those that have waited longest for their clients are ended. "+
 			"Clients that are connected are served. Check where the connections come from", "network", expelled.network.String())
 	}
 }

@@ -261,7 +261,7 @@ func (n *Namespace) storedBlob(ctx context.Context, repo storage.RepoID, dgst di
 	// A part must not pass for the whole. There is no upstream to fetch it from.
 	if damaged(link, obj.Info) {
 		obj.Content.Close()
-		n.logger.Warn("a stored blob is damaged, and its namespace is offline. Set offline = false for one pull of it",
+		n.logger.Warn("a stored blob is damaged, and its block is offline. Set offline = false until it has been pulled again",
 			"repository", repo.String(), "digest", dgst, "bytes", obj.Size, "recorded", link.Size)
 		return nil, n.offline("blob " + dgst.String())
 	}

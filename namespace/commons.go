@@ -84,7 +84,7 @@ func (s *sharing) slowed(dgst digest.Digest) {
 	}
 	until := time.Now().Add(slowPause)
 	s.slow.Store(&until)
-	s.logger.Info("replicas did not share a manifest in time. Each fetches manifests by itself for a while", "digest", dgst, "limit", shareTime, "pause", slowPause)
+	s.logger.Info("replicas did not share a manifest in time. Each of them fetches manifests by itself for a while", "digest", dgst, "limit", shareTime, "pause", slowPause)
 }
 
 // share calls then as soon as a manifest of a repository is shared, and tells whether it is.

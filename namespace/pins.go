@@ -331,7 +331,7 @@ func (p *Pins) resolve(ctx context.Context, pin *catalog.Pin) error {
 	}
 	link, err := p.opts.Catalog.Link(ctx, pin.Repo, pin.Digest)
 	if err == nil && link.MediaType == "" {
-		err = fmt.Errorf("%w: %s is no manifest", storage.ErrNotExist, pin.Digest)
+		err = fmt.Errorf("%w: %s is not a manifest", storage.ErrNotExist, pin.Digest)
 	}
 	return err
 }

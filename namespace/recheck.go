@@ -75,7 +75,7 @@ func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Des
 	case err == nil:
 		n.cache.putLink(ctx, key.repo, desc)
 	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrDenied):
-		n.logger.Info("a repository has lost its right to a content", "repository", key.repo.String(), "digest", desc.Digest, "error", err)
+		n.logger.Info("a repository has lost its right to content", "repository", key.repo.String(), "digest", desc.Digest, "error", err)
 		n.forget(ctx, key.repo, desc.Digest)
 	case upstream.ClassOf(err) != upstream.ClassOK:
 		n.cache.negatives.Add(negativeKey{key.negative(), upstream.ClientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(recheckPause)})

@@ -108,7 +108,7 @@ func (b *tagBook) Gone(ctx context.Context, repo storage.RepoID, tag string) {
 		b.leave(ctx, repo, tag, known)
 	}
 	if err := b.catalog.DeleteTag(ctx, repo, tag); err != nil && !errors.Is(err, storage.ErrNotExist) {
-		b.logger.Warn("cannot forget a tag that its upstream no longer has", "repository", repo.String(), "tag", tag, "error", err)
+		b.logger.Warn("cannot remove the record of a tag that its upstream no longer has", "repository", repo.String(), "tag", tag, "error", err)
 	}
 }
 

@@ -50,7 +50,7 @@ func ReadTags(r io.Reader) ([]string, error) {
 }
 
 // ErrNoIndex says that a text is no index, but for example a web page or an image.
-var ErrNoIndex = errors.New("the answer is no index")
+var ErrNoIndex = errors.New("the answer is not an index")
 
 // ReadIndex reads an index, such as a list of referrers (distribution-spec, "Listing
 // Referrers"). It returns its manifests without those that are not valid, as

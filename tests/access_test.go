@@ -81,7 +81,7 @@ func TestAccess(t *testing.T) {
 	before, err := os.ReadFile(users)
 	harness.Must(t, err)
 	harness.WriteFile(t, users, string(before)+"eve:{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ=\n")
-	w.Logs(t, "the changed configuration cannot be used", `the password of \"eve\" is no bcrypt or Argon2 hash`)
+	w.Logs(t, "the changed configuration cannot be used", `the password of \"eve\" is not a bcrypt or Argon2 hash`)
 	eventually("the old users stay", 200, "alice", "alices-new-word")
 	if got := w.Log.Count("the changed configuration cannot be used"); got != 1 {
 		t.Errorf("%d lines about the broken file", got)

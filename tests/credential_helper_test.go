@@ -44,8 +44,8 @@ func TestCredentialHelper(t *testing.T) {
 	if !strings.Contains(string(answer.Body), `Check credential_helper of repository.\"broken\".upstream[0]`) {
 		t.Errorf("the client is told %s", answer.Body)
 	}
-	w.Logs(t, "is no program that Weir can run", `repository.broken.upstream[0].credential_helper`)
-	w.Logs(t, "the credential helper gives no password", "docker-credential-missing")
+	w.Logs(t, "is not a program that Weir can run", `repository.broken.upstream[0].credential_helper`)
+	w.Logs(t, "the credential helper returned no password", "docker-credential-missing")
 	check := command(t, filepath.Dir(w.Config), "check", "--config", w.Config)
 	if strings.Contains(w.Log.String()+check.stdout+check.stderr, secret) {
 		t.Error("the password shows")

@@ -479,5 +479,5 @@ func TestFloodOfHandshakes(t *testing.T) {
 	if n := w.Metric(t, "weir_tls_handshakes_total", "result", "refused"); n < silent-places {
 		t.Errorf("%v handshakes made room", n)
 	}
-	w.Logs(t, "too many TLS handshakes are under way")
+	w.Logs(t, "too many TLS handshakes are in progress")
 }

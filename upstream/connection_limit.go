@@ -66,7 +66,7 @@ func newConnectionLimit(size int, host string, logger *slog.Logger) *connectionL
 	return &connectionLimit{
 		size: size, host: host, logger: logger, waited: func(time.Duration) {},
 		crowded: episode.New(uncrowdedAfter, func() {
-			logger.Info("requests get their connections to the upstream without a wait again", "upstream", host)
+			logger.Info("requests no longer wait for a connection to the upstream", "upstream", host)
 		}),
 		blocks: make(map[string]*blockQueue),
 	}

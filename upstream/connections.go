@@ -142,7 +142,7 @@ func (c *connections) sendAdmitted(req *http.Request) answer {
 		return a
 	}
 	if a.second {
-		c.logger.Info("a connection has gone silent, and a new one answers. Check the idle timeouts of NAT and firewalls before the upstream", "upstream", req.URL.Host)
+		c.logger.Info("a connection has gone silent, but a new one answers. Check the idle timeouts of NAT and firewalls in front of the upstream", "upstream", req.URL.Host)
 		cancelFirst()
 	} else {
 		c.noteSlow()

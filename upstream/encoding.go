@@ -212,7 +212,7 @@ func jsonReader(header http.Header, body io.Reader) (io.Reader, error) {
 	}
 	decoder, err := newDecoder(buffered, codings)
 	if err != nil {
-		return nil, &encodingError{codings, errors.New("the body is no JSON object"), err}
+		return nil, &encodingError{codings, errors.New("the body is not a JSON object"), err}
 	}
 	return decoder, nil
 }

@@ -33,7 +33,7 @@ func (c *Client) connectFailed(reason error) {
 // cool down for that.
 func (c *Client) noteShortage(reason error) {
 	if c.lacking.Bad() {
-		c.logger.Error("this machine lacks a resource for connections. The upstream is not to blame", "upstream", c.host, "error", reason)
+		c.logger.Error("this machine lacks a resource for connections. The upstream is not the cause", "upstream", c.host, "error", reason)
 	}
 }
 

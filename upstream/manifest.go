@@ -66,7 +66,7 @@ func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descr
 	case errors.Is(err, oci.ErrSchema1):
 		return ocispec.Descriptor{}, err
 	case err != nil:
-		return ocispec.Descriptor{}, fmt.Errorf("the answer is no manifest: %w", err)
+		return ocispec.Descriptor{}, fmt.Errorf("the answer is not a manifest: %w", err)
 	}
 	return ocispec.Descriptor{MediaType: mediaType, Digest: dgst, Size: int64(len(body))}, nil
 }

@@ -23,7 +23,7 @@ const maxHost = 253 + len(":65535")
 
 // followRedirects sends a GET or HEAD and follows at most limit redirects, never
 // from https to http and never twice to the same URL. Each request has the headers
-// of the first one, which therefore must not hold credentials: send adds those by
+// of the first one, which therefore must not contain credentials: send adds those by
 // the request's URL.
 func followRedirects(req *http.Request, limit int, send func(*http.Request) (*http.Response, error)) (*http.Response, error) {
 	seen := map[string]bool{req.URL.String(): true}

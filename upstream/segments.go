@@ -50,7 +50,7 @@ func (s *segments) Single(reason string) {
 	s.single = time.Now().Add(singleTime)
 	s.mu.Unlock()
 	if begins {
-		s.logger.Info("large blobs of the upstream come in one stream for a time", "upstream", s.host, "for", singleTime, "reason", reason)
+		s.logger.Info("large blobs of the upstream are fetched in one stream for a time", "upstream", s.host, "for", singleTime, "reason", reason)
 	}
 }
 

@@ -155,7 +155,7 @@ func readToken(resp *http.Response) (tokencache.Token, error) {
 func parseRealm(realm string, origin *url.URL) (*url.URL, error) {
 	u, err := url.Parse(realm)
 	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("%s names a token service that is no URL", origin.Host) // the realm may hold anything, so it is not shown
+		return nil, fmt.Errorf("%s names a token service that is not a URL", origin.Host) // the realm may hold anything, so it is not shown
 	}
 	if u.Scheme != "https" && (u.Scheme != "http" || origin.Scheme != "http") {
 		return nil, fmt.Errorf("the token service at %s, which %s names, is refused: it is not https", u.Host, origin.Host)

@@ -26,7 +26,7 @@ const (
 
 var (
 	// errNoAnswer has no cause, which would quote the answer.
-	errNoAnswer  = errors.New("its answer is no token: it is no JSON object")
+	errNoAnswer  = errors.New("its answer is not a token: it is not a JSON object")
 	errNoToken   = errors.New("its answer has neither token nor access_token")
 	errBadToken  = errors.New("its token has characters that no header can carry")
 	errLongToken = fmt.Errorf("its token has more than %d bytes", tokencache.MaxToken)
@@ -65,7 +65,7 @@ func readFields(body []byte) (map[string][]json.RawMessage, error) {
 		return nil, err
 	}
 	if begin != json.Delim('{') {
-		return nil, errors.New("it is no JSON object")
+		return nil, errors.New("it is not a JSON object")
 	}
 	fields := make(map[string][]json.RawMessage)
 	for decoder.More() {

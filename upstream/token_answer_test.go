@@ -102,8 +102,8 @@ func TestParseToken(t *testing.T) {
 		}
 	}
 	for body, want := range map[string]string{
-		``: "no token", `<html>`: "no token", `[]`: "no token", `"a"`: "no token", `{"token":"a"`: "no token",
-		`null`: "no token", `17`: "no token", `{"token":"a",}`: "no token", `{"token":"a" "x":1}`: "no token", `[{"token":"a"}]`: "no token", `{"data":{"token":"x"}}`: "neither",
+		``: "not a token", `<html>`: "not a token", `[]`: "not a token", `"a"`: "not a token", `{"token":"a"`: "not a token",
+		`null`: "not a token", `17`: "not a token", `{"token":"a",}`: "not a token", `{"token":"a" "x":1}`: "not a token", `[{"token":"a"}]`: "not a token", `{"data":{"token":"x"}}`: "neither",
 		`{"Token":"a"}`: "neither", `{"TOKEN":"a"}`: "neither", `{"Access_Token":"a"}`: "neither", `{"data":{"token":"a"}}`: "neither",
 		`{"Code":"Success","Token":"a","Expiration":"2030-01-01T00:00:00Z"}`: "neither",
 		`{"token":"` + strings.Repeat("x", 16<<10+1) + `"}`:                  "more than 16384 bytes",

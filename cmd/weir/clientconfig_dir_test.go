@@ -126,7 +126,7 @@ func TestClientConfigErrors(t *testing.T) {
 		"docker podman":                          "needs exactly one client (docker, containerd, nerdctl, kubernetes, podman, buildah, skopeo, crio, buildkit, k3s, rke2, crane, regctl, oras, helm, cosign), not 2",
 		"dokcer":                                 `unknown client "dokcer"; did you mean docker? known are docker, containerd, nerdctl, `,
 		"docker --url http://example.com/weir":   "--url must have no path",
-		"docker --url http://a:hunter2@b.c":      "--url must not hold credentials",
+		"docker --url http://a:hunter2@b.c":      "--url must not contain credentials",
 		"docker --config " + everywhere:          `--url is missing, and server.bind_address "0.0.0.0" and server.port 8000 do not say how clients reach the mirror`,
 		"docker --config " + everywhere6:         `--url is missing, and server.bind_address "::"`,
 		"docker --config " + empty:               `--url is missing, and server.bind_address ""`,

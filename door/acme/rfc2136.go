@@ -96,7 +96,7 @@ func (r RFC2136) await(ctx context.Context, name, value string) {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			r.Logger.Warn("servers of the zone do not have the new TXT record yet, or do not answer. The authority is asked all the same. Check the transfer of the zone if it refuses",
+			r.Logger.Warn("servers of the zone do not have the new TXT record yet, or do not answer. The authority is asked anyway. If it refuses, check the zone transfer",
 				"zone", r.Zone, "record", name, "servers", missing)
 			return
 		}

@@ -139,7 +139,7 @@ func (h *Helper) Get(ctx context.Context) (*Login, error) {
 			next.login, next.err = before.login, nil
 		}
 		if h.trouble.Bad() {
-			h.logger.Warn("the credential helper gives no password. Run `echo SERVER | PROGRAM get` as the user of Weir to see why",
+			h.logger.Warn("the credential helper returned no password. Run `echo SERVER | PROGRAM get` as the user of Weir to see why",
 				"program", h.program, "server", h.server, "error", err, "last_password_in_use", next.login != nil)
 		}
 	} else {

@@ -70,7 +70,7 @@ func TestAnswers(t *testing.T) {
 			if err != nil && strings.Contains(err.Error(), "s3cret") || strings.Contains(log.String(), "s3cret") {
 				t.Errorf("the secret shows: %v\n%s", err, log)
 			}
-			if (c.want == "") != strings.Contains(log.String(), "gives no password") {
+			if (c.want == "") != strings.Contains(log.String(), "returned no password") {
 				t.Errorf("the log says %s", log)
 			}
 		})

@@ -145,7 +145,7 @@ type Image struct {
 func (v *Inventory) Manifest(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (Manifest, error) {
 	link, err := v.opts.Catalog.Link(ctx, repo, dgst)
 	if err == nil && link.MediaType == "" {
-		err = fmt.Errorf("%w: %s is no manifest", storage.ErrNotExist, dgst)
+		err = fmt.Errorf("%w: %s is not a manifest", storage.ErrNotExist, dgst)
 	}
 	if err != nil {
 		return Manifest{}, err

@@ -147,7 +147,7 @@ func (f *flusher) fail(err error) {
 		err := f.blobs.replace(shard, path, absent, func(int64) error { return os.Remove(path) })
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			// It keeps its mark, and is hashed before each use.
-			f.logger.Warn("cannot remove a content that the disk may have lost", "path", path, "error", err)
+			f.logger.Warn("cannot remove content that the disk may have lost", "path", path, "error", err)
 		}
 	}
 }

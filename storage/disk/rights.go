@@ -32,7 +32,7 @@ func (t *tree) checkRights(workspace string, logger *slog.Logger) error {
 		return err
 	}
 	if made.Mode&0o002 != 0 {
-		logger.Warn("the filesystem of the data directory keeps no rights. Make sure that no other user can write to it", "path", t.root)
+		logger.Warn("the filesystem of the data directory does not keep permissions. Make sure that no other user can write to it", "path", t.root)
 		return nil
 	}
 	own := owners{user: made.Uid, groups: []int{os.Getegid(), int(made.Gid)}}

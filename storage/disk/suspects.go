@@ -138,7 +138,7 @@ func (s *Store) discard(ctx context.Context, dgst digest.Digest, info fs.FileInf
 	if err != nil {
 		return err
 	}
-	s.logger.WarnContext(ctx, "a content that an earlier process had not flushed to the disk is damaged. It was quarantined, and is fetched again. That is the effect of a power cut",
+	s.logger.WarnContext(ctx, "content that an earlier process had not flushed to the disk is damaged. It was quarantined and will be fetched again. This is the effect of a power cut",
 		"digest", dgst, "path", place)
 	s.suspects.damaged.Add(1)
 	return nil

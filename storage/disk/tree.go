@@ -178,7 +178,7 @@ func (t *tree) setAside(path string) error {
 			return err
 		}
 	}
-	t.logger.Warn("a foreign file had the place of a file or directory of the store and was moved away. Look at it, and find out which program wrote it",
+	t.logger.Warn("a foreign file was in the place of a file or directory of the store and was moved away. Inspect it, and find out which program wrote it",
 		"path", path, "moved", moved)
 	return nil
 }

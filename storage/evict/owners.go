@@ -201,7 +201,7 @@ func (w *owners) run(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			if err := w.write(ctx); err != nil && ctx.Err() == nil {
-				w.logger.Warn("cannot write down which repository block brought content in; after a restart it may count in no block's limit", "error", err)
+				w.logger.Warn("cannot write down which repository block brought content in; after a restart it may count towards no block's limit", "error", err)
 			}
 		case <-ctx.Done():
 			return
@@ -224,7 +224,7 @@ func (w *owners) read(ctx context.Context) owned {
 			known[part], err = w.inventory.ownedPart(document)
 		}
 		if err != nil && !errors.Is(err, storage.ErrNotExist) && ctx.Err() == nil {
-			w.logger.Warn("cannot read which repository block brought content in, so it counts in no block's limit", "record", recordOfPart(part), "error", err)
+			w.logger.Warn("cannot read which repository block brought content in, so it counts towards no block's limit", "record", recordOfPart(part), "error", err)
 		}
 	}
 	return known

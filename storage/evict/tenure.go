@@ -156,7 +156,7 @@ func (t *tenure) readOwners(ctx context.Context) {
 		return
 	}
 	t.unowning = errors.Is(err, errLaterOwners) || !errors.Is(err, errOwners) && !errors.Is(err, storage.ErrTooLarge)
-	t.opts.Logger.Warn("cannot read which repository blocks brought the content of the bucket in, so it counts in no block's limit", "error", err)
+	t.opts.Logger.Warn("cannot read which repository blocks brought the content of the bucket in, so it counts towards no block's limit", "error", err)
 }
 
 // measure counts the records, and tells the metrics.

@@ -86,7 +86,7 @@ func ListRegistryDir(ctx context.Context, path string) (*RegistryDir, error) {
 	err = d.each(ctx, blobs, func(name string, entry fs.DirEntry) error {
 		algorithm := digest.Algorithm(name)
 		if !entry.IsDir() || !algorithm.Available() {
-			d.skips.add(filepath.Join(blobs, name), errors.New("it is no directory of an algorithm such as sha256"))
+			d.skips.add(filepath.Join(blobs, name), errors.New("it is not the directory of an algorithm such as sha256"))
 			return nil
 		}
 		return d.listAlgorithm(ctx, algorithm)
@@ -156,7 +156,7 @@ func (d *RegistryDir) listAlgorithm(ctx context.Context, algorithm digest.Algori
 	return d.each(ctx, root, func(prefix string, entry fs.DirEntry) error {
 		shard := filepath.Join(root, prefix)
 		if !entry.IsDir() {
-			d.skips.add(shard, errors.New("it is no directory of contents"))
+			d.skips.add(shard, errors.New("it is not a directory of content"))
 			return nil
 		}
 		return d.each(ctx, shard, func(hex string, entry fs.DirEntry) error {
@@ -176,9 +176,9 @@ func (d *RegistryDir) list(algorithm digest.Algorithm, prefix, hex string, entry
 	dgst := digest.NewDigestFromEncoded(algorithm, hex)
 	switch {
 	case !entry.IsDir():
-		return errors.New("it is no directory of a content")
+		return errors.New("it is not a directory of content")
 	case storage.ValidateDigest(dgst) != nil || hex[:2] != prefix:
-		return errors.New("its name is no digest in its place")
+		return errors.New("its name is not a digest that belongs in this directory")
 	}
 	info, err := os.Lstat(d.file(dgst))
 	switch {

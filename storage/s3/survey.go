@@ -166,7 +166,7 @@ func (s *Store) Known(ctx context.Context) error {
 	}
 	var m marker
 	if err := json.Unmarshal(document, &m); err != nil || m.Format < 1 {
-		return &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the object %s is no marker of Weir", key)}
+		return &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the object %s is not a marker of Weir", key)}
 	}
 	if m.Format > format {
 		return &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the keys below the prefix have format %d, and this version knows %d", m.Format, format)}

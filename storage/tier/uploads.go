@@ -348,7 +348,7 @@ func (u *Uploader) upload(ctx context.Context, dgst digest.Digest) error {
 	}
 	if err == nil && u.opts.Forget != nil {
 		if err := u.opts.Forget(ctx, object.Info); err != nil && !errors.Is(err, storage.ErrNotExist) {
-			u.opts.Logger.Warn("content is in the bucket, and cannot be removed from the local tier", "digest", dgst, "error", err)
+			u.opts.Logger.Warn("content is in the bucket, but cannot be removed from the local tier", "digest", dgst, "error", err)
 		}
 	}
 	return err
