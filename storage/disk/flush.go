@@ -177,7 +177,13 @@ func (f *flusher) end() {
 }
 
 // syncfs flushes the filesystem of a file. It returns the error of each write that failed
-// since the file was opened or flushed.
+// since the file was opened or flushed. Another goroutine may close the file meanwhile.
 func syncfs(file *os.File) error {
-	return os.NewSyscallError("syncfs", unix.Syncfs(int(file.Fd())))
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = conn.Control(func(fd uintptr) { failed = unix.Syncfs(int(fd)) })
+	return errors.Join(err, os.NewSyscallError("syncfs", failed))
 }
