@@ -172,7 +172,7 @@ func (h *Handler) cancelJob(ctx context.Context, r *http.Request) (any, error) {
 	return h.CancelJob(ctx, r.PathValue("id"))
 }
 
-// CancelJob ends a job that the client may know of. What is cached stays.
+// CancelJob ends a job that the client may know of. The cached content stays.
 func (h *Handler) CancelJob(ctx context.Context, id string) (JobDocument, error) {
 	unknown := &Failure{http.StatusNotFound, "UNSUPPORTED", "there is no such job, or it is long ended. " + Prefix + "jobs lists the jobs"}
 	all := h.opts.Warmer.Jobs()

@@ -212,7 +212,6 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 		return fmt.Sprintf("%s sends clients there, which no setting allows. Check url of %s, and whether a proxy is between", host, key)
 	case upstream.EndLoop:
 		return fmt.Sprintf("It leads back to this mirror. Let url of %s name the registry itself", key)
-	default:
-		return ""
 	}
+	return ""
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/weirhq/weir/pages"
 )
 
-// registrar makes the blocks that people describe on a page. Those people may change what is
-// cached, and may have no other rights of an operator.
+// registrar makes the blocks that people describe on a page. The right to change the cache
+// is enough for it, and such people may have no other rights of an operator.
 type registrar struct {
 	*mirror
 
@@ -190,8 +190,8 @@ func (r registrar) candidate(draft config.Draft) (*config.Config, []pages.FieldP
 	return nil, fieldProblems(draft, own), nil
 }
 
-// takes returns why a block would take names from another one; "" if it takes none. Who may only
-// change what is cached must not decide where images of known names come from.
+// takes returns why a block would take names from another one; "" if it takes none. The
+// right to change the cache must not decide where images of known names come from.
 func (r registrar) takes(key string) string {
 	if first, _, _ := strings.Cut(key, "/"); !oci.IsHost(first) {
 		return "must begin with a host name, such as registry.example.com: other names are those of images of the default block. Write the block into a configuration file"

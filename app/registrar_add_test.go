@@ -160,7 +160,7 @@ func TestAddRegistryLeavesFiles(t *testing.T) {
 	server, _ := newCounted(t)
 	e := newEditing(t, privateToo, "")
 	path := filepath.Join(e.dir, "registry-registry.example.toml")
-	if err := os.Mkdir(path, 0o700); err != nil { // what is no file is not read
+	if err := os.Mkdir(path, 0o700); err != nil { // a directory is not read
 		t.Fatal(err)
 	}
 	if w := visit(t, e.handler, "POST", addPage, adding(server.URL)); w.Code != 409 || !strings.Contains(w.Body.String(), "already") {

@@ -62,7 +62,7 @@ func TestAddRegistryPage(t *testing.T) {
 	}
 }
 
-// Only those may post the form who may change what is cached and know of all blocks.
+// The form needs the right to change the cache, and to know of all blocks.
 func TestAddRegistryNeedsRights(t *testing.T) {
 	server, requests := newCounted(t)
 	const private = "[ui]\nallow_private_registries = true\n"

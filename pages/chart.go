@@ -28,7 +28,7 @@ type bar struct {
 	Label, Text         string
 }
 
-// point is a value of a chart and what is said about it.
+// point is a value of a chart and its description.
 type point struct {
 	label, text string
 	value       float64

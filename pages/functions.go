@@ -47,7 +47,7 @@ var functions = template.FuncMap{
 	},
 }
 
-// field is a labelled field of a form, with its hint and what is wrong with its value.
+// field is a labelled field of a form, with its hint and the problem of its value.
 type field struct {
 	Name, Label, Value, Type string
 	Longest                  int // of the value, in bytes
@@ -81,7 +81,7 @@ type rows struct {
 	Rows  any
 }
 
-// amounts are what was answered in a period, as a row of a table.
+// amounts are the answers of a period, as a row of a table.
 type amounts struct {
 	Period string
 	api.Amounts

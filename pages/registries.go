@@ -45,7 +45,7 @@ type Registry struct {
 // byHand reports whether the operator has to complete the block in a file.
 func (r Registry) byHand() bool { return r.Helper != "" || r.Authority || r.Certificate }
 
-// FieldProblem is what is wrong with a field of the form.
+// FieldProblem is a mistake in a field of the form.
 type FieldProblem struct {
 	Field   string // its name; "": the problem is one of the whole block
 	Message string

@@ -244,7 +244,7 @@ func (d *Dir) measure(n int64) (short int64, err error) {
 	}
 }
 
-// short returns how many bytes are short if n more are wanted, by what was measured. Bytes
+// short returns how many bytes are short if n more are wanted, by the last measurement. Bytes
 // that were written since are no longer pending, but the free space may still include them:
 // they count as pending. The caller holds the mutex.
 func (d *Dir) short(m measured, n int64) int64 {

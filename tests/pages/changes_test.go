@@ -106,8 +106,8 @@ func TestCopyButtons(t *testing.T) {
 	}
 }
 
-// The form that makes the block of a registry names the field of a mistake, and shows what was
-// typed as text. It is accessible in each state.
+// The form that makes the block of a registry names the field of a mistake, and shows typed
+// values as text. It is accessible in each state.
 func TestAddRegistry(t *testing.T) {
 	t.Parallel()
 	m, b := startMirror(t), newTab(t)
