@@ -54,7 +54,14 @@ type Store struct {
 	Free    *int64 `json:"free,omitempty"` // nil: the filesystem does not say
 	// EvictionAge is how long the content that was evicted last had not been used; nil if nothing was evicted since the start.
 	EvictionAge *float64 `json:"evictionAgeSeconds,omitempty"`
+	Evicted     Evicted  `json:"evicted"`
 	Bucket      *Bucket  `json:"bucket,omitempty"` // nil: there is none, or this mirror is not the one that evicts there
+}
+
+// Evicted is the content that limits took out of a store since the start of the mirror.
+type Evicted struct {
+	Objects int64 `json:"objects"`
+	Bytes   int64 `json:"bytes"`
 }
 
 // Bucket is the content of a bucket when it was last looked through.

@@ -32,7 +32,7 @@ func (c *counted) Problems(context.Context) (bool, []Problem) {
 
 func (c *counted) Store(context.Context) Store {
 	free, age := int64(5), 1.5
-	return Store{Kind: "disk", Bytes: 1, Limit: 2, Objects: 3, Free: &free, EvictionAge: &age}
+	return Store{Kind: "disk", Bytes: 1, Limit: 2, Objects: 3, Free: &free, EvictionAge: &age, Evicted: Evicted{Objects: 4, Bytes: 6}}
 }
 
 func (c *counted) Blocks(context.Context) []Block {

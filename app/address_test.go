@@ -48,7 +48,7 @@ func TestAddressThatCannotBeLeft(t *testing.T) {
 	var log testutil.LogBuffer
 	forget := leaveAddress(filepath.Join(t.TempDir(), "missing"), "http", &net.TCPAddr{}, slog.New(slog.NewTextHandler(&log, nil)))
 	forget()
-	if !strings.Contains(log.String(), "cannot leave the address for weir healthcheck") {
+	if !strings.Contains(log.String(), "cannot write the address for weir healthcheck") {
 		t.Errorf("the log is %s", log.String())
 	}
 }

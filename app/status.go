@@ -67,6 +67,7 @@ func (s *state) Store(context.Context) api.Store {
 	if free, err := s.storage.driver.Spools().Free(); err == nil {
 		one.Free = &free
 	}
+	one.Evicted.Objects, one.Evicted.Bytes = s.storage.evictions.Evicted()
 	if age := s.storage.evictions.LastAge().Seconds(); age > 0 {
 		one.EvictionAge = &age
 	}

@@ -79,7 +79,7 @@ var faults = map[string]faulty{
 	"no-range": {fault: always(upstreamtest.Blobs, upstreamtest.IgnoreRange()), status: "ok", login: "anonymous", said: "it ignores ranges"},
 	"clock": {
 		fault:  func(r *upstreamtest.Registry) { always(upstreamtest.Any, upstreamtest.Header("Date", inAnHour()))(r) },
-		status: "ok", login: "anonymous", said: "this machine's. Check NTP here",
+		status: "ok", login: "anonymous", said: "this machine's. Check NTP on this machine",
 	},
 	"limited": {
 		fault:  always(upstreamtest.Manifests, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "90")),

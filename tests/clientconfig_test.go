@@ -21,13 +21,13 @@ func TestClientConfig(t *testing.T) {
 		code           int
 		stdout, stderr string // how they begin; empty: nothing is printed
 	}{
-		"docker":     {0, "{\n", "warning: clients reach http://127.0.0.1:8000 from this machine only"},
+		"docker":     {0, "{\n", "warning: clients can reach http://127.0.0.1:8000 only from this machine"},
 		"podman":     {0, "[[registry]]\n", "warning: "},
 		"containerd": {0, "# /etc/containerd/certs.d/docker.io/hosts.toml\nserver = ", "warning: "},
 		"k3s --url https://mirror.example.com --dir new": {0, "new/etc/rancher/k3s/registries.yaml\n", "hint: put it on every node"},
-		"docker --config any-port.toml":                  {2, "", "weir: --url is missing: "},
+		"docker --config any-port.toml":                  {2, "", "weir: --url is missing, and server.bind_address"},
 		"skopeo":                                         {0, "[[registry]]\n", "warning: "},
-		"crane":                                          {0, "", "warning: clients reach "},
+		"crane":                                          {0, "", "warning: clients can reach "},
 		"crame":                                          {2, "", `weir: unknown client "crame"; did you mean crane? known are docker, containerd, `},
 		"--help":                                         {0, "Print the files that make a client pull through this mirror", ""},
 	} {

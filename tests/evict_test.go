@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/api"
 	"github.com/weirhq/weir/internal/testutil"
 	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
@@ -97,6 +99,11 @@ func TestMaxSize(t *testing.T) {
 	}
 	if w.Metric(t, "weir_store_evicted_age_seconds") == 0 {
 		t.Error("no age of evicted content")
+	}
+	var status api.Status
+	harness.Must(t, json.Unmarshal(w.Get(t, "/api/v1/status").Body, &status))
+	if got := status.Store.Evicted; got.Objects == 0 || got.Bytes < 140*mib || got.Bytes > 180*mib {
+		t.Errorf("by the API, %d bytes of %d contents were evicted", got.Bytes, got.Objects)
 	}
 	if got := w.Metric(t, "weir_store_bytes"); got > limit {
 		t.Errorf("weir_store_bytes is %v", got)

@@ -173,7 +173,7 @@ func TestAPIPinsImages(t *testing.T) {
 	if got := r.Requests(); len(got) != 1 {
 		t.Errorf("the pinned image cost %q, want a HEAD of its tag", got)
 	}
-	expectResult(t, "gc", maintain(t, w, "gc", "--max-size", "0"), 0, "left 3 objects")
+	expectResult(t, "gc", maintain(t, w, "gc", "--max-size", "0"), 0, "kept 3 objects")
 	r.AddImage("org/app", "large", random(t, 5*mib, 99))
 	pull("large")
 	if status, document := change(t, w, http.MethodPut, "pins", "mirror/org/app:large"); status != http.StatusConflict {

@@ -178,7 +178,7 @@ func TestGCWhileClientsPull(t *testing.T) {
 	}
 	w.MetricIs(t, 0, "weir_downloads")
 	w.ExpectIntact(t)
-	expectResult(t, "gc", maintain(t, w, "gc", "--max-size", "0"), 0, "left 0 objects, 0 B")
+	expectResult(t, "gc", maintain(t, w, "gc", "--max-size", "0"), 0, "kept 0 objects, 0 B")
 	if left := w.Stored(t, "blobs"); len(left) > 0 {
 		t.Errorf("left %q", left)
 	}
@@ -221,7 +221,7 @@ func TestGCPrunesTheCatalogue(t *testing.T) {
 	catalog := func(w *harness.Weir) string { return string(w.Get(t, "/v2/_catalog").Body) }
 	both := catalog(w)
 	expectResult(t, "dry run", maintain(t, w, "gc", "--max-unused", "20d", "--prune-records", "--dry-run"), 0, "would remove 1 object", "tags: 1, links: 1, repositories: 1")
-	expectResult(t, "gc", maintain(t, w, "gc", "--max-unused", "20d"), 0, "removed 1 object", fmt.Sprintf("left 1 object, %d B", kept.Size()))
+	expectResult(t, "gc", maintain(t, w, "gc", "--max-unused", "20d"), 0, "removed 1 object", fmt.Sprintf("kept 1 object, %d B", kept.Size()))
 	if got := catalog(w); got != both || !strings.Contains(got, "org/dead") {
 		t.Errorf("catalogue %s, was %s", got, both)
 	}

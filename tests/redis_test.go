@@ -140,7 +140,7 @@ func TestRedisCluster(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../docs/operations.md")
 	harness.Must(t, err)
-	more := regexp.MustCompile("A user of a cluster also needs `([^`]+)`").FindSubmatch(page)
+	more := regexp.MustCompile("In a Redis Cluster, the user also needs `([^`]+)`").FindSubmatch(page)
 	if more == nil {
 		t.Fatal("docs/operations.md does not say what a user of a cluster needs")
 	}
@@ -215,14 +215,20 @@ func TestHostileRedis(t *testing.T) {
 	before := peak(t, other)
 	large := filepath.Join(t.TempDir(), "large")
 	harness.WriteFile(t, large, strings.Repeat("x", value))
-	for _, command := range [][]string{{"-x", "PUBLISH", "weir-test:cooldowns"}, {"-x", "SET", first[0]}} {
+	send := func(command ...string) {
 		host, port, err := net.SplitHostPort(redis.Addr())
 		harness.Must(t, err)
-		run := exec.CommandContext(t.Context(), testutil.Program(t, "redis-cli", "redis-tools"), append([]string{"-h", host, "-p", port}, command...)...)
+		run := exec.CommandContext(t.Context(), testutil.Program(t, "redis-cli", "redis-tools"), append([]string{"-h", host, "-p", port, "-x"}, command...)...)
 		run.Stdin, err = os.Open(large)
 		harness.Must(t, err)
 		harness.Run(t, run)
 	}
+	send("SET", first[0])
+	// A mirror that finds Redis slow at that moment does not get the message.
+	harness.Eventually(t, "the mirror has refused the message", func() bool {
+		send("PUBLISH", "weir-test:cooldowns")
+		return harness.Within(25*time.Second, func() bool { return other.Log.Count("an answer with a length of") > 0 })
+	})
 	other.Logs(t, "rate limits of upstreams are not shared until Redis is back", "an answer with a length of")
 	s.pull(t, "after the large message", other, "org/a")
 	other.Logs(t, "rate limits of upstreams are shared through Redis again")

@@ -356,11 +356,11 @@ func TestChecksOfEveryKindOfCertificate(t *testing.T) {
 	}{
 		"self-signed":                           {"[server.tls]\nself_signed = true\n", true, "from https://127.0.0.1:"},
 		"self-signed, with client certificates": {"[server.tls]\nself_signed = true\n" + required, true, "from https://127.0.0.1:"},
-		"self-signed, not made yet":             {"[server.tls]\nself_signed = true\n", false, "is made at the first start of the mirror"},
+		"self-signed, not made yet":             {"[server.tls]\nself_signed = true\n", false, "creates its self-signed certificate at its first start"},
 		"files, with client certificates":       {tlsFiles(authority.Issue("server", time.Now().AddDate(1, 0, 0))) + required, true, "for localhost, 127.0.0.1"},
 		"HTTP/2":                                {"[server.tls]\nself_signed = true\nhttp2 = true\n", true, "from https://127.0.0.1:"},
 		"of an authority that is away": {fmt.Sprintf("[server.tls.acme]\nhosts = [\"mirror.example.test\"]\ndirectory_url = \"https://%s/dir\"\n", testutil.FreeAddr(t)), true,
-			"no mirror answers with a certificate"},
+			"no running mirror answers with a certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -2,9 +2,9 @@ package tests
 
 import (
 	"fmt"
+	"math"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -125,8 +125,7 @@ func TestDeadFirstUpstream(t *testing.T) {
 	refusing.Close()
 	silent := blackHole(t)
 	w := harness.StartWeir(t, blockOf("refusing", nil, at(refusing), at(second))+
-		blockOf("silent", nil, []string{fmt.Sprintf("url = %q", "http://"+silent), "connect_timeout_secs = 1"}, at(second))+
-		block("alone", second))
+		blockOf("silent", nil, []string{fmt.Sprintf("url = %q", "http://"+silent), "connect_timeout_secs = 1"}, at(second)))
 	image := second.AddImage("org/app", "v1", []byte("a layer"))
 	pull := func(name string) time.Duration {
 		start := time.Now()
@@ -140,26 +139,19 @@ func TestDeadFirstUpstream(t *testing.T) {
 			}
 		}
 		w.Logs(t, "the upstream is unreachable, backing off")
-		// The machine is busy with other tests, so the median counts, of which
-		// a request without the dead upstream takes its part.
-		var with, without []time.Duration
+		host := map[string]string{"refusing": refusing.Host, "silent": silent}[name]
+		began, before := time.Now(), w.Metric(t, "weir_upstream_requests_total", "upstream", host)
 		for range 41 {
-			with = append(with, pull(name))
-			without = append(without, pull("alone"))
+			pull(name)
 		}
-		slices.Sort(with)
-		slices.Sort(without)
-		if cost := with[20] - without[20]; cost >= 5*time.Millisecond {
-			t.Errorf("%s: a dead upstream costs %v", name, cost)
+		// The client looks whether the upstream is back, first after 10 s.
+		if asked, looks := w.Metric(t, "weir_upstream_requests_total", "upstream", host)-before, math.Ceil(time.Since(began).Seconds()/10); asked > looks {
+			t.Errorf("%s: the dead upstream was asked %v times, want %v at most", name, asked, looks)
 		}
-		if slowest := with[len(with)-1]; slowest >= time.Second {
-			t.Errorf("%s: a request took %v, as if it had tried to connect", name, slowest)
-		}
-	}
-	for _, host := range []string{refusing.Host, silent} {
-		if got := w.Metric(t, "weir_upstream_cooldown", "upstream", host, "operation", "blob"); got != 1 {
-			t.Errorf("weir_upstream_cooldown of %s is %v", host, got)
-		}
+		harness.Eventually(t, "the cooldown is a metric", func() bool {
+			pull(name)
+			return w.Metric(t, "weir_upstream_cooldown", "upstream", host, "operation", "blob") == 1
+		})
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -62,10 +63,13 @@ func asked(upstream *upstreamtest.Registry) []string {
 	return requests
 }
 
+// progress are the lines that tell of an image that takes long, as each may on a busy machine.
+var progress = regexp.MustCompile(`(?m)^warming .*\n`)
+
 // expectWarm fails the test unless a run printed this and no failure.
 func expectWarm(t *testing.T, label string, got result, stdout ...string) {
 	t.Helper()
-	if got.code != 0 || got.stderr != "" {
+	if got.code != 0 || progress.ReplaceAllString(got.stderr, "") != "" {
 		t.Errorf("%s: %+v", label, got)
 	}
 	for _, want := range stdout {
@@ -245,7 +249,7 @@ func TestWarmInterrupted(t *testing.T) {
 	harness.Eventually(t, "the others are there", func() bool { return len(w.Stored(t, "blobs")) == 12 })
 	harness.Must(t, cmd.Process.Signal(os.Interrupt))
 	_ = cmd.Wait()
-	for _, want := range []string{"unfinished mirror/org/app:v1: new ", "images: 0 warm, 0 failed", "weir: interrupted. Run the command again to go on"} {
+	for _, want := range []string{"unfinished mirror/org/app:v1: new ", "images: 0 warm, 0 failed", "weir: interrupted. Run the command again to continue"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("printed %q, want %q", out.String(), want)
 		}

@@ -12,6 +12,8 @@ type Metrics struct {
 	evictedBytes map[reason]prometheus.Counter
 	evictedAge   prometheus.Histogram
 	lastAge      atomic.Int64 // in nanoseconds; 0: nothing was evicted
+	objects      atomic.Int64 // evicted since the start
+	bytes        atomic.Int64 // of these
 }
 
 const day = 24 * 60 * 60 // seconds
@@ -47,6 +49,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 func (m *Metrics) evicted(why reason, bytes int64, unused time.Duration) {
 	if m != nil {
 		m.evictedBytes[why].Add(float64(bytes))
+		m.objects.Add(1)
+		m.bytes.Add(bytes)
 		if why != forBlock {
 			m.evictedAge.Observe(unused.Seconds())
 			m.lastAge.Store(int64(max(1, unused)))
@@ -57,6 +61,9 @@ func (m *Metrics) evicted(why reason, bytes int64, unused time.Duration) {
 // LastAge returns how long the content that was evicted last had not been used, or 0 if nothing
 // was evicted since the start.
 func (m *Metrics) LastAge() time.Duration { return time.Duration(m.lastAge.Load()) }
+
+// Evicted returns how many contents were evicted since the start, and their bytes.
+func (m *Metrics) Evicted() (objects, bytes int64) { return m.objects.Load(), m.bytes.Load() }
 
 // SharedMetrics counts the evictions from a shared store. A nil *SharedMetrics counts nothing.
 type SharedMetrics struct {

@@ -36,7 +36,7 @@ func TestCollectBucket(t *testing.T) {
 		t.Errorf("without a limit: exit code %d\n%s", code, out)
 	}
 	before := len(server.Keys("blobs/"))
-	if out := collect("--dry-run", "--max-size", "0", "--prune-records"); !strings.Contains(out, "would remove 4 objects") || !strings.Contains(out, "left 0 objects") ||
+	if out := collect("--dry-run", "--max-size", "0", "--prune-records"); !strings.Contains(out, "would remove 4 objects") || !strings.Contains(out, "kept 0 objects") ||
 		!strings.Contains(out, "mirror/org/app:a") || !strings.Contains(out, "would remove tags: 2, links: 4, repositories: 1") {
 		t.Errorf("a dry run printed\n%s", out)
 	}

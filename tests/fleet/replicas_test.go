@@ -212,7 +212,7 @@ func replicaUser(t *testing.T) []string {
 	page, err := os.ReadFile("../../docs/operations.md")
 	harness.Must(t, err)
 	rules := ""
-	for _, sentence := range []string{"(?m)^ACL SETUSER (.*PASSWORD.*)$", "With `\\[cluster\\]` the user also needs `([^`]+)`", "A user of a cluster also needs `([^`]+)`"} {
+	for _, sentence := range []string{"(?m)^ACL SETUSER (.*PASSWORD.*)$", "With `\\[cluster\\]`, the user also needs `([^`]+)`", "In a Redis Cluster, the user also needs `([^`]+)`"} {
 		found := regexp.MustCompile(sentence).FindSubmatch(page)
 		if found == nil {
 			t.Fatalf("docs/operations.md does not say what a user of Redis needs: %s", sentence)
