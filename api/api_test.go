@@ -41,6 +41,7 @@ type mirror struct {
 	tagsOf  []string
 	fail    error
 	gate    chan struct{} // nil: open
+	listing bool          // the names are not known yet
 	reads   atomic.Int32
 	runs    []download.State
 	result  namespace.Manifest
@@ -66,7 +67,13 @@ func repositoryOf(name string) Repository {
 	return Repository{ID: storage.RepoID{Namespace: block, Name: below}, Block: block, Name: name}
 }
 
-func (m *mirror) All(context.Context) ([]Repository, error) { return m.repos, m.fail }
+func (m *mirror) All(ctx context.Context) ([]Repository, error) {
+	if m.listing {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return m.repos, m.fail
+}
 
 func (m *mirror) Find(name string) (Repository, bool) {
 	return repositoryOf(name), strings.Contains(name, "/")
@@ -273,6 +280,22 @@ func TestFiguresAreKept(t *testing.T) {
 		time.Sleep(figuresAge)
 		if m.names(t, "repositories"); m.reads.Load() != 2 {
 			t.Errorf("%d reads after a minute", m.reads.Load())
+		}
+	})
+}
+
+// A list that is wanted soon tells that the repositories are not known yet. Another one waits.
+func TestListingSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror(t, "a/app")
+		m.listing = true
+		if document, err := m.Repositories(t.Context(), Query{Soon: true}); err != nil || !document.Listing {
+			t.Errorf("%+v, %v", document, err)
+		}
+		brief, leave := context.WithTimeout(t.Context(), time.Minute)
+		defer leave()
+		if _, err := m.Repositories(brief, Query{}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a list that waits: %v", err)
 		}
 	})
 }

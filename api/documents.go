@@ -51,6 +51,9 @@ func documentOf(p catalog.Pulls) PullsDocument {
 type RepositoriesDocument struct {
 	Repositories []NamedDocument `json:"repositories"`
 	Next         string          `json:"next,omitempty"`
+	// Listing tells that the repositories are not known yet, since the store is large and the
+	// mirror has just started. It may be so only if the list was asked for soon.
+	Listing bool `json:"-"`
 }
 
 // NamedDocument is a repository in a list.

@@ -59,15 +59,22 @@ func (h *Handler) Repositories(ctx context.Context, q Query) (RepositoriesDocume
 	if order == nil && q.Sort != "" && q.Sort != "name" {
 		return RepositoriesDocument{}, invalid("the parameter sort must be name, size, pulls or last")
 	}
-	all, err := h.opts.Names.All(ctx)
-	if err != nil {
+	patient, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	names := ctx
+	if q.Soon {
+		names = patient
+	}
+	all, err := h.opts.Names.All(names)
+	switch {
+	case err != nil && names.Err() != nil && ctx.Err() == nil:
+		return RepositoriesDocument{Listing: true}, nil
+	case err != nil:
 		return RepositoriesDocument{}, err
 	}
 	wanted := func(one Repository) bool {
 		return (q.Block == "" || one.Block == q.Block) && strings.Contains(one.Name, q.Text) && h.opts.Names.Sees(ctx, one)
 	}
-	patient, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	read := func(one Repository) (figures, error) { return h.figuresOf(ctx, patient, one.ID, q.Soon) }
 	var found []Repository
 	if order == nil {

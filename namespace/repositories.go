@@ -94,14 +94,12 @@ func (r *repositories) replace(listed []storage.RepoID, took time.Duration) []st
 // order. The list comes from memory. It is shared, and must not be changed: a change of
 // the repositories makes a longer list or another one. All callers share one listing of
 // the records, at most each few seconds. While a listing takes long, they get the list before it,
-// unless that is known to be wrong.
+// unless there is none or it is known to be wrong. A listing goes on if the context ends, whose
+// error is returned then.
 func (c *Cache) Repositories(ctx context.Context) ([]storage.RepoID, error) {
 	older, fresh, usable := c.repositories.load()
 	if fresh {
 		return older, nil
-	}
-	if !usable {
-		return c.relist(ctx)
 	}
 	listed := make(chan struct{})
 	var list []storage.RepoID
@@ -110,12 +108,14 @@ func (c *Cache) Repositories(ctx context.Context) ([]storage.RepoID, error) {
 		defer close(listed)
 		list, err = c.relist(context.WithoutCancel(ctx))
 	}()
-	wait := time.NewTimer(relistWait)
-	defer wait.Stop()
+	var late <-chan time.Time // never, without an older list
+	if usable {
+		late = time.After(relistWait)
+	}
 	select {
 	case <-listed:
 		return list, err
-	case <-wait.C:
+	case <-late:
 		return older, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()

@@ -2,6 +2,7 @@ package namespace_test
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"testing"
 	"testing/synctest"
@@ -100,5 +101,26 @@ func TestOlderListStandsInForALateOne(t *testing.T) {
 		list(1, time.Second)
 		time.Sleep(3 * time.Second)
 		list(0, 0)
+	})
+}
+
+// A caller that leaves does not end the first listing, which the next one finds.
+func TestListingOutlivesItsCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := storagetest.NewMemory(t)
+		records := &slowList{Records: store.Records(), takes: 3 * time.Second}
+		m := newMirrorWith(t, store, store, 4, nil, "", func(o *namespace.CacheOptions) { o.Catalog = catalog.New(records, catalog.Options{}) })
+		for range 3 {
+			brief, leave := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			if _, err := m.cache.Repositories(brief); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("a listing that takes long: %v", err)
+			}
+			leave()
+		}
+		time.Sleep(3 * time.Second)
+		began := time.Now()
+		if _, err := m.cache.Repositories(t.Context()); err != nil || time.Since(began) > 0 {
+			t.Errorf("after the listing: %v, after %s", err, time.Since(began))
+		}
 	})
 }

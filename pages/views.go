@@ -40,10 +40,11 @@ func (h *Handler) overview(ctx context.Context, r *http.Request) (page, error) {
 		Charts   []chart
 		Running  api.DownloadsDocument
 		Latest   []api.NamedDocument
+		Listing  bool
 		Blocks   []string
 		Example  string
 		MoreRepo bool
-	}{status, jobs, dayCharts(status.Curve), running, popular.Repositories, h.blocks(ctx), h.example(ctx, r.Host), popular.Next != ""}}, nil
+	}{status, jobs, dayCharts(status.Curve), running, popular.Repositories, popular.Listing, h.blocks(ctx), h.example(ctx, r.Host), popular.Next != ""}}, nil
 }
 
 // jobRow is a job and the page of its first image.
@@ -99,6 +100,7 @@ type list struct {
 	Query        api.Query
 	Repositories []api.NamedDocument
 	Next         string
+	Listing      bool
 	Blocks       []string
 	Example      string
 	Problem      string
@@ -114,7 +116,7 @@ func (h *Handler) repositories(ctx context.Context, r *http.Request) (page, erro
 	if tooMany(err) { // the form stays, to be filled in otherwise
 		values.Problem, err = sentence(err.Error()), nil
 	}
-	values.Repositories, values.Next = document.Repositories, document.Next
+	values.Repositories, values.Next, values.Listing = document.Repositories, document.Next, document.Listing
 	return page{"Repositories", "repositories", values}, err
 }
 
