@@ -69,8 +69,12 @@ type slowList struct {
 }
 
 func (s *slowList) List(ctx context.Context, prefix string) iter.Seq2[string, error] {
-	time.Sleep(s.takes)
-	return s.Records.List(ctx, prefix)
+	select {
+	case <-time.After(s.takes):
+		return s.Records.List(ctx, prefix)
+	case <-ctx.Done():
+		return func(yield func(string, error) bool) { yield("", ctx.Err()) }
+	}
 }
 
 // While the records are listed again for long, callers get the list before.
