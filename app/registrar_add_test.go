@@ -126,7 +126,7 @@ func TestAddRegistryRefuses(t *testing.T) {
 		"Is the registry of the block":  adding(server.URL, "key", "host.example"),
 		"first segments":                adding(server.URL, "key", "../x"),
 		"the trial has failed":          adding(server.URL, "password", "wr0ng"),
-		"Must not contain credentials":     adding("https://a:b@registry.example"),
+		"Must not contain credentials":  adding("https://a:b@registry.example"),
 		"it has a link-local address":   adding("http://169.254.169.254"),
 		"so this page does not try":     adding(server.URL, "kind", "mtls"),
 		"This page cannot add the bloc": adding(server.URL, "key", "taken.example", "action", "try"),
