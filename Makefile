@@ -1,5 +1,5 @@
-# make test      the code's checks and its tests but the longest, in at most six minutes on a new machine
-# make test-all  everything, as CI runs it: also static analysis, other projects' clients and engines, a short soak
+# make test      all tests but the longest, in a few minutes on a new machine
+# make test-all  everything, as CI runs it: also lint, data races, other projects' clients and engines, a short soak
 # make lint      format, vet, static analysis
 # make build     the static binary, dist/weir
 # make image     the container image, weir:latest
@@ -15,20 +15,26 @@ GO ?= go
 # Without grpcnotrace the OTLP exporters bring in html/template, which keeps the
 # linker from dropping what is never called: 10 MB.
 GOFLAGS_STATIC = -trimpath -tags grpcnotrace -ldflags "-s -w"
-STATICCHECK = $(GO) tool -modfile=tests/tools/go.mod -n staticcheck
+# Programs without the race detector are compiled as the mirror is, so that what
+# they share with it, such as the standard library, is compiled once.
+PLAIN = env CGO_ENABLED=0 GOFLAGS=-trimpath
+STATICCHECK = $(PLAIN) $(GO) tool -modfile=tests/tools/go.mod -n staticcheck
+# The tests find data races, and their mirrors with them. make test does without: what is
+# compiled for it is then shared with the mirror that is shipped, and takes half the time.
+RACE ?= -race
+BINARY ?= dist/weir
 IMAGE ?= weir:latest
 FUZZTIME ?= 60s
 # Prints what is being compiled and tested, so that no minute passes in silence.
-# Built with the race detector, like the tests, so that the standard library is
-# compiled once.
-PROGRESS = $(GO) run -C tests/tools -race ./progress -C ../..
+# Built as the tests are, so that the standard library is compiled once.
+PROGRESS = $(GO) run -C tests/tools $(RACE) ./progress -C ../..
 
 .PHONY: all build image release deps format vet lint test test-all soak hostile bench compare screenshots fuzz
 
 all: build
 
 build:
-	CGO_ENABLED=0 $(GO) build $(GOFLAGS_STATIC) -o dist/weir ./cmd/weir
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_STATIC) -o $(BINARY) ./cmd/weir
 
 # The image is made FROM scratch and of what lies in dist/ and contrib/docker
 # alone, so an engine that can pull nothing can build it. It gets no other file.
@@ -38,7 +44,7 @@ image: build
 # The program is a module of its own: its libraries are none of the mirror's.
 release:
 	rm -rf dist/release
-	$(GO) build -C tools/release -ldflags=-s -o ../../dist/release-tool .
+	$(PLAIN) $(GO) build -C tools/release -ldflags=-s -o ../../dist/release-tool .
 	dist/release-tool -source . -out dist/release $(RELEASE_FLAGS) -- $(GOFLAGS_STATIC)
 
 deps:
@@ -47,14 +53,14 @@ deps:
 format:
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w):"; echo "$$unformatted"; exit 1; fi
 
-# With the race detector, as the tests: so nothing is compiled a second time.
+# As the tests are compiled, so nothing is compiled a second time.
 vet:
 	@echo "go vet (the first time, this compiles the standard library and all dependencies)"
-	@$(PROGRESS) $(GO) vet -race ./...
+	@$(PROGRESS) $(GO) vet $(RACE) ./...
 
 lint: format vet
 	$(GO) -C tests/tools vet -race ./...
-	$(GO) -C tools/release vet ./...
+	$(PLAIN) $(GO) -C tools/release vet ./...
 	@echo "the program on other systems"
 	@$(GO) run -C tests/tools -race ./crosscheck -C ../.. darwin windows
 	@echo "staticcheck (the first time, this compiles it)"
@@ -64,20 +70,23 @@ lint: format vet
 # run_tests runs the tests with the given flags. Tests that could not run, or
 # were left out, are listed at the end, whether or not the rest passed. Test
 # results are not taken from Go's cache: it does not know the files and programs
-# that the tests read. Vet has run before. The packages that take longest begin
+# that the tests read. Vet is a part of lint. The packages that take longest begin
 # first, so that the others run beside them. Most of their tests wait for other
 # processes, so four at once suit two processors. Symbols for a debugger would take a quarter of the linker's time.
 define run_tests
 	@WEIR_MISSING=$$(mktemp); WEIR_LEFT_OUT=$$(mktemp); export WEIR_MISSING WEIR_LEFT_OUT; \
-	$(PROGRESS) $(GO) test -race -vet=off -count 1 -parallel 4 -ldflags=-w $(1) ./tests ./tests/clients ./tests/release ./tests/pages ./...; code=$$?; \
+	$(PROGRESS) $(GO) test $(RACE) -vet=off -count 1 -parallel 4 -ldflags=-w $(1) ./tests ./tests/clients ./tests/release ./tests/pages ./...; code=$$?; \
 	if [ -s "$$WEIR_MISSING" ]; then echo; echo "These tests could not run here:"; sort -u "$$WEIR_MISSING"; fi; \
-	if [ -s "$$WEIR_LEFT_OUT" ]; then echo; echo "These tests were left out, and static analysis. make test-all runs everything:"; sort -u "$$WEIR_LEFT_OUT"; fi; \
+	if [ -s "$$WEIR_LEFT_OUT" ]; then echo; echo "These tests were left out, and lint and the race detector. make test-all runs everything:"; sort -u "$$WEIR_LEFT_OUT"; fi; \
 	rm -f "$$WEIR_MISSING" "$$WEIR_LEFT_OUT"; exit $$code
 endef
 
+test: export RACE =
+test: export CGO_ENABLED = 0
+test: export GOFLAGS = -trimpath -tags=grpcnotrace
 test:
 	@tests/deps.sh short
-	@$(MAKE) --no-print-directory format vet
+	@$(MAKE) --no-print-directory format
 	$(call run_tests,-short -timeout 10m)
 
 test-all: deps lint

@@ -57,7 +57,7 @@ type account struct {
 // expired reports whether the moment has come from which on the account is not valid.
 func (a *account) expired() bool { return !a.Expires.IsZero() && !time.Now().Before(a.Expires) }
 
-// verdict tells that a password was right. It holds a keyed hash in place of the password.
+// verdict records that a password was right. It holds a keyed hash in place of the password.
 type verdict struct {
 	mac   mac
 	until time.Time

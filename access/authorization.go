@@ -39,7 +39,7 @@ type Authorization struct {
 }
 
 // ParseAuthorization reads the values of the Authorization header (RFC 9110, section
-// 11.6.2). None is no error. It is pure, and its cost depends on the length only.
+// 11.6.2). None is not an error. It is pure, and its cost depends on the length only.
 func ParseAuthorization(values []string) (Authorization, error) {
 	fail := func(reason string) (Authorization, error) {
 		return Authorization{}, &CredentialsError{MethodUnknown, reason}
@@ -85,7 +85,7 @@ func parseBasic(encoded string) (_ Credentials, reason string) {
 	case !found:
 		return Credentials{}, "the Basic header has no colon"
 	case !ValidUser(user):
-		return Credentials{}, "the name in the Basic header can be no user's"
+		return Credentials{}, "the name in the Basic header is not a valid user name"
 	case !ValidPassword(password):
 		return Credentials{}, "the password in the Basic header has a control character"
 	}

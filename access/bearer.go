@@ -19,7 +19,7 @@ func (r *Rules) verify(ctx context.Context, token string) (found proven, err err
 		found.method = MethodOIDC
 	default:
 		found.method = MethodUnknown
-		err = &CredentialsError{MethodUnknown, "no such tokens are accepted"}
+		err = &CredentialsError{MethodUnknown, "this mirror does not accept such tokens"}
 	}
 	found.size = len(token)
 	return found, err
@@ -38,7 +38,7 @@ func (r *Rules) issuedTo(ctx context.Context, token string) (proven, error) {
 		}
 		return proven{credentials: credentials{oidc: oidc}, until: oidc.expires}, nil
 	}
-	return proven{}, &CredentialsError{MethodOIDC, "the token is of no configured issuer"}
+	return proven{}, &CredentialsError{MethodOIDC, "no configured issuer has issued the token"}
 }
 
 // isJWT reports whether a password has the form of a signed token (RFC 7515, section 7.1).

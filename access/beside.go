@@ -28,7 +28,7 @@ type Beside struct {
 //
 // The steps are the same for each name: its password is compared with a hash, and a refused
 // one goes on to the upstream, as a decoy if the name is the mirror's. So neither the answer
-// nor its time tells which names are.
+// nor its time reveals which names are.
 func (r *Rules) IdentifyBeside(ctx context.Context, p Presented, grants *Grants) (Beside, error) {
 	shown, err := ParseAuthorization(p.Authorization)
 	switch {

@@ -22,7 +22,7 @@ const (
 	zoneCost = 500
 )
 
-// costs tells the steps of calls for the limit of an evaluation. The library counts one step
+// costs returns the steps of calls for the limit of an evaluation. The library counts one step
 // for a call whose arguments have no type before the evaluation, as claims have none, and for
 // the contains of this package.
 type costs struct{}

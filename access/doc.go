@@ -1,9 +1,9 @@
 // Package access decides which clients may have an answer.
 //
 // [Rules] are the whole of a configuration's access rules, and answer two questions.
-// [Rules.Identify] tells who sends a request, from its credentials, its client
-// certificate and its address ([Presented]). [Rules.Permit] tells whether that identity
-// may have what it asks for ([Question]).
+// [Rules.Identify] identifies the sender of a request by its credentials, its client
+// certificate and its address ([Presented]). [Rules.Permit] decides whether that identity
+// may have what it requests ([Question]).
 //
 // Identification takes these steps, each in a file of its own:
 //
@@ -15,8 +15,8 @@
 //   - credentials that were right are remembered (known.go) by tags (tag.go);
 //   - groups are added (groups.go).
 //
-// Permission passes layers (layers.go): the names that exist (names.go), the lists of
-// those who may (subject.go) and rules in CEL (policy.go), whose "yes" is remembered
+// Permission passes layers (layers.go): the names that exist (names.go), the lists
+// allow (subject.go) and rules in CEL (policy.go), whose "yes" is remembered
 // (verdicts.go), and a service that is asked (webhook.go).
 //
 // Rules are immutable, with all caches of verdicts in them, so a reload makes new ones

@@ -66,7 +66,7 @@ const (
 	decoyPurpose = "weir decoy v1"
 )
 
-// ErrGrant says that a text is no valid token of this mirror, or not one for the place that
+// ErrGrant says that a text is not a valid token of this mirror, or not one for the place that
 // it is shown for.
 var ErrGrant = errors.New("it is not a valid token of this mirror")
 
@@ -87,7 +87,7 @@ func (g *Grants) Use(secret []byte) error {
 		secret = make([]byte, sha256.Size)
 		_, _ = rand.Read(secret) // it never fails
 	case len(secret) < sha256.Size:
-		return fmt.Errorf("a secret of %d bytes is too short: %d are needed", len(secret), sha256.Size)
+		return fmt.Errorf("the secret has %d bytes, but needs at least %d", len(secret), sha256.Size)
 	default:
 		of = sha256.Sum256(secret)
 	}

@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// groups are the members of each group. Members are no groups.
+// groups are the members of each group. Members are not groups.
 type groups struct {
 	names   []string // sorted
 	members map[string][]Subject
 	users   map[string][]string // the groups that each user is in by name alone, sorted
-	rest    []string            // the groups with a member that is no user
+	rest    []string            // the groups with a member that is not a user
 }
 
 func newGroups(members map[string][]Subject) groups {

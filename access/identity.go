@@ -57,7 +57,7 @@ type Identity struct {
 	sender sender
 }
 
-// sender tells apart the identities between which rules can make a difference. The zero
+// sender distinguishes the identities between which rules can make a difference. The zero
 // sender is of an identity that [Rules.Identify] has not returned: no verdict about it is
 // remembered.
 type sender struct {

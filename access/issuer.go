@@ -84,7 +84,7 @@ func (i *Issuer) verify(ctx context.Context, token string) (*OIDC, error) {
 	content.expires = verified.Expiry.Add(i.opts.Skew)
 	switch notBefore, hasStart := content.Claims["nbf"].(float64); {
 	case verified.Expiry.Unix() <= 0: // a token without an end would be a password
-		return nil, i.refuse("the token has no end")
+		return nil, i.refuse("the token has no expiry time")
 	case !now.Before(content.expires):
 		return nil, i.refuse("the token has expired")
 	case hasStart && now.Add(i.opts.Skew).Before(time.Unix(int64(notBefore), 0)):

@@ -24,7 +24,7 @@ const (
 	// rotationPause is the time between two readings of the keys for tokens with unknown
 	// keys: such tokens cost nothing to make.
 	rotationPause = time.Minute
-	// failurePause is the time after which an issuer that was away is asked again. Logins
+	// failurePause is the time after which an issuer that was unavailable is asked again. Logins
 	// work again that soon.
 	failurePause = 10 * time.Second
 	// maxKeySet bounds the documents of an issuer. Key sets have some KiB.
@@ -118,7 +118,7 @@ func (k *keys) due(id string) time.Duration {
 }
 
 // renew reads the keys and wakes all that wait for them. Keys that were read before stay
-// if the issuer is away.
+// if the issuer is unavailable.
 func (k *keys) renew(ctx context.Context, timeout time.Duration, done chan struct{}) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -131,12 +131,12 @@ func (k *keys) renew(ctx context.Context, timeout time.Duration, done chan struc
 	k.reading = nil
 	k.mu.Unlock()
 	close(done)
-	// Each further failure of an issuer that is away would be the same line.
+	// Each further failure of an issuer that is unavailable would be the same line.
 	switch {
 	case err != nil && changed:
-		k.opts.Logger.Warn("the keys of an issuer of tokens cannot be read, so no new key is accepted until this works. Check that the issuer is written as its discovery document has it, and that it can be reached from here", "issuer", k.opts.Name, "error", err)
+		k.opts.Logger.Warn("the keys of a token issuer cannot be read, so new keys are not accepted until this works. Check that the issuer is spelled as in its discovery document, and that this machine can reach it", "issuer", k.opts.Name, "error", err)
 	case err == nil && changed:
-		k.opts.Logger.Info("read the keys of an issuer of tokens", "issuer", k.opts.Name, "keys", len(found))
+		k.opts.Logger.Info("read the keys of a token issuer", "issuer", k.opts.Name, "keys", len(found))
 	}
 }
 
@@ -154,7 +154,7 @@ func (k *keys) fetch(ctx context.Context) ([]key, error) {
 		// Otherwise a document of one issuer would stand for another one (OpenID Connect
 		// Discovery 1.0, section 4.3).
 		if document.Issuer != k.opts.URL {
-			return nil, fmt.Errorf("its discovery document is of the issuer %q", document.Issuer)
+			return nil, fmt.Errorf("its discovery document names the issuer %q", document.Issuer)
 		}
 		address = document.Keys
 	}
@@ -198,7 +198,7 @@ func (k *keys) get(ctx context.Context, address string, into any) error {
 	}
 	own, _ := url.Parse(k.opts.URL) // validated
 	if own.Scheme == "https" && target.Scheme != "https" {
-		return errors.New("its keys are at an address without TLS")
+		return errors.New("the address of its keys does not use TLS")
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
@@ -218,14 +218,14 @@ func (k *keys) get(ctx context.Context, address string, into any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s answers %s", target.Host, resp.Status)
+		return fmt.Errorf("%s answered %s", target.Host, resp.Status)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxKeySet+1))
 	if err != nil {
 		return err
 	}
 	if len(body) > maxKeySet || json.Unmarshal(body, into) != nil {
-		return fmt.Errorf("%s answers no JSON, or too much", target.Host)
+		return fmt.Errorf("%s did not answer with JSON, or its answer is too long", target.Host)
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ type credentials struct {
 	method  Method
 	account *account
 	oidc    *OIDC
-	// tag tells apart the credentials of different clients. All of one account have one.
+	// tag distinguishes the credentials of different clients. All of one account have the same tag.
 	tag tag
 	// last is the place of the identity that they last had without a certificate.
 	last *atomic.Pointer[Identity]

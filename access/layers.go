@@ -8,7 +8,7 @@ import (
 )
 
 // layers decide what an identity may have: the names that exist, the
-// lists of those who may, the policies, and the webhooks.
+// lists allow, the policies, and the webhooks.
 type layers struct {
 	anonymous bool // requests without credentials are let in as all others are
 	global    blockRules
@@ -29,7 +29,7 @@ type blockRules struct {
 	memory layersMemory
 }
 
-// layersMemory tells whether the layers before the webhook are remembered for a block.
+// layersMemory reports whether the layers before the webhook are remembered for a block.
 type layersMemory int
 
 const (
@@ -216,7 +216,7 @@ func (l *layers) admit(i *Identity, q *Question, block *blockRules) Layer {
 		lets = true // the upstream identifies the client
 	case i.Anonymous && q.Action == GetVersion:
 		lets = l.openTo(i)
-	// A client gets its token before it tells which block it is for.
+	// A client gets its token before it says which block it is for.
 	case i.Anonymous && q.Action == GetToken:
 		lets = lets || l.openInPart(i)
 	}

@@ -35,7 +35,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		identified: make(map[Method]*[results]prometheus.Counter),
 		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weir_access_denied_total", Help: "Requests that a rule denied, by the rule. The namespace is empty for requests that are for none.",
+			Name: "weir_access_denied_total", Help: "Requests that a rule denied, by rule. The namespace is empty if the request is for no namespace.",
 		}, []string{"namespace", "reason"}),
 	}
 	r.MustRegister(total, m.denied)

@@ -49,10 +49,10 @@ func checkGlob(block, glob string) error {
 	case glob == block || strings.HasPrefix(glob, block+"/"):
 		return fmt.Errorf("begins with the block's own key; write the name below %s alone", block)
 	case strings.HasPrefix(glob, "/") || strings.HasSuffix(glob, "/"):
-		return errors.New("begins or ends with a slash, and no name does")
+		return errors.New("begins or ends with a slash; names do not")
 	// A name has no upper case, no tag and no digest.
 	case strings.ContainsAny(glob, ":@") || strings.ToLower(glob) != glob:
-		return errors.New("can match no name, which has lower-case letters, no tag and no digest")
+		return errors.New("cannot match any name; names have lower-case letters, no tag and no digest")
 	}
 	return nil
 }

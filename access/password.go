@@ -35,7 +35,7 @@ const (
 	newSumBytes   = 32
 )
 
-// ErrHash says that a text is no hash of a password that can be verified.
+// ErrHash says that a text is not a hash of a password that can be verified.
 var ErrHash = errors.New("is not a bcrypt or Argon2 hash of a password. `weir auth hash` and `htpasswd -B` write such hashes")
 
 // Hash is the hash of a password, by bcrypt or Argon2.
@@ -113,7 +113,7 @@ func parseArgon2(text string) (*Hash, error) {
 		return nil, ErrHash
 	}
 	switch {
-	case len(h.salt) < 8, len(h.sum) < 16: // the least of the format, and of a sum that is no guess
+	case len(h.salt) < 8, len(h.sum) < 16: // the least of the format, and of a sum that is not a guess
 		return nil, ErrHash
 	case h.memory > maxHashMemory:
 		return nil, fmt.Errorf("has m=%d: verifying it would take more than 256 MiB. Use at most m=%d", h.memory, maxHashMemory)
@@ -125,7 +125,7 @@ func parseArgon2(text string) (*Hash, error) {
 	return &Hash{text: text, argon2: h}, nil
 }
 
-// cost tells how much a verification costs: it is the same for hashes that cost the same.
+// cost is how much a verification costs: it is the same for hashes that cost the same.
 func (h *Hash) cost() string {
 	// Of $2y$10$SALT... and $argon2id$v=19$m=19456,t=2,p=1$SALT$SUM, all but the salt and the sum.
 	if h.bcrypt != nil {

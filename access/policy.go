@@ -51,7 +51,7 @@ type policy struct {
 	notes        notes
 }
 
-// notes tells on which properties of a request the answer of a policy depends.
+// notes reports on which properties of a request the answer of a policy depends.
 type notes struct {
 	// readsContent is set if a rule reads more of a request than its action and its
 	// repository, so that the answer holds for one content only.
@@ -115,7 +115,7 @@ func newEnv() (*cel.Env, error) {
 	)
 }
 
-// contains tells whether a string has a part, a list an element, or a map a key.
+// contains reports whether a string has a part, a list an element, or a map a key.
 func contains(container, element ref.Val) ref.Val {
 	switch c := container.(type) {
 	case types.String:
@@ -136,7 +136,7 @@ func compileRule(language *cel.Env, text string) (cel.Program, *cel.Ast, error) 
 		return nil, nil, fmt.Errorf("does not compile: %s", firstLine(err))
 	}
 	if t := checked.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
-		return nil, nil, fmt.Errorf("yields %s, and must yield true or false", t)
+		return nil, nil, fmt.Errorf("yields %s; it must yield true or false", t)
 	}
 	program, err := language.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(costs{}), cel.CostLimit(maxCost))
 	if err != nil {
@@ -191,7 +191,7 @@ var errManySteps = fmt.Errorf("takes more than %d steps. Compare fewer values, o
 
 // allows evaluates the rules in their order. The first one that yields true turns the
 // default around. An evaluation that fails denies, and so does a rule that yields no
-// boolean; the error then tells which.
+// boolean; the error then says which.
 func (p *policy) allows(variables map[string]any) (bool, error) {
 	if p == nil {
 		return true, nil

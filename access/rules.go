@@ -270,7 +270,7 @@ func (r *Rules) TokenURL(p Presented) string {
 // without one.
 func (r *Rules) BasicChallenge() string {
 	// Where no password can be valid, Basic would have clients send the one of another
-	// registry. The header must be there all the same, with a scheme that none knows.
+	// registry. The header must be there anyway, with a scheme that none knows.
 	if len(r.accounts.all) == 0 && len(r.issuers) == 0 {
 		return "Certificate realm=" + quoted(r.realm)
 	}

@@ -80,7 +80,7 @@ func (k *grantKeys) read(header []string) (Grant, error) {
 		return Grant{}, err
 	}
 	// Some clients can send a token as a password only. One that opens nothing may still hold a
-	// credential, of an instance with another secret: it is no password for an upstream.
+	// credential, of an instance with another secret: it is not a password for an upstream.
 	if token := cmp.Or(shown.Bearer, shown.Basic.Password); IsGrant(token) {
 		return k.open(token)
 	}

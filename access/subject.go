@@ -66,13 +66,13 @@ func ParseSubject(text string) (Subject, error) {
 		return valued(byProvider, value)
 	default:
 		// A user name has no colon: Basic credentials end the name there.
-		return Subject{}, errors.New("begins with no known kind of rule; cert:, cidr: and oidc: are known")
+		return Subject{}, errors.New("does not begin with cert:, cidr: or oidc:, which are the known kinds of rules")
 	}
 }
 
 func valued(k kind, value string) (Subject, error) {
 	if value == "" {
-		return Subject{}, errors.New("names nothing; write the name behind it")
+		return Subject{}, errors.New("has no value; write one after the colon")
 	}
 	return Subject{kind: k, value: value}, nil
 }
@@ -92,7 +92,7 @@ func parseNetwork(text string) (netip.Prefix, error) {
 		network = netip.PrefixFrom(network.Addr().Unmap(), network.Bits()-mapped)
 	}
 	if network != network.Masked() {
-		return netip.Prefix{}, fmt.Errorf("has address bits behind its prefix; write cidr:%s, or the address alone", network.Masked())
+		return netip.Prefix{}, fmt.Errorf("has address bits beyond its prefix; write cidr:%s, or the address alone", network.Masked())
 	}
 	return network, nil
 }

@@ -41,7 +41,7 @@ type Token struct {
 // Holder returns the name of the identity that the token is for, or "" without one.
 func (t Token) Holder() string { return t.holder }
 
-// tokens issues and verifies tokens. A token says who its holder is. The rules are asked
+// tokens issues and verifies tokens. A token names its holder. The rules are asked
 // at each request, so that a token gives no right that its holder has lost. Scopes that a
 // client asks for limit nothing: the token would not get less dangerous, since its holder
 // gets the next one as easily.
@@ -113,7 +113,7 @@ func (t *tokens) verify(token string) (*claims, error) {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid):
 		return nil, &CredentialsError{MethodToken, "the token has a wrong signature"}
 	default:
-		return nil, &CredentialsError{MethodToken, "the token is not one of this mirror"}
+		return nil, &CredentialsError{MethodToken, "this mirror did not issue the token"}
 	}
 }
 
@@ -129,7 +129,7 @@ func (r *Rules) holder(token string) (proven, error) {
 	case c.Subject != "":
 		account := r.accounts.byUser[c.Subject]
 		if account == nil || account.expired() || subtle.ConstantTimeCompare([]byte(account.Hash.fingerprint()), []byte(c.Password)) != 1 {
-			return proven{}, &CredentialsError{MethodToken, "the user of the token was removed, has expired or has another password"}
+			return proven{}, &CredentialsError{MethodToken, "the user of the token was removed, has expired or has a new password"}
 		}
 		return proven{credentials: credentials{account: account}, until: until}, nil
 	case c.Provider != "":
@@ -138,7 +138,7 @@ func (r *Rules) holder(token string) (proven, error) {
 		// The name alone says nothing: it may be that of another issuer by now, or of tokens for
 		// another audience.
 		if issuer == nil || !ok || subtle.ConstantTimeCompare([]byte(issuer.fingerprint()), []byte(c.Trust)) != 1 {
-			return proven{}, &CredentialsError{MethodToken, "the issuer of the token's holder is no longer configured, or with other settings"}
+			return proven{}, &CredentialsError{MethodToken, "the issuer that the token depends on is no longer configured, or its settings have changed"}
 		}
 		oidc := &OIDC{Provider: c.Provider, Type: issuer.kind(), Claims: values, expires: until}
 		return proven{credentials: credentials{oidc: oidc}, until: until}, nil

@@ -78,9 +78,9 @@ type WebhookError struct {
 
 func (e *WebhookError) Error() string {
 	if e.Err != nil {
-		return fmt.Sprintf("the webhook %s gives no answer: %v", e.Webhook, e.Err)
+		return fmt.Sprintf("the webhook %s did not answer: %v", e.Webhook, e.Err)
 	}
-	return fmt.Sprintf("the webhook %s answers %d, which neither allows (2xx) nor denies (401, 403)", e.Webhook, e.Status)
+	return fmt.Sprintf("the webhook %s answered %d, which neither allows (2xx) nor denies (401, 403)", e.Webhook, e.Status)
 }
 
 func (e *WebhookError) Unwrap() error { return e.Err }
@@ -129,7 +129,7 @@ func newWebhook(w Webhook, tags *tagger) *webhook {
 func (w *webhook) close() { w.client.CloseIdleConnections() }
 
 // allows asks whether a request is allowed. Requests that tell the webhook the same
-// share one question and, for a time, its answer. It returns a *WebhookError if the
+// share one question and, for a while, its answer. It returns a *WebhookError if the
 // webhook neither allows nor denies.
 func (w *webhook) allows(ctx context.Context, i *Identity, q Question, p Presented) (bool, error) {
 	key := w.tag(i, q, p)
@@ -164,7 +164,7 @@ func (w *webhook) admit(ends time.Time) flight.Admit {
 		case w.slots <- struct{}{}:
 			return func() { <-w.slots }, nil
 		case <-ctx.Done():
-			return nil, &WebhookError{Webhook: w.Name, Err: errors.New("too many questions at once")}
+			return nil, &WebhookError{Webhook: w.Name, Err: errors.New("too many requests to it at once")}
 		}
 	}
 }
@@ -211,9 +211,9 @@ func withoutURL(err error) error {
 	return err
 }
 
-// tell calls add for all that the webhook is told of a request besides the address of the
+// tell calls add for everything that the webhook learns of a request besides the address of the
 // client, in the words of Angos, and addAll for lists. The names are the same for all
-// requests, but for those with a certificate. A value may be empty, and is not told then.
+// requests, but for those with a certificate. A value may be empty, and is left out then.
 func (w *webhook) tell(i *Identity, q Question, p Presented, add func(name, value string), addAll func(name string, values []string)) {
 	for _, name := range w.ForwardHeaders {
 		addAll(name, p.Request.Header.Values(name))
@@ -234,7 +234,7 @@ func (w *webhook) tell(i *Identity, q Question, p Presented, add func(name, valu
 	}
 }
 
-// header returns all that the webhook is told of a request.
+// header returns everything that the webhook learns of a request.
 func (w *webhook) header(i *Identity, q Question, p Presented) http.Header {
 	header := make(http.Header)
 	add := func(name, value string) {
@@ -253,7 +253,7 @@ func (w *webhook) header(i *Identity, q Question, p Presented) http.Header {
 	return header
 }
 
-// tag returns the tag of all that the webhook is told of a request. Requests with one tag
+// tag returns the tag of everything that the webhook learns of a request. Requests with one tag
 // have one header, since values of one name have one place in the text.
 func (w *webhook) tag(i *Identity, q Question, p Presented) tag {
 	text := w.tags.begin()

@@ -1,4 +1,4 @@
-// Package api tells people and programs what a mirror has cached and how it is used, as JSON
+// Package api shows people and programs what a mirror has cached and how it is used, as JSON
 // below /api/v1. It reads from small views, and asks an upstream only to refresh a tag.
 //
 // openapi.json describes it, and is served with it. A test holds the file to the handlers.
@@ -40,6 +40,10 @@ const (
 	maxWaiting = 64
 	// longest is how long a request waits and reads.
 	longest = 30 * time.Second
+	// largeAnswer is the size of a large answer, in bytes, and maxLarge is how many of them are sent
+	// at once. They are in memory until their clients have read them, which may take minutes.
+	largeAnswer = 1 << 20
+	maxLarge    = 4
 )
 
 // Repository is a cached repository and the name by which clients pull it.
@@ -67,6 +71,8 @@ type Inventory interface {
 	Repository(ctx context.Context, repo storage.RepoID) (inventory.Repository, error)
 	// Tags returns the tags in lexical order.
 	Tags(ctx context.Context, repo storage.RepoID) ([]string, error)
+	// Sizes returns the sizes of the images of tags that are known before the context ends.
+	Sizes(ctx context.Context, repo storage.RepoID, tags []string) map[string]int64
 	// Tag returns an error that matches storage.ErrNotExist if the tag is not cached.
 	Tag(ctx context.Context, repo storage.RepoID, tag string) (inventory.Tag, error)
 	// History returns the last manifest first.
@@ -95,7 +101,8 @@ type Options struct {
 type Handler struct {
 	opts    Options
 	reads   gate
-	changes gate // an upstream may let them wait
+	changes gate          // an upstream may let them wait
+	large   chan struct{} // has a place for each large answer
 	figures *lru.Cache[storage.RepoID, figures]
 	mux     *http.ServeMux
 
@@ -158,11 +165,11 @@ type route struct {
 	answer func(h *Handler, ctx context.Context, r *http.Request) (any, error)
 }
 
-// routes are the paths beside openapi.json.
+// routes are the paths except openapi.json.
 var routes = []route{
 	{http.MethodGet, "repositories", []string{"block", "q", "sort", "n", "last"}, (*Handler).repositories},
 	{http.MethodGet, "repositories/{name}", nil, (*Handler).repository},
-	{http.MethodGet, "repositories/{name}/tags", []string{"n", "last"}, (*Handler).tags},
+	{http.MethodGet, "repositories/{name}/tags", []string{"n", "last", "sizes"}, (*Handler).tags},
 	{http.MethodGet, "repositories/{name}/tags/{tag}", nil, (*Handler).tag},
 	{http.MethodGet, "repositories/{name}/tags/{tag}/history", nil, (*Handler).history},
 	{http.MethodGet, "repositories/{name}/manifests/{digest}", nil, (*Handler).manifest},
@@ -187,7 +194,7 @@ func New(opts Options) *Handler {
 		panic(err) // cannot be: the size is positive
 	}
 	h := &Handler{
-		opts: opts, reads: newGate(), changes: newGate(), figures: known, mux: http.NewServeMux(),
+		opts: opts, reads: newGate(), changes: newGate(), large: make(chan struct{}, maxLarge), figures: known, mux: http.NewServeMux(),
 	}
 	h.streams = make(chan struct{}, maxStreams)
 	h.closing, h.stop = context.WithCancel(context.Background())
@@ -214,37 +221,60 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.Serv
 
 // serve answers with the document of a route.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
-	document, err := h.answer(r.Context(), r, to)
+	status, body, err := h.answer(r.Context(), r, to)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
+	sent, err := h.Sending(len(body))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	defer sent()
 	if w.Header().Get("Cache-Control") == "" { // else access is restricted, and no cache keeps it
 		w.Header().Set("Cache-Control", "no-cache")
 	}
-	status := http.StatusOK
-	if other, ok := document.(interface{ status() int }); ok {
-		status = other.status()
-	}
-	write(w, status, document)
+	write(w, status, body)
 }
 
-// answer returns the document of a route when there is a place to work on it.
-func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (document any, err error) {
+// Sending returns what to call when an answer of some bytes has been sent. It returns ErrBusy if it
+// is a large one, and too many of these are being sent.
+func (h *Handler) Sending(bytes int) (sent func(), err error) {
+	if bytes < largeAnswer {
+		return func() {}, nil
+	}
+	select {
+	case h.large <- struct{}{}:
+		return func() { <-h.large }, nil
+	default:
+		return nil, ErrBusy
+	}
+}
+
+// answer returns the document of a route when there is a place to work on it, and its status.
+func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (status int, body []byte, err error) {
 	for name := range r.URL.Query() {
 		if !slices.Contains(to.query, name) { // a misspelt one would have no effect
-			return nil, invalid("a parameter is not one of this path. " + Prefix + "openapi.json has its parameters")
+			return 0, nil, invalid("the path has no such parameter. " + Prefix + "openapi.json lists its parameters")
 		}
 	}
 	wait := h.Read
 	if to.method != http.MethodGet {
 		wait = h.Change
 	}
-	err = wait(ctx, func(ctx context.Context) (err error) {
-		document, err = to.answer(h, ctx, r)
-		return err
+	err = wait(ctx, func(ctx context.Context) error {
+		document, err := to.answer(h, ctx, r)
+		if err != nil {
+			return err
+		}
+		status, body = http.StatusOK, encode(document)
+		if other, ok := document.(interface{ status() int }); ok {
+			status = other.status()
+		}
+		return nil
 	})
-	return document, err
+	return status, body, err
 }
 
 // Read runs work that reads by methods of the handler when there is a place for it. The number of
@@ -284,9 +314,9 @@ func (h *Handler) Explain(r *http.Request, err error) *Failure {
 	case r.Context().Err() != nil:
 		return nil
 	case errors.Is(err, ErrBusy):
-		return &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests to the API wait already. Ask again later"}
+		return &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests to the API are waiting. Try again later"}
 	case errors.Is(err, context.DeadlineExceeded):
-		return &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the mirror could not answer in time. Ask for a smaller page, or later"}
+		return &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the mirror could not answer in time. Request a smaller page, or try again later"}
 	}
 	h.opts.Logger.Warn("the API cannot read records or content. Check that the store is readable", "path", printable.Path(r), "error", err)
 	return &Failure{http.StatusInternalServerError, "UNKNOWN", "the records cannot be read. The log of the mirror has the reason"}
@@ -318,25 +348,29 @@ func methodsOf(routes []route) map[string][]string {
 
 // noRoute answers requests for paths that the API does not have.
 func noRoute(w http.ResponseWriter, _ *http.Request) {
-	tell(w, &Failure{http.StatusNotFound, "NAME_UNKNOWN", "the API has no such path. " + Prefix + "openapi.json has its paths"})
+	tell(w, &Failure{http.StatusNotFound, "NAME_UNKNOWN", "the API has no such path. " + Prefix + "openapi.json lists its paths"})
 }
 
 // otherMethod answers requests for a path with a method that it does not have.
 func otherMethod(w http.ResponseWriter, methods []string) {
 	w.Header().Set("Allow", strings.Join(methods, ", "))
-	tell(w, &Failure{http.StatusMethodNotAllowed, "UNSUPPORTED", "the path has another method. " + Prefix + "openapi.json has its methods"})
+	tell(w, &Failure{http.StatusMethodNotAllowed, "UNSUPPORTED", "the path does not support this method. " + Prefix + "openapi.json lists its methods"})
 }
 
 // tell answers with an error document.
 func tell(w http.ResponseWriter, f *Failure) {
-	write(w, f.Status, oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: f.Code, Message: f.Message}}})
+	write(w, f.Status, encode(oci.ErrorDocument{Errors: []oci.ErrorItem{{Code: f.Code, Message: f.Message}}}))
 }
 
-func write(w http.ResponseWriter, status int, document any) {
+func encode(document any) []byte {
 	body, err := json.Marshal(document)
 	if err != nil {
 		panic(err) // the documents are plain values
 	}
+	return body
+}
+
+func write(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)

@@ -42,6 +42,7 @@ type mirror struct {
 	fail    error
 	gate    chan struct{} // nil: open
 	listing bool          // the names are not known yet
+	label   string        // ends a label of the image
 	reads   atomic.Int32
 	runs    []download.State
 	result  namespace.Manifest
@@ -106,6 +107,13 @@ func (m *mirror) Repository(ctx context.Context, repo storage.RepoID) (inventory
 
 func (m *mirror) Tags(context.Context, storage.RepoID) ([]string, error) { return m.tagsOf, m.fail }
 
+func (m *mirror) Sizes(ctx context.Context, _ storage.RepoID, tags []string) map[string]int64 {
+	if slices.Contains(tags, "slow") {
+		<-ctx.Done()
+	}
+	return map[string]int64{tags[0]: 16}
+}
+
 func (m *mirror) Tag(_ context.Context, _ storage.RepoID, tag string) (inventory.Tag, error) {
 	if tag != "v1" {
 		return inventory.Tag{}, storage.ErrNotExist
@@ -125,7 +133,7 @@ func (m *mirror) Manifest(_ context.Context, _ storage.RepoID, dgst digest.Diges
 	part := inventory.Part{Descriptor: ocispec.Descriptor{Digest: digest.FromString("part"), Size: 7}, Cached: true}
 	return inventory.Manifest{
 		Descriptor: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: dgst, Size: 9}, Cached: true, Size: 16, Config: &part,
-		Image:  &inventory.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, Labels: map[string]string{"<script>": "\u202e</script>"}},
+		Image:  &inventory.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, Labels: map[string]string{"<script>": "\u202e</script>" + m.label}},
 		Layers: []inventory.Part{part}, Referrers: []inventory.Part{part},
 	}, m.fail
 }
@@ -177,6 +185,8 @@ func TestAnswersAreDescribed(t *testing.T) {
 		{"/repositories/{name}", "repositories/none", 404},
 		{"/repositories/{name}/tags", "repositories/a%2Fapp/tags?n=1", 200},
 		{"/repositories/{name}/tags", "repositories/a%2Fapp/tags?q=1", 400},
+		{"/repositories/{name}/tags", "repositories/a%2Fapp/tags?sizes=true", 200},
+		{"/repositories/{name}/tags", "repositories/a%2Fapp/tags?sizes=false", 400},
 		{"/repositories/{name}/tags/{tag}", "repositories/a%2Fapp/tags/v1", 200},
 		{"/repositories/{name}/tags/{tag}", "repositories/a%2Fapp/tags/v2", 404},
 		{"/repositories/{name}/tags/{tag}", "repositories/a%2Fapp/tags/%3Cscript%3E", 400},
@@ -358,6 +368,40 @@ func TestPagesOfTags(t *testing.T) {
 	}
 }
 
+// The list of tags has the sizes that are known in time, if they are asked for, on each page.
+func TestSizesOfTags(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMirror(t, "a/app")
+		m.tagsOf = []string{"slow", "v1", "v2"}
+		sizes := func(path string) (TagsDocument, map[string]int64) {
+			t.Helper()
+			w := m.get(t, path)
+			expectDescribed(t, "/repositories/{name}/tags", w.Code, w.Body.Bytes())
+			var document TagsDocument
+			if err := json.Unmarshal(w.Body.Bytes(), &document); err != nil || w.Code != http.StatusOK {
+				t.Fatalf("%d %s", w.Code, w.Body)
+			}
+			return document, document.Sizes
+		}
+		if _, got := sizes("repositories/a%2Fapp/tags"); got != nil {
+			t.Errorf("sizes that were not asked for: %v", got)
+		}
+		began := time.Now()
+		first, got := sizes("repositories/a%2Fapp/tags?n=1&sizes=true")
+		if took := time.Since(began); len(got) != 1 || got["slow"] != 16 || took != sizing {
+			t.Errorf("%v after %s", got, took)
+		}
+		if _, got := sizes(strings.TrimPrefix(first.Next, Prefix)); len(got) != 1 || got["v1"] != 16 {
+			t.Errorf("the next page: %v", got)
+		}
+		began = time.Now()
+		soon, err := m.Handler.Tags(t.Context(), "a/app", TagsQuery{Sizes: true, Soon: true})
+		if took := time.Since(began); err != nil || len(soon.Tags) != 3 || soon.Sizes["slow"] != 16 || took != briefSizing {
+			t.Errorf("%+v after %s: %v", soon, took, err)
+		}
+	})
+}
+
 // A hidden repository is as unknown as one that is not there.
 func TestHiddenRepository(t *testing.T) {
 	m := newMirror(t, "a/secret")
@@ -468,5 +512,38 @@ func TestRefresh(t *testing.T) {
 		status, text, _ := strings.Cut(want, " ")
 		n, _ := strconv.Atoi(status)
 		post(`{"image": "a/app"}`, n, text)
+	}
+}
+
+// Large answers are in memory until their clients have read them, so a few are sent at once. Small
+// ones are not held up.
+func TestLargeAnswersAreFew(t *testing.T) {
+	m := newMirror(t, "a/app")
+	m.label = strings.Repeat("x", largeAnswer)
+	path := "repositories/a%2Fapp/manifests/" + digest.FromString("v1").String()
+	if w := m.get(t, path); w.Code != http.StatusOK || w.Body.Len() < largeAnswer {
+		t.Fatalf("%d, %d bytes", w.Code, w.Body.Len())
+	}
+	var sent []func()
+	for range maxLarge {
+		done, err := m.Sending(largeAnswer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sent = append(sent, done)
+	}
+	if w := m.get(t, path); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+		t.Errorf("a large answer too many: %d %v", w.Code, w.Header())
+	}
+	m.label = ""
+	if w := m.get(t, path); w.Code != http.StatusOK {
+		t.Errorf("a small answer: %d", w.Code)
+	}
+	sent[0]()
+	m.label = strings.Repeat("x", largeAnswer)
+	for range 2 {
+		if w := m.get(t, path); w.Code != http.StatusOK {
+			t.Errorf("a large answer after another one was read: %d", w.Code)
+		}
 	}
 }

@@ -51,7 +51,7 @@ func documentOf(p catalog.Pulls) PullsDocument {
 type RepositoriesDocument struct {
 	Repositories []NamedDocument `json:"repositories"`
 	Next         string          `json:"next,omitempty"`
-	// Listing tells that the repositories are not known yet, since the store is large and the
+	// Listing means that the repositories are not known yet, since the store is large and the
 	// mirror has just started. It may be so only if the list was asked for soon.
 	Listing bool `json:"-"`
 }
@@ -64,7 +64,7 @@ type NamedDocument struct {
 	Size     int64     `json:"size"`
 	Pulls    int64     `json:"pulls"`
 	LastPull time.Time `json:"lastPull,omitzero"`
-	// Counted tells whether the figures are known. They always are if the list was asked for
+	// Counted reports whether the figures are known. They always are if the list was asked for
 	// without Soon.
 	Counted bool `json:"-"`
 }
@@ -84,9 +84,11 @@ type TagsDocument struct {
 	Name string   `json:"name"`
 	Tags []string `json:"tags"`
 	Next string   `json:"next,omitempty"`
+	// Sizes are those of the images that the tags name, if they were asked for and are known.
+	Sizes map[string]int64 `json:"sizes,omitempty"`
 }
 
-// TagDocument tells what a tag names.
+// TagDocument describes a tag and the manifest that it names.
 type TagDocument struct {
 	Name      string        `json:"name"`
 	Tag       string        `json:"tag"`
@@ -119,6 +121,7 @@ type ManifestDocument struct {
 	Cached    bool           `json:"cached"`
 	Since     time.Time      `json:"since,omitzero"`
 	Size      int64          `json:"size"`
+	Uncounted int            `json:"uncounted"`
 	Config    *PartDocument  `json:"config,omitempty"`
 	Image     *ImageDocument `json:"image,omitempty"`
 	Layers    []PartDocument `json:"layers"`
@@ -135,7 +138,7 @@ type ImageDocument struct {
 	Labels   map[string]string `json:"labels,omitempty"`
 }
 
-// PartDocument is a content that a manifest refers to, or a referrer of it.
+// PartDocument is a part of an image: content that a manifest refers to, or a referrer of it.
 type PartDocument struct {
 	Digest       digest.Digest     `json:"digest"`
 	MediaType    string            `json:"mediaType"`
@@ -143,11 +146,12 @@ type PartDocument struct {
 	Size         int64             `json:"size"`
 	Platform     *ocispec.Platform `json:"platform,omitempty"`
 	Cached       bool              `json:"cached"`
+	Whole        int64             `json:"whole,omitzero"`
 }
 
 func partOf(p inventory.Part) PartDocument {
 	d := p.Descriptor
-	return PartDocument{Digest: d.Digest, MediaType: d.MediaType, ArtifactType: d.ArtifactType, Size: d.Size, Platform: d.Platform, Cached: p.Cached}
+	return PartDocument{Digest: d.Digest, MediaType: d.MediaType, ArtifactType: d.ArtifactType, Size: d.Size, Platform: d.Platform, Cached: p.Cached, Whole: p.Whole}
 }
 
 func partsOf(parts []inventory.Part) []PartDocument {

@@ -18,7 +18,7 @@ const (
 	// eventPause is the time between two writes of a stream.
 	eventPause = time.Second
 	// streamTime is how long a stream lasts. The client's program then asks again, as EventSource does, and the rules
-	// and the credentials are looked at anew.
+	// and the credentials are looked at again.
 	streamTime = time.Minute
 	// readyAge is for how long it counts that the mirror is ready: a file is created in the store to find out.
 	readyAge = 5 * time.Second
@@ -55,7 +55,7 @@ func (h *Handler) sample(ctx context.Context) (NowDocument, []download.State) {
 	return s.status, s.running
 }
 
-// Close ends the streams of events, and begins no more.
+// Close ends the streams of events. No stream begins after it.
 func (h *Handler) Close() { h.stop() }
 
 // events follows the mirror for a client, as server-sent events.
@@ -77,7 +77,7 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := h.Streaming(r.Context())
 	defer cancel()
-	s := &stream{h: h, out: out, seen: h.firstUnseen(r), sees: make(map[string]bool), told: make(map[string]string)}
+	s := &stream{h: h, out: out, seen: h.lastSeen(r), sees: make(map[string]bool), told: make(map[string]string)}
 	out.Follow(ctx, eventPause, func() error { return s.add(ctx) })
 }
 
@@ -94,9 +94,9 @@ func (h *Handler) Streaming(ctx context.Context) (context.Context, context.Cance
 	}
 }
 
-// firstUnseen returns the number of the last request that a client has seen: what it says after a stream that has
+// lastSeen returns the number of the last request that a client has seen: what it says after a stream that has
 // ended, or else the last one.
-func (h *Handler) firstUnseen(r *http.Request) uint64 {
+func (h *Handler) lastSeen(r *http.Request) uint64 {
 	last := h.opts.Recent.Last()
 	if seen, err := strconv.ParseUint(r.Header.Get("Last-Event-ID"), 10, 64); err == nil && seen <= last {
 		return seen
@@ -104,7 +104,7 @@ func (h *Handler) firstUnseen(r *http.Request) uint64 {
 	return last
 }
 
-// stream is what one client was told.
+// stream is the state of one client: the events that it has.
 type stream struct {
 	h    *Handler
 	out  *sse.Stream

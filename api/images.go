@@ -18,7 +18,7 @@ type Remover interface {
 	Remove(ctx context.Context, repo storage.RepoID, part namespace.Selection) (namespace.Removed, error)
 }
 
-// RemovedDocument tells how much a removal took out of the cache.
+// RemovedDocument counts what a removal removed from the cache.
 type RemovedDocument struct {
 	Name      string   `json:"name"`
 	Tags      []string `json:"tags"`
@@ -50,7 +50,7 @@ func (h *Handler) RemoveImage(ctx context.Context, image string) (RemovedDocumen
 func (h *Handler) selected(ctx context.Context, text string) (Repository, namespace.Selection, error) {
 	image, err := oci.ParseImage(text)
 	if err != nil || len(image.Name) > maxText {
-		return Repository{}, namespace.Selection{}, invalid("an image is a name, such as docker.io%2Flibrary%2Falpine, with a :tag or a @digest or, for all of the repository, with neither. Its slashes are %2F")
+		return Repository{}, namespace.Selection{}, invalid("an image is a name, such as docker.io%2Flibrary%2Falpine, with a :tag, a @digest or, for the whole repository, neither. Write slashes as %2F")
 	}
 	repo, ok := h.opts.Names.Find(image.Name)
 	if !ok || !h.opts.Names.Sees(ctx, repo) {
@@ -69,14 +69,14 @@ func (h *Handler) unremoved(ctx context.Context, image string, err error) error 
 	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
 		return cmp.Or(ctx.Err(), err)
 	case errors.Is(err, storage.ErrNotExist):
-		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "nothing of the image is cached, so there is nothing to remove"}
+		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "no part of the image is cached, so there is nothing to remove"}
 	case errors.Is(err, namespace.ErrPinned):
-		return &Failure{http.StatusConflict, "DENIED", "the image, or an image of it, is pinned. Unpin it first: " + Prefix + "pins lists the pins"}
+		return &Failure{http.StatusConflict, "DENIED", "the image, or an image in the repository, is pinned. Unpin it first: " + Prefix + "pins lists the pins"}
 	case errors.Is(err, namespace.ErrTooMany):
-		return &Failure{http.StatusConflict, "UNSUPPORTED", "the repository has too many contents for one removal. Remove all of it, or evict by age with weir gc"}
+		return &Failure{http.StatusConflict, "UNSUPPORTED", "the repository has too many objects for one removal. Remove the whole repository, or evict by age with weir gc"}
 	}
-	h.opts.Logger.Warn("an image cannot be removed as a whole. Check that the store is writable", "image", printable.Line(image, 2*maxText), "error", err)
-	return &Failure{http.StatusInternalServerError, "UNKNOWN", "the image was not removed as a whole. The log of the mirror has the reason. Send the request again once that is mended"}
+	h.opts.Logger.Warn("cannot remove all of an image. Check that the store is writable", "image", printable.Line(image, 2*maxText), "error", err)
+	return &Failure{http.StatusInternalServerError, "UNKNOWN", "not all of the image was removed. The log of the mirror has the reason. Correct it, then send the request again"}
 }
 
 func (h *Handler) removeImage(ctx context.Context, r *http.Request) (any, error) {

@@ -19,7 +19,7 @@ import (
 const (
 	// maxWarmBody bounds the body of an order: a thousand images of 250 bytes each.
 	maxWarmBody = 256 << 10
-	// lately is how long the stream of events tells of a job that has ended. It is longer than the
+	// lately is how long the stream of events includes a job that has ended. It is longer than the
 	// pause between two streams of a client.
 	lately = 2 * time.Minute
 )
@@ -53,7 +53,7 @@ type JobsDocument struct {
 	Jobs []JobDocument `json:"jobs"`
 }
 
-// JobDocument tells how a job is.
+// JobDocument is the state of a job.
 type JobDocument struct {
 	ID         string         `json:"id"`
 	Kind       string         `json:"kind"`
@@ -94,7 +94,7 @@ func (h *Handler) warm(ctx context.Context, r *http.Request) (any, error) {
 // platforms or, without any, of all. The client must be allowed to pull each image.
 func (h *Handler) Warm(ctx context.Context, images, platforms []string) (StartedDocument, error) {
 	if n := len(images); n == 0 || n > ondemand.MaxImages || len(platforms) > ondemand.MaxPlatforms {
-		return StartedDocument{}, invalid("a job takes 1 to " + strconv.Itoa(ondemand.MaxImages) + " images, and " + strconv.Itoa(ondemand.MaxPlatforms) + " platforms at most")
+		return StartedDocument{}, invalid("a job takes 1 to " + strconv.Itoa(ondemand.MaxImages) + " images and at most " + strconv.Itoa(ondemand.MaxPlatforms) + " platforms")
 	}
 	var wanted []ondemand.Image
 	known := make(map[ondemand.Image]bool)
@@ -112,14 +112,14 @@ func (h *Handler) Warm(ctx context.Context, images, platforms []string) (Started
 	for _, text := range platforms {
 		p, err := oci.ParsePlatform(text)
 		if err != nil {
-			return StartedDocument{}, invalid("a platform must be one like linux/amd64 or linux/arm/v7, and this one is not: " + printable.Line(text, maxText))
+			return StartedDocument{}, invalid("not a platform such as linux/amd64 or linux/arm/v7: " + printable.Line(text, maxText))
 		}
 		parsed = append(parsed, p)
 	}
 	job, err := h.opts.Warmer.Start(ctx, wanted, parsed)
 	switch {
 	case errors.Is(err, ondemand.ErrTooMany):
-		return StartedDocument{}, &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "as many jobs wait as may. " + Prefix + "jobs lists them. Start this one later"}
+		return StartedDocument{}, &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "too many jobs are waiting. " + Prefix + "jobs lists them. Try again later"}
 	case err != nil:
 		return StartedDocument{}, &Failure{http.StatusServiceUnavailable, "UNAVAILABLE", "the mirror is shutting down"}
 	}
@@ -130,7 +130,7 @@ func (h *Handler) Warm(ctx context.Context, images, platforms []string) (Started
 func (h *Handler) warmable(ctx context.Context, text string) (ondemand.Image, error) {
 	image, err := oci.ParseImage(text)
 	if err != nil || len(image.Name) > maxText {
-		return ondemand.Image{}, invalid("an image must be a name with a tag or a digest, such as docker.io/library/alpine:3, and this one is not: " + printable.Line(text, maxText))
+		return ondemand.Image{}, invalid("not an image with a tag or a digest, such as docker.io/library/alpine:3: " + printable.Line(text, maxText))
 	}
 	repo, ok := h.opts.Names.Find(image.Name)
 	if !ok || !h.opts.Names.Sees(ctx, repo) {
@@ -174,7 +174,7 @@ func (h *Handler) cancelJob(ctx context.Context, r *http.Request) (any, error) {
 
 // CancelJob ends a job that the client may know of. The cached content stays.
 func (h *Handler) CancelJob(ctx context.Context, id string) (JobDocument, error) {
-	unknown := &Failure{http.StatusNotFound, "UNSUPPORTED", "there is no such job, or it is long ended. " + Prefix + "jobs lists the jobs"}
+	unknown := &Failure{http.StatusNotFound, "UNSUPPORTED", "there is no such job, or it ended too long ago. " + Prefix + "jobs lists the jobs"}
 	all := h.opts.Warmer.Jobs()
 	i := slices.IndexFunc(all, func(j ondemand.Job) bool { return j.ID == id })
 	if i < 0 || !h.seesJob(ctx, all[i]) {
@@ -190,7 +190,7 @@ func (h *Handler) CancelJob(ctx context.Context, id string) (JobDocument, error)
 	return jobDocumentOf(job), nil
 }
 
-// current tells a stream of the jobs that have not ended, or lately. The rules are asked once in
+// current returns the jobs for a stream that have not ended, or ended recently. The rules are asked once in
 // a stream about each job.
 func (s *stream) current(ctx context.Context) (JobsDocument, error) {
 	document := JobsDocument{Jobs: []JobDocument{}}

@@ -20,7 +20,7 @@ import (
 type Pins interface {
 	// All returns the pins, the oldest first.
 	All(ctx context.Context) ([]namespace.Pinned, error)
-	// Pin notes who has sent the request. Its errors are those of [namespace.Pins.Pin].
+	// Pin records the sender of the request. Its errors are those of [namespace.Pins.Pin].
 	Pin(ctx context.Context, repo storage.RepoID, part namespace.Selection) (namespace.Pinned, error)
 	// Unpin returns storage.ErrNotExist if there is no such pin.
 	Unpin(ctx context.Context, repo storage.RepoID, part namespace.Selection) (namespace.Pinned, error)
@@ -35,7 +35,7 @@ type PinsDocument struct {
 	Limit int64         `json:"limit"`
 }
 
-// PinDocument tells about a pin.
+// PinDocument describes a pin.
 type PinDocument struct {
 	Image  string        `json:"image"`
 	Digest digest.Digest `json:"digest"`
@@ -81,7 +81,7 @@ func (h *Handler) Pin(ctx context.Context, image string) (PinDocument, error) {
 	return pinOf(repo, pinned), nil
 }
 
-// Unpin ends a pin, and tells about it.
+// Unpin ends a pin, and returns its document.
 func (h *Handler) Unpin(ctx context.Context, image string) (PinDocument, error) {
 	repo, part, err := h.pinnable(ctx, image)
 	if err != nil {
@@ -101,7 +101,7 @@ func (h *Handler) Unpin(ctx context.Context, image string) (PinDocument, error) 
 func (h *Handler) pinnable(ctx context.Context, image string) (Repository, namespace.Selection, error) {
 	repo, part, err := h.selected(ctx, image)
 	if err == nil && part == (namespace.Selection{}) {
-		err = invalid("a pin needs a :tag or a @digest behind the name of the repository")
+		err = invalid("a pin needs a :tag or a @digest after the name of the repository")
 	}
 	return repo, part, err
 }
@@ -112,13 +112,13 @@ func (h *Handler) unpinnable(ctx context.Context, image string, err error) error
 	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
 		return cmp.Or(ctx.Err(), err)
 	case errors.Is(err, storage.ErrNotExist):
-		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the image is not cached. Pull or warm it, and pin it then"}
+		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the image is not cached. Pull or warm it, then pin it"}
 	case errors.Is(err, namespace.ErrTooManyPins):
-		return &Failure{http.StatusConflict, "DENIED", "there are as many pins as there may be. Unpin other images"}
+		return &Failure{http.StatusConflict, "DENIED", "there are too many pins. Unpin other images"}
 	case errors.Is(err, namespace.ErrPinsFull):
-		return &Failure{http.StatusConflict, "DENIED", "the pinned images would have more than " + units.IEC(h.opts.Pins.Limit()) + ", half of the size of the store. Unpin other images, or make the store larger"}
+		return &Failure{http.StatusConflict, "DENIED", "the pinned images would take more than " + units.IEC(h.opts.Pins.Limit()) + ", which is half of the size of the store. Unpin other images, or make the store larger"}
 	}
-	h.opts.Logger.Warn("a pin cannot be changed. Check that the store is writable", "image", printable.Line(image, 2*maxText), "error", err)
+	h.opts.Logger.Warn("cannot change a pin. Check that the store is writable", "image", printable.Line(image, 2*maxText), "error", err)
 	return &Failure{http.StatusInternalServerError, "UNKNOWN", "the pin cannot be changed. The log of the mirror has the reason"}
 }
 

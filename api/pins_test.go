@@ -78,7 +78,7 @@ func TestPins(t *testing.T) {
 		expect(method, "/pins/{image}", "pins/a%2Fapp:v1", 500, "The log")
 	}
 	expect(http.MethodGet, "/pins", "pins", 500, "The log")
-	for want, err := range map[string]error{"as many pins": namespace.ErrTooManyPins, "1.0 GiB": namespace.ErrPinsFull} {
+	for want, err := range map[string]error{"too many pins": namespace.ErrTooManyPins, "1.0 GiB": namespace.ErrPinsFull} {
 		p.fail = err
 		expect(http.MethodPut, "/pins/{image}", "pins/a%2Fapp:v1", 409, want)
 	}

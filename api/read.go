@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
@@ -19,6 +20,10 @@ const (
 	maxPage   = 1000
 	// maxText bounds the parameters q, block and last, which are names or parts of them.
 	maxText = 512
+	// sizing is how long the sizes of a list of tags may take. The other tags have none.
+	sizing = 10 * time.Second
+	// briefSizing is how long a page waits for them, which may have waited for other figures before.
+	briefSizing = 50 * time.Millisecond
 )
 
 // page is the part of a list that a request asks for.
@@ -44,7 +49,7 @@ func pageOf(query url.Values) (page, error) {
 func boundedPage(n int, last string, others ...string) (page, error) {
 	for _, text := range append(others, last) {
 		if len(text) > maxText {
-			return page{}, invalid("a parameter is too long. Give " + strconv.Itoa(maxText) + " bytes at most")
+			return page{}, invalid("a parameter is too long. Send at most " + strconv.Itoa(maxText) + " bytes")
 		}
 	}
 	if n < 0 || n > maxPage {
@@ -74,7 +79,7 @@ func (h *Handler) named(ctx context.Context, name string) (Repository, error) {
 // unknownRepository is the error for a repository that the client may not know of. The rules may
 // not have been asked if the context has ended.
 func unknownRepository(ctx context.Context) error {
-	return cmp.Or(ctx.Err(), error(&Failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it. Write its slashes as %2F, and begin with the key of its block"}))
+	return cmp.Or(ctx.Err(), error(&Failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it. Write slashes as %2F, and begin with the key of the block"}))
 }
 
 func (h *Handler) repository(ctx context.Context, r *http.Request) (any, error) {
@@ -92,7 +97,7 @@ func (h *Handler) Repository(ctx context.Context, name string) (RepositoryDocume
 		return RepositoryDocument{}, err
 	}
 	if known.Tags == 0 && known.Contents == 0 {
-		return RepositoryDocument{}, &Failure{http.StatusNotFound, "NAME_UNKNOWN", "nothing of the repository is cached. It is, after the first pull"}
+		return RepositoryDocument{}, &Failure{http.StatusNotFound, "NAME_UNKNOWN", "nothing of the repository is cached yet. Pull an image from it first"}
 	}
 	return RepositoryDocument{
 		Name: repo.Name, Block: repo.Block, Tags: known.Tags, Contents: known.Contents, Size: known.Size,
@@ -101,21 +106,33 @@ func (h *Handler) Repository(ctx context.Context, name string) (RepositoryDocume
 }
 
 func (h *Handler) tags(ctx context.Context, r *http.Request) (any, error) {
-	p, err := pageOf(r.URL.Query())
+	query := r.URL.Query()
+	p, err := pageOf(query)
 	if err != nil {
 		return nil, err
 	}
-	document, err := h.Tags(ctx, r.PathValue("name"), p.n, p.last)
+	if query.Has("sizes") && query.Get("sizes") != "true" {
+		return nil, invalid("the parameter sizes must be true, or absent")
+	}
+	document, err := h.Tags(ctx, r.PathValue("name"), TagsQuery{N: p.n, Last: p.last, Sizes: query.Has("sizes")})
 	if document.Next != "" {
 		document.Next = next(r, document.Next)
 	}
 	return document, err
 }
 
-// Tags lists n tags of a repository behind a last one; 100 if n is 0. Next is the last one of the
-// page if there is another page.
-func (h *Handler) Tags(ctx context.Context, name string, n int, last string) (TagsDocument, error) {
-	p, err := boundedPage(n, last)
+// TagsQuery selects one page of the tags of a repository.
+type TagsQuery struct {
+	N     int    // tags on the page; 0 for 100
+	Last  string // the last tag of the page before; "" for the first page
+	Sizes bool   // whether the document has sizes
+	// Soon is set if the list must not wait for sizes that take long. Then they are missing.
+	Soon bool
+}
+
+// Tags lists tags of a repository. Next is the last one of the page if there is another page.
+func (h *Handler) Tags(ctx context.Context, name string, q TagsQuery) (TagsDocument, error) {
+	p, err := boundedPage(q.N, q.Last)
 	if err != nil {
 		return TagsDocument{}, err
 	}
@@ -135,23 +152,32 @@ func (h *Handler) Tags(ctx context.Context, name string, n int, last string) (Ta
 	if start+p.n < len(all) {
 		document.Next = document.Tags[p.n-1]
 	}
-	return document, nil
+	if q.Sizes {
+		wait := sizing
+		if q.Soon {
+			wait = briefSizing
+		}
+		brief, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		document.Sizes = h.opts.Inventory.Sizes(brief, repo.ID, document.Tags)
+	}
+	return document, ctx.Err()
 }
 
 // namedTag returns the repository of a name, and a tag.
 func (h *Handler) namedTag(ctx context.Context, name, tag string) (Repository, string, error) {
 	ref, err := oci.ParseReference(tag)
 	if err != nil || !ref.IsTag() {
-		return Repository{}, "", invalid("a tag has letters, digits, and . _ - inside, and at most 128 of them")
+		return Repository{}, "", invalid("a tag has at most 128 letters, digits, and . _ -")
 	}
 	repo, err := h.named(ctx, name)
 	return repo, ref.Tag(), err
 }
 
-// absent returns the error for a content or record that is not there, or any other error.
+// absent returns the error for a blob or record that is not there, or any other error.
 func absent(err error, message string) error {
 	if errors.Is(err, storage.ErrNotExist) {
-		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", message + ". It is, after the first pull"}
+		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", message + " yet. Pull it first"}
 	}
 	return err
 }
@@ -160,7 +186,7 @@ func (h *Handler) tag(ctx context.Context, r *http.Request) (any, error) {
 	return h.Tag(ctx, r.PathValue("name"), r.PathValue("tag"))
 }
 
-// Tag tells what a tag of a repository names.
+// Tag returns a tag of a repository and the manifest that it names.
 func (h *Handler) Tag(ctx context.Context, name, text string) (TagDocument, error) {
 	repo, tag, err := h.namedTag(ctx, name, text)
 	if err != nil {
@@ -217,7 +243,7 @@ func (h *Handler) Manifest(ctx context.Context, name, dgst string) (ManifestDocu
 	}
 	document := ManifestDocument{
 		Name: repo.Name, Digest: known.Descriptor.Digest, MediaType: known.Descriptor.MediaType, Cached: known.Cached,
-		Since: known.Since, Size: known.Size, Layers: partsOf(known.Layers), Manifests: partsOf(known.Manifests),
+		Since: known.Since, Size: known.Size, Uncounted: known.Uncounted, Layers: partsOf(known.Layers), Manifests: partsOf(known.Manifests),
 		Referrers: partsOf(known.Referrers), Omitted: known.Omitted, Pulls: documentOf(known.Pulls),
 	}
 	if known.Image != nil {

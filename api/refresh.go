@@ -18,7 +18,7 @@ const maxBody = 4 << 10
 
 // Refresher asks upstreams about tags.
 type Refresher interface {
-	// Refresh asks the upstream of a repository about a tag, however lately it was checked.
+	// Refresh asks the upstream of a repository about a tag, however recently it was checked.
 	// Its errors are those of [namespace.Namespace.Refresh].
 	Refresh(ctx context.Context, repo Repository, tag string) (*namespace.Manifest, error)
 }
@@ -27,7 +27,7 @@ type refreshRequest struct {
 	Image string `json:"image"`
 }
 
-// RefreshDocument tells what a refresh found.
+// RefreshDocument is the result of a refresh.
 type RefreshDocument struct {
 	Name      string        `json:"name"`
 	Tag       string        `json:"tag"`
@@ -57,7 +57,7 @@ func (h *Handler) refresh(ctx context.Context, r *http.Request) (any, error) {
 func (h *Handler) Refresh(ctx context.Context, text string) (RefreshDocument, error) {
 	image, err := oci.ParseImage(text)
 	if err != nil || !image.Reference.IsTag() || len(image.Name) > maxText {
-		return RefreshDocument{}, invalid(`image must be a name with a tag, such as "docker.io/library/alpine:3". What a digest names never changes`)
+		return RefreshDocument{}, invalid(`image must be a name with a tag, such as "docker.io/library/alpine:3". The content of a digest never changes`)
 	}
 	repo, ok := h.opts.Names.Find(image.Name)
 	if !ok || !h.opts.Names.Sees(ctx, repo) {
@@ -82,12 +82,12 @@ func (h *Handler) unrefreshed(ctx context.Context, image oci.Image, err error) e
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case isOffline:
-		return &Failure{http.StatusConflict, "UNSUPPORTED", "the block of the repository is offline, so its upstream is never asked"}
+		return &Failure{http.StatusConflict, "UNSUPPORTED", "the block of the repository is offline, so the mirror does not contact its upstream"}
 	case isBusy:
 		return ErrBusy
 	case errors.Is(err, upstream.ErrNotFound):
 		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the upstream has no such tag"}
 	}
-	h.opts.Logger.Warn("a tag cannot be refreshed. Check its upstream", "image", image.String(), "error", err)
-	return &Failure{http.StatusBadGateway, "UNAVAILABLE", "the upstream cannot say what the tag names. The log of the mirror has the reason"}
+	h.opts.Logger.Warn("cannot refresh a tag. Check its upstream", "image", image.String(), "error", err)
+	return &Failure{http.StatusBadGateway, "UNAVAILABLE", "the upstream could not be asked about the tag. The log of the mirror has the reason"}
 }

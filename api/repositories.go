@@ -15,7 +15,7 @@ import (
 // for that.
 const maxSorted = 5000
 
-// orders are the values of the parameter sort beside "name". The largest comes first.
+// orders are the values of the parameter sort except "name". The largest comes first.
 var orders = map[string]func(a, b figures) int{
 	"size":  func(a, b figures) int { return cmp.Compare(b.size, a.size) },
 	"pulls": func(a, b figures) int { return cmp.Compare(b.pulls, a.pulls) },
@@ -122,7 +122,7 @@ func sorted(all []Repository, p page, order func(a, b figures) int, wanted func(
 			found = append(found, one)
 		}
 		if len(found) > maxSorted {
-			return nil, invalid("more than " + strconv.Itoa(maxSorted) + " repositories would have to be sorted. Give a block or a part of the name in q, or sort by name")
+			return nil, invalid("there are more than " + strconv.Itoa(maxSorted) + " repositories to sort. Set block or q, or sort by name")
 		}
 	}
 	known := make(map[storage.RepoID]figures, len(found))
@@ -139,7 +139,7 @@ func sorted(all []Repository, p page, order func(a, b figures) int, wanted func(
 	}
 	at := slices.IndexFunc(found, func(r Repository) bool { return r.Name == p.last })
 	if at < 0 {
-		return nil, invalid("the repository of the parameter last is in the list no more. Begin without last")
+		return nil, invalid("the repository in the parameter last is no longer in the list. Start again without last")
 	}
 	return found[at+1:], nil
 }

@@ -36,7 +36,7 @@ type TopClient struct {
 	Bytes    int64  `json:"bytes"`
 }
 
-// maxTop is how many clients are told.
+// maxTop is how many clients are listed.
 const maxTop = 10
 
 // RequestDocument is a request that was answered.
@@ -76,7 +76,7 @@ func (h *Handler) Requests(ctx context.Context, f RequestFilter) (RequestsDocume
 		}
 	}
 	if len(f.Client) > maxText || len(f.Part) > maxText {
-		return RequestsDocument{}, invalid("the parameters client and q have " + strconv.Itoa(maxText) + " bytes at most")
+		return RequestsDocument{}, invalid("the parameters client and q may have at most " + strconv.Itoa(maxText) + " bytes")
 	}
 	document, _, err := h.requestsSince(ctx, 0, f)
 	document.Clients = topClients(document.Requests)
@@ -96,7 +96,7 @@ func topClients(requests []RequestDocument) []TopClient {
 	return top[:min(len(top), maxTop)]
 }
 
-// requestsSince lists the requests behind the one with a number. It returns the number of the last one, told or not.
+// requestsSince lists the requests behind the one with a number. It returns the number of the last one, listed or not.
 func (h *Handler) requestsSince(ctx context.Context, number uint64, f RequestFilter) (document RequestsDocument, last uint64, err error) {
 	document = RequestsDocument{Requests: []RequestDocument{}}
 	for _, one := range h.opts.Recent.Since(number) {

@@ -9,7 +9,7 @@ import (
 	"github.com/weirhq/weir/storage/catalog"
 )
 
-// State tells how the mirror is. What a client may not know of is left out.
+// State returns the state of the mirror, without the parts that a client may not see.
 type State interface {
 	Build() Build
 	// Problems are those that keep the mirror from a part of its work. It is not ready if it cannot serve.
@@ -91,7 +91,7 @@ type Upstream struct {
 	Latency       float64          `json:"latencySeconds"` // 0: nothing was answered yet
 }
 
-// RateLimit is what a registry last told about its limit.
+// RateLimit is the rate limit that a registry last reported.
 type RateLimit struct {
 	Limit     int `json:"limit"`
 	Remaining int `json:"remaining"`
@@ -104,7 +104,7 @@ type Setting struct {
 	Origin string `json:"origin"`
 }
 
-// Status is how the mirror is, and what it has answered.
+// Status is the state of the mirror and a summary of its answers.
 type Status struct {
 	Version       string     `json:"version"`
 	Revision      string     `json:"revision"`
@@ -157,7 +157,7 @@ func amountsOf(a catalog.Amounts) Amounts {
 	return all
 }
 
-// Status tells how the mirror is, and what it has answered.
+// Status returns the state of the mirror and its traffic.
 func (h *Handler) Status(ctx context.Context) (Status, error) {
 	f, err := h.opts.Traffic.Figures(ctx)
 	if err != nil {

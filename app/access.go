@@ -96,11 +96,11 @@ func explainDenied(e *access.DeniedError) string {
 	key := fmt.Sprintf("repository.%q", e.Block)
 	switch {
 	case e.Layer == access.LayerImages:
-		return fmt.Sprintf("this mirror does not serve %s/%s. The list images of %s leaves it out", e.Block, e.Name, key)
+		return fmt.Sprintf("this mirror does not serve %s/%s. The images list of %s excludes it", e.Block, e.Name, key)
 	case e.Anonymous:
 		return "this mirror needs credentials. Log in to it"
 	case e.Layer == access.LayerAllow:
-		return fmt.Sprintf("%s may not pull from %s. The list allow of %s does not name it", e.Who, e.Block, key)
+		return fmt.Sprintf("%s may not pull from %s. The allow list of %s does not include it", e.Who, e.Block, key)
 	case e.Layer == access.LayerPolicy:
 		return fmt.Sprintf("the access policy of the mirror does not allow %s to %s. Check global.access_policy", e.Action, e.Who)
 	case e.Layer == access.LayerBlockPolicy:
@@ -169,10 +169,10 @@ func (g guard) handler(action access.Action, next http.Handler, refuse refusal) 
 type refusal func(w http.ResponseWriter, challenge string, err error)
 
 // errNotLocal refuses changes by clients on other machines while there are no rules.
-var errNotLocal = errors.New("without access rules, only clients on the machine of the mirror may change what is cached. Ask at localhost there, or set [auth]")
+var errNotLocal = errors.New("without access rules, only clients on the machine of the mirror may change the cache. Send the request to localhost there, or set [auth]")
 
 // errOtherSite refuses changes that a browser sends for a page of another site.
-var errOtherSite = errors.New("pages of other sites may change nothing here")
+var errOtherSite = errors.New("pages of other sites may not change anything here")
 
 // refuse answers a client that the rules refuse, as text for people.
 func refuse(w http.ResponseWriter, challenge string, err error) {

@@ -119,7 +119,7 @@ func (l *acmeLocks) Lock(ctx context.Context, name string) error {
 	case ctx.Err() != nil:
 		return errors.Join(ctx.Err(), l.files.Unlock(ctx, name))
 	case err != nil:
-		l.logger.Warn("cannot lock the request for a certificate in Redis, so another instance may ask for the same one. Check that Redis runs and can be written", "error", err)
+		l.logger.Warn("cannot lock the request for a certificate in Redis, so another instance may request the same one. Check that Redis is running and can be written", "error", err)
 		return nil
 	}
 	keep, release := context.WithCancel(context.Background())

@@ -84,7 +84,7 @@ func TestLocksInRedis(t *testing.T) {
 			t.Fatalf("for a moment, while Redis hangs: %v", err)
 		}
 	}
-	if err := second.Lock(t.Context(), "issue"); err != nil || log.Count("another instance may ask for the same one") != 1 {
+	if err := second.Lock(t.Context(), "issue"); err != nil || log.Count("another instance may request the same one") != 1 {
 		t.Errorf("while Redis hangs: %v, the log is\n%s", err, log.String())
 	}
 	server.Resume()
@@ -92,7 +92,7 @@ func TestLocksInRedis(t *testing.T) {
 	if err := errors.Join(second.Unlock(t.Context(), "issue"), first.Unlock(t.Context(), "held")); err != nil {
 		t.Error(err)
 	}
-	if err := first.Lock(t.Context(), "issue"); err != nil || log.Count("another instance may ask for the same one") != 2 {
+	if err := first.Lock(t.Context(), "issue"); err != nil || log.Count("another instance may request the same one") != 2 {
 		t.Errorf("without Redis: %v, the log is\n%s", err, log.String())
 	}
 	if err := first.Unlock(t.Context(), "issue"); err != nil {

@@ -23,10 +23,10 @@ func (m *mirror) startAdmin(cfg config.Server) (stop func(), err error) {
 	go func() {
 		defer close(ended)
 		if err := server.Serve(m.entrance.listener(newStallListener(listener, m.logger))); err != http.ErrServerClosed { //nolint:errorlint // Serve wraps no error
-			m.logger.Error("the listener of operators has ended. The mirror goes on without it", "error", err)
+			m.logger.Error("the listener at server.admin_address has stopped. The mirror continues without it", "error", err)
 		}
 	}()
-	m.logger.Info("listening for operators", "address", listener.Addr().String(), "scheme", m.entrance.scheme())
+	m.logger.Info("listening at server.admin_address", "address", listener.Addr().String(), "scheme", m.entrance.scheme())
 	return func() {
 		server.Close()
 		<-ended

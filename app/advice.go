@@ -46,7 +46,7 @@ func advised(err error) string {
 	return text
 }
 
-// owner returns the sentence that tells whose rights a failure is about. It is empty if
+// owner returns the sentence that says whose rights a failure is about. It is empty if
 // the failure is no lack of rights in the store.
 func owner(err error) string {
 	failed, isDisk := errors.AsType[*disk.Error](err)
@@ -125,7 +125,7 @@ func remedyOf(err error) string {
 	case lack != nil:
 		return "Check the connections (ss -s), the local ports and the memory of the mirror's machine."
 	case errors.Is(err, disk.ErrNoStore):
-		return "Correct blob_store.fs.root_dir, or let weir serve make the store first."
+		return "Correct blob_store.fs.root_dir, or create the store by starting weir serve."
 	case errors.Is(err, disk.ErrNoRoot):
 		return "Set blob_store.fs.root_dir."
 	case short && noSpace.Err != nil:
@@ -137,7 +137,7 @@ func remedyOf(err error) string {
 	case tooSlow:
 		return "Check the upstream, or lower global.min_speed if it is always that slow."
 	case crowded:
-		return "Set max_connections of this upstream higher if it bears more."
+		return "Raise max_connections of this upstream if it can take more."
 	case isFull:
 		return evictRemedy(full)
 	case isOffline:
@@ -155,11 +155,11 @@ func evictRemedy(full *evict.FullError) string {
 		if full.Max == 0 {
 			return freeSpace
 		}
-		return "Set blob_store.fs.max_size to more if this block needs it."
+		return "Raise blob_store.fs.max_size if this block needs it."
 	case evict.InUse:
-		return "Set blob_store.fs.max_size to more if this happens often."
+		return "Raise blob_store.fs.max_size if this happens often."
 	case evict.TooSlow:
-		return "Check the speed of the disk, or set blob_store.fs.max_size to more."
+		return "Check the speed of the disk, or raise blob_store.fs.max_size."
 	case evict.CannotDelete:
 		return "Check that blob_store.fs.root_dir is writable."
 	default:
@@ -178,17 +178,17 @@ func diskRemedy(reason disk.Reason) string {
 	case disk.ReadOnly:
 		return "Mount this filesystem writable, or set blob_store.fs.root_dir to another one."
 	case disk.NotDirectory:
-		return "Move away the file in the place of this directory, or correct blob_store.fs.root_dir."
+		return "There is a file at the path of this directory. Move it away, or correct blob_store.fs.root_dir."
 	case disk.IsDirectory:
-		return "Move away the directory in the place of this file."
+		return "There is a directory at the path of this file. Move it away."
 	case disk.NotRegular:
-		return "Move away the link, pipe or device in the place of this file."
+		return "There is a link, pipe or device at the path of this file. Move it away."
 	case disk.TooLarge:
 		return "Move away this file."
 	case disk.Torn:
-		return "Check the disk, unless the power has failed."
+		return "Check the disk, unless there was a power failure."
 	case disk.Exposed:
-		return "Run chmod o-w,g-w on it, or set blob_store.fs.root_dir to a new directory below it, which weir makes for itself."
+		return "Run chmod o-w,g-w on it, or set blob_store.fs.root_dir to a new directory below it, which weir creates."
 	case disk.ForeignOwner:
 		return "Run chown -R on it for the user that weir runs as, or set blob_store.fs.root_dir to a directory of that user."
 	case disk.ProcessFiles:

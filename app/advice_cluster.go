@@ -14,14 +14,14 @@ func replicaAdvice(err error) string {
 		reason error
 		remedy string
 	}{
-		{cluster.ErrUnreachable, "Check that cluster.advertise of that replica is an address that this one reaches, and that no firewall closes its cluster.peer_port"},
-		{cluster.ErrRefused, "Set the same cluster.secret at all replicas"},
-		{cluster.ErrSecret, "Set the same cluster.secret and cache.redis.secret_key at all replicas, and another cache.redis.key_prefix for each other fleet"},
-		{cluster.ErrClock, "Synchronise the clocks of the two machines"},
+		{cluster.ErrUnreachable, "Check that cluster.advertise of that replica is an address that this one can reach, and that no firewall blocks its cluster.peer_port"},
+		{cluster.ErrRefused, "Set the same cluster.secret on all replicas"},
+		{cluster.ErrSecret, "Set the same cluster.secret and cache.redis.secret_key on all replicas, and a different cache.redis.key_prefix for each other fleet"},
+		{cluster.ErrClock, "Synchronize the clocks of the two machines"},
 		{cluster.ErrForeign, "Check that cluster.advertise of that replica leads to its cluster.peer_port"},
-		{cluster.ErrVersion, "The two download by themselves until all replicas are updated"},
-		{cluster.ErrScheme, "Set cluster.certificate at all replicas, or at none"},
-		{cluster.ErrTwin, "Set cluster.advertise of each replica to an address of its own"},
+		{cluster.ErrVersion, "Both download independently until all replicas have the same version"},
+		{cluster.ErrScheme, "Set cluster.certificate on all replicas, or on none"},
+		{cluster.ErrTwin, "Set a different cluster.advertise on each replica"},
 	} {
 		if errors.Is(err, answer.reason) {
 			return answer.remedy
@@ -35,6 +35,6 @@ func replicaAdvice(err error) string {
 	case isHost:
 		return "Issue cluster.certificate of that replica for the host of its cluster.advertise"
 	default:
-		return "Check that it runs, and that its cluster.advertise is right"
+		return "Check that it is running, and that its cluster.advertise is correct"
 	}
 }

@@ -23,9 +23,9 @@ func redisAdvice(err error) string {
 	}
 	// A server that expects plain text waits for the end of a TLS handshake's line.
 	if errors.Is(err, context.DeadlineExceeded) {
-		return "Check that Redis runs and answers fast, and that cache.redis.url is right: a port without TLS is silent if the URL starts with rediss://"
+		return "Check that Redis is running and answers quickly, and that cache.redis.url is correct. A port without TLS does not answer if the URL starts with rediss://"
 	}
-	return "Check that Redis runs, can be reached and written, and that cache.redis.url is right"
+	return "Check that Redis is running, reachable and writable, and that cache.redis.url is correct"
 }
 
 // redisTLSRemedy returns the remedy for a failed TLS handshake, or "" for other
@@ -40,18 +40,18 @@ func redisTLSRemedy(err error) string {
 	case isUnknown:
 		return "Set cache.redis.server_ca_bundle to the authority that signed the certificates of Redis and its Sentinels"
 	case isHost:
-		return "Write the name of the certificate into cache.redis.url, or issue a certificate for that address. " +
-			"Sentinels tell names with announce-hostnames yes"
+		return "Write a host name of the certificate into cache.redis.url, or issue a certificate for that address. " +
+			"Sentinels report host names if announce-hostnames is yes"
 	case isInvalid:
 		return "Renew the certificate of Redis, and check the clock of this machine"
 	case isPlain:
-		return "That port does not speak TLS. Start cache.redis.url with redis://, or write the port for TLS into it"
+		return "That port does not speak TLS. Start cache.redis.url with redis://, or write the TLS port into it"
 	case below != nil && below.Op == "remote error": // an alert of the server
 		return "Redis ended the TLS handshake. Set cache.redis.client_certificate and cache.redis.client_private_key to a pair that its tls-ca-cert-file accepts"
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		// A Redis that ends does this, and one that refuses a handshake whose alert is
 		// lost.
-		return "Check that Redis runs. A port with TLS needs rediss:// in cache.redis.url, and may want cache.redis.client_certificate and cache.redis.client_private_key"
+		return "Check that Redis is running. A port with TLS needs rediss:// in cache.redis.url, and may require cache.redis.client_certificate and cache.redis.client_private_key"
 	default:
 		return ""
 	}
@@ -61,19 +61,19 @@ func redisTLSRemedy(err error) string {
 // or "" for other errors.
 func redisAnswerRemedy(err error) string {
 	if _, tooLarge := errors.AsType[replyError](err); tooLarge {
-		return "Check that cache.redis.url names a Redis, and that no other client of it publishes or writes below cache.redis.key_prefix"
+		return "Check that cache.redis.url names a Redis server, and that no other client of it publishes or writes below cache.redis.key_prefix"
 	}
 	if errors.Is(err, redis.Nil) { // the answer of a Sentinel
 		return "No Sentinel knows this group. Correct master_name in cache.redis.url"
 	}
 	for _, answer := range []struct{ prefix, remedy string }{
 		{"WRONGPASS", "Correct the user and the password in cache.redis.url, or cache.redis.sentinel_username and cache.redis.sentinel_password if a Sentinel refuses them"},
-		{"NOAUTH", "Write the user and the password into cache.redis.url, or set cache.redis.sentinel_password if a Sentinel asks for them"},
-		{"NOPERM", "Give the user the rights of docs/operations.md, Rights in Redis. Its keys and its channel begin with cache.redis.key_prefix"},
+		{"NOAUTH", "Write the user and the password into cache.redis.url, or set cache.redis.sentinel_password if a Sentinel requires them"},
+		{"NOPERM", "Grant the user the rights in docs/operations.md, section Rights in Redis. Its keys and its channel begin with cache.redis.key_prefix"},
 		{"READONLY", "That server is a replica. Write the address of the master into cache.redis.url, or those of the Sentinels"},
 		{"OOM", "Set maxmemory-policy allkeys-lru in Redis"},
 		{"MOVED", "That server belongs to a cluster. Write several of its servers into cache.redis.url, separated by commas"},
-		{"CLUSTERDOWN", "Run redis-cli --cluster check: no server of the cluster has some of the keys"},
+		{"CLUSTERDOWN", "Some keys have no server in the cluster. Run redis-cli --cluster check"},
 		{"This instance has cluster support disabled", "The addresses in cache.redis.url are not a cluster. Write one address, or end the URL with ?master_name=NAME if they are Sentinels"},
 	} {
 		if redis.HasErrorPrefix(err, answer.prefix) {

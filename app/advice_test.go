@@ -26,23 +26,23 @@ func TestWithAdvice(t *testing.T) {
 			"disk: cannot write to the store: open /data: read-only file system. Mount this filesystem writable, or set blob_store.fs.root_dir to another one.",
 		},
 		{&disk.Error{Doing: "open the store", Err: errors.New("odd")}, "disk: cannot open the store: odd"},
-		{fmt.Errorf("%w in /data", disk.ErrNoStore), "disk: there is no store in /data. Correct blob_store.fs.root_dir, or let weir serve make the store first."},
+		{fmt.Errorf("%w in /data", disk.ErrNoStore), "disk: there is no store in /data. Correct blob_store.fs.root_dir, or create the store by starting weir serve."},
 		{disk.ErrNoRoot, "disk: no directory to store in. Set blob_store.fs.root_dir."},
 		{
 			&spool.NoSpaceError{Path: "/data", Want: 3 << 20, Free: 4 << 20, Promised: 1 << 20, Keep: 2 << 20},
-			"spool: not enough free space below /data: 4.0 MiB free, 1.0 MiB promised to running downloads, 3.0 MiB wanted, 2.0 MiB to be kept free. Free space on this filesystem, or lower blob_store.fs.min_free.",
+			"spool: not enough free space below /data: 4.0 MiB free, 1.0 MiB promised to running downloads, 3.0 MiB needed, 2.0 MiB to be kept free. Free space on this filesystem, or lower blob_store.fs.min_free.",
 		},
 		{
 			fmt.Errorf("%w: %w", spool.ErrBusy, &spool.NoSpaceError{Path: "/data", Err: syscall.ENOSPC}),
-			"spool: room has to be made first: spool: not enough free space: no space left on device. Free space on this filesystem, or raise the disk quota.",
+			"spool: space must be freed first: spool: not enough free space: no space left on device. Free space on this filesystem, or raise the disk quota.",
 		},
 		{
 			&evict.FullError{Reason: evict.InUse, Want: 1 << 20, Max: 1 << 20},
-			"spool: not enough free space: 1.0 MiB wanted; of the store's limit of 1.0 MiB, running downloads take 0 B and content that is being read 0 B. Set blob_store.fs.max_size to more if this happens often.",
+			"spool: not enough free space: 1.0 MiB needed, but of the store's limit of 1.0 MiB, running downloads take 0 B and content that is being read takes 0 B. Raise blob_store.fs.max_size if this happens often.",
 		},
 		{
 			&evict.FullError{Reason: evict.OverShare, Want: 1 << 20, Max: 20 << 20, Owner: "quay.io", Own: 12 << 20},
-			"spool: not enough free space: repository block \"quay.io\" has 12 MiB, more than any other one, and content that others have used within a day is not evicted for it. Set blob_store.fs.max_size to more if this block needs it.",
+			"spool: not enough free space: repository block \"quay.io\" has 12 MiB, more than any other one, and content that others have used within a day is not evicted for it. Raise blob_store.fs.max_size if this block needs it.",
 		},
 		{
 			&evict.FullError{Reason: evict.CannotDelete, Err: &disk.Error{Doing: "remove x", Reason: disk.ReadOnly, Err: path}},
@@ -80,7 +80,7 @@ func TestPublic(t *testing.T) {
 		{fmt.Errorf("storing: %w", &spool.NoSpaceError{Path: dir, Want: 1, Keep: 2}), "not enough free space. Free space on this filesystem, or lower blob_store.fs.min_free."},
 		{&evict.FullError{Reason: evict.CannotDelete, Err: &disk.Error{Doing: "remove x", Reason: disk.ReadOnly, Err: path(syscall.EROFS)}},
 			"not enough free space. Mount this filesystem writable, or set blob_store.fs.root_dir to another one."},
-		{fmt.Errorf("%w in %s", disk.ErrNoStore, dir), "the log has the reason. Correct blob_store.fs.root_dir, or let weir serve make the store first."},
+		{fmt.Errorf("%w in %s", disk.ErrNoStore, dir), "the log has the reason. Correct blob_store.fs.root_dir, or create the store by starting weir serve."},
 		{errors.New("odd: " + dir), "the log has the reason"},
 		{WithAdvice(&disk.Error{Doing: "write to the store", Reason: disk.Damaged, Err: path(syscall.EIO)}), "cannot write to the store: input/output error"},
 	} {

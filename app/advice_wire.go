@@ -29,7 +29,7 @@ func explain(ns *namespace.Namespace, err error) string {
 	case isLoop:
 		return err.Error() + ". Check url of each upstream of these mirrors"
 	case isUndecided && ns != nil:
-		return fmt.Sprintf("%s has to say whether this account may have %s, and cannot at the moment: %s. Set auth_stale_grace of repository.%q to answer known clients meanwhile",
+		return fmt.Sprintf("%s must decide whether this account may read %s, but cannot at the moment: %s. Set auth_stale_grace of repository.%q to serve known clients meanwhile",
 			ns.FirstUpstream(), undecided.Content, explain(ns, undecided.Err), ns.Key())
 	case isUpstream && ns != nil:
 		return ExplainUpstream(failed, func(host string) string { return upstreamKey(ns, host) })
@@ -87,21 +87,21 @@ func explainMember(e *upstream.Error, key string) string {
 	}
 	switch e.Class {
 	case upstream.ClassNotFound:
-		text := fmt.Sprintf("%s was asked for %s and does not have it%s", e.Host, e.Content(), answer)
+		text := fmt.Sprintf("%s does not have %s%s", e.Host, e.Content(), answer)
 		if e.Foreign() {
 			text += ". " + upstreamRemedy(upstream.CheckForRegistry, e.Host, key)
 		}
 		return text
 	case upstream.ClassDenied:
 		switch {
-		// The page of a proxy that wants a password is no web filter.
+		// The page of a proxy that wants a password is not a web filter.
 		case e.NotAsked && e.Foreign():
 			return fmt.Sprintf("%s denies %s%s. %s", e.Host, e.Content(), answer, upstreamRemedy(upstream.CheckForRegistry, e.Host, key))
 		case e.OnBehalf:
-			return fmt.Sprintf("%s does not give %s to this account%s. It is private or does not exist. Log in to this mirror with an account of %s that may read it",
+			return fmt.Sprintf("%s does not serve %s to this account%s. It is private or does not exist. Log in to this mirror with an account of %s that may read it",
 				e.Host, e.Content(), answer, e.Host)
 		case e.Credentials && e.NotAsked:
-			return fmt.Sprintf("%s denies %s and does not ask for the configured credentials%s. Check url of %s, and whether a proxy between removes WWW-Authenticate",
+			return fmt.Sprintf("%s denies %s and does not ask for the configured credentials%s. Check url of %s, and whether a proxy in between removes WWW-Authenticate",
 				e.Host, e.Content(), answer, key)
 		case e.Credentials:
 			return fmt.Sprintf("%s refused the configured credentials for %s%s. Check username and password of %s, and that they may read it",
@@ -109,7 +109,7 @@ func explainMember(e *upstream.Error, key string) string {
 		}
 		// Registries deny a repository that does not exist, so that nothing is
 		// learned about private ones.
-		return fmt.Sprintf("%s does not give %s to everyone%s. It is private or does not exist. If it exists, set username and password of %s",
+		return fmt.Sprintf("%s does not serve %s to anonymous clients%s. It is private or does not exist. If it exists, set username and password of %s",
 			e.Host, e.Content(), answer, key)
 	case upstream.ClassRateLimited:
 		if e.OnBehalf {
@@ -139,7 +139,7 @@ func explainMember(e *upstream.Error, key string) string {
 // behind one address share a limit, so credentials come first.
 func raiseLimit(credentials bool, key string) string {
 	if credentials {
-		return "Raise tag_ttl, or add another upstream beside " + key
+		return "Raise tag_ttl, or add another upstream after " + key
 	}
 	return fmt.Sprintf("Set username and password of %s for a limit of your own, raise tag_ttl, or add another upstream", key)
 }
@@ -159,13 +159,13 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 	case upstream.PushAgain:
 		return "Push the image again with a current client"
 	case upstream.RaiseManifestSize:
-		return "Raise global.max_manifest_size if it is to be served"
+		return "Raise global.max_manifest_size to serve it"
 	case upstream.RaiseBlobSize:
-		return "Raise global.max_blob_size if it is to be served"
+		return "Raise global.max_blob_size to serve it"
 	case upstream.CheckForRegistry:
-		return fmt.Sprintf("The answer is not that of a registry. Check url of %s, and whether a proxy or a login page is between", key)
+		return fmt.Sprintf("The answer is not that of a registry. Check url of %s, and whether a proxy or a login page is in between", key)
 	case upstream.CheckPort:
-		return fmt.Sprintf("The answer is not that of a registry. Check url of %s, whether it should begin with https://, and whether a proxy is between", key)
+		return fmt.Sprintf("The answer is not that of a registry. Check url of %s, whether it should begin with https://, and whether a proxy is in between", key)
 	case upstream.CheckBehind:
 		return fmt.Sprintf("The answer is not that of a registry. Check that the registry behind it runs, and url of %s", key)
 	case upstream.CheckContent:
@@ -177,41 +177,41 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 	case upstream.ReachOtherHost:
 		return fmt.Sprintf("%s sends clients there, so the mirror must be able to reach it too", host)
 	case upstream.CheckOtherHost:
-		return fmt.Sprintf("%s sends clients there with a signed link, which may have expired. Check the clocks, and for a proxy or a web filter between", host)
+		return fmt.Sprintf("%s sends clients there with a signed link, which may have expired. Check the clocks, and whether a proxy or a web filter is in between", host)
 	case upstream.CheckClientCertificate:
 		return fmt.Sprintf("It ended the TLS handshake. Check client_certificate and client_private_key of %s", key)
 	case upstream.CheckDNS:
 		return fmt.Sprintf("Check the host in url of %s, and the DNS of the mirror's machine", key)
 	case upstream.TrustAuthority:
-		return fmt.Sprintf("If its authority is your own, name it in server_ca_bundle of %s", key)
+		return fmt.Sprintf("If its authority is your own, set server_ca_bundle of %s", key)
 	case upstream.CheckCertificateHost:
 		return "Its certificate is for another host. Check url of " + key
 	case upstream.CheckCertificateTime:
 		return "Its certificate cannot be used. If it says expired, check the clock of the mirror's machine"
 	case upstream.CheckScheme:
-		return fmt.Sprintf("It speaks no TLS. Check whether url of %s should begin with http://", key)
+		return fmt.Sprintf("It does not speak TLS. Check whether url of %s should begin with http://", key)
 	case upstream.CheckListener:
 		return fmt.Sprintf("Nothing listens there. Check url of %s", key)
 	case upstream.RaiseLimits:
-		return "The mirror's machine lacks open files, local ports or memory, and nothing is wrong with " + host + ". " + raiseFiles
+		return "The mirror's machine is short of open files, local ports or memory. The cause is not " + host + ". " + raiseFiles
 	case upstream.CheckTimeouts:
-		return fmt.Sprintf("Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of %s", key)
+		return fmt.Sprintf("Check the network and firewalls in between, or raise connect_timeout_secs or read_timeout_secs of %s", key)
 	case upstream.CheckSpeed:
-		return fmt.Sprintf("Check the network between, or add another upstream beside %s", key)
+		return fmt.Sprintf("Check the network in between, or add another upstream after %s", key)
 	case upstream.AwaitOtherHost:
-		return fmt.Sprintf("%s sends clients there. Try again later, or add another upstream beside %s", host, key)
+		return fmt.Sprintf("%s sends clients there. Try again later, or add another upstream after %s", host, key)
 	case upstream.AdmitPrivate:
-		return fmt.Sprintf("%s sends clients there. If that host is to be trusted, set allow_private_redirects = true of %s", host, key)
+		return fmt.Sprintf("%s sends clients there. If you trust that host, set allow_private_redirects = true of %s", host, key)
 	case upstream.StayPublic:
-		return "A page may name registries at public addresses only. Set ui.allow_private_registries = true, or write the block into a configuration file"
+		return "This page only accepts registries at public addresses. Set ui.allow_private_registries = true, or write the block into a configuration file"
 	case upstream.TrustRealm:
-		return "If that host is to be trusted, let token_realm name it, of " + key
+		return "If you trust that host, name it in token_realm of " + key
 	case upstream.CheckHelper:
 		return "Check credential_helper of " + key + ", and the log of the mirror"
 	case upstream.NeverAdmitted:
-		return fmt.Sprintf("%s sends clients there, which no setting allows. Check url of %s, and whether a proxy is between", host, key)
+		return fmt.Sprintf("%s sends clients there, which no setting allows. Check url of %s, and whether a proxy is in between", host, key)
 	case upstream.EndLoop:
-		return fmt.Sprintf("It leads back to this mirror. Let url of %s name the registry itself", key)
+		return fmt.Sprintf("It leads back to this mirror. Set url of %s to the registry itself", key)
 	}
 	return ""
 }

@@ -38,8 +38,8 @@ func newAPI(cfg config.Global, m *mirror, logger *slog.Logger) *api.Handler {
 	})
 }
 
-// names are the repositories that the API tells of: those of the table in force, without those
-// whose upstream decides who may know of them.
+// names are the repositories that the API lists: those of the table in force, without those
+// whose upstream decides which clients may see them.
 type names struct {
 	tables *namespace.Current
 	cache  *namespace.Cache
@@ -87,7 +87,7 @@ func named(table *namespace.Table, id storage.RepoID) (api.Repository, bool) {
 }
 
 // resolved returns the repository that a table has resolved a name to. It reports false if there
-// is none, or if its upstream decides who may know of it.
+// is none, or if its upstream decides which clients may see it.
 func resolved(ns *namespace.Namespace, below string, err error) (api.Repository, bool) {
 	if err != nil || ns.OnBehalf() {
 		return api.Repository{}, false
@@ -112,8 +112,8 @@ func (n *names) Sees(ctx context.Context, r api.Repository) bool {
 // guardAPI lets those clients pass to the API or the pages that may read them or, with another method
 // than GET and HEAD, change the cache.
 //
-// Without rules, changes are for clients on this machine. A name that a page of a stranger has made
-// lead to this machine (DNS rebinding) is no address of it, and a request that a proxy has passed
+// Without rules, changes are for clients on this machine. A name that a foreign page has made
+// lead to this machine (DNS rebinding) is not an address of it, and a request that a proxy has passed
 // on may come from anywhere. With rules, changes need a known sender.
 func (g guard) guardAPI(next http.Handler, refuse refusal) http.Handler {
 	reads, changes := g.handler(access.ReadAPI, next, refuse), g.handler(access.ChangeAPI, next, refuse)

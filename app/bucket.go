@@ -46,7 +46,7 @@ type bucket struct {
 	promises time.Duration
 	logger   *slog.Logger
 
-	pinned func() []digest.Digest // contents that are never evicted
+	pinned func() []digest.Digest // blobs that are never evicted
 
 	stopped   context.Context // ends with the bucket
 	stop      context.CancelFunc
@@ -55,7 +55,7 @@ type bucket struct {
 
 	mu        sync.Mutex
 	removals  int // that wait for the end of redirects
-	postponed int // their contents
+	postponed int // their blobs
 
 	started *config.Config // of the start, whose limits of the bucket still hold
 	metrics *evict.SharedMetrics
@@ -97,7 +97,7 @@ func redirectedClients(cfg *config.Config) func(netip.Addr) bool {
 	}
 }
 
-// openBucket opens the bucket of a configuration, beside the driver of the local tier. It
+// openBucket opens the bucket of a configuration in addition to the driver of the local tier. It
 // waits for no request; the survey runs behind. The key of the repository block that brought a
 // content in is that of owner, or "". If forget is not nil, it removes content of the local tier
 // that is in the bucket. Contents of pinned are never evicted.
@@ -183,7 +183,7 @@ func newTurn(cfg *config.S3) *cluster.Turn {
 }
 
 // Evict removes content that is over the limits of a collection, as a mirror that evicts does.
-// It returns the number and bytes of the contents that are left.
+// It returns the number and bytes of the blobs that are left.
 func (b *Bucket) Evict(ctx context.Context, whole *config.Config, c evict.Collection) (objects, bytes int64, err error) {
 	opts := evictionOptions(whole, b.Store)
 	pinned, err := namespace.PinnedContents(ctx, namespace.PinsOptions{
@@ -193,7 +193,7 @@ func (b *Bucket) Evict(ctx context.Context, whole *config.Config, c evict.Collec
 		return 0, 0, err
 	}
 	opts.Pinned = func() []digest.Digest { return slices.Collect(maps.Keys(pinned)) }
-	opts.Lease = b.NewLease()
+	opts.Blocks, opts.Lease = blockCaps(whole), b.NewLease()
 	if whole.Cache.Redis != nil {
 		files, err := readTLSFiles(whole.Cache.Redis.ClientCertificate, whole.Cache.Redis.ClientPrivateKey, whole.Cache.Redis.ServerCABundle)
 		if err != nil {
@@ -231,7 +231,7 @@ func (b *bucket) share(next *sharedRedis) {
 	}
 }
 
-// stopEvicting ends the eviction while Redis can still be told so.
+// stopEvicting ends the eviction while Redis can still learn of it.
 func (b *bucket) stopEvicting() {
 	if b == nil {
 		return
@@ -270,7 +270,7 @@ func (b *bucket) survey(ctx context.Context) {
 			said[finding.Step] = finding.Err != nil || finding.Note != ""
 			switch {
 			case finding.Err != nil:
-				b.logger.Error("the bucket lacks something that the mirror needs. Pulls go on without it", "step", finding.Step, "error", surveyError{finding})
+				b.logger.Error("the bucket does not provide everything that the mirror needs. Pulls continue without it", "step", finding.Step, "error", surveyError{finding})
 			case finding.Note != "":
 				b.logger.Warn("the bucket works, but has a limitation", "step", finding.Step, "note", finding.Note)
 			}
@@ -336,7 +336,7 @@ func (b *bucket) links() namespace.Links {
 // bucketCommons are content and links in a bucket.
 type bucketCommons struct{ *bucket }
 
-// Await waits for the upload of a content and of the link to it.
+// Await waits for the upload of a blob and of the link to it.
 func (c bucketCommons) Await(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
 	key, err := catalog.LinkKey(repo, dgst)
 	if err != nil {
@@ -412,7 +412,7 @@ func SurveyBucket(ctx context.Context, cfg *config.S3) ([]BucketReport, error) {
 	return slices.Clip(reports), store.Close()
 }
 
-// Bucket is the content and the records in a bucket, for commands beside the mirrors.
+// Bucket is the content and the records in a bucket, for commands that run next to the mirrors.
 type Bucket struct{ *s3.Store }
 
 // OpenBucket opens the bucket of a configuration. It returns an error if no mirror has used
@@ -459,15 +459,15 @@ func bucketRemedy(err error) string {
 		return "Check blob_store.s3.access_key_id and secret_key or, without them, the role of this machine or pod."
 	case s3.WrongRegion:
 		if failed.Region != "" {
-			return "Set blob_store.s3.region to " + failed.Region + ", and its endpoint to that of this region."
+			return "Set blob_store.s3.region to " + failed.Region + ", and blob_store.s3.endpoint to the endpoint of this region."
 		}
 		return "Set blob_store.s3.region and endpoint to those of the bucket."
 	case s3.WrongClock:
-		return "Synchronise the clock of this machine."
+		return "Synchronize the clock of this machine."
 	case s3.Throttled:
-		return "Weir asks again later. If this lasts, ask the provider for more requests, or raise blob_store.fs.max_size."
+		return "Weir tries again later. If this persists, ask the provider for a higher limit, or raise blob_store.fs.max_size."
 	case s3.Unreachable:
-		return "Check blob_store.s3.endpoint and path_style, and the way there."
+		return "Check blob_store.s3.endpoint and path_style, and the network to it."
 	case s3.Format:
 		return "Update Weir, or set blob_store.s3.key_prefix to an unused one."
 	default:

@@ -29,8 +29,8 @@ func TestBucketAdvice(t *testing.T) {
 		{reason: s3.BadCredentials, want: "Check blob_store.s3.access_key_id and secret_key"},
 		{reason: s3.WrongRegion, want: "Set blob_store.s3.region and endpoint"},
 		{reason: s3.WrongRegion, region: "eu-west-1", want: "Set blob_store.s3.region to eu-west-1"},
-		{reason: s3.WrongClock, want: "Synchronise the clock"},
-		{reason: s3.Throttled, want: "Weir asks again later"},
+		{reason: s3.WrongClock, want: "Synchronize the clock"},
+		{reason: s3.Throttled, want: "Weir tries again later"},
 		{reason: s3.Unreachable, want: "Check blob_store.s3.endpoint"},
 		{reason: s3.Format, want: "Update Weir"},
 	} {

@@ -75,7 +75,7 @@ func build(cfg *config.Config, logger *slog.Logger) (_ *mirror, err error) {
 		return nil, err
 	}
 	m.state = newState(m, cfg.BlobStore.FS)
-	m.warmings = ondemand.New(ondemand.Options{Open: openToWarm(&m.routing.tables), Logger: logger})
+	m.warmings = ondemand.New(ondemand.Options{Open: openToWarm(&m.routing.tables), Logger: logger, Metrics: ondemand.NewMetrics(m.gatherer)})
 	m.api = newAPI(cfg.Global, m, logger)
 	ops := &ops{
 		ready: m.storage.driver.Writable, content: m.storage.content, bucket: m.storage.bucket.trouble, gatherer: m.gatherer,

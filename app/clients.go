@@ -24,6 +24,9 @@ type clients struct {
 	denied    *deniedLog
 	bandwidth *upstream.Bandwidth // of all clients together
 	current   clientSet
+
+	given *tlsFiles // of a trial, in place of the files that upstreams name; nil: it is none
+	dial  dialer    // of a trial; nil: the usual way to connect
 }
 
 // clientSet is the clients of one configuration. It starts empty, get fills it, and
@@ -38,7 +41,7 @@ type clientKey struct {
 	files  [sha256.Size]byte
 }
 
-// contentLimits are the largest contents that upstreams may deliver, in bytes.
+// contentLimits are the largest blobs that upstreams may deliver, in bytes.
 type contentLimits struct {
 	manifest int64
 	blob     int64 // 0: no limit
@@ -74,7 +77,7 @@ func (c *clients) close() { c.commit(clientSet{}) }
 // get returns the client for an upstream and adds it to next. It is the current
 // set's client if nothing about the upstream has changed.
 func (c *clients) get(next clientSet, u config.Upstream, limits contentLimits) (*upstream.Client, error) {
-	files, err := readTLSFiles(u.ClientCertificate, u.ClientPrivateKey, u.ServerCABundle)
+	files, err := c.filesOf(u)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +96,13 @@ func (c *clients) get(next clientSet, u config.Upstream, limits contentLimits) (
 	return next[key], nil
 }
 
+func (c *clients) filesOf(u config.Upstream) (tlsFiles, error) {
+	if c.given != nil {
+		return *c.given, nil
+	}
+	return readTLSFiles(u.ClientCertificate, u.ClientPrivateKey, u.ServerCABundle)
+}
+
 func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLimits) (*upstream.Client, error) {
 	proxy, err := u.ProxyURL()
 	if err != nil {
@@ -103,7 +113,7 @@ func (c *clients) newClient(u config.Upstream, files tlsFiles, limits contentLim
 		URL: u.URL.Std(), APIPath: u.APIPath.Path(), Username: u.Username, Password: u.Password.Reveal(), Proxy: proxy,
 		MaxRedirects: u.MaxRedirect, AllowPrivateRedirects: u.AllowPrivateRedirects, TokenRealm: u.TokenRealm, Reach: reachOf(u.Reach), ConnectTimeout: u.ConnectTimeout, ReadTimeout: u.ReadTimeout,
 		MaxManifestSize: limits.manifest, MaxBlobSize: limits.blob, Segments: u.Segments, MaxConnections: u.MaxConnections, MaxBandwidth: int64(u.MaxBandwidth), Bandwidth: c.bandwidth, UserAgent: "weir/" + version, ID: c.id,
-		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger,
+		Tokens: c.tokens, Cooldowns: c.cooldowns, Metrics: c.metrics, Logger: c.logger, DialContext: c.dial,
 		OnDenied: func(e *upstream.Error) { c.denied.warn(u, e) },
 	}
 	if u.CredentialHelper != "" {

@@ -72,7 +72,7 @@ func openFleet(cfg *config.Config, parts *storageParts, metrics prometheus.Regis
 		Contents: f.contents, Uploaded: uploaded, Metrics: cluster.NewMetrics(metrics), RedisAdvice: redisAdvice, ReplicaAdvice: replicaAdvice, Logger: logger,
 	})
 	if !f.member.Sealed() {
-		logger.Warn("checks of tags are not shared between replicas, since any client of Redis could forge them. Set cluster.secret or cache.redis.secret_key")
+		logger.Warn("checks of tags are not shared between replicas, because any client of Redis could forge them. Set cluster.secret or cache.redis.secret_key")
 	}
 	f.server = f.member.Server()
 	logger.Info("other replicas are served", "advertise", at, "address", listener.Addr().String())
@@ -128,7 +128,7 @@ func (f *fleet) serve(downloads *download.Group) {
 	listener := f.listener
 	go func() {
 		if err := f.member.Serve(f.server, listener); !errors.Is(err, http.ErrServerClosed) {
-			f.logger.Error("other replicas are not served any more", "error", err)
+			f.logger.Error("other replicas are no longer served", "error", err)
 		}
 	}()
 }
@@ -144,7 +144,7 @@ func (f *fleet) use(next *sharedRedis) {
 	}
 }
 
-// drain waits until other replicas have read to the end of their contents.
+// drain waits until other replicas have read to the end of their blobs.
 func (f *fleet) drain(ctx context.Context) error {
 	if f == nil {
 		return nil
@@ -191,10 +191,10 @@ func (f *fleet) commons(b *bucket) namespace.Commons {
 	}
 }
 
-// fleetCommons are the contents of replicas that have a disk each.
+// fleetCommons are the blobs of replicas that have a disk each.
 type fleetCommons struct{ *fleet }
 
-// Await tells the others that this replica has a content.
+// Await tells the others that this replica has a blob.
 func (c fleetCommons) Await(ctx context.Context, _ storage.RepoID, dgst digest.Digest) error {
 	return c.member.Has(ctx, dgst)
 }
@@ -203,7 +203,7 @@ func (fleetCommons) Reread(storage.RepoID, digest.Digest) {}
 
 func (fleetCommons) Links() bool { return false }
 
-// Lasting is for how long the others know that this replica has a content.
+// Lasting is for how long the others know that this replica has a blob.
 func (fleetCommons) Lasting() time.Duration { return cluster.HaveLife }
 
 func (fleetCommons) Paused() bool { return false }
@@ -211,7 +211,7 @@ func (fleetCommons) Paused() bool { return false }
 // fleetOrigin reads downloads from other replicas.
 type fleetOrigin struct{ *fleet }
 
-// Open opens a content at another replica, or returns download.ErrTurn.
+// Open opens a blob at another replica, or returns download.ErrTurn.
 func (o fleetOrigin) Open(ctx context.Context, want download.Want) (*download.Stream, error) {
 	stream, err := o.member.Open(ctx, cluster.Want(want))
 	if err != nil {
@@ -235,13 +235,13 @@ func (o fleetOrigin) Open(ctx context.Context, want download.Want) (*download.St
 	}, nil
 }
 
-// replicaContents are the contents that other replicas read.
+// replicaContents are the blobs that other replicas read.
 type replicaContents struct {
 	store     storage.Store
 	downloads *download.Group
 }
 
-// Open opens a stored content, or else follows its download.
+// Open opens a stored blob, or else follows its download.
 func (r *replicaContents) Open(ctx context.Context, want cluster.Want, stored bool) (*cluster.Content, error) {
 	content, err := r.open(ctx, want)
 	if content != nil || stored || !errors.Is(err, storage.ErrNotExist) {
@@ -258,7 +258,7 @@ func (r *replicaContents) Open(ctx context.Context, want cluster.Want, stored bo
 	return &cluster.Content{ReadCloser: follower, Size: follower.Size(), Link: follower.Link}, nil
 }
 
-// open opens a stored content at an offset.
+// open opens a stored blob at an offset.
 func (r *replicaContents) open(ctx context.Context, want cluster.Want) (*cluster.Content, error) {
 	object, err := r.store.Open(ctx, want.Digest)
 	if err != nil {

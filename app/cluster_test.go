@@ -25,14 +25,14 @@ func TestReplicaAdvice(t *testing.T) {
 		{cluster.ErrUnreachable, "cluster.advertise"},
 		{fmt.Errorf("asking: %w", cluster.ErrRefused), "cluster.secret"},
 		{cluster.ErrSecret, "cache.redis.key_prefix for each other fleet"},
-		{cluster.ErrClock, "Synchronise the clocks"},
+		{cluster.ErrClock, "Synchronize the clocks"},
 		{cluster.ErrForeign, "cluster.peer_port"},
-		{cluster.ErrVersion, "until all replicas are updated"},
-		{cluster.ErrScheme, "cluster.certificate at all"},
-		{cluster.ErrTwin, "an address of its own"},
+		{cluster.ErrVersion, "until all replicas have the same version"},
+		{cluster.ErrScheme, "cluster.certificate on all"},
+		{cluster.ErrTwin, "Set a different cluster.advertise"},
 		{&url.Error{Op: "Get", Err: x509.UnknownAuthorityError{}}, "cluster.client_ca_bundle"},
 		{x509.HostnameError{Certificate: &x509.Certificate{}, Host: "x"}, "Issue cluster.certificate"},
-		{errors.New("connection refused"), "Check that it runs"},
+		{errors.New("connection refused"), "Check that it is running"},
 	} {
 		if got := replicaAdvice(tt.err); !strings.Contains(got, tt.want) {
 			t.Errorf("%v: %q, want %q", tt.err, got, tt.want)

@@ -107,11 +107,11 @@ func (e *entrance) source(cfg *config.TLS, files tlsFiles) (door.Source, error) 
 	if cfg.SelfSigned {
 		certificate, created, err := door.SelfSigned(e.dir)
 		if err != nil {
-			return nil, fmt.Errorf("server.tls.self_signed: cannot use the certificate below blob_store.fs.root_dir, or make one there: %w", whoami.Explain(err))
+			return nil, fmt.Errorf("server.tls.self_signed: cannot use or create a certificate below blob_store.fs.root_dir: %w", whoami.Explain(err))
 		}
 		if created {
 			sum := sha256.Sum256(certificate.Certificate[0])
-			e.logger.Info("made a self-signed certificate. Clients trust it with the files of weir client-config",
+			e.logger.Info("created a self-signed certificate. The files of weir client-config make clients trust it",
 				"path", door.SelfSignedPath(e.dir), "sha256", hex.EncodeToString(sum[:]))
 		}
 		return door.NewFixed(certificate)
@@ -147,8 +147,8 @@ func (e *entrance) use(next *prepared) error {
 	e.warn(time.Now())
 	if e.acme != nil && e.acme != last && e.shared != nil && !e.shared.Shares() {
 		// The bucket is no place for a private key in clear.
-		e.logger.Warn("each replica asks for certificates of its own, since there is a bucket and no secret to encrypt them with. " +
-			"Set cache.redis.secret_key or cluster.secret at all replicas to share them")
+		e.logger.Warn("each replica requests its own certificates, because the bucket is shared but there is no secret to encrypt them with. " +
+			"Set cache.redis.secret_key or cluster.secret on all replicas to share them")
 	}
 	if e.acme != nil && e.acme != last && e.listening != nil {
 		// The port could not be tried before: it may have been that of the last one.
@@ -223,7 +223,7 @@ func (e *entrance) warn(now time.Time) {
 		case now.Before(c.Begins):
 			e.logger.Error("the certificate of the server is not valid yet, so clients refuse it. Check the clock, and the certificate (server.tls)", attrs...)
 		case c.Ends.Sub(now) < min(endsSoon, c.Ends.Sub(c.Begins)/4):
-			e.logger.Warn("the certificate of the server ends soon. Renew it (server.tls)", attrs...)
+			e.logger.Warn("the certificate of the server expires soon. Renew it (server.tls)", attrs...)
 		}
 	}
 }
@@ -262,8 +262,8 @@ func (e *entrance) Collect(metrics chan<- prometheus.Metric) {
 		return
 	}
 	host := []string{"host"}
-	begins := prometheus.NewDesc("weir_tls_certificate_start_timestamp_seconds", "When the certificate that clients see begins to be valid; 0: there is none yet.", host, nil)
-	ends := prometheus.NewDesc("weir_tls_certificate_expiry_timestamp_seconds", "When the certificate that clients see, or one of its authorities, expires; 0: there is none yet.", host, nil)
+	begins := prometheus.NewDesc("weir_tls_certificate_start_timestamp_seconds", "When the certificate that clients see becomes valid; 0 if there is none yet.", host, nil)
+	ends := prometheus.NewDesc("weir_tls_certificate_expiry_timestamp_seconds", "When the certificate that clients see, or one of its authorities, expires; 0 if there is none yet.", host, nil)
 	handshakes := prometheus.NewDesc("weir_tls_handshakes_total", "TLS handshakes with clients, by result: completed, failed, or refused if too many were under way.", []string{"result"}, nil)
 	completed, failed, refused := e.door.Handshakes()
 	for result, n := range map[string]int64{"completed": completed, "failed": failed, "refused": refused} {

@@ -18,7 +18,7 @@ import (
 
 // issuers are the issuers of tokens in force. One that is equal in two configurations is
 // the same in both, so that a reload does not need its keys again, and its tokens stay
-// valid while it is away.
+// valid while it is unavailable.
 type issuers struct {
 	logger  *slog.Logger
 	current []issuer

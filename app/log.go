@@ -148,7 +148,7 @@ func logLevel(name string) slog.Level {
 
 // redisLog writes the lines of the Redis client to the log, for debugging: the
 // client reports each failed connection, and the token cache says once that Redis
-// is away.
+// is unavailable.
 type redisLog struct{ *slog.Logger }
 
 func (l redisLog) Printf(ctx context.Context, format string, args ...any) {

@@ -36,11 +36,11 @@ func TestLogAdvises(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	crowded := &upstream.Error{Host: "ghcr.io", Class: upstream.ClassUnavailable, Err: &upstream.CrowdedError{Host: "ghcr.io", Limit: 3, Wait: time.Second}}
-	if got := advised(crowded); !strings.HasSuffix(got, "the limit of 3 connections to ghcr.io was reached for 1s. Set max_connections of this upstream higher if it bears more.") {
+	if got := advised(crowded); !strings.HasSuffix(got, "the limit of 3 connections to ghcr.io was reached for 1s. Raise max_connections of this upstream if it can take more.") {
 		t.Errorf("got %q", got)
 	}
 	// A server's own words may end with a full stop.
-	if got := advised(fmt.Errorf("%w: It is too late.", &s3.Error{Operation: "get", Reason: s3.WrongClock})); !strings.HasSuffix(got, "It is too late. Synchronise the clock of this machine.") {
+	if got := advised(fmt.Errorf("%w: It is too late.", &s3.Error{Operation: "get", Reason: s3.WrongClock})); !strings.HasSuffix(got, "It is too late. Synchronize the clock of this machine.") {
 		t.Errorf("got %q", got)
 	}
 	if got := advised(errors.New("odd")); got != "odd" {

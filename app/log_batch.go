@@ -20,7 +20,7 @@ const (
 // request costs more than the rest of its line. Lines wait for the batchDelay at most, and
 // their order stays that in which they came.
 //
-// If the file takes no more, such as a pipe without a reader, a full batch makes its loggers wait,
+// If the file accepts nothing, such as a pipe without a reader, a full batch makes its loggers wait,
 // as they did without one. So no line is lost, and memory is bounded by two batches.
 type batch struct {
 	w io.Writer
@@ -79,7 +79,7 @@ func (b *batch) flush() {
 	}
 }
 
-// close writes the lines that wait, and makes later ones wait no more.
+// close writes the lines that wait, and lets later ones wait no longer.
 func (b *batch) close() {
 	b.mu.Lock()
 	b.closed = true
@@ -90,7 +90,7 @@ func (b *batch) close() {
 
 // batchHandler writes lines through a batch. The lines of requests wait in it; all others, and
 // those of requests that the mirror failed, are written at once, together with all before
-// them. So whatever ends the process, no line is lost that tells why.
+// them. So whatever ends the process, no line that says why is lost.
 type batchHandler struct {
 	slog.Handler
 	batch *batch

@@ -9,7 +9,7 @@ import (
 
 const (
 	// floodWindow and floodLines bound the lines of one message about one upstream: an
-	// operator sees that it happens, and a stranger who causes it fills no disk.
+	// operator sees that it happens, and a client that causes it does not fill the disk.
 	floodWindow = time.Minute
 	floodLines  = 30
 	// floodMessages bounds the memory for them. All others share one place.
@@ -17,7 +17,7 @@ const (
 )
 
 // floodHandler leaves out lines that come too often. The next line of the same message that
-// is written tells their number ("left_out"). Two kinds are written always: the line of
+// is written has their number ("left_out"). Two kinds are written always: the line of
 // each request, of which there is one for each, and those for debugging.
 type floodHandler struct {
 	slog.Handler

@@ -21,7 +21,7 @@ const (
 	// modestMemory is the memory of a mirror of some hundred clients with the garbage that it
 	// makes. The program itself, some 40 MiB, comes on top.
 	modestMemory = 160 << 20
-	// stackMemory is about the memory of a thousand connections beside the heap.
+	// stackMemory is about the memory of a thousand connections in addition to the heap.
 	stackMemory = 16 << 20
 	// garbageStep is how far the limit moves at least: each change stops the process for some
 	// microseconds.
@@ -31,7 +31,7 @@ const (
 	garbageTick = time.Second
 )
 
-// limitThreads lets at most so many threads run at once; 0 is no limit. More than there are
+// limitThreads lets at most that many threads run at once; 0 means no limit. More than there are
 // processors, or than the control group may use, would only take turns.
 func limitThreads(most int) {
 	if most > 0 && most < runtime.GOMAXPROCS(0) {
@@ -50,9 +50,9 @@ func limitMemory(logger *slog.Logger) (stop func()) {
 		// There are systems without control groups, and most have no limit.
 		logger.Debug("the memory limit of the control group is unknown. Set GOMEMLIMIT if there is one", "error", err)
 	case limit == math.MaxInt64:
-		logger.Debug("memory has no limit")
+		logger.Debug("there is no memory limit")
 	default:
-		logger.Debug("memory has a limit for the garbage collector", "bytes", limit)
+		logger.Debug("the garbage collector keeps to a memory limit", "bytes", limit)
 		return func() {}
 	}
 	if os.Getenv("GOMEMLIMIT") != "" {
@@ -68,7 +68,7 @@ func limitMemory(logger *slog.Logger) (stop func()) {
 }
 
 // limitGarbage keeps a limit for the garbage collector that follows the live memory. By
-// itself, Go lets the garbage grow as large as that, so that strangers who make much memory
+// itself, Go lets the garbage grow as large as that, so that untrusted clients that use much memory
 // live for a moment would take twice as much of the machine.
 func limitGarbage(ctx context.Context) {
 	defer debug.SetMemoryLimit(math.MaxInt64)

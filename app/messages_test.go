@@ -61,7 +61,7 @@ var messages = []message{
 	},
 	{
 		name: "a hidden name", prepare: permitting(access.Block{Images: []string{"!org/**"}}), header: asAlice, status: 404, code: "NAME_UNKNOWN",
-		want: `this mirror does not serve ghcr.io/org/app. The list images of repository."ghcr.io" leaves it out`,
+		want: `this mirror does not serve ghcr.io/org/app. The images list of repository."ghcr.io" excludes it`,
 	},
 	{
 		name: "an unknown name of a client without rights", path: "nowhere/app/manifests/1", prepare: permitting(access.Block{Allow: []access.Subject{{}}}), header: asAlice, status: 404, code: "NAME_UNKNOWN",
@@ -69,7 +69,7 @@ var messages = []message{
 	},
 	{
 		name: "a list without the user", prepare: permitting(access.Block{Allow: []access.Subject{{}}}), header: asAlice, status: 403, code: "DENIED",
-		want: `alice may not pull from ghcr.io. The list allow of repository."ghcr.io" does not name it`,
+		want: `alice may not pull from ghcr.io. The allow list of repository."ghcr.io" does not include it`,
 	},
 	{
 		name: "a policy of the block", prepare: permitting(access.Block{Policy: &access.Policy{}}), header: asAlice, status: 403, code: "DENIED",
@@ -100,28 +100,28 @@ var messages = []message{
 	},
 	{
 		name: "tag not found", status: 404, code: "MANIFEST_UNKNOWN",
-		want:   `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown)`,
+		want:   `ghcr.io does not have org/app:1.2 (404 Not Found: MANIFEST_UNKNOWN: manifest unknown)`,
 		detail: `{"upstream":"ghcr.io","class":"not_found","status":404}`,
 	},
 	{
 		name: "no registry", status: 404, code: "MANIFEST_UNKNOWN",
 		fault: []upstreamtest.Effect{upstreamtest.Status(404, "default backend - 404")},
-		want: `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: default backend - 404). ` +
-			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
+		want: `ghcr.io does not have org/app:1.2 (404 Not Found: default backend - 404). ` +
+			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is in between`,
 	},
 	{
 		name: "blob not found", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 404, code: "BLOB_UNKNOWN",
-		want: `ghcr.io was asked for org/app@` + missingBlob + ` and does not have it (404 Not Found: BLOB_UNKNOWN: blob unknown to registry)`,
+		want: `ghcr.io does not have org/app@` + missingBlob + ` (404 Not Found: BLOB_UNKNOWN: blob unknown to registry)`,
 	},
 	{
 		name: "not found on two", second: true, status: 404, code: "MANIFEST_UNKNOWN",
-		want: `ghcr.io was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown). ` +
-			`mirror.example was asked for org/app:1.2 and does not have it (404 Not Found: MANIFEST_UNKNOWN: manifest unknown)`,
+		want: `ghcr.io does not have org/app:1.2 (404 Not Found: MANIFEST_UNKNOWN: manifest unknown). ` +
+			`mirror.example does not have org/app:1.2 (404 Not Found: MANIFEST_UNKNOWN: manifest unknown)`,
 	},
 	{
 		name: "denied to an account", onBehalf: true, header: asAlice, options: []upstreamtest.Option{upstreamtest.WithAccounts(upstreamtest.Account{Username: "alice", Password: "secret"})},
 		status: 403, code: "DENIED",
-		want: `ghcr.io does not give org/app:1.2 to this account (403 Forbidden: DENIED: requested access to the resource is denied). ` +
+		want: `ghcr.io does not serve org/app:1.2 to this account (403 Forbidden: DENIED: requested access to the resource is denied). ` +
 			`It is private or does not exist. Log in to this mirror with an account of ghcr.io that may read it`,
 		detail: `{"upstream":"ghcr.io","class":"denied","status":403}`,
 	},
@@ -133,12 +133,12 @@ var messages = []message{
 	{
 		name: "a right that cannot be told", onBehalf: true, header: asAlice, status: 503, code: "UNAVAILABLE", retry: "10",
 		fault: []upstreamtest.Effect{upstreamtest.Status(500, "")},
-		want: `ghcr.io has to say whether this account may have tag 1.2, and cannot at the moment: ghcr.io could not deliver org/app:1.2 (500 Internal Server Error). ` +
-			`Set auth_stale_grace of repository."ghcr.io" to answer known clients meanwhile`,
+		want: `ghcr.io must decide whether this account may read tag 1.2, but cannot at the moment: ghcr.io could not deliver org/app:1.2 (500 Internal Server Error). ` +
+			`Set auth_stale_grace of repository."ghcr.io" to serve known clients meanwhile`,
 	},
 	{
 		name: "denied to everyone", options: []upstreamtest.Option{upstreamtest.WithBasic("reader", "secret")}, status: 403, code: "DENIED",
-		want: `ghcr.io does not give org/app:1.2 to everyone (401 Unauthorized: UNAUTHORIZED: authentication required). ` +
+		want: `ghcr.io does not serve org/app:1.2 to anonymous clients (401 Unauthorized: UNAUTHORIZED: authentication required). ` +
 			`It is private or does not exist. If it exists, set username and password of repository."ghcr.io".upstream[0]`,
 		detail: `{"upstream":"ghcr.io","class":"denied","status":401}`,
 	},
@@ -155,17 +155,17 @@ var messages = []message{
 	{
 		name: "credentials not asked for", fault: []upstreamtest.Effect{upstreamtest.Status(401, "")}, change: wrongPassword, status: 403, code: "DENIED",
 		want: `ghcr.io denies org/app:1.2 and does not ask for the configured credentials (401 Unauthorized). ` +
-			`Check url of repository."ghcr.io".upstream[0], and whether a proxy between removes WWW-Authenticate`,
+			`Check url of repository."ghcr.io".upstream[0], and whether a proxy in between removes WWW-Authenticate`,
 	},
 	{
 		name: "a web filter", fault: []upstreamtest.Effect{upstreamtest.Status(403, "<html>blocked</html>")}, change: wrongPassword, status: 403, code: "DENIED",
 		want: `ghcr.io denies org/app:1.2 (403 Forbidden). ` +
-			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
+			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is in between`,
 	},
 	{
 		name: "a proxy that wants a password", fault: []upstreamtest.Effect{upstreamtest.Status(401, "<html>401 Authorization Required</html>"), upstreamtest.Header("WWW-Authenticate", "Basic")},
 		status: 403, code: "DENIED",
-		want: `ghcr.io does not give org/app:1.2 to everyone (401 Unauthorized). It is private or does not exist. If it exists, set username and password of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io does not serve org/app:1.2 to anonymous clients (401 Unauthorized). It is private or does not exist. If it exists, set username and password of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "a proxy that refuses the password", change: wrongPassword,
@@ -190,7 +190,7 @@ var messages = []message{
 		name: "rate limited with credentials", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, change: wrongPassword,
 		status: 429, code: "TOOMANYREQUESTS", retry: "60",
 		want: `ghcr.io allows no more requests until 00:01:00 UTC, in 1m0s (429 Too Many Requests). ` +
-			`Raise tag_ttl, or add another upstream beside repository."ghcr.io".upstream[0]`,
+			`Raise tag_ttl, or add another upstream after repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "resting", fault: []upstreamtest.Effect{upstreamtest.Status(429, "")}, prepare: func(t *testing.T, m *wire, _ *upstreamtest.Registry) {
@@ -209,8 +209,8 @@ var messages = []message{
 			r.Fault(upstreamtest.Blobs, upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://cdn.ghcr.io/cdn/org/app/x"))
 			r.Fault(upstreamtest.CDNBlobs, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "30"))
 		},
-		want: `ghcr.io allows no more requests until 00:00:30 UTC, in 30s (429 Too Many Requests): the answer is that of cdn.ghcr.io, to which it redirects. ` +
-			`ghcr.io sends clients there. Try again later, or add another upstream beside repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io allows no more requests until 00:00:30 UTC, in 30s (429 Too Many Requests): the answer comes from cdn.ghcr.io, to which it redirects. ` +
+			`ghcr.io sends clients there. Try again later, or add another upstream after repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "limited token service", status: 429, code: "TOOMANYREQUESTS", retry: "20",
@@ -252,7 +252,7 @@ var messages = []message{
 	{
 		name: "connect timeout", dial: hanging, status: 504, code: "UNAVAILABLE",
 		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: dial tcp: i/o timeout. ` +
-			`Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
+			`Check the network and firewalls in between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "no answer", status: 504, code: "UNAVAILABLE",
@@ -260,13 +260,13 @@ var messages = []message{
 			r.Fault(upstreamtest.Any, upstreamtest.Hold(upstreamtest.NewGate())) // a gate of the test's bubble
 		},
 		want: `ghcr.io could not deliver org/app:1.2: talking to ghcr.io: net/http: timeout awaiting response headers. ` +
-			`Check the network and firewalls between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
+			`Check the network and firewalls in between, or raise connect_timeout_secs or read_timeout_secs of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "drip", fault: []upstreamtest.Effect{upstreamtest.Drip(1)}, status: 504, code: "UNAVAILABLE",
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) { r.AddImage("org/app", "1.2", []byte("layer")) },
-		want: `ghcr.io could not deliver org/app:1.2: reading the body: the answer comes too slowly. ` +
-			`Check the network between, or add another upstream beside repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: reading the body: the answer arrives too slowly. ` +
+			`Check the network in between, or add another upstream after repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "busy", status: 503, code: "UNAVAILABLE", retry: "2",
@@ -282,12 +282,12 @@ var messages = []message{
 	{
 		name: "unknown authority", options: []upstreamtest.Option{upstreamtest.WithTLS()}, change: https, status: 502, code: "UNAVAILABLE",
 		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: tls: failed to verify certificate: x509: certificate signed by unknown authority. ` +
-			`If its authority is your own, name it in server_ca_bundle of repository."ghcr.io".upstream[0]`,
+			`If its authority is your own, set server_ca_bundle of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "no TLS", change: func(o *upstream.Options) { https(o); o.URL.Host = "ghcr.io:80" }, status: 502, code: "UNAVAILABLE",
 		want: `ghcr.io:80 could not deliver org/app:1.2: connecting to ghcr.io:80: tls: first record does not look like a TLS handshake. ` +
-			`It speaks no TLS. Check whether url of repository."ghcr.io".upstream[0] should begin with http://`,
+			`It does not speak TLS. Check whether url of repository."ghcr.io".upstream[0] should begin with http://`,
 	},
 	{
 		name: "too large", status: 502, code: "UNAVAILABLE", change: func(o *upstream.Options) { o.MaxManifestSize = 100 },
@@ -295,7 +295,7 @@ var messages = []message{
 			r.AddImage("org/app", "1.2", []byte("a layer"))
 		},
 		want: `ghcr.io could not deliver org/app:1.2: manifest too large: more than 100 bytes. ` +
-			`Raise global.max_manifest_size if it is to be served`,
+			`Raise global.max_manifest_size to serve it`,
 	},
 	{
 		name: "blob too large", path: "ghcr.io/org/app/blobs/" + missingBlob, status: 502, code: "UNAVAILABLE",
@@ -304,7 +304,7 @@ var messages = []message{
 			r.AddBlobAs("org/app", missingBlob, make([]byte, 1025))
 		},
 		want: `ghcr.io could not deliver org/app@` + missingBlob + `: the blob is too large: more than 1.0 KiB. ` +
-			`Raise global.max_blob_size if it is to be served`,
+			`Raise global.max_blob_size to serve it`,
 	},
 	{
 		name: "schema 1", status: 502, code: "UNAVAILABLE",
@@ -339,26 +339,26 @@ var messages = []message{
 		prepare: func(_ *testing.T, _ *wire, r *upstreamtest.Registry) {
 			r.Fault(upstreamtest.Blobs, upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://cdn.ghcr.io/cdn/org/app/x"))
 		},
-		want: `ghcr.io could not deliver org/app@` + missingBlob + ` (403 Forbidden): the answer is that of cdn.ghcr.io, to which it redirects. ` +
-			`ghcr.io sends clients there with a signed link, which may have expired. Check the clocks, and for a proxy or a web filter between`,
+		want: `ghcr.io could not deliver org/app@` + missingBlob + ` (403 Forbidden): the answer comes from cdn.ghcr.io, to which it redirects. ` +
+			`ghcr.io sends clients there with a signed link, which may have expired. Check the clocks, and whether a proxy or a web filter is in between`,
 	},
 	{
 		name: "a redirect to a private address", path: "ghcr.io/org/app/manifests/1.2", status: 502, code: "UNAVAILABLE",
 		fault: []upstreamtest.Effect{upstreamtest.Status(307, ""), upstreamtest.Header("Location", "http://10.0.0.7:9000/x")},
-		want: `ghcr.io could not deliver org/app:1.2: connecting to 10.0.0.7:9000: it has a private address, and the upstream has none. ` +
-			`ghcr.io sends clients there. If that host is to be trusted, set allow_private_redirects = true of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: connecting to 10.0.0.7:9000: it has a private address, but the upstream itself has none. ` +
+			`ghcr.io sends clients there. If you trust that host, set allow_private_redirects = true of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "another realm", change: func(o *upstream.Options) { wrongPassword(o); o.TokenRealm = "auth.ghcr.io" }, status: 502, code: "UNAVAILABLE",
 		fault: []upstreamtest.Effect{upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="http://elsewhere.example/token"`)},
-		want: `ghcr.io could not deliver org/app:1.2: the token service elsewhere.example is not the one that may get the credentials. ` +
-			`If that host is to be trusted, let token_realm name it, of repository."ghcr.io".upstream[0]`,
+		want: `ghcr.io could not deliver org/app:1.2: the token service elsewhere.example is not the one that may receive the credentials. ` +
+			`If you trust that host, name it in token_realm of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "a realm at a link-local address", path: "ghcr.io/org/app/manifests/1.2", status: 502, code: "UNAVAILABLE",
 		fault: []upstreamtest.Effect{upstreamtest.Status(401, ""), upstreamtest.Header("WWW-Authenticate", `Bearer realm="http://169.254.169.254/token"`)},
-		want: `ghcr.io could not deliver org/app:1.2: token service 169.254.169.254: connecting to 169.254.169.254: it has a link-local address, to which no upstream may lead. ` +
-			`ghcr.io sends clients there, which no setting allows. Check url of repository."ghcr.io".upstream[0], and whether a proxy is between`,
+		want: `ghcr.io could not deliver org/app:1.2: token service 169.254.169.254: connecting to 169.254.169.254: it has a link-local address, which no upstream may refer to. ` +
+			`ghcr.io sends clients there, which no setting allows. Check url of repository."ghcr.io".upstream[0], and whether a proxy is in between`,
 	},
 	{
 		name: "wrong bytes of a manifest", path: "ghcr.io/org/app/manifests/" + missingBlob, status: 502, code: "UNAVAILABLE",
@@ -375,12 +375,12 @@ var messages = []message{
 			r.AddManifest("org/app", "1.2", "text/html", []byte("<html>please log in</html>"))
 		},
 		want: `ghcr.io could not deliver org/app:1.2: the answer is not a manifest: invalid character '<' looking for beginning of value. ` +
-			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is between`,
+			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], and whether a proxy or a login page is in between`,
 	},
 	{
 		name: "port of TLS", fault: []upstreamtest.Effect{upstreamtest.Status(400, "Client sent an HTTP request to an HTTPS server.")}, status: 502, code: "UNAVAILABLE",
 		want: `ghcr.io could not deliver org/app:1.2 (400 Bad Request: Client sent an HTTP request to an HTTPS server.). ` +
-			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], whether it should begin with https://, and whether a proxy is between`,
+			`The answer is not that of a registry. Check url of repository."ghcr.io".upstream[0], whether it should begin with https://, and whether a proxy is in between`,
 	},
 	{
 		name: "proxy without its registry", fault: []upstreamtest.Effect{upstreamtest.Status(502, "<html>Bad Gateway</html>")}, status: 502, code: "UNAVAILABLE",
@@ -411,7 +411,7 @@ var messages = []message{
 		name: "loop", fault: []upstreamtest.Effect{upstreamtest.Status(508, `{"errors":[{"code":"LOOP","message":"the upstream of docker.io leads back to this mirror"}]}`)},
 		status: 508, code: "LOOP",
 		want: `ghcr.io could not deliver org/app:1.2 (508 Loop Detected: LOOP: the upstream of docker.io leads back to this mirror). ` +
-			`It leads back to this mirror. Let url of repository."ghcr.io".upstream[0] name the registry itself`,
+			`It leads back to this mirror. Set url of repository."ghcr.io".upstream[0] to the registry itself`,
 	},
 	{
 		name: "own request", header: http.Header{"Via": {"1.1 weir-me"}}, status: 508, code: "LOOP",
@@ -431,7 +431,7 @@ var messages = []message{
 	},
 	{
 		name: "tag", path: "ghcr.io/org/app/manifests/-1", status: 404, code: "MANIFEST_UNKNOWN",
-		want: `not a tag, nor a digest: "-1"`,
+		want: `neither a tag nor a digest: "-1"`,
 	},
 	{
 		name: "digest", path: "ghcr.io/org/app/blobs/sha256:abc", status: 400, code: "DIGEST_INVALID",
@@ -439,7 +439,7 @@ var messages = []message{
 	},
 	{
 		name: "number", path: "ghcr.io/org/app/tags/list?n=x", status: 400, code: "PAGINATION_NUMBER_INVALID",
-		want: `n is not a number of names: "x"`,
+		want: `n is not a valid number of names: "x"`,
 	},
 	{
 		name: "endpoint", path: "ghcr.io/org/app/frobs/x", status: 404, code: "NAME_UNKNOWN",

@@ -17,7 +17,7 @@ func newGatherer() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	version, revision := Version()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "weir_build_info", Help: "1, labelled with the running version.",
+		Name: "weir_build_info", Help: "1, labeled with the running version.",
 		ConstLabels: prometheus.Labels{"version": version, "revision": revision},
 	})
 	info.Set(1)
@@ -30,18 +30,18 @@ func (s *storageParts) measure(cfg config.FS, metrics prometheus.Registerer) {
 	gauge := func(name, help string, labels prometheus.Labels, value func() float64) {
 		metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
 	}
-	gauge("weir_store_bytes", "Bytes of content that are stored.", nil, func() float64 {
+	gauge("weir_store_bytes", "Bytes of stored content.", nil, func() float64 {
 		bytes, _ := s.driver.Size()
 		return float64(bytes)
 	})
-	gauge("weir_store_objects", "Contents that are stored.", nil, func() float64 {
+	gauge("weir_store_objects", "Stored objects: blobs and manifests.", nil, func() float64 {
 		_, objects := s.driver.Size()
 		return float64(objects)
 	})
-	gauge("weir_store_max_bytes", "Bytes that content and running downloads may take (blob_store.fs.max_size); 0 is no cap.", nil, func() float64 {
+	gauge("weir_store_max_bytes", "Bytes that content and running downloads may take (blob_store.fs.max_size); 0 if there is no limit.", nil, func() float64 {
 		return float64(max(cfg.MaxSize, 0))
 	})
-	gauge("weir_store_free_bytes", "Bytes that are free on the filesystem of the store; -1 if it does not say.", nil, func() float64 {
+	gauge("weir_store_free_bytes", "Free bytes on the filesystem of the store; -1 if unknown.", nil, func() float64 {
 		free, err := s.driver.Spools().Free()
 		if err != nil {
 			return -1
@@ -52,13 +52,13 @@ func (s *storageParts) measure(cfg config.FS, metrics prometheus.Registerer) {
 		return boolGauge(s.driver.Writable(context.Background()) == nil)
 	})
 	for kind, health := range map[string]*storage.Health{"content": s.content, "records": s.records} {
-		gauge("weir_store_failing", "Whether the last content, or record of a tag or of possession, could not be stored; content that is not stored is served straight from upstream.",
+		gauge("weir_store_failing", "Whether the last content, or record of a tag or of possession, could not be stored; content that is not stored is served directly from the upstream.",
 			prometheus.Labels{"kind": kind}, func() float64 { return boolGauge(health.Err() != nil) })
 	}
 	metrics.MustRegister(newBlockCollector(s))
 	s.measureFlushes(metrics)
 	s.quarantined = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "weir_store_quarantined_total", Help: "Contents that had become corrupt in the store and were taken out of it.",
+		Name: "weir_store_quarantined_total", Help: "Objects that had become corrupt in the store and were removed from it.",
 	})
 	metrics.MustRegister(s.quarantined)
 }
@@ -74,7 +74,7 @@ func newBlockCollector(s *storageParts) blockCollector {
 		storage: s,
 		bytes: prometheus.NewDesc("weir_store_block_bytes", "Bytes of stored content that a repository block brought in, once the content of the store is indexed.",
 			[]string{"namespace"}, nil),
-		limit: prometheus.NewDesc("weir_store_block_max_bytes", "Bytes of stored content that a repository block may have (its max_size); 0 is no cap.",
+		limit: prometheus.NewDesc("weir_store_block_max_bytes", "Bytes of stored content that a repository block may have (its max_size); 0 if there is no limit.",
 			[]string{"namespace"}, nil),
 	}
 }
@@ -103,12 +103,12 @@ func (s *storageParts) measureFlushes(metrics prometheus.Registerer) {
 		metrics.MustRegister(prometheus.NewCounterFunc(opts, func() float64 { return float64(value(s.driver.FlushStats())) }))
 	}
 	metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "weir_store_unflushed_objects", Help: "Contents that are stored and may not survive a power cut yet.",
+		Name: "weir_store_unflushed_objects", Help: "Stored objects that might not survive a power failure yet.",
 	}, func() float64 { return float64(s.driver.FlushStats().Marked) }))
 	const flushes = "Flushes of the filesystem of the store (blob_store.fs.sync_to_disk)."
 	counter("weir_store_flushes_total", flushes, "ok", func(f disk.FlushStats) int64 { return f.Flushes })
 	counter("weir_store_flushes_total", flushes, "error", func(f disk.FlushStats) int64 { return f.Failures })
-	const suspects = "Contents that an earlier process had not flushed, and that were hashed."
+	const suspects = "Objects that an earlier process had not flushed and that were verified."
 	counter("weir_store_suspects_total", suspects, "intact", func(f disk.FlushStats) int64 { return f.Intact })
 	counter("weir_store_suspects_total", suspects, "damaged", func(f disk.FlushStats) int64 { return f.Damaged })
 }

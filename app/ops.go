@@ -68,7 +68,7 @@ func (o *ops) handler() http.Handler {
 
 // adminHandler serves the paths of operators that have a listener of their own: the metrics,
 // the API for cached content and the profiles of net/http/pprof. The rules hold there too: a
-// profile tells more than a metric. The challenge of a refusal names the token service at the host that
+// profile reveals more than a metric. The challenge of a refusal names the token service at the host that
 // was asked, so the registry answers /token there as well.
 func (o *ops) adminHandler(registry http.Handler) http.Handler {
 	paths := o.probes()
@@ -139,12 +139,12 @@ const (
 )
 
 func (o *ops) health(w http.ResponseWriter, _ *http.Request) {
-	_, _ = w.Write([]byte(Alive)) // a probe that was given up counts as failed
+	_, _ = w.Write([]byte(Alive)) // a probe that was abandoned counts as failed
 }
 
 func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 	if err := o.ready(r.Context()); err != nil {
-		// A probe that was given up says nothing about the store.
+		// A probe that was abandoned says nothing about the store.
 		if r.Context().Err() == nil && o.unready.Bad() {
 			o.logger.Error("not ready: no file can be created in the store", "error", err)
 		}
@@ -218,7 +218,7 @@ func (o *ops) serve(handler http.Handler, w http.ResponseWriter, r *http.Request
 	defer func() {
 		// A client that leaves in the middle aborts its handler.
 		if failure := recover(); failure != nil && failure != http.ErrAbortHandler {
-			o.logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
+			o.logger.Error("a handler panicked. This is a bug in the mirror. Please report it with this stack",
 				"method", printable.Method(r), "path", printable.Path(r), "panic", failure, "stack", string(debug.Stack()))
 			http.Error(w, "internal error; the mirror's log has the details", http.StatusInternalServerError)
 		}
@@ -254,7 +254,7 @@ func noteVisitor(ctx context.Context, identity *access.Identity, err error) {
 func mount(api, ops http.Handler) http.Handler {
 	nosniff := []string{"nosniff"}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// Content is a stranger's. A browser must not guess that it is a page, and run it
+		// Content is untrusted. A browser must not guess that it is a page, and run it
 		// as one of the mirror's (Fetch standard, section 3.6).
 		w.Header()["X-Content-Type-Options"] = nosniff
 		// The API refuses paths that are not canonical.

@@ -45,7 +45,7 @@ func (m *mirror) newBrowsers(documents *api.Handler) browsers {
 			Check: func(ctx context.Context) ([]check.Result, error) {
 				return checkUpstreams(ctx, inForce(), m.storage.catalog)
 			},
-			Registrar: registrar{m, new(sync.Mutex)},
+			Registrar: registrar{mirror: m, adding: new(sync.Mutex)},
 			Configuration: func(ctx context.Context) string {
 				if keys := m.routing.keys(); len(visible(ctx, keys)) < len(keys) {
 					return ""
@@ -147,7 +147,7 @@ func privateAuthority(cfg *config.Config) (text string, warnings []string) {
 	path := t.ServerCertificateBundle
 	switch {
 	case t.ACME != nil && t.ACME.CABundle != "":
-		return "", append(warnings, "the authority of server.tls.acme is a private one. weir client-config adds its root with --ca")
+		return "", append(warnings, "the authority of server.tls.acme is private. weir client-config adds its root with --ca")
 	case t.ACME != nil:
 		return "", warnings
 	case t.SelfSigned:

@@ -48,11 +48,16 @@ func visit(t *testing.T, h http.Handler, method, path string, form url.Values, h
 	return w
 }
 
-// Each page tells what it is about, runs nothing but its script, and shows a stranger's text as text.
+// Each page says its subject, runs nothing but its script, and shows a stranger's text as text.
 func TestPages(t *testing.T) {
 	m := newPagesMirror(t, "[ui]\nname = \"<Mirror>\"\n")
 	if w := visit(t, m.handler, "GET", "/", nil); w.Code != 200 || !strings.Contains(w.Body.String(), "Nothing is cached yet") {
 		t.Errorf("the first page: %d %s", w.Code, w.Body)
+	}
+	for path, want := range map[string]string{"/activity": "There are no requests yet.", "/activity?client=alice": "No request matches."} {
+		if w := visit(t, m.handler, "GET", path, nil); w.Code != 200 || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s without requests: %d, without %q: %s", path, w.Code, want, w.Body)
+		}
 	}
 	if w := visit(t, m.handler, "GET", "/v2/up/app/manifests/v1", nil); w.Code != 200 {
 		t.Fatalf("%d %s", w.Code, w.Body)
@@ -61,7 +66,7 @@ func TestPages(t *testing.T) {
 		"/": "up/app", "/repositories": "up/app", "/repositories?q=none": "No cached repository matches", "/repositories?sort=colour": "must be name",
 		"/repository?name=up%2Fapp": "v1", "/image?name=up%2Fapp&tag=v1": "&lt;script&gt;alert(1)", "/upstreams": "Check now",
 		"/clients": "registry-mirrors", "/clients?client=containerd": "hosts.toml", "/clients?client=none": "unknown client", "/clients?url=x": "must be a URL",
-		"/configuration": "[ui]", "/pins": "No image is pinned", "/activity": "up/app", "/activity?cache=hit": "No such request", "/activity?status=abc": "must be a status",
+		"/configuration": "[ui]", "/pins": "No image is pinned", "/activity": "up/app", "/activity?cache=hit": "No request matches.", "/activity?status=abc": "must be a status",
 	} {
 		w := visit(t, m.handler, "GET", path, nil)
 		body := w.Body.String()

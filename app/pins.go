@@ -49,7 +49,7 @@ func pinLimit(whole *config.Config) int64 {
 	return maxSize / pinShare
 }
 
-// hold keeps pinned contents on this machine, as many as a part of its limit takes, and tells the
+// hold keeps pinned blobs on this machine, as many as a part of its limit takes, and tells the
 // eviction of the bucket of all.
 func (s *storageParts) hold(ctx context.Context, cfg config.FS, limit int64, contents []storage.Info) {
 	all, local := make([]digest.Digest, 0, len(contents)), make([]digest.Digest, 0, len(contents))
@@ -68,7 +68,7 @@ func (s *storageParts) hold(ctx context.Context, cfg config.FS, limit int64, con
 	s.store.Hold(ctx, local)
 }
 
-// pinnedContents returns the contents that are not evicted from the bucket.
+// pinnedContents returns the blobs that are not evicted from the bucket.
 func (s *storageParts) pinnedContents() []digest.Digest {
 	if all := s.pinned.Load(); all != nil {
 		return *all
@@ -85,7 +85,7 @@ func (p pinner) Pin(ctx context.Context, repo storage.RepoID, part namespace.Sel
 	return p.Pins.Pin(ctx, repo, part, sender[:min(len(sender), maxSender)])
 }
 
-// PinnedContents returns the contents of a store that pins keep, for commands beside a mirror.
+// PinnedContents returns the blobs of a store that pins keep, for commands that run next to a mirror.
 func PinnedContents(ctx context.Context, whole *config.Config, store storage.Driver) (map[digest.Digest]bool, error) {
 	return namespace.PinnedContents(ctx, namespace.PinsOptions{
 		Catalog: catalog.New(store.Records(), catalog.Options{}), Stores: []storage.Store{store}, MaxManifest: int64(whole.Global.MaxManifestSize), Limit: pinLimit(whole),

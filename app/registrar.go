@@ -7,12 +7,12 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/weirhq/weir/api"
-	"github.com/weirhq/weir/check"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/pages"
@@ -24,6 +24,7 @@ type registrar struct {
 	*mirror
 
 	adding *sync.Mutex // one block at a time
+	trial  trial
 }
 
 // draftOf returns the block of a form.
@@ -37,7 +38,7 @@ func draftOf(r pages.Registry) config.Draft {
 // Permit refuses a client that may not know of all blocks: messages may name any of them.
 func (r registrar) Permit(ctx context.Context) error {
 	if keys := r.routing.keys(); len(visible(ctx, keys)) < len(keys) {
-		return &api.Failure{Status: http.StatusForbidden, Code: "DENIED", Message: "The rules of the mirror hide some of its blocks from you, so you cannot add one"}
+		return &api.Failure{Status: http.StatusForbidden, Code: "DENIED", Message: "The access rules of the mirror hide some blocks from you, so you cannot add one"}
 	}
 	return nil
 }
@@ -51,16 +52,15 @@ func (r registrar) Draft(ctx context.Context, described pages.Registry) (string,
 	}
 	draft := r.withDefault(draftOf(described))
 	checked := draft
-	checked.Helper, checked.Authority, checked.Certificate = "", false, false
-	if draft.ByHand() && draft.Username != "" {
+	if described.Untried && draft.Username != "" {
 		checked.Password = "in a file" // the operator writes it
 	}
 	_, err := checked.Load(r.inForce().UI.AllowPrivateRegistries)
-	problems := fieldProblems(draft, err)
+	problems := append(fieldProblems(draft, err), certificateProblems(described)...)
 	if _, err := imageOf(described); err != nil {
 		problems = append(problems, pages.FieldProblem{Field: "image", Message: err.Error()})
 	}
-	return draft.Text(), problems, nil
+	return r.inForce().Paste(draft), problems, nil
 }
 
 // withDefault returns a draft that serves the names without a block only if no other block does.
@@ -115,39 +115,6 @@ func imageOf(described pages.Registry) (image oci.Image, err error) {
 	return image, nil
 }
 
-// Try probes the registry of a block. The block is the only one of a configuration of its own, so
-// that nothing of the mirror goes along but its proxy.
-func (r registrar) Try(ctx context.Context, described pages.Registry) ([]check.Result, error) {
-	if err := r.Permit(ctx); err != nil {
-		return nil, err
-	}
-	cfg, err := draftOf(described).Load(r.inForce().UI.AllowPrivateRegistries)
-	if err != nil {
-		return nil, err
-	}
-	open, err := OpenUpstreams(cfg)
-	if err != nil {
-		return nil, err
-	}
-	defer open.Close()
-	images, err := check.NewImages(open.Specs)
-	if err != nil {
-		return nil, err
-	}
-	if image, err := imageOf(described); err == nil && image.Name != "" {
-		if err := images.Add(image); err != nil {
-			return nil, err
-		}
-	}
-	results := check.Run(ctx, open.Targets(cfg), images, check.Advice{Failure: ExplainUpstream, MoreRequests: MoreRequests})
-	for _, one := range results {
-		for i, remark := range one.Remarks { // they are those of the command
-			one.Remarks[i] = strings.ReplaceAll(remark, "with --image", "in the form")
-		}
-	}
-	return results, nil
-}
-
 // Writes reports whether blocks can be added.
 func (r registrar) Writes() bool { return r.inForce().UI.EditDir != "" }
 
@@ -165,9 +132,12 @@ func (r registrar) Conflicts(ctx context.Context, described pages.Registry) ([]p
 func (r registrar) candidate(draft config.Draft) (*config.Config, []pages.FieldProblem, error) {
 	reloads := r.state.reloads.Load()
 	if reloads == nil {
-		return nil, nil, &api.Failure{Status: http.StatusServiceUnavailable, Message: "The mirror is starting. Send the form again in some seconds"}
+		return nil, nil, errStarting()
 	}
-	if problem := r.takes(draft.Key); problem != "" {
+	if draft.ByHand() {
+		return nil, []pages.FieldProblem{{Message: "names files or programs of the mirror's machine. Write it into a configuration file"}}, nil
+	}
+	if problem := r.takes(draft); problem != "" {
 		return nil, []pages.FieldProblem{{Field: "key", Message: problem}}, nil
 	}
 	cfg, err := reloads.source.LoadWith(draft)
@@ -185,25 +155,28 @@ func (r registrar) candidate(draft config.Draft) (*config.Config, []pages.FieldP
 		}
 	}
 	if len(own) == 0 { // the words of the others may be about anything
-		return nil, []pages.FieldProblem{{Message: "The configuration files have problems of their own, or ui.edit_dir cannot be used. Run weir check, and correct them first"}}, nil
+		return nil, []pages.FieldProblem{{Message: "The configuration files have other problems, or ui.edit_dir cannot be used. Run weir check and correct them first"}}, nil
 	}
 	return nil, fieldProblems(draft, own), nil
 }
 
 // takes returns why a block would take names from another one; "" if it takes none. The
-// right to change the cache must not decide where images of known names come from.
-func (r registrar) takes(key string) string {
+// right to change the cache must not decide where images of known names come from. A login for the
+// registry of a built-in block takes none.
+func (r registrar) takes(draft config.Draft) string {
+	key := draft.Key
 	if first, _, _ := strings.Cut(key, "/"); !oci.IsHost(first) {
-		return "must begin with a host name, such as registry.example.com: other names are those of images of the default block. Write the block into a configuration file"
+		return "must begin with a host name, such as registry.example.com: other names belong to images of the default block. Write the block into a configuration file"
 	}
 	for _, block := range r.inForce().Namespaces {
 		switch {
+		case block.Key == key && r.inForce().IsBuiltIn(key) && len(block.Upstreams) == 1 && block.Upstreams[0].URL.String() == draft.URL:
 		case block.Key == key:
-			return "exists already. Change that block in its file"
+			return "already exists. Change that block in its file"
 		case block.Host != "" && oci.SameHost(block.Host, key):
-			return "is the registry of the block " + block.Key + " already"
+			return "is already the registry of the block " + block.Key
 		case oci.Below(key, block.Key):
-			return "is below the block " + block.Key + ", which has these names now. Write the block into a configuration file"
+			return "is below the block " + block.Key + ", which serves these names now. Write the block into a configuration file"
 		}
 	}
 	return ""
@@ -223,29 +196,99 @@ func (r registrar) Add(ctx context.Context, described pages.Registry) error {
 		return err
 	}
 	if len(problems) > 0 {
-		return &api.Failure{Status: http.StatusConflict, Message: "The block cannot be added any more: it " + problems[0].Message}
+		return &api.Failure{Status: http.StatusConflict, Message: "The block can no longer be added: it " + problems[0].Message}
 	}
 	path, err := writeNew(cfg.UI.EditDir, draft.FileName(), draft.File())
 	if errors.Is(err, fs.ErrExist) {
-		return &api.Failure{Status: http.StatusConflict, Message: "The directory of ui.edit_dir has a file " + draft.FileName() + " already. Remove or rename it"}
+		return &api.Failure{Status: http.StatusConflict, Message: "The directory ui.edit_dir already has a file " + draft.FileName() + ". Remove or rename it"}
 	}
 	if err != nil {
 		r.logger.Error("cannot write a block", "directory", cfg.UI.EditDir, "error", err)
 		return &api.Failure{Status: http.StatusInternalServerError, Message: "The file of the block cannot be written. The log of the mirror has the reason"}
 	}
 	sender, _ := ctx.Value(senderKey{}).(string)
-	r.logger.Info("a page has written a block", "key", draft.Key, "file", path, "sender", sender)
-	// The file is there whether or not the client waits.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reloadLimit)
-	defer cancel()
-	err = r.state.reloads.Load().now(ctx)
-	if err == nil || errors.Is(err, errChanging) {
+	r.logger.Info("a page added a block", "key", draft.Key, "file", path, "sender", sender)
+	if err = r.reload(ctx); err == nil {
 		return nil
 	}
 	if failed := os.Remove(path); failed != nil {
 		r.logger.Error("cannot remove the file of a block that is not in force", "file", path, "error", failed)
 	}
+	_ = r.reload(ctx) // the files are those in force again
 	return &api.Failure{Status: http.StatusConflict, Message: "The configuration with the block cannot be used, so the block was removed again: " + err.Error()}
+}
+
+// reload puts the changed files in force, whether or not the client waits. It returns why they cannot
+// be used. Files that do not keep still are looked at later.
+func (r registrar) reload(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reloadLimit)
+	defer cancel()
+	err := r.state.reloads.Load().now(ctx)
+	if errors.Is(err, errChanging) {
+		return nil
+	}
+	return err
+}
+
+// Added returns the blocks that pages have written.
+func (r registrar) Added(ctx context.Context) ([]pages.AddedBlock, error) {
+	if err := r.Permit(ctx); err != nil || !r.Writes() {
+		return nil, err
+	}
+	files, err := config.AddedFiles(r.inForce().UI.EditDir)
+	if err != nil {
+		r.logger.Warn("cannot read the directory of ui.edit_dir", "error", err)
+		return nil, nil // the form is of use without the list
+	}
+	blocks := make([]pages.AddedBlock, len(files))
+	for i, one := range files {
+		blocks[i] = pages.AddedBlock{Key: one.Key, URL: one.URL, File: one.File}
+	}
+	return blocks, nil
+}
+
+// Remove removes the file of a block that a page has written, and puts the rest in force. A file that
+// was changed by hand stays, and so does one without which the configuration cannot be used.
+func (r registrar) Remove(ctx context.Context, key string) error {
+	if err := r.Permit(ctx); err != nil {
+		return err
+	}
+	r.adding.Lock()
+	defer r.adding.Unlock()
+	reloads := r.state.reloads.Load()
+	if reloads == nil {
+		return errStarting()
+	}
+	dir := r.inForce().UI.EditDir
+	files, err := config.AddedFiles(dir)
+	at := slices.IndexFunc(files, func(one config.Added) bool { return one.Intact && one.Key == key })
+	if err != nil || at < 0 {
+		return &api.Failure{Status: http.StatusNotFound, Message: "No page has written a block of this name, or its file was changed by hand. Remove the block from its file"}
+	}
+	// The reload may notice the change before this page asks for it.
+	reloads.removing.Store(&key)
+	defer reloads.removing.Store(nil)
+	path := filepath.Join(dir, files[at].File)
+	if err := os.Remove(path); err != nil {
+		r.logger.Error("cannot remove the file of a block", "file", path, "error", err)
+		return &api.Failure{Status: http.StatusInternalServerError, Message: "The file of the block cannot be removed. The log of the mirror has the reason"}
+	}
+	flushDirectory(dir)
+	sender, _ := ctx.Value(senderKey{}).(string)
+	r.logger.Info("a page removed a block", "key", key, "file", path, "sender", sender)
+	if err = r.reload(ctx); err == nil {
+		return nil
+	}
+	if _, failed := writeNew(dir, files[at].File, files[at].Text); failed != nil {
+		r.logger.Error("cannot write the file of a block again, without which the configuration cannot be used", "file", path, "error", failed)
+	}
+	_ = r.reload(ctx) // the files are those in force again
+	return &api.Failure{Status: http.StatusConflict, Message: "The configuration without the block cannot be used, so the block stays: " + err.Error()}
+}
+
+// errStarting is the answer before the first configuration is watched.
+func errStarting() error {
+	return &api.Failure{Status: http.StatusServiceUnavailable, Message: "The mirror is starting. Send the form again in a few seconds"}
 }
 
 // reloadLimit is how long a page waits for a reload, which takes some milliseconds.
@@ -273,11 +316,14 @@ func writeNew(dir, name, text string) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	opened, err := os.Open(dir)
-	if err != nil {
-		return path, nil //nolint:nilerr // a directory that can be written and not read cannot be flushed
-	}
-	defer opened.Close()
-	_ = opened.Sync() // some filesystems cannot
+	flushDirectory(dir)
 	return path, nil
+}
+
+// flushDirectory flushes the names of a directory as far as it can be read and its filesystem can.
+func flushDirectory(dir string) {
+	if opened, err := os.Open(dir); err == nil {
+		defer opened.Close()
+		_ = opened.Sync() // the change is in force without it
+	}
 }

@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/testutil"
+	"github.com/weirhq/weir/pages"
 )
 
 // editing is a mirror whose page adds blocks.
@@ -100,7 +102,7 @@ func TestAddRegistryWritesABlock(t *testing.T) {
 	if u := cfg.Namespaces[i].Upstreams[0]; u.Password != "s3cret-word" || u.Username != "alice" || u.Reach != config.ReachNear {
 		t.Errorf("%+v", u)
 	}
-	if log := e.log.String(); strings.Contains(log, "s3cret-word") || !strings.Contains(log, "a page has written a block") {
+	if log := e.log.String(); strings.Contains(log, "s3cret-word") || !strings.Contains(log, "a page added a block") {
 		t.Errorf("the log says %s", log)
 	}
 	if err := os.Remove(path); err != nil {
@@ -120,15 +122,15 @@ func TestAddRegistryRefuses(t *testing.T) {
 	e := newEditing(t, privateToo, "[[repository.\"taken.example\".upstream]]\nurl = \"https://taken.example\"\n[repository.hub]\nnamespace = \"host.example\"\n[[repository.hub.upstream]]\nurl = \"https://hub.example\"\n")
 	write(t, filepath.Join(e.dir, "registry-mine.example.toml.off"), "mine")
 	for says, form := range map[string]url.Values{
-		"Exists already":                adding(server.URL, "key", "taken.example"),
+		"Already exists":                adding(server.URL, "key", "taken.example"),
 		"Is below the block":            adding(server.URL, "key", "taken.example/team"),
 		"Must begin with a host name":   adding(server.URL, "key", "library"),
-		"Is the registry of the block":  adding(server.URL, "key", "host.example"),
+		"Is already the registry of":    adding(server.URL, "key", "host.example"),
 		"first segments":                adding(server.URL, "key", "../x"),
-		"the trial has failed":          adding(server.URL, "password", "wr0ng"),
+		"the test failed":               adding(server.URL, "password", "wr0ng"),
 		"Must not contain credentials":  adding("https://a:b@registry.example"),
 		"it has a link-local address":   adding("http://169.254.169.254"),
-		"so this page does not try":     adding(server.URL, "kind", "mtls"),
+		"certificate-problem":           adding(server.URL, "kind", "mtls"),
 		"This page cannot add the bloc": adding(server.URL, "key", "taken.example", "action", "try"),
 	} {
 		w := visit(t, e.handler, "POST", addPage, form)
@@ -143,11 +145,11 @@ func TestAddRegistryRefuses(t *testing.T) {
 	before := requests.Load()
 	write(t, e.path, read(t, e.path)+"[log]\nlevel = \"secret-colour\"\n")
 	w := visit(t, e.handler, "POST", addPage, adding(server.URL))
-	if body := w.Body.String(); w.Code != 200 || !strings.Contains(body, "problems of their own") || strings.Contains(body, "secret-colour") || requests.Load() != before {
+	if body := w.Body.String(); w.Code != 200 || !strings.Contains(body, "have other problems") || strings.Contains(body, "secret-colour") || requests.Load() != before {
 		t.Errorf("%d, %d requests\n%s", w.Code, requests.Load()-before, body)
 	}
 	closed := newEditing(t, "", "")
-	if w := visit(t, closed.handler, "POST", addPage, adding(server.URL)); !strings.Contains(w.Body.String(), "the trial has failed") || len(closed.files(t)) != 0 {
+	if w := visit(t, closed.handler, "POST", addPage, adding(server.URL)); !strings.Contains(w.Body.String(), "the test failed") || len(closed.files(t)) != 0 {
 		t.Errorf("a private address: %s", w.Body)
 	}
 	if w := visit(t, closed.handler, "POST", addPage, adding(server.URL), "X-Forwarded-For", "192.0.2.1"); w.Code != 403 {
@@ -199,5 +201,111 @@ func TestWriteNew(t *testing.T) {
 	}
 	if _, err := writeNew(filepath.Join(dir, "none"), "a.toml", ""); err == nil {
 		t.Error("a file in a directory that is not there")
+	}
+}
+
+// The page lists the blocks that it has added, and removes them. A file that was changed by hand stays, and so
+// does one without which the configuration cannot be used.
+func TestRemoveAddedRegistry(t *testing.T) {
+	server, _ := newCounted(t)
+	e := newEditing(t, privateToo, "[[repository.\"taken.example\".upstream]]\nurl = \"https://taken.example\"\n")
+	const removePage, key, name = "/remove-registry", "registry.example", "registry-registry.example.toml"
+	form := url.Values{"key": {key}}
+	if w := visit(t, e.handler, "POST", addPage, adding(server.URL)); w.Code != 303 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if w := visit(t, e.handler, "GET", addPage, nil); !strings.Contains(w.Body.String(), `action="/remove-registry"`) || strings.Contains(w.Body.String(), "s3cret-word") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	refused := func(why string, want int, form url.Values, header ...string) {
+		t.Helper()
+		w := visit(t, e.handler, "POST", removePage, form, header...)
+		if w.Code != want || len(e.files(t)) != 1 || !slices.Contains(e.routing.keys(), key) {
+			t.Errorf("%s: %d, files %q, blocks %q\n%s", why, w.Code, e.files(t), e.routing.keys(), w.Body)
+		}
+	}
+	refused("another site", 403, form, "Sec-Fetch-Site", "cross-site")
+	refused("another machine", 403, form, "X-Forwarded-For", "192.0.2.1")
+	refused("a block of a file", 404, url.Values{"key": {"taken.example"}})
+	refused("a path", 404, url.Values{"key": {"../" + key}})
+	refused("no block", 404, nil)
+	path := filepath.Join(e.dir, name)
+	whole := read(t, path)
+	write(t, path, whole+"max_redirect = 3\n")
+	refused("a changed file", 404, form)
+	if w := visit(t, e.handler, "GET", addPage, nil); !strings.Contains(w.Body.String(), "changed by hand") || strings.Contains(w.Body.String(), `action="/remove-registry"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	write(t, path, whole)
+	applied := e.state.reloads.Load().apply
+	e.state.reloads.Load().apply = func(*config.Config) error { return errors.New("no memory") }
+	refused("a reload that fails", 409, form)
+	if read(t, path) != whole {
+		t.Errorf("the file is %s", read(t, path))
+	}
+	e.state.reloads.Load().apply = applied
+	w := visit(t, e.handler, "POST", removePage, form)
+	if to := w.Header().Get("Location"); w.Code != 303 || to != "/add-registry?removed=registry.example" || len(e.files(t)) != 0 || slices.Contains(e.routing.keys(), key) {
+		t.Fatalf("%d %s, files %q, blocks %q\n%s", w.Code, to, e.files(t), e.routing.keys(), w.Body)
+	}
+	if w := visit(t, e.handler, "GET", addPage+"?removed=%3Cb%3E", nil); w.Code != 200 || !strings.Contains(w.Body.String(), "&lt;b&gt;") {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	if log := e.log.String(); strings.Contains(log, "s3cret-word") || !strings.Contains(log, "a page removed a block") || strings.Contains(log, "blocks are gone") {
+		t.Errorf("the log says %s", log)
+	}
+	// A file that a person removes may be a mistake.
+	if w := visit(t, e.handler, "POST", addPage, adding(server.URL)); w.Code != 303 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.state.reloads.Load().now(t.Context()); err != nil || !strings.Contains(e.log.String(), "blocks are gone") {
+		t.Errorf("%v; the log says %s", err, e.log)
+	}
+}
+
+// A login for the registry of a built-in block can be added, and the block is as before without it.
+// Another registry takes no built-in name.
+func TestLoginForABuiltInBlock(t *testing.T) {
+	e := newEditing(t, "", "")
+	r := registrar{mirror: e.mirror, adding: new(sync.Mutex)}
+	hub := pages.Registry{Key: "docker.io", URL: "https://registry-1.docker.io", Username: "alice", Password: "s3cret-word", Default: true}
+	other := hub
+	other.URL = "https://registry.example"
+	if problems, err := r.Conflicts(t.Context(), other); err != nil || len(problems) != 1 || problems[0].Field != "key" {
+		t.Errorf("another registry: %v %v", problems, err)
+	}
+	if problems, err := r.Conflicts(t.Context(), hub); err != nil || len(problems) > 0 {
+		t.Fatalf("%v %v", problems, err)
+	}
+	text, problems, err := r.Draft(t.Context(), hub)
+	if err != nil || len(problems) > 0 || !strings.Contains(text, "password_file") || strings.Contains(text, "s3cret-word") || !strings.Contains(text, `[repository."quay.io"]`) {
+		t.Errorf("%v %v\n%s", problems, err, text)
+	}
+	before := slices.Sorted(slices.Values(e.routing.keys()))
+	hubNow := func() config.Namespace {
+		t.Helper()
+		namespaces := r.inForce().Namespaces
+		return namespaces[slices.IndexFunc(namespaces, func(n config.Namespace) bool { return n.Key == "docker.io" })]
+	}
+	if err := r.Add(t.Context(), hub); err != nil {
+		t.Fatal(err)
+	}
+	if n := hubNow(); n.Upstreams[0].Username != "alice" || !n.Default || n.Upstreams[0].Reach != config.ReachPublic {
+		t.Errorf("%+v", n)
+	}
+	if now := slices.Sorted(slices.Values(e.routing.keys())); !slices.Equal(now, before) {
+		t.Errorf("the blocks are %q, and were %q", now, before)
+	}
+	if problems, err := r.Conflicts(t.Context(), hub); err != nil || len(problems) != 1 {
+		t.Errorf("once more: %v %v", problems, err)
+	}
+	if err := r.Remove(t.Context(), "docker.io"); err != nil {
+		t.Fatal(err)
+	}
+	if n := hubNow(); n.Upstreams[0].Username != "" || !n.Default {
+		t.Errorf("%+v", n)
 	}
 }

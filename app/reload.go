@@ -24,9 +24,9 @@ import (
 // errEmptied and errNoRepositories refuse a configuration that is more likely to be
 // half-written than meant. It would answer every pull with "not found".
 var (
-	errEmptied        = errors.New("it is empty, and was not before. Write it again, best by renaming a complete file over it. Restart weir if it is meant to be empty")
-	errNoRepositories = errors.New("there is no [repository] block any more. Write the files again, best by renaming complete files over them. Restart weir if the built-in repositories are meant")
-	errCut            = errors.New("its last line has lost its line feed, so the file may be cut. Write it again, best by renaming a complete file over it. If it is complete, end it with a line feed")
+	errEmptied        = errors.New("it is empty, and was not before. Write it again, preferably by renaming a complete file over it. Restart weir if it is meant to be empty")
+	errNoRepositories = errors.New("there is no [repository] block any more. Write the files again, preferably by renaming complete files over them. Restart weir to use the built-in repositories")
+	errCut            = errors.New("its last line has lost its line feed, so the file may be truncated. Write it again, preferably by renaming a complete file over it. If it is complete, end it with a line feed")
 )
 
 // contents are the texts of files, without those that cannot be read.
@@ -44,7 +44,7 @@ func readFiles(files []string) contents {
 
 // reloader puts a changed configuration in force while the mirror runs. It watches
 // the directories of all files that the configuration was read from: editors
-// rename a new file over the old one, and Kubernetes swaps a symbolic link beside
+// rename a new file over the old one, and Kubernetes swaps a symbolic link next to
 // it. A configuration that cannot be used changes nothing.
 type reloader struct {
 	apply   func(*config.Config) error // puts a validated configuration in force, or changes nothing
@@ -67,7 +67,8 @@ type reloader struct {
 	keys    []string
 	err     error // why the files that were last tried are not in force
 
-	failed     atomic.Bool // the configuration on disk is not the one in force
+	removing   atomic.Pointer[string] // the key of the block that a page removes at the moment
+	failed     atomic.Bool            // the configuration on disk is not the one in force
 	successful prometheus.Gauge
 	lastTime   prometheus.Gauge
 	reloads    *prometheus.CounterVec // result
@@ -85,10 +86,10 @@ func startReloader(apply func(*config.Config) error, source config.Source, cfg *
 		apply: apply, source: source, started: cfg, level: level, logger: logger, watcher: watcher, cancel: cancel,
 		hangups: make(chan os.Signal, 1), asks: make(chan chan<- error),
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "weir_config_last_reload_successful", Help: "Whether the configuration on disk is the one in force: 1, or 0 when it cannot be used.",
+			Name: "weir_config_last_reload_successful", Help: "Whether the configuration on disk is in force: 1, or 0 if it cannot be used.",
 		}),
 		lastTime: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "weir_config_last_reload_success_timestamp_seconds", Help: "When a configuration was last put in force.",
+			Name: "weir_config_last_reload_success_timestamp_seconds", Help: "When a configuration last took effect.",
 		}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_config_reloads_total", Help: "Changes of the configuration while the mirror ran, by result: success or failure.",
@@ -134,14 +135,14 @@ func (r *reloader) run(ctx context.Context) {
 			}
 		case err := <-r.watcher.Errors:
 			if err != nil && !errors.Is(err, fsnotify.ErrClosed) {
-				r.logger.Warn("watching the configuration files; send SIGHUP after a change if it is not noticed", "error", err)
+				r.logger.Warn("watching the configuration files. Send SIGHUP after a change if it is not noticed", "error", err)
 			}
 		}
 	}
 }
 
 // errChanging says that the files do not keep still.
-var errChanging = errors.New("the configuration files are changing. Look at the configuration in some seconds")
+var errChanging = errors.New("the configuration files are changing. Look at the configuration again in a few seconds")
 
 // reloadNow reloads the configuration if the files have changed. It returns why they are not in force.
 func (r *reloader) reloadNow() error {
@@ -202,12 +203,12 @@ func (r *reloader) reload() (done bool) {
 		r.successful.Set(0)
 		r.failed.Store(true)
 		r.reloads.WithLabelValues("failure").Inc()
-		r.logger.Error("the changed configuration cannot be used; the last one stays in force", "error", err)
+		r.logger.Error("the changed configuration cannot be used. The last one stays in force", "error", err)
 		return true
 	}
 	// The level changes only with a configuration that is in force.
 	r.level.Set(logLevel(cfg.Log.Level))
-	gone := r.gone(cfg)
+	gone := slices.DeleteFunc(r.gone(cfg), func(key string) bool { return key == r.removed() })
 	r.succeeded(cfg)
 	r.reloads.WithLabelValues("success").Inc()
 	r.logger.Info("the changed configuration is in force", "repositories", len(cfg.Namespaces))
@@ -253,6 +254,14 @@ func (r *reloader) complete(cfg *config.Config) error {
 		}
 	}
 	return nil
+}
+
+// removed returns the key of the block that a page removes at the moment; "" if there is none.
+func (r *reloader) removed() string {
+	if key := r.removing.Load(); key != nil {
+		return *key
+	}
+	return ""
 }
 
 // gone returns the keys of the repository blocks in force that a configuration lacks.
@@ -310,7 +319,7 @@ func (r *reloader) watch() {
 	}
 	for dir := range wanted {
 		if err := r.watcher.Add(dir); err != nil {
-			r.logger.Warn("cannot watch a directory for changes of the configuration; send SIGHUP after a change", "directory", dir, "error", err)
+			r.logger.Warn("cannot watch a directory for changes of the configuration. Send SIGHUP after a change", "directory", dir, "error", err)
 		}
 	}
 	for _, dir := range r.watcher.WatchList() {

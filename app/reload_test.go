@@ -131,7 +131,7 @@ func TestReloadFails(t *testing.T) {
 	r := startReloading(t)
 	usable := read(t, r.path)
 	r.append("level = 7\n")
-	r.eventually(r.logged("the last one stays in force"))
+	r.eventually(r.logged("The last one stays in force"))
 	r.eventually(func() bool { return r.values() == "0 0 1" })
 	if r.count() != 0 {
 		t.Error("it was applied")
@@ -175,7 +175,7 @@ func TestReloadRefusesHalfWrittenFiles(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				r.eventually(r.logged("the last one stays in force"))
+				r.eventually(r.logged("The last one stays in force"))
 				if r.count() != 0 || !strings.HasPrefix(r.values(), "0 0 ") || r.level.Level() != slog.LevelInfo {
 					t.Errorf("applied %d times, metrics %s, level %s", r.count(), r.values(), r.level.Level())
 				}
@@ -242,7 +242,7 @@ func TestReloadOfCutFiles(t *testing.T) {
 			t.Cleanup(reloads.close)
 			put(c.after)
 			if c.refused != "" {
-				r.eventually(r.logged("the last one stays in force"))
+				r.eventually(r.logged("The last one stays in force"))
 				if log := r.log.String(); r.count() != 0 || !strings.Contains(log, c.refused) {
 					t.Errorf("applied %d times: %s", r.count(), log)
 				}

@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	// maxPostponed bounds the contents whose removal from the bucket waits for redirected
+	// maxPostponed bounds the blobs whose removal from the bucket waits for redirected
 	// clients, and maxRemovals the removals that wait. Each request of the API makes one.
 	maxPostponed = 100_000
 	maxRemovals  = 1000
-	// deletedAtOnce is how many contents are deleted by one request, as S3 takes them.
+	// deletedAtOnce is how many blobs are deleted by one request, as S3 takes them.
 	deletedAtOnce = 1000
 	// redirecting is how long a mirror may take from its look at a link to the answer with a URL.
 	redirecting = 10 * time.Second
-	// removalPatience bounds the deletion of contents whose time has come.
+	// removalPatience bounds the deletion of blobs whose time has come.
 	removalPatience = 10 * time.Minute
 )
 
-// errPostponed says that too many contents wait for their removal from the bucket.
-var errPostponed = errors.New("too many contents wait for their removal from the bucket until the redirects to them have ended. Try again later")
+// errPostponed says that too many blobs wait for their removal from the bucket.
+var errPostponed = errors.New("too many objects are waiting to be removed from the bucket until the redirects to them have expired. Try again later")
 
 // newRemover returns the remover of images.
 func newRemover(cfg config.Global, parts *storageParts, cache *namespace.Cache) *namespace.Remover {
@@ -42,7 +42,7 @@ func newRemover(cfg config.Global, parts *storageParts, cache *namespace.Cache) 
 	return namespace.NewRemover(opts)
 }
 
-// remove removes contents from the bucket: at once or, if clients are redirected to it, when no
+// remove removes blobs from the bucket: at once or, if clients are redirected to it, when no
 // mirror believes the links to them any more and all redirects have ended. Contents that a
 // repository possesses again by then stay.
 func (b *bucket) remove(ctx context.Context, records *catalog.Catalog, contents []digest.Digest) error {
@@ -70,7 +70,7 @@ func (b *bucket) remove(ctx context.Context, records *catalog.Catalog, contents 
 	return nil
 }
 
-// removeLater removes contents when the promises to clients have ended.
+// removeLater removes blobs when the promises to clients have ended.
 func (b *bucket) removeLater(records *catalog.Catalog, contents []digest.Digest) {
 	select {
 	case <-time.After(b.absence + b.promises + redirecting):
@@ -84,7 +84,7 @@ func (b *bucket) removeLater(records *catalog.Catalog, contents []digest.Digest)
 	}
 }
 
-// deleteUnlinked deletes those contents that no repository possesses.
+// deleteUnlinked deletes those blobs that no repository possesses.
 func (b *bucket) deleteUnlinked(ctx context.Context, records *catalog.Catalog, contents []digest.Digest) error {
 	wanted := make(map[digest.Digest]bool, len(contents))
 	for _, dgst := range contents {

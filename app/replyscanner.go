@@ -13,7 +13,7 @@ import (
 //	header --- "$5\r\n" ---> string: 5 bytes and \r\n are skipped --> header
 //	   '------ any other line ------------------------------------> header
 type replyScanner struct {
-	header []byte       // the begin of the current line, at most maxRedisHeader bytes
+	header []byte       // the start of the current line, at most maxRedisHeader bytes
 	skip   int          // bytes that are left of the current string
 	total  atomic.Int64 // bytes since the last command
 }
@@ -63,7 +63,7 @@ func (s *replyScanner) line(header []byte) error {
 		return nil
 	}
 	length, err := strconv.Atoi(string(header[1:]))
-	// -1 stands for none. The client complains about any other header that is no length.
+	// -1 stands for none. The client complains about any other header that is not a length.
 	if err == nil && length < 0 {
 		return nil
 	}

@@ -199,7 +199,7 @@ func (m *mirror) drain(server *http.Server, limit time.Duration) error {
 		err = m.fleet.drain(ctx)
 	}
 	if err == nil && m.storage.bucket.drain(ctx) != nil {
-		m.logger.Warn("some content or records are not in the bucket yet. They are uploaded after the next start on the same root_dir")
+		m.logger.Warn("some content or records are not in the bucket yet. They are uploaded after the next start with the same root_dir")
 	}
 	// The requests that are left are cut: the service manager would kill the
 	// process soon anyway, without a message.

@@ -17,7 +17,7 @@ type settling struct {
 	first   time.Time        // when the first change came
 }
 
-// changed notes a change. It begins the wait anew, unless that has lasted too long.
+// changed notes a change. It begins the wait again, unless that has lasted too long.
 func (s *settling) changed() {
 	switch {
 	case s.settled == nil:

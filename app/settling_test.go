@@ -7,7 +7,7 @@ import (
 )
 
 // A file that is written in steps is read once, after the last one. Files that change all
-// the time are read all the same.
+// the time are read anyway.
 func TestSettling(t *testing.T) {
 	for name, c := range map[string]struct {
 		steps int // each an eighth of the pause

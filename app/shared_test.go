@@ -112,12 +112,12 @@ func TestRedisAdvice(t *testing.T) {
 		{"client certificate of another authority", `url = "rediss://` + encrypted.Addr() + `"` + bundle(authority) + pair(foreign, foreignKey), "cache.redis.client_certificate and cache.redis.client_private_key"},
 		{"no client certificate for a Sentinel", `url = "rediss://` + encryptedSentinel.Addr() + group + bundle(authority), "cache.redis.client_certificate and cache.redis.client_private_key"},
 		{"expired", `url = "rediss://` + expired.Addr() + `"` + bundle(old), "Renew the certificate of Redis"},
-		{"TLS to a plain port", `url = "rediss://` + plain.Addr() + `"`, "a port without TLS is silent"},
+		{"TLS to a plain port", `url = "rediss://` + plain.Addr() + `"`, "A port without TLS does not answer"},
 		{"plain to a port with TLS", `url = "redis://` + encrypted.Addr() + `"`, "needs rediss:// in cache.redis.url"},
 		{"wrong password", `url = "redis://:wrong@` + secret.Addr() + `"`, "Correct the user and the password in cache.redis.url"},
 		{"unknown user", `url = "redis://stranger:secret@` + secret.Addr() + `"`, "Correct the user and the password in cache.redis.url"},
 		{"no password", `url = "redis://` + secret.Addr() + `"`, "Write the user and the password into cache.redis.url"},
-		{"rights are missing", `url = "redis://reader:secret@` + secret.Addr() + `"`, "Give the user the rights of docs/operations.md"},
+		{"rights are missing", `url = "redis://reader:secret@` + secret.Addr() + `"`, "Grant the user the rights in docs/operations.md"},
 		{"wrong password of a Sentinel", `url = "redis://:secret@` + sentinel.Addr() + group + "\nsentinel_password = \"wrong\"", "cache.redis.sentinel_username and cache.redis.sentinel_password"},
 		{"no password of a Sentinel", `url = "redis://:secret@` + sentinel.Addr() + group, "set cache.redis.sentinel_password"},
 		{"group that the Sentinel does not know", `url = "redis://` + open.Addr() + `?master_name=other"`, "Correct master_name in cache.redis.url"},
@@ -125,7 +125,7 @@ func TestRedisAdvice(t *testing.T) {
 		{"full", `url = "redis://` + full.Addr() + `"`, "Set maxmemory-policy allkeys-lru"},
 		{"cluster without keys", `url = "redis://` + member.Addr() + `"`, "redis-cli --cluster check"},
 		{"servers of no cluster", `url = "redis://` + plain.Addr() + "," + plain.Addr() + `"`, "are not a cluster"},
-		{"no server", `url = "redis://` + testutil.FreeAddr(t) + `"`, "Check that Redis runs, can be reached"},
+		{"no server", `url = "redis://` + testutil.FreeAddr(t) + `"`, "Check that Redis is running, reachable"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

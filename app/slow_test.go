@@ -228,7 +228,7 @@ func TestIdleClientIsCut(t *testing.T) {
 	})
 }
 
-// The same holds for HTTP/2: here one that says hello and no more.
+// The same holds for HTTP/2: here one that sends nothing after its hello.
 func TestIdleHTTP2ClientIsCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -431,7 +431,7 @@ func TestPauseWhileTheKernelSends(t *testing.T) {
 			var got bytes.Buffer
 			if c.reads {
 				for range 2 {
-					// The server tries some times in vain before the client goes on.
+					// The server retries a few times before the client goes on.
 					for before := steps.Load(); steps.Load() < before+3; time.Sleep(time.Millisecond) {
 						select {
 						case <-ended:
@@ -494,7 +494,7 @@ func (c *countedDeadlines) SetWriteDeadline(t time.Time) error {
 }
 
 // Writes in a row share a deadline, of which each has half at least. A client that then reads
-// nothing is cut after the timeout all the same, also if the layer above took its own limit back.
+// nothing is cut after the timeout either way, also if the layer above took its own limit back.
 func TestWritesShareADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, server := net.Pipe()

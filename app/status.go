@@ -15,7 +15,7 @@ import (
 	"github.com/weirhq/weir/upstream"
 )
 
-// state tells the API how a mirror is.
+// state provides the state of a mirror to the API.
 type state struct {
 	*mirror
 	cfg     config.FS // of the start, which holds for the store until the next one
@@ -57,7 +57,7 @@ func (s *state) Problems(ctx context.Context) (ready bool, problems []api.Proble
 	return unready == nil, problems
 }
 
-// Store tells of the store of this machine.
+// Store describes the store of this machine.
 func (s *state) Store(context.Context) api.Store {
 	one := api.Store{Kind: "disk", Limit: max(0, int64(s.cfg.MaxSize))}
 	if s.storage.bucket != nil {
@@ -79,7 +79,7 @@ func (s *state) Store(context.Context) api.Store {
 	return one
 }
 
-// Blocks tells of the content of this machine that the blocks brought in.
+// Blocks describes the content of this machine that the blocks brought in.
 func (s *state) Blocks(ctx context.Context) []api.Block {
 	blocks, known := s.storage.store.Blocks()
 	var all []api.Block
@@ -109,8 +109,8 @@ func registriesOf(blocks []translated) registries {
 	return all
 }
 
-// Upstreams tells of the registries whose blocks the client may know of. Clients of one registry, which differ in
-// their credentials for example, are told as one.
+// Upstreams describes the registries whose blocks the client may see. Clients of one registry, which differ in
+// their credentials for example, are reported as one.
 func (s *state) Upstreams(ctx context.Context) []api.Upstream {
 	known := make(map[string]*api.Upstream)
 	latencies := make(map[string]float64) // sums, weighted by requests
@@ -142,7 +142,7 @@ func (s *state) Upstreams(ctx context.Context) []api.Upstream {
 	return all
 }
 
-// merge adds what one client knows to what is told of its registry. The worst state counts, and the lowest rest of
+// merge adds the state that one client knows to the state of its registry. The worst state counts, and the lowest rest of
 // a rate limit.
 func merge(one *api.Upstream, is upstream.Status) {
 	worse := []string{string(upstream.StateUnknown), string(upstream.StateOK), string(upstream.StateLimited), string(upstream.StateFailing)}
@@ -161,8 +161,8 @@ func merge(one *api.Upstream, is upstream.Status) {
 	}
 }
 
-// Configuration tells the configuration in force. It names all blocks and who may pull from them, so a client that
-// may not know of all blocks is told nothing.
+// Configuration returns the configuration in force. It names all blocks and the clients that may pull from them, so a client that
+// may not know of all blocks learns nothing.
 func (s *state) Configuration(ctx context.Context) []api.Setting {
 	cfg := s.routing.clients.denied.inForce.Load()
 	if cfg == nil || !s.SeesAll(ctx) {

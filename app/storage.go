@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -35,13 +36,13 @@ const (
 	hotObject = 1 << 20
 
 	// recordShare is the part of max_size, and of the filesystem beyond min_free, that
-	// records may take. A record has some 300 bytes, and the contents that it is about
+	// records may take. A record has some 300 bytes, and the blobs that it is about
 	// have 10 MB on average.
 	recordShare = 16
 	// recordBlocks is how many bytes of the filesystem a record takes with its
 	// directory: a block for each.
 	recordBlocks = 8 << 10
-	// quarantineShare is the part of max_size that damaged content may take beside it, and
+	// quarantineShare is the part of max_size that damaged content may take in addition, and
 	// maxQuarantine its highest value.
 	quarantineShare = 20
 	maxQuarantine   = 1 << 30
@@ -52,7 +53,7 @@ const (
 	passingUnused = time.Hour
 	// maxRecordBytes bounds the records of a large store, or of one without max_size.
 	maxRecordBytes = 1 << 30
-	// maxRecords bounds their number: a store of that many contents has some 5 TB.
+	// maxRecords bounds their number: a store of that many blobs has some 5 TB.
 	// Each takes a block of the filesystem, 4 KiB, so all take 2 GiB at most.
 	maxRecords = 500_000
 )
@@ -69,7 +70,7 @@ type storageParts struct {
 	uses        atomic.Pointer[evict.Uses] // of the bucket
 	catalog     *catalog.Catalog
 	pins        *namespace.Pins
-	pinned      atomic.Pointer[[]digest.Digest] // contents of the pins, for the bucket
+	pinned      atomic.Pointer[[]digest.Digest] // blobs of the pins, for the bucket
 	content     *storage.Health
 	records     *storage.Health
 	quarantined prometheus.Counter
@@ -192,6 +193,27 @@ func blockCaps(cfg *config.Config) map[string]int64 {
 	return caps
 }
 
+// Cap is how many bytes of content the blocks of a configuration may have, for commands beside a mirror.
+type Cap struct {
+	Owner func(digest.Digest) string // of a blob; "": it is not known
+	Bytes map[string]int64           // by owner; 0: no cap
+}
+
+// Caps returns the caps of the blocks of a configuration on the content of a store; nil if there are none.
+func Caps(ctx context.Context, cfg *config.Config, store storage.Driver) (*Cap, error) {
+	if !hasCaps(cfg) {
+		return nil, nil //nolint:nilnil // no caps are an answer
+	}
+	owner, err := evict.ReadOwners(ctx, store.Records())
+	if err != nil {
+		return nil, fmt.Errorf("max_size of repository blocks: which block brought content in: %w", err)
+	}
+	return &Cap{owner, blockCaps(cfg)}, nil
+}
+
+// HasCaps reports whether a repository block of a configuration has a cap.
+func HasCaps(cfg *config.Config) bool { return hasCaps(cfg) }
+
 // hasCaps reports whether a repository block has a cap.
 func hasCaps(cfg *config.Config) bool {
 	return slices.ContainsFunc(cfg.Namespaces, func(n config.Namespace) bool { return n.MaxSize > 0 })
@@ -231,7 +253,7 @@ func (s *storageParts) keep(local *catalog.Catalog, opts catalog.KeepOptions) {
 	s.keeping.Go(func() { local.Keep(ctx, opts) })
 }
 
-// touch notes the use of a content of this machine, for the bucket too.
+// touch notes the use of a blob of this machine, for the bucket too.
 func (s *storageParts) touch(ctx context.Context, dgst digest.Digest, used time.Time) error {
 	if uses := s.uses.Load(); uses != nil {
 		uses.UsedAt(dgst, used)
@@ -239,7 +261,7 @@ func (s *storageParts) touch(ctx context.Context, dgst digest.Digest, used time.
 	return s.driver.Touch(ctx, dgst, used)
 }
 
-// referred notes the use of a content that is in the bucket perhaps.
+// referred notes the use of a blob that is in the bucket perhaps.
 func (s *storageParts) referred(dgst digest.Digest) {
 	if uses := s.uses.Load(); uses != nil {
 		uses.Used(dgst)
@@ -271,7 +293,7 @@ func quarantineLimit(maxSize int64) int64 {
 }
 
 // recordsWithin returns how many records a filesystem may have, of which content, running
-// downloads and free space beyond min_free are so many bytes: their blocks may take a
+// downloads and free space beyond min_free are that many bytes: their blocks may take a
 // sixteenth of them. Without it, records could fill a small filesystem beyond min_free,
 // and the content would go for them.
 func recordsWithin(bytes int64) int64 {
@@ -289,12 +311,12 @@ func recordLimits(cfg config.FS) catalog.Limits {
 }
 
 // quarantine takes content that is corrupt or cannot be read out of the store, so that
-// the next pull downloads it anew.
+// the next pull downloads it again.
 func (s *storageParts) quarantine(ctx context.Context, dgst digest.Digest) error {
 	path, err := s.driver.Quarantine(ctx, dgst)
 	if err == nil {
 		s.quarantined.Inc()
-		s.logger.Error("stored content has become corrupt and was quarantined; check the disk, and run weir verify", "digest", dgst, "path", path)
+		s.logger.Error("stored content has become corrupt and was quarantined. Check the disk, and run weir verify", "digest", dgst, "path", path)
 	}
 	s.reportStuck(dgst, err)
 	return err
@@ -309,7 +331,7 @@ func (s *storageParts) damaged(ctx context.Context, stored storage.Info, size in
 	path, err := s.driver.Quarantine(ctx, stored.Digest)
 	if err == nil {
 		s.quarantined.Inc()
-		s.logger.Error("stored content was cut or has grown, and was quarantined. Check the disk, and run weir verify",
+		s.logger.Error("stored content was truncated or has grown, and was quarantined. Check the disk, and run weir verify",
 			"digest", stored.Digest, "path", path, "bytes", stored.Size, "recorded", size)
 	}
 	s.reportStuck(stored.Digest, err)
@@ -325,7 +347,7 @@ func (s *storageParts) brokeOff(ctx context.Context, dgst digest.Digest, err err
 	path, moved := s.driver.Quarantine(ctx, dgst)
 	if moved == nil {
 		s.quarantined.Inc()
-		s.logger.Error("stored content cannot be read to its end, and was quarantined. Check the disk, and run weir verify",
+		s.logger.Error("stored content cannot be read completely, and was quarantined. Check the disk, and run weir verify",
 			"digest", dgst, "path", path, "error", err)
 	}
 	s.reportStuck(dgst, moved)
@@ -344,7 +366,7 @@ func (s *storageParts) reportStuck(dgst digest.Digest, err error) {
 	}
 }
 
-// isDocument reports whether a small content is a manifest or a configuration, by its first byte:
+// isDocument reports whether a small blob is a manifest or a configuration, by its first byte:
 // these are JSON. Memory is not for small layers, which each node pulls once.
 func isDocument(first byte) bool {
 	return first == '{' || first == ' ' || first == '\n' || first == '\t' || first == '\r'
@@ -367,9 +389,9 @@ func (s *storageParts) close() {
 	s.keeping.Wait()
 	s.pins.Close()
 	if err := s.store.Close(); err != nil {
-		s.logger.Warn("cannot write down when content was last used; it may be evicted too early", "error", err)
+		s.logger.Warn("cannot record when content was last used. It may be evicted too early", "error", err)
 	}
-	// The bucket is told of the last uses too.
+	// The last uses are announced in the bucket too.
 	if s.bucket != nil {
 		if err := s.bucket.close(); err != nil {
 			s.logger.Warn("closing the bucket", "error", err)

@@ -60,7 +60,7 @@ func (f tlsFiles) pool() (*x509.CertPool, error) {
 		pool = x509.NewCertPool()
 	}
 	if !pool.AppendCertsFromPEM(f.roots.content) {
-		return nil, fmt.Errorf("%s holds no certificate", f.roots.path)
+		return nil, fmt.Errorf("%s contains no certificate", f.roots.path)
 	}
 	return pool, nil
 }
@@ -73,7 +73,7 @@ func (f tlsFiles) clients() (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(f.roots.content) {
-		return nil, fmt.Errorf("%s holds no certificate", f.roots.path)
+		return nil, fmt.Errorf("%s contains no certificate", f.roots.path)
 	}
 	return pool, nil
 }

@@ -49,7 +49,7 @@ func (s tokenService) serve(w http.ResponseWriter, r *http.Request) (holder stri
 		presented.Authorization = []string{"Basic " + base64.StdEncoding.EncodeToString([]byte(credentials))}
 	default:
 		header.Set("Allow", "GET, POST")
-		http.Error(w, "tokens are issued to GET and POST", http.StatusMethodNotAllowed)
+		http.Error(w, "tokens are only issued to GET and POST", http.StatusMethodNotAllowed)
 		return "", nil
 	}
 	token, err := rules.Issue(r.Context(), presented)

@@ -44,7 +44,7 @@ type tracing struct {
 // without traces: pulls matter more.
 func newTracing(cfg config.Tracing, logger *slog.Logger) *tracing {
 	target, err := tracingTarget(cfg)
-	// Tracing is not asked for, which is no mistake.
+	// Tracing is not asked for, which is not a mistake.
 	if target == nil && err == nil {
 		return nil
 	}
@@ -55,7 +55,7 @@ func newTracing(cfg config.Tracing, logger *slog.Logger) *tracing {
 		exporter, err = newExporter(context.Background(), target)
 	}
 	if err != nil {
-		logger.Error("nothing is traced", "error", err)
+		logger.Error("tracing is off", "error", err)
 		return nil
 	}
 	described, err := describeProcess(context.Background())
@@ -169,7 +169,7 @@ func (e *exportLog) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySp
 	case err == nil:
 		e.lost.Good()
 	case e.lost.Bad():
-		e.logger.Warn("traces cannot be exported, and are lost until they can; pulls do not depend on them", "error", err)
+		e.logger.Warn("traces cannot be exported and are lost until this works again. Pulls do not depend on them", "error", err)
 	}
 	return nil
 }

@@ -24,9 +24,14 @@ type Upstreams struct {
 
 // OpenUpstreams makes the clients of a validated configuration. It contacts no
 // upstream. It returns an error if a file that an upstream names cannot be used.
-func OpenUpstreams(cfg *config.Config) (*Upstreams, error) {
+func OpenUpstreams(cfg *config.Config) (*Upstreams, error) { return openUpstreams(cfg, nil, nil) }
+
+// openUpstreams is OpenUpstreams with the certificates of a trial, nil: those of the configuration, and
+// its way to connect, nil: the usual one.
+func openUpstreams(cfg *config.Config, given *tlsFiles, dial dialer) (*Upstreams, error) {
 	tokens := tokencache.New(tokencache.NewMemory(tokensInMemory), nil)
 	u := &Upstreams{tokens: tokens, clients: newClients(tokens, nil, nil, via.NewID(), slog.New(slog.DiscardHandler))}
+	u.clients.given, u.clients.dial = given, dial
 	next := make(clientSet)
 	blocks, err := translate(cfg, u.clients, next)
 	u.clients.commit(next) // also of a failure, so that Close closes them
@@ -48,13 +53,14 @@ func (u *Upstreams) Close() {
 
 // Targets returns all upstreams of the configuration that they are of, in its order.
 func (u *Upstreams) Targets(cfg *config.Config) []check.Target {
+	given := u.clients.given != nil && len(u.clients.given.certificate.content) > 0
 	var targets []check.Target
 	for n, repo := range cfg.Namespaces {
 		for i, one := range repo.Upstreams {
 			targets = append(targets, check.Target{
 				Namespace: repo.Key, Key: fmt.Sprintf("repository.%q.upstream[%d]", repo.Key, i),
 				URL: one.URL.Std(), Client: u.Clients[n][i], Offline: repo.Offline,
-				Credentials: one.Username != "", Certificate: one.ClientCertificate != "",
+				Credentials: one.Username != "" || one.CredentialHelper != "", Certificate: given || one.ClientCertificate != "",
 			})
 		}
 	}

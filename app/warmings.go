@@ -31,10 +31,10 @@ func openToWarm(tables *namespace.Current) func(name string) (ondemand.Repositor
 		ns, below, err := tables.Load().Resolve("", name)
 		switch {
 		case err != nil:
-			return ondemand.Repository{}, fmt.Errorf("%s is mirrored no more. Check the repository blocks of the configuration", name)
+			return ondemand.Repository{}, fmt.Errorf("%s is no longer mirrored. Check the repository blocks of the configuration", name)
 		// The block may have become one since the job was started.
 		case ns.OnBehalf():
-			return ondemand.Repository{}, errors.New("only the upstream knows which clients may have it, so the mirror cannot warm it")
+			return ondemand.Repository{}, errors.New("only the upstream knows which clients may read it, so the mirror cannot warm it")
 		}
 		_, source := ns.Warm(ns.Key() + "/" + below)
 		return ondemand.Repository{

@@ -29,7 +29,7 @@ type Target struct {
 	Key         string // in the configuration: repository."ghcr.io".upstream[0]
 	URL         *url.URL
 	Client      *upstream.Client
-	Credentials bool // the client has a username
+	Credentials bool // the client has a username or a credential helper
 	Certificate bool // the client has a certificate
 	Offline     bool // the namespace contacts no upstream, so neither does a probe
 }

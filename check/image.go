@@ -26,7 +26,7 @@ const (
 	named          // the operator named it
 )
 
-// image is the image that a probe asks an upstream for. The zero value is no image.
+// image is the image that a probe asks an upstream for. The zero value is not an image.
 type image struct {
 	origin     origin
 	repository string // below the upstream's URL
@@ -86,7 +86,7 @@ func (s *Images) Add(i oci.Image) error {
 	}
 	// The report has one line for each upstream, and so room for one image.
 	if other, taken := s.byKey[block.Key]; taken {
-		return fmt.Errorf("%s is in the block %q, which is asked for %s already. Give one image for each block", i.Name, block.Key, other)
+		return fmt.Errorf("%s is in the block %q, for which %s is already given. Name one image for each block", i.Name, block.Key, other)
 	}
 	s.byKey[block.Key] = image{origin: named, repository: repository, reference: ofType(i.Reference, "")}
 	return nil

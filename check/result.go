@@ -126,11 +126,11 @@ func (c *check) classify(r *Result, advice Advice) {
 	switch {
 	case failed.Class == upstream.ClassNotFound:
 		// The upstream works; only the image was a wrong guess.
-		r.Remarks = append(r.Remarks, text+". Name an image that exists with --image")
+		r.Remarks = append(r.Remarks, text+". Name an existing image with --image")
 	case failed.Class == upstream.ClassDenied && c.image.origin == public && !c.credentials && !failed.Foreign():
 		// A public registry that has dropped its well-known image says "denied"
 		// to anonymous clients.
-		r.Remarks = append(r.Remarks, text+". Name an image that exists with --image")
+		r.Remarks = append(r.Remarks, text+". Name an existing image with --image")
 	case failed.Class == upstream.ClassDenied:
 		r.Authentication = LoginRefused
 		r.Errors = append(r.Errors, text)
@@ -139,7 +139,7 @@ func (c *check) classify(r *Result, advice Advice) {
 	}
 }
 
-// remark adds observations that are no failures.
+// remark adds observations that are not failures.
 func (c *check) remark(r *Result, now time.Time) {
 	p := c.report
 	add := func(format string, args ...any) { r.Remarks = append(r.Remarks, fmt.Sprintf(format, args...)) }

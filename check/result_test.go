@@ -66,7 +66,7 @@ func TestNamedImages(t *testing.T) {
 			t.Errorf("%s: %v, want %s", text, err, want)
 		}
 	}
-	if _, err := add(t, specs, "nginx", "ghcr.io/a", "alpine"); err == nil || !strings.Contains(err.Error(), `alpine is in the block "library", which is asked for library/nginx:latest already. Give one`) {
+	if _, err := add(t, specs, "nginx", "ghcr.io/a", "alpine"); err == nil || !strings.Contains(err.Error(), `alpine is in the block "library", for which library/nginx:latest is already given. Name one`) {
 		t.Errorf("two of one repository: %v", err)
 	}
 }
@@ -127,7 +127,7 @@ func TestResults(t *testing.T) {
 		"denied":                       {check{report: failed(upstream.ClassDenied), image: asked}, StatusFailed, LoginRefused, "private or does not exist", ""},
 		"denied a guess":               {check{report: failed(upstream.ClassDenied), image: guess}, StatusOK, LoginUnknown, "", "--image"},
 		"denied a guess all the same":  {check{report: failed(upstream.ClassDenied), image: guess, credentials: true}, StatusFailed, LoginRefused, "org/app", ""},
-		"not found":                    {check{report: failed(upstream.ClassNotFound), image: asked}, StatusOK, LoginUnknown, "", "does not have it. Name an image that exists with --image"},
+		"not found":                    {check{report: failed(upstream.ClassNotFound), image: asked}, StatusOK, LoginUnknown, "", "does not have org/app:1.2. Name an existing image with --image"},
 		"rate limited":                 {check{report: failed(upstream.ClassRateLimited), image: asked}, StatusFailed, LoginUnknown, "allows no more requests until", ""},
 		"unavailable":                  {check{report: failed(upstream.ClassUnavailable), image: asked}, StatusFailed, LoginUnknown, "could not deliver", ""},
 		"limit used up": {check{report: report(func(r *upstream.Report) {

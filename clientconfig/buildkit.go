@@ -14,7 +14,7 @@ func buildkit(m Mirror, namespaces []Namespace) Config {
 	for _, n := range namespaces {
 		tables = append(tables, fmt.Sprintf("[registry.%q]\n  mirrors = [%q]\n", n.Host, m.Host))
 	}
-	// Without TLS, BuildKit must be told; it would try HTTPS.
+	// Without TLS, BuildKit needs a setting, or it tries HTTPS.
 	if m.Plain {
 		tables = append(tables, fmt.Sprintf("[registry.%q]\n  http = true\n", m.Host))
 	}
@@ -24,7 +24,7 @@ func buildkit(m Mirror, namespaces []Namespace) Config {
 	if len(tables) > 0 {
 		comment := "# For buildx: docker buildx create --use --buildkitd-config /etc/buildkit/buildkitd.toml\n"
 		c.Files = append([]File{{Path: "/etc/buildkit/buildkitd.toml", Content: comment + strings.Join(tables, "\n")}}, m.certs(buildkitDir)...)
-		c.Hints = []string{"merge this into the buildkitd.toml that you have; then restart buildkitd, or create a builder of buildx as the file says"}
+		c.Hints = []string{"merge this into your buildkitd.toml; then restart buildkitd, or create a buildx builder with the command in the file"}
 	}
 	return c
 }

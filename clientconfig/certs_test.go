@@ -46,7 +46,7 @@ func TestCertificates(t *testing.T) {
 					t.Errorf("%s, %s: %s is %+v", client, kind, name, f)
 				}
 			}
-			if told := strings.Contains(strings.Join(c.Warnings, "\n"), "cannot show a client certificate"); told != (client == "crane" && m.Certificate != "") {
+			if told := strings.Contains(strings.Join(c.Warnings, "\n"), "cannot present a client certificate"); told != (client == "crane" && m.Certificate != "") {
 				t.Errorf("%s, %s: the warnings are %q", client, kind, c.Warnings)
 			}
 			printed := clientconfig.Print(c.Files)

@@ -8,7 +8,7 @@
 //
 // No file makes a client use the mirror for all registries, although some clients
 // support that. A mirror answers 404 for a registry that it does not mirror, so each
-// image of such a registry would cost requests in vain.
+// image of such a registry would cost requests for nothing.
 package clientconfig
 
 import (
@@ -154,8 +154,8 @@ func selectable(client string, m Mirror, all []Namespace) (found []Namespace, wa
 		case !n.spellable():
 			warnings = append(warnings, n.unspellable())
 		default:
-			warnings = append(warnings, fmt.Sprintf("%s tells a mirror no more than a registry's host, so it does not reach repository.%q: "+
-				"begin the names of these images with the mirror, %s/...", client, n.Key, m.spell(n)))
+			warnings = append(warnings, fmt.Sprintf("%s only tells a mirror the registry's host, so it cannot reach repository.%q. "+
+				"Begin the names of these images with the mirror: %s/...", client, n.Key, m.spell(n)))
 		}
 	}
 	return found, warnings
@@ -167,8 +167,8 @@ func (m Mirror) nameless(n Namespace) string {
 	if n.Key == "library" {
 		registry = oci.DockerHub // the key of its official images
 	}
-	return fmt.Sprintf("repository.%q stands for no registry that images are named after: set its namespace to one, "+
-		"as in namespace = %q, or begin the names of its images with the mirror, %s/...", n.Key, registry, m.spell(n))
+	return fmt.Sprintf("repository.%q does not stand for the host of a registry. Set its namespace, "+
+		"for example namespace = %q, or begin the names of its images with the mirror: %s/...", n.Key, registry, m.spell(n))
 }
 
 // spell returns the prefix of a namespace's images in a pull that names the mirror.
@@ -181,7 +181,7 @@ func (n Namespace) spellable() bool { return !strings.Contains(n.Key, ":") }
 // unspellable returns the warning about a namespace that is not spellable, for
 // clients that cannot select it in another way.
 func (n Namespace) unspellable() string {
-	text := fmt.Sprintf("repository.%q has a port in its key, and names of images cannot have one behind the mirror's: give the block a key without", n.Key)
+	text := fmt.Sprintf("repository.%q has a port in its key, but image names cannot have a port after the mirror's host. Give the block a key without a port", n.Key)
 	if n.Host != "" {
 		// With another key the block would no longer answer for its registry.
 		text += fmt.Sprintf(", and namespace = %q", n.Host)

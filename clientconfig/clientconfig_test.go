@@ -45,8 +45,8 @@ func TestParseMirrorRefuses(t *testing.T) {
 		"http://mirror.example.com:0":        "between 1 and 65535",
 		"http://mirror.example.com:65536":    "between 1 and 65535",
 		"http://mirror.example.com:99999999": "between 1 and 65535",
-		"http://0.0.0.0:8000":                "none that clients can connect to",
-		"http://[::]:8000":                   "none that clients can connect to",
+		"http://0.0.0.0:8000":                "which stands for all addresses",
+		"http://[::]:8000":                   "which stands for all addresses",
 		"http://mirror":                      "its port (mirror:80)",
 		"https://mirror":                     "its port (mirror:443)",
 	} {
@@ -109,7 +109,7 @@ func TestNamesOfClients(t *testing.T) {
 	}
 }
 
-// Clients without a file are told how to use the mirror all the same, and over
+// Clients without a file still get notes about using the mirror, and over
 // HTTP only if that is the mirror's scheme.
 func TestClientsWithoutAFile(t *testing.T) {
 	namespaces := []clientconfig.Namespace{hub, quay, ported}

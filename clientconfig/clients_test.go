@@ -77,12 +77,12 @@ func TestDockerMirrorsDockerHub(t *testing.T) {
 		"default is Docker Hub":       {[]clientconfig.Namespace{quay, asDefault(hub)}, true, ""},
 		"default is a part of it":     {[]clientconfig.Namespace{asDefault(clientconfig.Namespace{Key: "docker.io/acme"})}, true, ""},
 		"default has no registry":     {[]clientconfig.Namespace{asDefault(nameless)}, true, ""},
-		"default is another registry": {[]clientconfig.Namespace{hub, asDefault(quay)}, false, `registry-mirrors is left out: docker would take images of repository."quay.io"`},
+		"default is another registry": {[]clientconfig.Namespace{hub, asDefault(quay)}, false, `registry-mirrors is left out, because docker would mistake images of repository."quay.io"`},
 		"default only begins alike":   {[]clientconfig.Namespace{asDefault(clientconfig.Namespace{Key: "docker.io.example"})}, false, "registry-mirrors is left out"},
-		"no default":                  {[]clientconfig.Namespace{hub, quay}, false, "registry-mirrors is left out: docker asks a mirror for bare names"},
-		"only official images":        {[]clientconfig.Namespace{quay, official}, true, "docker gets no more than official images"},
+		"no default":                  {[]clientconfig.Namespace{hub, quay}, false, "registry-mirrors is left out, because docker asks a mirror for short names"},
+		"only official images":        {[]clientconfig.Namespace{quay, official}, true, "docker only gets official images"},
 		"default before official":     {[]clientconfig.Namespace{official, asDefault(hub)}, true, ""},
-		"no namespace":                {nil, false, "registry-mirrors is left out: docker asks"},
+		"no namespace":                {nil, false, "registry-mirrors is left out, because docker asks"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			made := made(t, "docker", "https://mirror.example.com", c.namespaces...)
@@ -117,7 +117,7 @@ func TestDockerOverHTTP(t *testing.T) {
 	}
 	// Images of Docker Hub are pulled without a prefix, and a key with a port
 	// cannot be one.
-	names := "images of other registries than Docker Hub name the mirror: docker pull " +
+	names := "for images of registries other than Docker Hub, name the mirror: docker pull " +
 		"mirror.example.com:8000/quay.io/..., mirror.example.com:8000/other/..."
 	if len(c.Hints) != 2 || c.Hints[1] != names {
 		t.Errorf("the hints are %q", c.Hints)
@@ -206,7 +206,7 @@ func TestPodmanPrefixes(t *testing.T) {
 		}, locations); diff != "" {
 			t.Errorf("%s: -want +read:\n%s", mirror, diff)
 		}
-		if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], `repository."team" stands for no registry`) || !strings.Contains(c.Warnings[1], "has a port") {
+		if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], `repository."team" does not stand for the host of a registry`) || !strings.Contains(c.Warnings[1], "has a port") {
 			t.Errorf("%s: the warnings are %q", mirror, c.Warnings)
 		}
 	}
@@ -266,10 +266,10 @@ func TestNothingToConfigure(t *testing.T) {
 	for client, warnings := range map[string][]string{
 		"docker": {"registry-mirrors is left out", "has a port in its key"},
 		// Podman takes the key for a prefix, but cannot spell it behind the mirror.
-		"podman":     {`repository."team" stands for no registry`, "has a port in its key"},
-		"containerd": {`set its namespace to one, as in namespace = "registry.example.com"`, "has a port in its key"},
-		"buildkit":   {"begin the names of its images with the mirror, mirror.example.com/team/...", "has a port in its key"},
-		"k3s":        {`repository."team" stands for no registry`, "has a port in its key"},
+		"podman":     {`repository."team" does not stand for the host of a registry`, "has a port in its key"},
+		"containerd": {`Set its namespace, for example namespace = "registry.example.com"`, "has a port in its key"},
+		"buildkit":   {"begin the names of its images with the mirror: mirror.example.com/team/...", "has a port in its key"},
+		"k3s":        {`repository."team" does not stand for the host of a registry`, "has a port in its key"},
 	} {
 		c := made(t, client, "https://mirror.example.com", nameless, withPort)
 		if client == "docker" {
@@ -296,7 +296,7 @@ func TestNothingToConfigure(t *testing.T) {
 func TestPortInAKeyWithARegistry(t *testing.T) {
 	n := clientconfig.Namespace{Key: "quay.example:5000", Host: "quay.example:5000"}
 	if c := made(t, "podman", "https://mirror.example.com", n); len(c.Files) > 0 || len(c.Warnings) != 1 ||
-		!strings.HasSuffix(c.Warnings[0], `give the block a key without, and namespace = "quay.example:5000"`) {
+		!strings.HasSuffix(c.Warnings[0], `Give the block a key without a port, and namespace = "quay.example:5000"`) {
 		t.Errorf("%+v", c)
 	}
 	// A client that sends the registry does not spell the key.

@@ -15,8 +15,8 @@ const certsD = "/etc/containerd/certs.d"
 // enableCRI says how the kubelet's plugin finds the files. That setting is a hint and
 // not a file, because a drop-in would replace the whole section of the CRI plugin in
 // containerd 1.
-const enableCRI = "the kubelet's plugin reads them once /etc/containerd/config.toml names their directory, and that one alone, as its config_path " +
-	"(see: containerd config dump | grep config_path). Otherwise set it there, in the table of your version, then: systemctl restart containerd\n" + `    # containerd 2
+const enableCRI = "the kubelet's plugin reads them if config_path in /etc/containerd/config.toml is their directory and no other one " +
+	"(check: containerd config dump | grep config_path). Otherwise set it in the table of your version and run systemctl restart containerd:\n" + `    # containerd 2
     [plugins."io.containerd.cri.v1.images".registry]
       config_path = "` + certsD + `"
     # containerd 1
@@ -25,13 +25,13 @@ const enableCRI = "the kubelet's plugin reads them once /etc/containerd/config.t
 
 // containerd makes the files of containerd.
 func containerd(m Mirror, namespaces []Namespace) Config {
-	return hostsFiles("containerd", m, namespaces, "ctr reads these files with --hosts-dir "+certsD+", nerdctl as they are", enableCRI)
+	return hostsFiles("containerd", m, namespaces, "for ctr, add --hosts-dir "+certsD+"; nerdctl needs no option", enableCRI)
 }
 
 // nerdctl makes the files of nerdctl, which are those of containerd. It reads them
 // itself, so the CRI plugin's setting does not concern it.
 func nerdctl(m Mirror, namespaces []Namespace) Config {
-	return hostsFiles("nerdctl", m, namespaces, "nerdctl reads these files at each pull. Rootless, it reads them from ~/.config/containerd/certs.d")
+	return hostsFiles("nerdctl", m, namespaces, "each pull of nerdctl reads these files. Rootless, it reads them from ~/.config/containerd/certs.d")
 }
 
 // kubernetes makes the files of the kubelet's containerd.

@@ -38,7 +38,7 @@ func docker(m Mirror, namespaces []Namespace) Config {
 			panic(err) // strings can always be marshalled
 		}
 		c.Files = []File{{Path: "/etc/docker/daemon.json", Content: string(content) + "\n"}}
-		c.Hints = append(c.Hints, "merge this into the daemon.json that you have; then: systemctl reload docker")
+		c.Hints = append(c.Hints, "merge this into your daemon.json; then: systemctl reload docker")
 	}
 	c.Files = append(c.Files, m.certs("/etc/docker/certs.d/"+m.Host)...)
 	var named []string
@@ -53,7 +53,7 @@ func docker(m Mirror, namespaces []Namespace) Config {
 		}
 	}
 	if len(named) > 0 {
-		c.Hints = append(c.Hints, "images of other registries than Docker Hub name the mirror: docker pull "+strings.Join(named, ", "))
+		c.Hints = append(c.Hints, "for images of registries other than Docker Hub, name the mirror: docker pull "+strings.Join(named, ", "))
 	}
 	return c
 }
@@ -68,13 +68,13 @@ func answersDockerHub(namespaces []Namespace) (ok bool, warning string) {
 		if registry == "" || registry == oci.DockerHub || strings.HasPrefix(registry, oci.DockerHub+"/") {
 			return true, ""
 		}
-		return false, fmt.Sprintf("registry-mirrors is left out: docker would take images of repository.%q, which is the default, for those of Docker Hub. "+
+		return false, fmt.Sprintf("registry-mirrors is left out, because docker would mistake images of repository.%q, the default block, for those of Docker Hub. "+
 			"Make the repository block of Docker Hub the default", namespaces[i].Key)
 	}
 	if slices.ContainsFunc(namespaces, func(n Namespace) bool { return n.Key == "library" }) {
-		return true, "docker gets no more than official images through the mirror, from repository.\"library\": " +
-			"set default = true in the repository block of Docker Hub for all others"
+		return true, "docker only gets official images through the mirror, from repository.\"library\". " +
+			"Set default = true in the repository block of Docker Hub for all others"
 	}
-	return false, "registry-mirrors is left out: docker asks a mirror for bare names such as library/nginx, and no repository block answers those. " +
+	return false, "registry-mirrors is left out, because docker asks a mirror for short names such as library/nginx, and no repository block answers those. " +
 		"Set default = true in the block of Docker Hub"
 }

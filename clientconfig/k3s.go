@@ -8,13 +8,13 @@ import (
 // k3s makes the file of K3s.
 func k3s(m Mirror, namespaces []Namespace) Config {
 	return registriesYAML("k3s", "/etc/rancher/k3s/registries.yaml", "# RKE2 reads it as /etc/rancher/rke2/registries.yaml\n", m, namespaces,
-		"put it on every node; then: systemctl restart k3s (on agents k3s-agent; of RKE2 rke2-server and rke2-agent)")
+		"put it on every node; then: systemctl restart k3s (on agents, k3s-agent; for RKE2, rke2-server and rke2-agent)")
 }
 
 // rke2 makes the file of RKE2.
 func rke2(m Mirror, namespaces []Namespace) Config {
 	return registriesYAML("rke2", "/etc/rancher/rke2/registries.yaml", "", m, namespaces,
-		"put it on every node; then: systemctl restart rke2-server (on agents rke2-agent)")
+		"put it on every node; then: systemctl restart rke2-server (on agents, rke2-agent)")
 }
 
 // registriesYAML makes the file from which K3s and RKE2 write those of their

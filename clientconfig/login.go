@@ -36,7 +36,7 @@ func (m Mirror) loggedIn(client string, c Config) Config {
 		return c
 	}
 	if m.Plain {
-		c.Warnings = append(c.Warnings, "the password goes to "+m.URL+" without TLS, so everyone on the way can read it")
+		c.Warnings = append(c.Warnings, "the password is sent to "+m.URL+" without TLS, so anyone on the network path can read it")
 	}
 	switch client {
 	case "containerd", "nerdctl", "kubernetes":
@@ -57,18 +57,18 @@ func (m Mirror) loggedIn(client string, c Config) Config {
 		}
 	case "podman", "buildah", "skopeo":
 		c.Files = append(c.Files, m.auths("/root/.config/containers/auth.json"))
-		c.Hints = append(c.Hints, "the login is that of root. Other users have ~/.config/containers/auth.json")
+		c.Hints = append(c.Hints, "this is the login of root. Other users have their own in ~/.config/containers/auth.json")
 	case "crio":
 		c.Files = append(c.Files, m.auths("/etc/crio/auth.json"))
 		c.Hints = append(c.Hints, `CRI-O reads the login if global_auth_file = "/etc/crio/auth.json" is set in the table [crio.image] of crio.conf`)
 	case "docker":
 		c.Files = append(c.Files, m.auths(dockerLogin))
-		c.Hints = append(c.Hints, "the login is that of root, as docker login writes it. Other users have ~/.docker/config.json")
+		c.Hints = append(c.Hints, "this is the login of root, as docker login writes it. Other users have their own in ~/.docker/config.json")
 		c.Warnings = append(c.Warnings, "docker sends a password to the mirror only for images that name the mirror, "+m.Host+"/... "+
-			"For registry-mirrors it has none, and pulls from Docker Hub itself if the mirror asks for one: identify such clients by certificates")
+			"For registry-mirrors it sends none, and pulls from Docker Hub itself if the mirror requires one. Identify such clients by certificates")
 	default: // these read Docker's file, buildkit by its clients
 		c.Files = append(c.Files, m.auths(dockerLogin))
-		c.Hints = append(c.Hints, strings.TrimSpace(client+" reads the login in "+dockerLogin+". Other users than root have ~/.docker/config.json"))
+		c.Hints = append(c.Hints, strings.TrimSpace(client+" reads the login in "+dockerLogin+". Users other than root have their own in ~/.docker/config.json"))
 	}
 	return c
 }

@@ -71,11 +71,11 @@ func ParseMirror(raw string) (Mirror, error) {
 		return Mirror{}, errors.New("names a port that is not between 1 and 65535")
 	}
 	if name := u.Hostname(); hosts.Unspecified(name) {
-		return Mirror{}, fmt.Errorf("names %s, which is every address of a machine and none that clients can connect to", name)
+		return Mirror{}, fmt.Errorf("names %s, which stands for all addresses of a machine; name an address that clients can connect to", name)
 	}
 	// Docker takes "mirror/app" for the user mirror of Docker Hub.
 	if !oci.IsHost(m.Host) {
-		return Mirror{}, fmt.Errorf("names %[1]q, which clients would take for a user of Docker Hub in an image's name: "+
+		return Mirror{}, fmt.Errorf("names %[1]q, which clients would mistake for a user of Docker Hub in an image's name; "+
 			"write its full name (%[1]s.example.com), or its port (%[1]s:%[2]d)", m.Host, defaultPort(u.Scheme))
 	}
 	return m, nil

@@ -69,9 +69,9 @@ func naming(client, command string, f flags, scheme, version string, m Mirror, n
 	case m.Certificate != "" && f.certificate != "":
 		command += fmt.Sprintf("%s %s/%s %s %s/%s ", f.certificate, namingDir, certificateName, f.key, namingDir, keyName)
 	case m.Certificate != "":
-		c.Warnings = append(c.Warnings, client+" cannot show a client certificate, so a mirror that requires one refuses it")
+		c.Warnings = append(c.Warnings, client+" cannot present a client certificate, so a mirror that requires one refuses it")
 	}
-	c.Hints = []string{fmt.Sprintf("%s has no file for mirrors: begin the names of images with the mirror, %s; as in: %s%s%s",
+	c.Hints = []string{fmt.Sprintf("%s has no configuration file for mirrors. Begin the names of images with the mirror, %s, for example: %s%s%s",
 		client, strings.Join(named, ", "), command, scheme, strings.TrimSuffix(named[0], "...")+"NAME"+version)}
 	return c
 }
@@ -82,7 +82,7 @@ func regctl(m Mirror, namespaces []Namespace) Config {
 	var c Config
 	namespaces, c.Warnings = selectable("regctl", m, namespaces)
 	var commands []string
-	// Without TLS, regctl must be told; it would try HTTPS.
+	// Without TLS, regctl needs a setting, or it tries HTTPS.
 	if m.Plain {
 		commands = append(commands, "regctl registry set --tls disabled "+m.Host)
 	}
@@ -98,7 +98,7 @@ func regctl(m Mirror, namespaces []Namespace) Config {
 		commands = append(commands, "regctl registry set --mirror "+m.Host+" "+n.Host)
 	}
 	if len(commands) > 0 {
-		c.Hints = []string{"regctl writes its own file, by these commands\n    " + strings.Join(commands, "\n    ")}
+		c.Hints = []string{"regctl writes its own file when you run these commands:\n    " + strings.Join(commands, "\n    ")}
 	}
 	return c
 }

@@ -15,7 +15,7 @@ const (
 	// firstLook and lastLook bound the growing time between two looks for it.
 	firstLook = 10 * time.Millisecond
 	lastLook  = 150 * time.Millisecond
-	// joinLife is how long an answer stays for those who waited for it, although it is not
+	// joinLife is how long an answer stays for the requests that waited for it, although it is not
 	// fresh for others.
 	joinLife = 5 * time.Second
 	// maxAnswer bounds an answer.
@@ -28,7 +28,7 @@ const (
 type answer struct {
 	Version int    `json:"v"`
 	Token   string `json:"token"`
-	Life    int64  `json:"life_ms"`  // of the key, so that the rest of it tells the age
+	Life    int64  `json:"life_ms"`  // of the key, so that the rest of it gives the age
 	Fresh   int64  `json:"fresh_ms"` // how long the answer is believed without waiting for it
 	At      int64  `json:"at_ms"`    // when it was given, by the clock of the replica that asked
 	Body    []byte `json:"body"`     // empty: the replica that asked got no answer
@@ -40,7 +40,7 @@ func (a answer) fields(key string) []string {
 }
 
 // age is how long ago the answer was given, if its key lives for some time more. That alone
-// tells it without a comparison of clocks. But a client of Redis may write an old answer once
+// gives it without a comparison of clocks. But a client of Redis may write an old answer once
 // more, and then the clocks tell that it is old, less the difference that they may have.
 func (a answer) age(left time.Duration) time.Duration {
 	byClock := time.Since(time.UnixMilli(a.At))
@@ -94,7 +94,7 @@ func (c *Cluster) Look(ctx context.Context, question string) (body []byte, age t
 }
 
 // Tell shares an answer for as long as it is fresh. The others can see it when Tell returns,
-// unless Redis is away.
+// unless Redis is unavailable.
 func (c *Cluster) Tell(ctx context.Context, question string, body []byte, fresh time.Duration) {
 	if len(body) > maxAnswer {
 		return
@@ -140,7 +140,7 @@ func (q *asking) look(ctx context.Context) (body []byte, age time.Duration, done
 		case done:
 			return nil
 		case entries[1].value != "":
-			// Another replica asks; or another version, or a stranger.
+			// Another replica asks; or another version, or an unknown process.
 			_, readable := c.readNote(asked, entries[1].value)
 			done = !readable || entries[1].left > askLife
 			return nil

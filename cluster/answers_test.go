@@ -77,7 +77,7 @@ func TestAskerFails(t *testing.T) {
 		within time.Duration
 	}{
 		"it gets no answer": {func(_ *replica, settle func([]byte, time.Duration)) { settle(nil, 0) }, time.Second + slow},
-		// Of the others one asks, in vain, and then the next one.
+		// One of the others asks without success, and then the next one.
 		"it dies":       {func(one *replica, _ func([]byte, time.Duration)) { one.UseBoard(nil, "") }, 3*time.Second + 2*slow},
 		"it takes long": {func(*replica, func([]byte, time.Duration)) {}, 11*time.Second + slow},
 		"its answer is too long": {func(_ *replica, settle func([]byte, time.Duration)) {

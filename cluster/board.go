@@ -39,7 +39,7 @@ type entry struct {
 	left  time.Duration
 }
 
-// maxMembers bounds the replicas that are read. More are not told of.
+// maxMembers bounds the replicas that are read. Others are left out.
 const maxMembers = 128
 
 var (
@@ -93,7 +93,7 @@ func (b *redisBoard) Read(ctx context.Context, keys ...string) ([]entry, error) 
 	}
 	entries := make([]entry, len(keys))
 	for i := range keys {
-		// A value that was cut cannot be compared, and one without an end is no lease.
+		// A value that was cut cannot be compared, and one without an end is not a lease.
 		if value := values[i].Val(); len(value) <= maxValue && lives[i].Val() > 0 {
 			entries[i] = entry{value, lives[i].Val()}
 		}

@@ -36,7 +36,7 @@ type Options struct {
 	TLS *tls.Config
 	// Contents are served to other replicas.
 	Contents Contents
-	// Uploaded waits until a stored content is in a bucket that all replicas read, or until that
+	// Uploaded waits until a stored blob is in a bucket that all replicas read, or until that
 	// cannot be expected soon; nil: there is none.
 	Uploaded func(ctx context.Context, dgst digest.Digest) error
 	Metrics  *Metrics
@@ -46,16 +46,16 @@ type Options struct {
 	Logger                     *slog.Logger
 }
 
-// Contents are the contents of this replica.
+// Contents are the blobs of this replica.
 type Contents interface {
-	// Open opens a content at an offset: one that is stored or, unless stored is set, the
+	// Open opens a blob at an offset: one that is stored or, unless stored is set, the
 	// running download of a block, which is read as it grows. Read returns io.EOF only at
-	// the end of a verified content. It returns an error that wraps ErrNotHere if there is
+	// the end of a verified blob. It returns an error that wraps ErrNotHere if there is
 	// neither.
 	Open(ctx context.Context, want Want, stored bool) (*Content, error)
 }
 
-// Content is a content of this replica.
+// Content is a blob of this replica.
 type Content struct {
 	io.ReadCloser       // a syscall.Conn, or a stretch of a reply.Growing, is sent by the kernel
 	Size          int64 // of the whole; -1 if it is not known yet
@@ -64,7 +64,7 @@ type Content struct {
 	Link func(follower trace.SpanContext) trace.SpanContext
 }
 
-// ErrNotHere says that a replica has neither a content nor its download.
+// ErrNotHere says that a replica has neither a blob nor its download.
 var ErrNotHere = errors.New("cluster: the replica does not have the content")
 
 // Want is the content that a download wants.
@@ -145,7 +145,7 @@ func (c *Cluster) Use(client redis.UniversalClient, prefix string) {
 	c.gate.use(&redisBoard{client}, prefix)
 }
 
-// warn logs a trouble with its remedy.
+// warn logs a problem with its remedy.
 func (c *Cluster) warn(message, key, value string, err error) {
 	c.opts.Logger.Warn(strings.TrimSpace(message+". "+c.opts.ReplicaAdvice(err)), key, value, "error", err)
 }

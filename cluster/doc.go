@@ -4,11 +4,11 @@
 // A [Cluster] is the membership of one replica. It has three sides:
 //
 //   - [Cluster.Open] is a source of downloads (origin.go). It reads from a replica that has
-//     a content, or follows the one that downloads it, or says that it is the turn of this
+//     a blob, or follows the one that downloads it, or says that it is the turn of this
 //     replica to ask the upstreams ([ErrTurn]). For the time of that turn the replica has a
 //     lease in Redis (lease.go).
 //   - [Cluster.Server] serves other replicas (handler.go) from [Contents].
-//   - [Cluster.Ask] shares answers of upstreams that are no content, such as checks of tags
+//   - [Cluster.Ask] shares answers of upstreams that are not content, such as checks of tags
 //     (answers.go).
 //
 // Content is addressed by digest and verified by its reader. Redis and other replicas
@@ -33,6 +33,6 @@
 // # Hostile replicas
 //
 // Every answer of another replica is bounded in bytes and time before it is believed, and a
-// replica that fails is shunned for a time (peers.go). Every value in Redis is bounded, and
+// replica that fails is shunned for a while (peers.go). Every value in Redis is bounded, and
 // believed with a valid seal only.
 package cluster

@@ -30,14 +30,14 @@ const (
 	lease  = 10 * time.Second
 )
 
-// contents are those of a replica: what a test says.
+// blobs are those of a replica: what a test says.
 type contents struct {
 	mu    sync.Mutex
 	bytes map[digest.Digest]*growing
 	hangs bool
 }
 
-// growing is a content whose bytes come one after the other.
+// growing is a blob whose bytes come one after the other.
 type growing struct {
 	dgst    digest.Digest
 	mu      sync.Mutex
@@ -63,7 +63,7 @@ func (g *growing) fail(err error) { g.update(func() { g.failed = err }) }
 
 func dgstOf(g *growing) digest.Digest { return g.dgst }
 
-// hang makes all contents silent: no byte comes, and nothing is found.
+// hang makes all blobs silent: no byte comes, and nothing is found.
 func (c *contents) hang()   { c.setHangs(true) }
 func (c *contents) resume() { c.setHangs(false) }
 
@@ -222,7 +222,7 @@ func (r *replica) turn(t *testing.T, dgst digest.Digest, offset int64) {
 	}
 }
 
-// reads opens a content at an offset, and fails the test unless another replica delivers it.
+// reads opens a blob at an offset, and fails the test unless another replica delivers it.
 func (r *replica) reads(t *testing.T, dgst digest.Digest, offset int64, from *replica) *cluster.Stream {
 	t.Helper()
 	stream, err := r.Open(t.Context(), r.want(dgst, offset))

@@ -14,8 +14,8 @@ import (
 // callTimeout bounds one call to Redis, which a download may wait for.
 const callTimeout = 500 * time.Millisecond
 
-// errAway says that Redis is not asked, since it failed lately or there is none.
-var errAway = errors.New("cluster: Redis is away")
+// errAway says that Redis is not asked, since it failed recently or there is none.
+var errAway = errors.New("cluster: Redis is unavailable")
 
 // gate stands before Redis. After a failure it lets no call through until probe has
 // succeeded, so that one download at most waits for a Redis that hangs.
@@ -67,7 +67,7 @@ func (g *gate) call(ctx context.Context, op func(ctx context.Context, b board, p
 	return err
 }
 
-// probe runs a call that decides whether Redis is back, while it is away.
+// probe runs a call that decides whether Redis is back, while it is unavailable.
 func (g *gate) probe(ctx context.Context, op func(ctx context.Context, b board, prefix string) error) error {
 	g.mu.Lock()
 	b, prefix, away := g.board, g.prefix, g.away
@@ -113,6 +113,6 @@ func (g *gate) failed(b board, err error) {
 	}
 	g.mu.Unlock()
 	if current && g.trouble.Bad() {
-		g.logger.Warn(strings.TrimSpace("replicas do not coordinate until Redis is back. Each one downloads by itself. "+g.advice(err)), "error", err)
+		g.logger.Warn(strings.TrimSpace("replicas do not coordinate until Redis is back. Each one downloads independently. "+g.advice(err)), "error", err)
 	}
 }

@@ -27,7 +27,7 @@ const (
 	sendStep = 1 << 20
 )
 
-// handler serves the contents of this replica to others.
+// handler serves the blobs of this replica to others.
 func (c *Cluster) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !c.begin() {
@@ -40,7 +40,7 @@ func (c *Cluster) handler() http.Handler {
 			return // it has been answered
 		}
 		if status == http.StatusUnauthorized || status == http.StatusBadRequest {
-			w.Header().Set("Connection", "close") // a stranger
+			w.Header().Set("Connection", "close") // an unknown process
 		}
 		w.WriteHeader(status)
 	})
@@ -62,7 +62,7 @@ func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) (status int) {
 	var wanted request
 	isPing := r.URL.Path == pingPath
 	if r.ContentLength != 0 { // no request of a replica has a body
-		// The server would read it, for as long as the stranger takes to send it.
+		// The server would read it, for as long as the sender takes to send it.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now())
 		return http.StatusBadRequest
 	}
@@ -96,7 +96,7 @@ func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) (status int) {
 	}
 	content, err := c.await(w, r, wanted)
 	if err != nil {
-		c.opts.Logger.Debug("another replica asks for a content in vain", "digest", wanted.digest, "error", err)
+		c.opts.Logger.Debug("another replica asked for content that this one does not deliver", "digest", wanted.digest, "error", err)
 		return http.StatusNotFound
 	}
 	defer content.Close()
@@ -104,7 +104,7 @@ func (c *Cluster) serve(w http.ResponseWriter, r *http.Request) (status int) {
 	return 0
 }
 
-// await opens a content, and says meanwhile that this replica lives.
+// await opens a blob, and says meanwhile that this replica lives.
 func (c *Cluster) await(w http.ResponseWriter, r *http.Request, wanted request) (*Content, error) {
 	type result struct {
 		content *Content
@@ -135,7 +135,7 @@ func (c *Cluster) await(w http.ResponseWriter, r *http.Request, wanted request) 
 	}
 }
 
-// ending is a content that ends its context when it is closed.
+// ending is a blob that ends its context when it is closed.
 type ending struct {
 	io.ReadCloser
 	end context.CancelFunc
@@ -146,7 +146,7 @@ func (e *ending) Close() error {
 	return e.ReadCloser.Close()
 }
 
-// send sends a content. If it breaks off, so does the connection, so that the other replica
+// send sends a blob. If it breaks off, so does the connection, so that the other replica
 // does not take a part for the whole.
 func (c *Cluster) send(w http.ResponseWriter, r *http.Request, wanted request, content *Content) {
 	h := w.Header()

@@ -106,7 +106,7 @@ func (k *kernel) ReadFrom(src io.Reader) (int64, error) {
 	return n, err
 }
 
-// serve serves a request for a content, and reports whether the connection was cut.
+// serve serves a request for a blob, and reports whether the connection was cut.
 func (k *kernel) serve(t *testing.T, contents cluster.Contents, dgst digest.Digest) (cut bool) {
 	t.Helper()
 	c := cluster.New(cluster.Options{Lease: lease, Secret: secret, Contents: contents})

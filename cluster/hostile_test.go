@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/weirhq/weir/cluster"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
@@ -156,7 +158,7 @@ func TestReplicaSendsMore(t *testing.T) {
 		// Wrong bytes: the replica is passed over for a minute, and that is logged.
 		stream.Reject()
 		one.turn(t, dgst, 0)
-		if err := logged(one.log, "a replica is skipped for a time", "do not match their digest"); err != nil {
+		if err := logged(one.log, "a replica is skipped for a while", "do not match their digest"); err != nil {
 			t.Error(err)
 		}
 	})
@@ -179,6 +181,35 @@ func TestBusyReplica(t *testing.T) {
 		busy.end(false)
 		synctest.Wait()
 		busy.counts(t, "lost", 0)
+	})
+}
+
+// A replica that refuses connections is asked three times, and then no longer. The log says so
+// once.
+func TestDeadReplicaIsSkipped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		holder, one := b.start("holder"), b.start("one")
+		var held []digest.Digest
+		for i := range 6 {
+			dgst, _ := body(1000 + i)
+			holder.turn(t, dgst, 0)
+			held = append(held, dgst)
+		}
+		synctest.Wait() // until the replicas have found each other
+		holder.server.Close()
+		before := b.network.Dials("holder:8001")
+		for _, dgst := range held {
+			one.turn(t, dgst, 0)
+			one.end(false)
+		}
+		if dials := b.network.Dials("holder:8001") - before; dials != 3 {
+			t.Errorf("it was asked %d times, want 3\n%s", dials, one.log)
+		}
+		if n := one.log.Count("a replica cannot be read"); n != 1 {
+			t.Errorf("the log says so %d times:\n%s", n, one.log)
+		}
+		holder.end(false)
 	})
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// HaveLife is how long the others know that a replica has a content. Later it may
+	// HaveLife is how long the others know that a replica has a blob. Later it may
 	// have evicted it, and the images of a deployment are pulled within minutes.
 	HaveLife = time.Hour
 	// giveBackTime bounds the end of a turn. The lease ends by itself later.
@@ -19,17 +19,17 @@ const (
 	// take about as long.
 	uploadTime = 10 * time.Minute
 	// maxLingering bounds the leases that do so, since each is renewed. Others rely on the key
-	// that tells where the content is.
+	// with the place of the content.
 	maxLingering = 64
 )
 
-// leaseKey is the name of the lease of a content. The block is part of it: clients of one
+// leaseKey is the name of the lease of a blob. The block is part of it: clients of one
 // block must not wait for the upstream of another one.
 func leaseKey(prefix string, want Want) string {
 	return prefix + ":lease:" + want.Digest.String() + ":" + short(want.Block)
 }
 
-// haveKey is the name of the key that tells where a content is.
+// haveKey is the name of the key with the place of a blob.
 func haveKey(prefix string, dgst digest.Digest) string { return prefix + ":have:" + dgst.String() }
 
 // short returns a name that is as good as a text of any length and characters.
@@ -38,7 +38,7 @@ func short(text string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// lease is the turn of this replica to download a content.
+// lease is the turn of this replica to download a blob.
 type lease struct {
 	cluster    *Cluster
 	want       Want
@@ -47,7 +47,7 @@ type lease struct {
 }
 
 // take takes a free lease, or that with the value failed, whose holder failed. It reports
-// false if another replica has it now, or has told since the look at have that it has the
+// false if another replica has it now, or has announced since the look at have that it has the
 // content.
 func (c *Cluster) take(ctx context.Context, want Want, failed string, have named) (bool, error) {
 	l := &lease{cluster: c, want: want}
@@ -110,13 +110,13 @@ func (l *lease) renew(ctx context.Context) {
 		kept := false
 		err := l.cluster.gate.call(ctx, func(ctx context.Context, b board, _ string) (err error) {
 			kept, err = b.Replace(ctx, l.key, l.value, l.value, l.cluster.opts.Lease)
-			// Redis may have lost it, or its life has ended while Redis was away.
+			// Redis may have lost it, or its life has ended while Redis was unavailable.
 			if err == nil && !kept {
 				kept, err = b.Replace(ctx, l.key, "", l.value, l.cluster.opts.Lease)
 			}
 			return err
 		})
-		// While Redis is away the next renewal tries again.
+		// While Redis is unavailable the next renewal tries again.
 		if err == nil && !kept {
 			l.cluster.opts.Metrics.lease(lost)
 			l.cluster.forget(l)
@@ -146,7 +146,7 @@ func (l *lease) giveBack(stored bool) {
 		defer c.lingering.Release(1)
 		telling, cancel := context.WithTimeout(c.ctx, giveBackTime)
 		defer cancel()
-		_ = c.Has(telling, l.want.Digest) // the lease tells too
+		_ = c.Has(telling, l.want.Digest) // the lease says it too
 		uploading, cancel := context.WithTimeout(c.open, uploadTime)
 		defer cancel()
 		_ = c.opts.Uploaded(uploading, l.want.Digest) // the lease ends in any case
@@ -170,7 +170,7 @@ func (l *lease) release(stored bool) {
 	})
 }
 
-// Has tells the others that this replica has a content. It returns an error if Redis is away.
+// Has tells the others that this replica has a blob. It returns an error if Redis is unavailable.
 func (c *Cluster) Has(ctx context.Context, dgst digest.Digest) error {
 	return c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
 		key := haveKey(prefix, dgst)

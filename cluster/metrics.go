@@ -29,7 +29,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		leases: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_cluster_lease_total",
-			Help: "Downloads by how they came to their source: acquired, taken_over (this replica asks the upstreams), followed (another replica delivers), alone (without a lease), and leases that were lost.",
+			Help: "Downloads by how their source was chosen: acquired, taken_over (this replica asks the upstreams), followed (another replica delivers), alone (without a lease), and leases that were lost.",
 		}, []string{"result"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_cluster_peer_bytes_total", Help: "Bytes of content between replicas, by direction: received or sent.",

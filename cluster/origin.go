@@ -19,16 +19,16 @@ var errAlone = errors.New("cluster: no replica delivers the content")
 // replica that fails, or a replica that was faster.
 const maxRounds = 4
 
-// Stream is a content of another replica, from an offset on.
+// Stream is a blob of another replica, from an offset on.
 type Stream struct {
 	io.ReadCloser
 	Size int64  // of the whole; -1 if the replica does not know it yet
 	Host string // of the replica
-	// Reject tells that the bytes were wrong.
+	// Reject reports that the bytes were wrong.
 	Reject func()
 }
 
-// Open opens a content at a replica that has it, or downloads it. It returns ErrTurn if
+// Open opens a blob at a replica that has it, or downloads it. It returns ErrTurn if
 // there is none: the lease is this replica's now, until the download calls the function that
 // Open registers with want.OnEnd. After any other error the caller asks the upstreams too,
 // and no replica waits for it.
@@ -77,7 +77,7 @@ func (c *Cluster) Open(ctx context.Context, want Want) (*Stream, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		c.opts.Logger.Debug("a replica that downloads a content does not deliver it", "replica", held.note.URL, "digest", want.Digest, "error", err)
+		c.opts.Logger.Debug("a replica that is downloading content does not deliver it", "replica", held.note.URL, "digest", want.Digest, "error", err)
 		if errors.Is(err, errBusy) { // it works, and downloads
 			break
 		}
@@ -94,7 +94,7 @@ type named struct {
 	readable   bool // the note is
 }
 
-// look reads the keys of a content.
+// look reads the keys of a blob.
 func (c *Cluster) look(ctx context.Context, want Want) (have, held named, err error) {
 	err = c.gate.call(ctx, func(ctx context.Context, b board, prefix string) error {
 		have.key, held.key = haveKey(prefix, want.Digest), leaseKey(prefix, want)
@@ -123,7 +123,7 @@ func (c *Cluster) readStored(ctx context.Context, want Want, have named) *Stream
 			return stream
 		}
 	}
-	c.opts.Logger.Debug("a replica that had a content does not deliver it", "replica", have.note.URL, "digest", want.Digest, "error", err)
+	c.opts.Logger.Debug("a replica that had content does not deliver it", "replica", have.note.URL, "digest", want.Digest, "error", err)
 	if ctx.Err() == nil && !errors.Is(err, errBusy) {
 		c.untell(ctx, want.Digest, have.value)
 	}

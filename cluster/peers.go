@@ -50,17 +50,17 @@ const (
 var (
 	ErrUnreachable = errors.New("cluster: the replica did not answer within a second")
 	ErrRefused     = errors.New("cluster: the replica refuses the request")
-	ErrSecret      = errors.New("cluster: the seal is not that of this replica's secret")
+	ErrSecret      = errors.New("cluster: the seal was not made with this replica's secret")
 	ErrClock       = errors.New("cluster: the clocks of the two replicas differ by more than a minute")
-	ErrForeign     = errors.New("cluster: the answer is none of a replica")
+	ErrForeign     = errors.New("cluster: the answer does not come from a replica")
 	ErrVersion     = errors.New("cluster: the replica speaks another version")
-	ErrTwin        = errors.New("cluster: two replicas have one address")
+	ErrTwin        = errors.New("cluster: two replicas have the same address")
 	ErrScheme      = errors.New("cluster: one of the two replicas has a certificate, and the other one has none")
 )
 
 var (
-	errBusy    = errors.New("cluster: the replica serves as many requests as it can")
-	errShunned = errors.New("cluster: the replica failed lately and is passed over")
+	errBusy    = errors.New("cluster: the replica already serves its maximum number of requests")
+	errShunned = errors.New("cluster: the replica failed recently and is skipped")
 	errSilent  = errors.New("cluster: the replica delivers nothing")
 	errCorrupt = errors.New("cluster: the bytes of the replica do not match their digest")
 )
@@ -81,7 +81,7 @@ type peer struct {
 	trouble *episode.Episode
 }
 
-// atBlock is a replica, as a source of the contents of one block. Wrong bytes and silence may
+// atBlock is a replica, as a source of the blobs of one block. Wrong bytes and silence may
 // be those of the block's upstream, which the replica passes on. So an upstream that lies or
 // hangs keeps the replicas apart for its own block alone.
 type atBlock struct{ url, block string }
@@ -119,7 +119,7 @@ func clientTLS(settings *tls.Config) *tls.Config {
 
 func (p *peers) close() { p.transport.CloseIdleConnections() }
 
-// open asks a replica for a content. If held is a lease, the content is the download of its
+// open asks a replica for a blob. If held is a lease, the content is the download of its
 // holder, else a stored one.
 func (p *peers) open(ctx context.Context, at string, want Want, held named) (*Stream, error) {
 	if !p.allow(at, want.Block) {
@@ -128,8 +128,8 @@ func (p *peers) open(ctx context.Context, at string, want Want, held named) (*St
 	ctx, cancel := context.WithCancelCause(ctx)
 	answer, err := p.ask(ctx, cancel, at, request{digest: want.Digest, block: want.Block, offset: want.Offset, stored: held.value == ""})
 	if err != nil {
+		p.concluded(ctx, at, err) // before its context ends: else the caller would seem to have left
 		cancel(err)
-		p.concluded(ctx, at, err)
 		if errors.Is(err, errSilent) {
 			p.shun(at, want.Block, err)
 		}
@@ -159,7 +159,7 @@ func (p *peers) open(ctx context.Context, at string, want Want, held named) (*St
 // ask sends a request and waits for the header of its answer. A replica that awaits its
 // upstream says so, and gets more time.
 func (p *peers) ask(ctx context.Context, cancel context.CancelCauseFunc, at string, r request) (*http.Response, error) {
-	// With certificates nothing is told to a host that shows none. Values of Redis may have no
+	// With certificates, nothing is sent to a host that shows none. Values of Redis may have no
 	// seal then.
 	if encrypted := p.cluster.opts.TLS != nil; strings.HasPrefix(at, "https://") != encrypted {
 		return nil, ErrScheme
@@ -280,18 +280,18 @@ func (p *peers) concluded(ctx context.Context, at string, err error) {
 	known.breaker.Failure(time.Now())
 	p.mu.Unlock()
 	if trouble.Bad() {
-		p.cluster.warn("a replica cannot be read. Its content is downloaded by this one", "replica", at, err)
+		p.cluster.warn("a replica cannot be read. This one downloads the content itself", "replica", at, err)
 	}
 }
 
-// shun passes a replica over for a time, as a source of one block.
+// shun passes a replica over for a while, as a source of one block.
 func (p *peers) shun(at, block string, why error) {
 	p.mu.Lock()
 	known := p.of(at)
 	p.shunned.Add(atBlock{at, block}, time.Now().Add(shunTime))
 	p.mu.Unlock()
 	if known.trouble.Bad() {
-		p.cluster.opts.Logger.Warn("a replica is skipped for a time", "replica", at, "block", block, "for", shunTime, "error", why)
+		p.cluster.opts.Logger.Warn("a replica is skipped for a while", "replica", at, "block", block, "for", shunTime, "error", why)
 	}
 }
 
@@ -300,7 +300,7 @@ type following struct {
 	peers  *peers
 	at     string
 	block  string
-	held   named // the lease that it follows; its value is empty for a stored content
+	held   named // the lease that it follows; its value is empty for a stored blob
 	body   io.ReadCloser
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -397,7 +397,7 @@ func (f *following) starved(interval time.Duration) bool {
 
 // leaves reports whether a replica that has delivered nothing for some time is left.
 func (f *following) leaves(idle, lease time.Duration) bool {
-	if f.held.value == "" { // a stored content needs no upstream
+	if f.held.value == "" { // a stored blob needs no upstream
 		if idle >= lease {
 			f.peers.shun(f.at, f.block, errSilent)
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/weirhq/weir/tokencache/redistest"
 )
 
-// Any prefix of keys will do: leases, contents, answers and turns work with it, on a single Redis
+// Any prefix of keys will do: leases, blobs, answers and turns work with it, on a single Redis
 // and on a Redis Cluster, where braces decide which server has a key.
 func TestOddPrefixes(t *testing.T) {
 	servers := map[string]redis.UniversalClient{"one server": redistest.Start(t).Client(t)}

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// awayInterval is the time between two heartbeats while Redis is away, so that its
+	// awayInterval is the time between two heartbeats while Redis is unavailable, so that its
 	// return is noticed soon.
 	awayInterval = time.Second
 	// sureAfter is how many heartbeats in a row a twin or a stranger must live: the earlier process
@@ -24,7 +24,7 @@ const (
 // randomToken returns a text that no other process makes.
 func randomToken() string { return rand.Text() }
 
-// member is a replica as it tells the others about itself. All versions have this form, so
+// member is a replica as it describes itself to the others. All versions have this form, so
 // that they can tell each other that they differ.
 type member struct {
 	Version int    `json:"v"`
@@ -47,7 +47,7 @@ type presence struct {
 	probed  map[string]bool // URLs and names that were asked
 }
 
-// heartbeat tells the others about this replica, until the context ends. It decides whether
+// heartbeat announces this replica to the others, until the context ends. It decides whether
 // Redis is back after a failure.
 func (c *Cluster) heartbeat(ctx context.Context) {
 	p := &presence{cluster: c, probed: make(map[string]bool)}
@@ -110,7 +110,7 @@ func (p *presence) noteStrangers(number int) {
 	}
 	if p.foreign >= sureAfter && !p.warned {
 		p.warned = true
-		p.cluster.warn("replicas with another secret share this Redis. They and this one download by themselves", "replicas", strconv.Itoa(number), ErrSecret)
+		p.cluster.warn("replicas with a different secret share this Redis. They and this one download independently", "replicas", strconv.Itoa(number), ErrSecret)
 	}
 }
 
@@ -155,12 +155,12 @@ func (p *presence) probe(ctx context.Context, m member) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		c.warn("another replica cannot be reached. The two download by themselves", "replica", m.URL, err)
+		c.warn("another replica cannot be reached. The two download independently", "replica", m.URL, err)
 	case name == c.id:
-		c.warn("the address of another replica leads here", "replica", m.URL, ErrTwin)
+		c.warn("the address of another replica leads to this one", "replica", m.URL, ErrTwin)
 	case name != m.ID:
 		c.opts.Logger.Debug("a replica was started again", "replica", m.URL)
 	default:
-		c.opts.Logger.Info("another replica is reached", "replica", m.URL)
+		c.opts.Logger.Info("another replica can be reached", "replica", m.URL)
 	}
 }

@@ -35,13 +35,13 @@ func TestPresence(t *testing.T) {
 		others func(b *bench)
 		texts  []string // of the one line
 	}{
-		"alone":        {func(*bench) {}, nil},
-		"another one":  {func(b *bench) { b.start("two") }, []string{"level=INFO", "another replica is reached", "http://two:8001"}},
-		"a twin":       {func(b *bench) { b.start("two", at("http://one:8001")) }, []string{"level=WARN", "another replica has the same address"}},
-		"unreachable":  {func(b *bench) { b.start("two", at("http://nowhere:8001")) }, []string{"level=WARN", "another replica cannot be reached", "http://nowhere:8001", "connection to nowhere:8001 refused"}},
-		"a wrong port": {func(b *bench) { b.start("two", at("http://public:8000")) }, []string{"level=WARN", "another replica cannot be reached", "the answer is none of a replica"}},
-		"leads here":   {func(b *bench) { b.start("two", at("http://balancer:8001")) }, []string{"level=WARN", "the address of another replica leads here"}},
-		"a stranger":   {func(b *bench) { b.start("two", func(o *cluster.Options) { o.Secret = secret + secret }) }, []string{"level=WARN", "replicas with another secret share this Redis", "replicas=1"}},
+		"alone":             {func(*bench) {}, nil},
+		"another one":       {func(b *bench) { b.start("two") }, []string{"level=INFO", "another replica can be reached", "http://two:8001"}},
+		"a twin":            {func(b *bench) { b.start("two", at("http://one:8001")) }, []string{"level=WARN", "another replica has the same address"}},
+		"unreachable":       {func(b *bench) { b.start("two", at("http://nowhere:8001")) }, []string{"level=WARN", "another replica cannot be reached", "http://nowhere:8001", "connection to nowhere:8001 refused"}},
+		"a wrong port":      {func(b *bench) { b.start("two", at("http://public:8000")) }, []string{"level=WARN", "another replica cannot be reached", "the answer does not come from a replica"}},
+		"leads to this one": {func(b *bench) { b.start("two", at("http://balancer:8001")) }, []string{"level=WARN", "the address of another replica leads to this one"}},
+		"a stranger":        {func(b *bench) { b.start("two", func(o *cluster.Options) { o.Secret = secret + secret }) }, []string{"level=WARN", "replicas with a different secret share this Redis", "replicas=1"}},
 		"strangers for a moment": {func(b *bench) {
 			b.redis.members[`{"v":1,"id":"x","url":"http://two:8001","seal":"old"}`] = time.Now()
 		}, nil},
@@ -49,7 +49,7 @@ func TestPresence(t *testing.T) {
 			for _, seal := range []string{"", "AAAA"} {
 				b.redis.members[fmt.Sprintf(`{"v":1,"id":"x","url":"http://two:8001","seal":%q}`, seal)] = time.Now().Add(time.Hour)
 			}
-		}, []string{"level=WARN", "replicas with another secret share this Redis", "replicas=2"}},
+		}, []string{"level=WARN", "replicas with a different secret share this Redis", "replicas=2"}},
 		"garbage": {func(b *bench) {
 			for _, value := range []string{"", "{", `{"url":"x"}`, `[1]`, `{"v":1,"id":"x","url":"http://a/b"}`} {
 				b.redis.members[value] = time.Now().Add(time.Hour)
@@ -74,13 +74,13 @@ func TestPresence(t *testing.T) {
 				}
 				// A server of clients.
 				script(t, b.network, "public:8000", say("HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
-				if name != "leads here" {
+				if name != "leads to this one" {
 					tc.others(b)
 				}
 				one := b.start("one", unsealed)
 				// A balancer in front of this replica.
 				b.network.Alias("balancer:8001", "one:8001")
-				if name == "leads here" {
+				if name == "leads to this one" {
 					tc.others(b)
 				}
 				time.Sleep(10 * lease)

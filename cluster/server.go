@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// maxConns bounds the connections to the listener, also those of strangers.
+// maxConns bounds the connections to the listener, including those of unknown processes.
 const maxConns = 512
 
 // connKey is the key of a request's connection in its context.
@@ -47,7 +47,7 @@ func keepConn(ctx context.Context) {
 
 // Listen returns a listener with a bounded number of connections. A further one takes the
 // place of the oldest connection that no replica has used: a replica sends its request at
-// once, so strangers who hold all places do not keep it out.
+// once, so unknown processes that hold all places do not keep it out.
 func Listen(address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {

@@ -36,13 +36,13 @@ const (
 // all of them: the certificates of replicas decide.
 type signer struct{ sealer *seal.Sealer }
 
-// request is a request for a content of another replica. A request for its name has no
+// request is a request for a blob of another replica. A request for its name has no
 // digest.
 type request struct {
 	digest digest.Digest
 	block  string
 	offset int64
-	stored bool // a running download is no answer
+	stored bool // a running download is not an answer
 }
 
 func (r request) fields(at string) []string {
@@ -89,7 +89,7 @@ func (s *signer) check(h http.Header, r request, now time.Time) error {
 	return nil
 }
 
-// parseRequest reads the request for a content. It reports false if there is none.
+// parseRequest reads the request for a blob. It reports false if there is none.
 func parseRequest(r *http.Request) (request, bool) {
 	dgst, err := oci.ParseDigest(strings.TrimPrefix(r.URL.Path, blobsPath))
 	if err != nil {
@@ -104,7 +104,7 @@ func parseRequest(r *http.Request) (request, bool) {
 	return request{digest: dgst, block: query.Get("block"), offset: offset, stored: query.Get("stored") == "1"}, true
 }
 
-// place is the header that tells which bytes an answer has.
+// place is the header with the position of the bytes of an answer.
 func place(offset, size int64) string {
 	if size < 0 {
 		return strconv.FormatInt(offset, 10) + "/*"

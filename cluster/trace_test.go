@@ -13,7 +13,7 @@ import (
 	"github.com/weirhq/weir/cluster"
 )
 
-// tracedContents has a content whose download is traced.
+// tracedContents has a blob whose download is traced.
 type tracedContents struct {
 	contents *contents
 	span     trace.Span

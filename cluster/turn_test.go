@@ -15,7 +15,7 @@ import (
 	"github.com/weirhq/weir/cluster"
 )
 
-// The first replica that wants a content has the turn. Others follow its download as it
+// The first replica that wants a blob has the turn. Others follow its download as it
 // grows, and read it from its store once it has ended.
 func TestTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -319,7 +319,7 @@ func TestRedisHangs(t *testing.T) {
 	}
 }
 
-// A content that is recalled is read from a replica that has it, and never has a turn.
+// A blob that is recalled is read from a replica that has it, and never has a turn.
 func TestRecall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
@@ -354,7 +354,7 @@ func TestRecall(t *testing.T) {
 	})
 }
 
-// A content that was not downloaded, such as a manifest, is read from the replica that tells of it.
+// A blob that was not downloaded, such as a manifest, is read from the replica that tells of it.
 func TestHas(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

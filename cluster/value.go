@@ -13,7 +13,7 @@ import (
 // leaves those of another version alone, and works alone then.
 const version = 1
 
-// note is a value that names a replica: the holder of a lease, or one that has a content.
+// note is a value that names a replica: the holder of a lease, or one that has a blob.
 type note struct {
 	Version int    `json:"v"`
 	Token   string `json:"token"` // of one turn, so that no two values are the same

@@ -12,7 +12,7 @@ import (
 	"github.com/weirhq/weir/access"
 )
 
-// Auth tells how clients identify themselves.
+// Auth defines how clients identify themselves.
 type Auth struct {
 	Realm     string `toml:"realm"`     // in challenges, for people
 	Htpasswd  string `toml:"htpasswd"`  // path of a file of users and hashes
@@ -90,7 +90,7 @@ func (v *validator) identity(at string, one AuthIdentity, users map[string]strin
 	case one.Username == "":
 		v.fail(at+".username", "is missing")
 	case !access.ValidUser(one.Username):
-		v.fail(at+".username", "must not contain a colon or a control character, nor be longer than 255 bytes")
+		v.fail(at+".username", "must not contain a colon or a control character, and must not be longer than 255 bytes")
 	case twice:
 		v.fail(at+".username", "%q is also the user of %s", one.Username, before)
 	default:
@@ -105,7 +105,7 @@ func (v *validator) identity(at string, one AuthIdentity, users map[string]strin
 
 func (v *validator) group(at, name string, members []string) {
 	if !access.ValidUser(name) {
-		v.fail(at, "is not a valid name of a group: it must not contain a colon or a control character, nor be longer than 255 bytes")
+		v.fail(at, "is not a valid name of a group: it must not contain a colon or a control character, and must not be longer than 255 bytes")
 	}
 	for i, text := range members {
 		member, err := access.ParseSubject(text)

@@ -66,7 +66,7 @@ func TestAuthProblems(t *testing.T) {
 		"[auth.identity.ci]\nusername = \"ci\"":                 at + "1: auth.identity.ci.password: is missing; `weir auth hash` makes one",
 		strings.Replace(alice, secretHash, "secret", 1):         at + "3: auth.identity.alice.password: is not a bcrypt or Argon2 hash of a password. `weir auth hash` and `htpasswd -B` write such hashes",
 		strings.Replace(alice, "$2y$04", "$2y$17", 1):           at + "3: auth.identity.alice.password: has bcrypt cost 17: verifying it would take more than 5 s. Use at most 15",
-		strings.Replace(alice, `"alice"`, `"al:ice"`, 1):        at + "2: auth.identity.alice.username: must not contain a colon or a control character, nor be longer than 255 bytes",
+		strings.Replace(alice, `"alice"`, `"al:ice"`, 1):        at + "2: auth.identity.alice.username: must not contain a colon or a control character, and must not be longer than 255 bytes",
 		alice + second: at + `5: auth.identity.other.username: "alice" is also the user of auth.identity.alice`,
 		alice + "[auth]\nhtpasswd = \"" + users + "\"\n": at + `2: auth.identity.alice.username: "alice" is also the user of ` + users,
 		alice + "expires = \"tomorrow\"":                 at + `4: auth.identity.alice.expires: "tomorrow" is not a date; write one like "2027-01-01" or "2027-01-01T12:00:00Z"`,
@@ -80,14 +80,14 @@ func TestAuthProblems(t *testing.T) {
 		"[auth.groups]\nci = \"alice\"":               at + "2: auth.groups.ci: must be an array of strings, not a string",
 		"[auth]\ngroups = [\"ci\"]":                   at + `2: auth.groups: must be a table of lists such as ci = ["alice"], not an array`,
 		"[auth.groups]\nci = [\"alice\", \"@all\"]":   at + `2: auth.groups.ci[1]: "@all" is a group; name its members`,
-		"[auth.groups]\nci = [\"cidr:10.0.0.1/8\"]":   at + `2: auth.groups.ci[0]: "cidr:10.0.0.1/8" has address bits behind its prefix; write cidr:10.0.0.0/8, or the address alone`,
-		"[auth.groups]\nci = [\"ldap:alice\"]":        at + `2: auth.groups.ci[0]: "ldap:alice" begins with no known kind of rule; cert:, cidr: and oidc: are known`,
+		"[auth.groups]\nci = [\"cidr:10.0.0.1/8\"]":   at + `2: auth.groups.ci[0]: "cidr:10.0.0.1/8" has address bits beyond its prefix; write cidr:10.0.0.0/8, or the address alone`,
+		"[auth.groups]\nci = [\"ldap:alice\"]":        at + `2: auth.groups.ci[0]: "ldap:alice" does not begin with cert:, cidr: or oidc:, which are the known kinds of rules`,
 		"[auth.identity]\nusername = \"alice\"":       at + `2: auth.identity.username: must be in a table with a name, such as [auth.identity.NAME], not a string`,
 		"[auth.webhook]\ntimeout_ms = 5":              at + `2: auth.webhook.timeout_ms: must be in a table with a name, such as [auth.webhook.NAME], not a whole number`,
 		"[identity.alice]\nusername = \"alice\"":      at + `1: identity: unknown key; did you mean [auth.identity]?`,
 		"[auth]\nidentity = \"alice\"":                at + "2: auth.identity: must be tables such as [auth.identity.NAME], not a string",
-		"[auth.groups]\n\"a:b\" = []":                 at + `2: auth.groups."a:b": is not a valid name of a group: it must not contain a colon or a control character, nor be longer than 255 bytes`,
-		alice + "password_file = \"" + users + "\"\n": at + "4: auth.identity.alice.password_file: auth.identity.alice.password is set too (config.toml:3); set one of the two",
+		"[auth.groups]\n\"a:b\" = []":                 at + `2: auth.groups."a:b": is not a valid name of a group: it must not contain a colon or a control character, and must not be longer than 255 bytes`,
+		alice + "password_file = \"" + users + "\"\n": at + "4: auth.identity.alice.password_file: auth.identity.alice.password is also set (config.toml:3); set only one of the two",
 	} {
 		if got := problemsOf(t, text); got != want {
 			t.Errorf("%s\ngot\n%s\nwant\n%s", text, got, want)
@@ -103,7 +103,7 @@ func TestOpenMirrorIsWarnedAbout(t *testing.T) {
 		everywhere + docker:         "Set auth.htpasswd",
 		everywhere + docker + alice: "",
 		everywhere + docker + alice + "[auth]\nanonymous = true\n":           "does not authenticate its clients",
-		everywhere + docker + "username = \"u\"\npassword = \"p\"\n":         "Every client can read all that these credentials can read",
+		everywhere + docker + "username = \"u\"\npassword = \"p\"\n":         "Every client can read everything that these credentials can read",
 		everywhere + docker + "username = \"u\"\npassword = \"p\"\n" + alice: "",
 	} {
 		got := strings.Join(mustLoad(t, text).Warnings(), "\n")

@@ -92,7 +92,7 @@ func TestHalfWrittenBundles(t *testing.T) {
 			"[server.tls]\nself_signed = true\nclient_ca_bundle = " + quote(bundle) + "\n",
 			docker + "server_ca_bundle = " + quote(bundle) + "\n",
 		} {
-			if report := problemsOf(t, table); strings.Contains(report, "cut or damaged") != tt.cut || !tt.cut && report != "" {
+			if report := problemsOf(t, table); strings.Contains(report, "truncated or damaged") != tt.cut || !tt.cut && report != "" {
 				t.Errorf("%s in %s: %s", name, table, report)
 			}
 		}
@@ -272,9 +272,9 @@ func TestServerTLS(t *testing.T) {
 		"optional":              {"self_signed = true\nclient_auth = \"optional\"\n", ""},
 		"none":                  {"", "server.tls: has no certificate; set "},
 		"none, written out":     {"self_signed = false\n", "server.tls: has no certificate; set "},
-		"two":                   {files(cert, key) + "self_signed = true\n", "server.tls.self_signed: is true, and "},
+		"two":                   {files(cert, key) + "self_signed = true\n", "server.tls.self_signed: cannot be true while "},
 		"half a pair":           {"server_private_key = " + quote(key) + "\n", "server.tls.server_certificate_bundle: is missing: server_private_key is set"},
-		"half a pair and more":  {"server_private_key = " + quote(key) + "\nself_signed = true\n", "server.tls.self_signed: is true, and "},
+		"half a pair and more":  {"server_private_key = " + quote(key) + "\nself_signed = true\n", "server.tls.self_signed: cannot be true while "},
 		"of two pairs":          {files(cert, otherKey), "server.tls.server_certificate_bundle: does not go with server_private_key: "},
 		"swapped":               {files(key, cert), "server.tls.server_certificate_bundle: does not go with server_private_key: "},
 		"cut":                   {files(cut, key), "server.tls.server_certificate_bundle: does not go with server_private_key: "},
@@ -327,7 +327,7 @@ func TestPairAdvice(t *testing.T) {
 		"swapped":                   {content(key), content(cert), "each names the file of the other. Swap them"},
 		"the authority first":       {content(otherCert, cert), content(key), "the key is that of certificate 2 in the file. Write this one first"},
 		"the server's own last":     {content(otherCert, otherCert, cert), content(key), "the key is that of certificate 3 in the file"},
-		"another key":               {content(cert), content(otherKey), "the key is another one's. Name the key that the certificate was issued for"},
+		"another key":               {content(cert), content(otherKey), "the key belongs to another certificate. Name the key that this certificate was issued for"},
 		"PKCS #8, encrypted":        {content(cert), "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n", "openssl pkey -in ENCRYPTED"},
 		"encrypted as of old":       {content(cert), string(old), "the key is encrypted, and Weir has no passphrase"},
 		"DER":                       {string(block.Bytes), content(key), "openssl x509 -inform der"},
@@ -336,8 +336,8 @@ func TestPairAdvice(t *testing.T) {
 		"the key twice":             {content(key), content(key), "the certificate file contains no PEM certificate"},
 		"a request":                 {strings.ReplaceAll(content(cert), "CERTIFICATE", "CERTIFICATE REQUEST"), content(key), "the certificate file contains no PEM certificate"},
 		"an empty file":             {"", content(key), "the certificate file contains no PEM certificate"},
-		"a certificate that is cut": {content(cert)[:100], content(key), "the file of the certificate has a block of PEM that is cut"},
-		"a key that is cut":         {content(cert), content(key)[:100], "the file of the key has a block of PEM that is cut"},
+		"a certificate that is cut": {content(cert)[:100], content(key), "the file of the certificate has a truncated"},
+		"a key that is cut":         {content(cert), content(key)[:100], "the file of the key has a truncated"},
 	} {
 		certFile, keyFile := write(t, "c.pem", tt.cert), write(t, "k.pem", tt.key)
 		for at, lines := range map[string]string{
@@ -408,7 +408,7 @@ func TestServerACME(t *testing.T) {
 		"a port":              {"hosts = [\"mirror.example.com:443\"]\n", at + ".hosts[0]: must be a host name"},
 		"an empty one":        {"hosts = [\"\"]\n", at + ".hosts[0]: must be a host name"},
 		"capitals":            {"hosts = [\"Mirror.Example.COM\"]\n", ""},
-		"twice":               {"hosts = [\"a.test\", \"A.test\"]\n", at + ".hosts[1]: is there twice"},
+		"twice":               {"hosts = [\"a.test\", \"A.test\"]\n", at + ".hosts[1]: is listed twice"},
 		"wildcard, no DNS":    {"hosts = [\"*.example.com\"]\n", at + ".hosts[0]: is a wildcard"},
 		"address by DNS":      {strings.Replace(dns(signed), "mirror.example.com", "192.0.2.7", 1), at + ".hosts[0]: is an address"},
 		"plain HTTP":          {hosts + "directory_url = \"http://ca.internal/directory\"\n", at + ".directory_url: must be the https:// URL"},
@@ -438,7 +438,7 @@ func TestServerACME(t *testing.T) {
 		}
 	}
 	for _, beside := range []string{"self_signed = true\n", "server_private_key = " + quote(key) + "\n"} {
-		if report := problemsOf(t, docker+"[server.tls]\n"+beside+"[server.tls.acme]\n"+hosts); !strings.Contains(report, at+": is there beside") {
+		if report := problemsOf(t, docker+"[server.tls]\n"+beside+"[server.tls.acme]\n"+hosts); !strings.Contains(report, at+": cannot be combined with") {
 			t.Errorf("%s: %s", beside, report)
 		}
 	}

@@ -85,8 +85,8 @@ func (v *validator) advertise(at string, c Cluster) {
 	switch addr = addr.Unmap(); {
 	case err != nil: // a name
 	case addr.IsUnspecified():
-		v.fail(at, "is an address to listen on, which no other replica can connect to; write that of this machine")
+		v.fail(at, "is an address to listen on, which no other replica can connect to; write the address of this machine")
 	case addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		v.fail(at, "is an address of many machines, which no other replica can connect to; write that of this machine")
+		v.fail(at, "is an address of many machines, which no other replica can connect to; write the address of this machine")
 	}
 }

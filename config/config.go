@@ -112,7 +112,7 @@ type BlobStore struct {
 	S3 *S3 `toml:"s3"` // nil: there is no bucket
 }
 
-// FS is a blob store in a directory or, beside a bucket, the local tier.
+// FS is a blob store in a directory or, with a bucket, the local tier.
 type FS struct {
 	RootDir    string        `toml:"root_dir"`
 	SyncToDisk SyncToDisk    `toml:"sync_to_disk"` // when committed content survives a power cut
@@ -169,7 +169,7 @@ type Namespace struct {
 	Warm      []Warm     `toml:"warm"`      // images that are kept in the cache
 
 	Images               []string      `toml:"images"` // globs on the names that exist; empty: all
-	Allow                []string      `toml:"allow"`  // who may pull; empty: every identity
+	Allow                []string      `toml:"allow"`  // identities that may pull; empty: every identity
 	AccessPolicy         *AccessPolicy `toml:"access_policy"`
 	AuthorizationWebhook *string       `toml:"authorization_webhook"` // nil: that of Global; "": none
 
@@ -188,7 +188,7 @@ type Namespace struct {
 
 	Authorize      string   `toml:"authorize"`        // mirror or upstream: whose rights decide what a client may pull
 	AuthCheckTTL   Duration `toml:"auth_check_ttl"`   // how long an upstream's verdict about a client holds
-	AuthStaleGrace Duration `toml:"auth_stale_grace"` // and how much longer while the upstream is away
+	AuthStaleGrace Duration `toml:"auth_stale_grace"` // and how much longer while the upstream is unavailable
 }
 
 // OnBehalf reports whether the rights of each client at the upstream decide what it may

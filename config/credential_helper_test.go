@@ -16,8 +16,8 @@ func TestCredentialHelper(t *testing.T) {
 		`credential_helper = "bin/helper"`:                                "credential_helper: must be the name of a helper",
 		`credential_helper = "./helper"`:                                  "credential_helper: must be the name of a helper",
 		`credential_helper = "ecr login"`:                                 "credential_helper: must be the name of a helper",
-		"credential_helper = \"gcr\"\nusername = \"u\"\npassword = \"p\"": "credential_helper: gives the password",
-		"credential_helper = \"gcr\"\npassword = \"p\"":                   "credential_helper: gives the password",
+		"credential_helper = \"gcr\"\nusername = \"u\"\npassword = \"p\"": "credential_helper: provides the password",
+		"credential_helper = \"gcr\"\npassword = \"p\"":                   "credential_helper: provides the password",
 		"credential_helper = \"gcr\"\ncredential_ttl = \"0s\"":            `credential_ttl: must be at least "1s"`,
 		"credential_helper = \"gcr\"\ncredential_ttl = \"-1m\"":           "credential_ttl:",
 	} {
@@ -35,7 +35,7 @@ func TestCredentialHelper(t *testing.T) {
 		t.Errorf("a helper gives no credentials: %+v", block)
 	}
 	warnings := strings.Join(c.Warnings(), "\n")
-	for _, want := range []string{"repository.a.upstream[0].credential_helper", "not a program that Weir can run", "credentials go over http"} {
+	for _, want := range []string{"repository.a.upstream[0].credential_helper", "not a program that Weir can run", "credentials are sent over http"} {
 		if !strings.Contains(warnings, want) {
 			t.Errorf("the warnings lack %q: %s", want, fmt.Sprint(warnings))
 		}

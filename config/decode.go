@@ -252,7 +252,7 @@ func (d *decoder) fraction(p place, n *node, dst **float64) {
 	switch value := n.value.(type) {
 	case float64:
 		*dst = &value
-	case int64: // TOML tells 1 from 1.0, and operators do not
+	case int64: // TOML distinguishes 1 from 1.0, and operators do not
 		fraction := float64(value)
 		*dst = &fraction
 	default:
@@ -289,7 +289,7 @@ func (d *decoder) secret(p place, direct *node, filePlace place, fileNode *node,
 	switch {
 	case file == "": // the secret is inline, or not set at all
 	case inline != "":
-		d.fail(filePlace, fileNode, fmt.Errorf("%s is set too (%s); set one of the two", p.key, direct.position))
+		d.fail(filePlace, fileNode, fmt.Errorf("%s is also set (%s); set only one of the two", p.key, direct.position))
 	default:
 		secret, err := readSecret(file)
 		if err != nil {

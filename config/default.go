@@ -82,7 +82,7 @@ func defaultRecheck(n Namespace) Duration {
 // defaultFallbackOn returns the failures after which the next upstream of a block is
 // asked about a tag. Upstreams without credentials are mirrors of each other. Credentials
 // mean private images: a public registry may have another image of the same name, so only
-// an upstream that is away has a stand-in.
+// an upstream that is unavailable has a stand-in.
 func defaultFallbackOn(n Namespace) []Class {
 	if n.HasCredentials() {
 		return []Class{ClassUnavailable, ClassRateLimited}

@@ -78,16 +78,14 @@ func TestRefusedDrafts(t *testing.T) {
 		{func(d *Draft) { d.URL = "" }, at + ".url", "is missing"},
 		{func(d *Draft) { d.URL = "file:///etc/passwd" }, at + ".url", "https://"},
 		{func(d *Draft) { d.URL = "https://a:b@c" }, at + ".url", "must not contain credentials"},
-		{func(d *Draft) { d.URL = "https://h/${HOME}" }, at + ".url", "variables"},
-		{func(d *Draft) { d.Username = "${HOME}" }, at + ".username", "variables"},
-		{func(d *Draft) { d.Username = "a\u202eb" }, at + ".username", "cannot be seen"},
-		{func(d *Draft) { d.Username = "" }, at + ".username", "come together"},
-		{func(d *Draft) { d.Password = "" }, at + ".password", "come together"},
+		{func(d *Draft) { d.URL = "https://h/${HOME}" }, at + ".url", "environment variable"},
+		{func(d *Draft) { d.Username = "${HOME}" }, at + ".username", "environment variable"},
+		{func(d *Draft) { d.Username = "a\u202eb" }, at + ".username", "invisible character"},
+		{func(d *Draft) { d.Username = "" }, at + ".username", "set together"},
+		{func(d *Draft) { d.Password = "" }, at + ".password", "set together"},
 		{func(d *Draft) { d.Password = "a\nb" }, at + ".password", "one line"},
 		{func(d *Draft) { d.Password = "\xff" }, at + ".password", "UTF-8"},
-		{func(d *Draft) { d.Helper = "ecr-login" }, "", "by hand"},
-		{func(d *Draft) { d.Authority = true }, "", "by hand"},
-		{func(d *Draft) { d.Certificate = true }, "", "by hand"},
+		{func(d *Draft) { d.Helper = ECRHelper }, at + ".url", "Amazon ECR"},
 	} {
 		d := usual
 		c.change(&d)
@@ -117,5 +115,85 @@ func TestTextOfDraft(t *testing.T) {
 	}
 	if _, problems := decode(document); len(problems) != 1 || !strings.Contains(problems[0].Error(), "password_file") { // the file is not there
 		t.Errorf("%v", problems)
+	}
+}
+
+// A credential helper is run for addresses of Amazon ECR only, and no other program at all.
+func TestHelperOfADraft(t *testing.T) {
+	const account = "https://123456789012.dkr.ecr."
+	for url, want := range map[string]bool{
+		account + "eu-central-1.amazonaws.com": true, account + "cn-north-1.amazonaws.com.cn": true, account + "us-gov-west-1.amazonaws.com/": true,
+		account + "eu-central-1.amazonaws.com.evil.example": false, account + "evil.example": false, account + "evil.example/eu.amazonaws.com": false,
+		account + "a.b.amazonaws.com": false, account + "eu-central-1.amazonaws.com:5000": false, account + "-.amazonaws.com": false, account + ".amazonaws.com": false,
+		"http://123456789012.dkr.ecr.eu-central-1.amazonaws.com": false, "https://12345678901.dkr.ecr.eu-central-1.amazonaws.com": false,
+		"https://a@123456789012.dkr.ecr.eu-central-1.amazonaws.com": false, "https://x.123456789012.dkr.ecr.eu-central-1.amazonaws.com": false,
+		account + "eu-central-1xamazonaws.com": false, account + "eu-central-1.amazonaws.com.": false, "https://registry.example": false,
+	} {
+		c, err := Draft{Key: "ecr.example", URL: url, Helper: ECRHelper}.Load(false)
+		if (err == nil) != want || err == nil && c.Namespaces[0].Upstreams[0].CredentialHelper != ECRHelper {
+			t.Errorf("%s: %v, want %t", url, err, want)
+		}
+		for _, other := range []string{"pass", "/bin/sh", "ecr-login ", "../ecr-login"} {
+			if _, err := (Draft{Key: "ecr.example", URL: url, Helper: other}).Load(false); err == nil {
+				t.Errorf("the helper %q is accepted", other)
+			}
+		}
+	}
+}
+
+// The text to paste has the built-in blocks if it would end them.
+func TestPaste(t *testing.T) {
+	load := func(text string) *Config {
+		t.Helper()
+		c, err := Load(write(t, "config.toml", text))
+		if err != nil {
+			t.Fatalf("%v in\n%s", err, text)
+		}
+		return c
+	}
+	none := load("")
+	private := Draft{Key: "registry.example", URL: "https://registry.example"}
+	hub := Draft{Key: "docker.io", URL: "https://registry-1.docker.io", Default: true}
+	for draft, want := range map[Draft]int{private: len(none.Namespaces) + 1, hub: len(none.Namespaces)} {
+		c := load(none.Paste(draft))
+		if len(c.Namespaces) != want {
+			t.Errorf("%s: %d blocks, want %d", draft.Key, len(c.Namespaces), want)
+		}
+		for _, n := range c.Namespaces {
+			if n.Default != (n.Key == "docker.io") || len(n.Upstreams) != 1 {
+				t.Errorf("%s: %+v", draft.Key, n)
+			}
+		}
+	}
+	files := load("[[repository.\"registry.example\".upstream]]\nurl = \"https://other.example\"\n")
+	if text := files.Paste(hub); text != hub.Text() {
+		t.Errorf("beside a file with blocks: %s", text)
+	}
+	if text := files.Paste(private); !strings.HasPrefix(text, "# The mirror has a block of this name.") || !strings.HasSuffix(text, private.Text()) {
+		t.Errorf("in place of a block: %s", text)
+	}
+	if files.IsBuiltIn("registry.example") || files.IsBuiltIn("docker.io") || !none.IsBuiltIn("docker.io") {
+		t.Error("the wrong blocks are built in")
+	}
+}
+
+// The file of a draft is known as long as it is not changed.
+func TestParseFile(t *testing.T) {
+	for _, d := range []Draft{
+		{Key: "registry.example", URL: "https://registry.example"},
+		{Key: "registry.example:5000/team", URL: "https://registry.example:5000/", Username: `a"b`, Password: `$${HOME}"\`, Default: true},
+		{Key: "docker.io", URL: "https://registry-1.docker.io", Username: "user", Password: "${HOME}$"},
+	} {
+		got, intact := parseFile("/conf.d/"+d.FileName(), d.File())
+		if !intact || got != d {
+			t.Errorf("%+v is read as %+v, %t", d, got, intact)
+		}
+		for name, text := range map[string]string{
+			"other.toml": d.File(), d.FileName(): d.File() + "\n", "./" + d.FileName(): strings.Replace(d.File(), "url", "max_redirect = 1\nurl", 1), "x/" + d.FileName(): "[",
+		} {
+			if _, intact := parseFile(name, text); intact {
+				t.Errorf("%s is taken for the mirror's own:\n%s", name, text)
+			}
+		}
 	}
 }

@@ -31,7 +31,7 @@ func expand(s string) (string, error) {
 		case strings.HasPrefix(after, "{"):
 			name, rest, closed := strings.Cut(after[1:], "}")
 			if !closed || !variableName.MatchString(name) {
-				return "", errors.New("after ${ must come the name of an environment variable and }; write $${ for a literal ${")
+				return "", errors.New("${ must be followed by the name of an environment variable and }; write $${ for a literal ${")
 			}
 			value, set := os.LookupEnv(name)
 			if !set {

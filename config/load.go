@@ -18,7 +18,7 @@ type source struct {
 	optedOut    []string            // key paths of immutable_tags = false that have no effect
 	passedOver  []string            // default places whose file is not Weir's
 	written     []string            // files of edit_dir
-	strange     []string            // variables of the environment that are no setting
+	strange     []string            // variables of the environment that are not settings
 }
 
 // at returns the position of a key, or of the nearest table around it that has
@@ -47,7 +47,12 @@ func Load(files ...string) (*Config, error) { return Source{Files: files}.Load()
 func (s Source) Load() (*Config, error) { return s.load(nil) }
 
 // LoadWith is Load with the block of a draft, as if it were in a file of edit_dir.
-func (s Source) LoadWith(d Draft) (*Config, error) { return s.load(&d) }
+func (s Source) LoadWith(d Draft) (*Config, error) {
+	if d.ByHand() {
+		return nil, Problems{{Err: errors.New("the block names files or programs of the mirror's machine, so the operator alone writes it")}}
+	}
+	return s.load(&d)
+}
 
 func (s Source) load(more *Draft) (*Config, error) {
 	files, passedOver := s.files()
@@ -84,7 +89,8 @@ func (s Source) load(more *Draft) (*Config, error) {
 
 // Salvage returns as much of the configuration as can be read. A line that is not
 // TOML, and a value that cannot be used, count as absent. It is for questions to a
-// running mirror, which has read the files at a time when they were whole.
+// running mirror, which has read the files at a time when they were whole. It leaves out edit_dir,
+// whose blocks do not tell where the mirror listens.
 func (s Source) Salvage() *Config {
 	files, _ := s.files()
 	root := &node{value: table{}}
@@ -104,7 +110,7 @@ func (c *Config) unrelated(found Problems) Problems {
 	return slices.DeleteFunc(invalid, func(p *Problem) bool {
 		_, written := c.source.positions[p.Key]
 		return slices.ContainsFunc(found, func(f *Problem) bool {
-			// A missing key may be the unknown key beside it, misspelt. Beside a key
+			// A missing key may be the unknown key next to it, misspelled. Next to a key
 			// with a wrong value it is missing.
 			var unknown unknownKeyError
 			misspelt := !written && parentOf(p.Key) == parentOf(f.Key) && errors.As(f.Err, &unknown)

@@ -232,7 +232,7 @@ func TestSecretFileProblems(t *testing.T) {
 	large := write(t, "large", strings.Repeat("x", maxSideFile+1))
 	for _, tt := range []struct{ lines, want string }{
 		{"password = \"p\"\npassword_file = \"" + file + "\"\n",
-			`config.toml:6: repository."docker.io".upstream[0].password_file: repository."docker.io".upstream[0].password is set too (config.toml:5); set one of the two`},
+			`config.toml:6: repository."docker.io".upstream[0].password_file: repository."docker.io".upstream[0].password is also set (config.toml:5); set only one of the two`},
 		{"password_file = \"" + dir + "/none\"\n",
 			`config.toml:5: repository."docker.io".upstream[0].password_file: cannot read the file: stat ` + dir + `/none: no such file or directory`},
 		{"password_file = \"" + dir + "\"\n",

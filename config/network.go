@@ -24,7 +24,7 @@ func (n *Network) UnmarshalText(text []byte) error {
 	if err != nil {
 		var address netip.Addr
 		if address, err = netip.ParseAddr(string(text)); err != nil || address.Zone() != "" {
-			return fmt.Errorf(`%q is no address and no range of addresses; write one like "10.0.0.0/8", "192.0.2.1" or "fd00::/8"`, text)
+			return fmt.Errorf(`%q is neither an address nor a range of addresses; write one like "10.0.0.0/8", "192.0.2.1" or "fd00::/8"`, text)
 		}
 		prefix = netip.PrefixFrom(address, address.BitLen())
 	}
@@ -33,7 +33,7 @@ func (n *Network) UnmarshalText(text []byte) error {
 		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mapped)
 	}
 	if prefix != prefix.Masked() {
-		return fmt.Errorf("%q has address bits behind its prefix; write %q, or the address alone", text, prefix.Masked())
+		return fmt.Errorf("%q has address bits beyond its prefix; write %q, or the address alone", text, prefix.Masked())
 	}
 	*n = Network(prefix)
 	return nil

@@ -28,15 +28,15 @@ func TestTrustedProxies(t *testing.T) {
 		}
 	}
 	for value, want := range map[string]string{
-		`"10.0.0.0/33"`:  "no range of addresses",
+		`"10.0.0.0/33"`:  "a range of addresses",
 		`"10.0.0.1/8"`:   `write "10.0.0.0/8"`,
-		`"nginx"`:        "no range of addresses",
-		`""`:             "no range of addresses",
-		`"10.0.0.1:80"`:  "no range of addresses",
-		`"fe80::1%eth0"`: "no range of addresses",
-		`"10.0.0"`:       "no range of addresses",
+		`"nginx"`:        "a range of addresses",
+		`""`:             "a range of addresses",
+		`"10.0.0.1:80"`:  "a range of addresses",
+		`"fe80::1%eth0"`: "a range of addresses",
+		`"10.0.0"`:       "a range of addresses",
 		`"fd00::1/8"`:    `write "fd00::/8"`,
-		`"10.0.0.0 / 8"`: "no range of addresses",
+		`"10.0.0.0 / 8"`: "a range of addresses",
 		`10`:             "must be a string",
 		`["10.0.0.0/8"]`: "must be a string",
 	} {

@@ -117,11 +117,11 @@ func (v *validator) oidc(at string, o OIDC) {
 		v.failed(at+".jwks_uri", checkEndpoint(o.JWKSURI))
 	}
 	if strings.HasPrefix(o.Issuer, "https://") && strings.HasPrefix(o.JWKSURI, "http://") {
-		v.fail(at+".jwks_uri", "must be https:// as issuer is: an attacker who changes the keys on the way makes valid tokens")
+		v.fail(at+".jwks_uri", "must begin with https://, as issuer does; otherwise an attacker on the network path can replace the keys and forge tokens")
 	}
 	for _, other := range v.config.Auth.OIDC {
 		if other.Key < o.Key && other.Issuer == o.Issuer {
-			v.fail(at+".issuer", "is also that of %s", keyIn("auth.oidc", other.Key))
+			v.fail(at+".issuer", "is also the issuer of %s", keyIn("auth.oidc", other.Key))
 		}
 	}
 	v.pair(at, "client_certificate_bundle", o.ClientCertificateBundle, "client_private_key", o.ClientPrivateKey)
@@ -133,11 +133,11 @@ func (v *validator) oidc(at string, o OIDC) {
 		v.failed(at+".bearer_token_file", err)
 	}
 	if len(o.AllowedAlgorithms) == 0 {
-		v.fail(at+".allowed_algorithms", "must have at least one, such as \"RS256\"")
+		v.fail(at+".allowed_algorithms", "must name at least one, such as \"RS256\"")
 	}
 	for i, algorithm := range o.AllowedAlgorithms {
 		if strings.HasPrefix(algorithm, "HS") || strings.EqualFold(algorithm, "none") {
-			v.fail(elementOf(at+".allowed_algorithms", i), "%q would accept tokens that anyone can make; name one of %s", algorithm, strings.Join(algorithms(), ", "))
+			v.fail(elementOf(at+".allowed_algorithms", i), "%q would accept tokens that anyone can forge; use one of %s", algorithm, strings.Join(algorithms(), ", "))
 			continue
 		}
 		v.oneOf(elementOf(at+".allowed_algorithms", i), algorithm, algorithms()...)

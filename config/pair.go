@@ -23,11 +23,26 @@ func (v *validator) pair(at, nameA, certificateFile, nameB, keyFile string) {
 	if certificateErr != nil || keyErr != nil {
 		return
 	}
-	if _, err := tls.X509KeyPair(certificate, key); err != nil {
-		v.fail(at+"."+nameA, "does not go with %s: %w", nameB, explainPair(certificate, key, err))
-		return
+	if err := CheckPair(certificate, key); err != nil {
+		if _, unpaired := errors.AsType[*pairError](err); unpaired {
+			err = fmt.Errorf("does not go with %s: %w", nameB, err)
+		}
+		v.failed(at+"."+nameA, err)
 	}
-	v.failed(at+"."+nameA, checkWhole(certificate))
+}
+
+// pairError says why a certificate does not go with a key.
+type pairError struct{ error }
+
+func (e *pairError) Unwrap() error { return e.error }
+
+// CheckPair returns an error unless two texts in PEM form are a certificate, with its intermediate
+// authorities, and its key. The error holds nothing of the key.
+func CheckPair(certificate, key []byte) error {
+	if _, err := tls.X509KeyPair(certificate, key); err != nil {
+		return &pairError{explainPair(certificate, key, err)}
+	}
+	return checkWhole(certificate)
 }
 
 // pemFile is the content of a PEM file, as far as it matters for a certificate with its key.
@@ -58,7 +73,7 @@ func readPEM(text []byte) pemFile {
 // mistakes by their effect on the parser.
 func explainPair(certificateText, keyText []byte, err error) error {
 	certificate, key := readPEM(certificateText), readPEM(keyText)
-	const names = "The certificate begins with -----BEGIN CERTIFICATE-----, and the key with -----BEGIN PRIVATE KEY----- or the like"
+	const names = "A certificate begins with -----BEGIN CERTIFICATE-----, and a key with -----BEGIN PRIVATE KEY----- or similar"
 	switch {
 	case certificate.err != nil:
 		return fmt.Errorf("the file of the certificate %w", certificate.err)
@@ -81,7 +96,7 @@ func explainPair(certificateText, keyText []byte, err error) error {
 			return fmt.Errorf("the key is that of certificate %d in the file. Write this one first, and its intermediate authorities after it", i+2)
 		}
 	}
-	return fmt.Errorf("the key is another one's. Name the key that the certificate was issued for (%w)", err)
+	return fmt.Errorf("the key belongs to another certificate. Name the key that this certificate was issued for (%w)", err)
 }
 
 // isDER reports whether a text is a certificate in the binary form.
@@ -91,7 +106,7 @@ func isDER(text []byte) bool {
 }
 
 // errCutPEM says that a file is half-written.
-var errCutPEM = errors.New("has a block of PEM that is cut or damaged. Write the file again, best by renaming a complete one over it")
+var errCutPEM = errors.New("has a truncated or damaged PEM block. Write the file again, preferably by renaming a complete one over it")
 
 // checkWhole returns an error if a block of PEM has no end. Decoders pass over such a block:
 // a half-written file would lose an intermediate certificate, or an authority.
@@ -116,6 +131,11 @@ func checkBundle(file string) error {
 	if err != nil {
 		return err
 	}
+	return CheckAuthorities(text)
+}
+
+// CheckAuthorities returns an error unless a text in PEM form has certificates.
+func CheckAuthorities(text []byte) error {
 	if !x509.NewCertPool().AppendCertsFromPEM(text) {
 		return errors.New("contains no PEM certificate")
 	}

@@ -27,7 +27,7 @@ func (c *Config) patternWarnings() []string {
 	if len(keys) == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("a repeated group holds another repetition, as in (a+)+, which can take exponential time. "+
+	return []string{fmt.Sprintf("a repeated group contains another repetition, as in (a+)+, which can take exponential time. "+
 		"A tag for which it takes too long counts as mutable. Simplify the patterns: %s", c.named(keys))}
 }
 
@@ -46,7 +46,7 @@ func nestsQuantifiers(pattern string) bool {
 		case '(':
 			repeats = append(repeats, false)
 			if strings.HasPrefix(pattern[i:], "(?") {
-				i++ // this question mark is no quantifier
+				i++ // this question mark is not a quantifier
 			}
 			continue
 		case ')':

@@ -123,7 +123,7 @@ func (v *validator) policy(at string, p *AccessPolicy) {
 	}
 }
 
-// rules checks who may pull what from a block.
+// rules checks the rules about pulls from a block.
 func (v *validator) rules(at string, n Namespace) {
 	for i, glob := range n.Images {
 		v.failed(elementOf(at+".images", i), access.CheckNames(n.Key, []string{glob}))

@@ -120,8 +120,8 @@ func TestRuleProblems(t *testing.T) {
 		block(`images = ["**", "a["]`):                                 `config.toml:5: repository."docker.io".images[1]: "a[" is not a valid glob`,
 		block(`images = ["docker.io/library/**"]`):                     "begins with the block's own key",
 		block(`images = "x"`):                                          "must be an array of strings",
-		block(`allow = ["ldap:x"]`):                                    `repository."docker.io".allow[0]: "ldap:x" begins with no known kind`,
-		block(`allow = ["cidr:10.0.0.1/8"]`):                           "has address bits behind its prefix",
+		block(`allow = ["ldap:x"]`):                                    `repository."docker.io".allow[0]: "ldap:x" does not begin with cert:`,
+		block(`allow = ["cidr:10.0.0.1/8"]`):                           "has address bits beyond its prefix",
 		block(`allow = ["@ci"]`):                                       `"@ci" is not a group in [auth.groups]`,
 		block(`allow = ["anonymous"]`) + "[auth]\nanonymous = false\n": `"anonymous" has no effect`,
 		block(`allow = ["anonymous"]`):                                 "",
@@ -131,7 +131,7 @@ func TestRuleProblems(t *testing.T) {
 		block(`allow = ["@ci"]`) + "[auth.groups]\nci = [\"alice\"]\n":                                         "",
 		docker + "[global.access_policy]\nrules = [\"true\", \"x ==\", \"\", \"42\", \"idntity.id == 'a'\"]\n": `config.toml:5: global.access_policy.rules[1]: does not compile`,
 		docker + "[global.access_policy]\nrules = [\"idntity.id == 'a'\"]\n":                                   "undeclared reference to 'idntity'",
-		docker + "[global.access_policy]\nrules = [\"42\"]\n":                                                  "yields int, and must yield true or false",
+		docker + "[global.access_policy]\nrules = [\"42\"]\n":                                                  "yields int; it must yield true or false",
 		docker + "[global.access_policy]\ndefault = \"maybe\"\n":                                               `must be one of allow, deny, not "maybe"`,
 		docker + "[global.access_policy]\ndefault_allow = \"yes\"\n":                                           "must be true or false",
 		docker + "[global.access_policy]\nrule = [\"true\"]\n":                                                 `did you mean "rules"?`,
@@ -143,7 +143,7 @@ func TestRuleProblems(t *testing.T) {
 		docker + "[auth.webhook.opa]\n":                                                                        "auth.webhook.opa.url: is missing",
 		docker + hook + "timeout_ms = 0\n":                                                                     "timeout_ms: must be between 1 and 60000",
 		docker + hook + "cache_ttl = -1\n":                                                                     "cache_ttl",
-		docker + hook + "bearer_token = \"a\"\nbasic_auth = { username = \"u\", password = \"p\" }\n":          "bearer_token: and basic_auth exclude each other",
+		docker + hook + "bearer_token = \"a\"\nbasic_auth = { username = \"u\", password = \"p\" }\n":          "bearer_token: and basic_auth cannot both be set",
 		docker + hook + "basic_auth = { username = \"u\" }\n":                                                  "auth.webhook.opa.basic_auth.password: is missing",
 		docker + hook + "forward_headers = [\"X-Registry-Username\"]\n":                                        `forward_headers[0]: "X-Registry-Username" is a header that Weir sets itself`,
 		docker + hook + "client_private_key = \"/x\"\n":                                                        "client_certificate_bundle: is missing",
@@ -180,7 +180,7 @@ bearer_token_file = %q
 	if !slices.Contains(c.Files(), secret) {
 		t.Error("the token's file is not watched")
 	}
-	if warnings := strings.Join(c.Warnings(), "\n"); !strings.Contains(warnings, "a webhook is asked over http") || !strings.Contains(warnings, "auth.webhook.opa") {
+	if warnings := strings.Join(c.Warnings(), "\n"); !strings.Contains(warnings, "a webhook is called over http") || !strings.Contains(warnings, "auth.webhook.opa") {
 		t.Errorf("the warnings are %s", warnings)
 	}
 	again := mustLoad(t, text)

@@ -20,8 +20,8 @@ const minSecretKey = 32
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`)
 
 // errRedisURL does not quote the URL, which may hold a password.
-var errRedisURL = errors.New("is not a valid URL; it looks like redis://user:password@host:6379/0, " +
-	"and in the password every / ? # @ % is percent-encoded")
+var errRedisURL = errors.New("is not a valid URL; write one like redis://user:password@host:6379/0, " +
+	"with every / ? # @ % in the password percent-encoded")
 
 // parseURL fills the other fields from URL. The form is
 //
@@ -32,7 +32,7 @@ var errRedisURL = errors.New("is not a valid URL; it looks like redis://user:pas
 func (r *Redis) parseURL() error {
 	raw := r.URL.Reveal()
 	if raw == "" {
-		return errors.New("is missing; it looks like redis://127.0.0.1:6379/0")
+		return errors.New("is missing; write one like redis://127.0.0.1:6379/0")
 	}
 	scheme, rest, _ := strings.Cut(raw, "://")
 	if scheme != "redis" && scheme != "rediss" {
@@ -163,7 +163,7 @@ func (v *validator) unset(key, value, problem string) {
 // default user (requirepass).
 func (v *validator) sentinels(at string, r Redis) {
 	if r.SentinelUsername != "" && r.SentinelPassword == "" {
-		v.fail(at+".sentinel_password", "is missing: sentinel_username is set, and the two come together")
+		v.fail(at+".sentinel_password", "is missing: sentinel_username is set, and the two must be set together")
 	}
 	if r.MasterName == "" {
 		const remedy = "is for Sentinels only; end cache.redis.url with ?master_name=NAME, or put the account of Redis itself into that URL"

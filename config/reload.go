@@ -95,7 +95,7 @@ func (c *Config) Files() []string {
 // Documents returns the configuration files in the order of merging.
 func (c *Config) Documents() []string { return slices.Clone(c.source.files) }
 
-// HasRepositories reports whether the files have a repository block, beside those that pages have
+// HasRepositories reports whether the files have a repository block, apart from those that pages have
 // written. If not, the built-in ones are in force.
 func (c *Config) HasRepositories() bool {
 	for key, at := range c.source.positions {

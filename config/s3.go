@@ -25,7 +25,7 @@ type S3 struct {
 	Endpoint         URL           `toml:"endpoint"`
 	Bucket           string        `toml:"bucket"`
 	CreateBucket     bool          `toml:"create_bucket"` // if there is none
-	Region           string        `toml:"region"`        // empty: the server tells it
+	Region           string        `toml:"region"`        // empty: the server gives it
 	AccessKeyID      string        `toml:"access_key_id"` // empty: from the environment of the process or the machine
 	SecretKey        Secret        `toml:"secret_key"`
 	KeyPrefix        string        `toml:"key_prefix"` // a slash at its end is dropped
@@ -43,7 +43,7 @@ type S3 struct {
 	EvictionInterval Duration      `toml:"eviction_interval"` // between two notes of uses, and two plans of evictions
 }
 
-// tierSize is the default of blob_store.fs.max_size beside a bucket. Files from before know
+// tierSize is the default of blob_store.fs.max_size with a bucket. Files from before know
 // no such key, and their disk must not fill.
 const tierSize = 10 << 30
 
@@ -133,11 +133,11 @@ func (v *validator) s3() {
 	}
 	v.oneOf(at+".path_style", s.PathStyle, PathStyleAuto, PathStyleAlways, PathStyleNever)
 	if _, err := netip.ParseAddr(s.Endpoint.Std().Hostname()); err == nil && s.PathStyle == PathStyleNever {
-		v.fail(at+".path_style", `"never" puts the bucket's name before the host's, and an address has no names before it; write "auto"`)
+		v.fail(at+".path_style", `"never" puts the bucket's name before the host's, which is not possible with an IP address; write "auto"`)
 	}
 	// S3 takes no smaller parts, and no larger ones.
 	if s.PartSize != 0 && (s.PartSize < 5<<20 || s.PartSize > 5<<30) {
-		v.fail(at+".multipart_part_size", `must be between 5MiB and 5GiB; write "" to let the size of the content decide`)
+		v.fail(at+".multipart_part_size", `must be between 5MiB and 5GiB; write "" to choose it by the size of the content`)
 	}
 	v.atLeastOne(at+".max_attempts", s.MaxAttempts)
 	switch place := s.RedirectEndpoint.Std(); {
@@ -163,7 +163,7 @@ func (v *validator) s3() {
 func (v *validator) bucketPlace(at string, s *S3) {
 	switch endpoint := s.Endpoint.Std(); {
 	case endpoint.Host == "":
-		v.fail(at+".endpoint", `is missing; it looks like "https://s3.eu-west-1.amazonaws.com"`)
+		v.fail(at+".endpoint", `is missing; write one like "https://s3.eu-west-1.amazonaws.com"`)
 	case strings.Trim(endpoint.Path, "/") != "":
 		v.fail(at+".endpoint", "must end with the host; the bucket goes into blob_store.s3.bucket")
 	}
@@ -171,10 +171,10 @@ func (v *validator) bucketPlace(at string, s *S3) {
 	case s.Bucket == "":
 		v.fail(at+".bucket", "is missing; name a bucket")
 	case !bucketName().MatchString(s.Bucket) || strings.Contains(s.Bucket, ".."):
-		v.fail(at+".bucket", "must have 3 to 63 lower case letters, digits, dots and hyphens")
+		v.fail(at+".bucket", "must have 3 to 63 lower-case letters, digits, dots and hyphens")
 	default:
 		if _, err := netip.ParseAddr(s.Bucket); err == nil {
-			v.fail(at+".bucket", "is an address, which no bucket may be named after")
+			v.fail(at+".bucket", "is an IP address, which cannot be the name of a bucket")
 		}
 	}
 	if !regionName.MatchString(s.Region) {
@@ -206,7 +206,7 @@ func checkKeyPrefix(prefix string) error {
 	for segment := range strings.SplitSeq(prefix, "/") {
 		switch segment {
 		case "":
-			return errors.New(`must not begin with a slash, nor have two in a row; write it like "mirrors/weir"`)
+			return errors.New(`must not begin with a slash or have two in a row; write one like "mirrors/weir"`)
 		case ".", "..":
 			return fmt.Errorf("has the segment %q, which servers and tools take for a directory; leave it out", segment)
 		}

@@ -49,10 +49,10 @@ func TestTierSize(t *testing.T) {
 func TestBucketProblems(t *testing.T) {
 	const odd = "letters, digits, slashes and -_.= are allowed"
 	for _, tt := range []struct{ line, want string }{
-		{`access_key_id = "id"`, "blob_store.s3.secret_key: is missing: access_key_id is set, and the two come together"},
-		{`secret_key = "x"`, "blob_store.s3.access_key_id: is missing: secret_key is set, and the two come together"},
-		{`key_prefix = "/weir"`, `must not begin with a slash, nor have two in a row`},
-		{`key_prefix = "a//b"`, `must not begin with a slash, nor have two in a row`},
+		{`access_key_id = "id"`, "blob_store.s3.secret_key: is missing: access_key_id is set, and the two must be set together"},
+		{`secret_key = "x"`, "blob_store.s3.access_key_id: is missing: secret_key is set, and the two must be set together"},
+		{`key_prefix = "/weir"`, `must not begin with a slash or have two in a row`},
+		{`key_prefix = "a//b"`, `must not begin with a slash or have two in a row`},
 		{`key_prefix = "a/../b"`, `has the segment ".."`},
 		{`key_prefix = "a/./b"`, `has the segment "."`},
 		{`key_prefix = "mirror 1"`, odd},
@@ -95,11 +95,11 @@ func TestBucketProblems(t *testing.T) {
 		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\n":                                             "blob_store.s3.bucket: is missing",
 		"[blob_store.s3]\nendpoint = \"https://s3.example.com/mirror\"\nbucket = \"mirror\"\n":                 "the bucket goes into blob_store.s3.bucket",
 		"[blob_store.s3]\nendpoint = \"s3.example.com\"\nbucket = \"mirror\"\n":                                "must start with https:// or http://",
-		"[blob_store.s3]\nendpoint = \"http://10.0.0.5:9000\"\nbucket = \"mirror\"\npath_style = \"never\"\n":  "an address has no names before it",
-		"[blob_store.s3]\nendpoint = \"http://[fd00::5]:9000\"\nbucket = \"mirror\"\npath_style = \"never\"\n": "an address has no names before it",
-		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"My_Bucket\"\n":                     "must have 3 to 63 lower case letters",
-		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"192.168.1.1\"\n":                   "is an address, which no bucket may be named after",
-		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"a/b\"\n":                           "must have 3 to 63 lower case letters",
+		"[blob_store.s3]\nendpoint = \"http://10.0.0.5:9000\"\nbucket = \"mirror\"\npath_style = \"never\"\n":  "not possible with an IP address",
+		"[blob_store.s3]\nendpoint = \"http://[fd00::5]:9000\"\nbucket = \"mirror\"\npath_style = \"never\"\n": "not possible with an IP address",
+		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"My_Bucket\"\n":                     "must have 3 to 63 lower-case letters",
+		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"192.168.1.1\"\n":                   "is an IP address, which cannot be the name of a bucket",
+		"[blob_store.s3]\nendpoint = \"https://s3.example.com\"\nbucket = \"a/b\"\n":                           "must have 3 to 63 lower-case letters",
 	} {
 		if got := problemsOf(t, text+docker); !strings.Contains(got, want) {
 			t.Errorf("%s: got %q, want %q", text, got, want)
@@ -123,7 +123,7 @@ func TestNothingKept(t *testing.T) {
 func TestPlainBucketIsWarnedAbout(t *testing.T) {
 	for endpoint, warned := range map[string]bool{"https://s3.example.com": false, "http://127.0.0.1:9000": false, "http://minio:9000": true} {
 		c := mustLoad(t, strings.Replace(bucketTable, "https://s3.example.com", endpoint, 1)+docker)
-		if got := strings.Contains(strings.Join(c.Warnings(), "\n"), "the bucket is reached over http"); got != warned {
+		if got := strings.Contains(strings.Join(c.Warnings(), "\n"), "the bucket is accessed over http"); got != warned {
 			t.Errorf("%s: warned: %v, want %v", endpoint, got, warned)
 		}
 	}

@@ -84,7 +84,7 @@ func TestEverySecretHasAFile(t *testing.T) {
 		if !strings.Contains(effective(t, read), fmt.Sprintf("%s_file = %q", c.name, file)) {
 			t.Errorf("%s: the configuration in force does not name the file", key)
 		}
-		if got := problemsOf(t, c.before+inline+twin); !strings.Contains(got, "set one of the two") {
+		if got := problemsOf(t, c.before+inline+twin); !strings.Contains(got, "set only one of the two") {
 			t.Errorf("%s: both at once: %s", key, got)
 		}
 		if got := problemsOf(t, c.before+c.name+"_file = \"/nowhere\"\n"); !strings.Contains(got, c.name+"_file: cannot read the file: stat /nowhere") || strings.Contains(got, "\n") {

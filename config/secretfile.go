@@ -16,7 +16,7 @@ const (
 	mark8     = "\ufeff"
 	mark16LE  = "\xff\xfe"
 	mark16BE  = "\xfe\xff"
-	saveAgain = "save it as UTF-8 without a mark"
+	saveAgain = "save it as UTF-8 without a byte order mark"
 )
 
 // readSecret reads a secret from a file. Only the line end at the end of the file is
@@ -47,15 +47,15 @@ func oddity(secret string) string {
 	last, _ := utf8.DecodeLastRuneInString(secret)
 	switch {
 	case strings.ContainsAny(secret, "\r\n"):
-		return "holds more than one line"
+		return "has more than one line"
 	case unicode.IsSpace(first):
-		return "begins with a blank"
+		return "begins with white space"
 	case unicode.IsSpace(last):
-		return "ends with a blank"
+		return "ends with white space"
 	case !utf8.ValidString(secret):
 		return "is not UTF-8 text"
 	case strings.ContainsFunc(secret, func(r rune) bool { return !unicode.IsPrint(r) }):
-		return "holds a character that cannot be seen"
+		return "has an invisible character"
 	default:
 		return ""
 	}
@@ -66,7 +66,7 @@ func oddity(secret string) string {
 func (c *Config) secretWarnings() []string {
 	var warnings []string
 	for _, key := range slices.Sorted(maps.Keys(c.source.oddSecrets)) {
-		warnings = append(warnings, fmt.Sprintf("the secret in %s %s, and is used like that. Correct the file if the secret is another one: %s",
+		warnings = append(warnings, fmt.Sprintf("the secret in %s %s. It is used unchanged. Correct the file if this is not part of the secret: %s",
 			c.source.secretFiles[key], c.source.oddSecrets[key], c.named([]string{key + fileSuffix})))
 	}
 	return warnings

@@ -59,7 +59,7 @@ func firstOf(places []string) (files, passedOver []string) {
 	return nil, passedOver
 }
 
-// ourTable matches the begin of a table that only Weir's files have.
+// ourTable matches the start of a table that only Weir's files have.
 var ourTable = regexp.MustCompile(`(?m)^[ \t]*\[{1,2}[ \t]*"?(repository|server|blob_store)"?[ \t]*[.\]]`)
 
 // isOurs reports whether a file has a table of Weir's. A file that cannot be read may

@@ -97,9 +97,9 @@ func (v *validator) tls() {
 	const remedy = "keep one of the certificates"
 	switch {
 	case t.SelfSigned && t.hasFiles():
-		v.fail(at+".self_signed", "is true, and server_certificate_bundle or server_private_key is set; "+remedy)
+		v.fail(at+".self_signed", "cannot be true while server_certificate_bundle or server_private_key is set; "+remedy)
 	case t.ACME != nil && (t.SelfSigned || t.hasFiles()):
-		v.fail(at+".acme", "is there beside self_signed, server_certificate_bundle or server_private_key; "+remedy)
+		v.fail(at+".acme", "cannot be combined with self_signed, server_certificate_bundle or server_private_key; "+remedy)
 	case t.ACME != nil:
 		v.acme(at+".acme", *t.ACME)
 	case !t.SelfSigned && !t.hasFiles():
@@ -136,10 +136,10 @@ func (v *validator) acme(at string, a ACME) {
 		case notAddress != nil && !certificateHost().MatchString(strings.ToLower(host)):
 			v.fail(key, `must be a host name such as "mirror.example.com", without a port`)
 		case slices.ContainsFunc(a.Hosts[:i], func(other string) bool { return strings.EqualFold(host, other) }):
-			v.fail(key, "is there twice")
+			v.fail(key, "is listed twice")
 		// RFC 8555 section 7.1.3, and RFC 8738 section 7.
 		case strings.HasPrefix(host, "*.") && a.Challenge != ChallengeDNS:
-			v.fail(key, `is a wildcard, which takes challenge = "dns-01"`)
+			v.fail(key, `is a wildcard, which requires challenge = "dns-01"`)
 		case notAddress == nil && a.Challenge == ChallengeDNS:
 			v.fail(key, `is an address, which "dns-01" cannot prove`)
 		}
@@ -173,7 +173,7 @@ func (v *validator) acme(at string, a ACME) {
 
 func (v *validator) acmeDNS(at string, d ACMEDNS) {
 	v.oneOf(at+".provider", d.Provider, ProviderRFC2136, ProviderACMEDNS, ProviderExec)
-	// A key of another provider would be an effect that the operator expects in vain.
+	// A key of another provider has no effect, although the operator expects one.
 	keys := []struct {
 		provider, name, value string
 		required              bool

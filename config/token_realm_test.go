@@ -26,7 +26,7 @@ func TestPlainCredentialsAreWarnedAbout(t *testing.T) {
 		text := fmt.Sprintf("[repository.a]\n[[repository.a.upstream]]\nurl = %q\n", url)
 		for credentials, want := range map[string]bool{"": false, "username = \"u\"\npassword = \"p\"\n": warned} {
 			got := strings.Join(mustLoad(t, text+credentials).Warnings(), "\n")
-			if strings.Contains(got, "credentials go over http") != want || want && !strings.Contains(got, "repository.a.upstream[0]") {
+			if strings.Contains(got, "credentials are sent over http") != want || want && !strings.Contains(got, "repository.a.upstream[0]") {
 				t.Errorf("%s, %q: %q", url, credentials, got)
 			}
 		}

@@ -33,7 +33,7 @@ func (u *URL) UnmarshalText(text []byte) error {
 	switch {
 	case raw == "":
 	case err != nil:
-		return errors.New(`is not a valid URL; it looks like "https://registry.example.com"`)
+		return errors.New(`is not a valid URL; write one like "https://registry.example.com"`)
 	case parsed.Scheme != "https" && parsed.Scheme != "http":
 		return errors.New("must start with https:// or http://")
 	case parsed.User != nil:

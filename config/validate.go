@@ -91,7 +91,7 @@ func (v *validator) server() {
 	v.oneOf("log.format", l.Format, "auto", "text", "json")
 }
 
-// checkAdminAddress returns an error unless the address is one to listen on beside that of
+// checkAdminAddress returns an error unless the address is one to listen on in addition to that of
 // clients.
 func (s Server) checkAdminAddress() error {
 	host, port, err := net.SplitHostPort(s.AdminAddress)
@@ -101,7 +101,7 @@ func (s Server) checkAdminAddress() error {
 	case err != nil || notNumber != nil || host != "" && notAddress != nil && !hostName.MatchString(host):
 		return errors.New(`must be an address and a port, such as "127.0.0.1:9000" or ":9000"`)
 	case int(number) == s.Port && s.Port != 0 && (host == s.BindAddress || host == "" || s.BindAddress == ""):
-		return errors.New("is the address of clients; choose another port")
+		return errors.New("is the address for clients; choose another port")
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func defaultHost(key string) string {
 	return ""
 }
 
-// maxCapped is how many blocks can have a max_size: the store tells so many apart for certain.
+// maxCapped is how many blocks can have a max_size: the store can tell that many apart for certain.
 const maxCapped = 200
 
 func (v *validator) namespaces() {
@@ -37,12 +37,12 @@ func (v *validator) namespaces() {
 			}
 		}
 		if keys[n.Key] {
-			v.fail(at, "is there twice")
+			v.fail(at, "is listed twice")
 		}
 		keys[n.Key] = true
 		// Only one namespace can serve the names that no key matches.
 		if n.Default && defaultKey != "" {
-			v.fail(at+".default", "%s is the default already (%s); at most one can be", defaultKey, v.config.where(defaultKey))
+			v.fail(at+".default", "%s is already the default (%s); only one block can be", defaultKey, v.config.where(defaultKey))
 		} else if n.Default {
 			defaultKey = at
 		}
@@ -67,7 +67,7 @@ func (v *validator) host(at, host string, claimed map[string]string) {
 		if canonical == oci.DockerHub {
 			hint = "; docker.io, index.docker.io and registry-1.docker.io are one"
 		}
-		v.fail(at+".namespace", "%q is claimed by %s already (%s)%s", host, other, v.config.where(other), hint)
+		v.fail(at+".namespace", "%q is already claimed by %s (%s)%s", host, other, v.config.where(other), hint)
 		return
 	}
 	claimed[canonical] = at
@@ -108,19 +108,19 @@ func (v *validator) namespace(at string, n Namespace) {
 // onBehalf checks a block in which the rights of each client decide.
 func (v *validator) onBehalf(at string, n Namespace) {
 	if n.Offline {
-		v.fail(at+".authorize", `"upstream" needs an upstream that is asked, and offline = true asks none`)
+		v.fail(at+".authorize", `"upstream" cannot be combined with offline = true, since the upstream must be asked`)
 	}
 	// A client's password is for one registry, and must not reach another one.
 	if len(n.Upstreams) > 1 {
-		v.fail(at+".authorize", `"upstream" goes with one upstream: the credentials of clients are for one registry. Give each registry a block of its own`)
+		v.fail(at+".authorize", `"upstream" works with one upstream only, since the credentials of clients are for one registry. Give each registry a block of its own`)
 	}
 	for i, u := range n.Upstreams {
 		if u.ClientCertificate != "" {
-			v.fail(elementOf(at+".upstream", i)+".client_certificate", `does not go with authorize = "upstream": each client would have the rights of the certificate`)
+			v.fail(elementOf(at+".upstream", i)+".client_certificate", `cannot be combined with authorize = "upstream": each client would have the rights of the certificate`)
 		}
 	}
 	if n.RecheckPossession != 0 {
-		v.fail(at+".recheck_possession", `does not go with authorize = "upstream", which asks the upstream about each client. Set auth_check_ttl`)
+		v.fail(at+".recheck_possession", `cannot be combined with authorize = "upstream", which asks the upstream about each client. Set auth_check_ttl`)
 	}
 }
 
@@ -139,7 +139,7 @@ const maxSegments = 16
 
 func (v *validator) upstream(at string, u Upstream) {
 	if u.URL == (URL{}) {
-		v.fail(at+".url", `is missing; it looks like "https://registry.example.com"`)
+		v.fail(at+".url", `is missing; write one like "https://registry.example.com"`)
 	}
 	v.failed(at+".url", u.checkPath())
 	_, err := u.ProxyURL()
@@ -157,7 +157,7 @@ func (v *validator) upstream(at string, u Upstream) {
 	v.bandwidth(at+".max_bandwidth", u.MaxBandwidth)
 	v.notNegative(at+".max_connections", int64(u.MaxConnections))
 	if u.Segments < 1 || u.Segments > maxSegments {
-		v.fail(at+".segments", "must be from 1, which is one stream for each blob, to %d", maxSegments)
+		v.fail(at+".segments", "must be between 1, which is one stream for each blob, and %d", maxSegments)
 	}
 	// Less than a second is too short for a distant registry.
 	if u.ConnectTimeout < time.Second {
@@ -178,7 +178,7 @@ func (v *validator) credentialHelper(at string, u Upstream) {
 	}
 	v.failed(at+".credential_helper", credhelper.Check(u.CredentialHelper))
 	if u.Username != "" || u.Password != "" {
-		v.fail(at+".credential_helper", "gives the password, and username and password give one, too; remove one or the other")
+		v.fail(at+".credential_helper", "provides the password, but username and password are set too; remove one or the other")
 	}
 }
 
@@ -187,9 +187,9 @@ func (v *validator) credentialHelper(at string, u Upstream) {
 func (v *validator) together(at, nameA, a, nameB, b string) bool {
 	switch {
 	case a != "" && b == "":
-		v.fail(keyIn(at, nameB), "is missing: %s is set, and the two come together", nameA)
+		v.fail(keyIn(at, nameB), "is missing: %s is set, and the two must be set together", nameA)
 	case a == "" && b != "":
-		v.fail(keyIn(at, nameA), "is missing: %s is set, and the two come together", nameB)
+		v.fail(keyIn(at, nameA), "is missing: %s is set, and the two must be set together", nameB)
 	}
 	return a != "" && b != ""
 }

@@ -22,9 +22,9 @@ blob_store.fs.max_size: must not be negative
 blob_store.fs.min_free: must not be negative
 blob_store.fs.max_unused: must not be negative
 cache.redis.url: the path must be the number of a database, as in redis://host:6379/0
-repository."docker.io": is there twice
-repository."docker.io".default: repository."docker.io" is the default already (built in); at most one can be
-repository."docker.io".namespace: "docker.io" is claimed by repository."docker.io" already (built in); docker.io, index.docker.io and registry-1.docker.io are one
+repository."docker.io": is listed twice
+repository."docker.io".default: repository."docker.io" is already the default (built in); only one block can be
+repository."docker.io".namespace: "docker.io" is already claimed by repository."docker.io" (built in); docker.io, index.docker.io and registry-1.docker.io are one
 repository."docker.io".upstream[0].connect_timeout_secs: must be at least 1`
 	err := c.Validate()
 	if err == nil || err.Error() != want {

@@ -35,7 +35,7 @@ func (v *validator) served(key, name string) error {
 		// an upstream may have a repository of that name.
 		host, _, _ := strings.Cut(name, "/")
 		if name != host && defaultHost(host) != "" {
-			return fmt.Errorf("%s is not below %s; move it to the block of %s, or put %[2]s/ before it if that is how the upstream calls it", name, key, host)
+			return fmt.Errorf("%s is not below %s; move it to the block of %s, or put %[2]s/ before it if that is its name at the upstream", name, key, host)
 		}
 		name = key + "/" + name
 	}

@@ -36,10 +36,10 @@ func TestWarmProblems(t *testing.T) {
 		{"no images", warm + "every = \"1h\"\n",
 			`config.toml:4: repository."docker.io".warm[0].images: is missing; name images such as "org/app:1.2"`},
 		{"no image", warm + "images = [\"nginx\", \"Nginx\"]\n",
-			`config.toml:5: repository."docker.io".warm[0].images[1]: "Nginx" is not an image, such as "org/app:1.2": its name takes lower-case letters, digits, and . _ - between them`},
+			`config.toml:5: repository."docker.io".warm[0].images[1]: "Nginx" is not an image, such as "org/app:1.2": its name may have lower-case letters, digits, and . _ - between them`},
 		{"no image before one of another registry", warm + "images = [\"Nginx\", \"ghcr.io/org/app\"]\n",
-			`config.toml:5: repository."docker.io".warm[0].images[0]: "Nginx" is not an image, such as "org/app:1.2": its name takes lower-case letters, digits, and . _ - between them` + "\n" +
-				`config.toml:5: repository."docker.io".warm[0].images[1]: ghcr.io/org/app is not below docker.io; move it to the block of ghcr.io, or put docker.io/ before it if that is how the upstream calls it`},
+			`config.toml:5: repository."docker.io".warm[0].images[0]: "Nginx" is not an image, such as "org/app:1.2": its name may have lower-case letters, digits, and . _ - between them` + "\n" +
+				`config.toml:5: repository."docker.io".warm[0].images[1]: ghcr.io/org/app is not below docker.io; move it to the block of ghcr.io, or put docker.io/ before it if that is its name at the upstream`},
 		{"too often", warm + "images = [\"nginx\"]\nevery = \"10s\"\n",
 			`config.toml:6: repository."docker.io".warm[0].every: must be at least 1m`},
 		{"no platform", warm + "images = [\"nginx\"]\nplatforms = [\"amd64\"]\n",
@@ -47,7 +47,7 @@ func TestWarmProblems(t *testing.T) {
 		{"misspelt", warm + "image = [\"nginx\"]\n",
 			`config.toml:5: repository."docker.io".warm[0].image: unknown key; did you mean "images"?`},
 		{"of another registry", warm + "images = [\"ghcr.io/org/app\"]\n",
-			`config.toml:5: repository."docker.io".warm[0].images[0]: ghcr.io/org/app is not below docker.io; move it to the block of ghcr.io, or put docker.io/ before it if that is how the upstream calls it`},
+			`config.toml:5: repository."docker.io".warm[0].images[0]: ghcr.io/org/app is not below docker.io; move it to the block of ghcr.io, or put docker.io/ before it if that is its name at the upstream`},
 		{"of another block", warm + "images = [\"acme/app\"]\n[[repository.\"docker.io/acme\".upstream]]\nurl = \"https://registry-1.docker.io\"\n",
 			`config.toml:5: repository."docker.io".warm[0].images[0]: docker.io/acme/app is served by repository."docker.io/acme" (config.toml:6); move it there`},
 		{"one bracket", docker + "[repository.\"docker.io\".warm]\nimages = [\"nginx\"]\n",

@@ -19,13 +19,13 @@ import (
 func (c *Config) Warnings() []string {
 	var warnings []string
 	if len(c.source.ignored) > 0 {
-		warnings = append(warnings, "keys that change nothing for a mirror are ignored: "+c.named(c.source.ignored))
+		warnings = append(warnings, "keys that have no effect in a mirror are ignored: "+c.named(c.source.ignored))
 	}
 	if len(c.source.optedOut) > 0 {
 		warnings = append(warnings, "a repository cannot opt out of global.immutable_tags = true. These keys have no effect: "+c.named(c.source.optedOut))
 	}
 	if len(c.source.passedOver) > 0 {
-		warnings = append(warnings, "files without a [repository...], [server] or [blob_store...] table are those of another program and were passed over: "+
+		warnings = append(warnings, "files without a [repository...], [server] or [blob_store...] table belong to another program and were ignored: "+
 			strings.Join(c.source.passedOver, ", "))
 	}
 	if len(c.source.strange) > 0 {
@@ -40,22 +40,22 @@ func (c *Config) Warnings() []string {
 	warnings = append(warnings, c.openWarnings()...)
 	warnings = append(warnings, c.accessWarnings()...)
 	for _, at := range c.missingHelpers() {
-		warnings = append(warnings, fmt.Sprintf("%s is not a program that Weir can run, so this upstream gets no password. Install it, or give the absolute path of the program", c.named([]string{at})))
+		warnings = append(warnings, fmt.Sprintf("%s is not a program that Weir can run, so there is no password for this upstream. Install it, or give the absolute path of the program", c.named([]string{at})))
 	}
 	if c.plainBucket() {
-		warnings = append(warnings, "the bucket is reached over http, so everyone on the way can read and change its records and content. Use https in "+c.named([]string{"blob_store.s3.endpoint"}))
+		warnings = append(warnings, "the bucket is accessed over http, so anyone on the network path can read and change its records and content. Use https in "+c.named([]string{"blob_store.s3.endpoint"}))
 	}
 	if plain := c.plainWebhooks(); len(plain) > 0 {
-		warnings = append(warnings, "a webhook is asked over http, so everyone on the way to it can allow what it denies. Use https in url of: "+c.named(plain))
+		warnings = append(warnings, "a webhook is called over http, so anyone on the network path can allow what it denies. Use https in url of: "+c.named(plain))
 	}
 	if plain := c.plainCredentials(); len(plain) > 0 {
-		warnings = append(warnings, "credentials go over http, so everyone on the way to the upstream can read them. Use https in url of: "+c.named(plain))
+		warnings = append(warnings, "credentials are sent over http, so anyone on the network path to the upstream can read them. Use https in url of: "+c.named(plain))
 	}
 	return warnings
 }
 
 // missingHelpers returns the key paths of the credential helpers that are not in the PATH
-// or cannot be run. They may still be installed, so that is no error.
+// or cannot be run. They may still be installed, so that is not an error.
 func (c *Config) missingHelpers() []string {
 	var keys []string
 	for _, r := range c.Namespaces {
@@ -83,16 +83,16 @@ func (c *Config) olderWarnings() []string {
 	return warnings
 }
 
-// openWarnings warns about a mirror that serves everyone who reaches it.
+// openWarnings warns about a mirror that serves every client that reaches it.
 func (c *Config) openWarnings() []string {
 	if !c.Auth.Anonymous || c.Server.TLS.RequiresClient() || !slices.ContainsFunc(c.Namespaces, c.open) || hosts.Loopback(c.Server.BindAddress) {
 		return nil
 	}
 	open := fmt.Sprintf("the server listens beyond loopback (server.bind_address = %q) and does not authenticate its clients. ", c.Server.BindAddress)
 	if lent := c.lentCredentials(); len(lent) > 0 {
-		return []string{open + "Every client can read all that these credentials can read: " + c.named(lent)}
+		return []string{open + "Every client can read everything that these credentials can read: " + c.named(lent)}
 	}
-	return []string{open + "Every client that reaches it can pull. Set auth.htpasswd, or let a firewall choose the clients"}
+	return []string{open + "Every client that can reach it can pull. Set auth.htpasswd, or restrict the clients with a firewall"}
 }
 
 // open reports whether no rule decides about requests without credentials to a block.
@@ -146,7 +146,7 @@ func (c *Config) mixedWarnings() []string {
 		}
 		at := keyIn("repository", r.Key)
 		warnings = append(warnings, fmt.Sprintf("%s has upstreams with and without credentials. After these failures of a private upstream, the next one decides which image a tag names, "+
-			"also for a name that only the private one should have: %s. Set fallback_on = [], or give the registries blocks of their own",
+			"even for a name that only the private one should have: %s. Set fallback_on = [], or give the registries blocks of their own",
 			c.named([]string{at}), joined(r.FallbackOn)))
 	}
 	return warnings
@@ -182,7 +182,7 @@ func (c *Config) where(key string) string {
 }
 
 // diskWarnings returns warnings about limits that the disk of the store can never
-// reach. Both are no errors: one file may serve machines with different disks.
+// reach. Neither is an error: one file may serve machines with different disks.
 func (c *Config) diskWarnings() []string {
 	fs := c.BlobStore.FS
 	size, err := diskSize(fs.RootDir)
@@ -219,7 +219,7 @@ func (c *Config) capWarnings() []string {
 	if limit <= 0 || sum <= float64(limit) {
 		return nil
 	}
-	return []string{fmt.Sprintf("the blocks' max_size add up to %s, more than %s (%s), so blocks can fill the store before they reach their own limit: %s. Lower them, or raise that of the store",
+	return []string{fmt.Sprintf("the blocks' max_size add up to %s, more than %s (%s), so blocks can fill the store before they reach their own limit: %s. Lower them, or raise the limit of the store",
 		Size(min(sum, math.MaxInt64/2)), Size(limit), key, c.named(keys))}
 }
 

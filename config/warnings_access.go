@@ -14,7 +14,7 @@ import (
 // maxNamed bounds the entries of a warning. A longer list has one cause.
 const maxNamed = 10
 
-// publicIssuers are issuers where anybody can open an account and get tokens for any audience.
+// publicIssuers are issuers where anyone can open an account and get tokens for any audience.
 func publicIssuers() []string {
 	return []string{githubIssuer, "https://gitlab.com", "https://accounts.google.com", "https://agent.buildkite.com"}
 }
@@ -33,19 +33,19 @@ func (c *Config) accessWarnings() []string {
 	}
 	accounts, _ := c.Auth.ReadHtpasswd() // an error is a problem of its own
 	unknown, uncertified := c.idleSubjects(accounts)
-	warn("no user has these names, so they let nobody in. Check auth.htpasswd and the username of [auth.identity.NAME]", unknown)
-	warn("no client is asked for a certificate, so these rules let nobody in. Set server.tls.client_ca_bundle", uncertified)
-	warn("these users have expired, so their logins are refused. Remove them, or set another date", c.expired(time.Now()))
+	warn("no user has these names, so these rules admit no client. Check auth.htpasswd and the username of [auth.identity.NAME]", unknown)
+	warn("no client is asked for a certificate, so these rules admit no client. Set server.tls.client_ca_bundle", uncertified)
+	warn("these users have expired, so their logins are refused. Remove them, or set a later date", c.expired(time.Now()))
 	if c.Auth.TokenService != nil && !c.Auth.identifies() && !slices.ContainsFunc(c.Namespaces, Namespace.OnBehalf) {
-		warn("there are no users, so nobody needs a token. Set auth.htpasswd, [auth.identity.NAME] or [auth.oidc.NAME], or remove", []string{c.named([]string{"auth.token_service"})})
+		warn("there are no users, so no client needs a token. Set auth.htpasswd, [auth.identity.NAME] or [auth.oidc.NAME], or remove", []string{c.named([]string{"auth.token_service"})})
 	}
 	// A proxy that ends TLS is on this machine, or has to be trusted.
 	if c.Server.TLS == nil && c.Auth.identifies() && !hosts.Loopback(c.Server.BindAddress) && len(c.TrustedProxies()) == 0 {
-		warn("clients send passwords or tokens to the mirror without TLS, so everyone on the way can read them. Set server.tls, or server.trusted_proxies if a proxy speaks TLS to them",
+		warn("clients send passwords or tokens to the mirror without TLS, so anyone on the network path can read them. Set server.tls, or server.trusted_proxies if a proxy in front of the mirror terminates TLS",
 			[]string{c.named([]string{"server.bind_address"})})
 	}
 	if t := c.Auth.TokenService; t != nil && t.TTL < leastKeptToken {
-		warn("clients keep a token for a minute at least, so their requests fail once it has ended. Set at least 60", []string{c.named([]string{"auth.token_service.ttl_secs"})})
+		warn("clients keep a token for at least a minute, so their requests fail after it has expired. Set at least 60", []string{c.named([]string{"auth.token_service.ttl_secs"})})
 	}
 	var foreign []string
 	for _, o := range c.Auth.OIDC {
@@ -54,7 +54,7 @@ func (c *Config) accessWarnings() []string {
 			foreign = append(foreign, c.named([]string{at}))
 		}
 		if open := c.openToTokens(o); slices.Contains(publicIssuers(), o.Issuer) && len(open) > 0 {
-			warn("everyone can get a token of "+o.Issuer+", so everyone can pull from the repositories of "+c.named([]string{at})+
+			warn("anyone can get a token of "+o.Issuer+", so anyone can pull from the repositories of "+c.named([]string{at})+
 				`. Set an access_policy with a rule about a claim, such as identity.oidc.claims["repository_owner"] == "acme", for`, open)
 		}
 	}

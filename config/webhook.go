@@ -34,7 +34,7 @@ func newWebhook(key string) Webhook {
 
 func (v *validator) webhook(at string, w Webhook) {
 	if w.URL == (URL{}) {
-		v.fail(at+".url", `is missing; it looks like "https://auth.example.com/authorize"`)
+		v.fail(at+".url", `is missing; write one like "https://auth.example.com/authorize"`)
 	}
 	const longest = 60_000 // clients have given up by then
 	if w.TimeoutMS < 1 || w.TimeoutMS > longest {
@@ -42,7 +42,7 @@ func (v *validator) webhook(at string, w Webhook) {
 	}
 	v.together(at+".basic_auth", "username", w.BasicAuth.Username, "password", w.BasicAuth.Password.Reveal())
 	if w.BearerToken != "" && w.BasicAuth.Username != "" {
-		v.fail(at+".bearer_token", "and basic_auth exclude each other; remove one of them")
+		v.fail(at+".bearer_token", "and basic_auth cannot both be set; remove one of them")
 	}
 	v.pair(at, "client_certificate_bundle", w.ClientCertificate, "client_private_key", w.ClientPrivateKey)
 	if w.ServerCABundle != "" {

@@ -44,9 +44,37 @@ func WrittenFiles(dir string) ([]string, error) {
 		}
 	}
 	if len(files) > maxWritten {
-		return nil, fmt.Errorf("has %d files, of which it can have %d. Move their blocks into a configuration file", len(files), maxWritten)
+		return nil, fmt.Errorf("has %d files, but it may have at most %d. Move their blocks into a configuration file", len(files), maxWritten)
 	}
 	return files, nil
+}
+
+// Added is a file of edit_dir.
+type Added struct {
+	File   string // its name
+	Text   string
+	Key    string // of its block, and the address of its registry; "": the file was changed by hand
+	URL    string
+	Intact bool // the file is as a page has written it
+}
+
+// AddedFiles returns the files of a directory that pages write blocks to, sorted.
+func AddedFiles(dir string) (all []Added, err error) {
+	files, err := WrittenFiles(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		one := Added{File: filepath.Base(file)}
+		if text, err := readRegular(file); err == nil { // else it cannot be intact
+			one.Text = string(text)
+			if d, intact := parseFile(file, one.Text); intact {
+				one.Key, one.URL, one.Intact = d.Key, d.URL, true
+			}
+		}
+		all = append(all, one)
+	}
+	return all, nil
 }
 
 // written returns the blocks of edit_dir, and the problems of their files. Blocks of pages add to the
@@ -103,12 +131,12 @@ func (s Source) editDir(root *node) (dir string, at position, err error) {
 	return dir, n.position, nil
 }
 
-// misplaced returns the problems of a document of edit_dir beside those of files.
+// misplaced returns the problems of a document of edit_dir in addition to those of files.
 func misplaced(document, files *node, before []writtenBlock) (problems Problems) {
 	top, _ := document.value.(table)
 	for name, n := range top {
 		if name != "repository" {
-			problems = append(problems, &Problem{File: n.file, Line: n.line, Key: name, Err: errors.New("does not belong into a file of ui.edit_dir, which has repository blocks only")})
+			problems = append(problems, &Problem{File: n.file, Line: n.line, Key: name, Err: errors.New("does not belong in a file of ui.edit_dir, which may only have repository blocks")})
 		}
 	}
 	blocks, _ := child(document, "repository").get()

@@ -156,7 +156,7 @@ func TestHandshakes(t *testing.T) {
 func none509(*x509.Certificate) {}
 
 // A connection that stays open is bound to the rules in force, not to those of its
-// handshake. Its client may connect anew.
+// handshake. Its client may connect again.
 func TestOpenConnectionsMeetNewRules(t *testing.T) {
 	authority, other := testutil.NewAuthority(t), testutil.NewAuthority(t)
 	certificate := load(t, authority, "c", year(), none509)

@@ -26,7 +26,7 @@ const (
 // errExpelled says that a handshake had to make room, or took too long.
 var errExpelled = errors.New("the handshake took too long, or too many are under way")
 
-// hall has the connections whose handshakes are under way: strangers, who cost memory and
+// hall has the connections whose handshakes are under way: unknown clients, which cost memory and
 // processor time before anything is known of them. It bounds their number. If there are
 // too many, the network that has the most loses one: the oldest that waits for its
 // client, since an honest client answers within a round trip, or else the newest.

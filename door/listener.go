@@ -92,13 +92,13 @@ func (l *listener) run() {
 	}
 }
 
-// noteCrowd logs the begin and the end of a time in which handshakes have to make room.
+// noteCrowd logs the start and the end of a time in which handshakes have to make room.
 func (l *listener) noteCrowd(expelled *handshake) {
 	if expelled == nil {
 		l.crowded.Good()
 	} else if l.crowded.Bad() {
-		l.logger.Warn("too many TLS handshakes are in progress, so those that have waited longest for their clients are ended. "+
-			"Clients that are connected are served. Check where the connections come from", "network", expelled.network.String())
+		l.logger.Warn("too many TLS handshakes are in progress, so the handshakes that have waited longest for their clients are ended. "+
+			"Clients that are already connected are still served. Check where the connections come from", "network", expelled.network.String())
 	}
 }
 
@@ -132,7 +132,7 @@ func (l *listener) shake(s *handshake) {
 }
 
 // run runs the handshake. A panic ends this connection only, as it does in a request:
-// certificates of strangers have found faults in their parsers before.
+// untrusted certificates have found faults in their parsers before.
 func (s *handshake) run(secure *tls.Conn) (err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -140,7 +140,7 @@ func (s *handshake) run(secure *tls.Conn) (err error) {
 		}
 	}()
 	err = secure.Handshake()
-	// A person who forgot the s in https is told so.
+	// The answer is for a user who forgot the s in https.
 	if header, ok := errors.AsType[tls.RecordHeaderError](err); ok && header.Conn != nil && speaksHTTP(header.RecordHeader) {
 		_, _ = io.WriteString(header.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
 	}

@@ -79,7 +79,7 @@ func readSelfSigned(at string) (*tls.Certificate, error) {
 		pair, err = tls.X509KeyPair(certificate, key)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w. Restore the two files in it, or remove the directory to have a new certificate, which clients have to be told of", at, err)
+		return nil, fmt.Errorf("%s: %w. Restore the two files in it, or remove the directory, so that Weir creates a new certificate. Then install the new one on the clients", at, err)
 	}
 	return &pair, nil
 }
@@ -128,7 +128,7 @@ func createSelfSigned(dir, at string, replace bool) error {
 // selfSignedTemplate returns a certificate for all names of this machine. It is none of
 // an authority, so that its key, if it is stolen, proves no other name to the clients.
 func selfSignedTemplate(from, until time.Time) *x509.Certificate {
-	// RFC 5280 section 4.1.2.2 allows 20 bytes, of which the first bit is no sign.
+	// RFC 5280 section 4.1.2.2 allows 20 bytes, of which the first bit is not a sign.
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 159))
 	if err != nil {
 		panic(err) // crypto/rand does not fail

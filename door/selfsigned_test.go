@@ -132,7 +132,7 @@ func TestSelfSignedOfEarlier(t *testing.T) {
 			if (err != nil) != c.fails || created != c.replaced {
 				t.Errorf("created %v, %v", created, err)
 			}
-			if err != nil && (!strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "remove the directory to have a new certificate")) {
+			if err != nil && (!strings.Contains(err.Error(), at) || !strings.Contains(err.Error(), "remove the directory, so that Weir creates a new certificate")) {
 				t.Errorf("the error has no remedy: %v", err)
 			}
 			if err == nil && time.Until(certificate.Leaf.NotAfter) < 20*24*time.Hour {

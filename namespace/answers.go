@@ -51,7 +51,7 @@ type goneAnswer struct {
 // sharesAnswers reports whether the answer to a lookup may be that of another replica. An
 // answer to a client with rights of its own is for that client alone. A request that has
 // passed other mirrors waits for none, see apart.
-func (n *Namespace) sharesAnswers(ctx context.Context, key lookupKey) bool {
+func (n *Namespace) sharesAnswers(ctx context.Context) bool {
 	return n.cache.answers != nil && !n.spec.OnBehalf && !n.mayLoop(ctx)
 }
 
@@ -79,7 +79,7 @@ func (n *Namespace) mayLoop(ctx context.Context) bool {
 // this one.
 func (n *Namespace) ask(ctx context.Context, key lookupKey, known known) (found, error) {
 	switch {
-	case !n.sharesAnswers(ctx, key):
+	case !n.sharesAnswers(ctx):
 		return n.askUpstream(ctx, key, known)
 	case !key.ref.IsTag():
 		return n.askByDigest(ctx, key, known)
@@ -127,7 +127,7 @@ func (n *Namespace) askByDigest(ctx context.Context, key lookupKey, known known)
 // refusedElsewhere returns the "not found" of the upstream that another replica got for a
 // content a short time ago, or nil.
 func (n *Namespace) refusedElsewhere(ctx context.Context, key lookupKey) error {
-	if n.spec.NegativeTTL <= 0 || !n.sharesAnswers(ctx, key) {
+	if n.spec.NegativeTTL <= 0 || !n.sharesAnswers(ctx) {
 		return nil
 	}
 	body, age := n.cache.answers.Look(ctx, n.question(key))
@@ -138,7 +138,7 @@ func (n *Namespace) refusedElsewhere(ctx context.Context, key lookupKey) error {
 	return n.refusal(key, a.Gone, age)
 }
 
-// refusal returns the "not found" that another replica got for a content.
+// refusal returns the "not found" that another replica got for a blob, or for a manifest by its digest.
 func (n *Namespace) refusal(key lookupKey, gone *goneAnswer, age time.Duration) error {
 	host, dgst := n.FirstUpstream(), key.ref.Digest()
 	if key.op == statBlob {
@@ -147,10 +147,10 @@ func (n *Namespace) refusal(key lookupKey, gone *goneAnswer, age time.Duration) 
 	return &agedError{upstream.NewGone(host, key.repo.Name, dgst.String(), gone.Status, gone.Code, gone.Message), age}
 }
 
-// tellRefusal tells the other replicas of a "not found" of the upstream for a content. Other
-// results are none of theirs.
+// tellRefusal tells the other replicas of a "not found" of the upstream for a blob, or for a
+// manifest by its digest. Other results are none of theirs.
 func (n *Namespace) tellRefusal(ctx context.Context, key lookupKey, err error) {
-	if err == nil || !n.sharesAnswers(ctx, key) {
+	if err == nil || !n.sharesAnswers(ctx) {
 		return
 	}
 	if body, fresh := n.shareable(found{}, err); body != nil {

@@ -21,7 +21,7 @@ import (
 // Blob is the answer to a request for a blob.
 type Blob struct {
 	Outcome
-	Size int64 // bytes; -1 if no upstream tells
+	Size int64 // bytes; -1 if no upstream gives it
 	// Content reads the blob; the caller closes it. It can seek if the Size is
 	// known. After a read error the client must not take the bytes for the whole
 	// blob. Content is nil if only the size was asked for.
@@ -154,7 +154,7 @@ func (n *Namespace) checkLoop(ctx context.Context, repo storage.RepoID, dgst dig
 		if via.Looped(ctx) {
 			return none, upstream.NewLoop(n.FirstUpstream(), repo.Name, dgst)
 		}
-		return none, nil // the download tells of any other failure
+		return none, nil // the download reports any other failure
 	})
 	return err
 }
@@ -182,7 +182,7 @@ func downloading(r *download.Reader) Outcome {
 	return o
 }
 
-// BrokeOff is told that stored content could not be sent to its end. It reports whether
+// BrokeOff notes that stored content could not be sent to its end. It reports whether
 // the store is the cause and not the client. Then the next request fetches the content
 // again.
 func (n *Namespace) BrokeOff(ctx context.Context, dgst digest.Digest, err error) bool {
@@ -205,7 +205,7 @@ func (n *Namespace) HeadBlob(ctx context.Context, repo string, dgst digest.Diges
 	// right the store is not searched, which would be a use of content of others.
 	link, possessed := n.link(ctx, id, dgst)
 	if possessed {
-		// Content that is away, or has another size, is fetched by the next GET.
+		// Content that is unavailable, or has another size, is fetched by the next GET.
 		if size, ok := n.cache.sizeOf(ctx, link); ok {
 			o, err := n.recheck(ctx, id, link)
 			if err != nil {
@@ -321,7 +321,7 @@ func clientName(client string, trail via.Trail) string {
 }
 
 // CompleteOrAbandon decides about a download that all clients have left: a job of
-// the pool completes it, or it is given up if the pool has no room for a job.
+// the pool completes it, or it is abandoned if the pool has no room for a job.
 func CompleteOrAbandon(pool *jobs.Pool) func(*download.Download) {
 	return func(d *download.Download) {
 		complete := func(ctx context.Context) error {

@@ -283,7 +283,7 @@ func TestFullPoolGivesDownloadsUp(t *testing.T) {
 		if _, err := m.store.Stat(t.Context(), dgst); !errors.Is(err, storage.ErrNotExist) {
 			t.Errorf("stored: %v", err)
 		}
-		// The next client begins anew.
+		// The next client starts over.
 		gate.Open()
 		if got := getBlob(t, n, "app", dgst); got.err != nil || got.cache != namespace.Miss {
 			t.Errorf("%v, %v", got.cache, got.err)

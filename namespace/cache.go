@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -50,7 +51,8 @@ type Cache struct {
 	// prefetchPool runs the jobs that prefetch layers, served has the manifests that clients of a
 	// repository have read last, and ahead the layers that were prefetched.
 	prefetchPool *jobs.Pool
-	served       *bounded.Cache[storage.RepoID, []digest.Digest]
+	served       *bounded.Cache[storage.RepoID, []servedManifest]
+	serving      sync.Mutex // held while an entry of served changes
 	ahead        ahead
 	content      *storage.Health
 	records      *storage.Health
@@ -94,13 +96,13 @@ type CacheOptions struct {
 	Origins    []download.Origin // those of Downloads
 	Links      Links             // where clients can read by themselves; may be nil
 	Answers    Answers           // of upstreams, shared by replicas; may be nil
-	Commons    Commons           // what replicas share beside answers; may be nil
+	Commons    Commons           // what replicas share in addition to answers; may be nil
 	Pool       *jobs.Pool        // of background jobs
 	Checks     *jobs.Pool        // of those that check tags behind their answers; nil if no namespace has a TagSWR
 	Prefetches *jobs.Pool        // of those that prefetch layers; nil if no namespace has Prefetch
 	Content    *storage.Health   // of the store; may be nil
 	Records    *storage.Health   // of the catalog's records; may be nil
-	// OnBrokeOff, if set, is told of stored content that could not be sent to its end. It
+	// OnBrokeOff, if set, is called for stored content that could not be sent to its end. It
 	// reports whether the store is the cause, and then takes the content out of it.
 	OnBrokeOff func(ctx context.Context, dgst digest.Digest, err error) bool
 	Logger     *slog.Logger
@@ -125,7 +127,7 @@ func NewCache(o CacheOptions) *Cache {
 		longFetched: bulk.NewPool(maxLong),
 		longKept:    bulk.NewPool(2), // its callers wait for the disk only
 
-		served: bounded.New(maxRemembered, maxRememberedBytes, func(key storage.RepoID, manifests []digest.Digest) int {
+		served: bounded.New(maxRemembered, maxRememberedBytes, func(key storage.RepoID, manifests []servedManifest) int {
 			return len(key.Namespace) + len(key.Name) + len(manifests)*servedSize
 		}),
 		failedChecks: bounded.New(maxRemembered, maxRememberedBytes, func(key tagID, f failedCheck) int { return f.size(key) }),
@@ -147,7 +149,7 @@ func (c *Cache) Close() {
 	c.sharing.close()
 }
 
-// putLink records that a repository may serve a content, even if the client has left. It
+// putLink records that a repository may serve a blob, even if the client has left. It
 // reports whether the record was written.
 func (c *Cache) putLink(ctx context.Context, repo storage.RepoID, desc ocispec.Descriptor) bool {
 	ok := recorded(c.records, c.catalog.PutLink(context.WithoutCancel(ctx), repo, desc), repo, "digest", desc.Digest)

@@ -22,14 +22,14 @@ import (
 
 // Commons are the content that replicas share, and the links in a bucket.
 type Commons interface {
-	// Await waits until a content of this replica, and the link of a repository to it if links
+	// Await waits until a blob of this replica, and the link of a repository to it if links
 	// are shared, are there for all. It returns an error if that cannot be expected.
 	Await(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error
 	// Reread makes the next use of a link read it, if there was none at the last one.
 	Reread(repo storage.RepoID, dgst digest.Digest)
 	// Links reports whether links are shared.
 	Links() bool
-	// Lasting is for how long it is worth telling that a content is there. With links it is
+	// Lasting is for how long it is worth telling that a blob is there. With links it is
 	// for how long a replica may remember that there is none.
 	Lasting() time.Duration
 	// Paused reports whether they are not used at the moment.
@@ -84,10 +84,10 @@ func (s *sharing) slowed(dgst digest.Digest) {
 	}
 	until := time.Now().Add(slowPause)
 	s.slow.Store(&until)
-	s.logger.Info("replicas did not share a manifest in time. Each of them fetches manifests by itself for a while", "digest", dgst, "limit", shareTime, "pause", slowPause)
+	s.logger.Info("replicas did not share a manifest in time. Each one fetches manifests itself for a while", "digest", dgst, "limit", shareTime, "pause", slowPause)
 }
 
-// share calls then as soon as a manifest of a repository is shared, and tells whether it is.
+// share calls then as soon as a manifest of a repository is shared, and reports whether it is.
 // It does not wait for that.
 func (s *sharing) share(repo storage.RepoID, dgst digest.Digest, then func(shared bool)) {
 	select {
@@ -111,7 +111,7 @@ func (s *sharing) share(repo storage.RepoID, dgst digest.Digest, then func(share
 // fetchOnce gets a manifest by its digest for all replicas: from the commons if another
 // replica brought it there, and else by fetch, which asks the upstream.
 func (n *Namespace) fetchOnce(ctx context.Context, key lookupKey, fetch func() (found, error)) (found, error) {
-	if key.op != getManifest || !n.sharesAnswers(ctx, key) || !n.cache.sharing.usable() {
+	if key.op != getManifest || !n.sharesAnswers(ctx) || !n.cache.sharing.usable() {
 		return fetch()
 	}
 	begun := time.Now()

@@ -11,7 +11,7 @@ import (
 // Links are places outside of the mirror where clients can read content by themselves, such as
 // a bucket.
 type Links interface {
-	// Link returns a URL by which a client can read a content of some size, or nil if there is
+	// Link returns a URL by which a client can read a blob of some size, or nil if there is
 	// none.
 	Link(ctx context.Context, dgst digest.Digest, size int64) *url.URL
 	// Has reports whether the content is there with that size.
@@ -53,7 +53,7 @@ func (n *Namespace) Elsewhere(ctx context.Context, repo string, dgst digest.Dige
 	return target, o, nil
 }
 
-// sizeOf returns the size of a content that a repository has a link to, if it can be served
+// sizeOf returns the size of a blob that a repository has a link to, if it can be served
 // without an upstream: it is stored, or it is at another place.
 func (c *Cache) sizeOf(ctx context.Context, link ocispec.Descriptor) (size int64, ok bool) {
 	if info, err := c.store.Stat(ctx, link.Digest); err == nil && !damaged(link, info) {

@@ -37,7 +37,7 @@ var uselessHeads = map[string]uselessHead{
 	"a page for a login": {upstreamtest.Header("Content-Type", "text/html"), []int{200}},
 }
 
-// TestUselessHead asks again and again for a tag whose HEAD is no use. No answer of
+// TestUselessHead asks again and again for a tag whose HEAD is useless. No answer of
 // HEAD keeps a client from the tag, whether it is cached or not, moves or stays.
 func TestUselessHead(t *testing.T) {
 	heads := maps.Clone(uselessHeads)
@@ -89,7 +89,7 @@ func TestUselessHead(t *testing.T) {
 	}
 }
 
-// TestUselessHeadOfBlob has a blob's HEAD that is no use decide neither about the
+// TestUselessHeadOfBlob has a blob's useless HEAD decide neither about the
 // possession of a blob nor about a client's HEAD.
 func TestUselessHeadOfBlob(t *testing.T) {
 	for name, useless := range uselessHeads {
@@ -203,7 +203,7 @@ func TestUselessHeadBeforeLaggingUpstream(t *testing.T) {
 }
 
 // TestNotFoundNeedsRegistry has a cached tag survive refusals that are not a
-// registry's word. A tag that is not cached is "not found" all the same, and that is
+// registry's word. A tag that is not cached is "not found" anyway, and that is
 // not remembered.
 func TestNotFoundNeedsRegistry(t *testing.T) {
 	coded := func(code string) string { return `{"errors":[{"code":"` + code + `"}]}` }

@@ -55,7 +55,7 @@ func TestHerdOnAnUncachedTag(t *testing.T) {
 }
 
 // TestClientLeavesALookup has the client leave that started it. A client that has
-// joined it gets the answer all the same.
+// joined it still gets the answer.
 func TestClientLeavesALookup(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")

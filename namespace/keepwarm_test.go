@@ -259,13 +259,13 @@ func TestWarmerMetrics(t *testing.T) {
 		begin := time.Now()
 		w.Apply(m.warmTable(r, []string{"good:v1", "bad:v1"}).KeepWarm())
 		pass(5 * time.Second)
-		want := fmt.Sprintf(`# HELP weir_warm_failing Images to keep warm whose last warming failed.
+		want := fmt.Sprintf(`# HELP weir_warm_failing Images in warm lists whose last warming failed.
 # TYPE weir_warm_failing gauge
 weir_warm_failing{namespace="mirror"} 1
-# HELP weir_warm_oldest_success_timestamp_seconds The time of the last successful warming of the image that was warm least recently. An image that was never warm counts from the time when it was first wanted.
+# HELP weir_warm_oldest_success_timestamp_seconds The time of the last successful warming of the image that was warmed longest ago. An image that was never warmed counts from the time when it was first configured.
 # TYPE weir_warm_oldest_success_timestamp_seconds gauge
 weir_warm_oldest_success_timestamp_seconds{namespace="mirror"} %d
-# HELP weir_warm_total Warmings of an image by the server itself that ended, by result: done, failed or dropped.
+# HELP weir_warm_total Warmings of images in warm lists that ended, by result: done, failed or dropped.
 # TYPE weir_warm_total counter
 weir_warm_total{namespace="mirror",result="done"} 1
 weir_warm_total{namespace="mirror",result="dropped"} 0

@@ -54,7 +54,7 @@ func (c *Cache) lendAs(specs []Spec) {
 func (c *Cache) remember(keeping, shared []string) int {
 	before, err := c.catalog.Keeping(context.Background())
 	if err != nil {
-		c.logger.Warn("cannot read which repository blocks keep their content to themselves, so none uses content of a block that is not in the configuration. Check the data directory", "error", err)
+		c.logger.Warn("cannot read which repository blocks do not share their content, so no block uses content of a block that is no longer configured. Check the data directory", "error", err)
 		return len(keeping) + 1
 	}
 	for _, key := range before {
@@ -68,7 +68,7 @@ func (c *Cache) remember(keeping, shared []string) int {
 		return len(keeping)
 	}
 	if err := c.catalog.PutKeeping(context.Background(), keeping); err != nil {
-		c.logger.Warn("cannot record which repository blocks keep their content to themselves. Check the data directory before you remove such a block", "error", err)
+		c.logger.Warn("cannot record which repository blocks do not share their content. Check the data directory before you remove such a block", "error", err)
 	}
 	return len(keeping)
 }

@@ -101,7 +101,7 @@ func (l *lending) pull(t *testing.T, path string) string {
 	return fmt.Sprintf("%v after %q", got.cache, requests)
 }
 
-// TestUnsharedContent pulls one content through several blocks, of which some keep their
+// TestUnsharedContent pulls one blob through several blocks, of which some keep their
 // content to themselves.
 func TestUnsharedContent(t *testing.T) {
 	for _, tc := range []struct {

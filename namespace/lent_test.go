@@ -21,7 +21,7 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// lenders are replicas with a disk each, which read contents from each other.
+// lenders are replicas with a disk each, which read blobs from each other.
 type lenders struct {
 	mu    sync.Mutex
 	has   map[digest.Digest]storage.Store // of the replica that has told so last

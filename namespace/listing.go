@@ -84,7 +84,7 @@ func (n *Namespace) localTags(ctx context.Context, repo storage.RepoID, query ur
 		if ctx.Err() != nil {
 			return nil // the client has left
 		}
-		n.logger.Warn("cannot list the tags that are cached", "repository", repo.String(), "error", err)
+		n.logger.Warn("cannot list the cached tags", "repository", repo.String(), "error", err)
 		return nil
 	}
 	oldest := time.Now()

@@ -29,7 +29,7 @@ const (
 	statBlob
 	proveBegun  // of a blob that another repository is downloading
 	proveWhole  // of a blob that is stored
-	recheckBlob // of a content whose link is old
+	recheckBlob // of a blob whose link is old
 	findLoop    // of a blob, before its download is joined
 	// Of a client's right:
 	proveByManifest
@@ -76,7 +76,7 @@ func (k listKey) about() (repo storage.RepoID, reference string) {
 	return k.repo, reference
 }
 
-// lookupID is the key of a lookup. It tells the content that the lookup is about.
+// lookupID is the key of a lookup. It names the content that the lookup is about.
 type lookupID interface {
 	comparable
 	about() (repo storage.RepoID, reference string)
@@ -191,7 +191,7 @@ func outcome[V any](ctx context.Context, answer flight.Result[V], err error) err
 		}
 	}
 	if failure, ok := errors.AsType[*flight.PanicError](err); ok {
-		return fmt.Errorf("a lookup panicked. This is a bug of the mirror, please report it: %w", failure)
+		return fmt.Errorf("a lookup panicked. This is a bug in the mirror. Please report it: %w", failure)
 	}
 	return err
 }

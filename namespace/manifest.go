@@ -285,7 +285,7 @@ func (n *Namespace) fetchNamed(ctx context.Context, key lookupKey, head *oci.Man
 // that client's alone.
 func onlyClaimed(ctx context.Context, fallback bool) bool { return fallback && via.Looped(ctx) }
 
-// observe tells the book of tags about a tag, if there is one.
+// observe records a tag in the book of tags, if there is one.
 func (n *Namespace) observe(ctx context.Context, repo storage.RepoID, tag string, s seen) {
 	if tag != "" && !onlyClaimed(ctx, s.fallback) {
 		if s.at.IsZero() {
@@ -322,7 +322,7 @@ func (n *Namespace) store(ctx context.Context, repo storage.RepoID, tag string, 
 	return f
 }
 
-// since tells how the result of a lookup relates to the manifest of the tag that
+// since describes how the result of a lookup relates to the manifest of the tag that
 // was cached before.
 func (f found) since(before known, op operation) found {
 	switch {
@@ -413,7 +413,7 @@ func (n *Namespace) refetch(ctx context.Context, key lookupKey, failure error) (
 	case n.spec.Offline:
 		return nil, failure
 	case !evicted:
-		n.logger.Warn("cannot read a stored manifest; its upstream is asked", "repository", key.repo.String(), "digest", key.ref.Digest(), "error", failure)
+		n.logger.Warn("cannot read a stored manifest. Weir asks its upstream", "repository", key.repo.String(), "digest", key.ref.Digest(), "error", failure)
 	}
 	f, led, err := share(ctx, n, n.cache.manifests, key, nil, func(ctx context.Context) (found, error) {
 		return n.fetch(ctx, key.repo, key.ref, "")
@@ -424,7 +424,7 @@ func (n *Namespace) refetch(ctx context.Context, key lookupKey, failure error) (
 	return n.open(ctx, key.repo, f, led)
 }
 
-// bytesContent is a content in memory.
+// bytesContent is a blob in memory.
 type bytesContent struct{ *bytes.Reader }
 
 func (bytesContent) Close() error { return nil }

@@ -50,10 +50,10 @@ func RegisterMetrics(r prometheus.Registerer, tables *Current) {
 	r.MustRegister(namespaceCollector{
 		tables: tables,
 		lookups: prometheus.NewDesc("weir_lookups",
-			"Lookups of manifests, lists and sizes of blobs at upstreams, by state: running, or waiting for a place.",
+			"Lookups of manifests, lists and sizes of blobs at upstreams, by state: running, or waiting for a slot.",
 			[]string{"namespace", "state"}, nil),
 		checks: prometheus.NewDesc("weir_tag_checks_behind_total",
-			"Checks of tags that ran behind an answer from the cache, by result: confirmed, moved or failed.",
+			"Checks of tags that ran in the background after an answer from the cache, by result: confirmed, moved or failed.",
 			[]string{"namespace", "result"}, nil),
 		prefetched: prometheus.NewDesc("weir_prefetched_bytes_total",
 			"Bytes of layers that were downloaded before a client asked for them.", []string{"namespace"}, nil),

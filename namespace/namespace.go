@@ -95,7 +95,7 @@ type Spec struct {
 	// and lists that were checked no longer than MaxStale ago (0: no limit).
 	ServeStaleOn []upstream.Class
 	MaxStale     time.Duration
-	// RecheckPossession is how long a repository's right to a content holds before its
+	// RecheckPossession is how long a repository's right to a blob holds before its
 	// upstream is asked again; 0: for ever.
 	RecheckPossession time.Duration
 	// Unshared is set if content of the namespace is never used for another one.
@@ -220,7 +220,7 @@ func (n *Namespace) stale(ctx context.Context, repo storage.RepoID, kind proof, 
 		return Outcome{}, false
 	}
 	reason := fmt.Sprintf("%s is %s", n.FirstUpstream(), strings.ReplaceAll(class.String(), "_", " "))
-	// Without a lookup nothing is known about the upstream, as if it were away.
+	// Without a lookup nothing is known about the upstream, as if it were unavailable.
 	_, busy := errors.AsType[*BusyError](err)
 	if busy {
 		class, reason = upstream.ClassUnavailable, "the mirror has too many lookups of "+n.Key()

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// maxPinned bounds the contents of one pin, and maxHeld those of all pins together. Each takes
+	// maxPinned bounds the blobs of one pin, and maxHeld those of all pins together. Each takes
 	// some 200 bytes.
 	maxPinned = 10_000
 	maxHeld   = 100_000
@@ -29,18 +29,18 @@ var (
 	ErrPinned      = errors.New("namespace: the image, or a part of it, is pinned")
 	ErrTooManyPins = errors.New("namespace: there are too many pins")
 	// ErrPinsFull says that an image has no room among the pins.
-	ErrPinsFull = errors.New("namespace: the pinned images would take too much of the store")
+	ErrPinsFull = errors.New("namespace: the pinned images would take up too much of the store")
 )
 
 // PinsOptions are the parts of [Pins].
 type PinsOptions struct {
 	Catalog *catalog.Catalog
-	// Stores have the content, the nearest first. To look at it is no use of it.
+	// Stores have the content, the nearest first. Looking at it does not count as a use.
 	Stores      []storage.Store
 	MaxManifest int64 // bytes
 	// Limit bounds the bytes of all pinned images; 0: no limit.
 	Limit int64
-	// Hold keeps contents from eviction until its next call. Those of older pins come first.
+	// Hold keeps blobs from eviction until its next call. Those of older pins come first.
 	Hold func(ctx context.Context, contents []storage.Info)
 	// Pause is the time between two looks at what the pins lead to.
 	Pause  time.Duration
@@ -60,6 +60,7 @@ type Pins struct {
 	changed notify.Signal
 	turn    sync.Mutex // of changes: the sum is compared with the limit
 	failing bool
+	over    bool // the pinned images exceed their limit
 
 	mu         sync.Mutex
 	known      map[digest.Digest]pinnedManifest
@@ -103,22 +104,37 @@ func (p *Pins) run(ctx context.Context) {
 // look has everything held that the pins lead to. If the records or the store fail, all stays as
 // it is.
 func (p *Pins) look(ctx context.Context) {
-	contents, whole, err := p.contents(ctx)
+	contents, whole, err := p.contents(ctx, p.note)
 	switch {
 	case ctx.Err() != nil:
 	case err != nil && !p.failing:
-		p.opts.Logger.Warn("cannot look at the pinned images, so what they lead to now may be evicted. Check that the store is readable", "error", err)
-	case err == nil && !whole:
-		p.opts.Logger.Debug("the pinned images are larger than their limit, so the newest are not kept as a whole")
+		p.opts.Logger.Warn("cannot read the pinned images, so content that they refer to may be evicted. Check that the store is readable", "error", err)
+	case err == nil && !whole && !p.over:
+		p.opts.Logger.Warn("the pinned images exceed their limit, so parts of the newest ones may be evicted. A pinned tag may have moved to a larger image: compare the sizes of weir pin, and unpin what is not needed, or give the store more room", "limit", p.opts.Limit)
 	}
 	if p.failing = err != nil; err == nil {
+		p.over = !whole
 		p.opts.Hold(ctx, contents)
 	}
 }
 
-// contents returns the contents that the pins lead to, those of older pins first and within the
-// limits.
-func (p *Pins) contents(ctx context.Context) (contents []storage.Info, whole bool, err error) {
+// note records the manifest that a pinned tag has moved to, unless the pin was removed meanwhile.
+func (p *Pins) note(ctx context.Context, pin catalog.Pin) error {
+	p.turn.Lock()
+	defer p.turn.Unlock()
+	_, err := p.opts.Catalog.Pin(ctx, pin)
+	if err == nil {
+		err = p.opts.Catalog.PutPin(ctx, pin)
+	}
+	if errors.Is(err, storage.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// contents returns the blobs that the pins lead to, those of older pins first and within the
+// limits. It notes pins whose tags have moved, if note is not nil.
+func (p *Pins) contents(ctx context.Context, note func(context.Context, catalog.Pin) error) (contents []storage.Info, whole bool, err error) {
 	pins, err := p.opts.Catalog.Pins(ctx)
 	if err != nil {
 		return nil, false, err
@@ -127,7 +143,7 @@ func (p *Pins) contents(ctx context.Context) (contents []storage.Info, whole boo
 	var bytes int64
 	whole = true
 	for _, pin := range pins {
-		parts, err := p.parts(ctx, &pin, true)
+		parts, err := p.parts(ctx, &pin, note)
 		if err != nil {
 			return nil, false, err
 		}
@@ -147,9 +163,9 @@ func (p *Pins) contents(ctx context.Context) (contents []storage.Info, whole boo
 	return contents, whole, nil
 }
 
-// PinnedContents returns the contents that pins lead to, for commands beside a mirror.
+// PinnedContents returns the blobs that pins lead to, for commands that run next to a mirror.
 func PinnedContents(ctx context.Context, opts PinsOptions) (map[digest.Digest]bool, error) {
-	contents, _, err := (&Pins{opts: opts}).contents(ctx)
+	contents, _, err := (&Pins{opts: opts}).contents(ctx, nil)
 	pinned := make(map[digest.Digest]bool, len(contents))
 	for _, content := range contents {
 		pinned[content.Digest] = true
@@ -158,8 +174,8 @@ func PinnedContents(ctx context.Context, opts PinsOptions) (map[digest.Digest]bo
 }
 
 // parts returns the manifest that a pin leads to, and all that it refers to. A tag that has moved
-// is followed, and noted if that is wanted. A tag that is gone leads to its last manifest.
-func (p *Pins) parts(ctx context.Context, pin *catalog.Pin, note bool) (parts []storage.Info, err error) {
+// is followed, and noted if note is not nil. A tag that is gone leads to its last manifest.
+func (p *Pins) parts(ctx context.Context, pin *catalog.Pin, note func(context.Context, catalog.Pin) error) (parts []storage.Info, err error) {
 	if pin.Tag != "" {
 		tag, err := p.opts.Catalog.Tag(ctx, pin.Repo, pin.Tag)
 		if err != nil && !errors.Is(err, storage.ErrNotExist) {
@@ -167,8 +183,8 @@ func (p *Pins) parts(ctx context.Context, pin *catalog.Pin, note bool) (parts []
 		}
 		if err == nil && tag.Descriptor.Digest != pin.Digest {
 			pin.Digest = tag.Descriptor.Digest
-			if note {
-				if err := p.opts.Catalog.PutPin(ctx, *pin); err != nil {
+			if note != nil {
+				if err := note(ctx, *pin); err != nil {
 					return nil, err
 				}
 			}
@@ -205,7 +221,7 @@ type pinnedManifest struct {
 	parts []pinnedPart
 }
 
-// pinnedPart is a content that a manifest refers to.
+// pinnedPart is a blob that a manifest refers to.
 type pinnedPart struct {
 	storage.Info
 	manifest bool
@@ -265,7 +281,7 @@ func (p *Pins) remember(dgst digest.Digest, m pinnedManifest) {
 	p.remembered += len(m.parts) + 1
 }
 
-// maxPinSize bounds the size that a descriptor tells: it is an upstream's word, and sizes are
+// maxPinSize bounds the size that a descriptor gives: it is an upstream's word, and sizes are
 // added up.
 const maxPinSize = 1 << 40
 
@@ -288,7 +304,7 @@ func (p *Pins) All(ctx context.Context) ([]Pinned, error) {
 
 // measure adds up the parts of a pin.
 func (p *Pins) measure(ctx context.Context, pin catalog.Pin) (Pinned, error) {
-	parts, err := p.parts(ctx, &pin, false)
+	parts, err := p.parts(ctx, &pin, nil)
 	one := Pinned{Pin: pin}
 	for _, part := range parts {
 		one.Bytes += part.Size
@@ -351,7 +367,7 @@ func (p *Pins) fits(ctx context.Context, one Pinned) error {
 	sizes := make(map[digest.Digest]int64) // shared parts count once
 	var bytes int64
 	for _, pin := range append(pins, one.Pin) {
-		parts, err := p.parts(ctx, &pin, false)
+		parts, err := p.parts(ctx, &pin, nil)
 		if err != nil {
 			return err
 		}
@@ -382,7 +398,7 @@ func (p *Pins) Unpin(ctx context.Context, repo storage.RepoID, s Selection) (Pin
 	return one, err
 }
 
-// pinned returns an error if some tags or contents of a repository are those of a pin.
+// pinned returns an error if some tags or blobs of a repository are those of a pin.
 func (r *Remover) pinned(ctx context.Context, repo storage.RepoID, g *graph, s Selection, tags []string, gone []digest.Digest) error {
 	pins, err := r.opts.Cache.catalog.Pins(ctx)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/weirhq/weir/storage/catalog"
 )
 
-// holding remembers the contents that are held.
+// holding remembers the blobs that are held.
 type holding struct {
 	mu   sync.Mutex
 	held []digest.Digest
@@ -33,7 +33,7 @@ func (h *holding) hold(_ context.Context, contents []storage.Info) {
 	}
 }
 
-// expect checks the held contents, in any order.
+// expect checks the held blobs, in any order.
 func (h *holding) expect(t *testing.T, label string, want ...digest.Digest) {
 	t.Helper()
 	synctest.Wait()
@@ -114,6 +114,69 @@ func TestPins(t *testing.T) {
 			t.Errorf("unpinned twice: %v", err)
 		}
 		h.expect(t, "in the end")
+	})
+}
+
+// slowStore lets the opening of one blob wait until its gate is closed.
+type slowStore struct {
+	storage.Store
+	dgst digest.Digest
+	gate chan struct{}
+}
+
+func (s *slowStore) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
+	if dgst == s.dgst {
+		<-s.gate
+	}
+	return s.Store.Open(ctx, dgst)
+}
+
+// A pin that is removed while the pins are looked through does not come back, though its tag has
+// moved. Commands beside a mirror note nothing.
+func TestRemovedPinStaysAway(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w, h := newRemoving(t, m), new(holding)
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		slow := &slowStore{Store: m.store, gate: make(chan struct{})}
+		opts := namespace.PinsOptions{
+			Catalog: m.catalog, Stores: []storage.Store{slow}, MaxManifest: oci.DefaultMaxManifest,
+			Hold: h.hold, Pause: time.Minute, Logger: slog.New(slog.DiscardHandler),
+		}
+		p := namespace.NewPins(opts)
+		t.Cleanup(p.Close)
+		for _, tag := range []string{"one", "two"} {
+			w.r.AddImage("app", tag, []byte(tag))
+			w.pull(t, "app", tag)
+			if _, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: tag}, "alice"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		for _, tag := range []string{"two", "one"} {
+			slow.dgst = w.r.AddImage("app", tag, []byte("a new "+tag)).Digest
+			w.pull(t, "app", tag)
+		}
+		before, err := m.catalog.Pins(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		beside := opts
+		beside.Stores = []storage.Store{m.store}
+		if _, err := namespace.PinnedContents(t.Context(), beside); err != nil {
+			t.Error(err)
+		}
+		if after, err := m.catalog.Pins(t.Context()); err != nil || !slices.Equal(after, before) {
+			t.Errorf("a command noted %+v, %v", after, err)
+		}
+		time.Sleep(2 * time.Minute) // the look waits for the new manifest of the first tag
+		if _, err := p.Unpin(t.Context(), repo, namespace.Selection{Tag: "two"}); err != nil {
+			t.Error(err)
+		}
+		close(slow.gate)
+		time.Sleep(2 * time.Minute)
+		if all, err := p.All(t.Context()); err != nil || len(all) != 1 || all[0].Tag != "one" {
+			t.Errorf("the pins are %+v, %v", all, err)
+		}
 	})
 }
 

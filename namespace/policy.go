@@ -34,7 +34,7 @@ var derivedTag = sync.OnceValue(func() *regexp.Regexp { // compiled if tags are 
 	return regexp.MustCompile(`^(sha[0-9]{3}|blake3)-[0-9a-f]{32,128}(\..*)?$`)
 })
 
-// tagPolicy tells immutable tags from mutable ones. A verdict depends on the tag
+// tagPolicy distinguishes immutable tags from mutable ones. A verdict depends on the tag
 // alone, so it is remembered: a pattern that runs into its timeout costs that time
 // once for each tag, and not on each pull.
 type tagPolicy struct {

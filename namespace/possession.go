@@ -43,7 +43,7 @@ func damaged(link ocispec.Descriptor, stored storage.Info) bool {
 	return link.Size != 0 && link.Size != stored.Size
 }
 
-// link returns the record that a repository possesses a content. It reports false if
+// link returns the record that a repository possesses a blob. It reports false if
 // there is none.
 func (n *Namespace) link(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (ocispec.Descriptor, bool) {
 	link, err := n.cache.catalog.Link(ctx, repo, dgst)

@@ -3,6 +3,7 @@ package namespace
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
@@ -19,13 +21,17 @@ import (
 // for a manifest starts nothing: many programs read manifests alone. The download of a whole
 // blob starts it, if that is a layer of a manifest which a client has read here: this is a
 // pull, and the client, which fetches some layers at a time, will ask for the others. One job
-// for each manifest downloads them one after the other, in the order of the manifest.
+// for each manifest downloads them in the order of the manifest, three at a time.
 //
 // No request upstream is made that the pull would not make: layers that are stored, or on their
-// way, are left to the client, with all proofs that they need. The job ends with the
-// first failure.
+// way, are left to the client, with all proofs that they need. After the first failure the job
+// begins no further layer.
 
 const (
+	// prefetchedAtOnce is how many layers a job downloads at once, as many as Docker does. If
+	// clients have joined all of them, as many are under way as the clients alone would have.
+	// Small layers are then here before the last segments of a large one, which fill the line.
+	prefetchedAtOnce = 3
 	// maxServed is how many manifests of a repository are remembered: clients pull few tags
 	// of one at a time.
 	maxServed = 8
@@ -55,25 +61,50 @@ func (n *Namespace) prefetches() bool {
 	return n.spec.Prefetch && !n.spec.OnBehalf && !n.spec.Offline
 }
 
+// servedManifest is a manifest that a client has read.
+type servedManifest struct {
+	digest digest.Digest
+	// begun says that a job has downloaded its layers since, or is about to.
+	begun bool
+}
+
 // noteServed remembers that a client has read a manifest.
 func (n *Namespace) noteServed(repo storage.RepoID, manifest digest.Digest) {
 	if !n.prefetches() {
 		return
 	}
-	before, _ := n.cache.served.Get(repo)
-	if len(before) > 0 && before[0] == manifest {
+	latest := servedManifest{digest: manifest}
+	if before, _ := n.cache.served.Get(repo); len(before) > 0 && before[0] == latest {
 		return
 	}
-	served := append(make([]digest.Digest, 0, maxServed), manifest)
+	n.cache.serving.Lock()
+	defer n.cache.serving.Unlock()
+	before, _ := n.cache.served.Get(repo)
+	served := append(make([]servedManifest, 0, maxServed), latest)
 	for _, other := range before {
-		if other != manifest && len(served) < maxServed {
+		if other.digest != manifest && len(served) < maxServed {
 			served = append(served, other)
 		}
 	}
 	n.cache.served.Add(repo, served)
 }
 
-// prefetchBeside starts the prefetch of the layers beside a blob that begins to be downloaded,
+// noteBegun notes whether the layers of a manifest are being downloaded: later ones of them
+// need no look at it.
+func (n *Namespace) noteBegun(repo storage.RepoID, manifest digest.Digest, begun bool) {
+	n.cache.serving.Lock()
+	defer n.cache.serving.Unlock()
+	before, _ := n.cache.served.Get(repo)
+	served := slices.Clone(before) // others read it without the lock
+	for i := range served {
+		if served[i].digest == manifest {
+			served[i].begun = begun
+			n.cache.served.Add(repo, served)
+		}
+	}
+}
+
+// prefetchBeside starts the prefetch of the other layers of a blob that begins to be downloaded,
 // if it is one of an image that a client has read. A request that has come through another
 // mirror starts none: the two could wait for each other.
 func (n *Namespace) prefetchBeside(ctx context.Context, repo storage.RepoID, blob digest.Digest) {
@@ -82,7 +113,10 @@ func (n *Namespace) prefetchBeside(ctx context.Context, repo storage.RepoID, blo
 	}
 	served, _ := n.cache.served.Get(repo)
 	for _, manifest := range served {
-		body := n.stored(ctx, manifest)
+		if manifest.begun {
+			continue
+		}
+		body := n.stored(ctx, manifest.digest)
 		// Most manifests do not list the blob, and need not be decoded for that to show.
 		if !bytes.Contains(body, []byte(blob.Encoded())) {
 			continue
@@ -91,34 +125,58 @@ func (n *Namespace) prefetchBeside(ctx context.Context, repo storage.RepoID, blo
 		if err != nil {
 			continue
 		}
-		layers := links.Layers
-		for _, layer := range layers {
-			if layer.Digest == blob {
-				// If the pool has no place, the client fetches its layers itself.
-				n.cache.prefetchPool.Submit(prefetching{repo, manifest}, func(ctx context.Context) error {
-					return n.prefetchLayers(ctx, repo, layers)
-				})
-				return
-			}
+		if slices.ContainsFunc(links.Layers, func(layer ocispec.Descriptor) bool { return layer.Digest == blob }) {
+			n.beginPrefetch(prefetching{repo, manifest.digest}, links.Layers)
+			return
 		}
 	}
 }
 
-// prefetchLayers downloads the layers that are not here and not on their way, in order.
-func (n *Namespace) prefetchLayers(ctx context.Context, repo storage.RepoID, layers []ocispec.Descriptor) error {
-	for _, layer := range layers {
-		// A "not found" is remembered, or the store takes nothing, or has no room for it.
-		if isForeign(layer) || n.cache.negativeHit(ctx, blobKey(repo, layer.Digest)) != nil {
-			continue
+// beginPrefetch starts the job that prefetches the layers of a manifest. If the pool has no
+// place, the client fetches its layers itself.
+func (n *Namespace) beginPrefetch(image prefetching, layers []ocispec.Descriptor) {
+	n.noteBegun(image.repo, image.manifest, true)
+	submitted := n.cache.prefetchPool.Submit(image, func(ctx context.Context) error {
+		all, err := n.prefetchLayers(ctx, image.repo, layers)
+		if !all {
+			n.noteBegun(image.repo, image.manifest, false)
 		}
-		if n.cache.content.Err() != nil || !n.cache.spools.Fits(n.Key(), layer.Size) {
-			return nil
-		}
-		if err := n.prefetchLayer(ctx, repo, layer); err != nil {
-			return err
-		}
+		return err
+	})
+	if !submitted {
+		n.noteBegun(image.repo, image.manifest, false)
 	}
-	return nil
+}
+
+// prefetchLayers downloads the layers that are not here and not on their way, in order. It
+// reports whether it left none out that a later request may bring.
+func (n *Namespace) prefetchLayers(ctx context.Context, repo storage.RepoID, layers []ocispec.Descriptor) (all bool, err error) {
+	var running errgroup.Group
+	running.SetLimit(prefetchedAtOnce)
+	var failed, leftOut atomic.Bool
+	for _, layer := range layers {
+		running.Go(func() error {
+			if isForeign(layer) {
+				return nil
+			}
+			if failed.Load() || !n.mayPrefetch(ctx, repo, layer) {
+				leftOut.Store(true)
+				return nil
+			}
+			err := n.prefetchLayer(ctx, repo, layer)
+			failed.Store(failed.Load() || err != nil)
+			return err
+		})
+	}
+	err = running.Wait()
+	return err == nil && !leftOut.Load() && ctx.Err() == nil, err
+}
+
+// mayPrefetch reports whether a layer is worth a download: no "not found" is remembered, and the
+// store works and has room for it.
+func (n *Namespace) mayPrefetch(ctx context.Context, repo storage.RepoID, layer ocispec.Descriptor) bool {
+	return n.cache.negativeHit(ctx, blobKey(repo, layer.Digest)) == nil &&
+		n.cache.content.Err() == nil && n.cache.spools.Fits(n.Key(), layer.Size)
 }
 
 func (n *Namespace) prefetchLayer(ctx context.Context, repo storage.RepoID, layer ocispec.Descriptor) error {

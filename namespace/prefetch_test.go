@@ -242,7 +242,8 @@ func TestPrefetchOfOtherLayers(t *testing.T) {
 	})
 }
 
-// A failure ends the prefetch, and costs neither the client an answer nor the upstream a request.
+// After a failure no further layer is prefetched, which costs neither the client an answer nor the
+// upstream a second request.
 func TestPrefetchFails(t *testing.T) {
 	for name, effect := range map[string]upstreamtest.Effect{
 		"not found":    upstreamtest.Status(404, `{"errors":[{"code":"BLOB_UNKNOWN"}]}`),
@@ -251,9 +252,11 @@ func TestPrefetchFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, m *mirror) {
 				r := m.registry("up.example")
-				layers := layersOf(3, 1)
+				layers := layersOf(9, 1)
 				r.AddImage("app", "v1", layers...)
-				r.Fault(upstreamtest.Path(digest.FromBytes(layers[1]).String()), effect)
+				for _, layer := range layers[1:] {
+					r.Fault(upstreamtest.Path(digest.FromBytes(layer).String()), effect)
+				}
 				n := m.namespace("up.example", r, prefetch, negativeTTL(time.Minute))
 				m.readManifest(n, "v1")
 				if _, err := m.readBlob(n, digest.FromBytes(layers[0]), 0, -1); err != nil {
@@ -263,12 +266,78 @@ func TestPrefetchFails(t *testing.T) {
 				if _, err := m.readBlob(n, digest.FromBytes(layers[1]), 0, -1); err == nil {
 					t.Error("a layer that the upstream does not deliver")
 				}
-				if got := blobsAsked(r, layers); !slices.Equal(got, []int{1, 1, 0}) {
+				// Three begin at once, unless the first failure is earlier, and those behind them never.
+				if got := blobsAsked(r, layers); slices.Max(got[1:4]) != 1 || slices.Max(got) > 1 || slices.Max(got[4:]) > 0 {
 					t.Errorf("the layers were asked for %v times", got)
 				}
 			})
 		})
 	}
+}
+
+// The layers of a manifest are looked for once, and not by the request for each of them.
+func TestPrefetchLooksOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		layers := layersOf(4, 1)
+		r.AddImage("app", "v1", layers...)
+		n := m.namespace("up.example", r, prefetch)
+		m.readManifest(n, "v1")
+		if _, err := m.readBlob(n, digest.FromBytes(layers[0]), 0, -1); err != nil {
+			t.Fatal(err)
+		}
+		m.settle()
+		// A download begins that is not one of the layers.
+		opened := m.store.Calls("Open")
+		if _, err := m.readBlob(n, r.AddBlob("app", []byte("beside")), 0, -1); err != nil {
+			t.Fatal(err)
+		}
+		m.settle()
+		first := m.store.Calls("Open") - opened
+		// The client reads the manifest again, so its layers are looked for again.
+		m.readManifest(n, "v1")
+		opened = m.store.Calls("Open")
+		if _, err := m.readBlob(n, r.AddBlob("app", []byte("another")), 0, -1); err != nil {
+			t.Fatal(err)
+		}
+		m.settle()
+		if again := m.store.Calls("Open") - opened; again != first+1 {
+			t.Errorf("the store was asked %d times, and %d times with a look at the manifest", first, again)
+		}
+	})
+}
+
+// After a prefetch that ended early, a later layer begins another one.
+func TestPrefetchBeginsAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		layers := layersOf(6, 1)
+		r.AddImage("app", "v1", layers...)
+		// As many as a job downloads at once, so that it begins no further one.
+		var broken []*upstreamtest.Fault
+		for _, layer := range layers[1:4] {
+			broken = append(broken, r.Fault(upstreamtest.Path(digest.FromBytes(layer).String()), upstreamtest.Status(404, `{"errors":[{"code":"BLOB_UNKNOWN"}]}`)))
+		}
+		n := m.namespace("up.example", r, prefetch)
+		m.readManifest(n, "v1")
+		if _, err := m.readBlob(n, digest.FromBytes(layers[0]), 0, -1); err != nil {
+			t.Fatal(err)
+		}
+		m.settle()
+		if got := blobsAsked(r, layers[4:]); !slices.Equal(got, []int{0, 0}) {
+			t.Fatalf("the last layers were asked for %v times", got)
+		}
+		for _, fault := range broken {
+			fault.Remove()
+		}
+		if _, err := m.readBlob(n, digest.FromBytes(layers[4]), 0, -1); err != nil {
+			t.Fatal(err)
+		}
+		m.settle()
+		if got := blobsAsked(r, layers[4:]); !slices.Equal(got, []int{1, 1}) {
+			t.Errorf("after a later layer, the last ones were asked for %v times", got)
+		}
+	})
 }
 
 // wantPrefetched compares the counters of the block up.example.

@@ -40,7 +40,7 @@ const (
 )
 
 // errNotShown says that an upstream did not show the bytes of a blob, without a refusal.
-var errNotShown = errors.New("the upstream did not show the bytes of the blob")
+var errNotShown = errors.New("the upstream did not send the bytes of the blob")
 
 // sample is a part of a blob.
 type sample struct {
@@ -105,26 +105,26 @@ func takeSamples(content io.ReadSeeker, have, size int64) ([]sample, error) {
 
 // shown compares parts of a blob with those that the upstream has.
 func (n *Namespace) shown(ctx context.Context, repo storage.RepoID, dgst digest.Digest, samples []sample, size int64) error {
-	told := false // the upstream told the size
+	told := false // the upstream gave the size
 	for _, s := range samples {
 		its, err := n.compare(ctx, repo, dgst, s)
 		switch {
 		case err != nil:
 			return err
 		case its >= 0 && size >= 0 && its != size:
-			return fmt.Errorf("%w: it has %d bytes in place of %d", errNotShown, its, size)
+			return fmt.Errorf("%w: it has %d bytes instead of %d", errNotShown, its, size)
 		}
 		told = told || its >= 0 || s.whole
 	}
 	// A length is part of each proof of a whole blob.
 	if !told && len(samples) > 1 {
-		return fmt.Errorf("%w: it tells no size", errNotShown)
+		return fmt.Errorf("%w: its answer has no size", errNotShown)
 	}
 	return nil
 }
 
 // compare asks the upstream for one part, and returns the size of the whole blob that
-// the answer tells, or -1.
+// the answer gives, or -1.
 func (n *Namespace) compare(ctx context.Context, repo storage.RepoID, dgst digest.Digest, s sample) (size int64, err error) {
 	length := int64(len(s.bytes))
 	if s.whole {
@@ -143,7 +143,7 @@ func (n *Namespace) compare(ctx context.Context, repo storage.RepoID, dgst diges
 	case !bytes.Equal(shown, s.bytes):
 		n.logger.Warn("an upstream does not have the bytes of a blob that another repository has. The blob is downloaded from that upstream, and compared with its digest",
 			"upstream", body.Upstream(), "repository", repo.String(), "digest", dgst)
-		return 0, fmt.Errorf("%w: they are others", errNotShown)
+		return 0, fmt.Errorf("%w: they differ", errNotShown)
 	}
 	return body.Size(), nil
 }

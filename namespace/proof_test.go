@@ -21,7 +21,7 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// random returns a reproducible content.
+// random returns a reproducible blob.
 func random(t *testing.T, size int64) []byte {
 	t.Helper()
 	content, err := io.ReadAll(upstreamtest.RandomBlob(size, 7))

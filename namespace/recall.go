@@ -52,7 +52,7 @@ func (c *Cache) recallFrom(ctx context.Context, origin download.Origin, block st
 		return fmt.Errorf("%w: %s from %s: %w", storage.ErrCorrupt, link.Digest, stream.Origin, why)
 	}
 	if stream.Size != link.Size {
-		return reject(fmt.Errorf("%d bytes in place of %d", stream.Size, link.Size))
+		return reject(fmt.Errorf("%d bytes instead of %d", stream.Size, link.Size))
 	}
 	s, err := c.spools.CreateNoWait(block, link.Size)
 	if err != nil {
@@ -64,7 +64,7 @@ func (c *Cache) recallFrom(ctx context.Context, origin download.Origin, block st
 		return err
 	}
 	if !verifier.Verified() {
-		return reject(errors.New("the digest is another one"))
+		return reject(errors.New("the digest differs"))
 	}
 	if err := s.Complete(); err != nil {
 		return err

@@ -25,7 +25,7 @@ const recheckPause = time.Minute
 //	not found, denied            the link is removed, and the client gets the answer
 //	unavailable, rate limited    served as a stale tag is, and asked again a minute later
 
-// recheck makes sure that a repository still has the right to a stored content. The outcome
+// recheck makes sure that a repository still has the right to a stored blob. The outcome
 // is that of a stale answer if the upstream cannot tell, and else zero.
 func (n *Namespace) recheck(ctx context.Context, repo storage.RepoID, desc ocispec.Descriptor) (Outcome, error) {
 	proven, old := n.oldRight(ctx, repo, desc.Digest)
@@ -61,7 +61,7 @@ func (n *Namespace) oldRight(ctx context.Context, repo storage.RepoID, dgst dige
 	return proven, err == nil && time.Since(proven) >= n.spec.RecheckPossession
 }
 
-// confirm asks the upstream whether a repository still has a content, and records the
+// confirm asks the upstream whether a repository still has a blob, and records the
 // answer.
 func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Descriptor) error {
 	var err error
@@ -75,7 +75,7 @@ func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Des
 	case err == nil:
 		n.cache.putLink(ctx, key.repo, desc)
 	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrDenied):
-		n.logger.Info("a repository has lost its right to content", "repository", key.repo.String(), "digest", desc.Digest, "error", err)
+		n.logger.Info("a repository no longer has the right to serve content", "repository", key.repo.String(), "digest", desc.Digest, "error", err)
 		n.forget(ctx, key.repo, desc.Digest)
 	case upstream.ClassOf(err) != upstream.ClassOK:
 		n.cache.negatives.Add(negativeKey{key.negative(), upstream.ClientOf(ctx)}, negative{err, len(err.Error()), time.Now().Add(recheckPause)})
@@ -83,7 +83,7 @@ func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Des
 	return err
 }
 
-// forget removes the link of a repository to a content.
+// forget removes the link of a repository to a blob.
 func (n *Namespace) forget(ctx context.Context, repo storage.RepoID, dgst digest.Digest) {
 	if err := n.cache.catalog.DeleteLink(ctx, repo, dgst); err != nil && !errors.Is(err, storage.ErrNotExist) {
 		n.logger.Warn("cannot remove the record of a right that was withdrawn. Check the data directory", "repository", repo.String(), "digest", dgst, "error", err)

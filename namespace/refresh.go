@@ -6,7 +6,7 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
-// Refresh asks the upstream which manifest a tag names, however lately the tag was checked, and
+// Refresh asks the upstream which manifest a tag names, however recently the tag was checked, and
 // although it may be immutable. The manifest is stored. A tag that is definitely gone is
 // forgotten. Refresh never returns a stale answer, but the cached one stays if the upstream fails.
 //

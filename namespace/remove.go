@@ -16,19 +16,19 @@ import (
 )
 
 const (
-	// maxTaken is how many contents one removal takes out: an image has some ten, and each costs
+	// maxTaken is how many blobs one removal takes out: an image has some ten, and each costs
 	// a few operations of the filesystem.
 	maxTaken = 100_000
 	// maxEdges is the usual value of [RemoverOptions.MaxEdges].
 	maxEdges = 1 << 18
 	// readsAtOnce is how many manifests are read at once: some come from a bucket.
 	readsAtOnce = 8
-	// takenAtOnce is how many contents are taken out of a bucket at once.
+	// takenAtOnce is how many blobs are taken out of a bucket at once.
 	takenAtOnce = 1000
 )
 
 // ErrTooMany says that a removal would have to look at more than its bounds.
-var ErrTooMany = errors.New("namespace: the repository has too many contents for one removal")
+var ErrTooMany = errors.New("namespace: the repository has too many objects for one removal")
 
 // Selection is the part of a repository that a removal is about: a tag, a manifest or, if both
 // are empty, all of it.
@@ -40,27 +40,27 @@ type Selection struct {
 // Removed counts the parts of a removal.
 type Removed struct {
 	Tags      []string
-	Manifests int   // that the repository may serve no more
-	Contents  int   // that are stored no more, manifests included
-	Bytes     int64 // of these contents
+	Manifests int   // that the repository may no longer serve
+	Contents  int   // that are no longer stored, manifests included
+	Bytes     int64 // of all that are no longer stored
 }
 
 // RemoverOptions are the parts of a [Remover].
 type RemoverOptions struct {
 	Cache *Cache
-	// Stores have the manifests, the nearest first. To look at one is no use of it, so they are
+	// Stores have the manifests, the nearest first. Looking at one does not count as a use, so they are
 	// drivers, and no store that evicts.
 	Stores []storage.Store
-	// Far, if set, takes contents out of a store that mirrors share. They are taken out of the
+	// Far, if set, takes blobs out of a store that mirrors share. They are taken out of the
 	// store of the cache before.
 	Far         func(ctx context.Context, contents []digest.Digest) error
 	MaxManifest int64 // bytes
-	// MaxEdges bounds the references between the contents of a repository that are in memory; 0
+	// MaxEdges bounds the references between the blobs of a repository that are in memory; 0
 	// means 262,144: those of 20,000 images, some 30 MB. Upstreams choose their number.
 	MaxEdges int
 }
 
-// Remover takes images out of the cache. Pulls go on beside it: readers keep what they have open,
+// Remover takes images out of the cache. Pulls continue meanwhile: readers keep their open content,
 // and the next pull gets the image from the upstream again.
 type Remover struct {
 	opts RemoverOptions
@@ -73,7 +73,7 @@ func NewRemover(opts RemoverOptions) *Remover {
 	return &Remover{opts: opts, turn: make(chan struct{}, 1)}
 }
 
-// Remove forgets tags and links, and deletes the contents that nothing else refers to: no other
+// Remove forgets tags and links, and deletes the blobs that nothing else refers to: no other
 // repository, and no other tag or manifest of this one.
 //
 //	a tag        the tag, and its manifest unless another tag or an index names that
@@ -120,10 +120,10 @@ func (r *Remover) Remove(ctx context.Context, repo storage.RepoID, s Selection) 
 	return removed, err
 }
 
-// graph has the contents of a repository and the references between them.
+// graph has the blobs of a repository and the references between them.
 type graph struct {
 	tags map[string]digest.Digest
-	// links has the contents that the repository may serve, with their sizes, and manifests
+	// links has the blobs that the repository may serve, with their sizes, and manifests
 	// those of them that are manifests.
 	links     map[digest.Digest]int64
 	manifests map[digest.Digest]bool
@@ -224,7 +224,7 @@ func (r *Remover) linksOf(ctx context.Context, dgst digest.Digest) (none oci.Lin
 	return none, nil
 }
 
-// choose returns the tags and the contents that go: first blobs, then manifests, and last the one
+// choose returns the tags and the content that goes: first blobs, then manifests, and last the one
 // that was selected, from which a second removal would start.
 func (g *graph) choose(s Selection) (tags []string, gone []digest.Digest, err error) {
 	var from digest.Digest
@@ -284,7 +284,7 @@ func (g *graph) named(dgst digest.Digest) (tags []string) {
 	return tags
 }
 
-// exclusive returns the contents that only a manifest keeps, without some tags. The manifest is
+// exclusive returns the blobs that only a manifest keeps, without some tags. The manifest is
 // among them if it is forced, or if nothing else names it.
 func (g *graph) exclusive(from digest.Digest, without []string, forced bool) map[digest.Digest]bool {
 	goes, kept := make(map[digest.Digest]bool), make(map[digest.Digest]bool)
@@ -310,7 +310,7 @@ func (g *graph) exclusive(from digest.Digest, without []string, forced bool) map
 	return goes
 }
 
-// reach adds a content and all that it leads to.
+// reach adds a blob and all that it leads to.
 func (g *graph) reach(from digest.Digest, reached map[digest.Digest]bool) {
 	todo := []digest.Digest{from}
 	for len(todo) > 0 {
@@ -323,7 +323,7 @@ func (g *graph) reach(from digest.Digest, reached map[digest.Digest]bool) {
 	}
 }
 
-// take deletes contents that no other repository possesses, and the links to all of them.
+// take deletes blobs that no other repository possesses, and the links to all of them.
 func (r *Remover) take(ctx context.Context, repo storage.RepoID, g *graph, gone []digest.Digest) (removed Removed, err error) {
 	wanted := make(map[digest.Digest]bool, len(gone))
 	for _, dgst := range gone {

@@ -162,7 +162,7 @@ func TestRemoveReferrers(t *testing.T) {
 	})
 }
 
-// A removal that broke off can be made once more, and a reader keeps what it has open.
+// A removal that broke off can be made once more, and a reader keeps its open content.
 func TestRemoveAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		w := newRemoving(t, m)

@@ -18,7 +18,7 @@ const (
 	// relistWait is how long a caller waits for a new list if there is an older one: millions
 	// of records take seconds.
 	relistWait = 100 * time.Millisecond
-	// maxRepositories bounds the list. The names of so many take about 10 MB.
+	// maxRepositories bounds the list. The names of that many take about 10 MB.
 	maxRepositories = 100_000
 )
 

@@ -3,6 +3,7 @@ package namespace
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 // In some namespaces the rights of each client at the upstream decide what it may pull
 // (Spec.OnBehalf). Then each request to the upstream has the credential of its client
 // (upstream.OnBehalf), and each answer from the cache needs a verdict: that the upstream
-// lately gave this credential something of this repository.
+// recently gave this credential something of this repository.
 //
 //	what                          is kept for
 //	content, links, tags, lists   a repository: the upstream's word about content
@@ -104,7 +105,7 @@ type UndecidedError struct {
 }
 
 func (e *UndecidedError) Error() string {
-	return e.Content + ": whether the client may have it cannot be told: " + e.Err.Error()
+	return e.Content + ": the mirror cannot determine whether the client may read it: " + e.Err.Error()
 }
 
 func (e *UndecidedError) Unwrap() error { return e.Err }
@@ -114,7 +115,7 @@ type standing uint8
 
 const (
 	unknownStanding standing = iota
-	inGrace                  // the verdict is old, and counts while the upstream is away
+	inGrace                  // the verdict is old, and counts while the upstream is unavailable
 	inForce
 )
 
@@ -171,7 +172,7 @@ func (n *Namespace) standsIn(ctx context.Context, repo storage.RepoID, kind proo
 	return away && n.standing(ctx, repo, kind) != unknownStanding
 }
 
-// undecided returns the failure of a lookup as a client gets it. While the upstream is away,
+// undecided returns the failure of a lookup as a client gets it. While the upstream is unavailable,
 // a client whose right it has not confirmed gets one answer, whether the content is cached or
 // not.
 func (n *Namespace) undecided(ctx context.Context, repo storage.RepoID, kind proof, content string, failure error) error {
@@ -255,8 +256,11 @@ func (n *Namespace) stored(ctx context.Context, manifest digest.Digest) []byte {
 		return nil
 	}
 	defer obj.Content.Close()
-	body, err := oci.ReadManifest(obj.Content, maxListing)
-	if err != nil {
+	if obj.Size > maxListing {
+		return nil
+	}
+	body := make([]byte, obj.Size) // a reader of an unknown length would take three times as much
+	if _, err := io.ReadFull(obj.Content, body); err != nil {
 		return nil
 	}
 	return body

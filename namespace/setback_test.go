@@ -290,7 +290,7 @@ func TestClassOfSetbackInChain(t *testing.T) {
 }
 
 // A retry that hangs stands for the upstream during two seconds. Then the next client asks
-// anew, and sees that the upstream is back.
+// again, and sees that the upstream is back.
 func TestRetryThatHangs(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")

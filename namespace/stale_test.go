@@ -142,7 +142,7 @@ func TestFailingStoreOfManifests(t *testing.T) {
 	})
 }
 
-// TestEvictedContent is fetched anew, and its tag with it.
+// TestEvictedContent is fetched again, and its tag with it.
 func TestEvictedContent(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		r := m.registry("up.example")

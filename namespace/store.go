@@ -15,7 +15,7 @@ import (
 
 // keep stores a manifest that repo's upstream has just delivered, and records that
 // repo may serve it and that tag, if it is not empty, names it. It reports whether
-// the manifest is stored; if not, it is served all the same. Clients wait for
+// the manifest is stored; if not, it is served anyway. Clients wait for
 // keep, so if room has to be made first, a job of the pool stores the manifest.
 func (c *Cache) keep(ctx context.Context, repo storage.RepoID, tag string, m *oci.Manifest) bool {
 	desc, says := m.Descriptor, seen{desc: m.Descriptor, at: time.Now(), stored: true, fallback: m.Fallback}
@@ -50,7 +50,7 @@ func (s storing) String() string {
 	return fmt.Sprintf("store %s of %s:%s", s.digest, s.repo, s.tag)
 }
 
-// put stores a small content of a repository block that has been verified, in a spool
+// put stores a small blob of a repository block that has been verified, in a spool
 // from create.
 func (c *Cache) put(ctx context.Context, create func(block string, size int64) (*spool.Spool, error), block string, dgst digest.Digest, body []byte) error {
 	s, err := create(block, int64(len(body)))

@@ -123,7 +123,7 @@ func (b *tagBook) Drop(ctx context.Context, repo storage.RepoID, tag string) err
 	return nil
 }
 
-// leave notes in the history of a tag the manifest that it names no more.
+// leave notes, in the history of a tag, the manifest that the tag no longer names.
 func (b *tagBook) leave(ctx context.Context, repo storage.RepoID, tag string, known catalog.Tag) {
 	named := catalog.Named{Digest: known.Descriptor.Digest, First: known.Since, Last: known.Checked}
 	recorded(b.health, b.catalog.AddHistory(ctx, repo, tag, named), repo, "tag", tag)

@@ -22,7 +22,7 @@ const maxRetries = 3
 
 // errNotStored says that content came from an upstream and is not in the store. The
 // health of the store has logged the reason.
-var errNotStored = errors.New("came from the upstream but could not be stored. Check the log for the reason, and the size of the store")
+var errNotStored = errors.New("was fetched from the upstream but could not be stored. Check the log for the reason, and the size of the store")
 
 // Images returns the images to keep warm: none while the namespace is offline.
 func (n *Namespace) Images() []keepwarm.Image {
@@ -134,7 +134,7 @@ func (n *Namespace) arrivedWhole(ctx context.Context, desc ocispec.Descriptor) e
 	return checkSize(desc, info.Size)
 }
 
-// markNotFound marks a registry's word that it does not have a content.
+// markNotFound marks a registry's word that it does not have a blob.
 func markNotFound(err error) error {
 	if errors.Is(upstream.Doubt(err), upstream.ErrNotFound) {
 		return warm.NotFound(err)
@@ -144,7 +144,7 @@ func markNotFound(err error) error {
 
 func checkSize(desc ocispec.Descriptor, size int64) error {
 	if desc.Size != size {
-		return fmt.Errorf("has %d bytes, and %d where it is named", size, desc.Size)
+		return fmt.Errorf("has %d bytes, but %d where it is listed", size, desc.Size)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ const (
 	// maxErrorBody bounds how much of an error's body is read, in bytes. Real
 	// documents have a few hundred.
 	maxErrorBody = 64 << 10
-	// maxMessage and maxCode bound, in bytes, the words of a stranger that reach
+	// maxMessage and maxCode bound, in bytes, the untrusted text that reaches
 	// logs and headers. 300 bytes are about three sentences.
 	maxMessage = 300
 	maxCode    = 64
@@ -52,7 +52,7 @@ func ReadError(r io.Reader) (code, message string) {
 	if json.Unmarshal(body, &document) == nil && len(document.Errors) > 0 {
 		told := document.Errors[0]
 		for _, e := range document.Errors {
-			_ = json.Unmarshal(e.Code, &code) // stays as it is if it is no string
+			_ = json.Unmarshal(e.Code, &code) // stays as it is if it is not a string
 			if code = cleanCode(code); code != "" {
 				told = e
 				break

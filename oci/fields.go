@@ -56,7 +56,7 @@ func endOfValue(text []byte) int {
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
 		case quoted && c == '\\':
-			i++ // the next character is no quote
+			i++ // the next character is not a quote
 		case c == '"':
 			quoted = !quoted
 		case quoted:

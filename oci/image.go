@@ -25,13 +25,13 @@ func ParseImage(text string) (Image, error) {
 	}
 	switch {
 	case image.Name == "" && digested:
-		return Image{}, fmt.Errorf(`%q has a digest and no name; write one like "org/app@sha256:..."`, text)
+		return Image{}, fmt.Errorf(`%q has a digest but no name; write one like "org/app@sha256:..."`, text)
 	case !ValidName(image.Name):
-		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its name takes lower-case letters, digits, and . _ - between them`, text)
+		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its name may have lower-case letters, digits, and . _ - between them`, text)
 	case !isTag(image.Reference.Tag()):
-		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its tag takes 128 letters, digits, and . _ -`, text)
+		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its tag may have up to 128 letters, digits, and . _ -`, text)
 	case digested && !isDigest(dgst):
-		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its digest is none of sha256 or sha512`, text)
+		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its digest is neither sha256 nor sha512`, text)
 	case digested:
 		image.Reference = ByDigest(digest.Digest(dgst))
 	}

@@ -20,7 +20,7 @@ import (
 const maxTags = 100_000
 
 // ReadTags reads one page of a repository's tags (distribution-spec, "Listing Tags"). It
-// leaves out strings that are no tags, and returns an error if there are more than
+// leaves out strings that are not tags, and returns an error if there are more than
 // 100,000. Other fields of the document do not matter, such as the manifests that
 // Google's registries list.
 func ReadTags(r io.Reader) ([]string, error) {
@@ -49,12 +49,12 @@ func ReadTags(r io.Reader) ([]string, error) {
 	return tags, nil
 }
 
-// ErrNoIndex says that a text is no index, but for example a web page or an image.
+// ErrNoIndex says that a text is not an index, but for example a web page or an image.
 var ErrNoIndex = errors.New("the answer is not an index")
 
 // ReadIndex reads an index, such as a list of referrers (distribution-spec, "Listing
 // Referrers"). It returns its manifests without those that are not valid, as
-// [References] does, and its media type as [ManifestType] does, or "" if nothing tells
+// [References] does, and its media type as [ManifestType] does, or "" if nothing says
 // it. It returns an error that matches ErrNoIndex if the text is something else. An
 // index that is broken off, or has more than 10,000 manifests, is a failure of another
 // kind.
@@ -112,7 +112,7 @@ type listReader struct {
 	decoder *json.Decoder
 }
 
-// newListReader returns a reader of an object of at most so many values.
+// newListReader returns a reader of an object of at most that many values.
 func newListReader(r io.Reader, values int) *listReader {
 	text := bufio.NewReader(r)
 	return &listReader{text, json.NewDecoder(&shapeReader{r: text, shape: shape{values: values, element: maxElement, blanks: maxBlanks}})}
@@ -143,7 +143,7 @@ func (l *listReader) members(read func(name string) error) error {
 	}
 	switch _, err := l.decoder.Token(); {
 	case err == nil:
-		return errors.New("there is more after the object")
+		return errors.New("there is data after the object")
 	case errors.Is(err, io.EOF):
 		return nil
 	default:
@@ -167,13 +167,13 @@ func (l *listReader) inside(read func(name string) error) error {
 }
 
 // elements calls read for each element of a list, which it has to read, and returns an
-// error if there are more than so many. It reports false for null, which is no list.
+// error if there are more than that many. It reports false for null, which is not a list.
 func (l *listReader) elements(most int, kind string, read func() error) (isList bool, err error) {
 	switch token, err := l.decoder.Token(); {
 	case err != nil, token == nil:
 		return false, err
 	case token != json.Delim('['):
-		return false, &json.UnmarshalTypeError{Value: "another value than a list", Type: reflect.TypeFor[[]struct{}]()}
+		return false, &json.UnmarshalTypeError{Value: "a value that is not a list", Type: reflect.TypeFor[[]struct{}]()}
 	}
 	for n := 0; l.decoder.More(); n++ {
 		if n == most {

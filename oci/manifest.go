@@ -31,7 +31,7 @@ var (
 	// ErrSchema1 says that a manifest is one of Docker schema 1, whose layers are
 	// not addressed as OCI does it.
 	ErrSchema1 = errors.New("manifests of Docker schema 1 are not served")
-	// ErrNoType says that a JSON object is no manifest that can be served: it lacks the
+	// ErrNoType says that a JSON object is not a manifest that can be served: it lacks the
 	// fields of a manifest, or a media type, without which no client could read it.
 	ErrNoType = errors.New("it lacks schemaVersion 2, the fields of an image or an index, or a media type")
 )
@@ -57,12 +57,12 @@ func ReadManifest(r io.Reader, limit int64) ([]byte, error) {
 // ManifestType returns the media type of a manifest. The manifest's own mediaType
 // counts. If it has none, then contentType does, the header that came with it, if that
 // is a type of manifests; otherwise the fields of the manifest decide. It returns
-// ErrSchema1 for a Docker schema 1 manifest and another error if the body is no manifest
-// at all, or nothing tells its type.
+// ErrSchema1 for a Docker schema 1 manifest and another error if the body is not a manifest
+// at all, or nothing says its type.
 //
 // A manifest has schemaVersion 2, and the fields of an image or an index or a mediaType
 // of manifests (image-spec, "Image Manifest", "Image Index"). Artifact manifests, a draft
-// of the image-spec, have no schemaVersion. Other JSON objects are no manifests, whatever
+// of the image-spec, have no schemaVersion. Other JSON objects are not manifests, whatever
 // the header says: the answer of another kind of service must not reach clients.
 func ManifestType(body []byte, contentType string) (string, error) {
 	fields, err := Fields(TrimMark(body), typeFields()...)

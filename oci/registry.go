@@ -55,7 +55,7 @@ type Blob interface {
 	Size() int64
 	// Upstream is the host of the registry that sends it at the moment.
 	Upstream() string
-	// Reject tells the registry that the bytes do not match their digest. It
+	// Reject informs the registry that the bytes do not match their digest. It
 	// reports whether opening the blob again may bring better ones.
 	Reject() (elsewhere bool)
 }

@@ -7,7 +7,7 @@ import (
 
 // ErrNoRange says that a registry sends no part of a blob by itself: it ignores Range, or
 // it encodes the body.
-var ErrNoRange = errors.New("the registry sends whole blobs only")
+var ErrNoRange = errors.New("the registry only sends whole blobs")
 
 type sampleKey struct{}
 

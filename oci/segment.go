@@ -4,7 +4,7 @@ import "context"
 
 type segmentKey struct{}
 
-// WithSegment marks a call of [Registry.Blob] for a segment: a part of a blob that comes beside
+// WithSegment marks a call of [Registry.Blob] for a segment: a part of a blob that is fetched in parallel to
 // a stream of the same blob from a host, over a connection of its own. No other host is asked.
 // The call fails with [ErrNoRange] whatever the reason, since the other stream may go on.
 func WithSegment(ctx context.Context, host string) context.Context {
@@ -29,7 +29,7 @@ func IsSegment(ctx context.Context) bool {
 type Segmenter interface {
 	// Segments returns the number of streams; 1 is the usual stream alone.
 	Segments() int
-	// Single makes one stream the rule for a time, since the others are of no use. The reason
+	// Single makes one stream the rule for a while, since the others are of no use. The reason
 	// completes "a blob comes in one stream:".
 	Single(reason string)
 }

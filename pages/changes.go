@@ -86,7 +86,7 @@ type report struct {
 // checkUpstreams probes the upstreams. One check runs at a time.
 func (h *Handler) checkUpstreams(ctx context.Context, _ *http.Request) (string, error) {
 	if !h.report.running.TryLock() {
-		return "", &api.Failure{Status: http.StatusConflict, Message: "Another check is running. Wait until it has ended, then load the page of the upstreams again."}
+		return "", &api.Failure{Status: http.StatusConflict, Message: "Another check is running. Wait until it has ended, then load the page Upstreams again."}
 	}
 	defer h.report.running.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, checkLimit)

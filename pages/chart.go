@@ -62,7 +62,7 @@ func (c chart) draw(top float64, points []point) chart {
 	return c
 }
 
-// chartDays is how many days the API tells pulls of.
+// chartDays is for how many days the API has pulls.
 const chartDays = 30
 
 // pullsPerDay draws the pulls of the last 30 days.
@@ -77,7 +77,7 @@ func pullsPerDay(p api.PullsDocument) chart {
 		day := today.AddDate(0, 0, i-chartDays+1).Format(time.DateOnly)
 		points[i] = point{day, count(counts[day]), float64(counts[day])}
 	}
-	return chart{Title: "Pulls per day, the last 30 days", Head: "Day (UTC)", Unit: "Pulls", First: "30 days ago", Last: "today"}.draw(0, points)
+	return chart{Title: "Pulls per day, last 30 days", Head: "Day (UTC)", Unit: "Pulls", First: "30 days ago", Last: "today"}.draw(0, points)
 }
 
 // dayCharts draws the last 24 hours in quarters of an hour.
@@ -94,7 +94,7 @@ func dayCharts(curve []api.Point) []chart {
 		saved = append(saved, point{label, units.IEC(bytes), float64(bytes)})
 	}
 	return []chart{
-		chart{Title: "Hit ratio, the last 24 hours", Head: "Time (UTC)", Unit: "Hit ratio", Top: percent(1), First: "24 hours ago", Last: "now"}.draw(1, hits),
-		chart{Title: "Bytes saved, the last 24 hours", Head: "Time (UTC)", Unit: "Saved", First: "24 hours ago", Last: "now"}.draw(0, saved),
+		chart{Title: "Hit ratio, last 24 hours", Head: "Time (UTC)", Unit: "Hit ratio", Top: percent(1), First: "24 hours ago", Last: "now"}.draw(1, hits),
+		chart{Title: "Bytes saved, last 24 hours", Head: "Time (UTC)", Unit: "Saved", First: "24 hours ago", Last: "now"}.draw(0, saved),
 	}
 }

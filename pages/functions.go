@@ -45,7 +45,14 @@ var functions = template.FuncMap{
 	"field": func(name, label, value, kind string, longest int, example, hint, problem string, required bool) field {
 		return field{name, label, value, kind, longest, example, hint, problem, required}
 	},
+	// The text of an area is for one trial. No answer has it.
+	"area": func(name, label, example, hint, problem string, required bool) field {
+		return field{Name: name, Label: label, Longest: maxArea, Example: example, Hint: hint, Problem: problem, Required: required}
+	},
 }
+
+// maxArea bounds the text of an area, in characters. Certificates and keys have ASCII characters only.
+const maxArea = 64 << 10
 
 // field is a labelled field of a form, with its hint and the problem of its value.
 type field struct {
@@ -55,7 +62,7 @@ type field struct {
 	Required                 bool
 }
 
-// jobTable are jobs, with buttons for those who may change the cache.
+// jobTable are jobs, with buttons for clients that may change the cache.
 type jobTable struct {
 	Jobs      []jobRow
 	MayChange bool
@@ -165,19 +172,24 @@ func platformOf(value any) string {
 	return text
 }
 
-// maxShown is how many bytes of a stranger's text are shown.
+// maxShown is how many bytes of untrusted text are shown.
 const maxShown = 2000
 
-// cut returns the first bytes of a long text.
+// directions shows characters that change the direction of text: an isolate that a text leaves open
+// reaches beyond the element of the text (Unicode Standard Annex 9, section 3.3.2).
+var directions = strings.NewReplacer("\u202a", `\u202a`, "\u202b", `\u202b`, "\u202c", `\u202c`, "\u202d", `\u202d`, "\u202e", `\u202e`,
+	"\u2066", `\u2066`, "\u2067", `\u2067`, "\u2068", `\u2068`, "\u2069", `\u2069`)
+
+// cut returns the first bytes of a long text of a stranger.
 func cut(text string) string {
 	if len(text) <= maxShown {
-		return text
+		return directions.Replace(text)
 	}
 	end := maxShown
 	for end > 0 && !utf8.RuneStart(text[end]) {
 		end--
 	}
-	return text[:end] + fmt.Sprintf(" … (%s in all)", units.IEC(int64(len(text))))
+	return directions.Replace(text[:end]) + fmt.Sprintf(" … (%s in all)", units.IEC(int64(len(text))))
 }
 
 // plural returns a number with its noun: 1 tag, 2 tags.

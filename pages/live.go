@@ -16,11 +16,15 @@ const (
 	// Events is the type of a stream of events, which EventSource of browsers accepts only.
 	Events = "text/event-stream"
 	// maxStreams bounds the pages that are followed. Hidden pages follow nothing, and pages that find
-	// no place are loaded anew now and then.
+	// no place are loaded again from time to time.
 	maxStreams = 64
 	// livePause is the time between two looks at a page that is followed.
 	livePause = time.Second
 )
+
+// livePages are the paths of the pages that have live parts. Others are not followed: each look
+// builds the page again.
+var livePages = map[string]bool{"/": true, "/activity": true}
 
 // part is a live part of a page as it is now, the data of an event.
 type part struct {
@@ -29,7 +33,7 @@ type part struct {
 }
 
 // livePart finds the live parts of a page. The templates have no section in a live part, and
-// escape the texts of strangers, so that none looks like the end of one.
+// escape untrusted text, so that none looks like the end of one.
 var livePart = regexp.MustCompile(`(?s)<section id="([a-z]+)" data-live[^>]*>(.*?)</section>`)
 
 // partsOf returns the live parts of a page.
@@ -46,7 +50,7 @@ func (h *Handler) follow(w http.ResponseWriter, r *http.Request, show view) {
 	case h.streams <- struct{}{}:
 		defer func() { <-h.streams }()
 	default:
-		h.fail(w, r, &api.Failure{Status: http.StatusServiceUnavailable, Message: "as many pages are followed as may be"})
+		h.fail(w, r, &api.Failure{Status: http.StatusServiceUnavailable, Message: "too many pages follow the mirror"})
 		return
 	}
 	ctx, cancel := h.opts.API.Streaming(r.Context())

@@ -22,6 +22,7 @@ func TestLiveParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	live := 0
+	var withParts []string
 	for _, entry := range entries {
 		text, err := templateFiles.ReadFile("templates/" + entry.Name())
 		if err != nil {
@@ -29,6 +30,9 @@ func TestLiveParts(t *testing.T) {
 		}
 		parts := partsOf(text)
 		live += len(parts)
+		if len(parts) > 0 {
+			withParts = append(withParts, entry.Name())
+		}
 		if n := strings.Count(string(text), "data-live"); n != len(parts) {
 			t.Errorf("%s has %d live parts, and %d are found", entry.Name(), n, len(parts))
 		}
@@ -43,6 +47,9 @@ func TestLiveParts(t *testing.T) {
 	}
 	if live == 0 {
 		t.Error("no template has live parts")
+	}
+	if want := []string{"activity.html", "overview.html"}; !slices.Equal(withParts, want) || !livePages["/"] || !livePages["/activity"] || len(livePages) != len(want) {
+		t.Errorf("%q have live parts, and %v are followed", withParts, livePages)
 	}
 	got := partsOf([]byte(`<section id="a" data-live aria-live="polite">x &lt;/section&gt;` + "\n" + `y</section><section id="b">z</section><section id="c" data-live></section>`))
 	if want := []part{{"a", "x &lt;/section&gt;\ny"}, {"c", ""}}; !slices.Equal(got, want) {
@@ -65,7 +72,24 @@ func TestFollowedPagesAreBounded(t *testing.T) {
 	}
 }
 
-// A page that is followed sends each part again when it has changed, and ends when it can be shown no more.
+// A page without live parts is not followed: its answer is the page.
+func TestOtherPagesAreNotFollowed(t *testing.T) {
+	documents := api.New(api.Options{Logger: slog.New(slog.DiscardHandler)})
+	defer documents.Close()
+	h := New(Options{API: documents, Name: func() string { return "x" }, MayChange: func(*http.Request) bool { return false }})
+	h.views["/image"] = func(context.Context, *http.Request) (page, error) {
+		return page{}, &api.Failure{Status: http.StatusNotFound, Message: "it is not cached"}
+	}
+	w := httptest.NewRecorder()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/image?name=app", nil)
+	r.Header.Set("Accept", Events)
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusNotFound || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") || len(h.streams) != 0 {
+		t.Errorf("%d %v", w.Code, w.Header())
+	}
+}
+
+// A page that is followed sends each part again when it has changed, and ends when it can no longer be shown.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		documents := api.New(api.Options{Logger: slog.New(slog.DiscardHandler)})

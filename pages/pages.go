@@ -125,6 +125,8 @@ func New(opts Options) *Handler {
 		"/warm":      h.warm,
 		"/cancel":    h.cancelJob,
 		"/upstreams": h.checkUpstreams,
+
+		"/remove-registry": h.removeRegistry,
 	}
 	return h
 }
@@ -149,8 +151,12 @@ func (h *Handler) Paths() []string {
 // lead to the mirror, and no page is in a frame.
 const policy = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// maxForm bounds the body of a form.
-const maxForm = 64 << 10
+const (
+	// maxForm bounds the body of a form.
+	maxForm = 64 << 10
+	// maxRegistryForm bounds the form of a registry, which may have two certificates and a key.
+	maxRegistryForm = 5 * maxForm
+)
 
 // ServeHTTP answers with a page, with a part of one, or with the way to the page that shows the
 // result of a change.
@@ -171,7 +177,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case change != nil && r.Method == http.MethodPost:
 		h.submit(w, r, change)
-	case show != nil && r.Method == http.MethodGet && r.Header.Get("Accept") == Events:
+	case show != nil && r.Method == http.MethodGet && r.Header.Get("Accept") == Events && livePages[r.URL.Path]:
 		h.follow(w, r, show)
 	case show != nil && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		h.show(w, r, show)
@@ -183,7 +189,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			allow += ", " + http.MethodPost
 		}
 		header.Set("Allow", allow)
-		h.fail(w, r, &api.Failure{Status: http.StatusMethodNotAllowed, Message: "This page has no method " + methodOf(r) + "."})
+		h.fail(w, r, &api.Failure{Status: http.StatusMethodNotAllowed, Message: "This page does not support " + methodOf(r) + "."})
 	}
 }
 
@@ -192,20 +198,23 @@ func methodOf(r *http.Request) string {
 	if slices.Contains([]string{"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}, r.Method) {
 		return r.Method
 	}
-	return "of that name"
+	return "this method"
 }
 
 func (h *Handler) show(w http.ResponseWriter, r *http.Request, show view) {
-	var made page
-	err := h.opts.API.Read(r.Context(), func(ctx context.Context) (err error) {
-		made, err = show(ctx, r)
+	var body []byte
+	err := h.opts.API.Read(r.Context(), func(ctx context.Context) error {
+		made, err := show(ctx, r)
+		if err == nil {
+			body = h.execute(r, made)
+		}
 		return err
 	})
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	h.render(w, r, http.StatusOK, made)
+	h.send(w, r, http.StatusOK, body)
 }
 
 // formOf returns what works on a POST to a path; nil if nothing does.
@@ -220,7 +229,11 @@ func (h *Handler) formOf(path string) form {
 }
 
 func (h *Handler) submit(w http.ResponseWriter, r *http.Request, form form) {
-	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	longest := int64(maxForm)
+	if r.URL.Path == "/add-registry" {
+		longest = maxRegistryForm
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, longest)
 	if err := r.ParseForm(); err != nil {
 		h.fail(w, r, &api.Failure{Status: http.StatusBadRequest, Message: "The form cannot be read. Load its page again."})
 		return
@@ -266,7 +279,16 @@ type frame struct {
 }
 
 func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, made page) {
-	body := h.execute(r, made)
+	h.send(w, r, status, h.execute(r, made))
+}
+
+func (h *Handler) send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	sent, err := h.opts.API.Sending(len(body))
+	if err != nil {
+		h.fail(w, r, err) // with a small page
+		return
+	}
+	defer sent()
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
@@ -292,7 +314,7 @@ var started = time.Now()
 func (h *Handler) asset(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		http.Error(w, "this file can only be read", http.StatusMethodNotAllowed)
+		http.Error(w, "this file is read-only", http.StatusMethodNotAllowed)
 		return
 	}
 	content, err := assetFiles.ReadFile(strings.TrimPrefix(path.Clean(r.URL.Path), "/"))
@@ -308,13 +330,13 @@ func (h *Handler) asset(w http.ResponseWriter, r *http.Request) {
 
 // notices are the results of changes by the parameter done.
 var notices = map[string]string{
-	"removed":    "The image was taken out of the cache. The next pull fetches it again.",
+	"removed":    "The image was removed from the cache. The next pull fetches it again.",
 	"unchanged":  "The upstream has the same image for this tag.",
-	"moved":      "The tag has moved at the upstream. The new image is cached as far as it has been pulled.",
+	"moved":      "The tag has moved at the upstream. The next pull fetches what is missing of the new image.",
 	"fetched":    "The tag was fetched.",
 	"pinned":     "The image is pinned.",
-	"unpinned":   "The image is not pinned any more.",
-	"warming":    "A job brings the image into the cache. It is in the list below.",
-	"cancelled":  "The job was cancelled. What has come stays in the cache.",
-	"not stored": "The upstream has the tag. It could not be stored.",
+	"unpinned":   "The image is no longer pinned.",
+	"warming":    "A job brings the image into the cache. It is listed below.",
+	"cancelled":  "The job was cancelled. Content that has arrived stays in the cache.",
+	"not stored": "The upstream has the tag, but it could not be stored.",
 }

@@ -28,7 +28,15 @@ type Registrar interface {
 	Conflicts(ctx context.Context, r Registry) ([]FieldProblem, error)
 	// Add writes a block into the configuration, and puts it in force.
 	Add(ctx context.Context, r Registry) error
+	// Added returns the blocks that Add has written.
+	Added(ctx context.Context) ([]AddedBlock, error)
+	// Remove removes a block that Add has written.
+	Remove(ctx context.Context, key string) error
 }
+
+// AddedBlock is a block that a page has written to a file. Its key is empty if the file was changed
+// by hand, and pages then leave it alone.
+type AddedBlock struct{ Key, URL, File string }
 
 // Registry is a block with one upstream, as the form describes it.
 type Registry struct {
@@ -38,11 +46,16 @@ type Registry struct {
 
 	Default     bool   // it serves the names without a block
 	Helper      string // the program that gives the password; "": none
-	Authority   bool   // the operator adds the file of an authority
-	Certificate bool   // the operator adds the files of a certificate
+	Authority   bool   // of the registry's certificate; the block names its file
+	Certificate bool   // of the mirror; the block names its files
+
+	// Untried says that the block is only shown: the form has no password and no certificates.
+	Untried bool
+	// Certificates and a key in PEM form, for the trial alone. No page shows them again.
+	AuthorityPEM, CertificatePEM, KeyPEM string
 }
 
-// byHand reports whether the operator has to complete the block in a file.
+// byHand reports whether only the operator can write the block.
 func (r Registry) byHand() bool { return r.Helper != "" || r.Authority || r.Certificate }
 
 // FieldProblem is a mistake in a field of the form.
@@ -53,15 +66,16 @@ type FieldProblem struct {
 
 // kind is a kind of registry with its own form.
 type kind struct {
-	ID, Title, Note string
-	Registry               // the values of the form
-	Fixed           bool   // Key and URL are not asked for
-	Login           bool   // a username and a password are asked for
-	NeedsLogin      bool   // they are required
-	UserHint        string // about the username
-	PasswordHint    string
-	KeyExample      string
-	URLExample      string
+	ID, Title, Note   string
+	Registry                 // the values of the form
+	Fixed             bool   // Key and URL are not asked for
+	Login             bool   // a username and a password are asked for
+	NeedsLogin        bool   // they are required
+	UserHint          string // about the username
+	PasswordHint      string
+	KeyExample        string
+	URLExample        string
+	AuthorityOptional bool // an authority is not required
 }
 
 // kinds are all of them. The first one is shown first.
@@ -69,8 +83,8 @@ var kinds = []kind{
 	{
 		ID: "docker.io", Title: "Docker Hub", Fixed: true, Login: true,
 		Registry: Registry{Key: "docker.io", URL: "https://registry-1.docker.io", Default: true},
-		Note:     "An account raises the limit of pulls, and reads its private images.",
-		UserHint: "Your Docker ID.", PasswordHint: "A personal access token with the right to read.",
+		Note:     "An account raises the limit of pulls and gives access to its private images.",
+		UserHint: "Your Docker ID.", PasswordHint: "A personal access token that may read.",
 	},
 	{
 		ID: "ghcr.io", Title: "GitHub (ghcr.io)", Fixed: true, Login: true,
@@ -87,14 +101,14 @@ var kinds = []kind{
 	{
 		ID: "gitlab", Title: "GitLab", Login: true,
 		Registry:   Registry{Key: "registry.gitlab.com", URL: "https://registry.gitlab.com"},
-		Note:       "GitLab.com, or a GitLab of your own. Public images need no login.",
+		Note:       "GitLab.com or your own GitLab. Public images need no login.",
 		KeyExample: "registry.gitlab.com", URLExample: "https://registry.gitlab.com",
 		UserHint: "The name of a deploy token.", PasswordHint: "The deploy token, with read_registry.",
 	},
 	{
 		ID: "ecr", Title: "Amazon ECR",
 		Registry:   Registry{Helper: "ecr-login"},
-		Note:       "Passwords of ECR end after twelve hours, so a credential helper gets them with the rights of the mirror's machine.",
+		Note:       "Passwords of ECR expire after twelve hours, so the credential helper docker-credential-ecr-login gets them, with the rights of the mirror's machine. The test runs it too.",
 		KeyExample: "123456789012.dkr.ecr.eu-central-1.amazonaws.com", URLExample: "https://123456789012.dkr.ecr.eu-central-1.amazonaws.com",
 	},
 	{
@@ -115,16 +129,17 @@ var kinds = []kind{
 		KeyExample: "registry.example.com", URLExample: "https://registry.example.com",
 	},
 	{
-		ID: "private-ca", Title: "Another registry, with an authority of your own", Login: true,
+		ID: "private-ca", Title: "Another registry, with your own certificate authority", Login: true,
 		Registry:   Registry{Authority: true},
-		Note:       "For a registry whose certificate no public authority has signed.",
+		Note:       "For a registry whose certificate is not signed by a public authority.",
 		KeyExample: "registry.example.com", URLExample: "https://registry.example.com",
 	},
 	{
 		ID: "mtls", Title: "Another registry, with a client certificate", Login: true,
-		Registry:   Registry{Authority: true, Certificate: true},
-		Note:       "For a registry that asks the mirror for a certificate. Remove the line of the authority if that is a public one.",
-		KeyExample: "registry.example.com", URLExample: "https://registry.example.com",
+		Registry:          Registry{Authority: true, Certificate: true},
+		Note:              "For a registry that requires a client certificate. Leave out the authority if a public one has signed the certificate of the registry.",
+		AuthorityOptional: true,
+		KeyExample:        "registry.example.com", URLExample: "https://registry.example.com",
 	},
 }
 
@@ -160,30 +175,40 @@ type registryForm struct {
 	Unadded  bool   // the trial has failed, so the block was not added
 	Added    string // key of a block that is in force
 	Missing  string // key of a block that is not
+	Removed  string // key of a block whose file was removed
+	Blocks   []AddedBlock
 	Host     string // of the mirror
 }
 
 // addRegistry shows the form of a kind of registry.
 func (h *Handler) addRegistry(ctx context.Context, r *http.Request) (page, error) {
 	if !h.opts.MayChange(r) {
-		return page{}, &api.Failure{Status: http.StatusForbidden, Message: "Only those may add registries who may change what is cached, and know of all blocks"}
+		return page{}, &api.Failure{Status: http.StatusForbidden, Message: "Only clients that may change the cache and see all blocks may add registries"}
 	}
 	one := kindOf(r.URL.Query().Get("kind"))
 	if err := h.opts.Registrar.Permit(ctx); err != nil {
 		return page{}, err
 	}
-	values := registryForm{Values: one.Registry, Host: r.Host}
+	values := registryForm{Values: one.Registry, Host: r.Host, Removed: r.URL.Query().Get("removed")}
 	if added := r.URL.Query().Get("added"); slices.Contains(h.opts.Blocks(ctx), added) {
 		values.Added = added
 	} else {
 		values.Missing = added
 	}
-	return h.formPage(one, values), nil
+	return h.formPage(ctx, one, values)
 }
 
-func (h *Handler) formPage(k kind, values registryForm) page {
+func (h *Handler) formPage(ctx context.Context, k kind, values registryForm) (page, error) {
 	values.Kinds, values.Kind, values.ByHand, values.Writes = kinds, k, k.byHand(), h.opts.Registrar.Writes()
-	return page{"Add a registry", "registry", values}
+	var err error
+	values.Blocks, err = h.opts.Registrar.Added(ctx)
+	return page{"Add a registry", "registry", values}, err
+}
+
+// removeRegistry removes a block that this page has added.
+func (h *Handler) removeRegistry(ctx context.Context, r *http.Request) (string, error) {
+	key := r.PostForm.Get("key")
+	return link("/add-registry", "removed", key), h.opts.Registrar.Remove(ctx, key)
 }
 
 // submitRegistry makes the block of the form, and tries it. The block of a registry that works is
@@ -192,7 +217,7 @@ func (h *Handler) submitRegistry(ctx context.Context, r *http.Request) (page, st
 	one := kindOf(r.PostForm.Get("kind"))
 	described := one.read(r.PostForm)
 	values := registryForm{Values: described}
-	values.Values.Password = ""
+	values.Values.Password, values.Values.AuthorityPEM, values.Values.CertificatePEM, values.Values.KeyPEM = "", "", "", ""
 	if strings.Contains(described.URL, "@") { // it may hold a password
 		values.Values.URL = ""
 	}
@@ -204,20 +229,24 @@ func (h *Handler) submitRegistry(ctx context.Context, r *http.Request) (page, st
 	if err != nil {
 		return page{}, "", err
 	}
+	show := func() (page, string, error) {
+		made, err := h.formPage(ctx, one, values)
+		return made, "", err
+	}
 	if len(problems) > 0 {
 		values.Problems = one.atFields(problems)
-		return h.formPage(one, values), "", nil
+		return show()
 	}
 	values.Text = text
-	if one.byHand() {
-		return h.formPage(one, values), "", nil
+	if described.Untried {
+		return show()
 	}
 	values.Tried = true
 	if values.Results, err = h.try(ctx, described); err != nil {
 		return page{}, "", err
 	}
 	if values.Unadded = adds && !allWork(values.Results); values.Unadded || !adds {
-		return h.formPage(one, values), "", nil
+		return show()
 	}
 	return page{}, link("/add-registry", "kind", one.ID, "added", described.Key), h.opts.Registrar.Add(ctx, described)
 }
@@ -266,8 +295,16 @@ func (k kind) read(form url.Values) Registry {
 	if k.Login {
 		r.Username = strings.TrimSpace(form.Get("username"))
 	}
-	if k.Login && !k.byHand() {
+	r.Untried = k.byHand() && form.Get("action") == "show"
+	if k.Login && !r.Untried {
 		r.Password = form.Get("password")
+	}
+	if k.Authority && !r.Untried {
+		r.AuthorityPEM = form.Get("authority")
+		r.Authority = !k.AuthorityOptional || r.AuthorityPEM != ""
+	}
+	if k.Certificate && !r.Untried {
+		r.CertificatePEM, r.KeyPEM = form.Get("certificate"), form.Get("private_key")
 	}
 	r.Image = strings.TrimSpace(form.Get("image"))
 	return r
@@ -288,7 +325,7 @@ func (h *Handler) try(ctx context.Context, r Registry) ([]check.Result, error) {
 	case h.trials <- struct{}{}:
 		defer func() { <-h.trials }()
 	default:
-		return nil, &api.Failure{Status: http.StatusConflict, Message: "Other registries are being tried. Send the form again in some seconds"}
+		return nil, &api.Failure{Status: http.StatusConflict, Message: "Other registries are being tested. Send the form again in a few seconds"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, trialLimit)
 	defer cancel()

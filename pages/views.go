@@ -5,8 +5,11 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weirhq/weir/api"
 	"github.com/weirhq/weir/clientconfig"
@@ -120,42 +123,61 @@ func (h *Handler) repositories(ctx context.Context, r *http.Request) (page, erro
 	return page{"Repositories", "repositories", values}, err
 }
 
-// sentence returns a message as a sentence of its own.
+// plainWord is a word that a sentence can begin with as a capitalized one. Keys, paths, addresses and
+// names such as registry-mirrors have other characters.
+var plainWord = regexp.MustCompile(`^([a-z]+)('s|[,:;])?(\s|$)`)
+
+// sentence returns a message as a sentence of its own. It keeps a key, such as ui.edit_dir, and the
+// name of a client, such as containerd, as they are.
 func sentence(text string) string {
 	if text == "" {
 		return ""
 	}
-	return strings.ToUpper(text[:1]) + text[1:] + "."
+	if word := plainWord.FindStringSubmatch(text); word != nil && !slices.Contains(clientconfig.Clients(), word[1]) {
+		text = strings.ToUpper(text[:1]) + text[1:]
+	}
+	if strings.Contains(text, "\n") { // it ends with lines of a file
+		return text
+	}
+	return text + "."
 }
 
 // tagRow is a tag in the list of a repository.
 type tagRow struct {
 	api.TagDocument
 
-	Gone bool // since the list was read
+	Size int64 // 0 if it is not known
+	Gone bool  // since the list was read
 }
 
 func (h *Handler) repository(ctx context.Context, r *http.Request) (page, error) {
 	name := r.URL.Query().Get("name")
-	known, err := h.opts.API.Repository(ctx, name)
-	if err != nil {
-		return page{}, err
-	}
-	tags, err := h.opts.API.Tags(ctx, name, 50, r.URL.Query().Get("last"))
-	if err != nil {
+	var known api.RepositoryDocument
+	var tags api.TagsDocument
+	// The records of a large repository are read for a tenth of a second.
+	reads, readCtx := errgroup.WithContext(ctx)
+	reads.Go(func() (err error) {
+		known, err = h.opts.API.Repository(readCtx, name)
+		return err
+	})
+	reads.Go(func() (err error) {
+		tags, err = h.opts.API.Tags(readCtx, name, api.TagsQuery{N: 50, Last: r.URL.Query().Get("last"), Sizes: true, Soon: true})
+		return err
+	})
+	if err := reads.Wait(); err != nil {
 		return page{}, err
 	}
 	rows := make([]tagRow, 0, len(tags.Tags))
 	for _, tag := range tags.Tags {
 		one, err := h.opts.API.Tag(ctx, name, tag)
 		if told, ok := errors.AsType[*api.Failure](err); ok && told.Status == http.StatusNotFound {
-			rows = append(rows, tagRow{api.TagDocument{Name: name, Tag: tag}, true})
+			rows = append(rows, tagRow{TagDocument: api.TagDocument{Name: name, Tag: tag}, Gone: true})
 			continue
 		}
 		if err != nil {
 			return page{}, err
 		}
-		rows = append(rows, tagRow{one, false})
+		rows = append(rows, tagRow{TagDocument: one, Size: tags.Sizes[tag]})
 	}
 	return page{known.Name, "repository", struct {
 		api.RepositoryDocument
@@ -217,7 +239,7 @@ func (h *Handler) image(ctx context.Context, r *http.Request) (page, error) {
 	return page{values.Image, "image", values}, nil
 }
 
-// platformsOf returns the platforms of an index, without the manifests that are no images, such as
+// platformsOf returns the platforms of an index, without the manifests that are not images, such as
 // attestations.
 func platformsOf(m api.ManifestDocument) (texts []string) {
 	for _, one := range m.Manifests {

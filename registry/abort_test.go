@@ -94,7 +94,7 @@ func TestPanic(t *testing.T) {
 	wantStatus(t, m.do("GET", path), 200)
 
 	text := m.log.String()
-	for _, want := range []string{"a bug", "abort_test.go", "please report"} {
+	for _, want := range []string{"a bug", "abort_test.go", "Please report"} {
 		if strings.Count(text, want) < 2 {
 			t.Errorf("the log does not say %q twice", want)
 		}

@@ -47,14 +47,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &transaction{reply: reply.Writer{ResponseWriter: w}}
 	e, answer := &x.entry, &x.reply
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		// No handler reads a body. Unless the connection is given up, the
+		// No handler reads a body. Unless the connection is abandoned, the
 		// server would wait for it before it sends the answer.
 		w.Header().Set("Connection", "close")
 	}
 	defer func() {
 		failure := recover()
 		if failure != nil && failure != http.ErrAbortHandler {
-			h.opts.Logger.Error("a handler panicked; this is a bug of the mirror, please report it with this stack",
+			h.opts.Logger.Error("a handler panicked. This is a bug in the mirror. Please report it with this stack",
 				"method", printable.Method(r), "path", printable.Path(r), "panic", failure, "stack", string(debug.Stack()))
 			// Nothing was sent yet, so the client can still get a proper answer.
 			if answer.Status == 0 && answer.Written == 0 {
@@ -80,7 +80,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.api(answer, r, x)
 }
 
-// warmAgent begins the User-Agent of weir warm, which is no client that wants an image.
+// warmAgent begins the User-Agent of weir warm, which is not a client that wants an image.
 const warmAgent = "weir-warm/"
 
 // countPull counts a request that got a whole manifest.
@@ -107,7 +107,7 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	level := slog.LevelInfo
 	denied, _ := errors.AsType[*access.DeniedError](e.err)
 	switch {
-	// A rule that cannot be evaluated, or a webhook that is away, refuses requests that
+	// A rule that cannot be evaluated, or a webhook that is unavailable, refuses requests that
 	// the operator may have meant to permit.
 	case s.status >= http.StatusInternalServerError, denied != nil && denied.Cause != nil:
 		level = slog.LevelWarn
@@ -121,7 +121,7 @@ func (h *Handler) logAndCount(r *http.Request, e *entry, s served) {
 	}
 }
 
-// remember keeps a request for those who look at the last ones. Pings come all the time, and get no content.
+// remember keeps a request for the list of the last ones. Pings are frequent and get no content.
 func (h *Handler) remember(r *http.Request, e *entry, s served) {
 	if h.opts.Recent == nil || e.op == OpPing {
 		return

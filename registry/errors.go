@@ -46,7 +46,7 @@ var errClientGone = &Error{Status: 499, Code: "UNKNOWN", Message: "the client ha
 // dozen verifications have ended by then.
 const loginRetry = 2 * time.Second
 
-// issuerRetry is the time after which an issuer of tokens that was away is asked again.
+// issuerRetry is the time after which an issuer of tokens that was unavailable is asked again.
 const issuerRetry = 10 * time.Second
 
 // undecidedRetry is about the time of a registry's restart.
@@ -57,12 +57,12 @@ var errInternal = &Error{
 	Message: "internal error; the mirror's log has the details",
 }
 
-// errMethod answers a method that is no read and no write of the distribution API,
+// errMethod answers a method that is neither a read nor a write of the distribution API,
 // such as OPTIONS, and a write to a path that names no repository. Methods are case
 // sensitive (RFC 9110 section 9.1).
 var errMethod = &Error{
 	Status: http.StatusMethodNotAllowed, Code: "UNSUPPORTED",
-	Message: "the mirror answers GET and HEAD only",
+	Message: "the mirror only answers GET and HEAD",
 }
 
 // busyRetryAfter lets the lookups that wait end first, most of which take a round trip.
@@ -104,7 +104,7 @@ func (h *Handler) toWire(e *entry, err error) *Error {
 	// The process has too many open files, for example. Content is not missing, and a
 	// retry may find it.
 	case shortage.Of(err) != nil:
-		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror's machine lacks open files or memory at the moment. Check the log of the mirror", RetryAfter: time.Second}
+		return &Error{Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", Message: "the mirror's machine is short of open files or memory at the moment. Check the log of the mirror", RetryAfter: time.Second}
 	default:
 		return errInternal
 	}
@@ -118,7 +118,7 @@ func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 	switch err.Class {
 	case upstream.ClassNotFound:
 		wire.Status, wire.Code = http.StatusNotFound, unknown(e.op)
-		// The upstream's code is more exact: it tells a missing repository from a
+		// The upstream's code is more exact: it distinguishes a missing repository from a
 		// missing tag. Codes of its own invention are not passed on.
 		switch err.Code {
 		case "MANIFEST_UNKNOWN", "BLOB_UNKNOWN", "NAME_UNKNOWN":
@@ -131,12 +131,12 @@ func upstreamToWire(e *entry, err *upstream.Error, message string) *Error {
 		wire.RetryAfter = max(err.RetryAfter, time.Second)
 	default:
 		wire.Status, wire.Code = http.StatusBadGateway, "UNAVAILABLE"
-		wire.RetryAfter = err.RetryAfter // an upstream in maintenance tells its end
+		wire.RetryAfter = err.RetryAfter // an upstream in maintenance announces its end
 		switch {
 		// 503, since this machine is short of something and not the upstream.
 		case err.Local():
 			wire.Status, wire.RetryAfter = http.StatusServiceUnavailable, time.Second
-		// 504 tells clients and proxies that the mirror itself is fine.
+		// 504 shows clients and proxies that the mirror itself is fine.
 		case err.Timeout():
 			wire.Status = http.StatusGatewayTimeout
 		case err.Loop(): // passed on to the mirror or client at which it began

@@ -8,7 +8,7 @@ import (
 	"github.com/weirhq/weir/internal/reply"
 )
 
-// following is the writer of a content that is still being downloaded. It makes
+// following is the writer of a blob that is still being downloaded. It makes
 // http.ServeContent hand the whole copy to the content.
 type following struct {
 	http.ResponseWriter

@@ -47,7 +47,7 @@ func FuzzRanges(f *testing.F) {
 	})
 }
 
-// sentIn returns how many bytes of a content an answer has, and in how many parts.
+// sentIn returns how many bytes of a blob an answer has, and in how many parts.
 func sentIn(t *testing.T, answer *http.Response) (bytes, parts int) {
 	t.Helper()
 	mediaType, params, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))

@@ -115,7 +115,7 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 // nameOf returns the name by which clients pull a repository. It returns "" if that
 // name leads to none, since its namespace is no longer configured, or to another one:
 // {ghcr.io, acme/app} is not pulled as ghcr.io/acme/app if there is a ghcr.io/acme. So it
-// does for a repository whose upstream decides who may know of it.
+// does for a repository whose upstream decides which clients may see it.
 func nameOf(table *namespace.Table, repo storage.RepoID) string {
 	ns, name, err := table.Resolve("", repo.String())
 	if err != nil || (storage.RepoID{Namespace: ns.Key(), Name: name}) != repo {
@@ -146,7 +146,7 @@ func seenNames(ctx context.Context, names []catalogName, last string, n int, v v
 		return page, false
 	}
 	for _, candidate := range names[start:] {
-		// A name that is not decided about is not told.
+		// A name without a decision is not listed.
 		if ctx.Err() != nil || !v.sees(ctx, candidate.repo) {
 			continue
 		}

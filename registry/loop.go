@@ -10,7 +10,7 @@ import (
 )
 
 // LoopError says that a request has come back to the mirror that sent it, or has
-// passed so many mirrors that it must be in a loop.
+// passed that many mirrors that it must be in a loop.
 type LoopError struct {
 	Namespace string // key of the namespace whose upstream leads back; "" if it is not known
 	Passed    int    // mirrors
@@ -35,7 +35,7 @@ func (h *Handler) endLoop(trail via.Trail, host string, req Request, table *name
 		return nil
 	case h.opts.ID != "" && slices.Contains(trail, h.opts.ID):
 		loop := &LoopError{Passed: len(trail)}
-		// The sender is not identified yet, and may be a stranger who has the ID from an
+		// The sender is not identified yet, and may be a client that has the ID from an
 		// earlier answer. Then the mirror or client at which the loop began has to find the
 		// block, by its own request.
 		if h.opts.Access == nil || h.opts.Access.Load().Open() {

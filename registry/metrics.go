@@ -30,7 +30,7 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weir_requests_total", Help: "Requests of clients, by the part of the cache in the answer.",
+			Name: "weir_requests_total", Help: "Requests of clients, by the role of the cache in the answer.",
 		}, []string{"namespace", "operation", "status", "cache"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "weir_request_duration_seconds", Help: "Time from a client's request to the end of its answer.",
@@ -41,11 +41,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"namespace", "cache"}),
 		stale: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_stale_answers_total",
-			Help: "Answers that came from the cache since the upstream failed, by how it did: unavailable, rate_limited, denied or not_found; or busy, since the mirror had too many lookups to ask it.",
+			Help: "Answers that came from the cache because the upstream failed, by failure: unavailable, rate_limited, denied or not_found; or busy, because the mirror had too many lookups to ask it.",
 		}, []string{"namespace", "reason"}),
 		aborted: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_requests_aborted_total",
-			Help: "Answers that were broken off after they had begun, since the content could not be delivered whole. Their status is that of the beginning.",
+			Help: "Answers that were cut off after they had begun, because the content could not be delivered completely. Their status is the one that was sent at the beginning.",
 		}, []string{"namespace"}),
 	}
 	r.MustRegister(m.requests, m.duration, m.bytes, m.stale, m.aborted)

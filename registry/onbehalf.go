@@ -175,7 +175,7 @@ func (h *Handler) challenged(r *http.Request, req Request, ns *namespace.Namespa
 func (h *Handler) notAccepted(r *http.Request, req Request, cause error) error {
 	return &quietError{cause: cause, told: &Error{
 		Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Challenge: h.bearer(r, req),
-		Message: "these credentials do not open this repository. Check the username, the password and the rights of the account",
+		Message: "these credentials do not give access to this repository. Check the username, the password and the rights of the account",
 	}}
 }
 

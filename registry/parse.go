@@ -232,7 +232,7 @@ func checkPage(query url.Values) error {
 	if last := query.Get("last"); len(last) > maxLast {
 		return &Error{
 			Status: http.StatusBadRequest, Code: "PAGINATION_NUMBER_INVALID",
-			Message: "last is longer than a name: " + strconv.Quote(cut(last)),
+			Message: "last is longer than any name: " + strconv.Quote(cut(last)),
 		}
 	}
 	n := query.Get("n")
@@ -242,7 +242,7 @@ func checkPage(query url.Values) error {
 	if v, err := strconv.Atoi(n); err != nil || v < 0 {
 		return &Error{
 			Status: http.StatusBadRequest, Code: "PAGINATION_NUMBER_INVALID",
-			Message: "n is not a number of names: " + strconv.Quote(cut(n)),
+			Message: "n is not a valid number of names: " + strconv.Quote(cut(n)),
 		}
 	}
 	return nil
@@ -316,7 +316,7 @@ func readContinuation(token string) (url.Values, error) {
 	}
 	return nil, &Error{
 		Status: http.StatusBadRequest, Code: "PAGINATION_NUMBER_INVALID",
-		Message: "no page that this mirror has linked to: " + strconv.Quote(cut(token)),
+		Message: "not a page that this mirror linked to: " + strconv.Quote(cut(token)),
 	}
 }
 
@@ -347,7 +347,7 @@ func invalidName(name string) error {
 func unknownTag(tag string) error {
 	return &Error{
 		Status: http.StatusNotFound, Code: "MANIFEST_UNKNOWN",
-		Message: "not a tag, nor a digest: " + strconv.Quote(cut(tag)),
+		Message: "neither a tag nor a digest: " + strconv.Quote(cut(tag)),
 	}
 }
 

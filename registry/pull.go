@@ -15,7 +15,7 @@ import (
 )
 
 // Cache-Control of answers (RFC 9111 section 5.2.2). Nothing that one client got of a locked
-// mirror answers another one from a shared cache: not all that tells clients apart is in
+// mirror answers another one from a shared cache: not everything that distinguishes clients is in
 // headers that a cache knows.
 const (
 	immutable     = "public, max-age=31536000, immutable" // content that is addressed by its digest
@@ -56,7 +56,7 @@ type pull struct {
 
 	manifestOf digest.Digest // of the answer; empty: it has no manifest
 
-	values [8]string // of the answer's headers; a cached content has eight at most
+	values [8]string // of the answer's headers; a cached blob has eight at most
 	filled int
 }
 
@@ -210,7 +210,7 @@ func (p *pull) sendStored(content io.ReadSeekCloser, dgst digest.Digest, size in
 	return nil
 }
 
-// unconditional reports whether a request asks for all of a content, whatever its client has.
+// unconditional reports whether a request asks for all of a blob, whatever its client has.
 func (p *pull) unconditional() bool {
 	for _, name := range [...]string{"Range", "If-Range", "If-Match", "If-None-Match"} {
 		if p.r.Header[name] != nil {
@@ -220,7 +220,7 @@ func (p *pull) unconditional() bool {
 	return true
 }
 
-// sendWhole writes a small content, or nil for a HEAD, as http.ServeContent does for a request
+// sendWhole writes a small blob, or nil for a HEAD, as http.ServeContent does for a request
 // without conditions and ranges: it seeks nothing and copies through no buffer of its own.
 func (p *pull) sendWhole(content io.WriterTo, size int64) error {
 	p.set("Accept-Ranges", "bytes")

@@ -12,7 +12,7 @@ import (
 // that ask for several, send about ten.
 const maxRanges = 16
 
-// rangeHint returns the begin and the exclusive end of the one range that a request
+// rangeHint returns the start and the exclusive end of the one range that a request
 // for a blob asks for; an end of -1 is that of the blob. A range whose condition does
 // not hold counts as none (RFC 9110 section 13.1.5). It is a hint for the request to
 // an upstream; http.ServeContent decides which bytes the client gets.
@@ -38,7 +38,7 @@ func rangeHint(header http.Header, dgst digest.Digest) (start, end int64) {
 // severalRanges reports whether a Range may ask for more than one range.
 func severalRanges(header string) bool { return strings.Contains(header, ",") }
 
-// worthServing reports whether the ranges of a content of some size are served as
+// worthServing reports whether the ranges of a blob of some size are served as
 // ranges. Ranges that are many, overlap or go backwards are ignored, and the client gets
 // the whole content (RFC 9110 section 14.2). A Range that is malformed is left to
 // http.ServeContent, which refuses it.
@@ -71,7 +71,7 @@ func worthServing(header string, size int64) bool {
 	return true
 }
 
-// parseRange returns the begin and the exclusive end of one range of a content of some
+// parseRange returns the start and the exclusive end of one range of a blob of some
 // size (RFC 9110 section 14.1.1). It reports false for a malformed one.
 func parseRange(spec string, size int64) (start, end int64, ok bool) {
 	first, last, ok := strings.Cut(spec, "-")

@@ -30,7 +30,7 @@ func (p *pull) redirect() (bool, error) {
 	p.setCacheStatus(outcome)
 	h := p.w.Header()
 	h.Set("Docker-Content-Digest", p.req.Digest.String())
-	// The URL is a secret for a time, and good for that time only.
+	// The URL is a secret for a while, and good for that time only.
 	h.Set("Cache-Control", "no-store")
 	h.Set("Location", target.String())
 	h.Set("Content-Length", "0")

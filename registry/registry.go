@@ -150,7 +150,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, x *transaction) 
 	}
 	e.ns, e.namespace = ns, ns.Key()
 	e.repository = ns.Key() + "/" + repo
-	// The header tells the client that its parameter decided, and not the name.
+	// The header shows the client that its parameter decided, and not the name.
 	if req.NS != "" && oci.SameHost(req.NS, ns.Host()) {
 		w.Header().Set("OCI-Namespace", req.NS)
 	}
@@ -180,7 +180,7 @@ func (h *Handler) nameless(w http.ResponseWriter, r *http.Request, e *entry, req
 	if req.Op == OpCatalog {
 		return h.catalog(w, r, req, table, e.visitor)
 	}
-	// Rules of the mirror's own know who the client is. Without any, upstreams do.
+	// The mirror's own rules identify the client. Without any, upstreams do.
 	if login && e.visitor.rules == nil {
 		if err := h.ping(r, table); err != nil {
 			return h.challenged(r, req, nil, err)

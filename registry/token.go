@@ -150,7 +150,7 @@ func (e *exchanges) refuse(c upstream.Credential, place upstream.Place, repo str
 // errManyLogins refuses an exchange while too many run.
 var errManyLogins = &Error{
 	Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", RetryAfter: time.Second,
-	Message: "too many clients log in at once. Try again in a moment",
+	Message: "too many clients are logging in at once. Try again in a moment",
 }
 
 // token answers GET and POST /token: it exchanges a client's credential for what the
@@ -289,7 +289,7 @@ func (h *Handler) tokenCredential(header []string) (upstream.Credential, error) 
 	case err != nil:
 		return upstream.Credential{}, err
 	case shown.Bearer != "", access.IsGrant(shown.Basic.Password):
-		return upstream.Credential{}, unsupported("a token is asked for with a username and a password")
+		return upstream.Credential{}, unsupported("a token request needs a username and a password")
 	case shown.Basic.User == "":
 		return upstream.Credential{ID: anonymousID}, nil
 	default:

@@ -17,7 +17,7 @@ import (
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
-// damagedDisk is a store whose contents cannot be read beyond an offset.
+// damagedDisk is a store whose blobs cannot be read beyond an offset.
 type damagedDisk struct {
 	*storagetest.Memory
 	readable int64

@@ -28,7 +28,7 @@ type visitor struct {
 	name string    // of its repository, for a challenge
 }
 
-// identify finds out who sends a request. The table was loaded before, so that the rules
+// identify identifies the sender of a request. The table was loaded before, so that the rules
 // are at least as new as it is (see [access.Current.Store]).
 //
 // The namespace is nil if the request has no name. Where the upstream decides, the header
@@ -56,7 +56,7 @@ func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace
 	return err
 }
 
-// permitBeside is permit for a namespace in which the upstream decides. The log tells that a
+// permitBeside is permit for a namespace in which the upstream decides. The log says that a
 // password of the mirror's was wrong, the answer does not.
 func (v *visitor) permitBeside(ctx context.Context, q access.Question) error {
 	denied := v.permit(ctx, q)
@@ -78,7 +78,7 @@ func (v *visitor) wrong(other error) error {
 	}
 }
 
-// quietError is a failure of which the log tells more than the client is told.
+// quietError is a failure about which the log says more than the answer.
 type quietError struct {
 	told  error
 	cause error
@@ -112,7 +112,7 @@ func (v *visitor) permit(ctx context.Context, q access.Question) error {
 	return v.rules.Permit(ctx, v.identity, q, v.presented)
 }
 
-// unknown returns the error of a name without a block as the sender is told it: the keys of
+// unknown returns the error of a name without a block as the sender may see it: the keys of
 // blocks from which it may pull nothing are none of its business.
 func (v visitor) unknown(ctx context.Context, err error) error {
 	noRoute, ok := errors.AsType[*route.UnknownError](err)
@@ -189,13 +189,13 @@ func (h *Handler) deniedToWire(e *entry, err error) *Error {
 	if _, ok := errors.AsType[*access.BusyError](err); ok {
 		return &Error{
 			Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", RetryAfter: loginRetry,
-			Message: "too many clients log in at once. Try again in a moment",
+			Message: "too many clients are logging in at once. Try again in a moment",
 		}
 	}
 	if _, ok := errors.AsType[*access.IssuerError](err); ok {
 		return &Error{
 			Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", RetryAfter: issuerRetry,
-			Message: "the token cannot be verified now, since the keys of its issuer cannot be read. Try again in a moment",
+			Message: "the token cannot be verified at the moment, because the keys of its issuer cannot be read. Try again in a moment",
 		}
 	}
 	denied, ok := errors.AsType[*access.DeniedError](err)

@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// The answer with a small content is that of http.ServeContent, whatever the client asks for.
+// The answer with a small blob is that of http.ServeContent, whatever the client asks for.
 func TestSmallContent(t *testing.T) {
 	r, m := pair(t)
 	image := r.AddImage("app", "v1", []byte("a layer"))

@@ -55,7 +55,7 @@ func TestMethods(t *testing.T) {
 }
 
 // TestBodyIsNotRead sends headers that promise a body, and never a byte of it.
-// The answer must come all the same.
+// The answer must come anyway.
 func TestBodyIsNotRead(t *testing.T) {
 	_, m := pair(t)
 	address := m.server().Listener.Addr().String()

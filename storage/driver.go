@@ -26,7 +26,7 @@ import (
 //   - [Prober] notices that nothing can be stored before a download fails.
 type Driver interface {
 	Store
-	// Records returns the records beside the content.
+	// Records returns the records that belong to the content.
 	Records() Records
 	// Spools returns the directory of the spools that Commit can publish.
 	Spools() *spool.Dir

@@ -13,12 +13,12 @@ import (
 	"github.com/weirhq/weir/internal/episode"
 )
 
-// calm is how long storing has to work before the log calls a trouble over. A nearly
+// calm is how long storing has to work before the log reports a failure as over. A nearly
 // full disk refuses a layer and takes a manifest in the same pull.
 const calm = 10 * time.Second
 
-// Health tells whether a store accepts new content. It logs the begin and the end of a
-// trouble: a full disk fails every pull's writes, and the log must stay readable. A nil
+// Health reports whether a store accepts new content. It logs the start and the end of a
+// failure, not each failed write: a full disk fails every pull's writes, and the log must stay readable. A nil
 // *Health does nothing.
 type Health struct {
 	logger *slog.Logger
@@ -51,7 +51,7 @@ func (h *Health) Failed(err error, attrs ...any) {
 	}
 	if causedByInput(err) {
 		if h.mayRefuse(time.Now()) {
-			h.logger.Warn("cannot store "+h.kind+" as an upstream sent it. Clients get it all the same", append(attrs, "error", err)...)
+			h.logger.Warn("cannot store "+h.kind+" as an upstream sent it. Clients still get it", append(attrs, "error", err)...)
 		}
 		return
 	}

@@ -89,22 +89,22 @@ type Entry struct {
 // Store holds immutable content by digest. All methods may be called
 // concurrently.
 type Store interface {
-	// Stat returns the size of a content, or ErrNotExist.
+	// Stat returns the size of a blob, or ErrNotExist.
 	Stat(ctx context.Context, dgst digest.Digest) (Info, error)
-	// Open opens a content for reading, or returns ErrNotExist, which an
+	// Open opens a blob for reading, or returns ErrNotExist, which an
 	// ErrUnreadable matches too.
 	Open(ctx context.Context, dgst digest.Digest) (*Object, error)
 	// Commit publishes a complete spool, whose bytes the caller has verified
 	// against dgst, under that digest: atomically, so that a crash leaves either
-	// the whole content or none, or a content that the driver recognises as torn and
+	// the whole content or none, or a blob that the driver recognises as torn and
 	// does not serve. Committing content that
 	// the store has already succeeds. The spool stays readable and stays the
 	// caller's to close.
 	Commit(ctx context.Context, dgst digest.Digest, s *spool.Spool) error
-	// Delete removes a content. Objects that are open can be read on. It
+	// Delete removes a blob. Objects that are open can be read on. It
 	// returns ErrNotExist if there is no such content.
 	Delete(ctx context.Context, dgst digest.Digest) error
-	// All lists every content in no particular order. The sequence ends
+	// All lists every blob in no particular order. The sequence ends
 	// after the first error.
 	All(ctx context.Context) iter.Seq2[Entry, error]
 }

@@ -162,7 +162,7 @@ func TestCertificatesWithoutSecret(t *testing.T) {
 	bucket := harness.StartBucket(t)
 	table := fmt.Sprintf("[server.tls.acme]\nhosts = %s\ndirectory_url = \"https://%s/none\"\n", quotedHost(), testutil.FreeAddr(t))
 	w := harness.StartWeir(t, table+bucket.Config(""))
-	w.Logs(t, "each replica asks for certificates of its own", "Set cache.redis.secret_key or cluster.secret at all replicas")
+	w.Logs(t, "each replica requests its own certificates", "Set cache.redis.secret_key or cluster.secret on all replicas")
 	w.Logs(t, "cannot get a certificate")
 	if _, err := os.Stat(filepath.Join(bucket.Dir, "records", "_acme")); !os.IsNotExist(err) {
 		t.Errorf("the bucket has records of certificates: %v", err)

@@ -180,7 +180,7 @@ func TestACMEAuthorityIsDown(t *testing.T) {
 	server := acmetest.StartDNS(t, acmeZone, "key", tsigSecret)
 	pebble := acmetest.NewPebble(t, acmetest.PebbleOptions{DNS: server})
 	w := harness.StartWeir(t, acmeTable(pebble, quotedHost(), rfc2136Table(server)))
-	w.Logs(t, "cannot get a certificate, so TLS handshakes are refused", "connection refused", "the TXT record can be added, and is seen")
+	w.Logs(t, "cannot get a certificate, so TLS handshakes are refused", "connection refused", "the TXT record can be added and is visible")
 	if conn, err := dialAs(w.Addr, acmeHost); err == nil {
 		conn.Close()
 		t.Error("there is a certificate")

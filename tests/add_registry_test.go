@@ -88,7 +88,7 @@ func TestAddRegistry(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v %v", info, err)
 	}
-	if status, _, body := postForm(t, w, page, form); status != http.StatusOK || !strings.Contains(body, "Exists already") {
+	if status, _, body := postForm(t, w, page, form); status != http.StatusOK || !strings.Contains(body, "Already exists") {
 		t.Errorf("once more: %d\n%s", status, body)
 	}
 	if code := w.Terminate(t); code != 0 {

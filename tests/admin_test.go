@@ -53,7 +53,7 @@ func TestAdminAddress(t *testing.T) {
 			t.Errorf("operators get %d at %s", got, path)
 		}
 	}
-	w.Logs(t, "listening for operators", addr)
+	w.Logs(t, "listening at server.admin_address", addr)
 	if code := w.Terminate(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os/exec"
@@ -94,9 +95,13 @@ func TestLs(t *testing.T) {
 		t.Fatalf("%v", tags)
 	}
 	expectInside(t, tags[0], map[string]string{"name": "mirror/org/app", "tag": "v1", "digest": app.index.Digest.String(), "pulls": "1"})
-	if size, _ := tags[0]["size"].(float64); size < 2*kib || size > 5*kib { // two layers of the cached platform, and manifests
+	size, _ := tags[0]["size"].(float64)
+	if size < 2*kib || size > 5*kib { // two layers of the cached platform, and manifests
 		t.Errorf("the size is %v", tags[0]["size"])
 	}
+	var report map[string]any
+	harness.Must(t, json.Unmarshal([]byte(ask(t, w, "inspect", "mirror/org/app:v1", "-o", "json")), &report))
+	expectInside(t, report, map[string]string{"manifest.size": fmt.Sprint(size), "manifest.uncounted": "1"})
 }
 
 // inspect shows an image down to its layers, and which of them are cached. It asks no upstream.
@@ -107,6 +112,7 @@ func TestInspect(t *testing.T) {
 	got := ask(t, w, "inspect", w.Addr+"/mirror/org/app:v1") // as in a pull
 	for _, want := range []string{
 		"(?m)^mirror/org/app:v1$", "digest +" + app.index.Digest.String(), "pulls +1, last 20", "clients +127.0.0.1 \\(", "cached +the manifest, and 1 of its 2 parts",
+		"size +[0-9.]+ KiB, without 1 manifest of which the size is not known",
 		"linux/amd64 +" + app.amd64.Digest.String()[:19] + " +[0-9.]+ KiB +2 +1 +yes", "linux/arm64 +" + app.arm64.Digest.String()[:19] + " +- +- +- +no",
 		"Layers of " + app.amd64.Digest.String()[:19], app.blobs[0].String()[:19] + " +1.0 KiB +yes", app.blobs[1].String()[:19] + " +1.0 KiB +no",
 	} {
@@ -194,7 +200,7 @@ func TestRm(t *testing.T) {
 	}
 	got := command(t, t.TempDir(), "rm", "--yes", "mirror/org/app:v1", "mirror/org/tool", "--url", w.URL)
 	if got.code != 1 || !strings.HasPrefix(got.stdout, "removed mirror/org/tool: 1 tag, 1 manifest, ") ||
-		!strings.Contains(got.stderr, "failed mirror/org/app:v1: nothing of the image is cached") || !strings.Contains(got.stderr, "failed images: 1 of 2") {
+		!strings.Contains(got.stderr, "failed mirror/org/app:v1: no part of the image is cached") || !strings.Contains(got.stderr, "failed images: 1 of 2") {
 		t.Errorf("one of two: %+v", got)
 	}
 	before := len(upstream.Requests())

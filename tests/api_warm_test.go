@@ -152,5 +152,5 @@ func TestShutdownCancelsJobs(t *testing.T) {
 	if code := w.Terminate(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	w.Logs(t, "a job that warms images has ended", "cancelled")
+	w.Logs(t, "a job that warms images ended", "cancelled")
 }

@@ -85,7 +85,7 @@ var faults = map[string]faulty{
 		fault:  always(upstreamtest.Manifests, upstreamtest.Status(429, ""), upstreamtest.Header("Retry-After", "90")),
 		status: "failed", login: "unknown", said: "allows no more requests until",
 	},
-	"gone":    {fault: func(r *upstreamtest.Registry) { r.Untag("org/app", "1.2") }, status: "ok", login: "unknown", said: "Name an image that exists with --image"},
+	"gone":    {fault: func(r *upstreamtest.Registry) { r.Untag("org/app", "1.2") }, status: "ok", login: "unknown", said: "Name an existing image with --image"},
 	"broken":  {fault: always(upstreamtest.Any, upstreamtest.Status(500, "database is down")), status: "failed", login: "unknown", said: "500 Internal Server Error: database is down"},
 	"refused": {fault: (*upstreamtest.Registry).Close, status: "failed", login: "unknown", said: `Nothing listens there. Check url of repository."refused".upstream[0]`},
 	"silent": {
@@ -94,7 +94,7 @@ var faults = map[string]faulty{
 	},
 	"authority": {
 		options: []upstreamtest.Option{upstreamtest.WithTLS()}, status: "failed", login: "unknown",
-		said: `certificate signed by unknown authority. If its authority is your own, name it in server_ca_bundle of repository."authority".upstream[0]`,
+		said: `certificate signed by unknown authority. If its authority is your own, set server_ca_bundle of repository."authority".upstream[0]`,
 	},
 	"bundle": {
 		options: []upstreamtest.Option{upstreamtest.WithTLS()},

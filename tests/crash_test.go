@@ -101,7 +101,7 @@ func TestPowerCut(t *testing.T) {
 				harness.Must(t, os.Chmod(path, 0o600|os.ModeSticky))
 				torn++
 			}
-			if torn < 6 { // three contents and their records
+			if torn < 6 { // three blobs and their records
 				t.Fatalf("%d files are stored", torn)
 			}
 

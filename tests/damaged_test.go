@@ -253,7 +253,7 @@ func TestReadErrorIsMended(t *testing.T) {
 				expectWire(t, upstream, "no damage")
 				return
 			}
-			s.Logs(t, "stored content cannot be read to its end", dgst.String())
+			s.Logs(t, "stored content cannot be read completely", dgst.String())
 			expectContent(t, "again", s.Get(t, path), dgst, statusStored)
 			s.MetricIs(t, 0, "weir_downloads")
 			expectContent(t, "mended", s.Get(t, path), dgst, statusHit)

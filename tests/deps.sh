@@ -9,7 +9,6 @@ missing=""
 need() { # program, Debian package
 	command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"
 }
-need gcc "gcc libc6-dev" # for the race detector
 need git git
 need redis-server redis-server
 need docker-registry docker-registry
@@ -19,6 +18,7 @@ need rsync rsync
 need nginx nginx-light
 need htpasswd apache2-utils
 if [ "${1:-all}" != short ]; then
+	need gcc "gcc libc6-dev" # for the race detector
 	need dockerd docker.io
 	need docker docker.io
 	need docker-compose docker-compose

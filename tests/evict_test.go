@@ -180,7 +180,7 @@ func TestMaxSizeOfABlock(t *testing.T) {
 }
 
 // Content that is larger than the store, or for which the store has no room
-// because all of it is being read, reaches its client all the same.
+// because all of it is being read, still reaches its client.
 func TestMaxSizeStreamsPast(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)

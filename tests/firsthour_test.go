@@ -104,7 +104,7 @@ func TestWhereTheConfigurationComesFrom(t *testing.T) {
 	expectPort(run(nil), "1002", "config.toml:2")
 
 	harness.WriteFile(t, filepath.Join(dir, "config.toml"), "[owner]\nname = \"another program\"\n")
-	if got := command(t, dir, "check"); got.code != 0 || !strings.Contains(got.stderr, "passed over: config.toml") || !strings.Contains(got.stdout, "built-in default") {
+	if got := command(t, dir, "check"); got.code != 0 || !strings.Contains(got.stderr, "were ignored: config.toml") || !strings.Contains(got.stdout, "built-in default") {
 		t.Errorf("beside the file of another program: %+v", got)
 	}
 	harness.WriteFile(t, filepath.Join(dir, "weir.toml"), "[blob_store.fs]\nmin_free = \"4EiB\"\nmax_size = \"5EiB\"\n")

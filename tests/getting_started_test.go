@@ -84,11 +84,16 @@ func TestGettingStarted(t *testing.T) {
 
 	// The output of commands that a reader is told to look at.
 	expected := map[string]string{
+		"dist/weir version":                "weir ",
 		"dist/weir check --config":         `[repository."ghcr.io"]`,
+		"dist/weir healthcheck":            "healthy",
 		"dist/weir check --online":         "registry-1.docker.io",
 		"curl -sI":                         "Cache-Status: weir; hit",
 		"dist/weir client-config docker":   `"registry-mirrors"`,
 		"dist/weir warm":                   "images: 2 warm, 0 failed; ",
+		"dist/weir ls":                     "ghcr.io/stefanprodan/podinfo",
+		"dist/weir inspect":                "Layers of sha256:",
+		"dist/weir stats":                  "registry-1.docker.io",
 		"curl -s http://127.0.0.1:8000/me": `weir_requests_total{cache="hit"`,
 	}
 	docker := harness.StartDocker(t, "{}")
@@ -169,13 +174,13 @@ func startServing(t *testing.T, command, dir string, env ...string) *testutil.Lo
 
 // The first command of the README, as it stands, serves on port 8000.
 func TestReadmeServes(t *testing.T) {
-	testutil.Long(t, "compiles another copy of the source")
+	testutil.Long(t, "links another copy of the source")
 	command := readPage(t, "../README.md").commands()[0]
 	if command != "go run ./cmd/weir serve" {
 		t.Fatalf("the README's first command is %q", command)
 	}
 	dir := copyTree(t)
-	startServing(t, command, dir, "GOFLAGS=-race") // as the tests have compiled it already
+	startServing(t, command, dir, "CGO_ENABLED=0", "GOFLAGS=-trimpath -tags=grpcnotrace -ldflags=-s") // as make build has compiled it
 	resp, err := http.Get("http://127.0.0.1:8000/v2/")
 	harness.Must(t, err)
 	resp.Body.Close()

@@ -74,7 +74,7 @@ func TestFalseRefusals(t *testing.T) {
 	}
 }
 
-// The blob of an upstream whose HEAD is no use can be pulled after a HEAD, and through
+// The blob of an upstream whose HEAD is useless can be pulled after a HEAD, and through
 // a second repository that has it.
 func TestFalseRefusalsOfBlobs(t *testing.T) {
 	t.Parallel()

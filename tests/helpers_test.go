@@ -82,7 +82,7 @@ func expect(t *testing.T, label string, a harness.Answer, status int, cacheStatu
 	}
 }
 
-// expectContent is expect for a content of which the digest is known.
+// expectContent is expect for a blob of which the digest is known.
 func expectContent(t *testing.T, label string, a harness.Answer, dgst digest.Digest, cacheStatus string) {
 	t.Helper()
 	expect(t, label, a, http.StatusOK, cacheStatus)
@@ -137,7 +137,7 @@ func addRandom(t *testing.T, upstream *upstreamtest.Registry, repo string, size 
 	return upstream.AddBlob(repo, random(t, size, seed))
 }
 
-// expectRange fails the test unless an answer is the given part of a content.
+// expectRange fails the test unless an answer is the given part of a blob.
 func expectRange(t *testing.T, label string, a harness.Answer, content []byte, from, to int) {
 	t.Helper()
 	expect(t, label, a, http.StatusPartialContent, "")

@@ -59,7 +59,7 @@ func TestAnnouncementsEvictNothing(t *testing.T) {
 		begin     int
 		downloads int
 		leave     bool // the clients do, after the first byte
-		gone      int  // contents that may be evicted for the bytes that came
+		gone      int  // blobs that may be evicted for the bytes that came
 	}{
 		"one byte of nearly the cap":              {announced: limit - mib, begin: 1, downloads: 1},
 		"one byte of nearly the cap, no client":   {announced: limit - mib, begin: 1, downloads: 1, leave: true},
@@ -410,14 +410,14 @@ func TestMinSpeed(t *testing.T) {
 		ends = append(ends, func() {
 			if !c.ends {
 				if w.Metric(t, "weir_downloads") != 1 || connections.Load() != 1 {
-					t.Errorf("%s: the download was given up", name)
+					t.Errorf("%s: the download was stopped", name)
 				}
 				return
 			}
 			w.MetricIs(t, 1, "weir_downloads_ended_total", "result", "slow")
 			w.MetricIs(t, 0, "weir_downloads")
 			harness.Eventually(t, "the connection ends", func() bool { return connections.Load() == 0 })
-			w.Logs(t, "no client waits for it. The download was given up", "lower global.min_speed")
+			w.Logs(t, "no client waits for it. The download was stopped", "lower global.min_speed")
 		})
 	}
 	time.Sleep(65 * time.Second)

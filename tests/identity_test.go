@@ -3,6 +3,7 @@ package tests
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"go/ast"
 	"go/importer"
 	"go/parser"
@@ -137,10 +138,11 @@ type built struct {
 	GoFiles                 []string
 }
 
-// exportsOf returns all packages of the module and those that they import.
+// exportsOf returns all packages of the module and those that they import, which are
+// compiled already, as the mirror that the tests run.
 func exportsOf(t *testing.T) map[string]built {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "list", "-export", "-deps", "-json=ImportPath,Export,Dir,GoFiles", module+"cmd/weir").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", fmt.Sprintf("-race=%t", harness.Raced), "-export", "-deps", "-json=ImportPath,Export,Dir,GoFiles", module+"cmd/weir").Output()
 	harness.Must(t, err)
 	packages := make(map[string]built)
 	for decoder := json.NewDecoder(strings.NewReader(string(out))); ; {

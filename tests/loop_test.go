@@ -42,7 +42,7 @@ func TestUpstreamThatLeadsBack(t *testing.T) {
 			start := time.Now()
 			answer := a.Get(t, path)
 			if answer.Status != http.StatusLoopDetected || answer.ErrorCode() != "LOOP" ||
-				!strings.Contains(string(answer.Body), fmt.Sprintf(`Let url of repository.\"%s\".upstream[0] name the registry itself`, key)) {
+				!strings.Contains(string(answer.Body), fmt.Sprintf(`Set url of repository.\"%s\".upstream[0] to the registry itself`, key)) {
 				t.Errorf("%s: %d %s", path, answer.Status, answer.Body)
 			}
 			if took := time.Since(start); took > 20*time.Second {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/creack/pty"
 	"github.com/opencontainers/go-digest"
@@ -49,7 +50,7 @@ func blobFile(w *harness.Weir, dgst digest.Digest) string {
 	return filepath.Join(w.Data, "blobs", dgst.Algorithm().String(), dgst.Encoded()[:2], dgst.Encoded())
 }
 
-// flip changes one byte of a stored content on the disk, in the file itself.
+// flip changes one byte of a stored blob on the disk, in the file itself.
 func flip(t *testing.T, w *harness.Weir, dgst digest.Digest) {
 	t.Helper()
 	file, err := os.OpenFile(blobFile(w, dgst), os.O_RDWR, 0)
@@ -335,5 +336,40 @@ func TestVerifyInAPipe(t *testing.T) {
 	got = command(t, t.TempDir(), "verify") // without data
 	if got.code != 2 || !strings.Contains(got.stderr, "there is no store in") {
 		t.Errorf("without a store: %+v", got)
+	}
+}
+
+// weir gc evicts from each block what exceeds its own max_size, and nothing else, also if no other limit is set.
+func TestGCToCapsOfBlocks(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	var capped, free []digest.Digest
+	for i := range 3 {
+		capped = append(capped, addRandom(t, upstream, "capped", 3*mib, uint64(200+i)))
+		free = append(free, addRandom(t, upstream, "free", 3*mib, uint64(210+i)))
+	}
+	dir := t.TempDir()
+	w := harness.StartWeirIn(t, dir, block("a", upstream)+block("b", upstream))
+	for i := range capped {
+		for _, path := range []string{blobPath("a/capped", capped[i]), blobPath("b/free", free[i])} {
+			expect(t, path, w.Get(t, path), http.StatusOK, "")
+		}
+	}
+	if code := w.Terminate(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	for i, dgst := range capped { // the first one was used last
+		used := time.Now().Add(-time.Duration(i+1) * time.Hour)
+		harness.Must(t, os.Chtimes(blobFile(w, dgst), used, used))
+	}
+	expectResult(t, "without limits", maintain(t, w, "gc"), 2)
+	harness.WriteFile(t, w.Config, block("a", upstream, `max_size = "6MiB"`)+block("b", upstream))
+	expectResult(t, "a dry run", maintain(t, w, "gc", "--dry-run"), 0, "would remove 1 object, 3.0 MiB; kept 5 objects")
+	expectResult(t, "gc", maintain(t, w, "gc"), 0, "removed 1 object, 3.0 MiB; kept 5 objects")
+	expectResult(t, "once more", maintain(t, w, "gc"), 0, "removed 0 objects")
+	for i, dgst := range append(free, capped...) {
+		if _, err := os.Stat(blobFile(w, dgst)); (err == nil) != (i < 5) {
+			t.Errorf("content %d: %v", i, err)
+		}
 	}
 }

@@ -65,7 +65,7 @@ func TestOIDC(t *testing.T) {
 	if got := bearer(good); got != http.StatusServiceUnavailable {
 		t.Errorf("without the issuer's keys: %d", got)
 	}
-	w.Logs(t, "the keys of an issuer of tokens cannot be read", `"issuer":"ci"`)
+	w.Logs(t, "the keys of a token issuer cannot be read", `"issuer":"ci"`)
 	away.Store(false)
 	returned := time.Now()
 	for bearer(good) != http.StatusOK {

@@ -125,7 +125,7 @@ func (p *page) commands() []string {
 }
 
 // rows returns the rows of all tables whose first column has the given name.
-// Each must have so many cells.
+// Each must have that many cells.
 func (p *page) rows(t *testing.T, column string, cells int) [][]string {
 	t.Helper()
 	var rows [][]string

@@ -196,7 +196,7 @@ func TestReloadOfNonsense(t *testing.T) {
 	}
 }
 
-// A download in flight does not notice that its upstream was configured anew,
+// A download in flight does not notice that its upstream was configured again,
 // or that its repository is gone.
 func TestDownloadSurvivesReload(t *testing.T) {
 	t.Parallel()
@@ -267,7 +267,7 @@ func TestReloadOfACutFile(t *testing.T) {
 	one := block("one", upstream)
 	w := harness.StartWeir(t, one+block("two", upstream))
 	harness.WriteFile(t, w.Config, strings.TrimSuffix(one, "\n"))
-	w.Logs(t, "it lacks the repository blocks two, and its last line has lost its line feed", "the last one stays in force")
+	w.Logs(t, "it lacks the repository blocks two, and its last line has lost its line feed", "The last one stays in force")
 	for _, name := range []string{"one", "two"} {
 		expect(t, name+", after the cut", w.Get(t, manifestPath(name+"/org/app", "v1")), http.StatusOK, "")
 	}

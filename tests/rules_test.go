@@ -86,11 +86,11 @@ func TestRules(t *testing.T) {
 		requests       []request
 	}{
 		"names": {`images = ["**", "!internal/**"]`, "", []request{
-			{app, as(alice), 200, ""}, {hidden, as(alice), 404, `this mirror does not serve up/internal/app. The list images of repository.\"up\" leaves it out`}, {hidden, nil, 404, "NAME_UNKNOWN"},
+			{app, as(alice), 200, ""}, {hidden, as(alice), 404, `this mirror does not serve up/internal/app. The images list of repository.\"up\" excludes it`}, {hidden, nil, 404, "NAME_UNKNOWN"},
 			{"/v2/_catalog", as(alice), 200, "up/team/app"}, {app, nil, 401, "UNAUTHORIZED"},
 		}},
 		"a list": {`allow = ["alice", "cidr:10.0.0.0/8"]`, "", []request{
-			{app, as(alice), 200, ""}, {app, as(bob), 403, `bob may not pull from up. The list allow of repository.\"up\" does not name it`}, {app, nil, 401, "needs credentials"},
+			{app, as(alice), 200, ""}, {app, as(bob), 403, `bob may not pull from up. The allow list of repository.\"up\" does not include it`}, {app, nil, 401, "needs credentials"},
 			{app, from("10.1.2.3"), 200, ""}, {app, from("10.1.2.3, 192.0.2.1"), 401, ""}, {app, from("192.0.2.1, 10.1.2.3"), 200, ""}, {app, append(from("10.1.2.3"), as(bob)...), 200, ""},
 			{app, append(from("10.1.2.3"), as("Basic Ym9iOndyb25n")...), 401, "the credentials are not valid"},
 			{"/v2/", as(bob), 200, ""}, {"/v2/", nil, 401, ""}, {"/v2/", from("10.1.2.3"), 200, ""}, {"/v2/_catalog", as(bob), 200, `"repositories":[]`}, {"/", as(bob), 200, "docs"},

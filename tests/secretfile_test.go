@@ -19,8 +19,8 @@ func TestSecretFilesOfEditors(t *testing.T) {
 	}{
 		"s3cret\n":           {0, "# ok"},
 		"s3cret\r\n":         {0, "# ok"},
-		"s3cret \n":          {0, "ends with a blank"},
-		"s3cret\n\n":         {0, "holds more than one line"},
+		"s3cret \n":          {0, "ends with white space"},
+		"s3cret\n\n":         {0, "has more than one line"},
 		"\ufeffs3cret\r\n":   {2, "begins with a byte order mark"},
 		"\xff\xfes\x003\x00": {2, "is UTF-16"},
 	} {

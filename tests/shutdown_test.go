@@ -141,7 +141,7 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
-// An idle mirror ends at once, and leaves no more than its name.
+// An idle mirror ends at once, and leaves only its name.
 func TestShutdownOfAnIdleMirror(t *testing.T) {
 	t.Parallel()
 	w := harness.StartWeir(t, "[global]\nshutdown_drain_secs = 3600\n"+block("mirror", upstreamtest.New(t)))

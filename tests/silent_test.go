@@ -106,11 +106,11 @@ func TestForgottenConnections(t *testing.T) {
 		blobs = append(blobs, blobPath("mirror/app", upstream.AddBlob("app", fmt.Appendf(nil, "blob %d", i))))
 	}
 	router := startRouter(t, upstream.URL.Host)
-	w := harness.StartWeir(t, blockOf("mirror", nil, []string{fmt.Sprintf("url = %q\nread_timeout_secs = 30", "http://"+router.addr)}))
+	w := harness.StartWeir(t, blockOf("mirror", nil, []string{fmt.Sprintf("url = %q\nread_timeout_secs = 300", "http://"+router.addr)}))
 	expect(t, "before", w.Get(t, manifestPath("mirror/app", "v1")), http.StatusOK, "")
 	for round := range 2 {
 		router.forget()
-		began := time.Now()
+		began := time.Now() // a pull that waits for a forgotten connection takes five minutes
 		var pulls sync.WaitGroup
 		for i := range 2 {
 			pulls.Go(func() {
@@ -128,14 +128,14 @@ func TestForgottenConnections(t *testing.T) {
 		}
 		expect(t, "the tag", w.Get(t, manifestPath("mirror/app", "v1")), http.StatusOK, "")
 		pulls.Wait()
-		if took := time.Since(began); took > 25*time.Second {
+		if took := time.Since(began); took > harness.Patience {
 			t.Errorf("round %d took %v", round, took)
 		}
 	}
 	if image.Digest == "" || router.accepted.Load() < 2 {
 		t.Errorf("%d connections", router.accepted.Load())
 	}
-	if w.Log.Count("a connection has gone silent") == 0 {
+	if w.Log.Count("a connection went silent") == 0 {
 		t.Error("the log does not tell")
 	}
 }

@@ -142,7 +142,7 @@ func TestHostileChallenge(t *testing.T) {
 		blockOf("plain", nil, append(credentials, `url = "http://registry.example"`)))
 	a := w.Get(t, manifestPath("pinned/org/app", "v1"))
 	expect(t, "another host is pinned", a, http.StatusBadGateway, "")
-	if !strings.Contains(string(a.Body), `let token_realm name it, of repository.\"pinned\".upstream[0]`) || basic.Load() != 0 {
+	if !strings.Contains(string(a.Body), `name it in token_realm of repository.\"pinned\".upstream[0]`) || basic.Load() != 0 {
 		t.Errorf("the client is told %s; the credentials were sent %d times", a.Body, basic.Load())
 	}
 	for _, key := range []string{"named", "free"} {
@@ -157,5 +157,5 @@ func TestHostileChallenge(t *testing.T) {
 		}
 		return true
 	})
-	w.Logs(t, "credentials go over http", "url of: repository.plain.upstream[0]")
+	w.Logs(t, "credentials are sent over http", "url of: repository.plain.upstream[0]")
 }

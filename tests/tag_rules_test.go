@@ -49,7 +49,7 @@ func TestBacktrackingPatterns(t *testing.T) {
 	upstream := upstreamtest.New(t)
 	rules := []string{"immutable_tags = true", `immutable_tags_exclusions = ["^(a+)+$", "^(a|aa)+$", "^(a*)*$", "^([a-c]+)*d$"]`}
 	w := harness.StartWeir(t, block("slow", upstream, rules...)+block("plain", upstream))
-	w.Logs(t, "a repeated group holds another repetition", "repository.slow.immutable_tags_exclusions[0]") // at the start
+	w.Logs(t, "a repeated group contains another repetition", "repository.slow.immutable_tags_exclusions[0]") // at the start
 	image := upstream.AddImage("org/app", "v1", []byte("a layer"))
 	names := make([]string, tags)
 	for n := range names {

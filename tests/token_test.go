@@ -112,7 +112,7 @@ func (s *sharing) promptly(t *testing.T, label string, w *harness.Weir, repo str
 	}
 }
 
-// Redis is a help and no more: without it, mirrors go on with the tokens in
+// Redis only helps: without it, mirrors go on with the tokens in
 // their memory, and when it is back they share again by themselves.
 func TestRedisFails(t *testing.T) {
 	t.Parallel()

@@ -184,7 +184,7 @@ func TestLiar(t *testing.T) {
 	dgst := addRandom(t, sane, "org/app", size, 30099)
 	w.Pull(t, blobPath("mirror/org/app", dgst)).Whole(t, "while it rests", dgst)
 	expectWire(t, liar, "while it rests")
-	// Where no other upstream can answer, it is asked all the same, once for each pull, and
+	// Where no other upstream can answer, it is asked anyway, once for each pull, and
 	// the trouble goes on.
 	liar.ResetRequests()
 	const alone = 10

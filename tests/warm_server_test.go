@@ -22,7 +22,7 @@ func TestServerWarms(t *testing.T) {
 	one, two := publish(t, upstream, "org/one", "v1", kib), publish(t, upstream, "org/two", "v1", kib)
 	dir := t.TempDir()
 	w := harness.StartWeirIn(t, dir, warmBlock(upstream, "org/one:v1"))
-	w.Logs(t, "an image is warm", `"image":"mirror/org/one:v1"`, one.index.Digest.String(), `"new":13`)
+	w.Logs(t, "an image was warmed", `"image":"mirror/org/one:v1"`, one.index.Digest.String(), `"new":13`)
 	w.MetricIs(t, 1, "weir_warm_total", "namespace", "mirror", "result", "done")
 	if n := len(asked(upstream)); n != 13 {
 		t.Errorf("it cost %d requests", n)
@@ -30,8 +30,8 @@ func TestServerWarms(t *testing.T) {
 
 	rename(t, w.Config, warmBlock(upstream, "mirror/org/two:v1", "org/none:v1")+"every = \"1m\"\nplatforms = [\"linux/arm64\"]\n")
 	w.Logs(t, inForce)
-	w.Logs(t, "an image is warm", `"image":"mirror/org/two:v1"`, two.index.Digest.String(), `"new":9`)
-	w.Logs(t, "a cache job failed", "org/none:v1", "it is tried again in 1m0s")
+	w.Logs(t, "an image was warmed", `"image":"mirror/org/two:v1"`, two.index.Digest.String(), `"new":9`)
+	w.Logs(t, "a background cache job failed", "org/none:v1", "Weir tries again in 1m0s")
 	w.MetricIs(t, 1, "weir_warm_failing", "namespace", "mirror")
 	if requests := asked(upstream); slices.ContainsFunc(requests, func(r string) bool {
 		return strings.Contains(r, "org/one") || strings.Contains(r, two.amd64.Digest.String())
@@ -48,7 +48,7 @@ func TestServerWarms(t *testing.T) {
 
 	asked(upstream)
 	w = harness.StartWeirIn(t, dir, warmBlock(upstream, "org/one:v1"))
-	w.Logs(t, "an image is warm", `"already_there":13`)
+	w.Logs(t, "an image was warmed", `"already_there":13`)
 	if requests := asked(upstream); !slices.Equal(requests, []string{"HEAD " + manifestPath("org/one", "v1") + " 200"}) {
 		t.Errorf("a restart cost %q", requests)
 	}

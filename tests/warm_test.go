@@ -79,7 +79,7 @@ func expectWarm(t *testing.T, label string, got result, stdout ...string) {
 	}
 }
 
-// A cold image costs its upstream one GET for each content; a warm one a HEAD
+// A cold image costs its upstream one GET for each blob; a warm one a HEAD
 // of the tag. Both also cost the requests for referrers.
 func TestWarmOnTheWire(t *testing.T) {
 	t.Parallel()
@@ -133,7 +133,7 @@ func TestWarmPlatforms(t *testing.T) {
 	}
 	got := warm(t, w, "--platform", "linux/s390x,windows/amd64", "mirror/org/app:v1")
 	expectFailed(t, "no such platform", got, 1,
-		"failed mirror/org/app:v1: v1 has none of the platforms that are wanted (linux/s390x, windows/amd64), only linux/amd64, linux/arm64\n",
+		"failed mirror/org/app:v1: v1 has none of the requested platforms (linux/s390x, windows/amd64), only linux/amd64, linux/arm64\n",
 		"images: 0 warm, 1 failed", "weir: failed images: 1")
 	expectWarm(t, "all, with the fallback tag of referrers", warm(t, w, "mirror/org/app:v1"), "images: 1 warm, 0 failed")
 	for _, dgst := range []digest.Digest{image.arm64.Digest, image.signature.Digest, image.armSignature.Digest} {
@@ -271,7 +271,7 @@ func TestWarmInterrupted(t *testing.T) {
 	w.ExpectIntact(t)
 }
 
-// --jobs bounds how many images come at once, and allows so many.
+// --jobs bounds how many images come at once, and allows that many.
 func TestWarmJobs(t *testing.T) {
 	t.Parallel()
 	upstream := upstreamtest.New(t)

@@ -187,7 +187,7 @@ func (c *Cache) writeShared(ctx context.Context, allowed *budget, key Key, token
 	c.write(ctx, shared, allowed, key, token)
 }
 
-// shareLate writes a token that was acquired while the shared store was away. It
+// shareLate writes a token that was acquired while the shared store was unavailable. It
 // does so in the background, so that the caller of Token does not wait.
 func (c *Cache) shareLate(shared *guard, key Key, token Token) {
 	if !shared.available() {

@@ -12,7 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/episode"
 )
 
-// errCoolingDown says that the shared store failed lately and was not asked.
+// errCoolingDown says that the shared store failed recently and was not asked.
 var errCoolingDown = errors.New("tokencache: the shared store cools down after a failure")
 
 // guard stands before the shared store. It bounds the time that one call may
@@ -168,7 +168,7 @@ func (g *guard) settle(out outcome, err error, write, probe bool) {
 	switch g.conclude(out, write, probe) {
 	case stopped:
 		if g.away.Bad() {
-			g.logger.Warn(strings.TrimSpace("the shared token cache fails; tokens stay in this instance's memory until it is back. "+g.advice(err)),
+			g.logger.Warn(strings.TrimSpace("the shared token cache fails. Tokens stay in this instance's memory until it is back. "+g.advice(err)),
 				"error", err, "retry_after", g.pause)
 		}
 	case recovered:

@@ -33,7 +33,7 @@ func (k Key) digest() string {
 }
 
 // fingerprintDomain keeps fingerprints apart from any other hash of the same
-// credential. It is no secret: instances that share a Redis must agree on it.
+// credential. It is not a secret: instances that share a Redis must agree on it.
 const fingerprintDomain = "weir token cache account v1"
 
 // Fingerprint returns a short name for a credential: equal for equal

@@ -21,7 +21,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 	total := promauto.With(registerer).NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_token_cache_total",
 		Help: "Lookups of upstream tokens by layer (memory, redis) and result (hit, miss, error). " +
-			"A failed write to Redis is an error too; a Redis that cools down after an error is not asked.",
+			"A failed write to Redis is an error too; a Redis that cools down after an error is not contacted.",
 	}, []string{"layer", "result"})
 	return &Metrics{
 		memoryHit:  total.WithLabelValues("memory", "hit"),

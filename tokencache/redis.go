@@ -69,7 +69,7 @@ func NewSealedRedis(client redis.UniversalClient, prefix, secret string) *Redis 
 }
 
 // Get returns a usable token. It returns ErrNotFound if Redis has none, or a value
-// that is no token.
+// that is not a token.
 func (r *Redis) Get(ctx context.Context, key Key) (Token, error) {
 	// No more than a record can have: any client of Redis can write there.
 	stored, err := r.client.GetRange(ctx, r.name(key), 0, maxRecord).Bytes()
@@ -116,7 +116,7 @@ func (r *Redis) Delete(ctx context.Context, key Key, rejected Token) error {
 }
 
 // Ready returns nil if all masters of a cluster work. It returns nil for a Redis that
-// is no cluster.
+// is not a cluster.
 func (r *Redis) Ready(ctx context.Context) error {
 	if err := rediscluster.Ready(ctx, r.client); err != nil {
 		return failure("probing", err)

@@ -31,7 +31,7 @@ import (
 var (
 	// ErrNotFound says that a store has no usable token for a key.
 	ErrNotFound = errors.New("tokencache: no token")
-	// ErrClosed says that the cache was closed and acquires no more tokens.
+	// ErrClosed says that the cache was closed and acquires tokens no longer.
 	ErrClosed = errors.New("tokencache: closed")
 )
 
@@ -45,6 +45,6 @@ type Store interface {
 	// any more may be dropped.
 	Set(ctx context.Context, key Key, token Token) error
 	// Delete removes the token for a key, but only while it is the rejected
-	// one: a newer token stays. It is no error if there is none.
+	// one: a newer token stays. It is not an error if there is none.
 	Delete(ctx context.Context, key Key, rejected Token) error
 }

@@ -224,7 +224,7 @@ func (t *authTransport) acquire(a *authorized, c challenge) error {
 			}
 			return token, err
 		})
-		// The challenge may be out of date: the next request asks for it anew. A limit
+		// The challenge may be out of date: the next request asks for it again. A limit
 		// of the token service says nothing about the challenge, and a request without a
 		// token would only be refused.
 		if err != nil && !errors.Is(err, ErrRateLimited) {

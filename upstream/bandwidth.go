@@ -29,7 +29,7 @@ type pace struct {
 	chunk int // bytes of one turn
 }
 
-// NewBandwidth returns a Bandwidth of so many bytes per second; 0: no limit.
+// NewBandwidth returns a Bandwidth of that many bytes per second; 0: no limit.
 func NewBandwidth(bytesPerSecond int64) *Bandwidth {
 	b := new(Bandwidth)
 	b.Set(bytesPerSecond)

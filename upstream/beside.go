@@ -14,7 +14,7 @@ import (
 )
 
 // besideHosts are the circuit breakers of the hosts that the registry leads to: its token
-// services, and hosts that it redirects manifests and lists to. Such a host may be away or
+// services, and hosts that it redirects manifests and lists to. Such a host may be unavailable or
 // hang while the registry itself answers. Storage hosts of blobs have none: a blob that
 // breaks off has tries and pauses of its own (retry.go).
 type besideHosts struct {
@@ -46,7 +46,7 @@ type attempt struct {
 	probe   int // the number of the probe that the request is; 0: it is none
 }
 
-// enter begins a request, or refuses it while the host is away. One request each
+// enter begins a request, or refuses it while the host is unavailable. One request each
 // breakerPause finds out whether the host is back, even while an earlier one is silent.
 func (b *besideHosts) enter(p place, now time.Time) (attempt, *Error) {
 	b.mu.Lock()
@@ -97,7 +97,7 @@ func (c *Client) sendBeside(req *http.Request, p place, send func(*http.Request)
 	if p.host == "" || p.operation == ofBlobs {
 		return send(req)
 	}
-	p.client = "" // a host that is away is so for all clients
+	p.client = "" // a host that is unavailable is so for all clients
 	a, refused := c.beside.enter(p, time.Now())
 	if refused != nil {
 		return nil, refused
@@ -110,7 +110,7 @@ func (c *Client) sendBeside(req *http.Request, p place, send func(*http.Request)
 		failure = failed
 	}
 	if pause := c.beside.leave(a, time.Now(), answered, failure); pause > 0 {
-		c.logger.Warn("a host that the upstream leads to is unreachable, backing off. Check the network, and that host",
+		c.logger.Warn("a host that the upstream refers to is unreachable, backing off. Check the network and that host",
 			"upstream", c.host, "host", p.host, "for", pause, "error", failure)
 	}
 	return resp, err

@@ -170,7 +170,7 @@ func sizeOf(resp *http.Response, offset int64) (int64, error) {
 	if resp.StatusCode == http.StatusPartialContent {
 		start, size, err := parseContentRange(resp.Header.Get("Content-Range"))
 		if err == nil && start != offset {
-			err = fmt.Errorf("asked for bytes from %d on, it sends them from %d", offset, start)
+			err = fmt.Errorf("bytes were requested from %d on, but it sent them from %d", offset, start)
 		}
 		return size, err
 	}

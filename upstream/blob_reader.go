@@ -86,7 +86,7 @@ func openBlob(ctx context.Context, logger *slog.Logger, members []Member, repo s
 
 // openLate opens a part of a body under way after all members have failed to open it
 // once. It tries again as after a broken stream, and returns the first failure, whose
-// class is that of the members, if that is in vain.
+// class is that of the members if that fails.
 func (b *blobReader) openLate(first error) error {
 	for b.upstream == "" && b.err == nil {
 		b.resume()
@@ -270,7 +270,7 @@ func (b *blobReader) resume() {
 	case recoverAll:
 		if !b.waiting { // one line, however often the wait is extended
 			b.waiting = true
-			b.logger.Info("a download waits for an upstream that is away", "digest", b.dgst, "offset", b.offset, "for_at_most", maxRecoveryTime)
+			b.logger.Info("a download waits for an upstream that is unavailable", "digest", b.dgst, "offset", b.offset, "for_at_most", maxRecoveryTime)
 		}
 		b.sleep(next.wait)
 	case reopen:
@@ -288,7 +288,7 @@ func (b *blobReader) resume() {
 }
 
 // exhausted is the error of a reader whose members have all failed too often. It
-// names the current member, and tells the failures of all.
+// names the current member, and lists the failures of all.
 func (b *blobReader) exhausted() *Error {
 	e := &Error{Host: b.member().Host(), Op: opBlob, Repository: b.repo, Reference: b.dgst.String(), Class: ClassUnavailable, Err: b.reasons}
 	if last := b.last[b.retry.current]; last != nil {

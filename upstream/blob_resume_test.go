@@ -204,7 +204,7 @@ func TestEndsThatAreNone(t *testing.T) {
 	}
 }
 
-// Wrong bytes without a length come to an end all the same.
+// Wrong bytes without a length come to an end anyway.
 func TestWrongBytesWithoutLength(t *testing.T) {
 	for name, effects := range map[string][]upstreamtest.Effect{
 		"ranged": {upstreamtest.Chunked()}, "range ignored": {upstreamtest.Chunked(), upstreamtest.IgnoreRange()},

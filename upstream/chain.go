@@ -19,7 +19,7 @@ type Member interface {
 	oci.Registry
 	// Host names the registry in log lines and errors.
 	Host() string
-	// Health tells whether the registry should be asked.
+	// Health reports whether the registry should be asked.
 	Health() Health
 }
 
@@ -37,7 +37,7 @@ type Health interface {
 	// urgent, since no other member can answer, it does so every second for any
 	// unreachable member, until a minute has passed without an urgent Probe.
 	Probe(urgent bool)
-	// Rejected reports whether the member lately delivered corrupt bytes for a
+	// Rejected reports whether the member recently delivered corrupt bytes for a
 	// digest.
 	Rejected(dgst digest.Digest) bool
 	// Reject notes that the member delivered corrupt bytes for a digest, all of
@@ -79,7 +79,7 @@ func NewChain(opts ChainOptions, members ...Member) *Chain {
 
 // Blob opens a blob on the first member that has it. If a stream breaks off, the
 // blob continues at its offset, on the same member or another one: the digest
-// makes the bytes of all members equal. Members that lately delivered corrupt
+// makes the bytes of all members equal. Members that recently delivered corrupt
 // bytes for the digest are asked last. A segment comes from the member that is named for it,
 // or not at all.
 func (c *Chain) Blob(ctx context.Context, repo string, dgst digest.Digest, offset, length int64) (oci.Blob, error) {
@@ -222,7 +222,7 @@ func ask[T any](ctx context.Context, logger *slog.Logger, members []Member, fall
 			failed[i] = failure
 		}
 	}
-	// While all are away, the requests fail at once and cannot find out about a return.
+	// While all are unavailable, the requests fail at once and cannot find out about a return.
 	if !slices.ContainsFunc(failed, func(e *Error) bool { return !failureOf(e).away && !e.coolingDown }) {
 		for _, member := range members {
 			member.Health().Probe(true)
@@ -239,7 +239,7 @@ func withoutLater(members []Member, i int, configured []Member) []Member {
 	return append(slices.Clone(members[:i+1]), rest...)
 }
 
-// lastResort reports whether a member that cools down is asked all the same,
+// lastResort reports whether a member that cools down is asked anyway,
 // after every member failed. One that delivered corrupt content is: its bytes are
 // verified. One that is unreachable is only if another member was asked and is
 // broken; while every member is unreachable, none is tried before its time.
@@ -269,7 +269,7 @@ func halfOpenLast(members []Member) (ordered []Member, halfOpen int) {
 }
 
 // levelOf lowers the level of failures that an operator need not see: "not found"
-// is the ordinary work of a chain, and the begin of a cooldown was logged.
+// is the ordinary work of a chain, and the start of a cooldown was logged.
 func levelOf(failure *Error) slog.Level {
 	if failure.Class == ClassNotFound || failure.coolingDown {
 		return slog.LevelDebug

@@ -550,6 +550,6 @@ func (c *Client) noteRateLimit(header http.Header) {
 	c.tally.limit.Store(&rateLimit{limit, remaining})
 	low := remaining*10 < limit
 	if c.rateLow.Swap(low) != low && low {
-		c.logger.Warn("the upstream's rate limit is nearly used up. Configure credentials for it, or let tags be checked less often", "upstream", c.host, "remaining", remaining, "limit", limit)
+		c.logger.Warn("the upstream's rate limit is nearly used up. Configure credentials for it, or check tags less often", "upstream", c.host, "remaining", remaining, "limit", limit)
 	}
 }

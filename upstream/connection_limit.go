@@ -20,7 +20,7 @@ const (
 	blobPatience = 5 * time.Minute
 	// shortPatience is that time for all other requests. Clients have limits for these.
 	shortPatience = 30 * time.Second
-	// noticeableWait is the wait from which on the log tells that the limit slows pulls.
+	// noticeableWait is the wait from which on the log says that the limit slows pulls.
 	noticeableWait = time.Second
 	// uncrowdedAfter is how long no request must have had such a wait until the log says so.
 	uncrowdedAfter = time.Minute
@@ -96,7 +96,7 @@ func (l *connectionLimit) enter(ctx context.Context) (leave func(), err error) {
 	if v.blob {
 		k, patience = kindBlob, blobPatience
 	}
-	turn, ok := l.stand(v.block, k, !oci.IsSegment(ctx))
+	turn, ok := l.stand(v.block, k, v.forToken || !oci.IsSegment(ctx))
 	switch {
 	case ok:
 		return sync.OnceFunc(l.leave), nil
@@ -209,7 +209,7 @@ func (l *connectionLimit) remove(q *blockQueue, k kind, turn chan struct{}) bool
 	return true
 }
 
-// noteWait counts a wait, and tells the operator of one that is noticeable.
+// noteWait counts a wait, and logs one that is noticeable.
 func (l *connectionLimit) noteWait(wait time.Duration) {
 	l.waited(wait)
 	if wait < noticeableWait {
@@ -280,10 +280,17 @@ type visit struct {
 	blob   bool
 	timer  *headerTimer
 	waited time.Duration // of the present try
+	// forToken is set for a request for a token. Calls of several blocks may wait for it, so it
+	// waits as none of them does.
+	forToken bool
 }
 
-// visitOf returns the visit of a call, and an empty one for requests that are none, such as
-// those for tokens, which calls of several blocks may wait for.
+// forToken returns the context of a request for a token that a call needs.
+func forToken(ctx context.Context) context.Context {
+	return context.WithValue(ctx, visitKey{}, &visit{timer: visitOf(ctx).timer, forToken: true})
+}
+
+// visitOf returns the visit of a call, and an empty one for requests that are none.
 func visitOf(ctx context.Context) *visit {
 	if v, ok := ctx.Value(visitKey{}).(*visit); ok {
 		return v

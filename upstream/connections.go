@@ -134,7 +134,7 @@ func (c *connections) sendAdmitted(req *http.Request) answer {
 	cancelSecond := start(req, c.replace(current), answers, true, nil)
 	a := <-answers
 	if a.err != nil {
-		// The other one may still succeed. If both fail, the new connection tells more
+		// The other one may still succeed. If both fail, the error of the new connection says more
 		// about the present.
 		if b := <-answers; b.err == nil || b.second {
 			a = b
@@ -142,7 +142,7 @@ func (c *connections) sendAdmitted(req *http.Request) answer {
 		return a
 	}
 	if a.second {
-		c.logger.Info("a connection has gone silent, but a new one answers. Check the idle timeouts of NAT and firewalls in front of the upstream", "upstream", req.URL.Host)
+		c.logger.Info("a connection went silent, but a new one works. Check the idle timeouts of NAT and firewalls in front of the upstream", "upstream", req.URL.Host)
 		cancelFirst()
 	} else {
 		c.noteSlow()

@@ -20,7 +20,7 @@ const (
 	// registry that is down when no other member can answer.
 	earlyProbeEvery = time.Second
 
-	// corruptThreshold is how many digests a registry must lately have delivered
+	// corruptThreshold is how many digests a registry must recently have delivered
 	// wrong bytes for before it cools down: one file that rotted there is no
 	// reason to do without everything else.
 	corruptThreshold = 3
@@ -90,7 +90,7 @@ func (s cooldownState) String() string {
 // that the registry was unreachable before.
 //
 // While every registry that could answer is unreachable, the registry is watched:
-// probes beside the requests find out whether it is back, and no request is one.
+// probes separate from the requests find out whether it is back, and no request is one.
 type registryCooldown struct {
 	mu           sync.Mutex
 	limits       limitTable
@@ -214,7 +214,7 @@ func (c *registryCooldown) limitLeft(p place, now time.Time) time.Duration {
 	return max(0, c.limits.end(p).Sub(now))
 }
 
-// deliveredCorrupt notes that the registry delivered corrupt content, lately for
+// deliveredCorrupt notes that the registry delivered corrupt content, recently for
 // that many digests. It returns the pause that begins now, or 0. Soon after such
 // a pause one digest is enough for the next one, of twice the time.
 func (c *registryCooldown) deliveredCorrupt(now time.Time, digests int) (pause time.Duration) {

@@ -30,7 +30,7 @@
 //	available --three failed connects--------> unreachable ---its time is over--> probing
 //	probing   --connected--> available;  probing --failed--> unreachable, for twice the time
 //
-// Requests that wait in vain, while the registry answers no other one, count as failed connects.
+// Requests that wait without success, while the registry answers no other one, count as failed connects.
 // If several causes hold at once, the registry is in the state of the latest in
 // the order available, probing, unreachable, corrupt. While all members of a chain are
 // stopped, those that are unreachable are watched: a probe every second, beside the

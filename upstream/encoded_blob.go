@@ -121,7 +121,7 @@ func (c *Client) readOtherwise(dgst digest.Digest) bool {
 		return false
 	}
 	c.readings.Add(dgst, reading{decoded: !known.decoded, final: true})
-	c.logger.Warn("a blob does not match its digest and has a Content-Encoding that was not asked for. Weir reads it the other way from now on. Check for a proxy that compresses, or the metadata of the registry's storage",
+	c.logger.Warn("a blob does not match its digest and has a Content-Encoding that was not requested. From now on, Weir interprets the encoding the other way. Check for a proxy that compresses, or the metadata of the registry's storage",
 		"upstream", c.host, "digest", dgst, "decoded", !known.decoded)
 	return true
 }

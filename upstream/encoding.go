@@ -18,7 +18,7 @@ import (
 )
 
 // Every request asks for the identity coding (RFC 9110 section 12.5.3). Some proxies
-// compress all the same, and some storage services name the compression of a layer as
+// compress anyway, and some storage services name the compression of a layer as
 // the coding of the answer, with the bytes of the layer itself. The digest decides which
 // of the two it is: the bytes as they came, or the decoded ones.
 
@@ -59,7 +59,7 @@ type encodingError struct {
 }
 
 func (e *encodingError) Error() string {
-	return fmt.Sprintf("%v; the answer has Content-Encoding: %s although none was asked for, and decoded: %v", e.asItIs, strings.Join(e.codings, ", "), e.decoded)
+	return fmt.Sprintf("%v; the answer has Content-Encoding: %s, although none was requested, and decoded: %v", e.asItIs, strings.Join(e.codings, ", "), e.decoded)
 }
 
 // Unwrap returns the failure of the bytes as they came, which does not depend on the
@@ -165,7 +165,7 @@ func (u *unfolding) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readText reads the begin of an answer that is text, such as an error document: decoded
+// readText reads the start of an answer that is text, such as an error document: decoded
 // if that is possible.
 func readText(resp *http.Response, limit int64) []byte {
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, limit)) // a begin is better than nothing
@@ -197,7 +197,7 @@ func jsonOf(header http.Header, body []byte, limit int64) []byte {
 	return decoded
 }
 
-// jsonReader is jsonOf of a body that is read as a stream: decoded unless its begin is that
+// jsonReader is jsonOf of a body that is read as a stream: decoded unless its start is that
 // of an object. No coding's begin is the same, nor that of a list.
 func jsonReader(header http.Header, body io.Reader) (io.Reader, error) {
 	codings := codingsOf(header)

@@ -157,7 +157,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Answered reports whether the upstream, or one of a chain's, answered the question:
 // it may answer differently if the question is put in another way. A rate limit, a
-// refused token, and a failed or silent connection are no answers.
+// refused token, and a failed or silent connection are not answers.
 func (e *Error) Answered() bool { return slices.ContainsFunc(e.Members(), (*Error).answered) }
 
 func (e *Error) answered() bool {
@@ -238,7 +238,7 @@ func (e timeoutError) Timeout() bool { return true }
 const (
 	errHeaderTimeout timeoutError = "no answer within the time limit"
 	errStalled       timeoutError = "the body stalled for longer than the read timeout"
-	errTooSlow       timeoutError = "the answer comes too slowly"
+	errTooSlow       timeoutError = "the answer arrives too slowly"
 )
 
 // failures are the errors of several attempts. They deliberately do not unwrap:

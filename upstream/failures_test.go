@@ -305,7 +305,7 @@ func TestCircuitBreaker(t *testing.T) {
 			time.Sleep(time.Minute)
 			must[*oci.Manifest](t)(c.Manifest(t.Context(), "repo", oci.ByTag("latest")))
 			r.Close()
-			for range 2 { // the count began anew
+			for range 2 { // the count began again
 				_, err := c.Manifest(t.Context(), "repo", oci.ByTag("latest"))
 				wantError(t, err, upstream.ErrUnavailable)
 			}

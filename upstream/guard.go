@@ -78,12 +78,12 @@ type refusedZoneError struct {
 
 func (e *refusedZoneError) Error() string {
 	if e.own {
-		return "it has a " + e.zone.String() + " address, at which this upstream may not be"
+		return "it has a " + e.zone.String() + " address, which is not allowed for this upstream"
 	}
 	if e.zone == zone.LinkLocal {
-		return "it has a link-local address, to which no upstream may lead"
+		return "it has a link-local address, which no upstream may refer to"
 	}
-	return "it has a " + e.zone.String() + " address, and the upstream has none"
+	return "it has a " + e.zone.String() + " address, but the upstream itself has none"
 }
 
 // dialFunc connects to an address (host:port).
@@ -207,7 +207,7 @@ func (t refusingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 type otherTransport struct{ base *connections }
 
 // errNoHTTP stands for errors of net/http that quote the answer. The words of a service
-// that is no web server must not reach a client.
+// that is not a web server must not reach a client.
 var errNoHTTP = errors.New("malformed HTTP answer")
 
 func (t otherTransport) RoundTrip(req *http.Request) (*http.Response, error) {

@@ -54,12 +54,12 @@ func (c *Client) Head(ctx context.Context, repo string, ref oci.Reference) (*oci
 }
 
 // errVagueHead says that the answer to a HEAD does not tell the manifest.
-var errVagueHead = errors.New("the answer to HEAD names no manifest")
+var errVagueHead = errors.New("the answer to HEAD does not name a manifest")
 
 // errPage says that an answer is a page for browsers.
 var errPage = errors.New("the answer is a web page")
 
-// head sends the HEAD of a manifest and returns the descriptor that it tells.
+// head sends the HEAD of a manifest and returns the descriptor that it gives.
 func (c *Client) head(ctx context.Context, call call, ref oci.Reference) (ocispec.Descriptor, error) {
 	resp, err := c.do(ctx, call)
 	if err != nil {
@@ -151,7 +151,7 @@ func (c *Client) firstByte(ctx context.Context, repo string, dgst digest.Digest)
 		return ocispec.Descriptor{}, err
 	}
 	defer discard(resp.Body)
-	if isPage(resp.Header) { // a login page is no blob
+	if isPage(resp.Header) { // a login page is not a blob
 		return ocispec.Descriptor{}, c.badAnswer(ctx, call, errPage)
 	}
 	desc.Size = lengthOf(resp)
@@ -217,14 +217,14 @@ func (h *headSupport) disable() bool {
 // distrust notes that HEADs are useless, for one kind of content.
 func (c *Client) distrust(head *headSupport, op string) {
 	if head.disable() {
-		c.logger.Info("the upstream has no usable HEAD. Weir asks it with GET for now, which may count against its rate limit. Check whether a proxy before it refuses HEAD",
+		c.logger.Info("the upstream does not support HEAD properly. Weir sends GET for now, which may count against its rate limit. Check whether a proxy in front of it refuses HEAD",
 			"upstream", c.host, "operation", op, "for", noHeadTime)
 	}
 }
 
 // noteSilence notes a HEAD that ran into a time limit although there was a
 // connection to the registry. The next question is a GET: a second one now would double the time
-// that clients wait for a registry that is away.
+// that clients wait for a registry that is unavailable.
 func (c *Client) noteSilence(head *headSupport, op string, err error) {
 	failed, _ := errors.AsType[*Error](err)
 	if failed == nil || !failed.Timeout() || failed.Op == opToken {

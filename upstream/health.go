@@ -53,9 +53,9 @@ func (c *Client) reject(dgst digest.Digest) {
 	if pause == 0 {
 		return
 	}
-	// An upstream that is alone is asked all the same, and each answer begins another pause.
+	// An upstream that is alone is asked anyway, and each answer begins another pause.
 	if c.corrupt.Bad() {
-		c.logger.Warn("the upstream delivered corrupt content repeatedly, backing off. Check its storage, and any proxy between it and Weir",
+		c.logger.Warn("the upstream delivered corrupt content repeatedly, backing off. Check its storage and any proxy between it and Weir",
 			"upstream", c.host, "for", pause)
 	}
 	c.corrupt.Good() // unless more of it follows

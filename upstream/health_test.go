@@ -215,7 +215,7 @@ func TestCooldownsAreShared(t *testing.T) {
 }
 
 // A registry that restarts is away for a moment, and then cools down for longer:
-// downloads that have begun go on all the same.
+// downloads that have begun go on anyway.
 func TestDownloadsSurviveARestart(t *testing.T) {
 	for name, limited := range map[string]bool{"restart": false, "429": true} {
 		t.Run(name, func(t *testing.T) {

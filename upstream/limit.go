@@ -49,7 +49,7 @@ type Cooldowns interface {
 	Subscribe(upstream, account, operation string, onLimit func(until time.Time)) (stop func())
 }
 
-// maxLimitedPlaces bounds the memory for hosts beside the registry, and for clients with
+// maxLimitedPlaces bounds the memory for hosts other than the registry, and for clients with
 // credentials of their own. A registry has one token service and a few storage hosts.
 const maxLimitedPlaces = 1024
 
@@ -164,7 +164,7 @@ func (c *Client) limited(p place, after time.Duration) {
 	if p.host != "" {
 		attributes = append(attributes, "host", p.host)
 	}
-	c.logger.Warn("the upstream limits the rate of requests. Weir sends none of this operation until the limit ends", attributes...)
+	c.logger.Warn("the upstream limits the rate of requests. Weir sends no requests of this operation until the limit ends", attributes...)
 	if c.heard.has(p) {
 		c.cooldowns.Limit(c.label, c.login.account(), p.shared(), until)
 	}
@@ -235,7 +235,7 @@ func (c *Client) hearOf(p place) {
 	}
 }
 
-// limitedElsewhere starts the cooldown that another client was told with a 429.
+// limitedElsewhere starts the cooldown that another client learned by a 429.
 func (c *Client) limitedElsewhere(p place, until time.Time) {
 	now := time.Now()
 	// A shared limit is as hostile as a Retry-After header, so it has the same bound.
@@ -243,7 +243,7 @@ func (c *Client) limitedElsewhere(p place, until time.Time) {
 		until = latest
 	}
 	if until.After(now) && c.cooldown.limit(p, until) {
-		c.logger.Info("the upstream limits the rate of requests of another client of the same account. Weir sends none of this operation until the limit ends",
+		c.logger.Info("the upstream limits the rate of requests of another client of the same account. Weir sends no requests of this operation until the limit ends",
 			"upstream", c.host, "operation", p.shared(), "for", until.Sub(now).Round(time.Second))
 	}
 }

@@ -142,7 +142,7 @@ func TestIdentityTokenOfAHelper(t *testing.T) {
 					if err != nil && strings.Contains(err.Error(), s.helper) {
 						t.Errorf("step %d: the token shows: %v", i, err)
 					}
-					if strings.HasPrefix(name, "a registry") && !strings.Contains(err.Error(), "asks for a username and a password") {
+					if strings.HasPrefix(name, "a registry") && !strings.Contains(err.Error(), "requires a username and a password") {
 						t.Errorf("the reason is %v", err)
 					}
 				}

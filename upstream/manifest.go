@@ -15,7 +15,7 @@ import (
 
 // Manifest reads a manifest by tag or digest, and verifies it against a digest. It
 // returns an error of [ClassUnavailable] that wraps [ErrDigestMismatch],
-// [oci.ErrSchema1] or [oci.ErrManifestTooLarge] if the answer is no usable
+// [oci.ErrSchema1] or [oci.ErrManifestTooLarge] if the answer is not a usable
 // manifest.
 func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (*oci.Manifest, error) {
 	call := manifestCall(http.MethodGet, repo, ref)

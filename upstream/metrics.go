@@ -50,15 +50,15 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		}, upstream),
 		corrupt: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_upstream_corrupt_total",
-			Help: "Contents that an upstream registry delivered, in whole or in part, and that did not match their digest.",
+			Help: "Blobs and manifests that an upstream registry delivered, in whole or in part, and that did not match their digest.",
 		}, upstream),
 		limit: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_upstream_ratelimit_limit",
-			Help: "Requests that an upstream registry allows per window, as it last said.",
+			Help: "Requests that an upstream registry allows per window, as it last reported.",
 		}, upstream),
 		remaining: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_upstream_ratelimit_remaining",
-			Help: "Requests that an upstream registry still allows in the window, as it last said.",
+			Help: "Requests that an upstream registry still allows in the window, as it last reported.",
 		}, upstream),
 		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_token_requests_total",
@@ -66,7 +66,7 @@ func NewMetrics(registerer prometheus.Registerer) *Metrics {
 		}, []string{"upstream", "result"}),
 		connWait: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_upstream_connection_wait_seconds_total",
-			Help: "Time that requests to an upstream registry waited for a connection, since the limit was reached.",
+			Help: "Time that requests to an upstream registry waited for a connection because the limit was reached.",
 		}, upstream),
 		throttled: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_upstream_throttled_seconds_total",

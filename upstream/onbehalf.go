@@ -166,9 +166,9 @@ func (c *Client) grantFailed(ctx context.Context, about call, err error) error {
 		return ctx.Err()
 	}
 	about.sender = c.loginOf(ctx)
-	failure := asError(err)
+	failure := c.identify(asError(err), about)
 	if errors.Is(err, ErrDenied) {
 		failure.NotAsked = false
 	}
-	return c.identify(failure, about)
+	return failure
 }

@@ -202,7 +202,7 @@ func (p *prober) suspect(e *Error) bool {
 	case p.registry || p.report.Challenge != "" || e.Code != "" || e.Class == ClassRateLimited:
 		return false
 	case e.Status == 0:
-		// JSON that is no manifest, from a host that has no root of an API either.
+		// JSON that is not a manifest, from a host that has no root of an API either.
 		return errors.Is(e.Err, oci.ErrNoType)
 	case e.Class == ClassDenied:
 		return e.foreign // an empty 403 is that of an allow list, too

@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// recent remembers keys for a time: those that were added last, up to a number.
+// recent remembers keys for a while: those that were added last, up to a number.
 type recent[K comparable] struct {
 	life  time.Duration
 	mu    sync.Mutex

@@ -93,5 +93,5 @@ func isBelow(u *url.URL, root string) bool { return strings.HasPrefix(path.Clean
 type redirectedError struct{ host string }
 
 func (e *redirectedError) Error() string {
-	return "the answer is that of " + e.host + ", to which it redirects"
+	return "the answer comes from " + e.host + ", to which it redirects"
 }

@@ -117,7 +117,7 @@ func TestAnswersBehindARedirect(t *testing.T) {
 				if !onRegistry {
 					host = r.CDNHost()
 				}
-				if got := strings.Contains(e.Error(), "the answer is that of "+host); got != test.named || e.Status != test.status {
+				if got := strings.Contains(e.Error(), "the answer comes from "+host); got != test.named || e.Status != test.status {
 					t.Errorf("got %v, which names the host: %v", err, got)
 				}
 				if len(r.CDNRequests()) != 1 || len(r.Requests()) != 2 {

@@ -49,7 +49,7 @@ type listedRepo struct {
 //
 // No list and no tag is an error in these cases:
 //
-//   - The registry, or a gateway before it, is away or limits requests.
+//   - The registry, or a gateway before it, is unavailable or limits requests.
 //   - The account may not read the list, nor the repository. 403 for the tag alone
 //     means that it is missing, as with Artifactory.
 //   - The refusal of the list is ambiguous, such as 500 or a web page, and that of the

@@ -164,11 +164,11 @@ func (p *retryPolicy) beginRecovery(now time.Time) {
 	}
 }
 
-// wait decides to wait for a member that is away. A registry that restarts is away for
+// wait decides to wait for a member that is unavailable. A registry that restarts is unavailable for
 // some seconds and refuses a connect at once, so that the tries alone are used up
 // sooner. After the wait each member that no longer cools down has one more try.
 func (p *retryPolicy) wait(now time.Time, left func(member int) time.Duration) decision {
-	wait := maxRecoveryTime + 1 // too long, if no member is away
+	wait := maxRecoveryTime + 1 // too long, if no member is unavailable
 	back := -1
 	for i := range p.members {
 		m := &p.members[i]

@@ -44,7 +44,7 @@ func (e *Error) noteRetryAfter(header http.Header, now time.Time) {
 // proxies send in its place; the first one that is understood counts. It returns
 // false if there is none.
 func retryAfter(header http.Header, now time.Time, names ...string) (time.Duration, bool) {
-	// A moment is one of the registry's clock, which the Date tells.
+	// A moment is one of the registry's clock, which the Date shows.
 	if date, err := http.ParseTime(header.Get("Date")); err == nil && date.Sub(now).Abs() > maxClockError {
 		now = date
 	}

@@ -50,7 +50,7 @@ func (s *segments) Single(reason string) {
 	s.single = time.Now().Add(singleTime)
 	s.mu.Unlock()
 	if begins {
-		s.logger.Info("large blobs of the upstream are fetched in one stream for a time", "upstream", s.host, "for", singleTime, "reason", reason)
+		s.logger.Info("large blobs of the upstream are fetched in one stream for a while", "upstream", s.host, "for", singleTime, "reason", reason)
 	}
 }
 
@@ -68,7 +68,7 @@ func (s *segments) learn(resp *http.Response) {
 }
 
 // segment opens a segment of a blob. All its failures match oci.ErrNoRange. Those that show
-// that the registry sends no segments beside each other make one stream the rule.
+// that the registry sends no segments in parallel make one stream the rule.
 func (c *Client) segment(ctx context.Context, call call, dgst digest.Digest, offset, end int64) (oci.Blob, error) {
 	// A segment under way may go on at its offset.
 	if !oci.IsContinuation(ctx) && c.segments.Segments() < 2 {
@@ -101,7 +101,7 @@ func (c *Client) openSegment(ctx context.Context, call call, resp *http.Response
 	}
 	size, err := sizeOf(resp, offset)
 	if err != nil || size < end || !oci.AssemblyOf(ctx).SameVersion(size, resp.Header.Get("Etag")) {
-		return nil, "it answered a range with that of another version of the blob"
+		return nil, "it answered a range with bytes of another version of the blob"
 	}
 	return &stretch{ctx: ctx, client: c, call: call, dgst: dgst, body: resp.Body, size: size, offset: offset, end: end}, ""
 }

@@ -21,12 +21,12 @@ type Status struct {
 	Host  string
 	State State
 	Until time.Time // of the cooldown; the zero time if there is none
-	// Limit and Remaining are the rate limit that the registry last told; false if it told none.
+	// Limit and Remaining are the rate limit that the registry last reported; false if it reported none.
 	Limit, Remaining int
 	HasLimit         bool
 	Requests         int64 // since the client was made
 	Errors           map[Class]int64
-	Latency          time.Duration // to the headers of an answer, lately; 0: there was none
+	Latency          time.Duration // to the headers of an answer, recently; 0: there was none
 }
 
 // tally counts the requests of one client.
@@ -36,7 +36,7 @@ type tally struct {
 	limit   atomic.Pointer[rateLimit]
 }
 
-// rateLimit is what a registry told about its rate limit.
+// rateLimit is the state of a rate limit, as a registry reported it.
 type rateLimit struct{ limit, remaining int }
 
 // latencyWeight is the share of the last request in the latency: some dozen requests tell how it is now.
@@ -45,7 +45,7 @@ const latencyWeight = 0.1
 func (t *tally) request(class Class, took time.Duration) {
 	t.classes[class].Add(1)
 	if class != ClassOK {
-		return // a timeout tells nothing of the answers
+		return // a timeout says nothing about the answers
 	}
 	for {
 		before := t.latency.Load()

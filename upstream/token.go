@@ -61,7 +61,7 @@ func (s *tokenService) request(ctx context.Context, origin *url.URL, key tokenca
 	unavailable := func(err error) *Error {
 		return &Error{Class: ClassUnavailable, Err: fmt.Errorf("token service %s: %w", realm.Host, err)}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.client.timeToHeaders(), errHeaderTimeout)
+	ctx, cancel := context.WithTimeoutCause(forToken(ctx), s.client.timeToHeaders(), errHeaderTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, tokenURL(realm, key).String(), nil)
 	if err != nil {
@@ -158,7 +158,7 @@ func parseRealm(realm string, origin *url.URL) (*url.URL, error) {
 		return nil, fmt.Errorf("%s names a token service that is not a URL", origin.Host) // the realm may hold anything, so it is not shown
 	}
 	if u.Scheme != "https" && (u.Scheme != "http" || origin.Scheme != "http") {
-		return nil, fmt.Errorf("the token service at %s, which %s names, is refused: it is not https", u.Host, origin.Host)
+		return nil, fmt.Errorf("the token service at %s, which %s names, is refused: it does not use https", u.Host, origin.Host)
 	}
 	return u, nil
 }
@@ -178,7 +178,7 @@ func (c *Client) trustsRealm(realm *url.URL) bool {
 type otherRealmError struct{ host string }
 
 func (e *otherRealmError) Error() string {
-	return "the token service " + e.host + " is not the one that may get the credentials"
+	return "the token service " + e.host + " is not the one that may receive the credentials"
 }
 
 func tokenURL(realm *url.URL, key tokencache.Key) *url.URL {

@@ -28,7 +28,7 @@ var (
 	// errNoAnswer has no cause, which would quote the answer.
 	errNoAnswer  = errors.New("its answer is not a token: it is not a JSON object")
 	errNoToken   = errors.New("its answer has neither token nor access_token")
-	errBadToken  = errors.New("its token has characters that no header can carry")
+	errBadToken  = errors.New("its token has characters that are not allowed in a header")
 	errLongToken = fmt.Errorf("its token has more than %d bytes", tokencache.MaxToken)
 )
 
@@ -167,7 +167,7 @@ const minUnixTime, maxUnixTime = 5e8, 1e11
 // date in one of the usual forms.
 func parseMoment(text string) (time.Time, bool) {
 	if number, ok := parseSeconds(text); ok {
-		// The number of digits tells milliseconds, microseconds and nanoseconds.
+		// The number of digits distinguishes milliseconds, microseconds and nanoseconds.
 		for _, unit := range []float64{1e9, 1e6, 1e3} {
 			if number >= unit*1e9 && number < unit*maxUnixTime {
 				number /= unit

@@ -108,7 +108,7 @@ func TestParseToken(t *testing.T) {
 		`{"Code":"Success","Token":"a","Expiration":"2030-01-01T00:00:00Z"}`: "neither",
 		`{"token":"` + strings.Repeat("x", 16<<10+1) + `"}`:                  "more than 16384 bytes",
 		`{}`: "neither token nor access_token", `{"token":"\n"}`: "neither", `{"token":17}`: "neither",
-		`{"token":"a b"}`: "no header can carry", `{"access_token":"a\r\nX: y"}`: "no header can carry", `{"token":"é"}`: "no header can carry",
+		`{"token":"a b"}`: "not allowed in a header", `{"access_token":"a\r\nX: y"}`: "not allowed in a header", `{"token":"é"}`: "not allowed in a header",
 	} {
 		if got, err := parseToken([]byte(body), now); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: value %q, %v, want %q", body, got.Value, err, want)

@@ -98,7 +98,7 @@ func (t connTransport) roundTrip(req *http.Request) (*http.Response, net.Addr, e
 
 // originTransport is the connTransport of the upstream's own origin. It informs
 // the client of each connect's outcome and of the rate limit in each answer, and notes
-// the zone that the answer came from. A request that waited in vain, while none got an
+// the zone that the answer came from. A request that waited without success, while none got an
 // answer, counts as a failed connect: the registry hangs. A registry that answers other
 // requests meanwhile is only slow with this one.
 type originTransport struct {
@@ -124,7 +124,7 @@ func (t originTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	ours := cause == nil || cause == errHeaderTimeout
 	switch {
 	// The registry may bear no further connection for one blob. Other requests find out
-	// whether it is away.
+	// whether it is unavailable.
 	case failed && oci.IsSegment(req.Context()):
 	case failed && failure.connected && ours && isTimeout(failure.err) && t.client.answers.Load() == answers:
 		t.client.connectFailed(failure.err)

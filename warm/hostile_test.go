@@ -47,14 +47,14 @@ func TestWrongManifests(t *testing.T) {
 	named := digest.FromString("something else")
 	f.manifests[named.String()] = []byte(`{"layers":[]}`)
 	wantFailed(t, warm.Image(t.Context(), f, oci.ByDigest(named), all),
-		"manifest "+named.String()+": the 13 bytes that came have digest "+digest.FromString(`{"layers":[]}`).String())
+		"manifest "+named.String()+": the 13 bytes that arrived have digest "+digest.FromString(`{"layers":[]}`).String())
 
 	image := f.image("image")
 	size := image.Size
 	image.Size++
 	f.tag("v1", f.index(image))
 	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), all),
-		fmt.Sprintf("manifest %s: has %d bytes, and its descriptor says %d", image.Digest, size, size+1))
+		fmt.Sprintf("manifest %s: has %d bytes, but its descriptor says %d", image.Digest, size, size+1))
 }
 
 // Two manifests that refer to each other are each read once.
@@ -76,7 +76,7 @@ func TestBounds(t *testing.T) {
 	f.tag("deep", nested)
 	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("deep"), all))
 	f.tag("too-deep", f.index(nested))
-	if got := warm.Image(t.Context(), f, oci.ByTag("too-deep"), all).Failed; len(got) != 1 || !strings.Contains(got[0].Error(), "lies in more than 4 indexes") {
+	if got := warm.Image(t.Context(), f, oci.ByTag("too-deep"), all).Failed; len(got) != 1 || !strings.Contains(got[0].Error(), "is nested in more than 4 indexes") {
 		t.Errorf("%v", got)
 	}
 

@@ -64,10 +64,10 @@ func (n node) parse(body []byte) (dgst digest.Digest, links oci.Links, err error
 		dgst = digest.FromBytes(body)
 	}
 	if got := dgst.Algorithm().FromBytes(body); got != dgst {
-		return dgst, links, fmt.Errorf("the %d bytes that came have digest %s", len(body), got)
+		return dgst, links, fmt.Errorf("the %d bytes that arrived have digest %s", len(body), got)
 	}
 	if n.size != 0 && n.size != int64(len(body)) {
-		return dgst, links, fmt.Errorf("has %d bytes, and its descriptor says %d", len(body), n.size)
+		return dgst, links, fmt.Errorf("has %d bytes, but its descriptor says %d", len(body), n.size)
 	}
 	if links, err = oci.References(body); err != nil {
 		return dgst, links, fmt.Errorf("is not a manifest: %w", err)
@@ -109,7 +109,7 @@ func (w *walk) children(ctx context.Context, parent node, manifests []ocispec.De
 		child := node{ref: oci.ByDigest(desc.Digest).Accepting(desc.MediaType), name: nameOf(desc), attests: isAttestation(desc),
 			size: desc.Size, nesting: parent.nesting + 1, referring: parent.referring}
 		if child.nesting > maxNesting {
-			w.fail(ctx, fmt.Errorf("manifest %s: lies in more than %d indexes", desc.Digest, maxNesting))
+			w.fail(ctx, fmt.Errorf("manifest %s: is nested in more than %d indexes", desc.Digest, maxNesting))
 		} else if w.takeManifest(ctx, desc) {
 			next = append(next, child)
 		}
@@ -180,7 +180,7 @@ func (w *walk) takeManifest(ctx context.Context, desc ocispec.Descriptor) bool {
 	taken := w.taken
 	w.mu.Unlock()
 	if taken == maxManifests { // reported once, for the first that is left out
-		w.fail(ctx, fmt.Errorf("manifest %s: there are more than %d, which no image has; the rest is left out", desc.Digest, maxManifests))
+		w.fail(ctx, fmt.Errorf("manifest %s: there are more than %d, which no image has; the rest is skipped", desc.Digest, maxManifests))
 	}
 	if taken >= maxManifests {
 		return false
@@ -223,7 +223,7 @@ func (w *walk) take(ctx context.Context, kind string, desc ocispec.Descriptor, l
 	}
 	// A hostile image names other content in each of its manifests.
 	if full {
-		w.fail(ctx, fmt.Errorf("%s %s: the image refers to more than %d contents, which no image does", kind, desc.Digest, maxManifests+maxBlobs))
+		w.fail(ctx, fmt.Errorf("%s %s: the image refers to more than %d manifests and blobs, which no image does", kind, desc.Digest, maxManifests+maxBlobs))
 		return false
 	}
 	// Links have valid digests only; the list of referrers has not been checked.

@@ -40,7 +40,7 @@ const (
 	// maxReferring is how long a chain of referrers may be: an SBOM of an image,
 	// and the signature of that SBOM.
 	maxReferring = 2
-	// maxFailures is the number of failures after which an image is given up.
+	// maxFailures is the number of failures after which an image is abandoned.
 	maxFailures = 10
 )
 
@@ -104,7 +104,7 @@ type Result struct {
 	Digest     digest.Digest // of the reference's manifest; empty if that failed
 	New, There Amount        // fetched, and in the cache before
 	Failed     []error       // one for each object that is not in the cache; each names it
-	// Notes tell in a line each which content the registry lacks, without a failure: some
+	// Notes name in a line each the content that the registry lacks, without a failure: some
 	// of the manifests of an index, referrers, and layers with addresses of their own.
 	Notes []string
 }
@@ -126,7 +126,7 @@ func Image(ctx context.Context, src Source, ref oci.Reference, opts Options) Res
 	return w.result
 }
 
-var errGivenUp = errors.New("given up after so many failures")
+var errGivenUp = errors.New("stopped after too many failures")
 
 // walk is the state of one Image.
 type walk struct {
@@ -164,11 +164,11 @@ func (w *walk) manifests(ctx context.Context, ref oci.Reference) {
 	}
 	if names := w.missing.children; len(names) > 0 && !w.found && len(w.result.Failed) == 0 {
 		w.fail(ctx, fmt.Errorf("the registry lacks all manifests that %s names: %s", ref, list(names)))
-		w.missing.children = nil // which the failure tells
+		w.missing.children = nil // which the failure names
 	}
 	// An image without an index offers no platforms, and is taken as it is.
 	if len(w.offered) > 0 && !w.matched {
-		w.fail(ctx, fmt.Errorf("%s has none of the platforms that are wanted (%s), only %s", ref, formatPlatforms(w.opts.Platforms), list(w.offered)))
+		w.fail(ctx, fmt.Errorf("%s has none of the requested platforms (%s), only %s", ref, formatPlatforms(w.opts.Platforms), list(w.offered)))
 	}
 }
 

@@ -152,7 +152,7 @@ func TestPlatforms(t *testing.T) {
 
 	none := warm.Options{Platforms: []ocispec.Platform{{OS: "linux", Architecture: "s390x"}, {OS: "linux", Architecture: "arm", Variant: "v5"}}}
 	wantFailed(t, warm.Image(t.Context(), f, oci.ByTag("v1"), none),
-		"v1 has none of the platforms that are wanted (linux/arm/v5, linux/s390x), only linux/amd64, linux/amd64/v3, linux/arm/v6, linux/arm/v7, linux/arm64, linux/arm64/v8, windows/amd64")
+		"v1 has none of the requested platforms (linux/arm/v5, linux/s390x), only linux/amd64, linux/amd64/v3, linux/arm/v6, linux/arm/v7, linux/arm64, linux/arm64/v8, windows/amd64")
 	// An image that is not one of several says nothing of its platform.
 	wantFailed(t, warm.Image(t.Context(), f, oci.ByDigest(plain.Digest), none))
 }
@@ -197,7 +197,7 @@ func TestGivenUp(t *testing.T) {
 	}
 	f.tag("v1", f.image("image", layers...))
 	result := warm.Image(t.Context(), f, oci.ByTag("v1"), warm.Options{Jobs: 1})
-	if n := len(result.Failed); n != 11 || result.Failed[10].Error() != "given up after so many failures" || len(f.asked) != 12 {
+	if n := len(result.Failed); n != 11 || result.Failed[10].Error() != "stopped after too many failures" || len(f.asked) != 12 {
 		t.Errorf("%d failures, asked %d times: %v", n, len(f.asked), result.Failed)
 	}
 }

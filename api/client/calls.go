@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -61,7 +62,7 @@ func (c *Client) SomeRepositories(ctx context.Context, page Page) ([]api.NamedDo
 	return found.Repositories, err
 }
 
-// Repository tells about a repository.
+// Repository returns a repository.
 func (c *Client) Repository(ctx context.Context, name string) (api.RepositoryDocument, error) {
 	return ask[api.RepositoryDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name}})
 }
@@ -69,25 +70,35 @@ func (c *Client) Repository(ctx context.Context, name string) (api.RepositoryDoc
 // Tags returns the cached tags of a repository in lexical order. It returns an error that matches
 // [ErrTooMany] if there are more than [MaxList].
 func (c *Client) Tags(ctx context.Context, name string) ([]string, error) {
-	var all []string
-	query := url.Values{"n": {"1000"}}
+	tags, _, err := c.allTags(ctx, name, url.Values{"n": {"1000"}})
+	return tags, err
+}
+
+// SizedTags is Tags with the sizes of the images of the tags, as far as the mirror knows them.
+func (c *Client) SizedTags(ctx context.Context, name string) ([]string, map[string]int64, error) {
+	return c.allTags(ctx, name, url.Values{"n": {"100"}, "sizes": {"true"}})
+}
+
+func (c *Client) allTags(ctx context.Context, name string, query url.Values) (all []string, sizes map[string]int64, err error) {
+	sizes = make(map[string]int64)
 	for {
 		page, err := ask[api.TagsDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name, "tags"}, query: query})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		all = append(all, page.Tags...)
+		maps.Copy(sizes, page.Sizes)
 		if page.Next == "" || len(page.Tags) == 0 {
-			return all, nil
+			return all, sizes, nil
 		}
 		if len(all) > MaxList {
-			return nil, fmt.Errorf("%w: %s has more than %d tags", ErrTooMany, name, MaxList)
+			return nil, nil, fmt.Errorf("%w: %s has more than %d tags", ErrTooMany, name, MaxList)
 		}
 		query.Set("last", page.Tags[len(page.Tags)-1])
 	}
 }
 
-// Tag tells about a tag.
+// Tag returns a tag.
 func (c *Client) Tag(ctx context.Context, name, tag string) (api.TagDocument, error) {
 	return ask[api.TagDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name, "tags", tag}})
 }
@@ -97,12 +108,12 @@ func (c *Client) History(ctx context.Context, name, tag string) (api.HistoryDocu
 	return ask[api.HistoryDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name, "tags", tag, "history"}})
 }
 
-// Manifest tells about a manifest and its parts.
+// Manifest returns a manifest and its parts.
 func (c *Client) Manifest(ctx context.Context, name string, dgst digest.Digest) (api.ManifestDocument, error) {
 	return ask[api.ManifestDocument](ctx, c, call{method: http.MethodGet, path: []string{"repositories", name, "manifests", dgst.String()}})
 }
 
-// Downloads tells about the running downloads.
+// Downloads returns the running downloads.
 func (c *Client) Downloads(ctx context.Context) (api.DownloadsDocument, error) {
 	return ask[api.DownloadsDocument](ctx, c, call{method: http.MethodGet, path: []string{"downloads"}})
 }
@@ -118,7 +129,7 @@ func (c *Client) Remove(ctx context.Context, image string) (api.RemovedDocument,
 	return ask[api.RemovedDocument](ctx, c, call{method: http.MethodDelete, path: []string{"images", image}})
 }
 
-// Status tells how the mirror is, and what it has answered.
+// Status returns the state of the mirror and its traffic.
 func (c *Client) Status(ctx context.Context) (api.Status, error) {
 	return ask[api.Status](ctx, c, call{method: http.MethodGet, path: []string{"status"}})
 }

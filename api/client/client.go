@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	// AtOnce is how many requests a caller should have under way: a mirror reads for so many at
+	// AtOnce is how many requests a caller should have under way: a mirror reads for that many at
 	// once, from all of its clients.
 	AtOnce = 4
 	// answerTimeout bounds one request. The mirror gives its requests 30 s.
@@ -66,7 +66,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // ErrNoAPI says that a program without this API answers at the address: another program, or a
 // mirror that serves its API elsewhere.
-var ErrNoAPI = errors.New("no API of a mirror is there")
+var ErrNoAPI = errors.New("it does not serve the API of a mirror")
 
 // RefusalError is an answer of a mirror that is an error.
 type RefusalError struct {
@@ -78,7 +78,7 @@ type RefusalError struct {
 // Error returns the mirror's own words, which say more than the status.
 func (e *RefusalError) Error() string {
 	if e.Message == "" {
-		return fmt.Sprintf("the mirror answers %d %s", e.Status, http.StatusText(e.Status))
+		return fmt.Sprintf("the mirror answered %d %s", e.Status, http.StatusText(e.Status))
 	}
 	return e.Message
 }
@@ -119,7 +119,7 @@ func ask[Document any](ctx context.Context, c *Client, one call) (document Docum
 		return document, nil
 	}
 	if json.Unmarshal(content, &document) != nil {
-		return document, fmt.Errorf("the answer is not the JSON of a mirror: %w", ErrNoAPI)
+		return document, fmt.Errorf("the answer is not the JSON document of a mirror: %w", ErrNoAPI)
 	}
 	return document, nil
 }
@@ -166,7 +166,7 @@ func unsent(ctx context.Context, err error) error {
 	return err
 }
 
-// refusalOf returns the error of an answer that is no success.
+// refusalOf returns the error of an answer that is not a success.
 func refusalOf(resp *http.Response) error {
 	e := &RefusalError{Status: resp.StatusCode}
 	if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/json") {

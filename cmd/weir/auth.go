@@ -33,8 +33,8 @@ func hashCommand() *cobra.Command {
 		Short: "Read a password and print its hash",
 		Long: `Read a password and print its Argon2id hash, for the key password of an
 [auth.identity] or, after a user name and a colon, for the file of auth.htpasswd. On
-a terminal, it asks for the password twice and does not show it. Otherwise it reads
-the first line of standard input.`,
+a terminal, the command asks for the password twice and does not show it. Otherwise
+it reads the first line of standard input.`,
 		Example: "  weir auth hash\n  printf '%s\\n' \"$PASSWORD\" | weir auth hash",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

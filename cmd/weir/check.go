@@ -38,8 +38,8 @@ exit code 2.
 
 With --online, print the state of each upstream instead. Weir contacts the upstream
 with its credentials and requests the headers of a manifest and the first byte of a
-blob. They belong to the image given with --image, else to an image that the mirror
-has cached, else to a well-known public image. A "?" marks a feature that was not
+blob. They belong to the image given with --image, otherwise to an image that the
+mirror has cached, otherwise to a well-known public image. A "?" marks a feature that was not
 tried, because there is no such image, or because the registry counts reads of
 manifests against a rate limit and no --image permits two of them. Blocks with
 offline = true are not contacted.
@@ -99,8 +99,8 @@ func checkCommand(paths *[]string) *cobra.Command {
 	}
 	flags.flags(cmd)
 	cmd.Flags().BoolVar(&online, "online", false, "contact each upstream and print its state")
-	cmd.Flags().StringArrayVar(&opts.images, "image", nil, "ask the upstreams of its block for the image `NAME`, as clients name it; may be repeated (with --online)")
-	cmd.Flags().StringVar(&opts.output, "output", "table", "print in the `FORMAT` table or json (with --online)")
+	cmd.Flags().StringArrayVar(&opts.images, "image", nil, "ask the upstreams for the image `NAME`, as clients name it; may be repeated (with --online)")
+	cmd.Flags().StringVar(&opts.output, "output", "table", "output `FORMAT`: table or json (with --online)")
 	cmd.Flags().DurationVar(&opts.timeout, "timeout", 30*time.Second, "give up after `DURATION` (with --online)")
 	return cmd
 }

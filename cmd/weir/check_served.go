@@ -62,7 +62,7 @@ func checkServed(ctx context.Context, cfg *config.Config, w io.Writer) error {
 }
 
 // runningURL returns the URL of the mirror that runs on this machine, as it has left it
-// or else as the configuration has it. It returns nil if neither tells.
+// or else as the configuration has it. It returns nil if neither does.
 func runningURL(cfg *config.Config) *url.URL {
 	if left, err := app.LeftURL(cfg.BlobStore.FS.RootDir); err == nil && left != "" {
 		if u, err := url.Parse(left); err == nil && u.Scheme == "https" && u.Port() != "" {

@@ -104,7 +104,7 @@ func sampleResults() []check.Result {
 			Upstream: "nexus.internal", Blocks: []string{"nexus.internal"}, Keys: []string{`repository."nexus.internal".upstream[0]`},
 			Status: check.StatusFailed, Reachable: true, LatencyMS: &near, Authentication: check.LoginUnknown,
 			Errors: []string{`nexus.internal could not deliver /v2/ (200 OK). The answer is not that of a registry. ` +
-				`Check url of repository."nexus.internal".upstream[0], and whether a proxy or a login page is between`},
+				`Check url of repository."nexus.internal".upstream[0], and whether a proxy or a login page is in between`},
 		},
 		{Upstream: "quay.io", Blocks: []string{"quay.io"}, Keys: []string{`repository."quay.io".upstream[0]`}, Status: check.StatusSkipped},
 	}

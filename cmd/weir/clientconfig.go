@@ -85,7 +85,7 @@ func clientConfigCommand(paths *[]string) *cobra.Command {
 	cmd.Flags().StringVar(&flags.ca, "ca", "", "`FILE` with the authority of the mirror's certificate (default: from server.tls)")
 	cmd.Flags().StringVar(&flags.certificate, "client-cert", "", "`FILE` with the client certificate")
 	cmd.Flags().StringVar(&flags.key, "client-key", "", "`FILE` with the key of --client-cert")
-	cmd.Flags().StringVar(&user, "username", "", "log clients in as `USER`")
+	cmd.Flags().StringVar(&user, "username", "", "log clients in to the mirror as `USER`")
 	cmd.Flags().StringVar(&dir, "dir", "", "write the files below `DIR`")
 	return cmd
 }
@@ -113,7 +113,7 @@ func clientLogin(user string, in io.Reader, prompt io.Writer) (*clientconfig.Log
 }
 
 // deliver prints the files of a client, or writes them below a directory unless dir is
-// empty, and tells about them.
+// empty, and reports them.
 func deliver(made clientconfig.Config, dir string, stdout, stderr io.Writer) error {
 	for _, warning := range made.Warnings {
 		fmt.Fprintln(stderr, "warning:", warning)

@@ -68,7 +68,7 @@ func clientConfigCases() []clientConfigCase {
 }
 
 // What is printed is what testdata says, and means for the client what it ought
-// to. UPDATE_GOLDEN=1 writes testdata anew.
+// to. UPDATE_GOLDEN=1 rewrites testdata.
 func TestClientConfig(t *testing.T) {
 	dir, err := filepath.Abs("testdata/client-config")
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,23 +33,26 @@ and keeps serving when upstreams fail.`,
 		},
 	}
 	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
-		"configuration `FILE`; may be repeated, later files override earlier ones (default: the first of "+strings.Join(config.Places(), ", ")+"; else built-in)")
+		"configuration `FILE`; may be repeated, later files override earlier ones (default: the first of "+strings.Join(config.Places(), ", ")+"; if none exists, the built-in configuration)")
 	root.SetVersionTemplate("{{.Version}}\n")
 	addGroup(root, "Run a mirror:", serveCommand(&paths), checkCommand(&paths), healthcheckCommand(&paths))
 	addGroup(root, "Look at and control a running mirror:", lsCommand(&paths), inspectCommand(&paths), pinCommand(&paths), refreshCommand(&paths), rmCommand(&paths), statsCommand(&paths), unpinCommand(&paths), warmCommand(&paths))
-	addGroup(root, "Maintain its store:", verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
+	addGroup(root, "Maintain the store:", verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
 	addGroup(root, "Set up clients and users:", clientConfigCommand(&paths), authCommand())
 	root.AddCommand(versionCommand(), manCommand())
 	return root
 }
 
-// addGroup adds commands below a title of the help.
+// addGroup adds commands below a title of the help, which is left out if all are hidden.
 func addGroup(root *cobra.Command, title string, commands ...*cobra.Command) {
+	root.AddCommand(commands...)
+	if !slices.ContainsFunc(commands, func(one *cobra.Command) bool { return !one.Hidden }) {
+		return
+	}
 	root.AddGroup(&cobra.Group{ID: title, Title: title})
 	for _, one := range commands {
 		one.GroupID = title
 	}
-	root.AddCommand(commands...)
 }
 
 // localURL returns the URL of the mirror with a configuration, as it is reached from

@@ -16,6 +16,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
 
 	"github.com/weirhq/weir/check"
 	"github.com/weirhq/weir/clientconfig"
@@ -282,5 +283,24 @@ func TestEveryCommandRefusesAWrongConfiguration(t *testing.T) {
 func TestNamedImagesOfOverlappingNamespaces(t *testing.T) {
 	if _, err := namedImages([]namespace.Spec{{Key: "a"}, {Key: "a"}}, nil); err == nil {
 		t.Error("two namespaces with one key")
+	}
+}
+
+// The help has a title for commands that it lists, and none where another system has no such
+// command.
+func TestTitlesOfHelp(t *testing.T) {
+	hidden := func(name string) *cobra.Command {
+		return &cobra.Command{Use: name, Hidden: true, Run: func(*cobra.Command, []string) {}}
+	}
+	shown := &cobra.Command{Use: "shown", Run: func(*cobra.Command, []string) {}}
+	root := &cobra.Command{Use: "weir"}
+	addGroup(root, "Nothing here:", hidden("a"), hidden("b"))
+	addGroup(root, "Something here:", hidden("c"), shown)
+	if help := root.UsageString(); strings.Contains(help, "Nothing here:") || !strings.Contains(help, "Something here:\n  shown") {
+		t.Error(help)
+	}
+	root.SetArgs([]string{"a"})
+	if err := root.Execute(); err != nil {
+		t.Error(err)
 	}
 }

@@ -80,7 +80,7 @@ func blocksWith(ctx context.Context, m *mirror, word string) (offered []cobra.Co
 	last := ""
 	for range maxCompletions {
 		found, err := m.SomeRepositories(ctx, client.Page{Text: word, N: 1, Last: last})
-		if err != nil || len(found) == 0 || found[0].Name <= last { // <=: it is no page behind the last one
+		if err != nil || len(found) == 0 || found[0].Name <= last { // <=: it is not a page behind the last one
 			break
 		}
 		block := found[0].Block

@@ -35,18 +35,19 @@ type gcOptions struct {
 
 const gcLong = `Remove stored content that has not been used for a given time, then the least
 recently used content until the rest fits into a given size. Both limits come from
-the configuration (blob_store.fs) unless a flag sets them. Removed content is
-downloaded again when a client asks for it. Running pulls are not disturbed. Pinned
-images stay. The output has a line for each image that lost content; shared content
-counts for each of them.
+the configuration (blob_store.fs) unless a flag sets them. Before that, each
+repository block with a max_size loses its own least recently used content down to
+it. Removed content is downloaded again when a client asks for it. Running pulls are
+not disturbed. Pinned images stay. The output has a line for each image that lost
+content; content that several images share counts for each of them.
 
-With --prune-records, also remove the tags and links of content that is gone, and
-thereby the repositories that have nothing left from the catalog. Lists of
+With --prune-records, also remove the tags and links of content that no longer exists.
+Repositories without any content left then disappear from the catalog. Lists of
 repositories without content are removed after a day, unused records after the same
 time as content, and empty directories at once. Stop the mirror first. Otherwise a
 repository that is pulled again stays out of the catalog until the mirror restarts.
 
-With --bucket, evict from the bucket of blob_store.s3, to its limits. Content is
+With --bucket, evict from the bucket of blob_store.s3, down to its limits. Content is
 marked first, so that no client is redirected to it, and removed when all redirects
 have expired: after two and a half times eviction_interval and, with redirects,
 presign_ttl_secs. Content that a mirror uses in the meantime stays. This is refused
@@ -71,8 +72,8 @@ func gcCommand(paths *[]string) *cobra.Command {
 			}
 			// A command that removes nothing by default would look like one that
 			// has done its work.
-			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records {
-				return fmt.Errorf("there is no limit to evict to. Use --max-size or --max-unused, or set max_size or max_unused of %s", at)
+			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records && !app.HasCaps(cfg) {
+				return fmt.Errorf("there is no limit to evict to. Use --max-size or --max-unused, or set max_size or max_unused of %s, or max_size of a repository block", at)
 			}
 			if opts.bucket {
 				return withBucket(cmd.Context(), cfg, func(ctx context.Context, bucket *app.Bucket) error {
@@ -85,6 +86,13 @@ func gcCommand(paths *[]string) *cobra.Command {
 					return err
 				}
 				limits.Keeps = func(dgst digest.Digest) bool { return pinned[dgst] }
+				caps, err := app.Caps(ctx, cfg, store)
+				if err != nil {
+					return err
+				}
+				if caps != nil {
+					limits.Caps, limits.Owner = caps.Bytes, caps.Owner
+				}
 				return opts.run(ctx, store, limits, int64(cfg.Global.MaxManifestSize), cmd.OutOrStdout())
 			})
 		},
@@ -100,7 +108,7 @@ func gcCommand(paths *[]string) *cobra.Command {
 	})
 	flags.BoolVar(&opts.dryRun, "dry-run", false, "remove nothing and print what would be removed")
 	flags.BoolVar(&opts.bucket, "bucket", false, "evict from the bucket of blob_store.s3")
-	flags.BoolVar(&opts.records, "prune-records", false, "remove tags and links of content that is gone")
+	flags.BoolVar(&opts.records, "prune-records", false, "remove tags and links of content that no longer exists")
 	return cmd
 }
 

@@ -25,15 +25,15 @@ func healthcheckCommand(paths *[]string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
 		Short: "Check that the mirror on this machine is alive",
-		Long: `Check that the mirror on this machine is alive. The exit code is 0 if it is, else 1.
-This is for containers, which have no shell.
+		Long: `Check that the mirror on this machine is alive. The exit code is 0 if it is,
+otherwise 1. The command is intended for containers without a shell.
 
-A mirror writes its address into its data directory. If there is none, the command
-uses the address in the configuration. A mistake in a configuration file does not
-matter, since a running mirror keeps the last valid configuration.
+A mirror writes its address into its data directory. If there is no address, the
+command uses the one in the configuration. A mistake in a configuration file does
+not matter, since a running mirror keeps the last valid configuration.
 
-The command needs no client certificate and does not verify that of the mirror. With
---ready, it checks whether the mirror can do its work, as /readyz reports.`,
+The command needs no client certificate and does not verify the mirror's certificate.
+With --ready, it checks whether the mirror can do its work, as /readyz reports.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := askHealth(cmd.Context(), config.Source{Files: *paths}.Salvage(), ready); err != nil {

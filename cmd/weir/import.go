@@ -38,7 +38,7 @@ The command may run before the first start of the mirror, or while the mirror ru
 which counts the new content within an hour. Run it as the mirror's user.
 
 The exit code is 0 if all content is in the store, and 1 if any was skipped or left
-out or if the command was interrupted.`
+out, or if the command was interrupted.`
 
 // importOptions are the flags of import.
 type importOptions struct {
@@ -71,7 +71,7 @@ func importCommand(paths *[]string) *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&opts.from, "from-registry-dir", "", "`PATH` of the data directory of the other registry")
+	flags.StringVar(&opts.from, "from-registry-dir", "", "`PATH` of the other registry's data directory")
 	flags.IntVar(&opts.jobs, "jobs", 2, "copy `N` objects at once")
 	flags.BoolVar(&opts.dryRun, "dry-run", false, "copy nothing and print how much would be imported")
 	flags.BoolVar(&opts.bucket, "bucket", false, "import into the bucket of blob_store.s3")

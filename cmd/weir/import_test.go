@@ -9,7 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// registryDir writes contents as Distribution does, and returns the root of that
+// registryDir writes blobs as Distribution does, and returns the root of that
 // registry.
 func registryDir(t *testing.T, contents map[string]string) (root string) {
 	t.Helper()

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/dustin/go-humanize"
+	"github.com/dustin/go-humanize/english"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
@@ -56,7 +57,7 @@ Write an IMAGE as in a pull from the mirror. Without a tag or digest, the tag is
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "print in the `FORMAT` json")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "output `FORMAT`: json")
 	completeWords(cmd, "output", outputJSON)
 	flags.flags(cmd)
 	cmd.ValidArgsFunction = flags.completeImages(paths)
@@ -81,7 +82,7 @@ type manifestReport struct {
 	Platforms []api.ManifestDocument `json:"platforms,omitempty"`
 }
 
-// imageReport is all that the mirror tells about an image.
+// imageReport is everything that the mirror reports about an image.
 type imageReport struct {
 	Image    string                `json:"image"`
 	Tag      *api.TagDocument      `json:"tag,omitempty"`
@@ -141,26 +142,6 @@ func inspectManifest(ctx context.Context, m *mirror, name string, dgst digest.Di
 		report.Platforms = append(report.Platforms, child)
 	}
 	return report, nil
-}
-
-// size returns the size of the image: of its manifest, and of the cached manifests of an index, with
-// all of their parts, each counted once.
-func (r *manifestReport) size() int64 {
-	size := r.Size
-	counted := make(map[digest.Digest]bool)
-	for _, child := range r.Platforms {
-		parts := child.Layers
-		if child.Config != nil {
-			parts = append([]api.PartDocument{*child.Config}, parts...)
-		}
-		for _, part := range parts {
-			if !counted[part.Digest] {
-				counted[part.Digest] = true
-				size += part.Size
-			}
-		}
-	}
-	return size
 }
 
 // child returns the document about a manifest of the index; nil: it is not cached.
@@ -231,7 +212,7 @@ func (r *imageReport) facts() (rows [][]string) {
 			pulls = m.Pulls
 		}
 		add("fetched", moment(m.Since))
-		add("size", units.IEC(m.size()))
+		add("size", m.sizeText())
 		add("cached", m.cachedParts())
 		if m.Image != nil {
 			add("platform", platformText(&m.Image.Platform))
@@ -256,7 +237,16 @@ func pullsText(p api.PullsDocument) string {
 	return humanize.Comma(p.Total) + ", last " + moment(p.Last)
 }
 
-// cachedParts tells how much of a manifest is cached.
+// sizeText is the size of the image, and how much of an index it leaves out.
+func (r *manifestReport) sizeText() string {
+	text := units.IEC(r.Size)
+	if r.Uncounted > 0 {
+		text += fmt.Sprintf(", without %s of which the size is not known", english.Plural(r.Uncounted, "manifest", ""))
+	}
+	return text
+}
+
+// cachedParts describes how much of a manifest is cached.
 func (r *manifestReport) cachedParts() string {
 	if !r.Cached {
 		return "no: the next pull fetches it"
@@ -309,7 +299,7 @@ func (r *manifestReport) sections() (all []section) {
 		all = append(all, section{"Referrers:", rows})
 	}
 	if r.Omitted > 0 {
-		all = append(all, section{fmt.Sprintf("%s more parts and referrers are not shown.", humanize.Comma(int64(r.Omitted))), nil})
+		all = append(all, section{fmt.Sprintf("%s more parts, referrers and labels are not shown.", humanize.Comma(int64(r.Omitted))), nil})
 	}
 	return all
 }

@@ -21,13 +21,13 @@ import (
 	"github.com/weirhq/weir/internal/units"
 )
 
-// The forms of the output of ls and inspect beside a table.
+// The output formats of ls and inspect other than a table.
 const (
 	outputJSON = "json"
 	outputWide = "wide"
 )
 
-// The orders of ls beside that of the names.
+// The orders of ls other than by name.
 const (
 	bySize  = "size"
 	byPulls = "pulls"
@@ -52,8 +52,8 @@ with PREFIX, with their tags, size, pulls by clients and last pull. A size count
 blob and manifest once, including those that were evicted.
 
 With --tags, list their tags, with the manifest that each names, the pulls by this tag
-and the last pull. Sizes take additional requests for each tag, so they are shown with
--o wide, and for --sort size.
+and the last pull. With -o wide, and for --sort size, also list the sizes of the images.
+The size of an index is that of its cached platforms.
 ` + besideMirror,
 		Example: "  weir ls --sort size\n  weir ls docker.io/library/ --tags --sort pulls",
 		Args:    cobra.MaximumNArgs(1),
@@ -71,8 +71,8 @@ and the last pull. Sizes take additional requests for each tag, so they are show
 		},
 	}
 	cmd.Flags().BoolVar(&flags.tags, "tags", false, "list the tags of the repositories")
-	cmd.Flags().StringVar(&flags.sort, "sort", "", "sort by `FIGURE`, which is size, pulls or last, largest or latest first (default: by name)")
-	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "print in the `FORMAT` wide, with more columns, or json")
+	cmd.Flags().StringVar(&flags.sort, "sort", "", "sort by `FIGURE`: size, pulls or last; largest or latest first (default: by name)")
+	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "output `FORMAT`: wide, with more columns, or json")
 	completeWords(cmd, "sort", bySize, byPulls, byLast)
 	completeWords(cmd, "output", outputWide, outputJSON)
 	flags.api.flags(cmd)
@@ -219,7 +219,7 @@ func sizeText(size *int64) string {
 func tagsOf(ctx context.Context, m *mirror, repositories []api.NamedDocument, isSized bool) ([]listedTag, error) {
 	var all []listedTag
 	for _, r := range repositories {
-		names, err := m.Tags(ctx, r.Name)
+		names, sizes, err := m.tags(ctx, r.Name, isSized)
 		if isGone(err) {
 			continue
 		}
@@ -230,13 +230,17 @@ func tagsOf(ctx context.Context, m *mirror, repositories []api.NamedDocument, is
 			return nil, fmt.Errorf("%w: more than %d tags. Use a longer PREFIX", client.ErrTooMany, client.MaxList)
 		}
 		for _, tag := range names {
-			all = append(all, listedTag{Name: r.Name, Tag: tag})
+			one := listedTag{Name: r.Name, Tag: tag}
+			if size, ok := sizes[tag]; ok {
+				one.Size = &size
+			}
+			all = append(all, one)
 		}
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(client.AtOnce)
 	for i := range all {
-		group.Go(func() error { return all[i].fill(ctx, m, isSized) })
+		group.Go(func() error { return all[i].fill(ctx, m) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -244,24 +248,23 @@ func tagsOf(ctx context.Context, m *mirror, repositories []api.NamedDocument, is
 	return slices.DeleteFunc(all, func(t listedTag) bool { return t.Digest == "" }), nil
 }
 
+// tags returns the tags of a repository, and their sizes if they are wanted and known.
+func (m *mirror) tags(ctx context.Context, name string, isSized bool) (tags []string, sizes map[string]int64, err error) {
+	if isSized {
+		return m.SizedTags(ctx, name)
+	}
+	tags, err = m.Tags(ctx, name)
+	return tags, nil, err
+}
+
 // fill asks about the tag. The tag has no digest afterwards if it is gone.
-func (t *listedTag) fill(ctx context.Context, m *mirror, isSized bool) error {
+func (t *listedTag) fill(ctx context.Context, m *mirror) error {
 	known, err := m.Tag(ctx, t.Name, t.Tag)
 	if isGone(err) {
 		return nil
 	}
 	if err != nil {
 		return err
-	}
-	if isSized {
-		image, err := inspectManifest(ctx, m, t.Name, known.Digest)
-		if err != nil && !isGone(err) {
-			return err
-		}
-		if err == nil && image.Cached {
-			size := image.size()
-			t.Size = &size
-		}
 	}
 	t.Digest, t.MediaType, t.Checked, t.Since = known.Digest, known.MediaType, known.Checked, known.Since
 	t.Pulls, t.LastPull = known.Pulls.Total, known.Pulls.Last

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/weirhq/weir/internal/printable"
 )
 
 func main() {
@@ -23,6 +25,9 @@ const (
 	exitFailed = 1 // while running
 	exitUsage  = 2 // wrong usage or configuration
 )
+
+// maxError bounds the text of an error, in bytes: an invalid configuration has a line for each mistake.
+const maxError = 1 << 20
 
 // failure is an error that ends the program with a code of its own.
 type failure struct {
@@ -40,7 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitFine
 	}
-	fmt.Fprintf(stderr, "weir: %v\n", err)
+	fmt.Fprintf(stderr, "weir: %s\n", printable.Lines(err.Error(), maxError))
 	// Commands set the code of a failure at work. Everything else is wrong
 	// usage, such as an unknown flag, which cobra reports itself.
 	if f, ok := errors.AsType[failure](err); ok {

@@ -21,7 +21,7 @@ const besideServer = `
 The command may run while a mirror serves from the same directory. Run it as the same
 user.`
 
-// withStore opens the store that a configuration names, for work beside the
+// withStore opens the store that a configuration names, for work next to the
 // mirror that serves from it, and does that work until it is done or a signal
 // ends the context.
 func withStore(ctx context.Context, cfg *config.Config, work func(context.Context, *disk.Store) error) error {
@@ -48,7 +48,7 @@ func withStore(ctx context.Context, cfg *config.Config, work func(context.Contex
 type contents interface {
 	storage.Store
 	Records() storage.Records
-	// Quarantine takes a corrupt content out of the store, and returns its new place.
+	// Quarantine takes a corrupt blob out of the store, and returns its new place.
 	Quarantine(ctx context.Context, dgst digest.Digest) (place string, err error)
 }
 

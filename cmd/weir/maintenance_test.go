@@ -19,7 +19,7 @@ import (
 	"github.com/weirhq/weir/storage/maintain"
 )
 
-// store puts contents where a configuration keeps them, used an hour ago the
+// store puts blobs where a configuration keeps them, used an hour ago the
 // last one, two hours ago the one before, and so on.
 func store(t *testing.T, cfg *config.Config, contents ...string) []string {
 	t.Helper()

@@ -21,6 +21,7 @@ import (
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/internal/buildinfo"
+	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/oci"
 )
 
@@ -89,7 +90,7 @@ func (f apiFlags) find(configs []string) (*url.URL, *tls.Config, error) {
 	}
 	address, err := apiURL(cfg)
 	if err != nil {
-		// The configuration is valid, so this is no wrong usage.
+		// The configuration is valid, so this is not wrong usage.
 		return nil, nil, failure{exitFailed, fmt.Errorf("%w, or name the mirror with --url", err)}
 	}
 	settings, err := f.client.settings(cfg)
@@ -137,6 +138,7 @@ func (m *mirror) run(ctx context.Context, work func(context.Context) error) erro
 
 // explain adds to an error of the API what to do about it.
 func (m *mirror) explain(err error) error {
+	err = phrase{err}
 	refused, isRefusal := errors.AsType[*client.RefusalError](err)
 	_, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
 	_, isNetwork := errors.AsType[net.Error](err)
@@ -162,6 +164,19 @@ func (m *mirror) explain(err error) error {
 	}
 	return err
 }
+
+// maxPhrase bounds the text of an error of the API, in bytes.
+const maxPhrase = 4096
+
+// phrase is an error that a sentence goes on after. Errors of Windows end with a period, and those
+// of TLS have names as a stranger's certificate gives them.
+type phrase struct{ error }
+
+func (p phrase) Error() string {
+	return printable.Line(strings.TrimSuffix(p.error.Error(), "."), maxPhrase)
+}
+
+func (p phrase) Unwrap() error { return p.error }
 
 // image reads an image as it is pulled from the mirror. The mirror's address may stand before
 // its name.

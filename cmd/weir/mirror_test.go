@@ -1,12 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -78,7 +80,7 @@ func TestErrorsOfTheAPI(t *testing.T) {
 		"ls --config " + config:                                      "no mirror answers at http://127.0.0.1:" + port + ", which the configuration names: .*connection refused. Start it, or name another one with --url",
 		"ls --url " + secure.URL:                                     "Name the authority of its certificate with --ca",
 		"ls --url " + strings.Replace(other.URL, "http", "https", 1): "Name the mirror with an http:// URL",
-		"ls --url " + other.URL:                                      other.URL + ": the answer is 404 Not Found: no API of a mirror is there. Name the mirror with --url",
+		"ls --url " + other.URL:                                      other.URL + ": the answer is 404 Not Found: it does not serve the API of a mirror. Name the mirror with --url",
 		"ls --url " + refusing:                                       "the mirror wants a login. Log in with --username",
 		"ls --username alice --url " + refusing:                      "the mirror wants a login. Check the user alice and the password in WEIR_CLIENT_PASSWORD",
 		"refresh mirror/app --url " + refusing:                       "mirror/app:latest: only clients on the machine of the mirror",
@@ -179,5 +181,18 @@ func TestListsAreSorted(t *testing.T) {
 		if code != exitFine || stderr != "" || got != want {
 			t.Errorf("%s: %d, %s, %s, want the order %s", order, code, stdout, stderr, want)
 		}
+	}
+}
+
+// Errors of Windows end with a period, and the advice begins a new sentence.
+func TestErrorsOfWindows(t *testing.T) {
+	at := &mirror{url: &url.URL{Scheme: "http", Host: "mirror.example:8000"}, isNamed: true}
+	refused := &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("the target machine actively refused it.")}
+	const want = "no mirror answers at http://mirror.example:8000: dial tcp: the target machine actively refused it. Check --url and the network"
+	if err := at.explain(refused); err.Error() != want || !errors.Is(err, refused) {
+		t.Errorf("%q, want %q", err, want)
+	}
+	if text := at.explain(errors.New("x509: certificate is valid for \x1b]0;title\x07, not mirror")).Error(); strings.ContainsAny(text, "\x1b\x07") {
+		t.Errorf("a terminal gets %q", text)
 	}
 }

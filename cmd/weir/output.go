@@ -33,7 +33,7 @@ func at(list []string, i int) string {
 	return ""
 }
 
-// writeCells writes rows with aligned columns, for a terminal. Text of strangers in them becomes
+// writeCells writes rows with aligned columns, for a terminal. Untrusted text in them becomes
 // printable.
 func writeCells(w io.Writer, rows [][]string) error {
 	table := tabwriter.NewWriter(w, 0, 0, cellGap, ' ', 0)
@@ -74,7 +74,7 @@ func writeDocument(w io.Writer, document any) error {
 	return err
 }
 
-// ago tells a time as people do, and "-" for none.
+// ago returns a time as people say it, or "-" if there is none.
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -82,7 +82,7 @@ func ago(t time.Time) string {
 	return humanize.Time(t)
 }
 
-// moment tells a time in full, and how long ago it is.
+// moment returns a time in full, and how long ago it was.
 func moment(t time.Time) string {
 	if t.IsZero() {
 		return "-"

@@ -24,7 +24,7 @@ import (
 // levels, an index and its manifests; registries accept any number.
 const maxNesting = 8
 
-// owners finds the images that some contents belong to, so that people read names
+// owners finds the images that some blobs belong to, so that people read names
 // rather than digests.
 type owners struct {
 	store       storage.Store
@@ -130,7 +130,7 @@ func (o *owners) follow(ctx context.Context, dgst digest.Digest, image image, se
 	}
 }
 
-// see adds an image to a content. It returns false if it has seen the content before.
+// see adds an image to a blob. It returns false if it has seen the content before.
 func (o *owners) see(dgst digest.Digest, image image, seen map[digest.Digest]bool) bool {
 	if seen[dgst] {
 		return false

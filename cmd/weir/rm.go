@@ -29,7 +29,7 @@ func rmCommand(paths *[]string) *cobra.Command {
 neither, a whole repository. Content that nothing else refers to is removed with them.
 The registries keep their images, and the next pull fetches them again.
 
-The command asks before it removes anything. Without a terminal it needs --yes. A
+The command asks before it removes anything. Without a terminal, it needs --yes. A
 failure does not stop the removal of the other images; the exit code is then 1.
 
 Without access rules, only clients on the mirror's own machine may do this. With rules,
@@ -65,7 +65,7 @@ the action ui-change decides.
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&isSure, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&isSure, "yes", false, "do not ask for confirmation")
 	flags.flags(cmd)
 	cmd.ValidArgsFunction = flags.completeImages(paths)
 	return cmd

@@ -51,7 +51,7 @@ On a terminal, the output is updated until Ctrl-C. Otherwise it is printed once.
 			})
 		},
 	}
-	cmd.Flags().StringVarP(&output, "output", "o", "", "print in the `FORMAT` json")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "output `FORMAT`: json")
 	completeWords(cmd, "output", outputJSON)
 	flags.flags(cmd)
 	return cmd
@@ -99,7 +99,7 @@ const (
 	leaveScreen = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 )
 
-// followStats shows what the mirror does until the context ends, which is no failure.
+// followStats shows what the mirror does until the context ends, which is not a failure.
 func followStats(ctx context.Context, m *mirror, terminal *os.File, now stats) error {
 	fmt.Fprint(terminal, enterScreen)
 	defer fmt.Fprint(terminal, leaveScreen)
@@ -227,7 +227,7 @@ func (s stats) upstreams() [][]string {
 	return rows
 }
 
-// errorsText tells the number of errors and their classes.
+// errorsText returns the number of errors and their classes.
 func errorsText(classes map[string]int64) string {
 	sum := int64(0)
 	var parts []string

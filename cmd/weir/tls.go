@@ -69,7 +69,7 @@ func parseChain(path string, content []byte) ([]*x509.Certificate, error) {
 // firstName returns a name that a client can verify a certificate by.
 func firstName(c *x509.Certificate) string {
 	switch {
-	// "*" is no name of a host.
+	// "*" is not a name of a host.
 	case len(c.DNSNames) > 0:
 		return strings.Replace(c.DNSNames[0], "*", "weir", 1)
 	case len(c.IPAddresses) > 0:

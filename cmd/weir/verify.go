@@ -23,18 +23,18 @@ func verifyCommand(paths *[]string) *cobra.Command {
 	var quiet, bucket bool
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Check all stored content for bit rot",
+		Short: "Check all stored content for corruption",
 		Long: `Read all stored content and compare it with its digests. Content that does not
 match is moved to the directory quarantine in blob_store.fs.root_dir and is not
-served again: the next pull downloads it anew. You may inspect and remove quarantined
-files. Content that cannot be read is reported and stays where it is. The images that
-it belongs to are listed below each finding.
+served any more: the next pull downloads it again. You may inspect and remove
+quarantined files. Content that cannot be read is reported and stays where it is.
+Below each finding, the command lists the images to which the content belongs.
 
 With --bucket, read the bucket of blob_store.s3, one GET for each object, and remove
 objects that do not match.
 ` + besideServer + `
 
-The exit code is 0 if all content is intact, and 1 if any is not or if the command was
+The exit code is 0 if all content is intact, and 1 if any is not, or if the command was
 interrupted.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

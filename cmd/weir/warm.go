@@ -22,6 +22,7 @@ import (
 
 	"github.com/weirhq/weir/internal/buildinfo"
 	"github.com/weirhq/weir/internal/hosts"
+	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage/maintain"
 	"github.com/weirhq/weir/warm"
@@ -42,6 +43,7 @@ type warmFlags struct {
 	jobs      int
 	referrers bool
 	quiet     bool
+	detach    bool
 }
 
 func warmCommand(paths *[]string) *cobra.Command {
@@ -58,8 +60,15 @@ The mirror is the one that runs on this machine with the same configuration, or 
 one at --url.
 
 Cached content is not transferred, so it is safe to interrupt the command and run it
-again. The exit code is 0 if all images are now in the cache, else 1.`,
+again. The exit code is 0 if all images are now in the cache, otherwise 1.
+
+With --detach, the mirror warms the images by itself: the command starts a job and
+prints its ID. This needs the right to change the cache. The page /activity and
+GET /api/v1/jobs show the progress of the job.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if flags.detach {
+				return flags.order(cmd, *paths, args)
+			}
 			job, err := flags.job(*paths, args, cmd.InOrStdin())
 			if err != nil {
 				return err
@@ -71,13 +80,14 @@ again. The exit code is 0 if all images are now in the cache, else 1.`,
 		},
 	}
 	cmd.Flags().StringArrayVar(&flags.files, "file", nil, "read images from `FILE`, one per line, with comments after #; - is standard input; may be repeated")
-	cmd.Flags().StringSliceVar(&flags.platforms, "platform", nil, "only these `PLATFORMS` of an image, such as linux/amd64,linux/arm64; may be repeated (default: all)")
+	cmd.Flags().StringSliceVar(&flags.platforms, "platform", nil, "warm only these `PLATFORMS` of an image, such as linux/amd64,linux/arm64; may be repeated (default: all)")
 	cmd.Flags().StringVar(&flags.mirror, "url", "", "`URL` of the mirror, such as http://mirror.internal:8000")
 	flags.client.flags(cmd)
 	cmd.Flags().StringVar(&flags.user, "username", "", "log in to the mirror as `USER`, with the password in "+clientPassword+" or from a prompt")
 	cmd.Flags().IntVar(&flags.jobs, "jobs", 2, "warm `N` images at once")
 	cmd.Flags().BoolVar(&flags.referrers, "referrers", true, "include the referrers of an image")
 	cmd.Flags().BoolVar(&flags.quiet, "quiet", false, "print only failures")
+	cmd.Flags().BoolVar(&flags.detach, "detach", false, "start a job of the mirror that warms the images, and print its ID")
 	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		asked := apiFlags{mirror: flags.mirror, client: flags.client, user: flags.user}
 		return asked.completeImages(paths)(cmd, args, word)
@@ -116,21 +126,63 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 	}
 	j := &warmJob{mirror: mirror, login: login, tls: settings, jobs: f.jobs, quiet: f.quiet,
 		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce, MaxManifest: remote.MaxManifest}}
-	for _, image := range args {
+	return j, j.collect(args, f.files, stdin)
+}
+
+// collect adds the images of the command line and of lists.
+func (j *warmJob) collect(images, files []string, stdin io.Reader) error {
+	for _, image := range images {
 		if err := j.add(image); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	for _, file := range f.files {
+	for _, file := range files {
 		if err := j.addFile(file, stdin); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if len(j.images) == 0 {
-		return nil, errors.New("no image is given. Name images, or a list of images with --file")
+		return errors.New("no image is given. Name images, or a list of images with --file")
 	}
-	return j, nil
+	return nil
 }
+
+// order has the mirror warm the images as a job, and prints its ID.
+func (f warmFlags) order(cmd *cobra.Command, configs, args []string) error {
+	for _, name := range []string{"jobs", "referrers", "quiet"} {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s does not go with --detach: the mirror decides how it works on a job", name)
+		}
+	}
+	if _, err := parsePlatforms(f.platforms); err != nil {
+		return fmt.Errorf("--platform: %w", err)
+	}
+	if err := f.checkInput(); err != nil {
+		return err
+	}
+	m, err := apiFlags{mirror: f.mirror, client: f.client, user: f.user}.connect(configs, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	list := warmJob{mirror: m.url}
+	if err := list.collect(args, f.files, cmd.InOrStdin()); err != nil {
+		return err
+	}
+	images := make([]string, len(list.images))
+	for i, image := range list.images {
+		images[i] = withoutHost(image, m.url.Host)
+	}
+	return m.run(cmd.Context(), func(ctx context.Context) error {
+		id, err := m.Warm(ctx, images, f.platforms)
+		if err == nil {
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), printable.Line(id, maxJobID))
+		}
+		return err
+	})
+}
+
+// maxJobID bounds the ID of a job as it is printed, in bytes.
+const maxJobID = 64
 
 // findMirror returns the URL of the mirror that is to be warmed, and how to speak TLS to
 // it.
@@ -144,7 +196,7 @@ func (f warmFlags) findMirror(configs []string) (*url.URL, *tls.Config, error) {
 	}
 	u, err := localURL(cfg)
 	if err != nil {
-		// The configuration is valid, so this is no wrong usage.
+		// The configuration is valid, so this is not wrong usage.
 		return nil, nil, failure{exitFailed, fmt.Errorf("%w, or name the mirror with --url", err)}
 	}
 	settings, err := f.client.settings(cfg)
@@ -161,11 +213,18 @@ func parseMirror(text string, flags mirrorFlags) (*url.URL, *tls.Config, error) 
 	return u, settings, err
 }
 
+// checkInput returns an error if both the images and the password come from standard input.
+func (f warmFlags) checkInput() error {
+	if f.user != "" && slices.Contains(f.files, "-") && os.Getenv(clientPassword) == "" {
+		return errors.New("--username cannot read a password while --file reads standard input. Set " + clientPassword)
+	}
+	return nil
+}
+
 // login returns the login at the mirror, nil if there is none.
 func (f warmFlags) login(stdin io.Reader) (*url.Userinfo, error) {
-	// Standard input has the images then.
-	if f.user != "" && slices.Contains(f.files, "-") && os.Getenv(clientPassword) == "" {
-		return nil, errors.New("--username cannot read a password while --file reads standard input. Set " + clientPassword)
+	if err := f.checkInput(); err != nil {
+		return nil, err
 	}
 	login, err := clientLogin(f.user, stdin, os.Stderr)
 	if err != nil || login == nil {
@@ -242,7 +301,7 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	version, _ := buildinfo.Version()
 	mirror := remote.New(j.mirror, j.login, j.tls, "weir-warm/"+version, j.jobs*contentsAtOnce)
 	defer mirror.Close()
-	// One message for a mirror that is away, rather than one for each image.
+	// One message for a mirror that is unavailable, rather than one for each image.
 	if err := mirror.Ping(ctx); err != nil {
 		return fmt.Errorf("no mirror answers: %w", err)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -235,5 +236,44 @@ func TestProgressWithoutTerminal(t *testing.T) {
 	content, err := os.ReadFile(file.Name())
 	if want := "verifying 4 objects, 4.0 MiB\nverifying: 25% (1 object, 1.0 MiB)\n"; err != nil || string(content) != want {
 		t.Errorf("%q, %v", content, err)
+	}
+}
+
+// With --detach the mirror gets the images as they were written, and the ID of its job is printed.
+func TestWarmDetached(t *testing.T) {
+	var sent string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.Method+" "+r.URL.Path != "POST /api/v1/warm" {
+			t.Errorf("%s %s: %v", r.Method, r.URL, err)
+		}
+		sent = string(body)
+		w.Header().Set("Content-Type", "application/json")
+		if strings.Contains(sent, "denied") {
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = io.WriteString(w, `{"errors": [{"code": "DENIED", "message": "you may not"}]}`)
+			return
+		}
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = io.WriteString(w, `{"id": "abc\u001b[2Jdef"}`)
+	}))
+	t.Cleanup(server.Close)
+	list := filepath.Join(t.TempDir(), "images")
+	write(t, list, "nginx # comment\ndocker.io/library/redis:8\n")
+	host := strings.TrimPrefix(server.URL, "http://")
+	code, stdout, stderr := invoke(t, "warm", "--detach", "--url", server.URL, "--platform", "linux/amd64", "--file", list, host+"/ghcr.io/org/app:v1", "nginx")
+	if code != exitFine || strings.Contains(stdout, "\x1b") || !strings.HasPrefix(stdout, "abc") || stderr != "" {
+		t.Errorf("%d, %q, %q", code, stdout, stderr)
+	}
+	if want := `{"images":["ghcr.io/org/app:v1","nginx","docker.io/library/redis:8"],"platforms":["linux/amd64"]}`; strings.TrimSpace(sent) != want {
+		t.Errorf("the mirror got %s, want %s", sent, want)
+	}
+	sent = ""
+	for says, args := range map[string][]string{
+		"you may not": {"denied"}, "does not go with --detach": {"--jobs", "3", "nginx"}, "no image is given": nil, "--platform": {"--platform", "x/y/z/w", "nginx"},
+	} {
+		if code, stdout, stderr := invoke(t, append([]string{"warm", "--detach", "--url", server.URL}, args...)...); code == exitFine || stdout != "" || !strings.Contains(stderr, says) {
+			t.Errorf("%q: %d, %q, %q", args, code, stdout, stderr)
+		}
 	}
 }

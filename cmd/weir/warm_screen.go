@@ -14,7 +14,7 @@ import (
 	"github.com/weirhq/weir/warm"
 )
 
-// progressUI shows the progress of several images, each from its begin to its end,
+// progressUI shows the progress of several images, each from its start to its end,
 // which prints its result. Images are known by their names.
 type progressUI interface {
 	begin(image string) (advance func(warm.Progress))

@@ -44,16 +44,16 @@ const (
 	DNS                      // a TXT record (RFC 8555, section 8.4)
 )
 
-// advice tells what an authority needs for the proof of a host.
+// advice returns what an authority needs for the proof of a host.
 func (c Challenge) advice() string {
-	const begin = "Check that the authority's directory can be reached from here and its certificate is trusted, and that "
+	const begin = "Check that the authority's directory can be reached from this machine, that its certificate is trusted, and that "
 	switch c {
 	case HTTP:
 		return begin + "port 80 of the host leads to this listener for http-01"
 	case DNS:
-		return begin + "the TXT record can be added, and is seen in the public DNS"
+		return begin + "the TXT record can be added and is visible in the public DNS"
 	default:
-		return begin + "port 443 of the host leads to this mirror without another TLS between"
+		return begin + "port 443 of the host leads to this mirror without another TLS endpoint in between"
 	}
 }
 
@@ -223,7 +223,7 @@ func (m *Manager) listen() error {
 }
 
 // proofs answers the challenge HTTP. Only names that are configured are looked up in the
-// store: strangers may ask for any.
+// store: clients may ask for any.
 func (m *Manager) proofs() http.Handler {
 	answer := m.issuer.HTTPChallengeHandler(http.NotFoundHandler())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -248,7 +248,7 @@ func (m *Manager) load() {
 			missing = append(missing, host)
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			m.logger.Error("cannot use a stored certificate, so another one is requested", "host", host, "error", err)
+			m.logger.Error("cannot use a stored certificate, so a new one is requested", "host", host, "error", err)
 		}
 	}
 	if len(missing) > 0 {
@@ -263,9 +263,9 @@ func (m *Manager) event(_ context.Context, name string, data map[string]any) err
 	case "cert_obtained":
 		m.logger.Info("the authority has issued a certificate", "host", host, "renewal", renewal)
 	case "cert_failed":
-		text := "cannot get a certificate, so TLS handshakes are refused. It is tried again. "
+		text := "cannot get a certificate, so TLS handshakes are refused. Weir tries again. "
 		if renewal {
-			text = "cannot renew a certificate. It is tried again, and the old one is served until it expires. "
+			text = "cannot renew a certificate. Weir tries again, and serves the old one until it expires. "
 		}
 		m.logger.Error(text+m.opts.Challenge.advice(), "host", host, "error", data["error"])
 	}

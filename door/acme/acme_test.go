@@ -176,7 +176,7 @@ func TestRenewalWhileTheAuthorityIsDown(t *testing.T) {
 	until("no certificate", func() bool { return !m.Served()[0].Ends.IsZero() })
 	way.blocked.Store(true)
 	until("no failure", func() bool {
-		return log.Count("cannot renew a certificate", "the old one is served until it expires") > 0
+		return log.Count("cannot renew a certificate", "serves the old one until it expires") > 0
 	})
 	last := m.Served()[0].Ends
 	if ends, err := handshake(m, host); err != nil || !ends.Equal(last) {
@@ -601,7 +601,7 @@ func TestStorage(t *testing.T) {
 	if err := errors.Join(r.Delete(ctx, "certificates/ca/a.test"), r.Delete(ctx, "none")); err != nil || r.Exists(ctx, "certificates/ca/a.test/a.test.json") || !r.Exists(ctx, "certificates/ca") {
 		t.Errorf("after removal: %v", err)
 	}
-	// A damaged record is asked for anew.
+	// A damaged record is requested again.
 	if err := memory.Put(ctx, prefix+"/damaged", []byte("{")); err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func (a ACMEDNS) Present(ctx context.Context, _, value string) error {
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, maxReply))
 		hidden := strings.ReplaceAll(string(text), a.Password, "[hidden]") // it may repeat the request
-		return fmt.Errorf("%s answers %s: %s", a.URL.Host, resp.Status, printable.Line(hidden, maxReply))
+		return fmt.Errorf("%s answered %s: %s", a.URL.Host, resp.Status, printable.Line(hidden, maxReply))
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func (s *solver) Present(ctx context.Context, c acme.Challenge) error {
 }
 
 func (s *solver) CleanUp(ctx context.Context, c acme.Challenge) error {
-	// The attempt may have been given up, and its record has to go all the same.
+	// The attempt may have been abandoned, and its record has to go anyway.
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), dnsTimeout, errDNSTimeout)
 	defer cancel()
 	name := c.DNS01TXTRecordName()

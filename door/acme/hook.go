@@ -48,7 +48,7 @@ func (h Hook) run(ctx context.Context, args ...string) error {
 	return fmt.Errorf("%s: %w", h.Command[0], err)
 }
 
-// limited keeps the begin of an output.
+// limited keeps the start of an output.
 type limited []byte
 
 func (l *limited) Write(p []byte) (int, error) {

@@ -17,7 +17,7 @@ const (
 	recordTTL = 60
 	// tsigFudge is how much two clocks may differ (RFC 8945, section 10).
 	tsigFudge = 300
-	// spreadTimeout bounds the wait for the secondary servers of a zone. They are told of a
+	// spreadTimeout bounds the wait for the secondary servers of a zone. They get notice of a
 	// change within seconds (RFC 1996).
 	spreadTimeout = time.Minute
 	// spreadPause is the time between two looks at a server.
@@ -96,7 +96,7 @@ func (r RFC2136) await(ctx context.Context, name, value string) {
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			r.Logger.Warn("servers of the zone do not have the new TXT record yet, or do not answer. The authority is asked anyway. If it refuses, check the zone transfer",
+			r.Logger.Warn("servers of the zone do not have the new TXT record yet, or do not answer. Weir asks the authority anyway. If it refuses, check the zone transfer",
 				"zone", r.Zone, "record", name, "servers", missing)
 			return
 		}
@@ -154,7 +154,7 @@ func (r RFC2136) addressesOf(ctx context.Context, name string) (addresses []stri
 	return addresses
 }
 
-// ask returns the answers of a server about its own records. An error is no answer.
+// ask returns the answers of a server about its own records. An error is not an answer.
 func (r RFC2136) ask(ctx context.Context, server, name string, kind uint16) []dns.RR {
 	query := new(dns.Msg).SetQuestion(dns.Fqdn(name), kind)
 	query.RecursionDesired = false

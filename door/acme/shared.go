@@ -28,16 +28,16 @@ const (
 	// farWrite bounds a write, a removal and a list. An order waits for them.
 	farWrite = 10 * time.Second
 	// awayFor is how long after a failure only this machine is read, so that the many reads of a
-	// start wait for a store that is away once.
+	// start wait for a store that is unavailable once.
 	awayFor = 5 * time.Second
 	// maxShared bounds a sealed record: a chain of certificates has some 6 KiB.
 	maxShared = 1 << 20
-	// maxSharedKeys bounds a list: strangers may write to the store. A host has three records.
+	// maxSharedKeys bounds a list: other programs may write to the store. A host has three records.
 	maxSharedKeys = 4096
 	// proofWindow is how long the readers of one proof are gathered for one read. Strangers may
 	// ask for proofs as often as they like.
 	proofWindow = 100 * time.Millisecond
-	// calm is how long records have to be good before the log calls a trouble over.
+	// calm is how long records have to be good before the log reports the failure as over.
 	calm = time.Hour
 )
 
@@ -110,7 +110,7 @@ func (s *Shared) Get(ctx context.Context, key string) ([]byte, error) {
 		}
 		return far, nil
 	// The record was lost, forged or replaced by an older one, or it was written here while the
-	// store was away.
+	// store was unavailable.
 	case nearErr == nil && (err == nil || errors.Is(err, storage.ErrNotExist)):
 		s.share(ctx, box, key, near)
 	}
@@ -141,13 +141,13 @@ func (s *Shared) read(ctx context.Context, box *seal.Box, key string) ([]byte, e
 		return document, nil
 	}
 	if s.closed.Bad() {
-		s.opts.Logger.Warn("a shared record of certificates does not open, so it counts as absent: another secret or another program wrote it. "+
-			"Give all replicas the same secret, and let nothing else write to their store", "record", key, "error", err)
+		s.opts.Logger.Warn("a shared record of certificates cannot be decrypted and is ignored. It was written with another secret or by another program. "+
+			"Set the same secret on all replicas, and let no other program write to their store", "record", key, "error", err)
 	}
 	return nil, fmt.Errorf("%w: record %q: %w", storage.ErrNotExist, key, err)
 }
 
-// failed notes that the store is away, unless the caller has left or the store has answered.
+// failed notes that the store is unavailable, unless the caller has left or the store has answered.
 func (s *Shared) failed(ctx context.Context, err error) {
 	if ctx.Err() == nil && !errors.Is(err, storage.ErrNotExist) {
 		s.away.Store(time.Now().Add(awayFor).UnixNano())
@@ -218,7 +218,7 @@ func (s *Shared) share(ctx context.Context, box *seal.Box, key string, document 
 	}
 	s.failed(ctx, err)
 	if ctx.Err() == nil && s.unshared.Bad() {
-		s.opts.Logger.Warn("cannot share a record of certificates, so other replicas may ask for certificates of their own. Check that the bucket can be written", "record", key, "error", err)
+		s.opts.Logger.Warn("cannot share a record of certificates, so other replicas may request certificates of their own. Check that the bucket is writable", "record", key, "error", err)
 	}
 	return false
 }

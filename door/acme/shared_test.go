@@ -160,7 +160,7 @@ func TestForgedRecords(t *testing.T) {
 						t.Errorf("without a copy: %q", value)
 					}
 				}
-				if n := fresh.log.Count("does not open, so it counts as absent", "same secret"); n != 1 {
+				if n := fresh.log.Count("cannot be decrypted and is ignored", "same secret"); n != 1 {
 					t.Errorf("%d lines:\n%s", n, fresh.log.String())
 				}
 			}
@@ -323,7 +323,7 @@ func TestSharedStoreIsAway(t *testing.T) {
 				if waited := time.Since(begun); waited > 4*farWrite {
 					t.Errorf("an order waited for %s", waited)
 				}
-				if n := one.log.Count("cannot share a record of certificates", "Check that the bucket can be written"); n != 1 {
+				if n := one.log.Count("cannot share a record of certificates", "Check that the bucket is writable"); n != 1 {
 					t.Errorf("%d lines:\n%s", n, one.log.String())
 				}
 				far.failure.Store(nil)
@@ -411,7 +411,7 @@ func TestEndlessList(t *testing.T) {
 }
 
 // Another secret that comes into force makes records of the last one absent, and the copies
-// are shared anew.
+// are shared again.
 func TestAnotherSecret(t *testing.T) {
 	far := storagetest.NewMemory(t).Records()
 	one, other := newReplica(t, far, replicaSecret), newReplica(t, far, "the next secret of all replicas")

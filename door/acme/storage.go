@@ -50,7 +50,7 @@ func (r records) Load(ctx context.Context, key string) ([]byte, error) {
 
 // load returns a document, or fs.ErrNotExist as certmagic expects it. A record that is
 // damaged counts as absent, and is written again. So does a certificate whose key is that of
-// another one: an interrupted write leaves such a pair, or a stranger who puts an old
+// another one: an interrupted write leaves such a pair, or an attacker who puts an old
 // record back. Certmagic would try to use it for ever.
 func (r records) load(ctx context.Context, key string) (document, error) {
 	d, err := r.read(ctx, key)

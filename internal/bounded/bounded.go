@@ -1,6 +1,6 @@
 // Package bounded holds caches that are bounded in bytes and not only in number.
 //
-// A cache of strings that strangers chose takes as much memory as they like if only the
+// A cache of strings that clients choose takes as much memory as they like if only the
 // number of its entries is bounded. [LRU] asks for the size of each entry, and forgets
 // those that were used least recently. [Cache] is an LRU for many goroutines.
 package bounded

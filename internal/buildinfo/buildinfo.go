@@ -1,4 +1,4 @@
-// Package buildinfo tells which version of Weir the program is. It comes from the tag of the
+// Package buildinfo knows the version of the program. It comes from the tag of the
 // commit that was built: Go writes both into the binary, so that no build needs a flag for it.
 package buildinfo
 

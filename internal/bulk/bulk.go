@@ -1,9 +1,9 @@
-// Package bulk bounds how many long documents of strangers are in memory at once, such as
+// Package bulk bounds how many long untrusted documents are in memory at once, such as
 // lists of a registry. Decoded, and written again as a record, one takes many times its
 // length.
 //
 // A [Pool] has a number of places. Each party, such as a mirrored registry, has a [Share]
-// of it. Of a share only so many callers wait for the pool as may have a place, and these
+// of it. Of a share only that many callers wait for the pool as may have a place, and these
 // get it in the order of their arrival. While others wait, a document has to come fast
 // enough to keep its place. So no party keeps the others away, however many callers it has,
 // and however slow its documents are.
@@ -31,7 +31,7 @@ const (
 )
 
 // ErrTooSlow says that a document came too slowly to keep its place while others wait.
-var ErrTooSlow = errors.New("the document comes too slowly, and others wait for its place in memory")
+var ErrTooSlow = errors.New("the document arrives too slowly, and other documents wait for its place in memory")
 
 // Pool has the places of all parties.
 type Pool struct {

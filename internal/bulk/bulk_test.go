@@ -190,7 +190,7 @@ func TestSilentDocuments(t *testing.T) {
 	bulk.Watch(t.Context(), nil)() // no such work
 }
 
-// A place that was waited for in vain is free for others, and so is that of a call that
+// A place whose caller has given up is free for others, and so is that of a call that
 // failed or panicked.
 func TestPlacesAreGivenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

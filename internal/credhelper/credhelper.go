@@ -103,7 +103,7 @@ type result struct {
 	until time.Time // from which on the program is run again
 }
 
-// New returns a Helper whose answers hold for a time. Nothing is run yet.
+// New returns a Helper whose answers hold for a while. Nothing is run yet.
 func New(helper, server string, ttl time.Duration, logger *slog.Logger) *Helper {
 	h := &Helper{program: Program(helper), server: server, ttl: ttl, logger: logger, slot: make(chan struct{}, 1)}
 	h.trouble = episode.New(pause, func() { logger.Info("the credential helper works again", "program", h.program, "server", h.server) })
@@ -209,7 +209,7 @@ var errAnswer = errors.New("its answer is not JSON with a Username and a Secret"
 // (https://docs.docker.com/reference/cli/docker/login, "Credential helper protocol").
 const identityToken = "<token>"
 
-var errIdentityToken = errors.New("it answers with an identity token, and the server asks for a username and a password. Have it answer with those")
+var errIdentityToken = errors.New("it returned an identity token, but the server requires a username and a password. Configure the helper to return those")
 
 // NoPassword returns the error of a login without a password.
 func (h *Helper) NoPassword() *Error { return &Error{h.program, errIdentityToken} }

@@ -1,7 +1,6 @@
-// Package episode tells when a trouble begins and when it is over, for conditions
-// that come and go: a nearly full disk refuses one layer and takes the next one. An
-// [Episode] makes one trouble of them, so that the log has one line for its begin
-// and one for its end.
+// Package episode groups failures that come and go: a nearly full disk refuses one
+// layer and takes the next one. An [Episode] is such a group, so that the log has one
+// line for its start and one for its end.
 package episode
 
 import (
@@ -10,14 +9,14 @@ import (
 )
 
 const (
-	// relapse is how soon after its end, in times of calm, a trouble counts as the
-	// same one again.
+	// relapse is how soon after its end, in times of calm, an episode that comes back
+	// has to show more calm than the last one.
 	relapse = 10
-	// longest bounds the calm that a trouble which keeps coming back has to show.
+	// longest bounds the calm that ends an episode which keeps coming back.
 	longest = 15 * time.Minute
 )
 
-// Episode is one kind of trouble. It is over after a time of calm. If it comes back
+// Episode is one kind of failure. It is over after a time of calm. If it comes back
 // soon after that, the next calm has to last twice as long.
 type Episode struct {
 	calm time.Duration
@@ -25,13 +24,13 @@ type Episode struct {
 
 	mu      sync.Mutex
 	phase   phase
-	needed  time.Duration // calm that ends the trouble
+	needed  time.Duration // calm that ends the episode
 	spell   int           // number of the last calm that began
 	timer   *time.Timer   // of that calm
-	endedAt time.Time     // of the last trouble
+	endedAt time.Time     // of the last episode
 }
 
-// phase is the state of a trouble:
+// phase is the state of an episode:
 //
 //	absent --Bad--> present --Good--> waning --calm--> absent
 //	                   ^                 |
@@ -45,10 +44,10 @@ const (
 )
 
 // New returns an Episode that is absent. It calls over, in a goroutine of its own,
-// when a trouble has ended.
+// when an episode has ended.
 func New(calm time.Duration, over func()) *Episode { return &Episode{calm: calm, over: over} }
 
-// Bad notes a failure, and reports whether a trouble begins with it.
+// Bad notes a failure, and reports whether an episode begins with it.
 func (e *Episode) Bad() (begins bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -68,7 +67,7 @@ func (e *Episode) Bad() (begins bool) {
 	return true
 }
 
-// Good notes a success. The trouble is over if no failure follows it for a time.
+// Good notes a success. The episode is over if no failure follows it for a while.
 func (e *Episode) Good() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -85,7 +84,7 @@ func (e *Episode) Good() {
 	})
 }
 
-// end ends the trouble, unless a failure has come in between.
+// end ends the episode, unless a failure has come in between.
 func (e *Episode) end(spell int) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

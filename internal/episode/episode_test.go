@@ -11,7 +11,7 @@ import (
 const calm = 10 * time.Second
 
 // A letter is a second: b is a failure, g is a success, a dot is neither. The result
-// has a B at the begin of a trouble and an E at its end.
+// has a B at the start of an episode and an E at its end.
 func TestEpisode(t *testing.T) {
 	for name, c := range map[string]struct{ events, want string }{
 		"no trouble":                      {"gggg", ""},

@@ -213,7 +213,7 @@ func (c *call[V]) enter() {
 	}
 }
 
-// begin notes that a call runs. It returns ErrUnwanted if the call was given up in the
+// begin notes that a call runs. It returns ErrUnwanted if the call was abandoned in the
 // moment in which it was admitted.
 func (g *Group[K, V]) begin(c *call[V]) error {
 	g.mu.Lock()

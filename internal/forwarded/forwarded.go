@@ -43,7 +43,7 @@ func (c *Current) Store(proxies Proxies) { c.proxies.Store(&proxies) }
 // Client returns the addresses of the client and of the peer that is connected. They
 // differ if the peer is one of the proxies and its X-Forwarded-For names another
 // address: then the client is the right-most address that is not a proxy's. Addresses
-// further left are the client's own words. At an entry that is no address the walk
+// further left are the client's own words. At an entry that is not an address the walk
 // ends, and the proxy that added it counts as the client.
 //
 // The header Forwarded (RFC 7239) is not read. Proxies that set X-Forwarded-For pass

@@ -28,7 +28,7 @@ func ValidPort(port string) bool {
 	return err == nil && n > 0
 }
 
-// Network returns the network that counts as one stranger: one address of IPv4, or a site
+// Network returns the network that counts as one unknown client: one address of IPv4, or a site
 // of IPv6, which has a /48 (RFC 6177) and chooses among 2^80 addresses. It is invalid for an
 // invalid address, such as that of a Unix socket.
 func Network(address netip.Addr) netip.Prefix {

@@ -1,4 +1,4 @@
-// Package printable makes text of strangers harmless in logs and on terminals.
+// Package printable makes untrusted text harmless in logs and on terminals.
 package printable
 
 import (

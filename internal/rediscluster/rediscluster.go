@@ -1,4 +1,4 @@
-// Package rediscluster tells when a Redis Cluster works as a whole.
+// Package rediscluster reports whether a Redis Cluster works as a whole.
 //
 // A cluster that has lost a master answers for the keys of the other ones. A circuit
 // breaker that took such an answer for the end of the failure would close and open
@@ -13,7 +13,7 @@ import (
 
 // Ready reads the topology of a cluster again and returns nil if all its masters
 // answer. Without it, a client learns of a new master only when a server redirects it,
-// which one that is away does not, or up to a minute later. Ready returns nil for a
+// which one that is unavailable does not, or up to a minute later. Ready returns nil for a
 // client of no cluster.
 func Ready(ctx context.Context, client redis.UniversalClient) error {
 	cluster, ok := client.(*redis.ClusterClient)

@@ -10,7 +10,7 @@ import (
 // below 32 KiB the system call costs more than the copy.
 const stepSize = 32 << 10
 
-// Growing is a content that is still coming, of which bytes are in a file.
+// Growing is a blob that is still coming, of which bytes are in a file.
 type Growing interface {
 	io.Reader
 	// Stretch waits for bytes and returns the next ones, limit at most or, if that is -1, any
@@ -21,7 +21,7 @@ type Growing interface {
 	Advance(n int64)
 }
 
-// Copier sends contents as they come. Its buffers are shared by all answers, and none is held
+// Copier sends blobs as they come. Its buffers are shared by all answers, and none is held
 // while a stretch is awaited. It may be used concurrently; the zero value is ready.
 type Copier struct {
 	buffers sync.Pool // of *[stepSize]byte
@@ -34,8 +34,8 @@ func (c *Copier) buffer() *[stepSize]byte {
 	return new([stepSize]byte)
 }
 
-// Follow writes the next n bytes of a content or, if n is -1, all that are left, and flushes
-// the writer whenever it waits for more. The bytes that a Growing content has in a file are
+// Follow writes the next n bytes of a blob or, if n is -1, all that are left, and flushes
+// the writer whenever it waits for more. The bytes that a Growing blob has in a file are
 // left to the writer's own ReadFrom, so that they go out over HTTP/1.1 without a copy in user
 // space. An end of the content before n bytes is an error, as in io.CopyN. Follow returns
 // io.ErrUnexpectedEOF if the file ends before the stretch does.

@@ -12,7 +12,7 @@ import (
 	"github.com/weirhq/weir/internal/reply"
 )
 
-// growing is a content that comes in steps. Those of a file are stretches, the others are read.
+// growing is a blob that comes in steps. Those of a file are stretches, the others are read.
 type growing struct {
 	t     *testing.T
 	file  *os.File
@@ -76,7 +76,7 @@ func (g *growing) Advance(n int64) { g.use(n) }
 type kernel struct {
 	*httptest.ResponseRecorder
 	byFile int64
-	fails  int64 // after so many bytes of a file; 0: never
+	fails  int64 // after that many bytes of a file; 0: never
 }
 
 var errGone = errors.New("the client is gone")
@@ -141,7 +141,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// A content that is in no file is written as it is read.
+// A blob that is in no file is written as it is read.
 func TestFollowReader(t *testing.T) {
 	w := &kernel{ResponseRecorder: httptest.NewRecorder()}
 	content := bytes.Repeat([]byte("0123456789"), 10_000)

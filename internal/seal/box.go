@@ -12,9 +12,9 @@ import (
 const boxFormat = 1
 
 // ErrClosed says that a text was not encrypted for its place with the secret.
-var ErrClosed = errors.New("it was not encrypted here by an instance with the same secret")
+var ErrClosed = errors.New("it was not encrypted for this purpose by an instance with the same secret")
 
-// Box encrypts texts for places that strangers can read and write, by AES-256-GCM (NIST SP
+// Box encrypts texts for places that others can read and write, by AES-256-GCM (NIST SP
 // 800-38D) with a random nonce each.
 type Box struct{ aead cipher.AEAD }
 

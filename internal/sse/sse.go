@@ -69,7 +69,7 @@ func (s *Stream) Flush() error {
 	return err
 }
 
-// Follow calls round at once and after each pause, and sends what it has added, until the context
+// Follow calls round at once and after each pause, and sends the events that it has added, until the context
 // ends or one of the two fails.
 func (s *Stream) Follow(ctx context.Context, pause time.Duration, round func() error) {
 	ticker := time.NewTicker(pause)

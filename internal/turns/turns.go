@@ -1,4 +1,4 @@
-// Package turns lets a bounded number of strangers' calls run at once. Others wait, a
+// Package turns lets a bounded number of calls of unknown clients run at once. Others wait, a
 // bounded number too, and networks take turns: callers of some networks neither take all
 // places nor make a caller of another one wait for all of them.
 package turns
@@ -14,7 +14,7 @@ import (
 )
 
 // ErrFull says that too many callers wait already, or too many of the same network.
-var ErrFull = errors.New("too many wait at once")
+var ErrFull = errors.New("too many are waiting at once")
 
 // Limits bound the calls of a [Queue].
 type Limits struct {

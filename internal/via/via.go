@@ -139,7 +139,7 @@ func Looped(ctx context.Context) bool {
 	return ok && w.found.Load()
 }
 
-// NoteLoop tells the context's Watch, if there is one, and all outer ones of a loop.
+// NoteLoop informs the context's Watch, if there is one, and all outer ones of a loop.
 func NoteLoop(ctx context.Context) {
 	w, _ := ctx.Value(watchKey{}).(*watch)
 	for ; w != nil; w = w.outer {

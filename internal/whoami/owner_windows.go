@@ -2,5 +2,5 @@ package whoami
 
 import "io/fs"
 
-// ownerOf tells nothing: users of Windows have no number.
+// ownerOf returns nothing, since users on Windows have no number.
 func ownerOf(fs.FileInfo) (uid int, ok bool) { return 0, false }

@@ -24,8 +24,8 @@ func name(id int) string {
 	return "uid " + uid
 }
 
-// Owner tells to whom a path belongs, such as "/data belongs to user root (uid 0), mode
-// drwxr-xr-x". If the path does not exist or cannot be reached, it tells of the nearest
+// Owner returns the owner of a path, such as "/data belongs to user root (uid 0), mode
+// drwxr-xr-x". If the path does not exist or cannot be reached, it describes the nearest
 // directory above. It returns "" if there is none.
 func Owner(path string) string {
 	for {

@@ -1,4 +1,4 @@
-// Package zone tells how near an address is: on this machine, in a private network, or
+// Package zone classifies how near an address is: on this machine, in a private network, or
 // on the internet. A hostile server may send a client to addresses that only the client
 // can reach (server-side request forgery).
 package zone
@@ -123,7 +123,7 @@ func translates(addr netip.Addr) bool {
 	return middle == 0x00005efe || middle == 0x02005efe // ISATAP (RFC 5214 section 6.1)
 }
 
-// OfName returns the zone that a host's name or literal address tells, without
+// OfName returns the zone that a host's name or literal address implies, without
 // asking DNS. Names that DNS serves to one's own network only are private, and so are
 // spellings of addresses that some resolvers understand, such as 127.1 and 0x7f000001.
 func OfName(host string) Zone {

@@ -1,8 +1,8 @@
-// Package inventory tells what a mirror has cached, and how it is used: repositories, their
+// Package inventory lists what a mirror has cached, and how it is used: repositories, their
 // tags, their images down to the layers, and the pulls of each. It reads records and stored
 // content, and asks no upstream.
 //
-// To look is no use: content that is only looked at is evicted as early as before.
+// Looking does not count as a use: it does not delay eviction.
 package inventory
 
 import (
@@ -11,13 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
@@ -48,16 +49,19 @@ type Options struct {
 
 // Inventory reads the records and the content of a mirror. All methods may be called
 // concurrently.
-type Inventory struct{ opts Options }
+type Inventory struct {
+	opts     Options
+	outlines *bounded.Cache[digest.Digest, *outline]
+}
 
 // New returns the inventory of a store.
-func New(opts Options) *Inventory { return &Inventory{opts} }
+func New(opts Options) *Inventory { return &Inventory{opts, newOutlines()} }
 
 // Repository has the figures of a repository.
 type Repository struct {
 	Tags     int
 	Contents int   // that the repository may serve, stored or not
-	Size     int64 // of these contents, each counted once
+	Size     int64 // of these blobs, each counted once
 	Pulls    catalog.Pulls
 }
 
@@ -106,14 +110,24 @@ func (v *Inventory) History(ctx context.Context, repo storage.RepoID, tag string
 	return v.opts.Catalog.History(ctx, repo, tag)
 }
 
-// maxParts bounds the layers, and each list, of which a Manifest tells: each entry costs two
+// maxParts bounds the layers, and each list, in a Manifest: each entry costs two
 // looks into the store. An image has 127 layers at most, in Docker.
 const maxParts = 1000
 
-// Part is a content that a manifest refers to, or a referrer of it.
+// maxLabels and maxLabelBytes bound the labels of an Image, with their names. An image has some
+// ten, and those who make it may write anything there.
+const (
+	maxLabels     = 200
+	maxLabelBytes = 128 << 10
+)
+
+// Part is a part of an image: content that a manifest refers to, or a referrer of it.
 type Part struct {
 	Descriptor ocispec.Descriptor
 	Cached     bool // stored here, and the repository may serve it
+	// Whole is the size of the image of a cached manifest of an index, in bytes; 0 if it is not
+	// known.
+	Whole int64
 }
 
 // Manifest describes a manifest, its parts and its pulls.
@@ -125,8 +139,11 @@ type Manifest struct {
 	Config    *Part
 	Layers    []Part
 	Manifests []Part
-	Omitted   int   // parts and referrers beyond the first thousand of each list
-	Size      int64 // of the manifest and its parts, each counted once. Of an index, those of its manifests are left out
+	Omitted   int // parts and referrers beyond the first thousand of each list, and labels
+	// Size is that of the image or of the cached images of an index, each blob counted once; of
+	// the manifest alone if it is not cached.
+	Size      int64
+	Uncounted int // manifests of an index that Size leaves out: not cached, not readable, or too many
 	// Image is known if the configuration is cached.
 	Image     *Image
 	Referrers []Part
@@ -163,32 +180,31 @@ func (v *Inventory) Manifest(ctx context.Context, repo storage.RepoID, dgst dige
 	if err != nil {
 		return Manifest{}, err
 	}
-	look := &looking{inventory: v, repo: repo, of: &m, seen: make(map[digest.Digest]bool)}
-	if m.Referrers, err = look.parts(ctx, referrers); err != nil {
+	look := v.look(repo)
+	if m.Referrers, err = look.parts(ctx, &m, referrers); err != nil {
 		return Manifest{}, err
 	}
-	m.Size = link.Size // the referrers are no parts
-	clear(look.seen)
-	body, err := v.read(ctx, dgst)
-	if errors.Is(err, storage.ErrNotExist) {
+	body, err := v.read(ctx, dgst, v.opts.MaxManifest)
+	if missing(err) {
 		return m, nil
 	}
 	if err != nil {
 		return Manifest{}, err
 	}
 	m.Cached = true
-	return m, look.inside(ctx, body)
+	return m, look.inside(ctx, &m, body)
 }
 
-// read returns a stored document, or ErrNotExist, also if its bytes have become others.
-func (v *Inventory) read(ctx context.Context, dgst digest.Digest) ([]byte, error) {
+// read returns a stored document of at most limit bytes, or ErrNotExist, also if its bytes have
+// become others.
+func (v *Inventory) read(ctx context.Context, dgst digest.Digest, limit int64) ([]byte, error) {
 	obj, err := v.open(ctx, dgst)
 	if err != nil {
 		return nil, err
 	}
 	defer obj.Content.Close()
-	if obj.Size > v.opts.MaxManifest {
-		return nil, fmt.Errorf("%w: %s has %d bytes, more than a manifest", storage.ErrNotExist, dgst, obj.Size)
+	if obj.Size > limit {
+		return nil, fmt.Errorf("%w: %s has %d bytes, more than %d", storage.ErrNotExist, dgst, obj.Size, limit)
 	}
 	body, err := io.ReadAll(io.LimitReader(obj.Content, obj.Size))
 	if err == nil && dgst.Algorithm().FromBytes(body) != dgst {
@@ -197,58 +213,73 @@ func (v *Inventory) read(ctx context.Context, dgst digest.Digest) ([]byte, error
 	return body, err
 }
 
-// open opens a content in the first store that has it.
+// open opens a blob in the first store that has it.
 func (v *Inventory) open(ctx context.Context, dgst digest.Digest) (obj *storage.Object, err error) {
 	err = storage.ErrNotExist
 	for _, store := range v.opts.Stores {
-		if obj, err = store.Open(ctx, dgst); !errors.Is(err, storage.ErrNotExist) {
+		if obj, err = store.Open(ctx, dgst); !missing(err) {
 			break
 		}
 	}
 	return obj, err
 }
 
-// cached reports whether a repository may serve a content that is stored here. Content that
+// cached reports whether a repository may serve a blob that is stored here. Content that
 // other repositories have stored is none of its business.
 func (v *Inventory) cached(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (bool, error) {
 	_, err := v.opts.Catalog.Link(ctx, repo, dgst)
 	if err == nil {
 		err = storage.ErrNotExist
 		for _, store := range v.opts.Stores {
-			if _, err = store.Stat(ctx, dgst); !errors.Is(err, storage.ErrNotExist) {
+			if _, err = store.Stat(ctx, dgst); !missing(err) {
 				break
 			}
 		}
 	}
-	if errors.Is(err, storage.ErrNotExist) {
+	if missing(err) {
 		return false, nil
 	}
 	return err == nil, err
 }
 
+func missing(err error) bool { return errors.Is(err, storage.ErrNotExist) }
+
 // looking is a look into a manifest.
 type looking struct {
 	inventory *Inventory
 	repo      storage.RepoID
-	of        *Manifest
-	seen      map[digest.Digest]bool
+	known     map[digest.Digest]bool // whether blobs are cached
+
+	manifests int   // how many below the manifest may still be looked at for its size
+	bytes     int64 // how many of them may still be read
+	uncounted int   // manifests that the size leaves out
 }
 
-// parts looks at the contents of a list, and adds the sizes of those that it has not seen.
-func (l *looking) parts(ctx context.Context, list []ocispec.Descriptor) (parts []Part, err error) {
-	for i, desc := range list {
-		if i == maxParts {
-			l.of.Omitted += len(list) - maxParts
-		}
-		if !l.seen[desc.Digest] {
-			l.seen[desc.Digest] = true
-			l.of.Size += min(max(desc.Size, 0), math.MaxInt64-l.of.Size) // the sizes are a stranger's words
-		}
-		if i >= maxParts {
-			continue
-		}
+func (v *Inventory) look(repo storage.RepoID) *looking {
+	return &looking{inventory: v, repo: repo, known: make(map[digest.Digest]bool), manifests: maxPlatforms, bytes: maxPlatformBytes}
+}
+
+// cached reports whether a blob is cached. It looks into the store once.
+func (l *looking) cached(ctx context.Context, dgst digest.Digest) (bool, error) {
+	if isCached, ok := l.known[dgst]; ok {
+		return isCached, nil
+	}
+	isCached, err := l.inventory.cached(ctx, l.repo, dgst)
+	if err == nil {
+		l.known[dgst] = isCached
+	}
+	return isCached, err
+}
+
+// parts looks at the blobs of a list.
+func (l *looking) parts(ctx context.Context, m *Manifest, list []ocispec.Descriptor) (parts []Part, err error) {
+	if len(list) > maxParts {
+		m.Omitted += len(list) - maxParts
+		list = list[:maxParts]
+	}
+	for _, desc := range list {
 		one := Part{Descriptor: desc}
-		if one.Cached, err = l.inventory.cached(ctx, l.repo, desc.Digest); err != nil {
+		if one.Cached, err = l.cached(ctx, desc.Digest); err != nil {
 			return nil, err
 		}
 		parts = append(parts, one)
@@ -257,33 +288,63 @@ func (l *looking) parts(ctx context.Context, list []ocispec.Descriptor) (parts [
 }
 
 // inside looks at the parts of a manifest. A manifest of a form that is not known has none.
-func (l *looking) inside(ctx context.Context, body []byte) error {
+func (l *looking) inside(ctx context.Context, m *Manifest, body []byte) error {
 	links, err := oci.References(body)
 	if err != nil {
-		return nil //nolint:nilerr // it is served all the same, whatever it is
+		return nil //nolint:nilerr // it is served anyway, whatever it is
 	}
-	if l.of.Layers, err = l.parts(ctx, slices.Concat(links.Layers, links.Blobs)); err != nil {
+	if m.Layers, err = l.parts(ctx, m, slices.Concat(links.Layers, links.Blobs)); err != nil {
 		return err
 	}
-	if l.of.Manifests, err = l.parts(ctx, links.Manifests); err != nil || links.Config == nil {
+	if m.Manifests, err = l.parts(ctx, m, links.Manifests); err != nil {
 		return err
 	}
-	config, err := l.parts(ctx, []ocispec.Descriptor{*links.Config})
+	all, o := newSum(), outlineOf(m.Descriptor.Digest, int64(len(body)), links)
+	all.add(o.contents)
+	for i, child := range o.manifests {
+		whole := newSum()
+		if err := l.weighChild(ctx, child, all, whole); err != nil {
+			return err
+		}
+		if i < len(m.Manifests) {
+			m.Manifests[i].Whole = whole.total
+		}
+	}
+	m.Size, m.Uncounted = all.total, l.uncounted
+	if links.Config == nil {
+		return nil
+	}
+	config, err := l.parts(ctx, m, []ocispec.Descriptor{*links.Config})
 	if err != nil {
 		return err
 	}
-	l.of.Config = &config[0]
+	m.Config = &config[0]
 	if config[0].Cached {
-		l.of.Image, err = l.inventory.image(ctx, links.Config.Digest)
+		if m.Image, err = l.inventory.image(ctx, links.Config.Digest); m.Image != nil {
+			m.Omitted += boundLabels(m.Image.Labels)
+		}
 	}
 	return err
+}
+
+// boundLabels takes labels out of a map beyond the first ones in the order of their names, and
+// returns their number.
+func boundLabels(labels map[string]string) (omitted int) {
+	bytes := 0
+	for i, name := range slices.Sorted(maps.Keys(labels)) {
+		if bytes += len(name) + len(labels[name]); i >= maxLabels || bytes > maxLabelBytes {
+			delete(labels, name)
+			omitted++
+		}
+	}
+	return omitted
 }
 
 // image reads the configuration of an image. It returns nil if that is not the one of a
 // container, or another document than a configuration.
 func (v *Inventory) image(ctx context.Context, dgst digest.Digest) (*Image, error) {
-	body, err := v.read(ctx, dgst)
-	if errors.Is(err, storage.ErrNotExist) {
+	body, err := v.read(ctx, dgst, v.opts.MaxManifest)
+	if missing(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -302,7 +363,7 @@ func (v *Inventory) image(ctx context.Context, dgst digest.Digest) (*Image, erro
 	}
 	created, err := time.Parse(time.RFC3339, config.Created)
 	if err != nil {
-		created = time.Time{} // a stranger's word, which tools leave out for reproducible images
+		created = time.Time{} // not verified, and tools leave it out for reproducible images
 	}
 	return &Image{Created: created, Platform: config.Platform, Labels: config.Config.Labels}, nil
 }

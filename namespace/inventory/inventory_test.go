@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,10 +43,13 @@ func newKept(t *testing.T) *kept {
 	t.Helper()
 	k := &kept{near: storagetest.NewMemory(t), far: storagetest.NewMemory(t)}
 	k.catalog = catalog.New(k.near.Records(), catalog.Options{})
-	k.Inventory = inventory.New(inventory.Options{
-		Catalog: k.catalog, Stores: []storage.Store{k.near, k.far}, Pulls: k, Referrers: k, MaxManifest: maxManifest,
-	})
+	k.Inventory = k.over(k.near, k.far)
 	return k
+}
+
+// over returns an inventory over stores.
+func (k *kept) over(stores ...storage.Store) *inventory.Inventory {
+	return inventory.New(inventory.Options{Catalog: k.catalog, Stores: stores, Pulls: k, Referrers: k, MaxManifest: maxManifest})
 }
 
 func (k *kept) Of(context.Context, storage.RepoID) (catalog.RepositoryPulls, error) {
@@ -56,7 +60,7 @@ func (k *kept) KeptReferrers(context.Context, storage.RepoID, digest.Digest) ([]
 	return k.referrers, nil
 }
 
-// add stores a content in a store, and lets a repository serve it.
+// add stores a blob in a store, and lets a repository serve it.
 func (k *kept) add(t *testing.T, store *storagetest.Memory, repo storage.RepoID, mediaType string, content []byte) ocispec.Descriptor {
 	t.Helper()
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: storagetest.Commit(t, store, store.Spools(), content), Size: int64(len(content))}
@@ -121,6 +125,32 @@ func TestManifest(t *testing.T) {
 	}
 }
 
+// The cached manifests of an index have the sizes of whole images.
+func TestPlatformSizes(t *testing.T) {
+	k := newKept(t)
+	config := k.add(t, k.near, app, ocispec.MediaTypeImageConfig, []byte(`{"os":"linux"}`))
+	layer := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("layer"), Size: 100}
+	endless := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.FromString("endless"), Size: math.MaxInt64}
+	image := func(layers ...ocispec.Descriptor) ocispec.Descriptor {
+		dgst := k.addManifest(t, ocispec.Manifest{Config: config, Layers: layers})
+		return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: dgst, Size: k.manifest(t, dgst).Descriptor.Size}
+	}
+	whole, huge := image(layer, layer), image(endless, layer)
+	odd := k.add(t, k.near, app, ocispec.MediaTypeImageManifest, []byte("no JSON"))
+	absent := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("absent"), Size: 9}
+	body, err := json.Marshal(ocispec.Index{Manifests: []ocispec.Descriptor{whole, huge, odd, absent}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sizes []int64
+	for _, part := range k.manifest(t, k.add(t, k.near, app, ocispec.MediaTypeImageManifest, body).Digest).Manifests {
+		sizes = append(sizes, part.Whole)
+	}
+	if want := []int64{whole.Size + config.Size + layer.Size, math.MaxInt64, 0, 0}; !slices.Equal(sizes, want) {
+		t.Errorf("sizes %v, want %v", sizes, want)
+	}
+}
+
 func cachedOf(parts []inventory.Part) string {
 	var words []string
 	for _, p := range parts {
@@ -172,12 +202,29 @@ func TestHostileManifests(t *testing.T) {
 	if m := k.manifest(t, k.addManifest(t, ocispec.Manifest{Config: odd, Layers: many})); len(m.Layers) != 1000 || m.Omitted != 500 || m.Size != math.MaxInt64 {
 		t.Errorf("%d layers, %d omitted, %d bytes", len(m.Layers), m.Omitted, m.Size)
 	}
+	labeled := func(labels map[string]string) inventory.Manifest {
+		body, err := json.Marshal(map[string]any{"os": "linux", "config": map[string]any{"Labels": labels}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k.manifest(t, k.addManifest(t, ocispec.Manifest{Config: k.add(t, k.near, app, ocispec.MediaTypeImageConfig, body)}))
+	}
+	labels := make(map[string]string)
+	for i := range 300 {
+		labels[fmt.Sprintf("label-%03d", i)] = "value"
+	}
+	if m := labeled(labels); len(m.Image.Labels) != 200 || m.Image.Labels["label-199"] != "value" || m.Omitted != 100 {
+		t.Errorf("%d labels, %d omitted", len(m.Image.Labels), m.Omitted)
+	}
+	if m := labeled(map[string]string{"a": strings.Repeat("<", 64<<10), "b": strings.Repeat("<", 70<<10)}); len(m.Image.Labels) != 1 || m.Omitted != 1 {
+		t.Errorf("%d large labels, %d omitted", len(m.Image.Labels), m.Omitted)
+	}
 	if m := k.manifest(t, k.add(t, k.near, app, ocispec.MediaTypeImageManifest, []byte("no JSON")).Digest); !m.Cached || m.Layers != nil {
 		t.Errorf("%+v", m)
 	}
 }
 
-// A repository has its tags, contents and pulls.
+// A repository has its tags, blobs and pulls.
 func TestRepository(t *testing.T) {
 	k := newKept(t)
 	desc := k.add(t, k.near, app, ocispec.MediaTypeImageManifest, []byte("{}"))

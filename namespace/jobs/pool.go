@@ -32,7 +32,7 @@ var (
 	// errTooLong ends a job that takes longer than longestJob.
 	errTooLong = errors.New("jobs: the job has taken too long")
 	// errTurnOver ends a job that takes longer than longestTurn.
-	errTurnOver = errors.New("jobs: another repository block waits for the place of the job")
+	errTurnOver = errors.New("jobs: another repository block needs the slot of the job")
 )
 
 // Key names a job. It is of a comparable type, and is compared as it is; its String
@@ -217,7 +217,7 @@ func (p *Pool) work(ctx context.Context, j job, active *activeJob) {
 	err := j.run(ctx)
 	active.end(nil)
 	if err != nil {
-		p.logger.Warn("a cache job failed; a later pull does its work", "job", j.key.String(), "error", err)
+		p.logger.Warn("a background cache job failed. A later pull does its work", "job", j.key.String(), "error", err)
 		p.metrics.ended("failed")
 	} else {
 		p.metrics.ended("done")

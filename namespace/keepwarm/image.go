@@ -48,7 +48,7 @@ type scheduled struct {
 	gone      bool               // the latest Apply does not want it
 }
 
-// identity tells images apart. Two images are the same, and share a schedule,
+// identity distinguishes images. Two images are the same, and share a schedule,
 // only if all of it is equal. It holds the repository and not its printed name,
 // because two repositories can be printed alike.
 type identity struct {
@@ -68,7 +68,7 @@ func (i *scheduled) String() string {
 	return i.Reference.Join(i.repo.String())
 }
 
-// run is the key of the job that warms an image. The number tells it from an
+// run is the key of the job that warms an image. The number distinguishes it from an
 // earlier run of the same image that was cancelled and has not ended yet.
 type run struct {
 	identity

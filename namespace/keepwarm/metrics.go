@@ -13,7 +13,7 @@ const (
 	dropped = "dropped"
 )
 
-// Metrics tell how warm the images are. A nil *Metrics counts nothing.
+// Metrics measure how warm the images are. A nil *Metrics counts nothing.
 type Metrics struct {
 	warmed  *prometheus.CounterVec
 	failing *prometheus.GaugeVec
@@ -24,14 +24,14 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		warmed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "weir_warm_total", Help: "Warmings of an image by the server itself that ended, by result: done, failed or dropped.",
+			Name: "weir_warm_total", Help: "Warmings of images in warm lists that ended, by result: done, failed or dropped.",
 		}, []string{"namespace", "result"}),
 		failing: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "weir_warm_failing", Help: "Images to keep warm whose last warming failed.",
+			Name: "weir_warm_failing", Help: "Images in warm lists whose last warming failed.",
 		}, []string{"namespace"}),
 		oldest: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "weir_warm_oldest_success_timestamp_seconds",
-			Help: "The time of the last successful warming of the image that was warm least recently. An image that was never warm counts from the time when it was first wanted.",
+			Help: "The time of the last successful warming of the image that was warmed longest ago. An image that was never warmed counts from the time when it was first configured.",
 		}, []string{"namespace"}),
 	}
 	r.MustRegister(m.warmed, m.failing, m.oldest)

@@ -171,7 +171,7 @@ func TestFailureDoesNotProlongAShortInterval(t *testing.T) {
 				t.Errorf("pause %d lasted %s", i+2, pause)
 			}
 		}
-		if !strings.Contains(w.log.String(), "the upstream is away; it is tried again in 3m0s") {
+		if !strings.Contains(w.log.String(), "the upstream is away. Weir tries again in 3m0s") {
 			t.Errorf("the log says\n%s", w.log.String())
 		}
 	})

@@ -1,6 +1,6 @@
 // Package keepwarm keeps images in the cache, on a schedule.
 //
-// A [Warmer] is told which images the namespaces want. It warms each one soon
+// A [Warmer] gets the images that the namespaces want. It warms each one soon
 // after that, and then again and again, as a job of the pool:
 //
 //	        Apply                 due and a place is free
@@ -227,7 +227,7 @@ func (w *Warmer) end(i *scheduled, result warm.Result, cancelled bool) error {
 		if len(result.Notes) > 0 {
 			attrs = append(attrs, "left_out", strings.Join(result.Notes, "; "))
 		}
-		w.logger.Log(w.ctx, level, "an image is warm", attrs...)
+		w.logger.Log(w.ctx, level, "an image was warmed", attrs...)
 	}
 	return err
 }
@@ -253,7 +253,7 @@ func (w *Warmer) settle(i *scheduled, result warm.Result, cancelled bool) (err e
 		i.failures++
 		i.due = time.Now().Add(pause)
 		w.metrics.ended(i.namespace.Key(), failed)
-		return fmt.Errorf("%w; it is tried again in %s", err, pause), true
+		return fmt.Errorf("%w. Weir tries again in %s", err, pause), true
 	}
 	i.failures, i.succeeded = 0, time.Now()
 	// Up to a twentieth early, so that images that began together drift apart.

@@ -60,8 +60,8 @@ var (
 	// ErrClosed says that the mirror is shutting down.
 	ErrClosed = errors.New("ondemand: the mirror is shutting down")
 
-	errTooLong      = errors.New("the job has taken a day, and was ended. Start another one for the rest: it transfers nothing twice")
-	errImageTooLong = errors.New("the image has taken six hours, and was given up")
+	errTooLong      = errors.New("the job was stopped after a day. Start another one for the remaining images. Cached content is not transferred again")
+	errImageTooLong = errors.New("warming the image took more than six hours and was stopped")
 	errCancelled    = errors.New("ondemand: the job was cancelled")
 )
 
@@ -103,8 +103,9 @@ type Repository struct {
 // Options are the surroundings of a Runner.
 type Options struct {
 	// Open returns a repository of the configuration in force. Clients are told its errors.
-	Open   func(name string) (Repository, error)
-	Logger *slog.Logger
+	Open    func(name string) (Repository, error)
+	Logger  *slog.Logger
+	Metrics *Metrics // may be nil
 }
 
 // Job is how a job is at a moment.
@@ -182,6 +183,7 @@ func (r *Runner) Start(order Order) (Job, error) {
 		platforms: order.Platforms, cancel: cancel,
 	}
 	r.jobs = append(r.jobs, j)
+	r.opts.Metrics.moved("", Waiting)
 	r.ended.Go(func() { r.run(ctx, j) })
 	return j.Job, nil
 }
@@ -206,7 +208,7 @@ func (r *Runner) Cancel(id string) (Job, bool) {
 		return Job{}, false
 	}
 	j := r.jobs[i]
-	j.end(Cancelled)
+	r.move(j, Cancelled)
 	j.cancel(errCancelled)
 	return j.snapshot(), true
 }
@@ -218,10 +220,14 @@ func (j *job) snapshot() Job {
 	return is
 }
 
-// end gives a job its last state, once. The caller holds the mutex.
-func (j *job) end(state State) {
-	if j.Ended.IsZero() {
-		j.State, j.Ended = state, time.Now()
+// move gives a job another state, unless it has ended. The caller holds the mutex.
+func (r *Runner) move(j *job, to State) {
+	if !j.Ended.IsZero() {
+		return
+	}
+	r.opts.Metrics.moved(j.State, to)
+	if j.State = to; to != Running {
+		j.Ended = time.Now()
 	}
 }
 
@@ -237,15 +243,15 @@ func (r *Runner) run(ctx context.Context, j *job) {
 	r.mu.Lock()
 	switch {
 	case errors.Is(context.Cause(ctx), errCancelled):
-		j.end(Cancelled)
+		r.move(j, Cancelled)
 	case j.Failed > 0 || j.Warm < len(j.Images):
-		j.end(Failed)
+		r.move(j, Failed)
 	default:
-		j.end(Done)
+		r.move(j, Done)
 	}
 	is := j.snapshot()
 	r.mu.Unlock()
-	r.opts.Logger.Info("a job that warms images has ended", "job", is.ID, "state", is.State, "by", is.By,
+	r.opts.Logger.Info("a job that warms images ended", "job", is.ID, "state", is.State, "by", is.By,
 		"images", len(is.Images), "warm", is.Warm, "failed", is.Failed, "bytes", is.Progress.Done.Bytes)
 }
 
@@ -254,11 +260,9 @@ func (r *Runner) work(ctx context.Context, j *job) {
 	ctx, stop := context.WithTimeoutCause(ctx, longestJob, errTooLong)
 	defer stop()
 	r.mu.Lock()
-	if j.Ended.IsZero() {
-		j.State = Running
-	}
+	r.move(j, Running)
 	r.mu.Unlock()
-	r.opts.Logger.Info("a job begins to warm images", "job", j.ID, "by", j.By, "images", len(j.Images), "first", j.Images[0].String())
+	r.opts.Logger.Info("a job started to warm images", "job", j.ID, "by", j.By, "images", len(j.Images), "first", j.Images[0].String())
 	next := make(chan Image)
 	var workers sync.WaitGroup
 	for range imagesAtOnce {
@@ -308,7 +312,7 @@ func (r *Runner) warm(ctx context.Context, j *job, image Image) {
 		return // the failures only follow from the end of the job
 	}
 	if err := result.Err(); err != nil {
-		r.opts.Logger.Warn("an image of a job cannot be warmed", "job", j.ID, "image", image.String(), "error", err)
+		r.opts.Logger.Warn("cannot warm an image of a job", "job", j.ID, "image", image.String(), "error", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

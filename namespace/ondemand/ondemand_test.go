@@ -13,6 +13,8 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
 	"github.com/weirhq/weir/oci"
@@ -125,7 +127,7 @@ func TestFailedImages(t *testing.T) {
 			t.Errorf("%+v", j)
 		}
 		all := strings.Join(j.Errors, "|")
-		if !strings.Contains(all, "removed:v1: it is mirrored no more") || !strings.Contains(all, "a/0:gone: explained ") || strings.Contains(all, "\n") {
+		if !strings.Contains(all, "removed:v1: it is mirrored no more") || !strings.Contains(all, ":gone: explained ") || strings.Contains(all, "\n") {
 			t.Errorf("%q", j.Errors)
 		}
 	})
@@ -222,5 +224,58 @@ func TestLongJobs(t *testing.T) {
 		if j := find(t, r, many); j.State != Failed || j.Ended.Sub(j.Started) > longestJob || !strings.Contains(strings.Join(j.Errors, "|"), errTooLong.Error()) {
 			t.Errorf("%+v", j)
 		}
+	})
+}
+
+// Each job counts in one state, and once in the end.
+func TestMetrics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		registry := prometheus.NewPedanticRegistry()
+		opts := open(gate)
+		opts.Metrics = NewMetrics(registry)
+		r := New(opts)
+		defer r.Close()
+		expect := func(step string, waiting, running, done, failed, cancelled int) {
+			t.Helper()
+			synctest.Wait()
+			text := fmt.Sprintf(`# HELP weir_warm_jobs Jobs of operators that warm images, by state: waiting or running.
+# TYPE weir_warm_jobs gauge
+weir_warm_jobs{state="running"} %d
+weir_warm_jobs{state="waiting"} %d
+# HELP weir_warm_jobs_total Jobs of operators that warm images and have ended, by result: done, failed or cancelled.
+# TYPE weir_warm_jobs_total counter
+weir_warm_jobs_total{result="cancelled"} %d
+weir_warm_jobs_total{result="done"} %d
+weir_warm_jobs_total{result="failed"} %d
+`, running, waiting, cancelled, done, failed)
+			if err := testutil.GatherAndCompare(registry, strings.NewReader(text)); err != nil {
+				t.Errorf("%s: %v", step, err)
+			}
+		}
+		expect("at the start", 0, 0, 0, 0, 0)
+		var ids []string
+		for range atOnce + 2 {
+			ids = append(ids, started(t, r, order(image("a/app", "v1"))))
+		}
+		synctest.Wait() // the places are taken
+		bad := started(t, r, order(image("a/app", "gone")))
+		expect("with places for two", 3, atOnce, 0, 0, 0)
+		for _, j := range r.Jobs() {
+			if j.State == Waiting && j.ID != bad {
+				r.Cancel(j.ID)
+				break
+			}
+		}
+		expect("a waiting one is cancelled", 2, atOnce, 0, 0, 1)
+		for _, j := range r.Jobs() {
+			if j.State == Running && j.ID != bad {
+				r.Cancel(j.ID)
+				r.Cancel(j.ID)
+				break
+			}
+		}
+		close(gate)
+		expect("all have ended", 0, 0, len(ids)-2, 1, 2)
 	})
 }

@@ -29,7 +29,7 @@ const (
 	// pause is the time between two writings.
 	pause = time.Minute
 	// maxPending bounds the images and tags with pulls that are not written yet. An entry takes
-	// 600 bytes, and 4 KiB with the longest names of users. With so many, the records are
+	// 600 bytes with one client, 2 KiB with ten, and 4 KiB with the longest names of users. With that many, the records are
 	// written at once.
 	maxPending = 4096
 	// maxClients is how many clients of an entry are remembered, the last ones.
@@ -70,7 +70,7 @@ type Options struct {
 	// Mirror returns the name of this mirror among those that count in the same records. It
 	// stays the same after a restart.
 	Mirror func() string
-	Health *storage.Health // of the records; nil: failures are not told
+	Health *storage.Health // of the records; nil: failures are not reported
 }
 
 // image is a manifest as it was pulled. The tag is empty if it was pulled by its digest.
@@ -83,10 +83,10 @@ type image struct {
 type tally struct {
 	pulls   int64
 	last    time.Time
-	clients [maxClients]seen
+	clients []seen // few images are pulled by more than one client within a minute
 }
 
-// seen is the last pull of a client; the zero value is none.
+// seen is the last pull of a client.
 type seen struct {
 	Client
 	last time.Time
@@ -195,6 +195,10 @@ func (t *tally) note(by Client, at time.Time) {
 		if t.clients[i].last.Before(t.clients[oldest].last) {
 			oldest = i
 		}
+	}
+	if len(t.clients) < maxClients {
+		t.clients = append(t.clients, seen{by, at})
+		return
 	}
 	if t.clients[oldest].last.After(at) {
 		return
@@ -308,5 +312,5 @@ func (c *Counter) takeBack(repo storage.RepoID, images map[image]*tally) {
 }
 
 func (t *tally) knows(client Client) bool {
-	return slices.ContainsFunc(t.clients[:], func(s seen) bool { return s.Client == client })
+	return slices.ContainsFunc(t.clients, func(s seen) bool { return s.Client == client })
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -145,5 +146,26 @@ func TestCountAllocates(t *testing.T) {
 	c.Count(app, "v1", image, alice)
 	if n := testing.AllocsPerRun(100, func() { c.Count(app, "v1", image, alice) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// Many images that one client pulls take little memory each: it remembers no ten clients of them.
+func TestCountOfManyImages(t *testing.T) {
+	m := storagetest.NewMemory(t)
+	c := pulls.New(pulls.Options{Records: catalog.New(m.Records(), catalog.Options{}), Mirror: func() string { return "one" }})
+	defer c.Close(t.Context())
+	const images = 1000 // fewer than are written at once
+	digests := make([]digest.Digest, images)
+	for i := range digests {
+		digests[i] = digest.FromString(fmt.Sprint(i))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for _, dgst := range digests {
+		c.Count(app, "", dgst, node)
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / images; each > 1000 {
+		t.Errorf("an image takes %d bytes", each)
 	}
 }

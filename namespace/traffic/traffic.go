@@ -47,7 +47,7 @@ type Options struct {
 	Mirror func() string
 	// Fetched returns how many bytes of content were read from upstreams since the start.
 	Fetched func() int64
-	Health  *storage.Health // of the records; nil: failures are not told
+	Health  *storage.Health // of the records; nil: failures are not reported
 }
 
 // Figures are what the mirrors on the same records have answered until now.
@@ -61,7 +61,7 @@ type Figures struct {
 
 // Point is a quarter of an hour.
 type Point struct {
-	Time time.Time // its begin
+	Time time.Time // its start
 	catalog.Amounts
 }
 
@@ -124,7 +124,7 @@ func (c *Counter) Close(ctx context.Context) {
 	c.write(ctx)
 }
 
-// Answered counts an answer with a body of so many bytes, in which the cache had a part. Errors and
+// Answered counts an answer with a body of that many bytes, in which the cache had a part. Errors and
 // pings have none: a mirror that is only probed writes no record.
 func (c *Counter) Answered(bytes int64, hit bool) {
 	if c == nil {

@@ -29,17 +29,26 @@ document.addEventListener("click", async (event) => {
 	setTimeout(() => { button.textContent = "Copy"; }, 1500);
 });
 
-// The mirror sends the live parts of this page when they change. A part with a button or link that
-// has the focus is replaced when the focus has left it. A table keeps the focus and its place.
+// The mirror sends the live parts of this page when they change, and all of them when a stream begins.
+// A part with a button or link that has the focus is replaced when the focus has left it, and one
+// with selected text when the selection has. A table keeps the focus and its place.
 const parts = new Map();
+const shown = new Map();
+
+function isSelected(part) {
+	const selection = getSelection();
+	return !selection.isCollapsed && part.contains(selection.anchorNode);
+}
 
 function showParts() {
 	for (const [id, html] of parts) {
 		const part = document.getElementById(id);
 		const focus = part?.contains(document.activeElement) ? document.activeElement : undefined;
 		if (focus && !focus.matches(".wide")) continue;
+		if (part && isSelected(part)) continue;
 		parts.delete(id);
-		if (!part || !part.hasAttribute("data-live")) continue;
+		if (!part || !part.hasAttribute("data-live") || shown.get(id) === html) continue;
+		shown.set(id, html);
 		const tables = [...part.querySelectorAll(".wide")];
 		const places = tables.map((table) => table.scrollLeft);
 		part.innerHTML = html;
@@ -52,6 +61,7 @@ function showParts() {
 }
 
 document.addEventListener("focusout", () => setTimeout(showParts));
+document.addEventListener("selectionchange", () => { if (parts.size && getSelection().isCollapsed) showParts(); });
 
 function tell(text) {
 	const stale = document.getElementById("stale");
@@ -66,7 +76,7 @@ function unfollow() {
 	stream?.close();
 	clearTimeout(pause);
 	clearTimeout(lost);
-	stream = undefined;
+	stream = lost = undefined;
 }
 
 function follow() {
@@ -89,7 +99,8 @@ function follow() {
 			reload();
 			pause = setTimeout(follow, pauseAfterRefusal);
 		} else {
-			lost ??= setTimeout(() => tell("The mirror does not answer. The figures are of " + new Date().toLocaleTimeString() + "."), 5000);
+			const since = new Date().toLocaleTimeString();
+			lost ??= setTimeout(() => tell("The mirror does not answer. The figures are from " + since + "."), 5000);
 		}
 	});
 }
@@ -102,7 +113,7 @@ async function reload() {
 		const page = new DOMParser().parseFromString(await answer.text(), "text/html");
 		for (const part of page.querySelectorAll("[data-live]")) parts.set(part.id, part.innerHTML);
 		showParts();
-		tell("Many pages follow the mirror, so this one is brought up to date every 15 seconds only.");
+		tell("Many pages follow the mirror, so this one is only updated every 15 seconds.");
 	} catch {
 		tell("The mirror does not answer. The figures may be old.");
 	}

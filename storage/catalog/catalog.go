@@ -40,9 +40,21 @@ type Tag struct {
 	Since time.Time `json:"since,omitzero"`
 }
 
-// link is the record that a repository possesses a content.
+// content names a blob as a descriptor does, by those fields alone that a link records:
+// there are many links in memory.
+type content struct {
+	MediaType string        `json:"mediaType"`
+	Digest    digest.Digest `json:"digest"`
+	Size      int64         `json:"size"`
+}
+
+func (c content) descriptor() ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: c.MediaType, Digest: c.Digest, Size: c.Size}
+}
+
+// link is the record that a repository possesses a blob.
 type link struct {
-	ocispec.Descriptor
+	content
 	Proven time.Time `json:"proven,omitzero"` // when its upstream last showed or confirmed it
 	Since  time.Time `json:"since,omitzero"`  // when the repository got it
 }
@@ -108,10 +120,11 @@ func New(records storage.Records, opts Options) *Catalog {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	tags := newTable(records, validTag, opts.Logger).describing(func(t *Tag) *ocispec.Descriptor { return &t.Descriptor })
-	links := newTable(records, validLink, opts.Logger).describing(func(l *link) *ocispec.Descriptor { return &l.Descriptor })
-	tags.remembering(opts.Tags, maxTagBytes)
-	links.remembering(opts.Links, maxLinkBytes)
+	tags := newTable(records, validTag, opts.Logger)
+	links := newTable(records, validLink, opts.Logger)
+	tags.remembering(opts.Tags, maxTagBytes, func(t *Tag) int { return len(t.Descriptor.MediaType) + len(t.Descriptor.Digest) })
+	links.remembering(opts.Links, maxLinkBytes, func(l *link) int { return len(l.MediaType) + len(l.Digest) })
+	tags.trim = func(t *Tag) { t.Descriptor = core(t.Descriptor) }
 	tags.skipWrite = recentlyChecked
 	tags.shared, links.shared = opts.Shared, opts.Shared
 	// Documents are read when an upstream has failed, seldom and each of another size:
@@ -196,11 +209,11 @@ func (c *Catalog) Link(ctx context.Context, repo storage.RepoID, dgst digest.Dig
 		return ocispec.Descriptor{}, err
 	}
 	known, err := c.links.get(ctx, key)
-	return known.Descriptor, err
+	return known.descriptor(), err
 }
 
 // Proven returns when a repository's upstream last showed or confirmed that the repository
-// may serve a content. It is the zero time if the record tells no time or one that lies
+// may serve a blob. It is the zero time if the record has no time or one that lies
 // in the future.
 func (c *Catalog) Proven(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (time.Time, error) {
 	key, err := LinkKey(repo, dgst)
@@ -211,7 +224,7 @@ func (c *Catalog) Proven(ctx context.Context, repo storage.RepoID, dgst digest.D
 	return pastOnly(known.Proven), err
 }
 
-// Since returns when a repository got a content. It is the zero time if the record tells no
+// Since returns when a repository got a blob. It is the zero time if the record has no
 // time or one that lies in the future.
 func (c *Catalog) Since(ctx context.Context, repo storage.RepoID, dgst digest.Digest) (time.Time, error) {
 	key, err := LinkKey(repo, dgst)
@@ -222,7 +235,7 @@ func (c *Catalog) Since(ctx context.Context, repo storage.RepoID, dgst digest.Di
 	return pastOnly(known.Since), err
 }
 
-// DeleteLink forgets that a repository may serve a content, or returns ErrNotExist.
+// DeleteLink forgets that a repository may serve a blob, or returns ErrNotExist.
 func (c *Catalog) DeleteLink(ctx context.Context, repo storage.RepoID, dgst digest.Digest) error {
 	key, err := LinkKey(repo, dgst)
 	if err != nil {
@@ -231,7 +244,7 @@ func (c *Catalog) DeleteLink(ctx context.Context, repo storage.RepoID, dgst dige
 	return c.links.delete(ctx, key)
 }
 
-// Links yields the descriptors under which a repository possesses contents, in
+// Links yields the descriptors under which a repository possesses blobs, in
 // the order of their keys. It leaves out unreadable records.
 func (c *Catalog) Links(ctx context.Context, repo storage.RepoID) iter.Seq2[ocispec.Descriptor, error] {
 	return func(yield func(ocispec.Descriptor, error) bool) {
@@ -249,14 +262,14 @@ func (c *Catalog) Links(ctx context.Context, repo storage.RepoID) iter.Seq2[ocis
 			if errors.Is(err, storage.ErrNotExist) { // unreadable, or deleted since it was listed
 				continue
 			}
-			if !yield(link.Descriptor, err) || err != nil {
+			if !yield(link.descriptor(), err) || err != nil {
 				return
 			}
 		}
 	}
 }
 
-// PutLink records that a repository possesses a content, by a proof of this moment. It
+// PutLink records that a repository possesses a blob, by a proof of this moment. It
 // writes nothing if the record is the same, or only the time is new by less than a minute. Of the descriptor, the media type, the
 // digest and the size are kept. A media type that is known stays when the same
 // content is put without one: a manifest that was read as a blob is still a
@@ -268,7 +281,7 @@ func (c *Catalog) PutLink(ctx context.Context, repo storage.RepoID, descriptor o
 	}
 	now := time.Now()
 	return c.links.update(ctx, key, func(known link) link {
-		proven := link{Descriptor: core(descriptor), Proven: now, Since: known.Since}
+		proven := link{content: content{descriptor.MediaType, descriptor.Digest, descriptor.Size}, Proven: now, Since: known.Since}
 		if known.Digest == "" {
 			proven.Since = now
 		}

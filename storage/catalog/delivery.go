@@ -11,7 +11,7 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// delivery is the record that a namespace's own upstreams have delivered a content.
+// delivery is the record that a namespace's own upstreams have delivered a blob.
 type delivery struct {
 	Digest digest.Digest `json:"digest"`
 }
@@ -36,7 +36,7 @@ func (c *Catalog) PutDelivery(ctx context.Context, namespace string, dgst digest
 }
 
 // Delivered returns nil if it is recorded that a namespace's own upstreams have delivered
-// all bytes of a content, and otherwise ErrNotExist.
+// all bytes of a blob, and otherwise ErrNotExist.
 func (c *Catalog) Delivered(ctx context.Context, namespace string, dgst digest.Digest) error {
 	key, err := deliveryKey(namespace, dgst)
 	if err != nil {

@@ -47,7 +47,7 @@ func TestCatalogRemembersWhatItCannotWrite(t *testing.T) {
 		t.Errorf("Link after a restart: %v", err)
 	}
 
-	// What is in memory only can be deleted all the same.
+	// A record that is only in memory can still be deleted.
 	must(t, c.DeleteTag(t.Context(), app, "v1"))
 	if _, err := c.Tag(t.Context(), app, "v1"); !errors.Is(err, storage.ErrNotExist) {
 		t.Errorf("Tag after DeleteTag: %v, want ErrNotExist", err)

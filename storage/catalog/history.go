@@ -49,7 +49,7 @@ func (c *Catalog) History(ctx context.Context, repo storage.RepoID, tag string) 
 	return recent(history.Named), err
 }
 
-// AddHistory adds a manifest that a tag names no more to the tag's history. A manifest that
+// AddHistory adds a manifest that a tag no longer names to the tag's history. A manifest that
 // was not seen for a year is left out, and so is any beyond the last hundred.
 func (c *Catalog) AddHistory(ctx context.Context, repo storage.RepoID, tag string, named Named) error {
 	key, err := leafKey(repo, historySegment, tag)

@@ -41,7 +41,7 @@ type Limits struct {
 // Usage counts all records. Its methods may be called concurrently.
 type Usage struct{ bytes, records atomic.Int64 }
 
-// Add counts so many more.
+// Add counts that many more.
 func (u *Usage) Add(bytes, records int64) {
 	u.bytes.Add(bytes)
 	u.records.Add(records)
@@ -57,9 +57,9 @@ type KeepOptions struct {
 	Records storage.RecordKeeper
 	// Limits returns the limits of this moment.
 	Limits func() Limits
-	// Usage is told each change of a record by the driver.
+	// Usage is called for each change of a record by the driver.
 	Usage *Usage
-	// Counted is told how much a listing corrects the Usage by, in bytes.
+	// Counted is called with how much a listing corrects the Usage by, in bytes.
 	Counted func(bytes int64)
 	Logger  *slog.Logger
 }
@@ -76,7 +76,7 @@ func (c *Catalog) Keep(ctx context.Context, opts KeepOptions) {
 		limits := opts.Limits()
 		if time.Since(listed) > recountPause || opts.Usage.exceeds(limits) {
 			if err := c.keep(ctx, opts, limits); err != nil && ctx.Err() == nil {
-				opts.Logger.Warn("cannot list or remove records, so there may be more of them than their limit. Check that the directory of the store is readable and writable", "error", err)
+				opts.Logger.Warn("cannot list or remove records, so their number may exceed its limit. Check that the directory of the store is readable and writable", "error", err)
 			}
 			listed = time.Now()
 		}
@@ -100,7 +100,7 @@ func (c *Catalog) keep(ctx context.Context, opts KeepOptions, limits Limits) err
 		opts.Usage.Add(report.bytes-bytes, report.records-records)
 		opts.Counted(report.bytes - bytes)
 		if report.Removed > 0 {
-			opts.Logger.Info("removed records that were not used for the longest time", "records", report.Removed)
+			opts.Logger.Info("removed the least recently used records", "records", report.Removed)
 		}
 		if report.Removed < trimBatch { // else older records may be left
 			return nil
@@ -114,7 +114,7 @@ type TrimReport struct {
 	bytes, records int64 // before it
 }
 
-// Trim removes the records that were not used for a time. It finds a bounded number of
+// Trim removes the records that were not used for a while. It finds a bounded number of
 // them, the oldest first.
 func (c *Catalog) Trim(ctx context.Context, records storage.RecordKeeper, unused time.Duration, dryRun bool) (TrimReport, error) {
 	return c.trim(ctx, records, Limits{Unused: unused}, dryRun)

@@ -111,7 +111,7 @@ func tagKey(repo storage.RepoID, tag string) (string, error) {
 	return leafKey(repo, tagsSegment, tag)
 }
 
-// LinkKey returns the key of the record that a repository possesses a content. It returns
+// LinkKey returns the key of the record that a repository possesses a blob. It returns
 // ErrInvalidKey, or an error about the digest, if there is none.
 func LinkKey(repo storage.RepoID, dgst digest.Digest) (string, error) {
 	if err := storage.ValidateDigest(dgst); err != nil {

@@ -14,7 +14,7 @@ import (
 
 // PruneOptions configure [Catalog.Prune].
 type PruneOptions struct {
-	// Gone reports whether a content is not stored any more.
+	// Gone reports whether a blob is not stored any more.
 	Gone   func(ctx context.Context, dgst digest.Digest) (bool, error)
 	DryRun bool // report the same, and remove nothing
 	// Keeper, if set, lists the records with their ages. Then documents of repositories
@@ -34,7 +34,7 @@ type PruneReport struct {
 // its last tag and link by that, its documents go too, and it leaves the result
 // of Repositories. Records that cannot be read count as absent, and go.
 //
-// If Prune runs beside another catalog on the same records, a removed link stays
+// If Prune runs concurrently with another catalog on the same records, a removed link stays
 // in the memory of that catalog, which does not write it again: once that process
 // has ended, an upstream is asked for that right again.
 func (c *Catalog) Prune(ctx context.Context, opts PruneOptions) (PruneReport, error) {

@@ -85,7 +85,7 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-// Where nobody can tell whether a content is stored, nothing is forgotten.
+// Nothing is forgotten while it is not known whether a blob is stored.
 func TestPruneFails(t *testing.T) {
 	c, m := newCatalog(t)
 	must(t, c.PutLink(t.Context(), app, manifest("one")))

@@ -198,7 +198,7 @@ func (c *Catalog) Pulls(ctx context.Context, repo storage.RepoID) (RepositoryPul
 
 func validRepositoryPulls(_ string, r RepositoryPulls) error {
 	invalid := func(of string) error {
-		return fmt.Errorf("%w: pulls of %s that no mirror can have counted", storage.ErrInvalidRecord, of)
+		return fmt.Errorf("%w: impossible counts of pulls of %s", storage.ErrInvalidRecord, of)
 	}
 	switch {
 	case r.Version != pullsVersion:

@@ -10,7 +10,7 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// LinkedElsewhere returns those of some contents that another repository than one possesses. It
+// LinkedElsewhere returns those of some blobs that another repository than one possesses. It
 // lists the keys of all records, as Repositories does.
 func (c *Catalog) LinkedElsewhere(ctx context.Context, repo storage.RepoID, contents map[digest.Digest]bool) (map[digest.Digest]bool, error) {
 	linked := make(map[digest.Digest]bool)

@@ -22,8 +22,10 @@ import (
 type table[T any] struct {
 	records storage.Records
 	valid   func(key string, value T) error
-	// descriptor, if set, is the only part of a value that has no fixed size.
-	descriptor func(*T) *ocispec.Descriptor
+	// size, if set, returns the bytes of a value's strings. Such a value has no other part
+	// without a fixed size once trim, if set, has removed what is not recorded.
+	size func(*T) int
+	trim func(*T)
 	// skipWrite, if set, reports whether the stored record is close enough to a
 	// new value that only the memory needs the value.
 	skipWrite func(record, value T) bool
@@ -42,11 +44,31 @@ type table[T any] struct {
 	keys keylock.Map[string]
 }
 
+// cached is a value in memory. Nearly all of them are those of their records, and then take the
+// memory of one value.
 type cached[T any] struct {
 	value    T
-	record   T    // the value that was last written
+	older    *T   // the value that was last written; nil: it is value
 	recorded bool // false: the record could not be written
 	touched  time.Time
+}
+
+// written returns the value that was last written.
+func (c *cached[T]) written() *T {
+	if c.older != nil {
+		return c.older
+	}
+	return &c.value
+}
+
+// with returns c with a later value that is not worth a write.
+func (c cached[T]) with(value T) cached[T] {
+	if c.older == nil {
+		older := c.value
+		c.older = &older
+	}
+	c.value = value
+	return c
 }
 
 // maxReported bounds the memory of unreadable records that have been logged.
@@ -65,18 +87,16 @@ func newTable[T any](records storage.Records, valid func(string, T) error, logge
 	return &table[T]{records: records, valid: valid, logger: logger, reported: reported}
 }
 
-// describing names the descriptor in the values of a table.
-func (t *table[T]) describing(descriptor func(*T) *ocispec.Descriptor) *table[T] {
-	t.descriptor = descriptor
-	return t
-}
-
 // remembering gives a table a memory of a number of values, which take at most max bytes
-// together. Upstreams choose their media types.
-func (t *table[T]) remembering(number, max int) {
-	size := func(d *ocispec.Descriptor) int { return len(d.MediaType) + len(d.Digest) }
+// together. Upstreams choose their media types. Size returns the bytes of a value's strings.
+func (t *table[T]) remembering(number, max int, size func(*T) int) {
+	t.size = size
 	t.memory = bounded.New(number, max, func(key string, c cached[T]) int {
-		return len(key) + size(t.descriptor(&c.value)) + size(t.descriptor(&c.record))
+		sum := len(key) + size(&c.value)
+		if c.older != nil {
+			sum += size(c.older)
+		}
+		return sum
 	})
 }
 
@@ -106,7 +126,7 @@ func (t *table[T]) use(ctx context.Context, key string, known cached[T]) {
 	}
 	// Without the note the record may be removed early, which costs a request upstream.
 	if err := t.touch(ctx, key, known.touched); err != nil {
-		t.logger.Debug("cannot note the use of a record", "key", key, "error", err)
+		t.logger.Debug("cannot record the use of a record", "key", key, "error", err)
 	}
 }
 
@@ -123,9 +143,8 @@ func (t *table[T]) put(ctx context.Context, key string, value T) error {
 		ok = err == nil
 	}
 	// The record keeps its old value, with which the next one is compared.
-	if ok && known.recorded && t.skipWrite != nil && t.skipWrite(known.record, value) {
-		known.value = value
-		t.memory.Add(key, known)
+	if ok && known.recorded && t.skipWrite != nil && t.skipWrite(*known.written(), value) {
+		t.memory.Add(key, known.with(value))
 		return nil
 	}
 	return t.store(ctx, key, value)
@@ -194,12 +213,12 @@ func (t *table[T]) recall(key string) (cached[T], bool) {
 // or that of the record.
 func (t *table[T]) overlaid(key string, record T) cached[T] {
 	if known, ok := t.memory.Get(key); ok {
-		if reflect.DeepEqual(known.record, record) {
+		if reflect.DeepEqual(*known.written(), record) {
 			return known
 		}
 		t.memory.Remove(key)
 	}
-	return cached[T]{value: record, record: record, recorded: true}
+	return cached[T]{value: record, recorded: true}
 }
 
 // load returns the value from memory, or from its record. The caller holds the
@@ -224,13 +243,13 @@ func (t *table[T]) load(ctx context.Context, key string) (cached[T], error) {
 	if t.shared {
 		return t.overlaid(key, value), nil
 	}
-	return t.remember(cached[T]{value: value, record: value, recorded: true}, key), nil
+	return t.remember(cached[T]{value: value, recorded: true}, key), nil
 }
 
 // decode reads a record. A local user may have replaced it, so its length and shape are
 // looked at first: decoded, a hostile text takes a hundred times its own memory.
 func (t *table[T]) decode(key string, document []byte) (value T, err error) {
-	if t.descriptor != nil && len(document) > maxEntry {
+	if t.size != nil && len(document) > maxEntry {
 		return value, fmt.Errorf("%w: it has %d bytes", storage.ErrInvalidRecord, len(document))
 	}
 	if err := oci.CheckShape(document); err != nil {
@@ -239,9 +258,8 @@ func (t *table[T]) decode(key string, document []byte) (value T, err error) {
 	if err := json.Unmarshal(document, &value); err != nil {
 		return value, err
 	}
-	if t.descriptor != nil {
-		d := t.descriptor(&value)
-		*d = core(*d) // the memory counts no more
+	if t.trim != nil {
+		t.trim(&value) // the memory no longer counts
 	}
 	return value, t.valid(key, value)
 }
@@ -253,7 +271,7 @@ func (t *table[T]) store(ctx context.Context, key string, value T) error {
 		return fmt.Errorf("%w %q: %w", storage.ErrInvalidRecord, key, err)
 	}
 	err = t.records.Put(ctx, key, document)
-	t.remember(cached[T]{value: value, record: value, recorded: err == nil, touched: time.Now()}, key)
+	t.remember(cached[T]{value: value, recorded: err == nil, touched: time.Now()}, key)
 	return err
 }
 
@@ -286,17 +304,16 @@ func recentlyChecked(record, tag Tag) bool {
 // in the time of the proof.
 func recentlyProven(record, l link) bool {
 	passed := l.Proven.Sub(record.Proven)
-	return sameCore(record.Descriptor, l.Descriptor) && passed >= 0 && passed < time.Minute
+	return record.content == l.content && passed >= 0 && passed < time.Minute
 }
 
 func validTag(_ string, tag Tag) error { return validDescriptor(tag.Descriptor) }
 
 func validLink(key string, link link) error {
-	descriptor := link.Descriptor
-	if dgst := digestBelow(linksSegment, key); descriptor.Digest != dgst {
-		return fmt.Errorf("%w: a link of %s to %q", storage.ErrInvalidRecord, dgst, string(descriptor.Digest))
+	if dgst := digestBelow(linksSegment, key); link.Digest != dgst {
+		return fmt.Errorf("%w: a link of %s to %q", storage.ErrInvalidRecord, dgst, string(link.Digest))
 	}
-	return validDescriptor(descriptor)
+	return validDescriptor(link.descriptor())
 }
 
 func validDescriptor(d ocispec.Descriptor) error {

@@ -161,7 +161,7 @@ func validTraffic(_ string, t Traffic) error {
 		return fmt.Errorf("%w: traffic in version %d of its format", storage.ErrInvalidRecord, t.Version)
 	}
 	if !t.Minutes.valid(MaxMinutes) || !t.Quarters.valid(MaxQuarters) || !t.Days.valid(MaxDays) {
-		return fmt.Errorf("%w: traffic that no mirror can have counted", storage.ErrInvalidRecord)
+		return fmt.Errorf("%w: impossible counts of traffic", storage.ErrInvalidRecord)
 	}
 	return nil
 }

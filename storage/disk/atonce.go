@@ -145,6 +145,10 @@ func (t *tree) placeAtOnce(staged, path string) (before int64, placed bool) {
 	defer unix.Close(dir)
 	name, stat := filepath.Base(path), unix.Stat_t{}
 	before = absent
+	// Most records are new. A filesystem that cannot tell places none in this way.
+	if unix.Renameat2(unix.AT_FDCWD, staged, dir, name, unix.RENAME_NOREPLACE) == nil {
+		return absent, true
+	}
 	if unix.Fstatat(dir, name, &stat, unix.AT_SYMLINK_NOFOLLOW) == nil && stat.Mode&unix.S_IFMT == unix.S_IFREG {
 		before = stat.Size
 	}

@@ -17,9 +17,9 @@ import (
 	"github.com/weirhq/weir/storage/spool"
 )
 
-// blobs is the part of the tree that holds contents.
+// blobs is the part of the tree that holds blobs.
 type blobs struct {
-	paths  keylock.Map[string] // of contents that come or go
+	paths  keylock.Map[string] // of blobs that come or go
 	root   string
 	shards map[string]*shard // by the first characters of the digest: "sha256:" and two digits
 
@@ -117,7 +117,7 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 	info, err := sp.Prepare(mode)
 	// A filesystem that is full or broken may keep less than was written.
 	if err == nil && info.Size() != sp.Size() {
-		err = fmt.Errorf("its file has %d bytes in place of %d", info.Size(), sp.Size())
+		err = fmt.Errorf("its file has %d bytes instead of %d", info.Size(), sp.Size())
 	}
 	// Before the rename, or a power cut leaves the name without the bytes, and without a mark.
 	if err == nil && mode&mark == 0 && s.durability != Never {
@@ -135,7 +135,7 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 	return explain(doing, err)
 }
 
-// present reports whether a content of that size is stored, whose bytes are right as far as
+// present reports whether a blob of that size is stored, whose bytes are right as far as
 // this process can know.
 func (s *Store) present(path string, size int64) bool {
 	file, info, err := s.tree.openRegular(path)
@@ -206,7 +206,7 @@ func (s *Store) Delete(_ context.Context, dgst digest.Digest) error {
 	return notStored(dgst, "remove", err)
 }
 
-// Touch records when a content was last used, for All to tell, in the time of
+// Touch records when a blob was last used, for All to tell, in the time of
 // its file's last modification. That is not flushed: after a power cut the time
 // may be an older one. It returns storage.ErrNotExist when there is no such
 // content.
@@ -216,9 +216,9 @@ func (s *Store) Touch(_ context.Context, dgst digest.Digest, used time.Time) err
 		return err
 	}
 	if _, err := s.tree.plainSize(path); err != nil { // Chtimes follows links
-		return notStored(dgst, "note the use of", err)
+		return notStored(dgst, "record the use of", err)
 	}
-	return notStored(dgst, "note the use of", os.Chtimes(path, time.Time{}, used))
+	return notStored(dgst, "record the use of", os.Chtimes(path, time.Time{}, used))
 }
 
 // fileInfo returns what the filesystem says about a regular file, or fs.ErrNotExist if there
@@ -240,7 +240,7 @@ func fileSize(path string) (int64, error) {
 	return info.Size(), nil
 }
 
-// plainSize is fileSize of a file below directories that are no links.
+// plainSize is fileSize of a file below directories that are not links.
 func (t *tree) plainSize(path string) (int64, error) {
 	if size, err := t.sizeAtOnce(path); !errors.Is(err, errUnsure) {
 		return size, err

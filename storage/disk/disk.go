@@ -16,7 +16,7 @@
 //
 //	spool (marked) ── rename ──► content (marked) ── syncfs ── chmod ──► content
 //
-// So a content without a mark is on the disk. A process that finds a marked one, which it
+// So a blob without a mark is on the disk. A process that finds a marked one, which it
 // has not written itself, hashes it before it serves it, and quarantines it if it is torn.
 // Records keep their mark and begin with a checksum, which is compared at each reading: a
 // record that was torn counts as absent.
@@ -71,10 +71,10 @@ type Options struct {
 	Quota spool.Quota
 	// MaxQuarantine bounds the bytes of quarantined content. 0 sets no limit.
 	MaxQuarantine int64
-	// OnRecord, if set, is told each change of the records: by how many bytes, and
+	// OnRecord, if set, is called for each change of the records: by how many bytes, and
 	// by how many records, their sum has grown.
 	OnRecord func(bytes, records int64)
-	// Existing is for maintenance beside the process that serves from the
+	// Existing is for maintenance next to the process that serves from the
 	// store. It opens only a store that is there, and leaves the removal of
 	// leftovers and the counting to that process: Size stays zero.
 	Existing bool
@@ -205,7 +205,7 @@ func (s *Store) chooseFlush(opts Options) error {
 		return err
 	}
 	if reason != "" {
-		opts.Logger.Info("each stored file is flushed by itself", "reason", reason)
+		opts.Logger.Info("each stored file is flushed individually", "reason", reason)
 		return nil
 	}
 	s.flusher.behind.Store(true)
@@ -253,7 +253,7 @@ func openTree(root string, opts Options) (*tree, error) {
 	return tree, nil
 }
 
-// Records returns the records beside the content.
+// Records returns the records that belong to the content.
 func (s *Store) Records() storage.Records { return s.records }
 
 // Spools returns the directory of the spools that Commit can publish.

@@ -12,7 +12,7 @@ import (
 type Durability uint8
 
 const (
-	// Never flushes nothing. After a power cut a content may have its name and size, and
+	// Never flushes nothing. After a power cut a blob may have its name and size, and
 	// other bytes.
 	Never Durability = iota
 	// Behind flushes the whole filesystem within seconds after a commit. Content that was

@@ -8,7 +8,7 @@ import (
 // WaitForCount waits until the background work of Open has ended.
 func (s *Store) WaitForCount() { s.background.Wait() }
 
-// WaitForSuspects waits until so many contents of an earlier process were hashed.
+// WaitForSuspects waits until that many blobs of an earlier process were hashed.
 func (s *Store) WaitForSuspects(n int64) {
 	for s.suspects.intact.Load()+s.suspects.damaged.Load() < n {
 		runtime.Gosched()

@@ -195,7 +195,7 @@ func TestRootVanishes(t *testing.T) {
 	}
 }
 
-// A directory in the place of a content, with or without files in it, is moved away.
+// A directory in the place of a blob, with or without files in it, is moved away.
 func TestADirectoryInTheWay(t *testing.T) {
 	root := t.TempDir()
 	s := open(t, root, disk.Options{})

@@ -45,9 +45,9 @@ type flusher struct {
 
 // FlushStats count the work of a store with [Behind].
 type FlushStats struct {
-	Marked            int   // contents that are stored, and not known to be flushed
+	Marked            int   // blobs that are stored, and not known to be flushed
 	Flushes, Failures int64 // of the filesystem
-	Intact, Damaged   int64 // contents that an earlier process had not flushed
+	Intact, Damaged   int64 // blobs that an earlier process had not flushed
 }
 
 // marking reports whether a file is marked, and flushed later, rather than by its commit.
@@ -105,7 +105,7 @@ func (f *flusher) flush() {
 		}
 	}
 	if failure != nil {
-		f.logger.Warn("cannot note that a stored file is on the disk. It is hashed once more after the next start. Check that all files of the store belong to the user of weir",
+		f.logger.Warn("cannot mark a stored file as flushed to the disk. It is verified again after the next start. Check that all files of the store belong to the user of weir",
 			"error", failure)
 	}
 }
@@ -114,7 +114,7 @@ func (f *flusher) flush() {
 func (f *flusher) clear(path string) error {
 	defer f.blobs.paths.Lock(path)()
 	flushed := f.marks.flushed(path)
-	if flushed == 0 { // deleted, or committed anew
+	if flushed == 0 { // deleted, or committed again
 		return nil
 	}
 	info, err := os.Lstat(path)
@@ -136,12 +136,12 @@ func (f *flusher) fail(err error) {
 	f.behind.Store(false)
 	if unsupported(err) {
 		f.marks.keep()
-		f.logger.Warn("the filesystem of the store cannot be flushed as a whole. Each stored file is flushed by itself from now on, which takes longer", "error", err)
+		f.logger.Warn("the filesystem of the store cannot be flushed as a whole. Each stored file is flushed individually from now on, which takes longer", "error", err)
 		return
 	}
 	lost := f.marks.drop()
-	f.logger.Error("cannot flush the filesystem of the store. Content that was stored since the last flush is removed and fetched again, and each file is flushed by itself until the next start. Check the disk",
-		"contents", len(lost), "error", err)
+	f.logger.Error("cannot flush the filesystem of the store. Content that was stored since the last flush is removed and fetched again, and each file is flushed individually until the next start. Check the disk",
+		"objects", len(lost), "error", err)
 	for _, path := range lost {
 		shard := f.blobs.shards[filepath.Base(filepath.Dir(filepath.Dir(path)))+":"+filepath.Base(filepath.Dir(path))]
 		err := f.blobs.replace(shard, path, absent, func(int64) error { return os.Remove(path) })
@@ -172,7 +172,7 @@ func (f *flusher) end() {
 	select {
 	case <-done:
 	case <-time.After(flushPatience):
-		f.logger.Warn("the disk is slow to flush. Content of the last seconds is hashed after the next start")
+		f.logger.Warn("the disk is slow to flush. Content of the last few seconds is verified after the next start")
 	}
 }
 

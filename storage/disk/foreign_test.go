@@ -239,7 +239,7 @@ func testLinkedDirectory(t *testing.T, open opener) {
 	}
 }
 
-// tree returns the paths and contents of the files below a directory.
+// tree returns the paths and blobs of the files below a directory.
 func tree(t *testing.T, dir string) string {
 	t.Helper()
 	all := new(strings.Builder)
@@ -284,7 +284,7 @@ func TestRootBelowALink(t *testing.T) {
 	})
 }
 
-// works stores a record and a content, and reads both.
+// works stores a record and a blob, and reads both.
 func works(t *testing.T, s *disk.Store) {
 	t.Helper()
 	for _, document := range []string{"a", "b"} {

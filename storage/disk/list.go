@@ -19,7 +19,7 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// A store of millions of contents is listed at each start. A listing therefore opens only
+// A store of millions of blobs is listed at each start. A listing therefore opens only
 // the directories that exist, and asks for each file once, relative to its directory.
 
 // portion is how many names of a directory are in memory at once.
@@ -32,7 +32,7 @@ func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
 		// A root that has vanished is an error and no empty store.
 		_, err := os.Stat(s.blobs.root)
-		if err := cmp.Or(context.Cause(ctx), explain("list the contents", err)); err != nil {
+		if err := cmp.Or(context.Cause(ctx), explain("list the content", err)); err != nil {
 			yield(storage.Entry{}, err)
 			return
 		}
@@ -59,7 +59,7 @@ func (s *Store) count(ctx context.Context, logger *slog.Logger) {
 	logger.Debug("counted the stored content", "bytes", bytes, "objects", objects)
 }
 
-// list yields the contents of one algorithm. It reports whether the caller wants more.
+// list yields the blobs of one algorithm. It reports whether the caller wants more.
 func (b *blobs) list(ctx context.Context, algorithm digest.Algorithm, yield func(storage.Entry, error) bool) bool {
 	var uncounted []*shard
 	// Before the directory is read: a shard that is made afterwards has only changes, which
@@ -80,7 +80,7 @@ func (b *blobs) list(ctx context.Context, algorithm digest.Algorithm, yield func
 	}()
 	present, err := names(filepath.Join(b.root, algorithm.String()))
 	if err != nil {
-		return yield(storage.Entry{}, explain("list the contents", err))
+		return yield(storage.Entry{}, explain("list the content", err))
 	}
 	var listed []storage.Entry
 	for _, name := range present {
@@ -102,7 +102,7 @@ func (b *blobs) list(ctx context.Context, algorithm digest.Algorithm, yield func
 				return false
 			}
 		}
-		if err != nil && !yield(storage.Entry{}, explain("list the contents", err)) {
+		if err != nil && !yield(storage.Entry{}, explain("list the content", err)) {
 			return false
 		}
 	}
@@ -132,7 +132,7 @@ func names(path string) ([]string, error) {
 	return names, errors.Join(err, dir.Close())
 }
 
-// list appends the shard's contents to listed, and ignores all else that is there. With an
+// list appends the shard's blobs to listed, and ignores all else that is there. With an
 // error it returns those that were read before.
 func (s *shard) list(ctx context.Context, listed []storage.Entry) ([]storage.Entry, error) {
 	dir, err := os.Open(s.dir)
@@ -162,7 +162,7 @@ func (s *shard) list(ctx context.Context, listed []storage.Entry) ([]storage.Ent
 }
 
 // entry returns the content of a name in the directory that is open as fd. It reports
-// false for a file that is no content, or that has just gone. stat is only memory.
+// false for a file that is not content, or that has just gone. stat is only memory.
 func (s *shard) entry(fd int, name string, stat *unix.Stat_t) (storage.Entry, bool) {
 	if len(name) != 2*s.algorithm.Size() || name[:2] != s.prefix || !isHex(name) {
 		return storage.Entry{}, false
@@ -190,7 +190,7 @@ func isHex(name string) bool {
 	return true
 }
 
-// shardKey returns the key of a shard: how the digests of its contents begin.
+// shardKey returns the key of a shard: how the digests of its blobs begin.
 func shardKey(algorithm digest.Algorithm, prefix int) string {
 	return fmt.Sprintf("%s:%02x", algorithm, prefix)
 }

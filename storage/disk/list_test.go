@@ -14,7 +14,7 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// addFiles makes n contents of one byte each, as an earlier process left them.
+// addFiles makes n blobs of one byte each, as an earlier process left them.
 func addFiles(t *testing.T, root string, n int) {
 	t.Helper()
 	for i := range n {

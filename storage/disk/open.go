@@ -18,7 +18,7 @@ import (
 )
 
 // Another program, an operator or an attacker may have put any file in the place of
-// a content or a record. This file opens regular files only, never waits for a pipe
+// a blob or a record. This file opens regular files only, never waits for a pipe
 // or a device, follows no link, and says once that a file cannot be read.
 
 const (
@@ -94,7 +94,7 @@ func (u *unreadable) explain(ctx context.Context, path, content, doing string, e
 		return explained
 	}
 	if seen, _ := u.reported.ContainsOrAdd(path, struct{}{}); !seen {
-		u.logger.Warn("cannot read a file of the store. Its content is fetched from upstream again and takes the place of the file if that can be replaced",
+		u.logger.Warn("cannot read a file of the store. Its content is fetched from the upstream again and replaces the file if possible",
 			"path", path, "user", whoami.User(), "error", explained)
 	}
 	return fmt.Errorf("%w: %s: %w", storage.ErrUnreadable, content, explained)

@@ -31,7 +31,7 @@ type fileState struct {
 	content string
 }
 
-// takeImage reads the contents and the records below a root.
+// takeImage reads the blobs and the records below a root.
 func takeImage(t *testing.T, root string) image {
 	t.Helper()
 	files := image{}
@@ -112,7 +112,7 @@ func tear(random *rand.Rand, content string) string {
 	}
 }
 
-// worker changes a store, and knows what each content and record may be.
+// worker changes a store, and knows what each blob and record may be.
 type worker struct {
 	t      *testing.T
 	store  *disk.Store
@@ -212,7 +212,7 @@ func TestPowerCut(t *testing.T) {
 }
 
 // expectRecovery fails the test unless a store over the state after a power cut serves nothing
-// wrong, and stores missing contents anew. In the other order, downloads come before readers.
+// wrong, and stores missing content again. In the other order, downloads come before readers.
 func (w *worker) expectRecovery(left image, readersFirst bool) {
 	w.t.Helper()
 	root := w.t.TempDir()
@@ -238,7 +238,7 @@ func (w *worker) expectRecovery(left image, readersFirst bool) {
 	expectUnmarked(w.t, root)
 }
 
-// expectUnmarked fails the test if a content has the mark.
+// expectUnmarked fails the test if a blob has the mark.
 func expectUnmarked(t *testing.T, root string) {
 	t.Helper()
 	if paths := marked(t, root); len(paths) > 0 {
@@ -246,7 +246,7 @@ func expectUnmarked(t *testing.T, root string) {
 	}
 }
 
-// marked returns the contents that have the mark.
+// marked returns the blobs that have the mark.
 func marked(t *testing.T, root string) []string {
 	t.Helper()
 	var paths []string
@@ -282,7 +282,7 @@ func TestFlushedContentIsNoSuspect(t *testing.T) {
 	}
 }
 
-// The goroutine of the next process hashes the contents that no client asks for. Damaged content goes to the
+// The goroutine of the next process hashes the blobs that no client asks for. Damaged content goes to the
 // quarantine, and intact content loses its mark with the next flush.
 func TestSuspectsAreChecked(t *testing.T) {
 	root := t.TempDir()

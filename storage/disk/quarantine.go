@@ -26,15 +26,15 @@ const (
 // sorts, and is fine enough to tell two of one digest apart.
 const quarantineTime = "20060102T150405.000000000Z"
 
-// Quarantine takes a content that has become corrupt out of the store, for an
+// Quarantine takes a blob that has become corrupt out of the store, for an
 // operator to look at, and returns the path that it has now. The move is atomic
 // and, with [Options.Sync], survives a power cut. Nothing serves from there. Beyond
 // [Options.MaxQuarantine] the oldest goes. It returns storage.ErrNotExist when there is no
 // such content.
 //
-// It may be called beside another process that serves from the same root. Readers
+// It may be called next to another process that serves from the same root. Readers
 // there that have the content open read on in the same file; the next pull finds
-// nothing, and downloads the content anew.
+// nothing, and downloads the content again.
 func (s *Store) Quarantine(_ context.Context, dgst digest.Digest) (string, error) {
 	return s.quarantine(dgst, nil)
 }
@@ -82,10 +82,10 @@ func (s *Store) quarantine(dgst digest.Digest, file fs.FileInfo) (string, error)
 	return kept, nil
 }
 
-// quarantined is the name of a content in the quarantine.
+// quarantined is the name of a blob in the quarantine.
 var quarantined = regexp.MustCompile(`^(?:sha256|sha512)-[0-9a-f]+\.([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)$`)
 
-// trimQuarantine removes the oldest contents of the quarantine, so that a disk that goes on
+// trimQuarantine removes the oldest blobs of the quarantine, so that a disk that goes on
 // losing sectors does not fill with their remains. The newest one stays whatever its size.
 // Foreign files that were set aside stay too: an operator decides about them.
 func (s *Store) trimQuarantine(dir string) {

@@ -163,7 +163,7 @@ func TestExistingBesideAnotherProcess(t *testing.T) {
 func TestQuarantineHasALimit(t *testing.T) {
 	for name, c := range map[string]struct {
 		limit int64
-		sizes []int // of the contents, in the order of their quarantine
+		sizes []int // of the blobs, in the order of their quarantine
 		kept  []int // of which these stay
 	}{
 		"no limit":             {0, []int{100, 100, 100}, []int{0, 1, 2}},

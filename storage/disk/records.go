@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -78,7 +79,7 @@ func (r *records) path(key string) (string, error) {
 	return filepath.Join(r.root, filepath.FromSlash(key)), nil
 }
 
-// Get reads the file. A file that is no record, such as a link, a pipe or one that is
+// Get reads the file. A file that is not a record, such as a link, a pipe or one that is
 // too large, counts as unreadable.
 func (r *records) Get(ctx context.Context, key string) ([]byte, error) {
 	path, err := r.path(key)
@@ -131,13 +132,16 @@ func (r *records) Put(_ context.Context, key string, document []byte) error {
 }
 
 func (r *records) write(path string, document []byte) error {
-	file, err := regular.Create(path, recordMode|mark)
-	if err != nil {
-		return err
-	}
 	first := checksum(document)
 	if len(document) <= joined {
 		first, document = append(first, document...), nil
+		if !r.tree.each() {
+			return writeAtOnce(path, first)
+		}
+	}
+	file, err := regular.Create(path, recordMode|mark)
+	if err != nil {
+		return err
 	}
 	_, err = file.Write(first)
 	if err == nil && len(document) > 0 {
@@ -149,6 +153,50 @@ func (r *records) write(path string, document []byte) error {
 	return errors.Join(err, file.Close())
 }
 
+// writeAtOnce makes the file of a short record. An os.File would cost a system call more, and
+// memory that only a collection of garbage frees.
+func writeAtOnce(path string, content []byte) error {
+	fd, err := createRaw(path)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	if err := writeFull(fd, content); err != nil {
+		unix.Close(fd)
+		return &fs.PathError{Op: "write", Path: path, Err: err}
+	}
+	if err := unix.Close(fd); err != nil && err != unix.EINTR {
+		return &fs.PathError{Op: "close", Path: path, Err: err}
+	}
+	return nil
+}
+
+// createRaw creates the file of a record, with the mark.
+func createRaw(path string) (int, error) {
+	for {
+		fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_CLOEXEC, recordMode|unix.S_ISVTX)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// writeFull writes all bytes of content.
+func writeFull(fd int, content []byte) error {
+	for len(content) > 0 {
+		n, err := unix.Write(fd, content)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return err
+		case n == 0:
+			return io.ErrShortWrite
+		default:
+			content = content[n:]
+		}
+	}
+	return nil
+}
+
 // Delete removes the file, and its directories as far as they have become empty.
 func (r *records) Delete(_ context.Context, key string) error {
 	path, err := r.path(key)
@@ -156,7 +204,7 @@ func (r *records) Delete(_ context.Context, key string) error {
 		return err
 	}
 	size, err := r.tree.plainSize(path)
-	if err == nil { // a directory is no record
+	if err == nil { // a directory is not a record
 		err = os.Remove(path)
 	}
 	if err == nil {
@@ -220,7 +268,7 @@ func (s *Store) TouchRecord(_ context.Context, key string, used time.Time) error
 	if _, err = s.tree.plainSize(path); err == nil { // Chtimes follows links
 		err = os.Chtimes(path, time.Time{}, used)
 	}
-	return notRecorded(key, "note the use of", err)
+	return notRecorded(key, "record the use of", err)
 }
 
 // AllRecords reads directories and the sizes and times of files, and opens no file.

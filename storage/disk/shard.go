@@ -20,7 +20,7 @@ type shard struct {
 	dir       string
 	// made says that the directory exists and, if each one is flushed by itself, is flushed.
 	made atomic.Bool
-	// marked is told of marked files that a listing meets.
+	// marked is called for marked files that a listing meets.
 	marked func(digest.Digest)
 
 	mu sync.Mutex // no I/O under it: all content of the shard shares it
@@ -32,7 +32,7 @@ type shard struct {
 //
 //	uncounted ──► counting ──► counted
 //	    ▲             │
-//	    └─────────────┘ the listing was given up
+//	    └─────────────┘ the listing was abandoned
 //
 // The listing may see a file before or after its change. It therefore leaves out
 // each file that changes during the count: its change counts the file when it
@@ -89,7 +89,7 @@ func (s *shard) startCount() bool {
 	return true
 }
 
-// giveUpCount ends a count whose listing was given up: nothing is counted.
+// giveUpCount ends a count whose listing was abandoned: nothing is counted.
 func (s *shard) giveUpCount() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +124,7 @@ func (s *shard) endCount(listed []storage.Entry) (bytes, objects int64) {
 }
 
 // replace runs change, after which the content at path has the given size or is
-// absent, and keeps count of the difference. It tells change the size before. Only changes
+// absent, and keeps count of the difference. It passes the size before to change. Only changes
 // of the same content wait for each other.
 func (b *blobs) replace(shard *shard, path string, size int64, change func(before int64) error) error {
 	defer b.paths.Lock(path)()

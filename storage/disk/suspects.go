@@ -69,12 +69,12 @@ func (s *Store) check(ctx context.Context, logger *slog.Logger) {
 		intact, damaged := s.suspects.intact.Load(), s.suspects.damaged.Load()
 		for dgst := s.suspects.next(); dgst != "" && ctx.Err() == nil; dgst = s.suspects.next() {
 			if _, err := s.Stat(ctx, dgst); err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
-				logger.Debug("cannot check a content that an earlier process had not flushed", "digest", dgst, "error", err)
+				logger.Debug("cannot verify content that an earlier process had not flushed", "digest", dgst, "error", err)
 			}
 		}
 		if n := s.suspects.intact.Load() + s.suspects.damaged.Load() - intact - damaged; n > 0 {
-			logger.Info("checked content that an earlier process had not flushed to the disk",
-				"contents", n, "damaged", s.suspects.damaged.Load()-damaged)
+			logger.Info("verified content that an earlier process had not flushed to the disk",
+				"objects", n, "damaged", s.suspects.damaged.Load()-damaged)
 		}
 	}
 }
@@ -85,8 +85,8 @@ func (s *Store) isSuspect(path string, info fs.FileInfo) bool {
 	return isMarked(info) && !s.existing && !s.marks.trusts(path, info)
 }
 
-// openTrusted opens a content whose bytes are right as far as this process can know. It
-// removes a content from the store that was torn by a power cut.
+// openTrusted opens a blob whose bytes are right as far as this process can know. It
+// removes a blob from the store that was torn by a power cut.
 func (s *Store) openTrusted(ctx context.Context, dgst digest.Digest, path string) (*os.File, fs.FileInfo, error) {
 	for {
 		file, info, err := s.tree.openRegular(path)
@@ -138,7 +138,7 @@ func (s *Store) discard(ctx context.Context, dgst digest.Digest, info fs.FileInf
 	if err != nil {
 		return err
 	}
-	s.logger.WarnContext(ctx, "content that an earlier process had not flushed to the disk is damaged. It was quarantined and will be fetched again. This is the effect of a power cut",
+	s.logger.WarnContext(ctx, "content that an earlier process had not flushed to the disk is damaged. It was quarantined and will be fetched again. A power failure has this effect",
 		"digest", dgst, "path", place)
 	s.suspects.damaged.Add(1)
 	return nil
@@ -160,7 +160,7 @@ func matches(ctx context.Context, dgst digest.Digest, file *os.File) (bool, erro
 			return verifier.Verified(), nil
 		}
 		if err != nil {
-			return false, fmt.Errorf("hash a content: %w", err)
+			return false, fmt.Errorf("hash stored content: %w", err)
 		}
 	}
 }

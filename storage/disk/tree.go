@@ -70,7 +70,7 @@ func (t *tree) place(staged, path string) (before int64, err error) {
 	return before, nil
 }
 
-// maxPlacing is how often a file is placed anew whose directory vanishes meanwhile. Each
+// maxPlacing is how often a file is placed again whose directory vanishes meanwhile. Each
 // try is lost only to another call that removes a record from the same directory at that
 // moment.
 const maxPlacing = 100
@@ -165,7 +165,7 @@ func (t *tree) setAside(path string) error {
 	if err := t.makeAll(quarantine); err != nil {
 		return err
 	}
-	// The end of a path tells more than its beginning.
+	// The end of a path says more than its beginning.
 	name := strings.ReplaceAll(within, "/", "-")
 	now := time.Now().UTC().Format(quarantineTime)
 	moved := filepath.Join(quarantine, name[max(0, len(name)-maxQuarantined):]+"."+now)
@@ -178,7 +178,7 @@ func (t *tree) setAside(path string) error {
 			return err
 		}
 	}
-	t.logger.Warn("a foreign file was in the place of a file or directory of the store and was moved away. Inspect it, and find out which program wrote it",
+	t.logger.Warn("a foreign file was at the path of a file or directory of the store and was moved away. Inspect it and find out which program wrote it",
 		"path", path, "moved", moved)
 	return nil
 }

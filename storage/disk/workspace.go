@@ -92,9 +92,9 @@ func (w *workspace) sweep(ctx context.Context, logger *slog.Logger) {
 		}
 		switch freed, err := remove(path); {
 		case errors.Is(err, errInUse):
-			logger.Debug("left the temporary files of another process alone", "path", path)
+			logger.Debug("kept the temporary files of another running process", "path", path)
 		case err != nil:
-			logger.Warn("cannot remove the leftovers of an ended process, remove them by hand", "path", path, "error", err)
+			logger.Warn("cannot remove the leftovers of an ended process. Remove them by hand", "path", path, "error", err)
 		default:
 			logger.Info("removed the leftovers of an ended process", "path", path, "bytes", freed)
 		}

@@ -92,7 +92,7 @@ func (a *ahead) next(d *Download) error {
 		default:
 			return nil
 		}
-		// A segment fails for the download. The reader's own part tells more.
+		// A segment fails for the download. The error of the reader's own part says more.
 		if err := a.failure(a.part.err); err != nil && !a.part.segment {
 			return err
 		}
@@ -113,7 +113,7 @@ func (a *ahead) failure(err error) error {
 		return errPatience
 	case errors.As(err, &store), errors.Is(err, errPartSize), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, storage.ErrCorrupt):
 		return errAlone
-	// The download was given up. Its end follows.
+	// The download was abandoned. Its end follows.
 	case a.reader.download.ctx.Err() != nil:
 		return errAlone
 	default:

@@ -3,6 +3,7 @@ package download
 import (
 	"context"
 	"errors"
+	"io"
 	"sync"
 	"time"
 
@@ -58,6 +59,9 @@ func (r *Reader) borrow(length int64) (*Stream, error) {
 func (b *borrowed) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.length == 0 { // the source is not opened again for nothing
+		return 0, io.EOF
+	}
 	if b.stream != nil && time.Since(b.since) >= turn && b.contended() {
 		b.giveBack()
 	}

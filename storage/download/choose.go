@@ -126,7 +126,7 @@ func (r *Reader) jump(v view, how condition) error {
 	return err
 }
 
-// turns reports whether the reader has to choose anew.
+// turns reports whether the reader has to choose again.
 func (r *Reader) turns(err error) bool {
 	switch {
 	case errors.Is(err, errCaughtUp):

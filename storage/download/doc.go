@@ -31,7 +31,7 @@
 //
 // # Parts
 //
-// The bytes of a content need not come in order. A range of a reader far ahead of the
+// The bytes of a blob need not come in order. A range of a reader far ahead of the
 // watermark is a part, with a stream of its own:
 //
 //	0 ............ watermark ......... from ========> .... to ............. size
@@ -44,7 +44,7 @@
 // Parts never fail the download: it fetches what they leave. They end before it does.
 //
 // Segments are parts that the download demands by itself, to have several streams bring
-// a large content. See team.
+// a large blob. See team.
 //
 // # Sources and proofs
 //

@@ -260,7 +260,7 @@ func (d *Download) release() (unattended bool) {
 	defer d.mu.Unlock()
 	d.holders--
 	d.closeSpool()
-	// A content that is complete is committed in any case.
+	// A blob that is complete is committed in any case.
 	return d.holders == 0 && d.phase < committing
 }
 

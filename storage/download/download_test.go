@@ -313,7 +313,7 @@ func TestStoreFailure(t *testing.T) {
 	}
 }
 
-// What is served past a failed store is verified all the same.
+// Content that is served past a failed store is still verified.
 func TestStoreFailureHidesNoCorruption(t *testing.T) {
 	s := newSetup(t, func(o *download.Options) { o.Spools = spool.NewDir(t.TempDir(), 1<<62, nil) })
 	o := &origin{body: random(1 << 20), corrupt: func(p []byte) []byte { p[9] ^= 1; return p }}
@@ -351,7 +351,7 @@ func TestForeignUpstreamFails(t *testing.T) {
 	}
 }
 
-// Of a content whose size nobody knows, what has come when its source fails may
+// If the size of a blob is unknown, the bytes that came before its source failed may
 // be all of it: the withheld part stays hidden, also from those who could have
 // gone on elsewhere.
 func TestFailureOfUnknownSizeRevealsNothing(t *testing.T) {
@@ -405,7 +405,7 @@ func TestFetchesAreBounded(t *testing.T) {
 	})
 }
 
-// What is recorded about a content is there before a lookup finds the content.
+// The records about a blob are there before a lookup finds the content.
 func TestVerifiedComesBeforeTheCommit(t *testing.T) {
 	s := newSetup(t, nil)
 	o := &origin{body: random(1000)}

@@ -30,7 +30,7 @@ var errUnattended = errors.New("storage: the download has no readers now")
 var errCutShort = errors.New("storage: the next bytes are there")
 
 // errElsewhere marks corrupt bytes that another upstream may have right.
-var errElsewhere = fmt.Errorf("%w, another upstream may do better", storage.ErrCorrupt)
+var errElsewhere = fmt.Errorf("%w; another upstream may be faster", storage.ErrCorrupt)
 
 // createSpool creates the spool, before any reader looks for it.
 func (d *Download) createSpool() (*spool.Spool, error) {
@@ -45,7 +45,7 @@ func (d *Download) createSpool() (*spool.Spool, error) {
 }
 
 // fetchAll fetches until the content is complete and stored. It pauses without
-// holders, and starts anew after a source delivered other bytes.
+// holders, and starts again after a source delivered other bytes.
 func (d *Download) fetchAll(s *spool.Spool) error {
 	d.origins = d.usable()
 	for {
@@ -153,7 +153,7 @@ func (d *Download) fetchRest(slot *lease, s *spool.Spool) error {
 }
 
 // fetchOwn copies the missing bytes from the repository's own source: the gaps between the
-// parts, one after the other. Most contents have one gap, which is all of them.
+// parts, one after the other. Most blobs have one gap, which is all of them.
 func (d *Download) fetchOwn(slot *lease, s *spool.Spool) error {
 	for {
 		arrival, changed := s.Arrival(), d.partsChanged()
@@ -178,7 +178,7 @@ func (d *Download) fetchOwn(slot *lease, s *spool.Spool) error {
 		end := s.Covered(gap.from)
 		switch {
 		case !toEnd:
-		case end == s.Written(): // the digest tells whether it is the end of the content
+		case end == s.Written(): // the digest shows whether it is the end of the content
 			return d.verify(s)
 		case s.Size() < 0: // parts bring the bytes before it
 			if err := s.Announce(end); err != nil {
@@ -214,7 +214,7 @@ func (d *Download) fetchGap(slot *lease, s *spool.Spool, gap gap) (toEnd bool, e
 	// Its upstream knows the content, and the origin had another one.
 	if size := s.Size(); len(d.lent) > 0 && stream.Size >= 0 && size >= 0 && stream.Size != size {
 		defer stream.Close()
-		return false, d.reject(fmt.Errorf("%d bytes in place of %d", size, stream.Size))
+		return false, d.reject(fmt.Errorf("%d bytes instead of %d", size, stream.Size))
 	}
 	d.contributes(stream)
 	err = d.fetchFrom(slot, s, stream, gap)
@@ -295,7 +295,7 @@ func (d *Download) copy(slot *lease, s *spool.Spool, stream *Stream, g gap) erro
 	return nil
 }
 
-// sizeOr returns the size of a content, or n if it is not known.
+// sizeOr returns the size of a blob, or n if it is not known.
 func sizeOr(s *spool.Spool, n int64) int64 {
 	if size := s.Size(); size >= 0 {
 		return size
@@ -341,6 +341,10 @@ func (d *Download) hashRest() {
 // verify compares the digest of the bytes that came, and releases the withheld
 // tail to the readers.
 func (d *Download) verify(s *spool.Spool) error {
+	// The last helper may have filled its hole since the goroutine looked.
+	if err := d.catchUp(s); err != nil {
+		return err
+	}
 	if err := d.sum.verify(); err != nil {
 		return d.reject(err)
 	}

@@ -23,7 +23,7 @@ type Follower struct {
 }
 
 // Follow opens the running download of a digest in a block, at an offset. It waits until the
-// size of the content is known, as far as the source tells it. It returns
+// size of the content is known, if the source gives it. It returns
 // storage.ErrNotExist if there is no such download, or if the store has the content by now.
 func (g *Group) Follow(ctx context.Context, dgst digest.Digest, block string, offset int64) (*Follower, error) {
 	d := g.joinable(dgst, block)
@@ -101,8 +101,8 @@ func (f *Follower) Read(p []byte) (int, error) {
 }
 
 // Stretch waits for bytes and returns the next ones, at most limit or, if that is -1, any number,
-// as a part of the download's file: the kernel can send them. The caller tells by Advance how
-// many it has used, and uses the part no more. Stretch returns nil if the next bytes have to be
+// as a part of the download's file: the kernel can send them. The caller reports by Advance how
+// many it has used, and no longer uses the part. Stretch returns nil if the next bytes have to be
 // Read, which also returns the errors: they are the withheld tail, or the download has failed.
 func (f *Follower) Stretch(limit int64) *io.LimitedReader {
 	return f.reader.Stretch(stretchLimit(f.off, f.size, limit))

@@ -33,11 +33,11 @@ type Options struct {
 	MinSpeed int64
 	// OnUnattended, if set, is called when the last reader of an unfinished
 	// download has left. It decides, at once or later, whether the download is
-	// completed all the same ([Download.Complete]) or given up
+	// completed anyway ([Download.Complete]) or abandoned
 	// ([Download.Abandon]); until then the download pauses.
 	OnUnattended func(*Download)
 	// OnDamaged, if set, is called with stored content that does not have the size
-	// of a [Source], before it is downloaded anew.
+	// of a [Source], before it is downloaded again.
 	OnDamaged func(ctx context.Context, stored storage.Info, size int64)
 	Health    *storage.Health // of the store; may be nil
 	Metrics   *Metrics
@@ -100,7 +100,7 @@ func NewGroup(opts Options) *Group {
 	return g
 }
 
-// Open opens a stored content, or else joins its download or starts one from
+// Open opens a stored blob, or else joins its download or starts one from
 // src. Content that is not lent to src counts as not stored. Exactly one of the
 // three results is set. If the download of another repository of the namespace
 // brings the bytes, the caller must make sure that src's repository may have them
@@ -134,7 +134,7 @@ func (g *Group) Open(ctx context.Context, dgst digest.Digest, src Source) (*stor
 }
 
 // Stored reports whether [Group.Open] would find the content of a source in the store, or
-// fail to look. It is no use of the content.
+// fail to look. It does not count as a use of the content.
 func (g *Group) Stored(ctx context.Context, dgst digest.Digest, src Source) bool {
 	if !src.borrows(ctx) {
 		return false
@@ -143,7 +143,7 @@ func (g *Group) Stored(ctx context.Context, dgst digest.Digest, src Source) bool
 	return !errors.Is(err, storage.ErrNotExist) && (err != nil || src.Size == 0 || info.Size == src.Size)
 }
 
-// find opens a stored content. Content that does not have the size of a source, unless
+// find opens a stored blob. Content that does not have the size of a source, unless
 // that is 0, counts as not stored: a client must not take it for the whole.
 func (g *Group) find(ctx context.Context, dgst digest.Digest, src Source) (*storage.Object, error) {
 	// Before the store is touched: a search is a use of the content, and takes time.
@@ -159,7 +159,7 @@ func (g *Group) find(ctx context.Context, dgst digest.Digest, src Source) (*stor
 	if g.opts.OnDamaged != nil {
 		g.opts.OnDamaged(ctx, obj.Info, size)
 	}
-	return nil, fmt.Errorf("%w: %s has %d bytes in place of %d", storage.ErrNotExist, dgst, obj.Size, size)
+	return nil, fmt.Errorf("%w: %s has %d bytes instead of %d", storage.ErrNotExist, dgst, obj.Size, size)
 }
 
 // joinOrStart returns the download of a digest with one more holder, and whether

@@ -67,7 +67,7 @@ func TestDamagedContentIsFetched(t *testing.T) {
 					o.OnDamaged = func(ctx context.Context, info storage.Info, size int64) {
 						damaged++
 						if info.Size != int64(len(stored)) || size != int64(len(body)) {
-							t.Errorf("%d bytes in place of %d", info.Size, size)
+							t.Errorf("%d bytes instead of %d", info.Size, size)
 						}
 						if movable {
 							_ = s.store.Delete(ctx, dgst)
@@ -89,7 +89,7 @@ func TestDamagedContentIsFetched(t *testing.T) {
 				if err := s.Drain(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				// Without a record of the size, the stored content is what there is.
+				// Without a record of the size, the size is that of the stored content.
 				obj, r, err := s.Open(t.Context(), dgst, (&origin{body: body}).source(theirs))
 				if err != nil || obj == nil || movable && obj.Size != int64(len(body)) {
 					t.Errorf("Open = %v, %v, %v", obj, r, err)
@@ -139,7 +139,7 @@ func TestSlowSearchHoldsUpNoOtherDigest(t *testing.T) {
 	}
 }
 
-// scriptedStore answers each search for a content with the next entry of a
+// scriptedStore answers each search for a blob with the next entry of a
 // script, and from then on as the store behind it does.
 type scriptedStore struct {
 	storage.Store

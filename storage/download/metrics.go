@@ -33,7 +33,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}, []string{"result"})
 	segments := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_download_segments_total",
-		Help: "Segments of large contents that came beside the stream of their download, by result: complete, yielded (another download needed its place), failed (the download went on with one stream) or dropped (the download ended or paused, or a range of a client took over).",
+		Help: "Segments of large blobs that were fetched in parallel to the main stream of their download, by result: complete, yielded (another download needed its place), failed (the download continued with one stream) or dropped (the download ended or paused, or a range of a client took over).",
 	}, []string{"result"})
 	m := &Metrics{
 		segments: make(map[segmentResult]prometheus.Counter),
@@ -41,18 +41,18 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			Name: "weir_downloads", Help: "Downloads from upstreams that are running or paused.",
 		}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "weir_downloads_waiting", Help: "Downloads that wait for a slot, because the permitted number is running.",
+			Name: "weir_downloads_waiting", Help: "Downloads that wait for a slot because the maximum number is running.",
 		}),
 		readers: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "weir_download_readers", Help: "Clients that are reading a content while it is being downloaded.",
+			Name: "weir_download_readers", Help: "Clients that are reading a blob while it is being downloaded.",
 		}),
 		ended: make(map[result]prometheus.Counter),
 		yielded: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "weir_downloads_yielded_total", Help: "Times that a download gave its place to one of another repository block, and waited for a place again.",
+			Name: "weir_downloads_yielded_total", Help: "How often a download gave its slot to one of another repository block and waited for a slot again.",
 		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_download_duration_seconds",
-			Help:    "How long downloads from upstreams took that were stored, with their waits and pauses.",
+			Help:    "Duration of downloads from upstreams that were stored, with their waits and pauses.",
 			Buckets: []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600},
 		}),
 	}

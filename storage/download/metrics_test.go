@@ -13,7 +13,7 @@ import (
 	"github.com/weirhq/weir/storage/download"
 )
 
-// A download's end is counted once, by its result, and what arrived is timed.
+// A download's end is counted once, by its result, and the bytes that arrived are timed.
 func TestDownloadMetrics(t *testing.T) {
 	for result, c := range map[string]struct {
 		origin *origin
@@ -94,7 +94,7 @@ func TestWaitingDownloadsMetric(t *testing.T) {
 		expect := func(n string) {
 			t.Helper()
 			synctest.Wait()
-			want := "# HELP weir_downloads_waiting Downloads that wait for a slot, because the permitted number is running.\n# TYPE weir_downloads_waiting gauge\nweir_downloads_waiting " + n + "\n"
+			want := "# HELP weir_downloads_waiting Downloads that wait for a slot because the maximum number is running.\n# TYPE weir_downloads_waiting gauge\nweir_downloads_waiting " + n + "\n"
 			if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "weir_downloads_waiting"); err != nil {
 				t.Error(err)
 			}

@@ -33,7 +33,7 @@ func (d *Download) openOrigin(ctx context.Context, s *spool.Spool) (*Stream, err
 			return nil, context.Cause(ctx)
 		case err != nil:
 			if !errors.Is(err, storage.ErrNotExist) {
-				d.group.opts.Logger.Debug("a download goes on at its next source", "digest", d.digest, "error", err)
+				d.group.opts.Logger.Debug("a download continues from its next source", "digest", d.digest, "error", err)
 			}
 			continue
 		case stream.Size >= 0 && stream.Size != wanted(d.src.Size, s.Size(), stream.Size):
@@ -45,7 +45,7 @@ func (d *Download) openOrigin(ctx context.Context, s *spool.Spool) (*Stream, err
 			continue
 		}
 		// A size that cannot fit may be a lie, and the repository's own source decides. An
-		// origin that tells none delivers no more than the record has.
+		// origin that gives none delivers no more than the record has.
 		if size := wanted(d.src.Size, s.Size(), stream.Size); size >= 0 {
 			if err := s.Announce(size); err != nil {
 				stream.Close()
@@ -90,7 +90,7 @@ func (d *Download) brokeOff(stream *Stream, delivered int64) {
 	d.origins = d.origins[1:]
 }
 
-// wanted returns the size that a content must have: that of its record, that of the bytes
+// wanted returns the size that a blob must have: that of its record, that of the bytes
 // that came before, or any.
 func wanted(recorded, announced, any int64) int64 {
 	switch {
@@ -110,8 +110,8 @@ func (d *Download) goesOn(slot *lease, err error) bool {
 	if slot.ctx.Err() != nil || slot.yielded() || errors.As(err, &store) || errors.Is(err, storage.ErrCorrupt) || errors.Is(err, errUnattended) {
 		return false
 	}
-	d.group.opts.Logger.Debug("a download goes on at its next source", "digest", d.digest, "error", err)
-	d.span.AddEvent("goes on at the next source")
+	d.group.opts.Logger.Debug("a download continues from its next source", "digest", d.digest, "error", err)
+	d.span.AddEvent("continues from the next source")
 	return true
 }
 
@@ -129,7 +129,7 @@ func (d *Download) rejectLent(why error) error {
 // blame returns the message for wrong bytes of origins.
 func (d *Download) blame() string {
 	if d.view().peer {
-		return "another replica delivered bytes that do not match their digest. It is not read for a time, and nothing was stored"
+		return "another replica delivered bytes that do not match their digest. It is skipped for a while, and nothing was stored"
 	}
 	return "a shared store delivered bytes that do not match their digest. They are removed from it, and nothing was stored"
 }

@@ -23,7 +23,7 @@ const (
 	worthCutting = 4 << 20
 	// maxAhead is how far ahead of the watermark gaps are filled.
 	maxAhead = 128 << 20
-	// maxStretches bounds the memory for the present bytes of a content, 16 bytes each. Beyond it
+	// maxStretches bounds the memory for the present bytes of a blob, 16 bytes each. Beyond it
 	// the readers of ranges read by themselves.
 	maxStretches = 1024
 	// stealAfter is how long the download waits for a part without any new byte. Then it
@@ -31,10 +31,10 @@ const (
 	stealAfter = 5 * time.Second
 )
 
-// errPartSize says that a part is one of a content of another size.
-var errPartSize = errors.New("storage: the part belongs to a content of another size")
+// errPartSize says that a part is one of a blob of another size.
+var errPartSize = errors.New("storage: the part belongs to content of another size")
 
-// part is a stretch of a content ahead of the watermark that a stream of its own brings into
+// part is a stretch of a blob ahead of the watermark that a stream of its own brings into
 // the spool, for a reader that asked for it, or as a segment.
 //
 //	wanted ──► active ──► ended      active: it has a place, and the download skips it
@@ -121,7 +121,7 @@ func (p *parts) behind(s *spool.Spool, off int64) int64 {
 	}
 }
 
-// bound returns the begin of the next bytes behind off that are worth skipping; -1 if there are
+// bound returns the start of the next bytes behind off that are worth skipping; -1 if there are
 // none.
 func (p *parts) bound(s *spool.Spool, off int64) int64 {
 	bound, _ := s.Ahead(off, worthSkipping)
@@ -139,18 +139,13 @@ func (d *Download) obstructed(s *spool.Spool, at int64, g gap) bool {
 	if g.through {
 		return false
 	}
-	end := s.Covered(at)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	// Segments were refused, so the stream that is open is worth more than bytes that come once.
 	if d.parts.whole || d.team.refused && !g.bounded {
 		return false
 	}
-	for _, part := range d.parts.running {
-		if part.active && part.from <= at && at < part.to {
-			end = max(end, part.to)
-		}
-	}
+	end := d.parts.behind(s, at)
 	if g.bounded {
 		end = min(end, g.to)
 	}
@@ -310,7 +305,7 @@ func (d *Download) activate(s *spool.Spool, p *part) bool {
 	return p.active
 }
 
-// copyPart copies the stream of a part into the spool, and tells how many bytes came.
+// copyPart copies the stream of a part into the spool, and reports how many bytes came.
 func (d *Download) copyPart(ctx context.Context, s *spool.Spool, stream *Stream, p *part, came func(n int)) error {
 	if err := d.announcePart(s, stream); err != nil {
 		return err
@@ -347,14 +342,14 @@ func (d *Download) endOf(s *spool.Spool, p *part) int64 {
 	return min(p.to, sizeOr(s, p.to))
 }
 
-// announcePart tells the spool the size that the source of a part told.
+// announcePart sets the size of the spool to the size that the source of a part reported.
 func (d *Download) announcePart(s *spool.Spool, stream *Stream) error {
 	known := s.Size()
 	switch {
 	case stream.Size < 0:
 		return nil
 	case known >= 0 && known != stream.Size:
-		return fmt.Errorf("%w: %d bytes in place of %d", errPartSize, stream.Size, known)
+		return fmt.Errorf("%w: %d bytes instead of %d", errPartSize, stream.Size, known)
 	case known < 0:
 		if err := s.Announce(stream.Size); err != nil {
 			return storeError{err}

@@ -7,7 +7,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Prefetch downloads a content that no client has asked for yet, and returns when the
+// Prefetch downloads a blob that no client has asked for yet, and returns when the
 // download has ended. It reports whether it began one: not if the content is stored, or is
 // being downloaded for others. The download has a place only as long as no other one waits
 // for one, until a client joins it; then it is one like all others. It ends with the context
@@ -28,11 +28,14 @@ func (g *Group) Prefetch(ctx context.Context, dgst digest.Digest, src Source) (b
 		}
 		return false, nil
 	}
-	err = d.await(ctx)
+	found, err := d.awaitSearch(ctx)
+	if err == nil {
+		err = d.await(ctx)
+	}
 	if d.release() {
 		d.Abandon()
 	}
-	return !d.found, err
+	return !found, err
 }
 
 // awaitSpare waits for a place that no other download waits for. It returns nil if the

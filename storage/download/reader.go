@@ -100,8 +100,8 @@ func (r *Reader) Wait(start, end int64) (int64, error) {
 			}
 		}
 	}
-	// The download failed before its source told the size: the reader's own
-	// source may tell it.
+	// The download failed before its source gave the size: the reader's own
+	// source may give it.
 	if r.size < 0 && r.download.view().err != nil {
 		if err := r.choose(); err != nil {
 			return 0, err
@@ -162,7 +162,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 
 // Stretch waits for bytes of the download and returns the next ones, at most limit or, if
 // that is -1, any number, as a part of the download's file: the kernel can send them. The
-// caller tells by Advance how many it has used, and uses the part no more. Stretch returns
+// caller reports by Advance how many it has used, and no longer uses the part. Stretch returns
 // nil if the next bytes have to be Read, which also returns the errors: they are the first
 // ones, or the withheld tail, or come from the reader's own source.
 func (r *Reader) Stretch(limit int64) *io.LimitedReader {
@@ -177,7 +177,7 @@ func (r *Reader) Stretch(limit int64) *io.LimitedReader {
 }
 
 // stretchLimit returns how long a stretch at an offset may be: limit bytes or, if that is -1, any
-// number, but none of the withheld tail of a content whose size is known.
+// number, but none of the withheld tail of a blob whose size is known.
 func stretchLimit(off, size, limit int64) int64 {
 	if limit < 0 {
 		limit = math.MaxInt64 - off
@@ -218,13 +218,13 @@ func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 
 // Sequential makes the reader read one stream only, and skip the bytes that it does not
 // need: that of the download or, if that has failed, one of its own source. The reader
-// must not seek backwards once it has read. It suits several ranges of one content, each of
+// must not seek backwards once it has read. It suits several ranges of one blob, each of
 // which could cost a request upstream.
 func (r *Reader) Sequential() { r.inOrder = true }
 
 // Complete waits until the download has ended and returns its error, without
 // reading a byte. If the reader's context ends first, a download without other
-// holders is given up. The reader cannot be used any more.
+// holders is abandoned. The reader cannot be used any more.
 func (r *Reader) Complete() error {
 	r.download.attend(-1) // no client reads
 	err := r.download.await(r.ctx)
@@ -287,7 +287,7 @@ func (r *Reader) move() error {
 	return nil
 }
 
-// drop closes the current stream, so that the next Read chooses anew.
+// drop closes the current stream, so that the next Read chooses again.
 func (r *Reader) drop() {
 	if r.current != nil {
 		r.current.Close()

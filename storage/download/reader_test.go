@@ -145,7 +145,7 @@ func TestReaderWaitsEndWithItsContext(t *testing.T) {
 }
 
 // A reader of another repository's download has its own source for failures. The
-// end of a content whose size is not announced is none.
+// end of a blob whose size is not announced is none.
 func TestForeignReaderComesToTheEnd(t *testing.T) {
 	s := newSetup(t, nil)
 	o := &origin{body: random(300 << 10), noSize: true, step: make(chan int)}

@@ -10,7 +10,7 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// Source is the way of one repository to a content.
+// Source is the way of one repository to a blob.
 type Source struct {
 	Repository storage.RepoID
 	// Client names the credential that Open uses, if that is a client's own, and the mirrors
@@ -60,11 +60,11 @@ func (s Source) borrows(ctx context.Context) bool {
 	return !s.Apart && (s.Lent == nil || s.Lent(ctx))
 }
 
-// Origin is a source of contents in front of all repositories' own upstreams, such as an
+// Origin is a source of blobs in front of all repositories' own upstreams, such as an
 // object store that several mirrors share. Its bytes prove no right to them, so the Proves
 // of its streams is false.
 type Origin interface {
-	// Open opens a content from an offset to its end. Any error sends the download to its
+	// Open opens a blob from an offset to its end. Any error sends the download to its
 	// next source, and so does a read error of the stream. After ErrTurn the origin is asked
 	// again if the download is interrupted.
 	Open(ctx context.Context, want Want) (*Stream, error)
@@ -81,11 +81,11 @@ type Want struct {
 	Offset int64
 	// OnEnd, if set, registers a function that is called once: when the download has ended,
 	// with whether its content was stored, or before that if the download pauses, or yields
-	// its place. It is nil for a content that is not downloaded but recalled.
+	// its place. It is nil for a blob that is not downloaded but recalled.
 	OnEnd func(ended func(stored bool))
 }
 
-// Stream delivers bytes of a content.
+// Stream delivers bytes of a blob.
 type Stream struct {
 	io.ReadCloser
 	Size   int64  // of the whole content; -1 if the source does not say

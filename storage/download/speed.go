@@ -8,10 +8,10 @@ import (
 )
 
 // speedWindow is the time over which the speed of a download is averaged. A slow
-// line that stalls for some seconds is not given up.
+// line that stalls for some seconds is not abandoned.
 const speedWindow = time.Minute
 
-// TooSlowError says that a download that no client waited for was given up, because
+// TooSlowError says that a download that no client waited for was abandoned, because
 // its bytes came too slowly.
 type TooSlowError struct {
 	Upstream  string // the host that delivered; "" if none did
@@ -22,12 +22,12 @@ type TooSlowError struct {
 
 // Error says how slow the download was. It names no key of a configuration.
 func (e *TooSlowError) Error() string {
-	return fmt.Sprintf("%s of repository block %q delivers %s a second, less than %s, and no client waits for it. The download was given up",
+	return fmt.Sprintf("%s of repository block %q delivers %s a second, less than %s, and no client waits for it. The download was stopped",
 		e.Upstream, e.Namespace, units.IEC(e.Speed), units.IEC(e.Min))
 }
 
 // watchSpeed ends a fetch that is too slow, until stop is called: a download that no
-// client waits for is given up, and one that clients wait for gives its place to
+// client waits for is abandoned, and one that clients wait for gives its place to
 // others that wait for one.
 func (d *Download) watchSpeed(slot *lease) (stop func()) {
 	least := d.group.opts.MinSpeed

@@ -32,6 +32,7 @@ type line struct {
 	begins func(from int64) error // may refuse a segment
 	cut    int64                  // the segment from there breaks off after 1 MiB; 0: none
 	silent int64                  // the segment from there says nothing; 0: none
+	late   time.Duration          // how long after their last byte the streams of the goroutine end
 
 	mu      sync.Mutex
 	active  int
@@ -75,7 +76,7 @@ func (l *line) serve(ctx context.Context, offset, length int64) (*download.Strea
 	l.active++
 	l.most = max(l.most, l.active)
 	l.mu.Unlock()
-	s := &slow{ReadCloser: stream.ReadCloser, ctx: ctx, line: l, left: -1, mute: oci.IsSegment(ctx) && l.silent == offset}
+	s := &slow{ReadCloser: stream.ReadCloser, ctx: ctx, line: l, left: -1, helps: oci.IsSegment(ctx), mute: oci.IsSegment(ctx) && l.silent == offset}
 	if oci.IsSegment(ctx) && l.cut > 0 && l.cut == offset {
 		s.left = mib
 	}
@@ -86,10 +87,11 @@ func (l *line) serve(ctx context.Context, offset, length int64) (*download.Strea
 // slow is a stream with a pace.
 type slow struct {
 	io.ReadCloser
-	ctx  context.Context
-	line *line
-	left int // bytes until it breaks off; -1: never
-	mute bool
+	ctx   context.Context
+	line  *line
+	left  int // bytes until it breaks off; -1: never
+	mute  bool
+	helps bool // it is a segment
 }
 
 func (s *slow) Read(p []byte) (int, error) {
@@ -112,6 +114,9 @@ func (s *slow) Read(p []byte) (int, error) {
 		return 0, s.ctx.Err()
 	}
 	n, err := s.ReadCloser.Read(p)
+	if err == io.EOF && n == 0 && !s.helps {
+		time.Sleep(s.line.late)
+	}
 	if s.left > 0 {
 		s.left = max(0, s.left-n)
 	}
@@ -129,7 +134,7 @@ func newLine(body []byte) *line {
 	return &line{wire: &wire{body: body}, streams: 4, tick: time.Millisecond}
 }
 
-// pull reads a whole content, and returns how long that took.
+// pull reads a whole blob, and returns how long that took.
 func (s *setup) pull(t *testing.T, l *line) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -144,7 +149,7 @@ func (s *setup) pull(t *testing.T, l *line) time.Duration {
 	return time.Since(began)
 }
 
-// compare reads a content in small pieces, and returns how many of its bytes are those that
+// compare reads a blob in small pieces, and returns how many of its bytes are those that
 // are wanted. The race detector makes a long buffer slow.
 func compare(r io.Reader, want []byte) (n int, err error) {
 	buffer := make([]byte, 256<<10)
@@ -163,7 +168,7 @@ func compare(r io.Reader, want []byte) (n int, err error) {
 	}
 }
 
-// A large content comes in several streams, each byte once, and several times as fast.
+// A large blob comes in several streams, each byte once, and several times as fast.
 func TestSegments(t *testing.T) {
 	for name, tc := range map[string]struct {
 		size     int
@@ -173,9 +178,9 @@ func TestSegments(t *testing.T) {
 		faster   float64  // than one stream, at least
 		most     int
 	}{
-		"64 MiB": {size: 64 * mib, faster: 2.9, most: 4},
-		"20 MiB, of which 16 remain": {size: 20 * mib, faster: 1.5, most: 2,
-			requests: []string{"0+-1", "12582912+8388608"}},
+		"64 MiB": {size: 64 * mib, faster: 3, most: 4},
+		"20 MiB, of which 16 remain": {size: 20 * mib, faster: 2.2, most: 4,
+			requests: []string{"0+-1", "8388608+4194304", "12582912+4194304", "16777216+4194304"}},
 		"less than 16 MiB remain": {size: 20*mib - 1, most: 1, requests: []string{"0+-1"}},
 		"one stream is the rule":  {size: 24 * mib, change: func(l *line) { l.streams = 1 }, most: 1, requests: []string{"0+-1"}},
 		"two streams":             {size: 64 * mib, change: func(l *line) { l.streams = 2 }, faster: 1.7, most: 2},
@@ -304,6 +309,28 @@ func TestSegmentsWithoutGain(t *testing.T) {
 			t.Errorf("%d requests, and %v the next time", requests, again.requests)
 		}
 	})
+}
+
+// A stream that is at the end of the content may end after the last helper: the digest is that of
+// all bytes anyway.
+func TestStreamEndsAfterItsHelpers(t *testing.T) {
+	testutil.Long(t, "it downloads large contents")
+	for _, streams := range []int{2, 3, 4} {
+		for size := 28 * mib; size <= 44*mib; size += 4 * mib {
+			t.Run(fmt.Sprintf("%d streams, %d MiB", streams, size/mib), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newSetup(t, nil)
+					defer s.Close()
+					l := newLine(random(size))
+					l.streams, l.late = streams, 2*time.Second
+					s.pull(t, l)
+					if l.rejected > 0 || !s.stored(t, digest.FromBytes(l.body)) {
+						t.Errorf("%d streams were blamed: %v", l.rejected, l.requests)
+					}
+				})
+			})
+		}
+	}
 }
 
 // A lie in any of the streams makes the content wrong. No reader sees its end, every stream is

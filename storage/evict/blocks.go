@@ -21,7 +21,7 @@ type Block struct {
 
 // SetBlocks says which owners are configured, each with its cap on the bytes of content that
 // it brought in; 0: no cap. If an owner has more, its least recently used content is
-// evicted, and no download waits for that. A content that is larger than the cap goes as soon
+// evicted, and no download waits for that. A blob that is larger than the cap goes as soon
 // as it is not in use.
 func (s *Store) SetBlocks(caps map[string]int64) {
 	i := s.inventory
@@ -62,7 +62,7 @@ func (s *Store) Blocks() (blocks []Block, known bool) {
 	return i.listBlocks(), i.ready
 }
 
-// Owner returns the owner of a content, or "" if it is not known.
+// Owner returns the owner of a blob, or "" if it is not known.
 func (s *Store) Owner(dgst digest.Digest) string {
 	i := s.inventory
 	i.mu.Lock()

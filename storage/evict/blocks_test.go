@@ -120,7 +120,7 @@ func TestCapWantsTheIndex(t *testing.T) {
 	})
 }
 
-// A content that is larger than the cap is served, goes as soon as it is closed, and takes no
+// A blob that is larger than the cap is served, goes as soon as it is closed, and takes no
 // other content along.
 func TestContentLargerThanTheCap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -229,6 +229,15 @@ func testOwnersSurvive(t *testing.T, orderly, lazy bool) {
 		_ = l.Close()
 		memory.FailPut(nil)
 	}
+	owner, err := evict.ReadOwners(t.Context(), memory.Records())
+	must(t, err)
+	for name, digests := range map[string][]digest.Digest{"a": a, "b": b, "": {digest.FromString("unknown")}} {
+		for _, dgst := range digests {
+			if got := owner(dgst); got != name {
+				t.Errorf("for a command, the owner of %s is %q, want %q", dgst, got, name)
+			}
+		}
+	}
 	opts.Blocks = caps()
 	l := &limited{t: t, memory: memory, Store: evict.New(memory, evict.NewQuota(0), opts)}
 	defer l.Close()
@@ -255,6 +264,10 @@ func TestDamagedOwners(t *testing.T) {
 				memory := storagetest.NewMemoryWithin(t, quota)
 				for part := range 64 {
 					must(t, memory.Records().Put(t.Context(), fmt.Sprintf("_owners/%02x", part), []byte(document)))
+				}
+				owner, err := evict.ReadOwners(t.Context(), memory.Records())
+				if later := name == "a later version"; later != (err != nil) || !later && owner(digest.FromString("x")) != "" {
+					t.Errorf("for a command: %v", err)
 				}
 				l := newLimitedOver(t, memory, quota, evict.Options{Owners: memory.Records(), Blocks: caps()})
 				for range 6 {
@@ -344,7 +357,7 @@ func TestCapsOfManyBlocks(t *testing.T) {
 	})
 }
 
-// A content counts from its commit on, while clients still read it from its spool.
+// A blob counts from its commit on, while clients still read it from its spool.
 func TestCapCountsContentOnceItIsStored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimited(t, 0, evict.Options{Blocks: caps()})

@@ -137,7 +137,7 @@ func (f *countingFile) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// A content on disk is sent by the kernel although closing it does more than to
+// A blob on disk is sent by the kernel although closing it does more than to
 // close the file.
 func TestKeepsSendfile(t *testing.T) {
 	quota := evict.NewQuota(0)

@@ -10,22 +10,23 @@ import (
 )
 
 // ErrEvicting says that a mirror evicts from the shared store at the moment.
-var ErrEvicting = errors.New("evict: a mirror evicts from the bucket at the moment, or has ended without giving its turn back")
+var ErrEvicting = errors.New("evict: a mirror is evicting from the bucket, or it stopped without releasing its lease")
 
 // Collection is one eviction from a shared store.
 type Collection struct {
 	// MaxBytes and MaxUnused are limits of content alone; nil: no limit.
 	MaxBytes  *int64
 	MaxUnused *time.Duration
-	// Chosen is called with the contents that have to go. If it returns an error, none goes.
+	// Chosen is called with the blobs that have to go. If it returns an error, none goes.
 	Chosen func(contents []storage.Entry, grace time.Duration) error
-	// Removed is called for each content that is gone.
+	// Removed is called for each blob that is gone.
 	Removed func(storage.Entry)
 }
 
 // Collect evicts what is over the limits of a collection at its start, and returns how many
-// contents and bytes are left then. It needs the lease, and takes as long as the grace.
-// Mirrors that use a content in the meantime keep it. Limits in opts do not count.
+// blobs and bytes are left then. It needs the lease, and takes as long as the grace.
+// Mirrors that use a blob in the meantime keep it. Limits of the store in opts do not count; caps of
+// blocks do.
 func Collect(ctx context.Context, opts SharedOptions, c Collection) (objects, bytes int64, err error) {
 	opts.MaxBytes, opts.MaxUnused = 0, 0
 	s := newShared(opts)
@@ -48,18 +49,23 @@ func (t *tenure) collect(ctx context.Context, c Collection) error {
 	x, now := &t.inventory.index, time.Now()
 	t.spares = now.UnixNano()
 	left := x.ledger.stored
+	var owned [maxOwners]int64 // bytes that leave
 	for {
-		s, e := x.lru.oldest()
+		s, e := x.overCap(&owned)
+		why := forBlock
 		if e == nil {
-			break
+			if s, e = x.lru.oldest(); e == nil {
+				break
+			}
+			why = c.reason(e, left, now)
 		}
-		why := c.reason(e, left, now)
 		if why == "" {
 			break
 		}
 		x.beginDelete(s)
 		t.leaving[s] = leaving{why: why}
 		left -= e.size
+		owned[e.owner] += e.size
 		chosen = append(chosen, x.entry(s))
 	}
 	if err := c.Chosen(chosen, t.opts.grace()); err != nil || len(chosen) == 0 {
@@ -75,7 +81,7 @@ func (t *tenure) collect(ctx context.Context, c Collection) error {
 	return t.tend(ctx, time.Now().Add(leaseIntervals*t.opts.Interval), t.removeChosen)
 }
 
-// reason returns the reason why a content has to go if so many bytes are left, or nothing.
+// reason returns the reason why a blob has to go if that many bytes are left, or nothing.
 func (c *Collection) reason(e *entry, left int64, now time.Time) reason {
 	switch {
 	case c.MaxUnused != nil && now.Sub(time.Unix(0, e.used)) > *c.MaxUnused:

@@ -12,7 +12,7 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// lookedAt is a store in which another reader sees each content as soon as it is
+// lookedAt is a store in which another reader sees each blob as soon as it is
 // visible, before its Commit returns.
 type lookedAt struct {
 	storage.Store
@@ -25,7 +25,7 @@ func (s lookedAt) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spoo
 	return err
 }
 
-// A content that is read while it is being stored counts once: as reserved bytes,
+// A blob that is read while it is being stored counts once: as reserved bytes,
 // then as stored ones.
 func TestCountsWhatArrivesOnce(t *testing.T) {
 	quota := evict.NewQuota(1 << 20)

@@ -8,7 +8,7 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// pin keeps an open content from being evicted. A second Close of the content must
+// pin keeps an open blob from being evicted. A second Close of the content must
 // not end the pin of another reader.
 type pin struct {
 	store    *Store
@@ -22,7 +22,7 @@ func (p *pin) release() {
 	}
 }
 
-// pinnedFile is a pinned content on disk. It has the file's SyscallConn, so that
+// pinnedFile is a pinned blob on disk. It has the file's SyscallConn, so that
 // the ReadFrom of a net.TCPConn still has the kernel send it.
 type pinnedFile struct {
 	*os.File
@@ -35,7 +35,7 @@ func (f *pinnedFile) Close() error {
 	return f.File.Close()
 }
 
-// pinnedContent is a pinned content of any other kind, such as one in memory.
+// pinnedContent is a pinned blob of any other kind, such as one in memory.
 type pinnedContent struct {
 	io.ReadSeekCloser
 	pin pin

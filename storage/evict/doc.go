@@ -8,8 +8,8 @@
 // inventory:
 //
 //	Quota    spools reserve bytes             ledger   counts bytes
-//	Store    pins and uses contents     ->    lru      finds entries, keeps the order of use
-//	evictor  deletes contents                 index    changes both together, by phases
+//	Store    pins and uses blobs     ->    lru      finds entries, keeps the order of use
+//	evictor  deletes blobs                 index    changes both together, by phases
 //
 // # The limit
 //
@@ -18,7 +18,7 @@
 // deleted. If that takes too long, or if too much is in use, it is refused and
 // streamed past the cache. Content that is open or being written is never evicted.
 // A part of the limit, and of the free space, is kept free in advance, so that
-// downloads seldom wait. Bytes are those of the contents: directories and the
+// downloads seldom wait. Bytes are those of the blobs: directories and the
 // rounding of the filesystem come on top. Records count, and are bounded by package
 // catalog.
 //
@@ -41,7 +41,7 @@
 //
 // # Phases
 //
-// A content is in exactly one phase:
+// A blob is in exactly one phase:
 //
 //	         begin              commit              open, commit
 //	free ------------> committing ------> pinned <------------------- idle <-- found in
@@ -53,8 +53,8 @@
 //	 +------------------------------+----------------------------------+
 //	  the last user has closed it              the content is gone
 //
-// Only idle contents are in the order of use. A reader that asks for a content that
-// is being deleted is told that it is not there; a commit waits for the end of the
+// Only idle blobs are in the order of use. A reader that asks for a blob that
+// is being deleted is answered that it is not there; a commit waits for the end of the
 // deletion.
 //
 // # Uses
@@ -72,12 +72,12 @@
 //
 //	idle -- chosen, written into the plan --> leaving (deleting) -- grace is over --> deleted
 //	  ^                                          |
-//	  +--------- a mirror tells a use -----------+
+//	  +--------- a mirror announces a use -----------+
 //
-// The owners of content are told as uses are, and written down with the order for the next mirror.
+// The owners of content are announced as uses are, and written down with the order for the next mirror.
 //
 // A mirror makes no promises about content that leaves, and none if it has not read the plan
-// lately. The grace is longer than that, and than all promises.
+// recently. The grace is longer than that, and than all promises.
 //
 // # Goroutines and locks
 //
@@ -86,9 +86,9 @@
 // last use, and one records owners. Nothing is evicted before the first scan is complete, because the order
 // is not known; with a limit nothing is stored either, after a short wait, because
 // the number of stored bytes is not known. Changes by other processes are noticed
-// when a content is used, and by the next scan.
+// when a blob is used, and by the next scan.
 //
 // The inventory has one mutex. It is a leaf: no other lock is taken under it but
 // that of a broadcast, and no I/O, logging or callback happens under it. The index
-// takes about 150 bytes for each content.
+// takes about 150 bytes for each blob.
 package evict

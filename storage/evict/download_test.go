@@ -62,7 +62,7 @@ func newDownloads(t *testing.T, store storage.Store, spools *spool.Dir) *downloa
 	return downloads
 }
 
-// pullThrough reads a content from the store or from its download.
+// pullThrough reads a blob from the store or from its download.
 func pullThrough(t *testing.T, downloads *download.Group, o *origin) []byte {
 	source := download.Source{Repository: storage.RepoID{Namespace: "docker.io", Name: "library/app"}, Open: o.open}
 	object, reader, err := downloads.Open(t.Context(), digest.FromBytes(o.body), source)

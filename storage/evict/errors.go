@@ -46,7 +46,7 @@ func (e *FullError) Error() string {
 	text := spool.ErrNoSpace.Error() + ": "
 	switch e.Reason {
 	case InUse:
-		return text + fmt.Sprintf("%s wanted; of the store's limit of %s, running downloads take %s and content that is being read %s",
+		return text + fmt.Sprintf("%s needed, but of the store's limit of %s, running downloads take %s and content that is being read takes %s",
 			units.IEC(e.Want), units.IEC(e.Max), units.IEC(e.Reserved), units.IEC(e.Pinned))
 	case OverShare:
 		return text + fmt.Sprintf("repository block %q has %s, more than any other one, and content that others have used within a day is not evicted for it",

@@ -19,7 +19,7 @@ const (
 	// farFreePoll is how often it asks if there is more free space.
 	farFreePoll = 30 * time.Second
 	// nearShortage is how many times the minimum of free space is so little that a lazy
-	// index is loaded. A million contents take about ten seconds, and a fast download does
+	// index is loaded. A million blobs take about ten seconds, and a fast download does
 	// not fill twice the usual minimum of 1 GiB in that time.
 	nearShortage = 4
 	// retryDelay is how long nothing is deleted after a deletion failed. The next
@@ -42,18 +42,18 @@ const (
 	forBlock  reason = "block"
 )
 
-// evictor deletes the least recently used contents until all limits are kept. It is
+// evictor deletes the least recently used blobs until all limits are kept. It is
 // one goroutine.
 type evictor struct {
 	inventory  *inventory
 	next       storage.Store
 	references *references
 	opts       Options
-	held       <-chan struct{}  // closed when the contents to hold are known
+	held       <-chan struct{}  // closed when the blobs to hold are known
 	failing    *episode.Episode // deletions fail
 }
 
-// victim is a content that is being deleted.
+// victim is a blob that is being deleted.
 type victim struct {
 	slot   slot
 	digest digest.Digest
@@ -151,7 +151,7 @@ func (v *evictor) deficit() (int64, time.Duration) {
 	}
 }
 
-// choose begins the deletion of a content if one has to go.
+// choose begins the deletion of a blob if one has to go.
 func (v *evictor) choose(deficit int64) (victim, bool) {
 	i := v.inventory
 	i.mu.Lock()
@@ -189,7 +189,7 @@ func (v *evictor) shortage(deficit int64) reason {
 	case l.full():
 		return forSize
 	case l.crowded() && contents > 1:
-		// The only content is not given up for mere headroom: it may be nearly as
+		// The only content is not abandoned for mere headroom: it may be nearly as
 		// large as the limit.
 		return forSize
 	case deficit > 0 || l.requested > 0:

@@ -8,11 +8,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// holdPatience is how long after the start nothing is evicted while the contents to hold are
-// not known: their records may be in a bucket that is away.
+// holdPatience is how long after the start nothing is evicted while the blobs to hold are
+// not known: their records may be in a bucket that is unavailable.
 const holdPatience = 30 * time.Second
 
-// holds are the contents that are kept from eviction, as an open content is.
+// holds are the blobs that are kept from eviction, as an open blob is.
 type holds struct {
 	turn  sync.Mutex // of the calls of Hold
 	slots map[key]slot
@@ -22,7 +22,7 @@ type holds struct {
 
 func newHolds() holds { return holds{slots: make(map[key]slot), first: make(chan struct{})} }
 
-// Hold keeps contents from eviction until the next call, which names all that are to be kept
+// Hold keeps blobs from eviction until the next call, which names all that are to be kept
 // from then on. Contents that are not stored have no effect. Those that are not held any more
 // count as used now.
 func (s *Store) Hold(ctx context.Context, contents []digest.Digest) {
@@ -47,7 +47,7 @@ func (s *Store) Hold(ctx context.Context, contents []digest.Digest) {
 	s.holds.once.Do(func() { close(s.holds.first) })
 }
 
-// hold pins a content, if it is stored.
+// hold pins a blob, if it is stored.
 func (s *Store) hold(ctx context.Context, dgst digest.Digest, k key) {
 	i := s.inventory
 	deletions := i.deletions.Load()
@@ -73,7 +73,7 @@ func (s *Store) hold(ctx context.Context, dgst digest.Digest, k key) {
 	s.holds.slots[k] = slot
 }
 
-// letGo ends the hold of a content, if that was deleted or is not wanted any more. It reports
+// letGo ends the hold of a blob, if that was deleted or is not wanted any more. It reports
 // whether the hold has ended.
 func (s *Store) letGo(k key, held slot, unwanted bool) bool {
 	i := s.inventory
@@ -88,7 +88,7 @@ func (s *Store) letGo(k key, held slot, unwanted bool) bool {
 	return true
 }
 
-// awaitHold returns when the contents to hold are known, after some time, or when the context
+// awaitHold returns when the blobs to hold are known, after some time, or when the context
 // ends.
 func (v *evictor) awaitHold(ctx context.Context) {
 	if !v.opts.Holds {
@@ -103,7 +103,7 @@ func (v *evictor) awaitHold(ctx context.Context) {
 	}
 }
 
-// hold keeps the pinned contents of a shared store from leaving, also those that leave already.
+// hold keeps the pinned blobs of a shared store from leaving, also those that leave already.
 func (t *tenure) hold() {
 	if t.opts.Pinned == nil {
 		return

@@ -44,7 +44,7 @@ func TestHold(t *testing.T) {
 	})
 }
 
-// Pinned contents of a shared store do not leave, and leave no more if they did.
+// Pinned blobs of a shared store do not leave, and stop leaving if they did.
 func TestPinnedContentOfABucketStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShared()

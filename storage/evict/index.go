@@ -7,37 +7,37 @@ import "github.com/opencontainers/go-digest"
 type phase uint8
 
 const (
-	_ phase = iota // free: a slot without a content
-	// committing is a content that is being stored for the first time. Its bytes
+	_ phase = iota // free: a slot without a blob
+	// committing is a blob that is being stored for the first time. Its bytes
 	// are still those of the spool's reservation.
 	committing
-	// idle is a content that can be evicted. Only idle entries are in the order of
+	// idle is a blob that can be evicted. Only idle entries are in the order of
 	// use.
 	idle
-	// pinned is a content that is open, or whose spool is.
+	// pinned is a blob that is open, or whose spool is.
 	pinned
-	// deleting is a content that is being deleted. To readers it is gone.
+	// deleting is a blob that is being deleted. To readers it is gone.
 	deleting
-	// detached is a content that was deleted while it was in use. It cannot be
+	// detached is a blob that was deleted while it was in use. It cannot be
 	// found any more, and its bytes count until the last user closes it.
 	detached
 )
 
-// index is the phase of each content, its place in the order of use and its bytes
+// index is the phase of each blob, its place in the order of use and its bytes
 // in the ledger. It changes the three together. It has no lock and does no I/O.
 type index struct {
 	lru    lru
 	ledger ledger
 }
 
-// begin adds a content that is about to be stored, with one pin.
+// begin adds a blob that is about to be stored, with one pin.
 func (x *index) begin(dgst digest.Digest) slot {
 	s, e := x.lru.add(split(dgst))
 	e.phase, e.pins = committing, 1
 	return s
 }
 
-// commit ends the first successful commit of a content: the reservation of its
+// commit ends the first successful commit of a blob: the reservation of its
 // spool becomes stored bytes of its owner. It reports false if the content had been stored
 // before; then the spool's file is a second one, and its reservation stays.
 func (x *index) commit(s slot, o owner, size, reserved int64) bool {
@@ -59,7 +59,7 @@ func (x *index) commit(s slot, o owner, size, reserved int64) bool {
 	return true
 }
 
-// discover returns the entry of a content that the store has, and adds it as
+// discover returns the entry of a blob that the store has, and adds it as
 // unused if it is new.
 func (x *index) discover(dgst digest.Digest, size int64) (slot, *entry) {
 	k, other := split(dgst)
@@ -71,7 +71,7 @@ func (x *index) discover(dgst digest.Digest, size int64) (slot, *entry) {
 	return s, e
 }
 
-// load adds a content as the least recently used one of its owner. If it is known, it gets
+// load adds a blob as the least recently used one of its owner. If it is known, it gets
 // its owner.
 func (x *index) load(c listed, o owner) {
 	if s, known := x.lru.find(c.key); known != nil {
@@ -91,7 +91,7 @@ func (x *index) insert(k key, other digest.Digest, size int64, o owner) (slot, *
 	return s, e
 }
 
-// give makes an owner that of a stored content without one.
+// give makes an owner that of a stored blob without one.
 func (x *index) give(s slot, o owner) {
 	e := x.lru.at(s)
 	if e.owner != unowned || o == unowned || e.phase != idle && e.phase != pinned && e.phase != deleting {
@@ -120,13 +120,13 @@ func (x *index) enqueue(s slot) {
 	}
 }
 
-// outgrows reports whether a content is larger than the cap of its owner.
+// outgrows reports whether a blob is larger than the cap of its owner.
 func (x *index) outgrows(e *entry) bool {
 	limit := x.ledger.accounts[e.owner].cap
 	return limit > 0 && e.size > limit
 }
 
-// touch notes the use of a content.
+// touch notes the use of a blob.
 func (x *index) touch(s slot, used int64) {
 	e := x.lru.at(s)
 	e.used = used
@@ -136,7 +136,7 @@ func (x *index) touch(s slot, used int64) {
 	}
 }
 
-// pin keeps a content from being evicted until it is unpinned as often. The
+// pin keeps a blob from being evicted until it is unpinned as often. The
 // content must not be being deleted.
 func (x *index) pin(s slot) {
 	e := x.lru.at(s)
@@ -169,13 +169,13 @@ func (x *index) unpin(s slot) {
 	}
 }
 
-// beginDelete makes an idle content one that is being deleted.
+// beginDelete makes an idle blob one that is being deleted.
 func (x *index) beginDelete(s slot) {
 	x.lru.remove(s)
 	x.lru.at(s).phase = deleting
 }
 
-// finishDelete records whether the deletion succeeded. A content that could not be
+// finishDelete records whether the deletion succeeded. A blob that could not be
 // deleted counts as used now, so that the evictor tries others before it.
 func (x *index) finishDelete(s slot, gone bool, now int64) {
 	e := x.lru.at(s)
@@ -189,14 +189,14 @@ func (x *index) finishDelete(s slot, gone bool, now int64) {
 	x.lru.free(s)
 }
 
-// detach makes a content impossible to find that was deleted while it was in use.
+// detach makes a blob impossible to find that was deleted while it was in use.
 func (x *index) detach(s slot) {
 	e := x.lru.at(s)
 	x.lru.hide(e)
 	e.phase = detached
 }
 
-// vanished makes an idle content the next to be evicted, because the store does not
+// vanished makes an idle blob the next to be evicted, because the store does not
 // have it any more.
 func (x *index) vanished(s slot) {
 	e := x.lru.at(s)
@@ -207,7 +207,7 @@ func (x *index) vanished(s slot) {
 	}
 }
 
-// forget removes an idle content that the store does not have any more.
+// forget removes an idle blob that the store does not have any more.
 func (x *index) forget(s slot) {
 	e := x.lru.at(s)
 	x.lru.remove(s)

@@ -15,7 +15,7 @@ type model struct {
 	spools map[*upload]bool
 }
 
-// file is a content on disk, or one that is deleted and still open.
+// file is a blob on disk, or one that is deleted and still open.
 type file struct {
 	digest  digest.Digest
 	size    int64
@@ -130,7 +130,7 @@ func TestIndexCountsEachByteOnce(t *testing.T) {
 	}
 }
 
-// step does one random thing. A size that never fits makes no new contents.
+// step does one random thing. A size that never fits makes no new blobs.
 func step(r *rand.Rand, x *index, m *model, dgst digest.Digest, size int64) {
 	s, e := x.lru.find(keyOf(dgst))
 	f := m.find(dgst)
@@ -165,14 +165,14 @@ func step(r *rand.Rand, x *index, m *model, dgst digest.Digest, size int64) {
 			x.unpin(u.slot)
 			m.close(u.file)
 		}
-	case 3: // a content is opened
+	case 3: // a blob is opened
 		if f != nil && len(m.spools) > 0 {
 			x.pin(f.slot)
 			f.handles++
 			u := &upload{digest: dgst, slot: f.slot, file: f, done: true} // a handle that case 2 closes
 			m.spools[u] = true
 		}
-	case 4: // a content is evicted
+	case 4: // a blob is evicted
 		if s, e := x.lru.oldest(); e != nil {
 			x.beginDelete(s)
 			x.finishDelete(s, true, 1)
@@ -183,14 +183,14 @@ func step(r *rand.Rand, x *index, m *model, dgst digest.Digest, size int64) {
 			x.beginDelete(s)
 			x.finishDelete(s, false, 1)
 		}
-	case 7: // the owner of a content becomes known
+	case 7: // the owner of a blob becomes known
 		if o := owner(r.IntN(4)); f != nil && !f.gone {
 			x.give(f.slot, o)
 			if f.owner == unowned {
 				f.owner = o
 			}
 		}
-	case 6: // a content is deleted while it is in use
+	case 6: // a blob is deleted while it is in use
 		if f != nil && f.handles > 0 {
 			x.detach(f.slot)
 			f.gone = true
@@ -216,7 +216,7 @@ func (m *model) close(f *file) {
 	}
 }
 
-// commit makes the first upload of a content a file, with all other uploads of it
+// commit makes the first upload of a blob a file, with all other uploads of it
 // as its users.
 func commit(x *index, m *model, u *upload) {
 	u.done = true
@@ -252,7 +252,7 @@ func pick(r *rand.Rand, spools map[*upload]bool) *upload {
 	return nil
 }
 
-// A content can be deleted between the moment that its commit makes it visible and
+// A blob can be deleted between the moment that its commit makes it visible and
 // the end of the commit. Its bytes stay until the spool is closed.
 func TestIndexDetachesWhatIsBeingCommitted(t *testing.T) {
 	x := index{lru: newLRU(), ledger: ledger{max: 1000}}

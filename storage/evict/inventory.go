@@ -28,12 +28,12 @@ type inventory struct {
 	unwritten   [ownerParts]bool // parts of the owners that have changed since they were written
 	ready       bool             // loaded is closed
 	scan        uint16           // number of the last comparison with the store
-	maxManifest int64            // larger contents are not looked into for references
+	maxManifest int64            // larger blobs are not looked into for references
 	closed      bool             // nothing is evicted any more
 	failure     error            // of the last deletion; nil if it succeeded
 	failedAt    time.Time        // time of failure
-	touches     mailbox          // contents whose time of last use is to be written
-	manifests   mailbox          // contents whose references are to be followed
+	touches     mailbox          // blobs whose time of last use is to be written
+	manifests   mailbox          // blobs whose references are to be followed
 	changed     notify.Broadcast // waiting downloads and commits should look again
 }
 
@@ -81,7 +81,7 @@ func (i *inventory) checkOwner(o owner) {
 	}
 }
 
-// discover returns the entry of a content that the store below has shown, and adds it if
+// discover returns the entry of a blob that the store below has shown, and adds it if
 // it is new. Deletions is how many there had been before the store was asked. If the
 // index does not know the content, and another deletion has ended since, the content may
 // be the deleted one: discover reports false, and the store has to be asked again. The
@@ -95,7 +95,7 @@ func (i *inventory) discover(dgst digest.Digest, size int64, deletions uint64) (
 	return s, e, true
 }
 
-// use notes that a content was used. The caller holds the mutex.
+// use notes that a blob was used. The caller holds the mutex.
 func (i *inventory) use(s slot, now int64) {
 	e := i.index.lru.at(s)
 	switch e.phase {

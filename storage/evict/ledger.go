@@ -22,7 +22,7 @@ func headroom(limit int64) int64 { return min(limit/headroomShare, maxHeadroom) 
 //	|-- stored (pinned ####) --|- records -|-- reserved by spools --|- headroom -|
 //
 // Each byte is in one part at a time. A commit moves bytes from reserved to
-// stored in one step. The bytes of a content that is being deleted are stored
+// stored in one step. The bytes of a blob that is being deleted are stored
 // until the content is gone. reserve keeps stored + records + reserved within max. Only
 // content that exists already, such as that of a store whose limit was lowered,
 // can exceed it, and then nothing is reserved until enough has been evicted.
@@ -30,7 +30,7 @@ func headroom(limit int64) int64 { return min(limit/headroomShare, maxHeadroom) 
 // A ledger has no lock and does no I/O.
 type ledger struct {
 	max      int64 // 0: no limit
-	stored   int64 // of all contents, with those that are being deleted
+	stored   int64 // of all blobs, with those that are being deleted
 	pinned   int64 // the part of stored that is in use and cannot be evicted
 	reserved int64 // by spools
 	records  int64 // of all records; they are not evicted here
@@ -53,7 +53,7 @@ func (a *account) bytes() int64 { return a.stored + a.reserved }
 // evictable returns how many bytes of an owner are not in use.
 func (a *account) evictable() int64 { return a.stored - a.pinned }
 
-// exceeded reports whether content of the owner has to go for its cap, if so many bytes go
+// exceeded reports whether content of the owner has to go for its cap, if that many bytes go
 // already. Bytes in use count in
 // the cap, unless they exceed it by themselves: no eviction changes that, so idle content
 // does not go for a moment's use.
@@ -139,16 +139,16 @@ func (l *ledger) release(o owner, n int64) {
 	l.accounts[o].reserved -= n
 }
 
-// add counts a content that is stored already.
+// add counts a blob that is stored already.
 func (l *ledger) add(o owner, size int64) {
 	l.stored += size
 	l.accounts[o].stored += size
 }
 
-// remove stops counting a content.
+// remove stops counting a blob.
 func (l *ledger) remove(o owner, size int64) { l.add(o, -size) }
 
-// give makes an owner that of a content without one.
+// give makes an owner that of a blob without one.
 func (l *ledger) give(o owner, size int64, used bool) {
 	l.remove(unowned, size)
 	l.add(o, size)
@@ -158,7 +158,7 @@ func (l *ledger) give(o owner, size int64, used bool) {
 	}
 }
 
-// pin counts a stored content as being in use.
+// pin counts a stored blob as being in use.
 func (l *ledger) pin(o owner, size int64) {
 	l.pinned += size
 	l.accounts[o].pinned += size
@@ -167,14 +167,14 @@ func (l *ledger) pin(o owner, size int64) {
 // unpin counts it as unused again.
 func (l *ledger) unpin(o owner, size int64) { l.pin(o, -size) }
 
-// commit turns the reservation of a spool into a stored content that is in use.
+// commit turns the reservation of a spool into a stored blob that is in use.
 func (l *ledger) commit(o owner, size, reserved int64) {
 	l.release(o, reserved)
 	l.add(o, size)
 	l.pin(o, size)
 }
 
-// deleted stops counting a content that has been deleted on purpose. Its bytes
+// deleted stops counting a blob that has been deleted on purpose. Its bytes
 // serve the downloads that wait for free space.
 func (l *ledger) deleted(o owner, size int64) {
 	l.remove(o, size)

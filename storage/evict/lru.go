@@ -35,7 +35,7 @@ func split(dgst digest.Digest) (k key, other digest.Digest) {
 // deleted.
 type slot uint32
 
-// entry is one content. It takes 64 bytes, a cache line.
+// entry is one blob. It takes 64 bytes, a cache line.
 type entry struct {
 	key        key
 	size       int64 // bytes; 0 while the phase is committing
@@ -58,7 +58,7 @@ type lru struct {
 	chunks []*[chunkSize]entry
 	others map[key]digest.Digest // digests that are not sha256
 	unused []slot
-	ends   []slot // by owner: a slot without a content that is both ends of its order
+	ends   []slot // by owner: a slot without a blob that is both ends of its order
 	slots  slot   // number of slots that have ever been in use
 	length int    // entries in the order of use
 }
@@ -152,7 +152,7 @@ func (l *lru) pushBack(s slot) {
 const maxSteps = 1024
 
 // pushByUse puts an entry behind those of its owner that were used later. It was used
-// lately itself, so that they are few.
+// recently itself, so that they are few.
 func (l *lru) pushByUse(s slot) {
 	e := l.at(s)
 	end := l.ends[e.owner]

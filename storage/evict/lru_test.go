@@ -9,7 +9,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// The index of a million contents is dominated by its entries.
+// The index of a million blobs is dominated by its entries.
 func TestEntrySize(t *testing.T) {
 	if size := unsafe.Sizeof(entry{}); size != 64 {
 		t.Errorf("an entry takes %d bytes, want 64", size)

@@ -1,8 +1,8 @@
 package evict
 
-// mailbox holds contents that were used, for a goroutine that does something about
+// mailbox holds blobs that were used, for a goroutine that does something about
 // their use in the background. Each is in it once, so that the box grows with the
-// number of contents and not with the number of requests. A channel would have to
+// number of blobs and not with the number of requests. A channel would have to
 // drop uses when it is full. The inventory's mutex guards a mailbox.
 //
 // A slot in a box is a hint: the content may have been forgotten before the

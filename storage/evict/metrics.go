@@ -33,7 +33,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		evictedBytes: make(map[reason]prometheus.Counter),
 		evictedAge: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_store_evicted_age_seconds",
-			Help:    "How long content had not been used that was evicted for other reasons than the limit of its repository block.",
+			Help:    "Time since the last use of evicted content, except content that was evicted for the limit of its repository block.",
 			Buckets: ages(),
 		}),
 	}
@@ -62,7 +62,7 @@ func (m *Metrics) evicted(why reason, bytes int64, unused time.Duration) {
 // was evicted since the start.
 func (m *Metrics) LastAge() time.Duration { return time.Duration(m.lastAge.Load()) }
 
-// Evicted returns how many contents were evicted since the start, and their bytes.
+// Evicted returns how many blobs were evicted since the start, and their bytes.
 func (m *Metrics) Evicted() (objects, bytes int64) { return m.objects.Load(), m.bytes.Load() }
 
 // SharedMetrics counts the evictions from a shared store. A nil *SharedMetrics counts nothing.
@@ -100,31 +100,31 @@ func NewSharedMetrics(r prometheus.Registerer) *SharedMetrics {
 	}, []string{"reason"})
 	evictedObjects := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_s3_evicted_objects_total",
-		Help: "Contents that this mirror evicted from the bucket, by the reason: size, block (the limit of a repository block) or unused.",
+		Help: "Objects that this mirror evicted from the bucket, by the reason: size, block (the limit of a repository block) or unused.",
 	}, []string{"reason"})
 	m := &SharedMetrics{
 		evictedBytes: make(map[reason]prometheus.Counter), evictedObjects: make(map[reason]prometheus.Counter),
 		evictedAge: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_s3_evicted_age_seconds",
-			Help:    "How long content had not been used that was evicted from the bucket for other reasons than the limit of its repository block.",
+			Help:    "Time since the last use of content that was evicted from the bucket, except content that was evicted for the limit of its repository block.",
 			Buckets: ages(),
 		}),
 		objects: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_s3_index_objects",
-			Help: "Contents in the bucket, while this mirror is the one that evicts there, else 0.",
+			Help: "Objects in the bucket, if this mirror is the one that evicts there, else 0.",
 		}),
 		bytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_s3_index_bytes",
-			Help: "Bytes of content and records in the bucket, while this mirror is the one that evicts there, else 0.",
+			Help: "Bytes of content and records in the bucket, if this mirror is the one that evicts there, else 0.",
 		}),
 		listed: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_s3_index_timestamp_seconds",
-			Help: "When this mirror last listed the bucket as a whole, while it is the one that evicts there, else 0.",
+			Help: "When this mirror last listed the whole bucket, if it is the one that evicts there, else 0.",
 		}),
 	}
 	m.blockBytes = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "weir_s3_block_bytes",
-		Help: "Bytes of content in the bucket that a repository block brought in, while this mirror is the one that evicts there, else 0.",
+		Help: "Bytes of content in the bucket that a repository block brought in, if this mirror is the one that evicts there, else 0.",
 	}, []string{"namespace"})
 	for _, why := range []reason{forSize, forBlock, forUnused} {
 		m.evictedBytes[why] = evictedBytes.WithLabelValues(string(why))

@@ -15,14 +15,14 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// Mirrors that share a store tell each other their uses, and the contents that one of them is
-// about to remove, in notes beside the content:
+// Mirrors that share a store tell each other their uses, and the blobs that one of them is
+// about to remove, in notes next to the content:
 //
-//	uses/<random>  contents that a mirror has used; read, and then removed, by the mirror that evicts
-//	owned/<random> contents that a mirror has uploaded for one repository block; in the same way
-//	plan           contents that leave; written by the mirror that evicts, and read by all
-//	order          when contents were last used; of the mirror that evicts, for its successor
-//	owners         the repository blocks that brought contents in; in the same way
+//	uses/<random>  blobs that a mirror has used; read, and then removed, by the mirror that evicts
+//	owned/<random> blobs that a mirror has uploaded for one repository block; in the same way
+//	plan           blobs that leave; written by the mirror that evicts, and read by all
+//	order          when blobs were last used; of the mirror that evicts, for its successor
+//	owners         the repository blocks that brought blobs in; in the same way
 //
 // A note is foreign, as the whole store is. All of it is bounded before it is believed. A
 // forged one can change the order of eviction, or have clients served by the mirrors in
@@ -37,13 +37,13 @@ const (
 	// noteFormat is that of plans and uses. A version that cannot read the older ones
 	// counts it up.
 	noteFormat = 1
-	// maxUses bounds the contents of one note of uses, and so its bytes: some 5 MB. A mirror
+	// maxUses bounds the blobs of one note of uses, and so its bytes: some 5 MB. A mirror
 	// that uses more within minutes writes several.
 	maxUses = 65_536
-	// maxOwned bounds the contents of one note of owners: the mirror that evicts asks for all of
+	// maxOwned bounds the blobs of one note of owners: the mirror that evicts asks for all of
 	// them in one pass.
 	maxOwned = 1024
-	// maxLeaving bounds the contents of a plan. It is read by each mirror each few minutes.
+	// maxLeaving bounds the blobs of a plan. It is read by each mirror each few minutes.
 	maxLeaving = 32_768
 	// maxLine bounds a line of a note: a digest has 135 bytes at most, and an age 10.
 	maxLine = 160
@@ -75,11 +75,11 @@ type header struct {
 	// Owners is set in a plan if its mirror reads notes of owners. One of an earlier version
 	// would leave them.
 	Owners bool `json:"owners,omitempty"`
-	// Block is the owner of the contents in a note of owners.
+	// Block is the owner of the blobs in a note of owners.
 	Block string `json:"block,omitempty"`
 }
 
-// told is a content in a note.
+// told is a blob in a note.
 type told struct {
 	digest digest.Digest
 	age    time.Duration // of its last use when the note was written
@@ -102,7 +102,7 @@ func encodeNote(h header, contents iter.Seq2[digest.Digest, time.Duration]) []by
 	return document
 }
 
-var errNote = errors.New("the note is not of this version of Weir")
+var errNote = errors.New("the note is in an unknown format")
 
 // decodeNote returns the header of a note and its digests, at most limit. Lines that are no
 // digests are left out: a hostile mirror could leave others out as well.

@@ -7,18 +7,18 @@ import (
 )
 
 const (
-	// orderEntry is how many bytes a content takes in an order: the start of its key, and the
+	// orderEntry is how many bytes a blob takes in an order: the start of its key, and the
 	// seconds of its last use since 1970.
 	orderEntry = 8 + 4
-	// maxOrder bounds the contents of an order: 48 MiB. Those that were used last are in it.
+	// maxOrder bounds the blobs of an order: 48 MiB. Those that were used last are in it.
 	maxOrder = 4 << 20
 )
 
-// order is when contents were last used, as it is written down. It is sorted, and searched as
-// it is: a map of a million contents would take more memory than their index.
+// order is when blobs were last used, as it is written down. It is sorted, and searched as
+// it is: a map of a million blobs would take more memory than their index.
 type order []byte
 
-// order returns the order of the contents of an index.
+// order returns the order of the blobs of an index.
 func (x *index) order() order {
 	o := make(order, 0, min(x.lru.length, maxOrder)*orderEntry)
 	for _, end := range x.lru.ends {
@@ -32,7 +32,7 @@ func (x *index) order() order {
 	return o
 }
 
-// ordered returns how many contents of an owner are in an order: all, or its part of those that
+// ordered returns how many blobs of an owner are in an order: all, or its part of those that
 // an order may have.
 func (x *index) ordered(end slot) int {
 	if x.lru.length <= maxOrder {
@@ -63,7 +63,7 @@ func (o order) key(i int) uint64 { return binary.BigEndian.Uint64(o[i*orderEntry
 // time.
 func parseOrder(document []byte) order { return order(document[:len(document)/orderEntry*orderEntry]) }
 
-// used returns when a content was last used, or the zero time. It is never later than now.
+// used returns when a blob was last used, or the zero time. It is never later than now.
 func (o order) used(k key, now time.Time) time.Time {
 	wanted := short(k)
 	n := len(o) / orderEntry

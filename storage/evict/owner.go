@@ -21,10 +21,16 @@ const (
 	sparedFor = 24 * time.Hour
 )
 
-// owner returns the number of an owner. What a block has from another upstream than its
-// first one, whose name follows an @, is the block's too. The caller holds the mutex.
-func (i *inventory) owner(name string) owner {
+// ownerName returns the block of an owner. What a block has from another upstream than its first one,
+// whose name follows an @, is the block's too.
+func ownerName(name string) string {
 	name, _, _ = strings.Cut(name, "@")
+	return name
+}
+
+// owner returns the number of an owner. The caller holds the mutex.
+func (i *inventory) owner(name string) owner {
+	name = ownerName(name)
 	if name == "" {
 		return unowned
 	}
@@ -75,7 +81,7 @@ func (x *index) victim(urgent bool, now time.Time) (slot, *entry) {
 	}))
 }
 
-// spared reports whether a content was used so recently that it is not evicted for an
+// spared reports whether a blob was used so recently that it is not evicted for an
 // owner that has more than its share.
 func spared(e *entry, now time.Time) bool { return now.Sub(time.Unix(0, e.used)) < sparedFor }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/weirhq/weir/storage/spool"
 )
 
-// bring stores a new content of an owner, and returns the error of its spool. A second
+// bring stores a new blob of an owner, and returns the error of its spool. A second
 // passes.
 func (l *limited) bring(owner string, size int) (digest.Digest, error) {
 	l.t.Helper()
@@ -38,7 +38,7 @@ func (l *limited) bring(owner string, size int) (digest.Digest, error) {
 	return dgst, nil
 }
 
-// has returns how many of some contents are stored, which is no use of them.
+// has returns how many of some blobs are stored. That does not count as a use.
 func (l *limited) has(contents []digest.Digest) (stored int) {
 	for _, dgst := range contents {
 		if _, err := l.memory.Stat(l.t.Context(), dgst); err == nil {
@@ -55,10 +55,10 @@ func TestFloodLeavesOthersTheirShare(t *testing.T) {
 	const limit = 1000
 	for name, c := range map[string]struct {
 		one   bool // a single owner has the store
-		own   int  // contents of 100 bytes that the flooding owner has at the beginning
+		own   int  // blobs of 100 bytes that the flooding owner has at the beginning
 		idle  time.Duration
-		owner string // of the others' contents
-		least int    // of nine contents of others that are left, and
+		owner string // of the others' blobs
+		least int    // of nine blobs of others that are left, and
 		most  int
 	}{
 		"others have all":                    {owner: "honest", least: 4, most: 5},
@@ -236,9 +236,9 @@ func TestManyOwners(t *testing.T) {
 // much or little and whether it was here before them.
 func TestFloodsOfManyLeaveAnEqualShare(t *testing.T) {
 	for name, c := range map[string]struct {
-		floods, honest int // owners, and contents of the honest one
+		floods, honest int // owners, and blobs of the honest one
 		owner          string
-		least          int // of its contents that are left
+		least          int // of its blobs that are left
 	}{
 		"two":                     {2, 45, "honest", 15},
 		"three":                   {3, 45, "honest", 11},

@@ -14,20 +14,22 @@ import (
 	"sort"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/weirhq/weir/storage"
 )
 
 const (
 	// ownersKey is the folder of the records with the owners of content.
 	ownersKey = "_owners"
-	// ownerParts is the number of these records. With 9 bytes for each content, one of them
-	// would be too large for a record in a store of a million contents, and would be written
+	// ownerParts is the number of these records. With 9 bytes for each blob, one of them
+	// would be too large for a record in a store of a million blobs, and would be written
 	// as a whole for each new one.
 	ownerParts = 64
 	// ownersFormat is that of owners as they are written down. A version that writes another
 	// one counts it up, and this version takes that for content without owners.
 	ownersFormat = 1
-	// ownedEntry is how many bytes a content takes there: the start of its key, and the number
+	// ownedEntry is how many bytes a blob takes there: the start of its key, and the number
 	// of its owner in the heading.
 	ownedEntry = 8 + 1
 	// maxOwnerName bounds the name of an owner, the key of a repository block, and maxHeading
@@ -38,17 +40,17 @@ const (
 	ownersInterval = touchInterval
 )
 
-// ownerPart returns the number of the record in which the owner of a content is.
+// ownerPart returns the number of the record in which the owner of a blob is.
 func ownerPart(k key) int { return int(k[0]) * ownerParts / 256 }
 
-// ownersHeading is the first line of owners as they are written down. A content has the number
+// ownersHeading is the first line of owners as they are written down. A blob has the number
 // of a name in it.
 type ownersHeading struct {
 	Format int      `json:"format"`
 	Owners []string `json:"owners"`
 }
 
-// owned says which owners contents have, as it is written down. The entries are sorted, and
+// owned says which owners blobs have, as it is written down. The entries are sorted, and
 // searched as they are. The zero value has none.
 type owned []ownedPart
 
@@ -58,7 +60,7 @@ type ownedPart struct {
 	entries sortedEntries
 }
 
-// of returns the owner of a content.
+// of returns the owner of a blob.
 func (o owned) of(k key) owner {
 	if len(o) == 0 {
 		return unowned
@@ -85,6 +87,40 @@ func (e sortedEntries) Swap(i, j int) {
 	copy(e[j*ownedEntry:(j+1)*ownedEntry], entry[:])
 }
 
+// ReadOwners returns the owner of each blob as a store has written it down, for commands beside a
+// mirror; "" if it is not known. Content that came in within the last minutes has none yet. It returns
+// an error if the owners cannot be read, or are those of a later version. Damaged ones are none.
+func ReadOwners(ctx context.Context, records storage.Records) (func(digest.Digest) string, error) {
+	names, entries := make([][]string, ownerParts), make([]sortedEntries, ownerParts)
+	for part := range ownerParts {
+		document, err := records.Get(ctx, recordOfPart(part))
+		if errors.Is(err, storage.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			names[part], entries[part], err = parseOwners(document)
+		}
+		isDamaged := errors.Is(err, errOwners) && !errors.Is(err, errLaterOwners) // as for a mirror, they are none
+		if err != nil && !isDamaged {
+			return nil, fmt.Errorf("%s: %w", recordOfPart(part), err)
+		}
+	}
+	return func(dgst digest.Digest) string {
+		k := keyOf(dgst)
+		part, wanted := ownerPart(k), short(k)
+		of := entries[part]
+		at := sort.Search(of.Len(), func(i int) bool { return of.key(i) >= wanted })
+		if at == of.Len() || of.key(at) != wanted {
+			return ""
+		}
+		number := int(of[at*ownedEntry+8])
+		if number >= len(names[part]) {
+			return ""
+		}
+		return ownerName(names[part][number])
+	}, nil
+}
+
 // ownersDocument makes a document of owners.
 type ownersDocument struct {
 	names   []string
@@ -92,7 +128,7 @@ type ownersDocument struct {
 	entries sortedEntries
 }
 
-// add adds a content. Names beyond the number of owners are left out.
+// add adds a blob. Names beyond the number of owners are left out.
 func (d *ownersDocument) add(k uint64, name string) {
 	number, known := d.numbers[name]
 	if !known {
@@ -119,8 +155,8 @@ func (d *ownersDocument) bytes() []byte {
 }
 
 var (
-	errOwners      = errors.New("the owners of content are not those of this version of Weir")
-	errLaterOwners = fmt.Errorf("%w: a later one wrote them", errOwners)
+	errOwners      = errors.New("the owners of content are in an unknown format")
+	errLaterOwners = fmt.Errorf("%w: a later version of Weir wrote them", errOwners)
 )
 
 // parseOwners returns the names and the entries of a document of owners. A forged one gives
@@ -201,7 +237,7 @@ func (w *owners) run(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			if err := w.write(ctx); err != nil && ctx.Err() == nil {
-				w.logger.Warn("cannot write down which repository block brought content in; after a restart it may count towards no block's limit", "error", err)
+				w.logger.Warn("cannot record which repository block brought content in. After a restart it may not count towards any block's limit", "error", err)
 			}
 		case <-ctx.Done():
 			return
@@ -224,7 +260,7 @@ func (w *owners) read(ctx context.Context) owned {
 			known[part], err = w.inventory.ownedPart(document)
 		}
 		if err != nil && !errors.Is(err, storage.ErrNotExist) && ctx.Err() == nil {
-			w.logger.Warn("cannot read which repository block brought content in, so it counts towards no block's limit", "record", recordOfPart(part), "error", err)
+			w.logger.Warn("cannot read which repository block brought content in, so it does not count towards any block's limit", "record", recordOfPart(part), "error", err)
 		}
 	}
 	return known
@@ -277,7 +313,7 @@ func (w *owners) writePart(ctx context.Context, part int, d *ownersDocument, com
 	return w.records.Put(ctx, recordOfPart(part), d.bytes())
 }
 
-// keep adds the contents of an earlier document that are not in this one.
+// keep adds the blobs of an earlier document that are not in this one.
 func (d *ownersDocument) keep(before []byte) {
 	names, entries, err := parseOwners(before)
 	if err != nil { // there is none, or it was damaged

@@ -14,7 +14,7 @@ const (
 	// longer, the content is streamed past the cache.
 	evictionPatience = time.Second
 	// loadPatience is how long after startup a download waits for the index to
-	// load. A local disk lists 100,000 contents in that time; on a slower one the
+	// load. A local disk lists 100,000 blobs in that time; on a slower one the
 	// first downloads are streamed past the cache.
 	loadPatience = 2 * time.Second
 )
@@ -26,7 +26,7 @@ type Quota struct{ inventory *inventory }
 var _ spool.Quota = (*Quota)(nil)
 
 // NewQuota returns a quota of maxBytes for content and running downloads together.
-// Zero is no limit: downloads then wait for free space in the filesystem only.
+// Zero means no limit: downloads then wait for free space in the filesystem only.
 // With a limit, nothing can be reserved until [New] has loaded the index.
 func NewQuota(maxBytes int64) *Quota { return &Quota{inventory: newInventory(maxBytes)} }
 
@@ -107,7 +107,7 @@ func (q *Quota) Held() (bytes int64, known bool) {
 	return i.index.ledger.stored + i.index.ledger.reserved, i.ready
 }
 
-// AddRecords counts records, which are documents beside the content, by so many bytes
+// AddRecords counts records, which are documents beside the content, by that many bytes
 // more. They take part in the limit. Their number is bounded elsewhere.
 func (q *Quota) AddRecords(bytes int64) {
 	i := q.inventory

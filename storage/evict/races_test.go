@@ -42,7 +42,7 @@ func (s interrupted) Delete(ctx context.Context, dgst digest.Digest) error {
 	return s.Memory.Delete(ctx, dgst)
 }
 
-// store stores a content, and closes its spool.
+// store stores a blob, and closes its spool.
 func store(t *testing.T, to storage.Store, memory interrupted, content []byte) error {
 	spool, err := memory.Spools().Create("", int64(len(content)))
 	if err != nil {

@@ -20,7 +20,7 @@ const (
 	// maxReferences bounds the references of 32 bytes each that are remembered:
 	// 8 MiB, or about 20,000 images.
 	maxReferences = 1 << 18
-	// maxOthers bounds how many other contents are remembered: they take up to
+	// maxOthers bounds how many other blobs are remembered: they take up to
 	// 20 MiB.
 	maxOthers = 1 << 20
 )
@@ -31,14 +31,14 @@ const (
 type references struct {
 	inventory *inventory
 	next      storage.Store
-	referred  func(digest.Digest)                                   // see Options; nil: not told
+	referred  func(digest.Digest)                                   // see Options; may be nil
 	touch     func(context.Context, digest.Digest, time.Time) error // see Options; nil: not recorded
 
 	requests chan chan struct{} // each is closed when all uses before it were followed
 
 	manifests *simplelru.LRU[key, []key]
 	total     int                 // references in manifests, and their number
-	others    map[uint64]struct{} // contents that are no manifests, by the start of their keys
+	others    map[uint64]struct{} // blobs that are not manifests, by the start of their keys
 }
 
 func newReferences(i *inventory, next storage.Store, opts Options) *references {
@@ -139,7 +139,7 @@ func (r *references) followOne(ctx context.Context, s slot) {
 	}
 }
 
-// use notes the use of contents. It returns those that the index does not know, and
+// use notes the use of blobs. It returns those that the index does not know, and
 // whether the index is complete.
 func (r *references) use(refs []key, used int64) (unknown []key, complete bool) {
 	i := r.inventory
@@ -158,7 +158,7 @@ func (r *references) use(refs []key, used int64) (unknown []key, complete bool) 
 	return unknown, i.ready
 }
 
-// of returns the references of a content, or none if it is no manifest. Most content
+// of returns the references of a blob, or none if it is not a manifest. Most content
 // that is used is none, and is looked into once.
 func (r *references) of(ctx context.Context, k key, dgst digest.Digest, limit int64) ([]key, error) {
 	if refs, known := r.manifests.Get(k); known {
@@ -175,7 +175,7 @@ func (r *references) of(ctx context.Context, k key, dgst digest.Digest, limit in
 	return refs, nil
 }
 
-// read returns the references of a content that looks like a manifest. A blob
+// read returns the references of a blob that looks like a manifest. A blob
 // crafted to look like one can only keep the blobs alive that it names, as any
 // manifest can.
 func (r *references) read(ctx context.Context, dgst digest.Digest, limit int64) ([]key, error) {
@@ -195,12 +195,12 @@ func (r *references) read(ctx context.Context, dgst digest.Digest, limit int64) 
 	return refs, nil
 }
 
-// remember keeps the references of a content, and gives up those that were asked
+// remember keeps the references of a blob, and gives up those that were asked
 // for least recently.
 func (r *references) remember(k key, refs []key) {
 	if len(refs) == 0 {
 		if len(r.others) == maxOthers {
-			clear(r.others) // rare, and costs one look into each content that is used again
+			clear(r.others) // rare, and costs one look into each blob that is used again
 		}
 		r.others[short(k)] = struct{}{}
 		return
@@ -213,7 +213,7 @@ func (r *references) remember(k key, refs []key) {
 	}
 }
 
-// short returns eight bytes of a key, which are enough to tell contents apart. A
+// short returns eight bytes of a key, which are enough to tell blobs apart. A
 // content that is crafted to collide with a manifest only hides the references of
 // that manifest, and only the maker of both can craft it.
 func short(k key) uint64 { return binary.BigEndian.Uint64(k[:8]) }

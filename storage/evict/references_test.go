@@ -27,7 +27,7 @@ func document(t *testing.T, v any) []byte {
 	return text
 }
 
-// image stores an image with two layers and returns all its contents, the
+// image stores an image with two layers and returns all its blobs, the
 // manifest first.
 func (l *limited) image(tag string) []digest.Digest {
 	l.t.Helper()
@@ -109,7 +109,7 @@ func TestFollowsBeforeItEvicts(t *testing.T) {
 	})
 }
 
-// A manifest of any size that the mirror takes is followed; larger contents are not
+// A manifest of any size that the mirror takes is followed; larger blobs are not
 // even opened.
 func TestFollowsManifestsUpToTheLimit(t *testing.T) {
 	for _, c := range []struct {

@@ -30,7 +30,7 @@ const (
 type scanner struct {
 	inventory *inventory
 	next      lister
-	owners    func(context.Context) owned // reads who brought the content in
+	owners    func(context.Context) owned // reads which blocks brought the content in
 	logger    *slog.Logger
 }
 
@@ -55,7 +55,7 @@ func (c *scanner) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			c.logger.Error("cannot list the content of the store, so the store may exceed its limits. Trying again", "error", err, "after", reloadDelay)
+			c.logger.Error("cannot list the content of the store, so the store may exceed its limits. Weir tries again", "error", err, "after", reloadDelay)
 			pause = reloadDelay
 		default:
 			c.logger.Debug("indexed the content of the store", "took", time.Since(began))
@@ -69,7 +69,7 @@ func (c *scanner) run(ctx context.Context) {
 	}
 }
 
-// listed is a content that the store had before this process used it.
+// listed is a blob that the store had before this process used it.
 type listed struct {
 	key   key
 	other digest.Digest
@@ -133,7 +133,7 @@ func (c *scanner) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// compare notes that a scan has found contents.
+// compare notes that a scan has found blobs.
 func (c *scanner) compare(ctx context.Context, found []storage.Entry, scan uint16, began int64) {
 	var unknown []digest.Digest
 	i := c.inventory
@@ -146,7 +146,7 @@ func (c *scanner) compare(ctx context.Context, found []storage.Entry, scan uint1
 		}
 	}
 	i.mu.Unlock()
-	// A content that the index does not know may have been evicted since it was listed,
+	// A blob that the index does not know may have been evicted since it was listed,
 	// so the store is asked once more.
 	for _, dgst := range unknown {
 		deletions := i.deletions.Load()
@@ -163,7 +163,7 @@ func (c *scanner) compare(ctx context.Context, found []storage.Entry, scan uint1
 	}
 }
 
-// found notes that a scan has found a content. The caller holds the mutex.
+// found notes that a scan has found a blob. The caller holds the mutex.
 func (i *inventory) found(s slot, scan uint16, began int64) {
 	e := i.index.lru.at(s)
 	if e.used == 0 || e.used > time.Now().UnixNano() { // new, or it had vanished and has come back
@@ -172,7 +172,7 @@ func (i *inventory) found(s slot, scan uint16, began int64) {
 	e.scan = scan
 }
 
-// forgetUnseen forgets the contents that a scan has not found. Those that were used
+// forgetUnseen forgets the blobs that a scan has not found. Those that were used
 // since it began may have been stored behind it.
 func (c *scanner) forgetUnseen(scan uint16, began int64) {
 	i := c.inventory

@@ -22,11 +22,11 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// crowd is a store that says it has many contents beside those that it has. It
+// crowd is a store that says it has many blobs beside those that it has. It
 // takes a while to list them.
 type crowd struct {
 	*storagetest.Memory
-	n       int // contents of one byte each, the lower its number the older
+	n       int // blobs of one byte each, the lower its number the older
 	listing time.Duration
 
 	mu      sync.Mutex

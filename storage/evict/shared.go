@@ -20,7 +20,7 @@ const (
 	leaseIntervals = 3
 	// refusedPause is how long nothing is tried again that is not allowed.
 	refusedPause = time.Hour
-	// maxRemoved is how many contents are removed at once, as S3 takes them.
+	// maxRemoved is how many blobs are removed at once, as S3 takes them.
 	maxRemoved = 1000
 	// signing is how long a mirror may take from its look at the plan to the answer with a URL.
 	signing = 10 * time.Second
@@ -36,7 +36,7 @@ type SharedStore interface {
 	// machine, in no particular order. It calls other for the rest, without a size for keys that
 	// are not of Weir.
 	Contents(ctx context.Context, other func(key string, size int64)) iter.Seq2[storage.Entry, error]
-	// DeleteAll deletes contents. It returns those that are gone, and the first failure.
+	// DeleteAll deletes blobs. It returns those that are gone, and the first failure.
 	DeleteAll(ctx context.Context, contents []digest.Digest) (gone []digest.Digest, err error)
 }
 
@@ -62,10 +62,10 @@ type SharedOptions struct {
 	Blocks map[string]int64
 	// Interval is that of [UsesOptions].
 	Interval time.Duration
-	// Presigned is how long clients may read a content by themselves after they were told its
-	// place; 0: they are not told.
+	// Presigned is how long clients may read a blob by themselves after they learned its
+	// place; 0: they do not learn it.
 	Presigned time.Duration
-	// Pinned returns the contents that never leave; nil: there are none.
+	// Pinned returns the blobs that never leave; nil: there are none.
 	Pinned func() []digest.Digest
 	// Refused reports whether a failure is a missing permission.
 	Refused func(error) bool
@@ -141,7 +141,7 @@ func (s *Shared) run(ctx context.Context) {
 			s.ended(ctx, fail("asking for the lease", err))
 			pause = refusedPause
 		default:
-			s.opts.Logger.Debug("cannot ask for the lease of the bucket's eviction", "error", err)
+			s.opts.Logger.Debug("cannot request the lease for evictions from the bucket", "error", err)
 		}
 		if held {
 			t := newTenure(s)
@@ -199,22 +199,22 @@ type tenure struct {
 	unowning bool  // the owners of the predecessor are there and cannot be read, so they stay as they are
 	others   others
 	leaving  map[slot]leaving
-	held     map[slot]bool       // pinned contents
+	held     map[slot]bool       // pinned blobs
 	turn     int                 // of the last plan
 	merged   map[string]bool     // notes whose uses are in the index, and not in the order yet
 	ordered  time.Time           // the order was written
 	scanned  time.Time           // the index was compared with the store
 	spares   int64               // uses after that time keep content that leaves
-	removing func(storage.Entry) // is told of each content that is gone; may be nil
+	removing func(storage.Entry) // is called for each blob that is gone; may be nil
 }
 
-// leaving is a content that is in the plan, or will be.
+// leaving is a blob that is in the plan, or will be.
 type leaving struct {
 	why   reason
 	since time.Time // it is in a plan of this tenure since then; zero: not yet
 }
 
-// others are the keys of a listing that are no content.
+// others are the keys of a listing that are not content.
 type others struct {
 	records int64 // bytes
 	foreign int64 // keys, or groups of them
@@ -262,7 +262,7 @@ func (t *tenure) end(err error) {
 	// A plan without an evictor would keep clients from redirects for nothing.
 	t.leaving = nil
 	if failure := t.writePlan(ctx, err != nil && !errors.Is(err, context.Canceled)); failure != nil {
-		t.opts.Logger.Debug("cannot write the plan of the bucket's eviction", "error", failure)
+		t.opts.Logger.Debug("cannot write the plan for evictions from the bucket", "error", failure)
 	}
 	if len(t.merged) > 0 {
 		t.writeOrder(ctx)

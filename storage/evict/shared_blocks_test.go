@@ -14,7 +14,7 @@ import (
 	"github.com/weirhq/weir/storage/evict"
 )
 
-// upload stores contents of 100 bytes for a block, an hour apart, as a mirror does that has
+// upload stores blobs of 100 bytes for a block, an hour apart, as a mirror does that has
 // uploaded them.
 func (s *shared) upload(u *evict.Uses, block string, numbers ...int) (contents []digest.Digest) {
 	for _, n := range numbers {
@@ -82,7 +82,7 @@ func TestSharedCaps(t *testing.T) {
 }
 
 // Mirrors keep the owners until a mirror evicts that reads them: one of an earlier version would
-// leave the notes. The first owner keeps a content.
+// leave the notes. The first owner keeps a blob.
 func TestOwnersWaitForTheirReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShared()

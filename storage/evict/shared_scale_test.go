@@ -17,7 +17,7 @@ import (
 	"github.com/weirhq/weir/storage/s3/s3test"
 )
 
-// crowded says that a bucket has many contents in each shard, and answers all other requests
+// crowded says that a bucket has many blobs in each shard, and answers all other requests
 // as its server does. Each page takes a while.
 func crowded(perShard int, page time.Duration) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {

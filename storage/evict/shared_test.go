@@ -65,7 +65,7 @@ func (s *shared) failIf(fault func(operation, name string) error) {
 	s.fault = fault
 }
 
-// put stores a content of a size now.
+// put stores a blob of a size now.
 func (s *shared) put(name string, size int64) digest.Digest {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,7 +271,7 @@ func TestSharedOrder(t *testing.T) {
 	})
 }
 
-// equal reports whether two lists have the same contents.
+// equal reports whether two lists have the same blobs.
 func equal(a, b []digest.Digest) bool {
 	a, b = slices.Clone(a), slices.Clone(b)
 	slices.Sort(a)
@@ -350,14 +350,14 @@ func TestSharedPromises(t *testing.T) {
 	}
 }
 
-// leaves reports whether a content is in the plan.
+// leaves reports whether a blob is in the plan.
 func (s *shared) leaves(dgst digest.Digest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.Contains(string(s.notes["plan"].document), string(dgst))
 }
 
-// A content stays whose use is told while it leaves.
+// A blob stays whose use is told while it leaves.
 func TestSharedObjection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShared()

@@ -38,7 +38,7 @@ type Options struct {
 	// MaxManifest is the largest manifest, in bytes, whose references are
 	// followed. The default is oci.DefaultMaxManifest.
 	MaxManifest int64
-	// Touch records when a content was last used, so that the order of use
+	// Touch records when a blob was last used, so that the order of use
 	// survives a restart. If it is nil, nothing is recorded.
 	Touch func(ctx context.Context, dgst digest.Digest, used time.Time) error
 	// Owners keeps the owners of content beyond a restart. If it is nil, content of before the
@@ -46,8 +46,8 @@ type Options struct {
 	Owners storage.Records
 	// Blocks is that of the first SetBlocks.
 	Blocks map[string]int64
-	// Referred is told of the contents that a used manifest refers to and the store does not
-	// have, if their digests are sha256. They may be elsewhere. If it is nil, nothing is told.
+	// Referred is called with the blobs that a used manifest refers to and the store does not
+	// have, if their digests are sha256. They may be elsewhere. It may be nil.
 	Referred func(digest.Digest)
 	Metrics  *Metrics
 	Logger   *slog.Logger // the default discards
@@ -61,7 +61,7 @@ type Store struct {
 	references *references
 	touches    *touches
 	owners     *owners
-	changing   keylock.Map[key] // contents that are committed, or deleted by Delete
+	changing   keylock.Map[key] // blobs that are committed, or deleted by Delete
 	holds      holds
 
 	stop    context.CancelFunc
@@ -103,7 +103,7 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 	return s
 }
 
-// SetMaxManifest changes Options.MaxManifest, from the next use of each content on.
+// SetMaxManifest changes Options.MaxManifest, from the next use of each blob on.
 func (s *Store) SetMaxManifest(bytes int64) {
 	s.inventory.mu.Lock()
 	defer s.inventory.mu.Unlock()
@@ -120,7 +120,7 @@ func (s *Store) SetShared(several bool) {
 
 // Close ends the work in the background and records the times of last use, and the owners, that
 // have not been recorded yet. Waiting downloads are refused. The Store can still be
-// used, but it evicts no more.
+// used, but it no longer evicts.
 func (s *Store) Close() error {
 	s.stop()
 	s.inventory.mu.Lock()
@@ -135,7 +135,7 @@ func (s *Store) Close() error {
 	return errors.Join(s.touches.write(ctx), s.owners.write(ctx))
 }
 
-// Stat returns the size of a content, and counts as a use of it.
+// Stat returns the size of a blob, and counts as a use of it.
 func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, error) {
 	i := s.inventory
 	for {
@@ -150,7 +150,7 @@ func (s *Store) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, err
 	}
 }
 
-// useSeen notes the use of a content that the store below has shown. It asks for
+// useSeen notes the use of a blob that the store below has shown. It asks for
 // another look if the content may have been deleted since.
 func (s *Store) useSeen(dgst digest.Digest, size int64, deletions uint64) (again bool, err error) {
 	i := s.inventory
@@ -167,7 +167,7 @@ func (s *Store) useSeen(dgst digest.Digest, size int64, deletions uint64) (again
 	return false, nil
 }
 
-// Open opens a content, and counts as a use of it. The content is not evicted
+// Open opens a blob, and counts as a use of it. The content is not evicted
 // before it is closed.
 func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
 	for {
@@ -197,7 +197,7 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 	}
 }
 
-// pin pins a content if the index knows it. It returns storage.ErrNotExist if the
+// pin pins a blob if the index knows it. It returns storage.ErrNotExist if the
 // content is being deleted.
 func (s *Store) pin(dgst digest.Digest) (slot slot, found bool, err error) {
 	i := s.inventory
@@ -215,7 +215,7 @@ func (s *Store) pin(dgst digest.Digest) (slot slot, found bool, err error) {
 	return slot, true, nil
 }
 
-// pinOpened pins a content that was opened before the index knew it. It reports false
+// pinOpened pins a blob that was opened before the index knew it. It reports false
 // if the content may have been deleted since, and returns storage.ErrNotExist if it is
 // being deleted.
 func (s *Store) pinOpened(dgst digest.Digest, size int64, deletions uint64) (slot slot, ok bool, err error) {
@@ -234,7 +234,7 @@ func (s *Store) pinOpened(dgst digest.Digest, size int64, deletions uint64) (slo
 	return slot, true, nil
 }
 
-// openFailed unpins a content that could not be opened.
+// openFailed unpins a blob that could not be opened.
 func (s *Store) openFailed(slot slot, err error) {
 	i := s.inventory
 	i.mu.Lock()
@@ -245,7 +245,7 @@ func (s *Store) openFailed(slot slot, err error) {
 	}
 }
 
-// Commit stores a content, and counts as a use of it. The content is not evicted
+// Commit stores a blob, and counts as a use of it. The content is not evicted
 // before the spool and all its readers are closed. It waits until a deletion of the
 // same content has ended; if the spool must not wait, it returns an error that matches
 // spool.ErrBusy instead.
@@ -295,7 +295,7 @@ func (h *handover) closed() {
 	h.store.unpin(h.slot)
 }
 
-// begin pins the entry of a content that is about to be committed, and adds it if
+// begin pins the entry of a blob that is about to be committed, and adds it if
 // the content is not stored yet. If the content is being evicted, begin waits for
 // the end of that if it may, and else returns an error that matches spool.ErrBusy.
 // Until unlock is called, no other commit and no Delete of the content begins.
@@ -336,8 +336,8 @@ func (s *Store) keepBegun(slot slot) bool {
 	return false
 }
 
-// load adds a content to an index that is not loaded. Until it is, only the store below
-// tells stored content from new content.
+// load adds a blob to an index that is not loaded. Until it is, only the store below
+// distinguishes stored content from new content.
 func (s *Store) load(ctx context.Context, dgst digest.Digest) {
 	i := s.inventory
 	if s.indexed(dgst) {
@@ -371,7 +371,7 @@ func (s *Store) tryBegin(dgst digest.Digest) (slot, <-chan struct{}) {
 	}
 }
 
-// indexed reports whether the index can say whether a content is stored.
+// indexed reports whether the index can say whether a blob is stored.
 func (s *Store) indexed(dgst digest.Digest) bool {
 	i := s.inventory
 	i.mu.Lock()
@@ -380,7 +380,7 @@ func (s *Store) indexed(dgst digest.Digest) bool {
 	return i.ready || e != nil
 }
 
-// Delete deletes a content. Clients that have it open read on.
+// Delete deletes a blob. Clients that have it open read on.
 func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	defer s.changing.Lock(keyOf(dgst))()
 	err := s.next.Delete(ctx, dgst)
@@ -405,10 +405,10 @@ func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
-// All lists the contents of the store below.
+// All lists the blobs of the store below.
 func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return s.next.All(ctx) }
 
-// unpin ends the use of an open content.
+// unpin ends the use of an open blob.
 func (s *Store) unpin(slot slot) {
 	i := s.inventory
 	i.mu.Lock()

@@ -88,7 +88,7 @@ func newLimitedOver(t *testing.T, memory *storagetest.Memory, quota *evict.Quota
 	return l
 }
 
-// put stores a content, closes its spool and lets the evictor do its work. A
+// put stores a blob, closes its spool and lets the evictor do its work. A
 // second passes.
 func put(t *testing.T, store storage.Store, spools *spool.Dir, content []byte) digest.Digest {
 	t.Helper()
@@ -110,7 +110,7 @@ func (l *limited) put(content []byte) digest.Digest {
 	return put(l.t, l, l.memory.Spools(), content)
 }
 
-// add stores a new content of a size.
+// add stores a new blob of a size.
 func (l *limited) add(size int) digest.Digest {
 	l.t.Helper()
 	l.made++
@@ -126,7 +126,7 @@ func (l *limited) use(dgst digest.Digest) {
 	synctest.Wait()
 }
 
-// expectOnly fails the test unless exactly some contents are stored.
+// expectOnly fails the test unless exactly some blobs are stored.
 func (l *limited) expectOnly(what string, want ...digest.Digest) {
 	l.t.Helper()
 	expectStored(l.t, what, l.memory, want...)
@@ -157,7 +157,7 @@ func (l *limited) expectUsage(what string, want evict.Usage) {
 	}
 }
 
-// expectEvicted fails the test unless so many bytes were evicted for each reason.
+// expectEvicted fails the test unless that many bytes were evicted for each reason.
 func (l *limited) expectEvicted(size, free, unused, block int) {
 	l.t.Helper()
 	want := fmt.Sprintf(`# HELP weir_store_evicted_bytes_total Bytes of content that were evicted, by the reason: size (the limit of the store), block (that of a repository block), free (its filesystem ran short of space) or unused (not used for too long).
@@ -373,7 +373,7 @@ func (s slowOpen) Open(ctx context.Context, dgst digest.Digest) (*storage.Object
 	return object, err
 }
 
-// A content that is opened before the index knows it may begin to be deleted before
+// A blob that is opened before the index knows it may begin to be deleted before
 // it is pinned. It is then not there, and its file is closed.
 func TestOpenOfContentThatIsBeingDeleted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -401,7 +401,7 @@ func TestOpenOfContentThatIsBeingDeleted(t *testing.T) {
 	})
 }
 
-// failingCommit is a store that has a content although its Commit fails.
+// failingCommit is a store that has a blob although its Commit fails.
 type failingCommit struct {
 	storage.Store
 	seen func(digest.Digest)
@@ -413,7 +413,7 @@ func (s failingCommit) Commit(ctx context.Context, dgst digest.Digest, sp *spool
 	return errors.Join(err, errors.New("cannot flush the directory"))
 }
 
-// The bytes of a content whose commit fails after it has become visible count once
+// The bytes of a blob whose commit fails after it has become visible count once
 // its reader has gone and it is used again.
 func TestCommitThatFailsLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

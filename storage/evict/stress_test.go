@@ -25,7 +25,7 @@ import (
 )
 
 // Clients pull, read parts, cancel and delete at random from a store that is too
-// small for all contents, and some upstreams fail. Each byte that a client gets is
+// small for all blobs, and some upstreams fail. Each byte that a client gets is
 // right, and in the end every byte is counted once and nothing is left over.
 func TestStress(t *testing.T) {
 	const limit, clients, rounds = 3 << 20, 8, 60
@@ -171,7 +171,7 @@ type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, errUnreliable }
 
-// slowly delivers a content in parts, until its context ends.
+// slowly delivers a blob in parts, until its context ends.
 type slowly struct {
 	ctx context.Context
 	io.Reader
@@ -187,7 +187,7 @@ func (s slowly) Read(p []byte) (int, error) {
 	return s.Reader.Read(p[:min(len(p), 32<<10)])
 }
 
-// pullSome reads a content, or a part of it, as a client does.
+// pullSome reads a blob, or a part of it, as a client does.
 func pullSome(t *testing.T, downloads *download.Group, u *unreliable) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -236,7 +236,7 @@ func pullSome(t *testing.T, downloads *download.Group, u *unreliable) {
 	}
 }
 
-// commitOnce stores a content beside its downloads.
+// commitOnce stores a blob beside its downloads.
 func commitOnce(t *testing.T, store storage.Store, spools *spool.Dir, u *unreliable) {
 	create := spools.Create
 	if rand.IntN(2) == 0 {

@@ -23,9 +23,9 @@ const (
 	orderIntervals = 12
 	// maxMerged is how many notes of uses are read before the order is written.
 	maxMerged = 1024
-	// maxNotes is how many notes are looked at in one listing: a stranger may have made them.
+	// maxNotes is how many notes are looked at in one listing: another program may have made them.
 	maxNotes = 16_384
-	// maxUnknown is how many contents that the index does not know are asked for in one
+	// maxUnknown is how many blobs that the index does not know are asked for in one
 	// pass, asksAtOnce of them at once. The next listing finds the rest.
 	maxUnknown = 4096
 	asksAtOnce = 16
@@ -57,7 +57,7 @@ func (t *tenure) Stat(ctx context.Context, dgst digest.Digest) (storage.Info, er
 	return t.opts.Store.Stat(ctx, dgst)
 }
 
-// All lists the contents with the times of their last use, as far as they are known.
+// All lists the blobs with the times of their last use, as far as they are known.
 func (t *tenure) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
 		now := time.Now()
@@ -133,7 +133,7 @@ func (t *tenure) build(ctx context.Context) error {
 	}
 	t.scanned, t.ordered = began, began
 	if t.others.foreign > 0 {
-		t.opts.Logger.Warn("the bucket has keys of other programs. They are left alone, and no limit counts them", "keys", t.others.foreign, "example", t.others.example)
+		t.opts.Logger.Warn("the bucket has keys of other programs. Weir does not change them, and they count towards no limit", "keys", t.others.foreign, "example", t.others.example)
 	}
 	t.measure()
 	return nil
@@ -156,10 +156,10 @@ func (t *tenure) readOwners(ctx context.Context) {
 		return
 	}
 	t.unowning = errors.Is(err, errLaterOwners) || !errors.Is(err, errOwners) && !errors.Is(err, storage.ErrTooLarge)
-	t.opts.Logger.Warn("cannot read which repository blocks brought the content of the bucket in, so it counts towards no block's limit", "error", err)
+	t.opts.Logger.Warn("cannot read which repository blocks brought the content of the bucket in, so it does not count towards any block's limit", "error", err)
 }
 
-// measure counts the records, and tells the metrics.
+// measure counts the records for the metrics.
 func (t *tenure) measure() {
 	i := t.inventory
 	i.mu.Lock()
@@ -186,7 +186,7 @@ func (t *tenure) pass(ctx context.Context) error {
 	if err := t.remove(ctx); err != nil {
 		return err
 	}
-	t.hold() // other mirrors may have told of content that was not known
+	t.hold() // other mirrors may have announced content that was not known
 	t.choose(time.Now())
 	if err := t.writePlan(ctx, false); err != nil {
 		return fail("writing the plan", err)
@@ -198,8 +198,8 @@ func (t *tenure) pass(ctx context.Context) error {
 	return nil
 }
 
-// confirm compares the plan with that of this tenure. If another mirror, or a stranger, has
-// written it, the others do not know which contents leave, and these begin again.
+// confirm compares the plan with that of this tenure. If another mirror or program has
+// written it, the others do not know which blobs leave, and these begin again.
 func (t *tenure) confirm(ctx context.Context) error {
 	h, _, _, err := readPlan(ctx, t.opts.Notes)
 	if err != nil && !errors.Is(err, storage.ErrNotExist) && !errors.Is(err, errNote) {
@@ -234,7 +234,7 @@ func (t *tenure) notes(ctx context.Context, folder string) ([]storage.RecordEntr
 	return notes[:min(len(notes), max(0, maxMerged-len(t.merged)))], nil
 }
 
-// merge reads the uses and the owners that mirrors have told.
+// merge reads the uses and the owners that mirrors have announced.
 func (t *tenure) merge(ctx context.Context) error {
 	notes, err := t.notes(ctx, usesFolder)
 	if err != nil {
@@ -253,7 +253,7 @@ func (t *tenure) merge(ctx context.Context) error {
 		}
 		t.merged[note.Key] = true
 		_, uses, err := decodeNote(document, maxUses)
-		if err != nil { // a stranger's, or of a later version: it goes with the others
+		if err != nil { // of another program, or of a later version: it goes with the others
 			t.opts.Logger.Debug("a note of uses cannot be read", "note", note.Key, "error", err)
 			continue
 		}
@@ -275,7 +275,7 @@ func (t *tenure) merge(ctx context.Context) error {
 	return t.mergeOwners(ctx)
 }
 
-// mergeOwners reads the owners that mirrors have told. The first one that brought a content in
+// mergeOwners reads the owners that mirrors have announced. The first one that brought a blob in
 // keeps it until the content is evicted.
 func (t *tenure) mergeOwners(ctx context.Context) error {
 	if t.unowning {
@@ -302,7 +302,7 @@ func (t *tenure) mergeOwners(ctx context.Context) error {
 		}
 		read = append(read, note.Key)
 		h, contents, err := decodeNote(document, maxOwned)
-		if err != nil || h.Block == "" || len(h.Block) > maxOwnerName { // a stranger's: it goes with the others
+		if err != nil || h.Block == "" || len(h.Block) > maxOwnerName { // of another program: it goes with the others
 			t.opts.Logger.Debug("a note of owners cannot be read", "note", note.Key, "error", err)
 			continue
 		}
@@ -324,7 +324,7 @@ func (t *tenure) mergeOwners(ctx context.Context) error {
 	return nil
 }
 
-// give makes a block the owner of a content that has none. It reports false if the index does
+// give makes a block the owner of a blob that has none. It reports false if the index does
 // not know the content.
 func (t *tenure) give(dgst digest.Digest, block string) bool {
 	i := t.inventory
@@ -338,7 +338,7 @@ func (t *tenure) give(dgst digest.Digest, block string) bool {
 	return true
 }
 
-// use notes the use of a content, which does not leave then. It reports false if the index
+// use notes the use of a blob, which does not leave then. It reports false if the index
 // does not know the content.
 func (t *tenure) use(dgst digest.Digest, used int64) bool {
 	i := t.inventory
@@ -360,7 +360,7 @@ func (t *tenure) use(dgst digest.Digest, used int64) bool {
 	return true
 }
 
-// learn adds contents to the index that mirrors have used, and that are new.
+// learn adds blobs to the index that mirrors have used, and that are new.
 func (t *tenure) learn(ctx context.Context, unknown map[digest.Digest]int64) error {
 	var asks errgroup.Group
 	asks.SetLimit(asksAtOnce)
@@ -394,7 +394,7 @@ func (t *tenure) learn(ctx context.Context, unknown map[digest.Digest]int64) err
 	return nil
 }
 
-// choose has contents leave until the rest is within the limits: the least recently used
+// choose has blobs leave until the rest is within the limits: the least recently used
 // first.
 func (t *tenure) choose(now time.Time) {
 	i := t.inventory
@@ -447,7 +447,7 @@ func (t *tenure) exceeds(x *index, without int64) bool {
 	return limit > 0 && (left > limit || x.lru.length > 1 && left > limit-min(limit/headroomShare, maxSharedHeadroom))
 }
 
-// remove removes the contents whose grace is over, unless they have been used since.
+// remove removes the blobs whose grace is over, unless they have been used since.
 func (t *tenure) remove(ctx context.Context) error {
 	for {
 		// Each time, since a removal takes a moment.
@@ -481,7 +481,7 @@ func (t *tenure) remove(ctx context.Context) error {
 	}
 }
 
-// due returns some contents whose grace is over.
+// due returns some blobs whose grace is over.
 func (t *tenure) due(now time.Time) map[digest.Digest]slot {
 	i := t.inventory
 	i.mu.Lock()
@@ -498,7 +498,7 @@ func (t *tenure) due(now time.Time) map[digest.Digest]slot {
 	return due
 }
 
-// removed notes that a content is gone.
+// removed notes that a blob is gone.
 func (t *tenure) removed(s slot, dgst digest.Digest) {
 	i := t.inventory
 	i.mu.Lock()
@@ -515,7 +515,7 @@ func (t *tenure) removed(s slot, dgst digest.Digest) {
 	t.opts.Logger.Debug("evicted from the bucket", "digest", dgst, "bytes", entry.Size, "unused", unused.Round(time.Second), "reason", string(l.why))
 }
 
-// writePlan tells the mirrors which contents leave. It is written in each pass, so that they
+// writePlan announces which blobs leave. It is written in each pass, so that they
 // know that this mirror lives.
 func (t *tenure) writePlan(ctx context.Context, off bool) error {
 	t.turn++
@@ -540,7 +540,7 @@ func (t *tenure) writePlan(ctx context.Context, off bool) error {
 	return nil
 }
 
-// planned returns the contents of the next plan: those of the last one, and as many others as
+// planned returns the blobs of the next plan: those of the last one, and as many others as
 // a plan may have.
 func (t *tenure) planned() map[slot]digest.Digest {
 	t.inventory.mu.Lock()
@@ -591,7 +591,7 @@ func (t *tenure) writeOrder(ctx context.Context) {
 		delete(t.merged, name)
 	}
 	if err != nil && ctx.Err() == nil {
-		t.opts.Logger.Debug("cannot write down when the content of the bucket was last used. This is tried again", "error", err)
+		t.opts.Logger.Debug("cannot record when the content of the bucket was last used. Weir tries again", "error", err)
 	}
 	t.ordered = time.Now()
 }

@@ -11,11 +11,11 @@ import (
 	"github.com/weirhq/weir/storage"
 )
 
-// touchInterval is how often the time of a content's last use is recorded at most.
+// touchInterval is how often the time of a blob's last use is recorded at most.
 // It is a write to the filesystem, and a crash costs the order of one minute.
 const touchInterval = time.Minute
 
-// touches records when contents were last used. It is one goroutine.
+// touches records when blobs were last used. It is one goroutine.
 type touches struct {
 	inventory *inventory
 	record    func(ctx context.Context, dgst digest.Digest, used time.Time) error // may be nil if the inventory is not recording

@@ -25,22 +25,22 @@ const (
 )
 
 // staleAfter is after how many intervals without a look at the plan a mirror does not know
-// which contents leave. The mirror that evicts waits longer than that.
+// which blobs leave. The mirror that evicts waits longer than that.
 const staleAfter = 2
 
 // UsesOptions configure [Uses].
 type UsesOptions struct {
 	Notes Notes
-	// Interval is how often uses are told and the plan is read. All mirrors have the same.
+	// Interval is how often uses are announced and the plan is read. All mirrors have the same.
 	Interval time.Duration
-	// Forget is told of each content that begins to leave, or does not any more: what is
-	// known about it may be wrong from now on. It may be nil.
+	// Forget is called for each blob that begins to leave, or no longer leaves: anything known
+	// about it may be wrong from now on. It may be nil.
 	Forget func(digest.Digest)
 	Logger *slog.Logger // the default discards
 }
 
 // Uses is the part that each mirror of a shared store has in its eviction: it tells which
-// contents it uses, and knows which ones leave.
+// blobs it uses, and knows which ones leave.
 type Uses struct {
 	opts   UsesOptions
 	wake   notify.Signal
@@ -50,8 +50,8 @@ type Uses struct {
 	running sync.WaitGroup
 
 	mu      sync.Mutex
-	pending map[digest.Digest]time.Time // last uses that were not told yet
-	owned   map[digest.Digest]string    // owners that were not told yet
+	pending map[digest.Digest]time.Time // last uses that were not announced yet
+	owned   map[digest.Digest]string    // owners that were not announced yet
 	leaving map[digest.Digest]struct{}
 	known   time.Time // leaving was right then
 	read    bool      // the plan was read at the last look
@@ -60,7 +60,7 @@ type Uses struct {
 	told    bool      // that the plan cannot be read
 }
 
-// NewUses returns the part of this mirror. It tells uses until Close.
+// NewUses returns the part of this mirror. It announces uses until Close.
 func NewUses(opts UsesOptions) *Uses {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -77,15 +77,15 @@ func NewUses(opts UsesOptions) *Uses {
 	return u
 }
 
-// Used notes the use of a content now. It does not wait.
+// Used notes the use of a blob now. It does not wait.
 func (u *Uses) Used(dgst digest.Digest) { u.UsedAt(dgst, time.Now()) }
 
-// UsedAt notes the use of a content at some time.
+// UsedAt notes the use of a blob at some time.
 func (u *Uses) UsedAt(dgst digest.Digest, at time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.note(dgst, at)
-	// A content that leaves stays if its use is told in time.
+	// A blob that leaves stays if its use is announced in time.
 	if _, leaves := u.leaving[dgst]; leaves || len(u.pending) == maxUses {
 		u.wake.Notify()
 	}
@@ -99,7 +99,7 @@ func (u *Uses) note(dgst digest.Digest, at time.Time) {
 	}
 }
 
-// Owned notes that this mirror has uploaded a content, and which repository block brought it
+// Owned notes that this mirror has uploaded a blob, and which repository block brought it
 // in.
 func (u *Uses) Owned(dgst digest.Digest, block string) {
 	u.mu.Lock()
@@ -114,7 +114,7 @@ func (u *Uses) noteOwner(dgst digest.Digest, block string) {
 	}
 }
 
-// Leaves reports whether a content is about to be removed.
+// Leaves reports whether a blob is about to be removed.
 func (u *Uses) Leaves(dgst digest.Digest) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -122,7 +122,7 @@ func (u *Uses) Leaves(dgst digest.Digest) bool {
 	return leaves
 }
 
-// Stays reports whether a content can be promised to a client: it does not leave, and that is
+// Stays reports whether a blob can be promised to a client: it does not leave, and that is
 // known. It waits for the first look at the plan.
 func (u *Uses) Stays(ctx context.Context, dgst digest.Digest) bool {
 	select {
@@ -136,7 +136,7 @@ func (u *Uses) Stays(ctx context.Context, dgst digest.Digest) bool {
 	return !leaves && !u.known.IsZero() && time.Since(u.known) < staleAfter*u.opts.Interval
 }
 
-// Close tells the uses that were not told yet, within a short time.
+// Close reports the uses that were not reported yet, within a short time.
 func (u *Uses) Close() {
 	u.stop()
 	u.running.Wait()
@@ -191,7 +191,7 @@ func (u *Uses) look(ctx context.Context) {
 	if !u.read {
 		u.mu.Unlock()
 		if first {
-			u.opts.Logger.Warn("the plan of the mirror that evicts cannot be read, so clients are not redirected to the bucket. Use the same version at all mirrors", "error", err)
+			u.opts.Logger.Warn("the plan of the mirror that evicts cannot be read, so clients are not redirected to the bucket. Run the same version on all mirrors", "error", err)
 		}
 		return
 	}
@@ -205,7 +205,7 @@ func (u *Uses) look(ctx context.Context) {
 	for _, content := range leaving {
 		after[content.digest] = struct{}{}
 	}
-	// Those that leave no more are forgotten while they still count as leaving.
+	// Those that no longer leave are forgotten while they still count as leaving.
 	for dgst := range before {
 		u.opts.Forget(dgst)
 	}
@@ -239,7 +239,7 @@ func (u *Uses) tell(ctx context.Context) {
 	if err == nil {
 		return
 	}
-	u.opts.Logger.Debug("cannot tell which contents of the bucket were used. This is tried again", "error", err)
+	u.opts.Logger.Debug("cannot report which content of the bucket was used. Weir tries again", "error", err)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for dgst, at := range uses {
@@ -273,7 +273,7 @@ func (u *Uses) tellOwners(ctx context.Context) {
 			if err == nil {
 				continue
 			}
-			u.opts.Logger.Debug("cannot tell which repository block brought content of the bucket in. This is tried again", "error", err)
+			u.opts.Logger.Debug("cannot report which repository block brought content into the bucket. Weir tries again", "error", err)
 			u.mu.Lock()
 			for _, dgst := range part {
 				u.noteOwner(dgst, block)

@@ -16,11 +16,15 @@ import (
 // EvictOptions are the limits of [Evict]. Without a limit it removes nothing.
 type EvictOptions struct {
 	MaxBytes  *int64         // of all content together; nil: no limit
-	MaxUnused *time.Duration // since the last use of a content; nil: no limit
+	MaxUnused *time.Duration // since the last use of a blob; nil: no limit
 	DryRun    bool           // report the same, and remove nothing
-	// Keeps, if set, reports whether a content stays whatever the limits.
+	// Caps bound the bytes of each owner of content; 0: no limit. Owner returns the owner of a blob; "": it
+	// is not known. The least recently used content of an owner goes first, before that of all.
+	Caps  map[string]int64
+	Owner func(digest.Digest) string
+	// Keeps, if set, reports whether a blob stays whatever the limits.
 	Keeps func(digest.Digest) bool
-	// Evicted, if set, is called for each content that is removed.
+	// Evicted, if set, is called for each blob that is removed.
 	Evicted func(storage.Entry)
 }
 
@@ -47,36 +51,106 @@ func Evict(ctx context.Context, store storage.Store, opts EvictOptions) (EvictRe
 		report.Left.add(entry.Size, 1)
 	}
 	slices.SortFunc(entries, func(a, b storage.Entry) int { return a.Used.Compare(b.Used) })
-	now := time.Now()
-	var failures int
-	var failure error
+	e := eviction{EvictOptions: opts, store: store, report: &report}
+	entries, err := e.evict(ctx, entries, e.overCaps(entries))
+	if err == nil {
+		now := time.Now()
+		_, err = e.evict(ctx, entries, func(entry storage.Entry) bool {
+			large := opts.MaxBytes != nil && report.Left.Bytes > *opts.MaxBytes
+			return large || opts.MaxUnused != nil && now.Sub(entry.Used) > *opts.MaxUnused
+		})
+	}
+	if err == nil && e.failure != nil {
+		err = fmt.Errorf("storage: %d objects could not be removed, the first: %w", e.failures, e.failure)
+	}
+	return report, err
+}
+
+// eviction is an [Evict] that runs.
+type eviction struct {
+	EvictOptions
+
+	store    storage.Store
+	report   *EvictReport
+	owned    map[string]int64 // bytes of owners with a cap that are left and not kept
+	failures int
+	failure  error // the first one
+}
+
+// overCaps returns whether a blob has to go because its owner has more than its cap; nil if no owner
+// has one. Content that is kept counts too, unless it exceeds the cap by itself: no eviction changes that.
+func (e *eviction) overCaps(entries []storage.Entry) func(storage.Entry) bool {
+	kept := make(map[string]int64)
 	for _, entry := range entries {
-		large := opts.MaxBytes != nil && report.Left.Bytes > *opts.MaxBytes
-		unused := opts.MaxUnused != nil && now.Sub(entry.Used) > *opts.MaxUnused
-		if !large && !unused {
-			break // all others have been used since
+		owner := e.capped(entry.Digest)
+		switch {
+		case owner == "":
+		case e.Keeps != nil && e.Keeps(entry.Digest):
+			kept[owner] += entry.Size
+		default:
+			if e.owned == nil {
+				e.owned = make(map[string]int64)
+			}
+			e.owned[owner] += entry.Size
 		}
-		if opts.Keeps != nil && opts.Keeps(entry.Digest) {
+	}
+	if e.owned == nil {
+		return nil
+	}
+	return func(entry storage.Entry) bool {
+		owner := e.capped(entry.Digest)
+		if owner == "" {
+			return false
+		}
+		used := kept[owner]
+		if used > e.Caps[owner] {
+			used = 0
+		}
+		return e.owned[owner]+used > e.Caps[owner]
+	}
+}
+
+// capped returns the owner of a blob if it has a cap.
+func (e *eviction) capped(dgst digest.Digest) string {
+	if len(e.Caps) == 0 || e.Owner == nil {
+		return ""
+	}
+	if owner := e.Owner(dgst); e.Caps[owner] > 0 {
+		return owner
+	}
+	return ""
+}
+
+// evict removes those of blobs, the least recently used first, that have to go, and returns the others.
+// Content that cannot be removed is among these: its bytes are still there, so a later blob goes in its place.
+func (e *eviction) evict(ctx context.Context, entries []storage.Entry, has func(storage.Entry) bool) (left []storage.Entry, err error) {
+	if has == nil {
+		return entries, nil
+	}
+	for _, entry := range entries {
+		if !has(entry) || e.Keeps != nil && e.Keeps(entry.Digest) {
+			left = append(left, entry)
 			continue
 		}
 		if err := context.Cause(ctx); err != nil {
-			return report, err
+			return nil, err
 		}
-		if err := opts.remove(ctx, store, entry); errors.Is(err, storage.ErrNotExist) {
-			report.Left.add(entry.Size, -1) // another process has removed it
-			continue
-		} else if err != nil {
-			failures++ // its bytes are still there, so a later content goes in its place
-			failure = cmp.Or(failure, err)
+		err := e.remove(ctx, e.store, entry)
+		if err != nil && !errors.Is(err, storage.ErrNotExist) {
+			e.failures++
+			e.failure = cmp.Or(e.failure, err)
+			left = append(left, entry)
 			continue
 		}
-		report.Left.add(entry.Size, -1)
-		report.Removed.add(entry.Size, 1)
+		e.report.Left.add(entry.Size, -1)
+		if owner := e.capped(entry.Digest); owner != "" {
+			e.owned[owner] -= entry.Size
+		}
+		if err == nil { // else another process has removed it
+			e.report.Removed.add(entry.Size, 1)
+		}
 	}
-	if failure != nil {
-		failure = fmt.Errorf("storage: %d contents could not be removed, the first: %w", failures, failure)
-	}
-	return report, failure
+	return left, nil
 }
 
 func (o EvictOptions) remove(ctx context.Context, store storage.Store, entry storage.Entry) error {

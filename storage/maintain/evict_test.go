@@ -17,7 +17,7 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// newAged returns a store with contents of ten bytes each, last used as many
+// newAged returns a store with blobs of ten bytes each, last used as many
 // hours ago as their place in the result says, plus one.
 func newAged(t *testing.T, n int) (*disk.Store, []digest.Digest) {
 	t.Helper()
@@ -80,7 +80,7 @@ func TestEvict(t *testing.T) {
 	}
 }
 
-// stubborn is a store that refuses to delete some contents.
+// stubborn is a store that refuses to delete some blobs.
 type stubborn struct {
 	storage.Store
 	errs map[digest.Digest]error
@@ -93,8 +93,8 @@ func (s stubborn) Delete(ctx context.Context, dgst digest.Digest) error {
 	return s.Store.Delete(ctx, dgst)
 }
 
-// What cannot be removed costs another content its place, and what somebody
-// else has removed does not.
+// Content that cannot be removed costs another blob its place, and content that another
+// process has removed does not.
 func TestEvictGoesOn(t *testing.T) {
 	s, digests := newAged(t, 6)
 	fault := errors.New("scripted")
@@ -119,5 +119,46 @@ func TestEvictInterrupted(t *testing.T) {
 	}
 	if got, err := maintain.Evict(ctx, s, maintain.EvictOptions{MaxBytes: new(int64(0))}); got != (maintain.EvictReport{}) || !errors.Is(err, context.Canceled) {
 		t.Errorf("Evict = %+v, %v, want nothing done", got, err)
+	}
+}
+
+// An owner with more than its cap loses its own least recently used content, before the limits of all
+// content are looked at. Content that is kept counts in the cap.
+func TestEvictToCaps(t *testing.T) {
+	// By age, the newest first. Each blob has ten bytes.
+	owners := []string{"a", "b", "a", "b", "a", ""}
+	for name, c := range map[string]struct {
+		caps  map[string]int64
+		bytes *int64
+		kept  []int
+		gone  []int // in the order of the eviction
+	}{
+		"no cap":                   {map[string]int64{"a": 0, "b": 0}, nil, nil, nil},
+		"a cap that fits":          {map[string]int64{"a": 30}, nil, nil, nil},
+		"a byte less":              {map[string]int64{"a": 29}, nil, nil, []int{4}},
+		"both":                     {map[string]int64{"a": 10, "b": 10}, nil, nil, []int{4, 3, 2}},
+		"smaller than any content": {map[string]int64{"a": 1}, nil, nil, []int{4, 2, 0}},
+		"a limit behind it":        {map[string]int64{"a": 10}, new(int64(30)), nil, []int{4, 2, 5}},
+		"the caps are enough":      {map[string]int64{"a": 10}, new(int64(40)), nil, []int{4, 2}},
+		"kept content":             {map[string]int64{"a": 10}, nil, []int{4}, []int{2, 0}},
+		"kept content alone":       {map[string]int64{"a": 10}, nil, []int{4, 2}, nil},
+	} {
+		s, digests := newAged(t, len(owners))
+		kept := make(map[digest.Digest]bool)
+		for _, i := range c.kept {
+			kept[digests[i]] = true
+		}
+		for _, dry := range []bool{true, false} {
+			var gone []int
+			report, err := maintain.Evict(t.Context(), s, maintain.EvictOptions{
+				MaxBytes: c.bytes, Caps: c.caps, DryRun: dry,
+				Owner:   func(dgst digest.Digest) string { return owners[slices.Index(digests, dgst)] },
+				Keeps:   func(dgst digest.Digest) bool { return kept[dgst] },
+				Evicted: func(entry storage.Entry) { gone = append(gone, slices.Index(digests, entry.Digest)) },
+			})
+			if err != nil || !slices.Equal(gone, c.gone) || report.Removed.Objects != int64(len(c.gone)) || report.Left.Objects != int64(len(owners)-len(c.gone)) {
+				t.Errorf("%s, dry run %t: %v went, want %v; %+v %v", name, dry, gone, c.gone, report, err)
+			}
+		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 type ImportOptions struct {
 	// Spools makes the temporary files that the store publishes.
 	Spools *spool.Dir
-	// Jobs is how many contents are copied at once; 0 means 2.
+	// Jobs is how many blobs are copied at once; 0 means 2.
 	Jobs int
 	// Room is how many bytes may be imported. Nil sets no limit.
 	Room *int64
@@ -42,17 +42,17 @@ type ImportReport struct {
 // errChanged says that a file changed while it was copied.
 var errChanged = errors.New("it changed while it was imported")
 
-// errNoRoom says that a content is left out.
+// errNoRoom says that a blob is left out.
 var errNoRoom = errors.New("there is no room for the content")
 
-// Import copies the contents of the directory into a store, the newest first, each
+// Import copies the blobs of the directory into a store, the newest first, each
 // verified against its digest. Contents that are stored already are not read.
 // Contents without room are left out, and nothing is evicted for them. A file that
 // cannot be read, or that does not match its digest, is skipped. Import writes no
-// records: no repository may serve an imported content until its upstream has shown
+// records: no repository may serve an imported blob until its upstream has shown
 // that it has the same bytes.
 //
-// The error is the context's or the store's; the report then covers the contents
+// The error is the context's or the store's; the report then covers the blobs
 // before it.
 func (d *RegistryDir) Import(ctx context.Context, store storage.Store, opts ImportOptions) (ImportReport, error) {
 	if opts.Jobs <= 0 {
@@ -103,7 +103,7 @@ type importer struct {
 	report ImportReport
 }
 
-// take imports one content if the store lacks it. Its error is that of the store or of
+// take imports one blob if the store lacks it. Its error is that of the store or of
 // the context.
 func (i *importer) take(ctx context.Context, content storage.Info, buf []byte) error {
 	if err := context.Cause(ctx); err != nil {
@@ -140,7 +140,7 @@ func (i *importer) take(ctx context.Context, content storage.Info, buf []byte) e
 	return nil
 }
 
-// copy copies one content into the store. It returns why the content is skipped, or the
+// copy copies one blob into the store. It returns why the content is skipped, or the
 // error of the store.
 func (i *importer) copy(ctx context.Context, content storage.Info, buf []byte) (skipped, err error) {
 	file, info, err := regular.Open(i.dir.file(content.Digest))
@@ -203,7 +203,7 @@ func fill(ctx context.Context, s *spool.Spool, file *os.File, algorithm digest.A
 	}
 }
 
-// reserve takes the bytes of a content from the room. It returns false if there are not
+// reserve takes the bytes of a blob from the room. It returns false if there are not
 // that many.
 func (i *importer) reserve(size int64) bool {
 	i.mu.Lock()
@@ -224,7 +224,7 @@ func (i *importer) release(size int64) {
 	i.room += size
 }
 
-// count adds a content to one sum of the report.
+// count adds a blob to one sum of the report.
 func (i *importer) count(sum *Amount, content storage.Info) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

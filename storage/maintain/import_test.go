@@ -22,7 +22,7 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// keep writes a content as a registry does, below the directory of its contents.
+// keep writes a blob as a registry does, below the directory of its blobs.
 func keep(t *testing.T, blobs string, dgst digest.Digest, content string) (file string) {
 	t.Helper()
 	file = filepath.Join(blobs, dgst.Algorithm().String(), dgst.Encoded()[:2], dgst.Encoded(), "data")
@@ -41,7 +41,7 @@ func importFrom(t *testing.T, path string, store storage.Driver, opts maintain.I
 	return report
 }
 
-// The directory that an operator names may be any of those that lead to the contents.
+// The directory that an operator names may be any of those that lead to the blobs.
 func TestImportFindsLayouts(t *testing.T) {
 	dgst := digest.FromString("layer")
 	for _, tc := range []struct{ product, blobs, named string }{
@@ -160,7 +160,7 @@ func TestImportBoundsItsFindings(t *testing.T) {
 	}
 }
 
-// A second run reads nothing of what the first one stored, and replaces a content that
+// A second run reads nothing of what the first one stored, and replaces a blob that
 // was cut since.
 func TestImportGoesOn(t *testing.T) {
 	root := t.TempDir()

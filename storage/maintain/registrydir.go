@@ -22,7 +22,7 @@ import (
 var ErrNoRegistry = errors.New("there is no content of a registry")
 
 const (
-	// maxContents bounds the memory of a list: about 150 bytes for each content.
+	// maxContents bounds the memory of a list: about 150 bytes for each blob.
 	maxContents = 20 << 20
 	// maxSkips is how many skipped files are remembered with their reasons. Further
 	// ones are counted.
@@ -31,24 +31,24 @@ const (
 	dirBatch = 1024
 )
 
-// levels lead from a directory that an operator names to the directory of contents:
+// levels lead from a directory that an operator names to the directory of blobs:
 // from the root of Distribution, from Harbor's data volume, from directories within
 // these, and from the root of Angos.
 var levels = []string{"docker/registry/v2/blobs", "registry/docker/registry/v2/blobs", "registry/v2/blobs", "v2/blobs", "blobs", "."}
 
-// RegistryDir lists the contents in the directory of another registry. Distribution,
-// Harbor and Angos keep each content at
+// RegistryDir lists the blobs in the directory of another registry. Distribution,
+// Harbor and Angos keep each blob at
 //
 //	.../v2/blobs/<algorithm>/<first two hex digits>/<hex>/data
 type RegistryDir struct {
-	// Path is the directory of the contents, such as /var/lib/registry/docker/registry/v2/blobs.
+	// Path is the directory of the blobs, such as /var/lib/registry/docker/registry/v2/blobs.
 	Path     string
 	Total    Amount
 	contents []foreign // the newest first
 	skips    Skips
 }
 
-// foreign is a content in the directory of another registry.
+// foreign is a blob in the directory of another registry.
 type foreign struct {
 	storage.Info
 	modified int64 // Unix nanoseconds
@@ -73,10 +73,10 @@ func (s *Skips) add(path string, err error) {
 	}
 }
 
-// ListRegistryDir lists the contents in the directory of a registry. The path may be
-// the root of the registry or any directory down to that of the contents. Links,
+// ListRegistryDir lists the blobs in the directory of a registry. The path may be
+// the root of the registry or any directory down to that of the blobs. Links,
 // devices and files that belong to no content are skipped. ListRegistryDir returns
-// ErrNoRegistry if the path leads to no contents.
+// ErrNoRegistry if the path leads to no blobs.
 func ListRegistryDir(ctx context.Context, path string) (*RegistryDir, error) {
 	blobs, err := findContents(path)
 	if err != nil {
@@ -117,7 +117,7 @@ func findContents(path string) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("%w in %s. It must be the directory in which Distribution, Harbor or Angos stores, or one below, such as %s",
+	return "", fmt.Errorf("%w in %s. It must be the directory in which Distribution, Harbor or Angos stores content, or a directory below it, such as %s",
 		ErrNoRegistry, path, filepath.Join(path, levels[0]))
 }
 
@@ -150,7 +150,7 @@ func (d *RegistryDir) each(ctx context.Context, dir string, use func(name string
 	}
 }
 
-// listAlgorithm lists the contents with digests of one algorithm.
+// listAlgorithm lists the blobs with digests of one algorithm.
 func (d *RegistryDir) listAlgorithm(ctx context.Context, algorithm digest.Algorithm) error {
 	root := filepath.Join(d.Path, algorithm.String())
 	return d.each(ctx, root, func(prefix string, entry fs.DirEntry) error {
@@ -161,7 +161,7 @@ func (d *RegistryDir) listAlgorithm(ctx context.Context, algorithm digest.Algori
 		}
 		return d.each(ctx, shard, func(hex string, entry fs.DirEntry) error {
 			if len(d.contents) == maxContents {
-				return fmt.Errorf("%s has more than %d contents", d.Path, maxContents)
+				return fmt.Errorf("%s has more than %d objects", d.Path, maxContents)
 			}
 			if err := d.list(algorithm, prefix, hex, entry); err != nil {
 				d.skips.add(filepath.Join(shard, hex), err)
@@ -171,7 +171,7 @@ func (d *RegistryDir) listAlgorithm(ctx context.Context, algorithm digest.Algori
 	})
 }
 
-// list adds one content, or returns why there is none.
+// list adds one blob, or returns why there is none.
 func (d *RegistryDir) list(algorithm digest.Algorithm, prefix, hex string, entry fs.DirEntry) error {
 	dgst := digest.NewDigestFromEncoded(algorithm, hex)
 	switch {
@@ -194,7 +194,7 @@ func (d *RegistryDir) list(algorithm digest.Algorithm, prefix, hex string, entry
 	return nil
 }
 
-// file returns the path of a content.
+// file returns the path of a blob.
 func (d *RegistryDir) file(dgst digest.Digest) string {
 	hex := dgst.Encoded()
 	return filepath.Join(d.Path, dgst.Algorithm().String(), hex[:2], hex, "data")

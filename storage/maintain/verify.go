@@ -18,10 +18,10 @@ import (
 
 // VerifyOptions configure [Verify].
 type VerifyOptions struct {
-	// Jobs is how many contents are read at once; 0 means 2, which leaves most
+	// Jobs is how many blobs are read at once; 0 means 2, which leaves most
 	// of the disk to the process that serves from it.
 	Jobs int
-	// Quarantine takes a corrupt content out of the store and returns its new
+	// Quarantine takes a corrupt blob out of the store and returns its new
 	// path, or ErrNotExist if it is gone already.
 	Quarantine func(ctx context.Context, dgst digest.Digest) (path string, err error)
 	// Progress, if set, is called with the total checked so far, including
@@ -38,7 +38,7 @@ type Finding struct {
 	// Err matches ErrCorrupt if the content does not match its digest. It is the
 	// store's error if the content could not be read; such content stays.
 	Err error
-	// Path is the place of a quarantined content; empty if Err says that the
+	// Path is the place of a quarantined blob; empty if Err says that the
 	// quarantine failed.
 	Path string
 }
@@ -51,11 +51,11 @@ type VerifyReport struct {
 
 // Verify reads every content of a store, compares it with its digest, and
 // quarantines corrupt content. Content may come and go meanwhile: evicted content
-// is not reported. If a content is replaced between its reading and its
+// is not reported. If a blob is replaced between its reading and its
 // quarantine, the new one is quarantined, which costs a download.
 //
 // The error is the context's, or that of listing the store; the report then covers
-// the content that was read before. Corrupt content is no error.
+// the content that was read before. Corrupt content is not an error.
 func Verify(ctx context.Context, store storage.Store, opts VerifyOptions) (VerifyReport, error) {
 	if opts.Jobs <= 0 {
 		opts.Jobs = 2
@@ -89,7 +89,7 @@ func Verify(ctx context.Context, store storage.Store, opts VerifyOptions) (Verif
 }
 
 // verifyBuffer is how many bytes are read and hashed at a time; larger buffers
-// are no faster.
+// are not faster.
 const verifyBuffer = 256 << 10
 
 // verification is one run of Verify.
@@ -102,7 +102,7 @@ type verification struct {
 	report VerifyReport
 }
 
-// check reads one content. It reports nothing about content that is gone, or if
+// check reads one blob. It reports nothing about content that is gone, or if
 // the context ends.
 func (v *verification) check(ctx context.Context, listed storage.Info, buf []byte) {
 	object, err := v.store.Open(ctx, listed.Digest)

@@ -31,7 +31,7 @@ func newDisk(t *testing.T) (s *disk.Store, root string) {
 	return s, root
 }
 
-// spoil replaces the file of a stored content.
+// spoil replaces the file of a stored blob.
 func spoil(t *testing.T, root string, dgst digest.Digest, content string) {
 	t.Helper()
 	path := filepath.Join(root, "blobs", dgst.Algorithm().String(), dgst.Encoded()[:2], dgst.Encoded())
@@ -93,7 +93,7 @@ func TestVerify(t *testing.T) {
 	}
 }
 
-// scripted is a store that opens contents as a test says.
+// scripted is a store that opens blobs as a test says.
 type scripted struct {
 	storage.Store
 	open func(ctx context.Context, dgst digest.Digest) (*storage.Object, error)
@@ -117,7 +117,7 @@ func (s *scripted) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	}
 }
 
-// newScripted returns a store with one content, of seven bytes.
+// newScripted returns a store with one blob, of seven bytes.
 func newScripted(t *testing.T) (*scripted, digest.Digest) {
 	m := storagetest.NewMemory(t)
 	dgst := storagetest.Commit(t, m, m.Spools(), []byte("content"))
@@ -212,7 +212,7 @@ func TestVerifyListingFails(t *testing.T) {
 	}
 }
 
-// A context that ends while a content is read says nothing about it.
+// A context that ends while a blob is read says nothing about it.
 func TestVerifyInterrupted(t *testing.T) {
 	s, _ := newScripted(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -229,7 +229,7 @@ func TestVerifyInterrupted(t *testing.T) {
 	}
 }
 
-// No more contents are open at once than there are jobs, and as many are.
+// No more blobs are open at once than there are jobs, and as many are.
 func TestVerifyJobs(t *testing.T) {
 	for jobs, want := range map[int]int32{0: 2, 1: 1, 3: 3} {
 		m := storagetest.NewMemory(t)

@@ -29,7 +29,7 @@ func newDisk(t *testing.T) (s *disk.Store, root string) {
 	return s, root
 }
 
-// spoil replaces the file of a stored content.
+// spoil replaces the file of a stored blob.
 func spoil(t *testing.T, root string, dgst digest.Digest, content string) {
 	t.Helper()
 	path := filepath.Join(root, "blobs", dgst.Algorithm().String(), dgst.Encoded()[:2], dgst.Encoded())

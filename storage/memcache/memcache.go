@@ -48,7 +48,7 @@ var (
 	_ storage.Unwrapper = (*Store)(nil)
 )
 
-// overhead is about the memory of one object beside its bytes: map entry, list
+// overhead is about the memory of one object in addition to its bytes: map entry, list
 // element and digest. Counting it bounds the number of tiny objects.
 const overhead = 256
 
@@ -56,7 +56,7 @@ const overhead = 256
 type Options struct {
 	MaxBytes  int64 // of all content in memory; the least recently used goes first
 	MaxObject int64 // larger content is not kept in memory
-	// Keeps tells by its first byte whether a content gains from memory; those that do not
+	// Keeps reports by its first byte whether content gains from memory; those that do not
 	// are verified when they are read, as all small ones are. The default keeps all.
 	Keeps func(first byte) bool
 	// OnCorrupt takes content that is corrupt or cannot be read out of the store
@@ -110,7 +110,7 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 		err = storage.ErrCorrupt
 	}
 	// Bit rot, or a disk that fails: out of the store with it, or each later pull
-	// would find it again. It is fetched anew also if it cannot be taken out.
+	// would find it again. It is fetched again also if it cannot be taken out.
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", storage.ErrUnreadable, dgst, errors.Join(err, s.discard(ctx, dgst)))
 	}
@@ -135,7 +135,7 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	return nil
 }
 
-// Delete deletes a content below and in memory.
+// Delete deletes a blob below and in memory.
 func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	err := s.next.Delete(ctx, dgst)
 	s.mu.Lock()
@@ -148,10 +148,10 @@ func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
-// All lists the contents of the store below, which has all of them.
+// All lists the blobs of the store below, which has all of them.
 func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return s.next.All(ctx) }
 
-// get returns a content that is in memory, and otherwise how many deletions
+// get returns a blob that is in memory, and otherwise how many deletions
 // there have been so far.
 func (s *Store) get(dgst digest.Digest) (content []byte, ok bool, deletions uint64) {
 	s.mu.Lock()
@@ -160,7 +160,7 @@ func (s *Store) get(dgst digest.Digest) (content []byte, ok bool, deletions uint
 	return content, ok, s.deletions
 }
 
-// add keeps a content, unless a content was deleted since get returned the number
+// add keeps a blob, unless a blob was deleted since get returned the number
 // of deletions: it may have been this one.
 func (s *Store) add(dgst digest.Digest, content []byte, deletions uint64) {
 	s.mu.Lock()

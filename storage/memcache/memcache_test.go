@@ -68,7 +68,7 @@ func TestHotPassesLargeFilesThrough(t *testing.T) {
 	}
 }
 
-// Content that is not kept is verified at each reading all the same.
+// Content that is not kept is still verified at each reading.
 func TestHotKeepsSome(t *testing.T) {
 	m := storagetest.NewMemory(t)
 	hot := memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 100, Keeps: func(first byte) bool { return first == '{' }})
@@ -213,7 +213,7 @@ func (c closingStore) Commit(ctx context.Context, dgst digest.Digest, s *spool.S
 	return errors.Join(c.Store.Commit(ctx, dgst, s), s.Close())
 }
 
-// brokenStore says that its contents are longer than they are.
+// brokenStore says that its blobs are longer than they are.
 type brokenStore struct{ storage.Store }
 
 func (b brokenStore) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
@@ -237,7 +237,7 @@ func (s slowStore) Open(ctx context.Context, dgst digest.Digest) (*storage.Objec
 	return object, err
 }
 
-// A content that is deleted while it is being read into memory does not stay
+// A blob that is deleted while it is being read into memory does not stay
 // there.
 func TestHotDeleteWhileOpening(t *testing.T) {
 	m := storagetest.NewMemory(t)

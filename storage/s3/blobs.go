@@ -73,7 +73,7 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 // OpenAt opens the content at an offset, and returns the size of the whole. It waits some
 // seconds for the first byte, and as long for each further one. A body that ends early, or
 // that is very slow, is an error of its reader, and no io.EOF. After several of them in a
-// row the content of the bucket is not read for a time.
+// row the content of the bucket is not read for a while.
 func (s *Store) OpenAt(ctx context.Context, dgst digest.Digest, offset int64) (io.ReadCloser, int64, error) {
 	key, err := s.blobKey(dgst)
 	if err != nil {
@@ -161,7 +161,7 @@ func (b *body) Read(p []byte) (int, error) {
 	if int64(len(p)) > b.left {
 		p = p[:b.left]
 	}
-	// A server that sends no byte is told from a slow one.
+	// A server that sends no byte is distinguished from a slow one.
 	begun := time.Now()
 	watch := time.AfterFunc(stall, func() { b.cancel(errTimeout) })
 	n, err := b.stream.Read(p)
@@ -185,7 +185,7 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 // errSlow ends a body that comes more slowly than from any upstream.
-var errSlow = fmt.Errorf("s3: less than %s came within %s", units.IEC(slowest), stall)
+var errSlow = fmt.Errorf("s3: less than %s arrived within %s", units.IEC(slowest), stall)
 
 // isSlow counts bytes and the time that was waited for them, without that between two reads.
 func (b *body) isSlow(n int, took time.Duration) bool {
@@ -301,7 +301,7 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 	return s.Upload(ctx, info, reader)
 }
 
-// Lacks reports whether a content has to be uploaded: there is no object, or one of another
+// Lacks reports whether a blob has to be uploaded: there is no object, or one of another
 // size or with other bytes. It returns an error that matches spool.ErrBusy if the content is
 // about to be removed.
 func (s *Store) Lacks(ctx context.Context, info storage.Info) (bool, error) {
@@ -321,8 +321,8 @@ func (s *Store) Lacks(ctx context.Context, info storage.Info) (bool, error) {
 	return err == nil && have.Size != info.Size, err
 }
 
-// Upload stores a content that has been verified. It replaces an object of another size,
-// which is cut or a stranger's, and one that was discarded. An object of its size is left.
+// Upload stores a blob that has been verified. It replaces an object of another size,
+// which is truncated or of another program, and one that was discarded. An object of its size is left.
 func (s *Store) Upload(ctx context.Context, info storage.Info, from io.ReaderAt) error {
 	key, err := s.blobKey(info.Digest)
 	if err != nil {
@@ -414,7 +414,7 @@ func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	return s.remove(ctx, key)
 }
 
-// Discard removes a content whose bytes are not those of its digest. Until the next Upload
+// Discard removes a blob whose bytes are not those of its digest. Until the next Upload
 // replaces it, it counts as missing, even if it cannot be removed.
 func (s *Store) Discard(ctx context.Context, dgst digest.Digest) error {
 	key, err := s.blobKey(dgst)
@@ -459,7 +459,7 @@ func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	}
 }
 
-// digestOf returns the digest of a content's key. It reports false for keys that Weir
+// digestOf returns the digest of a blob's key. It reports false for keys that Weir
 // does not make.
 func digestOf(name string) (digest.Digest, bool) {
 	algorithm, rest, _ := strings.Cut(name, "/")

@@ -19,14 +19,14 @@ const (
 	listsAtOnce = 16
 	// pageSize is how many keys a worker hands on at once.
 	pageSize = 1000
-	// maxForeign is how many keys beside those of Weir are counted.
+	// maxForeign is how many keys other than those of Weir are counted.
 	maxForeign = 10_000
 )
 
 // part is a part of the keys below the prefix that is listed by itself.
 type part struct {
 	prefix string
-	shard  string // of content, as its keys begin below blobs/; "": it is no content
+	shard  string // of content, as its keys begin below blobs/; "": it is not content
 	flat   bool   // one entry for all keys below a slash
 }
 
@@ -57,7 +57,7 @@ type listed struct {
 
 // Contents lists all content, as [Store.All] does, in parts of which several are listed at
 // once. It calls other for each other key, with its size, or with -1 if it is that of another
-// program. Below the prefix, such keys are told by their first segment.
+// program. Below the prefix, such keys are reported by their first segment.
 func (s *Store) Contents(ctx context.Context, other func(key string, size int64)) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
 		listing, cancel := context.WithCancelCause(ctx)
@@ -145,7 +145,7 @@ func (s *Store) listPart(ctx context.Context, p part, seen *atomic.Int64, pages 
 	return nil
 }
 
-// classify tells content from other keys. It reports false for those that other parts have.
+// classify distinguishes content from other keys. It reports false for those that other parts have.
 func (s *Store) classify(p part, object minio.ObjectInfo) (listed, bool) {
 	name := strings.TrimPrefix(object.Key, p.prefix)
 	switch {

@@ -35,7 +35,7 @@ const (
 )
 
 // ErrPaused says that no request was sent, since the last ones failed.
-var ErrPaused = errors.New("s3: the bucket is not asked at the moment, since the last requests failed")
+var ErrPaused = errors.New("s3: the bucket is not used at the moment, because the last requests failed")
 
 // Error is a failed operation.
 type Error struct {
@@ -43,11 +43,11 @@ type Error struct {
 	Reason    Reason
 	Code      string // of S3, such as AccessDenied; "" if the server did not answer with one
 	Status    int    // of HTTP, or 0
-	Region    string // of the bucket, if the server tells it
+	Region    string // of the bucket, if the server gives it
 	err       error
 }
 
-// Error tells the operation and the server's words.
+// Error returns the operation and the server's message.
 func (e *Error) Error() string {
 	if e.err == nil {
 		return "s3: " + e.Operation + " failed"

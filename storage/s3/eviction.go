@@ -28,15 +28,15 @@ const (
 
 // Eviction is the removal of content that is not used, by this mirror or another one.
 type Eviction interface {
-	// Used notes the use of a content.
+	// Used notes the use of a blob.
 	Used(dgst digest.Digest)
-	// Leaves reports whether a content is about to be removed.
+	// Leaves reports whether a blob is about to be removed.
 	Leaves(dgst digest.Digest) bool
-	// Stays reports whether a content is not about to be removed, and this is known.
+	// Stays reports whether a blob is not about to be removed, and this is known.
 	Stays(ctx context.Context, dgst digest.Digest) bool
 }
 
-// Evicts tells the store of the removal of content. It is called before the store is used.
+// Evicts informs the store of removals of content. It is called before the store is used.
 func (s *Store) Evicts(eviction Eviction) { s.eviction.Store(&eviction) }
 
 func (s *Store) used(dgst digest.Digest) {
@@ -50,8 +50,8 @@ func (s *Store) leaves(dgst digest.Digest) bool {
 	return e != nil && (*e).Leaves(dgst)
 }
 
-// use notes the use of a content that this mirror wants in the bucket, or returns an error
-// that matches spool.ErrBusy if it leaves. It stays then, if that is told in time.
+// use notes the use of a blob that this mirror wants in the bucket, or returns an error
+// that matches spool.ErrBusy if it leaves. It stays then, if that is announced in time.
 func (s *Store) use(dgst digest.Digest) error {
 	s.used(dgst)
 	if s.leaves(dgst) {
@@ -83,7 +83,7 @@ func (s *Store) local(at time.Time) time.Time {
 	return at
 }
 
-// DeleteAll removes the objects of at most 1000 contents, at once if the server can do that.
+// DeleteAll removes the objects of at most 1000 blobs, at once if the server can do that.
 // It returns those that are gone, and the first failure.
 func (s *Store) DeleteAll(ctx context.Context, contents []digest.Digest) (gone []digest.Digest, err error) {
 	keys := make(map[string]digest.Digest, len(contents))
@@ -200,7 +200,7 @@ func (n *Notes) Remove(ctx context.Context, name string) error {
 	})
 }
 
-// noteName is the grammar of the names in a folder. Other keys there are a stranger's.
+// noteName is the grammar of the names in a folder. Other keys there belong to other programs.
 var noteName = sync.OnceValue(func() *regexp.Regexp { // compiled if there is a bucket
 	return regexp.MustCompile(`^[A-Za-z0-9]{1,64}$`)
 })

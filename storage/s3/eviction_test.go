@@ -25,7 +25,7 @@ func blobKey(dgst digest.Digest) string {
 	return root + "blobs/" + dgst.Algorithm().String() + "/" + dgst.Encoded()[:2] + "/" + dgst.Encoded()
 }
 
-// contents lists a bucket in parts.
+// blobs lists a bucket in parts.
 func contents(t *testing.T, s *s3.Store) (found map[digest.Digest]int64, others map[string]int64, err error) {
 	t.Helper()
 	found, others = make(map[digest.Digest]int64), make(map[string]int64)
@@ -38,7 +38,7 @@ func contents(t *testing.T, s *s3.Store) (found map[digest.Digest]int64, others 
 	return found, others, nil
 }
 
-// The parts of a listing are the whole bucket: each content once, each other key once, and none of
+// The parts of a listing are the whole bucket: each blob once, each other key once, and none of
 // beside the prefix.
 func TestContents(t *testing.T) {
 	server := s3test.New(t)
@@ -57,7 +57,7 @@ func TestContents(t *testing.T) {
 	server.Put(root+"backup/1", nil)
 	server.Put(root+"backup/2", nil)
 	server.Put(root+"blobs/sha256/aa/photo.jpg", nil)
-	server.Put(root+"blobs/sha256/aa/"+strings.Repeat("b", 64), nil) // the shard of another content
+	server.Put(root+"blobs/sha256/aa/"+strings.Repeat("b", 64), nil) // the shard of another blob
 	server.Put("mirrors/other/blobs/sha256/aa/"+strings.Repeat("a", 64), nil)
 	found, others, err := contents(t, open(t, server, nil))
 	if err != nil {
@@ -353,7 +353,7 @@ func (e *eviction) Used(digest.Digest)                        { e.used++ }
 func (e *eviction) Leaves(digest.Digest) bool                 { return e.leaves }
 func (e *eviction) Stays(context.Context, digest.Digest) bool { return e.stays }
 
-// A content that leaves is neither promised to clients, nor uploaded, nor believed to be there
+// A blob that leaves is neither promised to clients, nor uploaded, nor believed to be there
 // later. It can be read as long as it is there.
 func TestLeaving(t *testing.T) {
 	server := s3test.New(t)

@@ -18,14 +18,14 @@ const (
 	failuresToPause = 3
 	firstPause      = 5 * time.Second
 	longestPause    = time.Minute
-	// calm is how long requests have to succeed before the log calls a trouble over.
+	// calm is how long requests have to succeed before the log reports a failure as over.
 	calm = 10 * time.Second
 )
 
 // gate is the circuit breaker of a bucket's requests, or of the bodies of its content.
 type gate struct {
 	logger  *slog.Logger
-	pausing func(bool) // tells the metrics
+	pausing func(bool) // for the metrics
 	trouble *episode.Episode
 
 	mu      sync.Mutex
@@ -95,7 +95,7 @@ func (p pass) end(err error) {
 	case !failed:
 		g.trouble.Good()
 	case !closed && g.trouble.Bad():
-		g.logger.Error("the bucket cannot be used. Pulls go on from the local tier and from upstream", "error", err)
+		g.logger.Error("the bucket cannot be used. Pulls continue from the local tier and from upstream", "error", err)
 	}
 }
 

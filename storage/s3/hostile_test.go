@@ -289,7 +289,7 @@ func faster(s *s3test.Server, key string, content []byte, status int, code strin
 	})
 }
 
-// A discarded object is read no more, also if it cannot be removed, until it is replaced.
+// A discarded object is no longer read, even if it cannot be removed, until it is replaced.
 func TestDiscard(t *testing.T) {
 	server := s3test.New(t)
 	store := open(t, server, nil)
@@ -325,7 +325,7 @@ func TestSurvey(t *testing.T) {
 		note    string
 	}{
 		"no bucket":          {func(s *s3test.Server) { s.RemoveBucket() }, nil, s3.StepBucket, s3.NoBucket, ""},
-		"a new bucket":       {func(s *s3test.Server) { s.RemoveBucket() }, func(o *s3.Options) { o.CreateBucket = true }, s3.StepBucket, s3.Other, "was made"},
+		"a new bucket":       {func(s *s3test.Server) { s.RemoveBucket() }, func(o *s3.Options) { o.CreateBucket = true }, s3.StepBucket, s3.Other, "was created"},
 		"no right to list":   {func(s *s3test.Server) { s.FailIf(method("GET", "list-type"), 403, "AccessDenied") }, nil, s3.StepList, s3.Denied, ""},
 		"no right at all":    {func(s *s3test.Server) { s.FailIf(anyRequest, 403, "AccessDenied") }, nil, s3.StepBucket, s3.Denied, ""},
 		"no right to write":  {func(s *s3test.Server) { s.FailIf(method("PUT", "/probe/"), 403, "AccessDenied") }, nil, s3.StepWrite, s3.Denied, ""},

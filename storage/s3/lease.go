@@ -21,7 +21,7 @@ const (
 )
 
 // Lease is a lease that mirrors hold in turn: an object that its holder writes again and
-// again. One that has not changed for a time is over. Each mirror measures that by itself, so
+// again. One that has not changed for a while is over. Each mirror measures that by itself, so
 // no clocks are compared. Writes are conditional (If-None-Match, If-Match). At servers that
 // ignore conditions two mirrors may believe for a moment that they hold it.
 type Lease struct {
@@ -121,7 +121,7 @@ func (l *Lease) Release(ctx context.Context) {
 		err = l.notes.Remove(ctx, leaseName)
 	}
 	if err != nil {
-		l.notes.store.logger.Debug("cannot give the lease of the bucket's eviction back. It ends by itself", "error", err)
+		l.notes.store.logger.Debug("cannot release the lease for evictions from the bucket. It expires by itself", "error", err)
 	}
 	l.held = false
 }

@@ -85,11 +85,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		operations: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_s3_operations_total",
-			Help: "Operations on the bucket, by their kind and by how they ended.",
+			Help: "Operations on the bucket, by kind and result.",
 		}, []string{"operation", "result"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "weir_s3_operation_seconds",
-			Help:    "How long operations on the bucket took: those on content until its first byte came or its last one was sent.",
+			Help:    "Duration of operations on the bucket; for content, until the first byte arrived or the last one was sent.",
 			Buckets: []float64{.005, .02, .05, .1, .25, .5, 1, 2.5, 10, 60, 300},
 		}, []string{"operation"}),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -98,7 +98,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}, []string{"direction"}),
 		paused: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_s3_paused",
-			Help: "1 while the bucket is not asked since its last requests failed, else 0.",
+			Help: "1 while the bucket is not used because its last requests failed, else 0.",
 		}),
 	}
 	for _, op := range operations() {

@@ -54,7 +54,7 @@ func (s *Store) gone(dgst digest.Digest) {
 	s.known.Add(dgst, known{size: -1, until: time.Now().Add(absenceLife)})
 }
 
-// Has reports whether the bucket has a content of some size. It sends a request if it does
+// Has reports whether the bucket has a blob of some size. It sends a request if it does
 // not know of the object, and waits for that a short time only.
 func (s *Store) Has(ctx context.Context, dgst digest.Digest, size int64) bool {
 	_, ok := s.find(ctx, dgst, size)
@@ -79,8 +79,8 @@ func (s *Store) find(ctx context.Context, dgst digest.Digest, size int64) (known
 	return k, k.size == size
 }
 
-// Link returns a URL by which a client can read a content of some size for at least half
-// of Options.PresignTTL, or nil if the bucket does not have it or cannot be asked, as Has tells.
+// Link returns a URL by which a client can read a blob of some size for at least half
+// of Options.PresignTTL, or nil if the bucket does not have it or cannot be asked, as with Has.
 func (s *Store) Link(ctx context.Context, dgst digest.Digest, size int64) *url.URL {
 	if !s.stays(ctx, dgst) {
 		return nil
@@ -108,7 +108,7 @@ func (s *Store) Link(ctx context.Context, dgst digest.Digest, size int64) *url.U
 	return signed
 }
 
-// sign returns a URL for a content, and how long it is good: no longer than the credentials.
+// sign returns a URL for a blob, and how long it is good: no longer than the credentials.
 func (s *Store) sign(ctx context.Context, dgst digest.Digest) (*url.URL, time.Duration, error) {
 	key, err := s.blobKey(dgst)
 	if err != nil {
@@ -123,7 +123,7 @@ func (s *Store) sign(ctx context.Context, dgst digest.Digest) (*url.URL, time.Du
 		life = min(life, time.Until(creds.Expiration).Truncate(time.Second))
 	}
 	if life < min(shortestLife, s.opts.PresignTTL) {
-		return nil, 0, errors.New("the credentials end soon")
+		return nil, 0, errors.New("the credentials expire soon")
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, linkPatience, errTimeout)
 	defer cancel()

@@ -61,7 +61,7 @@ func linked(t *testing.T, server http.RoundTripper, change func(*Options)) *Stor
 	return s
 }
 
-// An object is asked for once an hour, and its URL is signed anew after half its life.
+// An object is asked for once an hour, and its URL is signed again after half its life.
 func TestLink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &objects{size: 5}

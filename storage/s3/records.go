@@ -156,7 +156,7 @@ func (r *records) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	}
 }
 
-// sorted sorts keys that take at most so many bytes, with keyCost for each.
+// sorted sorts keys that take at most that many bytes, with keyCost for each.
 func sorted(keys iter.Seq2[string, error], most int) ([]string, error) {
 	var all []string
 	size := 0

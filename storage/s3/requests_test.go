@@ -19,7 +19,7 @@ import (
 	"github.com/weirhq/weir/storage/s3/s3test"
 )
 
-// zeros is a content of zeros.
+// zeros is a blob of zeros.
 type zeros int64
 
 func (z zeros) ReadAt(p []byte, off int64) (int, error) {
@@ -149,7 +149,7 @@ func TestOperationsAreCounted(t *testing.T) {
 }
 
 // A server that answers before it has read an upload leaves a connection that still reads the
-// content. The next attempt begins at the first byte all the same.
+// content. The next attempt begins at the first byte anyway.
 func TestRefusedUploadsAreRepeated(t *testing.T) {
 	const size = zeros(8 << 20)
 	server := s3test.New(t)

@@ -13,7 +13,7 @@
 // whatever its digest says: this package compares lengths, and its callers compare the
 // digest. Content is written once it has been verified, and never changed.
 //
-// A server that is away, slow, or refuses, is asked no more for a time ([gate]). All
+// A server that is unavailable, slow, or refuses, is no longer asked for a while ([gate]). All
 // methods then return an *[Error] that matches [ErrPaused] at once.
 package s3
 
@@ -99,7 +99,7 @@ type Options struct {
 	Endpoint     *url.URL // http or https, a host, and no path
 	Bucket       string
 	CreateBucket bool   // if there is none
-	Region       string // "": the server tells it
+	Region       string // "": the server gives it
 	AccessKeyID  string // "": from the environment, profiles or the machine's service
 	SecretKey    string
 	KeyPrefix    string // without slashes at its ends
@@ -248,7 +248,7 @@ func (s *Store) key(name string) string { return path.Join(s.opts.KeyPrefix, nam
 // below returns the prefix of the keys below a name.
 func (s *Store) below(name string) string { return s.key(name) + "/" }
 
-// blobKey returns the key of a content. No key is made from an invalid digest.
+// blobKey returns the key of a blob. No key is made from an invalid digest.
 func (s *Store) blobKey(dgst digest.Digest) (string, error) {
 	if err := storage.ValidateDigest(dgst); err != nil {
 		return "", err
@@ -312,7 +312,7 @@ func (s *Store) enter(ctx context.Context) (pass, error) {
 }
 
 // errTimeout ends an operation that takes too long.
-var errTimeout = errors.New("it did not end within the time")
+var errTimeout = errors.New("it did not finish in time")
 
 // isPlain reports whether a character needs no care in keys, URLs and XML.
 func isPlain(c rune) bool {

@@ -84,7 +84,7 @@ func (s *Store) Survey(ctx context.Context) []Finding {
 	if unlisted {
 		err = nil
 	}
-	if !note(StepBucket, noteIf(made, "the bucket was missing, and was made"), err) {
+	if !note(StepBucket, noteIf(made, "the bucket was missing and was created"), err) {
 		return findings
 	}
 	foreign, err := s.claim(ctx)
@@ -145,7 +145,7 @@ func (s *Store) isReadable(ctx context.Context, key string, document []byte) boo
 	return err == nil && bytes.Equal(read, document)
 }
 
-// first asks for the first key that begins with prefix. It tells whether the bucket is
+// first asks for the first key that begins with prefix. It reports whether the bucket is
 // there and can be listed.
 func (s *Store) first(ctx context.Context, prefix string) error {
 	return s.call(ctx, opSurvey, func(ctx context.Context) error {
@@ -169,12 +169,12 @@ func (s *Store) Known(ctx context.Context) error {
 		return &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the object %s is not a marker of Weir", key)}
 	}
 	if m.Format > format {
-		return &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the keys below the prefix have format %d, and this version knows %d", m.Format, format)}
+		return &Error{Operation: string(opSurvey), Reason: Format, err: fmt.Errorf("the keys below the prefix have format %d, but this version only supports %d", m.Format, format)}
 	}
 	return nil
 }
 
-// claim reads the marker below the prefix, and writes it if there is none. It also tells
+// claim reads the marker below the prefix, and writes it if there is none. It also reports
 // which other keys are there.
 func (s *Store) claim(ctx context.Context) (foreign string, err error) {
 	known := s.Known(ctx)
@@ -227,7 +227,7 @@ func (s *Store) others(ctx context.Context) (string, error) {
 	if err != nil || len(found) == 0 {
 		return "", err
 	}
-	return "there are keys of another program, such as " + strings.Join(found, ", ") + ". Weir leaves them alone", nil
+	return "there are keys of another program, such as " + strings.Join(found, ", ") + ". Weir does not change them", nil
 }
 
 // readSmall reads an object of at most limit bytes.
@@ -251,7 +251,7 @@ func (s *Store) readSmall(ctx context.Context, key string, limit int64) (documen
 // tryCondition writes an object that is there, on the condition that it is not.
 func (s *Store) tryCondition(ctx context.Context, key string) (note string, err error) {
 	err = s.putSmall(ctx, opSurvey, key, []byte("replaced"), true)
-	const harmless = ". Two replicas may upload the same content twice, which costs the transfer only. Without a Redis, set the limits of the bucket at one Weir only"
+	const harmless = ". Two replicas may upload the same content twice, which only costs the transfer. Without Redis, set the limits of the bucket on one mirror only"
 	switch {
 	case err == nil:
 		// The other steps compare the object.
@@ -286,7 +286,7 @@ func refusesCondition(err error) bool {
 func (s *Store) tryRead(ctx context.Context, key string, written []byte) error {
 	read, err := s.readSmall(ctx, key, maxMarker)
 	if err == nil && !bytes.Equal(read, written) && string(read) != "replaced" {
-		err = errors.New("the object is not as it was written")
+		err = errors.New("the object differs from what was written")
 	}
 	return err
 }
@@ -315,7 +315,7 @@ func (s *Store) tryPresigned(ctx context.Context, key string, written []byte) er
 		client := &http.Client{Transport: s.http, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 		answer, err := client.Do(request)
 		if failed, ok := errors.AsType[*url.Error](err); ok {
-			err = failed.Err // without the URL, which is a secret for a time
+			err = failed.Err // without the URL, which is a secret for a while
 		}
 		if err != nil {
 			return err
@@ -373,7 +373,7 @@ func (s *Store) lifecycle(ctx context.Context, made bool) (note string, err erro
 	return "no rule removes incomplete uploads, which cost space. Set AbortIncompleteMultipartUpload to a day", nil
 }
 
-// unruled tells why nothing is known about the rules of a bucket. No pull needs them.
+// unruled returns why nothing is known about the rules of a bucket. No pull needs them.
 func unruled(err error) string {
 	return "the rules that remove incomplete uploads cannot be read or set: " + printable.Line(err.Error(), maxMessage)
 }
@@ -388,5 +388,5 @@ func (s *Store) skewed() string {
 	if skew < 0 {
 		direction = "ahead of"
 	}
-	return fmt.Sprintf("the clock of this machine is %s %s that of the bucket's server. Synchronise it", skew.Abs(), direction)
+	return fmt.Sprintf("the clock of this machine is %s %s that of the bucket's server. Synchronize it", skew.Abs(), direction)
 }

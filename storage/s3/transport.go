@@ -98,7 +98,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 const maxError = 64 << 10
 
 // errNotOfStore says that something else than an object store answers.
-var errNotOfStore = errors.New("s3: the 404 is not that of an object store, and may be one of a proxy in front of it")
+var errNotOfStore = errors.New("s3: the 404 does not come from an object store, but perhaps from a proxy in front of it")
 
 // isOfStore returns an error if a 404 is none of an object store. A store names the missing thing
 // in a document. A proxy that has lost its server, or has another one, answers with a page or with

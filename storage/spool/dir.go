@@ -67,7 +67,7 @@ type measured struct {
 }
 
 // reuse is how long a measured free space counts while there is enough of it. A download of
-// a small content asks three times. Only the bytes of other programs go unseen
+// a small blob asks three times. Only the bytes of other programs go unseen
 // for that time.
 const reuse = 20 * time.Millisecond
 
@@ -75,7 +75,7 @@ const reuse = 20 * time.Millisecond
 // filesystem that finished spools are renamed into. Spools leave minFree bytes of
 // that filesystem free; zero is no such limit. Each spool takes part in the quota
 // with all its bytes, written or not, until its file is closed or handed over;
-// nil is no quota.
+// nil means no quota.
 func NewDir(path string, minFree int64, quota Quota) *Dir {
 	if quota == nil {
 		quota = unlimited{}
@@ -184,7 +184,7 @@ func (d *Dir) Fits(owner string, n int64) bool { return d.check(owner, n, n) == 
 // it, and sums of such sizes do not overflow.
 const largest = 1 << 60
 
-// refusal returns the reason why so many bytes cannot be removed from the filesystem
+// refusal returns the reason why that many bytes cannot be removed from the filesystem
 // for an owner, or nil if they can. Otherwise that is err.
 func (d *Dir) refusal(owner string, short int64, err error) error {
 	removable, limited := d.quota.Removable(owner, short)

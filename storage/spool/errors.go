@@ -15,7 +15,7 @@ var ErrNoSpace = errors.New("spool: not enough free space")
 
 // ErrBusy says that there is no room until something has been evicted. Only a
 // caller that does not wait for that gets it.
-var ErrBusy = errors.New("spool: room has to be made first")
+var ErrBusy = errors.New("spool: space must be freed first")
 
 // NoSpaceError says how the filesystem of the spools lacks space. It matches
 // [ErrNoSpace].
@@ -40,7 +40,7 @@ func (e *NoSpaceError) Error() string {
 	if e.Err != nil {
 		return fmt.Sprintf("%v: %v", ErrNoSpace, e.Err)
 	}
-	return fmt.Sprintf("%v below %s: %s free, %s promised to running downloads, %s wanted, %s to be kept free",
+	return fmt.Sprintf("%v below %s: %s free, %s promised to running downloads, %s needed, %s to be kept free",
 		ErrNoSpace, e.Path, units.IEC(e.Free), units.IEC(e.Promised), units.IEC(e.Want), units.IEC(e.Keep))
 }
 

@@ -61,7 +61,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 // Stretch blocks as Read does, and returns the next bytes, at most limit, as a part of
 // the file that the kernel can send by itself. The reader's offset stays; Advance
 // moves it. A following call uses the same file, so the part ends with it. Stretch returns
-// nil if there is only the way of Read, which also tells the reason: the spool has ended,
+// nil if only Read can go on, which also returns the reason: the spool has ended,
 // or the file cannot be opened once more.
 func (r *Reader) Stretch(limit int64) *io.LimitedReader {
 	if r.closed || limit <= 0 || !r.open() {
@@ -96,7 +96,7 @@ func (r *Reader) open() bool {
 }
 
 // reopen opens the spool's file by its path. It returns an error if another file has the
-// place, such as content that was evicted and stored anew.
+// place, such as content that was evicted and stored again.
 func (s *Spool) reopen() (*os.File, error) {
 	s.mu.Lock()
 	path := s.path

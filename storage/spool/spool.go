@@ -136,7 +136,7 @@ func (s *Spool) shrink() {
 	s.dir.quota.Release(s.owner, surplus)
 }
 
-// Reset empties a spool so that its content can be written anew. It reports
+// Reset empties a spool so that its content can be written again. It reports
 // false if it cannot, because a reader has been given bytes already or a write
 // is running.
 func (s *Spool) Reset() bool {
@@ -172,7 +172,7 @@ func (s *Spool) Covered(off int64) int64 {
 	return s.covered.next(off)
 }
 
-// Ahead returns the begin and the end of the first stretch of at least n bytes that are
+// Ahead returns the start and the end of the first stretch of at least n bytes that are
 // there and begin at or behind off, and -1 if there is none.
 func (s *Spool) Ahead(off, n int64) (from, to int64) {
 	s.mu.Lock()

@@ -9,7 +9,7 @@ import (
 
 const (
 	// wakeBatch is how many bytes a reader waits for, if it wants as many: a wake-up and
-	// a system call of the reader cost about as much as the copy of so many bytes.
+	// a system call of the reader cost about as much as the copy of that many bytes.
 	wakeBatch = 256 << 10
 	// maxDelay is how long a byte waits for further ones. A person does not notice it,
 	// and a source that drips wakes its readers 20 times a second at most.

@@ -44,13 +44,13 @@ func (s *Spool) grow(n, ahead int64) error {
 	s.allotted += allot + extra
 	s.reserved += more + extra
 	s.mu.Unlock()
-	// The spool may have ended meanwhile, and needs the space no more.
+	// The spool may have ended meanwhile, and no longer need the space.
 	s.shrink()
 	return nil
 }
 
 // lacking returns how many bytes of the quota and of the promised space are missing for a
-// write of n bytes beside those that are under way. The caller holds the mutex.
+// write of n bytes in addition to those that are under way. The caller holds the mutex.
 func (s *Spool) lacking(n int64) (allot, more int64) {
 	return s.covered.total() + s.pending + n - s.allotted, s.pending + n - s.reserved
 }

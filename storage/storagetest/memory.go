@@ -149,7 +149,7 @@ func (m *Memory) Delete(_ context.Context, dgst digest.Digest) error {
 	return nil
 }
 
-// Touch records when a content was last used, for All to tell. It returns
+// Touch records when a blob was last used, for All to tell. It returns
 // storage.ErrNotExist when there is none.
 func (m *Memory) Touch(_ context.Context, dgst digest.Digest, used time.Time) error {
 	if _, err := m.get("Touch", dgst); err != nil {

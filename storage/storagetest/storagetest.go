@@ -70,7 +70,7 @@ func NewSpool(t testing.TB, spools *spool.Dir, content []byte) *spool.Spool {
 	return s
 }
 
-// Commit stores a content under its sha256 digest.
+// Commit stores a blob under its sha256 digest.
 func Commit(t testing.TB, store storage.Store, spools *spool.Dir, content []byte) digest.Digest {
 	t.Helper()
 	dgst := digest.FromBytes(content)

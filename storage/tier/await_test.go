@@ -11,7 +11,7 @@ import (
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
-// A content that others wait for goes before the rest, however many and large they are.
+// A blob that others wait for goes before the rest, however many and large they are.
 func TestHastenedContentGoesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, f := storagetest.NewMemory(t), newFar()
@@ -47,7 +47,7 @@ func TestHastenedContentGoesFirst(t *testing.T) {
 	})
 }
 
-// A content that went first and failed waits for its next attempt as others do, although it is
+// A blob that went first and failed waits for its next attempt as others do, although it is
 // still among those that came before it.
 func TestHastenedContentPauses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestAwaitEnds(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				defer cancel()
 				begun := time.Now()
-				// Content that leaves may have ended before the wait, and is looked for in vain.
+				// Content that leaves may have ended before the wait, and is not found.
 				if err := u.Await(ctx, dgst); err == nil && !f.leaves {
 					t.Error("the wait succeeds")
 				}

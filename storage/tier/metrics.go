@@ -24,15 +24,15 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		uploads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_tier_uploads_total",
-			Help: "Attempts to upload content to the bucket, by their result: uploaded, repeated (it failed and is tried again), given_up or dropped (too many wait). The last two are tried again after some hours.",
+			Help: "Attempts to upload content to the bucket, by result: uploaded, repeated (it failed and is tried again), given_up or dropped (too many are waiting). The last two are tried again after a few hours.",
 		}, []string{"result"}),
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "weir_tier_record_writes_total",
-			Help: "Attempts to write records to the bucket, by their result, as for uploads.",
+			Help: "Attempts to write records to the bucket, by result, as for uploads.",
 		}, []string{"result"}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_tier_uploads_waiting",
-			Help: "Contents that are not in the bucket yet and wait for their upload.",
+			Help: "Objects that are not in the bucket yet and wait for their upload.",
 		}),
 	}
 	for _, result := range []result{uploaded, repeated, givenUp, dropped} {

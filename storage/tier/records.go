@@ -76,7 +76,7 @@ type Records struct {
 	ready     []string
 	changed   notify.Broadcast
 	merged    bool // far has all records that were near at the start
-	lost      bool // a write had no place or was given up, and that was logged
+	lost      bool // a write had no place or was abandoned, and that was logged
 }
 
 // recalled is a record in memory.
@@ -91,7 +91,7 @@ type write struct {
 	document []byte // nil: a deletion
 	version  int    // counts the changes
 	attempts int
-	failed   bool // it was given up
+	failed   bool // it was abandoned
 }
 
 // NewRecords returns records that are written far in the background until Close.
@@ -125,7 +125,7 @@ func (r *Records) Drain(ctx context.Context) error {
 	}
 }
 
-// Await waits until the changes of a record are far. It returns an error if one is given up,
+// Await waits until the changes of a record are far. It returns an error if one is abandoned,
 // or far is paused.
 func (r *Records) Await(ctx context.Context, key string) error {
 	r.mu.Lock()
@@ -237,14 +237,14 @@ func (r *Records) read(ctx context.Context, key string) (recalled, error) {
 	if r.opts.Touch != nil && known.document != nil && time.Since(known.touched) > touchPause {
 		known.touched = time.Now()
 		if err := r.opts.Touch(ctx, key, known.touched); err != nil {
-			r.opts.Logger.Debug("cannot note the use of a record", "key", key, "error", err)
+			r.opts.Logger.Debug("cannot record the use of a record", "key", key, "error", err)
 		}
 	}
 	r.remember(key, known)
 	return known, nil
 }
 
-// orEmpty tells an empty record from none.
+// orEmpty distinguishes an empty record from none.
 func orEmpty(document []byte) []byte {
 	if document == nil {
 		return []byte{}
@@ -262,7 +262,7 @@ func (r *Records) remember(key string, known recalled) {
 
 func (r *Records) keepNear(ctx context.Context, key string, document []byte) {
 	if err := r.opts.Near.Put(ctx, key, document); err != nil {
-		r.opts.Logger.Debug("cannot keep a record near", "key", key, "error", err)
+		r.opts.Logger.Debug("cannot keep a record on this machine", "key", key, "error", err)
 	}
 }
 
@@ -280,7 +280,7 @@ func (r *Records) Put(ctx context.Context, key string, document []byte) error {
 			return err
 		}
 		// A full disk near says nothing about far.
-		r.opts.Logger.Debug("cannot keep a record near", "key", key, "error", err)
+		r.opts.Logger.Debug("cannot keep a record on this machine", "key", key, "error", err)
 	}
 	r.change(key, orEmpty(bytes.Clone(document)))
 	return nil
@@ -310,7 +310,7 @@ func (r *Records) change(key string, document []byte) {
 		r.mu.Unlock()
 		r.opts.Metrics.write(dropped)
 		if first {
-			r.opts.Logger.Error("too many records wait for the bucket, so some are kept on this machine only. Check that the bucket can be reached")
+			r.opts.Logger.Error("too many records are waiting for the bucket, so some are kept on this machine only. Check that the bucket can be reached")
 		}
 		return
 	}
@@ -334,7 +334,7 @@ func (r *Records) List(ctx context.Context, prefix string) iter.Seq2[string, err
 	return func(yield func(string, error) bool) {
 		listed := false
 		for key, err := range r.opts.Far.List(ctx, prefix) {
-			// Once a key was told, the list must not change.
+			// Once a key has been listed, the list must not change.
 			if err != nil && !listed && ctx.Err() == nil && !errors.Is(err, storage.ErrInvalidKey) {
 				r.opts.Near.List(ctx, prefix)(yield)
 				return
@@ -463,7 +463,7 @@ func (r *Records) merge(ctx context.Context) {
 			r.mu.Unlock()
 			return
 		} else if ctx.Err() == nil {
-			r.opts.Logger.Debug("cannot compare the records of this machine with those of the bucket. This is tried again", "error", err)
+			r.opts.Logger.Debug("cannot compare the records of this machine with those of the bucket. Weir tries again", "error", err)
 		}
 		select {
 		case <-time.After(pause):
@@ -474,7 +474,7 @@ func (r *Records) merge(ctx context.Context) {
 }
 
 // mergeOnce compares the lists of both, and writes the difference. It remembers near keys
-// only, by a number each: the number of those in far is a stranger's choice.
+// only, by a number each: the number of those in far is chosen by other programs.
 func (r *Records) mergeOnce(ctx context.Context) error {
 	seed := maphash.MakeSeed()
 	lacking := make(map[uint64]struct{})

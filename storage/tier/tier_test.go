@@ -109,7 +109,7 @@ func uploader(t *testing.T, near *storagetest.Memory, f *far) (*tier.Store, *tie
 	return tier.NewStore(near, u), u, log
 }
 
-// A content that is about to leave far is not uploaded now. Nothing waits for it, and the next
+// A blob that is about to leave far is not uploaded now. Nothing waits for it, and the next
 // comparison tries again.
 func TestUploadOfContentThatLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

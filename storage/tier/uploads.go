@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// uploadsAtOnce is how many contents are uploaded at once: more than one, so that a
+	// uploadsAtOnce is how many blobs are uploaded at once: more than one, so that a
 	// large one does not hold up the rest, and few, since clients come first. One more worker
-	// has contents that others wait for, such as manifests.
+	// has blobs that others wait for, such as manifests.
 	uploadsAtOnce = 4
-	// maxWaiting bounds the contents that wait for their upload. Beyond, they wait for
+	// maxWaiting bounds the blobs that wait for their upload. Beyond, they wait for
 	// the next comparison.
 	maxWaiting = 100_000
-	// maxCame is how many contents that come from far are remembered until they are
+	// maxCame is how many blobs that come from far are remembered until they are
 	// committed. If one is forgotten, its upload ends with the first request.
 	maxCame = 8192
 	// maxAttempts is how often an upload is tried. With the pauses, that takes some ten
@@ -40,10 +40,10 @@ const (
 
 // Far is a store that mirrors share.
 type Far interface {
-	// Lacks reports whether a content has to be uploaded. It returns an error that matches
+	// Lacks reports whether a blob has to be uploaded. It returns an error that matches
 	// spool.ErrBusy if far is about to remove it: the next comparison tries again.
 	Lacks(ctx context.Context, info storage.Info) (bool, error)
-	// Upload stores a content that has been verified. It succeeds if the content is there.
+	// Upload stores a blob that has been verified. It succeeds if the content is there.
 	Upload(ctx context.Context, info storage.Info, content io.ReaderAt) error
 	// Paused reports whether no request is sent at the moment, since the last ones failed.
 	Paused() bool
@@ -73,25 +73,25 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 
 // UploaderOptions configure an [Uploader].
 type UploaderOptions struct {
-	// Near has the contents that are uploaded. To read them for that is no use of them, so it
+	// Near has the blobs that are uploaded. Reading them for that does not count as a use, so it
 	// is the driver, and no store that evicts.
 	Near storage.Store
 	Far  Far
-	// Uploaded, if set, is told of each content that this mirror has brought far.
+	// Uploaded, if set, is called for each blob that this mirror has brought far.
 	Uploaded func(digest.Digest)
-	// Forget, if set, is told of each content that is far now, and removes it near.
+	// Forget, if set, is called for each blob that is far now, and removes it near.
 	Forget  func(ctx context.Context, info storage.Info) error
 	Metrics *Metrics
 	Logger  *slog.Logger
 }
 
-// Uploader uploads contents in the background.
+// Uploader uploads blobs in the background.
 type Uploader struct {
 	opts UploaderOptions
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
-	came    *lru.Cache[digest.Digest, struct{}] // contents that are being read from far
+	came    *lru.Cache[digest.Digest, struct{}] // blobs that are being read from far
 
 	mu      sync.Mutex
 	waiting map[digest.Digest]*upload // also those under way
@@ -99,10 +99,10 @@ type Uploader struct {
 	prompt  []digest.Digest           // as ready, and others wait for them
 	changed notify.Broadcast
 	logged  bool // a failure since the last success
-	missed  bool // one was given up or had no place
+	missed  bool // one was abandoned or had no place
 }
 
-// upload is a content that is to be uploaded.
+// upload is a blob that is to be uploaded.
 type upload struct {
 	attempts int
 	running  bool
@@ -145,10 +145,10 @@ func (u *Uploader) Drain(ctx context.Context) error {
 	}
 }
 
-// errNotFar says that far does not have a content or a record, and that no wait changes that.
+// errNotFar says that far does not have a blob or a record, and that no wait changes that.
 var errNotFar = errors.New("storage: it is not in the bucket")
 
-// Hasten lets a content that waits for its first attempt go before others.
+// Hasten lets a blob that waits for its first attempt go before others.
 func (u *Uploader) Hasten(dgst digest.Digest) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -158,8 +158,8 @@ func (u *Uploader) Hasten(dgst digest.Digest) {
 	}
 }
 
-// Await waits until far has a content that was committed. It returns an error if the upload
-// fails, or far is paused. A content that is not about to be uploaded is taken for one that far
+// Await waits until far has a blob that was committed. It returns an error if the upload
+// fails, or far is paused. A blob that is not about to be uploaded is taken for one that far
 // has.
 func (u *Uploader) Await(ctx context.Context, dgst digest.Digest) error {
 	u.mu.Lock()
@@ -186,10 +186,10 @@ func (u *Uploader) Await(ctx context.Context, dgst digest.Digest) error {
 	return nil
 }
 
-// Comes notes that a content is read from far, so that its commit needs no upload.
+// Comes notes that a blob is read from far, so that its commit needs no upload.
 func (u *Uploader) Comes(dgst digest.Digest) { u.came.Add(dgst, struct{}{}) }
 
-// Lost notes that far has lost a content, or had other bytes.
+// Lost notes that far has lost a blob, or had other bytes.
 func (u *Uploader) Lost(dgst digest.Digest) { u.came.Remove(dgst) }
 
 // Close ends the uploads under way.
@@ -198,7 +198,7 @@ func (u *Uploader) Close() {
 	u.running.Wait()
 }
 
-// add asks for the upload of a content. It does not wait.
+// add asks for the upload of a blob. It does not wait.
 func (u *Uploader) add(dgst digest.Digest) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -217,7 +217,7 @@ func (u *Uploader) add(dgst digest.Digest) {
 	u.changed.Notify()
 }
 
-// compare asks for the upload of all near contents, at the start and after failures: an
+// compare asks for the upload of all near blobs, at the start and after failures: an
 // upload ends at once if far has the content.
 func (u *Uploader) compare(ctx context.Context) {
 	for {
@@ -304,7 +304,7 @@ func (u *Uploader) next(ctx context.Context, queue *[]digest.Digest) (dgst diges
 		for len(*queue) > 0 && !paused {
 			dgst, *queue = (*queue)[0], (*queue)[1:]
 			known := u.waiting[dgst]
-			// A content may be in both queues, and in one of them after it was tried from the other.
+			// A blob may be in both queues, and in one of them after it was tried from the other.
 			if known == nil || known.running || known.pausing {
 				continue
 			}
@@ -354,7 +354,7 @@ func (u *Uploader) upload(ctx context.Context, dgst digest.Digest) error {
 	return err
 }
 
-// send uploads an open content.
+// send uploads an open blob.
 func (u *Uploader) send(ctx context.Context, object *storage.Object) error {
 	dgst := object.Digest
 	from, ok := object.Content.(io.ReaderAt)
@@ -380,7 +380,7 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 	var first, again, corrupt bool
 	pause := min(firstPause<<min(attempts-1, 16), longestPause)
 	switch {
-	case err == nil && known.again:
+	case (err == nil || errors.Is(err, storage.ErrCorrupt)) && known.again: // it was committed anew meanwhile
 		known.again, known.attempts, again, pause = false, 0, true, 0
 	case err == nil:
 		delete(u.waiting, dgst)
@@ -390,7 +390,7 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 		delete(u.waiting, dgst) // weir verify finds it, and so does its next reader
 		corrupt, known.failed = true, true
 		u.opts.Metrics.upload(givenUp)
-	case errors.Is(err, spool.ErrBusy): // far is about to remove the content, or not: its use was told
+	case errors.Is(err, spool.ErrBusy): // far is about to remove the content, or not: its use was announced
 		delete(u.waiting, dgst)
 		u.missed, known.failed = true, true
 		u.opts.Metrics.upload(repeated)
@@ -410,7 +410,7 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 	u.changed.Notify()
 	u.mu.Unlock()
 	if first {
-		u.opts.Logger.Error("content was not uploaded to the bucket, and is tried again in some hours. Other mirrors fetch it from upstream until then",
+		u.opts.Logger.Error("content was not uploaded to the bucket. Weir tries again in a few hours. Until then, other mirrors fetch it from upstream",
 			"digest", dgst, "attempts", attempts, "error", err)
 	}
 	if corrupt {
@@ -435,7 +435,7 @@ func (u *Uploader) later(ctx context.Context, dgst digest.Digest, pause time.Dur
 	u.changed.Notify()
 }
 
-// seeking reads a content that can seek as one that is read anywhere.
+// seeking reads a blob that can seek as one that is read anywhere.
 type seeking struct {
 	mu      sync.Mutex
 	content io.ReadSeeker

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// againstRounds are the rounds of each of two binaries, by turns. A median of so many is steady
+// againstRounds are the rounds of each of two binaries, by turns. A median of that many is steady
 // on a machine with a load of ten for each processor.
 const againstRounds = 15
 

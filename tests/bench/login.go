@@ -98,7 +98,7 @@ func loginRow(label string, seconds, open []float64) row {
 		ratios[i] = seconds[i] / open[i]
 	}
 	return row{
-		"warm manifest, " + label + ": CPU of the mirror per 1,000 requests, and the open mirror is 1",
+		"warm manifest, " + label + ": CPU of the mirror per 1,000 requests; relative to the open mirror",
 		fmt.Sprintf("%.3f s, %.2f", median(seconds), median(ratios)),
 	}
 }

@@ -20,13 +20,13 @@ const (
 	// has manyTags of the tags.
 	pagedObjects, pagedTags, pagedRepositories = 1_000_000, 100_000, 2000
 	manyTags                                   = 20_000
-	// linksOfInode is how many contents share a file: a filesystem limits its hard links.
+	// linksOfInode is how many blobs share a file: a filesystem limits its hard links.
 	linksOfInode = 50_000
 	// viewsOfPage is how often each page is read, for a median.
 	viewsOfPage = 21
 )
 
-// pagesOfMany measures the pages of a mirror with many contents and tags.
+// pagesOfMany measures the pages of a mirror with many blobs and tags.
 func pagesOfMany(ctx context.Context, m *mirror, _ *upstream) ([]row, error) {
 	m.stop()
 	manifest, err := fillPages(filepath.Join(filepath.Dir(m.config), "data"))
@@ -51,7 +51,7 @@ func pagesOfMany(ctx context.Context, m *mirror, _ *upstream) ([]row, error) {
 	return rows, nil
 }
 
-// viewPage reads a page again and again, and tells how long that took.
+// viewPage reads a page again and again, and returns how long that took.
 func viewPage(ctx context.Context, url string) (string, error) {
 	var took []time.Duration
 	for range viewsOfPage {
@@ -81,7 +81,7 @@ func viewPage(ctx context.Context, url string) (string, error) {
 
 func milliseconds(d time.Duration) string { return fmt.Sprintf("%.1f ms", d.Seconds()*1000) }
 
-// fillPages makes contents and tags as a mirror would have left them, and returns the digest of a
+// fillPages makes blobs and tags as a mirror would have left them, and returns the digest of a
 // manifest that all tags name.
 func fillPages(data string) (manifest string, err error) {
 	body := []byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}`)
@@ -109,7 +109,7 @@ func fillPages(data string) (manifest string, err error) {
 	return "sha256:" + name, fillContents(data)
 }
 
-// fillContents makes the contents, and a link to each. Contents share files, which saves space
+// fillContents makes the blobs, and a link to each. Contents share files, which saves space
 // that nothing here reads.
 func fillContents(data string) error {
 	shared := ""

@@ -15,7 +15,7 @@ const (
 	parallelChunk = 32 * mib
 )
 
-// rangeThenWhole tells how many bytes come from upstream, for each byte of a cold blob, if
+// rangeThenWhole measures how many bytes come from upstream, for each byte of a cold blob, if
 // clients ask for ranges of it first.
 func rangeThenWhole(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
 	var rows []row

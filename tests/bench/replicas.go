@@ -105,7 +105,7 @@ func compareReplicas(ctx context.Context, dir string, up *upstream, single, flee
 	return []row{
 		{"cold image, 96 clients: through one mirror", alone.median()},
 		{"cold image, 96 clients: through three replicas", together.median()},
-		{"cold image, 96 clients: three replicas, and one mirror is 1", fmt.Sprintf("%.2f of the time, %.2f of the CPU", median(times), median(cpus))},
+		{"cold image, 96 clients: three replicas, relative to one mirror", fmt.Sprintf("%.2f times the time, %.2f times the CPU", median(times), median(cpus))},
 	}, nil
 }
 

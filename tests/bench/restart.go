@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// storedObjects is how many contents a restarted mirror finds, each with a link.
+	// storedObjects is how many blobs a restarted mirror finds, each with a link.
 	storedObjects = 100_000
 	// restarts is how often it is restarted, for a median.
 	restarts = 5
@@ -21,7 +21,7 @@ const (
 	settling = 5 * time.Second
 )
 
-// restart measures the start of a mirror that has many contents.
+// restart measures the start of a mirror that has many blobs.
 func restart(ctx context.Context, m *mirror, _ *upstream) ([]row, error) {
 	if err := fillStore(filepath.Join(filepath.Dir(m.config), "data")); err != nil {
 		return nil, err
@@ -58,7 +58,7 @@ func restart(ctx context.Context, m *mirror, _ *upstream) ([]row, error) {
 	}, nil
 }
 
-// fillStore makes contents of one byte, in 200 repositories, as a mirror would have left
+// fillStore makes blobs of one byte, in 200 repositories, as a mirror would have left
 // them.
 func fillStore(data string) error {
 	for i := range storedObjects {

@@ -21,7 +21,7 @@ const (
 	tinySize = 1024
 )
 
-// smallObjects measures the storing of many small contents.
+// smallObjects measures the storing of many small blobs.
 func smallObjects(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
 	images := make([][]string, smallImages)
 	for i := range images {
@@ -47,7 +47,7 @@ func smallObjects(ctx context.Context, m *mirror, up *upstream) ([]row, error) {
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	// The manifests of addManifest are one content.
+	// The manifests of addManifest are one blob.
 	objects := float64(smallImages * smallLayers)
 	took, used := time.Since(began), m.cpu().minus(before, objects)
 	peak, _ := m.daemon().memory()

@@ -59,7 +59,7 @@ func warmBlobOverTLS(ctx context.Context, dir string, up *upstream) ([]row, erro
 		{"warm 1 GiB blob over TLS (" + tls.CipherSuiteName(mirrored.cipher) + "): throughput", fmt.Sprintf("%.0f MiB/s", median(mirrored.rates))},
 		{"warm 1 GiB blob over TLS: CPU of the mirror per GiB", fmt.Sprintf("%.3f s", median(mirrored.cpu))},
 		{"the same file over TLS from nginx: CPU per GiB", fmt.Sprintf("%.3f s", median(served.cpu))},
-		{"CPU of the mirror for a blob over TLS, nginx is 1", fmt.Sprintf("%.2f", median(ratios))},
+		{"CPU of the mirror for a blob over TLS, relative to nginx", fmt.Sprintf("%.2f", median(ratios))},
 	}, nil
 }
 

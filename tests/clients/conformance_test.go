@@ -24,8 +24,8 @@ import (
 func TestConformance(t *testing.T) {
 	testutil.Long(t, "compiles the OCI's suite")
 	suite := filepath.Join(t.TempDir(), "conformance")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-ldflags=-s", "-o", suite, "github.com/opencontainers/distribution-spec/conformance")
-	build.Dir = "../tools/conformance"
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-trimpath", "-ldflags=-s", "-o", suite, "github.com/opencontainers/distribution-spec/conformance")
+	build.Dir, build.Env = "../tools/conformance", append(os.Environ(), "CGO_ENABLED=0") // as other tools
 	harness.Run(t, build)
 	addr, _ := startOlareg(t)
 	w := harness.StartWeir(t, fmt.Sprintf("[repository.mirror]\ndefault = true\n[[repository.mirror.upstream]]\nurl = \"http://%s\"\n", addr))

@@ -12,7 +12,7 @@ import (
 
 // A client is made ready for a mirror, by the files that weir client-config
 // prints for it where it takes any, and then pulls the linux/amd64 image of a
-// name such as docker.io/org/app:1.2 as often as it is told, each time anew. It
+// name such as docker.io/org/app:1.2 as often as it is told, each time from scratch. It
 // fails the test unless it got the image that is wanted.
 type (
 	client func(*testing.T, *mirror) puller

@@ -73,7 +73,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// sentOf returns the bytes of a content that clients got from the server.
+// sentOf returns the bytes of a blob that clients got from the server.
 func (o *objects) sentOf(content []byte) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()

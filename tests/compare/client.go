@@ -34,7 +34,7 @@ func newClient(s *server) *client {
 func (c *client) close() { c.http.CloseIdleConnections() }
 
 // get reads a path below the repository. Ranges may be empty; a server may answer with the whole
-// all the same. The function first, if any, is called at the first byte of the body.
+// anyway. The function first, if any, is called at the first byte of the body.
 func (c *client) get(ctx context.Context, path, ranges string, first func()) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
 	if err != nil {

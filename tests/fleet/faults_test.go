@@ -52,7 +52,7 @@ func instead(match func(*http.Request) bool, answer func(w http.ResponseWriter, 
 	}
 }
 
-// cutting passes so many bytes of a body on, and then breaks the connection.
+// cutting passes that many bytes of a body on, and then breaks the connection.
 type cutting struct {
 	http.ResponseWriter
 	left int
@@ -344,7 +344,7 @@ func TestBucketTroubleIsNamed(t *testing.T) {
 		"URLs lead nowhere": {fault: func(s *s3test.Server) {
 			s.FailIf(func(r *http.Request) bool { return r.URL.Query().Has("X-Amz-Signature") }, 403, "AccessDenied")
 		}, want: "a presigned URL does not lead to the object"},
-		"wrong clock": {fault: func(s *s3test.Server) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }, want: "Synchronise the clock"},
+		"wrong clock": {fault: func(s *s3test.Server) { s.FailIf(anyRequest, 403, "RequestTimeTooSkewed") }, want: "Synchronize the clock"},
 		"a clock that is an hour ahead": {fault: func(s *s3test.Server) {
 			s.Intercept(instead(anyRequest, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 				w.Header().Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))

@@ -81,8 +81,7 @@ func TestReplicasDownloadOnce(t *testing.T) {
 		"a disk each": stores["a disk each"],
 		"a bucket":    func(t *testing.T) string { return harness.StartBucket(t).Config("") + streamed },
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		t.Run(name, func(t *testing.T) { // one after the other: three mirrors and 96 clients fill a machine
 			unstarved(t, func() bool { return downloadOnce(t, startFleetOn(t, 3, store(t))) })
 		})
 	}
@@ -241,7 +240,7 @@ func TestReplicasWithCertificates(t *testing.T) {
 		t.Errorf("the upstream got %q", got)
 	}
 	for _, w := range f.replicas {
-		w.Logs(t, "another replica is reached", "https://127.0.0.1:")
+		w.Logs(t, "another replica can be reached", "https://127.0.0.1:")
 	}
 	refused, err := redis.Client(t).Do(t.Context(), "ACL", "LOG").Slice()
 	if err != nil || len(refused) != 0 {
@@ -255,7 +254,7 @@ func TestReplicasWithCertificates(t *testing.T) {
 	}
 }
 
-// While a replica uploads a content to the bucket, the others read it from that replica: it is
+// While a replica uploads a blob to the bucket, the others read it from that replica: it is
 // downloaded once and uploaded once.
 func TestUploadTakesItsTime(t *testing.T) {
 	t.Parallel()

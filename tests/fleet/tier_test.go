@@ -58,7 +58,7 @@ func key(dgst digest.Digest) string {
 	return "blobs/sha256/" + dgst.Encoded()[:2] + "/" + dgst.Encoded()
 }
 
-// inBucket waits until the contents and a number of records are in the bucket.
+// inBucket waits until the blobs and a number of records are in the bucket.
 func inBucket(t *testing.T, server *s3test.Server, records int, contents ...digest.Digest) {
 	t.Helper()
 	harness.Eventually(t, "the content and the records are in the bucket", func() bool {

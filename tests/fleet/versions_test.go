@@ -32,11 +32,10 @@ func nextVersion(t *testing.T) string {
 		t.Fatalf("%s does not have %q", source, this)
 	}
 	dir := t.TempDir()
-	replaced, overlay, binary := filepath.Join(dir, "value.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "weir")
+	replaced, overlay := filepath.Join(dir, "value.go"), filepath.Join(dir, "overlay.json")
 	harness.WriteFile(t, replaced, strings.Replace(string(text), this, next, 1))
 	harness.WriteFile(t, overlay, fmt.Sprintf(`{"Replace": {%q: %q}}`, source, replaced))
-	harness.Run(t, exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "-o", binary, "github.com/weirhq/weir/cmd/weir"))
-	return binary
+	return harness.BuildShipped(t, "-overlay="+overlay)
 }
 
 // rotation is the replicas that a balancer gives to clients.
@@ -127,7 +126,7 @@ func TestRollingUpdate(t *testing.T) {
 	}
 	for range 3 {
 		start(next)
-		all[len(all)-1].Logs(t, otherVersion, "The two download by themselves until all replicas are updated")
+		all[len(all)-1].Logs(t, otherVersion, "Both download independently until all replicas have the same version")
 		rotation.retire(t)
 	}
 	rotation.retire(t) // two are left

@@ -4,6 +4,7 @@
 package harness
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,15 +13,25 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/weirhq/weir/internal/testutil"
 )
 
 // binaryDir is the directory of the built mirror. Main makes and removes it.
 var binaryDir string
 
-// buildOnce builds the mirror with the race detector. It runs when the first
-// test needs the binary, so that tests which need none do not wait for it.
+// buildOnce builds the mirror, with the race detector if the tests have it. It runs when the
+// first test needs the binary, so that tests which need none do not wait for it.
 var buildOnce = sync.OnceValues(func() (path string, err error) {
-	return buildIn(binaryDir, "-race")
+	path = filepath.Join(binaryDir, "weir")
+	// Go keeps the programs that it runs, so that one package of tests links the mirror for all.
+	// The program is copied in place of being run.
+	run := exec.Command("go", "run", fmt.Sprintf("-race=%t", Raced), "-ldflags=-w", "-exec", `sh -c 'cp "$0" "$WEIR_COPY"'`, "github.com/weirhq/weir/cmd/weir")
+	run.Env = append(os.Environ(), "WEIR_COPY="+path)
+	if out, err := run.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the mirror: %w\n%s", err, out)
+	}
+	return path, nil
 })
 
 // Binary returns the path of the mirror's binary.
@@ -33,26 +44,36 @@ func Binary(t testing.TB) string {
 	return path
 }
 
-// BuildShipped builds the mirror without the race detector, as it is shipped,
-// and returns the path of the binary.
-func BuildShipped(t testing.TB) string {
+// BuildShipped builds the mirror without the race detector, as it is shipped, with more
+// flags of go build, and returns the path of the binary.
+func BuildShipped(t testing.TB, flags ...string) string {
 	t.Helper()
-	path, err := buildIn(t.TempDir(), "-race=false") // whatever GOFLAGS says
-	if err != nil {
-		t.Fatal(err)
+	path := filepath.Join(t.TempDir(), "weir")
+	build := exec.CommandContext(t.Context(), testutil.Program(t, "make", "make"), "-C", root(), "build", "BINARY="+path)
+	build.Env = append(os.Environ(), "GOFLAGS="+strings.Join(flags, " "))
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("building the mirror: %v\n%s", err, out)
 	}
 	return path
 }
 
-func buildIn(dir string, flags ...string) (path string, err error) {
-	path = filepath.Join(dir, "weir")
-	args := append([]string{"build", "-o", path}, flags...)
-	out, err := exec.Command("go", append(args, "github.com/weirhq/weir/cmd/weir")...).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("building the mirror: %w\n%s", err, out)
+// root returns the directory of the module. Tests begin in the directory of their package.
+var root = sync.OnceValue(func() string {
+	dir, err := os.Getwd()
+	for err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+		if dir == filepath.Dir(dir) {
+			err = errors.New("no directory above that of the tests has a go.mod")
+		}
+		dir = filepath.Dir(dir)
 	}
-	return path, nil
-}
+	if err != nil {
+		panic(err)
+	}
+	return dir
+})
 
 // Main runs the tests of a package and ends the process. TestMain calls it.
 func Main(m interface{ Run() int }) {

@@ -26,7 +26,7 @@ type Process struct {
 }
 
 // NewProcess returns a server that is not started yet, and kills it with the
-// test. Its standard error goes to a file. The command is made anew for each
+// test. Its standard error goes to a file. The command is made again for each
 // start, which returns when ready does; ready may read the standard output.
 func NewProcess(t testing.TB, name string, command func() *exec.Cmd, ready func(stdout io.Reader) bool) *Process {
 	t.Helper()

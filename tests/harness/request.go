@@ -1,12 +1,14 @@
 package harness
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net"
 	"net/http"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -31,6 +33,10 @@ func (a Answer) ErrorCode() string {
 	return document.Errors[0].Code
 }
 
+// headerTimeout is the time after which the mirror ends a new connection on which it has
+// seen no complete header.
+const headerTimeout = 10 * time.Second
+
 // Get requests a path of the mirror. Headers are name, value, name, value...
 func (w *Weir) Get(t *testing.T, path string, headers ...string) Answer {
 	t.Helper()
@@ -45,14 +51,31 @@ func (w *Weir) Do(t *testing.T, method, path string, headers ...string) Answer {
 	if w.Client != nil {
 		client = w.Client
 	}
+	begun := time.Now()
 	resp, err := client.Do(req)
+	if err != nil && time.Since(begun) > headerTimeout {
+		// The machine stood still, or was too busy: the mirror saw no header in time.
+		t.Logf("%s %s: %v; asking again", method, path, err)
+		resp, err = client.Do(req)
+	}
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
 	defer resp.Body.Close()
 	a := Answer{Status: resp.StatusCode, Header: resp.Header}
-	a.Body, a.Err = io.ReadAll(resp.Body)
+	a.Body, a.Err = readAll(resp)
 	return a
+}
+
+// readAll returns the body of an answer. With the race detector, a buffer that grows under
+// many MiB takes most of the time of a test.
+func readAll(resp *http.Response) ([]byte, error) {
+	var body bytes.Buffer
+	if resp.ContentLength > 0 && resp.Request.Method != http.MethodHead {
+		body.Grow(int(min(resp.ContentLength, 64<<20)) + bytes.MinRead)
+	}
+	_, err := body.ReadFrom(resp.Body)
+	return body.Bytes(), err
 }
 
 // request returns a request with headers, each a name and a value.

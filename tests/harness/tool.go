@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -18,11 +17,11 @@ import (
 func Tool(t *testing.T, module, name string) string {
 	t.Helper()
 	testutil.Long(t, "compiles "+name)
-	_, file, _, _ := runtime.Caller(0)
 	build := exec.CommandContext(t.Context(), "go", "tool", "-n", name)
-	build.Dir = filepath.Join(filepath.Dir(file), "../tools", module)
-	// Without debugging information it is linked in half the time.
-	build.Env = append(os.Environ(), "GOFLAGS=-ldflags=-s")
+	build.Dir = filepath.Join(root(), "tests/tools", module)
+	// Without debugging information it is linked in half the time. What it shares with
+	// other programs and the shipped mirror is compiled once.
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath -ldflags=-s")
 	return Output(t, build)
 }
 

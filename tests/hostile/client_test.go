@@ -108,7 +108,7 @@ func firstOf(failures []error) error {
 	return nil
 }
 
-// get requests a content and compares the answer with it. A wrong byte is a violation
+// get requests a blob and compares the answer with it. A wrong byte is a violation
 // even in an answer that breaks off.
 func (c *client) get(ctx context.Context, method, path string, dgst digest.Digest) error {
 	ctx, cancel := context.WithTimeout(ctx, hung)

@@ -101,7 +101,7 @@ func (c *content) forget(i *image) {
 	}
 }
 
-// body returns a content by its digest, or nil.
+// body returns a blob by its digest, or nil.
 func (c *content) body(dgst digest.Digest) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()

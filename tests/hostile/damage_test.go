@@ -14,7 +14,7 @@ import (
 )
 
 // vandal damages stored files: it cuts and lengthens them, and puts links, pipes and
-// directories in their places. The next client must get the content all the same.
+// directories in their places. The next client must still get the content.
 func vandal(s *stage) actor {
 	open := s.honest["open"].content
 	wreck := func(ctx context.Context, a *attacker) {
@@ -79,7 +79,7 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// blobOf makes a small content, and its digest.
+// blobOf makes a small blob, and its digest.
 func blobOf(format string, args ...any) ([]byte, digest.Digest) {
 	body := fmt.Appendf(nil, format, args...)
 	return body, digest.FromBytes(body)

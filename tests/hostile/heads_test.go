@@ -50,7 +50,7 @@ func liar(s *stage) actor {
 	return actor{name: "liar", upstream: registry, workers: 2, pause: 200 * time.Millisecond, attack: steal}
 }
 
-// caught notes a violation if an answer holds a part of a content that its client has no
+// caught notes a violation if an answer holds a part of a blob that its client has no
 // right to.
 func (a *attacker) caught(got answer, secret []byte) {
 	const enough = 32 // bytes that no chance brings

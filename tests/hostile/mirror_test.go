@@ -7,9 +7,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/weirhq/weir/tests/harness"
 )
@@ -108,42 +108,40 @@ func (s *stage) peak() (bytes int64) {
 	return size * kib
 }
 
-// onDisk is the size of all files of the mirror, of content, records, running downloads and
-// all others. Files come, go and move while they are counted: a download takes the room of
-// content that was counted and then evicted, or becomes content. Either is counted twice in
-// one order of the directories and not in the other, so the smaller sum is nearer.
-func (s *stage) onDisk() int64 {
-	entries, err := os.ReadDir(s.mirror.Data)
-	if err != nil {
-		s.violated("the data of the mirror: %v", err)
-	}
-	there := s.sizeOf(entries)
-	slices.Reverse(entries)
-	return min(there, s.sizeOf(entries))
-}
-
-func (s *stage) sizeOf(entries []fs.DirEntry) (sum int64) {
-	for _, entry := range entries {
-		sum += s.sizeBelow(filepath.Join(s.mirror.Data, entry.Name()))
-	}
-	return sum
-}
-
-func (s *stage) sizeBelow(path string) (sum int64) {
-	err := filepath.WalkDir(path, func(_ string, entry fs.DirEntry, err error) error {
+// onDisk is the space that the mirror's files take at one moment: content, records, running
+// downloads and all others. Files come, go and move while they are counted, for seconds on a
+// busy machine, so only those count that were seen and are still there after the last one
+// was seen. Files that came meanwhile are missing.
+func (s *stage) onDisk() (sum int64) {
+	seen := make(map[string]fs.FileInfo)
+	err := filepath.WalkDir(s.mirror.Data, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return ignoreMissing(err)
 		}
 		info, err := entry.Info()
 		if err == nil {
-			sum += info.Size()
+			seen[path] = info
 		}
 		return ignoreMissing(err)
 	})
+	for path, before := range seen {
+		after, goneErr := os.Lstat(path)
+		switch {
+		case goneErr == nil && os.SameFile(before, after):
+			sum += min(taken(before), taken(after))
+		case goneErr != nil && err == nil:
+			err = ignoreMissing(goneErr)
+		}
+	}
 	if err != nil {
 		s.violated("the data of the mirror: %v", err)
 	}
 	return sum
+}
+
+// taken is the space that a file takes, without its holes.
+func taken(info fs.FileInfo) int64 {
+	return min(info.Size(), 512*info.Sys().(*syscall.Stat_t).Blocks)
 }
 
 // level is what an idle mirror holds.

@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 )
 
-// Noise makes contents that differ in their first bytes only, so that many large ones need the
+// Noise makes blobs that differ in their first bytes only, so that many large ones need the
 // memory of one.
 type Noise struct{ bytes []byte }
 

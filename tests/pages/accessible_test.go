@@ -124,7 +124,8 @@ func (b *tab) expectFits(name string, width int64) {
 	wide := evaluate[[]string](b, `(() => {
 		const room = document.documentElement.clientWidth;
 		if (document.documentElement.scrollWidth <= room) return [];
-		return [...document.querySelectorAll("body *")].filter(e => e.getBoundingClientRect().right > room && !e.closest(".wide, pre")).map(e => e.outerHTML.slice(0, 200));
+		const fits = e => e.getBoundingClientRect().right <= room && e.scrollWidth <= e.clientWidth || e.closest(".wide, pre");
+		return ["the document", ...[...document.querySelectorAll("body *")].filter(e => !fits(e)).map(e => e.outerHTML.slice(0, 200))];
 	})()`)
 	if len(wide) > 0 {
 		b.t.Errorf("%s does not fit into %d pixels: %q", name, width, wide[:min(3, len(wide))])

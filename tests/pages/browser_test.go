@@ -83,6 +83,7 @@ type tab struct {
 
 	mu       sync.Mutex
 	failing  string // address of a page that is known to answer with an error
+	refused  string // address of a page whose stream is known to be refused, or to end
 	messages []string
 }
 
@@ -120,7 +121,7 @@ func (b *tab) listen(event any) {
 			b.messages = append(b.messages, fmt.Sprintf("%s: %v", e.Type, e.Args))
 		}
 	case *cdplog.EventEntryAdded:
-		isKnown := e.Entry.URL != "" && e.Entry.URL == b.failing
+		isKnown := e.Entry.URL != "" && (e.Entry.URL == b.failing || e.Entry.URL == b.refused)
 		if (e.Entry.Level == cdplog.EntryLevelError || e.Entry.Level == cdplog.EntryLevelWarning) && !isKnown {
 			b.messages = append(b.messages, fmt.Sprintf("%s: %s (%s)", e.Entry.Source, e.Entry.Text, e.Entry.URL))
 		}
@@ -156,6 +157,13 @@ func (b *tab) open(url string, status int) {
 	if answer == nil || answer.Status != int64(status) {
 		b.t.Errorf("%s: the answer is %+v, want %d", url, answer, status)
 	}
+}
+
+// bears lets the streams of a page be refused, or end.
+func (b *tab) bears(url string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refused = url
 }
 
 // evaluate returns the value of an expression in a tab.

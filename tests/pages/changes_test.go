@@ -3,11 +3,14 @@ package pages
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/weirhq/weir/tests/harness"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -47,7 +50,7 @@ func TestRemoveByButton(t *testing.T) {
 	b.open(m.URL+address("/image", "name", repo, "tag", "multi"), http.StatusOK)
 	b.click("details:has(form[action='/remove']) summary")
 	b.click("form[action='/remove'] button")
-	b.wait(`document.querySelector(".notice")?.innerText.includes("was taken out of the cache")`)
+	b.wait(`document.querySelector(".notice")?.innerText.includes("was removed from the cache")`)
 	if text := evaluate[string](b, "document.querySelector('main').innerText"); strings.Contains(text, "multi") || !strings.Contains(text, "v1") {
 		t.Errorf("the list of the tags is\n%s", text)
 	}
@@ -69,7 +72,7 @@ func TestButtonsWithoutScripts(t *testing.T) {
 	b.scripts(false)
 	m.upstream.AddImage("acme/app", "v1", []byte("moved"))
 	page := m.URL + address("/image", "name", repo, "tag", "v1")
-	for _, step := range []struct{ button, notice string }{{"refresh", "has moved"}, {"pin", "is pinned"}, {"unpin", "not pinned any more"}} {
+	for _, step := range []struct{ button, notice string }{{"refresh", "has moved"}, {"pin", "is pinned"}, {"unpin", "no longer pinned"}} {
 		b.open(page, http.StatusOK)
 		b.click("form[action='/" + step.button + "'] button")
 		b.wait(fmt.Sprintf(`document.querySelector(".notice")?.innerText.includes(%q)`, step.notice))
@@ -132,6 +135,29 @@ func TestAddRegistry(t *testing.T) {
 	b.expectText("with a trial")
 }
 
+// A registry is added, listed and removed by buttons, which need no scripts.
+func TestAddAndRemoveRegistry(t *testing.T) {
+	t.Parallel()
+	chromium.start(t)
+	upstream, dir := upstreamtest.New(t), t.TempDir()
+	harness.Must(t, os.Chmod(dir, 0o700))
+	settings := fmt.Sprintf("[ui]\nedit_dir = %q\nallow_private_registries = true\n", dir)
+	m, b := harness.StartWeir(t, strings.Replace(config(upstream), "[ui]\n", settings, 1)), newTab(t)
+	b.open(m.URL+address("/add-registry", "kind", "private"), http.StatusOK)
+	b.fill("url", upstream.URL.String())
+	b.fill("key", "a-private-registry.of-a-long-name.example.com")
+	b.click("form.fields button[value='add']")
+	b.wait(`document.querySelector(".notice")?.innerText.includes("is in force")`)
+	b.expectText("with an added registry")
+	b.scripts(false)
+	b.click("details:has(form[action='/remove-registry']) summary")
+	b.click("form[action='/remove-registry'] button")
+	b.wait(`document.querySelector(".notice")?.innerText.includes("was removed")`)
+	if files, err := os.ReadDir(dir); err != nil || len(files) > 0 {
+		t.Errorf("%v %v", files, err)
+	}
+}
+
 // fill replaces the value of a field.
 func (b *tab) fill(id, value string) {
 	b.t.Helper()
@@ -150,5 +176,8 @@ func (b *tab) expectText(state string) {
 		b.window(width, "light")
 		b.expectFits(state, width)
 		b.expectAccessible(state)
+		if *pictures != "" {
+			b.picture(filepath.Join(*pictures, fmt.Sprintf("state %s-%d.png", state, width)))
+		}
 	}
 }

@@ -28,6 +28,8 @@ type mirror struct {
 	upstream *upstreamtest.Registry
 	image    digest.Digest // tag v1
 	config   digest.Digest // of that image, with its labels
+	multi    digest.Digest // tag multi, an index
+	amd64    digest.Digest // a platform of the index
 	longTag  string
 	longName string
 }
@@ -92,7 +94,7 @@ func (m *mirror) fill(t *testing.T) {
 	amd64.Platform = &ocispec.Platform{OS: "linux", Architecture: "amd64"}
 	arm64 := r.AddImage("acme/app", "", []byte("two"))
 	arm64.Platform = &ocispec.Platform{OS: hostile, Architecture: "arm64"}
-	r.AddIndex("acme/app", "multi", amd64, arm64)
+	m.multi, m.amd64 = r.AddIndex("acme/app", "multi", amd64, arm64).Digest, amd64.Digest
 	r.AddReferrer("acme/app", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: m.image}, "application/vnd.example.signature", []byte("signature"))
 	r.AddReferrer("acme/app", ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: m.image}, hostile, []byte("hostile"))
 	r.AddImage("acme/tool", m.longTag, []byte("three"))
@@ -131,16 +133,13 @@ func (m *mirror) views() []view {
 		{"activity", "/activity", 200},
 		{"activity-none", address("/activity", "q", hostile, "client", hostile), 200},
 		{"upstreams", "/upstreams", 200},
-		{"registry", "/add-registry", 200},
-		{"registry-private", address("/add-registry", "kind", "private"), 200},
-		{"registry-missing", address("/add-registry", "added", hostile), 200},
 		{"clients", "/clients", 200},
 		{"clients-containerd", address("/clients", "client", "containerd"), 200},
 		{"clients-wrong", address("/clients", "client", "docker", "url", hostile), 200},
 		{"configuration", "/configuration", 200},
 		{"add-registry", "/add-registry", 200},
 		{"add-registry-private", address("/add-registry", "kind", "private", "added", hostile), 200},
-		{"add-registry-certificate", address("/add-registry", "kind", "mtls"), 200},
+		{"add-registry-certificate", address("/add-registry", "kind", "mtls", "removed", hostile), 200},
 		{"failure-404", address("/repository", "name", "up/acme/none"), 404},
 		{"failure-name", address("/repository", "name", hostile), 404},
 		{"failure-tag", address("/image", "name", repo, "tag", hostile), 400},

@@ -56,7 +56,7 @@ func TestDockerfile(t *testing.T) {
 	engine := harness.StartDocker(t, `{}`)
 	base := t.TempDir()
 	harness.WriteFile(t, filepath.Join(base, "main.go"), builder)
-	compile := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s", "-o", filepath.Join(base, "make"), filepath.Join(base, "main.go"))
+	compile := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s", "-o", filepath.Join(base, "make"), filepath.Join(base, "main.go"))
 	compile.Env = append(compile.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	harness.Run(t, compile)
 	clone := copyRepository(t)

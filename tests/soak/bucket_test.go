@@ -147,7 +147,7 @@ func (b *bucket) note(r *http.Request) *http.Request {
 
 var keysOf = regexp.MustCompile(`<Key>([^<]*)</Key>`)
 
-// spoil changes the body of a content.
+// spoil changes the body of a blob.
 func (b *bucket) spoil(answer *http.Response) error {
 	if key := answer.Request.Context().Value(promised{}); key != nil && answer.StatusCode == http.StatusNotFound {
 		b.broken(fmt.Sprintf("a client was led to %s, which was evicted", key))
@@ -225,7 +225,7 @@ func (s *spoiled) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// objects calls visit with the file of each content in the bucket.
+// objects calls visit with the file of each blob in the bucket.
 func (b *bucket) objects(visit func(path string)) {
 	err := filepath.WalkDir(filepath.Join(b.Dir, "blobs"), func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() {

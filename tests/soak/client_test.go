@@ -124,7 +124,7 @@ func (c *client) byDigest(ctx context.Context, i image) bool {
 	return c.fetch(ctx, manifest(i.repo, i.digest.String(), i.digest)) && c.children(ctx, i)
 }
 
-// children pulls the contents that a manifest names: of an index the image of
+// children pulls the blobs that a manifest names: of an index the image of
 // one platform, of an image the config and the layers, some at a time.
 func (c *client) children(ctx context.Context, i image) bool {
 	children := c.content.refers[i.digest]
@@ -150,7 +150,7 @@ func (c *client) children(ctx context.Context, i image) bool {
 	return !slices.Contains(whole, false)
 }
 
-// fetch gets a whole content as docker does: after a cut it goes on where it
+// fetch gets a whole blob as docker does: after a cut it goes on where it
 // was, and where the digest then is a wrong one it begins again. After a failure
 // of the bucket it asks the mirror itself.
 func (c *client) fetch(ctx context.Context, t target) bool {

@@ -29,7 +29,7 @@ type content struct {
 	random *rand.ChaCha8
 	bodies map[digest.Digest][]byte
 	types  map[digest.Digest]string
-	refers map[digest.Digest][]digest.Digest // the contents that a manifest or an index names
+	refers map[digest.Digest][]digest.Digest // the blobs that a manifest or an index names
 	blobs  map[string][]digest.Digest        // of a repository
 	tags   map[string]map[string]digest.Digest
 	images []image

@@ -36,7 +36,7 @@ const (
 	// provenWhole is up to which size a blob from elsewhere is fetched as a proof.
 	provenWhole = 64 * kib
 	// bucketSize is the limit of the bucket: one repository has some 20 MiB, and clients pull one at
-	// a time, for so many parts of a long soak. The one before leaves then. That takes a minute and a
+	// a time, for that many parts of a long soak. The one before leaves then. That takes a minute and a
 	// half, since the URLs of redirects are good for a minute.
 	bucketSize = 32 * mib
 	turns      = 5
@@ -231,7 +231,7 @@ func (f *fleet) pullCold() {
 		}
 		// Content that has no room is not kept, and is downloaded again.
 		kept := !slices.ContainsFunc(f.replicas, func(r *replica) bool {
-			return r.logged(`"cannot store content as an upstream sent it. Clients get it all the same","digest":"`+dgst.String()) > 0
+			return r.logged(`"cannot store content as an upstream sent it. Clients still get it","digest":"`+dgst.String()) > 0
 		})
 		// A small blob is fetched whole by each replica that proves its right to it.
 		if len(f.content.bodies[dgst]) > provenWhole {
@@ -291,7 +291,7 @@ func (f *fleet) report() string {
 	b.row("redirects to the bucket, and bytes from there", "%d, %s", f.score.redirected.Load(), bytesOf(f.score.elsewhere.Load()))
 	b.row("objects of content in the bucket; wrong ones that were planted, of them left", "%d; %d, %d", objects, len(f.bucket.planted), planted)
 	if f.evictor != nil {
-		b.row("objects evicted from the bucket; its size in the end", "%d; %s", f.bucket.evicted.Load(), bytesOf(f.bucket.bytes()))
+		b.row("objects evicted from the bucket; its size at the end", "%d; %s", f.bucket.evicted.Load(), bytesOf(f.bucket.bytes()))
 		b.levels(f.evictor.observer, f.evictor.before, f.evictor.after)
 	}
 	b.row("downloads of a blob above 64 KiB that all replicas pulled at once at the end, at most", "%d", f.cold)

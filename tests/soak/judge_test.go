@@ -35,7 +35,7 @@ const hung = 2 * time.Minute
 // it: in a body that then does not end well, or in a part of one.
 const lieWindow = 30 * time.Second
 
-// target is one content, under a name that the mirror serves.
+// target is one blob, under a name that the mirror serves.
 type target struct {
 	repo, kind, ref string // soak/app0, manifests, v1
 	digest          digest.Digest
@@ -54,7 +54,7 @@ func manifest(repo, ref string, dgst digest.Digest) target {
 
 func blob(repo string, dgst digest.Digest) target { return target{repo, "blobs", dgst.String(), dgst} }
 
-// part is the result of a request for some bytes of a content.
+// part is the result of a request for some bytes of a blob.
 type part struct {
 	read  int64 // bytes that arrived
 	wrong bool  // some of them are not the content's
@@ -115,7 +115,7 @@ func (c *client) request(ctx context.Context, method, path string, header http.H
 
 var errHung = errors.New("the answer takes too long")
 
-// read asks for the bytes of a content from one offset up to, and without,
+// read asks for the bytes of a blob from one offset up to, and without,
 // another, and compares those that come with the truth. It wants them from the
 // mirror itself if here is set.
 func (c *client) read(ctx context.Context, t target, from, to int64, here bool) part {
@@ -195,7 +195,7 @@ func compare(body io.Reader, truth []byte) part {
 
 // judge finds the answers that a client must never get: a body that ended well
 // and is short, or is the whole and wrong; and any wrong byte while no upstream
-// lies. Bytes that come before a content is verified, of a body that then
+// lies. Bytes that come before a blob is verified, of a body that then
 // breaks off or of a part that was asked for, can be wrong while an upstream
 // lies. Their client finds that out by the digest, and begins again.
 func (c *client) judge(t target, p part, from, to int64) part {
@@ -218,7 +218,7 @@ func (c *client) judge(t target, p part, from, to int64) part {
 	return p
 }
 
-// head asks for a content without its body.
+// head asks for a blob without its body.
 func (c *client) head(ctx context.Context, t target) failure {
 	start := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, hung, errHung)

@@ -15,7 +15,7 @@ const (
 	noRedirect = "X-Angos-No-Redirect"
 )
 
-// readElsewhere reads the bytes of a content where the mirror has sent the
+// readElsewhere reads the bytes of a blob where the mirror has sent the
 // client. The mirror promises that the object is there and is not evicted while
 // the URL is good (bucket_test.go). For anything else the bucket itself is to
 // blame, and the client asks the mirror again.

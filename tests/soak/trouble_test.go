@@ -96,9 +96,9 @@ func (m *troublemaker) upstream(i int) []trouble {
 	}
 	return []trouble{
 		fails("upstream stopped", func() { proxy.stop(); registry.Kill() }, func() { registry.Start(); proxy.start() }),
-		fails("upstream's registry killed behind its proxy", registry.Kill, func() { registry.Start() }),
+		fails("upstream registry killed behind its proxy", registry.Kill, func() { registry.Start() }),
 		under("upstream stalls", conditions{stalled: true}),
-		under("upstream's connections reset", conditions{cutAfter: mib}),
+		under("upstream connections reset", conditions{cutAfter: mib}),
 		under("upstream corrupts a byte of each body", conditions{corrupt: true}),
 		under("upstream corrupts and resets", conditions{corrupt: true, cutAfter: 3 * mib}),
 		m.throttled(i),
@@ -129,14 +129,14 @@ func (m *troublemaker) rest(kills context.Context) []trouble {
 		{name: "Redis killed", begin: m.soak.redis.Stop, end: m.soak.redis.Restart},
 		{name: "Redis frozen", begin: m.soak.redis.Pause, end: m.soak.redis.Resume},
 		{
-			name:  "configuration that cannot be used",
+			name:  "configuration rewritten: unusable",
 			begin: func() { mirror.configure("[repository.\"one\"\nupstream = ") },
 			end:   func() { mirror.configure(mirror.configuration(variant{})) },
 		},
 		rewrite("upstreams swapped", variant{swapped: true}),
 		rewrite("tag_ttl", variant{tagTTL: "2s", spare: true}),
 		rewrite("immutable tags", variant{immutable: true}),
-		rewrite("as at first", variant{}),
+		rewrite("back to the original", variant{}),
 	}
 }
 

@@ -2,7 +2,7 @@
 // packages, the image, the chart, a list of all modules, and checksums.
 //
 //	binaries  compiles cmd/weir for each platform, by the same Go as this program
-//	stage     collects what goes into archives and packages beside the binary
+//	stage     collects what goes into archives and packages in addition to the binary
 //	archives  .tar.gz and .zip, for people
 //	packages  .deb and .rpm
 //	image     an OCI image layout as one file, made without any engine

@@ -143,7 +143,7 @@ func (c *Cooldowns) session(ctx context.Context, works func()) error {
 		return fmt.Errorf("subscribing: %w", err)
 	}
 	c.mu.Lock()
-	// Redis may have restarted and lost them. Those of other instances are told by these
+	// Redis may have restarted and lost them. Those of other instances are announced by these
 	// only: a cooldown that came from Redis would never end otherwise.
 	for name := range c.own {
 		c.unpublished[name] = true

@@ -6,7 +6,7 @@
 // [Cooldowns] informs the clients of this process at once, and those of other
 // instances through Redis (redis.go), if there is one. Only a goroutine of
 // Cooldowns talks to Redis, never a request: Limit and Subscribe leave work for
-// that goroutine. While Redis is away, a cooldown is known in this process only;
+// that goroutine. While Redis is unavailable, a cooldown is known in this process only;
 // once Redis is back, the remaining time of the cooldown is shared.
 //
 // A limit belongs to an upstream, an account and an operation, so anonymous and
@@ -147,7 +147,7 @@ func (c *Cooldowns) Subscribe(upstream, account, operation string, onLimit func(
 	}
 }
 
-// hear records a cooldown that another instance told. Names without a subscriber are
+// hear records a cooldown that another instance announced. Names without a subscriber are
 // not remembered, since any client of Redis can invent them; a later subscriber asks
 // Redis by itself.
 func (c *Cooldowns) hear(name string, until time.Time) {

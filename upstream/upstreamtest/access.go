@@ -209,7 +209,7 @@ func (r *Registry) serveCDN(w http.ResponseWriter, req *http.Request) {
 	if p.intercept(rec, req) {
 		return
 	}
-	if req.Header.Get("Authorization") != "" { // as S3 does beside a signature
+	if req.Header.Get("Authorization") != "" { // as S3 does if there is a signature, too
 		http.Error(rec, "<Error><Code>InvalidArgument</Code></Error>", http.StatusBadRequest)
 		return
 	}

@@ -42,7 +42,7 @@ type refusal struct {
 // Error returns the mirror's own words, which say more than the status.
 func (r refusal) Error() string {
 	if r.message == "" {
-		return fmt.Sprintf("the mirror answers %d %s", r.status, http.StatusText(r.status))
+		return fmt.Sprintf("the mirror answered %d %s", r.status, http.StatusText(r.status))
 	}
 	return fmt.Sprintf("%d: %s", r.status, r.message)
 }

@@ -30,7 +30,7 @@ const (
 )
 
 // errNotStored says that the mirror passes content on and does not store it.
-var errNotStored = errors.New("the mirror passed it on without storing it; its log says why")
+var errNotStored = errors.New("the mirror passed it on without storing it; the mirror's log has the reason")
 
 // repository is one repository of a running mirror.
 type repository struct {
@@ -139,7 +139,7 @@ func (r repository) fetch(ctx context.Context, desc ocispec.Descriptor, arrived 
 	// One byte more than expected shows that the blob is too long.
 	n, err := io.Copy(&meter{report: arrived}, io.LimitReader(resp.Body, desc.Size+1))
 	if err == nil && n != desc.Size {
-		err = permanent{fmt.Errorf("%d bytes came, and the manifest says %d", n, desc.Size)}
+		err = permanent{fmt.Errorf("%d bytes arrived, but the manifest says %d", n, desc.Size)}
 	}
 	return false, err
 }
@@ -175,7 +175,7 @@ func (r repository) awaitStored(ctx context.Context, desc ocispec.Descriptor) er
 		_, _ = io.CopyN(io.Discard, resp.Body, 1<<10) // a body read to its end frees the connection
 		resp.Body.Close()
 		switch status := cacheStatus(resp); {
-		case isHit(resp), len(status) == 0: // no Cache-Status: a cache of another kind, which says no more
+		case isHit(resp), len(status) == 0: // no Cache-Status: a cache of another kind, which says nothing else
 			return nil
 		case status["stored"] && !begun:
 			// This request has begun a download: the blob came from one for
@@ -195,7 +195,7 @@ func (r repository) awaitStored(ctx context.Context, desc ocispec.Descriptor) er
 // descriptor.
 func checkLength(desc ocispec.Descriptor, resp *http.Response) error {
 	if n := resp.ContentLength; resp.StatusCode == http.StatusOK && n >= 0 && n != desc.Size {
-		return permanent{fmt.Errorf("has %d bytes, and the manifest says %d", n, desc.Size)}
+		return permanent{fmt.Errorf("has %d bytes, but the manifest says %d", n, desc.Size)}
 	}
 	return nil
 }

@@ -123,7 +123,7 @@ func TestLengthIsChecked(t *testing.T) {
 		blob := ocispec.Descriptor{Digest: digests[2], Size: size}
 		for _, likely := range []bool{false, true} {
 			there, err := source.Blob(t.Context(), blob, likely, func(int64) {})
-			if there || err == nil || err.Error() != fmt.Sprintf("has 7 bytes, and the manifest says %d", size) {
+			if there || err == nil || err.Error() != fmt.Sprintf("has 7 bytes, but the manifest says %d", size) {
 				t.Errorf("likely %t: %t, %v", likely, there, err)
 			}
 		}
