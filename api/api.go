@@ -16,6 +16,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/weirhq/weir/internal/printable"
+	"github.com/weirhq/weir/internal/turns"
 	"github.com/weirhq/weir/namespace/inventory"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
@@ -35,15 +37,19 @@ import (
 const Prefix = "/api/v1/"
 
 const (
-	// atOnce is how many requests read the records at once, and maxWaiting is how many more wait.
-	atOnce     = 4
-	maxWaiting = 64
+	// atOnce is how many requests read the records at once, maxWaiting is how many more wait, and
+	// maxOfNetwork is how many of those may be of one network. Networks take turns.
+	atOnce       = 4
+	maxWaiting   = 64
+	maxOfNetwork = 32
 	// longest is how long a request waits and reads.
 	longest = 30 * time.Second
 	// largeAnswer is the size of a large answer, in bytes, and maxLarge is how many of them are sent
-	// at once. They are in memory until their clients have read them, which may take minutes.
-	largeAnswer = 1 << 20
-	maxLarge    = 4
+	// at once, in all and to one network. They are in memory until their clients have read them,
+	// which may take minutes.
+	largeAnswer       = 1 << 20
+	maxLarge          = 4
+	maxLargeOfNetwork = 2
 )
 
 // Repository is a cached repository and the name by which clients pull it.
@@ -93,60 +99,38 @@ type Options struct {
 	Recent    Recent
 	Pins      Pins
 	Warmer    Warmer
-	Logger    *slog.Logger
+	// Address returns the address of the client of a request.
+	Address func(*http.Request) netip.Addr
+	Logger  *slog.Logger
 }
 
 // Handler answers requests below [Prefix]. The caller has asked whether their senders may
 // read the API.
 type Handler struct {
 	opts    Options
-	reads   gate
-	changes gate          // an upstream may let them wait
-	large   chan struct{} // has a place for each large answer
+	reads   *turns.Queue
+	changes *turns.Queue // an upstream may let them wait
+	large   *places      // of large answers
 	figures *lru.Cache[storage.RepoID, figures]
 	mux     *http.ServeMux
 
 	counting counting
 
 	sampler sampler
-	streams chan struct{}   // has a place for each stream of events
+	streams *places         // of clients that follow events or a page
 	closing context.Context // ends with Close
 	stop    context.CancelFunc
 }
 
-// gate admits a few requests at once, and lets some more wait.
-type gate struct {
-	waiting chan struct{} // has a place for each request that waits or works
-	places  chan struct{} // has a place for each request that works
-}
-
-func newGate() gate {
-	return gate{make(chan struct{}, atOnce+maxWaiting), make(chan struct{}, atOnce)}
-}
-
-// enter waits for a place. The caller leaves if there is no error. It returns ErrBusy if too many
-// requests wait already.
-func (g gate) enter(ctx context.Context) (leave func(), err error) {
-	select {
-	case g.waiting <- struct{}{}:
-	default:
-		return nil, ErrBusy
-	}
-	select {
-	case g.places <- struct{}{}:
-		return func() { <-g.places; <-g.waiting }, nil
-	case <-ctx.Done():
-		<-g.waiting
-		return nil, ctx.Err()
-	}
-}
-
-// run runs work when there is a place for it, within the longest time. It returns ErrBusy if too
-// many works wait already.
-func (g gate) run(ctx context.Context, work func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, longest)
+// run runs work for a request when its turn in a queue has come, within the longest time. It returns
+// ErrBusy if too many works wait already.
+func (h *Handler) run(r *http.Request, queue *turns.Queue, work func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(r.Context(), longest)
 	defer cancel()
-	leave, err := g.enter(ctx)
+	leave, err := queue.Enter(ctx, h.from(r))
+	if errors.Is(err, turns.ErrFull) {
+		return ErrBusy
+	}
 	if err != nil {
 		return err
 	}
@@ -193,10 +177,11 @@ func New(opts Options) *Handler {
 	if err != nil {
 		panic(err) // cannot be: the size is positive
 	}
+	limits := turns.Limits{Running: atOnce, Waiting: maxWaiting, WaitingOfNetwork: maxOfNetwork}
 	h := &Handler{
-		opts: opts, reads: newGate(), changes: newGate(), large: make(chan struct{}, maxLarge), figures: known, mux: http.NewServeMux(),
+		opts: opts, reads: turns.New(limits), changes: turns.New(limits), large: newPlaces(maxLarge, maxLargeOfNetwork),
+		streams: newPlaces(maxStreams, maxStreamsOfNetwork), figures: known, mux: http.NewServeMux(),
 	}
-	h.streams = make(chan struct{}, maxStreams)
 	h.closing, h.stop = context.WithCancel(context.Background())
 	h.mux.HandleFunc(Prefix, noRoute)
 	h.mux.HandleFunc("GET "+Prefix+"openapi.json", func(w http.ResponseWriter, _ *http.Request) {
@@ -221,12 +206,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.mux.Serv
 
 // serve answers with the document of a route.
 func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
-	status, body, err := h.answer(r.Context(), r, to)
+	status, body, err := h.answer(r, to)
 	if err != nil {
 		h.fail(w, r, err)
 		return
 	}
-	sent, err := h.Sending(len(body))
+	sent, err := h.Sending(r, len(body))
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -238,22 +223,17 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
 	write(w, status, body)
 }
 
-// Sending returns what to call when an answer of some bytes has been sent. It returns ErrBusy if it
-// is a large one, and too many of these are being sent.
-func (h *Handler) Sending(bytes int) (sent func(), err error) {
+// Sending returns what to call when the answer of some bytes to a request has been sent. It returns
+// ErrBusy if it is a large one, and too many of these are being sent, or too many to its network.
+func (h *Handler) Sending(r *http.Request, bytes int) (sent func(), err error) {
 	if bytes < largeAnswer {
 		return func() {}, nil
 	}
-	select {
-	case h.large <- struct{}{}:
-		return func() { <-h.large }, nil
-	default:
-		return nil, ErrBusy
-	}
+	return h.large.take(h.from(r))
 }
 
 // answer returns the document of a route when there is a place to work on it, and its status.
-func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (status int, body []byte, err error) {
+func (h *Handler) answer(r *http.Request, to route) (status int, body []byte, err error) {
 	for name := range r.URL.Query() {
 		if !slices.Contains(to.query, name) { // a misspelt one would have no effect
 			return 0, nil, invalid("the path has no such parameter. " + Prefix + "openapi.json lists its parameters")
@@ -263,7 +243,7 @@ func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (status
 	if to.method != http.MethodGet {
 		wait = h.Change
 	}
-	err = wait(ctx, func(ctx context.Context) error {
+	err = wait(r, func(ctx context.Context) error {
 		document, err := to.answer(h, ctx, r)
 		if err != nil {
 			return err
@@ -277,15 +257,16 @@ func (h *Handler) answer(ctx context.Context, r *http.Request, to route) (status
 	return status, body, err
 }
 
-// Read runs work that reads by methods of the handler when there is a place for it. The number of
-// such works and their time are bounded, and the routes share the places. Work must not call Read.
-func (h *Handler) Read(ctx context.Context, work func(ctx context.Context) error) error {
-	return h.reads.run(ctx, work)
+// Read runs work for a request that reads by methods of the handler, when its turn has come. The
+// number of such works and their time are bounded, and the routes share the places. Work must not
+// call Read.
+func (h *Handler) Read(r *http.Request, work func(ctx context.Context) error) error {
+	return h.run(r, h.reads, work)
 }
 
 // Change is Read for work that changes the cache.
-func (h *Handler) Change(ctx context.Context, work func(ctx context.Context) error) error {
-	return h.changes.run(ctx, work)
+func (h *Handler) Change(r *http.Request, work func(ctx context.Context) error) error {
+	return h.run(r, h.changes, work)
 }
 
 // Failure is an error that the client is told.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -60,6 +61,7 @@ func newMirror(t *testing.T, names ...string) *mirror {
 	}
 	slices.SortFunc(m.repos, func(a, b Repository) int { return cmp.Compare(a.Name, b.Name) })
 	m.Handler = New(Options{Names: m, Inventory: m, Downloads: m, Refresher: m, State: &m.counted, Traffic: &m.counted, Warmer: &m.warms, Logger: slog.New(slog.DiscardHandler)})
+	m.opts.Address = func(r *http.Request) netip.Addr { return netip.MustParseAddrPort(r.RemoteAddr).Addr() }
 	return m
 }
 
@@ -148,6 +150,21 @@ func (m *mirror) do(t *testing.T, method, path string) *httptest.ResponseRecorde
 func (m *mirror) get(t *testing.T, path string) *httptest.ResponseRecorder {
 	t.Helper()
 	return m.do(t, http.MethodGet, path)
+}
+
+// getFrom is get of a client with an address.
+func (m *mirror) getFrom(t *testing.T, address, path string) *httptest.ResponseRecorder {
+	t.Helper()
+	w := httptest.NewRecorder()
+	m.ServeHTTP(w, from(t, address, path))
+	return w
+}
+
+func from(t *testing.T, address, path string) *http.Request {
+	t.Helper()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, Prefix+path, nil)
+	r.RemoteAddr = address + ":1234"
+	return r
 }
 
 // names returns the names of a list and the path of its next page below Prefix.
@@ -415,28 +432,51 @@ func TestHiddenRepository(t *testing.T) {
 	}
 }
 
-// A few requests read at once. Some more wait for a while, and others are told to come later.
+// A few requests read at once. Some more wait for a while, not all of one network, and others are told
+// to come later.
 func TestReadersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMirror(t, "a/app")
 		m.gate = make(chan struct{})
 		codes := make(chan *httptest.ResponseRecorder, 100)
-		for range atOnce + maxWaiting {
-			go func() { codes <- m.get(t, "repositories/a%2Fapp") }()
+		busy := func(address string) {
+			t.Helper()
+			w := m.getFrom(t, address, "repositories/a%2Fapp")
+			expectDescribed(t, "/repositories/{name}", w.Code, w.Body.Bytes())
+			if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+				t.Errorf("one more from %s: %d %s", address, w.Code, w.Body)
+			}
 		}
-		synctest.Wait()
+		for i := range atOnce + maxWaiting {
+			address := "192.0.2.1"
+			if i >= atOnce+maxOfNetwork {
+				address = "192.0.2.2"
+			}
+			go func() { codes <- m.getFrom(t, address, "repositories/a%2Fapp") }()
+			synctest.Wait()
+			if i == atOnce+maxOfNetwork-1 {
+				busy("192.0.2.1")
+			}
+		}
 		if m.reads.Load() != atOnce {
 			t.Errorf("%d requests read at once", m.reads.Load())
 		}
-		w := m.get(t, "repositories/a%2Fapp")
-		expectDescribed(t, "/repositories/{name}", w.Code, w.Body.Bytes())
-		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
-			t.Errorf("one more: %d %s", w.Code, w.Body)
-		}
-		for range atOnce + maxWaiting { // after half a minute
-			if w := <-codes; w.Code != http.StatusServiceUnavailable || !strings.Contains(w.Body.String(), "in time") {
+		busy("192.0.2.1")
+		busy("192.0.2.2")
+		go func() { codes <- m.getFrom(t, "192.0.2.3", "repositories/a%2Fapp") }() // takes the place of another
+		synctest.Wait()
+		refused := 0
+		for range atOnce + maxWaiting + 1 { // after half a minute
+			w := <-codes
+			if w.Code != http.StatusServiceUnavailable {
 				t.Errorf("%d %s", w.Code, w.Body)
 			}
+			if !strings.Contains(w.Body.String(), "in time") {
+				refused++
+			}
+		}
+		if refused != 1 {
+			t.Errorf("%d were refused at once, want the last one of the longest line", refused)
 		}
 		m.gate = nil
 		if w := m.get(t, "repositories/a%2Fapp"); w.Code != http.StatusOK {
@@ -525,12 +565,25 @@ func TestLargeAnswersAreFew(t *testing.T) {
 		t.Fatalf("%d, %d bytes", w.Code, w.Body.Len())
 	}
 	var sent []func()
-	for range maxLarge {
-		done, err := m.Sending(largeAnswer)
+	hold := func(address string) {
+		t.Helper()
+		done, err := m.Sending(from(t, address, path), largeAnswer)
 		if err != nil {
 			t.Fatal(err)
 		}
 		sent = append(sent, done)
+	}
+	for range maxLargeOfNetwork {
+		hold("192.0.2.1")
+	}
+	if w := m.getFrom(t, "192.0.2.1", path); w.Code != http.StatusServiceUnavailable {
+		t.Errorf("a large answer too many to a client: %d", w.Code)
+	}
+	if w := m.getFrom(t, "192.0.2.2", path); w.Code != http.StatusOK {
+		t.Errorf("one to another client: %d", w.Code)
+	}
+	for range maxLarge - maxLargeOfNetwork {
+		hold("192.0.2.2")
 	}
 	if w := m.get(t, path); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
 		t.Errorf("a large answer too many: %d %v", w.Code, w.Header())

@@ -13,8 +13,11 @@ import (
 )
 
 const (
-	// maxStreams bounds the clients that follow events. Each has a connection and some KiB.
-	maxStreams = 64
+	// maxStreams bounds the clients that follow events or a page, and maxStreamsOfNetwork those of one
+	// network. Each has a connection and some KiB. A hidden page follows nothing, and one that finds no
+	// place is loaded again from time to time.
+	maxStreams          = 64
+	maxStreamsOfNetwork = 32
 	// eventPause is the time between two writes of a stream.
 	eventPause = time.Second
 	// streamTime is how long a stream lasts. The client's program then asks again, as EventSource does, and the rules
@@ -64,26 +67,29 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, invalid("events have no parameters"))
 		return
 	}
-	select {
-	case h.streams <- struct{}{}:
-		defer func() { <-h.streams }()
-	default:
-		h.fail(w, r, ErrBusy)
+	ctx, leave, err := h.Streaming(r)
+	if err != nil {
+		h.fail(w, r, err)
 		return
 	}
+	defer leave()
 	out := sse.Begin(w)
 	if r.Method == http.MethodHead {
 		return
 	}
-	ctx, cancel := h.Streaming(r.Context())
-	defer cancel()
 	s := &stream{h: h, out: out, seen: h.lastSeen(r), sees: make(map[string]bool), told: make(map[string]string)}
 	out.Follow(ctx, eventPause, func() error { return s.add(ctx) })
 }
 
-// Streaming returns the context of a stream, which ends after a minute, and with Close.
-func (h *Handler) Streaming(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, streamTime)
+// Streaming returns the context of a stream to the client of a request, which ends after a minute, and
+// with Close. The caller calls leave when the stream has ended. It returns ErrBusy if there are too many
+// streams, or too many to its network.
+func (h *Handler) Streaming(r *http.Request) (ctx context.Context, leave func(), err error) {
+	place, err := h.streams.take(h.from(r))
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), streamTime)
 	stop := context.AfterFunc(h.closing, cancel)
 	if h.closing.Err() != nil {
 		cancel() // AfterFunc takes its time
@@ -91,7 +97,8 @@ func (h *Handler) Streaming(ctx context.Context) (context.Context, context.Cance
 	return ctx, func() {
 		stop()
 		cancel()
-	}
+		place()
+	}, nil
 }
 
 // lastSeen returns the number of the last request that a client has seen: what it says after a stream that has

@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -93,14 +94,24 @@ func TestStreamsGoOn(t *testing.T) {
 	})
 }
 
-// Streams are bounded, and all of them look at the mirror together.
+// Streams are bounded, also those of one network, and all of them look at the mirror together.
 func TestStreamsAreBounded(t *testing.T) {
 	following(t, func(t *testing.T, m *mirror, _ *traffic.Recent) {
 		var all []<-chan struct{}
-		for range maxStreams {
+		own := m.opts.Address
+		for i := range maxStreams {
+			m.opts.Address = func(*http.Request) netip.Addr {
+				return netip.AddrFrom4([4]byte{192, 0, 2, byte(i / maxStreamsOfNetwork)})
+			}
 			_, ended := m.follow(t)
 			all = append(all, ended)
+			if i == maxStreamsOfNetwork-1 {
+				if answer, _ := m.follow(t); answer.Code != http.StatusServiceUnavailable {
+					t.Errorf("one more of a network: %d", answer.Code)
+				}
+			}
 		}
+		m.opts.Address = own
 		time.Sleep(10 * eventPause)
 		if w := m.get(t, "events"); w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
 			t.Errorf("one more: %d", w.Code)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -34,7 +35,8 @@ func newAPI(cfg config.Global, m *mirror, logger *slog.Logger) *api.Handler {
 		}),
 		Downloads: e.downloads,
 		State:     m.state, Traffic: e.traffic, Recent: e.recent,
-		Logger: logger,
+		Address: func(r *http.Request) netip.Addr { return m.routing.proxies.Load().Address(r) },
+		Logger:  logger,
 	})
 }
 
@@ -130,16 +132,24 @@ func (g guard) guardAPI(next http.Handler, refuse refusal) http.Handler {
 	})
 }
 
-// isLocal reports whether a request was sent on this machine, to a loopback address.
+// isLocal reports whether a request was sent on this machine, to a loopback address, by a client
+// and not by a proxy on this machine. Proxies add headers. One without them speaks HTTP/1.0, as
+// nginx does by default, which no client of today does.
 func (g guard) isLocal(r *http.Request) bool {
 	host := r.Host
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name
 	}
-	for _, header := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Forwarded"} {
-		if r.Header[header] != nil {
+	for header := range r.Header {
+		if strings.HasPrefix(header, "X-Forwarded-") || strings.HasPrefix(header, "X-Original-") || slices.Contains(ofProxies, header) {
 			return false
 		}
 	}
-	return hosts.Loopback(strings.Trim(host, "[]")) && g.proxies.Load().Address(r).Unmap().IsLoopback()
+	return r.ProtoAtLeast(1, 1) && hosts.Loopback(strings.Trim(host, "[]")) && g.proxies.Load().Address(r).Unmap().IsLoopback()
+}
+
+// ofProxies are the headers that proxies add to requests, besides X-Forwarded-* and X-Original-*.
+var ofProxies = []string{
+	"Cdn-Loop", "Cf-Connecting-Ip", "Client-Ip", "Fastly-Client-Ip", "Forwarded", "Proxy-Connection", "True-Client-Ip", "Via",
+	"X-Client-Ip", "X-Cluster-Client-Ip", "X-Envoy-External-Address", "X-Real-Ip",
 }

@@ -48,6 +48,52 @@ func visit(t *testing.T, h http.Handler, method, path string, form url.Values, h
 	return w
 }
 
+// Without rules, only a client on the mirror's machine changes anything: not one elsewhere, and not one
+// that a proxy on the machine, or a name that leads to it, hides.
+func TestChangesComeFromThisMachine(t *testing.T) {
+	m := newPagesMirror(t, "")
+	visit(t, m.handler, "GET", "/v2/up/app/manifests/v1", nil)
+	change := func(alter func(r *http.Request)) int {
+		form := url.Values{"image": {"up/app:v1"}}
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "http://localhost:8000/refresh", strings.NewReader(form.Encode()))
+		r.RemoteAddr = "127.0.0.1:5000"
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		alter(r)
+		w := httptest.NewRecorder()
+		m.handler.ServeHTTP(w, r)
+		return w.Code
+	}
+	for name, alter := range map[string]func(*http.Request){
+		"localhost":      func(*http.Request) {},
+		"its IPv4":       func(r *http.Request) { r.Host = "127.0.0.1" },
+		"its IPv6":       func(r *http.Request) { r.Host, r.RemoteAddr = "[::1]:8000", "[::1]:5000" },
+		"IPv4 in IPv6":   func(r *http.Request) { r.RemoteAddr = "[::ffff:127.0.0.1]:5000" },
+		"HTTP/2":         func(r *http.Request) { r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0 },
+		"a usual header": func(r *http.Request) { r.Header.Set("X-Request-Id", "1") },
+	} {
+		if code := change(alter); code != http.StatusSeeOther {
+			t.Errorf("%s: %d", name, code)
+		}
+	}
+	refused := map[string]func(*http.Request){
+		"elsewhere":      func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5000" },
+		"another name":   func(r *http.Request) { r.Host = "mirror.example.com" },
+		"a name like it": func(r *http.Request) { r.Host = "localhost.example.com" },
+		"HTTP/1.0":       func(r *http.Request) { r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.0", 1, 0 },
+	}
+	for _, header := range []string{
+		"Cf-Connecting-Ip", "Forwarded", "True-Client-IP", "Via", "X-Client-IP", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port",
+		"X-Forwarded-Proto", "X-Forwarded-Server", "X-Original-Forwarded-For", "X-Original-URI", "X-Real-IP",
+	} {
+		refused[header] = func(r *http.Request) { r.Header.Set(header, "127.0.0.1") }
+	}
+	for name, alter := range refused {
+		if code := change(alter); code != http.StatusForbidden {
+			t.Errorf("%s: %d", name, code)
+		}
+	}
+}
+
 // Each page says its subject, runs nothing but its script, and shows a stranger's text as text.
 func TestPages(t *testing.T) {
 	m := newPagesMirror(t, "[ui]\nname = \"<Mirror>\"\n")

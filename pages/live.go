@@ -15,9 +15,6 @@ import (
 const (
 	// Events is the type of a stream of events, which EventSource of browsers accepts only.
 	Events = "text/event-stream"
-	// maxStreams bounds the pages that are followed. Hidden pages follow nothing, and pages that find
-	// no place are loaded again from time to time.
-	maxStreams = 64
 	// livePause is the time between two looks at a page that is followed.
 	livePause = time.Second
 )
@@ -46,15 +43,12 @@ func partsOf(body []byte) (parts []part) {
 
 // follow sends the live parts of a page, and each of them again when it has changed.
 func (h *Handler) follow(w http.ResponseWriter, r *http.Request, show view) {
-	select {
-	case h.streams <- struct{}{}:
-		defer func() { <-h.streams }()
-	default:
-		h.fail(w, r, &api.Failure{Status: http.StatusServiceUnavailable, Message: "too many pages follow the mirror"})
+	ctx, leave, err := h.opts.API.Streaming(r)
+	if err != nil {
+		h.fail(w, r, err)
 		return
 	}
-	ctx, cancel := h.opts.API.Streaming(r.Context())
-	defer cancel()
+	defer leave()
 	told := make(map[string]string)
 	out := sse.Begin(w)
 	out.Follow(ctx, livePause, func() error {
@@ -76,7 +70,7 @@ func (h *Handler) follow(w http.ResponseWriter, r *http.Request, show view) {
 
 // look returns the live parts of a page as it is now: none if the mirror is too busy for it.
 func (h *Handler) look(ctx context.Context, r *http.Request, show view) (parts []part, err error) {
-	err = h.opts.API.Read(ctx, func(ctx context.Context) error {
+	err = h.opts.API.Read(r.WithContext(ctx), func(ctx context.Context) error {
 		made, err := show(ctx, r)
 		if err == nil {
 			parts = partsOf(h.execute(r, made))

@@ -56,7 +56,6 @@ type Handler struct {
 	forms   map[string]form
 	report  report
 	trials  chan struct{} // has a place for each trial that runs
-	streams chan struct{} // has a place for each page that is followed
 }
 
 // view makes a page of a GET.
@@ -103,7 +102,7 @@ func parse() map[string]*template.Template {
 
 // New returns the handler of the pages.
 func New(opts Options) *Handler {
-	h := &Handler{opts: opts, streams: make(chan struct{}, maxStreams), trials: make(chan struct{}, maxTrials)}
+	h := &Handler{opts: opts, trials: make(chan struct{}, maxTrials)}
 	h.views = map[string]view{
 		"/":              h.overview,
 		"/repositories":  h.repositories,
@@ -203,7 +202,7 @@ func methodOf(r *http.Request) string {
 
 func (h *Handler) show(w http.ResponseWriter, r *http.Request, show view) {
 	var body []byte
-	err := h.opts.API.Read(r.Context(), func(ctx context.Context) error {
+	err := h.opts.API.Read(r, func(ctx context.Context) error {
 		made, err := show(ctx, r)
 		if err == nil {
 			body = h.execute(r, made)
@@ -240,7 +239,7 @@ func (h *Handler) submit(w http.ResponseWriter, r *http.Request, form form) {
 	}
 	var made page
 	var to string
-	err := h.opts.API.Change(r.Context(), func(ctx context.Context) (err error) {
+	err := h.opts.API.Change(r, func(ctx context.Context) (err error) {
 		made, to, err = form(ctx, r)
 		return err
 	})
@@ -283,7 +282,7 @@ func (h *Handler) render(w http.ResponseWriter, r *http.Request, status int, mad
 }
 
 func (h *Handler) send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
-	sent, err := h.opts.API.Sending(len(body))
+	sent, err := h.opts.API.Sending(r, len(body))
 	if err != nil {
 		h.fail(w, r, err) // with a small page
 		return

@@ -140,6 +140,36 @@ func TestNginxTellsTheClient(t *testing.T) {
 	w.Logs(t, `"client":"127.0.0.6","peer":"127.0.0.1"`)
 }
 
+// Behind an nginx that tells nothing of its clients, none of them is on the mirror's machine: each may
+// read the API, and change nothing.
+func TestNginxHidesNoClient(t *testing.T) {
+	t.Parallel()
+	upstream := upstreamtest.New(t)
+	upstream.AddImage("org/app", "v1", []byte("a layer"))
+	w := harness.StartWeir(t, block("ghcr.io", upstream))
+	bare := []string{
+		"proxy_set_header Host $http_host;", "", "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;", "",
+		"proxy_set_header X-Forwarded-Proto $scheme;", "", "proxy_http_version 1.1;", "", "proxy_set_header Connection \"\";", "",
+	}
+	for name, replace := range map[string][]string{"the page's": nil, "bare": bare} {
+		p := startNginx(t, w, replace...)
+		client := p.client(t, "127.0.0.1")
+		p.open(t, client, "/api/v1/status", http.StatusOK)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.url+"/api/v1/refresh", strings.NewReader(`{"image": "ghcr.io/org/app:v1"}`))
+		harness.Must(t, err)
+		req.Host, req.Header = "localhost", http.Header{"Content-Type": {"application/json"}}
+		resp, err := client.Do(req)
+		harness.Must(t, err)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			t.Errorf("%s nginx: %s", name, resp.Status)
+		}
+	}
+	if asked := upstream.Requests(); len(asked) != 0 {
+		t.Errorf("refused changes asked the upstream: %q", asked)
+	}
+}
+
 // A fleet behind one address starts at once, and the limits of the page cut off none of
 // its transfers: 40 nodes pull 15 layers each.
 func TestNginxServesAFleet(t *testing.T) {
