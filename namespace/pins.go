@@ -139,9 +139,35 @@ func (p *Pins) contents(ctx context.Context, note func(context.Context, catalog.
 	if err != nil {
 		return nil, false, err
 	}
-	seen := make(map[digest.Digest]bool)
+	all, whole, err := p.together(ctx, pins, note)
+	if err != nil {
+		return nil, false, err
+	}
+	if p.exceeds(all) {
+		if err := p.weigh(ctx, all); err != nil {
+			return nil, false, err
+		}
+	}
 	var bytes int64
-	whole = true
+	for _, part := range all {
+		if p.opts.Limit > 0 && bytes+part.Size > p.opts.Limit {
+			whole = false
+			continue
+		}
+		bytes += part.Size
+		contents = append(contents, part)
+	}
+	return contents, whole, nil
+}
+
+// together returns the blobs that some pins lead to, each once and behind those before them, and
+// whether these are all.
+func (p *Pins) together(ctx context.Context, pins []catalog.Pin, note func(context.Context, catalog.Pin) error, before ...storage.Info) (all []storage.Info, whole bool, err error) {
+	seen := make(map[digest.Digest]bool, len(before))
+	for _, content := range before {
+		seen[content.Digest] = true
+	}
+	all, whole = before, true
 	for _, pin := range pins {
 		parts, err := p.parts(ctx, &pin, note)
 		if err != nil {
@@ -151,16 +177,46 @@ func (p *Pins) contents(ctx context.Context, note func(context.Context, catalog.
 			if seen[part.Digest] {
 				continue
 			}
-			if len(contents) == maxHeld || p.opts.Limit > 0 && bytes+part.Size > p.opts.Limit {
+			if len(all) == maxHeld {
 				whole = false
-				continue
+				break
 			}
 			seen[part.Digest] = true
-			bytes += part.Size
-			contents = append(contents, part)
+			all = append(all, part)
 		}
 	}
-	return contents, whole, nil
+	return all, whole, nil
+}
+
+// exceeds reports whether blobs have more bytes than the limit.
+func (p *Pins) exceeds(contents []storage.Info) bool {
+	var bytes int64
+	for _, content := range contents {
+		bytes += content.Size
+		if p.opts.Limit > 0 && bytes > p.opts.Limit {
+			return true
+		}
+	}
+	return false
+}
+
+// weigh replaces the announced sizes of blobs by those of what is stored. What is not stored takes
+// no room. So an upstream that invents sizes takes none from the pins of others.
+func (p *Pins) weigh(ctx context.Context, contents []storage.Info) error {
+	for i := range contents {
+		contents[i].Size = 0
+		for _, store := range p.opts.Stores {
+			info, err := store.Stat(ctx, contents[i].Digest)
+			if err == nil {
+				contents[i].Size = info.Size
+				break
+			}
+			if !errors.Is(err, storage.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // PinnedContents returns the blobs that pins lead to, for commands that run next to a mirror.
@@ -195,7 +251,7 @@ func (p *Pins) parts(ctx context.Context, pin *catalog.Pin, note func(context.Co
 	for len(todo) > 0 {
 		manifest := todo[0]
 		todo = todo[1:]
-		m, err := p.read(ctx, manifest)
+		m, err := p.read(ctx, pin, manifest)
 		if err != nil {
 			return nil, err
 		}
@@ -227,9 +283,18 @@ type pinnedPart struct {
 	manifest bool
 }
 
-// read reads a manifest from memory or the first store that has it. One that no store has, or
-// that has another form, refers to nothing.
-func (p *Pins) read(ctx context.Context, manifest storage.Info) (pinnedManifest, error) {
+// read reads a manifest of a pin from memory or the first store that has it. One that no store has,
+// or that has another form, refers to nothing. Nor does one that the repository has not got from its
+// upstream: another one may have it, and its clients keep it to themselves.
+func (p *Pins) read(ctx context.Context, pin *catalog.Pin, manifest storage.Info) (pinnedManifest, error) {
+	unread := pinnedManifest{size: min(manifest.Size, maxPinSize)}
+	if manifest.Digest != pin.Digest {
+		if _, err := p.opts.Catalog.Link(ctx, pin.Repo, manifest.Digest); errors.Is(err, storage.ErrNotExist) {
+			return unread, nil
+		} else if err != nil {
+			return unread, err
+		}
+	}
 	p.mu.Lock()
 	known, ok := p.known[manifest.Digest]
 	p.mu.Unlock()
@@ -256,7 +321,7 @@ func (p *Pins) read(ctx context.Context, manifest storage.Info) (pinnedManifest,
 		p.remember(manifest.Digest, m)
 		return m, nil
 	}
-	return pinnedManifest{size: min(manifest.Size, maxPinSize)}, nil
+	return unread, nil
 }
 
 func partsOf(links oci.Links) (parts []pinnedPart) {
@@ -361,22 +426,18 @@ func (p *Pins) fits(ctx context.Context, one Pinned) error {
 	if len(pins) >= catalog.MaxPins {
 		return ErrTooManyPins
 	}
-	if p.opts.Limit <= 0 {
-		return nil
+	older, whole, err := p.together(ctx, pins, nil)
+	if err != nil {
+		return err
 	}
-	sizes := make(map[digest.Digest]int64) // shared parts count once
-	var bytes int64
-	for _, pin := range append(pins, one.Pin) {
-		parts, err := p.parts(ctx, &pin, nil)
-		if err != nil {
-			return err
-		}
-		for _, part := range parts {
-			bytes += part.Size - sizes[part.Digest]
-			sizes[part.Digest] = part.Size
-		}
+	all, more, err := p.together(ctx, []catalog.Pin{one.Pin}, nil, older...)
+	if err != nil || whole && more && !p.exceeds(all) {
+		return err
 	}
-	if bytes > p.opts.Limit {
+	if err := p.weigh(ctx, all[:len(older)]); err != nil { // the new one counts with what it will take
+		return err
+	}
+	if !whole || !more || p.exceeds(all) {
 		return ErrPinsFull
 	}
 	return nil

@@ -3,6 +3,7 @@ package namespace_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
@@ -211,6 +213,77 @@ func TestPinsAreBounded(t *testing.T) {
 		if _, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: "small"}, "alice"); !errors.Is(err, namespace.ErrTooManyPins) {
 			t.Errorf("beyond the number: %v", err)
 		}
+	})
+}
+
+// An upstream that gives the parts of a pinned image sizes that they do not have takes no room from
+// newer pins, nor from one more: what counts is stored.
+func TestInventedSizesTakeNoRoom(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w, h := newRemoving(t, m), new(holding)
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		w.r.AddImage("app", "one", []byte("one"))
+		layer := make([]byte, 3000)
+		w.r.AddImage("app", "two", layer)
+		w.r.AddImage("app", "three", append(layer, 3))
+		w.r.AddImage("app", "four", append(layer, 4))
+		w.pull(t, "app", "one")
+		twos, threes := w.pull(t, "app", "two"), w.pull(t, "app", "three")
+		w.pull(t, "app", "four")
+		p := m.pins(t, h, 10_000)
+		pin := func(tag string, want error) {
+			t.Helper()
+			if _, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: tag}, "alice"); !errors.Is(err, want) {
+				t.Errorf("%s: %v, want %v", tag, err, want)
+			}
+		}
+		pin("one", nil)
+		pin("two", nil)
+
+		for name, size := range map[string]int64{"as large as the limit": 9000, "larger": 1 << 50} {
+			invented := fmt.Sprintf(`{"mediaType":%q,"digest":%q,"size":%d}`, ocispec.MediaTypeImageLayer, digest.FromString(name), size)
+			moved := w.r.AddManifest("app", "one", ocispec.MediaTypeImageManifest, []byte(fmt.Sprintf(
+				`{"schemaVersion":2,"mediaType":%q,"config":%s,"layers":[%s]}`, ocispec.MediaTypeImageManifest, invented, invented)))
+			if got := get(t, w.n, "app", "one"); got.err != nil {
+				t.Fatal(got.err)
+			}
+			time.Sleep(2 * time.Minute)
+			h.expect(t, name, append(twos, moved.Digest, digest.FromString(name))...)
+		}
+		pin("three", nil)
+		synctest.Wait()
+		h.mu.Lock()
+		for _, dgst := range slices.Concat(twos, threes) {
+			if !slices.Contains(h.held, dgst) {
+				t.Errorf("%s is not held", dgst)
+			}
+		}
+		h.mu.Unlock()
+		pin("four", namespace.ErrPinsFull)
+	})
+}
+
+// A pin reads no manifest that another repository has got from its upstream, though its index names it.
+func TestPinReadsItsOwnManifests(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w, h := newRemoving(t, m), new(holding)
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		secret := w.r.AddImage("secret", "v1", make([]byte, 4000))
+		w.pull(t, "secret", "v1")
+		index := w.r.AddIndex("app", "v1", secret)
+		if got := get(t, w.n, "app", "v1"); got.err != nil {
+			t.Fatal(got.err)
+		}
+		p := m.pins(t, h, 0)
+		pinned, err := p.Pin(t.Context(), repo, namespace.Selection{Tag: "v1"}, "mallory")
+		if err != nil || pinned.Bytes != index.Size+secret.Size {
+			t.Errorf("%+v, %v: want the sizes that the index tells, %d", pinned, err, index.Size+secret.Size)
+		}
+		h.expect(t, "without its parts", index.Digest, secret.Digest)
+		own := w.r.AddImage("app", "copy", make([]byte, 4000)) // its own upstream has it too
+		all := w.pull(t, "app", own.Digest.String())
+		time.Sleep(2 * time.Minute)
+		h.expect(t, "with its parts", append(all, index.Digest)...)
 	})
 }
 
