@@ -190,9 +190,9 @@ func (n *Namespace) prefetchLayer(ctx context.Context, repo storage.RepoID, laye
 		verified(info, proven)
 	}
 	key := aheadKey{n.Key(), layer.Digest}
-	n.cache.ahead.begin(key, time.Now())
+	first := n.cache.ahead.begin(key, time.Now())
 	began, err := n.cache.downloads.Prefetch(ctx, layer.Digest, source)
-	if !began || err != nil {
+	if first && (!began || err != nil) {
 		n.cache.ahead.asked(key)
 	}
 	if ctx.Err() != nil { // the mirror ends
@@ -249,17 +249,23 @@ func (a *ahead) of(block string) *aheadBytes {
 	return counts.(*aheadBytes)
 }
 
-// begin watches a layer whose prefetch begins.
-func (a *ahead) begin(key aheadKey, now time.Time) {
+// begin watches a layer whose prefetch begins. It reports false if the layer is watched already,
+// since another image has it too.
+func (a *ahead) begin(key aheadKey, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.expire(now)
+	if _, ok := a.layers[key]; ok {
+		return false
+	}
 	if a.layers == nil {
 		a.layers = make(map[aheadKey]aheadLayer)
 	}
 	layer := aheadLayer{key: key, since: now}
 	a.layers[key] = layer
 	a.order = append(a.order, layer)
-	a.expire(now)
+	a.expire(now) // one too many
+	return true
 }
 
 // end counts a layer that has been prefetched.

@@ -125,6 +125,27 @@ func TestPrefetchInVain(t *testing.T) {
 	})
 }
 
+// A layer that a second image shares is still watched for the first one.
+func TestPrefetchInVainOfTwoImages(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		r := m.registry("up.example")
+		layers := layersOf(4, 1)
+		r.AddImage("app", "v1", layers[0], layers[1])
+		r.AddImage("app", "v2", layers[2], layers[1], layers[3])
+		n := m.namespace("up.example", r, prefetch)
+		for tag, first := range map[string]int{"v1": 0, "v2": 2} {
+			m.readManifest(n, tag)
+			if _, err := m.readBlob(n, digest.FromBytes(layers[first]), 0, -1); err != nil {
+				t.Fatal(err)
+			}
+			m.settle()
+		}
+		m.wantPrefetched(t, 200<<10, 0)
+		time.Sleep(time.Hour)
+		m.wantPrefetched(t, 200<<10, 200<<10)
+	})
+}
+
 // Requests that are no pull of an image begin nothing.
 func TestNoPrefetch(t *testing.T) {
 	layers := layersOf(3, 1)

@@ -533,6 +533,15 @@ func TestContentOfFarIsNotUploaded(t *testing.T) {
 		if f.tried(digest.FromBytes(there)) != 0 || !f.has(digest.FromBytes(lost)) {
 			t.Errorf("%d attempts for what is there, and what is lost is uploaded: %v", f.tried(digest.FromBytes(there)), f.has(digest.FromBytes(lost)))
 		}
+		// Far and near lose it, and it comes from an upstream.
+		if err := near.Delete(t.Context(), digest.FromBytes(there)); err != nil {
+			t.Fatal(err)
+		}
+		storagetest.Commit(t, store, near.Spools(), there)
+		synctest.Wait()
+		if !f.has(digest.FromBytes(there)) {
+			t.Error("what far had once is not uploaded when it comes again")
+		}
 	})
 }
 

@@ -64,11 +64,15 @@ func (s *Store) Unwrap() storage.Store { return s.Store }
 // Commit stores the content near, and asks for its upload.
 func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
 	err := s.Store.Commit(ctx, dgst, sp)
-	// Content that has just come from far is there, and is to be forgotten perhaps.
-	if err == nil && (s.uploads.opts.Forget != nil || !s.uploads.came.Contains(dgst)) {
+	if err != nil {
+		return err
+	}
+	// Content that has just come from far is there, and is to be forgotten perhaps. The next time,
+	// it may come from an upstream, since far has lost it.
+	if came := s.uploads.came.Remove(dgst); !came || s.uploads.opts.Forget != nil {
 		s.uploads.add(dgst)
 	}
-	return err
+	return nil
 }
 
 // UploaderOptions configure an [Uploader].
