@@ -33,6 +33,7 @@ type far struct {
 	isPaused bool
 	leaves   bool          // all content is about to be removed
 	gate     chan struct{} // if set, an upload waits for it
+	asking   chan struct{} // if set, a question for a content waits for it
 	running  int
 	most     int // that ran at once
 }
@@ -67,8 +68,11 @@ func (f *far) Upload(ctx context.Context, info storage.Info, content io.ReaderAt
 
 func (f *far) Lacks(_ context.Context, info storage.Info) (bool, error) {
 	f.mu.Lock()
-	leaves := f.leaves
+	leaves, asking := f.leaves, f.asking
 	f.mu.Unlock()
+	if asking != nil {
+		<-asking
+	}
 	if leaves {
 		return false, spool.ErrBusy
 	}
@@ -557,6 +561,30 @@ func TestCorruptContentIsNotUploaded(t *testing.T) {
 		time.Sleep(time.Hour)
 		if f.has(dgst) || f.tried(dgst) != 0 || log.Count("stored content has become corrupt and is not uploaded") != 1 {
 			t.Errorf("uploaded: %v after %d attempts; the log: %s", f.has(dgst), f.tried(dgst), log)
+		}
+	})
+}
+
+// Rotten content that is replaced while its upload begins is uploaded as it is then.
+func TestReplacedContentIsUploaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, f := storagetest.NewMemory(t), newFar()
+		f.asking = make(chan struct{})
+		content := []byte("content")
+		dgst := digest.FromBytes(content)
+		if err := near.Commit(t.Context(), dgst, storagetest.NewSpool(t, near.Spools(), []byte("rotten!"))); err != nil {
+			t.Fatal(err)
+		}
+		store, _, log := uploader(t, near, f)
+		synctest.Wait() // the rotten file is open
+		if err := near.Delete(t.Context(), dgst); err != nil {
+			t.Fatal(err)
+		}
+		storagetest.Commit(t, store, near.Spools(), content)
+		close(f.asking)
+		synctest.Wait()
+		if !f.has(dgst) || log.Count("corrupt") != 0 {
+			t.Errorf("uploaded: %v; the log: %s", f.has(dgst), log)
 		}
 	})
 }
