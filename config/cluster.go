@@ -10,7 +10,7 @@ import (
 	"github.com/weirhq/weir/internal/hosts"
 )
 
-// Cluster makes the Weirs that share a Redis act as one.
+// Cluster makes the mirrors that share a Redis act as one.
 type Cluster struct {
 	Advertise      string        `toml:"advertise"`   // URL under which other replicas reach this one; empty: an address of this machine
 	PeerPort       int           `toml:"peer_port"`   // of the listener for other replicas

@@ -20,7 +20,7 @@ const (
 	PathStyleNever  = "never"
 )
 
-// S3 is a bucket that several Weirs may share. Beside it, [FS] is the local tier.
+// S3 is a bucket that several mirrors may share. Beside it, [FS] is the local tier.
 type S3 struct {
 	Endpoint         URL           `toml:"endpoint"`
 	Bucket           string        `toml:"bucket"`

@@ -99,7 +99,7 @@ func edited(t *testing.T, name string, replace ...string) string {
 	return strings.NewReplacer(replace...).Replace(string(text))
 }
 
-// The files of the project, with other addresses, run three Weirs behind nginx that share a
+// The files of the project, with other addresses, run three mirrors behind nginx that share a
 // Redis and a bucket. A client pulls an image through nginx, whose parts come from upstream
 // once, also with a replica killed.
 func TestComposeFleet(t *testing.T) {
