@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -48,11 +49,11 @@ func useFallbackRoots() {
 // haveRoot reports whether crypto/x509 finds a certificate in the places.
 func (p places) haveRoot() bool {
 	for _, file := range p.files {
-		text, err := os.ReadFile(file)
+		has, err := fileHasCertificate(file)
 		if err != nil {
 			continue
 		}
-		if hasCertificate(text) {
+		if has {
 			return true
 		}
 		break // the first file that can be read is the only one
@@ -60,12 +61,28 @@ func (p places) haveRoot() bool {
 	for _, directory := range p.directories {
 		entries, _ := os.ReadDir(directory) // one that cannot be read has none
 		for _, entry := range entries {
-			if text, err := os.ReadFile(filepath.Join(cmp.Or(directory, "/"), entry.Name())); err == nil && hasCertificate(text) {
+			if has, err := fileHasCertificate(filepath.Join(cmp.Or(directory, "/"), entry.Name())); err == nil && has {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// fileHasCertificate reports whether a file has a certificate. Bundles have hundreds, and the
+// first one is in the first few KiB.
+func fileHasCertificate(path string) (bool, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, 8<<10))
+	if err != nil || hasCertificate(text) {
+		return err == nil, err
+	}
+	rest, err := io.ReadAll(file)
+	return err == nil && hasCertificate(append(text, rest...)), err
 }
 
 // hasCertificate reports whether x509.CertPool.AppendCertsFromPEM would find a certificate.

@@ -38,6 +38,8 @@ func TestHaveRoot(t *testing.T) {
 		"an empty file":             {map[string]string{"x": ""}, "x", "", false},
 		"text alone":                {map[string]string{"x": "no certificates here\n"}, "x", "", false},
 		"text before it":            {map[string]string{"x": "# My CA\n" + certificate}, "x", "", true},
+		"much text before it":       {map[string]string{"x": strings.Repeat("# My CA\n", 5000) + certificate}, "x", "", true},
+		"where the first part ends": {map[string]string{"x": strings.Repeat("#", 8100) + "\n" + certificate}, "x", "", true},
 		"a broken one":              {map[string]string{"x": broken}, "x", "", false},
 		"a broken one before it":    {map[string]string{"x": broken + secret + certificate}, "x", "", true},
 		"a private key":             {map[string]string{"x": secret}, "x", "", false},

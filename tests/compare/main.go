@@ -19,6 +19,9 @@ func main() {
 	if len(os.Args) == 4 && os.Args[1] == filesMarker {
 		fail(serveFiles(os.Args[2], os.Args[3]))
 	}
+	if len(os.Args) == 4 && os.Args[1] == memoryMarker {
+		fail(serveMemory(os.Args[2], os.Args[3]))
+	}
 	dir := flag.String("dir", os.TempDir(), "where servers keep their data during the run; about 16 GiB")
 	rounds := flag.Int("rounds", 3, "how often each server runs each workload")
 	only := flag.String("only", "", "run the `WORKLOADS` of these names, with commas between them")

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -30,17 +32,19 @@ type server struct {
 
 // The names of the columns.
 const (
-	direct      = "direct"
-	goFiles     = "Go files"
-	nginxFiles  = "nginx files"
-	weir        = "Weir"
-	registry2   = "Docker's registry 2"
-	registry3   = "Docker's registry 3"
-	nginxCache  = "nginx cache"
-	filesMarker = "serve-files"
+	direct       = "direct"
+	goMemory     = "Go memory"
+	goFiles      = "Go files"
+	nginxFiles   = "nginx files"
+	weir         = "Weir"
+	registry2    = "Docker's registry 2"
+	registry3    = "Docker's registry 3"
+	nginxCache   = "nginx cache"
+	filesMarker  = "serve-files"
+	memoryMarker = "serve-memory"
 )
 
-var columns = []string{direct, goFiles, nginxFiles, weir, registry2, registry3, nginxCache}
+var columns = []string{direct, goMemory, goFiles, nginxFiles, weir, registry2, registry3, nginxCache}
 
 // caches are the kinds that fetch from the upstream what they do not have.
 var caches = []string{weir, registry2, registry3, nginxCache}
@@ -74,7 +78,8 @@ func kinds(ctx context.Context, dir string) (map[string]*kind, error) {
 	made := map[string]*kind{}
 	for _, k := range []*kind{
 		{direct, "", nil},
-		{goFiles, self, startGoFiles},
+		{goMemory, self, startGo(memoryMarker)},
+		{goFiles, self, startGo(filesMarker)},
 		{nginxFiles, nginx, startNginxFiles},
 		{weir, binary, startWeir},
 		{registry2, second, startRegistry},
@@ -180,13 +185,41 @@ listen %[3]s;
 	return startProcess(ctx, dir, addr, k.program, "-c", config, "-p", dir, "-e", "stderr")
 }
 
-// startGoFiles runs this program as a server of the files in the directory "www" of dir.
-func startGoFiles(ctx context.Context, k *kind, dir, _, _ string) (*process, error) {
-	addr, err := freeAddr()
-	if err != nil {
-		return nil, err
+// startGo runs this program as a server of the directory "www" of dir, in the way of a marker.
+func startGo(marker string) func(ctx context.Context, k *kind, dir, upstream, settings string) (*process, error) {
+	return func(ctx context.Context, k *kind, dir, _, _ string) (*process, error) {
+		addr, err := freeAddr()
+		if err != nil {
+			return nil, err
+		}
+		return startProcess(ctx, dir, addr, k.program, marker, addr, filepath.Join(dir, "www"))
 	}
-	return startProcess(ctx, dir, addr, k.program, filesMarker, addr, filepath.Join(dir, "www"))
+}
+
+// serveMemory is the least that a server in Go can do, until it is killed: it answers with files
+// that it has read before, without a log, a record or a look at the request beyond its path.
+func serveMemory(addr, dir string) error {
+	answers := make(map[string][]byte)
+	err := fs.WalkDir(os.DirFS(dir), ".", func(path string, entry fs.DirEntry, err error) error {
+		if os.IsNotExist(err) { // the directory, at the start of an empty server
+			return nil
+		}
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		answers["/"+path], err = os.ReadFile(filepath.Join(dir, path))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { //nolint:gosec // for local clients
+		body := answers[r.URL.Path]
+		header := w.Header()
+		header["Content-Type"] = []string{"application/vnd.oci.image.manifest.v1+json"}
+		header["Content-Length"] = []string{strconv.Itoa(len(body))}
+		_, _ = w.Write(body)
+	}))
 }
 
 // serveFiles is a plain server of files, until it is killed.

@@ -49,7 +49,7 @@ var workloads = []*workload{
 		{"the same, 8 streams: CPU s per GB", "%.3f", ""},
 		{"the same: peak memory, MiB", "%.0f", ""},
 	}, warmBlob},
-	{"manifest", append([]string{nginxFiles, goFiles}, caches...), []metric{
+	{"manifest", append([]string{nginxFiles, goMemory, goFiles}, caches...), []metric{
 		{"warm manifest by digest, 16 connections: requests/s, nginx files is 1", "%.2f", nginxFiles},
 		{"the same: CPU µs each", "%.0f", ""},
 	}, warmManifest},
@@ -76,7 +76,7 @@ var workloads = []*workload{
 		{"the same: CPU µs for each object", "%.0f", ""},
 		{"the same: memory afterwards, MiB", "%.0f", ""},
 	}, smallObjects},
-	{"start", caches, []metric{
+	{"start", append([]string{goMemory}, caches...), []metric{
 		{"start to the first answer, ms", "%.1f", ""},
 		{"idle: memory, MiB", "%.0f", ""},
 		{"program, MiB", "%.0f", ""},
@@ -100,7 +100,7 @@ func (l *lab) start(ctx context.Context, settings string, images ...*image) (*se
 	if l.kind.start == nil {
 		return &server{l.kind, nil, l.up.url}, nil
 	}
-	if l.kind.name == goFiles || l.kind.name == nginxFiles {
+	if slices.Contains([]string{goMemory, goFiles, nginxFiles}, l.kind.name) {
 		if err := l.up.export(filepath.Join(l.dir, "www"), images...); err != nil {
 			return nil, err
 		}
