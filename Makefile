@@ -90,7 +90,7 @@ test:
 	$(call run_tests,-short -timeout 10m)
 
 test-all: deps lint
-	$(call run_tests,-timeout 40m)
+	$(call run_tests,-timeout 60m)
 
 soak:
 	$(GO) test ./tests/soak -count 1 -soak.duration=10m -timeout 40m -v

@@ -2,6 +2,7 @@ package access
 
 import (
 	"encoding/base64"
+	"net/http"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -36,6 +37,20 @@ type Credentials struct{ User, Password string }
 type Authorization struct {
 	Bearer string      // the token; empty: the header has none
 	Basic  Credentials // without a user: the header has none
+}
+
+// HeaderOf returns the values of the Authorization header of a request: none if it is Basic with
+// neither a user nor a password. Podman, skopeo and others answer a Basic challenge so if they
+// have no login.
+func HeaderOf(r *http.Request) []string {
+	values := r.Header["Authorization"]
+	if len(values) == 1 {
+		scheme, rest, _ := strings.Cut(values[0], " ")
+		if strings.EqualFold(scheme, "basic") && strings.Trim(rest, " ") == "Og==" { // of ":"
+			return nil
+		}
+	}
+	return values
 }
 
 // ParseAuthorization reads the values of the Authorization header (RFC 9110, section

@@ -24,7 +24,7 @@ type Presented struct {
 // Present reads what a request shows of its sender. The proxies are those whose
 // X-Forwarded-For names the client.
 func Present(r *http.Request, proxies forwarded.Proxies) Presented {
-	p := Presented{Authorization: r.Header["Authorization"], Request: r, Proxies: proxies}
+	p := Presented{Authorization: HeaderOf(r), Request: r, Proxies: proxies}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		p.Certificates = r.TLS.VerifiedChains[0]
 	}

@@ -392,6 +392,28 @@ func BenchmarkIdentifyAndPermit(b *testing.B) {
 	}
 }
 
+// A Basic header without a user and a password is none, as podman and skopeo send it without a
+// login. All others stay as they are.
+func TestHeaderOf(t *testing.T) {
+	for value, none := range map[string]bool{
+		"Basic Og==": true, "basic Og==": true, "BASIC  Og== ": true,
+		"": false, "Basic": false, "Basic ": false, "Basic Og": false, "Basic og==": false, "Bearer Og==": false, "Basic Og==, Basic x": false,
+		"Basic OmE=": false, "Basic YTo=": false, "Basic YWxpY2U6c2VjcmV0": false,
+	} {
+		r := &http.Request{Header: http.Header{"Authorization": {value}}}
+		if got := access.HeaderOf(r); (got == nil) != none || !none && (len(got) != 1 || got[0] != value) {
+			t.Errorf("%q: %q", value, got)
+		}
+		if got := access.Present(r, nil).Authorization; (got == nil) != none {
+			t.Errorf("%q presents %q", value, got)
+		}
+	}
+	r := &http.Request{Header: http.Header{"Authorization": {"Basic Og==", "Basic Og=="}}}
+	if got := access.HeaderOf(r); len(got) != 2 {
+		t.Errorf("two headers: %q", got)
+	}
+}
+
 // A header is refused or names a user that has the password in it, whatever it holds. Where an
 // upstream decides, it gets no header that names a user of the mirror's.
 func FuzzAuthorization(f *testing.F) {

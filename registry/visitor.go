@@ -36,7 +36,7 @@ type visitor struct {
 func (h *Handler) identify(r *http.Request, req Request, e *entry, ns *namespace.Namespace) (err error) {
 	v, beside := &e.visitor, ns != nil && ns.OnBehalf()
 	if beside {
-		v.upstreams = r.Header["Authorization"]
+		v.upstreams = access.HeaderOf(r)
 	}
 	rules := h.opts.Access.Load()
 	if ns == nil && rules.Open() || ns != nil && rules.OpenFor(ns.Key()) {

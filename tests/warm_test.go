@@ -229,7 +229,7 @@ func TestWarmFailures(t *testing.T) {
 	upstream.Close()
 	expectFailed(t, "stale", warm(t, w, "mirror/org/good:v1"), 1, "failed mirror/org/good:v1: manifest v1: the mirror could not confirm it")
 	w.Kill()
-	expectFailed(t, "no mirror", warm(t, w, "mirror/org/good:v1"), 1, "weir: no mirror answers: ", w.Addr)
+	expectFailed(t, "no mirror", warm(t, w, "mirror/org/good:v1"), 1, "weir: no mirror answers at ", w.Addr)
 }
 
 // An interrupted run says so and leaves nothing behind that is not whole. The

@@ -23,6 +23,7 @@ import (
 	"github.com/weirhq/weir/internal/buildinfo"
 	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/oci"
+	"github.com/weirhq/weir/warm/remote"
 )
 
 // besideMirror is a part of the help of each command that asks the API of a running mirror.
@@ -78,11 +79,7 @@ func newMirror(address *url.URL, settings *tls.Config, login *clientconfig.Login
 // find returns the URL of the API, and how to speak TLS to it.
 func (f apiFlags) find(configs []string) (*url.URL, *tls.Config, error) {
 	if f.mirror != "" {
-		address, settings, err := parseMirror(f.mirror, f.client)
-		if err == nil && address.User != nil { // the list of processes would show it
-			err = errors.New("--url must not contain a user or a password. Name the user with --username and set " + clientPassword)
-		}
-		return address, settings, err
+		return parseMirror(f.mirror, f.client)
 	}
 	cfg, err := loadAway(configs)
 	if err != nil {
@@ -139,15 +136,18 @@ func (m *mirror) run(ctx context.Context, work func(context.Context) error) erro
 // explain adds to an error of the API what to do about it.
 func (m *mirror) explain(err error) error {
 	err = phrase{err}
-	refused, isRefusal := errors.AsType[*client.RefusalError](err)
+	status := statusOf(err)
 	_, isUnknown := errors.AsType[x509.UnknownAuthorityError](err)
 	_, isNetwork := errors.AsType[net.Error](err)
 	switch {
-	case isRefusal && refused.Status == http.StatusUnauthorized && m.user == "":
+	case status == http.StatusUnauthorized && m.user == "":
 		return fmt.Errorf("%w. Log in with --username", err)
-	case isRefusal && refused.Status == http.StatusUnauthorized:
+	case status == http.StatusUnauthorized:
 		return fmt.Errorf("%w. Check the user %s and the password in %s", err, m.user, clientPassword)
-	case isRefusal:
+	// Servers of TLS tell clients without it so.
+	case status == http.StatusBadRequest && m.url.Scheme == "http":
+		return fmt.Errorf("%s: %w. If the mirror speaks TLS, name it with an https:// URL", m.url, err)
+	case status != 0:
 		return err
 	case errors.Is(err, client.ErrNoAPI):
 		return fmt.Errorf("%s: %w. Name the mirror with --url; with server.admin_address, its API is at that address", m.url, err)
@@ -163,6 +163,15 @@ func (m *mirror) explain(err error) error {
 		return fmt.Errorf("no mirror answers at %s: %w. Check --url and the network", m.url, err)
 	}
 	return err
+}
+
+// statusOf returns the status of HTTP if an error is the answer of a mirror, and else 0.
+func statusOf(err error) int {
+	if refused, ok := errors.AsType[*client.RefusalError](err); ok {
+		return refused.Status
+	}
+	refused, _ := errors.AsType[remote.RefusalError](err)
+	return refused.Status
 }
 
 // maxPhrase bounds the text of an error of the API, in bytes.

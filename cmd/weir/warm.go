@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -98,6 +99,7 @@ GET /api/v1/jobs show the progress of the job.`,
 // warmJob is one run of the command, checked.
 type warmJob struct {
 	mirror  *url.URL
+	named   bool // by --url
 	tls     *tls.Config
 	login   *url.Userinfo // nil: none
 	images  []string      // as they were written
@@ -124,7 +126,7 @@ func (f warmFlags) job(configs, args []string, stdin io.Reader) (*warmJob, error
 	if err != nil {
 		return nil, err
 	}
-	j := &warmJob{mirror: mirror, login: login, tls: settings, jobs: f.jobs, quiet: f.quiet,
+	j := &warmJob{mirror: mirror, named: f.mirror != "", login: login, tls: settings, jobs: f.jobs, quiet: f.quiet,
 		options: warm.Options{Platforms: platforms, Referrers: f.referrers, Jobs: contentsAtOnce, MaxManifest: remote.MaxManifest}}
 	return j, j.collect(args, f.files, stdin)
 }
@@ -208,6 +210,9 @@ func parseMirror(text string, flags mirrorFlags) (*url.URL, *tls.Config, error) 
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, nil, errors.New("--url must be a URL such as http://mirror.internal:8000")
+	}
+	if u.User != nil { // the list of processes would show it
+		return nil, nil, errors.New("--url must not contain a user or a password. Name the user with --username and set " + clientPassword)
 	}
 	settings, err := flags.settings(nil)
 	return u, settings, err
@@ -301,11 +306,13 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	version, _ := buildinfo.Version()
 	mirror := remote.New(j.mirror, j.login, j.tls, "weir-warm/"+version, j.jobs*contentsAtOnce)
 	defer mirror.Close()
-	// One message for a mirror that is unavailable, rather than one for each image.
-	if err := mirror.Ping(ctx); err != nil {
-		return fmt.Errorf("no mirror answers: %w", err)
+	target := j.target()
+	// One message for a mirror that is unavailable, rather than one for each image. A mirror that
+	// asks for credentials may have blocks that need none.
+	if err := mirror.Ping(ctx); err != nil && (j.login != nil || statusOf(err) != http.StatusUnauthorized) {
+		return target.explain(err)
 	}
-	sum := &warmSum{ui: newProgressUI(stdout, writerUnlessQuiet(j.quiet, stderr)), quiet: j.quiet}
+	sum := &warmSum{ui: newProgressUI(stdout, writerUnlessQuiet(j.quiet, stderr)), quiet: j.quiet, mirror: target}
 	var group errgroup.Group
 	group.SetLimit(j.jobs)
 	for i, image := range j.parsed {
@@ -323,10 +330,20 @@ func (j *warmJob) run(ctx context.Context, stdout, stderr io.Writer) error {
 	return sum.conclude(ctx, writerUnlessQuiet(j.quiet, stdout))
 }
 
+// target returns the mirror of the job for the explanation of errors.
+func (j *warmJob) target() *mirror {
+	m := &mirror{url: j.mirror, isNamed: j.named}
+	if j.login != nil {
+		m.user = j.login.Username()
+	}
+	return m
+}
+
 // warmSum adds up the results of the images so far.
 type warmSum struct {
-	ui    progressUI
-	quiet bool
+	ui     progressUI
+	quiet  bool
+	mirror *mirror
 
 	mu               sync.Mutex
 	warmed, failed   int
@@ -361,6 +378,9 @@ func (s *warmSum) warmOne(ctx context.Context, src warm.Source, image string, re
 	if ctx.Err() == nil && len(result.Failed) > 0 {
 		text = ""
 		for _, err := range result.Failed {
+			if statusOf(err) == http.StatusUnauthorized {
+				err = s.mirror.explain(err)
+			}
 			text += fmt.Sprintf("failed %s: %v\n", image, err)
 		}
 	}

@@ -153,7 +153,7 @@ func TestWarmCommand(t *testing.T) {
 		t.Errorf("%d, %q, %q", code, stdout, stderr)
 	}
 	mirror.Close()
-	if code, _, stderr := invoke(t, "warm", "--url", mirror.URL, "app"); code != exitFailed || !strings.Contains(stderr, "no mirror answers: ") {
+	if code, _, stderr := invoke(t, "warm", "--url", mirror.URL, "app"); code != exitFailed || !strings.Contains(stderr, "no mirror answers at ") {
 		t.Errorf("%d, %q", code, stderr)
 	}
 }

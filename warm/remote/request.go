@@ -32,19 +32,19 @@ type permanent struct{ error }
 
 func (p permanent) Unwrap() error { return p.error }
 
-// refusal is an answer of a mirror that is an error.
-type refusal struct {
-	status     int
+// RefusalError is an answer of a mirror that is an error.
+type RefusalError struct {
+	Status     int // of HTTP
 	message    string
 	retryAfter time.Duration
 }
 
 // Error returns the mirror's own words, which say more than the status.
-func (r refusal) Error() string {
+func (r RefusalError) Error() string {
 	if r.message == "" {
-		return fmt.Sprintf("the mirror answered %d %s", r.status, http.StatusText(r.status))
+		return fmt.Sprintf("the mirror answered %d %s", r.Status, http.StatusText(r.Status))
 	}
-	return fmt.Sprintf("%d: %s", r.status, r.message)
+	return fmt.Sprintf("%d: %s", r.Status, r.message)
 }
 
 // send makes one request. Every answer but 200 and 206 is an error, which is
@@ -70,17 +70,17 @@ func (m *Mirror) send(ctx context.Context, method string, target *url.URL, heade
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	r := refusal{status: resp.StatusCode}
+	r := RefusalError{Status: resp.StatusCode}
 	var body bytes.Buffer
 	_, r.message = oci.ReadError(io.TeeReader(resp.Body, &body))
 	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
 		r.retryAfter = time.Duration(seconds) * time.Second
 	}
-	if r.status == http.StatusNotFound && isUpstreams(body.Bytes()) {
+	if r.Status == http.StatusNotFound && isUpstreams(body.Bytes()) {
 		return nil, permanent{warm.NotFound(r)}
 	}
 	// 429 is the one answer of the client's kind that time changes.
-	if r.status < http.StatusInternalServerError && r.status != http.StatusTooManyRequests {
+	if r.Status < http.StatusInternalServerError && r.Status != http.StatusTooManyRequests {
 		return nil, permanent{r}
 	}
 	return nil, r
@@ -112,7 +112,7 @@ func insist(ctx context.Context, attempt func() error) error {
 			return p.error
 		}
 		wait := pause
-		if r, ok := errors.AsType[refusal](err); ok {
+		if r, ok := errors.AsType[RefusalError](err); ok {
 			wait = max(wait, r.retryAfter)
 		}
 		// The last error is the one that the operator sees.
