@@ -95,6 +95,10 @@ func (d *decoder) unknownKey(p place, n *node, t reflect.Type, name string) {
 		d.config.source.positions[p.key] = n.position
 		d.config.source.ignored = append(d.config.source.ignored, p.key)
 	case unknown:
+		if err := errUnquotedKey(p, n, t, name); err != nil {
+			d.fail(p, n, err)
+			return
+		}
 		d.fail(p, n, errUnknownKey(t, name))
 	}
 }

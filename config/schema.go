@@ -4,8 +4,10 @@ import (
 	"encoding"
 	"errors"
 	"iter"
+	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/agext/levenshtein"
@@ -91,6 +93,30 @@ func allKeys(t reflect.Type, parent string) []string {
 type unknownKeyError string
 
 func (e unknownKeyError) Error() string { return string(e) }
+
+// errUnquotedKey returns the error for the key of a block that lacks its quotation marks, so that
+// the parts of a host became tables: [repository.docker.io]. It is nil for another unknown key.
+func errUnquotedKey(p place, n *node, t reflect.Type, name string) error {
+	for _, known := range knownKeys(t) {
+		if len(name) > 4 && levenshtein.Distance(name, known, nil) <= 2 { // a misspelt table
+			return nil
+		}
+	}
+	host, ok := strings.CutPrefix(p.key, "repository.")
+	below, isTable := n.value.(table)
+	if !ok || !isTable || strings.Count(p.generic, ".") != 2 || strings.ContainsRune(host, '"') {
+		return nil
+	}
+	for len(below) == 1 { // the parts that are left
+		name := slices.Collect(maps.Keys(below))[0]
+		inner, isTable := below[name].value.(table)
+		if !isTable {
+			break
+		}
+		host, below = host+"."+name, inner
+	}
+	return unknownKeyError("unknown key; write the name of a registry in quotation marks: [repository." + strconv.Quote(host) + "]")
+}
 
 // errUnknownKey returns the error for a key that a table of type t cannot hold.
 func errUnknownKey(t reflect.Type, name string) error {
