@@ -104,7 +104,7 @@ func (s *Store) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, 
 // another length that has the digest's name, since a filesystem that lost data in a
 // power cut leaves such files, a file that cannot be opened, and one that an earlier process
 // had not flushed.
-func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) error {
+func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool) error {
 	shard, path, err := s.blobs.locate(dgst)
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 	}
 	// Before the rename, or a power cut leaves the name without the bytes, and without a mark.
 	if err == nil && mode&mark == 0 && s.durability != Never {
-		err = sp.Sync()
+		err = s.sync(sp)
 	}
 	if err == nil {
 		err = s.makeShard(shard)
@@ -131,6 +131,13 @@ func (s *Store) Commit(_ context.Context, dgst digest.Digest, sp *spool.Spool) e
 	}
 	if err == nil && mode&mark == 0 && s.durability != Never {
 		err = s.tree.flushDir(shard.dir)
+	}
+	// A flush has failed since the mode was chosen. The next one does not tell again of bytes that
+	// were lost in it (fsync(2), EIO).
+	if err == nil && mode&mark != 0 && !s.flusher.behind.Load() {
+		if err = s.sync(sp); err != nil {
+			err = errors.Join(err, s.Delete(ctx, dgst))
+		}
 	}
 	return explain(doing, err)
 }

@@ -98,6 +98,7 @@ type Store struct {
 	marks      *marks
 	suspects   *suspects
 	flusher    *flusher
+	sync       func(*spool.Spool) error // flushes one file
 	durability Durability
 	existing   bool
 	logger     *slog.Logger
@@ -186,6 +187,7 @@ func newStore(tree *tree, workspace *workspace, opts Options) *Store {
 		marks:      marks,
 		suspects:   suspects,
 		flusher:    flusher,
+		sync:       (*spool.Spool).Sync,
 		durability: opts.Durability,
 		existing:   opts.Existing,
 		logger:     opts.Logger,

@@ -15,6 +15,7 @@ import (
 
 	"github.com/weirhq/weir/internal/keylock"
 	"github.com/weirhq/weir/internal/notify"
+	"github.com/weirhq/weir/storage"
 )
 
 // hashStep is how many bytes of a suspect are hashed between two looks at the context.
@@ -68,7 +69,7 @@ func (s *Store) check(ctx context.Context, logger *slog.Logger) {
 		}
 		intact, damaged := s.suspects.intact.Load(), s.suspects.damaged.Load()
 		for dgst := s.suspects.next(); dgst != "" && ctx.Err() == nil; dgst = s.suspects.next() {
-			if _, err := s.Stat(ctx, dgst); err != nil && ctx.Err() == nil && !errors.Is(err, fs.ErrNotExist) {
+			if _, err := s.Stat(ctx, dgst); err != nil && ctx.Err() == nil && !errors.Is(err, storage.ErrNotExist) {
 				logger.Debug("cannot verify content that an earlier process had not flushed", "digest", dgst, "error", err)
 			}
 		}
@@ -132,7 +133,7 @@ func (s *Store) vet(ctx context.Context, dgst digest.Digest, path string, file *
 // discard quarantines a suspect with wrong bytes, unless another file has its place by now.
 func (s *Store) discard(ctx context.Context, dgst digest.Digest, info fs.FileInfo) error {
 	place, err := s.quarantine(dgst, info)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, storage.ErrNotExist) {
 		return nil
 	}
 	if err != nil {

@@ -181,8 +181,8 @@ func (d *Download) fetchOwn(slot *lease, s *spool.Spool) error {
 		case end == s.Written(): // the digest shows whether it is the end of the content
 			return d.verify(s)
 		case s.Size() < 0: // parts bring the bytes before it
-			if err := s.Announce(end); err != nil {
-				return storeError{err}
+			if err := d.announce(s, end); err != nil {
+				return err
 			}
 		case end < s.Size():
 			return io.ErrUnexpectedEOF
@@ -234,12 +234,24 @@ func (d *Download) fetchFrom(slot *lease, s *spool.Spool, stream *Stream, g gap)
 	d.mu.Unlock()
 	// A size that cannot fit is refused now, before any content goes for it.
 	if stream.Size >= 0 {
-		if err := s.Announce(stream.Size); err != nil {
-			return storeError{err}
+		if err := d.announce(s, stream.Size); err != nil {
+			return err
 		}
 	}
 	d.markReady()
 	return d.copy(slot, s, stream, g)
+}
+
+// announce sets the size of the content. An upstream that gives another one than before delivers
+// other content: clients may have been told the first one.
+func (d *Download) announce(s *spool.Spool, size int64) error {
+	switch err := s.Announce(size); {
+	case errors.Is(err, spool.ErrSize):
+		return d.reject(err)
+	case err != nil:
+		return storeError{err}
+	}
+	return nil
 }
 
 func (d *Download) awaitSlot() (*lease, error) {

@@ -351,7 +351,10 @@ func (d *Download) announcePart(s *spool.Spool, stream *Stream) error {
 	case known >= 0 && known != stream.Size:
 		return fmt.Errorf("%w: %d bytes instead of %d", errPartSize, stream.Size, known)
 	case known < 0:
-		if err := s.Announce(stream.Size); err != nil {
+		switch err := s.Announce(stream.Size); {
+		case errors.Is(err, spool.ErrSize): // another stream was faster
+			return fmt.Errorf("%w: %w", errPartSize, err)
+		case err != nil:
 			return storeError{err}
 		}
 	}

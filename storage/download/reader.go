@@ -66,7 +66,8 @@ func (r *Reader) Stored() bool { return r.download.view().err == nil }
 // Wait blocks until the reader's first bytes, from start on, are at hand, so
 // that an earlier failure can still be answered as an error. The range ends
 // before end; -1 is the end of the content. Wait returns the content's size, or
-// -1 if the source does not say.
+// -1 if the source does not say. A known size may be told to a client: a source with another
+// one makes the download fail.
 func (r *Reader) Wait(start, end int64) (int64, error) {
 	r.off, r.end = start, end
 	if locate(r.off, r.download.view()) == far {
@@ -89,7 +90,7 @@ func (r *Reader) Wait(start, end int64) (int64, error) {
 				return 0, err
 			}
 		}
-		r.size = v.spool.Size()
+		r.size = v.spool.Promise()
 		// A refusal must become an answer of its own, too.
 		if err := r.admit(0); err != nil {
 			if !r.recoverable(err) {

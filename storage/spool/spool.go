@@ -62,6 +62,7 @@ type Spool struct {
 	pending  int64      // claimed by writes that are under way
 	read     int64      // the furthest offset that a reader has been given
 	settled  *sync.Cond // a writer has finished
+	told     bool       // a reader has been told the size
 	complete bool
 	broken   bool // interrupted: no more bytes will come, and the present ones are good
 	renamed  bool
@@ -137,13 +138,13 @@ func (s *Spool) shrink() {
 }
 
 // Reset empties a spool so that its content can be written again. It reports
-// false if it cannot, because a reader has been given bytes already or a write
+// false if it cannot, because a reader has been given bytes or the size already, or a write
 // is running.
 func (s *Spool) Reset() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// A failed truncation leaves old bytes behind the new ones.
-	if s.read > 0 || s.pending > 0 || len(s.writing) > 0 || s.complete || s.err != nil || s.file.Truncate(0) != nil {
+	if s.read > 0 || s.told || s.pending > 0 || len(s.writing) > 0 || s.complete || s.err != nil || s.file.Truncate(0) != nil {
 		return false
 	}
 	s.covered, s.size = nil, -1
@@ -222,6 +223,15 @@ func (s *Spool) Readable() int64 {
 func (s *Spool) Size() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.size
+}
+
+// Promise is Size for a reader that tells its client the size. It does not change any more, if it
+// is known.
+func (s *Spool) Promise() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told = s.told || s.size >= 0
 	return s.size
 }
 

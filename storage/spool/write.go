@@ -5,9 +5,10 @@ import (
 	"fmt"
 )
 
-// Announce sets the size of the content. It returns ErrNoSpace if there cannot be
-// room for it, whatever is removed. Nothing is reserved for an announcement: the
-// source may announce any size, and send nothing.
+// Announce sets the size of the content. It returns ErrSize if another one is known, which
+// readers may have been told, and ErrNoSpace if there cannot be room for it, whatever is
+// removed. Nothing is reserved for an announcement: the source may announce any size, and
+// send nothing.
 func (s *Spool) Announce(size int64) error {
 	s.mu.Lock()
 	allot, more := max(0, size-s.allotted), max(0, size-s.covered.total()-s.reserved)
@@ -20,6 +21,9 @@ func (s *Spool) Announce(size int64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.size >= 0 && s.size != size {
+		return fmt.Errorf("%w: %d, and %d before", ErrSize, size, s.size)
+	}
 	s.size = size
 	s.wakeAll()
 	return nil
