@@ -167,6 +167,10 @@ func await(r *download.Reader, start, end int64) (size int64, err error) {
 	if failed, ok := errors.AsType[*upstream.Error](err); ok && failed.Status == http.StatusRequestedRangeNotSatisfiable {
 		return r.Wait(0, -1)
 	}
+	// Without a size there are no ranges, and the client gets the whole.
+	if err == nil && size < 0 && start > 0 {
+		return r.Wait(0, -1)
+	}
 	return size, err
 }
 

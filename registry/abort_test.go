@@ -1,9 +1,12 @@
 package registry_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -54,6 +57,101 @@ func TestBrokenBody(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// In HTTP/1.0, a body without a length ends with its connection, as one that breaks off does. So
+// such a client gets a length, or an error.
+func TestBodyOfUnknownSizeInHTTP10(t *testing.T) {
+	const size = 2 << 20
+	for name, effects := range map[string][]upstreamtest.Effect{
+		"whole":      {upstreamtest.Chunked()},
+		"breaks off": {upstreamtest.CutAfter(size / 2), upstreamtest.Chunked()},
+		"corrupt":    {upstreamtest.Corrupt(size - 1), upstreamtest.Chunked()},
+		"truncated":  {upstreamtest.Truncate(size / 2), upstreamtest.Chunked()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, m := pair(t)
+			dgst := r.AddRandomBlob("app", size, 1)
+			r.Fault(upstreamtest.Blobs, effects...).Times(1)
+			var asked atomic.Int32
+			r.Fault(func(*http.Request) bool { return asked.Add(1) > 1 }, upstreamtest.Status(403, ""))
+			conn, err := net.Dial("tcp", strings.TrimPrefix(m.server().URL, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := fmt.Fprintf(conn, "GET /v2/up.example/app/blobs/%s HTTP/1.0\r\nHost: x\r\n\r\n", dgst); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			switch {
+			case err != nil || resp.ContentLength < 0:
+				t.Errorf("%s with Content-Length %d: %d bytes, %v", resp.Status, resp.ContentLength, len(got), err)
+			case name == "whole" && (resp.StatusCode != 200 || digest.FromBytes(got) != dgst):
+				t.Errorf("%s with %d bytes", resp.Status, len(got))
+			case name != "whole" && resp.StatusCode < 400:
+				t.Errorf("%s with %d bytes", resp.Status, len(got))
+			case resp.StatusCode >= 400 && strings.Contains(resp.Header.Get("Cache-Control"), "immutable"):
+				t.Errorf("the error may be kept: %v", resp.Header)
+			}
+		})
+	}
+}
+
+// A blob whose size is not known yet is answered like one that is stored, but for ranges near its
+// start: with the whole, or as the conditions want it. A range further ahead is asked of the upstream. A Range in another unit than bytes is ignored.
+func TestRequestsForABlobOfUnknownSize(t *testing.T) {
+	const size = 3 << 20
+	for _, c := range []struct {
+		header, value string
+		status        int // without a size
+		stored        int
+	}{
+		{"Range", "bytes=100-199", 200, 206}, {"Range", "bytes=100-", 200, 206}, {"Range", "bytes=2500000-2500099", 206, 206}, {"Range", "bytes=-5", 200, 206},
+		{"Range", "bytes=0-1,5-6", 200, 206}, {"Range", "bytes=9000000-", 416, 416}, {"Range", "items=0-5", 200, 200}, {"Range", "Bytes=0-5", 200, 206},
+		{"If-None-Match", "TAG", 304, 304}, {"If-None-Match", `"x", W/TAG`, 304, 304}, {"If-None-Match", "*", 304, 304}, {"If-None-Match", `"x"`, 200, 200},
+		{"If-Match", `"x"`, 412, 412}, {"If-Match", "W/TAG", 412, 412}, {"If-Match", `"x", TAG`, 200, 200}, {"If-Match", "*", 200, 200},
+	} {
+		t.Run(c.header+" "+c.value, func(t *testing.T) {
+			r, m := pair(t)
+			dgst := r.AddRandomBlob("app", size, 1)
+			r.Fault(upstreamtest.Blobs, upstreamtest.Chunked())
+			for _, want := range []int{c.status, c.stored} {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, m.server().URL+"/v2/up.example/app/blobs/"+dgst.String(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set(c.header, strings.ReplaceAll(c.value, "TAG", `"`+dgst.String()+`"`))
+				resp, err := http.DefaultClient.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if err != nil || resp.StatusCode != want {
+					t.Errorf("%s with %d bytes, %v, want %d", resp.Status, len(got), err, want)
+				}
+				if resp.StatusCode == 200 && digest.FromBytes(got) != dgst {
+					t.Errorf("200 with %d other bytes", len(got))
+				}
+				m.settle()
+				if _, err := m.store.Stat(t.Context(), dgst); err != nil { // as for 304, which downloads nothing
+					whole, err := http.Get(m.server().URL + "/v2/up.example/app/blobs/" + dgst.String())
+					if err != nil {
+						t.Fatal(err)
+					}
+					_, _ = io.Copy(io.Discard, whole.Body)
+					whole.Body.Close()
+					m.settle()
+				}
+			}
+		})
 	}
 }
 

@@ -65,6 +65,18 @@ var errMethod = &Error{
 	Message: "the mirror only answers GET and HEAD",
 }
 
+// errSlowRules answers a request for the catalog if no name could be decided about in time.
+var errSlowRules = &Error{
+	Status: http.StatusServiceUnavailable, Code: "UNAVAILABLE", RetryAfter: undecidedRetry,
+	Message: "the access rules take too long to decide about the repositories. Try again: the decisions are remembered for a minute",
+}
+
+// errNoLength answers a client of HTTP/1.0 if a blob has no size and cannot be stored.
+var errNoLength = &Error{
+	Status: http.StatusBadGateway, Code: "UNAVAILABLE",
+	Message: "the upstream gives no size for the blob, and HTTP/1.0 could not show if it broke off. Use HTTP/1.1, in nginx with proxy_http_version 1.1",
+}
+
 // busyRetryAfter lets the lookups that wait end first, most of which take a round trip.
 const busyRetryAfter = 2 * time.Second
 

@@ -104,6 +104,9 @@ func (h *Handler) catalog(w http.ResponseWriter, r *http.Request, req Request, t
 	}
 	query := url.Values{"n": {strconv.Itoa(n)}, "last": {req.Query.Get("last")}}
 	page, more := seenNames(r.Context(), h.names.of(table, list), query.Get("last"), n, v)
+	if more && len(page) == 0 {
+		return errSlowRules
+	}
 	if more {
 		query.Set("last", page[len(page)-1])
 		linkNext(w, "/v2/_catalog", query)
@@ -133,7 +136,7 @@ func nameOf(table *namespace.Table, repo storage.RepoID) string {
 const maxLooking = 5 * time.Second
 
 // seenNames returns the first n names after last that a client may know of, and whether
-// there may be more.
+// there may be more, as if the time was too short for all of them.
 func seenNames(ctx context.Context, names []catalogName, last string, n int, v visitor) (page []string, more bool) {
 	ctx, cancel := context.WithTimeout(ctx, maxLooking)
 	defer cancel()
@@ -146,8 +149,11 @@ func seenNames(ctx context.Context, names []catalogName, last string, n int, v v
 		return page, false
 	}
 	for _, candidate := range names[start:] {
-		// A name without a decision is not listed.
-		if ctx.Err() != nil || !v.sees(ctx, candidate.repo) {
+		seen := v.sees(ctx, candidate.repo)
+		if ctx.Err() != nil { // there was no decision
+			return page, true
+		}
+		if !seen {
 			continue
 		}
 		if len(page) == n {

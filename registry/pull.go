@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
@@ -92,6 +93,11 @@ func (p *pull) blob() error {
 		start, end := rangeHint(p.r.Header, p.req.Digest)
 		b, err = p.ns.Blob(p.ctx, p.repo, p.req.Digest, start, end)
 	}
+	// A body without a length ends with the connection in HTTP/1.0 (RFC 1945, section 7.2.2), so
+	// that one which breaks off looks whole.
+	if err == nil && b.Content != nil && b.Size < 0 && !p.r.ProtoAtLeast(1, 1) {
+		b, err = p.whole(b)
+	}
 	if err != nil {
 		return err
 	}
@@ -99,6 +105,19 @@ func (p *pull) blob() error {
 	p.set("Content-Type", "application/octet-stream")
 	p.setContentHeaders(p.req.Digest)
 	return p.send(b.Outcome, b.Content, p.req.Digest, b.Size)
+}
+
+// whole waits until a blob of unknown size has come completely, and returns it with its size.
+func (p *pull) whole(b *namespace.Blob) (*namespace.Blob, error) {
+	_, err := io.Copy(io.Discard, b.Content)
+	if err := errors.Join(err, b.Content.Close()); err != nil {
+		return nil, err
+	}
+	if b, err = p.ns.Blob(p.ctx, p.repo, p.req.Digest, 0, -1); err == nil && b.Size < 0 {
+		b.Content.Close()
+		return nil, errNoLength
+	}
+	return b, err
 }
 
 // setCacheStatus records for the client and the log how the answer came about
@@ -144,6 +163,17 @@ func etag(dgst digest.Digest) string { return `"` + dgst.String() + `"` }
 // (RFC 9110). Content that breaks off aborts the connection, so that no client takes
 // it for complete.
 func (p *pull) send(o namespace.Outcome, content io.ReadSeekCloser, dgst digest.Digest, size int64) error {
+	if size < 0 { // else http.ServeContent evaluates the conditions
+		if status := unmet(p.r.Header, etag(dgst)); status != 0 {
+			if content != nil {
+				content.Close()
+			}
+			p.w.Header().Del("Content-Type")
+			p.w.WriteHeader(status)
+			return nil
+		}
+	}
+	keepBytes(p.r.Header)
 	if content == nil {
 		if size >= 0 && p.unconditional() {
 			return p.sendWhole(nil, size)

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,6 +34,37 @@ func rangeHint(header http.Header, dgst digest.Digest) (start, end int64) {
 		return start, -1
 	}
 	return start, end + 1
+}
+
+// keepBytes removes a Range whose unit is not known, which is to be ignored. Units are
+// case-insensitive (RFC 9110, sections 14.1 and 14.2), to http.ServeContent they are not.
+func keepBytes(header http.Header) {
+	unit, ranges, ok := strings.Cut(header.Get("Range"), "=")
+	switch {
+	case !ok || unit == "bytes":
+	case strings.EqualFold(unit, "bytes"):
+		header.Set("Range", "bytes="+ranges)
+	default:
+		header.Del("Range")
+	}
+}
+
+// unmet returns the status of an answer if a condition of a request rules the content with an
+// entity tag out, and else 0 (RFC 9110, sections 13.1.1, 13.1.2 and 13.2.2).
+func unmet(header http.Header, tag string) int {
+	lists := func(name, weak string) bool {
+		return slices.ContainsFunc(strings.Split(header.Get(name), ","), func(one string) bool {
+			one = strings.TrimSpace(one)
+			return one == "*" || strings.TrimPrefix(one, weak) == tag
+		})
+	}
+	switch {
+	case header.Get("If-Match") != "" && !lists("If-Match", ""):
+		return http.StatusPreconditionFailed
+	case header.Get("If-None-Match") != "" && lists("If-None-Match", "W/"):
+		return http.StatusNotModified
+	}
+	return 0
 }
 
 // severalRanges reports whether a Range may ask for more than one range.
