@@ -136,6 +136,8 @@ const (
 	Alive = "ok\n"
 	// Ready begins the body of a ready mirror's answer at /readyz.
 	Ready = "ready"
+	// NotReady begins the body of the answer of one that is not.
+	NotReady = "not ready: "
 )
 
 func (o *ops) health(w http.ResponseWriter, _ *http.Request) {
@@ -148,7 +150,7 @@ func (o *ops) readiness(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Err() == nil && o.unready.Bad() {
 			o.logger.Error("not ready: no file can be created in the store", "error", err)
 		}
-		http.Error(w, "not ready: "+public(err), http.StatusServiceUnavailable)
+		http.Error(w, NotReady+public(err), http.StatusServiceUnavailable)
 		return
 	}
 	o.unready.Good()

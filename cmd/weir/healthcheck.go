@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +19,7 @@ import (
 	"github.com/weirhq/weir/app"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/door"
+	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/internal/units"
 )
 
@@ -79,8 +82,16 @@ func askHealth(ctx context.Context, cfg *config.Config, ready bool) error {
 	case err != nil && len(asked) == 0:
 		failed = append(failed, fmt.Errorf("there is no address of a mirror in %s, and %w", cfg.BlobStore.FS.RootDir, err))
 	}
+	if i := slices.IndexFunc(failed, func(err error) bool { return errors.As(err, new(notReadyError)) }); i >= 0 {
+		return failed[i]
+	}
 	return fmt.Errorf("no mirror answers: %w", errors.Join(failed...))
 }
+
+// notReadyError is what a mirror that answers says of why it is not ready.
+type notReadyError string
+
+func (e notReadyError) Error() string { return "the mirror is " + string(e) }
 
 // askHealthAt returns an error unless a mirror at a URL answers that it is alive, or
 // ready.
@@ -109,6 +120,11 @@ func askHealthAt(ctx context.Context, root string, ready bool) error {
 		return err
 	}
 	defer resp.Body.Close()
+	if ready && resp.StatusCode == http.StatusServiceUnavailable {
+		if body, err := io.ReadAll(io.LimitReader(resp.Body, maxPhrase)); err == nil && strings.HasPrefix(string(body), app.NotReady) {
+			return notReadyError(printable.Line(strings.TrimSpace(string(body)), maxPhrase))
+		}
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s answers %s", url, resp.Status)
 	}

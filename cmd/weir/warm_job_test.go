@@ -195,6 +195,25 @@ func TestHealthcheck(t *testing.T) {
 	}
 }
 
+// A mirror that is alive and not ready says why, and another program nothing.
+func TestHealthcheckOfOneThatIsNotReady(t *testing.T) {
+	for body, want := range map[string]string{
+		"not ready: cannot write to the store. Check the volume\n": "weir: the mirror is not ready: cannot write to the store. Check the volume\n",
+		"gone": "no mirror answers: ",
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Error(w, body, http.StatusServiceUnavailable) }))
+		_, port, err := net.SplitHostPort(server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, path := loadText(t, "[server]\nport = "+port+"\n")
+		if code, _, stderr := invoke(t, "healthcheck", "--ready", "--config", path); code != exitFailed || !strings.Contains(stderr, want) {
+			t.Errorf("%q: %d, %q", body, code, stderr)
+		}
+		server.Close()
+	}
+}
+
 func TestVersion(t *testing.T) {
 	code, stdout, _ := invoke(t, "version")
 	if code != exitFine || !strings.HasPrefix(stdout, "weir ") || !strings.Contains(stdout, "go1.") {

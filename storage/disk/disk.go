@@ -43,6 +43,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -140,6 +141,7 @@ func Open(root string, opts Options) (*Store, error) {
 	if root == "" {
 		return nil, ErrNoRoot
 	}
+	missing := missingOf(root)
 	tree, err := openTree(root, opts)
 	if err != nil {
 		return nil, err
@@ -152,7 +154,12 @@ func Open(root string, opts Options) (*Store, error) {
 	// Maintenance may run as another user than the mirror, such as root.
 	if !opts.Existing {
 		if err := tree.checkRights(workspace.path, opts.Logger); err != nil {
-			return nil, explain("trust the data directory", errors.Join(err, workspace.close()))
+			err = errors.Join(err, workspace.close())
+			// The right user could not use directories of this one.
+			for _, path := range slices.Backward(missing) {
+				_ = os.Remove(path) // only an empty one goes
+			}
+			return nil, explain("trust the data directory", err)
 		}
 	}
 	s := newStore(tree, workspace, opts)
@@ -162,6 +169,20 @@ func Open(root string, opts Options) (*Store, error) {
 	s.start(opts)
 	return s, nil
 }
+
+// missingOf returns the directories of a store that do not exist, each behind the one that it is in.
+func missingOf(root string) (missing []string) {
+	for _, dir := range topDirs {
+		path := filepath.Join(root, dir)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			missing = append(missing, path)
+		}
+	}
+	return missing
+}
+
+// topDirs are the directories that each store has, in its root and that itself.
+var topDirs = []string{"", "blobs", "records", "tmp"}
 
 // newStore returns a store without background work.
 func newStore(tree *tree, workspace *workspace, opts Options) *Store {
@@ -243,7 +264,7 @@ func openTree(root string, opts Options) (*tree, error) {
 		}
 	}
 	tree := &tree{flush: (*os.File).Sync, logger: opts.Logger, each: func() bool { return opts.Durability != Never }}
-	for _, dir := range []string{"", "blobs", "records", "tmp"} {
+	for _, dir := range topDirs {
 		if err := tree.mkdirAll(filepath.Join(root, dir)); err != nil {
 			return nil, explain("create the store's directories", err)
 		}

@@ -124,3 +124,20 @@ func TestRights(t *testing.T) {
 		})
 	}
 }
+
+// A process that is refused leaves a directory as it was, so that the right user can start.
+func TestRefusedProcessLeavesNothing(t *testing.T) {
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "blobs"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(root, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := disk.Open(root, disk.Options{}); reason(err) != disk.Exposed {
+		t.Fatalf("Open: %v", err)
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) != 1 || left[0].Name() != "blobs" {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
