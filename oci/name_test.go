@@ -164,6 +164,18 @@ func TestParseImage(t *testing.T) {
 	}
 }
 
+// A shortened digest, as lists print it, is told apart from another algorithm.
+func TestParseImageOfADigest(t *testing.T) {
+	for text, want := range map[string]string{
+		"app@sha256:17f82989f158": "64 hexadecimal digits", "app@sha512:17f82989f158": "64 hexadecimal digits",
+		"app@md5:d41d8cd98f00b204e9800998ecf8427e": "neither sha256 nor sha512",
+	} {
+		if _, err := oci.ParseImage(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func FuzzParseImage(f *testing.F) {
 	for _, seed := range []string{"nginx", "a:5/b:c@" + sha256Digest, sha256Digest, "[::1]:5/a", "A/b", "a@" + sha384Digest} {
 		f.Add(seed)
