@@ -15,6 +15,14 @@ const (
 	maxRedisString = 64 << 10
 	// maxRedisElements bounds one list. The longest is the list of all commands.
 	maxRedisElements = 16 << 10
+	// maxRedisSum bounds the elements of all lists between two commands. A pair of a map
+	// counts as two. COMMAND has 12,000, and CLUSTER SLOTS has 13 for each range of slots
+	// with one replica: 213,000 if each of the 16,384 slots is a range of its own. The client
+	// takes 16 bytes for an element, and some 40 if it is of a map: 10 MiB.
+	maxRedisSum = 256 << 10
+	// maxRedisDepth bounds the lists within lists. COMMAND has eight levels: commands, their
+	// subcommands, and the specifications of the keys of those.
+	maxRedisDepth = 8
 	// maxRedisHeader bounds the digits of a length.
 	maxRedisHeader = 32
 )
@@ -63,6 +71,6 @@ func (c *redisConn) Read(p []byte) (int, error) {
 }
 
 func (c *redisConn) Write(p []byte) (int, error) {
-	c.replies.total.Store(0)
+	c.replies.command()
 	return c.Conn.Write(p)
 }
