@@ -233,7 +233,13 @@ func (r *Rules) Permit(ctx context.Context, i *Identity, q Question, p Presented
 // there. An empty name stands for the block as a whole, so that its namespace ends with a
 // slash. The question has no reference, so a rule that reads one hides the repository.
 func (r *Rules) Shows(ctx context.Context, i *Identity, block, name string, p Presented) bool {
-	q := Question{Action: GetManifest, Block: block, Name: name, Namespace: block + "/" + name, listed: true}
+	return r.Tells(ctx, i, Question{Action: GetManifest, Block: block, Name: name, Namespace: block + "/" + name}, p)
+}
+
+// Tells is Permit for an answer that only tells of the content that the question is about, such as
+// a list of cached tags. One answer may ask a thousand questions, so it counts no refusal.
+func (r *Rules) Tells(ctx context.Context, i *Identity, q Question, p Presented) bool {
+	q.listed = true
 	refused, err := r.layers.judge(ctx, i, q, p)
 	return err == nil && refused == nil
 }

@@ -69,6 +69,9 @@ type Names interface {
 	Of(id storage.RepoID) (Repository, bool)
 	// Sees reports whether the sender of a request may know of a repository.
 	Sees(ctx context.Context, r Repository) bool
+	// Permits reports whether the sender of a request, which may know of a repository, may have a
+	// part of it.
+	Permits(ctx context.Context, r Repository, q Question) bool
 }
 
 // Inventory knows the cached content and its use.

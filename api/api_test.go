@@ -38,6 +38,7 @@ type mirror struct {
 	*Handler
 	repos   []Repository
 	hidden  string
+	refuses func(Repository, Question) bool // nil: nothing
 	known   map[string]inventory.Repository
 	tagsOf  []string
 	fail    error
@@ -94,6 +95,10 @@ func (m *mirror) Refresh(_ context.Context, r Repository, tag string) (*namespac
 func (m *mirror) Running() []download.State { return m.runs }
 
 func (m *mirror) Sees(_ context.Context, r Repository) bool { return r.Name != m.hidden }
+
+func (m *mirror) Permits(_ context.Context, r Repository, q Question) bool {
+	return m.refuses == nil || !m.refuses(r, q)
+}
 
 func (m *mirror) Repository(ctx context.Context, repo storage.RepoID) (inventory.Repository, error) {
 	m.reads.Add(1)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/storage/download"
 )
 
@@ -39,17 +40,17 @@ func (h *Handler) downloads(ctx context.Context, _ *http.Request) (any, error) {
 	return h.Downloads(ctx)
 }
 
-// Downloads lists the downloads of the repositories that the client may know of.
+// Downloads lists the downloads of the blobs that the client may pull.
 func (h *Handler) Downloads(ctx context.Context) (DownloadsDocument, error) {
 	return h.downloadsOf(ctx, h.opts.Downloads.Running())
 }
 
-// downloadsOf lists those of some downloads that the client may know of.
+// downloadsOf lists those of some downloads whose blobs the client may pull.
 func (h *Handler) downloadsOf(ctx context.Context, running []download.State) (DownloadsDocument, error) {
 	document := DownloadsDocument{Downloads: []DownloadDocument{}}
 	for _, s := range running {
 		repo, ok := h.opts.Names.Of(s.Repository)
-		if !ok || !h.opts.Names.Sees(ctx, repo) {
+		if !ok || !h.opts.Names.Sees(ctx, repo) || !h.opts.Names.Permits(ctx, repo, Question{Action: access.GetBlob, Digest: s.Digest}) {
 			continue
 		}
 		if len(document.Downloads) == maxPage {

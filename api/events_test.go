@@ -40,7 +40,7 @@ func following(t *testing.T, test func(t *testing.T, m *mirror, recent *traffic.
 	})
 }
 
-var pulled = traffic.Request{Method: "GET", Repository: "a/app", Reference: "v1", Status: 200, Known: true}
+var pulled = traffic.Request{Method: "GET", Repository: "a/app", Reference: "v1", Status: 200, ID: repositoryOf("a/app").ID}
 
 // A stream tells what changes, nothing twice, and ends with the mirror.
 func TestEvents(t *testing.T) {
@@ -51,7 +51,7 @@ func TestEvents(t *testing.T) {
 		time.Sleep(3 * eventPause)
 		recent.Add(pulled)
 		hidden := pulled
-		hidden.Repository = "b/secret"
+		hidden.Repository, hidden.ID = "b/secret", repositoryOf("b/secret").ID
 		recent.Add(hidden)
 		time.Sleep(3 * eventPause)
 		m.Close()

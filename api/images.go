@@ -31,6 +31,9 @@ type RemovedDocument struct {
 // repository. The next pull fetches it again.
 func (h *Handler) RemoveImage(ctx context.Context, image string) (RemovedDocument, error) {
 	repo, part, err := h.selected(ctx, image)
+	if err == nil {
+		err = h.removable(ctx, image, repo, part)
+	}
 	if err != nil {
 		return RemovedDocument{}, err
 	}
@@ -39,11 +42,54 @@ func (h *Handler) RemoveImage(ctx context.Context, image string) (RemovedDocumen
 	if err != nil {
 		return RemovedDocument{}, h.unremoved(ctx, image, err)
 	}
-	document := RemovedDocument{repo.Name, removed.Tags, removed.Manifests, removed.Contents, removed.Bytes}
-	if document.Tags == nil {
-		document.Tags = []string{}
+	document := RemovedDocument{repo.Name, []string{}, removed.Manifests, removed.Contents, removed.Bytes}
+	for _, tag := range removed.Tags {
+		// A tag that the client has not named may have come since removable has looked.
+		if tag == part.Tag || h.mayList(ctx, repo) && h.mayPull(ctx, repo, oci.ByTag(tag)) {
+			document.Tags = append(document.Tags, tag)
+		}
 	}
 	return document, nil
+}
+
+// removable returns the error for a part of a repository that the client may not remove. It may remove
+// what it may pull. A removal of a manifest removes all tags that name it, and one of a whole repository
+// all of its tags, so the client must be allowed to pull each of them.
+func (h *Handler) removable(ctx context.Context, image string, repo Repository, part namespace.Selection) error {
+	whole := part == namespace.Selection{}
+	if !whole && !h.mayPull(ctx, repo, referenceOf(part)) {
+		return h.unremoved(ctx, image, storage.ErrNotExist)
+	}
+	if part.Tag != "" {
+		return nil
+	}
+	refused := &Failure{http.StatusForbidden, "DENIED", "the access rules of the mirror do not let this client list or pull all tags that would be removed. Remove single tags"}
+	if whole && !h.mayList(ctx, repo) {
+		return cmp.Or(ctx.Err(), error(refused))
+	}
+	tags, err := h.opts.Inventory.Tags(ctx, repo.ID)
+	if err != nil {
+		return err
+	}
+	for _, tag := range tags {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if h.mayPull(ctx, repo, oci.ByTag(tag)) {
+			continue
+		}
+		if whole {
+			return cmp.Or(ctx.Err(), error(refused))
+		}
+		known, err := h.opts.Inventory.Tag(ctx, repo.ID, tag)
+		if err != nil && !errors.Is(err, storage.ErrNotExist) {
+			return err
+		}
+		if err == nil && known.Descriptor.Digest == part.Digest {
+			return cmp.Or(ctx.Err(), error(refused))
+		}
+	}
+	return nil
 }
 
 // selected returns the part of a repository that a text names.

@@ -133,11 +133,11 @@ func (h *Handler) warmable(ctx context.Context, text string) (ondemand.Image, er
 		return ondemand.Image{}, invalid("not an image with a tag or a digest, such as docker.io/library/alpine:3: " + printable.Line(text, maxText))
 	}
 	repo, ok := h.opts.Names.Find(image.Name)
-	if !ok || !h.opts.Names.Sees(ctx, repo) {
+	if !ok || !h.opts.Names.Sees(ctx, repo) || !h.mayPull(ctx, repo, image.Reference) {
 		if ctx.Err() != nil { // the rules may not have been asked
 			return ondemand.Image{}, ctx.Err()
 		}
-		return ondemand.Image{}, &Failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it: " + printable.Line(image.Name, maxText) + ". Begin its name with the key of its block"}
+		return ondemand.Image{}, &Failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull the image: " + printable.Line(text, maxText) + ". Begin its name with the key of its block"}
 	}
 	return ondemand.Image{Name: repo.Name, Reference: image.Reference}, nil
 }
@@ -155,16 +155,18 @@ func (h *Handler) Jobs(ctx context.Context) (JobsDocument, error) {
 	return document, ctx.Err() // the rules may not have been asked about all
 }
 
-// seesJob reports whether the client may know of all repositories of a job.
+// seesJob reports whether the client may pull all images of a job.
 func (h *Handler) seesJob(ctx context.Context, j ondemand.Job) bool {
-	seen := make(map[string]bool)
+	seen := make(map[string]Repository)
 	return !slices.ContainsFunc(j.Images, func(image ondemand.Image) bool {
-		if seen[image.Name] {
-			return false
+		repo, ok := seen[image.Name]
+		if !ok {
+			if repo, ok = h.opts.Names.Find(image.Name); !ok || !h.opts.Names.Sees(ctx, repo) {
+				return true
+			}
+			seen[image.Name] = repo
 		}
-		seen[image.Name] = true
-		repo, ok := h.opts.Names.Find(image.Name)
-		return !ok || !h.opts.Names.Sees(ctx, repo)
+		return !h.mayPull(ctx, repo, image.Reference)
 	})
 }
 

@@ -12,7 +12,6 @@ import (
 	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/internal/units"
 	"github.com/weirhq/weir/namespace"
-	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
 
@@ -44,13 +43,13 @@ type PinDocument struct {
 	By     string        `json:"by"`
 }
 
-// Pins lists the pins of the repositories that the client may know of.
+// Pins lists the pins of the images that the client may pull.
 func (h *Handler) Pins(ctx context.Context) (PinsDocument, error) {
 	all, err := h.opts.Pins.All(ctx)
 	document := PinsDocument{Pins: []PinDocument{}, Limit: h.opts.Pins.Limit()}
 	for _, one := range all {
 		repo, ok := h.opts.Names.Of(one.Repo)
-		if !ok || !h.opts.Names.Sees(ctx, repo) {
+		if !ok || !h.opts.Names.Sees(ctx, repo) || !h.mayPull(ctx, repo, referenceOf(selectionOf(one))) {
 			continue
 		}
 		document.Pins = append(document.Pins, pinOf(repo, one))
@@ -61,11 +60,12 @@ func (h *Handler) Pins(ctx context.Context) (PinsDocument, error) {
 
 // pinOf returns the document of a pin.
 func pinOf(repo Repository, p namespace.Pinned) PinDocument {
-	ref := oci.ByDigest(p.Digest)
-	if p.Tag != "" {
-		ref = oci.ByTag(p.Tag)
-	}
-	return PinDocument{ref.Join(repo.Name), p.Digest, p.Bytes, p.Since.UTC(), p.By}
+	return PinDocument{referenceOf(selectionOf(p)).Join(repo.Name), p.Digest, p.Bytes, p.Since.UTC(), p.By}
+}
+
+// selectionOf returns the tag, or else the manifest, that a pin is of.
+func selectionOf(p namespace.Pinned) namespace.Selection {
+	return namespace.Selection{Tag: p.Tag, Digest: p.Digest}
 }
 
 // Pin keeps an image from eviction: name:tag, or name@digest.
@@ -74,7 +74,10 @@ func (h *Handler) Pin(ctx context.Context, image string) (PinDocument, error) {
 	if err != nil {
 		return PinDocument{}, err
 	}
-	pinned, err := h.opts.Pins.Pin(ctx, repo.ID, part)
+	pinned, err := namespace.Pinned{}, storage.ErrNotExist
+	if h.mayPull(ctx, repo, referenceOf(part)) {
+		pinned, err = h.opts.Pins.Pin(ctx, repo.ID, part)
+	}
 	if err != nil {
 		return PinDocument{}, h.unpinnable(ctx, image, err)
 	}
@@ -87,8 +90,11 @@ func (h *Handler) Unpin(ctx context.Context, image string) (PinDocument, error) 
 	if err != nil {
 		return PinDocument{}, err
 	}
-	pinned, err := h.opts.Pins.Unpin(ctx, repo.ID, part)
-	if errors.Is(err, storage.ErrNotExist) {
+	pinned, err := namespace.Pinned{}, storage.ErrNotExist
+	if h.mayPull(ctx, repo, referenceOf(part)) {
+		pinned, err = h.opts.Pins.Unpin(ctx, repo.ID, part)
+	}
+	if errors.Is(err, storage.ErrNotExist) && ctx.Err() == nil { // else the rules may not have been asked
 		return PinDocument{}, &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the image is not pinned. " + Prefix + "pins lists the pins"}
 	}
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/namespace/inventory"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
 )
@@ -130,7 +132,7 @@ type TagsQuery struct {
 	Soon bool
 }
 
-// Tags lists tags of a repository. Next is the last one of the page if there is another page.
+// Tags lists the tags of a repository that the client may pull. Next is the last one of the page if there is another page.
 func (h *Handler) Tags(ctx context.Context, name string, q TagsQuery) (TagsDocument, error) {
 	p, err := boundedPage(q.N, q.Last)
 	if err != nil {
@@ -140,6 +142,9 @@ func (h *Handler) Tags(ctx context.Context, name string, q TagsQuery) (TagsDocum
 	if err != nil {
 		return TagsDocument{}, err
 	}
+	if !h.mayList(ctx, repo) {
+		return TagsDocument{}, cmp.Or(ctx.Err(), errUnlisted())
+	}
 	all, err := h.opts.Inventory.Tags(ctx, repo.ID)
 	if err != nil {
 		return TagsDocument{}, err
@@ -148,11 +153,20 @@ func (h *Handler) Tags(ctx context.Context, name string, q TagsQuery) (TagsDocum
 	if found {
 		start++
 	}
-	document := TagsDocument{Name: repo.Name, Tags: append([]string{}, all[start:min(len(all), start+p.n)]...)}
-	if start+p.n < len(all) {
+	shown := make([]string, 0, min(len(all)-start, p.n+1))
+	for _, tag := range all[start:] {
+		if len(shown) > p.n || ctx.Err() != nil {
+			break
+		}
+		if h.mayPull(ctx, repo, oci.ByTag(tag)) {
+			shown = append(shown, tag)
+		}
+	}
+	document := TagsDocument{Name: repo.Name, Tags: shown[:min(len(shown), p.n)]}
+	if len(shown) > p.n {
 		document.Next = document.Tags[p.n-1]
 	}
-	if q.Sizes {
+	if q.Sizes && len(document.Tags) > 0 {
 		wait := sizing
 		if q.Soon {
 			wait = briefSizing
@@ -174,13 +188,19 @@ func (h *Handler) namedTag(ctx context.Context, name, tag string) (Repository, s
 	return repo, ref.Tag(), err
 }
 
-// absent returns the error for a blob or record that is not there, or any other error.
+// absent returns the error for a blob or record that is not there, or any other error. Content that
+// the client may not pull gets the same error, before any record is read, so that neither the text
+// nor the time tells whether it is cached.
 func absent(err error, message string) error {
 	if errors.Is(err, storage.ErrNotExist) {
 		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", message + " yet. Pull it first"}
 	}
 	return err
 }
+
+func uncachedTag(err error) error { return absent(err, "the tag is not cached") }
+
+func uncachedManifest(err error) error { return absent(err, "the manifest is not cached") }
 
 func (h *Handler) tag(ctx context.Context, r *http.Request) (any, error) {
 	return h.Tag(ctx, r.PathValue("name"), r.PathValue("tag"))
@@ -192,9 +212,12 @@ func (h *Handler) Tag(ctx context.Context, name, text string) (TagDocument, erro
 	if err != nil {
 		return TagDocument{}, err
 	}
+	if !h.mayPull(ctx, repo, oci.ByTag(tag)) {
+		return TagDocument{}, cmp.Or(ctx.Err(), uncachedTag(storage.ErrNotExist))
+	}
 	known, err := h.opts.Inventory.Tag(ctx, repo.ID, tag)
 	if err != nil {
-		return TagDocument{}, absent(err, "the tag is not cached")
+		return TagDocument{}, uncachedTag(err)
 	}
 	return TagDocument{
 		Name: repo.Name, Tag: tag, Digest: known.Descriptor.Digest, MediaType: known.Descriptor.MediaType,
@@ -212,15 +235,20 @@ func (h *Handler) History(ctx context.Context, name, text string) (HistoryDocume
 	if err != nil {
 		return HistoryDocument{}, err
 	}
+	document := HistoryDocument{Name: repo.Name, Tag: tag, History: []HistoryManifest{}}
+	if !h.mayPull(ctx, repo, oci.ByTag(tag)) { // a tag that is not cached has no history either
+		return document, ctx.Err()
+	}
 	known, err := h.opts.Inventory.History(ctx, repo.ID, tag)
 	if err != nil {
 		return HistoryDocument{}, err
 	}
-	document := HistoryDocument{Name: repo.Name, Tag: tag, History: []HistoryManifest{}}
 	for _, named := range known {
-		document.History = append(document.History, HistoryManifest(named))
+		if h.mayPull(ctx, repo, oci.ByDigest(named.Digest)) {
+			document.History = append(document.History, HistoryManifest(named))
+		}
 	}
-	return document, nil
+	return document, ctx.Err() // the rules may not have been asked about all
 }
 
 func (h *Handler) manifest(ctx context.Context, r *http.Request) (any, error) {
@@ -237,10 +265,14 @@ func (h *Handler) Manifest(ctx context.Context, name, dgst string) (ManifestDocu
 	if err != nil {
 		return ManifestDocument{}, err
 	}
+	if !h.mayPull(ctx, repo, ref) {
+		return ManifestDocument{}, cmp.Or(ctx.Err(), uncachedManifest(storage.ErrNotExist))
+	}
 	known, err := h.opts.Inventory.Manifest(ctx, repo.ID, ref.Digest())
 	if err != nil {
-		return ManifestDocument{}, absent(err, "the manifest is not cached")
+		return ManifestDocument{}, uncachedManifest(err)
 	}
+	h.withhold(ctx, repo, &known)
 	document := ManifestDocument{
 		Name: repo.Name, Digest: known.Descriptor.Digest, MediaType: known.Descriptor.MediaType, Cached: known.Cached,
 		Since: known.Since, Size: known.Size, Uncounted: known.Uncounted, Layers: partsOf(known.Layers), Manifests: partsOf(known.Manifests),
@@ -254,5 +286,16 @@ func (h *Handler) Manifest(ctx context.Context, name, dgst string) (ManifestDocu
 		config := partOf(*known.Config)
 		document.Config = &config
 	}
-	return document, nil
+	return document, ctx.Err() // the rules may not have been asked about all
+}
+
+// withhold removes from a description the parts that come from other content than the manifest, if the
+// client may not have that: the properties of an image are in its configuration.
+func (h *Handler) withhold(ctx context.Context, r Repository, m *inventory.Manifest) {
+	if m.Image != nil && !h.opts.Names.Permits(ctx, r, Question{Action: access.GetBlob, Digest: m.Config.Descriptor.Digest}) {
+		m.Image = nil
+	}
+	if len(m.Referrers) > 0 && !h.opts.Names.Permits(ctx, r, Question{Action: access.GetReferrers, Digest: m.Descriptor.Digest}) {
+		m.Referrers = nil
+	}
 }

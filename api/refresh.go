@@ -63,6 +63,9 @@ func (h *Handler) Refresh(ctx context.Context, text string) (RefreshDocument, er
 	if !ok || !h.opts.Names.Sees(ctx, repo) {
 		return RefreshDocument{}, unknownRepository(ctx)
 	}
+	if !h.mayPull(ctx, repo, image.Reference) { // the answer has the digest of the tag
+		return RefreshDocument{}, h.unrefreshed(ctx, image, upstream.ErrNotFound)
+	}
 	m, err := h.opts.Refresher.Refresh(ctx, repo, image.Reference.Tag())
 	if err != nil {
 		return RefreshDocument{}, h.unrefreshed(ctx, image, err)
@@ -86,7 +89,7 @@ func (h *Handler) unrefreshed(ctx context.Context, image oci.Image, err error) e
 	case isBusy:
 		return ErrBusy
 	case errors.Is(err, upstream.ErrNotFound):
-		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the upstream has no such tag"}
+		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the upstream has no such tag, or this client may not pull it"}
 	}
 	h.opts.Logger.Warn("cannot refresh a tag. Check its upstream", "image", image.String(), "error", err)
 	return &Failure{http.StatusBadGateway, "UNAVAILABLE", "the upstream could not be asked about the tag. The log of the mirror has the reason"}

@@ -13,6 +13,7 @@ import (
 	"github.com/weirhq/weir/internal/printable"
 	"github.com/weirhq/weir/namespace/pulls"
 	"github.com/weirhq/weir/namespace/traffic"
+	"github.com/weirhq/weir/storage"
 )
 
 // Recent remembers the last requests for content.
@@ -109,12 +110,14 @@ func (h *Handler) requestsSince(ctx context.Context, number uint64, f RequestFil
 	return document, last, ctx.Err() // the rules may not have been asked about all
 }
 
+// seesRequest reports whether the client may know of a request. The ID decides, since the printed name may lead to
+// another repository by now: a reload may have removed or added a longer key.
 func (h *Handler) seesRequest(ctx context.Context, one traffic.Request) bool {
-	if !one.Known {
+	if one.ID == (storage.RepoID{}) {
 		return h.opts.State.SeesAll(ctx)
 	}
-	repo, ok := h.opts.Names.Find(one.Repository)
-	return ok && h.opts.Names.Sees(ctx, repo)
+	repo, ok := h.opts.Names.Of(one.ID)
+	return ok && h.opts.Names.Sees(ctx, repo) && h.opts.Names.Permits(ctx, repo, questionOf(one))
 }
 
 func requestDocumentOf(one traffic.Request) RequestDocument {

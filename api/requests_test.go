@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/namespace/traffic"
+	"github.com/weirhq/weir/storage"
 )
 
 // Requests are told the last one first, filtered, and only those that the client may know of.
@@ -19,10 +20,14 @@ func TestRequests(t *testing.T) {
 	m.opts.Recent = recent
 	m.hidden = "b/secret"
 	node := netip.MustParseAddr("192.0.2.7")
+	app, secret := repositoryOf("a/app").ID, repositoryOf("b/secret").ID
 	for _, one := range []traffic.Request{
-		{Method: "GET", Operation: "manifest", Repository: "a/app", Reference: "v1", Status: 200, Bytes: 5, Took: time.Second, Cache: "hit", Address: node, Known: true},
-		{Method: "GET", Repository: "a/app", Reference: "sha256:00", Status: 404, Cache: "none", User: access.Name{Subject: "alice"}, Upstream: "ghcr.io", Known: true},
-		{Method: "GET", Repository: "b/secret", Reference: "v1", Status: 200, Cache: "hit", Address: node, Known: true},
+		{Method: "GET", Operation: "manifest", Repository: "a/app", Reference: "v1", Status: 200, Bytes: 5, Took: time.Second, Cache: "hit", Address: node, ID: app},
+		{Method: "GET", Repository: "a/app", Reference: "sha256:00", Status: 404, Cache: "none", User: access.Name{Subject: "alice"}, Upstream: "ghcr.io", ID: app},
+		{Method: "GET", Repository: "b/secret", Reference: "v1", Status: 200, Cache: "hit", Address: node, ID: secret},
+		// Names that lead to another repository by now tell nothing about these.
+		{Method: "GET", Repository: "a/app", Reference: "v1-of-secret", Status: 200, Cache: "hit", Address: node, ID: secret},
+		{Method: "GET", Repository: "a/app", Reference: "v1-of-removed", Status: 200, Cache: "hit", Address: node, ID: storage.RepoID{Namespace: "removed", Name: "app"}},
 		{Method: "GET\x1b[2J", Repository: "c\u202e<script>", Status: 404, Cache: "none", Address: node},
 	} {
 		recent.Add(one)

@@ -112,9 +112,11 @@ func explainDenied(e *access.DeniedError) string {
 	}
 }
 
-// seesKey is the context's key of a func(block, name string) bool: whether the client may know
-// of a repository, or of a block if the name is empty.
-type seesKey struct{}
+// tellsKey is the context's key of a tells.
+type tellsKey struct{}
+
+// tells reports whether the client of a request may know of the content that a question is about.
+type tells func(ctx context.Context, q access.Question) bool
 
 // senderKey is the context's key of a string: the user that has sent a request or, without rules,
 // the address.
@@ -122,9 +124,16 @@ type senderKey struct{}
 
 // sees reports whether the client of a request may know of a repository, or of a block if the
 // name is empty.
+//
+// The question has no reference, so a rule that reads one hides the repository.
 func sees(ctx context.Context, block, name string) bool {
-	shows, ok := ctx.Value(seesKey{}).(func(string, string) bool)
-	return !ok || shows(block, name) // without rules, everything is open
+	return isTold(ctx, access.Question{Action: access.GetManifest, Block: block, Name: name, Namespace: block + "/" + name})
+}
+
+// isTold reports whether the client of a request may know of the content that a question is about.
+func isTold(ctx context.Context, q access.Question) bool {
+	permits, ok := ctx.Value(tellsKey{}).(tells)
+	return !ok || permits(ctx, q) // without rules, everything is open
 }
 
 // guard lets those clients pass to a handler of ops that may take its action.
@@ -159,9 +168,9 @@ func (g guard) handler(action access.Action, next http.Handler, refuse refusal) 
 			refuse(w, rules.Challenge(presented, ""), err)
 			return
 		}
-		shows := func(block, name string) bool { return rules.Shows(r.Context(), identity, block, name, presented) }
+		permits := tells(func(ctx context.Context, q access.Question) bool { return rules.Tells(ctx, identity, q, presented) })
 		ctx := context.WithValue(r.Context(), senderKey{}, identity.Name())
-		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, seesKey{}, shows)))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, tellsKey{}, permits)))
 	})
 }
 

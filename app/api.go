@@ -107,8 +107,14 @@ func (n *names) Refresh(ctx context.Context, r api.Repository, tag string) (*nam
 }
 
 func (n *names) Sees(ctx context.Context, r api.Repository) bool {
+	return n.Permits(ctx, r, api.Question{Action: access.GetManifest})
+}
+
+func (n *names) Permits(ctx context.Context, r api.Repository, q api.Question) bool {
 	_, below, err := n.tables.Load().Resolve("", r.Name)
-	return err == nil && sees(ctx, r.Block, below)
+	return err == nil && isTold(ctx, access.Question{
+		Action: q.Action, Block: r.Block, Name: below, Namespace: r.Block + "/" + below, Reference: q.Reference, Digest: q.Digest,
+	})
 }
 
 // guardAPI lets those clients pass to the API or the pages that may read them or, with another method

@@ -18,6 +18,7 @@ import (
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/door"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/pages"
 	"github.com/weirhq/weir/storage/catalog"
 )
@@ -38,9 +39,10 @@ func (m *mirror) newBrowsers(documents *api.Handler) browsers {
 			API:       documents,
 			Name:      func() string { return inForce().UI.Name },
 			Blocks:    func(ctx context.Context) []string { return visible(ctx, m.routing.keys()) },
+			MayPull:   mayPull,
 			MayChange: guard.mayChange,
-			Client: func(_ context.Context, client, url string) (clientconfig.Config, error) {
-				return clientFiles(inForce(), client, url)
+			Client: func(ctx context.Context, client, url string) (clientconfig.Config, error) {
+				return clientFiles(ctx, inForce(), client, url)
 			},
 			Check: func(ctx context.Context) ([]check.Result, error) {
 				return checkUpstreams(ctx, inForce(), m.storage.catalog)
@@ -62,6 +64,14 @@ func (m *mirror) newBrowsers(documents *api.Handler) browsers {
 // visible returns the keys of those blocks that the client may know of.
 func visible(ctx context.Context, keys []string) []string {
 	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return !sees(ctx, key, "") })
+}
+
+// mayPull reports whether the client may know of a repository below a block, and pull an image from there.
+func mayPull(ctx context.Context, block string, image oci.Image) bool {
+	return sees(ctx, block, image.Name) && isTold(ctx, access.Question{
+		Action: access.GetManifest, Block: block, Name: image.Name, Namespace: block + "/" + image.Name,
+		Reference: image.Reference.String(), Digest: image.Reference.Digest(),
+	})
 }
 
 // add adds the paths of the pages. At / other clients than browsers get a text if there is one.
@@ -115,8 +125,9 @@ func checkUpstreams(ctx context.Context, cfg *config.Config, cached *catalog.Cat
 }
 
 // clientFiles returns the files of a client that reaches a mirror at a URL. They hold the
-// authority of the mirror's certificate if that is not public.
-func clientFiles(cfg *config.Config, client, url string) (clientconfig.Config, error) {
+// authority of the mirror's certificate if that is not public. The sender of the request is told
+// nothing of the blocks that it may not know of: neither the files nor an error has one of them.
+func clientFiles(ctx context.Context, cfg *config.Config, client, url string) (clientconfig.Config, error) {
 	m, err := clientconfig.ParseMirror(url)
 	if err != nil {
 		return clientconfig.Config{}, fmt.Errorf("the address of the mirror %w", err)
@@ -125,9 +136,11 @@ func clientFiles(cfg *config.Config, client, url string) (clientconfig.Config, e
 	if !m.Plain {
 		m.CA, warnings = privateAuthority(cfg)
 	}
-	namespaces := make([]clientconfig.Namespace, len(cfg.Namespaces))
-	for i, r := range cfg.Namespaces {
-		namespaces[i] = clientconfig.NewNamespace(r.Key, r.Host, r.Default)
+	var namespaces []clientconfig.Namespace
+	for _, r := range cfg.Namespaces {
+		if sees(ctx, r.Key, "") {
+			namespaces = append(namespaces, clientconfig.NewNamespace(r.Key, r.Host, r.Default))
+		}
 	}
 	made, err := clientconfig.For(client, m, namespaces)
 	made.Warnings = append(warnings, made.Warnings...)

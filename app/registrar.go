@@ -162,10 +162,12 @@ func (r registrar) candidate(draft config.Draft) (*config.Config, []pages.FieldP
 
 // takes returns why a block would take names from another one; "" if it takes none. The
 // right to change the cache must not decide where images of known names come from. A login for the
-// registry of a built-in block takes none.
+// registry of a built-in block takes none. Requests with ns go on to the blocks that serve them
+// now ([route.Rule.Added]).
 func (r registrar) takes(draft config.Draft) string {
 	key := draft.Key
-	if first, _, _ := strings.Cut(key, "/"); !oci.IsHost(first) {
+	first, _, _ := strings.Cut(key, "/")
+	if !oci.IsHost(first) {
 		return "must begin with a host name, such as registry.example.com: other names belong to images of the default block. Write the block into a configuration file"
 	}
 	for _, block := range r.inForce().Namespaces {
@@ -173,10 +175,10 @@ func (r registrar) takes(draft config.Draft) string {
 		case block.Key == key && r.inForce().IsBuiltIn(key) && len(block.Upstreams) == 1 && block.Upstreams[0].URL.String() == draft.URL:
 		case block.Key == key:
 			return "already exists. Change that block in its file"
-		case block.Host != "" && oci.SameHost(block.Host, key):
-			return "is already the registry of the block " + block.Key
 		case oci.Below(key, block.Key):
 			return "is below the block " + block.Key + ", which serves these names now. Write the block into a configuration file"
+		case block.Host != "" && oci.SameHost(block.Host, first):
+			return "begins with " + first + ", which is already the registry of the block " + block.Key + ". Write the block into a configuration file"
 		}
 	}
 	return ""

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -125,7 +126,7 @@ func TestAddRegistryRefuses(t *testing.T) {
 		"Already exists":                adding(server.URL, "key", "taken.example"),
 		"Is below the block":            adding(server.URL, "key", "taken.example/team"),
 		"Must begin with a host name":   adding(server.URL, "key", "library"),
-		"Is already the registry of":    adding(server.URL, "key", "host.example"),
+		"is already the registry of":    adding(server.URL, "key", "host.example"),
 		"first segments":                adding(server.URL, "key", "../x"),
 		"the test failed":               adding(server.URL, "password", "wr0ng"),
 		"Must not contain credentials":  adding("https://a:b@registry.example"),
@@ -155,6 +156,98 @@ func TestAddRegistryRefuses(t *testing.T) {
 	if w := visit(t, closed.handler, "POST", addPage, adding(server.URL), "X-Forwarded-For", "192.0.2.1"); w.Code != 403 {
 		t.Errorf("a client on another machine: %d", w.Code)
 	}
+}
+
+// A block that the page adds takes no request from another block, however the request spells the name: not from
+// one of a file, of the built-in ones or of the page.
+func TestAddedRegistryTakesNoNames(t *testing.T) {
+	at := func(key string, more ...string) string {
+		return "[repository.\"" + key + "\"]\n" + strings.Join(more, "\n") + "\n[[repository.\"" + key + "\".upstream]]\nurl = \"https://upstream.invalid\"\n"
+	}
+	const isDefault, isHub = "default = true", "namespace = \"docker.io\""
+	for name, c := range map[string]struct {
+		files string
+		pages []string // keys of blocks that the page has added before
+	}{
+		"built-in blocks":         {"", []string{"registry.example"}},
+		"keys without a host":     {at("hub", isDefault) + at("ghcr") + at("library") + at("mirror/quay.io"), nil},
+		"keys below a host":       {at("quay.io/acme") + at("ghcr.io/a/b") + at("docker.io/nginx") + at("localhost:5000/a"), nil},
+		"hosts of other keys":     {at("hub", isHub, isDefault) + at("team", "namespace = \"Quay.io:443\"") + at("hub/acme") + at("ghcr.io", "namespace = \"other.example\""), nil},
+		"a default with its host": {at("docker.io", isDefault), []string{"quay.io/acme"}},
+		"Docker Hub of the page":  {at("hub"), []string{"docker.io"}},
+		"blocks of the page":      {at("hub"), []string{"quay.io/acme", "ghcr.io", "index.docker.io/a", "registry.example:5000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEditing(t, "", c.files)
+			r := registrar{mirror: e.mirror, adding: new(sync.Mutex)}
+			add := func(key string) error {
+				return r.Add(t.Context(), pages.Registry{Key: key, URL: "https://page.invalid", Default: true})
+			}
+			for _, key := range c.pages {
+				if err := add(key); err != nil {
+					t.Fatal(err)
+				}
+			}
+			added := 0
+			for _, key := range []string{
+				"ghcr.io", "quay.io", "docker.io", "index.docker.io", "registry-1.docker.io", "ghcr.io:443", "quay.io:443", "registry.example", "registry.example:5000",
+				"other.example", "localhost", "localhost:5000", "ghcr.io/a", "ghcr.io/a/b", "ghcr.io/a/b/c", "quay.io/acme", "quay.io/acme/app", "quay.io/other",
+				"docker.io/acme", "docker.io/nginx", "docker.io/library", "docker.io/library/nginx", "index.docker.io/a", "registry-1.docker.io/a", "other.example/a", "localhost/a",
+			} {
+				keys := append(e.routing.keys(), key)
+				before := e.resolutions(keys)
+				if add(key) != nil {
+					if now := e.resolutions(keys); len(e.files(t)) != len(c.pages) || !maps.Equal(now, before) {
+						t.Errorf("%s was refused, and has changed the blocks", key)
+					}
+					continue
+				}
+				added++
+				served := 0
+				for request, now := range e.resolutions(keys) {
+					switch was := before[request]; {
+					case was == "" && strings.HasPrefix(now, key+" "):
+						served++
+					case was != "" && was != now:
+						t.Errorf("with %s, %s leads to %q, and led to %q", key, request, now, was)
+					}
+				}
+				if served == 0 {
+					t.Errorf("the block %s serves nothing", key)
+				}
+				if err := r.Remove(t.Context(), key); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if added < 4 {
+				t.Errorf("only %d blocks could be added", added)
+			}
+		})
+	}
+}
+
+// resolutions returns the key and the repository that each form of a request leads to, or "". Some names begin with
+// the keys.
+func (e editing) resolutions(keys []string) map[string]string {
+	starts := []string{"", "nginx", "library", "acme", "a", "docker.io", "index.docker.io", "ghcr.io", "quay.io", "localhost", "localhost:5000"}
+	hosts := []string{"", "docker.io", "INDEX.docker.io", "registry-1.docker.io", "ghcr.io", "GHCR.io", "ghcr.io:443", "quay.io", "quay.io:443", "registry.example", "registry.example:5000",
+		"other.example", "localhost", "localhost:5000", "unknown.example"}
+	for _, key := range keys {
+		starts, hosts = append(starts, key), append(hosts, key, strings.ToUpper(key))
+	}
+	all := make(map[string]string)
+	for _, start := range starts {
+		for _, rest := range []string{"", "nginx", "app", "acme/app", "a/b/c", "library/nginx", "hub/nginx", "ghcr.io/a/b", "docker.io/acme/app"} {
+			name := strings.Trim(start+"/"+rest, "/")
+			for _, host := range hosts {
+				ns, repo, err := e.routing.tables.Load().Resolve(host, name)
+				if all[name+"?ns="+host] = ""; err == nil {
+					all[name+"?ns="+host] = ns.Key() + " " + repo
+				}
+			}
+		}
+	}
+	return all
 }
 
 // A file that is there stays, and a reload that fails takes the new one away.

@@ -15,7 +15,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/api"
+	"github.com/weirhq/weir/config"
 )
 
 const withSecret = twoRepositories + "username = \"u\"\npassword = \"tiger\"\n"
@@ -68,7 +70,7 @@ func TestStateHidesBlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.close()
-	ctx := context.WithValue(t.Context(), seesKey{}, func(block, _ string) bool { return block != "quay.io" })
+	ctx := context.WithValue(t.Context(), tellsKey{}, tells(func(_ context.Context, q access.Question) bool { return q.Block != "quay.io" }))
 	if ups := m.state.Upstreams(ctx); len(ups) != 1 || !slices.Equal(ups[0].Blocks, []string{"ghcr.io"}) {
 		t.Errorf("%+v", ups)
 	}
@@ -112,6 +114,44 @@ func TestStateCountsPulls(t *testing.T) {
 	if last := m.engine.recent.Since(0); len(last) != 3 || last[0].Repository != "up.example/app" || last[0].Reference != "v1" || last[0].Status != 200 || last[0].Cache == "" {
 		t.Errorf("%+v", last)
 	}
+}
+
+// Requests for a block that a reload has removed, or whose upstream decides about clients, are told to nobody: their
+// names may lead to another block by now.
+func TestRequestsOfARemovedBlock(t *testing.T) {
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) }))
+	defer up.Close()
+	at := func(key, more string) string {
+		return "[repository.\"" + key + "\"]\n" + more + "[[repository.\"" + key + "\".upstream]]\nurl = \"" + up.URL + "\"\n"
+	}
+	cfg, path := loadText(t, at("up.example", "")+at("up.example/team", "allow = [\"nobody\"]\n")+at("up.example/own", "authorize = \"upstream\"\n"))
+	m, err := build(cfg, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	for _, target := range []string{"team/secret-app", "own/secret-app", "org/app"} {
+		get(t, m.handler, "/v2/"+target+"/manifests/v1?ns=up.example")
+		get(t, m.handler, "/v2/up.example/"+target+"/manifests/v1")
+	}
+	expect := func(when string) {
+		t.Helper()
+		for _, path := range []string{"/api/v1/requests", "/activity"} {
+			w := get(t, m.handler, path)
+			if body := w.Body.String(); w.Code != http.StatusOK || strings.Contains(body, "secret-app") || !strings.Contains(body, "up.example/org/app") {
+				t.Errorf("%s: %s: %d %s", when, path, w.Code, body)
+			}
+		}
+	}
+	expect("before")
+	write(t, path, "[blob_store.fs]\nroot_dir = \""+cfg.BlobStore.FS.RootDir+"\"\n"+at("up.example", ""))
+	if cfg, err = config.Load(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.apply(cfg); err != nil {
+		t.Fatal(err)
+	}
+	expect("after a reload")
 }
 
 // A client that follows events does not keep the mirror from ending. A stream lasts longer than

@@ -36,7 +36,7 @@ func translate(cfg *config.Config, clients *clients, next clientSet) ([]translat
 
 func translateBlock(block config.Namespace, limits contentLimits, clients *clients, next clientSet) (t translated, err error) {
 	t.spec = namespace.Spec{
-		Key: block.Key, Host: block.Host, Default: block.Default, Offline: block.Offline,
+		Key: block.Key, Host: block.Host, Default: block.Default, Added: block.Added, Offline: block.Offline,
 		DockerHub:               oci.IsDockerHub(block.Host),
 		ImmutableTags:           block.ImmutableTags,
 		ImmutableTagsExclusions: block.ImmutableTagsExclusions,

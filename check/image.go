@@ -101,8 +101,8 @@ func (s *Images) resolve(name string) (route.Rule, string, error) {
 		return block, repository, nil
 	}
 	host, rest, _ := strings.Cut(name, "/")
-	if at, below, hostErr := s.table.Resolve(host, rest); rest != "" && hostErr == nil && oci.SameHost(at.Host, host) {
-		return at, below, nil
+	if rest != "" && s.table.ByHost(host, rest) {
+		return s.table.Resolve(host, rest)
 	}
 	return block, repository, err // that of the default namespace, such as nginx
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/internal/units"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -55,6 +56,9 @@ type Result struct {
 	CertificateExpires *time.Time `json:"certificate_expires"`
 	Errors             []string   `json:"errors"`
 	Remarks            []string   `json:"remarks"`
+	// Asked is Image with its whole digest. Errors and remarks may name it, which not every reader
+	// of a result may pull.
+	Asked oci.Image `json:"-"`
 }
 
 // RateLimit is an upstream's limit on requests.
@@ -68,10 +72,10 @@ type RateLimit struct {
 func (c *check) result(now time.Time, advice Advice) Result {
 	r := Result{
 		Upstream: c.host, Blocks: c.blocks, Keys: c.keys, Status: StatusOK, Image: c.image.String(), Authentication: LoginUnknown,
-		RedirectsTo: []string{}, Errors: []string{}, Remarks: []string{},
+		RedirectsTo: []string{}, Errors: []string{}, Remarks: []string{}, Asked: oci.Image{Name: c.image.repository, Reference: c.image.reference},
 	}
 	if c.offline {
-		r.Status, r.Image = StatusSkipped, ""
+		r.Status, r.Image, r.Asked = StatusSkipped, "", oci.Image{}
 		return r
 	}
 	p := c.report

@@ -39,6 +39,7 @@ func TestNamedImages(t *testing.T) {
 		{Key: "library", Host: "docker.io", Default: true, DockerHub: true},
 		{Key: "ghcr.io", Host: "ghcr.io"},
 		{Key: "ghcr.io/acme"},
+		{Key: "library/acme"},
 		{Key: "localhost:5000", Host: "localhost:5000"},
 	}
 	for text, want := range map[string]struct{ key, image string }{
@@ -47,6 +48,7 @@ func TestNamedImages(t *testing.T) {
 		"library/nginx":              {"library", "library/nginx:latest"},
 		"docker.io/library/nginx":    {"library", "library/nginx:latest"},
 		"docker.io/grafana/grafana":  {"library", "grafana/grafana:latest"},
+		"docker.io/acme/app":         {"library/acme", "app:latest"},
 		"index.docker.io/nginx":      {"library", "library/nginx:latest"},
 		"ghcr.io/org/app:1.2":        {"ghcr.io", "org/app:1.2"},
 		"ghcr.io/acme/app":           {"ghcr.io/acme", "app:latest"},

@@ -143,12 +143,14 @@ func Print(files []File) string {
 
 // selectable returns the namespaces that a client can select if it sends the mirror
 // only the host of a registry, in containerd's parameter ns. It returns a warning
-// for each other namespace.
+// for each other namespace, unless its key is below the key of one that the client can select.
 func selectable(client string, m Mirror, all []Namespace) (found []Namespace, warnings []string) {
 	for _, n := range all {
 		switch {
 		case n.Host != "":
 			found = append(found, n)
+		// The names of this block come with the host of the other one.
+		case slices.ContainsFunc(all, func(other Namespace) bool { return other.Host != "" && oci.Below(n.Key, other.Key) }):
 		case n.prefix() == "":
 			warnings = append(warnings, m.nameless(n))
 		case !n.spellable():

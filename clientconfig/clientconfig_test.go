@@ -157,4 +157,10 @@ func TestKeysBelowAHost(t *testing.T) {
 			t.Errorf("%s says %s", client, said)
 		}
 	}
+	for _, client := range []string{"containerd", "k3s", "buildkit", "regctl"} {
+		c, err := clientconfig.For(client, m, append(namespaces, clientconfig.Namespace{Key: "ghcr.io", Host: "ghcr.io"}))
+		if said := strings.Join(c.Warnings, "\n"); err != nil || strings.Contains(said, "ghcr.io") {
+			t.Errorf("%s, beside the block of the host: %v, %s", client, err, said)
+		}
+	}
 }

@@ -162,6 +162,7 @@ type Redis struct {
 // value of [Global].
 type Namespace struct {
 	Key       string     // the first path segments of the names it serves
+	Added     bool       // it is in a file of edit_dir, so it takes no names from other blocks
 	Host      string     `toml:"namespace"` // the ?ns= that selects it, in lower case; empty: none
 	Default   bool       `toml:"default"`   // it serves the names that no key matches
 	Offline   bool       `toml:"offline"`   // no upstream is ever contacted

@@ -7,12 +7,17 @@ import (
 	"github.com/weirhq/weir/oci"
 )
 
+// builtInKeys returns the keys of the built-in blocks.
+func builtInKeys() []string {
+	return []string{
+		oci.DockerHub, "gcr.io", "ghcr.io", "mcr.microsoft.com", "public.ecr.aws", "quay.io", "registry.gitlab.com", "registry.k8s.io",
+	}
+}
+
 // builtIn returns the repository blocks that are in force if no file has one.
 func builtIn() *node {
 	blocks := table{}
-	for _, key := range []string{
-		oci.DockerHub, "gcr.io", "ghcr.io", "mcr.microsoft.com", "public.ecr.aws", "quay.io", "registry.gitlab.com", "registry.k8s.io",
-	} {
+	for _, key := range builtInKeys() {
 		url := "https://" + key
 		block := table{}
 		if key == oci.DockerHub {

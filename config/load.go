@@ -68,6 +68,10 @@ func (s Source) load(more *Draft) (*Config, error) {
 	}
 	written, misplaced := s.written(root, more)
 	unread = append(unread, misplaced...)
+	var replaceable []string
+	if files, ok := root.get(); ok && needsBuiltIn(files) {
+		replaceable = builtInKeys()
+	}
 	root, strange, problems := s.over(root, documents(written)...)
 	c, found := decode(root)
 	problems = append(problems, found...)
@@ -75,7 +79,7 @@ func (s Source) load(more *Draft) (*Config, error) {
 		files = append(files, block.file)
 		c.source.written = append(c.source.written, block.file)
 	}
-	c.confineWritten()
+	c.confineWritten(replaceable)
 	c.source.files, c.source.passedOver, c.source.strange = files, passedOver, strange
 	// After a file that could not be read, keys would seem to be missing.
 	if len(problems) > 0 && len(unread) == 0 {

@@ -91,7 +91,7 @@ func (s Source) over(root *node, written ...*node) (_ *node, strange []string, p
 	if !ok {
 		return root, nil, nil // decode reports it
 	}
-	if blocks, ok := files["repository"]; !ok || isEmpty(blocks) {
+	if needsBuiltIn(files) {
 		root = merge(root, builtIn())
 	}
 	for _, block := range written {
@@ -103,6 +103,12 @@ func (s Source) over(root *node, written ...*node) (_ *node, strange []string, p
 		root = merge(root, nested(o.Key, scalar(o.Value, o.Key, position{file: o.Origin})))
 	}
 	return root, e.strange(), e.problems
+}
+
+// needsBuiltIn reports whether files have no block, so that the built-in ones are in force.
+func needsBuiltIn(files table) bool {
+	blocks, ok := files["repository"]
+	return !ok || isEmpty(blocks)
 }
 
 func isEmpty(n *node) bool {

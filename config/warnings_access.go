@@ -1,6 +1,7 @@
 package config
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -60,6 +61,50 @@ func (c *Config) accessWarnings() []string {
 	}
 	warn("tokens for other services are accepted, so these services can pull with the tokens that they get. Set required_audience", foreign)
 	return warnings
+}
+
+// toldByMetrics returns the key paths of the blocks that are hidden from a client without special
+// rights, if such a client may read the metrics, whose labels have all blocks. A webhook for all requests
+// decides about the metrics too. It is not asked here, so there is no warning.
+func (c *Config) toldByMetrics() (keys []string) {
+	if c.Server.AdminAddress != "" || c.Global.AuthorizationWebhook != "" {
+		return nil
+	}
+	opts := access.Options{Anonymous: c.Auth.Anonymous, Policy: policyOf(c.Global.AccessPolicy)}
+	for _, n := range c.Namespaces {
+		block := access.Block{Key: n.Key, Policy: policyOf(n.AccessPolicy)}
+		for _, text := range n.Allow {
+			if subject, err := access.ParseSubject(text); err == nil { // else a problem of its own
+				block.Allow = append(block.Allow, subject)
+			}
+		}
+		opts.Blocks = append(opts.Blocks, block)
+	}
+	rules, err := access.New(opts)
+	if err != nil { // a problem of its own
+		return nil
+	}
+	// No list has this user, since no account can have the name.
+	anyone := &access.Identity{User: "any:user"}
+	if !c.Auth.identifies() {
+		anyone = &access.Identity{Anonymous: true}
+	}
+	if !rules.Tells(context.Background(), anyone, access.Question{Action: access.ReadMetrics}, access.Presented{}) {
+		return nil
+	}
+	for _, n := range c.Namespaces {
+		if !rules.Shows(context.Background(), anyone, n.Key, "", access.Presented{}) {
+			keys = append(keys, keyIn("repository", n.Key))
+		}
+	}
+	return keys
+}
+
+func policyOf(p *AccessPolicy) *access.Policy {
+	if p == nil {
+		return nil
+	}
+	return &access.Policy{DefaultAllow: p.Default == PolicyAllow, Rules: p.Rules}
 }
 
 // idleSubjects returns the entries of groups and lists that stand for no client at the

@@ -83,3 +83,46 @@ func TestAccessWarnings(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// Blocks that are hidden from some clients, but not from the metrics, are warned about.
+func TestMetricsTellOfHiddenBlocks(t *testing.T) {
+	const (
+		allow   = "[repository.\"docker.io\"]\nallow = [\"alice\"]\n"
+		policy  = "[repository.\"docker.io\".access_policy]\ndefault = \"deny\"\nrules = [\"identity.username == 'alice'\"]\n"
+		metrics = "[access_policy]\ndefault = \"allow\"\nrules = [\"request.action == 'metrics' && identity.username != 'alice'\"]\n"
+		tags    = "[repository.\"docker.io\".access_policy]\ndefault = \"allow\"\nrules = [\"request.action == 'list-tags'\"]\n"
+		webhook = "[global]\nauthorization_webhook = \"opa\"\n[auth.webhook.opa]\nurl = \"http://localhost:1\"\ntimeout_ms = 100\n"
+		other   = "[repository.other]\n[[repository.other.upstream]]\nurl = \"https://other.example\"\n"
+	)
+	for name, c := range map[string]struct {
+		text string
+		want bool
+	}{
+		"nothing hidden":               {alice, false},
+		"a list":                       {alice + allow, true},
+		"a list of all users":          {alice + "[repository.\"docker.io\"]\nallow = [\"authenticated\"]\n", false},
+		"a list of networks":           {"[repository.\"docker.io\"]\nallow = [\"cidr:10.0.0.0/8\"]\n", true},
+		"one of two blocks":            {alice + allow + other, true},
+		"a policy of the block":        {alice + policy, true},
+		"a rule about lists of tags":   {alice + tags, false},
+		"a policy of all requests":     {alice + "[access_policy]\ndefault = \"deny\"\nrules = [\"identity.username == 'alice'\"]\n" + allow, false},
+		"a rule about other actions":   {alice + "[access_policy]\ndefault = \"allow\"\nrules = [\"request.action == 'ui-api'\"]\n" + allow, true},
+		"a rule about metrics":         {alice + metrics + allow, false},
+		"metrics for users alone":      {alice + "[access_policy]\ndefault = \"deny\"\nrules = [\"identity.username != null\"]\n" + allow, true},
+		"a webhook":                    {alice + webhook + allow, false},
+		"an address of operators":      {alice + "[server]\nadmin_address = \"127.0.0.1:9000\"\n" + allow, false},
+		"anonymous clients":            {alice + "[auth]\nanonymous = true\n" + allow, true},
+		"the rights of each client":    {alice + "[repository.\"docker.io\"]\nauthorize = \"upstream\"\n", false},
+		"names that are hidden to all": {alice + "[repository.\"docker.io\"]\nimages = [\"team/**\"]\n", false},
+	} {
+		config := mustLoad(t, docker+c.text)
+		if err := config.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		warned := strings.Contains(strings.Join(config.Warnings(), "\n"), "every user may read /metrics")
+		if told := config.toldByMetrics(); warned != c.want || (len(told) == 1) != c.want {
+			t.Errorf("%s: %q, warned %t", name, told, warned)
+		}
+	}
+}

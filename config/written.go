@@ -163,11 +163,13 @@ func (n *node) get() (table, bool) {
 	return t, ok
 }
 
-// confineWritten bounds where the upstreams of the blocks of pages may be.
-func (c *Config) confineWritten() {
+// confineWritten bounds where the upstreams of the blocks of pages may be, and which names the blocks serve. A
+// block in place of a built-in one serves the names of that one.
+func (c *Config) confineWritten(builtIn []string) {
 	for i, n := range c.Namespaces {
 		if slices.Contains(c.source.written, c.source.positions[keyIn("repository", n.Key)].file) {
 			c.Namespaces[i].confine(c.UI.AllowPrivateRegistries)
+			c.Namespaces[i].Added = !slices.Contains(builtIn, n.Key)
 		}
 	}
 }

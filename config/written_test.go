@@ -49,6 +49,11 @@ func TestWrittenBlocks(t *testing.T) {
 			if len(reaches) != c.blocks || reaches["new.example"] != c.reach || reaches["a"] != ReachAny || reaches["quay.io"] != ReachAny {
 				t.Errorf("%v", reaches)
 			}
+			for _, n := range cfg.Namespaces {
+				if n.Added != (n.Key == "new.example") {
+					t.Errorf("%s: added %t", n.Key, n.Added)
+				}
+			}
 			if !slices.Equal(cfg.Documents(), []string{file, part}) || cfg.HasRepositories() != (name == "files") {
 				t.Errorf("files %q, has repositories %v", cfg.Documents(), cfg.HasRepositories())
 			}
@@ -86,6 +91,22 @@ func TestWrittenBlocksThatAreRefused(t *testing.T) {
 		source := Source{Files: []string{file}, Overrides: []Override{{Key: []string{"ui", "edit_dir"}, Value: dir, Origin: "--test"}}}
 		if _, err := source.LoadWith(Draft{Key: "new.example", URL: "https://new.example"}); err == nil {
 			t.Errorf("a draft of a block that exists is loaded, with edit_dir %q", dir)
+		}
+	}
+}
+
+// A block in place of a built-in one serves all names of that one. If a file has blocks, none is in force.
+func TestWrittenBlockInPlaceOfABuiltInOne(t *testing.T) {
+	dir := t.TempDir()
+	writeIn(t, dir, "registry-quay.io.toml", strings.ReplaceAll(writtenPart, "new.example", "quay.io"))
+	for text, added := range map[string]bool{"": false, "[[repository.a.upstream]]\nurl = \"https://a.example\"\n": true} {
+		cfg, err := Load(write(t, "config.toml", "[ui]\nedit_dir = '"+dir+"'\n"+text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(cfg.Namespaces, func(n Namespace) bool { return n.Key == "quay.io" })
+		if cfg.Namespaces[i].Added != added {
+			t.Errorf("beside %q: added %t", text, !added)
 		}
 	}
 }

@@ -80,6 +80,8 @@ type Spec struct {
 	// DockerHub is set if the namespace mirrors Docker Hub, where a name of one
 	// segment is short for one below library/.
 	DockerHub bool
+	// Added is set if a page has added the namespace, so that it takes no names from others.
+	Added bool
 
 	// ImmutableTags is set if cached tags never move, except those that match one
 	// of the exclusions (regexp2 syntax, unanchored).
@@ -126,7 +128,7 @@ type Spec struct {
 
 // Rule returns the names that the namespace serves.
 func (s Spec) Rule() route.Rule {
-	return route.Rule{Key: s.Key, Host: s.Host, Default: s.Default, DockerHub: s.DockerHub}
+	return route.Rule{Key: s.Key, Host: s.Host, Default: s.Default, DockerHub: s.DockerHub, Added: s.Added}
 }
 
 // Namespace is one mirrored registry. Its methods may be called concurrently.

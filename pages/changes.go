@@ -101,6 +101,25 @@ func (h *Handler) checkUpstreams(ctx context.Context, _ *http.Request) (string, 
 	return "/upstreams", nil
 }
 
+// withoutImage removes the errors and remarks of a result if the client may not pull the image that the
+// check asked for: they may name it. The check takes any cached image of a block.
+func (h *Handler) withoutImage(ctx context.Context, r check.Result) check.Result {
+	if r.Asked.Name == "" {
+		return r
+	}
+	for _, key := range r.Blocks {
+		if h.opts.MayPull(ctx, key, r.Asked) {
+			continue
+		}
+		if len(r.Errors) > 0 {
+			r.Errors = []string{"The reason is only shown to clients that may pull all images."}
+		}
+		r.Remarks = nil
+		break
+	}
+	return r
+}
+
 // upstreams shows the last check of the upstreams of blocks that the client may know of.
 func (h *Handler) upstreams(ctx context.Context, _ *http.Request) (page, error) {
 	h.report.mu.Lock()
@@ -118,7 +137,7 @@ func (h *Handler) upstreams(ctx context.Context, _ *http.Request) (page, error) 
 			hidden = hidden || !visible[key]
 		}
 		if !hidden {
-			shown = append(shown, one)
+			shown = append(shown, h.withoutImage(ctx, one))
 		}
 	}
 	return page{"Upstreams", "upstreams", struct {

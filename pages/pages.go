@@ -25,6 +25,7 @@ import (
 	"github.com/weirhq/weir/api"
 	"github.com/weirhq/weir/check"
 	"github.com/weirhq/weir/clientconfig"
+	"github.com/weirhq/weir/oci"
 )
 
 // Options are what the pages show.
@@ -34,6 +35,8 @@ type Options struct {
 	Name func() string
 	// Blocks returns the keys of the blocks that the client may know of.
 	Blocks func(ctx context.Context) []string
+	// MayPull reports whether the client may pull an image, by its name below a block.
+	MayPull func(ctx context.Context, block string, image oci.Image) bool
 	// MayChange reports whether the sender of a request may change what is cached.
 	MayChange func(r *http.Request) bool
 	// Client returns the files of a client that reaches the mirror at a URL.

@@ -154,6 +154,7 @@ func (h *Handler) repository(ctx context.Context, r *http.Request) (page, error)
 	name := r.URL.Query().Get("name")
 	var known api.RepositoryDocument
 	var tags api.TagsDocument
+	unlisted := false // the client may pull from the repository, but not list its tags
 	// The records of a large repository are read for a tenth of a second.
 	reads, readCtx := errgroup.WithContext(ctx)
 	reads.Go(func() (err error) {
@@ -162,6 +163,9 @@ func (h *Handler) repository(ctx context.Context, r *http.Request) (page, error)
 	})
 	reads.Go(func() (err error) {
 		tags, err = h.opts.API.Tags(readCtx, name, api.TagsQuery{N: 50, Last: r.URL.Query().Get("last"), Sizes: true, Soon: true})
+		if told, ok := errors.AsType[*api.Failure](err); ok && told.Status == http.StatusForbidden {
+			unlisted, err = true, nil
+		}
 		return err
 	})
 	if err := reads.Wait(); err != nil {
@@ -182,11 +186,12 @@ func (h *Handler) repository(ctx context.Context, r *http.Request) (page, error)
 	return page{known.Name, "repository", struct {
 		api.RepositoryDocument
 
-		Rows []tagRow
-		Next string
-		Last string
-		Host string
-	}{known, rows, tags.Next, r.URL.Query().Get("last"), r.Host}}, nil
+		Rows     []tagRow
+		Unlisted bool
+		Next     string
+		Last     string
+		Host     string
+	}{known, rows, unlisted, tags.Next, r.URL.Query().Get("last"), r.Host}}, nil
 }
 
 // imageValues are the values of the page of a tag or of a manifest.

@@ -17,6 +17,7 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/pulls"
 	"github.com/weirhq/weir/namespace/traffic"
+	"github.com/weirhq/weir/storage"
 )
 
 // entry collects the facts about a request for the log and the metrics.
@@ -25,11 +26,18 @@ type entry struct {
 	ns         *namespace.Namespace // that answers; nil if none does
 	namespace  string               // its key
 	repository string               // canonical: the namespace's key and the name below it
+	id         storage.RepoID       // of the repository; zero if no namespace answers
 	reference  string
 	visitor    visitor
 	outcome    namespace.Outcome
 	err        error
 	holder     string // of the token that was issued
+}
+
+// found notes which repository of a namespace a request is for.
+func (e *entry) found(ns *namespace.Namespace, repo string) {
+	e.ns, e.namespace = ns, ns.Key()
+	e.repository, e.id = ns.Key()+"/"+repo, ns.Repository(repo)
 }
 
 // transaction is a request and its answer, of which each has one allocation.
@@ -127,9 +135,9 @@ func (h *Handler) remember(r *http.Request, e *entry, s served) {
 		return
 	}
 	h.opts.Recent.Add(traffic.Request{
-		Time: time.Now(), Method: r.Method, Operation: e.op.logged(), Repository: e.repository, Reference: e.reference,
+		Time: time.Now(), Method: r.Method, Operation: e.op.logged(), Repository: e.repository, ID: e.id, Reference: e.reference,
 		Status: s.status, Bytes: s.bytes, Took: s.took, Cache: cacheLabel(e.outcome.Cache),
-		User: e.visitor.who(), Address: h.opts.Proxies.Load().Address(r), Upstream: e.outcome.Upstream, Known: e.ns != nil,
+		User: e.visitor.who(), Address: h.opts.Proxies.Load().Address(r), Upstream: e.outcome.Upstream,
 	})
 }
 

@@ -140,7 +140,7 @@ func (h *Handler) ping(r *http.Request, table *namespace.Table) error {
 		}
 		return nil
 	case shown.Basic.User != "":
-		return h.login(r, table, h.password(shown.Basic))
+		return h.login(r, table, r.URL.Query().Get("ns"), h.password(shown.Basic))
 	case shown.Bearer == "":
 		return &Error{Status: http.StatusUnauthorized, Code: "UNAUTHORIZED", Message: "log in to this mirror with an account of the registry behind it"}
 	default:

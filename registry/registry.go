@@ -24,7 +24,6 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/namespace/pulls"
 	"github.com/weirhq/weir/namespace/traffic"
-	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -148,10 +147,9 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, x *transaction) 
 		}
 		return e.visitor.unknown(r.Context(), err)
 	}
-	e.ns, e.namespace = ns, ns.Key()
-	e.repository = ns.Key() + "/" + repo
+	e.found(ns, repo)
 	// The header shows the client that its parameter decided, and not the name.
-	if req.NS != "" && oci.SameHost(req.NS, ns.Host()) {
+	if req.NS != "" && table.ByHost(req.NS, req.Name) {
 		w.Header().Set("OCI-Namespace", req.NS)
 	}
 	if ns.OnBehalf() {

@@ -2,8 +2,10 @@ package registry_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/weirhq/weir/access"
@@ -46,6 +48,42 @@ func TestRulesSeeOneName(t *testing.T) {
 	m.rules(opts)
 	wantStatus(t, m.do("GET", "/v2/nginx/manifests/v1", "Authorization", right), http.StatusOK)
 	for _, path := range []string{"secret/app/manifests/v1", "hub/secret/app/manifests/v1", "secret/app/manifests/v1?ns=docker.io"} {
+		wantError(t, m.do("GET", "/v2/"+path, "Authorization", right), http.StatusNotFound, "NAME_UNKNOWN")
+	}
+}
+
+// A block with a longer key serves its names with its own rights and rules, whichever way a client spells
+// them. The block of the whole registry, which may have more rights, is never asked for them.
+func TestLongerKeyKeepsItsRules(t *testing.T) {
+	whole, part := upstreamtest.New(t), upstreamtest.New(t)
+	whole.AddImage("acme/private", "v1", []byte("of the whole registry"))
+	whole.AddImage("org/app", "v1", []byte("of the whole registry"))
+	image := part.AddImage("app", "v1", []byte("a layer"))
+	m := newMirror(t,
+		block(t, whole, func(spec *namespace.Spec) { spec.Key, spec.Host, spec.Default = "hub", "up.example", true }),
+		block(t, part, func(spec *namespace.Spec) { spec.Key, spec.Host = "hub/acme", "" }))
+	opts, right, _ := alice(t, true)
+	opts.Policy = &access.Policy{Rules: []string{"has(request.namespace) && request.namespace.startsWith('hub/acme/')"}}
+	m.rules(opts)
+	for _, spelling := range []string{"acme/%s/manifests/v1?ns=up.example", "hub/acme/%s/manifests/v1?ns=UP.example", "hub/acme/%s/manifests/v1", "acme/%s/manifests/v1"} {
+		w := m.do("GET", "/v2/"+fmt.Sprintf(spelling, "app"), "Authorization", right)
+		if w.Code != http.StatusOK || w.Header().Get("Docker-Content-Digest") != image.Digest.String() {
+			t.Errorf("%s: %d %s", spelling, w.Code, w.Body)
+		}
+		if got := w.Header().Get("OCI-Namespace"); (got != "") != strings.Contains(spelling, "ns=") {
+			t.Errorf("%s: OCI-Namespace %q", spelling, got)
+		}
+		wantError(t, m.do("GET", "/v2/"+fmt.Sprintf(spelling, "private"), "Authorization", right), http.StatusNotFound, "MANIFEST_UNKNOWN")
+	}
+	wantError(t, m.do("GET", "/v2/org/app/manifests/v1?ns=up.example", "Authorization", right), http.StatusForbidden, "DENIED")
+	if asked := whole.Requests(); len(asked) != 0 {
+		t.Errorf("the whole registry was asked: %q", asked)
+	}
+	// The lists of the block decide too.
+	opts, right, _ = alice(t, true)
+	opts.Blocks = []access.Block{{Key: "hub"}, {Key: "hub/acme", Images: []string{"!app"}}}
+	m.rules(opts)
+	for _, path := range []string{"hub/acme/app/manifests/v1", "acme/app/manifests/v1?ns=up.example", "acme/app/manifests/v1"} {
 		wantError(t, m.do("GET", "/v2/"+path, "Authorization", right), http.StatusNotFound, "NAME_UNKNOWN")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"github.com/weirhq/weir/internal/bounded"
 	"github.com/weirhq/weir/internal/turns"
 	"github.com/weirhq/weir/namespace"
+	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/upstream"
 )
 
@@ -186,7 +188,7 @@ func (h *Handler) token(w http.ResponseWriter, r *http.Request, e *entry) error 
 }
 
 // giveToken answers a request for a token for a repository of a namespace in which the
-// rights of clients decide or, if that is nil, for a login.
+// rights of clients decide or, if that is nil, for a login or for other repositories.
 func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wanted url.Values, ns *namespace.Namespace, repo string) error {
 	if r.Method == http.MethodPost {
 		var err error
@@ -195,7 +197,7 @@ func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wa
 		}
 	}
 	if ns != nil {
-		e.ns, e.namespace, e.repository = ns, ns.Key(), ns.Key()+"/"+repo
+		e.found(ns, repo)
 		req := Request{Op: OpToken, Name: e.repository}
 		if err := h.identify(r, req, e, ns); err != nil {
 			return err
@@ -216,8 +218,12 @@ func (h *Handler) giveToken(w http.ResponseWriter, r *http.Request, e *entry, wa
 		return err
 	}
 	if ns == nil {
-		if err := h.login(r, h.opts.Tables.Load(), credential); err != nil {
-			return err
+		// No upstream gets a password that is for other repositories. They need none, since
+		// the mirror is open there.
+		if isLogin(wanted) {
+			if err := h.login(r, h.opts.Tables.Load(), wanted.Get("ns"), credential); err != nil {
+				return err
+			}
 		}
 		return h.writeToken(w, access.Grant{ID: credential.ID}, maxGrantLife)
 	}
@@ -267,6 +273,7 @@ func tokenParameters(w http.ResponseWriter, r *http.Request) (url.Values, error)
 	if form["ns"] == nil {
 		form["ns"] = query["ns"]
 	}
+	form["scope"] = append(form["scope"], query["scope"]...)
 	return form, nil
 }
 
@@ -297,15 +304,21 @@ func (h *Handler) tokenCredential(header []string) (upstream.Credential, error) 
 	}
 }
 
+// scopesOf returns the scopes of a request for a token. One parameter may have several.
+func scopesOf(query url.Values) iter.Seq[string] {
+	return strings.FieldsSeq(strings.Join(query["scope"], " "))
+}
+
 // wantedBy returns the first repository among the scopes of a request for a token in whose
 // namespace the rights of clients decide. A token is for one upstream. The namespace is nil
 // if there is none.
 func wantedBy(query url.Values, table *namespace.Table) (*namespace.Namespace, string) {
-	for scope := range strings.FieldsSeq(strings.Join(query["scope"], " ")) {
+	for scope := range scopesOf(query) {
 		kind, rest, _ := strings.Cut(scope, ":")
-		// The name of a repository may begin with a host that has a port.
+		// The name of a repository may begin with a host that has a port. A scope without
+		// actions, such as repository:localhost:5000/app, names no repository of localhost.
 		at := strings.LastIndexByte(rest, ':')
-		if kind != "repository" || at < 0 {
+		if kind != "repository" || at < 0 || strings.Contains(rest[at:], "/") || !oci.ValidName(rest[:at]) {
 			continue
 		}
 		ns, repo, err := table.Resolve(query.Get("ns"), rest[:at])
@@ -314,6 +327,19 @@ func wantedBy(query url.Values, table *namespace.Table) (*namespace.Namespace, s
 		}
 	}
 	return nil, ""
+}
+
+// isLogin reports whether a request for a token is for no repository, as that of docker login.
+// Any scope but one for the whole mirror, such as registry:catalog:*, may come with a password
+// for another registry: dockerd with this mirror in registry-mirrors sends the password for
+// Docker Hub with repository:library/nginx:pull.
+func isLogin(query url.Values) bool {
+	for scope := range scopesOf(query) {
+		if !strings.HasPrefix(scope, "registry:") {
+			return false
+		}
+	}
+	return true
 }
 
 // exchange exchanges a client's credential for a token of the upstream of a namespace.
@@ -337,9 +363,13 @@ func (h *Handler) exchange(ctx context.Context, from netip.Addr, ns *namespace.N
 
 // login checks a credential that is for no repository yet. With several registries it is
 // not known which of them it is for, and the others must not get it: the first pull checks
-// it then. Several blocks may mirror one registry.
-func (h *Handler) login(r *http.Request, table *namespace.Table, c upstream.Credential) error {
+// it then. Several blocks may mirror one registry. If the client names the host of a registry
+// by ns, no other one gets the credential.
+func (h *Handler) login(r *http.Request, table *namespace.Table, host string, c upstream.Credential) error {
 	candidates := onBehalfOf(table)
+	if host != "" {
+		candidates = slices.DeleteFunc(candidates, func(ns *namespace.Namespace) bool { return !oci.SameHost(ns.Host(), host) })
+	}
 	if c.Anonymous() || len(candidates) == 0 || slices.ContainsFunc(candidates, func(ns *namespace.Namespace) bool {
 		return ns.Place().Registry != candidates[0].Place().Registry
 	}) {

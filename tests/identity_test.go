@@ -27,15 +27,12 @@ import (
 
 // {ghcr.io, acme/app} and {ghcr.io/acme, app} are printed alike. They have different
 // upstreams, perhaps with different credentials, and share nothing: no lookup, no
-// "not found", no tag, link or list, at once or after a restart.
+// "not found", no tag, link or list. With both blocks all spellings lead to the second
+// repository. With the first block alone, before and after, they lead to the first one.
 func TestRepositoriesThatSpellAlike(t *testing.T) {
 	t.Parallel()
 	outer, inner := upstreamtest.New(t), upstreamtest.New(t)
 	dir := t.TempDir()
-	config := blockOf("ghcr.io", nil, at(outer)) + blockOf("ghcr.io/acme", nil, at(inner))
-	w := harness.StartWeirIn(t, dir, config)
-	type side struct{ path, query string }
-	sides := map[*upstreamtest.Registry]side{outer: {"acme/app", "?ns=ghcr.io"}, inner: {"ghcr.io/acme/app", ""}}
 	names := map[*upstreamtest.Registry]string{outer: "acme/app", inner: "app"}
 	digests, blobs := make(map[*upstreamtest.Registry]digest.Digest), make(map[*upstreamtest.Registry]digest.Digest)
 	for registry, name := range names {
@@ -45,46 +42,55 @@ func TestRepositoriesThatSpellAlike(t *testing.T) {
 		digests[registry], blobs[registry] = image.Digest, digest.FromBytes(content)
 		registry.Tag(name, "only-"+strings.ReplaceAll(name, "/", "-"), image.Digest)
 	}
-	check := func(when string) {
+	check := func(when string, w *harness.Weir, registry, other *upstreamtest.Registry) {
+		t.Helper()
+		own := digests[registry]
 		var all sync.WaitGroup
-		for registry, s := range sides {
-			own := digests[registry]
-			for range 8 { // the lookups of both sides run at the same time
+		for range 4 { // the lookups of all spellings run at the same time
+			for _, s := range []struct{ path, query string }{{"acme/app", "?ns=ghcr.io"}, {"ghcr.io/acme/app", ""}, {"ghcr.io/acme/app", "?ns=GHCR.io"}, {"ghcr.io/acme/app", "?ns=unknown.example"}} {
 				all.Go(func() {
-					expectContent(t, when+": tag of "+s.path, w.Get(t, manifestPath(s.path, "v1")+s.query), own, "")
-					expectContent(t, when+": blob of "+s.path, w.Get(t, blobPath(s.path, blobs[registry])+s.query), blobs[registry], "")
-					for other := range sides {
-						if other == registry {
-							continue
-						}
-						expect(t, when+": the manifest of the other one", w.Get(t, manifestPath(s.path, digests[other].String())+s.query), http.StatusNotFound, "")
-						expect(t, when+": the blob of the other one", w.Get(t, blobPath(s.path, blobs[other])+s.query), http.StatusNotFound, "")
-						a := w.Get(t, "/v2/"+s.path+"/tags/list"+s.query)
-						if expect(t, when, a, http.StatusOK, ""); strings.Contains(string(a.Body), "only-"+strings.ReplaceAll(names[other], "/", "-")+`"`) {
-							t.Errorf("%s: %s has the tags of the other one: %s", when, s.path, a.Body)
-						}
-						a = w.Get(t, "/v2/"+s.path+"/referrers/"+own.String()+s.query)
-						if expect(t, when, a, http.StatusOK, ""); !strings.Contains(string(a.Body), "application/x-of-"+strings.ReplaceAll(names[registry], "/", "-")+`"`) {
-							t.Errorf("%s: referrers of %s: %s", when, s.path, a.Body)
-						}
+					when := when + ": " + s.path + s.query
+					expectContent(t, when+": tag", w.Get(t, manifestPath(s.path, "v1")+s.query), own, "")
+					expectContent(t, when+": blob", w.Get(t, blobPath(s.path, blobs[registry])+s.query), blobs[registry], "")
+					expect(t, when+": the manifest of the other one", w.Get(t, manifestPath(s.path, digests[other].String())+s.query), http.StatusNotFound, "")
+					expect(t, when+": the blob of the other one", w.Get(t, blobPath(s.path, blobs[other])+s.query), http.StatusNotFound, "")
+					a := w.Get(t, "/v2/"+s.path+"/tags/list"+s.query)
+					if expect(t, when, a, http.StatusOK, ""); strings.Contains(string(a.Body), "only-"+strings.ReplaceAll(names[other], "/", "-")+`"`) {
+						t.Errorf("%s has the tags of the other one: %s", when, a.Body)
+					}
+					a = w.Get(t, "/v2/"+s.path+"/referrers/"+own.String()+s.query)
+					if expect(t, when, a, http.StatusOK, ""); !strings.Contains(string(a.Body), "application/x-of-"+strings.ReplaceAll(names[registry], "/", "-")+`"`) {
+						t.Errorf("%s: referrers: %s", when, a.Body)
 					}
 				})
 			}
 		}
 		all.Wait()
 	}
-	check("cold")
-	// The name leads to the inner repository only.
-	if a := w.Get(t, "/v2/_catalog"); string(a.Body) != `{"repositories":["ghcr.io/acme/app"]}` {
-		t.Errorf("catalog: %s", a.Body)
+	alone := blockOf("ghcr.io", nil, at(outer))
+	for _, start := range []struct {
+		when, config    string
+		answers, silent *upstreamtest.Registry
+	}{
+		{"the outer block alone", alone, outer, inner},
+		{"both blocks", alone + blockOf("ghcr.io/acme", nil, at(inner)), inner, outer},
+		{"the outer block alone again", alone, outer, inner},
+	} {
+		before := len(start.silent.Requests())
+		w := harness.StartWeirIn(t, dir, start.config)
+		check(start.when+", cold", w, start.answers, start.silent)
+		check(start.when+", warm", w, start.answers, start.silent)
+		if a := w.Get(t, "/v2/_catalog"); string(a.Body) != `{"repositories":["ghcr.io/acme/app"]}` {
+			t.Errorf("%s: catalog: %s", start.when, a.Body)
+		}
+		if asked := start.silent.Requests()[before:]; len(asked) > 0 {
+			t.Errorf("%s: the other registry was asked: %q", start.when, asked)
+		}
+		if code := w.Terminate(t); code != 0 {
+			t.Errorf("exit %d", code)
+		}
+		w.ExpectIntact(t)
 	}
-	check("warm")
-	if code := w.Terminate(t); code != 0 {
-		t.Errorf("exit %d", code)
-	}
-	w = harness.StartWeirIn(t, dir, config)
-	check("after a restart")
-	w.ExpectIntact(t)
 }
 
 // A repository is never identified by its printed name, which two of them may share.

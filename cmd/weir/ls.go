@@ -220,7 +220,8 @@ func tagsOf(ctx context.Context, m *mirror, repositories []api.NamedDocument, is
 	var all []listedTag
 	for _, r := range repositories {
 		names, sizes, err := m.tags(ctx, r.Name, isSized)
-		if isGone(err) {
+		// The rules may let a user pull an image without listing its tags.
+		if isGone(err) || len(repositories) > 1 && statusOf(err) == http.StatusForbidden {
 			continue
 		}
 		if err != nil {

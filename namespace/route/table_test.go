@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/weirhq/weir/namespace/route"
+	"github.com/weirhq/weir/oci"
 )
 
 // newTable returns a table whose values are the keys of its entries.
@@ -70,8 +71,13 @@ func TestResolve(t *testing.T) {
 		// ns selects a block, and the name is whole but for its key.
 		{"ghcr.io", "a/b", "ghcr.io", "a/b"},
 		{"ghcr.io", "ghcr.io/a/b", "ghcr.io", "a/b"},
-		{"ghcr.io", "acme/app", "ghcr.io", "acme/app"},
 		{"GHCR.io", "a/b", "ghcr.io", "a/b"},
+		// A longer key serves its names, whichever way a client spells them.
+		{"ghcr.io", "acme/app", "ghcr.io/acme", "app"},
+		{"ghcr.io", "ghcr.io/acme/app", "ghcr.io/acme", "app"},
+		{"GHCR.IO", "acme/deep/app", "ghcr.io/acme/deep", "app"},
+		{"ghcr.io", "acmes/app", "ghcr.io", "acmes/app"},
+		{"ghcr.io", "acme", "ghcr.io/acme", "acme"},
 		{"ghcr.io", "docker.io/nginx", "ghcr.io", "docker.io/nginx"},
 		{"registry.example:5000", "a", "team/mirror", "a"},
 		{"REGISTRY.example:5000", "team/mirror/a", "team/mirror", "a"},
@@ -90,6 +96,102 @@ func TestResolve(t *testing.T) {
 		key, repo, err := table.Resolve(test.ns, test.name)
 		if err != nil || key != test.key || repo != test.repo {
 			t.Errorf("ns=%q %q: %v %q, %v; want %q %q", test.ns, test.name, key, repo, err, test.key, test.repo)
+		}
+	}
+}
+
+// A longer key serves its names also if the key of the host is another name, if the client names no
+// registry, and if the name is a short one of Docker Hub.
+func TestLongerKeyServesItsNames(t *testing.T) {
+	table := newTable(t,
+		route.Rule{Key: "hub", Host: "docker.io", DockerHub: true, Default: true},
+		route.Rule{Key: "hub/acme"}, route.Rule{Key: "hub/library", DockerHub: true}, route.Rule{Key: "hub/library/library/redis"},
+		route.Rule{Key: "hub/solo"}, route.Rule{Key: "docker.io/other"}, route.Rule{Key: "acme"},
+	)
+	for _, test := range []struct{ ns, name, key, repo string }{
+		{"", "hub/acme/app", "hub/acme", "app"},
+		{"docker.io", "acme/app", "hub/acme", "app"},
+		{"registry-1.docker.io", "hub/acme/app", "hub/acme", "app"},
+		{"", "acme/app", "acme", "app"}, // its own key
+		{"", "hub/nginx", "hub/library", "library/nginx"},
+		{"", "nginx", "hub/library", "library/nginx"},
+		{"docker.io", "nginx", "hub/library", "library/nginx"},
+		{"docker.io", "library/nginx", "hub/library", "library/nginx"},
+		{"docker.io", "redis", "hub/library/library/redis", "redis"},
+		{"", "solo", "hub/solo", "solo"},
+		{"docker.io", "solo", "hub/solo", "solo"},
+		{"", "grafana/grafana", "hub", "grafana/grafana"},
+		{"", "docker.io/other/app", "docker.io/other", "app"},
+		// The block of the host has another key, so this is hub/other/app.
+		{"docker.io", "other/app", "hub", "other/app"},
+	} {
+		key, repo, err := table.Resolve(test.ns, test.name)
+		if err != nil || key != test.key || repo != test.repo {
+			t.Errorf("ns=%q %q: %v %q, %v; want %q %q", test.ns, test.name, key, repo, err, test.key, test.repo)
+		}
+		if byHost := table.ByHost(test.ns, test.name); byHost != (test.ns != "") {
+			t.Errorf("ns=%q %q: by host: %t", test.ns, test.name, byHost)
+		}
+	}
+}
+
+// A full name, which access rules read, is one repository: by itself it leads to the repository that
+// another spelling leads to.
+func TestFullNameIsOneRepository(t *testing.T) {
+	rules := append(manyBlocks(), route.Rule{Key: "docker.io/library", DockerHub: true}, route.Rule{Key: "docker.io/acme"}, route.Rule{Key: "ghcr.io/acme/app"},
+		route.Rule{Key: "team/mirror/a"}, route.Rule{Key: "page.example", Host: "page.example", Added: true}, route.Rule{Key: "other.example/a", Added: true})
+	table := newTable(t, rules...)
+	names := []string{"nginx", "library/nginx", "acme", "acme/app", "acme/app/app", "acme/deep", "acme/deep/app", "a", "a/b", "mirror", "library"}
+	for _, rule := range rules {
+		names = append(names, rule.Key)
+		for _, name := range names[:9] {
+			names = append(names, rule.Key+"/"+name)
+		}
+	}
+	for _, ns := range []string{"", "docker.io", "index.docker.io", "ghcr.io", "registry.example:5000", "page.example", "other.example", "unknown.example"} {
+		for _, name := range names {
+			key, repo, err := table.Resolve(ns, name)
+			if err != nil {
+				continue
+			}
+			if again, repoAgain, err := table.Resolve("", key+"/"+repo); err != nil || again != key || repoAgain != repo {
+				t.Errorf("ns=%q %q is %q of %q, but its full name is %q of %q, %v", ns, name, repo, key, repoAgain, again, err)
+			}
+		}
+	}
+}
+
+// An entry that a page has added serves only requests that no other entry serves.
+func TestAddedEntryComesLater(t *testing.T) {
+	table := newTable(t,
+		route.Rule{Key: "hub", DockerHub: true, Default: true}, route.Rule{Key: "ghcr"}, route.Rule{Key: "quay.io/acme"},
+		route.Rule{Key: "ghcr.io", Host: "ghcr.io", Added: true}, route.Rule{Key: "quay.io", Host: "quay.io", Added: true},
+		route.Rule{Key: "gcr.io/team", Added: true},
+	)
+	for _, test := range []struct {
+		ns, name, key, repo string
+		byHost              bool
+	}{
+		{"ghcr.io", "acme/app", "ghcr.io", "acme/app", true},
+		{"GHCR.IO", "ghcr.io/acme/app", "ghcr.io", "acme/app", true},
+		{"", "ghcr.io/acme/app", "ghcr.io", "acme/app", false},
+		{"ghcr.io", "ghcr/acme/app", "ghcr", "acme/app", false},
+		{"ghcr.io", "hub/nginx", "hub", "library/nginx", false},
+		{"ghcr.io", "quay.io/acme/app", "quay.io/acme", "app", false},
+		{"quay.io", "quay.io/acme/app", "quay.io/acme", "app", true},
+		{"quay.io", "acme/app", "quay.io/acme", "app", true},
+		{"quay.io", "org/app", "quay.io", "org/app", true},
+		// Another added entry: by its key only without ns, or with its own host.
+		{"quay.io", "ghcr.io/acme/app", "quay.io", "ghcr.io/acme/app", true},
+		{"unknown.example", "ghcr.io/acme/app", "", "", false},
+		{"gcr.io", "gcr.io/team/app", "gcr.io/team", "app", false},
+		{"", "gcr.io/team/app", "gcr.io/team", "app", false},
+		{"quay.io", "gcr.io/team/app", "quay.io", "gcr.io/team/app", true},
+		{"gcr.io", "team/app", "", "", false},
+	} {
+		key, repo, err := table.Resolve(test.ns, test.name)
+		if key != test.key || repo != test.repo || (err == nil) != (test.key != "") || table.ByHost(test.ns, test.name) != test.byHost {
+			t.Errorf("ns=%q %q: %v %q, %v, by host %t; want %q %q", test.ns, test.name, key, repo, err, table.ByHost(test.ns, test.name), test.key, test.repo)
 		}
 	}
 }
@@ -198,6 +300,11 @@ func FuzzResolve(f *testing.F) {
 	strict := newTable(f, blocks[1:]...) // without a default
 	f.Fuzz(func(t *testing.T, ns, name string) {
 		key, repo, err := table.Resolve(ns, name)
+		if err == nil && oci.ValidName(name) {
+			if again, same, err := table.Resolve("", key+"/"+repo); err != nil || again != key || same != repo {
+				t.Errorf("ns=%q %q is %q of %q, but its full name is %q of %q, %v", ns, name, repo, key, same, again, err)
+			}
+		}
 		if first, _, _ := strings.Cut(name, "/"); err != nil && (ns != "" || strings.ContainsAny(first, ".:") || first == "localhost") {
 			return // the client means a registry that no entry mirrors
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/weirhq/weir/access"
+	"github.com/weirhq/weir/storage"
 )
 
 const (
@@ -13,7 +14,8 @@ const (
 	MaxRecent = 200
 	// usualText is about the length of the texts of a request: names have some 40 bytes, digests 71.
 	usualText = 256
-	// maxPart bounds each text of a request. Names have 255 bytes behind the key of their block.
+	// maxPart bounds each text of a request. Names have 255 bytes behind the key of their block, so the name in an
+	// ID is never cut.
 	maxPart = 512
 )
 
@@ -21,9 +23,9 @@ const (
 type Request struct {
 	Time       time.Time // of the end
 	Method     string
-	Operation  string // as the log names it
-	Repository string // with the key of its block; as it was sent if it is of no block
-	Known      bool   // it is of a block
+	Operation  string         // as the log names it
+	Repository string         // with the key of its block, for people; as it was sent if it is of no block
+	ID         storage.RepoID // of the repository, which decides who may know of the request; zero if it is of no block
 	Reference  string
 	Status     int
 	Bytes      int64 // of the body
@@ -47,7 +49,7 @@ type Recent struct {
 type recorded struct {
 	Request // without the texts that clients choose
 	texts   []byte
-	ends    [3]int // of method, repository and reference
+	ends    [4]int // of method, repository, reference and the name in the ID
 }
 
 // NewRecent returns an empty memory.
@@ -69,11 +71,11 @@ func (r *Recent) Add(one Request) {
 	r.last++
 	slot := &r.slots[r.last%MaxRecent]
 	texts := slot.texts[:0]
-	for i, part := range [...]string{one.Method, one.Repository, one.Reference} {
+	for i, part := range [...]string{one.Method, one.Repository, one.Reference, one.ID.Name} {
 		texts = append(texts, part[:min(len(part), maxPart)]...)
 		slot.ends[i] = len(texts)
 	}
-	one.Method, one.Repository, one.Reference, one.Number = "", "", "", r.last
+	one.Method, one.Repository, one.Reference, one.ID.Name, one.Number = "", "", "", "", r.last
 	slot.Request, slot.texts = one, texts
 }
 
@@ -93,6 +95,7 @@ func (r *Recent) Since(number uint64) []Request {
 		slot := &r.slots[n%MaxRecent]
 		one, texts, ends := slot.Request, string(slot.texts), slot.ends
 		one.Method, one.Repository, one.Reference = texts[:ends[0]], texts[ends[0]:ends[1]], texts[ends[1]:ends[2]]
+		one.ID.Name = texts[ends[2]:ends[3]]
 		all = append(all, one)
 	}
 	return all

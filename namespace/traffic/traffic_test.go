@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/weirhq/weir/namespace/traffic"
+	"github.com/weirhq/weir/storage"
 	"github.com/weirhq/weir/storage/catalog"
 	"github.com/weirhq/weir/storage/storagetest"
 )
@@ -201,14 +202,17 @@ func TestRecent(t *testing.T) {
 		t.Error("requests before the first one")
 	}
 	for i := range 250 {
-		r.Add(traffic.Request{Method: "GET", Repository: fmt.Sprint("a/", i), Reference: "v1", Status: i, Address: netip.IPv6Loopback()})
+		r.Add(traffic.Request{
+			Method: "GET", Repository: fmt.Sprint("a/", i), ID: storage.RepoID{Namespace: "a", Name: fmt.Sprint(i)},
+			Reference: "v1", Status: i, Address: netip.IPv6Loopback(),
+		})
 	}
 	all := r.Since(0)
 	if len(all) != traffic.MaxRecent || r.Last() != 250 || all[0].Status != 249 || all[199].Status != 50 {
 		t.Fatalf("%d requests, the last one %+v", len(all), all[0])
 	}
 	for _, one := range all {
-		if one.Method != "GET" || one.Repository != fmt.Sprint("a/", one.Status) || one.Reference != "v1" || one.Number != uint64(one.Status)+1 {
+		if one.Method != "GET" || one.Repository != fmt.Sprint("a/", one.Status) || one.Reference != "v1" || one.ID != (storage.RepoID{Namespace: "a", Name: fmt.Sprint(one.Status)}) || one.Number != uint64(one.Status)+1 {
 			t.Errorf("%+v", one)
 		}
 	}
@@ -219,7 +223,9 @@ func TestRecent(t *testing.T) {
 	if one := r.Since(250)[0]; len(one.Method) != 512 || len(one.Repository) != 512 || one.Reference != "" {
 		t.Errorf("%d and %d bytes", len(one.Method), len(one.Repository))
 	}
-	fresh, usual := traffic.NewRecent(), traffic.Request{Method: "GET", Repository: "docker.io/library/alpine", Reference: "sha256:" + strings.Repeat("0", 64)}
+	fresh, usual := traffic.NewRecent(), traffic.Request{
+		Method: "GET", Repository: "docker.io/library/alpine", ID: storage.RepoID{Namespace: "docker.io", Name: "library/alpine"}, Reference: "sha256:" + strings.Repeat("0", 64),
+	}
 	if n := testing.AllocsPerRun(150, func() { fresh.Add(usual) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
