@@ -31,7 +31,7 @@ func ParseImage(text string) (Image, error) {
 	case !isTag(image.Reference.Tag()):
 		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its tag may have up to 128 letters, digits, and . _ -`, text)
 	case digested && !isDigest(dgst) && (strings.HasPrefix(dgst, "sha256:") || strings.HasPrefix(dgst, "sha512:")):
-		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": a digest has 64 hexadecimal digits after sha256:, or 128 after sha512:`, text)
+		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": the digest after sha256: has 64 hexadecimal digits, that after sha512: 128`, text)
 	case digested && !isDigest(dgst):
 		return Image{}, fmt.Errorf(`%q is not an image, such as "org/app:1.2": its digest is neither sha256 nor sha512`, text)
 	case digested:
