@@ -10,6 +10,7 @@ import (
 
 	"github.com/weirhq/weir/access"
 	"github.com/weirhq/weir/internal/hosts"
+	"github.com/weirhq/weir/oci"
 )
 
 // maxNamed bounds the entries of a warning. A longer list has one cause.
@@ -32,7 +33,11 @@ func (c *Config) accessWarnings() []string {
 			warnings = append(warnings, text+": "+strings.Join(entries, ", "))
 		}
 	}
-	accounts, _ := c.Auth.ReadHtpasswd() // an error is a problem of its own
+	accounts, err := c.Auth.ReadHtpasswd() // an error is a problem of its own
+	if c.Auth.Htpasswd != "" && err == nil && len(accounts) == 0 {
+		warn("the file has no users, so nobody can log in with its passwords. Add users with htpasswd -B", []string{c.named([]string{"auth.htpasswd"})})
+	}
+	warn("each image of Docker Hub is below a name, official ones below library, so these globs match none. Write library/NAME", c.shortGlobs())
 	unknown, uncertified := c.idleSubjects(accounts)
 	warn("no user has these names, so these rules admit no client. Check auth.htpasswd and the username of [auth.identity.NAME]", unknown)
 	warn("no client is asked for a certificate, so these rules admit no client. Set server.tls.client_ca_bundle", uncertified)
@@ -61,6 +66,20 @@ func (c *Config) accessWarnings() []string {
 	}
 	warn("tokens for other services are accepted, so these services can pull with the tokens that they get. Set required_audience", foreign)
 	return warnings
+}
+
+// shortGlobs returns the globs of blocks for Docker Hub that can match no name: one of a single segment.
+func (c *Config) shortGlobs() (entries []string) {
+	for _, n := range c.Namespaces {
+		hub := oci.IsDockerHub(n.Host) || slices.ContainsFunc(n.Upstreams, func(u Upstream) bool { return oci.IsDockerHub(u.URL.Std().Hostname()) })
+		for i, glob := range n.Images {
+			if hub && !strings.Contains(glob, "/") && !strings.Contains(glob, "**") {
+				at := keyIn("repository", n.Key) + ".images"
+				entries = append(entries, fmt.Sprintf("%q in %s", glob, c.named([]string{elementOf(at, i)})))
+			}
+		}
+	}
+	return entries
 }
 
 // toldByMetrics returns the key paths of the blocks that are hidden from a client without special
