@@ -159,9 +159,9 @@ func amountsOf(a catalog.Amounts) Amounts {
 
 // Status returns the state of the mirror and its traffic.
 func (h *Handler) Status(ctx context.Context) (Status, error) {
-	f, err := h.opts.Traffic.Figures(ctx)
-	if err != nil {
-		return Status{}, err
+	f, unread := h.opts.Traffic.Figures(ctx)
+	if ctx.Err() != nil {
+		return Status{}, ctx.Err()
 	}
 	build := h.opts.State.Build()
 	s := Status{
@@ -173,6 +173,11 @@ func (h *Handler) Status(ctx context.Context) (Status, error) {
 	}
 	ready, problems := h.opts.State.Problems(ctx)
 	s.Ready, s.Problems = ready, append([]Problem{}, problems...)
+	// Whoever looks what is wrong with a store that cannot be read needs the rest all the more.
+	if unread != nil {
+		h.opts.Logger.Warn("the API cannot read the traffic of all mirrors. Check that the store is readable", "error", unread)
+		s.Problems = append(s.Problems, Problem{"The traffic of all mirrors cannot be read, so some is missing here", "Check that the store is readable. The log of the mirror has the reason"})
+	}
 	for i, p := range f.Curve {
 		s.Curve[i] = Point{p.Time, p.Requests, p.Hits, p.Served, p.Fetched}
 	}

@@ -194,11 +194,9 @@ func (c *Counter) write(ctx context.Context) {
 }
 
 // Figures returns what the mirrors on the same records have answered. Those of the others are a minute old at most.
+// With an error, they are as they were last read.
 func (c *Counter) Figures(ctx context.Context) (Figures, error) {
 	others, err := c.beside(ctx)
-	if err != nil {
-		return Figures{}, err
-	}
 	now := time.Now()
 	c.take(now)
 	c.mu.Lock()
@@ -216,7 +214,7 @@ func (c *Counter) Figures(ctx context.Context) (Figures, error) {
 		slot := quarter - int64(catalog.MaxQuarters-1-i)
 		f.Curve[i] = Point{time.Unix(slot*int64(catalog.Quarter/time.Second), 0).UTC(), all.Quarters.At(slot)}
 	}
-	return f, nil
+	return f, err
 }
 
 // Now returns what this mirror has answered within the last minute.
@@ -237,7 +235,7 @@ func (c *Counter) beside(ctx context.Context) (catalog.Traffic, error) {
 	}
 	others, err := c.opts.Records.TrafficBeside(ctx, c.opts.Mirror())
 	if err != nil {
-		return catalog.Traffic{}, err
+		return c.others, err
 	}
 	c.others, c.read = others, time.Now()
 	return others, nil
