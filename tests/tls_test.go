@@ -46,8 +46,11 @@ func dialAs(addr, host string) (*tls.Conn, error) {
 // leafOf returns the certificate that an address serves.
 func leafOf(t *testing.T, addr string) *x509.Certificate {
 	t.Helper()
-	conn, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
-	harness.Must(t, err)
+	var conn *tls.Conn
+	harness.Must(t, harness.Again(t, func() (err error) {
+		conn, err = tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true})
+		return err
+	}))
 	defer conn.Close()
 	return conn.ConnectionState().PeerCertificates[0]
 }

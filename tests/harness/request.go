@@ -33,9 +33,40 @@ func (a Answer) ErrorCode() string {
 	return document.Errors[0].Code
 }
 
-// headerTimeout is the time after which the mirror ends a new connection on which it has
-// seen no complete header.
-const headerTimeout = 10 * time.Second
+// connectionTimeout is the time after which the mirror ends a new connection on which it has
+// seen no complete handshake or header.
+const connectionTimeout = 10 * time.Second
+
+// Again makes an attempt with a new connection. It makes another one if that failed after the
+// mirror had to end the connection: the machine stood still, or was too busy.
+func Again(t *testing.T, attempt func() error) error {
+	t.Helper()
+	begun := time.Now()
+	err := attempt()
+	if err != nil && time.Since(begun) > connectionTimeout {
+		t.Logf("%v; trying again", err)
+		err = attempt()
+	}
+	return err
+}
+
+// Patient is a transport that sends a request without a body again, as Again does.
+type Patient struct{ *http.Transport }
+
+// Most tests use the default client.
+func init() {
+	http.DefaultClient.Transport = Patient{http.DefaultTransport.(*http.Transport)}
+}
+
+// RoundTrip sends a request.
+func (p Patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	begun := time.Now()
+	resp, err := p.Transport.RoundTrip(req)
+	if err == nil || time.Since(begun) <= connectionTimeout || req.Context().Err() != nil || req.Body != nil {
+		return resp, err
+	}
+	return p.Transport.RoundTrip(req)
+}
 
 // Get requests a path of the mirror. Headers are name, value, name, value...
 func (w *Weir) Get(t *testing.T, path string, headers ...string) Answer {
@@ -51,13 +82,11 @@ func (w *Weir) Do(t *testing.T, method, path string, headers ...string) Answer {
 	if w.Client != nil {
 		client = w.Client
 	}
-	begun := time.Now()
-	resp, err := client.Do(req)
-	if err != nil && time.Since(begun) > headerTimeout {
-		// The machine stood still, or was too busy: the mirror saw no header in time.
-		t.Logf("%s %s: %v; asking again", method, path, err)
+	var resp *http.Response
+	err := Again(t, func() (err error) {
 		resp, err = client.Do(req)
-	}
+		return err
+	})
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}
@@ -141,7 +170,7 @@ func (w *Weir) Pull(t *testing.T, path string, headers ...string) *Pulling {
 	t.Helper()
 	req := w.request(t, http.MethodGet, path, headers)
 	p := &Pulling{Done: make(chan struct{})}
-	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true}
+	transport := Patient{&http.Transport{DisableKeepAlives: true, DisableCompression: true}}
 	if w.Client != nil {
 		if own, ok := w.Client.Transport.(*http.Transport); ok {
 			transport.TLSClientConfig = own.TLSClientConfig.Clone()
