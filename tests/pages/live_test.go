@@ -20,8 +20,8 @@ import (
 	"github.com/weirhq/weir/tests/harness"
 )
 
-// places is how many pages can follow a mirror at once.
-const places = 64
+// places is how many pages can follow a mirror at once from one address.
+const places = 32
 
 // followers are pages that follow a mirror, as browsers do.
 type followers []*http.Response
