@@ -173,7 +173,7 @@ func (h *Handler) Status(ctx context.Context) (Status, error) {
 	}
 	ready, problems := h.opts.State.Problems(ctx)
 	s.Ready, s.Problems = ready, append([]Problem{}, problems...)
-	// Whoever looks what is wrong with a store that cannot be read needs the rest all the more.
+	// An operator who looks for the fault of an unreadable store needs the rest all the more.
 	if unread != nil {
 		h.opts.Logger.Warn("the API cannot read the traffic of all mirrors. Check that the store is readable", "error", unread)
 		s.Problems = append(s.Problems, Problem{"The traffic of all mirrors cannot be read, so some is missing here", "Check that the store is readable. The log of the mirror has the reason"})

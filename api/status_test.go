@@ -81,7 +81,7 @@ func TestStatus(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &s); err != nil || w.Code != http.StatusOK || strings.Contains(w.Body.String(), "secret") {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	// What is known is told, and that the rest is missing.
+	// The status has the figures that are known, and says that others are missing.
 	if len(s.Problems) != 2 || len(s.Upstreams) != 1 || s.Traffic.Hour.Served != 100 {
 		t.Errorf("%+v", s)
 	}

@@ -90,7 +90,7 @@ func newHiding(t *testing.T) *hiding {
 	t.Cleanup(other.Close)
 	h.upstream = strings.TrimPrefix(other.URL, "http://")
 
-	text := "[global]\ntag_ttl = \"1ms\"\n"
+	text := "[global]\ntag_ttl = \"0s\"\n"
 	for _, user := range []string{"alice", "bob", "carol"} {
 		text += "[auth.identity." + user + "]\nusername = \"" + user + "\"\npassword = \"$2y$04$ZkkRpqt6Q3FO3dlJn5shZug3I01Ux8qbfEqg9sTJyuFToppegINrO\"\n" // secret
 	}
@@ -113,7 +113,6 @@ func newHiding(t *testing.T) *hiding {
 
 	h.expect(t, "alice", "GET", "/v2/up/app/manifests/"+hiddenTag, "", 200)
 	moved.Store(true)
-	time.Sleep(5 * time.Millisecond)
 	h.expect(t, "alice", "GET", "/v2/up/app/manifests/"+hiddenTag, "", 200)
 	h.expect(t, "alice", "GET", "/v2/up/app/manifests/v1", "", 200)
 	h.expect(t, "alice", "GET", "/v2/"+hiddenBlock+"/app/manifests/v1", "", 404)
@@ -124,14 +123,8 @@ func newHiding(t *testing.T) *hiding {
 	t.Cleanup(pulling.Wait)
 	t.Cleanup(leave)
 	h.expect(t, "alice", "POST", "/api/v1/warm", `{"images": ["up/app:`+hiddenTag+`"]}`, 202)
-	for range 1000 {
-		if len(h.engine.downloads.Running()) > 0 {
-			return h
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("no download is running")
-	return nil
+	waitFor(t, "a download runs", func() bool { return len(h.engine.downloads.Running()) > 0 })
+	return h
 }
 
 // send sends a request of a user. The body is JSON or, to a page, a form.

@@ -49,7 +49,7 @@ func (s *replyScanner) scan(p []byte) error {
 	return nil
 }
 
-// next reads the rest of a string or of a line, as far as p goes, and returns what is left.
+// next reads the rest of a string or of a line, as far as p goes, and returns the bytes behind it.
 func (s *replyScanner) next(p []byte) (rest []byte, err error) {
 	if s.skip > 0 {
 		n := min(s.skip, len(p))
