@@ -72,10 +72,12 @@ lint: format vet
 # results are not taken from Go's cache: it does not know the files and programs
 # that the tests read. Vet is a part of lint. The packages that take longest begin
 # first, so that the others run beside them. Most of their tests wait for other
-# processes, so four at once suit two processors. Symbols for a debugger would take a quarter of the linker's time.
+# processes, so four at once suit two processors. Up to three failed tests run again,
+# alone, and fail if they fail then. Symbols for a debugger would take a quarter of
+# the linker's time.
 define run_tests
 	@WEIR_MISSING=$$(mktemp); WEIR_LEFT_OUT=$$(mktemp); export WEIR_MISSING WEIR_LEFT_OUT; \
-	$(PROGRESS) $(GO) test $(RACE) -vet=off -count 1 -parallel 4 -ldflags=-w $(1) ./tests ./tests/clients ./tests/release ./tests/pages ./...; code=$$?; \
+	$(PROGRESS) -again $(GO) test $(RACE) -vet=off -count 1 -parallel 4 -ldflags=-w $(1) ./tests ./tests/clients ./tests/release ./tests/pages ./...; code=$$?; \
 	if [ -s "$$WEIR_MISSING" ]; then echo; echo "These tests could not run here:"; sort -u "$$WEIR_MISSING"; fi; \
 	if [ -s "$$WEIR_LEFT_OUT" ]; then echo; echo "These tests were left out, and lint and the race detector. make test-all runs everything:"; sort -u "$$WEIR_LEFT_OUT"; fi; \
 	rm -f "$$WEIR_MISSING" "$$WEIR_LEFT_OUT"; exit $$code

@@ -1,11 +1,12 @@
 // Progress runs a command. Whenever that has printed nothing for half a minute,
 // progress prints the tests that run and the packages that are being compiled.
 //
-//	progress [-C DIRECTORY] go test -race ./...
+//	progress [-C DIRECTORY] [-again] go test -race ./...
 //	progress [-C DIRECTORY] go vet ./...
 //
 // Of "go test" it prints a line for each package, and the output of a test only
-// if that fails. It ends with the exit code of the command.
+// if that fails. It ends with the exit code of the command. With -again, up to three failed
+// tests are run once more, alone, and the exit code is then that of this.
 package main
 
 import (
@@ -29,6 +30,7 @@ const silence = 30 * time.Second
 func main() {
 	log.SetFlags(0)
 	dir := flag.String("C", ".", "run the command in `DIRECTORY`")
+	repeat := flag.Bool("again", false, "run up to three failed tests again, alone")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		log.Fatal("usage: progress [-C DIRECTORY] COMMAND [ARGUMENT]...")
@@ -38,8 +40,17 @@ func main() {
 	}
 	// The command's own output must stay alone on the standard output.
 	screen := &screen{out: os.Stderr, last: time.Now()}
+	code, failed := runOnce(flag.Args(), screen)
+	if *repeat && code != 0 && failed.few() {
+		code = again(flag.Args(), screen, failed)
+	}
+	os.Exit(code)
+}
+
+// runOnce runs the command and returns its exit code, and the tests that failed.
+func runOnce(args []string, screen *screen) (int, *failures) {
 	results := newResults(screen)
-	os.Exit(run(flag.Args(), screen, results))
+	return run(args, screen, results), &results.failed
 }
 
 // run runs the command and returns its exit code.
@@ -63,7 +74,9 @@ func run(args []string, screen *screen, results *results) int {
 		defer func() { <-done }()
 		defer writer.Close()
 	}
-	go heartbeat(screen, results)
+	ended := make(chan struct{})
+	defer close(ended)
+	go heartbeat(screen, results, ended)
 	err := cmd.Run()
 	if err != nil && cmd.ProcessState == nil {
 		fmt.Fprintln(screen, err) // the command did not start
@@ -72,10 +85,16 @@ func run(args []string, screen *screen, results *results) int {
 	return cmd.ProcessState.ExitCode()
 }
 
-// heartbeat prints a line about the running work after each silence.
-func heartbeat(screen *screen, results *results) {
-	begun := time.Now()
-	for range time.Tick(time.Second) {
+// heartbeat prints a line about the running work after each silence, until the command ends.
+func heartbeat(screen *screen, results *results, ended <-chan struct{}) {
+	begun, tick := time.Now(), time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ended:
+			return
+		case <-tick.C:
+		}
 		if screen.silentFor() < silence {
 			continue
 		}

@@ -31,10 +31,11 @@ type results struct {
 	mu      sync.Mutex
 	started map[test]time.Time
 	outputs map[test]*strings.Builder // of tests that have not ended
+	failed  failures
 }
 
 func newResults(screen *screen) *results {
-	return &results{screen: screen, started: make(map[test]time.Time), outputs: make(map[test]*strings.Builder)}
+	return &results{screen: screen, started: make(map[test]time.Time), outputs: make(map[test]*strings.Builder), failed: failures{tests: make(map[string][]string), ended: make(map[string]bool)}}
 }
 
 // follow reads events to the end.
@@ -82,6 +83,7 @@ func (r *results) see(e event) {
 // output keeps the output of a test until it ends, and prints that of a package
 // at once: its result. Lines such as "=== RUN TestX" say no more than the events.
 func (r *results) output(t test, text string) {
+	r.failed.hear(t, text)
 	if strings.HasPrefix(text, "=== ") {
 		return
 	}
@@ -100,6 +102,7 @@ func (r *results) output(t test, text string) {
 // fail prints the output of a failed test. A package that panics or takes too
 // long fails with tests that never ended: theirs is printed too.
 func (r *results) fail(t test) {
+	r.failed.note(t)
 	for _, other := range slices.SortedFunc(maps.Keys(r.outputs), compare) {
 		if other == t || t.name == "" && other.pkg == t.pkg {
 			fmt.Fprint(r.screen, r.outputs[other])
