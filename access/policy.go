@@ -3,12 +3,14 @@ package access
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/env"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/overloads"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
@@ -100,15 +102,15 @@ func newPolicy(p *Policy) (*policy, error) {
 
 // newEnv returns the variables and functions of rules.
 func newEnv() (*cel.Env, error) {
-	fields := cel.MapType(cel.StringType, cel.DynType)
+	named := cel.MapType(cel.StringType, cel.DynType)
 	return cel.NewCustomEnv(
 		// The standard contains is one of strings only, and knows no other types even
 		// beside overloads for them.
 		cel.StdLib(cel.StdLibSubset(env.NewLibrarySubset().AddExcludedFunctions(env.NewFunction(overloads.Contains)))),
 		cel.Function(overloads.Contains, cel.MemberOverload("any_contains_any",
 			[]*cel.Type{cel.DynType, cel.DynType}, cel.BoolType, cel.BinaryBinding(contains))),
-		cel.Variable("identity", fields),
-		cel.Variable("request", fields),
+		cel.Variable("identity", named),
+		cel.Variable("request", named),
 		cel.ParserExpressionSizeLimit(maxRule),
 		cel.ParserRecursionLimit(maxNesting),
 		cel.RegexProgramSizeLimit(maxPattern),
@@ -138,11 +140,72 @@ func compileRule(language *cel.Env, text string) (cel.Program, *cel.Ast, error) 
 	if t := checked.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
 		return nil, nil, fmt.Errorf("yields %s; it must yield true or false", t)
 	}
+	if err := unknownField(checked.NativeRep().Expr()); err != nil {
+		return nil, nil, err
+	}
 	program, err := language.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostTracking(costs{}), cel.CostLimit(maxCost))
 	if err != nil {
 		return nil, nil, fmt.Errorf("does not compile: %s", firstLine(err))
 	}
 	return program, checked, nil
+}
+
+// fields are those of the values that rules read. The claims of a token have any names.
+var fields = map[string][]string{
+	"identity":             {"id", "username", "client_ip", "certificate", "oidc"},
+	"identity.certificate": {"common_names", "organizations"},
+	"identity.oidc":        {"provider_name", "provider_type", "claims"},
+	"request":              {"action", "namespace", "reference", "digest", "artifact_type", "n", "last"},
+}
+
+// pushed are fields of requests that write. Rules which Angos reads too may name them: Weir
+// has no such requests, so the fields are always absent.
+var pushed = map[string][]string{"request": {"from", "mount", "tags", "uuid"}}
+
+// unknownField returns an error if an expression names a field that no value has. The
+// compiler knows maps only, and the rule would fail at each request.
+func unknownField(expr ast.Expr) (err error) {
+	ast.PostOrderVisit(expr, ast.NewExprVisitor(func(e ast.Expr) {
+		operand, field := selection(e)
+		if operand == nil {
+			return
+		}
+		of := path(operand)
+		if known := fields[of]; known != nil && !slices.Contains(known, field) && !slices.Contains(pushed[of], field) {
+			err = fmt.Errorf("reads %s.%s, which does not exist. The fields of %[1]s are %s", of, field, strings.Join(known, ", "))
+		}
+	}))
+	return err
+}
+
+// selection returns the operand and the field of a.b and a["b"], and nil for any other expression.
+func selection(e ast.Expr) (operand ast.Expr, field string) {
+	switch e.Kind() {
+	case ast.SelectKind:
+		return e.AsSelect().Operand(), e.AsSelect().FieldName()
+	case ast.CallKind:
+		call := e.AsCall()
+		if call.FunctionName() != operators.Index || call.Args()[1].Kind() != ast.LiteralKind {
+			return nil, ""
+		}
+		if name, ok := call.Args()[1].AsLiteral().(types.String); ok {
+			return call.Args()[0], string(name)
+		}
+	}
+	return nil, ""
+}
+
+// path returns a.b for a selection of fields of a variable, and "" for any other expression.
+func path(e ast.Expr) string {
+	if e.Kind() == ast.IdentKind {
+		return e.AsIdent()
+	}
+	if operand, field := selection(e); operand != nil {
+		if of := path(operand); of != "" {
+			return of + "." + field
+		}
+	}
+	return ""
 }
 
 // firstLine returns an error without the picture of its place, which has several lines.

@@ -147,6 +147,9 @@ func (c *check) classify(r *Result, advice Advice) {
 func (c *check) remark(r *Result, now time.Time) {
 	p := c.report
 	add := func(format string, args ...any) { r.Remarks = append(r.Remarks, fmt.Sprintf(format, args...)) }
+	if p.Mirror {
+		add("it is a mirror as well. Make sure that it is not this one, nor one that pulls from here")
+	}
 	if p.Head == upstream.Unsupported {
 		add("it refuses HEAD. Each check of a tag reads the manifest, which may count against a rate limit")
 	}

@@ -224,3 +224,12 @@ func TestCheckOnlineUsage(t *testing.T) {
 		}
 	}
 }
+
+// A mirror that is its own upstream answers as a registry does, and the check says that it is a mirror.
+func TestCheckOnlineOfAMirror(t *testing.T) {
+	t.Parallel()
+	w := harness.StartWeir(t, block("up", upstreamtest.New(t)))
+	if got := checkOnline(t, fmt.Sprintf("[[repository.\"self\".upstream]]\nurl = %q\n", w.URL)); got.code != 0 || !strings.Contains(got.stdout, "note: it is a mirror as well. Make sure that it is not this one") {
+		t.Errorf("%+v", got)
+	}
+}

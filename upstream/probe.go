@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/weirhq/weir/internal/via"
 	"github.com/weirhq/weir/internal/zone"
 	"github.com/weirhq/weir/oci"
 )
@@ -52,6 +53,8 @@ type Report struct {
 	Range Support // of a blob
 
 	RateLimit *RateLimit // nil if no answer states one
+	// Mirror is set if another mirror answered, or forwarded the answers.
+	Mirror bool
 	// Redirects are the other hosts that requests were redirected to.
 	Redirects []string
 
@@ -127,10 +130,38 @@ func (p *prober) root(ctx context.Context) error {
 	if resp.TLS != nil && len(resp.TLS.PeerCertificates) > 0 {
 		p.report.CertificateExpires = resp.TLS.PeerCertificates[0].NotAfter
 	}
+	if isRedirect(resp.StatusCode) && p.options.Repository == "" {
+		status := resp.StatusCode
+		resp, err = p.rootMoved(req, resp)
+		switch {
+		case errors.Is(err, errNoLocation), errors.Is(err, errRedirectLoop):
+			return p.noRegistry(status) // a web server, perhaps with a login page
+		case err != nil:
+			return c.identify(asError(err), call{})
+		}
+	}
 	if challenges := parseChallenges(resp.Header.Values("WWW-Authenticate")); len(challenges) > 0 {
 		p.report.Challenge = challenges[0].scheme
 	}
 	return p.rootAnswered(ctx, resp)
+}
+
+// rootMoved returns the answer of the root where a redirect leads: some registries send /v2/ to
+// /v2, and registry.k8s.io to the registry that has its images.
+func (p *prober) rootMoved(req *http.Request, first *http.Response) (*http.Response, error) {
+	c := p.client
+	from := zoneOf(first, zone.Public)
+	return followRedirects(req, c.maxRedirects, func(req *http.Request) (*http.Response, error) {
+		if resp := first; resp != nil {
+			first = nil
+			return resp, nil
+		}
+		resp, err := c.transport(c.routes, req.URL, from).RoundTrip(req)
+		if err == nil {
+			p.note(resp)
+		}
+		return resp, err
+	})
 }
 
 // rootAnswered decides which answers of the root end a probe. If there is a
@@ -141,6 +172,10 @@ func (p *prober) rootAnswered(ctx context.Context, resp *http.Response) error {
 	switch {
 	case resp.StatusCode == http.StatusOK:
 		p.registry = isRoot(resp)
+	case resp.StatusCode == http.StatusUnauthorized && p.registry && !c.ownAPI(resp.Request.URL):
+		p.report.Challenge = "" // of a registry elsewhere, which gets no credentials
+		discard(resp.Body)
+		return nil
 	case resp.StatusCode == http.StatusUnauthorized && alone && p.registry:
 		return p.authenticate(ctx, resp)
 	case resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests || alone:
@@ -339,8 +374,9 @@ func (p *prober) do(ctx context.Context, call call) (status int, err error) {
 	return resp.StatusCode, nil
 }
 
-// note keeps the rate limit and the redirect that any answer may state.
+// note keeps the rate limit, the redirect and the mirror that any answer may state.
 func (p *prober) note(resp *http.Response) {
+	p.report.Mirror = p.report.Mirror || via.IsMirror(resp.Header)
 	if limit, remaining, ok := parseRateLimit(resp.Header); ok {
 		p.report.RateLimit = &RateLimit{limit, remaining, parseWindow(resp.Header)}
 	}

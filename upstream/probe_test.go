@@ -265,6 +265,45 @@ func TestProbe(t *testing.T) {
 
 func nothing(o *upstream.ProbeOptions, _ digest.Digest) { *o = upstream.ProbeOptions{} }
 
+// A root that is elsewhere is followed as a pull would be, and its registry gets no credentials.
+func TestProbeOfARootElsewhere(t *testing.T) {
+	root := func(req *http.Request) bool { return req.URL.Path == "/v2/" }
+	reader := upstreamtest.WithBasic("reader", "secret")
+	for name, test := range map[string]struct {
+		options, elsewhere []upstreamtest.Option
+		effects            []upstreamtest.Effect // of the root elsewhere
+		location           string
+		want               upstream.Report
+		class              upstream.Class
+	}{
+		"the same registry":              {location: "/v2/?again", want: upstream.Report{Reached: true, Accepted: true}},
+		"the same, with a password":      {options: []upstreamtest.Option{reader}, location: "/v2/?again", want: upstream.Report{Reached: true, Challenge: "basic", Accepted: true}},
+		"another one":                    {location: "http://other.test/v2/", want: upstream.Report{Reached: true, Accepted: true, Redirects: []string{"other.test"}}},
+		"another one with a password":    {elsewhere: []upstreamtest.Option{reader}, location: "http://other.test/v2/", want: upstream.Report{Reached: true, Redirects: []string{"other.test"}}},
+		"another kind of server":         {effects: []upstreamtest.Effect{upstreamtest.Status(200, "<html>")}, location: "http://other.test/v2/", want: upstream.Report{Reached: true, Redirects: []string{"other.test"}}, class: upstream.ClassUnavailable},
+		"a server that is not there":     {location: "http://nowhere.test/v2/", want: upstream.Report{Reached: true, Redirects: []string{"nowhere.test"}}, class: upstream.ClassUnavailable},
+		"another one that is overloaded": {effects: []upstreamtest.Effect{upstreamtest.Status(503, "")}, location: "http://other.test/v2/", want: upstream.Report{Reached: true, Redirects: []string{"other.test"}}, class: upstream.ClassUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, append(test.options, upstreamtest.WithNetwork(n, "registry.test"))...)
+				other := upstreamtest.New(t, append(test.elsewhere, upstreamtest.WithNetwork(n, "other.test"))...)
+				r.Fault(root, upstreamtest.Status(307, ""), upstreamtest.Header("Location", test.location)).Times(1)
+				if test.effects != nil {
+					other.Fault(root, test.effects...)
+				}
+				c := newClient(t, r, on(n), func(o *upstream.Options) { o.Username, o.Password = "reader", "secret" })
+				expectReport(t, c.Probe(t.Context(), upstream.ProbeOptions{}), test.want, test.class)
+				for _, request := range other.Log() {
+					if request.Header.Get("Authorization") != "" {
+						t.Errorf("another registry got %q", request.Header)
+					}
+				}
+			})
+		})
+	}
+}
+
 // Whatever answers in place of a registry is reported as that, with and without an
 // image to ask for. A registry that refuses is none of these.
 func TestProbeOfOtherServers(t *testing.T) {

@@ -19,9 +19,7 @@ func authCommand() *cobra.Command {
 		Use:   "auth",
 		Short: "Create password hashes",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("the command is missing. Run %s --help for a list", cmd.CommandPath())
-		},
+		RunE:  commandMissing,
 	}
 	cmd.AddCommand(hashCommand())
 	return cmd
@@ -36,7 +34,7 @@ func hashCommand() *cobra.Command {
 a terminal, the command asks for the password twice and does not show it. Otherwise
 it reads the first line of standard input.`,
 		Example: "  weir auth hash\n  printf '%s\\n' \"$PASSWORD\" | weir auth hash",
-		Args:    cobra.NoArgs,
+		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			password, err := readPassword(cmd.InOrStdin(), cmd.ErrOrStderr(), true)
 			if err != nil {

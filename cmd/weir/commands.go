@@ -28,9 +28,7 @@ It serves cached content from its store, streams the rest while storing it,
 and keeps serving when upstreams fail.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return fmt.Errorf("the command is missing. Run %s --help for a list", cmd.CommandPath())
-		},
+		RunE:          commandMissing,
 	}
 	root.PersistentFlags().StringArrayVar(&paths, "config", nil,
 		"configuration `FILE`; may be repeated, later files override earlier ones (default: the first of "+strings.Join(config.Places(), ", ")+"; if none exists, the built-in configuration)")
@@ -40,7 +38,47 @@ and keeps serving when upstreams fail.`,
 	addGroup(root, "Maintain the store:", verifyCommand(&paths), gcCommand(&paths), importCommand(&paths))
 	addGroup(root, "Set up clients and users:", clientConfigCommand(&paths), authCommand())
 	root.AddCommand(versionCommand(), manCommand())
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.RunE = commandMissing // cobra prints the help and succeeds
+	}
 	return root
+}
+
+// commandMissing is the work of a command that is only the name of a group of others.
+func commandMissing(cmd *cobra.Command, _ []string) error {
+	return fmt.Errorf("the command is missing. Run %s --help for a list", cmd.CommandPath())
+}
+
+// helpCommand is cobra's, but for a command that does not exist it fails.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Print the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return fmt.Errorf("there is no command %q. Run weir --help for a list", strings.Join(args, " "))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
+// arguments is the check that a command has between least and most arguments. There is no
+// upper limit if most is negative.
+func arguments(least, most int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch n := len(args); {
+		case most == 0 && n > 0:
+			return fmt.Errorf("%s takes no arguments, and got %q. Name configuration files with --config. Run %[1]s --help for all flags", cmd.CommandPath(), args[0])
+		case n < least || most >= 0 && n > most:
+			return fmt.Errorf("%s cannot work with %d arguments. Its usage is: %s", cmd.CommandPath(), n, cmd.UseLine())
+		}
+		return nil
+	}
 }
 
 // addGroup adds commands below a title of the help, which is left out if all are hidden.
@@ -81,7 +119,7 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  arguments(0, 0),
 		Run:   func(cmd *cobra.Command, _ []string) { printVersion(cmd.OutOrStdout()) },
 	}
 }

@@ -60,7 +60,7 @@ func gcCommand(paths *[]string) *cobra.Command {
 		Use:   "gc",
 		Short: "Evict stored content now",
 		Long:  gcLong + besideServer,
-		Args:  cobra.NoArgs,
+		Args:  arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load(*paths)
 			if err != nil {

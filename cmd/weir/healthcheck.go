@@ -37,7 +37,7 @@ not matter, since a running mirror keeps the last valid configuration.
 
 The command needs no client certificate and does not verify the mirror's certificate.
 With --ready, it checks whether the mirror can do its work, as /readyz reports.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := askHealth(cmd.Context(), config.Source{Files: *paths}.Salvage(), ready); err != nil {
 				return failure{exitFailed, err}

@@ -55,7 +55,7 @@ func importCommand(paths *[]string) *cobra.Command {
 		Use:   "import --from-registry-dir PATH",
 		Short: "Import the stored content of another registry",
 		Long:  importLong,
-		Args:  cobra.NoArgs,
+		Args:  arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if opts.from == "" {
 				return errors.New("--from-registry-dir is missing. Set it to the data directory of the other registry")

@@ -32,7 +32,7 @@ named before; its labels; its referrers, such as signatures. No upstream is cont
 Write an IMAGE as in a pull from the mirror. Without a tag or digest, the tag is latest.
 ` + besideMirror,
 		Example: "  weir inspect docker.io/library/alpine:3.20\n  weir inspect ghcr.io/org/app@sha256:... -o json",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if output != "" && output != outputJSON {
 				return fmt.Errorf("--output is %q. It must be json", output)

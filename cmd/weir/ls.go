@@ -56,7 +56,7 @@ and the last pull. With -o wide, and for --sort size, also list the sizes of the
 The size of an index is that of its cached platforms.
 ` + besideMirror,
 		Example: "  weir ls --sort size\n  weir ls docker.io/library/ --tags --sort pulls",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    arguments(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := flags.check(); err != nil {
 				return err

@@ -14,7 +14,7 @@ func manCommand() *cobra.Command {
 		Use:    "man DIRECTORY",
 		Short:  "Write the manual pages",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root, header := cmd.Root(), doc.GenManHeader{Title: "WEIR", Section: "1", Manual: "Weir"}
 			version, _ := buildinfo.Version()

@@ -53,7 +53,7 @@ func unpinCommand(paths *[]string) *cobra.Command {
 space is needed. weir pin lists the pins.
 ` + besideMirror,
 		Example: "  weir unpin docker.io/library/alpine:3.20",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    arguments(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return flags.pins(cmd, *paths, args, func(ctx context.Context, m *mirror, images []string) error {
 				return m.each(ctx, images, cmd.ErrOrStderr(), func(image string) error {

@@ -22,7 +22,7 @@ Without access rules, only clients on the mirror's own machine may do this. With
 the action ui-change decides.
 ` + besideMirror,
 		Example: "  weir refresh docker.io/library/alpine:3",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			m, err := flags.connect(*paths, cmd.InOrStdin())
 			if err != nil {

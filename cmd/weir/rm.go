@@ -36,7 +36,7 @@ Without access rules, only clients on the mirror's own machine may do this. With
 the action ui-change decides.
 ` + besideMirror,
 		Example: "  weir rm docker.io/library/alpine:3.19\n  weir rm --yes ghcr.io/org/app",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    arguments(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			terminal := terminalOf(cmd.InOrStdin())
 			if !isSure && terminal == nil {

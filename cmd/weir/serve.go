@@ -24,7 +24,7 @@ A change to a configuration file takes effect without a restart, and so does SIG
 
 Every setting that is not a list can be set by an environment variable:
 WEIR_SERVER_PORT sets server.port. Variables override files, and flags override both.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			source, err := opts.source(*paths)
 			if err != nil {

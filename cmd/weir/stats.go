@@ -37,7 +37,7 @@ limits; the running downloads.
 On a terminal, the output is updated until Ctrl-C. Otherwise it is printed once.
 ` + besideMirror,
 		Example: "  weir stats\n  weir stats -o json",
-		Args:    cobra.NoArgs,
+		Args:    arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "" && output != outputJSON {
 				return fmt.Errorf("--output is %q. It must be json", output)

@@ -36,7 +36,7 @@ objects that do not match.
 
 The exit code is 0 if all content is intact, and 1 if any is not, or if the command was
 interrupted.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if jobs < 1 {
 				return fmt.Errorf("--jobs is %d. It must be at least 1", jobs)
