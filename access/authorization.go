@@ -33,14 +33,14 @@ const (
 // Credentials are the parts of a Basic header (RFC 7617).
 type Credentials struct{ User, Password string }
 
-// Authorization is a parsed Authorization header. It has at most one of both.
+// Authorization is a parsed Authorization header. It has at most one of the two.
 type Authorization struct {
 	Bearer string      // the token; empty: the header has none
 	Basic  Credentials // without a user: the header has none
 }
 
 // HeaderOf returns the values of the Authorization header of a request: none if it is Basic with
-// neither a user nor a password. Podman, skopeo and others answer a Basic challenge so if they
+// neither a user nor a password. Podman, skopeo and others answer a Basic challenge this way if they
 // have no login.
 func HeaderOf(r *http.Request) []string {
 	values := r.Header["Authorization"]

@@ -118,7 +118,7 @@ func parseArgon2(text string) (*Hash, error) {
 	case h.memory > maxHashMemory:
 		return nil, fmt.Errorf("has m=%d: verifying it would take more than 256 MiB. Use at most m=%d", h.memory, maxHashMemory)
 	case uint64(h.memory)*uint64(h.passes) > maxHashWork:
-		return nil, fmt.Errorf("has m=%d,t=%d: verifying it would take more than 5 s. Use a smaller product of both", h.memory, h.passes)
+		return nil, fmt.Errorf("has m=%d,t=%d: verifying it would take more than 5 s. Use a smaller product of m and t", h.memory, h.passes)
 	case h.lanes > maxHashLanes:
 		return nil, fmt.Errorf("has p=%d: verifying it would take too many threads. Use at most p=%d", h.lanes, maxHashLanes)
 	}

@@ -226,7 +226,7 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, to route) {
 	write(w, status, body)
 }
 
-// Sending returns what to call when the answer of some bytes to a request has been sent. It returns
+// Sending returns a function to call when an answer of some bytes to a request has been sent. It returns
 // ErrBusy if it is a large one, and too many of these are being sent, or too many to its network.
 func (h *Handler) Sending(r *http.Request, bytes int) (sent func(), err error) {
 	if bytes < largeAnswer {

@@ -52,7 +52,7 @@ type RepositoriesDocument struct {
 	Repositories []NamedDocument `json:"repositories"`
 	Next         string          `json:"next,omitempty"`
 	// Listing means that the repositories are not known yet, since the store is large and the
-	// mirror has just started. It may be so only if the list was asked for soon.
+	// mirror has just started. It is set only if the query has Soon.
 	Listing bool `json:"-"`
 }
 

@@ -176,7 +176,7 @@ func (h *Handler) Status(ctx context.Context) (Status, error) {
 	// An operator who looks for the fault of an unreadable store needs the rest all the more.
 	if unread != nil {
 		h.opts.Logger.Warn("the API cannot read the traffic of all mirrors. Check that the store is readable", "error", unread)
-		s.Problems = append(s.Problems, Problem{"The traffic of all mirrors cannot be read, so some is missing here", "Check that the store is readable. The log of the mirror has the reason"})
+		s.Problems = append(s.Problems, Problem{"The traffic of all mirrors cannot be read, so these figures are incomplete", "Check that the store is readable. The log of the mirror has the reason"})
 	}
 	for i, p := range f.Curve {
 		s.Curve[i] = Point{p.Time, p.Requests, p.Hits, p.Served, p.Fetched}

@@ -38,11 +38,11 @@ func TestWithAdvice(t *testing.T) {
 		},
 		{
 			&evict.FullError{Reason: evict.InUse, Want: 1 << 20, Max: 1 << 20},
-			"spool: not enough free space: 1.0 MiB needed, but of the store's limit of 1.0 MiB, running downloads take 0 B and content that is being read takes 0 B. Raise blob_store.fs.max_size if this happens often.",
+			"spool: not enough free space: 1.0 MiB is needed, but of the store's limit of 1.0 MiB, running downloads take 0 B and content that is being read takes 0 B. Raise blob_store.fs.max_size if this happens often.",
 		},
 		{
 			&evict.FullError{Reason: evict.OverShare, Want: 1 << 20, Max: 20 << 20, Owner: "quay.io", Own: 12 << 20},
-			"spool: not enough free space: repository block \"quay.io\" has 12 MiB, more than any other one, and content that others have used within a day is not evicted for it. Raise blob_store.fs.max_size if this block needs it.",
+			"spool: not enough free space: repository block \"quay.io\" has 12 MiB, more than any other block, and content that other blocks have used within a day is not evicted for it. Raise blob_store.fs.max_size if this block needs it.",
 		},
 		{
 			&evict.FullError{Reason: evict.CannotDelete, Err: &disk.Error{Doing: "remove x", Reason: disk.ReadOnly, Err: path}},

@@ -153,7 +153,7 @@ func (e *entrance) use(next *prepared) error {
 	if e.acme != nil && e.acme != last && e.listening != nil {
 		// The port could not be tried before: it may have been that of the last one.
 		if err := e.startACME(); err != nil {
-			e.logger.Error("no certificates are requested until this works. Weir tries again every second", "error", err)
+			e.logger.Error("certificates cannot be requested yet (server.tls.acme). Weir tries again every second", "error", err)
 			e.acme.StartLater(e.listening)
 		}
 	}

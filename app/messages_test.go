@@ -88,11 +88,11 @@ var messages = []message{
 	},
 	{
 		name: "unknown registry", path: "org/app/manifests/1.2?ns=quay.io", status: 404, code: "NAME_UNKNOWN",
-		want: `no configured repository answers for the registry "quay.io" (ns), asked for org/app; names begin with ghcr.io`,
+		want: `no configured repository answers for the registry "quay.io" (ns) in the request for org/app; names begin with ghcr.io`,
 	},
 	{
 		name: "misspelt registry", path: "org/app/manifests/1.2?ns=ghrc.io", status: 404, code: "NAME_UNKNOWN",
-		want: `no configured repository answers for the registry "ghrc.io" (ns), asked for org/app; did you mean ghcr.io/org/app? names begin with ghcr.io`,
+		want: `no configured repository answers for the registry "ghrc.io" (ns) in the request for org/app; did you mean ghcr.io/org/app? names begin with ghcr.io`,
 	},
 	{
 		name: "offline", offline: true, status: 404, code: "MANIFEST_UNKNOWN",

@@ -214,13 +214,13 @@ func (r *reloader) reload() (done bool) {
 	r.logger.Info("the changed configuration is in force", "repositories", len(cfg.Namespaces))
 	// A file that was cut between two blocks is as good as one from which they were removed.
 	if len(gone) > 0 {
-		r.logger.Warn("repository blocks are gone, and their images are no longer served. If this is not intended, a file was truncated. Write it again", "keys", gone)
+		r.logger.Warn("repository blocks are gone, and their images are no longer served. If this is not intended, a file may have been truncated. Write it again", "keys", gone)
 	}
 	for _, warning := range cfg.Warnings() {
 		r.logger.Warn(warning)
 	}
 	if keys := config.RestartRequired(r.started, cfg); len(keys) > 0 {
-		r.logger.Warn("some changes take effect at the next restart only", "keys", keys)
+		r.logger.Warn("some changes take effect only at the next restart", "keys", keys)
 	}
 	return true
 }

@@ -206,7 +206,7 @@ func Caps(ctx context.Context, cfg *config.Config, store storage.Driver) (*Cap, 
 	}
 	owner, err := evict.ReadOwners(ctx, store.Records())
 	if err != nil {
-		return nil, fmt.Errorf("max_size of repository blocks: which block brought content in: %w", err)
+		return nil, fmt.Errorf("cannot apply max_size of repository blocks, because the records of which block brought content in cannot be read: %w", err)
 	}
 	return &Cap{owner, blockCaps(cfg)}, nil
 }

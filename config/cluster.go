@@ -18,7 +18,7 @@ type Cluster struct {
 	Certificate    string        `toml:"certificate"` // path of a PEM file
 	Key            string        `toml:"key"`         // path of a PEM file
 	ClientCABundle string        `toml:"client_ca_bundle"`
-	Lease          time.Duration `toml:"lease_secs"` // how long a replica that died holds up others
+	Lease          time.Duration `toml:"lease_secs"` // of a download; one that hangs holds up others a third longer
 }
 
 func newCluster() *Cluster { return &Cluster{PeerPort: 8001, Lease: 10 * time.Second} }

@@ -253,7 +253,7 @@ func (c *Config) Paste(d Draft) string {
 			continue
 		}
 		if !begun {
-			b.WriteString("\n# The built-in blocks. They go out of force with the first block in a file, so keep those that you use.\n")
+			b.WriteString("\n# The built-in blocks. They no longer apply once a file has a block, so keep those that you use.\n")
 			begun = true
 		}
 		Draft{Key: n.Key, URL: n.Upstreams[0].URL.String(), Default: n.Default && !d.Default}.begin(&b)

@@ -93,7 +93,7 @@ func (d *decoder) withoutProvider(p place, n *node) *node {
 		write = fmt.Sprintf("issuer = %q", githubIssuer)
 	case "generic":
 	default:
-		d.fail(p.in("provider"), older, errors.New(`must be "github" or "generic"; it is an older spelling, and issuer alone says as much`))
+		d.fail(p.in("provider"), older, errors.New(`must be "github" or "generic"; provider is an older key, so remove it and set only issuer`))
 	}
 	d.config.source.positions[p.in("provider").key] = older.position
 	d.config.source.older = append(d.config.source.older, olderKey{p.in("provider").key, write})

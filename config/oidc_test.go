@@ -63,7 +63,7 @@ func TestOIDCProblems(t *testing.T) {
 		"[auth.oidc]\nissuer = \"https://x.example\"":                                         at + "2: auth.oidc.issuer: must be in a table with a name, such as [auth.oidc.NAME], not a string",
 		"[oidc.ci]\nissuer = \"https://x.example\"":                                           at + "1: oidc: unknown key; did you mean [auth.oidc]?",
 		"[auth.oidc.ci]\nissuer = \"example.com\"":                                            at + `2: auth.oidc.ci.issuer: must be a URL such as "https://issuer.example.com"`,
-		"[auth.oidc.ci]\nissuer = \"https://x.example\"\nprovider = \"gitlab\"":               at + `3: auth.oidc.ci.provider: must be "github" or "generic"; it is an older spelling, and issuer alone says as much`,
+		"[auth.oidc.ci]\nissuer = \"https://x.example\"\nprovider = \"gitlab\"":               at + `3: auth.oidc.ci.provider: must be "github" or "generic"; provider is an older key, so remove it and set only issuer`,
 		github + "allowed_algorithms = [\"HS256\"]":                                           at + `3: auth.oidc.github.allowed_algorithms[0]: "HS256" would accept tokens that anyone can forge; use one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA`,
 		github + "allowed_algorithms = [\"RS256\", \"none\"]":                                 at + `3: auth.oidc.github.allowed_algorithms[1]: "none" would accept tokens that anyone can forge; use one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA`,
 		github + "allowed_algorithms = []":                                                    at + `3: auth.oidc.github.allowed_algorithms: must name at least one, such as "RS256"`,

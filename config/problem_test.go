@@ -159,7 +159,7 @@ func TestProblems(t *testing.T) {
 				text += capped(fmt.Sprintf("b%03d", i), "1GiB")
 			}
 			return text
-		}(), `config.toml:802: repository.b200.max_size: at most 200 blocks can have it`},
+		}(), `config.toml:802: repository.b200.max_size: is set in too many blocks; at most 200 blocks can have a max_size`},
 		{"no redis url", "[cache.redis]\nkey_prefix = \"x\"\n" + docker,
 			`config.toml:1: cache.redis.url: is missing; write one like redis://127.0.0.1:6379/0`},
 		{"sentinel user alone", "[cache.redis]\nurl = \"redis://h?master_name=m\"\nsentinel_username = \"u\"\n" + docker,

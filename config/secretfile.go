@@ -29,7 +29,7 @@ func readSecret(file string) (string, error) {
 	secret := string(text)
 	switch {
 	case strings.HasPrefix(secret, mark8):
-		return "", errors.New(file + " begins with a byte order mark, which no secret does; " + saveAgain)
+		return "", errors.New(file + " begins with a byte order mark, which is never part of a secret; " + saveAgain)
 	case strings.HasPrefix(secret, mark16LE), strings.HasPrefix(secret, mark16BE):
 		return "", errors.New(file + " is UTF-16; " + saveAgain)
 	}

@@ -33,7 +33,7 @@ func (v *validator) namespaces() {
 		at := keyIn("repository", n.Key)
 		if n.MaxSize != 0 {
 			if capped++; capped == maxCapped+1 {
-				v.fail(at+".max_size", "at most %d blocks can have it", maxCapped)
+				v.fail(at+".max_size", "is set in too many blocks; at most %d blocks can have a max_size", maxCapped)
 			}
 		}
 		if keys[n.Key] {

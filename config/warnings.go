@@ -40,7 +40,7 @@ func (c *Config) Warnings() []string {
 	warnings = append(warnings, c.openWarnings()...)
 	warnings = append(warnings, c.accessWarnings()...)
 	if told := c.toldByMetrics(); len(told) > 0 {
-		warnings = append(warnings, "every user may read /metrics, whose labels name all blocks and their upstreams, also these, which not every user may see. "+
+		warnings = append(warnings, "every user may read /metrics, whose labels name all blocks and their upstreams, including blocks that not every user may see. "+
 			"Add a rule about request.action == 'metrics' to global.access_policy, or set server.admin_address: "+c.named(told))
 	}
 	for _, at := range c.missingHelpers() {

@@ -51,7 +51,7 @@ func (c *Config) accessWarnings() []string {
 			[]string{c.named([]string{"server.bind_address"})})
 	}
 	if t := c.Auth.TokenService; t != nil && t.TTL < leastKeptToken {
-		warn("clients keep a token for at least a minute, so their requests fail after it has expired. Set at least 60", []string{c.named([]string{"auth.token_service.ttl_secs"})})
+		warn("clients reuse a token for at least a minute, so their requests fail if it expires earlier. Set at least 60", []string{c.named([]string{"auth.token_service.ttl_secs"})})
 	}
 	var foreign []string
 	for _, o := range c.Auth.OIDC {

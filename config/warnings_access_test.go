@@ -47,7 +47,7 @@ func TestAccessWarnings(t *testing.T) {
 		"no passwords, without TLS":    {everywhere, nil},
 		"tokens without users":         {service, []string{"no client needs a token", "auth.token_service ("}},
 		"tokens for users":             {service + alice, nil},
-		"tokens of half a minute":      {service + "ttl_secs = 30\n" + alice, []string{"clients keep a token for at least a minute", "auth.token_service.ttl_secs ("}},
+		"tokens of half a minute":      {service + "ttl_secs = 30\n" + alice, []string{"clients reuse a token for at least a minute", "auth.token_service.ttl_secs ("}},
 		"tokens of a minute":           {service + "ttl_secs = 60\n" + alice, nil},
 		"tokens for an upstream":       {service + "[repository.\"docker.io\"]\nauthorize = \"upstream\"\n", nil},
 		"any audience":                 {"[auth.oidc.ci]\nissuer = \"https://sso.example\"\n", []string{"tokens for other services are accepted", "auth.oidc.ci ("}},

@@ -1,4 +1,4 @@
-// Package namespace decides how a mirrored registry is answered for: from the
+// Package namespace decides how requests for a mirrored registry are answered: from the
 // cache or from its upstream, and from the cache after all if the upstream fails.
 //
 // A [Table] is an immutable set of namespaces; [Current] holds the one in force,

@@ -27,7 +27,7 @@ const (
 	takenAtOnce = 1000
 )
 
-// ErrTooMany says that a removal would have to look at more than its bounds.
+// ErrTooMany says that a removal would have to look at more objects than its limits allow.
 var ErrTooMany = errors.New("namespace: the repository has too many objects for one removal")
 
 // Selection is the part of a repository that a removal is about: a tag, a manifest or, if both

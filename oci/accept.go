@@ -29,7 +29,7 @@ const (
 	maxFurtherSize  = 512
 )
 
-// Accepting returns the reference as a client asks for it that sends these values of the
+// Accepting returns the reference for a request of a client that sends these values of the
 // Accept header (RFC 9110 section 12.5.1). The types of manifests among them that Weir
 // does not know become part of the reference: an upstream may answer another manifest, or
 // "not found", to a client that does not accept them. Types that are not valid, and those

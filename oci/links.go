@@ -40,7 +40,7 @@ type Links struct {
 	Blobs     []ocispec.Descriptor // of artifact manifests, a draft of the image-spec
 	Manifests []ocispec.Descriptor
 	Subject   *ocispec.Descriptor // nil: none
-	// Invalid says which descriptors were left out because they are not valid, of them. A subject is left out silently.
+	// Invalid says which descriptors were left out because they are not valid. A subject is left out silently.
 	Invalid []error
 }
 

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// Events is the type of a stream of events, which EventSource of browsers accepts only.
+	// Events is the type of a stream of events, the only type that a browser's EventSource accepts.
 	Events = "text/event-stream"
 	// livePause is the time between two looks at a page that is followed.
 	livePause = time.Second

@@ -74,7 +74,7 @@ var errSlowRules = &Error{
 // errNoLength answers a client of HTTP/1.0 if a blob has no size and cannot be stored.
 var errNoLength = &Error{
 	Status: http.StatusBadGateway, Code: "UNAVAILABLE",
-	Message: "the upstream gives no size for the blob, and HTTP/1.0 could not show if it broke off. Use HTTP/1.1, in nginx with proxy_http_version 1.1",
+	Message: "the upstream does not report the size of the blob, so an HTTP/1.0 client could not tell whether the transfer broke off. Use HTTP/1.1; in nginx, set proxy_http_version 1.1",
 }
 
 // busyRetryAfter lets the lookups that wait end first, most of which take a round trip.

@@ -26,7 +26,7 @@ const anonymousID = "anonymous"
 // one may be.
 var errOtherGrant = &Error{
 	Status: http.StatusUnauthorized, Code: "UNAUTHORIZED",
-	Message: "the token is not one for this repository, or it has expired. Ask for a new one",
+	Message: "the token is not valid for this repository, or it has expired. Request a new one",
 }
 
 // answerOnBehalf answers a request in a namespace where the rights of clients decide.

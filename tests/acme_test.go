@@ -213,7 +213,7 @@ func TestACMEPortIsTaken(t *testing.T) {
 	table := fmt.Sprintf("[server.tls.acme]\nhosts = %s\ndirectory_url = \"https://%s/none\"\n", quotedHost(), testutil.FreeAddr(t))
 	w := harness.StartWeir(t, table)
 	harness.WriteFile(t, w.Config, table+"challenge = \"http-01\"\nhttp_port = "+port+"\n")
-	w.Logs(t, "no certificates are requested until this works", "Free the port, or use another challenge")
+	w.Logs(t, "certificates cannot be requested yet (server.tls.acme)", "Free the port, or use another challenge")
 	healthy(t, w)
 	harness.Must(t, taken.Close())
 	w.Logs(t, "listening for the challenge of the authority", "127.0.0.1:"+port)

@@ -417,7 +417,7 @@ func TestMinSpeed(t *testing.T) {
 			w.MetricIs(t, 1, "weir_downloads_ended_total", "result", "slow")
 			w.MetricIs(t, 0, "weir_downloads")
 			harness.Eventually(t, "the connection ends", func() bool { return connections.Load() == 0 })
-			w.Logs(t, "no client waits for it. The download was stopped", "lower global.min_speed")
+			w.Logs(t, "no client waits for the download, so it was stopped", "lower global.min_speed")
 		})
 	}
 	time.Sleep(65 * time.Second)

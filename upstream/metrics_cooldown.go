@@ -12,7 +12,7 @@ type cooldownCollector struct{ metrics *Metrics }
 
 func cooldownDesc() *prometheus.Desc {
 	return prometheus.NewDesc("weir_upstream_cooldown",
-		"Whether no request of an operation (manifest, blob, list, token) is sent to an upstream registry: after 429 to that operation, or after failed connects, requests without an answer, or corrupt content.",
+		"Whether no request of an operation (manifest, blob, list, token) is sent to an upstream registry: after 429 to that operation, or after failed connections, requests without an answer, or corrupt content.",
 		[]string{"upstream", "operation"}, nil)
 }
 

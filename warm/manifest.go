@@ -180,7 +180,7 @@ func (w *walk) takeManifest(ctx context.Context, desc ocispec.Descriptor) bool {
 	taken := w.taken
 	w.mu.Unlock()
 	if taken == maxManifests { // reported once, for the first that is left out
-		w.fail(ctx, fmt.Errorf("manifest %s: there are more than %d, which no image has; the rest is skipped", desc.Digest, maxManifests))
+		w.fail(ctx, fmt.Errorf("manifest %s: the image has more than %d manifests, which no real image has; the rest are skipped", desc.Digest, maxManifests))
 	}
 	if taken >= maxManifests {
 		return false
@@ -202,7 +202,7 @@ func (w *walk) enqueue(ctx context.Context, desc ocispec.Descriptor, likely bool
 	}
 	w.mu.Unlock()
 	if full {
-		w.fail(ctx, fmt.Errorf("blob %s: there are more than %d, which no image has", desc.Digest, maxBlobs))
+		w.fail(ctx, fmt.Errorf("blob %s: the image has more than %d blobs, which no real image has", desc.Digest, maxBlobs))
 		return
 	}
 	w.advance(func(p *Progress) { p.Total.add(desc.Size) })
@@ -223,7 +223,7 @@ func (w *walk) take(ctx context.Context, kind string, desc ocispec.Descriptor, l
 	}
 	// A hostile image names other content in each of its manifests.
 	if full {
-		w.fail(ctx, fmt.Errorf("%s %s: the image refers to more than %d manifests and blobs, which no image does", kind, desc.Digest, maxManifests+maxBlobs))
+		w.fail(ctx, fmt.Errorf("%s %s: the image refers to more than %d manifests and blobs, which no real image does", kind, desc.Digest, maxManifests+maxBlobs))
 		return false
 	}
 	// Links have valid digests only; the list of referrers has not been checked.

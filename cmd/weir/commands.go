@@ -73,9 +73,9 @@ func arguments(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch n := len(args); {
 		case most == 0 && n > 0:
-			return fmt.Errorf("%s takes no arguments, and got %q. Name configuration files with --config. Run %[1]s --help for all flags", cmd.CommandPath(), args[0])
+			return fmt.Errorf("%s takes no arguments, but got %q. Name configuration files with --config. Run %[1]s --help for all flags", cmd.CommandPath(), args[0])
 		case n < least || most >= 0 && n > most:
-			return fmt.Errorf("%s cannot work with %d arguments. Its usage is: %s", cmd.CommandPath(), n, cmd.UseLine())
+			return fmt.Errorf("%s does not accept %d arguments. Its usage is: %s", cmd.CommandPath(), n, cmd.UseLine())
 		}
 		return nil
 	}

@@ -50,7 +50,7 @@ repository that is pulled again stays out of the catalog until the mirror restar
 With --bucket, evict from the bucket of blob_store.s3, down to its limits. Content is
 marked first, so that no client is redirected to it, and removed when all redirects
 have expired: after two and a half times eviction_interval and, with redirects,
-presign_ttl_secs. Content that a mirror uses in the meantime stays. This is refused
+presign_ttl_secs. Content that a mirror uses in the meantime stays. The command fails
 while a mirror with limits evicts by itself.
 `
 
@@ -73,7 +73,7 @@ func gcCommand(paths *[]string) *cobra.Command {
 			// A command that removes nothing by default would look like one that
 			// has done its work.
 			if limits.MaxBytes == nil && limits.MaxUnused == nil && !opts.records && !app.HasCaps(cfg) {
-				return fmt.Errorf("there is no limit to evict to. Use --max-size or --max-unused, or set max_size or max_unused of %s, or max_size of a repository block", at)
+				return fmt.Errorf("no limit is set, so there is nothing to evict. Use --max-size or --max-unused, or set max_size or max_unused of %s, or max_size of a repository block", at)
 			}
 			if opts.bucket {
 				return withBucket(cmd.Context(), cfg, func(ctx context.Context, bucket *app.Bucket) error {

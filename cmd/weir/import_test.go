@@ -76,7 +76,7 @@ func TestImportUsage(t *testing.T) {
 		"--from-registry-dir " + empty: "there is no content of a registry in " + empty,
 		"--from-registry-dir " + registryDir(t, map[string]string{"a": "a"}) + " --bucket": "blob_store.s3",
 		"--from-registry-dir " + empty + " --jobs 0":                                       "--jobs",
-		empty: "weir import takes no arguments, and got",
+		empty: "weir import takes no arguments, but got",
 	} {
 		code, stdout, stderr := invoke(t, append(strings.Fields("import --config "+path), strings.Fields(args)...)...)
 		if code != exitUsage || stdout != "" || !strings.Contains(stderr, want) {

@@ -186,7 +186,7 @@ func (r *imageReport) sections() []section {
 		for _, h := range r.History {
 			rows = append(rows, []string{"  " + brief(h.Digest), moment(h.First), moment(h.Last)})
 		}
-		all = append(all, section{"The tag named before:", rows})
+		all = append(all, section{"Manifests that the tag named before:", rows})
 	}
 	return all
 }

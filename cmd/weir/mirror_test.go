@@ -109,12 +109,12 @@ func matches(text, pattern string) bool {
 func TestUsageOfTheAPI(t *testing.T) {
 	url := serveAPI(t, nil)
 	for args, want := range map[string]string{
-		"ls a b":                              "weir ls cannot work with 2 arguments",
+		"ls a b":                              "weir ls does not accept 2 arguments",
 		"ls --sort age":                       "--sort is \"age\". It must be name, size, pulls or last",
 		"ls -o yaml":                          "--output is \"yaml\". It must be wide or json",
 		"ls --url mirror:8000":                "--url must be a URL such as http://mirror.internal:8000",
 		"ls --url http://alice:secret@mirror": "--url must not contain a user or a password. Name the user with --username and set WEIR_CLIENT_PASSWORD",
-		"inspect":                             "weir inspect cannot work with 0 arguments",
+		"inspect":                             "weir inspect does not accept 0 arguments",
 		"inspect UPPER --url " + url:          `"UPPER" is not an image`,
 		"inspect a -o wide":                   "--output is \"wide\". It must be json",
 		"refresh a@" + hash + " --url " + url: "refresh needs an image with a tag",

@@ -20,7 +20,7 @@ func serveCommand(paths *[]string) *cobra.Command {
 		Short: "Run the mirror",
 		Long: `Run the mirror until SIGINT or SIGTERM. Running requests and downloads then have
 global.shutdown_drain_secs to finish; the exit code is 0 if all of them did.
-A change to a configuration file takes effect without a restart, and so does SIGHUP.
+A change to a configuration file takes effect without a restart. SIGHUP reloads the files too.
 
 Every setting that is not a list can be set by an environment variable:
 WEIR_SERVER_PORT sets server.port. Variables override files, and flags override both.`,

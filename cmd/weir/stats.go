@@ -122,7 +122,7 @@ func followStats(ctx context.Context, m *mirror, terminal *os.File, now stats) e
 		case err == nil:
 			before, now, trouble = now, next, ""
 		case ctx.Err() == nil: // the figures stay, with the reason
-			trouble = printable.Line(fmt.Sprintf("No answer. These figures are from %s: %v", now.at.Format(time.TimeOnly), m.explain(err)), maxCell) + "\n\n"
+			trouble = printable.Line(fmt.Sprintf("These figures are from %s, because the mirror does not answer: %v", now.at.Format(time.TimeOnly), m.explain(err)), maxCell) + "\n\n"
 		}
 	}
 }

@@ -153,7 +153,7 @@ func (j *warmJob) collect(images, files []string, stdin io.Reader) error {
 func (f warmFlags) order(cmd *cobra.Command, configs, args []string) error {
 	for _, name := range []string{"jobs", "referrers", "quiet"} {
 		if cmd.Flags().Changed(name) {
-			return fmt.Errorf("--%s does not go with --detach: the mirror decides how it works on a job", name)
+			return fmt.Errorf("--%s cannot be used with --detach, since the mirror decides how it runs a job", name)
 		}
 	}
 	if _, err := parsePlatforms(f.platforms); err != nil {

@@ -224,23 +224,23 @@ func TestVersion(t *testing.T) {
 // Wrong usage has an exit code of its own, and the error names the command.
 func TestUsage(t *testing.T) {
 	for want, args := range map[string][]string{
-		"the command is missing. Run weir --help for a list": nil,
-		`unknown command "sing"`:                             {"sing"},
-		`unknown command "sing" for "weir auth"`:             {"auth", "sing"},
-		`unknown command "sing" for "weir completion"`:       {"completion", "sing"},
-		"the command is missing. Run weir completion":        {"completion"},
-		`there is no command "sing"`:                         {"help", "sing"},
-		`there is no command "auth sing"`:                    {"help", "auth", "sing"},
-		`got "weir.toml". Name configuration files with`:     {"serve", "weir.toml"},
-		"with 2 arguments. Its usage is: weir inspect":       {"inspect", "one", "two"},
-		"with 0 arguments. Its usage is: weir rm IMAGE":      {"rm"},
-		"unknown flag: --loud":                               {"serve", "--loud"},
-		"--image needs --online":                             {"check", "--image", "alpine"},
-		`--output is "xml"`:                                  {"check", "--online", "--output", "xml"},
-		"--timeout is 0s":                                    {"check", "--online", "--timeout", "0s"},
-		"--jobs is 0":                                        {"verify", "--jobs", "0"},
-		"the configuration is invalid":                       {"serve", "--config", "/missing.toml"},
-		"weir client-config needs exactly one client (d":     {"client-config"},
+		"the command is missing. Run weir --help for a list":  nil,
+		`unknown command "sing"`:                              {"sing"},
+		`unknown command "sing" for "weir auth"`:              {"auth", "sing"},
+		`unknown command "sing" for "weir completion"`:        {"completion", "sing"},
+		"the command is missing. Run weir completion":         {"completion"},
+		`there is no command "sing"`:                          {"help", "sing"},
+		`there is no command "auth sing"`:                     {"help", "auth", "sing"},
+		`got "weir.toml". Name configuration files with`:      {"serve", "weir.toml"},
+		"not accept 2 arguments. Its usage is: weir inspect":  {"inspect", "one", "two"},
+		"not accept 0 arguments. Its usage is: weir rm IMAGE": {"rm"},
+		"unknown flag: --loud":                                {"serve", "--loud"},
+		"--image needs --online":                              {"check", "--image", "alpine"},
+		`--output is "xml"`:                                   {"check", "--online", "--output", "xml"},
+		"--timeout is 0s":                                     {"check", "--online", "--timeout", "0s"},
+		"--jobs is 0":                                         {"verify", "--jobs", "0"},
+		"the configuration is invalid":                        {"serve", "--config", "/missing.toml"},
+		"weir client-config needs exactly one client (d":      {"client-config"},
 	} {
 		if code, _, stderr := invoke(t, args...); code != exitUsage || !strings.Contains(stderr, want) {
 			t.Errorf("%q: %d, %q, want %s", args, code, stderr, want)
@@ -297,7 +297,7 @@ func TestWarmDetached(t *testing.T) {
 	}
 	sent = ""
 	for says, args := range map[string][]string{
-		"you may not": {"denied"}, "does not go with --detach": {"--jobs", "3", "nginx"}, "no image is given": nil, "--platform": {"--platform", "x/y/z/w", "nginx"},
+		"you may not": {"denied"}, "cannot be used with --detach": {"--jobs", "3", "nginx"}, "no image is given": nil, "--platform": {"--platform", "x/y/z/w", "nginx"},
 	} {
 		if code, stdout, stderr := invoke(t, append([]string{"warm", "--detach", "--url", server.URL}, args...)...); code == exitFine || stdout != "" || !strings.Contains(stderr, says) {
 			t.Errorf("%q: %d, %q, %q", args, code, stdout, stderr)

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Runs behind an installation or an upgrade, by dpkg and by rpm.
+# dpkg and rpm run this after an installation or an upgrade.
 set -e
 systemd-sysusers weir.conf
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
-	# A mirror that runs is replaced. The first one waits for its configuration.
+	# Restarts a running mirror. After a first installation, the operator starts it once it is configured.
 	systemctl try-restart weir.service
 fi

@@ -59,7 +59,7 @@ func (a *Authority) Issue(name string, until time.Time) (certificate, key string
 	return a.IssueAs(name, until, func(*x509.Certificate) {})
 }
 
-// IssueAs is Issue with a last word about the certificate.
+// IssueAs is Issue, with a function that changes the certificate before it is signed.
 func (a *Authority) IssueAs(name string, until time.Time, change func(*x509.Certificate)) (certificate, key string) {
 	a.t.Helper()
 	private := a.newKey()

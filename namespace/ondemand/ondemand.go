@@ -55,7 +55,7 @@ const (
 )
 
 var (
-	// ErrTooMany says that as many jobs as may wait already.
+	// ErrTooMany says that the largest allowed number of jobs is already waiting.
 	ErrTooMany = errors.New("ondemand: too many jobs wait")
 	// ErrClosed says that the mirror is shutting down.
 	ErrClosed = errors.New("ondemand: the mirror is shutting down")

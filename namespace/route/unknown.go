@@ -40,7 +40,7 @@ func (e *UnknownError) Telling(sees func(key string) bool) *UnknownError {
 func (e *UnknownError) Error() string {
 	text := "no configured repository answers this name: " + e.Name + "; "
 	if e.NS != "" {
-		text = "no configured repository answers for the registry " + strconv.Quote(cut(e.NS)) + " (ns), asked for " + e.Name + "; "
+		text = "no configured repository answers for the registry " + strconv.Quote(cut(e.NS)) + " (ns) in the request for " + e.Name + "; "
 	}
 	switch {
 	case len(e.Keys) == 0 && e.hides:

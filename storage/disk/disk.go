@@ -63,7 +63,7 @@ const (
 // Options configure a store on disk.
 type Options struct {
 	// Durability says when stored content survives a power cut. The default is Never.
-	// Behind is the same as Always on a filesystem that it does not fit.
+	// Behind is the same as Always on a filesystem that does not support it.
 	Durability Durability
 	// MinFree is the number of bytes that downloads leave free on the filesystem.
 	MinFree int64

@@ -108,7 +108,7 @@ func (f *Follower) Stretch(limit int64) *io.LimitedReader {
 	return f.reader.Stretch(stretchLimit(f.off, f.size, limit))
 }
 
-// Advance moves the offset behind n bytes of a Stretch.
+// Advance moves the offset past n bytes of a Stretch.
 func (f *Follower) Advance(n int64) {
 	f.reader.Advance(n)
 	f.off += n

@@ -48,7 +48,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		}),
 		ended: make(map[result]prometheus.Counter),
 		yielded: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "weir_downloads_yielded_total", Help: "How often a download gave its slot to one of another repository block and waited for a slot again.",
+			Name: "weir_downloads_yielded_total", Help: "How often a download gave its slot to a download of another repository block and waited for a new slot.",
 		}),
 		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "weir_download_duration_seconds",

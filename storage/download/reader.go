@@ -189,7 +189,7 @@ func stretchLimit(off, size, limit int64) int64 {
 	return limit
 }
 
-// Advance moves the offset behind n bytes of a Stretch.
+// Advance moves the offset past n bytes of a Stretch.
 func (r *Reader) Advance(n int64) {
 	r.current.(*spool.Reader).Advance(n)
 	r.off += n

@@ -22,7 +22,7 @@ type TooSlowError struct {
 
 // Error says how slow the download was. It names no key of a configuration.
 func (e *TooSlowError) Error() string {
-	return fmt.Sprintf("%s of repository block %q delivers %s a second, less than %s, and no client waits for it. The download was stopped",
+	return fmt.Sprintf("%s of repository block %q delivers %s a second, less than %s, and no client waits for the download, so it was stopped",
 		e.Upstream, e.Namespace, units.IEC(e.Speed), units.IEC(e.Min))
 }
 

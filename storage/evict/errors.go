@@ -46,10 +46,10 @@ func (e *FullError) Error() string {
 	text := spool.ErrNoSpace.Error() + ": "
 	switch e.Reason {
 	case InUse:
-		return text + fmt.Sprintf("%s needed, but of the store's limit of %s, running downloads take %s and content that is being read takes %s",
+		return text + fmt.Sprintf("%s is needed, but of the store's limit of %s, running downloads take %s and content that is being read takes %s",
 			units.IEC(e.Want), units.IEC(e.Max), units.IEC(e.Reserved), units.IEC(e.Pinned))
 	case OverShare:
-		return text + fmt.Sprintf("repository block %q has %s, more than any other one, and content that others have used within a day is not evicted for it",
+		return text + fmt.Sprintf("repository block %q has %s, more than any other block, and content that other blocks have used within a day is not evicted for it",
 			e.Owner, units.IEC(e.Own))
 	case TooSlow:
 		return text + fmt.Sprintf("nothing was deleted in time to make room for %s within the store's limit of %s", units.IEC(e.Want), units.IEC(e.Max))

@@ -12,9 +12,9 @@ import (
 func TestFullError(t *testing.T) {
 	broken := errors.New("read-only file system")
 	for reason, words := range map[Reason]string{
-		InUse:   "10 B needed, but of the store's limit of 4.0 KiB, running downloads take 1.0 KiB and content that is being read takes 2.0 KiB",
+		InUse:   "10 B is needed, but of the store's limit of 4.0 KiB, running downloads take 1.0 KiB and content that is being read takes 2.0 KiB",
 		TooSlow: "nothing was deleted in time to make room for 10 B", CannotDelete: "read-only file system", notIndexed: "index", closing: "closed",
-		OverShare: `"quay.io" has 3.0 KiB, more than any other one`,
+		OverShare: `"quay.io" has 3.0 KiB, more than any other block`,
 	} {
 		err := error(&FullError{Reason: reason, Want: 10, Max: 4096, Reserved: 1024, Pinned: 2048, Owner: "quay.io", Own: 3072, Err: broken})
 		if !errors.Is(err, spool.ErrNoSpace) || !errors.Is(err, broken) || !strings.Contains(err.Error(), words) {

@@ -123,7 +123,7 @@ func TestDownloadsOfOneOwnerReserveItsShare(t *testing.T) {
 			time.Sleep(time.Second)
 			synctest.Wait()
 		}
-		if !errors.As(refused, &full) || full.Reason != evict.OverShare || !full.CausedByInput() || !strings.Contains(refused.Error(), "more than any other one") {
+		if !errors.As(refused, &full) || full.Reason != evict.OverShare || !full.CausedByInput() || !strings.Contains(refused.Error(), "more than any other block") {
 			t.Errorf("a flood of downloads: %v", refused)
 		}
 		if left := l.has(others); left < 4 {

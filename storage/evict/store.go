@@ -28,7 +28,7 @@ type Options struct {
 	// many bytes it has free.
 	MinFree int64
 	Free    func() (int64, error)
-	// MaxUnused is how long content stays that is not used.
+	// MaxUnused is how long unused content stays.
 	MaxUnused time.Duration
 	// Lazy leaves the index of the stored content out until a limit needs it: without a
 	// limit of the Quota and without MaxUnused that is when free space runs short.

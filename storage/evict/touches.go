@@ -30,7 +30,7 @@ func (t *touches) run(ctx context.Context) {
 		select {
 		case <-ticker.C:
 			if err := t.write(ctx); err != nil && ctx.Err() == nil {
-				t.logger.Warn("cannot persist last-use times; after a restart content may be evicted too early", "error", err)
+				t.logger.Warn("cannot record when content was last used, so it may be evicted too early after a restart. Check that the store is writable", "error", err)
 			}
 		case <-ctx.Done():
 			return

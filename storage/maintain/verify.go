@@ -32,7 +32,7 @@ type VerifyOptions struct {
 // Amount counts objects, and their bytes together.
 type Amount struct{ Objects, Bytes int64 }
 
-// Finding is a corrupt or unreadable content.
+// Finding is content that is corrupt or unreadable.
 type Finding struct {
 	storage.Info
 	// Err matches ErrCorrupt if the content does not match its digest. It is the

@@ -77,7 +77,7 @@ func (r *Reader) Stretch(limit int64) *io.LimitedReader {
 	return &io.LimitedReader{R: r.own, N: n}
 }
 
-// Advance moves the offset behind n bytes of a Stretch.
+// Advance moves the offset past n bytes of a Stretch.
 func (r *Reader) Advance(n int64) { r.off += n }
 
 // open opens the file once more, for this reader alone: sendfile(2) reads at the position
