@@ -128,7 +128,7 @@ func TestServeWithFlags(t *testing.T) {
 	}
 	harness.WriteFile(t, w.Config, "[log]\nlevel = \"warn\"\n"+block("mirror", upstreamtest.New(t)))
 	w.Logs(t, "the changed configuration is in force")
-	if strings.Contains(w.Log.String(), "at the next restart only") {
+	if strings.Contains(w.Log.String(), "only at the next restart") {
 		t.Errorf("a reload forgets the flags:\n%s", w.Log)
 	}
 }

@@ -149,7 +149,7 @@ func TestTLSKeysAreLive(t *testing.T) {
 	authority := testutil.NewAuthority(t)
 	plain := harness.StartWeir(t, "")
 	harness.WriteFile(t, plain.Config, "[server.tls]\nself_signed = true\n")
-	plain.Logs(t, "take effect at the next restart only", "server.tls")
+	plain.Logs(t, "take effect only at the next restart", "server.tls")
 	if a := plain.Get(t, "/v2/"); a.Status != http.StatusOK {
 		t.Errorf("plain: %d", a.Status)
 	}
@@ -186,7 +186,7 @@ func TestTLSKeysAreLive(t *testing.T) {
 	files := trusting(t, authority.Pool())
 	harness.Eventually(t, "the files are served", func() bool { return ask(files) == "HTTP/1.1" })
 	harness.WriteFile(t, w.Config, "[log]\nlevel = \"debug\"\n")
-	w.Logs(t, "take effect at the next restart only", "server.tls")
+	w.Logs(t, "take effect only at the next restart", "server.tls")
 	if got := ask(files); got != "HTTP/1.1" {
 		t.Errorf("after TLS was turned off: %s", got)
 	}

@@ -32,7 +32,7 @@ func TestCollectBucket(t *testing.T) {
 		}
 		return out
 	}
-	if code, out := weir(t, "gc", "--bucket", "--config", w.Config); code == 0 || !strings.Contains(out, "no limit to evict to") {
+	if code, out := weir(t, "gc", "--bucket", "--config", w.Config); code == 0 || !strings.Contains(out, "no limit is set, so there is nothing to evict") {
 		t.Errorf("without a limit: exit code %d\n%s", code, out)
 	}
 	before := len(server.Keys("blobs/"))
