@@ -192,7 +192,11 @@ func startGo(marker string) func(ctx context.Context, k *kind, dir, upstream, se
 		if err != nil {
 			return nil, err
 		}
-		return startProcess(ctx, dir, addr, k.program, marker, addr, filepath.Join(dir, "www"))
+		www := filepath.Join(dir, "www")
+		if err := os.MkdirAll(www, 0o755); err != nil { // of no images
+			return nil, err
+		}
+		return startProcess(ctx, dir, addr, k.program, marker, addr, www)
 	}
 }
 
