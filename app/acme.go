@@ -107,11 +107,11 @@ func (l *acmeLocks) Lock(ctx context.Context, name string) error {
 	if err := l.files.Lock(ctx, name); err != nil {
 		return err
 	}
-	client := l.redis.Load()
-	if client == nil {
+	inUse := l.redis.Load()
+	if inUse == nil {
 		return nil
 	}
-	lock, err := obtain(ctx, client, client.cfg.KeyPrefix+":lock:"+name)
+	lock, err := obtain(ctx, inUse.client, inUse.cfg.KeyPrefix+":lock:"+name)
 	if deadline, ok := ctx.Deadline(); ok && err != nil && time.Until(deadline) <= 0 {
 		<-ctx.Done() // the timer of the connection may be ahead of the context's
 	}

@@ -227,7 +227,7 @@ func (b *bucket) share(next *sharedRedis) {
 	case next == nil:
 		b.turn.Use(nil, "")
 	default:
-		b.turn.Use(next.UniversalClient, next.cfg.KeyPrefix)
+		b.turn.Use(next.client, next.cfg.KeyPrefix)
 	}
 }
 

@@ -140,7 +140,7 @@ func (f *fleet) use(next *sharedRedis) {
 	case next == nil:
 		f.member.Use(nil, "")
 	default:
-		f.member.Use(next.UniversalClient, next.cfg.KeyPrefix)
+		f.member.Use(next.client, next.cfg.KeyPrefix)
 	}
 }
 

@@ -32,9 +32,9 @@ type shared struct {
 
 // sharedRedis is the client of a configured Redis.
 type sharedRedis struct {
-	redis.UniversalClient
-	cfg   config.Redis
-	files [sha256.Size]byte // of its certificates, so that a renewed one makes a new client
+	client redis.UniversalClient
+	cfg    config.Redis
+	files  [sha256.Size]byte // of its certificates, so that a renewed one makes a new client
 }
 
 // newShared returns the shared state of one instance alone.
@@ -72,7 +72,7 @@ func (s *shared) prepare(cfg *config.Redis) (*sharedRedis, error) {
 // drop closes a prepared client that will not be used.
 func (s *shared) drop(next *sharedRedis) {
 	if next != nil && next != s.redis {
-		next.Close()
+		next.client.Close()
 	}
 }
 
@@ -89,11 +89,11 @@ func (s *shared) use(next *sharedRedis) {
 		s.tokens.Share(nil)
 	} else {
 		prefix, secret := next.cfg.KeyPrefix, next.cfg.SecretKey.Reveal()
-		s.cooldowns.Use(next.UniversalClient, prefix, secret)
-		s.tokens.Share(tokencache.NewSealedRedis(next.UniversalClient, prefix, secret))
+		s.cooldowns.Use(next.client, prefix, secret)
+		s.tokens.Share(tokencache.NewSealedRedis(next.client, prefix, secret))
 	}
 	if last != nil {
-		last.Close()
+		last.client.Close()
 	}
 }
 
@@ -127,6 +127,6 @@ func (s *shared) close() {
 	s.cooldowns.Close()
 	s.tokens.Close()
 	if s.redis != nil {
-		s.redis.Close()
+		s.redis.client.Close()
 	}
 }
