@@ -18,3 +18,21 @@ func TestAdminAddress(t *testing.T) {
 		}
 	}
 }
+
+// A port that another listener has on the same address cannot be the operators' as well.
+func TestAdminAddressOfAnotherListener(t *testing.T) {
+	for _, test := range []struct{ bind, address, more, want string }{
+		{"0.0.0.0", "127.0.0.1:8000", "", "is the address for clients"},
+		{"::", "[::1]:8000", "", "is the address for clients"},
+		{"127.0.0.1", "0.0.0.0:8000", "", "is the address for clients"},
+		{"127.0.0.1", "127.0.0.2:8000", "", ""},
+		{"0.0.0.0", "127.0.0.1:9000", "", ""},
+		{"0.0.0.0", "127.0.0.1:8001", "[cluster]\nsecret = \"a secret of a whole fleet of mirrors\"\n[cache.redis]\nurl = \"redis://127.0.0.1\"\n", "(cluster.peer_port)"},
+		{"0.0.0.0", "127.0.0.1:8001", "", ""},
+	} {
+		problems := problemsOf(t, fmt.Sprintf("[server]\nbind_address = %q\nadmin_address = %q\n%s", test.bind, test.address, test.more))
+		if (test.want == "") != (problems == "") || !strings.Contains(problems, test.want) {
+			t.Errorf("%+v: %s", test, problems)
+		}
+	}
+}

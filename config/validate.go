@@ -14,6 +14,7 @@ import (
 
 	"github.com/dlclark/regexp2"
 
+	"github.com/weirhq/weir/internal/hosts"
 	"github.com/weirhq/weir/internal/whoami"
 )
 
@@ -82,7 +83,7 @@ func (v *validator) server() {
 		v.fail("server.port", "must be between 0 and 65535, not %d", s.Port)
 	}
 	if s.AdminAddress != "" {
-		v.failed("server.admin_address", s.checkAdminAddress())
+		v.failed("server.admin_address", v.config.checkAdminAddress())
 	}
 	if name := v.config.UI.Name; name == "" || len(name) > maxNameOfPages || strings.ContainsFunc(name, unicode.IsControl) {
 		v.fail("ui.name", "must be a name of 1 to %d bytes without control characters", maxNameOfPages)
@@ -91,17 +92,27 @@ func (v *validator) server() {
 	v.oneOf("log.format", l.Format, "auto", "text", "json")
 }
 
-// checkAdminAddress returns an error unless the address is one to listen on in addition to that of
-// clients.
-func (s Server) checkAdminAddress() error {
-	host, port, err := net.SplitHostPort(s.AdminAddress)
+// checkAdminAddress returns an error unless the address is one to listen on in addition to the other
+// listeners.
+func (c *Config) checkAdminAddress() error {
+	host, port, err := net.SplitHostPort(c.Server.AdminAddress)
 	number, notNumber := strconv.ParseUint(port, 10, 16)
 	_, notAddress := netip.ParseAddr(host)
-	switch {
-	case err != nil || notNumber != nil || host != "" && notAddress != nil && !hostName.MatchString(host):
+	if err != nil || notNumber != nil || host != "" && notAddress != nil && !hostName.MatchString(host) {
 		return errors.New(`must be an address and a port, such as "127.0.0.1:9000" or ":9000"`)
-	case int(number) == s.Port && s.Port != 0 && (host == s.BindAddress || host == "" || s.BindAddress == ""):
+	}
+	// All other listeners have the address of server.bind_address.
+	if bind := c.Server.BindAddress; number == 0 || host != bind && !hosts.Unspecified(host) && !hosts.Unspecified(bind) {
+		return nil
+	}
+	acme := c.Server.TLS != nil && c.Server.TLS.ACME != nil && c.Server.TLS.ACME.Challenge == ChallengeHTTP
+	switch {
+	case int(number) == c.Server.Port:
 		return errors.New("is the address for clients; choose another port")
+	case c.Cluster != nil && int(number) == c.Cluster.PeerPort:
+		return errors.New("has the port for other replicas (cluster.peer_port); choose another one")
+	case acme && int(number) == c.Server.TLS.ACME.HTTPPort:
+		return errors.New("has the port for http-01 (server.tls.acme.http_port); choose another one")
 	}
 	return nil
 }
