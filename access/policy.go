@@ -172,7 +172,7 @@ func unknownField(expr ast.Expr) (err error) {
 		}
 		of := path(operand)
 		if known := fields[of]; known != nil && !slices.Contains(known, field) && !slices.Contains(pushed[of], field) {
-			err = fmt.Errorf("reads %s.%s, which does not exist. The fields of %[1]s are %s", of, field, strings.Join(known, ", "))
+			err = fmt.Errorf("reads %s.%s, which does not exist. The fields of %s are %s", of, field, of, strings.Join(known, ", "))
 		}
 	}))
 	return err

@@ -117,3 +117,16 @@ func TestRules(t *testing.T) {
 		}
 	}
 }
+
+// The error of a field that does not exist names those that do.
+func TestUnknownFieldNamesTheOthers(t *testing.T) {
+	for rule, want := range map[string]string{
+		"identity.usernam == null":               "reads identity.usernam, which does not exist. The fields of identity are id, username, client_ip, certificate, oidc",
+		"'x' in identity.certificate.orgs":       "reads identity.certificate.orgs, which does not exist. The fields of identity.certificate are common_names, organizations",
+		"has(request.repo) && identity.id != ''": "reads request.repo, which does not exist. The fields of request are action, namespace, reference, digest, artifact_type, n, last",
+	} {
+		if err := CheckPolicy(Policy{Rules: []string{rule}}); err == nil || err.Error() != "rule 0 "+want {
+			t.Errorf("%s: %v, want %s", rule, err, want)
+		}
+	}
+}

@@ -102,9 +102,14 @@ func issuerClient(files tlsFiles) (*http.Client, error) {
 				return errors.New("too many redirects")
 			case via[0].URL.Scheme == "https" && req.URL.Scheme != "https":
 				return errors.New("a redirect leads to an address without TLS")
-			default:
-				return nil
 			}
+			if req.URL.Scheme != via[0].URL.Scheme || req.URL.Host != via[0].URL.Host {
+				if own != nil {
+					return errors.New("a redirect leads to another host, which must not get the client certificate")
+				}
+				req.Header.Del("Authorization") // which net/http keeps for other ports and for subdomains
+			}
+			return nil
 		},
 	}, nil
 }

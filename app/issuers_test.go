@@ -6,10 +6,13 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -168,4 +171,56 @@ func TestIssuersOutliveReloads(t *testing.T) {
 	i.ca.Issue("weir", time.Now().Add(2*time.Hour)) // the same files
 	load("the certificate is renewed", document+keys)
 	load("nothing more", 0)
+}
+
+// A redirect takes neither the token nor the client certificate of an issuer to another origin.
+func TestIssuerRedirectsElsewhere(t *testing.T) {
+	var got []string
+	other := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		got = append(got, r.URL.Path+" "+r.Header.Get("Authorization"))
+	}))
+	defer other.Close()
+	var first *httptest.Server
+	first = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/elsewhere":
+			http.Redirect(w, r, other.URL+"/keys", http.StatusFound)
+		case "/here":
+			http.Redirect(w, r, first.URL+"/keys", http.StatusFound)
+		default:
+			got = append(got, r.URL.Path+" "+r.Header.Get("Authorization"))
+		}
+	}))
+	defer first.Close()
+	ca := testutil.NewAuthority(t)
+	certificate, key := ca.Issue("weir", time.Now().Add(time.Hour))
+	withPair, err := readTLSFiles(certificate, key, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(files tlsFiles, path string) error {
+		client, err := issuerClient(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, first.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer secret")
+		resp, err := client.Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	}
+	if err := errors.Join(ask(tlsFiles{}, "/here"), ask(tlsFiles{}, "/elsewhere"), ask(withPair, "/here")); err != nil {
+		t.Error(err)
+	}
+	if err := ask(withPair, "/elsewhere"); err == nil || !strings.Contains(err.Error(), "which must not get the client certificate") {
+		t.Error(err)
+	}
+	if want := []string{"/keys Bearer secret", "/keys ", "/keys Bearer secret"}; !slices.Equal(got, want) {
+		t.Errorf("the servers got %q, want %q", got, want)
+	}
 }

@@ -161,15 +161,14 @@ func (n *Namespace) noteRight(ctx context.Context, repo storage.RepoID, by proof
 	}
 }
 
-// standsIn reports whether content of the cache may stand in for an upstream's failure
-// towards a client whose own rights decide.
+// standsIn reports whether content of the cache may stand in for an upstream's failure. Towards a
+// client whose own rights decide, only an upstream that is away counts: a limit of requests, here
+// or there, is one that clients can reach, to keep a right that has been withdrawn.
 func (n *Namespace) standsIn(ctx context.Context, repo storage.RepoID, kind proof, failure error) bool {
 	if !n.spec.OnBehalf {
 		return true
 	}
-	_, busy := errors.AsType[*BusyError](failure) // the upstream was not asked
-	away := busy || errors.Is(failure, upstream.ErrUnavailable) || errors.Is(failure, upstream.ErrRateLimited)
-	return away && n.standing(ctx, repo, kind) != unknownStanding
+	return errors.Is(failure, upstream.ErrUnavailable) && n.standing(ctx, repo, kind) != unknownStanding
 }
 
 // undecided returns the failure of a lookup as a client gets it. While the upstream is unavailable,
