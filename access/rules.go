@@ -52,6 +52,9 @@ type Rules struct {
 	// readsAddress is set if the address of a client can make a difference: to a group, a
 	// list, a policy or a webhook. Then identities have one.
 	readsAddress bool
+
+	inForce context.Context // ends when other rules take the place of these
+	replace context.CancelFunc
 }
 
 // New returns the rules of a configuration. It returns an error for a name that two users
@@ -61,6 +64,7 @@ func New(opts Options) (*Rules, error) {
 		realm: opts.Realm, groups: newGroups(opts.Groups), metrics: opts.Metrics, accounts: newAccounts(opts.Accounts),
 		issuers: make(map[string]*Issuer, len(opts.Issuers)), tokens: newTokens(opts.Tokens),
 	}
+	r.inForce, r.replace = context.WithCancel(context.Background())
 	var err error
 	if r.memory, err = newMemory(); err != nil {
 		return nil, err
@@ -85,6 +89,10 @@ func New(opts Options) (*Rules, error) {
 // Open reports whether nothing is locked: every request is permitted, whatever
 // credentials it has, and asking either question is a waste.
 func (r *Rules) Open() bool { return r.open }
+
+// InForce returns a context that ends when [Current] has other rules. What goes on for longer than
+// a request, such as a stream of events, ends with it: its client is asked who it is again.
+func (r *Rules) InForce() context.Context { return r.inForce }
 
 // OpenFor is Open for a request that a block answers. A block that a reload has removed, in the
 // middle of the request, may have been a locked one. Rules without any block know none, and
@@ -294,7 +302,8 @@ type Current struct{ rules atomic.Pointer[Rules] }
 // Unrestricted returns rules that are open.
 func Unrestricted() *Current {
 	c := &Current{}
-	c.rules.Store(&Rules{open: true, layers: &layers{}})
+	inForce, replace := context.WithCancel(context.Background())
+	c.rules.Store(&Rules{open: true, layers: &layers{}, inForce: inForce, replace: replace})
 	return c
 }
 
@@ -308,6 +317,7 @@ func (c *Current) Store(r *Rules) {
 	r.metrics.setBlocks(slices.Collect(maps.Keys(r.layers.blocks)))
 	// Requests that met the last rules may still ask their webhooks.
 	if last := c.rules.Swap(r); last != nil {
+		last.replace()
 		last.layers.close()
 	}
 }

@@ -104,7 +104,10 @@ type Options struct {
 	Warmer    Warmer
 	// Address returns the address of the client of a request.
 	Address func(*http.Request) netip.Addr
-	Logger  *slog.Logger
+	// Rules returns a context that ends when the rules that have let the client of a request in are
+	// replaced. nil: they never are.
+	Rules  func(context.Context) context.Context
+	Logger *slog.Logger
 }
 
 // Handler answers requests below [Prefix]. The caller has asked whether their senders may

@@ -20,8 +20,8 @@ const (
 	maxStreamsOfNetwork = 32
 	// eventPause is the time between two writes of a stream.
 	eventPause = time.Second
-	// streamTime is how long a stream lasts. The client's program then asks again, as EventSource does, and the rules
-	// and the credentials are looked at again.
+	// streamTime is how long a stream lasts, unless the rules change before. The client's program then asks again,
+	// as EventSource does, and its credentials are looked at again.
 	streamTime = time.Minute
 	// readyAge is for how long it counts that the mirror is ready: a file is created in the store to find out.
 	readyAge = 5 * time.Second
@@ -81,8 +81,8 @@ func (h *Handler) events(w http.ResponseWriter, r *http.Request) {
 	out.Follow(ctx, eventPause, func() error { return s.add(ctx) })
 }
 
-// Streaming returns the context of a stream to the client of a request, which ends after a minute, and
-// with Close. The caller calls leave when the stream has ended. It returns ErrBusy if there are too many
+// Streaming returns the context of a stream to the client of a request, which ends after a minute, with
+// the rules that have let the client in, and with Close. The caller calls leave when the stream has ended. It returns ErrBusy if there are too many
 // streams, or too many to its network.
 func (h *Handler) Streaming(r *http.Request) (ctx context.Context, leave func(), err error) {
 	place, err := h.streams.take(h.from(r))
@@ -90,12 +90,21 @@ func (h *Handler) Streaming(r *http.Request) (ctx context.Context, leave func(),
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), streamTime)
-	stop := context.AfterFunc(h.closing, cancel)
-	if h.closing.Err() != nil {
-		cancel() // AfterFunc takes its time
+	ends := []context.Context{h.closing}
+	if h.opts.Rules != nil {
+		ends = append(ends, h.opts.Rules(r.Context()))
+	}
+	var stops []func() bool
+	for _, end := range ends {
+		stops = append(stops, context.AfterFunc(end, cancel))
+		if end.Err() != nil {
+			cancel() // AfterFunc takes its time
+		}
 	}
 	return ctx, func() {
-		stop()
+		for _, stop := range stops {
+			stop()
+		}
 		cancel()
 		place()
 	}, nil

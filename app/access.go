@@ -118,6 +118,17 @@ type tellsKey struct{}
 // tells reports whether the client of a request may know of the content that a question is about.
 type tells func(ctx context.Context, q access.Question) bool
 
+// rulesKey is the context's key of the context of the rules that have let a client in.
+type rulesKey struct{}
+
+// inForce returns the context of the rules that have let the client of a request in.
+func inForce(ctx context.Context) context.Context {
+	if rules, ok := ctx.Value(rulesKey{}).(context.Context); ok {
+		return rules
+	}
+	return context.Background()
+}
+
 // senderKey is the context's key of a string: the user that has sent a request or, without rules,
 // the address.
 type senderKey struct{}
@@ -151,7 +162,8 @@ func (g guard) handler(action access.Action, next http.Handler, refuse refusal) 
 			return
 		}
 		if rules.Open() {
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), senderKey{}, g.proxies.Load().Address(r).Unmap().String())))
+			ctx := context.WithValue(r.Context(), rulesKey{}, rules.InForce())
+			next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, senderKey{}, g.proxies.Load().Address(r).Unmap().String())))
 			return
 		}
 		w.Header().Set("Cache-Control", "no-store") // other clients may get other answers
@@ -169,7 +181,8 @@ func (g guard) handler(action access.Action, next http.Handler, refuse refusal) 
 			return
 		}
 		permits := tells(func(ctx context.Context, q access.Question) bool { return rules.Tells(ctx, identity, q, presented) })
-		ctx := context.WithValue(r.Context(), senderKey{}, identity.Name())
+		ctx := context.WithValue(r.Context(), rulesKey{}, rules.InForce())
+		ctx = context.WithValue(ctx, senderKey{}, identity.Name())
 		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, tellsKey{}, permits)))
 	})
 }

@@ -36,6 +36,7 @@ func newAPI(cfg config.Global, m *mirror, logger *slog.Logger) *api.Handler {
 		Downloads: e.downloads,
 		State:     m.state, Traffic: e.traffic, Recent: e.recent,
 		Address: func(r *http.Request) netip.Addr { return m.routing.proxies.Load().Address(r) },
+		Rules:   inForce,
 		Logger:  logger,
 	})
 }

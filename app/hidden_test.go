@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -318,6 +319,39 @@ func TestHiddenContentInStreams(t *testing.T) {
 		}
 	}
 	following.Wait()
+}
+
+// A stream ends with the rules that let its client in: a user who was removed follows nothing any more.
+func TestStreamsEndWithTheirRules(t *testing.T) {
+	h := newHiding(t)
+	server := httptest.NewServer(h.handler)
+	defer server.Close()
+	for _, path := range []string{"/api/v1/events", "/"} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.SetBasicAuth("alice", "secret")
+		request.Header.Set("Accept", pages.Events)
+		answer, err := server.Client().Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		lines := bufio.NewScanner(answer.Body)
+		for lines.Scan() && !strings.HasPrefix(lines.Text(), "event: ") { // the first event is sent at once
+		}
+		cfg := *h.routing.clients.denied.inForce.Load()
+		if err := h.apply(&cfg); err != nil {
+			t.Fatal(err)
+		}
+		begun := time.Now()
+		for lines.Scan() {
+		}
+		if took := time.Since(begun); lines.Err() != nil || took > 30*time.Second { // a stream lasts a minute
+			t.Errorf("%s went on for %s: %v", path, took, lines.Err())
+		}
+	}
 }
 
 // A client that may pull from a repository, but not list its tags, is told so, and gets no tag that it has not

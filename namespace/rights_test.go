@@ -3,6 +3,7 @@ package namespace_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -235,6 +236,41 @@ func TestRightsWhileTheUpstreamIsAway(t *testing.T) {
 					t.Errorf("%s of another client: %v", q.name, err)
 				}
 			}
+		})
+	}
+}
+
+// A limit of requests is no upstream that is away. A client could reach it on purpose, and keep a
+// right that has been withdrawn.
+func TestLimitsKeepNoRights(t *testing.T) {
+	for name, test := range map[string]struct {
+		limit func(*testing.T, *upstreamtest.Registry, *namespace.Namespace)
+		want  func(error) bool
+	}{
+		"of the upstream": {func(_ *testing.T, r *upstreamtest.Registry, _ *namespace.Namespace) {
+			r.Fault(upstreamtest.Any, upstreamtest.Status(http.StatusTooManyRequests, ""), upstreamtest.Header("Retry-After", "600"))
+		}, func(err error) bool { return errors.Is(err, upstream.ErrRateLimited) }},
+		"of the mirror": {func(t *testing.T, _ *upstreamtest.Registry, n *namespace.Namespace) {
+			ctx, leave := context.WithTimeout(t.Context(), 5*time.Minute)
+			t.Cleanup(leave)
+			occupy(ctx, n, lookupPlaces+10)
+		}, isBusy},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				r := m.registry("registry.test", upstreamtest.WithAccounts(account(alice, "app")))
+				img := addImage(r, "a layer")
+				h := &hanging{open: make(chan struct{})}
+				n := m.namespace("registry.test", r, onBehalf(time.Hour), func(s *namespace.Spec) { h.Registry, s.Upstreams = s.Upstreams, h })
+				pullAll(t, n, img, alice)
+				time.Sleep(10 * time.Minute)
+				test.limit(t, r, n)
+				for _, q := range questions(t) {
+					if err := q.ask(upstream.OnBehalf(t.Context(), alice), n, img); !test.want(err) {
+						t.Errorf("%s: %v", q.name, err)
+					}
+				}
+			})
 		})
 	}
 }
