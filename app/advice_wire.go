@@ -183,7 +183,7 @@ func upstreamRemedy(remedy upstream.Remedy, host, key string) string {
 	case upstream.CheckDNS:
 		return fmt.Sprintf("Check the host in url of %s, and the DNS of the mirror's machine", key)
 	case upstream.TrustAuthority:
-		return fmt.Sprintf("If its authority is your own, set server_ca_bundle of %s", key)
+		return fmt.Sprintf("If its authority is your own, write its certificate into server_ca_bundle of %s", key)
 	case upstream.CheckCertificateHost:
 		return "Its certificate is for another host. Check url of " + key
 	case upstream.CheckCertificateTime:

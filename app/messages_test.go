@@ -282,7 +282,7 @@ var messages = []message{
 	{
 		name: "unknown authority", options: []upstreamtest.Option{upstreamtest.WithTLS()}, change: https, status: 502, code: "UNAVAILABLE",
 		want: `ghcr.io could not deliver org/app:1.2: connecting to ghcr.io: tls: failed to verify certificate: x509: certificate signed by unknown authority. ` +
-			`If its authority is your own, set server_ca_bundle of repository."ghcr.io".upstream[0]`,
+			`If its authority is your own, write its certificate into server_ca_bundle of repository."ghcr.io".upstream[0]`,
 	},
 	{
 		name: "no TLS", change: func(o *upstream.Options) { https(o); o.URL.Host = "ghcr.io:80" }, status: 502, code: "UNAVAILABLE",

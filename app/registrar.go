@@ -177,11 +177,20 @@ func (r registrar) takes(draft config.Draft) string {
 			return "already exists. Change that block in its file"
 		case oci.Below(key, block.Key):
 			return "is below the block " + block.Key + ", which serves these names now. Write the block into a configuration file"
-		case block.Host != "" && oci.SameHost(block.Host, first):
+		case block.Host != "" && oci.SameHost(plainHost(block.Host), plainHost(first)):
 			return "begins with " + first + ", which is already the registry of the block " + block.Key + ". Write the block into a configuration file"
 		}
 	}
 	return ""
+}
+
+// plainHost returns a host without what makes no difference to a client that pulls by its name: the port
+// of its scheme, and the dot of a complete name (RFC 1034, section 3.1).
+func plainHost(host string) string {
+	for _, port := range []string{":443", ":80"} {
+		host = strings.TrimSuffix(host, port)
+	}
+	return strings.TrimSuffix(host, ".")
 }
 
 // Add writes a block to a file of its own, and puts it in force. If the reload fails, the file goes

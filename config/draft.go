@@ -49,6 +49,10 @@ const (
 	MaxDraftPassword = 8 << 10
 )
 
+// maxFileName bounds the name of the file of a draft, in bytes. Filesystems allow 255, and the file is written
+// under a longer name first.
+const maxFileName = 200
+
 // ByHand reports whether only the operator can write the block of the draft.
 func (d Draft) ByHand() bool { return d.Helper != "" || d.Authority || d.Certificate }
 
@@ -82,6 +86,9 @@ func (d Draft) Check() error {
 		if err != nil {
 			problems = append(problems, &Problem{Key: field.key, Err: err})
 		}
+	}
+	if len(d.FileName()) > maxFileName {
+		problems = append(problems, &Problem{Key: d.at(), Err: fmt.Errorf("is too long for the name of a file, %s", d.FileName())})
 	}
 	if err := d.checkHelper(); err != nil {
 		problems = append(problems, &Problem{Key: d.at() + ".upstream[0].url", Err: err})

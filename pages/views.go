@@ -323,7 +323,9 @@ func (h *Handler) clients(ctx context.Context, r *http.Request) (page, error) {
 		URL     string
 		Made    clientconfig.Config
 		Test    string
-		Problem string
+		// Elsewhere is the host of the URL, if that is not the address of the page: a link may lead here.
+		Elsewhere string
+		Problem   string
 	}{Clients: clientconfig.Clients(), Client: query.Get("client"), URL: query.Get("url")}
 	if values.Client == "" {
 		values.Client = "docker"
@@ -341,6 +343,9 @@ func (h *Handler) clients(ctx context.Context, r *http.Request) (page, error) {
 	}
 	if at, err := url.Parse(values.URL); err == nil {
 		values.Test = testOf(values.Client, h.example(ctx, at.Host))
+		if at.Host != r.Host {
+			values.Elsewhere = at.Host
+		}
 	}
 	return page{"Clients", "clients", values}, ctx.Err()
 }

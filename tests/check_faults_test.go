@@ -94,7 +94,7 @@ var faults = map[string]faulty{
 	},
 	"authority": {
 		options: []upstreamtest.Option{upstreamtest.WithTLS()}, status: "failed", login: "unknown",
-		said: `certificate signed by unknown authority. If its authority is your own, set server_ca_bundle of repository."authority".upstream[0]`,
+		said: `certificate signed by unknown authority. If its authority is your own, write its certificate into server_ca_bundle of repository."authority".upstream[0]`,
 	},
 	"bundle": {
 		options: []upstreamtest.Option{upstreamtest.WithTLS()},
