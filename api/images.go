@@ -117,7 +117,7 @@ func (h *Handler) unremoved(ctx context.Context, image string, err error) error 
 	case errors.Is(err, storage.ErrNotExist):
 		return &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "no part of the image is cached, so there is nothing to remove"}
 	case errors.Is(err, namespace.ErrPinned):
-		return &Failure{http.StatusConflict, "DENIED", "the image, or an image in the repository, is pinned. Unpin it first: " + Prefix + "pins lists the pins"}
+		return &Failure{http.StatusConflict, "DENIED", "the image, or an image in the repository, is pinned. Unpin it first: weir pin, or " + Prefix + "pins, lists the pins"}
 	case errors.Is(err, namespace.ErrTooMany):
 		return &Failure{http.StatusConflict, "UNSUPPORTED", "the repository has too many objects for one removal. Remove the whole repository, or evict by age with weir gc"}
 	}

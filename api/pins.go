@@ -95,7 +95,7 @@ func (h *Handler) Unpin(ctx context.Context, image string) (PinDocument, error) 
 		pinned, err = h.opts.Pins.Unpin(ctx, repo.ID, part)
 	}
 	if errors.Is(err, storage.ErrNotExist) && ctx.Err() == nil { // else the rules may not have been asked
-		return PinDocument{}, &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the image is not pinned. " + Prefix + "pins lists the pins"}
+		return PinDocument{}, &Failure{http.StatusNotFound, "MANIFEST_UNKNOWN", "the image is not pinned. weir pin, or " + Prefix + "pins, lists the pins"}
 	}
 	if err != nil {
 		return PinDocument{}, h.unpinnable(ctx, image, err)

@@ -81,7 +81,7 @@ func (h *Handler) named(ctx context.Context, name string) (Repository, error) {
 // unknownRepository is the error for a repository that the client may not know of. The rules may
 // not have been asked if the context has ended.
 func unknownRepository(ctx context.Context) error {
-	return cmp.Or(ctx.Err(), error(&Failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it. Write slashes as %2F, and begin with the key of the block"}))
+	return cmp.Or(ctx.Err(), error(&Failure{http.StatusNotFound, "NAME_UNKNOWN", "the mirror has no such repository, or this client may not pull from it. Begin its name with the key of the block, and in a path write the slashes of the name as %2F"}))
 }
 
 func (h *Handler) repository(ctx context.Context, r *http.Request) (any, error) {

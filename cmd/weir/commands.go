@@ -73,7 +73,7 @@ func arguments(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch n := len(args); {
 		case most == 0 && n > 0:
-			return fmt.Errorf("%s takes no arguments, but got %q. Name configuration files with --config. Run %[1]s --help for all flags", cmd.CommandPath(), args[0])
+			return fmt.Errorf("%s takes no arguments, but got %q. Its usage is: %s. Name configuration files with --config", cmd.CommandPath(), args[0], cmd.UseLine())
 		case n < least || most >= 0 && n > most:
 			return fmt.Errorf("%s does not accept %d arguments. Its usage is: %s", cmd.CommandPath(), n, cmd.UseLine())
 		}
