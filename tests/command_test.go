@@ -66,7 +66,7 @@ func TestExitCodes(t *testing.T) {
 
 		{"", 2, "", "command is missing"},
 		{"server", 2, "", `unknown command "server"`},
-		{"serve now", 2, "", `unknown command "now"`},
+		{"serve now", 2, "", `weir serve takes no arguments, but got "now"`},
 		{"serve --port 1", 2, "", "unknown flag: --port"},
 		{"version --config", 2, "", "--config"},
 		{"check --config bad.toml", 2, "", `bad.toml:2: server.prot: unknown key; did you mean "port"?`},
