@@ -90,8 +90,8 @@ func New(opts Options) (*Rules, error) {
 // credentials it has, and asking either question is a waste.
 func (r *Rules) Open() bool { return r.open }
 
-// InForce returns a context that ends when [Current] has other rules. What goes on for longer than
-// a request, such as a stream of events, ends with it: its client is asked who it is again.
+// InForce returns a context that ends when [Current] has other rules. An answer that lasts longer than
+// a moment, such as a stream of events, ends with it, and its client sends its credentials again.
 func (r *Rules) InForce() context.Context { return r.inForce }
 
 // OpenFor is Open for a request that a block answers. A block that a reload has removed, in the

@@ -321,7 +321,7 @@ func TestHiddenContentInStreams(t *testing.T) {
 	following.Wait()
 }
 
-// A stream ends with the rules that let its client in: a user who was removed follows nothing any more.
+// A stream ends with the rules that let its client in, so that a removed user follows nothing any more.
 func TestStreamsEndWithTheirRules(t *testing.T) {
 	h := newHiding(t)
 	server := httptest.NewServer(h.handler)
