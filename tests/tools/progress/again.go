@@ -64,7 +64,7 @@ func again(args []string, screen *screen, failed *failures) int {
 	for pkg, names := range failed.tests {
 		fmt.Fprintf(screen, "\nFailed, and run again alone: %s %s\n", pkg, strings.Join(names, ", "))
 		once := append(slices.Clone(flags), "-parallel", "1", "-run", pattern(names), pkg)
-		if c, _ := runOnce(once, screen); c != 0 {
+		if c := run(once, screen, newResults(screen)); c != 0 {
 			code = c
 			continue
 		}

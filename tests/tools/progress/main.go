@@ -40,17 +40,12 @@ func main() {
 	}
 	// The command's own output must stay alone on the standard output.
 	screen := &screen{out: os.Stderr, last: time.Now()}
-	code, failed := runOnce(flag.Args(), screen)
-	if *repeat && code != 0 && failed.few() {
-		code = again(flag.Args(), screen, failed)
+	results := newResults(screen)
+	code := run(flag.Args(), screen, results)
+	if *repeat && code != 0 && results.failed.few() {
+		code = again(flag.Args(), screen, &results.failed)
 	}
 	os.Exit(code)
-}
-
-// runOnce runs the command and returns its exit code, and the tests that failed.
-func runOnce(args []string, screen *screen) (int, *failures) {
-	results := newResults(screen)
-	return run(args, screen, results), &results.failed
 }
 
 // run runs the command and returns its exit code.
