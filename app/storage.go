@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/notify"
 	"github.com/weirhq/weir/internal/whoami"
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/storage"
@@ -110,10 +111,11 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 	cfg := blobs.FS
 	maxSize, maxUnused := localLimits(cfg)
 	// The driver's spools take part in the quota, so it comes first.
-	quota, usage := evict.NewQuota(maxSize), new(catalog.Usage)
+	quota, usage, others := evict.NewQuota(maxSize), new(catalog.Usage), notify.NewSignal()
 	driver, err := disk.Open(cfg.RootDir, disk.Options{
 		Durability: durability(cfg.SyncToDisk), MinFree: int64(cfg.MinFree), Quota: quota, MaxQuarantine: quarantineLimit(maxSize), Logger: logger,
-		Listed: maxSize > 0 || maxUnused > 0 || hasCaps(whole), // for the index
+		Listed:   maxSize > 0 || maxUnused > 0 || hasCaps(whole), // for the index
+		OnOthers: others.Notify,
 		OnRecord: func(bytes, records int64) {
 			usage.Add(bytes, records)
 			quota.AddRecords(bytes)
@@ -138,6 +140,7 @@ func openStorage(whole *config.Config, metrics prometheus.Registerer, logger *sl
 		Owners:      driver.Records(),
 		Blocks:      blockCaps(whole),
 		Referred:    s.referred,
+		Changed:     others.C(),
 		Metrics:     s.evictions,
 		Logger:      logger,
 	})

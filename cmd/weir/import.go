@@ -35,7 +35,7 @@ manifest and for some bytes of each layer, and downloads no imported layer.
 With --bucket, copy into the bucket of blob_store.s3.
 
 The command may run before the first start of the mirror, or while the mirror runs,
-which counts the new content within an hour. Run it as the mirror's user.
+which counts the new content when the import has ended. Run it as the mirror's user.
 
 The exit code is 0 if all content is in the store, and 1 if any was skipped or left
 out, or if the command was interrupted.`

@@ -82,6 +82,9 @@ type Options struct {
 	// Listed says that All is called soon, which counts the content on its way. Otherwise
 	// Open has it counted in the background.
 	Listed bool
+	// OnOthers, if set, is called a few seconds after another process has begun or ended its work on
+	// the store: it may have changed the content. The call should return soon.
+	OnOthers func()
 	// Logger gets leftovers and failed counts. The default discards.
 	Logger *slog.Logger
 }
@@ -243,7 +246,17 @@ func (s *Store) start(opts Options) {
 	if opts.Existing {
 		return
 	}
-	s.background.Go(func() { s.workspace.sweep(ctx, opts.Logger) })
+	swept := make(chan struct{})
+	s.background.Go(func() {
+		defer close(swept)
+		s.workspace.sweep(ctx, opts.Logger)
+	})
+	if opts.OnOthers != nil {
+		s.endless.Go(func() {
+			<-swept
+			s.workspace.watch(ctx, opts.OnOthers)
+		})
+	}
 	if !opts.Listed {
 		s.background.Go(func() { s.count(ctx, opts.Logger) })
 	}
@@ -283,8 +296,8 @@ func (s *Store) Records() storage.Records { return s.records }
 func (s *Store) Spools() *spool.Dir { return s.spools }
 
 // Size returns how many bytes of content are stored, in how many objects. Both
-// grow from zero during the first count, and leave out later changes by other
-// processes on the same root.
+// grow from zero during the first count, and take in later changes by other
+// processes on the same root at each listing by All.
 func (s *Store) Size() (bytes, objects int64) {
 	return s.blobs.bytes.Load(), s.blobs.objects.Load()
 }

@@ -26,8 +26,8 @@ import (
 const portion = 512
 
 // All reads one directory after the other. An entry's time is the one that Touch was
-// last given, else that of the last byte that was written to it. The first listing counts
-// the content on its way, for Size.
+// last given, else that of the last byte that was written to it. A listing counts the
+// content on its way, for Size.
 func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
 		// A root that has vanished is an error and no empty store.
@@ -61,17 +61,13 @@ func (s *Store) count(ctx context.Context, logger *slog.Logger) {
 
 // list yields the blobs of one algorithm. It reports whether the caller wants more.
 func (b *blobs) list(ctx context.Context, algorithm digest.Algorithm, yield func(storage.Entry, error) bool) bool {
-	var uncounted []*shard
+	counts := make(map[*shard]bool, prefixes)
 	// Before the directory is read: a shard that is made afterwards has only changes, which
 	// are counted by themselves.
 	for i := range prefixes {
 		if shard := b.shards[shardKey(algorithm, i)]; shard.startCount() {
-			uncounted = append(uncounted, shard)
+			counts[shard] = true
 		}
-	}
-	counts := make(map[*shard]bool, len(uncounted))
-	for _, shard := range uncounted {
-		counts[shard] = true
 	}
 	defer func() {
 		for shard := range counts {
@@ -94,7 +90,7 @@ func (b *blobs) list(ctx context.Context, algorithm digest.Algorithm, yield func
 			return false
 		}
 		if counts[shard] {
-			b.addCount(shard.endCount(listed))
+			b.endCount(shard, listed)
 			delete(counts, shard)
 		}
 		for _, entry := range listed {
@@ -107,16 +103,19 @@ func (b *blobs) list(ctx context.Context, algorithm digest.Algorithm, yield func
 		}
 	}
 	for shard := range counts { // those that have no directory
-		b.addCount(shard.endCount(nil))
+		b.endCount(shard, nil)
 		delete(counts, shard)
 	}
 	return true
 }
 
-func (b *blobs) addCount(bytes, objects int64) {
-	b.bytes.Add(bytes)
-	b.objects.Add(objects)
-	b.counted.Add(1)
+// endCount ends the count of a shard with what its directory has listed.
+func (b *blobs) endCount(shard *shard, listed []storage.Entry) {
+	grown, first := shard.endCount(listed)
+	b.add(grown)
+	if first {
+		b.counted.Add(1)
+	}
 }
 
 // names returns the names in a directory, or none if there is no such directory.

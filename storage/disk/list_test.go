@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -91,4 +93,46 @@ func TestListingAllocatesLittle(t *testing.T) {
 	if each := allocations / n; each > 5 {
 		t.Errorf("%.1f allocations for each content, want 5 at most", each)
 	}
+}
+
+// What another process has changed is noticed, and the next listing counts it.
+func TestOtherProcesses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		root := t.TempDir()
+		noticed := 0
+		s, err := disk.Open(root, disk.Options{OnOthers: func() { noticed++ }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		gone := storagetest.Commit(t, s, s.Spools(), []byte("removed by another process"))
+		kept := []byte("kept")
+		storagetest.Commit(t, s, s.Spools(), kept)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if noticed != 0 {
+			t.Errorf("noticed %d other processes, and there was none", noticed)
+		}
+
+		other, err := disk.Open(root, disk.Options{Existing: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		added := []byte("added by another process")
+		storagetest.Commit(t, other, other.Spools(), added)
+		if err := errors.Join(other.Delete(t.Context(), gone), other.Close()); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if noticed != 1 {
+			t.Errorf("noticed %d other processes, want 1", noticed)
+		}
+		for _, err := range s.All(t.Context()) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantSize(t, s, int64(len(kept)+len(added)), 2)
+	})
 }

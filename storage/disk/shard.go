@@ -30,17 +30,30 @@ type shard struct {
 // census counts a shard's content while it changes. A change is begun before the
 // filesystem is asked for the size before it, and ended after it took effect.
 //
-//	uncounted ──► counting ──► counted
-//	    ▲             │
-//	    └─────────────┘ the listing was abandoned
+//	uncounted <──► counting ───► counted <──► recounting
+//
+// Only a count that is abandoned leads back to the left of the first arrow. A recount corrects
+// the sums, since other processes change the content too.
 //
 // The listing may see a file before or after its change. It therefore leaves out
 // each file that changes during the count: its change counts the file when it
 // ends, or the end of the count does if the change has ended by then.
 type census struct {
 	state    censusState
-	changing map[string]bool  // names whose change has begun; true: the size before is counted
-	changed  map[string]int64 // during the count: the size after the last change
+	sum      tally            // since the first count has ended
+	changing map[string]bool  // names whose change has begun; true: sum has the size before
+	changed  map[string]int64 // during a count: the size after the last change
+}
+
+// tally is how much content there is, or by how much that has grown.
+type tally struct{ bytes, objects int64 }
+
+// add adds or, with a sign of -1, removes a blob.
+func (t *tally) add(size, sign int64) {
+	if size != absent {
+		t.bytes += sign * size
+		t.objects += sign
+	}
 }
 
 type censusState uint8
@@ -49,6 +62,7 @@ const (
 	uncounted censusState = iota
 	counting
 	counted
+	recounting
 )
 
 // begin notes that a file is about to change.
@@ -58,69 +72,85 @@ func (s *shard) begin(name string) {
 	if s.changing == nil {
 		s.changing = make(map[string]bool)
 	}
-	s.changing[name] = s.state == counted
+	s.changing[name] = s.state >= counted
 }
 
-// end notes that a file has changed, and returns the sizes to count out and in.
-func (s *shard) end(name string, before, after int64) (out, in int64) {
+// end notes that a file has changed, and returns by how much the sum has grown.
+func (s *shard) end(name string, before, after int64) (grown tally) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known := s.changing[name]
 	delete(s.changing, name)
-	switch {
-	case known: // the count includes the size before
-		return before, after
-	case s.state == counted: // the count has ended meanwhile, and left it out
-		return absent, after
-	case s.state == counting:
+	if s.changed != nil {
 		s.changed[name] = after // for the end of the count
 	}
-	return absent, absent // the count includes the size after
+	if s.state < counted { // that count includes the size after
+		return grown
+	}
+	if known { // else a count has ended meanwhile, and left the file out
+		grown.add(before, -1)
+	}
+	grown.add(after, 1)
+	s.sum.bytes += grown.bytes
+	s.sum.objects += grown.objects
+	return grown
 }
 
-// startCount begins the count. It reports false if that was done before.
+// startCount begins a count. It reports false if another listing is counting.
 func (s *shard) startCount() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state != uncounted {
+	switch s.state {
+	case uncounted:
+		s.state = counting
+	case counted:
+		s.state = recounting
+	default:
 		return false
 	}
-	s.state, s.changed = counting, make(map[string]int64)
+	s.changed = make(map[string]int64)
 	return true
 }
 
-// giveUpCount ends a count whose listing was abandoned: nothing is counted.
+// giveUpCount ends a count whose listing was abandoned: the sum stays.
 func (s *shard) giveUpCount() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.state, s.changed = uncounted, nil
+	if s.state == counting {
+		s.state = uncounted
+	} else {
+		s.state = counted
+	}
+	s.changed = nil
 }
 
-// endCount ends the count and returns its sums: those of the listed files, with the
-// present sizes of files that have changed since, and without those that are changing.
-func (s *shard) endCount(listed []storage.Entry) (bytes, objects int64) {
+// endCount ends the count and returns by how much the sum has grown. The new sum has the listed
+// files, with the present sizes of files that have changed since, and without those that are
+// changing. It reports whether it was the first count.
+func (s *shard) endCount(listed []storage.Entry) (grown tally, first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	count := func(size int64) {
-		if size != absent {
-			bytes, objects = bytes+size, objects+1
-		}
-	}
+	var now tally
 	for _, entry := range listed {
 		name := entry.Digest.Encoded()
 		_, changed := s.changed[name]
 		if _, changing := s.changing[name]; !changed && !changing {
-			count(entry.Size)
+			now.add(entry.Size, 1)
 		}
 	}
 	for name, size := range s.changed {
 		// A file may have changed and be changing again.
 		if _, changing := s.changing[name]; !changing {
-			count(size)
+			now.add(size, 1)
 		}
 	}
-	s.state, s.changed = counted, nil
-	return bytes, objects
+	for name := range s.changing {
+		s.changing[name] = false
+	}
+	grown = tally{now.bytes - s.sum.bytes, now.objects - s.sum.objects}
+	first = s.state == counting
+	s.state, s.sum, s.changed = counted, now, nil
+	return grown, first
 }
 
 // replace runs change, after which the content at path has the given size or is
@@ -142,15 +172,11 @@ func (b *blobs) replace(shard *shard, path string, size int64, change func(befor
 			size = absent
 		}
 	}
-	out, in := shard.end(name, before, size)
-	b.add(out, -1)
-	b.add(in, 1)
+	b.add(shard.end(name, before, size))
 	return err
 }
 
-func (b *blobs) add(size, sign int64) {
-	if size != absent {
-		b.bytes.Add(sign * size)
-		b.objects.Add(sign)
-	}
+func (b *blobs) add(grown tally) {
+	b.bytes.Add(grown.bytes)
+	b.objects.Add(grown.objects)
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,6 +74,33 @@ func tryLock(dir string) (*os.File, error) {
 		return nil, errors.Join(errInUse, lock.Close())
 	}
 	return lock, nil
+}
+
+// lookInterval is how often a process looks for others.
+const lookInterval = 5 * time.Second
+
+// watch calls changed after other processes have made or removed their workspaces, until the
+// context ends.
+func (w *workspace) watch(ctx context.Context, changed func()) {
+	tmp := filepath.Dir(w.path)
+	last, _ := os.Lstat(tmp)
+	looks := time.NewTicker(lookInterval)
+	defer looks.Stop()
+	for {
+		select {
+		case <-looks.C:
+		case <-ctx.Done():
+			return
+		}
+		now, err := os.Lstat(tmp)
+		if err != nil { // the volume is gone, and the commits say so
+			continue
+		}
+		if last == nil || !now.ModTime().Equal(last.ModTime()) {
+			changed()
+		}
+		last = now
+	}
 }
 
 // sweep removes the workspaces of processes that have ended.

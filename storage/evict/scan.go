@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// rescanInterval is how often the index is compared with the store. Only other
-	// processes make a difference, such as weir gc, and a scan reads all
-	// directories.
+	// rescanInterval is how often the store is listed, and compared with the index if there
+	// is one. Only other processes make a difference, most of which are noticed earlier, and
+	// a scan reads all directories.
 	rescanInterval = time.Hour
 	// reloadDelay is how long after a failure the store is listed again.
 	reloadDelay = 30 * time.Second
@@ -31,6 +31,7 @@ type scanner struct {
 	inventory *inventory
 	next      lister
 	owners    func(context.Context) owned // reads which blocks brought the content in
+	changed   <-chan struct{}             // another process has changed the store
 	logger    *slog.Logger
 }
 
@@ -42,10 +43,17 @@ type lister interface {
 
 // run scans until its context ends. It begins when the index is wanted.
 func (c *scanner) run(ctx context.Context) {
-	select {
-	case <-c.inventory.wanted.C():
-	case <-ctx.Done():
-		return
+	for wanted := false; !wanted; {
+		select {
+		case <-c.inventory.wanted.C():
+			wanted = true
+		case <-c.changed:
+			c.pass(ctx)
+		case <-time.After(rescanInterval):
+			c.pass(ctx)
+		case <-ctx.Done():
+			return
+		}
 	}
 	scan := c.load
 	for {
@@ -63,8 +71,18 @@ func (c *scanner) run(ctx context.Context) {
 		}
 		select {
 		case <-time.After(pause):
+		case <-c.changed:
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// pass lists the store for those below, which compare with it what they know.
+func (c *scanner) pass(ctx context.Context) {
+	for _, err := range c.next.All(ctx) {
+		if err != nil && ctx.Err() == nil {
+			c.logger.Warn("cannot list the content of the store, so figures may include content that another process has removed", "error", err)
 		}
 	}
 }

@@ -165,6 +165,37 @@ func TestSharesItsStore(t *testing.T) {
 	})
 }
 
+// A word that another process has changed the store makes the index follow at once. Without an
+// index, the store is listed for the stores below.
+func TestFollowsAWord(t *testing.T) {
+	for name, lazy := range map[string]bool{"with an index": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				changed := make(chan struct{}, 1)
+				quota := evict.NewQuota(0)
+				memory := storagetest.NewMemoryWithin(t, quota)
+				l := evict.New(memory, quota, evict.Options{Lazy: lazy, Changed: changed})
+				defer func() { must(t, l.Close()) }()
+				gone := put(t, l, memory.Spools(), []byte("gone"))
+				put(t, l, memory.Spools(), []byte("kept"))
+				time.Sleep(time.Minute)
+				must(t, memory.Delete(t.Context(), gone))
+				before := memory.Calls("All")
+				for n := range 2 {
+					changed <- struct{}{}
+					synctest.Wait()
+					if got := memory.Calls("All") - before; got != n+1 {
+						t.Errorf("%d listings after %d words", got, n+1)
+					}
+				}
+				if got := l.Usage(); !lazy && got.Objects != 1 {
+					t.Errorf("%+v, want one object", got)
+				}
+			})
+		})
+	}
+}
+
 // Content whose last use lies in the future counts as used at the start, and within
 // an hour its time is set right. If the present time was the wrong one, the last use
 // is what it was.

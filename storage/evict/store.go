@@ -49,8 +49,12 @@ type Options struct {
 	// Referred is called with the blobs that a used manifest refers to and the store does not
 	// have, if their digests are sha256. They may be elsewhere. It may be nil.
 	Referred func(digest.Digest)
-	Metrics  *Metrics
-	Logger   *slog.Logger // the default discards
+	// Changed asks for a comparison of the index with the store, which another process may have
+	// changed. Without an index the store is only listed, so that the stores below can compare
+	// what they know. It may be nil.
+	Changed <-chan struct{}
+	Metrics *Metrics
+	Logger  *slog.Logger // the default discards
 }
 
 // Store decorates a store: it pins content that is open, and notes uses. Four
@@ -91,7 +95,7 @@ func New(next storage.Store, quota *Quota, opts Options) *Store {
 	s.SetBlocks(opts.Blocks)
 	evictor := &evictor{inventory: i, next: next, references: s.references, opts: opts, held: s.holds.first}
 	evictor.failing = episode.New(calm, func() { opts.Logger.Info("content can be deleted again") })
-	scanner := &scanner{inventory: i, next: next, owners: s.owners.read, logger: opts.Logger}
+	scanner := &scanner{inventory: i, next: next, owners: s.owners.read, changed: opts.Changed, logger: opts.Logger}
 	if !opts.Lazy || opts.MaxUnused > 0 || i.index.ledger.max > 0 {
 		i.wanted.Notify()
 	}

@@ -28,7 +28,8 @@ import (
 // and counts as absent: the next download brings it back.
 //
 // Do not put it in front of a store that keeps content in memory itself, or that
-// deletes on its own account: deleted content would still be served from memory.
+// deletes on its own account: deleted content would still be served from memory. What another
+// process deletes goes at the next listing.
 // Eviction therefore belongs in front, where it also sees each use.
 type Store struct {
 	next      storage.Store
@@ -40,7 +41,7 @@ type Store struct {
 	mu        sync.Mutex
 	objects   *simplelru.LRU[digest.Digest, []byte]
 	bytes     int64  // the cost of objects
-	deletions uint64 // how often Delete was called
+	deletions uint64 // how often drop was called
 }
 
 var (
@@ -138,18 +139,45 @@ func (s *Store) Commit(ctx context.Context, dgst digest.Digest, sp *spool.Spool)
 // Delete deletes a blob below and in memory.
 func (s *Store) Delete(ctx context.Context, dgst digest.Digest) error {
 	err := s.next.Delete(ctx, dgst)
+	s.drop(dgst) // also if it failed: the content may be gone
+	return err
+}
+
+// drop takes a blob out of memory, and keeps one out that is being read from the store below.
+func (s *Store) drop(dgst digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deletions++ // also if it failed: the content may be gone
+	s.deletions++
 	if content, ok := s.objects.Peek(dgst); ok {
 		s.objects.Remove(dgst)
 		s.bytes -= cost(content)
 	}
-	return err
 }
 
-// All lists the blobs of the store below, which has all of them.
-func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] { return s.next.All(ctx) }
+// All lists the blobs of the store below, which has all of them. A listing that comes to its end
+// takes out of memory what the store below no longer has: another process has deleted it.
+func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
+	return func(yield func(storage.Entry, error) bool) {
+		for entry, err := range s.next.All(ctx) {
+			if !yield(entry, err) {
+				return
+			}
+		}
+		s.compare(ctx)
+	}
+}
+
+// compare takes out of memory what the store below no longer has.
+func (s *Store) compare(ctx context.Context) {
+	s.mu.Lock()
+	digests := s.objects.Keys()
+	s.mu.Unlock()
+	for _, dgst := range digests {
+		if _, err := s.next.Stat(ctx, dgst); errors.Is(err, storage.ErrNotExist) {
+			s.drop(dgst)
+		}
+	}
+}
 
 // get returns a blob that is in memory, and otherwise how many deletions
 // there have been so far.

@@ -133,6 +133,39 @@ func TestHotWithoutRoom(t *testing.T) {
 	}
 }
 
+// What another process deletes below stays in memory until the next listing, and then comes again
+// from the store below.
+func TestHotComparesAtAListing(t *testing.T) {
+	for name, list := range map[string]struct {
+		entries int // that are listed, before the listing is abandoned; -1: all
+		left    bool
+	}{"whole": {-1, false}, "abandoned": {1, true}} {
+		m := storagetest.NewMemory(t)
+		hot := memcache.New(m, memcache.Options{MaxBytes: 1 << 20, MaxObject: 100})
+		gone := storagetest.Commit(t, hot, m.Spools(), []byte("gone"))
+		kept := storagetest.Commit(t, hot, m.Spools(), []byte("kept"))
+		storagetest.Commit(t, hot, m.Spools(), []byte("another"))
+		must(t, m.Delete(t.Context(), gone))
+		n := 0
+		for _, err := range hot.All(t.Context()) {
+			must(t, err)
+			if n++; n == list.entries {
+				break
+			}
+		}
+		if _, err := hot.Stat(t.Context(), gone); (err == nil) != list.left || err != nil && !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("%s: Stat of what is gone: %v", name, err)
+		}
+		before := m.Calls("Open")
+		storagetest.Read(t, hot, kept)
+		if got := m.Calls("Open") - before; got != 0 {
+			t.Errorf("%s: %d opens of what is still there", name, got)
+		}
+		storagetest.Commit(t, hot, m.Spools(), []byte("gone"))
+		storagetest.Read(t, hot, gone)
+	}
+}
+
 // What can never stay in memory does not push out what is there.
 func TestHotLeavesOutWhatIsTooLarge(t *testing.T) {
 	m := storagetest.NewMemory(t)
