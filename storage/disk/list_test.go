@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,8 +100,8 @@ func TestListingAllocatesLittle(t *testing.T) {
 func TestOtherProcesses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		root := t.TempDir()
-		noticed := 0
-		s, err := disk.Open(root, disk.Options{OnOthers: func() { noticed++ }})
+		var noticed atomic.Int64
+		s, err := disk.Open(root, disk.Options{OnOthers: func() { noticed.Add(1) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,8 +111,8 @@ func TestOtherProcesses(t *testing.T) {
 		storagetest.Commit(t, s, s.Spools(), kept)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if noticed != 0 {
-			t.Errorf("noticed %d other processes, and there was none", noticed)
+		if n := noticed.Load(); n != 0 {
+			t.Errorf("noticed %d other processes, and there was none", n)
 		}
 
 		other, err := disk.Open(root, disk.Options{Existing: true})
@@ -125,8 +126,8 @@ func TestOtherProcesses(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if noticed != 1 {
-			t.Errorf("noticed %d other processes, want 1", noticed)
+		if n := noticed.Load(); n != 1 {
+			t.Errorf("noticed %d other processes, want 1", n)
 		}
 		for _, err := range s.All(t.Context()) {
 			if err != nil {

@@ -81,7 +81,10 @@ func (s *shard) end(name string, before, after int64) (grown tally) {
 	defer s.mu.Unlock()
 	known := s.changing[name]
 	delete(s.changing, name)
-	if s.changed != nil {
+	if s.state == counting || s.state == recounting {
+		if s.changed == nil {
+			s.changed = make(map[string]int64)
+		}
 		s.changed[name] = after // for the end of the count
 	}
 	if s.state < counted { // that count includes the size after
@@ -108,7 +111,6 @@ func (s *shard) startCount() bool {
 	default:
 		return false
 	}
-	s.changed = make(map[string]int64)
 	return true
 }
 
