@@ -330,8 +330,12 @@ func CompleteOrAbandon(pool *jobs.Pool) func(*download.Download) {
 	return func(d *download.Download) {
 		complete := func(ctx context.Context) error {
 			err := d.Complete(ctx)
-			if ctx.Err() != nil {
+			forgotten := errors.Is(err, download.ErrForgotten)
+			if ctx.Err() != nil || forgotten {
 				d.Abandon() // else it would wait for a client that may never come
+			}
+			if forgotten {
+				return nil
 			}
 			return err
 		}

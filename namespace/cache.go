@@ -54,6 +54,7 @@ type Cache struct {
 	served       *bounded.Cache[storage.RepoID, []servedManifest]
 	serving      sync.Mutex // held while an entry of served changes
 	ahead        ahead
+	removals     atomic.Int64 // that have begun: jobs that prefetch layers end
 	content      *storage.Health
 	records      *storage.Health
 	brokeOff     func(ctx context.Context, dgst digest.Digest, err error) bool

@@ -3,6 +3,7 @@ package namespace
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
 )
 
 // A namespace with Prefetch downloads the layers of an image ahead of its clients. A request
@@ -154,12 +156,14 @@ func (n *Namespace) prefetchLayers(ctx context.Context, repo storage.RepoID, lay
 	var running errgroup.Group
 	running.SetLimit(prefetchedAtOnce)
 	var failed, leftOut atomic.Bool
+	removals := n.cache.removals.Load()
 	for _, layer := range layers {
 		running.Go(func() error {
 			if isForeign(layer) {
 				return nil
 			}
-			if failed.Load() || !n.mayPrefetch(ctx, repo, layer) {
+			// What another image loses costs a client the prefetch, and the operator nothing.
+			if failed.Load() || n.cache.removals.Load() != removals || !n.mayPrefetch(ctx, repo, layer) {
 				leftOut.Store(true)
 				return nil
 			}
@@ -195,7 +199,7 @@ func (n *Namespace) prefetchLayer(ctx context.Context, repo storage.RepoID, laye
 	if first && (!began || err != nil) {
 		n.cache.ahead.asked(key)
 	}
-	if ctx.Err() != nil { // the mirror ends
+	if ctx.Err() != nil || errors.Is(err, download.ErrForgotten) { // the mirror ends, or the image is removed
 		return nil
 	}
 	if err != nil {

@@ -60,8 +60,8 @@ type RemoverOptions struct {
 	MaxEdges int
 }
 
-// Remover takes images out of the cache. Pulls continue meanwhile: readers keep their open content,
-// and the next pull gets the image from the upstream again.
+// Remover takes images out of the cache. Pulls continue meanwhile: readers keep their open content and
+// their downloads, which are not stored, and the next pull gets the image from the upstream again.
 type Remover struct {
 	opts RemoverOptions
 	turn chan struct{} // one removal at a time: each lists the records
@@ -92,16 +92,21 @@ func (r *Remover) Remove(ctx context.Context, repo storage.RepoID, s Selection) 
 	case <-ctx.Done():
 		return Removed{}, ctx.Err()
 	}
-	g, err := r.survey(ctx, repo, s)
-	if err != nil {
-		return Removed{}, err
-	}
-	tags, gone, err := g.choose(s)
+	g, tags, gone, err := r.choose(ctx, repo, s)
 	if err != nil {
 		return Removed{}, err
 	}
 	if err := r.pinned(ctx, repo, g, s, tags, gone); err != nil {
 		return Removed{}, err
+	}
+	if err := r.stop(ctx, repo, s, gone); err != nil {
+		return Removed{}, err
+	}
+	// Some may have come since the records were read, which a tag or a manifest leads to.
+	if s == (Selection{}) {
+		if g, tags, gone, err = r.choose(ctx, repo, s); err != nil {
+			return Removed{}, err
+		}
 	}
 	removed, err := r.take(ctx, repo, g, gone)
 	if err != nil {
@@ -118,6 +123,25 @@ func (r *Remover) Remove(ctx context.Context, repo storage.RepoID, s Selection) 
 		r.opts.Cache.repositories.outdate()
 	}
 	return removed, err
+}
+
+// choose returns the tags of a selection and the blobs that go with it, and the graph that says so.
+func (r *Remover) choose(ctx context.Context, repo storage.RepoID, s Selection) (g *graph, tags []string, gone []digest.Digest, err error) {
+	if g, err = r.survey(ctx, repo, s); err != nil {
+		return nil, nil, nil, err
+	}
+	tags, gone, err = g.choose(s)
+	return g, tags, gone, err
+}
+
+// stop makes the downloads of blobs that go leave nothing behind: no tag would lead to it.
+func (r *Remover) stop(ctx context.Context, repo storage.RepoID, s Selection, gone []digest.Digest) error {
+	r.opts.Cache.removals.Add(1)
+	going := make(map[digest.Digest]bool, len(gone))
+	for _, dgst := range gone {
+		going[dgst] = true
+	}
+	return r.opts.Cache.downloads.Forget(ctx, repo, func(dgst digest.Digest) bool { return s == (Selection{}) || going[dgst] })
 }
 
 // graph has the blobs of a repository and the references between them.

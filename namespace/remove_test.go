@@ -3,11 +3,13 @@ package namespace_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
@@ -58,14 +60,20 @@ func (m *removing) pull(t *testing.T, repo, ref string) (all []digest.Digest) {
 	return all
 }
 
-// remove removes a part of a repository, and checks what is left in the store and in the links of
-// all repositories, and which tags were removed.
+// remove removes a part of a repository, and checks which tags were removed and what is left.
 func (m *removing) remove(t *testing.T, repo string, s namespace.Selection, wantTags string, left ...[]digest.Digest) namespace.Removed {
 	t.Helper()
 	removed, err := m.remover.Remove(t.Context(), storage.RepoID{Namespace: "up.example", Name: repo}, s)
 	if err != nil || strings.Join(removed.Tags, " ") != wantTags {
 		t.Errorf("removing %+v of %s: %+v, %v, want the tags %q", s, repo, removed, err, wantTags)
 	}
+	m.expectLeft(t, fmt.Sprintf("removing %+v of %s", s, repo), left...)
+	return removed
+}
+
+// expectLeft checks what is in the store and in the links of all repositories.
+func (m *removing) expectLeft(t *testing.T, label string, left ...[]digest.Digest) {
+	t.Helper()
 	want := slices.Compact(slices.Sorted(slices.Values(slices.Concat(left...))))
 	var stored []digest.Digest
 	for entry, err := range m.store.All(t.Context()) {
@@ -76,7 +84,7 @@ func (m *removing) remove(t *testing.T, repo string, s namespace.Selection, want
 	}
 	slices.Sort(stored)
 	if !slices.Equal(stored, want) {
-		t.Errorf("removing %+v of %s left\n%v, want\n%v", s, repo, stored, want)
+		t.Errorf("%s: stored are\n%v, want\n%v", label, stored, want)
 	}
 	var linked []digest.Digest
 	for _, key := range m.recordKeys(t) {
@@ -86,9 +94,8 @@ func (m *removing) remove(t *testing.T, repo string, s namespace.Selection, want
 	}
 	slices.Sort(linked)
 	if linked = slices.Compact(linked); !slices.Equal(linked, want) {
-		t.Errorf("removing %+v of %s left links to\n%v, want\n%v", s, repo, linked, want)
+		t.Errorf("%s: linked are\n%v, want\n%v", label, linked, want)
 	}
-	return removed
 }
 
 // A removal takes exactly that which nothing else refers to, and the next pull gets it again.
@@ -141,6 +148,59 @@ func TestRemove(t *testing.T) {
 			t.Errorf("pulled %v, want %v", got, ones)
 		}
 	})
+}
+
+// A layer that is on its way to a client when its image is removed is not stored, and nor are the
+// layers that the mirror would fetch ahead of the client. The next pull gets all of it.
+func TestRemoveDuringAPull(t *testing.T) {
+	for name, s := range map[string]func(image ocispec.Descriptor) namespace.Selection{
+		"the tag":        func(ocispec.Descriptor) namespace.Selection { return namespace.Selection{Tag: "v1"} },
+		"the manifest":   func(i ocispec.Descriptor) namespace.Selection { return namespace.Selection{Digest: i.Digest} },
+		"the repository": func(ocispec.Descriptor) namespace.Selection { return namespace.Selection{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, m *mirror) {
+				w := newRemoving(t, m)
+				w.n = m.namespace("up.example", w.r, prefetch)
+				layers := layersOf(5, 1)
+				image := w.r.AddImage("app", "v1", layers...)
+				w.r.AddImage("other", "v1", []byte("of another repository"))
+				other := w.pull(t, "other", "v1")
+				gate := upstreamtest.NewGate()
+				w.r.Fault(upstreamtest.Path("/app/blobs/"), upstreamtest.StallAfter(50<<10, gate))
+				m.readManifest(w.n, "v1")
+				pulled := make(chan error, 1)
+				go func() {
+					_, err := m.readBlob(w.n, digest.FromBytes(layers[0]), 0, -1)
+					pulled <- err
+				}()
+				if err := gate.Arrived(t.Context(), 3); err != nil { // and those that are fetched ahead
+					t.Fatal(err)
+				}
+				repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+				if removed, err := w.remover.Remove(t.Context(), repo, s(image)); err != nil || removed.Manifests != 1 {
+					t.Errorf("removed %+v, %v", removed, err)
+				}
+				gate.Open()
+				if err := <-pulled; err != nil {
+					t.Errorf("the pull: %v", err)
+				}
+				m.settle()
+				w.expectLeft(t, "after the pull", other)
+				if got := blobsAsked(w.r, layers); slices.Max(got) != 1 || got[4] != 0 {
+					t.Errorf("the layers were asked for %v times", got)
+				}
+
+				w.r.ResetRequests()
+				all := w.pull(t, "app", "v1")
+				m.settle()
+				w.expectLeft(t, "after the next pull", other, all)
+				if strings.Contains(m.log.String(), "level=WARN") {
+					t.Errorf("the log has a warning:\n%s", m.log.String())
+				}
+			})
+		})
+	}
 }
 
 // Signatures go with their image, and keep nothing of it. One with a tag of its own stays.

@@ -2,10 +2,13 @@ package tests
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
 	"testing"
 
 	"github.com/weirhq/weir/tests/harness"
@@ -84,7 +87,8 @@ func TestAPIRemovesImages(t *testing.T) {
 	expectInside(t, tell(t, w, apiPath("mirror/org/app", "/tags/one")), map[string]string{"digest": one.Digest.String()})
 }
 
-// A removal during a pull breaks neither that pull nor the next ones.
+// A removal during a pull breaks neither that pull nor the next ones, and the pull leaves nothing
+// behind.
 func TestAPIRemovesDuringPulls(t *testing.T) {
 	t.Parallel()
 	r, gate := upstreamtest.New(t), upstreamtest.NewGate()
@@ -102,6 +106,10 @@ func TestAPIRemovesDuringPulls(t *testing.T) {
 	}
 	gate.Open()
 	pulling.Whole(t, "the blob", blob)
+	w.MetricIs(t, 0, "weir_downloads")
+	if _, err := os.Stat(blobFile(w, blob)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the blob was stored after the removal: %v", err)
+	}
 	r.ClearFaults()
 	expect(t, "the manifest", w.Get(t, manifestPath("mirror/org/app", "v1")), http.StatusOK, "")
 	expectContent(t, "the blob", w.Get(t, blobPath("mirror/org/app", blob)), blob, "")

@@ -22,12 +22,13 @@
 //	 copying ────────┘                 Back to waiting if it yields its slot.
 //	    │ digest verified
 //	    ▼
-//	committing ──────────────► ended    Stored or, if the store failed, not.
+//	committing ──────────────► ended    Stored, unless the store failed or the content is forgotten.
 //
 // Each phase but committing ends early when the source or the store fails, or
 // when [Download.Abandon] gives up a download without holders. A source that
 // delivered other bytes sends the download from copying back to waiting, if no
-// reader has seen a byte and another upstream may have the right ones.
+// reader has seen a byte and another upstream may have the right ones. [Group.Forget] changes no
+// phase: it decides, before committing, that nothing is stored.
 //
 // # Parts
 //

@@ -47,7 +47,9 @@ type Download struct {
 	searched chan struct{} // closed at the end of the search
 	ready    chan struct{} // closed when the size is known, or the download ended
 	done     chan struct{} // closed when the download ended
-	isReady  sync.Once
+	// forgotten is closed, under mu, when the content was taken out of the cache: it is not stored.
+	forgotten chan struct{}
+	isReady   sync.Once
 
 	// The goroutine writes these before it closes searched; they stay as they are.
 	found     bool // the store has the content
@@ -90,19 +92,20 @@ type Download struct {
 func newDownload(g *Group, dgst digest.Digest, src Source) *Download {
 	ctx, cancel := context.WithCancel(g.ctx)
 	d := &Download{
-		group:    g,
-		digest:   dgst,
-		key:      keyOf(dgst, src),
-		src:      src,
-		started:  time.Now(),
-		ctx:      ctx,
-		cancel:   cancel,
-		span:     trace.SpanFromContext(context.Background()),
-		searched: make(chan struct{}),
-		ready:    make(chan struct{}),
-		done:     make(chan struct{}),
-		sum:      newChecksum(dgst),
-		holders:  1,
+		group:     g,
+		digest:    dgst,
+		key:       keyOf(dgst, src),
+		src:       src,
+		started:   time.Now(),
+		ctx:       ctx,
+		cancel:    cancel,
+		span:      trace.SpanFromContext(context.Background()),
+		searched:  make(chan struct{}),
+		ready:     make(chan struct{}),
+		done:      make(chan struct{}),
+		forgotten: make(chan struct{}),
+		sum:       newChecksum(dgst),
+		holders:   1,
 	}
 	d.spare.Store(src.spare)
 	return d
@@ -115,8 +118,8 @@ func (d *Download) Digest() digest.Digest { return d.digest }
 // comes.
 func (d *Download) Namespace() string { return d.src.Repository.Namespace }
 
-// Complete holds the download until it has ended, and returns its error, or the
-// cause of the context's end.
+// Complete holds the download until it has ended, and returns its error, ErrForgotten, or
+// the cause of the context's end.
 func (d *Download) Complete(ctx context.Context) error {
 	d.hold()
 	defer d.release()
@@ -126,7 +129,13 @@ func (d *Download) Complete(ctx context.Context) error {
 func (d *Download) await(ctx context.Context) error {
 	select {
 	case <-d.done:
-		return d.view().err
+		// A forgotten download succeeds for its readers.
+		if err := d.view().err; err != nil || !d.isForgotten() {
+			return err
+		}
+		return ErrForgotten
+	case <-d.forgotten:
+		return ErrForgotten
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

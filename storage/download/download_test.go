@@ -40,6 +40,7 @@ type setup struct {
 	*download.Group
 	store *storagetest.Memory
 	log   *bytes.Buffer
+	idle  func(*download.Download) // for tests that choose it late
 }
 
 func newSetup(t *testing.T, change func(*download.Options)) *setup {

@@ -392,9 +392,12 @@ func (d *Download) reject(why error) error {
 	return fmt.Errorf("%w: %s from %s: %w", kind, d.digest, hosts, why)
 }
 
-// commit stores a complete spool. If the store fails, the content is not cached;
-// readers are not affected.
+// commit stores a complete spool, unless its content was taken out of the cache. If the store
+// fails, the content is not cached; readers are not affected.
 func (d *Download) commit(s *spool.Spool) {
+	if d.isForgotten() {
+		return
+	}
 	// Before the commit, so that no lookup finds the content without its records.
 	if d.src.Verified != nil {
 		d.src.Verified(storage.Info{Digest: d.digest, Size: s.Size()}, !d.isUnproven())

@@ -250,7 +250,11 @@ func (r *Reader) leave(unattended func(*Download)) {
 	r.closed = true
 	r.download.group.opts.Metrics.readerClosed()
 	r.download.attend(-1)
-	if r.download.release() && unattended != nil {
+	switch unfinished := r.download.release(); {
+	case !unfinished:
+	case r.download.isForgotten():
+		r.download.Abandon()
+	case unattended != nil:
 		unattended(r.download)
 	}
 }

@@ -14,7 +14,7 @@ const (
 	unstored  result = "unstored"  // the store did not take it
 	corrupt   result = "corrupt"   // the bytes did not match the digest
 	failed    result = "failed"    // no upstream delivered it
-	abandoned result = "abandoned" // no client wanted it any more
+	abandoned result = "abandoned" // no client wanted it any more, or it was taken out of the cache
 	slow      result = "slow"      // no client waited, and its bytes came too slowly
 )
 
@@ -30,6 +30,8 @@ func (d *Download) result() result {
 	switch {
 	case d.stored:
 		return stored
+	case err == nil && d.isForgotten():
+		return abandoned
 	case err == nil, errors.As(err, &store):
 		return unstored
 	case errors.Is(err, storage.ErrCorrupt):

@@ -1,0 +1,192 @@
+package download_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/download"
+)
+
+// A download whose content is taken out of the cache serves its readers to the end and leaves
+// nothing behind. The next request for the content starts another one.
+func TestForgetServesItsReaders(t *testing.T) {
+	for name, test := range map[string]struct {
+		repo      storage.RepoID
+		digest    func(digest.Digest) bool
+		forgotten bool
+	}{
+		"the digest":            {ours, func(digest.Digest) bool { return true }, true},
+		"another digest":        {ours, func(digest.Digest) bool { return false }, false},
+		"of another repository": {theirs, func(digest.Digest) bool { return true }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSetup(t, nil)
+				defer s.Close()
+				o := &origin{body: random(1 << 20), step: make(chan int)}
+				dgst := digest.FromBytes(o.body)
+				verified := 0
+				source := o.source(ours)
+				source.Verified = func(storage.Info, bool) { verified++ }
+				first := s.reader(t, t.Context(), dgst, source)
+				joined := s.reader(t, t.Context(), dgst, o.source(theirs))
+				o.step <- 100 << 10
+				synctest.Wait()
+				if err := s.Forget(t.Context(), test.repo, test.digest); err != nil {
+					t.Fatal(err)
+				}
+				// The body begins anew for the request that comes then.
+				again := &origin{body: o.body, step: make(chan int)}
+				after, r, err := s.Open(t.Context(), dgst, again.source(ours))
+				if err != nil || after != nil {
+					t.Fatalf("Open: %v, %v", after, err)
+				}
+				if r.Joined() == test.forgotten {
+					t.Errorf("the next request joined: %v", r.Joined())
+				}
+				close(o.step)
+				for _, reader := range []*download.Reader{first, joined} {
+					if got, err := readAll(reader); err != nil || !bytes.Equal(got, o.body) {
+						t.Errorf("a reader got %d bytes, %v", len(got), err)
+					}
+					reader.Close()
+				}
+				synctest.Wait()
+				if got := s.stored(t, dgst); got == test.forgotten || verified == 1 != got {
+					t.Errorf("the first download is stored: %v; its right was proved %d times", got, verified)
+				}
+				close(again.step)
+				if got, err := readAll(r); err != nil || !bytes.Equal(got, o.body) {
+					t.Errorf("the next request got %d bytes, %v", len(got), err)
+				}
+				r.Close()
+				if err := s.Drain(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if !s.stored(t, dgst) {
+					t.Error("what the next request brought is not stored")
+				}
+				if got := len(o.asked()) + len(again.asked()); test.forgotten && got != 2 || !test.forgotten && got != 1 {
+					t.Errorf("the upstream was asked %v and %v", o.asked(), again.asked())
+				}
+			})
+		})
+	}
+}
+
+// The content of a download that nobody reads is not fetched any further once it is forgotten.
+func TestForgetEndsWhatNobodyReads(t *testing.T) {
+	for name, begin := range map[string]func(t *testing.T, s *setup, o *origin) <-chan error{
+		"a job completes it": func(t *testing.T, s *setup, o *origin) <-chan error {
+			ended := make(chan error, 1)
+			s.idle = func(d *download.Download) {
+				go func() {
+					err := d.Complete(context.Background())
+					d.Abandon()
+					ended <- err
+				}()
+			}
+			r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+			r.Close()
+			return ended
+		},
+		"it is warmed": func(t *testing.T, s *setup, o *origin) <-chan error {
+			ended := make(chan error, 1)
+			r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+			go func() { ended <- r.Complete() }()
+			return ended
+		},
+		"it is prefetched": func(t *testing.T, s *setup, o *origin) <-chan error {
+			ended := make(chan error, 1)
+			go func() {
+				_, err := s.Prefetch(context.Background(), digest.FromBytes(o.body), o.source(ours))
+				ended <- err
+			}()
+			return ended
+		},
+		"it is paused": func(t *testing.T, s *setup, o *origin) <-chan error {
+			r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+			r.Close()
+			time.Sleep(time.Minute)
+			return nil
+		},
+		"its last reader leaves after that": func(t *testing.T, s *setup, o *origin) <-chan error {
+			s.idle = func(*download.Download) { t.Error("somebody is asked what becomes of it") }
+			r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))
+			ended := make(chan error, 1)
+			go func() {
+				time.Sleep(time.Minute)
+				r.Close()
+				ended <- download.ErrForgotten
+			}()
+			return ended
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &setup{}
+				*s = *newSetup(t, func(opts *download.Options) {
+					opts.OnUnattended = func(d *download.Download) {
+						if s.idle != nil {
+							s.idle(d)
+						}
+					}
+				})
+				defer s.Close()
+				o := &origin{body: random(1 << 20), step: make(chan int)}
+				ended := begin(t, s, o)
+				synctest.Wait()
+				if err := s.Forget(t.Context(), ours, func(digest.Digest) bool { return true }); err != nil {
+					t.Fatal(err)
+				}
+				if ended != nil {
+					if err := <-ended; !errors.Is(err, download.ErrForgotten) {
+						t.Errorf("it ended with %v, want ErrForgotten", err)
+					}
+				}
+				if err := s.Drain(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if s.stored(t, digest.FromBytes(o.body)) {
+					t.Error("the content is stored")
+				}
+			})
+		})
+	}
+}
+
+// Content that the store is taking is stored when Forget returns, for its caller to remove.
+func TestForgetWaitsForTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		s := newSetup(t, nil)
+		defer s.Close()
+		o := &origin{body: random(1000)}
+		dgst := digest.FromBytes(o.body)
+		source := o.source(ours)
+		source.Verified = func(storage.Info, bool) { <-gate } // it is committing then
+		r := s.reader(t, t.Context(), dgst, source)
+		defer r.Close()
+		synctest.Wait()
+		all := func(digest.Digest) bool { return true }
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := s.Forget(ctx, ours, all); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while the store takes the content: %v", err)
+		}
+		go func() {
+			time.Sleep(time.Second)
+			close(gate)
+		}()
+		if err := s.Forget(t.Context(), ours, all); err != nil || !s.stored(t, dgst) {
+			t.Errorf("Forget: %v, stored %v", err, s.stored(t, dgst))
+		}
+	})
+}
