@@ -33,6 +33,7 @@ func (c *Client) Manifest(ctx context.Context, repo string, ref oci.Reference) (
 			m.Descriptor, err = describe(body, ref, resp.Header.Get("Content-Type"))
 			return err
 		})
+		inARow(&c.tally.strange, errors.Is(err, errNoManifest))
 		if err == nil {
 			return m, nil
 		}
@@ -51,6 +52,8 @@ func manifestCall(method, repo string, ref oci.Reference) call {
 		header: http.Header{"Accept": {ref.Accept()}}}
 }
 
+var errNoManifest = errors.New("the answer is not a manifest")
+
 // describe makes the descriptor of a manifest, and verifies the body if ref is a
 // digest.
 func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descriptor, error) {
@@ -66,7 +69,7 @@ func describe(body []byte, ref oci.Reference, contentType string) (ocispec.Descr
 	case errors.Is(err, oci.ErrSchema1):
 		return ocispec.Descriptor{}, err
 	case err != nil:
-		return ocispec.Descriptor{}, fmt.Errorf("the answer is not a manifest: %w", err)
+		return ocispec.Descriptor{}, fmt.Errorf("%w: %w", errNoManifest, err)
 	}
 	return ocispec.Descriptor{MediaType: mediaType, Digest: dgst, Size: int64(len(body))}, nil
 }

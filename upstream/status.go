@@ -13,7 +13,7 @@ const (
 	StateOK      State = "ok"
 	StateUnknown State = "unknown"  // it has not answered yet
 	StateLimited State = "cooldown" // it answered an operation with 429
-	StateFailing State = "failing"  // it cannot be reached, or delivered corrupt content
+	StateFailing State = "failing"  // it cannot be reached, delivered corrupt content, or only fails
 )
 
 // Status is what a client knows about its registry.
@@ -32,6 +32,8 @@ type Status struct {
 // tally counts the requests of one client.
 type tally struct {
 	classes [classes]atomic.Int64
+	broken  atomic.Int64  // requests with ClassUnavailable since the last other one
+	strange atomic.Int64  // answers that were not manifests, since the last one that was
 	latency atomic.Uint64 // bits of a float64, in seconds; 0: there was no answer
 	limit   atomic.Pointer[rateLimit]
 }
@@ -42,8 +44,14 @@ type rateLimit struct{ limit, remaining int }
 // latencyWeight is the share of the last request in the latency: some dozen requests tell how it is now.
 const latencyWeight = 0.1
 
+// brokenThreshold is how many requests in a row must fail with ClassUnavailable, or get something else
+// in place of a manifest, before a registry counts as failing. One that drops a request now and then
+// does not.
+const brokenThreshold = 3
+
 func (t *tally) request(class Class, took time.Duration) {
 	t.classes[class].Add(1)
+	inARow(&t.broken, class == ClassUnavailable)
 	if class != ClassOK {
 		return // a timeout says nothing about the answers
 	}
@@ -56,6 +64,15 @@ func (t *tally) request(class Class, took time.Duration) {
 		if t.latency.CompareAndSwap(before, math.Float64bits(next)) {
 			return
 		}
+	}
+}
+
+// inARow counts one more if it is so, and else starts from zero. Most requests find that and write nothing.
+func inARow(n *atomic.Int64, so bool) {
+	if so {
+		n.Add(1)
+	} else if n.Load() != 0 {
+		n.Store(0)
 	}
 }
 
@@ -74,7 +91,7 @@ func (c *Client) Status() Status {
 	switch {
 	case state == stateLimited:
 		s.State = StateLimited
-	case state != stateAvailable:
+	case state != stateAvailable, max(c.tally.broken.Load(), c.tally.strange.Load()) >= brokenThreshold:
 		s.State = StateFailing
 	case s.Requests == 0:
 		s.State = StateUnknown

@@ -36,3 +36,45 @@ func TestStatus(t *testing.T) {
 		}
 	})
 }
+
+// A registry that answers, but with errors only, counts as failing until it answers right. Words about
+// content or rights are right answers.
+func TestStatusOfABrokenRegistry(t *testing.T) {
+	for name, test := range map[string]struct {
+		effects []upstreamtest.Effect
+		healed  []string // the repositories whose answer ends the failure
+	}{
+		"errors":            {[]upstreamtest.Effect{upstreamtest.Status(http.StatusInternalServerError, "UNKNOWN")}, []string{"repo", "missing"}},
+		"a gateway's pages": {[]upstreamtest.Effect{upstreamtest.Status(http.StatusBadGateway, "")}, []string{"repo", "missing"}},
+		"no manifests": {[]upstreamtest.Effect{
+			upstreamtest.Status(http.StatusOK, "<html>welcome</html>"), upstreamtest.Header("Content-Type", "text/html"),
+		}, []string{"repo"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, n *upstreamtest.Network) {
+				r := upstreamtest.New(t, upstreamtest.WithNetwork(n, "registry.test:5000"))
+				r.AddImage("repo", "latest", []byte("layer"))
+				c := newClient(t, r, on(n))
+				latest := must[oci.Reference](t)(oci.ParseReference("latest"))
+				for _, repo := range test.healed {
+					r.Fault(upstreamtest.Manifests, test.effects...)
+					for range 3 {
+						if _, err := c.Manifest(t.Context(), "repo", latest); err == nil {
+							t.Error("no failure")
+						}
+					}
+					if s := c.Status(); s.State != upstream.StateFailing {
+						t.Errorf("after three failures: %+v", s)
+					}
+					r.ClearFaults()
+					if _, err := c.Manifest(t.Context(), repo, latest); err != nil != (repo == "missing") {
+						t.Errorf("%s: %v", repo, err)
+					}
+					if s := c.Status(); s.State != upstream.StateOK {
+						t.Errorf("after an answer about %s: %+v", repo, s)
+					}
+				}
+			})
+		})
+	}
+}
