@@ -24,7 +24,7 @@ func buildkit(m Mirror, namespaces []Namespace) Config {
 	if len(tables) > 0 {
 		comment := "# For buildx: docker buildx create --use --buildkitd-config /etc/buildkit/buildkitd.toml\n"
 		c.Files = append([]File{{Path: "/etc/buildkit/buildkitd.toml", Content: comment + strings.Join(tables, "\n")}}, m.certs(buildkitDir)...)
-		c.Hints = []string{"merge this into your buildkitd.toml; then restart buildkitd, or create a buildx builder with the command in the file"}
+		c.Hints = []string{"if there is a buildkitd.toml already, merge this into it; then restart buildkitd, or create a buildx builder with the command in the file"}
 	}
 	return c
 }

@@ -38,7 +38,7 @@ func docker(m Mirror, namespaces []Namespace) Config {
 			panic(err) // strings can always be marshalled
 		}
 		c.Files = []File{{Path: "/etc/docker/daemon.json", Content: string(content) + "\n"}}
-		c.Hints = append(c.Hints, "merge this into your daemon.json; then: systemctl reload docker")
+		c.Hints = append(c.Hints, "if there is a daemon.json already, merge this into it; then: systemctl reload docker")
 	}
 	c.Files = append(c.Files, m.certs("/etc/docker/certs.d/"+m.Host)...)
 	var named []string

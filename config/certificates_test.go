@@ -285,6 +285,7 @@ func TestServerTLS(t *testing.T) {
 		"a CA without any":      {"self_signed = true\nclient_ca_bundle = " + quote(key) + "\n", "server.tls.client_ca_bundle: contains no PEM certificate"},
 		"another word":          {"self_signed = true\nclient_auth = \"always\"\n", "server.tls.client_auth: "},
 		"misspelt":              {"selfsigned = true\n", "server.tls.selfsigned: unknown key; did you mean \"self_signed\"?"},
+		"part of a name":        {"self_signed = true\ncertificate = \"x\"\n", "server.tls.certificate: unknown key; did you mean \"server_certificate_bundle\"?"},
 		"ACME elsewhere":        {"self_signed = true\n[server.acme]\nhosts = [\"a.test\"]\n", "server.acme: unknown key; did you mean [server.tls.acme]?"},
 		"TLS at the top":        {"self_signed = true\n[tls]\nself_signed = true\n", ": tls: unknown key; did you mean [server.tls]?"},
 		"DNS elsewhere":         {"self_signed = true\n[server.tls.dns]\nprovider = \"exec\"\n", "server.tls.dns: unknown key; did you mean [server.tls.acme.dns]?"},

@@ -99,7 +99,7 @@ func (d *decoder) unknownKey(p place, n *node, t reflect.Type, name string) {
 			d.fail(p, n, err)
 			return
 		}
-		d.fail(p, n, errUnknownKey(t, name))
+		d.fail(p, n, errUnknownKey(t, strings.TrimSuffix(p.generic, "."+name), name))
 	}
 }
 

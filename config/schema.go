@@ -118,8 +118,9 @@ func errUnquotedKey(p place, n *node, t reflect.Type, name string) error {
 	return unknownKeyError("unknown key; write the name of a registry in quotation marks: [repository." + strconv.Quote(host) + "]")
 }
 
-// errUnknownKey returns the error for a key that a table of type t cannot hold.
-func errUnknownKey(t reflect.Type, name string) error {
+// errUnknownKey returns the error for a key that a table of type t, at the generic path parent, cannot
+// hold.
+func errUnknownKey(t reflect.Type, parent, name string) error {
 	known := knownKeys(t)
 	distance := func(candidate string) int { return levenshtein.Distance(name, candidate, nil) }
 	nearest := slices.MinFunc(known, func(a, b string) int { return distance(a) - distance(b) })
@@ -127,11 +128,22 @@ func errUnknownKey(t reflect.Type, name string) error {
 	if distance(nearest) <= max(2, len(name)/3) {
 		return unknownKeyError(`unknown key; did you mean "` + nearest + `"?`)
 	}
-	// The key may be known in another table.
+	// The key may be known in another table: in the one with the longest common path.
+	elsewhere, shared := "", -1
 	for _, key := range allKeys(reflect.TypeFor[Config](), "") {
-		if strings.HasSuffix(key, "."+name) {
-			return unknownKeyError("unknown key; did you mean " + key + "?")
+		if n := commonPath(parent, key); strings.HasSuffix(key, "."+name) && n > shared {
+			elsewhere, shared = key, n
 		}
+	}
+	if shared <= 0 { // in a table that has nothing to do with this one
+		// It may be a part of a name here, such as "certificate" of "server_certificate_bundle".
+		part := func(key string) bool { return strings.Contains("_"+key+"_", "_"+name+"_") }
+		if i := slices.IndexFunc(known, part); i >= 0 {
+			return unknownKeyError(`unknown key; did you mean "` + known[i] + `"?`)
+		}
+	}
+	if elsewhere != "" {
+		return unknownKeyError("unknown key; did you mean " + elsewhere + "?")
 	}
 	// Or it may be a table that belongs into another one.
 	for _, key := range allKeys(reflect.TypeFor[Config](), "") {
@@ -140,6 +152,15 @@ func errUnknownKey(t reflect.Type, name string) error {
 		}
 	}
 	return unknownKeyError("unknown key; known here are " + strings.Join(known, ", "))
+}
+
+// commonPath returns how many tables two paths share at their beginning.
+func commonPath(a, b string) (n int) {
+	parts, others := strings.Split(a, "."), strings.Split(b, ".")
+	for n < len(parts) && n < len(others) && parts[n] == others[n] {
+		n++
+	}
+	return n
 }
 
 // errProtects is the error for a key that restricts access. If Weir ignored it, the

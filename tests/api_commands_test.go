@@ -125,8 +125,12 @@ func TestInspect(t *testing.T) {
 	expectInside(t, report, map[string]string{
 		"image": "mirror/org/app@" + app.amd64.Digest.String(), "manifest.cached": "true", "manifest.layers.0.cached": "true", "manifest.layers.1.cached": "false",
 	})
-	if missing := command(t, t.TempDir(), "inspect", "mirror/org/app", "--url", w.URL); missing.code != 1 || !strings.Contains(missing.stderr, "weir ls --tags mirror/org/app") {
-		t.Errorf("%+v", missing)
+	for image, want := range map[string]string{
+		"mirror/org/app": "weir ls --tags mirror/org/app\n", "org/app": "weir ls --tags mirror/org/app\n", "mirror/org/ap": "those that are, run weir ls\n",
+	} {
+		if missing := command(t, t.TempDir(), "inspect", image, "--url", w.URL); missing.code != 1 || !strings.HasSuffix(missing.stderr, want) {
+			t.Errorf("inspect %s: %+v, want %q", image, missing, want)
+		}
 	}
 	if more := upstream.Requests()[asked:]; len(more) > 0 {
 		t.Errorf("asked the upstream: %q", more)

@@ -48,7 +48,7 @@ Write an IMAGE as in a pull from the mirror. Without a tag or digest, the tag is
 			return m.run(cmd.Context(), func(ctx context.Context) error {
 				found, err := inspect(ctx, m, image)
 				if err != nil {
-					return notCached(err, image)
+					return notCached(ctx, m, err, image)
 				}
 				if output == outputJSON {
 					return writeDocument(cmd.OutOrStdout(), found)
@@ -64,12 +64,19 @@ Write an IMAGE as in a pull from the mirror. Without a tag or digest, the tag is
 	return cmd
 }
 
-// notCached adds to an error about an image how to find others.
-func notCached(err error, image oci.Image) error {
-	if isGone(err) {
-		return fmt.Errorf("%s: %w. To list the cached tags, run weir ls --tags %s", image, err, image.Name)
+// notCached adds to an error about an image how to find others. The mirror may know its repository by
+// a longer name, such as docker.io/library/alpine for alpine.
+func notCached(ctx context.Context, m *mirror, err error, image oci.Image) error {
+	if !isGone(err) {
+		return fmt.Errorf("%s: %w", image, err)
 	}
-	return fmt.Errorf("%s: %w", image, err)
+	known, _ := m.Repositories(ctx, image.Name) // the first error says more
+	for _, repository := range known {
+		if strings.HasSuffix("/"+repository.Name, "/"+image.Name) {
+			return fmt.Errorf("%s: %w. To list the cached tags, run weir ls --tags %s", image, err, repository.Name)
+		}
+	}
+	return fmt.Errorf("%s: %w. No repository of this name is cached: to list those that are, run weir ls", image, err)
 }
 
 // maxPlatforms is how many manifests of an index are asked for. The largest indexes of today have

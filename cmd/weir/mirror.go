@@ -158,7 +158,7 @@ func (m *mirror) explain(err error) error {
 	case errors.Is(err, syscall.ECONNREFUSED) && m.isNamed:
 		return fmt.Errorf("no mirror answers at %s: %w. Check --url, and that the mirror runs", m.url, err)
 	case isNetwork && !m.isNamed:
-		return fmt.Errorf("no mirror answers at %s, which the configuration names: %w. Start it, or name another one with --url", m.url, err)
+		return fmt.Errorf("no mirror answers at %s, the configured or default address: %w. Start it, or name another one with --url", m.url, err)
 	case isNetwork:
 		return fmt.Errorf("no mirror answers at %s: %w. Check --url and the network", m.url, err)
 	}

@@ -77,14 +77,14 @@ func TestErrorsOfTheAPI(t *testing.T) {
 	t.Setenv(clientPassword, "secret")
 	for args, want := range map[string]string{
 		"ls --url http://" + nobody:                                  "no mirror answers at http://" + nobody + ": .*connection refused. Check --url, and that the mirror runs",
-		"ls --config " + config:                                      "no mirror answers at http://127.0.0.1:" + port + ", which the configuration names: .*connection refused. Start it, or name another one with --url",
+		"ls --config " + config:                                      "no mirror answers at http://127.0.0.1:" + port + ", the configured or default address: .*connection refused. Start it, or name another one with --url",
 		"ls --url " + secure.URL:                                     "Name the authority of its certificate with --ca",
 		"ls --url " + strings.Replace(other.URL, "http", "https", 1): "Name the mirror with an http:// URL",
 		"ls --url " + other.URL:                                      other.URL + ": the answer is 404 Not Found: it does not serve the API of a mirror. Name the mirror with --url",
 		"ls --url " + refusing:                                       "the mirror wants a login. Log in with --username",
 		"ls --username alice --url " + refusing:                      "the mirror wants a login. Check the user alice and the password in WEIR_CLIENT_PASSWORD",
 		"refresh mirror/app --url " + refusing:                       "mirror/app:latest: only clients on the machine of the mirror",
-		"inspect mirror/app:v1 --url " + refusing:                    "mirror/app:v1: it is not there. To list the cached tags, run weir ls --tags mirror/app",
+		"inspect mirror/app:v1 --url " + refusing:                    "mirror/app:v1: it is not there. No repository of this name is cached: to list those that are, run weir ls",
 	} {
 		code, stdout, stderr := invoke(t, strings.Fields(args)...)
 		if code != exitFailed || stdout != "" || !matches(stderr, want) || strings.Contains(stderr, "secret") {
