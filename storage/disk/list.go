@@ -90,7 +90,10 @@ func (b *blobs) list(ctx context.Context, algorithm digest.Algorithm, yield func
 			return false
 		}
 		if counts[shard] {
-			b.endCount(shard, listed)
+			// An older count is better than a part.
+			if err == nil || !shard.giveUpRecount() {
+				b.endCount(shard, listed)
+			}
 			delete(counts, shard)
 		}
 		for _, entry := range listed {

@@ -72,6 +72,40 @@ func TestListingCounts(t *testing.T) {
 	}
 }
 
+// A directory that cannot be listed keeps the count that it had.
+func TestUnreadableDirectoryKeepsItsCount(t *testing.T) {
+	root := t.TempDir()
+	const n = 100
+	addFiles(t, root, n)
+	s := open(t, root, disk.Options{})
+	s.WaitForCount()
+	wantSize(t, s, n, n)
+	first := filepath.Dir(blobPath(root, digest.FromString("0")))
+	hidden := filepath.Join(root, "hidden")
+	if err := errors.Join(os.Rename(first, hidden), os.WriteFile(first, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	failures := 0
+	list := func() {
+		for _, err := range s.All(t.Context()) {
+			if err != nil {
+				failures++
+			}
+		}
+	}
+	list()
+	wantSize(t, s, n, n)
+	if failures != 1 {
+		t.Errorf("%d failures of a listing, want 1", failures)
+	}
+	// What can be listed again is counted again.
+	if err := errors.Join(os.Remove(first), os.Rename(hidden, first), os.Remove(blobPath(root, digest.FromString("0")))); err != nil {
+		t.Fatal(err)
+	}
+	list()
+	wantSize(t, s, n-1, n-1)
+}
+
 // A listing of a large store makes little garbage.
 func TestListingAllocatesLittle(t *testing.T) {
 	root := t.TempDir()

@@ -30,10 +30,10 @@ type shard struct {
 // census counts a shard's content while it changes. A change is begun before the
 // filesystem is asked for the size before it, and ended after it took effect.
 //
-//	uncounted <──► counting ───► counted <──► recounting
+//	uncounted ◄──► counting ───► counted ◄──► recounting
 //
-// Only a count that is abandoned leads back to the left of the first arrow. A recount corrects
-// the sums, since other processes change the content too.
+// A count that is abandoned leads back to where it began. A recount corrects the sum, since other
+// processes change the content too.
 //
 // The listing may see a file before or after its change. It therefore leaves out
 // each file that changes during the count: its change counts the file when it
@@ -124,6 +124,17 @@ func (s *shard) giveUpCount() {
 		s.state = counted
 	}
 	s.changed = nil
+}
+
+// giveUpRecount is giveUpCount, unless the count is the first one. It reports whether that was so.
+func (s *shard) giveUpRecount() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == counting {
+		return false
+	}
+	s.state, s.changed = counted, nil
+	return true
 }
 
 // endCount ends the count and returns by how much the sum has grown. The new sum has the listed

@@ -273,6 +273,18 @@ func (d *Download) release() (unattended bool) {
 	return d.holders == 0 && d.phase < committing
 }
 
+// leave gives a hold back. It passes a download that is unfinished and has no other holder to
+// unattended, if that is set, and gives up a forgotten one.
+func (d *Download) leave(unattended func(*Download)) {
+	switch unfinished := d.release(); {
+	case !unfinished:
+	case d.isForgotten():
+		d.Abandon()
+	case unattended != nil:
+		unattended(d)
+	}
+}
+
 // attended reports whether the download is held. If it is not, attended waits
 // for a holder, for patience or, if that is zero, as long as the download lives.
 func (d *Download) attended(patience time.Duration) bool {

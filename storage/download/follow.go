@@ -126,7 +126,5 @@ func (f *Follower) leave() {
 	}
 	d := f.download
 	d.attend(-1)
-	if d.release() && d.group.opts.OnUnattended != nil {
-		d.group.opts.OnUnattended(d)
-	}
+	d.leave(d.group.opts.OnUnattended)
 }

@@ -117,6 +117,23 @@ func TestForgetEndsWhatNobodyReads(t *testing.T) {
 			time.Sleep(time.Minute)
 			return nil
 		},
+		"its last follower leaves after that": func(t *testing.T, s *setup, o *origin) <-chan error {
+			s.idle = func(*download.Download) { t.Error("somebody is asked what becomes of it") }
+			dgst := digest.FromBytes(o.body)
+			r := s.reader(t, t.Context(), dgst, o.source(ours))
+			f, err := s.Follow(t.Context(), dgst, ours.Namespace, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Close()
+			ended := make(chan error, 1)
+			go func() {
+				time.Sleep(time.Minute)
+				f.Close()
+				ended <- download.ErrForgotten
+			}()
+			return ended
+		},
 		"its last reader leaves after that": func(t *testing.T, s *setup, o *origin) <-chan error {
 			s.idle = func(*download.Download) { t.Error("somebody is asked what becomes of it") }
 			r := s.reader(t, t.Context(), digest.FromBytes(o.body), o.source(ours))

@@ -23,9 +23,7 @@ func (g *Group) Prefetch(ctx context.Context, dgst digest.Digest, src Source) (b
 	}
 	if joined {
 		// Its clients may have left meanwhile.
-		if d.release() && g.opts.OnUnattended != nil {
-			g.opts.OnUnattended(d)
-		}
+		d.leave(g.opts.OnUnattended)
 		return false, nil
 	}
 	found, err := d.awaitSearch(ctx)

@@ -250,13 +250,7 @@ func (r *Reader) leave(unattended func(*Download)) {
 	r.closed = true
 	r.download.group.opts.Metrics.readerClosed()
 	r.download.attend(-1)
-	switch unfinished := r.download.release(); {
-	case !unfinished:
-	case r.download.isForgotten():
-		r.download.Abandon()
-	case unattended != nil:
-		unattended(r.download)
-	}
+	r.download.leave(unattended)
 }
 
 // recoverable reports whether the reader can go on by itself after err, the

@@ -82,7 +82,7 @@
 // # Goroutines and locks
 //
 // Requests do no I/O for this package. Five goroutines do: one scans the store at
-// the start and each hour, one evicts, one follows references, one records times of
+// the start, after a word that another process has changed it, and each hour, one evicts, one follows references, one records times of
 // last use, and one records owners. Nothing is evicted before the first scan is complete, because the order
 // is not known; with a limit nothing is stored either, after a short wait, because
 // the number of stored bytes is not known. Changes by other processes are noticed

@@ -3,6 +3,7 @@ package evict
 import (
 	"cmp"
 	"context"
+	"errors"
 	"iter"
 	"log/slog"
 	"slices"
@@ -48,9 +49,9 @@ func (c *scanner) run(ctx context.Context) {
 		case <-c.inventory.wanted.C():
 			wanted = true
 		case <-c.changed:
-			c.pass(ctx)
+			wanted = c.pass(ctx)
 		case <-time.After(rescanInterval):
-			c.pass(ctx)
+			wanted = c.pass(ctx)
 		case <-ctx.Done():
 			return
 		}
@@ -78,13 +79,23 @@ func (c *scanner) run(ctx context.Context) {
 	}
 }
 
-// pass lists the store for those below, which compare with it what they know.
-func (c *scanner) pass(ctx context.Context) {
+// pass lists the store for those below, which compare with it what they know. It ends early, and
+// reports so, if the index is wanted meanwhile.
+func (c *scanner) pass(ctx context.Context) (wanted bool) {
 	for _, err := range c.next.All(ctx) {
-		if err != nil && ctx.Err() == nil {
-			c.logger.Warn("cannot list the content of the store, so figures may include content that another process has removed", "error", err)
+		if err != nil {
+			if ctx.Err() == nil {
+				c.logger.Warn("cannot list the content of the store, so figures may include content that another process has removed", "error", err)
+			}
+			return false
+		}
+		select {
+		case <-c.inventory.wanted.C():
+			return true
+		default:
 		}
 	}
+	return false
 }
 
 // listed is a blob that the store had before this process used it.
@@ -147,7 +158,7 @@ func (c *scanner) reconcile(ctx context.Context) error {
 		}
 	}
 	c.compare(ctx, found, scan, began)
-	c.forgetUnseen(scan, began)
+	c.forgetUnseen(ctx, scan, began)
 	return nil
 }
 
@@ -190,21 +201,42 @@ func (i *inventory) found(s slot, scan uint16, began int64) {
 	e.scan = scan
 }
 
-// forgetUnseen forgets the blobs that a scan has not found. Those that were used
-// since it began may have been stored behind it.
-func (c *scanner) forgetUnseen(scan uint16, began int64) {
+// forgetUnseen forgets the blobs that a scan has not found. Those that were used since it began
+// may have been stored behind it, or only a manifest that names them was used: the store is asked.
+func (c *scanner) forgetUnseen(ctx context.Context, scan uint16, began int64) {
 	i := c.inventory
 	i.mu.Lock()
 	slots := i.index.lru.slots
 	i.mu.Unlock()
+	var doubtful []digest.Digest
 	for s := slot(1); s < slots; {
 		i.mu.Lock()
 		for end := min(s+batch, slots); s < end; s++ {
 			e := i.index.lru.at(s)
-			if e.phase == idle && e.scan != scan && e.used < began {
+			switch {
+			case e.phase != idle || e.scan == scan:
+			case e.used < began:
 				i.index.forget(s)
+			default:
+				doubtful = append(doubtful, i.index.lru.digest(e))
 			}
 		}
 		i.mu.Unlock()
+		for _, dgst := range doubtful {
+			if _, err := c.next.Stat(ctx, dgst); errors.Is(err, storage.ErrNotExist) {
+				i.forgetGone(dgst)
+			}
+		}
+		doubtful = doubtful[:0]
+	}
+}
+
+// forgetGone forgets a blob that the store does not have. One that has come since the look is
+// found by the next scan.
+func (i *inventory) forgetGone(dgst digest.Digest) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if s, e := i.index.lru.find(keyOf(dgst)); e != nil && e.phase == idle {
+		i.index.forget(s)
 	}
 }

@@ -196,6 +196,31 @@ func TestFollowsAWord(t *testing.T) {
 	}
 }
 
+// A manifest that is used all the time uses the blobs that it names, also those that another process
+// has deleted. They are forgotten all the same.
+func TestForgetsWhatOnlyItsManifestUses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		quota := evict.NewQuota(0)
+		changed := make(chan struct{}, 1)
+		slow := &crowd{Memory: storagetest.NewMemoryWithin(t, quota), n: 10, listing: 10 * time.Second}
+		l := evict.New(slow, quota, evict.Options{Changed: changed})
+		defer func() { must(t, l.Close()) }()
+		<-l.Loaded()
+		layer := put(t, l, slow.Spools(), []byte("a layer"))
+		manifest := put(t, l, slow.Spools(), document(t, ocispec.Manifest{Layers: []ocispec.Descriptor{descriptor(layer)}}))
+		before := l.Usage().Objects
+		must(t, slow.Memory.Delete(t.Context(), layer))
+		changed <- struct{}{}
+		for range 10 {
+			storagetest.Read(t, l, manifest)
+			time.Sleep(3 * time.Second)
+		}
+		if got := l.Usage().Objects; got != before-1 {
+			t.Errorf("%d objects, want %d", got, before-1)
+		}
+	})
+}
+
 // Content whose last use lies in the future counts as used at the start, and within
 // an hour its time is set right. If the present time was the wrong one, the last use
 // is what it was.

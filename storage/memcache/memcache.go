@@ -28,9 +28,9 @@ import (
 // and counts as absent: the next download brings it back.
 //
 // Do not put it in front of a store that keeps content in memory itself, or that
-// deletes on its own account: deleted content would still be served from memory. What another
-// process deletes goes at the next listing.
-// Eviction therefore belongs in front, where it also sees each use.
+// deletes on its own account: deleted content would still be served from memory.
+// Eviction therefore belongs in front, where it also sees each use. What another process
+// deletes leaves the memory at the next listing.
 type Store struct {
 	next      storage.Store
 	maxBytes  int64
@@ -155,15 +155,20 @@ func (s *Store) drop(dgst digest.Digest) {
 }
 
 // All lists the blobs of the store below, which has all of them. A listing that comes to its end
-// takes out of memory what the store below no longer has: another process has deleted it.
+// without an error takes out of memory what the store below no longer has: another process has
+// deleted it.
 func (s *Store) All(ctx context.Context) iter.Seq2[storage.Entry, error] {
 	return func(yield func(storage.Entry, error) bool) {
+		whole := true
 		for entry, err := range s.next.All(ctx) {
+			whole = whole && err == nil // content may seem to be gone because its disk is
 			if !yield(entry, err) {
 				return
 			}
 		}
-		s.compare(ctx)
+		if whole {
+			s.compare(ctx)
+		}
 	}
 }
 

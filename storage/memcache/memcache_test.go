@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"iter"
 	"os"
 	"sync"
 	"testing"
@@ -163,6 +164,31 @@ func TestHotComparesAtAListing(t *testing.T) {
 		}
 		storagetest.Commit(t, hot, m.Spools(), []byte("gone"))
 		storagetest.Read(t, hot, gone)
+	}
+}
+
+// away is a store whose disk is away.
+type away struct {
+	storage.Store
+}
+
+func (away) All(context.Context) iter.Seq2[storage.Entry, error] {
+	return func(yield func(storage.Entry, error) bool) { yield(storage.Entry{}, errors.New("the volume is away")) }
+}
+
+func (away) Stat(context.Context, digest.Digest) (storage.Info, error) {
+	return storage.Info{}, storage.ErrNotExist
+}
+
+// A disk that is away has lost nothing: what is in memory is served on.
+func TestHotKeepsWhatItHasWhenTheDiskIsAway(t *testing.T) {
+	m := storagetest.NewMemory(t)
+	hot := memcache.New(away{m}, memcache.Options{MaxBytes: 1 << 20, MaxObject: 100})
+	kept := storagetest.Commit(t, hot, m.Spools(), []byte("kept"))
+	for range hot.All(t.Context()) { // to its end
+	}
+	if _, err := hot.Stat(t.Context(), kept); err != nil {
+		t.Errorf("Stat of what is in memory: %v", err)
 	}
 }
 
