@@ -84,6 +84,7 @@ type openedBlob struct {
 // else joins or starts its download and does not wait for it. If it is apart, the repository downloads the blob for itself, since
 // its upstream could not show that it has the bytes that another repository brought.
 func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst digest.Digest, start, end int64, apart bool) (*openedBlob, error) {
+	removed := n.cache.removals.of(repo)
 	// Before the download: its end writes the link, too.
 	link, possessed := n.link(ctx, repo, dgst)
 	if err := n.cache.negativeHit(ctx, blobKey(repo, dgst)); err != nil {
@@ -97,7 +98,7 @@ func (n *Namespace) openBlob(ctx context.Context, repo storage.RepoID, dgst dige
 	}
 	if !possessed {
 		source.Prove = func(ctx context.Context, content io.ReadSeeker, have, size int64) error {
-			return n.prove(ctx, repo, dgst, content, have, size)
+			return n.prove(ctx, repo, dgst, content, have, size, removed)
 		}
 	}
 	obj, reader, err := n.cache.downloads.Open(ctx, dgst, source)

@@ -54,7 +54,7 @@ type Cache struct {
 	served       *bounded.Cache[storage.RepoID, []servedManifest]
 	serving      sync.Mutex // held while an entry of served changes
 	ahead        ahead
-	removals     atomic.Int64 // that have begun: jobs that prefetch layers end
+	removals     *removals
 	content      *storage.Health
 	records      *storage.Health
 	brokeOff     func(ctx context.Context, dgst digest.Digest, err error) bool
@@ -131,6 +131,7 @@ func NewCache(o CacheOptions) *Cache {
 		served: bounded.New(maxRemembered, maxRememberedBytes, func(key storage.RepoID, manifests []servedManifest) int {
 			return len(key.Namespace) + len(key.Name) + len(manifests)*servedSize
 		}),
+		removals:     newRemovals(),
 		failedChecks: bounded.New(maxRemembered, maxRememberedBytes, func(key tagID, f failedCheck) int { return f.size(key) }),
 		negatives:    bounded.New(maxRemembered, maxRememberedBytes, func(key negativeKey, n negative) int { return n.size(key) }),
 		rights:       bounded.New(maxRights, maxRightBytes, func(key rightKey, r right) int { return r.size(key) }),

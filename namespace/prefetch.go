@@ -113,6 +113,7 @@ func (n *Namespace) prefetchBeside(ctx context.Context, repo storage.RepoID, blo
 	if !n.prefetches() || n.mayLoop(ctx) {
 		return
 	}
+	wanted := n.cache.removals.unchanged(repo)
 	served, _ := n.cache.served.Get(repo)
 	for _, manifest := range served {
 		if manifest.begun {
@@ -128,18 +129,18 @@ func (n *Namespace) prefetchBeside(ctx context.Context, repo storage.RepoID, blo
 			continue
 		}
 		if slices.ContainsFunc(links.Layers, func(layer ocispec.Descriptor) bool { return layer.Digest == blob }) {
-			n.beginPrefetch(prefetching{repo, manifest.digest}, links.Layers)
+			n.beginPrefetch(prefetching{repo, manifest.digest}, links.Layers, wanted)
 			return
 		}
 	}
 }
 
 // beginPrefetch starts the job that prefetches the layers of a manifest. If the pool has no
-// place, the client fetches its layers itself.
-func (n *Namespace) beginPrefetch(image prefetching, layers []ocispec.Descriptor) {
+// place, the client fetches its layers itself. The job ends when the image is no longer wanted.
+func (n *Namespace) beginPrefetch(image prefetching, layers []ocispec.Descriptor, wanted func() bool) {
 	n.noteBegun(image.repo, image.manifest, true)
 	submitted := n.cache.prefetchPool.Submit(image, func(ctx context.Context) error {
-		all, err := n.prefetchLayers(ctx, image.repo, layers)
+		all, err := n.prefetchLayers(ctx, image.repo, layers, wanted)
 		if !all {
 			n.noteBegun(image.repo, image.manifest, false)
 		}
@@ -152,22 +153,20 @@ func (n *Namespace) beginPrefetch(image prefetching, layers []ocispec.Descriptor
 
 // prefetchLayers downloads the layers that are not here and not on their way, in order. It
 // reports whether it left none out that a later request may bring.
-func (n *Namespace) prefetchLayers(ctx context.Context, repo storage.RepoID, layers []ocispec.Descriptor) (all bool, err error) {
+func (n *Namespace) prefetchLayers(ctx context.Context, repo storage.RepoID, layers []ocispec.Descriptor, wanted func() bool) (all bool, err error) {
 	var running errgroup.Group
 	running.SetLimit(prefetchedAtOnce)
 	var failed, leftOut atomic.Bool
-	removals := n.cache.removals.Load()
 	for _, layer := range layers {
 		running.Go(func() error {
 			if isForeign(layer) {
 				return nil
 			}
-			// What another image loses costs a client the prefetch, and the operator nothing.
-			if failed.Load() || n.cache.removals.Load() != removals || !n.mayPrefetch(ctx, repo, layer) {
+			if failed.Load() || !wanted() || !n.mayPrefetch(ctx, repo, layer) {
 				leftOut.Store(true)
 				return nil
 			}
-			err := n.prefetchLayer(ctx, repo, layer)
+			err := n.prefetchLayer(ctx, repo, layer, wanted)
 			failed.Store(failed.Load() || err != nil)
 			return err
 		})
@@ -183,7 +182,7 @@ func (n *Namespace) mayPrefetch(ctx context.Context, repo storage.RepoID, layer 
 		n.cache.content.Err() == nil && n.cache.spools.Fits(n.Key(), layer.Size)
 }
 
-func (n *Namespace) prefetchLayer(ctx context.Context, repo storage.RepoID, layer ocispec.Descriptor) error {
+func (n *Namespace) prefetchLayer(ctx context.Context, repo storage.RepoID, layer ocispec.Descriptor, wanted func() bool) error {
 	link, _ := n.link(ctx, repo, layer.Digest)
 	source := n.source(ctx, repo, layer.Digest)
 	source.Size, source.Lent = link.Size, n.cache.lent(repo, layer.Digest)
@@ -195,7 +194,7 @@ func (n *Namespace) prefetchLayer(ctx context.Context, repo storage.RepoID, laye
 	}
 	key := aheadKey{n.Key(), layer.Digest}
 	first := n.cache.ahead.begin(key, time.Now())
-	began, err := n.cache.downloads.Prefetch(ctx, layer.Digest, source)
+	began, err := n.cache.downloads.Prefetch(ctx, layer.Digest, source, wanted)
 	if first && (!began || err != nil) {
 		n.cache.ahead.asked(key)
 	}

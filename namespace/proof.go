@@ -51,9 +51,9 @@ type sample struct {
 
 // prove makes a repository's upstream show that it has a blob, of which content has the
 // first have bytes; size is that of the whole, -1 if it is not known. If content is
-// whole, prove records that the repository may serve the blob. It returns errNotShown,
-// or the upstream's refusal.
-func (n *Namespace) prove(ctx context.Context, repo storage.RepoID, dgst digest.Digest, content io.ReadSeeker, have, size int64) error {
+// whole, prove records that the repository may serve the blob, unless images were removed from
+// it since removals.of returned removed. It returns errNotShown, or the upstream's refusal.
+func (n *Namespace) prove(ctx context.Context, repo storage.RepoID, dgst digest.Digest, content io.ReadSeeker, have, size int64, removed uint64) error {
 	// Another reader of the repository may have proven it meanwhile.
 	if _, possessed := n.link(ctx, repo, dgst); possessed {
 		return nil
@@ -71,7 +71,7 @@ func (n *Namespace) prove(ctx context.Context, repo storage.RepoID, dgst digest.
 		err = n.shown(ctx, repo, dgst, samples, size)
 		n.rememberNegative(ctx, blobKey(repo, dgst), err)
 		if err == nil && op == proveWhole {
-			n.cache.putLink(ctx, repo, ocispec.Descriptor{Digest: dgst, Size: size})
+			n.cache.putLinkSince(ctx, repo, ocispec.Descriptor{Digest: dgst, Size: size}, removed)
 		}
 		return none, err
 	})

@@ -92,21 +92,12 @@ func (r *Remover) Remove(ctx context.Context, repo storage.RepoID, s Selection) 
 	case <-ctx.Done():
 		return Removed{}, ctx.Err()
 	}
-	g, tags, gone, err := r.choose(ctx, repo, s)
+	// Before and after it, so that nothing that began before the end of the removal outlives it.
+	r.opts.Cache.removals.note(repo)
+	defer r.opts.Cache.removals.note(repo)
+	g, tags, gone, err := r.prepare(ctx, repo, s)
 	if err != nil {
 		return Removed{}, err
-	}
-	if err := r.pinned(ctx, repo, g, s, tags, gone); err != nil {
-		return Removed{}, err
-	}
-	if err := r.stop(ctx, repo, s, gone); err != nil {
-		return Removed{}, err
-	}
-	// Some may have come since the records were read, which a tag or a manifest leads to.
-	if s == (Selection{}) {
-		if g, tags, gone, err = r.choose(ctx, repo, s); err != nil {
-			return Removed{}, err
-		}
 	}
 	removed, err := r.take(ctx, repo, g, gone)
 	if err != nil {
@@ -134,14 +125,44 @@ func (r *Remover) choose(ctx context.Context, repo storage.RepoID, s Selection) 
 	return g, tags, gone, err
 }
 
-// stop makes the downloads of blobs that go leave nothing behind: no tag would lead to it.
-func (r *Remover) stop(ctx context.Context, repo storage.RepoID, s Selection, gone []digest.Digest) error {
-	r.opts.Cache.removals.Add(1)
-	going := make(map[digest.Digest]bool, len(gone))
-	for _, dgst := range gone {
-		going[dgst] = true
+// maxRounds bounds how often the records are read again because a client was pulling meanwhile.
+const maxRounds = 4
+
+// prepare chooses what goes, and stops the downloads of it. While clients pull, further manifests and
+// blobs may come that the selection leads to, so that it chooses again until no download is left.
+func (r *Remover) prepare(ctx context.Context, repo storage.RepoID, s Selection) (g *graph, tags []string, gone []digest.Digest, err error) {
+	whole := s == (Selection{})
+	for round := range maxRounds {
+		before := len(gone)
+		g, tags, gone, err = r.choose(ctx, repo, s)
+		none := errors.Is(err, storage.ErrNotExist)
+		switch {
+		case none && (whole || round > 0): // but for downloads
+		case err != nil:
+			return nil, nil, nil, err
+		default:
+			if err := r.pinned(ctx, repo, g, s, tags, gone); err != nil {
+				return nil, nil, nil, err
+			}
+		}
+		var going map[digest.Digest]bool // nil: all
+		if !whole {
+			going = make(map[digest.Digest]bool, len(gone))
+			for _, dgst := range gone {
+				going[dgst] = true
+			}
+		}
+		running, failed := r.opts.Cache.downloads.Forget(ctx, repo, going)
+		switch {
+		case failed != nil:
+			return nil, nil, nil, failed
+		case running == 0 && none && round == 0:
+			return nil, nil, nil, err
+		case running == 0, round > 0 && len(gone) == before:
+			return g, tags, gone, nil
+		}
 	}
-	return r.opts.Cache.downloads.Forget(ctx, repo, func(dgst digest.Digest) bool { return s == (Selection{}) || going[dgst] })
+	return g, tags, gone, nil
 }
 
 // graph has the blobs of a repository and the references between them.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -14,6 +16,7 @@ import (
 	"github.com/weirhq/weir/namespace"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/storage"
+	"github.com/weirhq/weir/storage/storagetest"
 	"github.com/weirhq/weir/upstream/upstreamtest"
 )
 
@@ -201,6 +204,157 @@ func TestRemoveDuringAPull(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stalled begins to pull a blob whose upstream stalls until the gate opens. It returns when the blob is
+// on its way. The function waits for the end of the pull.
+func (m *removing) stalled(t *testing.T, repo string, dgst digest.Digest) (wait func()) {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() {
+		b, err := m.n.Blob(t.Context(), repo, dgst, 0, -1)
+		if err == nil {
+			_, err = io.Copy(io.Discard, b.Content)
+			b.Content.Close()
+		}
+		ended <- err
+	}()
+	synctest.Wait()
+	return func() {
+		t.Helper()
+		if err := <-ended; err != nil {
+			t.Errorf("the pull from %s: %v", repo, err)
+		}
+		m.settle()
+	}
+}
+
+// A repository that has joined the download of another one gets no right to it after its removal.
+func TestRemoveDuringASharedDownload(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w := newRemoving(t, m)
+		layer := layersOf(1, 1)[0]
+		dgst := digest.FromBytes(layer)
+		w.r.AddImage("app", "v1", layer)
+		other := w.r.AddImage("other", "v1", layer)
+		gate := upstreamtest.NewGate()
+		w.r.Fault(upstreamtest.Path("/other/blobs/"), upstreamtest.StallAfter(50<<10, gate))
+		if got := get(t, w.n, "app", "v1"); got.err != nil {
+			t.Fatal(got.err)
+		}
+		if got := get(t, w.n, "other", "v1"); got.err != nil {
+			t.Fatal(got.err)
+		}
+		first, second := w.stalled(t, "other", dgst), w.stalled(t, "app", dgst)
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		if removed, err := w.remover.Remove(t.Context(), repo, namespace.Selection{Tag: "v1"}); err != nil || removed.Manifests != 1 {
+			t.Errorf("removed %+v, %v", removed, err)
+		}
+		gate.Open()
+		first()
+		second()
+		w.expectLeft(t, "after the pulls", []digest.Digest{other.Digest, dgst})
+		for _, key := range m.recordKeys(t) {
+			if strings.HasPrefix(key, "up.example/app/_links") {
+				t.Errorf("the record %s is left", key)
+			}
+		}
+	})
+}
+
+// A repository of which only a download is left can be removed.
+func TestRemoveADownload(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w := newRemoving(t, m)
+		layer := layersOf(1, 1)[0]
+		w.r.AddImage("app", "v1", layer)
+		gate := upstreamtest.NewGate()
+		w.r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(50<<10, gate))
+		wait := w.stalled(t, "app", digest.FromBytes(layer))
+		w.remove(t, "app", namespace.Selection{}, "")
+		gate.Open()
+		wait()
+		w.expectLeft(t, "after the pull")
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		if _, err := w.remover.Remove(t.Context(), repo, namespace.Selection{}); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("once more: %v", err)
+		}
+	})
+}
+
+// watched is a store that tells of its first opening.
+type watched struct {
+	storage.Store
+	opened func()
+}
+
+func (w *watched) Open(ctx context.Context, dgst digest.Digest) (*storage.Object, error) {
+	object, err := w.Store.Open(ctx, dgst)
+	if w.opened != nil {
+		opened := w.opened
+		w.opened = nil
+		opened()
+	}
+	return object, err
+}
+
+// What comes while a removal reads the records goes too: a manifest of an index, and a layer of it that is
+// still on its way.
+func TestRemoveSeesWhatComesMeanwhile(t *testing.T) {
+	bubble(t, func(t *testing.T, m *mirror) {
+		w := newRemoving(t, m)
+		layer := layersOf(1, 1)[0]
+		image := w.r.AddImage("app", "amd64", layer)
+		w.r.AddIndex("app", "v1", image)
+		gate := upstreamtest.NewGate()
+		w.r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(50<<10, gate))
+		if got := get(t, w.n, "app", "v1"); got.err != nil {
+			t.Fatal(got.err)
+		}
+		var wait func()
+		store := &watched{m.store, func() {
+			if got := get(t, w.n, "app", image.Digest.String()); got.err != nil {
+				t.Error(got.err)
+			}
+			wait = w.stalled(t, "app", digest.FromBytes(layer))
+		}}
+		w.remover = namespace.NewRemover(namespace.RemoverOptions{Cache: m.cache, Stores: []storage.Store{store}, MaxManifest: oci.DefaultMaxManifest})
+		w.remove(t, "app", namespace.Selection{Tag: "v1"}, "v1")
+		gate.Open()
+		wait()
+		w.expectLeft(t, "after the pull")
+	})
+}
+
+// A job that waits for its turn to prefetch an image finds it removed.
+func TestRemoveBeforeAPrefetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memory := storagetest.NewMemory(t)
+		m := newMirrorWith(t, memory, memory, 1, nil, "")
+		w := newRemoving(t, m)
+		w.n = m.namespace("up.example", w.r, prefetch)
+		layers := layersOf(6, 1)
+		w.r.AddImage("app", "one", layers[:3]...)
+		w.r.AddImage("app", "two", layers[3:]...)
+		gate := upstreamtest.NewGate()
+		w.r.Fault(upstreamtest.Blobs, upstreamtest.StallAfter(50<<10, gate))
+		var waits []func()
+		for tag, first := range map[string]int{"one": 0, "two": 3} {
+			m.readManifest(w.n, tag)
+			waits = append(waits, w.stalled(t, "app", digest.FromBytes(layers[first])))
+		}
+		repo := storage.RepoID{Namespace: "up.example", Name: "app"}
+		for _, tag := range []string{"one", "two"} {
+			if removed, err := w.remover.Remove(t.Context(), repo, namespace.Selection{Tag: tag}); err != nil || removed.Manifests != 1 {
+				t.Errorf("removed %+v, %v", removed, err)
+			}
+		}
+		gate.Open()
+		for _, wait := range waits {
+			wait()
+		}
+		w.expectLeft(t, "after the pulls")
+	})
 }
 
 // Signatures go with their image, and keep nothing of it. One with a tag of its own stays.

@@ -7,7 +7,8 @@
 // cache, want. The bytes go through the hash into a [spool.Spool], which any
 // number of readers follow, each a [Reader]. The store gets the content once its
 // digest is verified, and only then does the download leave the group: every
-// lookup finds either the download or the stored content.
+// lookup finds either the download or the stored content, unless that is removed
+// from the cache ([Group.Forget]).
 //
 // # Phases
 //

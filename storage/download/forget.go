@@ -12,30 +12,36 @@ import (
 // ErrForgotten says that the content was taken out of the cache while it was downloaded.
 var ErrForgotten = errors.New("storage: the content was removed from the cache during its download, and is not stored")
 
-// Forget makes the running downloads that began for a repository, of those blobs that match, leave
-// nothing behind: they are not stored, and prove no right. Their readers read on; other
+// Forget makes running downloads leave nothing behind: those that a repository began, of some blobs or,
+// if gone is nil, of any. They are not stored, and prove no right. Their readers read on; other
 // repositories that have joined one fetch the content again later. Downloads that no client reads
-// end. The next request for the content starts another download.
+// end. The next request for the content starts another download. Forget returns how many downloads
+// the repository had, whatever they were of.
 //
 // The store may be taking some of the content at that moment. Forget waits for the end of that,
 // so the caller finds it stored. It returns the cause of the context's end if that comes first.
-func (g *Group) Forget(ctx context.Context, repo storage.RepoID, matches func(digest.Digest) bool) error {
-	for _, d := range g.forget(repo, matches) {
+func (g *Group) Forget(ctx context.Context, repo storage.RepoID, gone map[digest.Digest]bool) (running int, err error) {
+	running, late := g.forget(repo, gone)
+	for _, d := range late {
 		select {
 		case <-d.done:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return running, context.Cause(ctx)
 		}
 	}
-	return nil
+	return running, nil
 }
 
 // forget is Forget without the wait. It returns the downloads that it came too late for.
-func (g *Group) forget(repo storage.RepoID, matches func(digest.Digest) bool) (late []*Download) {
+func (g *Group) forget(repo storage.RepoID, gone map[digest.Digest]bool) (running int, late []*Download) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, d := range g.downloads {
-		if d.src.Repository != repo || !matches(d.digest) {
+		if d.src.Repository != repo {
+			continue
+		}
+		running++
+		if gone != nil && !gone[d.digest] {
 			continue
 		}
 		if !d.forget() {
@@ -44,7 +50,7 @@ func (g *Group) forget(repo storage.RepoID, matches func(digest.Digest) bool) (l
 		}
 		g.removeLocked(d)
 	}
-	return late
+	return running, late
 }
 
 // forget gives up the content of a download, unless the store is taking it. The caller holds the

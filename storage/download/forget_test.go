@@ -17,20 +17,24 @@ import (
 // A download whose content is taken out of the cache serves its readers to the end and leaves
 // nothing behind. The next request for the content starts another one.
 func TestForgetServesItsReaders(t *testing.T) {
+	body := random(1 << 20)
 	for name, test := range map[string]struct {
 		repo      storage.RepoID
-		digest    func(digest.Digest) bool
+		gone      map[digest.Digest]bool
+		running   int
 		forgotten bool
 	}{
-		"the digest":            {ours, func(digest.Digest) bool { return true }, true},
-		"another digest":        {ours, func(digest.Digest) bool { return false }, false},
-		"of another repository": {theirs, func(digest.Digest) bool { return true }, false},
+		"all":                   {ours, nil, 1, true},
+		"the digest":            {ours, map[digest.Digest]bool{digest.FromBytes(body): true}, 1, true},
+		"another digest":        {ours, map[digest.Digest]bool{digest.FromString(""): true}, 1, false},
+		"none":                  {ours, map[digest.Digest]bool{}, 1, false},
+		"of another repository": {theirs, nil, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSetup(t, nil)
 				defer s.Close()
-				o := &origin{body: random(1 << 20), step: make(chan int)}
+				o := &origin{body: body, step: make(chan int)}
 				dgst := digest.FromBytes(o.body)
 				verified := 0
 				source := o.source(ours)
@@ -39,8 +43,8 @@ func TestForgetServesItsReaders(t *testing.T) {
 				joined := s.reader(t, t.Context(), dgst, o.source(theirs))
 				o.step <- 100 << 10
 				synctest.Wait()
-				if err := s.Forget(t.Context(), test.repo, test.digest); err != nil {
-					t.Fatal(err)
+				if running, err := s.Forget(t.Context(), test.repo, test.gone); running != test.running || err != nil {
+					t.Fatalf("Forget: %d downloads, %v, want %d", running, err, test.running)
 				}
 				// The body begins anew for the request that comes then.
 				again := &origin{body: o.body, step: make(chan int)}
@@ -106,7 +110,7 @@ func TestForgetEndsWhatNobodyReads(t *testing.T) {
 		"it is prefetched": func(t *testing.T, s *setup, o *origin) <-chan error {
 			ended := make(chan error, 1)
 			go func() {
-				_, err := s.Prefetch(context.Background(), digest.FromBytes(o.body), o.source(ours))
+				_, err := s.Prefetch(context.Background(), digest.FromBytes(o.body), o.source(ours), always)
 				ended <- err
 			}()
 			return ended
@@ -160,7 +164,7 @@ func TestForgetEndsWhatNobodyReads(t *testing.T) {
 				o := &origin{body: random(1 << 20), step: make(chan int)}
 				ended := begin(t, s, o)
 				synctest.Wait()
-				if err := s.Forget(t.Context(), ours, func(digest.Digest) bool { return true }); err != nil {
+				if _, err := s.Forget(t.Context(), ours, nil); err != nil {
 					t.Fatal(err)
 				}
 				if ended != nil {
@@ -192,17 +196,16 @@ func TestForgetWaitsForTheStore(t *testing.T) {
 		r := s.reader(t, t.Context(), dgst, source)
 		defer r.Close()
 		synctest.Wait()
-		all := func(digest.Digest) bool { return true }
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := s.Forget(ctx, ours, all); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := s.Forget(ctx, ours, nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("while the store takes the content: %v", err)
 		}
 		go func() {
 			time.Sleep(time.Second)
 			close(gate)
 		}()
-		if err := s.Forget(t.Context(), ours, all); err != nil || !s.stored(t, dgst) {
+		if _, err := s.Forget(t.Context(), ours, nil); err != nil || !s.stored(t, dgst) {
 			t.Errorf("Forget: %v, stored %v", err, s.stored(t, dgst))
 		}
 	})

@@ -13,11 +13,14 @@ import (
 	"github.com/weirhq/weir/storage/download"
 )
 
+// always says that a prefetch is still wanted.
+func always() bool { return true }
+
 // prefetch begins a prefetch in the background. Its end is told through the channel.
 func (s *setup) prefetch(ctx context.Context, o *origin, repo storage.RepoID) <-chan string {
 	ended := make(chan string, 1)
 	go func() {
-		began, err := s.Prefetch(ctx, digest.FromBytes(o.body), o.source(repo))
+		began, err := s.Prefetch(ctx, digest.FromBytes(o.body), o.source(repo), always)
 		ended <- fmt.Sprint(began, err)
 	}()
 	synctest.Wait()

@@ -479,7 +479,7 @@ func TestPrefetchHasNoSegments(t *testing.T) {
 		s := newSetup(t, nil)
 		defer s.Close()
 		l := newLine(random(64 * mib))
-		if began, err := s.Prefetch(t.Context(), digest.FromBytes(l.body), l.source(ours)); !began || err != nil {
+		if began, err := s.Prefetch(t.Context(), digest.FromBytes(l.body), l.source(ours), always); !began || err != nil {
 			t.Error(began, err)
 		}
 		l.expect(t, 64*mib, "0+-1")
