@@ -46,8 +46,8 @@ func newRemover(cfg config.Global, parts *storageParts, cache *namespace.Cache) 
 // mirror believes the links to them any more and all redirects have ended. Contents that a
 // repository possesses again by then stay.
 func (b *bucket) remove(ctx context.Context, records *catalog.Catalog, contents []digest.Digest) error {
-	for _, dgst := range contents {
-		b.uploads.Lost(dgst) // so that its next commit uploads it
+	if err := b.uploads.Forget(ctx, contents); err != nil {
+		return err
 	}
 	if b.promises == 0 {
 		return b.deleteAll(ctx, contents)

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/weirhq/weir/storage/storagetest"
 )
 
@@ -146,4 +148,43 @@ func TestRecordIsShared(t *testing.T) {
 			t.Error("a record is far although far is paused")
 		}
 	})
+}
+
+// Content that is being removed is not uploaded, however far its upload had come. When it is committed
+// anew, it is.
+func TestForgottenContentIsNotUploaded(t *testing.T) {
+	for name, trouble := range map[string]func(*far){
+		"it waits":           func(f *far) { f.isPaused = true },
+		"it is being sent":   func(f *far) { f.gate = make(chan struct{}) },
+		"it waits to repeat": func(f *far) { f.fail = errors.New("denied") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, f := storagetest.NewMemory(t), newFar()
+				trouble(f)
+				store, u, _ := uploader(t, near, f)
+				content := []byte("content")
+				dgst := storagetest.Commit(t, store, near.Spools(), content)
+				synctest.Wait()
+				waited := make(chan error, 1)
+				go func() { waited <- u.Await(t.Context(), dgst) }()
+				synctest.Wait()
+				if err := u.Forget(t.Context(), []digest.Digest{dgst, digest.FromString("another")}); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-waited; err == nil {
+					t.Error("one that waits for the content is told that it is far")
+				}
+				f.set(func(f *far) { f.isPaused, f.gate, f.fail = false, nil, nil })
+				time.Sleep(time.Hour)
+				if err := u.Drain(t.Context()); err != nil || f.has(dgst) {
+					t.Errorf("%v, and far has the content: %v", err, f.has(dgst))
+				}
+				storagetest.Commit(t, store, near.Spools(), content)
+				if err := u.Drain(t.Context()); err != nil || !f.has(dgst) {
+					t.Errorf("committed anew: %v, and far has it: %v", err, f.has(dgst))
+				}
+			})
+		})
+	}
 }

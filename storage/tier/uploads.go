@@ -110,9 +110,11 @@ type Uploader struct {
 type upload struct {
 	attempts int
 	running  bool
-	pausing  bool // until its next attempt
-	again    bool // it was added while it ran
-	failed   bool // it has ended, and far does not have the content
+	pausing  bool               // until its next attempt
+	again    bool               // it was added while it ran
+	failed   bool               // it has ended, and far does not have the content
+	dropped  bool               // the content is being removed
+	cancel   context.CancelFunc // of the attempt that is running
 }
 
 // NewUploader returns an Uploader that compares near and far, and uploads, until Close.
@@ -196,6 +198,51 @@ func (u *Uploader) Comes(dgst digest.Digest) { u.came.Add(dgst, struct{}{}) }
 // Lost notes that far has lost a blob, or had other bytes.
 func (u *Uploader) Lost(dgst digest.Digest) { u.came.Remove(dgst) }
 
+// Forget drops the uploads of blobs that are about to be removed, and waits for the end of those under
+// way: none brings a blob back that is removed far after the call. The next commit of one uploads it
+// again. Forget returns the cause of the context's end if that comes first.
+func (u *Uploader) Forget(ctx context.Context, contents []digest.Digest) error {
+	for _, dgst := range contents {
+		u.came.Remove(dgst)
+		u.mu.Lock()
+		known := u.waiting[dgst]
+		switch {
+		case known == nil:
+		case known.running:
+			known.dropped, known.again = true, false
+			known.cancel()
+		default:
+			u.drop(dgst, known)
+			u.changed.Notify()
+		}
+		u.mu.Unlock()
+	}
+	for _, dgst := range contents {
+		for {
+			u.mu.Lock()
+			known, changed := u.waiting[dgst], u.changed.Wait()
+			ending := known != nil && known.dropped
+			u.mu.Unlock()
+			if !ending {
+				break
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
+// drop takes an upload out that does not run. The caller holds the mutex.
+func (u *Uploader) drop(dgst digest.Digest, known *upload) {
+	delete(u.waiting, dgst)
+	known.failed = true
+	u.opts.Metrics.wait(len(u.waiting))
+}
+
 // Close ends the uploads under way.
 func (u *Uploader) Close() {
 	u.stop()
@@ -274,11 +321,11 @@ func (u *Uploader) awaitPlace(ctx context.Context) bool {
 // work uploads one content of a queue after the other.
 func (u *Uploader) work(ctx context.Context, queue *[]digest.Digest) {
 	for {
-		dgst, attempts, ok := u.next(ctx, queue)
+		dgst, attempts, attempt, ok := u.next(ctx, queue)
 		if !ok {
 			return
 		}
-		err := u.upload(ctx, dgst)
+		err := u.upload(attempt, dgst)
 		if ctx.Err() != nil {
 			return
 		}
@@ -300,8 +347,9 @@ func awaitFar(ctx context.Context, paused func() bool) bool {
 	return ctx.Err() == nil
 }
 
-// next waits for an upload of a queue that is due while far may be asked.
-func (u *Uploader) next(ctx context.Context, queue *[]digest.Digest) (dgst digest.Digest, attempts int, ok bool) {
+// next waits for an upload of a queue that is due while far may be asked. It returns the context of the
+// attempt, which its end has to cancel.
+func (u *Uploader) next(ctx context.Context, queue *[]digest.Digest) (dgst digest.Digest, attempts int, attempt context.Context, ok bool) {
 	for {
 		u.mu.Lock()
 		paused := u.opts.Far.Paused() // since the last upload, perhaps
@@ -315,21 +363,22 @@ func (u *Uploader) next(ctx context.Context, queue *[]digest.Digest) (dgst diges
 			known.running = true
 			known.attempts++
 			attempts = known.attempts
+			attempt, known.cancel = context.WithCancel(ctx)
 			u.mu.Unlock()
-			return dgst, attempts, true
+			return dgst, attempts, attempt, true
 		}
 		changed := u.changed.Wait()
 		u.mu.Unlock()
 		if paused {
 			if !awaitFar(ctx, u.opts.Far.Paused) {
-				return "", 0, false
+				return "", 0, nil, false
 			}
 			continue
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return "", 0, false
+			return "", 0, nil, false
 		}
 	}
 }
@@ -381,10 +430,15 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 	u.mu.Lock()
 	known := u.waiting[dgst]
 	known.running = false
+	known.cancel()
+	dropped := known.dropped
+	known.dropped = false
 	var first, again, corrupt bool
 	pause := min(firstPause<<min(attempts-1, 16), longestPause)
 	switch {
-	case (err == nil || errors.Is(err, storage.ErrCorrupt)) && known.again: // it was committed anew meanwhile
+	case dropped && !known.again:
+		u.drop(dgst, known)
+	case (err == nil || dropped || errors.Is(err, storage.ErrCorrupt)) && known.again: // it was committed anew meanwhile
 		known.again, known.attempts, again, pause = false, 0, true, 0
 	case err == nil:
 		delete(u.waiting, dgst)
@@ -434,7 +488,11 @@ func (u *Uploader) later(ctx context.Context, dgst digest.Digest, pause time.Dur
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.waiting[dgst].pausing = false // only an attempt takes it out
+	known := u.waiting[dgst]
+	if known == nil || !known.pausing { // it was dropped, and may have come again
+		return
+	}
+	known.pausing = false
 	u.ready = append(u.ready, dgst)
 	u.changed.Notify()
 }
