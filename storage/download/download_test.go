@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -29,9 +30,21 @@ var (
 	theirs = storage.RepoID{Namespace: ours.Namespace, Name: "org/app"}
 )
 
+// noise is random bytes: the operating system takes long to make them.
+var noise = sync.OnceValue(func() []byte {
+	p := make([]byte, 16<<20)
+	rand.Read(p)
+	return p
+})
+
+// random returns n bytes that differ from those of other calls: pieces of noise, the first of which
+// begins with bytes of its own.
 func random(n int) []byte {
 	p := make([]byte, n)
-	rand.Read(p)
+	for at := 0; at < n; {
+		at += copy(p[at:], noise()[mathrand.IntN(len(noise())):])
+	}
+	rand.Read(p[:min(n, 16)])
 	return p
 }
 

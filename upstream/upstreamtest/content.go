@@ -57,6 +57,9 @@ func RandomBlob(size int64, seed uint64) *io.SectionReader {
 // random is an endless file: its word number i is SplitMix64 of seed and i.
 type random uint64
 
+// ReadAt is most of what some tests do, and shares nothing.
+//
+//go:norace
 func (r random) ReadAt(p []byte, offset int64) (int, error) {
 	var word [8]byte
 	for n := 0; n < len(p); {
