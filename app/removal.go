@@ -23,6 +23,8 @@ const (
 	deletedAtOnce = 1000
 	// redirecting is how long a mirror may take from its look at a link to the answer with a URL.
 	redirecting = 10 * time.Second
+	// settled is how long after its cancellation an upload may still take effect in the bucket.
+	settled = 2 * time.Minute
 	// removalPatience bounds the deletion of blobs whose time has come.
 	removalPatience = 10 * time.Minute
 )
@@ -46,9 +48,7 @@ func newRemover(cfg config.Global, parts *storageParts, cache *namespace.Cache) 
 // mirror believes the links to them any more and all redirects have ended. Contents that a
 // repository possesses again by then stay.
 func (b *bucket) remove(ctx context.Context, records *catalog.Catalog, contents []digest.Digest) error {
-	if err := b.uploads.Forget(ctx, contents); err != nil {
-		return err
-	}
+	b.uploads.Forget(contents, func(dgst digest.Digest) { b.removeAgain(records, dgst) })
 	if b.promises == 0 {
 		return b.deleteAll(ctx, contents)
 	}
@@ -70,10 +70,21 @@ func (b *bucket) remove(ctx context.Context, records *catalog.Catalog, contents 
 	return nil
 }
 
+// removeAgain removes a blob whose upload was under way when it was removed: the bucket may publish it
+// although its upload was cancelled.
+func (b *bucket) removeAgain(records *catalog.Catalog, dgst digest.Digest) {
+	b.removing.Go(func() { b.removeAfter(settled, records, []digest.Digest{dgst}) })
+}
+
 // removeLater removes blobs when the promises to clients have ended.
 func (b *bucket) removeLater(records *catalog.Catalog, contents []digest.Digest) {
+	b.removeAfter(b.absence+b.promises+redirecting, records, contents)
+}
+
+// removeAfter removes blobs that no repository possesses after a pause.
+func (b *bucket) removeAfter(pause time.Duration, records *catalog.Catalog, contents []digest.Digest) {
 	select {
-	case <-time.After(b.absence + b.promises + redirecting):
+	case <-time.After(pause):
 	case <-b.stopped.Done():
 		return
 	}

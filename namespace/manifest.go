@@ -218,6 +218,7 @@ func (n *Namespace) askUpstream(ctx context.Context, key lookupKey, known known)
 	if key.op == getManifest && known.state != due && n.standing(ctx, repo, manifestProof) == inForce {
 		return n.fetch(ctx, repo, ref, ref.Tag())
 	}
+	removed := n.cache.removals.of(repo)
 	m, err := n.spec.Upstreams.Head(ctx, repo.Name, ref)
 	if err != nil {
 		return found{}, err
@@ -226,7 +227,7 @@ func (n *Namespace) askUpstream(ctx context.Context, key lookupKey, known known)
 		return n.store(ctx, repo, ref.Tag(), m), nil // the HEAD was no use, and a GET decided
 	}
 	if own, ok := n.has(ctx, repo, m.Descriptor.Digest); ok && n.spec.RecheckPossession > 0 {
-		n.cache.putLink(ctx, repo, own) // the same HEAD confirms the right
+		n.cache.putLinkSince(ctx, repo, own, removed) // the same HEAD confirms the right
 	}
 	return n.named(ctx, key, m, time.Now())
 }

@@ -64,6 +64,7 @@ func (n *Namespace) oldRight(ctx context.Context, repo storage.RepoID, dgst dige
 // confirm asks the upstream whether a repository still has a blob, and records the
 // answer.
 func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Descriptor) error {
+	removed := n.cache.removals.of(key.repo)
 	var err error
 	if desc.MediaType != "" {
 		_, err = n.spec.Upstreams.Head(ctx, key.repo.Name, oci.ByDigest(desc.Digest))
@@ -73,7 +74,7 @@ func (n *Namespace) confirm(ctx context.Context, key lookupKey, desc ocispec.Des
 	err = upstream.Doubt(err)
 	switch {
 	case err == nil:
-		n.cache.putLink(ctx, key.repo, desc)
+		n.cache.putLinkSince(ctx, key.repo, desc, removed)
 	case errors.Is(err, upstream.ErrNotFound), errors.Is(err, upstream.ErrDenied):
 		n.logger.Info("a repository no longer has the right to serve content", "repository", key.repo.String(), "digest", desc.Digest, "error", err)
 		n.forget(ctx, key.repo, desc.Digest)

@@ -11,8 +11,7 @@ import (
 )
 
 // removals tells work in the background that images of its repository have been removed since it
-// began: it leaves nothing behind then. What it forgets of other repositories costs only that they do
-// some of their work again.
+// began: it leaves nothing behind then. Of the repositories, those of the last removals are remembered.
 type removals struct {
 	count atomic.Uint64
 	last  *bounded.Cache[storage.RepoID, uint64]
@@ -49,8 +48,9 @@ func (c *Cache) putLinkSince(ctx context.Context, repo storage.RepoID, desc ocis
 		return
 	}
 	c.putLink(ctx, repo, desc)
-	// A removal that began meanwhile may have looked for the link before it was there.
+	// A removal that began meanwhile may have looked for the link before it was there. If it is
+	// another one's by now, the next pull proves the right again.
 	if c.removals.of(repo) != before {
-		_ = c.catalog.DeleteLink(context.WithoutCancel(ctx), repo, desc.Digest) // it costs a proof at worst
+		_ = c.catalog.DeleteLink(context.WithoutCancel(ctx), repo, desc.Digest)
 	}
 }

@@ -92,13 +92,12 @@ func (r *Remover) Remove(ctx context.Context, repo storage.RepoID, s Selection) 
 	case <-ctx.Done():
 		return Removed{}, ctx.Err()
 	}
-	// Before and after it, so that nothing that began before the end of the removal outlives it.
-	r.opts.Cache.removals.note(repo)
-	defer r.opts.Cache.removals.note(repo)
 	g, tags, gone, err := r.prepare(ctx, repo, s)
 	if err != nil {
 		return Removed{}, err
 	}
+	// Once more, for the proofs and prefetches that have begun since the first time.
+	defer r.opts.Cache.removals.note(repo)
 	removed, err := r.take(ctx, repo, g, gone)
 	if err != nil {
 		return removed, err
@@ -116,50 +115,51 @@ func (r *Remover) Remove(ctx context.Context, repo storage.RepoID, s Selection) 
 	return removed, err
 }
 
-// choose returns the tags of a selection and the blobs that go with it, and the graph that says so.
-func (r *Remover) choose(ctx context.Context, repo storage.RepoID, s Selection) (g *graph, tags []string, gone []digest.Digest, err error) {
-	if g, err = r.survey(ctx, repo, s); err != nil {
-		return nil, nil, nil, err
-	}
-	tags, gone, err = g.choose(s)
-	return g, tags, gone, err
-}
-
-// maxRounds bounds how often the records are read again because a client was pulling meanwhile.
+// maxRounds bounds how often the records are read because a client was pulling meanwhile.
 const maxRounds = 4
 
 // prepare chooses what goes, and stops the downloads of it. While clients pull, further manifests and
-// blobs may come that the selection leads to, so that it chooses again until no download is left.
+// blobs may come that the selection leads to, so that it chooses again until it finds no more.
 func (r *Remover) prepare(ctx context.Context, repo storage.RepoID, s Selection) (g *graph, tags []string, gone []digest.Digest, err error) {
 	whole := s == (Selection{})
+	read := make(map[digest.Digest]oci.Links) // manifests do not change
+	going := make(map[digest.Digest]bool)
 	for round := range maxRounds {
-		before := len(gone)
-		g, tags, gone, err = r.choose(ctx, repo, s)
-		none := errors.Is(err, storage.ErrNotExist)
-		switch {
-		case none && (whole || round > 0): // but for downloads
-		case err != nil:
+		if g, err = r.survey(ctx, repo, s, read); err != nil {
 			return nil, nil, nil, err
-		default:
+		}
+		tags, gone, err = g.choose(s)
+		none := errors.Is(err, storage.ErrNotExist) // but for downloads, perhaps
+		if err != nil && !none || none && !whole && round == 0 {
+			return nil, nil, nil, err
+		}
+		if !none {
 			if err := r.pinned(ctx, repo, g, s, tags, gone); err != nil {
 				return nil, nil, nil, err
 			}
 		}
-		var going map[digest.Digest]bool // nil: all
-		if !whole {
-			going = make(map[digest.Digest]bool, len(gone))
-			for _, dgst := range gone {
-				going[dgst] = true
-			}
+		known := len(going)
+		for _, dgst := range gone {
+			going[dgst] = true
 		}
-		running, failed := r.opts.Cache.downloads.Forget(ctx, repo, going)
-		switch {
-		case failed != nil:
+		if round > 0 && (whole || len(going) == known) {
+			break
+		}
+		r.opts.Cache.removals.note(repo) // before Forget, see Group.Prefetch
+		stopped := going
+		if whole {
+			stopped = nil // all
+		}
+		running, failed := r.opts.Cache.downloads.Forget(ctx, repo, stopped)
+		if failed != nil {
 			return nil, nil, nil, failed
-		case running == 0 && none && round == 0:
+		}
+		if running == 0 && none && round == 0 {
 			return nil, nil, nil, err
-		case running == 0, round > 0 && len(gone) == before:
-			return g, tags, gone, nil
+		}
+		// All of a repository is chosen again in any case: a download may have ended just before.
+		if running == 0 && !whole {
+			break
 		}
 	}
 	return g, tags, gone, nil
@@ -176,8 +176,9 @@ type graph struct {
 	edges     int
 }
 
-// survey reads the records of a repository and, unless all of it goes, its manifests.
-func (r *Remover) survey(ctx context.Context, repo storage.RepoID, s Selection) (*graph, error) {
+// survey reads the records of a repository and, unless all of it goes, those of its manifests that are not
+// in read, to which it adds them.
+func (r *Remover) survey(ctx context.Context, repo storage.RepoID, s Selection, read map[digest.Digest]oci.Links) (*graph, error) {
 	g := &graph{
 		tags: make(map[string]digest.Digest), links: make(map[digest.Digest]int64),
 		manifests: make(map[digest.Digest]bool), refs: make(map[digest.Digest][]digest.Digest),
@@ -214,23 +215,31 @@ func (r *Remover) survey(ctx context.Context, repo storage.RepoID, s Selection) 
 	if s == (Selection{}) {
 		return g, nil
 	}
-	return g, r.connect(ctx, g)
+	return g, r.connect(ctx, g, read)
 }
 
 // connect reads the references of all manifests of a repository. A manifest that cannot be read
 // has none.
-func (r *Remover) connect(ctx context.Context, g *graph) error {
+func (r *Remover) connect(ctx context.Context, g *graph, read map[digest.Digest]oci.Links) error {
 	var mu sync.Mutex
 	reading, ctx := errgroup.WithContext(ctx)
 	reading.SetLimit(readsAtOnce)
 	for dgst := range g.manifests {
 		reading.Go(func() error {
-			links, err := r.linksOf(ctx, dgst)
-			if err != nil {
-				return err
+			mu.Lock()
+			links, known := read[dgst]
+			mu.Unlock()
+			if !known {
+				var err error
+				if links, known, err = r.linksOf(ctx, dgst); err != nil {
+					return err
+				}
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			if known { // else it may come while the removal goes on
+				read[dgst] = links
+			}
 			for _, part := range links.Content() {
 				g.refs[dgst] = append(g.refs[dgst], part.Digest)
 				g.edges++
@@ -248,25 +257,25 @@ func (r *Remover) connect(ctx context.Context, g *graph) error {
 	return reading.Wait()
 }
 
-// linksOf returns the links of a stored manifest; none if no store has it, or it is another
-// document than a manifest.
-func (r *Remover) linksOf(ctx context.Context, dgst digest.Digest) (none oci.Links, err error) {
+// linksOf returns the links of a stored manifest; none if it is another document than a manifest. It
+// reports whether a store has it.
+func (r *Remover) linksOf(ctx context.Context, dgst digest.Digest) (links oci.Links, stored bool, err error) {
 	for _, store := range r.opts.Stores {
 		obj, err := store.Open(ctx, dgst)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return none, err
+			return oci.Links{}, false, err
 		}
 		links, err := oci.ReadReferences(obj.Content, r.opts.MaxManifest)
 		obj.Content.Close()
 		if err != nil {
-			return none, ctx.Err() // it leads nowhere
+			return oci.Links{}, true, ctx.Err() // it leads nowhere
 		}
-		return links, nil
+		return links, true, nil
 	}
-	return none, nil
+	return oci.Links{}, false, nil
 }
 
 // choose returns the tags and the content that goes: first blobs, then manifests, and last the one

@@ -11,8 +11,8 @@ import (
 // download has ended. It reports whether it began one: not if the content is stored, or is
 // being downloaded for others. The download has a place only as long as no other one waits
 // for one, until a client joins it; then it is one like all others. It ends with the context
-// unless a client holds it. Nothing is downloaded if wanted, which is asked when [Group.Forget]
-// would find the download, says no.
+// unless a client holds it. It is given up at once if wanted, which is asked when [Group.Forget] would
+// find the download, says no.
 func (g *Group) Prefetch(ctx context.Context, dgst digest.Digest, src Source, wanted func() bool) (began bool, err error) {
 	if g.Stored(ctx, dgst, src) {
 		return false, nil

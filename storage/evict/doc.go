@@ -81,9 +81,10 @@
 //
 // # Goroutines and locks
 //
-// Requests do no I/O for this package. Five goroutines do: one scans the store at
-// the start, after a word that another process has changed it, and each hour, one evicts, one follows references, one records times of
-// last use, and one records owners. Nothing is evicted before the first scan is complete, because the order
+// Requests do no I/O for this package. Five goroutines do: one scans the store at the start, each
+// hour, and when told that another process has changed it; one evicts; one follows references; one
+// records times of last use; and one records owners. Nothing is evicted before the first scan is
+// complete, because the order
 // is not known; with a limit nothing is stored either, after a short wait, because
 // the number of stored bytes is not known. Changes by other processes are noticed
 // when a blob is used, and by the next scan.

@@ -82,12 +82,11 @@ func (c *scanner) run(ctx context.Context) {
 // pass lists the store for those below, which compare with it what they know. It ends early, and
 // reports so, if the index is wanted meanwhile.
 func (c *scanner) pass(ctx context.Context) (wanted bool) {
+	var failed error
 	for _, err := range c.next.All(ctx) {
-		if err != nil {
-			if ctx.Err() == nil {
-				c.logger.Warn("cannot list the content of the store, so figures may include content that another process has removed", "error", err)
-			}
-			return false
+		if err != nil && failed == nil && ctx.Err() == nil {
+			failed = err // others may be of the same disk
+			c.logger.Warn("cannot list all content of the store, so figures may include content that another process has removed", "error", err)
 		}
 		select {
 		case <-c.inventory.wanted.C():

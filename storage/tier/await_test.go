@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,8 +170,11 @@ func TestForgottenContentIsNotUploaded(t *testing.T) {
 				waited := make(chan error, 1)
 				go func() { waited <- u.Await(t.Context(), dgst) }()
 				synctest.Wait()
-				if err := u.Forget(t.Context(), []digest.Digest{dgst, digest.FromString("another")}); err != nil {
-					t.Fatal(err)
+				var told atomic.Int64
+				u.Forget([]digest.Digest{dgst, digest.FromString("another")}, func(digest.Digest) { told.Add(1) })
+				synctest.Wait()
+				if running := name == "it is being sent"; (told.Load() == 1) != running {
+					t.Errorf("the end of an upload was told %d times", told.Load())
 				}
 				if err := <-waited; err == nil {
 					t.Error("one that waits for the content is told that it is far")

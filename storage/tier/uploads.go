@@ -110,10 +110,11 @@ type Uploader struct {
 type upload struct {
 	attempts int
 	running  bool
-	pausing  bool               // until its next attempt
-	again    bool               // it was added while it ran
-	failed   bool               // it has ended, and far does not have the content
-	dropped  bool               // the content is being removed
+	pausing  bool // until its next attempt
+	again    bool // it was added while it ran
+	failed   bool // it has ended, and far does not have the content
+	dropped  bool // the content is being removed
+	onDrop   func(digest.Digest)
 	cancel   context.CancelFunc // of the attempt that is running
 }
 
@@ -198,42 +199,24 @@ func (u *Uploader) Comes(dgst digest.Digest) { u.came.Add(dgst, struct{}{}) }
 // Lost notes that far has lost a blob, or had other bytes.
 func (u *Uploader) Lost(dgst digest.Digest) { u.came.Remove(dgst) }
 
-// Forget drops the uploads of blobs that are about to be removed, and waits for the end of those under
-// way: none brings a blob back that is removed far after the call. The next commit of one uploads it
-// again. Forget returns the cause of the context's end if that comes first.
-func (u *Uploader) Forget(ctx context.Context, contents []digest.Digest) error {
+// Forget drops the uploads of blobs that are being removed. It does not wait for those under way, which
+// it cancels: dropped, if set, is called when one has ended, since far may have got the content. The next
+// commit of a blob uploads it again.
+func (u *Uploader) Forget(contents []digest.Digest, dropped func(digest.Digest)) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	for _, dgst := range contents {
 		u.came.Remove(dgst)
-		u.mu.Lock()
-		known := u.waiting[dgst]
-		switch {
+		switch known := u.waiting[dgst]; {
 		case known == nil:
 		case known.running:
-			known.dropped, known.again = true, false
+			known.dropped, known.onDrop, known.again = true, dropped, false
 			known.cancel()
 		default:
 			u.drop(dgst, known)
-			u.changed.Notify()
-		}
-		u.mu.Unlock()
-	}
-	for _, dgst := range contents {
-		for {
-			u.mu.Lock()
-			known, changed := u.waiting[dgst], u.changed.Wait()
-			ending := known != nil && known.dropped
-			u.mu.Unlock()
-			if !ending {
-				break
-			}
-			select {
-			case <-changed:
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
 		}
 	}
-	return nil
+	u.changed.Notify()
 }
 
 // drop takes an upload out that does not run. The caller holds the mutex.
@@ -431,8 +414,8 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 	known := u.waiting[dgst]
 	known.running = false
 	known.cancel()
-	dropped := known.dropped
-	known.dropped = false
+	dropped, onDrop := known.dropped, known.onDrop
+	known.dropped, known.onDrop = false, nil
 	var first, again, corrupt bool
 	pause := min(firstPause<<min(attempts-1, 16), longestPause)
 	switch {
@@ -467,6 +450,9 @@ func (u *Uploader) ended(ctx context.Context, dgst digest.Digest, attempts int, 
 	u.opts.Metrics.wait(len(u.waiting))
 	u.changed.Notify()
 	u.mu.Unlock()
+	if dropped && onDrop != nil {
+		onDrop(dgst)
+	}
 	if first {
 		u.opts.Logger.Error("content was not uploaded to the bucket. Weir tries again in a few hours. Until then, other mirrors fetch it from upstream",
 			"digest", dgst, "attempts", attempts, "error", err)
