@@ -32,6 +32,7 @@ type DownloadDocument struct {
 	Started time.Time         `json:"started"`
 	Source  string            `json:"source,omitempty"`
 	Offset  int64             `json:"offset"`
+	Rate    int64             `json:"rate"` // bytes a second
 	Size    *int64            `json:"size,omitempty"`
 	Readers int               `json:"readers"`
 }
@@ -59,7 +60,7 @@ func (h *Handler) downloadsOf(ctx context.Context, running []download.State) (Do
 		}
 		one := DownloadDocument{
 			Name: repo.Name, Block: repo.Block, Digest: s.Digest, State: s.Activity, Started: s.Started.UTC(),
-			Source: s.Origin, Offset: s.Offset, Readers: s.Clients,
+			Source: s.Origin, Offset: s.Offset, Rate: s.Rate, Readers: s.Clients,
 		}
 		if s.Size >= 0 {
 			one.Size = &s.Size

@@ -143,8 +143,10 @@ type Point struct {
 	Time     time.Time `json:"time"`
 	Requests int64     `json:"requests"`
 	Hits     int64     `json:"hits"`
+	HitRatio float64   `json:"hitRatio"` // 0 without requests
 	Served   int64     `json:"served"`
 	Fetched  int64     `json:"fetched"`
+	Saved    int64     `json:"saved"`
 }
 
 // amountsOf returns amounts with those that follow from them. More bytes may have been fetched than served, for
@@ -179,7 +181,8 @@ func (h *Handler) Status(ctx context.Context) (Status, error) {
 		s.Problems = append(s.Problems, Problem{"The traffic of all mirrors cannot be read, so these figures are incomplete", "Check that the store is readable. The log of the mirror has the reason"})
 	}
 	for i, p := range f.Curve {
-		s.Curve[i] = Point{p.Time, p.Requests, p.Hits, p.Served, p.Fetched}
+		all := amountsOf(p.Amounts)
+		s.Curve[i] = Point{p.Time, all.Requests, all.Hits, all.HitRatio, all.Served, all.Fetched, all.Saved}
 	}
 	return s, ctx.Err() // the rules may not have been asked about all
 }

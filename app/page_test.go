@@ -1,11 +1,16 @@
 package app
 
 import (
+	"crypto/tls"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/weirhq/weir/config"
+	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/internal/testutil"
 )
 
@@ -96,5 +101,36 @@ func TestPagePaths(t *testing.T) {
 	}
 	if strings.Contains(log.String(), `"level":"INFO"`) || strings.Contains(log.String(), `"level":"WARN"`) {
 		t.Errorf("requests of browsers and scanners are logged:\n%s", log)
+	}
+}
+
+// The pages name the address at which clients pull, whatever is between the browser and the mirror.
+func TestPagesNameTheMirror(t *testing.T) {
+	proxies := forwarded.Proxies{netip.MustParsePrefix("10.0.0.0/8")}
+	for name, test := range map[string]struct {
+		host, peer, proto string
+		tls               bool
+		server            config.Server
+		want              string
+	}{
+		"directly":                    {host: "mirror.example:8000", peer: "192.0.2.1:1", want: "http://mirror.example:8000"},
+		"over TLS":                    {host: "mirror.example", peer: "192.0.2.1:1", tls: true, want: "https://mirror.example"},
+		"behind a proxy":              {host: "mirror.example", peer: "10.0.0.1:1", proto: "https", want: "https://mirror.example"},
+		"behind another one":          {host: "mirror.example", peer: "192.0.2.1:1", proto: "https", want: "http://mirror.example"},
+		"at an address of their own":  {host: "mirror.example:9000", peer: "192.0.2.1:1", server: config.Server{Port: 8000, AdminAddress: "0.0.0.0:9000"}, want: "http://mirror.example:8000"},
+		"of IPv6":                     {host: "[2001:db8::1]:9000", peer: "192.0.2.1:1", server: config.Server{Port: 8000, AdminAddress: "[::]:9000"}, want: "http://[2001:db8::1]:8000"},
+		"with a port that is unknown": {host: "localhost:9000", peer: "127.0.0.1:1", server: config.Server{AdminAddress: "127.0.0.1:9000"}, want: "http://localhost:9000"},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "http://"+test.host+"/clients", nil)
+		r.RemoteAddr = test.peer
+		if test.proto != "" {
+			r.Header.Set("X-Forwarded-Proto", test.proto)
+		}
+		if test.tls {
+			r.TLS = new(tls.ConnectionState)
+		}
+		if got := pulledAt(r, proxies, test.server).String(); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
 	}
 }

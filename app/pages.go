@@ -7,9 +7,12 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/weirhq/weir/access"
@@ -18,6 +21,7 @@ import (
 	"github.com/weirhq/weir/clientconfig"
 	"github.com/weirhq/weir/config"
 	"github.com/weirhq/weir/door"
+	"github.com/weirhq/weir/internal/forwarded"
 	"github.com/weirhq/weir/oci"
 	"github.com/weirhq/weir/pages"
 	"github.com/weirhq/weir/storage/catalog"
@@ -41,6 +45,7 @@ func (m *mirror) newBrowsers(documents *api.Handler) browsers {
 			Blocks:    func(ctx context.Context) []string { return visible(ctx, m.routing.keys()) },
 			MayPull:   mayPull,
 			MayChange: guard.mayChange,
+			Address:   func(r *http.Request) *url.URL { return pulledAt(r, m.routing.proxies.Load(), inForce().Server) },
 			Client: func(ctx context.Context, client, url string) (clientconfig.Config, error) {
 				return clientFiles(ctx, inForce(), client, url)
 			},
@@ -59,6 +64,16 @@ func (m *mirror) newBrowsers(documents *api.Handler) browsers {
 		}),
 		enabled: func() bool { return inForce().UI.Enabled },
 	}
+}
+
+// pulledAt returns the URL at which the sender of a request for a page would pull: that of the page or, if
+// the pages have a listener of their own, the same host with the port of the other one.
+func pulledAt(r *http.Request, proxies forwarded.Proxies, server config.Server) *url.URL {
+	at := &url.URL{Scheme: proxies.Scheme(r), Host: r.Host}
+	if server.AdminAddress == "" || server.Port == 0 { // 0: the system has chosen it
+		return at
+	}
+	return &url.URL{Scheme: at.Scheme, Host: net.JoinHostPort(at.Hostname(), strconv.Itoa(int(server.Port)))}
 }
 
 // visible returns the keys of those blocks that the client may know of.

@@ -12,6 +12,7 @@
 package clientconfig
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,6 +43,7 @@ type Config struct {
 	Files    []File
 	Warnings []string // namespaces that the client cannot reach, and alternatives
 	Hints    []string // how to install the files
+	Test     string   // a command that pulls through the mirror, once they are installed; "" if none is known
 }
 
 // File is a file on the client's machine.
@@ -104,7 +106,9 @@ func For(name string, m Mirror, namespaces []Namespace) (Config, error) {
 			return Config{}, fmt.Errorf("%s cannot be the mirror, since it is also the registry that repository.%q mirrors", m.Host, n.Key)
 		}
 	}
-	return m.loggedIn(known[i].name, known[i].make(m, namespaces)), nil
+	c := known[i].make(m, namespaces)
+	c.Test = cmp.Or(c.Test, test(known[i].name, m, namespaces))
+	return m.loggedIn(known[i].name, c), nil
 }
 
 // unknownClient returns the error for a name that no client has. It suggests the

@@ -2,7 +2,10 @@ package clientconfig
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/weirhq/weir/oci"
 )
 
 // The clients of this file read no file that names mirrors. For most of them the
@@ -20,28 +23,28 @@ type flags struct {
 // crane makes the hints about crane, which trusts the authorities of one file, and shows
 // no certificate.
 func crane(m Mirror, namespaces []Namespace) Config {
-	return naming("crane", "crane manifest ", flags{plain: "--insecure "}, "", ":TAG", m, namespaces)
+	return naming("crane", "crane manifest ", "crane manifest ", flags{plain: "--insecure "}, "", ":TAG", m, namespaces)
 }
 
 // oras makes the hints about oras.
 func oras(m Mirror, namespaces []Namespace) Config {
-	return naming("oras", "oras pull ", flags{"--plain-http ", "--ca-file", "--cert-file", "--key-file"}, "", ":TAG", m, namespaces)
+	return naming("oras", "oras pull ", "oras manifest fetch ", flags{"--plain-http ", "--ca-file", "--cert-file", "--key-file"}, "", ":TAG", m, namespaces)
 }
 
 // helm makes the hints about Helm.
 func helm(m Mirror, namespaces []Namespace) Config {
-	return naming("helm", "helm pull ", flags{"--plain-http ", "--ca-file", "--cert-file", "--key-file"}, "oci://", " --version VERSION", m, namespaces)
+	return naming("helm", "helm pull ", "helm show chart ", flags{"--plain-http ", "--ca-file", "--cert-file", "--key-file"}, "oci://", " --version VERSION", m, namespaces)
 }
 
 // cosign makes the hints about cosign.
 func cosign(m Mirror, namespaces []Namespace) Config {
-	return naming("cosign", "cosign verify --key cosign.pub ",
+	return naming("cosign", "cosign verify --key cosign.pub ", "cosign tree ",
 		flags{"--allow-http-registry ", "--registry-cacert", "--registry-client-cert", "--registry-client-key"}, "", ":TAG", m, namespaces)
 }
 
 // naming makes the hints about a client that takes the mirror in the names of images
-// only. Scheme goes before a name, and version after it.
-func naming(client, command string, f flags, scheme, version string, m Mirror, namespaces []Namespace) Config {
+// only. Scheme goes before a name, and version after it. The test changes nothing.
+func naming(client, command, test string, f flags, scheme, version string, m Mirror, namespaces []Namespace) Config {
 	var c Config
 	var named []string
 	for _, n := range namespaces {
@@ -54,25 +57,31 @@ func naming(client, command string, f flags, scheme, version string, m Mirror, n
 	if len(named) == 0 {
 		return c
 	}
+	var before, options string
 	if m.Plain {
-		command += f.plain
+		options = f.plain
 	}
 	c.Files = m.certs(namingDir)
 	switch {
 	case m.CA != "" && f.ca != "":
-		command += f.ca + " " + namingDir + "/" + caName + " "
+		options += f.ca + " " + namingDir + "/" + caName + " "
 	// Go's own variable replaces the authorities of the system.
 	case m.CA != "":
-		command = "SSL_CERT_FILE=" + namingDir + "/" + caName + " " + command
+		before = "SSL_CERT_FILE=" + namingDir + "/" + caName + " "
 	}
 	switch {
 	case m.Certificate != "" && f.certificate != "":
-		command += fmt.Sprintf("%s %s/%s %s %s/%s ", f.certificate, namingDir, certificateName, f.key, namingDir, keyName)
+		options += fmt.Sprintf("%s %s/%s %s %s/%s ", f.certificate, namingDir, certificateName, f.key, namingDir, keyName)
 	case m.Certificate != "":
 		c.Warnings = append(c.Warnings, client+" cannot present a client certificate, so a mirror that requires one refuses it")
 	}
-	c.Hints = []string{fmt.Sprintf("%s has no configuration file for mirrors. Begin the names of images with the mirror, %s, for example: %s%s%s",
-		client, strings.Join(named, ", "), command, scheme, strings.TrimSuffix(named[0], "...")+"NAME"+version)}
+	name := scheme + strings.TrimSuffix(named[0], "...") + "NAME" + version
+	c.Hints = []string{fmt.Sprintf("%s has no configuration file for mirrors. Begin the names of images with the mirror, %s, for example: %s%s%s%s",
+		client, strings.Join(named, ", "), before, command, options, name)}
+	if hub := slices.IndexFunc(namespaces, Namespace.isDockerHub); hub >= 0 && scheme == "" {
+		name = m.spell(namespaces[hub]) + strings.TrimPrefix(anImage, oci.DockerHub)
+	}
+	c.Test = before + test + options + name
 	return c
 }
 

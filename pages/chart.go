@@ -85,13 +85,8 @@ func dayCharts(curve []api.Point) []chart {
 	var hits, saved []point
 	for _, p := range curve {
 		label := p.Time.UTC().Format("2006-01-02 15:04")
-		ratio := 0.0
-		if p.Requests > 0 {
-			ratio = float64(p.Hits) / float64(p.Requests)
-		}
-		hits = append(hits, point{label, fmt.Sprintf("%s of %s", percent(ratio), plural(p.Requests, "request", "requests")), ratio})
-		bytes := max(0, p.Served-p.Fetched)
-		saved = append(saved, point{label, units.IEC(bytes), float64(bytes)})
+		hits = append(hits, point{label, fmt.Sprintf("%s of %s", percent(p.HitRatio), plural(p.Requests, "request", "requests")), p.HitRatio})
+		saved = append(saved, point{label, units.IEC(p.Saved), float64(p.Saved)})
 	}
 	return []chart{
 		chart{Title: "Hit ratio, last 24 hours", Head: "Time (UTC)", Unit: "Hit ratio", Top: percent(1), First: "24 hours ago", Last: "now"}.draw(1, hits),

@@ -29,7 +29,7 @@ var functions = template.FuncMap{
 	"cut":          cut,
 	"plural":       plural,
 	"seconds":      seconds,
-	"brief":        brief,
+	"digested":     func(reference string) bool { return strings.Contains(reference, ":") },
 	"milliseconds": func(ms *float64) string { return seconds(*ms / 1000) },
 	"rows":         func(label string, all any) rows { return rows{label, all} },
 	"days":         pullsPerDay,
@@ -115,15 +115,6 @@ func short(dgst fmt.Stringer) string {
 		return algorithm
 	}
 	return digits[:min(12, len(digits))]
-}
-
-// brief returns a reference with a digest of twelve digits.
-func brief(reference string) string {
-	algorithm, digits, found := strings.Cut(reference, ":")
-	if !found {
-		return cut(reference)
-	}
-	return algorithm + ":" + digits[:min(12, len(digits))]
 }
 
 // seconds returns a length of time with two or three digits that say something.

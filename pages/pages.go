@@ -15,6 +15,7 @@ import (
 	"embed"
 	"html/template"
 	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"strconv"
@@ -39,6 +40,8 @@ type Options struct {
 	MayPull func(ctx context.Context, block string, image oci.Image) bool
 	// MayChange reports whether the sender of a request may change what is cached.
 	MayChange func(r *http.Request) bool
+	// Address returns the URL at which clients pull, as the sender of a request would reach it.
+	Address func(r *http.Request) *url.URL
 	// Client returns the files of a client that reaches the mirror at a URL.
 	Client func(ctx context.Context, client, url string) (clientconfig.Config, error)
 	// Check probes the upstreams of the blocks in force.

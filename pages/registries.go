@@ -189,7 +189,7 @@ func (h *Handler) addRegistry(ctx context.Context, r *http.Request) (page, error
 	if err := h.opts.Registrar.Permit(ctx); err != nil {
 		return page{}, err
 	}
-	values := registryForm{Values: one.Registry, Host: r.Host, Removed: r.URL.Query().Get("removed")}
+	values := registryForm{Values: one.Registry, Host: h.opts.Address(r).Host, Removed: r.URL.Query().Get("removed")}
 	if added := r.URL.Query().Get("added"); slices.Contains(h.opts.Blocks(ctx), added) {
 		values.Added = added
 	} else {

@@ -23,7 +23,8 @@ func (h *Handler) overview(ctx context.Context, r *http.Request) (page, error) {
 		return page{}, err
 	}
 	popular, err := h.opts.API.Repositories(ctx, api.Query{Sort: "last", N: 10, Soon: true})
-	if tooMany(err) {
+	unsorted := tooMany(err)
+	if unsorted {
 		popular, err = h.opts.API.Repositories(ctx, api.Query{N: 10, Soon: true})
 	}
 	if err != nil {
@@ -43,11 +44,12 @@ func (h *Handler) overview(ctx context.Context, r *http.Request) (page, error) {
 		Charts   []chart
 		Running  api.DownloadsDocument
 		Latest   []api.NamedDocument
+		Unsorted bool // Latest are the first ones by name: there are too many to sort
 		Listing  bool
 		Blocks   []string
 		Example  string
 		MoreRepo bool
-	}{status, jobs, dayCharts(status.Curve), running, popular.Repositories, popular.Listing, h.blocks(ctx), h.example(ctx, r.Host), popular.Next != ""}}, nil
+	}{status, jobs, dayCharts(status.Curve), running, popular.Repositories, unsorted, popular.Listing, h.blocks(ctx), h.example(ctx, h.opts.Address(r).Host), popular.Next != ""}}, nil
 }
 
 // jobRow is a job and the page of its first image.
@@ -113,7 +115,7 @@ func (h *Handler) repositories(ctx context.Context, r *http.Request) (page, erro
 	query := r.URL.Query()
 	values := list{
 		Query:  api.Query{Block: query.Get("block"), Text: query.Get("q"), Sort: query.Get("sort"), N: 50, Last: query.Get("last"), Soon: true},
-		Blocks: h.blocks(ctx), Example: h.example(ctx, r.Host),
+		Blocks: h.blocks(ctx), Example: h.example(ctx, h.opts.Address(r).Host),
 	}
 	document, err := h.opts.API.Repositories(ctx, values.Query)
 	if tooMany(err) { // the form stays, to be filled in otherwise
@@ -191,7 +193,7 @@ func (h *Handler) repository(ctx context.Context, r *http.Request) (page, error)
 		Next     string
 		Last     string
 		Host     string
-	}{known, rows, unlisted, tags.Next, r.URL.Query().Get("last"), r.Host}}, nil
+	}{known, rows, unlisted, tags.Next, r.URL.Query().Get("last"), h.opts.Address(r).Host}}, nil
 }
 
 // imageValues are the values of the page of a tag or of a manifest.
@@ -233,7 +235,7 @@ func (h *Handler) image(ctx context.Context, r *http.Request) (page, error) {
 	if values.Tag != nil {
 		values.Image = values.Name + ":" + values.Tag.Tag
 	}
-	values.Pull = r.Host + "/" + values.Image
+	values.Pull = h.opts.Address(r).Host + "/" + values.Image
 	pins, err := h.opts.API.Pins(ctx)
 	if err != nil {
 		return page{}, err
@@ -322,47 +324,25 @@ func (h *Handler) clients(ctx context.Context, r *http.Request) (page, error) {
 		Client  string
 		URL     string
 		Made    clientconfig.Config
-		Test    string
-		// Elsewhere is the host of the URL, if that is not the address of the page: a link may lead here.
+		// Elsewhere is the host of the URL, if that is not the address of the mirror: a link may lead here.
 		Elsewhere string
 		Problem   string
 	}{Clients: clientconfig.Clients(), Client: query.Get("client"), URL: query.Get("url")}
 	if values.Client == "" {
 		values.Client = "docker"
 	}
+	here := h.opts.Address(r)
 	if values.URL == "" {
-		scheme := "http"
-		if r.TLS != nil {
-			scheme = "https"
-		}
-		values.URL = (&url.URL{Scheme: scheme, Host: r.Host}).String()
+		values.URL = here.String()
 	}
 	var err error
 	if values.Made, err = h.opts.Client(ctx, values.Client, values.URL); err != nil {
 		values.Problem = sentence(err.Error())
 	}
-	if at, err := url.Parse(values.URL); err == nil {
-		values.Test = testOf(values.Client, h.example(ctx, at.Host))
-		if at.Host != r.Host {
-			values.Elsewhere = at.Host
-		}
+	if at, err := url.Parse(values.URL); err == nil && at.Host != here.Host {
+		values.Elsewhere = at.Host
 	}
 	return page{"Clients", "clients", values}, ctx.Err()
-}
-
-// tests are commands that show whether a client uses the mirror. Each is followed by an image.
-// Those of clients that send pulls of Docker Hub to the mirror by themselves name Docker Hub.
-var tests = map[string]string{
-	"docker": "docker pull ", "containerd": "ctr images pull --hosts-dir /etc/containerd/certs.d ", "nerdctl": "nerdctl pull ",
-	"kubernetes": "crictl pull ", "podman": "podman pull ", "buildah": "buildah pull ", "skopeo": "skopeo inspect docker://", "crio": "crictl pull ",
-	"k3s": "k3s crictl pull ", "rke2": "crictl pull ", "crane": "crane manifest ", "regctl": "regctl manifest head ", "oras": "oras manifest fetch ",
-}
-
-func testOf(client, image string) string {
-	if tests[client] == "" || image == "" {
-		return ""
-	}
-	return tests[client] + image
 }
 
 func (h *Handler) configuration(ctx context.Context, _ *http.Request) (page, error) {

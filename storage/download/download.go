@@ -71,8 +71,11 @@ type Download struct {
 
 	working sync.WaitGroup // fetches of parts
 
-	mu     sync.Mutex
-	phase  phase
+	mu    sync.Mutex
+	phase phase
+	// The transfer that is under way began at a moment, with some bytes there already.
+	since  time.Time
+	from   int64
 	parts  parts
 	slot   *lease       // nil without one
 	spool  *spool.Spool // nil before copying, and when nothing needs it any more
@@ -252,6 +255,9 @@ func (d *Download) enter(p phase) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.phase = p
+	if p == copying {
+		d.since, d.from = time.Now(), d.spool.Written()
+	}
 }
 
 func (d *Download) hold() {

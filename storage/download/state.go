@@ -17,6 +17,7 @@ type State struct {
 	Started    time.Time
 	Origin     string // of the last stream: the name of an upstream or of an [Origin]; empty before the first one
 	Offset     int64  // bytes that have come without a gap
+	Rate       int64  // bytes a second since it began or went on; 0 if it is not Running
 	Size       int64  // -1: not known yet
 	Clients    int    // that read it now
 }
@@ -69,6 +70,9 @@ func (d *Download) state() (State, bool) {
 	}
 	if d.spool != nil {
 		s.Offset, s.Size = d.spool.Written(), d.spool.Size()
+	}
+	if took := time.Since(d.since); d.phase == copying && took > 0 {
+		s.Rate = int64(float64(s.Offset-d.from) / took.Seconds())
 	}
 	return s, true
 }

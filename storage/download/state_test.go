@@ -34,10 +34,10 @@ func TestStates(t *testing.T) {
 		}
 		first, waits := got[0], got[1]
 		if first.Digest != digest.FromBytes(body) || first.Repository != ours || first.Activity != download.Running || first.Clients != 1 ||
-			first.Size != int64(len(body)) || first.Offset < 200_000 || first.Offset >= first.Size || first.Started.IsZero() {
+			first.Size != int64(len(body)) || first.Offset < 200_000 || first.Offset >= first.Size || first.Started.IsZero() || first.Rate != first.Offset {
 			t.Errorf("the first one: %+v", first)
 		}
-		if waits.Repository != theirs || waits.Activity != download.Waiting || waits.Size != -1 || waits.Offset != 0 || waits.Origin != "" {
+		if waits.Repository != theirs || waits.Activity != download.Waiting || waits.Size != -1 || waits.Offset != 0 || waits.Rate != 0 || waits.Origin != "" {
 			t.Errorf("the second one: %+v", waits)
 		}
 		close(o.step)
