@@ -105,14 +105,22 @@ func TestPages(t *testing.T) {
 			t.Errorf("%s without requests: %d, without %q: %s", path, w.Code, want, w.Body)
 		}
 	}
-	if w := visit(t, m.handler, "GET", "/v2/up/app/manifests/v1", nil); w.Code != 200 {
+	w := visit(t, m.handler, "GET", "/v2/up/app/manifests/v1", nil)
+	if w.Code != 200 {
 		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	byDigest := w.Header().Get("Docker-Content-Digest")
+	for _, reference := range []string{byDigest, "sha256:0", "v0"} {
+		visit(t, m.handler, "GET", "/v2/up/app/manifests/"+reference, nil)
+	}
+	if w := visit(t, m.handler, "GET", "/activity", nil); w.Code != 200 || !strings.Contains(w.Body.String(), `data-copy="`+byDigest+`"`) {
+		t.Errorf("the activity: %d %s", w.Code, w.Body)
 	}
 	for path, want := range map[string]string{
 		"/": "up/app", "/repositories": "up/app", "/repositories?q=none": "No cached repository matches", "/repositories?sort=colour": "must be name",
 		"/repository?name=up%2Fapp": "v1", "/image?name=up%2Fapp&tag=v1": "&lt;script&gt;alert(1)", "/upstreams": "Check now",
 		"/clients": "registry-mirrors", "/clients?client=containerd": "hosts.toml", "/clients?client=none": "unknown client", "/clients?url=x": "must be a URL",
-		"/configuration": "[ui]", "/pins": "No image is pinned", "/activity": "up/app", "/activity?cache=hit": "No request matches.", "/activity?status=abc": "must be a status",
+		"/configuration": "[ui]", "/pins": "No image is pinned", "/activity": "up/app", "/activity?cache=stale": "No request matches.", "/activity?status=abc": "must be a status",
 	} {
 		w := visit(t, m.handler, "GET", path, nil)
 		body := w.Body.String()

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/weirhq/weir/api"
@@ -29,7 +30,7 @@ var functions = template.FuncMap{
 	"cut":          cut,
 	"plural":       plural,
 	"seconds":      seconds,
-	"digested":     func(reference string) bool { return strings.Contains(reference, ":") },
+	"digested":     digested,
 	"milliseconds": func(ms *float64) string { return seconds(*ms / 1000) },
 	"rows":         func(label string, all any) rows { return rows{label, all} },
 	"days":         pullsPerDay,
@@ -115,6 +116,15 @@ func short(dgst fmt.Stringer) string {
 		return algorithm
 	}
 	return digits[:min(12, len(digits))]
+}
+
+// digested returns the digest that a reference is, or "" for a tag.
+func digested(reference string) digest.Digest {
+	dgst, err := digest.Parse(reference)
+	if err != nil {
+		return ""
+	}
+	return dgst
 }
 
 // seconds returns a length of time with two or three digits that say something.
