@@ -309,8 +309,8 @@ func (b *bucket) drain(ctx context.Context) error {
 func (b *bucket) close() error {
 	b.stop()
 	b.surveying.Wait()
+	b.uploads.Close() // an upload that ends may begin a removal
 	b.removing.Wait()
-	b.uploads.Close()
 	b.records.Close()
 	b.stopEvicting()
 	b.uses.Close()
