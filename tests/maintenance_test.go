@@ -97,17 +97,17 @@ func TestVerify(t *testing.T) {
 		t.Errorf("in quarantine: %q", kept)
 	}
 	expectResult(t, "verified again", maintain(t, w, "verify"), 0, "verified 1 object")
+	w.MetricIs(t, 1, "weir_store_objects") // the mirror has noticed
 
 	upstream.ResetRequests()
 	expectContent(t, "refetched", w.Get(t, blobPath("mirror/org/app", rotten)), rotten, statusStored)
 	expectWire(t, upstream, "refetched", "GET "+blobPath("org/app", rotten)+" 200")
 	w.MetricIs(t, 0, "weir_downloads")
 	expectContent(t, "hit again", w.Get(t, blobPath("mirror/org/app", rotten)), rotten, statusHit)
-	// The memory has the bytes that came from upstream, not those of the disk.
-	expectContent(t, "manifest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusHit)
+	expectContent(t, "manifest", w.Get(t, manifestPath("mirror/org/app", image.Digest.String())), image.Digest, statusStored)
 	w.MetricIs(t, 0, "weir_downloads")
 	w.ExpectIntact(t)
-	expectResult(t, "mended", maintain(t, w, "verify"), 0, "verified 2 objects")
+	expectResult(t, "mended", maintain(t, w, "verify"), 0, "verified 3 objects")
 }
 
 // A manifest that rots while the mirror is down is noticed when it is read.
