@@ -298,8 +298,8 @@ func (w *watched) Open(ctx context.Context, dgst digest.Digest) (*storage.Object
 	return object, err
 }
 
-// What comes while a removal reads the records goes too: a manifest of an index, and a layer of it that is
-// still on its way.
+// A manifest of an index that comes while a removal reads the records goes too, and so does a layer of it
+// that is still on its way.
 func TestRemoveSeesWhatComesMeanwhile(t *testing.T) {
 	bubble(t, func(t *testing.T, m *mirror) {
 		w := newRemoving(t, m)

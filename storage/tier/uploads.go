@@ -110,12 +110,12 @@ type Uploader struct {
 type upload struct {
 	attempts int
 	running  bool
-	pausing  bool // until its next attempt
-	again    bool // it was added while it ran
-	failed   bool // it has ended, and far does not have the content
-	dropped  bool // the content is being removed
-	onDrop   func(digest.Digest)
-	cancel   context.CancelFunc // of the attempt that is running
+	pausing  bool                // until its next attempt
+	again    bool                // it was added while it ran
+	failed   bool                // it has ended, and far does not have the content
+	dropped  bool                // the content is being removed
+	onDrop   func(digest.Digest) // is told of the end of the attempt; may be nil
+	cancel   context.CancelFunc  // of the attempt that is running
 }
 
 // NewUploader returns an Uploader that compares near and far, and uploads, until Close.
